@@ -1,0 +1,35 @@
+"""gpucnn: the primitives of convolutional networks for NumPy arrays, and their gradients.
+
+``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` where
+they run, and ``gpucnn.info()`` says what this machine offers. Importing gpucnn imports none of that: each part is
+loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "backends", "functional", "geometry", "info", "precision"]
+
+if TYPE_CHECKING:
+    from gpucnn import backends, functional, geometry
+    from gpucnn.information import info
+    from gpucnn.numerics import precision
+
+_MODULES = ("backends", "functional", "geometry")
+_HOMES = {"info": "gpucnn.information", "precision": "gpucnn.numerics"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"gpucnn.{name}")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'gpucnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,138 @@
+"""The contract of a backend: the few primitives that every public operation is made of.
+
+All arrays are the backend's own. Images are [N, C, D, H, W]: an operation of rank 1 or 2 has leading spatial axes of
+size 1. Shapes and dtypes were checked above and are right here; `gpucnn.geometry` says what each method reads.
+
+Any strides are taken. A result has the memory order of the array that it follows (the first argument): channels last
+if that one's channels are innermost, else C order. 16-bit floats accumulate in float32. Results repeat bit for bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
+
+Array = Any
+
+
+class Backend(ABC):
+    """Primitives over one kind of array.
+
+    `xp` is its NumPy-like module, for all that is elementwise. `host` says that values lie in this process's memory,
+    where they can be checked without waiting for a device.
+    """
+
+    name: str
+    xp: Any
+    host: bool
+
+    # --- Convolution: w is [OC, C / groups, KD, KH, KW], bias [OC] or None ----------------------------------------
+
+    @abstractmethod
+    def convolve(self, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+        """Cross-correlate x [N, C, D, H, W] with w: y [N, OC, OD, OH, OW], plus bias."""
+
+    @abstractmethod
+    def convolve_backward_input(self, grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+        """Spread grad_y [N, OC, OD, OH, OW] back through w: grad_x [N, C, D, H, W] (dgrad).
+
+        It is the transposed convolution as well, whose `bias` [C] is added; nothing is conjugated.
+        """
+
+    @abstractmethod
+    def convolve_backward_weight(self, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+        """Correlate x [N, C, D, H, W] with grad_y [N, OC, OD, OH, OW]: grad_w [OC, C / groups, KD, KH, KW] (wgrad)."""
+
+    # --- Locally connected: w is [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW] or None -------------------
+
+    @abstractmethod
+    def locally_connect(self, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+        """Convolve with a filter of its own at each position: y [N, OC, OD, OH, OW]."""
+
+    @abstractmethod
+    def locally_connect_backward_input(self, grad_y: Array, w: Array, geometry: ConvGeometry) -> Array:
+        """grad_x [N, C, D, H, W] of a locally connected layer; nothing is conjugated."""
+
+    @abstractmethod
+    def locally_connect_backward_weight(self, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+        """grad_w [OC, OD, OH, OW, C, KD, KH, KW] of a locally connected layer."""
+
+    # --- Unfolding ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def im2col(self, x: Array, geometry: ConvGeometry) -> Array:
+        """Columns [N, C * KD * KH * KW, OD * OH * OW] of x [N, C, D, H, W]; padding reads as zero."""
+
+    @abstractmethod
+    def col2im(self, columns: Array, geometry: ConvGeometry) -> Array:
+        """Image [N, C, D, H, W]: each input's sum over the columns' entries that im2col reads it into."""
+
+    # --- Pooling --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def max_pool(self, x: Array, geometry: PoolGeometry) -> Array:
+        """Maximum of each window, NaN if it holds one: y [N, C, OD, OH, OW]."""
+
+    @abstractmethod
+    def max_pool_with_indices(self, x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
+        """As `max_pool`, and where in its plane each maximum lies: int64 indices [N, C, OD, OH, OW] in [0, D*H*W).
+
+        The first of equal maxima, the last of NaNs, -1 for a window wholly in padding.
+        """
+
+    @abstractmethod
+    def max_pool_backward(self, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
+        """grad_x [N, C, D, H, W]: each input's sum over the windows of which it was the maximum."""
+
+    @abstractmethod
+    def unpool(self, values: Array, indices: Array, size: tuple[int, int, int]) -> Array:
+        """Planes [N, C, *size] of zeros, with values [N, C, D, H, W] put where indices say; the last one stays.
+
+        An index of -1 puts its value nowhere; others are within the planes.
+        """
+
+    @abstractmethod
+    def gather(self, planes: Array, indices: Array) -> Array:
+        """``planes[n, c].flat[indices[n, c]]`` for planes [N, C, D, H, W]; 0 where the index is -1."""
+
+    @abstractmethod
+    def average_pool(self, x: Array, geometry: PoolGeometry) -> Array:
+        """Sum of each window over ``geometry.divisor``: y [N, C, OD, OH, OW]."""
+
+    @abstractmethod
+    def average_pool_backward(self, grad_y: Array, geometry: PoolGeometry) -> Array:
+        """grad_x [N, C, D, H, W]: each input's sum over its windows, each over its divisor."""
+
+    # --- Resampling -----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def interpolate(self, x: Array, geometry: InterpolationGeometry) -> Array:
+        """Resample x [N, C, D, H, W]: y [N, C, OD, OH, OW]."""
+
+    @abstractmethod
+    def interpolate_backward(self, grad_y: Array, geometry: InterpolationGeometry) -> Array:
+        """The adjoint of `interpolate`: grad_x [N, C, D, H, W]."""
+
+    # --- Normalisation: x is [N, G, C, P], weight and bias [1, G, C, 1]; see NormGeometry --------------------------
+
+    @abstractmethod
+    def norm_statistics(self, x: Array, geometry: NormGeometry) -> tuple[Array, Array]:
+        """Mean and biased variance over ``geometry.axes``, kept as axes of size 1; float32 for 16-bit x."""
+
+    @abstractmethod
+    def norm_apply(self, x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
+        """``(x - mean) * rstd * weight + bias``, in the dtype of x."""
+
+    @abstractmethod
+    def norm_backward_affine(
+        self, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
+    ) -> tuple[Array, Array]:
+        """Gradients of weight and bias, [1, G, C, 1]: sums of ``grad_y * (x - mean) * rstd`` and of grad_y."""
+
+    @abstractmethod
+    def norm_backward_input(
+        self, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
+    ) -> Array:
+        """grad_x where mean and rstd are x's own statistics."""

@@ -1,0 +1,42 @@
+"""The CPU backend: every primitive in NumPy, plain to read and quick where that matters."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpucnn.backends.base import Backend
+from gpucnn.backends.numpy import convolution, normalization, pooling, resampling, unfolding
+
+
+class NumpyBackend(Backend):
+    """Primitives over `numpy.ndarray`, one function each in this folder's modules."""
+
+    name = "numpy"
+    xp = np
+    host = True
+
+    convolve = staticmethod(convolution.convolve)
+    convolve_backward_input = staticmethod(convolution.convolve_backward_input)
+    convolve_backward_weight = staticmethod(convolution.convolve_backward_weight)
+
+    locally_connect = staticmethod(unfolding.locally_connect)
+    locally_connect_backward_input = staticmethod(unfolding.locally_connect_backward_input)
+    locally_connect_backward_weight = staticmethod(unfolding.locally_connect_backward_weight)
+    im2col = staticmethod(unfolding.im2col)
+    col2im = staticmethod(unfolding.col2im)
+
+    max_pool = staticmethod(pooling.max_pool)
+    max_pool_with_indices = staticmethod(pooling.max_pool_with_indices)
+    max_pool_backward = staticmethod(pooling.max_pool_backward)
+    unpool = staticmethod(pooling.unpool)
+    gather = staticmethod(pooling.gather)
+    average_pool = staticmethod(pooling.average_pool)
+    average_pool_backward = staticmethod(pooling.average_pool_backward)
+
+    interpolate = staticmethod(resampling.interpolate)
+    interpolate_backward = staticmethod(resampling.interpolate_backward)
+
+    norm_statistics = staticmethod(normalization.norm_statistics)
+    norm_apply = staticmethod(normalization.norm_apply)
+    norm_backward_affine = staticmethod(normalization.norm_backward_affine)
+    norm_backward_input = staticmethod(normalization.norm_backward_input)

@@ -1,0 +1,48 @@
+"""Reading windows into columns and adding columns back: what convolution and unfolding share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+
+from gpucnn.backends.numpy.memory import Array, Block
+from gpucnn.geometry import Sampling, Tap
+
+Taps = tuple[list[Tap], list[Tap], list[Tap]]
+
+
+def taps_of(samplings: Sequence[Sampling], block: Block) -> Taps:
+    """The taps along (D, H, W) that the targets of `block`, three slices, read through."""
+    d, h, w = (
+        list(sampling.taps(targets.start, targets.stop)) for sampling, targets in zip(samplings, block, strict=True)
+    )
+    return d, h, w
+
+
+def read_windows(source: Array, taps: Taps, columns: Array) -> None:
+    """Fill columns [G, C, KD, KH, KW, N, d, h, w] with what each tap reads of source [N, G, C, D, H, W], or zero."""
+    source = np.moveaxis(source, 0, 2)
+    kernel, size = columns.shape[2:5], columns.shape[6:]
+    if any(len(axis) < length for axis, length in zip(taps, kernel, strict=True)):
+        columns[...] = 0  # some taps read nothing at all
+    for d, h, w in product(*taps):
+        patch = columns[:, :, d.index, h.index, w.index]
+        targets = (d.target, h.target, w.target)
+        patch[..., *targets] = source[..., d.source, h.source, w.source]
+        for axis, (target, length) in enumerate(zip(targets, size, strict=True), start=3):
+            for outside in (slice(0, target.start), slice(target.stop, length)):
+                if outside.start < outside.stop:
+                    patch[(slice(None),) * axis + (outside,)] = 0
+
+
+def add_windows(columns: Array, taps: Taps, target: Array) -> None:
+    """Add columns [G, C, KD, KH, KW, N, d, h, w] to where they were read from: target [N, G, C, D, H, W].
+
+    One tap's positions are all different, and the taps come in one order, so the sum repeats bit for bit.
+    """
+    target = np.moveaxis(target, 0, 2)
+    for d, h, w in product(*taps):
+        image = target[..., d.source, h.source, w.source]
+        np.add(image, columns[:, :, d.index, h.index, w.index, ..., d.target, h.target, w.target], out=image)

@@ -1,0 +1,184 @@
+"""What every public operation does first: take its arrays in, check them, and lift images to [N, C, D, H, W]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from gpucnn.backends import receive
+from gpucnn.backends.dtypes import accumulator, describe
+from gpucnn.functional._family import SPACE
+from gpucnn.geometry.arguments import integer, is_sequence
+
+Array = Any
+Needs = Sequence[bool] | None
+Result = TypeVar("Result")
+
+
+class Call:
+    """The arrays of one call as their backend's own, all of one dtype that the operation takes.
+
+    `arrays` holds them in the order given, None where one was left out. The first one names the dtype.
+    """
+
+    def __init__(self, op: str, dtypes: frozenset[str], **arrays: Any) -> None:
+        self.op = op
+        self._given = arrays
+        self.backend, self.arrays, self._give_back = receive(op, arrays)
+        self.xp = self.backend.xp
+        self.dtype = self.arrays[0].dtype
+        first = next(iter(arrays))
+        if self.dtype.name not in dtypes:
+            raise TypeError(f"{op}: {first} has dtype {self.dtype}, expected {describe(dtypes)}")
+        if not self.dtype.isnative:
+            raise TypeError(f"{op}: {first} has dtype {self.dtype.str}, expected this machine's byte order")
+        for name, array in zip(arrays, self.arrays, strict=True):
+            if array is not None and array.dtype != self.dtype:
+                raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected {self.dtype} as {first} has")
+
+    def result(self, result: Result) -> Result:
+        """`result`, an array or a tuple of them, as the caller's kind of array."""
+        given_back: Result = self._give_back(result)
+        return given_back
+
+    def also(self, name: str, array: Any) -> Array:
+        """Another array of the same kind, of whatever dtype."""
+        return receive(self.op, {**self._given, name: array})[1][-1]
+
+    # --- Shapes ---------------------------------------------------------------------------------------------------
+
+    def expect_shape(self, name: str, array: Array | None, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless `array` is None or has `shape`."""
+        if array is not None and array.shape != shape:
+            raise ValueError(f"{self.op}: {name} has shape {array.shape}, expected {shape}")
+
+    def image_shape(self, name: str, shape: Sequence[int], rank: int) -> tuple[int, ...]:
+        """The shape (N, C, *space) of an image array, N = 1 where it has no batch axis.
+
+        Raises
+        ------
+        ValueError
+            The number of axes is wrong, or there is no channel or no space.
+        """
+        if len(shape) not in (rank + 1, rank + 2):
+            raise ValueError(
+                f"{self.op}: {name} has {len(shape)} dimensions, "
+                f"expected {rank + 2} (N, C, {SPACE[rank]}) or {rank + 1} (C, {SPACE[rank]})"
+            )
+        full = (1, *shape) if len(shape) == rank + 1 else tuple(shape)
+        if 0 in full[1:]:
+            raise ValueError(
+                f"{self.op}: {name} has shape {tuple(shape)}, expected channels and spatial sizes of at least 1"
+            )
+        return full
+
+    def lift(self, name: str, array: Array, rank: int) -> Array:
+        """An image array as a view [N, C, D, H, W]."""
+        self.image_shape(name, array.shape, rank)
+        return lifted(array, rank)
+
+    def expect_indices(self, name: str, indices: Array, plane: int) -> None:
+        """Raise unless `indices` are integers and, where values can be looked at, in the plane or -1.
+
+        Raises
+        ------
+        TypeError
+            They are no integers.
+        ValueError
+            One is neither in ``[0, plane)`` nor -1.
+        """
+        if indices.dtype.kind not in "iu":
+            raise TypeError(f"{self.op}: {name} has dtype {indices.dtype}, expected an integer dtype")
+        if self.backend.host and indices.size:
+            least, most = int(indices.min()), int(indices.max())
+            if least < -1 or most >= plane:
+                wrong = least if least < -1 else most
+                raise ValueError(
+                    f"{self.op}: {name} hold {wrong}, expected positions in the plane, [0, {plane}), or -1"
+                )
+
+    # --- Sums -----------------------------------------------------------------------------------------------------
+
+    def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
+        """Sum over `axes`, accumulated in float32 where the dtype has 16 bits."""
+        return self.xp.sum(array, axis=axes, dtype=accumulator(array.dtype)).astype(array.dtype, copy=False)
+
+
+def lifted(array: Array, rank: int) -> Array:
+    """A view [N, C, D, H, W] of an image array of the given rank, batched or not."""
+    if array.ndim == rank + 1:
+        array = array[None]
+    return array[(slice(None), slice(None)) + (None,) * (3 - rank)]
+
+
+def lowered(array: Array, rank: int, like: Array) -> Array:
+    """A view of [N, C, D, H, W] with the axes that `like`, a caller's image array, has."""
+    array = array[(slice(None), slice(None)) + (0,) * (3 - rank)]
+    return array[0] if like.ndim == rank + 1 else array
+
+
+def needed(op: str, needs: Needs, count: int) -> tuple[bool, ...]:
+    """`needs` as one bool for each of the operation's array arguments; all of them where it is None."""
+    if needs is None:
+        return (True,) * count
+    if not is_sequence(needs):
+        raise TypeError(f"{op}: needs is {needs!r}, expected {count} bools, one for each array argument")
+    if len(needs) != count:
+        raise ValueError(f"{op}: needs has {len(needs)} values, expected {count}, one for each array argument")
+    return tuple(bool(need) for need in needs)
+
+
+def shape_argument(op: str, name: str, value: Any) -> tuple[int, ...]:
+    """A shape given as an argument, as a tuple of ints."""
+    if not is_sequence(value):
+        raise TypeError(f"{op}: {name} is {value!r}, expected a shape")
+    return tuple(integer(op, name, item, 0, "a shape") for item in value)
+
+
+def number(op: str, name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """`value` as a float in [least, most].
+
+    Raises
+    ------
+    TypeError
+        `value` is no real number.
+    ValueError
+        It is out of range, or NaN.
+    """
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{op}: {name} is {value!r}, expected a number") from None
+    if not least <= result <= most:
+        raise ValueError(f"{op}: {name} is {result}, expected a number in [{least}, {most}]")
+    return result
+
+
+def axis_argument(call: Call, x: Array, dim: int) -> int:
+    """`dim` as an axis of x.
+
+    Raises
+    ------
+    TypeError
+        It is no integer.
+    ValueError
+        x has no such axis.
+    """
+    if not x.ndim:
+        raise ValueError(f"{call.op}: input has 0 dimensions, expected at least 1")
+    axis = integer(call.op, "dim", dim, -x.ndim, "an axis of input")
+    if axis >= x.ndim:
+        raise ValueError(f"{call.op}: dim is {axis}, expected less than input's {x.ndim} dimensions")
+    return axis
+
+
+def log_softmax_of(call: Call, x: Array, axis: int) -> Array:
+    """The logarithm of the softmax of x along an axis, in the dtype that sums are kept in."""
+    x = x.astype(accumulator(x.dtype), copy=False)
+    if not x.size:
+        return x
+    shifted = x - x.max(axis=axis, keepdims=True)
+    return shifted - call.xp.log(call.xp.exp(shifted).sum(axis=axis, keepdims=True))

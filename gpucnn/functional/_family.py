@@ -1,0 +1,57 @@
+"""One definition for the 1-d, 2-d and 3-d members of a family of operations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SPACE = {1: "W", 2: "H, W", 3: "D, H, W"}
+
+
+def family(define: Callable[Concatenate[int, P], R]) -> tuple[Callable[P, R], Callable[P, R], Callable[P, R]]:
+    """The functions of rank 1, 2 and 3 that `define`, whose first parameter is the rank, stands for.
+
+    ``conv_nd`` becomes ``conv1d``, ``conv2d`` and ``conv3d``: each with its own name, its signature without the rank,
+    and the docstring with {n} and {space} (H, W) filled in; {kernel} and {out} are that with K and O before each axis.
+    """
+    one, two, three = (_of_rank(define, rank) for rank in (1, 2, 3))
+    return one, two, three
+
+
+def _of_rank(define: Callable[Concatenate[int, P], R], rank: int) -> Callable[P, R]:
+    source = cast(FunctionType, define)
+    name = source.__name__.replace("_nd", f"{rank}d")
+    # a copy of the function under its public name, which Python's own messages about arguments then give
+    body = FunctionType(source.__code__, source.__globals__, name, source.__defaults__, source.__closure__)
+    body.__kwdefaults__ = source.__kwdefaults__
+    body.__qualname__ = name
+
+    def member(*args: Any, **kwargs: Any) -> Any:
+        return body(rank, *args, **kwargs)
+
+    member.__name__ = member.__qualname__ = name
+    member.__module__ = source.__module__
+    member.__doc__ = _fill(source.__doc__ or "", rank)
+    member.__annotations__ = {key: value for key, value in source.__annotations__.items() if key != "rank"}
+    signature = inspect.signature(source)
+    parameters = list(signature.parameters.values())[1:]
+    member.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return cast(Callable[P, R], member)
+
+
+def _fill(text: str, rank: int) -> str:
+    axes = SPACE[rank].split(", ")
+    words = {
+        "{n}": str(rank),
+        "{space}": SPACE[rank],
+        "{kernel}": ", ".join("K" + axis for axis in axes),
+        "{out}": ", ".join("O" + axis for axis in axes),
+    }
+    for placeholder, word in words.items():
+        text = text.replace(placeholder, word)
+    return text

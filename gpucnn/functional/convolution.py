@@ -1,0 +1,771 @@
+"""Convolution, transposed convolution, locally connected layers, and their gradients, for 1-d to 3-d images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpucnn.backends.dtypes import NUMERIC
+from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, shape_argument
+from gpucnn.functional._family import SPACE, family
+from gpucnn.geometry import ConvGeometry, Padding, Size
+from gpucnn.geometry.arguments import integer
+from gpucnn.geometry.geometries import Channels, conv_geometry, conv_transpose_geometry
+
+
+def conv_nd(
+    rank: int,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Array:
+    """{n}-d convolution of an image with filters (cross-correlation, as in every CNN).
+
+    Parameters
+    ----------
+    input : array [N, C, {space}] or [C, {space}]
+        Floating-point, complex or integer.
+    weight : array [OC, C / groups, {kernel}]
+        The filters, in the dtype of `input`.
+    bias : array [OC], optional
+    stride, dilation : int or sequence of {n} int
+        Step of the window, and step of its taps.
+    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
+        Zeros around the image. ``"same"`` gives ceil(input / stride) outputs, with the odd zero at the high end;
+        ``"same_lower"`` puts that at the low end.
+    groups : int
+        Part the channels into groups that are convolved apart; ``groups = C`` is a depthwise convolution.
+
+    Returns
+    -------
+    array [N, OC, {out}] or [OC, {out}]
+        In the dtype and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
+    ValueError
+        Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
+
+    See Also
+    --------
+    conv{n}d_backward, conv_transpose{n}d, gpucnn.geometry.conv_output_size
+
+    Notes
+    -----
+    ``y[n, o, p] = bias[o] + sum over c, k of weight[o, c, k] * x[n, c, p * stride - padding + k * dilation]``.
+
+    16-bit floats accumulate in float32; integers wrap around in their own type. The result repeats bit for bit.
+    PyTorch takes ``"same"`` with stride 1 only, and no pairs.
+
+    References
+    ----------
+    V. Dumoulin, F. Visin, *A guide to convolution arithmetic for deep learning*, 2016, arXiv:1603.07285v2.
+
+    Examples
+    --------
+    >>> x = np.ones((1, 1) + (5,) * {n})
+    >>> w = np.ones((1, 1) + (3,) * {n})
+    >>> y = conv{n}d(x, w, stride=2)
+    >>> y.shape == (1, 1) + (2,) * {n} and bool((y == 3**{n}).all())
+    True
+    """
+    call = Call(f"conv{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
+    x, w, b = call.arrays
+    geometry = _geometry(call, rank, x.shape, w.shape, stride, padding, dilation, groups)
+    call.expect_shape("bias", b, (w.shape[0],))
+    y = call.backend.convolve(lifted(x, rank), _lifted_weight(w, rank), b, geometry)
+    return call.result(lowered(y, rank, like=x))
+
+
+def conv_nd_backward(
+    rank: int,
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `conv{n}d`.
+
+    Parameters
+    ----------
+    grad_output : array [N, OC, {out}] or [OC, {out}]
+        Gradient of the loss by the output.
+    input, weight, bias, stride, padding, dilation, groups
+        As they were given to `conv{n}d`.
+    needs : sequence of 3 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv{n}d`, or `grad_output` does not have the output's shape.
+
+    Notes
+    -----
+    The gradient by the input is the convolution of `grad_output`, dilated by the stride, with the rotated filters;
+    it is computed by stride residue, so that no zero is multiplied. The gradient by the weight is the convolution of
+    the image with `grad_output` as a filter dilated by the stride. Complex gradients follow PyTorch: the other factor
+    is conjugated. They are `conv{n}d_input`, `conv{n}d_weight` and a sum, whose own gradients give second
+    derivatives.
+
+    Examples
+    --------
+    >>> x, w = np.ones((1, 1) + (4,) * {n}), np.ones((1, 1) + (2,) * {n})
+    >>> grad_x, grad_w, grad_b = conv{n}d_backward(np.ones((1, 1) + (2,) * {n}), x, w, stride=2)
+    >>> grad_x.shape == x.shape, grad_w.shape == w.shape, grad_b is None
+    (True, True, True)
+    """
+    call = Call(f"conv{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
+    grad, x, w, b = call.arrays
+    geometry = _geometry(call, rank, x.shape, w.shape, stride, padding, dilation, groups)
+    call.expect_shape("bias", b, (w.shape[0],))
+    _expect_output(call, grad, x.shape, geometry)
+    need_x, need_w, need_b = needed(call.op, needs, 3)
+    return call.result(
+        (
+            _backward_input(call, grad, w, geometry) if need_x else None,
+            _backward_weight(call, x, grad, geometry) if need_w else None,
+            call.sum(lifted(grad, rank), (0, 2, 3, 4)) if need_b and b is not None else None,
+        )
+    )
+
+
+def conv_nd_input(
+    rank: int,
+    input_size: Sequence[int],
+    weight: Array,
+    grad_output: Array,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Array:
+    """Gradient of `conv{n}d` by its input, which is not needed for it: only its shape is.
+
+    Parameters
+    ----------
+    input_size : sequence of int
+        Shape of the input, (N, C, {space}) or (C, {space}).
+    weight : array [OC, C / groups, {kernel}]
+    grad_output : array [N, OC, {out}] or [OC, {out}]
+    stride, padding, dilation, groups
+        As they were given to `conv{n}d`.
+
+    Returns
+    -------
+    array of shape `input_size`
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv{n}d`, or `grad_output` does not have the output's shape.
+
+    Notes
+    -----
+    As ``torch.nn.grad.conv{n}d_input``. For complex arrays it is the adjoint of the convolution (conjugated filters).
+
+    Examples
+    --------
+    >>> grad = conv{n}d_input((1, 1) + (4,) * {n}, np.ones((1, 1) + (2,) * {n}), np.ones((1, 1) + (3,) * {n}))
+    >>> float(grad.max()) == 2.0**{n}
+    True
+    """
+    call = Call(f"conv{rank}d_input", NUMERIC, weight=weight, grad_output=grad_output)
+    w, grad = call.arrays
+    shape = shape_argument(call.op, "input_size", input_size)
+    geometry = _geometry(call, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
+    _expect_output(call, grad, shape, geometry)
+    return call.result(_backward_input(call, grad, w, geometry))
+
+
+def conv_nd_input_backward(
+    rank: int,
+    grad_grad_input: Array,
+    input_size: Sequence[int],
+    weight: Array,
+    grad_output: Array,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None]:
+    """Gradients of `conv{n}d_input`: second derivatives of `conv{n}d`.
+
+    Parameters
+    ----------
+    grad_grad_input : array of shape `input_size`
+        Gradient of the loss by the result of `conv{n}d_input`.
+    input_size, weight, grad_output, stride, padding, dilation, groups
+        As they were given to `conv{n}d_input`.
+    needs : sequence of 2 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `weight` and `grad_output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv{n}d_input`, or `grad_grad_input` does not have the shape `input_size`.
+    """
+    call = Call(
+        f"conv{rank}d_input_backward",
+        NUMERIC,
+        grad_grad_input=grad_grad_input,
+        weight=weight,
+        grad_output=grad_output,
+    )
+    grad_grad, w, grad = call.arrays
+    shape = shape_argument(call.op, "input_size", input_size)
+    geometry = _geometry(call, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
+    _expect_output(call, grad, shape, geometry)
+    call.expect_shape("grad_grad_input", grad_grad, shape)
+    need_w, need_grad = needed(call.op, needs, 2)
+    return call.result(
+        (
+            _backward_weight(call, grad_grad, grad, geometry) if need_w else None,
+            _forward(call, grad_grad, w, geometry) if need_grad else None,
+        )
+    )
+
+
+def conv_nd_weight(
+    rank: int,
+    input: Array,
+    weight_size: Sequence[int],
+    grad_output: Array,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+) -> Array:
+    """Gradient of `conv{n}d` by its weight, which is not needed for it: only its shape is.
+
+    Parameters
+    ----------
+    input : array [N, C, {space}] or [C, {space}]
+    weight_size : sequence of int
+        Shape of the weight, (OC, C / groups, {kernel}).
+    grad_output : array [N, OC, {out}] or [OC, {out}]
+    stride, padding, dilation, groups
+        As they were given to `conv{n}d`.
+
+    Returns
+    -------
+    array of shape `weight_size`
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv{n}d`, or `grad_output` does not have the output's shape.
+
+    Notes
+    -----
+    As ``torch.nn.grad.conv{n}d_weight``. For complex arrays the image is conjugated.
+
+    Examples
+    --------
+    >>> grad = conv{n}d_weight(np.ones((1, 1) + (4,) * {n}), (1, 1) + (2,) * {n}, np.ones((1, 1) + (3,) * {n}))
+    >>> bool((grad == 3**{n}).all())
+    True
+    """
+    call = Call(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output)
+    x, grad = call.arrays
+    shape = shape_argument(call.op, "weight_size", weight_size)
+    geometry = _geometry(call, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
+    _expect_output(call, grad, x.shape, geometry)
+    return call.result(_backward_weight(call, x, grad, geometry))
+
+
+def conv_nd_weight_backward(
+    rank: int,
+    grad_grad_weight: Array,
+    input: Array,
+    weight_size: Sequence[int],
+    grad_output: Array,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None]:
+    """Gradients of `conv{n}d_weight`: second derivatives of `conv{n}d`.
+
+    Parameters
+    ----------
+    grad_grad_weight : array of shape `weight_size`
+        Gradient of the loss by the result of `conv{n}d_weight`.
+    input, weight_size, grad_output, stride, padding, dilation, groups
+        As they were given to `conv{n}d_weight`.
+    needs : sequence of 2 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input` and `grad_output`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv{n}d_weight`, or `grad_grad_weight` does not have the shape `weight_size`.
+    """
+    call = Call(
+        f"conv{rank}d_weight_backward",
+        NUMERIC,
+        grad_grad_weight=grad_grad_weight,
+        input=input,
+        grad_output=grad_output,
+    )
+    grad_grad, x, grad = call.arrays
+    shape = shape_argument(call.op, "weight_size", weight_size)
+    geometry = _geometry(call, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
+    _expect_output(call, grad, x.shape, geometry)
+    call.expect_shape("grad_grad_weight", grad_grad, shape)
+    need_x, need_grad = needed(call.op, needs, 2)
+    return call.result(
+        (
+            _backward_input(call, grad, grad_grad, geometry) if need_x else None,
+            _forward(call, x, grad_grad, geometry) if need_grad else None,
+        )
+    )
+
+
+def conv_transpose_nd(
+    rank: int,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+) -> Array:
+    """{n}-d transposed convolution: each input adds its multiple of a filter to the output.
+
+    Parameters
+    ----------
+    input : array [N, C, {space}] or [C, {space}]
+        Floating-point, complex or integer.
+    weight : array [C, OC / groups, {kernel}]
+        The filters, in the dtype of `input`.
+    bias : array [OC], optional
+    stride, dilation : int or sequence of {n} int
+        Step of the filters in the output, and step of their taps.
+    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
+        What is cut off the output's ends. ``"same"`` gives input * stride outputs: the adjoint of a strided
+        convolution with that padding.
+    output_padding : int or sequence of {n} int
+        Size added at the output's high end; less than `stride` or `dilation`.
+    groups : int
+        Part the channels into groups that are convolved apart.
+
+    Returns
+    -------
+    array [N, OC, {out}] or [OC, {out}]
+        In the dtype and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
+    ValueError
+        Shapes do not fit, a parameter is out of range, or the padding cuts off the whole output.
+
+    See Also
+    --------
+    conv_transpose{n}d_backward, conv{n}d_input, gpucnn.geometry.conv_transpose_output_size
+
+    Notes
+    -----
+    ``OUT = (IN - 1) * stride - low - high + dilation * (K - 1) + output_padding + 1``. It is the backward-input of the
+    convolution with the same parameters and is computed as that, by stride residue, without multiplying zeros. Nothing
+    is conjugated. PyTorch has no ``"same"`` and no pairs here.
+
+    References
+    ----------
+    V. Dumoulin, F. Visin, *A guide to convolution arithmetic for deep learning*, 2016, arXiv:1603.07285v2, §4.
+
+    Examples
+    --------
+    >>> y = conv_transpose{n}d(np.ones((1, 1) + (3,) * {n}), np.ones((1, 1) + (2,) * {n}), stride=2)
+    >>> y.shape == (1, 1) + (6,) * {n} and bool((y == 1).all())
+    True
+    """
+    call = Call(f"conv_transpose{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
+    x, w, b = call.arrays
+    geometry = _transposed_geometry(call, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
+    call.expect_shape("bias", b, (geometry.channels.inputs,))
+    y = call.backend.convolve_backward_input(lifted(x, rank), _lifted_weight(w, rank), b, geometry)
+    return call.result(lowered(y, rank, like=x))
+
+
+def conv_transpose_nd_backward(
+    rank: int,
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
+    *,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `conv_transpose{n}d`.
+
+    Parameters
+    ----------
+    grad_output : array [N, OC, {out}] or [OC, {out}]
+        Gradient of the loss by the output.
+    input, weight, bias, stride, padding, output_padding, groups, dilation
+        As they were given to `conv_transpose{n}d`.
+    needs : sequence of 3 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv_transpose{n}d`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> x, w = np.ones((1, 1) + (3,) * {n}), np.ones((1, 1) + (2,) * {n})
+    >>> grad_x, grad_w, grad_b = conv_transpose{n}d_backward(np.ones((1, 1) + (6,) * {n}), x, w, stride=2)
+    >>> bool((grad_x == 2**{n}).all()), bool((grad_w == 3**{n}).all()), grad_b is None
+    (True, True, True)
+    """
+    call = Call(
+        f"conv_transpose{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
+    )
+    grad, x, w, b = call.arrays
+    geometry = _transposed_geometry(call, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
+    call.expect_shape("bias", b, (geometry.channels.inputs,))
+    space = geometry.input_size[3 - rank :]
+    call.expect_shape("grad_output", grad, (*x.shape[: -rank - 1], geometry.channels.inputs, *space))
+    need_x, need_w, need_b = needed(call.op, needs, 3)
+    # x is the output's gradient of the convolution that this transposes, grad its image
+    return call.result(
+        (
+            _forward(call, grad, _conjugate(call, w), geometry) if need_x else None,
+            _correlate(call, grad, _conjugate(call, x), geometry) if need_w else None,
+            call.sum(lifted(grad, rank), (0, 2, 3, 4)) if need_b and b is not None else None,
+        )
+    )
+
+
+def locally_connected_nd(
+    rank: int,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+) -> Array:
+    """{n}-d locally connected layer: a convolution whose filters are not shared between positions.
+
+    Parameters
+    ----------
+    input : array [N, C, {space}] or [C, {space}]
+        Floating-point, complex or integer.
+    weight : array [OC, {out}, C, {kernel}]
+        A filter for each output, in the dtype of `input`.
+    bias : array [OC, {out}], optional
+    stride, dilation : int or sequence of {n} int
+        Step of the window, and step of its taps.
+    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
+        Zeros around the image.
+
+    Returns
+    -------
+    array [N, OC, {out}] or [OC, {out}]
+        In the dtype and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
+    ValueError
+        Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
+
+    See Also
+    --------
+    locally_connected{n}d_backward, gpucnn.geometry.locally_connected_parameters
+
+    Notes
+    -----
+    ``y[n, o, p] = bias[o, p] + sum over c, k of weight[o, p, c, k] * x[n, c, p * stride - padding + k * dilation]``.
+    The layout of `weight` is Chainer's (``local_convolution_{n}d``). PyTorch has no such operation.
+
+    Examples
+    --------
+    >>> x = np.ones((1, 1) + (4,) * {n})
+    >>> w = np.ones((1,) + (3,) * {n} + (1,) + (2,) * {n})
+    >>> y = locally_connected{n}d(x, w)
+    >>> y.shape == (1, 1) + (3,) * {n} and bool((y == 2**{n}).all())
+    True
+    """
+    call = Call(f"locally_connected{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
+    x, w, b = call.arrays
+    geometry = _local_geometry(call, rank, x.shape, w.shape, stride, padding, dilation)
+    call.expect_shape("bias", b, w.shape[: rank + 1])
+    b = None if b is None else lifted(b, rank)[0]
+    y = call.backend.locally_connect(lifted(x, rank), _lifted_local(w, geometry), b, geometry)
+    return call.result(lowered(y, rank, like=x))
+
+
+def locally_connected_nd_backward(
+    rank: int,
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    *,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `locally_connected{n}d`.
+
+    Parameters
+    ----------
+    grad_output : array [N, OC, {out}] or [OC, {out}]
+        Gradient of the loss by the output.
+    input, weight, bias, stride, padding, dilation
+        As they were given to `locally_connected{n}d`.
+    needs : sequence of 3 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `locally_connected{n}d`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> x, w = np.ones((2, 1) + (4,) * {n}), np.ones((1,) + (3,) * {n} + (1,) + (2,) * {n})
+    >>> grad_x, grad_w, grad_b = locally_connected{n}d_backward(np.ones((2, 1) + (3,) * {n}), x, w)
+    >>> grad_x.shape == x.shape, bool((grad_w == 2).all()), grad_b is None
+    (True, True, True)
+    """
+    call = Call(
+        f"locally_connected{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
+    )
+    grad, x, w, b = call.arrays
+    geometry = _local_geometry(call, rank, x.shape, w.shape, stride, padding, dilation)
+    call.expect_shape("bias", b, w.shape[: rank + 1])
+    _expect_output(call, grad, x.shape, geometry)
+    need_x, need_w, need_b = needed(call.op, needs, 3)
+    image, grad_image = lifted(x, rank), lifted(grad, rank)
+    grad_x = grad_w = grad_b = None
+    if need_x:
+        filters = _lifted_local(_conjugate(call, w), geometry)
+        grad_x = lowered(call.backend.locally_connect_backward_input(grad_image, filters, geometry), rank, like=x)
+    if need_w:
+        image = _conjugate(call, image)
+        grad_w = call.backend.locally_connect_backward_weight(image, grad_image, geometry).reshape(w.shape)
+    if need_b and b is not None:
+        grad_b = call.sum(grad_image, (0,)).reshape(b.shape)
+    return call.result((grad_x, grad_w, grad_b))
+
+
+conv1d, conv2d, conv3d = family(conv_nd)
+conv1d_backward, conv2d_backward, conv3d_backward = family(conv_nd_backward)
+conv1d_input, conv2d_input, conv3d_input = family(conv_nd_input)
+conv1d_input_backward, conv2d_input_backward, conv3d_input_backward = family(conv_nd_input_backward)
+conv1d_weight, conv2d_weight, conv3d_weight = family(conv_nd_weight)
+conv1d_weight_backward, conv2d_weight_backward, conv3d_weight_backward = family(conv_nd_weight_backward)
+conv_transpose1d, conv_transpose2d, conv_transpose3d = family(conv_transpose_nd)
+conv_transpose1d_backward, conv_transpose2d_backward, conv_transpose3d_backward = family(conv_transpose_nd_backward)
+locally_connected1d, locally_connected2d, locally_connected3d = family(locally_connected_nd)
+locally_connected1d_backward, locally_connected2d_backward, locally_connected3d_backward = family(
+    locally_connected_nd_backward
+)
+
+
+# --- Checks -------------------------------------------------------------------------------------------------------
+
+
+def _groups(call: Call, groups: int, **channels: tuple[str, int]) -> int:
+    """`groups`, which must divide each count of channels, given as (argument, count)."""
+    parts = integer(call.op, "groups", groups, 1)
+    for what, (argument, count) in channels.items():
+        if count % parts:
+            raise ValueError(
+                f"{call.op}: {argument} has {count} {what.replace('_', ' ')}, expected a multiple of groups = {parts}"
+            )
+    return parts
+
+
+def _weight_shape(call: Call, name: str, shape: tuple[int, ...], layout: str) -> None:
+    dimensions = layout.count(",") + 1
+    if len(shape) != dimensions:
+        raise ValueError(f"{call.op}: {name} has {len(shape)} dimensions, expected {dimensions} ({layout})")
+    if 0 in shape:
+        raise ValueError(f"{call.op}: {name} has shape {shape}, expected sizes of at least 1")
+
+
+def _kernel(rank: int) -> str:
+    return ", ".join("K" + axis for axis in SPACE[rank].split(", "))
+
+
+def _geometry(
+    call: Call,
+    rank: int,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+    groups: int,
+    input_name: str = "input",
+    weight_name: str = "weight",
+) -> ConvGeometry:
+    """The geometry of a convolution between arrays of these shapes."""
+    _, inputs, *space = call.image_shape(input_name, input_shape, rank)
+    _weight_shape(call, weight_name, weight_shape, f"OC, C / groups, {_kernel(rank)}")
+    outputs, depth, *kernel = weight_shape
+    parts = _groups(call, groups, channels=(input_name, inputs), output_channels=(weight_name, outputs))
+    if depth * parts != inputs:
+        raise ValueError(
+            f"{call.op}: {weight_name} has {depth} input channels, "
+            f"expected input channels / groups = {inputs} / {parts} = {inputs // parts}"
+        )
+    channels = Channels(inputs, outputs, parts)
+    return conv_geometry(call.op, tuple(space), channels, tuple(kernel), stride, padding, dilation)
+
+
+def _transposed_geometry(
+    call: Call,
+    rank: int,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Size,
+    padding: Padding,
+    output_padding: Size,
+    dilation: Size,
+    groups: int,
+) -> ConvGeometry:
+    """The geometry of the convolution that a transposed convolution between arrays of these shapes transposes."""
+    _, inputs, *space = call.image_shape("input", input_shape, rank)
+    _weight_shape(call, "weight", weight_shape, f"C, OC / groups, {_kernel(rank)}")
+    depth, outputs, *kernel = weight_shape
+    parts = _groups(call, groups, channels=("input", inputs))
+    if depth != inputs:
+        raise ValueError(f"{call.op}: weight has {depth} input channels, expected those of input = {inputs}")
+    channels = Channels(outputs * parts, inputs, parts)
+    return conv_transpose_geometry(
+        call.op, tuple(space), channels, tuple(kernel), stride, padding, output_padding, dilation
+    )
+
+
+def _local_geometry(
+    call: Call,
+    rank: int,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+) -> ConvGeometry:
+    """The geometry of a locally connected layer between arrays of these shapes."""
+    _, inputs, *space = call.image_shape("input", input_shape, rank)
+    out = ", ".join("O" + axis for axis in SPACE[rank].split(", "))
+    _weight_shape(call, "weight", weight_shape, f"OC, {out}, C, {_kernel(rank)}")
+    depth, kernel = weight_shape[rank + 1], weight_shape[rank + 2 :]
+    if depth != inputs:
+        raise ValueError(f"{call.op}: weight has {depth} input channels, expected those of input = {inputs}")
+    channels = Channels(inputs, weight_shape[0])
+    geometry = conv_geometry(call.op, tuple(space), channels, kernel, stride, padding, dilation)
+    positions = geometry.output_size[3 - rank :]
+    if weight_shape[1 : rank + 1] != positions:
+        raise ValueError(
+            f"{call.op}: weight has filters for {weight_shape[1 : rank + 1]} outputs, expected {positions}"
+        )
+    return geometry
+
+
+def _expect_output(call: Call, grad: Array, input_shape: tuple[int, ...], geometry: ConvGeometry) -> None:
+    rank = geometry.rank
+    batch = input_shape[: -rank - 1]
+    expected = (*batch, geometry.channels.outputs, *geometry.output_size[3 - rank :])
+    call.expect_shape("grad_output", grad, expected)
+
+
+# --- The three directions, over arrays of the caller's rank --------------------------------------------------------
+
+
+def _lifted_weight(w: Array, rank: int) -> Array:
+    """Filters as a view [OC, C / groups, KD, KH, KW]."""
+    return w[(slice(None), slice(None)) + (None,) * (3 - rank)]
+
+
+def _lifted_local(w: Array, geometry: ConvGeometry) -> Array:
+    """Filters as [OC, OD, OH, OW, C, KD, KH, KW]."""
+    inputs, outputs, _ = geometry.channels
+    return w.reshape(outputs, *geometry.output_size, inputs, *geometry.kernel_size)
+
+
+def _conjugate(call: Call, array: Array) -> Array:
+    return call.xp.conj(array) if call.dtype.kind == "c" else array
+
+
+def _forward(call: Call, x: Array, w: Array, geometry: ConvGeometry) -> Array:
+    rank = geometry.rank
+    return lowered(call.backend.convolve(lifted(x, rank), _lifted_weight(w, rank), None, geometry), rank, like=x)
+
+
+def _backward_input(call: Call, grad: Array, w: Array, geometry: ConvGeometry) -> Array:
+    """The adjoint of the convolution by w: the sum of grad times conjugated filters."""
+    rank = geometry.rank
+    filters = _lifted_weight(_conjugate(call, w), rank)
+    image = call.backend.convolve_backward_input(lifted(grad, rank), filters, None, geometry)
+    return lowered(image, rank, like=grad)
+
+
+def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
+    """The sum of grad times the conjugated image."""
+    return _correlate(call, _conjugate(call, x), grad, geometry)
+
+
+def _correlate(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
+    """The filters [OC, C / groups, *k] that an image and an output's gradient make, nothing conjugated."""
+    rank = geometry.rank
+    filters = call.backend.convolve_backward_weight(lifted(x, rank), lifted(grad, rank), geometry)
+    return filters[(slice(None), slice(None)) + (0,) * (3 - rank)]

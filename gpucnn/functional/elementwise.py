@@ -1,0 +1,550 @@
+"""What stands between the convolutions: linear layers, activations, softmax and dropout, and their gradients."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator
+from gpucnn.functional._call import Array, Call, Needs, axis_argument, log_softmax_of, needed, number
+
+# --- Linear -------------------------------------------------------------------------------------------------------
+
+
+def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Fully connected layer: ``input @ weight.T + bias``.
+
+    Parameters
+    ----------
+    input : array [*, IN]
+        Floating-point, complex or integer.
+    weight : array [OUT, IN] or [IN]
+    bias : array [OUT] or [], optional
+
+    Returns
+    -------
+    array [*, OUT], or [*] for a weight [IN]
+
+    Raises
+    ------
+    TypeError
+        Dtypes differ or are not taken.
+    ValueError
+        Shapes do not fit.
+
+    See Also
+    --------
+    linear_backward
+
+    Examples
+    --------
+    >>> linear(np.ones((1, 3)), np.eye(2, 3), np.array([0.0, 10.0]))
+    array([[ 1., 11.]])
+    """
+    call = Call("linear", NUMERIC, input=input, weight=weight, bias=bias)
+    x, w, b = call.arrays
+    _check_linear(call, x, w, b)
+    y = _product(call, x, w.T)
+    if b is not None:
+        y = y + b.astype(y.dtype, copy=False)
+    return call.result(y.astype(call.dtype, copy=False))
+
+
+def linear_backward(
+    grad_output: Array, input: Array, weight: Array, bias: Array | None = None, *, needs: Needs = None
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `linear`.
+
+    Parameters
+    ----------
+    grad_output : array [*, OUT], or [*] for a weight [IN]
+        Gradient of the loss by the output.
+    input, weight, bias
+        As they were given to `linear`.
+    needs : sequence of 3 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input`, `weight` and `bias` (None where absent).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `linear`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> linear_backward(np.ones((4, 2)), np.ones((4, 3)), np.ones((2, 3)))[1]
+    array([[4., 4., 4.],
+           [4., 4., 4.]])
+    """
+    call = Call("linear_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
+    grad, x, w, b = call.arrays
+    _check_linear(call, x, w, b)
+    call.expect_shape("grad_output", grad, (*x.shape[:-1], *w.shape[:-1]))
+    need_x, need_w, need_b = needed(call.op, needs, 3)
+    rows = grad.reshape(-1, prod(w.shape[:-1]))  # [*, OUT]
+    conj = call.xp.conj if call.dtype.kind == "c" else _unchanged
+    grad_x = grad_w = grad_b = None
+    if need_x:
+        filters = conj(w).reshape(-1, w.shape[-1])
+        grad_x = _product(call, rows, filters).astype(call.dtype, copy=False).reshape(x.shape)
+    if need_w:
+        images = conj(x).reshape(-1, x.shape[-1])
+        grad_w = _product(call, rows.T, images).astype(call.dtype, copy=False).reshape(w.shape)
+    if need_b and b is not None:
+        grad_b = call.sum(rows, (0,)).reshape(b.shape)
+    return call.result((grad_x, grad_w, grad_b))
+
+
+def _unchanged(array: Array) -> Array:
+    return array
+
+
+def _product(call: Call, a: Array, b: Array) -> Array:
+    """A @ b in the dtype that sums are kept in."""
+    dtype = accumulator(call.dtype)
+    return call.xp.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
+
+
+def _check_linear(call: Call, x: Array, w: Array, b: Array | None) -> None:
+    if w.ndim not in (1, 2):
+        raise ValueError(f"{call.op}: weight has {w.ndim} dimensions, expected 2 (OUT, IN) or 1 (IN)")
+    if not x.ndim or x.shape[-1] != w.shape[-1]:
+        raise ValueError(f"{call.op}: input has shape {x.shape}, expected (*, {w.shape[-1]}) as weight is {w.shape}")
+    call.expect_shape("bias", b, w.shape[:-1])
+
+
+# --- Activations --------------------------------------------------------------------------------------------------
+
+
+def relu(input: Array) -> Array:
+    """Rectified linear unit: ``max(x, 0)``; NaN stays NaN.
+
+    Parameters
+    ----------
+    input : array
+        Floating-point or integer, of any shape.
+
+    Returns
+    -------
+    array in the shape, dtype and memory order of `input`
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken.
+
+    Examples
+    --------
+    >>> relu(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+    call = Call("relu", ORDERED, input=input)
+    (x,) = call.arrays
+    return call.result(call.xp.maximum(x, call.xp.zeros((), x.dtype)))
+
+
+def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> tuple[Array | None]:
+    """Gradient of `relu`; 0 at 0.
+
+    Parameters
+    ----------
+    grad_output : array in the shape of `input`
+        Gradient of the loss by the output.
+    input : array
+        As it was given to `relu`.
+    needs : sequence of 1 bool, optional
+        Whether to compute it.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient by `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `relu`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> relu_backward(np.array([5.0, 5.0]), np.array([-1.0, 2.0]))[0]
+    array([0., 5.])
+    """
+    call = Call("relu_backward", ORDERED, grad_output=grad_output, input=input)
+    grad, x = call.arrays
+    call.expect_shape("grad_output", grad, x.shape)
+    if not needed(call.op, needs, 1)[0]:
+        return (None,)
+    return call.result((call.xp.where(x <= 0, call.xp.zeros((), grad.dtype), grad),))
+
+
+def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
+    """Leaky rectified linear unit: x where that is more than 0, else ``negative_slope * x``.
+
+    Parameters
+    ----------
+    input : array
+        Floating-point, of any shape.
+    negative_slope : float
+
+    Returns
+    -------
+    array in the shape, dtype and memory order of `input`
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken, or `negative_slope` is no number.
+
+    Examples
+    --------
+    >>> leaky_relu(np.array([-1.0, 2.0]), 0.5)
+    array([-0.5,  2. ])
+    """
+    call = Call("leaky_relu", FLOATING, input=input)
+    (x,) = call.arrays
+    return call.result(_leak(call, x, x, negative_slope))
+
+
+def leaky_relu_backward(
+    grad_output: Array, input: Array, negative_slope: float = 0.01, *, needs: Needs = None
+) -> tuple[Array | None]:
+    """Gradient of `leaky_relu`; that of the negative side at 0.
+
+    Parameters
+    ----------
+    grad_output : array in the shape of `input`
+        Gradient of the loss by the output.
+    input, negative_slope
+        As they were given to `leaky_relu`.
+    needs : sequence of 1 bool, optional
+        Whether to compute it.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient by `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `leaky_relu`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> leaky_relu_backward(np.array([5.0, 5.0]), np.array([-1.0, 2.0]), 0.5)[0]
+    array([2.5, 5. ])
+    """
+    call = Call("leaky_relu_backward", FLOATING, grad_output=grad_output, input=input)
+    grad, x = call.arrays
+    call.expect_shape("grad_output", grad, x.shape)
+    slope = number(call.op, "negative_slope", negative_slope)
+    if not needed(call.op, needs, 1)[0]:
+        return (None,)
+    return call.result((_leak(call, grad, x, slope),))
+
+
+def _leak(call: Call, values: Array, x: Array, negative_slope: float) -> Array:
+    """Values where x is more than 0, else a share of them."""
+    slope = number(call.op, "negative_slope", negative_slope)
+    wide = values.astype(accumulator(values.dtype), copy=False)
+    return call.xp.where(x > 0, wide, wide * slope).astype(values.dtype, copy=False)
+
+
+# --- Softmax ------------------------------------------------------------------------------------------------------
+
+
+def softmax(input: Array, dim: int) -> Array:
+    """``exp(x) / sum(exp(x))`` along an axis, shifted by the maximum so that nothing overflows.
+
+    Parameters
+    ----------
+    input : array
+        Floating-point, of any shape.
+    dim : int
+        The axis that sums to 1; negative ones count from the end.
+
+    Returns
+    -------
+    array in the shape and dtype of `input`
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken, or `dim` is no integer.
+    ValueError
+        There is no such axis.
+
+    Examples
+    --------
+    >>> softmax(np.array([0.0, 0.0]), 0)
+    array([0.5, 0.5])
+    """
+    call = Call("softmax", FLOATING, input=input)
+    (x,) = call.arrays
+    axis = axis_argument(call, x, dim)
+    return call.result(call.xp.exp(log_softmax_of(call, x, axis)).astype(x.dtype, copy=False))
+
+
+def softmax_backward(
+    grad_output: Array, input: Array, dim: int, *, output: Array | None = None, needs: Needs = None
+) -> tuple[Array | None]:
+    """Gradient of `softmax`: ``y * (grad - sum(grad * y))``.
+
+    Parameters
+    ----------
+    grad_output : array in the shape of `input`
+        Gradient of the loss by the output.
+    input, dim
+        As they were given to `softmax`.
+    output : array in the shape of `input`, optional
+        What `softmax` returned; computed again where it is missing.
+    needs : sequence of 1 bool, optional
+        Whether to compute it.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient by `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax`, or shapes do not fit.
+
+    Examples
+    --------
+    >>> softmax_backward(np.array([1.0, 0.0]), np.array([0.0, 0.0]), 0)[0]
+    array([ 0.25, -0.25])
+    """
+    call = Call("softmax_backward", FLOATING, grad_output=grad_output, input=input, output=output)
+    grad, x, y = call.arrays
+    axis = _check_softmax_backward(call, grad, x, y, dim)
+    if not needed(call.op, needs, 1)[0]:
+        return (None,)
+    wide = accumulator(x.dtype)
+    y = call.xp.exp(log_softmax_of(call, x, axis)) if y is None else y.astype(wide, copy=False)
+    grad = grad.astype(wide, copy=False)
+    result = y * (grad - (grad * y).sum(axis=axis, keepdims=True))
+    return call.result((result.astype(x.dtype, copy=False),))
+
+
+def log_softmax(input: Array, dim: int) -> Array:
+    """``log(softmax(x))``, without the overflow and underflow of taking them one after the other.
+
+    Parameters
+    ----------
+    input : array
+        Floating-point, of any shape.
+    dim : int
+        The axis whose exponentials sum to 1; negative ones count from the end.
+
+    Returns
+    -------
+    array in the shape and dtype of `input`
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken, or `dim` is no integer.
+    ValueError
+        There is no such axis.
+
+    Examples
+    --------
+    >>> log_softmax(np.array([1000.0, 0.0]), 0)
+    array([    0., -1000.])
+    """
+    call = Call("log_softmax", FLOATING, input=input)
+    (x,) = call.arrays
+    axis = axis_argument(call, x, dim)
+    return call.result(log_softmax_of(call, x, axis).astype(x.dtype, copy=False))
+
+
+def log_softmax_backward(
+    grad_output: Array, input: Array, dim: int, *, output: Array | None = None, needs: Needs = None
+) -> tuple[Array | None]:
+    """Gradient of `log_softmax`: ``grad - exp(y) * sum(grad)``.
+
+    Parameters
+    ----------
+    grad_output : array in the shape of `input`
+        Gradient of the loss by the output.
+    input, dim
+        As they were given to `log_softmax`.
+    output : array in the shape of `input`, optional
+        What `log_softmax` returned; computed again where it is missing.
+    needs : sequence of 1 bool, optional
+        Whether to compute it.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient by `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `log_softmax`, or shapes do not fit.
+
+    Examples
+    --------
+    >>> log_softmax_backward(np.array([1.0, 0.0]), np.array([0.0, 0.0]), 0)[0]
+    array([ 0.5, -0.5])
+    """
+    call = Call("log_softmax_backward", FLOATING, grad_output=grad_output, input=input, output=output)
+    grad, x, y = call.arrays
+    axis = _check_softmax_backward(call, grad, x, y, dim)
+    if not needed(call.op, needs, 1)[0]:
+        return (None,)
+    wide = accumulator(x.dtype)
+    y = log_softmax_of(call, x, axis) if y is None else y.astype(wide, copy=False)
+    grad = grad.astype(wide, copy=False)
+    result = grad - call.xp.exp(y) * grad.sum(axis=axis, keepdims=True)
+    return call.result((result.astype(x.dtype, copy=False),))
+
+
+def _check_softmax_backward(call: Call, grad: Array, x: Array, y: Array | None, dim: int) -> int:
+    call.expect_shape("grad_output", grad, x.shape)
+    call.expect_shape("output", y, x.shape)
+    return axis_argument(call, x, dim)
+
+
+# --- Dropout ------------------------------------------------------------------------------------------------------
+
+
+def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = None, return_mask: bool = False) -> Any:
+    """Set each element to zero with probability p and scale the others by ``1 / (1 - p)``.
+
+    Parameters
+    ----------
+    input : array
+        Floating-point, of any shape.
+    p : float
+        Probability of zero, in [0, 1].
+    training : bool
+        Drop; else the result equals `input`.
+    rng : None, int or numpy.random.Generator
+        Where the randomness comes from: fresh, a seed, or a generator of the caller's.
+    return_mask : bool
+        Return which elements were kept as well.
+
+    Returns
+    -------
+    array in the shape and dtype of `input`
+    array of bool
+        With `return_mask`: which elements were kept.
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken, or a parameter is of another type.
+    ValueError
+        p is not in [0, 1].
+
+    See Also
+    --------
+    dropout_backward
+
+    Notes
+    -----
+    The numbers drawn are not PyTorch's. There is no global seed.
+
+    References
+    ----------
+    N. Srivastava et al., *Dropout*, JMLR 15, 2014.
+
+    Examples
+    --------
+    >>> dropout(np.ones(6), 0.5, rng=1)
+    array([2., 2., 0., 2., 0., 0.])
+    """
+    call = Call("dropout", FLOATING, input=input)
+    (x,) = call.arrays
+    share = number(call.op, "p", p, 0.0, 1.0)
+    mask = _dropout_mask(call, x, share, training, rng)
+    y = _dropped(call, x, share, training, mask)
+    return call.result((y, mask) if return_mask else y)
+
+
+def dropout_backward(
+    grad_output: Array,
+    input: Array,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    rng: Any = None,
+    return_mask: bool = False,
+    mask: Array | None = None,
+    needs: Needs = None,
+) -> tuple[Array | None]:
+    """Gradient of `dropout`.
+
+    Parameters
+    ----------
+    grad_output : array in the shape of `input`
+        Gradient of the loss by the output.
+    input, p, training, rng, return_mask
+        As they were given to `dropout`.
+    mask : array of bool in the shape of `input`, optional
+        What the forward returned. It is drawn again where `rng` is a seed, and is needed where that is not.
+    needs : sequence of 1 bool, optional
+        Whether to compute it.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient by `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `dropout`, or shapes do not fit, or the mask is missing.
+
+    Examples
+    --------
+    >>> y, mask = dropout(np.ones(6), 0.5, rng=1, return_mask=True)
+    >>> dropout_backward(np.ones(6), np.ones(6), 0.5, mask=mask)[0]
+    array([2., 2., 0., 2., 0., 0.])
+    """
+    call = Call("dropout_backward", FLOATING, grad_output=grad_output, input=input)
+    grad, x = call.arrays
+    call.expect_shape("grad_output", grad, x.shape)
+    share = number(call.op, "p", p, 0.0, 1.0)
+    if mask is not None:
+        mask = call.also("mask", mask)
+        call.expect_shape("mask", mask, x.shape)
+        if mask.dtype != np.bool_:
+            raise TypeError(f"{call.op}: mask has dtype {mask.dtype}, expected bool")
+    elif training and 0 < share < 1 and (rng is None or isinstance(rng, np.random.Generator)):
+        raise ValueError(f"{call.op}: mask is None, expected the forward's, or a seed as rng to draw it again")
+    if not needed(call.op, needs, 1)[0]:
+        return (None,)
+    if mask is None:
+        mask = _dropout_mask(call, x, share, training, rng)
+    return call.result((_dropped(call, grad, share, training, mask),))
+
+
+def _dropout_mask(call: Call, x: Array, p: float, training: bool, rng: Any) -> Array:
+    """Which elements are kept."""
+    if not training or p == 0:
+        return call.xp.ones(x.shape, bool)
+    try:
+        generator = call.xp.random.default_rng(rng)
+    except (TypeError, ValueError):
+        raise TypeError(f"{call.op}: rng is {rng!r}, expected None, a seed or a Generator") from None
+    return generator.random(x.shape) >= p
+
+
+def _dropped(call: Call, values: Array, p: float, training: bool, mask: Array) -> Array:
+    if not training or p == 0:
+        return values.copy(order="K")
+    scale = 0.0 if p == 1 else 1 / (1 - p)
+    wide = values.astype(accumulator(values.dtype), copy=False)
+    return call.xp.where(mask, wide * scale, 0).astype(values.dtype, copy=False)

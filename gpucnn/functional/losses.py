@@ -1,0 +1,197 @@
+"""Cross entropy and its gradients."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.dtypes import FLOATING, INTEGER, accumulator
+from gpucnn.functional._call import Array, Call, Needs, log_softmax_of, needed, number
+from gpucnn.geometry.arguments import integer
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def cross_entropy(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Array:
+    """Cross entropy between logits and classes, or between logits and class probabilities.
+
+    Parameters
+    ----------
+    input : array [N, C, *space] or [C]
+        Logits, floating-point.
+    target : array of integers [N, *space] or [], or array in the shape and dtype of `input`
+        Classes in [0, C), or the probability of each class.
+    weight : array [C], optional
+        A weight for each class.
+    ignore_index : int
+        Class of targets that do not count.
+    reduction : "mean", "sum" or "none"
+        The mean is weighted by the targets' weights; for probabilities it is over N and the space.
+    label_smoothing : float
+        Share of each target that is spread over all classes, in [0, 1].
+
+    Returns
+    -------
+    array [], or for "none" one loss for each target, [N, *space] or []
+
+    Raises
+    ------
+    TypeError
+        A dtype is not taken, or a parameter is no number.
+    ValueError
+        Shapes do not fit, a parameter is out of range, or a class is.
+
+    See Also
+    --------
+    cross_entropy_backward, log_softmax
+
+    Notes
+    -----
+    Each loss is ``-sum over c of q[c] * log_softmax(x)[c]``, where q are the smoothed and weighted probabilities. The
+    mean of no target is NaN. PyTorch's deprecated ``size_average`` and ``reduce`` are left out.
+
+    Examples
+    --------
+    >>> round(float(cross_entropy(np.zeros((2, 2)), np.array([0, 1]))), 4)
+    0.6931
+    """
+    call = Call("cross_entropy", FLOATING, input=input, weight=weight)
+    x, w = call.arrays
+    terms = _Terms(call, x, target, w, ignore_index, reduction, label_smoothing)
+    losses = -call.xp.where(terms.shares == 0, 0, terms.shares * log_softmax_of(call, x, terms.axis)).sum(terms.axis)
+    if reduction != "none":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            losses = losses.sum() / terms.total
+    return call.result(call.xp.asarray(losses, dtype=x.dtype))
+
+
+def cross_entropy_backward(
+    grad_output: Array,
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None, None]:
+    """Gradients of `cross_entropy`.
+
+    Parameters
+    ----------
+    grad_output : array [] or number, or for "none" an array with one value for each target
+        Gradient of the loss by the output.
+    input, target, weight, ignore_index, reduction, label_smoothing
+        As they were given to `cross_entropy`.
+    needs : sequence of 3 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input`, by `target` where that holds probabilities, and None for `weight`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `cross_entropy`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> cross_entropy_backward(1.0, np.array([[0.0, 0.0]]), np.array([0]))[0]
+    array([[-0.5,  0.5]])
+    """
+    op = "cross_entropy_backward"
+    is_number = isinstance(grad_output, Real)
+    call = Call(op, FLOATING, input=input, weight=weight, grad_output=None if is_number else grad_output)
+    x, w, grad = call.arrays
+    terms = _Terms(call, x, target, w, ignore_index, reduction, label_smoothing)
+    if is_number:
+        grad = call.xp.asarray(grad_output, dtype=x.dtype)
+    call.expect_shape("grad_output", grad, terms.shape if reduction == "none" else ())
+    need_x, need_target, _ = needed(op, needs, 3)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = grad.astype(terms.shares.dtype) / terms.total
+    if grad.ndim:
+        scale = call.xp.expand_dims(scale, terms.axis)
+    logs = log_softmax_of(call, x, terms.axis)
+    grad_x = grad_target = None
+    if need_x:
+        slopes = call.xp.exp(logs) * terms.shares.sum(terms.axis, keepdims=True) - terms.shares
+        grad_x = call.xp.where(slopes == 0, 0, slopes * scale).astype(x.dtype, copy=False)
+    if need_target and terms.probabilities:
+        grad_target = (-scale * (1 - terms.smoothing) * terms.class_weights * logs).astype(x.dtype, copy=False)
+    return call.result((grad_x, grad_target, None))
+
+
+class _Terms:
+    """What a cross entropy is made of: each loss is ``-sum of shares * log_softmax(x)`` over the class axis.
+
+    `shares` are the targets' probabilities, smoothed and weighted, in the shape of x; `total` is what their sum is
+    divided by; `shape` is that of the losses.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        x: Array,
+        target: Array,
+        weight: Array | None,
+        ignore_index: int,
+        reduction: str,
+        label_smoothing: float,
+    ) -> None:
+        if x.ndim < 1 or 0 in x.shape[min(1, x.ndim - 1) :]:
+            raise ValueError(f"{call.op}: input has shape {x.shape}, expected (N, C, *space) or (C,) of at least 1")
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"{call.op}: reduction is {reduction!r}, expected one of {REDUCTIONS}")
+        self.smoothing = number(call.op, "label_smoothing", label_smoothing, 0.0, 1.0)
+        self.axis = min(1, x.ndim - 1)
+        classes = x.shape[self.axis]
+        call.expect_shape("weight", weight, (classes,))
+        wide = accumulator(x.dtype)
+        ones = (1,) * (x.ndim - self.axis - 1)
+        weights = call.xp.ones(classes, wide) if weight is None else weight.astype(wide)
+        self.class_weights = weights.reshape(classes, *ones)
+        self.shape = x.shape[: self.axis] + x.shape[self.axis + 1 :]
+        classes_of = call.also("target", target)
+        self.probabilities = classes_of.dtype.name not in INTEGER
+        if self.probabilities:
+            if classes_of.dtype != x.dtype:
+                raise TypeError(
+                    f"{call.op}: target has dtype {classes_of.dtype}, "
+                    f"expected an integer dtype for classes, or {x.dtype} for probabilities"
+                )
+            call.expect_shape("target", classes_of, x.shape)
+            given, kept = classes_of.astype(wide), call.xp.ones(self.shape, bool)
+            total: Any = x.size // classes
+        else:
+            call.expect_shape("target", classes_of, self.shape)
+            ignored = integer(call.op, "ignore_index", ignore_index, -(2**31))
+            kept = classes_of != ignored
+            self._check_classes(call, classes_of, kept, classes)
+            at = call.xp.expand_dims(classes_of, self.axis)
+            given = (at == call.xp.arange(classes).reshape(classes, *ones)).astype(wide)
+            total = (given * self.class_weights * call.xp.expand_dims(kept, self.axis)).sum()
+        smoothed = given * (1 - self.smoothing) + self.smoothing / classes
+        self.shares = smoothed * self.class_weights * call.xp.expand_dims(kept, self.axis)
+        self.total = total if reduction == "mean" else 1
+
+    @staticmethod
+    def _check_classes(call: Call, target: Array, kept: Array, classes: int) -> None:
+        """Raise ValueError for a class that is none, where values can be looked at."""
+        if call.backend.host:
+            wrong = target[kept & ((target < 0) | (target >= classes))]
+            if wrong.size:
+                raise ValueError(f"{call.op}: target holds {wrong[0]}, expected classes in [0, {classes})")

@@ -1,0 +1,187 @@
+"""Padding and cropping of arrays in every mode, and its gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpucnn.backends.dtypes import NUMERIC, accumulator
+from gpucnn.functional._call import Array, Call, Needs, needed
+from gpucnn.geometry.arguments import Pairs, integer, is_sequence
+
+MODES = ("constant", "reflect", "replicate", "circular", "symmetric")
+
+
+def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = None) -> Array:
+    """Pad or crop an array along its last axes.
+
+    Parameters
+    ----------
+    input : array
+        Of any floating-point, complex or integer dtype, and any shape.
+    pad : sequence of int
+        (low, high) of the last axis, then of the one before it, and so on; negative ones crop.
+    mode : str
+        What the padding holds: ``"constant"`` (`value`), ``"reflect"`` (mirrored, without the border), ``"symmetric"``
+        (mirrored, with it), ``"replicate"`` (the border) or ``"circular"`` (the other end).
+    value : number, optional
+        For ``"constant"``; 0 where it is not given.
+
+    Returns
+    -------
+    array in the dtype and memory order of `input`
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken, or a parameter is of another type.
+    ValueError
+        `pad` does not fit the array or the mode.
+
+    See Also
+    --------
+    pad_backward
+
+    Notes
+    -----
+    As in PyTorch, where ``"reflect"`` and the like take only the spatial axes of images; ``"symmetric"`` is NumPy's.
+    Cropping comes first: the padding is made of what it leaves.
+
+    Examples
+    --------
+    >>> pad(np.array([1, 2, 3]), (1, 2))
+    array([0, 1, 2, 3, 0, 0])
+    >>> pad(np.array([1, 2, 3]), (2, -1), mode="symmetric")
+    array([2, 1, 1, 2])
+    """
+    call = Call("pad", NUMERIC, input=input)
+    (x,) = call.arrays
+    pairs = _pairs(call, x, pad, mode, value)
+    x = x[_cropped(x.shape, pairs)]
+    if mode != "constant":
+        for axis, (low, high) in enumerate(pairs):
+            if max(low, high) > 0:
+                x = _take(call, x, _sources(x.shape[axis], max(low, 0), max(high, 0), mode), axis)
+        return call.result(x.copy(order="K") if x is call.arrays[0] or x.base is not None else x)
+    shape = tuple(size + max(low, 0) + max(high, 0) for size, (low, high) in zip(x.shape, pairs, strict=True))
+    y = call.xp.empty_like(x, shape=shape)
+    y[...] = 0 if value is None else value
+    y[_core(x.shape, pairs)] = x
+    return call.result(y)
+
+
+def pad_backward(
+    grad_output: Array,
+    input: Array,
+    pad: Any,
+    mode: str = "constant",
+    value: float | None = None,
+    *,
+    needs: Needs = None,
+) -> tuple[Array | None]:
+    """Gradient of `pad`: each input's sum over the places that it was copied to.
+
+    Parameters
+    ----------
+    grad_output : array
+        Gradient of the loss by the output.
+    input, pad, mode, value
+        As they were given to `pad`.
+    needs : sequence of 1 bool, optional
+        Whether to compute it.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient by `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `pad`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> pad_backward(np.ones(6), np.array([1.0, 2.0, 3.0]), (1, 2), mode="replicate")[0]
+    array([2., 1., 3.])
+    """
+    call = Call("pad_backward", NUMERIC, grad_output=grad_output, input=input)
+    grad, x = call.arrays
+    pairs = _pairs(call, x, pad, mode, value)
+    call.expect_shape("grad_output", grad, tuple(n + sum(pair) for n, pair in zip(x.shape, pairs, strict=True)))
+    if not needed(call.op, needs, 1)[0]:
+        return (None,)
+    cropped = x[_cropped(x.shape, pairs)].shape
+    if mode != "constant":
+        grad = grad.astype(accumulator(grad.dtype), copy=False)
+        for axis, (low, high) in enumerate(pairs):
+            if max(low, high) > 0:
+                grad = _give_back(call, grad, cropped[axis], max(low, 0), max(high, 0), mode, axis)
+    else:
+        grad = grad[_core(cropped, pairs)]
+    result = call.xp.zeros_like(x)
+    result[_cropped(x.shape, pairs)] = grad
+    return call.result((result,))
+
+
+def _pairs(call: Call, x: Array, pad: Any, mode: str, value: Any) -> Pairs:
+    """(low, high) of each axis of x."""
+    if not is_sequence(pad):
+        raise TypeError(f"{call.op}: pad is {pad!r}, expected a sequence of integers")
+    if len(pad) % 2 or len(pad) > 2 * x.ndim:
+        raise ValueError(f"{call.op}: pad has {len(pad)} values, expected two for each of at most {x.ndim} axes")
+    if mode not in MODES:
+        raise ValueError(f"{call.op}: mode is {mode!r}, expected one of {MODES}")
+    if mode != "constant" and value is not None:
+        raise ValueError(f"{call.op}: value is {value}, expected None with mode {mode!r}")
+    numbers = [integer(call.op, "pad", item, -(2**31), "a sequence of integers") for item in pad]
+    given = list(zip(numbers[0::2], numbers[1::2], strict=True))[::-1]
+    pairs: Pairs = ((0, 0),) * (x.ndim - len(given)) + tuple(given)
+    for axis, (size, (low, high)) in enumerate(zip(x.shape, pairs, strict=True)):
+        left = size + min(low, 0) + min(high, 0)
+        most = {"reflect": left - 1, "circular": left, "symmetric": left}.get(mode, max(low, high))
+        if left < 0 or (max(low, high) > 0 and left == 0 and mode != "constant"):
+            raise ValueError(f"{call.op}: pad of axis {axis} is ({low}, {high}), which leaves nothing of its {size}")
+        if max(low, high) > max(most, 0):
+            raise ValueError(
+                f"{call.op}: pad of axis {axis} is ({low}, {high}), expected at most {most} with mode {mode!r}"
+            )
+    return pairs
+
+
+def _cropped(shape: tuple[int, ...], pairs: Pairs) -> tuple[slice, ...]:
+    """What negative padding leaves."""
+    return tuple(slice(max(-low, 0), size + min(high, 0)) for size, (low, high) in zip(shape, pairs, strict=True))
+
+
+def _core(shape: tuple[int, ...], pairs: Pairs) -> tuple[slice, ...]:
+    """Where an array of `shape` lies in the padded one."""
+    return tuple(slice(max(low, 0), max(low, 0) + size) for size, (low, _) in zip(shape, pairs, strict=True))
+
+
+def _sources(size: int, low: int, high: int, mode: str) -> list[int]:
+    """The input that each place of a padded axis copies."""
+    places = range(-low, size + high)
+    if mode == "replicate":
+        return [min(max(place, 0), size - 1) for place in places]
+    if mode == "circular":
+        return [place % size for place in places]
+    if mode == "reflect":
+        return [abs(place) if place < size else 2 * (size - 1) - place for place in places]
+    return [place if 0 <= place < size else (-1 - place if place < 0 else 2 * size - 1 - place) for place in places]
+
+
+def _take(call: Call, x: Array, sources: list[int], axis: int) -> Array:
+    """X at `sources` along an axis, in its memory order."""
+    y = call.xp.empty_like(x, shape=(*x.shape[:axis], len(sources), *x.shape[axis + 1 :]))
+    y[...] = x.take(call.xp.asarray(sources), axis=axis)
+    return y
+
+
+def _give_back(call: Call, grad: Array, size: int, low: int, high: int, mode: str, axis: int) -> Array:
+    """Add the gradient of each padded place to the input that it copied, place by place: the order is fixed."""
+    head = (slice(None),) * axis
+    result = grad[(*head, slice(low, low + size))].copy(order="K")
+    sources = _sources(size, low, high, mode)
+    for place in (*range(low), *range(low + size, len(sources))):
+        result[(*head, sources[place])] += grad[(*head, place)]
+    return result

@@ -1,0 +1,417 @@
+"""Ways back up: max unpooling, bed of nails and interpolation, and their gradients."""
+
+from __future__ import annotations
+
+from math import floor, prod
+from typing import Any
+
+from gpucnn.backends.dtypes import LINEAR, NUMERIC
+from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, number
+from gpucnn.functional._family import SPACE, family
+from gpucnn.geometry import InterpolationGeometry, Padding, PoolGeometry, Size
+from gpucnn.geometry.arguments import integers, is_sequence
+from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, unpool_size
+
+# --- Unpooling ----------------------------------------------------------------------------------------------------
+
+
+def max_unpool_nd(
+    rank: int,
+    input: Array,
+    indices: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    output_size: Any = None,
+) -> Array:
+    """{n}-d max unpooling: put each value back where the maximum was, zeros elsewhere.
+
+    Parameters
+    ----------
+    input : array [N, C, {space}] or [C, {space}]
+        Floating-point, complex or integer.
+    indices : array of int64, in the shape of `input`
+        Position of each value in its flattened output plane, as ``max_pool{n}d(…, return_indices=True)`` gives.
+    kernel_size, stride, padding
+        As they were given to `max_pool{n}d`.
+    output_size : int or sequence of int, optional
+        Spatial size of the output, or its whole shape: less than a stride from the default,
+        ``(IN - 1) * stride - low - high + kernel``. Pass the size that was pooled, since several pool to one.
+
+    Returns
+    -------
+    array [N, C, {out}] or [C, {out}]
+        In the dtype and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        A dtype is not taken, or a parameter is no integer.
+    ValueError
+        Shapes do not fit, a parameter or an index is out of range.
+
+    See Also
+    --------
+    max_unpool{n}d_backward, max_pool{n}d
+
+    Notes
+    -----
+    Where windows overlap, indices repeat: the last value in row-major order stays. The index -1, of a window that read
+    nothing but padding, puts its value nowhere.
+
+    Examples
+    --------
+    >>> x = np.arange(4.0**{n}).reshape((1,) + (4,) * {n})
+    >>> y, indices = max_pool{n}d(x, 2, return_indices=True)
+    >>> up = max_unpool{n}d(y, indices, 2)
+    >>> up.shape == x.shape and bool((up == np.where(np.isin(x, y), x, 0)).all())
+    True
+    """
+    call = Call(f"max_unpool{rank}d", NUMERIC, input=input)
+    (x,) = call.arrays
+    size = _unpool_size(call, rank, x, kernel_size, stride, padding, output_size)
+    at = _unpool_indices(call, indices, x, size)
+    y = call.backend.unpool(call.lift("input", x, rank), lifted(at, rank), _three(size))
+    return call.result(lowered(y, rank, like=x))
+
+
+def max_unpool_nd_backward(
+    rank: int,
+    grad_output: Array,
+    input: Array,
+    indices: Array,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Padding = 0,
+    output_size: Any = None,
+    *,
+    needs: Needs = None,
+) -> tuple[Array | None, None]:
+    """Gradient of `max_unpool{n}d`: the gradient at each value's index.
+
+    Parameters
+    ----------
+    grad_output : array [N, C, {out}] or [C, {out}]
+        Gradient of the loss by the output.
+    input, indices, kernel_size, stride, padding, output_size
+        As they were given to `max_unpool{n}d`.
+    needs : sequence of 2 bools, optional
+        Which gradients to compute.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient by `input`, and None for `indices`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `max_unpool{n}d`, or `grad_output` does not have the output's shape.
+
+    Notes
+    -----
+    A value that a later one with the same index replaced gets that index's gradient too, as in PyTorch.
+
+    Examples
+    --------
+    >>> x = np.ones((1,) + (1,) * {n})
+    >>> grad, _ = max_unpool{n}d_backward(np.ones((1,) + (2,) * {n}), x, np.zeros(x.shape, np.int64), 2)
+    >>> grad.item()
+    1.0
+    """
+    call = Call(f"max_unpool{rank}d_backward", NUMERIC, grad_output=grad_output, input=input)
+    grad, x = call.arrays
+    size = _unpool_size(call, rank, x, kernel_size, stride, padding, output_size)
+    at = _unpool_indices(call, indices, x, size)
+    call.expect_shape("grad_output", grad, (*x.shape[:-rank], *size))
+    if not needed(call.op, needs, 2)[0]:
+        return None, None
+    return call.result((lowered(call.backend.gather(lifted(grad, rank), lifted(at, rank)), rank, like=x), None))
+
+
+def bed_of_nails_nd(rank: int, input: Array, scale_factor: Size) -> Array:
+    """{n}-d unpooling by a bed of nails: each value at its block's first corner, zeros elsewhere.
+
+    Parameters
+    ----------
+    input : array [N, C, {space}] or [C, {space}]
+        Floating-point, complex or integer.
+    scale_factor : int or sequence of {n} int
+        Size of the block that each value becomes.
+
+    Returns
+    -------
+    array [N, C, {out}] or [C, {out}]
+        `scale_factor` times as large, in the dtype and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken, or `scale_factor` is no integer.
+    ValueError
+        Shapes do not fit, or `scale_factor` is less than 1.
+
+    See Also
+    --------
+    bed_of_nails{n}d_backward, interpolate
+
+    Examples
+    --------
+    >>> y = bed_of_nails{n}d(np.ones((1,) + (2,) * {n}), 2)
+    >>> y.shape == (1,) + (4,) * {n} and float(y.sum()) == 2**{n}
+    True
+    """
+    call = Call(f"bed_of_nails{rank}d", NUMERIC, input=input)
+    (x,) = call.arrays
+    call.image_shape("input", x.shape, rank)
+    factors = integers(call.op, "scale_factor", scale_factor, rank, 1)
+    size = tuple(length * factor for length, factor in zip(x.shape[-rank:], factors, strict=True))
+    y = call.xp.empty_like(x, shape=(*x.shape[:-rank], *size))
+    y[...] = 0
+    y[_nails(factors)] = x
+    return call.result(y)
+
+
+def bed_of_nails_nd_backward(
+    rank: int, grad_output: Array, input: Array, scale_factor: Size, *, needs: Needs = None
+) -> tuple[Array | None]:
+    """Gradient of `bed_of_nails{n}d`: the gradient at each block's first corner.
+
+    Parameters
+    ----------
+    grad_output : array [N, C, {out}] or [C, {out}]
+        Gradient of the loss by the output.
+    input, scale_factor
+        As they were given to `bed_of_nails{n}d`.
+    needs : sequence of 1 bool, optional
+        Whether to compute it.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient by `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `bed_of_nails{n}d`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> (grad,) = bed_of_nails{n}d_backward(np.ones((1,) + (4,) * {n}), np.ones((1,) + (2,) * {n}), 2)
+    >>> bool((grad == 1).all())
+    True
+    """
+    call = Call(f"bed_of_nails{rank}d_backward", NUMERIC, grad_output=grad_output, input=input)
+    grad, x = call.arrays
+    call.image_shape("input", x.shape, rank)
+    factors = integers(call.op, "scale_factor", scale_factor, rank, 1)
+    size = tuple(length * factor for length, factor in zip(x.shape[-rank:], factors, strict=True))
+    call.expect_shape("grad_output", grad, (*x.shape[:-rank], *size))
+    if not needed(call.op, needs, 1)[0]:
+        return (None,)
+    return call.result((grad[_nails(factors)].copy(order="K"),))
+
+
+max_unpool1d, max_unpool2d, max_unpool3d = family(max_unpool_nd)
+max_unpool1d_backward, max_unpool2d_backward, max_unpool3d_backward = family(max_unpool_nd_backward)
+bed_of_nails1d, bed_of_nails2d, bed_of_nails3d = family(bed_of_nails_nd)
+bed_of_nails1d_backward, bed_of_nails2d_backward, bed_of_nails3d_backward = family(bed_of_nails_nd_backward)
+
+
+def _three(size: tuple[int, ...]) -> tuple[int, int, int]:
+    d, h, w = (1,) * (3 - len(size)) + size
+    return d, h, w
+
+
+def _nails(factors: tuple[int, ...]) -> tuple[Any, ...]:
+    return (..., *(slice(None, None, factor) for factor in factors))
+
+
+def _unpool_size(
+    call: Call, rank: int, x: Array, kernel_size: Size, stride: Size | None, padding: Padding, output_size: Any
+) -> tuple[int, ...]:
+    """The spatial size of the output, of which the caller may have given the whole shape."""
+    shape = call.image_shape("input", x.shape, rank)
+    if is_sequence(output_size) and len(output_size) == x.ndim:
+        leading = tuple(output_size)[:-rank]
+        if leading != x.shape[:-rank]:
+            raise ValueError(f"{call.op}: output_size begins with {leading}, expected {x.shape[:-rank]} as input does")
+        output_size = tuple(output_size)[-rank:]
+    return unpool_size(call.op, shape[2:], kernel_size, stride, padding, output_size)
+
+
+def _unpool_indices(call: Call, indices: Array, x: Array, size: tuple[int, ...]) -> Array:
+    if indices is None:
+        raise TypeError(f"{call.op}: indices is None, expected an array")
+    at = call.also("indices", indices)
+    call.expect_shape("indices", at, x.shape)
+    call.expect_indices("indices", at, prod(size))
+    return at
+
+
+# --- Interpolation ------------------------------------------------------------------------------------------------
+
+_LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def interpolate(
+    input: Array,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+) -> Array:
+    """Resample images to another size.
+
+    Parameters
+    ----------
+    input : array [N, C, *space]
+        1-d to 3-d images: floating-point or complex, and integer for the nearest modes.
+    size : int or sequence of int, optional
+        Spatial size of the output.
+    scale_factor : float or sequence of float, optional
+        Or the factor to the output's size, which is rounded down. Just one of the two is given.
+    mode : str
+        ``"nearest"`` (input ``floor(o * IN / OUT)``; nearest-neighbour unpooling), ``"nearest-exact"`` (the input
+        nearest to the output's centre), ``"linear"``, ``"bilinear"``, ``"trilinear"`` (by rank), or ``"area"``
+        (adaptive average pooling).
+    align_corners : bool, optional
+        For the linear modes: the grids' first and last samples coincide, not their borders.
+
+    Returns
+    -------
+    array [N, C, *out]
+        In the dtype and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken, or a parameter is no number.
+    ValueError
+        Shapes do not fit, or a parameter is out of range or does not go with the mode.
+
+    See Also
+    --------
+    interpolate_backward, bed_of_nails2d, conv_transpose2d
+
+    Notes
+    -----
+    As PyTorch's with ``antialias=False`` and ``recompute_scale_factor=None``: a given `scale_factor` sets the
+    coordinates itself, though the output's size is rounded. Sample positions are exact for every dtype, where PyTorch
+    rounds those of float32 images to float32; so ``"nearest"`` can differ by one sample at a few sizes (2 to 82).
+
+    Examples
+    --------
+    >>> interpolate(np.array([[[1.0, 2.0]]]), scale_factor=2)
+    array([[[1., 1., 2., 2.]]])
+    >>> interpolate(np.array([[[1.0, 2.0]]]), size=3, mode="linear", align_corners=True)
+    array([[[1. , 1.5, 2. ]]])
+    """
+    call = Call("interpolate", NUMERIC if _is_nearest(mode) else LINEAR, input=input)
+    (x,) = call.arrays
+    geometry = _resampling(call, x, size, scale_factor, mode, align_corners)
+    image = lifted(x, geometry.rank)
+    if isinstance(geometry, PoolGeometry):
+        y = call.backend.average_pool(image, geometry)
+    else:
+        y = call.backend.interpolate(image, geometry)
+    return call.result(lowered(y, geometry.rank, like=x))
+
+
+def interpolate_backward(
+    grad_output: Array,
+    input: Array,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    *,
+    needs: Needs = None,
+) -> tuple[Array | None]:
+    """Gradient of `interpolate`: each input's weighted sum over the outputs that read it.
+
+    Parameters
+    ----------
+    grad_output : array [N, C, *out]
+        Gradient of the loss by the output.
+    input, size, scale_factor, mode, align_corners
+        As they were given to `interpolate`.
+    needs : sequence of 1 bool, optional
+        Whether to compute it.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient by `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `interpolate`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> interpolate_backward(np.ones((1, 1, 4)), np.zeros((1, 1, 2)), scale_factor=2)[0]
+    array([[[2., 2.]]])
+    """
+    op = "interpolate_backward"
+    call = Call(op, NUMERIC if _is_nearest(mode) else LINEAR, grad_output=grad_output, input=input)
+    grad, x = call.arrays
+    geometry = _resampling(call, x, size, scale_factor, mode, align_corners)
+    rank = geometry.rank
+    call.expect_shape("grad_output", grad, (*x.shape[:2], *geometry.output_size[3 - rank :]))
+    if not needed(op, needs, 1)[0]:
+        return (None,)
+    upstream = lifted(grad, rank)
+    if isinstance(geometry, PoolGeometry):
+        result = call.backend.average_pool_backward(upstream, geometry)
+    else:
+        result = call.backend.interpolate_backward(upstream, geometry)
+    return call.result((lowered(result, rank, like=x),))
+
+
+def _is_nearest(mode: str) -> bool:
+    return mode in ("nearest", "nearest-exact")
+
+
+def _resampling(
+    call: Call, x: Array, size: Any, scale_factor: Any, mode: str, align_corners: bool | None
+) -> InterpolationGeometry | PoolGeometry:
+    """How the output samples the input; an area is an adaptive average."""
+    rank = x.ndim - 2
+    if rank not in SPACE:
+        raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected 3 to 5 (N, C, *space)")
+    space = call.image_shape("input", x.shape, rank)[2:]
+    if not (_is_nearest(mode) or mode in ("area", _LINEAR_MODES[rank])):
+        raise ValueError(
+            f"{call.op}: mode is {mode!r}, "
+            f"expected 'nearest', 'nearest-exact', {_LINEAR_MODES[rank]!r} or 'area' for {rank}-d images"
+        )
+    if align_corners is not None and mode != _LINEAR_MODES[rank]:
+        raise ValueError(f"{call.op}: align_corners is {align_corners}, expected None with mode {mode!r}")
+    out, factors = _resampled_size(call, space, size, scale_factor)
+    if mode == "area":
+        return adaptive_geometry(call.op, space, out, "valid")
+    return interpolation_geometry(space, out, factors, mode, bool(align_corners))
+
+
+def _resampled_size(
+    call: Call, space: tuple[int, ...], size: Any, scale_factor: Any
+) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """The output's spatial size, and the caller's factors where these are given."""
+    rank = len(space)
+    if (size is None) == (scale_factor is None):
+        raise ValueError(f"{call.op}: got size {size} and scale_factor {scale_factor}, expected just one of them")
+    if size is not None:
+        return integers(call.op, "size", size, rank, 1), None
+    given = tuple(scale_factor) if is_sequence(scale_factor) else (scale_factor,) * rank
+    if len(given) != rank:
+        raise ValueError(f"{call.op}: scale_factor has {len(given)} values, expected {rank}")
+    factors = tuple(number(call.op, "scale_factor", factor, least=0.0, most=2.0**31) for factor in given)
+    out = tuple(floor(length * factor) for length, factor in zip(space, factors, strict=True))
+    if 0 in out:
+        raise ValueError(
+            f"{call.op}: scale_factor is {scale_factor}, which makes {space} to {out}, expected at least 1"
+        )
+    return out, factors

@@ -1,0 +1,92 @@
+"""The forms in which sizes and paddings may be given, read once into plain tuples."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Size = int | Sequence[int]
+Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
+Pairs = tuple[tuple[int, int], ...]
+
+LARGEST = 2**31 - 1  # what a kernel can take as a parameter; anything beyond it is a mistake of the caller
+SAME = ("same", "same_lower")
+
+
+def is_sequence(value: Any) -> bool:
+    """Whether `value` holds one item per axis, and is not one value for all of them, as a 0-d array is."""
+    sized = isinstance(value, Iterable) and hasattr(value, "__len__") and not isinstance(value, str)
+    return sized and getattr(value, "ndim", 1) > 0
+
+
+def integer(op: str, name: str, value: Any, least: int, expected: str = "an integer") -> int:
+    """`value` as an int of at least `least`.
+
+    Raises
+    ------
+    TypeError
+        `value` is no integer (a bool is none).
+    ValueError
+        It is too small, or beyond what a kernel can take.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{op}: {name} is {value!r}, expected {expected}") from None
+    if number < least:
+        raise ValueError(f"{op}: {name} is {number}, expected at least {least}")
+    if number > LARGEST:
+        raise ValueError(f"{op}: {name} is {number}, expected at most {LARGEST}")
+    return number
+
+
+def integers(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:
+    """`value` as one int per spatial axis: an int stands for all of them."""
+    expected = f"an integer or {rank} of them"
+    if is_sequence(value):
+        if len(value) != rank:
+            raise ValueError(f"{op}: {name} has {len(value)} values, expected {rank}")
+        return tuple(integer(op, name, item, least, expected) for item in value)
+    return (integer(op, name, value, least, expected),) * rank
+
+
+def padding_form(op: str, value: Any, rank: int) -> str | Pairs:
+    """`value` as ``"same"``, ``"same_lower"``, or one ``(low, high)`` pair per spatial axis."""
+    if isinstance(value, str):
+        if value == "valid":
+            return ((0, 0),) * rank
+        if value in SAME:
+            return value
+        raise ValueError(f"{op}: padding is {value!r}, expected numbers, 'valid', 'same' or 'same_lower'")
+    if not is_sequence(value):
+        return ((integer(op, "padding", value, 0),) * 2,) * rank
+    if len(value) != rank:
+        raise ValueError(f"{op}: padding has {len(value)} values, expected {rank}")
+    return tuple(_pair(op, item) for item in value)
+
+
+def _pair(op: str, item: Any) -> tuple[int, int]:
+    expected = "an integer or a (low, high) pair for each axis"
+    if not is_sequence(item):
+        return (integer(op, "padding", item, 0, expected),) * 2
+    if len(item) != 2:
+        raise ValueError(f"{op}: padding of an axis has {len(item)} values, expected (low, high)")
+    low, high = item
+    return integer(op, "padding", low, 0, expected), integer(op, "padding", high, 0, expected)
+
+
+def rank_of(op: str, *sizes: Any, default: int = 1) -> int:
+    """The number of axes that the first sequence among `sizes` speaks of; `default` where there is none.
+
+    Raises
+    ------
+    ValueError
+        That sequence is empty.
+    """
+    rank = next((len(size) for size in sizes if is_sequence(size)), default)
+    if rank == 0:
+        raise ValueError(f"{op}: got an empty sequence, expected one value for each spatial axis")
+    return rank

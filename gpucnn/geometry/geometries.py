@@ -1,0 +1,348 @@
+"""The frozen geometries that the backends read, made and checked from what the caller gave.
+
+Each ``…_geometry`` function reads its arguments into plain tuples and hands them to a cached maker, so that a
+layer's second call costs a look-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property, lru_cache
+from math import prod
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from gpucnn.geometry.arguments import Pairs, integer, integers, is_sequence, padding_form
+from gpucnn.geometry.axes import (
+    AdaptiveAxis,
+    Axis,
+    InterpolationAxis,
+    Sampling,
+    linear_axis,
+    nearest_axis,
+)
+from gpucnn.geometry.sizes import pool_axes, transposed_axes, unpooled_size, window_axes
+
+Divisor = int | float | Literal["none", "padded", "valid"]
+Ints = tuple[int, ...]
+Three = tuple[int, int, int]
+AnyAxis = TypeVar("AnyAxis")
+
+
+def _three(axes: tuple[AnyAxis, ...], trivial: AnyAxis) -> tuple[AnyAxis, AnyAxis, AnyAxis]:
+    """`axes` with trivial ones in front: 1-d and 2-d are 3-d."""
+    d, h, w = (trivial,) * (3 - len(axes)) + axes
+    return d, h, w
+
+
+# --- Convolution --------------------------------------------------------------------------------------------------
+
+
+class Channels(NamedTuple):
+    """Channels of a convolution's input and output, and the groups that part them."""
+
+    inputs: int
+    outputs: int
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """A convolution, transposed convolution, locally connected layer or unfolding, all but the batch size.
+
+    `axes` are (D, H, W): 1-d and 2-d have leading axes of size 1, and `rank` keeps the true number.
+    """
+
+    rank: int
+    channels: Channels
+    axes: tuple[Axis, Axis, Axis]
+
+    @cached_property
+    def input_size(self) -> Three:
+        """(D, H, W) of the input."""
+        d, h, w = self.axes
+        return d.size, h.size, w.size
+
+    @cached_property
+    def output_size(self) -> Three:
+        """(OD, OH, OW)."""
+        d, h, w = self.axes
+        return d.out, h.out, w.out
+
+    @cached_property
+    def kernel_size(self) -> Three:
+        """(KD, KH, KW)."""
+        d, h, w = self.axes
+        return d.kernel, h.kernel, w.kernel
+
+    @cached_property
+    def taps(self) -> int:
+        """Taps of the window, KD * KH * KW."""
+        return prod(self.kernel_size)
+
+    @cached_property
+    def forward(self) -> tuple[Sampling, Sampling, Sampling]:
+        """How the outputs sample the input along each axis."""
+        d, h, w = self.axes
+        return d.forward, h.forward, w.forward
+
+
+def conv_geometry(
+    op: str, input_size: Ints, channels: Channels, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> ConvGeometry:
+    """The geometry of a convolution over `input_size`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is no integer, out of range, or fits no window.
+    """
+    rank = len(input_size)
+    kernel = integers(op, "kernel_size", kernel_size, rank, 1)
+    steps = integers(op, "stride", stride, rank, 1)
+    gaps = integers(op, "dilation", dilation, rank, 1)
+    return _conv_geometry(op, input_size, channels, kernel, steps, padding_form(op, padding, rank), gaps)
+
+
+@lru_cache(maxsize=1024)
+def _conv_geometry(
+    op: str, sizes: Ints, channels: Channels, kernel: Ints, stride: Ints, padding: str | Pairs, dilation: Ints
+) -> ConvGeometry:
+    axes = window_axes(op, sizes, kernel, stride, padding, dilation)
+    return ConvGeometry(len(sizes), channels, _three(axes, Axis(1)))
+
+
+def conv_transpose_geometry(
+    op: str,
+    input_size: Ints,
+    channels: Channels,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    output_padding: Any,
+    dilation: Any,
+) -> ConvGeometry:
+    """The geometry of the convolution whose backward-input is this transposed convolution.
+
+    `input_size` is what the transposed convolution reads: the outputs of that convolution. `channels` are that
+    convolution's too.
+    """
+    rank = len(input_size)
+    kernel = integers(op, "kernel_size", kernel_size, rank, 1)
+    steps = integers(op, "stride", stride, rank, 1)
+    gaps = integers(op, "dilation", dilation, rank, 1)
+    extra = integers(op, "output_padding", output_padding, rank, 0)
+    form = padding_form(op, padding, rank)
+    return _conv_transpose_geometry(op, input_size, channels, kernel, steps, form, extra, gaps)
+
+
+@lru_cache(maxsize=1024)
+def _conv_transpose_geometry(
+    op: str,
+    sizes: Ints,
+    channels: Channels,
+    kernel: Ints,
+    stride: Ints,
+    padding: str | Pairs,
+    output_padding: Ints,
+    dilation: Ints,
+) -> ConvGeometry:
+    axes = transposed_axes(op, sizes, kernel, stride, padding, output_padding, dilation)
+    return ConvGeometry(len(sizes), channels, _three(axes, Axis(1)))
+
+
+# --- Pooling ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PoolGeometry:
+    """A pooling: its axes (D, H, W) and what a window's sum is divided by.
+
+    `divisor` is ``"none"`` (sum pooling), ``"padded"`` (taps on input and padding), ``"valid"`` (taps on the input)
+    or a number of the caller's.
+    """
+
+    rank: int
+    axes: tuple[Axis | AdaptiveAxis, Axis | AdaptiveAxis, Axis | AdaptiveAxis]
+    divisor: Divisor = "none"
+
+    @cached_property
+    def input_size(self) -> Three:
+        """(D, H, W) of the input."""
+        d, h, w = self.axes
+        return d.size, h.size, w.size
+
+    @cached_property
+    def output_size(self) -> Three:
+        """(OD, OH, OW)."""
+        d, h, w = self.axes
+        return d.out, h.out, w.out
+
+
+def pool_geometry(
+    op: str,
+    input_size: Ints,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    divisor: Divisor = "none",
+) -> PoolGeometry:
+    """The geometry of a pooling whose windows all have one shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is no integer or out of range, no window fits, or the padding is as large as the window.
+    """
+    rank = len(input_size)
+    kernel = integers(op, "kernel_size", kernel_size, rank, 1)
+    steps = kernel if stride is None else integers(op, "stride", stride, rank, 1)
+    gaps = integers(op, "dilation", dilation, rank, 1)
+    form = padding_form(op, padding, rank)
+    return _pool_geometry(op, input_size, kernel, steps, form, gaps, bool(ceil_mode), divisor)
+
+
+@lru_cache(maxsize=1024)
+def _pool_geometry(
+    op: str,
+    sizes: Ints,
+    kernel: Ints,
+    stride: Ints,
+    padding: str | Pairs,
+    dilation: Ints,
+    ceil_mode: bool,
+    divisor: Divisor,
+) -> PoolGeometry:
+    axes = pool_axes(op, sizes, kernel, stride, padding, dilation, ceil_mode)
+    return PoolGeometry(len(sizes), _three(axes, Axis(1)), divisor)
+
+
+def adaptive_geometry(op: str, input_size: Ints, output_size: Any, divisor: Divisor = "none") -> PoolGeometry:
+    """The geometry of an adaptive pooling; None in `output_size` keeps the axis as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `output_size` is no positive integer or None, or has the wrong number of them.
+    """
+    rank = len(input_size)
+    wanted = tuple(output_size) if is_sequence(output_size) else (output_size,) * rank
+    if len(wanted) != rank:
+        raise ValueError(f"{op}: output_size has {len(wanted)} values, expected {rank}")
+    expected = f"an integer, None, or {rank} of them"
+    outs = tuple(
+        size if out is None else integer(op, "output_size", out, 1, expected)
+        for size, out in zip(input_size, wanted, strict=True)
+    )
+    return _adaptive_geometry(input_size, outs, divisor)
+
+
+@lru_cache(maxsize=1024)
+def _adaptive_geometry(sizes: Ints, outs: Ints, divisor: Divisor) -> PoolGeometry:
+    axes = tuple(_adaptive_axis(size, out) for size, out in zip(sizes, outs, strict=True))
+    return PoolGeometry(len(sizes), _three(axes, Axis(1)), divisor)
+
+
+def _adaptive_axis(size: int, out: int) -> Axis | AdaptiveAxis:
+    if size % out == 0:  # windows of one length that do not overlap: an ordinary pooling
+        return Axis(size, size // out, size // out, out=out)
+    return AdaptiveAxis(size, out)
+
+
+def unpool_size(op: str, input_size: Ints, kernel_size: Any, stride: Any, padding: Any, output_size: Any) -> Ints:
+    """The spatial size that unpooling gives: `output_size` where it is given and within a stride of the default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is no integer or out of range, or `output_size` is not one that the pooling could have read.
+    """
+    rank = len(input_size)
+    kernel = integers(op, "kernel_size", kernel_size, rank, 1)
+    steps = kernel if stride is None else integers(op, "stride", stride, rank, 1)
+    default = unpooled_size(op, input_size, kernel, steps, padding_form(op, padding, rank))
+    if output_size is None:
+        return default
+    sizes = integers(op, "output_size", output_size, rank, 1)
+    for index, (size, usual, step) in enumerate(zip(sizes, default, steps, strict=True)):
+        if not usual - step < size < usual + step:
+            raise ValueError(
+                f"{op}: output_size of axis {index} is {size}, "
+                f"expected more than {usual - step} and less than {usual + step}"
+            )
+    return sizes
+
+
+# --- Resampling ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InterpolationGeometry:
+    """A resampling, axis by axis (D, H, W)."""
+
+    rank: int
+    axes: tuple[InterpolationAxis, InterpolationAxis, InterpolationAxis]
+
+    @cached_property
+    def input_size(self) -> Three:
+        """(D, H, W) of the input."""
+        d, h, w = self.axes
+        return d.size, h.size, w.size
+
+    @cached_property
+    def output_size(self) -> Three:
+        """(OD, OH, OW)."""
+        d, h, w = self.axes
+        return d.out, h.out, w.out
+
+
+@lru_cache(maxsize=1024)
+def interpolation_geometry(
+    input_size: Ints, output_size: Ints, factors: tuple[float, ...] | None, mode: str, align_corners: bool
+) -> InterpolationGeometry:
+    """How each output samples the input; `factors` are the caller's scale factors where there are any."""
+    axes = []
+    given = (None,) * len(input_size) if factors is None else factors
+    for size, out, factor in zip(input_size, output_size, given, strict=True):
+        if mode == "nearest":
+            axes.append(nearest_axis(size, out, factor, centre=Fraction(0)))
+        elif mode == "nearest-exact":
+            axes.append(nearest_axis(size, out, factor, centre=Fraction(1, 2)))
+        else:
+            axes.append(linear_axis(size, out, factor, align_corners))
+    return InterpolationGeometry(len(axes), _three(tuple(axes), InterpolationAxis(1, 1, (0,))))
+
+
+# --- Normalisation ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NormGeometry:
+    """A normalisation over x seen as [N, G, C, P]: which of its axes share one mean and variance.
+
+    =============  =====================  ===========  =================
+    norm           [N, G, C, P]           reduced      statistics
+    =============  =====================  ===========  =================
+    batch          [N, C, 1, space]       N, C, P      [1, G, 1, 1]
+    instance       [N, C, 1, space]       C, P         [N, G, 1, 1]
+    group          [N, G, C / G, space]   C, P         [N, G, 1, 1]
+    layer          [rows, 1, row, 1]      C, P         [N, 1, 1, 1]
+    =============  =====================  ===========  =================
+
+    Weight and bias are [1, G, C, 1] in all of them.
+    """
+
+    shape: tuple[int, int, int, int]
+    axes: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Values that share one mean."""
+        return prod(self.shape[axis] for axis in self.axes)
+
+    @property
+    def affine_axes(self) -> tuple[int, ...]:
+        """The axes over which weight and bias are shared."""
+        return (0, 3)

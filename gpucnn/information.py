@@ -1,0 +1,148 @@
+"""What this machine offers to gpucnn, for people to read and for reports to keep."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gpucnn import __version__
+from gpucnn.backends import available
+from gpucnn.numerics import current_precision
+
+_AVX512 = ("AVX512_SKX", "X86_V4")  # NumPy's names for it before and since 2.4
+PEERS = ("numpy", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "onnxruntime", "threadpoolctl")
+
+
+def cache_folder() -> Path:
+    """The folder for compiled kernels: ``GPUCNN_CACHE_DIR``, else the user's cache folder."""
+    chosen = os.environ.get("GPUCNN_CACHE_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "gpucnn"
+
+
+def info() -> dict[str, Any]:
+    """What this machine offers: versions, backends and why one is missing, the processor and its BLAS.
+
+    Returns
+    -------
+    dict
+        Plain values, ready for JSON. ``python -m gpucnn`` prints it.
+
+    Examples
+    --------
+    >>> info()["backends"]["numpy"]
+    'available'
+    """
+    return {
+        "gpucnn": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": _versions(),
+        "backends": available(),
+        "processor": {"name": _processor_name(), "cores": _cores(), "vector extensions": _vector_extensions()},
+        "blas": _blas(),
+        "precision": current_precision(),
+        "cache": str(cache_folder()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PEERS:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _vector_extensions() -> list[str]:
+    """The processor's vector extensions that NumPy found, the widest last."""
+    umath: Any = import_module("numpy._core._multiarray_umath")
+    wanted = ("X86_V2", "SSE42", "X86_V3", "AVX2", *_AVX512, "NEON", "ASIMD", "SVE", "VSX", "VX")
+    return [name for name in wanted if umath.__cpu_features__.get(name)]
+
+
+def _blas() -> dict[str, Any]:
+    """NumPy's BLAS: what it was built with, and the kernels and threads that it chose where that can be asked."""
+    import numpy as np
+
+    built: dict[str, Any] = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})  # type: ignore
+    result: dict[str, Any] = {"name": built.get("name", "unknown"), "version": built.get("version", "unknown")}
+    if find_spec("threadpoolctl") is None:
+        result["kernels"] = "unknown: install threadpoolctl to see them"
+        return result
+    threadpoolctl: Any = import_module("threadpoolctl")
+    pools = [pool for pool in threadpoolctl.threadpool_info() if pool.get("user_api") == "blas"]
+    own = next((pool for pool in pools if "numpy" in str(pool.get("filepath", ""))), pools[0] if pools else None)
+    if own is not None:
+        result["kernels"] = own.get("architecture", "unknown")
+        result["threads"] = own["num_threads"]
+        result["version"] = own.get("version") or result["version"]
+    advice = blas_advice(_vector_extensions(), str(result.get("kernels", "")))
+    if advice:
+        result["advice"] = advice
+    return result
+
+
+# OpenBLAS's names for the kernel sets without AVX-512 that it takes on processors that it does not know as newer.
+_AVX2_KERNELS = ("haswell", "zen", "excavator")
+
+
+def blas_advice(extensions: list[str], kernels: str) -> str | None:
+    """What to change where OpenBLAS uses narrower vectors than the processor has; None where all is well.
+
+    Examples
+    --------
+    >>> blas_advice(["AVX2"], "Zen") is None
+    True
+    >>> print(blas_advice(["AVX2", "AVX512_SKX"], "Haswell"))
+    OpenBLAS took its AVX2 kernels (Haswell) on a processor with AVX-512; OPENBLAS_CORETYPE=SkylakeX, set before \
+Python starts, chooses the AVX-512 ones
+    """
+    if any(name in extensions for name in _AVX512) and kernels.lower() in _AVX2_KERNELS:
+        return (
+            f"OpenBLAS took its AVX2 kernels ({kernels}) on a processor with AVX-512; "
+            "OPENBLAS_CORETYPE=SkylakeX, set before Python starts, chooses the AVX-512 ones"
+        )
+    return None
+
+
+def render(facts: dict[str, Any], indent: int = 0) -> str:
+    """Facts as aligned lines of text."""
+    width = max(map(len, facts), default=0)
+    lines = []
+    for key, value in facts.items():
+        label = " " * indent + key
+        if isinstance(value, dict):
+            lines += [label, render(value, indent + 2)]
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            lines.append(f"{label.ljust(width + indent)}  {text}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print what this machine offers."""
+    sys.stdout.write(render(info()) + "\n")

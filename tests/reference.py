@@ -1,0 +1,726 @@
+"""The oracle of the test suite: every operation as naive loops, straight from its definition.
+
+Arrays are batched, [N, C, *spatial], with one to three spatial axes. Real input is computed in
+float64, complex input in complex128, integers in int64 (the caller wraps them to their dtype).
+`kernel`, `stride` and `dilation` hold one int for each spatial axis, `pads` one (low, high).
+The gradient of complex input is the adjoint, as in PyTorch: the other factor is conjugated.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Position = tuple[int, ...]
+Ints = Sequence[int]
+Pairs = Sequence[tuple[int, int]]
+Windows = Iterable[tuple[Position, Position]]
+ALL = slice(None)
+
+
+def wide(array: Array) -> Array:
+    """The same values in float64, complex128 or int64."""
+    kinds = {"c": np.complex128, "i": np.int64, "u": np.int64, "b": np.int64}
+    return array.astype(kinds.get(array.dtype.kind, np.float64))
+
+
+def lowest(dtype: np.dtype[Any]) -> float | int:
+    """What the maximum of nothing is: -inf, or the least integer."""
+    return int(np.iinfo(dtype).min) if dtype.kind in "iu" else -math.inf
+
+
+def at(*axes: slice | Position) -> Any:
+    """An index of slices and positions, axis by axis."""
+    parts = [(axis,) if isinstance(axis, slice) else axis for axis in axes]
+    return tuple(itertools.chain.from_iterable(parts))
+
+
+def per_channel(values: Array, ndim: int) -> Array:
+    """values [C] in a shape that broadcasts against [N, C, *spatial]."""
+    return wide(values).reshape(-1, *[1] * (ndim - 2))
+
+
+def sum_per_channel(array: Array) -> Array:
+    """[C] of [N, C, *spatial]."""
+    return np.asarray(array.sum(axis=(0, *range(2, array.ndim))))
+
+
+# --- Geometry -----------------------------------------------------------------------------------
+
+
+def positions(sizes: Ints) -> Iterator[Position]:
+    """Every index of an array of these sizes, row-major."""
+    return itertools.product(*map(range, sizes))
+
+
+def count_windows(
+    size: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int, ceil_mode: bool
+) -> int:
+    """How many windows one axis holds, by laying them down one after the other."""
+    extent = dilation * (kernel - 1) + 1
+    end = size + pads[1]
+    start, count = -pads[0], 0
+    while True:
+        fits = start + extent <= end
+        previous_fell_short = start - stride + extent < end
+        if not fits and not (ceil_mode and previous_fell_short and start < size):
+            return count
+        start, count = start + stride, count + 1
+
+
+def output_size(
+    sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, ceil_mode: bool = False
+) -> Position:
+    """The spatial size of a convolution or pooling."""
+    axes = zip(sizes, kernel, stride, pads, dilation, strict=True)
+    return tuple(count_windows(*axis, ceil_mode) for axis in axes)
+
+
+def transposed_size(
+    sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, output_padding: Ints
+) -> Position:
+    """The spatial size of a transposed convolution: from the first tap to the last, less pads."""
+    axes = zip(sizes, kernel, stride, pads, dilation, output_padding, strict=True)
+    return tuple(
+        (i - 1) * s + d * (k - 1) + 1 - low - high + extra
+        for i, k, s, (low, high), d, extra in axes
+    )
+
+
+def same_pads(size: int, kernel: int, stride: int, dilation: int) -> int:
+    """The least padding in all under which an axis has ceil(size / stride) windows."""
+    total = 0
+    while count_windows(size, kernel, stride, (0, total), dilation, False) < -(-size // stride):
+        total += 1
+    return total
+
+
+def resolve_padding(
+    padding: Any, sizes: Ints, kernel: Ints, stride: Ints, dilation: Ints
+) -> tuple[tuple[int, int], ...]:
+    """Any public form of padding as one (low, high) for each axis."""
+    if padding == "valid":
+        return ((0, 0),) * len(sizes)
+    if padding in ("same", "same_lower"):
+        totals = [same_pads(*axis) for axis in zip(sizes, kernel, stride, dilation, strict=True)]
+        pads = tuple((total // 2, total - total // 2) for total in totals)
+        return pads if padding == "same" else tuple((high, low) for low, high in pads)
+    axes = [padding] * len(sizes) if isinstance(padding, int) else list(padding)
+    return tuple((axis, axis) if isinstance(axis, int) else (axis[0], axis[1]) for axis in axes)
+
+
+def resolve_transposed_padding(
+    padding: Any, sizes: Ints, kernel: Ints, stride: Ints, dilation: Ints
+) -> tuple[tuple[tuple[int, int], ...], Position]:
+    """(pads, output_padding) of a transposed convolution; "same" makes its size input x stride."""
+    goal = [size * s for size, s in zip(sizes, stride, strict=True)]
+    pads = resolve_padding(padding, goal, kernel, stride, dilation)
+    if padding not in ("same", "same_lower"):
+        return pads, (0,) * len(pads)
+    without = transposed_size(sizes, kernel, stride, pads, dilation, [0] * len(pads))
+    return pads, tuple(g - size for g, size in zip(goal, without, strict=True))
+
+
+def taps(
+    sizes: Ints, out_sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints
+) -> Iterator[tuple[Position, Position, Position]]:
+    """Every (output position, kernel tap, input position) that lies inside the input."""
+    for out, tap in itertools.product(positions(out_sizes), positions(kernel)):
+        axes = zip(out, stride, tap, dilation, pads, strict=True)
+        pos = tuple(o * s + t * d - low for o, s, t, d, (low, _) in axes)
+        if all(0 <= p < size for p, size in zip(pos, sizes, strict=True)):
+            yield out, tap, pos
+
+
+# --- Convolution --------------------------------------------------------------------------------
+
+
+def channel_groups(c: int, oc: int, groups: int) -> list[tuple[slice, slice]]:
+    """For each group its slice of c channels and its slice of oc channels."""
+    m, n = c // groups, oc // groups
+    return [(slice(g * m, (g + 1) * m), slice(g * n, (g + 1) * n)) for g in range(groups)]
+
+
+def conv(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    stride: Ints,
+    pads: Pairs,
+    dilation: Ints,
+    groups: int = 1,
+) -> Array:
+    """y [N, OC, *out] of x [N, C, *in], w [OC, C/groups, *k] and bias [OC]."""
+    x, w = wide(x), wide(w)
+    (n, c, *sizes), (oc, _, *kernel) = x.shape, w.shape
+    out_sizes = output_size(sizes, kernel, stride, pads, dilation)
+    y = np.zeros((n, oc, *out_sizes), np.result_type(x, w))
+    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
+        for ins, outs in channel_groups(c, oc, groups):
+            y[at(ALL, outs, out)] += x[at(ALL, ins, pos)] @ w[at(outs, ALL, tap)].T
+    return y if bias is None else y + per_channel(bias, y.ndim)
+
+
+def conv_backward_input(
+    grad: Array, w: Array, sizes: Ints, stride: Ints, pads: Pairs, dilation: Ints, groups: int = 1
+) -> Array:
+    """gx [N, C, *sizes] of grad [N, OC, *out] and w [OC, C/groups, *k]."""
+    grad, w = wide(grad), wide(w)
+    (n, oc, *out_sizes), kernel = grad.shape, w.shape[2:]
+    c = w.shape[1] * groups
+    gx = np.zeros((n, c, *sizes), np.result_type(grad, w))
+    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
+        for ins, outs in channel_groups(c, oc, groups):
+            gx[at(ALL, ins, pos)] += grad[at(ALL, outs, out)] @ w[at(outs, ALL, tap)].conj()
+    return gx
+
+
+def conv_backward_weight(
+    grad: Array, x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, groups: int = 1
+) -> Array:
+    """gw [OC, C/groups, *k] of grad [N, OC, *out] and x [N, C, *in]."""
+    grad, x = wide(grad), wide(x)
+    (_, oc, *out_sizes), (_, c, *sizes) = grad.shape, x.shape
+    gw = np.zeros((oc, c // groups, *kernel), np.result_type(grad, x))
+    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
+        for ins, outs in channel_groups(c, oc, groups):
+            gw[at(outs, ALL, tap)] += grad[at(ALL, outs, out)].T @ x[at(ALL, ins, pos)].conj()
+    return gw
+
+
+def conv_backward(
+    grad: Array, x: Array, w: Array, stride: Ints, pads: Pairs, dilation: Ints, groups: int = 1
+) -> tuple[Array, Array, Array]:
+    """(gx, gw, gb) of conv."""
+    gx = conv_backward_input(grad, w, x.shape[2:], stride, pads, dilation, groups)
+    gw = conv_backward_weight(grad, x, w.shape[2:], stride, pads, dilation, groups)
+    return gx, gw, sum_per_channel(wide(grad))
+
+
+def conv_transpose(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    stride: Ints,
+    pads: Pairs,
+    output_padding: Ints,
+    dilation: Ints,
+    groups: int = 1,
+) -> Array:
+    """y [N, OC, *out]: every value of x [N, C, *in] adds w [C, OC/groups, *k] times itself."""
+    x, w = wide(x), wide(w)
+    (n, c, *sizes), kernel = x.shape, w.shape[2:]
+    oc = w.shape[1] * groups
+    out_sizes = transposed_size(sizes, kernel, stride, pads, dilation, output_padding)
+    y = np.zeros((n, oc, *out_sizes), np.result_type(x, w))
+    for pos, tap, out in taps(out_sizes, sizes, kernel, stride, pads, dilation):
+        for ins, outs in channel_groups(c, oc, groups):
+            y[at(ALL, outs, out)] += x[at(ALL, ins, pos)] @ w[at(ins, ALL, tap)]
+    return y if bias is None else y + per_channel(bias, y.ndim)
+
+
+def conv_transpose_backward(
+    grad: Array, x: Array, w: Array, stride: Ints, pads: Pairs, dilation: Ints, groups: int = 1
+) -> tuple[Array, Array, Array]:
+    """(gx, gw, gb) of conv_transpose; grad [N, OC, *out] tells the output padding."""
+    grad, x, w = wide(grad), wide(x), wide(w)
+    (_, oc, *out_sizes), (_, c, *sizes) = grad.shape, x.shape
+    gx, gw = np.zeros_like(x), np.zeros_like(w)
+    for pos, tap, out in taps(out_sizes, sizes, w.shape[2:], stride, pads, dilation):
+        for ins, outs in channel_groups(c, oc, groups):
+            g = grad[at(ALL, outs, out)]
+            gx[at(ALL, ins, pos)] += g @ w[at(ins, ALL, tap)].conj().T
+            gw[at(ins, ALL, tap)] += x[at(ALL, ins, pos)].conj().T @ g
+    return gx, gw, sum_per_channel(grad)
+
+
+def locally_connected(
+    x: Array, w: Array, bias: Array | None, stride: Ints, pads: Pairs, dilation: Ints
+) -> Array:
+    """y [N, OC, *out] of x [N, C, *in], w [OC, *out, C, *k] and bias [OC, *out]."""
+    x, w = wide(x), wide(w)
+    (n, _, *sizes), rank = x.shape, x.ndim - 2
+    out_sizes, kernel = w.shape[1 : 1 + rank], w.shape[2 + rank :]
+    y = np.zeros((n, w.shape[0], *out_sizes), np.result_type(x, w))
+    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
+        y[at(ALL, ALL, out)] += x[at(ALL, ALL, pos)] @ w[at(ALL, out, ALL, tap)].T
+    return y if bias is None else y + wide(bias)
+
+
+def locally_connected_backward(
+    grad: Array, x: Array, w: Array, stride: Ints, pads: Pairs, dilation: Ints
+) -> tuple[Array, Array, Array]:
+    """(gx, gw, gb) of locally_connected, gb [OC, *out]."""
+    grad, x, w = wide(grad), wide(x), wide(w)
+    out_sizes, kernel = grad.shape[2:], w.shape[x.ndim :]
+    gx, gw = np.zeros_like(x), np.zeros_like(w)
+    for out, tap, pos in taps(x.shape[2:], out_sizes, kernel, stride, pads, dilation):
+        g, filters = grad[at(ALL, ALL, out)], w[at(ALL, out, ALL, tap)]
+        gx[at(ALL, ALL, pos)] += g @ filters.conj()
+        gw[at(ALL, out, ALL, tap)] += g.T @ x[at(ALL, ALL, pos)].conj()
+    return gx, gw, grad.sum(axis=0)
+
+
+# --- Unfolding: each is the gradient of the other -----------------------------------------------
+
+
+def im2col(x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints) -> Array:
+    """Columns [N, C * prod(k), prod(out)] of x [N, C, *in]."""
+    n, c, *sizes = x.shape
+    out_sizes = output_size(sizes, kernel, stride, pads, dilation)
+    columns = np.zeros((n, c, *kernel, *out_sizes), wide(x).dtype)
+    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
+        columns[at(ALL, ALL, tap, out)] = x[at(ALL, ALL, pos)]
+    return columns.reshape(n, c * math.prod(kernel), math.prod(out_sizes))
+
+
+def col2im(
+    columns: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints
+) -> Array:
+    """x [N, C, *sizes]: what meets at a position adds up. columns [N, C * prod(k), prod(out)]."""
+    n, c = columns.shape[0], columns.shape[1] // math.prod(kernel)
+    out_sizes = output_size(sizes, kernel, stride, pads, dilation)
+    columns = wide(columns).reshape(n, c, *kernel, *out_sizes)
+    x = np.zeros((n, c, *sizes), columns.dtype)
+    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
+        x[at(ALL, ALL, pos)] += columns[at(ALL, ALL, tap, out)]
+    return x
+
+
+# --- Pooling: over pairs of (output position, input position) ----------------------------------
+
+
+def pool_windows(
+    sizes: Ints, out_sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints
+) -> Windows:
+    """The pairs of a pooling."""
+    for out, _, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
+        yield out, pos
+
+
+def adaptive_span(out: int, size: int, out_size: int) -> range:
+    """What one output position sees of an axis: [floor(o I / O), ceil((o + 1) I / O))."""
+    return range(out * size // out_size, -(-(out + 1) * size // out_size))
+
+
+def adaptive_windows(sizes: Ints, out_sizes: Ints) -> Windows:
+    """The pairs of an adaptive pooling."""
+    for out in positions(out_sizes):
+        spans = [adaptive_span(*axis) for axis in zip(out, sizes, out_sizes, strict=True)]
+        for pos in itertools.product(*spans):
+            yield out, pos
+
+
+def sum_over(x: Array, out_sizes: Ints, windows: Windows) -> Array:
+    """y [N, C, *out]: the sum of each window."""
+    x = wide(x)
+    y = np.zeros((*x.shape[:2], *out_sizes), x.dtype)
+    for out, pos in windows:
+        y[at(ALL, ALL, out)] += x[at(ALL, ALL, pos)]
+    return y
+
+
+def spread_over(grad: Array, sizes: Ints, windows: Windows) -> Array:
+    """gx [N, C, *sizes]: every value of grad [N, C, *out] goes to all of its window."""
+    grad = wide(grad)
+    gx = np.zeros((*grad.shape[:2], *sizes), grad.dtype)
+    for out, pos in windows:
+        gx[at(ALL, ALL, pos)] += grad[at(ALL, ALL, out)]
+    return gx
+
+
+def count_over(out_sizes: Ints, windows: Windows) -> Array:
+    """How many positions each window has, [*out]; 1 for none, so that 0 / 0 becomes 0."""
+    counts = np.zeros(tuple(out_sizes))
+    for out, _ in windows:
+        counts[out] += 1
+    return np.maximum(counts, 1)
+
+
+def max_over(x: Array, out_sizes: Ints, windows: Windows) -> tuple[Array, Array]:
+    """(y, flat indices), both [N, C, *out]: the first maximum, or the last NaN."""
+    n, c, *sizes = x.shape
+    least, x = lowest(x.dtype), wide(x)
+    y = np.full((n, c, *out_sizes), least, x.dtype)
+    indices = np.full(y.shape, -1)
+    for out, pos in windows:
+        here, value = at(ALL, ALL, out), x[at(ALL, ALL, pos)]
+        wins = (indices[here] < 0) | (value > y[here]) | np.isnan(value)
+        y[here] = np.where(wins, value, y[here])
+        indices[here] = np.where(wins, np.ravel_multi_index(pos, sizes), indices[here])
+    return y, indices
+
+
+def max_pool(
+    x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, ceil_mode: bool = False
+) -> tuple[Array, Array]:
+    """(y, indices), both [N, C, *out]; a window wholly in padding has the index -1."""
+    sizes = x.shape[2:]
+    out_sizes = output_size(sizes, kernel, stride, pads, dilation, ceil_mode)
+    return max_over(x, out_sizes, pool_windows(sizes, out_sizes, kernel, stride, pads, dilation))
+
+
+def max_pool_backward(grad: Array, indices: Array, input_shape: Ints) -> Array:
+    """gx [N, C, *in]: each value of grad [N, C, *out] goes to its index (also adaptive)."""
+    gx = np.zeros((*input_shape[:2], math.prod(input_shape[2:])), wide(grad).dtype)
+    for n, c, *out in np.ndindex(indices.shape):
+        if indices[(n, c, *out)] >= 0:
+            gx[n, c, indices[(n, c, *out)]] += grad[(n, c, *out)]
+    return gx.reshape(input_shape)
+
+
+def sum_pool(
+    x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, ceil_mode: bool = False
+) -> Array:
+    """y [N, C, *out] of x [N, C, *in]."""
+    sizes = x.shape[2:]
+    out_sizes = output_size(sizes, kernel, stride, pads, dilation, ceil_mode)
+    return sum_over(x, out_sizes, pool_windows(sizes, out_sizes, kernel, stride, pads, dilation))
+
+
+def sum_pool_backward(
+    grad: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints
+) -> Array:
+    """gx [N, C, *sizes] of grad [N, C, *out]."""
+    windows = pool_windows(sizes, grad.shape[2:], kernel, stride, pads, dilation)
+    return spread_over(grad, sizes, windows)
+
+
+def pool_divisors(
+    sizes: Ints,
+    out_sizes: Ints,
+    kernel: Ints,
+    stride: Ints,
+    pads: Pairs,
+    dilation: Ints,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """What each window's sum is divided by, [*out]: its taps inside the (padded) input."""
+    if divisor_override is not None:
+        return np.full(tuple(out_sizes), float(divisor_override))
+    if count_include_pad:
+        sizes = [size + low + high for size, (low, high) in zip(sizes, pads, strict=True)]
+        pads = [(0, 0)] * len(sizes)
+    windows = pool_windows(sizes, out_sizes, kernel, stride, pads, dilation)
+    return count_over(out_sizes, windows)
+
+
+def avg_pool(
+    x: Array,
+    kernel: Ints,
+    stride: Ints,
+    pads: Pairs,
+    dilation: Ints,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """y [N, C, *out] of x [N, C, *in]."""
+    y = sum_pool(x, kernel, stride, pads, dilation, ceil_mode)
+    geometry = (x.shape[2:], y.shape[2:], kernel, stride, pads, dilation)
+    return y / pool_divisors(*geometry, count_include_pad, divisor_override)
+
+
+def avg_pool_backward(
+    grad: Array,
+    sizes: Ints,
+    kernel: Ints,
+    stride: Ints,
+    pads: Pairs,
+    dilation: Ints,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Array:
+    """gx [N, C, *sizes] of grad [N, C, *out]."""
+    geometry = (sizes, grad.shape[2:], kernel, stride, pads, dilation)
+    divisors = pool_divisors(*geometry, count_include_pad, divisor_override)
+    return spread_over(wide(grad) / divisors, sizes, pool_windows(*geometry))
+
+
+def lp_pool(
+    x: Array,
+    norm_type: float,
+    kernel: Ints,
+    stride: Ints,
+    pads: Pairs,
+    dilation: Ints,
+    ceil_mode: bool = False,
+) -> Array:
+    """y [N, C, *out] = (mean of x^p times prod(k))^(1/p), so a cut window counts in full."""
+    mean = avg_pool(wide(x) ** norm_type, kernel, stride, pads, dilation, ceil_mode)
+    return (mean * math.prod(kernel)) ** (1 / norm_type)
+
+
+def lp_pool_backward(
+    grad: Array,
+    x: Array,
+    norm_type: float,
+    kernel: Ints,
+    stride: Ints,
+    pads: Pairs,
+    dilation: Ints,
+    ceil_mode: bool = False,
+) -> Array:
+    """gx [N, C, *in] by the chain power, mean, root; zero where a window's sum is zero."""
+    x, p = wide(x), norm_type
+    total = avg_pool(x**p, kernel, stride, pads, dilation, ceil_mode) * math.prod(kernel)
+    root_slope = np.where(total == 0, 0, np.where(total == 0, 1, total) ** (1 / p - 1) / p)
+    grad_mean = wide(grad) * root_slope * math.prod(kernel)
+    grad_power = avg_pool_backward(grad_mean, x.shape[2:], kernel, stride, pads, dilation)
+    return grad_power * p * x ** (p - 1)
+
+
+def adaptive_max_pool(x: Array, out_sizes: Ints) -> tuple[Array, Array]:
+    """(y, indices), both [N, C, *out_sizes]; the backward is max_pool_backward."""
+    return max_over(x, out_sizes, adaptive_windows(x.shape[2:], out_sizes))
+
+
+def adaptive_avg_pool(x: Array, out_sizes: Ints) -> Array:
+    """y [N, C, *out_sizes] of x [N, C, *in]."""
+    sizes = x.shape[2:]
+    counts = count_over(out_sizes, adaptive_windows(sizes, out_sizes))
+    return sum_over(x, out_sizes, adaptive_windows(sizes, out_sizes)) / counts
+
+
+def adaptive_avg_pool_backward(grad: Array, sizes: Ints) -> Array:
+    """gx [N, C, *sizes] of grad [N, C, *out]."""
+    out_sizes = grad.shape[2:]
+    counts = count_over(out_sizes, adaptive_windows(sizes, out_sizes))
+    return spread_over(wide(grad) / counts, sizes, adaptive_windows(sizes, out_sizes))
+
+
+# --- Unpooling and interpolation ----------------------------------------------------------------
+
+
+def max_unpool(x: Array, indices: Array, out_sizes: Ints) -> Array:
+    """y [N, C, *out_sizes]: x at its indices, the last one wins; an index of -1 is dropped."""
+    y = np.zeros((*x.shape[:2], math.prod(out_sizes)), wide(x).dtype)
+    for n, c, *pos in np.ndindex(x.shape):
+        if indices[(n, c, *pos)] >= 0:
+            y[n, c, indices[(n, c, *pos)]] = x[(n, c, *pos)]
+    return y.reshape(*x.shape[:2], *out_sizes)
+
+
+def max_unpool_backward(grad: Array, indices: Array) -> Array:
+    """gx [N, C, *in]: grad [N, C, *out] at the indices, 0 where the index is -1."""
+    flat = wide(grad).reshape(*grad.shape[:2], math.prod(grad.shape[2:]))
+    gx = np.zeros(indices.shape, flat.dtype)
+    for n, c, *pos in np.ndindex(indices.shape):
+        if indices[(n, c, *pos)] >= 0:
+            gx[(n, c, *pos)] = flat[n, c, indices[(n, c, *pos)]]
+    return gx
+
+
+def bed_of_nails(x: Array, scale: Ints) -> Array:
+    """y [N, C, *(in x scale)]: every value at the first corner of its block of zeros."""
+    n, c, *sizes = x.shape
+    out_sizes = [size * s for size, s in zip(sizes, scale, strict=True)]
+    y = np.zeros((n, c, *out_sizes), wide(x).dtype)
+    for pos in positions(sizes):
+        corner = tuple(p * s for p, s in zip(pos, scale, strict=True))
+        y[at(ALL, ALL, corner)] = x[at(ALL, ALL, pos)]
+    return y
+
+
+def bed_of_nails_backward(grad: Array, scale: Ints) -> Array:
+    """gx [N, C, *in] of grad [N, C, *(in x scale)]."""
+    n, c, *out_sizes = grad.shape
+    sizes = [size // s for size, s in zip(out_sizes, scale, strict=True)]
+    gx = np.zeros((n, c, *sizes), wide(grad).dtype)
+    for pos in positions(sizes):
+        corner = tuple(p * s for p, s in zip(pos, scale, strict=True))
+        gx[at(ALL, ALL, pos)] = grad[at(ALL, ALL, corner)]
+    return gx
+
+
+Rows = list[list[tuple[int, float]]]  # for each output position its (input position, weight)
+
+
+def nearest_source(o: int, size: int, out: int, scale: float | None, mode: str) -> int:
+    """The input position that output position o copies.
+
+    As in PyTorch, float32 rounds the error of 1 / scale away before the floor.
+    """
+    centre = o + 0.5 if mode == "nearest-exact" else o
+    source = centre * (1 / scale) if scale else centre * size / out
+    return min(math.floor(np.float32(source)), size - 1)
+
+
+def linear_source(
+    o: int, size: int, out: int, scale: float | None, align_corners: bool
+) -> tuple[int, float]:
+    """(lower neighbour, weight of the upper one); an axis that keeps its size is copied."""
+    if align_corners:
+        source = o * (size - 1) / max(out - 1, 1)
+    elif scale and out != size:
+        source = max((o + 0.5) * (1 / scale) - 0.5, 0.0)
+    else:
+        source = max((o + 0.5) * size / out - 0.5, 0.0)
+    lower = min(math.floor(source), size - 1)
+    return lower, source - lower
+
+
+def interpolation_rows(
+    size: int, out: int, scale: float | None, mode: str, align_corners: bool
+) -> Rows:
+    """One axis of an interpolation; a given scale, not size / out, steps through the input."""
+    if mode == "area":
+        spans = [adaptive_span(o, size, out) for o in range(out)]
+        return [[(i, 1 / len(span)) for i in span] for span in spans]
+    if mode.startswith("nearest"):
+        return [[(nearest_source(o, size, out, scale, mode), 1)] for o in range(out)]
+    sources = [linear_source(o, size, out, scale, align_corners) for o in range(out)]
+    return [[(i, 1 - upper), (min(i + 1, size - 1), upper)] for i, upper in sources]
+
+
+def interpolate(
+    x: Array,
+    size: Ints | None = None,
+    scale_factor: Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+) -> Array:
+    """y [N, C, *out] of x [N, C, *in]; out is size, or floor(in x scale_factor)."""
+    y = wide(x)
+    scales = [None] * (x.ndim - 2) if scale_factor is None else scale_factor
+    for axis, scale in enumerate(scales, start=2):
+        out = size[axis - 2] if size is not None else math.floor(x.shape[axis] * (scale or 1))
+        rows = interpolation_rows(x.shape[axis], out, scale, mode, align_corners)
+        before = np.moveaxis(y, axis, 0)
+        y = np.zeros((out, *before.shape[1:]), y.dtype)
+        for o, row in enumerate(rows):
+            for i, weight in row:
+                y[o] += before[i] * weight
+        y = np.moveaxis(y, 0, axis)
+    return y
+
+
+def interpolate_backward(
+    grad: Array,
+    sizes: Ints,
+    scale_factor: Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool = False,
+) -> Array:
+    """gx [N, C, *sizes] of grad [N, C, *out]."""
+    gx = wide(grad)
+    scales = [None] * len(sizes) if scale_factor is None else scale_factor
+    for axis, (size, scale) in enumerate(zip(sizes, scales, strict=True), start=2):
+        rows = interpolation_rows(size, grad.shape[axis], scale, mode, align_corners)
+        before = np.moveaxis(gx, axis, 0)
+        gx = np.zeros((size, *before.shape[1:]), gx.dtype)
+        for o, row in enumerate(rows):
+            for i, weight in row:
+                gx[i] += before[o] * weight
+        gx = np.moveaxis(gx, 0, axis)
+    return gx
+
+
+# --- Padding and elementwise --------------------------------------------------------------------
+
+
+def pad_source(pos: int, size: int, mode: str) -> int | None:
+    """Which input position a position of the padded axis copies; None for the constant."""
+    if mode == "constant":
+        return pos if 0 <= pos < size else None
+    if mode == "replicate":
+        return min(max(pos, 0), size - 1)
+    if mode == "circular":
+        return pos % size
+    edge = 1 if mode == "symmetric" else 0  # whether the mirror repeats the border
+    while not 0 <= pos < size:
+        pos = -pos - edge if pos < 0 else 2 * (size - 1) - pos + edge
+    return pos
+
+
+def pad_pairs(ndim: int, flat_pads: Ints) -> Pairs:
+    """(low, high) for every axis; flat_pads start at the last axis and may leave out the first."""
+    pairs = list(zip(flat_pads[::2], flat_pads[1::2], strict=True))[::-1]
+    return [(0, 0)] * (ndim - len(pairs)) + pairs
+
+
+def pad(x: Array, flat_pads: Ints, mode: str = "constant", value: complex = 0) -> Array:
+    """x [*in] padded at its last axes; flat_pads as in PyTorch, negative ones crop."""
+    pairs = pad_pairs(x.ndim, flat_pads)
+    sizes = [low + size + high for size, (low, high) in zip(x.shape, pairs, strict=True)]
+    y = np.full(sizes, value, wide(x).dtype)
+    for out in positions(sizes):
+        axes = zip(out, x.shape, pairs, strict=True)
+        source = tuple(pad_source(o - low, size, mode) for o, size, (low, _) in axes)
+        if None not in source:
+            y[out] = x[source]
+    return y
+
+
+def pad_backward(grad: Array, shape: Ints, flat_pads: Ints, mode: str = "constant") -> Array:
+    """gx [*shape]: every position collects the gradients of its copies."""
+    gx = np.zeros(tuple(shape), wide(grad).dtype)
+    for out in positions(grad.shape):
+        axes = zip(out, shape, pad_pairs(grad.ndim, flat_pads), strict=True)
+        source = tuple(pad_source(o - low, size, mode) for o, size, (low, _) in axes)
+        if None not in source:
+            gx[source] += grad[out]
+    return gx
+
+
+def linear(x: Array, w: Array, bias: Array | None = None) -> Array:
+    """y [*, OC] of x [*, C], w [OC, C] and bias [OC]."""
+    x, w = wide(x), wide(w)
+    y = np.zeros((*x.shape[:-1], w.shape[0]), np.result_type(x, w))
+    for oc, c in np.ndindex(w.shape):
+        y[..., oc] += x[..., c] * w[oc, c]
+    return y if bias is None else y + wide(bias)
+
+
+def linear_backward(grad: Array, x: Array, w: Array) -> tuple[Array, Array, Array]:
+    """(gx, gw, gb) of linear."""
+    grad, x, w = wide(grad), wide(x), wide(w)
+    gx, gw = np.zeros_like(x), np.zeros_like(w)
+    for oc, c in np.ndindex(w.shape):
+        gx[..., c] += grad[..., oc] * w[oc, c].conj()
+        gw[oc, c] = (grad[..., oc] * x[..., c].conj()).sum()
+    return gx, gw, grad.sum(axis=tuple(range(grad.ndim - 1)))
+
+
+def leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
+    """x where it is positive, else its multiple; NaN stays NaN."""
+    x = wide(x)
+    return np.where(x > 0, x, x * negative_slope)
+
+
+def leaky_relu_backward(grad: Array, x: Array, negative_slope: float = 0.01) -> Array:
+    """gx; the slope at zero is the negative side's."""
+    return np.where(wide(x) > 0, wide(grad), wide(grad) * negative_slope)
+
+
+def relu(x: Array) -> Array:
+    """The larger of x and zero; NaN stays NaN."""
+    return np.maximum(wide(x), 0)
+
+
+def relu_backward(grad: Array, x: Array) -> Array:
+    """gx; the slope at zero is zero."""
+    return np.where(wide(x) <= 0, 0, wide(grad))
+
+
+# --- Gradients of any function ------------------------------------------------------------------
+
+
+def finite_difference(
+    function: Callable[[Array], Array], x: Array, grad_output: Array, eps: float = 1e-6
+) -> Array:
+    """gx by central differences of the real part of sum(conj(grad_output) * function(x))."""
+    x = wide(x)
+    gx = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        for direction in (1, 1j) if np.iscomplexobj(x) else (1,):
+            step = np.zeros_like(x)
+            step[index] = eps * direction
+            slope = (function(x + step) - function(x - step)) / (2 * eps)
+            gx[index] += direction * np.sum(np.conj(grad_output) * slope).real
+    return gx
