@@ -49,7 +49,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
     y = _product(call, x, w.T)
     if b is not None:
         y = y + b.astype(y.dtype, copy=False)
-    return call.result(y.astype(call.dtype, copy=False))
+    return call.result(call.xp.asarray(y, dtype=call.dtype))  # not a scalar where there are no axes
 
 
 def linear_backward(
@@ -114,6 +114,8 @@ def _product(call: Call, a: Array, b: Array) -> Array:
 def _check_linear(call: Call, x: Array, w: Array, b: Array | None) -> None:
     if w.ndim not in (1, 2):
         raise ValueError(f"{call.op}: weight has {w.ndim} dimensions, expected 2 (OUT, IN) or 1 (IN)")
+    if 0 in w.shape:
+        raise ValueError(f"{call.op}: weight has shape {w.shape}, expected sizes of at least 1")
     if not x.ndim or x.shape[-1] != w.shape[-1]:
         raise ValueError(f"{call.op}: input has shape {x.shape}, expected (*, {w.shape[-1]}) as weight is {w.shape}")
     call.expect_shape("bias", b, w.shape[:-1])
@@ -146,7 +148,8 @@ def relu(input: Array) -> Array:
     """
     call = Call("relu", ORDERED, input=input)
     (x,) = call.arrays
-    return call.result(call.xp.maximum(x, call.xp.zeros((), x.dtype)))
+    y = call.xp.maximum(x, call.xp.zeros((), x.dtype))
+    return call.result(call.xp.asarray(y))  # not a scalar where there are no axes
 
 
 def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> tuple[Array | None]:
@@ -253,8 +256,9 @@ def leaky_relu_backward(
 def _leak(call: Call, values: Array, x: Array, negative_slope: float) -> Array:
     """Values where x is more than 0, else a share of them."""
     slope = number(call.op, "negative_slope", negative_slope)
-    wide = values.astype(accumulator(values.dtype), copy=False)
-    return call.xp.where(x > 0, wide, wide * slope).astype(values.dtype, copy=False)
+    wide = accumulator(values.dtype)
+    slopes = call.xp.where(x > 0, 1, slope).astype(wide)
+    return call.xp.asarray(values.astype(wide, copy=False) * slopes, dtype=values.dtype)
 
 
 # --- Softmax ------------------------------------------------------------------------------------------------------
@@ -522,7 +526,7 @@ def dropout_backward(
         call.expect_shape("mask", mask, x.shape)
         if mask.dtype != np.bool_:
             raise TypeError(f"{call.op}: mask has dtype {mask.dtype}, expected bool")
-    elif training and 0 < share < 1 and (rng is None or isinstance(rng, np.random.Generator)):
+    elif training and 0 < share < 1 and not isinstance(rng, int | np.integer):
         raise ValueError(f"{call.op}: mask is None, expected the forward's, or a seed as rng to draw it again")
     if not needed(call.op, needs, 1)[0]:
         return (None,)
@@ -539,7 +543,7 @@ def _dropout_mask(call: Call, x: Array, p: float, training: bool, rng: Any) -> A
         generator = call.xp.random.default_rng(rng)
     except (TypeError, ValueError):
         raise TypeError(f"{call.op}: rng is {rng!r}, expected None, a seed or a Generator") from None
-    return generator.random(x.shape) >= p
+    return call.xp.asarray(generator.random(x.shape) >= p)
 
 
 def _dropped(call: Call, values: Array, p: float, training: bool, mask: Array) -> Array:
@@ -547,4 +551,4 @@ def _dropped(call: Call, values: Array, p: float, training: bool, mask: Array) -
         return values.copy(order="K")
     scale = 0.0 if p == 1 else 1 / (1 - p)
     wide = values.astype(accumulator(values.dtype), copy=False)
-    return call.xp.where(mask, wide * scale, 0).astype(values.dtype, copy=False)
+    return call.xp.asarray(call.xp.where(mask, wide, 0) * scale, dtype=values.dtype)

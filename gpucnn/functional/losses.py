@@ -68,7 +68,8 @@ def cross_entropy(
     call = Call("cross_entropy", FLOATING, input=input, weight=weight)
     x, w = call.arrays
     terms = _Terms(call, x, target, w, ignore_index, reduction, label_smoothing)
-    losses = -call.xp.where(terms.shares == 0, 0, terms.shares * log_softmax_of(call, x, terms.axis)).sum(terms.axis)
+    logs = call.xp.where(terms.shares == 0, 0, log_softmax_of(call, x, terms.axis))  # what has no share may be -inf
+    losses = -(terms.shares * logs).sum(terms.axis)
     if reduction != "none":
         with np.errstate(invalid="ignore", divide="ignore"):
             losses = losses.sum() / terms.total
@@ -129,7 +130,8 @@ def cross_entropy_backward(
     grad_x = grad_target = None
     if need_x:
         slopes = call.xp.exp(logs) * terms.shares.sum(terms.axis, keepdims=True) - terms.shares
-        grad_x = call.xp.where(slopes == 0, 0, slopes * scale).astype(x.dtype, copy=False)
+        with np.errstate(invalid="ignore"):
+            grad_x = call.xp.where(slopes == 0, 0, slopes * scale).astype(x.dtype, copy=False)
     if need_target and terms.probabilities:
         grad_target = (-scale * (1 - terms.smoothing) * terms.class_weights * logs).astype(x.dtype, copy=False)
     return call.result((grad_x, grad_target, None))

@@ -56,7 +56,7 @@ def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = No
     call = Call("pad", NUMERIC, input=input)
     (x,) = call.arrays
     pairs = _pairs(call, x, pad, mode, value)
-    x = x[_cropped(x.shape, pairs)]
+    x = x[(*_cropped(x.shape, pairs), ...)]  # a view, also of an array without axes
     if mode != "constant":
         for axis, (low, high) in enumerate(pairs):
             if max(low, high) > 0:

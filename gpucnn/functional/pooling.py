@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -534,7 +534,7 @@ def lp_pool_nd(
     input : array [N, C, {space}] or [C, {space}]
         Floating-point.
     norm_type : float
-        The power p, more than 0.
+        The power p, finite and more than 0.
     kernel_size, stride, ceil_mode, padding, dilation
         As in `avg_pool{n}d`.
 
@@ -720,6 +720,8 @@ def _lp_arguments(
     power = number(call.op, "norm_type", norm_type)
     if power <= 0:
         raise ValueError(f"{call.op}: norm_type is {power}, expected more than 0")
+    if power == inf:
+        raise ValueError(f"{call.op}: norm_type is inf, expected a finite number; max_pool{rank}d of abs(x) is its limit")
     space = _space(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, "padded")
     return power, geometry, prod(integers(call.op, "kernel_size", kernel_size, rank, 1))

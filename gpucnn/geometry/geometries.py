@@ -21,7 +21,7 @@ from gpucnn.geometry.axes import (
     linear_axis,
     nearest_axis,
 )
-from gpucnn.geometry.sizes import pool_axes, transposed_axes, unpooled_size, window_axes
+from gpucnn.geometry.sizes import expect_output, pool_axes, transposed_axes, unpooled_size, window_axes
 
 Divisor = int | float | Literal["none", "padded", "valid"]
 Ints = tuple[int, ...]
@@ -262,9 +262,9 @@ def unpool_size(op: str, input_size: Ints, kernel_size: Any, stride: Any, paddin
     rank = len(input_size)
     kernel = integers(op, "kernel_size", kernel_size, rank, 1)
     steps = kernel if stride is None else integers(op, "stride", stride, rank, 1)
-    default = unpooled_size(op, input_size, kernel, steps, padding_form(op, padding, rank))
+    default = unpooled_size(input_size, kernel, steps, padding_form(op, padding, rank))
     if output_size is None:
-        return default
+        return expect_output(op, default)
     sizes = integers(op, "output_size", output_size, rank, 1)
     for index, (size, usual, step) in enumerate(zip(sizes, default, steps, strict=True)):
         if not usual - step < size < usual + step:

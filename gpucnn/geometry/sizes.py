@@ -119,17 +119,21 @@ def transposed_axes(
 
 
 def unpooled_size(
-    op: str, sizes: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: str | Pairs
+    sizes: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: str | Pairs
 ) -> tuple[int, ...]:
-    """The size that unpooling gives where the caller names none."""
+    """The size that unpooling gives where the caller names none; less than 1 where the padding cuts all of it."""
     if padding in SAME:
         return tuple(size * step for size, step in zip(sizes, stride, strict=True))
     columns = zip(sizes, kernel, stride, padding, strict=True)
-    results = tuple((size - 1) * s - low - high + k for size, k, s, (low, high) in columns)  # type: ignore[operator]
-    for index, result in enumerate(results):
-        if result < 1:
-            raise ValueError(f"{op}: output of axis {index} has size {result}, expected at least 1")
-    return results
+    return tuple((size - 1) * s - low - high + k for size, k, s, (low, high) in columns)  # type: ignore[operator]
+
+
+def expect_output(op: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """`sizes` of an output, or ValueError where one is less than 1."""
+    for index, size in enumerate(sizes):
+        if size < 1:
+            raise ValueError(f"{op}: output of axis {index} has size {size}, expected at least 1")
+    return sizes
 
 
 def _in_form_of(given: tuple[Any, ...], values: tuple[Any, ...]) -> Any:
@@ -351,4 +355,5 @@ def max_unpool_output_size(
     rank = rank_of(op, *given)
     sizes = integers(op, "input_size", input_size, rank, 1)
     kernel, steps, _ = _columns(op, rank, kernel_size, kernel_size if stride is None else stride, 1)
-    return _in_form_of(given, unpooled_size(op, sizes, kernel, steps, padding_form(op, padding, rank)))
+    results = unpooled_size(sizes, kernel, steps, padding_form(op, padding, rank))
+    return _in_form_of(given, expect_output(op, results))

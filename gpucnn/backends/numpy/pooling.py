@@ -5,6 +5,7 @@ A window of K x K so costs 2 K passes in place of K * K, and every pass is a shi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -124,7 +125,8 @@ def gather(planes: Array, indices: Array) -> Array:
 def _flat(indices: Array, plane: int) -> tuple[Array, Array | slice]:
     """Indices within planes as indices into all planes, without those of -1, and which ones they are."""
     n, c = indices.shape[:2]
-    flat = (indices.reshape(n * c, -1) + plane * np.arange(n * c)[:, None]).reshape(-1)
+    rows = indices.astype(np.int64, copy=False).reshape(n * c, prod(indices.shape[2:]))
+    flat = (rows + plane * np.arange(n * c)[:, None]).reshape(-1)
     valid = indices.reshape(-1) >= 0
     return (flat, slice(None)) if valid.all() else (flat[valid], valid)
 
@@ -169,10 +171,18 @@ def average_pool_backward(grad_y: Array, geometry: PoolGeometry) -> Array:
         if _is_identity(axis):
             continue
         grad_x = memory.zeros(_resized(grad.shape, dim, axis.size), grad.dtype, like=grad)
-        for _, targets, sources in axis.taps():
-            grad_x[_at(dim, sources)] += grad[_at(dim, targets)]
+        for inputs, outputs in _adjoint_taps(axis):
+            grad_x[_at(dim, inputs)] += grad[_at(dim, outputs)]
         grad = grad_x
     return _owned(grad, dtype)
+
+
+def _adjoint_taps(axis: AnyAxis) -> Iterator[tuple[Any, Any]]:
+    """The taps of an axis seen from its inputs: which of them add which outputs, no input twice in one tap."""
+    if isinstance(axis, AdaptiveAxis):
+        # the outputs whose windows hold input i are [floor(i * out / size), ceil((i + 1) * out / size))
+        return ((inputs, outputs) for _, inputs, outputs in AdaptiveAxis(axis.out, axis.size).taps())
+    return ((inputs, outputs) for _, outputs, inputs in axis.taps())
 
 
 def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any]) -> Array | None:

@@ -1,0 +1,93 @@
+"""What the documents say is true: their code runs, their links lead somewhere, their commands are the ones CI runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md") for path in ROOT.glob(pattern))
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_python_blocks_run(document: Path) -> None:
+    names: dict[str, Any] = {}
+    for block in blocks(document, "python"):
+        exec(compile(block, str(document), "exec"), names)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8"))
+    local = [target for target in targets if not target.startswith("http")]
+    assert [target for target in local if not (document.parent / target).exists()] == []
+
+
+def test_readme_example_says_its_shapes(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(blocks(ROOT / "README.md", "python")[0], {})
+    assert capsys.readouterr().out.split("\n")[0] == "(8, 16, 16, 16) (8, 16, 8, 8) (8, 3, 32, 32) (16, 3, 3, 3)"
+
+
+def test_readme_commands_stand_between_markers() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for marker, command in (
+        ("main-command", 'pip install -e ".[bench]" && python -m benchmarks'),
+        ("test-command", 'pip install -e ".[test]" && pytest'),
+    ):
+        between = text.partition(f"<!-- {marker} -->")[2].partition(f"<!-- /{marker} -->")[0]
+        assert [line for line in between.splitlines() if line.startswith("pip install")] == [command]
+
+
+def test_readme_names_every_operation() -> None:
+    import gpucnn.functional as F
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z0-9_{}]+)`", text))
+    operations = {re.sub(r"[123]d", "{n}d", name) for name in F.__all__ if not name.endswith("_backward")}
+    assert operations - named == set()
+
+
+def test_photograph_example_filters_what_it_is_given() -> None:
+    filtered = load(ROOT / "docs" / "examples" / "photograph.py").filtered
+    photograph = np.zeros((48, 64, 3), np.uint8)
+    photograph[:, 32:] = 255  # one vertical edge
+    steps = list(filtered(photograph).values())
+    edges, blurred, largest, mean = steps[1:]
+    assert set(np.flatnonzero(edges[24] > 0.5)) == {31, 32, 63}  # the edge, and the zero padding at the right border
+    np.testing.assert_allclose(blurred[:, :16], 0, atol=1e-6)
+    np.testing.assert_allclose(blurred[:, 48:], 1, atol=1e-5)
+    assert (np.diff(blurred[24, :, 0]) >= -1e-6).all()
+    assert largest.shape == (3, 4)
+    assert mean.shape == (3, 4, 3)
+    np.testing.assert_allclose(mean[0, :, 0], [0, 0, 1, 1])
+
+
+def test_photograph_example_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage", reason="scikit-image is not installed")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    example = load(ROOT / "docs" / "examples" / "photograph.py")
+    picture = tmp_path / "images" / "photograph.png"
+    monkeypatch.setattr(example, "PICTURE", picture)
+    example.main()
+    assert picture.read_bytes().startswith(b"\x89PNG")
