@@ -1,0 +1,270 @@
+"""``python -m benchmarks``: check, measure, print a table, write JSON, Markdown and figures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks import environment
+from benchmarks.cases import Case, select
+from benchmarks.layers import Tier
+
+if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from benchmarks.providers import Provider
+    from benchmarks.results import Record, Run
+    from benchmarks.timing import Limits
+
+RESULTS = Path(__file__).parent / "results"
+REQUIRED = ("numpy", "rich", "matplotlib", "threadpoolctl")
+
+# Seconds for the cases themselves; imports, limits and figures add about ten.
+BUDGET_S: dict[Tier, float] = {"quick": 20.0, "default": 185.0, "full": 600.0}
+MAX_ROUNDS: dict[Tier, int] = {"quick": 9, "default": 15, "full": 25}
+
+BUSY_LOAD = 0.5  # of other processes, at the start
+
+EXIT_FAULT = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Compare gpucnn with the other implementations that are installed, on the "
+        "layers of real networks. Each result is checked before it is timed.",
+        epilog="Exit status: 0, 1 for a wrong result or a failure, 2 for a mistaken call, "
+        "130 when interrupted (what was measured is kept).",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", dest="tier", action="store_const", const="quick", help="under 40 seconds")
+    size.add_argument("--full", dest="tier", action="store_const", const="full", help="every case, more rounds")
+    parser.add_argument(
+        "--filter",
+        dest="filters",
+        action="append",
+        default=[],
+        metavar="SUBSTR",
+        help="cases whose network/layer/operation or family contains it, or providers so named; "
+        "repeat to narrow, commas for alternatives",
+    )
+    parser.add_argument(
+        "--providers",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=[],
+        metavar="NAMES",
+        help="only these implementations, comma-separated",
+    )
+    parser.add_argument("--threads", type=int, help="for every provider (default: all available CPUs)")
+    parser.add_argument("--list", action="store_true", help="print the cases and stop")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: benchmarks/results, or where JSON lies")
+    parser.add_argument("--report", type=Path, metavar="JSON", help="print and draw an earlier result, run nothing")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the summary between this file's markers")
+    options = parser.parse_args(arguments)
+    options.tier = options.tier or "default"
+    options.out = options.out or (options.report.parent if options.report else RESULTS)
+    if options.threads is not None and options.threads < 1:
+        parser.error("--threads must be at least 1")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    started = time.perf_counter()
+    if options.list:
+        return list_cases(select(options.tier, options.filters))
+    missing = [module for module in REQUIRED if find_spec(module) is None]
+    if missing:
+        print(f"needs {', '.join(missing)}: pip install 'gpucnn[bench]'", file=sys.stderr)
+        return EXIT_USAGE
+    threads = options.threads or environment.available_cpus()
+    environment.confine(threads)
+
+    from rich.console import Console
+
+    from benchmarks.results import Run
+    from benchmarks.timing import measure_limits
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if options.report:
+        run = Run.load(options.report)
+        publish(run, options.out / options.report.stem, options.readme, console)
+        return EXIT_FAULT if run.faults else 0
+
+    provider_words, case_filters = split_filters(options.filters)
+    cases = select(options.tier, case_filters)
+    if not cases:
+        console.print("no case matches; see --list", style="red")
+        return EXIT_USAGE
+    providers = load_providers(threads, [*options.providers, *provider_words], console)
+    if not providers:
+        console.print("no such provider is installed", style="red")
+        return EXIT_USAGE
+    facts = environment.describe(threads, providers)
+    if facts["device"]["load"] > BUSY_LOAD:
+        console.print(
+            f"the machine is busy (load {facts['device']['load']}): the numbers will mislead",
+            style="yellow",
+        )
+    limits = measure_limits(threads, providers)
+    records, interrupted = measure(cases, providers, limits, options.tier, console)
+    if not interrupted:  # again, for the first measurement may have met a busy neighbour
+        limits = limits.raised_by(measure_limits(threads, providers))
+    filtered = bool(options.filters or options.providers)
+    run = Run(
+        tier=options.tier,
+        complete=not (filtered or interrupted),
+        seconds=round(time.perf_counter() - started, 1),
+        environment=facts,
+        limits=limits,
+        records=tuple(records),
+    )
+    if records:
+        stem = options.out / file_stem(options.tier, threads, filtered, interrupted)
+        options.out.mkdir(parents=True, exist_ok=True)
+        target = stem.with_name(stem.name + ".json")
+        verb = "replaced" if target.exists() else "wrote"
+        run.save(target)
+        console.print(f"{verb} {target.name} after {run.seconds:.0f} s")
+        publish(run, stem, options.readme, console)
+    if interrupted:
+        console.print(f"interrupted after {len(records)} of {len(cases)} cases", style="red")
+        return EXIT_INTERRUPTED
+    return EXIT_FAULT if run.faults else 0
+
+
+def split_filters(filters: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that name providers, and the filters that are about cases."""
+    from benchmarks.providers import PROVIDERS
+
+    names = [kind.name.lower() for kind in PROVIDERS]
+    words_of_providers: list[str] = []
+    of_cases: list[str] = []
+    for text in filters:
+        words = [word for word in text.lower().split(",") if word]
+        if all(any(word in name for name in names) for word in words):
+            words_of_providers += words
+        else:
+            of_cases.append(text)
+    return words_of_providers, of_cases
+
+
+def file_stem(tier: Tier, threads: int, filtered: bool, interrupted: bool) -> str:
+    """``<device>`` for the run to commit; any other run has a suffix and cannot replace it."""
+    stem = environment.slug(environment.device_name(), threads)
+    suffixes = (
+        ("" if tier == "default" else tier),
+        ("filtered" if filtered else ""),
+        ("partial" if interrupted else ""),
+    )
+    return "-".join([stem, *filter(None, suffixes)])
+
+
+def list_cases(cases: Sequence[Case]) -> int:
+    for case in cases:
+        print(
+            f"{case.id:48} {case.family:24} {case.flops / 1e9:8.2f} GFLOP "
+            f"{case.least_bytes / 1e6:8.1f} MB   {case.shapes}"
+        )
+    print(f"{len(cases)} cases")
+    return 0
+
+
+def load_providers(threads: int, names: Sequence[str], console: Console) -> list[Provider]:
+    from benchmarks.providers import installed
+
+    present, absent = installed(threads, names)
+    for name, reason in absent.items():
+        console.print(f"without {name} ({reason})", style="yellow")
+    for provider in present:
+        console.print(f"{provider.name} {provider.version()}", highlight=False)
+    if not any(provider.device == "gpu" for provider in present):
+        console.print(f"CPU only, {threads} thread(s) for every provider", highlight=False)
+    return present
+
+
+def measure(
+    cases: Sequence[Case],
+    providers: Sequence[Provider],
+    limits: Limits,
+    tier: Tier,
+    console: Console,
+) -> tuple[list[Record], bool]:
+    """The records, and whether the user stopped the run; a bar in a terminal, else plain lines."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from benchmarks.report import progress_line
+    from benchmarks.results import row_of
+    from benchmarks.session import run
+
+    subjects = [p.name for p in providers if p.ours] or [providers[0].name]
+    records: list[Record] = []
+    bar = Progress(
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.description}", markup=False),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    try:
+        with bar:
+            task = bar.add_task(cases[0].id, total=len(cases))
+            for record in run(cases, providers, BUDGET_S[tier], MAX_ROUNDS[tier]):
+                records.append(record)
+                rows = (row_of(record, subject, subjects, limits) for subject in subjects)
+                line = progress_line(record, next((row for row in rows if row), None))
+                faulty = any(o.status in ("wrong", "failed") for o in record.outcomes)
+                if faulty or not console.is_terminal:
+                    console.print(
+                        f"[{len(records):3}/{len(cases)}] {line}",
+                        style="red" if faulty else None,
+                        markup=False,
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+                following = cases[len(records)].id if len(records) < len(cases) else ""
+                bar.update(task, advance=1, description=following)
+    except KeyboardInterrupt:
+        return records, True
+    return records, False
+
+
+def publish(run: Run, stem: Path, readme: Path | None, console: Console) -> None:
+    """Print the tables; write the Markdown table and the figures beside the JSON."""
+    from benchmarks.plots import draw
+    from benchmarks.report import markdown_report, print_report, update_readme
+
+    print_report(run, console)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    details = stem.with_name(stem.name + ".md")
+    details.write_text(markdown_report(run))
+    written = [details, *draw(run, stem)]
+    console.print("wrote " + ", ".join(path.name for path in written), highlight=False)
+    if readme:
+        target = Path(os.path.relpath(details.resolve(), readme.resolve().parent))
+        update_readme(readme, run, target.as_posix())
+        console.print(f"updated {readme.name}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before the first case or after the last
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,382 @@
+# ruff: noqa: E501 - the table keeps one line a layer
+"""The cases: layers of published networks, one table, and the selection of cases from it.
+
+The CPU batch keeps a call between about 0.1 and 100 ms on two cores, the GPU batch fills a device.
+The order of the table is the order of the run. To add a case, add a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.layers import (
+    TIERS,
+    ConvLayer,
+    Device,
+    Layer,
+    NormLayer,
+    PoolLayer,
+    ResampleLayer,
+    Shape,
+    Tier,
+    UnfoldLayer,
+    per_axis,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation of one layer at one batch size: what is checked and timed."""
+
+    layer: Layer
+    operation: str
+    batch: int
+
+    @property
+    def id(self) -> str:
+        """For example ``resnet-50/conv1/backward_weight``."""
+        network = re.sub(r"[^a-z0-9.+]+", "-", self.layer.network.lower())
+        return f"{network}/{self.layer.name}/{self.operation}"
+
+    @property
+    def family(self) -> str:
+        return self.layer.family
+
+    @property
+    def flops(self) -> int:
+        return self.layer.flops(self.operation, self.batch)
+
+    @property
+    def least_bytes(self) -> int:
+        return self.layer.least_bytes(self.operation, self.batch)
+
+    @property
+    def shapes(self) -> str:
+        """For example ``1x64x56x56 -> 1x256x56x56``."""
+        sides = self.layer.input_shape(self.batch), self.layer.output_shape(self.batch)
+        return " -> ".join("x".join(map(str, shape)) for shape in sides)
+
+
+def select(
+    tier: Tier = "default",
+    filters: Iterable[str] = (),
+    device: Device = "cpu",
+    layers: Sequence[Layer] | None = None,
+) -> list[Case]:
+    """The cases of `tier` and of those below it whose id or family contains every filter.
+
+    Words joined by a comma are alternatives: ``--filter vgg,alexnet --filter forward``.
+    """
+    alternatives = [[word for word in text.lower().split(",") if word] for text in filters]
+    included = TIERS[: TIERS.index(tier) + 1]
+    cases = [
+        Case(layer, operation, layer.batch(device))
+        for layer in (LAYERS if layers is None else layers)
+        if layer.tier in included
+        for operation in layer.operations
+    ]
+    return [
+        case
+        for case in cases
+        if all(any(word in f"{case.id} {case.family}" for word in words) for words in alternatives)
+    ]
+
+
+def _conv(
+    network: str,
+    name: str,
+    channels: int,
+    out_channels: int,
+    size: int | Shape,
+    kernel: int | Shape,
+    stride: int | Shape = 1,
+    padding: int | Shape = 0,
+    dilation: int | Shape = 1,
+    groups: int = 1,
+    *,
+    bias: bool = False,
+    transposed: bool = False,
+    tier: Tier = "default",
+    cpu_batch: int = 1,
+    gpu_batch: int = 32,
+) -> ConvLayer:
+    size = (size, size) if isinstance(size, int) else size
+    rank = len(size)
+    return ConvLayer(
+        network=network,
+        name=name,
+        channels=channels,
+        out_channels=out_channels,
+        size=size,
+        kernel=per_axis(kernel, rank),
+        stride=per_axis(stride, rank),
+        padding=per_axis(padding, rank),
+        dilation=per_axis(dilation, rank),
+        groups=groups,
+        bias=bias,
+        transposed=transposed,
+        tier=tier,
+        cpu_batch=cpu_batch,
+        gpu_batch=gpu_batch,
+    )
+
+
+def _depthwise(
+    network: str,
+    name: str,
+    channels: int,
+    size: int | Shape,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    tier: Tier = "default",
+    cpu_batch: int = 1,
+    gpu_batch: int = 64,
+) -> ConvLayer:
+    """One filter per channel, padded so that stride 1 keeps the size."""
+    return _conv(
+        network,
+        name,
+        channels,
+        channels,
+        size,
+        kernel,
+        stride,
+        padding=dilation * (kernel - 1) // 2,
+        dilation=dilation,
+        groups=channels,
+        tier=tier,
+        cpu_batch=cpu_batch,
+        gpu_batch=gpu_batch,
+    )
+
+
+def _pool(
+    network: str,
+    name: str,
+    kind: Literal["max", "avg", "adaptive_avg"],
+    channels: int,
+    size: int | Shape,
+    kernel: int = 1,
+    stride: int = 1,
+    padding: int = 0,
+    output: int = 1,
+    tier: Tier = "default",
+    cpu_batch: int = 1,
+    gpu_batch: int = 64,
+) -> PoolLayer:
+    size = (size, size) if isinstance(size, int) else size
+    rank = len(size)
+    adaptive = kind == "adaptive_avg"
+    return PoolLayer(
+        network=network,
+        name=name,
+        kind=kind,
+        channels=channels,
+        size=size,
+        kernel=() if adaptive else per_axis(kernel, rank),
+        stride=() if adaptive else per_axis(stride, rank),
+        padding=() if adaptive else per_axis(padding, rank),
+        output=per_axis(output, rank) if adaptive else (),
+        tier=tier,
+        cpu_batch=cpu_batch,
+        gpu_batch=gpu_batch,
+    )
+
+
+def _norm(
+    network: str,
+    name: str,
+    kind: Literal["batch", "layer", "group", "instance"],
+    channels: int,
+    size: Shape,
+    groups: int = 1,
+    tier: Tier = "default",
+    cpu_batch: int = 1,
+    gpu_batch: int = 64,
+) -> NormLayer:
+    return NormLayer(
+        network=network,
+        name=name,
+        kind=kind,
+        channels=channels,
+        size=size,
+        groups=groups,
+        tier=tier,
+        cpu_batch=cpu_batch,
+        gpu_batch=gpu_batch,
+    )
+
+
+def _unfold(
+    network: str,
+    name: str,
+    channels: int,
+    size: int,
+    kernel: int,
+    stride: int = 1,
+    padding: int = 0,
+    tier: Tier = "default",
+) -> UnfoldLayer:
+    return UnfoldLayer(
+        network=network,
+        name=name,
+        channels=channels,
+        size=(size, size),
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(padding, padding),
+        tier=tier,
+    )
+
+
+def _resample(
+    network: str,
+    name: str,
+    kind: Literal["nearest", "bilinear", "unpool"],
+    channels: int,
+    size: int,
+    output: int,
+    tier: Tier = "default",
+) -> ResampleLayer:
+    return ResampleLayer(
+        network=network,
+        name=name,
+        kind=kind,
+        channels=channels,
+        size=(size, size),
+        output=(output, output),
+        tier=tier,
+    )
+
+
+# fmt: off
+CONVOLUTIONS: tuple[ConvLayer, ...] = (
+    # Krizhevsky, Sutskever, Hinton 2012, as published: 227 pixels, two groups in conv2
+    _conv("AlexNet", "conv1", 3, 96, 227, 11, stride=4, bias=True, cpu_batch=4, gpu_batch=128, tier="quick"),
+    _conv("AlexNet", "conv2", 96, 256, 27, 5, padding=2, groups=2, bias=True, cpu_batch=2, gpu_batch=128),
+    _conv("AlexNet", "conv3", 256, 384, 13, 3, padding=1, bias=True, cpu_batch=4, gpu_batch=128),
+    # Simonyan, Zisserman 2015, table 1, column D
+    _conv("VGG-16", "conv1_1", 3, 64, 224, 3, padding=1, bias=True),
+    _conv("VGG-16", "conv1_2", 64, 64, 224, 3, padding=1, bias=True),
+    _conv("VGG-16", "conv2_2", 128, 128, 112, 3, padding=1, bias=True, tier="full"),
+    _conv("VGG-16", "conv3_2", 256, 256, 56, 3, padding=1, bias=True),
+    _conv("VGG-16", "conv4_2", 512, 512, 28, 3, padding=1, bias=True, tier="full"),
+    _conv("VGG-16", "conv5_2", 512, 512, 14, 3, padding=1, bias=True),
+    # He et al. 2016, table 1; the stride of a bottleneck sits in its 3x3, as torchvision has it
+    _conv("ResNet-50", "conv1", 3, 64, 224, 7, stride=2, padding=3, tier="quick"),
+    _conv("ResNet-50", "conv2_reduce", 256, 64, 56, 1, cpu_batch=2),
+    _conv("ResNet-50", "conv2_3x3", 64, 64, 56, 3, padding=1, cpu_batch=2, tier="quick"),
+    _conv("ResNet-50", "conv2_expand", 64, 256, 56, 1, cpu_batch=2, tier="quick"),
+    _conv("ResNet-50", "conv3_3x3_s2", 128, 128, 56, 3, stride=2, padding=1, cpu_batch=2),
+    _conv("ResNet-50", "conv3_shortcut", 256, 512, 56, 1, stride=2, cpu_batch=2),
+    _conv("ResNet-50", "conv4_3x3", 256, 256, 14, 3, padding=1, cpu_batch=4),
+    _conv("ResNet-50", "conv4_expand", 256, 1024, 14, 1, cpu_batch=4, tier="full"),
+    _conv("ResNet-50", "conv5_3x3", 512, 512, 7, 3, padding=1, cpu_batch=4),
+    _conv("ResNet-50", "conv5_expand", 512, 2048, 7, 1, cpu_batch=4),
+    # Xie et al. 2017, ResNeXt-50 (32x4d), table 1
+    _conv("ResNeXt-50", "conv2_3x3", 128, 128, 56, 3, padding=1, groups=32, cpu_batch=2, tier="quick"),
+    _conv("ResNeXt-50", "conv3_3x3_s2", 256, 256, 56, 3, stride=2, padding=1, groups=32, tier="full"),
+    _conv("ResNeXt-50", "conv4_3x3", 512, 512, 14, 3, padding=1, groups=32, cpu_batch=4),
+    # Sandler et al. 2018, table 2: expansion 6, so 24 -> 144 channels at 56 pixels
+    _depthwise("MobileNetV2", "dw_96_s2", 96, 112, 3, stride=2),
+    _depthwise("MobileNetV2", "dw_144", 144, 56, 3, cpu_batch=4, tier="quick"),
+    _depthwise("MobileNetV2", "dw_384", 384, 14, 3, cpu_batch=8, tier="full"),
+    _depthwise("MobileNetV2", "dw_960", 960, 7, 3, cpu_batch=8),
+    _conv("MobileNetV2", "expand_24_144", 24, 144, 56, 1, cpu_batch=4, gpu_batch=64),
+    _conv("MobileNetV2", "project_144_24", 144, 24, 56, 1, cpu_batch=4, gpu_batch=64, tier="full"),
+    _conv("MobileNetV2", "head", 320, 1280, 7, 1, cpu_batch=8, gpu_batch=64, tier="full"),
+    # Tan, Le 2019, EfficientNet-B0, table 1: 5x5 in stages 4, 6 and 7
+    _depthwise("EfficientNet-B0", "dw5_240", 240, 28, 5, cpu_batch=4),
+    _depthwise("EfficientNet-B0", "dw5_672_s2", 672, 14, 5, stride=2, cpu_batch=4, tier="full"),
+    _depthwise("EfficientNet-B0", "dw5_1152", 1152, 7, 5, cpu_batch=4),
+    # Liu et al. 2022, ConvNeXt-T, stage 1
+    _depthwise("ConvNeXt-T", "dw7_96", 96, 56, 7, cpu_batch=2),
+    # Chen et al. 2017: ASPP on 2048 channels, output stride 16 of 513 pixels; block 5 at rate 2
+    _conv("DeepLabV3", "block5_rate2", 512, 512, 33, 3, padding=2, dilation=2),
+    _conv("DeepLabV3", "aspp_rate6", 2048, 256, 33, 3, padding=6, dilation=6, tier="full"),
+    _conv("DeepLabV3", "aspp_rate12", 2048, 256, 33, 3, padding=12, dilation=12),
+    _conv("DeepLabV3", "aspp_rate18", 2048, 256, 33, 3, padding=18, dilation=18, tier="full"),
+    # Ronneberger et al. 2015, figure 1: unpadded 3x3, 2x2 up-convolutions
+    _conv("U-Net", "down3", 128, 256, 140, 3, bias=True, gpu_batch=8, tier="full"),
+    _conv("U-Net", "bottom", 512, 1024, 32, 3, bias=True, gpu_batch=8),
+    _conv("U-Net", "up1", 1024, 512, 28, 2, stride=2, bias=True, transposed=True, gpu_batch=8),
+    _conv("U-Net", "up4", 128, 64, 196, 2, stride=2, bias=True, transposed=True, gpu_batch=8),
+    _conv("U-Net", "head", 64, 2, 388, 1, bias=True, gpu_batch=8),
+    # Radford et al. 2016, figure 1, with the 4x4 kernels that most implementations use
+    _conv("DCGAN", "generator2", 1024, 512, 4, 4, stride=2, padding=1, transposed=True, cpu_batch=8, gpu_batch=128),
+    _conv("DCGAN", "generator4", 256, 128, 16, 4, stride=2, padding=1, transposed=True, cpu_batch=4, gpu_batch=128, tier="quick"),
+    _conv("DCGAN", "generator5", 128, 3, 32, 4, stride=2, padding=1, transposed=True, cpu_batch=8, gpu_batch=128),
+    _conv("DCGAN", "discriminator2", 128, 256, 32, 4, stride=2, padding=1, cpu_batch=4, gpu_batch=128),
+    # Baevski et al. 2020: second layer of the feature encoder, one second at 16 kHz
+    _conv("wav2vec 2.0", "encoder2", 512, 512, (3199,), 3, stride=2, gpu_batch=16),
+    # Radford et al. 2022, tiny: stem over 30 s of 80 mel bands
+    _conv("Whisper", "conv1", 80, 384, (3000,), 3, padding=1, bias=True, gpu_batch=16),
+    # Luo, Mesgarani 2019, table 2: depthwise over 512 channels, dilation 2**5
+    _depthwise("Conv-TasNet", "dw_dilated", 512, (3200,), 3, dilation=32, gpu_batch=16),
+    # Tran et al. 2015, figure 3: 3x3x3 on 16 frames of 112 pixels
+    _conv("C3D", "conv1a", 3, 64, (16, 112, 112), 3, padding=1, bias=True, gpu_batch=16),
+    _conv("C3D", "conv4a", 256, 512, (4, 14, 14), 3, padding=1, bias=True, gpu_batch=16, tier="full"),
+    _conv("C3D", "conv5a", 512, 512, (2, 7, 7), 3, padding=1, bias=True, gpu_batch=16),
+)
+
+POOLINGS: tuple[PoolLayer, ...] = (
+    _pool("AlexNet", "pool1", "max", 96, 55, 3, stride=2, cpu_batch=4),
+    _pool("VGG-16", "pool1", "max", 64, 224, 2, stride=2),
+    _pool("ResNet-50", "max_pool", "max", 64, 112, 3, stride=2, padding=1, cpu_batch=2, tier="quick"),
+    # Szegedy et al. 2015, the pooling branch of inception 3a
+    _pool("GoogLeNet", "inception_pool", "max", 192, 28, 3, padding=1, cpu_batch=4),
+    # Redmon, Farhadi 2018 with spatial pyramid pooling: windows 5, 9, 13 at stride 1
+    _pool("YOLOv3-SPP", "spp13", "max", 512, 19, 13, padding=6),
+    _pool("C3D", "pool2", "max", 128, (16, 56, 56), 2, stride=2, gpu_batch=16),
+    # Huang et al. 2017, transition 1
+    _pool("DenseNet-121", "transition1", "avg", 128, 56, 2, stride=2, cpu_batch=4, tier="quick"),
+    # Szegedy et al. 2016, 35x35 blocks
+    _pool("Inception-v3", "branch_pool", "avg", 192, 35, 3, padding=1, cpu_batch=4),
+    _pool("ResNet-50", "global_avg", "adaptive_avg", 2048, 7, output=1, cpu_batch=8),
+    # Zhao et al. 2017: pyramid level of 6x6 bins over 60x60
+    _pool("PSPNet", "pyramid6", "adaptive_avg", 2048, 60, output=6),
+)
+
+NORMALIZATIONS: tuple[NormLayer, ...] = (
+    _norm("ResNet-50", "bn1", "batch", 64, (112, 112), cpu_batch=2, tier="quick"),
+    _norm("ResNet-50", "bn5", "batch", 2048, (7, 7), cpu_batch=8),
+    _norm("MobileNetV2", "bn_144", "batch", 144, (56, 56), cpu_batch=4),
+    # Dosovitskiy et al. 2021, base: 196 patches and a class token
+    _norm("ViT-B", "layer_norm", "layer", 768, (197,), cpu_batch=4, tier="quick"),
+    _norm("ConvNeXt-T", "layer_norm", "layer", 96, (56, 56), cpu_batch=4),
+    # Ho et al. 2020: 32 groups, 128 channels at 32 pixels
+    _norm("DDPM", "group_norm", "group", 128, (32, 32), groups=32, cpu_batch=8),
+    # Wu, He 2018: Mask R-CNN heads
+    _norm("Mask R-CNN", "group_norm", "group", 256, (56, 56), groups=32),
+    # Zhu et al. 2017: residual blocks
+    _norm("CycleGAN", "instance_norm", "instance", 256, (64, 64), gpu_batch=8),
+)
+
+UNFOLDINGS: tuple[UnfoldLayer, ...] = (
+    _unfold("AlexNet", "conv1", 3, 227, 11, stride=4),
+    _unfold("ResNet-50", "conv2_3x3", 64, 56, 3, padding=1, tier="quick"),
+    _unfold("ResNet-50", "conv3_3x3_s2", 128, 56, 3, stride=2, padding=1),
+)
+
+RESAMPLINGS: tuple[ResampleLayer, ...] = (
+    # Badrinarayanan et al. 2017: the last decoder
+    _resample("SegNet", "unpool1", "unpool", 64, 112, 224),
+    # Lin et al. 2017: top-down path
+    _resample("FPN", "upsample", "nearest", 256, 56, 112),
+    # Chen et al. 2017: 21 classes back to the image
+    _resample("DeepLabV3", "logits", "bilinear", 21, 33, 513),
+    _resample("DeepLabV3+", "decoder", "bilinear", 256, 33, 129),
+)
+# fmt: on
+
+LAYERS: tuple[Layer, ...] = (
+    *CONVOLUTIONS,
+    *POOLINGS,
+    *NORMALIZATIONS,
+    *UNFOLDINGS,
+    *RESAMPLINGS,
+)

@@ -1,0 +1,114 @@
+"""Where a run took place: threads, device name, versions. No host name and no path is recorded."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # `confine` must run before anything imports NumPy
+    from benchmarks.providers import Provider
+
+# OpenBLAS's idle threads spin for about 0.1 s and slow whoever runs next two to three times
+# (measured on two cores). After 2**20 cycles they rest, which cost gpucnn nothing measurable.
+OPENBLAS_SPIN = "20"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def available_cpus() -> int:
+    """The CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def confine(threads: int) -> None:
+    """Give every library the same `threads` CPUs.
+
+    Where the system allows, the process is bound to that many CPUs, before any library has started
+    its threads; then the limits of each library follow.
+    """
+    for variable in THREAD_VARIABLES:
+        os.environ[variable] = str(threads)
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", OPENBLAS_SPIN)
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(0))
+        if threads < len(allowed):
+            os.sched_setaffinity(0, allowed[:threads])
+    import numpy as np  # noqa: F401 - so that its BLAS is there to be limited
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    threadpool_limits(threads)
+
+
+def load() -> float:
+    """Processes that ran at the same time over the last minute; 0 where the system cannot tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def device_name() -> str:
+    """The processor's model name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def slug(name: str, threads: int) -> str:
+    """For example ``amd-epyc-2-threads``: the stem of the result files."""
+    plain = re.sub(r"\((r|tm)\)|\bcpu\b|@.*$", " ", name.lower())
+    plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    return f"{plain}-{threads}-thread{'s' if threads > 1 else ''}"
+
+
+def describe(threads: int, providers: Sequence[Provider]) -> dict[str, Any]:
+    """Everything that a reader needs to judge the numbers; call it before the run loads the CPU."""
+    import numpy as np
+    from threadpoolctl import threadpool_info
+
+    pools = threadpool_info()
+    return {
+        "device": {
+            "kind": "cpu",
+            "name": device_name(),
+            "architecture": platform.machine(),
+            "cpus": available_cpus(),
+            "threads": threads,
+            "load": round(load(), 2),
+        },
+        "system": platform.system(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+        "versions": {
+            "Python": platform.python_version(),
+            "NumPy": np.__version__,
+            **{provider.name: provider.version() for provider in providers},
+        },
+        "thread_pools": [
+            {key: pool.get(key) for key in ("user_api", "internal_api", "version", "architecture", "num_threads")}
+            for pool in pools
+        ],
+    }
+
+
+def _commit() -> str:
+    """The checkout's short commit, with ``+`` when files differ from it; empty outside git."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short", "HEAD")
+        return commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

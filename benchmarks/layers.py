@@ -1,0 +1,262 @@
+"""What a layer is: its shapes, its floating-point operations and the least bytes it can move.
+
+Everything here is exact integer arithmetic on frozen dataclasses; nothing imports an array library.
+All arrays are float32 and in the order N, C, spatial.
+
+Two counts describe a case's cost:
+
+- ``flops``: two per multiply-add of the direct algorithm, padding taps included, as the literature
+  counts them. Pooling, normalisation and data movement are limited by memory: their count is 0.
+- ``least_bytes``: every operand read once and every result written once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+FLOAT_BYTES = 4
+INDEX_BYTES = 8
+
+Tier = Literal["quick", "default", "full"]
+Device = Literal["cpu", "gpu"]
+Shape = tuple[int, ...]
+
+TIERS: tuple[Tier, ...] = ("quick", "default", "full")
+
+
+def per_axis(value: int | Shape, rank: int) -> Shape:
+    """``3 → (3, 3)`` for rank 2; a tuple of the right length is returned as it is."""
+    if isinstance(value, int):
+        return (value,) * rank
+    if len(value) != rank:
+        raise ValueError(f"expected {rank} values, one per axis, got {value}")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer of a published network; subclasses say what it computes.
+
+    `tier` is the smallest run that includes the layer: quick, default or full.
+    """
+
+    network: str
+    name: str
+    channels: int  # of the input
+    size: Shape  # spatial, of the input
+    cpu_batch: int = 1
+    gpu_batch: int = 32
+    tier: Tier = "default"
+
+    @property
+    def rank(self) -> int:
+        return len(self.size)
+
+    @property
+    def family(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
+    def batch(self, device: Device) -> int:
+        return self.cpu_batch if device == "cpu" else self.gpu_batch
+
+    def input_shape(self, batch: int) -> Shape:
+        return (batch, self.channels, *self.size)
+
+    def output_shape(self, batch: int) -> Shape:
+        raise NotImplementedError
+
+    def flops(self, operation: str, batch: int) -> int:
+        return 0
+
+    def least_bytes(self, operation: str, batch: int) -> int:
+        """Input and output once each; overridden where an operation touches more."""
+        return FLOAT_BYTES * (math.prod(self.input_shape(batch)) + math.prod(self.output_shape(batch)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvLayer(Layer):
+    """A convolution of rank 1 to 3, or the transposed convolution with the same parameters."""
+
+    out_channels: int
+    kernel: Shape
+    stride: Shape
+    padding: Shape
+    dilation: Shape
+    groups: int = 1
+    bias: bool = False
+    transposed: bool = False
+
+    @property
+    def family(self) -> str:
+        if self.transposed:
+            return "transposed convolution"
+        if self.groups == self.channels > 1:
+            return "depthwise convolution"
+        if self.groups > 1:
+            return "grouped convolution"
+        if self.rank != 2:
+            return "1-d and 3-d convolution"
+        if math.prod(self.kernel) == 1:
+            return "1x1 convolution"
+        if max(self.dilation) > 1:
+            return "dilated convolution"
+        return "dense convolution"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return ("forward", "backward_input", "backward_weight")
+
+    @property
+    def out_size(self) -> Shape:
+        axes = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        if self.transposed:
+            return tuple((i - 1) * s - 2 * p + d * (k - 1) + 1 for i, k, s, p, d in axes)
+        return tuple((i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, s, p, d in axes)
+
+    def output_shape(self, batch: int) -> Shape:
+        return (batch, self.out_channels, *self.out_size)
+
+    @property
+    def weight_shape(self) -> Shape:
+        """[OC, C/G, *K], or [C, OC/G, *K] when transposed."""
+        if self.transposed:
+            return (self.channels, self.out_channels // self.groups, *self.kernel)
+        return (self.out_channels, self.channels // self.groups, *self.kernel)
+
+    def flops(self, operation: str, batch: int) -> int:
+        """The three directions do the same multiply-adds, each weight once per dense position.
+
+        The dense positions are those of the smaller side: the output, or the input when transposed.
+        """
+        positions = self.size if self.transposed else self.out_size
+        return 2 * batch * math.prod(positions) * math.prod(self.weight_shape)
+
+    def least_bytes(self, operation: str, batch: int) -> int:
+        """Input, weight and output: each direction reads two of them and writes the third."""
+        with_bias = self.bias and operation == "forward"
+        arrays = super().least_bytes(operation, batch) // FLOAT_BYTES
+        arrays += math.prod(self.weight_shape) + (self.out_channels if with_bias else 0)
+        return FLOAT_BYTES * arrays
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolLayer(Layer):
+    """Maximum or average pooling; `output` makes it adaptive average pooling."""
+
+    kind: Literal["max", "avg", "adaptive_avg"]
+    kernel: Shape = ()
+    stride: Shape = ()
+    padding: Shape = ()
+    output: Shape = ()
+
+    @property
+    def family(self) -> str:
+        return "pooling"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return ("forward", "backward")
+
+    @property
+    def out_size(self) -> Shape:
+        if self.kind == "adaptive_avg":
+            return self.output
+        axes = zip(self.size, self.kernel, self.stride, self.padding, strict=True)
+        return tuple((i + 2 * p - k) // s + 1 for i, k, s, p in axes)
+
+    def output_shape(self, batch: int) -> Shape:
+        return (batch, self.channels, *self.out_size)
+
+    def least_bytes(self, operation: str, batch: int) -> int:
+        """The backward of maximum pooling reads the indices that the forward left."""
+        moved = super().least_bytes(operation, batch)
+        if self.kind == "max" and operation == "backward":
+            moved += INDEX_BYTES * math.prod(self.output_shape(batch))
+        return moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormLayer(Layer):
+    """Batch, group or instance normalisation over [N, C, *size]; layer norm over [N, *size, C]."""
+
+    kind: Literal["batch", "layer", "group", "instance"]
+    groups: int = 1  # of group normalisation
+
+    @property
+    def family(self) -> str:
+        return "normalization"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        if self.kind == "batch":
+            return ("training", "inference", "backward")
+        return ("forward", "backward")
+
+    def input_shape(self, batch: int) -> Shape:
+        if self.kind == "layer":
+            return (batch, *self.size, self.channels)
+        return super().input_shape(batch)
+
+    def output_shape(self, batch: int) -> Shape:
+        return self.input_shape(batch)
+
+    def least_bytes(self, operation: str, batch: int) -> int:
+        """Forward: x read, y written. Backward: x and grad_output read, grad_input written."""
+        arrays = 3 if operation == "backward" else 2
+        return FLOAT_BYTES * arrays * math.prod(self.input_shape(batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnfoldLayer(Layer):
+    """im2col and col2im, its adjoint, of the windows of a convolution."""
+
+    kernel: Shape
+    stride: Shape
+    padding: Shape
+
+    @property
+    def family(self) -> str:
+        return "unfolding"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return ("im2col", "col2im")
+
+    @property
+    def out_size(self) -> Shape:
+        axes = zip(self.size, self.kernel, self.stride, self.padding, strict=True)
+        return tuple((i + 2 * p - k) // s + 1 for i, k, s, p in axes)
+
+    def output_shape(self, batch: int) -> Shape:
+        return (batch, self.channels * math.prod(self.kernel), math.prod(self.out_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResampleLayer(Layer):
+    """Nearest or bilinear interpolation, or max unpooling, to a larger size."""
+
+    kind: Literal["nearest", "bilinear", "unpool"]
+    output: Shape
+
+    @property
+    def family(self) -> str:
+        return "resampling"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return ("forward",) if self.kind == "unpool" else ("forward", "backward")
+
+    def output_shape(self, batch: int) -> Shape:
+        return (batch, self.channels, *self.output)
+
+    def least_bytes(self, operation: str, batch: int) -> int:
+        moved = super().least_bytes(operation, batch)
+        if self.kind == "unpool":
+            moved += INDEX_BYTES * math.prod(self.input_shape(batch))
+        return moved

@@ -1,0 +1,56 @@
+"""What the benchmarks ask of an implementation."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.cases import Case
+from benchmarks.data import Arrays
+from benchmarks.layers import Device
+
+Call = Callable[[], Any]
+
+
+class Provider(ABC):
+    """One implementation: it turns a case into a call without arguments.
+
+    `prepare` does what a user would do once: conversion of layouts and weights, sessions, plans.
+    """
+
+    name: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]]  # modules that must be installed
+    device: ClassVar[Device] = "cpu"
+    ours: ClassVar[bool] = False  # gpucnn itself; the others are peers
+
+    def __init__(self, threads: int) -> None:
+        """Confine the implementation to `threads` threads."""
+        self.threads = threads
+
+    @abstractmethod
+    def version(self) -> str: ...
+
+    def refuses(self, case: Case) -> str | None:
+        """Why this implementation does not take `case`, or None."""
+        return None
+
+    @abstractmethod
+    def prepare(self, case: Case, arrays: Arrays) -> Call:
+        """The call to check and to time; it may be repeated and must not change `arrays`."""
+
+    def results(self, returned: Any) -> list[npt.NDArray[Any]]:
+        """What a call returned, as NumPy arrays in the logical order N, C, spatial."""
+        values = returned if isinstance(returned, tuple) else (returned,)
+        return [np.asarray(value) for value in values if value is not None]
+
+    def time(self, call: Call, repeats: int) -> float:
+        """Mean seconds of `repeats` calls in a row."""
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        return (time.perf_counter() - start) / repeats

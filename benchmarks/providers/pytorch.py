@@ -1,0 +1,151 @@
+"""PyTorch, in its default memory order and in channels_last.
+
+Nothing here requires a gradient, so forwards record no graph. The backwards of convolution call
+`aten.convolution_backward` for the one gradient that is asked for; those of the other operations
+run a recorded graph again, with the indices and statistics that its forward saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from benchmarks.cases import Case
+from benchmarks.checking import NORM_EPS
+from benchmarks.data import Arrays
+from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
+from benchmarks.providers.base import Call, Provider
+
+
+class PyTorch(Provider):
+    name = "PyTorch"
+    requires = ("torch",)
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import torch  # noqa: TID251 - a peer
+
+        self.torch: Any = torch
+        torch.set_num_threads(threads)
+
+    def version(self) -> str:
+        return str(self.torch.__version__)
+
+    def tensor(self, array: Any) -> Any:
+        """`array` as this provider's memory order would hold it."""
+        return self.torch.from_numpy(array)
+
+    def prepare(self, case: Case, arrays: Arrays) -> Call:
+        tensors = {name: self.tensor(array) for name, array in arrays.items()}
+        if isinstance(case.layer, ConvLayer):
+            return self._convolution(case, case.layer, tensors)
+        if case.operation != "backward":
+            return self._forward(case, tensors)
+        return self._backward(case, tensors)
+
+    def results(self, returned: Any) -> list[Any]:
+        values = returned if isinstance(returned, tuple | list) else (returned,)
+        return [value.numpy() for value in values if value is not None]
+
+    def _convolution(self, case: Case, layer: ConvLayer, tensors: dict[str, Any]) -> Call:
+        geometry = (
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.transposed,
+            (0,) * layer.rank,  # output_padding
+            layer.groups,
+        )
+        x, weight = tensors.get("input"), tensors.get("weight")
+        if case.operation == "forward":
+            return partial(self.torch.convolution, x, weight, tensors.get("bias"), *geometry)
+        # The operand that a gradient does not depend on still gives its shape.
+        if x is None:
+            x = self.tensor(self.torch.empty(layer.input_shape(case.batch)).numpy())
+        if weight is None:
+            weight = self.tensor(self.torch.empty(layer.weight_shape).numpy())
+        mask = [case.operation == "backward_input", case.operation == "backward_weight", False]
+        return partial(
+            self.torch.ops.aten.convolution_backward,
+            tensors["grad_output"],
+            x,
+            weight,
+            None,
+            *geometry,
+            mask,
+        )
+
+    def _backward(self, case: Case, tensors: dict[str, Any]) -> Call:
+        """Run the graph of one forward backwards, as often as asked."""
+        if "input" not in tensors:
+            shape = case.layer.input_shape(case.batch)
+            tensors["input"] = self.tensor(self.torch.zeros(shape).numpy())
+        wanted: Sequence[Any] = [
+            tensors[name].requires_grad_() for name in ("input", "weight", "bias") if name in tensors
+        ]
+        output = self._forward(case, tensors)()
+        gradient = tensors["grad_output"]
+        return partial(self.torch.autograd.grad, output, wanted, gradient, retain_graph=True)
+
+    def _forward(self, case: Case, tensors: dict[str, Any]) -> Call:
+        f, layer, x = self.torch.nn.functional, case.layer, tensors.get("input")
+        if isinstance(layer, PoolLayer):
+            if layer.kind == "adaptive_avg":
+                pool = getattr(f, f"adaptive_avg_pool{layer.rank}d")
+                return partial(pool, x, layer.output)
+            pool = getattr(f, f"{layer.kind}_pool{layer.rank}d")
+            return partial(pool, x, layer.kernel, layer.stride, layer.padding)
+        if isinstance(layer, UnfoldLayer):
+            window = {"kernel_size": layer.kernel, "padding": layer.padding, "stride": layer.stride}
+            if case.operation == "im2col":
+                return partial(f.unfold, x, **window)
+            return partial(f.fold, tensors["columns"], layer.size, **window)
+        if isinstance(layer, ResampleLayer):
+            if layer.kind == "unpool":
+                block = [o // i for o, i in zip(layer.output, layer.size, strict=True)]
+                return partial(f.max_unpool2d, x, tensors["indices"], block)
+            return partial(f.interpolate, x, size=layer.output, mode=layer.kind)
+        if isinstance(layer, NormLayer):
+            return self._norm(case, layer, tensors)
+        raise TypeError(f"{self.name} does not know {type(layer).__name__}")
+
+    def _norm(self, case: Case, layer: NormLayer, tensors: dict[str, Any]) -> Call:
+        f, x = self.torch.nn.functional, tensors["input"]
+        affine: dict[str, Any] = {"weight": tensors["weight"], "bias": tensors["bias"], "eps": NORM_EPS}
+        if layer.kind == "batch":
+            running = [tensors[name].clone() for name in ("running_mean", "running_var")]
+            training = case.operation != "inference"
+            return partial(f.batch_norm, x, *running, training=training, **affine)
+        if layer.kind == "layer":
+            return partial(f.layer_norm, x, (layer.channels,), **affine)
+        if layer.kind == "group":
+            return partial(f.group_norm, x, layer.groups, **affine)
+        return partial(f.instance_norm, x, **affine)
+
+
+class PyTorchChannelsLast(PyTorch):
+    name = "PyTorch channels_last"
+
+    def refuses(self, case: Case) -> str | None:
+        if isinstance(case.layer, UnfoldLayer):
+            return "the columns of im2col have no channels_last order"
+        if isinstance(case.layer, NormLayer) and case.layer.kind == "layer":
+            return "layer norm's channels are last already"
+        if (
+            isinstance(case.layer, NormLayer)
+            and case.layer.kind == "instance"
+            and case.operation == "backward"
+            and case.batch == 1
+        ):
+            return "PyTorch 2.13 gives a wrong gradient here: batch of one, channels_last gradient"
+        if case.layer.rank == 1:
+            return "channels_last is for two and three spatial axes"
+        return None
+
+    def tensor(self, array: Any) -> Any:
+        tensor = super().tensor(array)
+        orders = {4: self.torch.channels_last, 5: self.torch.channels_last_3d}
+        if tensor.ndim not in orders:
+            return tensor
+        return tensor.contiguous(memory_format=orders[tensor.ndim])

@@ -1,0 +1,196 @@
+"""What a run leaves: records, the JSON that holds them, and the ratios drawn from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.cases import Case
+from benchmarks.timing import Limits, Timing
+
+SCHEMA = 1
+
+Status = Literal["timed", "refused", "wrong", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one provider on one case; `note` says why it was not timed."""
+
+    provider: str
+    ours: bool
+    status: Status
+    timing: Timing | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A case, its cost, and what each provider made of it."""
+
+    id: str
+    network: str
+    layer: str
+    operation: str
+    family: str
+    shapes: str
+    flops: int
+    least_bytes: int
+    outcomes: tuple[Outcome, ...]
+
+    @staticmethod
+    def of(case: Case, outcomes: Iterable[Outcome]) -> Record:
+        return Record(
+            id=case.id,
+            network=case.layer.network,
+            layer=case.layer.name,
+            operation=case.operation,
+            family=case.family,
+            shapes=case.shapes,
+            flops=case.flops,
+            least_bytes=case.least_bytes,
+            outcomes=tuple(outcomes),
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is written to ``<device>.json``."""
+
+    tier: str
+    complete: bool  # not filtered, not interrupted
+    seconds: float
+    environment: dict[str, Any]
+    limits: Limits
+    records: tuple[Record, ...]
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> Run:
+        data = json.loads(path.read_text())
+        schema = data.pop("schema", None)
+        if schema != SCHEMA:
+            raise ValueError(f"{path.name} has schema {schema}, expected {SCHEMA}")
+        data["limits"] = Limits(**data["limits"])
+        data["records"] = tuple(_record(record) for record in data["records"])
+        return Run(**data)
+
+    @property
+    def subjects(self) -> list[str]:
+        """The providers that the tables are about: gpucnn's own or, without it, the first."""
+        outcomes = [outcome for record in self.records for outcome in record.outcomes]
+        names = [outcome.provider for outcome in outcomes if outcome.ours]
+        names = names or [outcome.provider for outcome in outcomes[:1]]
+        return list(dict.fromkeys(names))
+
+    @property
+    def faults(self) -> list[tuple[Record, Outcome]]:
+        """Every wrong result and every failure."""
+        return [
+            (record, outcome)
+            for record in self.records
+            for outcome in record.outcomes
+            if outcome.status in ("wrong", "failed")
+        ]
+
+
+def _record(data: dict[str, Any]) -> Record:
+    outcomes = []
+    for outcome in data.pop("outcomes"):
+        timing = outcome.pop("timing")
+        outcomes.append(Outcome(**outcome, timing=Timing(**timing) if timing else None))
+    return Record(**data, outcomes=tuple(outcomes))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One timed case of one subject, beside its quickest peer and its limit."""
+
+    record: Record
+    subject: str
+    timing: Timing
+    rate: float  # flop or bytes per second, whichever limit binds
+    unit: Literal["GFLOP/s", "GB/s"]
+    share: float  # of the limit; above 1 if the caches hold the data
+    peer: str = ""
+    peer_timing: Timing | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The peer's time over ours: above 1 we are quicker."""
+        return self.peer_timing.median / self.timing.median if self.peer_timing else None
+
+
+def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits) -> Row | None:
+    """The row of `subject`, or None where it was not timed."""
+    timings = {o.provider: o.timing for o in record.outcomes if o.timing is not None}
+    if subject not in timings:
+        return None
+    own = timings[subject]
+    peers = {name: timing for name, timing in timings.items() if name not in subjects}
+    peer = min(peers, key=lambda name: peers[name].median, default="")
+    arithmetic = limits.bound_by_arithmetic(record.flops, record.least_bytes)
+    return Row(
+        record=record,
+        subject=subject,
+        timing=own,
+        rate=(record.flops if arithmetic else record.least_bytes) / own.median,
+        unit="GFLOP/s" if arithmetic else "GB/s",
+        share=limits.least_seconds(record.flops, record.least_bytes) / own.median,
+        peer=peer,
+        peer_timing=peers.get(peer),
+    )
+
+
+def rows_of(run: Run) -> list[Row]:
+    """Every row of a run, in the order of the cases."""
+    subjects = run.subjects
+    rows = (row_of(record, subject, subjects, run.limits) for record in run.records for subject in subjects)
+    return [row for row in rows if row is not None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The geometric means over one family and operation."""
+
+    subject: str
+    family: str
+    operation: str
+    cases: int
+    share: float
+    compared: int  # cases that a peer took
+    ratio: float | None
+    lowest: float | None
+    highest: float | None
+
+
+def summarize(rows: Iterable[Row]) -> list[Summary]:
+    """One summary per subject, family and operation, in the order of the rows."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        key = row.subject, row.record.family, row.record.operation
+        groups.setdefault(key, []).append(row)
+    return [_summary(key, members) for key, members in groups.items()]
+
+
+def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> Summary:
+    ratios = [row.ratio for row in rows if row.ratio is not None]
+    return Summary(
+        *key,
+        cases=len(rows),
+        share=geometric_mean([row.share for row in rows]),
+        compared=len(ratios),
+        ratio=geometric_mean(ratios) if ratios else None,
+        lowest=min(ratios, default=None),
+        highest=max(ratios, default=None),
+    )
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(math.fsum(map(math.log, values)) / len(values))

@@ -1,0 +1,144 @@
+"""Interleaved timing of several implementations, and the measured limits of this machine.
+
+The implementations take turns, so that a busy neighbour or a changed clock hits all of them alike;
+a ratio within one run then means something although the times themselves may not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.providers import Call, Provider
+
+SAMPLE_S = 1e-3  # a sample repeats its call until it lasts this long
+MIN_ROUNDS = 3
+MAX_ROUNDS = 25
+PATIENCE_S = 3.0  # a case whose least rounds would take longer gets a single one
+WARM_BELOW_S = 20e-3  # quicker calls get one untimed call before each sample
+PAUSE_S = 1e-3  # lets the threads of the provider before come to rest
+
+GEMM_SIZE = 2048
+COPY_BYTES = 1 << 28  # beyond the last-level cache of most machines
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call: median and 20th and 80th percentile of the samples."""
+
+    median: float
+    p20: float
+    p80: float
+    samples: int
+    calls_per_sample: int
+
+    @staticmethod
+    def of(samples: Sequence[float], calls_per_sample: int) -> Timing:
+        p20, median, p80 = (float(q) for q in np.percentile(samples, (20, 50, 80)))
+        return Timing(median, p20, p80, len(samples), calls_per_sample)
+
+    @property
+    def spread(self) -> float:
+        """The width of the central 60 % of the samples as a share of the median."""
+        return (self.p80 - self.p20) / self.median
+
+
+def interleave(calls: Mapping[Provider, Call], budget_s: float, max_rounds: int = MAX_ROUNDS) -> dict[Provider, Timing]:
+    """Time every call, one sample of each per round, for about `budget_s` seconds in all.
+
+    `MIN_ROUNDS` rounds are run whatever the budget, unless they would try the user's patience.
+    The order rotates from round to round.
+    """
+    order = list(calls)
+    repeats: dict[Provider, int] = {}
+    turn_s = 0.0
+    for provider in order:
+        once = provider.time(calls[provider], 1)
+        if once < WARM_BELOW_S:  # the first call after the check also met cold caches
+            once = provider.time(calls[provider], 1)
+        repeats[provider] = max(1, math.ceil(SAMPLE_S / once))
+        turn_s += PAUSE_S + once * (repeats[provider] + (once < WARM_BELOW_S))
+    least = MIN_ROUNDS if MIN_ROUNDS * turn_s <= PATIENCE_S else 1
+    rounds = min(max(int(budget_s / turn_s), least), max_rounds)
+
+    samples: dict[Provider, list[float]] = {provider: [] for provider in order}
+    for _ in range(rounds):
+        for provider in order:
+            time.sleep(PAUSE_S)
+            previous = samples[provider]
+            if not previous or previous[-1] < WARM_BELOW_S:
+                provider.time(calls[provider], 1)
+            previous.append(provider.time(calls[provider], repeats[provider]))
+        order.append(order.pop(0))
+    return {provider: Timing.of(samples[provider], repeats[provider]) for provider in calls}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What this machine reaches with the given threads: the two roofs of the roofline."""
+
+    gemm_flops: float  # float32 multiply-adds of a large matrix product, per second, times two
+    gemm_library: str
+    copy_bytes: float  # bytes read plus bytes written per second, arrays beyond the cache
+
+    def least_seconds(self, flops: int, moved_bytes: int) -> float:
+        """No implementation whose data comes from memory can be quicker than this."""
+        return max(flops / self.gemm_flops, moved_bytes / self.copy_bytes)
+
+    def raised_by(self, other: Limits) -> Limits:
+        """The higher of two measurements: a limit is what the machine has been seen to do."""
+        gemm = max(self, other, key=lambda limits: limits.gemm_flops)
+        return Limits(gemm.gemm_flops, gemm.gemm_library, max(self.copy_bytes, other.copy_bytes))
+
+    def bound_by_arithmetic(self, flops: int, moved_bytes: int) -> bool:
+        return flops / self.gemm_flops > moved_bytes / self.copy_bytes
+
+
+def measure_limits(threads: int, providers: Sequence[Provider], repeats: int = 6) -> Limits:
+    """The quickest library's GEMM, and a copy shared among `threads` threads; the best repeat."""
+    rates: dict[str, float] = {}
+    for library, multiply in _matrix_products(providers).items():
+        multiply()
+        rates[library] = 2 * GEMM_SIZE**3 / _least_seconds(multiply, repeats)
+    quickest = max(rates, key=rates.__getitem__)
+    return Limits(rates[quickest], quickest, _copy_rate(threads, repeats))
+
+
+def _matrix_products(providers: Sequence[Provider]) -> dict[str, Call]:
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((GEMM_SIZE, GEMM_SIZE), dtype=np.float32) for _ in range(2))
+    out = np.empty_like(a)
+    products: dict[str, Call] = {"NumPy": lambda: np.matmul(a, b, out=out)}
+    if any("torch" in provider.requires for provider in providers):
+        import torch  # noqa: TID251 - a peer
+
+        ta, tb = torch.from_numpy(a), torch.from_numpy(b)
+        products["PyTorch"] = lambda: torch.mm(ta, tb)
+    return products
+
+
+def _copy_rate(threads: int, repeats: int) -> float:
+    source = np.ones(COPY_BYTES // 4, dtype=np.float32)
+    target = np.zeros_like(source)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    with ThreadPoolExecutor(threads) as pool:
+
+        def copy() -> None:
+            list(pool.map(lambda part: np.copyto(*part), parts))
+
+        copy()
+        return 2 * COPY_BYTES / _least_seconds(copy, repeats)
+
+
+def _least_seconds(call: Callable[[], object], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
