@@ -57,9 +57,7 @@ def positions(sizes: Ints) -> Iterator[Position]:
     return itertools.product(*map(range, sizes))
 
 
-def count_windows(
-    size: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int, ceil_mode: bool
-) -> int:
+def count_windows(size: int, kernel: int, stride: int, pads: tuple[int, int], dilation: int, ceil_mode: bool) -> int:
     """How many windows one axis holds, by laying them down one after the other."""
     extent = dilation * (kernel - 1) + 1
     end = size + pads[1]
@@ -85,10 +83,7 @@ def transposed_size(
 ) -> Position:
     """The spatial size of a transposed convolution: from the first tap to the last, less pads."""
     axes = zip(sizes, kernel, stride, pads, dilation, output_padding, strict=True)
-    return tuple(
-        (i - 1) * s + d * (k - 1) + 1 - low - high + extra
-        for i, k, s, (low, high), d, extra in axes
-    )
+    return tuple((i - 1) * s + d * (k - 1) + 1 - low - high + extra for i, k, s, (low, high), d, extra in axes)
 
 
 def same_pads(size: int, kernel: int, stride: int, dilation: int) -> int:
@@ -238,9 +233,7 @@ def conv_transpose_backward(
     return gx, gw, sum_per_channel(grad)
 
 
-def locally_connected(
-    x: Array, w: Array, bias: Array | None, stride: Ints, pads: Pairs, dilation: Ints
-) -> Array:
+def locally_connected(x: Array, w: Array, bias: Array | None, stride: Ints, pads: Pairs, dilation: Ints) -> Array:
     """y [N, OC, *out] of x [N, C, *in], w [OC, *out, C, *k] and bias [OC, *out]."""
     x, w = wide(x), wide(w)
     (n, _, *sizes), rank = x.shape, x.ndim - 2
@@ -278,9 +271,7 @@ def im2col(x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints) ->
     return columns.reshape(n, c * math.prod(kernel), math.prod(out_sizes))
 
 
-def col2im(
-    columns: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints
-) -> Array:
+def col2im(columns: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints) -> Array:
     """x [N, C, *sizes]: what meets at a position adds up. columns [N, C * prod(k), prod(out)]."""
     n, c = columns.shape[0], columns.shape[1] // math.prod(kernel)
     out_sizes = output_size(sizes, kernel, stride, pads, dilation)
@@ -294,9 +285,7 @@ def col2im(
 # --- Pooling: over pairs of (output position, input position) ----------------------------------
 
 
-def pool_windows(
-    sizes: Ints, out_sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints
-) -> Windows:
+def pool_windows(sizes: Ints, out_sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints) -> Windows:
     """The pairs of a pooling."""
     for out, _, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
         yield out, pos
@@ -373,18 +362,14 @@ def max_pool_backward(grad: Array, indices: Array, input_shape: Ints) -> Array:
     return gx.reshape(input_shape)
 
 
-def sum_pool(
-    x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, ceil_mode: bool = False
-) -> Array:
+def sum_pool(x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, ceil_mode: bool = False) -> Array:
     """y [N, C, *out] of x [N, C, *in]."""
     sizes = x.shape[2:]
     out_sizes = output_size(sizes, kernel, stride, pads, dilation, ceil_mode)
     return sum_over(x, out_sizes, pool_windows(sizes, out_sizes, kernel, stride, pads, dilation))
 
 
-def sum_pool_backward(
-    grad: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints
-) -> Array:
+def sum_pool_backward(grad: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints) -> Array:
     """gx [N, C, *sizes] of grad [N, C, *out]."""
     windows = pool_windows(sizes, grad.shape[2:], kernel, stride, pads, dilation)
     return spread_over(grad, sizes, windows)
@@ -551,9 +536,7 @@ def nearest_source(o: int, size: int, out: int, scale: float | None, mode: str) 
     return min(math.floor(np.float32(source)), size - 1)
 
 
-def linear_source(
-    o: int, size: int, out: int, scale: float | None, align_corners: bool
-) -> tuple[int, float]:
+def linear_source(o: int, size: int, out: int, scale: float | None, align_corners: bool) -> tuple[int, float]:
     """(lower neighbour, weight of the upper one); an axis that keeps its size is copied."""
     if align_corners:
         source = o * (size - 1) / max(out - 1, 1)
@@ -565,9 +548,7 @@ def linear_source(
     return lower, source - lower
 
 
-def interpolation_rows(
-    size: int, out: int, scale: float | None, mode: str, align_corners: bool
-) -> Rows:
+def interpolation_rows(size: int, out: int, scale: float | None, mode: str, align_corners: bool) -> Rows:
     """One axis of an interpolation; a given scale, not size / out, steps through the input."""
     if mode == "area":
         spans = [adaptive_span(o, size, out) for o in range(out)]
@@ -711,9 +692,7 @@ def relu_backward(grad: Array, x: Array) -> Array:
 # --- Gradients of any function ------------------------------------------------------------------
 
 
-def finite_difference(
-    function: Callable[[Array], Array], x: Array, grad_output: Array, eps: float = 1e-6
-) -> Array:
+def finite_difference(function: Callable[[Array], Array], x: Array, grad_output: Array, eps: float = 1e-6) -> Array:
     """gx by central differences of the real part of sum(conj(grad_output) * function(x))."""
     x = wide(x)
     gx = np.zeros_like(x)

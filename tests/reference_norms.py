@@ -114,7 +114,8 @@ def batch_norm(
         running_mean = blend(running_mean, mean, momentum)
         running_var = blend(running_var, var * m / (m - 1), momentum)
     else:
-        assert running_mean is not None and running_var is not None
+        assert running_mean is not None
+        assert running_var is not None
         mean, var = wide(running_mean), wide(running_var)
     normal, rstd = standardize(rows, mean, var, eps)
     y = from_channel_rows(affine(normal, weight, bias), x.shape)
@@ -137,10 +138,7 @@ def batch_norm_backward_graph(
     grad_bias = grads.sum(axis=1)
     grad_weight = (grads * normal).sum(axis=1)
     grad_normal = affine(grads, weight, None)
-    if training:
-        grad_rows = standardize_backward(grad_normal, rows, eps)
-    else:
-        grad_rows = grad_normal * statistics.rstd[:, None]
+    grad_rows = standardize_backward(grad_normal, rows, eps) if training else grad_normal * statistics.rstd[:, None]
     return from_channel_rows(grad_rows, x.shape), grad_weight, grad_bias
 
 

@@ -43,7 +43,11 @@ def available() -> dict[str, str]:
 
 def kind_of(array: Any) -> str:
     """The library that an array belongs to: ``"numpy"``, ``"cupy"``, ``"torch"``, …"""
-    return "numpy" if isinstance(array, np.ndarray) else type(array).__module__.partition(".")[0]
+    if isinstance(array, np.ndarray):
+        return "numpy"
+    roots = [ancestor.__module__.partition(".")[0] for ancestor in type(array).__mro__]
+    # of a subclass's ancestors the one whose library takes arrays in, as a library of arrays does
+    return next((root for root in roots if hasattr(sys.modules.get(root), "from_dlpack")), roots[0])
 
 
 def backend_of(*arrays: Any) -> Backend:
@@ -93,7 +97,7 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
         raise TypeError(f"{op}: got arrays of two libraries, {named}; expected one, nothing is copied between them")
     (kind,) = kinds
     natives = [None if array is None else _as_numpy(op, name, array) for name, array in arrays.items()]
-    return _numpy_backend(), natives, _unchanged if kind == "numpy" else _returner(kind, next(iter(given.values())))
+    return _numpy_backend(), natives, _unchanged if kind == "numpy" else _returner(op, kind, next(iter(given.values())))
 
 
 def _unchanged(result: Any) -> Any:
@@ -104,30 +108,38 @@ def _require_array(op: str, name: str, array: Any) -> None:
     typename = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} is a masked array, whose mask would be lost; expected array.filled(value)")
-    if not isinstance(array, np.ndarray) and not (hasattr(array, "__dlpack__") and hasattr(array, "ndim")):
+    shares = all(hasattr(array, attribute) for attribute in ("__dlpack__", "__dlpack_device__", "ndim"))
+    if not isinstance(array, np.ndarray) and (not shares or isinstance(array, type)):
         raise TypeError(f"{op}: {name} is of type {typename}, expected an array")
-    if isinstance(array, np.generic):
-        raise TypeError(f"{op}: {name} is a NumPy scalar, expected an array")
 
 
 def _as_numpy(op: str, name: str, array: Any) -> np.ndarray[Any, Any]:
     if isinstance(array, np.ndarray):
         return np.asarray(array)
-    device, _ = array.__dlpack_device__()
-    if device not in _CPU:
-        raise TypeError(
-            f"{op}: {name} of {kind_of(array)} is not in CPU memory; this version of gpucnn computes on the CPU only"
-        )
+    is_negated = getattr(array, "is_neg", None)
+    if is_negated is not None and is_negated():  # PyTorch would share the memory without the minus that it still owes
+        raise TypeError(f"{op}: {name} of {kind_of(array)} is a negated view, expected tensor.resolve_neg()")
     try:
-        return np.from_dlpack(array)
+        device, _ = array.__dlpack_device__()
+        if device in _CPU:
+            return np.from_dlpack(array)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise TypeError(f"{op}: {name} of {kind_of(array)} cannot be shared through DLPack: {error}") from None
+        raise TypeError(
+            f"{op}: {name} of {kind_of(array)} has dtype {getattr(array, 'dtype', 'unknown')}, "
+            f"expected an array that DLPack can share: {error}"
+        ) from None
+    raise TypeError(
+        f"{op}: {name} of {kind_of(array)} is on another device, "
+        "expected CPU memory: this version of gpucnn computes on the CPU only"
+    )
 
 
-def _returner(kind: str, example: Any) -> Callable[[Any], Any]:
+def _returner(op: str, kind: str, example: Any) -> Callable[[Any], Any]:
     """What turns a NumPy result, or a tuple of them, into arrays of the library that `example` came from."""
-    namespace = getattr(example, "__array_namespace__", lambda: sys.modules[kind])()
-    from_dlpack = namespace.from_dlpack
+    namespace = getattr(example, "__array_namespace__", lambda: sys.modules.get(kind))()
+    from_dlpack = getattr(namespace, "from_dlpack", None)
+    if from_dlpack is None:
+        raise TypeError(f"{op}: got arrays of {kind}, expected a library with from_dlpack to return results by")
 
     def give_back(result: Any) -> Any:
         if isinstance(result, tuple):

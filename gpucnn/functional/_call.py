@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, TypeVar
 
 from gpucnn.backends import receive
 from gpucnn.backends.dtypes import accumulator, describe
 from gpucnn.functional._family import SPACE
-from gpucnn.geometry.arguments import integer, is_sequence
+from gpucnn.geometry.arguments import boolean, integer, is_sequence
 
 Array = Any
 Needs = Sequence[bool] | None
@@ -19,12 +20,16 @@ Result = TypeVar("Result")
 class Call:
     """The arrays of one call as their backend's own, all of one dtype that the operation takes.
 
-    `arrays` holds them in the order given, None where one was left out. The first one names the dtype.
+    `arrays` holds them in the order given, None where one of the `optional` ones was left out. The first one names the
+    dtype.
     """
 
-    def __init__(self, op: str, dtypes: frozenset[str], **arrays: Any) -> None:
+    def __init__(self, op: str, dtypes: frozenset[str], *, optional: Sequence[str] = ("bias",), **arrays: Any) -> None:
         self.op = op
         self._given = arrays
+        for name, array in arrays.items():
+            if name not in optional:
+                self._expect_given(name, array)
         self.backend, self.arrays, self._give_back = receive(op, arrays)
         self.xp = self.backend.xp
         self.dtype = self.arrays[0].dtype
@@ -44,7 +49,12 @@ class Call:
 
     def also(self, name: str, array: Any) -> Array:
         """Another array of the same kind, of whatever dtype."""
+        self._expect_given(name, array)
         return receive(self.op, {**self._given, name: array})[1][-1]
+
+    def _expect_given(self, name: str, array: Any) -> None:
+        if array is None:
+            raise TypeError(f"{self.op}: {name} is None, expected an array")
 
     # --- Shapes ---------------------------------------------------------------------------------------------------
 
@@ -126,7 +136,7 @@ def needed(op: str, needs: Needs, count: int) -> tuple[bool, ...]:
         raise TypeError(f"{op}: needs is {needs!r}, expected {count} bools, one for each array argument")
     if len(needs) != count:
         raise ValueError(f"{op}: needs has {len(needs)} values, expected {count}, one for each array argument")
-    return tuple(bool(need) for need in needs)
+    return tuple(boolean(op, "needs", need) for need in needs)
 
 
 def shape_argument(op: str, name: str, value: Any) -> tuple[int, ...]:
@@ -137,24 +147,42 @@ def shape_argument(op: str, name: str, value: Any) -> tuple[int, ...]:
 
 
 def number(op: str, name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """`value` as a float in [least, most].
+    """`value` as a finite float in [least, most].
 
     Raises
     ------
     TypeError
-        `value` is no real number.
+        `value` is no real number (a bool is none).
     ValueError
-        It is out of range, or NaN.
+        It is out of range, infinite or NaN.
     """
+    scalar = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(scalar, bool) or not isinstance(scalar, Real):
+        raise TypeError(f"{op}: {name} is {value!r}, expected a number")
     try:
-        if isinstance(value, bool | str):
-            raise TypeError
-        result = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{op}: {name} is {value!r}, expected a number") from None
-    if not least <= result <= most:
-        raise ValueError(f"{op}: {name} is {result}, expected a number in [{least}, {most}]")
+        result = float(scalar)
+    except OverflowError:
+        result = math.inf
+    if not (math.isfinite(result) and least <= result <= most):
+        expected = "a finite number"
+        if math.isfinite(least):
+            expected += f" in [{least}, {most}]" if math.isfinite(most) else f" of at least {least}"
+        raise ValueError(f"{op}: {name} is {result}, expected {expected}")
     return result
+
+
+def choice(op: str, name: str, value: Any, choices: Sequence[str], where: str = "") -> str:
+    """`value`, which is one of `choices`.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    if not (isinstance(value, str) and value in choices):
+        *firsts, last = map(repr, choices)
+        raise ValueError(f"{op}: {name} is {value!r}, expected {', '.join(firsts)} or {last} {where}".rstrip())
+    return value
 
 
 def axis_argument(call: Call, x: Array, dim: int) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator
 from gpucnn.functional._call import Array, Call, Needs, axis_argument, log_softmax_of, needed, number
+from gpucnn.geometry.arguments import boolean
 
 # --- Linear -------------------------------------------------------------------------------------------------------
 
@@ -184,7 +185,8 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
     call.expect_shape("grad_output", grad, x.shape)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    return call.result((call.xp.where(x <= 0, call.xp.zeros((), grad.dtype), grad),))
+    off = x.astype(accumulator(x.dtype), copy=False) <= 0  # bfloat16 itself warns of a NaN that it compares
+    return call.result((call.xp.where(off, call.xp.zeros((), grad.dtype), grad),))
 
 
 def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
@@ -257,7 +259,7 @@ def _leak(call: Call, values: Array, x: Array, negative_slope: float) -> Array:
     """Values where x is more than 0, else a share of them."""
     slope = number(call.op, "negative_slope", negative_slope)
     wide = accumulator(values.dtype)
-    slopes = call.xp.where(x > 0, 1, slope).astype(wide)
+    slopes = call.xp.where(x.astype(wide, copy=False) > 0, 1, slope).astype(wide)
     return call.xp.asarray(values.astype(wide, copy=False) * slopes, dtype=values.dtype)
 
 
@@ -327,7 +329,7 @@ def softmax_backward(
     >>> softmax_backward(np.array([1.0, 0.0]), np.array([0.0, 0.0]), 0)[0]
     array([ 0.25, -0.25])
     """
-    call = Call("softmax_backward", FLOATING, grad_output=grad_output, input=input, output=output)
+    call = Call("softmax_backward", FLOATING, optional=("output",), grad_output=grad_output, input=input, output=output)
     grad, x, y = call.arrays
     axis = _check_softmax_backward(call, grad, x, y, dim)
     if not needed(call.op, needs, 1)[0]:
@@ -402,7 +404,9 @@ def log_softmax_backward(
     >>> log_softmax_backward(np.array([1.0, 0.0]), np.array([0.0, 0.0]), 0)[0]
     array([ 0.5, -0.5])
     """
-    call = Call("log_softmax_backward", FLOATING, grad_output=grad_output, input=input, output=output)
+    call = Call(
+        "log_softmax_backward", FLOATING, optional=("output",), grad_output=grad_output, input=input, output=output
+    )
     grad, x, y = call.arrays
     axis = _check_softmax_backward(call, grad, x, y, dim)
     if not needed(call.op, needs, 1)[0]:
@@ -472,9 +476,11 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = N
     call = Call("dropout", FLOATING, input=input)
     (x,) = call.arrays
     share = number(call.op, "p", p, 0.0, 1.0)
+    boolean(call.op, "training", training)
+    gives_mask = boolean(call.op, "return_mask", return_mask)
     mask = _dropout_mask(call, x, share, training, rng)
     y = _dropped(call, x, share, training, mask)
-    return call.result((y, mask) if return_mask else y)
+    return call.result((y, mask) if gives_mask else y)
 
 
 def dropout_backward(
@@ -521,6 +527,8 @@ def dropout_backward(
     grad, x = call.arrays
     call.expect_shape("grad_output", grad, x.shape)
     share = number(call.op, "p", p, 0.0, 1.0)
+    boolean(call.op, "training", training)
+    boolean(call.op, "return_mask", return_mask)
     if mask is not None:
         mask = call.also("mask", mask)
         call.expect_shape("mask", mask, x.shape)

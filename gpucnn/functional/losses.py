@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, INTEGER, accumulator
-from gpucnn.functional._call import Array, Call, Needs, log_softmax_of, needed, number
+from gpucnn.functional._call import Array, Call, Needs, choice, log_softmax_of, needed, number
 from gpucnn.geometry.arguments import integer
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -65,7 +65,7 @@ def cross_entropy(
     >>> round(float(cross_entropy(np.zeros((2, 2)), np.array([0, 1]))), 4)
     0.6931
     """
-    call = Call("cross_entropy", FLOATING, input=input, weight=weight)
+    call = Call("cross_entropy", FLOATING, optional=("weight",), input=input, weight=weight)
     x, w = call.arrays
     terms = _Terms(call, x, target, w, ignore_index, reduction, label_smoothing)
     logs = call.xp.where(terms.shares == 0, 0, log_softmax_of(call, x, terms.axis))  # what has no share may be -inf
@@ -114,12 +114,12 @@ def cross_entropy_backward(
     array([[-0.5,  0.5]])
     """
     op = "cross_entropy_backward"
-    is_number = isinstance(grad_output, Real)
-    call = Call(op, FLOATING, input=input, weight=weight, grad_output=None if is_number else grad_output)
-    x, w, grad = call.arrays
+    is_number = isinstance(grad_output, Real) and not isinstance(grad_output, bool)
+    arrays = {"input": input, "weight": weight} | ({} if is_number else {"grad_output": grad_output})
+    call = Call(op, FLOATING, optional=("weight",), **arrays)
+    x, w, *grads = call.arrays
     terms = _Terms(call, x, target, w, ignore_index, reduction, label_smoothing)
-    if is_number:
-        grad = call.xp.asarray(grad_output, dtype=x.dtype)
+    grad = call.xp.asarray(number(op, "grad_output", grad_output), dtype=x.dtype) if is_number else grads[0]
     call.expect_shape("grad_output", grad, terms.shape if reduction == "none" else ())
     need_x, need_target, _ = needed(op, needs, 3)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -130,10 +130,11 @@ def cross_entropy_backward(
     grad_x = grad_target = None
     if need_x:
         slopes = call.xp.exp(logs) * terms.shares.sum(terms.axis, keepdims=True) - terms.shares
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore"):  # the scale of a mean of nothing is infinite
             grad_x = call.xp.where(slopes == 0, 0, slopes * scale).astype(x.dtype, copy=False)
     if need_target and terms.probabilities:
-        grad_target = (-scale * (1 - terms.smoothing) * terms.class_weights * logs).astype(x.dtype, copy=False)
+        with np.errstate(invalid="ignore"):
+            grad_target = (-scale * (1 - terms.smoothing) * terms.class_weights * logs).astype(x.dtype, copy=False)
     return call.result((grad_x, grad_target, None))
 
 
@@ -156,8 +157,7 @@ class _Terms:
     ) -> None:
         if x.ndim < 1 or 0 in x.shape[min(1, x.ndim - 1) :]:
             raise ValueError(f"{call.op}: input has shape {x.shape}, expected (N, C, *space) or (C,) of at least 1")
-        if reduction not in REDUCTIONS:
-            raise ValueError(f"{call.op}: reduction is {reduction!r}, expected one of {REDUCTIONS}")
+        choice(call.op, "reduction", reduction, REDUCTIONS)
         self.smoothing = number(call.op, "label_smoothing", label_smoothing, 0.0, 1.0)
         self.axis = min(1, x.ndim - 1)
         classes = x.shape[self.axis]

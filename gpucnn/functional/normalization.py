@@ -9,7 +9,7 @@ from typing import Any
 from gpucnn.backends.dtypes import FLOATING, accumulator
 from gpucnn.functional._call import Array, Call, Needs, needed, number
 from gpucnn.geometry import NormGeometry
-from gpucnn.geometry.arguments import integer, integers, is_sequence
+from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence
 
 _BATCH = (0, 2, 3)  # axes of [N, G, C, P] that share a mean: one for each channel
 _ROW = (2, 3)  # one for each row
@@ -82,11 +82,12 @@ def batch_norm(
     """
     call = _NormCall("batch_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
     x, w, b, running = call.x, call.weight, call.bias, (call.running_mean, call.running_var)
+    gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape = _batch_shape(call, x)
     call.check_batch(shape, running, training, momentum, eps)
     mean, rstd = call.batch_statistics(shape, running, training, momentum, eps)
     y = call.apply(shape, mean, rstd, w, b)
-    return call.result((y, mean.reshape(-1), rstd.reshape(-1)) if return_statistics else y)
+    return call.result((y, mean.reshape(-1), rstd.reshape(-1)) if gives_statistics else y)
 
 
 def batch_norm_backward(
@@ -228,13 +229,14 @@ def instance_norm(
     call = _NormCall(
         "instance_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
     )
+    gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     running = (call.running_mean, call.running_var)
     shape = _instance_shape(call, call.x)
     call.check_instance(shape, running, use_input_stats, momentum, eps)
     mean, rstd = call.instance_statistics(shape, running, use_input_stats, momentum, eps)
     y = call.apply(shape, mean, rstd, call.weight, call.bias)
     kept = shape[:2] if use_input_stats else shape[1:2]
-    return call.result((y, mean.reshape(kept), rstd.reshape(kept)) if return_statistics else y)
+    return call.result((y, mean.reshape(kept), rstd.reshape(kept)) if gives_statistics else y)
 
 
 def instance_norm_backward(
@@ -362,10 +364,11 @@ def layer_norm(
            [-1.,  1.]])
     """
     call = _NormCall("layer_norm", input, weight=weight, bias=bias)
+    gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape, leading = _layer_shape(call, call.x, normalized_shape, eps)
     mean, rstd = call.statistics(NormGeometry(shape, _ROW), eps)
     y = call.apply(shape, mean, rstd, call.weight, call.bias)
-    return call.result((y, mean.reshape(leading), rstd.reshape(leading)) if return_statistics else y)
+    return call.result((y, mean.reshape(leading), rstd.reshape(leading)) if gives_statistics else y)
 
 
 def layer_norm_backward(
@@ -465,10 +468,11 @@ def group_norm(
     array([-1.,  1., -1.,  1.])
     """
     call = _NormCall("group_norm", input, weight=weight, bias=bias)
+    gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape = _group_shape(call, call.x, num_groups, eps)
     mean, rstd = call.statistics(NormGeometry(shape, _ROW), eps)
     y = call.apply(shape, mean, rstd, call.weight, call.bias)
-    return call.result((y, mean.reshape(shape[:2]), rstd.reshape(shape[:2])) if return_statistics else y)
+    return call.result((y, mean.reshape(shape[:2]), rstd.reshape(shape[:2])) if gives_statistics else y)
 
 
 def group_norm_backward(
@@ -531,7 +535,8 @@ class _NormCall(Call):
     """
 
     def __init__(self, op: str, input: Array, grad_output: Array | None = None, **parameters: Array | None) -> None:
-        super().__init__(op, FLOATING, input=input, grad_output=grad_output)
+        optional = () if op.endswith("_backward") else ("grad_output",)
+        super().__init__(op, FLOATING, optional=optional, input=input, grad_output=grad_output)
         self.x, self.grad = self.arrays
         self.wide = accumulator(self.dtype)
         self.weight: Array | None = None
@@ -549,8 +554,7 @@ class _NormCall(Call):
                         usable += f", or {self.wide}"
                     raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected {usable}")
                 setattr(self, name, array)
-        if grad_output is not None:
-            self.expect_shape("grad_output", self.grad, self.x.shape)
+        self.expect_shape("grad_output", self.grad, self.x.shape)
 
     # --- Checks ---------------------------------------------------------------------------------------------------
 
@@ -580,9 +584,11 @@ class _NormCall(Call):
         self, shape: Shape4, running: Running, training: bool, momentum: float, eps: float, writes: bool = True
     ) -> None:
         self.check_affine((shape[1],))
+        boolean(self.op, "training", training)
         self.check_running(shape[1], running, uses=not training, writes=writes and training)
         number(self.op, "momentum", momentum)
-        number(self.op, "eps", eps, least=0.0)
+        if number(self.op, "eps", eps, least=0.0) == 0 and training:
+            raise ValueError(f"{self.op}: eps is 0, expected more than 0 in training")
         if training and shape[0] * shape[3] == 1:
             raise ValueError(f"{self.op}: input has shape {self.x.shape}, expected more than one value per channel")
 
@@ -590,6 +596,7 @@ class _NormCall(Call):
         self, shape: Shape4, running: Running, use_input_stats: bool, momentum: float, eps: float, writes: bool = True
     ) -> None:
         self.check_affine((shape[1],))
+        boolean(self.op, "use_input_stats", use_input_stats)
         self.check_running(shape[1], running, uses=not use_input_stats, writes=writes and use_input_stats)
         number(self.op, "momentum", momentum)
         number(self.op, "eps", eps, least=0.0)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from cmath import isinf
+from numbers import Complex, Real
 from typing import Any
 
+import numpy as np
+
 from gpucnn.backends.dtypes import NUMERIC, accumulator
-from gpucnn.functional._call import Array, Call, Needs, needed
+from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.geometry.arguments import Pairs, integer, is_sequence
 
 MODES = ("constant", "reflect", "replicate", "circular", "symmetric")
@@ -35,7 +39,7 @@ def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = No
     TypeError
         The dtype is not taken, or a parameter is of another type.
     ValueError
-        `pad` does not fit the array or the mode.
+        `pad` does not fit the array or the mode, or the dtype cannot hold `value`.
 
     See Also
     --------
@@ -64,7 +68,7 @@ def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = No
         return call.result(x.copy(order="K") if x is call.arrays[0] or x.base is not None else x)
     shape = tuple(size + max(low, 0) + max(high, 0) for size, (low, high) in zip(x.shape, pairs, strict=True))
     y = call.xp.empty_like(x, shape=shape)
-    y[...] = 0 if value is None else value
+    y[...] = _filling(call, x, value)
     y[_core(x.shape, pairs)] = x
     return call.result(y)
 
@@ -107,6 +111,7 @@ def pad_backward(
     call = Call("pad_backward", NUMERIC, grad_output=grad_output, input=input)
     grad, x = call.arrays
     pairs = _pairs(call, x, pad, mode, value)
+    _filling(call, x, value)
     call.expect_shape("grad_output", grad, tuple(n + sum(pair) for n, pair in zip(x.shape, pairs, strict=True)))
     if not needed(call.op, needs, 1)[0]:
         return (None,)
@@ -129,9 +134,8 @@ def _pairs(call: Call, x: Array, pad: Any, mode: str, value: Any) -> Pairs:
         raise TypeError(f"{call.op}: pad is {pad!r}, expected a sequence of integers")
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
         raise ValueError(f"{call.op}: pad has {len(pad)} values, expected two for each of at most {x.ndim} axes")
-    if mode not in MODES:
-        raise ValueError(f"{call.op}: mode is {mode!r}, expected one of {MODES}")
-    if mode != "constant" and value is not None:
+    choice(call.op, "mode", mode, MODES)
+    if mode != "constant" and _filling(call, x, value) != 0:
         raise ValueError(f"{call.op}: value is {value}, expected None with mode {mode!r}")
     numbers = [integer(call.op, "pad", item, -(2**31), "a sequence of integers") for item in pad]
     given = list(zip(numbers[0::2], numbers[1::2], strict=True))[::-1]
@@ -140,12 +144,30 @@ def _pairs(call: Call, x: Array, pad: Any, mode: str, value: Any) -> Pairs:
         left = size + min(low, 0) + min(high, 0)
         most = {"reflect": left - 1, "circular": left, "symmetric": left}.get(mode, max(low, high))
         if left < 0 or (max(low, high) > 0 and left == 0 and mode != "constant"):
-            raise ValueError(f"{call.op}: pad of axis {axis} is ({low}, {high}), which leaves nothing of its {size}")
+            raise ValueError(f"{call.op}: pad of axis {axis} is ({low}, {high}), expected to leave some of its {size} values")
         if max(low, high) > max(most, 0):
             raise ValueError(
                 f"{call.op}: pad of axis {axis} is ({low}, {high}), expected at most {most} with mode {mode!r}"
             )
     return pairs
+
+
+def _filling(call: Call, x: Array, value: Any) -> Any:
+    """`value`, checked to be a number that the dtype of x holds."""
+    if value is None:
+        return 0
+    scalar = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(scalar, bool) or not isinstance(scalar, Complex if x.dtype.kind == "c" else Real):
+        raise TypeError(f"{call.op}: value is {value!r}, expected a number of dtype {x.dtype}")
+    try:
+        with np.errstate(all="ignore"):
+            held = np.asarray(scalar, x.dtype)
+        fits = held == scalar if x.dtype.kind in "iu" else bool(np.isinf(held)) == isinf(scalar)
+    except (OverflowError, ValueError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{call.op}: value is {value!r}, expected a number that {x.dtype} holds")
+    return scalar
 
 
 def _cropped(shape: tuple[int, ...], pairs: Pairs) -> tuple[slice, ...]:

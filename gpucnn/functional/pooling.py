@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf, prod
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from gpucnn.backends.dtypes import FLOATING, LINEAR, NUMERIC, ORDERED, accumulat
 from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, number
 from gpucnn.functional._family import family
 from gpucnn.geometry import Padding, PoolGeometry, Size
-from gpucnn.geometry.arguments import integers
+from gpucnn.geometry.arguments import boolean, integers
 from gpucnn.geometry.geometries import Divisor, adaptive_geometry, pool_geometry
 
 # --- Maximum ------------------------------------------------------------------------------------------------------
@@ -123,6 +123,7 @@ def max_pool_nd_backward(
     1.0
     """
     call = Call(f"max_pool{rank}d_backward", ORDERED, grad_output=grad_output, input=input)
+    boolean(call.op, "return_indices", return_indices)
     grad, x = call.arrays
     image = call.lift("input", x, rank)
     geometry = pool_geometry(call.op, _space(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
@@ -216,6 +217,7 @@ def adaptive_max_pool_nd_backward(
     1.0
     """
     call = Call(f"adaptive_max_pool{rank}d_backward", ORDERED, grad_output=grad_output, input=input)
+    boolean(call.op, "return_indices", return_indices)
     grad, x = call.arrays
     image = call.lift("input", x, rank)
     geometry = adaptive_geometry(call.op, _space(image, rank), output_size)
@@ -662,7 +664,7 @@ def _expect_output(call: Call, name: str, array: Array, x: Array, geometry: Pool
 
 def _max_pool(call: Call, x: Array, image: Array, geometry: PoolGeometry, return_indices: bool) -> Any:
     rank = geometry.rank
-    if not return_indices:
+    if not boolean(call.op, "return_indices", return_indices):
         return call.result(lowered(call.backend.max_pool(image, geometry), rank, like=x))
     y, indices = call.backend.max_pool_with_indices(image, geometry)
     return call.result((lowered(y, rank, like=x), lowered(indices, rank, like=x)))
@@ -696,8 +698,9 @@ def _average_pool_backward(
 
 
 def _divisor(call: Call, count_include_pad: bool, divisor_override: float | None) -> Divisor:
+    padded = boolean(call.op, "count_include_pad", count_include_pad)
     if divisor_override is None:
-        return "padded" if count_include_pad else "valid"
+        return "padded" if padded else "valid"
     divisor = number(call.op, "divisor_override", divisor_override)
     if divisor == 0:
         raise ValueError(f"{call.op}: divisor_override is 0, expected another number")
@@ -720,8 +723,6 @@ def _lp_arguments(
     power = number(call.op, "norm_type", norm_type)
     if power <= 0:
         raise ValueError(f"{call.op}: norm_type is {power}, expected more than 0")
-    if power == inf:
-        raise ValueError(f"{call.op}: norm_type is inf, expected a finite number; max_pool{rank}d of abs(x) is its limit")
     space = _space(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, "padded")
     return power, geometry, prod(integers(call.op, "kernel_size", kernel_size, rank, 1))

@@ -6,10 +6,10 @@ from math import floor, prod
 from typing import Any
 
 from gpucnn.backends.dtypes import LINEAR, NUMERIC
-from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, number
+from gpucnn.functional._call import Array, Call, Needs, choice, lifted, lowered, needed, number
 from gpucnn.functional._family import SPACE, family
 from gpucnn.geometry import InterpolationGeometry, Padding, PoolGeometry, Size
-from gpucnn.geometry.arguments import integers, is_sequence
+from gpucnn.geometry.arguments import boolean, integers, is_sequence
 from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, unpool_size
 
 # --- Unpooling ----------------------------------------------------------------------------------------------------
@@ -242,8 +242,6 @@ def _unpool_size(
 
 
 def _unpool_indices(call: Call, indices: Array, x: Array, size: tuple[int, ...]) -> Array:
-    if indices is None:
-        raise TypeError(f"{call.op}: indices is None, expected an array")
     at = call.also("indices", indices)
     call.expect_shape("indices", at, x.shape)
     call.expect_indices("indices", at, prod(size))
@@ -372,7 +370,7 @@ def interpolate_backward(
 
 
 def _is_nearest(mode: str) -> bool:
-    return mode in ("nearest", "nearest-exact")
+    return isinstance(mode, str) and mode in ("nearest", "nearest-exact")
 
 
 def _resampling(
@@ -383,13 +381,11 @@ def _resampling(
     if rank not in SPACE:
         raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected 3 to 5 (N, C, *space)")
     space = call.image_shape("input", x.shape, rank)[2:]
-    if not (_is_nearest(mode) or mode in ("area", _LINEAR_MODES[rank])):
-        raise ValueError(
-            f"{call.op}: mode is {mode!r}, "
-            f"expected 'nearest', 'nearest-exact', {_LINEAR_MODES[rank]!r} or 'area' for {rank}-d images"
-        )
-    if align_corners is not None and mode != _LINEAR_MODES[rank]:
-        raise ValueError(f"{call.op}: align_corners is {align_corners}, expected None with mode {mode!r}")
+    choice(call.op, "mode", mode, ("nearest", "nearest-exact", _LINEAR_MODES[rank], "area"), f"for {rank}-d images")
+    if align_corners is not None:
+        boolean(call.op, "align_corners", align_corners)
+        if mode != _LINEAR_MODES[rank]:
+            raise ValueError(f"{call.op}: align_corners is {align_corners}, expected None with mode {mode!r}")
     out, factors = _resampled_size(call, space, size, scale_factor)
     if mode == "area":
         return adaptive_geometry(call.op, space, out, "valid")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 Size = int | Sequence[int]
@@ -15,9 +15,25 @@ SAME = ("same", "same_lower")
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether `value` holds one item per axis, and is not one value for all of them, as a 0-d array is."""
-    sized = isinstance(value, Iterable) and hasattr(value, "__len__") and not isinstance(value, str)
-    return sized and getattr(value, "ndim", 1) > 0
+    """Whether `value` holds one item per axis: a list, a tuple or an array with axes, but no string, set or dict."""
+    if isinstance(value, Sequence):
+        return not isinstance(value, str | bytes | bytearray)
+    dimensions = getattr(value, "ndim", None)
+    return isinstance(dimensions, int) and dimensions > 0
+
+
+def boolean(op: str, name: str, value: Any) -> bool:
+    """`value` as a bool: True, False, or an array library's.
+
+    Raises
+    ------
+    TypeError
+        `value` is neither; numbers and words are not taken for one.
+    """
+    scalar = getattr(value, "ndim", None) == 0 and str(getattr(value, "dtype", "")) == "bool"
+    if not (scalar or isinstance(value, bool)):
+        raise TypeError(f"{op}: {name} is {value!r}, expected True or False")
+    return bool(value)
 
 
 def integer(op: str, name: str, value: Any, least: int, expected: str = "an integer") -> int:

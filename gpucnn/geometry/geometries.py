@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from gpucnn.geometry.arguments import Pairs, integer, integers, is_sequence, padding_form
+from gpucnn.geometry.arguments import Pairs, boolean, integer, integers, is_sequence, padding_form
 from gpucnn.geometry.axes import (
     AdaptiveAxis,
     Axis,
@@ -201,7 +201,8 @@ def pool_geometry(
     steps = kernel if stride is None else integers(op, "stride", stride, rank, 1)
     gaps = integers(op, "dilation", dilation, rank, 1)
     form = padding_form(op, padding, rank)
-    return _pool_geometry(op, input_size, kernel, steps, form, gaps, bool(ceil_mode), divisor)
+    rounds_up = boolean(op, "ceil_mode", ceil_mode)
+    return _pool_geometry(op, input_size, kernel, steps, form, gaps, rounds_up, divisor)
 
 
 @lru_cache(maxsize=1024)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpucnn.geometry.arguments import SAME, Padding, Pairs, Size, integers, is_sequence, padding_form, rank_of
+from gpucnn.geometry.arguments import SAME, Padding, Pairs, Size, boolean, integers, is_sequence, padding_form, rank_of
 from gpucnn.geometry.axes import Axis, extent
 
 
@@ -265,7 +265,7 @@ def pool_output_size(
     """
     op = "pool_output_size"
     given = input_size, kernel_size, kernel_size if stride is None else stride, padding, dilation
-    axes = pool_axes(op, *_windows(op, *given), ceil_mode)
+    axes = pool_axes(op, *_windows(op, *given), boolean(op, "ceil_mode", ceil_mode))
     return _in_form_of(given, tuple(axis.out for axis in axes))
 
 

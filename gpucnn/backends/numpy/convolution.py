@@ -56,7 +56,7 @@ def convolve_backward_weight(x: Array, grad_y: Array, geometry: ConvGeometry) ->
     dtype = accumulator(x.dtype)
     last = memory.is_channels_last(x)
     grad_w = np.zeros((groups, filters, channels * geometry.taps), dtype)
-    for block, columns in window_blocks(x, geometry.kernel_size, geometry.forward, dtype, groups, last):
+    for block, columns in window_blocks(x, geometry.kernel_size, geometry.forward, dtype, groups, filters, last):
         grad = grad_y[block[0], :, *block[1:]]
         grad = grad.reshape(grad.shape[0], groups, filters, -1)
         if last:  # [G, OC / G, n P] @ [G, n P, K]
@@ -111,7 +111,7 @@ def _contract_channels_first(source: Array, weight: Array, samplings: Samplings,
             planes = planes.reshape(n, groups, channels, -1)
             np.matmul(matrix, planes, out=result.reshape(n, groups, filters, -1))
             return
-    for block, columns in window_blocks(source, kernel, samplings, dtype, groups, channels_last=False):
+    for block, columns in window_blocks(source, kernel, samplings, dtype, groups, filters, channels_last=False):
         part = target[block[0], :, *block[1:]]
         part = part.reshape(part.shape[0], groups, filters, *part.shape[2:])
         result = memory.merged_rows(part[0], 2) if len(part) == 1 and part.dtype == dtype else None
@@ -134,7 +134,7 @@ def _contract_channels_last(source: Array, weight: Array, samplings: Samplings, 
             pixels = pixels.reshape(groups, channels, -1).swapaxes(1, 2)
             np.matmul(pixels, matrix, out=result.reshape(groups, filters, -1).swapaxes(1, 2))
             return
-    for block, columns in window_blocks(source, kernel, samplings, dtype, groups, channels_last=True):
+    for block, columns in window_blocks(source, kernel, samplings, dtype, groups, filters, channels_last=True):
         part = target[block[0], :, *block[1:]]
         part = part.reshape(part.shape[0], groups, filters, *part.shape[2:])
         product_ = (columns @ matrix).reshape(groups, part.shape[0], *part.shape[3:], filters)
@@ -147,10 +147,12 @@ def window_blocks(
     samplings: Samplings,
     dtype: np.dtype[Any],
     groups: int,
+    filters: int,
     channels_last: bool,
 ) -> Iterator[tuple[Block, Array]]:
     """Cut the targets into blocks and read each one's windows into columns, in one buffer of bounded size.
 
+    The same bound holds for [G, filters, n P], the products or gradients that the caller has beside the columns.
     Yields the block, slices of (N, D, H, W) targets, and its columns: [G, K, n P] with K = (channels, taps), or with
     `channels_last` [G, n P, K] with K = (taps, channels).
     """
@@ -159,7 +161,8 @@ def window_blocks(
     depth = c // groups * prod(kernel)
     extents = (n, *(sampling.targets for sampling in samplings))
     buffer = None
-    for block in memory.blocks(extents, memory.WORKSPACE_BYTES // (groups * depth * dtype.itemsize)):
+    widest = groups * max(depth, filters) * dtype.itemsize
+    for block in memory.blocks(extents, memory.WORKSPACE_BYTES // widest):
         size = tuple(s.stop - s.start for s in block)
         count = prod(size)
         if buffer is None:  # the first block is the largest

@@ -60,7 +60,7 @@ def locally_connect_backward_input(grad_y: Array, w: Array, geometry: ConvGeomet
     for block in _blocks(geometry, n, dtype):
         size = _size(block)
         filters = _at_positions(w[:, *block], dtype).swapaxes(1, 2)  # [P, K, OC]
-        grad = grad_y[:, :, *block].reshape(n, -1, prod(size)).transpose(2, 1, 0).astype(dtype)  # [P, OC, N]
+        grad = _images_at_positions(grad_y[:, :, *block], dtype)  # [P, OC, N]
         columns = (filters @ grad).reshape(*size, 1, c, *geometry.kernel_size, n)
         add_windows(columns.transpose(3, 4, 5, 6, 7, 8, 0, 1, 2), taps_of(geometry.forward, block), grad_x)
     result = memory.empty(grad_x[:, 0].shape, grad_y.dtype, like=grad_y)
@@ -73,8 +73,7 @@ def locally_connect_backward_weight(x: Array, grad_y: Array, geometry: ConvGeome
     inputs, outputs, _ = geometry.channels
     grad_w = np.empty((outputs, *geometry.output_size, inputs, *geometry.kernel_size), x.dtype)
     for block, columns in _position_blocks(x, geometry):
-        grad = grad_y[:, :, *block].reshape(x.shape[0], outputs, -1).transpose(2, 1, 0)  # [P, OC, N]
-        result = grad.astype(columns.dtype) @ columns.swapaxes(1, 2)  # [P, OC, K]
+        result = _images_at_positions(grad_y[:, :, *block], columns.dtype) @ columns.swapaxes(1, 2)  # [P, OC, K]
         grad_w[:, *block] = result.swapaxes(0, 1).reshape(grad_w[:, *block].shape)
     return grad_w
 
@@ -85,13 +84,20 @@ def _at_positions(w: Array, dtype: np.dtype) -> Array:
     return w.reshape(w.shape[0], positions, -1).swapaxes(0, 1).astype(dtype, copy=False)
 
 
+def _images_at_positions(grad_y: Array, dtype: np.dtype) -> Array:
+    """grad_y [N, OC, d, h, w] as [P, OC, N]; N may be 0."""
+    return grad_y.reshape(*grad_y.shape[:2], prod(grad_y.shape[2:])).transpose(2, 1, 0).astype(dtype)
+
+
 def _size(block: Block) -> tuple[int, ...]:
     return tuple(s.stop - s.start for s in block)
 
 
 def _blocks(geometry: ConvGeometry, n: int, dtype: np.dtype) -> Iterator[Block]:
-    each = geometry.channels.inputs * geometry.taps * max(1, n) * dtype.itemsize
-    return memory.blocks(geometry.output_size, memory.WORKSPACE_BYTES // each)
+    """Blocks of positions whose matrices, [K, N], [OC, K] and [OC, N] at each, stay within the workspace."""
+    rows, outputs, images = geometry.channels.inputs * geometry.taps, geometry.channels.outputs, max(1, n)
+    widest = max(rows * images, outputs * rows, outputs * images) * dtype.itemsize
+    return memory.blocks(geometry.output_size, memory.WORKSPACE_BYTES // widest)
 
 
 def _position_blocks(x: Array, geometry: ConvGeometry) -> Iterator[tuple[Block, Array]]:

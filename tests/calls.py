@@ -1,0 +1,144 @@
+"""One small valid call of every public operation, by name: arguments for tests to spoil, or to hand in otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import gpucnn.functional as F
+
+ARRAYS = frozenset({
+    "input", "weight", "bias", "grad_output", "grad_grad_input", "grad_grad_weight", "indices", "target",
+    "running_mean", "running_var", "mean", "rstd", "output", "mask",
+})  # fmt: skip
+"""Names of the parameters that are arrays."""
+
+ALIASES = {"unfold": "im2col", "fold": "col2im"}
+
+
+def numbers(*shape: int) -> np.ndarray[Any, Any]:
+    """Numbers of both signs, all different."""
+    return np.sin(np.arange(1.0, 1 + np.prod(shape, dtype=int))).reshape(shape)
+
+
+def _calls_of_rank(n: int) -> dict[str, dict[str, Any]]:
+    """The families for n-d images with two channels, 6 long along the first axis and 5 along the others."""
+    x = numbers(2, 2, *(6, 5, 5)[:n])
+    filters = {"weight": numbers(4, 1, *(2,) * n), "bias": numbers(4)}
+    windows: dict[str, Any] = {"stride": 2, "padding": 1, "dilation": 1}
+    out = (4, 3, 3)[:n]
+    grad = numbers(2, 4, *out)
+    local = {"weight": numbers(4, *out, 2, *(2,) * n), "bias": numbers(4, *out)}
+    transposed = {"weight": numbers(2, 2, *(2,) * n), "bias": numbers(4)}
+    pool = {"input": x, "kernel_size": 2, **windows, "ceil_mode": False}
+    y, indices = getattr(F, f"max_pool{n}d")(x, 2, return_indices=True)
+    return {
+        f"conv{n}d": {"input": x, **filters, **windows, "groups": 2},
+        f"conv{n}d_input": {
+            "input_size": x.shape, "weight": filters["weight"], "grad_output": grad, **windows, "groups": 2
+        },
+        f"conv{n}d_weight": {
+            "input": x, "weight_size": filters["weight"].shape, "grad_output": grad, **windows, "groups": 2
+        },
+        f"conv_transpose{n}d": {"input": x, **transposed, **windows, "output_padding": 1, "groups": 2},
+        f"locally_connected{n}d": {"input": x, **local, **windows},
+        f"max_pool{n}d": {**pool, "return_indices": False},
+        f"avg_pool{n}d": {**pool, "count_include_pad": True, "divisor_override": None},
+        f"sum_pool{n}d": pool,
+        f"lp_pool{n}d": {**pool, "norm_type": 2.0},
+        f"adaptive_max_pool{n}d": {"input": x, "output_size": 2, "return_indices": False},
+        f"adaptive_avg_pool{n}d": {"input": x, "output_size": 2},
+        f"max_unpool{n}d": {
+            "input": y, "indices": indices, "kernel_size": 2, "stride": 2, "padding": 0, "output_size": x.shape[2:]
+        },
+        f"bed_of_nails{n}d": {"input": x, "scale_factor": 2},
+    }  # fmt: skip
+
+
+def _other_calls() -> dict[str, dict[str, Any]]:
+    x = numbers(2, 4, 3, 3)
+    affine = {"weight": numbers(4), "bias": numbers(4), "eps": 1e-5}
+    running = {"running_mean": np.zeros(4), "running_var": np.ones(4)}
+    unfolding = {"kernel_size": 2, "dilation": 1, "padding": 1, "stride": 2}
+    return {
+        "im2col": {"input": x, **unfolding},
+        "col2im": {"input": numbers(2, 16, 4), "output_size": 3, **unfolding},
+        "interpolate": {"input": x, "size": 5, "scale_factor": None, "mode": "nearest", "align_corners": None},
+        "batch_norm": {"input": x, **running, **affine, "training": True, "momentum": 0.1},
+        "instance_norm": {"input": x, **running, **affine, "use_input_stats": True, "momentum": 0.1},
+        "layer_norm": {
+            "input": x, "normalized_shape": (3, 3), "weight": numbers(3, 3), "bias": numbers(3, 3), "eps": 1e-5
+        },
+        "group_norm": {"input": x, "num_groups": 2, **affine},
+        "linear": {"input": numbers(2, 3), "weight": numbers(4, 3), "bias": numbers(4)},
+        "relu": {"input": x},
+        "leaky_relu": {"input": x, "negative_slope": 0.01},
+        "softmax": {"input": x, "dim": 1},
+        "log_softmax": {"input": x, "dim": 1},
+        "cross_entropy": {
+            "input": numbers(3, 4),
+            "target": np.array([0, 1, 3]),
+            "weight": np.ones(4),
+            "ignore_index": -100,
+            "reduction": "mean",
+            "label_smoothing": 0.0,
+        },
+        "dropout": {"input": x, "p": 0.5, "training": True, "rng": 1},
+        "pad": {"input": x, "pad": (1, 1), "mode": "constant", "value": None},
+    }  # fmt: skip
+
+
+def _copied(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in arguments.items()}
+
+
+def _with_backward(name: str, arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The call, and that of its backward with everything that the forward can hand over."""
+
+    def run(**others: Any) -> Any:
+        return getattr(F, name)(**_copied({**arguments, **others}))
+
+    result = run()
+    direction = name.rpartition("_")[2]
+    upstream = f"grad_grad_{direction}" if direction in ("input", "weight") else "grad_output"
+    handed: dict[str, Any] = {}
+    if "max_pool" in name:
+        handed = {"indices": run(return_indices=True)[1]}
+    elif name.endswith("_norm"):
+        handed = dict(zip(("mean", "rstd"), run(return_statistics=True)[1:], strict=True))
+    elif "softmax" in name:
+        handed = {"output": result}
+    elif name == "dropout":
+        handed = {"mask": run(return_mask=True)[1]}
+    return {name: arguments, f"{name}_backward": {upstream: numbers(*result.shape), **arguments, **handed}}
+
+
+def _all_calls() -> dict[str, dict[str, Any]]:
+    calls: dict[str, dict[str, Any]] = {}
+    for forwards in (*map(_calls_of_rank, (1, 2, 3)), _other_calls()):
+        for name, arguments in forwards.items():
+            calls |= _with_backward(name, arguments)
+    for alias, name in ALIASES.items():
+        calls |= {alias: calls[name], f"{alias}_backward": calls[f"{name}_backward"]}
+    return calls
+
+
+CALLS = _all_calls()
+"""Keyword arguments of a valid call of each name in ``gpucnn.functional.__all__``."""
+
+
+def fresh(name: str, **others: Any) -> dict[str, Any]:
+    """The arguments of a valid call, with copies of the arrays, and with some exchanged for `others`."""
+    return _copied({**CALLS[name], **others})
+
+
+def said_name(name: str) -> str:
+    """The name that an operation gives itself in its messages, where it has two."""
+    forward = name.removesuffix("_backward")
+    return ALIASES.get(forward, forward) + name[len(forward) :]
+
+
+def rank_of(name: str) -> int:
+    """The spatial rank of the arrays in the call of this name, 2 where that is open."""
+    return next((n for n in (1, 2, 3) if f"{n}d" in name), 2)
