@@ -254,6 +254,8 @@ def test_no_absolute_value_is_taken(backend: ArrayBackend, dtype: str) -> None:
     assert np.isnan(y[0, 0, 0])
     np.testing.assert_allclose(y[0, 0, 1], 26 ** (1 / 3), rtol=1e-2)
     assert backend.run(F.lp_pool1d, x, 1, 2).astype(np.float64).tolist() == [[[-2, 2]]]
+    (grad,) = backend.run(F.lp_pool1d_backward, np.ones_like(x[..., ::2]), x, 3, 2)
+    assert np.isnan(grad.astype(np.float64)).tolist() == [[[True, True, False, False]]]
 
 
 @pytest.mark.parametrize("power", [1, 2, 2.5, 3])

@@ -333,6 +333,11 @@ def test_results_have_the_memory_order_of_the_first_array(
         assert (last if order == "channels_last" else image).flags.c_contiguous
 
 
+def test_image_of_one_pixel_is_in_c_order_as_much_as_channels_last(backend: ArrayBackend) -> None:
+    y = backend.run(F.conv_transpose2d, np.ones((2, 5, 1, 1)), np.ones((5, 3, 4, 4)))
+    assert y.flags.c_contiguous
+
+
 @pytest.mark.parametrize("limit", [1, 300, 2000])
 @pytest.mark.parametrize("order", LAYOUTS)
 @pytest.mark.parametrize("channels", CHANNELS)

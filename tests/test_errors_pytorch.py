@@ -27,13 +27,14 @@ TAKEN_HERE = [  # (operation, what PyTorch says, why it is taken here)
     ("2col|2im|fold", "equals? to 2|Expected 3D or 4D|out of range", "images of one and three dimensions unfold too"),
     ("2col|2im|fold|max_pool|interpolate", "not implemented for 'Long'", "integers are taken where no mean is"),
     ("avg_pool", "'divisor_override' must be int|Overflow when unpacking", "any number may divide"),
-    ("adaptive", "has no len", "one None, or NumPy's integer, stands for all axes"),
+    ("adaptive|max_unpool", "has no len", "one size, or one None, stands for all axes"),
     ("", "must be bool, not numpy.bool", "NumPy's bool is a bool"),
     ("lp_pool|leaky", "int too big|negative int", "any finite number is a number"),
-    ("conv2d_weight", "Expected 3-dimensional|Expected 4-dimensional", "no batch, as in conv2d"),
+    ("d_weight", "Expected [345]-dimensional", "no batch, as in conv2d"),
     ("instance_norm", "select\\(\\)", "an empty batch normalises to an empty one"),
     ("lp_pool1d", "argument 'other'", "a sequence of one is an int for 1-d images"),
     ("pad", "is not supported for", "every mode pads arrays of any rank"),
+    ("linear", "mat2 must be a matrix", "a weight [IN] may have a bias [], as PyTorch documents it"),
 ]  # fmt: skip
 
 REFUSED_HERE = [  # (operation, what is said here, why it is refused here)
@@ -46,7 +47,10 @@ REFUSED_HERE = [  # (operation, what is said here, why it is refused here)
     ("_norm", "eps is -1.0", "the root of a negative variance is NaN"),
     ("lp_pool", "norm_type is -?\\d.0, expected more than 0", "no such norm"),
     ("cross_entropy", "label_smoothing is -1.0", "a share is in [0, 1]"),
-    ("max_unpool", "(kernel_size|stride|padding) is -?., expected at least", "PyTorch forgets to check"),
+    ("cross_entropy", "target has shape \\(1,\\), expected \\(\\)", "an array of one class is not one class"),
+    ("max_unpool", "(size|stride|padding) is -?., expected at least", "PyTorch forgets to check"),
+    ("conv", "(stride|padding|dilation) is -?., expected at least", "PyTorch forgets to check an empty batch"),
+    ("pad", "expected at most . with mode '(reflect|circular)'", "cropping comes first, and leaves too little"),
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -397,7 +398,7 @@ def test_flags_are_true_or_false(op: str) -> None:
     pool = CEIL_MODES[op]
     assert pool(True) == pool(np.bool_(True)) == pool(np.array(True)) == 4
     assert pool(False) == pool(np.bool_(False)) == pool(np.array(False)) == 3
-    for bad in (1, 0, 1.0, None, "True", np.int64(1), np.array(1), np.array([True]), [True]):
+    for bad in (1, 0, 1.0, None, "True", np.int64(1), np.array(1), np.array([True]), [True], SimpleNamespace(ndim=0)):
         with pytest.raises(TypeError, match=exactly(f"{op}: ceil_mode is {bad!r}, expected True or False")):
             pool(bad)
 

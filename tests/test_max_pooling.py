@@ -353,6 +353,13 @@ def test_indices_may_be_of_any_integer_dtype(backend: ArrayBackend, rng: np.rand
 
 
 @pytest.mark.parametrize("name", ["max_pool2d", "adaptive_max_pool2d"])
+def test_indices_that_are_handed_over_are_those_followed(backend: ArrayBackend, name: str) -> None:
+    x, grad = np.zeros((1, 1, 4, 4)), np.arange(1.0, 5).reshape(1, 1, 2, 2)
+    (result,) = backend.run(getattr(F, name + "_backward"), grad, x, 2, indices=np.array([[[[5, -1], [15, 5]]]]))
+    assert {int(i): result.flat[i] for i in np.flatnonzero(result)} == {5: 1 + 4, 15: 3}
+
+
+@pytest.mark.parametrize("name", ["max_pool2d", "adaptive_max_pool2d"])
 def test_wrong_indices(backend: ArrayBackend, name: str) -> None:
     x, grad = np.ones((1, 1, 4, 4)), np.ones((1, 1, 2, 2))
     backward = getattr(F, name + "_backward")

@@ -309,6 +309,7 @@ WRONG_VALUES: list[tuple[str, dict[str, Any], str]] = [
     ("batch_norm", {"weight": THREE}, "weight has shape (3,), expected (4,)"),
     ("batch_norm", {"bias": np.ones((4, 1))}, "bias has shape (4, 1), expected (4,)"),
     ("batch_norm", {"eps": -1e-5}, "eps is -1e-05, expected"),
+    ("batch_norm", {"eps": 0.0, "training": True}, "eps is 0, expected more than 0 in training"),
     ("batch_norm", {"momentum": np.nan}, "momentum is nan, expected"),
     ("instance_norm", {"input": np.ones((2, 4))}, "input has 2 dimensions, expected at least 3 (N, C, *space)"),
     ("instance_norm", {"input": np.ones((2, 4, 0))}, "input has shape (2, 4, 0), expected channels and"),

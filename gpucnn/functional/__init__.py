@@ -8,6 +8,32 @@ a tuple with the gradient of each array argument in order, and None for those wi
 leaves out what is not wanted.
 """
 
+from gpucnn.functional.average_pooling import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool1d_backward,
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_avg_pool3d,
+    adaptive_avg_pool3d_backward,
+    avg_pool1d,
+    avg_pool1d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    avg_pool3d,
+    avg_pool3d_backward,
+    lp_pool1d,
+    lp_pool1d_backward,
+    lp_pool2d,
+    lp_pool2d_backward,
+    lp_pool3d,
+    lp_pool3d_backward,
+    sum_pool1d,
+    sum_pool1d_backward,
+    sum_pool2d,
+    sum_pool2d_backward,
+    sum_pool3d,
+    sum_pool3d_backward,
+)
 from gpucnn.functional.convolution import (
     conv1d,
     conv1d_backward,
@@ -33,12 +59,6 @@ from gpucnn.functional.convolution import (
     conv_transpose2d_backward,
     conv_transpose3d,
     conv_transpose3d_backward,
-    locally_connected1d,
-    locally_connected1d_backward,
-    locally_connected2d,
-    locally_connected2d_backward,
-    locally_connected3d,
-    locally_connected3d_backward,
 )
 from gpucnn.functional.elementwise import (
     dropout,
@@ -54,9 +74,31 @@ from gpucnn.functional.elementwise import (
     softmax,
     softmax_backward,
 )
+from gpucnn.functional.locally_connected import (
+    locally_connected1d,
+    locally_connected1d_backward,
+    locally_connected2d,
+    locally_connected2d_backward,
+    locally_connected3d,
+    locally_connected3d_backward,
+)
 from gpucnn.functional.losses import (
     cross_entropy,
     cross_entropy_backward,
+)
+from gpucnn.functional.max_pooling import (
+    adaptive_max_pool1d,
+    adaptive_max_pool1d_backward,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_backward,
+    adaptive_max_pool3d,
+    adaptive_max_pool3d_backward,
+    max_pool1d,
+    max_pool1d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    max_pool3d,
+    max_pool3d_backward,
 )
 from gpucnn.functional.normalization import (
     batch_norm,
@@ -71,44 +113,6 @@ from gpucnn.functional.normalization import (
 from gpucnn.functional.padding import (
     pad,
     pad_backward,
-)
-from gpucnn.functional.pooling import (
-    adaptive_avg_pool1d,
-    adaptive_avg_pool1d_backward,
-    adaptive_avg_pool2d,
-    adaptive_avg_pool2d_backward,
-    adaptive_avg_pool3d,
-    adaptive_avg_pool3d_backward,
-    adaptive_max_pool1d,
-    adaptive_max_pool1d_backward,
-    adaptive_max_pool2d,
-    adaptive_max_pool2d_backward,
-    adaptive_max_pool3d,
-    adaptive_max_pool3d_backward,
-    avg_pool1d,
-    avg_pool1d_backward,
-    avg_pool2d,
-    avg_pool2d_backward,
-    avg_pool3d,
-    avg_pool3d_backward,
-    lp_pool1d,
-    lp_pool1d_backward,
-    lp_pool2d,
-    lp_pool2d_backward,
-    lp_pool3d,
-    lp_pool3d_backward,
-    max_pool1d,
-    max_pool1d_backward,
-    max_pool2d,
-    max_pool2d_backward,
-    max_pool3d,
-    max_pool3d_backward,
-    sum_pool1d,
-    sum_pool1d_backward,
-    sum_pool2d,
-    sum_pool2d_backward,
-    sum_pool3d,
-    sum_pool3d_backward,
 )
 from gpucnn.functional.unfolding import (
     col2im,

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any, TypeVar
 
+import numpy as np
+
 from gpucnn.backends import receive
 from gpucnn.backends.dtypes import accumulator, describe
 from gpucnn.functional._family import SPACE
+from gpucnn.geometry import ConvGeometry, PoolGeometry
 from gpucnn.geometry.arguments import boolean, integer, is_sequence
 
 Array = Any
@@ -83,6 +86,25 @@ class Call:
             )
         return full
 
+    def expect_filters(self, name: str, shape: tuple[int, ...], layout: str) -> None:
+        """Raise ValueError unless `shape` has the axes of `layout`, none of them empty."""
+        dimensions = layout.count(",") + 1
+        if len(shape) != dimensions:
+            raise ValueError(f"{self.op}: {name} has {len(shape)} dimensions, expected {dimensions} ({layout})")
+        if 0 in shape:
+            raise ValueError(f"{self.op}: {name} has shape {shape}, expected sizes of at least 1")
+
+    def expect_convolved(self, name: str, array: Array, input_shape: tuple[int, ...], geometry: ConvGeometry) -> None:
+        """Raise ValueError unless `array` has the shape of what becomes of an input of `input_shape`."""
+        rank = geometry.rank
+        batch, space = input_shape[: -rank - 1], geometry.output_size[3 - rank :]
+        self.expect_shape(name, array, (*batch, geometry.channels.outputs, *space))
+
+    def expect_pooled(self, name: str, array: Array, input_shape: tuple[int, ...], geometry: PoolGeometry) -> None:
+        """Raise ValueError unless `array` has the shape of what becomes of an input of `input_shape`."""
+        rank = geometry.rank
+        self.expect_shape(name, array, (*input_shape[:-rank], *geometry.output_size[3 - rank :]))
+
     def lift(self, name: str, array: Array, rank: int) -> Array:
         """An image array as a view [N, C, D, H, W]."""
         self.image_shape(name, array.shape, rank)
@@ -108,7 +130,11 @@ class Call:
                     f"{self.op}: {name} hold {wrong}, expected positions in the plane, [0, {plane}), or -1"
                 )
 
-    # --- Sums -----------------------------------------------------------------------------------------------------
+    # --- Arithmetic -----------------------------------------------------------------------------------------------
+
+    def conjugate(self, array: Array) -> Array:
+        """The complex conjugate; a real array is its own."""
+        return self.xp.conj(array) if self.dtype.kind == "c" else array
 
     def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
         """Sum over `axes`, accumulated in float32 where the dtype has 16 bits."""
@@ -126,6 +152,11 @@ def lowered(array: Array, rank: int, like: Array) -> Array:
     """A view of [N, C, D, H, W] with the axes that `like`, a caller's image array, has."""
     array = array[(slice(None), slice(None)) + (0,) * (3 - rank)]
     return array[0] if like.ndim == rank + 1 else array
+
+
+def space_of(image: Array, rank: int) -> tuple[int, ...]:
+    """The true spatial sizes of an image [N, C, D, H, W]."""
+    return tuple(image.shape[5 - rank :])
 
 
 def needed(op: str, needs: Needs, count: int) -> tuple[bool, ...]:
@@ -205,8 +236,9 @@ def axis_argument(call: Call, x: Array, dim: int) -> int:
 
 def log_softmax_of(call: Call, x: Array, axis: int) -> Array:
     """The logarithm of the softmax of x along an axis, in the dtype that sums are kept in."""
-    x = x.astype(accumulator(x.dtype), copy=False)
+    wide = x.astype(accumulator(x.dtype), copy=False)
     if not x.size:
-        return x
-    shifted = x - x.max(axis=axis, keepdims=True)
+        return wide.copy()
+    with np.errstate(invalid="ignore"):  # a row without a finite maximum is NaN, as in PyTorch
+        shifted = wide - wide.max(axis=axis, keepdims=True)
     return shifted - call.xp.log(call.xp.exp(shifted).sum(axis=axis, keepdims=True))

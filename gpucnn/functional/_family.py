@@ -13,6 +13,11 @@ R = TypeVar("R")
 SPACE = {1: "W", 2: "H, W", 3: "D, H, W"}
 
 
+def axis_names(prefix: str, rank: int) -> str:
+    """The spatial axes with a letter before each: ``"KH, KW"``."""
+    return ", ".join(prefix + axis for axis in SPACE[rank].split(", "))
+
+
 def family(define: Callable[Concatenate[int, P], R]) -> tuple[Callable[P, R], Callable[P, R], Callable[P, R]]:
     """The functions of rank 1, 2 and 3 that `define`, whose first parameter is the rank, stands for.
 
@@ -45,12 +50,11 @@ def _of_rank(define: Callable[Concatenate[int, P], R], rank: int) -> Callable[P,
 
 
 def _fill(text: str, rank: int) -> str:
-    axes = SPACE[rank].split(", ")
     words = {
         "{n}": str(rank),
         "{space}": SPACE[rank],
-        "{kernel}": ", ".join("K" + axis for axis in axes),
-        "{out}": ", ".join("O" + axis for axis in axes),
+        "{kernel}": axis_names("K", rank),
+        "{out}": axis_names("O", rank),
     }
     for placeholder, word in words.items():
         text = text.replace(placeholder, word)

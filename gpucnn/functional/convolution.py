@@ -1,4 +1,4 @@
-"""Convolution, transposed convolution, locally connected layers, and their gradients, for 1-d to 3-d images."""
+"""Convolution, transposed convolution and their gradients, for 1-d to 3-d images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, shape_argument
-from gpucnn.functional._family import SPACE, family
+from gpucnn.functional._family import axis_names, family
 from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import integer
 from gpucnn.geometry.geometries import Channels, conv_geometry, conv_transpose_geometry
@@ -135,7 +135,7 @@ def conv_nd_backward(
     grad, x, w, b = call.arrays
     geometry = _geometry(call, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
-    _expect_output(call, grad, x.shape, geometry)
+    call.expect_convolved("grad_output", grad, x.shape, geometry)
     need_x, need_w, need_b = needed(call.op, needs, 3)
     return call.result(
         (
@@ -190,7 +190,7 @@ def conv_nd_input(
     w, grad = call.arrays
     shape = shape_argument(call.op, "input_size", input_size)
     geometry = _geometry(call, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
-    _expect_output(call, grad, shape, geometry)
+    call.expect_convolved("grad_output", grad, shape, geometry)
     return call.result(_backward_input(call, grad, w, geometry))
 
 
@@ -238,7 +238,7 @@ def conv_nd_input_backward(
     grad_grad, w, grad = call.arrays
     shape = shape_argument(call.op, "input_size", input_size)
     geometry = _geometry(call, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
-    _expect_output(call, grad, shape, geometry)
+    call.expect_convolved("grad_output", grad, shape, geometry)
     call.expect_shape("grad_grad_input", grad_grad, shape)
     need_w, need_grad = needed(call.op, needs, 2)
     return call.result(
@@ -293,7 +293,7 @@ def conv_nd_weight(
     x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
     geometry = _geometry(call, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
-    _expect_output(call, grad, x.shape, geometry)
+    call.expect_convolved("grad_output", grad, x.shape, geometry)
     return call.result(_backward_weight(call, x, grad, geometry))
 
 
@@ -341,7 +341,7 @@ def conv_nd_weight_backward(
     grad_grad, x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
     geometry = _geometry(call, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
-    _expect_output(call, grad, x.shape, geometry)
+    call.expect_convolved("grad_output", grad, x.shape, geometry)
     call.expect_shape("grad_grad_weight", grad_grad, shape)
     need_x, need_grad = needed(call.op, needs, 2)
     return call.result(
@@ -476,133 +476,11 @@ def conv_transpose_nd_backward(
     # x is the output's gradient of the convolution that this transposes, grad its image
     return call.result(
         (
-            _forward(call, grad, _conjugate(call, w), geometry) if need_x else None,
-            _correlate(call, grad, _conjugate(call, x), geometry) if need_w else None,
+            _forward(call, grad, call.conjugate(w), geometry) if need_x else None,
+            _correlate(call, grad, call.conjugate(x), geometry) if need_w else None,
             call.sum(lifted(grad, rank), (0, 2, 3, 4)) if need_b and b is not None else None,
         )
     )
-
-
-def locally_connected_nd(
-    rank: int,
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Size = 1,
-    padding: Padding = 0,
-    dilation: Size = 1,
-) -> Array:
-    """{n}-d locally connected layer: a convolution whose filters are not shared between positions.
-
-    Parameters
-    ----------
-    input : array [N, C, {space}] or [C, {space}]
-        Floating-point, complex or integer.
-    weight : array [OC, {out}, C, {kernel}]
-        A filter for each output, in the dtype of `input`.
-    bias : array [OC, {out}], optional
-    stride, dilation : int or sequence of {n} int
-        Step of the window, and step of its taps.
-    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
-        Zeros around the image.
-
-    Returns
-    -------
-    array [N, OC, {out}] or [OC, {out}]
-        In the dtype and memory order of `input`.
-
-    Raises
-    ------
-    TypeError
-        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
-    ValueError
-        Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
-
-    See Also
-    --------
-    locally_connected{n}d_backward, gpucnn.geometry.locally_connected_parameters
-
-    Notes
-    -----
-    ``y[n, o, p] = bias[o, p] + sum over c, k of weight[o, p, c, k] * x[n, c, p * stride - padding + k * dilation]``.
-    The layout of `weight` is Chainer's (``local_convolution_{n}d``). PyTorch has no such operation.
-
-    Examples
-    --------
-    >>> x = np.ones((1, 1) + (4,) * {n})
-    >>> w = np.ones((1,) + (3,) * {n} + (1,) + (2,) * {n})
-    >>> y = locally_connected{n}d(x, w)
-    >>> y.shape == (1, 1) + (3,) * {n} and bool((y == 2**{n}).all())
-    True
-    """
-    call = Call(f"locally_connected{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
-    x, w, b = call.arrays
-    geometry = _local_geometry(call, rank, x.shape, w.shape, stride, padding, dilation)
-    call.expect_shape("bias", b, w.shape[: rank + 1])
-    b = None if b is None else lifted(b, rank)[0]
-    y = call.backend.locally_connect(lifted(x, rank), _lifted_local(w, geometry), b, geometry)
-    return call.result(lowered(y, rank, like=x))
-
-
-def locally_connected_nd_backward(
-    rank: int,
-    grad_output: Array,
-    input: Array,
-    weight: Array,
-    bias: Array | None = None,
-    stride: Size = 1,
-    padding: Padding = 0,
-    dilation: Size = 1,
-    *,
-    needs: Needs = None,
-) -> tuple[Array | None, Array | None, Array | None]:
-    """Gradients of `locally_connected{n}d`.
-
-    Parameters
-    ----------
-    grad_output : array [N, OC, {out}] or [OC, {out}]
-        Gradient of the loss by the output.
-    input, weight, bias, stride, padding, dilation
-        As they were given to `locally_connected{n}d`.
-    needs : sequence of 3 bools, optional
-        Which gradients to compute; the others are None.
-
-    Returns
-    -------
-    tuple of (array or None)
-        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `locally_connected{n}d`, or `grad_output` does not have the output's shape.
-
-    Examples
-    --------
-    >>> x, w = np.ones((2, 1) + (4,) * {n}), np.ones((1,) + (3,) * {n} + (1,) + (2,) * {n})
-    >>> grad_x, grad_w, grad_b = locally_connected{n}d_backward(np.ones((2, 1) + (3,) * {n}), x, w)
-    >>> grad_x.shape == x.shape, bool((grad_w == 2).all()), grad_b is None
-    (True, True, True)
-    """
-    call = Call(
-        f"locally_connected{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
-    )
-    grad, x, w, b = call.arrays
-    geometry = _local_geometry(call, rank, x.shape, w.shape, stride, padding, dilation)
-    call.expect_shape("bias", b, w.shape[: rank + 1])
-    _expect_output(call, grad, x.shape, geometry)
-    need_x, need_w, need_b = needed(call.op, needs, 3)
-    image, grad_image = lifted(x, rank), lifted(grad, rank)
-    grad_x = grad_w = grad_b = None
-    if need_x:
-        filters = _lifted_local(_conjugate(call, w), geometry)
-        grad_x = lowered(call.backend.locally_connect_backward_input(grad_image, filters, geometry), rank, like=x)
-    if need_w:
-        image = _conjugate(call, image)
-        grad_w = call.backend.locally_connect_backward_weight(image, grad_image, geometry).reshape(w.shape)
-    if need_b and b is not None:
-        grad_b = call.sum(grad_image, (0,)).reshape(b.shape)
-    return call.result((grad_x, grad_w, grad_b))
 
 
 conv1d, conv2d, conv3d = family(conv_nd)
@@ -613,10 +491,6 @@ conv1d_weight, conv2d_weight, conv3d_weight = family(conv_nd_weight)
 conv1d_weight_backward, conv2d_weight_backward, conv3d_weight_backward = family(conv_nd_weight_backward)
 conv_transpose1d, conv_transpose2d, conv_transpose3d = family(conv_transpose_nd)
 conv_transpose1d_backward, conv_transpose2d_backward, conv_transpose3d_backward = family(conv_transpose_nd_backward)
-locally_connected1d, locally_connected2d, locally_connected3d = family(locally_connected_nd)
-locally_connected1d_backward, locally_connected2d_backward, locally_connected3d_backward = family(
-    locally_connected_nd_backward
-)
 
 
 # --- Checks -------------------------------------------------------------------------------------------------------
@@ -633,18 +507,6 @@ def _groups(call: Call, groups: int, **channels: tuple[str, int]) -> int:
     return parts
 
 
-def _weight_shape(call: Call, name: str, shape: tuple[int, ...], layout: str) -> None:
-    dimensions = layout.count(",") + 1
-    if len(shape) != dimensions:
-        raise ValueError(f"{call.op}: {name} has {len(shape)} dimensions, expected {dimensions} ({layout})")
-    if 0 in shape:
-        raise ValueError(f"{call.op}: {name} has shape {shape}, expected sizes of at least 1")
-
-
-def _kernel(rank: int) -> str:
-    return ", ".join("K" + axis for axis in SPACE[rank].split(", "))
-
-
 def _geometry(
     call: Call,
     rank: int,
@@ -659,7 +521,7 @@ def _geometry(
 ) -> ConvGeometry:
     """The geometry of a convolution between arrays of these shapes."""
     _, inputs, *space = call.image_shape(input_name, input_shape, rank)
-    _weight_shape(call, weight_name, weight_shape, f"OC, C / groups, {_kernel(rank)}")
+    call.expect_filters(weight_name, weight_shape, f"OC, C / groups, {axis_names('K', rank)}")
     outputs, depth, *kernel = weight_shape
     parts = _groups(call, groups, channels=(input_name, inputs), output_channels=(weight_name, outputs))
     if depth * parts != inputs:
@@ -684,7 +546,7 @@ def _transposed_geometry(
 ) -> ConvGeometry:
     """The geometry of the convolution that a transposed convolution between arrays of these shapes transposes."""
     _, inputs, *space = call.image_shape("input", input_shape, rank)
-    _weight_shape(call, "weight", weight_shape, f"C, OC / groups, {_kernel(rank)}")
+    call.expect_filters("weight", weight_shape, f"C, OC / groups, {axis_names('K', rank)}")
     depth, outputs, *kernel = weight_shape
     parts = _groups(call, groups, channels=("input", inputs))
     if depth != inputs:
@@ -695,55 +557,12 @@ def _transposed_geometry(
     )
 
 
-def _local_geometry(
-    call: Call,
-    rank: int,
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    stride: Size,
-    padding: Padding,
-    dilation: Size,
-) -> ConvGeometry:
-    """The geometry of a locally connected layer between arrays of these shapes."""
-    _, inputs, *space = call.image_shape("input", input_shape, rank)
-    out = ", ".join("O" + axis for axis in SPACE[rank].split(", "))
-    _weight_shape(call, "weight", weight_shape, f"OC, {out}, C, {_kernel(rank)}")
-    depth, kernel = weight_shape[rank + 1], weight_shape[rank + 2 :]
-    if depth != inputs:
-        raise ValueError(f"{call.op}: weight has {depth} input channels, expected those of input = {inputs}")
-    channels = Channels(inputs, weight_shape[0])
-    geometry = conv_geometry(call.op, tuple(space), channels, kernel, stride, padding, dilation)
-    positions = geometry.output_size[3 - rank :]
-    if weight_shape[1 : rank + 1] != positions:
-        raise ValueError(
-            f"{call.op}: weight has filters for {weight_shape[1 : rank + 1]} outputs, expected {positions}"
-        )
-    return geometry
-
-
-def _expect_output(call: Call, grad: Array, input_shape: tuple[int, ...], geometry: ConvGeometry) -> None:
-    rank = geometry.rank
-    batch = input_shape[: -rank - 1]
-    expected = (*batch, geometry.channels.outputs, *geometry.output_size[3 - rank :])
-    call.expect_shape("grad_output", grad, expected)
-
-
 # --- The three directions, over arrays of the caller's rank --------------------------------------------------------
 
 
 def _lifted_weight(w: Array, rank: int) -> Array:
     """Filters as a view [OC, C / groups, KD, KH, KW]."""
     return w[(slice(None), slice(None)) + (None,) * (3 - rank)]
-
-
-def _lifted_local(w: Array, geometry: ConvGeometry) -> Array:
-    """Filters as [OC, OD, OH, OW, C, KD, KH, KW]."""
-    inputs, outputs, _ = geometry.channels
-    return w.reshape(outputs, *geometry.output_size, inputs, *geometry.kernel_size)
-
-
-def _conjugate(call: Call, array: Array) -> Array:
-    return call.xp.conj(array) if call.dtype.kind == "c" else array
 
 
 def _forward(call: Call, x: Array, w: Array, geometry: ConvGeometry) -> Array:
@@ -754,14 +573,14 @@ def _forward(call: Call, x: Array, w: Array, geometry: ConvGeometry) -> Array:
 def _backward_input(call: Call, grad: Array, w: Array, geometry: ConvGeometry) -> Array:
     """The adjoint of the convolution by w: the sum of grad times conjugated filters."""
     rank = geometry.rank
-    filters = _lifted_weight(_conjugate(call, w), rank)
+    filters = _lifted_weight(call.conjugate(w), rank)
     image = call.backend.convolve_backward_input(lifted(grad, rank), filters, None, geometry)
     return lowered(image, rank, like=grad)
 
 
 def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
     """The sum of grad times the conjugated image."""
-    return _correlate(call, _conjugate(call, x), grad, geometry)
+    return _correlate(call, call.conjugate(x), grad, geometry)
 
 
 def _correlate(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:

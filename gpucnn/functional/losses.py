@@ -58,7 +58,8 @@ def cross_entropy(
     Notes
     -----
     Each loss is ``-sum over c of q[c] * log_softmax(x)[c]``, where q are the smoothed and weighted probabilities. The
-    mean of no target is NaN. PyTorch's deprecated ``size_average`` and ``reduce`` are left out.
+    mean of no target is NaN, and its gradient 0. A class without a share adds nothing, also where its logit is -inf,
+    for which PyTorch has NaN with probabilities. PyTorch's deprecated ``size_average`` and ``reduce`` are left out.
 
     Examples
     --------

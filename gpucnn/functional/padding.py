@@ -144,7 +144,9 @@ def _pairs(call: Call, x: Array, pad: Any, mode: str, value: Any) -> Pairs:
         left = size + min(low, 0) + min(high, 0)
         most = {"reflect": left - 1, "circular": left, "symmetric": left}.get(mode, max(low, high))
         if left < 0 or (max(low, high) > 0 and left == 0 and mode != "constant"):
-            raise ValueError(f"{call.op}: pad of axis {axis} is ({low}, {high}), expected to leave some of its {size} values")
+            raise ValueError(
+                f"{call.op}: pad of axis {axis} is ({low}, {high}), expected to leave some of its {size} values"
+            )
         if max(low, high) > max(most, 0):
             raise ValueError(
                 f"{call.op}: pad of axis {axis} is ({low}, {high}), expected at most {most} with mode {mode!r}"

@@ -1,4 +1,4 @@
-"""Pooling over windows and over adaptive windows, and their gradients, for 1-d to 3-d images."""
+"""Average, sum, lp and adaptive average pooling, and their gradients, for 1-d to 3-d images."""
 
 from __future__ import annotations
 
@@ -7,222 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.dtypes import FLOATING, LINEAR, NUMERIC, ORDERED, accumulator
-from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, number
+from gpucnn.backends.dtypes import FLOATING, LINEAR, NUMERIC, accumulator
+from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, number, space_of
 from gpucnn.functional._family import family
 from gpucnn.geometry import Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean, integers
 from gpucnn.geometry.geometries import Divisor, adaptive_geometry, pool_geometry
-
-# --- Maximum ------------------------------------------------------------------------------------------------------
-
-
-def max_pool_nd(
-    rank: int,
-    input: Array,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Padding = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    """{n}-d max pooling: the largest value under each window.
-
-    Parameters
-    ----------
-    input : array [N, C, {space}] or [C, {space}]
-        Floating-point or integer.
-    kernel_size, stride, dilation : int or sequence of {n} int
-        Size of the window, its step (the window itself where it is None), and the step of its taps.
-    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
-        Positions around the image that no value is read from; smaller than the dilated window.
-    ceil_mode : bool
-        Round the output size up: one more window that overhangs the high end, unless it would start past the image.
-    return_indices : bool
-        Return where the maxima lie as well.
-
-    Returns
-    -------
-    array [N, C, {out}] or [C, {out}]
-        In the dtype and memory order of `input`.
-    array of int64
-        With `return_indices`: each maximum's position in its flattened plane, the first of equal ones.
-
-    Raises
-    ------
-    TypeError
-        The dtype is not taken, or a parameter is no integer.
-    ValueError
-        Shapes do not fit, a parameter is out of range, or no window fits.
-
-    See Also
-    --------
-    max_pool{n}d_backward, max_unpool{n}d, gpucnn.geometry.pool_output_size
-
-    Notes
-    -----
-    NaN propagates; of several, the index is the last one's. A window that reads nothing but padding gives the lowest
-    value of the dtype (-inf) and the index -1. PyTorch allows padding up to half the window, and no pairs.
-
-    Examples
-    --------
-    >>> y, indices = max_pool{n}d(np.arange(4.0**{n}).reshape((1,) + (4,) * {n}), 2, return_indices=True)
-    >>> y.shape == (1,) + (2,) * {n} and bool((y == indices).all())
-    True
-    """
-    call = Call(f"max_pool{rank}d", ORDERED, input=input)
-    (x,) = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = pool_geometry(call.op, _space(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
-    return _max_pool(call, x, image, geometry, return_indices)
-
-
-def max_pool_nd_backward(
-    rank: int,
-    grad_output: Array,
-    input: Array,
-    kernel_size: Size,
-    stride: Size | None = None,
-    padding: Padding = 0,
-    dilation: Size = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    *,
-    indices: Array | None = None,
-    needs: Needs = None,
-) -> tuple[Array | None]:
-    """Gradient of `max_pool{n}d`: each output's gradient goes to the one input that was its maximum.
-
-    Parameters
-    ----------
-    grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
-    input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
-        As they were given to `max_pool{n}d`.
-    indices : array of int64, optional
-        What the forward returned; computed again where it is missing.
-    needs : sequence of 1 bool, optional
-        Whether to compute it.
-
-    Returns
-    -------
-    tuple of (array or None)
-        Gradient by `input`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `max_pool{n}d`, or `grad_output` or `indices` do not have the output's shape, or `indices` leave the plane.
-
-    Examples
-    --------
-    >>> x = np.arange(4.0**{n}).reshape((1,) + (4,) * {n})
-    >>> (grad,) = max_pool{n}d_backward(np.ones((1,) + (2,) * {n}), x, 2)
-    >>> float(grad.sum()) == 2**{n} and float(grad.flat[-1])
-    1.0
-    """
-    call = Call(f"max_pool{rank}d_backward", ORDERED, grad_output=grad_output, input=input)
-    boolean(call.op, "return_indices", return_indices)
-    grad, x = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = pool_geometry(call.op, _space(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
-    return _max_pool_backward(call, grad, x, image, geometry, indices, needs)
-
-
-def adaptive_max_pool_nd(rank: int, input: Array, output_size: Any, return_indices: bool = False) -> Any:
-    """{n}-d max pooling over as many windows as are asked for.
-
-    Parameters
-    ----------
-    input : array [N, C, {space}] or [C, {space}]
-        Floating-point or integer.
-    output_size : int, None, or sequence of {n} of them
-        Size of the output; None keeps an axis as it is.
-    return_indices : bool
-        Return where the maxima lie as well.
-
-    Returns
-    -------
-    array [N, C, {out}] or [C, {out}]
-        In the dtype and memory order of `input`.
-    array of int64
-        With `return_indices`: each maximum's position in its flattened plane, the first of equal ones.
-
-    Raises
-    ------
-    TypeError
-        The dtype is not taken, or `output_size` is no integer.
-    ValueError
-        Shapes do not fit, or `output_size` is less than 1.
-
-    See Also
-    --------
-    adaptive_max_pool{n}d_backward, max_pool{n}d
-
-    Notes
-    -----
-    Along each axis output o reads inputs ``[floor(o * IN / OUT), ceil((o + 1) * IN / OUT))``, as in PyTorch.
-
-    Examples
-    --------
-    >>> adaptive_max_pool{n}d(np.arange(5.0**{n}).reshape((1,) + (5,) * {n}), 1).item() == 5**{n} - 1
-    True
-    """
-    call = Call(f"adaptive_max_pool{rank}d", ORDERED, input=input)
-    (x,) = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = adaptive_geometry(call.op, _space(image, rank), output_size)
-    return _max_pool(call, x, image, geometry, return_indices)
-
-
-def adaptive_max_pool_nd_backward(
-    rank: int,
-    grad_output: Array,
-    input: Array,
-    output_size: Any,
-    return_indices: bool = False,
-    *,
-    indices: Array | None = None,
-    needs: Needs = None,
-) -> tuple[Array | None]:
-    """Gradient of `adaptive_max_pool{n}d`.
-
-    Parameters
-    ----------
-    grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
-    input, output_size, return_indices
-        As they were given to `adaptive_max_pool{n}d`.
-    indices : array of int64, optional
-        What the forward returned; computed again where it is missing.
-    needs : sequence of 1 bool, optional
-        Whether to compute it.
-
-    Returns
-    -------
-    tuple of (array or None)
-        Gradient by `input`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `adaptive_max_pool{n}d`, or `grad_output` or `indices` do not have the output's shape, or `indices` leave
-        the plane.
-
-    Examples
-    --------
-    >>> x = np.arange(5.0**{n}).reshape((1,) + (5,) * {n})
-    >>> float(adaptive_max_pool{n}d_backward(np.ones((1,) + (1,) * {n}), x, 1)[0].flat[-1])
-    1.0
-    """
-    call = Call(f"adaptive_max_pool{rank}d_backward", ORDERED, grad_output=grad_output, input=input)
-    boolean(call.op, "return_indices", return_indices)
-    grad, x = call.arrays
-    image = call.lift("input", x, rank)
-    geometry = adaptive_geometry(call.op, _space(image, rank), output_size)
-    return _max_pool_backward(call, grad, x, image, geometry, indices, needs)
-
 
 # --- Average and sum ----------------------------------------------------------------------------------------------
 
@@ -286,7 +76,7 @@ def avg_pool_nd(
     (x,) = call.arrays
     image = call.lift("input", x, rank)
     divisor = _divisor(call, count_include_pad, divisor_override)
-    space = _space(image, rank)
+    space = space_of(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, divisor)
     return call.result(lowered(call.backend.average_pool(image, geometry), rank, like=x))
 
@@ -336,7 +126,7 @@ def avg_pool_nd_backward(
     grad, x = call.arrays
     image = call.lift("input", x, rank)
     divisor = _divisor(call, count_include_pad, divisor_override)
-    space = _space(image, rank)
+    space = space_of(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, divisor)
     return _average_pool_backward(call, grad, x, geometry, needs)
 
@@ -387,7 +177,7 @@ def sum_pool_nd(
     call = Call(f"sum_pool{rank}d", NUMERIC, input=input)
     (x,) = call.arrays
     image = call.lift("input", x, rank)
-    geometry = pool_geometry(call.op, _space(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
+    geometry = pool_geometry(call.op, space_of(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
     return call.result(lowered(call.backend.average_pool(image, geometry), rank, like=x))
 
 
@@ -433,7 +223,7 @@ def sum_pool_nd_backward(
     call = Call(f"sum_pool{rank}d_backward", NUMERIC, grad_output=grad_output, input=input)
     grad, x = call.arrays
     image = call.lift("input", x, rank)
-    geometry = pool_geometry(call.op, _space(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
+    geometry = pool_geometry(call.op, space_of(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
     return _average_pool_backward(call, grad, x, geometry, needs)
 
 
@@ -475,7 +265,7 @@ def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any) -> Array:
     call = Call(f"adaptive_avg_pool{rank}d", LINEAR, input=input)
     (x,) = call.arrays
     image = call.lift("input", x, rank)
-    geometry = adaptive_geometry(call.op, _space(image, rank), output_size, "valid")
+    geometry = adaptive_geometry(call.op, space_of(image, rank), output_size, "valid")
     return call.result(lowered(call.backend.average_pool(image, geometry), rank, like=x))
 
 
@@ -512,7 +302,7 @@ def adaptive_avg_pool_nd_backward(
     call = Call(f"adaptive_avg_pool{rank}d_backward", LINEAR, grad_output=grad_output, input=input)
     grad, x = call.arrays
     image = call.lift("input", x, rank)
-    geometry = adaptive_geometry(call.op, _space(image, rank), output_size, "valid")
+    geometry = adaptive_geometry(call.op, space_of(image, rank), output_size, "valid")
     return _average_pool_backward(call, grad, x, geometry, needs)
 
 
@@ -620,7 +410,7 @@ def lp_pool_nd_backward(
     call = Call(f"lp_pool{rank}d_backward", FLOATING, grad_output=grad_output, input=input)
     grad, x = call.arrays
     power, geometry, taps = _lp_arguments(call, rank, x, norm_type, kernel_size, stride, padding, dilation, ceil_mode)
-    _expect_output(call, "grad_output", grad, x, geometry)
+    call.expect_pooled("grad_output", grad, x.shape, geometry)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
     wide, upstream = _widened(lifted(x, rank)), _widened(lifted(grad, rank))
@@ -631,12 +421,6 @@ def lp_pool_nd_backward(
     return call.result((lowered(result.astype(x.dtype), rank, like=x),))
 
 
-max_pool1d, max_pool2d, max_pool3d = family(max_pool_nd)
-max_pool1d_backward, max_pool2d_backward, max_pool3d_backward = family(max_pool_nd_backward)
-adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = family(adaptive_max_pool_nd)
-adaptive_max_pool1d_backward, adaptive_max_pool2d_backward, adaptive_max_pool3d_backward = family(
-    adaptive_max_pool_nd_backward
-)
 avg_pool1d, avg_pool2d, avg_pool3d = family(avg_pool_nd)
 avg_pool1d_backward, avg_pool2d_backward, avg_pool3d_backward = family(avg_pool_nd_backward)
 sum_pool1d, sum_pool2d, sum_pool3d = family(sum_pool_nd)
@@ -652,45 +436,11 @@ lp_pool1d_backward, lp_pool2d_backward, lp_pool3d_backward = family(lp_pool_nd_b
 # --- What they share ----------------------------------------------------------------------------------------------
 
 
-def _space(image: Array, rank: int) -> tuple[int, ...]:
-    """The true spatial sizes of an image [N, C, D, H, W]."""
-    return tuple(image.shape[5 - rank :])
-
-
-def _expect_output(call: Call, name: str, array: Array, x: Array, geometry: PoolGeometry) -> None:
-    rank = geometry.rank
-    call.expect_shape(name, array, (*x.shape[:-rank], *geometry.output_size[3 - rank :]))
-
-
-def _max_pool(call: Call, x: Array, image: Array, geometry: PoolGeometry, return_indices: bool) -> Any:
-    rank = geometry.rank
-    if not boolean(call.op, "return_indices", return_indices):
-        return call.result(lowered(call.backend.max_pool(image, geometry), rank, like=x))
-    y, indices = call.backend.max_pool_with_indices(image, geometry)
-    return call.result((lowered(y, rank, like=x), lowered(indices, rank, like=x)))
-
-
-def _max_pool_backward(
-    call: Call, grad: Array, x: Array, image: Array, geometry: PoolGeometry, indices: Array | None, needs: Needs
-) -> tuple[Array | None]:
-    rank = geometry.rank
-    _expect_output(call, "grad_output", grad, x, geometry)
-    if indices is not None:
-        indices = call.also("indices", indices)
-        _expect_output(call, "indices", indices, x, geometry)
-        call.expect_indices("indices", indices, prod(geometry.input_size))
-    if not needed(call.op, needs, 1)[0]:
-        return (None,)
-    at = call.backend.max_pool_with_indices(image, geometry)[1] if indices is None else lifted(indices, rank)
-    result = call.backend.max_pool_backward(lifted(grad, rank), at, geometry)
-    return call.result((lowered(result, rank, like=x),))
-
-
 def _average_pool_backward(
     call: Call, grad: Array, x: Array, geometry: PoolGeometry, needs: Needs
 ) -> tuple[Array | None]:
     rank = geometry.rank
-    _expect_output(call, "grad_output", grad, x, geometry)
+    call.expect_pooled("grad_output", grad, x.shape, geometry)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
     result = call.backend.average_pool_backward(lifted(grad, rank), geometry)
@@ -723,7 +473,7 @@ def _lp_arguments(
     power = number(call.op, "norm_type", norm_type)
     if power <= 0:
         raise ValueError(f"{call.op}: norm_type is {power}, expected more than 0")
-    space = _space(image, rank)
+    space = space_of(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, "padded")
     return power, geometry, prod(integers(call.op, "kernel_size", kernel_size, rank, 1))
 

@@ -1,0 +1,168 @@
+"""Locally connected layers, convolutions with a filter for each position, and their gradients, of rank 1 to 3."""
+
+from __future__ import annotations
+
+from gpucnn.backends.dtypes import NUMERIC
+from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed
+from gpucnn.functional._family import axis_names, family
+from gpucnn.geometry import ConvGeometry, Padding, Size
+from gpucnn.geometry.geometries import Channels, conv_geometry
+
+
+def locally_connected_nd(
+    rank: int,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+) -> Array:
+    """{n}-d locally connected layer: a convolution whose filters are not shared between positions.
+
+    Parameters
+    ----------
+    input : array [N, C, {space}] or [C, {space}]
+        Floating-point, complex or integer.
+    weight : array [OC, {out}, C, {kernel}]
+        A filter for each output, in the dtype of `input`.
+    bias : array [OC, {out}], optional
+    stride, dilation : int or sequence of {n} int
+        Step of the window, and step of its taps.
+    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
+        Zeros around the image.
+
+    Returns
+    -------
+    array [N, OC, {out}] or [OC, {out}]
+        In the dtype and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
+    ValueError
+        Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
+
+    See Also
+    --------
+    locally_connected{n}d_backward, gpucnn.geometry.locally_connected_parameters
+
+    Notes
+    -----
+    ``y[n, o, p] = bias[o, p] + sum over c, k of weight[o, p, c, k] * x[n, c, p * stride - padding + k * dilation]``.
+    The layout of `weight` is Chainer's (``local_convolution_{n}d``). PyTorch has no such operation.
+
+    Examples
+    --------
+    >>> x = np.ones((1, 1) + (4,) * {n})
+    >>> w = np.ones((1,) + (3,) * {n} + (1,) + (2,) * {n})
+    >>> y = locally_connected{n}d(x, w)
+    >>> y.shape == (1, 1) + (3,) * {n} and bool((y == 2**{n}).all())
+    True
+    """
+    call = Call(f"locally_connected{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
+    x, w, b = call.arrays
+    geometry = _local_geometry(call, rank, x.shape, w.shape, stride, padding, dilation)
+    call.expect_shape("bias", b, w.shape[: rank + 1])
+    b = None if b is None else lifted(b, rank)[0]
+    y = call.backend.locally_connect(lifted(x, rank), _lifted_local(w, geometry), b, geometry)
+    return call.result(lowered(y, rank, like=x))
+
+
+def locally_connected_nd_backward(
+    rank: int,
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    *,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `locally_connected{n}d`.
+
+    Parameters
+    ----------
+    grad_output : array [N, OC, {out}] or [OC, {out}]
+        Gradient of the loss by the output.
+    input, weight, bias, stride, padding, dilation
+        As they were given to `locally_connected{n}d`.
+    needs : sequence of 3 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `locally_connected{n}d`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> x, w = np.ones((2, 1) + (4,) * {n}), np.ones((1,) + (3,) * {n} + (1,) + (2,) * {n})
+    >>> grad_x, grad_w, grad_b = locally_connected{n}d_backward(np.ones((2, 1) + (3,) * {n}), x, w)
+    >>> grad_x.shape == x.shape, bool((grad_w == 2).all()), grad_b is None
+    (True, True, True)
+    """
+    call = Call(
+        f"locally_connected{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
+    )
+    grad, x, w, b = call.arrays
+    geometry = _local_geometry(call, rank, x.shape, w.shape, stride, padding, dilation)
+    call.expect_shape("bias", b, w.shape[: rank + 1])
+    call.expect_convolved("grad_output", grad, x.shape, geometry)
+    need_x, need_w, need_b = needed(call.op, needs, 3)
+    image, grad_image = lifted(x, rank), lifted(grad, rank)
+    grad_x = grad_w = grad_b = None
+    if need_x:
+        filters = _lifted_local(call.conjugate(w), geometry)
+        grad_x = lowered(call.backend.locally_connect_backward_input(grad_image, filters, geometry), rank, like=x)
+    if need_w:
+        image = call.conjugate(image)
+        grad_w = call.backend.locally_connect_backward_weight(image, grad_image, geometry).reshape(w.shape)
+    if need_b and b is not None:
+        grad_b = call.sum(grad_image, (0,)).reshape(b.shape)
+    return call.result((grad_x, grad_w, grad_b))
+
+
+locally_connected1d, locally_connected2d, locally_connected3d = family(locally_connected_nd)
+locally_connected1d_backward, locally_connected2d_backward, locally_connected3d_backward = family(
+    locally_connected_nd_backward
+)
+
+
+def _local_geometry(
+    call: Call,
+    rank: int,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    stride: Size,
+    padding: Padding,
+    dilation: Size,
+) -> ConvGeometry:
+    """The geometry of a locally connected layer between arrays of these shapes."""
+    _, inputs, *space = call.image_shape("input", input_shape, rank)
+    call.expect_filters("weight", weight_shape, f"OC, {axis_names('O', rank)}, C, {axis_names('K', rank)}")
+    depth, kernel = weight_shape[rank + 1], weight_shape[rank + 2 :]
+    if depth != inputs:
+        raise ValueError(f"{call.op}: weight has {depth} input channels, expected those of input = {inputs}")
+    channels = Channels(inputs, weight_shape[0])
+    geometry = conv_geometry(call.op, tuple(space), channels, kernel, stride, padding, dilation)
+    positions = geometry.output_size[3 - rank :]
+    if weight_shape[1 : rank + 1] != positions:
+        raise ValueError(
+            f"{call.op}: weight has filters for {weight_shape[1 : rank + 1]} outputs, expected {positions}"
+        )
+    return geometry
+
+
+def _lifted_local(w: Array, geometry: ConvGeometry) -> Array:
+    """Filters as [OC, OD, OH, OW, C, KD, KH, KW]."""
+    inputs, outputs, _ = geometry.channels
+    return w.reshape(outputs, *geometry.output_size, inputs, *geometry.kernel_size)

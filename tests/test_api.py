@@ -1,0 +1,374 @@
+"""The public names: their signatures, gradients, documentation and examples, and how they present themselves."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+import pickle
+import pydoc
+import re
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+import numpy as np
+import pytest
+from calls import ALIASES, ARRAYS, CALLS, fresh, said_name
+from tolerances import assert_close
+
+import gpucnn
+import gpucnn.functional as F
+import gpucnn.geometry
+from gpucnn.numerics import PRECISIONS, current_precision, precision
+
+# --- Signatures: {n} stands for 1, 2 and 3 ------------------------------------------------------------------------
+
+CONV = "weight, bias=None, stride=1, padding=0, dilation=1, groups=1"
+SIGNATURES = {
+    "conv{n}d": f"input, {CONV}",
+    "conv{n}d_input": "input_size, weight, grad_output, stride=1, padding=0, dilation=1, groups=1",
+    "conv{n}d_weight": "input, weight_size, grad_output, stride=1, padding=0, dilation=1, groups=1",
+    "conv_transpose{n}d": "input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1",
+    "locally_connected{n}d": "input, weight, bias=None, stride=1, padding=0, dilation=1",
+    "im2col": "input, kernel_size, dilation=1, padding=0, stride=1",
+    "col2im": "input, output_size, kernel_size, dilation=1, padding=0, stride=1",
+    "max_pool{n}d": (
+        "input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False"
+    ),
+    "avg_pool{n}d": (
+        "input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None, "
+        "dilation=1"
+    ),
+    "sum_pool{n}d": "input, kernel_size, stride=None, padding=0, ceil_mode=False, dilation=1",
+    "lp_pool{n}d": "input, norm_type, kernel_size, stride=None, ceil_mode=False, padding=0, dilation=1",
+    "adaptive_max_pool{n}d": "input, output_size, return_indices=False",
+    "adaptive_avg_pool{n}d": "input, output_size",
+    "max_unpool{n}d": "input, indices, kernel_size, stride=None, padding=0, output_size=None",
+    "bed_of_nails{n}d": "input, scale_factor",
+    "interpolate": "input, size=None, scale_factor=None, mode='nearest', align_corners=None",
+    "batch_norm": (
+        "input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *, "
+        "return_statistics=False"
+    ),
+    "instance_norm": (
+        "input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, "
+        "eps=1e-5, *, return_statistics=False"
+    ),
+    "layer_norm": "input, normalized_shape, weight=None, bias=None, eps=1e-5, *, return_statistics=False",
+    "group_norm": "input, num_groups, weight=None, bias=None, eps=1e-5, *, return_statistics=False",
+    "linear": "input, weight, bias=None",
+    "relu": "input",
+    "leaky_relu": "input, negative_slope=0.01",
+    "softmax": "input, dim",
+    "log_softmax": "input, dim",
+    "cross_entropy": (
+        "input, target, weight=None, *, ignore_index=-100, reduction='mean', label_smoothing=0.0"
+    ),
+    "dropout": "input, p=0.5, training=True, *, rng=None, return_mask=False",
+    "pad": "input, pad, mode='constant', value=None",
+}  # fmt: skip
+FORWARDS = {name.format(n=n): text for name, text in SIGNATURES.items() for n in ((1, 2, 3) if "{n}" in name else "-")}
+HANDED_OVER = {
+    r"max_pool": ["indices"],
+    r"_norm": ["mean", "rstd"],
+    r"softmax": ["output"],
+    r"dropout": ["mask"],
+}
+
+Shown = list[tuple[str, Any, Any]]
+
+
+def shown(signature: inspect.Signature) -> Shown:
+    return [(name, parameter.kind, parameter.default) for name, parameter in signature.parameters.items()]
+
+
+def expected_signature(text: str) -> Shown:
+    return shown(inspect.signature(eval(f"lambda {text}: None")))
+
+
+def test_every_name_is_there() -> None:
+    names = {name + end for name in (*FORWARDS, *ALIASES) for end in ("", "_backward")}
+    assert set(F.__all__) == names
+    assert list(F.__all__) == sorted(F.__all__)
+    assert all(callable(getattr(F, name)) for name in names)
+    assert F.unfold is F.im2col
+    assert F.fold is F.col2im
+    assert F.unfold_backward is F.im2col_backward
+    assert F.fold_backward is F.col2im_backward
+
+
+def test_no_other_name_is_public() -> None:
+    defined = set()
+    for module in (import_module(f"gpucnn.functional.{found.name}") for found in iter_modules(F.__path__)):
+        functions = inspect.getmembers(module, inspect.isfunction)
+        defined |= {
+            name
+            for name, function in functions
+            if function.__module__ == module.__name__ and not re.search("^_|_nd(_|$)", name)
+        }
+    assert defined == set(F.__all__)
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_signatures(name: str) -> None:
+    assert shown(inspect.signature(getattr(F, name))) == expected_signature(FORWARDS[name])
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_each_backward_takes_the_gradient_and_the_very_same_arguments(name: str) -> None:
+    forward = expected_signature(FORWARDS[name])
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    direction = name.rpartition("_")[2]
+    upstream = f"grad_grad_{direction}" if direction in ("input", "weight") else "grad_output"
+    handed = [kept for family, arrays in HANDED_OVER.items() if re.search(family, name) for kept in arrays]
+    expected = [
+        (upstream, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty),
+        *[parameter for parameter in forward if parameter[0] != "return_statistics"],
+        *[(array, keyword, None) for array in handed],
+        ("needs", keyword, None),
+    ]
+    assert shown(inspect.signature(getattr(F, f"{name}_backward"))) == expected
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+def test_each_backward_returns_a_gradient_for_each_array_in_its_shape(name: str) -> None:
+    arguments = fresh(f"{name}_backward")
+    arrays = [parameter for parameter in inspect.signature(getattr(F, name)).parameters if parameter in ARRAYS]
+    grads = getattr(F, f"{name}_backward")(**arguments)
+    assert isinstance(grads, tuple)
+    assert len(grads) == len(arrays)
+    for array, grad in zip(arrays, grads, strict=True):
+        without = array in ("indices", "running_mean", "running_var") or (name == "cross_entropy" and array != "input")
+        assert (grad is None) == without
+        assert grad is None or (grad.shape, grad.dtype) == (arguments[array].shape, arguments[array].dtype)
+
+
+# --- PyTorch's names, order and defaults --------------------------------------------------------------------------
+
+PEERS = [name for name in FORWARDS if not re.search("locally|sum_pool|nails|dropout", name)]
+ONLY_HERE = {"lp_pool": ("padding", "dilation"), "avg_pool": ("dilation",), "avg_pool1d": ("divisor_override",)}
+
+
+def peer_of(torch: Any, name: str) -> Any:
+    if re.search("d_(input|weight)$", name):
+        return getattr(torch.nn.grad, name)
+    names = {other: alias for alias, other in ALIASES.items()}
+    return getattr(torch.nn.functional, names.get(name, name))
+
+
+def shared_parameters(name: str) -> list[str]:
+    only_here = {key for family, keys in ONLY_HERE.items() if name.startswith(family) for key in keys}
+    names = [key for key, kind, _ in expected_signature(FORWARDS[name]) if kind is not inspect.Parameter.KEYWORD_ONLY]
+    return [key for key in names if key not in only_here]
+
+
+@pytest.mark.parametrize("positional", [True, False])
+@pytest.mark.parametrize("name", PEERS)
+def test_a_call_means_what_it_means_to_pytorch(torch: Any, name: str, positional: bool) -> None:
+    """The same arguments in the same order, or under the same names."""
+    given = {key: value for key, value in CALLS[name].items() if key in shared_parameters(name)}
+    if name == "interpolate":
+        given |= {"mode": "bilinear", "align_corners": True}
+    elif name == "pad":
+        given |= {"value": 2.0}
+    arguments = {key: fresh(name, **given)[key] for key in shared_parameters(name)}
+    tensors = {
+        key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+        for key, value in arguments.items()
+    }
+    if positional:
+        result, expected = getattr(F, name)(*arguments.values()), peer_of(torch, name)(*tensors.values())
+    else:
+        result, expected = getattr(F, name)(**arguments), peer_of(torch, name)(**tensors)
+    assert_close(result, expected.numpy())
+
+
+def test_defaults_are_those_of_pytorch(torch: Any) -> None:
+    compared = 0
+    for name in PEERS:
+        try:
+            theirs = inspect.signature(peer_of(torch, name)).parameters
+        except ValueError:  # built in
+            continue
+        if "kwargs" in theirs:  # hidden behind a dispatch
+            continue
+        ours = inspect.signature(getattr(F, name)).parameters
+        shared = [key for key in ours if key in theirs]
+        assert shared == [key for key in theirs if key in ours], name
+        assert set(shared_parameters(name)) <= set(theirs), name
+        for key in set(shared) - {"dim"}:  # which PyTorch guesses, with a warning
+            assert ours[key].default == theirs[key].default, (name, key)
+        compared += 1
+    assert compared > 20
+
+
+# --- Documentation ------------------------------------------------------------------------------------------------
+
+SECTION = re.compile(r"^(\w[\w ]*)\n-+$", re.MULTILINE)
+GEOMETRY = [name for name in gpucnn.geometry.__all__ if inspect.isfunction(getattr(gpucnn.geometry, name))]
+
+
+def sections_of(function: Any) -> dict[str, str]:
+    """The sections of a docstring in NumPy's style."""
+    text = inspect.cleandoc(function.__doc__)
+    first, *rest = SECTION.split(text)
+    return {"Summary": first, **dict(zip(rest[::2], rest[1::2], strict=True))}
+
+
+def documented(section: str) -> list[str]:
+    """The names that a section of parameters lists."""
+    lines = [line for line in section.splitlines() if line and not line.startswith(" ")]
+    return [name.strip() for line in lines for name in line.partition(" : ")[0].split(",")]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [getattr(F, name) for name in F.__all__ if name not in ALIASES]
+    + [getattr(gpucnn.geometry, name) for name in GEOMETRY]
+    + [gpucnn.backends.backend_of, gpucnn.precision],
+    ids=lambda function: function.__name__,
+)
+def test_docstrings_name_each_parameter_and_say_what_returns_and_what_is_raised(function: Any) -> None:
+    sections = sections_of(function)
+    assert sections["Summary"].strip()
+    assert sorted(documented(sections["Parameters"])) == sorted(inspect.signature(function).parameters)
+    assert sections["Raises"].strip()
+    assert function is gpucnn.precision or sections["Returns"].strip()
+    assert not re.search(r"\{\w+\}", function.__doc__), "a placeholder was left"
+
+
+def run_examples(found: Any, name: str, names: dict[str, Any]) -> int:
+    """Run the examples in one docstring and say how many there were."""
+    runner = doctest.DocTestRunner(verbose=False)
+    report: list[str] = []
+    for test in doctest.DocTestFinder().find(found, name, module=False, globs=dict(names)):  # type: ignore[arg-type]
+        runner.run(test, out=report.append)
+    assert not runner.failures, "".join(report)
+    return runner.tries
+
+
+@pytest.mark.parametrize("name", [name for name in F.__all__ if name not in ALIASES])
+def test_examples_of_operations(name: str) -> None:
+    tries = run_examples(getattr(F, name), name, {**vars(F), "np": np})
+    assert tries or re.search("d_(input|weight)_backward$", name)
+
+
+@pytest.mark.parametrize(
+    ("module", "least"),
+    [
+        ("gpucnn.geometry.arguments", 0),
+        ("gpucnn.geometry.axes", 0),
+        ("gpucnn.geometry.geometries", 0),
+        ("gpucnn.geometry.networks", 5),
+        ("gpucnn.geometry.sizes", 5),
+        ("gpucnn.backends", 2),
+        ("gpucnn.backends.base", 0),
+        ("gpucnn.numerics", 2),
+        ("gpucnn.information", 3),
+    ],
+)
+def test_examples_of_modules(module: str, least: int) -> None:
+    found = doctest.testmod(import_module(module))
+    assert found.failed == 0
+    assert found.attempted >= least
+
+
+# --- How they present themselves ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", F.__all__)
+def test_names_modules_and_pickles(name: str) -> None:
+    function = getattr(F, name)
+    assert function.__name__ == function.__qualname__ == said_name(name)
+    assert function.__module__.startswith("gpucnn.functional.")
+    assert pickle.loads(pickle.dumps(function)) is function
+    annotations = set(function.__annotations__) - {"return"}
+    assert annotations == set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_help_shows_the_rank(n: int) -> None:
+    text = pydoc.render_doc(getattr(F, f"conv{n}d"), renderer=pydoc.plaintext)
+    assert f"conv{n}d(" in text
+    assert f"{n}-d convolution" in text
+    assert {1: "KW]", 2: "KH, KW]", 3: "KD, KH, KW]"}[n] in text
+    assert "rank" not in inspect.signature(getattr(F, f"conv{n}d")).parameters
+
+
+def test_pythons_own_messages_about_arguments_name_the_function() -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: F.conv2d(),  # type: ignore[call-arg]
+        lambda: F.conv2d(np.ones((1, 1, 2, 2))),  # type: ignore[call-arg]
+        lambda: F.conv2d(*range(20)),  # type: ignore[arg-type]
+        lambda: F.conv2d(1, 2, strides=2),  # type: ignore[call-arg]
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"^conv2d\(\) "):
+            call()
+    with pytest.raises(TypeError, match=r"^max_pool3d_backward\(\) missing 3 required positional arguments"):
+        F.max_pool3d_backward()  # type: ignore[call-arg]
+
+
+def test_the_package_has_these_names_and_no_others() -> None:
+    assert sorted(gpucnn.__all__) == dir(gpucnn)
+    assert set(gpucnn.__all__) == {"__version__", "backends", "functional", "geometry", "info", "precision"}
+    assert all(getattr(gpucnn, name) is not None for name in gpucnn.__all__)
+    assert gpucnn.functional is F
+    assert gpucnn.precision is precision
+    assert re.fullmatch(r"\d+\.\d+\.\d+([a-z]+\d+)?", gpucnn.__version__)
+    with pytest.raises(AttributeError, match=r"^module 'gpucnn' has no attribute 'cudnn'$"):
+        gpucnn.cudnn  # noqa: B018
+    for module in (gpucnn.functional, gpucnn.geometry, gpucnn.backends):
+        assert all(hasattr(module, name) for name in module.__all__)
+
+
+# --- Precision ----------------------------------------------------------------------------------------------------
+
+
+def test_precision_holds_within_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUPY_TF32", raising=False)
+    assert PRECISIONS == ("fp32", "tf32", "fp32x3")
+    assert current_precision() == "fp32"
+    with gpucnn.precision("tf32"):
+        assert current_precision() == "tf32"
+        with gpucnn.precision("fp32x3"):
+            assert current_precision() == "fp32x3"
+        assert current_precision() == "tf32"
+        with pytest.raises(KeyError), gpucnn.precision("fp32"):
+            raise KeyError
+        assert current_precision() == "tf32"
+    assert current_precision() == "fp32"
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", "tf32"), ("0", "fp32"), ("", "fp32")])
+def test_precision_honours_cupys_variable(monkeypatch: pytest.MonkeyPatch, value: str, expected: str) -> None:
+    monkeypatch.setenv("CUPY_TF32", value)
+    assert current_precision() == expected
+    with gpucnn.precision("fp32"):
+        assert current_precision() == "fp32"
+
+
+def test_precision_is_the_threads_own() -> None:
+    seen = []
+    with gpucnn.precision("tf32"):
+        thread = threading.Thread(target=lambda: seen.append(current_precision()))
+        thread.start()
+        thread.join()
+    assert seen == ["fp32"]
+
+
+@pytest.mark.parametrize("mode", ["fp64", "TF32", "", None, 32, []])
+def test_precision_of_no_known_mode(mode: Any) -> None:
+    message = f"precision: mode is {mode!r}, expected one of ('fp32', 'tf32', 'fp32x3')"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"), gpucnn.precision(mode):
+        pass
+
+
+def test_precision_changes_nothing_on_a_cpu() -> None:
+    arguments = fresh("conv2d")
+    expected = F.conv2d(**arguments)
+    for mode in PRECISIONS:
+        with gpucnn.precision(mode):
+            np.testing.assert_array_equal(F.conv2d(**arguments), expected)

@@ -1,0 +1,179 @@
+"""Who may import whom, what an import loads, and that the repository stands on its own."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gpucnn
+
+PACKAGE = Path(gpucnn.__file__).parent
+REPOSITORY = Path(__file__).parent.parent
+STDLIB = frozenset(sys.stdlib_module_names)
+
+# What each part of the package may import: parts of the package, and libraries beside the standard one. A part is a
+# module and all below it; of several that a module is part of, the longest counts.
+MAY_IMPORT: dict[str, set[str]] = {
+    "gpucnn": {"gpucnn.backends", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information", "gpucnn.numerics"},
+    "gpucnn.__main__": {"gpucnn.information"},
+    "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "numpy", "threadpoolctl"},
+    "gpucnn.numerics": set(),
+    "gpucnn.functional": {
+        "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.receive", "gpucnn.backends.dtypes", "numpy"
+    },
+    "gpucnn.backends": {"gpucnn.__version__", "gpucnn.backends.base", "gpucnn.backends.numpy", "numpy"},
+    "gpucnn.backends.base": {"gpucnn.geometry"},
+    "gpucnn.backends.dtypes": {"numpy"},
+    "gpucnn.backends.numpy": {
+        "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.numpy", "gpucnn.geometry", "numpy"
+    },
+    "gpucnn.geometry": {"gpucnn.geometry"},
+}  # fmt: skip
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def is_part(name: str, of: str) -> bool:
+    return name == of or name.startswith(f"{of}.")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The full name of everything that a file imports, wherever it does, and by whatever means."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in ("import_module", "__import__") and isinstance(node.args[0], ast.Constant):
+                yield node.args[0].value
+
+
+def test_modules_are_found() -> None:
+    assert {"gpucnn", "gpucnn.functional.convolution", "gpucnn.backends.numpy.memory"} <= set(MODULES)
+    assert "gpucnn.geometry.axes.Axis" in imported(PACKAGE / "geometry" / "geometries.py")
+    assert "threadpoolctl" in imported(PACKAGE / "information.py")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_lower_imports_anything_higher(module: str) -> None:
+    part = max((part for part in MAY_IMPORT if is_part(module, part)), key=len)
+    allowed = MAY_IMPORT[part]
+    for name in imported(MODULES[module]):
+        within = name.partition(".")[0] in STDLIB or any(is_part(name, other) for other in allowed)
+        assert within, f"{module} imports {name}, expected only {sorted(allowed)} and the standard library"
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_each_rule_is_about_a_module(part: str) -> None:
+    assert part in MODULES
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch", "ml_dtypes", "jax"])
+def test_no_module_imports_a_peer(library: str) -> None:
+    for module, path in MODULES.items():
+        assert not any(is_part(name, library) for name in imported(path)), module
+
+
+# --- What an import loads -----------------------------------------------------------------------------------------
+
+
+def loaded(code: str, before: str = "pass") -> set[str]:
+    """The modules that `code` loads in a fresh interpreter that ran `before`."""
+    lines = ["import json, sys", before, "old = set(sys.modules)", code, "print(json.dumps([*set(sys.modules) - old]))"]
+    ran = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    return set(json.loads(ran.stdout))
+
+
+def of(library: str, modules: set[str]) -> set[str]:
+    return {module for module in modules if is_part(module, library)}
+
+
+PEERS = ("cupy", "torch", "ml_dtypes", "jax", "threadpoolctl", "onnxruntime", "matplotlib", "hypothesis", "pytest")
+
+
+def test_importing_the_package_loads_nothing_else() -> None:
+    modules = loaded("import gpucnn")
+    assert of("gpucnn", modules) == {"gpucnn"}
+    assert not of("numpy", modules)
+    assert not any(of(peer, modules) for peer in PEERS)
+
+
+def test_importing_the_operations_loads_no_peer_and_no_more_of_numpy() -> None:
+    modules = loaded("import gpucnn.functional", before="import numpy")
+    assert not any(of(peer, modules) for peer in PEERS)
+    assert not of("numpy", modules)
+    assert not of("gpucnn.backends.numpy", modules)
+    assert not of("gpucnn.information", modules)
+
+
+def test_importing_the_geometry_loads_no_library() -> None:
+    modules = loaded("import gpucnn.geometry")
+    assert of("gpucnn", modules) == {name for name in MODULES if is_part(name, "gpucnn.geometry")} | {"gpucnn"}
+    assert not of("numpy", modules)
+    assert not any(of(peer, modules) for peer in PEERS)
+
+
+@pytest.mark.parametrize("part", ["backends", "functional", "geometry"])
+def test_a_part_is_loaded_when_it_is_first_used(part: str) -> None:
+    assert f"gpucnn.{part}" in loaded(f"gpucnn.{part}", before="import gpucnn")
+
+
+def test_computing_loads_no_peer() -> None:
+    code = "x = np.ones((1, 1, 3, 3))\nF.conv2d(x, x)\nF.relu(np.ones(3).view(np.matrix))"
+    modules = loaded(code, before="import numpy as np, gpucnn.functional as F")
+    assert "gpucnn.backends.numpy" in modules
+    assert not any(of(peer, modules) for peer in PEERS)
+
+
+# --- The repository -----------------------------------------------------------------------------------------------
+
+TEXT = {".py", ".md", ".toml", ".txt", ".json", ".cu", ".cuh", ".yml", ".yaml", ".cfg", ".sh", ""}
+FOLDERS = "ho[m]e|wor[k]|tm[p]|Use[r]s|roo[t]|mn[t]"  # in brackets, so that this line is not found itself
+MACHINES = re.compile(rf"[.][.]/share[d]\b|(?<![\w.~])/(?:{FOLDERS})/|\b[A-Z]:\\+(?:{FOLDERS})")
+
+
+def repository_files() -> list[Path]:
+    hidden = re.compile(r"(^|/)(\.(?!ci/|gitignore)|__pycache__|[^/]*\.egg-info|build/|dist/)")
+    files = (path for path in REPOSITORY.rglob("*") if path.is_file() and path.suffix in TEXT)
+    return [path for path in files if not hidden.search(path.relative_to(REPOSITORY).as_posix())]
+
+
+def test_the_pattern_of_paths_finds_paths() -> None:
+    for path in ("open('../" + "shared/x')", "see /" + "home/me/x", "/" + "tmp/x", '"C:\\\\' + 'Users\\\\me"'):
+        assert MACHINES.search(path), path
+    for no_path in ("https://example.org/home/", "gpucnn/tmp/x", "~/work/", "../sharedness"):
+        assert not MACHINES.search(no_path), no_path
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    files = repository_files()
+    assert {"pyproject.toml", "README.md", "conftest.py", "convolution.py"} <= {path.name for path in files}
+    found = {
+        f"{path.relative_to(REPOSITORY)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if MACHINES.search(line)
+    }
+    assert not found
+
+
+def test_the_package_is_typed_and_needs_only_numpy() -> None:
+    assert (PACKAGE / "py.typed").is_file()
+    text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.search(r'^dependencies = \["numpy>=2\.0"\]$', text, re.MULTILINE)

@@ -1,0 +1,405 @@
+"""Kinds of arrays and layouts of memory: what is taken, how it comes back, and what is said of the rest."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from calls import ARRAYS, CALLS, fresh
+from tolerances import assert_close
+
+import gpucnn
+import gpucnn.functional as F
+from gpucnn.backends import available, backend_of, receive
+from gpucnn.backends.numpy import NumpyBackend
+
+Array = np.ndarray[Any, Any]
+RUNNING = ("running_mean", "running_var")  # written to
+
+
+def each_array(arguments: dict[str, Any], change: Callable[[Array], Any], but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The arguments with each array changed."""
+    return {
+        key: change(value) if key in ARRAYS and value is not None and key not in but else value
+        for key, value in arguments.items()
+    }
+
+
+def results_of(result: Any) -> tuple[Any, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def assert_same(actual: Any, expected: Any, close: bool = False) -> None:
+    """Raise unless two results are equal, or close, item by item, with None in the same places."""
+    assert isinstance(actual, tuple) == isinstance(expected, tuple)
+    for one, other in zip(results_of(actual), results_of(expected), strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and close:
+            assert_close(one, other)
+        elif one is not None:
+            np.testing.assert_array_equal(one, other, strict=True)
+
+
+# --- PyTorch ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_tensors_in_tensors_out(torch: Any, name: str) -> None:
+    operation = getattr(F, name)
+    arguments = each_array(fresh(name), torch.from_numpy)
+    result = operation(**arguments)
+    assert all(item is None or type(item) is torch.Tensor for item in results_of(result))
+    numpy_again = tuple(None if item is None else item.numpy() for item in results_of(result))
+    expected = operation(**fresh(name))
+    assert_same(numpy_again if isinstance(result, tuple) else numpy_again[0], expected)
+
+
+@pytest.mark.parametrize("name", ["max_pool2d", "batch_norm", "instance_norm", "layer_norm", "group_norm", "dropout"])
+def test_what_the_forward_hands_over_is_of_tensors_too(torch: Any, name: str) -> None:
+    more = {"max_pool2d": "return_indices", "dropout": "return_mask"}.get(name, "return_statistics")
+    results = getattr(F, name)(**each_array(fresh(name, **{more: True}), torch.from_numpy))
+    assert len(results) == len(getattr(F, name)(**fresh(name, **{more: True})))
+    assert all(type(result) is torch.Tensor for result in results)
+
+
+def test_tensors_are_taken_and_given_back_without_a_copy(torch: Any) -> None:
+    tensor = torch.arange(6.0).reshape(2, 3)
+    _, (array, nothing), give_back = receive("op", {"x": tensor, "none": None})
+    assert nothing is None
+    array[0, 0] = 7
+    assert tensor[0, 0] == 7
+    assert array.ctypes.data == tensor.data_ptr()
+    result = np.arange(3.0)
+    (returned, absent), word = give_back(((result, None), "word"))
+    assert returned.data_ptr() == result.ctypes.data
+    assert absent is None
+    assert word == "word"
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
+def test_running_statistics_of_tensors_are_updated_in_place(torch: Any, name: str) -> None:
+    arrays, tensors = fresh(name), each_array(fresh(name), torch.from_numpy)
+    mean, variance = (tensors[statistic] for statistic in RUNNING)
+    getattr(F, name)(**arrays)
+    getattr(F, name)(**tensors)
+    assert mean.abs().max() > 0
+    np.testing.assert_array_equal(mean.numpy(), arrays["running_mean"])
+    np.testing.assert_array_equal(variance.numpy(), arrays["running_var"])
+
+
+def test_channels_last_tensors_come_back_channels_last(torch: Any) -> None:
+    x = torch.randn(2, 3, 6, 5).to(memory_format=torch.channels_last)
+    y = F.conv2d(x, torch.randn(4, 3, 3, 3))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "complex64", "int64", "uint8"])
+def test_dtypes_of_tensors_stay(torch: Any, dtype: str) -> None:
+    x = torch.ones(1, 2, 4, 4, dtype=getattr(torch, dtype))
+    assert F.conv2d(x, x).dtype == x.dtype
+
+
+def test_tensors_without_axes_or_elements(torch: Any) -> None:
+    assert F.relu(torch.tensor(-1.5)).shape == ()
+    assert F.cross_entropy(torch.randn(3, 4), torch.tensor([0, 1, 2])).shape == ()
+    assert F.conv2d(torch.zeros(0, 1, 4, 4), torch.ones(2, 1, 2, 2)).shape == (0, 2, 3, 3)
+
+
+def test_tensors_as_sizes_and_numbers(torch: Any) -> None:
+    x = np.ones((1, 1, 4, 4))
+    assert F.max_pool2d(x, torch.tensor(2), stride=torch.tensor([2, 1])).shape == (1, 1, 2, 3)
+    assert F.interpolate(x, scale_factor=torch.tensor(2.0)).shape == (1, 1, 8, 8)
+
+
+def test_subclasses_of_tensors_are_tensors(torch: Any) -> None:
+    class Named(torch.Tensor):  # type: ignore[misc, name-defined]
+        pass
+
+    x = torch.ones(1, 1, 3, 3)
+    assert F.conv2d(x.as_subclass(Named), x).item() == 9
+    assert F.relu(torch.nn.Parameter(x, requires_grad=False)).equal(x)
+
+
+def test_tensors_that_cannot_be_shared(torch: Any) -> None:
+    x = torch.ones(1, 1, 3, 3)
+    complex_x = torch.view_as_complex(torch.ones(1, 1, 3, 3, 2))
+    for wrong, said in {
+        torch.ones(1, 1, 3, 3, requires_grad=True): "Can't export tensors that require gradient, use tensor.detach()",
+        torch.nn.Parameter(x): "tensor.detach()",
+        x.bfloat16(): "conv2d: input of torch has dtype torch.bfloat16, expected an array that DLPack can share",
+        x.to("meta"): "expected an array that DLPack can share",
+        x.to_sparse(): "expected an array that DLPack can share",
+        complex_x.conj(): "conjugate bit",
+        complex_x.conj().imag: "conv2d: input of torch is a negated view, expected tensor.resolve_neg()",
+    }.items():
+        with pytest.raises(TypeError, match=re.escape(said)) as caught:
+            F.conv2d(wrong, x)
+        assert str(caught.value).startswith("conv2d: input of torch ")
+    assert F.relu(complex_x.conj().imag.resolve_neg()).max() == 0
+
+
+def read_only(array: Array) -> Array:
+    array.flags.writeable = False
+    return array
+
+
+# --- Other libraries ----------------------------------------------------------------------------------------------
+
+
+class Shared:
+    """An array of another library that knows DLPack and the array API, and nothing of NumPy."""
+
+    device: tuple[int, int] = (1, 0)
+
+    def __init__(self, array: Any) -> None:
+        self.array = array.array if isinstance(array, Shared) else np.asarray(array)
+
+    @property
+    def ndim(self) -> int:
+        return int(self.array.ndim)
+
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return self.array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.device
+
+    def __array_namespace__(self) -> Any:
+        return SimpleNamespace(from_dlpack=lambda other: Shared(np.from_dlpack(other)))
+
+
+class Homeless(Shared):
+    """One whose library has no way in."""
+
+    def __array_namespace__(self) -> Any:
+        return SimpleNamespace()
+
+
+class Elsewhere(Shared):
+    """One on a GPU."""
+
+    device = (2, 0)
+
+
+class Pinned(Shared):
+    """One in memory of the CPU that a GPU can read too."""
+
+    device = (3, 0)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_another_library_in_and_out(name: str) -> None:
+    result = getattr(F, name)(**each_array(fresh(name), Shared))
+    assert all(item is None or type(item) is Shared for item in results_of(result))
+    arrays = tuple(None if item is None else item.array for item in results_of(result))
+    assert_same(arrays if isinstance(result, tuple) else arrays[0], getattr(F, name)(**fresh(name)))
+
+
+def test_a_library_whose_module_takes_arrays_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    library: Any = ModuleType("tinyarrays")
+    library.Array = type("Array", (), {"__module__": "tinyarrays.core", "ndim": 1, "__init__": Shared.__init__})
+    library.Array.__dlpack__, library.Array.__dlpack_device__ = Shared.__dlpack__, lambda self: (1, 0)
+    library.from_dlpack = lambda other: library.Array(np.from_dlpack(other))
+    monkeypatch.setitem(sys.modules, "tinyarrays", library)
+    result = F.relu(library.Array(np.array([-1.0, 2.0])))
+    assert type(result) is library.Array
+    assert result.array.tolist() == [0, 2]
+
+
+def test_memory_of_the_cpu_that_a_gpu_reads() -> None:
+    assert F.relu(Pinned(np.array([-1.0, 2.0]))).array.tolist() == [0, 2]
+
+
+def test_another_device() -> None:
+    message = (
+        "relu: input of test_arrays is on another device, "
+        "expected CPU memory: this version of gpucnn computes on the CPU only"
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
+        F.relu(Elsewhere(np.ones(3)))
+
+
+def test_a_library_without_a_way_in() -> None:
+    message = "relu: got arrays of test_arrays, expected a library with from_dlpack to return results by"
+    with pytest.raises(TypeError, match=f"^{message}$"):
+        F.relu(Homeless(np.ones(3)))
+
+
+def test_what_only_looks_like_an_array() -> None:
+    class HalfAnArray:
+        ndim = 1
+
+        def __dlpack__(self) -> None: ...
+
+    for wrong in (HalfAnArray(), Shared, np.ndarray):
+        with pytest.raises(TypeError, match=r"^relu: input is of type .*, expected an array$"):
+            F.relu(wrong)
+
+
+def test_read_only_statistics_of_another_library() -> None:
+    arguments = each_array(fresh("batch_norm"), Shared)
+    arguments["running_var"] = Shared(read_only(np.ones(4)))
+    with pytest.raises(
+        (TypeError, ValueError), match=r"^batch_norm: running_var "
+    ):  # older DLPacks cannot say so
+        F.batch_norm(**arguments)
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if sum(key in ARRAYS for key in CALLS[name]) > 1])
+def test_arrays_of_two_libraries(name: str) -> None:
+    for parameter in [key for key in CALLS[name] if key in ARRAYS]:
+        arguments = fresh(name)
+        arguments[parameter] = Shared(arguments[parameter])
+        with pytest.raises(TypeError, match=r"of (numpy|test_arrays) and .*of (numpy|test_arrays); expected one"):
+            getattr(F, name)(**arguments)
+
+
+def test_numpy_and_pytorch_are_two_libraries(torch: Any) -> None:
+    message = "got arrays of two libraries, input of torch and weight of numpy; expected one, nothing is copied between"
+    with pytest.raises(TypeError, match=f"^conv2d: {message} them$"):
+        F.conv2d(torch.ones(1, 1, 3, 3), np.ones((1, 1, 3, 3), np.float32))
+
+
+# --- Which backend ------------------------------------------------------------------------------------------------
+
+
+def test_the_backend_of_arrays(torch: Any) -> None:
+    ours = backend_of(np.ones(1))
+    assert isinstance(ours, NumpyBackend)
+    assert backend_of(None, np.ones(1), None) is backend_of(Shared(np.ones(1))) is backend_of(torch.ones(1)) is ours
+    for wrong in ([1.0], "array", 1.0, np.float64(1)):
+        with pytest.raises(TypeError, match=r"^backend_of: array 1 is of type .*, expected an array$"):
+            backend_of(np.ones(1), wrong)
+
+
+def test_available_backends_say_why_one_is_missing() -> None:
+    backends = available()
+    assert backends["numpy"] == "available"
+    assert backends["cuda"].startswith("not available: ")
+    assert gpucnn.backends.available() == backends
+
+
+# --- Subclasses and layouts of NumPy's arrays ---------------------------------------------------------------------
+
+
+class Tagged(np.ndarray[Any, Any]):
+    """A subclass that would rather see its own kind come back."""
+
+
+def zero_strides(array: Array) -> Array:
+    """The first item of each axis but the last, in place of all others."""
+    corner = array[(slice(0, 1),) * (array.ndim - 1)] if array.ndim else array
+    return np.broadcast_to(corner, array.shape)
+
+
+def overlapping(array: Array) -> Array:
+    """Rows that begin one element after each other, as a sliding window reads them."""
+    line = np.resize(array, sum(array.shape) + 1).copy()
+    return np.lib.stride_tricks.as_strided(line, array.shape, (array.itemsize,) * array.ndim)
+
+
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "read-only": read_only,
+    "Fortran order": lambda array: np.array(array, order="F"),
+    "zero strides": zero_strides,
+    "overlapping": overlapping,
+    "reversed": lambda array: array[(slice(None, None, -1),) * array.ndim],
+    "every other": lambda array: np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array,
+    "unaligned": lambda array: np.frombuffer(b"." + array.tobytes(), array.dtype, offset=1).reshape(array.shape),
+    "subclass": lambda array: array.view(Tagged),
+}
+
+
+def check_layout(name: str, layout: str) -> None:
+    arguments = each_array(fresh(name), LAYOUTS[layout], but=RUNNING)
+    copies = each_array(arguments, lambda array: np.array(array, order="C", subok=False))
+    expected = getattr(F, name)(**copies)
+    before = each_array(arguments, lambda array: np.array(array, subok=False))
+    result = getattr(F, name)(**arguments)
+    assert_same(result, expected, close=True)
+    for item in results_of(result):
+        assert item is None or type(item) is np.ndarray
+        assert item is None or not any(np.may_share_memory(item, arguments[key]) for key in arguments if key in ARRAYS)
+    for key in [key for key in ARRAYS & set(arguments) if key not in RUNNING]:
+        np.testing.assert_array_equal(np.asarray(arguments[key]), before[key])
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_layouts_of_memory(name: str) -> None:
+    """Any view gives what its contiguous copy gives, is left as it was, and is nowhere part of the result."""
+    for layout in LAYOUTS:
+        try:
+            check_layout(name, layout)
+        except Exception as error:
+            error.add_note(f"with arrays that are {layout}")
+            raise
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("relu", {"input": np.ones(3)}),
+        ("pad", {"pad": (0, 0)}),
+        ("pad", {"pad": ()}),
+        ("pad", {"pad": (0, 0), "mode": "reflect"}),
+        ("dropout", {"training": False}),
+        ("dropout", {"p": 0.0}),
+        ("max_pool2d", {"kernel_size": 1, "stride": 1, "padding": 0}),
+        ("avg_pool2d", {"kernel_size": 1, "stride": 1, "padding": 0}),
+        ("adaptive_max_pool2d", {"output_size": None}),
+        ("adaptive_avg_pool2d", {"output_size": None}),
+        ("interpolate", {"size": 3}),
+        ("interpolate", {"size": 3, "mode": "area"}),
+        ("bed_of_nails2d", {"scale_factor": 1}),
+        ("im2col", {"kernel_size": 1, "padding": 0, "stride": 1}),
+        ("leaky_relu", {"negative_slope": 1.0}),
+    ],
+)
+def test_an_operation_that_changes_nothing_still_returns_a_copy(name: str, others: dict[str, Any]) -> None:
+    arguments = fresh(name, **others)
+    result = getattr(F, name)(**arguments)
+    assert not np.may_share_memory(result, arguments["input"])
+    np.testing.assert_array_equal(result.reshape(-1), arguments["input"].reshape(-1))
+
+
+def test_matrices_and_memory_maps(tmp_path: Any) -> None:
+    matrix = np.ones((2, 3)).view(np.matrix)
+    assert type(F.linear(matrix, matrix)) is np.ndarray
+    assert F.linear(matrix, matrix, None).tolist() == [[3, 3], [3, 3]]
+    stored = np.memmap(tmp_path / "image", np.float64, "w+", shape=(1, 1, 3, 3))
+    stored[...] = 1
+    result = F.conv2d(stored, stored)
+    assert type(result) is np.ndarray
+    assert result.item() == 9
+
+
+def test_another_byte_order() -> None:
+    swapped = np.ones((1, 1, 3, 3)).astype(np.dtype(np.float64).newbyteorder())
+    native = np.ones((1, 1, 3, 3))
+    with pytest.raises(TypeError, match=r"^conv2d: input has dtype [<>]f8, expected this machine's byte order$"):
+        F.conv2d(swapped, native)
+    with pytest.raises(TypeError, match=r"^conv2d: weight has dtype [<>]f8, expected float64 as input has$"):
+        F.conv2d(native, swapped)
+
+
+def test_arrays_without_axes() -> None:
+    assert F.relu(np.array(-1.0)).shape == ()
+    assert F.dropout(np.array(2.0), training=False) == 2
+    assert F.leaky_relu(np.array(-2.0, ml_dtypes.bfloat16)).dtype == ml_dtypes.bfloat16
+
+
+def test_sizes_may_be_arrays_and_ranges() -> None:
+    x = np.ones((1, 1, 5, 5))
+    for size in (np.int64(2), np.array(2), np.array([2, 2]), [2, 2], range(2, 4, 1), (np.uint8(2), 2)):
+        assert F.max_pool2d(x, size).shape[:2] == (1, 1)
+    assert F.avg_pool2d(x, 2, ceil_mode=np.True_, count_include_pad=np.array(False)).shape == (1, 1, 3, 3)
