@@ -115,7 +115,7 @@ def _matrix_products(providers: Sequence[Provider]) -> dict[str, Call]:
     out = np.empty_like(a)
     products: dict[str, Call] = {"NumPy": lambda: np.matmul(a, b, out=out)}
     if any("torch" in provider.requires for provider in providers):
-        import torch  # noqa: TID251 - a peer
+        import torch
 
         ta, tb = torch.from_numpy(a), torch.from_numpy(b)
         products["PyTorch"] = lambda: torch.mm(ta, tb)

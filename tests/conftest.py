@@ -70,7 +70,7 @@ def backend(request: pytest.FixtureRequest) -> ArrayBackend:
 def torch() -> Any:
     """PyTorch, an optional peer; where GPUCNN_REQUIRE_TORCH is set, as in CI, its absence is an error."""
     if os.environ.get("GPUCNN_REQUIRE_TORCH"):
-        import torch  # noqa: TID253
+        import torch
     else:
         torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.set_num_threads(1)

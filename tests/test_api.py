@@ -100,14 +100,13 @@ def test_every_name_is_there() -> None:
 
 
 def test_no_other_name_is_public() -> None:
-    defined = set()
-    for module in (import_module(f"gpucnn.functional.{found.name}") for found in iter_modules(F.__path__)):
-        functions = inspect.getmembers(module, inspect.isfunction)
-        defined |= {
-            name
-            for name, function in functions
-            if function.__module__ == module.__name__ and not re.search("^_|_nd(_|$)", name)
-        }
+    modules = [import_module(f"gpucnn.functional.{found.name}") for found in iter_modules(F.__path__)]
+    defined = {
+        name
+        for module in modules
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not re.search(r"\._|_nd(_|$)", f"{module.__name__}.{name}")
+    }
     assert defined == set(F.__all__)
 
 

@@ -249,9 +249,7 @@ def test_what_only_looks_like_an_array() -> None:
 def test_read_only_statistics_of_another_library() -> None:
     arguments = each_array(fresh("batch_norm"), Shared)
     arguments["running_var"] = Shared(read_only(np.ones(4)))
-    with pytest.raises(
-        (TypeError, ValueError), match=r"^batch_norm: running_var "
-    ):  # older DLPacks cannot say so
+    with pytest.raises((TypeError, ValueError), match=r"^batch_norm: running_var "):  # older DLPacks cannot say so
         F.batch_norm(**arguments)
 
 

@@ -49,7 +49,7 @@ REFUSED_HERE = [  # (operation, what is said here, why it is refused here)
     ("cross_entropy", "label_smoothing is -1.0", "a share is in [0, 1]"),
     ("cross_entropy", "target has shape \\(1,\\), expected \\(\\)", "an array of one class is not one class"),
     ("max_unpool", "(size|stride|padding) is -?., expected at least", "PyTorch forgets to check"),
-    ("conv", "(stride|padding|dilation) is -?., expected at least", "PyTorch forgets to check an empty batch"),
+    ("conv", "(size|stride|padding|dilation) is -?., expected at least", "PyTorch forgets to check an empty batch"),
     ("pad", "expected at most . with mode '(reflect|circular)'", "cropping comes first, and leaves too little"),
 ]  # fmt: skip
 

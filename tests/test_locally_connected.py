@@ -205,18 +205,19 @@ def test_sums_of_16_bit_floats_are_kept_in_float32(backend: ArrayBackend, dtype:
         return np.ones(shape, dtype_of(dtype))
 
     many = 4096  # a sum kept in 16 bits stops growing at 2048, or 256
+    x, grad = ones(many, 1, 2), ones(many, 1, 2)
     results = (
         backend.run(F.locally_connected1d, ones(1, many, 2), ones(1, 2, many, 1)),
         backend.run(F.locally_connected1d_backward, ones(1, many, 2), ones(1, 1, 2), ones(many, 2, 1, 1))[0],
-        # all 64 inputs stand in all 64 windows: 64 outputs times 64 taps meet at the middle one
-        backend.run(F.locally_connected1d_backward, ones(1, 64, 64), ones(1, 1, 127), ones(64, 64, 1, 64))[0][..., 63],
-        *backend.run(F.locally_connected1d_backward, ones(many, 1, 2), ones(many, 1, 2), ones(1, 2, 1, 1), ones(1, 2))[
-            1:
-        ],
+        *backend.run(F.locally_connected1d_backward, grad, x, ones(1, 2, 1, 1), ones(1, 2))[1:],
     )
     for result in results:
         assert result.dtype == dtype_of(dtype)
         assert np.all(result == many)
+    w = ones(1, 64, 1, 64)  # 64 windows of 64 taps: the middle input stands in all of them
+    w[0, 63, 0, 0] = many
+    grad_x, _, _ = backend.run(F.locally_connected1d_backward, ones(1, 1, 64), ones(1, 1, 127), w)
+    assert grad_x[0, 0, 63] == np.float32(many + 63).astype(grad_x.dtype) == many + 64
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "uint64"])

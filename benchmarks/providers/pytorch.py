@@ -24,7 +24,7 @@ class PyTorch(Provider):
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
-        import torch  # noqa: TID251 - a peer
+        import torch
 
         self.torch: Any = torch
         torch.set_num_threads(threads)

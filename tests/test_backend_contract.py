@@ -1,0 +1,224 @@
+"""The contract of a backend: each primitive is there, documented, and leaves its inputs alone."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from strategies import arranged, dtype_of
+
+from gpucnn.backends.base import Backend
+from gpucnn.backends.dtypes import COMPLEX, FLOATING, INTEGER, LINEAR, NUMERIC, ORDERED, accumulator, describe
+from gpucnn.backends.numpy import NumpyBackend
+from gpucnn.backends.numpy.memory import is_channels_last
+from gpucnn.geometry import (
+    AdaptiveAxis,
+    Axis,
+    ConvGeometry,
+    InterpolationAxis,
+    InterpolationGeometry,
+    NormGeometry,
+    PoolGeometry,
+)
+from gpucnn.geometry.geometries import Channels
+
+PRIMITIVES = sorted(Backend.__abstractmethods__)
+
+
+def parameters(function: Any) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+# --- Its form -----------------------------------------------------------------------------------------------------
+
+
+def test_the_contract_is_a_score_of_primitives() -> None:
+    public = {name for name in vars(Backend) if not name.startswith("_")}
+    assert public == set(PRIMITIVES)
+    assert set(Backend.__annotations__) == {"name", "xp", "host"}
+    assert len(PRIMITIVES) <= 24
+    with pytest.raises(TypeError, match="abstract"):
+        Backend()  # type: ignore[abstract]
+
+
+def test_the_numpy_backend_is_a_backend_and_nothing_more() -> None:
+    backend = NumpyBackend()
+    assert isinstance(backend, Backend)
+    assert (backend.name, backend.xp, backend.host) == ("numpy", np, True)
+    assert {name for name in dir(backend) if not name.startswith("_")} == {*PRIMITIVES, "name", "xp", "host"}
+
+
+@pytest.mark.parametrize("primitive", PRIMITIVES)
+def test_primitives_take_the_same_parameters_and_are_documented(primitive: str) -> None:
+    contract, here = getattr(Backend, primitive), getattr(NumpyBackend(), primitive)
+    assert parameters(here) == parameters(contract)
+    for function in (contract, here):
+        assert len(function.__doc__ or "") > 20
+        assert function.__annotations__["return"]
+        assert all(
+            parameter.default is parameter.empty for parameter in inspect.signature(function).parameters.values()
+        )
+    assert here.__module__.startswith("gpucnn.backends.numpy.")
+    assert here.__name__ == primitive
+
+
+# --- Its behaviour, over [N, C, D, H, W] --------------------------------------------------------------------------
+
+N, C, OC, GROUPS = 2, 4, 6, 2
+AXES = (Axis(3, 2, 1, 1, 0, 0, 2), Axis(5, 2, 2, 2, 1, 0, 2), Axis(6, 3, 1, 1, 1, 2, 7))
+SIZE, OUT, KERNEL = (3, 5, 6), (2, 2, 7), (2, 2, 3)
+CONV = ConvGeometry(3, Channels(C, OC, GROUPS), AXES)
+LOCAL = ConvGeometry(3, Channels(C, OC), AXES)
+UNFOLD = ConvGeometry(3, Channels(C, 1), AXES)
+POOL = PoolGeometry(3, AXES, "padded")
+ADAPTIVE = PoolGeometry(3, (Axis(3, 1, 1, out=3), AdaptiveAxis(5, 3), AdaptiveAxis(6, 4)), "valid")
+RESAMPLE = InterpolationGeometry(
+    3,
+    (
+        InterpolationAxis(3, 3, (0, 1, 2)),
+        InterpolationAxis(5, 2, (0, 2)),
+        InterpolationAxis(6, 4, (0, 1, 3, 5), (1, 2, 4, 5), (0.0, 0.5, 0.25, 1.0)),
+    ),
+)
+BATCH = NormGeometry((N, C, 1, 90), (0, 2, 3))
+ROWS = NormGeometry((N, C, 1, 90), (2, 3))
+
+
+def values(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(len(shape)).standard_normal(shape)
+
+
+x, y, pooled = values(N, C, *SIZE), values(N, OC, *OUT), values(N, C, *OUT)
+w, local = values(OC, C // GROUPS, *KERNEL), values(OC, *OUT, C, *KERNEL)
+columns = values(N, C * 12, 28)
+indices = np.random.default_rng(0).integers(-1, 90, (N, C, *OUT))
+flat, centre, spread, affine = values(N, C, 1, 90), values(1, C, 1, 1), values(1, C, 1, 1) ** 2, values(1, C, 1, 1)
+
+CALLS: list[tuple[str, tuple[Any, ...], Any]] = [  # the primitive, its arguments, the shapes of its results
+    ("convolve", (x, w, values(OC), CONV), (N, OC, *OUT)),
+    ("convolve", (x, w, None, CONV), (N, OC, *OUT)),
+    ("convolve_backward_input", (y, w, values(C), CONV), (N, C, *SIZE)),
+    ("convolve_backward_input", (y, w, None, CONV), (N, C, *SIZE)),
+    ("convolve_backward_weight", (x, y, CONV), w.shape),
+    ("locally_connect", (x, local, values(OC, *OUT), LOCAL), (N, OC, *OUT)),
+    ("locally_connect", (x, local, None, LOCAL), (N, OC, *OUT)),
+    ("locally_connect_backward_input", (y, local, LOCAL), (N, C, *SIZE)),
+    ("locally_connect_backward_weight", (x, y, LOCAL), local.shape),
+    ("im2col", (x, UNFOLD), columns.shape),
+    ("col2im", (columns, UNFOLD), (N, C, *SIZE)),
+    ("max_pool", (x, POOL), (N, C, *OUT)),
+    ("max_pool", (x, ADAPTIVE), (N, C, 3, 3, 4)),
+    ("max_pool_with_indices", (x, POOL), [(N, C, *OUT)] * 2),
+    ("max_pool_with_indices", (x, ADAPTIVE), [(N, C, 3, 3, 4)] * 2),
+    ("max_pool_backward", (pooled, indices, POOL), (N, C, *SIZE)),
+    ("unpool", (pooled, indices, SIZE), (N, C, *SIZE)),
+    ("gather", (x, indices), (N, C, *OUT)),
+    ("average_pool", (x, POOL), (N, C, *OUT)),
+    ("average_pool", (x, ADAPTIVE), (N, C, 3, 3, 4)),
+    ("average_pool_backward", (pooled, POOL), (N, C, *SIZE)),
+    ("interpolate", (x, RESAMPLE), (N, C, 3, 2, 4)),
+    ("interpolate_backward", (values(N, C, 3, 2, 4), RESAMPLE), (N, C, *SIZE)),
+    ("norm_statistics", (flat, BATCH), [(1, C, 1, 1)] * 2),
+    ("norm_statistics", (flat, ROWS), [(N, C, 1, 1)] * 2),
+    ("norm_apply", (flat, centre, spread, affine, affine), flat.shape),
+    ("norm_apply", (flat, centre, spread, None, None), flat.shape),
+    ("norm_backward_affine", (flat, flat, centre, spread, BATCH), [(1, C, 1, 1)] * 2),
+    ("norm_backward_input", (flat, flat, centre, spread, affine, BATCH), flat.shape),
+    ("norm_backward_input", (flat, flat, centre, spread, None, BATCH), flat.shape),
+]
+NAMES = [f"{primitive}-{index}" for index, (primitive, _, _) in enumerate(CALLS)]
+
+
+def run(primitive: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    result = getattr(NumpyBackend(), primitive)(*arguments)
+    return result if isinstance(result, tuple) else (result,)
+
+
+def test_each_primitive_is_called_here() -> None:
+    assert {primitive for primitive, _, _ in CALLS} == set(PRIMITIVES)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("primitive", "arguments", "shapes"), CALLS, ids=NAMES)
+def test_results_are_new_arrays_of_their_shape_and_dtype(
+    primitive: str, arguments: tuple[Any, ...], shapes: Any, dtype: str
+) -> None:
+    kind = dtype_of(dtype)
+    wide = accumulator(kind)
+    parts_are_wide = primitive.startswith("norm_") and primitive != "norm_statistics"  # statistics, weight and bias
+
+    def cast(argument: Any) -> Any:
+        if argument is indices or not isinstance(argument, np.ndarray):
+            return argument
+        return argument.astype(wide if parts_are_wide and argument.shape == (1, C, 1, 1) else kind)
+
+    given = list(map(cast, arguments))
+    before = [argument.copy() if hasattr(argument, "copy") else argument for argument in given]
+    results = run(primitive, tuple(given))
+    assert [result.shape for result in results] == (shapes if isinstance(shapes, list) else [shapes])
+    of_wide = primitive in ("norm_statistics", "norm_backward_affine")
+    assert results[0].dtype == (wide if of_wide else kind)
+    if primitive == "max_pool_with_indices":
+        assert results[1].dtype == np.int64
+    for argument, copy in zip(given, before, strict=True):
+        if hasattr(argument, "copy"):
+            np.testing.assert_array_equal(argument, copy)
+            assert not any(np.may_share_memory(result, argument) for result in results)
+
+
+@pytest.mark.parametrize(("primitive", "arguments", "shapes"), CALLS, ids=NAMES)
+def test_results_repeat_and_follow_the_order_of_the_first_array(
+    primitive: str, arguments: tuple[Any, ...], shapes: Any
+) -> None:
+    expected = run(primitive, arguments)
+    for result, other in zip(run(primitive, arguments), expected, strict=True):
+        np.testing.assert_array_equal(result, other)
+    for order in ("channels_last", "strided", "reversed", "offset"):
+        turned = [
+            arranged(argument, order) if isinstance(argument, np.ndarray) and argument.ndim >= 3 else argument
+            for argument in arguments
+        ]
+        for result, other in zip(run(primitive, tuple(turned)), expected, strict=True):
+            np.testing.assert_allclose(result, other, rtol=0, atol=1e-12)
+            if other.shape[:2] in ((N, C), (N, OC)) and other.ndim == 5 and primitive != "col2im":
+                assert is_channels_last(result) == (order == "channels_last"), order
+
+
+@pytest.mark.parametrize(("primitive", "arguments", "shapes"), CALLS, ids=NAMES)
+def test_read_only_arrays_are_taken(primitive: str, arguments: tuple[Any, ...], shapes: Any) -> None:
+    copies = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
+    for copy in copies:
+        if isinstance(copy, np.ndarray):
+            copy.flags.writeable = False
+    for result in run(primitive, tuple(copies)):
+        assert result.flags.writeable
+
+
+# --- Its dtypes ---------------------------------------------------------------------------------------------------
+
+
+def test_sets_of_dtypes() -> None:
+    assert {"float16", "bfloat16", "float32", "float64"} == FLOATING
+    assert {"complex64", "complex128"} == COMPLEX
+    assert {"int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"} == INTEGER
+    assert LINEAR == FLOATING | COMPLEX
+    assert ORDERED == FLOATING | INTEGER
+    assert NUMERIC == FLOATING | COMPLEX | INTEGER
+    assert np.dtype(ml_dtypes.bfloat16).name in FLOATING
+
+
+def test_dtypes_in_words() -> None:
+    floating = "floating-point (float16, bfloat16, float32, float64)"
+    assert describe(FLOATING) == floating
+    assert describe(LINEAR) == f"{floating} or complex"
+    assert describe(ORDERED) == f"{floating} or integer"
+    assert describe(NUMERIC) == f"{floating} or complex or integer"
+
+
+@pytest.mark.parametrize("name", sorted(NUMERIC))
+def test_sums_are_kept_in_float32_where_the_dtype_has_16_bits(name: str) -> None:
+    dtype = dtype_of(name)
+    assert accumulator(dtype) == (np.float32 if name in ("float16", "bfloat16") else dtype)

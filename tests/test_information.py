@@ -1,0 +1,232 @@
+"""What `gpucnn.info()` says of a machine, and how it is printed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpucnn
+from gpucnn import information
+from gpucnn.information import blas_advice, cache_folder, render
+
+
+def test_info_is_plain_and_says_what_is_here() -> None:
+    facts = gpucnn.info()
+    assert json.loads(json.dumps(facts)) == facts
+    assert list(facts) == [
+        "gpucnn", "python", "platform", "packages", "backends", "processor", "blas", "precision", "cache"
+    ]  # fmt: skip
+    assert facts["gpucnn"] == gpucnn.__version__
+    assert facts["python"] == platform.python_version()
+    assert facts["packages"]["numpy"] == np.__version__
+    assert facts["backends"] == gpucnn.backends.available()
+    assert facts["precision"] in ("fp32", "tf32", "fp32x3")
+    with gpucnn.precision("tf32"):
+        assert gpucnn.info()["precision"] == "tf32"
+
+
+def test_packages_that_are_not_installed_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(information, "PEERS", ("numpy", "no-such-package"))
+    assert gpucnn.info()["packages"] == {"numpy": metadata.version("numpy")}
+
+
+# --- The processor ------------------------------------------------------------------------------------------------
+
+
+def test_the_processor() -> None:
+    processor = gpucnn.info()["processor"]
+    assert processor["name"]
+    assert 1 <= processor["cores"] <= (os.cpu_count() or 1)
+    assert isinstance(processor["vector extensions"], list)
+
+
+def processor_name(monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None) -> str:
+    """The name where the system's file about processors holds `cpuinfo`, or is missing."""
+
+    def read_text(path: Path, **_: Any) -> str:
+        if cpuinfo is None:
+            raise FileNotFoundError(path)
+        return cpuinfo
+
+    monkeypatch.setattr(information, "PEERS", ())  # whose versions are read from files too
+    monkeypatch.setattr(Path, "read_text", read_text)
+    name: str = gpucnn.info()["processor"]["name"]
+    return name
+
+
+def test_the_processors_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpuinfo = "processor : 0\nmodel name\t: Fast 9000: X\nmodel name : another\n"
+    assert processor_name(monkeypatch, cpuinfo) == "Fast 9000: X"
+    assert processor_name(monkeypatch, "Features : fp asimd\n") == platform.machine()
+    monkeypatch.setattr(platform, "processor", lambda: "some chip")
+    assert processor_name(monkeypatch, None) == "some chip"
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert processor_name(monkeypatch, None) == platform.machine()
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
+    assert gpucnn.info()["processor"]["cores"] == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert gpucnn.info()["processor"]["cores"] == 7
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert gpucnn.info()["processor"]["cores"] == 1
+
+
+# --- BLAS ---------------------------------------------------------------------------------------------------------
+
+
+def with_pools(monkeypatch: pytest.MonkeyPatch, *pools: dict[str, Any]) -> dict[str, Any]:
+    """What is said of the BLAS where threadpoolctl finds `pools`."""
+    known = importlib.util.find_spec
+    monkeypatch.setattr(information, "find_spec", lambda name: True if name == "threadpoolctl" else known(name))
+    monkeypatch.setitem(sys.modules, "threadpoolctl", SimpleNamespace(threadpool_info=lambda: list(pools)))
+    blas: dict[str, Any] = gpucnn.info()["blas"]
+    return blas
+
+
+LIBRARY = "site-packages/numpy.libs/libopenblas.so"
+OURS = {"user_api": "blas", "filepath": LIBRARY, "architecture": "Zen", "num_threads": 4}
+
+
+def test_blas_as_it_was_built() -> None:
+    blas = gpucnn.info()["blas"]
+    assert blas["name"]
+    assert blas["version"]
+    assert blas["kernels"]
+
+
+def test_blas_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(information, "find_spec", lambda name: None)
+    blas = gpucnn.info()["blas"]
+    assert set(blas) == {"name", "version", "kernels"}
+    assert blas["kernels"] == "unknown: install threadpoolctl to see them"
+
+
+def test_blas_is_the_one_that_numpy_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {"user_api": "blas", "filepath": "lib/libmkl_rt.so", "architecture": "other", "num_threads": 9}
+    openmp = {"user_api": "openmp", "filepath": "numpy/libgomp.so", "num_threads": 8}
+    monkeypatch.setattr(information, "_vector_extensions", lambda: ["AVX2"])
+    blas = with_pools(monkeypatch, openmp, other, {**OURS, "version": "0.3.99"})
+    assert (blas["kernels"], blas["threads"], blas["version"]) == ("Zen", 4, "0.3.99")
+    assert "advice" not in blas
+    assert with_pools(monkeypatch, openmp, other)["kernels"] == "other"
+
+
+def test_blas_of_no_known_version_or_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index, call-overload]
+    blas = with_pools(monkeypatch, {"user_api": "blas", "num_threads": 2, "version": None})
+    assert (blas["kernels"], blas["threads"], blas["version"]) == ("unknown", 2, built["version"])
+
+
+def test_blas_that_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(with_pools(monkeypatch)) == {"name", "version"}
+
+
+def test_blas_that_numpy_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(np, "show_config", lambda mode: {})
+    blas = with_pools(monkeypatch)
+    assert blas == {"name": "unknown", "version": "unknown"}
+
+
+def test_blas_with_narrow_kernels_comes_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(information, "_vector_extensions", lambda: ["AVX2", "X86_V4"])
+    assert "OPENBLAS_CORETYPE=SkylakeX" in with_pools(monkeypatch, OURS)["advice"]
+    assert "advice" not in with_pools(monkeypatch, {**OURS, "architecture": "SkylakeX"})
+
+
+@pytest.mark.parametrize(
+    ("extensions", "kernels", "advised"),
+    [
+        (["AVX2"], "Haswell", False),
+        (["AVX2", "AVX512_SKX"], "Haswell", True),
+        (["AVX2", "AVX512_SKX"], "haswell", True),
+        (["X86_V3", "X86_V4"], "Zen", True),
+        (["X86_V3", "X86_V4"], "Excavator", True),
+        (["X86_V3", "X86_V4"], "SkylakeX", False),
+        (["X86_V3", "X86_V4"], "Cooperlake", False),
+        (["X86_V3", "X86_V4"], "unknown", False),
+        (["X86_V3", "X86_V4"], "", False),
+        (["ASIMD", "SVE"], "neoversev1", False),
+        ([], "Zen", False),
+    ],
+)
+def test_advice_about_blas(extensions: list[str], kernels: str, advised: bool) -> None:
+    advice = blas_advice(extensions, kernels)
+    assert (advice is not None) == advised
+    assert advice is None or f"({kernels})" in advice
+
+
+# --- The cache ----------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "elsewhere")
+    assert cache_folder() == tmp_path
+    assert gpucnn.info()["cache"] == str(tmp_path)
+    monkeypatch.setenv("GPUCNN_CACHE_DIR", "~/kernels")
+    assert cache_folder() == Path.home() / "kernels"
+
+
+@pytest.mark.parametrize("chosen", [None, ""])
+def test_the_cache_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: str | None) -> None:
+    monkeypatch.delenv("GPUCNN_CACHE_DIR", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("GPUCNN_CACHE_DIR", chosen)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "gpucnn"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert cache_folder() == Path.home() / ".cache" / "gpucnn"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "gpucnn"
+
+
+def test_asking_for_the_cache_folder_makes_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path / "not" / "yet"))
+    gpucnn.info()
+    assert not (tmp_path / "not").exists()
+
+
+# --- In print -----------------------------------------------------------------------------------------------------
+
+
+def test_render_aligns_and_indents() -> None:
+    facts = {"a": 1, "long name": "x y", "none": [], "part": {"b": ["p", "q"], "deeper": {"c": None}}, "empty": {}}
+    assert render(facts).splitlines() == [
+        "a          1",
+        "long name  x y",
+        "none       ",
+        "part",
+        "  b       p, q",
+        "  deeper",
+        "    c  None",
+        "empty",
+    ]
+    assert render({}) == ""
+
+
+def test_main_prints_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    information.main()
+    assert capsys.readouterr().out == render(gpucnn.info()) + "\n"
+
+
+def test_the_module_runs_as_a_command() -> None:
+    ran = subprocess.run([sys.executable, "-m", "gpucnn"], capture_output=True, text=True, check=True)
+    lines = ran.stdout.splitlines()
+    assert lines[0].split() == ["gpucnn", gpucnn.__version__]
+    assert any(line.split() == ["numpy", "available"] for line in lines)
+    assert any(line.split()[:3] == ["cuda", "not", "available:"] for line in lines)
+    assert ran.stderr == ""
