@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
     "suite",
@@ -24,6 +24,12 @@ settings.register_profile(
     parent=settings.get_profile("suite"),
     derandomize=False,
     max_examples=1000,
+)
+settings.register_profile(
+    "mutation",  # many short runs: whether a test fails matters, not on which example
+    parent=settings.get_profile("suite"),
+    max_examples=30,
+    phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile("suite")
 

@@ -120,29 +120,26 @@ def test_interpolate(backend: ArrayBackend, case: Resampling) -> None:
     assert backend.run(F.interpolate_backward, grad, x, **case.options, needs=(False,)) == (None,)
 
 
-@settings(max_examples=500)
-@given(resamplings(("float64", "float32")).filter(lambda case: case.lead[0]))
-def test_interpolate_agrees_with_torch(backend: ArrayBackend, torch: Any, case: Resampling) -> None:
-    x, grad = case.arrays()
-    tensor = torch_tensor(torch, x, requires_grad=True)
-    expected = torch.nn.functional.interpolate(tensor, **case.options)
-    assert_as_torch(backend.run(F.interpolate, x, **case.options), expected)
-    if takes_a_shortcut(case):
-        return
-    expected.backward(torch_tensor(torch, grad))
-    (result,) = backend.run(F.interpolate_backward, grad, x, **case.options)
-    assert_as_torch(result, tensor.grad)
-
-
 def takes_a_shortcut(case: Resampling) -> bool:
-    """Whether PyTorch's gradient is not that of its own forward.
+    """Whether PyTorch forgets the factor that it was given.
 
-    Where a size is kept or doubled its backward of "nearest" overlooks that the factor asked for was another one.
+    Where an axis keeps or doubles its size, its "nearest" goes by the sizes, backward and in 2-d forward as well.
     """
     if case.mode != "nearest" or case.factors is None:
         return False
     axes = zip(case.sizes, case.out, case.factors, strict=True)
     return any(out in (size, 2 * size) and factor != out / size for size, out, factor in axes)
+
+
+@settings(max_examples=500)
+@given(resamplings(("float64", "float32")).filter(lambda case: case.lead[0] and not takes_a_shortcut(case)))
+def test_interpolate_agrees_with_torch(backend: ArrayBackend, torch: Any, case: Resampling) -> None:
+    x, grad = case.arrays()
+    tensor = torch_tensor(torch, x, requires_grad=True)
+    expected = torch.nn.functional.interpolate(tensor, **case.options)
+    assert_as_torch(backend.run(F.interpolate, x, **case.options), expected)
+    expected.backward(torch_tensor(torch, grad))
+    assert_as_torch(backend.run(F.interpolate_backward, grad, x, **case.options)[0], tensor.grad)
 
 
 # --- Samples ------------------------------------------------------------------------------------------------------

@@ -271,17 +271,17 @@ def test_layer_cut_into_blocks_is_the_loops(
         assert_close(actual, wanted, x.dtype)
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 16), (16, 1, 2), (2, 16, 1)])
+@pytest.mark.parametrize("shape", [(1, 2, 16, 3), (16, 1, 2, 3), (2, 16, 1, 3), (16, 1, 32, 1)])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_workspace_is_bounded(
-    backend: ArrayBackend, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int], dtype: str
+    backend: ArrayBackend, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int, int], dtype: str
 ) -> None:
     if backend.name != "numpy":
         pytest.skip("tracemalloc sees the memory of NumPy only")
     limit = 64 * KIB
     monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
-    batch, inputs, outputs = shape
-    layer = Local(Windows(2, (32, 32), (3, 3), (1, 1), (1, 1), 0), batch, (inputs, outputs, 1), dtype)
+    batch, inputs, outputs, kernel = shape
+    layer = Local(Windows(2, (32, 32), (kernel,) * 2, (1, 1), (1, 1), 0), batch, (inputs, outputs, 1), dtype)
     x, w, _, grad = layer.arrays()
     wide = 4 * x.size  # the gradient of the image is added up in float32
     assert held(F.locally_connected2d, x, w) < 4 * limit
