@@ -109,7 +109,8 @@ def conv_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias.
+        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The first has the
+        memory order of `grad_output`.
 
     Raises
     ------
@@ -450,7 +451,8 @@ def conv_transpose_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias.
+        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The first has the
+        memory order of `grad_output`.
 
     Raises
     ------

@@ -115,7 +115,7 @@ def cross_entropy_backward(
     array([[-0.5,  0.5]])
     """
     op = "cross_entropy_backward"
-    is_number = isinstance(grad_output, Real) and not isinstance(grad_output, bool)
+    is_number = isinstance(grad_output, Real)
     arrays = {"input": input, "weight": weight} | ({} if is_number else {"grad_output": grad_output})
     call = Call(op, FLOATING, optional=("weight",), **arrays)
     x, w, *grads = call.arrays
