@@ -8,9 +8,9 @@ from fractions import Fraction
 from math import prod
 from typing import Any, NamedTuple
 
-from gpucnn.geometry.arguments import Padding, Size, integer, integers, is_sequence, padding_form, rank_of
+from gpucnn.geometry.arguments import Padding, Size, boolean, integer, integers, is_sequence, padding_form, rank_of
 from gpucnn.geometry.axes import extent
-from gpucnn.geometry.sizes import window_axes
+from gpucnn.geometry.sizes import window_arguments, window_axes
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def conv_parameters(
     inputs, outputs, parts = _channels(op, in_channels, out_channels, groups)
     axes = rank_of(op, kernel_size, default=integer(op, "rank", rank, 1))
     kernel = integers(op, "kernel_size", kernel_size, axes, 1)
-    return outputs * (inputs // parts * prod(kernel) + bool(bias))
+    return outputs * (inputs // parts * prod(kernel) + boolean(op, "bias", bias))
 
 
 def locally_connected_parameters(
@@ -184,7 +184,7 @@ def locally_connected_parameters(
     axes = rank_of(op, kernel_size, output_size, default=integer(op, "rank", rank, 1))
     kernel = integers(op, "kernel_size", kernel_size, axes, 1)
     positions = prod(integers(op, "output_size", output_size, axes, 1))
-    return outputs * positions * (inputs * prod(kernel) + bool(bias))
+    return outputs * positions * (inputs * prod(kernel) + boolean(op, "bias", bias))
 
 
 def conv_multiply_adds(
@@ -285,11 +285,6 @@ def _windows(
     op: str, input_size: Size, kernel_size: Size, stride: Size, padding: Padding, dilation: Size, rank: int
 ) -> tuple[int, int]:
     """Taps of the window and positions that it takes."""
-    given = input_size, kernel_size, stride, padding, dilation
-    axes = rank_of(op, *given, default=integer(op, "rank", rank, 1))
-    sizes = integers(op, "input_size", input_size, axes, 1)
-    kernel = integers(op, "kernel_size", kernel_size, axes, 1)
-    steps = integers(op, "stride", stride, axes, 1)
-    gaps = integers(op, "dilation", dilation, axes, 1)
-    windows = window_axes(op, sizes, kernel, steps, padding_form(op, padding, axes), gaps)
-    return prod(kernel), prod(axis.out for axis in windows)
+    default = integer(op, "rank", rank, 1)
+    axes = window_axes(op, *window_arguments(op, input_size, kernel_size, stride, padding, dilation, default))
+    return prod(axis.kernel for axis in axes), prod(axis.out for axis in axes)

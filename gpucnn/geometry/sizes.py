@@ -188,7 +188,9 @@ def same_padding(
     rank = rank_of(op, *given)
     sizes = integers(op, "input_size", input_size, rank, 1)
     kernel, steps, gaps = _columns(op, rank, kernel_size, stride, dilation)
-    return _in_form_of(given, _resolved("same_lower" if lower else "same", sizes, kernel, steps, gaps))
+    return _in_form_of(
+        given, _resolved("same_lower" if boolean(op, "lower", lower) else "same", sizes, kernel, steps, gaps)
+    )
 
 
 def conv_output_size(
@@ -222,7 +224,7 @@ def conv_output_size(
     """
     op = "conv_output_size"
     given = input_size, kernel_size, stride, padding, dilation
-    axes = window_axes(op, *_windows(op, *given))
+    axes = window_axes(op, *window_arguments(op, *given))
     return _in_form_of(given, tuple(axis.out for axis in axes))
 
 
@@ -265,15 +267,15 @@ def pool_output_size(
     """
     op = "pool_output_size"
     given = input_size, kernel_size, kernel_size if stride is None else stride, padding, dilation
-    axes = pool_axes(op, *_windows(op, *given), boolean(op, "ceil_mode", ceil_mode))
+    axes = pool_axes(op, *window_arguments(op, *given), boolean(op, "ceil_mode", ceil_mode))
     return _in_form_of(given, tuple(axis.out for axis in axes))
 
 
-def _windows(
-    op: str, input_size: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+def window_arguments(
+    op: str, input_size: Any, kernel_size: Any, stride: Any, padding: Any, dilation: Any, default_rank: int = 1
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], str | Pairs, tuple[int, ...]]:
     """The arguments in the form and order in which `window_axes` takes them."""
-    rank = rank_of(op, input_size, kernel_size, stride, padding, dilation)
+    rank = rank_of(op, input_size, kernel_size, stride, padding, dilation, default=default_rank)
     sizes = integers(op, "input_size", input_size, rank, 1)
     kernel, steps, gaps = _columns(op, rank, kernel_size, stride, dilation)
     return sizes, kernel, steps, padding_form(op, padding, rank), gaps
