@@ -23,8 +23,8 @@ from gpucnn.geometry import ConvGeometry, Sampling
 
 Samplings = tuple[Sampling, Sampling, Sampling]
 
-# A depthwise block's planes and products together stay in a core's L2.
-DEPTHWISE_BYTES = 256 << 10
+# Bytes of a depthwise block's sums and products, which stay in a core's L2.
+DEPTHWISE_BYTES = 512 << 10
 
 
 def convolve(x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
@@ -90,7 +90,7 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array) 
         return
     if prod(kernel) == 0:  # a stride residue that no tap reaches
         target[...] = 0
-    elif groups > 1 and min(filters, channels) == 1:
+    elif groups > 1 and min(filters, channels) == 1 and memory.is_channels_last(source):
         _contract_depthwise(source, weight, samplings, target)
     elif memory.is_channels_last(source):
         _contract_channels_last(source, weight, samplings, target)
@@ -179,7 +179,12 @@ def window_blocks(
 
 
 def _contract_depthwise(source: Array, weight: Array, samplings: Samplings, target: Array) -> None:
-    """Add up weighted, shifted planes: no product of matrices pays where a filter reads one channel, or feeds one."""
+    """Add up weighted, shifted images whose channels are innermost, in blocks of whole pixels.
+
+    Where a filter reads one channel, or one channel feeds it, channels-last windows would be copied number by number:
+    this took a third to a tenth of that time on MobileNetV2's and EfficientNet's layers. Channels-first windows are
+    copied row by row, and their batched product with one filter each is quicker than this.
+    """
     groups, filters, channels = weight.shape[:3]
     dtype = accumulator(source.dtype)
     n = source.shape[0]
@@ -187,25 +192,16 @@ def _contract_depthwise(source: Array, weight: Array, samplings: Samplings, targ
     sources = source.reshape(n, groups, channels, *source.shape[2:])
     targets = target.reshape(n, groups, filters, *size)
     weight = weight.astype(dtype, copy=False)[..., None, None, None]
-    last = memory.is_channels_last(source)
-    plane = 2 * filters * dtype.itemsize
-    cuts: Iterator[Block]
-    if last:  # whole pixels: cut along space only
-        cuts = (
-            (ns, slice(0, groups), *dhw) for ns, *dhw in memory.blocks((n, *size), DEPTHWISE_BYTES // (plane * groups))
-        )
-    else:
-        cuts = memory.blocks((n, groups, *size), DEPTHWISE_BYTES // plane)
-    for ns, gs, *dhw in cuts:
-        part = targets[ns, gs, :, *dhw]
-        sums = memory.empty((part.shape[0], part.shape[1], *part.shape[3:]), dtype, like=source)
+    for ns, *dhw in memory.blocks((n, *size), DEPTHWISE_BYTES // (2 * groups * dtype.itemsize)):
+        part = targets[ns, :, :, *dhw]
+        sums = memory.empty((part.shape[0], groups, *part.shape[3:]), dtype, like=source)
         terms = np.empty_like(sums)
         taps = list(product(*taps_of(samplings, tuple(dhw))))
         for m in range(filters):
             sums[...] = 0
             for (d, h, w), c in product(taps, range(channels)):
                 where = (slice(None), slice(None), d.target, h.target, w.target)
-                read = sources[ns, gs, c, d.source, h.source, w.source]
-                np.multiply(read, weight[gs, m, c, d.index, h.index, w.index], out=terms[where])
+                read = sources[ns, :, c, d.source, h.source, w.source]
+                np.multiply(read, weight[:, m, c, d.index, h.index, w.index], out=terms[where])
                 np.add(sums[where], terms[where], out=sums[where])
             part[:, :, m] = sums
