@@ -212,13 +212,32 @@ def test_gradients_are_the_slope(backend: ArrayBackend, rng: np.random.Generator
         np.testing.assert_allclose(backend.run(F.interpolate_backward, grad, x, **options)[0], slope, atol=1e-6)
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear", "area"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_16_bit_gradients_accumulate_in_float32(backend: ArrayBackend, dtype: str) -> None:
-    """A 16-bit sum of ones would stop at 256 or 2048; from 4096 outputs each of two inputs collects half."""
-    x, grad = np.zeros((1, 1, 2, 1), dtype_of(dtype)), np.ones((1, 1, 64, 64), dtype_of(dtype))
-    for mode in ("nearest", "bilinear", "area"):
-        (result,) = backend.run(F.interpolate_backward, grad, x, size=(64, 64), mode=mode)
-        assert result.ravel().tolist() == [2048, 2048]
+def test_16_bit_gradients_accumulate_in_float32(backend: ArrayBackend, dtype: str, mode: str) -> None:
+    """A 16-bit sum of ones would stop at 256 or 2048; of 8192 outputs each of two inputs collects half."""
+    x, grad = np.zeros((1, 1, 2), dtype_of(dtype)), np.ones((1, 1, 8192), dtype_of(dtype))
+    (result,) = backend.run(F.interpolate_backward, grad, x, size=8192, mode=mode)
+    assert result.tolist() == [[[4096, 4096]]]
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "area"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_16_bit_floats_are_rounded_once(backend: ArrayBackend, rng: np.random.Generator, dtype: str, mode: str) -> None:
+    """The result is what float32 gives, but for one rounding: neither weights nor the first axis's sums have 16 bits."""
+    x, grad = (numbers(rng, (1, 2, *size), dtype) for size in ((5, 6), (13, 11)))
+    options = {"size": grad.shape[2:], "mode": mode}
+    pairs = [
+        (backend.run(F.interpolate, x, **options), backend.run(F.interpolate, x.astype("f4"), **options)),
+        *zip(
+            backend.run(F.interpolate_backward, grad, x, **options),
+            backend.run(F.interpolate_backward, grad.astype("f4"), x.astype("f4"), **options),
+            strict=True,
+        ),
+    ]
+    for actual, expected in pairs:
+        half_a_step = 2.0**-11 if dtype == "float16" else 2.0**-8
+        np.testing.assert_allclose(actual.astype("f4"), expected, rtol=1.01 * half_a_step, atol=1e-6)
 
 
 # --- Arrays -------------------------------------------------------------------------------------------------------
