@@ -341,6 +341,8 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
     ("lp_pool2d", {"norm_type": 0}, "norm_type is 0.0, expected more than 0"),
     ("adaptive_avg_pool2d", {"output_size": 2.0}, "output_size is 2.0, expected an integer, None, or 2 of them"),
     ("max_unpool2d", {"output_size": (9, 5)}, "output_size of axis 0 is 9, expected more than 4 and less than 8"),
+    ("max_unpool2d", {"indices": np.full((2, 2, 3, 2), 30)},
+     "indices hold 30, expected positions in the plane, [0, 30), or -1"),
     ("max_unpool2d", {"output_size": (2, 3, 6, 5)}, "output_size begins with (2, 3), expected (2, 2) as input does"),
     ("interpolate", {"mode": "bicubic"},
      "mode is 'bicubic', expected 'nearest', 'nearest-exact', 'bilinear' or 'area' for 2-d images"),

@@ -224,7 +224,7 @@ def test_16_bit_gradients_accumulate_in_float32(backend: ArrayBackend, dtype: st
 @pytest.mark.parametrize("mode", ["bilinear", "area"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bit_floats_are_rounded_once(backend: ArrayBackend, rng: np.random.Generator, dtype: str, mode: str) -> None:
-    """The result is what float32 gives, but for one rounding: neither weights nor the first axis's sums have 16 bits."""
+    """The result is what float32 gives, rounded once: neither weights nor sums along the first axis have 16 bits."""
     x, grad = (numbers(rng, (1, 2, *size), dtype) for size in ((5, 6), (13, 11)))
     options = {"size": grad.shape[2:], "mode": mode}
     pairs = [
