@@ -380,7 +380,7 @@ def lp_pool_nd_backward(
     *,
     needs: Needs = None,
 ) -> tuple[Array | None]:
-    """Gradient of `lp_pool{n}d`; 0 where a window's sum is 0, as in PyTorch.
+    """Gradient of `lp_pool{n}d`; 0 where the sum of a window is 0, and NaN there for p < 1, as in PyTorch.
 
     Parameters
     ----------
