@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parent / "results"
 REQUIRED = ("numpy", "rich", "matplotlib", "threadpoolctl")
 
 # Seconds for the cases themselves; imports, limits and figures add about ten.
-BUDGET_S: dict[Tier, float] = {"quick": 20.0, "default": 150.0, "full": 600.0}
+BUDGET_S: dict[Tier, float] = {"quick": 9.0, "default": 150.0, "full": 600.0}
 MAX_ROUNDS: dict[Tier, int] = {"quick": 9, "default": 15, "full": 25}
 
 BUSY_LOAD = 0.5  # of other processes, at the start
