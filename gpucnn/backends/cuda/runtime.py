@@ -1,0 +1,55 @@
+"""What lies beneath the CUDA backend: CuPy on a GPU, or the simulator. The backend runs unchanged on both."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gpucnn.backends.cuda.sources import Source
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Device:
+    """The facts of one device that choices depend on."""
+
+    index: int
+    name: str
+    compute_capability: tuple[int, int]
+    multiprocessors: int
+
+
+class Function(Protocol):
+    """A compiled kernel on one device."""
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
+    ) -> None:
+        """Launch on the current stream, without waiting.
+
+        `args` are arrays of the runtime (a pointer to their first element), None (a null pointer), NumPy scalars, or
+        structures as host arrays of no dimensions whose dtype is of kind "V".
+        """
+
+
+class Runtime(Protocol):
+    """Arrays, compilation and launches of one kind of device.
+
+    `xp` is the NumPy-like module of its arrays. `specialises` says that kernels are built for the sizes that they meet,
+    which costs a compilation for each layer and makes it quicker; otherwise one generic build serves all.
+    """
+
+    name: str
+    xp: Any
+    specialises: bool
+
+    def device(self, array: Array) -> Device:
+        """The device that holds `array`."""
+
+    def using(self, device: Device) -> AbstractContextManager[Any]:
+        """Within the block, new arrays and launches go to `device`."""
+
+    def function(self, source: Source, device: Device) -> Function:
+        """The kernel of `source`, compiled for `device` or found among those that were."""

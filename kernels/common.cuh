@@ -1,0 +1,191 @@
+// Types and small functions that every kernel uses.
+//
+// The program text that is compiled opens with three definitions, one set for each build of a kernel:
+//   SCALAR       what arrays hold:      float, double, half_t, bfloat16_t, Complex<float>, signed char, …
+//   ACCUMULATOR  what sums are kept in: float for 16-bit floats, unsigned integers for integers, else SCALAR itself
+//   INDEX        int, or long long where an extent, an offset or the number of threads reaches 2^31
+// Contraction into fused multiply-adds is off, and multiply_add asks for it by name: so every build, whatever it knows
+// at compile time, gives the same bits.
+
+// --- 16-bit floats: storage only; arithmetic is in float ---------------------------------------------------------------
+
+struct half_t {  // IEEE binary16
+  unsigned short bits;
+};
+
+struct bfloat16_t {  // the upper half of a float
+  unsigned short bits;
+};
+
+// --- Complex numbers ---------------------------------------------------------------------------------------------------
+
+template <typename Real>
+struct Complex {
+  Real re, im;
+};
+
+template <typename Real>
+__device__ __forceinline__ Complex<Real> operator+(Complex<Real> a, Complex<Real> b) {
+  return {a.re + b.re, a.im + b.im};
+}
+
+template <typename Real>
+__device__ __forceinline__ Complex<Real> operator/(Complex<Real> a, Real b) {
+  return {a.re / b, a.im / b};
+}
+
+// --- The types of this build -------------------------------------------------------------------------------------------
+
+using scalar_t = SCALAR;
+using acc_t = ACCUMULATOR;
+using index_t = INDEX;
+
+template <typename T>
+struct RealOf {
+  using type = T;
+};
+
+template <typename Real>
+struct RealOf<Complex<Real>> {
+  using type = Real;
+};
+
+using real_t = typename RealOf<acc_t>::type;  // what a sum is divided by, or weighted with
+
+// --- From storage to accumulator and back ------------------------------------------------------------------------------
+
+template <typename T>
+__device__ __forceinline__ acc_t widen(T value) {
+  return static_cast<acc_t>(value);
+}
+
+__device__ __forceinline__ float widen(half_t value) {
+  float wide;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+  return wide;
+}
+
+__device__ __forceinline__ float widen(bfloat16_t value) {
+  return __uint_as_float(static_cast<unsigned>(value.bits) << 16);
+}
+
+template <typename T>
+struct Narrow {
+  static __device__ __forceinline__ T from(acc_t value) { return static_cast<T>(value); }
+};
+
+template <>
+struct Narrow<half_t> {
+  static __device__ __forceinline__ half_t from(float value) {
+    half_t result;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(result.bits) : "f"(value));
+    return result;
+  }
+};
+
+template <>
+struct Narrow<bfloat16_t> {
+  // To nearest, ties to even; a NaN stays one.
+  static __device__ __forceinline__ bfloat16_t from(float value) {
+    const unsigned bits = __float_as_uint(value);
+    if (value != value) return {static_cast<unsigned short>((bits >> 16) | 0x40u)};
+    return {static_cast<unsigned short>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+  }
+};
+
+__device__ __forceinline__ scalar_t narrow(acc_t value) { return Narrow<scalar_t>::from(value); }
+
+// --- Arithmetic --------------------------------------------------------------------------------------------------------
+
+// a * b + sum, rounded once where the type is a float.
+template <typename T>
+__device__ __forceinline__ T multiply_add(T a, T b, T sum) {
+  return a * b + sum;
+}
+
+template <>
+__device__ __forceinline__ float multiply_add(float a, float b, float sum) {
+  return fmaf(a, b, sum);
+}
+
+template <>
+__device__ __forceinline__ double multiply_add(double a, double b, double sum) {
+  return fma(a, b, sum);
+}
+
+template <typename Real>
+__device__ __forceinline__ Complex<Real> multiply_add(Complex<Real> a, Complex<Real> b, Complex<Real> sum) {
+  return {multiply_add(a.re, b.re, multiply_add(-a.im, b.im, sum.re)),
+          multiply_add(a.re, b.im, multiply_add(a.im, b.re, sum.im))};
+}
+
+// value * weight + sum for a real weight.
+template <typename T>
+__device__ __forceinline__ T weigh_add(T value, T weight, T sum) {
+  return multiply_add(value, weight, sum);
+}
+
+template <typename Real>
+__device__ __forceinline__ Complex<Real> weigh_add(Complex<Real> value, Real weight, Complex<Real> sum) {
+  return {multiply_add(value.re, weight, sum.re), multiply_add(value.im, weight, sum.im)};
+}
+
+// The least a with a * step >= value, for step > 0 and any value.
+__device__ __forceinline__ index_t ceil_div(index_t value, index_t step) {
+  return value >= 0 ? (value + step - 1) / step : -(-value / step);
+}
+
+__device__ __forceinline__ index_t least(index_t a, index_t b) { return a < b ? a : b; }
+
+__device__ __forceinline__ index_t most(index_t a, index_t b) { return a > b ? a : b; }
+
+// --- Where a thread is -------------------------------------------------------------------------------------------------
+
+// This thread's number in the launch, [0, gridDim.x * blockDim.x).
+__device__ __forceinline__ index_t thread_index() {
+  return static_cast<index_t>(blockIdx.x) * static_cast<index_t>(blockDim.x) + static_cast<index_t>(threadIdx.x);
+}
+
+struct Position {  // in an array [N, C, D, H, W]
+  index_t n, c, d, h, w;
+};
+
+// The i-th element of an array [N, c, d, h, w] in memory order: neighbouring i are neighbours in memory.
+__device__ __forceinline__ Position position(index_t i, index_t c, index_t d, index_t h, index_t w, bool channels_last) {
+  Position at;
+  if (channels_last) {
+    at.c = i % c;
+    i /= c;
+  }
+  at.w = i % w;
+  i /= w;
+  at.h = i % h;
+  i /= h;
+  at.d = i % d;
+  i /= d;
+  if (channels_last) {
+    at.n = i;
+  } else {
+    at.c = i % c;
+    at.n = i / c;
+  }
+  return at;
+}
+
+// --- Sums over a block -------------------------------------------------------------------------------------------------
+
+// The sum of each thread's value, in every thread. All THREADS threads of the block call it, THREADS a power of two;
+// the pairs are always the same ones, so the sum repeats bit for bit. `scratch` [THREADS] is free again afterwards.
+template <int THREADS, typename T>
+__device__ __forceinline__ T block_sum(T value, T* scratch) {
+  scratch[threadIdx.x] = value;
+  __syncthreads();
+#pragma unroll
+  for (int half = THREADS / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half) scratch[threadIdx.x] = scratch[threadIdx.x] + scratch[threadIdx.x + half];
+    __syncthreads();
+  }
+  const T sum = scratch[0];
+  __syncthreads();  // nobody may write scratch again before all have read the sum
+  return sum;
+}

@@ -1,0 +1,48 @@
+// Convolution, forward, directly:
+// y[n, oc, o] = bias[oc] + sum over c, k of x[n, c, o * stride + k * dilation - low] * w[oc, c, k]
+//
+// Source       the definition; as PyTorch, it is a cross-correlation
+// Reads        x [N, C, D, H, W], w [OC, C / G, KD, KH, KW], bias [OC] or null; any strides
+//              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW]
+// Writes       y [N, OC, OD, OH, OW]
+// Mapping      one thread an output, in y's memory order: ow innermost, or oc where channels are last
+// Bytes        x is read OC / G * KD * KH * KW / stride times, from L1 and L2 but for the first; w once a warp and tap
+// Determinism  each output is one thread's sum over c, kd, kh, kw in that order
+// Limits       none; no reuse through shared memory, so far from the arithmetic limit where C and OC are large
+#include "common.cuh"
+#include "params.cuh"
+#include "windows.cuh"
+
+extern "C" __global__ void __launch_bounds__(256)
+conv_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
+             const scalar_t* __restrict__ w,     // [OC, C / G, KD, KH, KW]
+             const scalar_t* __restrict__ bias,  // [OC] or null
+             scalar_t* __restrict__ y,           // [N, OC, OD, OH, OW]
+             const ConvParams p) {
+  const index_t i = thread_index();  // [0, N * OC * OD * OH * OW)
+  if (i >= p.n * p.oc * p.od * p.oh * p.ow) return;
+  const Position o = position(i, p.oc, p.od, p.oh, p.ow, p.channels_last);
+
+  const index_t d0 = o.d * p.stride_d - p.low_d, h0 = o.h * p.stride_h - p.low_h, w0 = o.w * p.stride_w - p.low_w;
+  const Range kds = taps_inside(d0, p.kd, p.dilation_d, p.d);
+  const Range khs = taps_inside(h0, p.kh, p.dilation_h, p.h);
+  const Range kws = taps_inside(w0, p.kw, p.dilation_w, p.w);
+  const index_t c0 = o.c / p.oc_group * p.c_group;  // the group's first channel
+
+  x += o.n * p.x_n + c0 * p.x_c;
+  w += o.c * p.w_oc + o.d * p.w_od + o.h * p.w_oh + o.w * p.w_ow;
+  acc_t sum = {};
+  for (index_t c = 0; c < p.c_group; ++c) {
+    for (index_t kd = kds.first; kd < kds.last; ++kd) {
+      for (index_t kh = khs.first; kh < khs.last; ++kh) {
+        const index_t row = c * p.x_c + (d0 + kd * p.dilation_d) * p.x_d + (h0 + kh * p.dilation_h) * p.x_h;
+        const index_t filter = c * p.w_c + kd * p.w_kd + kh * p.w_kh;
+        for (index_t kw = kws.first; kw < kws.last; ++kw) {
+          sum = multiply_add(widen(x[row + (w0 + kw * p.dilation_w) * p.x_w]), widen(w[filter + kw * p.w_kw]), sum);
+        }
+      }
+    }
+  }
+  if (bias) sum = sum + widen(bias[o.c * p.bias_c + o.d * p.bias_d + o.h * p.bias_h + o.w * p.bias_w]);
+  y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = narrow(sum);
+}

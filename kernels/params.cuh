@@ -1,0 +1,109 @@
+// What the kernels are told about their arrays, one structure for each family of operations, passed by value.
+//
+// A generic build compiles these structures as they stand. In a specialised build all fields but those marked RUN_TIME
+// become `static constexpr` members with their values, so that `p.kernel_h` is a constant there; kernels read the same
+// either way. Fields are index_t, counted in elements, or double; each line that declares some is read by the host.
+//
+// Names: n images, c channels, (d, h, w) sizes; strides are named after their array and axis.
+
+#define RUN_TIME
+
+// A convolution over x [N, C, D, H, W], w [OC, C / G, KD, KH, KW], y [N, OC, OD, OH, OW].
+//
+// A locally connected layer is one whose weight moves with the output: w_od, w_oh, w_ow and bias_od, … are not 0.
+// im2col and col2im have columns [N, C * KD * KH * KW, OD * OH * OW] for y: y_c parts their rows, y_w their positions.
+struct ConvParams {
+  RUN_TIME index_t n;
+  index_t c, oc;                                // channels in and out
+  index_t c_group, oc_group;                    // and of one group
+  index_t d, h, w;                              // input
+  index_t od, oh, ow;                           // output
+  index_t kd, kh, kw;                           // kernel
+  index_t stride_d, stride_h, stride_w;
+  index_t dilation_d, dilation_h, dilation_w;
+  index_t low_d, low_h, low_w;                  // padding before the first input
+  index_t x_n, x_c, x_d, x_h, x_w;
+  index_t y_n, y_c, y_d, y_h, y_w;
+  index_t w_oc, w_c, w_kd, w_kh, w_kw;
+  index_t w_od, w_oh, w_ow;
+  index_t bias_c, bias_d, bias_h, bias_w;
+  index_t channels_last;                        // of the array that is written: whether c is innermost in memory
+  index_t residues_d, residues_h, residues_w;   // backward input: residues mod stride, min(stride, size)
+  index_t run_d, run_h, run_w;                  // inputs of the longest residue, ceil(size / stride)
+  index_t tap_step_d, tap_step_h, tap_step_w;   // taps of one residue are so far apart: stride / gcd(stride, dilation)
+  index_t output_step_d, output_step_h, output_step_w;  // and their outputs: dilation / gcd(stride, dilation)
+  RUN_TIME index_t splits, run;                 // backward weight: parts of the reduction, positions of one part
+};
+
+// A pooling of x [N, C, D, H, W] to y [N, C, OD, OH, OW], with indices at [N, C, OD, OH, OW].
+//
+// An adaptive axis has windows [floor(o * size / out), ceil((o + 1) * size / out)); its kernel, stride, … are unused.
+struct PoolParams {
+  RUN_TIME index_t n;
+  index_t c;
+  index_t d, h, w;
+  index_t od, oh, ow;
+  index_t adaptive_d, adaptive_h, adaptive_w;
+  index_t kd, kh, kw;
+  index_t stride_d, stride_h, stride_w;
+  index_t dilation_d, dilation_h, dilation_w;
+  index_t low_d, low_h, low_w;
+  index_t high_d, high_h, high_w;
+  index_t x_n, x_c, x_d, x_h, x_w;
+  index_t y_n, y_c, y_d, y_h, y_w;
+  index_t at_n, at_c, at_d, at_h, at_w;         // indices
+  index_t channels_last;                        // of the array that is written
+  index_t divides;                              // what a sum is divided by: one of the DIVIDES_… of windows.cuh
+  double divisor;                               // the caller's own number
+};
+
+// A resampling of x [N, C, D, H, W] to y [N, C, OD, OH, OW]: along each axis, output o is the weighted sum of the
+// sources that its table lists, entries [starts[o], starts[o + 1]). The adjoint is a resampling by other tables.
+struct ResampleParams {
+  RUN_TIME index_t n;
+  index_t c;
+  index_t od, oh, ow;
+  index_t starts_h, starts_w;                   // where the tables of H and W begin within `starts`
+  index_t x_n, x_c, x_d, x_h, x_w;
+  index_t y_n, y_c, y_d, y_h, y_w;
+  index_t channels_last;                        // of y
+};
+
+// Values [N, C, D, H, W] and planes [N, C, PD, PH, PW] that indices [N, C, D, H, W] point into.
+struct PlaneParams {
+  RUN_TIME index_t n;
+  index_t c;
+  index_t d, h, w;
+  index_t pd, ph, pw;
+  index_t values_n, values_c, values_d, values_h, values_w;
+  index_t planes_n, planes_c, planes_d, planes_h, planes_w;
+  index_t at_n, at_c, at_d, at_h, at_w;         // indices
+  index_t channels_last;                        // of the array that is written
+};
+
+// A normalisation over x [N, G, C, P]; y is another array of that shape (grad_y), z the one that is written.
+//
+// Each mean covers C, P and, where `over_batch`, N too; weight and bias are [1, G, C, 1].
+struct NormParams {
+  RUN_TIME index_t n, p;
+  index_t g, c;
+  index_t over_batch;
+  RUN_TIME index_t x_n, x_g;
+  index_t x_c, x_p;
+  RUN_TIME index_t y_n, y_g;
+  index_t y_c, y_p;
+  RUN_TIME index_t z_n, z_g;
+  index_t z_c, z_p;
+  index_t mean_n, mean_g;                       // strides of the statistics, 0 along an axis that they cover
+  index_t weight_g, weight_c, bias_g, bias_c;
+  index_t channels_last;                        // whether G is innermost in the memory of z
+};
+
+// A copy of x [N, C, P] to y [N, C, P] of another memory order, plus bias [C].
+struct PackParams {
+  RUN_TIME index_t n;
+  index_t c, p;
+  index_t x_n, x_c, x_p;
+  index_t y_n, y_c, y_p;
+  index_t bias_c;
+};

@@ -1,0 +1,72 @@
+// Which taps of a window meet which elements, along one axis: output o and tap k read input
+// o * stride + k * dilation - low.
+
+struct Range {  // [first, last)
+  index_t first, last;
+};
+
+// The taps k of [0, kernel) whose input start + k * dilation lies in [0, size).
+__device__ __forceinline__ Range taps_inside(index_t start, index_t kernel, index_t dilation, index_t size) {
+  const index_t first = start < 0 ? ceil_div(-start, dilation) : 0;
+  const index_t last = start < size ? least(kernel, (size - 1 - start) / dilation + 1) : 0;
+  return {first, last};
+}
+
+// The pairs (tap, output) that read one input: (k, o), (k + tap_step, o - output_step), …, `count` of them.
+struct Readers {
+  index_t k, o, count;
+};
+
+// The pairs that read input i, where shift = i + low: k * dilation + o * stride = shift.
+//
+// All inputs of one residue i mod stride share their taps, which are tap_step = stride / gcd(stride, dilation) apart
+// and whose outputs are output_step = dilation / gcd apart. A residue that no tap meets has none: its gradient is 0.
+__device__ __forceinline__ Readers readers(index_t shift, index_t kernel, index_t stride, index_t dilation,
+                                           index_t tap_step, index_t output_step, index_t out) {
+  index_t k = 0;
+  while (k < tap_step && (shift - k * dilation) % stride != 0) ++k;
+  if (k == tap_step) return {0, 0, 0};
+  index_t o = (shift - k * dilation) / stride;
+  if (o >= out) {  // go on to the first tap whose output is there
+    const index_t skipped = ceil_div(o - out + 1, output_step);
+    k += skipped * tap_step;
+    o -= skipped * output_step;
+  }
+  if (k >= kernel || o < 0) return {0, 0, 0};
+  return {k, o, least((kernel - 1 - k) / tap_step, o / output_step) + 1};
+}
+
+// --- Pooling -----------------------------------------------------------------------------------------------------------
+
+constexpr index_t DIVIDES_NOTHING = 0;  // a sum stays a sum
+constexpr index_t DIVIDES_PADDED = 1;   // by the taps that lie on the input or its padding
+constexpr index_t DIVIDES_VALID = 2;    // by the taps that lie on the input
+constexpr index_t DIVIDES_NUMBER = 3;   // by a number of the caller's
+
+// The inputs of one pooling window along one axis: first, first + step, …, `count` of them, all inside; `padded` counts
+// those on the padding too.
+struct Window {
+  index_t first, step, count, padded;
+};
+
+__device__ __forceinline__ Window sliding_window(index_t o, index_t kernel, index_t stride, index_t dilation,
+                                                 index_t low, index_t high, index_t size) {
+  const index_t start = o * stride - low;
+  const Range inside = taps_inside(start, kernel, dilation, size);
+  const Range padded = taps_inside(start + low, kernel, dilation, size + low + high);
+  const index_t count = most(inside.last - inside.first, 0);
+  return {start + inside.first * dilation, dilation, count, most(padded.last - padded.first, 0)};
+}
+
+// Adaptive pooling's window [floor(o * size / out), ceil((o + 1) * size / out)).
+__device__ __forceinline__ Window adaptive_window(index_t o, index_t size, index_t out) {
+  const index_t first = static_cast<index_t>(static_cast<long long>(o) * size / out);
+  const index_t last = static_cast<index_t>((static_cast<long long>(o + 1) * size + out - 1) / out);
+  return {first, 1, last - first, last - first};
+}
+
+// The outputs whose adaptive windows hold input i: [floor(i * out / size), ceil((i + 1) * out / size)), by symmetry.
+__device__ __forceinline__ Range adaptive_readers(index_t i, index_t size, index_t out) {
+  const Window outputs = adaptive_window(i, out, size);
+  return {outputs.first, outputs.first + outputs.count};
+}
