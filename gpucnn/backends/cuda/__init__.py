@@ -1,0 +1,37 @@
+"""The GPU backend: every primitive as CUDA kernels from kernels/, compiled at run time.
+
+It is handed its runtime: CuPy on a GPU, or the simulator, on which the same Python launches the same kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpucnn.backends.base import Backend
+from gpucnn.backends.cuda import convolution
+from gpucnn.backends.cuda.runtime import Device, Runtime
+
+__all__ = ["CudaBackend", "Device", "Runtime"]
+
+
+class CudaBackend(Backend):
+    """Primitives over the arrays of a runtime, one function each in this folder's modules."""
+
+    name = "cuda"
+    host = False
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    @property
+    def xp(self) -> Any:  # type: ignore[override]
+        """The NumPy-like module of the runtime's arrays."""
+        return self.runtime.xp
+
+    convolve = convolution.convolve
+    convolve_backward_input = convolution.convolve_backward_input
+    convolve_backward_weight = convolution.convolve_backward_weight
+
+    locally_connect = convolution.locally_connect
+    locally_connect_backward_input = convolution.locally_connect_backward_input
+    locally_connect_backward_weight = convolution.locally_connect_backward_weight

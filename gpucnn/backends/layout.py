@@ -1,0 +1,13 @@
+"""The order of an array's axes in memory, told from its strides, whatever library it belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def is_channels_last(x: Any) -> bool:
+    """Whether x [N, C, *spatial] has its channels innermost in memory, next to each other."""
+    if x.ndim < 3 or x.shape[1] == 1 or x.strides[1] != x.itemsize:
+        return False
+    spatial = [abs(step) for step, size in zip(x.strides[2:], x.shape[2:], strict=True) if size > 1]
+    return bool(spatial) and min(spatial) >= x.itemsize * x.shape[1]
