@@ -1,0 +1,402 @@
+"""The simulator's device array: NumPy's memory behind CuPy's manners.
+
+What a device would not allow is refused here too: an implicit way to the host, arithmetic with host arrays. What a
+device does not promise is spoiled: fresh memory is NaN, and so are the gaps that a strided array leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Host = np.ndarray[Any, Any]
+
+ALIGNMENT = 256  # bytes, that of cudaMalloc
+
+# --- Memory -------------------------------------------------------------------------------------------------------
+
+
+def allocate(nbytes: int) -> Host:
+    """Aligned bytes that no one has written: 0xff, a NaN in every floating-point format."""
+    raw = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes]
+
+
+def strided(memory: Host, shape: tuple[int, ...], dtype: np.dtype[Any], strides: tuple[int, ...], offset: int) -> Array:
+    """An array over `memory` whose first element lies `offset` bytes into it."""
+    host: Host = np.ndarray(shape, dtype, memory, offset, strides)
+    return Array(host, memory, None)
+
+
+def placed(host: Host, offset: int = 0) -> Array:
+    """A copy of `host` with its strides, its lowest byte `offset` bytes into new memory; NaN where it leaves gaps."""
+    dtype = host.dtype
+    whole = not any(step % max(1, dtype.itemsize) for step in host.strides)
+    if not (host.size and whole and host.flags.aligned):
+        host = np.array(host, order="C", subok=False)  # no device has elements between others or off their alignment
+    reaches = [(size - 1) * step for size, step in zip(host.shape, host.strides, strict=True)] if host.size else []
+    below, above = -sum(min(0, reach) for reach in reaches), sum(max(0, reach) for reach in reaches)
+    memory = allocate(offset + below + above + (dtype.itemsize if host.size else 0))
+    array = strided(memory, host.shape, dtype, host.strides, offset + below)
+    if dtype == np.bool_:
+        memory[...] = 1  # a bool holds nothing else
+    array._host[...] = host
+    return array
+
+
+def _root(host: Any) -> Any:
+    """The array whose memory `host` reads."""
+    while isinstance(host.base, np.ndarray):
+        host = host.base
+    return host
+
+
+def asarray(values: Any, dtype: Any = None) -> Array:
+    """Copy an array to the simulated device.
+
+    Parameters
+    ----------
+    values : array_like
+        A NumPy array, a number or a nested list; an `Array` is returned as it is.
+    dtype : dtype, optional
+        Another one for the copy.
+
+    Returns
+    -------
+    Array
+        With the strides of `values`: channels-last, reversed, strided and broadcast views stay what they are, and the
+        place of a view in the memory that it was cut from, modulo 256 bytes, stays too.
+
+    Examples
+    --------
+    >>> asarray(np.zeros((4, 6))[::2, ::-1]).strides
+    (96, -8)
+    """
+    if isinstance(values, Array):
+        return values if dtype is None else values.astype(dtype, copy=False)
+    host = np.asarray(values, dtype)
+    if not host.size:
+        return placed(host)
+    lowest = host.ctypes.data + sum(
+        min(0, (size - 1) * step) for size, step in zip(host.shape, host.strides, strict=True)
+    )
+    offset = (lowest - _root(host).ctypes.data) % ALIGNMENT
+    return placed(host, 0 if offset % max(1, host.itemsize) else offset)
+
+
+def asnumpy(array: Any) -> Host:
+    """Copy an array of the simulator to a NumPy array whose axes have the same order in memory.
+
+    Examples
+    --------
+    >>> asnumpy(asarray([1, 2]) + 1)
+    array([2, 3])
+    """
+    return array._host.copy(order="K") if isinstance(array, Array) else np.asarray(array)
+
+
+# --- Computing ----------------------------------------------------------------------------------------------------
+
+
+def compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """`function` of NumPy over the arrays' values: views of their memory, or results in memory of their own.
+
+    Raises
+    ------
+    TypeError
+        An argument is a NumPy array with axes: nothing is copied to a device unasked.
+    """
+    sources: list[Array] = []
+    host_args, host_kwargs = _unwrapped(args, sources), _unwrapped(kwargs, sources)
+    with np.errstate(all="ignore"):  # a device does not warn
+        return _wrapped(function(*host_args, **host_kwargs), sources)
+
+
+def _unwrapped(value: Any, sources: list[Array]) -> Any:
+    if isinstance(value, Array):
+        sources.append(value)
+        return value._host
+    if isinstance(value, np.ndarray) and value.ndim:
+        raise TypeError(
+            f"got a NumPy array of shape {value.shape} beside an array of the simulator, "
+            "expected gpucnn.simulator.asarray(array)"
+        )
+    if type(value) in (list, tuple):
+        return type(value)(_unwrapped(item, sources) for item in value)
+    if type(value) is dict:
+        return {key: _unwrapped(item, sources) for key, item in value.items()}
+    return value
+
+
+def _wrapped(result: Any, sources: list[Array]) -> Any:
+    if type(result) in (list, tuple):
+        return type(result)(_wrapped(item, sources) for item in result)
+    if isinstance(result, np.generic):
+        return placed(np.asarray(result))
+    if not isinstance(result, np.ndarray):
+        return result
+    root = _root(result)
+    for source in sources:
+        if result is source._host:
+            return source
+        if root is _root(source._memory):
+            return Array(result, source._memory, source if source.base is None else source.base)
+    return placed(result)
+
+
+def _method(name: str) -> Any:
+    """The method of NumPy's arrays."""
+    function = getattr(np.ndarray, name)
+
+    def method(self: Array, *args: Any, **kwargs: Any) -> Any:
+        return compute(function, self, *args, **kwargs)
+
+    method.__name__, method.__doc__ = name, f"As `numpy.ndarray.{name}`; what it returns is on the device."
+    return method
+
+
+def _operand(value: Any) -> bool:
+    """Whether an operator takes `value`; a list, which NumPy's would take, is for the caller to convert."""
+    return isinstance(value, Array | np.ndarray | np.generic | bool | int | float | complex)
+
+
+def _operator(function: np.ufunc) -> Any:
+    def operator(self: Array, other: Any) -> Any:
+        return compute(function, self, other) if _operand(other) else NotImplemented
+
+    return operator
+
+
+def _reflected(function: np.ufunc) -> Any:
+    def operator(self: Array, other: Any) -> Any:
+        return compute(function, other, self) if _operand(other) else NotImplemented
+
+    return operator
+
+
+def _in_place(function: np.ufunc) -> Any:
+    def operator(self: Array, other: Any) -> Any:
+        return compute(function, self, other, out=self) if _operand(other) else NotImplemented
+
+    return operator
+
+
+def _unary(function: np.ufunc) -> Any:
+    def operator(self: Array) -> Any:
+        return compute(function, self)
+
+    return operator
+
+
+# --- The array ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Device:
+    """The one simulated device."""
+
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An allocation: its first byte's address and its bytes."""
+
+    ptr: int
+    size: int
+
+
+@dataclass(frozen=True)
+class MemoryPointer:
+    """Where an array's first element lies, and in which allocation."""
+
+    ptr: int
+    mem: Memory
+
+
+@dataclass(frozen=True)
+class Flags:
+    """How an array lies in memory; as in CuPy, none is read-only."""
+
+    c_contiguous: bool
+    f_contiguous: bool
+    owndata: bool
+
+
+class Array:
+    """An array on the simulated device; `asarray` makes one and `asnumpy` gives its values back.
+
+    It has the attributes, methods and operators of `cupy.ndarray` that arrays usually need. Reductions and single
+    elements are arrays without axes. NumPy's functions take it and return it; ``numpy.asarray`` does not.
+    """
+
+    __slots__ = ("_base", "_host", "_memory")
+
+    def __init__(self, host: Host, memory: Host, base: Array | None) -> None:
+        self._host = host  # the elements
+        self._memory = memory  # the bytes of the whole allocation that they are in
+        self._base = base
+
+    shape = property(lambda self: self._host.shape, doc="Lengths of the axes.")
+    strides = property(lambda self: self._host.strides, doc="Bytes from one element to the next, of each axis.")
+    dtype = property(lambda self: self._host.dtype, doc="NumPy's dtype of the elements.")
+    ndim = property(lambda self: self._host.ndim, doc="Number of axes.")
+    size = property(lambda self: self._host.size, doc="Number of elements.")
+    itemsize = property(lambda self: self._host.itemsize, doc="Bytes of an element.")
+    nbytes = property(lambda self: self._host.nbytes, doc="Bytes of all elements.")
+
+    @property
+    def base(self) -> Array | None:
+        """The array that this one is a view of."""
+        return self._base
+
+    @property
+    def data(self) -> MemoryPointer:
+        """The address of the first element, and the allocation that it is in."""
+        memory = Memory(self._memory.ctypes.data, self._memory.nbytes)
+        return MemoryPointer(self._host.ctypes.data if self.size else memory.ptr, memory)
+
+    @property
+    def device(self) -> Device:
+        """The simulated device."""
+        return Device()
+
+    @property
+    def flags(self) -> Flags:
+        """Whether the elements lie without gaps in C or Fortran order, and in memory of their own."""
+        flags = self._host.flags
+        return Flags(flags.c_contiguous, flags.f_contiguous, self._base is None)
+
+    @property
+    def T(self) -> Array:  # noqa: N802
+        """The axes in reverse."""
+        return self.transpose()  # type: ignore[no-any-return]
+
+    @property
+    def real(self) -> Any:
+        """The real part, a view."""
+        return compute(lambda host: host.real, self)
+
+    @property
+    def imag(self) -> Any:
+        """The imaginary part, a view where the array is complex."""
+        return compute(lambda host: host.imag, self)
+
+    # --- To the host ----------------------------------------------------------------------------------------------
+
+    def get(self) -> Host:
+        """The values as a NumPy array; see `asnumpy`."""
+        return asnumpy(self)
+
+    def set(self, values: Host) -> None:
+        """Copy a NumPy array of this shape into this one."""
+        if values.shape != self.shape:
+            raise ValueError(f"set: values has shape {values.shape}, expected {self.shape}")
+        self._host[...] = values
+
+    def item(self, *at: int) -> Any:
+        """One element as a Python number."""
+        return self._host.item(*at)
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self._host.tolist()
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Host:
+        raise TypeError("an array of the simulator is no NumPy array, use gpucnn.simulator.asnumpy(array)")
+
+    def __bool__(self) -> bool:
+        return bool(self._host)
+
+    def __int__(self) -> int:
+        return int(self._host)
+
+    def __float__(self) -> float:
+        return float(self._host)
+
+    def __complex__(self) -> complex:
+        return complex(self._host)
+
+    def __index__(self) -> int:
+        return self._host.__index__()
+
+    def __repr__(self) -> str:
+        return repr(self._host)
+
+    def __str__(self) -> str:
+        return str(self._host)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if self.ndim == 0 else self._host, spec)
+
+    # --- Through NumPy's functions --------------------------------------------------------------------------------
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if not all(map(_operand, inputs)):
+            return NotImplemented
+        if isinstance(kwargs.get("out"), tuple) and len(kwargs["out"]) == 1:
+            kwargs["out"] = kwargs["out"][0]
+        return compute(getattr(ufunc, method), *inputs, **kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return compute(func, *args, **kwargs)
+
+    # --- Elements -------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __iter__(self) -> Iterator[Array]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, key: Any) -> Array:
+        result: Array = compute(np.ndarray.__getitem__, self, _whole(key))
+        return result
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        compute(np.ndarray.__setitem__, self, _whole(key), value)
+
+    def fill(self, value: Any) -> None:
+        """Set every element."""
+        self[...] = value
+
+    # --- Methods and operators ------------------------------------------------------------------------------------
+
+    all, any, max, min, sum, prod, mean, var, std = map(
+        _method, ("all", "any", "max", "min", "sum", "prod", "mean", "var", "std")
+    )
+    argmax, argmin, argsort, cumsum, nonzero = map(_method, ("argmax", "argmin", "argsort", "cumsum", "nonzero"))
+    astype, copy, view, flatten, ravel, reshape = map(
+        _method, ("astype", "copy", "view", "flatten", "ravel", "reshape")
+    )
+    squeeze, swapaxes, transpose, diagonal = map(_method, ("squeeze", "swapaxes", "transpose", "diagonal"))
+    clip, conj, conjugate, dot, repeat, round, take = map(
+        _method, ("clip", "conj", "conjugate", "dot", "repeat", "round", "take")
+    )
+
+    __add__, __radd__, __iadd__ = _operator(np.add), _reflected(np.add), _in_place(np.add)
+    __sub__, __rsub__, __isub__ = _operator(np.subtract), _reflected(np.subtract), _in_place(np.subtract)
+    __mul__, __rmul__, __imul__ = _operator(np.multiply), _reflected(np.multiply), _in_place(np.multiply)
+    __truediv__, __rtruediv__, __itruediv__ = _operator(np.divide), _reflected(np.divide), _in_place(np.divide)
+    __floordiv__, __rfloordiv__ = _operator(np.floor_divide), _reflected(np.floor_divide)
+    __ifloordiv__ = _in_place(np.floor_divide)
+    __mod__, __rmod__, __imod__ = _operator(np.remainder), _reflected(np.remainder), _in_place(np.remainder)
+    __pow__, __rpow__, __ipow__ = _operator(np.power), _reflected(np.power), _in_place(np.power)
+    __matmul__, __rmatmul__ = _operator(np.matmul), _reflected(np.matmul)
+    __and__, __rand__, __iand__ = _operator(np.bitwise_and), _reflected(np.bitwise_and), _in_place(np.bitwise_and)
+    __or__, __ror__, __ior__ = _operator(np.bitwise_or), _reflected(np.bitwise_or), _in_place(np.bitwise_or)
+    __xor__, __rxor__, __ixor__ = _operator(np.bitwise_xor), _reflected(np.bitwise_xor), _in_place(np.bitwise_xor)
+    __lt__, __le__, __gt__, __ge__ = map(_operator, (np.less, np.less_equal, np.greater, np.greater_equal))
+    __eq__, __ne__ = _operator(np.equal), _operator(np.not_equal)
+    __neg__, __pos__, __abs__, __invert__ = map(_unary, (np.negative, np.positive, np.absolute, np.invert))
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _whole(key: Any) -> tuple[Any, ...]:
+    """`key` with an ellipsis, so that a single element is a view without axes rather than a number."""
+    keys = key if isinstance(key, tuple) else (key,)
+    return keys if any(item is Ellipsis for item in keys) else (*keys, ...)
