@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "backends", "functional", "geometry", "info", "precision"]
+__all__ = ["__version__", "algorithm", "backends", "functional", "geometry", "info", "precision"]
 
 if TYPE_CHECKING:
     from gpucnn import backends, functional, geometry
     from gpucnn.information import info
-    from gpucnn.numerics import precision
+    from gpucnn.numerics import algorithm, precision
 
 _MODULES = ("backends", "functional", "geometry")
-_HOMES = {"info": "gpucnn.information", "precision": "gpucnn.numerics"}
+_HOMES = {"algorithm": "gpucnn.numerics", "info": "gpucnn.information", "precision": "gpucnn.numerics"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""How exactly float32 is computed where the hardware offers less."""
+"""How convolutions are computed where there is a choice: how exactly, and by which algorithm."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from contextvars import ContextVar
 
 PRECISIONS = ("fp32", "tf32", "fp32x3")
 
+ALGORITHMS = ("direct", "im2col")
+
+_algorithm: ContextVar[str | None] = ContextVar("gpucnn_algorithm", default=None)
 _precision: ContextVar[str | None] = ContextVar("gpucnn_precision", default=None)
 
 
@@ -57,3 +60,48 @@ def precision(mode: str) -> Iterator[None]:
         yield
     finally:
         _precision.reset(token)
+
+
+def current_algorithm() -> str | None:
+    """The algorithm that convolutions on a GPU are held to, or None where each is chosen by its size.
+
+    Examples
+    --------
+    >>> current_algorithm() is None
+    True
+    """
+    return _algorithm.get()
+
+
+@contextmanager
+def algorithm(name: str) -> Iterator[None]:
+    """Within the block, compute convolutions on a GPU by one algorithm, in place of the one chosen by their size.
+
+    Parameters
+    ----------
+    name : "direct" or "im2col"
+        One kernel that sums each result; or columns and a matrix product, which takes workspace.
+
+    Raises
+    ------
+    ValueError
+        There is no such algorithm. Within the block, a convolution that it does not compute (of integers, say, by
+        ``"im2col"``) raises ValueError too.
+
+    Notes
+    -----
+    Results of two algorithms differ by rounding; each repeats bit for bit. The CPU takes no notice.
+
+    Examples
+    --------
+    >>> with algorithm("direct"):
+    ...     current_algorithm()
+    'direct'
+    """
+    if name not in ALGORITHMS:
+        raise ValueError(f"algorithm: name is {name!r}, expected one of {ALGORITHMS}")
+    token = _algorithm.set(name)
+    try:
+        yield
+    finally:
+        _algorithm.reset(token)

@@ -36,6 +36,23 @@ __device__ __forceinline__ Readers readers(index_t shift, index_t kernel, index_
   return {k, o, least((kernel - 1 - k) / tap_step, o / output_step) + 1};
 }
 
+// The input [N, C, D, H, W] of this thread where a launch goes through the residues modulo the stride one after another,
+// [residues_d, residues_h, residues_w] times [N, C, run_d, run_h, run_w]; false for a thread that has none.
+template <typename Params>
+__device__ __forceinline__ bool residue_position(const Params& p, Position* at) {
+  index_t i = thread_index();
+  const index_t residue_size = p.n * p.c * p.run_d * p.run_h * p.run_w;
+  index_t residue = i / residue_size;
+  i -= residue * residue_size;
+  if (residue >= p.residues_d * p.residues_h * p.residues_w) return false;
+  *at = position(i, p.c, p.run_d, p.run_h, p.run_w, p.channels_last);
+  at->w = at->w * p.stride_w + residue % p.residues_w;
+  residue /= p.residues_w;
+  at->h = at->h * p.stride_h + residue % p.residues_h;
+  at->d = at->d * p.stride_d + residue / p.residues_h;
+  return at->d < p.d && at->h < p.h && at->w < p.w;  // some residues are one shorter than the longest
+}
+
 // --- Pooling -----------------------------------------------------------------------------------------------------------
 
 constexpr index_t DIVIDES_NOTHING = 0;  // a sum stays a sum

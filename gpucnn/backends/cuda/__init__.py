@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda import convolution
+from gpucnn.backends.cuda import convolution, unfolding
 from gpucnn.backends.cuda.runtime import Device, Runtime
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
@@ -24,7 +24,7 @@ class CudaBackend(Backend):
         self.runtime = runtime
 
     @property
-    def xp(self) -> Any:  # type: ignore[override]
+    def xp(self) -> Any:
         """The NumPy-like module of the runtime's arrays."""
         return self.runtime.xp
 
@@ -35,3 +35,6 @@ class CudaBackend(Backend):
     locally_connect = convolution.locally_connect
     locally_connect_backward_input = convolution.locally_connect_backward_input
     locally_connect_backward_weight = convolution.locally_connect_backward_weight
+
+    im2col = unfolding.im2col
+    col2im = unfolding.col2im

@@ -1,4 +1,4 @@
-"""From a kernel, its arrays and its parameters to a launch: index type, build, grid, and the bytes that it is handed."""
+"""From a kernel, its arrays and its parameters to a launch: index type, build, grid, and what it is handed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ def strides(prefix: str, names: Sequence[str], array: Array | None) -> Fields:
     """The strides of `array` in elements, as the fields ``prefix_name``; zeros where it is None."""
     if array is None:
         return dict.fromkeys((f"{prefix}_{name}" for name in names), 0)
-    steps = (
-        step // array.itemsize if size > 1 else 0 for step, size in zip(array.strides, array.shape, strict=True)
-    )
+    steps = (step // array.itemsize if size > 1 else 0 for step, size in zip(array.strides, array.shape, strict=True))
     return {f"{prefix}_{name}": step for name, step in zip(names, steps, strict=True)}
 
 
@@ -43,9 +41,7 @@ def needs_int64(arrays: Iterable[Array | None], extents: Iterable[int]) -> bool:
 
 def _reach(array: Array) -> int:
     """Elements from the first of `array` to the one farthest from it, at most."""
-    return sum(
-        abs(step) // array.itemsize * (size - 1) for step, size in zip(array.strides, array.shape, strict=True)
-    )
+    return sum(abs(step) // array.itemsize * (size - 1) for step, size in zip(array.strides, array.shape, strict=True))
 
 
 def launch(

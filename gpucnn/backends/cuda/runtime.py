@@ -37,13 +37,19 @@ class Function(Protocol):
 class Runtime(Protocol):
     """Arrays, compilation and launches of one kind of device.
 
-    `xp` is the NumPy-like module of its arrays. `specialises` says that kernels are built for the sizes that they meet,
-    which costs a compilation for each layer and makes it quicker; otherwise one generic build serves all.
+    `specialises` says that kernels are built for the sizes that they meet, which costs a compilation for each layer and
+    makes it quicker; otherwise one generic build serves all.
     """
 
     name: str
-    xp: Any
     specialises: bool
+
+    @property
+    def xp(self) -> Any:
+        """The NumPy-like module of the runtime's arrays."""
+
+    def __hash__(self) -> int:
+        """Compiled kernels are kept by the runtime that they were compiled for."""
 
     def device(self, array: Array) -> Device:
         """The device that holds `array`."""

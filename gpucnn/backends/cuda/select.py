@@ -1,6 +1,16 @@
-"""Which algorithm and how much of it: pure functions of sizes, so that a result never depends on the device."""
+"""Which algorithm and how much of it: pure functions of sizes, so that a result never depends on the device.
+
+A kernel that has passed on no device is never chosen by itself, the plain direct and im2col ones excepted.
+"""
 
 from __future__ import annotations
+
+from math import prod
+
+from gpucnn.geometry import ConvGeometry
+from gpucnn.numerics import current_algorithm
+
+WORKSPACE_BYTES = 256 << 20  # columns that a convolution by im2col holds at once
 
 MOST_PART_VALUES = 1 << 24  # sums of parts that a backward weight keeps between its two kernels: 64 MiB of float32
 WANTED_BLOCKS = 4096  # enough to fill any device of today some ten times
@@ -19,3 +29,39 @@ def weight_splits(weights: int, positions: int) -> int:
     """
     wanted = -(-WANTED_BLOCKS // max(1, weights))
     return max(1, min(wanted, positions // LEAST_RUN, MOST_PART_VALUES // max(1, weights)))
+
+
+def convolution(direction: str, geometry: ConvGeometry, dtype: str) -> str:
+    """The algorithm of a convolution, ``"direct"`` or ``"im2col"``: the caller's choice, else by its size.
+
+    `direction` is "forward", "backward_input" or "backward_weight".
+
+    Raises
+    ------
+    ValueError
+        The caller's choice does not compute this.
+    """
+    chosen = current_algorithm()
+    if chosen == "im2col" and dtype not in _PRODUCTS[direction]:
+        raise ValueError(
+            f"algorithm: 'im2col' computes no {direction.replace('_', ' ')} convolution of {dtype}, expected 'direct'"
+        )
+    if chosen is not None:
+        return chosen
+    return "im2col" if dtype in _PRODUCTS[direction] and _fills_a_product(geometry) else "direct"
+
+
+# Between product and fold, or between images, sums would be rounded to 16 bits: those stay with the direct kernels.
+_WIDE = frozenset({"float32", "float64", "complex64", "complex128"})
+_PRODUCTS = {"forward": _WIDE | {"float16"}, "backward_input": _WIDE, "backward_weight": _WIDE}
+
+
+def _fills_a_product(geometry: ConvGeometry) -> bool:
+    """Whether the matrix product of one image and group is large enough to be worth its columns."""
+    c, oc, groups = geometry.channels
+    return c // groups * geometry.taps >= 32 and oc // groups >= 16 and prod(geometry.output_size) >= 16
+
+
+def images_at_once(column_bytes: int) -> int:
+    """How many images' columns are held at once, each of `column_bytes`."""
+    return max(1, WORKSPACE_BYTES // max(1, column_bytes))

@@ -85,7 +85,9 @@ class Structure:
     def dtypes(self, wide: bool, specialised: bool) -> np.dtype[np.void]:
         """The structure's layout in memory, with 64-bit indices where `wide`."""
         index = np.int64 if wide else np.int32
-        kept = [(name, index if is_index else np.float64) for name, is_index, live in self.fields if live or not specialised]
+        kept = [
+            (name, index if is_index else np.float64) for name, is_index, live in self.fields if live or not specialised
+        ]
         return np.dtype(kept, align=True)
 
     def packed(self, values: Mapping[str, Any], wide: bool, specialised: bool) -> np.ndarray[Any, Any]:

@@ -1,0 +1,49 @@
+// Convolution, backward to its input (dgrad); the transposed convolution as well:
+// grad_x[n, c, i] = bias[c] + sum over oc, k with o * stride + k * dilation - low = i of grad_y[n, oc, o] * w[oc, c, k]
+//
+// Source       the adjoint of conv_forward: the dilated convolution of grad_y with the turned filter, without its zeros
+// Reads        grad_y [N, OC, OD, OH, OW], w [OC, C / G, KD, KH, KW], bias [C] or null; any strides
+//              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW]
+// Writes       grad_x [N, C, D, H, W]
+// Mapping      residue by residue modulo the stride, one thread an input: threads of one residue have the same taps
+//              and read neighbouring outputs; within a residue grad_x's memory order, so writes are a stride apart
+// Bytes        grad_y is read C / G * KD * KH * KW times, from L1 and L2 but for the first; grad_x written once
+// Determinism  a gather: each input is one thread's sum over oc, kd, kh, kw in that order
+// Limits       none; a residue that no tap meets writes its bias or zeros
+#include "common.cuh"
+#include "params.cuh"
+#include "windows.cuh"
+
+extern "C" __global__ void __launch_bounds__(256)
+conv_backward_input(const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
+                    const scalar_t* __restrict__ w,       // [OC, C / G, KD, KH, KW]
+                    const scalar_t* __restrict__ bias,    // [C] or null
+                    scalar_t* __restrict__ grad_x,        // [N, C, D, H, W]
+                    const ConvParams p) {
+  Position at;
+  if (!residue_position(p, &at)) return;
+  const Readers ds = readers(at.d + p.low_d, p.kd, p.stride_d, p.dilation_d, p.tap_step_d, p.output_step_d, p.od);
+  const Readers hs = readers(at.h + p.low_h, p.kh, p.stride_h, p.dilation_h, p.tap_step_h, p.output_step_h, p.oh);
+  const Readers ws = readers(at.w + p.low_w, p.kw, p.stride_w, p.dilation_w, p.tap_step_w, p.output_step_w, p.ow);
+  const index_t oc0 = at.c / p.c_group * p.oc_group;  // the group's first output channel
+
+  grad_y += at.n * p.y_n + oc0 * p.y_c;
+  w += oc0 * p.w_oc + at.c % p.c_group * p.w_c;
+  acc_t sum = {};
+  for (index_t oc = 0; oc < p.oc_group; ++oc) {
+    for (index_t i = 0; i < ds.count; ++i) {
+      const index_t kd = ds.k + i * p.tap_step_d, od = ds.o - i * p.output_step_d;
+      for (index_t j = 0; j < hs.count; ++j) {
+        const index_t kh = hs.k + j * p.tap_step_h, oh = hs.o - j * p.output_step_h;
+        const index_t row = oc * p.y_c + od * p.y_d + oh * p.y_h;
+        const index_t filter = oc * p.w_oc + kd * p.w_kd + kh * p.w_kh + od * p.w_od + oh * p.w_oh;
+        for (index_t k = 0; k < ws.count; ++k) {
+          const index_t kw = ws.k + k * p.tap_step_w, ow = ws.o - k * p.output_step_w;
+          sum = multiply_add(widen(grad_y[row + ow * p.y_w]), widen(w[filter + kw * p.w_kw + ow * p.w_ow]), sum);
+        }
+      }
+    }
+  }
+  if (bias) sum = sum + widen(bias[at.c * p.bias_c]);
+  grad_x[at.n * p.x_n + at.c * p.x_c + at.d * p.x_d + at.h * p.x_h + at.w * p.x_w] = narrow(sum);
+}
