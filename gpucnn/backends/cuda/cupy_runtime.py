@@ -1,0 +1,211 @@
+"""CuPy as a runtime: the CUDA backend's kernels on a GPU. The only file that imports CuPy, and only when it is used."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import AbstractContextManager
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from gpucnn.backends.cuda import nvrtc
+from gpucnn.backends.cuda.compiler import Binary, Compiler
+from gpucnn.backends.cuda.runtime import Array, Device, Function
+from gpucnn.backends.cuda.sources import Source
+
+LEAST_CUPY = (13, 0)
+SHARED_BY_RIGHT = 48 * 1024  # bytes of shared memory that every block may have; for more a kernel has to ask
+
+_NO_DRIVER = 0  # what CuPy gives for the driver's version where there is none
+_ERROR_NO_DEVICE = 100
+_ERROR_INSUFFICIENT_DRIVER = 35
+
+
+class CupyRuntime:
+    """Arrays and launches of CuPy, on the current stream of the device that holds the arrays.
+
+    Kernels are compiled for the sizes that they meet, and kept on disk, so that a process compiles only what none did
+    before it.
+    """
+
+    name = "cuda"
+    specialises = True
+
+    def __init__(self) -> None:
+        self._cupy: Any = import_module("cupy")
+        self._devices: dict[int, Device] = {}
+        self._functions: dict[tuple[Source, int], CupyFunction] = {}
+
+    @property
+    def xp(self) -> Any:
+        """CuPy."""
+        return self._cupy
+
+    @cached_property
+    def _nvrtc(self) -> nvrtc.Nvrtc:
+        return nvrtc.load(_nvrtc_majors(self._cupy))
+
+    @cached_property
+    def compiler(self) -> Compiler:
+        """The compiler, its library loaded when the first kernel is wanted."""
+        return Compiler(self._nvrtc)
+
+    def device(self, array: Array) -> Device:
+        """The device that holds `array`."""
+        index = array.device.id
+        device = self._devices.get(index)
+        if device is None:
+            device = self._devices[index] = self._facts(index)
+        return device
+
+    def _facts(self, index: int) -> Device:
+        facts = self._cupy.cuda.runtime.getDeviceProperties(index)
+        return Device(index, facts["name"].decode(), (facts["major"], facts["minor"]), facts["multiProcessorCount"])
+
+    def using(self, device: Device) -> AbstractContextManager[Any]:
+        """Within the block, new arrays and launches go to `device`."""
+        context: AbstractContextManager[Any] = self._cupy.cuda.Device(device.index)
+        return context
+
+    def function(self, source: Source, device: Device) -> Function:
+        """The kernel of `source` on `device`, compiled or found among those that were.
+
+        Raises
+        ------
+        CompilationError
+            It does not compile, or NVRTC cannot target the device.
+        """
+        function = self._functions.get((source, device.index))
+        if function is None:
+            architecture = nvrtc.architecture(device.compute_capability, self._nvrtc.supported)
+            binary = self.compiler.compile(source, architecture)
+            with self.using(device):
+                function = CupyFunction(self._cupy, self._kernel(binary, source), device.index)
+            self._functions[source, device.index] = function
+        return function
+
+    def _kernel(self, binary: Binary, source: Source) -> Any:
+        """CuPy's RawKernel, loaded on the current device."""
+        if binary.path is not None:
+            return self._loaded(binary.path, source)
+        with tempfile.TemporaryDirectory(prefix="gpucnn-") as folder:
+            path = Path(folder, binary.name)
+            path.write_bytes(binary.image)
+            return self._loaded(path, source)
+
+    def _loaded(self, path: Path, source: Source) -> Any:
+        try:
+            return self._cupy.RawModule(path=str(path)).get_function(source.kernel)
+        except Exception as error:
+            error.add_note(f"gpucnn: the driver did not load {source.name} from {path}")
+            raise
+
+
+class CupyFunction:
+    """A kernel that was loaded on one device, and is launched there whichever is the current one.
+
+    CuPy takes arguments as they are: arrays as their pointers, None as a null pointer, NumPy scalars and host arrays
+    of one element by value.
+    """
+
+    def __init__(self, cupy: Any, kernel: Any, index: int) -> None:
+        self._cupy = cupy
+        self._kernel = kernel
+        self._index = index
+        self._dynamic_shared = SHARED_BY_RIGHT - kernel.shared_size_bytes  # bytes that a launch may have
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
+    ) -> None:
+        """Launch on the current stream of the kernel's device, without waiting."""
+        if self._cupy.cuda.runtime.getDevice() == self._index:
+            self._launch(grid, block, args, shared_mem)
+        else:
+            with self._cupy.cuda.Device(self._index):
+                self._launch(grid, block, args, shared_mem)
+
+    def _launch(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int) -> None:
+        if shared_mem > self._dynamic_shared:
+            self._kernel.max_dynamic_shared_size_bytes = shared_mem
+            self._dynamic_shared = shared_mem
+        self._kernel(grid, block, args, shared_mem=shared_mem)
+
+
+def _nvrtc_majors(cupy: Any) -> tuple[int, ...]:
+    """CUDA's major versions whose binaries this machine's driver loads, CuPy's own first."""
+    own = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    driver = cupy.cuda.runtime.driverGetVersion() // 1000
+    return (own, *(major for major in nvrtc.MAJORS if major != own and major <= driver))
+
+
+# --- Why there is none --------------------------------------------------------------------------------------------
+
+
+def why_unavailable() -> str | None:
+    """One sentence that says what a GPU's use lacks here and what to do about it; None where nothing is lacking.
+
+    CuPy is imported to find out.
+    """
+    try:
+        cupy: Any = import_module("cupy")
+        return _why_cupy_is_unfit(cupy) or _why_no_device(cupy) or _why_no_compiler(cupy)
+    except Exception as error:  # a broken installation may fail in any way
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            return (
+                "CuPy is not installed: pip install gpucnn[cuda12], or gpucnn[cuda13] for a driver of CUDA 13, "
+                "installs cupy-cuda12x or cupy-cuda13x"
+            )
+        return f"CuPy is installed but does not work, {type(error).__name__}: {_in_one_line(error)}"
+
+
+def _why_cupy_is_unfit(cupy: Any) -> str | None:
+    version = tuple(int(part) for part in cupy.__version__.split(".")[:2] if part.isdigit())
+    if version < LEAST_CUPY:
+        least = ".".join(map(str, LEAST_CUPY))
+        return f"CuPy {cupy.__version__} is too old, expected {least} or later: pip install --upgrade gpucnn[cuda12]"
+    if cupy.cuda.runtime.is_hip:
+        return "this CuPy is built for AMD's GPUs, expected one for NVIDIA's: cupy-cuda12x or cupy-cuda13x"
+    return None
+
+
+def _why_no_device(cupy: Any) -> str | None:
+    runtime = cupy.cuda.runtime
+    try:
+        if runtime.getDeviceCount() > 0:
+            return None
+    except runtime.CUDARuntimeError as error:
+        if error.status == _ERROR_INSUFFICIENT_DRIVER:
+            return _why_no_driver(runtime)
+        if error.status != _ERROR_NO_DEVICE:
+            return f"CUDA does not start on this machine: {_in_one_line(error)}"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"no GPU is visible: CUDA_VISIBLE_DEVICES is {visible!r}, expected the number of a GPU, or not to be set"
+    return "the NVIDIA driver finds no GPU: nvidia-smi should list one, and a container needs to be given it"
+
+
+def _why_no_driver(runtime: Any) -> str:
+    needed = runtime.runtimeGetVersion() // 1000
+    driver = runtime.driverGetVersion()
+    if driver == _NO_DRIVER:
+        return (
+            f"there is no NVIDIA driver: install one for CUDA {needed}, or where there is one give the container its "
+            "GPUs (docker run --gpus all)"
+        )
+    major = driver // 1000
+    other = f", or install cupy-cuda{major}x in place of this CuPy" if major in nvrtc.MAJORS else ""
+    return f"the NVIDIA driver is too old, it is for CUDA {major} and CuPy for CUDA {needed}: update it{other}"
+
+
+def _why_no_compiler(cupy: Any) -> str | None:
+    try:
+        nvrtc.load(_nvrtc_majors(cupy))
+    except nvrtc.NvrtcNotFoundError as error:
+        return str(error)
+    return None
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
