@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import ArrayBackend
 from strategies import arranged, dtype_of
 
 from gpucnn.backends.base import Backend
@@ -52,8 +53,9 @@ def test_the_numpy_backend_is_a_backend_and_nothing_more() -> None:
 
 
 @pytest.mark.parametrize("primitive", PRIMITIVES)
-def test_primitives_take_the_same_parameters_and_are_documented(primitive: str) -> None:
-    contract, here = getattr(Backend, primitive), getattr(NumpyBackend(), primitive)
+def test_primitives_take_the_same_parameters_and_are_documented(backend: ArrayBackend, primitive: str) -> None:
+    primitives = backend.primitives
+    contract, here = getattr(Backend, primitive), getattr(primitives, primitive)
     assert parameters(here) == parameters(contract)
     for function in (contract, here):
         assert len(function.__doc__ or "") > 20
@@ -61,7 +63,7 @@ def test_primitives_take_the_same_parameters_and_are_documented(primitive: str) 
         assert all(
             parameter.default is parameter.empty for parameter in inspect.signature(function).parameters.values()
         )
-    assert here.__module__.startswith("gpucnn.backends.numpy.")
+    assert here.__module__.startswith(f"gpucnn.backends.{primitives.name}.")
     assert here.__name__ == primitive
 
 
@@ -132,8 +134,8 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [  # the primitive, its argument
 NAMES = [f"{primitive}-{index}" for index, (primitive, _, _) in enumerate(CALLS)]
 
 
-def run(primitive: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    result = getattr(NumpyBackend(), primitive)(*arguments)
+def run(backend: ArrayBackend, primitive: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    result = backend.run(getattr(backend.primitives, primitive), *arguments)
     return result if isinstance(result, tuple) else (result,)
 
 
@@ -144,7 +146,7 @@ def test_each_primitive_is_called_here() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(("primitive", "arguments", "shapes"), CALLS, ids=NAMES)
 def test_results_are_new_arrays_of_their_shape_and_dtype(
-    primitive: str, arguments: tuple[Any, ...], shapes: Any, dtype: str
+    backend: ArrayBackend, primitive: str, arguments: tuple[Any, ...], shapes: Any, dtype: str
 ) -> None:
     kind = dtype_of(dtype)
     wide = accumulator(kind)
@@ -157,7 +159,7 @@ def test_results_are_new_arrays_of_their_shape_and_dtype(
 
     given = list(map(cast, arguments))
     before = [argument.copy() if hasattr(argument, "copy") else argument for argument in given]
-    results = run(primitive, tuple(given))
+    results = run(backend, primitive, tuple(given))
     assert [result.shape for result in results] == (shapes if isinstance(shapes, list) else [shapes])
     of_wide = primitive in ("norm_statistics", "norm_backward_affine")
     assert results[0].dtype == (wide if of_wide else kind)
@@ -171,29 +173,31 @@ def test_results_are_new_arrays_of_their_shape_and_dtype(
 
 @pytest.mark.parametrize(("primitive", "arguments", "shapes"), CALLS, ids=NAMES)
 def test_results_repeat_and_follow_the_order_of_the_first_array(
-    primitive: str, arguments: tuple[Any, ...], shapes: Any
+    backend: ArrayBackend, primitive: str, arguments: tuple[Any, ...], shapes: Any
 ) -> None:
-    expected = run(primitive, arguments)
-    for result, other in zip(run(primitive, arguments), expected, strict=True):
+    expected = run(backend, primitive, arguments)
+    for result, other in zip(run(backend, primitive, arguments), expected, strict=True):
         np.testing.assert_array_equal(result, other)
     for order in ("channels_last", "strided", "reversed", "offset"):
         turned = [
             arranged(argument, order) if isinstance(argument, np.ndarray) and argument.ndim >= 3 else argument
             for argument in arguments
         ]
-        for result, other in zip(run(primitive, tuple(turned)), expected, strict=True):
+        for result, other in zip(run(backend, primitive, tuple(turned)), expected, strict=True):
             np.testing.assert_allclose(result, other, rtol=0, atol=1e-12)
             if other.shape[:2] in ((N, C), (N, OC)) and other.ndim == 5 and primitive != "col2im":
                 assert is_channels_last(result) == (order == "channels_last"), order
 
 
 @pytest.mark.parametrize(("primitive", "arguments", "shapes"), CALLS, ids=NAMES)
-def test_read_only_arrays_are_taken(primitive: str, arguments: tuple[Any, ...], shapes: Any) -> None:
+def test_read_only_arrays_are_taken(
+    backend: ArrayBackend, primitive: str, arguments: tuple[Any, ...], shapes: Any
+) -> None:
     copies = [argument.copy() if isinstance(argument, np.ndarray) else argument for argument in arguments]
     for copy in copies:
         if isinstance(copy, np.ndarray):
             copy.flags.writeable = False
-    for result in run(primitive, tuple(copies)):
+    for result in run(backend, primitive, tuple(copies)):
         assert result.flags.writeable
 
 

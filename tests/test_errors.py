@@ -231,9 +231,10 @@ def test_wrong_dtypes(backend: ArrayBackend, name: str) -> None:
         elif len(of_inputs) == 1 and parameter in of_inputs:
             dtypes = WRONG_DTYPES
         shape = CALLS[name][parameter].shape
-        assert_refused(backend, name, parameter, types(*(np.zeros(shape, dtype) for dtype in dtypes)), "dtype")
+        wrong = types(*(np.zeros(shape, dtype) for dtype in dtypes if backend.can_hold(dtype)))
+        assert_refused(backend, name, parameter, wrong, "dtype")
     taken_by_others = [dtype for names, dtypes in KINDS.items() if re.search(names, name) for dtype in dtypes]
-    for dtype in WRONG_DTYPES + taken_by_others:
+    for dtype in filter(backend.can_hold, WRONG_DTYPES + taken_by_others):
         together = {array: np.zeros(CALLS[name][array].shape, dtype) for array in of_inputs}
         first = together.pop(of_inputs[0])
         assert_refused(backend, name, of_inputs[0], types(first), "has dtype", **together)
@@ -389,6 +390,8 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("name", "others", "message"), MESSAGES)
 def test_messages(backend: ArrayBackend, name: str, others: dict[str, Any], message: str) -> None:
+    if " hold" in message and not backend.primitives.host:
+        pytest.skip("values on a device are not looked at, that would wait for it")
     with pytest.raises((TypeError, ValueError)) as caught:
         backend.run(getattr(F, name), **fresh(name, **others))
     assert str(caught.value) == f"{said_name(name)}: {message}"

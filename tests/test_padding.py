@@ -179,10 +179,9 @@ def test_a_gradient_of_16_bits_is_summed_in_float32(backend: ArrayBackend, dtype
 
 def test_pad_is_any_sequence_of_integers(backend: ArrayBackend) -> None:
     x = np.arange(6.0).reshape(2, 3)
-    expected = [[0, 0, 0, 0], [0, 1, 2, 9], [3, 4, 5, 9]]
-    expected = np.array([[9, 9, 9, 9], *expected[1:]])
+    expected = [[9, 9, 9, 9], [0, 1, 2, 9], [3, 4, 5, 9]]
     for pad in ((0, 1, 1, 0), [0, 1, 1, 0], np.array([0, 1, 1, 0]), tuple(map(np.int32, (0, 1, 1, 0)))):
-        np.testing.assert_array_equal(F.pad(x, pad, value=9), backend.run(F.pad, x, (0, 1, 1, 0), value=9))
+        np.testing.assert_array_equal(backend.asnumpy(F.pad(backend.asarray(x), pad, value=9)), expected)
         np.testing.assert_array_equal(F.pad(x, pad, value=9), expected)
 
 

@@ -202,6 +202,8 @@ def test_unpooling_where_the_default_size_is_nothing(backend: ArrayBackend) -> N
     ],
 )
 def test_unpooling_that_is_refused(backend: ArrayBackend, wrong: dict[str, Any], message: str) -> None:
+    if " hold" in message and not backend.primitives.host:
+        pytest.skip("values on a device are not looked at, that would wait for it")
     arguments = {"input": np.zeros((2, 3, 3, 2)), "indices": np.zeros((2, 3, 3, 2), np.int64), "kernel_size": 2}
     if "grad_output" not in wrong:
         with pytest.raises(ValueError, match=f"^max_unpool2d: {message}"):

@@ -1,23 +1,25 @@
 """Where operations run: one backend for each kind of array, found by the arrays' type.
 
-Nothing is imported here that the caller did not bring: a kind of array is told by the module of its type.
+Nothing is imported here that the caller did not bring: a kind of array is told by the module of its type. CuPy is
+imported for the arrays of other libraries that lie in a GPU's memory, and where `available` is asked.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from gpucnn import __version__
 from gpucnn.backends.base import Backend
 
 __all__ = ["Backend", "available", "backend_of", "receive"]
 
 _CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost: memory that NumPy can read
+_CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
 
 @cache
@@ -25,6 +27,25 @@ def _numpy_backend() -> Backend:
     from gpucnn.backends.numpy import NumpyBackend
 
     return NumpyBackend()
+
+
+@cache
+def _simulator_backend() -> Backend:
+    from gpucnn.backends.cuda import CudaBackend
+    from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+
+    return CudaBackend(SimulatorRuntime())
+
+
+@cache
+def _cupy_backend() -> Backend:
+    from gpucnn.backends.cuda import CudaBackend
+    from gpucnn.backends.cuda.cupy_runtime import CupyRuntime, why_unavailable
+
+    reason = why_unavailable()
+    if reason:
+        raise RuntimeError(reason)
+    return CudaBackend(CupyRuntime())
 
 
 def available() -> dict[str, str]:
@@ -35,19 +56,31 @@ def available() -> dict[str, str]:
     >>> available()["numpy"]
     'available'
     """
+    from gpucnn import simulator
+    from gpucnn.backends.cuda.cupy_runtime import why_unavailable
+
+    reason = why_unavailable()
     return {
         "numpy": "available",
-        "cuda": f"not available: gpucnn {__version__} has no CUDA kernels yet, it computes on the CPU",
+        "cuda": f"not available: {reason}" if reason else "available",
+        "simulator": simulator.available(),
     }
 
 
 def kind_of(array: Any) -> str:
-    """The library that an array belongs to: ``"numpy"``, ``"cupy"``, ``"torch"``, …"""
+    """The library that an array belongs to: ``"numpy"``, ``"cupy"``, ``"simulator"``, ``"torch"``, …"""
     if isinstance(array, np.ndarray):
         return "numpy"
+    if _is_simulated(array):
+        return "simulator"
     roots = [ancestor.__module__.partition(".")[0] for ancestor in type(array).__mro__]
     # of a subclass's ancestors the one whose library takes arrays in, as a library of arrays does
     return next((root for root in roots if hasattr(sys.modules.get(root), "from_dlpack")), roots[0])
+
+
+def _is_simulated(array: Any) -> bool:
+    arrays = sys.modules.get("gpucnn.simulator.arrays")  # there as soon as there is such an array
+    return arrays is not None and isinstance(array, arrays.Array)
 
 
 def backend_of(*arrays: Any) -> Backend:
@@ -96,8 +129,35 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
         named = " and ".join(f"{name} of {kind}" for kind, name in kinds.items())
         raise TypeError(f"{op}: got arrays of two libraries, {named}; expected one, nothing is copied between them")
     (kind,) = kinds
-    natives = [None if array is None else _as_numpy(op, name, array) for name, array in arrays.items()]
-    return _numpy_backend(), natives, _unchanged if kind == "numpy" else _returner(op, kind, next(iter(given.values())))
+    if kind == "numpy":
+        return _numpy_backend(), _each(np.asarray, arrays), _unchanged
+    if kind == "simulator":
+        return _simulator_backend(), list(arrays.values()), _unchanged
+    if kind == "cupy":
+        backend = _cuda_backend(op, *next(iter(given.items())))
+        _expect_one_device(op, {name: array.device.id for name, array in given.items()})
+        return backend, list(arrays.values()), _unchanged
+    return _receive_shared(op, kind, arrays, given)
+
+
+def _each(function: Callable[[Any], Any], arrays: Mapping[str, Any]) -> list[Any]:
+    return [None if array is None else function(array) for array in arrays.values()]
+
+
+def _receive_shared(
+    op: str, kind: str, arrays: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[Backend, list[Any], Callable[[Any], Any]]:
+    """As `receive`, for the arrays of another library, whose memory is NumPy's or CuPy's too."""
+    devices = {name: _device_of(op, kind, name, array) for name, array in given.items()}
+    first = next(iter(given))
+    if devices[first] is None:
+        backend, from_dlpack, native = _numpy_backend(), np.from_dlpack, np.ndarray
+    else:
+        backend = _cuda_backend(op, first, given[first])
+        from_dlpack, native = backend.xp.from_dlpack, backend.xp.ndarray
+    _expect_one_device(op, devices)
+    natives = [None if array is None else _shared(op, kind, name, array, from_dlpack) for name, array in arrays.items()]
+    return backend, natives, _returner(op, kind, given[first], native)
 
 
 def _unchanged(result: Any) -> Any:
@@ -108,34 +168,63 @@ def _require_array(op: str, name: str, array: Any) -> None:
     typename = f"{type(array).__module__}.{type(array).__qualname__}".removeprefix("builtins.")
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{op}: {name} is a masked array, whose mask would be lost; expected array.filled(value)")
+    if isinstance(array, np.ndarray) or _is_simulated(array):
+        return
     shares = all(hasattr(array, attribute) for attribute in ("__dlpack__", "__dlpack_device__", "ndim"))
-    if not isinstance(array, np.ndarray) and (not shares or isinstance(array, type)):
+    if not shares or isinstance(array, type):
         raise TypeError(f"{op}: {name} is of type {typename}, expected an array")
 
 
-def _as_numpy(op: str, name: str, array: Any) -> np.ndarray[Any, Any]:
-    if isinstance(array, np.ndarray):
-        return np.asarray(array)
+def _expect_one_device(op: str, devices: Mapping[str, int | None]) -> None:
+    """Raise TypeError unless all arrays are on one device; None is the CPU."""
+    if len(set(devices.values())) > 1:
+        places = ", ".join(
+            f"{name} {'in CPU memory' if device is None else f'on GPU {device}'}" for name, device in devices.items()
+        )
+        raise TypeError(f"{op}: got {places}; expected arrays on one device, nothing is copied between them")
+
+
+def _device_of(op: str, kind: str, name: str, array: Any) -> int | None:
+    """The GPU that an array of another library is on, or None for memory of the CPU."""
     is_negated = getattr(array, "is_neg", None)
     if is_negated is not None and is_negated():  # PyTorch would share the memory without the minus that it still owes
-        raise TypeError(f"{op}: {name} of {kind_of(array)} is a negated view, expected tensor.resolve_neg()")
+        raise TypeError(f"{op}: {name} of {kind} is a negated view, expected tensor.resolve_neg()")
+    with _sharing(op, kind, name, array):
+        device, index = array.__dlpack_device__()
+    if device in _CPU:
+        return None
+    if device in _CUDA:
+        return int(index)
+    raise TypeError(f"{op}: {name} of {kind} is on another device, expected memory of the CPU or of an NVIDIA GPU")
+
+
+def _shared(op: str, kind: str, name: str, array: Any, from_dlpack: Callable[[Any], Any]) -> Any:
+    """The same memory as a native array; of a GPU's, once what is still being written there has been."""
+    with _sharing(op, kind, name, array):
+        return from_dlpack(array)
+
+
+@contextmanager
+def _sharing(op: str, kind: str, name: str, array: Any) -> Iterator[None]:
     try:
-        device, _ = array.__dlpack_device__()
-        if device in _CPU:
-            return np.from_dlpack(array)
+        yield
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
         raise TypeError(
-            f"{op}: {name} of {kind_of(array)} has dtype {getattr(array, 'dtype', 'unknown')}, "
+            f"{op}: {name} of {kind} has dtype {getattr(array, 'dtype', 'unknown')}, "
             f"expected an array that DLPack can share: {error}"
         ) from None
-    raise TypeError(
-        f"{op}: {name} of {kind_of(array)} is on another device, "
-        "expected CPU memory: this version of gpucnn computes on the CPU only"
-    )
 
 
-def _returner(op: str, kind: str, example: Any) -> Callable[[Any], Any]:
-    """What turns a NumPy result, or a tuple of them, into arrays of the library that `example` came from."""
+def _cuda_backend(op: str, name: str, array: Any) -> Backend:
+    """The backend for a GPU's memory."""
+    try:
+        return _cupy_backend()
+    except RuntimeError as error:
+        raise RuntimeError(f"{op}: {name} of {kind_of(array)} is in a GPU's memory, out of reach: {error}") from None
+
+
+def _returner(op: str, kind: str, example: Any, native: type) -> Callable[[Any], Any]:
+    """What turns native results, or a tuple of them, into arrays of the library that `example` came from."""
     namespace = getattr(example, "__array_namespace__", lambda: sys.modules.get(kind))()
     from_dlpack = getattr(namespace, "from_dlpack", None)
     if from_dlpack is None:
@@ -144,6 +233,6 @@ def _returner(op: str, kind: str, example: Any) -> Callable[[Any], Any]:
     def give_back(result: Any) -> Any:
         if isinstance(result, tuple):
             return tuple(give_back(item) for item in result)
-        return from_dlpack(result) if isinstance(result, np.ndarray) else result
+        return from_dlpack(result) if isinstance(result, native) else result
 
     return give_back

@@ -15,6 +15,10 @@ import numpy as np
 Host = np.ndarray[Any, Any]
 
 ALIGNMENT = 256  # bytes, that of cudaMalloc
+DTYPES = frozenset({
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
+})  # fmt: skip
 
 # --- Memory -------------------------------------------------------------------------------------------------------
 
@@ -35,6 +39,8 @@ def strided(memory: Host, shape: tuple[int, ...], dtype: np.dtype[Any], strides:
 def placed(host: Host, offset: int = 0) -> Array:
     """A copy of `host` with its strides, its lowest byte `offset` bytes into new memory; NaN where it leaves gaps."""
     dtype = host.dtype
+    if dtype.name not in DTYPES:
+        raise TypeError(f"a device has no arrays of dtype {dtype}, expected one of {', '.join(sorted(DTYPES))}")
     whole = not any(step % max(1, dtype.itemsize) for step in host.strides)
     if not (host.size and whole and host.flags.aligned):
         host = np.array(host, order="C", subok=False)  # no device has elements between others or off their alignment

@@ -1,0 +1,44 @@
+"""The simulator as a runtime: the CUDA backend's kernels on a CPU, executed with checks."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+from gpucnn.backends.cuda.runtime import Array, Device, Function
+from gpucnn.backends.cuda.sources import Source
+from gpucnn.simulator import namespace
+
+_DEVICE = Device(0, "simulator", (7, 5), 4)  # what every supported GPU can do, and no more
+
+
+class SimulatorRuntime:
+    """Arrays and launches of `gpucnn.simulator`.
+
+    One generic build serves all sizes: g++ takes longer for each than the small arrays of a test do.
+    """
+
+    name = "simulator"
+    xp = namespace
+    specialises = False
+
+    def device(self, array: Array) -> Device:
+        """The one simulated device."""
+        return _DEVICE
+
+    def using(self, device: Device) -> AbstractContextManager[Any]:
+        """Nothing to switch: there is one device."""
+        return nullcontext()
+
+    def function(self, source: Source, device: Device) -> Function:
+        """The kernel of `source`, compiled for this CPU."""
+        return _function(source)
+
+
+@lru_cache(maxsize=1024)
+def _function(source: Source) -> Function:
+    from gpucnn.simulator import Module  # only what launches a kernel needs a compiler
+
+    function: Function = Module(source.text, source.name).function(source.kernel)
+    return function
