@@ -81,22 +81,39 @@ struct PlaneParams {
   index_t channels_last;                        // of the array that is written
 };
 
-// A normalisation over x [N, G, C, P]; y is another array of that shape (grad_y), z the one that is written.
-//
-// Each mean covers C, P and, where `over_batch`, N too; weight and bias are [1, G, C, 1].
+// The norms see x [N, G, C, P] as axes 0 to 3: those four in the order in which they lie in memory, outermost first, so
+// that one numbering serves every layout and neighbouring numbers are neighbours in memory. The outermost size is not
+// needed. A statistic, weight or bias has stride 0 along the axes that it is shared over.
+
+// An element of z from those of x and y (grad_y), all of one shape: one step of a norm.
 struct NormParams {
-  RUN_TIME index_t n, p;
-  index_t g, c;
-  index_t over_batch;
-  RUN_TIME index_t x_n, x_g;
-  index_t x_c, x_p;
-  RUN_TIME index_t y_n, y_g;
-  index_t y_c, y_p;
-  RUN_TIME index_t z_n, z_g;
-  index_t z_c, z_p;
-  index_t mean_n, mean_g;                       // strides of the statistics, 0 along an axis that they cover
-  index_t weight_g, weight_c, bias_g, bias_c;
-  index_t channels_last;                        // whether G is innermost in the memory of z
+  RUN_TIME index_t count;                       // elements
+  index_t size_1, size_2, size_3;
+  index_t x_0, x_1, x_2, x_3;
+  index_t y_0, y_1, y_2, y_3;
+  index_t z_0, z_1, z_2, z_3;
+  index_t mean_0, mean_1, mean_2, mean_3;
+  index_t rstd_0, rstd_1, rstd_2, rstd_3;
+  index_t weight_0, weight_1, weight_2, weight_3;
+  index_t bias_0, bias_1, bias_2, bias_3;
+  index_t sum_0, sum_1, sum_2, sum_3;           // backward: both means that NormSumParams' kernels wrote
+};
+
+// Sums over some axes of x and y (grad_y), one for each place along the kept axes: see norms.cuh. An axis is either
+// kept or reduced, and has size 1 among the others.
+struct NormSumParams {
+  RUN_TIME index_t kept, reduced;               // sums, and elements of each
+  index_t kept_1, kept_2, kept_3;
+  index_t reduced_1, reduced_2, reduced_3;
+  index_t lanes;                                // sums that one block takes side by side, a power of two up to 32
+  RUN_TIME index_t splits, run;                 // parts of each sum, and elements of one part
+  RUN_TIME index_t divisor;                     // of the sums of the backward pass
+  index_t x_0, x_1, x_2, x_3;
+  index_t y_0, y_1, y_2, y_3;
+  index_t mean_0, mean_1, mean_2, mean_3;
+  index_t rstd_0, rstd_1, rstd_2, rstd_3;
+  index_t weight_0, weight_1, weight_2, weight_3;
+  index_t sum_0, sum_1, sum_2, sum_3;           // of both arrays that are written
 };
 
 // A copy of x [N, C, P] to y [N, C, P] of another memory order, plus bias [C].
@@ -106,4 +123,5 @@ struct PackParams {
   index_t x_n, x_c, x_p;
   index_t y_n, y_c, y_p;
   index_t bias_c;
+  index_t x_along_c, y_along_c;                 // whether neighbouring threads read, and write, neighbouring channels
 };

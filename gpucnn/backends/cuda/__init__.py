@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda import convolution, unfolding
+from gpucnn.backends.cuda import convolution, normalization, unfolding
 from gpucnn.backends.cuda.runtime import Device, Runtime
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
@@ -38,3 +38,8 @@ class CudaBackend(Backend):
 
     im2col = unfolding.im2col
     col2im = unfolding.col2im
+
+    norm_statistics = normalization.norm_statistics
+    norm_apply = normalization.norm_apply
+    norm_backward_affine = normalization.norm_backward_affine
+    norm_backward_input = normalization.norm_backward_input

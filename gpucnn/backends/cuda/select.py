@@ -65,3 +65,37 @@ def _fills_a_product(geometry: ConvGeometry) -> bool:
 def images_at_once(column_bytes: int) -> int:
     """How many images' columns are held at once, each of `column_bytes`."""
     return max(1, WORKSPACE_BYTES // max(1, column_bytes))
+
+
+# --- Norms ----------------------------------------------------------------------------------------------------------
+
+LEAST_PART = 4096  # values below which a part of a norm's sum is not worth a block of its own
+
+
+def norm_splits(blocks: int, values: int) -> int:
+    """Into how many parts each of the sums of a norm is cut that takes `blocks` blocks of `values` each.
+
+    Examples
+    --------
+    >>> norm_splits(blocks=3, values=64 * 224 * 224)  # batch norm of an RGB image
+    784
+    >>> norm_splits(blocks=8192, values=768)  # layer norm
+    1
+    """
+    return max(1, min(-(-WANTED_BLOCKS // max(1, blocks)), values // LEAST_PART))
+
+
+def norm_block(values: int) -> int:
+    """The threads of a block that sums `values`: some four values each, a power of two.
+
+    Examples
+    --------
+    >>> norm_block(values=96), norm_block(values=768), norm_block(values=100_000)
+    (32, 256, 256)
+    """
+    return max(32, min(256, power_of_two(-(-values // 4))))
+
+
+def power_of_two(least: int) -> int:
+    """The first power of two that is not below `least`."""
+    return 1 << max(0, least - 1).bit_length()

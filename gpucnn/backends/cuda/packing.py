@@ -1,0 +1,48 @@
+"""Copies between memory orders on the GPU, both ways in whole lines of memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpucnn.backends.cuda.launching import launch, strides
+from gpucnn.backends.cuda.runtime import Array
+from gpucnn.backends.cuda.sources import Kernel
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+PACK = Kernel("pack", "PackParams")
+TILE = 32  # channels and positions of one block
+
+AXES = ("n", "c", "p")
+
+
+def pack(backend: CudaBackend, x: Array, out: Array, bias: Array | None = None) -> None:
+    """Write x [N, C, P] plus bias [C] to `out` [N, C, P], whatever the strides of the two; all of one dtype."""
+    n, c, p = x.shape
+    c_tiles, p_tiles = -(-c // TILE), -(-p // TILE)
+    fields = {
+        "n": n,
+        "c": c,
+        "p": p,
+        **strides("x", AXES, x),
+        **strides("y", AXES, out),
+        **strides("bias", ("c",), bias),
+        "x_along_c": int(_channels_are_innermost(x)),
+        "y_along_c": int(_channels_are_innermost(out)),
+    }
+    launch(
+        backend.runtime,
+        PACK,
+        x.dtype,
+        fields,
+        (x, bias, out),
+        blocks=n * c_tiles * p_tiles,
+        extents=(c + TILE, p + TILE),
+    )
+
+
+def _channels_are_innermost(x: Array) -> bool:
+    """Whether neighbouring channels of x [N, C, P] are nearer to each other in memory than neighbouring positions."""
+    _, c, p = x.shape
+    return bool(c > 1 and (p == 1 or abs(x.strides[1]) < abs(x.strides[2])))
