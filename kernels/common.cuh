@@ -30,6 +30,11 @@ __device__ __forceinline__ Complex<Real> operator+(Complex<Real> a, Complex<Real
 }
 
 template <typename Real>
+__device__ __forceinline__ Complex<Real> operator*(Complex<Real> a, Real b) {
+  return {a.re * b, a.im * b};
+}
+
+template <typename Real>
 __device__ __forceinline__ Complex<Real> operator/(Complex<Real> a, Real b) {
   return {a.re / b, a.im / b};
 }

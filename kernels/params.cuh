@@ -41,19 +41,20 @@ struct ConvParams {
 struct PoolParams {
   RUN_TIME index_t n;
   index_t c;
-  index_t d, h, w;
-  index_t od, oh, ow;
+  index_t d, h, w;                              // input
+  index_t od, oh, ow;                           // output
   index_t adaptive_d, adaptive_h, adaptive_w;
-  index_t kd, kh, kw;
+  index_t kd, kh, kw;                           // window
   index_t stride_d, stride_h, stride_w;
   index_t dilation_d, dilation_h, dilation_w;
-  index_t low_d, low_h, low_w;
-  index_t high_d, high_h, high_w;
-  index_t x_n, x_c, x_d, x_h, x_w;
-  index_t y_n, y_c, y_d, y_h, y_w;
+  index_t low_d, low_h, low_w;                  // padding before the first input
+  index_t high_d, high_h, high_w;               // and after the last
+  index_t output_step_d, output_step_h, output_step_w;  // outputs that read one input: dilation / gcd(stride, dilation)
+  index_t x_n, x_c, x_d, x_h, x_w;              // the input or its gradient
+  index_t y_n, y_c, y_d, y_h, y_w;              // the output or its gradient
   index_t at_n, at_c, at_d, at_h, at_w;         // indices
   index_t channels_last;                        // of the array that is written
-  index_t divides;                              // what a sum is divided by: one of the DIVIDES_… of windows.cuh
+  index_t divides;                              // what a sum is divided by: one of the DIVIDES_… of pooling.cuh
   double divisor;                               // the caller's own number
 };
 

@@ -52,38 +52,3 @@ __device__ __forceinline__ bool residue_position(const Params& p, Position* at) 
   at->d = at->d * p.stride_d + residue / p.residues_h;
   return at->d < p.d && at->h < p.h && at->w < p.w;  // some residues are one shorter than the longest
 }
-
-// --- Pooling -----------------------------------------------------------------------------------------------------------
-
-constexpr index_t DIVIDES_NOTHING = 0;  // a sum stays a sum
-constexpr index_t DIVIDES_PADDED = 1;   // by the taps that lie on the input or its padding
-constexpr index_t DIVIDES_VALID = 2;    // by the taps that lie on the input
-constexpr index_t DIVIDES_NUMBER = 3;   // by a number of the caller's
-
-// The inputs of one pooling window along one axis: first, first + step, …, `count` of them, all inside; `padded` counts
-// those on the padding too.
-struct Window {
-  index_t first, step, count, padded;
-};
-
-__device__ __forceinline__ Window sliding_window(index_t o, index_t kernel, index_t stride, index_t dilation,
-                                                 index_t low, index_t high, index_t size) {
-  const index_t start = o * stride - low;
-  const Range inside = taps_inside(start, kernel, dilation, size);
-  const Range padded = taps_inside(start + low, kernel, dilation, size + low + high);
-  const index_t count = most(inside.last - inside.first, 0);
-  return {start + inside.first * dilation, dilation, count, most(padded.last - padded.first, 0)};
-}
-
-// Adaptive pooling's window [floor(o * size / out), ceil((o + 1) * size / out)).
-__device__ __forceinline__ Window adaptive_window(index_t o, index_t size, index_t out) {
-  const index_t first = static_cast<index_t>(static_cast<long long>(o) * size / out);
-  const index_t last = static_cast<index_t>((static_cast<long long>(o + 1) * size + out - 1) / out);
-  return {first, 1, last - first, last - first};
-}
-
-// The outputs whose adaptive windows hold input i: [floor(i * out / size), ceil((i + 1) * out / size)), by symmetry.
-__device__ __forceinline__ Range adaptive_readers(index_t i, index_t size, index_t out) {
-  const Window outputs = adaptive_window(i, out, size);
-  return {outputs.first, outputs.first + outputs.count};
-}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda import convolution, normalization, unfolding
+from gpucnn.backends.cuda import convolution, normalization, pooling, resampling, unfolding
 from gpucnn.backends.cuda.runtime import Device, Runtime
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
@@ -38,6 +38,17 @@ class CudaBackend(Backend):
 
     im2col = unfolding.im2col
     col2im = unfolding.col2im
+
+    max_pool = pooling.max_pool
+    max_pool_with_indices = pooling.max_pool_with_indices
+    max_pool_backward = pooling.max_pool_backward
+    unpool = pooling.unpool
+    gather = pooling.gather
+    average_pool = pooling.average_pool
+    average_pool_backward = pooling.average_pool_backward
+
+    interpolate = resampling.interpolate
+    interpolate_backward = resampling.interpolate_backward
 
     norm_statistics = normalization.norm_statistics
     norm_apply = normalization.norm_apply

@@ -1,0 +1,189 @@
+"""Pooling on the GPU, and the ways back by index: gathers, so that each result is one thread's and always the same."""
+
+from __future__ import annotations
+
+from math import gcd, prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucnn.backends.cuda.launching import INT32_END, Fields, empty, launch, strides
+from gpucnn.backends.cuda.runtime import Array
+from gpucnn.backends.cuda.sources import Kernel
+from gpucnn.backends.layout import is_channels_last
+from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
+from gpucnn.geometry.geometries import Divisor
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+MAX_POOL = Kernel("max_pool", "PoolParams")
+MAX_POOL_WITH_INDICES = Kernel("max_pool", "PoolParams", function="max_pool_with_indices")
+MAX_POOL_BACKWARD = Kernel("max_pool_backward", "PoolParams")
+AVERAGE_POOL = Kernel("average_pool", "PoolParams")
+AVERAGE_POOL_BACKWARD = Kernel("average_pool_backward", "PoolParams")
+UNPOOL_CLAIM = Kernel("unpool", "PlaneParams", function="unpool_claim")
+UNPOOL = Kernel("unpool", "PlaneParams")
+GATHER = Kernel("gather", "PlaneParams")
+
+SPACE = ("d", "h", "w")
+IMAGE = ("n", "c", *SPACE)
+DIVIDES = {"none": 0, "padded": 1, "valid": 2}  # the DIVIDES_… of pooling.cuh
+DIVIDES_NUMBER = 3
+
+
+# --- What the kernels are told ------------------------------------------------------------------------------------
+
+
+def _pool_fields(geometry: PoolGeometry, x: Array, y: Array, indices: Array | None = None, *, written: Array) -> Fields:
+    """The fields of PoolParams for x [N, C, D, H, W], y and indices [N, C, OD, OH, OW]."""
+    fields: Fields = {"n": x.shape[0], "c": x.shape[1]}
+    for name, axis in zip(SPACE, geometry.axes, strict=True):
+        fields |= _axis_fields(name, axis)
+    fields |= {**strides("x", IMAGE, x), **strides("y", IMAGE, y), **strides("at", IMAGE, indices)}
+    return {**fields, **_divisor_fields(geometry.divisor), "channels_last": int(is_channels_last(written))}
+
+
+def _axis_fields(name: str, axis: Axis | AdaptiveAxis) -> Fields:
+    adaptive = isinstance(axis, AdaptiveAxis)
+    window = Axis(axis.size, out=axis.out) if isinstance(axis, AdaptiveAxis) else axis
+    return {
+        name: window.size,
+        f"o{name}": window.out,
+        f"adaptive_{name}": int(adaptive),
+        f"k{name}": window.kernel,
+        f"stride_{name}": window.stride,
+        f"dilation_{name}": window.dilation,
+        f"low_{name}": window.low,
+        f"high_{name}": window.high,
+        f"output_step_{name}": window.dilation // gcd(window.stride, window.dilation),
+    }
+
+
+def _divisor_fields(divisor: Divisor) -> Fields:
+    if isinstance(divisor, str):
+        return {"divides": DIVIDES[divisor], "divisor": 1.0}
+    return {"divides": DIVIDES_NUMBER, "divisor": float(divisor)}
+
+
+def _extents(geometry: PoolGeometry) -> list[int]:
+    """Bounds of the numbers that index arithmetic meets: along each axis, positions in a plane, taps of a window."""
+    sliding = [axis for axis in geometry.axes if isinstance(axis, Axis)]
+    return [
+        *(
+            axis.size + axis.low + axis.high + (axis.out + 1) * axis.stride + (axis.kernel + 1) * axis.dilation
+            for axis in sliding
+        ),
+        prod(geometry.input_size),
+        prod(axis.kernel for axis in sliding),
+    ]
+
+
+def _plane_fields(values: Array, planes: Array, indices: Array, *, written: Array) -> Fields:
+    """The fields of PlaneParams for values and indices [N, C, D, H, W] and planes [N, C, PD, PH, PW]."""
+    return {
+        **dict(zip(IMAGE, values.shape, strict=True)),
+        **dict(zip(("pd", "ph", "pw"), planes.shape[2:], strict=True)),
+        **strides("values", IMAGE, values),
+        **strides("planes", IMAGE, planes),
+        **strides("at", IMAGE, indices),
+        "channels_last": int(is_channels_last(written)),
+    }
+
+
+def _int64(indices: Array) -> Array:
+    """Indices as the kernels read them; callers may give any integers."""
+    return indices.astype(np.int64, copy=False)
+
+
+# --- Maximum ------------------------------------------------------------------------------------------------------
+
+
+def max_pool(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> Array:
+    """Y [N, C, OD, OH, OW], NaN where a window holds one."""
+    y = empty(backend.runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
+    fields = _pool_fields(geometry, x, y, written=y)
+    launch(backend.runtime, MAX_POOL, x.dtype, fields, (x, y), threads=y.size, extents=_extents(geometry))
+    return y
+
+
+def max_pool_with_indices(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
+    """Y and indices [N, C, OD, OH, OW]; the first of equal maxima, the last of NaNs."""
+    runtime = backend.runtime
+    y = empty(runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
+    indices = empty(runtime, y.shape, np.int64, like=x)
+    fields = _pool_fields(geometry, x, y, indices, written=y)
+    arrays = (x, y, indices)
+    launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, fields, arrays, threads=y.size, extents=_extents(geometry))
+    return y, indices
+
+
+def max_pool_backward(backend: CudaBackend, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
+    """grad_x [N, C, D, H, W]; an index that its own window does not read adds nothing."""
+    runtime = backend.runtime
+    indices = _int64(indices)
+    grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
+    fields = _pool_fields(geometry, grad_x, grad_y, indices, written=grad_x)
+    arrays = (grad_y, indices, grad_x)
+    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, fields, arrays, threads=grad_x.size, extents=_extents(geometry))
+    return grad_x
+
+
+# --- Average and sum ----------------------------------------------------------------------------------------------
+
+
+def average_pool(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> Array:
+    """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
+    y = empty(backend.runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
+    fields = _pool_fields(geometry, x, y, written=y)
+    launch(backend.runtime, AVERAGE_POOL, x.dtype, fields, (x, y), threads=y.size, extents=_extents(geometry))
+    return y
+
+
+def average_pool_backward(backend: CudaBackend, grad_y: Array, geometry: PoolGeometry) -> Array:
+    """grad_x [N, C, D, H, W]: each input's sum over its windows, each over its divisor."""
+    runtime = backend.runtime
+    grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
+    fields = _pool_fields(geometry, grad_x, grad_y, written=grad_x)
+    arrays = (grad_y, grad_x)
+    launch(
+        runtime, AVERAGE_POOL_BACKWARD, grad_y.dtype, fields, arrays, threads=grad_x.size, extents=_extents(geometry)
+    )
+    return grad_x
+
+
+# --- By index -----------------------------------------------------------------------------------------------------
+
+
+def unpool(backend: CudaBackend, values: Array, indices: Array, size: tuple[int, int, int]) -> Array:
+    """Planes [N, C, *size] with values put where indices say; of values with one index the last stays.
+
+    Raises
+    ------
+    ValueError
+        A plane holds 2**31 values or more.
+    """
+    runtime = backend.runtime
+    if prod(values.shape[2:]) >= INT32_END:
+        raise ValueError(f"unpool: values has planes of {prod(values.shape[2:])} values, expected less than 2**31")
+    indices = _int64(indices)
+    planes = empty(runtime, (*values.shape[:2], *size), values.dtype, like=values)
+    owners = empty(runtime, planes.shape, np.int32, like=values)
+    owners.fill(-1)
+    fields = _plane_fields(values, planes, indices, written=planes)
+    extents = (prod(size),)
+    launch(runtime, UNPOOL_CLAIM, values.dtype, fields, (indices, owners), threads=values.size, extents=extents)
+    launch(runtime, UNPOOL, values.dtype, fields, (values, owners, planes), threads=planes.size, extents=extents)
+    return planes
+
+
+def gather(backend: CudaBackend, planes: Array, indices: Array) -> Array:
+    """The values [N, C, D, H, W] that indices point at in planes; 0 where an index is -1."""
+    indices = _int64(indices)
+    values = empty(backend.runtime, indices.shape, planes.dtype, like=planes)
+    fields = _plane_fields(values, planes, indices, written=values)
+    extents = (prod(planes.shape[2:]),)
+    launch(
+        backend.runtime, GATHER, planes.dtype, fields, (planes, indices, values), threads=values.size, extents=extents
+    )
+    return values
