@@ -1,0 +1,112 @@
+"""CuPy as the CUDA backend's runtime: devices, loading and launches, held against a CuPy that only writes down."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_cupy import FakeCupy
+
+from gpucnn.backends.cuda import nvrtc
+from gpucnn.backends.cuda.compiler import Binary
+from gpucnn.backends.cuda.cupy_runtime import CupyRuntime
+from gpucnn.backends.cuda.runtime import Device, Runtime
+from gpucnn.backends.cuda.sources import Source
+
+SOURCE = Source("add", "add[float32]", "the text")
+
+
+class FakeCompiler:
+    """A compiler that keeps its binaries in `folder`, or cannot keep any."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.asked: list[tuple[Source, str]] = []
+
+    def compile(self, source: Source, architecture: str) -> Binary:
+        self.asked.append((source, architecture))
+        image = f"{source.text} for {architecture}".encode()
+        name = f"{architecture}.cubin"
+        if self.folder is None:
+            return Binary(name, image, None)
+        (self.folder / name).write_bytes(image)
+        return Binary(name, image, self.folder / name)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> FakeCupy:
+    cupy = FakeCupy(devices=2)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(nvrtc, "load", lambda majors: SimpleNamespace(supported=(80, 86, 90), version=(12, 9)))
+    return cupy
+
+
+@pytest.fixture
+def runtime(cupy: FakeCupy, tmp_path: Path) -> CupyRuntime:
+    runtime = CupyRuntime()
+    runtime.__dict__["compiler"] = FakeCompiler(tmp_path)
+    return runtime
+
+
+def array_on(index: int) -> Any:
+    return SimpleNamespace(device=SimpleNamespace(id=index))
+
+
+def test_it_is_a_runtime(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    typed: Runtime = runtime
+    assert typed.xp is cupy
+    assert typed.specialises
+    assert hash(runtime) == hash(runtime)
+
+
+def test_devices(runtime: CupyRuntime) -> None:
+    assert runtime.device(array_on(0)) == Device(0, "GPU 0", (8, 0), 100)
+    assert runtime.device(array_on(1)) == Device(1, "GPU 1", (8, 6), 100)
+    assert runtime.device(array_on(1)) is runtime.device(array_on(1))
+
+
+def test_each_device_has_its_own_binary(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    functions = [runtime.function(SOURCE, runtime.device(array_on(index))) for index in (0, 1, 0, 1)]
+    assert functions[:2] == functions[2:]
+    assert [kernel.image for kernel in cupy.kernels] == [b"the text for sm_80", b"the text for sm_86"]
+    assert [kernel.loaded_on for kernel in cupy.kernels] == [0, 1]
+    assert [kernel.name for kernel in cupy.kernels] == ["add", "add"]
+    assert cupy.current == 0
+
+
+def test_a_binary_that_could_not_be_kept_is_loaded_from_a_temporary_file(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    runtime.__dict__["compiler"] = FakeCompiler(None)
+    runtime.function(SOURCE, runtime.device(array_on(1)))
+    (kernel,) = cupy.kernels
+    assert kernel.image == b"the text for sm_86"
+    assert not Path(kernel.module.path).exists()
+
+
+def test_a_binary_that_the_driver_refuses(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    cupy.broken = True
+    with pytest.raises(RuntimeError, match="INVALID_IMAGE") as caught:
+        runtime.function(SOURCE, runtime.device(array_on(0)))
+    assert caught.value.__notes__[0].startswith("gpucnn: the driver did not load add[float32] from ")
+
+
+def test_a_launch_goes_to_the_kernels_device(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    function = runtime.function(SOURCE, runtime.device(array_on(1)))
+    args = (array_on(1), None, np.int32(3), np.array(b"four", "V4"))
+    function((5,), (64,), args)
+    with runtime.using(runtime.device(array_on(1))):
+        function((5, 2), (64, 2), args, shared_mem=100)
+    assert cupy.kernels[0].launches == [(1, (5,), (64,), args, 0), (1, (5, 2), (64, 2), args, 100)]
+    assert cupy.current == 0
+
+
+def test_shared_memory_beyond_48_kib_is_asked_for_once(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    function = runtime.function(SOURCE, runtime.device(array_on(0)))
+    (kernel,) = cupy.kernels
+    for shared_mem in (0, 47 * 1024, 47 * 1024 + 1, 47 * 1024 + 1, 100 * 1024, 64 * 1024):
+        function((1,), (32,), (), shared_mem=shared_mem)
+    assert kernel.settings == [47 * 1024 + 1, 100 * 1024]  # 1 KiB of the 48 is the kernel's own
+    assert len(kernel.launches) == 6
