@@ -139,7 +139,7 @@ def render(facts: dict[str, Any], indent: int = 0) -> str:
             lines += [label, render(value, indent + 2)]
         else:
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            lines.append(f"{label.ljust(width + indent)}  {text}")
+            lines.append(f"{label.ljust(width + indent)}  {text}".rstrip())
     return "\n".join(lines)
 
 

@@ -406,7 +406,17 @@ def test_flags_are_true_or_false(op: str) -> None:
 def test_a_number_may_be_as_large_as_a_kernel_can_take() -> None:
     assert conv_output_size(LARGEST, 2, LARGEST, LARGEST, LARGEST) == 2
     assert conv_transpose_output_size(LARGEST, LARGEST, LARGEST, LARGEST, LARGEST - 1, LARGEST) > 2**61
-    assert adaptive_geometry("op", (5,), LARGEST).output_size == (1, 1, LARGEST)
+    assert adaptive_geometry("op", (LARGEST,), LARGEST).output_size == (1, 1, LARGEST)
+
+
+def test_windows_that_are_listed_one_by_one_have_a_limit() -> None:
+    most = 2**24
+    assert adaptive_geometry("op", (4, 5), (2, most)).output_size == (1, 2, most)
+    for out in (most + 1, LARGEST):
+        with pytest.raises(
+            ValueError, match=exactly(f"op: output_size makes axis 1 {out} long, expected at most {most}")
+        ):
+            adaptive_geometry("op", (4, 5), (2, out))
 
 
 CHANNELS = Channels(1, 1)

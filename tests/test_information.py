@@ -208,7 +208,7 @@ def test_render_aligns_and_indents() -> None:
     assert render(facts).splitlines() == [
         "a          1",
         "long name  x y",
-        "none       ",
+        "none",
         "part",
         "  b       p, q",
         "  deeper",

@@ -11,6 +11,7 @@ from gpucnn.functional._family import SPACE, family
 from gpucnn.geometry import InterpolationGeometry, Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean, integers, is_sequence
 from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, unpool_size
+from gpucnn.geometry.sizes import expect_table
 
 # --- Unpooling ----------------------------------------------------------------------------------------------------
 
@@ -387,6 +388,7 @@ def _resampling(
         if mode != _LINEAR_MODES[rank]:
             raise ValueError(f"{call.op}: align_corners is {align_corners}, expected None with mode {mode!r}")
     out, factors = _resampled_size(call, space, size, scale_factor)
+    expect_table(call.op, "scale_factor" if size is None else "size", out)
     if mode == "area":
         return adaptive_geometry(call.op, space, out, "valid")
     return interpolation_geometry(space, out, factors, mode, bool(align_corners))

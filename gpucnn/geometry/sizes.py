@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpucnn.geometry.arguments import SAME, Padding, Pairs, Size, boolean, integers, is_sequence, padding_form, rank_of
+from gpucnn.geometry.arguments import (
+    LARGEST_TABLE,
+    SAME,
+    Padding,
+    Pairs,
+    Size,
+    boolean,
+    integers,
+    is_sequence,
+    padding_form,
+    rank_of,
+)
 from gpucnn.geometry.axes import Axis, extent
 
 
@@ -134,6 +145,13 @@ def expect_output(op: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
         if size < 1:
             raise ValueError(f"{op}: output of axis {index} has size {size}, expected at least 1")
     return sizes
+
+
+def expect_table(op: str, name: str, sizes: tuple[int, ...]) -> None:
+    """Raise ValueError where an axis of an output, whose samples are listed one by one, makes too long a list."""
+    for index, size in enumerate(sizes):
+        if size > LARGEST_TABLE:
+            raise ValueError(f"{op}: {name} makes axis {index} {size} long, expected at most {LARGEST_TABLE}")
 
 
 def _in_form_of(given: tuple[Any, ...], values: tuple[Any, ...]) -> Any:
