@@ -163,8 +163,12 @@ def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) ->
 
     The ratio of two sizes is taken exactly, and what ``1 / factor`` rounds off moves no sample either: 37 / 3.7 is 10.
     """
-    scale = Fraction(size, out) if factor is None else (1.0 + 2**-40) / factor
-    low = tuple(min(floor((o + centre) * scale), size - 1) for o in range(out))
+    numerator, denominator = centre.as_integer_ratio()
+    if factor is None:
+        low = tuple((o * denominator + numerator) * size // (out * denominator) for o in range(out))
+    else:
+        scale, offset = (1.0 + 2**-40) / factor, float(centre)
+        low = tuple(min(floor((o + offset) * scale), size - 1) for o in range(out))
     return InterpolationAxis(size, out, low)
 
 
