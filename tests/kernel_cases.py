@@ -1,0 +1,298 @@
+"""Calls of every primitive that reach each branch of the kernels, to be compared with the NumPy backend.
+
+They serve where the kernels themselves are in question: bugs planted in them, mutants, coverage, repeatability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from strategies import arranged, dtype_of, numbers
+
+import gpucnn
+from gpucnn.backends.base import Backend
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.numpy import NumpyBackend
+from gpucnn.geometry import ConvGeometry, NormGeometry, PoolGeometry
+from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
+
+Array = Any
+TOLERANCES = {"float16": 4e-3, "bfloat16": 3e-2, "float64": 1e-11, "complex128": 1e-11}  # others 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One call of a primitive; `kernels` are the files that it runs."""
+
+    name: str
+    kernels: tuple[str, ...]
+    primitive: str
+    arguments: tuple[Any, ...]
+    algorithm: str = "direct"
+
+    def run(self, backend: Backend, put: Callable[[Array], Array] = lambda array: array) -> tuple[Array, ...]:
+        """The results on `backend`, whose arrays `put` makes."""
+        given = [put(argument) if isinstance(argument, np.ndarray) else argument for argument in self.arguments]
+        with gpucnn.algorithm(self.algorithm):
+            results = getattr(backend, self.primitive)(*given)
+        return results if isinstance(results, tuple) else (results,)
+
+    @cached_property
+    def expected(self) -> tuple[Array, ...]:
+        """What the NumPy backend gives."""
+        return self.run(NumpyBackend())
+
+    def agrees(self, results: tuple[Array, ...]) -> bool:
+        """Whether `results` are the expected ones, up to rounding."""
+        return all(_close(result, other) for result, other in zip(results, self.expected, strict=True))
+
+
+def _close(result: Array, expected: Array) -> bool:
+    if result.shape != expected.shape or result.dtype != expected.dtype:
+        return False
+    if result.dtype.kind in "iu":
+        return bool((result == expected).all())
+    tolerance = TOLERANCES.get(result.dtype.name, 1e-5)
+    wide = np.complex128 if result.dtype.kind == "c" else np.float64
+    result, expected = result.astype(wide), expected.astype(wide)
+    finite = np.isfinite(expected)
+    if not np.array_equal(result[~finite], expected[~finite], equal_nan=True):
+        return False
+    scale = np.abs(expected[finite]).max(initial=1e-30)
+    return bool((np.abs(result[finite] - expected[finite]) <= tolerance * scale).all())
+
+
+# --- Arrays -------------------------------------------------------------------------------------------------------
+
+
+def _array(shape: tuple[int, ...], dtype: str = "float32", order: str = "contiguous") -> Array:
+    return arranged(numbers(np.random.default_rng(shape), shape, dtype), order)
+
+
+# --- Convolution --------------------------------------------------------------------------------------------------
+
+
+def _conv(
+    channels: tuple[int, ...], sizes: tuple[int, ...], kernel: Any, stride: Any, padding: Any, dilation: Any = 1
+) -> ConvGeometry:
+    return conv_geometry("conv", sizes, Channels(*channels), kernel, stride, padding, dilation)
+
+
+CONVOLUTIONS: dict[str, tuple[int, ConvGeometry]] = {  # batch and geometry
+    "3-d, all different": (
+        2, _conv((4, 6, 2), (5, 7, 6), (2, 3, 2), (2, 3, 1), ((1, 0), (2, 1), (0, 2)), (1, 2, 3))
+    ),
+    "residues without taps": (2, _conv((3, 5), (9, 8), (3, 2), (4, 2), ((3, 2), (1, 4)), (2, 4))),
+    "1x1 with a stride": (1, _conv((2, 3), (7, 8), 1, 3, 0)),
+    "1-d, wide stride": (3, _conv((2, 4, 2), (4,), 2, 7, 3)),
+    "dilation shares a factor with the stride": (1, _conv((1, 2), (23,), 4, 6, 5, 4)),
+    "depthwise": (2, _conv((5, 10, 5), (6, 7), 3, 1, 1)),
+    "windows that miss the input": (1, _conv((2, 2), (3, 4), 2, 2, 5, 2)),
+    "many positions": (3, _conv((2, 3), (21, 24), 3, 1, 1)),
+}  # fmt: skip
+
+
+def _convolutions() -> Iterator[Case]:
+    for name, (n, geometry) in CONVOLUTIONS.items():
+        for dtype, order in _varied(name == "3-d, all different"):
+            yield from _convolution(f"{name}, {dtype}, {order}", n, geometry, dtype, order)
+    for name in ("3-d, all different", "many positions", "1x1 with a stride"):
+        n, geometry = CONVOLUTIONS[name]
+        for order in ("contiguous", "channels_last"):
+            yield from _convolution(f"{name}, im2col, {order}", n, geometry, "float32", order, "im2col")
+    pixels = _conv((4, 6, 2), (4, 5), 1, 1, 0)
+    yield from _convolution("1x1, im2col", 2, pixels, "float64", "contiguous", "im2col")
+
+
+def _varied(fully: bool) -> list[tuple[str, str]]:
+    """Dtypes and memory orders: each dtype once, each order once."""
+    if not fully:
+        return [("float32", "contiguous"), ("float32", "channels_last")]
+    dtypes = ("float64", "float16", "bfloat16", "complex64", "complex128", "int8", "uint8", "int64", "uint64", "int16")
+    orders = ("contiguous", "channels_last", "strided", "reversed", "offset")
+    return [("float32", order) for order in orders] + [(dtype, "contiguous") for dtype in dtypes]
+
+
+def _convolution(
+    name: str, n: int, geometry: ConvGeometry, dtype: str, order: str, algorithm: str = "direct"
+) -> Iterator[Case]:
+    c, oc, groups = geometry.channels
+    x = _array((n, c, *geometry.input_size), dtype, order)
+    y = _array((n, oc, *geometry.output_size), dtype, order)
+    w = _array((oc, c // groups, *geometry.kernel_size), dtype, order)
+    bias, bias_x = _array((2 * oc,), dtype)[::2], _array((c,), dtype)
+    if algorithm == "direct":
+        forward, backward_input = ("conv_forward",), ("conv_backward_input",)
+        backward_weight: tuple[str, ...] = ("conv_backward_weight", "sum_splits")
+    else:
+        forward, backward_input, backward_weight = ("im2col", "pack"), ("col2im",), ("im2col", "sum_splits")
+    yield Case(f"forward, {name}", forward, "convolve", (x, w, bias, geometry), algorithm)
+    yield Case(f"backward input, {name}", backward_input, "convolve_backward_input", (y, w, None, geometry), algorithm)
+    yield Case(f"transposed, {name}", backward_input, "convolve_backward_input", (y, w, bias_x, geometry), algorithm)
+    yield Case(f"backward weight, {name}", backward_weight, "convolve_backward_weight", (x, y, geometry), algorithm)
+    if algorithm == "im2col":
+        return
+    yield Case(f"forward without bias, {name}", forward, "convolve", (x, w, None, geometry))
+    if groups == 1 or "all different" in name:
+        yield from _locally_connected(name, x, geometry, dtype, order)
+        yield from _unfolding(name, x, geometry, dtype)
+
+
+def _locally_connected(name: str, x: Array, geometry: ConvGeometry, dtype: str, order: str) -> Iterator[Case]:
+    local = ConvGeometry(geometry.rank, Channels(geometry.channels.inputs, 3), geometry.axes)
+    w = _array((3, *local.output_size, x.shape[1], *local.kernel_size), dtype)
+    y = _array((x.shape[0], 3, *local.output_size), dtype, order)
+    bias = _array((3, *local.output_size), dtype)
+    yield Case(f"local, {name}", ("conv_forward",), "locally_connect", (x, w, bias, local))
+    yield Case(f"local input, {name}", ("conv_backward_input",), "locally_connect_backward_input", (y, w, local))
+    yield Case(f"local weight, {name}", ("local_backward_weight",), "locally_connect_backward_weight", (x, y, local))
+
+
+def _unfolding(name: str, x: Array, geometry: ConvGeometry, dtype: str) -> Iterator[Case]:
+    unfold = ConvGeometry(geometry.rank, Channels(geometry.channels.inputs, 1), geometry.axes)
+    yield Case(f"im2col, {name}", ("im2col",), "im2col", (x, unfold))
+    columns = numbers(np.random.default_rng(5), NumpyBackend.im2col(x, unfold).shape, dtype)
+    yield Case(f"col2im, {name}", ("col2im",), "col2im", (columns, unfold))
+    turned = np.ascontiguousarray(columns.swapaxes(1, 2)).swapaxes(1, 2)
+    yield Case(f"col2im of a view, {name}", ("col2im",), "col2im", (turned, unfold))
+
+
+# --- Pooling and planes -------------------------------------------------------------------------------------------
+
+
+def _pool(
+    sizes: tuple[int, ...], divisor: Any, kernel: Any, stride: Any, padding: Any, dilation: Any = 1, ceil: bool = False
+) -> PoolGeometry:
+    return pool_geometry("pool", sizes, kernel, stride, padding, dilation, ceil, divisor)
+
+
+POOLINGS: dict[str, tuple[tuple[int, ...], PoolGeometry]] = {  # spatial sizes of the input, geometry
+    "3-d, all different": (
+        (5, 7, 6), _pool((5, 7, 6), "padded", (2, 3, 2), (2, 3, 1), ((1, 0), (2, 1), (0, 1)), (1, 2, 1))
+    ),
+    "ceil mode": ((1, 8, 7), _pool((8, 7), "valid", 3, 2, 1, ceil=True)),
+    "dilation and stride share a factor": ((1, 1, 23), _pool((23,), "padded", 3, 4, 2, 6)),
+    "windows in padding alone": ((1, 2, 3), _pool((2, 3), "valid", 2, 2, 4, 5)),
+    "a divisor": ((1, 6, 5), _pool((6, 5), 3, 2, 1, 1)),
+    "sums": ((1, 6, 5), _pool((6, 5), "none", 2, 3, 0)),
+    "adaptive": ((4, 5, 7), adaptive_geometry("pool", (4, 5, 7), (3, 8, 4), "valid")),
+    "global": ((1, 6, 5), adaptive_geometry("pool", (6, 5), 1, "valid")),
+    "both kinds of axes": ((1, 6, 5), adaptive_geometry("pool", (6, 5), (3, 2), "valid")),
+}  # fmt: skip
+
+
+def _poolings() -> Iterator[Case]:
+    for name, (sizes, geometry) in POOLINGS.items():
+        for dtype, order in _varied(name == "3-d, all different"):
+            yield from _pooling(f"{name}, {dtype}, {order}", (2, 3, *sizes), geometry, dtype, order)
+
+
+def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str) -> Iterator[Case]:
+    x = _array(shape, dtype, order)
+    y = _array((*shape[:2], *geometry.output_size), dtype, order)
+    if x.dtype.kind != "c":
+        tied = np.round(x) if x.dtype.kind == "f" else x
+        tied = arranged(tied.astype(x.dtype), order)
+        if x.dtype.kind == "f":
+            tied[0, 0, 0, 0, :2] = np.nan
+            tied[1, 1, -1, -1, -1] = np.inf
+            tied[1, 2] = -np.inf
+        _, indices = NumpyBackend.max_pool_with_indices(tied, geometry)
+        yield Case(f"max, {name}", ("max_pool",), "max_pool", (tied, geometry))
+        yield Case(f"max with indices, {name}", ("max_pool",), "max_pool_with_indices", (tied, geometry))
+        yield Case(f"max backward, {name}", ("max_pool_backward",), "max_pool_backward", (y, indices, geometry))
+    if geometry.divisor == "none" or x.dtype.kind in "fcV":
+        yield Case(f"average, {name}", ("average_pool",), "average_pool", (x, geometry))
+        yield Case(f"average backward, {name}", ("average_pool_backward",), "average_pool_backward", (y, geometry))
+
+
+def _planes() -> Iterator[Case]:
+    rng = np.random.default_rng(3)
+    size = (3, 4, 5)
+    indices = rng.integers(-1, 60, (2, 3, 2, 3, 4))
+    for dtype, order in _varied(True):
+        values, planes = _array(indices.shape, dtype, order), _array((2, 3, *size), dtype, order)
+        yield Case(f"unpool, {dtype}, {order}", ("unpool",), "unpool", (values, indices, size))
+        yield Case(f"gather, {dtype}, {order}", ("gather",), "gather", (planes, indices))
+    turned = arranged(indices, "channels_last")
+    yield Case("unpool, turned indices", ("unpool",), "unpool", (_array(indices.shape), turned, size))
+    yield Case("gather, turned indices", ("gather",), "gather", (_array((2, 3, *size)), turned))
+
+
+# --- Resampling ---------------------------------------------------------------------------------------------------
+
+
+def _resamplings() -> Iterator[Case]:
+    drawn = (
+        ((3, 4, 5), (5, 7, 3), "linear", False),
+        ((1, 6, 5), (1, 6, 9), "linear", True),
+        ((2, 4, 5), (5, 2, 5), "nearest", False),
+        ((1, 4, 7), (1, 9, 3), "nearest-exact", False),
+    )
+    for sizes, outs, mode, aligned in drawn:
+        geometry = interpolation_geometry(sizes, outs, None, mode, aligned)
+        for dtype, order in _varied(mode != "linear" or not aligned):
+            if mode == "linear" and dtype_of(dtype).kind in "iu":
+                continue
+            name = f"{mode}, {sizes} to {outs}, {dtype}, {order}"
+            x, y = _array((2, 3, *sizes), dtype, order), _array((2, 3, *outs), dtype, order)
+            yield Case(f"interpolate, {name}", ("interpolate",), "interpolate", (x, geometry))
+            yield Case(f"interpolate backward, {name}", ("interpolate",), "interpolate_backward", (y, geometry))
+
+
+# --- Normalisation ------------------------------------------------------------------------------------------------
+
+
+def _norms() -> Iterator[Case]:
+    drawn = {
+        "batch": ((3, 4, 1, 35), (0, 2, 3)),
+        "batch, one value": ((1, 3, 1, 1), (0, 2, 3)),
+        "batch, large": ((5, 2, 1, 2100), (0, 2, 3)),
+        "instance": ((2, 3, 1, 41), (2, 3)),
+        "group": ((2, 3, 4, 17), (2, 3)),
+        "layer": ((7, 1, 33, 1), (2, 3)),
+        "rows, large": ((2, 2, 3, 2100), (2, 3)),
+        "wide rows": ((2, 1, 1500, 1), (2, 3)),
+    }
+    for name, (shape, axes) in drawn.items():
+        geometry = NormGeometry(shape, axes)
+        for dtype, order in _varied(name in ("batch", "group")):
+            if dtype_of(dtype).kind in "iuc":
+                continue
+            yield from _norm(f"{name}, {dtype}, {order}", geometry, dtype, order)
+
+
+def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator[Case]:
+    shape = geometry.shape
+    x, grad = _array(shape, dtype, order) + dtype_of(dtype).type(3), _array((*shape[:3], shape[3]), dtype, order)
+    x = arranged(x, order)
+    wide = accumulator(x.dtype)
+    mean, var = NumpyBackend.norm_statistics(x, geometry)
+    rstd = (1 / np.sqrt(var + 1e-5)).astype(wide)
+    affine = _array((1, shape[1], shape[2], 1), wide.name)
+    statistics = ("norm_statistics",)
+    yield Case(f"statistics, {name}", statistics, "norm_statistics", (x, geometry))
+    for weight, bias in ((affine, -affine), (None, None), (affine, None), (None, affine)):
+        given = (
+            f"{'with' if weight is not None else 'without'} weight, {'with' if bias is not None else 'without'} bias"
+        )
+        yield Case(f"apply {given}, {name}", ("norm_apply",), "norm_apply", (x, mean, rstd, weight, bias))
+    sums = ("norm_backward_sums",)
+    yield Case(f"affine, {name}", sums, "norm_backward_affine", (grad, x, mean, rstd, geometry))
+    for weight in (affine, None):
+        both = (*sums, "norm_backward_apply")
+        named = f"backward {'with' if weight is not None else 'without'} weight, {name}"
+        yield Case(named, both, "norm_backward_input", (grad, x, mean, rstd, weight, geometry))
+
+
+CASES = [case for family in (_convolutions, _poolings, _planes, _resamplings, _norms) for case in family()]
+
+
+def cases_of(kernel: str) -> list[Case]:
+    """The cases that run a kernel file, or all of them for a header."""
+    found = [case for case in CASES if kernel in case.kernels]
+    return found or CASES

@@ -1,0 +1,88 @@
+"""Which algorithm a convolution takes: pure functions, by table."""
+
+from __future__ import annotations
+
+import pytest
+
+import gpucnn
+from gpucnn.backends.cuda import select
+from gpucnn.backends.dtypes import NUMERIC
+from gpucnn.geometry import ConvGeometry
+from gpucnn.geometry.geometries import Channels, conv_geometry
+from gpucnn.numerics import ALGORITHMS, current_algorithm
+
+DIRECTIONS = ("forward", "backward_input", "backward_weight")
+WIDE = {"float32", "float64", "complex64", "complex128"}
+
+
+def layer(c: int, oc: int, kernel: int = 3, size: int = 14, groups: int = 1) -> ConvGeometry:
+    return conv_geometry("conv2d", (size, size), Channels(c, oc, groups), kernel, 1, kernel // 2, 1)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(
+    ("geometry", "expected"),
+    [
+        (layer(64, 64), "im2col"),
+        (layer(3, 64, 7, 224), "im2col"),
+        (layer(256, 256, 1), "im2col"),
+        (layer(64, 64, groups=64), "direct"),  # depthwise
+        (layer(64, 8), "direct"),
+        (layer(2, 64), "direct"),
+        (layer(64, 64, 1, size=3), "direct"),
+        (layer(128, 128, groups=4), "im2col"),
+    ],
+)
+def test_algorithms_by_size(direction: str, geometry: ConvGeometry, expected: str) -> None:
+    assert select.convolution(direction, geometry, "float32") == expected
+
+
+@pytest.mark.parametrize("dtype", sorted(NUMERIC))
+def test_what_a_product_would_round_or_cannot_compute_is_direct(dtype: str) -> None:
+    for direction in DIRECTIONS:
+        products = dtype in WIDE or (dtype, direction) == ("float16", "forward")
+        assert select.convolution(direction, layer(64, 64), dtype) == ("im2col" if products else "direct")
+
+
+def test_the_callers_algorithm_is_taken() -> None:
+    with gpucnn.algorithm("direct"):
+        assert select.convolution("forward", layer(64, 64), "float32") == "direct"
+        with gpucnn.algorithm("im2col"):
+            assert select.convolution("forward", layer(1, 1), "float32") == "im2col"
+            with pytest.raises(ValueError, match="algorithm: 'im2col' computes no backward weight convolution of int8"):
+                select.convolution("backward_weight", layer(1, 1), "int8")
+        assert current_algorithm() == "direct"
+    assert current_algorithm() is None
+
+
+def test_an_unknown_algorithm_is_refused() -> None:
+    with (
+        pytest.raises(ValueError, match=r"algorithm: name is 'fft', expected one of \('direct', 'im2col'\)"),
+        gpucnn.algorithm("fft"),
+    ):
+        pass
+    assert set(ALGORITHMS) == {"direct", "im2col"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "positions", "splits"),
+    [
+        (1, 0, 1),
+        (1, 511, 1),
+        (1, 1024, 2),
+        (1, 10**9, 4096),
+        (100, 10**9, 41),
+        (4096, 10**9, 1),
+        (2**30, 10**9, 1),
+        (9, 512 * 7, 7),
+    ],
+)
+def test_splits_of_a_backward_weight(weights: int, positions: int, splits: int) -> None:
+    assert select.weight_splits(weights, positions) == splits
+
+
+def test_workspace_holds_at_least_one_image() -> None:
+    assert select.images_at_once(0) == select.WORKSPACE_BYTES
+    assert select.images_at_once(select.WORKSPACE_BYTES) == 1
+    assert select.images_at_once(10 * select.WORKSPACE_BYTES) == 1
+    assert select.images_at_once(select.WORKSPACE_BYTES // 3) == 3
