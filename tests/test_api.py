@@ -312,7 +312,8 @@ def test_pythons_own_messages_about_arguments_name_the_function() -> None:
 
 def test_the_package_has_these_names_and_no_others() -> None:
     assert sorted(gpucnn.__all__) == dir(gpucnn)
-    assert set(gpucnn.__all__) == {"__version__", "backends", "functional", "geometry", "info", "precision"}
+    parts = {"backends", "functional", "geometry", "simulator"}
+    assert set(gpucnn.__all__) == {"__version__", "algorithm", "info", "precision"} | parts
     assert all(getattr(gpucnn, name) is not None for name in gpucnn.__all__)
     assert gpucnn.functional is F
     assert gpucnn.precision is precision

@@ -18,22 +18,38 @@ PACKAGE = Path(gpucnn.__file__).parent
 REPOSITORY = Path(__file__).parent.parent
 STDLIB = frozenset(sys.stdlib_module_names)
 
+CUDA_BACKEND = {
+    "gpucnn.__version__", "gpucnn.backends.base", "gpucnn.backends.cuda", "gpucnn.backends.dtypes",
+    "gpucnn.backends.layout", "gpucnn.geometry", "gpucnn.information.cache_folder", "gpucnn.numerics", "numpy",
+}  # fmt: skip
+
 # What each part of the package may import: parts of the package, and libraries beside the standard one. A part is a
 # module and all below it; of several that a module is part of, the longest counts.
 MAY_IMPORT: dict[str, set[str]] = {
-    "gpucnn": {"gpucnn.backends", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information", "gpucnn.numerics"},
+    "gpucnn": {
+        "gpucnn.backends", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information", "gpucnn.numerics",
+        "gpucnn.simulator",
+    },
     "gpucnn.__main__": {"gpucnn.information"},
     "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "numpy", "threadpoolctl"},
     "gpucnn.numerics": set(),
     "gpucnn.functional": {
         "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.receive", "gpucnn.backends.dtypes", "numpy"
     },
-    "gpucnn.backends": {"gpucnn.__version__", "gpucnn.backends.base", "gpucnn.backends.numpy", "numpy"},
+    "gpucnn.backends": {
+        "gpucnn.backends.base", "gpucnn.backends.numpy", "gpucnn.backends.cuda", "gpucnn.simulator", "numpy"
+    },
     "gpucnn.backends.base": {"gpucnn.geometry"},
     "gpucnn.backends.dtypes": {"numpy"},
+    "gpucnn.backends.layout": set(),
     "gpucnn.backends.numpy": {
-        "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.numpy", "gpucnn.geometry", "numpy"
+        "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.numpy",
+        "gpucnn.geometry", "numpy",
     },
+    "gpucnn.backends.cuda": CUDA_BACKEND,
+    "gpucnn.backends.cuda.cupy_runtime": CUDA_BACKEND | {"cupy"},
+    "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
+    "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.information.cache_folder", "numpy"},
     "gpucnn.geometry": {"gpucnn.geometry"},
 }  # fmt: skip
 
@@ -86,8 +102,8 @@ def test_each_rule_is_about_a_module(part: str) -> None:
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "ml_dtypes", "jax"])
 def test_no_module_imports_a_peer(library: str) -> None:
-    for module, path in MODULES.items():
-        assert not any(is_part(name, library) for name in imported(path)), module
+    may = {"gpucnn.backends.cuda.cupy_runtime"} if library == "cupy" else set()
+    assert {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))} == may
 
 
 # --- What an import loads -----------------------------------------------------------------------------------------
@@ -129,7 +145,7 @@ def test_importing_the_geometry_loads_no_library() -> None:
     assert not any(of(peer, modules) for peer in PEERS)
 
 
-@pytest.mark.parametrize("part", ["backends", "functional", "geometry"])
+@pytest.mark.parametrize("part", ["backends", "functional", "geometry", "simulator"])
 def test_a_part_is_loaded_when_it_is_first_used(part: str) -> None:
     assert f"gpucnn.{part}" in loaded(f"gpucnn.{part}", before="import gpucnn")
 
@@ -138,7 +154,14 @@ def test_computing_loads_no_peer() -> None:
     code = "x = np.ones((1, 1, 3, 3))\nF.conv2d(x, x)\nF.relu(np.ones(3).view(np.matrix))"
     modules = loaded(code, before="import numpy as np, gpucnn.functional as F")
     assert "gpucnn.backends.numpy" in modules
-    assert not any(of(peer, modules) for peer in PEERS)
+    assert not any(of(part, modules) for part in (*PEERS, "gpucnn.backends.cuda", "gpucnn.simulator"))
+
+
+def test_computing_on_the_simulator_loads_no_cupy() -> None:
+    code = "x = gpucnn.simulator.asarray(np.ones(3))\ngpucnn.functional.relu(x)"
+    modules = loaded(code, before="import numpy as np, gpucnn")
+    assert {"gpucnn.backends.cuda", "gpucnn.simulator.arrays"} <= modules
+    assert not any(of(part, modules) for part in (*PEERS, "gpucnn.backends.numpy", "gpucnn.backends.cuda.cupy_runtime"))
 
 
 # --- The repository -----------------------------------------------------------------------------------------------

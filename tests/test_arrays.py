@@ -12,11 +12,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 from calls import ARRAYS, CALLS, fresh
+from conftest import ArrayBackend
 from tolerances import assert_close
 
 import gpucnn
 import gpucnn.functional as F
+from gpucnn import backends, simulator
 from gpucnn.backends import available, backend_of, receive
+from gpucnn.backends.cuda import CudaBackend, cupy_runtime
 from gpucnn.backends.numpy import NumpyBackend
 
 Array = np.ndarray[Any, Any]
@@ -158,7 +161,7 @@ class Shared:
     device: tuple[int, int] = (1, 0)
 
     def __init__(self, array: Any) -> None:
-        self.array = array.array if isinstance(array, Shared) else np.asarray(array)
+        self.array = np.asarray(getattr(array, "array", array))
 
     @property
     def ndim(self) -> int:
@@ -185,10 +188,25 @@ class Homeless(Shared):
         return SimpleNamespace()
 
 
-class Elsewhere(Shared):
-    """One on a GPU."""
+class OnGpu(Shared):
+    """One on the first GPU, whose memory this process reads all the same."""
 
     device = (2, 0)
+
+    def __array_namespace__(self) -> Any:
+        return SimpleNamespace(from_dlpack=OnGpu)
+
+
+class OnSecondGpu(OnGpu):
+    """One in memory that the second GPU shares with the CPU."""
+
+    device = (13, 1)
+
+
+class Elsewhere(Shared):
+    """One on a GPU of another maker."""
+
+    device = (10, 0)
 
 
 class Pinned(Shared):
@@ -221,12 +239,20 @@ def test_memory_of_the_cpu_that_a_gpu_reads() -> None:
 
 
 def test_another_device() -> None:
-    message = (
-        "relu: input of test_arrays is on another device, "
-        "expected CPU memory: this version of gpucnn computes on the CPU only"
-    )
+    message = "relu: input of test_arrays is on another device, expected memory of the CPU or of an NVIDIA GPU"
     with pytest.raises(TypeError, match=f"^{re.escape(message)}$"):
         F.relu(Elsewhere(np.ones(3)))
+
+
+def test_arrays_on_two_devices(cupy: Any) -> None:
+    there = "weight in CPU memory", "weight on GPU 1"
+    for other, said in zip((Pinned, OnSecondGpu), there, strict=True):
+        message = f"linear: got input on GPU 0, {said}; expected arrays on one device, nothing is copied between them"
+        with pytest.raises(TypeError, match=f"^{message}$"):
+            F.linear(OnGpu(np.ones(3)), other(np.ones(3)))
+    message = "linear: got input on GPU 0, weight on GPU 1; expected arrays on one device, nothing is copied between"
+    with pytest.raises(TypeError, match=f"^{message} them$"):
+        F.linear(cupy.ndarray(np.ones(3)), cupy.ndarray(np.ones(3), 1))
 
 
 def test_a_library_without_a_way_in() -> None:
@@ -280,11 +306,116 @@ def test_the_backend_of_arrays(torch: Any) -> None:
             backend_of(np.ones(1), wrong)
 
 
-def test_available_backends_say_why_one_is_missing() -> None:
-    backends = available()
-    assert backends["numpy"] == "available"
-    assert backends["cuda"].startswith("not available: ")
-    assert gpucnn.backends.available() == backends
+@pytest.mark.parametrize("reason", [None, "CuPy is not installed"])
+def test_available_backends_say_why_one_is_missing(monkeypatch: pytest.MonkeyPatch, reason: str | None) -> None:
+    monkeypatch.setattr(cupy_runtime, "why_unavailable", lambda: reason)
+    monkeypatch.setattr(simulator, "available", lambda: "not available: it needs g++")
+    assert (
+        gpucnn.backends.available()
+        == available()
+        == {
+            "numpy": "available",
+            "cuda": "not available: CuPy is not installed" if reason else "available",
+            "simulator": "not available: it needs g++",
+        }
+    )
+
+
+# --- CuPy, and other libraries' arrays in a GPU's memory ----------------------------------------------------------
+
+
+class CupyLike:
+    """What dispatch asks of `cupy.ndarray`; it computes as the simulator's arrays do."""
+
+    __module__ = "cupy"
+
+    def __init__(self, array: Any, index: int = 0) -> None:
+        self.array = array
+        self.device = SimpleNamespace(id=index)
+        self.ndim, self.dtype, self.shape = array.ndim, array.dtype, array.shape
+
+    __dlpack__ = Shared.__dlpack__
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, self.device.id)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A library named cupy, whose arrays a backend takes that only gives them back."""
+    library: Any = ModuleType("cupy")
+    library.ndarray = CupyLike
+    library.from_dlpack = lambda other: CupyLike(other.array)
+    library.maximum = lambda x, zero: CupyLike(np.maximum(x.array, zero))
+    library.zeros, library.asarray = np.zeros, lambda array: array
+    monkeypatch.setitem(sys.modules, "cupy", library)
+    monkeypatch.setattr(backends, "_cupy_backend", lambda: SimpleNamespace(xp=library, host=False, name="cuda"))
+    return library
+
+
+def test_arrays_of_cupy_stay_what_they_are(cupy: Any) -> None:
+    x = cupy.ndarray(np.array([-1.0, 2.0]))
+    backend, (array, nothing), give_back = receive("op", {"x": x, "none": None})
+    assert backend.name == "cuda"
+    assert array is x
+    assert nothing is None
+    assert give_back(x) is x
+    result = F.relu(x)
+    assert type(result) is CupyLike
+    assert result.array.tolist() == [0, 2]
+
+
+def test_arrays_of_another_library_on_a_gpu_are_taken_by_cupy(cupy: Any) -> None:
+    x = OnGpu(np.array([-1.0, 2.0]))
+    result = F.relu(x)
+    assert type(result) is OnGpu
+    assert result.array.tolist() == [0, 2]
+    _, (array,), give_back = receive("op", {"x": x})
+    assert type(array) is CupyLike
+    assert array.array is x.array  # no copy
+    pair = give_back((array, None))
+    assert (type(pair[0]), pair[1]) == (OnGpu, None)
+    assert type(F.relu(OnSecondGpu(np.ones(2)))) is OnGpu
+
+
+def test_arrays_of_cupy_and_of_others_are_two_libraries(cupy: Any) -> None:
+    for other, kind in ((np.ones(3), "numpy"), (simulator.asarray(np.ones(3)), "simulator"), (OnGpu(np.ones(3)), ".*")):
+        with pytest.raises(
+            TypeError, match=f"^linear: got arrays of two libraries, input of cupy and weight of {kind};"
+        ):
+            F.linear(cupy.ndarray(np.ones(3)), other)
+
+
+def test_a_gpu_that_cannot_be_used_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    backends._cupy_backend.cache_clear()
+    monkeypatch.setattr(cupy_runtime, "why_unavailable", lambda: "CuPy is not installed: pip install gpucnn[cuda12]")
+    message = "relu: input of {} is in a GPU's memory, out of reach: CuPy is not installed: pip install gpucnn[cuda12]"
+    for array, kind in ((OnGpu(np.ones(3)), "test_arrays"), (CupyLike(np.ones(3)), "cupy")):
+        with pytest.raises(RuntimeError, match=f"^{re.escape(message.format(kind))}$"):
+            F.relu(array)
+
+
+# --- The simulator ------------------------------------------------------------------------------------------------
+
+
+def test_arrays_of_the_simulator_have_a_backend_of_their_own() -> None:
+    x = simulator.asarray(np.array([-1.0, 2.0]))
+    backend = backend_of(x)
+    assert isinstance(backend, CudaBackend)
+    assert backend is backend_of(None, simulator.asarray(1.0))
+    assert (backend.runtime.name, backend.host) == ("simulator", False)
+    y = F.relu(x)
+    assert type(y) is simulator.Array
+    assert simulator.asnumpy(y).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if sum(key in ARRAYS for key in CALLS[name]) > 1])
+def test_numpy_and_the_simulator_are_two_libraries(name: str) -> None:
+    for parameter in [key for key in CALLS[name] if key in ARRAYS]:
+        arguments = fresh(name)
+        arguments[parameter] = simulator.asarray(arguments[parameter])
+        with pytest.raises(TypeError, match=r"of (numpy|simulator) and .*of (numpy|simulator); expected one"):
+            getattr(F, name)(**arguments)
 
 
 # --- Subclasses and layouts of NumPy's arrays ---------------------------------------------------------------------
@@ -318,12 +449,12 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def check_layout(name: str, layout: str) -> None:
+def check_layout(backend: ArrayBackend, name: str, layout: str) -> None:
     arguments = each_array(fresh(name), LAYOUTS[layout], but=RUNNING)
     copies = each_array(arguments, lambda array: np.array(array, order="C", subok=False))
-    expected = getattr(F, name)(**copies)
+    expected = backend.run(getattr(F, name), **copies)
     before = each_array(arguments, lambda array: np.array(array, subok=False))
-    result = getattr(F, name)(**arguments)
+    result = backend.run(getattr(F, name), **arguments)
     assert_same(result, expected, close=True)
     for item in results_of(result):
         assert item is None or type(item) is np.ndarray
@@ -333,11 +464,11 @@ def check_layout(name: str, layout: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_layouts_of_memory(name: str) -> None:
+def test_layouts_of_memory(backend: ArrayBackend, name: str) -> None:
     """Any view gives what its contiguous copy gives, is left as it was, and is nowhere part of the result."""
     for layout in LAYOUTS:
         try:
-            check_layout(name, layout)
+            check_layout(backend, name, layout)
         except Exception as error:
             error.add_note(f"with arrays that are {layout}")
             raise
@@ -363,11 +494,14 @@ def test_layouts_of_memory(name: str) -> None:
         ("leaky_relu", {"negative_slope": 1.0}),
     ],
 )
-def test_an_operation_that_changes_nothing_still_returns_a_copy(name: str, others: dict[str, Any]) -> None:
+def test_an_operation_that_changes_nothing_still_returns_a_copy(
+    backend: ArrayBackend, name: str, others: dict[str, Any]
+) -> None:
     arguments = fresh(name, **others)
-    result = getattr(F, name)(**arguments)
-    assert not np.may_share_memory(result, arguments["input"])
-    np.testing.assert_array_equal(result.reshape(-1), arguments["input"].reshape(-1))
+    x = backend.asarray(arguments.pop("input"))
+    result = getattr(F, name)(x, **arguments)
+    assert not np.may_share_memory(result, x)
+    np.testing.assert_array_equal(backend.asnumpy(result).reshape(-1), backend.asnumpy(x).reshape(-1))
 
 
 def test_matrices_and_memory_maps(tmp_path: Any) -> None:
@@ -390,14 +524,14 @@ def test_another_byte_order() -> None:
         F.conv2d(native, swapped)
 
 
-def test_arrays_without_axes() -> None:
-    assert F.relu(np.array(-1.0)).shape == ()
-    assert F.dropout(np.array(2.0), training=False) == 2
-    assert F.leaky_relu(np.array(-2.0, ml_dtypes.bfloat16)).dtype == ml_dtypes.bfloat16
+def test_arrays_without_axes(backend: ArrayBackend) -> None:
+    assert backend.run(F.relu, np.array(-1.0)).shape == ()
+    assert backend.run(F.dropout, np.array(2.0), training=False) == 2
+    assert backend.run(F.leaky_relu, np.array(-2.0, ml_dtypes.bfloat16)).dtype == ml_dtypes.bfloat16
 
 
-def test_sizes_may_be_arrays_and_ranges() -> None:
-    x = np.ones((1, 1, 5, 5))
+def test_sizes_may_be_arrays_and_ranges(backend: ArrayBackend) -> None:
+    x = backend.asarray(np.ones((1, 1, 5, 5)))
     for size in (np.int64(2), np.array(2), np.array([2, 2]), [2, 2], range(2, 4, 1), (np.uint8(2), 2)):
         assert F.max_pool2d(x, size).shape[:2] == (1, 1)
     assert F.avg_pool2d(x, 2, ceil_mode=np.True_, count_include_pad=np.array(False)).shape == (1, 1, 3, 3)
