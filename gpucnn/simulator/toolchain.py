@@ -1,0 +1,194 @@
+"""The C++ compiler: which one, how it is called, and where its results are kept.
+
+Results live in ``gpucnn.information.cache_folder() / "simulator"``, each under a hash of everything that it was made
+from. A file is written under another name and renamed, so several processes may build the same at once; it ends in a
+checksum, so a truncated one is noticed and built again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from gpucnn.simulator.errors import CompileError
+
+HERE = Path(__file__).parent
+RUNTIME_FLAGS = ("-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fvisibility=default", "-pthread")
+KERNEL_FLAGS = (
+    "-std=c++17",
+    "-fPIC",
+    "-w",
+    "-fno-exceptions",
+    "-fno-strict-aliasing",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+)
+_UNDEFINED_BEHAVIOUR = "alignment,shift,integer-divide-by-zero,signed-integer-overflow"
+_SEAL = b"gpucnn-sealed:"
+
+MISSING = (
+    "the simulator needs g++ 11 or newer, or clang++; install one, for instance with your system's package manager"
+)
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """A C++ compiler, and what identifies its version without asking it."""
+
+    path: str
+    is_clang: bool
+    identity: str
+
+
+@cache
+def _find(chosen: str | None, search_path: str | None) -> Compiler | None:
+    for name in [chosen] if chosen else ["g++", "clang++"]:
+        found = shutil.which(name, path=search_path)
+        if found:
+            real = Path(found).resolve()
+            status = real.stat()
+            return Compiler(
+                found, "clang" in real.name or "clang" in name, f"{real} {status.st_size} {status.st_mtime_ns}"
+            )
+    return None
+
+
+def find_compiler() -> Compiler | None:
+    """The compiler that CXX names, else g++, else clang++; None if there is none."""
+    return _find(os.environ.get("CXX"), os.environ.get("PATH"))
+
+
+def availability() -> str:
+    """Either "available" or a sentence that says what is missing and what to do."""
+    if not sys.platform.startswith("linux"):
+        return f"the simulator needs Linux, this is {sys.platform}; a Linux container will do"
+    return "available" if find_compiler() else MISSING
+
+
+def compiler() -> Compiler:
+    """The compiler, or a CompileError that says what to install."""
+    found = find_compiler()
+    if found is None:
+        raise CompileError(MISSING)
+    return found
+
+
+@cache
+def processor_flags() -> tuple[str, ...]:
+    """Flags for a fused multiply-add and half conversions in hardware, where there are any."""
+    umath: Any = import_module("numpy._core._multiarray_umath")
+    wanted = {"FMA3": "-mfma", "F16C": "-mf16c"}
+    return tuple(flag for feature, flag in wanted.items() if umath.__cpu_features__.get(feature))
+
+
+def mode_flags(mode: str, is_clang: bool) -> tuple[str, ...]:
+    """What a mode adds to the flags of a kernel."""
+    if mode == "fast":
+        return ("-O2", "-g1")
+    if mode == "coverage":
+        return ("-O0", "-g1", "--coverage")
+    bounds = "array-bounds" if is_clang else "bounds"
+    flags = ("-O1", "-g1", "-fsanitize=thread", f"-fsanitize={bounds},{_UNDEFINED_BEHAVIOUR}")
+    if is_clang:
+        return (*flags, "-mllvm", "-tsan-instrument-func-entry-exit=0")
+    return (*flags, "-fno-tree-loop-distribute-patterns", "--param", "tsan-instrument-func-entry-exit=0")
+
+
+@cache
+def sources_identity() -> str:
+    """A hash of the runtime and the shim."""
+    digest = hashlib.sha256()
+    for folder in ("include", "runtime"):
+        for path in sorted((HERE / folder).iterdir()):
+            if path.suffix in (".h", ".cpp"):
+                digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+# --- Running it ---------------------------------------------------------------------------------------------------
+
+
+def run(command: list[str], text: str | None = None) -> str:
+    """The output of a command; a CompileError with its messages if it fails."""
+    result = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if result.returncode:
+        raise CompileError(result.stderr.strip() or f"{command[0]} failed with exit status {result.returncode}")
+    return result.stdout
+
+
+def runtime(context_switch: str) -> Path:
+    """The runtime as a shared library."""
+    found = compiler()
+    forced = ("-DGPUCNN_SIMULATOR_UCONTEXT",) if context_switch == "ucontext" else ()
+    flags = (*RUNTIME_FLAGS, *processor_flags(), *forced)
+    key = hash_of(found.identity, sources_identity(), *flags)
+
+    def build(target: Path) -> None:
+        sources = [str(path) for path in sorted((HERE / "runtime").glob("*.cpp"))]
+        name = f"-Wl,-soname,{target.name.partition('@')[0]}"
+        run([found.path, *flags, name, *sources, "-o", str(target)])
+
+    return cached(f"runtime-{key}.so", build)
+
+
+def folder() -> Path:
+    """Where compiled files are kept."""
+    from gpucnn.information import cache_folder
+
+    return cache_folder() / "simulator"
+
+
+def hash_of(*parts: str) -> str:
+    """A short name for what is made from these parts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+# --- The cache ----------------------------------------------------------------------------------------------------
+
+
+def cached(name: str, build: Callable[[Path], None]) -> Path:
+    """The file `name` of the cache, made by `build` if it is not there or not whole."""
+    path = folder() / name
+    if is_whole(path):
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as scratch:
+        target = Path(scratch) / name
+        build(target)
+        seal(target)
+        os.replace(target, path)
+    return path
+
+
+def seal(path: Path) -> None:
+    """Append a checksum; a loader does not look behind the end of a shared library."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("ab") as file:
+        file.write(_SEAL + digest.encode())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and its checksum is right."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    body, mark, digest = data.rpartition(_SEAL)
+    return bool(mark) and hashlib.sha256(body).hexdigest().encode() == digest
+
+
+@cache
+def load(path: Path) -> ctypes.CDLL:
+    """The shared library at `path`."""
+    return ctypes.CDLL(str(path))
