@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def info() -> dict[str, Any]:
-    """What this machine offers: versions, backends and why one is missing, the processor and its BLAS.
+    """What this machine offers: versions, backends and why one is missing, its GPUs, the processor and its BLAS.
 
     Returns
     -------
@@ -40,17 +40,25 @@ def info() -> dict[str, Any]:
     >>> info()["backends"]["numpy"]
     'available'
     """
+    backends = available()
     return {
         "gpucnn": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": _versions(),
-        "backends": available(),
+        "backends": backends,
+        **({"cuda": _cuda()} if backends["cuda"] == "available" else {}),
         "processor": {"name": _processor_name(), "cores": _cores(), "vector extensions": _vector_extensions()},
         "blas": _blas(),
         "precision": current_precision(),
         "cache": str(cache_folder()),
     }
+
+
+def _cuda() -> dict[str, Any]:
+    from gpucnn.backends.cuda.cupy_runtime import facts
+
+    return facts()
 
 
 def _versions() -> dict[str, str]:

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_cupy import FakeCupy
 
 import gpucnn
 from gpucnn import information
+from gpucnn.backends.cuda import nvrtc
 from gpucnn.information import blas_advice, cache_folder, render
 
 
 def test_info_is_plain_and_says_what_is_here() -> None:
     facts = gpucnn.info()
     assert json.loads(json.dumps(facts)) == facts
-    assert list(facts) == [
+    assert [name for name in facts if name != "cuda"] == [
         "gpucnn", "python", "platform", "packages", "backends", "processor", "blas", "precision", "cache"
     ]  # fmt: skip
     assert facts["gpucnn"] == gpucnn.__version__
@@ -34,6 +36,29 @@ def test_info_is_plain_and_says_what_is_here() -> None:
     assert facts["precision"] in ("fp32", "tf32", "fp32x3")
     with gpucnn.precision("tf32"):
         assert gpucnn.info()["precision"] == "tf32"
+
+
+def test_gpus_are_shown_where_they_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(devices=2, runtime=12060, driver=13010))
+    monkeypatch.setattr(nvrtc, "load", lambda majors: SimpleNamespace(version=(12, 9), supported=(80,)))
+    facts = gpucnn.info()
+    assert facts["backends"]["cuda"] == "available"
+    assert facts["cuda"] == {
+        "devices": [
+            "GPU 0 (compute capability 8.0, 100 multiprocessors)", "GPU 1 (compute capability 8.6, 100 multiprocessors)"
+        ],
+        "driver": "for CUDA 13.1",
+        "runtime": "CUDA 12.6",
+        "nvrtc": "12.9",
+    }  # fmt: skip
+    assert json.loads(json.dumps(facts)) == facts
+
+
+def test_gpus_that_cannot_be_used_are_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(devices=0))
+    facts = gpucnn.info()
+    assert facts["backends"]["cuda"].startswith("not available: ")
+    assert "cuda" not in facts
 
 
 def test_packages_that_are_not_installed_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,5 +253,6 @@ def test_the_module_runs_as_a_command() -> None:
     lines = ran.stdout.splitlines()
     assert lines[0].split() == ["gpucnn", gpucnn.__version__]
     assert any(line.split() == ["numpy", "available"] for line in lines)
-    assert any(line.split()[:3] == ["cuda", "not", "available:"] for line in lines)
+    assert any(line.split()[:2] in (["cuda", "not"], ["cuda", "available"]) for line in lines)
+    assert not any(line.endswith(" ") for line in lines)
     assert ran.stderr == ""

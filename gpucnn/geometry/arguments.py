@@ -11,7 +11,7 @@ Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 Pairs = tuple[tuple[int, int], ...]
 
 LARGEST = 2**31 - 1  # what a kernel can take as a parameter; anything beyond it is a mistake of the caller
-LARGEST_TABLE = 2**24  # outputs of an axis whose samples or windows are listed one by one, which takes seconds to a minute
+LARGEST_TABLE = 2**24  # outputs of an axis whose samples or windows are listed one by one: it takes up to a minute
 SAME = ("same", "same_lower")
 
 

@@ -140,6 +140,30 @@ def _nvrtc_majors(cupy: Any) -> tuple[int, ...]:
     return (own, *(major for major in nvrtc.MAJORS if major != own and major <= driver))
 
 
+# --- What there is ------------------------------------------------------------------------------------------------
+
+
+def facts() -> dict[str, Any]:
+    """The GPUs, the driver, CUDA and its compiler as plain values, where `why_unavailable` finds nothing lacking."""
+    runtime = CupyRuntime()
+    cuda = runtime.xp.cuda.runtime
+    devices = [runtime._facts(index) for index in range(cuda.getDeviceCount())]
+    return {
+        "devices": [
+            f"{device.name} (compute capability {'.'.join(map(str, device.compute_capability))}, "
+            f"{device.multiprocessors} multiprocessors)"
+            for device in devices
+        ],
+        "driver": f"for CUDA {_version(cuda.driverGetVersion())}",
+        "runtime": f"CUDA {_version(cuda.runtimeGetVersion())}",
+        "nvrtc": ".".join(map(str, runtime._nvrtc.version)),
+    }
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
 # --- Why there is none --------------------------------------------------------------------------------------------
 
 
