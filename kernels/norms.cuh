@@ -57,8 +57,8 @@ __device__ __forceinline__ Share share(const NormSumParams& p) {
 // --- Compensated sums --------------------------------------------------------------------------------------------------
 
 // A sum as it was rounded, and all that its roundings dropped (Knuth's two-sum, The Art of Computer Programming 2,
-// 4.2.2): nearly twice the precision of acc_t, at six additions where memory sets the pace. A plain float32 sum of a
-// million alike squares may be off by 1e-3.
+// 4.2.2): nearly twice the precision of acc_t, for some additions where memory sets the pace. A plain float32 sum is
+// off by 4e-5 after four thousand times 0.1, and by a hundredth after a million.
 struct Sum {
   acc_t value, lost;
 };
