@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.simulator import lowering, settings, toolchain
+from gpucnn.simulator import compilation, settings, toolchain
 from gpucnn.simulator.arrays import Array
-from gpucnn.simulator.errors import BY_KIND, ArgumentMismatch, CompileError, LaunchError, SimulatorError
+from gpucnn.simulator.errors import BY_KIND, ArgumentMismatch, LaunchError, SimulatorError
 
 MAX_THREADS = 1024
 MAX_BLOCK = (1024, 1024, 64)
@@ -130,7 +130,7 @@ class _Built:
     def __init__(self, module: Module, mode: str, context_switch: str) -> None:
         self.name = module.name
         self.runtime = _runtime(toolchain.runtime(context_switch))
-        self.path = _build(module.text, module.name, mode, self.runtime.path)
+        self.path = compilation.build(module.text, module.name, mode, self.runtime.path)
         library = toolchain.load(self.path)
         count = ctypes.c_int.in_dll(library, "gpucnn_entry_count").value
         entries = (_Entry * count).in_dll(library, "gpucnn_entries")
@@ -142,48 +142,6 @@ class _Built:
             there = ", ".join(self.entries) or "none"
             raise SimulatorError(f"{self.name} has no kernel {kernel!r}, it has {there}", kernel=kernel)
         return self.entries[kernel]
-
-
-def _build(text: str, name: str, mode: str, runtime: Path) -> Path:
-    """The shared library of a source."""
-    if mode == "coverage":
-        from gpucnn.simulator import coverage
-
-        return coverage.build(text, name, runtime)
-    compiler = toolchain.compiler()
-    flags = (*toolchain.KERNEL_FLAGS, *toolchain.processor_flags(), *toolchain.mode_flags(mode, compiler.is_clang))
-    key = toolchain.hash_of(compiler.identity, runtime.name, lowering_identity(), name, text, *flags)
-
-    def build(target: Path) -> None:
-        compile_kernel(text, name, flags, runtime, target)
-
-    return toolchain.cached(f"kernel-{key}.so", build)
-
-
-@cache
-def lowering_identity() -> str:
-    """Changes when the lowering does."""
-    return toolchain.hash_of(Path(lowering.__file__).read_text(encoding="utf-8"))
-
-
-def compile_kernel(text: str, name: str, flags: Sequence[str], runtime: Path, target: Path) -> None:
-    """Lower and compile a source, with the lowered text beside the result."""
-    path = toolchain.compiler().path
-    marked = f'#line 1 "{name}"\n{text}'
-    try:
-        preprocessed = toolchain.run([path, *lowering.PREPROCESSOR_FLAGS, lowering.CUDA_ARCH, "-"], marked)
-        lowered = lowering.lower(preprocessed, name)
-        source = target.with_suffix(".cpp")
-        source.write_text(lowered.text, encoding="utf-8")
-        include = toolchain.HERE / "include"
-        item = target.with_suffix(".o")
-        toolchain.run([path, *flags, f"-I{include}", "-include", "cuda_shim.h", "-c", str(source), "-o", str(item)])
-        # Linked without the flags, or the compiler would add the libraries of its sanitizers.
-        toolchain.run([path, "-shared", str(item), str(runtime), "-Wl,-rpath,$ORIGIN", "-o", str(target)])
-    except CompileError as error:
-        raise type(error)(
-            f"{name} does not compile for the simulator:\n{error}", file=error.file, line=error.line
-        ) from None
 
 
 # --- Launching ----------------------------------------------------------------------------------------------------
@@ -335,7 +293,8 @@ class Function:
             raise self._mismatch(slot, arg, "a NumPy scalar" if slot.kind != "s" else "a NumPy array without axes")
         if arg.dtype.itemsize != slot.bytes or arg.dtype.kind not in _TAKES[slot.kind]:
             raise self._mismatch(slot, arg, f"a {_KIND_NAMES[slot.kind]} of {slot.bytes} bytes")
-        return bytes(arg.data)
+        value: bytes = arg.tobytes()
+        return value
 
     def _mismatch(self, slot: _Slot, arg: Any, expected: str) -> ArgumentMismatch:
         return ArgumentMismatch(
@@ -389,7 +348,8 @@ def _exception(kernel: _Kernel, report: _ErrorReport, args: Sequence[Any]) -> Si
     text = re.sub(r"argument (\d+)", described, report.message.decode(errors="replace"))
     at = f"{file}:{line}: " if file else ""
     message = f"{at}{text} [{kernel.name}, block {block}, thread {thread}]"
-    return BY_KIND[report.kind - 1](message, kernel=kernel.name, file=file, line=line, block=block, thread=thread)
+    kind: type[SimulatorError] = BY_KIND[report.kind - 1]
+    return kind(message, kernel=kernel.name, file=file, line=line, block=block, thread=thread)
 
 
 def _source_place(library: Path, address: int) -> tuple[str | None, int | None]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 MODES = ("check", "fast", "coverage")
@@ -69,8 +70,8 @@ def options(
 
     Notes
     -----
-    The defaults are the environment's GPUCNN_SIMULATOR_MODE, GPUCNN_SIMULATOR_ORDER and GPUCNN_SIMULATOR_SEED, else
-    "check", "forward" and 1.
+    The defaults are the environment's GPUCNN_SIMULATOR_MODE, GPUCNN_SIMULATOR_ORDER and GPUCNN_SIMULATOR_SEED, read
+    once, else "check", "forward" and 1.
 
     Examples
     --------
@@ -93,15 +94,11 @@ def options(
         _settings.reset(token)
 
 
+@cache
 def _from_environment() -> Settings:
-    text = tuple(os.environ.get(f"GPUCNN_SIMULATOR_{name}") for name in ("MODE", "ORDER", "SEED"))
-    if text not in _of_environment:
-        mode, order, seed = text
-        _of_environment[text] = Settings(mode or "check", order or "forward", _seed(seed))
-    return _of_environment[text]
-
-
-_of_environment: dict[tuple[str | None, ...], Settings] = {}
+    """The environment's settings, read once: a launch is too short to look there each time."""
+    mode, order, seed = (os.environ.get(f"GPUCNN_SIMULATOR_{name}") for name in ("MODE", "ORDER", "SEED"))
+    return Settings(mode or "check", order or "forward", _seed(seed))
 
 
 def _seed(text: str | None) -> int:

@@ -141,6 +141,7 @@ void yield();
 
 // ---- Shared memory -------------------------------------------------------------------------------------------------
 
+char* shared_base();
 bool is_shared(const void* pointer);
 char* shared_pointer(uint32_t address, Where where);
 void begin_block_shared_memory();

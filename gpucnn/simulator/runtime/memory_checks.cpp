@@ -14,8 +14,6 @@
 
 #include "machine.h"
 
-extern uint3 blockIdx;
-
 namespace gpucnn {
 
 constexpr uint16_t kMany = 0xffff;  // in place of a thread or a warp: several
@@ -162,11 +160,10 @@ void begin_block_checks() {
 
 void add_shared_region(char* low, size_t bytes, const char* name) {
   if (!machine.check) return;
-  static const char* const arena = low;  // the first region of all starts the arena
   Region region = {};
   region.low = low;
   region.high = low + bytes;
-  region.cells = arena_cells + (low - arena);
+  region.cells = arena_cells + (low - shared_base());
   region.name = name;
   region.grain = 2;
   region.shared = true;

@@ -53,6 +53,8 @@ void* SharedVariable::get() {
 
 void* dynamic_shared() { return arena; }
 
+char* shared_base() { return arena; }
+
 bool is_shared(const void* pointer) {
   return static_cast<const char*>(pointer) >= arena && static_cast<const char*>(pointer) < arena + kArenaBytes;
 }
