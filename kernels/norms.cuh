@@ -1,6 +1,6 @@
 // Reductions of the norms: which elements a thread sums, and sums that do not lose what rounding drops.
 
-// --- Places in x -------------------------------------------------------------------------------------------------------
+// --- Places in x -----------------------------------------------------------------------------------------------------
 
 struct Place {  // along axes 0 to 3, see params.cuh
   index_t i0, i1, i2, i3;
@@ -22,7 +22,7 @@ __device__ __forceinline__ index_t offset(Place at, index_t step_0, index_t step
   return at.i0 * step_0 + at.i1 * step_1 + at.i2 * step_2 + at.i3 * step_3;
 }
 
-// --- Who sums what -----------------------------------------------------------------------------------------------------
+// --- Who sums what ---------------------------------------------------------------------------------------------------
 
 // A block takes one part of `lanes` neighbouring sums: thread t works at sum t % lanes with all others of that lane.
 // Lanes are several where kept axes are innermost in memory, so that neighbouring threads read neighbouring elements
@@ -54,7 +54,7 @@ __device__ __forceinline__ Share share(const NormSumParams& p) {
   return own;
 }
 
-// --- Compensated sums --------------------------------------------------------------------------------------------------
+// --- Compensated sums ------------------------------------------------------------------------------------------------
 
 // A sum as it was rounded, and all that its roundings dropped (Knuth's two-sum, The Art of Computer Programming 2,
 // 4.2.2): nearly twice the precision of acc_t, for some additions where memory sets the pace. A plain float32 sum is
