@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import reference
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from hypothesis import strategies as st
 from strategies import FLOATS, ORDERS, Windows, arranged, extents, numbers, windows
 

@@ -11,8 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from array_backends import ArrayBackend
 from calls import ARRAYS, CALLS, fresh
-from conftest import ArrayBackend
 from tolerances import assert_close
 
 import gpucnn
@@ -309,7 +309,7 @@ def test_the_backend_of_arrays(torch: Any) -> None:
 @pytest.mark.parametrize("reason", [None, "CuPy is not installed"])
 def test_available_backends_say_why_one_is_missing(monkeypatch: pytest.MonkeyPatch, reason: str | None) -> None:
     monkeypatch.setattr(cupy_runtime, "why_unavailable", lambda: reason)
-    monkeypatch.setattr(simulator, "available", lambda: "not available: it needs g++")
+    monkeypatch.setattr(simulator, "available", lambda: "it needs g++")
     assert (
         gpucnn.backends.available()
         == available()

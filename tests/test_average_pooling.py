@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pooling_cases import (

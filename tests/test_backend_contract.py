@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from strategies import arranged, dtype_of
 
 from gpucnn.backends.base import Backend

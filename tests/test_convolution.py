@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from convolution_cases import (
     LAYOUTS,
     TORCH_TOLERANCE,

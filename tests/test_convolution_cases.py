@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from convolution_cases import CHANNELS, LAYOUTS, Array, plane
 from strategies import ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import reference
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from convolution_cases import CHANNELS, KIB, LAYOUTS, MIB, Layer, bits, held, poisoned_memory
 from strategies import ORDERS, Windows, arranged, numbers
 from tolerances import assert_close

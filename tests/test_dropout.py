@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import FLOATS, ORDERS, arranged, dtype_of, numbers

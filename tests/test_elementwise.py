@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import reference
 import reference_norms
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reference import finite_difference

@@ -11,8 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from array_backends import ArrayBackend
 from calls import ARRAYS, CALLS, fresh, rank_of, said_name
-from conftest import ArrayBackend
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference_norms
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from strategies import arranged, dtype_of, numbers
 from tolerances import assert_close
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, arranged, dtype_of, numbers

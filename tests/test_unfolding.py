@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from conftest import ArrayBackend
+from array_backends import ArrayBackend
 from convolution_cases import Array, Layer, bits, close_to_torch, frozen, layers, poisoned_memory, torch_leaves
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st

@@ -59,12 +59,8 @@ def available() -> dict[str, str]:
     from gpucnn import simulator
     from gpucnn.backends.cuda.cupy_runtime import why_unavailable
 
-    reason = why_unavailable()
-    return {
-        "numpy": "available",
-        "cuda": f"not available: {reason}" if reason else "available",
-        "simulator": simulator.available(),
-    }
+    states = {"numpy": "available", "cuda": why_unavailable() or "available", "simulator": simulator.available()}
+    return {name: state if state == "available" else f"not available: {state}" for name, state in states.items()}
 
 
 def kind_of(array: Any) -> str:
