@@ -5,13 +5,29 @@ It is handed its runtime: CuPy on a GPU, or the simulator, on which the same Pyt
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda import convolution, normalization, pooling, resampling, unfolding
 from gpucnn.backends.cuda.runtime import Device, Runtime
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
+
+Primitive = TypeVar("Primitive", bound=Callable[..., Any])
+
+
+def _on_device(primitive: Primitive) -> Primitive:
+    """`primitive` with its new arrays and launches on the device of its first array."""
+
+    @wraps(primitive)
+    def called(backend: CudaBackend, first: Any, *others: Any) -> Any:
+        runtime = backend.runtime
+        with runtime.using(runtime.device(first)):
+            return primitive(backend, first, *others)
+
+    return called  # type: ignore[return-value]
 
 
 class CudaBackend(Backend):
@@ -28,29 +44,29 @@ class CudaBackend(Backend):
         """The NumPy-like module of the runtime's arrays."""
         return self.runtime.xp
 
-    convolve = convolution.convolve
-    convolve_backward_input = convolution.convolve_backward_input
-    convolve_backward_weight = convolution.convolve_backward_weight
+    convolve = _on_device(convolution.convolve)
+    convolve_backward_input = _on_device(convolution.convolve_backward_input)
+    convolve_backward_weight = _on_device(convolution.convolve_backward_weight)
 
-    locally_connect = convolution.locally_connect
-    locally_connect_backward_input = convolution.locally_connect_backward_input
-    locally_connect_backward_weight = convolution.locally_connect_backward_weight
+    locally_connect = _on_device(convolution.locally_connect)
+    locally_connect_backward_input = _on_device(convolution.locally_connect_backward_input)
+    locally_connect_backward_weight = _on_device(convolution.locally_connect_backward_weight)
 
-    im2col = unfolding.im2col
-    col2im = unfolding.col2im
+    im2col = _on_device(unfolding.im2col)
+    col2im = _on_device(unfolding.col2im)
 
-    max_pool = pooling.max_pool
-    max_pool_with_indices = pooling.max_pool_with_indices
-    max_pool_backward = pooling.max_pool_backward
-    unpool = pooling.unpool
-    gather = pooling.gather
-    average_pool = pooling.average_pool
-    average_pool_backward = pooling.average_pool_backward
+    max_pool = _on_device(pooling.max_pool)
+    max_pool_with_indices = _on_device(pooling.max_pool_with_indices)
+    max_pool_backward = _on_device(pooling.max_pool_backward)
+    unpool = _on_device(pooling.unpool)
+    gather = _on_device(pooling.gather)
+    average_pool = _on_device(pooling.average_pool)
+    average_pool_backward = _on_device(pooling.average_pool_backward)
 
-    interpolate = resampling.interpolate
-    interpolate_backward = resampling.interpolate_backward
+    interpolate = _on_device(resampling.interpolate)
+    interpolate_backward = _on_device(resampling.interpolate_backward)
 
-    norm_statistics = normalization.norm_statistics
-    norm_apply = normalization.norm_apply
-    norm_backward_affine = normalization.norm_backward_affine
-    norm_backward_input = normalization.norm_backward_input
+    norm_statistics = _on_device(normalization.norm_statistics)
+    norm_apply = _on_device(normalization.norm_apply)
+    norm_backward_affine = _on_device(normalization.norm_backward_affine)
+    norm_backward_input = _on_device(normalization.norm_backward_input)

@@ -1,0 +1,244 @@
+"""The kernels themselves, on the simulator: held to the NumPy backend in every build, and in any order of threads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kernel_cases import CASES, Case
+from strategies import ORDERS, Windows, arranged, numbers, windows
+
+import gpucnn
+import gpucnn.functional as F
+from gpucnn import simulator
+from gpucnn.backends.cuda import CudaBackend, launching, sources
+from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.numpy import NumpyBackend
+from gpucnn.geometry import ConvGeometry, NormGeometry
+from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
+
+pytestmark = pytest.mark.usefixtures("compiler")
+KERNELS = sorted({kernel for case in CASES for kernel in case.kernels})
+COMMON = [case for case in CASES if "float32" in case.name]
+
+
+def simulated(case: Case, cuda: CudaBackend) -> tuple[np.ndarray[Any, Any], ...]:
+    return tuple(simulator.asnumpy(result) for result in case.run(cuda, simulator.asarray))
+
+
+@pytest.fixture(scope="module")
+def cuda() -> CudaBackend:
+    return CudaBackend(SimulatorRuntime())
+
+
+# --- Every case ---------------------------------------------------------------------------------------------------
+
+
+def test_every_kernel_has_cases() -> None:
+    assert {path.stem for path in sources.folder().glob("*.cu")} == set(KERNELS)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_results_are_those_of_the_numpy_backend(kernel: str, cuda: CudaBackend) -> None:
+    cases = [case for case in CASES if kernel in case.kernels]
+    assert [case.name for case in cases if not case.agrees(simulated(case, cuda))] == []
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_results_are_the_same_bits_in_any_order_of_threads(kernel: str, cuda: CudaBackend) -> None:
+    differing = []
+    for case in (case for case in COMMON if kernel in case.kernels):
+        expected = [result.tobytes() for result in simulated(case, cuda)]
+        for order, seed in (("forward", 1), ("reverse", 1), ("random", 1), ("random", 2)):
+            with simulator.options(order=order, seed=seed):
+                if [result.tobytes() for result in simulated(case, cuda)] != expected:
+                    differing.append((case.name, order, seed))
+    assert differing == []
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_results_are_the_same_bits_with_64_bit_indices(
+    kernel: str, cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [case for case in COMMON if kernel in case.kernels]
+    expected = [[result.tobytes() for result in simulated(case, cuda)] for case in cases]
+    monkeypatch.setattr(launching, "needs_int64", lambda arrays, extents: True)
+    found = [[result.tobytes() for result in simulated(case, cuda)] for case in cases]
+    assert [case.name for case, one, other in zip(cases, found, expected, strict=True) if one != other] == []
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_specialised_builds_give_the_same_bits(kernel: str, cuda: CudaBackend) -> None:
+    runtime = SimulatorRuntime()
+    runtime.specialises = True
+    cases = [case for case in COMMON if kernel in case.kernels]
+    for case in cases[:: max(1, len(cases) // 4)]:  # a build for each takes its time
+        expected = [result.tobytes() for result in simulated(case, cuda)]
+        assert [result.tobytes() for result in simulated(case, CudaBackend(runtime))] == expected, case.name
+
+
+# --- Drawn geometries ---------------------------------------------------------------------------------------------
+
+
+def agrees(primitive: str, *arguments: Any) -> None:
+    """Assert that a primitive gives the NumPy backend's results on the simulator, forwards and backwards in time."""
+    algorithm = "im2col" if len(arguments) > 3 and getattr(arguments[-1], "taps", 1) % 2 else "direct"
+    case = Case(primitive, (), primitive, arguments, algorithm)
+    results = simulated(case, CudaBackend(_RUNTIME))
+    assert case.agrees(results)
+    with simulator.options(order="random", seed=3):
+        again = simulated(case, CudaBackend(_RUNTIME))
+    assert [result.tobytes() for result in results] == [result.tobytes() for result in again]
+
+
+_RUNTIME = SimulatorRuntime()
+
+
+def three(window: Windows) -> dict[str, Any]:
+    return {"stride": window.stride, "padding": window.padding, "dilation": window.dilation}
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> tuple[int, ConvGeometry]:
+    window = draw(windows())
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    channels = Channels(groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 3)), groups)
+    return draw(st.integers(1, 3)), conv_geometry("conv", window.sizes, channels, window.kernel, **three(window))
+
+
+def image(seed: int, n: int, c: int, size: tuple[int, ...], order: str) -> Any:
+    return arranged(numbers(np.random.default_rng(seed), (n, c, *size), "float32"), order)
+
+
+@given(convolutions(), st.sampled_from(ORDERS), st.integers(0, 99))
+def test_convolution(drawn: tuple[int, ConvGeometry], order: str, seed: int) -> None:
+    n, geometry = drawn
+    c, oc, groups = geometry.channels
+    x, y = image(seed, n, c, geometry.input_size, order), image(seed + 1, n, oc, geometry.output_size, order)
+    w = image(seed + 2, oc, c // groups, geometry.kernel_size, order)
+    agrees("convolve", x, w, numbers(np.random.default_rng(seed), (oc,), "float32"), geometry)
+    agrees("convolve_backward_input", y, w, numbers(np.random.default_rng(seed), (c,), "float32"), geometry)
+    agrees("convolve_backward_weight", x, y, geometry)
+
+
+@given(convolutions(), st.sampled_from(ORDERS), st.integers(0, 99))
+def test_locally_connected_and_unfolding(drawn: tuple[int, ConvGeometry], order: str, seed: int) -> None:
+    n, geometry = drawn
+    local = ConvGeometry(geometry.rank, Channels(geometry.channels.inputs, 2), geometry.axes)
+    rng = np.random.default_rng(seed)
+    x, y = image(seed, n, local.channels.inputs, local.input_size, order), image(seed, n, 2, local.output_size, order)
+    w = numbers(rng, (2, *local.output_size, local.channels.inputs, *local.kernel_size), "float32")
+    agrees("locally_connect", x, w, numbers(rng, (2, *local.output_size), "float32"), local)
+    agrees("locally_connect_backward_input", y, w, local)
+    agrees("locally_connect_backward_weight", x, y, local)
+    agrees("im2col", x, local)
+    agrees("col2im", numbers(rng, NumpyBackend.im2col(x, local).shape, "float32"), local)
+
+
+@given(
+    windows(within_window=True), st.booleans(), st.sampled_from(["none", "padded", "valid", 3]), st.sampled_from(ORDERS)
+)
+def test_pooling(window: Windows, ceil_mode: bool, divisor: Any, order: str) -> None:
+    geometry = pool_geometry("pool", window.sizes, window.kernel, **three(window), ceil_mode=ceil_mode, divisor=divisor)
+    x = np.round(image(7, 2, 3, geometry.input_size, order) * 2)  # with ties
+    pools_agree(arranged(x, order), image(8, 2, 3, geometry.output_size, order), geometry)
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 9)), min_size=1, max_size=3), st.sampled_from(ORDERS))
+def test_adaptive_pooling(axes: list[tuple[int, int]], order: str) -> None:
+    geometry = adaptive_geometry("pool", tuple(size for size, _ in axes), tuple(out for _, out in axes), "valid")
+    pools_agree(image(7, 2, 2, geometry.input_size, order), image(8, 2, 2, geometry.output_size, order), geometry)
+
+
+def pools_agree(x: Any, y: Any, geometry: Any) -> None:
+    agrees("max_pool", x, geometry)
+    agrees("max_pool_with_indices", x, geometry)
+    indices = NumpyBackend.max_pool_with_indices(x, geometry)[1]
+    agrees("max_pool_backward", y, indices, geometry)
+    agrees("average_pool", x, geometry)
+    agrees("average_pool_backward", y, geometry)
+    agrees("unpool", y, indices, geometry.input_size)
+    agrees("gather", x, indices)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=1, max_size=3),
+    st.sampled_from(["nearest", "nearest-exact", "linear"]),
+    st.booleans(),
+    st.sampled_from(ORDERS),
+)
+def test_resampling(axes: list[tuple[int, int]], mode: str, aligned: bool, order: str) -> None:
+    sizes, outs = tuple(size for size, _ in axes), tuple(out for _, out in axes)
+    geometry = interpolation_geometry(sizes, outs, None, mode, aligned and mode == "linear")
+    agrees("interpolate", image(1, 2, 3, geometry.input_size, order), geometry)
+    agrees("interpolate_backward", image(2, 2, 3, geometry.output_size, order), geometry)
+
+
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(2, 40)),
+    st.booleans(),
+    st.sampled_from(ORDERS),
+    st.sampled_from([0.0, 30.0]),
+)
+def test_norms(shape: tuple[int, int, int, int], batch: bool, order: str, offset: float) -> None:
+    geometry = NormGeometry((shape[0], shape[1], 1, shape[3]) if batch else shape, (0, 2, 3) if batch else (2, 3))
+    rng = np.random.default_rng(4)
+    x, grad = (arranged(numbers(rng, geometry.shape, "float32"), order) for _ in range(2))
+    x = arranged(x + np.float32(offset), order)
+    weight, bias = (numbers(rng, (1, *geometry.shape[1:3], 1), "float32") for _ in range(2))
+    mean, var = NumpyBackend.norm_statistics(x, geometry)
+    rstd = 1 / np.sqrt(var + np.float32(0.1))
+    agrees("norm_statistics", x, geometry)
+    agrees("norm_apply", x, mean, rstd, weight, bias)
+    agrees("norm_backward_affine", grad, x, mean, rstd, geometry)
+    agrees("norm_backward_input", grad, x, mean, rstd, weight, geometry)
+
+
+# --- Both sides of 2^31 -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the programs that are asked for."""
+    names: list[str] = []
+    original = SimulatorRuntime.function
+
+    def recorded(self: SimulatorRuntime, source: sources.Source, device: Any) -> Any:
+        names.append(source.name)
+        return original(self, source, device)
+
+    monkeypatch.setattr(SimulatorRuntime, "function", recorded)
+    launching._function.cache_clear()
+    return names
+
+
+def far_apart(step: int) -> Any:
+    """An int8 image [1, 2, 3, 5] whose two channels lie `step` bytes apart, on the simulator."""
+    host = np.zeros(step + 15, np.int8)
+    view = np.lib.stride_tricks.as_strided(host, (1, 2, 3, 5), (1, step, 5, 1))
+    view[...] = numbers(np.random.default_rng(2), view.shape, "int8")
+    return view
+
+
+@pytest.mark.parametrize(("step", "index"), [(2**31 - 15, "int32"), (2**31 - 14, "int64"), (2**31 + 999, "int64")])
+def test_offsets_on_both_sides_of_2_to_the_31(step: int, index: str, builds: list[str]) -> None:
+    x = far_apart(step)
+    near, far = x.copy(), simulator.asarray(x)
+    assert far.strides[1] == step
+    w = numbers(np.random.default_rng(3), (2, 2, 2, 2), "int8")
+    with gpucnn.algorithm("direct"):
+        y = F.conv2d(far, simulator.asarray(w), padding=1)
+    np.testing.assert_array_equal(simulator.asnumpy(y), F.conv2d(near, w, padding=1))
+    np.testing.assert_array_equal(simulator.asnumpy(F.im2col(far, 2)), F.im2col(near, 2))
+    np.testing.assert_array_equal(simulator.asnumpy(F.max_pool2d(far, 2, stride=1)), F.max_pool2d(near, 2, stride=1))
+    assert builds == [f"{name}[int8,{index},generic]" for name in ("conv_forward", "im2col", "max_pool")]
+
+
+def test_32_bit_indices_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = simulator.asarray(far_apart(2**31 + 999))
+    monkeypatch.setattr(launching, "needs_int64", lambda arrays, extents: False)
+    with pytest.raises((simulator.SimulatorError, OverflowError)):
+        F.im2col(far, 2)
