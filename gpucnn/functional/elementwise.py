@@ -438,8 +438,9 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = N
         Probability of zero, in [0, 1].
     training : bool
         Drop; else the result equals `input`.
-    rng : None, int or numpy.random.Generator
-        Where the randomness comes from: fresh, a seed, or a generator of the caller's.
+    rng : None, int or Generator
+        Where the randomness comes from: fresh, a seed, or a generator of the caller's: `numpy.random.Generator` for
+        NumPy's arrays, `cupy.random.Generator` for CuPy's.
     return_mask : bool
         Return which elements were kept as well.
 
@@ -462,7 +463,7 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = N
 
     Notes
     -----
-    The numbers drawn are not PyTorch's. There is no global seed.
+    The numbers drawn are not PyTorch's, and on a GPU they are CuPy's. There is no global seed.
 
     References
     ----------
