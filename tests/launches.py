@@ -1,0 +1,144 @@
+"""What the public operations launch on a GPU, written down without one: NumPy arrays in, sources out."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by name from here on
+import numpy as np
+import pytest
+from calls import ALIASES, ARRAYS, CALLS, fresh, numbers
+
+import gpucnn.functional as F
+from gpucnn import backends
+from gpucnn.backends.cuda import CudaBackend, launching
+from gpucnn.backends.cuda.runtime import Array, Device, Function
+from gpucnn.backends.cuda.sources import Source
+from gpucnn.numerics import algorithm
+
+Shape = tuple[int, ...]
+ALGORITHMS = ("direct", "im2col")
+INDEX_ARRAYS = frozenset({"indices", "target", "mask"})  # whose dtype does not follow the call's
+
+
+class ZeroedNumpy:
+    """NumPy, whose new arrays are zeros: nothing is computed, and no result may depend on what memory held."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, {"empty": "zeros", "empty_like": "zeros_like"}.get(name, name))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A program, and the largest block and dynamic shared memory of one launch of its kernel."""
+
+    source: Source
+    threads: int
+    shared_mem: int
+
+
+@dataclass(eq=False)
+class Recorder:
+    """A runtime that computes nothing and writes down what it is asked to launch."""
+
+    specialises: bool
+    name: str = "recorder"
+    xp: Any = field(default_factory=ZeroedNumpy)
+    launches: dict[str, Launch] = field(default_factory=dict)
+
+    def device(self, array: Array) -> Device:
+        return Device(0, "recorder", (7, 5), 4)
+
+    def using(self, device: Device) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def function(self, source: Source, device: Device) -> Function:
+        def launch(grid: Shape, block: Shape, args: tuple[Any, ...], shared_mem: int = 0) -> None:
+            key = f"{source.kernel}\n{source.text}"  # a program may hold several kernels
+            threads = int(np.prod(block))
+            before = self.launches.get(key)
+            if before is not None:
+                threads, shared_mem = max(threads, before.threads), max(shared_mem, before.shared_mem)
+            self.launches[key] = Launch(source, threads, shared_mem)
+
+        return launch
+
+
+@contextlib.contextmanager
+def recording(specialises: bool, wide: bool = False) -> Iterator[Recorder]:
+    """Within the block NumPy arrays go to the CUDA backend, launching nothing; `wide` asks for 64-bit indices."""
+    recorder = Recorder(specialises)
+    backend = CudaBackend(recorder)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # zeros where a result should be are not sound numbers
+        patch.setattr(backends, "_numpy_backend", lambda: backend)
+        if wide:
+            patch.setattr(launching, "needs_int64", lambda arrays, extents: True)
+        yield recorder
+
+
+@cache
+def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch, ...]:
+    """What the small calls of `calls` launch with their arrays as `dtype`, by every algorithm that takes it."""
+    with recording(specialises, wide) as recorder:
+        for name in sorted(CALLS.keys() - ALIASES):
+            if dtype != "float32" and specialises and ("1d" in name or "3d" in name):
+                continue  # of a specialised build a dtype exchanges no more than the types
+            arguments = fresh(name)
+            for parameter, value in arguments.items():
+                if parameter in ARRAYS - INDEX_ARRAYS and isinstance(value, np.ndarray):
+                    arguments[parameter] = value.astype(dtype)
+            for chosen in ALGORITHMS:
+                with algorithm(chosen), contextlib.suppress(TypeError, ValueError):  # not of this dtype
+                    getattr(F, name)(**arguments)
+    return tuple(recorder.launches.values())
+
+
+@cache
+def launches_of_layers() -> tuple[Launch, ...]:
+    """What layers of real networks launch in float32, forward and backward, channels first and last."""
+    with recording(specialises=True) as recorder:
+        for channels_last in (False, True):
+            _run_layers(channels_last)
+    return tuple(recorder.launches.values())
+
+
+def _run_layers(channels_last: bool) -> None:
+    def image(*shape: int) -> np.ndarray[Any, Any]:
+        if channels_last:
+            return np.moveaxis(np.zeros((shape[0], *shape[2:], shape[1]), np.float32), -1, 1)
+        return np.zeros(shape, np.float32)
+
+    def run(operation: Any, x: np.ndarray[Any, Any], *args: Any, **options: Any) -> None:
+        backward = getattr(F, f"{operation.__name__}_backward")
+        y = operation(x, *args, **options)
+        backward(np.asarray(y), x, *args, **options)
+
+    def weight(*shape: int) -> np.ndarray[Any, Any]:
+        return np.zeros(shape, np.float32)
+
+    for chosen in () if channels_last else ALGORITHMS:
+        with algorithm(chosen):
+            run(F.conv2d, image(1, 3, 224, 224), weight(64, 3, 7, 7), None, stride=2, padding=3)  # ResNet's stem
+            run(F.conv2d, image(2, 64, 56, 56), weight(64, 64, 3, 3), weight(64), padding=1)
+            run(F.conv2d, image(2, 128, 28, 28), weight(256, 128, 1, 1), None, stride=2)
+            run(F.conv2d, image(2, 128, 28, 28), weight(128, 4, 3, 3), None, padding=1, groups=32)  # ResNeXt
+            run(F.conv2d, image(2, 32, 14, 14), weight(32, 1, 5, 5), None, padding=2, groups=32)  # EfficientNet
+            run(F.conv2d, image(1, 64, 33, 33), weight(64, 64, 3, 3), None, padding=12, dilation=12)  # DeepLab
+            run(F.conv_transpose2d, image(1, 64, 16, 16), weight(64, 32, 4, 4), None, stride=2, padding=1)  # DCGAN
+            run(F.conv3d, image(1, 8, 8, 28, 28), weight(8, 8, 3, 3, 3), None, padding=1)
+            run(F.conv1d, image(1, 16, 1000), weight(32, 16, 9), None, stride=3, padding=4)
+    run(F.conv2d, image(2, 64, 28, 28), weight(64, 64, 3, 3), None, padding=1)
+    run(F.max_pool2d, image(2, 64, 112, 112), 3, 2, padding=1)
+    run(F.avg_pool2d, image(2, 64, 112, 112), 3, 2, padding=1)
+    run(F.adaptive_avg_pool2d, image(2, 512, 7, 7), 1)
+    run(F.interpolate, image(1, 64, 28, 28), scale_factor=2, mode="bilinear", align_corners=False)
+    run(F.batch_norm, image(8, 64, 56, 56), None, None, weight(64), weight(64), training=True)
+    run(F.layer_norm, numbers(8, 196, 768).astype(np.float32), (768,), weight(768), weight(768))
+    run(F.group_norm, image(2, 64, 56, 56), 32, weight(64), weight(64))
