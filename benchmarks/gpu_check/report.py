@@ -1,0 +1,221 @@
+"""The report: which parts passed, on which device, at which commit, with which kernels. No host name, no path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_check.machine import KernelBuild
+from benchmarks.gpu_check.processes import ROOT
+
+PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
+SHOWN = 20  # failures of a part that the report quotes
+
+
+@dataclass
+class Outcome:
+    """What became of a part. `reason` says why it did not pass; `notes` what else is worth knowing."""
+
+    name: str
+    status: str
+    reason: str = ""
+    passed: int = 0
+    failed: int = 0
+    not_run: int = 0
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Launched:
+    """How often checks that launched a kernel passed and failed."""
+
+    passed: int = 0
+    failed: int = 0
+
+
+@dataclass
+class Report:
+    """Written after each part, so that an interrupted run leaves what it found."""
+
+    facts: dict[str, Any]
+    outcomes: list[Outcome] = field(default_factory=list)
+    kernels: dict[KernelBuild, Launched] = field(default_factory=dict)
+    complete: bool = False
+
+    def count(self, names: Iterable[str], passed: bool) -> None:
+        """Note that a check that launched the kernels `names` passed or failed."""
+        for name in names:
+            launched = self.kernels.setdefault(KernelBuild.of(name), Launched())
+            launched.passed += passed
+            launched.failed += not passed
+
+    @property
+    def status(self) -> str:
+        """Passed where every part did, failed where one did."""
+        states = {outcome.status for outcome in self.outcomes}
+        if FAILED in states:
+            return FAILED
+        return PASSED if self.complete and states == {PASSED} else "incomplete"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "status": self.status,
+            **self.facts,
+            "parts": [asdict(outcome) for outcome in self.outcomes],
+            "kernels": [build._asdict() | asdict(launched) for build, launched in sorted(self.kernels.items())],
+        }
+
+    def as_markdown(self) -> str:
+        facts = [f"- {name}: {value}" for name, value in self.facts.items()]
+        rows = [_row(outcome) for outcome in self.outcomes]
+        failures = [
+            line
+            for outcome in self.outcomes
+            if outcome.failures
+            for line in (f"\n### {outcome.name}\n", *(f"- {text}" for text in outcome.failures))
+        ]
+        lines = [
+            f"# GPU check: {self.status}\n",
+            *facts,
+            "\n| part | status | passed | failed | not run | seconds | |",
+            "|---|---|--:|--:|--:|--:|---|",
+            *rows,
+            *(["\n## Failures", *failures] if failures else []),
+            "\n## Kernels\n",
+            *self._kernel_lines(),
+        ]
+        return scrubbed("\n".join(lines) + "\n")
+
+    def _kernel_lines(self) -> list[str]:
+        if not self.kernels:
+            return ["None was launched by a check that compares its results."]
+        builds: dict[tuple[str, str, str], list[str]] = {}
+        for build, launched in sorted(self.kernels.items()):
+            dtype = build.dtype + (" (FAILED)" if launched.failed else "")
+            builds.setdefault((build.kernel, build.index, build.build), []).append(dtype)
+        return [
+            "Each row's dtypes were launched by checks that all passed, those marked excepted.\n",
+            "| kernel | indices | build | dtypes |",
+            "|---|---|---|---|",
+            *(f"| {' | '.join(key)} | {', '.join(dtypes)} |" for key, dtypes in builds.items()),
+        ]
+
+    def write(self, folder: Path) -> None:
+        """Put gpu_check.json and gpu_check.md in place, each at once."""
+        replace(folder / "gpu_check.json", scrubbed(json.dumps(self.as_json(), indent=1)) + "\n")
+        replace(folder / "gpu_check.md", self.as_markdown())
+
+
+def _row(outcome: Outcome) -> str:
+    said = "; ".join(filter(None, [outcome.reason, *outcome.notes])).replace("|", "\\|")
+    counts = f"{outcome.passed} | {outcome.failed} | {outcome.not_run}"
+    return f"| {outcome.name} | {outcome.status} | {counts} | {outcome.seconds:.0f} | {said} |"
+
+
+def replace(path: Path, text: str) -> None:
+    """Write `text` to a file that is never half written."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def scrubbed(text: str) -> str:
+    """`text` without this machine's name and without its folders."""
+    text = text.replace(f"{ROOT}{os.sep}", "").replace(str(ROOT), ".")
+    text = re.sub(r"(?<![\w.])/(?:[\w.+-]+/)+", "…/", text)  # any other absolute path
+    node = platform.node()
+    return text.replace(node, "…") if len(node) > 2 else text
+
+
+# --- Where it ran ---------------------------------------------------------------------------------------------------
+
+
+def facts(backend: str) -> dict[str, Any]:
+    """Device, versions, state of the sources and date."""
+    import numpy as np
+
+    import gpucnn
+
+    device = {"device": "simulator"} if backend == "simulator" else device_facts()
+    return {
+        **device,
+        "gpucnn": gpucnn.__version__,
+        "NumPy": np.__version__,
+        "Python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        **sources_facts(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def device_facts() -> dict[str, Any]:
+    """The current GPU, its driver, and the versions of what compiles for it."""
+    from gpucnn.backends.cuda import nvrtc
+    from gpucnn.backends.cuda.cupy_runtime import CupyRuntime
+
+    cupy = CupyRuntime().xp
+    cuda = cupy.cuda.runtime.runtimeGetVersion()
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+    return {
+        "device": properties["name"].decode(),
+        "compute capability": f"{properties['major']}.{properties['minor']}",
+        "multiprocessors": properties["multiProcessorCount"],
+        "memory": f"{properties['totalGlobalMem'] / 2**30:.0f} GiB",
+        "driver": _driver_version(),
+        "driver's CUDA": _cuda(cupy.cuda.runtime.driverGetVersion()),
+        "CUDA runtime": _cuda(cuda),
+        "NVRTC": ".".join(map(str, nvrtc.load((cuda // 1000, *nvrtc.MAJORS)).version)),
+        "CuPy": cupy.__version__,
+    }
+
+
+def _cuda(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _driver_version() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return (done.stdout.split() or ["unknown"])[0]
+
+
+def sources_facts() -> dict[str, Any]:
+    """The commit, whether files differ from it, and a digest of the sources that needs no git."""
+    commit, clean = "unknown", "unknown"
+    try:
+        commit = _git("rev-parse", "HEAD")
+        clean = "no" if _git("status", "--porcelain") else "yes"
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return {"commit": commit, "tree clean": clean, "digest of gpucnn and kernels": sources_digest()}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def sources_digest() -> str:
+    """Twelve digits that change with any file of gpucnn/ and kernels/."""
+    digest = hashlib.sha256()
+    files = [path for folder in ("gpucnn", "kernels") for path in (ROOT / folder).rglob("*")]
+    for path in sorted(files):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
