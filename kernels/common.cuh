@@ -7,7 +7,7 @@
 // Contraction into fused multiply-adds is off, and multiply_add asks for it by name: so every build, whatever it knows
 // at compile time, gives the same bits.
 
-// --- 16-bit floats: storage only; arithmetic is in float ---------------------------------------------------------------
+// --- 16-bit floats: storage only; arithmetic is in float -------------------------------------------------------------
 
 struct half_t {  // IEEE binary16
   unsigned short bits;
@@ -17,7 +17,7 @@ struct bfloat16_t {  // the upper half of a float
   unsigned short bits;
 };
 
-// --- Complex numbers ---------------------------------------------------------------------------------------------------
+// --- Complex numbers -------------------------------------------------------------------------------------------------
 
 template <typename Real>
 struct Complex {
@@ -39,7 +39,7 @@ __device__ __forceinline__ Complex<Real> operator/(Complex<Real> a, Real b) {
   return {a.re / b, a.im / b};
 }
 
-// --- The types of this build -------------------------------------------------------------------------------------------
+// --- The types of this build -----------------------------------------------------------------------------------------
 
 using scalar_t = SCALAR;
 using acc_t = ACCUMULATOR;
@@ -57,7 +57,7 @@ struct RealOf<Complex<Real>> {
 
 using real_t = typename RealOf<acc_t>::type;  // what a sum is divided by, or weighted with
 
-// --- From storage to accumulator and back ------------------------------------------------------------------------------
+// --- From storage to accumulator and back ----------------------------------------------------------------------------
 
 template <typename T>
 __device__ __forceinline__ acc_t widen(T value) {
@@ -100,7 +100,7 @@ struct Narrow<bfloat16_t> {
 
 __device__ __forceinline__ scalar_t narrow(acc_t value) { return Narrow<scalar_t>::from(value); }
 
-// --- Arithmetic --------------------------------------------------------------------------------------------------------
+// --- Arithmetic ------------------------------------------------------------------------------------------------------
 
 // a * b + sum, rounded once where the type is a float.
 template <typename T>
@@ -144,7 +144,7 @@ __device__ __forceinline__ index_t least(index_t a, index_t b) { return a < b ? 
 
 __device__ __forceinline__ index_t most(index_t a, index_t b) { return a > b ? a : b; }
 
-// --- Where a thread is -------------------------------------------------------------------------------------------------
+// --- Where a thread is -----------------------------------------------------------------------------------------------
 
 // This thread's number in the launch, [0, gridDim.x * blockDim.x).
 __device__ __forceinline__ index_t thread_index() {
@@ -177,7 +177,7 @@ __device__ __forceinline__ Position position(index_t i, index_t c, index_t d, in
   return at;
 }
 
-// --- Sums over a block -------------------------------------------------------------------------------------------------
+// --- Sums over a block -----------------------------------------------------------------------------------------------
 
 // The sum of each thread's value, in every thread. All THREADS threads of the block call it, THREADS a power of two;
 // the pairs are always the same ones, so the sum repeats bit for bit. `scratch` [THREADS] is free again afterwards.

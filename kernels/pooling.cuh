@@ -35,12 +35,12 @@ __device__ __forceinline__ Steps share(index_t i, index_t parts, index_t total) 
   return {static_cast<index_t>(first), 1, static_cast<index_t>(last - first)};
 }
 
-// The inputs that output o's window reads; taps on the padding read none.
+// The inputs that output o's window reads; taps on the padding read none. Padding is smaller than a window here.
 __device__ __forceinline__ Steps inputs_of(const PoolAxis& axis, index_t o) {
   if (axis.adaptive) return share(o, axis.out, axis.size);
   const index_t start = o * axis.stride - axis.low;
   const Range taps = taps_inside(start, axis.kernel, axis.dilation, axis.size);
-  return {start + taps.first * axis.dilation, axis.dilation, most(taps.last - taps.first, 0)};
+  return {start + taps.first * axis.dilation, axis.dilation, taps.last - taps.first};
 }
 
 // The outputs whose windows read input i.
@@ -51,6 +51,12 @@ __device__ __forceinline__ Steps outputs_of(const PoolAxis& axis, index_t i) {
   index_t first = most(ceil_div(shift - (axis.kernel - 1) * axis.dilation, axis.stride), 0);
   while (first <= last && (shift - first * axis.stride) % axis.dilation != 0) ++first;
   return {first, axis.output_step, first <= last ? (last - first) / axis.output_step + 1 : 0};
+}
+
+// Whether position is one of steps.
+__device__ __forceinline__ bool holds(const Steps& steps, index_t position) {
+  const index_t offset = position - steps.first;
+  return offset >= 0 && offset % steps.step == 0 && offset / steps.step < steps.count;
 }
 
 // How many taps of output o's window its divisor counts along one axis; 1 where taps are not what divides.

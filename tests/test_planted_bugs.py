@@ -1,0 +1,394 @@
+"""Bugs planted in the kernels, one at a time, each caught by the check that is meant to catch it.
+
+The kernel as it stands passes the same call, so a report is the bug's doing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from kernel_cases import CASES, Case
+from planting import planted, replaced
+
+from gpucnn import simulator
+from gpucnn.backends.cuda import CudaBackend, launching, sources
+from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+
+pytestmark = pytest.mark.usefixtures("compiler")
+WRONG = "a wrong result"
+
+
+class Bug(NamedTuple):
+    """In kernels/`file`, `new` stands for `old`; the call of `case` is to end in `caught`."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    case: str
+    caught: Any
+
+
+SMALL = "3-d, all different, float32, contiguous"
+MANY = "many positions, float32, contiguous"
+
+BUGS = [
+    # --- borders --------------------------------------------------------------------------------------------------
+    Bug(
+        "no left border",
+        "windows.cuh",
+        "start < 0 ? ceil_div(-start, dilation) : 0",
+        "0",
+        f"forward, {SMALL}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "no right border",
+        "windows.cuh",
+        "start < size ? least(kernel, (size - 1 - start) / dilation + 1) : 0",
+        "kernel",
+        f"forward, {MANY}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "right border one too far",
+        "windows.cuh",
+        "(size - 1 - start) / dilation + 1)",
+        "(size - start) / dilation + 1)",
+        f"forward, {MANY}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "left border one too near",
+        "windows.cuh",
+        "ceil_div(-start, dilation) : 0",
+        "ceil_div(1 - start, dilation) : 0",
+        f"forward, {MANY}",
+        WRONG,
+    ),
+    Bug("no upper border", "im2col.cu", "h >= 0 && h < p.h", "h >= 0", f"im2col, {MANY}", simulator.OutOfBounds),
+    Bug("no lower border", "im2col.cu", "h >= 0 && h < p.h", "h < p.h", f"im2col, {SMALL}", simulator.OutOfBounds),
+    Bug("the border read as inside", "im2col.cu", "w >= 0 && w < p.w", "w >= 0 && w <= p.w", f"im2col, {SMALL}", WRONG),
+    Bug(
+        "one thread too many",
+        "conv_forward.cu",
+        "if (i >= p.n",
+        "if (i > p.n",
+        f"forward, {SMALL}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "an output past the last",
+        "windows.cuh",
+        "if (o >= out) {",
+        "if (o > out) {",
+        f"backward input, {SMALL}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "an output before the first",
+        "windows.cuh",
+        "least((kernel - 1 - k) / tap_step, o / output_step) + 1",
+        "(kernel - 1 - k) / tap_step + 1",
+        f"backward input, {SMALL}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "the last part of a split sum runs over",
+        "conv_backward_weight.cu",
+        "least(begin + p.run, p.n * p.od * p.oh * p.ow)",
+        "begin + p.run + 1",
+        f"backward weight, {SMALL}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "a plane's index not looked at",
+        "unpool.cu",
+        "if (index < 0 || index >= p.pd * p.ph * p.pw) return;",
+        "",
+        "unpool, float32, contiguous",
+        WRONG,
+    ),
+    # --- indices --------------------------------------------------------------------------------------------------
+    Bug(
+        "wrong stride residue",
+        "windows.cuh",
+        "(shift - k * dilation) % stride != 0",
+        "(shift + k * dilation) % stride != 0",
+        f"backward input, {SMALL}",
+        WRONG,
+    ),
+    Bug(
+        "residues that no tap meets read",
+        "windows.cuh",
+        "  if (k == tap_step) return {0, 0, 0};\n",
+        "",
+        "backward input, residues without taps, float32, contiguous",
+        WRONG,
+    ),
+    Bug(
+        "residues of two axes swapped",
+        "windows.cuh",
+        "residue % p.residues_w",
+        "residue % p.residues_h",
+        f"backward input, {SMALL}",
+        WRONG,
+    ),
+    Bug(
+        "every group reads the first",
+        "conv_forward.cu",
+        "o.c / p.oc_group * p.c_group",
+        "0",
+        f"forward, {SMALL}",
+        WRONG,
+    ),
+    Bug(
+        "strides of two axes swapped",
+        "conv_forward.cu",
+        "(d0 + kd * p.dilation_d) * p.x_d",
+        "(d0 + kd * p.dilation_d) * p.x_h",
+        f"forward, {SMALL}",
+        WRONG,
+    ),
+    Bug(
+        "the filter turned",
+        "conv_backward_input.cu",
+        "kh * p.w_kh",
+        "(p.kh - 1 - kh) * p.w_kh",
+        f"backward input, {SMALL}",
+        WRONG,
+    ),
+    Bug(
+        "taps of one column transposed",
+        "col2im.cu",
+        "((at.c * p.kd + kd) * p.kh + kh) * p.kw + kw",
+        "((at.c * p.kd + kd) * p.kw + kw) * p.kh + kh",
+        f"col2im, {SMALL}",
+        WRONG,
+    ),
+    Bug(
+        "channels last forgotten",
+        "common.cuh",
+        "  if (channels_last) {\n    at.c = i % c;",
+        "  if (false) {\n    at.c = i % c;",
+        "forward, 3-d, all different, float32, channels_last",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "ties go to the last",
+        "max_pool.cu",
+        "comparable(value) > comparable(best)",
+        "comparable(value) >= comparable(best)",
+        f"max with indices, {SMALL}",
+        WRONG,
+    ),
+    Bug("NaN is lost", "max_pool.cu", "if (is_nan || ", "if (", f"max, {SMALL}", WRONG),
+    Bug(
+        "padding in the divisor",
+        "pooling.cuh",
+        "divides == DIVIDES_VALID || axis.adaptive",
+        "axis.adaptive",
+        "average, ceil mode, float32, contiguous",
+        WRONG,
+    ),
+    Bug(
+        "an adaptive window rounded down",
+        "pooling.cuh",
+        "(static_cast<long long>(i + 1) * total + parts - 1) / parts",
+        "static_cast<long long>(i + 1) * total / parts",
+        "average, adaptive, float32, contiguous",
+        WRONG,
+    ),
+    # --- races ----------------------------------------------------------------------------------------------------
+    Bug(
+        "no barrier before the sum",
+        "common.cuh",
+        "  scratch[threadIdx.x] = value;\n  __syncthreads();",
+        "  scratch[threadIdx.x] = value;",
+        f"backward weight, {MANY}",
+        (simulator.Race, simulator.UninitialisedRead),
+    ),
+    Bug(
+        "no barrier between the halves",
+        "common.cuh",
+        "scratch[threadIdx.x + half];\n    __syncthreads();",
+        "scratch[threadIdx.x + half];",
+        f"backward weight, {MANY}",
+        simulator.Race,
+    ),
+    Bug(
+        "scratch written before all have read it",
+        "norms.cuh",
+        "  __syncthreads();  // nobody may",
+        "  // nobody may",
+        "statistics, batch, float32, contiguous",
+        simulator.Race,
+    ),
+    Bug(
+        "a tile read before it is whole",
+        "pack.cu",
+        "  __syncthreads();\n",
+        "",
+        "forward, many positions, im2col, channels_last",
+        (simulator.Race, simulator.UninitialisedRead),
+    ),
+    Bug(
+        "every thread writes the sum",
+        "conv_backward_weight.cu",
+        "if (threadIdx.x == 0) parts",
+        "parts",
+        f"backward weight, {MANY}",
+        simulator.Race,
+    ),
+    Bug(
+        "blocks scatter without atomics",
+        "col2im.cu",
+        "  x[at.n * p.x_n + at.c * p.x_c + at.d * p.x_d + at.h * p.x_h + at.w * p.x_w] = narrow(sum);",
+        "  x[at.n * p.x_n] = narrow(sum);",
+        f"col2im, {MANY}",
+        simulator.Race,
+    ),
+    Bug(
+        "a claim that is not atomic",
+        "unpool.cu",
+        "atomicMax(owner, static_cast<int>((v.d * p.h + v.h) * p.w + v.w));",
+        "*owner = static_cast<int>((v.d * p.h + v.h) * p.w + v.w);",
+        "unpool, float32, contiguous",
+        simulator.Race,
+    ),
+    # --- synchronisation, memory, types ---------------------------------------------------------------------------
+    Bug(
+        "a barrier that some do not reach",
+        "conv_backward_weight.cu",
+        "  acc_t sum = {};",
+        "  acc_t sum = {};\n  if (begin + static_cast<index_t>(threadIdx.x) >= end) return;",
+        f"backward weight, {SMALL}",
+        simulator.SynchronisationError,
+    ),
+    Bug(
+        "a barrier for half of the threads",
+        "common.cuh",
+        "+ scratch[threadIdx.x + half];\n    __syncthreads();",
+        "+ scratch[threadIdx.x + half];\n    if (threadIdx.x < half) __syncthreads();",
+        f"backward weight, {MANY}",
+        (simulator.SynchronisationError, simulator.Race),
+    ),
+    Bug(
+        "scratch too small",
+        "conv_backward_weight.cu",
+        "__shared__ acc_t scratch[128];",
+        "__shared__ acc_t scratch[64];",
+        f"backward weight, {MANY}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "a tile filled one place off",
+        "pack.cu",
+        "      tile[c][position] = x[",
+        "      tile[c][position + 1] = x[",
+        "forward, many positions, im2col, channels_last",
+        simulator.UninitialisedRead,
+    ),
+    Bug(
+        "scratch read before it is written",
+        "common.cuh",
+        "  scratch[threadIdx.x] = value;\n",
+        "  if (threadIdx.x < 64) scratch[threadIdx.x] = value;\n",
+        f"backward weight, {MANY}",
+        simulator.UninitialisedRead,
+    ),
+    Bug(
+        "a result read before it is written",
+        "sum_splits.cu",
+        "  acc_t sum = {};",
+        "  acc_t sum = widen(grad_w[i]);",
+        f"backward weight, {MANY}",
+        WRONG,
+    ),
+    Bug(
+        "a write to an input",
+        "im2col.cu",
+        "  columns[n * p.y_n",
+        "  const_cast<scalar_t*>(x)[0] = value;\n  columns[n * p.y_n",
+        f"im2col, {SMALL}",
+        simulator.ReadOnlyWrite,
+    ),
+    Bug(
+        "a bias that is not there",
+        "conv_forward.cu",
+        "  if (bias) sum",
+        "  sum",
+        f"forward without bias, {SMALL}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "four values at once from anywhere",
+        "im2col.cu",
+        "    value = x[",
+        "    value = reinterpret_cast<const float4*>(x + w)->x + x[",
+        f"im2col, {SMALL}",
+        simulator.Misaligned,
+    ),
+    Bug(
+        "a product that does not fit",
+        "conv_forward.cu",
+        "const index_t i = thread_index();",
+        "const index_t i = thread_index() * 0x4000000 / 0x4000000;",
+        f"forward, {SMALL}",
+        simulator.UndefinedBehaviour,
+    ),
+    Bug(
+        "a share of nothing",
+        "pooling.cuh",
+        "* total / parts;",
+        "* total / (parts - parts);",
+        "average, adaptive, float32, contiguous",
+        simulator.UndefinedBehaviour,
+    ),
+]
+
+
+def case_named(name: str) -> Case:
+    (case,) = (case for case in CASES if case.name == name)
+    return case
+
+
+def simulated(case: Case, backend: CudaBackend) -> tuple[np.ndarray[Any, Any], ...]:
+    return tuple(simulator.asnumpy(result) for result in case.run(backend, simulator.asarray))
+
+
+def test_there_are_enough_of_different_kinds() -> None:
+    assert len(BUGS) >= 25
+    assert len({bug.what for bug in BUGS}) == len(BUGS)
+    assert len({str(bug.caught) for bug in BUGS}) >= 8
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.what)
+def test_a_planted_bug_is_caught(bug: Bug) -> None:
+    case = case_named(bug.case)
+    assert case.agrees(simulated(case, CudaBackend(SimulatorRuntime())))
+    with planted(bug.file, replaced(bug.file, bug.old, bug.new)) as backend:
+        if bug.caught is WRONG:
+            assert not case.agrees(simulated(case, backend))
+            return
+        with pytest.raises(bug.caught) as caught:
+            simulated(case, backend)
+    assert ".cu" in str(caught.value)  # it says where
+
+
+def test_a_forgotten_index_type_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program counts in 64 bits, the host packs 32: the structure has another size."""
+    source = sources.source
+    monkeypatch.setattr(launching, "source", lambda kernel, dtype, wide, fixed: source(kernel, dtype, True, fixed))
+    with pytest.raises(simulator.ArgumentMismatch):
+        simulated(case_named(f"im2col, {SMALL}"), CudaBackend(SimulatorRuntime()))
+
+
+def test_arrays_in_the_wrong_places_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_named(f"im2col, {SMALL}")
+    packed = sources.Structure.packed
+    monkeypatch.setattr(sources.Structure, "packed", lambda *given: np.int32(packed(*given).nbytes))
+    with pytest.raises(simulator.ArgumentMismatch):
+        simulated(case, CudaBackend(SimulatorRuntime()))
