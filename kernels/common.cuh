@@ -156,7 +156,8 @@ struct Position {  // in an array [N, C, D, H, W]
 };
 
 // The i-th element of an array [N, c, d, h, w] in memory order: neighbouring i are neighbours in memory.
-__device__ __forceinline__ Position position(index_t i, index_t c, index_t d, index_t h, index_t w, bool channels_last) {
+__device__ __forceinline__ Position position(index_t i, index_t c, index_t d, index_t h, index_t w,
+                                             bool channels_last) {
   Position at;
   if (channels_last) {
     at.c = i % c;

@@ -1,4 +1,4 @@
-// Convolution, backward to its weight (wgrad), the first of two kernels: sums over parts of the batch and its positions,
+// Convolution, backward to its weight (wgrad), the first of two kernels: sums over parts of the batch and positions,
 // parts[s, oc, c, k] = sum over n, o of part s of x[n, c, o * stride + k * dilation - low] * grad_y[n, oc, o]
 //
 // Source       the derivative of conv_forward; a matrix product whose inner dimension is N * OD * OH * OW, split

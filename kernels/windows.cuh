@@ -36,7 +36,7 @@ __device__ __forceinline__ Readers readers(index_t shift, index_t kernel, index_
   return {k, o, least((kernel - 1 - k) / tap_step, o / output_step) + 1};
 }
 
-// The input [N, C, D, H, W] of this thread where a launch goes through the residues modulo the stride one after another,
+// The input [N, C, D, H, W] of this thread where a launch goes through the residues modulo the stride one by one,
 // [residues_d, residues_h, residues_w] times [N, C, run_d, run_h, run_w]; false for a thread that has none.
 template <typename Params>
 __device__ __forceinline__ bool residue_position(const Params& p, Position* at) {
