@@ -122,6 +122,7 @@ class _Conv:
         return conv_geometry(f"conv{len(self.size)}d", self.size, *settings)
 
 
+_ALL_DIFFERENT = ((1, 0), (2, 1), (0, 2))
 _LAYERS: dict[Scale, tuple[_Conv, ...]] = {
     "layers": (
         _Conv("3x3", 4, Channels(64, 64), (56, 56), 3, 1, 1),
@@ -134,7 +135,7 @@ _LAYERS: dict[Scale, tuple[_Conv, ...]] = {
         _Conv("1-d", 16, Channels(64, 64), (4000,), 9, 2, 4),
     ),
     "odd": (
-        _Conv("3-d, all different", 2, Channels(4, 6, 2), (5, 7, 6), (2, 3, 2), (2, 3, 1), ((1, 0), (2, 1), (0, 2)), (1, 2, 3)),
+        _Conv("3-d, all different", 2, Channels(4, 6, 2), (5, 7, 6), (2, 3, 2), (2, 3, 1), _ALL_DIFFERENT, (1, 2, 3)),
         _Conv("residues without taps", 2, Channels(3, 5), (9, 8), (3, 2), (4, 2), ((3, 2), (1, 4)), (2, 4)),
         _Conv("many positions", 3, Channels(2, 3), (21, 24), 3, 1, 1),
     ),

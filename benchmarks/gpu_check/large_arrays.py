@@ -69,14 +69,17 @@ def large_calls() -> tuple[Large, ...]:
     w3, w8 = numbers((c, c, 1, 3, 3), "int8", seed="w"), numbers((c, c, 1, 8, 8), "int8", seed="w")
     columns = (c * 4, 32 * 32)
     places = ("int8", "int64")
-    rows = (1, c, prod(space))
+    rows, batch = (1, c, prod(space)), (c, 1, prod(space))
 
-    def norm(axes: tuple[int, ...]) -> Callable[[int], tuple[Any, ...]]:
-        return lambda n: (NormGeometry((n, *rows), axes),)
+    def norm(shape: tuple[int, ...], axes: tuple[int, ...]) -> Callable[[int], tuple[Any, ...]]:
+        g, group, positions = shape
+        return lambda n: (NormGeometry((n, g, group, positions), axes),)
 
     return (
-        Large("convolution, reads and writes", "convolve", "conv_forward", "int8", (IMAGE,), lambda n: (w3, None, conv), size),
-        Large("convolution, reads", "convolve", "conv_forward", "int8", (IMAGE,), lambda n: (w8, None, strided), prod(small)),
+        Large("convolution, reads and writes", "convolve", "conv_forward", "int8", (IMAGE,),
+              lambda n: (w3, None, conv), size),
+        Large("convolution, reads", "convolve", "conv_forward", "int8", (IMAGE,),
+              lambda n: (w8, None, strided), prod(small)),
         Large("backward input, writes", "convolve_backward_input", "conv_backward_input", "int8", (small,),
               lambda n: (w8, None, strided), size),
         Large("backward weight, reads", "convolve_backward_weight", "conv_backward_weight", "int8", (IMAGE, small),
@@ -98,9 +101,9 @@ def large_calls() -> tuple[Large, ...]:
               lambda n: (pool,), 2 * size),
         Large("interpolation, writes", "interpolate", "resample", "int8", (small,), lambda n: (nearest,), size),
         Large("interpolation, reads", "interpolate", "resample", "int8", (IMAGE,), lambda n: (shrink,), prod(small)),
-        Large("statistics of rows, reads", "norm_statistics", "norm_statistics", "float16", (rows,), norm((2, 3)), 8),
-        Large("statistics of the batch, reads", "norm_statistics", "norm_statistics", "float16", (rows,), norm((0, 2, 3)),
-              0, sums=True),
+        Large("statistics of rows, reads", "norm_statistics", "norm_statistics", "float16", (rows,), norm(rows, (2, 3)), 8),
+        Large("statistics of the batch, reads", "norm_statistics", "norm_statistics", "float16", (batch,),
+              norm(batch, (0, 2, 3)), 0, sums=True),
     )  # fmt: skip
 
 
@@ -158,7 +161,7 @@ def _batch(machine: Machine, host: Any, images: int, kept: Sequence[int], side: 
 
 
 def _spread(machine: Machine, host: Any, side: str) -> Any:
-    """Two images of the simulator, the second one's last element one image short of 2**31 elements on or one past it."""
+    """Two images of the simulator, the second one's end one image short of 2**31 elements or one past them."""
     from gpucnn.simulator import arrays
 
     if host[0].size != prod(IMAGE):

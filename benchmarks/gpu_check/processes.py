@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 ROOT = Path(__file__).parents[2]
 GRACE_S = 20.0  # from the request to end until the process is killed: pytest writes its report in it
@@ -92,7 +92,7 @@ def read_junit(text: str) -> Tests:
     """The counts of a JUnit report of pytest."""
     passed = failed = skipped = 0
     failures = []
-    for case in ElementTree.fromstring(text).iter("testcase"):
+    for case in ET.fromstring(text).iter("testcase"):
         trouble = next((child for child in case if child.tag in ("failure", "error")), None)
         if trouble is not None:
             failed += 1

@@ -1,0 +1,488 @@
+"""The command for a machine with a GPU: what it says, counts and writes, with fakes in place of the GPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpucnn
+from benchmarks.gpu_check import __main__ as command
+from benchmarks.gpu_check import large_arrays, parts, preflight, processes, report, worker
+from benchmarks.gpu_check.calls import agree, calls
+from benchmarks.gpu_check.checks import Check
+from benchmarks.gpu_check.machine import KernelBuild, Machine, NotRun, Recorder, assembled
+from benchmarks.gpu_check.processes import Ended
+from gpucnn.backends import Backend, available
+from gpucnn.backends.cuda.runtime import Device
+
+FACTS = {"device": "GPU 0", "commit": "unknown"}
+
+# --- Preflight ----------------------------------------------------------------------------------------------------
+
+
+def test_a_machine_without_cupy_is_told_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert command.main(["--out", str(tmp_path / "new")]) == 2
+    assert "pip install gpucnn[cuda12]" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_missing_packages_name_the_test_extra() -> None:
+    reasons = preflight.missing("cuda", "compute-sanitizer", lambda module: None if module == "hypothesis" else True)
+    assert reasons == {"suite": 'hypothesis not installed: pip install -e ".[test]"'}
+    reasons = preflight.missing("cuda", "compute-sanitizer", lambda module: None)
+    assert {"suite", "repeatability", "memcheck"} <= set(reasons)
+    assert "pytest, hypothesis, ml_dtypes" in reasons["suite"]
+
+
+def test_a_missing_sanitizer_says_where_it_comes_from() -> None:
+    reasons = preflight.missing("cuda", None, lambda module: True)
+    assert set(reasons) == set(preflight.SANITIZER_PARTS)
+    assert "CUDA toolkit" in reasons["memcheck"]
+    assert "nvidia-cuda-sanitizer-api" in reasons["memcheck"]
+
+
+@pytest.mark.parametrize("folder", ["cuda_sanitizer_api/bin", "cu13/compute-sanitizer", "cu13/bin"])
+def test_the_sanitizer_is_found_in_nvidias_wheels(tmp_path: Path, folder: str) -> None:
+    assert preflight.find_sanitizer({"CUDA_PATH": str(tmp_path)}, [], lambda name: None) is None
+    path = tmp_path / folder / "compute-sanitizer"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert preflight.find_sanitizer({}, [tmp_path], lambda name: None) == str(path)
+    assert preflight.find_sanitizer({}, [tmp_path], lambda name: "first") == "first"
+
+
+# --- What other programs leave ------------------------------------------------------------------------------------
+
+JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites name="pytest tests"><testsuite name="pytest" errors="1"
+failures="1" skipped="1" tests="4" hostname="secret-host"><testcase classname="tests.test_a" name="test_1" time="0.1" />
+<testcase classname="tests.test_a" name="test_2[x]"><failure message="AssertionError: off&#10;more">text</failure>
+</testcase><testcase classname="tests.test_b" name="test_3"><error message="failed on setup">text</error></testcase>
+<testcase classname="tests.test_b" name="test_4"><skipped type="pytest.skip" message="no">text</skipped></testcase>
+</testsuite></testsuites>"""
+
+CLEAN_MEMCHECK = "========= COMPUTE-SANITIZER\npassed unpool\n========= ERROR SUMMARY: 0 errors\n"
+MEMCHECK = """========= COMPUTE-SANITIZER
+========= Invalid __global__ write of size 4 bytes
+=========     at conv_forward+0x2b0 in conv_forward.cu:41
+=========     by thread (33,0,0) in block (2,0,0)
+=========     Address 0x7f2b3dc00a84 is out of bounds
+=========
+========= Target application returned an error
+========= ERROR SUMMARY: 31 errors
+"""
+CLEAN_RACECHECK = "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n"
+RACECHECK = """========= Error: Race reported between Write access at norm_statistics+0x340 in norms.cuh:61
+=========     and Read access at norm_statistics+0x390 in norms.cuh:63 [64 hazards]
+=========
+========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)
+"""
+
+
+def test_junit_reports_are_counted_and_lose_the_host_name() -> None:
+    tests = processes.read_junit(JUNIT)
+    assert tests[:3] == (1, 2, 1)
+    assert tests.failures == (
+        "tests.test_a::test_2[x]: AssertionError: off",
+        "tests.test_b::test_3: failed on setup",
+    )
+    assert "secret-host" not in processes.without_host_name(JUNIT)
+
+
+@pytest.mark.parametrize(
+    ("text", "errors"),
+    [
+        (CLEAN_MEMCHECK, 0),
+        (MEMCHECK, 31),
+        (CLEAN_RACECHECK, 0),
+        (RACECHECK, 1),
+        (CLEAN_MEMCHECK + MEMCHECK, 31),
+        ("========= Error: No attachable process found.\n", None),
+        ("", None),
+    ],
+)
+def test_summaries_of_compute_sanitizer(text: str, errors: int | None) -> None:
+    assert processes.read_sanitizer(text).errors == errors
+
+
+def test_the_kind_of_a_sanitizers_report_is_kept() -> None:
+    assert processes.read_sanitizer(MEMCHECK).reports == ("Invalid __global__ write of size 4 bytes",)
+    assert processes.read_sanitizer(RACECHECK).reports[0].startswith("Error: Race reported between Write")
+
+
+def test_a_process_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "GRACE_S", 0.2)
+    stubborn = "import signal, time; signal.signal(2, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
+    polls: list[None] = []
+    ended = processes.execute([sys.executable, "-c", stubborn], tmp_path / "log", 1.0, {}, lambda: polls.append(None))
+    assert ended.code is None
+    assert ended.seconds < 20
+    assert polls
+    quick = [sys.executable, "-c", "import os; print(os.environ['GIVEN']); raise SystemExit(3)"]
+    assert processes.execute(quick, tmp_path / "log", 60, {"GIVEN": "this"}, lambda: None).code == 3
+    assert (tmp_path / "log").read_text().split() == ["on", "this"]
+
+
+# --- Parts, with a fake in place of processes -------------------------------------------------------------------------
+
+
+class Workers:
+    """Processes that append lines to their records and logs: one item of `runs` for each that is started."""
+
+    def __init__(self, *runs: Callable[[Path, Path], int | None]) -> None:
+        self.runs = list(runs)
+        self.commands: list[list[str]] = []
+        self.environments: list[dict[str, str]] = []
+
+    def __call__(
+        self, given: Sequence[str], log: Path, limit_s: float, environment: Mapping[str, str], poll: Callable[[], None]
+    ) -> Ended:
+        self.commands.append(list(given))
+        self.environments.append(dict(environment))
+        option = next((text for text in given if text.startswith("--junitxml=")), "")
+        written = Path(option.partition("=")[2] if option else given[given.index("--records") + 1])
+        with log.open("a"):
+            code = self.runs.pop(0)(written, log)
+        poll()
+        return Ended(code, 1.5)
+
+
+def lines(*events: dict[str, Any], code: int | None = 0, log: str = "") -> Callable[[Path, Path], int | None]:
+    def run(records: Path, log_path: Path) -> int | None:
+        with records.open("a") as file:
+            file.writelines(json.dumps(event) + "\n" for event in events)
+        log_path.write_text(log_path.read_text() + log)
+        return code
+
+    return run
+
+
+def made(name: str, status: str = "passed", detail: str = "", kernels: Sequence[str] = ()) -> dict[str, Any]:
+    return {"check": name, "status": status, "detail": detail, "seconds": 0.1, "kernels": list(kernels)}
+
+
+def run_part(name: str, out: Path, execute: Workers, **context: Any) -> tuple[report.Outcome, report.Report]:
+    part = next(part for part in parts.PARTS if part.name == name)
+    written = report.Report(dict(FACTS))
+    return part.run(parts.Context("cuda", out, written, execute, "sanitizer", **context), part, 60.0), written
+
+
+def test_kernels_of_checks_are_counted(tmp_path: Path) -> None:
+    one, two = "gather[int8,int32,generic]", "unpool[int8,int32,generic]"
+    workers = Workers(
+        lines(
+            {"total": 3},
+            made("a", kernels=[one]),
+            made("b", "failed", "other bits", [one, two]),
+            made("c", "not run", "no"),
+        )
+    )
+    outcome, written = run_part("repeatability", tmp_path, workers, filter="x")
+    assert (outcome.status, outcome.passed, outcome.failed, outcome.not_run) == ("failed", 1, 1, 1)
+    assert outcome.failures == ["b: other bits"]
+    assert outcome.notes == ["1 not run: no"]
+    assert written.kernels == {
+        KernelBuild("gather", "int8", "int32", "generic"): report.Launched(1, 1),
+        KernelBuild("unpool", "int8", "int32", "generic"): report.Launched(0, 1),
+    }
+    assert workers.commands[0][-4:] == ["--filter", "x", "--skip", "0"]
+
+
+def test_a_process_that_dies_amid_a_check_is_followed_by_one_for_the_rest(tmp_path: Path) -> None:
+    workers = Workers(
+        lines({"total": 3}, made("a"), {"begin": "b"}, code=-11), lines({"total": 3}, {"begin": "c"}, made("c"))
+    )
+    outcome, _ = run_part("repeatability", tmp_path, workers)
+    assert (outcome.status, outcome.passed, outcome.failed, outcome.reason) == ("failed", 2, 1, "")
+    assert outcome.failures == ["b: its process ended with status -11"]
+    assert workers.commands[1][-2:] == ["--skip", "2"]
+
+
+def test_a_lost_device_is_followed_by_another_process(tmp_path: Path) -> None:
+    lost = lines({"total": 2}, {"begin": "a"}, made("a", "failed", "illegal address"), code=worker.EXIT_DEVICE_LOST)
+    outcome, _ = run_part("graphs", tmp_path, Workers(lost, lines({"total": 2}, {"begin": "b"}, made("b"))))
+    assert (outcome.passed, outcome.failed, outcome.reason) == (1, 1, "")
+
+
+def test_a_worker_that_does_not_start_or_is_too_slow_fails_the_part(tmp_path: Path) -> None:
+    outcome, _ = run_part("graphs", tmp_path, Workers(lines(code=1, log="Traceback\nImportError: no\n")))
+    assert outcome.status == "failed"
+    assert "ImportError: no" in outcome.reason
+    outcome, _ = run_part("graphs", tmp_path, Workers(lines({"total": 9}, made("a"), {"begin": "b"}, code=None)))
+    assert (outcome.status, outcome.passed) == ("failed", 1)
+    assert outcome.reason == "the time limit ended it amid b, 1 of 9 checks were made"
+
+
+@pytest.mark.parametrize(
+    ("name", "log", "status"),
+    [
+        ("memcheck", CLEAN_MEMCHECK, "passed"),
+        ("memcheck", MEMCHECK, "failed"),
+        ("racecheck", CLEAN_RACECHECK, "passed"),
+        ("racecheck", RACECHECK, "failed"),
+        ("synccheck", "no summary\n", "failed"),
+    ],
+)
+def test_a_sanitizer_passes_by_its_summary(tmp_path: Path, name: str, log: str, status: str) -> None:
+    workers = Workers(lines({"total": 1}, made("a"), log=log))
+    outcome, written = run_part(name, tmp_path, workers)
+    assert outcome.status == status, outcome
+    assert workers.commands[0][:3] == ["sanitizer", "--tool", name]
+    assert "--guard" in workers.commands[0]
+    assert not written.kernels or status
+
+
+def test_a_warm_start_must_not_compile(tmp_path: Path) -> None:
+    cold, warm, again = (lines({"total": 1}, made("r", detail=f"9.0 s, {n} compiled")) for n in (90, 0, 10))
+    workers = Workers(cold, warm)
+    outcome, _ = run_part("cold-start", tmp_path, workers)
+    assert outcome.status == "passed"
+    assert outcome.notes == ["cold 9.0 s, 90 compiled", "warm 9.0 s, 0 compiled"]
+    assert workers.environments[0]["GPUCNN_CACHE_DIR"] == workers.environments[1]["GPUCNN_CACHE_DIR"]
+    outcome, _ = run_part("cold-start", tmp_path, Workers(cold, again))
+    assert (outcome.status, outcome.reason) == ("failed", "the second process compiled again")
+
+
+@pytest.mark.parametrize(
+    ("xml", "code", "status", "reason"),
+    [
+        ('<testsuites><testsuite><testcase name="a"/></testsuite></testsuites>', 0, "passed", ""),
+        (JUNIT, 1, "failed", "see suite.log"),
+        ('<testsuites><testsuite><testcase name="a"/></testsuite></testsuites>', None, "failed", "the time limit"),
+        ("<testsuites><testsuite></testsuite></testsuites>", 5, "failed", "no test ran"),
+        ("", 4, "failed", "pytest wrote no report, see suite.log: it said nothing"),
+    ],
+)
+def test_the_suite_passes_by_its_report(tmp_path: Path, xml: str, code: int | None, status: str, reason: str) -> None:
+    def run(junit: Path, log: Path) -> int | None:
+        if xml:
+            junit.write_text(xml)
+        return code
+
+    outcome, _ = run_part("suite", tmp_path, Workers(run))
+    assert outcome.status == status
+    assert outcome.reason.startswith(reason)
+    assert "secret-host" not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+# --- The command --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has all but compute-sanitizer."""
+    found = preflight.Preflight(None, {"memcheck": "not found"}, None)
+    monkeypatch.setattr(preflight, "look", lambda backend: found)
+    monkeypatch.setattr(command, "facts", lambda backend: dict(FACTS))
+
+
+def read(out: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / "gpu_check.json").read_text())
+    return content
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize(("status", "code"), [("passed", 0), ("failed", 1)])
+def test_exit_codes_say_whether_all_passed(tmp_path: Path, status: str, code: int) -> None:
+    workers = Workers(*(lines({"total": 1}, made("a", status)) for _ in range(2)))
+    assert command.main(["--out", str(tmp_path), "--parts", "repeatability,graphs"], workers) == code
+    assert read(tmp_path)["status"] == status
+    assert [part["name"] for part in read(tmp_path)["parts"]] == ["repeatability", "graphs"]
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_part_that_cannot_be_run_does_not_count_as_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workers = Workers(lines({"total": 1}, made("a")))
+    assert command.main(["--out", str(tmp_path), "--parts", "memcheck,graphs"], workers) == 1
+    content = read(tmp_path)
+    assert content["status"] == "incomplete"
+    assert [(part["status"], part["reason"]) for part in content["parts"]] == [("not run", "not found"), ("passed", "")]
+    assert "without memcheck: not found" in capsys.readouterr().err
+    assert command.main(["--out", str(tmp_path), "--parts", "memcheck"], Workers()) == 2
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_an_interrupted_run_leaves_what_it_found(tmp_path: Path) -> None:
+    def interrupt(records: Path, log: Path) -> int:
+        raise KeyboardInterrupt
+
+    workers = Workers(lines({"total": 1}, made("a")), interrupt)
+    assert command.main(["--out", str(tmp_path), "--parts", "repeatability,large-arrays,graphs"], workers) == 130
+    content = read(tmp_path)
+    assert content["status"] == "incomplete"
+    assert [part["reason"] for part in content["parts"]] == ["", "interrupted", "not reached"]
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_fault_of_the_command_fails_its_part_only(tmp_path: Path) -> None:
+    def fault(records: Path, log: Path) -> int:
+        raise OSError("no space")
+
+    workers = Workers(fault, lines({"total": 1}, made("a")))
+    assert command.main(["--out", str(tmp_path), "--parts", "repeatability,graphs"], workers) == 1
+    assert [part["status"] for part in read(tmp_path)["parts"]] == ["failed", "passed"]
+
+
+def test_mistaken_calls(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for arguments in ([], ["--out", "x", "--parts", "nothing"], ["--out", "x", "--limit-minutes", "0"]):
+        with pytest.raises(SystemExit) as ended:
+            command.main(arguments)
+        assert ended.value.code == 2
+    assert "there is no nothing, expected some of suite, repeatability" in capsys.readouterr().err
+    assert command.main(["--list"]) == 0
+    assert "initcheck" in capsys.readouterr().out
+
+
+# --- The report ---------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_which_kernels_passed_and_not_where(tmp_path: Path) -> None:
+    written = report.Report({"device": "GPU 0", "commit": "abc"}, complete=True)
+    failure = f"b: {report.ROOT}/kernels/common.cuh and /home/someone/x.py"
+    written.outcomes.append(report.Outcome("repeatability", "failed", "a | b", 1, 1, 0, 2.5, [failure]))
+    written.count(["gather[int8,int64,generic]", "gather[float32,int64,generic]"], True)
+    written.count(["gather[int8,int64,generic]"], False)
+    written.write(tmp_path)
+    markdown = (tmp_path / "gpu_check.md").read_text()
+    assert markdown.startswith("# GPU check: failed\n")
+    assert "| repeatability | failed | 1 | 1 | 0 | 2 | a \\| b |" in markdown
+    assert "| gather | int64 | generic | float32, int8 (FAILED) |" in markdown
+    assert "kernels/common.cuh and …/x.py" in markdown
+    assert str(report.ROOT) not in markdown + (tmp_path / "gpu_check.json").read_text()
+    assert read(tmp_path)["kernels"][1] == {
+        "kernel": "gather", "dtype": "int8", "index": "int64", "build": "generic", "passed": 1, "failed": 1
+    }  # fmt: skip
+
+
+def test_facts_without_a_gpu_or_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    known = report.facts("simulator")
+    assert (known["device"], known["gpucnn"], known["NumPy"]) == ("simulator", gpucnn.__version__, np.__version__)
+    assert len(known["digest of gpucnn and kernels"]) == 12
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    assert report.sources_facts()["commit"] == report.sources_facts()["tree clean"] == "unknown"
+
+
+# --- Workers and their checks -------------------------------------------------------------------------------------
+
+
+def bare(synchronise: Callable[[], None] = lambda: None) -> Machine:
+    return Machine("cuda", None, str, str, synchronise, lambda: 0, Recorder(), {})  # type: ignore[arg-type]
+
+
+def test_a_worker_reports_each_outcome_and_stops_where_the_device_is_lost() -> None:
+    def gone() -> None:
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    def raising(error: Exception) -> Callable[[], str]:
+        def run() -> str:
+            raise error
+
+        return run
+
+    events: list[dict[str, Any]] = []
+    checks = [
+        Check("a", lambda: "fine"),
+        Check("b", raising(NotRun("too small"))),
+        Check("c", raising(AssertionError("other bits"))),
+        Check("d", raising(ValueError("no"))),
+    ]
+    assert worker.run(checks, bare(), lambda **event: events.append(event)) == 0
+    assert [(event["status"], event["detail"]) for event in events if "check" in event] == [
+        ("passed", "fine"), ("not run", "too small"), ("failed", "other bits"), ("failed", "ValueError: no")
+    ]  # fmt: skip
+    assert worker.run(checks, bare(gone), lambda **event: events.append(event)) == worker.EXIT_DEVICE_LOST
+    assert events[-1]["check"] == "c"
+
+
+def test_each_primitive_is_called_at_both_scales() -> None:
+    for scale in ("layers", "odd"):
+        names = [call.name for call in calls(scale)]  # type: ignore[arg-type]
+        assert len(set(names)) == len(names)
+        assert {call.primitive for call in calls(scale)} == Backend.__abstractmethods__  # type: ignore[arg-type]
+
+
+def test_results_agree_up_to_rounding() -> None:
+    x = np.ones((2, 3), np.float32)
+    assert agree((x, x), (x, x)) == ""
+    assert agree((x,), (x + np.float32(1e-6),)) == ""
+    assert "off by" in agree((x,), (x + np.float32(1e-3),))
+    assert "expected float64" in agree((x,), (x.astype(np.float64),))
+    assert agree((np.arange(3),), (np.arange(3) % 2,)) == "1 of 3 integers are wrong"
+    assert "off by nan" in agree((x * np.float32(np.nan),), (x,))
+
+
+class Hollow(np.ndarray):
+    """An array that has strides and no memory behind them."""
+
+    def fill(self, value: Any) -> None:
+        pass
+
+
+class HollowNamespace:
+    """NumPy's functions, with new arrays that take no memory."""
+
+    def empty(self, shape: Sequence[int], dtype: Any = float) -> Any:
+        strides = [np.dtype(dtype).itemsize * int(np.prod(shape[axis + 1 :])) for axis in range(len(shape))]
+        return np.lib.stride_tricks.as_strided(np.zeros(1, dtype), tuple(shape), strides).view(Hollow)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
+class HollowRuntime:
+    """A runtime that launches nothing."""
+
+    name, specialises, xp = "cuda", True, HollowNamespace()
+
+    def device(self, array: Any) -> Device:
+        return Device(0, "none", (9, 0), 100)
+
+    def using(self, device: Device) -> Any:
+        return nullcontext()
+
+    def function(self, source: Any, device: Device) -> Any:
+        return lambda *args: None
+
+
+@pytest.mark.parametrize("side", large_arrays.IMAGES)
+@pytest.mark.parametrize("call", large_arrays.large_calls(), ids=lambda call: call.name)
+def test_large_arrays_lie_where_they_are_said_to(call: large_arrays.Large, side: str) -> None:
+    functions: dict[str, Any] = {"put": None, "get": None, "synchronise": None, "free_bytes": None}
+    subject = assembled("cuda", HollowRuntime(), **functions)
+    dtypes = call.batched_dtypes or (call.dtype,) * len(call.batched)
+    shapes = [(large_arrays.IMAGES[side], *shape) for shape in call.batched]
+    given = list(map(HollowNamespace().empty, shapes, dtypes))
+    with gpucnn.algorithm("direct"):
+        getattr(subject.backends["generic"], call.primitive)(*given, *call.shared(large_arrays.IMAGES[side]))
+    builds = [build for build in map(KernelBuild.of, subject.recorder.drain()) if build.kernel == call.kernel]
+    assert [build.index for build in builds] == [large_arrays.INDEX[side]]
+
+
+def test_large_arrays_are_not_tried_where_they_do_not_fit() -> None:
+    checks = list(large_arrays.large_arrays(bare()))
+    assert len(checks) == 2 * len(large_arrays.large_calls())
+    with pytest.raises(NotRun, match=r"needs \d\.\d GiB of the device's memory, 0\.0 are free"):
+        checks[0].run()
+
+
+def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
+    if available()["simulator"] != "available":
+        pytest.skip(available()["simulator"])
+    arguments = ["--out", str(tmp_path), "--backend", "simulator", "--parts", "repeatability,large-arrays"]
+    assert command.main([*arguments, "--filter", "gather"]) == 0
+    content = read(tmp_path)
+    assert content["status"] == "passed"
+    assert [part["passed"] for part in content["parts"]] == [3, 2]
+    assert {(kernel["index"], kernel["build"]) for kernel in content["kernels"]} == {
+        ("int32", "generic"), ("int32", "specialised"), ("int64", "generic"), ("int64", "specialised")
+    }  # fmt: skip
