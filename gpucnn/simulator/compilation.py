@@ -50,7 +50,7 @@ def compile_kernel(text: str, name: str, flags: Sequence[str], runtime: Path, ta
         # Without the flags of the mode, or the compiler would add its sanitizers' libraries.
         extra = ["--coverage"] if "--coverage" in flags else []
         origin = "-Wl,-rpath,$ORIGIN"  # already loaded by then: this is for other tools
-        toolchain.run([path, "-shared", *extra, str(item), str(runtime), origin, "-o", str(target)])
+        toolchain.run([path, "-shared", *extra, str(item), str(runtime), origin, "-Wl,-z,defs", "-o", str(target)])
     except CompileError as error:
         message = f"{name} does not compile for the simulator:\n{error}"
         raise type(error)(message, file=error.file, line=error.line) from None

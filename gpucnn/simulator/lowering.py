@@ -320,10 +320,8 @@ def _split(text: str, separator: str, *, angles: bool = False) -> list[str]:
             position = _closing(text, position)
         elif angles and character in "<>":
             depth += 1 if character == "<" else -1
-        elif character == separator and depth == 0 and text[position : position + 2] != "::":
+        elif character == separator and depth == 0:
             parts.append(text[start:position])
             start = position + 1
-        elif text[position : position + 2] == "::":
-            position += 1
         position += 1
     return [*parts, text[start:]]

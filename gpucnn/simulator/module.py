@@ -10,7 +10,6 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +86,14 @@ class _Runtime:
         return low.value, high.value
 
 
-@cache
+_runtimes: dict[str, _Runtime] = {}
+
+
 def _runtime(path: Path) -> _Runtime:
-    return _Runtime(path)
+    """The runtime, loaded once: kernels ask for it by name, which is a hash of what it was made from."""
+    if path.name not in _runtimes:
+        _runtimes[path.name] = _Runtime(path)
+    return _runtimes[path.name]
 
 
 # --- Compiling ----------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ KERNEL_FLAGS = (
     "-std=c++17",
     "-fPIC",
     "-w",
+    "-g1",
+    "-gdwarf-4",  # some addr2line mistake a file of version 5 for another
     "-fno-exceptions",
     "-fno-strict-aliasing",
     "-ffp-contract=off",
@@ -95,11 +97,11 @@ def processor_flags() -> tuple[str, ...]:
 def mode_flags(mode: str, is_clang: bool) -> tuple[str, ...]:
     """What a mode adds to the flags of a kernel."""
     if mode == "fast":
-        return ("-O2", "-g1")
+        return ("-O2",)
     if mode == "coverage":
-        return ("-O0", "-g1", "--coverage")
+        return ("-O0", "--coverage")
     bounds = "array-bounds" if is_clang else "bounds"
-    flags = ("-O1", "-g1", "-fsanitize=thread", f"-fsanitize={bounds},{_UNDEFINED_BEHAVIOUR}")
+    flags = ("-O1", "-fsanitize=thread", f"-fsanitize={bounds},{_UNDEFINED_BEHAVIOUR}")
     if is_clang:
         return (*flags, "-mllvm", "-tsan-instrument-func-entry-exit=0")
     return (*flags, "-fno-tree-loop-distribute-patterns", "--param", "tsan-instrument-func-entry-exit=0")

@@ -45,6 +45,8 @@ void fail(ErrorKind kind, Where where, const char* format, ...) {
   __builtin_unreachable();
 }
 
+void trap(const char* message, Site site) { fail(ErrorKind::kTrap, Where(site), "%s", message); }
+
 bool has_error() { return report.kind != 0; }
 
 void clear_error() { report.kind = 0; }

@@ -1,0 +1,44 @@
+"""Kernels with a mistake planted in each: how the tests run them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucnn.simulator import Module, asarray, asnumpy
+from gpucnn.simulator.arrays import Array
+
+KERNELS = Path(__file__).parent / "kernels"
+
+
+@cache
+def module(file: str) -> Module:
+    """The source kernels/`file`."""
+    text = (KERNELS / file).read_text(encoding="utf-8")
+    return Module(f'#line 1 "{file}"\n{text}', file)
+
+
+def line_of(file: str, mark: str) -> int:
+    """The one line of kernels/`file` that holds `mark`."""
+    lines = (KERNELS / file).read_text(encoding="utf-8").splitlines()
+    (number,) = (number for number, line in enumerate(lines, 1) if mark in line)
+    return number
+
+
+def argument(value: Any) -> Any:
+    """Arrays of the simulator from NumPy's, an int parameter from a Python number; others stay."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return asarray(value)
+    return np.int32(value) if isinstance(value, int) else value
+
+
+def launch(
+    file: str, kernel: str, grid: tuple[int, ...], block: tuple[int, ...], *args: Any, shared_mem: int = 0
+) -> list[Any]:
+    """Launch a kernel of kernels/`file`; what the arrays among `args` then hold."""
+    taken = [argument(value) for value in args]
+    module(file).function(kernel)(grid, block, tuple(taken), shared_mem)
+    return [asnumpy(value) for value in taken if isinstance(value, Array)]

@@ -1,0 +1,158 @@
+"""The compiler is found or missed in words; the cache is safe against others and against damage."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpucnn import simulator
+from gpucnn.simulator import CompileError, Module, asarray, asnumpy, coverage, toolchain
+
+SOURCE = r"""
+#line 1 "add.cu"
+__device__ __forceinline__ float add(float x, float y) {
+  return x + y;
+}
+extern "C" __global__ void kernel(float* y, int bug) {
+  if (bug)
+    y[threadIdx.x] = 0;
+  else
+    y[threadIdx.x] = add(y[threadIdx.x], 1);
+}
+"""
+
+
+def result(text: str = SOURCE) -> float:
+    y = asarray(np.ones(4, "f4"))
+    Module(text, "add").function("kernel")((1,), (4,), (y, np.int32(0)))
+    return float(asnumpy(y)[0])
+
+
+@pytest.fixture
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path))
+    return tmp_path / "simulator"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that holds nothing but the runtime."""
+    runtime = toolchain.runtime("assembly")
+    monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path))
+    folder = tmp_path / "simulator"
+    folder.mkdir()
+    shutil.copy(runtime, folder)
+    return folder
+
+
+def run_python(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+
+
+@pytest.mark.no_compiler
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert simulator.available().startswith("the simulator needs g++ 11 or newer, or clang++; install one")
+    with pytest.raises(CompileError, match="install one"):
+        toolchain.compiler()
+
+
+@pytest.mark.no_compiler
+def test_another_system_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert simulator.available() == "the simulator needs Linux, this is darwin; a Linux container will do"
+
+
+def test_a_compiler_is_found() -> None:
+    assert simulator.available() == "available"
+
+
+def test_compiled_files_are_used_again(cache: Path) -> None:
+    assert result() == 2
+    before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert {path.name.split("-")[0] for path in before} == {"kernel", "runtime"}
+    assert result() == 2
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == before
+    assert result(SOURCE.replace("x + y", "x + y + y")) == 3
+    assert len(list(cache.iterdir())) == len(before) + 1
+
+
+@pytest.mark.no_compiler
+@pytest.mark.parametrize("keep", [0, 1, 700, 999, -64, -1])
+def test_a_damaged_file_is_noticed(keep: int, cache_folder: Path) -> None:
+    def build(target: Path) -> None:
+        target.write_bytes(bytes(range(100)) * 10)
+
+    path = toolchain.cached("thing.so", build)
+    data = path.read_bytes()
+    assert data.startswith(bytes(range(100)))
+    assert path.parent == cache_folder
+    for damaged in (data[:keep], data[:5] + b"x" + data[6:], b""):
+        path.write_bytes(damaged)
+        assert not toolchain.is_whole(path)
+        assert toolchain.cached("thing.so", build).read_bytes() == data
+    assert list(cache_folder.iterdir()) == [path]
+
+
+def test_a_damaged_kernel_is_built_again(cache: Path) -> None:
+    code = "import test_toolchain as t; assert t.result() == 2"
+    run_python(code)
+    (path,) = cache.glob("kernel-*.so")
+    path.write_bytes(path.read_bytes()[:5000])
+    run_python(code)
+    assert toolchain.is_whole(path)
+
+
+@pytest.mark.no_compiler
+def test_a_failed_build_leaves_nothing(cache_folder: Path) -> None:
+    def build(target: Path) -> None:
+        target.write_text("half")
+        raise CompileError("no")
+
+    with pytest.raises(CompileError):
+        toolchain.cached("thing.so", build)
+    assert list(cache_folder.iterdir()) == []
+
+
+def _result_in_process(start: str) -> float:
+    os.environ["GPUCNN_CACHE_DIR"] = start
+    return result()
+
+
+def test_several_processes_build_the_same(cache: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(_result_in_process, [str(cache.parent)] * 2, chunksize=1) == [2, 2]
+    assert all(map(toolchain.is_whole, cache.iterdir()))
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("cache")
+def test_coverage_counts_lines() -> None:
+    with simulator.options(mode="coverage"):
+        assert result() == 2
+        first = coverage.report()["add.cu"]
+        assert {2, 5, 8} <= first.executed
+        assert first.missed == {6}
+        assert 0 < first.share < 1
+        y = asarray(np.ones(4, "f4"))
+        Module(SOURCE, "add").function("kernel")((1,), (4,), (y, np.int32(1)))
+        assert coverage.report()["add.cu"].missed == frozenset()
+        coverage.reset()
+        assert not coverage.report()["add.cu"].executed
+
+
+@pytest.mark.usefixtures("cache")
+def test_coverage_of_several_processes_adds_up() -> None:
+    use = "from gpucnn import simulator\nimport test_toolchain as t"
+    code = f"{use}\nwith simulator.options(mode='coverage'):\n  t.result()"
+    run_python(code)
+    assert coverage.report()["add.cu"].missed == {6}
+    assert set(coverage.report()) == {"add.cu"}
