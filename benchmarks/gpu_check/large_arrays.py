@@ -101,7 +101,8 @@ def large_calls() -> tuple[Large, ...]:
               lambda n: (pool,), 2 * size),
         Large("interpolation, writes", "interpolate", "resample", "int8", (small,), lambda n: (nearest,), size),
         Large("interpolation, reads", "interpolate", "resample", "int8", (IMAGE,), lambda n: (shrink,), prod(small)),
-        Large("statistics of rows, reads", "norm_statistics", "norm_statistics", "float16", (rows,), norm(rows, (2, 3)), 8),
+        Large("statistics of rows, reads", "norm_statistics", "norm_statistics", "float16", (rows,),
+              norm(rows, (2, 3)), 8),
         Large("statistics of the batch, reads", "norm_statistics", "norm_statistics", "float16", (batch,),
               norm(batch, (0, 2, 3)), 0, sums=True),
     )  # fmt: skip

@@ -239,12 +239,12 @@ def run_cold_start(context: Context, part: Part, limit_s: float) -> Outcome:
 
 
 PARTS = (
-    Part("suite", "the test suite on the GPU, generic builds", 10, run_suite),
+    Part("suite", "the test suite on the GPU, generic builds", 7.5, run_suite),
     Part("repeatability", "layers: three runs and both builds bit for bit, against NumPy", 6, run_checks),
     Part("large-arrays", "both sides of 2**31 elements", 2, run_checks),
-    Part("memcheck", "compute-sanitizer: reads and writes out of bounds", 2, run_sanitizer),
+    Part("memcheck", "compute-sanitizer: reads and writes out of bounds", 4, run_sanitizer),
     Part("racecheck", "compute-sanitizer: races on shared memory", 2, run_sanitizer),
-    Part("synccheck", "compute-sanitizer: barriers that not all threads reach", 1, run_sanitizer),
+    Part("synccheck", "compute-sanitizer: barriers that not all threads reach", 1.5, run_sanitizer),
     Part("graphs", "captured CUDA graphs replay to the same bits", 0.5, run_checks),
     Part("cold-start", "compiling a ResNet-50, and a second process that compiles nothing", 1.5, run_cold_start),
     Part("initcheck", "compute-sanitizer: reads of memory that was never written", 2, run_sanitizer, default=False),
