@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_POOL = Kernel("max_pool", "PoolParams")
 MAX_POOL_WITH_INDICES = Kernel("max_pool", "PoolParams", function="max_pool_with_indices")
+FIND_STRAYS = Kernel("max_pool_backward", "PoolParams", function="find_strays")
 MAX_POOL_BACKWARD = Kernel("max_pool_backward", "PoolParams")
 AVERAGE_POOL = Kernel("average_pool", "PoolParams")
 AVERAGE_POOL_BACKWARD = Kernel("average_pool_backward", "PoolParams")
@@ -119,13 +120,16 @@ def max_pool_with_indices(backend: CudaBackend, x: Array, geometry: PoolGeometry
 
 
 def max_pool_backward(backend: CudaBackend, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
-    """grad_x [N, C, D, H, W]; an index that its own window does not read adds nothing."""
+    """grad_x [N, C, D, H, W]: first which planes hold indices that stray from their windows, then the sums."""
     runtime = backend.runtime
     indices = _int64(indices)
     grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
     fields = _pool_fields(geometry, grad_x, grad_y, indices, written=grad_x)
-    arrays = (grad_y, indices, grad_x)
-    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, fields, arrays, threads=grad_x.size, extents=_extents(geometry))
+    extents = _extents(geometry)
+    strays = runtime.xp.zeros(grad_y.shape[:2], np.int32)
+    launch(runtime, FIND_STRAYS, indices.dtype, fields, (indices, strays), threads=indices.size, extents=extents)
+    arrays = (grad_y, indices, strays, grad_x)
+    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, fields, arrays, threads=grad_x.size, extents=extents)
     return grad_x
 
 
@@ -172,7 +176,7 @@ def unpool(backend: CudaBackend, values: Array, indices: Array, size: tuple[int,
     owners.fill(-1)
     fields = _plane_fields(values, planes, indices, written=planes)
     extents = (prod(size),)
-    launch(runtime, UNPOOL_CLAIM, values.dtype, fields, (indices, owners), threads=values.size, extents=extents)
+    launch(runtime, UNPOOL_CLAIM, indices.dtype, fields, (indices, owners), threads=values.size, extents=extents)
     launch(runtime, UNPOOL, values.dtype, fields, (values, owners, planes), threads=planes.size, extents=extents)
     return planes
 

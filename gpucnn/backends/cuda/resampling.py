@@ -94,8 +94,9 @@ def host_tables(geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[
         weights.append(weight[order])
         starts.append(entries + np.searchsorted(targets[order], np.arange(count + 1)))
         entries += len(order)
-    whole = (np.concatenate(part) for part in (starts, sources))
-    return Tables(*(part.astype(np.int32) for part in whole), np.concatenate(weights))
+    return Tables(
+        np.concatenate(starts).astype(np.int32), np.concatenate(sources).astype(np.int32), np.concatenate(weights)
+    )
 
 
 def _entries(axis: InterpolationAxis, dtype: np.dtype[np.generic]) -> tuple[Host, Host, Host]:
