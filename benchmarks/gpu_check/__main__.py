@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None, execute: Execute = execute) -> 
     if len(reasons) == len(options.chosen):
         return EXIT_NOTHING_TO_RUN
     report = Report(facts(options.backend))  # before the tree holds anything of this run
+    if options.filter:
+        report.facts["only what contains"] = options.filter
     options.out.mkdir(parents=True, exist_ok=True)
     with ended_by_sigterm(), progress() as display:
         context = Context(options.backend, options.out, report, execute, found.sanitizer, options.filter, display.show)
