@@ -180,15 +180,15 @@ __device__ __forceinline__ Position position(index_t i, index_t c, index_t d, in
 
 // --- Sums over a block -----------------------------------------------------------------------------------------------
 
-// The sum of each thread's value, in every thread. All THREADS threads of the block call it, THREADS a power of two;
-// the pairs are always the same ones, so the sum repeats bit for bit. `scratch` [THREADS] is free again afterwards.
-template <int THREADS, typename T>
+// The sum of each thread's value, in every thread. All threads of the block call it, their number a power of two; the
+// pairs are always the same ones, so the sum repeats bit for bit. `scratch` [blockDim.x] is free again afterwards.
+template <typename T>
 __device__ __forceinline__ T block_sum(T value, T* scratch) {
-  scratch[threadIdx.x] = value;
+  const int thread = static_cast<int>(threadIdx.x);
+  scratch[thread] = value;
   __syncthreads();
-#pragma unroll
-  for (int half = THREADS / 2; half > 0; half /= 2) {
-    if (threadIdx.x < half) scratch[threadIdx.x] = scratch[threadIdx.x] + scratch[threadIdx.x + half];
+  for (int half = static_cast<int>(blockDim.x) / 2; half > 0; half /= 2) {
+    if (thread < half) scratch[thread] = scratch[thread] + scratch[thread + half];
     __syncthreads();
   }
   const T sum = scratch[0];

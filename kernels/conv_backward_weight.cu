@@ -4,7 +4,7 @@
 // Source       the derivative of conv_forward; a matrix product whose inner dimension is N * OD * OH * OW, split
 // Reads        x [N, C, D, H, W], grad_y [N, OC, OD, OH, OW]; any strides
 // Writes       parts [splits, OC, C / G, KD, KH, KW] of acc_t, which sum_splits adds up
-// Mapping      one block a weight and part; its threads walk the part's (n, od, oh, ow), ow innermost
+// Mapping      one block of 32 to 128 threads a weight and part; they walk the part's (n, od, oh, ow), ow innermost
 // Bytes        x and grad_y are read once a weight, from L2 but for the first; parts written once
 // Determinism  each thread's sum is in order, a block's sum always pairs the same threads; no atomics
 // Limits       none; no reuse between weights, so far from the arithmetic limit where there are many
@@ -27,7 +27,7 @@ conv_backward_weight(const scalar_t* __restrict__ x,       // [N, C, D, H, W]
   const index_t begin = split * p.run;
   const index_t end = least(begin + p.run, p.n * p.od * p.oh * p.ow);
   acc_t sum = {};
-  for (index_t i = begin + static_cast<index_t>(threadIdx.x); i < end; i += 128) {
+  for (index_t i = begin + static_cast<index_t>(threadIdx.x); i < end; i += static_cast<index_t>(blockDim.x)) {
     const Position o = position(i, 1, p.od, p.oh, p.ow, false);
     const index_t d = o.d * p.stride_d + k.d * p.dilation_d - p.low_d;
     const index_t h = o.h * p.stride_h + k.h * p.dilation_h - p.low_h;
@@ -37,6 +37,6 @@ conv_backward_weight(const scalar_t* __restrict__ x,       // [N, C, D, H, W]
     const scalar_t grad = grad_y[o.n * p.y_n + oc * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w];
     sum = multiply_add(widen(value), widen(grad), sum);
   }
-  sum = block_sum<128>(sum, scratch);
+  sum = block_sum(sum, scratch);
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }

@@ -5,6 +5,7 @@ A locally connected layer is a convolution whose weight moves with the output, s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,8 @@ def _backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Arra
     parts = backend.xp.empty((splits, grad_w.size), _sums_dtype(x.dtype))
     fields = conv_fields(geometry, x, grad_w, grad_y, written=grad_w) | {"splits": splits, "run": run}
     reach = [*extents(geometry), splits * run + BACKWARD_WEIGHT.block]
-    launch(backend.runtime, BACKWARD_WEIGHT, x.dtype, fields, (x, grad_y, parts), blocks=parts.size, extents=reach)
+    kernel = replace(BACKWARD_WEIGHT, block=select.weight_block(run))
+    launch(backend.runtime, kernel, x.dtype, fields, (x, grad_y, parts), blocks=parts.size, extents=reach)
     launch(backend.runtime, SUM_SPLITS, x.dtype, fields, (parts, grad_w), threads=grad_w.size, extents=reach)
 
 

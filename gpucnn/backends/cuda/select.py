@@ -10,6 +10,8 @@ from math import prod
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import current_algorithm
 
+MOST_WEIGHT_THREADS = 128  # of a block of a backward weight
+
 WORKSPACE_BYTES = 256 << 20  # columns that a convolution by im2col holds at once
 
 MOST_PART_VALUES = 1 << 24  # sums of parts that a backward weight keeps between its two kernels: 64 MiB of float32
@@ -29,6 +31,17 @@ def weight_splits(weights: int, positions: int) -> int:
     """
     wanted = -(-WANTED_BLOCKS // max(1, weights))
     return max(1, min(wanted, positions // LEAST_RUN, MOST_PART_VALUES // max(1, weights)))
+
+
+def weight_block(run: int) -> int:
+    """Threads of a block that sums `run` positions of a backward weight: a power of two, each with some to sum.
+
+    Examples
+    --------
+    >>> weight_block(40), weight_block(500), weight_block(10**6)
+    (32, 128, 128)
+    """
+    return min(max(32, power_of_two(run // 4)), MOST_WEIGHT_THREADS)
 
 
 def convolution(direction: str, geometry: ConvGeometry, dtype: str) -> str:
