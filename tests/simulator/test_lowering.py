@@ -178,7 +178,7 @@ extern "C" __global__ void fmal(float* y) { y[0] = index(ffma(y[0])); }
 def test_device_arithmetic() -> None:
     text = r"""
 extern "C" __global__ void kernel(const float* x, float* y, double* z) {
-  const float a = x[0], b = x[1];
+  const float a = x[0], b = x[1], NAN = x[2];
   y[0] = fmaf(a, b, -0.02f); y[1] = rsqrtf(b); y[2] = fmaxf(a, b); y[3] = fminf(a, NAN); y[4] = __expf(a);
   y[5] = floorf(-a); y[6] = ceilf(a); y[7] = fabsf(-b); y[8] = isnan(x[2]) ? 1 : 0; y[9] = max(3, 2) + min(1.5f, 2.f);
   y[10] = __ldg(x + 1); y[11] = powf(b, 3.f); y[12] = logf(b); y[13] = tanhf(a); y[14] = __fdividef(a, b);

@@ -1,6 +1,5 @@
 // Lets a C++17 compiler take CUDA C++ after gpucnn.simulator.lowering: included before each kernel source.
 #pragma once
-#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>

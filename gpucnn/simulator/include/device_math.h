@@ -1,6 +1,87 @@
-// CUDA's arithmetic that C's <math.h> lacks. The approximate functions are exact here.
+// CUDA's arithmetic: C's mathematical functions with overloads for float, and what only CUDA has. The approximate
+// functions are exact here. The declarations are spelled out, since <math.h> of C++ takes longer to compile than most
+// kernels do.
 #pragma once
 #include <type_traits>
+
+#define GPUCNN_UNARY(NAME)                   \
+  extern "C" double NAME(double) noexcept;   \
+  extern "C" float NAME##f(float) noexcept;  \
+  inline float NAME(float x) { return NAME##f(x); }
+#define GPUCNN_BINARY(NAME)                         \
+  extern "C" double NAME(double, double) noexcept;  \
+  extern "C" float NAME##f(float, float) noexcept;  \
+  inline float NAME(float x, float y) { return NAME##f(x, y); }
+
+GPUCNN_UNARY(acos)
+GPUCNN_UNARY(acosh)
+GPUCNN_UNARY(asin)
+GPUCNN_UNARY(asinh)
+GPUCNN_UNARY(atan)
+GPUCNN_UNARY(atanh)
+GPUCNN_UNARY(cbrt)
+GPUCNN_UNARY(ceil)
+GPUCNN_UNARY(cos)
+GPUCNN_UNARY(cosh)
+GPUCNN_UNARY(erf)
+GPUCNN_UNARY(erfc)
+GPUCNN_UNARY(exp)
+GPUCNN_UNARY(exp2)
+GPUCNN_UNARY(expm1)
+GPUCNN_UNARY(fabs)
+GPUCNN_UNARY(floor)
+GPUCNN_UNARY(lgamma)
+GPUCNN_UNARY(log)
+GPUCNN_UNARY(log10)
+GPUCNN_UNARY(log1p)
+GPUCNN_UNARY(log2)
+GPUCNN_UNARY(nearbyint)
+GPUCNN_UNARY(rint)
+GPUCNN_UNARY(round)
+GPUCNN_UNARY(sin)
+GPUCNN_UNARY(sinh)
+GPUCNN_UNARY(sqrt)
+GPUCNN_UNARY(tan)
+GPUCNN_UNARY(tanh)
+GPUCNN_UNARY(tgamma)
+GPUCNN_UNARY(trunc)
+GPUCNN_BINARY(atan2)
+GPUCNN_BINARY(copysign)
+GPUCNN_BINARY(fdim)
+GPUCNN_BINARY(fmax)
+GPUCNN_BINARY(fmin)
+GPUCNN_BINARY(fmod)
+GPUCNN_BINARY(hypot)
+GPUCNN_BINARY(nextafter)
+GPUCNN_BINARY(pow)
+GPUCNN_BINARY(remainder)
+#undef GPUCNN_UNARY
+#undef GPUCNN_BINARY
+
+extern "C" double fma(double, double, double) noexcept;
+extern "C" float fmaf(float, float, float) noexcept;
+inline float fma(float x, float y, float z) { return fmaf(x, y, z); }
+inline float pow(float x, int y) { return powf(x, static_cast<float>(y)); }
+inline double pow(double x, int y) { return pow(x, static_cast<double>(y)); }
+
+extern "C" double ldexp(double, int) noexcept;
+extern "C" float ldexpf(float, int) noexcept;
+inline float ldexp(float x, int exponent) { return ldexpf(x, exponent); }
+
+inline int abs(int x) { return x < 0 ? -x : x; }
+inline long abs(long x) { return x < 0 ? -x : x; }
+inline long long abs(long long x) { return x < 0 ? -x : x; }
+inline float abs(float x) { return fabsf(x); }
+inline double abs(double x) { return fabs(x); }
+
+template <class T>
+constexpr bool isnan(T x) { return __builtin_isnan(x); }
+template <class T>
+constexpr bool isinf(T x) { return __builtin_isinf(x); }
+template <class T>
+constexpr bool isfinite(T x) { return __builtin_isfinite(x); }
+template <class T>
+constexpr bool signbit(T x) { return __builtin_signbit(x) != 0; }
 
 template <class A, class B>
 constexpr std::common_type_t<A, B> min(A a, B b) {
