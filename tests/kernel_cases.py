@@ -103,7 +103,7 @@ def _convolutions() -> Iterator[Case]:
     for name in ("3-d, all different", "many positions", "1x1 with a stride"):
         n, geometry = CONVOLUTIONS[name]
         for order in ("contiguous", "channels_last"):
-            yield from _convolution(f"{name}, im2col, {order}", n, geometry, "float32", order, "im2col")
+            yield from _convolution(f"{name}, float32, im2col, {order}", n, geometry, "float32", order, "im2col")
     pixels = _conv((4, 6, 2), (4, 5), 1, 1, 0)
     yield from _convolution("1x1, im2col", 2, pixels, "float64", "contiguous", "im2col")
 

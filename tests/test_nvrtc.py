@@ -30,18 +30,7 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100"
 REGISTERS = 65_536  # of a multiprocessor, and so the most that a block may have
 STATIC_SHARED = 48 * 1024
 
-# Bytes that a kernel's threads may spill or keep on a stack. Where launch bounds name no least number of blocks, ptxas
-# aims at more blocks at a time than these kernels have registers for, and spills a few around the divisions.
-MAY_SPILL = {
-    "average_pool_backward": 160,
-    "col2im": 64,
-    "conv_backward_input": 48,
-    "conv_forward": 176,  # 64-bit indices, generic
-    "max_pool_backward": 16,
-    "max_pool_with_indices": 8,
-    "norm_backward_sums": 8,
-    "norm_statistics": 16,
-}
+MAY_SPILL: dict[str, int] = {}  # bytes that a kernel's threads may spill or keep on a stack, with the reason
 
 
 class Report(NamedTuple):

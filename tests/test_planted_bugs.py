@@ -231,7 +231,7 @@ BUGS = [
         "pack.cu",
         "  __syncthreads();\n",
         "",
-        "forward, many positions, im2col, channels_last",
+        "forward, many positions, float32, im2col, channels_last",
         (simulator.Race, simulator.UninitialisedRead),
     ),
     Bug(
@@ -288,7 +288,7 @@ BUGS = [
         "pack.cu",
         "      tile[c][position] = x[",
         "      tile[c][position + 1] = x[",
-        "forward, many positions, im2col, channels_last",
+        "forward, many positions, float32, im2col, channels_last",
         simulator.UninitialisedRead,
     ),
     Bug(

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from gpucnn.simulator import Module, asarray, asnumpy
+from gpucnn.simulator import Module, asarray, asnumpy, toolchain
 from gpucnn.simulator.arrays import Array
 
+needs_gcc = pytest.mark.skipif(
+    getattr(toolchain.find_compiler(), "is_clang", False), reason="only g++ can do this, and clang++ is the compiler"
+)
 KERNELS = Path(__file__).parent / "kernels"
 
 

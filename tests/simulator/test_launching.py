@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import launch, module
+from running import launch, module, needs_gcc
 
 from gpucnn import simulator
 from gpucnn.simulator import ArgumentMismatch, LaunchError, Module, SharedMemoryError, SimulatorError, asarray, asnumpy
@@ -71,7 +71,7 @@ def run(kernel: str, *args: Any, grid: Any = (1,), block: Any = (1,), shared_mem
     MODULE.function(kernel)(grid, block, args, shared_mem)
 
 
-@pytest.mark.parametrize("mode", ["check", "fast", "coverage"])
+@pytest.mark.parametrize("mode", ["check", "fast", pytest.param("coverage", marks=needs_gcc)])
 @pytest.mark.parametrize("context_switch", ["assembly", "ucontext"])
 def test_a_kernel_with_a_struct(mode: str, context_switch: str) -> None:
     x, y = asarray(np.arange(300, dtype="f4")), asarray(np.zeros(300, "f4"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import launch, line_of, module
+from running import launch, line_of, module, needs_gcc
 
 from gpucnn import simulator
 from gpucnn.simulator import (
@@ -107,6 +107,7 @@ def test_a_local_array_has_bounds() -> None:
     fails(OutOfBounds, "// local index", "local_index", (1,), (1,), np.zeros(1, "f4"), 4)
 
 
+@needs_gcc
 def test_a_vector_must_be_aligned() -> None:
     vectors = module("memory.cu").function("vectors")
     x, y = asarray(X), asarray(np.zeros(8, "f4"))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import needs_gcc
 
 from gpucnn import simulator
 from gpucnn.simulator import CompileError, Module, asarray, asnumpy, coverage, toolchain
@@ -134,6 +135,7 @@ def test_several_processes_build_the_same(cache: Path) -> None:
     assert len(list(cache.iterdir())) == 2
 
 
+@needs_gcc
 @pytest.mark.usefixtures("cache")
 def test_coverage_counts_lines() -> None:
     with simulator.options(mode="coverage"):
@@ -149,6 +151,7 @@ def test_coverage_counts_lines() -> None:
         assert not coverage.report()["add.cu"].executed
 
 
+@needs_gcc
 @pytest.mark.usefixtures("cache")
 def test_coverage_of_several_processes_adds_up() -> None:
     use = "from gpucnn import simulator\nimport test_toolchain as t"
