@@ -11,7 +11,7 @@
 //              memory order: w innermost, or c where channels are last
 // Bytes        indices are read once more for the strays; then indices and grad_y KD * KH * KW / stride times, from L1
 //              and L2 but for the first
-// Determinism  each input is one thread's sum in the ascending order of outputs, as the NumPy backend's; no float atomics
+// Determinism  each input is one thread's sum in the ascending order of outputs, as in the NumPy backend
 // Limits       a plane with a stray costs D * H * W * OD * OH * OW comparisons; the forward makes none
 #include "common.cuh"
 #include "params.cuh"
