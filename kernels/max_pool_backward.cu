@@ -2,8 +2,8 @@
 // grad_x[n, c, i] = sum of grad_y[n, c, o] over the outputs o whose index is i
 //
 // Source       the definition, gathered: an input looks for itself among the indices of the windows that read it.
-//              Callers may hand over indices that stray from their windows: find_strays finds the planes that have some,
-//              and there an input looks among the indices of all outputs
+//              Callers may hand over indices that stray from their windows: find_strays finds the planes that have
+//              some, and there an input looks among the indices of all outputs
 // Reads        grad_y [N, C, OD, OH, OW], indices [N, C, OD, OH, OW]; any strides. An index outside the plane adds
 //              nothing
 // Writes       strays [N, C], 0 before; grad_x [N, C, D, H, W], each of them once
