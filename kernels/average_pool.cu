@@ -13,7 +13,7 @@
 #include "windows.cuh"
 #include "pooling.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 average_pool(const scalar_t* __restrict__ x,  // [N, C, D, H, W]
              scalar_t* __restrict__ y,        // [N, C, OD, OH, OW]
              const PoolParams p) {

@@ -13,7 +13,7 @@
 #include "windows.cuh"
 #include "pooling.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 average_pool_backward(const scalar_t* __restrict__ grad_y,  // [N, C, OD, OH, OW]
                       scalar_t* __restrict__ grad_x,        // [N, C, D, H, W]
                       const PoolParams p) {

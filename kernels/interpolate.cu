@@ -21,7 +21,7 @@ __device__ __forceinline__ Entries entries_of(const int* __restrict__ starts, in
   return {starts[o], starts[o + 1]};
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 resample(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
          scalar_t* __restrict__ y,            // [N, C, OD, OH, OW]
          const int* __restrict__ starts,      // [OD + 1 + OH + 1 + OW + 1]

@@ -88,14 +88,14 @@ __device__ __forceinline__ void scan_window(const scalar_t* __restrict__ x, scal
   if (WITH_INDICES) indices[o.n * p.at_n + o.c * p.at_c + o.d * p.at_d + o.h * p.at_h + o.w * p.at_w] = at;
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 max_pool(const scalar_t* __restrict__ x,  // [N, C, D, H, W]
          scalar_t* __restrict__ y,        // [N, C, OD, OH, OW]
          const PoolParams p) {
   scan_window<false>(x, y, nullptr, p);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 max_pool_with_indices(const scalar_t* __restrict__ x,   // [N, C, D, H, W]
                       scalar_t* __restrict__ y,         // [N, C, OD, OH, OW]
                       long long* __restrict__ indices,  // [N, C, OD, OH, OW]

@@ -18,7 +18,7 @@
 #include "windows.cuh"
 #include "pooling.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 find_strays(const long long* __restrict__ indices,  // [N, C, OD, OH, OW]
             int* __restrict__ strays,               // [N, C]
             const PoolParams p) {
@@ -33,7 +33,7 @@ find_strays(const long long* __restrict__ indices,  // [N, C, OD, OH, OW]
   if (!inside) atomicMax(strays + o.n * p.c + o.c, 1);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
                   const long long* __restrict__ indices,  // [N, C, OD, OH, OW]
                   const int* __restrict__ strays,         // [N, C]

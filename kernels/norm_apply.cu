@@ -11,7 +11,7 @@
 #include "params.cuh"
 #include "norms.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 norm_apply(const scalar_t* __restrict__ x,    // [N, G, C, P]
            const acc_t* __restrict__ mean,    // [N or 1, G, 1, 1]
            const acc_t* __restrict__ rstd,    // as mean

@@ -13,7 +13,7 @@
 #include "params.cuh"
 #include "norms.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 norm_backward_apply(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                     const scalar_t* __restrict__ x,       // [N, G, C, P]
                     const acc_t* __restrict__ mean,       // [N or 1, G, 1, 1]

@@ -22,7 +22,7 @@ __device__ __forceinline__ void write_sums(acc_t total_g, acc_t total_gh, index_
   sum_gh[to] = total_gh / static_cast<acc_t>(p.divisor);
 }
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS)
+extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    const scalar_t* __restrict__ x,       // [N, G, C, P]
                    const acc_t* __restrict__ mean,       // [N or 1, G, 1, 1]
@@ -65,7 +65,7 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
   }
 }
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS)
+extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_backward_sums_combine(const acc_t* __restrict__ parts,  // [2, splits, kept]
                            acc_t* __restrict__ sum_g,        // [kept]
                            acc_t* __restrict__ sum_gh,       // [kept]

@@ -29,7 +29,7 @@ __device__ __forceinline__ void write_statistics(acc_t pivot, acc_t sum_d, acc_t
   var[to] = variance < 0 ? 0 : variance;  // NaN stays
 }
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS)
+extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
                 acc_t* __restrict__ parts,       // [3, splits, kept], or null where nothing is split
                 acc_t* __restrict__ mean,        // [kept]
@@ -68,7 +68,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
   }
 }
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS)
+extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_statistics_combine(const acc_t* __restrict__ parts,  // [3, splits, kept]
                         acc_t* __restrict__ mean,         // [kept]
                         acc_t* __restrict__ var,          // [kept]

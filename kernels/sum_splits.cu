@@ -10,7 +10,7 @@
 #include "common.cuh"
 #include "params.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 sum_splits(const acc_t* __restrict__ parts,  // [splits, OC, C / G, KD, KH, KW]
            scalar_t* __restrict__ grad_w,    // [OC, C / G, KD, KH, KW]
            const ConvParams p) {

@@ -14,7 +14,7 @@
 #include "common.cuh"
 #include "params.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 unpool_claim(const long long* __restrict__ indices,  // [N, C, D, H, W]
              int* __restrict__ owners,               // [N, C, PD, PH, PW]
              const PlaneParams p) {
@@ -28,7 +28,7 @@ unpool_claim(const long long* __restrict__ indices,  // [N, C, D, H, W]
   atomicMax(owner, static_cast<int>((v.d * p.h + v.h) * p.w + v.w));
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 unpool(const scalar_t* __restrict__ values,  // [N, C, D, H, W]
        const int* __restrict__ owners,       // [N, C, PD, PH, PW]
        scalar_t* __restrict__ planes,        // [N, C, PD, PH, PW]

@@ -31,7 +31,9 @@ def load(path: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_python_blocks_run(document: Path) -> None:
+def test_python_blocks_run(document: Path, request: pytest.FixtureRequest) -> None:
+    if "import simulator" in document.read_text(encoding="utf-8"):
+        request.getfixturevalue("compiler")
     names: dict[str, Any] = {}
     for block in blocks(document, "python"):
         exec(compile(block, str(document), "exec"), names)
@@ -91,3 +93,27 @@ def test_photograph_example_draws_its_picture(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(example, "PICTURE", picture)
     example.main()
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_call_to_launch_example_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    example = load(ROOT / "docs" / "examples" / "call_to_launch.py")
+    picture = tmp_path / "images" / "call-to-launch.png"
+    monkeypatch.setattr(example, "PICTURE", picture)
+    example.main()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert {name for pair in example.ARROWS for name in pair} == set(example.STEPS)
+
+
+def test_debugging_guide_shows_what_is_printed(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request.getfixturevalue("compiler")
+    guide = ROOT / "docs" / "debugging-kernels-without-a-gpu.md"
+    names: dict[str, Any] = {}
+    for block in blocks(guide, "python"):
+        exec(compile(block, str(guide), "exec"), names)
+    printed = capsys.readouterr().out.split()
+    for shown in blocks(guide, "text"):
+        words = shown.split()
+        assert any(printed[start : start + len(words)] == words for start in range(len(printed)))
