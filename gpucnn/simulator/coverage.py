@@ -52,6 +52,8 @@ def build(text: str, name: str, runtime: Path) -> Path:
     from gpucnn.simulator.compilation import compile_kernel, kernel_flags, lowering_identity
 
     compiler = toolchain.compiler()
+    if compiler.is_clang:
+        raise CompileError("line coverage of kernels needs g++ and its gcov; install it, or take CXX=g++")
     flags = kernel_flags("coverage")
     key = toolchain.hash_of(compiler.identity, runtime.name, lowering_identity(), name, text, *flags)
     target = _folder() / key / "kernel.so"

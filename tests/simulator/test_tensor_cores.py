@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -10,7 +12,7 @@ import pytest
 from running import launch, line_of
 
 from gpucnn import simulator
-from gpucnn.simulator import Misaligned, OutOfBounds, Race, SynchronisationError, UninitialisedRead
+from gpucnn.simulator import Misaligned, OutOfBounds, Race, SynchronisationError, UninitialisedRead, toolchain
 
 Host = np.ndarray[Any, Any]
 FILE = "tensor.cu"
@@ -123,11 +125,19 @@ def test_conversions_to_float() -> None:
     np.testing.assert_array_equal(bfloat, bits.view(ml_dtypes.bfloat16).astype("f4"))
 
 
-def test_conversions_from_float() -> None:
+def floats() -> Host:
+    """Random bits, every half, the numbers halfway between two halves, and those beside them."""
     bits = np.random.default_rng(0).integers(0, 1 << 32, 1 << 16, dtype="u4")
     every_half = np.arange(1 << 16, dtype="u2").view("f2").astype("f4")
-    ties = ((np.arange(1 << 15, dtype="u4") << 13 | 1 << 12) + 0x38000000).view("f4")  # halfway between halves
-    x = np.concatenate([bits.view("f4"), every_half, ties, np.nextafter(ties, 9e9, dtype="f4")])
+    halves = np.arange(0x7C00, dtype="u2").view("f2").astype("f8")
+    ties = ((halves[1:] + halves[:-1]) / 2).astype("f4")
+    return np.concatenate(
+        [bits.view("f4"), every_half, ties, *(np.nextafter(ties, np.float32(end)) for end in (0, 9e9))]
+    )
+
+
+def test_conversions_from_float() -> None:
+    x = floats()
     n = len(x)
     args = (x, np.zeros(n, "u2"), np.zeros(n, "u2"), np.zeros(n, "u4"), np.zeros(n, "u4"))
     _, half, bfloat, rounded, pair = launch(FILE, "from_float", (-(-n // 256),), (256,), *args, n)
@@ -140,3 +150,29 @@ def test_conversions_from_float() -> None:
         np.testing.assert_array_equal(rounded.view("f4")[finite], tf32(x[finite]))
     np.testing.assert_array_equal(pair >> 16, half)
     assert (pair & 0xFFFF == 0x3C00).all()
+
+
+def test_conversions_without_instructions_for_them(tmp_path: Path) -> None:
+    """What processors without the instructions use gives the same bits."""
+    source = tmp_path / "half.cpp"
+    source.write_text(
+        """#include "half_bits.h"
+        extern "C" void from_float(const float* x, uint16_t* y, int n) {
+          for (int i = 0; i < n; i++) y[i] = gpucnn::float_to_half(x[i]);
+        }
+        extern "C" void to_float(const uint16_t* x, float* y, int n) {
+          for (int i = 0; i < n; i++) y[i] = gpucnn::half_to_float(x[i]);
+        }
+        """
+    )
+    flags = ["-O1", "-fPIC", "-shared", "-DGPUCNN_SIMULATOR_PORTABLE_HALF", f"-I{toolchain.HERE / 'include'}"]
+    toolchain.run([toolchain.compiler().path, *flags, str(source), "-o", str(tmp_path / "half.so")])
+    library = ctypes.CDLL(str(tmp_path / "half.so"))
+    x = floats()
+    half, back = np.zeros(len(x), "u2"), np.zeros(1 << 16, "f4")
+    every = np.arange(1 << 16, dtype="u2")
+    library.from_float(np.ctypeslib.as_ctypes(x), np.ctypeslib.as_ctypes(half), len(x))
+    library.to_float(np.ctypeslib.as_ctypes(every), np.ctypeslib.as_ctypes(back), 1 << 16)
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(half.view("f2"), x.astype("f2"))
+    np.testing.assert_array_equal(back, every.view("f2").astype("f4"))

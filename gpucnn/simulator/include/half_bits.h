@@ -16,7 +16,8 @@ inline uint32_t float_to_bits(float value) {
   return bits;
 }
 
-#ifdef __FLT16_MANT_DIG__  // the compiler has the type, and the processor perhaps the instructions
+// Where the processor has instructions for it and the compiler a type, they are used.
+#if defined(__F16C__) && defined(__FLT16_MANT_DIG__) && !defined(GPUCNN_SIMULATOR_PORTABLE_HALF)
 
 inline float half_to_float(uint16_t bits) {
   _Float16 value;

@@ -14,6 +14,9 @@
 
 #include "machine.h"
 
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
 namespace gpucnn {
 
 constexpr uint16_t kMany = 0xffff;  // in place of a thread or a warp: several
@@ -235,13 +238,22 @@ static bool in_module(const char* pointer) {  // its __constant__ and __device__
   return address >= machine.image_low && address < machine.image_high;
 }
 
+// threadIdx and its like: some compilers report that they are read.
+static bool is_index(const char* pointer) {
+  const void* variables[] = {&threadIdx, &blockIdx, &blockDim, &gridDim};
+  for (const void* variable : variables) {
+    if (static_cast<size_t>(pointer - static_cast<const char*>(variable)) < sizeof(uint3)) return true;
+  }
+  return false;
+}
+
 // The region that holds the whole access; null where nothing is to be checked.
 static Region* region_of(const char* pointer, size_t bytes, Access access, Where where) {
   const bool shared = is_shared(pointer);
   std::vector<Region>& regions = shared ? shared_regions : global_regions;
   Region* region = find(regions, shared ? last_shared : last_global, pointer);
   if (region && pointer + bytes <= region->high) return region;
-  if (!region && !shared && in_module(pointer)) return nullptr;
+  if (!region && !shared && (in_module(pointer) || is_index(pointer))) return nullptr;
   out_of_bounds(pointer, bytes, access, region ? region : nearest(regions, pointer), where);
 }
 
