@@ -40,6 +40,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", choices=list(BACKENDS), default="numpy", help="the arrays to run the suite on")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The suite draws thousands of sizes: a build for each of them would be hours of compilation."""
+    if config.getoption("--backend") == "cuda":
+        os.environ.setdefault("GPUCNN_BUILDS", "generic")
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     torch = "with" if importlib.util.find_spec("torch") else "without"
     return f"gpucnn: backend {config.getoption('--backend')}, {torch} PyTorch as a peer"

@@ -63,6 +63,14 @@ def test_it_is_a_runtime(runtime: CupyRuntime, cupy: FakeCupy) -> None:
     assert hash(runtime) == hash(runtime)
 
 
+def test_builds_are_chosen_by_the_environment(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUCNN_BUILDS", "generic")
+    assert not CupyRuntime().specialises
+    monkeypatch.setenv("GPUCNN_BUILDS", "fast")
+    with pytest.raises(ValueError, match="GPUCNN_BUILDS is 'fast', expected 'specialised' or 'generic'"):
+        CupyRuntime()
+
+
 def test_devices(runtime: CupyRuntime) -> None:
     assert runtime.device(array_on(0)) == Device(0, "GPU 0", (8, 0), 100)
     assert runtime.device(array_on(1)) == Device(1, "GPU 1", (8, 6), 100)

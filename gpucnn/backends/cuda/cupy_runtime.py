@@ -15,6 +15,7 @@ from gpucnn.backends.cuda.compiler import Binary, Compiler
 from gpucnn.backends.cuda.runtime import Array, Device, Function
 from gpucnn.backends.cuda.sources import Source
 
+BUILDS = ("specialised", "generic")
 LEAST_CUPY = (13, 0)
 SHARED_BY_RIGHT = 48 * 1024  # bytes of shared memory that every block may have; for more a kernel has to ask
 
@@ -27,13 +28,17 @@ class CupyRuntime:
     """Arrays and launches of CuPy, on the current stream of the device that holds the arrays.
 
     Kernels are compiled for the sizes that they meet, and kept on disk, so that a process compiles only what none did
-    before it.
+    before it. Where ``GPUCNN_BUILDS=generic`` is set, one build serves all sizes, with the same bits: for programs that
+    meet too many.
     """
 
     name = "cuda"
-    specialises = True
 
     def __init__(self) -> None:
+        builds = os.environ.get("GPUCNN_BUILDS", "specialised")
+        if builds not in BUILDS:
+            raise ValueError(f"GPUCNN_BUILDS is {builds!r}, expected {' or '.join(map(repr, BUILDS))}")
+        self.specialises = builds == "specialised"
         self._cupy: Any = import_module("cupy")
         self._devices: dict[int, Device] = {}
         self._functions: dict[tuple[Source, int], CupyFunction] = {}
