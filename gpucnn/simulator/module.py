@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,8 +63,8 @@ class _ErrorReport(ctypes.Structure):
     )
 
 
-_LAUNCH = struct.Struct("=PPPQQQQ3I3IiiiI".replace("P", "Q"))
-_BUFFER = struct.Struct("=QQQiiii")
+_LAUNCH = struct.Struct("=7Q3I3I3iI")
+_BUFFER = struct.Struct("=QQ3i4x")
 
 
 class _Runtime:
@@ -278,7 +279,7 @@ class Function:
                 pointer = self._pointer(slot, arg)
                 if arg is not None:
                     buffers.append(_buffer(arg, pointer, slot))
-                value = pointer.to_bytes(8, "little")
+                value = pointer.to_bytes(8, sys.byteorder)
             else:
                 value = self._value(slot, arg)
             kernel.values[slot.offset : slot.offset + slot.bytes] = value
@@ -322,8 +323,8 @@ def _buffer(array: Array, pointer: int, slot: _Slot) -> bytes:
         steps = [(length - 1) * step for length, step in zip(host.shape, host.strides, strict=True)]
         low += sum(step for step in steps if step < 0)
         size = host.itemsize + sum(map(abs, steps))
-    element = host.itemsize // 2 if host.dtype.kind == "c" else host.itemsize
-    return _BUFFER.pack(low, size, 0, element, slot.index, slot.kind == "c", 0)
+    grain = host.itemsize // 2 if host.dtype.kind == "c" else host.itemsize
+    return _BUFFER.pack(low, size, grain, slot.index, slot.kind == "c")
 
 
 # --- Errors -------------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ KERNEL_FLAGS = (
     "-g1",
     "-gdwarf-4",  # some addr2line mistake a file of version 5 for another
     "-fno-exceptions",
+    "-fsigned-char",
     "-fno-strict-aliasing",
     "-ffp-contract=off",
     "-fvisibility=hidden",
@@ -75,14 +76,17 @@ def availability() -> str:
     """Either "available" or a sentence that says what is missing and what to do."""
     if not sys.platform.startswith("linux"):
         return f"the simulator needs Linux, this is {sys.platform}; a Linux container will do"
-    return "available" if find_compiler() else MISSING
+    if find_compiler():
+        return "available"
+    chosen = os.environ.get("CXX")
+    return f"the simulator did not find {chosen!r}, the compiler that CXX names; correct it" if chosen else MISSING
 
 
 def compiler() -> Compiler:
     """The compiler, or a CompileError that says what to install."""
     found = find_compiler()
     if found is None:
-        raise CompileError(MISSING)
+        raise CompileError(availability())
     return found
 
 
@@ -164,7 +168,10 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
     path = folder() / name
     if is_whole(path):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CompileError(f"cannot make the cache folder {path.parent}: {error}; set GPUCNN_CACHE_DIR") from error
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as scratch:
         target = Path(scratch) / name
         build(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from running import launch, line_of
 
 from gpucnn import simulator
-from gpucnn.simulator import Race
+from gpucnn.simulator import Race, toolchain
 
 ORDERS: list[dict[str, Any]] = [
     {"order": "forward"},
@@ -154,7 +155,12 @@ def test_orders() -> None:
         assert sorted(threads) == list(range(40))
 
 
-def test_epochs_begin_anew_before_they_run_out() -> None:
-    """Launches far apart do not take each other's shadows for their own."""
-    for _ in range(300):
-        launch("races.cu", "between_blocks", (4,), (32,), np.zeros(128, "f4"), 0)
+def test_epochs_start_again_before_they_run_out() -> None:
+    library = toolchain.load(toolchain.runtime("assembly"))
+    for epoch in (2**31 - 3, 2**31 + 5, 2**32 - 300):
+        library.gpucnn_set_epoch(ctypes.c_uint32(epoch))
+        for _ in range(4):
+            launch("races.cu", "between_blocks", (4,), (32,), np.zeros(128, "f4"), 0)
+            launch("races.cu", "reverse", (1,), (64,), np.zeros(64, "f4"), 0)
+            with pytest.raises(Race):
+                launch("races.cu", "between_blocks", (4,), (32,), np.zeros(128, "f4"), 1)

@@ -61,9 +61,20 @@ def run_python(code: str) -> None:
 @pytest.mark.no_compiler
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
+    assert simulator.available().startswith("the simulator did not find 'no-such-compiler'")
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "/nowhere")
     assert simulator.available().startswith("the simulator needs g++ 11 or newer, or clang++; install one")
     with pytest.raises(CompileError, match="install one"):
         toolchain.compiler()
+
+
+@pytest.mark.no_compiler
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(CompileError, match="set GPUCNN_CACHE_DIR"):
+        toolchain.cached("thing.so", Path.touch)
 
 
 @pytest.mark.no_compiler

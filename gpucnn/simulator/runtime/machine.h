@@ -154,11 +154,9 @@ enum class Access : uint8_t { kRead, kWrite, kAtomic, kAsyncCopy, kAsyncLanding 
 struct Buffer {
   char* low;
   uint64_t bytes;
-  uint8_t* written;  // one flag per byte, or null where all was written
-  int32_t element_bytes;
+  int32_t grain;     // bytes that a thread reads or writes at least, mostly
   int32_t argument;
   int32_t read_only;
-  int32_t padding;
 };
 
 // Checks one access of the current thread; does not return if it is wrong.
@@ -167,6 +165,10 @@ void check_access(const void* pointer, size_t bytes, Access access, Where where)
 // False where there is not enough address space for the shadow.
 bool begin_launch_checks(const Buffer* buffers, int count);
 void end_launch_checks();
+
+// Epochs start again before they run out; between launches only.
+void restart_late_epochs();
+
 void begin_block_checks();
 void add_shared_region(char* low, size_t bytes, const char* name);
 void publish_writes();

@@ -39,7 +39,6 @@ struct Region {
   char* low;
   char* high;
   Cell* cells;       // room for one per byte
-  uint8_t* written;  // of global memory that may be undefined: one flag per byte
   const char* name;  // of a shared variable
   int argument;      // of global memory
   unsigned grain;    // log2 of the bytes per cell
@@ -82,12 +81,11 @@ void end_launch_checks() {
   if (global_capacity > kKeep) madvise(global_cells, global_capacity * sizeof(Cell), MADV_DONTNEED);
 }
 
-// After 2^32 epochs they start again, with clean shadows.
-static void restart_epochs() {
-  constexpr uint32_t kLast = 1u << 31;
-  if (machine.epoch < kLast) return;
+void restart_late_epochs() {
+  constexpr uint32_t kLate = 1u << 31;
+  if (machine.epoch < kLate) return;
   machine.epoch = 1;
-  madvise(arena_cells, kArenaBytes * sizeof(Cell), MADV_DONTNEED);
+  if (arena_cells) madvise(arena_cells, kArenaBytes * sizeof(Cell), MADV_DONTNEED);
   if (global_cells) madvise(global_cells, global_capacity * sizeof(Cell), MADV_DONTNEED);
 }
 
@@ -103,16 +101,16 @@ static void refine(Region& region, size_t offset, size_t bytes) {
 
 // ---- Regions -------------------------------------------------------------------------------------------------------
 
-static unsigned initial_grain(int element_bytes) {
+static unsigned initial_grain(int bytes) {
   unsigned grain = 0;
-  while (grain < 3 && (2 << grain) <= element_bytes && element_bytes % (2 << grain) == 0) grain++;
+  while (grain < 3 && bytes % (2 << grain) == 0) grain++;
   return grain;
 }
 
 static void merge(Region& region, const Buffer& buffer) {
   region.high = std::max(region.high, buffer.low + buffer.bytes);
   region.read_only = region.read_only && buffer.read_only;
-  region.grain = std::min(region.grain, initial_grain(buffer.element_bytes));
+  region.grain = std::min(region.grain, initial_grain(buffer.grain));
 }
 
 // One region for each array; one for all that overlap, since a kernel may well be given two views of one buffer.
@@ -126,9 +124,8 @@ static void add_global_regions(std::vector<Buffer>& buffers) {
     Region region = {};
     region.low = buffer.low;
     region.high = buffer.low + buffer.bytes;
-    region.written = buffer.written;
     region.argument = buffer.argument;
-    region.grain = initial_grain(buffer.element_bytes);
+    region.grain = initial_grain(buffer.grain);
     region.read_only = buffer.read_only != 0;
     global_regions.push_back(region);
   }
@@ -139,7 +136,6 @@ static void publish_nothing();
 bool begin_launch_checks(const Buffer* buffers, int count) {
   if (!arena_cells) arena_cells = reserve(kArenaBytes + 1);
   if (!arena_cells) return false;
-  restart_epochs();
   publish_nothing();
   global_regions.clear();
   last_global = 0;
@@ -403,17 +399,6 @@ static void check_cells(const Checked& now) {
   }
 }
 
-static void check_written(const Checked& now) {
-  const size_t offset = now.pointer - now.region.low;
-  uint8_t* flags = now.region.written + offset;
-  if (now.access != Access::kRead && now.access != Access::kAtomic) {
-    memset(flags, 1, now.bytes);
-  } else if (memchr(flags, 0, now.bytes)) {
-    fail(ErrorKind::kUninitialised, now.where, "%s of %zu bytes at byte %zu of %s, which nothing has written yet",
-         verb(now.access), now.bytes, offset, name_of(now.region));
-  }
-}
-
 // ---- All checks of one access --------------------------------------------------------------------------------------
 
 void check_access(const void* pointer, size_t bytes, Access access, Where where) {
@@ -429,7 +414,6 @@ void check_access(const void* pointer, size_t bytes, Access access, Where where)
   }
   const Checked now = {*region, low, bytes, access, where};
   check_cells(now);
-  if (region->written) check_written(now);
 }
 
 void atomic_access(const void* pointer, int bytes, Site site) {
