@@ -205,6 +205,9 @@ def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: s
         yield Case(f"max, {name}", ("max_pool",), "max_pool", (tied, geometry))
         yield Case(f"max with indices, {name}", ("max_pool",), "max_pool_with_indices", (tied, geometry))
         yield Case(f"max backward, {name}", ("max_pool_backward",), "max_pool_backward", (y, indices, geometry))
+        strays = np.random.default_rng(4).integers(-1, np.prod(shape[2:]), indices.shape)
+        strays[0] = indices[0]  # some planes stay as the forward left them
+        yield Case(f"strays, {name}", ("max_pool_backward",), "max_pool_backward", (y, strays, geometry))
     if geometry.divisor == "none" or x.dtype.kind in "fcV":
         yield Case(f"average, {name}", ("average_pool",), "average_pool", (x, geometry))
         yield Case(f"average backward, {name}", ("average_pool_backward",), "average_pool_backward", (y, geometry))
