@@ -28,13 +28,17 @@ CUDA_ARCH = "-D__CUDA_ARCH__=800"
 _OPEN, _CLOSE = "([{", ")]}"
 _LINE_MARKER = re.compile(r'^#(?:line)? (\d+) "((?:\\.|[^"\\])*)".*$', re.M)
 _ASM = re.compile(r"\b(?:asm|__asm__|__asm)\b\s*(?:volatile\b|__volatile__\b)?\s*\(")
+_BEFORE_SHARED = re.compile(
+    r"(?:\b(?:extern|static|volatile|const)\b\s*|\b(?:__align__|alignas)\s*\([^()]*\)\s*)*\Z"
+)  # what may stand before the word
 _SHARED = re.compile(r"\b__shared__\b")
 _ALIGNMENT = re.compile(r"\b(?:__align__|alignas)\s*\(")
-_DECLARATOR = re.compile(r"\s*(\w+)\s*((?:\[[^\]]*\]\s*)*)$")
-_FIRST_DECLARATOR = re.compile(r"(?P<type>.*[\s*&>])(?P<name>\w+)\s*(?P<dimensions>(?:\[[^\]]*\]\s*)*)$", re.S)
+_DECLARATOR = re.compile(r"\s*(?P<type>[^\[]*[\s*&>])?(?P<name>\w+)\s*(?P<dimensions>\[.*\])?\s*", re.S)
 _KERNEL = re.compile(r'\bextern\s+"C"\s*(?=[^;{}()]*\b__global__\b)')
 _C_BLOCK = re.compile(r'\bextern\s+"C"\s*\{')
 _KERNEL_NAME = re.compile(r"\s*(\w+)\s*\(")
+_LAUNCH_BOUNDS = re.compile(r"\s*__launch_bounds__\s*\(")
+_VOID = re.compile(r"\s*void\b")
 _INSTRUCTION = re.compile(r"([a-z][\w.:]*)\s*(.*)$", re.S)
 _OPERAND = re.compile(r'\s*"([^"]*)"\s*(\(.*\))\s*$', re.S)
 
@@ -73,22 +77,30 @@ def lower(preprocessed: str, name: str) -> Lowered:
 def _kernels(text: str, name: str) -> Iterator[Kernel]:
     """Each extern "C" __global__ function that is defined."""
     for match in _KERNEL.finditer(text):
-        bounds = re.compile(r"\b__launch_bounds__\s*\(")
-        end = text.index("__global__", match.end()) + len("__global__")
-        head = re.match(r"\s*(?:void\s*)?", text[end:])
-        position = end + (head.end() if head else 0)
-        arguments = ""
-        bound = bounds.match(text, position)
-        if bound:
-            close = _closing(text, bound.end() - 1)
-            arguments = text[bound.end() : close]
-            position = close + 1
-        after = re.compile(r"\s*(?:void\s+)?(\w+)\s*\(").match(text, position)
-        if not after:
-            raise _error(text, match.start(), name, 'a kernel\'s head that is not `extern "C" __global__ void name(`')
-        body = _closing(text, after.end() - 1) + 1
+        position = text.index("__global__", match.end()) + len("__global__")
+        position, launch_bounds = _skip_bounds(text, _skip_void(text, position))
+        head = _KERNEL_NAME.match(text, _skip_void(text, position))
+        if not head:
+            raise _error(
+                text, match.start(), name, 'a kernel that does not begin with extern "C" __global__ void name('
+            )
+        body = _closing(text, head.end() - 1) + 1
         if text[body:].lstrip().startswith("{"):
-            yield Kernel(after.group(1), arguments)
+            yield Kernel(head.group(1), launch_bounds)
+
+
+def _skip_void(text: str, position: int) -> int:
+    match = _VOID.match(text, position)
+    return match.end() if match else position
+
+
+def _skip_bounds(text: str, position: int) -> tuple[int, str]:
+    """The position after __launch_bounds__, and its arguments."""
+    match = _LAUNCH_BOUNDS.match(text, position)
+    if not match:
+        return position, ""
+    close = _closing(text, match.end() - 1)
+    return close + 1, text[match.end() : close]
 
 
 def _entries(kernels: tuple[Kernel, ...]) -> str:
@@ -109,50 +121,58 @@ def _entries(kernels: tuple[Kernel, ...]) -> str:
 # --- Shared variables ---------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Variable:
+    """A declared variable: ``type name dimensions``."""
+
+    type: str
+    name: str
+    dimensions: str
+
+
 def _lower_shared(text: str, start: int, end: int) -> tuple[int, int, str]:
     """The statement that holds a __shared__ in [start, end): where it begins and ends, and what takes its place."""
-    first = max(text.rfind(mark, 0, start) for mark in ";{}\n") + 1
-    first = _statement_start(text, first, start)
+    prefix = _BEFORE_SHARED.search(text, max(0, start - 200), start)
+    first = prefix.start() if prefix else start
     last = _statement_end(text, end)
     words, alignment = _take_alignment(text[first:last])
-    is_extern = bool(re.search(r"\bextern\b", words))
-    words = re.sub(r"\b(?:__shared__|extern|static)\b", " ", words)
-    if "=" in words or re.search(r"\w\s*[({]", words):
-        raise LoweringError("a shared variable cannot be initialised")
-    declarators = _split(words, ",", angles=True)
-    head = _FIRST_DECLARATOR.match(declarators[0])
-    if not head:
-        raise LoweringError(f"the shared declaration {' '.join(text[first:last].split())!r}")
-    kind = " ".join(head["type"].split())
-    if is_extern:
-        return first, last + 1, f"{kind}* {head['name']} = static_cast<{kind}*>(::gpucnn::dynamic_shared());"
-    if _depth(text, first) == 0:
+    is_dynamic = bool(re.search(r"\bextern\b", words))
+    variables = _variables(re.sub(r"\b(?:__shared__|extern|static)\b", " ", words))
+    if is_dynamic:
+        lowered = [_dynamic_shared(variable) for variable in variables]
+    elif _depth(text, first):
+        lowered = [_static_shared(variable, alignment) for variable in variables]
+    else:
         raise LoweringError("a static shared variable outside a function")
-    parts = [_static_shared(kind, head["name"], head["dimensions"], alignment)]
-    for declarator in declarators[1:]:
-        match = _DECLARATOR.match(declarator)
-        if not match:
-            raise LoweringError(f"the shared declaration {' '.join(text[first:last].split())!r}")
-        parts.append(_static_shared(kind, match.group(1), match.group(2), alignment))
-    return first, last + 1, " ".join(parts)
+    return first, last + 1, " ".join(lowered)
 
 
-def _static_shared(kind: str, name: str, dimensions: str, alignment: str | None) -> str:
-    alias, variable = f"gpucnn_type_{name}", f"gpucnn_shared_{name}"
-    dimensions = " ".join(dimensions.split())
+def _variables(declaration: str) -> list[_Variable]:
+    """The variables of ``type name[..], name[..]``."""
+    declarators = _split(declaration, ",", angles=True)
+    outside = " ".join(declarator.partition("[")[0] for declarator in declarators)
+    if "=" in outside or re.search(r"\w\s*[({]", outside):
+        raise LoweringError("a shared variable cannot be initialised")
+    parts = [_DECLARATOR.fullmatch(declarator) for declarator in declarators]
+    if parts[0] is None or not parts[0]["type"] or any(part is None or part["type"] for part in parts[1:]):
+        raise LoweringError(f"the shared declaration {' '.join(declaration.split())!r}")
+    kind = " ".join(parts[0]["type"].split())
+    return [_Variable(kind, part["name"], " ".join((part["dimensions"] or "").split())) for part in parts if part]
+
+
+def _dynamic_shared(variable: _Variable) -> str:
+    return f"{variable.type}* {variable.name} = static_cast<{variable.type}*>(::gpucnn::dynamic_shared());"
+
+
+def _static_shared(variable: _Variable, alignment: str | None) -> str:
+    name = variable.name
+    alias, storage = f"gpucnn_type_{name}", f"gpucnn_shared_{name}"
     return (
-        f"using {alias} = {kind}{dimensions}; "
-        f"static ::gpucnn::SharedVariable {variable}(sizeof({alias}), {alignment or f'alignof({alias})'}, "
+        f"using {alias} = {variable.type}{variable.dimensions}; "
+        f"static ::gpucnn::SharedVariable {storage}(sizeof({alias}), {alignment or f'alignof({alias})'}, "
         f'"{name}", ::gpucnn::Site::here()); '
-        f"{alias}& {name} = *static_cast<{alias}*>({variable}.get());"
+        f"{alias}& {name} = *static_cast<{alias}*>({storage}.get());"
     )
-
-
-def _statement_start(text: str, first: int, start: int) -> int:
-    """Skip blanks and line markers; the words of the declaration before __shared__ begin there."""
-    while first < start and text[first].isspace():
-        first += 1
-    return first
 
 
 def _statement_end(text: str, position: int) -> int:

@@ -93,9 +93,11 @@ def test_shared_variables_of_every_form() -> None:
     text = r"""
 template <class A, class B> struct Pair { A a; B b; };
 template <int N> __device__ float sum_of(float x) {
-  __shared__ alignas(64) float values[N];
+  __shared__ alignas(64) float values[N >= 2 ? sizeof(char[N]) : 1];
   static __shared__ Pair<float, int> pair;
   __shared__ volatile int flag;
+  static
+  __shared__ int unused;
   const int t = threadIdx.x;
   values[t] = x;
   if (t == 0) { pair.a = 1; pair.b = 2; flag = 3; }
