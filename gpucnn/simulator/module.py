@@ -366,6 +366,6 @@ def _source_place(library: Path, address: int) -> tuple[str | None, int | None]:
     output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     for place in output.splitlines():
         file, _, line = place.split(" ")[0].rpartition(":")
-        if file and not file.startswith("?") and toolchain.HERE not in Path(file).parents:
+        if file and not file.startswith("?") and Path(file).parts[-3:-1] != ("simulator", "include"):
             return Path(file).name, int(line) if line.isdigit() else None
     return None, None

@@ -57,7 +57,10 @@ inline size_t __cvta_generic_to_shared(const void* pointer, gpucnn::Site site = 
   return gpucnn::shared_address(pointer, site);
 }
 
-[[noreturn]] inline void __trap(gpucnn::Site site = gpucnn::Site::here()) { gpucnn::trap("__trap() was executed", site); }
+[[noreturn]] inline void __trap(gpucnn::Site site = gpucnn::Site::here()) {
+  gpucnn::trap("__trap() was executed", site);
+}
 
 #undef assert
-#define assert(condition) ((condition) ? (void)0 : ::gpucnn::trap("assert(" #condition ") failed", ::gpucnn::Site::here()))
+#define assert(condition) \
+  ((condition) ? (void)0 : ::gpucnn::trap("assert(" #condition ") failed", ::gpucnn::Site::here()))

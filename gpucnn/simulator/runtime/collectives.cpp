@@ -89,7 +89,7 @@ static void reduce(const Rendezvous& meeting) {
   }
 }
 
-// ---- Matrices: fragment layouts of the PTX ISA; g = lane / 4, t = lane % 4 -------------------------------------------
+// ---- Matrices: fragment layouts of the PTX ISA; g = lane / 4, t = lane % 4 --------------------------------------
 
 // Matrix m has its rows at the addresses of lanes 8m .. 8m+7; a lane gets elements 2t and 2t+1 of row g.
 static void load_matrices(const Rendezvous& meeting) {
@@ -203,7 +203,8 @@ static void check_call(const WarpCall& call, unsigned lane) {
   }
   const bool is_shuffle = call.operation <= Operation::kShuffleXor;
   if (is_shuffle && (call.width < 1 || call.width > kWarpSize || (call.width & (call.width - 1)))) {
-    fail(ErrorKind::kSynchronisation, Where(call.site), "%s: width %d is not a power of two up to 32", name, call.width);
+    fail(ErrorKind::kSynchronisation, Where(call.site), "%s: width %d is not a power of two up to 32", name,
+         call.width);
   }
   if (call.operation == Operation::kLoadMatrix && static_cast<int>(lane) < 8 * call.argument) check_row_address(call);
 }

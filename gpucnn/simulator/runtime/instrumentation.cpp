@@ -67,7 +67,7 @@ void* __tsan_memset(void* to, int value, size_t bytes) {
   return memset(to, value, bytes);
 }
 
-// ---- Undefined behaviour: each handler gets a description whose first part is the place --------------------------------
+// ---- Undefined behaviour: each handler gets a description whose first part is the place ---------------------------
 
 struct SourceLocation {
   const char* file;

@@ -388,8 +388,9 @@ static void check_cells(const Checked& now) {
     check_against_write(now, *cell);
     if (now.access == Access::kRead) {
       if (region.shared && cell->write_epoch < since) {
-        fail(ErrorKind::kUninitialised, now.where, "read of %zu bytes at byte %zu of %s, which this block has not written",
-             now.bytes, offset, name_of(region));
+        fail(ErrorKind::kUninitialised, now.where,
+             "read of %zu bytes at byte %zu of %s, which this block has not written", now.bytes, offset,
+             name_of(region));
       }
       note_read(*cell, since, thread, warp_epoch);
     } else {

@@ -160,8 +160,8 @@ static void report_missing_lanes(const Thread& thread) {
   const Warp& warp = machine.warps[thread.number / kWarpSize];
   const Rendezvous* meeting = rendezvous_of(thread);
   record_error(ErrorKind::kSynchronisation, Where(thread.site),
-               "deadlock: this thread waits in %s with mask 0x%08x, but only lanes 0x%08x have arrived and lanes 0x%08x "
-               "have returned",
+               "deadlock: this thread waits in %s with mask 0x%08x, but only lanes 0x%08x have arrived "
+               "and lanes 0x%08x have returned",
                operation_name(meeting->call.operation), meeting->call.mask, meeting->arrived,
                warp.existing & ~warp.alive);
 }

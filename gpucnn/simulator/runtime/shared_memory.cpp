@@ -90,7 +90,8 @@ void async_copy(uint32_t destination, const void* source, int bytes, int source_
     fail(ErrorKind::kOutOfBounds, where, "cp.async of %d bytes from a source of %d", bytes, source_bytes);
   }
   if (destination % bytes || (source_bytes && reinterpret_cast<uintptr_t>(source) % bytes)) {
-    fail(ErrorKind::kMisaligned, where, "cp.async of %d bytes needs both addresses to be multiples of %d", bytes, bytes);
+    fail(ErrorKind::kMisaligned, where, "cp.async of %d bytes needs both addresses to be multiples of %d", bytes,
+         bytes);
   }
   if (source_bytes) check_access(source, source_bytes, Access::kRead, where);
   check_access(target, bytes, Access::kAsyncCopy, where);

@@ -29,7 +29,8 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const unsigned (&a)[4], 
 }
 
 // c [16, 8] += a [16, 16] b [16, 8] for one warp, the fragments loaded by ldmatrix from shared memory.
-extern "C" __global__ void product_16_bit(const unsigned short* a, const unsigned short* b, float* c, int bf16, int bug) {
+extern "C" __global__ void product_16_bit(const unsigned short* a, const unsigned short* b, float* c, int bf16,
+                                          int bug) {
   __shared__ __align__(16) unsigned short as[16 * 16];
   __shared__ __align__(16) unsigned short bs[16 * 8];
   const int lane = threadIdx.x, g = lane / 4, t = lane % 4;
@@ -41,7 +42,8 @@ extern "C" __global__ void product_16_bit(const unsigned short* a, const unsigne
   const unsigned row_b = shared_of(bs + lane % 16 * 8);
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(fa[0]), "=r"(fa[1]), "=r"(fa[2]), "=r"(fa[3]) : "r"(row_a));
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(fb[0]), "=r"(fb[1]) : "r"(row_b));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(fb[0]), "=r"(fb[1]) : "r"(row_b));
   if (bug) {
     const unsigned swapped = fa[1];
     fa[1] = fa[2];
@@ -129,8 +131,8 @@ extern "C" __global__ void to_float(const unsigned short* x, float* half, float*
   asm("cvt.f32.bf16 %0, %1;" : "=f"(bfloat[i]) : "h"(x[i]));
 }
 
-extern "C" __global__ void from_float(const float* x, unsigned short* half, unsigned short* bfloat, unsigned* tf32, unsigned* pair,
-                                      int n) {
+extern "C" __global__ void from_float(const float* x, unsigned short* half, unsigned short* bfloat, unsigned* tf32,
+                                      unsigned* pair, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= n) return;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half[i]) : "f"(x[i]));
