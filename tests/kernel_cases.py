@@ -261,6 +261,7 @@ def _resamplings() -> Iterator[Case]:
 def _norms() -> Iterator[Case]:
     drawn = {
         "batch": ((3, 4, 1, 35), (0, 2, 3)),
+        "batch, far from 0": ((3, 4, 1, 35), (0, 2, 3)),
         "batch, one value": ((1, 3, 1, 1), (0, 2, 3)),
         "batch, large": ((5, 2, 1, 2099), (0, 2, 3)),
         "instance": ((2, 3, 1, 41), (2, 3)),
@@ -279,7 +280,7 @@ def _norms() -> Iterator[Case]:
 
 def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator[Case]:
     shape = geometry.shape
-    x = _array(shape, dtype) + dtype_of(dtype).type(3)
+    x = _array(shape, dtype) + dtype_of(dtype).type(30000 if "far from 0" in name else 3)
     grad = arranged(numbers(np.random.default_rng(6), shape, dtype), order)  # other numbers: a linear grad_y gives 0
     x = arranged(x, order)
     wide = accumulator(x.dtype)

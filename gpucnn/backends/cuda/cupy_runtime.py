@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpucnn.backends.cuda import nvrtc
 from gpucnn.backends.cuda.compiler import Binary, Compiler
 from gpucnn.backends.cuda.runtime import Array, Device, Function
@@ -19,6 +21,7 @@ BUILDS = ("specialised", "generic")
 LEAST_CUPY = (13, 0)
 SHARED_BY_RIGHT = 48 * 1024  # bytes of shared memory that every block may have; for more a kernel has to ask
 
+_NULL = np.uint64(0)
 _NO_DRIVER = 0  # what CuPy gives for the driver's version where there is none
 _ERROR_NO_DEVICE = 100
 _ERROR_INSUFFICIENT_DRIVER = 35
@@ -111,8 +114,8 @@ class CupyRuntime:
 class CupyFunction:
     """A kernel that was loaded on one device, and is launched there whichever is the current one.
 
-    CuPy takes arguments as they are: arrays as their pointers, None as a null pointer, NumPy scalars and host arrays
-    of one element by value.
+    CuPy takes most arguments as they are: arrays as their pointers, NumPy scalars and host arrays of one element by
+    value. Not all versions take None as a null pointer: eight bytes of zeros are one in each.
     """
 
     def __init__(self, cupy: Any, kernel: Any, index: int) -> None:
@@ -135,7 +138,8 @@ class CupyFunction:
         if shared_mem > self._dynamic_shared:
             self._kernel.max_dynamic_shared_size_bytes = shared_mem
             self._dynamic_shared = shared_mem
-        self._kernel(grid, block, args, shared_mem=shared_mem)
+        taken = tuple(_NULL if arg is None else arg for arg in args)
+        self._kernel(grid, block, taken, shared_mem=shared_mem)
 
 
 def _nvrtc_majors(cupy: Any) -> tuple[int, ...]:
