@@ -95,6 +95,7 @@ CONVOLUTIONS: dict[str, tuple[int, ConvGeometry]] = {  # batch and geometry
     "dilation shares a factor with the stride": (1, _conv((1, 2), (23,), 4, 6, 5, 4)),
     "depthwise": (2, _conv((5, 10, 5), (6, 7), 3, 1, 1)),
     "windows that miss the input": (1, _conv((2, 2), (3, 4), 2, 2, 5, 2)),
+    "whole tiles": (2, _conv((3, 33), (8, 8), 3, 1, 1)),
     "many positions": (3, _conv((2, 3), (21, 24), 3, 1, 1)),
 }  # fmt: skip
 
@@ -103,7 +104,7 @@ def _convolutions() -> Iterator[Case]:
     for name, (n, geometry) in CONVOLUTIONS.items():
         for dtype, order in _varied(name == "3-d, all different"):
             yield from _convolution(f"{name}, {dtype}, {order}", n, geometry, dtype, order)
-    for name in ("3-d, all different", "many positions", "1x1 with a stride"):
+    for name in ("3-d, all different", "many positions", "whole tiles", "1x1 with a stride"):
         n, geometry = CONVOLUTIONS[name]
         for order in ("contiguous", "channels_last"):
             yield from _convolution(f"{name}, float32, im2col, {order}", n, geometry, "float32", order, "im2col")
@@ -213,8 +214,11 @@ def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: s
         yield Case(f"max backward, {name}", ("max_pool_backward",), "max_pool_backward", (y, indices, geometry))
         strays = np.random.default_rng(4).integers(-1, np.prod(shape[2:]), indices.shape)
         strays[0] = indices[0]  # some planes stay as the forward left them, one has a single stray
-        strays[1, 0] = indices[1, 0]
-        strays[1, 0, 0, 0, 0] = np.prod(shape[2:]) - 1
+        for axis in range(3):  # and some have one that strays along one axis
+            strays[1, axis] = indices[1, axis]
+            place = list(np.unravel_index(max(0, strays[1, axis, 0, 0, 0]), shape[2:]))
+            place[axis] = shape[2 + axis] - 1
+            strays[1, axis, 0, 0, 0] = np.ravel_multi_index(place, shape[2:])
         yield Case(f"strays, {name}", ("max_pool_backward",), "max_pool_backward", (y, strays, geometry))
     if geometry.divisor == "none" or x.dtype.kind in "fcV":
         yield Case(f"average, {name}", ("average_pool",), "average_pool", (x, geometry))
@@ -262,6 +266,7 @@ def _norms() -> Iterator[Case]:
     drawn = {
         "batch": ((3, 4, 1, 35), (0, 2, 3)),
         "batch, far from 0": ((3, 4, 1, 35), (0, 2, 3)),
+        "batch, large, far from 0": ((5, 2, 1, 2099), (0, 2, 3)),
         "batch, one value": ((1, 3, 1, 1), (0, 2, 3)),
         "batch, large": ((5, 2, 1, 2099), (0, 2, 3)),
         "instance": ((2, 3, 1, 41), (2, 3)),
@@ -280,7 +285,7 @@ def _norms() -> Iterator[Case]:
 
 def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator[Case]:
     shape = geometry.shape
-    x = _array(shape, dtype) + dtype_of(dtype).type(30000 if "far from 0" in name else 3)
+    x = _array(shape, dtype) + dtype_of(dtype).type(300_000 if "far from 0" in name else 3)
     grad = arranged(numbers(np.random.default_rng(6), shape, dtype), order)  # other numbers: a linear grad_y gives 0
     x = arranged(x, order)
     wide = accumulator(x.dtype)
