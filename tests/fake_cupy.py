@@ -83,6 +83,7 @@ class FakeCupy(ModuleType):
         self.current = 0
         self.broken = False
         self.kernels: list[FakeKernel] = []
+        self.waited: list[int] = []
 
         def device_count() -> int:
             if isinstance(devices, Exception):
@@ -102,7 +103,11 @@ class FakeCupy(ModuleType):
                 },
             ),
             Device=lambda index: FakeDevice(self, index),
+            get_current_stream=lambda: SimpleNamespace(synchronize=lambda: self.waited.append(self.current)),
         )  # fmt: skip
+
+    def asarray(self, host: Any) -> tuple[Any, int]:
+        return host, self.current
 
     def RawModule(self, *, path: str) -> FakeModule:  # noqa: N802
         return FakeModule(self, path)

@@ -58,6 +58,9 @@ class Recorder:
     def using(self, device: Device) -> AbstractContextManager[Any]:
         return nullcontext()
 
+    def constant(self, host: Any, device: Device) -> Array:
+        return host
+
     def function(self, source: Source, device: Device) -> Function:
         def launch(grid: Shape, block: Shape, args: tuple[Any, ...], shared_mem: int = 0) -> None:
             key = f"{source.kernel}\n{source.text}"  # a program may hold several kernels

@@ -77,6 +77,13 @@ def test_devices(runtime: CupyRuntime) -> None:
     assert runtime.device(array_on(1)) is runtime.device(array_on(1))
 
 
+def test_constants_are_waited_for_on_their_device(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    host = np.arange(3)
+    assert runtime.constant(host, runtime.device(array_on(1))) == (host, 1)
+    assert cupy.waited == [1]
+    assert cupy.current == 0
+
+
 def test_each_device_has_its_own_binary(runtime: CupyRuntime, cupy: FakeCupy) -> None:
     functions = [runtime.function(SOURCE, runtime.device(array_on(index))) for index in (0, 1, 0, 1)]
     assert functions[:2] == functions[2:]

@@ -451,6 +451,9 @@ class HollowRuntime:
     def using(self, device: Device) -> Any:
         return nullcontext()
 
+    def constant(self, host: Any, device: Device) -> Any:
+        return host
+
     def function(self, source: Any, device: Device) -> Any:
         return lambda *args: None
 

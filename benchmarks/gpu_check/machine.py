@@ -68,6 +68,9 @@ class RecordingRuntime:
     def using(self, device: Device) -> AbstractContextManager[Any]:
         return self._runtime.using(device)
 
+    def constant(self, host: Any, device: Device) -> Array:
+        return self._runtime.constant(host, device)
+
     def function(self, source: Source, device: Device) -> Function:
         function = self._runtime.function(source, device)
 

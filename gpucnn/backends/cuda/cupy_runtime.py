@@ -77,6 +77,13 @@ class CupyRuntime:
         context: AbstractContextManager[Any] = self._cupy.cuda.Device(device.index)
         return context
 
+    def constant(self, host: Any, device: Device) -> Array:
+        """A copy of `host` on `device`; waits for it, as is right for what is made once and kept."""
+        with self.using(device):
+            array = self._cupy.asarray(host)
+            self._cupy.cuda.get_current_stream().synchronize()
+        return array
+
     def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source` on `device`, compiled or found among those that were.
 

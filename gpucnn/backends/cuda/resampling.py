@@ -76,8 +76,7 @@ def _tables(
     runtime: Runtime, device: Device, geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[np.generic]
 ) -> Tables:
     """The tables of a resampling on `device`, so that a layer's second call copies nothing there."""
-    with runtime.using(device):
-        return Tables(*map(runtime.xp.asarray, host_tables(geometry, adjoint, dtype)))
+    return Tables(*(runtime.constant(table, device) for table in host_tables(geometry, adjoint, dtype)))
 
 
 def host_tables(geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[np.generic]) -> Tables:

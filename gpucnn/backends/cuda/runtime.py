@@ -57,5 +57,8 @@ class Runtime(Protocol):
     def using(self, device: Device) -> AbstractContextManager[Any]:
         """Within the block, new arrays and launches go to `device`."""
 
+    def constant(self, host: Any, device: Device) -> Array:
+        """A copy of a host array on `device` that is whole when this returns, so that all streams may read it."""
+
     def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for `device` or found among those that were."""

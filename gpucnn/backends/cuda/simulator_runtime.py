@@ -31,6 +31,10 @@ class SimulatorRuntime:
         """Nothing to switch: there is one device."""
         return nullcontext()
 
+    def constant(self, host: Any, device: Device) -> Array:
+        """A simulated copy of `host`."""
+        return self.xp.asarray(host)
+
     def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for this CPU."""
         return _function(source)
