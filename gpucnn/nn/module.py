@@ -1,0 +1,289 @@
+"""What layers and networks are: modules with a forward, a backward, parameters by name, and a state to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from gpucnn.backends import backend_of
+
+Array = Any
+Self = TypeVar("Self", bound="Module")
+
+_keeps: ContextVar[bool] = ContextVar("gpucnn_nn_keeps", default=True)
+
+
+class Parameter:
+    """An array that is learned.
+
+    Attributes
+    ----------
+    data : array
+        Its values.
+    grad : array or None
+        The sum of the gradients since the last `Module.zero_grad`, of the shape of `data`; None before there is one.
+    requires_grad : bool
+        Whether backward computes its gradient. A frozen parameter has False.
+    """
+
+    def __init__(self, data: Array, requires_grad: bool = True) -> None:
+        self.data = data
+        self.grad: Array | None = None
+        self.requires_grad = requires_grad
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of `data`."""
+        return tuple(self.data.shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return int(self.data.size)
+
+    def accumulate(self, grad: Array) -> None:
+        """Add `grad` to what has come since the last `Module.zero_grad`."""
+        self.grad = grad if self.grad is None else self.grad + grad
+
+    def __repr__(self) -> str:
+        frozen = "" if self.requires_grad else ", frozen"
+        return f"Parameter({self.shape}, {self.data.dtype}{frozen})"
+
+
+class LoadResult(NamedTuple):
+    """What `Module.load_state_dict` did not find, and what it found too much."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Within the block modules keep nothing for a backward: for evaluation, where memory should not wait for one.
+
+    Examples
+    --------
+    >>> from gpucnn import nn
+    >>> with nn.inference():
+    ...     y = nn.ReLU()(np.array([[-1.0, 2.0]]))
+    """
+    token = _keeps.set(False)
+    try:
+        yield
+    finally:
+        _keeps.reset(token)
+
+
+class Module:
+    """A layer, or a network of layers, with an explicit backward.
+
+    A subclass sets its parameters (`Parameter`), its modules and its buffers as attributes, and defines
+
+    - ``forward(x)``, which hands ``self.keep(…)`` what its backward needs, and
+    - ``backward(grad_output) -> grad_input``, which takes that by ``self.kept()`` and adds the gradients of its
+      parameters by `Parameter.accumulate`.
+
+    Notes
+    -----
+    There is no tape: a network's backward calls the backward of its parts, in reverse. A module keeps the values of its
+    last forward, so it stands for one place in a network.
+
+    Attributes
+    ----------
+    training : bool
+        Whether layers that behave otherwise in training, such as dropout, are to do so.
+    buffer_names : tuple of str
+        Attributes that belong to the state and are no parameters, such as running statistics.
+    """
+
+    training: bool = True
+    buffer_names: tuple[str, ...] = ()
+
+    # --- Forward and backward -------------------------------------------------------------------------------------
+
+    def forward(self, x: Array) -> Array:
+        """The module's result."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the last forward's input, given that of its result; parameters' gradients are added up.
+
+        Raises
+        ------
+        RuntimeError
+            There was no forward since the last backward, or it was under `inference`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no backward")
+
+    def __call__(self, *inputs: Array) -> Array:
+        """As `forward`."""
+        return self.forward(*inputs)
+
+    def keep(self, *values: Any) -> None:
+        """Keep what the backward needs, until it is taken or the next forward."""
+        self._kept: tuple[Any, ...] | None = values if _keeps.get() else None
+
+    def kept(self) -> tuple[Any, ...]:
+        """What `keep` was handed; it is kept no longer.
+
+        Raises
+        ------
+        RuntimeError
+            Nothing is kept.
+        """
+        values = vars(self).get("_kept")
+        if values is None:
+            raise RuntimeError(
+                f"{type(self).__name__}: backward has no forward to go back through; expected one call of it for each "
+                "forward outside nn.inference()"
+            )
+        self._kept = None
+        return tuple(values)
+
+    # --- Parts ----------------------------------------------------------------------------------------------------
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules that are attributes of this one, in the order in which they were set."""
+        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+
+    def children(self) -> Iterator[Module]:
+        """As `named_children`, without names."""
+        return (child for _, child in self.named_children())
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, by dotted name."""
+        yield prefix.removesuffix("."), self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}{name}.")
+
+    def modules(self) -> Iterator[Module]:
+        """As `named_modules`, without names."""
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """All parameters by dotted name, those of a module before those of its children."""
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter):
+                    yield f"{prefix}.{name}" if prefix else name, value
+
+    def parameters(self) -> Iterator[Parameter]:
+        """As `named_parameters`, without names."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_buffers(self) -> Iterator[tuple[str, Array]]:
+        """All buffers by dotted name."""
+        for prefix, module in self.named_modules():
+            for name in module.buffer_names:
+                if getattr(module, name) is not None:
+                    yield f"{prefix}.{name}" if prefix else name, getattr(module, name)
+
+    # --- Modes ----------------------------------------------------------------------------------------------------
+
+    def train(self: Self, mode: bool = True) -> Self:
+        """Set `training` of this module and all below it."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self: Self) -> Self:
+        """As ``train(False)``."""
+        return self.train(False)
+
+    def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
+        """Let gradients of all parameters be computed, or freeze them."""
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def apply(self: Self, function: Callable[[Module], Any]) -> Self:
+        """Call `function` with each module, those below before the one above."""
+        for child in self.children():
+            child.apply(function)
+        function(self)
+        return self
+
+    def map_arrays(self: Self, function: Callable[[Array], Array]) -> Self:
+        """Replace each parameter and buffer by what `function` makes of it; gradients are forgotten."""
+        for module in self.modules():
+            for value in vars(module).values():
+                if isinstance(value, Parameter):
+                    value.data, value.grad = function(value.data), None
+            for name in module.buffer_names:
+                if getattr(module, name) is not None:
+                    setattr(module, name, function(getattr(module, name)))
+        return self
+
+    # --- State ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Array]:
+        """Parameters and buffers by PyTorch's names; the arrays themselves, not copies."""
+        state: dict[str, Array] = {}
+        for prefix, module in self.named_modules():
+            own = {name: value.data for name, value in vars(module).items() if isinstance(value, Parameter)}
+            own |= {name: getattr(module, name) for name in module.buffer_names if getattr(module, name) is not None}
+            state |= {f"{prefix}.{name}" if prefix else name: array for name, array in own.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> LoadResult:
+        """Copy values into parameters and buffers, in their dtype and on their device.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            As `state_dict` gives, or a PyTorch network's, as NumPy arrays.
+        strict : bool
+            Whether a missing or unexpected name is an error.
+
+        Returns
+        -------
+        LoadResult
+            The names missing and unexpected.
+
+        Raises
+        ------
+        KeyError
+            `strict`, and names are missing or unexpected; nothing was changed.
+        ValueError
+            A shape is another one; nothing was changed.
+        """
+        own = self.state_dict()
+        result = LoadResult([name for name in own if name not in state], [name for name in state if name not in own])
+        if strict and any(result):
+            raise KeyError(
+                f"load_state_dict: missing {_listed(result.missing_keys)}, unexpected {_listed(result.unexpected_keys)}"
+            )
+        for name, array in own.items():
+            if name in state and tuple(np.shape(state[name])) != tuple(np.shape(array)):
+                raise ValueError(
+                    f"load_state_dict: {name} has shape {tuple(np.shape(state[name]))}, expected {np.shape(array)}"
+                )
+        for name, array in own.items():
+            if name in state:
+                array[...] = backend_of(array).xp.asarray(state[name]).astype(array.dtype, copy=False)
+        return result
+
+    # --- For people -----------------------------------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """The arguments that the layer was made with, as they are shown."""
+        return ""
+
+    def __repr__(self) -> str:
+        parts = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        inner = "".join(f"\n  {part}" for part in parts)
+        return f"{type(self).__name__}({self.extra_repr()}{inner}{chr(10) if inner else ''})"
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return shown or "none"
