@@ -181,7 +181,8 @@ __device__ __forceinline__ Position position(index_t i, index_t c, index_t d, in
 // --- Sums over a block -----------------------------------------------------------------------------------------------
 
 // The sum of each thread's value, in every thread. All threads of the block call it, their number a power of two; the
-// pairs are always the same ones, so the sum repeats bit for bit. `scratch` [blockDim.x] is free again afterwards.
+// pairs are always the same ones, so the sum repeats bit for bit. `scratch` [blockDim.x] may be written again only after
+// another barrier.
 template <typename T>
 __device__ __forceinline__ T block_sum(T value, T* scratch) {
   const int thread = static_cast<int>(threadIdx.x);
@@ -191,7 +192,5 @@ __device__ __forceinline__ T block_sum(T value, T* scratch) {
     if (thread < half) scratch[thread] = scratch[thread] + scratch[thread + half];
     __syncthreads();
   }
-  const T sum = scratch[0];
-  __syncthreads();  // nobody may write scratch again before all have read the sum
-  return sum;
+  return scratch[0];
 }
