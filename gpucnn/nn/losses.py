@@ -1,0 +1,185 @@
+"""Losses: how far a network's output is from its target, and the gradient that its backward starts from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import gpucnn.functional as F
+from gpucnn.backends import receive
+from gpucnn.backends.dtypes import FLOATING, accumulator, describe
+from gpucnn.nn.module import Array, Module
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class Loss(Module):
+    """What all losses are: ``loss(output, target)``, then ``loss.backward()``, the gradient by `output`.
+
+    Attributes
+    ----------
+    reduction : "mean", "sum" or "none"
+        What is made of the losses of the targets.
+    """
+
+    reduction: str
+
+    def forward(self, output: Array, target: Array) -> Array:  # type: ignore[override]
+        """The loss."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def backward(self, grad_output: Any = 1.0) -> Array:
+        """The gradient by the last forward's `output`, given that by the loss: 1, or an array for reduction "none"."""
+        raise NotImplementedError(f"{type(self).__name__} defines no backward")
+
+
+class CrossEntropyLoss(Loss):
+    """Cross entropy between logits and classes, or between logits and class probabilities.
+
+    Parameters
+    ----------
+    weight : array [C], optional
+        A weight for each class, in the dtype of the logits. It moves with the module and is part of its state.
+    ignore_index : int
+        Class of targets that do not count.
+    reduction : "mean", "sum" or "none"
+        The mean is weighted by the targets' weights; for probabilities it is over N and the space.
+    label_smoothing : float
+        Share of each target that is spread over all classes, in [0, 1].
+
+    Raises
+    ------
+    ValueError
+        `reduction` or `label_smoothing` is none of these.
+
+    See Also
+    --------
+    gpucnn.functional.cross_entropy : the shapes and dtypes taken, and the formula
+
+    Notes
+    -----
+    As ``torch.nn.CrossEntropyLoss``, without its deprecated ``size_average`` and ``reduce``.
+
+    Examples
+    --------
+    >>> loss = CrossEntropyLoss()
+    >>> round(float(loss(np.zeros((1, 4)), np.array([2]))), 4)
+    1.3863
+    >>> loss.backward()
+    array([[ 0.25,  0.25, -0.75,  0.25]])
+    """
+
+    buffer_names = ("weight",)
+
+    def __init__(
+        self,
+        weight: Array | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        self.weight = weight
+        self.ignore_index = ignore_index
+        self.reduction = _reduction("CrossEntropyLoss", reduction)
+        if not 0.0 <= label_smoothing <= 1.0:
+            raise ValueError(f"CrossEntropyLoss: label_smoothing is {label_smoothing}, expected a number in [0, 1]")
+        self.label_smoothing = label_smoothing
+
+    def forward(self, output: Array, target: Array) -> Array:  # type: ignore[override]
+        """The loss of logits [N, C, *space] or [C] for classes [N, *space] or [], or for probabilities."""
+        self.keep(output, target)
+        return F.cross_entropy(output, target, self.weight, **self._options())
+
+    def backward(self, grad_output: Any = 1.0) -> Array:
+        """The gradient by the last forward's logits."""
+        output, target = self.kept()
+        needs = (True, False, False)
+        grads = F.cross_entropy_backward(grad_output, output, target, self.weight, **self._options(), needs=needs)
+        return grads[0]
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "ignore_index": self.ignore_index,
+            "reduction": self.reduction,
+            "label_smoothing": self.label_smoothing,
+        }
+
+    def extra_repr(self) -> str:
+        """The options that are not the defaults."""
+        defaults = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0}
+        return ", ".join(f"{name}={value!r}" for name, value in self._options().items() if value != defaults[name])
+
+
+class MSELoss(Loss):
+    """The mean of the squared differences.
+
+    Parameters
+    ----------
+    reduction : "mean", "sum" or "none"
+        What is made of the squared differences; the mean is over all elements.
+
+    Raises
+    ------
+    ValueError
+        `reduction` is none of these.
+
+    Notes
+    -----
+    As ``torch.nn.MSELoss``, but output and target have one shape: nothing is broadcast. Sums of 16-bit floats are
+    float32.
+
+    Examples
+    --------
+    >>> loss = MSELoss()
+    >>> float(loss(np.array([1.0, 2.0]), np.array([1.0, 4.0])))
+    2.0
+    >>> loss.backward()
+    array([ 0., -2.])
+    """
+
+    def __init__(self, reduction: str = "mean") -> None:
+        self.reduction = _reduction("MSELoss", reduction)
+
+    def forward(self, output: Array, target: Array) -> Array:  # type: ignore[override]
+        """The loss of floating-point arrays of one shape and dtype.
+
+        Raises
+        ------
+        TypeError
+            A dtype is not taken, or there are two.
+        ValueError
+            The shapes differ.
+        """
+        backend, (x, y), give_back = receive("MSELoss", {"output": output, "target": target})
+        if x.dtype.name not in FLOATING:
+            raise TypeError(f"MSELoss: output has dtype {x.dtype}, expected {describe(FLOATING)}")
+        if y.dtype != x.dtype:
+            raise TypeError(f"MSELoss: target has dtype {y.dtype}, expected {x.dtype} as output")
+        if y.shape != x.shape:
+            raise ValueError(f"MSELoss: target has shape {tuple(y.shape)}, expected {tuple(x.shape)} as output")
+        difference = x.astype(accumulator(x.dtype), copy=False) - y
+        self.keep(difference, x.dtype, give_back)
+        losses = backend.xp.square(difference)
+        if self.reduction != "none":
+            losses = losses.sum()
+            if self.reduction == "mean":
+                losses = losses / x.size if x.size else losses * np.nan
+        return give_back(backend.xp.asarray(losses, dtype=x.dtype))
+
+    def backward(self, grad_output: Any = 1.0) -> Array:
+        """The gradient by the last forward's output."""
+        difference, dtype, give_back = self.kept()
+        scale = 2.0 / max(1, difference.size) if self.reduction == "mean" else 2.0
+        return give_back((difference * scale * grad_output).astype(dtype, copy=False))
+
+    def extra_repr(self) -> str:
+        """The reduction, if it is another than the mean."""
+        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
+
+
+def _reduction(op: str, reduction: str) -> str:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{op}: reduction is {reduction!r}, expected one of {', '.join(map(repr, REDUCTIONS))}")
+    return reduction
