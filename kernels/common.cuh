@@ -181,8 +181,8 @@ __device__ __forceinline__ Position position(index_t i, index_t c, index_t d, in
 // --- Sums over a block -----------------------------------------------------------------------------------------------
 
 // The sum of each thread's value, in every thread. All threads of the block call it, their number a power of two; the
-// pairs are always the same ones, so the sum repeats bit for bit. `scratch` [blockDim.x] may be written again only after
-// another barrier.
+// pairs are always the same ones, so the sum repeats bit for bit. `scratch` [blockDim.x] may be written again only
+// after another barrier.
 template <typename T>
 __device__ __forceinline__ T block_sum(T value, T* scratch) {
   const int thread = static_cast<int>(threadIdx.x);
