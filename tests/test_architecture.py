@@ -51,6 +51,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
     "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.information.cache_folder", "numpy"},
     "gpucnn.geometry": {"gpucnn.geometry"},
+    "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.data", "numpy"},
+    "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "numpy", "sklearn"},
+    "gpucnn.data.folders": {"gpucnn.data", "numpy", "PIL"},
 }  # fmt: skip
 
 
