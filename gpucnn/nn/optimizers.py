@@ -1,0 +1,508 @@
+"""Optimisers: how parameters follow their gradients. Names, arguments and update rules as in ``torch.optim``.
+
+They compute in the parameters' dtype, in place and in a fixed order, so that a run repeats bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends import backend_of
+from gpucnn.nn.module import Array, Parameter
+
+Parameters = Iterable[Parameter] | Iterable[Mapping[str, Any]]
+
+
+class Optimizer:
+    """What all optimisers are; a subclass says by `update` how one parameter changes.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or iterable of dicts
+        What is learned. Each dict is a group: "params" and the options that differ from the defaults, such as "lr".
+    defaults : dict
+        The options by name.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        The groups with all their options. Changing an option, as schedules do with "lr", holds from the next step on.
+    state : dict
+        For each parameter what the optimiser remembers of it, such as a running mean of its gradients.
+
+    Raises
+    ------
+    TypeError
+        Something is no Parameter.
+    ValueError
+        There is no parameter, or one is given twice; or an option is unknown or out of range.
+    """
+
+    def __init__(self, params: Parameters, defaults: dict[str, Any]) -> None:
+        self.defaults = defaults
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[Parameter, dict[str, Any]] = {}
+        given: list[Any] = [params] if isinstance(params, Parameter | Mapping) else list(params)
+        if not given:
+            raise ValueError(f"{self._name}: params is empty, expected at least one Parameter")
+        for group in given if isinstance(given[0], Mapping) else [{"params": given}]:
+            self.add_param_group(group)
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Learn more parameters, such as those that were frozen so far.
+
+        Parameters
+        ----------
+        group : dict
+            "params", and the options that differ from the defaults.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for the parameters at the start.
+        """
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f"{self._name}: a group is {group!r}, expected a dict with 'params'")
+        params = [group["params"]] if isinstance(group["params"], Parameter) else list(group["params"])
+        known = {id(parameter) for other in self.param_groups for parameter in other["params"]}
+        for parameter in params:
+            if not isinstance(parameter, Parameter):
+                raise TypeError(f"{self._name}: params holds a {type(parameter).__name__}, expected nn.Parameter")
+            if id(parameter) in known:
+                raise ValueError(f"{self._name}: params holds {parameter!r} twice, expected each parameter once")
+            known.add(id(parameter))
+        options = {name: value for name, value in group.items() if name != "params"}
+        unknown = [name for name in options if name not in self.defaults]
+        if unknown:
+            raise ValueError(
+                f"{self._name}: a group has the option {unknown[0]!r}, expected of {', '.join(self.defaults)}"
+            )
+        whole = {"params": params, **self.defaults, **options}
+        self.check(whole)
+        self.param_groups.append(whole)
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ValueError if an option of `group` is out of range."""
+        for name in ("lr", "weight_decay"):
+            self.expect(group[name] >= 0, group, name, "a number of at least 0")
+
+    def expect(self, fits: bool, group: dict[str, Any], name: str, expected: str) -> None:
+        """Raise ValueError about the option `name` unless `fits`."""
+        if not fits:
+            raise ValueError(f"{self._name}: {name} is {group[name]}, expected {expected}")
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def step(self) -> None:
+        """Change each parameter that has a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self.update(parameter.data, parameter.grad, self.state.setdefault(parameter, {}), group)
+
+    def update(self, data: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Change `data` in place; `grad` is not written to, `state` is this parameter's from one step to the next."""
+        raise NotImplementedError(f"{self._name} defines no update")
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the optimiser remembers, and the options of its groups: PyTorch's structure, the arrays not copied.
+
+        Returns
+        -------
+        dict
+            "state": by the number of a parameter its state; "param_groups": the options, "params" as numbers.
+        """
+        numbers: dict[Parameter, int] = {}
+        groups = []
+        for group in self.param_groups:
+            own = [numbers.setdefault(parameter, len(numbers)) for parameter in group["params"]]
+            groups.append({**{name: value for name, value in group.items() if name != "params"}, "params": own})
+        return {"state": {numbers[each]: dict(state) for each, state in self.state.items()}, "param_groups": groups}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what another optimiser of the same kind, for the same parameters, remembered.
+
+        Parameters
+        ----------
+        state : dict
+            As `state_dict` gives; arrays are copied, in the parameters' dtype and to their device.
+
+        Raises
+        ------
+        ValueError
+            The groups are others, or a shape is; nothing was changed.
+        """
+        counts = [len(group["params"]) for group in state["param_groups"]]
+        expected = [len(group["params"]) for group in self.param_groups]
+        if counts != expected:
+            raise ValueError(
+                f"{self._name}.load_state_dict: groups have {counts} parameters, expected {expected} as in this one"
+            )
+        entries = {int(number): values for number, values in state["state"].items()}
+        loaded: dict[Parameter, dict[str, Any]] = {}
+        for ours, theirs in zip(self.param_groups, state["param_groups"], strict=True):
+            for parameter, number in zip(ours["params"], theirs["params"], strict=True):
+                if number in entries:
+                    loaded[parameter] = {
+                        name: self._loaded(name, number, value, parameter)
+                        for name, value in entries[number].items()
+                        if value is not None
+                    }
+        self.state = loaded
+        for ours, theirs in zip(self.param_groups, state["param_groups"], strict=True):
+            options = {name: value for name, value in theirs.items() if name != "params"}
+            ours.update({name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+
+    def _loaded(self, name: str, number: int, value: Any, parameter: Parameter) -> Any:
+        """A copy of an array for `parameter`; a count as a number."""
+        if name == "step":
+            return int(value)
+        if tuple(np.shape(value)) != parameter.shape:
+            raise ValueError(
+                f"{self._name}.load_state_dict: {name} of parameter {number} has shape {tuple(np.shape(value))}, "
+                f"expected {parameter.shape}"
+            )
+        xp = backend_of(parameter.data).xp
+        copied = xp.empty_like(parameter.data)
+        copied[...] = xp.asarray(value).astype(parameter.data.dtype, copy=False)
+        return copied
+
+    def __repr__(self) -> str:
+        groups = "; ".join(
+            ", ".join(
+                [
+                    f"{len(group['params'])} parameters",
+                    *(f"{name}={value!r}" for name, value in group.items() if name != "params"),
+                ]
+            )
+            for group in self.param_groups
+        )
+        return f"{self._name}({groups})"
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum if wanted.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or iterable of dicts
+        What is learned, or groups of it with options of their own.
+    lr : float
+        Learning rate.
+    momentum : float
+        Share of the last step's direction that is kept.
+    dampening : float
+        Share of the gradient that momentum leaves out.
+    weight_decay : float
+        Times the parameter is added to its gradient (L2 penalty).
+    nesterov : bool
+        Look ahead along the momentum; needs a momentum and no dampening.
+    maximize : bool
+        Go up instead of down.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Optimizer`.
+
+    Notes
+    -----
+    With the gradient g, weight decay included: v = momentum * v + (1 - dampening) * g, where the first v is g; then
+    w -= lr * v, or for Nesterov w -= lr * (g + momentum * v). As ``torch.optim.SGD``.
+
+    References
+    ----------
+    I. Sutskever et al., *On the importance of initialization and momentum in deep learning*, ICML 2013.
+
+    Examples
+    --------
+    >>> weight = Parameter(np.array([1.0]))
+    >>> optimizer = SGD([weight], lr=0.1)
+    >>> weight.accumulate(np.array([2.0]))
+    >>> optimizer.step()
+    >>> weight.data
+    array([0.8])
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        options = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
+        super().__init__(params, {**options, "nesterov": nesterov, "maximize": maximize})
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ValueError if an option of `group` is out of range."""
+        super().check(group)
+        self.expect(group["momentum"] >= 0, group, "momentum", "a number of at least 0")
+        fits = not group["nesterov"] or (group["momentum"] > 0 and group["dampening"] == 0)
+        self.expect(fits, group, "nesterov", "it only with a momentum above 0 and a dampening of 0")
+
+    def update(self, data: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Change `data` in place."""
+        xp = backend_of(data).xp
+        scratch = xp.empty_like(data)
+        momentum = group["momentum"]
+        grad = _penalised(xp, data, grad, group["weight_decay"], group["maximize"])
+        step = grad
+        if momentum:
+            velocity = state.get("momentum_buffer")
+            if velocity is None:
+                velocity = state["momentum_buffer"] = xp.empty_like(data)
+                velocity[...] = grad
+            else:
+                xp.multiply(grad, 1 - group["dampening"], out=scratch)
+                velocity *= momentum
+                velocity += scratch
+            step = velocity
+            if group["nesterov"]:
+                xp.multiply(velocity, momentum, out=scratch)
+                scratch += grad
+                step = scratch
+        xp.multiply(step, group["lr"], out=scratch)
+        data -= scratch
+
+
+class Adam(Optimizer):
+    """Steps by running means of the gradient and of its square, each parameter at a rate of its own.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or iterable of dicts
+        What is learned, or groups of it with options of their own.
+    lr : float
+        Learning rate.
+    betas : tuple of (float, float)
+        How much of the running means of the gradient and of its square stays at each step.
+    eps : float
+        Added to the root in the denominator.
+    weight_decay : float
+        Times the parameter is added to its gradient (L2 penalty). For a decay apart from it see `AdamW`.
+    amsgrad : bool
+        Divide by the largest running mean of the square so far, instead of the present one.
+    maximize : bool
+        Go up instead of down.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Optimizer`.
+
+    Notes
+    -----
+    At step t: m += (1 - b1) * (g - m), v = b2 * v + (1 - b2) * g², then
+    w -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). As ``torch.optim.Adam``.
+
+    References
+    ----------
+    D. Kingma, J. Ba, *Adam*, ICLR 2015; S. Reddi et al., *On the convergence of Adam and beyond*, ICLR 2018.
+
+    Examples
+    --------
+    >>> weight = Parameter(np.array([1.0]))
+    >>> optimizer = Adam([weight], lr=0.1)
+    >>> weight.accumulate(np.array([2.0]))
+    >>> optimizer.step()
+    >>> weight.data.round(6)
+    array([0.9])
+    """
+
+    decoupled = False  # whether the weight decay is apart from the gradient
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        options = {"lr": lr, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, {**options, "amsgrad": amsgrad, "maximize": maximize})
+
+    def check(self, group: dict[str, Any]) -> None:
+        """Raise ValueError if an option of `group` is out of range."""
+        super().check(group)
+        self.expect(group["eps"] >= 0, group, "eps", "a number of at least 0")
+        fits = len(group["betas"]) == 2 and all(0 <= beta < 1 for beta in group["betas"])
+        self.expect(fits, group, "betas", "two numbers in [0, 1)")
+
+    def update(self, data: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
+        """Change `data` in place."""
+        xp = backend_of(data).xp
+        scratch = xp.empty_like(data)
+        beta1, beta2 = group["betas"]
+        if not state:
+            state |= {"step": 0, "exp_avg": xp.zeros_like(data), "exp_avg_sq": xp.zeros_like(data)}
+        if group["amsgrad"] and "max_exp_avg_sq" not in state:
+            state["max_exp_avg_sq"] = xp.zeros_like(data)
+        state["step"] += 1
+        if self.decoupled:
+            data *= 1 - group["lr"] * group["weight_decay"]
+        grad = _penalised(xp, data, grad, 0.0 if self.decoupled else group["weight_decay"], group["maximize"])
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        xp.subtract(grad, mean, out=scratch)
+        scratch *= 1 - beta1
+        mean += scratch
+        xp.multiply(grad, grad, out=scratch)
+        scratch *= 1 - beta2
+        square *= beta2
+        square += scratch
+        if group["amsgrad"]:
+            square = state["max_exp_avg_sq"]
+            xp.maximum(square, state["exp_avg_sq"], out=square)
+        xp.sqrt(square, out=scratch)
+        scratch /= math.sqrt(1 - beta2 ** state["step"])
+        scratch += group["eps"]
+        xp.divide(mean, scratch, out=scratch)
+        scratch *= group["lr"] / (1 - beta1 ** state["step"])
+        data -= scratch
+
+
+class AdamW(Adam):
+    """As `Adam`, but the weight decay shrinks the parameters apart from their gradients.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or iterable of dicts
+        What is learned, or groups of it with options of their own.
+    lr : float
+        Learning rate.
+    betas : tuple of (float, float)
+        How much of the running means of the gradient and of its square stays at each step.
+    eps : float
+        Added to the root in the denominator.
+    weight_decay : float
+        Each step starts with w *= 1 - lr * weight_decay.
+    amsgrad : bool
+        Divide by the largest running mean of the square so far, instead of the present one.
+    maximize : bool
+        Go up instead of down.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Optimizer`.
+
+    References
+    ----------
+    I. Loshchilov, F. Hutter, *Decoupled weight decay regularization*, ICLR 2019.
+
+    Examples
+    --------
+    >>> AdamW([Parameter(np.ones(3))]).param_groups[0]["weight_decay"]
+    0.01
+    """
+
+    decoupled = True
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+
+
+def _penalised(xp: Any, data: Array, grad: Array, weight_decay: float, maximize: bool) -> Array:
+    """The gradient downhill, with the weight decay's part; `grad` itself where nothing changes."""
+    if maximize:
+        grad = -grad
+    return grad + xp.multiply(data, weight_decay) if weight_decay else grad
+
+
+def clip_grad_norm_(
+    parameters: Parameter | Iterable[Parameter],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+) -> float:
+    """Scale all gradients by one factor, so that together their norm is at most `max_norm`.
+
+    Parameters
+    ----------
+    parameters : Parameter or iterable of Parameter
+        Those whose gradients count; the ones without a gradient do not.
+    max_norm : float
+        The largest norm that is left.
+    norm_type : float
+        Above 0, or infinity for the largest magnitude.
+    error_if_nonfinite : bool
+        Whether a norm that is NaN or infinite is an error; else the gradients become NaN or 0.
+
+    Returns
+    -------
+    float
+        The norm before.
+
+    Raises
+    ------
+    ValueError
+        The norm is not finite, and `error_if_nonfinite`; or `norm_type` or `max_norm` is out of range.
+
+    Notes
+    -----
+    As ``torch.nn.utils.clip_grad_norm_``, in float64 and in the order of the parameters. It waits for a device.
+
+    Examples
+    --------
+    >>> weight = Parameter(np.zeros(2))
+    >>> weight.accumulate(np.array([3.0, 4.0]))
+    >>> clip_grad_norm_([weight], 1.0)
+    5.0
+    >>> weight.grad.round(4)
+    array([0.6, 0.8])
+    """
+    if not (norm_type > 0 and max_norm >= 0):
+        raise ValueError(
+            f"clip_grad_norm_: norm_type is {norm_type} and max_norm is {max_norm}, expected above 0 and at least 0"
+        )
+    every = [parameters] if isinstance(parameters, Parameter) else list(parameters)
+    having = [(parameter, parameter.grad) for parameter in every if parameter.grad is not None and parameter.size]
+    norm = _norm([grad for _, grad in having], norm_type)
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise ValueError(f"clip_grad_norm_: the norm of the gradients is {norm}, expected a finite one")
+    factor = max_norm / (norm + 1e-6)
+    if not factor >= 1.0:  # NaN as well
+        for parameter, grad in having:
+            parameter.grad = grad * factor
+    return norm
+
+
+def _norm(grads: list[Array], norm_type: float) -> float:
+    if math.isinf(norm_type):
+        return float(np.max([float(abs(grad).max()) for grad in grads], initial=0.0))
+    total = 0.0
+    for grad in grads:
+        wide = abs(grad.astype(np.float64))
+        wide **= norm_type
+        total += float(wide.sum())
+    return float(total ** (1.0 / norm_type))
