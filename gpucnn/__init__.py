@@ -1,7 +1,8 @@
-"""gpucnn: the primitives of convolutional networks for NumPy arrays, and their gradients.
+"""gpucnn: the primitives of convolutional networks for NumPy and CuPy arrays, and their gradients.
 
 ``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` where
-they run, ``gpucnn.simulator`` runs the CUDA kernels on a CPU, and ``gpucnn.info()`` says what this machine offers.
+they run, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.simulator`` runs the CUDA kernels
+on a CPU, and ``gpucnn.info()`` says what this machine offers.
 Importing gpucnn imports none of that: each part is loaded when it is first used.
 """
 
@@ -12,14 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "algorithm", "backends", "functional", "geometry", "info", "precision", "simulator"]
+__all__ = [
+    "__version__",
+    "algorithm",
+    "backends",
+    "data",
+    "functional",
+    "geometry",
+    "info",
+    "nn",
+    "precision",
+    "simulator",
+]
 
 if TYPE_CHECKING:
-    from gpucnn import backends, functional, geometry, simulator
+    from gpucnn import backends, data, functional, geometry, nn, simulator
     from gpucnn.information import info
     from gpucnn.numerics import algorithm, precision
 
-_MODULES = ("backends", "functional", "geometry", "simulator")
+_MODULES = ("backends", "data", "functional", "geometry", "nn", "simulator")
 _HOMES = {"algorithm": "gpucnn.numerics", "info": "gpucnn.information", "precision": "gpucnn.numerics"}
 
 
