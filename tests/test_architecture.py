@@ -23,12 +23,17 @@ CUDA_BACKEND = {
     "gpucnn.backends.layout", "gpucnn.geometry", "gpucnn.information.cache_folder", "gpucnn.numerics", "numpy",
 }  # fmt: skip
 
+NETWORKS = {
+    "gpucnn.__version__", "gpucnn.backends.backend_of", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy",
+    "matplotlib", "rich", "safetensors",
+}  # fmt: skip
+
 # What each part of the package may import: parts of the package, and libraries beside the standard one. A part is a
 # module and all below it; of several that a module is part of, the longest counts.
 MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
-        "gpucnn.backends", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information", "gpucnn.numerics",
-        "gpucnn.simulator",
+        "gpucnn.backends", "gpucnn.data", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information", "gpucnn.nn",
+        "gpucnn.numerics", "gpucnn.simulator",
     },
     "gpucnn.__main__": {"gpucnn.information"},
     "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "numpy", "threadpoolctl"},
@@ -51,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
     "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.information.cache_folder", "numpy"},
     "gpucnn.geometry": {"gpucnn.geometry"},
+    "gpucnn.nn": NETWORKS,
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "numpy", "sklearn"},
     "gpucnn.data.folders": {"gpucnn.data", "numpy", "PIL"},
@@ -141,6 +147,12 @@ def test_importing_the_operations_loads_no_peer_and_no_more_of_numpy() -> None:
     assert not of("gpucnn.information", modules)
 
 
+def test_importing_the_networks_loads_no_library_but_numpy() -> None:
+    modules = loaded("import gpucnn.nn, gpucnn.data", before="import numpy, gpucnn.functional")
+    assert not any(of(peer, modules) for peer in (*PEERS, "rich", "safetensors", "sklearn", "PIL"))
+    assert not of("gpucnn.simulator", modules)
+
+
 def test_importing_the_geometry_loads_no_library() -> None:
     modules = loaded("import gpucnn.geometry")
     assert of("gpucnn", modules) == {name for name in MODULES if is_part(name, "gpucnn.geometry")} | {"gpucnn"}
@@ -148,7 +160,7 @@ def test_importing_the_geometry_loads_no_library() -> None:
     assert not any(of(peer, modules) for peer in PEERS)
 
 
-@pytest.mark.parametrize("part", ["backends", "functional", "geometry", "simulator"])
+@pytest.mark.parametrize("part", ["backends", "data", "functional", "geometry", "nn", "simulator"])
 def test_a_part_is_loaded_when_it_is_first_used(part: str) -> None:
     assert f"gpucnn.{part}" in loaded(f"gpucnn.{part}", before="import gpucnn")
 
