@@ -16,7 +16,7 @@ import numpy as np
 
 from gpucnn.backends.base import Backend
 
-__all__ = ["Backend", "available", "backend_of", "receive"]
+__all__ = ["Backend", "available", "backend_named", "backend_of", "receive"]
 
 _CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost: memory that NumPy can read
 _CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
@@ -61,6 +61,32 @@ def available() -> dict[str, str]:
 
     states = {"numpy": "available", "cuda": why_unavailable() or "available", "simulator": simulator.available()}
     return {name: state if state == "available" else f"not available: {state}" for name, state in states.items()}
+
+
+def backend_named(name: str) -> Backend:
+    """The backend of one of the names that `available` lists.
+
+    Raises
+    ------
+    ValueError
+        There is no such backend.
+    RuntimeError
+        It cannot be used here; the message is a sentence that says why, and what to do.
+
+    Examples
+    --------
+    >>> backend_named("numpy").name
+    'numpy'
+    """
+    makers = {"numpy": _numpy_backend, "cuda": _cupy_backend, "simulator": _simulator_backend}
+    if name not in makers:
+        raise ValueError(f"backend_named: name is {name!r}, expected one of {tuple(makers)}")
+    if name == "simulator":
+        from gpucnn import simulator
+
+        if simulator.available() != "available":
+            raise RuntimeError(simulator.available())
+    return makers[name]()
 
 
 def kind_of(array: Any) -> str:

@@ -41,7 +41,7 @@ def _of_rank(define: Callable[Concatenate[int, P], R], rank: int) -> Callable[P,
 
     member.__name__ = member.__qualname__ = name
     member.__module__ = source.__module__
-    member.__doc__ = _fill(source.__doc__ or "", rank)
+    member.__doc__ = fill(source.__doc__ or "", rank)
     member.__annotations__ = {key: value for key, value in source.__annotations__.items() if key != "rank"}
     signature = inspect.signature(source)
     parameters = list(signature.parameters.values())[1:]
@@ -49,7 +49,8 @@ def _of_rank(define: Callable[Concatenate[int, P], R], rank: int) -> Callable[P,
     return cast(Callable[P, R], member)
 
 
-def _fill(text: str, rank: int) -> str:
+def fill(text: str, rank: int) -> str:
+    """`text` with the words for this rank in place of {n}, {space}, {kernel} and {out}."""
     words = {
         "{n}": str(rank),
         "{space}": SPACE[rank],

@@ -9,10 +9,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gpucnn.backends import backend_of
+from gpucnn.backends import backend_named, backend_of
+from gpucnn.geometry import Window
 
 Array = Any
 Self = TypeVar("Self", bound="Module")
+
+_BACKENDS = {"cpu": "numpy", "cuda": "cuda", "simulator": "simulator"}
 
 _keeps: ContextVar[bool] = ContextVar("gpucnn_nn_keeps", default=True)
 
@@ -98,9 +101,13 @@ class Module:
         Whether layers that behave otherwise in training, such as dropout, are to do so.
     buffer_names : tuple of str
         Attributes that belong to the state and are no parameters, such as running statistics.
+    needs_input_grad : bool
+        Whether backward computes the gradient of the input; else it returns None. Set it to False on what stands
+        first, whose input is data: the work is then not done.
     """
 
     training: bool = True
+    needs_input_grad: bool = True
     buffer_names: tuple[str, ...] = ()
 
     # --- Forward and backward -------------------------------------------------------------------------------------
@@ -119,9 +126,9 @@ class Module:
         """
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
-    def __call__(self, *inputs: Array) -> Array:
+    def __call__(self, *inputs: Any, **options: Any) -> Array:
         """As `forward`."""
-        return self.forward(*inputs)
+        return self.forward(*inputs, **options)
 
     def keep(self, *values: Any) -> None:
         """Keep what the backward needs, until it is taken or the next forward."""
@@ -143,6 +150,11 @@ class Module:
             )
         self._kept = None
         return tuple(values)
+
+    def forget(self) -> None:
+        """Let go of what this module and all below it keep for a backward that will not come."""
+        for module in self.modules():
+            module._kept = None
 
     # --- Parts ----------------------------------------------------------------------------------------------------
 
@@ -223,6 +235,43 @@ class Module:
                     setattr(module, name, function(getattr(module, name)))
         return self
 
+    def to(self: Self, device: str) -> Self:
+        """Move all parameters and buffers to another kind of memory; gradients are forgotten.
+
+        Parameters
+        ----------
+        device : "cpu", "cuda" or "simulator"
+            NumPy's arrays, CuPy's on the current GPU, or those of `gpucnn.simulator`.
+
+        Raises
+        ------
+        ValueError
+            There is no such device.
+        RuntimeError
+            It cannot be used here; the message says what is missing and what to do.
+
+        Examples
+        --------
+        >>> from gpucnn import nn
+        >>> nn.Linear(3, 2).to("cpu")
+        Linear(in_features=3, out_features=2, bias=True)
+        """
+        if device not in _BACKENDS:
+            raise ValueError(f"{type(self).__name__}.to: device is {device!r}, expected one of {tuple(_BACKENDS)}")
+        try:
+            backend = backend_named(_BACKENDS[device])
+        except RuntimeError as error:
+            raise RuntimeError(f"{type(self).__name__}.to: {device!r} is not available: {error}") from None
+
+        def moved(array: Array) -> Array:
+            source = backend_of(array)
+            if source.name == backend.name:
+                return array
+            host = array if isinstance(array, np.ndarray) else source.xp.asnumpy(array)
+            return host if device == "cpu" else backend.xp.asarray(host)
+
+        return self.map_arrays(moved)
+
     # --- State ----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Array]:
@@ -271,6 +320,16 @@ class Module:
             if name in state:
                 array[...] = backend_of(array).xp.asarray(state[name]).astype(array.dtype, copy=False)
         return result
+
+    # --- What `gpucnn.nn.summary` asks ----------------------------------------------------------------------------
+
+    def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+        """Multiply-adds for one image; 0 for layers that only look at each element or compare."""
+        return 0
+
+    def window(self, input_shape: tuple[int, ...]) -> Window | None:
+        """The window that one output position sees of the input; None where that has no such form."""
+        return Window(1)
 
     # --- For people -----------------------------------------------------------------------------------------------
 

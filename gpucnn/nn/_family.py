@@ -1,0 +1,101 @@
+"""What the layers share: one definition for the 1-d, 2-d and 3-d members of a family, and first parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod, sqrt
+from typing import Any, ClassVar
+
+import numpy as np
+
+import gpucnn.functional as F
+from gpucnn.functional._family import SPACE, fill
+from gpucnn.geometry.arguments import Padding, Size, integers, padding_form
+from gpucnn.nn.module import Array, Module, Parameter
+
+
+class Ranked(Module):
+    """A family of layers: ``class ConvNd(Ranked, op="conv{n}d")`` is it, ``class Conv2d(ConvNd, rank=2)`` a member.
+
+    A member takes its docstring from the family, filled in as those of operations are, and has `rank`, `function` and
+    `gradient`: the operation of its rank and that one's gradient.
+    """
+
+    rank: ClassVar[int]
+    function: ClassVar[Callable[..., Any]]
+    gradient: ClassVar[Callable[..., Any]]
+    _op: ClassVar[str] = ""
+
+    def __init_subclass__(cls, op: str | None = None, rank: int | None = None) -> None:
+        super().__init_subclass__()
+        if op is not None:
+            cls._op = op
+        if rank is not None:
+            cls.rank = rank
+            cls.__doc__ = fill(cls.__mro__[1].__doc__ or "", rank)
+            if cls._op:
+                name = cls._op.format(n=rank)
+                cls.function = staticmethod(getattr(F, name))
+                cls.gradient = staticmethod(getattr(F, f"{name}_backward"))
+
+    def _sizes(self, name: str, value: Size, least: int = 1) -> tuple[int, ...]:
+        """`value` as one int for each axis."""
+        return integers(type(self).__name__, name, value, self.rank, least)
+
+    def _padding(self, value: Padding) -> Any:
+        """`value`, which is a padding; an int as one for each axis."""
+        padding_form(type(self).__name__, value, self.rank)
+        return (value,) * self.rank if isinstance(value, int) else value
+
+    def _space(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The spatial sizes of an image of that shape."""
+        return tuple(shape[-self.rank :])
+
+    def _expect_image(self, x: Array, unbatched: bool = True) -> None:
+        """Raise ValueError unless x has the axes of an image."""
+        space = SPACE[self.rank]
+        expected = f"{self.rank + 2} (N, C, {space})" + (f" or {self.rank + 1} (C, {space})" if unbatched else "")
+        if x.ndim != self.rank + 2 and not (unbatched and x.ndim == self.rank + 1):
+            raise ValueError(f"{type(self).__name__}: input has {x.ndim} dimensions, expected {expected}")
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, dtype: Any) -> Parameter:
+    """Numbers in ±1 / sqrt(fan_in): what PyTorch's layers begin with, weights and biases alike."""
+    bound = 1 / sqrt(fan_in)
+    return Parameter(rng.uniform(-bound, bound, shape).astype(dtype))
+
+
+def weights(
+    shape: tuple[int, ...], fan_in: int, bias_shape: tuple[int, ...] | None, dtype: Any, rng: Any
+) -> tuple[Parameter, Parameter | None]:
+    """A weight, and a bias where there is a shape for one."""
+    generator = np.random.default_rng(rng)
+    weight = uniform(generator, shape, fan_in, dtype)
+    return weight, None if bias_shape is None else uniform(generator, bias_shape, fan_in, dtype)
+
+
+def data_of(parameter: Parameter | None) -> Array | None:
+    """The array of a parameter, None of an absent one."""
+    return None if parameter is None else parameter.data
+
+
+def wanted(*parameters: Parameter | None) -> tuple[bool, ...]:
+    """Which parameters' gradients are to be computed."""
+    return tuple(parameter is not None and parameter.requires_grad for parameter in parameters)
+
+
+def accumulate(parameters: tuple[Parameter | None, ...], grads: tuple[Array | None, ...]) -> None:
+    """Add each gradient that there is to its parameter."""
+    for parameter, grad in zip(parameters, grads, strict=True):
+        if parameter is not None and grad is not None:
+            parameter.accumulate(grad)
+
+
+def shown(**arguments: Any) -> str:
+    """Arguments as they are shown."""
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+
+
+def volume(sizes: tuple[int, ...]) -> int:
+    """How many positions there are in sizes."""
+    return prod(sizes)

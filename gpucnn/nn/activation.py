@@ -1,0 +1,266 @@
+"""Activations and what else works element by element: ReLU and its kin, Softmax, Dropout, Flatten, Identity."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+import gpucnn.functional as F
+from gpucnn.backends import backend_of
+from gpucnn.functional._call import number
+from gpucnn.geometry import Window
+from gpucnn.nn.module import Array, Module
+
+
+class ReLU(Module):
+    """Rectified linear unit, ``max(x, 0)``, as ``torch.nn.ReLU``.
+
+    Examples
+    --------
+    >>> ReLU()(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+
+    def forward(self, x: Array) -> Array:
+        """``max(x, 0)``."""
+        y = F.relu(x)
+        self.keep(y)  # y is positive where x is, and the next layer keeps it too
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient where x was positive, else 0."""
+        (y,) = self.kept()
+        return F.relu_backward(grad_output, y, needs=(self.needs_input_grad,))[0]
+
+
+class LeakyReLU(Module):
+    """Leaky rectified linear unit, as ``torch.nn.LeakyReLU``.
+
+    Parameters
+    ----------
+    negative_slope : float
+        The factor of what is negative.
+
+    Examples
+    --------
+    >>> LeakyReLU(0.5)(np.array([-1.0, 2.0]))
+    array([-0.5,  2. ])
+    """
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        self.negative_slope = number("LeakyReLU", "negative_slope", negative_slope)
+
+    def forward(self, x: Array) -> Array:
+        """X where that is positive, else a share of it."""
+        self.keep(x)
+        return F.leaky_relu(x, self.negative_slope)
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient where x was positive, else a share of it."""
+        (x,) = self.kept()
+        return F.leaky_relu_backward(grad_output, x, self.negative_slope, needs=(self.needs_input_grad,))[0]
+
+    def extra_repr(self) -> str:
+        """The slope."""
+        return f"negative_slope={self.negative_slope}"
+
+
+class ReLU6(Module):
+    """Rectified linear unit that ends at 6, ``min(max(x, 0), 6)``, as ``torch.nn.ReLU6``.
+
+    Examples
+    --------
+    >>> ReLU6()(np.array([-1.0, 2.0, 9.0]))
+    array([0., 2., 6.])
+    """
+
+    def forward(self, x: Array) -> Array:
+        """``min(max(x, 0), 6)``."""
+        y = F.relu(x)
+        y = backend_of(y).xp.minimum(y, backend_of(y).xp.full((), 6, y.dtype))
+        self.keep(y)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient where x was between 0 and 6, else 0."""
+        (y,) = self.kept()
+        (grad,) = F.relu_backward(grad_output, y, needs=(self.needs_input_grad,))
+        return None if grad is None else F.relu_backward(grad, 6 - y)[0]
+
+
+class Tanh(Module):
+    """Hyperbolic tangent, as ``torch.nn.Tanh``.
+
+    Examples
+    --------
+    >>> Tanh()(np.zeros(2))
+    array([0., 0.])
+    """
+
+    def forward(self, x: Array) -> Array:
+        """``tanh(x)``."""
+        y = backend_of(x).xp.tanh(x)
+        self.keep(y)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """``grad_output * (1 - tanh(x)**2)``."""
+        (y,) = self.kept()
+        if grad_output.shape != y.shape:
+            raise ValueError(f"Tanh: grad_output has shape {grad_output.shape}, expected {y.shape}")
+        return grad_output * (1 - y * y) if self.needs_input_grad else None
+
+
+class Softmax(Module):
+    """``exp(x) / sum(exp(x))`` along an axis, as ``torch.nn.Softmax``.
+
+    Parameters
+    ----------
+    dim : int
+        The axis that sums to 1; negative ones count from the end.
+
+    Examples
+    --------
+    >>> Softmax(dim=1)(np.zeros((1, 2)))
+    array([[0.5, 0.5]])
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def forward(self, x: Array) -> Array:
+        """Positive numbers that sum to 1."""
+        y = F.softmax(x, self.dim)
+        self.keep(y)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """``y * (grad - sum(grad * y))``."""
+        (y,) = self.kept()  # of the input only shape and dtype are read
+        return F.softmax_backward(grad_output, y, self.dim, output=y, needs=(self.needs_input_grad,))[0]
+
+    def extra_repr(self) -> str:
+        """The axis."""
+        return f"dim={self.dim}"
+
+
+class Dropout(Module):
+    """In training, set elements to zero and scale the others by ``1 / (1 - p)``, as ``torch.nn.Dropout``.
+
+    Parameters
+    ----------
+    p : float
+        Probability of zero, in [0, 1].
+    rng : numpy.random.Generator, int or None
+        Where the randomness comes from: the caller's generator, a seed, or fresh.
+
+    Attributes
+    ----------
+    rng : numpy.random.Generator
+        It draws a seed for each forward; the numbers of that one come from a generator where the arrays are.
+
+    Notes
+    -----
+    In evaluation the result is `x` itself. The numbers drawn are not PyTorch's.
+
+    References
+    ----------
+    N. Srivastava et al., *Dropout*, JMLR 15, 2014.
+
+    Examples
+    --------
+    >>> layer = Dropout(0.5, rng=1)
+    >>> sorted(set(layer(np.ones(100))))
+    [np.float64(0.0), np.float64(2.0)]
+    >>> layer.eval()(np.ones(3))
+    array([1., 1., 1.])
+    """
+
+    def __init__(self, p: float = 0.5, *, rng: Any = None) -> None:
+        self.p = number("Dropout", "p", p, 0.0, 1.0)
+        self.rng = np.random.default_rng(rng)
+
+    def forward(self, x: Array) -> Array:
+        """Some elements of x, scaled; in evaluation x."""
+        if not self.training or self.p == 0:
+            self.keep(x, None)
+            return x
+        seed = int(self.rng.integers(2**63))
+        y, mask = F.dropout(x, self.p, rng=seed, return_mask=True)
+        self.keep(x, mask)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the elements that were kept, scaled as they were."""
+        x, mask = self.kept()
+        training = mask is not None
+        needs = (self.needs_input_grad,)
+        return F.dropout_backward(grad_output, x, self.p, training, mask=mask, needs=needs)[0]
+
+    def extra_repr(self) -> str:
+        """The probability."""
+        return f"p={self.p}"
+
+
+class Flatten(Module):
+    """Make one axis of several, as ``torch.nn.Flatten``.
+
+    Parameters
+    ----------
+    start_dim, end_dim : int
+        First and last of the axes; by default all but that of the batch.
+
+    Examples
+    --------
+    >>> Flatten()(np.ones((2, 3, 4))).shape
+    (2, 12)
+    """
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        self.start_dim, self.end_dim = start_dim, end_dim
+
+    def forward(self, x: Array) -> Array:
+        """X with one axis in place of those."""
+        first, last = (dim + x.ndim if dim < 0 else dim for dim in (self.start_dim, self.end_dim))
+        if not 0 <= first <= last < x.ndim:
+            raise ValueError(
+                f"Flatten: input has shape {tuple(x.shape)}, expected axes start_dim = {self.start_dim} "
+                f"to end_dim = {self.end_dim}"
+            )
+        self.keep(tuple(x.shape))
+        return x.reshape(*x.shape[:first], prod(x.shape[first : last + 1]), *x.shape[last + 1 :])
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient with x's axes."""
+        (shape,) = self.kept()
+        return grad_output.reshape(shape) if self.needs_input_grad else None
+
+    def window(self, input_shape: tuple[int, ...]) -> Window:
+        """All positions."""
+        return Window(input_shape[2:] or 1)
+
+    def extra_repr(self) -> str:
+        """The axes."""
+        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Identity(Module):
+    """Nothing: the result is the input. For a branch that only hands on, or in place of a layer that is left out.
+
+    Examples
+    --------
+    >>> Identity()(np.ones(2))
+    array([1., 1.])
+    """
+
+    def forward(self, x: Array) -> Array:
+        """X itself."""
+        self.keep()
+        return x
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient itself."""
+        self.kept()
+        return grad_output if self.needs_input_grad else None

@@ -1,0 +1,79 @@
+"""The fully connected layer."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+import gpucnn.functional as F
+from gpucnn.geometry.arguments import boolean, integer
+from gpucnn.nn._family import accumulate, data_of, wanted, weights
+from gpucnn.nn.module import Array, Module
+
+
+class Linear(Module):
+    """Fully connected layer, ``x @ weight.T + bias``, as ``torch.nn.Linear``.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Size of the last axis before and after.
+    bias : bool
+        Add one.
+    dtype : dtype
+        Of the parameters.
+    rng : numpy.random.Generator, int or None
+        Where the first parameters come from: a generator, a seed, or fresh.
+
+    Attributes
+    ----------
+    weight : Parameter [OUT, IN]
+        At first uniform in ±1 / sqrt(IN).
+    bias : Parameter [OUT] or None
+        As `weight`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    Examples
+    --------
+    >>> Linear(3, 2)(np.ones((5, 3), np.float32)).shape
+    (5, 2)
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, dtype: Any = np.float32, rng: Any = None
+    ) -> None:
+        self.in_features = integer("Linear", "in_features", in_features, 1)
+        self.out_features = integer("Linear", "out_features", out_features, 1)
+        bias_shape = (self.out_features,) if boolean("Linear", "bias", bias) else None
+        shape = (self.out_features, self.in_features)
+        self.weight, self.bias = weights(shape, self.in_features, bias_shape, dtype, rng)
+
+    def forward(self, x: Array) -> Array:
+        """``x @ weight.T + bias``: array [*, IN] to array [*, OUT]."""
+        y = F.linear(x, self.weight.data, data_of(self.bias))
+        self.keep(x)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """``grad_output @ weight``; the gradients by weight and bias are added up."""
+        (x,) = self.kept()
+        parameters = (self.weight, self.bias)
+        grad, *others = F.linear_backward(
+            grad_output, x, self.weight.data, data_of(self.bias), needs=(self.needs_input_grad, *wanted(*parameters))
+        )
+        accumulate(parameters, tuple(others))
+        return grad
+
+    def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
+        """One for each weight, in each row."""
+        return prod(input_shape[1:-1]) * self.in_features * self.out_features
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

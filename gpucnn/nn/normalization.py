@@ -1,0 +1,470 @@
+"""Normalisation layers: batch, instance, layer and group norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import gpucnn.functional as F
+from gpucnn.functional._call import number
+from gpucnn.functional._family import SPACE
+from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence
+from gpucnn.nn._family import Ranked, accumulate, data_of, wanted
+from gpucnn.nn.module import Array, Module, Parameter
+
+
+def _affine(shape: tuple[int, ...], weight: bool, bias: bool, dtype: Any) -> tuple[Parameter | None, Parameter | None]:
+    """Ones to scale with and zeros to shift by, where there are to be such."""
+    return (
+        Parameter(np.ones(shape, dtype)) if weight else None,
+        Parameter(np.zeros(shape, dtype)) if bias else None,
+    )
+
+
+class Tracking(Ranked):
+    """What batch and instance norm share: statistics that are tracked in training and used in evaluation."""
+
+    buffer_names = ("running_mean", "running_var", "num_batches_tracked")
+
+    def _set(
+        self,
+        num_features: int,
+        eps: float,
+        momentum: float | None,
+        affine: bool,
+        track_running_stats: bool,
+        dtype: Any,
+    ) -> None:
+        name = type(self).__name__
+        self.num_features = integer(name, "num_features", num_features, 1)
+        self.eps = number(name, "eps", eps, least=0.0)
+        self.momentum = None if momentum is None else number(name, "momentum", momentum)
+        self.affine = boolean(name, "affine", affine)
+        self.track_running_stats = boolean(name, "track_running_stats", track_running_stats)
+        self.weight, self.bias = _affine((self.num_features,), self.affine, self.affine, dtype)
+        tracks = self.track_running_stats
+        self.running_mean: Array | None = np.zeros(self.num_features, dtype) if tracks else None
+        self.running_var: Array | None = np.ones(self.num_features, dtype) if tracks else None
+        self.num_batches_tracked: Array | None = np.zeros((), np.int64) if tracks else None
+
+    def _expect_channels(self, x: Array, axis: int) -> None:
+        if x.shape[axis] != self.num_features:
+            raise ValueError(
+                f"{type(self).__name__}: input has {x.shape[axis]} channels, expected num_features = "
+                f"{self.num_features}"
+            )
+
+    def _finish(self, grads: tuple[Array | None, ...]) -> Array:
+        """Add up the gradients of weight and bias; return that of the input."""
+        accumulate((self.weight, self.bias), grads[3:])
+        return grads[0]
+
+    def _needs(self) -> tuple[bool, ...]:
+        return (self.needs_input_grad, False, False, *wanted(self.weight, self.bias))
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNormNd(Tracking):
+    """Normalise each channel over the batch, as ``torch.nn.BatchNorm{n}d``.
+
+    Parameters
+    ----------
+    num_features : int
+        Channels C of the input [N, C, {space}] (or [N, C], for `BatchNorm1d`).
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        Share of a batch in the running statistics; None for the plain average of all batches so far.
+    affine : bool
+        Scale and shift each channel.
+    track_running_stats : bool
+        Keep running statistics, and normalise by them in evaluation; else always by the batch's own.
+    dtype : dtype
+        Of parameters and statistics.
+
+    Attributes
+    ----------
+    weight, bias : Parameter [C] or None
+        At first ones and zeros.
+    running_mean, running_var : array [C] or None
+        At first zeros and ones; updated by each forward in training.
+    num_batches_tracked : int64 array [] or None
+        How many batches updated them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.batch_norm
+
+    Notes
+    -----
+    Backward goes through the batch's mean and variance where forward normalised by these; where it took the running
+    ones, as in evaluation, they are constants.
+
+    References
+    ----------
+    S. Ioffe, C. Szegedy, *Batch normalization*, ICML 2015, arXiv:1502.03167v3.
+
+    Examples
+    --------
+    >>> layer = BatchNorm{n}d(3)
+    >>> y = layer(np.random.default_rng(0).standard_normal((8, 3) + (4,) * {n}).astype(np.float32))
+    >>> abs(float(y.mean())) < 1e-6, int(layer.num_batches_tracked)
+    (True, 1)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        self._set(num_features, eps, momentum, affine, track_running_stats, dtype)
+
+    def forward(self, x: Array) -> Array:
+        """The normalised x, in its shape."""
+        if not (self.rank == 1 and x.ndim == 2):
+            self._expect_axes(x)
+        self._expect_channels(x, 1)
+        own = self.training or self.running_mean is None
+        momentum = 0.0
+        if self.training and self.num_batches_tracked is not None:
+            batches = self.num_batches_tracked + (1 if x.shape[0] else 0)
+            momentum = 1 / max(1, int(batches)) if self.momentum is None else self.momentum
+        y, mean, rstd = F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            data_of(self.weight),
+            data_of(self.bias),
+            own,
+            momentum,
+            self.eps,
+            return_statistics=True,
+        )
+        if self.training and self.num_batches_tracked is not None:
+            self.num_batches_tracked[...] = batches
+        self.keep(x, mean, rstd, own)
+        return y
+
+    def _expect_axes(self, x: Array) -> None:
+        if x.ndim != self.rank + 2:
+            flat = "2 (N, C) or " if self.rank == 1 else ""
+            expected = f"{flat}{self.rank + 2} (N, C, {SPACE[self.rank]})"
+            raise ValueError(f"{type(self).__name__}: input has {x.ndim} dimensions, expected {expected}")
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input; those by weight and bias are added up."""
+        x, mean, rstd, own = self.kept()
+        grads = F.batch_norm_backward(
+            grad_output,
+            x,
+            self.running_mean,
+            self.running_var,
+            data_of(self.weight),
+            data_of(self.bias),
+            own,
+            0.0,
+            self.eps,
+            mean=mean,
+            rstd=rstd,
+            needs=self._needs(),
+        )
+        return self._finish(grads)
+
+
+class BatchNorm1d(BatchNormNd, rank=1): ...
+
+
+class BatchNorm2d(BatchNormNd, rank=2): ...
+
+
+class BatchNorm3d(BatchNormNd, rank=3): ...
+
+
+class InstanceNormNd(Tracking):
+    """Normalise each channel of each image by itself, as ``torch.nn.InstanceNorm{n}d``.
+
+    Parameters
+    ----------
+    num_features : int
+        Channels C of the input, [N, C, {space}] or [C, {space}].
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        Share of a batch in the running statistics; None leaves them as they are, as in PyTorch.
+    affine : bool
+        Scale and shift each channel.
+    track_running_stats : bool
+        Keep running statistics, and normalise by them in evaluation.
+    dtype : dtype
+        Of parameters and statistics.
+
+    Attributes
+    ----------
+    weight, bias : Parameter [C] or None
+        At first ones and zeros.
+    running_mean, running_var : array [C] or None
+        At first zeros and ones; updated by each forward in training.
+    num_batches_tracked : int64 array [] or None
+        Always 0, as in PyTorch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.instance_norm
+
+    References
+    ----------
+    D. Ulyanov, A. Vedaldi, V. Lempitsky, *Instance normalization*, 2016, arXiv:1607.08022v3.
+
+    Examples
+    --------
+    >>> x = np.random.default_rng(0).standard_normal((2, 3) + (4,) * {n}).astype(np.float32)
+    >>> abs(float(InstanceNorm{n}d(3)(x)[0, 0].mean())) < 1e-6
+    True
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        self._set(num_features, eps, momentum, affine, track_running_stats, dtype)
+
+    def forward(self, x: Array) -> Array:
+        """The normalised x, in its shape."""
+        self._expect_image(x)
+        self._expect_channels(x, -self.rank - 1)
+        own = self.training or self.running_mean is None
+        batch = x if x.ndim == self.rank + 2 else x[None]
+        y, mean, rstd = F.instance_norm(
+            batch,
+            self.running_mean,
+            self.running_var,
+            data_of(self.weight),
+            data_of(self.bias),
+            own,
+            self.momentum or 0.0,
+            self.eps,
+            return_statistics=True,
+        )
+        self.keep(batch, mean, rstd, own, x.shape)
+        return y.reshape(x.shape)
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input; those by weight and bias are added up."""
+        x, mean, rstd, own, shape = self.kept()
+        if grad_output.shape != shape:
+            name = type(self).__name__
+            raise ValueError(f"{name}: grad_output has shape {tuple(grad_output.shape)}, expected {tuple(shape)}")
+        grads = F.instance_norm_backward(
+            grad_output.reshape(x.shape),
+            x,
+            self.running_mean,
+            self.running_var,
+            data_of(self.weight),
+            data_of(self.bias),
+            own,
+            0.0,
+            self.eps,
+            mean=mean,
+            rstd=rstd,
+            needs=self._needs(),
+        )
+        grad = self._finish(grads)
+        return None if grad is None else grad.reshape(shape)
+
+
+class InstanceNorm1d(InstanceNormNd, rank=1): ...
+
+
+class InstanceNorm2d(InstanceNormNd, rank=2): ...
+
+
+class InstanceNorm3d(InstanceNormNd, rank=3): ...
+
+
+class LayerNorm(Module):
+    """Normalise over the last axes, as ``torch.nn.LayerNorm``.
+
+    Parameters
+    ----------
+    normalized_shape : int or sequence of int
+        The last axes, over which one mean and variance are taken.
+    eps : float
+        Added to the variance.
+    elementwise_affine : bool
+        Scale and shift each element.
+    bias : bool
+        With `elementwise_affine`: shift too.
+    dtype : dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight, bias : Parameter of shape `normalized_shape`, or None
+        At first ones and zeros.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.layer_norm
+
+    References
+    ----------
+    J. Ba, J. Kiros, G. Hinton, *Layer normalization*, 2016, arXiv:1607.06450v1.
+
+    Examples
+    --------
+    >>> LayerNorm(2, dtype=np.float64)(np.array([[1.0, 3.0]])).round(3)
+    array([[-1.,  1.]])
+    """
+
+    def __init__(
+        self,
+        normalized_shape: Any,
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: Any = np.float32,
+    ) -> None:
+        axes = len(normalized_shape) if is_sequence(normalized_shape) else 1
+        self.normalized_shape = integers("LayerNorm", "normalized_shape", normalized_shape, axes, 1)
+        if not axes:
+            raise ValueError("LayerNorm: normalized_shape is empty, expected at least one axis")
+        self.eps = number("LayerNorm", "eps", eps, least=0.0)
+        self.elementwise_affine = boolean("LayerNorm", "elementwise_affine", elementwise_affine)
+        shifts = boolean("LayerNorm", "bias", bias) and self.elementwise_affine
+        self.weight, self.bias = _affine(self.normalized_shape, self.elementwise_affine, shifts, dtype)
+
+    def forward(self, x: Array) -> Array:
+        """The normalised x, in its shape."""
+        arrays = (data_of(self.weight), data_of(self.bias))
+        y, mean, rstd = F.layer_norm(x, self.normalized_shape, *arrays, self.eps, return_statistics=True)
+        self.keep(x, mean, rstd)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input; those by weight and bias are added up."""
+        x, mean, rstd = self.kept()
+        parameters = (self.weight, self.bias)
+        arrays = (data_of(self.weight), data_of(self.bias))
+        needs = (self.needs_input_grad, *wanted(*parameters))
+        grad, *others = F.layer_norm_backward(
+            grad_output, x, self.normalized_shape, *arrays, self.eps, mean=mean, rstd=rstd, needs=needs
+        )
+        accumulate(parameters, tuple(others))
+        return grad
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+
+
+class GroupNorm(Module):
+    """Normalise groups of channels of each image, as ``torch.nn.GroupNorm``.
+
+    Parameters
+    ----------
+    num_groups : int
+        Number of groups; divides `num_channels`.
+    num_channels : int
+        Channels C of the input [N, C, *space].
+    eps : float
+        Added to the variance.
+    affine : bool
+        Scale and shift each channel.
+    dtype : dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight, bias : Parameter [C] or None
+        At first ones and zeros.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.group_norm
+
+    References
+    ----------
+    Y. Wu, K. He, *Group normalization*, ECCV 2018, arXiv:1803.08494v3.
+
+    Examples
+    --------
+    >>> GroupNorm(2, 4)(np.ones((1, 4, 3), np.float32)).shape
+    (1, 4, 3)
+    """
+
+    def __init__(
+        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, dtype: Any = np.float32
+    ) -> None:
+        self.num_groups = integer("GroupNorm", "num_groups", num_groups, 1)
+        self.num_channels = integer("GroupNorm", "num_channels", num_channels, 1)
+        if self.num_channels % self.num_groups:
+            raise ValueError(
+                f"GroupNorm: num_channels is {num_channels}, expected a multiple of num_groups = {num_groups}"
+            )
+        self.eps = number("GroupNorm", "eps", eps, least=0.0)
+        self.affine = boolean("GroupNorm", "affine", affine)
+        self.weight, self.bias = _affine((self.num_channels,), self.affine, self.affine, dtype)
+
+    def forward(self, x: Array) -> Array:
+        """The normalised x, in its shape."""
+        if x.ndim < 2 or x.shape[1] != self.num_channels:
+            raise ValueError(f"GroupNorm: input has shape {tuple(x.shape)}, expected (N, {self.num_channels}, *space)")
+        arrays = (data_of(self.weight), data_of(self.bias))
+        y, mean, rstd = F.group_norm(x, self.num_groups, *arrays, self.eps, return_statistics=True)
+        self.keep(x, mean, rstd)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input; those by weight and bias are added up."""
+        x, mean, rstd = self.kept()
+        parameters = (self.weight, self.bias)
+        arrays = (data_of(self.weight), data_of(self.bias))
+        needs = (self.needs_input_grad, *wanted(*parameters))
+        grad, *others = F.group_norm_backward(
+            grad_output, x, self.num_groups, *arrays, self.eps, mean=mean, rstd=rstd, needs=needs
+        )
+        accumulate(parameters, tuple(others))
+        return grad
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"

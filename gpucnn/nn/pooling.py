@@ -1,0 +1,671 @@
+"""Pooling layers, and layers that make images larger: unpooling and upsampling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gpucnn.functional as F
+from gpucnn.functional._call import choice, number
+from gpucnn.geometry import Padding, Size, Window, same_padding
+from gpucnn.geometry.arguments import SAME, Pairs, boolean, padding_form
+from gpucnn.geometry.axes import extent
+from gpucnn.nn._family import Ranked, shown
+from gpucnn.nn.module import Array, Module
+
+
+class PlainNd(Ranked):
+    """A layer that is one operation of its input, whose `options` say the rest."""
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of the operation by name."""
+        raise NotImplementedError
+
+    def forward(self, x: Array) -> Array:
+        """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out]."""
+        y = self.function(x, **self.options())
+        self.keep(x)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input."""
+        (x,) = self.kept()
+        (grad,) = self.gradient(grad_output, x, **self.options(), needs=(self.needs_input_grad,))
+        return grad
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return shown(**self.options())
+
+
+class WindowedNd(PlainNd):
+    """A pooling layer whose window steps over the image."""
+
+    def _set_window(
+        self, kernel_size: Size, stride: Size | None, padding: Padding, dilation: Size, ceil_mode: bool
+    ) -> None:
+        self.kernel_size = self._sizes("kernel_size", kernel_size)
+        self.stride = self.kernel_size if stride is None else self._sizes("stride", stride)
+        self.padding = self._padding(padding)
+        self.dilation = self._sizes("dilation", dilation)
+        self.ceil_mode = boolean(type(self).__name__, "ceil_mode", ceil_mode)
+
+    def options(self) -> dict[str, Any]:
+        """The window."""
+        return {
+            "kernel_size": self.kernel_size,
+            "stride": self.stride,
+            "padding": self.padding,
+            "dilation": self.dilation,
+            "ceil_mode": self.ceil_mode,
+        }
+
+    def _pairs(self, space: tuple[int, ...]) -> Pairs:
+        """The padding of an image of that size as (low, high) of each axis."""
+        form = padding_form(type(self).__name__, self.padding, self.rank)
+        if isinstance(form, str):
+            lower = form == SAME[1]
+            pairs: Pairs = same_padding(space, self.kernel_size, self.stride, self.dilation, lower=lower)
+            return pairs
+        return form
+
+    def window(self, input_shape: tuple[int, ...]) -> Window:
+        """The dilated window."""
+        return Window(self.kernel_size, self.stride, self._pairs(self._space(input_shape)), self.dilation)
+
+
+# --- Max pooling and its unpooling --------------------------------------------------------------------------------
+
+
+class MaxPoolNd(WindowedNd, op="max_pool{n}d"):
+    """{n}-d max pooling, as ``torch.nn.MaxPool{n}d``.
+
+    Parameters
+    ----------
+    kernel_size, stride, dilation : int or sequence of {n} int
+        Size of the window, its step (the window itself where it is None), and the step of its taps.
+    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
+        Positions around the image that no value is read from.
+    return_indices : bool
+        Let forward return ``(y, indices)``, for `MaxUnpool{n}d`; backward takes the gradient of y.
+    ceil_mode : bool
+        Round the output size up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.max_pool{n}d
+
+    Examples
+    --------
+    >>> MaxPool{n}d(2)(np.ones((1, 3) + (4,) * {n})).shape == (1, 3) + (2,) * {n}
+    True
+    """
+
+    _is_paired = False
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Padding = 0,
+        dilation: Size = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+    ) -> None:
+        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
+        self.return_indices = boolean(type(self).__name__, "return_indices", return_indices)
+
+    def forward(self, x: Array) -> Any:
+        """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out], and indices if these are returned."""
+        y, indices = self.function(x, **self.options(), return_indices=True)
+        self.keep(x, indices)
+        if self._is_paired:
+            self._for_unpooling = indices, self._space(x.shape)
+        return (y, indices) if self.return_indices else y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input: each output's goes to its maximum."""
+        x, indices = self.kept()
+        needs = (self.needs_input_grad,)
+        (grad,) = self.gradient(grad_output, x, **self.options(), indices=indices, needs=needs)
+        return grad
+
+    def take_for_unpooling(self, by: str) -> tuple[Array, tuple[int, ...]]:
+        """Where the last forward's maxima lay, and the size of its images; once for each forward."""
+        taken: tuple[Array, tuple[int, ...]] | None = vars(self).pop("_for_unpooling", None)
+        if taken is None:
+            raise RuntimeError(f"{by}: its {type(self).__name__} has no forward whose maxima to put back")
+        return taken
+
+
+class MaxPool1d(MaxPoolNd, rank=1): ...
+
+
+class MaxPool2d(MaxPoolNd, rank=2): ...
+
+
+class MaxPool3d(MaxPoolNd, rank=3): ...
+
+
+class MaxUnpoolNd(Ranked, op="max_unpool{n}d"):
+    """{n}-d max unpooling: put each value back where the maximum was, zeros elsewhere; ``torch.nn.MaxUnpool{n}d``.
+
+    Parameters
+    ----------
+    kernel_size : MaxPool{n}d, or int or sequence of {n} int
+        The pooling layer to undo, whose window and last indices are then taken, or its window.
+    stride : int or sequence of {n} int, optional
+        As of the pooling; the window itself where it is None.
+    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
+        As of the pooling.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.max_unpool{n}d
+
+    Notes
+    -----
+    A layer made from its pooling layer takes the indices of that one's last forward, once, so that a network can be
+    written as a chain; ``forward(x, indices, output_size)`` is PyTorch's way.
+
+    Examples
+    --------
+    >>> pool = MaxPool{n}d(2)
+    >>> unpool = MaxUnpool{n}d(pool)
+    >>> x = np.arange(4.0**{n}).reshape((1, 1) + (4,) * {n})
+    >>> up = unpool(pool(x))
+    >>> up.shape == x.shape, int((up > 0).sum()) == 2**{n}
+    (True, True)
+    """
+
+    _pool: tuple[MaxPoolNd, ...] = ()  # in a tuple, since it is no part of this layer
+
+    def __init__(self, kernel_size: MaxPoolNd | Size, stride: Size | None = None, padding: Padding = 0) -> None:
+        name = type(self).__name__
+        if isinstance(kernel_size, MaxPoolNd):
+            pool = kernel_size
+            if pool.rank != self.rank:
+                raise ValueError(f"{name}: got {type(pool).__name__}, expected MaxPool{self.rank}d")
+            if stride is not None or padding != 0:
+                raise ValueError(f"{name}: got a pooling layer with stride or padding, expected that layer alone")
+            self._pool = (pool,)
+            pool._is_paired = True
+            spans = zip(pool.kernel_size, pool.dilation, strict=True)
+            self.kernel_size, self.stride = tuple(extent(k, d) for k, d in spans), pool.stride
+            self.padding = pool.padding
+        else:
+            self.kernel_size = self._sizes("kernel_size", kernel_size)
+            self.stride = self.kernel_size if stride is None else self._sizes("stride", stride)
+            self.padding = self._padding(padding)
+
+    def forward(self, x: Array, indices: Array | None = None, output_size: Any = None) -> Array:
+        """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out].
+
+        Parameters
+        ----------
+        x : array [N, C, *space] or [C, *space]
+        indices : array of int64 in the shape of `x`, optional
+            Position of each value in its flattened output plane; those of its pooling layer where it was made from one.
+        output_size : int or sequence of int, optional
+            Spatial size of the output, or its whole shape.
+
+        Raises
+        ------
+        TypeError
+            There are neither indices nor a pooling layer.
+        RuntimeError
+            The pooling layer had no forward since its indices were last taken.
+        """
+        name = type(self).__name__
+        if indices is None:
+            if not self._pool:
+                raise TypeError(f"{name}: indices is None, expected an array, or a layer made from its pooling layer")
+            indices, size = self._pool[0].take_for_unpooling(name)
+            output_size = size if output_size is None else output_size
+        y = self.function(x, indices, **self.options(), output_size=output_size)
+        self.keep(x, indices, output_size)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the values, from where they were put."""
+        x, indices, output_size = self.kept()
+        needs = (self.needs_input_grad, False)
+        return self.gradient(grad_output, x, indices, **self.options(), output_size=output_size, needs=needs)[0]
+
+    def options(self) -> dict[str, Any]:
+        """The window."""
+        return {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
+
+    def window(self, input_shape: tuple[int, ...]) -> None:
+        """Outputs see inputs by turns: no one window."""
+        return
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return shown(**self.options())
+
+
+class MaxUnpool1d(MaxUnpoolNd, rank=1): ...
+
+
+class MaxUnpool2d(MaxUnpoolNd, rank=2): ...
+
+
+class MaxUnpool3d(MaxUnpoolNd, rank=3): ...
+
+
+# --- Averages, sums and powers ------------------------------------------------------------------------------------
+
+
+class AvgPoolNd(WindowedNd, op="avg_pool{n}d"):
+    """{n}-d average pooling, as ``torch.nn.AvgPool{n}d``.
+
+    Parameters
+    ----------
+    kernel_size, stride : int or sequence of {n} int
+        Size of the window, and its step (the window itself where it is None).
+    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
+        Zeros around the image.
+    ceil_mode : bool
+        Round the output size up.
+    count_include_pad : bool
+        Divide by the taps on image and padding; else by those on the image.
+    divisor_override : number, optional
+        Divide by this instead.
+    dilation : int or sequence of {n} int
+        Step of the window's taps; PyTorch has none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.avg_pool{n}d
+
+    Examples
+    --------
+    >>> bool((AvgPool{n}d(2)(np.ones((1, 3) + (4,) * {n})) == 1).all())
+    True
+    """
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: float | None = None,
+        dilation: Size = 1,
+    ) -> None:
+        name = type(self).__name__
+        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
+        self.count_include_pad = boolean(name, "count_include_pad", count_include_pad)
+        self.divisor_override = None
+        if divisor_override is not None:
+            self.divisor_override = number(name, "divisor_override", divisor_override)
+            if not self.divisor_override:
+                raise ValueError(f"{name}: divisor_override is 0, expected another number")
+
+    def options(self) -> dict[str, Any]:
+        """The window, and what is divided by."""
+        return super().options() | {
+            "count_include_pad": self.count_include_pad,
+            "divisor_override": self.divisor_override,
+        }
+
+
+class AvgPool1d(AvgPoolNd, rank=1): ...
+
+
+class AvgPool2d(AvgPoolNd, rank=2): ...
+
+
+class AvgPool3d(AvgPoolNd, rank=3): ...
+
+
+class SumPoolNd(WindowedNd, op="sum_pool{n}d"):
+    """{n}-d sum pooling; PyTorch has no such layer.
+
+    Parameters
+    ----------
+    kernel_size, stride, dilation : int or sequence of {n} int
+        Size of the window, its step (the window itself where it is None), and the step of its taps.
+    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
+        Zeros around the image.
+    ceil_mode : bool
+        Round the output size up.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.sum_pool{n}d
+
+    Examples
+    --------
+    >>> bool((SumPool{n}d(2)(np.ones((1, 3) + (4,) * {n})) == 2**{n}).all())
+    True
+    """
+
+    def __init__(
+        self,
+        kernel_size: Size,
+        stride: Size | None = None,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+        dilation: Size = 1,
+    ) -> None:
+        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
+
+
+class SumPool1d(SumPoolNd, rank=1): ...
+
+
+class SumPool2d(SumPoolNd, rank=2): ...
+
+
+class SumPool3d(SumPoolNd, rank=3): ...
+
+
+class LPPoolNd(WindowedNd, op="lp_pool{n}d"):
+    """{n}-d power-average pooling, ``(sum of x**p) ** (1 / p)``, as ``torch.nn.LPPool{n}d``.
+
+    Parameters
+    ----------
+    norm_type : float
+        The power p, more than 0.
+    kernel_size, stride : int or sequence of {n} int
+        Size of the window, and its step (the window itself where it is None).
+    ceil_mode : bool
+        Round the output size up.
+    padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
+        Zeros around the image; PyTorch has none.
+    dilation : int or sequence of {n} int
+        Step of the window's taps; PyTorch has none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.lp_pool{n}d
+
+    Examples
+    --------
+    >>> bool((LPPool{n}d(1, 2)(np.ones((1, 3) + (4,) * {n})) == 2**{n}).all())
+    True
+    """
+
+    def __init__(
+        self,
+        norm_type: float,
+        kernel_size: Size,
+        stride: Size | None = None,
+        ceil_mode: bool = False,
+        padding: Padding = 0,
+        dilation: Size = 1,
+    ) -> None:
+        self.norm_type = number(type(self).__name__, "norm_type", norm_type)
+        if self.norm_type <= 0:
+            raise ValueError(f"{type(self).__name__}: norm_type is {norm_type}, expected more than 0")
+        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
+
+    def options(self) -> dict[str, Any]:
+        """The power and the window."""
+        return {"norm_type": self.norm_type} | super().options()
+
+
+class LPPool1d(LPPoolNd, rank=1): ...
+
+
+class LPPool2d(LPPoolNd, rank=2): ...
+
+
+class LPPool3d(LPPoolNd, rank=3): ...
+
+
+# --- Adaptive pooling ---------------------------------------------------------------------------------------------
+
+
+class AdaptiveNd(PlainNd):
+    """A pooling layer with as many windows as are asked for."""
+
+    output_size: Any
+
+    def _set_output(self, output_size: Any) -> None:
+        given = tuple(output_size) if isinstance(output_size, tuple | list) else (output_size,) * self.rank
+        some = tuple(1 if size is None else size for size in given)
+        self._sizes("output_size", some)
+        self.output_size = given
+
+    def options(self) -> dict[str, Any]:
+        """The size of the output."""
+        return {"output_size": self.output_size}
+
+    def window(self, input_shape: tuple[int, ...]) -> Window | None:
+        """The window, where all are of one size."""
+        sizes = zip(self._space(input_shape), self.output_size, strict=True)
+        pairs = [(size, size if out is None else out) for size, out in sizes]
+        if any(size % out for size, out in pairs):
+            return None
+        steps = tuple(size // out for size, out in pairs)
+        return Window(steps, steps)
+
+
+class AdaptiveMaxPoolNd(AdaptiveNd, op="adaptive_max_pool{n}d"):
+    """{n}-d max pooling to a given size, as ``torch.nn.AdaptiveMaxPool{n}d``.
+
+    Parameters
+    ----------
+    output_size : int, None, or sequence of {n} of them
+        Size of the output; None keeps an axis as it is.
+    return_indices : bool
+        Let forward return ``(y, indices)``; backward takes the gradient of y.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.adaptive_max_pool{n}d
+
+    Examples
+    --------
+    >>> AdaptiveMaxPool{n}d(3)(np.ones((1, 3) + (7,) * {n})).shape == (1, 3) + (3,) * {n}
+    True
+    """
+
+    def __init__(self, output_size: Any, return_indices: bool = False) -> None:
+        self._set_output(output_size)
+        self.return_indices = boolean(type(self).__name__, "return_indices", return_indices)
+
+    def forward(self, x: Array) -> Any:
+        """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out], and indices if these are returned."""
+        y, indices = self.function(x, self.output_size, return_indices=True)
+        self.keep(x, indices)
+        return (y, indices) if self.return_indices else y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input: each output's goes to its maximum."""
+        x, indices = self.kept()
+        return self.gradient(grad_output, x, self.output_size, indices=indices, needs=(self.needs_input_grad,))[0]
+
+
+class AdaptiveMaxPool1d(AdaptiveMaxPoolNd, rank=1): ...
+
+
+class AdaptiveMaxPool2d(AdaptiveMaxPoolNd, rank=2): ...
+
+
+class AdaptiveMaxPool3d(AdaptiveMaxPoolNd, rank=3): ...
+
+
+class AdaptiveAvgPoolNd(AdaptiveNd, op="adaptive_avg_pool{n}d"):
+    """{n}-d average pooling to a given size, as ``torch.nn.AdaptiveAvgPool{n}d``.
+
+    Parameters
+    ----------
+    output_size : int, None, or sequence of {n} of them
+        Size of the output; None keeps an axis as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.adaptive_avg_pool{n}d
+
+    Examples
+    --------
+    >>> AdaptiveAvgPool{n}d(1)(np.ones((1, 3) + (7,) * {n})).shape == (1, 3) + (1,) * {n}
+    True
+    """
+
+    def __init__(self, output_size: Any) -> None:
+        self._set_output(output_size)
+
+
+class AdaptiveAvgPool1d(AdaptiveAvgPoolNd, rank=1): ...
+
+
+class AdaptiveAvgPool2d(AdaptiveAvgPoolNd, rank=2): ...
+
+
+class AdaptiveAvgPool3d(AdaptiveAvgPoolNd, rank=3): ...
+
+
+# --- Larger images ------------------------------------------------------------------------------------------------
+
+
+class BedOfNailsNd(PlainNd, op="bed_of_nails{n}d"):
+    """{n}-d unpooling by a bed of nails: each value at its block's first corner; PyTorch has no such layer.
+
+    Parameters
+    ----------
+    scale_factor : int or sequence of {n} int
+        Size of the block that each value becomes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no integer, or less than 1.
+
+    See Also
+    --------
+    gpucnn.functional.bed_of_nails{n}d
+
+    Examples
+    --------
+    >>> y = BedOfNails{n}d(2)(np.ones((1, 1) + (2,) * {n}))
+    >>> y.shape == (1, 1) + (4,) * {n} and float(y.sum()) == 2**{n}
+    True
+    """
+
+    def __init__(self, scale_factor: Size) -> None:
+        self.scale_factor = self._sizes("scale_factor", scale_factor)
+
+    def options(self) -> dict[str, Any]:
+        """The size of the blocks."""
+        return {"scale_factor": self.scale_factor}
+
+    def window(self, input_shape: tuple[int, ...]) -> None:
+        """Outputs see inputs by turns: no one window."""
+        return
+
+
+class BedOfNails1d(BedOfNailsNd, rank=1): ...
+
+
+class BedOfNails2d(BedOfNailsNd, rank=2): ...
+
+
+class BedOfNails3d(BedOfNailsNd, rank=3): ...
+
+
+class Upsample(Module):
+    """Resample images to another size, as ``torch.nn.Upsample``.
+
+    Parameters
+    ----------
+    size : int or sequence of int, optional
+        Spatial size of the output.
+    scale_factor : float or sequence of float, optional
+        Or the factor to it. Just one of the two is given.
+    mode : str
+        ``"nearest"``, ``"nearest-exact"``, ``"linear"``, ``"bilinear"``, ``"trilinear"`` (by rank) or ``"area"``.
+    align_corners : bool, optional
+        For the linear modes: the grids' first and last samples coincide, not their borders.
+
+    Raises
+    ------
+    ValueError
+        Not just one of `size` and `scale_factor` is given, or there is no such mode.
+
+    See Also
+    --------
+    gpucnn.functional.interpolate
+
+    Examples
+    --------
+    >>> Upsample(scale_factor=2)(np.ones((1, 3, 4, 4))).shape
+    (1, 3, 8, 8)
+    """
+
+    def __init__(
+        self, size: Any = None, scale_factor: Any = None, mode: str = "nearest", align_corners: bool | None = None
+    ) -> None:
+        if (size is None) == (scale_factor is None):
+            raise ValueError(f"Upsample: got size {size} and scale_factor {scale_factor}, expected just one of them")
+        modes = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area")
+        self.mode = choice("Upsample", "mode", mode, modes)
+        self.size, self.scale_factor, self.align_corners = size, scale_factor, align_corners
+
+    def forward(self, x: Array) -> Array:
+        """Array [N, C, *space] to array [N, C, *out]."""
+        y = F.interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
+        self.keep(x)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input."""
+        (x,) = self.kept()
+        return F.interpolate_backward(
+            grad_output,
+            x,
+            self.size,
+            self.scale_factor,
+            self.mode,
+            self.align_corners,
+            needs=(self.needs_input_grad,),
+        )[0]
+
+    def window(self, input_shape: tuple[int, ...]) -> None:
+        """Outputs see inputs by turns: no one window."""
+        return
+
+    def extra_repr(self) -> str:
+        """The arguments that were given."""
+        given = {"size": self.size, "scale_factor": self.scale_factor, "mode": self.mode}
+        given |= {"align_corners": self.align_corners}
+        return shown(**{name: value for name, value in given.items() if value is not None})
