@@ -13,6 +13,7 @@ from gpucnn.nn.activation import (
     Softmax,
     Tanh,
 )
+from gpucnn.nn.checkpoints import load_checkpoint, load_weights, read_weights, save_checkpoint, save_weights
 from gpucnn.nn.containers import (
     Concat,
     Residual,
@@ -159,4 +160,9 @@ __all__ = [
     "clip_grad_norm_",
     "inference",
     "init",
+    "load_checkpoint",
+    "load_weights",
+    "read_weights",
+    "save_checkpoint",
+    "save_weights",
 ]

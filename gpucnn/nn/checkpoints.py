@@ -1,0 +1,301 @@
+"""Weights and whole training runs in safetensors files, written so that a kill at any moment leaves a whole one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpucnn.nn.module import Array, LoadResult, Module
+
+Host = np.ndarray[Any, Any]
+File = str | os.PathLike[str]
+
+CHECKPOINT = "gpucnn_checkpoint"  # the key of the metadata that holds everything but the arrays
+ARRAY = "$array"  # stands in it for an array, by its name in the file
+
+# Names of dtypes in a file. bfloat16, which NumPy lacks, is read as float32: its upper half is the very number.
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool", "C64": "complex64",
+}  # fmt: skip
+_NAMES = {*_DTYPES.values(), "bfloat16"}
+
+# --- Weights ------------------------------------------------------------------------------------------------------
+
+
+def save_weights(model: Module, path: File) -> None:
+    """Write a model's state to a safetensors file, under PyTorch's names.
+
+    Parameters
+    ----------
+    model : Module
+        Its parameters and buffers are written, in their dtypes.
+    path : str or path
+        The file. It is replaced in one step: whoever reads it meanwhile has the old one or the new one, whole.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The package safetensors is not installed.
+    TypeError
+        A dtype is none that safetensors has.
+
+    See Also
+    --------
+    load_weights
+
+    Notes
+    -----
+    PyTorch reads it by ``model.load_state_dict(safetensors.torch.load_file(path))``. While it is written, it is beside
+    `path` with the ending ``.partial``; a kill can leave that, and the next one takes its place.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from gpucnn import nn
+    >>> layer = nn.Module()
+    >>> layer.weight = nn.Parameter(np.ones((2, 3), np.float32))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(layer, f"{folder}/layer.safetensors")
+    ...     print(read_weights(f"{folder}/layer.safetensors"))
+    {'weight': array([[1., 1., 1.],
+           [1., 1., 1.]], dtype=float32)}
+    """
+    _write("save_weights", path, {name: to_host(array) for name, array in model.state_dict().items()}, {"format": "pt"})
+
+
+def load_weights(model: Module, path: File, strict: bool = True) -> LoadResult:
+    """Copy a safetensors file, such as a PyTorch network's, into a model's parameters and buffers.
+
+    Parameters
+    ----------
+    model : Module
+        Whose state it becomes, in its dtypes and on its device.
+    path : str or path
+        The file.
+    strict : bool
+        Whether a missing or unexpected name is an error.
+
+    Returns
+    -------
+    LoadResult
+        The names missing and unexpected.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    KeyError
+        `strict`, and names are missing or unexpected; nothing was changed.
+    ModuleNotFoundError
+        The package safetensors is not installed.
+    ValueError
+        It is no whole safetensors file, or a shape is another one; nothing was changed.
+
+    See Also
+    --------
+    read_weights : to leave out or rename some before `Module.load_state_dict`
+    """
+    return model.load_state_dict(_read("load_weights", path)[0], strict)
+
+
+def read_weights(path: File) -> dict[str, Host]:
+    """The arrays of a safetensors file by name.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    dict of str to numpy array
+        bfloat16, which NumPy lacks, as float32 of the same values.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ModuleNotFoundError
+        The package safetensors is not installed.
+    ValueError
+        It is no whole safetensors file, or has a dtype that NumPy lacks.
+    """
+    return _read("read_weights", path)[0]
+
+
+# --- Checkpoints --------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: File, state: Mapping[str, Any]) -> None:
+    """Write state dicts, or anything that is made of such, to one file.
+
+    Parameters
+    ----------
+    path : str or path
+        The file. It is replaced in one step: a kill at any moment leaves the old one or the new one, whole.
+    state : dict
+        Of dicts, lists, numbers, strings, None, and arrays of any backend, nested as they may be.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The package safetensors is not installed.
+    TypeError
+        There is something else in it.
+
+    See Also
+    --------
+    load_checkpoint
+
+    Notes
+    -----
+    It is a safetensors file: the arrays under names such as ``model/conv1.weight``, and all else as JSON in its
+    metadata. Numbers come back bit for bit.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_checkpoint(f"{folder}/run.safetensors", {"epoch": 3, "means": [np.zeros(2)]})
+    ...     print(load_checkpoint(f"{folder}/run.safetensors"))
+    {'epoch': 3, 'means': [array([0., 0.])]}
+    """
+    arrays: dict[str, Host] = {}
+    text = json.dumps(_without_arrays(state, "", arrays))
+    _write("save_checkpoint", path, arrays, {CHECKPOINT: text})
+
+
+def load_checkpoint(path: File) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, its arrays as NumPy's.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+
+    Returns
+    -------
+    dict
+        As it was given, but keys are strings, tuples are lists, and bfloat16 is float32 of the same values.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ModuleNotFoundError
+        The package safetensors is not installed.
+    ValueError
+        It is no whole safetensors file, or one that holds no checkpoint.
+    """
+    arrays, metadata = _read("load_checkpoint", path)
+    if CHECKPOINT not in metadata:
+        raise ValueError(f"load_checkpoint: {os.fspath(path)} holds weights, expected a file of save_checkpoint")
+    state = _with_arrays(json.loads(metadata[CHECKPOINT]), arrays)
+    if not isinstance(state, dict):
+        raise ValueError(f"load_checkpoint: {os.fspath(path)} holds a {type(state).__name__}, expected a dict")
+    return state
+
+
+def to_host(array: Array) -> Host:
+    """An array of any backend as NumPy's: itself, or a copy of what is on a device.
+
+    Examples
+    --------
+    >>> to_host(np.ones(2))
+    array([1., 1.])
+    """
+    return np.asarray(array.get() if hasattr(array, "get") else array)
+
+
+def _without_arrays(value: Any, name: str, arrays: dict[str, Host]) -> Any:
+    """`value` for JSON, its arrays moved to `arrays`."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_arrays(item, f"{name}/{key}", arrays) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_arrays(item, f"{name}/{index}", arrays) for index, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if not hasattr(value, "dtype"):
+        raise TypeError(
+            f"save_checkpoint: {name.removeprefix('/')} is of type {type(value).__name__}, expected dicts, lists, "
+            "numbers, strings, None and arrays"
+        )
+    own = name.removeprefix("/")
+    while own in arrays:  # keys with a slash can make one name of two paths
+        own += "'"
+    arrays[own] = to_host(value)
+    return {ARRAY: own}
+
+
+def _with_arrays(value: Any, arrays: Mapping[str, Host]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {ARRAY}:
+            return arrays[value[ARRAY]]
+        return {key: _with_arrays(item, arrays) for key, item in value.items()}
+    return [_with_arrays(item, arrays) for item in value] if isinstance(value, list) else value
+
+
+# --- Files --------------------------------------------------------------------------------------------------------
+
+
+def _safetensors(op: str) -> ModuleType:
+    try:
+        import safetensors.numpy
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"{op}: the package safetensors is not installed, expected it from pip install 'gpucnn[train]'"
+        ) from None
+    return safetensors
+
+
+def _write(op: str, path: File, arrays: Mapping[str, Host], metadata: dict[str, str]) -> None:
+    """Write beside `path`, wait until it is on the disk, then put it in place."""
+    for name, array in arrays.items():
+        if array.dtype.name not in _NAMES:
+            raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected one of {', '.join(sorted(_NAMES))}")
+    library = _safetensors(op)
+    target = Path(path)
+    partial = target.with_name(f"{target.name}.partial")
+    library.numpy.save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial, metadata)
+    with partial.open("r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, target)
+    if os.name == "posix":  # the new name is on the disk when its folder is
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _read(op: str, path: File) -> tuple[dict[str, Host], dict[str, str]]:
+    """The arrays and the metadata of a file."""
+    library = _safetensors(op)
+    data = Path(path).read_bytes()
+    try:
+        entries = library.deserialize(data)
+    except library.SafetensorError as error:
+        raise ValueError(f"{op}: {os.fspath(path)} is no whole safetensors file: {error}") from None
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    arrays = {name: _array(op, name, entry) for name, entry in entries}
+    return arrays, header.get("__metadata__") or {}
+
+
+def _array(op: str, name: str, entry: Mapping[str, Any]) -> Host:
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    if dtype == "BF16":
+        halves = np.frombuffer(entry["data"], "<u2").astype(np.uint32)
+        return (halves << 16).view(np.float32).reshape(shape)
+    if dtype not in _DTYPES:
+        raise ValueError(f"{op}: {name} has dtype {dtype}, expected one of {', '.join([*_DTYPES, 'BF16'])}")
+    raw = np.frombuffer(entry["data"], np.dtype(_DTYPES[dtype]).newbyteorder("<"))
+    return raw.astype(_DTYPES[dtype], copy=False).reshape(shape)
