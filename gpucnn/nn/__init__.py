@@ -30,6 +30,7 @@ from gpucnn.nn.convolution import (
     LocallyConnected2d,
     LocallyConnected3d,
 )
+from gpucnn.nn.convert import conv_to_linear, linear_to_conv
 from gpucnn.nn.linear import (
     Linear,
 )
@@ -83,6 +84,7 @@ from gpucnn.nn.schedules import (
     Schedule,
     StepLR,
 )
+from gpucnn.nn.summary import Summary, summary
 
 __all__ = [
     "SGD",
@@ -155,6 +157,7 @@ __all__ = [
     "SumPool1d",
     "SumPool2d",
     "SumPool3d",
+    "Summary",
     "Tanh",
     "Upsample",
     "clip_grad_norm_",
@@ -165,4 +168,5 @@ __all__ = [
     "read_weights",
     "save_checkpoint",
     "save_weights",
+    "summary",
 ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from gpucnn.backends import backend_named, backend_of
 from gpucnn.geometry import Window
+
+if TYPE_CHECKING:
+    from gpucnn.nn.summary import Summary
 
 Array = Any
 Self = TypeVar("Self", bound="Module")
@@ -167,7 +170,7 @@ class Module:
         return (child for _, child in self.named_children())
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all below it, by dotted name."""
+        """The module itself and all below it, by dotted name."""
         yield prefix.removesuffix("."), self
         for name, child in self.named_children():
             yield from child.named_modules(f"{prefix}{name}.")
@@ -330,6 +333,12 @@ class Module:
     def window(self, input_shape: tuple[int, ...]) -> Window | None:
         """The window that one output position sees of the input; None where that has no such form."""
         return Window(1)
+
+    def summary(self, input_shape: Sequence[int] | int) -> Summary:
+        """As `gpucnn.nn.summary` of this network: a table of its modules, which prints well."""
+        from gpucnn.nn.summary import summary
+
+        return summary(self, input_shape)
 
     # --- For people -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,281 @@
+"""What a network is made of: shapes, parameters, multiply-adds and receptive fields, module by module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends import backend_of
+from gpucnn.geometry import ReceptiveField, Window, receptive_field
+from gpucnn.geometry.arguments import integers, is_sequence
+from gpucnn.nn.module import Array, Module, inference
+
+Field = tuple[Window, ...] | None  # the windows from the network's input to an array, None where one has no such form
+
+
+@dataclass(frozen=True)
+class Row:
+    """One module of a `Summary`.
+
+    Attributes
+    ----------
+    name : str
+        Its dotted name; empty for the whole network.
+    kind : str
+        Its class.
+    depth : int
+        Below how many modules it is.
+    output_shape : tuple of int
+        Shape of its output, without the batch axis.
+    parameters : int
+        Numbers that it and all below it learn, frozen ones counted.
+    trainable : int
+        Of these, those that are not frozen.
+    multiply_adds : int
+        Of it and all below it, for one input.
+    receptive_field : ReceptiveField or None
+        What one output position sees of the network's input; None where that has no one size, as after upsampling.
+    """
+
+    name: str
+    kind: str
+    depth: int
+    output_shape: tuple[int, ...]
+    parameters: int
+    trainable: int
+    multiply_adds: int
+    receptive_field: ReceptiveField | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A table of a network's modules, in the order in which they run; it prints as one.
+
+    Attributes
+    ----------
+    input_shape : tuple of int
+        Shape of one input, without the batch axis.
+    rows : tuple of Row
+        The first is the network itself.
+    """
+
+    input_shape: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that the network learns."""
+        return self.rows[0].parameters
+
+    @property
+    def trainable(self) -> int:
+        """Of these, those that are not frozen."""
+        return self.rows[0].trainable
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds for one input."""
+        return self.rows[0].multiply_adds
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of the module of that name."""
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(f"Summary: no row is named {name!r}")
+
+    def __str__(self) -> str:
+        head = ("module", "output", "parameters", "multiply-adds", "receptive field")
+        cells = [head, *(_cells(row) for row in self.rows)]
+        widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+        lines = [_line(line, widths) for line in cells]
+        rule = "─" * max(map(len, lines))
+        frozen = self.parameters - self.trainable
+        total = f"input {_sizes(self.input_shape)}: {self.parameters:,} parameters"
+        total += f", {frozen:,} of them frozen" if frozen else ""
+        return "\n".join([lines[0], rule, *lines[1:], rule, f"{total}, {self.multiply_adds:,} multiply-adds"])
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    name = row.name.rpartition(".")[2]
+    label = "  " * row.depth + (f"{name}: {row.kind}" if name else row.kind)
+    seen = "–" if row.receptive_field is None else _sizes(row.receptive_field.size)
+    return label, _sizes(row.output_shape), _count(row.parameters), _count(row.multiply_adds), seen
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Words to the left, numbers to the right."""
+    left = [cell.ljust(width) for cell, width in zip(cells[:2], widths[:2], strict=True)]
+    right = [cell.rjust(width) for cell, width in zip(cells[2:], widths[2:], strict=True)]
+    return "  ".join([*left, *right]).rstrip()
+
+
+def _sizes(sizes: Any) -> str:
+    return " × ".join(map(str, sizes)) if is_sequence(sizes) else str(sizes)
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number else "–"
+
+
+def summary(model: Module, input_shape: Sequence[int] | int) -> Summary:
+    """Run a network once, on zeros, and tell what its modules are and cost.
+
+    Parameters
+    ----------
+    model : Module
+        It is run in evaluation mode and is afterwards as it was before.
+    input_shape : int or sequence of int
+        Shape of one input, without the batch axis, such as (3, 224, 224).
+
+    Returns
+    -------
+    Summary
+        With a row for each module that ran; ``print(summary(…))`` shows the table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The shape is none, or the network does not take it.
+
+    Notes
+    -----
+    Multiply-adds are those of convolutions and linear layers, for one input, taps on padding counted. A receptive
+    field is the one of the longest way through the network; `gpucnn.geometry.receptive_field` folds the windows of
+    the layers on that way. Where a module works on an array that no other module made, such as the sum of two, the
+    field is the largest among the arrays of that spatial size so far.
+
+    Examples
+    --------
+    >>> from gpucnn import nn
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.MaxPool2d(2))
+    >>> print(summary(model, (3, 33, 33)))
+    module          output       parameters  multiply-adds  receptive field
+    ───────────────────────────────────────────────────────────────────────
+    Sequential      8 × 8 × 8           224         55,296            5 × 5
+      0: Conv2d     8 × 16 × 16         224         55,296            3 × 3
+      1: ReLU       8 × 16 × 16           –              –            3 × 3
+      2: MaxPool2d  8 × 8 × 8             –              –            5 × 5
+    ───────────────────────────────────────────────────────────────────────
+    input 3 × 33 × 33: 224 parameters, 55,296 multiply-adds
+    >>> summary(model, (3, 33, 33))["2"].receptive_field.stride
+    (4, 4)
+    """
+    sizes = tuple(input_shape) if isinstance(input_shape, Sequence) else (input_shape,)
+    shape = integers("summary", "input_shape", sizes, len(sizes), 1)
+    if not isinstance(model, Module):
+        raise TypeError(f"summary: model is of type {type(model).__name__}, expected a Module")
+    record = _Record(model, shape)
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with _watched(record), inference():
+            model.eval()(record.first)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return Summary(shape, tuple(record.rows()))
+
+
+class _Record:
+    """What is seen while a network runs."""
+
+    def __init__(self, model: Module, shape: tuple[int, ...]) -> None:
+        self.names = {id(module): name for name, module in model.named_modules()}
+        self.model = model
+        self.order: list[Module] = []
+        self.shapes: dict[int, tuple[int, ...]] = {}  # of outputs, by module
+        self.costs: dict[int, int] = {}
+        self.fields: dict[int, Field] = {}
+        self.seen: list[tuple[Array, Field]] = []  # arrays, which stay alive so that none takes the place of another
+        zeros = _input_like(model, shape)
+        self.first = zeros
+        self.seen.append((zeros, ()))
+
+    def begin(self, module: Module) -> None:
+        if id(module) not in self.shapes:
+            self.order.append(module)
+            self.shapes[id(module)] = ()
+
+    def end(self, module: Module, x: Array, result: Any) -> None:
+        y = result[0] if isinstance(result, tuple) else result
+        self.shapes[id(module)] = tuple(y.shape[1:])
+        if any(True for _ in module.children()):
+            self.fields[id(module)] = self.field_of(y)
+            return
+        cost = module.multiply_adds(tuple(x.shape), tuple(y.shape))
+        self.costs[id(module)] = self.costs.get(id(module), 0) + cost
+        field, window = self.field_of(x), module.window(tuple(x.shape))
+        self.fields[id(module)] = None if field is None or window is None else (*field, window)
+        self.seen.append((y, self.fields[id(module)]))
+
+    def field_of(self, array: Array) -> Field:
+        """The field of an array: its module's, or the largest among arrays of its spatial size."""
+        for known, field in reversed(self.seen):
+            if known is array:
+                return field
+        alike = [field for known, field in self.seen if known.shape[2:] == array.shape[2:]]
+        last, field = self.seen[-1]
+        if not alike and array.ndim == 2 and field is not None:  # the last one, flattened
+            return (*field, Window(last.shape[2:]))
+        if not alike or any(field is None for field in alike):
+            return None
+        return max((field for field in alike if field is not None), key=_extent)
+
+    def rows(self) -> Iterator[Row]:
+        for module in self.order:
+            name, parts, learned = self.names[id(module)], list(module.modules()), list(module.parameters())
+            yield Row(
+                name,
+                type(module).__name__,
+                name.count(".") + 1 if name else 0,
+                self.shapes[id(module)],
+                sum(parameter.size for parameter in learned),
+                sum(parameter.size for parameter in learned if parameter.requires_grad),
+                sum(self.costs.get(id(part), 0) for part in parts),
+                self.whole(self.fields.get(id(module))),
+            )
+
+    def whole(self, field: Field) -> ReceptiveField | None:
+        """The field as it is shown, with one size for each axis."""
+        rank = self.first.ndim - 2
+        if field is None or rank < 1:
+            return None
+        return receptive_field([Window((1,) * rank), *field])
+
+
+def _extent(field: tuple[Window, ...]) -> int:
+    size = receptive_field(field).size if field else 1
+    return int(np.prod(size))
+
+
+def _input_like(model: Module, shape: tuple[int, ...]) -> Array:
+    """One input of zeros, in the dtype of the network and where its arrays are."""
+    array = next((parameter.data for parameter in model.parameters()), np.zeros(1, np.float32))
+    return backend_of(array).xp.zeros((1, *shape), array.dtype)
+
+
+@contextmanager
+def _watched(record: _Record) -> Iterator[None]:
+    """Within the block each forward of a module below is recorded."""
+    modules = list(record.model.modules())
+    try:
+        for module in modules:
+            vars(module)["forward"] = _watching(record, module, module.forward)
+        yield
+    finally:
+        for module in modules:
+            vars(module).pop("forward", None)
+
+
+def _watching(record: _Record, module: Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(x: Array, *others: Any, **options: Any) -> Any:
+        record.begin(module)
+        result = forward(x, *others, **options)
+        record.end(module, x, result)
+        return result
+
+    return watched
