@@ -19,6 +19,7 @@ from gpucnn.nn.containers import (
     Residual,
     Sequential,
 )
+from gpucnn.nn.convert import conv_to_linear, linear_to_conv
 from gpucnn.nn.convolution import (
     Conv1d,
     Conv2d,
@@ -30,7 +31,6 @@ from gpucnn.nn.convolution import (
     LocallyConnected2d,
     LocallyConnected3d,
 )
-from gpucnn.nn.convert import conv_to_linear, linear_to_conv
 from gpucnn.nn.linear import (
     Linear,
 )
@@ -84,7 +84,25 @@ from gpucnn.nn.schedules import (
     Schedule,
     StepLR,
 )
+from gpucnn.nn.sliding import (
+    SlidingGeometry,
+    average_map,
+    crop_map,
+    dense_map,
+    prediction_map,
+    sliding_geometry,
+    vote_map,
+)
 from gpucnn.nn.summary import Summary, summary
+from gpucnn.nn.transfer import (
+    cached_features,
+    features,
+    freeze,
+    linear_classifier,
+    parameter_groups,
+    replace_head,
+    unfreeze,
+)
 
 __all__ = [
     "SGD",
@@ -152,6 +170,7 @@ __all__ = [
     "Residual",
     "Schedule",
     "Sequential",
+    "SlidingGeometry",
     "Softmax",
     "StepLR",
     "SumPool1d",
@@ -160,13 +179,28 @@ __all__ = [
     "Summary",
     "Tanh",
     "Upsample",
+    "average_map",
+    "cached_features",
     "clip_grad_norm_",
+    "conv_to_linear",
+    "crop_map",
+    "dense_map",
+    "features",
+    "freeze",
     "inference",
     "init",
+    "linear_classifier",
+    "linear_to_conv",
     "load_checkpoint",
     "load_weights",
+    "parameter_groups",
+    "prediction_map",
     "read_weights",
+    "replace_head",
     "save_checkpoint",
     "save_weights",
+    "sliding_geometry",
     "summary",
+    "unfreeze",
+    "vote_map",
 ]

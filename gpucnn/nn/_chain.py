@@ -1,0 +1,52 @@
+"""Networks as chains of layers: what conversion and transfer take apart and put together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+
+from gpucnn.nn.containers import Sequential
+from gpucnn.nn.module import Module, Parameter, inference
+
+M = TypeVar("M", bound=Module)
+
+
+def chain(op: str, model: Module) -> dict[str, Module]:
+    """The layers that `model` runs one after the other, by name."""
+    if not isinstance(model, Sequential) or type(model).forward is not Sequential.forward:
+        raise TypeError(
+            f"{op}: model is a {type(model).__name__}, expected a Sequential: of others it is not known that they run "
+            "their children one after the other"
+        )
+    return dict(model.named_children())
+
+
+def twin(module: M) -> M:
+    """A second module around the same arrays, with parameters, modes and parts of its own; it keeps no forward."""
+    other = copy.copy(module)
+    other._kept = None
+    for name, value in list(vars(other).items()):
+        if isinstance(value, Parameter):
+            setattr(other, name, Parameter(value.data, value.requires_grad))
+        elif isinstance(value, Module):
+            setattr(other, name, twin(value))
+        elif isinstance(value, np.random.Generator):
+            setattr(other, name, copy.deepcopy(value))
+    return other
+
+
+@contextmanager
+def evaluation(model: Module) -> Iterator[None]:
+    """Within the block `model` is in evaluation mode and keeps nothing; each module's mode is restored after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with inference():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
