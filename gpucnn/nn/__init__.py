@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gpucnn.nn import initialization as init
+from gpucnn.nn import models
 from gpucnn.nn.activation import (
     Dropout,
     Flatten,
@@ -193,6 +194,7 @@ __all__ = [
     "linear_to_conv",
     "load_checkpoint",
     "load_weights",
+    "models",
     "parameter_groups",
     "prediction_map",
     "read_weights",
