@@ -242,3 +242,18 @@ def test_32_bit_indices_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "needs_int64", lambda arrays, extents: False)
     with pytest.raises((simulator.SimulatorError, OverflowError)):
         F.im2col(far, 2)
+
+
+# --- Elements that lie across their grain -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packed", [[("a", "u1"), ("b", "f4")], [("a", "u1"), ("b", "f4"), ("c", "u1", 3)]])
+def test_fields_of_packed_records_are_copied_first(packed: Any) -> None:
+    records = np.zeros((1, 2, 5, 6), packed)
+    records["b"] = numbers(np.random.default_rng(1), records.shape, "float32")
+    field = records["b"]
+    w = numbers(np.random.default_rng(2), (3, 2, 3, 3), "float32")
+    given = simulator.Array(field, records.view(np.uint8).reshape(-1), None)  # asarray would have copied it
+    assert given.strides[-1] == records.itemsize
+    y = F.conv2d(given, simulator.asarray(w))
+    np.testing.assert_allclose(simulator.asnumpy(y), F.conv2d(field.copy(), w), rtol=1e-5, atol=1e-5)
