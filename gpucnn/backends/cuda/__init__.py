@@ -25,12 +25,12 @@ def _on_device(primitive: Primitive) -> Primitive:
     def called(backend: CudaBackend, *arguments: Any) -> Any:
         runtime = backend.runtime
         with runtime.using(runtime.device(arguments[0])):
-            return primitive(backend, *(_addressable(runtime.xp, argument) for argument in arguments))
+            return primitive(backend, *(_addressable(argument) for argument in arguments))
 
     return called  # type: ignore[return-value]
 
 
-def _addressable(xp: Any, argument: Any) -> Any:
+def _addressable(argument: Any) -> Any:
     """`argument`, or a copy where it is an array whose elements lie at no multiples of their size.
 
     A field of packed records is one. Kernels count strides in elements, and a GPU reads no element across its grain.
@@ -41,7 +41,7 @@ def _addressable(xp: Any, argument: Any) -> Any:
         2 if argument.dtype.kind == "c" else 1
     )  # parts of a complex number are read one by one
     whole = all(step % argument.itemsize == 0 for step in argument.strides) and argument.data.ptr % size == 0
-    return argument if whole else xp.array(argument, order="C", copy=True)
+    return argument if whole else argument.copy()
 
 
 class CudaBackend(Backend):
