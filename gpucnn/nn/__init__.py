@@ -32,6 +32,7 @@ from gpucnn.nn.convolution import (
     LocallyConnected2d,
     LocallyConnected3d,
 )
+from gpucnn.nn.history import History
 from gpucnn.nn.linear import (
     Linear,
 )
@@ -95,6 +96,7 @@ from gpucnn.nn.sliding import (
     vote_map,
 )
 from gpucnn.nn.summary import Summary, summary
+from gpucnn.nn.training import Checkpoint, EarlyStopping, Evaluation, evaluate, fit
 from gpucnn.nn.transfer import (
     cached_features,
     features,
@@ -124,6 +126,7 @@ __all__ = [
     "BedOfNails1d",
     "BedOfNails2d",
     "BedOfNails3d",
+    "Checkpoint",
     "Concat",
     "Conv1d",
     "Conv2d",
@@ -134,9 +137,12 @@ __all__ = [
     "CosineAnnealingLR",
     "CrossEntropyLoss",
     "Dropout",
+    "EarlyStopping",
+    "Evaluation",
     "ExponentialLR",
     "Flatten",
     "GroupNorm",
+    "History",
     "Identity",
     "InstanceNorm1d",
     "InstanceNorm2d",
@@ -186,7 +192,9 @@ __all__ = [
     "conv_to_linear",
     "crop_map",
     "dense_map",
+    "evaluate",
     "features",
+    "fit",
     "freeze",
     "inference",
     "init",

@@ -1,0 +1,120 @@
+"""What a training run was like, epoch by epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+File = str | os.PathLike[str]
+
+
+@dataclass
+class History:
+    """What `fit` measured in each epoch. A measure that the run does not have is an empty list.
+
+    Attributes
+    ----------
+    losses, accuracies : list of float
+        Over the training batches, each as it was when the network saw it. Accuracies are shares, in [0, 1].
+    validation_losses, validation_accuracies : list of float
+        Over the validation batches, after each epoch.
+    learning_rates : list of float
+        Of the first group of parameters, at the end of the epoch.
+    seconds : list of float
+        That the epoch took, validation included.
+    best_epoch : int or None
+        With early stopping the epoch, from 0, whose weights were the best and were restored.
+    interrupted : bool
+        Whether the run was stopped by the keyboard.
+
+    Examples
+    --------
+    >>> history = History(losses=[2.0, 1.0], seconds=[0.5, 0.5])
+    >>> History.from_json(history.to_json()) == history
+    True
+    """
+
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    validation_losses: list[float] = field(default_factory=list)
+    validation_accuracies: list[float] = field(default_factory=list)
+    learning_rates: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    best_epoch: int | None = None
+    interrupted: bool = False
+
+    def __len__(self) -> int:
+        """How many epochs were completed."""
+        return len(self.losses)
+
+    def to_json(self, path: File | None = None) -> str:
+        """The history as JSON; also written to `path`, if given. A number that is not finite is null."""
+        text = json.dumps({name: _finite(value) for name, value in asdict(self).items()}, indent=2)
+        if path is not None:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(f"{text}\n")
+        return text
+
+    @classmethod
+    def from_json(cls, text: str) -> History:
+        """The history that `to_json` wrote; what was not finite is NaN."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> History:
+        """A history from its attributes by name."""
+        unknown = set(values) - {each.name for each in fields(cls)}
+        if unknown:
+            raise ValueError(f"History: got {sorted(unknown)[0]!r}, expected of {[each.name for each in fields(cls)]}")
+        known: dict[str, Any] = {
+            name: _numbers(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**known)
+
+    def plot(self, path: File) -> None:
+        """Draw losses, accuracies and a changing learning rate over the epochs, to a file such as ``run.svg``.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            Matplotlib is not installed.
+        """
+        try:
+            from matplotlib.figure import Figure
+            from matplotlib.ticker import MaxNLocator
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                "History.plot: the package matplotlib is not installed, expected it from pip install 'gpucnn[train]'"
+            ) from None
+        panels = [("loss", {"training": self.losses, "validation": self.validation_losses})]
+        if self.accuracies or self.validation_accuracies:
+            panels.append(("accuracy", {"training": self.accuracies, "validation": self.validation_accuracies}))
+        if len(set(self.learning_rates)) > 1:
+            panels.append(("learning rate", {"learning rate": self.learning_rates}))
+        figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+        for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for number, (label, values) in enumerate(lines.items()):
+                if values:
+                    marker = "o" if len(values) < 30 else ""
+                    axes.plot(range(1, len(values) + 1), values, label=label, marker=marker, ms=3, color=f"C{number}")
+            if self.best_epoch is not None:
+                axes.axvline(self.best_epoch + 1, color="0.6", lw=1, ls="--", label="best, restored")
+            axes.set(title=title, xlabel="epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.3)
+            if len(axes.get_lines()) > 1:
+                axes.legend()
+        figure.savefig(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(values: list[Any]) -> list[float]:
+    return [math.nan if value is None else value for value in values]

@@ -1,0 +1,602 @@
+"""Training: the loop over epochs and batches, and what makes a long run safe."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpucnn.backends import backend_of
+from gpucnn.nn._progress import Display, display
+from gpucnn.nn.checkpoints import File, load_checkpoint, save_checkpoint
+from gpucnn.nn.history import History
+from gpucnn.nn.losses import Loss
+from gpucnn.nn.module import Array, Module, inference
+from gpucnn.nn.optimizers import Optimizer, clip_grad_norm_
+from gpucnn.nn.schedules import ReduceLROnPlateau, Schedule
+
+Batches = Iterable[tuple[Array, Array]]
+Callback = Callable[[Module, History], Any]
+
+MEASURES = {
+    "loss": "losses",
+    "accuracy": "accuracies",
+    "validation_loss": "validation_losses",
+    "validation_accuracy": "validation_accuracies",
+}
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` measured."""
+
+    loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where `fit` keeps a run, and how often.
+
+    Attributes
+    ----------
+    path : str or path
+        The file, see `save_checkpoint`.
+    every : int or None
+        Write after so many batches as well, and not only after each epoch.
+    resume : bool
+        Whether a file that is there already is a run to go on with; else it is replaced.
+    """
+
+    path: File
+    every: int | None = None
+    resume: bool = True
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"Checkpoint: every is {self.every}, expected at least 1 batch, or None")
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """When `fit` stops before the last epoch. The best epoch's weights are restored, whether it did or not.
+
+    Attributes
+    ----------
+    patience : int
+        So many epochs in a row may be no better than the best.
+    monitor : str
+        What is compared: "validation_loss", "validation_accuracy", "loss" or "accuracy".
+    min_delta : float
+        How much better an epoch must be to count.
+    """
+
+    patience: int = 5
+    monitor: str = "validation_loss"
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ValueError(f"EarlyStopping: patience is {self.patience}, expected at least 1 epoch")
+        if self.monitor not in MEASURES:
+            raise ValueError(f"EarlyStopping: monitor is {self.monitor!r}, expected one of {', '.join(MEASURES)}")
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether `value` is better than `best`, where there is one."""
+        if best is None or math.isnan(best):
+            return True
+        gain = value - best if self.monitor.endswith("accuracy") else best - value
+        return gain > self.min_delta
+
+
+def evaluate(model: Module, loader: Batches, loss: Loss) -> Evaluation:
+    """A model's loss and accuracy over batches, in evaluation mode; modes are restored after it.
+
+    Parameters
+    ----------
+    model : Module
+        The network.
+    loader : iterable of (x, y)
+        The batches; NumPy's are moved to where the model is.
+    loss : Loss
+        With a reduction to one number.
+
+    Returns
+    -------
+    Evaluation
+        The mean loss of the samples, and the share of classes that the largest output names; None where targets are no
+        classes.
+
+    Raises
+    ------
+    ValueError
+        There are no batches.
+
+    Examples
+    --------
+    >>> from gpucnn import nn
+    >>> x = np.array([[1.0, 0.0], [1.0, 0.0]])
+    >>> evaluate(nn.Sequential(), [(x, np.array([0, 1]))], nn.CrossEntropyLoss()).accuracy
+    0.5
+    """
+    xp, tally = _xp_of(model), _Tally()
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with inference():
+            for x, y in map(_pair, loader):
+                x, y = xp.asarray(x), xp.asarray(y)
+                output = model(x)
+                tally.add(loss(output, y), output, y, loss)
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not tally.batches:
+        raise ValueError("evaluate: loader gave no batch, expected at least one")
+    return tally.result()
+
+
+def fit(
+    model: Module,
+    loader: Batches,
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    epochs: int,
+    validation: Batches | None = None,
+    schedule: Schedule | None = None,
+    checkpoint: File | Checkpoint | None = None,
+    early_stopping: int | EarlyStopping | None = None,
+    clip_norm: float | None = None,
+    rng: np.random.Generator | int | None = None,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Train a model.
+
+    Parameters
+    ----------
+    model : Module
+        The network. Its modes are restored after the training.
+    loader : iterable of (x, y)
+        The batches of an epoch, such as a `gpucnn.data.Loader` or a list. NumPy's arrays are moved to where the model
+        is.
+    loss : Loss
+        With a reduction to one number.
+    optimizer : Optimizer
+        Over the model's parameters.
+    epochs : int
+        How many there are in all, those before a resumption included.
+    validation : iterable of (x, y), optional
+        Batches to evaluate on after each epoch.
+    schedule : Schedule, optional
+        Takes a step after each epoch, or after each batch where its `per_batch` says so. A `ReduceLROnPlateau` follows
+        the validation's loss, or else that of training.
+    checkpoint : str, path or Checkpoint, optional
+        A file that always holds the whole run. If it is there, the run goes on from it, bit for bit as if it had not
+        been interrupted.
+    early_stopping : int or EarlyStopping, optional
+        Stop after so many epochs without a lower validation loss, and restore the best weights.
+    clip_norm : float, optional
+        Scale each batch's gradients to this norm if theirs is larger, by `clip_grad_norm_`.
+    rng : Generator or int, optional
+        Seeds the generators of the modules, such as dropouts, when a run begins.
+    progress : bool
+        Show a bar with loss, accuracy and time left in a terminal with rich installed, lines elsewhere.
+    callbacks : sequence of callable
+        Each is called as ``callback(model, history)`` after each epoch; if one returns True, the run stops.
+
+    Returns
+    -------
+    History
+        Of all epochs, those before a resumption included.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        With `checkpoint`: the package safetensors is not installed.
+    TypeError
+        An argument is of another type.
+    ValueError
+        The loader gives no batches, an option is out of range, or the checkpoint is of another run.
+
+    See Also
+    --------
+    evaluate, Checkpoint, EarlyStopping, History
+
+    Notes
+    -----
+    A checkpoint holds the model, the optimiser, the schedule, the history, the best weights of early stopping, the
+    states of all generators, and where in the epoch the run is. Generators are `rng` and the attribute ``rng`` of each
+    module, where that is a `numpy.random.Generator`. A loader or validation with ``state_dict()`` and
+    ``load_state_dict(state)`` says itself where it is: called between two batches, the state is such that an equal
+    loader that loaded it goes on, when iterated, with the batch that would have come next. Of any other iterable the
+    batches that are done are skipped, so it must give the same ones in each epoch.
+
+    Ctrl-C stops after the batch under way, writes the checkpoint, and returns the history so far; a second one stops
+    at once.
+
+    Examples
+    --------
+    >>> from gpucnn import nn
+    >>> x = np.random.default_rng(0).standard_normal((64, 2)).astype(np.float32)
+    >>> y = (x[:, 0] > x[:, 1]).astype(int)
+    >>> model = nn.Sequential(nn.Linear(2, 2, rng=0))
+    >>> optimizer = nn.SGD(model.parameters(), lr=0.5)
+    >>> batches = [(x[:32], y[:32]), (x[32:], y[32:])]
+    >>> history = fit(model, batches, loss=nn.CrossEntropyLoss(), optimizer=optimizer, epochs=20, progress=False)
+    >>> history.accuracies[-1] > 0.9
+    True
+    """
+    _check(loss, optimizer, schedule, epochs)
+    stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
+    if stopping is not None and stopping.monitor.startswith("validation") and validation is None:
+        raise ValueError(f"fit: early_stopping watches {stopping.monitor}, expected validation batches")
+    keeping = checkpoint if isinstance(checkpoint, Checkpoint | None) else Checkpoint(checkpoint)
+    generators = _generators(model, rng)
+    shown = display(epochs, progress)
+    run = _Run(
+        model, loader, loss, optimizer, epochs, validation, schedule, keeping, stopping, clip_norm, generators, shown
+    )
+    try:
+        with _training(model), _interruptions(shown) as run.interruption:
+            run.begin()
+            run.go_on(callbacks)
+    finally:
+        shown.close()
+    return run.history
+
+
+def _check(loss: Any, optimizer: Any, schedule: Any, epochs: Any) -> None:
+    if isinstance(loss, type) or not (callable(loss) and hasattr(loss, "backward")):
+        raise TypeError(f"fit: loss is {loss!r}, expected a loss such as nn.CrossEntropyLoss()")
+    if getattr(loss, "reduction", "mean") == "none":
+        raise ValueError("fit: loss has the reduction 'none', expected 'mean' or 'sum'")
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(f"fit: optimizer is a {type(optimizer).__name__}, expected an nn.Optimizer")
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise TypeError(f"fit: schedule is a {type(schedule).__name__}, expected an nn.Schedule")
+    if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer):
+        raise TypeError(f"fit: epochs is a {type(epochs).__name__}, expected an int")
+    if epochs < 0:
+        raise ValueError(f"fit: epochs is {epochs}, expected at least 0")
+
+
+# --- The run ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Interruption:
+    """Whether the run is to stop as soon as it can."""
+
+    asked: bool = False
+
+
+@dataclass
+class _Run:
+    """A training run: what it is made of, and where it is."""
+
+    model: Module
+    loader: Batches
+    loss: Loss
+    optimizer: Optimizer
+    epochs: int
+    validation: Batches | None
+    schedule: Schedule | None
+    checkpoint: Checkpoint | None
+    early_stopping: EarlyStopping | None
+    clip_norm: float | None
+    generators: dict[str, np.random.Generator]
+    display: Display
+
+    def __post_init__(self) -> None:
+        self.history = History()
+        self.interruption = _Interruption()
+        self.xp = _xp_of(self.model)
+        self.length = len(self.loader) if isinstance(self.loader, Sized) else None
+        self._begin_epoch()
+        self.best: float | None = None
+        self.best_weights: dict[str, Array] = {}
+
+    def _begin_epoch(self) -> None:
+        self.batch = 0  # how many of the epoch are done
+        self.tally = _Tally()
+        self.seconds = 0.0  # that the epoch took before a resumption
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are done."""
+        return len(self.history)
+
+    # --- Going on -------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Take up the run that the checkpoint holds, or begin one and keep that."""
+        if self.checkpoint is None:
+            return
+        path = Path(self.checkpoint.path)
+        if self.checkpoint.resume and path.exists():
+            self._load(path)
+            at = f" after {self.batch} batches" if self.batch else ""
+            self.display.line(f"going on from {path}: {self.epoch} of {self.epochs} epochs done{at}")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._save()
+
+    def go_on(self, callbacks: Sequence[Callback]) -> None:
+        """Train until the last epoch, or until there is a reason to stop."""
+        self.history.interrupted = False
+        try:
+            while self.epoch < self.epochs and not self._out_of_patience():
+                if not self._epoch(callbacks):
+                    break
+        except KeyboardInterrupt:  # a second one, in the middle of something: the last checkpoint stands
+            self.interruption.asked = True
+        self.history.interrupted = self.interruption.asked
+        if self.history.interrupted:
+            self.display.line(f"interrupted after {self.epoch} epochs and {self.batch} batches")
+        elif self.best_weights:
+            self.model.load_state_dict(self.best_weights)
+
+    def _epoch(self, callbacks: Sequence[Callback]) -> bool:
+        """The rest of an epoch; whether to go on."""
+        begun = time.perf_counter() - self.seconds
+        for pair in self._batches():
+            self._step(*_pair(pair))
+            self.batch += 1
+            self.seconds = time.perf_counter() - begun
+            self.display.advance(self.epoch, self.batch, self.length, self.tally.text)
+            if self.batch != self.length:  # else the end of the epoch comes at once
+                if self.interruption.asked:
+                    self._save()
+                    return False
+                if self.checkpoint and self.checkpoint.every and self.batch % self.checkpoint.every == 0:
+                    self._save()
+        if not self.batch:
+            raise ValueError(
+                f"fit: loader gave no batch in epoch {self.epoch + 1}, expected an iterable that begins anew each epoch"
+            )
+        self.length = self.batch
+        self._end_epoch(begun)
+        asked = False
+        for callback in callbacks:
+            try:
+                asked = bool(callback(self.model, self.history)) or asked
+            except KeyboardInterrupt:
+                self.interruption.asked = True
+        self._save()
+        return not (asked or self.interruption.asked)
+
+    def _batches(self) -> Iterator[Any]:
+        """What is left of the epoch."""
+        batches = iter(self.loader)
+        return batches if hasattr(self.loader, "load_state_dict") else islice(batches, self.batch, None)
+
+    def _step(self, x: Array, y: Array) -> None:
+        """Learn from one batch."""
+        self.model.train()
+        x, y = self.xp.asarray(x), self.xp.asarray(y)
+        output = self.model(x)
+        value = self.loss(output, y)
+        self.model.zero_grad()
+        self.optimizer.zero_grad()
+        self.model.backward(self.loss.backward())
+        if self.clip_norm is not None:
+            learned = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            clip_grad_norm_(learned, self.clip_norm)
+        self.optimizer.step()
+        if self.schedule is not None and self.schedule.per_batch:
+            self.schedule.step()
+        self.tally.add(value, output, y, self.loss)
+
+    def _end_epoch(self, begun: float) -> None:
+        """Measure, change the learning rate, and look whether this was the best epoch."""
+        history = self.history
+        measured = {"": self.tally.result()}
+        if self.validation is not None:
+            measured["validation_"] = evaluate(self.model, self.validation, self.loss)
+        for prefix, (loss, accuracy) in measured.items():
+            getattr(history, f"{prefix}losses").append(loss)
+            if accuracy is not None:
+                getattr(history, f"{prefix}accuracies").append(accuracy)
+        history.learning_rates.append(float(self.optimizer.param_groups[0]["lr"]))
+        history.seconds.append(time.perf_counter() - begun)
+        parts = [_measures(*measures, prefix.replace("_", " ")) for prefix, measures in measured.items()]
+        rate, seconds = history.learning_rates[-1], history.seconds[-1]
+        self.display.line(
+            f"epoch {self.epoch}/{self.epochs}: {', '.join(parts)}, learning rate {rate:.3g}, {seconds:.1f} s"
+        )
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(list(measured.values())[-1].loss)
+        elif self.schedule is not None and not self.schedule.per_batch:
+            self.schedule.step()
+        if self.early_stopping is not None:
+            self._compare(self.early_stopping)
+        self._begin_epoch()
+
+    def _compare(self, stopping: EarlyStopping) -> None:
+        values = getattr(self.history, MEASURES[stopping.monitor])
+        if not values:
+            raise ValueError(f"fit: early_stopping watches {stopping.monitor}, which this loss and targets do not have")
+        if stopping.improves(values[-1], self.best):
+            self.best, self.history.best_epoch = values[-1], self.epoch - 1
+            self.best_weights = {name: array.copy() for name, array in self.model.state_dict().items()}
+
+    def _out_of_patience(self) -> bool:
+        best = self.history.best_epoch
+        return (
+            self.early_stopping is not None
+            and best is not None
+            and self.epoch - 1 - best >= self.early_stopping.patience
+        )
+
+    # --- Keeping --------------------------------------------------------------------------------------------------
+
+    def _stateful(self) -> dict[str, Any]:
+        parts = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "loader": self.loader,
+            "validation": self.validation,
+        }
+        return {name: part for name, part in parts.items() if hasattr(part, "load_state_dict")}
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        state = {name: part.state_dict() for name, part in self._stateful().items()}
+        state["generators"] = {name: each.bit_generator.state for name, each in self.generators.items()}
+        state["run"] = {
+            "history": asdict(self.history),
+            "batch": self.batch,
+            "tally": self.tally.numbers(),
+            "seconds": self.seconds,
+            "best": self.best,
+        }
+        state["best_weights"] = self.best_weights
+        save_checkpoint(self.checkpoint.path, state)
+
+    def _load(self, path: Path) -> None:
+        state = load_checkpoint(path)
+        parts = self._stateful()
+        expected = {*parts, "generators", "run", "best_weights"}
+        if set(state) != expected:
+            raise ValueError(f"fit: {path} holds {sorted(state)}, expected a run with {sorted(expected)}")
+        if set(state["generators"]) != set(self.generators):
+            raise ValueError(
+                f"fit: {path} holds generators of {sorted(state['generators'])}, expected {sorted(self.generators)}"
+            )
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"fit: {path} is of another run, expected one of this model: {error.args[0]}") from error
+        for name, generator in self.generators.items():
+            generator.bit_generator.state = state["generators"][name]
+        run = state["run"]
+        self.history = History.from_dict(run["history"])
+        self.batch, self.seconds, self.best = run["batch"], run["seconds"], run["best"]
+        self.tally = _Tally(*run["tally"])
+        self.best_weights = {name: self.xp.asarray(array) for name, array in state["best_weights"].items()}
+
+
+# --- What it is made of -------------------------------------------------------------------------------------------
+
+
+class _Tally:
+    """Sums over batches. They are read off a device late and in order, so that it does not wait for each."""
+
+    def __init__(self, loss: float = 0.0, samples: int = 0, hits: int = 0, targets: int = 0, batches: int = 0) -> None:
+        self._loss, self._samples, self._hits, self._targets = loss, samples, hits, targets
+        self.batches = batches
+        self._pending: list[tuple[Any, float, int, Any, Any]] = []
+
+    def add(self, value: Array, output: Array, target: Array, loss: Loss) -> None:
+        """Count a batch in, whose loss is `value`."""
+        samples = len(output) if output.ndim else 1
+        weight = 1.0 if getattr(loss, "reduction", "mean") == "sum" else float(samples)
+        hits: Any = 0
+        targets: Any = 0
+        if target.dtype.kind in "iu" and output.ndim == target.ndim + 1:
+            counted = target != getattr(loss, "ignore_index", -100)
+            hits = ((output.argmax(min(1, output.ndim - 1)) == target) & counted).sum()
+            targets = counted.sum()
+        self._pending.append((value, weight, samples, hits, targets))
+        self.batches += 1
+
+    def numbers(self) -> tuple[float, int, int, int, int]:
+        """The sums: loss, samples, hits, targets, batches."""
+        for value, weight, samples, hits, targets in self._pending:
+            self._loss += float(value) * weight
+            self._samples += samples
+            self._hits += int(hits)
+            self._targets += int(targets)
+        self._pending.clear()
+        return self._loss, self._samples, self._hits, self._targets, self.batches
+
+    def result(self) -> Evaluation:
+        """The means."""
+        loss, samples, hits, targets, _ = self.numbers()
+        return Evaluation(loss / samples if samples else math.nan, hits / targets if targets else None)
+
+    def text(self) -> str:
+        """The means in words."""
+        return _measures(*self.result())
+
+
+def _measures(loss: float, accuracy: float | None, prefix: str = "") -> str:
+    return f"{prefix}loss {loss:.4f}" + ("" if accuracy is None else f", {prefix}accuracy {accuracy:.2%}")
+
+
+def _pair(batch: Any) -> tuple[Array, Array]:
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        what = f"{len(batch)} things" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
+        raise ValueError(f"fit: loader gave a batch of {what}, expected (x, y)")
+    return batch[0], batch[1]
+
+
+def _xp_of(model: Module) -> Any:
+    """The functions on arrays where the model is; NumPy's if it has none."""
+    first = next((array for array in model.state_dict().values() if array.ndim), None)
+    return np if first is None else backend_of(first).xp
+
+
+def _generators(model: Module, rng: Any) -> dict[str, np.random.Generator]:
+    """All generators of the run by name, those of the modules seeded by `rng`."""
+    if rng is not None and not isinstance(rng, int | np.integer | np.random.Generator):
+        raise TypeError(f"fit: rng is {rng!r}, expected None, a seed or a numpy.random.Generator")
+    found = {name: module.rng for name, module in model.named_modules() if hasattr(module, "rng")}
+    generators = {name: each for name, each in found.items() if isinstance(each, np.random.Generator)}
+    if rng is not None:
+        source = np.random.default_rng(rng)
+        for bits in {id(each): each.bit_generator for each in generators.values()}.values():
+            bits.state = type(bits)(int(source.integers(2**63))).state
+    return {**{f"model.{name}": each for name, each in generators.items()}, **_own(rng)}
+
+
+def _own(rng: Any) -> dict[str, np.random.Generator]:
+    return {"rng": rng} if isinstance(rng, np.random.Generator) else {}
+
+
+@contextmanager
+def _training(model: Module) -> Iterator[None]:
+    """Within the block no gradient of the input is computed; after it the modes are what they were."""
+    modes = [(module, module.training) for module in model.modules()]
+    needs = model.needs_input_grad
+    model.needs_input_grad = False
+    try:
+        yield
+    finally:
+        model.needs_input_grad = needs
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def _interruptions(shown: Display) -> Iterator[_Interruption]:
+    """Within the block the first Ctrl-C only asks to stop, where this is the program's to decide."""
+    interruption = _Interruption()
+
+    def ask(number: int, frame: Any) -> None:
+        if interruption.asked:
+            raise KeyboardInterrupt
+        interruption.asked = True
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interruption
+        return
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield interruption
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
