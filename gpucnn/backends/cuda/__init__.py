@@ -40,7 +40,8 @@ def _addressable(argument: Any) -> Any:
     size = argument.itemsize // (
         2 if argument.dtype.kind == "c" else 1
     )  # parts of a complex number are read one by one
-    whole = all(step % argument.itemsize == 0 for step in argument.strides) and argument.data.ptr % size == 0
+    address = getattr(argument.data, "ptr", 0)  # of CuPy's arrays and the simulator's
+    whole = all(step % argument.itemsize == 0 for step in argument.strides) and address % size == 0
     return argument if whole else argument.copy()
 
 
