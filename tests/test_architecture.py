@@ -24,8 +24,9 @@ CUDA_BACKEND = {
 }  # fmt: skip
 
 NETWORKS = {
-    "gpucnn.__version__", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of", "gpucnn.functional",
-    "gpucnn.geometry", "gpucnn.nn", "numpy", "matplotlib", "rich", "safetensors",
+    "gpucnn.__version__", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of", "gpucnn.backends.receive",
+    "gpucnn.backends.dtypes", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy", "matplotlib", "rich",
+    "safetensors",
 }  # fmt: skip
 
 # What each part of the package may import: parts of the package, and libraries beside the standard one. A part is a

@@ -105,7 +105,7 @@ class History:
             axes.set(title=title, xlabel="epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
-            if len(axes.get_lines()) > 1:
+            if len(lines) > 1:
                 axes.legend()
         figure.savefig(path)
 
