@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod, sqrt
-from typing import Any, ClassVar
+from math import sqrt
+from types import FunctionType
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Ranked(Module):
         if rank is not None:
             cls.rank = rank
             cls.__doc__ = fill(cls.__mro__[1].__doc__ or "", rank)
+            _name_constructor(cls)
             if cls._op:
                 name = cls._op.format(n=rank)
                 cls.function = staticmethod(getattr(F, name))
@@ -57,6 +59,15 @@ class Ranked(Module):
         expected = f"{self.rank + 2} (N, C, {space})" + (f" or {self.rank + 1} (C, {space})" if unbatched else "")
         if x.ndim != self.rank + 2 and not (unbatched and x.ndim == self.rank + 1):
             raise ValueError(f"{type(self).__name__}: input has {x.ndim} dimensions, expected {expected}")
+
+
+def _name_constructor(cls: type) -> None:
+    """Give a member a constructor under its own name, which Python's messages about arguments then say."""
+    source = cast(FunctionType, cls.__init__)  # type: ignore[misc]
+    own = FunctionType(source.__code__, source.__globals__, "__init__", source.__defaults__, source.__closure__)
+    own.__kwdefaults__, own.__annotations__ = source.__kwdefaults__, source.__annotations__
+    own.__qualname__, own.__module__ = f"{cls.__name__}.__init__", cls.__module__
+    cls.__init__ = own  # type: ignore[misc]
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, dtype: Any) -> Parameter:
@@ -94,8 +105,3 @@ def accumulate(parameters: tuple[Parameter | None, ...], grads: tuple[Array | No
 def shown(**arguments: Any) -> str:
     """Arguments as they are shown."""
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-
-
-def volume(sizes: tuple[int, ...]) -> int:
-    """How many positions there are in sizes."""
-    return prod(sizes)

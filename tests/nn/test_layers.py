@@ -1,0 +1,210 @@
+"""What all layers have in common: how they fail, what is frozen, what they keep, how they show themselves."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from array_backends import ArrayBackend
+from layer_cases import CASES, WITH_PARAMETERS, outcome
+from tolerances import assert_close
+
+from gpucnn import nn
+from gpucnn.nn.module import Module
+
+LAYERS = [
+    name
+    for name in nn.__all__
+    if inspect.isclass(getattr(nn, name))
+    and issubclass(getattr(nn, name), Module)
+    and re.match(r"gpucnn\.nn\.(convol|linear|pool|norm|activ|contain)", getattr(nn, name).__module__)
+]
+
+
+def equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    return first.keys() == second.keys() and all(
+        (first[key] is None and second[key] is None) or np.array_equal(first[key], second[key]) for key in first
+    )
+
+
+def test_each_layer_has_a_case() -> None:
+    assert set(LAYERS) == set(CASES)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_layers_do_the_same_on_each_backend(backend: ArrayBackend, name: str, training: bool) -> None:
+    case = CASES[name]
+    layer, other = case.layer(np.float32).train(training), case.layer(np.float32).train(training)
+    other.map_arrays(backend.asarray)
+    expected = outcome(layer, case.input(np.float32))
+    found = outcome(other, backend.asarray(case.input(np.float32)), asarray=backend.asarray)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        assert (found[key] is None) == (value is None)
+        if value is not None:
+            assert_close(backend.asnumpy(found[key]), value, factor=10)  # sums in another order
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("name", CASES)
+def test_dtypes_stay(name: str, dtype: Any) -> None:
+    case = CASES[name]
+    layer = case.layer(dtype)
+    results = outcome(layer, case.input(dtype))
+    for key, array in results.items():
+        assert array.dtype == (np.int64 if key.endswith("num_batches_tracked") else dtype), key
+    assert results["grad_input"].shape == case.shape
+    for parameter in layer.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.shape == parameter.shape
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_backward_without_forward_is_an_error(name: str) -> None:
+    case = CASES[name]
+    layer, x = case.layer(), case.input()
+    message = r"backward has no forward to go back through; expected one call of it for each forward outside nn\.inf"
+    with pytest.raises(RuntimeError, match=message):
+        layer.backward(x)
+    y = layer(x)
+    layer.backward(np.ones_like(y))
+    with pytest.raises(RuntimeError, match=message):  # what was kept is gone
+        layer.backward(np.ones_like(y))
+    with nn.inference():
+        assert layer(x).shape == y.shape
+    with pytest.raises(RuntimeError, match=message):
+        layer.backward(np.ones_like(y))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("Identity", "Flatten")])
+def test_a_gradient_of_another_shape_is_an_error(name: str) -> None:
+    case = CASES[name]
+    layer = case.layer()
+    y = layer(case.input())
+    with pytest.raises(ValueError, match=r"grad_output"):
+        layer.backward(np.ones((*y.shape[:-1], y.shape[-1] + 1)) if name != "Concat" else np.ones((2, 8, 5, 5)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_forget_lets_go_of_what_is_kept(name: str) -> None:
+    case = CASES[name]
+    layer = case.layer()
+    y = layer(case.input())
+    layer.forget()
+    with pytest.raises(RuntimeError, match="has no forward"):
+        layer.backward(np.ones_like(y))
+
+
+@pytest.mark.parametrize("name", WITH_PARAMETERS)
+def test_frozen_parameters_get_no_gradient(name: str) -> None:
+    case = CASES[name]
+    expected = outcome(case.layer(), case.input())
+    names = [key for key, _ in case.layer().named_parameters()]
+    for frozen in [[key] for key in names] + [names]:
+        layer = case.layer()
+        for key, parameter in layer.named_parameters():
+            parameter.requires_grad = key not in frozen
+        found = outcome(layer, case.input())
+        assert all((found.pop(f"grad of {key}") is None) for key in frozen)
+        assert equal(found, {key: expected[key] for key in found})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_the_gradient_of_the_input(name: str) -> None:
+    case = CASES[name]
+    expected = outcome(case.layer(), case.input())
+    layer = case.layer()
+    layer.needs_input_grad = False
+    found = outcome(layer, case.input())
+    assert found.pop("grad_input") is None
+    assert equal(found, {key: expected[key] for key in found})
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_PARAMETERS if re.match("Conv|Local|Linear", name)])
+def test_what_no_one_wants_is_not_computed(name: str) -> None:
+    case = CASES[name]
+    layer = case.layer().requires_grad_(False)
+    layer.needs_input_grad = False
+    assert outcome(layer, case.input())["grad_input"] is None
+    if name != "Linear":
+        asked: list[Any] = []
+        gradient = layer.gradient  # type: ignore[attr-defined]
+        layer.gradient = lambda *given, **named: asked.append(named["needs"]) or gradient(*given, **named)  # type: ignore[attr-defined]
+        outcome(layer, case.input())
+        assert asked == [(False, False, False)]
+
+
+@pytest.mark.parametrize("name", WITH_PARAMETERS)
+def test_gradients_add_up_until_they_are_forgotten(name: str) -> None:
+    case = CASES[name]
+    layer = case.layer().eval()
+    first = outcome(layer, case.input())
+    for key, grad in ((key, grad) for key, grad in outcome(layer, case.input()).items() if key.startswith("grad of")):
+        np.testing.assert_allclose(grad, 2 * first[key], rtol=1e-12)
+    layer.zero_grad()
+    assert all(parameter.grad is None for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_copies_and_pickles_are_independent(name: str) -> None:
+    case = CASES[name]
+    layer = case.layer()
+    expected = outcome(copy.deepcopy(layer), case.input())
+    assert equal(outcome(pickle.loads(pickle.dumps(layer)), case.input()), expected)
+    for array in layer.state_dict().values():
+        array[...] = 0
+    assert not any(parameter.grad is not None for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_shown_makes_the_layer_again(name: str) -> None:
+    layer = CASES[name].layer()
+    text = repr(layer)
+    assert text.startswith(f"{type(layer).__name__}(")
+    assert text.count("(") == text.count(")")
+    if "\n" not in text and not name.startswith("MaxUnpool"):
+        again = eval(f"nn.{text}", {"nn": nn})
+        assert repr(again) == text
+        assert {key: value.shape for key, value in again.state_dict().items()} == {
+            key: value.shape for key, value in layer.state_dict().items()
+        }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_state_can_be_taken_over(name: str) -> None:
+    case = CASES[name]
+    layer, other = case.layer(), case.make(np.float64)
+    assert other.load_state_dict({key: array.copy() for key, array in layer.state_dict().items()}) == ([], [])
+    assert equal(outcome(layer, case.input()), outcome(other, case.input()))
+
+
+# --- Documentation ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_docstrings_name_each_argument(name: str) -> None:
+    layer = getattr(nn, name)
+    text = inspect.cleandoc(layer.__doc__)
+    assert not re.search(r"\{\w+\}", text), "a placeholder was left"
+    assert "Examples\n--------" in text
+    documented = re.split(r"\n\w[\w ]*\n-+\n", text.partition("Parameters\n----------\n")[2])[0]
+    lines = [line for line in documented.splitlines() if line and not line.startswith(" ")]
+    names = [word.strip() for line in lines for word in line.partition(" : ")[0].split(",")]
+    parameters = [str(p).partition(":")[0].partition("=")[0] for p in inspect.signature(layer).parameters.values()]
+    assert sorted(word for word in names if not word.startswith("or ")) == sorted(map(str.strip, parameters))
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name[-1] == "d" and name[-2] in "123"])
+def test_members_of_a_family_are_of_their_rank(name: str) -> None:
+    layer = getattr(nn, name)
+    assert layer.rank == int(name[-2])
+    assert layer.__name__ == layer.__qualname__ == name
+    assert f"nn.{name}" in layer.__doc__ or f"{name}(" in layer.__doc__
+    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) got an unexpected keyword argument 'size_of_it'"):
+        layer(size_of_it=1)
