@@ -75,7 +75,7 @@ def shown(value: object) -> str:
     """A number as briefly as it can be written."""
     if value is None or isinstance(value, str):
         return value or ""
-    return f"{float(value):g}"  # type: ignore[arg-type]
+    return f"{float(value):g}".replace("-", "−")  # type: ignore[arg-type]
 
 
 def frame(ax: Axes, x: float, y: float, width: float, height: float, colour: Colour, line: float = 3) -> None:
