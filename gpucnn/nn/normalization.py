@@ -22,6 +22,11 @@ def _affine(shape: tuple[int, ...], weight: bool, bias: bool, dtype: Any) -> tup
     )
 
 
+def _without_bias(norm: Any, affine: bool) -> str:
+    """What is shown of a norm that scales and does not shift."""
+    return ", bias=False" if affine and norm.bias is None else ""
+
+
 class Tracking(Ranked):
     """What batch and instance norm share: statistics that are tracked in training and used in evaluation."""
 
@@ -34,6 +39,7 @@ class Tracking(Ranked):
         momentum: float | None,
         affine: bool,
         track_running_stats: bool,
+        bias: bool,
         dtype: Any,
     ) -> None:
         name = type(self).__name__
@@ -42,7 +48,9 @@ class Tracking(Ranked):
         self.momentum = None if momentum is None else number(name, "momentum", momentum)
         self.affine = boolean(name, "affine", affine)
         self.track_running_stats = boolean(name, "track_running_stats", track_running_stats)
-        self.weight, self.bias = _affine((self.num_features,), self.affine, self.affine, dtype)
+        self.weight, self.bias = _affine(
+            (self.num_features,), self.affine, boolean(name, "bias", bias) and self.affine, dtype
+        )
         tracks = self.track_running_stats
         self.running_mean: Array | None = np.zeros(self.num_features, dtype) if tracks else None
         self.running_var: Array | None = np.ones(self.num_features, dtype) if tracks else None
@@ -67,7 +75,7 @@ class Tracking(Ranked):
         """The arguments."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"track_running_stats={self.track_running_stats}{_without_bias(self, self.affine)}"
         )
 
 
@@ -86,6 +94,8 @@ class BatchNormNd(Tracking):
         Scale and shift each channel.
     track_running_stats : bool
         Keep running statistics, and normalise by them in evaluation; else always by the batch's own.
+    bias : bool
+        With `affine`: shift too.
     dtype : dtype
         Of parameters and statistics.
 
@@ -132,9 +142,10 @@ class BatchNormNd(Tracking):
         affine: bool = True,
         track_running_stats: bool = True,
         *,
+        bias: bool = True,
         dtype: Any = np.float32,
     ) -> None:
-        self._set(num_features, eps, momentum, affine, track_running_stats, dtype)
+        self._set(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
@@ -212,6 +223,8 @@ class InstanceNormNd(Tracking):
         Scale and shift each channel.
     track_running_stats : bool
         Keep running statistics, and normalise by them in evaluation.
+    bias : bool
+        With `affine`: shift too.
     dtype : dtype
         Of parameters and statistics.
 
@@ -252,9 +265,10 @@ class InstanceNormNd(Tracking):
         affine: bool = False,
         track_running_stats: bool = False,
         *,
+        bias: bool = True,
         dtype: Any = np.float32,
     ) -> None:
-        self._set(num_features, eps, momentum, affine, track_running_stats, dtype)
+        self._set(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
 
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
@@ -388,7 +402,8 @@ class LayerNorm(Module):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        bias = _without_bias(self, self.elementwise_affine)
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}{bias}"
 
 
 class GroupNorm(Module):
@@ -404,6 +419,8 @@ class GroupNorm(Module):
         Added to the variance.
     affine : bool
         Scale and shift each channel.
+    bias : bool
+        With `affine`: shift too.
     dtype : dtype
         Of the parameters.
 
@@ -432,7 +449,14 @@ class GroupNorm(Module):
     """
 
     def __init__(
-        self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *, dtype: Any = np.float32
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        *,
+        bias: bool = True,
+        dtype: Any = np.float32,
     ) -> None:
         self.num_groups = integer("GroupNorm", "num_groups", num_groups, 1)
         self.num_channels = integer("GroupNorm", "num_channels", num_channels, 1)
@@ -442,7 +466,8 @@ class GroupNorm(Module):
             )
         self.eps = number("GroupNorm", "eps", eps, least=0.0)
         self.affine = boolean("GroupNorm", "affine", affine)
-        self.weight, self.bias = _affine((self.num_channels,), self.affine, self.affine, dtype)
+        shifts = boolean("GroupNorm", "bias", bias) and self.affine
+        self.weight, self.bias = _affine((self.num_channels,), self.affine, shifts, dtype)
 
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
@@ -467,4 +492,4 @@ class GroupNorm(Module):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}{_without_bias(self, self.affine)}"
