@@ -1,0 +1,182 @@
+"""Schedules against ``torch.optim.lr_scheduler``, step by step, and their states."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpucnn import nn
+
+CASES: list[tuple[str, dict[str, Any], int]] = [
+    ("StepLR", {"step_size": 3}, 20),
+    ("StepLR", {"step_size": 1, "gamma": 0.7}, 20),
+    ("MultiStepLR", {"milestones": [2, 5, 5, 11], "gamma": 0.3}, 20),
+    ("ExponentialLR", {"gamma": 0.9}, 20),
+    ("LinearLR", {}, 20),
+    ("LinearLR", {"start_factor": 0.1, "end_factor": 0.6, "total_iters": 7}, 20),
+    ("CosineAnnealingLR", {"T_max": 10}, 25),
+    ("CosineAnnealingLR", {"T_max": 7, "eta_min": 0.01}, 20),
+    ("OneCycleLR", {"max_lr": 0.5, "total_steps": 20}, 19),
+    ("OneCycleLR", {"max_lr": [0.5, 0.1], "epochs": 4, "steps_per_epoch": 5, "pct_start": 0.2}, 19),
+    ("OneCycleLR", {"max_lr": 0.5, "total_steps": 20, "three_phase": True, "anneal_strategy": "linear"}, 19),
+    ("OneCycleLR", {"max_lr": 1.0, "total_steps": 9, "div_factor": 3.0, "final_div_factor": 7.0}, 8),
+    ("OneCycleLR", {"max_lr": 1.0, "total_steps": 9, "pct_start": 1.0, "cycle_momentum": False}, 8),
+    ("OneCycleLR", {"max_lr": 1.0, "total_steps": 9, "base_momentum": 0.5, "max_momentum": 0.6}, 8),
+]
+
+
+def pair(torch: Any, name: str, **options: Any) -> tuple[nn.Optimizer, Any]:
+    """Our optimiser and PyTorch's with two groups."""
+    ours = [{"params": nn.Parameter(np.ones(2)), "lr": 0.2}, {"params": nn.Parameter(np.ones(1))}]
+    theirs = [{"params": torch.ones(2), "lr": 0.2}, {"params": torch.ones(1)}]
+    return getattr(nn, name)(ours, lr=0.4, **options), getattr(torch.optim, name)(theirs, lr=0.4, **options)
+
+
+def adam() -> nn.Optimizer:
+    return nn.Adam([nn.Parameter(np.ones(2))], lr=0.4)
+
+
+def rates(optimizer: Any) -> list[float]:
+    return [value for group in optimizer.param_groups for value in (group["lr"], *group.get("betas", ()))] + [
+        group["momentum"] for group in optimizer.param_groups if "momentum" in group
+    ]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize(("name", "options", "steps"), CASES, ids=str)
+def test_rates_are_pytorchs(torch: Any, name: str, options: dict[str, Any], steps: int, optimizer: str) -> None:
+    ours, theirs = pair(torch, optimizer, **({"momentum": 0.8} if optimizer == "SGD" else {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch wants steps of its optimiser in between
+        expected = getattr(torch.optim.lr_scheduler, name)(theirs, **options)
+        schedule = getattr(nn, name)(ours, **options)
+        for step in range(steps + 1):
+            assert rates(ours) == pytest.approx(rates(theirs), rel=1e-10, abs=1e-15), step
+            assert schedule.get_last_lr() == [group["lr"] for group in ours.param_groups]
+            expected.step()
+            schedule.step()
+            if step == steps - 1 and name == "OneCycleLR":
+                break
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"patience": 2},
+        {"patience": 0, "cooldown": 3, "factor": 0.5},
+        {"patience": 1, "mode": "max", "threshold": 0.3, "threshold_mode": "abs"},
+        {"patience": 1, "threshold": 0.2, "min_lr": [0.1, 0.002]},
+        {"patience": 0, "mode": "max", "eps": 0.01},
+    ],
+    ids=str,
+)
+def test_a_plateau_is_pytorchs(torch: Any, options: dict[str, Any]) -> None:
+    ours, theirs = pair(torch, "SGD")
+    schedule, expected = (
+        nn.ReduceLROnPlateau(ours, **options),
+        torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, **options),
+    )
+    measures = np.abs(np.sin(np.arange(40) * 0.9)) + np.linspace(2, 1, 40)
+    for measure in [*measures, float("nan"), 0.5]:
+        schedule.step(measure)
+        expected.step(measure)
+        assert rates(ours) == pytest.approx(rates(theirs), rel=1e-12)
+    assert rates(ours) != [0.2, 0.4, 0.0, 0.0]
+
+
+MAKERS = {
+    **{f"{name} {options}": (name, options) for name, options, _ in CASES},
+    "ReduceLROnPlateau": ("ReduceLROnPlateau", {"patience": 0}),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_state_goes_on(maker: str) -> None:
+    name, options = MAKERS[maker]
+    options = {**options, "max_lr": 0.5} if "max_lr" in options else options
+    measures = [[each] if name == "ReduceLROnPlateau" else [] for each in (3.0, 2.0, 2.5, 2.4, 1.0, 1.1, 1.2, 0.9)]
+    whole = getattr(nn, name)(adam(), **options)
+    for measure in measures:
+        whole.step(*measure)
+    first = getattr(nn, name)(adam(), **options)
+    for measure in measures[:3]:
+        first.step(*measure)
+    second = getattr(nn, name)(adam(), **options)
+    second.optimizer.load_state_dict(json.loads(json.dumps(first.optimizer.state_dict())))
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for measure in measures[3:]:
+        second.step(*measure)
+    assert rates(second.optimizer) == rates(whole.optimizer)
+    assert second.state_dict() == whole.state_dict()
+    assert second.last_epoch == 8
+
+
+def test_groups_added_later_keep_their_rate() -> None:
+    optimizer = adam()
+    schedule = nn.ExponentialLR(optimizer, 0.5)
+    optimizer.add_param_group({"params": nn.Parameter(np.ones(1)), "lr": 0.3})
+    schedule.step()
+    assert schedule.get_last_lr() == [0.2, 0.3]
+
+
+def test_one_cycle_ends_with_its_last_step() -> None:
+    optimizer = adam()
+    schedule = nn.OneCycleLR(optimizer, 1.0, total_steps=3)
+    assert schedule.per_batch
+    for _ in range(2):
+        schedule.step()
+    last = rates(optimizer)
+    schedule.step()
+    assert rates(optimizer) == last
+    with pytest.raises(ValueError, match="OneCycleLR: step 4 of 3, expected total_steps to be the number of batches"):
+        schedule.step()
+
+
+def test_a_schedule_shows_its_numbers() -> None:
+    assert repr(nn.ExponentialLR(adam(), 0.5)) == "ExponentialLR(gamma=0.5, base_lrs=[0.4], last_epoch=0)"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("StepLR", {"step_size": 0}, "StepLR: step_size is 0, expected at least 1"),
+        ("LinearLR", {"start_factor": 0}, "LinearLR: start_factor is 0"),
+        ("LinearLR", {"end_factor": 2}, "LinearLR: end_factor is 2"),
+        ("LinearLR", {"total_iters": 0}, "LinearLR: total_iters is 0"),
+        ("CosineAnnealingLR", {"T_max": 0}, "CosineAnnealingLR: T_max is 0"),
+        ("OneCycleLR", {"max_lr": 1}, "OneCycleLR: total_steps is None, expected it, or epochs and steps_per_epoch"),
+        ("OneCycleLR", {"max_lr": 1, "total_steps": 0}, "OneCycleLR: total_steps is 0"),
+        ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "pct_start": 2}, "OneCycleLR: pct_start is 2"),
+        ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "anneal_strategy": "exp"}, "anneal_strategy is exp"),
+        ("OneCycleLR", {"max_lr": [1, 2], "total_steps": 9}, r"max_lr is \[1, 2\], expected 1 rates, one a group"),
+        ("ReduceLROnPlateau", {"mode": "low"}, "ReduceLROnPlateau: mode is low, expected 'min' or 'max'"),
+        ("ReduceLROnPlateau", {"factor": 1.0}, "ReduceLROnPlateau: factor is 1.0"),
+        ("ReduceLROnPlateau", {"threshold_mode": "x"}, "threshold_mode is x"),
+        ("ReduceLROnPlateau", {"min_lr": [0, 0]}, r"min_lr is \[0, 0\], expected one rate a group"),
+    ],
+)
+def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        getattr(nn, name)(adam(), **options)
+
+
+def test_what_else_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"StepLR: optimizer is a list, expected an nn.Optimizer"):
+        nn.StepLR([], 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"step\(\) has no metrics"):
+        nn.ReduceLROnPlateau(adam()).step()
+    with pytest.raises(KeyError, match=r"StepLR.load_state_dict: got \['gamma'\], expected"):
+        nn.StepLR(adam(), 1).load_state_dict({"gamma": 1})
+    with pytest.raises(NotImplementedError, match="Schedule defines no rate"):
+        nn.Schedule(adam())
+
+    class Plain(nn.Optimizer):
+        def __init__(self) -> None:
+            super().__init__([nn.Parameter(np.ones(1))], {"lr": 1.0, "weight_decay": 0.0})
+
+    with pytest.raises(ValueError, match="cycle_momentum is True, expected an optimizer with a momentum or with betas"):
+        nn.OneCycleLR(Plain(), 1.0, 9)
