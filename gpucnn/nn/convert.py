@@ -145,7 +145,8 @@ class _Conversion:
         if isinstance(module, Sequential):
             return self.sequential(name, module)
         if isinstance(module, Flatten):
-            return self.flatten(name, module)
+            self.flatten(name, module)
+            return None
         if isinstance(module, Linear):
             return self.run(self.convolution(name, module))
         if isinstance(module, AdaptiveNd):

@@ -107,9 +107,13 @@ class Module:
     needs_input_grad : bool
         Whether backward computes the gradient of the input; else it returns None. Set it to False on what stands
         first, whose input is data: the work is then not done.
+    frozen : bool
+        Whether `train` leaves the module in evaluation mode, so that it changes neither by learning nor by running
+        statistics; `gpucnn.nn.freeze` sets it.
     """
 
     training: bool = True
+    frozen: bool = False
     needs_input_grad: bool = True
     buffer_names: tuple[str, ...] = ()
 
@@ -200,9 +204,9 @@ class Module:
     # --- Modes ----------------------------------------------------------------------------------------------------
 
     def train(self: Self, mode: bool = True) -> Self:
-        """Set `training` of this module and all below it."""
+        """Set `training` of this module and all below it that are not `frozen`."""
         for module in self.modules():
-            module.training = mode
+            module.training = mode and not module.frozen
         return self
 
     def eval(self: Self) -> Self:

@@ -97,7 +97,7 @@ def replace_head(model: Module, num_classes: int, rng: np.random.Generator | int
     >>> model(np.zeros((2, 64), np.float32)).shape
     (2, 3)
     """
-    if isinstance(num_classes, bool) or not isinstance(num_classes, (int, np.integer)) or num_classes < 1:
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int | np.integer) or num_classes < 1:
         raise ValueError(f"replace_head: num_classes is {num_classes}, expected a positive int")
     name, parent, old = _head("replace_head", model)
     options: dict[str, Any] = {
@@ -135,7 +135,7 @@ def _head(op: str, model: Module) -> tuple[str, Module, Any]:
 
 
 def freeze(model: Module, but: Module | Iterable[Module] = ()) -> None:
-    """Let only the parameters of the modules `but` learn; no other gets a gradient.
+    """Let only the modules `but` learn; the rest of the network stays bit for bit as it is.
 
     Parameters
     ----------
@@ -149,6 +149,12 @@ def freeze(model: Module, but: Module | Iterable[Module] = ()) -> None:
     ValueError
         One of `but` is no part of `model`.
 
+    Notes
+    -----
+    No frozen parameter gets a gradient, and frozen modules stay in evaluation mode when the network is set to training:
+    else batch norms would go on moving their running statistics, and normalise by each batch's, which is not what the
+    features were learned with.
+
     Examples
     --------
     >>> from gpucnn import nn
@@ -157,15 +163,21 @@ def freeze(model: Module, but: Module | Iterable[Module] = ()) -> None:
     >>> [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     ['3.weight', '3.bias']
     """
-    learning = _parts("freeze", model, but)
+    parts, mode = _parts("freeze", model, but), model.training
+    learning = {id(module) for part in parts for module in part.modules()}
     model.requires_grad_(False)
-    for part in learning:
+    for module in model.modules():
+        module.frozen = not any(id(part) in learning for part in module.modules())
+    for part in parts:
         part.requires_grad_(True)
+    model.train(mode)
 
 
 def unfreeze(model: Module) -> None:
-    """Let all parameters of `model` learn."""
-    model.requires_grad_(True)
+    """Let all of `model` learn, in the mode that it is in."""
+    for module in model.modules():
+        module.frozen = False
+    model.requires_grad_(True).train(model.training)
 
 
 def parameter_groups(
@@ -255,7 +267,7 @@ def cached_features(model: Module, loader: Iterable[tuple[Array, Array]]) -> tup
             parts.append((output.reshape(output.shape[0], -1), y))
     if not parts:
         raise ValueError("cached_features: loader has no batch, expected at least one")
-    return tuple(backend_of(each[0]).xp.concatenate(each) for each in zip(*parts, strict=True))  # type: ignore[return-value]
+    return tuple(backend_of(each[0]).xp.concatenate(each) for each in zip(*parts, strict=True))
 
 
 def linear_classifier(
@@ -330,8 +342,7 @@ def linear_classifier(
     known = deviation > 1e-6 * abs(x).max()  # a feature that is the same for all images says nothing
     scale = xp.where(known, 1 / xp.where(known, deviation, xp.ones_like(deviation)), xp.zeros_like(deviation))
     scaled = (x - mean) * scale
-    layer = Linear(x.shape[1], classes, dtype=x.dtype, rng=0).map_arrays(xp.zeros_like)
-    layer.map_arrays(xp.asarray)
+    layer = Linear(x.shape[1], classes, dtype=x.dtype, rng=0).map_arrays(xp.asarray).map_arrays(xp.zeros_like)
     loss = CrossEntropyLoss()
     optimizer = Adam(layer.parameters(), lr=lr, weight_decay=weight_decay)
     generator = np.random.default_rng(rng)
@@ -344,7 +355,7 @@ def linear_classifier(
             layer.backward(loss.backward())
             optimizer.step()
     weight = layer.weight.data * scale
-    bias = layer.bias.data - weight @ mean
+    bias: Array = -(weight @ mean) if layer.bias is None else layer.bias.data - weight @ mean
     layer.weight, layer.bias = Parameter(weight), Parameter(bias)
     layer.zero_grad()
     return Sequential({"features": features_model, "flatten": Flatten(), "classifier": layer})
