@@ -492,4 +492,5 @@ class GroupNorm(Module):
 
     def extra_repr(self) -> str:
         """The arguments."""
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}{_without_bias(self, self.affine)}"
+        arguments = f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return arguments + _without_bias(self, self.affine)
