@@ -61,6 +61,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "numpy", "sklearn"},
     "gpucnn.data.folders": {"gpucnn.data", "numpy", "PIL"},
+    "gpucnn.examples": {
+        "gpucnn.data", "gpucnn.examples", "gpucnn.functional", "gpucnn.nn", "numpy", "matplotlib", "rich",
+        "threadpoolctl",
+    },
 }  # fmt: skip
 
 
