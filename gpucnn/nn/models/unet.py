@@ -44,6 +44,10 @@ from gpucnn.nn.module import Array, Module
 from gpucnn.nn.pooling import MaxPool2d
 
 
+class Encoder(Sequential):
+    """One level down: half the size, but for the first, and two convolutions."""
+
+
 class Decoder(Module):
     """One level up: twice the size, half the channels, joined with the maps of that size from the way down.
 
@@ -146,9 +150,9 @@ class UNet(Module):
         widths = [width << level for level in range(depth + 1)]
         self.depth = depth
         self.encoder = Sequential(
-            Sequential({"conv": _two_convolutions(in_channels, width, dtype, generator)}),
+            Encoder({"conv": _two_convolutions(in_channels, width, dtype, generator)}),
             *(
-                Sequential({"pool": MaxPool2d(2), "conv": _two_convolutions(above, below, dtype, generator)})
+                Encoder({"pool": MaxPool2d(2), "conv": _two_convolutions(above, below, dtype, generator)})
                 for above, below in pairwise(widths)
             ),
         )

@@ -1,0 +1,218 @@
+"""The networks of `gpucnn.nn.models`, written with torch.nn: what state dicts, logits and gradients are held against.
+
+Imported by tests that have the `torch` fixture only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class LeNet(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        )
+        self.classifier = nn.Sequential(
+            *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes))
+        )
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(self.features(x).flatten(1))
+
+
+class AlexNet(nn.Module):
+    def __init__(self, classes: int, width: int, hidden: int) -> None:
+        super().__init__()
+        one, three, four, six = (width * factor for factor in (1, 3, 4, 6))
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, one, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(one, three, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+            *(nn.Conv2d(three, six, 3, 1, 1), nn.ReLU(), nn.Conv2d(six, four, 3, 1, 1), nn.ReLU()),
+            *(nn.Conv2d(four, four, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        )
+        self.classifier = nn.Sequential(
+            *(nn.Dropout(0.0), nn.Linear(four * 36, hidden), nn.ReLU()),
+            *(nn.Dropout(0.0), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes)),
+        )
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(F.adaptive_avg_pool2d(self.features(x), (6, 6)).flatten(1))
+
+
+class VGG(nn.Module):
+    """`plan` holds channels, and "M" for a pooling."""
+
+    def __init__(self, plan: list[Any], classes: int, hidden: int, batch_norm: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for entry in plan:
+            if entry == "M":
+                layers.append(nn.MaxPool2d(2))
+                continue
+            layers.append(nn.Conv2d(channels, entry, 3, padding=1))
+            layers += [nn.BatchNorm2d(entry)] if batch_norm else []
+            layers.append(nn.ReLU())
+            channels = entry
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            *(nn.Linear(channels * 49, hidden), nn.ReLU(), nn.Dropout(0.0)),
+            *(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(0.0), nn.Linear(hidden, classes)),
+        )
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(F.adaptive_avg_pool2d(self.features(x), (7, 7)).flatten(1))
+
+
+class Block(nn.Module):
+    """A residual block; `bottleneck` says which of the two."""
+
+    def __init__(self, inputs: int, channels: int, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        outputs = 4 * channels if bottleneck else channels
+        form = (
+            [(inputs, channels, 1, 1), (channels, channels, 3, stride), (channels, outputs, 1, 1)]
+            if bottleneck
+            else [(inputs, channels, 3, stride), (channels, outputs, 3, 1)]
+        )
+        self.count = len(form)
+        for number, (before, after, kernel, step) in enumerate(form, 1):
+            setattr(self, f"conv{number}", nn.Conv2d(before, after, kernel, step, kernel // 2, bias=False))
+            setattr(self, f"bn{number}", nn.BatchNorm2d(after))
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Any) -> Any:
+        y = x
+        for number in range(1, self.count + 1):
+            y = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(y))
+            y = F.relu(y) if number < self.count else y
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    def __init__(self, depths: tuple[int, ...], classes: int, width: int, bottleneck: bool) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width)
+        channels = width
+        for stage, depth in enumerate(depths):
+            blocks = []
+            for index in range(depth):
+                blocks.append(Block(channels, width * 2**stage, 2 if stage and not index else 1, bottleneck))
+                channels = width * 2**stage * (4 if bottleneck else 1)
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x: Any) -> Any:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+def conv_norm_relu6(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU6())
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, widening: int) -> None:
+        super().__init__()
+        middle = inputs * widening
+        first = [conv_norm_relu6(inputs, middle, 1)] if widening > 1 else []
+        self.conv = nn.Sequential(
+            *first,
+            conv_norm_relu6(middle, middle, 3, stride, middle),
+            *(nn.Conv2d(middle, outputs, 1, bias=False), nn.BatchNorm2d(outputs)),
+        )
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Any) -> Any:
+        return x + self.conv(x) if self.adds else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """All widths as given: no rounding."""
+
+    def __init__(self, stages: list[tuple[int, int, int, int]], classes: int, first: int, last: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [conv_norm_relu6(3, first, 3, 2)]
+        channels = first
+        for widening, outputs, count, stride in stages:
+            for index in range(count):
+                layers.append(InvertedResidual(channels, outputs, stride if index == 0 else 1, widening))
+                channels = outputs
+        self.features = nn.Sequential(*layers, conv_norm_relu6(channels, last, 1))
+        self.classifier = nn.Sequential(nn.Dropout(0.0), nn.Linear(last, classes))
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(self.features(x).mean((2, 3)))
+
+
+def two_convolutions(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),
+        *(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),
+    )
+
+
+class UNet(nn.Module):
+    def __init__(self, classes: int, inputs: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        for level in range(depth + 1):
+            conv = two_convolutions(width * 2 ** (level - 1) if level else inputs, width * 2**level)
+            self.encoder.append(nn.ModuleDict({"conv": conv}))
+        for level in reversed(range(depth)):
+            channels = width * 2**level
+            up = nn.ConvTranspose2d(2 * channels, channels, 2, 2)
+            self.decoder.append(nn.ModuleDict({"up": up, "conv": two_convolutions(2 * channels, channels)}))
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Any) -> Any:
+        skips: list[Any] = []
+        for level in self.encoder:
+            x = level["conv"](F.max_pool2d(x, 2) if skips else x)
+            skips.append(x)
+        for level, skip in zip(self.decoder, skips[-2::-1], strict=True):
+            y = level["up"](x)
+            whole = torch.zeros_like(skip)
+            whole[..., : y.shape[2], : y.shape[3]] = y
+            x = level["conv"](torch.cat([skip, whole], 1))
+        return self.head(x)
+
+
+class Main(nn.Module):
+    """What has all its layers in `main`."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.main = nn.Sequential(*layers)
+
+    def forward(self, x: Any) -> Any:
+        return self.main(x)
+
+
+def generator(latent: int, width: int) -> Main:
+    """Of images of 16×16."""
+    return Main(
+        *(nn.ConvTranspose2d(latent, 2 * width, 4, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()),
+        *(nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
+        *(nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh()),
+    )
+
+
+def discriminator(width: int) -> Main:
+    """Of images of 16×16."""
+    return Main(
+        *(nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2)),
+        nn.Conv2d(2 * width, 1, 4, bias=False),
+    )
