@@ -269,7 +269,7 @@ class Concat(Modules):
         axis = self.dim if self.dim >= 0 else self.dim + len(shapes[0])
         if len({(len(shape), shape[:axis], shape[axis + 1 :]) for shape in shapes}) > 1 or axis >= len(shapes[0]):
             raise ValueError(
-                f"Concat: branches give shapes {shapes}, expected those that differ along dim = {self.dim}"
+                f"Concat: branches give shapes {shapes}, expected them to differ along dim = {self.dim} only"
             )
         self.keep(axis, [shape[axis] for shape in shapes])
         return backend_of(parts[0]).xp.concatenate(parts, axis=axis)

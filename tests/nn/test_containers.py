@@ -1,0 +1,331 @@
+"""Sequential, Residual and Concat: what they compute, how they are taken apart, and what they leave out."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import pytest
+from layer_cases import outcome
+from tolerances import assert_close
+
+from gpucnn import nn
+
+
+def linear(inputs: int = 3, outputs: int = 3, seed: int = 0) -> nn.Linear:
+    return nn.Linear(inputs, outputs, dtype=np.float64, rng=seed)
+
+
+def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, seed: int = 0) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, stride, size // 2, dtype=np.float64, rng=seed)
+
+
+class Watched(nn.Module):
+    """A layer that says when it is gone through."""
+
+    def __init__(self, name: str, said: list[str]) -> None:
+        self.name, self.said = name, said
+
+    def forward(self, x: Any) -> Any:
+        self.keep()
+        self.said.append(f"{self.name} forward")
+        return x
+
+    def backward(self, grad_output: Any) -> Any:
+        self.kept()
+        self.said.append(f"{self.name} backward")
+        return grad_output
+
+
+# --- Sequential ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sequence_and_its_backward_in_reverse() -> None:
+    said: list[str] = []
+    model = nn.Sequential(Watched("first", said), Watched("second", said))
+    x = np.ones(3)
+    assert model(x) is x
+    assert model.backward(x) is x
+    assert said == ["first forward", "second forward", "second backward", "first backward"]
+
+
+def test_names() -> None:
+    first, second, third = linear(), nn.ReLU(), linear()
+    model = nn.Sequential(first, second, third)
+    assert list(model.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    for mapping in ({"in": first, "out": third}, OrderedDict([("in", first), ("out", third)])):
+        named = nn.Sequential(mapping)
+        assert list(named.state_dict()) == ["in.weight", "in.bias", "out.weight", "out.bias"]
+        assert named[0] is first
+        assert named.out is third
+    assert len(nn.Sequential()) == 0
+    assert nn.Sequential()(7) == 7
+
+
+def test_it_is_like_a_list() -> None:
+    layers = [linear(), nn.ReLU(), linear(3, 2), nn.Softmax(1)]
+    model = nn.Sequential(*layers)
+    assert len(model) == 4
+    assert list(model) == layers
+    assert [model[at] for at in (0, 1, -1, -4)] == [layers[at] for at in (0, 1, -1, -4)]
+    assert list(model[1:3]) == layers[1:3]
+    assert [name for name, _ in model[1:3].named_children()] == ["1", "2"]
+    assert isinstance(model[:2], nn.Sequential)
+    assert model[:0](5) == 5
+    extra = nn.Identity()
+    assert model.append(extra) is model
+    assert model[4] is extra
+    head = linear(3, 5)
+    model[2] = head
+    assert model[2] is head
+    assert list(model) == [layers[0], layers[1], head, layers[3], extra]
+    model[-1] = extra  # in its own place it may come again
+    with pytest.raises(IndexError, match=r"^Sequential: got place 5, expected one of 5$"):
+        model[5]
+    with pytest.raises(IndexError, match=r"^Sequential: got place -6, expected one of 5$"):
+        model[-6] = nn.ReLU()
+
+
+def test_a_slice_shares_its_modules_and_nothing_else() -> None:
+    model = nn.Sequential(linear(), linear(seed=1), linear(seed=2)).eval()
+    part = model[1:]
+    assert not part.training
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    np.testing.assert_array_equal(part(x), model[2](model[1](x)))
+    part.backward(np.ones((2, 3)))
+    assert model[1].weight.grad is not None  # type: ignore[union-attr]
+    assert model[0].weight.grad is None  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match=r"^Sequential: backward has no forward"):
+        part.backward(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: nn.Sequential(np.ones(3)), TypeError, "Sequential: 0 is of type ndarray, expected a Module"),
+        (lambda: nn.Sequential(nn.ReLU), TypeError, "Sequential: 0 is of type type, expected a Module"),
+        (lambda: nn.Sequential({"a.b": nn.ReLU()}), ValueError, "Sequential: 'a.b' is no name for a module"),
+        (lambda: nn.Sequential({"": nn.ReLU()}), ValueError, "Sequential: '' is no name for a module"),
+        (lambda: nn.Sequential({"forward": nn.ReLU()}), ValueError, "Sequential: 'forward' is no name for a module"),
+        (lambda: nn.Sequential({0: nn.ReLU()}), ValueError, "Sequential: 0 is no name for a module"),
+        (lambda: nn.Concat(), ValueError, "Concat: got no branch, expected at least one"),
+        (lambda: nn.Concat("x"), TypeError, "Concat: 0 is of type str, expected a Module"),
+        (lambda: nn.Residual(None), TypeError, "Residual: body is of type NoneType, expected a Module"),
+        (lambda: nn.Residual(nn.ReLU(), 3), TypeError, "Residual: shortcut is of type int, expected a Module"),
+        (lambda: nn.Residual(nn.ReLU(), None, np.tanh), TypeError, "Residual: activation is of type ufunc, expected"),
+    ],
+)
+def test_what_is_no_container(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        make()
+
+
+def test_a_module_stands_for_one_place() -> None:
+    relu = nn.ReLU()
+    message = r"^Sequential: got the same ReLU twice, expected a module for each place, since it keeps"
+    with pytest.raises(ValueError, match=message):
+        nn.Sequential(relu, linear(), relu)
+    model = nn.Sequential(relu, linear())
+    with pytest.raises(ValueError, match=message):
+        model.append(relu)
+    with pytest.raises(ValueError, match=message):
+        model[1] = relu
+    with pytest.raises(TypeError, match=r"^Sequential: got int, expected a Module$"):
+        model[1] = 3  # type: ignore[call-overload]
+
+
+def test_backward_ends_where_nothing_before_learns() -> None:
+    said: list[str] = []
+    model = nn.Sequential(Watched("a", said), linear(), Watched("b", said), linear(seed=1), Watched("c", said))
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    expected = outcome(model, x)
+    model.zero_grad()
+    model.needs_input_grad = False
+    for frozen, gone_through in [((), ["c", "b"]), ((1,), ["c"]), ((1, 3), []), ((3,), ["c", "b"])]:
+        model.zero_grad()
+        model.requires_grad_()
+        for at in frozen:
+            model[at].requires_grad_(False)
+        said.clear()
+        found = outcome(model, x)
+        assert [text[0] for text in said if text.endswith("backward")] == gone_through
+        for name, grad in found.items():
+            if name == "grad_input" or any(f"grad of {at}." in name for at in frozen):
+                assert grad is None
+            else:
+                np.testing.assert_array_equal(grad, expected[name])
+        assert all(module.needs_input_grad for module in model)
+        for module in model:
+            assert vars(module).get("_kept") is None, "it waits for a backward that does not come"
+
+
+def test_backward_ends_at_a_module_that_needs_no_input_gradient() -> None:
+    said: list[str] = []
+    model = nn.Sequential(Watched("a", said), linear(), linear(seed=1))
+    model[1].needs_input_grad = False
+    found = outcome(model, np.ones((2, 3)))
+    assert found["grad_input"] is None
+    assert found["grad of 0.weight"] is not None if "grad of 0.weight" in found else True
+    assert said == ["a forward"]
+    assert model[0]._kept is None
+
+
+def test_an_error_in_backward_leaves_the_modules_as_they_were() -> None:
+    model = nn.Sequential(linear(), linear(seed=1))
+    model.needs_input_grad = False
+    model(np.ones((2, 3)))
+    with pytest.raises(ValueError, match="grad_output"):
+        model.backward(np.ones((2, 4)))
+    model(np.ones((2, 3)))
+    model[0]._kept = None
+    with pytest.raises(RuntimeError, match="Linear: backward has no forward"):
+        model.backward(np.ones((2, 3)))
+    assert model[0].needs_input_grad
+
+
+# --- Residual and Concat against PyTorch --------------------------------------------------------------------------
+
+
+def as_torch(torch: Any, layer: Any) -> Any:
+    """PyTorch's convolution with the same parameters."""
+    theirs = torch.nn.Conv2d(
+        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
+    ).double()
+    theirs.load_state_dict({name: torch.from_numpy(array) for name, array in layer.state_dict().items()})
+    return theirs
+
+
+@pytest.mark.parametrize("activated", [True, False])
+@pytest.mark.parametrize("shortened", [True, False])
+def test_residual(torch: Any, rng: np.random.Generator, shortened: bool, activated: bool) -> None:
+    stride, outputs = (2, 5) if shortened else (1, 3)
+    body, beside = conv(3, outputs, 3, stride), conv(3, outputs, 1, stride, seed=1)
+    block = nn.Residual(body, beside if shortened else None, nn.ReLU() if activated else None)
+    names = ["body.weight", "body.bias"] + (["shortcut.weight", "shortcut.bias"] if shortened else [])
+    assert list(block.state_dict()) == names
+    x = rng.standard_normal((2, 3, 6, 6))
+    tensor = torch.from_numpy(x).requires_grad_()
+    peers = {"body": as_torch(torch, body), "shortcut": as_torch(torch, beside)}
+    expected = peers["body"](tensor) + (peers["shortcut"](tensor) if shortened else tensor)
+    expected = torch.relu(expected) if activated else expected
+    y = block(x)
+    assert_close(y, expected.detach().numpy())
+    grad = rng.standard_normal(y.shape)
+    expected.backward(torch.from_numpy(grad))
+    assert_close(block.backward(grad), tensor.grad.numpy())
+    for name, parameter in block.named_parameters():
+        part, _, key = name.partition(".")
+        assert_close(parameter.grad, getattr(peers[part], key).grad.numpy())
+
+
+def test_residual_of_shapes_that_do_not_fit() -> None:
+    block = nn.Residual(conv(3, 4))
+    with pytest.raises(
+        ValueError, match=r"^Residual: body makes shape \(1, 4, 5, 5\) of it, expected the shortcut's \(1, 3, 5, 5\)$"
+    ):
+        block(np.ones((1, 3, 5, 5)))
+
+
+@pytest.mark.parametrize("dim", [1, -3, 2])
+def test_concat(torch: Any, rng: np.random.Generator, dim: int) -> None:
+    outputs = 4 if dim != 2 else 3
+    branch = conv(3, outputs)
+    other = conv(3, outputs, 1, seed=1)
+    block = nn.Concat({"skip": nn.Identity(), "wide": branch, "narrow": other}, dim=dim)
+    assert [name for name, _ in block.named_children()] == ["skip", "wide", "narrow"]
+    assert ("dim" in repr(block)) == (dim != 1)
+    x = rng.standard_normal((2, 3, 5, 5))
+    tensor = torch.from_numpy(x).requires_grad_()
+    expected = torch.cat([tensor, as_torch(torch, branch)(tensor), as_torch(torch, other)(tensor)], dim)
+    y = block(x)
+    assert_close(y, expected.detach().numpy())
+    grad = rng.standard_normal(y.shape)
+    expected.backward(torch.from_numpy(grad))
+    assert_close(block.backward(grad), tensor.grad.numpy())
+
+
+def test_concat_of_shapes_that_do_not_fit() -> None:
+    block = nn.Concat(nn.Identity(), nn.MaxPool2d(2))
+    message = "Concat: branches give shapes [(1, 3, 4, 4), (1, 3, 2, 2)], expected them to differ along dim = 1 only"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        block(np.ones((1, 3, 4, 4)))
+    with pytest.raises(ValueError, match=r"^Concat: branches give shapes \[\(2, 3\)\], expected them to differ along"):
+        nn.Concat(nn.Identity(), dim=2)(np.ones((2, 3)))
+    block = nn.Concat(nn.Identity(), nn.ReLU())
+    block(np.ones((1, 3, 4, 4)))
+    with pytest.raises(ValueError, match=r"^Concat: grad_output has size 5 along axis 1, expected 6$"):
+        block.backward(np.ones((1, 5, 4, 4)))
+
+
+def test_a_network_with_skips_in_each_other(rng: np.random.Generator) -> None:
+    """The gradient of a small U-Net against differences."""
+    inner = nn.Sequential(
+        nn.MaxPool2d(2), conv(2, 3, seed=1), nn.LeakyReLU(), nn.Upsample(scale_factor=2), conv(3, 2, 1, seed=2)
+    )
+    model = nn.Sequential(conv(1, 2), nn.Concat(nn.Identity(), inner), conv(4, 1, seed=3))
+    x, direction = rng.standard_normal((2, 2, 1, 4, 6))
+    y = model(x)
+    grad = model.backward(y)
+    step = 1e-5
+    losses = [float((model(x + sign * step * direction) ** 2).sum() / 2) for sign in (-1, 1)]
+    assert (grad * direction).sum() == pytest.approx((losses[1] - losses[0]) / (2 * step), rel=1e-6)
+
+
+# --- Pooling and unpooling in pairs -------------------------------------------------------------------------------
+
+
+def test_unpooling_takes_its_pools_indices(rng: np.random.Generator) -> None:
+    pool = nn.MaxPool2d(3, stride=2, padding=1, dilation=1)
+    unpool = nn.MaxUnpool2d(pool)
+    for shape in [(1, 2, 7, 8), (2, 1, 6, 5), (3, 9, 9)]:
+        x = rng.standard_normal(shape)
+        up = unpool(pool(x))
+        assert up.shape == shape
+        assert set(up[up != 0]) <= set(x.ravel())
+    assert "pool" not in dict(unpool.named_children())
+    assert unpool.kernel_size == (3, 3)
+
+
+def test_unpooling_of_a_dilated_pool(rng: np.random.Generator) -> None:
+    pool = nn.MaxPool1d(2, stride=3, dilation=2)
+    unpool = nn.MaxUnpool1d(pool)
+    x = rng.standard_normal((1, 1, 11))
+    up = unpool(pool(x))
+    assert up.shape == x.shape
+    np.testing.assert_array_equal(up[up != 0], x[up != 0])
+
+
+def test_unpooling_needs_a_forward_of_its_pool() -> None:
+    pool, x = nn.MaxPool1d(2), np.arange(4.0).reshape(1, 1, 4)
+    unpool = nn.MaxUnpool1d(pool)
+    message = r"^MaxUnpool1d: its MaxPool1d has no forward whose maxima to put back$"
+    with pytest.raises(RuntimeError, match=message):
+        unpool(x)
+    y = pool(x)
+    unpool(y)
+    with pytest.raises(RuntimeError, match=message):  # they were taken
+        unpool(y)
+    with nn.inference():
+        np.testing.assert_array_equal(unpool(pool(x)), [[[0, 1, 0, 3]]])
+    indices = np.array([[[0, 2]]])
+    np.testing.assert_array_equal(unpool(y, indices), [[[1, 0, 3, 0]]])
+    np.testing.assert_array_equal(unpool(y, indices, 5), [[[1, 0, 3, 0, 0]]])
+
+
+def test_unpooling_without_a_pool_needs_indices() -> None:
+    with pytest.raises(TypeError, match=r"^MaxUnpool2d: indices is None, expected an array, or a layer made from its"):
+        nn.MaxUnpool2d(2)(np.ones((1, 1, 2, 2)))
+    with pytest.raises(ValueError, match=r"^MaxUnpool2d: got MaxPool1d, expected MaxPool2d$"):
+        nn.MaxUnpool2d(nn.MaxPool1d(2))
+    with pytest.raises(ValueError, match=r"^MaxUnpool2d: got a pooling layer with stride or padding, expected that"):
+        nn.MaxUnpool2d(nn.MaxPool2d(2), stride=2)
+
+
+def test_a_pool_that_is_not_paired_keeps_no_indices_after_backward() -> None:
+    pool = nn.MaxPool1d(2)
+    pool.backward(pool(np.ones((1, 1, 4))))
+    assert not [value for value in vars(pool).values() if isinstance(value, np.ndarray)]
+    assert pool._kept is None
+    assert not hasattr(pool, "_for_unpooling")
