@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.geometry import Padding, Size, Window, conv_output_size, same_padding
+from gpucnn.geometry import Padding, Size, Window, same_padding
 from gpucnn.geometry.arguments import SAME, boolean, integer, integers, is_sequence, padding_form
+from gpucnn.geometry.sizes import window_axes
 from gpucnn.nn._family import Ranked, accumulate, data_of, shown, wanted, weights
 from gpucnn.nn.module import Array, Parameter
 
@@ -398,8 +399,9 @@ class LocallyConnectedNd(Filters, op="locally_connected{n}d"):
         name = type(self).__name__
         self._set_window(in_channels, out_channels, kernel_size, stride, padding, dilation)
         self.input_size = self._sizes("input_size", input_size)
-        positions = conv_output_size(self.input_size, self.kernel_size, self.stride, self.padding, self.dilation)
-        self.output_size: tuple[int, ...] = positions
+        padding_pairs = padding_form(name, padding, self.rank)
+        axes = window_axes(name, self.input_size, self.kernel_size, self.stride, padding_pairs, self.dilation)
+        self.output_size = tuple(axis.out for axis in axes)
         fan_in = self.in_channels * prod(self.kernel_size)
         bias_shape = (self.out_channels, *self.output_size) if boolean(name, "bias", bias) else None
         shape = (self.out_channels, *self.output_size, self.in_channels, *self.kernel_size)

@@ -1,0 +1,234 @@
+"""What layers say of arguments and inputs that they cannot take."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpucnn.functional as F
+from gpucnn import nn
+from gpucnn.geometry import same_padding
+
+ARGUMENTS: list[tuple[Any, type[Exception], str]] = [
+    (lambda: nn.Conv2d(0, 1, 3), ValueError, "Conv2d: in_channels is 0, expected at least 1"),
+    (lambda: nn.Conv2d(1, 2.5, 3), TypeError, "Conv2d: out_channels is 2.5, expected an integer"),
+    (lambda: nn.Conv2d(1, 1, (3, 3, 3)), ValueError, "Conv2d: kernel_size has 3 values, expected 2"),
+    (lambda: nn.Conv1d(1, 1, 3, stride=0), ValueError, "Conv1d: stride is 0, expected at least 1"),
+    (lambda: nn.Conv3d(1, 1, 3, padding=-1), ValueError, "Conv3d: padding is -1, expected at least 0"),
+    (lambda: nn.Conv2d(1, 1, 3, padding="full"), ValueError, "Conv2d: padding is 'full', expected numbers, 'valid'"),
+    (lambda: nn.Conv2d(4, 6, 3, groups=3), ValueError, "Conv2d: in_channels is 4, expected a multiple of groups = 3"),
+    (lambda: nn.Conv2d(6, 4, 3, groups=3), ValueError, "Conv2d: out_channels is 4, expected a multiple of groups = 3"),
+    (lambda: nn.Conv2d(1, 1, 3, bias=1), TypeError, "Conv2d: bias is 1, expected True or False"),
+    (
+        lambda: nn.Conv2d(1, 1, 3, padding_mode="mirror"),
+        ValueError,
+        "Conv2d: padding_mode is 'mirror', expected one of ('zeros', 'reflect', 'replicate', 'circular')",
+    ),
+    (
+        lambda: nn.ConvTranspose2d(1, 1, 3, output_padding=-1),
+        ValueError,
+        "ConvTranspose2d: output_padding is -1, expected at least 0",
+    ),
+    (
+        lambda: nn.LocallyConnected2d(1, 1, (5, 5, 5), 3),
+        ValueError,
+        "LocallyConnected2d: input_size has 3 values, expected 2",
+    ),
+    (lambda: nn.LocallyConnected1d(1, 1, 2, 3), ValueError, "LocallyConnected1d: window of axis 0 spans"),
+    (lambda: nn.Linear(0, 1), ValueError, "Linear: in_features is 0, expected at least 1"),
+    (lambda: nn.Linear(1, "1"), TypeError, "Linear: out_features is '1', expected an integer"),
+    (lambda: nn.MaxPool2d(0), ValueError, "MaxPool2d: kernel_size is 0, expected at least 1"),
+    (lambda: nn.MaxPool2d(2, ceil_mode=1), TypeError, "MaxPool2d: ceil_mode is 1, expected True or False"),
+    (lambda: nn.MaxPool2d(2, return_indices="no"), TypeError, "MaxPool2d: return_indices is 'no', expected True"),
+    (lambda: nn.AvgPool2d(2, divisor_override=0), ValueError, "AvgPool2d: divisor_override is 0, expected another"),
+    (lambda: nn.AvgPool1d(2, count_include_pad=None), TypeError, "AvgPool1d: count_include_pad is None, expected True"),
+    (lambda: nn.LPPool2d(0, 2), ValueError, "LPPool2d: norm_type is 0, expected more than 0"),
+    (lambda: nn.LPPool2d("2", 2), TypeError, "LPPool2d: norm_type is '2', expected a number"),
+    (lambda: nn.AdaptiveAvgPool2d((1, 2, 3)), ValueError, "AdaptiveAvgPool2d: output_size has 3 values, expected 2"),
+    (lambda: nn.AdaptiveMaxPool1d(0), ValueError, "AdaptiveMaxPool1d: output_size is 0, expected at least 1"),
+    (lambda: nn.BedOfNails2d(0), ValueError, "BedOfNails2d: scale_factor is 0, expected at least 1"),
+    (lambda: nn.MaxUnpool2d(0), ValueError, "MaxUnpool2d: kernel_size is 0, expected at least 1"),
+    (lambda: nn.Upsample(), ValueError, "Upsample: got size None and scale_factor None, expected just one of them"),
+    (lambda: nn.Upsample(2, 2), ValueError, "Upsample: got size 2 and scale_factor 2, expected just one of them"),
+    (lambda: nn.Upsample(2, mode="cubic"), ValueError, "Upsample: mode is 'cubic', expected 'nearest', "),
+    (lambda: nn.BatchNorm2d(0), ValueError, "BatchNorm2d: num_features is 0, expected at least 1"),
+    (lambda: nn.BatchNorm2d(2, eps=-1), ValueError, "BatchNorm2d: eps is -1.0, expected a finite number of at least"),
+    (lambda: nn.BatchNorm2d(2, momentum="no"), TypeError, "BatchNorm2d: momentum is 'no', expected a number"),
+    (lambda: nn.BatchNorm2d(2, affine=None), TypeError, "BatchNorm2d: affine is None, expected True or False"),
+    (lambda: nn.InstanceNorm1d(2.0), TypeError, "InstanceNorm1d: num_features is 2.0, expected an integer"),
+    (lambda: nn.LayerNorm(()), ValueError, "LayerNorm: normalized_shape is empty, expected at least one axis"),
+    (lambda: nn.LayerNorm((2, 0)), ValueError, "LayerNorm: normalized_shape is 0, expected at least 1"),
+    (lambda: nn.GroupNorm(3, 4), ValueError, "GroupNorm: num_channels is 4, expected a multiple of num_groups = 3"),
+    (lambda: nn.GroupNorm(0, 4), ValueError, "GroupNorm: num_groups is 0, expected at least 1"),
+    (lambda: nn.LeakyReLU("0.1"), TypeError, "LeakyReLU: negative_slope is '0.1', expected a number"),
+    (lambda: nn.Dropout(1.5), ValueError, "Dropout: p is 1.5, expected a finite number in [0.0, 1.0]"),
+]
+
+INPUTS: list[tuple[nn.Module, tuple[int, ...], str]] = [
+    (nn.Conv2d(3, 4, 3), (2, 4, 5, 5), "conv2d: weight has 3 input channels, expected input channels / groups"),
+    (nn.Conv2d(3, 4, 3), (5, 5), "conv2d: input has 2 dimensions, expected 4 (N, C, H, W) or 3 (C, H, W)"),
+    (nn.Conv2d(3, 4, 7), (1, 3, 5, 5), "conv2d: window of axis 0 spans"),
+    (nn.Conv2d(3, 4, 3, padding_mode="reflect"), (5, 5), "Conv2d: input has 2 dimensions, expected 4 (N, C, H, W) or"),
+    (nn.ConvTranspose1d(3, 4, 3), (2, 4, 5), "conv_transpose1d: "),
+    (
+        nn.LocallyConnected2d(1, 1, (4, 5), 3),
+        (1, 1, 5, 5),
+        "LocallyConnected2d: input has spatial size (5, 5), expected (4, 5)",
+    ),
+    (nn.LocallyConnected1d(1, 1, 4, 3), (4,), "LocallyConnected1d: input has 1 dimensions, expected 3 (N, C, W) or 2"),
+    (nn.Linear(3, 2), (4, 5), "linear: input has shape (4, 5), expected (*, 3) as weight is (2, 3)"),
+    (nn.MaxPool2d(2), (4,), "max_pool2d: input has 1 dimensions"),
+    (nn.AvgPool2d(2), (1, 1, 1, 1), "avg_pool2d: window of axis 0 spans"),
+    (nn.BatchNorm2d(3), (2, 3), "BatchNorm2d: input has 2 dimensions, expected 4 (N, C, H, W)"),
+    (nn.BatchNorm1d(3), (3,), "BatchNorm1d: input has 1 dimensions, expected 2 (N, C) or 3 (N, C, W)"),
+    (nn.BatchNorm2d(3), (2, 4, 5, 5), "BatchNorm2d: input has 4 channels, expected num_features = 3"),
+    (nn.BatchNorm2d(3), (1, 3, 1, 1), "batch_norm: input has shape (1, 3, 1, 1), expected more than one value per"),
+    (nn.InstanceNorm2d(3), (2, 3), "InstanceNorm2d: input has 2 dimensions, expected 4 (N, C, H, W) or 3 (C, H, W)"),
+    (nn.InstanceNorm2d(3), (4, 5, 5), "InstanceNorm2d: input has 4 channels, expected num_features = 3"),
+    (nn.LayerNorm(3), (2, 4), "layer_norm: input has shape (2, 4), expected it to end in normalized_shape = (3,)"),
+    (nn.GroupNorm(2, 4), (2, 3, 4), "GroupNorm: input has shape (2, 3, 4), expected (N, 4, *space)"),
+    (nn.GroupNorm(2, 4), (4,), "GroupNorm: input has shape (4,), expected (N, 4, *space)"),
+    (nn.Softmax(2), (2, 3), "softmax: dim is 2, expected less than input's 2 dimensions"),
+    (nn.Flatten(2), (2, 3), "Flatten: input has shape (2, 3), expected axes start_dim = 2 to end_dim = -1"),
+    (nn.Flatten(1, 0), (2, 3), "Flatten: input has shape (2, 3), expected axes start_dim = 1 to end_dim = 0"),
+    (nn.Upsample(4), (2, 3), "interpolate: input has 2 dimensions, expected 3 to 5 (N, C, *space)"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "message"), ARGUMENTS, ids=[case[2] for case in ARGUMENTS])
+def test_arguments(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        make()
+
+
+@pytest.mark.parametrize(("layer", "shape", "message"), INPUTS, ids=[case[2] for case in INPUTS])
+def test_inputs(layer: nn.Module, shape: tuple[int, ...], message: str) -> None:
+    state = {name: array.copy() for name, array in layer.state_dict().items()}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        layer(np.ones(shape, np.float32))
+    with pytest.raises(RuntimeError, match="has no forward"):
+        layer.backward(np.ones(shape, np.float32))
+    assert all(np.array_equal(array, state[name]) for name, array in layer.state_dict().items()), "it was changed"
+
+
+def test_another_dtype() -> None:
+    with pytest.raises(TypeError, match=r"^conv2d: weight has dtype float32, expected float64 as input has$"):
+        nn.Conv2d(1, 1, 1)(np.ones((1, 1, 2, 2)))
+
+
+def test_another_library() -> None:
+    layer = nn.Linear(2, 2)
+    with pytest.raises(TypeError, match=r"^linear: input is of type list, expected an array$"):
+        layer([[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("size", [(7, 8), (11, 8), (12, 7), (12, 10)])
+def test_transposed_convolution_to_a_size_that_is_none_of_its(size: tuple[int, int]) -> None:
+    layer = nn.ConvTranspose2d(1, 1, 3, stride=(2, 2))
+    axis, wrong, least = next(
+        (i, s, n) for i, (s, n) in enumerate(zip(size, (13, 9), strict=True)) if s not in (n, n + 1)
+    )
+    message = f"ConvTranspose2d: output_size of axis {axis} is {wrong}, expected {least} to {least + 1}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        layer(np.ones((1, 1, 6, 4), np.float32), size)
+    with pytest.raises(ValueError, match=r"^ConvTranspose2d: output_size is .*, expected None with padding 'same'$"):
+        nn.ConvTranspose2d(1, 1, 3, 2, padding="same")(np.ones((1, 1, 6, 4), np.float32), size)
+
+
+# --- What goes beyond PyTorch -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect"])
+@pytest.mark.parametrize("padding", [((0, 2), (1, 0)), "same", "same_lower"])
+def test_uneven_padding(mode: str, padding: Any) -> None:
+    """The same as padding the image before, by hand."""
+    layer = nn.Conv2d(2, 3, (4, 2), 2, padding, padding_mode=mode, dtype=np.float64, rng=0)
+    plain = nn.Conv2d(2, 3, (4, 2), 2, dtype=np.float64)
+    plain.load_state_dict(layer.state_dict())
+    x = np.random.default_rng(0).standard_normal((2, 2, 7, 6))
+    named = isinstance(padding, str)
+    pairs = same_padding((7, 6), (4, 2), 2, lower=padding == "same_lower") if named else padding
+    pad = [*pairs[1], *pairs[0]]
+    padded = F.pad(x, pad, "constant" if mode == "zeros" else mode)
+    y = layer(x)
+    np.testing.assert_allclose(y, plain(padded), atol=1e-12)
+    grad = np.random.default_rng(1).standard_normal(y.shape)
+    expected = F.pad_backward(plain.backward(grad), x, pad, "constant" if mode == "zeros" else mode)[0]
+    np.testing.assert_allclose(layer.backward(grad), expected, atol=1e-12)
+    np.testing.assert_allclose(layer.weight.grad, plain.weight.grad, atol=1e-12)  # type: ignore[arg-type]
+    layer.needs_input_grad = False
+    layer(x)
+    assert layer.backward(grad) is None
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_locally_connected_with_one_filter_everywhere_is_a_convolution(rank: int) -> None:
+    arguments: dict[str, Any] = {"stride": 2, "padding": 1, "dilation": 1, "dtype": np.float64}
+    conv = getattr(nn, f"Conv{rank}d")(2, 3, 3, rng=0, **arguments)
+    local = getattr(nn, f"LocallyConnected{rank}d")(2, 3, 5, 3, **arguments)
+    positions = (1,) * rank
+    local.weight.data[...] = conv.weight.data.reshape(3, *positions, 2, *(3,) * rank)
+    local.bias.data[...] = conv.bias.data.reshape(3, *positions)
+    x = np.random.default_rng(0).standard_normal((2, 2, *(5,) * rank))
+    y = local(x)
+    np.testing.assert_allclose(y, conv(x), atol=1e-12)
+    grad = np.random.default_rng(1).standard_normal(y.shape)
+    np.testing.assert_allclose(local.backward(grad), conv.backward(grad), atol=1e-12)
+    axes = tuple(range(1, rank + 1))
+    np.testing.assert_allclose(local.weight.grad.sum(axis=axes), conv.weight.grad, atol=1e-12)
+    np.testing.assert_allclose(local.bias.grad.sum(axis=axes), conv.bias.grad, atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_sum_pooling_is_average_pooling_times_the_window(rank: int) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, *(6,) * rank))
+    total, mean = getattr(nn, f"SumPool{rank}d")(3, 2, 1), getattr(nn, f"AvgPool{rank}d")(3, 2, 1)
+    y = total(x)
+    np.testing.assert_allclose(y, mean(x) * 3**rank, atol=1e-12)
+    np.testing.assert_allclose(total.backward(y), mean.backward(y) * 3**rank, atol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_bed_of_nails(rank: int) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, *(4,) * rank))
+    layer = getattr(nn, f"BedOfNails{rank}d")(2)
+    y = layer(x)
+    corners = (..., *(slice(None, None, 2),) * rank)
+    np.testing.assert_array_equal(y[corners], x)
+    assert np.count_nonzero(y) == x.size
+    grad = np.random.default_rng(1).standard_normal(y.shape)
+    np.testing.assert_array_equal(layer.backward(grad), grad[corners])
+
+
+def test_batch_norm_in_evaluation_has_a_linear_backward() -> None:
+    """Its statistics are constants, whatever happens to them between forward and backward."""
+    layer = nn.BatchNorm1d(3, dtype=np.float64).eval()
+    layer.running_var[...] = [1.0, 4.0, 9.0]  # type: ignore[index]
+    layer(np.ones((5, 3)))
+    layer.running_var[...] = 100.0  # type: ignore[index]
+    grad = layer.backward(np.ones((5, 3)))
+    np.testing.assert_allclose(grad, [[1, 1 / 2, 1 / 3]] * 5, rtol=1e-4)
+    assert int(layer.num_batches_tracked) == 0  # type: ignore[call-overload]
+
+
+def test_an_empty_batch_is_not_counted() -> None:
+    layer = nn.BatchNorm2d(3, momentum=None)
+    assert layer(np.ones((0, 3, 4, 4), np.float32)).shape == (0, 3, 4, 4)
+    assert int(layer.num_batches_tracked) == 0  # type: ignore[call-overload]
+
+
+def test_dropout_draws_from_its_generator() -> None:
+    x = np.ones((50, 50))
+    generator = np.random.default_rng(5)
+    first, second = nn.Dropout(rng=generator), nn.Dropout(rng=5)
+    assert first.rng is generator
+    ours = first(x)
+    np.testing.assert_array_equal(ours, second(x))
+    assert not np.array_equal(first(x), ours)
+    second.rng.bit_generator.state = np.random.default_rng(5).bit_generator.state
+    np.testing.assert_array_equal(second(x), ours)
+    assert nn.Dropout(0.0)(x) is x
+    assert not nn.Dropout(1.0)(x).any()
