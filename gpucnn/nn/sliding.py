@@ -213,8 +213,7 @@ def dense_map(model: Module, image: Array, shifts: int | Sequence[int] = 2) -> A
     Raises
     ------
     TypeError, ValueError
-        As of `prediction_map`; `shifts` does not divide the stride, or layers that pad to a size do not let the maps
-        interleave.
+        As of `prediction_map`; `shifts` does not divide the stride.
 
     Notes
     -----
@@ -252,7 +251,11 @@ def dense_map(model: Module, image: Array, shifts: int | Sequence[int] = 2) -> A
 
 
 def _interleaved(maps: dict[tuple[int, ...], Array], parts: tuple[int, ...]) -> Array:
-    """The map of which position ``i * parts + shift`` is position i of ``maps[shift]``."""
+    """The map of which position ``i * parts + shift`` is position i of ``maps[shift]``.
+
+    An image that is longer by the stride has a map that is longer by 1, so of two shifts' maps the one of the smaller
+    shift is as long as the other, or longer by 1: they always interleave.
+    """
     first = maps[(0,) * len(parts)]
     lengths = [
         sum(scores.shape[2 + axis] for shift, scores in maps.items() if sum(shift) == shift[axis])
@@ -261,12 +264,6 @@ def _interleaved(maps: dict[tuple[int, ...], Array], parts: tuple[int, ...]) -> 
     dense = backend_of(first).xp.zeros((*first.shape[:2], *lengths), first.dtype)
     for shift, scores in maps.items():
         places = tuple(slice(number, None, part) for number, part in zip(shift, parts, strict=True))
-        expected = dense[(slice(None), slice(None), *places)].shape
-        if tuple(scores.shape) != tuple(expected):
-            raise ValueError(
-                f"dense_map: shifted by {shift} the map is {tuple(scores.shape[2:])}, expected {tuple(expected[2:])}: "
-                "padding that depends on the size ('same', ceil_mode) does not let maps interleave"
-            )
         dense[(slice(None), slice(None), *places)] = scores
     return dense
 
