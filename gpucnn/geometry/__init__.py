@@ -18,6 +18,7 @@ from gpucnn.geometry.geometries import ConvGeometry, InterpolationGeometry, Norm
 from gpucnn.geometry.networks import (
     Im2colShapes,
     ReceptiveField,
+    TransposedWindow,
     Window,
     conv_multiply_adds,
     conv_parameters,
@@ -48,6 +49,7 @@ __all__ = [
     "Sampling",
     "Size",
     "Tap",
+    "TransposedWindow",
     "Window",
     "conv_multiply_adds",
     "conv_output_size",

@@ -31,11 +31,30 @@ class Window:
     dilation: Size = 1
 
 
+@dataclass(frozen=True)
+class TransposedWindow:
+    """The window of one layer that enlarges images, as `receptive_field` reads it: that of the reverse convolution.
+
+    Parameters
+    ----------
+    kernel_size, stride, dilation : int or sequence of int
+        Of a transposed convolution or an unpooling: how far each input reaches, and the step between inputs.
+    padding : int, sequence of int, sequence of (low, high) pairs or "valid"
+        What is cut off the output's ends.
+    """
+
+    kernel_size: Size
+    stride: Size = 1
+    padding: Padding = 0
+    dilation: Size = 1
+
+
 class ReceptiveField(NamedTuple):
     """What one output of a stack of layers sees of the input; ints and Fractions, or tuples with one per axis.
 
     Output o sees inputs ``[o * stride + start, o * stride + start + size)``, centred on ``o * stride + centre``;
-    negative positions and those past the input are padding.
+    negative positions and those past the input are padding. Where a layer enlarges images, outputs by turns see more
+    or less: `size` is the most, and `start` belongs to the first output that sees so much.
     """
 
     size: Any
@@ -44,19 +63,20 @@ class ReceptiveField(NamedTuple):
     centre: Any
 
 
-def receptive_field(layers: Iterable[Window | Size | tuple[Any, ...]]) -> ReceptiveField:
+def receptive_field(layers: Iterable[Window | TransposedWindow | Size | tuple[Any, ...]]) -> ReceptiveField:
     """Receptive field of one output of a stack of layers, its stride and where it lies.
 
     Parameters
     ----------
-    layers : iterable of Window
+    layers : iterable of Window or TransposedWindow
         From the input to the output. An int F stands for ``Window(F)``.
 
     Returns
     -------
     ReceptiveField
-        `size`, `stride` (inputs between neighbouring outputs' fields), `start` (first input that output 0 sees) and
-        `centre` (of output 0's field; a Fraction, since an even field is centred between two inputs).
+        `size`, `stride` (inputs between neighbouring outputs' fields; a Fraction below 1 where there are more outputs
+        than inputs), `start` (first input that output 0 sees) and `centre` (of output 0's field; a Fraction, since an
+        even field is centred between two inputs).
 
     Raises
     ------
@@ -66,7 +86,9 @@ def receptive_field(layers: Iterable[Window | Size | tuple[Any, ...]]) -> Recept
     Notes
     -----
     With the layers numbered from the input, ``size = 1 + sum_l D_l (F_l - 1) * prod_{i < l} S_i``. K layers with
-    stride 1 see ``1 + K (F - 1)``.
+    stride 1 see ``1 + K (F - 1)``. It is counted from the output: positions [a, b] of a layer's output see
+    ``[a S - P, b S - P + D (F - 1)]`` of its input, and of a transposed layer's those i with
+    ``a + P - D (F - 1) <= i S <= b + P``.
 
     References
     ----------
@@ -78,12 +100,14 @@ def receptive_field(layers: Iterable[Window | Size | tuple[Any, ...]]) -> Recept
     7
     >>> receptive_field([Window(7, stride=2, padding=3), Window(3, stride=2, padding=1)])
     ReceptiveField(size=11, stride=4, start=-5, centre=Fraction(0, 1))
+    >>> receptive_field([Window(2, stride=2), TransposedWindow(2, stride=2), 3]).size
+    4
     """
     op = "receptive_field"
-    windows = [layer if isinstance(layer, Window) else Window(layer) for layer in layers]
+    windows = [layer if isinstance(layer, Window | TransposedWindow) else Window(layer) for layer in layers]
     given = [value for w in windows for value in (w.kernel_size, w.stride, w.padding, w.dilation)]
     rank = rank_of(op, *given)
-    size, stride, start = [1] * rank, [1] * rank, [0] * rank
+    stacks: list[list[_Layer]] = [[] for _ in range(rank)]
     for window in windows:
         kernel = integers(op, "kernel_size", window.kernel_size, rank, 1)
         steps = integers(op, "stride", window.stride, rank, 1)
@@ -91,15 +115,53 @@ def receptive_field(layers: Iterable[Window | Size | tuple[Any, ...]]) -> Recept
         pads = padding_form(op, window.padding, rank)
         if isinstance(pads, str):
             raise ValueError(f"{op}: padding is {pads!r}, expected numbers; same_padding gives them for an input size")
-        for axis in range(rank):
-            size[axis] += (extent(kernel[axis], gaps[axis]) - 1) * stride[axis]
-            start[axis] -= pads[axis][0] * stride[axis]
-            stride[axis] *= steps[axis]
-    centre = [Fraction(s - 1, 2) + first for s, first in zip(size, start, strict=True)]
-    parts: list[Any] = [tuple(part) for part in (size, stride, start, centre)]
+        enlarges = isinstance(window, TransposedWindow)
+        for axis, stack in enumerate(stacks):
+            stack.append(_Layer(extent(kernel[axis], gaps[axis]), steps[axis], pads[axis][0], enlarges))
+    parts: list[Any] = [tuple(part) for part in zip(*map(_field, stacks), strict=True)]
     if not any(is_sequence(value) for value in given):
         parts = [part[0] for part in parts]
     return ReceptiveField(*parts)
+
+
+class _Layer(NamedTuple):
+    """A window along one axis."""
+
+    extent: int
+    stride: int
+    low: int
+    enlarges: bool
+
+
+def _field(layers: list[_Layer]) -> tuple[int, int | Fraction, int | Fraction, Fraction]:
+    """Size, stride, start and centre along one axis."""
+    shrinking = prod(layer.stride for layer in layers if not layer.enlarges)
+    period = prod(layer.stride for layer in layers if layer.enlarges)  # after which outputs see alike again
+    stride = Fraction(shrinking, period)
+    size, output, first = 0, 0, 0
+    for o in range(period):
+        low, high = _seen(o, layers)
+        if high - low + 1 > size:
+            size, output, first = high - low + 1, o, low
+    start = first - output * stride
+    return size, _whole(stride), _whole(start), Fraction(size - 1, 2) + start
+
+
+def _seen(o: int, layers: list[_Layer]) -> tuple[int, int]:
+    """First and last input that output o sees; the last is less than the first where it sees none."""
+    low = high = o
+    for layer in reversed(layers):
+        if layer.enlarges:
+            low = -((layer.extent - 1 - low - layer.low) // layer.stride)  # rounded up
+            high = (high + layer.low) // layer.stride
+        else:
+            low = low * layer.stride - layer.low
+            high = high * layer.stride - layer.low + layer.extent - 1
+    return low, high
+
+
+def _whole(number: Fraction) -> int | Fraction:
+    return int(number) if number.denominator == 1 else number
 
 
 def _channels(op: str, in_channels: int, out_channels: int, groups: int) -> tuple[int, int, int]:
