@@ -32,8 +32,8 @@ def templates() -> None:
 def features() -> None:
     """What the histogram, HOG and the bag of words keep of one digit."""
     picture = PAGE["test"].x[DIGIT : DIGIT + 1]
-    figure = style.plt.figure(figsize=(9.6, 5.2), layout="constrained")
-    axes = figure.subplot_mosaic("AB\nCD")
+    figure = style.plt.figure(figsize=(9.6, 7.2), layout="constrained")
+    axes = figure.subplot_mosaic("AB\nCD\nCE", height_ratios=(4, 3, 1))
     axes["A"].imshow(picture[0, 0], cmap="gray_r", vmin=0, vmax=1)
     axes["A"].set_title("the digit")
     axes["A"].set_axis_off()
@@ -51,8 +51,10 @@ def features() -> None:
     for row in range(4):
         for column in range(4):
             for direction, strength in enumerate(values[row, column]):
-                angle = np.pi * (direction + 0.5) / 8 + np.pi / 2  # the edge is across the change
-                dx, dy = 1.9 * strength * np.cos(angle), -1.9 * strength * np.sin(angle)
+                if strength < 0.3:
+                    continue
+                angle = np.pi * (direction + 0.5) / 8  # of the change; the edge is across it
+                dx, dy = 1.9 * strength * np.sin(angle), -1.9 * strength * np.cos(angle)
                 x, y = 4 * column + 1.5, 4 * row + 1.5
                 axes["C"].plot([x - dx, x + dx], [y - dy, y + dy], color=GRADIENT.dark, linewidth=1.6)
     for line in (3.5, 7.5, 11.5):
@@ -62,17 +64,19 @@ def features() -> None:
     axes["C"].set_axis_off()
 
     words = PAGE["bag_of_words"](picture)[0]
-    order = np.argsort(-words, kind="stable")[:12]
-    axes["D"].bar(range(12), words[order], color=OUTPUT.dark, width=0.7)
-    axes["D"].set_title("bag of words: its 12 most frequent patches")
+    order = np.argsort(-words, kind="stable")[:10]
+    axes["D"].bar(range(10), words[order], color=OUTPUT.dark, width=0.6)
+    axes["D"].set_title("bag of words: its 10 most frequent patches")
     axes["D"].set_ylabel("count")
-    axes["D"].set_xticks([])
+    axes["D"].set(xticks=[], yticks=range(int(words.max()) + 1), xlim=(-0.5, 9.5))
+    strip = np.full((3, 40), np.nan)
     for place, word in enumerate(order):
-        inset = axes["D"].inset_axes((place - 0.4, -2.4, 0.8, 2.0), transform=axes["D"].transData)
-        inset.imshow(PAGE["code_book"][word].reshape(3, 3), cmap="gray_r", vmin=0, vmax=1)
-        inset.set(xticks=[], yticks=[])
-    axes["D"].set_xlim(-0.7, 11.7)
-    axes["D"].set_ylim(0, words.max() + 1)
+        strip[:, 4 * place : 4 * place + 3] = PAGE["code_book"][word].reshape(3, 3)
+    axes["E"].imshow(strip, cmap="gray_r", vmin=0, vmax=1)
+    for place in range(10):
+        axes["E"].add_patch(style.Rectangle((4 * place - 0.5, -0.5), 3, 3, fill=False, edgecolor=OUTPUT.dark))
+    axes["E"].set(xlim=(-1, 39), ylim=(2.7, -0.7))
+    axes["E"].set_axis_off()
     style.save(figure, "features")
 
 
@@ -99,7 +103,7 @@ def learned_filters() -> None:
         axes[name].imshow(answers[index], cmap="Greens", vmin=0)
         axes[name].set_title(f"filter {index + 1}", fontsize=10)
     for ax in axes.values():
-        ax.set(xticks=[], yticks=[])
+        ax.set_axis_off()
     style.save(figure, "learned-filters")
 
 
