@@ -116,6 +116,32 @@ def test_it_goes_on_when_it_ends_again_and_again(tmp_path: Path) -> None:
     assert result == undisturbed
 
 
+class Noisy(list):  # type: ignore[type-arg]
+    """Batches with noise of the caller's generator."""
+
+    rng: np.random.Generator
+
+    def __iter__(self) -> Any:
+        for x, y in super().__iter__():
+            yield x + self.rng.standard_normal(x.shape, np.float32), y
+
+
+def noisy_run(path: Path | None, at: int | None = None, seed: int = 0) -> dict[str, bytes]:
+    model, batches, rng = network(seed), Noisy(loader("list", 0)), np.random.default_rng(seed)
+    batches.rng = rng
+    optimizer = nn.SGD(model.parameters(), 0.1)
+    checkpoint = None if path is None else nn.Checkpoint(path)
+    options: dict[str, Any] = {"rng": rng, "checkpoint": checkpoint, "progress": False, "epochs": EPOCHS}
+    nn.fit(model, batches, loss=Ending(at), optimizer=optimizer, **options)
+    return {name: np.asarray(array).tobytes() for name, array in model.state_dict().items()}
+
+
+def test_the_callers_generator_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(EndedError):
+        noisy_run(tmp_path / "run", at=BATCHES + 2)
+    assert noisy_run(tmp_path / "run", seed=7) == noisy_run(None)
+
+
 def test_a_finished_run_stays_as_it_is(tmp_path: Path) -> None:
     first = run("Loader", "Adam", None, tmp_path / "run")
     assert run("Loader", "Adam", None, tmp_path / "run", seed=3) == first
