@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.geometry import Padding, Size, Window, same_padding
+from gpucnn.geometry import Padding, Size, TransposedWindow, Window, same_padding
 from gpucnn.geometry.arguments import SAME, boolean, integer, integers, is_sequence, padding_form
 from gpucnn.geometry.sizes import window_axes
 from gpucnn.nn._family import Ranked, accumulate, data_of, shown, wanted, weights
@@ -319,9 +319,13 @@ class ConvTransposeNd(Filters, op="conv_transpose{n}d"):
         """One for each weight, at each input position."""
         return self.weight.size * prod(self._space(input_shape))
 
-    def window(self, input_shape: tuple[int, ...]) -> None:
-        """Outputs see inputs by turns: no one window."""
-        return
+    def window(self, input_shape: tuple[int, ...]) -> TransposedWindow:
+        """The dilated filter, of the reverse convolution."""
+        pads: Any = self.padding
+        if isinstance(pads, str) and pads in SAME:
+            sizes = tuple(size * step for size, step in zip(self._space(input_shape), self.stride, strict=True))
+            pads = same_padding(sizes, self.kernel_size, self.stride, self.dilation, lower=pads == SAME[1])
+        return TransposedWindow(self.kernel_size, self.stride, pads, self.dilation)
 
 
 class ConvTranspose1d(ConvTransposeNd, rank=1): ...

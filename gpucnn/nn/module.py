@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from gpucnn.backends import backend_named, backend_of
-from gpucnn.geometry import Window
+from gpucnn.geometry import TransposedWindow, Window
 
 if TYPE_CHECKING:
     from gpucnn.nn.summary import Summary
@@ -334,7 +334,7 @@ class Module:
         """Multiply-adds for one image; 0 for layers that only look at each element or compare."""
         return 0
 
-    def window(self, input_shape: tuple[int, ...]) -> Window | None:
+    def window(self, input_shape: tuple[int, ...]) -> Window | TransposedWindow | None:
         """The window that one output position sees of the input; None where that has no such form."""
         return Window(1)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 import gpucnn.functional as F
 from gpucnn.functional._call import choice, number
-from gpucnn.geometry import Padding, Size, Window, same_padding
+from gpucnn.geometry import Padding, Size, TransposedWindow, Window, same_padding
 from gpucnn.geometry.arguments import SAME, Pairs, boolean, padding_form
 from gpucnn.geometry.axes import extent
 from gpucnn.nn._family import Ranked, shown
@@ -245,9 +247,13 @@ class MaxUnpoolNd(Ranked, op="max_unpool{n}d"):
         """The window."""
         return {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
 
-    def window(self, input_shape: tuple[int, ...]) -> None:
-        """Outputs see inputs by turns: no one window."""
-        return
+    def window(self, input_shape: tuple[int, ...]) -> TransposedWindow:
+        """The window of the pooling, wherever in it the value lands."""
+        pads: Any = self.padding
+        if isinstance(pads, str) and pads in SAME:
+            sizes = tuple(size * step for size, step in zip(self._space(input_shape), self.stride, strict=True))
+            pads = same_padding(sizes, self.kernel_size, self.stride, lower=pads == SAME[1])
+        return TransposedWindow(self.kernel_size, self.stride, pads)
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -589,9 +595,9 @@ class BedOfNailsNd(PlainNd, op="bed_of_nails{n}d"):
         """The size of the blocks."""
         return {"scale_factor": self.scale_factor}
 
-    def window(self, input_shape: tuple[int, ...]) -> None:
-        """Outputs see inputs by turns: no one window."""
-        return
+    def window(self, input_shape: tuple[int, ...]) -> TransposedWindow:
+        """One position of each block."""
+        return TransposedWindow(1, self.scale_factor)
 
 
 class BedOfNails1d(BedOfNailsNd, rank=1): ...
@@ -660,9 +666,16 @@ class Upsample(Module):
             needs=(self.needs_input_grad,),
         )[0]
 
-    def window(self, input_shape: tuple[int, ...]) -> None:
-        """Outputs see inputs by turns: no one window."""
-        return
+    def window(self, input_shape: tuple[int, ...]) -> TransposedWindow | None:
+        """The block of each input, or for the linear modes the two around; None where it is no whole number."""
+        space = input_shape[2:]
+        sizes = F.interpolate(np.empty((0, 1, *space)), self.size, self.scale_factor, self.mode).shape[2:]
+        if self.align_corners or self.mode == "area" or any(out % size for out, size in zip(sizes, space, strict=True)):
+            return None
+        steps = tuple(out // size for out, size in zip(sizes, space, strict=True))
+        if self.mode.startswith("nearest"):
+            return TransposedWindow(steps, steps)
+        return TransposedWindow(tuple(2 * step - step % 2 for step in steps), steps, tuple(step // 2 for step in steps))
 
     def extra_repr(self) -> str:
         """The arguments that were given."""

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_of
-from gpucnn.geometry import ReceptiveField, Window, receptive_field
+from gpucnn.geometry import ReceptiveField, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.arguments import integers, is_sequence
 from gpucnn.nn.module import Array, Module, inference
 
-Field = tuple[Window, ...] | None  # the windows from the network's input to an array, None where one has no such form
+Field = (
+    tuple[Window | TransposedWindow, ...] | None
+)  # the windows from the network's input to an array, None where one has no such form
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Row:
     multiply_adds : int
         Of it and all below it, for one input.
     receptive_field : ReceptiveField or None
-        What one output position sees of the network's input; None where that has no one size, as after upsampling.
+        What one output position sees of the network's input; None where it is not known, as after
+        upsampling to a size that is no multiple.
     """
 
     name: str
@@ -247,7 +250,7 @@ class _Record:
         return receptive_field([Window((1,) * rank), *field])
 
 
-def _extent(field: tuple[Window, ...]) -> int:
+def _extent(field: tuple[Window | TransposedWindow, ...]) -> int:
     size = receptive_field(field).size if field else 1
     return int(np.prod(size))
 
