@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ try:
 except importlib.metadata.PackageNotFoundError:
     release = ""
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+default_role = "py:obj"  # single backticks in docstrings: a link where there is such a name, code elsewhere
 exclude_patterns = ["build"]
 myst_heading_anchors = 3
 
@@ -44,19 +46,32 @@ html_theme_options = {
 
 
 def draw_figures(*_: object) -> None:
-    """Run each script of figures/ whose pictures are older than it or than the style."""
-    scripts = sorted((DOCS / "figures").glob("*.py"))
+    """Run each script of figures/ whose pictures are older than what they are made of."""
+    shared = {DOCS / "figures" / name for name in ("style.py", "page.py")}
+    scripts = sorted(set((DOCS / "figures").glob("*.py")) - shared)
     stamps = DOCS / "build" / "figures"
     stamps.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")])}
+    environment = {"OPENBLAS_NUM_THREADS": "1"} | os.environ
+    environment["PYTHONPATH"] = os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")])
     for script in scripts:
         stamp = stamps / f"{script.stem}.stamp"
-        newest = max(script.stat().st_mtime, (DOCS / "figures" / "style.py").stat().st_mtime)
+        measured = [*DOCS.glob("guide/*.md"), DOCS / "gallery.md"] if "import page" in script.read_text(encoding="utf-8") else []
+        newest = max(path.stat().st_mtime for path in (script, *shared, *measured))
         if not stamp.exists() or stamp.stat().st_mtime < newest:
             subprocess.run([sys.executable, str(script)], check=True, env=environment)
             stamp.touch()
 
 
+def escape_stars(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep the star of a shape such as [N, C, *space] from opening an emphasis; literals and examples stay."""
+    for index, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            parts = line.split("``")
+            parts[::2] = [re.sub(r"(?<=[\[ (])\*(?=\w+[\],)])", r"\\*", part) for part in parts[::2]]
+            lines[index] = "``".join(parts)
+
+
 def setup(app: object) -> None:
-    """Draw before the first page is read."""
+    """Draw before the first page is read, and mend docstrings before they are taken apart."""
     app.connect("builder-inited", draw_figures)  # type: ignore[attr-defined]
+    app.connect("autodoc-process-docstring", escape_stars, priority=400)  # type: ignore[attr-defined]

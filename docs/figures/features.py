@@ -12,7 +12,7 @@ from style import EMPTY, FILTER, GRADIENT, INPUT, OUTPUT
 
 import gpucnn.functional as F
 
-PAGE: dict[str, Any] = page.names("1-from-templates-to-filters")
+PAGE: dict[str, Any] = page.names("guide/1-from-templates-to-filters")
 DIGIT = int(np.flatnonzero(PAGE["test"].y == 3)[0])
 
 

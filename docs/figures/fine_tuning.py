@@ -35,7 +35,7 @@ def stages() -> None:
 
 def curves() -> None:
     """Accuracy by the number of labels."""
-    measured: dict[str, Any] = page.names("7-fine-tuning")["curves"]
+    measured: dict[str, Any] = page.names("guide/7-fine-tuning")["curves"]
     figure, ax = style.plt.subplots(figsize=(7.6, 3.4), layout="constrained")
     names = (("from scratch", EMPTY, "s--"), ("linear classifier on top", OUTPUT, "^-"), ("fine-tuned", GRADIENT, "o-"))
     for index, (name, colour, marks) in enumerate(names):

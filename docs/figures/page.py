@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-GUIDE = Path(__file__).resolve().parents[1] / "guide"
+DOCS = Path(__file__).resolve().parents[1]
 
 
 def names(page: str) -> dict[str, Any]:
-    """What the ```python blocks of guide/`page`.md have defined when they have all run."""
-    blocks = re.findall(r"```python\n(.*?)```", (GUIDE / f"{page}.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    """What the ```python blocks of `page`.md have defined when they have all run."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     defined: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(compile("\n".join(blocks), page, "exec"), defined)

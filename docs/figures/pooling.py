@@ -10,7 +10,7 @@ import style
 from matplotlib.axes import Axes
 from style import FILTER, GRADIENT, INPUT, OUTPUT, Colour
 
-PAGE: dict[str, Any] = page.names("4-pooling")
+PAGE: dict[str, Any] = page.names("guide/4-pooling")
 WINDOWS = (INPUT, FILTER, OUTPUT, GRADIENT)
 IMAGE = np.array([[1, 3, 2, 4], [6, 5, 7, 8], [3, 2, 1, 0], [1, 2, 3, 4]])  # the x of the first block
 
