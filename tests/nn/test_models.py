@@ -181,6 +181,25 @@ def test_numbers_of_parameters(model: Callable[[], nn.Module], number: int) -> N
     assert sum(parameter.size for parameter in model().parameters()) == number
 
 
+@pytest.mark.usefixtures("unfilled")
+@pytest.mark.parametrize(("width_mult", "first", "last"), [(0.5, 16, 1280), (1.0, 32, 1280), (1.4, 48, 1792)])
+def test_mobilenet_widths(width_mult: float, first: int, last: int) -> None:
+    """The last layer is widened but never narrowed."""
+    state = models.mobilenet_v2(2, width_mult=width_mult).state_dict()
+    assert state["features.0.0.weight"].shape == (first, 3, 3, 3)
+    assert state["classifier.1.weight"].shape == (2, last)
+
+
+def test_summary_of_a_unet() -> None:
+    """Receptive fields reach through the level below, also where a size is odd."""
+    for size in ((32, 32), (37, 33)):
+        summary = nn.summary(models.UNet(2, 1, width=2, depth=2, rng=0), (1, *size))
+        below, across = (summary[name].receptive_field for name in ("encoder.2.conv", "decoder.0.conv"))
+        assert below is not None
+        assert across is not None
+        assert np.min(across.size) > np.max(below.size)
+
+
 @pytest.mark.parametrize(
     ("model", "multiply_adds", "layer", "field"),
     [
@@ -240,6 +259,34 @@ def test_first_network_needs_no_gradient_of_its_input(name: str) -> None:
     assert first.backward(grad_output) is None
     for (key, one), (_, other) in zip(whole.named_parameters(), first.named_parameters(), strict=True):
         np.testing.assert_array_equal(one.grad, other.grad, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: models.BasicBlock(3, 3, rng=0),
+        lambda: models.BasicBlock(3, 4, stride=2, rng=0),
+        lambda: models.Bottleneck(8, 2, rng=0),
+        lambda: models.Bottleneck(3, 2, stride=2, rng=0),
+        lambda: models.InvertedResidual(3, 3, rng=0),
+        lambda: models.InvertedResidual(3, 4, stride=2, widening=1, rng=0),
+    ],
+)
+def test_first_block_needs_no_gradient_of_its_input(make: Callable[[], nn.Module]) -> None:
+    whole, first = make(), make()
+    first.needs_input_grad = False
+    channels = next(iter(whole.parameters())).shape[1]
+    channels = 3 if channels == 1 else channels  # of one group
+    x = np.random.default_rng(0).standard_normal((2, channels, 7, 6)).astype(np.float32)
+    grad_output = np.random.default_rng(1).standard_normal(whole(x).shape).astype(np.float32)
+    first(x)
+    whole.backward(grad_output)
+    assert first.backward(grad_output) is None
+    for (key, one), (_, other) in zip(whole.named_parameters(), first.named_parameters(), strict=True):
+        np.testing.assert_array_equal(one.grad, other.grad, err_msg=key)
+    first.needs_input_grad = True  # and it can be asked for again
+    first(x)
+    assert first.backward(grad_output).shape == x.shape
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -48,6 +48,29 @@ class Encoder(Sequential):
     """One level down: half the size, but for the first, and two convolutions."""
 
 
+class PadTo(Module):
+    """Zeros at the end of each spatial axis, up to a size.
+
+    Examples
+    --------
+    >>> PadTo()(np.ones((1, 1, 1, 2)), (2, 3))
+    array([[[[1., 1., 0.],
+             [0., 0., 0.]]]])
+    """
+
+    def forward(self, x: Array, size: tuple[int, int]) -> Array:  # type: ignore[override]
+        """`x` [N, C, H, W] with the spatial `size`."""
+        height, width = x.shape[-2:]
+        self.keep(height, width)
+        missing = (0, size[1] - width, 0, size[0] - height)
+        return F.pad(x, missing) if any(missing) else x
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient by the input: that of the zeros falls away."""
+        height, width = self.kept()
+        return grad_output[..., :height, :width]
+
+
 class Decoder(Module):
     """One level up: twice the size, half the channels, joined with the maps of that size from the way down.
 
@@ -72,24 +95,21 @@ class Decoder(Module):
     def __init__(self, in_channels: int, channels: int, *, dtype: Any = np.float32, rng: Rng = None) -> None:
         generator = generator_of("Decoder", rng)
         self.up = ConvTranspose2d(in_channels, channels, 2, stride=2, dtype=dtype, rng=generator)
+        self.pad = PadTo()
         self.conv = _two_convolutions(2 * channels, channels, dtype, generator)
 
     def forward(self, x: Array, skip: Array) -> Array:  # type: ignore[override]
         """The result, of the shape of `skip` [N, channels, H, W], of `x` [N, in_channels, H // 2, W // 2]."""
-        y = self.up(x)
-        height, width = y.shape[-2:]
-        missing = (0, skip.shape[-1] - width, 0, skip.shape[-2] - height)
-        if any(missing):
-            y = F.pad(y, missing)
-        self.keep(skip.shape[-3], height, width)
+        self.keep(skip.shape[-3])
+        y = self.pad(self.up(x), skip.shape[-2:])
         return self.conv(backend_of(y).xp.concatenate([skip, y], axis=-3))
 
     def backward(self, grad_output: Array) -> tuple[Array, Array]:
         """The gradients by `x` and by `skip`."""
-        channels, height, width = self.kept()
+        (channels,) = self.kept()
         grad = self.conv.backward(grad_output)
-        grad_skip, grad_up = grad[..., :channels, :, :], grad[..., channels:, :height, :width]
-        return self.up.backward(grad_up), grad_skip
+        grad_skip, grad_up = grad[..., :channels, :, :], grad[..., channels:, :, :]
+        return self.up.backward(self.pad.backward(grad_up)), grad_skip
 
 
 def _two_convolutions(in_channels: int, channels: int, dtype: Any, rng: np.random.Generator) -> Sequential:
