@@ -35,6 +35,12 @@ struct ConvParams {
   RUN_TIME index_t splits, run;                 // backward weight: parts of the reduction, positions of one part
 };
 
+// The sum of parts [splits, weights].
+struct SumParams {
+  RUN_TIME index_t splits;
+  index_t weights;
+};
+
 // A pooling of x [N, C, D, H, W] to y [N, C, OD, OH, OW], with indices at [N, C, OD, OH, OW].
 //
 // An adaptive axis has windows [floor(o * size / out), ceil((o + 1) * size / out)); its kernel, stride, … are unused.

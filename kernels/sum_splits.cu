@@ -13,11 +13,10 @@
 extern "C" __global__ void __launch_bounds__(256, 1)
 sum_splits(const acc_t* __restrict__ parts,  // [splits, OC, C / G, KD, KH, KW]
            scalar_t* __restrict__ grad_w,    // [OC, C / G, KD, KH, KW]
-           const ConvParams p) {
-  const index_t weights = p.oc * p.c_group * p.kd * p.kh * p.kw;
+           const SumParams p) {
   const index_t i = thread_index();  // [0, weights)
-  if (i >= weights) return;
+  if (i >= p.weights) return;
   acc_t sum = {};
-  for (index_t s = 0; s < p.splits; ++s) sum = sum + parts[s * weights + i];
+  for (index_t s = 0; s < p.splits; ++s) sum = sum + parts[s * p.weights + i];
   grad_w[i] = narrow(sum);
 }

@@ -65,8 +65,9 @@ def test_results_are_the_same_bits_with_64_bit_indices(
 ) -> None:
     cases = [case for case in COMMON if kernel in case.kernels]
     expected = [[result.tobytes() for result in simulated(case, cuda)] for case in cases]
-    monkeypatch.setattr(launching, "needs_int64", lambda arrays, extents: True)
-    found = [[result.tobytes() for result in simulated(case, cuda)] for case in cases]
+    monkeypatch.setattr(launching, "needs_int64", lambda layouts, extents: True)
+    wide = CudaBackend(SimulatorRuntime())  # with no plans yet
+    found = [[result.tobytes() for result in simulated(case, wide)] for case in cases]
     assert [case.name for case, one, other in zip(cases, found, expected, strict=True) if one != other] == []
 
 
@@ -211,7 +212,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return original(self, source, device)
 
     monkeypatch.setattr(SimulatorRuntime, "function", recorded)
-    launching._function.cache_clear()
+    launching._plan.cache_clear()
     return names
 
 
@@ -239,9 +240,11 @@ def test_offsets_on_both_sides_of_2_to_the_31(step: int, index: str, builds: lis
 
 def test_32_bit_indices_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     far = simulator.asarray(far_apart(2**31 + 999))
-    monkeypatch.setattr(launching, "needs_int64", lambda arrays, extents: False)
+    monkeypatch.setattr(launching, "needs_int64", lambda layouts, extents: False)
+    backend = CudaBackend(SimulatorRuntime())  # with no plans yet
+    geometry = conv_geometry("im2col", (3, 5), Channels(2, 1), 2, 1, 0, 1)
     with pytest.raises((simulator.SimulatorError, OverflowError)):
-        F.im2col(far, 2)
+        backend.im2col(far[:, :, None], geometry)
 
 
 # --- Elements that lie across their grain -------------------------------------------------------------------------
@@ -257,3 +260,17 @@ def test_fields_of_packed_records_are_copied_first(packed: Any) -> None:
     assert given.strides[-1] == records.itemsize
     y = F.conv2d(given, simulator.asarray(w))
     np.testing.assert_allclose(simulator.asnumpy(y), F.conv2d(field.copy(), w), rtol=1e-5, atol=1e-5)
+
+
+# --- Plans --------------------------------------------------------------------------------------------------------
+
+
+def test_a_layers_second_call_decides_nothing() -> None:
+    decided = []
+    backend = CudaBackend(SimulatorRuntime())
+    case = next(case for case in CASES if case.primitive == "convolve")
+    before = launching._plan.cache_info().misses
+    for _ in range(3):
+        case.run(backend, simulator.asarray)
+        decided.append(launching._plan.cache_info().misses - before)
+    assert decided == [1, 1, 1]

@@ -9,12 +9,21 @@ import numpy as np
 import pytest
 
 from gpucnn.backends.cuda import sources
-from gpucnn.backends.cuda.launching import INT32_END, needs_int64, strides
+from gpucnn.backends.cuda.launching import INT32_END, layout, needs_int64, strides
 from gpucnn.backends.cuda.sources import SCALARS, Kernel, source, structure
 from gpucnn.backends.dtypes import NUMERIC
 
 CONV = Kernel("conv_forward", "ConvParams")
-STRUCTURES = ("ConvParams", "PoolParams", "ResampleParams", "PlaneParams", "NormParams", "NormSumParams", "PackParams")
+STRUCTURES = (
+    "ConvParams",
+    "SumParams",
+    "PoolParams",
+    "ResampleParams",
+    "PlaneParams",
+    "NormParams",
+    "NormSumParams",
+    "PackParams",
+)
 
 
 def fixed_of(kernel: Kernel) -> dict[str, int]:
@@ -135,9 +144,9 @@ def test_values_are_packed_as_c_lays_them_out(wide: bool, specialised: bool) -> 
 
 def test_strides_are_counted_in_elements() -> None:
     x = np.zeros((4, 3, 5))
-    assert strides("x", ("n", "c", "w"), x) == {"x_n": 15, "x_c": 5, "x_w": 1}
-    assert strides("x", ("n", "c", "w"), x[:, ::-1]) == {"x_n": 15, "x_c": -5, "x_w": 1}
-    assert strides("x", ("n", "c", "w"), x[:1, :, ::2]) == {"x_n": 0, "x_c": 5, "x_w": 2}
+    assert strides("x", ("n", "c", "w"), layout(x)) == {"x_n": 15, "x_c": 5, "x_w": 1}
+    assert strides("x", ("n", "c", "w"), layout(x[:, ::-1])) == {"x_n": 15, "x_c": -5, "x_w": 1}
+    assert strides("x", ("n", "c", "w"), layout(x[:1, :, ::2])) == {"x_n": 0, "x_c": 5, "x_w": 2}
     assert strides("b", ("n", "c"), None) == {"b_n": 0, "b_c": 0}
 
 
@@ -147,10 +156,10 @@ def far(elements: int) -> np.ndarray[Any, Any]:
 
 
 def test_indices_have_64_bits_where_32_do_not_reach() -> None:
-    small = np.zeros(3, np.int8)
+    small = layout(np.zeros(3, np.int8))
     assert not needs_int64([small, None], [5, INT32_END - 1])
     assert needs_int64([small], [INT32_END])
     assert needs_int64([small], [-INT32_END])
-    assert not needs_int64([far(INT32_END - 1)], [])
-    assert needs_int64([far(INT32_END)], [])
-    assert needs_int64([far(-INT32_END)], [])
+    assert not needs_int64([layout(far(INT32_END - 1))], [])
+    assert needs_int64([layout(far(INT32_END))], [])
+    assert needs_int64([layout(far(-INT32_END))], [])

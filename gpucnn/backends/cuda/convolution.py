@@ -5,17 +5,17 @@ A locally connected layer is a convolution whose weight moves with the output, s
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpucnn.backends.cuda import im2col_convolution, select
-from gpucnn.backends.cuda.convolution_fields import conv_fields, extents, residue_threads
-from gpucnn.backends.cuda.launching import empty, launch
+from gpucnn.backends.cuda.convolution_fields import IMAGE, conv_fields, extents, residue_threads, unfold_fields
+from gpucnn.backends.cuda.launching import Layout, Work, empty, launch, strides
 from gpucnn.backends.cuda.runtime import Array
 from gpucnn.backends.cuda.sources import Kernel
+from gpucnn.backends.cuda.sums import add_parts
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.geometry import ConvGeometry
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 FORWARD = Kernel("conv_forward", "ConvParams")
 BACKWARD_INPUT = Kernel("conv_backward_input", "ConvParams")
 BACKWARD_WEIGHT = Kernel("conv_backward_weight", "ConvParams", block=128)
-SUM_SPLITS = Kernel("sum_splits", "ConvParams")
 LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 
 
@@ -50,8 +49,11 @@ def locally_connect(backend: CudaBackend, x: Array, w: Array, bias: Array | None
 
 
 def _forward(backend: CudaBackend, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    fields = conv_fields(geometry, x, w, y, bias, written=y)
-    launch(backend.runtime, FORWARD, x.dtype, fields, (x, w, bias, y), threads=y.size, extents=extents(geometry))
+    launch(backend.runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
+
+
+def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry) -> Work:
+    return Work(conv_fields(geometry, x, w, y, bias, written=y), y.size, extents=extents(geometry))
 
 
 # --- Backward to the input ----------------------------------------------------------------------------------------
@@ -81,10 +83,16 @@ def locally_connect_backward_input(backend: CudaBackend, grad_y: Array, w: Array
 def _backward_input(
     backend: CudaBackend, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
+    arrays = (grad_y, w, bias, grad_x)
+    launch(backend.runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry)
+
+
+def _backward_input_work(
+    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry
+) -> Work:
     fields = conv_fields(geometry, grad_x, w, grad_y, bias, written=grad_x)
     threads = residue_threads(fields, grad_x.shape[0] * grad_x.shape[1])
-    arrays = (grad_y, w, bias, grad_x)
-    launch(backend.runtime, BACKWARD_INPUT, grad_y.dtype, fields, arrays, threads=threads, extents=extents(geometry))
+    return Work(fields, threads, extents=extents(geometry))
 
 
 # --- Backward to the weight ---------------------------------------------------------------------------------------
@@ -105,13 +113,18 @@ def _backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Arra
     """Sums over parts of the batch and its positions, one block each, and then the sum of the parts in order."""
     positions = x.shape[0] * prod(geometry.output_size)
     splits = select.weight_splits(grad_w.size, positions)
-    run = -(-positions // splits)
-    parts = backend.xp.empty((splits, grad_w.size), _sums_dtype(x.dtype))
-    fields = conv_fields(geometry, x, grad_w, grad_y, written=grad_w) | {"splits": splits, "run": run}
-    reach = [*extents(geometry), splits * run + BACKWARD_WEIGHT.block]
-    kernel = replace(BACKWARD_WEIGHT, block=select.weight_block(run))
-    launch(backend.runtime, kernel, x.dtype, fields, (x, grad_y, parts), blocks=parts.size, extents=reach)
-    launch(backend.runtime, SUM_SPLITS, x.dtype, fields, (parts, grad_w), threads=grad_w.size, extents=reach)
+    parts = backend.xp.empty((splits, *grad_w.shape), _sums_dtype(x.dtype))
+    launch(backend.runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
+    add_parts(backend.runtime, parts, grad_w)
+
+
+def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
+    splits = parts.shape[0]
+    run = -(-x.shape[0] * prod(geometry.output_size) // splits)
+    fields = unfold_fields(geometry, x, None, written=x) | strides("y", IMAGE, grad_y)
+    block = select.weight_block(run)
+    reach = (*extents(geometry), splits * run + block)
+    return Work(fields | {"splits": splits, "run": run}, blocks=parts.size, block=block, extents=reach)
 
 
 def _sums_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -125,15 +138,9 @@ def locally_connect_backward_weight(backend: CudaBackend, x: Array, grad_y: Arra
     """grad_w [OC, OD, OH, OW, C, KD, KH, KW]: each filter's sum over the batch."""
     c, oc, _ = geometry.channels
     grad_w = backend.xp.empty((oc, *geometry.output_size, c, *geometry.kernel_size), x.dtype)
-    fields = conv_fields(geometry, x, grad_w, grad_y, written=grad_w)
-    arrays = (x, grad_y, grad_w)
-    launch(
-        backend.runtime,
-        LOCAL_BACKWARD_WEIGHT,
-        x.dtype,
-        fields,
-        arrays,
-        threads=grad_w.size,
-        extents=extents(geometry),
-    )
+    launch(backend.runtime, LOCAL_BACKWARD_WEIGHT, x.dtype, (x, grad_y, grad_w), _local_weight_work, geometry)
     return grad_w
+
+
+def _local_weight_work(x: Layout, grad_y: Layout, grad_w: Layout, geometry: ConvGeometry) -> Work:
+    return Work(conv_fields(geometry, x, grad_w, grad_y, written=grad_w), grad_w.size, extents=extents(geometry))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from math import gcd, prod
 
-from gpucnn.backends.cuda.launching import Fields, strides
-from gpucnn.backends.cuda.runtime import Array
+from gpucnn.backends.cuda.launching import Fields, Layout, strides
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import Axis, ConvGeometry
 
@@ -16,7 +15,7 @@ LOCAL_WEIGHT = ("oc", "od", "oh", "ow", "c", "kd", "kh", "kw")
 
 
 def conv_fields(
-    geometry: ConvGeometry, x: Array, w: Array, y: Array, bias: Array | None = None, *, written: Array
+    geometry: ConvGeometry, x: Layout, w: Layout, y: Layout, bias: Layout | None = None, *, written: Layout
 ) -> Fields:
     """The fields for x and y [N, C, …] and w and bias of a convolution or a locally connected layer."""
     return {
@@ -28,8 +27,8 @@ def conv_fields(
     }
 
 
-def unfold_fields(geometry: ConvGeometry, x: Array, columns: Array, *, written: Array) -> Fields:
-    """The fields for x [N, C, D, H, W] and columns [N, C * KD * KH * KW, OD * OH * OW]."""
+def unfold_fields(geometry: ConvGeometry, x: Layout, columns: Layout | None, *, written: Layout) -> Fields:
+    """The fields for x [N, C, D, H, W] and columns [N, C * KD * KH * KW, OD * OH * OW] or None."""
     return {
         **_window_fields(geometry, x, written),
         **strides("y", ("n", "c", "w"), columns),
@@ -39,7 +38,7 @@ def unfold_fields(geometry: ConvGeometry, x: Array, columns: Array, *, written: 
     }
 
 
-def _window_fields(geometry: ConvGeometry, x: Array, written: Array) -> Fields:
+def _window_fields(geometry: ConvGeometry, x: Layout, written: Layout) -> Fields:
     c, oc, groups = geometry.channels
     fields: Fields = {"n": x.shape[0], "c": c, "oc": oc, "c_group": c // groups, "oc_group": oc // groups}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
@@ -64,12 +63,12 @@ def _axis_fields(name: str, axis: Axis) -> Fields:
     }
 
 
-def extents(geometry: ConvGeometry) -> list[int]:
+def extents(geometry: ConvGeometry) -> tuple[int, ...]:
     """Bounds of the numbers that index arithmetic along the axes of `geometry` meets."""
-    return [
+    return tuple(
         axis.size + axis.low + axis.high + (axis.out + 1) * axis.stride + (axis.kernel + axis.stride) * axis.dilation
         for axis in geometry.axes
-    ]
+    )
 
 
 def residue_threads(fields: Fields, planes: int) -> int:

@@ -10,18 +10,14 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from gpucnn.backends.cuda import select
-from gpucnn.backends.cuda.convolution_fields import conv_fields
-from gpucnn.backends.cuda.launching import launch
 from gpucnn.backends.cuda.packing import pack
 from gpucnn.backends.cuda.runtime import Array
-from gpucnn.backends.cuda.sources import Kernel
+from gpucnn.backends.cuda.sums import add_parts
 from gpucnn.backends.cuda.unfolding import fold_into, im2col
 from gpucnn.geometry import ConvGeometry
 
 if TYPE_CHECKING:
     from gpucnn.backends.cuda import CudaBackend
-
-SUM_SPLITS = Kernel("sum_splits", "ConvParams")
 
 
 def forward(backend: CudaBackend, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
@@ -52,9 +48,8 @@ def backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Array
     for images in _chunks(x, geometry):
         columns = _columns(backend, x[images], geometry)
         products = backend.xp.matmul(_grouped(grad_y[images], geometry), columns.swapaxes(2, 3))
-        parts = backend.xp.concatenate([grad_w.reshape(1, -1), products.reshape(len(products), -1)])
-        fields = conv_fields(geometry, x, grad_w, grad_y, written=grad_w) | {"splits": len(parts)}
-        launch(backend.runtime, SUM_SPLITS, x.dtype, fields, (parts, grad_w), threads=grad_w.size)
+        parts = backend.xp.concatenate([grad_w[None], products.reshape(-1, *grad_w.shape)])
+        add_parts(backend.runtime, parts, grad_w)
 
 
 def _chunks(x: Array, geometry: ConvGeometry) -> Iterator[slice]:

@@ -1,10 +1,15 @@
-"""From a kernel, its arrays and its parameters to a launch: index type, build, grid, and what it is handed."""
+"""From a kernel, its arrays and what is to be done to a launch: index type, build, grid, and what it is handed.
+
+All that is decided follows from how the arrays lie in memory and from the geometry. It is decided once for each such
+set, kept as a `Plan`, and a call of the same layer costs a look-up and the launch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +21,59 @@ INT32_END = 2**31
 Fields = dict[str, Any]
 
 
-def strides(prefix: str, names: Sequence[str], array: Array | None) -> Fields:
+class Layout(NamedTuple):
+    """How an array lies in memory: all of it that a launch depends on."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    itemsize: int
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def reach(self) -> int:
+        """Elements from the first to the one farthest from it, at most."""
+        steps = zip(self.strides, self.shape, strict=True)
+        return sum(abs(step) // self.itemsize * (size - 1) for step, size in steps)
+
+
+class Work(NamedTuple):
+    """What a launch does.
+
+    `fields` fill the kernel's structure. There is one thread for each of `threads`, or as many `blocks` as are said, of
+    the kernel's threads or of `block`. `extents` are the numbers that its index arithmetic meets beside the fields.
+    """
+
+    fields: Fields
+    threads: int = 0
+    blocks: int | None = None
+    block: int | None = None
+    extents: tuple[int, ...] = ()
+
+
+class Plan(NamedTuple):
+    """A launch, all of it but the arrays' addresses."""
+
+    function: Function
+    grid: tuple[int]
+    block: tuple[int]
+    parameters: np.ndarray[Any, Any]
+
+
+def layout(array: Array) -> Layout:
+    """How `array` lies in memory."""
+    return Layout(tuple(array.shape), tuple(array.strides), array.itemsize)
+
+
+def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:
     """The strides of `array` in elements, as the fields ``prefix_name``; zeros where it is None."""
     if array is None:
         return dict.fromkeys((f"{prefix}_{name}" for name in names), 0)
@@ -32,54 +89,54 @@ def empty(runtime: Runtime, shape: Sequence[int], dtype: Any, like: Array) -> Ar
     return runtime.xp.moveaxis(runtime.xp.empty((n, *spatial, c), dtype), -1, 1)
 
 
-def needs_int64(arrays: Iterable[Array | None], extents: Iterable[int]) -> bool:
-    """Whether an offset within one of `arrays`, or one of `extents`, is out of a 32-bit index's reach."""
+def needs_int64(layouts: Iterable[Layout | None], extents: Iterable[int]) -> bool:
+    """Whether an offset within one of the arrays, or one of `extents`, is out of a 32-bit index's reach."""
     return any(abs(extent) >= INT32_END for extent in extents) or any(
-        _reach(array) >= INT32_END for array in arrays if array is not None
+        array.reach >= INT32_END for array in layouts if array is not None
     )
-
-
-def _reach(array: Array) -> int:
-    """Elements from the first of `array` to the one farthest from it, at most."""
-    return sum(abs(step) // array.itemsize * (size - 1) for step, size in zip(array.strides, array.shape, strict=True))
 
 
 def launch(
     runtime: Runtime,
     kernel: Kernel,
     dtype: np.dtype[Any],
-    fields: Mapping[str, Any],
     arrays: Sequence[Array | None],
-    *,
-    threads: int | None = None,
-    blocks: int | None = None,
-    extents: Iterable[int] = (),
+    work: Callable[..., Work],
+    *facts: Hashable,
 ) -> None:
-    """Launch `kernel` over `arrays` of a program for `dtype`, one thread an element or as many `blocks` as are said.
+    """Launch `kernel` over `arrays` of a program for `dtype`, as ``work(*layouts of the arrays, *facts)`` says.
 
-    `fields` fill the kernel's structure. `extents` are the numbers that its index arithmetic meets beside them.
+    `work` is pure, and called once for each set of layouts and facts.
     """
-    if blocks is None:
-        assert threads is not None
-        blocks = -(-threads // kernel.block)
-    if not blocks:
-        return
-    extents = (*extents, blocks * kernel.block, *(value for value in fields.values() if isinstance(value, int)))
-    wide = needs_int64(arrays, extents)
-    holder = next(array for array in arrays if array is not None)
-    device = runtime.device(holder)
-    structure = kernel.structure
-    fixed = None
-    if runtime.specialises:
-        fixed = tuple(fields[name] for name, _, live in structure.fields if not live)
-    function = _function(runtime, kernel, dtype.name, wide, fixed, device)
-    function((blocks,), (kernel.block,), (*arrays, structure.packed(fields, wide, fixed is not None)))
+    device = runtime.device(next(array for array in arrays if array is not None))
+    layouts = tuple(None if array is None else layout(array) for array in arrays)
+    plan = _plan(runtime, device, kernel, dtype, work, layouts, facts)
+    if plan is not None:
+        plan.function(plan.grid, plan.block, (*arrays, plan.parameters))
 
 
 @lru_cache(maxsize=4096)
-def _function(
-    runtime: Runtime, kernel: Kernel, dtype: str, wide: bool, fixed: tuple[Any, ...] | None, device: Device
-) -> Function:
-    names = [name for name, _, live in kernel.structure.fields if not live]
-    constants = None if fixed is None else dict(zip(names, fixed, strict=True))
-    return runtime.function(source(kernel, dtype, wide, constants), device)
+def _plan(
+    runtime: Runtime,
+    device: Device,
+    kernel: Kernel,
+    dtype: np.dtype[Any],
+    work: Callable[..., Work],
+    layouts: tuple[Layout | None, ...],
+    facts: tuple[Hashable, ...],
+) -> Plan | None:
+    """The launch, or None where there is nothing to do."""
+    done = work(*layouts, *facts)
+    block = kernel.block if done.block is None else done.block
+    blocks = -(-done.threads // block) if done.blocks is None else done.blocks
+    if not blocks:
+        return None
+    numbers = (value for value in done.fields.values() if isinstance(value, int))
+    wide = needs_int64(layouts, (*done.extents, blocks * block, *numbers))
+    structure = kernel.structure
+    constants = None
+    if runtime.specialises:
+        constants = {name: done.fields[name] for name, _, live in structure.fields if not live}
+    function = runtime.function(source(kernel, dtype.name, wide, constants), device)
+    parameters = structure.packed(done.fields, wide, constants is not None)
+    return Plan(function, (blocks,), (block,), parameters)

@@ -6,14 +6,13 @@ in the same way as channels-first ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from math import prod
 from typing import TYPE_CHECKING
 
 from gpucnn.backends.cuda import select
-from gpucnn.backends.cuda.launching import Fields, launch, strides
+from gpucnn.backends.cuda.launching import Fields, Layout, Work, launch, layout, strides
 from gpucnn.backends.cuda.runtime import Array, Runtime
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.dtypes import accumulator
@@ -35,12 +34,12 @@ Axes = tuple[int, ...]
 # --- What the kernels are told ------------------------------------------------------------------------------------
 
 
-def memory_order(x: Array) -> Axes:
+def memory_order(x: Array | Layout) -> Axes:
     """The axes of x from the outermost to the innermost in memory; axes of size 1 come last."""
     return tuple(sorted(range(x.ndim), key=lambda axis: (x.shape[axis] == 1, -abs(x.strides[axis]))))
 
 
-def _steps(order: Axes, **arrays: Array | None) -> Fields:
+def _steps(order: Axes, **arrays: Layout | None) -> Fields:
     """The strides of each array [N, G, C, P] as the fields ``name_0`` to ``name_3``, axes in `order`."""
     numbers = [str(order.index(axis)) for axis in range(len(order))]
     fields: Fields = {}
@@ -94,38 +93,91 @@ def _lanes(shape: Axes, order: Axes, axes: Axes) -> int:
     return min(32, select.power_of_two(neighbours))
 
 
-# --- Launches -----------------------------------------------------------------------------------------------------
+# --- Sums ---------------------------------------------------------------------------------------------------------
 
 
-def _reduce(
+def _sums(
     runtime: Runtime,
     kernels: tuple[Kernel, Kernel],
-    fields: Fields,
-    arrays: Sequence[Array | None],
+    works: tuple[Callable[..., Work], Callable[..., Work]],
+    arrays: tuple[Array | None, ...],
     results: tuple[Array, Array],
+    x: Array,
     part_values: int,
+    facts: tuple[Hashable, ...],
 ) -> None:
-    """Launch a reduction of `arrays` (x or grad_y first) to `results`: in one go, or parts and then their combination.
+    """Launch a reduction of `arrays` to `results`: in one go, or parts of them and then their combination.
 
-    `part_values` is how many values a part of a sum leaves for the second kernel.
+    `part_values` is how many values a part of a sum leaves for the second kernel. `facts` begin with the axes that are
+    reduced.
     """
-    whole, combine = kernels
-    x = arrays[0]
-    assert x is not None
-    kept, lanes, splits, run = (fields[name] for name in ("kept", "lanes", "splits", "run"))
-    whole = replace(whole, block=select.norm_block(lanes * run))
+    (axes, *_) = facts
+    fields = reduction(tuple(x.shape), memory_order(x), axes)
+    splits, kept = fields["splits"], fields["kept"]
     parts = None if splits == 1 else runtime.xp.empty((part_values, splits, kept), results[0].dtype)
-    launch(
-        runtime,
-        whole,
-        x.dtype,
-        fields,
-        (*arrays, parts, *results),
-        blocks=-(-kept // lanes) * splits,
-        extents=(fields["reduced"] + run + whole.block, kept + lanes),
-    )
+    launch(runtime, kernels[0], x.dtype, (*arrays, parts, *results), works[0], *facts)
     if parts is not None:
-        launch(runtime, combine, x.dtype, fields, (parts, *results), blocks=kept, extents=(splits + combine.block,))
+        given = tuple(None if array is None else layout(array) for array in arrays)
+        launch(runtime, kernels[1], x.dtype, (parts, *results), works[1], given, *facts)
+
+
+def _parts_work(fields: Fields) -> Work:
+    """A block for each part of `lanes` neighbouring sums."""
+    kept, lanes, splits, run = (fields[name] for name in ("kept", "lanes", "splits", "run"))
+    block = select.norm_block(lanes * run)
+    extents = (fields["reduced"] + run + block, kept + lanes)
+    return Work(fields, blocks=-(-kept // lanes) * splits, block=block, extents=extents)
+
+
+def _combine_work(fields: Fields) -> Work:
+    """A block for each sum."""
+    return Work(fields, blocks=fields["kept"], extents=(fields["splits"] + STATISTICS_COMBINE.block,))
+
+
+def _statistics_fields(x: Layout, mean: Layout, axes: Axes) -> Fields:
+    order = memory_order(x)
+    absent = dict.fromkeys(("y", "mean", "rstd", "weight"))
+    return {**reduction(x.shape, order, axes), **_steps(order, x=x, **absent, sum=mean), "divisor": 1}
+
+
+def _statistics_work(x: Layout, parts: Layout | None, mean: Layout, var: Layout, axes: Axes) -> Work:
+    return _parts_work(_statistics_fields(x, mean, axes))
+
+
+def _statistics_combine_work(parts: Layout, mean: Layout, var: Layout, arrays: tuple[Layout], axes: Axes) -> Work:
+    (x,) = arrays
+    return _combine_work(_statistics_fields(x, mean, axes))
+
+
+Given = tuple[Layout, Layout, Layout, Layout, Layout | None]  # grad_y, x, mean, rstd, weight
+
+
+def _backward_fields(arrays: Given, sums: Layout, axes: Axes, divisor: int) -> Fields:
+    grad_y, x, mean, rstd, weight = arrays
+    order = memory_order(x)
+    steps = _steps(order, x=x, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sums)
+    return {**reduction(x.shape, order, axes), **steps, "divisor": divisor}
+
+
+def _backward_sums_work(
+    grad_y: Layout,
+    x: Layout,
+    mean: Layout,
+    rstd: Layout,
+    weight: Layout | None,
+    parts: Layout | None,
+    sum_g: Layout,
+    sum_gh: Layout,
+    axes: Axes,
+    divisor: int,
+) -> Work:
+    return _parts_work(_backward_fields((grad_y, x, mean, rstd, weight), sum_g, axes, divisor))
+
+
+def _backward_combine_work(
+    parts: Layout, sum_g: Layout, sum_gh: Layout, arrays: Given, axes: Axes, divisor: int
+) -> Work:
+    return _combine_work(_backward_fields(arrays, sum_g, axes, divisor))
 
 
 def _backward_sums(
@@ -141,22 +193,45 @@ def _backward_sums(
     """Sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, each over `divisor`."""
     shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
     sum_g, sum_gh = (runtime.xp.empty(shape, mean.dtype) for _ in range(2))
-    order = memory_order(x)
-    fields = {
-        **reduction(tuple(x.shape), order, axes),
-        **_steps(order, x=x, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sum_g),
-        "divisor": divisor,
-    }
-    arrays = (grad_y, x, mean, rstd, weight)
-    _reduce(runtime, (BACKWARD_SUMS, BACKWARD_SUMS_COMBINE), fields, arrays, (sum_g, sum_gh), part_values=2)
+    _sums(
+        runtime,
+        (BACKWARD_SUMS, BACKWARD_SUMS_COMBINE),
+        (_backward_sums_work, _backward_combine_work),
+        (grad_y, x, mean, rstd, weight),
+        (sum_g, sum_gh),
+        x,
+        part_values=2,
+        facts=(axes, divisor),
+    )
     return sum_g, sum_gh
 
 
-def _elementwise(z: Array, **arrays: Array | None) -> Fields:
-    """The fields of NormParams for one element of z a thread, in z's memory order."""
+# --- Element by element -------------------------------------------------------------------------------------------
+
+
+def _elementwise_work(z: Layout, **arrays: Layout | None) -> Work:
+    """One element of z a thread, in z's memory order."""
     order = memory_order(z)
     absent = dict.fromkeys(("x", "y", "mean", "rstd", "weight", "bias", "sum"))
-    return {"count": z.size, **_sizes("size", z.shape, order), **_steps(order, **(absent | arrays), z=z)}
+    fields = {"count": z.size, **_sizes("size", z.shape, order), **_steps(order, **(absent | arrays), z=z)}
+    return Work(fields, z.size)
+
+
+def _apply_work(x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, bias: Layout | None, y: Layout) -> Work:
+    return _elementwise_work(y, x=x, mean=mean, rstd=rstd, weight=weight, bias=bias)
+
+
+def _backward_apply_work(
+    grad_y: Layout,
+    x: Layout,
+    mean: Layout,
+    rstd: Layout,
+    weight: Layout | None,
+    mean_g: Layout,
+    mean_gh: Layout,
+    grad_x: Layout,
+) -> Work:
+    return _elementwise_work(grad_x, x=x, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=mean_g)
 
 
 # --- Primitives ---------------------------------------------------------------------------------------------------
@@ -164,16 +239,19 @@ def _elementwise(z: Array, **arrays: Array | None) -> Fields:
 
 def norm_statistics(backend: CudaBackend, x: Array, geometry: NormGeometry) -> tuple[Array, Array]:
     """Mean and biased variance over ``geometry.axes``, as axes of size 1."""
-    xp = backend.runtime.xp
+    runtime = backend.runtime
     shape = [1 if axis in geometry.axes else size for axis, size in enumerate(x.shape)]
-    mean, var = (xp.empty(shape, accumulator(x.dtype)) for _ in range(2))
-    order = memory_order(x)
-    fields = {
-        **reduction(tuple(x.shape), order, geometry.axes),
-        **_steps(order, x=x, y=None, mean=None, rstd=None, weight=None, sum=mean),
-        "divisor": 1,
-    }
-    _reduce(backend.runtime, (STATISTICS, STATISTICS_COMBINE), fields, (x,), (mean, var), part_values=3)
+    mean, var = (runtime.xp.empty(shape, accumulator(x.dtype)) for _ in range(2))
+    _sums(
+        runtime,
+        (STATISTICS, STATISTICS_COMBINE),
+        (_statistics_work, _statistics_combine_work),
+        (x,),
+        (mean, var),
+        x,
+        part_values=3,
+        facts=(geometry.axes,),
+    )
     return mean, var
 
 
@@ -182,8 +260,7 @@ def norm_apply(
 ) -> Array:
     """``(x - mean) * rstd * weight + bias``, in the dtype and memory order of x."""
     y = backend.runtime.xp.empty_like(x)
-    fields = _elementwise(y, x=x, mean=mean, rstd=rstd, weight=weight, bias=bias)
-    launch(backend.runtime, APPLY, x.dtype, fields, (x, mean, rstd, weight, bias, y), threads=y.size)
+    launch(backend.runtime, APPLY, x.dtype, (x, mean, rstd, weight, bias, y), _apply_work)
     return y
 
 
@@ -210,7 +287,6 @@ def norm_backward_input(
     count = max(1, geometry.count)  # an empty batch has none
     mean_g, mean_gh = _backward_sums(runtime, grad_y, x, mean, rstd, weight, geometry.axes, divisor=count)
     grad_x = runtime.xp.empty_like(x)
-    fields = _elementwise(grad_x, x=x, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=mean_g)
     arrays = (grad_y, x, mean, rstd, weight, mean_g, mean_gh, grad_x)
-    launch(runtime, BACKWARD_APPLY, x.dtype, fields, arrays, threads=grad_x.size)
+    launch(runtime, BACKWARD_APPLY, x.dtype, arrays, _backward_apply_work)
     return grad_x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpucnn.backends.cuda.launching import launch, strides
+from gpucnn.backends.cuda.launching import Layout, Work, launch, strides
 from gpucnn.backends.cuda.runtime import Array
 from gpucnn.backends.cuda.sources import Kernel
 
@@ -19,8 +19,11 @@ AXES = ("n", "c", "p")
 
 def pack(backend: CudaBackend, x: Array, out: Array, bias: Array | None = None) -> None:
     """Write x [N, C, P] plus bias [C] to `out` [N, C, P], whatever the strides of the two; all of one dtype."""
+    launch(backend.runtime, PACK, x.dtype, (x, bias, out), _work)
+
+
+def _work(x: Layout, bias: Layout | None, out: Layout) -> Work:
     n, c, p = x.shape
-    c_tiles, p_tiles = -(-c // TILE), -(-p // TILE)
     fields = {
         "n": n,
         "c": c,
@@ -31,18 +34,10 @@ def pack(backend: CudaBackend, x: Array, out: Array, bias: Array | None = None) 
         "x_along_c": int(_channels_are_innermost(x)),
         "y_along_c": int(_channels_are_innermost(out)),
     }
-    launch(
-        backend.runtime,
-        PACK,
-        x.dtype,
-        fields,
-        (x, bias, out),
-        blocks=n * c_tiles * p_tiles,
-        extents=(c + TILE, p + TILE),
-    )
+    return Work(fields, blocks=n * -(-c // TILE) * -(-p // TILE), extents=(c + TILE, p + TILE))
 
 
-def _channels_are_innermost(x: Array) -> bool:
+def _channels_are_innermost(x: Layout) -> bool:
     """Whether neighbouring channels of x [N, C, P] are nearer to each other in memory than neighbouring positions."""
     _, c, p = x.shape
     return bool(c > 1 and (p == 1 or abs(x.strides[1]) < abs(x.strides[2])))

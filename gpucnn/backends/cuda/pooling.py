@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucnn.backends.cuda.launching import INT32_END, Fields, empty, launch, strides
+from gpucnn.backends.cuda.launching import INT32_END, Fields, Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.cuda.runtime import Array
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.layout import is_channels_last
@@ -36,7 +36,9 @@ DIVIDES_NUMBER = 3
 # --- What the kernels are told ------------------------------------------------------------------------------------
 
 
-def _pool_fields(geometry: PoolGeometry, x: Array, y: Array, indices: Array | None = None, *, written: Array) -> Fields:
+def _pool_fields(
+    geometry: PoolGeometry, x: Layout, y: Layout, indices: Layout | None = None, *, written: Layout
+) -> Fields:
     """The fields of PoolParams for x [N, C, D, H, W], y and indices [N, C, OD, OH, OW]."""
     fields: Fields = {"n": x.shape[0], "c": x.shape[1]}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
@@ -67,20 +69,20 @@ def _divisor_fields(divisor: Divisor) -> Fields:
     return {"divides": DIVIDES_NUMBER, "divisor": float(divisor)}
 
 
-def _extents(geometry: PoolGeometry) -> list[int]:
+def _extents(geometry: PoolGeometry) -> tuple[int, ...]:
     """Bounds of the numbers that index arithmetic meets: along each axis, positions in a plane, taps of a window."""
     sliding = [axis for axis in geometry.axes if isinstance(axis, Axis)]
-    return [
+    return (
         *(
             axis.size + axis.low + axis.high + (axis.out + 1) * axis.stride + (axis.kernel + 1) * axis.dilation
             for axis in sliding
         ),
         prod(geometry.input_size),
         prod(axis.kernel for axis in sliding),
-    ]
+    )
 
 
-def _plane_fields(values: Array, planes: Array, indices: Array, *, written: Array) -> Fields:
+def _plane_fields(values: Layout, planes: Layout, indices: Layout, *, written: Layout) -> Fields:
     """The fields of PlaneParams for values and indices [N, C, D, H, W] and planes [N, C, PD, PH, PW]."""
     return {
         **dict(zip(IMAGE, values.shape, strict=True)),
@@ -103,9 +105,12 @@ def _int64(indices: Array) -> Array:
 def max_pool(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> Array:
     """Y [N, C, OD, OH, OW], NaN where a window holds one."""
     y = empty(backend.runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
-    fields = _pool_fields(geometry, x, y, written=y)
-    launch(backend.runtime, MAX_POOL, x.dtype, fields, (x, y), threads=y.size, extents=_extents(geometry))
+    launch(backend.runtime, MAX_POOL, x.dtype, (x, y), _forward_work, geometry)
     return y
+
+
+def _forward_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
+    return Work(_pool_fields(geometry, x, y, written=y), y.size, extents=_extents(geometry))
 
 
 def max_pool_with_indices(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
@@ -113,10 +118,12 @@ def max_pool_with_indices(backend: CudaBackend, x: Array, geometry: PoolGeometry
     runtime = backend.runtime
     y = empty(runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
     indices = empty(runtime, y.shape, np.int64, like=x)
-    fields = _pool_fields(geometry, x, y, indices, written=y)
-    arrays = (x, y, indices)
-    launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, fields, arrays, threads=y.size, extents=_extents(geometry))
+    launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, (x, y, indices), _with_indices_work, geometry)
     return y, indices
+
+
+def _with_indices_work(x: Layout, y: Layout, indices: Layout, geometry: PoolGeometry) -> Work:
+    return Work(_pool_fields(geometry, x, y, indices, written=y), y.size, extents=_extents(geometry))
 
 
 def max_pool_backward(backend: CudaBackend, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
@@ -124,13 +131,23 @@ def max_pool_backward(backend: CudaBackend, grad_y: Array, indices: Array, geome
     runtime = backend.runtime
     indices = _int64(indices)
     grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
-    fields = _pool_fields(geometry, grad_x, grad_y, indices, written=grad_x)
-    extents = _extents(geometry)
     strays = runtime.xp.zeros(grad_y.shape[:2], np.int32)
-    launch(runtime, FIND_STRAYS, indices.dtype, fields, (indices, strays), threads=indices.size, extents=extents)
-    arrays = (grad_y, indices, strays, grad_x)
-    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, fields, arrays, threads=grad_x.size, extents=extents)
+    facts = (layout(grad_y), layout(grad_x), geometry)
+    launch(runtime, FIND_STRAYS, indices.dtype, (indices, strays), _strays_work, *facts)
+    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, (grad_y, indices, strays, grad_x), _max_backward_work, geometry)
     return grad_x
+
+
+def _strays_work(indices: Layout, strays: Layout, grad_y: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+    return Work(
+        _pool_fields(geometry, grad_x, grad_y, indices, written=grad_x), indices.size, extents=_extents(geometry)
+    )
+
+
+def _max_backward_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+    return Work(
+        _pool_fields(geometry, grad_x, grad_y, indices, written=grad_x), grad_x.size, extents=_extents(geometry)
+    )
 
 
 # --- Average and sum ----------------------------------------------------------------------------------------------
@@ -139,8 +156,7 @@ def max_pool_backward(backend: CudaBackend, grad_y: Array, indices: Array, geome
 def average_pool(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> Array:
     """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
     y = empty(backend.runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
-    fields = _pool_fields(geometry, x, y, written=y)
-    launch(backend.runtime, AVERAGE_POOL, x.dtype, fields, (x, y), threads=y.size, extents=_extents(geometry))
+    launch(backend.runtime, AVERAGE_POOL, x.dtype, (x, y), _forward_work, geometry)
     return y
 
 
@@ -148,12 +164,12 @@ def average_pool_backward(backend: CudaBackend, grad_y: Array, geometry: PoolGeo
     """grad_x [N, C, D, H, W]: each input's sum over its windows, each over its divisor."""
     runtime = backend.runtime
     grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
-    fields = _pool_fields(geometry, grad_x, grad_y, written=grad_x)
-    arrays = (grad_y, grad_x)
-    launch(
-        runtime, AVERAGE_POOL_BACKWARD, grad_y.dtype, fields, arrays, threads=grad_x.size, extents=_extents(geometry)
-    )
+    launch(runtime, AVERAGE_POOL_BACKWARD, grad_y.dtype, (grad_y, grad_x), _average_backward_work, geometry)
     return grad_x
+
+
+def _average_backward_work(grad_y: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+    return Work(_pool_fields(geometry, grad_x, grad_y, written=grad_x), grad_x.size, extents=_extents(geometry))
 
 
 # --- By index -----------------------------------------------------------------------------------------------------
@@ -174,20 +190,29 @@ def unpool(backend: CudaBackend, values: Array, indices: Array, size: tuple[int,
     planes = empty(runtime, (*values.shape[:2], *size), values.dtype, like=values)
     owners = empty(runtime, planes.shape, np.int32, like=values)
     owners.fill(-1)
-    fields = _plane_fields(values, planes, indices, written=planes)
-    extents = (prod(size),)
-    launch(runtime, UNPOOL_CLAIM, indices.dtype, fields, (indices, owners), threads=values.size, extents=extents)
-    launch(runtime, UNPOOL, values.dtype, fields, (values, owners, planes), threads=planes.size, extents=extents)
+    launch(runtime, UNPOOL_CLAIM, indices.dtype, (indices, owners), _claim_work, layout(values), layout(planes))
+    launch(runtime, UNPOOL, values.dtype, (values, owners, planes), _unpool_work, layout(indices))
     return planes
+
+
+def _claim_work(indices: Layout, owners: Layout, values: Layout, planes: Layout) -> Work:
+    fields = _plane_fields(values, planes, indices, written=planes)
+    return Work(fields, values.size, extents=(prod(planes.shape[2:]),))
+
+
+def _unpool_work(values: Layout, owners: Layout, planes: Layout, indices: Layout) -> Work:
+    fields = _plane_fields(values, planes, indices, written=planes)
+    return Work(fields, planes.size, extents=(prod(planes.shape[2:]),))
 
 
 def gather(backend: CudaBackend, planes: Array, indices: Array) -> Array:
     """The values [N, C, D, H, W] that indices point at in planes; 0 where an index is -1."""
     indices = _int64(indices)
     values = empty(backend.runtime, indices.shape, planes.dtype, like=planes)
-    fields = _plane_fields(values, planes, indices, written=values)
-    extents = (prod(planes.shape[2:]),)
-    launch(
-        backend.runtime, GATHER, planes.dtype, fields, (planes, indices, values), threads=values.size, extents=extents
-    )
+    launch(backend.runtime, GATHER, planes.dtype, (planes, indices, values), _gather_work)
     return values
+
+
+def _gather_work(planes: Layout, indices: Layout, values: Layout) -> Work:
+    fields = _plane_fields(values, planes, indices, written=values)
+    return Work(fields, values.size, extents=(prod(planes.shape[2:]),))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.launching import empty, launch, strides
+from gpucnn.backends.cuda.launching import Layout, Work, empty, launch, strides
 from gpucnn.backends.cuda.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.dtypes import accumulator
@@ -39,7 +39,13 @@ def _resampled(
     runtime = backend.runtime
     y = empty(runtime, (*x.shape[:2], *size), x.dtype, like=x)
     tables = _tables(runtime, runtime.device(x), geometry, adjoint, _weight_dtype(x.dtype))
-    od, oh, ow = size
+    arrays = (x, y, tables.starts, tables.sources, tables.weights)
+    launch(runtime, RESAMPLE, x.dtype, arrays, _work)
+    return y
+
+
+def _work(x: Layout, y: Layout, *tables: Layout) -> Work:
+    od, oh, ow = y.shape[2:]
     fields = {
         **dict(zip(("n", "c", "od", "oh", "ow"), y.shape, strict=True)),
         "starts_h": od + 1,
@@ -48,9 +54,7 @@ def _resampled(
         **strides("y", IMAGE, y),
         "channels_last": int(is_channels_last(y)),
     }
-    arrays = (x, y, tables.starts, tables.sources, tables.weights)
-    launch(runtime, RESAMPLE, x.dtype, fields, arrays, threads=y.size, extents=(ow + 1,))
-    return y
+    return Work(fields, y.size, extents=(ow + 1,))
 
 
 # --- Tables -------------------------------------------------------------------------------------------------------
