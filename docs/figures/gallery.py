@@ -64,6 +64,8 @@ def prediction_map() -> None:
     figure.colorbar(image, ax=below, shrink=0.8, label="1 − chance of “none”")
     for ax in (above, below):
         ax.set(xticks=[], yticks=[])
+        for spine in ax.spines.values():
+            spine.set(visible=True, color="#bbbbbb", linewidth=0.7)
     style.save(figure, "gallery-map")
 
 
