@@ -14,7 +14,7 @@ sys.path.insert(0, str(DOCS.parent))
 
 project = "gpucnn"
 author = "the gpucnn developers"
-copyright = "the gpucnn developers, MIT licence"  # noqa: A001
+copyright = "the gpucnn developers, MIT licence"
 try:
     release = importlib.metadata.version("gpucnn")
 except importlib.metadata.PackageNotFoundError:
@@ -55,7 +55,11 @@ def draw_figures(*_: object) -> None:
     environment["PYTHONPATH"] = os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")])
     for script in scripts:
         stamp = stamps / f"{script.stem}.stamp"
-        measured = [*DOCS.glob("guide/*.md"), DOCS / "gallery.md"] if "import page" in script.read_text(encoding="utf-8") else []
+        measured = (
+            [*DOCS.glob("guide/*.md"), DOCS / "gallery.md"]
+            if "import page" in script.read_text(encoding="utf-8")
+            else []
+        )
         newest = max(path.stat().st_mtime for path in (script, *shared, *measured))
         if not stamp.exists() or stamp.stat().st_mtime < newest:
             subprocess.run([sys.executable, str(script)], check=True, env=environment)

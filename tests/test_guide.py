@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_pages_are_linked_in_order() -> None:
     assert sorted(path.stem for path in (DOCS / "guide").glob("*.md")) == PAGES
     listed = re.findall(r"^guide/(\S+)$", text_of(DOCS / "index.md"), flags=re.MULTILINE)
     assert listed == PAGES
-    for page, following in zip(PAGES, PAGES[1:], strict=False):
+    for page, following in pairwise(PAGES):
         assert re.search(rf"^Next: .*\({following}\.md\)", text_of(DOCS / "guide" / f"{page}.md"), flags=re.MULTILINE)
 
 
@@ -70,7 +71,9 @@ def test_pages_show_what_their_code_prints(path: Path, capsys: pytest.CaptureFix
             continue
         exec(compile(block, str(path), "exec"), names)
         printed = capsys.readouterr().out
-        assert bool(printed) == (following == "text"), f"what this prints is not shown, or the other way round:\n{block}"
+        assert bool(printed) == (following == "text"), (
+            f"what this prints is not shown, or shown and not printed:\n{block}"
+        )
         if printed:
             pairs = list(zip(tokens(shown), tokens(printed), strict=True))
             assert [pair for pair in pairs if not same(*pair)] == [], printed

@@ -29,9 +29,7 @@ def window() -> None:
     style.frame(ax, 12.9, 1.2, 1, 1, FILTER)
     style.text(ax, 14.4, 0.6, "activation")
     products = (
-        "0·1 + 0·0 + 1·(−1)\n"
-        "+ 0·2 + 1·0 + 2·(−2)\n"
-        "+ 1·1 + 2·0 + 3·(−1)   =   −7,   and with the bias 0.5:   −6.5"
+        "0·1 + 0·0 + 1·(−1)\n+ 0·2 + 1·0 + 2·(−2)\n+ 1·1 + 2·0 + 3·(−1)   =   −7,   and with the bias 0.5:   −6.5"
     )
     style.text(ax, 7, 5.5, products, 11, FILTER.dark, "left")
     style.save(figure, "window")
@@ -42,7 +40,12 @@ def block(ax: Axes, x: float, y: float, width: float, height: float, depth: floa
     shift = depth * 0.5
     front = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
     top = [(x, y), (x + shift, y - shift), (x + width + shift, y - shift), (x + width, y)]
-    side = [(x + width, y), (x + width + shift, y - shift), (x + width + shift, y + height - shift), (x + width, y + height)]
+    side = [
+        (x + width, y),
+        (x + width + shift, y - shift),
+        (x + width + shift, y + height - shift),
+        (x + width, y + height),
+    ]
     for corners in (front, top, side):
         ax.add_patch(Polygon(corners, facecolor=colour.light, edgecolor=colour.dark, linewidth=1.2, alpha=0.92))
 
@@ -98,7 +101,13 @@ def receptive_field() -> None:
                 x = 5 + edge * (seen + 0.5)
                 ax.plot([x, x + edge], [y + 1, y + 2.1], color=FILTER.dark, linewidth=2)
         count = 2 * seen + 1
-        style.text(ax, 10, y + 0.5, f"{names[layer]}: {count} seen" if layer < 3 else f"{names[layer]}: one number", align="left")
+        style.text(
+            ax,
+            10,
+            y + 0.5,
+            f"{names[layer]}: {count} seen" if layer < 3 else f"{names[layer]}: one number",
+            align="left",
+        )
     style.text(ax, 14.0, 3.9, "each layer\nadds F − 1 = 2", colour=FILTER.dark, align="left", font=10)
     style.save(figure, "receptive-field")
 

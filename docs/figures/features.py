@@ -95,7 +95,11 @@ def learned_filters() -> None:
         ax.imshow(filters[index], cmap="RdBu", vmin=-limit, vmax=limit)
         ax.set(xticks=[], yticks=[])
         for spine in ax.spines.values():
-            spine.set(visible=True, color=FILTER.dark if index in chosen else EMPTY.dark, linewidth=2.5 if index in chosen else 0.7)
+            spine.set(
+                visible=True,
+                color=FILTER.dark if index in chosen else EMPTY.dark,
+                linewidth=2.5 if index in chosen else 0.7,
+            )
     right.suptitle("a digit, and where four filters answer", fontsize=11)
     axes = right.subplot_mosaic("AAbc\nAAde")
     axes["A"].imshow(picture[0, 0], cmap="gray_r")

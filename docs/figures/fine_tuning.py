@@ -24,7 +24,9 @@ def stages() -> None:
         style.text(ax, 0.4, y + 0.75, title, align="left")
         for index, (layer, colour, note) in enumerate(zip(layers, colours, notes, strict=True)):
             x = 5.4 + 3.7 * index
-            ax.add_patch(FancyBboxPatch((x, y), 2.6, 1.5, "round,pad=0.05", facecolor=colour.light, edgecolor=colour.dark))
+            ax.add_patch(
+                FancyBboxPatch((x, y), 2.6, 1.5, "round,pad=0.05", facecolor=colour.light, edgecolor=colour.dark)
+            )
             name = "new head" if layer == "head" and row else layer
             style.text(ax, x + 1.3, y + (0.5 if note else 0.75), name)
             style.text(ax, x + 1.3, y + 1.05, note, 9.5, colour.dark)
@@ -39,7 +41,9 @@ def curves() -> None:
     figure, ax = style.plt.subplots(figsize=(7.6, 3.4), layout="constrained")
     names = (("from scratch", EMPTY, "s--"), ("linear classifier on top", OUTPUT, "^-"), ("fine-tuned", GRADIENT, "o-"))
     for index, (name, colour, marks) in enumerate(names):
-        ax.plot(list(measured), [100 * shares[index] for shares in measured.values()], marks, color=colour.dark, label=name)
+        ax.plot(
+            list(measured), [100 * shares[index] for shares in measured.values()], marks, color=colour.dark, label=name
+        )
     ax.set_xscale("log")
     ax.set_xticks(list(measured), [str(count) for count in measured])
     ax.minorticks_off()

@@ -19,7 +19,7 @@ NORMS: dict[str, tuple[Shared, Colour]] = {
 
 
 def block(ax: Axes, left: float, top: float, shared: Shared, colour: Colour) -> None:
-    """Channels to the right, space downwards, images into the depth; visible are image 0, the top and the right side."""
+    """Channels to the right, space downwards, images into the depth; seen are image 0, the top, the right."""
     size, shift = 0.85, 0.42
 
     def face(corners: list[tuple[float, float]], inside: bool) -> None:

@@ -59,7 +59,11 @@ def unpooling() -> None:
     figure, ax = style.canvas(21, 6)
     windows(ax, PAGE["small"][0, 0], 0.8, 2.2)
     style.arrow(ax, (3.2, 3.2), (4.4, 3.2))
-    for x, name, key in ((5.2, "nearest neighbour", "nearest"), (10.6, "bed of nails", "nails"), (16, "max unpooling", "unpooled")):
+    for x, name, key in (
+        (5.2, "nearest neighbour", "nearest"),
+        (10.6, "bed of nails", "nails"),
+        (16, "max unpooling", "unpooled"),
+    ):
         windows(ax, PAGE[key][0, 0], x, 1.2)
         style.text(ax, x + 2, 0.6, name)
     style.save(figure, "unpooling")

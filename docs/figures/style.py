@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
+import matplotlib as mpl
 
-matplotlib.use("Agg")
+mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -57,13 +57,17 @@ def canvas(width: float, height: float, unit: float = 0.48) -> tuple[Figure, Axe
     return figure, ax
 
 
-def cell(ax: Axes, x: float, y: float, label: str = "", colour: Colour = INPUT, size: float = 1, font: float = 11) -> None:
+def cell(
+    ax: Axes, x: float, y: float, label: str = "", colour: Colour = INPUT, size: float = 1, font: float = 11
+) -> None:
     """One square with its upper left corner at (x, y)."""
     ax.add_patch(Rectangle((x, y), size, size, facecolor=colour.light, edgecolor=colour.dark, linewidth=1))
     ax.text(x + size / 2, y + size / 2, label, ha="center", va="center", fontsize=font)
 
 
-def cells(ax: Axes, values: object, x: float, y: float, colour: Colour = INPUT, size: float = 1, font: float = 11) -> None:
+def cells(
+    ax: Axes, values: object, x: float, y: float, colour: Colour = INPUT, size: float = 1, font: float = 11
+) -> None:
     """A row or a table of cells with its upper left corner at (x, y); None and "" stay without a number."""
     table = np.atleast_2d(np.asarray(values, dtype=object))
     for row, line in enumerate(table):
@@ -83,9 +87,13 @@ def frame(ax: Axes, x: float, y: float, width: float, height: float, colour: Col
     ax.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=colour.dark, linewidth=line, zorder=4))
 
 
-def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = "#555555", line: float = 1.5) -> None:
+def arrow(
+    ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str = "#555555", line: float = 1.5
+) -> None:
     """An arrow."""
-    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": line, "shrinkA": 0, "shrinkB": 0})
+    ax.annotate(
+        "", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "lw": line, "shrinkA": 0, "shrinkB": 0}
+    )
 
 
 def text(ax: Axes, x: float, y: float, words: str, font: float = 11, colour: str = INK, align: str = "center") -> None:
