@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import inspect
 import pickle
 import re
@@ -198,6 +199,16 @@ def test_docstrings_name_each_argument(name: str) -> None:
     names = [word.strip() for line in lines for word in line.partition(" : ")[0].split(",")]
     parameters = [str(p).partition(":")[0].partition("=")[0] for p in inspect.signature(layer).parameters.values()]
     assert sorted(word for word in names if not word.startswith("or ")) == sorted(map(str.strip, parameters))
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "Module", "inference", "summary"])
+def test_examples(name: str) -> None:
+    found = getattr(nn, name)
+    runner, report = doctest.DocTestRunner(verbose=False), []
+    for test in doctest.DocTestFinder().find(found, name, globs={**vars(nn), "np": np, "nn": nn}):
+        runner.run(test, out=report.append)
+    assert not runner.failures, "".join(report)
+    assert runner.tries
 
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if name[-1] == "d" and name[-2] in "123"])
