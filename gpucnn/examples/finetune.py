@@ -1,0 +1,191 @@
+"""Teach a trained network another task from a few images: ``python -m gpucnn.examples.finetune --out DIR``.
+
+A network learns to read digits. From very few other images it then learns to tell even digits from odd ones: its head
+is replaced and trained alone, on features that stay as they are; then everything learns, the rest at a tenth of the
+head's learning rate. Beside it: the same network trained on the few images from scratch, and a linear classifier on the
+features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucnn import data, nn
+from gpucnn.data import Images
+from gpucnn.examples._report import blas_threads
+
+Host = np.ndarray[Any, Any]
+
+WAYS = {
+    "from scratch": "0.45",
+    "linear classifier on the features": "#7a5ba8",
+    "new head": "#b8640a",
+    "new head, then all": "#2463a8",
+}
+LR = 3e-3
+
+
+def network(num_classes: int, rng: np.random.Generator) -> nn.Sequential:
+    """Images [N, 1, 8, 8] to scores [N, num_classes]."""
+    return nn.Sequential(
+        {
+            "features": nn.Sequential(
+                nn.Conv2d(1, 16, 3, padding=1, bias=False, rng=rng),
+                nn.BatchNorm2d(16),
+                nn.ReLU(),
+                nn.Conv2d(16, 32, 3, padding=1, bias=False, rng=rng),
+                nn.BatchNorm2d(32),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(32, 32, 3, padding=1, bias=False, rng=rng),
+                nn.BatchNorm2d(32),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            ),
+            "flatten": nn.Flatten(),
+            "head": nn.Linear(32 * 2 * 2, num_classes, rng=rng),
+        }
+    )
+
+
+def even_or_odd(images: Images) -> Images:
+    """The same images with another question."""
+    return Images(images.x, images.y % 2, ("even", "odd"))
+
+
+def few(images: Images, each: int, rng: np.random.Generator) -> Images:
+    """So many images of each class, drawn by chance."""
+    chosen = [rng.permutation(np.flatnonzero(images.y == label))[:each] for label in range(len(images.classes))]
+    return Images(images.x[np.concatenate(chosen)], images.y[np.concatenate(chosen)], images.classes)
+
+
+def loader(images: Images, seed: int) -> data.Loader:
+    """Batches of 32, moved by up to a pixel."""
+    return data.Loader(images.x, images.y, batch_size=32, shuffle=True, rng=seed, augment=data.Shift(1))
+
+
+def learn(model: nn.Module, params: Any, images: Images, steps: int, seed: int, progress: bool = False) -> None:
+    """Train `params` of `model`, a list of parameters or of groups, for about so many steps."""
+    batches = loader(images, seed)
+    optimizer = nn.AdamW(params, lr=LR)
+    epochs = max(1, round(steps / len(batches)))
+    schedule = nn.CosineAnnealingLR(optimizer, T_max=epochs)
+    nn.fit(
+        model.train(),
+        batches,
+        loss=nn.CrossEntropyLoss(),
+        optimizer=optimizer,
+        schedule=schedule,
+        epochs=epochs,
+        progress=progress,
+    )
+
+
+def accuracy(model: nn.Module, images: Images) -> float:
+    """The share of images that the model names right."""
+    batches = data.Loader(images.x, images.y, batch_size=500)
+    return nn.evaluate(model, batches, nn.CrossEntropyLoss()).accuracy or 0.0
+
+
+def ways(trained: nn.Sequential, images: Images, test: Images, steps: int, seed: int) -> list[float]:
+    """The test accuracies of all `WAYS`, of a network that is `trained` for another task."""
+    classes = len(images.classes)
+    scratch = network(classes, np.random.default_rng(seed))
+    learn(scratch, scratch.parameters(), images, 2 * steps, seed)
+
+    model = copy.deepcopy(trained)
+    linear = nn.linear_classifier(nn.features(model, upto="features"), loader(images, seed), rng=seed)
+    found = [accuracy(scratch, test), accuracy(linear, test)]
+
+    head = nn.replace_head(model, classes, rng=seed)
+    nn.freeze(model, but=head)
+    learn(model, head.parameters(), images, steps, seed)
+    found.append(accuracy(model, test))
+
+    nn.unfreeze(model)
+    learn(model, nn.parameter_groups(model, head, lr=LR), images, steps, seed)
+    found.append(accuracy(model, test))
+    return found
+
+
+def draw(path: Path, counts: Sequence[int], found: Host) -> None:
+    """Accuracies [counts, runs, ways] over the number of images: lines through the means, a band from least to most."""
+    figure = import_module("matplotlib.figure").Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for at, (way, colour) in enumerate(WAYS.items()):
+        percent = 100 * found[:, :, at]
+        axes.fill_between(counts, percent.min(axis=1), percent.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+        axes.plot(counts, percent.mean(axis=1), color=colour, marker="o", label=way)
+    axes.set(xscale="log", xlabel="images of each class", ylabel="test accuracy, %")
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.minorticks_off()
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    axes.set_title(f"Even or odd, by a network that reads digits (mean and range of {found.shape[1]} draws)")
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train to read digits, then to tell even from odd ones in each way; compare."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gpucnn.examples.finetune", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, default=Path("finetune"), help="folder for the plot (./%(default)s)")
+    parser.add_argument(
+        "--counts",
+        type=int,
+        nargs="+",
+        default=[2, 5, 10, 20, 50],
+        help="images of even and of odd digits (2 5 10 20 50)",
+    )
+    parser.add_argument("--runs", type=int, default=3, help="draws of these images (%(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="training steps with few images (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of the BLAS (%(default)s)")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with blas_threads(options.threads):
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """All of it, with the options of `main`."""
+    images = data.digits()
+    images = Images(data.normalize(images.x, *data.channel_statistics(images.x)), images.y, images.classes)
+    train, rest = data.train_test_split(images, test_size=0.6, rng=options.seed)
+    new, test = data.train_test_split(rest, test_size=0.6, rng=options.seed)
+
+    print(f"First the network learns to read digits, from {len(train.y)} images:", flush=True)
+    trained = network(10, np.random.default_rng(options.seed))
+    learn(trained, trained.parameters(), train, 6 * options.steps, options.seed, progress=True)
+    print(f"It reads {accuracy(trained, test):.1%} of {len(test.y)} test images right.\n", flush=True)
+
+    cases = [(count, number) for count in options.counts for number in range(options.runs)]
+    found = []
+    rich: Any = import_module("rich.progress")
+    for count, number in rich.track(cases, description="Then, from few others, even or odd"):
+        seed = options.seed + 1000 * number + count
+        chosen = few(even_or_odd(new), count, np.random.default_rng(seed))
+        found.append(ways(trained, chosen, even_or_odd(test), options.steps, seed))
+    accuracies = np.array(found).reshape(len(options.counts), options.runs, len(WAYS))
+
+    print(
+        f"\nThe share of {len(test.y)} test images that is named right, even or odd (mean of {options.runs} draws):\n"
+    )
+    print("images of each  " + "  ".join(WAYS))
+    for count, means in zip(options.counts, accuracies.mean(axis=1), strict=True):
+        print(f"{count:14}  " + "  ".join(f"{mean:{len(way)}.1%}" for way, mean in zip(WAYS, means, strict=True)))
+    draw(options.out / "finetune.png", options.counts, accuracies)
+    print(f"\nWritten to {options.out}: finetune.png, the same as a plot.")
+
+
+if __name__ == "__main__":
+    main()
