@@ -28,6 +28,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say more: shapes and dtypes
 napoleon_google_docstring = False
+napoleon_use_ivar = True  # the fields of a NamedTuple are members already
 napoleon_use_rtype = False
 
 html_theme = "pydata_sphinx_theme"
@@ -71,7 +72,7 @@ def escape_stars(app: object, what: str, name: str, obj: object, options: object
     for index, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = line.split("``")
-            parts[::2] = [re.sub(r"(?<=[\[ (])\*(?=\w+[\],)])", r"\\*", part) for part in parts[::2]]
+            parts[::2] = [re.sub(r"(?<=[\[ (])\*(?=\w*[\],)=])", r"\\*", part) for part in parts[::2]]
             lines[index] = "``".join(parts)
 
 
