@@ -29,7 +29,15 @@ SMALL: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
     "unet": (lambda **o: models.UNet(2, 1, width=2, depth=2, **o), (2, 1, 11, 9)),
     "generator": (lambda **o: models.DCGANGenerator(5, width=2, image_size=16, **o), (3, 5, 1, 1)),
     "discriminator": (lambda **o: models.DCGANDiscriminator(width=2, image_size=16, **o), (3, 3, 16, 16)),
+    "dcgan": (lambda **o: dcgan(**o), (3, 5, 1, 1)),
 }
+
+
+def dcgan(dtype: Any = np.float32, rng: Any = None) -> nn.Sequential:
+    """The opponents one behind the other, as the generator is trained."""
+    rng = np.random.default_rng(rng)
+    options = {"width": 2, "image_size": 8, "dtype": dtype, "rng": rng}
+    return nn.Sequential(models.DCGANGenerator(5, **options), models.DCGANDiscriminator(**options))
 
 
 @pytest.fixture
@@ -287,6 +295,17 @@ def test_first_block_needs_no_gradient_of_its_input(make: Callable[[], nn.Module
     first.needs_input_grad = True  # and it can be asked for again
     first(x)
     assert first.backward(grad_output).shape == x.shape
+
+
+@pytest.mark.parametrize("block", [models.BasicBlock, models.Bottleneck])
+def test_first_block_leaves_work_out(block: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = block(3, 4, stride=2, rng=0)
+    first.needs_input_grad = False
+    results = []
+    for part in (first.conv1, first.downsample):
+        monkeypatch.setattr(part, "backward", lambda grad, own=part.backward: results.append(own(grad)))
+    first.backward(np.ones_like(first(np.ones((2, 3, 6, 6), np.float32))))
+    assert results == [None, None]
 
 
 @pytest.mark.parametrize("name", SMALL)
