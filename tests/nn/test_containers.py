@@ -228,6 +228,15 @@ def test_residual_of_shapes_that_do_not_fit() -> None:
         block(np.ones((1, 3, 5, 5)))
 
 
+def test_a_way_that_needs_no_gradient_adds_none() -> None:
+    block = nn.Residual(conv(3, 3), nn.LeakyReLU(0.5))
+    block.body.needs_input_grad = False
+    x = -np.ones((1, 3, 4, 4))
+    block(x)
+    np.testing.assert_array_equal(block.backward(x), x / 2)
+    assert block.body.weight.grad is not None  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("dim", [1, -3, 2])
 def test_concat(torch: Any, rng: np.random.Generator, dim: int) -> None:
     outputs = 4 if dim != 2 else 3

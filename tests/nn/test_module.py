@@ -195,6 +195,13 @@ def test_there_and_back(net: Net, x: Any) -> None:
     assert all(np.array_equal(array, state[name]) for name, array in net.state_dict().items())
 
 
+def test_buffers_that_are_not_there_are_left_out() -> None:
+    layer = nn.BatchNorm2d(2, track_running_stats=False).map_arrays(lambda array: array + 1)
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    assert list(layer.named_buffers()) == []
+    assert (layer.weight.data == 2).all()  # type: ignore[union-attr]
+
+
 def test_gradients_stay_behind(net: Net, x: Any) -> None:
     net.backward(net(x))
     net.to("cpu")

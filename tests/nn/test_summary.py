@@ -41,6 +41,7 @@ NETWORKS = {
     "strides": lambda: nn.Sequential(conv(1, 2, 3, 2, 1), nn.LeakyReLU(0.5), nn.AvgPool2d(2), conv(2, 1, (2, 1))),
     "dilation": lambda: nn.Sequential(conv(1, 2, 3, dilation=(2, 1)), conv(2, 1, 2, 3)),
     "same": lambda: nn.Sequential(conv(1, 1, 4, 2, "same"), conv(1, 1, 2, padding="same_lower"), nn.SumPool2d(2)),
+    "same pools": lambda: nn.Sequential(nn.AvgPool2d(3, 2, "same"), conv(1, 1, 2), nn.SumPool2d(2, 1, "same_lower")),
     "nearest": lambda: nn.Sequential(nn.AvgPool2d(3), nn.Upsample(scale_factor=2), conv(1, 1, 2)),
     "bilinear 2": lambda: nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), conv(1, 1, 1)),
     "bilinear 3": lambda: nn.Sequential(nn.AvgPool2d(2), nn.Upsample(scale_factor=3, mode="bilinear"), conv(1, 1, 2)),
@@ -74,6 +75,14 @@ def test_a_paired_unpooling() -> None:
     summary = nn.summary(model, (1, 11, 11))
     assert [row.output_shape for row in summary.rows[1:]] == [(1, 5, 5), (1, 5, 5), (1, 11, 11), (1, 10, 10)]
     assert summary["2"].receptive_field == ReceptiveField((5, 5), (1, 1), (-2, -2), (0, 0))
+
+
+def test_a_paired_unpooling_of_a_pool_with_named_padding() -> None:
+    pool = nn.MaxPool1d(3, 2, "same")
+    model = nn.Sequential(pool, nn.MaxUnpool1d(pool))
+    summary = nn.summary(model, (1, 8))
+    assert [row.output_shape for row in summary.rows] == [(1, 8), (1, 4), (1, 8)]
+    assert summary["1"].receptive_field.size == (5,)  # type: ignore[union-attr]
 
 
 UNKNOWN = {
@@ -174,6 +183,7 @@ def test_other_dtypes_and_no_parameters() -> None:
     assert summary.rows[0].output_shape == (3, 4)
     assert summary.rows[0].receptive_field == ReceptiveField((1,), (1,), (0,), (0,))
     assert nn.summary(nn.ReLU(), 4).rows[0].receptive_field is None
+    assert nn.summary(nn.Sequential(nn.Linear(4, 4), nn.Residual(nn.Linear(4, 4))), 4).multiply_adds == 32
 
 
 def test_what_it_refuses() -> None:
