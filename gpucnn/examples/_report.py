@@ -78,7 +78,7 @@ def report(out: Path, title: str, model: nn.Module, history: nn.History, test: I
     history.to_json(out / "history.json")
     draw(
         out / "run.png",
-        f"{title}: {accuracy:.2%} of {len(test.y):,} test images read right",
+        f"{title}: {accuracy:.2%} of {len(test.y):,} test images named right",
         history,
         test,
         probabilities,
@@ -111,7 +111,7 @@ def draw(path: Path, title: str, history: nn.History, test: Images, probabilitie
     for axes, at in zip(below.axes, surest, strict=False):
         axes.imshow(np.moveaxis(test.x[at], 0, -1).squeeze(), cmap="gray_r", vmin=0, vmax=1)
         sure = probabilities[at, read[at]]
-        axes.set_title(f"{test.classes[test.y[at]]}, read as\n{test.classes[read[at]]} ({sure:.0%})", fontsize=9)
+        axes.set_title(f"{test.classes[test.y[at]]}, read as\n{test.classes[read[at]]} ({sure:.1%})", fontsize=9)
     figure.savefig(path, dpi=110)
 
 
@@ -126,14 +126,18 @@ def _curves(panels: Any, history: nn.History) -> list[Any]:
         axes.plot(epochs, training, color=TRAINING, marker=".", label="training, with augmentation and dropout")
         axes.plot(epochs, tested, color=TEST, marker=".", label="test")
         axes.set_title(name)
-    losses.set_yscale("log")
     later = len(history) // 4  # the first epochs would press the others flat
-    lowest = 100 * min(history.accuracies[later:] + history.validation_accuracies[later:])
-    accuracies.set_ylim(max(0.0, lowest - 0.25 * (100 - lowest)), 100.2)
+    shown = 100 * np.array(history.accuracies[later:] + history.validation_accuracies[later:])
+    margin = 0.2 + 0.1 * np.ptp(shown)
+    accuracies.set_ylim(shown.min() - margin, min(shown.max() + margin, 100.2))
     rates.plot(epochs, history.learning_rates, color="0.35", marker=".")
     rates.set_title("Learning rate")
     rates.set_ylim(0, None)
     ticker = import_module("matplotlib.ticker")
+    losses.set_yscale("log")
+    losses.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+    losses.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    losses.yaxis.set_minor_locator(ticker.NullLocator())
     for axes in panels:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True, nbins=8))

@@ -34,7 +34,7 @@ def network(rng: np.random.Generator) -> nn.Sequential:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, test, report; the exit status is 0 if the target was reached."""
-    parser = options("fashion", "Train a network on Fashion-MNIST.", epochs=8, target=0.9)
+    parser = options("fashion", "Train a network on Fashion-MNIST.", epochs=6, target=0.9)
     parser.add_argument("--data", type=Path, help="folder of the four IDX files (the system's data folders)")
     chosen = parser.parse_args(arguments)
     try:
