@@ -8,6 +8,8 @@ from matplotlib.patches import Rectangle
 from sklearn.datasets import load_digits
 from style import FILTER, GRADIENT, INPUT, OUTPUT
 
+import gpucnn.functional as F
+
 
 def sliding() -> None:
     """A 20 × 24 image with digits in it, three crops of 12 × 12, and the 5 × 7 map."""
@@ -34,4 +36,25 @@ def sliding() -> None:
     style.save(figure, "sliding")
 
 
-sliding()
+def matrix() -> None:
+    """Which of the nine weights stands where in the matrix of a 3 × 3 convolution over 6 × 6 pixels."""
+    kernel = np.arange(1.0, 10.0, dtype=np.float32).reshape(1, 1, 3, 3)
+    pixels = np.eye(36, dtype=np.float32).reshape(36, 1, 6, 6)
+    table = F.conv2d(pixels, kernel).reshape(36, 16).T  # [outputs, inputs]
+    figure, ax = style.plt.subplots(figsize=(9, 4.5), layout="constrained")
+    shown = np.where(table == 0, np.nan, table)
+    ax.pcolormesh(shown, cmap="viridis", edgecolors="#dddddd", linewidth=0.5)
+    for row, column in np.argwhere(table):
+        value = int(table[row, column])
+        colour = "white" if value < 6 else style.INK
+        ax.text(column + 0.5, row + 0.5, f"w{value}", ha="center", va="center", fontsize=7, color=colour)
+    ax.invert_yaxis()
+    ax.set_aspect("equal")
+    ax.set(xticks=np.arange(0.5, 36, 6), xticklabels=[f"row {i}" for i in range(6)], yticks=[])
+    ax.set_xlabel("36 inputs, row after row")
+    ax.set_ylabel("16 outputs")
+    style.save(figure, "convolution-matrix")
+
+
+for draw in (sliding, matrix):
+    draw()
