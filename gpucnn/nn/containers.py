@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any, TypeVar, overload
 
 from gpucnn.backends import backend_of
@@ -39,8 +40,9 @@ class Modules(Module):
             )
 
     def append(self: Self, module: Module) -> Self:
-        """Put a module at the end, under its number."""
-        self._add(str(len(self)), module)
+        """Put a module at the end, under its number, or the next one that is free."""
+        number = next(number for number in count(len(self)) if not hasattr(self, str(number)))
+        self._add(str(number), module)
         return self
 
     def __len__(self) -> int:

@@ -99,6 +99,8 @@ def test_a_slice_shares_its_modules_and_nothing_else() -> None:
     assert model[0].weight.grad is None  # type: ignore[union-attr]
     with pytest.raises(RuntimeError, match=r"^Sequential: backward has no forward"):
         part.backward(x)
+    assert [name for name, _ in part.append(nn.ReLU()).named_children()] == ["1", "2", "3"]
+    assert len(model) == 3
 
 
 @pytest.mark.parametrize(

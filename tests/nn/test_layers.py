@@ -9,6 +9,7 @@ import pickle
 import re
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
@@ -52,7 +53,7 @@ def test_layers_do_the_same_on_each_backend(backend: ArrayBackend, name: str, tr
             assert_close(backend.asnumpy(found[key]), value, factor=10)  # sums in another order
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("name", CASES)
 def test_dtypes_stay(name: str, dtype: Any) -> None:
     case = CASES[name]
