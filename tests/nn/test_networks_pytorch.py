@@ -1,0 +1,84 @@
+"""Random networks against PyTorch's: some steps of plain descent, in training and evaluation, with parts frozen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import assert_close
+
+from gpucnn import nn
+
+Layers = list[tuple[str, tuple[Any, ...]]]
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Layers:
+    """Names and arguments of layers that fit one another, for images of 3 channels and 8 × 8 positions."""
+    channels, size, layers = 3, 8, []
+    for _ in range(draw(st.integers(1, 5))):
+        kinds = ["conv", "norm", "activation", "group", "up"] + (["pool", "transposed"] if size >= 2 else [])
+        kind = draw(st.sampled_from(kinds))
+        if kind == "conv":
+            wider = draw(st.sampled_from([2, 4, 6]))
+            layers.append(("Conv2d", (channels, wider, 3, 1, 1)))
+            channels = wider
+        elif kind == "norm":
+            norms = ["BatchNorm2d"] + (["InstanceNorm2d"] if size >= 2 else [])
+            layers.append((draw(st.sampled_from(norms)), (channels,)))
+        elif kind == "group":
+            layers.append(("GroupNorm", (1, channels)))
+        elif kind == "activation":
+            layers.append((draw(st.sampled_from(["ReLU", "LeakyReLU", "Tanh"])), ()))
+        elif kind == "pool":
+            layers.append((draw(st.sampled_from(["MaxPool2d", "AvgPool2d"])), (2,)))
+            size //= 2
+        elif kind == "up" and size <= 4:
+            layers.append(("Upsample", (None, 2)))
+            size *= 2
+        elif kind == "transposed" and size <= 4:
+            layers.append(("ConvTranspose2d", (channels, 3, 2, 2)))
+            channels, size = 3, 2 * size
+    return [*layers, ("AdaptiveAvgPool2d", (1,)), ("Flatten", ()), ("Linear", (channels, 2))]
+
+
+def made(name: str, args: tuple[Any, ...]) -> nn.Module:
+    typed = name.startswith(("Conv", "Linear", "Batch", "Group", "Instance"))
+    layer: nn.Module = getattr(nn, name)(*args, **({"dtype": np.float64} if typed else {}))
+    return layer
+
+
+@settings(max_examples=30)
+@given(layers=networks(), frozen=st.sets(st.integers(0, 7)), seed=st.integers(0, 99))
+def test_descent_goes_the_same_way(torch: Any, layers: Layers, frozen: set[int], seed: int) -> None:
+    ours = nn.Sequential(*(made(name, args) for name, args in layers))
+    theirs = torch.nn.Sequential(*(getattr(torch.nn, name)(*args) for name, args in layers)).double()
+    ours.load_state_dict({name: tensor.numpy() for name, tensor in theirs.state_dict().items()})
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for at in frozen & set(range(len(layers))):
+        ours[at].requires_grad_(False)
+        theirs[at].requires_grad_(False)
+    ours.needs_input_grad = False
+    rng = np.random.default_rng(seed)
+    for training in (True, True, False):
+        ours.train(training)
+        theirs.train(training)
+        ours.zero_grad()
+        theirs.zero_grad()
+        x, target = rng.standard_normal((3, 3, 8, 8)), rng.standard_normal((3, 2))
+        y, expected = ours(x), theirs(torch.from_numpy(x))
+        assert_close(y, expected.detach().numpy(), factor=1e3)  # norms of few values amplify rounding, step by step
+        assert ours.backward(y - target) is None
+        if expected.requires_grad:
+            expected.backward(expected.detach() - torch.from_numpy(target))
+        for (name, parameter), peer in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            assert (parameter.grad is None) == (peer.grad is None), name
+            if parameter.grad is not None:
+                assert_close(parameter.grad, peer.grad.numpy(), factor=1e5)
+                parameter.data -= 0.01 * parameter.grad
+                peer.data -= 0.01 * peer.grad
+        for name, tensor in theirs.state_dict().items():
+            mine = ours.state_dict()[name]
+            assert_close(mine, tensor.numpy(), mine.dtype, factor=1e4)
