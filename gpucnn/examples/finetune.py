@@ -29,7 +29,7 @@ WAYS = {
     "new head": "#b8640a",
     "new head, then all": "#2463a8",
 }
-LR = 3e-3
+LR, HEAD_LR = 3e-3, 1e-2  # of all from the start, and of a new head
 
 
 def network(num_classes: int, rng: np.random.Generator) -> nn.Sequential:
@@ -50,7 +50,8 @@ def network(num_classes: int, rng: np.random.Generator) -> nn.Sequential:
                 nn.MaxPool2d(2),
             ),
             "flatten": nn.Flatten(),
-            "head": nn.Linear(32 * 2 * 2, num_classes, rng=rng),
+            "hidden": nn.Sequential(nn.Linear(32 * 2 * 2, 32, bias=False, rng=rng), nn.BatchNorm1d(32), nn.ReLU()),
+            "head": nn.Linear(32, num_classes, rng=rng),
         }
     )
 
@@ -71,10 +72,11 @@ def loader(images: Images, seed: int) -> data.Loader:
     return data.Loader(images.x, images.y, batch_size=32, shuffle=True, rng=seed, augment=data.Shift(1))
 
 
-def learn(model: nn.Module, params: Any, images: Images, steps: int, seed: int, progress: bool = False) -> None:
-    """Train `params` of `model`, a list of parameters or of groups, for about so many steps."""
+def learn(
+    model: nn.Module, optimizer: nn.Optimizer, images: Images, steps: int, seed: int, progress: bool = False
+) -> None:
+    """Train what `optimizer` holds of `model` for about so many steps."""
     batches = loader(images, seed)
-    optimizer = nn.AdamW(params, lr=LR)
     epochs = max(1, round(steps / len(batches)))
     schedule = nn.CosineAnnealingLR(optimizer, T_max=epochs)
     nn.fit(
@@ -98,19 +100,19 @@ def ways(trained: nn.Sequential, images: Images, test: Images, steps: int, seed:
     """The test accuracies of all `WAYS`, of a network that is `trained` for another task."""
     classes = len(images.classes)
     scratch = network(classes, np.random.default_rng(seed))
-    learn(scratch, scratch.parameters(), images, 2 * steps, seed)
+    learn(scratch, nn.AdamW(scratch.parameters(), lr=LR), images, 2 * steps, seed)
 
     model = copy.deepcopy(trained)
-    linear = nn.linear_classifier(nn.features(model, upto="features"), loader(images, seed), rng=seed)
+    linear = nn.linear_classifier(nn.features(model, upto="hidden"), loader(images, seed), rng=seed)
     found = [accuracy(scratch, test), accuracy(linear, test)]
 
     head = nn.replace_head(model, classes, rng=seed)
     nn.freeze(model, but=head)
-    learn(model, head.parameters(), images, steps, seed)
+    learn(model, nn.AdamW(head.parameters(), lr=HEAD_LR), images, steps, seed)
     found.append(accuracy(model, test))
 
     nn.unfreeze(model)
-    learn(model, nn.parameter_groups(model, head, lr=LR), images, steps, seed)
+    learn(model, nn.AdamW(nn.parameter_groups(model, head, lr=HEAD_LR)), images, steps, seed)
     found.append(accuracy(model, test))
     return found
 
@@ -165,7 +167,7 @@ def run(options: argparse.Namespace) -> None:
 
     print(f"First the network learns to read digits, from {len(train.y)} images:", flush=True)
     trained = network(10, np.random.default_rng(options.seed))
-    learn(trained, trained.parameters(), train, 6 * options.steps, options.seed, progress=True)
+    learn(trained, nn.AdamW(trained.parameters(), lr=LR), train, 8 * options.steps, options.seed, progress=True)
     print(f"It reads {accuracy(trained, test):.1%} of {len(test.y)} test images right.\n", flush=True)
 
     cases = [(count, number) for count in options.counts for number in range(options.runs)]

@@ -53,7 +53,7 @@ def linear_to_conv(model: Module, input_shape: Sequence[int]) -> Sequential:
     ----------
     model : Module
         A Sequential, possibly of Sequentials, of which all layers up to Flatten are convolutions, pools, batch norms,
-        activations, dropout, and Residual or Concat of these.
+        activations, dropout, and Residual or Concat of these; the classifiers of `gpucnn.nn.models` are such.
     input_shape : sequence of int
         (C, *space) of the images that `model` takes.
 

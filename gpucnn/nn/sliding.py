@@ -121,14 +121,21 @@ def reach(op: str, name: str, module: Module) -> tuple[list[Window], bool]:
         raise refusal(f"its dim is {module.dim}, expected 1, the channels")
     if isinstance(module, POINTWISE):
         return [], True
+    if hasattr(module, "branches"):  # a block of its own kind that says which ways lead through it
+        ways = [_together([reach(op, name, layer) for layer in branch]) for branch in module.branches()]
+        return max((way for way, _ in ways), key=_size), all(exact for _, exact in ways)
     if isinstance(module, (Residual, Concat)):
         ways = [reach(op, below(name, part), child) for part, child in module.named_children()]
         return max((way for way, _ in ways), key=_size), all(exact for _, exact in ways)
     reason = next((reason for kinds, reason in _REASONS if isinstance(module, kinds)), None)
     if reason:
         raise refusal(reason)
-    ways = [reach(op, below(name, part), child) for part, child in chain(op, module).items()]
-    return [window for way, _ in ways for window in way], all(exact for _, exact in ways)
+    return _together([reach(op, below(name, part), child) for part, child in chain(op, module).items()])
+
+
+def _together(parts: list[tuple[list[Window], bool]]) -> tuple[list[Window], bool]:
+    """What `reach` says of layers one after the other, of what it says of each."""
+    return [window for windows, _ in parts for window in windows], all(exact for _, exact in parts)
 
 
 def _size(windows: list[Window]) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import doctest
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -203,12 +205,14 @@ def test_what_reaches_over_a_border_is_not_exact(layer: nn.Module, exact: bool) 
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
+        (models.ResNet(models.resnet.BasicBlock, (1, 1, 1, 1), 5, width=4, rng=0), (3, 64, 64)),
+        (models.MobileNetV2(5, width_mult=0.1, rng=0), (3, 64, 64)),
         (models.LeNet(padding=0, rng=0), (1, 32, 32)),
         (models.LeNet(rng=0), (1, 28, 28)),
         (models.AlexNet(5, width=4, hidden=8, rng=0), (3, 223, 223)),
         (models.VGG((1, 1, 1, 1, 1), 5, batch_norm=True, width=4, hidden=8, rng=0), (3, 224, 224)),
     ],
-    ids=["lenet-32", "lenet-28", "alexnet", "vgg"],
+    ids=["resnet", "mobilenet", "lenet-32", "lenet-28", "alexnet", "vgg"],
 )
 def test_models_convert(model: nn.Module, shape: tuple[int, ...], rng: Rng) -> None:
     settled(model, rng)
@@ -375,6 +379,13 @@ def test_back_and_forth(rng: Rng) -> None:
     linear = nn.Linear(2 * 3 * 4, 5, rng=rng)
     conv = nn.linear_to_conv(nn.Sequential(nn.Flatten(), linear), (2, 3, 4))[0]
     np.testing.assert_array_equal(nn.conv_to_linear(conv, (2, 3, 4)).weight.data, linear.weight.data)
+
+
+@pytest.mark.parametrize("module", ["convert", "sliding", "transfer"])
+def test_examples(module: str) -> None:
+    found = doctest.testmod(import_module(f"gpucnn.nn.{module}"))
+    assert found.failed == 0
+    assert found.attempted > 10
 
 
 # --- What cannot be done ------------------------------------------------------------------------------------------

@@ -96,6 +96,10 @@ class InvertedResidual(Module):
         self.keep()
         return x + y if self.adds_input else y
 
+    def branches(self) -> tuple[tuple[Module, ...], ...]:
+        """The ways through the block, for `gpucnn.nn.sliding_geometry`."""
+        return ((self.conv,), ()) if self.adds_input else ((self.conv,),)
+
     def backward(self, grad_output: Array) -> Array:
         """The gradient by the input: what comes through the convolutions, and what comes past them."""
         self.kept()

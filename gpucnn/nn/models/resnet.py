@@ -74,6 +74,11 @@ class _Block(Module):
         """The layers of f, in order."""
         raise NotImplementedError
 
+    def branches(self) -> tuple[tuple[Module, ...], ...]:
+        """The ways through the block, for `gpucnn.nn.sliding_geometry`."""
+        past = () if self.downsample is None else (self.downsample,)
+        return (*self._residual(), self.relu), (*past, self.relu)
+
 
 class BasicBlock(_Block):
     """relu(x + f(x)), where f is two 3×3 convolutions with their norms and a ReLU between.
