@@ -18,6 +18,7 @@ from tolerances import assert_close
 from gpucnn import nn
 
 FEW = settings(max_examples=40)
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # PyTorch copies
 
 
 @dataclass(frozen=True)
