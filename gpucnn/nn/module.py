@@ -137,9 +137,14 @@ class Module:
         """As `forward`."""
         return self.forward(*inputs, **options)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a backward may follow the forward that runs: False under `inference`."""
+        return _keeps.get()
+
     def keep(self, *values: Any) -> None:
         """Keep what the backward needs, until it is taken or the next forward."""
-        self._kept: tuple[Any, ...] | None = values if _keeps.get() else None
+        self._kept: tuple[Any, ...] | None = values if self.keeps else None
 
     def kept(self) -> tuple[Any, ...]:
         """What `keep` was handed; it is kept no longer.

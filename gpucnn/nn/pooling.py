@@ -123,6 +123,9 @@ class MaxPoolNd(WindowedNd, op="max_pool{n}d"):
 
     def forward(self, x: Array) -> Any:
         """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out], and indices if these are returned."""
+        if not (self.keeps or self._is_paired or self.return_indices):
+            self.forget()
+            return self.function(x, **self.options())
         y, indices = self.function(x, **self.options(), return_indices=True)
         self.keep(x, indices)
         if self._is_paired:
@@ -506,6 +509,9 @@ class AdaptiveMaxPoolNd(AdaptiveNd, op="adaptive_max_pool{n}d"):
 
     def forward(self, x: Array) -> Any:
         """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out], and indices if these are returned."""
+        if not (self.keeps or self.return_indices):
+            self.forget()
+            return self.function(x, self.output_size)
         y, indices = self.function(x, self.output_size, return_indices=True)
         self.keep(x, indices)
         return (y, indices) if self.return_indices else y

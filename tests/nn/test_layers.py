@@ -220,3 +220,17 @@ def test_members_of_a_family_are_of_their_rank(name: str) -> None:
     assert f"nn.{name}" in layer.__doc__ or f"{name}(" in layer.__doc__
     with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) got an unexpected keyword argument 'size_of_it'"):
         layer(size_of_it=1)
+
+
+@pytest.mark.parametrize("layer", [nn.MaxPool2d(2), nn.AdaptiveMaxPool2d(3)])
+def test_maxima_are_not_located_where_no_backward_follows(layer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 6, 6))
+    expected = layer(x)
+    asked = []
+    function = type(layer).function
+    monkeypatch.setattr(type(layer), "function", staticmethod(lambda *a, **k: asked.append(k) or function(*a, **k)))
+    with nn.inference():
+        np.testing.assert_array_equal(layer(x), expected)
+    assert not any(options.get("return_indices") for options in asked)
+    with pytest.raises(RuntimeError, match="no forward"):
+        layer.backward(expected)
