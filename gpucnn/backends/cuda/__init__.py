@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+import numpy as np
+
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda import convolution, normalization, pooling, resampling, unfolding
 from gpucnn.backends.cuda.runtime import Device, Runtime
@@ -40,7 +42,7 @@ def _addressable(argument: Any) -> Any:
     size = argument.itemsize // (
         2 if argument.dtype.kind == "c" else 1
     )  # parts of a complex number are read one by one
-    address = getattr(argument.data, "ptr", 0)  # of CuPy's arrays and the simulator's
+    address = 0 if isinstance(argument, np.ndarray) else argument.data.ptr  # NumPy's arrays are launched over in trials
     whole = all(step % argument.itemsize == 0 for step in argument.strides) and address % size == 0
     return argument if whole else argument.copy()
 
