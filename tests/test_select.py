@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import gpucnn
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda import im2col_convolution, select
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
@@ -86,3 +87,14 @@ def test_workspace_holds_at_least_one_image() -> None:
     assert select.images_at_once(select.WORKSPACE_BYTES) == 1
     assert select.images_at_once(10 * select.WORKSPACE_BYTES) == 1
     assert select.images_at_once(select.WORKSPACE_BYTES // 3) == 3
+
+
+def test_an_images_workspace_counts_products_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(select, "images_at_once", lambda image_bytes: asked.append(image_bytes) or 2)
+    x = np.zeros((5, 4, 1, 8, 8), np.float32)
+    geometry = layer(4, 8, size=8)
+    assert list(im2col_convolution._chunks(x, geometry)) == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    list(im2col_convolution._chunks(x, layer(4, 64, size=8)))
+    list(im2col_convolution._chunks(x, geometry, 10**6))
+    assert asked == [4 * 9 * 64 * 4, 64 * 64 * 4, 4 * 10**6]

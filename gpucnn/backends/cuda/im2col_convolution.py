@@ -1,6 +1,6 @@
 """Convolution as im2col and a matrix product, by cuBLAS on a GPU: the second opinion beside the direct kernels.
 
-The columns of a few images at a time are held, `select.images_at_once` of them, so the workspace is bounded.
+A few images at a time are computed, `select.images_at_once` of them, so the workspace is bounded.
 """
 
 from __future__ import annotations
@@ -45,16 +45,18 @@ def backward_input(
 def backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """Write grad_w [OC, C / G, KD, KH, KW]: each image's grad_y times its columns, added up in order."""
     grad_w[...] = 0
-    for images in _chunks(x, geometry):
+    for images in _chunks(x, geometry, grad_w.size):
         columns = _columns(backend, x[images], geometry)
         products = backend.xp.matmul(_grouped(grad_y[images], geometry), columns.swapaxes(2, 3))
         parts = backend.xp.concatenate([grad_w[None], products.reshape(-1, *grad_w.shape)])
         add_parts(backend.runtime, parts, grad_w)
 
 
-def _chunks(x: Array, geometry: ConvGeometry) -> Iterator[slice]:
-    column = geometry.channels.inputs * geometry.taps * prod(geometry.output_size) * x.itemsize
-    step = select.images_at_once(column)
+def _chunks(x: Array, geometry: ConvGeometry, weights: int = 0) -> Iterator[slice]:
+    """Images whose columns and products, of as many values as y or the weights have, fit the workspace."""
+    c, oc, _ = geometry.channels
+    values = max(c * geometry.taps * prod(geometry.output_size), oc * prod(geometry.output_size), weights)
+    step = select.images_at_once(values * x.itemsize)
     return (slice(start, start + step) for start in range(0, x.shape[0], step))
 
 

@@ -11,9 +11,7 @@ from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import current_algorithm
 
 MOST_WEIGHT_THREADS = 128  # of a block of a backward weight
-
-WORKSPACE_BYTES = 256 << 20  # columns that a convolution by im2col holds at once
-
+WORKSPACE_BYTES = 256 << 20  # columns, or products, that a convolution by im2col holds at once
 MOST_PART_VALUES = 1 << 24  # sums of parts that a backward weight keeps between its two kernels: 64 MiB of float32
 WANTED_BLOCKS = 4096  # enough to fill any device of today some ten times
 LEAST_RUN = 512  # positions below which a part is not worth a block of its own
@@ -75,9 +73,9 @@ def _fills_a_product(geometry: ConvGeometry) -> bool:
     return c // groups * geometry.taps >= 32 and oc // groups >= 16 and prod(geometry.output_size) >= 16
 
 
-def images_at_once(column_bytes: int) -> int:
-    """How many images' columns are held at once, each of `column_bytes`."""
-    return max(1, WORKSPACE_BYTES // max(1, column_bytes))
+def images_at_once(image_bytes: int) -> int:
+    """How many images are computed at once, each of which takes `image_bytes` of workspace."""
+    return max(1, WORKSPACE_BYTES // max(1, image_bytes))
 
 
 # --- Norms ----------------------------------------------------------------------------------------------------------
