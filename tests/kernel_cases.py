@@ -95,7 +95,9 @@ CONVOLUTIONS: dict[str, tuple[int, ConvGeometry]] = {  # batch and geometry
     "dilation shares a factor with the stride": (1, _conv((1, 2), (23,), 4, 6, 5, 4)),
     "depthwise": (2, _conv((5, 10, 5), (6, 7), 3, 1, 1)),
     "windows that miss the input": (1, _conv((2, 2), (3, 4), 2, 2, 5, 2)),
+    "long kernels of residues without taps": (1, _conv((1, 2), (23,), 5, 4, 3, 2)),
     "whole tiles": (2, _conv((3, 33), (8, 8), 3, 1, 1)),
+    "a tile and one": (2, _conv((3, 33), (3, 11), 3, 1, 1)),
     "many positions": (3, _conv((2, 3), (21, 24), 3, 1, 1)),
 }  # fmt: skip
 
@@ -104,7 +106,7 @@ def _convolutions() -> Iterator[Case]:
     for name, (n, geometry) in CONVOLUTIONS.items():
         for dtype, order in _varied(name == "3-d, all different"):
             yield from _convolution(f"{name}, {dtype}, {order}", n, geometry, dtype, order)
-    for name in ("3-d, all different", "many positions", "whole tiles", "1x1 with a stride"):
+    for name in ("3-d, all different", "many positions", "whole tiles", "a tile and one", "1x1 with a stride"):
         n, geometry = CONVOLUTIONS[name]
         for order in ("contiguous", "channels_last"):
             yield from _convolution(f"{name}, float32, im2col, {order}", n, geometry, "float32", order, "im2col")
