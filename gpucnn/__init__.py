@@ -2,7 +2,8 @@
 
 ``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` where
 they run, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.simulator`` runs the CUDA kernels
-on a CPU, and ``gpucnn.info()`` says what this machine offers.
+on a CPU, ``gpucnn.info()`` says what this machine offers, and ``gpucnn.set_num_threads`` how many of a CPU's cores the
+operations use.
 Importing gpucnn imports none of that: each part is loaded when it is first used.
 """
 
@@ -20,19 +21,28 @@ __all__ = [
     "data",
     "functional",
     "geometry",
+    "get_num_threads",
     "info",
     "nn",
     "precision",
+    "set_num_threads",
     "simulator",
 ]
 
 if TYPE_CHECKING:
     from gpucnn import backends, data, functional, geometry, nn, simulator
+    from gpucnn.backends.numpy.threads import get_num_threads, set_num_threads
     from gpucnn.information import info
     from gpucnn.numerics import algorithm, precision
 
 _MODULES = ("backends", "data", "functional", "geometry", "nn", "simulator")
-_HOMES = {"algorithm": "gpucnn.numerics", "info": "gpucnn.information", "precision": "gpucnn.numerics"}
+_HOMES = {
+    "algorithm": "gpucnn.numerics",
+    "get_num_threads": "gpucnn.backends.numpy.threads",
+    "info": "gpucnn.information",
+    "precision": "gpucnn.numerics",
+    "set_num_threads": "gpucnn.backends.numpy.threads",
+}
 
 
 def __getattr__(name: str) -> Any:

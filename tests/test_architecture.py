@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.numpy",
         "gpucnn.geometry", "numpy",
     },
+    "gpucnn.backends.numpy.threads": {"threadpoolctl"},
     "gpucnn.backends.cuda": CUDA_BACKEND,
     "gpucnn.backends.cuda.cupy_runtime": CUDA_BACKEND | {"cupy"},
     "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
@@ -216,7 +217,7 @@ def test_no_file_names_a_path_of_one_machine() -> None:
     assert not found
 
 
-def test_the_package_is_typed_and_needs_only_numpy() -> None:
+def test_the_package_is_typed_and_needs_numpy_and_the_threads_of_its_blas() -> None:
     assert (PACKAGE / "py.typed").is_file()
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(r'^dependencies = \["numpy>=2\.0"\]$', text, re.MULTILINE)
+    assert re.search(r'^dependencies = \["numpy>=2\.0", "threadpoolctl>=3\.5"\]$', text, re.MULTILINE)

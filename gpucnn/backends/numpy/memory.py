@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
@@ -11,7 +12,7 @@ import numpy as np
 
 from gpucnn.backends.layout import is_channels_last
 
-__all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "merged_rows", "zeros"]
+__all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "merged_rows", "scratch", "zeros"]
 
 Array = np.ndarray[Any, Any]
 Block = tuple[slice, ...]
@@ -19,6 +20,34 @@ Block = tuple[slice, ...]
 # Most bytes of windows that a convolution holds at once. On six layers of VGG, ResNet and ResNeXt, forward and both
 # backwards on 2 cores, 16 MiB took 1.2 times the time of each one's best size, 8 and 64 MiB 1.3, 4 MiB 1.5, 1 MiB 2.3.
 WORKSPACE_BYTES = 16 << 20
+
+
+# Most bytes of one scratch buffer that a thread keeps between calls; a larger one is given back after use.
+SCRATCH_BYTES = 4 << 20
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[str, Array] = {}
+
+
+_scratch = _Scratch()
+
+
+def scratch(name: str, shape: Sequence[int], dtype: Any) -> Array:
+    """An uninitialised array in a buffer that this thread keeps: its pages are mapped, and often still in its cache.
+
+    It is overwritten when the same thread next asks for the same name, so a name belongs to one function.
+    """
+    dtype = np.dtype(dtype)
+    size = prod(shape) * dtype.itemsize
+    buffer = _scratch.buffers.get(name)
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size + 64, np.uint8)
+        buffer = buffer[-buffer.ctypes.data % 64 :]  # a cache line's start
+        if size <= SCRATCH_BYTES:
+            _scratch.buffers[name] = buffer
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:
