@@ -47,7 +47,8 @@ def scratch(name: str, shape: Sequence[int], dtype: Any) -> Array:
         buffer = buffer[-buffer.ctypes.data % 64 :]  # a cache line's start
         if size <= SCRATCH_BYTES:
             _scratch.buffers[name] = buffer
-    return buffer[:size].view(dtype).reshape(shape)
+    view: Array = buffer[:size].view(dtype)
+    return view.reshape(shape)
 
 
 def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:

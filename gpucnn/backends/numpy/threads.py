@@ -1,8 +1,8 @@
 """Threads of the NumPy backend: one pool for the process, whose threads take pieces of the caller's work.
 
-NumPy lets go of the interpreter's lock within copies, arithmetic and products of matrices, so pieces that consist of few
-large calls run side by side. How work is cut never depends on the number of threads, and the pieces write to places of
-their own: results have the same bits whatever the number of threads.
+NumPy lets go of the interpreter's lock within copies, arithmetic and products of matrices, so pieces that consist of
+few large calls run side by side. How work is cut never depends on the number of threads, and the pieces write to places
+of their own: results have the same bits whatever the number of threads.
 
 BLAS has threads too, and where it used them its sums could be cut in another way. So while pieces run each of its
 products takes one thread.
