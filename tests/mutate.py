@@ -27,7 +27,7 @@ COPIED = ("gpucnn", "tests")
 
 # What is mutated, and the tests that judge it: no PyTorch, and no limits on time or memory
 SUITES = {
-    "geometry": ("gpucnn/geometry", ["geometry", "geometry_axes", "geometry_networks"]),
+    "geometry": ("gpucnn/geometry", ["geometry", "geometry_axes", "geometry_networks", "small_calls"]),
     "numpy": (
         "gpucnn/backends/numpy",
         [
@@ -56,7 +56,7 @@ pytest_add_cli_args_test_selection = {tests}
 """
 
 UNSEEN = (", strict=True", ", copy=False")
-DECORATORS = {"property", "cached_property", "lru_cache", "cache"}
+DECORATORS = {"property", "cached_property", "lru_cache", "cache", "remembered"}
 
 
 def rewritten(source: str) -> str:

@@ -18,6 +18,7 @@ from gpucnn.backends.base import Backend
 
 __all__ = ["Backend", "available", "backend_named", "backend_of", "receive"]
 
+_NUMPY_ONLY = frozenset({np.ndarray, type(None)})
 _CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost: memory that NumPy can read
 _CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -140,7 +141,7 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
     TypeError
         As `backend_of`, naming `op` and the argument.
     """
-    if all(type(array) is np.ndarray or array is None for array in arrays.values()):
+    if _NUMPY_ONLY.issuperset(map(type, arrays.values())):
         return _numpy_backend(), list(arrays.values()), _unchanged
     given = {name: array for name, array in arrays.items() if array is not None}
     kinds: dict[str, str] = {}

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpucnn.backends import receive
-from gpucnn.backends.dtypes import accumulator, describe
+from gpucnn.backends.dtypes import accumulator, describe, name_of
 from gpucnn.functional._family import SPACE
 from gpucnn.geometry import ConvGeometry, PoolGeometry
 from gpucnn.geometry.arguments import boolean, integer, is_sequence
@@ -31,13 +31,13 @@ class Call:
         self.op = op
         self._given = arrays
         for name, array in arrays.items():
-            if name not in optional:
+            if array is None and name not in optional:
                 self._expect_given(name, array)
         self.backend, self.arrays, self._give_back = receive(op, arrays)
         self.xp = self.backend.xp
         self.dtype = self.arrays[0].dtype
         first = next(iter(arrays))
-        if self.dtype.name not in dtypes:
+        if name_of(self.dtype) not in dtypes:
             raise TypeError(f"{op}: {first} has dtype {self.dtype}, expected {describe(dtypes)}")
         if not self.dtype.isnative:
             raise TypeError(f"{op}: {first} has dtype {self.dtype.str}, expected this machine's byte order")
@@ -66,34 +66,6 @@ class Call:
         if array is not None and array.shape != shape:
             raise ValueError(f"{self.op}: {name} has shape {array.shape}, expected {shape}")
 
-    def image_shape(self, name: str, shape: Sequence[int], rank: int) -> tuple[int, ...]:
-        """The shape (N, C, *space) of an image array, N = 1 where it has no batch axis.
-
-        Raises
-        ------
-        ValueError
-            The number of axes is wrong, or there is no channel or no space.
-        """
-        if len(shape) not in (rank + 1, rank + 2):
-            raise ValueError(
-                f"{self.op}: {name} has {len(shape)} dimensions, "
-                f"expected {rank + 2} (N, C, {SPACE[rank]}) or {rank + 1} (C, {SPACE[rank]})"
-            )
-        full = (1, *shape) if len(shape) == rank + 1 else tuple(shape)
-        if 0 in full[1:]:
-            raise ValueError(
-                f"{self.op}: {name} has shape {tuple(shape)}, expected channels and spatial sizes of at least 1"
-            )
-        return full
-
-    def expect_filters(self, name: str, shape: tuple[int, ...], layout: str) -> None:
-        """Raise ValueError unless `shape` has the axes of `layout`, none of them empty."""
-        dimensions = layout.count(",") + 1
-        if len(shape) != dimensions:
-            raise ValueError(f"{self.op}: {name} has {len(shape)} dimensions, expected {dimensions} ({layout})")
-        if 0 in shape:
-            raise ValueError(f"{self.op}: {name} has shape {shape}, expected sizes of at least 1")
-
     def expect_convolved(self, name: str, array: Array, input_shape: tuple[int, ...], geometry: ConvGeometry) -> None:
         """Raise ValueError unless `array` has the shape of what becomes of an input of `input_shape`."""
         rank = geometry.rank
@@ -107,7 +79,7 @@ class Call:
 
     def lift(self, name: str, array: Array, rank: int) -> Array:
         """An image array as a view [N, C, D, H, W]."""
-        self.image_shape(name, array.shape, rank)
+        image_shape(self.op, name, array.shape, rank)
         return lifted(array, rank)
 
     def expect_indices(self, name: str, indices: Array, plane: int) -> None:
@@ -141,17 +113,54 @@ class Call:
         return self.xp.sum(array, axis=axes, dtype=accumulator(array.dtype)).astype(array.dtype, copy=False)
 
 
+def image_shape(op: str, name: str, shape: Sequence[int], rank: int) -> tuple[int, ...]:
+    """The shape (N, C, *space) of an image array, N = 1 where it has no batch axis.
+
+    Raises
+    ------
+    ValueError
+        The number of axes is wrong, or there is no channel or no space.
+    """
+    if len(shape) not in (rank + 1, rank + 2):
+        raise ValueError(
+            f"{op}: {name} has {len(shape)} dimensions, "
+            f"expected {rank + 2} (N, C, {SPACE[rank]}) or {rank + 1} (C, {SPACE[rank]})"
+        )
+    full = (1, *shape) if len(shape) == rank + 1 else tuple(shape)
+    if 0 in full[1:]:
+        raise ValueError(f"{op}: {name} has shape {tuple(shape)}, expected channels and spatial sizes of at least 1")
+    return full
+
+
+def expect_filters(op: str, name: str, shape: tuple[int, ...], layout: str) -> None:
+    """Raise ValueError unless `shape` has the axes of `layout`, none of them empty."""
+    dimensions = layout.count(",") + 1
+    if len(shape) != dimensions:
+        raise ValueError(f"{op}: {name} has {len(shape)} dimensions, expected {dimensions} ({layout})")
+    if 0 in shape:
+        raise ValueError(f"{op}: {name} has shape {shape}, expected sizes of at least 1")
+
+
+def _indices(item: int | None) -> dict[tuple[int, int], tuple[Any, ...]]:
+    """By rank and number of axes: an index with `item` for each of N, D, H, W that an image does not have."""
+    return {
+        (rank, axes): (item,) * (rank + 2 - axes) + (slice(None),) * (axes - rank) + (item,) * (3 - rank)
+        for rank in SPACE
+        for axes in (rank + 1, rank + 2)
+    }
+
+
+_LIFTING, _LOWERING = _indices(None), _indices(0)
+
+
 def lifted(array: Array, rank: int) -> Array:
-    """A view [N, C, D, H, W] of an image array of the given rank, batched or not."""
-    if array.ndim == rank + 1:
-        array = array[None]
-    return array[(slice(None), slice(None)) + (None,) * (3 - rank)]
+    """A view [N, C, D, H, W] of an image array of the given rank, batched or not, or of filters [OC, C, *k]."""
+    return array[_LIFTING[rank, array.ndim]]
 
 
 def lowered(array: Array, rank: int, like: Array) -> Array:
     """A view of [N, C, D, H, W] with the axes that `like`, a caller's image array, has."""
-    array = array[(slice(None), slice(None)) + (0,) * (3 - rank)]
-    return array[0] if like.ndim == rank + 1 else array
+    return array[_LOWERING[rank, like.ndim]]
 
 
 def space_of(image: Array, rank: int) -> tuple[int, ...]:

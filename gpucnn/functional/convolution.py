@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gpucnn.backends.dtypes import NUMERIC
-from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, shape_argument
+from gpucnn.functional._call import (
+    Array,
+    Call,
+    Needs,
+    expect_filters,
+    image_shape,
+    lifted,
+    lowered,
+    needed,
+    shape_argument,
+)
 from gpucnn.functional._family import axis_names, family
 from gpucnn.geometry import ConvGeometry, Padding, Size
-from gpucnn.geometry.arguments import integer
+from gpucnn.geometry.arguments import integer, remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry, conv_transpose_geometry
 
 
@@ -76,9 +86,9 @@ def conv_nd(
     """
     call = Call(f"conv{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
     x, w, b = call.arrays
-    geometry = _geometry(call, rank, x.shape, w.shape, stride, padding, dilation, groups)
+    geometry = _geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
-    y = call.backend.convolve(lifted(x, rank), _lifted_weight(w, rank), b, geometry)
+    y = call.backend.convolve(lifted(x, rank), lifted(w, rank), b, geometry)
     return call.result(lowered(y, rank, like=x))
 
 
@@ -134,7 +144,7 @@ def conv_nd_backward(
     """
     call = Call(f"conv{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
     grad, x, w, b = call.arrays
-    geometry = _geometry(call, rank, x.shape, w.shape, stride, padding, dilation, groups)
+    geometry = _geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
     call.expect_convolved("grad_output", grad, x.shape, geometry)
     need_x, need_w, need_b = needed(call.op, needs, 3)
@@ -190,7 +200,7 @@ def conv_nd_input(
     call = Call(f"conv{rank}d_input", NUMERIC, weight=weight, grad_output=grad_output)
     w, grad = call.arrays
     shape = shape_argument(call.op, "input_size", input_size)
-    geometry = _geometry(call, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
+    geometry = _geometry(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
     call.expect_convolved("grad_output", grad, shape, geometry)
     return call.result(_backward_input(call, grad, w, geometry))
 
@@ -238,7 +248,7 @@ def conv_nd_input_backward(
     )
     grad_grad, w, grad = call.arrays
     shape = shape_argument(call.op, "input_size", input_size)
-    geometry = _geometry(call, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
+    geometry = _geometry(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
     call.expect_convolved("grad_output", grad, shape, geometry)
     call.expect_shape("grad_grad_input", grad_grad, shape)
     need_w, need_grad = needed(call.op, needs, 2)
@@ -293,7 +303,7 @@ def conv_nd_weight(
     call = Call(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output)
     x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
-    geometry = _geometry(call, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
+    geometry = _geometry(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
     call.expect_convolved("grad_output", grad, x.shape, geometry)
     return call.result(_backward_weight(call, x, grad, geometry))
 
@@ -341,7 +351,7 @@ def conv_nd_weight_backward(
     )
     grad_grad, x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
-    geometry = _geometry(call, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
+    geometry = _geometry(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
     call.expect_convolved("grad_output", grad, x.shape, geometry)
     call.expect_shape("grad_grad_weight", grad_grad, shape)
     need_x, need_grad = needed(call.op, needs, 2)
@@ -417,9 +427,9 @@ def conv_transpose_nd(
     """
     call = Call(f"conv_transpose{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
     x, w, b = call.arrays
-    geometry = _transposed_geometry(call, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
+    geometry = _transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     call.expect_shape("bias", b, (geometry.channels.inputs,))
-    y = call.backend.convolve_backward_input(lifted(x, rank), _lifted_weight(w, rank), b, geometry)
+    y = call.backend.convolve_backward_input(lifted(x, rank), lifted(w, rank), b, geometry)
     return call.result(lowered(y, rank, like=x))
 
 
@@ -470,7 +480,7 @@ def conv_transpose_nd_backward(
         f"conv_transpose{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
     )
     grad, x, w, b = call.arrays
-    geometry = _transposed_geometry(call, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
+    geometry = _transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     call.expect_shape("bias", b, (geometry.channels.inputs,))
     space = geometry.input_size[3 - rank :]
     call.expect_shape("grad_output", grad, (*x.shape[: -rank - 1], geometry.channels.inputs, *space))
@@ -498,19 +508,20 @@ conv_transpose1d_backward, conv_transpose2d_backward, conv_transpose3d_backward 
 # --- Checks -------------------------------------------------------------------------------------------------------
 
 
-def _groups(call: Call, groups: int, **channels: tuple[str, int]) -> int:
+def _groups(op: str, groups: int, **channels: tuple[str, int]) -> int:
     """`groups`, which must divide each count of channels, given as (argument, count)."""
-    parts = integer(call.op, "groups", groups, 1)
+    parts = integer(op, "groups", groups, 1)
     for what, (argument, count) in channels.items():
         if count % parts:
             raise ValueError(
-                f"{call.op}: {argument} has {count} {what.replace('_', ' ')}, expected a multiple of groups = {parts}"
+                f"{op}: {argument} has {count} {what.replace('_', ' ')}, expected a multiple of groups = {parts}"
             )
     return parts
 
 
+@remembered
 def _geometry(
-    call: Call,
+    op: str,
     rank: int,
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
@@ -522,21 +533,22 @@ def _geometry(
     weight_name: str = "weight",
 ) -> ConvGeometry:
     """The geometry of a convolution between arrays of these shapes."""
-    _, inputs, *space = call.image_shape(input_name, input_shape, rank)
-    call.expect_filters(weight_name, weight_shape, f"OC, C / groups, {axis_names('K', rank)}")
+    _, inputs, *space = image_shape(op, input_name, input_shape, rank)
+    expect_filters(op, weight_name, weight_shape, f"OC, C / groups, {axis_names('K', rank)}")
     outputs, depth, *kernel = weight_shape
-    parts = _groups(call, groups, channels=(input_name, inputs), output_channels=(weight_name, outputs))
+    parts = _groups(op, groups, channels=(input_name, inputs), output_channels=(weight_name, outputs))
     if depth * parts != inputs:
         raise ValueError(
-            f"{call.op}: {weight_name} has {depth} input channels, "
+            f"{op}: {weight_name} has {depth} input channels, "
             f"expected input channels / groups = {inputs} / {parts} = {inputs // parts}"
         )
     channels = Channels(inputs, outputs, parts)
-    return conv_geometry(call.op, tuple(space), channels, tuple(kernel), stride, padding, dilation)
+    return conv_geometry(op, tuple(space), channels, tuple(kernel), stride, padding, dilation)
 
 
+@remembered
 def _transposed_geometry(
-    call: Call,
+    op: str,
     rank: int,
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
@@ -547,35 +559,28 @@ def _transposed_geometry(
     groups: int,
 ) -> ConvGeometry:
     """The geometry of the convolution that a transposed convolution between arrays of these shapes transposes."""
-    _, inputs, *space = call.image_shape("input", input_shape, rank)
-    call.expect_filters("weight", weight_shape, f"C, OC / groups, {axis_names('K', rank)}")
+    _, inputs, *space = image_shape(op, "input", input_shape, rank)
+    expect_filters(op, "weight", weight_shape, f"C, OC / groups, {axis_names('K', rank)}")
     depth, outputs, *kernel = weight_shape
-    parts = _groups(call, groups, channels=("input", inputs))
+    parts = _groups(op, groups, channels=("input", inputs))
     if depth != inputs:
-        raise ValueError(f"{call.op}: weight has {depth} input channels, expected those of input = {inputs}")
+        raise ValueError(f"{op}: weight has {depth} input channels, expected those of input = {inputs}")
     channels = Channels(outputs * parts, inputs, parts)
-    return conv_transpose_geometry(
-        call.op, tuple(space), channels, tuple(kernel), stride, padding, output_padding, dilation
-    )
+    return conv_transpose_geometry(op, tuple(space), channels, tuple(kernel), stride, padding, output_padding, dilation)
 
 
 # --- The three directions, over arrays of the caller's rank --------------------------------------------------------
 
 
-def _lifted_weight(w: Array, rank: int) -> Array:
-    """Filters as a view [OC, C / groups, KD, KH, KW]."""
-    return w[(slice(None), slice(None)) + (None,) * (3 - rank)]
-
-
 def _forward(call: Call, x: Array, w: Array, geometry: ConvGeometry) -> Array:
     rank = geometry.rank
-    return lowered(call.backend.convolve(lifted(x, rank), _lifted_weight(w, rank), None, geometry), rank, like=x)
+    return lowered(call.backend.convolve(lifted(x, rank), lifted(w, rank), None, geometry), rank, like=x)
 
 
 def _backward_input(call: Call, grad: Array, w: Array, geometry: ConvGeometry) -> Array:
     """The adjoint of the convolution by w: the sum of grad times conjugated filters."""
     rank = geometry.rank
-    filters = _lifted_weight(call.conjugate(w), rank)
+    filters = lifted(call.conjugate(w), rank)
     image = call.backend.convolve_backward_input(lifted(grad, rank), filters, None, geometry)
     return lowered(image, rank, like=grad)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from gpucnn.backends.dtypes import NUMERIC
-from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed
+from gpucnn.functional._call import Array, Call, Needs, expect_filters, image_shape, lifted, lowered, needed
 from gpucnn.functional._family import axis_names, family
 from gpucnn.geometry import ConvGeometry, Padding, Size
+from gpucnn.geometry.arguments import remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
 
@@ -63,7 +64,7 @@ def locally_connected_nd(
     """
     call = Call(f"locally_connected{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
     x, w, b = call.arrays
-    geometry = _local_geometry(call, rank, x.shape, w.shape, stride, padding, dilation)
+    geometry = _local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
     call.expect_shape("bias", b, w.shape[: rank + 1])
     b = None if b is None else lifted(b, rank)[0]
     y = call.backend.locally_connect(lifted(x, rank), _lifted_local(w, geometry), b, geometry)
@@ -115,7 +116,7 @@ def locally_connected_nd_backward(
         f"locally_connected{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
     )
     grad, x, w, b = call.arrays
-    geometry = _local_geometry(call, rank, x.shape, w.shape, stride, padding, dilation)
+    geometry = _local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
     call.expect_shape("bias", b, w.shape[: rank + 1])
     call.expect_convolved("grad_output", grad, x.shape, geometry)
     need_x, need_w, need_b = needed(call.op, needs, 3)
@@ -138,8 +139,9 @@ locally_connected1d_backward, locally_connected2d_backward, locally_connected3d_
 )
 
 
+@remembered
 def _local_geometry(
-    call: Call,
+    op: str,
     rank: int,
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],
@@ -148,18 +150,16 @@ def _local_geometry(
     dilation: Size,
 ) -> ConvGeometry:
     """The geometry of a locally connected layer between arrays of these shapes."""
-    _, inputs, *space = call.image_shape("input", input_shape, rank)
-    call.expect_filters("weight", weight_shape, f"OC, {axis_names('O', rank)}, C, {axis_names('K', rank)}")
+    _, inputs, *space = image_shape(op, "input", input_shape, rank)
+    expect_filters(op, "weight", weight_shape, f"OC, {axis_names('O', rank)}, C, {axis_names('K', rank)}")
     depth, kernel = weight_shape[rank + 1], weight_shape[rank + 2 :]
     if depth != inputs:
-        raise ValueError(f"{call.op}: weight has {depth} input channels, expected those of input = {inputs}")
+        raise ValueError(f"{op}: weight has {depth} input channels, expected those of input = {inputs}")
     channels = Channels(inputs, weight_shape[0])
-    geometry = conv_geometry(call.op, tuple(space), channels, kernel, stride, padding, dilation)
+    geometry = conv_geometry(op, tuple(space), channels, kernel, stride, padding, dilation)
     positions = geometry.output_size[3 - rank :]
     if weight_shape[1 : rank + 1] != positions:
-        raise ValueError(
-            f"{call.op}: weight has filters for {weight_shape[1 : rank + 1]} outputs, expected {positions}"
-        )
+        raise ValueError(f"{op}: weight has filters for {weight_shape[1 : rank + 1]} outputs, expected {positions}")
     return geometry
 
 

@@ -6,9 +6,9 @@ from math import prod
 from typing import Any
 
 from gpucnn.backends.dtypes import NUMERIC
-from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed
+from gpucnn.functional._call import Array, Call, Needs, image_shape, lifted, lowered, needed
 from gpucnn.geometry import ConvGeometry, Padding, Size
-from gpucnn.geometry.arguments import integers, is_sequence
+from gpucnn.geometry.arguments import integers, is_sequence, remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
 _RANKS = {2: 1, 3: 2, 4: 2, 5: 3}
@@ -60,8 +60,8 @@ def im2col(input: Array, kernel_size: Size, dilation: Size = 1, padding: Padding
     """
     call = Call("im2col", NUMERIC, input=input)
     (x,) = call.arrays
-    rank = _rank_of_images(call, x.ndim, kernel_size)
-    geometry = _geometry(call, call.image_shape("input", x.shape, rank)[1:], kernel_size, dilation, padding, stride)
+    geometry = _images_geometry(call.op, x.shape, kernel_size, dilation, padding, stride)
+    rank = geometry.rank
     columns = call.backend.im2col(lifted(x, rank), geometry)
     return call.result(columns if x.ndim == rank + 2 else columns[0])
 
@@ -106,8 +106,8 @@ def im2col_backward(
     """
     call = Call("im2col_backward", NUMERIC, grad_output=grad_output, input=input)
     grad, x = call.arrays
-    rank = _rank_of_images(call, x.ndim, kernel_size)
-    geometry = _geometry(call, call.image_shape("input", x.shape, rank)[1:], kernel_size, dilation, padding, stride)
+    geometry = _images_geometry(call.op, x.shape, kernel_size, dilation, padding, stride)
+    rank = geometry.rank
     rows, positions = _matrix(geometry)
     call.expect_shape("grad_output", grad, (*x.shape[: -rank - 1], rows, positions))
     if not needed(call.op, needs, 1)[0]:
@@ -165,7 +165,7 @@ def col2im(
     """
     call = Call("col2im", NUMERIC, input=input)
     (columns,) = call.arrays
-    geometry = _columns_geometry(call, columns, output_size, kernel_size, dilation, padding, stride)
+    geometry = _columns_geometry(call.op, columns.shape, output_size, kernel_size, dilation, padding, stride)
     image = call.backend.col2im(columns.reshape(-1, *columns.shape[-2:]), geometry)
     image = image[(slice(None), slice(None)) + (0,) * (3 - geometry.rank)]
     return call.result(image if columns.ndim == 3 else image[0])
@@ -210,7 +210,7 @@ def col2im_backward(
     """
     call = Call("col2im_backward", NUMERIC, grad_output=grad_output, input=input)
     grad, columns = call.arrays
-    geometry = _columns_geometry(call, columns, output_size, kernel_size, dilation, padding, stride)
+    geometry = _columns_geometry(call.op, columns.shape, output_size, kernel_size, dilation, padding, stride)
     rank = geometry.rank
     space = geometry.input_size[3 - rank :]
     call.expect_shape("grad_output", grad, (*columns.shape[:-2], geometry.channels.inputs, *space))
@@ -223,23 +223,32 @@ unfold, unfold_backward = im2col, im2col_backward
 fold, fold_backward = col2im, col2im_backward
 
 
-def _rank_of_images(call: Call, dimensions: int, kernel_size: Any) -> int:
+@remembered
+def _images_geometry(
+    op: str, shape: tuple[int, ...], kernel_size: Size, dilation: Size, padding: Padding, stride: Size
+) -> ConvGeometry:
+    """The geometry of unfolding images of this shape."""
+    rank = _rank_of_images(op, len(shape), kernel_size)
+    return _geometry(op, image_shape(op, "input", shape, rank)[1:], kernel_size, dilation, padding, stride)
+
+
+def _rank_of_images(op: str, dimensions: int, kernel_size: Any) -> int:
     if is_sequence(kernel_size):
         if len(kernel_size) not in (1, 2, 3):
-            raise ValueError(f"{call.op}: kernel_size has {len(kernel_size)} values, expected 1 to 3")
+            raise ValueError(f"{op}: kernel_size has {len(kernel_size)} values, expected 1 to 3")
         return len(kernel_size)
     if dimensions not in _RANKS:
-        raise ValueError(f"{call.op}: input has {dimensions} dimensions, expected (N, C, *space) or (C, *space)")
+        raise ValueError(f"{op}: input has {dimensions} dimensions, expected (N, C, *space) or (C, *space)")
     return _RANKS[dimensions]
 
 
 def _geometry(
-    call: Call, shape: tuple[int, ...], kernel_size: Size, dilation: Size, padding: Padding, stride: Size
+    op: str, shape: tuple[int, ...], kernel_size: Size, dilation: Size, padding: Padding, stride: Size
 ) -> ConvGeometry:
     """The geometry of unfolding images of shape (C, *space)."""
     channels, *space = shape
-    kernel = integers(call.op, "kernel_size", kernel_size, len(space), 1)
-    return conv_geometry(call.op, tuple(space), Channels(channels, 1), kernel, stride, padding, dilation)
+    kernel = integers(op, "kernel_size", kernel_size, len(space), 1)
+    return conv_geometry(op, tuple(space), Channels(channels, 1), kernel, stride, padding, dilation)
 
 
 def _matrix(geometry: ConvGeometry) -> tuple[int, int]:
@@ -247,29 +256,34 @@ def _matrix(geometry: ConvGeometry) -> tuple[int, int]:
     return geometry.channels.inputs * geometry.taps, prod(geometry.output_size)
 
 
+@remembered
 def _columns_geometry(
-    call: Call, columns: Array, output_size: Size, kernel_size: Size, dilation: Size, padding: Padding, stride: Size
+    op: str,
+    shape: tuple[int, ...],
+    output_size: Size,
+    kernel_size: Size,
+    dilation: Size,
+    padding: Padding,
+    stride: Size,
 ) -> ConvGeometry:
-    """The geometry of the unfolding that these columns come from."""
-    if columns.ndim not in (2, 3):
+    """The geometry of the unfolding that columns of this shape come from."""
+    if len(shape) not in (2, 3):
         raise ValueError(
-            f"{call.op}: input has {columns.ndim} dimensions, "
-            "expected 3 (N, C * prod(kernel), L) or 2 (C * prod(kernel), L)"
+            f"{op}: input has {len(shape)} dimensions, expected 3 (N, C * prod(kernel), L) or 2 (C * prod(kernel), L)"
         )
     sequences = [value for value in (output_size, kernel_size) if is_sequence(value)]
     rank = len(sequences[0]) if sequences else 2  # type: ignore[arg-type]
     if rank not in (1, 2, 3):
-        raise ValueError(f"{call.op}: output_size has {rank} values, expected 1 to 3")
-    space = integers(call.op, "output_size", output_size, rank, 1)
-    taps = prod(integers(call.op, "kernel_size", kernel_size, rank, 1))
-    rows = columns.shape[-2]
+        raise ValueError(f"{op}: output_size has {rank} values, expected 1 to 3")
+    space = integers(op, "output_size", output_size, rank, 1)
+    taps = prod(integers(op, "kernel_size", kernel_size, rank, 1))
+    rows, columns = shape[-2:]
     if rows == 0 or rows % taps:
-        raise ValueError(f"{call.op}: input has {rows} rows, expected a multiple of the window's {taps} taps")
-    geometry = _geometry(call, (rows // taps, *space), kernel_size, dilation, padding, stride)
+        raise ValueError(f"{op}: input has {rows} rows, expected a multiple of the window's {taps} taps")
+    geometry = _geometry(op, (rows // taps, *space), kernel_size, dilation, padding, stride)
     positions = prod(geometry.output_size)
-    if columns.shape[-1] != positions:
+    if columns != positions:
         raise ValueError(
-            f"{call.op}: input has {columns.shape[-1]} columns, "
-            f"expected one for each of the window's {positions} positions"
+            f"{op}: input has {columns} columns, expected one for each of the window's {positions} positions"
         )
     return geometry

@@ -6,10 +6,10 @@ from math import floor, prod
 from typing import Any
 
 from gpucnn.backends.dtypes import LINEAR, NUMERIC
-from gpucnn.functional._call import Array, Call, Needs, choice, lifted, lowered, needed, number
+from gpucnn.functional._call import Array, Call, Needs, choice, image_shape, lifted, lowered, needed, number
 from gpucnn.functional._family import SPACE, family
 from gpucnn.geometry import InterpolationGeometry, Padding, PoolGeometry, Size
-from gpucnn.geometry.arguments import boolean, integers, is_sequence
+from gpucnn.geometry.arguments import boolean, integers, is_sequence, remembered
 from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, unpool_size
 from gpucnn.geometry.sizes import expect_table
 
@@ -164,7 +164,7 @@ def bed_of_nails_nd(rank: int, input: Array, scale_factor: Size) -> Array:
     """
     call = Call(f"bed_of_nails{rank}d", NUMERIC, input=input)
     (x,) = call.arrays
-    call.image_shape("input", x.shape, rank)
+    image_shape(call.op, "input", x.shape, rank)
     factors = integers(call.op, "scale_factor", scale_factor, rank, 1)
     size = tuple(length * factor for length, factor in zip(x.shape[-rank:], factors, strict=True))
     y = call.xp.empty_like(x, shape=(*x.shape[:-rank], *size))
@@ -205,7 +205,7 @@ def bed_of_nails_nd_backward(
     """
     call = Call(f"bed_of_nails{rank}d_backward", NUMERIC, grad_output=grad_output, input=input)
     grad, x = call.arrays
-    call.image_shape("input", x.shape, rank)
+    image_shape(call.op, "input", x.shape, rank)
     factors = integers(call.op, "scale_factor", scale_factor, rank, 1)
     size = tuple(length * factor for length, factor in zip(x.shape[-rank:], factors, strict=True))
     call.expect_shape("grad_output", grad, (*x.shape[:-rank], *size))
@@ -233,7 +233,7 @@ def _unpool_size(
     call: Call, rank: int, x: Array, kernel_size: Size, stride: Size | None, padding: Padding, output_size: Any
 ) -> tuple[int, ...]:
     """The spatial size of the output, of which the caller may have given the whole shape."""
-    shape = call.image_shape("input", x.shape, rank)
+    shape = image_shape(call.op, "input", x.shape, rank)
     if is_sequence(output_size) and len(output_size) == x.ndim:
         leading = tuple(output_size)[:-rank]
         if leading != x.shape[:-rank]:
@@ -309,7 +309,7 @@ def interpolate(
     """
     call = Call("interpolate", NUMERIC if _is_nearest(mode) else LINEAR, input=input)
     (x,) = call.arrays
-    geometry = _resampling(call, x, size, scale_factor, mode, align_corners)
+    geometry = _resampling(call.op, x.shape, size, scale_factor, mode, align_corners)
     image = lifted(x, geometry.rank)
     if isinstance(geometry, PoolGeometry):
         y = call.backend.average_pool(image, geometry)
@@ -357,7 +357,7 @@ def interpolate_backward(
     op = "interpolate_backward"
     call = Call(op, NUMERIC if _is_nearest(mode) else LINEAR, grad_output=grad_output, input=input)
     grad, x = call.arrays
-    geometry = _resampling(call, x, size, scale_factor, mode, align_corners)
+    geometry = _resampling(call.op, x.shape, size, scale_factor, mode, align_corners)
     rank = geometry.rank
     call.expect_shape("grad_output", grad, (*x.shape[:2], *geometry.output_size[3 - rank :]))
     if not needed(op, needs, 1)[0]:
@@ -374,42 +374,41 @@ def _is_nearest(mode: str) -> bool:
     return isinstance(mode, str) and mode in ("nearest", "nearest-exact")
 
 
+@remembered
 def _resampling(
-    call: Call, x: Array, size: Any, scale_factor: Any, mode: str, align_corners: bool | None
+    op: str, shape: tuple[int, ...], size: Any, scale_factor: Any, mode: str, align_corners: bool | None
 ) -> InterpolationGeometry | PoolGeometry:
     """How the output samples the input; an area is an adaptive average."""
-    rank = x.ndim - 2
+    rank = len(shape) - 2
     if rank not in SPACE:
-        raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected 3 to 5 (N, C, *space)")
-    space = call.image_shape("input", x.shape, rank)[2:]
-    choice(call.op, "mode", mode, ("nearest", "nearest-exact", _LINEAR_MODES[rank], "area"), f"for {rank}-d images")
+        raise ValueError(f"{op}: input has {len(shape)} dimensions, expected 3 to 5 (N, C, *space)")
+    space = image_shape(op, "input", shape, rank)[2:]
+    choice(op, "mode", mode, ("nearest", "nearest-exact", _LINEAR_MODES[rank], "area"), f"for {rank}-d images")
     if align_corners is not None:
-        boolean(call.op, "align_corners", align_corners)
+        boolean(op, "align_corners", align_corners)
         if mode != _LINEAR_MODES[rank]:
-            raise ValueError(f"{call.op}: align_corners is {align_corners}, expected None with mode {mode!r}")
-    out, factors = _resampled_size(call, space, size, scale_factor)
-    expect_table(call.op, "scale_factor" if size is None else "size", out)
+            raise ValueError(f"{op}: align_corners is {align_corners}, expected None with mode {mode!r}")
+    out, factors = _resampled_size(op, space, size, scale_factor)
+    expect_table(op, "scale_factor" if size is None else "size", out)
     if mode == "area":
-        return adaptive_geometry(call.op, space, out, "valid")
+        return adaptive_geometry(op, space, out, "valid")
     return interpolation_geometry(space, out, factors, mode, bool(align_corners))
 
 
 def _resampled_size(
-    call: Call, space: tuple[int, ...], size: Any, scale_factor: Any
+    op: str, space: tuple[int, ...], size: Any, scale_factor: Any
 ) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
     """The output's spatial size, and the caller's factors where these are given."""
     rank = len(space)
     if (size is None) == (scale_factor is None):
-        raise ValueError(f"{call.op}: got size {size} and scale_factor {scale_factor}, expected just one of them")
+        raise ValueError(f"{op}: got size {size} and scale_factor {scale_factor}, expected just one of them")
     if size is not None:
-        return integers(call.op, "size", size, rank, 1), None
+        return integers(op, "size", size, rank, 1), None
     given = tuple(scale_factor) if is_sequence(scale_factor) else (scale_factor,) * rank
     if len(given) != rank:
-        raise ValueError(f"{call.op}: scale_factor has {len(given)} values, expected {rank}")
-    factors = tuple(number(call.op, "scale_factor", factor, least=0.0, most=2.0**31) for factor in given)
+        raise ValueError(f"{op}: scale_factor has {len(given)} values, expected {rank}")
+    factors = tuple(number(op, "scale_factor", factor, least=0.0, most=2.0**31) for factor in given)
     out = tuple(floor(length * factor) for length, factor in zip(space, factors, strict=True))
     if 0 in out:
-        raise ValueError(
-            f"{call.op}: scale_factor is {scale_factor}, which makes {space} to {out}, expected at least 1"
-        )
+        raise ValueError(f"{op}: scale_factor is {scale_factor}, which makes {space} to {out}, expected at least 1")
     return out, factors

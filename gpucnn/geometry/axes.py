@@ -103,8 +103,12 @@ class Axis:
     def counts(self, *, padded: bool) -> tuple[int, ...]:
         """How many taps of each output's window lie on the input, or on the input and its padding."""
         begin, end = (-self.low, self.size + self.high) if padded else (0, self.size)
-        starts = (o * self.stride - self.low for o in range(self.out))
-        return tuple(sum(begin <= start + k * self.dilation < end for k in range(self.kernel)) for start in starts)
+        counts = []
+        for start in range(-self.low, self.out * self.stride - self.low, self.stride):
+            first = max(-((start - begin) // self.dilation), 0)  # least k with start + k * dilation >= begin
+            last = min(-((start - end) // self.dilation), self.kernel)  # least k with start + k * dilation >= end
+            counts.append(max(last - first, 0))
+        return tuple(counts)
 
     def first_inputs(self) -> tuple[int, ...]:
         """The first input that each output's window reads; -1 for a window wholly outside the input."""

@@ -1,7 +1,7 @@
 """The frozen geometries that the backends read, made and checked from what the caller gave.
 
-Each ``…_geometry`` function reads its arguments into plain tuples and hands them to a cached maker, so that a
-layer's second call costs a look-up.
+Each ``…_geometry`` function reads its arguments into plain tuples and hands them to a cached maker, so that every
+way to write a window comes to one geometry. What was asked in the same words before costs a look-up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from gpucnn.geometry.arguments import Pairs, boolean, integer, integers, is_sequence, padding_form
+from gpucnn.geometry.arguments import Pairs, boolean, integer, integers, is_sequence, padding_form, remembered
 from gpucnn.geometry.axes import (
     AdaptiveAxis,
     Axis,
@@ -179,6 +179,7 @@ class PoolGeometry:
         return d.out, h.out, w.out
 
 
+@remembered
 def pool_geometry(
     op: str,
     input_size: Ints,
@@ -220,6 +221,7 @@ def _pool_geometry(
     return PoolGeometry(len(sizes), _three(axes, Axis(1)), divisor)
 
 
+@remembered
 def adaptive_geometry(op: str, input_size: Ints, output_size: Any, divisor: Divisor = "none") -> PoolGeometry:
     """The geometry of an adaptive pooling; None in `output_size` keeps the axis as it is.
 
@@ -254,6 +256,7 @@ def _adaptive_axis(size: int, out: int) -> Axis | AdaptiveAxis:
     return AdaptiveAxis(size, out)
 
 
+@remembered
 def unpool_size(op: str, input_size: Ints, kernel_size: Any, stride: Any, padding: Any, output_size: Any) -> Ints:
     """The spatial size that unpooling gives: `output_size` where it is given and within a stride of the default.
 
