@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 PRECISIONS = ("fp32", "tf32", "fp32x3")
 
-ALGORITHMS = ("direct", "im2col")
+ALGORITHMS = ("direct", "im2col", "winograd")
 
 _algorithm: ContextVar[str | None] = ContextVar("gpucnn_algorithm", default=None)
 _precision: ContextVar[str | None] = ContextVar("gpucnn_precision", default=None)

@@ -30,7 +30,7 @@ from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, arranged, dtype_of, nu
 from tolerances import assert_close
 
 import gpucnn.functional as F
-from gpucnn.backends.numpy import convolution, memory
+from gpucnn.backends.numpy import memory
 
 Ints = tuple[int, ...]
 
@@ -347,7 +347,6 @@ def test_transposed_convolution_cut_into_blocks_is_the_loops(
     if backend.name != "numpy":
         pytest.skip("these blocks are the NumPy backend's")
     monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
-    monkeypatch.setattr(convolution, "DEPTHWISE_BYTES", limit)
     layer = Transposed(
         (4, 5), (3, 2), (2, 3), (1, 2), ((1, 0), (0, 2)), (1, 2), 2, channels, "float32", orders=(order,) * 2
     )

@@ -14,7 +14,7 @@ from strategies import ORDERS, Windows, arranged, numbers
 from tolerances import assert_close
 
 import gpucnn.functional as F
-from gpucnn.backends.numpy import convolution, memory
+from gpucnn.backends.numpy import memory
 
 
 @pytest.fixture
@@ -25,7 +25,6 @@ def hold(backend: ArrayBackend, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
 
     def set_limit(limit: int) -> None:
         monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
-        monkeypatch.setattr(convolution, "DEPTHWISE_BYTES", limit)
 
     return set_limit
 

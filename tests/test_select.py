@@ -58,11 +58,20 @@ def test_the_callers_algorithm_is_taken() -> None:
 
 def test_an_unknown_algorithm_is_refused() -> None:
     with (
-        pytest.raises(ValueError, match=r"algorithm: name is 'fft', expected one of \('direct', 'im2col'\)"),
+        pytest.raises(ValueError, match=r"name is 'fft', expected one of \('direct', 'im2col', 'winograd'\)$"),
         gpucnn.algorithm("fft"),
     ):
         pass
-    assert set(ALGORITHMS) == {"direct", "im2col"}
+    assert set(ALGORITHMS) == {"direct", "im2col", "winograd"}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_what_a_gpu_does_not_compute_is_refused(direction: str) -> None:
+    with (
+        gpucnn.algorithm("winograd"),
+        pytest.raises(ValueError, match=r"^algorithm: 'winograd' is not computed on a GPU, expected 'direct' or"),
+    ):
+        select.convolution(direction, layer(64, 64), "float32")
 
 
 @pytest.mark.parametrize(

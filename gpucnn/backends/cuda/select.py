@@ -53,6 +53,8 @@ def convolution(direction: str, geometry: ConvGeometry, dtype: str) -> str:
         The caller's choice does not compute this.
     """
     chosen = current_algorithm()
+    if chosen not in (None, "direct", "im2col"):
+        raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected 'direct' or 'im2col'")
     if chosen == "im2col" and dtype not in _PRODUCTS[direction]:
         raise ValueError(
             f"algorithm: 'im2col' computes no {direction.replace('_', ' ')} convolution of {dtype}, expected 'direct'"

@@ -12,15 +12,14 @@ import numpy as np
 
 from gpucnn.backends.layout import is_channels_last
 
-__all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "merged_rows", "scratch", "zeros"]
+__all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "merged_rows", "runs", "scratch", "zeros"]
 
 Array = np.ndarray[Any, Any]
 Block = tuple[slice, ...]
 
-# Most bytes of windows that a convolution holds at once. On six layers of VGG, ResNet and ResNeXt, forward and both
-# backwards on 2 cores, 16 MiB took 1.2 times the time of each one's best size, 8 and 64 MiB 1.3, 4 MiB 1.5, 1 MiB 2.3.
-WORKSPACE_BYTES = 16 << 20
-
+# Most bytes of windows, or of other intermediate images, that one thread of a convolution holds at once. Pieces are
+# smaller where that is quicker.
+WORKSPACE_BYTES = 8 << 20
 
 # Most bytes of one scratch buffer that a thread keeps between calls; a larger one is given back after use.
 SCRATCH_BYTES = 4 << 20
@@ -72,18 +71,14 @@ def blocks(extents: Sequence[int], most: int) -> Iterator[Block]:
     inner = [prod(extents[axis + 1 :]) for axis in range(len(extents))]
     # the first axis of which one step fits is cut into runs; those before it are walked one by one
     cut = next(axis for axis, items in enumerate(inner) if items <= most)
-    steps = [1] * cut + [_even(extents[cut], most // max(1, inner[cut]))] + list(extents[cut + 1 :])
-    runs = (
-        [slice(start, min(start + step, length)) for start in range(0, length, max(1, step))]
-        for length, step in zip(extents, steps, strict=True)
-    )
-    yield from product(*runs)
+    steps = [1] * cut + [most // max(1, inner[cut])] + list(extents[cut + 1 :])
+    yield from product(*(runs(length, step) for length, step in zip(extents, steps, strict=True)))
 
 
-def _even(length: int, most: int) -> int:
-    """The run that cuts `length` into as few parts as runs of `most` do, all of about one size."""
-    parts = max(1, -(-length // most))
-    return -(-length // parts)
+def runs(length: int, most: int) -> list[slice]:
+    """Cut ``range(length)`` into as few runs as those of `most` are, all of about one size."""
+    step = max(1, -(-length // max(1, -(-length // max(1, most)))))
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def merged(x: Array, first: int) -> Array | None:

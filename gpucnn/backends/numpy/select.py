@@ -1,0 +1,117 @@
+"""Which algorithm computes a convolution on the CPU: pure functions of sizes, by what each would cost.
+
+Costs are nanoseconds of one core, as measured on a server with AVX-512; only their ratios matter, and those are much
+the same elsewhere. The number of threads has no say: results must not depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from math import prod
+
+from gpucnn.backends.numpy import winograd
+from gpucnn.geometry import ConvGeometry, Sampling
+from gpucnn.numerics import current_algorithm
+
+MULTIPLY = 0.02  # a multiply-add of a large matrix product
+COPY = 0.14  # of a number into columns
+ADD = 0.35  # a number of a product to a sum
+FOLD = 0.45  # a number of a column to an image
+TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 2.0, 1.3  # a pixel of a channel to Winograd's frequencies, and back
+TRANSFORM_FILTER = 0.7  # a frequency of a filter
+
+_TILED = frozenset({"float32", "float16", "bfloat16"})  # float64 is asked for where rounding matters
+
+
+def contraction(source: Sequence[int], weight: Sequence[int], samplings: Sequence[Sampling], dtype: str) -> str:
+    """The algorithm for source [N, G * C, D, H, W] and weight [G, M, C, KD, KH, KW]: the caller's, else the cheapest.
+
+    It is "direct", "im2col" or "winograd".
+
+    Raises
+    ------
+    ValueError
+        The caller's choice does not compute this.
+
+    Examples
+    --------
+    >>> same = Sampling(56, 56, 1, (-1, 0, 1))
+    >>> contraction((1, 64, 1, 56, 56), (1, 64, 64, 1, 3, 3), (Sampling(1, 1, 1, (0,)), same, same), "float32")
+    'winograd'
+    """
+    tiles = dtype in _TILED and winograd.computes(samplings)
+    chosen = current_algorithm()
+    if chosen == "winograd" and not tiles:
+        raise ValueError(
+            f"algorithm: 'winograd' computes no convolution of {dtype} with {tuple(weight[3:])} taps and steps "
+            f"{tuple(s.step for s in samplings)}, expected float32 or 16 bits, three taps and stride 1"
+        )
+    if chosen is not None:
+        return chosen
+    costs = {"im2col": _columns(source[0], weight, samplings), "direct": _direct(source[0], weight, samplings)}
+    if tiles:
+        costs["winograd"] = _winograd(source[0], weight, samplings)
+    return min(costs, key=costs.__getitem__)
+
+
+def folds(geometry: ConvGeometry, batch: int, dtype: str) -> bool:
+    """Whether a backward-input takes a product and a fold, which costs the fewer channels the image has.
+
+    Examples
+    --------
+    >>> from gpucnn.geometry import Axis
+    >>> from gpucnn.geometry.geometries import Channels
+    >>> axis = Axis(224, 7, 2, low=3, high=3, out=112)
+    >>> folds(ConvGeometry(2, Channels(3, 64), (Axis(1), axis, axis)), 1, "float32")
+    True
+    """
+    if current_algorithm() in ("direct", "winograd"):
+        return False
+    inputs, outputs, groups = geometry.channels
+    positions = batch * prod(geometry.output_size)
+    c, m = inputs // groups, outputs // groups
+    fold = positions * c * geometry.taps * groups * (m * MULTIPLY + FOLD)
+    gather = 0.0
+    for residues in product(*(axis.backward for axis in geometry.axes)):
+        samplings = tuple(residue.sampling for residue in residues)
+        weight = (groups, c, m, *(len(sampling.offsets) for sampling in samplings))
+        if prod(weight):
+            options = [_columns(batch, weight, samplings)]
+            if dtype in _TILED and winograd.computes(samplings):
+                options.append(_winograd(batch, weight, samplings))
+            gather += min(options)
+    return fold < gather
+
+
+def _multiply(filters: int) -> float:
+    """A multiply-add of a product with that many rows: with few of them BLAS does not reach its speed."""
+    return MULTIPLY * (1 + 8 / filters)
+
+
+def _columns(batch: int, weight: Sequence[int], samplings: Sequence[Sampling]) -> float:
+    groups, filters, *depth = weight
+    positions = batch * prod(sampling.targets for sampling in samplings)
+    return float(positions * groups * prod(depth)) * (COPY + filters * _multiply(filters))
+
+
+def _direct(batch: int, weight: Sequence[int], samplings: Sequence[Sampling]) -> float:
+    groups, filters, channels, *_ = weight
+    reached = prod(sum(tap.target.stop - tap.target.start for tap in axis.taps()) for axis in samplings)
+    each = channels * COPY + filters * ADD + channels * filters * _multiply(filters)
+    return float(batch * groups * reached) * each
+
+
+def _winograd(batch: int, weight: Sequence[int], samplings: Sequence[Sampling]) -> float:
+    groups, filters, channels, taps, *_ = weight
+    depth, height, width = samplings
+    tall = len(height.offsets) == 3
+    tiles = float(batch * depth.targets)
+    for sampling, high in ((height, tall), (width, True)):
+        gap = abs(sampling.offsets[1] - sampling.offsets[0]) if high else 1
+        each = -(-sampling.targets // gap)  # without dilation
+        tiles *= gap * (-(-each // 2) + 1 if high else each)  # and one between rows and between images
+    frequencies = 16 if tall else 4
+    multiplies = frequencies * tiles * filters * channels * taps * _multiply(filters)
+    transforms = frequencies / 4 * tiles * (channels * taps * TRANSFORM_IMAGE + filters * TRANSFORM_PRODUCTS)
+    return groups * (multiplies + transforms + frequencies * filters * channels * taps * TRANSFORM_FILTER)
