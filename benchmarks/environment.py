@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,10 @@ def confine(threads: int) -> None:
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     threadpool_limits(threads)
+    if find_spec("gpucnn"):
+        import gpucnn
+
+        gpucnn.set_num_threads(threads)
 
 
 def load() -> float:
@@ -95,7 +100,17 @@ def describe(threads: int, providers: Sequence[Provider]) -> dict[str, Any]:
             {key: pool.get(key) for key in ("user_api", "internal_api", "version", "architecture", "num_threads")}
             for pool in pools
         ],
+        **_own_threads(),
     }
+
+
+def _own_threads() -> dict[str, int]:
+    """The threads that gpucnn itself uses, where it is installed."""
+    if not find_spec("gpucnn"):
+        return {}
+    import gpucnn
+
+    return {"gpucnn_threads": gpucnn.get_num_threads()}
 
 
 def _commit() -> str:

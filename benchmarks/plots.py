@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.results import Row, Run, geometric_mean, rows_of
+from benchmarks.results import REFERENCE, Ratios, Row, Run, rows_of
 
 COLOURS = {
     "forward": "#4477aa",
@@ -81,7 +81,8 @@ def _speedup(run: Run, rows: Sequence[Row]) -> Any:
     height = 1.1 + max(sum(_panel_inches(families[name]) for name in column) for column in columns)
     width = COLUMN_INCHES * len(columns)
     figure = plt.figure(figsize=(width, height))
-    ratios = [row.ratio for members in families.values() for row in members if row.ratio]
+    shown = [row for members in families.values() for row in members]
+    ratios = [ratio for row in shown for ratio in (row.ratio, row.reference_ratio) if ratio]
     low, high = min(0.8, min(ratios)) / 1.1, max(1.25, max(ratios)) * 1.1
     span = low, high * (high / low) ** 0.28  # room for the text beside the longest bar
 
@@ -108,16 +109,19 @@ def _speedup(run: Run, rows: Sequence[Row]) -> Any:
     figure.text(
         0.15 / width,
         1 - 0.58 / height,
-        f"{_caption(run)}; the text beside a bar names that peer",
+        f"{_caption(run)}; geometric means above each panel, the text beside a bar names its peer",
         fontsize=9,
         color="#555555",
         va="center",
     )
     figure.legend(
-        handles=[Rectangle((0, 0), 1, 1, color=c, label=n) for n, c in DIRECTIONS.items()],
+        handles=[
+            *(Rectangle((0, 0), 1, 1, color=c, label=n) for n, c in DIRECTIONS.items()),
+            Line2D([], [], marker="|", color="black", linestyle="none", label=f"over {REFERENCE}"),
+        ],
         loc="center left",
         bbox_to_anchor=(0.0, 1 - 0.85 / height),
-        ncols=len(DIRECTIONS),
+        ncols=len(DIRECTIONS) + 1,
         frameon=False,
         fontsize=9,
     )
@@ -147,13 +151,18 @@ def _bars(axes: Any, family: str, rows: list[Row], span: tuple[float, float]) ->
     axes.barh(places, [r - 1 for r in ratios], left=1, color=colours, height=0.78)
     for place, ratio, row in zip(places, ratios, rows, strict=True):
         text = f" {ratio:.2f} {SHORT_PEERS.get(row.peer, row.peer)}"
-        axes.text(max(ratio, 1), place, text, va="center", fontsize=6.5, color="#333333")
+        axes.text(max(ratio, row.reference_ratio or 1, 1), place, text, va="center", fontsize=6.5, color="#333333")
+        if row.reference_ratio:
+            axes.plot(row.reference_ratio, place, "|", color="black", markersize=6)
     axes.set_xscale("log")
     axes.set_xlim(span)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks(places, [f"{r.record.network} {r.record.layer}" for r in rows], fontsize=7.5)
     axes.axvline(1, color="black", linewidth=1)
-    title = f"{family}: {geometric_mean(ratios):.2f} in the geometric mean"
+    best, reference = Ratios.of(ratios), Ratios.of(row.reference_ratio for row in rows)
+    title = f"{family}: {best.mean:.2f}" if best else family
+    if reference:
+        title += f", over {REFERENCE} {reference.mean:.2f}"
     axes.set_title(title, fontsize=10, weight="bold", loc="left", pad=3)
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -9,16 +9,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.results import Record, Row, Run, Summary, rows_of, summarize
+from benchmarks.results import REFERENCE, Ratios, Record, Row, Run, Summary, by_family, by_group, rows_of, summarize
 
 README_START = "<!-- benchmark:start -->"
 README_END = "<!-- benchmark:end -->"
 
 LEGEND = (
-    "ratio = time of the quickest peer / our time, above 1 we are quicker; "
+    f"ratio = a peer's time / our time, above 1 we are quicker: to {REFERENCE} in its own memory order, "
+    "and to whichever peer is quickest; "
     "limit = the measured GEMM or copy rate, whichever binds "
     "(data that fits the caches can pass the copy limit)"
 )
+
+# The tables of geometric means: a heading, and what puts a case into a row.
+KINDS = {"group": by_group, "family": by_family}
 
 
 def headline(run: Run) -> str:
@@ -40,12 +44,13 @@ def _threads(run: Run) -> str:
 
 
 def row_cells(row: Row) -> list[str]:
-    """time, spread, rate, share of the limit, ratio, peer."""
+    """time, spread, rate, share of the limit, ratio to PyTorch, ratio to the quickest peer, that peer."""
     return [
         milliseconds(row.timing.median),
         f"{row.timing.spread:.0%}",
         f"{row.rate / 1e9:.3g} {row.unit}",
         f"{row.share:.0%}",
+        ratio_text(row.reference_ratio),
         ratio_text(row.ratio),
         row.peer or "no peer",
     ]
@@ -61,6 +66,19 @@ def ratio_text(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}"
 
 
+def span_text(ratios: Ratios | None) -> str:
+    """The least and the largest ratio of a single case."""
+    return "" if ratios is None else f"{ratios.lowest:.2f} to {ratios.highest:.2f}"
+
+
+def summary_cells(summary: Summary) -> list[str]:
+    """kind, operation, cases, share of the limit; mean and span of the ratios to PyTorch and to the quickest peer."""
+    cells = [summary.kind, summary.operation.replace("_", " "), str(summary.cases), f"{summary.share:.0%}"]
+    for ratios in (summary.reference, summary.best):
+        cells += [ratio_text(ratios and ratios.mean), span_text(ratios)]
+    return cells
+
+
 def progress_line(record: Record, row: Row | None) -> str:
     """What a finished case says of itself while the run goes on."""
     faults = [
@@ -72,6 +90,8 @@ def progress_line(record: Record, row: Row | None) -> str:
         text = f"{milliseconds(row.timing.median)} ms"
         if row.ratio is not None:
             text += f", {row.ratio:.2f} x {row.peer}"
+        if row.reference_ratio is not None and row.peer != REFERENCE:
+            text += f", {row.reference_ratio:.2f} x {REFERENCE}"
         faults.insert(0, text)
     return f"{record.id}: {'; '.join(faults) or 'not timed'}"
 
@@ -87,9 +107,10 @@ def print_report(run: Run, console: Console) -> None:
             f"{escape(outcome.provider)}: {escape(outcome.note)}"
         )
     for subject in run.subjects:
-        summaries = [s for s in summarize(rows) if s.subject == subject]
-        if len(summaries) > 1:
-            console.print(_summary_table(subject, summaries))
+        own = [row for row in rows if row.subject == subject]
+        if len(own) > 1:
+            for kind, kind_of in KINDS.items():
+                console.print(_summary_table(subject, kind, summarize(own, kind_of)))
     console.print(escape(headline(run)), highlight=False)
     console.print(LEGEND, style="dim", highlight=False)
 
@@ -98,12 +119,13 @@ def _case_table(subject: str, rows: list[Row]) -> Table:
     table = Table(title=f"{subject} and the quickest peer", title_justify="left")
     table.add_column("case", no_wrap=True)
     table.add_column("operation", no_wrap=True)
-    for heading in ("ms", "spread", "rate", "of limit", "ratio"):
+    for heading in ("ms", "spread", "rate", "of limit", f"to {REFERENCE}", "to best"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("best peer", no_wrap=True)
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         cells = row_cells(row)
-        cells[4] = f"[{_colour(row.ratio)}]{cells[4]}[/]"
+        cells[4] = _coloured(row.reference_ratio, cells[4])
+        cells[5] = _coloured(row.ratio, cells[5])
         last_of_family = following is not None and following.record.family != row.record.family
         table.add_row(
             f"{row.record.network} {row.record.layer}",
@@ -114,49 +136,43 @@ def _case_table(subject: str, rows: list[Row]) -> Table:
     return table
 
 
-def _summary_table(subject: str, summaries: list[Summary]) -> Table:
-    table = Table(title=f"{subject}: geometric means", title_justify="left")
-    table.add_column("family", no_wrap=True)
+def _summary_table(subject: str, kind: str, summaries: list[Summary]) -> Table:
+    table = Table(title=f"{subject}: geometric means by {kind}", title_justify="left")
+    table.add_column(kind, no_wrap=True)
     table.add_column("operation", no_wrap=True)
-    for heading in ("cases", "of limit", "ratio", "lowest", "highest"):
-        table.add_column(heading, justify="right")
+    for heading in ("cases", "of limit", f"to {REFERENCE}", "range", "to best peer", "range"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
-        table.add_row(
-            summary.family,
-            summary.operation,
-            str(summary.cases),
-            f"{summary.share:.0%}",
-            f"[{_colour(summary.ratio)}]{ratio_text(summary.ratio)}[/]",
-            ratio_text(summary.lowest),
-            ratio_text(summary.highest),
-        )
+        cells = summary_cells(summary)
+        cells[4] = _coloured(summary.reference and summary.reference.mean, cells[4])
+        cells[6] = _coloured(summary.best and summary.best.mean, cells[6])
+        table.add_row(*cells)
     return table
 
 
-def _colour(ratio: float | None) -> str:
+def _coloured(ratio: float | None, text: str) -> str:
     if ratio is None:
-        return "dim"
-    return "green" if ratio >= 1 else "yellow" if ratio >= 0.5 else "red"
+        return text
+    return f"[{'green' if ratio >= 1 else 'yellow' if ratio >= 0.5 else 'red'}]{text}[/]"
 
 
 def markdown_summary(run: Run) -> str:
-    """The geometric means as a Markdown table, one per subject."""
+    """The geometric means as Markdown tables, one per subject and kind."""
     parts = []
     for subject in run.subjects:
-        lines = [
-            f"**{subject}**",
-            "",
-            "| family | operation | cases | share of the limit | ratio to the best peer | range |",
-            "| --- | --- | --: | --: | --: | --: |",
-        ]
-        for s in summarize(rows_of(run)):
-            if s.subject != subject:
-                continue
-            span = "" if s.lowest is None else f"{s.lowest:.2f} to {s.highest:.2f}"
-            ratio = ratio_text(s.ratio) or "no peer"
-            operation = s.operation.replace("_", " ")
-            lines.append(f"| {s.family} | {operation} | {s.cases} | {s.share:.0%} | {ratio} | {span} |")
-        parts.append("\n".join(lines))
+        own = [row for row in rows_of(run) if row.subject == subject]
+        parts.append(f"**{subject}**")
+        for kind, kind_of in KINDS.items():
+            lines = [
+                f"| {kind} | operation | cases | share of the limit "
+                f"| ratio to {REFERENCE} | range | ratio to the best peer | range |",
+                "| --- | --- | --: | --: | --: | --: | --: | --: |",
+            ]
+            for summary in summarize(own, kind_of):
+                cells = summary_cells(summary)
+                cells[6] = cells[6] or "no peer"
+                lines.append(f"| {' | '.join(cells)} |")
+            parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
@@ -166,8 +182,8 @@ def markdown_report(run: Run) -> str:
     lines += [LEGEND[0].upper() + LEGEND[1:] + ".", "", "## Geometric means", ""]
     lines += [markdown_summary(run), "", "## Cases", ""]
     lines += [
-        "| case | operation | shapes | ms | spread | rate | of limit | ratio | best peer |",
-        "| --- | --- | --- | --: | --: | --: | --: | --: | --- |",
+        f"| case | operation | shapes | ms | spread | rate | of limit | to {REFERENCE} | to best | best peer |",
+        "| --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |",
     ]
     several = len(run.subjects) > 1
     for row in rows_of(run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from benchmarks.cases import Case
 from benchmarks.timing import Limits, Timing
 
 SCHEMA = 1
+REFERENCE = "PyTorch"  # the peer that every table names beside the quickest: PyTorch as it comes, NCHW
 
 Status = Literal["timed", "refused", "wrong", "failed"]
 
@@ -110,7 +111,7 @@ def _record(data: dict[str, Any]) -> Record:
 
 @dataclass(frozen=True)
 class Row:
-    """One timed case of one subject, beside its quickest peer and its limit."""
+    """One timed case of one subject, beside its quickest peer, PyTorch and its limit."""
 
     record: Record
     subject: str
@@ -120,11 +121,17 @@ class Row:
     share: float  # of the limit; above 1 if the caches hold the data
     peer: str = ""
     peer_timing: Timing | None = None
+    reference_timing: Timing | None = None
 
     @property
     def ratio(self) -> float | None:
-        """The peer's time over ours: above 1 we are quicker."""
+        """The quickest peer's time over ours: above 1 we are quicker."""
         return self.peer_timing.median / self.timing.median if self.peer_timing else None
+
+    @property
+    def reference_ratio(self) -> float | None:
+        """PyTorch's time over ours, where it took the case."""
+        return self.reference_timing.median / self.timing.median if self.reference_timing else None
 
 
 def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits) -> Row | None:
@@ -145,6 +152,7 @@ def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits
         share=limits.least_seconds(record.flops, record.least_bytes) / own.median,
         peer=peer,
         peer_timing=peers.get(peer),
+        reference_timing=peers.get(REFERENCE),
     )
 
 
@@ -156,39 +164,61 @@ def rows_of(run: Run) -> list[Row]:
 
 
 @dataclass(frozen=True)
+class Ratios:
+    """Ratios to a peer over the cases that it took: the geometric mean, the least and the largest."""
+
+    cases: int
+    mean: float
+    lowest: float
+    highest: float
+
+    @staticmethod
+    def of(values: Iterable[float | None]) -> Ratios | None:
+        """None where the peer took no case."""
+        known = [value for value in values if value is not None]
+        return Ratios(len(known), geometric_mean(known), min(known), max(known)) if known else None
+
+
+@dataclass(frozen=True)
 class Summary:
-    """The geometric means over one family and operation."""
+    """The geometric means over the cases of one kind and operation."""
 
     subject: str
-    family: str
+    kind: str
     operation: str
     cases: int
     share: float
-    compared: int  # cases that a peer took
-    ratio: float | None
-    lowest: float | None
-    highest: float | None
+    reference: Ratios | None  # to PyTorch
+    best: Ratios | None  # to the quickest peer of each case
 
 
-def summarize(rows: Iterable[Row]) -> list[Summary]:
-    """One summary per subject, family and operation, in the order of the rows."""
+def by_family(record: Record) -> tuple[str, str]:
+    """Each operation of each family apart."""
+    return record.family, record.operation
+
+
+def by_group(record: Record) -> tuple[str, str]:
+    """Convolutions by direction, whatever their window but for depthwise ones; all else with its gradients."""
+    if record.family.endswith("convolution") and not record.family.startswith("depthwise"):
+        return "convolution", record.operation
+    return record.family, "all"
+
+
+def summarize(rows: Iterable[Row], kind_of: Callable[[Record], tuple[str, str]] = by_family) -> list[Summary]:
+    """One summary per subject, kind and operation, in the order of the rows."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
-        key = row.subject, row.record.family, row.record.operation
-        groups.setdefault(key, []).append(row)
+        groups.setdefault((row.subject, *kind_of(row.record)), []).append(row)
     return [_summary(key, members) for key, members in groups.items()]
 
 
 def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> Summary:
-    ratios = [row.ratio for row in rows if row.ratio is not None]
     return Summary(
         *key,
         cases=len(rows),
         share=geometric_mean([row.share for row in rows]),
-        compared=len(ratios),
-        ratio=geometric_mean(ratios) if ratios else None,
-        lowest=min(ratios, default=None),
-        highest=max(ratios, default=None),
+        reference=Ratios.of(row.reference_ratio for row in rows),
+        best=Ratios.of(row.ratio for row in rows),
     )
 
 

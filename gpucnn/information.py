@@ -12,6 +12,7 @@ from typing import Any
 
 from gpucnn import __version__
 from gpucnn.backends import available
+from gpucnn.backends.numpy.threads import get_num_threads
 from gpucnn.numerics import current_precision
 
 _AVX512 = ("AVX512_SKX", "X86_V4")  # NumPy's names for it before and since 2.4
@@ -28,7 +29,7 @@ def cache_folder() -> Path:
 
 
 def info() -> dict[str, Any]:
-    """What this machine offers: versions, backends and why one is missing, its GPUs, the processor and its BLAS.
+    """What this machine offers: versions, backends and why one is missing, its GPUs, the processor, threads and BLAS.
 
     Returns
     -------
@@ -49,6 +50,7 @@ def info() -> dict[str, Any]:
         "backends": backends,
         **({"cuda": _cuda()} if backends["cuda"] == "available" else {}),
         "processor": {"name": _processor_name(), "cores": _cores(), "vector extensions": _vector_extensions()},
+        "threads": get_num_threads(),
         "blas": _blas(),
         "precision": current_precision(),
         "cache": str(cache_folder()),

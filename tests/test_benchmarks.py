@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +22,10 @@ from benchmarks.checking import EPS, expect, find_fault
 from benchmarks.data import make_arrays, pool_maximum
 from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
 from benchmarks.providers import Provider
-from benchmarks.results import Outcome, Record, Run, rows_of, summarize
+from benchmarks.results import Outcome, Ratios, Record, Run, rows_of, summarize
 from benchmarks.timing import Limits, Timing
+
+ROOT = Path(__file__).parent.parent
 
 
 def layer_of(network, name):
@@ -367,6 +373,29 @@ def test_mistaken_calls(run_command, capsys):
             command.parse(mistake)
 
 
+def test_every_library_is_confined_to_the_threads_and_the_facts_say_so():
+    code = """
+from benchmarks import environment
+environment.confine(1)
+import gpucnn, json, threadpoolctl
+facts = environment.describe(1, [])
+assert facts["gpucnn_threads"] == gpucnn.get_num_threads() == 1
+assert {pool["num_threads"] for pool in facts["thread_pools"]} == {1}
+gpucnn.set_num_threads(3)
+assert environment.describe(1, [])["gpucnn_threads"] == 3
+environment.confine(2)
+assert gpucnn.get_num_threads() == 2
+"""
+    environ = {**os.environ, "GPUCNN_NUM_THREADS": "7"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environ, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_without_gpucnn_there_are_no_threads_of_it(monkeypatch):
+    monkeypatch.setattr(environment, "find_spec", lambda name: None)
+    assert "gpucnn_threads" not in environment.describe(1, [])
+
+
 def test_only_a_whole_default_run_has_the_plain_name():
     names = {
         command.file_stem(tier, 2, filtered, interrupted)
@@ -452,10 +481,49 @@ def test_summaries_are_geometric_means(small_run):
     (record, _) = small_run.records
     faster = replace(record, outcomes=(outcome("ours", 37, True), outcome("slow", 296)))
     (summary,) = summarize(rows_of(replace(small_run, records=(record, faster))))
-    assert (summary.cases, summary.compared) == (2, 2)
-    assert summary.ratio == pytest.approx(2)  # of 0.5 and 8
-    assert (summary.lowest, summary.highest) == (pytest.approx(0.5), pytest.approx(8))
+    assert (summary.kind, summary.operation) == ("dense convolution", "forward")
+    assert (summary.cases, summary.best.cases) == (2, 2)
+    assert summary.best.mean == pytest.approx(2)  # of 0.5 and 8
+    assert (summary.best.lowest, summary.best.highest) == (pytest.approx(0.5), pytest.approx(8))
+    assert summary.reference is None
     assert results.geometric_mean([1, 100]) == pytest.approx(10)
+
+
+def test_summaries_name_pytorch_beside_the_quickest_peer(small_run):
+    records = [
+        replace(small_run.records[0], outcomes=(outcome("ours", 10, True), *peers))
+        for peers in (
+            [outcome("PyTorch", 20), outcome("PyTorch channels_last", 1), outcome("quick", 5)],
+            [outcome("PyTorch", 5), outcome("quick", 80)],
+            [outcome("PyTorch channels_last", 10)],
+        )
+    ]
+    rows = rows_of(replace(small_run, records=records))
+    assert [row.peer for row in rows] == ["PyTorch channels_last", "PyTorch", "PyTorch channels_last"]
+    assert [row.reference_ratio for row in rows] == [pytest.approx(2), pytest.approx(0.5), None]
+    (summary,) = summarize(rows)
+    assert summary.reference == Ratios(2, pytest.approx(1), pytest.approx(0.5), pytest.approx(2))
+    assert summary.best == Ratios(3, pytest.approx(0.05 ** (1 / 3)), pytest.approx(0.1), pytest.approx(1))
+    assert report.summary_cells(summary)[4:] == ["1.00", "0.50 to 2.00", "0.37", "0.10 to 1.00"]
+    assert report.row_cells(rows[0])[4:] == ["2.00", "0.10", "PyTorch channels_last"]
+    line = report.progress_line(records[0], rows[0])
+    assert line.endswith(": 10 ms, 0.10 x PyTorch channels_last, 2.00 x PyTorch")
+    assert report.progress_line(records[1], rows[1]).endswith(": 10 ms, 0.50 x PyTorch")
+
+
+def test_groups_part_convolutions_by_direction_and_nothing_else():
+    groups = {}
+    for case in select("full"):
+        groups.setdefault(results.by_group(Record.of(case, [])), set()).add((case.family, case.operation))
+    directions = ("forward", "backward_input", "backward_weight")
+    alone = ["depthwise convolution", "pooling", "normalization", "unfolding", "resampling"]
+    assert list(groups) == [*(("convolution", name) for name in directions), *((name, "all") for name in alone)]
+    families = {case.family for case in select("full") if case.flops} - {"depthwise convolution"}
+    assert len(families) == 6
+    for name in directions:
+        assert groups["convolution", name] == {(family, name) for family in families}
+    assert groups["depthwise convolution", "all"] == {("depthwise convolution", name) for name in directions}
+    assert {operation for _, operation in groups["unfolding", "all"]} == {"im2col", "col2im"}
 
 
 def test_json_keeps_everything(small_run, tmp_path):
@@ -481,10 +549,34 @@ def test_markdown_and_readme(small_run, tmp_path):
     assert written.endswith("\nafter\n")
     assert "old" not in written
     assert written.count("| dense convolution | forward | 1 |") == 1
+    assert written.count("| convolution | forward | 1 | 50% |  |  | 0.50 | 0.50 to 0.50 |") == 1
+    assert written.count("| normalization | training | 1 |") == written.count("| normalization | all | 1 |") == 1
     assert "(details.md)" in written
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="benchmark:start"):
         report.update_readme(readme, small_run, "details.md")
+
+
+def test_the_longest_names_fit_into_140_columns(small_run):
+    longest = [
+        max(select("full"), key=lambda case: len(f"{case.layer.network} {case.layer.name}")),
+        max(select("full"), key=lambda case: len(f"{case.family}{case.operation}")),
+    ]
+    outcomes = (
+        outcome("gpucnn NumPy", 1234.5, True),
+        outcome("PyTorch", 123456),
+        outcome("PyTorch channels_last", 12345),
+    )
+    records = [Record.of(case, outcomes) for case in longest]
+    console = Console(width=140, record=True, file=io.StringIO())
+    report.print_report(replace(small_run, records=records), console)
+    printed = console.export_text()
+    assert "…" not in printed
+    for case in longest:
+        for word in (f"{case.layer.network} {case.layer.name}", case.operation, case.family):
+            assert word in printed
+    assert printed.count("100.00 to 100.00") == 4  # to PyTorch, of two cases by group and by family
+    assert printed.count("PyTorch channels_last") == 2
 
 
 def test_terminal_report(small_run):

@@ -27,12 +27,13 @@ def test_info_is_plain_and_says_what_is_here() -> None:
     facts = gpucnn.info()
     assert json.loads(json.dumps(facts)) == facts
     assert [name for name in facts if name != "cuda"] == [
-        "gpucnn", "python", "platform", "packages", "backends", "processor", "blas", "precision", "cache"
+        "gpucnn", "python", "platform", "packages", "backends", "processor", "threads", "blas", "precision", "cache"
     ]  # fmt: skip
     assert facts["gpucnn"] == gpucnn.__version__
     assert facts["python"] == platform.python_version()
     assert facts["packages"]["numpy"] == np.__version__
     assert facts["backends"] == gpucnn.backends.available()
+    assert facts["threads"] == gpucnn.get_num_threads()
     assert facts["precision"] in ("fp32", "tf32", "fp32x3")
     with gpucnn.precision("tf32"):
         assert gpucnn.info()["precision"] == "tf32"
@@ -74,6 +75,15 @@ def test_the_processor() -> None:
     assert processor["name"]
     assert 1 <= processor["cores"] <= (os.cpu_count() or 1)
     assert isinstance(processor["vector extensions"], list)
+
+
+def test_the_threads_are_those_that_operations_take() -> None:
+    before = gpucnn.get_num_threads()
+    try:
+        gpucnn.set_num_threads(before + 5)
+        assert gpucnn.info()["threads"] == before + 5
+    finally:
+        gpucnn.set_num_threads(before)
 
 
 def processor_name(monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None) -> str:
@@ -249,10 +259,12 @@ def test_main_prints_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_module_runs_as_a_command() -> None:
-    ran = subprocess.run([sys.executable, "-m", "gpucnn"], capture_output=True, text=True, check=True)
+    environ = {**os.environ, "GPUCNN_NUM_THREADS": "3"}
+    ran = subprocess.run([sys.executable, "-m", "gpucnn"], env=environ, capture_output=True, text=True, check=True)
     lines = ran.stdout.splitlines()
     assert lines[0].split() == ["gpucnn", gpucnn.__version__]
     assert any(line.split() == ["numpy", "available"] for line in lines)
+    assert [line.split()[1] for line in lines if line.startswith("threads")] == ["3"]
     assert any(line.split()[:2] in (["cuda", "not"], ["cuda", "available"]) for line in lines)
     assert not any(line.endswith(" ") for line in lines)
     assert ran.stderr == ""
