@@ -36,7 +36,8 @@ _scratch = _Scratch()
 def scratch(name: str, shape: Sequence[int], dtype: Any) -> Array:
     """An uninitialised array in a buffer that this thread keeps: its pages are mapped, and often still in its cache.
 
-    It is overwritten when the same thread next asks for the same name, so a name belongs to one function.
+    It is overwritten when the same thread next asks for the same name, so a name belongs to one function, and that calls
+    nothing that comes back to it while it needs the array. (Finalisers and handlers of signals should call no operation.)
     """
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
@@ -46,8 +47,7 @@ def scratch(name: str, shape: Sequence[int], dtype: Any) -> Array:
         buffer = buffer[-buffer.ctypes.data % 64 :]  # a cache line's start
         if size <= SCRATCH_BYTES:
             _scratch.buffers[name] = buffer
-    view: Array = buffer[:size].view(dtype)
-    return view.reshape(shape)
+    return np.ndarray(tuple(shape), dtype, buffer)
 
 
 def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:

@@ -5,25 +5,39 @@ few large calls run side by side. How work is cut never depends on the number of
 of their own: results have the same bits whatever the number of threads.
 
 BLAS has threads too, and where it used them its sums could be cut in another way. So while pieces run each of its
-products takes one thread.
+products takes one thread. That holds for the BLAS libraries that threadpoolctl knows: OpenBLAS, MKL, BLIS and FlexiBLAS
+(Apple's Accelerate is left as it is).
+
+What `run` promises:
+
+- Several threads may call it at once. Each works on its own items, helped by those threads of the pool that are free,
+  waits for none that is busy elsewhere, and gets the exceptions of its own items.
+- ``np.errstate`` and all context variables of the caller hold for its items, whichever thread takes them. Filters of
+  warnings are the process's; from Python 3.14 on those of ``warnings.catch_warnings`` can be a context variable too.
+- When it returns or raises, be it KeyboardInterrupt, no thread is at its items any more and none keeps them alive, and
+  BLAS has the number of threads that the user gave it, unless other threads are still within `run`.
+- A process may fork while some of its threads are within `run`: the child starts threads of its own when it needs them,
+  and its BLAS has the user's number.
+- Threads that wait do not keep the interpreter from ending; where no thread can be started the caller does all itself.
 """
 
 from __future__ import annotations
 
 import contextvars
+import ctypes
+import operator
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from importlib.util import find_spec
+from itertools import product
 from typing import Any, TypeVar
 
 __all__ = ["get_num_threads", "one_blas_thread", "run", "set_num_threads"]
 
 Item = TypeVar("Item")
-
-_VARIABLES = ("GPUCNN_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 _num_threads: int | None = None  # None until somebody asks or sets it
 
@@ -34,8 +48,15 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        What `set_num_threads` set; else ``GPUCNN_NUM_THREADS``, else the least that the environment allows BLAS
-        (``OMP_NUM_THREADS``, ``OPENBLAS_NUM_THREADS``, ``MKL_NUM_THREADS``) and no more than the process has CPUs.
+        What `set_num_threads` set; else the environment's ``GPUCNN_NUM_THREADS``; else the least number that it gives
+        to BLAS (``OMP_NUM_THREADS``, ``OPENBLAS_NUM_THREADS``, ``MKL_NUM_THREADS``), and no more than the CPUs that the
+        process may use. The environment is read once.
+
+    Raises
+    ------
+    ValueError
+        ``GPUCNN_NUM_THREADS`` is neither empty nor an integer of at least 1. The other variables are not gpucnn's: what
+        makes no sense there is passed over, as BLAS does.
 
     Examples
     --------
@@ -65,8 +86,9 @@ def set_num_threads(threads: int) -> None:
 
     Notes
     -----
-    While an operation multiplies matrices, NumPy's BLAS is held to one thread in the whole process, and set back
-    afterwards. After a fork the child starts threads of its own.
+    While an operation runs, NumPy's BLAS is held to one thread, in the whole process with most builds of BLAS, and set
+    back afterwards: change its number of threads while no operation runs. The child of a fork keeps the setting and
+    starts threads of its own.
 
     Examples
     --------
@@ -77,109 +99,29 @@ def set_num_threads(threads: int) -> None:
     >>> set_num_threads(before)
     """
     global _num_threads
-    if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+    try:
+        count = operator.index(threads)
+    except TypeError:
+        count = None
+    if count is None or isinstance(threads, bool):
         raise TypeError(f"set_num_threads: threads is {threads!r}, expected an integer")
-    if (count := threads.__index__()) < 1:
+    if count < 1:
         raise ValueError(f"set_num_threads: threads is {count}, expected at least 1")
     _num_threads = count
 
 
 def _default() -> int:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own, *of_blas = (os.environ.get(name, "").partition(",")[0].strip() for name in _VARIABLES)
-    if own.isdecimal() and int(own):
+    if own := os.environ.get("GPUCNN_NUM_THREADS", "").strip():
+        if not own.isdecimal() or int(own) < 1:
+            raise ValueError(f"GPUCNN_NUM_THREADS is {own!r}, expected an integer of at least 1")
         return int(own)
-    return min([cpus, *(int(value) for value in of_blas if value.isdecimal() and int(value))])
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    of_blas = (os.environ.get(f"{name}_NUM_THREADS", "") for name in ("OMP", "OPENBLAS", "MKL"))
+    outermost = (value.partition(",")[0].strip() for value in of_blas)  # "4,2" is 4, and 2 in each of those
+    return min([cpus, *(int(value) for value in outermost if value.isdecimal() and int(value))])
 
 
 # --- Work ---------------------------------------------------------------------------------------------------------
-
-
-class _Job:
-    """Items of one call, handed out one by one to whichever thread asks next."""
-
-    def __init__(self, task: Callable[[Any], object], items: Sequence[Any]) -> None:
-        self._task = task
-        self._items = iter(items)
-        self._lock = threading.Lock()
-        self._idle = threading.Lock()  # held while threads of the pool are at work
-        self._helpers = 0
-        self.error: BaseException | None = None
-
-    def help(self) -> None:
-        """What a thread of the pool does: join, work, and tell the caller when the last one has left."""
-        with self._lock:
-            if self._items is _NONE:
-                return  # all was done before this thread woke up
-            self._helpers += 1
-            if self._helpers == 1:
-                self._idle.acquire()
-        self.work()
-        with self._lock:
-            self._helpers -= 1
-            if self._helpers == 0:
-                self._idle.release()
-
-    def work(self) -> None:
-        """Take items until there are none left, or until one has failed."""
-        while True:
-            with self._lock:
-                item = next(self._items, _NONE)
-                if item is _NONE:
-                    self._items = _NONE
-                    return
-            try:
-                self._task(item)
-            except BaseException as error:
-                with self._lock:
-                    self.error = self.error or error
-                    self._items = _NONE
-                return
-
-    def wait(self) -> None:
-        """Until no thread of the pool is at it any more."""
-        with self._idle:
-            pass
-
-
-_NONE: Any = iter(())
-
-
-class _Pool:
-    """Threads that wait for jobs to help with."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[tuple[contextvars.Context, _Job]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._threads = 0
-
-    def offer(self, job: _Job, helpers: int) -> None:
-        """Let up to `helpers` threads help with `job`, in the caller's context (NumPy's errstate is part of it)."""
-        if self._threads < helpers:
-            with self._lock:
-                while self._threads < helpers:
-                    self._threads += 1
-                    threading.Thread(target=self._serve, name=f"gpucnn-{self._threads}", daemon=True).start()
-        for _ in range(helpers):
-            self._jobs.put((contextvars.copy_context(), job))
-
-    def _serve(self) -> None:
-        _here.nested = True
-        for library in _libraries():
-            if library.threading_layer == "openmp":  # there the number is each thread's own
-                library.set_num_threads(1)
-        while True:
-            context, job = self._jobs.get()
-            context.run(job.help)
-            del context, job  # or its arrays would live until the next job
-
-
-class _Here(threading.local):
-    nested = False  # whether this thread is already at a job: what it runs is not cut further
-
-
-_here = _Here()
-_pool = _Pool()
 
 
 def run(task: Callable[[Item], object], items: Sequence[Item]) -> None:
@@ -188,8 +130,11 @@ def run(task: Callable[[Item], object], items: Sequence[Item]) -> None:
     A thread of the pool takes some 50 us to wake up, and each NumPy call of a task should take 20 us or more, or the
     threads wait for the interpreter's lock. A single item runs at once, in the caller's thread.
 
-    Tasks write to disjoint memory. The caller's thread takes its part; the first exception ends the work and is raised.
-    A task that itself calls `run` does those items one after the other. BLAS uses one thread within tasks.
+    Tasks write to disjoint memory, do not wait for each other and do not fork. The caller's thread takes its part. A
+    task that itself calls `run` does those items one after the other. BLAS uses one thread within tasks.
+
+    After an exception no further item is started. When those under way are done it is raised, the first one if there
+    are several; only an interrupt (any exception that is no `Exception`) goes before it.
 
     Examples
     --------
@@ -202,76 +147,259 @@ def run(task: Callable[[Item], object], items: Sequence[Item]) -> None:
         for item in items:
             task(item)
         return
-    with one_blas_thread():
-        helpers = min(get_num_threads(), len(items)) - 1
+    helpers = min(get_num_threads(), len(items)) - 1
+    with _OneBlasThread():
         if helpers < 1:
             for item in items:
                 task(item)
             return
         job = _Job(task, items)
-        _pool.offer(job, helpers)
         _here.nested = True
         try:
+            _pool.offer(job, helpers)
             job.work()
         finally:
             _here.nested = False
-            job.wait()
+            job.finish()
     if job.error is not None:
-        raise job.error
+        try:
+            raise job.error
+        finally:
+            job.error = None  # its traceback holds this frame: no cycle that keeps arrays until they are collected
+
+
+class _Job:
+    """The items of one `run`, handed out one by one to whichever thread asks next.
+
+    It is closed once items have run out, one has failed or the caller gives up. As threads of the pool leave only a
+    closed job, and join only an open one, their number rises, then falls, and comes back to 0 no more than once.
+    """
+
+    def __init__(self, task: Callable[[Any], object], items: Sequence[Any]) -> None:
+        self._task: Any = task
+        self._items = iter(items)
+        self._context: Any = contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._helpers = 0
+        self._left = threading.Lock()  # released by the last helper
+        self._left.acquire()
+        self.error: BaseException | None = None
+
+    def work(self) -> None:
+        """Take items until there are none left, or until one has failed."""
+        task = self._task
+        try:
+            while True:
+                with self._lock:
+                    item = next(self._items, _NONE)
+                    if item is _NONE:
+                        self._items = _NONE
+                        return
+                task(item)
+        except BaseException as error:
+            with self._lock:
+                self._items = _NONE
+                if self.error is None or not isinstance(error, Exception):
+                    self.error = error
+
+    def help(self) -> None:
+        """What a thread of the pool does: join, work in the caller's context, leave."""
+        with self._lock:
+            if self._items is _NONE:
+                return  # all was done before this thread woke up
+            self._helpers += 1
+        for swap in _blas.own:
+            swap(1)
+        self._context.copy().run(self.work)  # a copy, as no two threads can be in one context
+        with self._lock:
+            self._helpers -= 1
+            if self._helpers == 0:
+                self._left.release()
+
+    def finish(self) -> None:
+        """Close, wait until no thread of the pool is at it any more, and let go of the caller's objects."""
+        try:
+            with self._lock:
+                self._items = _NONE
+                helped = self._helpers > 0
+            if helped:
+                self._left.acquire()
+        except BaseException:  # an interrupt: still, the items under way write to the caller's arrays
+            self.finish()
+            raise
+        self._task = self._context = None
+
+
+_NONE: Any = iter(())  # both the items of a closed job and what comes after the last one
+
+
+class _Pool:
+    """Threads that wait for jobs to help with."""
+
+    # Finished jobs that wait for a busy thread to pass them over, at most: later ones do without help.
+    BACKLOG = 256
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        self._lock = threading.RLock()
+        self._threads = 0
+
+    def offer(self, job: _Job, helpers: int) -> None:
+        """Let up to `helpers` threads help with `job`."""
+        if self._threads < helpers:
+            self._start(helpers)
+        for _ in range(min(helpers, self._threads, self.BACKLOG - self._jobs.qsize())):
+            self._jobs.put(job)
+
+    def _start(self, threads: int) -> None:
+        with self._lock, suppress(RuntimeError):  # no more can be started, or the interpreter is ending
+            while self._threads < threads:
+                thread = threading.Thread(target=self._serve, name=f"gpucnn-{self._threads + 1}", daemon=True)
+                contextvars.Context().run(thread.start)  # from an empty context: it could keep the caller's for good
+                self._threads += 1
+
+    def _serve(self) -> None:
+        _here.nested = True
+        while True:
+            job = self._jobs.get()
+            job.help()
+            del job
+
+
+class _Here(threading.local):
+    nested = False  # whether this thread is already at a job: what it runs is not cut further
+
+
+_here = _Here()
+_pool = _Pool()
 
 
 # --- BLAS ---------------------------------------------------------------------------------------------------------
 
 
-class _Blas:
-    """The BLAS libraries of the process, held to one thread while anyone needs that."""
+def one_blas_thread() -> AbstractContextManager[None]:
+    """Within the block, products of matrices take one thread each; `run` sees to that itself."""
+    return _OneBlasThread()
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.before: list[int] = []
+
+class _OneBlasThread(AbstractContextManager[None]):
+    """The block of `one_blas_thread`; it takes 1 us, where a generator and threadpoolctl's calls took 4.5."""
+
+    __slots__ = ("_own",)
+
+    def __enter__(self) -> None:
+        self._own: list[tuple[_Swap, int]] = []
+        try:
+            _blas.hold(self)
+            for swap in _blas.own:
+                self._own.append((swap, swap(1)))
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            for swap, before in self._own:
+                swap(before)
+        finally:
+            _blas.release(self)
+
+
+_Get = Callable[[], int]
+_Set = Callable[[int], object]
+_Swap = Callable[[int], int]  # sets a number of threads and returns what sets it back
+
+
+class _Blas:
+    """NumPy's BLAS, and who needs it to use one thread.
+
+    At any point of `hold` and `release` another thread may fork, and an interrupt, or a finaliser that calls them too,
+    may come in between: so `before` is noted before anything is set, and forgotten after it has been set back.
+    """
+
+    def __init__(self, shared: Sequence[tuple[_Get, _Set]] | None = None, own: Sequence[_Swap] = ()) -> None:
+        self.shared = shared  # libraries with one number for the process; None until they have been looked for
+        self.own = own  # libraries with a number for each thread
+        self.before: list[tuple[_Set, int]] = []  # what sets the first back
+        self._users: set[_OneBlasThread] = set()
+        self._lock = threading.RLock()
+
+    def hold(self, user: _OneBlasThread) -> None:
+        """Use one thread until `user`, and all others, have released it."""
+        with self._lock:
+            if self.shared is None:
+                self.shared, self.own = _find()
+            self._users.add(user)
+            if len(self._users) == 1:
+                for get, put in self.shared:
+                    if (threads := get()) > 1:
+                        self.before.append((put, threads))
+                        put(1)
+
+    def release(self, user: _OneBlasThread) -> None:
+        """Undo `hold`, whether it was interrupted or not."""
+        with self._lock:
+            before = self.before
+            self._users.discard(user)
+            if not self._users:
+                for put, threads in before:
+                    put(threads)
+                self.before = []
 
 
 _blas = _Blas()
 
 
-@cache
-def _libraries() -> list[Any]:
+def _find() -> tuple[list[tuple[_Get, _Set]], list[_Swap]]:
+    """The BLAS libraries that NumPy may use: those in its wheel, else all of the process."""
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # looks at every library: when needed
 
-    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+    numpy = find_spec("numpy")
+    folder = os.path.dirname(os.path.realpath(numpy.origin)) if numpy and numpy.origin else ""
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    libraries = [library for library in libraries if library.filepath.startswith(folder)] or libraries
+    own = [library for library in libraries if library.internal_api in ("mkl", "blis") or _uses_openmp(library)]
+    return [_functions(library) for library in libraries if library not in own], [_swap(library) for library in own]
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Within the block, products of matrices take one thread each, in every thread of the process."""
-    libraries = _libraries()
-    with _blas.lock:
-        _blas.users += 1
-        if _blas.users == 1:
-            _blas.before = [library.get_num_threads() for library in libraries]
-            for library, before in zip(libraries, _blas.before, strict=True):
-                if before != 1:
-                    library.set_num_threads(1)
-    try:
-        yield
-    finally:
-        with _blas.lock:
-            _blas.users -= 1
-            if _blas.users == 0:
-                for library, before in zip(libraries, _blas.before, strict=True):
-                    if before != 1:
-                        library.set_num_threads(before)
+def _uses_openmp(library: Any) -> bool:
+    return bool(library.internal_api == "openblas" and library.threading_layer == "openmp")
+
+
+def _functions(library: Any) -> tuple[_Get, _Set]:
+    """What asks for a library's number of threads and what sets it.
+
+    From threadpoolctl 3.8 on its own function sets OpenBLAS's for the first thread that calls it and does nothing for
+    all others. PYFUNCTYPE keeps the interpreter's lock, which a call as short as these would have to queue for again.
+    """
+    for prefix, suffix in product(("", "scipy_"), ("", "64_", "_64")):
+        name = f"{prefix}openblas_%s_num_threads{suffix}"
+        with suppress(AttributeError):
+            get = ctypes.PYFUNCTYPE(ctypes.c_int)((name % "get", library.dynlib))
+            return get, ctypes.PYFUNCTYPE(None)((name % "set", library.dynlib))
+    return lambda: library.get_num_threads() or 1, library.set_num_threads
+
+
+def _swap(library: Any) -> _Swap:
+    if library.internal_api == "mkl":  # returns the thread's number, which is 0 while the process's applies
+        swap: _Swap = library.set_num_threads
+        return swap
+
+    def exchange(threads: int) -> int:
+        before: int = library.get_num_threads()
+        library.set_num_threads(threads)
+        return before
+
+    return exchange
 
 
 def _start_anew() -> None:
     """In the child of a fork only the thread that forked is left, and locks may be held by those that are not."""
-    global _pool, _blas
-    held, libraries = _blas, _libraries() if _libraries.cache_info().currsize else []
-    _pool, _blas = _Pool(), _Blas()
-    if held.users:  # by operations that the child does not have
-        for library, before in zip(libraries, held.before, strict=True):
-            library.set_num_threads(before)
+    global _here, _pool, _blas
+    before = _blas.before
+    _here, _pool, _blas = _Here(), _Pool(), _Blas(_blas.shared, _blas.own)
+    for put, threads in before:  # held for work that the child does not have
+        put(threads)
 
 
 if hasattr(os, "register_at_fork"):
