@@ -36,8 +36,8 @@ _scratch = _Scratch()
 def scratch(name: str, shape: Sequence[int], dtype: Any) -> Array:
     """An uninitialised array in a buffer that this thread keeps: its pages are mapped, and often still in its cache.
 
-    It is overwritten when the same thread next asks for the same name, so a name belongs to one function, and that calls
-    nothing that comes back to it while it needs the array. (Finalisers and handlers of signals should call no operation.)
+    It is overwritten when the same thread next asks for the same name. So a name belongs to one function, which calls
+    nothing that comes back to it while it needs the array; no operation is for finalisers or handlers of signals.
     """
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
