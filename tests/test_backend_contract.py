@@ -127,9 +127,12 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [  # the primitive, its argument
     ("norm_statistics", (flat, ROWS), [(N, C, 1, 1)] * 2),
     ("norm_apply", (flat, centre, spread, affine, affine), flat.shape),
     ("norm_apply", (flat, centre, spread, None, None), flat.shape),
+    ("norm_forward", (flat, affine, affine, BATCH, 1e-5), [flat.shape, *[(1, C, 1, 1)] * 2]),
+    ("norm_forward", (flat, None, None, ROWS, 1e-5), [flat.shape, *[(N, C, 1, 1)] * 2]),
     ("norm_backward_affine", (flat, flat, centre, spread, BATCH), [(1, C, 1, 1)] * 2),
     ("norm_backward_input", (flat, flat, centre, spread, affine, BATCH), flat.shape),
     ("norm_backward_input", (flat, flat, centre, spread, None, BATCH), flat.shape),
+    ("norm_backward", (flat, flat, centre, spread, affine, BATCH), [flat.shape, *[(1, C, 1, 1)] * 2]),
 ]
 NAMES = [f"{primitive}-{index}" for index, (primitive, _, _) in enumerate(CALLS)]
 

@@ -126,6 +126,12 @@ class Backend(ABC):
         """``(x - mean) * rstd * weight + bias``, in the dtype of x."""
 
     @abstractmethod
+    def norm_forward(
+        self, x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
+    ) -> tuple[Array, Array, Array]:
+        """x normalised by its own statistics, with rstd = 1 / sqrt(var + eps), and these, as `norm_statistics`."""
+
+    @abstractmethod
     def norm_backward_affine(
         self, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
     ) -> tuple[Array, Array]:
@@ -136,3 +142,9 @@ class Backend(ABC):
         self, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
     ) -> Array:
         """grad_x where mean and rstd are x's own statistics."""
+
+    @abstractmethod
+    def norm_backward(
+        self, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
+    ) -> tuple[Array, Array, Array]:
+        """What `norm_backward_input` and `norm_backward_affine` return, to the bit."""

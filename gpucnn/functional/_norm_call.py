@@ -103,34 +103,48 @@ class NormCall(Call):
     def reciprocal(self, var: Array, eps: float) -> Array:
         return 1 / self.xp.sqrt(var + eps)
 
+    def batch(
+        self, shape: Shape4, running: Running, training: bool, momentum: float, eps: float
+    ) -> tuple[Array, Array, Array]:
+        """Output, and the statistics that the batch is normalised by, [1, C, 1, 1]; updates the running ones."""
+        geometry = NormGeometry(shape, BATCH)
+        if not training or not geometry.count:
+            mean, rstd = self.batch_statistics(geometry, running, training, eps)
+            return self.apply(shape, mean, rstd), mean, rstd
+        y, mean, var = self.forward(geometry, eps)
+        unbiased = var * (geometry.count / (geometry.count - 1))
+        self.update(running, mean.reshape(-1), unbiased.reshape(-1), momentum)
+        return y, mean, self.reciprocal(var, eps)
+
     def batch_statistics(
-        self, shape: Shape4, running: Running, training: bool, momentum: float, eps: float, writes: bool = True
+        self, geometry: NormGeometry, running: Running, training: bool, eps: float
     ) -> tuple[Array, Array]:
-        """The statistics that a batch is normalised by, [1, C, 1, 1]; updates the running ones."""
+        """The statistics that a batch is normalised by, [1, C, 1, 1]."""
         if not training:
             return self.kept_statistics(running, eps)
-        geometry = NormGeometry(shape, BATCH)
         if not geometry.count:
-            nothing = self.xp.zeros((1, shape[1], 1, 1), self.wide)
+            nothing = self.xp.zeros((1, geometry.shape[1], 1, 1), self.wide)
             return nothing, nothing
-        mean, var = self.backend.norm_statistics(self.x.reshape(shape), geometry)
-        if writes:
-            unbiased = var * (geometry.count / (geometry.count - 1))
-            self.update(running, mean.reshape(-1), unbiased.reshape(-1), momentum)
-        return mean, self.reciprocal(var, eps)
+        return self.statistics(geometry, eps)
 
-    def instance_statistics(
-        self, shape: Shape4, running: Running, use_input_stats: bool, momentum: float, eps: float, writes: bool = True
-    ) -> tuple[Array, Array]:
-        """The statistics that images are normalised by, [N or 1, C, 1, 1]; updates the running ones."""
+    def instances(
+        self, shape: Shape4, running: Running, use_input_stats: bool, momentum: float, eps: float
+    ) -> tuple[Array, Array, Array]:
+        """Output, and the statistics that images are normalised by, [N or 1, C, 1, 1]; updates the running ones."""
         if not use_input_stats:
-            return self.kept_statistics(running, eps)
+            mean, rstd = self.kept_statistics(running, eps)
+            return self.apply(shape, mean, rstd), mean, rstd
         geometry = NormGeometry(shape, ROW)
-        mean, var = self.backend.norm_statistics(self.x.reshape(shape), geometry)
-        if writes and shape[0]:
+        y, mean, var = self.forward(geometry, eps)
+        if shape[0]:
             unbiased = var * (geometry.count / (geometry.count - 1))
             self.update(running, mean.mean(axis=(0, 2, 3)), unbiased.mean(axis=(0, 2, 3)), momentum)
-        return mean, self.reciprocal(var, eps)
+        return y, mean, self.reciprocal(var, eps)
+
+    def rows(self, shape: Shape4, eps: float) -> tuple[Array, Array, Array]:
+        """Output, mean and reciprocal standard deviation of layer and group norm."""
+        y, mean, var = self.forward(NormGeometry(shape, ROW), eps)
+        return y, mean, self.reciprocal(var, eps)
 
     def kept_statistics(self, running: Running, eps: float) -> tuple[Array, Array]:
         mean, var = (array.astype(self.wide).reshape(1, -1, 1, 1) for array in running)  # type: ignore[union-attr]
@@ -146,10 +160,16 @@ class NormCall(Call):
         """Weight or bias as [1, G, C, 1]."""
         return None if array is None else array.reshape(1, *shape[1:3], 1).astype(self.wide, copy=False)
 
-    def apply(self, shape: Shape4, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
-        x = self.x.reshape(shape)
-        y = self.backend.norm_apply(x, mean, rstd, self.spread(weight, shape), self.spread(bias, shape))
-        return y.reshape(self.x.shape)
+    def forward(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
+        """x normalised by its own statistics, and these: mean and biased variance."""
+        parameters = self.spread(self.weight, geometry.shape), self.spread(self.bias, geometry.shape)
+        y, mean, var = self.backend.norm_forward(self.x.reshape(geometry.shape), *parameters, geometry, eps)
+        return y.reshape(self.x.shape), mean, var
+
+    def apply(self, shape: Shape4, mean: Array, rstd: Array) -> Array:
+        """x normalised by other statistics than its own."""
+        parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
+        return self.backend.norm_apply(self.x.reshape(shape), mean, rstd, *parameters).reshape(self.x.shape)
 
     def handed_over(self, shape: Shape4, axes: tuple[int, ...]) -> tuple[Array | None, Array | None]:
         """The forward's mean and rstd as axes of x, or None."""
@@ -158,30 +178,34 @@ class NormCall(Call):
         kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
         return self.mean.reshape(kept).astype(self.wide), self.rstd.reshape(kept).astype(self.wide)
 
-    def backward_input(self, geometry: NormGeometry, mean: Array, rstd: Array, own_statistics: bool) -> Array:
-        """Gradient by x, whose own statistics mean and rstd are, or which does not move them."""
+    def backward(
+        self,
+        geometry: NormGeometry,
+        mean: Array,
+        rstd: Array,
+        needs: tuple[bool, bool, bool],
+        own_statistics: bool = True,
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Gradients by x, whose own statistics mean and rstd are or which does not move them, by weight and by bias."""
         grad, x = self.grad.reshape(geometry.shape), self.x.reshape(geometry.shape)
         weight = self.spread(self.weight, geometry.shape)
-        if own_statistics:
-            result = self.backend.norm_backward_input(grad, x, mean, rstd, weight, geometry)
-        else:
-            result = (grad * (rstd if weight is None else rstd * weight)).astype(self.dtype, copy=False)
-        return result.reshape(self.x.shape)
-
-    def backward_affine(
-        self, geometry: NormGeometry, mean: Array, rstd: Array, needs_weight: bool, needs_bias: bool
-    ) -> tuple[Array | None, Array | None]:
-        """Gradients by weight and bias, each in that one's shape and dtype."""
-        wanted = (self.weight if needs_weight else None, self.bias if needs_bias else None)
-        if all(array is None for array in wanted):
-            return None, None
-        grad, x = self.grad.reshape(geometry.shape), self.x.reshape(geometry.shape)
-        grads = self.backend.norm_backward_affine(grad, x, mean, rstd, geometry)
+        wanted = (self.weight if needs[1] else None, self.bias if needs[2] else None)
+        is_affine = any(array is not None for array in wanted)
+        grad_x: Array | None = None
+        grads: tuple[Array | None, Array | None] = (None, None)
+        if needs[0] and own_statistics and is_affine:
+            grad_x, *grads = self.backend.norm_backward(grad, x, mean, rstd, weight, geometry)  # type: ignore[assignment]
+        elif needs[0] and own_statistics:
+            grad_x = self.backend.norm_backward_input(grad, x, mean, rstd, weight, geometry)
+        elif needs[0]:
+            grad_x = (grad * (rstd if weight is None else rstd * weight)).astype(self.dtype, copy=False)
+        if is_affine and not (needs[0] and own_statistics):
+            grads = self.backend.norm_backward_affine(grad, x, mean, rstd, geometry)
         grad_weight, grad_bias = (
-            None if array is None else grad.reshape(array.shape).astype(array.dtype, copy=False)
+            None if array is None or grad is None else grad.reshape(array.shape).astype(array.dtype, copy=False)
             for array, grad in zip(wanted, grads, strict=True)
         )
-        return grad_weight, grad_bias
+        return None if grad_x is None else grad_x.reshape(self.x.shape), grad_weight, grad_bias
 
     def row_backward(
         self, shape: Shape4, kept: tuple[int, ...], eps: float, needs: Needs
@@ -193,8 +217,7 @@ class NormCall(Call):
         mean, rstd = self.handed_over(shape, ROW)
         if mean is None:
             mean, rstd = self.statistics(geometry, eps)
-        grad_x = self.backward_input(geometry, mean, rstd, own_statistics=True) if needs_x else None
-        return self.result((grad_x, *self.backward_affine(geometry, mean, rstd, needs_w, needs_b)))
+        return self.result(self.backward(geometry, mean, rstd, (needs_x, needs_w, needs_b)))
 
 
 def batch_shape(call: Call, x: Array) -> Shape4:

@@ -80,8 +80,7 @@ def batch_norm(
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape = batch_shape(call, x)
     call.check_batch(shape, running, training, momentum, eps)
-    mean, rstd = call.batch_statistics(shape, running, training, momentum, eps)
-    y = call.apply(shape, mean, rstd, w, b)
+    y, mean, rstd = call.batch(shape, running, training, momentum, eps)
     return call.result((y, mean.reshape(-1), rstd.reshape(-1)) if gives_statistics else y)
 
 
@@ -154,13 +153,10 @@ def batch_norm_backward(
     call.check_statistics((shape[1],))
     needs_x, _, _, needs_w, needs_b = needed(call.op, needs, 5)
     centre, scale = call.handed_over(shape, BATCH)
-    if centre is None:
-        centre, scale = call.batch_statistics(shape, running, training, 0.0, eps, writes=False)
     geometry = NormGeometry(shape, BATCH)
-    grad_x = None
-    if needs_x:
-        grad_x = call.backward_input(geometry, centre, scale, own_statistics=training)
-    grad_w, grad_b = call.backward_affine(geometry, centre, scale, needs_w, needs_b)
+    if centre is None:
+        centre, scale = call.batch_statistics(geometry, running, training, eps)
+    grad_x, grad_w, grad_b = call.backward(geometry, centre, scale, (needs_x, needs_w, needs_b), training)
     return call.result((grad_x, None, None, grad_w, grad_b))
 
 
@@ -228,8 +224,7 @@ def instance_norm(
     running = (call.running_mean, call.running_var)
     shape = instance_shape(call, call.x)
     call.check_instance(shape, running, use_input_stats, momentum, eps)
-    mean, rstd = call.instance_statistics(shape, running, use_input_stats, momentum, eps)
-    y = call.apply(shape, mean, rstd, call.weight, call.bias)
+    y, mean, rstd = call.instances(shape, running, use_input_stats, momentum, eps)
     kept = shape[:2] if use_input_stats else shape[1:2]
     return call.result((y, mean.reshape(kept), rstd.reshape(kept)) if gives_statistics else y)
 
@@ -297,13 +292,12 @@ def instance_norm_backward(
     needs_x, _, _, needs_w, needs_b = needed(call.op, needs, 5)
     axes = ROW if use_input_stats else BATCH
     centre, scale = call.handed_over(shape, axes)
-    if centre is None:
-        centre, scale = call.instance_statistics(shape, running, use_input_stats, 0.0, eps, writes=False)
     geometry = NormGeometry(shape, axes)
-    grad_x = None
-    if needs_x:
-        grad_x = call.backward_input(geometry, centre, scale, own_statistics=use_input_stats)
-    grad_w, grad_b = call.backward_affine(geometry, centre, scale, needs_w, needs_b)
+    if centre is None and use_input_stats:
+        centre, scale = call.statistics(geometry, eps)
+    elif centre is None:
+        centre, scale = call.kept_statistics(running, eps)
+    grad_x, grad_w, grad_b = call.backward(geometry, centre, scale, (needs_x, needs_w, needs_b), use_input_stats)
     return call.result((grad_x, None, None, grad_w, grad_b))
 
 
@@ -361,8 +355,7 @@ def layer_norm(
     call = NormCall("layer_norm", input, weight=weight, bias=bias)
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape, leading = layer_shape(call, call.x, normalized_shape, eps)
-    mean, rstd = call.statistics(NormGeometry(shape, ROW), eps)
-    y = call.apply(shape, mean, rstd, call.weight, call.bias)
+    y, mean, rstd = call.rows(shape, eps)
     return call.result((y, mean.reshape(leading), rstd.reshape(leading)) if gives_statistics else y)
 
 
@@ -465,8 +458,7 @@ def group_norm(
     call = NormCall("group_norm", input, weight=weight, bias=bias)
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape = group_shape(call, call.x, num_groups, eps)
-    mean, rstd = call.statistics(NormGeometry(shape, ROW), eps)
-    y = call.apply(shape, mean, rstd, call.weight, call.bias)
+    y, mean, rstd = call.rows(shape, eps)
     return call.result((y, mean.reshape(shape[:2]), rstd.reshape(shape[:2])) if gives_statistics else y)
 
 

@@ -264,6 +264,15 @@ def norm_apply(
     return y
 
 
+def norm_forward(
+    backend: CudaBackend, x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
+) -> tuple[Array, Array, Array]:
+    """x normalised by its own statistics, mean and biased variance."""
+    mean, var = norm_statistics(backend, x, geometry)
+    rstd = 1 / backend.runtime.xp.sqrt(var + eps)
+    return norm_apply(backend, x, mean, rstd, weight, bias), mean, var
+
+
 def norm_backward_affine(
     backend: CudaBackend, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
 ) -> tuple[Array, Array]:
@@ -290,3 +299,17 @@ def norm_backward_input(
     arrays = (grad_y, x, mean, rstd, weight, mean_g, mean_gh, grad_x)
     launch(runtime, BACKWARD_APPLY, x.dtype, arrays, _backward_apply_work)
     return grad_x
+
+
+def norm_backward(
+    backend: CudaBackend,
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    geometry: NormGeometry,
+) -> tuple[Array, Array, Array]:
+    """Gradients of x, weight and bias."""
+    grad_x = norm_backward_input(backend, grad_y, x, mean, rstd, weight, geometry)
+    return grad_x, *norm_backward_affine(backend, grad_y, x, mean, rstd, geometry)

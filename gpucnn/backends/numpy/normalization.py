@@ -1,65 +1,104 @@
 """Statistics, application and gradients of the norms, over x seen as [N, G, C, P] (see `NormGeometry`).
 
-Variance is two-pass, and sums are kept in float64, so neither a large mean nor many values cost accuracy. The work
-goes tile by tile in the order in which x lies in memory, which bounds the temporaries and serves channels-last images
-as well as channels-first ones.
+All of them go about it in one way. Arrays are seen as [B, O, S, I, P] in the order of memory (`_View`): B and S number
+the statistics, I the channels that share one, O and P what else is reduced. They are cut into pieces of whole statistics,
+which threads take, and a piece is summed and then normalised while it is in the cache.
+
+BLAS adds up runs of at most `RUN` values, and float64 what they come to. Where a mean is more than `FAR` deviations away
+from zero it is first taken away: variances and results are as exact with a large mean as without one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory
+from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import NormGeometry
 
-TILE_VALUES = 1 << 16  # a tile and its temporaries stay in a core's L2
+PIECE_VALUES = 1 << 19  # a call on so many lasts 50 us and more: on fewer, threads wait for the interpreter's lock
+WHOLE_VALUES = 1 << 20  # a statistic of more values is summed in several pieces, and used when all are done
+RUN = 1 << 11  # most values that are added up in the dtype of x
+LONG = 256  # an inner loop of so many values is worth what starting it costs
+FAR = 2.0  # a variance about zero has at most 1 + FAR**2 times the rounding of one about the mean
+
+BATCH, ROW = (0, 2, 3), (2, 3)
+_ALL = slice(None)
+
+
+# --- Primitives ---------------------------------------------------------------------------------------------------
 
 
 def norm_statistics(x: Array, geometry: NormGeometry) -> tuple[Array, Array]:
     """Mean and biased variance over ``geometry.axes``, as axes of size 1."""
-    dtype = accumulator(x.dtype)
-    mean, var = _no_sums(geometry), _no_sums(geometry)
-    for tile in _tiles(x):
-        _cut(mean, tile)[...] += _sum(x[tile].astype(np.float64), geometry)
-    mean /= geometry.count
-    for tile in _tiles(x):
-        deviation = x[tile].astype(np.float64)
-        deviation -= _cut(mean, tile)
-        deviation *= deviation
-        _cut(var, tile)[...] += _sum(deviation, geometry)
-    var /= geometry.count
-    return mean.astype(dtype, copy=False), var.astype(dtype, copy=False)
+    view = _View(x, geometry.axes)
+    xs, pieces = view.of(x), view.pieces()
+    moments: list[Any] = [None] * len(pieces)
+
+    def task(number: int) -> None:
+        moments[number] = _moments(_dense(xs[pieces[number]], view.wide, "x"))
+
+    view.run(task, range(len(pieces)))
+    count, mean, square = (np.zeros(view.statistics) for _ in range(3))
+    for piece, (part_mean, part_square) in zip(pieces, moments, strict=True):  # Chan's update, in the order of pieces
+        part, values = (piece[0], _ALL, piece[2]), xs[piece].size / part_mean.size
+        count[part] += values
+        away = part_mean - mean[part]
+        mean[part] += away * (values / count[part])
+        square[part] += part_square + away * away * (values * (1 - values / count[part]))
+    return mean[:, 0].astype(view.wide), (square / max(1, view.count))[:, 0].astype(view.wide)
 
 
 def norm_apply(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
     """``(x - mean) * rstd * weight + bias``, in the dtype of x."""
-    y = np.empty_like(x)
-    for tile in _tiles(x):
-        values = _standardised(x, mean, rstd, tile)
-        if weight is not None:
-            values *= _cut(weight, tile)
-        if bias is not None:
-            values += _cut(bias, tile)
-        y[tile] = values
+    view = _View(x, ROW if len(mean) == len(x) else BATCH)
+    y = view.empty()
+    xs, ys = view.of(x), view.of(y)
+    parameters = _lifted(mean, rstd, weight, bias)
+
+    def task(piece: Block) -> None:
+        with _written(ys[piece], view.wide) as out:
+            _normalise(_dense(xs[piece], view.wide, "x"), *_cut(parameters, piece), out)
+
+    view.run(task, view.pieces())
     return y
+
+
+def norm_forward(
+    x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
+) -> tuple[Array, Array, Array]:
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` by x's own statistics, and these: mean and biased variance."""
+    view = _View(x, geometry.axes)
+    if not view.whole:
+        mean, var = norm_statistics(x, geometry)
+        return norm_apply(x, mean, 1 / np.sqrt(var + eps), weight, bias), mean, var
+    y, mean, var = view.empty(), np.empty(view.statistics, view.wide), np.empty(view.statistics, view.wide)
+    xs, ys = view.of(x), view.of(y)
+    parameters = _lifted(weight, bias)
+
+    def task(piece: Block) -> None:
+        values = _dense(xs[piece], view.wide, "x")
+        part = (piece[0], _ALL, piece[2])
+        mean[part], square = _moments(values)
+        var[part] = square / max(1, view.count)
+        with _written(ys[piece], view.wide) as out:
+            _normalise(values, mean[part], 1 / np.sqrt(var[part] + eps), *_cut(parameters, piece), out)
+
+    view.run(task, view.pieces())
+    return y, mean[:, 0], var[:, 0]
 
 
 def norm_backward_affine(
     grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
 ) -> tuple[Array, Array]:
     """Gradients of weight and bias, [1, G, C, 1]."""
-    shape = (1, *x.shape[1:3], 1)
-    grad_weight, grad_bias = np.zeros(shape), np.zeros(shape)
-    for tile in _tiles(x):
-        grad = grad_y[tile].astype(mean.dtype, copy=False)
-        product = _standardised(x, mean, rstd, tile) * grad
-        _cut(grad_weight, tile)[...] += product.sum(geometry.affine_axes, np.float64, keepdims=True)
-        _cut(grad_bias, tile)[...] += grad.sum(geometry.affine_axes, np.float64, keepdims=True)
-    return grad_weight.astype(mean.dtype, copy=False), grad_bias.astype(mean.dtype, copy=False)
+    return _backward(_View(x, geometry.axes), grad_y, x, mean, rstd, None, None)
 
 
 def norm_backward_input(
@@ -69,55 +108,323 @@ def norm_backward_input(
 
     ``grad_x = rstd * (g - mean(g) - h * mean(g * h))``: what g moves the mean and the variance by is taken away.
     """
-    offset, slope = _no_sums(geometry), _no_sums(geometry)
-    for tile in _tiles(x):
-        grad = _weighted(grad_y, weight, mean.dtype, tile)
-        _cut(offset, tile)[...] += _sum(grad, geometry)
-        _cut(slope, tile)[...] += _sum(grad * _standardised(x, mean, rstd, tile), geometry)
-    count = max(1, geometry.count)  # an empty batch has none
-    offset = (offset / count).astype(mean.dtype, copy=False)
-    slope = (slope / count).astype(mean.dtype, copy=False)
-    grad_x = np.empty_like(x)
-    for tile in _tiles(x):
-        grad = _weighted(grad_y, weight, mean.dtype, tile)
-        grad -= _cut(offset, tile)
-        grad -= _standardised(x, mean, rstd, tile) * _cut(slope, tile)
-        grad *= _cut(rstd, tile)
-        grad_x[tile] = grad
-    return grad_x
+    return norm_backward(grad_y, x, mean, rstd, weight, geometry)[0]
 
 
-def _standardised(x: Array, mean: Array, rstd: Array, tile: Block) -> Array:
-    values = x[tile].astype(mean.dtype)
-    values -= _cut(mean, tile)
-    values *= _cut(rstd, tile)
-    return values
+def norm_backward(
+    grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
+) -> tuple[Array, Array, Array]:
+    """What `norm_backward_input` and `norm_backward_affine` return, whose sums are the same."""
+    view = _View(x, geometry.axes)
+    grad_x = view.empty()
+    return grad_x, *_backward(view, grad_y, x, mean, rstd, weight, grad_x)
 
 
-def _weighted(grad_y: Array, weight: Array | None, dtype: np.dtype, tile: Block) -> Array:
-    grad = grad_y[tile].astype(dtype)
-    if weight is not None:
-        grad *= _cut(weight, tile)
-    return grad
+def _backward(
+    view: _View, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, grad_x: Array | None
+) -> tuple[Array, Array]:
+    """Gradients of weight and bias; that of x is written to grad_x where there is one."""
+    xs, grads, pieces = view.of(x), view.of(grad_y), view.pieces() if x.size else []
+    parameters = _lifted(mean, rstd, weight)
+    sums: list[Any] = [None] * len(pieces)
+    totals = [np.zeros(view.affine), np.zeros(view.affine), np.zeros(view.statistics), np.zeros(view.statistics)]
+
+    def operands(piece: Block) -> Operands:
+        grad, values = _dense(grads[piece], view.wide, "grad"), _dense(xs[piece], view.wide, "x")
+        centre, scale, factor = _cut(parameters, piece)
+        values, centre = _centred(values, centre, scale)
+        return grad, values, centre, scale, factor
+
+    def write(piece: Block, given: Operands, shares: Sequence[Array]) -> None:
+        if grad_x is not None:
+            with _written(view.of(grad_x)[piece], view.wide) as out:
+                _gradient(*given, *shares, out)
+
+    def task(number: int) -> None:
+        given = operands(pieces[number])
+        sums[number] = _gradient_sums(*given)
+        if view.whole:
+            write(pieces[number], given, [share / view.count for share in sums[number][2:]])
+
+    view.run(task, range(len(pieces)))
+    for piece, parts in zip(pieces, sums, strict=True):
+        for total, part in zip(totals, parts, strict=True):
+            _cut((total,), piece)[0][...] += part
+    if not view.whole:
+        shares = [total / max(1, view.count) for total in totals[2:]]
+        view.run(lambda piece: write(piece, operands(piece), _cut(shares, piece)), pieces)
+    return tuple(total.reshape(1, *x.shape[1:3], 1).astype(mean.dtype) for total in totals[:2])  # type: ignore[return-value]
 
 
-def _no_sums(geometry: NormGeometry) -> Array:
-    return np.zeros([1 if axis in geometry.axes else size for axis, size in enumerate(geometry.shape)])
+# --- Pieces -------------------------------------------------------------------------------------------------------
+
+Operands = tuple[Array, Array, Array, Array, Array | None]  # grad_y, x, mean, rstd, weight
 
 
-def _sum(values: Array, geometry: NormGeometry) -> Array:
-    return np.asarray(values.sum(geometry.axes, np.float64, keepdims=True))
+class _View:
+    """How arrays [N, G, C, P] are seen as [B, O, S, I, P] in the order of memory, and cut into pieces.
+
+    =============  =====================  =====================
+    norm           channels first         channels last
+    =============  =====================  =====================
+    batch          [1, N, G, C, P]        [1, N * P, G, C, 1]
+    others         [N, 1, G, C, P]        [N, P, G, C, 1]
+    =============  =====================  =====================
+    """
+
+    def __init__(self, x: Array, axes: tuple[int, ...]) -> None:
+        self.rows = axes == ROW
+        steps = [abs(step) if size > 1 else 0 for size, step in zip(x.shape, x.strides, strict=True)]
+        self.last = steps[3] > max(steps[1:3]) > 0
+        self.like = x
+        self.wide = accumulator(x.dtype)
+        n, g, c, p = x.shape
+        inner = p if self.last else 1
+        self.shape = (n if self.rows else 1, inner if self.rows else n * inner, g, c, 1 if self.last else p)
+        b, o, s, i, p = self.shape
+        self.count = o * i * p  # values of a statistic
+        self.statistics, self.affine = (b, 1, s, 1, 1), (1, 1, s, i, 1)
+        halves = max(1, -(-x.size // (2 * PIECE_VALUES)))  # an even number of pieces, or one
+        self.most = max(1, x.size if x.size <= PIECE_VALUES // 4 else -(-x.size // (2 * halves)))
+        together = min(s, max(1, self.most // max(1, self.count)))
+        runs = o == 1 or together == s or together * i * p >= 4 * LONG  # or a piece were many short runs
+        self.whole = runs and self.count <= WHOLE_VALUES or o * p == 1
+
+    def of(self, array: Array) -> Array:
+        array = array.transpose(0, 3, 1, 2)[..., None] if self.last else array[:, None]
+        return array if self.rows else array.reshape(self.shape)
+
+    def empty(self) -> Array:
+        """An array [N, G, C, P] for a result, of which `of` is a view."""
+        n, g, c, p = self.like.shape
+        if self.last:
+            return np.empty((n, p, g, c), self.like.dtype).transpose(0, 2, 3, 1)
+        return np.empty((n, g, c, p), self.like.dtype)
+
+    def run(self, task: Callable[[Any], object], items: Sequence[Any]) -> None:
+        """Tasks on threads, with ufuncs that take long rows one by one.
+
+        Else NumPy copies what is broadcast along them to a buffer of 8192 values, to have loops of that length: on rows
+        of 768 values and more that is half of the time.
+        """
+        if self.shape[3] * self.shape[4] < LONG:
+            threads.run(task, items)
+            return
+        size = np.setbufsize(16)  # of this context, which the threads take over
+        try:
+            threads.run(task, items)
+        finally:
+            np.setbufsize(size)
+
+    def pieces(self) -> list[Block]:
+        if not self.whole:
+            return list(memory.blocks(self.shape, self.most))
+        blocks = memory.blocks((self.shape[0], self.shape[2]), -(-self.most // max(1, self.count)))
+        return [(outer, _ALL, inner, _ALL, _ALL) for outer, inner in blocks]
 
 
-def _cut(array: Array, tile: Block) -> Array:
-    """The part of an array with axes of size 1, which a tile of the whole is broadcast against."""
-    where = tuple(s if size > 1 else slice(None) for s, size in zip(tile, array.shape, strict=True))
-    view: Array = array[where]
-    return view
+def _lifted(*arrays: Array | None) -> list[Array | None]:
+    """Statistics [N or 1, G, 1, 1] and parameters [1, G, C, 1] as what arrays [B, O, S, I, P] are broadcast against."""
+    return [None if array is None else array[:, None] for array in arrays]
 
 
-def _tiles(x: Array) -> Iterator[Block]:
-    """Cut x into tiles that are whole in memory: its outermost axis is cut first."""
-    order = sorted(range(x.ndim), key=lambda axis: abs(x.strides[axis]), reverse=True)
-    for block in memory.blocks([x.shape[axis] for axis in order], TILE_VALUES):
-        yield tuple(block[order.index(axis)] for axis in range(x.ndim))
+def _cut(arrays: Sequence[Any], piece: Block) -> list[Any]:
+    """The parts of arrays with axes of size 1 that a piece of the whole is broadcast against."""
+    return [
+        array if array is None else array[tuple(s if n > 1 else _ALL for s, n in zip(piece, array.shape, strict=True))]
+        for array in arrays
+    ]
+
+
+def _dense(part: Array, dtype: Any, name: str) -> Array:
+    """The part, or a copy in scratch, in `dtype` and with its last three axes contiguous; all of them but for O > 1."""
+    inner = part[:1, :1].flags.c_contiguous and len(part) == 1 and part.strides[1] >= part[0, :1].nbytes
+    if part.dtype == dtype and (part.flags.c_contiguous or inner):
+        return part
+    copy = memory.scratch(name, part.shape, dtype)
+    copy[...] = part
+    return copy
+
+
+@contextmanager
+def _written(part: Array, dtype: Any) -> Iterator[Array]:
+    """Where a result in `dtype` goes that becomes the part: itself, or scratch that is copied to it."""
+    if part.dtype == dtype:
+        yield part
+    else:
+        out = memory.scratch("out", part.shape, dtype)
+        yield out
+        part[...] = out
+
+
+# --- Sums of a piece ----------------------------------------------------------------------------------------------
+
+
+def _sums(a: Array, times: Array | None = None) -> Array:
+    """Sums over O and P of a [B, O, S, I, P], or of its products with another array: float64 [B, 1, S, I, 1]."""
+    b, o, s, i, p = a.shape
+    if times is not None and p < LONG:  # a call of BLAS for each short run would take longer than a pass
+        a, times = np.multiply(a, times, out=memory.scratch("products", a.shape, a.dtype)), None
+    if p < LONG and o > 1:  # add up what lies side by side first
+        columns = a.reshape(b, o, s * i * p)
+        total = np.zeros((b, s * i))
+        for start in range(0, o, LONG):
+            cut = columns[:, start : start + LONG]
+            sums = _ones(cut.shape[1], a.dtype) @ cut
+            total += sums if p == 1 else (sums.reshape(b, s * i, p) @ _ones(p, a.dtype))
+        return total.reshape(b, 1, s, i, 1)
+    rows = a.reshape(-1, p) if o == 1 else a.reshape(b, o, s * i, p)
+    others = None if times is None else times.reshape(rows.shape)
+    runs, length = _runs(p)
+    total = _run_sums(rows, others, 0, runs, length)
+    if runs * length < p:
+        total += _run_sums(rows, others, runs * length, 1, p - runs * length)
+    return (total if o == 1 else total.sum(axis=1)).reshape(b, 1, s, i, 1)
+
+
+def _run_sums(rows: Array, others: Array | None, start: int, runs: int, length: int) -> Array:
+    """Sums of `runs` times `length` values of each row, from `start` on, in float64."""
+    shape = (*rows.shape[:-1], runs, length)
+    cut = slice(start, start + runs * length)
+    if others is None:
+        sums = rows[..., cut].reshape(shape) @ _ones(length, rows.dtype)
+    else:
+        sums = np.vecdot(rows[..., cut].reshape(shape), others[..., cut].reshape(shape))
+    return np.asarray(sums.sum(axis=-1, dtype=np.float64))
+
+
+@lru_cache(maxsize=256)
+def _runs(p: int) -> tuple[int, int]:
+    """Into how many runs of which length at most `RUN` a row of p values is cut; without a rest if that can be."""
+    least = max(1, -(-p // RUN))
+    runs = next((runs for runs in range(least, 4 * least) if p % runs == 0), 0)
+    return (runs, p // runs) if runs else (p // RUN, RUN)
+
+
+@lru_cache(maxsize=64)
+def _ones(count: int, dtype: Any) -> Array:
+    ones = np.ones(count, dtype)
+    ones.flags.writeable = False
+    return ones
+
+
+def _moments(x: Array) -> tuple[Array, Array]:
+    """Mean of each statistic and sum of squares about it: float64 [B, 1, S, 1, 1]."""
+    b, o, s, i, p = x.shape
+    x = x.reshape(b, o, s, 1, i * p)
+    count = o * i * p
+    mean = _sums(x) / count
+    square = _sums(x, x) - mean * mean * count
+    if not (mean * mean * count <= FAR * FAR * square).all():  # also where one is NaN
+        about = mean.astype(x.dtype)
+        away = _less(x, about)
+        rest = _sums(away) / count  # of the mean's rounding
+        mean, square = about + rest, _sums(away, away) - rest * rest * count
+    return mean, np.maximum(square, 0)
+
+
+def _gradient_sums(
+    grad: Array, x: Array, mean: Array, rstd: Array, weight: Array | None
+) -> tuple[Array, Array, Array, Array]:
+    """Sums of grad * h and grad for each weight and bias, of g * h and g for each statistic (`norm_backward_input`)."""
+    if x.shape[1:3] == (1, 1) and x.shape[4] == 1:
+        return _row_gradient_sums(grad, x, mean, rstd, weight)
+    sum_g = _sums(grad)
+    sum_gh = (_sums(grad, x) - mean * sum_g) * rstd
+    weighted = [sums if weight is None else sums * weight for sums in (sum_gh, sum_g)]
+    return (
+        sum_gh.sum(axis=0, keepdims=True),
+        sum_g.sum(axis=0, keepdims=True),
+        *(sums.sum(axis=3, keepdims=True) for sums in weighted),  # type: ignore[return-value]
+    )
+
+
+def _row_gradient_sums(
+    grad: Array, x: Array, mean: Array, rstd: Array, weight: Array | None
+) -> tuple[Array, Array, Array, Array]:
+    """As `_gradient_sums` for rows [B, I], where each of these sums is a product of a matrix and a vector."""
+    b, i = len(x), x.shape[3]
+    rows, offsets, scales = grad.reshape(b, i), -(mean * rstd).reshape(b), rstd.reshape(b)
+    products = np.multiply(rows, x.reshape(b, i), out=memory.scratch("products", (b, i), x.dtype))
+    factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
+    left = np.stack([np.ones_like(offsets), offsets])
+    sum_g, sum_gh = np.zeros(i), np.zeros(i)
+    for start in range(0, b, LONG):
+        cut = slice(start, start + LONG)
+        ones_g, offsets_g = left[:, cut] @ rows[cut]
+        sum_g += ones_g
+        sum_gh += offsets_g
+        sum_gh += scales[cut] @ products[cut]
+    row_g = (rows @ factor).astype(np.float64)
+    row_gh = (products @ factor) * scales + offsets * row_g
+    shapes = ((1, 1, 1, i, 1), (1, 1, 1, i, 1), (b, 1, 1, 1, 1), (b, 1, 1, 1, 1))
+    return tuple(  # type: ignore[return-value]
+        sums.reshape(shape) for sums, shape in zip((sum_gh, sum_g, row_gh, row_g), shapes, strict=True)
+    )
+
+
+# --- Element by element, over a piece -----------------------------------------------------------------------------
+
+
+def _normalise(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, out: Array) -> None:
+    """``(x - mean) * rstd * weight + bias`` as one product and one sum."""
+    x, mean = _centred(x, mean, rstd)
+    if x.shape[1:3] == (1, 1) and x.shape[4] == 1:  # rows: scale and shift are matrices of rank 1 and 2
+        b, i = len(x), x.shape[3]
+        factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
+        ends = np.zeros(i, x.dtype) if bias is None else bias.reshape(i)
+        matrix, rows = memory.scratch("matrix", (b, i), x.dtype), out.reshape(b, i)
+        np.multiply(x.reshape(b, i), _outer(rstd, factor, matrix), out=rows)
+        left = np.stack([(-mean * rstd).reshape(b), _ones(b, x.dtype)], axis=1)
+        rows += np.matmul(left, np.stack([factor, ends]), out=matrix)
+        return
+    scale = rstd if weight is None else rstd * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    np.multiply(x, _spread(scale, x), out=out)
+    out += _spread(shift, x)
+
+
+def _gradient(
+    grad: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, share_gh: Array, share_g: Array, out: Array
+) -> None:
+    """The closed form as x * a + b + grad * c; the shares are the means of g * h and g (`norm_backward_input`)."""
+    slope = -rstd * rstd * share_gh
+    shift = (-rstd * share_g - slope * mean).astype(x.dtype)
+    np.multiply(x, _spread(slope.astype(x.dtype), x), out=out)
+    out += _spread(shift, x)
+    scaled = memory.scratch("matrix", x.shape, x.dtype)
+    if x.shape[1:3] == (1, 1) and x.shape[4] == 1:
+        b, i = len(x), x.shape[3]
+        scaled = scaled.reshape(b, i)
+        _outer(rstd, _ones(i, x.dtype) if weight is None else weight.reshape(i), scaled)
+        scaled = np.multiply(scaled, grad.reshape(b, i), out=scaled).reshape(x.shape)
+    else:
+        np.multiply(grad, _spread(rstd if weight is None else rstd * weight, x), out=scaled)
+    out += scaled
+
+
+def _centred(x: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
+    """x and mean as they are, or with the mean taken away from both where it is large: sums then cancel no digits."""
+    if (abs(mean) * rstd <= FAR).all():
+        return x, mean
+    return _less(x, mean), np.zeros_like(mean)
+
+
+def _less(x: Array, mean: Array) -> Array:
+    """x - mean, in scratch."""
+    return np.subtract(x, _spread(mean, x), out=memory.scratch("centred", x.shape, x.dtype))
+
+
+def _outer(column: Array, row: Array, out: Array) -> Array:
+    """column [B] times row [I]: with a second column of zeros BLAS takes it, at ten times the speed."""
+    left = np.zeros((column.size, 2), out.dtype)
+    left[:, 0] = column.reshape(-1)
+    return np.matmul(left, np.stack([row, np.zeros_like(row)]), out=out)
+
+
+def _spread(array: Array, x: Array) -> Array:
+    """An array as it is, or laid out for short runs of x, so that one inner loop takes all of S, I and P."""
+    _, o, s, i, p = x.shape
+    if o == 1 or p == 1 or p >= LONG:
+        return array
+    return np.ascontiguousarray(np.broadcast_to(array, (len(array), 1, s, i, p)))
