@@ -26,6 +26,7 @@ from strategies import COMPLEX, FLOATS, ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
 import gpucnn.functional as F
+from gpucnn.backends.numpy import resampling, threads
 
 RANKS = (1, 2, 3)
 LINEAR = (*FLOATS, *COMPLEX)
@@ -331,3 +332,110 @@ def test_a_gradient_of_another_shape_is_refused(backend: ArrayBackend, rank: int
     for mode in modes(rank):
         with pytest.raises(ValueError, match=r"^interpolate_backward: grad_output has shape .*, expected"):
             backend.run(F.interpolate_backward, x, x, size=7, mode=mode)
+
+
+# --- The NumPy backend's bands and pieces --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_numpy(backend: ArrayBackend) -> ArrayBackend:
+    if backend.name != "numpy":
+        pytest.skip("these bands and pieces are the NumPy backend's")
+    return backend
+
+
+BANDED = [
+    pytest.param((9, 40), (31, 23), "bilinear", id="rows grow, columns shrink"),
+    pytest.param((30, 7), (11, 50), "nearest", id="nearest"),
+    pytest.param((3, 20, 5), (8, 7, 9), "trilinear", id="3-d"),
+    pytest.param((2, 3), (64, 1), "bilinear", id="an axis of one"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "out", "mode"), BANDED)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param({}, id="as they are"),
+        pytest.param({"BAND_COLUMNS": 1, "BAND_ROWS": 1}, id="a row a band"),
+        pytest.param({"BAND_COLUMNS": 10**4}, id="one band"),
+        pytest.param({"MATRIX_ITEMS": 0}, id="entry by entry"),
+        pytest.param({"PIECE_ITEMS": 1}, id="pieces of one plane"),
+        pytest.param({"PIECE_ITEMS": 5000}, id="pieces of some planes"),
+    ],
+)
+def test_in_bands_and_in_pieces(
+    on_numpy: ArrayBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+    sizes: tuple[int, ...],
+    out: tuple[int, ...],
+    mode: str,
+    dtype: str,
+    order: str,
+    limits: dict[str, int],
+) -> None:
+    for name, value in limits.items():
+        assert getattr(resampling, name) != value
+        monkeypatch.setattr(resampling, name, value)
+    resampling._bands.cache_clear()
+    x, grad = (arranged(numbers(rng, (2, 3, *space), dtype), order) for space in (sizes, out))
+    y = run(on_numpy, F.interpolate, x, size=out, mode=mode)
+    assert_close(y, reference.interpolate(x, out, None, mode, False), x.dtype)
+    (grad_x,) = run(on_numpy, F.interpolate_backward, grad, x, size=out, mode=mode)
+    assert_close(grad_x, reference.interpolate_backward(grad, sizes, None, mode, False), x.dtype)
+    resampling._bands.cache_clear()
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "complex64"])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+@pytest.mark.parametrize("sizes", [((5, 5), (12, 12)), ((12, 12), (5, 5)), ((60, 9), (30, 30))])
+def test_what_is_not_finite_reaches_its_samples_only(
+    backend: ArrayBackend,
+    rng: np.random.Generator,
+    value: float,
+    dtype: str,
+    mode: str,
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+) -> None:
+    """Of these sizes no sample lies on an input, or it would read the next with weight 0."""
+    options = {"size": sizes[1], "mode": mode}
+
+    def forward(x: Array) -> Array:
+        return run(backend, F.interpolate, x, **options)
+
+    def backward(grad: Array) -> Array:
+        result: Array = run(backend, F.interpolate_backward, grad, np.zeros((2, 3, *sizes[0]), dtype), **options)[0]
+        return result
+
+    for op, size in ((forward, sizes[0]), (backward, sizes[1])):
+        x = numbers(rng, (2, 3, *size), dtype)
+        at = (1, 2, size[0] // 2, size[1] // 2)  # borders read their neighbours with weight 0
+        odd, one = x.copy(), np.zeros_like(x)
+        odd[at], one[at] = value, 1
+        reached = op(one) != 0
+        with np.errstate(invalid="ignore"):  # complex infinities make NaN
+            result = op(odd)
+        assert not np.isfinite(result[reached]).any()
+        assert reached.any() or op is forward  # where an image shrinks, some of it is not read
+        assert_close(result[~reached], op(x)[~reached])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_the_number_of_threads_changes_no_bit(
+    on_numpy: ArrayBackend, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, order: str, mode: str
+) -> None:
+    monkeypatch.setattr(resampling, "PIECE_ITEMS", 3000)
+    x, grad = (arranged(numbers(rng, (2, 9, *size), "float32"), order) for size in ((17, 19), (40, 31)))
+    results = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(threads, "_num_threads", count)
+        y = run(on_numpy, F.interpolate, x, size=(40, 31), mode=mode)
+        results.append((y, *run(on_numpy, F.interpolate_backward, grad, x, size=(40, 31), mode=mode)))
+    for other in results[1:]:
+        for one, same in zip(results[0], other, strict=True):
+            assert_same_bits(one, same)
