@@ -19,7 +19,7 @@ COPY = 0.14  # of a number into columns
 ADD = 0.35  # a number of a product to a sum
 FOLD = 0.45  # a number of a column to an image
 TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 2.0, 1.3  # a pixel of a channel to Winograd's frequencies, and back
-TRANSFORM_FILTER = 0.7  # a frequency of a filter
+TRANSFORM_FILTER = 1.1  # a frequency of a filter
 
 _TILED = frozenset({"float32", "float16", "bfloat16"})  # float64 is asked for where rounding matters
 

@@ -5,9 +5,11 @@ takes 16 products in place of 36, so a matrix product does 2.25 times less. Imag
 frequencies by sums and differences, each frequency is one matrix product over the channels, and the products are
 transformed back:
 
-    d0 - d2, d1 + d2, d2 - d1, d1 - d3        of the inputs d0 … d3 of a tile
-    w0, (w0 + w1 + w2) / 2, (w0 - w1 + w2) / 2, w2        of the filter
-    m0 + m1 + m2, m1 - m2 - m3        of the products m0 … m3: the two outputs
+    d0 - d2, d1 - d3, d1 + d2, d2 - d1        of the inputs d0 … d3 of a tile
+    w0, -w2, (w0 + w1 + w2) / 2, (w0 - w1 + w2) / 2        of the filter
+    m0 + m2 + m3, m1 + m2 - m3        of the products m0 … m3: the two outputs
+
+with signs and order such that the first two sums, and the last two, are one pass each.
 
 Images are held as phases, the even and the odd rows and columns, so that every sum is one pass over flat memory: what
 lies a tile further is a constant distance away, and the sums across the ends of rows are never read.
@@ -21,8 +23,10 @@ A. Lavin, S. Gray, *Fast algorithms for convolutional neural networks*, 2015, ar
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from itertools import product
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +43,7 @@ PIECE_BYTES = 5 << 18
 LEAST_TILES = 112  # of a piece: fewer and the products read the filters more often than they use them
 MOST_TILES = 256
 
-FILTER = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])  # frequency, tap
+FILTER = np.array([[1, 0, 0], [0, 0, -1], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5]])  # frequency, tap
 
 
 def computes(samplings: Sequence[Sampling]) -> bool:
@@ -84,10 +88,9 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
     source [N, G * C, D, H, W]; weight [G, M, C, KD, KH, KW]; target [N, G * M, *o], any strides; bias [G, M].
     """
     depth, height, width = samplings
-    flips: Any = tuple(slice(None, None, -1 if s.offsets[0] > s.offsets[-1] else 1) for s in (height, width))
-    weight = weight[..., *flips]
+    dtype, last = accumulator(source.dtype), memory.is_channels_last(source)
+    filters = transform_filters(weight, dtype, last, flips=[axis.offsets[0] > axis.offsets[-1] for axis in samplings])
     height, width = (Sampling(s.targets, s.sources, s.step, tuple(sorted(s.offsets))) for s in (height, width))
-    filters = transform_filters(weight, accumulator(source.dtype), last=memory.is_channels_last(source))
     work = []
     for g, h, w in product(range(weight.shape[0]), undilated(height), undilated(width)):
         images = _Images(
@@ -96,15 +99,16 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
             filters=filters[:, g],
             bias=None if bias is None else bias[g],
             samplings=(depth, h.sampling, w.sampling),
-            last=memory.is_channels_last(source),
+            last=last,
         )
         work += [(images, piece) for piece in images.pieces()]
     finite = [True]
+    spaces = _Workspaces()
 
     def compute(item: tuple[_Images, Piece]) -> None:
         images, piece = item
         with np.errstate(all="ignore"):  # what is not finite is computed again, in the caller's own errstate
-            if finite[0] and not images.compute(piece):
+            if finite[0] and not images.compute(piece, spaces.of(images.shape_of(piece))):
                 finite[0] = False
 
     threads.run(compute, work)
@@ -115,22 +119,32 @@ def _group(image: Array, channels: int, g: int) -> Array:
     return image[:, g * channels : (g + 1) * channels]
 
 
-def transform_filters(weight: Array, dtype: np.dtype[Any], last: bool) -> Array:
+def transform_filters(weight: Array, dtype: np.dtype[Any], last: bool, flips: Sequence[bool]) -> Array:
     """[frequencies, G, M, KD * C] of weight [G, M, C, KD, KH, 3], or with `last` [frequencies, G, KD * C, M].
 
-    Frequencies are (width, height), 4 x 4 of them or 4.
+    Frequencies are (width, height), 4 x 4 of them or 4. Taps run backwards along the axes (D, H, W) that `flips` names
+    but for the depth. Filters are transformed in the order in which they lie in memory; BLAS takes a transpose.
     """
-    groups, filters, *_, kh, _ = weight.shape
-    matrix = FILTER if kh == 1 else np.einsum("qj,ri->qrij", FILTER, FILTER).reshape(16, 9)
-    order = (0, 3, 2, 1, 4, 5) if last else (0, 1, 3, 2, 4, 5)
-    taps = np.ascontiguousarray(weight.transpose(order), dtype).reshape(-1, kh * 3)
-    frequencies = len(matrix)
-    result = np.empty((frequencies, len(taps)), dtype)
-    matrix = matrix.astype(dtype)
-    rows = memory.runs(len(taps), max(1, -(-len(taps) // 4)) if len(taps) > 1 << 14 else len(taps))
-    threads.run(lambda run: np.matmul(matrix, taps[run].T, out=result[:, run]), rows)
-    inner = (-1, filters) if last else (filters, -1)
-    return result.reshape(frequencies, groups, *inner)
+    groups, filters, channels, kd, kh, _ = weight.shape
+    by_height, by_width = (FILTER[:, ::-1] if flip else FILTER for flip in flips[1:])
+    matrix = by_width if kh == 1 else np.einsum("qj,ri->qrij", by_width, by_height).reshape(16, 9)
+    matrix = np.ascontiguousarray(matrix, dtype)
+    swapped = abs(weight.strides[1]) < abs(weight.strides[2])  # filters innermost, as in a backward-input
+    taps = weight.transpose((0, 3, 2, 1, 4, 5) if swapped else (0, 1, 3, 2, 4, 5)).astype(dtype, copy=False)
+    taps = taps.reshape(-1, kh * 3)
+    result = memory.scratch("winograd filters", (len(matrix), len(taps)), dtype)
+
+    def transform(chunk: slice) -> None:
+        for start in range(chunk.start, chunk.stop, 4096):
+            run = slice(start, min(start + 4096, chunk.stop))
+            by_tap = memory.scratch("winograd taps", (kh * 3, run.stop - start), dtype)
+            by_tap[...] = taps[run].T  # BLAS took 1.5 times as long with the transpose
+            np.matmul(matrix, by_tap, out=result[:, run])
+
+    threads.run(transform, memory.runs(len(taps), max(1 << 14, -(-len(taps) // 8))))
+    shape = (kd * channels, filters) if swapped else (filters, kd * channels)
+    result = result.reshape(-1, groups, *shape)
+    return result if swapped == last else result.swapaxes(2, 3)
 
 
 class Piece(NamedTuple):
@@ -164,107 +178,167 @@ class _Images:
             parts = max(1, min(4 // len(blocks), outputs // 64))
         return [Piece(b, f) for b in blocks for f in memory.runs(outputs, -(-outputs // parts))]
 
-    def compute(self, piece: Piece) -> bool:
-        """Fill the piece's share of the target; False if it holds a value that is not finite."""
-        (images, depths, rows, columns), chosen = piece
+    def shape_of(self, piece: Piece) -> PieceShape:
+        """What workspace the piece takes."""
         n, d, th, tw = (s.stop - s.start for s in piece.block)
-        wide = tw + 1  # tiles from one row to the next
-        high = th + 1 if self.tall else th
-        length = n * d * high * wide
-        counted = length - wide if self.tall else length  # tiles, those between rows and images included
-        filters = self.filters[:, :, chosen] if self.last else self.filters[:, chosen]
-        outputs = chosen.stop - chosen.start
-        frequencies, tall = len(self.filters), 4 if self.tall else 1
-        dtype = self.filters.dtype
+        outputs = piece.filters.stop - piece.filters.start
+        return PieceShape(self.depth, outputs, n, d, th, tw, 2 if self.tall else 1, self.filters.dtype, self.last)
 
-        phases = memory.scratch("winograd phases", (2 if self.tall else 1, 2, self.depth * length), dtype)
-        self._read(phases, images, depths, rows, columns, (n, d, high, wide))
-        unit = self.depth if self.last else 1  # from one tile to the next
-        transformed = memory.scratch("winograd image", (4, tall, self.depth * length), dtype)
-        if self.tall:
-            vertical = memory.scratch("winograd vertical", (4, 2, self.depth * length), dtype)
-            _differences(phases[0], phases[1], wide * unit, vertical)
-        else:
-            vertical = phases
-        _differences(vertical[:, 0], vertical[:, 1], unit, transformed)
-
-        products = memory.scratch("winograd products", (frequencies, outputs * counted), dtype)
+    def compute(self, piece: Piece, space: _Workspace) -> bool:
+        """Fill the piece's share of the target; False if it holds a value that is not finite."""
+        filters = self.filters[:, :, piece.filters] if self.last else self.filters[:, piece.filters]
+        self._read(piece, space)
+        space.transform()
         if self.last:
-            image = transformed.reshape(frequencies, length, self.depth)[:, :counted]
-            np.matmul(image, filters, out=products.reshape(frequencies, counted, outputs))
+            np.matmul(space.image, filters, out=space.products)
         else:
-            image = transformed.reshape(frequencies, self.depth, length)[..., :counted]
-            np.matmul(filters, image, out=products.reshape(frequencies, outputs, counted))
-        if self.bias is not None:  # the one frequency that is a term, with a plus, of every output
-            bias = self.bias[chosen] if self.last else self.bias[chosen, None]
-            which = products[5 if self.tall else 1].reshape((counted, outputs) if self.last else (outputs, counted))
-            np.add(which, bias, out=which)
-
-        by_width = products.reshape(4, tall, -1)
-        halves = memory.scratch("winograd halves", (2, tall, outputs * counted), dtype)
-        _sums(by_width, halves)
-        if self.tall:
-            result = products.reshape(-1)[: halves.size // 2].reshape(2, 2, -1)  # (row, column) of the tile
-            _sums(halves.swapaxes(0, 1), result)
-        else:
-            result = halves.reshape(1, 2, -1)
-        finite = bool(np.isfinite(result @ np.ones(result.shape[-1], dtype)).all())
-        self._write(result, piece, (n, d, high, wide), (outputs, counted))
+            np.matmul(filters, space.image, out=space.products)
+        if self.bias is not None:  # to the one frequency that is a term, with a plus, of every output
+            bias = self.bias[piece.filters] if self.last else self.bias[piece.filters, None]
+            np.add(space.constant, bias, out=space.constant)
+        finite = space.transform_back()
+        self._write(piece, space)
         return finite
 
-    def _read(
-        self, phases: Array, images: slice, depths: slice, rows: slice, columns: slice, size: tuple[int, ...]
-    ) -> None:
-        """Fill phases [row phase, column phase, (KD, C) x (n, d, high, wide)] with the inputs, zero outside."""
-        n, d, high, wide = size
+    def _read(self, piece: Piece, space: _Workspace) -> None:
+        """Fill the phases with the inputs that the piece's tiles read, zero outside of the image."""
+        images, depths, rows, columns = piece.block
         deep, height, width = self.samplings
-        taps, channels = len(deep.offsets), self.source.shape[1]
-        shape = (n, d, high, wide, taps, channels) if self.last else (taps, channels, n, d, high, wide)
-        phases[...] = 0
-        step = len(phases)
-        for a, b in product(range(step), range(2)):
-            view = phases[a, b].reshape(shape)
-            view = np.moveaxis(view, (4, 5), (0, 1)) if self.last else view
-            into_h, from_h = _overlap(rows.start * step + height.offsets[0] + a, step, high, self.source.shape[3])
-            into_w, from_w = _overlap(columns.start * 2 + width.offsets[0] + b, 2, wide, self.source.shape[4])
-            for tap, offset in enumerate(deep.offsets):
-                into_d, from_d = _overlap(depths.start + offset, 1, d, self.source.shape[2])
+        d, high, wide = space.size[1:]
+        step = len(space.phases)
+        by_row = [_overlap(rows.start * step + height.offsets[0] + a, step, high, height.sources) for a in range(step)]
+        by_column = [_overlap(columns.start * 2 + width.offsets[0] + b, 2, wide, width.sources) for b in range(2)]
+        by_tap = [_overlap(depths.start + offset, 1, d, deep.sources) for offset in deep.offsets]
+        space.clear_outside([into for into, _ in (*by_tap, *by_row, *by_column)])
+        for tap, (into_d, from_d) in enumerate(by_tap):
+            chosen = slice(tap * len(self.source[0]), (tap + 1) * len(self.source[0]))
+            for (a, (into_h, from_h)), (b, (into_w, from_w)) in product(enumerate(by_row), enumerate(by_column)):
                 read = self.source[images, :, from_d, from_h, from_w]
-                view[tap, :, :, into_d, into_h, into_w] = read.swapaxes(0, 1)
+                space.by_phase[a, b, chosen, :, into_d, into_h, into_w] = read.swapaxes(0, 1)
 
-    def _write(self, result: Array, piece: Piece, size: tuple[int, ...], counts: tuple[int, int]) -> None:
-        """Put result [row, column, M x (n, d, high, wide)] of the tiles where it belongs."""
-        (images, depths, rows, columns), chosen = piece
-        _, d, high, wide = size
-        outputs, counted = counts
-        step = len(result)
-        target = self.target[images, chosen, depths, rows.start * step : rows.stop * step]
+    def _write(self, piece: Piece, space: _Workspace) -> None:
+        """Put the results of the tiles where they belong."""
+        images, depths, rows, columns = piece.block
+        step = len(space.phases)
+        target = self.target[images, piece.filters, depths, rows.start * step : rows.stop * step]
         target = target[..., columns.start * 2 : columns.stop * 2]
-        channel, tile = (1, outputs) if self.last else (counted, 1)
         for a, b in product(range(step), range(2)):
             part = target[..., a::step, b::2]
-            strides = (d * high * wide * tile, channel, high * wide * tile, wide * tile, tile)
-            part[...] = np.lib.stride_tricks.as_strided(
-                result[a, b], part.shape, [stride * result.itemsize for stride in strides]
-            )
+            part[...] = space.results[a, b, ..., : part.shape[3], : part.shape[4]]
 
 
-def _differences(even: Array, odd: Array, step: int, out: Array) -> None:
-    """The four frequencies of tiles d0 = even[i], d1 = odd[i], d2 = even[i + step], d3 = odd[i + step]."""
-    n = even.shape[-1] - step
-    np.subtract(even[..., :n], even[..., step:], out=out[0, ..., :n])
-    np.add(odd[..., :n], even[..., step:], out=out[1, ..., :n])
-    np.subtract(even[..., step:], odd[..., :n], out=out[2, ..., :n])
-    np.subtract(odd[..., :n], odd[..., step:], out=out[3, ..., :n])
+class PieceShape(NamedTuple):
+    """All that the arrays of a piece depend on."""
+
+    depth: int  # of the products: depth taps times channels
+    outputs: int
+    n: int
+    d: int
+    th: int  # rows of tiles
+    tw: int  # tiles in a row
+    rows: int  # of a tile
+    dtype: np.dtype[Any]
+    last: bool
+
+
+class _Workspaces(threading.local):
+    """A thread's workspaces, for the pieces of one call."""
+
+    def __init__(self) -> None:
+        self._of: dict[PieceShape, _Workspace] = {}
+
+    def of(self, shape: PieceShape) -> _Workspace:
+        if shape not in self._of:
+            self._of = {shape: _Workspace(shape)}  # they share their memory: only one is whole at a time
+        return self._of[shape]
+
+
+class _Workspace:
+    """The arrays in which a thread transforms pieces of one shape, and the views of them that it takes.
+
+    Tiles lie in flat memory with one spare column to a row of tiles and one spare row to an image: n * d * high * wide
+    of them for each channel, or with `last` each with its channels.
+    """
+
+    def __init__(self, shape: PieceShape) -> None:
+        depth, outputs, n, d, th, tw, rows, dtype, last = shape
+        wide, high = tw + 1, th + rows - 1
+        self.size = n, d, high, wide
+        length = n * d * high * wide
+        tiles = length - wide if rows == 2 else length  # the last spare row is left out
+        tall, unit = rows * rows, depth if last else 1
+        self.phases = memory.scratch("winograd phases", (rows, 2, depth * length), dtype)
+        self.by_phase = self.phases.reshape(rows, 2, *((n, d, high, wide, depth) if last else (depth, *self.size)))
+        if last:
+            self.by_phase = np.moveaxis(self.by_phase, -1, 2)
+        self._filled: list[slice] = []
+        image = memory.scratch("winograd image", (4, tall, depth * length), dtype)
+        if rows == 2:
+            vertical = memory.scratch("winograd vertical", (4, 2, depth * length), dtype)
+            self._forward = _differences(self.phases, wide * unit, vertical)
+        else:
+            vertical, self._forward = self.phases, []
+        self._forward += _differences(vertical.swapaxes(0, 1), unit, image)
+        if last:
+            self.image = image.reshape(-1, length, depth)[:, :tiles]
+        else:
+            self.image = image.reshape(-1, depth, length)[..., :tiles]
+
+        flat = memory.scratch("winograd products", (4, tall, outputs * tiles), dtype)
+        self.products = flat.reshape(-1, *((tiles, outputs) if last else (outputs, tiles)))
+        self.constant = self.products[10 if rows == 2 else 2]  # the third along each axis
+        halves = memory.scratch("winograd halves", (2, tall, outputs * tiles), dtype)
+        self._back = _sums(flat, halves)
+        if rows == 2:
+            self._result = flat[0].reshape(2, 2, -1)  # [row, column] of the tile
+            self._back += _sums(halves.swapaxes(0, 1), self._result)
+        else:
+            self._result = halves.swapaxes(0, 1)
+        self._ones = np.ones(2 * rows * outputs * tiles, dtype)
+        self._flat_result = (flat if rows == 2 else halves).reshape(-1)[: len(self._ones)]
+        self._ones = np.ones(2 * rows * outputs * tiles, dtype)
+        channel, tile = (1, outputs) if last else (tiles, 1)
+        strides = [dtype.itemsize * s for s in (d * high * wide * tile, channel, high * wide * tile, wide * tile, tile)]
+        self.results = np.lib.stride_tricks.as_strided(  # [row, column] of the tile, n, M, d, th, tw
+            self._result, (rows, 2, n, outputs, d, th, tw), [*self._result.strides[:2], *strides]
+        )
+
+    def clear_outside(self, filled: list[slice]) -> None:
+        """Have zeros wherever `filled` does not reach; they stay for pieces that fill the same."""
+        if filled != self._filled:
+            self.phases[...] = 0
+            self._filled = filled
+
+    def transform(self) -> None:
+        """From phases to frequencies."""
+        for operation, left, right, out in self._forward:
+            operation(left, right, out)
+
+    def transform_back(self) -> bool:
+        """From products to results; whether all of them are finite."""
+        for operation, left, right, out in self._back:
+            operation(left, right, out)
+        return isfinite(self._flat_result @ self._ones)
+
+
+Sum = tuple[np.ufunc, Array, Array, Array]  # operation, left, right, out
+
+
+def _differences(phases: Array, step: int, out: Array) -> list[Sum]:
+    """To the four frequencies of tiles with inputs d0, d1 = phases[:, i] and d2, d3 = phases[:, i + step]."""
+    n = phases.shape[-1] - step
     out[..., n:] = 0  # tiles past the last one
+    firsts, lasts, out = phases[..., :n], phases[..., step:], out[..., :n]
+    return [
+        (np.subtract, firsts, lasts, out[:2]),
+        (np.add, firsts[1], lasts[0], out[2]),
+        (np.subtract, lasts[0], firsts[1], out[3]),
+    ]
 
 
-def _sums(m: Array, out: Array) -> None:
-    """The two outputs of each tile from its four products."""
-    np.add(m[1], m[2], out=out[0])
-    np.add(out[0], m[0], out=out[0])
-    np.subtract(m[1], m[2], out=out[1])
-    np.subtract(out[1], m[3], out=out[1])
+def _sums(m: Array, out: Array) -> list[Sum]:
+    """To the two outputs of each tile from its four products."""
+    return [(np.add, m[2], m[3], out[0]), (np.subtract, m[2], m[3], out[1]), (np.add, out, m[:2], out)]
 
 
 def _overlap(start: int, step: int, count: int, size: int) -> tuple[slice, slice]:
