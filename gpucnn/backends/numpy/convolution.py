@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.numpy import columns, direct, folding, memory, select, winograd
+from gpucnn.backends.numpy import columns, depthwise, direct, folding, memory, select, winograd
 from gpucnn.backends.numpy.columns import Samplings
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry
@@ -35,7 +35,7 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, geometr
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: the dilated backward, by stride residue."""
     inputs, outputs, groups = geometry.channels
     grad_x = memory.empty((grad_y.shape[0], inputs, *geometry.input_size), grad_y.dtype, like=grad_y)
-    if select.folds(geometry, len(grad_y), grad_y.dtype.name):
+    if not depthwise.suits(groups, inputs, outputs) and select.folds(geometry, len(grad_y), grad_y.dtype.name):
         folding.fold_products(grad_y, w, bias, geometry, grad_x)
         return grad_x
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
@@ -51,7 +51,8 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, geometr
 def convolve_backward_weight(x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
     """grad_w [OC, C / groups, KD, KH, KW]: the products of each piece of windows with its share of grad_y, summed."""
     inputs, outputs, groups = geometry.channels
-    grad_w = columns.contract_weight(x, grad_y, geometry.forward, geometry.kernel_size, groups)
+    contract_weight = depthwise.contract_weight if depthwise.suits(groups, inputs, outputs) else columns.contract_weight
+    grad_w = contract_weight(x, grad_y, geometry.forward, geometry.kernel_size, groups)
     return grad_w.reshape(outputs, inputs // groups, *geometry.kernel_size).astype(x.dtype, copy=False)
 
 
@@ -68,6 +69,9 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
         return
     if weight.size == 0:  # a stride residue that no tap reaches
         target[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+        return
+    if depthwise.suits(weight.shape[0], source.shape[1], target.shape[1]):
+        depthwise.contract(source, weight, samplings, target, bias)
         return
     algorithm = select.contraction(source.shape, weight.shape, samplings, source.dtype.name)
     if algorithm == "winograd" and winograd.contract(source, weight, samplings, target, bias):
