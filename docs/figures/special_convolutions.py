@@ -13,10 +13,10 @@ def dilation() -> None:
     """The nine pixels that a 3 × 3 filter reads."""
     figure, ax = style.canvas(31, 11.2, unit=0.3)
     for left, step in ((0.5, 1), (10.8, 2), (21.1, 4)):
-        for row in range(9):
-            for column in range(9):
-                read = all(abs(place - 4) in (0, step) for place in (row, column))
-                style.cell(ax, left + column, 1.6 + row, "", FILTER if read else EMPTY)
+        style.cells(ax, [[""] * 9] * 9, left, 1.6, EMPTY)
+        for row in range(4 - step, 5 + step, step):
+            for column in range(4 - step, 5 + step, step):
+                style.cell(ax, left + column, 1.6 + row, "", FILTER)
         span = 2 * step + 1
         style.text(ax, left + 4.5, 0.8, f"dilation {step}: spans {span} × {span}")
     style.save(figure, "dilation")
