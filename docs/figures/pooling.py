@@ -58,6 +58,7 @@ def unpooling() -> None:
     """The way back up."""
     figure, ax = style.canvas(21, 6)
     windows(ax, PAGE["small"][0, 0], 0.8, 2.2)
+    style.text(ax, 1.8, 1.6, "pooled")
     style.arrow(ax, (3.2, 3.2), (4.4, 3.2))
     for x, name, key in (
         (5.2, "nearest neighbour", "nearest"),
@@ -78,10 +79,11 @@ def compared() -> None:
     left.bar_label(bars, [f"{share:.1%}" for share in results.values()], padding=4)
     left.set_xlim(80, 101.5)
     left.set_xlabel("right answers, % (from 80)")
-    bars = right.barh(list(results), [count / 1000 for count in work], color=FILTER.dark, height=0.6)
+    bars = right.barh(list(results), work, color=FILTER.dark, height=0.6)
     right.bar_label(bars, [f"{count:,}" for count in work], padding=4)
-    right.set_xlim(0, 110)
-    right.set_xlabel("thousand multiplications a picture")
+    right.set_xlim(0, 110_000)
+    right.set_xticks(range(0, 100_001, 25_000), [f"{count:,}" for count in range(0, 100_001, 25_000)])
+    right.set_xlabel("multiplications a picture")
     left.invert_yaxis()
     style.save(figure, "pooling-or-stride")
 
