@@ -6,6 +6,7 @@ about a tenth of the product. Channels-last images give rows in place of columns
 
 from __future__ import annotations
 
+import threading
 from itertools import product
 from math import prod
 from typing import Any
@@ -22,6 +23,7 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 # Bytes of a piece's columns. On ResNet's and VGG's layers 1 to 3 MiB were within 3 % of each other, 16 MiB took 1.1.
 PIECE_BYTES = 2 << 20
 LEAST_POSITIONS = 192  # of a piece, for each one's product reads the whole weight
+WORTH_PACKING = 1 << 18  # weights that are not worth a thread to copy
 WORTH_SHARING = 1 << 22  # multiply-adds below which a piece is not worth a thread
 
 
@@ -33,34 +35,69 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
     groups, filters, channels, *kernel = weight.shape
     dtype = accumulator(source.dtype)
     last = memory.is_channels_last(source)
-    order = (0, 3, 4, 5, 2, 1) if last else (0, 1, 2, 3, 4, 5)
-    matrix = np.ascontiguousarray(weight.transpose(order), dtype)
-    matrix = matrix.reshape(groups, -1, filters) if last else matrix.reshape(groups, filters, -1)
+    matrix = matrix_of(weight, dtype, last)
     sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
     targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
     if bias is not None:
         bias = bias.astype(dtype, copy=False)
+
+    latest = _Latest()
 
     def compute(item: tuple[int, Block, slice]) -> None:
         g, (images, *space), chosen = item
         block = tuple(space)
         where: Any = (images, g, chosen, *block)
         part = targets[where]  # [n, M, d, h, w]
-        windows = windows_of(sources[images, g], samplings, block)
+        if latest.read != (g, images, block):
+            windows = windows_of(sources[images, g], samplings, block)
+            latest.made = as_rows(windows, dtype) if last else as_columns(windows, dtype)
+            latest.read = g, images, block
         added = None if bias is None else bias[g, chosen]
         if last:
-            _multiply_rows(as_rows(windows, dtype), matrix[g, :, chosen], part, added)
+            _multiply_rows(latest.made, matrix[g, :, chosen], part, added)
         else:
-            _multiply_columns(matrix[g, chosen], as_columns(windows, dtype), part, added)
+            _multiply_columns(matrix[g, chosen], latest.made, part, added)
 
     work = pieces((source.shape[0], *target.shape[2:]), filters, channels * prod(kernel), dtype.itemsize)
     threads.run(compute, [(g, *piece) for g in range(groups) for piece in work])
 
 
+class _Latest(threading.local):
+    """The columns that a thread has made last, for the next piece may want them for other filters."""
+
+    read: Any = None
+    made: Array
+
+
+def matrix_of(weight: Array, dtype: np.dtype[Any], last: bool) -> Array:
+    """The matrices [G, M, K], K = (C, taps), of weight [G, M, C, KD, KH, KW]; [G, K, M], K = (taps, C), if `last`.
+
+    They are copied in the order in which filters and channels lie in memory, a backward-input's the other way round,
+    and not at all if that is their order: BLAS takes a transpose as it is.
+    """
+    groups, filters, *depth = weight.shape
+    swapped = abs(weight.strides[1]) < abs(weight.strides[2])
+    row = (3, 4, 5, 2) if last else (2, 3, 4, 5)
+    ordered = weight.transpose((0, *row, 1) if swapped else (0, 1, *row))
+    if ordered.dtype != dtype or not ordered.flags.c_contiguous:
+        packed = np.empty(ordered.shape, dtype)
+        axis = 4 if swapped and last else 1  # the outermost in memory
+
+        def pack(run: slice) -> None:
+            where = (slice(None),) * axis + (run,)
+            packed[where] = ordered[where]
+
+        each = -(-WORTH_PACKING * ordered.shape[axis] // ordered.size)
+        threads.run(pack, memory.runs(ordered.shape[axis], each))
+        ordered = packed
+    matrix = ordered.reshape((groups, prod(depth), filters) if swapped else (groups, filters, prod(depth)))
+    return matrix if swapped == last else matrix.swapaxes(1, 2)
+
+
 def pieces(extents: tuple[int, ...], filters: int, depth: int, itemsize: int) -> list[tuple[Block, slice]]:
     """Blocks of (N, D, H, W) targets and runs of filters, cut so that columns stay in the cache and threads have work.
 
-    `depth` is the length of a column. Few positions with many filters are cut by filters: columns are then made twice.
+    `depth` is the length of a column. Few positions with many filters are cut by filters: each thread makes the columns.
     """
     positions = prod(extents)
     fitting = _fitting(max(depth, filters) * itemsize)

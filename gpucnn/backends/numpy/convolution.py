@@ -14,8 +14,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-import numpy as np
-
+from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy import columns, depthwise, direct, folding, memory, select, winograd
 from gpucnn.backends.numpy.columns import Samplings
 from gpucnn.backends.numpy.memory import Array
@@ -35,13 +34,13 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, geometr
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: the dilated backward, by stride residue."""
     inputs, outputs, groups = geometry.channels
     grad_x = memory.empty((grad_y.shape[0], inputs, *geometry.input_size), grad_y.dtype, like=grad_y)
-    if not depthwise.suits(groups, inputs, outputs) and select.folds(geometry, len(grad_y), grad_y.dtype.name):
+    if not depthwise.suits(groups, inputs, outputs) and select.folds(geometry, len(grad_y), name_of(grad_y.dtype)):
         folding.fold_products(grad_y, w, bias, geometry, grad_x)
         return grad_x
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     depth, height, width = geometry.axes
     for d, h, w_ in product(depth.backward, height.backward, width.backward):
-        taps: Any = np.ix_(d.kernel_indices, h.kernel_indices, w_.kernel_indices)
+        taps: Any = tuple(_evenly(residue.kernel_indices) for residue in (d, h, w_))
         part = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
         samplings = (d.sampling, h.sampling, w_.sampling)
         contract(grad_y, weight[:, :, :, *taps], samplings, part, _by_group(bias, groups))
@@ -54,6 +53,11 @@ def convolve_backward_weight(x: Array, grad_y: Array, geometry: ConvGeometry) ->
     contract_weight = depthwise.contract_weight if depthwise.suits(groups, inputs, outputs) else columns.contract_weight
     grad_w = contract_weight(x, grad_y, geometry.forward, geometry.kernel_size, groups)
     return grad_w.reshape(outputs, inputs // groups, *geometry.kernel_size).astype(x.dtype, copy=False)
+
+
+def _evenly(indices: tuple[int, ...]) -> slice:
+    """The kernel indices of a stride residue, which lie evenly apart, as a slice."""
+    return slice(indices[0], indices[-1] + 1, (*indices, indices[0] + 1)[1] - indices[0]) if indices else slice(0, 0)
 
 
 def _by_group(bias: Array | None, groups: int) -> Array | None:
@@ -73,7 +77,7 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
     if depthwise.suits(weight.shape[0], source.shape[1], target.shape[1]):
         depthwise.contract(source, weight, samplings, target, bias)
         return
-    algorithm = select.contraction(source.shape, weight.shape, samplings, source.dtype.name)
+    algorithm = select.contraction(source.shape, weight.shape, samplings, name_of(source.dtype))
     if algorithm == "winograd" and winograd.contract(source, weight, samplings, target, bias):
         return
     if algorithm == "direct":

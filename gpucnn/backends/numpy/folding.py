@@ -32,7 +32,7 @@ def fold_products(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeo
     """
     inputs, outputs, groups = geometry.channels
     dtype = accumulator(grad_y.dtype)
-    matrix = np.ascontiguousarray(w.reshape(groups, outputs // groups, -1).swapaxes(1, 2), dtype)  # [G, C taps, OC]
+    matrix = w.astype(dtype, copy=False).reshape(groups, outputs // groups, -1).swapaxes(1, 2)  # [G, C taps, OC]
     channels = inputs // groups
     work = product(range(grad_y.shape[0]), range(groups), _boxes(geometry, channels * dtype.itemsize))
 

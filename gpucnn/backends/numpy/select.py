@@ -16,6 +16,7 @@ from gpucnn.numerics import current_algorithm
 
 MULTIPLY = 0.02  # a multiply-add of a large matrix product
 COPY = 0.14  # of a number into columns
+PACK = 1.0  # a weight of a backward, whose matrix is not as it lies in memory
 ADD = 0.35  # a number of a product to a sum
 FOLD = 0.45  # a number of a column to an image
 TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 2.0, 1.3  # a pixel of a channel to Winograd's frequencies, and back

@@ -187,8 +187,10 @@ class _Images:
     def compute(self, piece: Piece, space: _Workspace) -> bool:
         """Fill the piece's share of the target; False if it holds a value that is not finite."""
         filters = self.filters[:, :, piece.filters] if self.last else self.filters[:, piece.filters]
-        self._read(piece, space)
-        space.transform()
+        if space.held != (self, piece.block):  # or the last piece was of the same image, for other filters
+            self._read(piece, space)
+            space.transform()
+            space.held = self, piece.block
         if self.last:
             np.matmul(space.image, filters, out=space.products)
         else:
@@ -272,6 +274,7 @@ class _Workspace:
         if last:
             self.by_phase = np.moveaxis(self.by_phase, -1, 2)
         self._filled: list[slice] = []
+        self.held: tuple[_Images, Block] | None = None  # what is transformed
         image = memory.scratch("winograd image", (4, tall, depth * length), dtype)
         if rows == 2:
             vertical = memory.scratch("winograd vertical", (4, 2, depth * length), dtype)
