@@ -83,6 +83,8 @@ def runs(length: int, most: int) -> list[slice]:
 
 def merged(x: Array, first: int) -> Array | None:
     """A view of x with the axes from `first` on as one, or None where its strides do not allow that."""
+    if x.flags.c_contiguous:
+        return x.reshape(*x.shape[:first], prod(x.shape[first:]))
     size, stride = 1, x.itemsize
     for length, step in zip(reversed(x.shape[first:]), reversed(x.strides[first:]), strict=True):
         if length == 1:
