@@ -49,7 +49,7 @@ def norms() -> None:
     style.text(ax, 2.9, 8.1, "C channels →", 10, EMPTY.dark)
     ax.text(0.65, 5.9, "places (H × W) →", rotation=270, ha="center", va="center", fontsize=10, color=EMPTY.dark)
     ax.text(6.1, 7.1, "N images →", rotation=45, ha="center", va="center", fontsize=10, color=EMPTY.dark)
-    style.text(ax, 15.5, 8.8, "The front is the first image. In white are the numbers that have other means.", 10)
+    style.text(ax, 15.5, 8.8, "The front is the first image. White: numbers that share other means.", 10)
     style.save(figure, "norms")
 
 
