@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextvars
+import faulthandler
 import gc
 import os
 import random
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,15 +25,18 @@ from gpucnn.backends.numpy import memory, threads
 
 LONG = 60.0  # seconds after which something hangs, on any machine
 
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
-
 
 @pytest.fixture(autouse=True)
-def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[threads._Pool]:
-    """A pool of the test's own, and the process's number of threads as it was."""
+def pool(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[threads._Pool]:
+    """A pool of the test's own, and the process's number of threads as it was; a test that hangs ends the suite."""
     before = gpucnn.get_num_threads()
     monkeypatch.setattr(threads, "_pool", pool := threads._Pool())
+    with capfd.disabled():
+        stderr = os.dup(sys.__stderr__.fileno())
+    faulthandler.dump_traceback_later(4 * LONG, exit=True, file=stderr)
     yield pool
+    faulthandler.cancel_dump_traceback_later()
+    os.close(stderr)
     gpucnn.set_num_threads(before)
 
 
@@ -63,16 +65,6 @@ def together(count: int) -> Callable[[], object]:
     """What lets `count` tasks go on only once all of them have started: each is on another thread then."""
     barrier = threading.Barrier(count)
     return lambda: barrier.wait(LONG)
-
-
-def python(code: str, **environment: str) -> str:
-    """What a program of its own prints; one that hangs, fails or writes to stderr fails the test."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=2 * LONG, env={**os.environ, **environment}, check=False
-    )
-    assert (ran.returncode, ran.stderr) == (0, "")
-    return ran.stdout
 
 
 # --- How many -----------------------------------------------------------------------------------------------------
@@ -167,19 +159,20 @@ def test_a_single_item_and_a_single_thread_need_no_pool(pool: threads._Pool) -> 
 
 
 def test_what_a_task_runs_is_not_cut_further() -> None:
-    gpucnn.set_num_threads(2)
+    gpucnn.set_num_threads(3)
+    meet = together(3)
+    threads.run(lambda item: meet(), range(3))
     meet = together(2)
 
     def outer(item: int) -> None:
         meet()
         inner: list[int] = []
-        threads.run(lambda i: inner.append(threading.get_ident()), range(5))
-        assert inner == [threading.get_ident()] * 5
+        threads.run(lambda i: (time.sleep(0.002), inner.append(threading.get_ident())), range(9))
+        assert inner == [threading.get_ident()] * 9  # though a third thread is free
 
     threads.run(outer, range(2))
-    who, meet = set(), together(2)
-    threads.run(lambda item: (meet(), who.add(threading.get_ident())), range(2))  # nested no more
-    assert len(who) == 2
+    meet = together(3)
+    threads.run(lambda item: meet(), range(3))  # nested no more
 
 
 def test_where_no_thread_can_be_started_the_caller_does_all(
@@ -213,7 +206,21 @@ def test_a_caller_does_not_wait_for_threads_that_are_busy_elsewhere(pool: thread
     threads.run(lambda item: meet(), range(2))  # it passed them over, and is there again
 
 
-def test_many_small_runs_of_several_threads_lose_nothing() -> None:
+class Written(Sequence[int]):
+    """``range(length)`` whose iterator, a generator, suffers no two threads at once."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        return range(self._length)[index]
+
+
+@pytest.mark.parametrize("items", [range, Written])
+def test_many_small_runs_of_several_threads_lose_nothing(items: Callable[[int], Sequence[int]]) -> None:
     """Every wake-up counts: one that is lost hangs a thread, one that comes too early leaves an item undone."""
     gpucnn.set_num_threads(3)
     interval = sys.getswitchinterval()
@@ -231,11 +238,11 @@ def test_many_small_runs_of_several_threads_lose_nothing() -> None:
                 done[item] += 1  # noqa: B023
 
             if fails is None:
-                threads.run(task, range(len(done)))
+                threads.run(task, items(len(done)))
                 assert done == [1] * len(done)
             else:
                 with pytest.raises(LookupError) as caught:
-                    threads.run(task, range(len(done)))
+                    threads.run(task, items(len(done)))
                 assert caught.value.args == (seed, turn)
                 assert done[fails] == 0
                 assert max(done) <= 1
@@ -544,113 +551,6 @@ def test_only_numpys_own_blas_is_held_where_it_has_one(monkeypatch: pytest.Monke
         monkeypatch.setattr(threadpoolctl, "ThreadpoolController", lambda found=found: found)
         shared, own = threads._find()
         assert (len(shared), len(own)) == (0, expected)
-
-
-# --- The process begins again, or ends ----------------------------------------------------------------------------
-
-FORK = """
-    import os, sys, threading
-    import numpy as np, threadpoolctl
-    import gpucnn
-    from gpucnn.backends.numpy import threads
-
-    def blas():
-        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
-
-    def works():
-        meet, out = threading.Barrier(2), np.zeros((2, 40, 40))
-        def task(i):
-            meet.wait(60)
-            np.matmul(np.ones((40, 40)), np.ones((40, 40)), out=out[i])
-        threads.run(task, range(2))
-        return bool((out == 40).all()) and gpucnn.get_num_threads() == 2 and blas() == user
-
-    gpucnn.set_num_threads(2)
-    threadpoolctl.threadpool_limits(2, user_api="blas")
-    user = blas()
-    assert works()
-
-    meet, end = threading.Barrier(3), threading.Event()
-    other = threading.Thread(target=lambda: threads.run(lambda i: (meet.wait(60), end.wait(60)), range(2)))
-    other.start()
-    meet.wait(60)
-    locked = threading.Barrier(2)
-    def lock():
-        with threads._pool._lock, threads._blas._lock:
-            locked.wait(60)
-            end.wait(60)
-    holder = threading.Thread(target=lock)
-    holder.start()
-    locked.wait(60)
-    assert not user or blas() == [1] * len(user)
-"""
-
-END = """
-    end.set()
-    other.join(60)
-    holder.join(60)
-    print("child", code, "parent", works())
-"""
-
-
-@forks
-def test_a_child_forked_while_others_work_has_threads_and_blas_as_its_user_set_it() -> None:
-    code = """
-    if not (child := os.fork()):
-        os._exit(0 if blas() == user and works() and works() else 1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    """
-    assert python(FORK + code + END) == "child 0 parent True\n"
-
-
-@forks
-def test_a_process_of_multiprocessing_may_be_forked_while_others_work() -> None:
-    code = """
-    import multiprocessing
-    child = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(0 if blas() == user and works() else 1))
-    child.start()
-    child.join(60)
-    code = child.exitcode
-    """
-    assert python(FORK + code + END) == "child 0 parent True\n"
-
-
-def test_waiting_threads_let_the_interpreter_end() -> None:
-    code = """
-    import atexit, threading
-    import gpucnn
-    from gpucnn.backends.numpy import threads
-
-    gpucnn.set_num_threads(2)
-    done = []
-    def last():
-        gpucnn.set_num_threads(5)  # threads that cannot be started any more
-        threads.run(done.append, range(20))
-        print(sorted(done) == list(range(20)))
-    atexit.register(last)
-    meet = threading.Barrier(2)
-    threads.run(lambda i: meet.wait(60), range(2))
-    class Late:
-        def __del__(self, run=threads.run, append=done.append):
-            run(append, range(20))
-    late = Late()
-    """
-    assert python(code) == "True\n"
-
-
-def test_a_thread_that_is_left_at_work_lets_the_interpreter_end() -> None:
-    code = """
-    import threading, time
-    import gpucnn
-    from gpucnn.backends.numpy import threads
-
-    gpucnn.set_num_threads(2)
-    meet = threading.Barrier(3)
-    at_work = lambda: threads.run(lambda i: (meet.wait(60), time.sleep(60)), range(2))
-    threading.Thread(target=at_work, daemon=True).start()
-    meet.wait(60)
-    """
-    assert python(code) == ""
 
 
 # --- Scratch ------------------------------------------------------------------------------------------------------

@@ -158,6 +158,8 @@ def run(task: Callable[[Item], object], items: Sequence[Item]) -> None:
         try:
             _pool.offer(job, helpers)
             job.work()
+        except BaseException as error:
+            job.fail(error)
         finally:
             _here.nested = False
             job.finish()
@@ -186,21 +188,22 @@ class _Job:
         self.error: BaseException | None = None
 
     def work(self) -> None:
-        """Take items until there are none left, or until one has failed."""
+        """Take items until there are none left."""
         task = self._task
-        try:
-            while True:
-                with self._lock:
-                    item = next(self._items, _NONE)
-                    if item is _NONE:
-                        self._items = _NONE
-                        return
-                task(item)
-        except BaseException as error:
+        while True:
             with self._lock:
-                self._items = _NONE
-                if self.error is None or not isinstance(error, Exception):
-                    self.error = error
+                item = next(self._items, _NONE)
+                if item is _NONE:
+                    self._items = _NONE
+                    return
+            task(item)
+
+    def fail(self, error: BaseException) -> None:
+        """Start no further items."""
+        with self._lock:
+            self._items = _NONE
+            if self.error is None or not isinstance(error, Exception):
+                self.error = error
 
     def help(self) -> None:
         """What a thread of the pool does: join, work in the caller's context, leave."""
@@ -208,9 +211,12 @@ class _Job:
             if self._items is _NONE:
                 return  # all was done before this thread woke up
             self._helpers += 1
-        for swap in _blas.own:
-            swap(1)
-        self._context.copy().run(self.work)  # a copy, as no two threads can be in one context
+        try:
+            for swap in _blas.own:
+                swap(1)
+            self._context.copy().run(self.work)  # a copy, as no two threads can be in one context
+        except BaseException as error:
+            self.fail(error)
         with self._lock:
             self._helpers -= 1
             if self._helpers == 0:
@@ -261,9 +267,7 @@ class _Pool:
     def _serve(self) -> None:
         _here.nested = True
         while True:
-            job = self._jobs.get()
-            job.help()
-            del job
+            self._jobs.get().help()
 
 
 class _Here(threading.local):
@@ -330,11 +334,10 @@ class _Blas:
             if self.shared is None:
                 self.shared, self.own = _find()
             self._users.add(user)
-            if len(self._users) == 1:
-                for get, put in self.shared:
-                    if (threads := get()) > 1:
-                        self.before.append((put, threads))
-                        put(1)
+            for get, put in self.shared:
+                if (threads := get()) > 1:  # not held by another user
+                    self.before.append((put, threads))
+                    put(1)
 
     def release(self, user: _OneBlasThread) -> None:
         """Undo `hold`, whether it was interrupted or not."""
@@ -369,14 +372,20 @@ def _uses_openmp(library: Any) -> bool:
 def _functions(library: Any) -> tuple[_Get, _Set]:
     """What asks for a library's number of threads and what sets it.
 
-    From threadpoolctl 3.8 on its own function sets OpenBLAS's for the first thread that calls it and does nothing for
-    all others. PYFUNCTYPE keeps the interpreter's lock, which a call as short as these would have to queue for again.
+    OpenBLAS's own are called here. threadpoolctl's, from 3.8 on, set it for the first thread that calls them and do
+    nothing for all others; before, they took OpenMP's number for the process's. PYFUNCTYPE keeps the interpreter's
+    lock, for which calls as short as these would have to queue again.
     """
-    for prefix, suffix in product(("", "scipy_"), ("", "64_", "_64")):
-        name = f"{prefix}openblas_%s_num_threads{suffix}"
+    names = [
+        (f"{prefix}openblas_get_num_threads{suffix}", f"{prefix}openblas_set_num_threads{suffix}")
+        for prefix, suffix in product(("", "scipy_"), ("", "64_", "_64"))
+    ]
+    if _uses_openmp(library):
+        names = [("omp_get_max_threads", "omp_set_num_threads")]
+    asks, sets = ctypes.PYFUNCTYPE(ctypes.c_int), ctypes.PYFUNCTYPE(None)
+    for get, put in names:
         with suppress(AttributeError):
-            get = ctypes.PYFUNCTYPE(ctypes.c_int)((name % "get", library.dynlib))
-            return get, ctypes.PYFUNCTYPE(None)((name % "set", library.dynlib))
+            return asks((get, library.dynlib)), sets((put, library.dynlib))
     return lambda: library.get_num_threads() or 1, library.set_num_threads
 
 
@@ -384,10 +393,11 @@ def _swap(library: Any) -> _Swap:
     if library.internal_api == "mkl":  # returns the thread's number, which is 0 while the process's applies
         swap: _Swap = library.set_num_threads
         return swap
+    get, put = _functions(library)
 
     def exchange(threads: int) -> int:
-        before: int = library.get_num_threads()
-        library.set_num_threads(threads)
+        before = get()
+        put(threads)
         return before
 
     return exchange
@@ -395,9 +405,9 @@ def _swap(library: Any) -> _Swap:
 
 def _start_anew() -> None:
     """In the child of a fork only the thread that forked is left, and locks may be held by those that are not."""
-    global _here, _pool, _blas
+    global _pool, _blas
     before = _blas.before
-    _here, _pool, _blas = _Here(), _Pool(), _Blas(_blas.shared, _blas.own)
+    _pool, _blas = _Pool(), _Blas(_blas.shared, _blas.own)
     for put, threads in before:  # held for work that the child does not have
         put(threads)
 
