@@ -23,7 +23,6 @@ from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
-from gpucnn.numerics import current_algorithm
 
 __all__ = ["contract", "contract_weight", "suits"]
 
@@ -44,7 +43,7 @@ def suits(groups: int, inputs: int, outputs: int) -> bool:
     >>> suits(96, 96, 96), suits(96, 96, 192), suits(32, 128, 128), suits(1, 1, 1)
     (True, True, False, False)
     """
-    return groups > 1 and groups in (inputs, outputs) and current_algorithm() is None
+    return groups > 1 and groups in (inputs, outputs)
 
 
 def contract(source: Array, weight: Array, samplings: Samplings, target: Array, bias: Array | None) -> None:
