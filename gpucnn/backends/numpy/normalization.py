@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from gpucnn.geometry import NormGeometry
 
 PIECE_VALUES = 1 << 19  # a call on so many lasts 50 us and more: on fewer, threads wait for the interpreter's lock
 WHOLE_VALUES = 1 << 20  # a statistic of more values is summed in several pieces, and used when all are done
-RUN = 1 << 11  # most values that are added up in the dtype of x
+RUN = 512  # most values of a row that are added up in the dtype of x; NumPy holds its lock for less than 500 sums
 LONG = 256  # an inner loop of so many values is worth what starting it costs
 FAR = 2.0  # a variance about zero has at most 1 + FAR**2 times the rounding of one about the mean
 
@@ -38,7 +39,7 @@ _ALL = slice(None)
 def norm_statistics(x: Array, geometry: NormGeometry) -> tuple[Array, Array]:
     """Mean and biased variance over ``geometry.axes``, as axes of size 1."""
     view = _View(x, geometry.axes)
-    xs, pieces = view.of(x), view.pieces()
+    xs, pieces = view.of(x), view.pieces
     moments: list[Any] = [None] * len(pieces)
 
     def task(number: int) -> None:
@@ -60,13 +61,14 @@ def norm_apply(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: A
     view = _View(x, ROW if len(mean) == len(x) else BATCH)
     y = view.empty()
     xs, ys = view.of(x), view.of(y)
-    parameters = _lifted(mean, rstd, weight, bias)
+    mean, rstd, factor, term = _lifted(mean), _lifted(rstd), _lifted(weight), _lifted(bias)
 
     def task(piece: Block) -> None:
+        values, centre, scale = _dense(xs[piece], view.wide, "x"), _statistic(mean, piece), _statistic(rstd, piece)
         with _written(ys[piece], view.wide) as out:
-            _normalise(_dense(xs[piece], view.wide, "x"), *_cut(parameters, piece), out)
+            _normalise(values, centre, scale, _parameter(factor, piece), _parameter(term, piece), out)
 
-    view.run(task, view.pieces())
+    view.run(task, view.pieces)
     return y
 
 
@@ -80,17 +82,18 @@ def norm_forward(
         return norm_apply(x, mean, 1 / np.sqrt(var + eps), weight, bias), mean, var
     y, mean, var = view.empty(), np.empty(view.statistics, view.wide), np.empty(view.statistics, view.wide)
     xs, ys = view.of(x), view.of(y)
-    parameters = _lifted(weight, bias)
+    factor, term = _lifted(weight), _lifted(bias)
 
     def task(piece: Block) -> None:
         values = _dense(xs[piece], view.wide, "x")
-        part = (piece[0], _ALL, piece[2])
-        mean[part], square = _moments(values)
-        var[part] = square / max(1, view.count)
+        centre, spread = _statistic(mean, piece), _statistic(var, piece)
+        centre[...], square = _moments(values)
+        np.divide(square, view.count, out=spread, casting="same_kind")
         with _written(ys[piece], view.wide) as out:
-            _normalise(values, mean[part], 1 / np.sqrt(var[part] + eps), *_cut(parameters, piece), out)
+            rstd = 1 / np.sqrt(spread + eps)
+            _normalise(values, centre, rstd, _parameter(factor, piece), _parameter(term, piece), out)
 
-    view.run(task, view.pieces())
+    view.run(task, view.pieces)
     return y, mean[:, 0], var[:, 0]
 
 
@@ -124,16 +127,15 @@ def _backward(
     view: _View, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, grad_x: Array | None
 ) -> tuple[Array, Array]:
     """Gradients of weight and bias; that of x is written to grad_x where there is one."""
-    xs, grads, pieces = view.of(x), view.of(grad_y), view.pieces() if x.size else []
-    parameters = _lifted(mean, rstd, weight)
+    xs, grads, pieces = view.of(x), view.of(grad_y), view.pieces if x.size else ()
+    mean, rstd, factor = _lifted(mean), _lifted(rstd), _lifted(weight)
     sums: list[Any] = [None] * len(pieces)
     totals = [np.zeros(view.affine), np.zeros(view.affine), np.zeros(view.statistics), np.zeros(view.statistics)]
 
     def operands(piece: Block) -> Operands:
         grad, values = _dense(grads[piece], view.wide, "grad"), _dense(xs[piece], view.wide, "x")
-        centre, scale, factor = _cut(parameters, piece)
-        values, centre = _centred(values, centre, scale)
-        return grad, values, centre, scale, factor
+        scale = _statistic(rstd, piece)
+        return grad, *_centred(values, _statistic(mean, piece), scale), scale, _parameter(factor, piece)
 
     def write(piece: Block, given: Operands, shares: Sequence[Array]) -> None:
         if grad_x is not None:
@@ -147,12 +149,14 @@ def _backward(
             write(pieces[number], given, [share / view.count for share in sums[number][2:]])
 
     view.run(task, range(len(pieces)))
-    for piece, parts in zip(pieces, sums, strict=True):
-        for total, part in zip(totals, parts, strict=True):
-            _cut((total,), piece)[0][...] += part
+    for piece, (gh, g, row_gh, row_g) in zip(pieces, sums, strict=True):
+        for total, part in zip(totals[:2], (gh, g), strict=True):
+            total[:, :, piece[2], piece[3]] += part
+        for total, part in zip(totals[2:], (row_gh, row_g), strict=True):
+            total[piece[0], :, piece[2]] += part
     if not view.whole:
         shares = [total / max(1, view.count) for total in totals[2:]]
-        view.run(lambda piece: write(piece, operands(piece), _cut(shares, piece)), pieces)
+        view.run(lambda piece: write(piece, operands(piece), [_statistic(share, piece) for share in shares]), pieces)
     return tuple(total.reshape(1, *x.shape[1:3], 1).astype(mean.dtype) for total in totals[:2])  # type: ignore[return-value]
 
 
@@ -173,10 +177,8 @@ class _View:
     """
 
     def __init__(self, x: Array, axes: tuple[int, ...]) -> None:
-        self.rows = axes == ROW
         steps = [abs(step) if size > 1 else 0 for size, step in zip(x.shape, x.strides, strict=True)]
-        self.last = steps[3] > max(steps[1:3]) > 0
-        self.like = x
+        self.like, self.rows, self.last = x, axes == ROW, steps[3] > max(steps[1:3]) > 0
         self.wide = accumulator(x.dtype)
         n, g, c, p = x.shape
         inner = p if self.last else 1
@@ -184,11 +186,7 @@ class _View:
         b, o, s, i, p = self.shape
         self.count = o * i * p  # values of a statistic
         self.statistics, self.affine = (b, 1, s, 1, 1), (1, 1, s, i, 1)
-        halves = max(1, -(-x.size // (2 * PIECE_VALUES)))  # an even number of pieces, or one
-        self.most = max(1, x.size if x.size <= PIECE_VALUES // 4 else -(-x.size // (2 * halves)))
-        together = min(s, max(1, self.most // max(1, self.count)))
-        runs = o == 1 or together == s or together * i * p >= 4 * LONG  # or a piece were many short runs
-        self.whole = runs and self.count <= WHOLE_VALUES or o * p == 1
+        self.whole, self.pieces = _cuts(self.shape, PIECE_VALUES, WHOLE_VALUES)
 
     def of(self, array: Array) -> Array:
         array = array.transpose(0, 3, 1, 2)[..., None] if self.last else array[:, None]
@@ -216,24 +214,34 @@ class _View:
         finally:
             np.setbufsize(size)
 
-    def pieces(self) -> list[Block]:
-        if not self.whole:
-            return list(memory.blocks(self.shape, self.most))
-        blocks = memory.blocks((self.shape[0], self.shape[2]), -(-self.most // max(1, self.count)))
-        return [(outer, _ALL, inner, _ALL, _ALL) for outer, inner in blocks]
+
+@lru_cache(maxsize=1024)
+def _cuts(shape: Sequence[int], most: int, most_whole: int) -> tuple[bool, tuple[Block, ...]]:
+    """Pieces [B, O, S, I, P] of about equal size, an even number of them or one; whether they hold whole statistics."""
+    b, o, s, i, p = shape
+    size, count = prod(shape), max(1, o * i * p)
+    values = max(1, size if size <= most // 4 else -(-size // (2 * max(1, -(-size // (2 * most))))))
+    together = min(s, -(-values // count))
+    is_long = o == 1 or together == s or together * i * p >= 4 * LONG  # or a piece were many short runs
+    if not (o * p == 1 or (is_long and count <= most_whole)):
+        return False, tuple(memory.blocks(shape, values))
+    return True, tuple((outer, _ALL, inner, _ALL, _ALL) for outer, inner in memory.blocks((b, s), -(-values // count)))
 
 
-def _lifted(*arrays: Array | None) -> list[Array | None]:
-    """Statistics [N or 1, G, 1, 1] and parameters [1, G, C, 1] as what arrays [B, O, S, I, P] are broadcast against."""
-    return [None if array is None else array[:, None] for array in arrays]
+def _lifted(array: Any) -> Any:
+    """A statistic [N or 1, G, 1, 1] or parameter [1, G, C, 1] as [B, 1, S, 1, 1] or [1, 1, S, I, 1], None as None."""
+    return None if array is None else array[:, None]
 
 
-def _cut(arrays: Sequence[Any], piece: Block) -> list[Any]:
-    """The parts of arrays with axes of size 1 that a piece of the whole is broadcast against."""
-    return [
-        array if array is None else array[tuple(s if n > 1 else _ALL for s, n in zip(piece, array.shape, strict=True))]
-        for array in arrays
-    ]
+def _statistic(array: Array, piece: Block) -> Array:
+    """The part of an array [B, 1, S, 1, 1] that a piece is broadcast against."""
+    part: Array = array[piece[0], :, piece[2]]
+    return part
+
+
+def _parameter(array: Array | None, piece: Block) -> Array | None:
+    """The part of an array [1, 1, S, I, 1] that a piece is broadcast against."""
+    return None if array is None else array[:, :, piece[2], piece[3]]
 
 
 def _dense(part: Array, dtype: Any, name: str) -> Array:
@@ -349,14 +357,14 @@ def _row_gradient_sums(
     factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
     left = np.stack([np.ones_like(offsets), offsets])
     sum_g, sum_gh = np.zeros(i), np.zeros(i)
-    for start in range(0, b, LONG):
-        cut = slice(start, start + LONG)
-        ones_g, offsets_g = left[:, cut] @ rows[cut]
+    for start in range(0, b, 2 * RUN):  # `dot` as it lets go of the interpreter's lock, whatever the size
+        cut = slice(start, start + 2 * RUN)
+        ones_g, offsets_g = left[:, cut].dot(rows[cut])
         sum_g += ones_g
         sum_gh += offsets_g
-        sum_gh += scales[cut] @ products[cut]
-    row_g = (rows @ factor).astype(np.float64)
-    row_gh = (products @ factor) * scales + offsets * row_g
+        sum_gh += scales[cut].dot(products[cut])
+    row_g = rows.dot(factor).astype(np.float64)
+    row_gh = products.dot(factor) * scales + offsets * row_g
     shapes = ((1, 1, 1, i, 1), (1, 1, 1, i, 1), (b, 1, 1, 1, 1), (b, 1, 1, 1, 1))
     return tuple(  # type: ignore[return-value]
         sums.reshape(shape) for sums, shape in zip((sum_gh, sum_g, row_gh, row_g), shapes, strict=True)
