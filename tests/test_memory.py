@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from math import prod
 from typing import Any
 
@@ -164,3 +165,31 @@ def test_axes_that_merge_without_being_contiguous() -> None:
     assert memory.merged_rows(image, 2) is None
     assert memory.merged_rows(np.zeros((2, 3, 4, 5)), 2) is not None
     assert memory.merged(np.zeros((2, 3, 4, 6))[..., :5], 2) is None
+
+
+# --- Scratch ------------------------------------------------------------------------------------------------------
+
+
+def test_scratch_is_a_threads_own_and_kept() -> None:
+    first = memory.scratch("test", (3, 5), np.float32)
+    assert (first.shape, first.dtype, first.ctypes.data % 64) == ((3, 5), np.float32, 0)
+    assert first.flags.c_contiguous
+    assert first.flags.writeable
+    again = memory.scratch("test", (2, 3), np.complex64)
+    assert again.ctypes.data == first.ctypes.data
+    assert not np.shares_memory(first, memory.scratch("another", (3, 5), np.float32))
+    others: list[Any] = []
+    thread = threading.Thread(target=lambda: others.append(memory.scratch("test", (3, 5), np.float32)))
+    thread.start()
+    thread.join()
+    assert not np.shares_memory(first, others[0])
+    for shape in ((), (0, 4), (1000,)):
+        assert memory.scratch("test", shape, np.float64).shape == shape
+
+
+def test_scratch_that_is_large_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "SCRATCH_BYTES", 1000)
+    memory.scratch("test of a large one", (125,), np.float64)
+    kept = memory._scratch.buffers["test of a large one"]
+    memory.scratch("test of a large one", (126,), np.float64)
+    assert memory._scratch.buffers["test of a large one"] is kept

@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 import threadpoolctl
 
 import gpucnn
-from gpucnn.backends.numpy import memory, threads
+from gpucnn.backends.numpy import threads
 
 LONG = 60.0  # seconds after which something hangs, on any machine
 
@@ -490,6 +491,43 @@ def test_a_hold_that_was_interrupted_is_undone(monkeypatch: pytest.MonkeyPatch) 
     assert not blas._users
 
 
+def test_a_number_that_its_user_changes_meanwhile_is_held_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    number = [4]
+    put = partial(number.__setitem__, 0)
+    monkeypatch.setattr(threads, "_blas", threads._Blas([(lambda: number[0], put)]))
+    with threads.one_blas_thread():
+        assert number == [1]
+        put(3)
+        with threads.one_blas_thread():
+            assert number == [1]
+        assert number == [1]
+    assert number == [3]
+
+
+@pytest.mark.parametrize(
+    ("api", "layer", "affixes", "expected"),
+    [
+        ("openblas", "pthreads", ("", ""), "openblas_set_num_threads"),
+        ("openblas", "pthreads", ("scipy_", "64_"), "scipy_openblas_set_num_threads64_"),
+        ("openblas", "openmp", ("", "64_"), "omp_set_num_threads"),
+        ("openblas", "pthreads", ("my_", ""), "threadpoolctl's"),
+    ],
+)
+def test_openblas_is_set_by_its_own_functions(
+    api: str, layer: str, affixes: tuple[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openblas = [f"{affixes[0]}openblas_{verb}_num_threads{affixes[1]}" for verb in ("get", "set")]
+    names = [*openblas, "omp_get_max_threads", "omp_set_num_threads"]
+    library, _ = controller(api, layer)
+    library.set_num_threads, library.dynlib = "threadpoolctl's", SimpleNamespace(**{name: name for name in names})
+
+    def prototype(*types: object) -> Callable[[tuple[str, object]], object]:
+        return lambda function: getattr(function[1], function[0])
+
+    monkeypatch.setattr(threads, "ctypes", SimpleNamespace(PYFUNCTYPE=prototype, c_int=int))
+    assert threads._functions(library)[1] == expected
+
+
 def controller(api: str, layer: str = "pthreads", start: int = 4) -> tuple[Any, threading.local]:
     """What threadpoolctl makes of a library that counts threads for each thread, as MKL and OpenMP do."""
 
@@ -551,29 +589,3 @@ def test_only_numpys_own_blas_is_held_where_it_has_one(monkeypatch: pytest.Monke
         monkeypatch.setattr(threadpoolctl, "ThreadpoolController", lambda found=found: found)
         shared, own = threads._find()
         assert (len(shared), len(own)) == (0, expected)
-
-
-# --- Scratch ------------------------------------------------------------------------------------------------------
-
-
-def test_scratch_is_a_threads_own_and_kept() -> None:
-    first = memory.scratch("test", (3, 5), np.float32)
-    assert (first.shape, first.dtype, first.ctypes.data % 64) == ((3, 5), np.float32, 0)
-    assert first.flags.c_contiguous
-    assert first.flags.writeable
-    again = memory.scratch("test", (2, 3), np.complex64)
-    assert again.ctypes.data == first.ctypes.data
-    assert not np.shares_memory(first, memory.scratch("another", (3, 5), np.float32))
-    others: list[Any] = []
-    side_by_side(lambda: others.append(memory.scratch("test", (3, 5), np.float32)))
-    assert not np.shares_memory(first, others[0])
-    for shape in ((), (0, 4), (1000,)):
-        assert memory.scratch("test", shape, np.float64).shape == shape
-
-
-def test_scratch_that_is_large_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "SCRATCH_BYTES", 1000)
-    memory.scratch("test of a large one", (125,), np.float64)
-    kept = memory._scratch.buffers["test of a large one"]
-    memory.scratch("test of a large one", (126,), np.float64)
-    assert memory._scratch.buffers["test of a large one"] is kept
