@@ -22,6 +22,7 @@ from gpucnn.geometry import Axis, ConvGeometry
 
 COLUMN_BYTES = 1 << 20
 IMAGE_BYTES = 1 << 19  # of a piece of the image
+LEAST_CHANNELS = 16  # of a piece that is cut by channels
 LEAST_MULTIPLES = 8  # of the window: each piece computes the outputs anew that reach over its border
 
 
@@ -33,20 +34,23 @@ def fold_products(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeo
     inputs, outputs, groups = geometry.channels
     dtype = accumulator(grad_y.dtype)
     matrix = w.astype(dtype, copy=False).reshape(groups, outputs // groups, -1).swapaxes(1, 2)  # [G, C taps, OC]
-    channels = inputs // groups
-    work = product(range(grad_y.shape[0]), range(groups), _boxes(geometry, channels * dtype.itemsize))
+    channels, filters = inputs // groups, outputs // groups
+    boxes = _boxes(geometry, channels * dtype.itemsize)
+    parts = max(1, min(4 // max(1, len(grad_y) * groups * len(boxes)), channels // LEAST_CHANNELS))
+    work = product(range(len(grad_y)), range(groups), boxes, memory.runs(channels, -(-channels // parts)))
 
-    def compute(item: tuple[int, int, tuple[slice, ...]]) -> None:
-        n, g, box = item
-        gradient = grad_y[n, g * (outputs // groups) : (g + 1) * (outputs // groups)]
-        chosen = slice(g * channels, (g + 1) * channels)
-        image = _Image(geometry.axes, box, channels, dtype)
-        for block in image.blocks(max(matrix.shape[1:]) * dtype.itemsize):
+    def compute(item: tuple[int, int, Block, slice]) -> None:
+        n, g, box, run = item
+        gradient = grad_y[n, g * filters : (g + 1) * filters]
+        rows = matrix[g, run.start * geometry.taps : run.stop * geometry.taps]
+        image = _Image(geometry.axes, box, run.stop - run.start, dtype)
+        for block in image.blocks(max(rows.shape) * dtype.itemsize):
             read = as_columns(gradient[None, :, None, None, None, *block], dtype)
-            columns = memory.scratch("fold columns", (matrix.shape[1], read.shape[1]), dtype)
-            np.matmul(matrix[g], read, out=columns)
+            columns = memory.scratch("fold columns", (len(rows), read.shape[1]), dtype)
+            np.matmul(rows, read, out=columns)
             size = [s.stop - s.start for s in block]
-            image.add(columns.reshape(channels, *geometry.kernel_size, *size), block)
+            image.add(columns.reshape(-1, *geometry.kernel_size, *size), block)
+        chosen = slice(g * channels + run.start, g * channels + run.stop)
         image.store(grad_x[n, chosen], None if bias is None else bias[chosen])
 
     threads.run(compute, list(work))

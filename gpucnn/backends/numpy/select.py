@@ -17,10 +17,11 @@ from gpucnn.numerics import current_algorithm
 
 MULTIPLY = 0.02  # a multiply-add of a large matrix product
 COPY = 0.14  # of a number into columns
-PACK = 1.0  # a weight of a backward, whose matrix is not as it lies in memory
+PACK = 2.0  # a weight to matrices of single taps
+SWAP = 0.5  # a weight of a backward, whose matrix is not as it lies in memory
 ADD = 0.35  # a number of a product to a sum
-FOLD = 0.45  # a number of a column to an image
-TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 2.0, 1.3  # a pixel of a channel to Winograd's frequencies, and back
+FOLD = 1.0  # a number of a column to an image
+TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 4.0, 2.6  # a pixel of a channel to Winograd's frequencies, and back
 TRANSFORM_FILTER = 1.1  # a frequency of a filter
 
 _TILED = frozenset({"float32", "float16", "bfloat16"})  # float64 is asked for where rounding matters
@@ -90,7 +91,7 @@ def _fold_is_cheaper(geometry: ConvGeometry, batch: int, dtype: str) -> bool:
             options = [_columns(batch, weight, samplings)]
             if dtype in _TILED and winograd.computes(samplings):
                 options.append(_winograd(batch, weight, samplings))
-            gather += min(options)
+            gather += min(options) + prod(weight) * SWAP
     return fold < gather
 
 
@@ -106,10 +107,10 @@ def _columns(batch: int, weight: Sequence[int], samplings: Sequence[Sampling]) -
 
 
 def _direct(batch: int, weight: Sequence[int], samplings: Sequence[Sampling]) -> float:
-    groups, filters, channels, *_ = weight
+    groups, filters, channels, *taps = weight
     reached = prod(sum(tap.target.stop - tap.target.start for tap in axis.taps()) for axis in samplings)
     each = channels * COPY + filters * ADD + channels * filters * _multiply(filters)
-    return float(batch * groups * reached) * each
+    return float(batch * groups * reached) * each + groups * filters * channels * prod(taps) * PACK
 
 
 def _winograd(batch: int, weight: Sequence[int], samplings: Sequence[Sampling]) -> float:
