@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import page
 import style
+from matplotlib.axes import Axes
 from skimage.feature import hog
 from style import EMPTY, FILTER, GRADIENT, INPUT, OUTPUT
 
@@ -14,6 +15,13 @@ import gpucnn.functional as F
 
 PAGE: dict[str, Any] = page.names("guide/1-from-templates-to-filters")
 DIGIT = int(np.flatnonzero(PAGE["test"].y == 3)[0])
+
+
+def framed(ax: Axes) -> None:
+    """A thin frame and no ticks: white pixels at the rim belong to the picture."""
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set(visible=True, color=EMPTY.dark, linewidth=0.7)
 
 
 def templates() -> None:
@@ -36,7 +44,7 @@ def features() -> None:
     axes = figure.subplot_mosaic("AB\nCD\nCE", height_ratios=(4, 3, 1))
     axes["A"].imshow(picture[0, 0], cmap="gray_r", vmin=0, vmax=1)
     axes["A"].set_title("the digit")
-    axes["A"].set_axis_off()
+    framed(axes["A"])
 
     counts = PAGE["histogram"](picture)[0]
     greys = [str(1 - (i + 0.5) / 16) for i in range(16)]
@@ -107,7 +115,7 @@ def learned_filters() -> None:
         axes[name].imshow(answers[index], cmap="Greens", vmin=0)
         axes[name].set_title(f"filter {index + 1}", fontsize=10)
     for ax in axes.values():
-        ax.set_axis_off()
+        framed(ax)
     style.save(figure, "learned-filters")
 
 
