@@ -292,13 +292,14 @@ def _sums(a: Array, times: Array | None = None) -> Array:
 
 def _run_sums(rows: Array, others: Array | None, start: int, runs: int, length: int) -> Array:
     """Sums of `runs` times `length` values of each row, from `start` on, in float64."""
-    shape = (*rows.shape[:-1], runs, length)
     cut = slice(start, start + runs * length)
+    whole = runs * length == rows.shape[-1]  # then all runs of all rows are the rows of one matrix
+    shape = (*rows.shape[:-2], -1, length) if whole else (*rows.shape[:-1], runs, length)
     if others is None:
         sums = rows[..., cut].reshape(shape) @ _ones(length, rows.dtype)
     else:
         sums = np.vecdot(rows[..., cut].reshape(shape), others[..., cut].reshape(shape))
-    return np.asarray(sums.sum(axis=-1, dtype=np.float64))
+    return np.asarray(sums.reshape(*rows.shape[:-1], runs).sum(axis=-1, dtype=np.float64))
 
 
 @lru_cache(maxsize=256)
@@ -355,14 +356,16 @@ def _row_gradient_sums(
     rows, offsets, scales = grad.reshape(b, i), -(mean * rstd).reshape(b), rstd.reshape(b)
     products = np.multiply(rows, x.reshape(b, i), out=memory.scratch("products", (b, i), x.dtype))
     factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
-    left = np.stack([np.ones_like(offsets), offsets])
     sum_g, sum_gh = np.zeros(i), np.zeros(i)
-    for start in range(0, b, 2 * RUN):  # `dot` as it lets go of the interpreter's lock, whatever the size
-        cut = slice(start, start + 2 * RUN)
-        ones_g, offsets_g = left[:, cut].dot(rows[cut])
-        sum_g += ones_g
-        sum_gh += offsets_g
-        sum_gh += scales[cut].dot(products[cut])
+    runs, length = _runs(b)
+    for start, count, size in ((0, runs, length), (runs * length, 1, b - runs * length)):
+        if size:
+            cut, shape = slice(start, start + count * size), (count, size, i)
+            left = np.stack([np.ones_like(offsets[cut]), offsets[cut]]).reshape(2, count, size).swapaxes(0, 1)
+            of_g, of_gh = (left @ rows[cut].reshape(shape)).sum(axis=0, dtype=np.float64)
+            sum_g += of_g
+            sum_gh += of_gh
+            sum_gh += (scales[cut].reshape(count, 1, size) @ products[cut].reshape(shape)).sum((0, 1), np.float64)
     row_g = rows.dot(factor).astype(np.float64)
     row_gh = products.dot(factor) * scales + offsets * row_g
     shapes = ((1, 1, 1, i, 1), (1, 1, 1, i, 1), (b, 1, 1, 1, 1), (b, 1, 1, 1, 1))
