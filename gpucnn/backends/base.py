@@ -129,7 +129,7 @@ class Backend(ABC):
     def norm_forward(
         self, x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
     ) -> tuple[Array, Array, Array]:
-        """x normalised by its own statistics, with rstd = 1 / sqrt(var + eps), and these, as `norm_statistics`."""
+        """As `norm_apply` with x's own statistics and rstd = 1 / sqrt(var + eps); and these, as `norm_statistics`."""
 
     @abstractmethod
     def norm_backward_affine(

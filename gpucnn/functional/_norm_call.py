@@ -161,13 +161,13 @@ class NormCall(Call):
         return None if array is None else array.reshape(1, *shape[1:3], 1).astype(self.wide, copy=False)
 
     def forward(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
-        """x normalised by its own statistics, and these: mean and biased variance."""
+        """Output by the input's own statistics, and these: mean and biased variance."""
         parameters = self.spread(self.weight, geometry.shape), self.spread(self.bias, geometry.shape)
         y, mean, var = self.backend.norm_forward(self.x.reshape(geometry.shape), *parameters, geometry, eps)
         return y.reshape(self.x.shape), mean, var
 
     def apply(self, shape: Shape4, mean: Array, rstd: Array) -> Array:
-        """x normalised by other statistics than its own."""
+        """Output by other statistics than the input's own."""
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
         return self.backend.norm_apply(self.x.reshape(shape), mean, rstd, *parameters).reshape(self.x.shape)
 

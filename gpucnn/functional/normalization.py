@@ -76,9 +76,9 @@ def batch_norm(
            [ 1.,  1.]])
     """
     call = NormCall("batch_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
-    x, w, b, running = call.x, call.weight, call.bias, (call.running_mean, call.running_var)
+    running = (call.running_mean, call.running_var)
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
-    shape = batch_shape(call, x)
+    shape = batch_shape(call, call.x)
     call.check_batch(shape, running, training, momentum, eps)
     y, mean, rstd = call.batch(shape, running, training, momentum, eps)
     return call.result((y, mean.reshape(-1), rstd.reshape(-1)) if gives_statistics else y)

@@ -267,7 +267,7 @@ def norm_apply(
 def norm_forward(
     backend: CudaBackend, x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
 ) -> tuple[Array, Array, Array]:
-    """x normalised by its own statistics, mean and biased variance."""
+    """Output by x's own statistics, and these: mean and biased variance."""
     mean, var = norm_statistics(backend, x, geometry)
     rstd = 1 / backend.runtime.xp.sqrt(var + eps)
     return norm_apply(backend, x, mean, rstd, weight, bias), mean, var

@@ -1,11 +1,11 @@
 """Statistics, application and gradients of the norms, over x seen as [N, G, C, P] (see `NormGeometry`).
 
 All of them go about it in one way. Arrays are seen as [B, O, S, I, P] in the order of memory (`_View`): B and S number
-the statistics, I the channels that share one, O and P what else is reduced. They are cut into pieces of whole statistics,
-which threads take, and a piece is summed and then normalised while it is in the cache.
+the statistics, I the channels that share one, O and P what else is reduced. They are cut into pieces of whole
+statistics, which threads take, and a piece is summed and then normalised while it is in the cache.
 
-BLAS adds up runs of at most `RUN` values, and float64 what they come to. Where a mean is more than `FAR` deviations away
-from zero it is first taken away: variances and results are as exact with a large mean as without one.
+BLAS adds up runs of at most `RUN` values, and float64 what they come to. Where a mean is more than `FAR` deviations
+away from zero it is first taken away: variances and results are as exact with a large mean as without one.
 """
 
 from __future__ import annotations
@@ -137,16 +137,16 @@ def _backward(
         scale = _statistic(rstd, piece)
         return grad, *_centred(values, _statistic(mean, piece), scale), scale, _parameter(factor, piece)
 
-    def write(piece: Block, given: Operands, shares: Sequence[Array]) -> None:
+    def write(piece: Block, given: Operands, share_gh: Array, share_g: Array) -> None:
         if grad_x is not None:
             with _written(view.of(grad_x)[piece], view.wide) as out:
-                _gradient(*given, *shares, out)
+                _gradient(*given, share_gh, share_g, out)
 
     def task(number: int) -> None:
         given = operands(pieces[number])
         sums[number] = _gradient_sums(*given)
         if view.whole:
-            write(pieces[number], given, [share / view.count for share in sums[number][2:]])
+            write(pieces[number], given, *(share / view.count for share in sums[number][2:]))
 
     view.run(task, range(len(pieces)))
     for piece, (gh, g, row_gh, row_g) in zip(pieces, sums, strict=True):
@@ -156,7 +156,7 @@ def _backward(
             total[piece[0], :, piece[2]] += part
     if not view.whole:
         shares = [total / max(1, view.count) for total in totals[2:]]
-        view.run(lambda piece: write(piece, operands(piece), [_statistic(share, piece) for share in shares]), pieces)
+        view.run(lambda piece: write(piece, operands(piece), *(_statistic(share, piece) for share in shares)), pieces)
     return tuple(total.reshape(1, *x.shape[1:3], 1).astype(mean.dtype) for total in totals[:2])  # type: ignore[return-value]
 
 
@@ -344,7 +344,7 @@ def _gradient_sums(
     return (
         sum_gh.sum(axis=0, keepdims=True),
         sum_g.sum(axis=0, keepdims=True),
-        *(sums.sum(axis=3, keepdims=True) for sums in weighted),  # type: ignore[return-value]
+        *(sums.sum(axis=3, keepdims=True) for sums in weighted),
     )
 
 
@@ -369,9 +369,7 @@ def _row_gradient_sums(
     row_g = rows.dot(factor).astype(np.float64)
     row_gh = products.dot(factor) * scales + offsets * row_g
     shapes = ((1, 1, 1, i, 1), (1, 1, 1, i, 1), (b, 1, 1, 1, 1), (b, 1, 1, 1, 1))
-    return tuple(  # type: ignore[return-value]
-        sums.reshape(shape) for sums, shape in zip((sum_gh, sum_g, row_gh, row_g), shapes, strict=True)
-    )
+    return tuple(sums.reshape(shape) for sums, shape in zip((sum_gh, sum_g, row_gh, row_g), shapes, strict=True))
 
 
 # --- Element by element, over a piece -----------------------------------------------------------------------------
@@ -415,19 +413,19 @@ def _gradient(
 
 
 def _centred(x: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
-    """x and mean as they are, or with the mean taken away from both where it is large: sums then cancel no digits."""
+    """Both as they are, or with the mean taken away from them where it is large: sums then cancel no digits."""
     if (abs(mean) * rstd <= FAR).all():
         return x, mean
     return _less(x, mean), np.zeros_like(mean)
 
 
 def _less(x: Array, mean: Array) -> Array:
-    """x - mean, in scratch."""
+    """``x - mean``, in scratch."""
     return np.subtract(x, _spread(mean, x), out=memory.scratch("centred", x.shape, x.dtype))
 
 
 def _outer(column: Array, row: Array, out: Array) -> Array:
-    """column [B] times row [I]: with a second column of zeros BLAS takes it, at ten times the speed."""
+    """The product of column [B] and row [I]: with a second column of zeros BLAS takes it, at ten times the speed."""
     left = np.zeros((column.size, 2), out.dtype)
     left[:, 0] = column.reshape(-1)
     return np.matmul(left, np.stack([row, np.zeros_like(row)]), out=out)
