@@ -21,7 +21,7 @@ MIN_ROUNDS = 3
 MAX_ROUNDS = 25
 PATIENCE_S = 3.0  # a case whose least rounds would take longer gets a single one
 WARM_BELOW_S = 20e-3  # quicker calls get one untimed call before each sample
-PAUSE_S = 1e-3  # lets the threads of the provider before come to rest
+PAUSE_S = 12e-3  # lets the threads of the provider before come to rest: those of OpenMP spin for some 10 ms
 
 GEMM_SIZE = 2048
 COPY_BYTES = 1 << 28  # beyond the last-level cache of most machines

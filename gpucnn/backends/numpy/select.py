@@ -18,6 +18,7 @@ from gpucnn.numerics import current_algorithm
 MULTIPLY = 0.02  # a multiply-add of a large matrix product
 COPY = 0.14  # of a number into columns
 PACK = 2.0  # a weight to matrices of single taps
+READ = 0.3  # a weight of a product with few positions, from memory
 SWAP = 0.5  # a weight of a backward, whose matrix is not as it lies in memory
 ADD = 0.35  # a number of a product to a sum
 FOLD = 1.0  # a number of a column to an image
@@ -82,7 +83,7 @@ def _fold_is_cheaper(geometry: ConvGeometry, batch: int, dtype: str) -> bool:
     inputs, outputs, groups = geometry.channels
     positions = batch * prod(geometry.output_size)
     c, m = inputs // groups, outputs // groups
-    fold = positions * c * geometry.taps * groups * (m * MULTIPLY + FOLD)
+    fold = c * geometry.taps * groups * (positions * (m * MULTIPLY + FOLD) + batch * m * READ)
     gather = 0.0
     for residues in product(*(axis.backward for axis in geometry.axes)):
         samplings = tuple(residue.sampling for residue in residues)
