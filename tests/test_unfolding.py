@@ -17,6 +17,7 @@ from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, Windows, arranged, dty
 from tolerances import assert_close
 
 import gpucnn.functional as F
+from gpucnn.backends.numpy import threads, unfolding
 from gpucnn.geometry import im2col_shapes
 
 NUMERIC = FLOATS + COMPLEX + INTEGERS
@@ -240,6 +241,89 @@ def test_ints_mean_2d_for_col2im(backend: ArrayBackend) -> None:
 def test_fold_and_unfold_are_other_names() -> None:
     assert (F.unfold, F.unfold_backward) == (F.im2col, F.im2col_backward)
     assert (F.fold, F.fold_backward) == (F.col2im, F.col2im_backward)
+
+
+# --- The NumPy backend's lanes and pieces --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_numpy(backend: ArrayBackend) -> ArrayBackend:
+    if backend.name != "numpy":
+        pytest.skip("these lanes and pieces are the NumPy backend's")
+    return backend
+
+
+@settings(max_examples=400)
+@given(case=unfoldings(NUMERIC), pieces=st.sampled_from([1, 300, unfolding.PIECE_ITEMS]))
+def test_through_lanes_they_are_the_loops(on_numpy: ArrayBackend, case: Unfolding, pieces: int) -> None:
+    image, columns = case.arrays()
+    frozen(image, columns)
+    with pytest.MonkeyPatch.context() as patch, poisoned_memory():
+        patch.setattr(unfolding, "LANES_FROM", 0)
+        patch.setattr(unfolding, "PIECE_ITEMS", pieces)
+        unfolded = on_numpy.run(F.im2col, image, **case.options)
+        folded = on_numpy.run(F.col2im, columns, case.windows.sizes, **case.options)
+        assert bits(on_numpy.run(F.col2im, columns, case.windows.sizes, **case.options)) == bits(folded)
+    assert unfolded.dtype == image.dtype
+    np.testing.assert_array_equal(reference.wide(unfolded), case.im2col(image))
+    assert_close(folded, case.col2im(columns), columns.dtype)
+
+
+LARGE = [
+    pytest.param((40, 23), (3, 3), (1, 1), (1, 1), (1, 1), id="size kept"),
+    pytest.param((40, 24), (3, 3), (2, 2), (1, 1), (1, 1), id="size halved"),
+    pytest.param((37, 41), (5, 7), (3, 4), (1, 1), (0, 2), id="rows of another length"),
+    pytest.param((30, 29), (3, 2), (2, 3), (3, 2), (4, 5), id="wide padding"),
+    pytest.param((31, 31), (2, 2), (5, 6), (1, 1), (0, 0), id="stride beyond the window"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "kernel", "stride", "dilation", "padding"), LARGE)
+@pytest.mark.parametrize("order", ORDERS)
+def test_large_ones_are_the_loops_whatever_the_threads(
+    on_numpy: ArrayBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: tuple[int, ...],
+    order: str,
+) -> None:
+    monkeypatch.setattr(unfolding, "LANES_FROM", 0)
+    case = Unfolding(Windows(2, sizes, kernel, stride, dilation, padding), 2, (5, 1, 1), orders=(order,) * 3)
+    image, columns = (array.astype(np.float32) for array in case.arrays())
+    monkeypatch.setattr(unfolding, "PIECE_ITEMS", columns.size // 4)
+    results = []
+    for count in (1, 2, 3):
+        monkeypatch.setattr(threads, "_num_threads", count)
+        unfolded = on_numpy.run(F.im2col, image, **case.options)
+        results.append((unfolded, on_numpy.run(F.col2im, columns, sizes, **case.options)))
+    np.testing.assert_array_equal(results[0][0], case.im2col(image))
+    assert_close(results[0][1], case.col2im(columns), columns.dtype)
+    assert bits(results[0]) == bits(results[1]) == bits(results[2])
+
+
+@pytest.mark.parametrize(("sizes", "kernel", "stride", "dilation", "padding"), LARGE)
+def test_what_stands_for_padding_is_not_added_and_what_is_odd_stays_in_place(
+    on_numpy: ArrayBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    rng: np.random.Generator,
+    sizes: tuple[int, ...],
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    padding: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(unfolding, "LANES_FROM", 0)
+    case = Unfolding(Windows(2, sizes, kernel, stride, dilation, padding), 2, (3, 1, 1), "float32")
+    inside = on_numpy.run(F.im2col, np.ones((2, 3, *sizes), np.float32), **case.options)
+    columns = numbers(rng, inside.shape, "float32")
+    expected = on_numpy.run(F.col2im, columns, sizes, **case.options)
+    odd = np.where(inside == 0, np.float32("nan"), columns)
+    assert bits(on_numpy.run(F.col2im, odd, sizes, **case.options)) == bits(expected)
+    image = np.full((2, 3, *sizes), np.nan, np.float32)
+    assert np.array_equal(np.isnan(on_numpy.run(F.im2col, image, **case.options)), inside == 1)
 
 
 # --- Dtypes, memory, errors ---------------------------------------------------------------------------------------
