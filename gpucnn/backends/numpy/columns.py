@@ -220,7 +220,7 @@ def _padded_part(source: Array, samplings: Samplings, block: Block) -> Array:
     else:
         buffer = memory.scratch("padded image", (*source.shape[:2], *sizes), source.dtype)
     for axis, (size, inner) in enumerate(zip(sizes, into, strict=True), start=2):
-        for outside in (slice(0, max(0, inner.start)), slice(min(inner.stop, size), size)):
+        for outside in (slice(0, max(0, inner.start)), slice(min(max(0, inner.stop), size), size)):
             if outside.start < outside.stop:
                 buffer[(slice(None),) * axis + (outside,)] = 0
     buffer[:, :, *into] = source[:, :, *read]
