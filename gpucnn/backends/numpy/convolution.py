@@ -39,11 +39,16 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, geometr
         return grad_x
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     depth, height, width = geometry.axes
+    parts = []
     for d, h, w_ in product(depth.backward, height.backward, width.backward):
         taps: Any = tuple(_evenly(residue.kernel_indices) for residue in (d, h, w_))
         part = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
-        samplings = (d.sampling, h.sampling, w_.sampling)
-        contract(grad_y, weight[:, :, :, *taps], samplings, part, _by_group(bias, groups))
+        parts.append((weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), part))
+    if depthwise.suits(groups, inputs, outputs):
+        depthwise.contract_parts(grad_y, parts, _by_group(bias, groups))
+    else:
+        for matrix, samplings, part in parts:
+            contract(grad_y, matrix, samplings, part, _by_group(bias, groups))
     return grad_x
 
 
