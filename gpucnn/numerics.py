@@ -63,7 +63,7 @@ def precision(mode: str) -> Iterator[None]:
 
 
 def current_algorithm() -> str | None:
-    """The algorithm that convolutions on a GPU are held to, or None where each is chosen by its size.
+    """The algorithm that convolutions are held to, or None where each is chosen by its size.
 
     Examples
     --------
@@ -75,22 +75,30 @@ def current_algorithm() -> str | None:
 
 @contextmanager
 def algorithm(name: str) -> Iterator[None]:
-    """Within the block, compute convolutions on a GPU by one algorithm, in place of the one chosen by their size.
+    """Within the block, compute convolutions by one algorithm, in place of the one chosen by their size.
 
     Parameters
     ----------
-    name : "direct" or "im2col"
-        One kernel that sums each result; or columns and a matrix product, which takes workspace.
+    name : "direct", "im2col" or "winograd"
+        On the CPU: tap by tap; columns and a matrix product, or for the gradient of the input a product and a fold
+        where that costs less; Winograd's minimal filtering. On a GPU: one kernel that sums each result; or columns and
+        a matrix product, which takes workspace; no Winograd.
 
     Raises
     ------
     ValueError
-        There is no such algorithm. Within the block, a convolution that it does not compute (of integers, say, by
-        ``"im2col"``) raises ValueError too.
+        There is no such algorithm. Within the block, a convolution that it does not compute raises ValueError too. On
+        the CPU ``"winograd"`` computes the output, and the gradient of the input, in float32 and 16 bits, with stride 1,
+        three taps along the width, and three or one along the height; on a GPU nothing. On a GPU ``"im2col"`` computes
+        no convolution of integers, among others.
 
     Notes
     -----
-    Results of two algorithms differ by rounding; each repeats bit for bit. The CPU takes no notice.
+    Results of two algorithms differ by rounding; each repeats bit for bit.
+
+    On the CPU the gradient of the weight is computed by columns and a product within any block: it has no tiles. So is
+    what ``"winograd"`` finds to be infinite or NaN. Groups with one channel on either side have an algorithm of their
+    own there, whatever the name.
 
     Examples
     --------
