@@ -89,7 +89,9 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
     """
     depth, height, width = samplings
     dtype, last = accumulator(source.dtype), memory.is_channels_last(source)
-    filters = transform_filters(weight, dtype, last, flips=[axis.offsets[0] > axis.offsets[-1] for axis in samplings])
+    flips = [axis.offsets[0] > axis.offsets[-1] for axis in samplings]
+    with np.errstate(all="ignore"):  # here and below: what is not finite is computed again, in the caller's errstate
+        filters = transform_filters(weight, dtype, last, flips)
     height, width = (Sampling(s.targets, s.sources, s.step, tuple(sorted(s.offsets))) for s in (height, width))
     work = []
     for g, h, w in product(range(weight.shape[0]), undilated(height), undilated(width)):
@@ -107,8 +109,14 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
 
     def compute(item: tuple[_Images, Piece]) -> None:
         images, piece = item
-        with np.errstate(all="ignore"):  # what is not finite is computed again, in the caller's own errstate
-            if finite[0] and not images.compute(piece, spaces.of(images.shape_of(piece))):
+        if finite[0]:
+            space = spaces.of(images.shape_of(piece))
+            with np.errstate(all="ignore"):
+                images.compute(piece, space)
+                whole = space.transform_back()
+            if whole:
+                images.write(piece, space)
+            else:
                 finite[0] = False
 
     threads.run(compute, work)
@@ -184,8 +192,8 @@ class _Images:
         outputs = piece.filters.stop - piece.filters.start
         return PieceShape(self.depth, outputs, n, d, th, tw, 2 if self.tall else 1, self.filters.dtype, self.last)
 
-    def compute(self, piece: Piece, space: _Workspace) -> bool:
-        """Fill the piece's share of the target; False if it holds a value that is not finite."""
+    def compute(self, piece: Piece, space: _Workspace) -> None:
+        """Fill the workspace with the products of the piece's images and filters."""
         filters = self.filters[:, :, piece.filters] if self.last else self.filters[:, piece.filters]
         if space.held != (self, piece.block):  # or the last piece was of the same image, for other filters
             self._read(piece, space)
@@ -198,9 +206,6 @@ class _Images:
         if self.bias is not None:  # to the one frequency that is a term, with a plus, of every output
             bias = self.bias[piece.filters] if self.last else self.bias[piece.filters, None]
             np.add(space.constant, bias, out=space.constant)
-        finite = space.transform_back()
-        self._write(piece, space)
-        return finite
 
     def _read(self, piece: Piece, space: _Workspace) -> None:
         """Fill the phases with the inputs that the piece's tiles read, zero outside of the image."""
@@ -218,7 +223,7 @@ class _Images:
                 read = self.source[images, :, from_d, from_h, from_w]
                 space.by_phase[a, b, chosen, :, into_d, into_h, into_w] = read.swapaxes(0, 1)
 
-    def _write(self, piece: Piece, space: _Workspace) -> None:
+    def write(self, piece: Piece, space: _Workspace) -> None:
         """Put the results of the tiles where they belong."""
         images, depths, rows, columns = piece.block
         step = len(space.phases)
@@ -299,7 +304,6 @@ class _Workspace:
             self._result = halves.swapaxes(0, 1)
         self._ones = np.ones(2 * rows * outputs * tiles, dtype)
         self._flat_result = (flat if rows == 2 else halves).reshape(-1)[: len(self._ones)]
-        self._ones = np.ones(2 * rows * outputs * tiles, dtype)
         channel, tile = (1, outputs) if last else (tiles, 1)
         strides = [dtype.itemsize * s for s in (d * high * wide * tile, channel, high * wide * tile, wide * tile, tile)]
         self.results = np.lib.stride_tricks.as_strided(  # [row, column] of the tile, n, M, d, th, tw
