@@ -64,8 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "numpy", "sklearn"},
     "gpucnn.data.folders": {"gpucnn.data", "numpy", "PIL"},
     "gpucnn.examples": {
-        "gpucnn.data", "gpucnn.examples", "gpucnn.functional", "gpucnn.nn", "numpy", "matplotlib", "rich",
-        "threadpoolctl",
+        "gpucnn.data", "gpucnn.examples", "gpucnn.functional", "gpucnn.nn", "gpucnn.set_num_threads", "numpy",
+        "matplotlib", "rich", "threadpoolctl",
     },
 }  # fmt: skip
 

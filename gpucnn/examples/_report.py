@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn import nn
+from gpucnn import nn, set_num_threads
 from gpucnn.data import Images
 
 Host = np.ndarray[Any, Any]
@@ -28,18 +28,20 @@ def options(name: str, purpose: str, epochs: int, target: float) -> argparse.Arg
     parser.add_argument("--epochs", type=int, default=epochs, help="times through the images (%(default)s)")
     parser.add_argument("--target", type=float, default=target, help="least test accuracy of a success (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=1,
-        help="of the BLAS (%(default)s); more help on an idle machine, and hinder beside other work",
-    )
+    add_threads(parser)
     return parser
 
 
-def blas_threads(count: int) -> Any:
-    """Within the block, a context manager, products of matrices take `count` threads."""
-    return import_module("threadpoolctl").threadpool_limits(count)
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The option that `threads` takes."""
+    parser.add_argument("--threads", type=int, help="of gpucnn (as many as the process has CPUs)")
+
+
+def threads(count: int | None) -> Any:
+    """Within the block, a context manager, gpucnn takes `count` threads; BLAS, which would spin, has one."""
+    if count is not None:
+        set_num_threads(count)
+    return import_module("threadpoolctl").threadpool_limits(1)
 
 
 def chances(model: nn.Module, x: Host, batch_size: int = 500) -> Host:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn import data, nn
-from gpucnn.examples._report import blas_threads, options, report
+from gpucnn.examples._report import options, report, threads
 
 
 def network(rng: np.random.Generator) -> nn.Sequential:
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(nn.summary(model, train.x.shape[1:]))
     optimizer = nn.AdamW(model.parameters(), lr=3e-3)
     schedule = nn.OneCycleLR(optimizer, max_lr=3e-3, total_steps=chosen.epochs * len(loader))
-    with blas_threads(chosen.threads):
+    with threads(chosen.threads):
         history = nn.fit(
             model,
             loader,

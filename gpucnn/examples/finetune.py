@@ -18,7 +18,7 @@ import numpy as np
 
 from gpucnn import data, nn
 from gpucnn.data import Images
-from gpucnn.examples._report import blas_threads
+from gpucnn.examples._report import add_threads, threads
 
 Host = np.ndarray[Any, Any]
 
@@ -150,10 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=int, default=3, help="draws of these images (%(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="training steps with few images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="of the BLAS (%(default)s)")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    with blas_threads(options.threads):
+    with threads(options.threads):
         run(options)
 
 
