@@ -88,7 +88,7 @@ def algorithm(name: str) -> Iterator[None]:
     ------
     ValueError
         There is no such algorithm. Within the block, a convolution that it does not compute raises ValueError too. On
-        the CPU ``"winograd"`` computes the output, and the gradient of the input, in float32 and 16 bits, with stride 1,
+        the CPU ``"winograd"`` computes the output, and the gradient of the input, in float32 and 16 bits, at stride 1,
         three taps along the width, and three or one along the height; on a GPU nothing. On a GPU ``"im2col"`` computes
         no convolution of integers, among others.
 
