@@ -97,6 +97,7 @@ x, y, pooled = values(N, C, *SIZE), values(N, OC, *OUT), values(N, C, *OUT)
 w, local = values(OC, C // GROUPS, *KERNEL), values(OC, *OUT, C, *KERNEL)
 columns = values(N, C * 12, 28)
 indices = np.random.default_rng(0).integers(-1, 90, (N, C, *OUT))
+mask = values(N, C, *SIZE) > 0
 flat, centre, spread, affine = values(N, C, 1, 90), values(1, C, 1, 1), values(1, C, 1, 1) ** 2, values(1, C, 1, 1)
 
 CALLS: list[tuple[str, tuple[Any, ...], Any]] = [  # the primitive, its arguments, the shapes of its results
@@ -133,6 +134,7 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [  # the primitive, its argument
     ("norm_backward_input", (flat, flat, centre, spread, affine, BATCH), flat.shape),
     ("norm_backward_input", (flat, flat, centre, spread, None, BATCH), flat.shape),
     ("norm_backward", (flat, flat, centre, spread, affine, BATCH), [flat.shape, *[(1, C, 1, 1)] * 2]),
+    ("masked", (x, mask), x.shape),
 ]
 NAMES = [f"{primitive}-{index}" for index, (primitive, _, _) in enumerate(CALLS)]
 
@@ -156,7 +158,7 @@ def test_results_are_new_arrays_of_their_shape_and_dtype(
     parts_are_wide = primitive.startswith("norm_") and primitive != "norm_statistics"  # statistics, weight and bias
 
     def cast(argument: Any) -> Any:
-        if argument is indices or not isinstance(argument, np.ndarray):
+        if not isinstance(argument, np.ndarray) or argument.dtype.kind != "f":
             return argument
         return argument.astype(wide if parts_are_wide and argument.shape == (1, C, 1, 1) else kind)
 
@@ -229,3 +231,19 @@ def test_dtypes_in_words() -> None:
 def test_sums_are_kept_in_float32_where_the_dtype_has_16_bits(name: str) -> None:
     dtype = dtype_of(name)
     assert accumulator(dtype) == (np.float32 if name in ("float16", "bfloat16") else dtype)
+
+
+# --- Its masks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", sorted(FLOATING | INTEGER))
+@pytest.mark.parametrize("order", ["contiguous", "channels_last", "strided", "reversed"])
+def test_what_is_masked_is_zero_whatever_it_was(backend: ArrayBackend, dtype: str, order: str) -> None:
+    values = np.arange(-60, 60).reshape(2, 3, 4, 5).astype(dtype_of(dtype))
+    if dtype in FLOATING:
+        values[0, 0, 0] = [np.nan, np.inf, -np.inf, -0.0, np.nan]
+    mask = np.random.default_rng(1).random(values.shape) < 0.5
+    mask[0, 0, 0] = [True, True, False, True, False]
+    actual = backend.run(backend.primitives.masked, arranged(values, order), arranged(mask, order))
+    assert actual.dtype == values.dtype
+    np.testing.assert_array_equal(actual.astype(np.float64), np.where(mask, values.astype(np.float64), 0))

@@ -148,3 +148,9 @@ class Backend(ABC):
         self, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
     ) -> tuple[Array, Array, Array]:
         """What `norm_backward_input` and `norm_backward_affine` return, to the bit."""
+
+    # --- Element by element: the rest is `xp` ---------------------------------------------------------------------
+
+    @abstractmethod
+    def masked(self, values: Array, mask: Array) -> Array:
+        """Values where the mask of their shape is True, and 0 elsewhere, also for what is infinite or NaN there."""

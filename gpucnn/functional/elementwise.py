@@ -48,9 +48,10 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
     x, w, b = call.arrays
     _check_linear(call, x, w, b)
     y = _product(call, x, w.T)
+    y = call.xp.asarray(y)  # not a scalar where there are no axes
     if b is not None:
-        y = y + b.astype(y.dtype, copy=False)
-    return call.result(call.xp.asarray(y, dtype=call.dtype))  # not a scalar where there are no axes
+        y += b.astype(y.dtype, copy=False)
+    return call.result(y.astype(call.dtype, copy=False))
 
 
 def linear_backward(
@@ -186,7 +187,7 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
     if not needed(call.op, needs, 1)[0]:
         return (None,)
     off = x.astype(accumulator(x.dtype), copy=False) <= 0  # bfloat16 itself warns of a NaN that it compares
-    return call.result((call.xp.where(off, call.xp.zeros((), grad.dtype), grad),))
+    return call.result((call.backend.masked(grad, call.xp.logical_not(off)),))
 
 
 def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
@@ -258,9 +259,13 @@ def leaky_relu_backward(
 def _leak(call: Call, values: Array, x: Array, negative_slope: float) -> Array:
     """Values where x is more than 0, else a share of them."""
     slope = number(call.op, "negative_slope", negative_slope)
-    wide = accumulator(values.dtype)
-    slopes = call.xp.where(x.astype(wide, copy=False) > 0, 1, slope).astype(wide)
-    return call.xp.asarray(values.astype(wide, copy=False) * slopes, dtype=values.dtype)
+    dtype, wide = values.dtype, accumulator(values.dtype)
+    on = x.astype(wide, copy=False) > 0
+    values = values.astype(wide, copy=False)
+    result = call.backend.masked(values, call.xp.logical_not(on))
+    result *= slope
+    result += call.backend.masked(values, on)
+    return result.astype(dtype, copy=False)
 
 
 # --- Softmax ------------------------------------------------------------------------------------------------------
@@ -559,5 +564,6 @@ def _dropped(call: Call, values: Array, p: float, training: bool, mask: Array) -
     if not training or p == 0:
         return values.copy(order="K")
     scale = 0.0 if p == 1 else 1 / (1 - p)
-    wide = values.astype(accumulator(values.dtype), copy=False)
-    return call.xp.asarray(call.xp.where(mask, wide, 0) * scale, dtype=values.dtype)
+    kept = call.backend.masked(values.astype(accumulator(values.dtype), copy=False), mask)
+    kept *= scale
+    return kept.astype(values.dtype, copy=False)

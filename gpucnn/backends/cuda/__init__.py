@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda import convolution, normalization, pooling, resampling, unfolding
+from gpucnn.backends.cuda import convolution, elementwise, normalization, pooling, resampling, unfolding
 from gpucnn.backends.cuda.runtime import Device, Runtime
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
@@ -89,3 +89,5 @@ class CudaBackend(Backend):
     norm_backward_affine = _on_device(normalization.norm_backward_affine)
     norm_backward_input = _on_device(normalization.norm_backward_input)
     norm_backward = _on_device(normalization.norm_backward)
+
+    masked = _on_device(elementwise.masked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.numpy import convolution, normalization, pooling, resampling, unfolding
+from gpucnn.backends.numpy import convolution, elementwise, normalization, pooling, resampling, unfolding
 
 
 class NumpyBackend(Backend):
@@ -42,3 +42,5 @@ class NumpyBackend(Backend):
     norm_backward_affine = staticmethod(normalization.norm_backward_affine)
     norm_backward_input = staticmethod(normalization.norm_backward_input)
     norm_backward = staticmethod(normalization.norm_backward)
+
+    masked = staticmethod(elementwise.masked)

@@ -1,0 +1,16 @@
+"""What the contract holds of elementwise arithmetic, by the array library's own kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpucnn.backends.cuda.runtime import Array
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+
+def masked(backend: CudaBackend, values: Array, mask: Array) -> Array:
+    """Values where the mask is True, and 0 elsewhere, whatever the values are there."""
+    xp = backend.runtime.xp
+    return xp.where(mask, values, xp.zeros((), values.dtype))
