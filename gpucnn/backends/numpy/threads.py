@@ -249,14 +249,11 @@ class _Pool:
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._lock = threading.RLock()
         self._threads = 0
-        self._ids: list[int] = []  # the system's, of the threads
-        self._away_from: tuple[int, set[int]] | None = None  # the caller's CPU, and those that it may use
 
     def offer(self, job: _Job, helpers: int) -> None:
         """Let up to `helpers` threads help with `job`."""
         if self._threads < helpers:
             self._start(helpers)
-        self._keep_away()
         for _ in range(min(helpers, self._threads, self.BACKLOG - self._jobs.qsize())):
             self._jobs.put(job)
 
@@ -267,38 +264,10 @@ class _Pool:
                 contextvars.Context().run(thread.start)  # from an empty context: it could keep the caller's for good
                 self._threads += 1
 
-    def _keep_away(self) -> None:
-        """Let the pool's threads run on every CPU but the caller's.
-
-        Some virtual machines hide what the CPUs share, and their scheduler then wakes a thread where its waker runs,
-        behind it: after a pause of 0.3 s work took as long as on one thread, for some 50 ms.
-        """
-        if _current_cpu is None or not self._ids:
-            return
-        here, allowed = _current_cpu(), os.sched_getaffinity(0)
-        if (here, allowed) == self._away_from:
-            return
-        for thread in self._ids:
-            with suppress(OSError):  # it has ended, or may not be moved
-                os.sched_setaffinity(thread, allowed - {here} or allowed)
-        self._away_from = here, allowed
-
     def _serve(self) -> None:
         _here.nested = True
-        self._ids.append(threading.get_native_id())
-        self._away_from = None
         while True:
             self._jobs.get().help()
-
-
-def _cpu_getter() -> Callable[[], int] | None:
-    """The system's call for the CPU that a thread runs on, on Linux."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    return getattr(ctypes.CDLL(None), "sched_getcpu", None)
-
-
-_current_cpu = _cpu_getter()
 
 
 class _Here(threading.local):
