@@ -50,6 +50,7 @@ def calls(scale: Scale) -> Iterator[Call]:
     yield from _planes(scale)
     yield from _resamplings(scale)
     yield from _norms(scale)
+    yield from _elementwise(scale)
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
@@ -350,9 +351,32 @@ def _norm_calls(name: str, geometry: NormGeometry, dtype: str, order: str) -> It
         return {
             "norm_statistics": (x, geometry),
             "norm_apply": (x, mean, rstd, weight, -weight),
+            "norm_forward": (x, weight, -weight, geometry, 1e-5),
             "norm_backward_affine": (grad, x, mean, rstd, geometry),
             "norm_backward_input": (grad, x, mean, rstd, weight, geometry),
+            "norm_backward": (grad, x, mean, rstd, weight, geometry),
         }[primitive]
 
-    for primitive in ("norm_statistics", "norm_apply", "norm_backward_affine", "norm_backward_input"):
+    for primitive in (
+        "norm_statistics",
+        "norm_apply",
+        "norm_forward",
+        "norm_backward_affine",
+        "norm_backward_input",
+        "norm_backward",
+    ):
         yield Call(f"{primitive} {name}", primitive, dtype, lambda primitive=primitive: arguments(primitive))  # type: ignore[misc]
+
+
+# --- Element by element -------------------------------------------------------------------------------------------
+
+
+def _elementwise(scale: Scale) -> Iterator[Call]:
+    shape = (3, 5, 7) if scale == "odd" else (8, 64, 56, 56)
+    for dtype in FLOATS:
+        yield Call(f"masked {dtype}", "masked", dtype, lambda dtype=dtype: _masked(shape, dtype))  # type: ignore[misc]
+
+
+def _masked(shape: tuple[int, ...], dtype: str) -> Arguments:
+    values = numbers(shape, dtype)
+    return values, values > 0
