@@ -1,0 +1,595 @@
+"""The NumPy backend's algorithms of convolution, each by itself: against loops, in pieces, on threads, near infinity."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+import threadpoolctl
+from convolution_cases import KIB, LAYOUTS, Array, Layer, bits, frozen, held, layers, poisoned_memory
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, Windows, arranged, extents, numbers, paddings, pair_of
+from tolerances import assert_close
+
+import gpucnn
+import gpucnn.functional as F
+from gpucnn.backends.numpy import columns, direct, folding, memory, select, threads, winograd
+
+ALGORITHMS = ("direct", "im2col", "fold", "winograd")
+CHANNELS = [(1, 1, 1), (3, 4, 1), (5, 2, 1), (4, 6, 2), (6, 4, 2), (9, 6, 3)]  # no group with one channel on a side
+TILED = ("float32", "float16", "bfloat16")
+
+
+@contextmanager
+def held_to(name: str) -> Iterator[None]:
+    """Within the block convolutions take this algorithm: "fold" is "im2col" with a fold for each backward-input."""
+    with pytest.MonkeyPatch.context() as patch, gpucnn.algorithm("im2col" if name == "fold" else name):
+        if name in ("fold", "im2col"):
+            patch.setattr(select, "folds", lambda *_: name == "fold")
+        yield
+
+
+@contextmanager
+def pieces(kind: str) -> Iterator[None]:
+    """Within the block work is cut as usual, into "small" pieces, or into the "least" there are."""
+    scale = {"usual": None, "small": 16, "least": 1}[kind]
+    with pytest.MonkeyPatch.context() as patch:
+        if scale is not None:
+            patch.setattr(columns, "PIECE_BYTES", 64 * scale)
+            patch.setattr(columns, "LEAST_POSITIONS", scale)
+            patch.setattr(columns, "WORTH_SHARING", 100 * scale)
+            patch.setattr(columns, "WORTH_PACKING", scale)
+            patch.setattr(columns, "PARTIAL_BYTES", 64 * scale)
+            patch.setattr(winograd, "PIECE_BYTES", 1024 * scale)
+            patch.setattr(winograd, "LEAST_TILES", scale // 4)
+            patch.setattr(winograd, "MOST_TILES", scale)
+            patch.setattr(folding, "COLUMN_BYTES", 64 * scale)
+            patch.setattr(folding, "IMAGE_BYTES", 64 * scale)
+            patch.setattr(folding, "LEAST_CHANNELS", 1)
+            patch.setattr(folding, "LEAST_MULTIPLES", 2)
+        columns._cut.cache_clear()  # it remembers what the constants were
+        yield
+    columns._cut.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def usual_threads() -> Iterator[None]:
+    before = gpucnn.get_num_threads()
+    yield
+    gpucnn.set_num_threads(before)
+
+
+@contextmanager
+def dirty() -> Iterator[None]:
+    """One thread, whose buffers are new and full of numbers that show."""
+    gpucnn.set_num_threads(1)
+    memory._scratch.buffers.clear()
+    with poisoned_memory():
+        yield
+    memory._scratch.buffers.clear()
+
+
+def results(layer: Layer, backward: bool = True) -> list[Array]:
+    """Output and, as asked, the gradients by input and weight."""
+    x, w, b, grad = layer.arrays()
+    frozen(x, w, b, grad)
+    y = layer.op()(x, w, b, **layer.options)
+    return [y, *layer.op("_backward")(grad, x, w, b, **layer.options)[:2]] if backward else [y]
+
+
+def assert_is_the_loops(layer: Layer) -> None:
+    x, w, b, grad = layer.arrays()
+    y, grad_x, grad_w = results(layer)
+    batched, grads = layer.with_batch(x), layer.with_batch(grad)
+    assert_close(y, layer.without(reference.conv(batched, w, b, *layer.loops)), x.dtype)
+    expected = reference.conv_backward(grads, batched, w, *layer.loops)
+    assert_close(grad_x, layer.without(expected[0]), x.dtype)
+    assert_close(grad_w, expected[1], x.dtype)
+
+
+@st.composite
+def tiled(draw: st.DrawFn) -> Layer:
+    """A layer that Winograd computes: three taps along the width, three or one along the height, steps of one."""
+    rank = draw(st.integers(1, 3))
+    kernel = (draw(st.integers(1, 3)), draw(st.sampled_from([1, 3])), 3)[3 - rank :]
+    dilation = tuple(draw(st.integers(1, 4)) for _ in range(rank))
+    spans = extents(kernel, dilation)
+    padding = draw(paddings(tuple(span + 2 for span in spans)))
+    sizes = []
+    for axis, span in enumerate(spans):
+        same = padding in ("same", "same_lower")
+        least = 1 if same else max(1, span - sum(pair_of(padding, axis)))
+        sizes.append(draw(st.integers(least, max(least, 5 if rank == 3 else 11))))
+    windows = Windows(rank, tuple(sizes), kernel, (1,) * rank, dilation, padding)
+    return Layer(
+        windows,
+        draw(st.sampled_from([None, 1, 2, 3])),
+        draw(st.sampled_from(CHANNELS)),
+        draw(st.sampled_from(TILED)),
+        draw(st.tuples(*(st.sampled_from(ORDERS),) * 3)),
+    )
+
+
+# --- Against the loops --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["direct", "im2col", "fold"])
+@settings(max_examples=60)
+@given(
+    layer=layers(FLOATS + COMPLEX + INTEGERS, most=1000, channels=CHANNELS),
+    size=st.sampled_from(["usual", "small", "least"]),
+)
+def test_each_algorithm_is_the_loops(name: str, layer: Layer, size: str) -> None:
+    with held_to(name), pieces(size), dirty():
+        assert_is_the_loops(layer)
+
+
+@settings(max_examples=150)
+@given(layer=tiled(), size=st.sampled_from(["usual", "small", "least"]))
+def test_winograd_is_the_loops(layer: Layer, size: str) -> None:
+    with held_to("winograd"), pieces(size), dirty():
+        assert_is_the_loops(layer)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("kernel", [(3,), (1, 3), (3, 3), (2, 3, 3), (3, 1, 3)])
+@pytest.mark.parametrize("size", range(1, 8))
+def test_winograd_of_images_of_every_small_size(order: str, kernel: tuple[int, ...], size: int) -> None:
+    """Odd and even sizes, tiles that reach over the image, one window or none of whose taps is inside."""
+    rank = len(kernel)
+    for padding in (1, ((3, 1),) * rank, ((0, 4),) * rank):
+        windows = Windows(rank, (size,) * rank, kernel, (1,) * rank, (1,) * rank, padding)
+        if all(pair_of(padding, axis)[0] + pair_of(padding, axis)[1] + size >= k for axis, k in enumerate(kernel)):
+            with held_to("winograd"), dirty():
+                assert_is_the_loops(Layer(windows, 2, (3, 4, 1), "float32", (order,) * 3))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("order", LAYOUTS)
+def test_layers_with_many_channels_are_the_loops(name: str, order: str) -> None:
+    """Enough of them for filters to be cut, and transformed or packed by several threads."""
+    gpucnn.set_num_threads(2)
+    layer = Layer(
+        Windows(2, (13, 17), (3, 3), (1, 1), (1, 1), 1), 1, (130, 136, 1), "float32", (order, "contiguous", order)
+    )
+    with held_to(name):
+        assert_is_the_loops(layer)
+    with held_to(name), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "WORTH_PACKING", 1 << 12)
+        assert_is_the_loops(layer)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("order", LAYOUTS)
+def test_filters_in_any_order_give_the_same(rng: np.random.Generator, name: str, order: str) -> None:
+    """Filters whose channels, taps or filters are innermost, that run backwards, or that are one number."""
+    x, grad = (arranged(numbers(rng, (2, c, 6, 7), "float32"), order) for c in (6, 4))
+    plain = numbers(rng, (4, 3, 3, 3), "float32")
+    filters = [
+        plain,
+        np.moveaxis(np.ascontiguousarray(np.moveaxis(plain, 1, -1)), -1, 1),
+        np.moveaxis(np.ascontiguousarray(np.moveaxis(plain, 0, -1)), -1, 0),
+        plain[::-1, ::-1, ::-1, ::-1],
+        np.broadcast_to(np.float32(0.5), plain.shape),
+        np.repeat(plain, 2, axis=1)[:, ::2],
+    ]
+    loops = ((1, 1), ((1, 1), (1, 1)), (1, 1), 2)
+    for w in filters:
+        with held_to(name), pieces("small"):
+            assert_close(F.conv2d(x, w, padding=1, groups=2), reference.conv(x, w, None, *loops), "float32")
+            grad_x = F.conv2d_input(x.shape, w, grad, padding=1, groups=2)
+        assert_close(grad_x, reference.conv_backward_input(grad, w, (6, 7), *loops), "float32")
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_images_that_repeat_one_number_are_read_as_they_are(rng: np.random.Generator, name: str) -> None:
+    w = numbers(rng, (4, 3, 3, 3), "float32")
+    whole = numbers(rng, (2, 3, 6, 7), "float32")
+    for x in (np.broadcast_to(whole[:1], whole.shape), np.broadcast_to(whole[..., :1], whole.shape), whole[:, :1] * 0):
+        loops = ((1, 1), ((1, 1), (1, 1)), (1, 1))
+        with held_to(name):
+            y = F.conv2d(x, w[:, : x.shape[1]], padding=1)
+        assert_close(y, reference.conv(x, w[:, : x.shape[1]], None, *loops), "float32")
+
+
+def test_winograd_of_a_residue_with_three_taps(rng: np.random.Generator) -> None:
+    """A backward-input of six taps with stride 2 has two residues of three taps each; one of five has not."""
+    for kernel in (6, 5):
+        w, grad = numbers(rng, (4, 3, kernel, kernel), "float32"), numbers(rng, (2, 4, 5, 6), "float32")
+        sizes = tuple(2 * (out - 1) + kernel - 3 for out in (5, 6))
+        pads = ((2, 1), (2, 1))
+        expected = reference.conv_backward_input(grad, w, sizes, (2, 2), pads, (1, 1))
+        with held_to("winograd"):
+            if kernel == 6:
+                assert_close(F.conv2d_input((2, 3, *sizes), w, grad, 2, pads), expected, "float32")
+            else:
+                with pytest.raises(ValueError, match="'winograd' computes no convolution"):
+                    F.conv2d_input((2, 3, *sizes), w, grad, 2, pads)
+
+
+# --- Which one runs -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_algorithm_of_the_block_is_the_one_that_runs(
+    monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, name: str
+) -> None:
+    ran: list[str] = []
+
+    def noted(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: ran.append(what) or function(*arguments)
+
+    for what, module, function in (
+        ("direct", direct, "contract"),
+        ("im2col", columns, "contract"),
+        ("winograd", winograd, "contract"),
+        ("fold", folding, "fold_products"),
+        ("weight", columns, "contract_weight"),
+    ):
+        monkeypatch.setattr(module, function, noted(what, getattr(module, function)))
+    x, w, grad = (numbers(rng, shape, "float32") for shape in ((1, 3, 8, 8), (4, 3, 3, 3), (1, 4, 8, 8)))
+    with held_to(name):
+        F.conv2d(x, w, padding=1)
+        F.conv2d_input(x.shape, w, grad, padding=1)
+        F.conv2d_weight(x, w.shape, grad, padding=1)
+    forward = "im2col" if name == "fold" else name
+    assert ran == [forward, name, "weight"]  # the gradient of the weight has one way
+
+
+@pytest.mark.parametrize("name", ["direct", "winograd"])
+def test_no_other_algorithm_folds(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, name: str) -> None:
+    monkeypatch.setattr(select, "_fold_is_cheaper", lambda *_: True)
+    monkeypatch.setattr(folding, "fold_products", lambda *_: pytest.fail("it folds"))
+    with held_to(name):
+        F.conv2d_input((1, 3, 8, 8), numbers(rng, (4, 3, 3, 3), "float32"), np.ones((1, 4, 6, 6), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "dtype", "options", "message"),
+    [
+        ((1, 3, 8, 8), (3, 3), "float32", {"stride": 2}, r"float32 with \(1, 3, 3\) taps and steps \(1, 2, 2\)"),
+        ((1, 3, 8, 8), (3, 3), "float32", {"stride": (2, 1)}, r"float32 with \(1, 3, 3\) taps and steps \(1, 2, 1\)"),
+        ((1, 3, 8, 8), (3, 3), "float32", {"stride": (1, 2)}, r"float32 with \(1, 3, 3\) taps and steps \(1, 1, 2\)"),
+        ((1, 3, 8, 8), (5, 5), "float32", {}, r"float32 with \(1, 5, 5\) taps and steps \(1, 1, 1\)"),
+        ((1, 3, 8, 8), (3, 2), "float32", {}, r"float32 with \(1, 3, 2\) taps"),
+        ((1, 3, 8, 8), (2, 3), "float32", {}, r"float32 with \(1, 2, 3\) taps"),
+        ((1, 3, 8, 8), (1, 1), "float32", {}, r"float32 with \(1, 1, 1\) taps"),
+        ((1, 3, 8), (4,), "float32", {}, r"float32 with \(1, 1, 4\) taps"),
+        ((1, 3, 4, 8, 8), (3, 3, 3), "float32", {"stride": (2, 1, 1)}, r"float32 with \(3, 3, 3\) taps and steps \(2,"),
+        ((1, 3, 8, 8), (3, 3), "float64", {}, r"float64 with \(1, 3, 3\) taps"),
+        ((1, 3, 8, 8), (3, 3), "complex64", {}, r"complex64 with \(1, 3, 3\) taps"),
+        ((1, 3, 8, 8), (3, 3), "int8", {}, r"int8 with \(1, 3, 3\) taps"),
+    ],
+)
+def test_what_winograd_does_not_compute_is_refused(
+    shape: tuple[int, ...], kernel: tuple[int, ...], dtype: str, options: dict[str, Any], message: str
+) -> None:
+    rank = len(kernel)
+    x, w = np.ones(shape, dtype), np.ones((4, 3, *kernel), dtype)
+    conv, conv_input, conv_weight = (getattr(F, f"conv{rank}d{end}") for end in ("", "_input", "_weight"))
+    y = conv(x, w, **options)
+    expected = rf"^algorithm: 'winograd' computes no convolution of {message}.*expected float32 or 16 bits, three taps"
+    with held_to("winograd"):
+        with pytest.raises(ValueError, match=expected):
+            conv(x, w, **options)
+        if rank < 3:  # the residues of a stride along the depth are convolutions with three taps
+            with pytest.raises(ValueError, match=r"^algorithm: 'winograd' computes no convolution of"):
+                conv_input(x.shape, w, y, **options)
+        grad_w = conv_weight(x, w.shape, y, **options)  # by columns, whatever the layer
+        tiles = np.ones((1, 3, 8, 8), np.float32)
+        assert np.all(F.conv2d(tiles, np.ones((4, 3, 3, 3), np.float32)) == 27)  # others compute as before
+    assert bits(grad_w) == bits(conv_weight(x, w.shape, y, **options))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_gradient_of_the_weight_is_computed_in_one_way(name: str) -> None:
+    layer = Layer(Windows(2, (9, 8), (3, 3), (1, 1), (1, 1), 1), 2, (4, 6, 1), "float32")
+    with held_to(name):
+        grad_w = results(layer)[2]
+    assert bits(grad_w) == bits(results(layer)[2])
+
+
+# --- Pieces and threads -------------------------------------------------------------------------------------------
+
+THREADED = [
+    Layer(Windows(2, (13, 15), (3, 3), (1, 1), (1, 1), ((1, 2), (2, 0))), 3, (8, 12, 1), "float32"),
+    Layer(Windows(2, (13, 15), (3, 3), (1, 1), (1, 1), 1), 3, (8, 12, 2), "float32", ("channels_last",) * 3),
+    Layer(Windows(2, (14, 12), (3, 3), (1, 1), (2, 3), 3), 2, (6, 7, 1), "float16", ("contiguous",) * 3),
+    Layer(Windows(3, (5, 6, 7), (2, 3, 3), (1, 1, 1), (1, 1, 2), 2), 2, (4, 6, 1), "float32"),
+    Layer(Windows(1, (70,), (3,), (1,), (1,), 1), 4, (6, 8, 1), "float32", ("reversed",) * 3),
+]
+
+
+def pieces_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the lists that `threads.run` is given from here on."""
+    counts: list[int] = []
+    run = threads.run
+    monkeypatch.setattr(threads, "run", lambda task, items: counts.append(len(items)) or run(task, items))
+    return counts
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("layer", THREADED, ids=str)
+@pytest.mark.parametrize("size", ["usual", "small"])
+def test_any_number_of_threads_gives_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, name: str, layer: Layer, size: str
+) -> None:
+    monkeypatch.setattr(threads, "_pool", threads._Pool())
+    counts = pieces_run(monkeypatch)
+    with held_to(name), pieces(size):
+        gpucnn.set_num_threads(1)
+        expected = results(layer)
+        if size == "small":
+            assert sum(count >= 2 for count in counts) >= 3, "output and both gradients are to be cut into pieces"
+        for count, blas in ((1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (2, 2)):
+            gpucnn.set_num_threads(count)
+            with threadpoolctl.threadpool_limits(blas, user_api="blas"):
+                assert [bits(array) for array in results(layer)] == [bits(array) for array in expected]
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_large_layers_give_the_same_bits_on_any_number_of_threads(name: str) -> None:
+    """Layers for which BLAS would take several threads itself."""
+    layer = Layer(Windows(2, (24, 24), (3, 3), (1, 1), (1, 1), 1), 1, (96, 144, 1), "float32")
+    with held_to(name):
+        gpucnn.set_num_threads(1)
+        with threadpoolctl.threadpool_limits(1, user_api="blas"):
+            expected = [bits(array) for array in results(layer)]
+        for count in (1, 2, 3):
+            gpucnn.set_num_threads(count)
+            with threadpoolctl.threadpool_limits(2, user_api="blas"):
+                assert [bits(array) for array in results(layer)] == expected
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("order", LAYOUTS)
+@pytest.mark.parametrize("size", ["small", "least"])
+def test_pieces_of_every_size_give_the_same(name: str, order: str, size: str) -> None:
+    layer = Layer(
+        Windows(2, (12, 11), (3, 3), (1, 1), (2, 1), ((3, 0), (1, 4))), 2, (6, 8, 2), "float32", (order, order, order)
+    )
+    with held_to(name):
+        expected = results(layer)
+        with pieces(size), dirty():
+            actual = results(layer)
+    for array, wanted in zip(actual, expected, strict=True):
+        assert_close(array, wanted.astype(np.float64))
+
+
+@pytest.mark.parametrize("size", ["small", "least"])
+@pytest.mark.parametrize(("channels", "groups"), [((8, 5), 1), ((8, 6), 2)])
+def test_folds_cut_along_channels_depth_and_height_are_the_loops(
+    size: str, channels: tuple[int, int], groups: int
+) -> None:
+    for stride, dilation in product((1, 2, 3), (1, 2)):
+        windows = Windows(3, (7, 9, 6), (2, 3, 2), (stride,) * 3, (dilation,) * 3, ((1, 2), (3, 0), (0, 1)))
+        with held_to("fold"), pieces(size), dirty():
+            assert_is_the_loops(Layer(windows, 2, (*channels, groups), "float64"))
+
+
+@pytest.mark.parametrize("name", ["direct", "im2col", "winograd"])
+@pytest.mark.parametrize("order", LAYOUTS)
+@pytest.mark.parametrize("padding", [((0, 15),), ((15, 0),), ((9, 20),)])
+@pytest.mark.parametrize("limit", [1, 96, 200, 1500])
+def test_pieces_that_lie_wholly_in_the_padding_are_the_bias(
+    monkeypatch: pytest.MonkeyPatch, name: str, order: str, padding: Any, limit: int
+) -> None:
+    """Two pixels with a wide rim: later pieces begin past the image, in buffers that earlier ones have filled."""
+    monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
+    for kernel in ((3,), (1, 3), (3, 3)):
+        windows = Windows(len(kernel), (2,) * len(kernel), kernel, (1,) * len(kernel), (1,) * len(kernel), 0)
+        windows = Windows(*(*vars(windows).values(),)[:5], padding * len(kernel))
+        with held_to(name), pieces("usual"), dirty():
+            assert_is_the_loops(Layer(windows, 2, (2, 3, 1), "float32", (order, "contiguous", order)))
+
+
+# --- What is not finite -------------------------------------------------------------------------------------------
+
+LARGE = float(np.finfo(np.float32).max)
+SPECIAL = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "large": 0.9 * LARGE, "-large": -0.9 * LARGE}
+
+
+def warned(call: Callable[[], Array]) -> tuple[Array, set[str]]:
+    """What a call returns, and of what it warns."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call()
+    return result, {str(warning.message) for warning in caught}
+
+
+def assert_is_im2col(call: Callable[[], Array], largest: float) -> None:
+    """Winograd's results are infinite and NaN where those of columns are, near them elsewhere, and warn of no more.
+
+    `largest` is the largest product of a number and a weight: the numbers of a tile, read or not, share their rounding.
+    """
+    with held_to("im2col"):
+        expected, expected_warnings = warned(call)
+    with held_to("winograd"):
+        actual, actual_warnings = warned(call)
+    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+    tolerance = {"float32": 1e-5, "bfloat16": 1.6e-2}[expected.dtype.name]
+    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(np.where(finite, 0, actual), np.where(finite, 0, expected))
+    scale = max(largest, float(np.abs(expected[finite]).max(initial=0)))
+    np.testing.assert_allclose(actual[finite], expected[finite], rtol=0, atol=tolerance * scale)
+    assert actual_warnings <= expected_warnings
+
+
+def largest_product(x: Array, w: Array) -> float:
+    """Of what is finite in both."""
+    return float(np.prod([np.nanmax(np.where(np.isinf(a), 0, np.abs(a)).astype(np.float64)) for a in (x, w)]))
+
+
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("where", ["image", "filter"])
+@settings(max_examples=40)
+@given(
+    layer=tiled().filter(lambda layer: layer.batch is not None and layer.dtype != "float16"),
+    place=st.integers(0, 10**6),
+    count=st.integers(1, 2),
+)
+def test_winograd_spreads_nothing_that_is_not_finite(
+    special: str, where: str, layer: Layer, place: int, count: int
+) -> None:
+    x, w, _, grad = (np.array(array) for array in layer.arrays())
+    if special.endswith("large"):
+        # small enough, and of one sign, so that no order of sums overflows where another does not
+        assume(where == "image" or layer.dtype == "float32")
+        x, w, grad = (np.abs(array) * array.dtype.type(0.01) for array in (x, w, grad))
+    for array in (x, grad) if where == "image" else (w,):
+        at = np.random.default_rng(place).integers(0, array.size, count if not special.endswith("large") else 1)
+        array.reshape(-1)[at] = array.dtype.type(SPECIAL[special])
+    frozen(x, w, grad)
+    for threads_allowed in (1, 2):
+        gpucnn.set_num_threads(threads_allowed)
+        assert_is_im2col(partial(layer.op(), x, w, **layer.options), largest_product(x, w))
+        assert_is_im2col(partial(layer.op("_input"), x.shape, w, grad, **layer.options), largest_product(grad, w))
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 3), (2, 3, 3)])
+def test_numbers_near_the_largest_one_raise_nothing(rng: np.random.Generator, kernel: tuple[int, ...]) -> None:
+    """Sums of a tile's numbers overflow where the convolution's do not: a caller who listens hears nothing."""
+    rank = len(kernel)
+    conv = getattr(F, f"conv{rank}d")
+    for large in ("image", "filter"):
+        x = (1e-6 * np.abs(numbers(rng, (1, 3, *(8,) * rank), "float32"))).astype(np.float32)
+        w = np.full((4, 3, *kernel), 0.9 * LARGE, np.float32)
+        if large == "image":
+            x, w = np.full_like(x, 0.9 * LARGE), np.full_like(w, 1e-6)
+            x[..., ::2] *= -1
+        with np.errstate(all="raise", under="ignore"):
+            assert_is_im2col(partial(conv, x, w, padding=1), largest_product(x, w))
+            assert np.all(np.isfinite(conv(x, w, padding=1)))
+
+
+def test_one_piece_that_is_not_finite_is_noticed_among_many(rng: np.random.Generator) -> None:
+    x, w = numbers(rng, (2, 3, 20, 20), "float32"), numbers(rng, (4, 3, 3, 3), "float32")
+    gpucnn.set_num_threads(2)
+    for n, row, column in product(range(2), (0, 7, 19), (0, 10, 19)):
+        with_nan = x.copy()
+        with_nan[n, 1, row, column] = np.nan
+        with pieces("small"):
+            assert_is_im2col(partial(F.conv2d, with_nan, w, padding=1), largest_product(x, w))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_result_past_the_largest_half_is_infinite_and_warned_of(name: str) -> None:
+    x, w = np.full((1, 4, 6, 6), 100, np.float16), np.full((4, 4, 3, 3), 100, np.float16)
+    for call in (lambda: F.conv2d(x, w, padding=1), lambda: F.conv2d_input(x.shape, w, x, padding=1)):
+        with held_to(name):
+            result, warning = warned(call)
+        assert np.all(np.isposinf(result))
+        assert warning == {"overflow encountered in cast"}
+
+
+# --- How exact ----------------------------------------------------------------------------------------------------
+
+
+def product_of_columns(x: Array, w: Array) -> Array:
+    """y [N, OC, OH, OW] of 3 x 3 filters with a rim of one, as one product of matrices in x's dtype."""
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))  # [N, C, OH, OW, 3, 3]
+    read = np.ascontiguousarray(windows.transpose(1, 4, 5, 0, 2, 3)).reshape(x.shape[1] * 9, -1)
+    y = w.reshape(len(w), -1) @ read
+    return y.reshape(len(w), x.shape[0], *x.shape[2:]).swapaxes(0, 1)
+
+
+def errors(actual: Array, exact: Array) -> tuple[float, float]:
+    """Largest and root of the mean square, relative to those of `exact`."""
+    difference = actual - exact
+    return (
+        float(np.abs(difference).max() / np.abs(exact).max()),
+        float(np.sqrt((difference**2).mean() / (exact**2).mean())),
+    )
+
+
+RESNET = [(64, 28), (256, 14)]
+
+
+def activations(channels: int, size: int) -> tuple[Array, Array]:
+    """Images after a ReLU, and filters as they are initialised."""
+    rng = np.random.default_rng(channels)
+    x = np.maximum(rng.standard_normal((1, channels, size, size)), 0)
+    w = rng.standard_normal((channels, channels, 3, 3)) * np.sqrt(2 / (9 * channels))
+    return x.astype(np.float32), w.astype(np.float32)
+
+
+def computed(name: str, direction: str, x: Array, w: Array) -> Array:
+    with held_to(name):
+        return F.conv2d(x, w, padding=1) if direction == "forward" else F.conv2d_input(x.shape, w, x, padding=1)
+
+
+def turned(w: Array) -> Array:
+    """The filters whose convolution is the backward-input of `w`."""
+    return np.ascontiguousarray(w.swapaxes(0, 1)[..., ::-1, ::-1])
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("direction", ["forward", "backward_input"])
+@pytest.mark.parametrize(("channels", "size"), RESNET)
+def test_errors_are_within_twice_those_of_a_product(name: str, direction: str, channels: int, size: int) -> None:
+    x, w = activations(channels, size)
+    applied = w if direction == "forward" else turned(w)
+    exact = product_of_columns(x.astype(np.float64), applied.astype(np.float64))
+    largest, mean = errors(product_of_columns(x, applied), exact)
+    actual = errors(computed(name, direction, x, w), exact)
+    assert actual[0] <= 2 * largest
+    assert actual[1] <= 2 * mean
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("direction", ["forward", "backward_input"])
+@pytest.mark.parametrize(("channels", "size"), RESNET)
+def test_errors_beside_pytorchs(torch: Any, name: str, direction: str, channels: int, size: int) -> None:
+    x, w = activations(channels, size)
+    applied = w if direction == "forward" else turned(w)
+    exact = product_of_columns(x.astype(np.float64), applied.astype(np.float64))
+    image, filters = torch.from_numpy(x), torch.from_numpy(w)
+    if direction == "forward":
+        peer = torch.nn.functional.conv2d(image, filters, padding=1)
+    else:
+        peer = torch.nn.grad.conv2d_input(image.shape, filters, image, padding=1)
+    (largest, mean), actual = errors(peer.numpy(), exact), errors(computed(name, direction, x, w), exact)
+    factor = 3 if name == "winograd" else 2  # 2.6 with 256 channels: PyTorch adds up fewer numbers in a row
+    assert actual[1] <= factor * mean
+    assert actual[0] <= 1.5 * factor * largest  # a single number's error, which varies more
+
+
+# --- How much is held ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("order", LAYOUTS)
+@pytest.mark.parametrize(("dtype", "kernel"), [("float32", (3, 3)), ("float16", (3, 3)), ("float32", (1, 3))])
+def test_the_workspace_of_a_thread_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, name: str, order: str, dtype: str, kernel: tuple[int, int]
+) -> None:
+    limit = 64 * KIB
+    monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
+    gpucnn.set_num_threads(1)
+    layer = Layer(Windows(2, (64, 64), kernel, (1, 1), (1, 1), 1), 2, (8, 8, 1), dtype, (order, "contiguous", order))
+    x, w, b, grad = layer.arrays()
+    most: list[int] = []
+
+    def call(operation: Callable[..., Array], *args: Any) -> None:
+        with held_to(name):
+            most.append(held(operation, *args, **layer.options))
+
+    for operation in ((F.conv2d, x, w, b), (F.conv2d_input, x.shape, w, grad), (F.conv2d_weight, x, w.shape, grad)):
+        thread = threading.Thread(target=call, args=operation)  # whose buffers are its own, and new
+        thread.start()
+        thread.join()
+    # tap by tap: sums, columns, terms and the terms before; tiles: phases, frequencies, products, the steps in between
+    factor = 6 if name == "winograd" else 4.5
+    assert len(most) == 3
+    assert max(most) < factor * limit + 32 * KIB
