@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from math import gcd, prod
 from typing import NamedTuple
@@ -21,6 +20,9 @@ PIECE_ITEMS = 1 << 21
 
 # From so many entries on the way through lanes is taken. It costs some 100 us of calls.
 LANES_FROM = 1 << 17
+
+# Numbers of a locally connected layer's weights or windows that are not worth a thread.
+WORTH_SHARING = 1 << 17
 
 
 def im2col(x: Array, geometry: ConvGeometry) -> Array:
@@ -209,12 +211,15 @@ def locally_connect(x: Array, w: Array, bias: Array | None, geometry: ConvGeomet
     n = x.shape[0]
     dtype = accumulator(x.dtype)
     y = memory.empty((n, geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
-    for block, columns in _position_blocks(x, geometry):
-        filters = _at_positions(w[:, *block], dtype)
-        result = filters @ columns  # [P, OC, N]
-        y[:, :, *block] = result.transpose(2, 1, 0).reshape(y[:, :, *block].shape)
-    if bias is not None:
-        np.add(y, bias, out=y)
+
+    def compute(block: Block) -> None:
+        result = _at_positions(w[:, *block], dtype) @ _columns_at(x, geometry, block)  # [P, OC, N]
+        part = y[:, :, *block]
+        part[...] = result.transpose(2, 1, 0).reshape(part.shape)
+        if bias is not None:
+            np.add(part, bias[:, *block], out=part)
+
+    threads.run(compute, _blocks(geometry, n, dtype))
     return y
 
 
@@ -238,9 +243,14 @@ def locally_connect_backward_weight(x: Array, grad_y: Array, geometry: ConvGeome
     """grad_w [OC, OD, OH, OW, C, KD, KH, KW]: at each position, [OC, N] @ [N, K]."""
     inputs, outputs, _ = geometry.channels
     grad_w = np.empty((outputs, *geometry.output_size, inputs, *geometry.kernel_size), x.dtype)
-    for block, columns in _position_blocks(x, geometry):
-        result = _images_at_positions(grad_y[:, :, *block], columns.dtype) @ columns.swapaxes(1, 2)  # [P, OC, K]
+    dtype = accumulator(x.dtype)
+
+    def compute(block: Block) -> None:
+        columns = _columns_at(x, geometry, block)
+        result = _images_at_positions(grad_y[:, :, *block], dtype) @ columns.swapaxes(1, 2)  # [P, OC, K]
         grad_w[:, *block] = result.swapaxes(0, 1).reshape(grad_w[:, *block].shape)
+
+    threads.run(compute, _blocks(geometry, len(x), dtype))
     return grad_w
 
 
@@ -259,19 +269,23 @@ def _size(block: Block) -> tuple[int, ...]:
     return tuple(s.stop - s.start for s in block)
 
 
-def _blocks(geometry: ConvGeometry, n: int, dtype: np.dtype) -> Iterator[Block]:
-    """Blocks of positions whose matrices, [K, N], [OC, K] and [OC, N] at each, stay within the workspace."""
+def _blocks(geometry: ConvGeometry, n: int, dtype: np.dtype) -> list[Block]:
+    """Blocks of positions whose matrices, [K, N], [OC, K] and [OC, N] at each, stay within the workspace.
+
+    There are some for each thread where a block's products are worth one.
+    """
     rows, outputs, images = geometry.channels.inputs * geometry.taps, geometry.channels.outputs, max(1, n)
-    widest = max(rows * images, outputs * rows, outputs * images) * dtype.itemsize
-    return memory.blocks(geometry.output_size, memory.WORKSPACE_BYTES // widest)
+    widest = max(rows * images, outputs * rows, outputs * images)
+    positions = prod(geometry.output_size)
+    shares = max(1, min(8, positions * widest // WORTH_SHARING))
+    most = min(memory.WORKSPACE_BYTES // (widest * dtype.itemsize), -(-positions // shares))
+    return list(memory.blocks(geometry.output_size, most))
 
 
-def _position_blocks(x: Array, geometry: ConvGeometry) -> Iterator[tuple[Block, Array]]:
-    """Blocks of positions (D, H, W) and the windows read there, [P, K, N]."""
+def _columns_at(x: Array, geometry: ConvGeometry, block: Block) -> Array:
+    """The windows [P, K, N] that are read at the positions (D, H, W) of a block."""
     n, c = x.shape[:2]
-    dtype = accumulator(x.dtype)
-    for block in _blocks(geometry, n, dtype):
-        size = _size(block)
-        windows = np.empty((*size, 1, c, *geometry.kernel_size, n), dtype)
-        read_windows(x[:, None], taps_of(geometry.forward, block), windows.transpose(3, 4, 5, 6, 7, 8, 0, 1, 2))
-        yield block, windows.reshape(prod(size), c * geometry.taps, n)
+    size = _size(block)
+    windows = np.empty((*size, 1, c, *geometry.kernel_size, n), accumulator(x.dtype))
+    read_windows(x[:, None], taps_of(geometry.forward, block), windows.transpose(3, 4, 5, 6, 7, 8, 0, 1, 2))
+    return windows.reshape(prod(size), c * geometry.taps, n)
