@@ -1,4 +1,4 @@
-"""The NumPy backend's algorithms of convolution, each by itself: against loops, in pieces, on threads, near infinity."""
+"""The NumPy backend's algorithms of convolution, each by itself: beside loops, in pieces, on threads, near infinity."""
 
 from __future__ import annotations
 

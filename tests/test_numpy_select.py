@@ -1,0 +1,282 @@
+"""Which algorithm a convolution takes on the CPU: pure functions, by table."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any, NamedTuple
+
+import pytest
+
+import gpucnn
+from gpucnn.backends.dtypes import NUMERIC
+from gpucnn.backends.numpy import columns, direct, select, winograd
+from gpucnn.geometry import ConvGeometry, Sampling
+from gpucnn.geometry.geometries import Channels, conv_geometry
+from gpucnn.numerics import ALGORITHMS
+
+TILED = ("float32", "float16", "bfloat16")
+
+
+class Layer(NamedTuple):
+    """A layer of a network and its batch."""
+
+    batch: int
+    geometry: ConvGeometry
+
+
+def layer(
+    batch: int,
+    channels: tuple[int, int],
+    sizes: int | tuple[int, ...],
+    kernel: Any = 3,
+    stride: Any = 1,
+    padding: Any = None,
+    dilation: int = 1,
+    groups: int = 1,
+) -> Layer:
+    """Square where `sizes` is one number, as large as its input at stride 1 where `padding` is None."""
+    sizes = (sizes, sizes) if isinstance(sizes, int) else sizes
+    pads = kernel // 2 * dilation if padding is None else padding
+    return Layer(batch, conv_geometry("conv", sizes, Channels(*channels, groups), kernel, stride, pads, dilation))
+
+
+def forward(layer: Layer, dtype: str = "float32") -> str:
+    inputs, outputs, groups = layer.geometry.channels
+    weight = (groups, outputs // groups, inputs // groups, *layer.geometry.kernel_size)
+    return select.contraction((layer.batch, inputs, *layer.geometry.input_size), weight, layer.geometry.forward, dtype)
+
+
+def backward_input(layer: Layer, dtype: str = "float32") -> set[str]:
+    """The fold, or the algorithms of the stride residues that any tap reaches."""
+    batch, geometry = layer
+    if select.folds(geometry, batch, dtype):
+        return {"fold"}
+    inputs, outputs, groups = geometry.channels
+    chosen = set()
+    for residues in product(*(axis.backward for axis in geometry.axes)):
+        samplings: tuple[Sampling, ...] = tuple(residue.sampling for residue in residues)
+        taps = tuple(len(sampling.offsets) for sampling in samplings)
+        if all(taps):
+            weight = (groups, inputs // groups, outputs // groups, *taps)
+            chosen.add(select.contraction((batch, outputs, *geometry.output_size), weight, samplings, dtype))
+    return chosen
+
+
+LAYERS = {  # layer, forward, backward-input
+    "alexnet conv1": (layer(4, (3, 96), 227, 11, 4, 0), "im2col", "fold"),
+    "alexnet conv3": (layer(4, (256, 384), 13), "winograd", "winograd"),
+    "vgg-16 conv1_1": (layer(1, (3, 64), 224), "im2col", "fold"),
+    "vgg-16 conv1_2": (layer(1, (64, 64), 224), "winograd", "winograd"),
+    "vgg-16 conv3_2": (layer(1, (256, 256), 56), "winograd", "winograd"),
+    "resnet-50 conv1": (layer(1, (3, 64), 224, 7, 2), "im2col", "fold"),
+    "resnet-50 conv2 reduce": (layer(2, (256, 64), 56, 1), "im2col", "im2col"),
+    "resnet-50 conv2 3x3": (layer(2, (64, 64), 56), "winograd", "winograd"),
+    "resnet-50 conv2 expand": (layer(2, (64, 256), 56, 1), "im2col", "im2col"),
+    "resnet-50 conv3 3x3 s2": (layer(2, (128, 128), 56, 3, 2), "im2col", "im2col"),
+    "resnet-50 conv3 shortcut": (layer(2, (256, 512), 56, 1, 2), "im2col", "im2col"),
+    "resnet-50 conv4 3x3": (layer(4, (256, 256), 14), "winograd", "winograd"),
+    "resnet-50 conv5 3x3": (layer(4, (512, 512), 7), "im2col", "im2col"),
+    "resnext-50 conv2 3x3": (layer(2, (128, 128), 56, groups=32), "im2col", "im2col"),
+    "deeplab aspp, rate 6": (layer(1, (2048, 256), 33, dilation=6), "direct", "direct"),
+    "deeplab aspp, rate 12": (layer(1, (2048, 256), 33, dilation=12), "direct", "direct"),
+    "deeplab aspp, rate 18": (layer(1, (2048, 256), 33, dilation=18), "direct", "direct"),
+    "u-net second": (layer(1, (64, 64), 570, padding=0), "winograd", "winograd"),
+    "dcgan first, of an image of 8": (layer(8, (512, 1024), 8, 4, 2, 1), "im2col", "im2col"),
+    "dcgan last": (layer(8, (3, 128), 64, 4, 2, 1), "im2col", "fold"),
+    "3-d stem": (layer(1, (3, 64), (16, 112, 112), (3, 7, 7), (1, 2, 2), (1, 3, 3)), "im2col", "fold"),
+    "3-d 3x3x3": (layer(1, (64, 64), (16, 56, 56)), "winograd", "winograd"),
+    "1-d, 256 channels": (layer(4, (256, 256), (4096,)), "winograd", "winograd"),
+    "1-d, 64 channels": (layer(4, (64, 64), (4096,)), "im2col", "im2col"),
+    "one channel of 8 x 8": (layer(1, (1, 1), 8, padding=0), "im2col", "im2col"),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_networks(name: str) -> None:
+    case, output, gradient = LAYERS[name]
+    assert forward(case) == output
+    assert backward_input(case) == {gradient}
+
+
+@pytest.mark.parametrize("dtype", sorted(NUMERIC))
+def test_tiles_are_for_float32_and_16_bits(dtype: str) -> None:
+    case = layer(2, (64, 64), 56)
+    expected = "winograd" if dtype in TILED else "im2col"
+    assert forward(case, dtype) == expected
+    assert backward_input(case, dtype) == {expected}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_answer_depends_on_sizes_alone(name: str) -> None:
+    case = LAYERS[name][0]
+    before = gpucnn.get_num_threads()
+    answers = set()
+    try:
+        for threads in (1, 2, 3, 2):
+            gpucnn.set_num_threads(threads)
+            select._cheapest.cache_clear()
+            select._fold_is_cheaper.cache_clear()
+            answers |= {(forward(case), *backward_input(case)), (forward(case), *backward_input(case))}
+    finally:
+        gpucnn.set_num_threads(before)
+    assert len(answers) == 1
+
+
+# --- Rules over many sizes ----------------------------------------------------------------------------------------
+
+CHANNELS = (1, 3, 16, 64, 256, 1024)
+SIZES = (1, 2, 7, 14, 56, 224)
+
+
+def test_a_1x1_convolution_is_a_product() -> None:
+    for c, oc, size, stride, batch in product(CHANNELS, CHANNELS, SIZES, (1, 2), (1, 8)):
+        case = layer(batch, (c, oc), size, 1, stride)
+        assert forward(case) == "im2col"
+        assert backward_input(case) == {"im2col"}
+
+
+def test_strides_have_no_tiles() -> None:
+    for c, oc, size in product(CHANNELS, CHANNELS, SIZES):
+        for stride in ((2, 2), (2, 1), (1, 2), 3):
+            case = layer(4, (c, oc), size, 3, stride)
+            assert forward(case) != "winograd"
+            if stride != (2, 1):  # whose residues have one tap along the height and three along the width
+                assert "winograd" not in backward_input(case)
+
+
+@pytest.mark.parametrize(
+    ("taps", "tiles"), [((1, 3, 3), True), ((2, 3, 3), True), ((1, 1, 3), True), ((1, 3, 1), False)]
+)
+def test_tiles_are_of_three_taps(taps: tuple[int, int, int], tiles: bool) -> None:
+    kernel = taps
+    case = layer(4, (256, 256), (8, 64, 64), kernel, 1, 0)
+    assert winograd.computes(case.geometry.forward) is tiles
+    for other in ((1, 2, 3), (1, 4, 3), (1, 5, 3), (1, 3, 2), (1, 3, 5), (1, 5, 5)):
+        assert forward(layer(4, (256, 256), (8, 64, 64), other, 1, 0)) != "winograd"
+
+
+def test_few_channels_fold_and_many_do_not() -> None:
+    """More channels of the image make a fold dearer: once it is not taken it is not taken again."""
+    for oc, (kernel, stride), size in product((64, 96, 256), ((3, 1), (7, 2), (11, 4), (4, 2)), (56, 112, 224)):
+        folds = [select.folds(layer(1, (c, oc), size, kernel, stride).geometry, 1, "float32") for c in range(1, 4 * oc)]
+        assert folds[2]
+        assert folds == sorted(folds, reverse=True)
+        assert not folds[-1]
+
+
+def test_more_channels_take_tiles_and_keep_them() -> None:
+    for size in (28, 56, 112):
+        tiles = [forward(layer(1, (c, c), size)) == "winograd" for c in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
+        assert tiles == sorted(tiles)
+        assert not tiles[0]
+        assert tiles[-1]
+
+
+def test_taps_in_the_padding_are_what_direct_saves() -> None:
+    """The larger the dilation the less of the window is inside, up to where just its middle is."""
+    chosen = [forward(layer(1, (2048, 256), 33, dilation=rate), "float64") == "direct" for rate in (1, 6, 12, 18, 33)]
+    assert chosen == sorted(chosen)
+    assert not chosen[0]
+    assert chosen[-1]
+
+
+def test_costs_grow_with_the_work() -> None:
+    """Each algorithm's cost is positive, and larger for more images, channels, filters and pixels."""
+    for cost in (select._columns, select._direct, select._winograd):
+
+        def of(batch: int, c: int, oc: int, size: int, cost: Any = cost) -> float:
+            geometry = layer(batch, (c, oc), size).geometry
+            return float(cost(batch, (1, oc, c, 1, 3, 3), geometry.forward))
+
+        base = of(1, 16, 16, 14)
+        assert base > 0
+        assert base < min(of(2, 16, 16, 14), of(1, 32, 16, 14), of(1, 16, 32, 14), of(1, 16, 16, 28))
+
+
+def test_costs_count_groups() -> None:
+    geometry = layer(1, (64, 64), 14, groups=4).geometry
+    for cost in (select._columns, select._direct, select._winograd):
+        one, four = (cost(1, (groups, 16, 16, 1, 3, 3), geometry.forward) for groups in (1, 4))
+        assert four == pytest.approx(4 * one)
+
+
+def test_costs_of_tiles_by_hand() -> None:
+    """56 x 56 outputs of 64 channels: 29 x 29 tiles of 16 products, whole tiles and a spare row and column."""
+    same = Sampling(56, 56, 1, (-1, 0, 1))
+    flat = Sampling(1, 1, 1, (0,))
+    tiles = 29 * 29
+    expected = 16 * tiles * 64 * 64 * select.MULTIPLY * (1 + 8 / 64)
+    expected += 4 * tiles * 64 * (select.TRANSFORM_IMAGE + select.TRANSFORM_PRODUCTS) + 16 * 64 * 64 * 1.1
+    assert select._winograd(1, (1, 64, 64, 1, 3, 3), (flat, same, same)) == pytest.approx(expected)
+    expected = 4 * 29 * 64 * 64 * select.MULTIPLY * (1 + 8 / 64)
+    expected += 29 * 64 * (select.TRANSFORM_IMAGE + select.TRANSFORM_PRODUCTS) + 4 * 64 * 64 * 1.1
+    assert select._winograd(1, (1, 64, 64, 1, 1, 3), (flat, flat, same)) == pytest.approx(expected)
+
+
+# --- The caller's choice ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_callers_algorithm_is_taken(name: str) -> None:
+    assert name in ("direct", "im2col", "winograd")
+    with gpucnn.algorithm(name):
+        for case, _, _ in LAYERS.values():
+            if name != "winograd" or winograd.computes(case.geometry.forward):
+                assert forward(case) == name
+        assert not select.folds(LAYERS["vgg-16 conv1_1"][0].geometry, 1, "float32") or name == "im2col"
+    assert select.folds(LAYERS["vgg-16 conv1_1"][0].geometry, 1, "float32")
+
+
+def test_columns_and_a_product_fold_where_that_costs_less() -> None:
+    with gpucnn.algorithm("im2col"):
+        assert select.folds(LAYERS["resnet-50 conv1"][0].geometry, 1, "float32")
+        assert not select.folds(LAYERS["resnet-50 conv2 3x3"][0].geometry, 2, "float32")
+
+
+@pytest.mark.parametrize("dtype", sorted(NUMERIC - set(TILED)))
+def test_other_dtypes_have_no_tiles(dtype: str) -> None:
+    message = rf"^algorithm: 'winograd' computes no convolution of {dtype} with \(1, 3, 3\) taps and steps \(1, 1, 1\)"
+    with gpucnn.algorithm("winograd"), pytest.raises(ValueError, match=message + ", expected float32 or 16 bits"):
+        forward(layer(1, (64, 64), 14), dtype)
+
+
+def test_an_unknown_algorithm_is_refused() -> None:
+    for name in ("fold", "Winograd", "", None):
+        with pytest.raises(ValueError, match=r"^algorithm: name is "), gpucnn.algorithm(name):  # type: ignore[arg-type]
+            pass
+
+
+# --- Pieces -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extents", [(1, 1, 1, 1), (1, 1, 14, 14), (8, 1, 7, 7), (2, 5, 9, 30), (1, 1, 224, 224)])
+@pytest.mark.parametrize("filters", [1, 3, 64, 512])
+@pytest.mark.parametrize("depth", [1, 27, 576, 4608, 10**6])
+def test_pieces_cover_all_targets_and_filters_once(extents: tuple[int, ...], filters: int, depth: int) -> None:
+    seen = []
+    for block, run in columns.pieces(extents, filters, depth, 4):
+        seen.append(((run.stop - run.start), tuple(s.stop - s.start for s in block)))
+    covered = sum(f * n * d * h * w for f, (n, d, h, w) in seen)
+    n, d, h, w = extents
+    assert covered == n * d * h * w * filters
+    starts = [(tuple(s.start for s in block), run.start) for block, run in columns.pieces(extents, filters, depth, 4)]
+    assert len(set(starts)) == len(starts)
+
+
+def test_pieces_are_cut_for_threads_and_caches() -> None:
+    def work(batch: int, size: int, filters: int, depth: int) -> tuple[int, int, int]:
+        pieces = columns.pieces((batch, 1, size, size), filters, depth, 4)
+        most = max((b[0].stop - b[0].start) * (b[2].stop - b[2].start) * (b[3].stop - b[3].start) for b, _ in pieces)
+        return len(pieces), most, len({run.start for _, run in pieces})
+
+    assert work(1, 8, 1, 9)[0] == 1  # small work stays whole
+    assert work(1, 7, 512, 4608) == (4, 49, 4)  # few positions, many filters: cut by filters
+    count, most, parts = work(1, 56, 64, 576)
+    assert (parts, most * 576 * 4 <= columns.PIECE_BYTES) == (1, True)
+    assert count >= 4
+    assert work(1, 14, 64, 10**6)[1] <= columns.LEAST_POSITIONS
+
+
+def test_direct_cuts_by_channels_alone() -> None:
+    """A tap's column is as long as the image has channels, however many taps there are."""
+    assert direct.pieces is columns.pieces
