@@ -16,6 +16,11 @@ lies a tile further is a constant distance away, and the sums across the ends of
 
 With 64 to 512 channels it took 0.55 to 0.75 of the time of columns and a product.
 
+The inputs and weights of a tile share their rounding: an error is small beside the largest products of a tile, not
+beside an output that the tile's large numbers have no part in. On images after a ReLU with 64, 128, 256 and 512
+channels the root of the mean square of all errors, against float64, was 1.1, 1.3, 1.6 and 1.7 times that of columns and
+a product in float32, and 1.5 to 2.6 times that of PyTorch, which adds up fewer numbers in a row.
+
 References
 ----------
 A. Lavin, S. Gray, *Fast algorithms for convolutional neural networks*, 2015, arXiv:1509.09308v2.
