@@ -52,6 +52,7 @@ def pieces(kind: str) -> Iterator[None]:
             patch.setattr(winograd, "PIECE_BYTES", 1024 * scale)
             patch.setattr(winograd, "LEAST_TILES", scale // 4)
             patch.setattr(winograd, "MOST_TILES", scale)
+            patch.setattr(winograd, "MOST_TERMS", max(2, scale // 4))
             patch.setattr(folding, "COLUMN_BYTES", 64 * scale)
             patch.setattr(folding, "IMAGE_BYTES", 64 * scale)
             patch.setattr(folding, "LEAST_CHANNELS", 1)
@@ -560,7 +561,7 @@ def test_errors_beside_pytorchs(torch: Any, name: str, direction: str, channels:
     else:
         peer = torch.nn.grad.conv2d_input(image.shape, filters, image, padding=1)
     (largest, mean), actual = errors(peer.numpy(), exact), errors(computed(name, direction, x, w), exact)
-    factor = 3 if name == "winograd" else 2  # 2.6 with 256 channels: PyTorch adds up fewer numbers in a row
+    factor = 2.25 if name == "winograd" else 2  # 1.9 as measured, and others' processors add up in other orders
     assert actual[1] <= factor * mean
     assert actual[0] <= 1.5 * factor * largest  # a single number's error, which varies more
 
