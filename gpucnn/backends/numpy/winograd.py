@@ -45,8 +45,8 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 
 # Bytes of the transformed image of a piece; pieces of 1 to 2 MiB were within 5 % of the best on 64 to 256 channels.
 PIECE_BYTES = 5 << 18
-LEAST_TILES = 112  # of a piece: fewer and the products read the filters more often than they use them
-MOST_TILES = 256
+LEAST_TILES = 160  # of a piece: fewer and the products read the filters more often than they use them
+MOST_TILES = 320
 
 # Channels that one product adds up, in a row: with 256 and 512 of them halves and quarters brought the error from 2.6
 # of PyTorch's to 1.9, for 1.07 of the time.
