@@ -164,8 +164,10 @@ def test_layers_with_many_channels_are_the_loops(name: str, order: str) -> None:
     )
     with held_to(name):
         assert_is_the_loops(layer)
-    with held_to(name), pytest.MonkeyPatch.context() as patch:
+    with held_to(name), pieces("usual"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(columns, "WORTH_PACKING", 1 << 12)
+        patch.setattr(columns, "WORTH_SHARING", 1 << 18)
+        assert len({run.start for _, run in columns.pieces((1, 1, 13, 17), 136, 130, 4)}) == 2
         assert_is_the_loops(layer)
 
 
