@@ -204,6 +204,22 @@ def test_images_that_repeat_one_number_are_read_as_they_are(rng: np.random.Gener
         assert_close(y, reference.conv(x, w[:, : x.shape[1]], None, *loops), "float32")
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("order", LAYOUTS)
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("size", ["usual", "least"])
+def test_a_transposed_convolution_adds_its_bias_once(
+    rng: np.random.Generator, name: str, order: str, groups: int, size: str
+) -> None:
+    x = arranged(numbers(rng, (2, 4, 5, 6), "float32"), order)
+    w, b = numbers(rng, (4, 6 // groups, 3, 3), "float32"), numbers(rng, (6,), "float32")
+    for stride in (1,) if name == "winograd" else (1, 2, 4):
+        with held_to(name), pieces(size), dirty():
+            y = F.conv_transpose2d(x, w, b, stride, 1, 0, groups)
+        loops = ((stride, stride), ((1, 1), (1, 1)), (0, 0), (1, 1), groups)
+        assert_close(y, reference.conv_transpose(x, w, b, *loops), "float32")
+
+
 def test_winograd_of_a_residue_with_three_taps(rng: np.random.Generator) -> None:
     """A backward-input of six taps with stride 2 has two residues of three taps each; one of five has not."""
     for kernel in (6, 5):
