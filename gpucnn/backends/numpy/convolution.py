@@ -15,8 +15,9 @@ from itertools import product
 from typing import Any
 
 from gpucnn.backends.dtypes import name_of
-from gpucnn.backends.numpy import columns, depthwise, direct, folding, memory, select, winograd
+from gpucnn.backends.numpy import columns, depthwise, direct, folding, grouped, memory, select, winograd
 from gpucnn.backends.numpy.columns import Samplings
+from gpucnn.backends.numpy.grouped import Part
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry
 
@@ -26,7 +27,7 @@ def convolve(x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> 
     inputs, outputs, groups = geometry.channels
     y = memory.empty((x.shape[0], outputs, *geometry.output_size), x.dtype, like=x)
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
-    contract(x, weight, geometry.forward, y, _by_group(bias, groups))
+    contract_parts(x, [(weight, geometry.forward, y)], _by_group(bias, groups))
     return y
 
 
@@ -39,24 +40,24 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, geometr
         return grad_x
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     depth, height, width = geometry.axes
-    parts = []
+    parts: list[Part] = []
     for d, h, w_ in product(depth.backward, height.backward, width.backward):
         taps: Any = tuple(_evenly(residue.kernel_indices) for residue in (d, h, w_))
         part = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
         parts.append((weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), part))
-    if depthwise.suits(groups, inputs, outputs):
-        depthwise.contract_parts(grad_y, parts, _by_group(bias, groups))
-    else:
-        for matrix, samplings, part in parts:
-            contract(grad_y, matrix, samplings, part, _by_group(bias, groups))
+    contract_parts(grad_y, parts, _by_group(bias, groups))
     return grad_x
 
 
 def convolve_backward_weight(x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
     """grad_w [OC, C / groups, KD, KH, KW]: the products of each piece of windows with its share of grad_y, summed."""
     inputs, outputs, groups = geometry.channels
-    contract_weight = depthwise.contract_weight if depthwise.suits(groups, inputs, outputs) else columns.contract_weight
-    grad_w = contract_weight(x, grad_y, geometry.forward, geometry.kernel_size, groups)
+    module: Any = columns
+    if depthwise.suits(groups, inputs, outputs):
+        module = depthwise
+    elif grouped.suits(groups, inputs, outputs) and grouped.computes(x, geometry.forward):
+        module = grouped
+    grad_w: Array = module.contract_weight(x, grad_y, geometry.forward, geometry.kernel_size, groups)
     return grad_w.reshape(outputs, inputs // groups, *geometry.kernel_size).astype(x.dtype, copy=False)
 
 
@@ -69,6 +70,18 @@ def _by_group(bias: Array | None, groups: int) -> Array | None:
     return None if bias is None else bias.reshape(groups, -1)
 
 
+def contract_parts(source: Array, parts: list[Part], bias: Array | None) -> None:
+    """`contract` of several targets that read one source."""
+    channels = (parts[0][0].shape[0], source.shape[1], parts[0][2].shape[1])
+    if depthwise.suits(*channels):
+        depthwise.contract_parts(source, parts, bias)
+        return
+    if grouped.suits(*channels):
+        parts = grouped.contract_parts(source, parts, bias)
+    for weight, samplings, target in parts:
+        contract(source, weight, samplings, target, bias)
+
+
 def contract(source: Array, weight: Array, samplings: Samplings, target: Array, bias: Array | None) -> None:
     """target[n, (g, m), o] = bias[g, m] + sum over c, t of weight[g, m, c, t] * source[n, (g, c), where o reads at t].
 
@@ -78,9 +91,6 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
         return
     if weight.size == 0:  # a stride residue that no tap reaches
         target[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
-        return
-    if depthwise.suits(weight.shape[0], source.shape[1], target.shape[1]):
-        depthwise.contract(source, weight, samplings, target, bias)
         return
     algorithm = select.contraction(source.shape, weight.shape, samplings, name_of(source.dtype))
     if algorithm == "winograd" and winograd.contract(source, weight, samplings, target, bias):

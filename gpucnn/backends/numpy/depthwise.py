@@ -12,7 +12,7 @@ order from the start: a pass runs along the channels of several pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from math import prod
@@ -21,22 +21,20 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, threads
+from gpucnn.backends.numpy import grouped, memory, threads
+from gpucnn.backends.numpy.grouped import Part, Samplings
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 
-__all__ = ["contract", "contract_parts", "contract_weight", "suits"]
+__all__ = ["contract_parts", "contract_weight", "suits"]
 
-Samplings = tuple[Sampling, Sampling, Sampling]
-Part = tuple[Array, Samplings, Array]  # weight, samplings and target
-Task = Callable[[], object]
 Index: TypeAlias = Any  # a tuple of slices and numbers
 
 # Bytes of a piece's copies. Threads wait for each other between calls, so these are long rather than few bytes; and
 # where the work is little, it is cut into four.
 MOST_BYTES, LEAST_BYTES = 3 << 20, 256 << 10
-LEAST_PLANE = 400  # outputs of a plane; smaller ones have their channels innermost
-LANES = 512  # channels of a piece, where they are innermost
+LEAST_PLANE = 150  # outputs of a plane; smaller ones have their channels innermost
+LANES = 256  # channels of a piece, where they are innermost
 RUN = 4096  # numbers that a pass runs along there, for which each tap has a weight
 LEAST_DOT = 512  # numbers of a dot product: vecdot lets other threads run where it has more than 500 of them
 
@@ -52,35 +50,25 @@ def suits(groups: int, inputs: int, outputs: int) -> bool:
     return groups > 1 and groups in (inputs, outputs)
 
 
-def contract(source: Array, weight: Array, samplings: Samplings, target: Array, bias: Array | None) -> None:
-    """target[n, (g, m), o] = bias[g, m] + sum over c, t of weight[g, m, c, t] * source[n, (g, c), where o reads at t].
-
-    source [N, G * C, D, H, W]; weight [G, M, C, KD, KH, KW]; target [N, G * M, *o], any strides; bias [G, M] or None.
-    """
-    contract_parts(source, [(weight, samplings, target)], bias)
-
-
 def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> None:
-    """As `contract`, of several targets that read one source: a strided backward-input has one per stride residue."""
-    tasks: list[Task] = []
-    for weight, samplings, target in parts:
-        if target.size == 0:
+    """Fill targets that read one source, as `columns.contract` does each: a strided backward-input has several.
+
+    source [N, G * C, D, H, W]; bias [G, M] or None.
+    """
+    small = [part for part in parts if _pixelwise(source, part[2].shape)]
+    large = [part for part in parts if not _pixelwise(source, part[2].shape)]
+    tasks: list[Callable[[], None]] = []
+    for weight, samplings, target in small + grouped.contract_parts(source, large, bias):
+        if not target.size:
             continue
-        if weight.size == 0:  # a residue that no tap reaches
+        if not weight.size:  # a residue that no tap reaches
             target[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
             continue
         groups, filters, channels = weight.shape[:3]
         sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
         targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
-        weight = weight.astype(accumulator(source.dtype), copy=False)
-        if _pixelwise(source, target.shape):
-            tasks += _pixel_sums(sources, weight, samplings, targets, bias)
-            continue
-        if _along_width(samplings):
-            sources, targets, weight = (array.swapaxes(-1, -2) for array in (sources, targets, weight))
-            samplings = (samplings[0], samplings[2], samplings[1])
-        tasks += _plane_sums(sources, weight, samplings, targets, bias)
-    threads.run(_call, tasks)
+        tasks += _pixel_sums(sources, weight.astype(accumulator(source.dtype), copy=False), samplings, targets, bias)
+    threads.run(lambda task: task(), tasks)
 
 
 def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Sequence[int], groups: int) -> Array:
@@ -100,10 +88,6 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Seque
         for i, piece in enumerate(pieces):
             grad_w[piece.groups] += results[i]
     return grad_w.swapaxes(-1, -2) if swapped else grad_w
-
-
-def _call(task: Task) -> None:
-    task()
 
 
 def _pixelwise(source: Array, target: Sequence[int]) -> bool:
@@ -309,33 +293,6 @@ def _plane_pieces(
     return images, _pieces([(chosen, ns, *space) for ns, chosen, *space in blocks], plan)
 
 
-def _plane_sums(
-    sources: Array, weight: Array, samplings: Samplings, targets: Array, bias: Array | None
-) -> Iterator[Task]:
-    """What there is to do for `contract` of sources [N, G, C, D, H, W] and targets [N, G, M, OD, OH, OW]."""
-    filters, dtype = weight.shape[1], weight.dtype
-    images, pieces = _plane_pieces(sources, targets, samplings, dtype)
-
-    def compute(piece: Piece) -> None:
-        part = targets[piece.images, piece.groups, :, *piece.space]
-        size = (*part.shape[:4], part.shape[4] * part.shape[5])
-        sums, in_place = _sums(part, size, dtype)
-        for i, plan in enumerate(piece.plans):
-            windows = plan.read(images[piece.images, piece.groups], 3, dtype)
-            terms = memory.scratch("depthwise terms", size, dtype) if i else sums
-            for m in range(filters):
-                matrix = weight[piece.groups, m][:, :, *plan.kernel]
-                np.einsum("gcdhw,ngcdhwol->ngol", matrix, windows, out=terms[:, :, m])
-            if i:
-                np.add(sums, terms, out=sums)
-        if bias is not None:
-            np.add(sums, bias[piece.groups, :, None, None], out=sums)
-        if not in_place:
-            part[...] = sums.reshape(part.shape)
-
-    return (partial(compute, piece) for piece in pieces)
-
-
 def _plane_gradients(
     sources: Array, grads: Array, samplings: Samplings, kernel: Sequence[int]
 ) -> tuple[list[Piece], Callable[[Piece], Array]]:
@@ -420,7 +377,7 @@ def _pixel_pieces(
 
 def _pixel_sums(
     sources: Array, weight: Array, samplings: Samplings, targets: Array, bias: Array | None
-) -> Iterator[Task]:
+) -> list[Callable[[], None]]:
     """What there is to do for `contract` of sources [N, G, C, D, H, W] and targets [N, G, M, OD, OH, OW]."""
     filters, dtype = weight.shape[1], weight.dtype
     weight = np.ascontiguousarray(weight.transpose(1, 2, 3, 4, 5, 0))
@@ -449,7 +406,7 @@ def _pixel_sums(
         if not in_place:
             part[...] = sums.reshape(part.shape)
 
-    return (partial(compute, piece) for piece in pieces)
+    return [partial(compute, piece) for piece in pieces]
 
 
 def _pixel_gradients(

@@ -1,0 +1,405 @@
+"""Convolution of small groups, depthwise among them: products with banded matrices, a band of rows at a time.
+
+A group of few channels is too small for a product of matrices: its filters give the product too few rows. So each
+product computes R rows of the output at once. With the input's rows [C, KW, RB, OW] that a band of R outputs reads,
+copied once per tap along the width, the output is
+
+    y[(m, r), w] = sum over c, kw, i of matrix[(m, r), (c, kw, i)] * rows[(c, kw, i), w]
+
+where ``matrix[(m, r), (c, kw, r * stride + kh)]`` is the filter's tap (kh, kw) and all else is 0. More is multiplied
+than the taps ask for, at BLAS's speed, and fewer numbers are copied than into columns, in long runs: rows lie end to
+end, with just the zeros between them that the padding needs. That took two thirds (3x3) to a half (7x7) of the time
+that passes of `numpy.einsum` over shifted planes take.
+
+But 0 * inf is NaN: what is not finite would spread to other rows of its band, and is left to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from math import isfinite, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.numpy import memory, threads
+from gpucnn.backends.numpy.memory import Array, Block
+from gpucnn.geometry import Sampling
+
+Samplings = tuple[Sampling, Sampling, Sampling]
+Part = tuple[Array, Samplings, Array]  # weight [G, M, C, KD, KH, KW], samplings and target [N, G * M, *o], any strides
+
+MOST_CHANNELS = 16  # of a group, on either side
+MOST_ROWS = 16  # of a band
+LANES = 16  # columns from which BLAS takes a matrix that it need not transpose in half the time
+# Bytes that a piece copies. Its few calls are long, or threads would wait for each other, and work of less than so many
+# pieces is cut into these.
+MOST_BYTES, LEAST_BYTES = 3 << 20, 256 << 10
+PIECES = 4
+
+
+def suits(groups: int, inputs: int, outputs: int) -> bool:
+    """Whether groups are small enough.
+
+    Examples
+    --------
+    >>> suits(96, 96, 96), suits(32, 128, 128), suits(2, 96, 256), suits(1, 1, 1)
+    (True, True, False, False)
+    """
+    return groups > 1 and max(inputs, outputs) <= MOST_CHANNELS * groups
+
+
+def computes(source: Array, samplings: Samplings) -> bool:
+    """Whether rows are contiguous, BLAS has the dtype, and taps are so near that bands hold little that none reads."""
+    depth, height, width = samplings
+    near = all(_reach(axis) <= 4 * len(axis.offsets) for axis in (depth, height))
+    blas = accumulator(source.dtype).kind in "fc" and not memory.is_channels_last(source)
+    return blas and near and _reach(width) <= width.targets * width.step + 16
+
+
+def _reach(sampling: Sampling) -> int:
+    """Positions from the first that a target reads to the last, both counted."""
+    return max(sampling.offsets) - min(sampling.offsets) + 1
+
+
+@lru_cache(maxsize=256)
+def rows_of(filters: int, channels: int, samplings: Samplings) -> int:
+    """The rows of a band that take the least time: more of them are more zeros to multiply by, and fewer copies.
+
+    0 stands for columns of windows, the ordinary im2col, where one product takes all rows of a piece.
+
+    Nanoseconds of one core for a number of the output: 0.13 for each one copied, 0.02 for a multiply-add, more where
+    the product has few rows, and 40 for a product.
+    """
+    depth, height, width = samplings
+
+    def cost(rows: int) -> float:
+        of_product = max(rows, 1) * filters
+        read = (
+            channels * len(depth.offsets) * len(width.offsets) * (_band(height, rows) if rows else len(height.offsets))
+        )
+        each = read * (0.13 / of_product + 0.02 * (1 + 3.5 / of_product))
+        if rows == 0:  # results have gaps between rows, and are copied
+            return (each + 0.15) * height.targets
+        return (each + 40 / (of_product * width.targets)) * -(-height.targets // rows) * rows  # the last may stick out
+
+    return min(range(0 if height.step == 1 else 1, min(MOST_ROWS, height.targets) + 1), key=cost)
+
+
+def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> list[Part]:
+    """Fill targets that read one source, as `columns.contract` does each; return the parts that are not for bands.
+
+    source [N, G * C, D, H, W]; bias [G, M] or None. A strided backward-input has one part for each stride residue.
+    """
+    left: dict[int, Part] = {}
+
+    def attempt(piece: tuple[int, Callable[[], bool]]) -> None:
+        index, compute = piece
+        if index not in left and not compute():
+            left[index] = parts[index]
+
+    work = []
+    dtype = accumulator(source.dtype)
+    for index, (weight, samplings, target) in enumerate(parts):
+        if not target.size:
+            continue
+        if not weight.size:
+            target[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+        elif computes(source, samplings):
+            groups, filters, channels = weight.shape[:3]
+            sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
+            targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
+            weight = weight.astype(dtype, copy=False)
+            work += [
+                (index, piece)
+                for piece in _contractions(sources, weight, samplings, targets, bias, PIECES // len(parts))
+            ]
+        else:
+            left[index] = parts[index]
+    threads.run(attempt, work)
+    return [left[index] for index in sorted(left)]
+
+
+def _contractions(
+    sources: Array, weight: Array, samplings: Samplings, targets: Array, bias: Array | None, least: int
+) -> list[Callable[[], bool]]:
+    """The pieces of a contraction: each fills its share of the targets, or returns False if that is not finite.
+
+    sources [N, G, C, D, H, W]; weight [G, M, C, KD, KH, KW]; targets [N, G, M, OD, OH, OW]; bias [G, M] or None.
+    They are at least `least`, unless the work is little.
+    """
+    filters, channels = weight.shape[1:3]
+    dtype = weight.dtype
+    rows = rows_of(filters, channels, samplings)
+    matrix = _banded(weight, samplings[1], rows)[:, None, None]
+
+    def compute(piece: Piece) -> bool:
+        part = targets[piece.images, piece.groups, :, *piece.space]
+        shape = piece.shape(part.shape, filters)
+        in_place = (
+            filters == 1
+            and prod(shape) == part.size
+            and part.dtype == dtype
+            and part.strides[5] == dtype.itemsize
+            and part.strides[4] >= part.shape[5] * dtype.itemsize
+        )
+        sums = part.reshape(shape) if in_place else memory.scratch("grouped sums", shape, dtype)
+        windows = piece.reads.windows(sources[piece.images, piece.groups], dtype)
+        with np.errstate(all="ignore"):  # what is not finite is computed again, in the caller's own errstate
+            np.matmul(matrix[piece.groups], windows, out=sums.reshape(*shape[:4], -1, shape[6]))
+            flat = sums.reshape(-1)
+            if not isfinite(abs(np.vdot(flat, flat))):
+                return False
+        if bias is not None:
+            np.add(sums, bias[piece.groups, None, None, :, None, None], out=sums)
+        if not in_place:
+            for onto, band in piece.share(part, sums):
+                onto[...] = band
+        return True
+
+    return [partial(compute, piece) for piece in _pieces(sources, targets, samplings, rows, dtype, least)]
+
+
+def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Sequence[int], groups: int) -> Array:
+    """grad_w [G, M, C, KD, KH, KW] of x [N, G * C, D, H, W] and grad_y [N, G * M, OD, OH, OW], as it is summed.
+
+    The transposed product, of a band's rows of the output's gradient with the rows that it reads, holds each tap's
+    share once for each row of the band.
+    """
+    channels, filters = x.shape[1] // groups, grad_y.shape[1] // groups
+    sources = x.reshape(x.shape[0], groups, channels, *x.shape[2:])
+    grads = grad_y.reshape(grad_y.shape[0], groups, filters, *grad_y.shape[2:])
+    dtype = accumulator(x.dtype)
+    grad_w = np.zeros((groups, filters, channels, *kernel), dtype)
+    if grads.size == 0:
+        return grad_w
+    rows = rows_of(filters, channels, samplings)
+    pieces = _pieces(sources, grads, samplings, rows, dtype, PIECES)
+    results: dict[int, Array] = {}
+
+    def compute(index: int) -> None:
+        piece = pieces[index]
+        part = grads[piece.images, piece.groups, :, *piece.space]
+        shape = piece.shape(part.shape, filters)
+        *outer, m, r, width = shape
+        if m * r >= LANES:
+            grad = np.moveaxis(memory.scratch("grouped gradient", (*outer, width, m, r), dtype), 4, 6)
+        else:
+            grad = memory.scratch("grouped gradient", shape, dtype)
+        if prod(shape) > part.size:
+            grad[...] = 0
+        for one, band in piece.share(part, grad):
+            band[...] = one
+        windows = piece.reads.windows(sources[piece.images, piece.groups], dtype)
+        products = windows @ grad.reshape(*outer, m * r, width).swapaxes(-1, -2)
+        results[index] = _taps(products.sum((0, 2, 3)).swapaxes(-1, -2), filters, kernel, samplings[1], rows)
+
+    threads.run(compute, range(len(pieces)))
+    for index, piece in enumerate(pieces):
+        grad_w[piece.groups] += results[index]
+    return grad_w
+
+
+# --- Matrices with bands --------------------------------------------------------------------------------------------
+
+
+def _banded(weight: Array, height: Sampling, rows: int) -> Array:
+    """Weight [G, M, C, KD, KH, KW] as matrices [G, (M, R), (C, KD, KW, rows of the input)]."""
+    groups, filters, channels, kd, kh, kw = weight.shape
+    band = _band(height, rows) if rows else kh
+    matrix = np.zeros((groups, filters, max(rows, 1), channels, kd, kw, band), weight.dtype)
+    _diagonals(matrix, height, rows)[...] = weight[:, :, None].swapaxes(-1, -2)
+    return matrix.reshape(groups, filters * max(rows, 1), -1)
+
+
+def _taps(matrix: Array, filters: int, kernel: Sequence[int], height: Sampling, rows: int) -> Array:
+    """Sums [G, M, C, KD, KH, KW] over the rows R of matrices as `_banded` makes."""
+    kd, kh, kw = kernel
+    band = _band(height, rows) if rows else kh
+    matrix = np.ascontiguousarray(matrix).reshape(len(matrix), filters, max(rows, 1), -1, kd, kw, band)
+    sums: Array = _diagonals(matrix, height, rows).sum(2)
+    return sums.swapaxes(-1, -2)
+
+
+def _diagonals(matrix: Array, height: Sampling, rows: int) -> Array:
+    """View [G, M, R, C, KD, KW, KH] of a contiguous matrix [G, M, R, C, KD, KW, rows of the input]."""
+    if rows == 0:
+        return matrix
+    steps = list(matrix.strides)
+    start = (height.offsets[0] - min(height.offsets)) * steps[6]
+    steps[2] += height.step * steps[6]
+    steps[6] *= _between(height.offsets)
+    return np.ndarray((*matrix.shape[:6], len(height.offsets)), matrix.dtype, matrix, start, steps)
+
+
+# --- What a band reads ----------------------------------------------------------------------------------------------
+
+
+class Reads(NamedTuple):
+    """How the rows of images [n, g, C, D, H, W] are laid end to end, and copied from there.
+
+    They are laid as [n, g, C, residues of the width's step, D, H, pitch], with as many zeros after each as the taps
+    reach past its ends. Then the share of a band and a tap is one run.
+    """
+
+    before: int  # zeros in front
+    laid: tuple[int, ...]
+    moves: list[tuple[Any, Any]]  # to where in this, from where in the image
+    copied: tuple[
+        int, ...
+    ]  # [n, g, od, bands, C, KD, KW, 1, rows * pitch], or [n, g, od, 1, C, KD, KW, KH, OH * pitch]
+    runs: list[tuple[slice, int, int, list[int]]]  # taps of one residue: how many, where they begin, and their steps
+    matrix: tuple[int, int]  # rows and pitch of each band's matrix
+    width: int  # of the pitch what is read
+
+    def windows(self, image: Array, dtype: np.dtype[Any]) -> Array:
+        """What the bands read: [n, g, od, bands, (C, KD, KW, rows of the input), width]."""
+        size = prod(self.laid)
+        laid = memory.scratch("grouped rows", (self.before + size + self.laid[-1],), dtype)
+        laid[...] = 0
+        into = laid[self.before : self.before + size].reshape(self.laid)
+        for to, source in self.moves:
+            into[to] = image[source]
+        copied = memory.scratch("grouped windows", self.copied, dtype)
+        for taps, count, begin, steps in self.runs:
+            shape = (*self.copied[:6], count, *self.copied[7:])
+            strides = [step * dtype.itemsize for step in steps]
+            copied[:, :, :, :, :, :, taps] = np.ndarray(shape, dtype, laid, begin * dtype.itemsize, strides)
+        return copied.reshape(*self.copied[:4], *self.matrix)[..., : self.width]
+
+
+class Piece(NamedTuple):
+    """A block of targets, (OD, OH, OW) of it, and what its bands of R rows read."""
+
+    images: slice
+    groups: slice
+    space: Block
+    bands: int
+    rows: int
+    reads: Reads
+
+    def shape(self, part: Sequence[int], filters: int) -> tuple[int, ...]:
+        """Of what the products give, [n, g, od, bands, M, R, OW], for a part [n, g, M, od, OH, OW]."""
+        n, g, _, od, *_ = part
+        return (n, g, od, self.bands, filters, max(self.rows, 1), self.reads.width)
+
+    def share(self, part: Array, sums: Array) -> list[tuple[Array, Array]]:
+        """Shares of a part [n, g, M, od, OH, OW] beside those of `sums`, in the shape above."""
+        n, g, m, od, oh, ow = part.shape
+        if self.rows == 0:
+            lines = sums.reshape(n, g, od, m, oh, -1)[..., :ow]
+            return [(part, lines.transpose(0, 1, 3, 2, 4, 5))]
+        bands = sums.transpose(0, 1, 4, 2, 3, 5, 6)
+        whole, left = divmod(oh, self.rows)  # the last band may stick out
+        lines = part[..., : whole * self.rows, :].reshape(n, g, m, od, whole, self.rows, ow)
+        pairs = [(lines, bands[..., :whole, :, :])]
+        if left:
+            pairs.append((part[..., whole * self.rows :, :], bands[..., whole, :left, :]))
+        return pairs
+
+
+def _pieces(
+    sources: Array, targets: Array, samplings: Samplings, rows: int, dtype: np.dtype[Any], least: int
+) -> list[Piece]:
+    """The pieces for targets [N, G, M, OD, OH, OW], planned once for the same shapes."""
+    limits = (MOST_BYTES, LEAST_BYTES, memory.WORKSPACE_BYTES)
+    return _planned(sources.shape, targets.shape, samplings, rows, dtype.itemsize, max(1, least), limits)
+
+
+@lru_cache(maxsize=256)
+def _planned(
+    sources: tuple[int, ...],
+    targets: tuple[int, ...],
+    samplings: Samplings,
+    rows: int,
+    itemsize: int,
+    least: int,
+    limits: tuple[int, int, int],
+) -> list[Piece]:
+    n, groups, filters, od, oh, ow = targets
+    each = max(rows, 1)
+    bands = -(-oh // each)
+    band = _band(samplings[1], rows) if rows else len(samplings[1].offsets)
+    copied = sources[2] * len(samplings[0].offsets) * len(samplings[2].offsets) * band
+    largest, smallest, workspace = limits
+    share = n * groups * od * bands * ow * copied * itemsize // least + 1
+    wanted = min(largest, max(smallest, share)) / copied
+    most = min(wanted, workspace / (copied + 2 * filters * each)) / itemsize
+    found = []
+    for images, chosen, depths, several, columns in memory.blocks((n, groups, od, bands, ow), int(most)):
+        lines = slice(several.start * each, min(several.stop * each, oh))
+        shape = (images.stop - images.start, chosen.stop - chosen.start, *sources[2:])
+        reads = _reads(shape, samplings, (depths, several, columns), rows)
+        count = several.stop - several.start if rows else 1
+        found.append(Piece(images, chosen, (depths, lines, columns), count, rows, reads))
+    return found
+
+
+def _reads(image: tuple[int, ...], samplings: Samplings, block: Block, rows: int) -> Reads:
+    """What a block of (OD, bands, OW) reads of an image [n, g, C, D, H, W]; with 0 `rows`, one of (OD, OH, OW)."""
+    depths, bands, columns = block
+    depth, height, width = samplings
+    n, g, channels, *size = image
+    od, many, ow = (axis.stop - axis.start for axis in block)
+    to_d, from_d, deep = _positions(depth, depths.start, od, size[0])
+    each = max(rows, 1)
+    to_h, from_h, tall = _positions(height, bands.start * each, many * each, size[1])
+    step = width.step
+    residues = sorted({offset % step for offset in width.offsets})
+    shifts = [offset // step + columns.start for offset in width.offsets]
+    first = max(0, min(shifts))
+    before, after = max(0, -min(shifts)), max(0, ow + max(shifts) - first)
+    counts = [max(0, min(len(range(residue, size[2], step)) - first, after)) for residue in residues]
+    pitch = max(after, before + max(counts), ow)
+    plane = deep * tall * pitch
+
+    moves, runs = [], []
+    for i, (residue, count) in enumerate(zip(residues, counts, strict=True)):
+        start = first * step + residue
+        columns_read = slice(start, start + count * step, step)
+        moves.append(((..., i, to_d, to_h, slice(0, count)), (..., from_d, from_h, columns_read)))
+        taps = [k for k, offset in enumerate(width.offsets) if offset % step == residue]
+        begin = before + i * plane + (depth.offsets[0] - min(depth.offsets)) * tall * pitch + shifts[taps[0]] - first
+        steps = [
+            g * channels * len(residues) * plane,
+            channels * len(residues) * plane,
+            depth.step * tall * pitch,
+            each * height.step * pitch,
+            len(residues) * plane,
+            _between(depth.offsets) * tall * pitch,
+            _between([shifts[k] for k in taps]),
+            _between(height.offsets) * pitch,
+            1,
+        ]
+        if rows == 0:
+            begin += (height.offsets[0] - min(height.offsets)) * pitch
+        runs.append((slice(taps[0], taps[-1] + 1, _between(taps) or 1), len(taps), begin, steps))
+    laid = (n, g, channels, len(residues), deep, tall, pitch)
+    kd, kh, kw = (len(axis.offsets) for axis in samplings)
+    if rows == 0:
+        copied = (n, g, od, 1, channels, kd, kw, kh, many * pitch)
+        return Reads(before, laid, moves, copied, runs, (channels * kd * kw * kh, many * pitch), many * pitch)
+    band = _band(height, rows)
+    copied = (n, g, od, many, channels, kd, kw, 1, band * pitch)
+    return Reads(before, laid, moves, copied, runs, (channels * kd * kw * band, pitch), ow)
+
+
+def _band(height: Sampling, rows: int) -> int:
+    """Rows that a band reads."""
+    return (rows - 1) * height.step + _reach(height)
+
+
+def _between(values: Sequence[int]) -> int:
+    """From one of evenly spaced values to the next; 0 if there is one."""
+    return values[1] - values[0] if len(values) > 1 else 0
+
+
+def _positions(sampling: Sampling, start: int, targets: int, sources: int) -> tuple[slice, slice, int]:
+    """Of what targets from `start` on read: which lie on an axis of `sources`, where there, and how many in all."""
+    first = start * sampling.step + min(sampling.offsets)
+    count = (targets - 1) * sampling.step + _reach(sampling)
+    begin = min(count, max(0, -first))
+    end = max(begin, min(count, sources - first))
+    return slice(begin, end), slice(first + begin, first + end), count
