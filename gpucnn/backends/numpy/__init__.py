@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.numpy import convolution, elementwise, normalization, pooling, resampling, unfolding
+from gpucnn.backends.numpy import (
+    average_pooling,
+    convolution,
+    elementwise,
+    max_pooling,
+    normalization,
+    resampling,
+    unfolding,
+)
 
 
 class NumpyBackend(Backend):
@@ -25,13 +33,13 @@ class NumpyBackend(Backend):
     im2col = staticmethod(unfolding.im2col)
     col2im = staticmethod(unfolding.col2im)
 
-    max_pool = staticmethod(pooling.max_pool)
-    max_pool_with_indices = staticmethod(pooling.max_pool_with_indices)
-    max_pool_backward = staticmethod(pooling.max_pool_backward)
-    unpool = staticmethod(pooling.unpool)
-    gather = staticmethod(pooling.gather)
-    average_pool = staticmethod(pooling.average_pool)
-    average_pool_backward = staticmethod(pooling.average_pool_backward)
+    max_pool = staticmethod(max_pooling.max_pool)
+    max_pool_with_indices = staticmethod(max_pooling.max_pool_with_indices)
+    max_pool_backward = staticmethod(max_pooling.max_pool_backward)
+    unpool = staticmethod(max_pooling.unpool)
+    gather = staticmethod(max_pooling.gather)
+    average_pool = staticmethod(average_pooling.average_pool)
+    average_pool_backward = staticmethod(average_pooling.average_pool_backward)
 
     interpolate = staticmethod(resampling.interpolate)
     interpolate_backward = staticmethod(resampling.interpolate_backward)

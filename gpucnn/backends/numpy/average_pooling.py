@@ -1,0 +1,132 @@
+"""Average and sum pooling: sums along one axis after the other, over the number of taps."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.numpy import memory, pooling
+from gpucnn.backends.numpy.memory import Array, Block
+from gpucnn.backends.numpy.pooling import (
+    AnyAxis,
+    Passes,
+    as_stored,
+    in_pieces,
+    is_whole,
+    length_of,
+    logical,
+    separably,
+    stored,
+    widened,
+    windowed,
+)
+from gpucnn.geometry import PoolGeometry
+
+# The work of averages of whole planes for a byte, where that of two passes is 1: threads pay from 5 MiB on.
+WHOLE = 1 / 16
+
+
+def average_pool(x: Array, geometry: PoolGeometry) -> Array:
+    """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
+    x, space = stored(x)
+    y = np.empty((*x.shape[:space], *geometry.output_size, *x.shape[space + 3 :]), x.dtype)
+    dtype = accumulator(x.dtype)
+    divisor = _divisor(geometry, dtype, space, y.shape)
+    whole = all(map(is_whole, geometry.axes))
+    matrices = _matrices(geometry, dtype) if space == 2 else ()
+
+    def pool(read: Block, written: Block, passes: Passes) -> None:
+        part = y[written]
+        total = part if part.dtype == dtype else memory.scratch("average_pool", part.shape, dtype)
+        wide = widened("average_pool x", x[read], dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # between the rows, of sums that nobody asked for
+            planes = matrices and wide.flags.c_contiguous and wide.shape[2:] == x.shape[2:]
+            if not (planes and total.shape[2:] == y.shape[2:] and _multiplied(wide, matrices, total)):
+                separably(np.add, 0, wide, passes, total)
+        if divisor is not None:
+            np.divide(total, divisor[written], out=total)
+        if total is not part:
+            part[...] = total
+
+    in_pieces(pool, x, y, windowed(geometry, space), pooling.window_reads, weight=WHOLE if whole else 1)
+    return logical(y, space)
+
+
+def _multiplied(x: Array, matrices: tuple[Array, ...], y: Array) -> bool:
+    """Write to y the sums of windows as products of x with `matrices`, one after the other, and whether they are right.
+
+    They are not where one is not finite, as 0 * inf is not 0. x and y are whole planes.
+    """
+    sums = x
+    for number, matrix in enumerate(matrices):
+        rows = sums.reshape(-1, matrix.shape[0])
+        sums = memory.scratch(f"average_pool product {number}", (len(rows), matrix.shape[1]), x.dtype)
+        np.matmul(rows, matrix, out=sums)
+    y[...] = sums.reshape(y.shape)
+    return bool(np.isfinite(sums.sum()))
+
+
+@lru_cache(maxsize=32)
+def _matrices(geometry: PoolGeometry, dtype: np.dtype[Any]) -> tuple[Array, ...]:
+    """Matrices whose products with planes [D * H * W] are their windows' sums, if there are quicker than passes.
+
+    BLAS reads the planes once and in their order, where a pass reads rows, or numbers, that are a stride apart.
+
+    - All of a plane, times ones: ResNet's last average, over 7 x 7, took a sixth of the time.
+    - Rows [W] times [W, OW], then what that gives, [H * OW], times [H * OW, OH * OW], both of zeros and ones: PSPNet's
+      averages over 10 x 10 took half of the time. The zeros are work too: so windows are few and not small.
+    """
+    d, h, w = geometry.axes
+    if all(map(is_whole, geometry.axes)):
+        return (np.ones((d.size * h.size * w.size, 1), dtype),)
+    if d.size == d.out == 1 and h.out * w.out <= 64 and min(length_of(h), length_of(w)) >= 4:
+        return _band(w, dtype), np.kron(_band(h, dtype), np.eye(w.out, dtype=dtype))
+    return ()
+
+
+def _band(axis: AnyAxis, dtype: np.dtype[Any]) -> Array:
+    """1 where input i lies in window o, [size, out]."""
+    band = np.zeros((axis.size, axis.out), dtype)
+    for _, targets, sources in axis.taps():
+        band[np.arange(axis.size)[sources], np.arange(axis.out)[targets]] = 1
+    return band
+
+
+def average_pool_backward(grad_y: Array, geometry: PoolGeometry) -> Array:
+    """grad_x [N, C, D, H, W]: each window's gradient over its divisor, added to all that the window reads."""
+    grad_y, space = stored(grad_y)
+    grad_x = np.empty((*grad_y.shape[:space], *geometry.input_size, *grad_y.shape[space + 3 :]), grad_y.dtype)
+    dtype = accumulator(grad_y.dtype)
+    divisor = _divisor(geometry, dtype, space, grad_y.shape)
+
+    def spread(read: Block, written: Block, passes: Passes) -> None:
+        part = grad_x[written]
+        total = part if part.dtype == dtype else memory.scratch("average_pool_backward", part.shape, dtype)
+        grad = widened("average_pool_backward grad", grad_y[read], dtype)
+        if divisor is not None:
+            share = memory.scratch("average_pool_backward share", grad.shape, dtype)
+            grad = np.divide(grad, divisor[read], out=share)
+        separably(np.add, 0, grad, passes[::-1], total)  # rows grow last, by copies of whole rows
+        if total is not part:
+            part[...] = total
+
+    whole = all(map(is_whole, geometry.axes))
+    in_pieces(spread, grad_y, grad_x, windowed(geometry, space), pooling.input_reads, weight=WHOLE if whole else 1)
+    return logical(grad_x, space)
+
+
+def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tuple[int, ...]) -> Array | None:
+    """What each window's sum is divided by, seen as an array of `shape`, that of the windows."""
+    if geometry.divisor == "none":
+        return None
+    real = np.zeros(0, dtype).real.dtype
+    if not isinstance(geometry.divisor, str):
+        return np.broadcast_to(np.array(geometry.divisor, real), shape)
+    padded = geometry.divisor == "padded"
+    d, h, w = (np.array(axis.counts(padded=padded)) for axis in geometry.axes)
+    counts: Array = d[:, None, None] * h[:, None] * w
+    counts = np.maximum(counts, 1).astype(real, copy=False)  # a window that counts no tap sums to 0, and stays 0
+    return np.broadcast_to(as_stored(counts[None, None], space), shape)

@@ -1,0 +1,279 @@
+"""Pooling on NumPy arrays where it is cut into pieces, runs on threads, or takes a way of its own, against loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from pooling_cases import (
+    CONTENTS,
+    ORDERED,
+    Adaptive,
+    Array,
+    Pool,
+    adaptives,
+    as_tuple,
+    assert_same_bits,
+    operation,
+    pools,
+)
+from strategies import COMPLEX, FLOATS, arranged, numbers
+from tolerances import assert_close
+
+import gpucnn
+import gpucnn.functional as F
+from gpucnn.backends.numpy import average_pooling, max_pooling, pooling
+from gpucnn.geometry.geometries import pool_geometry
+
+LINEAR = (*FLOATS, *COMPLEX)
+DENSE = ("contiguous", "channels_last")
+
+
+@contextmanager
+def cut(size: int, threads: int) -> Iterator[None]:
+    """Pieces of `size` bytes, on so many threads."""
+    before = gpucnn.get_num_threads()
+    gpucnn.set_num_threads(threads)
+    try:
+        with mock.patch.multiple(pooling, PIECE_BYTES=size, LEAST_PIECE_BYTES=size):
+            yield
+    finally:
+        gpucnn.set_num_threads(before)
+
+
+def in_pieces(function: Any, *args: Any, **options: Any) -> tuple[Array, ...]:
+    """The arrays that `function` gives where it is cut as far as it can be: the same bits on any number of threads."""
+    results = []
+    for threads in (1, 3):
+        with cut(1, threads), np.errstate(invalid="ignore"):
+            results.append(as_tuple(function(*args, **options)))
+    for one, other in zip(*results, strict=True):
+        assert_same_bits(one, other)
+    return results[0]
+
+
+# --- Pieces -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=120)
+@given(pools(ORDERED, CONTENTS))
+def test_maxima_in_pieces(pool: Pool) -> None:
+    x = pool.input()
+    max_pool = operation("max_pool", pool.rank)
+    expected = max_pool(x, **pool.options, return_indices=True)
+    for whole, cut_up in zip(expected, in_pieces(max_pool, x, **pool.options, return_indices=True), strict=True):
+        assert_same_bits(cut_up, whole)
+    assert_same_bits(*in_pieces(max_pool, x, **pool.options), max_pool(x, **pool.options))
+    grad, backward = pool.grad(expected[1].shape), operation("max_pool", pool.rank, "_backward")
+    options = {**pool.options, "indices": expected[1]}
+    assert_same_bits(*in_pieces(backward, grad, x, **options), *backward(grad, x, **options))
+
+
+@settings(max_examples=80)
+@given(pools(LINEAR, CONTENTS))
+def test_averages_in_pieces(pool: Pool) -> None:
+    x = pool.input()
+    for name in ("avg_pool", "sum_pool"):
+        forward, backward = operation(name, pool.rank), operation(name, pool.rank, "_backward")
+        with np.errstate(invalid="ignore"):
+            y = forward(x, **pool.options)
+        (cut_up,) = in_pieces(forward, x, **pool.options)
+        assert_close(cut_up, reference.wide(y), x.dtype)
+        grad = pool.grad(y.shape)
+        (cut_up,) = in_pieces(backward, grad, x, **pool.options)
+        assert_close(cut_up, reference.wide(backward(grad, x, **pool.options)[0]), x.dtype)
+
+
+@settings(max_examples=80)
+@given(adaptives(FLOATS, CONTENTS))
+def test_adaptive_pooling_in_pieces(case: Adaptive) -> None:
+    x = case.input()
+    adaptive_max_pool = operation("adaptive_max_pool", case.rank)
+    expected = adaptive_max_pool(x, case.out, return_indices=True)
+    for whole, cut_up in zip(expected, in_pieces(adaptive_max_pool, x, case.out, return_indices=True), strict=True):
+        assert_same_bits(cut_up, whole)
+    average = operation("adaptive_avg_pool", case.rank)
+    with np.errstate(invalid="ignore"):
+        y = average(x, case.out)
+    assert_close(*in_pieces(average, x, case.out), reference.wide(y), x.dtype)
+    backward = operation("adaptive_avg_pool", case.rank, "_backward")
+    grad = case.grad()
+    assert_close(*in_pieces(backward, grad, x, case.out), reference.wide(backward(grad, x, case.out)[0]), x.dtype)
+
+
+@pytest.mark.parametrize("order", DENSE)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+def test_unpooling_and_its_gradient_in_pieces(rng: np.random.Generator, order: str, dtype: str) -> None:
+    x = arranged(numbers(rng, (3, 4, 5, 6), dtype), order)
+    indices = arranged(rng.integers(-1, 120, x.shape), order)
+    grad = arranged(numbers(rng, (3, 4, 10, 12), dtype), order)
+    assert_same_bits(*in_pieces(F.max_unpool2d, x, indices, 2), F.max_unpool2d(x, indices, 2))
+    (expected, _), (cut_up, _) = (
+        F.max_unpool2d_backward(grad, x, indices, 2),
+        in_pieces(F.max_unpool2d_backward, grad, x, indices, 2),
+    )
+    assert_same_bits(cut_up, expected)
+
+
+@pytest.mark.parametrize("order", DENSE)
+def test_images_that_are_cut_by_themselves(rng: np.random.Generator, order: str) -> None:
+    """At the sizes that come by default: a plane, then rows of a plane, then planes, are more than a piece."""
+    for shape, lead in (((1, 1, 900, 700), "rows"), ((1, 3, 800, 500), "planes"), ((2, 40, 96, 97), "runs of planes")):
+        x = arranged(rng.standard_normal(shape, dtype=np.float32), order)
+        assert x.nbytes > 2 * pooling.LEAST_PIECE_BYTES, lead
+        for kernel, stride, padding in ((2, 2, 0), (3, 2, 1), (5, 1, 2)):
+            results = []
+            for threads in (1, 2):
+                with cut(pooling.PIECE_BYTES, threads):
+                    y, indices = F.max_pool2d(x, kernel, stride, padding, return_indices=True)
+                    average = F.avg_pool2d(x, kernel, stride, padding)
+                    (grad,) = F.avg_pool2d_backward(average, x, kernel, stride, padding)
+                    (spread,) = F.max_pool2d_backward(y, x, kernel, stride, padding, indices=indices)
+                    results.append((y, indices, average, grad, spread))
+            for one, other in zip(*results, strict=True):
+                assert_same_bits(one, other)
+            values = np.take_along_axis(x.reshape(*shape[:2], -1), indices.reshape(*shape[:2], -1), -1)
+            assert_same_bits(np.ascontiguousarray(y), values.reshape(y.shape))
+            np.testing.assert_allclose(spread.sum(), y.sum(dtype=np.float64), rtol=1e-4)
+            assert (F.max_pool2d(x, kernel, stride, padding) == y).all()
+
+
+# --- Windows ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", DENSE)
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [4, 5, 6, 7, 8, 13])
+def test_long_windows(rng: np.random.Generator, kernel: int, stride: int, dilation: int, order: str) -> None:
+    """With stride 1 they are put together from runs of 1, 2, 4 and 8 taps."""
+    x = arranged(numbers(rng, (2, 2, 27, 29), "float64"), order)
+    pad = kernel * dilation // 2
+    options = ((kernel, 4), (stride, 1), ((pad, pad - 1), (0, 2)), (dilation, 1))
+    y, indices = F.max_pool2d(x, *options, return_indices=True)
+    expected = reference.max_pool(x, *options)
+    np.testing.assert_array_equal(y, expected[0])
+    np.testing.assert_array_equal(indices, expected[1])
+    np.testing.assert_array_equal(F.max_pool2d(x, *options), expected[0])
+    sums = F.sum_pool2d(x, options[0], options[1], options[2], dilation=options[3])
+    np.testing.assert_allclose(sums, reference.sum_pool(x, *options), rtol=1e-12, atol=1e-12)
+    (grad,) = F.sum_pool2d_backward(sums, x, options[0], options[1], options[2], dilation=options[3])
+    np.testing.assert_allclose(grad, reference.sum_pool_backward(sums, (27, 29), *options), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "most"), [((3, 5), 17), ((16, 15), 255), ((16, 16), 271)])
+def test_taps_are_numbered_in_as_few_bytes_as_hold_them(
+    rng: np.random.Generator, kernel: tuple[int, int], most: int
+) -> None:
+    x = rng.permutation(2 * 20 * 21).astype(np.float32).reshape(1, 2, 20, 21)
+    for array in (x, -np.sort(-x.reshape(-1)).reshape(x.shape), np.sort(x.reshape(-1)).reshape(x.shape)):
+        y, indices = F.max_pool2d(array, kernel, 1, 1, return_indices=True)
+        expected = reference.max_pool(array, kernel, (1, 1), ((1, 1), (1, 1)), (1, 1))
+        np.testing.assert_array_equal(y, expected[0])
+        np.testing.assert_array_equal(indices, expected[1])
+    assert len(max_pooling._offsets(pool_geometry("test", (20, 21), kernel), [2, 1])) == most + 1
+
+
+@pytest.mark.parametrize("order", DENSE)
+def test_nan_and_lowest_values_are_located_piece_by_piece(rng: np.random.Generator, order: str) -> None:
+    x = rng.standard_normal((2, 3, 11, 12)).astype(np.float32)
+    x[0, 1, 4:8, 3:9] = -np.inf
+    x[1, 2, 5, 5:7] = np.nan
+    x = arranged(x, order)
+    for options in ((3, 2, 1), (2, 2, 0), (4, 1, 2)):
+        pads = ((options[2],) * 2,) * 2
+        expected = reference.max_pool(x, (options[0],) * 2, (options[1],) * 2, pads, (1, 1))
+        for results in (F.max_pool2d(x, *options, return_indices=True), in_pieces_of_max(x, options)):
+            np.testing.assert_array_equal(results[0], expected[0])
+            np.testing.assert_array_equal(results[1], expected[1])
+
+
+def in_pieces_of_max(x: Array, options: tuple[int, int, int]) -> tuple[Array, ...]:
+    return in_pieces(F.max_pool2d, x, *options, return_indices=True)
+
+
+# --- Averages by products and by repetition -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", DENSE)
+@pytest.mark.parametrize("dtype", LINEAR)
+def test_few_windows_of_many_taps(rng: np.random.Generator, dtype: str, order: str) -> None:
+    for size, out in (((7, 7), (1, 1)), ((12, 20), (2, 3)), ((13, 21), (3, 4)), ((5, 40), (5, 1)), ((30, 41), (4, 16))):
+        x = arranged(numbers(rng, (2, 3, *size), dtype), order)
+        assert_close(F.adaptive_avg_pool2d(x, out), reference.adaptive_avg_pool(x, out), x.dtype)
+        grad = arranged(numbers(rng, (2, 3, *out), dtype), order)
+        (result,) = F.adaptive_avg_pool2d_backward(grad, x, out)
+        assert_close(result, reference.adaptive_avg_pool_backward(grad, size), x.dtype)
+    x = arranged(numbers(rng, (2, 3, 4, 3, 5), dtype), order)
+    assert_close(F.adaptive_avg_pool3d(x, 1), reference.adaptive_avg_pool(x, (1, 1, 1)), x.dtype)
+
+
+def test_windows_that_overlap_or_leave_out_inputs_as_products(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 3, 23, 26))
+    for options in (((6, 7), (5, 4), ((2, 1), (0, 3)), (1, 1)), ((4, 5), (7, 6), ((0, 0), (1, 1)), (2, 1))):
+        matrices = average_pooling._matrices(pool_geometry("test", (23, 26), *options), np.dtype(np.float64))
+        assert [matrix.shape[0] for matrix in matrices] == [26, 23 * matrices[0].shape[1]]
+        sums = F.sum_pool2d(x, options[0], options[1], options[2], dilation=options[3])
+        np.testing.assert_allclose(sums, reference.sum_pool(x, *options), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_what_is_not_finite_stays_in_its_window(rng: np.random.Generator, value: float) -> None:
+    x = rng.standard_normal((3, 4, 20, 25)).astype(np.float32)
+    x[1, 2, 7, 11] = value
+    y = F.adaptive_avg_pool2d(x, (4, 5))
+    np.testing.assert_array_equal(np.argwhere(~np.isfinite(y)), [[1, 2, 1, 2]])
+    np.testing.assert_array_equal(y[1, 2, 1, 2], value)
+    assert_close(y, reference.adaptive_avg_pool(x, (4, 5)), x.dtype)
+
+
+def test_sums_between_rows_are_nobodys_business() -> None:
+    """Where a row ends and the next one begins, and from plane to plane, infinities of both signs meet."""
+    x = np.zeros((1, 2, 4, 6), np.float32)
+    x[..., 0], x[..., -1] = np.inf, -np.inf
+    with np.errstate(all="raise"):
+        y = F.avg_pool2d(x, 3, 1, 1)
+        (grad,) = F.avg_pool2d_backward(x, x, 3, 1, 1)
+    for result in (y, grad):
+        assert (result[..., :2] == np.inf).all()
+        assert (result[..., -2:] == -np.inf).all()
+        assert (result[..., 2:-2] == 0).all()
+
+
+@pytest.mark.parametrize("order", DENSE)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_windows_that_tile_repeat_their_gradient(rng: np.random.Generator, rank: int, order: str) -> None:
+    """Also where pieces hold parts of windows, and where inputs at the end belong to none."""
+    kernel, sizes = (2, 3, 5)[:rank], (5, 20, 36)[-rank:]
+    x = arranged(rng.standard_normal((2, 3, *sizes)), order)
+    grad = F.avg_pool3d(x, kernel) if rank == 3 else operation("avg_pool", rank)(x, kernel)
+    expected = reference.avg_pool_backward(grad, sizes, kernel, kernel, ((0, 0),) * rank, (1,) * rank)
+    backward = operation("avg_pool", rank, "_backward")
+    np.testing.assert_allclose(backward(grad, x, kernel)[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(in_pieces(backward, grad, x, kernel)[0], expected, rtol=1e-12)
+    with cut(2000, 2):
+        np.testing.assert_allclose(backward(grad, x, kernel)[0], expected, rtol=1e-12)
+
+
+# --- Indices ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", DENSE)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("least", [0, -1])
+def test_gradients_of_large_planes(rng: np.random.Generator, least: int, dtype: str, order: str) -> None:
+    grad = arranged(numbers(rng, (2, 3, 50, 60), dtype), order)
+    assert max_pooling.LARGE_PLANE <= 50 * 60
+    x = arranged(numbers(rng, (2, 3, 100, 120), dtype), order)
+    indices = rng.integers(least, 12000, grad.shape)
+    indices[0, 0, 0, 0] = least
+    (result,) = F.max_pool2d_backward(grad, x, 2, indices=arranged(indices, order))
+    assert_close(result, reference.max_pool_backward(grad, indices, x.shape), x.dtype)
+    (mixed,) = F.max_pool2d_backward(grad, x, 2, indices=indices.astype(np.int32))
+    assert_same_bits(mixed, result)
