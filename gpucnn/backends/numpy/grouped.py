@@ -8,8 +8,9 @@ copied once per tap along the width, the output is
 
 where ``matrix[(m, r), (c, kw, r * stride + kh)]`` is the filter's tap (kh, kw) and all else is 0. More is multiplied
 than the taps ask for, at BLAS's speed, and fewer numbers are copied than into columns, in long runs: rows lie end to
-end, with just the zeros between them that the padding needs. That took two thirds (3x3) to a half (7x7) of the time
-that passes of `numpy.einsum` over shifted planes take.
+end, with just the zeros between them that the padding needs. That took a third of the time of a product for each group
+on ResNeXt's layers, and on depthwise layers as much (3 x 3) to two thirds (7 x 7) of the time of passes over shifted
+planes with `numpy.einsum`, the quickest other way.
 
 But 0 * inf is NaN: what is not finite would spread to other rows of its band, and is left to others.
 """
@@ -34,7 +35,7 @@ Part = tuple[Array, Samplings, Array]  # weight [G, M, C, KD, KH, KW], samplings
 MOST_CHANNELS = 16  # of a group, on either side
 MOST_ROWS = 16  # of a band
 LANES = 16  # columns from which BLAS takes a matrix that it need not transpose in half the time
-# Bytes that a piece copies. Its few calls are long, or threads would wait for each other, and work of less than so many
+# Bytes that a piece copies. Its few calls are long, or threads would wait for each other. What is less than so many
 # pieces is cut into these.
 MOST_BYTES, LEAST_BYTES = 3 << 20, 256 << 10
 PIECES = 4
