@@ -20,7 +20,8 @@ SAMPLE_S = 1e-3  # a sample repeats its call until it lasts this long
 MIN_ROUNDS = 3
 MAX_ROUNDS = 25
 PATIENCE_S = 3.0  # a case whose least rounds would take longer gets a single one
-WARM_BELOW_S = 20e-3  # quicker calls get one untimed call before each sample
+WARM_S = 20e-3  # untimed calls before each sample; a virtual machine's idle CPU takes that long to come back
+MOST_UNTIMED = 1000
 PAUSE_S = 12e-3  # lets the threads of the provider before come to rest: those of OpenMP spin for some 10 ms
 
 GEMM_SIZE = 2048
@@ -55,14 +56,16 @@ def interleave(calls: Mapping[Provider, Call], budget_s: float, max_rounds: int 
     The order rotates from round to round.
     """
     order = list(calls)
+    once: dict[Provider, float] = {}
     repeats: dict[Provider, int] = {}
     turn_s = 0.0
     for provider in order:
-        once = provider.time(calls[provider], 1)
-        if once < WARM_BELOW_S:  # the first call after the check also met cold caches
-            once = provider.time(calls[provider], 1)
-        repeats[provider] = max(1, math.ceil(SAMPLE_S / once))
-        turn_s += PAUSE_S + once * (repeats[provider] + (once < WARM_BELOW_S))
+        seconds = provider.time(calls[provider], 1)
+        if seconds < WARM_S:  # the first call after the check also met cold caches
+            seconds = provider.time(calls[provider], 1)
+        once[provider] = seconds
+        repeats[provider] = max(1, math.ceil(SAMPLE_S / seconds))
+        turn_s += PAUSE_S + seconds * (repeats[provider] + warming(seconds))
     least = MIN_ROUNDS if MIN_ROUNDS * turn_s <= PATIENCE_S else 1
     rounds = min(max(int(budget_s / turn_s), least), max_rounds)
 
@@ -71,11 +74,16 @@ def interleave(calls: Mapping[Provider, Call], budget_s: float, max_rounds: int 
         for provider in order:
             time.sleep(PAUSE_S)
             previous = samples[provider]
-            if not previous or previous[-1] < WARM_BELOW_S:
-                provider.time(calls[provider], 1)
+            if untimed := warming(once[provider] if not previous else previous[-1]):
+                provider.time(calls[provider], untimed)
             previous.append(provider.time(calls[provider], repeats[provider]))
         order.append(order.pop(0))
     return {provider: Timing.of(samples[provider], repeats[provider]) for provider in calls}
+
+
+def warming(seconds: float) -> int:
+    """How many untimed calls of so many seconds come before a sample: none for calls that are long themselves."""
+    return 0 if seconds >= WARM_S else min(MOST_UNTIMED, math.ceil(WARM_S / max(seconds, 1e-9)))
 
 
 @dataclass(frozen=True)

@@ -590,3 +590,7 @@ def test_terminal_report(small_run):
         assert expected in printed
     assert report.progress_line(faulty, None).endswith("slow WRONG: output[0] is 1, expected 2")
     assert [report.milliseconds(s) for s in (1.2345, 0.012345, 1e-5)] == ["1234", "12.3", "0.01"]
+
+
+def test_short_calls_are_warmed_up_for_as_long_as_an_idle_cpu_takes_to_come_back() -> None:
+    assert [timing.warming(seconds) for seconds in (0.02, 0.011, 1e-3, 0.0)] == [0, 2, 20, 1000]
