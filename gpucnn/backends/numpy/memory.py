@@ -17,8 +17,8 @@ __all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "m
 Array = np.ndarray[Any, Any]
 Block = tuple[slice, ...]
 
-# Most bytes of windows, or of other intermediate images, that one thread of a convolution holds at once. Pieces are
-# smaller where that is quicker.
+# Most bytes of each kind of intermediate image (windows, products, …) that one thread of a convolution holds at once.
+# Pieces are smaller where that is quicker.
 WORKSPACE_BYTES = 8 << 20
 
 # Most bytes of one scratch buffer that a thread keeps between calls; a larger one is given back after use.
