@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """The suite draws thousands of sizes: a build for each of them would be hours of compilation."""
     if config.getoption("--backend") == "cuda":
         os.environ.setdefault("GPUCNN_BUILDS", "generic")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
