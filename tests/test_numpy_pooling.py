@@ -214,6 +214,16 @@ def test_few_windows_of_many_taps(rng: np.random.Generator, dtype: str, order: s
     assert_close(F.adaptive_avg_pool3d(x, 1), reference.adaptive_avg_pool(x, (1, 1, 1)), x.dtype)
 
 
+@pytest.mark.parametrize("size", [(7, 7), (16, 16), (56, 56), (300, 500)])
+def test_averages_of_whole_planes_are_exact_to_a_rounding_or_two(
+    rng: np.random.Generator, size: tuple[int, int]
+) -> None:
+    x = rng.uniform(0.5, 1.5, (1, 64, *size)).astype(np.float32)
+    expected = x.mean((2, 3), np.float64, keepdims=True)
+    error = np.abs(F.adaptive_avg_pool2d(x, 1) - expected)
+    assert error.max() < 1.5 * np.finfo(np.float32).eps
+
+
 def test_windows_that_overlap_or_leave_out_inputs_as_products(rng: np.random.Generator) -> None:
     x = rng.standard_normal((2, 3, 23, 26))
     for options in (((6, 7), (5, 4), ((2, 1), (0, 3)), (1, 1)), ((4, 5), (7, 6), ((0, 0), (1, 1)), (2, 1))):

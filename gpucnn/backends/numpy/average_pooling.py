@@ -23,10 +23,13 @@ from gpucnn.backends.numpy.pooling import (
     widened,
     windowed,
 )
-from gpucnn.geometry import PoolGeometry
+from gpucnn.geometry import Axis, PoolGeometry
 
 # The work of averages of whole planes for a byte, where that of two passes is 1: threads pay from 5 MiB on.
 WHOLE = 1 / 16
+
+# Numbers that BLAS adds up in one go: of 7 x 7 and 14 x 14 its sums are as exact as PyTorch's, of 56 x 56 a third so.
+SHORT = 256
 
 
 def average_pool(x: Array, geometry: PoolGeometry) -> Array:
@@ -75,16 +78,29 @@ def _matrices(geometry: PoolGeometry, dtype: np.dtype[Any]) -> tuple[Array, ...]
 
     BLAS reads the planes once and in their order, where a pass reads rows, or numbers, that are a stride apart.
 
-    - All of a plane, times ones: ResNet's last average, over 7 x 7, took a sixth of the time.
-    - Rows [W] times [W, OW], then what that gives, [H * OW], times [H * OW, OH * OW], both of zeros and ones: PSPNet's
-      averages over 10 x 10 took half of the time. The zeros are work too: so windows are few and not small.
+    - All of a plane, or rows and then their sums, times ones: ResNet's last average, over 7 x 7, took a sixth of the
+      time.
+    - Rows [W] times [W, OW], then what that gives, [H * OW], times [H * OW, OH * OW], all zeros and ones. Where each
+      row belongs to one window: a window's rows, [KH * OW], times [KH * OW, OW]. PSPNet's averages over 10 x 10 took
+      half of the time. The zeros are work too: so windows are few and not small.
     """
     d, h, w = geometry.axes
     if all(map(is_whole, geometry.axes)):
-        return (np.ones((d.size * h.size * w.size, 1), dtype),)
+        plane = d.size * h.size * w.size
+        return tuple(np.ones((size, 1), dtype) for size in ((plane,) if plane <= SHORT else (w.size, h.size, d.size)))
     if d.size == d.out == 1 and h.out * w.out <= 64 and min(length_of(h), length_of(w)) >= 4:
-        return _band(w, dtype), np.kron(_band(h, dtype), np.eye(w.out, dtype=dtype))
+        rows = np.ones((h.size // h.out, 1), dtype) if _tiles(h) else _band(h, dtype)
+        return _band(w, dtype), np.kron(rows, np.eye(w.out, dtype=dtype))
     return ()
+
+
+def _tiles(axis: AnyAxis) -> bool:
+    """Whether each input belongs to just one window."""
+    return (
+        isinstance(axis, Axis)
+        and axis.forward.offsets == tuple(range(axis.stride))
+        and axis.stride * axis.out == axis.size
+    )
 
 
 def _band(axis: AnyAxis, dtype: np.dtype[Any]) -> Array:

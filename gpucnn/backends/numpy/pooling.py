@@ -24,7 +24,7 @@ Where = slice | list[int]
 
 # Bytes that a piece reads or writes, whichever is more. A piece costs some 40 us of Python, which no two threads run at
 # once: on 2 cores pieces of 256 KiB, which a core's L2 cache holds, took 1.5 to 4 times as long as those of 2 MiB. What
-# is less than two pieces of that size is halved.
+# is less than four of these is halved, where pieces of 1 MiB took up to 1.8 times as long.
 PIECE_BYTES = 2 << 20
 LEAST_PIECE_BYTES = 320 << 10
 
@@ -248,7 +248,8 @@ def in_pieces(
 
 def cut_up(extents: tuple[int, ...], size: int) -> list[Block]:
     """Blocks of `extents`, over which `size` bytes are spread, for threads to share."""
-    most = min(max(-(-size // 2), LEAST_PIECE_BYTES), PIECE_BYTES)
+    half = -(-size // 2)
+    most = PIECE_BYTES if half > 2 * PIECE_BYTES else max(half, LEAST_PIECE_BYTES)
     if size <= most:
         return [tuple(slice(0, extent) for extent in extents)] if 0 not in extents else []
     return list(memory.blocks(extents, -(-most * prod(extents) // size)))
@@ -320,7 +321,7 @@ def along(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, strip: Strip, name:
 def _doubling(ufunc: np.ufunc, row: Array, taps: int, pitch: int, y: Array, name: str) -> None:
     """As one tap after the other, each `pitch` further on in the row, but from runs of 1, 2, 4, … taps.
 
-    Windows of 13 take 5 passes in place of 12.
+    Windows of 13 x 13, YOLO's, take 5 passes in place of 12 along each axis, and 0.7 of the time.
     """
     run, width, done = row, 1, 0
     while width <= taps:
