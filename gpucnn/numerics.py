@@ -97,8 +97,8 @@ def algorithm(name: str) -> Iterator[None]:
     Results of two algorithms differ by rounding; each repeats bit for bit.
 
     On the CPU the gradient of the weight is computed by columns and a product within any block: it has no tiles. So is
-    what ``"winograd"`` finds to be infinite or NaN. Groups with one channel on either side have an algorithm of their
-    own there, whatever the name.
+    what ``"winograd"`` finds to be infinite or NaN. Groups with one channel on either side, or at most 16 on both, have
+    algorithms of their own there, whatever the name.
 
     Examples
     --------
