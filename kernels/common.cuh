@@ -144,6 +144,55 @@ __device__ __forceinline__ index_t least(index_t a, index_t b) { return a < b ? 
 
 __device__ __forceinline__ index_t most(index_t a, index_t b) { return a > b ? a : b; }
 
+// --- Several elements by one access ----------------------------------------------------------------------------------
+
+// N neighbours in memory, of 1, 2, 4, 8 or 16 bytes in all. How many an access may take is the host's to say: it knows
+// how the array is aligned.
+template <typename T, int N>
+struct alignas(sizeof(T) * N) Pack {
+  T at[N];
+};
+
+template <int BYTES>
+struct WordOf;
+template <>
+struct WordOf<1> {
+  using type = unsigned char;
+};
+template <>
+struct WordOf<2> {
+  using type = unsigned short;
+};
+template <>
+struct WordOf<4> {
+  using type = unsigned int;
+};
+template <>
+struct WordOf<8> {
+  using type = uint2;
+};
+template <>
+struct WordOf<16> {
+  using type = uint4;
+};
+
+template <int N, typename T>
+__device__ __forceinline__ Pack<T, N> load_pack(const T* from) {
+  using Word = typename WordOf<sizeof(T) * N>::type;
+  const Word word = *reinterpret_cast<const Word*>(from);
+  Pack<T, N> pack;
+  memcpy(&pack, &word, sizeof(Word));
+  return pack;
+}
+
+template <typename T, int N>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, N>& pack) {
+  using Word = typename WordOf<sizeof(T) * N>::type;
+  Word word;
+  memcpy(&word, &pack, sizeof(Word));
+  *reinterpret_cast<Word*>(to) = word;
+}
+
 // --- Where a thread is -----------------------------------------------------------------------------------------------
 
 // This thread's number in the launch, [0, gridDim.x * blockDim.x).

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
-from math import prod
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from gpucnn.backends.cuda.sources import Kernel, source
 from gpucnn.backends.layout import is_channels_last
 
 INT32_END = 2**31
+MOST_BYTES = 16  # that one thread reads or writes by one access
 Fields = dict[str, Any]
 
 
@@ -27,6 +28,7 @@ class Layout(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     itemsize: int
+    alignment: int = MOST_BYTES  # bytes that its first element's address is a multiple of, up to those of one access
 
     @property
     def ndim(self) -> int:
@@ -44,12 +46,24 @@ class Layout(NamedTuple):
         steps = zip(self.strides, self.shape, strict=True)
         return sum(abs(step) // self.itemsize * (size - 1) for step, size in steps)
 
+    def pack(self, axis: int, most_bytes: int = MOST_BYTES) -> int:
+        """How many neighbours along `axis` one access can take, wherever a multiple of their number begins.
+
+        A power of two that divides the axis; 1 where neighbours along it are not neighbours in memory.
+        """
+        step, size = self.strides[axis], self.shape[axis]
+        if step != self.itemsize:
+            return 1
+        others = [abs(step) for other, step in enumerate(self.strides) if other != axis and self.shape[other] > 1]
+        return gcd(most_bytes, self.alignment, size * self.itemsize, *others) // self.itemsize or 1
+
 
 class Work(NamedTuple):
     """What a launch does.
 
     `fields` fill the kernel's structure. There is one thread for each of `threads`, or as many `blocks` as are said, of
     the kernel's threads or of `block`. `extents` are the numbers that its index arithmetic meets beside the fields.
+    `constants` are macros of the program, in every build of it: each set of them is a program of its own.
     """
 
     fields: Fields
@@ -57,6 +71,8 @@ class Work(NamedTuple):
     blocks: int | None = None
     block: int | None = None
     extents: tuple[int, ...] = ()
+    constants: tuple[tuple[str, int | str], ...] = ()
+    shared_bytes: int = 0  # of dynamic shared memory
 
 
 class Plan(NamedTuple):
@@ -66,11 +82,13 @@ class Plan(NamedTuple):
     grid: tuple[int]
     block: tuple[int]
     parameters: np.ndarray[Any, Any]
+    shared_bytes: int
 
 
 def layout(array: Array) -> Layout:
     """How `array` lies in memory."""
-    return Layout(tuple(array.shape), tuple(array.strides), array.itemsize)
+    address = 0 if isinstance(array, np.ndarray) else array.data.ptr  # NumPy's arrays are launched over in trials
+    return Layout(tuple(array.shape), tuple(array.strides), array.itemsize, gcd(address, MOST_BYTES))
 
 
 def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:
@@ -112,7 +130,7 @@ def launch(
     layouts = tuple(None if array is None else layout(array) for array in arrays)
     plan = _plan(runtime, device, kernel, dtype, work, layouts, facts)
     if plan is not None:
-        plan.function(plan.grid, plan.block, (*arrays, plan.parameters))
+        plan.function(plan.grid, plan.block, (*arrays, plan.parameters), plan.shared_bytes)
 
 
 @lru_cache(maxsize=4096)
@@ -134,9 +152,9 @@ def _plan(
     numbers = (value for value in done.fields.values() if isinstance(value, int))
     wide = needs_int64(layouts, (*done.extents, blocks * block, *numbers))
     structure = kernel.structure
-    constants = None
+    fixed = None
     if runtime.specialises:
-        constants = {name: done.fields[name] for name, _, live in structure.fields if not live}
-    function = runtime.function(source(kernel, dtype.name, wide, constants), device)
-    parameters = structure.packed(done.fields, wide, constants is not None)
-    return Plan(function, (blocks,), (block,), parameters)
+        fixed = {name: done.fields[name] for name, _, live in structure.fields if not live}
+    function = runtime.function(source(kernel, dtype.name, wide, fixed, done.constants), device)
+    parameters = structure.packed(done.fields, wide, fixed is not None)
+    return Plan(function, (blocks,), (block,), parameters, done.shared_bytes)

@@ -134,20 +134,29 @@ def structure(name: str) -> Structure:
     return Structure(name, tuple(fields))
 
 
-def source(kernel: Kernel, dtype: str, wide: bool, fixed: Mapping[str, Any] | None) -> Source:
+def source(
+    kernel: Kernel,
+    dtype: str,
+    wide: bool,
+    fixed: Mapping[str, Any] | None,
+    constants: tuple[tuple[str, int | str], ...] = (),
+) -> Source:
     """The program of `kernel` for arrays of `dtype`, with 64-bit indices where `wide`.
 
-    `fixed` holds the values that a specialised build knows at compile time; None asks for the generic build.
+    `fixed` holds the values of the structure that a specialised build knows at compile time; None asks for the generic
+    build. `constants` are what every build of the kernel has to know: numbers, or the names of dtypes.
     """
     scalar = SCALARS[dtype]
     prelude = [
         f"#define SCALAR {scalar.storage}",
         f"#define ACCUMULATOR {scalar.accumulator}",
         f"#define INDEX {'long long' if wide else 'int'}",
+        *(f"#define {name} {SCALARS[value].storage if isinstance(value, str) else value}" for name, value in constants),
     ]
-    build = "generic" if fixed is None else "specialised"
+    described = (dtype, "int64" if wide else "int32", "generic" if fixed is None else "specialised")
+    chosen = ",".join((*described, *(f"{name}={value}" for name, value in constants)))
     text = "\n".join(prelude) + "\n" + _inlined(f"{kernel.file}.cu", kernel.params, fixed)
-    return Source(kernel.name, f"{kernel.name}[{dtype},{'int64' if wide else 'int32'},{build}]", text)
+    return Source(kernel.name, f"{kernel.name}[{chosen}]", text)
 
 
 def _inlined(file: str, params: str, fixed: Mapping[str, Any] | None) -> str:

@@ -11,29 +11,72 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __grid_constant__
 
-// T2, T3, T4 and make_T2 ... for one element type, with CUDA's alignments.
-#define GPUCNN_VECTOR_TYPES(T, NAME, ALIGN2, ALIGN4)                                   \
-  struct alignas(ALIGN2) NAME##2 { T x, y; };                                          \
-  struct NAME##3 { T x, y, z; };                                                       \
-  struct alignas(ALIGN4) NAME##4 { T x, y, z, w; };                                    \
-  inline NAME##2 make_##NAME##2(T x, T y) { return {x, y}; }                           \
-  inline NAME##3 make_##NAME##3(T x, T y, T z) { return {x, y, z}; }                   \
-  inline NAME##4 make_##NAME##4(T x, T y, T z, T w) { return {x, y, z, w}; }
-GPUCNN_VECTOR_TYPES(signed char, char, 2, 4)
-GPUCNN_VECTOR_TYPES(unsigned char, uchar, 2, 4)
-GPUCNN_VECTOR_TYPES(short, short, 4, 8)
-GPUCNN_VECTOR_TYPES(unsigned short, ushort, 4, 8)
-GPUCNN_VECTOR_TYPES(int, int, 8, 16)
-GPUCNN_VECTOR_TYPES(float, float, 8, 16)
-GPUCNN_VECTOR_TYPES(double, double, 16, 16)
-GPUCNN_VECTOR_TYPES(long long, longlong, 16, 16)
-#undef GPUCNN_VECTOR_TYPES
+// The copy of a vector is one access, as it is on a GPU: compilers would copy its members one by one.
+#define GPUCNN_ONE_ACCESS(NAME, BYTES)                                         \
+  NAME() = default;                                                            \
+  NAME(const NAME& other) { *this = other; }                                   \
+  NAME& operator=(const NAME& other) {                                         \
+    typedef char Whole __attribute__((vector_size(BYTES), may_alias));         \
+    *reinterpret_cast<Whole*>(this) = *reinterpret_cast<const Whole*>(&other); \
+    return *this;                                                              \
+  }
 
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+// T2, T3, T4 and make_T2 ... for one element type of `SIZE` bytes, with CUDA's alignments.
+#define GPUCNN_VECTOR_TYPES(T, NAME, SIZE)                                             \
+  struct alignas(2 * SIZE) NAME##2 {                                                   \
+    T x, y;                                                                            \
+    GPUCNN_ONE_ACCESS(NAME##2, 2 * SIZE)                                               \
+    NAME##2(T x, T y) : x(x), y(y) {}                                                  \
+  };                                                                                   \
+  struct NAME##3 { T x, y, z; };                                                       \
+  struct alignas(4 * SIZE < 16 ? 4 * SIZE : 16) NAME##4 {                              \
+    T x, y, z, w;                                                                      \
+    GPUCNN_ONE_ACCESS(NAME##4, 4 * SIZE)                                               \
+    NAME##4(T x, T y, T z, T w) : x(x), y(y), z(z), w(w) {}                            \
+  };                                                                                   \
+  inline NAME##3 make_##NAME##3(T x, T y, T z) { return {x, y, z}; }                   \
+  GPUCNN_VECTOR_MAKERS(T, NAME)
+#define GPUCNN_VECTOR_MAKERS(T, NAME)                                                  \
+  inline NAME##2 make_##NAME##2(T x, T y) { return {x, y}; }                           \
+  inline NAME##4 make_##NAME##4(T x, T y, T z, T w) { return {x, y, z, w}; }
+GPUCNN_VECTOR_TYPES(signed char, char, 1)
+GPUCNN_VECTOR_TYPES(unsigned char, uchar, 1)
+GPUCNN_VECTOR_TYPES(short, short, 2)
+GPUCNN_VECTOR_TYPES(unsigned short, ushort, 2)
+GPUCNN_VECTOR_TYPES(int, int, 4)
+GPUCNN_VECTOR_TYPES(float, float, 4)
+
+// uint3 is the runtime's.
+struct alignas(8) uint2 {
+  unsigned x, y;
+  GPUCNN_ONE_ACCESS(uint2, 8)
+  uint2(unsigned x, unsigned y) : x(x), y(y) {}
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+  GPUCNN_ONE_ACCESS(uint4, 16)
+  uint4(unsigned x, unsigned y, unsigned z, unsigned w) : x(x), y(y), z(z), w(w) {}
+};
 inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+GPUCNN_VECTOR_MAKERS(unsigned, uint)
+
+// Those of 32 bytes are two accesses on a GPU too.
+#define GPUCNN_WIDE_VECTOR_TYPES(T, NAME)                  \
+  struct alignas(16) NAME##2 {                             \
+    T x, y;                                                \
+    GPUCNN_ONE_ACCESS(NAME##2, 16)                         \
+    NAME##2(T x, T y) : x(x), y(y) {}                      \
+  };                                                       \
+  struct NAME##3 { T x, y, z; };                           \
+  struct alignas(16) NAME##4 { T x, y, z, w; };            \
+  inline NAME##3 make_##NAME##3(T x, T y, T z) { return {x, y, z}; } \
+  GPUCNN_VECTOR_MAKERS(T, NAME)
+GPUCNN_WIDE_VECTOR_TYPES(double, double)
+GPUCNN_WIDE_VECTOR_TYPES(long long, longlong)
+#undef GPUCNN_VECTOR_TYPES
+#undef GPUCNN_WIDE_VECTOR_TYPES
+#undef GPUCNN_VECTOR_MAKERS
+#undef GPUCNN_ONE_ACCESS
 
 // The scheduler sets them for each thread. They are const here, so that reading them is not checked as an access.
 extern const uint3 threadIdx, blockIdx;
