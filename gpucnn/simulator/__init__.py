@@ -16,6 +16,7 @@ How it is made, in the order in which a launch passes through it:
   ``instrumentation.cpp`` takes the calls that the compiler inserts at each access (``-fsanitize=thread``) and hands
   them to ``memory_checks.cpp``.
 - `coverage`: which lines of the kernels ran.
+- `profiling`: what they did to memory, line by line; ``profile.cpp`` counts it.
 
 What it cannot tell: speed; how the hardware rounds within ``mma`` and the approximate functions, which are exact here;
 weak memory order beyond barriers, ``__syncwarp``, fences and atomics; races hidden by partial masks, as any
@@ -51,6 +52,7 @@ from gpucnn.simulator.settings import Settings, options
 if TYPE_CHECKING:
     from gpucnn.simulator.arrays import Array, asarray, asnumpy
     from gpucnn.simulator.module import Function, Module
+    from gpucnn.simulator.profiling import Profile, profile
 
 __all__ = [
     "AddressSpaceError",
@@ -63,6 +65,7 @@ __all__ = [
     "Misaligned",
     "Module",
     "OutOfBounds",
+    "Profile",
     "Race",
     "ReadOnlyWrite",
     "Settings",
@@ -76,6 +79,7 @@ __all__ = [
     "asnumpy",
     "available",
     "options",
+    "profile",
 ]
 
 _LAZY = {
@@ -84,6 +88,8 @@ _LAZY = {
     "asnumpy": "gpucnn.simulator.arrays",
     "Function": "gpucnn.simulator.module",
     "Module": "gpucnn.simulator.module",
+    "Profile": "gpucnn.simulator.profiling",
+    "profile": "gpucnn.simulator.profiling",
 }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.simulator import compilation, settings, toolchain
+from gpucnn.simulator import compilation, profiling, settings, toolchain
 from gpucnn.simulator.arrays import Array
 from gpucnn.simulator.errors import BY_KIND, ArgumentMismatch, LaunchError, SimulatorError
 
@@ -63,7 +63,7 @@ class _ErrorReport(ctypes.Structure):
     )
 
 
-_LAUNCH = struct.Struct("=7Q3I3I3iI")
+_LAUNCH = struct.Struct("=7Q3I3I4iI4x")
 _BUFFER = struct.Struct("=QQ3i4x")
 
 
@@ -134,6 +134,7 @@ class _Built:
 
     def __init__(self, module: Module, mode: str, context_switch: str) -> None:
         self.name = module.name
+        self.text = module.text
         self.runtime = _runtime(toolchain.runtime(context_switch))
         self.path = compilation.build(module.text, module.name, mode, self.runtime.path)
         library = toolchain.load(self.path)
@@ -240,12 +241,15 @@ class Function:
                 *blocks,
                 *threads,
                 len(buffers) // _BUFFER.size,
-                wanted.mode == "check",
+                wanted.mode in ("check", "profile"),
+                wanted.mode == "profile",
                 settings.ORDERS.index(wanted.order),
                 wanted.yield_every,
             )
             if runtime.launch(request):
                 raise _exception(kernel, runtime.error().contents, args)
+            if wanted.mode == "profile":
+                profiling.note(kernel.name, kernel.built, blocks, threads, args)
 
     def _check_launch(self, kernel: _Kernel, grid: tuple[int, ...], block: tuple[int, ...], shared_mem: int) -> None:
         def refuse(what: str) -> LaunchError:

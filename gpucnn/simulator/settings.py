@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-MODES = ("check", "fast", "coverage")
+MODES = ("check", "fast", "coverage", "profile")
 ORDERS = ("forward", "reverse", "random")
 CONTEXT_SWITCHES = ("assembly", "ucontext")
 
@@ -56,8 +56,9 @@ def options(
 
     Parameters
     ----------
-    mode : "check", "fast" or "coverage"
-        With all checks; without any, some twenty times faster; or without, counting the lines that were run.
+    mode : "check", "fast", "coverage" or "profile"
+        With all checks; without any, some twenty times faster; without, counting the lines that were run; or with all,
+        counting what is done to memory, for `gpucnn.simulator.profile`.
     order : "forward", "reverse" or "random"
         The order in which the threads of a block, and the blocks, take their turns.
     seed : int

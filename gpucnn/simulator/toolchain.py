@@ -105,7 +105,8 @@ def mode_flags(mode: str, is_clang: bool) -> tuple[str, ...]:
     if mode == "coverage":
         return ("-O0", "--coverage")
     bounds = "array-bounds" if is_clang else "bounds"
-    flags = ("-O1", "-fsanitize=thread", f"-fsanitize={bounds},{_UNDEFINED_BEHAVIOUR}")
+    blocks = ("-fsanitize-coverage=trace-pc",) if mode == "profile" else ()
+    flags = ("-O1", "-fsanitize=thread", f"-fsanitize={bounds},{_UNDEFINED_BEHAVIOUR}", *blocks)
     if is_clang:
         return (*flags, "-mllvm", "-tsan-instrument-func-entry-exit=0")
     return (*flags, "-fno-tree-loop-distribute-patterns", "--param", "tsan-instrument-func-entry-exit=0")

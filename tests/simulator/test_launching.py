@@ -218,7 +218,7 @@ def test_settings() -> None:
         ({"MODE": "fast", "ORDER": "random", "SEED": "12"}, "fast random 12"),
         ({}, "check forward 1"),
         ({"SEED": "x"}, "GPUCNN_SIMULATOR_SEED must be an integer, got 'x'"),
-        ({"MODE": "x"}, "mode must be one of 'check', 'fast', 'coverage', got 'x'"),
+        ({"MODE": "x"}, "mode must be one of 'check', 'fast', 'coverage', 'profile', got 'x'"),
     ],
 )
 def test_settings_of_the_environment(

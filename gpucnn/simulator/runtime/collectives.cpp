@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "../include/half_bits.h"
+#include "profile.h"
 #include "scheduler.h"
 
 namespace gpucnn {
@@ -241,6 +242,7 @@ void warp_operation(const WarpCall& call) {
   const unsigned number = current_warp();
   Warp& warp = machine.warps[number];
   check_call(call, lane);
+  if (machine.profile) profile_collective(operation_name(call.operation), call.site);
   Rendezvous& meeting = warp.rendezvous[__builtin_ctz(call.mask)];
   join(meeting, call, lane);
   if (meeting.arrived == (call.mask & warp.existing)) {

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "machine.h"
+#include "profile.h"
 
 using gpucnn::Access;
 using gpucnn::check_access;
@@ -65,6 +65,13 @@ void* __tsan_memmove(void* to, const void* from, size_t bytes) {
 void* __tsan_memset(void* to, int value, size_t bytes) {
   check_access(to, bytes, Access::kWrite, CALLER);
   return memset(to, value, bytes);
+}
+
+// ---- Branches: each block of code begins with this call, in builds for the profile ---------------------------------
+
+void __sanitizer_cov_trace_pc() {
+  if (!machine.profile || !machine.current) return;
+  gpucnn::profile_block_entry(reinterpret_cast<uintptr_t>(__builtin_return_address(0)));
 }
 
 // ---- Undefined behaviour: each handler gets a description whose first part is the place ---------------------------

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "errors.h"
+#include "profile.h"
 #include "scheduler.h"
 
 extern dim3 blockDim, gridDim;
@@ -25,8 +26,10 @@ struct Launch {
   uint32_t block[3];
   int32_t buffer_count;
   int32_t check;
+  int32_t profile;
   int32_t order;
   uint32_t yield_every;
+  int32_t unused;
 };
 
 static void set_up(const Launch& launch) {
@@ -38,6 +41,7 @@ static void set_up(const Launch& launch) {
   machine.image_low = launch.image_low;
   machine.image_high = launch.image_high;
   machine.check = launch.check != 0;
+  machine.profile = launch.profile != 0;
   machine.order = static_cast<Order>(launch.order);
   machine.yield_every = launch.yield_every;
   machine.random_state = launch.seed * 0x9e3779b97f4a7c15ull + 88172645463325252ull;
@@ -79,6 +83,7 @@ int gpucnn_launch(const gpucnn::Launch* launch) {
   clear_error();
   set_up(*launch);
   restart_late_epochs();
+  if (machine.profile) begin_launch_profile();
   if (machine.check && !begin_launch_checks(launch->buffers, launch->buffer_count)) {
     record_error(ErrorKind::kTrap, Where(), "not enough address space for the shadow of the arguments");
     return 1;

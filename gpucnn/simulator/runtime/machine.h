@@ -80,6 +80,7 @@ struct Thread {
   ThreadState state;
   bool started;
   bool predicate;  // of the barrier it waits at
+  uintptr_t code_block;  // where it is, for the profile; 0 before its first block
   Site site;       // of the barrier or warp operation it waits at
 };
 
@@ -107,6 +108,7 @@ struct Machine {
   void** arguments;
   size_t dynamic_bytes;
   bool check;
+  bool profile;
   Order order;
   uint32_t yield_every;  // at about one access in so many another thread goes on; 0: never
   uint64_t random_state;

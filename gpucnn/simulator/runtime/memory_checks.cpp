@@ -12,7 +12,7 @@
 #include <algorithm>
 #include <bitset>
 
-#include "machine.h"
+#include "profile.h"
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -148,6 +148,7 @@ bool begin_launch_checks(const Buffer* buffers, int count) {
   for (Region& region : global_regions) {
     region.cells = global_cells + cells;
     cells += region.bytes() + 8;
+    if (machine.profile) add_profiled_array(&region - global_regions.data(), region.argument, region.low, region.high);
   }
   return true;
 }
@@ -412,6 +413,10 @@ void check_access(const void* pointer, size_t bytes, Access access, Where where)
   if (region->read_only && access != Access::kRead) {
     fail(ErrorKind::kReadOnly, where, "%s of %zu bytes at byte %td of %s, which the kernel takes as a pointer to const",
          verb(access), bytes, low - region->low, name_of(*region));
+  }
+  if (machine.profile) {
+    const size_t number = region->shared ? 0 : region - global_regions.data();
+    profile_access(low, bytes, access, where, region->shared ? -1 : region->argument, number);
   }
   const Checked now = {*region, low, bytes, access, where};
   check_cells(now);

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "errors.h"
+#include "profile.h"
 #include "scheduler.h"
 
 uint3 threadIdx, blockIdx;
@@ -92,6 +93,7 @@ int barrier(bool predicate, Site site) {
   thread.state = ThreadState::kAtBarrier;
   thread.predicate = predicate;
   thread.site = site;
+  if (machine.profile) profile_collective("__syncthreads", site);
   yield();
   return machine.barrier_count;
 }
@@ -116,6 +118,7 @@ static bool release_barrier() {
     machine.barrier_count += thread.predicate;
   }
   for (Thread& thread : machine.threads) thread.state = ThreadState::kReady;
+  if (machine.profile) flush_profile();
   begin_epoch();
   return true;
 }
@@ -196,6 +199,7 @@ static void begin_threads() {
     thread.number = number;
     thread.state = ThreadState::kReady;
     thread.started = false;
+    thread.code_block = 0;
     if (++index.x < blockDim.x) continue;
     index.x = 0;
     if (++index.y < blockDim.y) continue;
@@ -242,7 +246,10 @@ static bool run_block(std::vector<unsigned>& order) {
   while (!has_error() && run_round(order)) {
     const Census census = take_census();
     if (census.ready) continue;
-    if (census.returned == machine.thread_count) return true;
+    if (census.returned == machine.thread_count) {
+      if (machine.profile) flush_profile();
+      return true;
+    }
     if (census.at_barrier != machine.thread_count) report_stuck(census);
     else release_barrier();
   }

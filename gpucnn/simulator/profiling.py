@@ -1,0 +1,457 @@
+"""What kernels do to memory: counted request by request, with the source line that asked for it.
+
+The counts follow from addresses alone, so they are those of a GPU up to what its compiler changes. A *request* is one
+load or store of a warp; it costs the *sectors* (32 bytes) of global memory that its lanes touch, or the *wavefronts*
+(rounds of the 32 banks) of shared memory that they need. Caches are credited with nothing. Threads that leave a loop
+early are matched with the others by how often each came to the instruction since the last barrier.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpucnn.simulator import settings, toolchain
+
+if TYPE_CHECKING:
+    from gpucnn.simulator.module import _Built
+
+SECTOR = 32  # bytes
+
+_KINDS = ("read", "write", "atomic")
+
+
+# --- The runtime's structures, as in runtime/profile.h ------------------------------------------------------------
+
+
+class _Access(ctypes.Structure):
+    _fields_ = (
+        ("address", ctypes.c_uint64),
+        ("file", ctypes.c_char * 256),
+        ("line", ctypes.c_int32),
+        ("bytes", ctypes.c_int32),
+        ("argument", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("requests", ctypes.c_uint64),
+        ("lanes", ctypes.c_uint64),
+        ("sectors", ctypes.c_uint64),
+        ("ideal_sectors", ctypes.c_uint64),
+        ("wavefronts", ctypes.c_uint64),
+        ("ideal_wavefronts", ctypes.c_uint64),
+        ("worst_conflict", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+    )
+
+
+class _Branch(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_uint64), ("executions", ctypes.c_uint64), ("divergent", ctypes.c_uint64))
+
+
+class _Collective(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char * 64),
+        ("file", ctypes.c_char * 256),
+        ("line", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+        ("executions", ctypes.c_uint64),
+    )
+
+
+class _Array(ctypes.Structure):
+    _fields_ = (
+        ("argument", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+        ("bytes", ctypes.c_uint64),
+        ("sectors_read", ctypes.c_uint64),
+        ("sectors_written", ctypes.c_uint64),
+    )
+
+
+# --- What a launch did --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AccessProfile:
+    """The loads, or stores, of one source line to one array of global memory, or to shared memory.
+
+    Attributes
+    ----------
+    file, line : str, int
+        The line of the kernel; "" and 0 where that is not known.
+    space : "global" or "shared"
+        Which memory.
+    kind : "read", "write" or "atomic"
+        What is done.
+    array : str
+        The kernel's parameter; "" for shared memory.
+    bytes : int
+        What one lane moves by one instruction, at most: 16 is the most that there is.
+    requests, lanes : int
+        Executions by warps, and the lanes that took part in them, over all.
+    sectors, ideal_sectors : int
+        Of 32 bytes of global memory: touched by the requests, and what their bytes would fill.
+    wavefronts, ideal_wavefronts : int
+        Rounds of shared memory's banks: needed, and without conflicts.
+    worst_conflict : int
+        Words of one bank that one round's lanes want, at most; 1 is no conflict, 0 is global memory.
+    """
+
+    file: str
+    line: int
+    space: str
+    kind: str
+    array: str
+    bytes: int
+    requests: int
+    lanes: int
+    sectors: int
+    ideal_sectors: int
+    wavefronts: int
+    ideal_wavefronts: int
+    worst_conflict: int
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of global memory that the requests move."""
+        return self.sectors * SECTOR
+
+
+@dataclass(frozen=True)
+class BranchProfile:
+    """A line after which the lanes of a warp may go on at several places; `divergent` of its executions they did."""
+
+    file: str
+    line: int
+    executions: int
+    divergent: int
+
+
+@dataclass(frozen=True)
+class CollectiveProfile:
+    """A barrier or an operation of warps, and how many warps executed it."""
+
+    name: str
+    file: str
+    line: int
+    executions: int
+
+
+@dataclass(frozen=True)
+class ArrayProfile:
+    """A kernel's array: its bytes, and those of the different sectors of it that were read, and written."""
+
+    name: str
+    bytes: int
+    read_bytes: int
+    written_bytes: int
+
+
+@dataclass(frozen=True)
+class LaunchProfile:
+    """One launch of a kernel.
+
+    Attributes
+    ----------
+    kernel : str
+        Its name.
+    grid, block : tuple of 3 int
+        Blocks and threads.
+    accesses, branches, collectives, arrays : tuple
+        By source line, and by array.
+    """
+
+    kernel: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    accesses: tuple[AccessProfile, ...]
+    branches: tuple[BranchProfile, ...]
+    collectives: tuple[CollectiveProfile, ...]
+    arrays: tuple[ArrayProfile, ...]
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of global memory that all requests move, caches not counted."""
+        return SECTOR * self.sectors
+
+    @property
+    def least_bytes(self) -> int:
+        """Bytes of the sectors that the launch touches: each once for reading and once for writing."""
+        return sum(array.read_bytes + array.written_bytes for array in self.arrays)
+
+    @property
+    def moved_share(self) -> float:
+        """`moved_bytes` over `least_bytes`; 1 for a kernel that moves everything once."""
+        return self.moved_bytes / self.least_bytes if self.least_bytes else 1.0
+
+    @property
+    def requests(self) -> int:
+        """Requests to global memory."""
+        return sum(access.requests for access in self.accesses if access.space == "global")
+
+    @property
+    def sectors(self) -> int:
+        """Sectors that all requests to global memory touch."""
+        return sum(access.sectors for access in self.accesses)
+
+    @property
+    def ideal_sectors(self) -> int:
+        """Sectors that the bytes of these requests would fill."""
+        return sum(access.ideal_sectors for access in self.accesses)
+
+    @property
+    def sector_share(self) -> float:
+        """`sectors` over `ideal_sectors`: 1 where all requests are coalesced and aligned."""
+        return self.sectors / self.ideal_sectors if self.ideal_sectors else 1.0
+
+    @property
+    def worst_conflict(self) -> int:
+        """Words of one bank of shared memory that one round's lanes want, at most."""
+        return max((access.worst_conflict for access in self.accesses), default=0)
+
+    @property
+    def divergent_branches(self) -> int:
+        """Executions of branches, by warps, after which lanes went different ways."""
+        return sum(branch.divergent for branch in self.branches)
+
+    @property
+    def barriers(self) -> int:
+        """Barriers that warps waited at."""
+        return sum(each.executions for each in self.collectives if each.name == "__syncthreads")
+
+
+@dataclass
+class Profile:
+    """The launches within a `profile` block, in order.
+
+    Examples
+    --------
+    >>> from gpucnn import simulator
+    >>> import gpucnn.functional as F, numpy as np
+    >>> x = simulator.asarray(np.zeros((1, 64, 56, 56), np.float32))
+    >>> with simulator.profile() as profile:  # doctest: +SKIP
+    ...     y = F.max_pool2d(x, 2)
+    >>> print(profile)  # doctest: +SKIP
+    """
+
+    launches: list[LaunchProfile] = field(default_factory=list)
+    sources: dict[str, list[str]] = field(default_factory=dict)  # the lines of each file, where they are known
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes of global memory that all launches move."""
+        return sum(launch.moved_bytes for launch in self.launches)
+
+    def __str__(self) -> str:
+        """A table for each launch."""
+        from gpucnn.simulator.profile_report import text
+
+        return text(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All counts as plain values, for JSON."""
+        return {
+            "launches": [
+                {
+                    **asdict(launch),
+                    "moved_bytes": launch.moved_bytes,
+                    "least_bytes": launch.least_bytes,
+                    "sectors": launch.sectors,
+                    "ideal_sectors": launch.ideal_sectors,
+                    "worst_conflict": launch.worst_conflict,
+                }
+                for launch in self.launches
+            ]
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write `as_dict` as JSON."""
+        Path(path).write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+    def plot(self, path: str | Path) -> None:
+        """Draw, for each kernel, the bytes that each source line moves and those that it needs (needs matplotlib)."""
+        from gpucnn.simulator.profile_report import plot
+
+        plot(self, Path(path))
+
+
+_profile: ContextVar[Profile | None] = ContextVar("gpucnn_simulator_profile", default=None)
+
+
+@contextmanager
+def profile() -> Iterator[Profile]:
+    """Within the block, run kernels with all checks and count what they do to memory.
+
+    Yields
+    ------
+    Profile
+        With an entry for each launch. Print it for tables, `Profile.save` writes JSON, `Profile.plot` a figure.
+
+    Notes
+    -----
+    What is counted depends on addresses only: sectors of global memory per request and the bytes moved against the
+    least possible, bank conflicts in shared memory, divergent branches, barriers and operations of warps, each with its
+    source line. Sizes stand for themselves: a batch of one shows what a larger one does. Caches are credited with
+    nothing. Blocks of code are those of the C++ compiler, which turns short branches into selections as NVIDIA's does,
+    though not always the same ones.
+    """
+    collected = Profile()
+    token = _profile.set(collected)
+    try:
+        with settings.options(mode="profile"):
+            yield collected
+    finally:
+        _profile.reset(token)
+
+
+# --- From the runtime's counts ------------------------------------------------------------------------------------
+
+
+def note(kernel: str, built: _Built, grid: Sequence[int], block: Sequence[int], args: Sequence[Any]) -> None:
+    """Add the launch that has just ended to the profile that is being taken, if one is."""
+    collected = _profile.get()
+    if collected is None:
+        return
+    library = toolchain.load(built.runtime.path)
+    rows = {
+        name: _rows(library, name, structure)
+        for name, structure in (
+            ("accesses", _Access), ("branches", _Branch), ("collectives", _Collective), ("arrays", _Array)
+        )
+    }  # fmt: skip
+    names = _parameters(built.text, kernel)
+    addresses = [row.address for row in (*rows["accesses"], *rows["branches"]) if row.address]
+    places = _places(built.path, addresses)
+    collected.launches.append(
+        LaunchProfile(
+            kernel,
+            tuple(grid),
+            tuple(block),
+            _accesses(rows["accesses"], places, names),
+            _branches(rows["branches"], places),
+            _collectives(rows["collectives"]),
+            _arrays(rows["arrays"], names),
+        )
+    )
+    for file, lines in _files(built.text).items():
+        collected.sources.setdefault(file, lines)
+
+
+def _rows(library: ctypes.CDLL, name: str, structure: type[ctypes.Structure]) -> list[Any]:
+    function = getattr(library, f"gpucnn_profiled_{name}")
+    function.restype = ctypes.POINTER(structure)
+    function.argtypes = (ctypes.POINTER(ctypes.c_uint64),)
+    count = ctypes.c_uint64()
+    rows = function(ctypes.byref(count))
+    return [structure.from_buffer_copy(rows[index]) for index in range(count.value)]
+
+
+def _accesses(
+    rows: Iterable[Any], places: dict[int, tuple[str, int]], names: Sequence[str]
+) -> tuple[AccessProfile, ...]:
+    """One profile for each line, memory, kind and array: several instructions may come from it."""
+    merged: dict[tuple[Any, ...], AccessProfile] = {}
+    for row in rows:
+        file, line = places.get(row.address, ("", 0)) if row.address else (row.file.decode(), row.line)
+        shared = row.argument < 0
+        array = "" if shared else names[row.argument]
+        space, kind = "shared" if shared else "global", _KINDS[row.kind]
+        one = AccessProfile(
+            Path(file).name, line, space, kind, array, row.bytes, row.requests, row.lanes, row.sectors,
+            row.ideal_sectors, row.wavefronts, row.ideal_wavefronts, row.worst_conflict,
+        )  # fmt: skip
+        key = (one.file, line, space, kind, array)
+        merged[key] = _sum(merged[key], one) if key in merged else one
+    return tuple(sorted(merged.values(), key=lambda access: (access.file, access.line, access.space, access.kind)))
+
+
+def _sum(a: AccessProfile, b: AccessProfile) -> AccessProfile:
+    added = ("requests", "lanes", "sectors", "ideal_sectors", "wavefronts", "ideal_wavefronts")
+    return replace(
+        a,
+        bytes=max(a.bytes, b.bytes),
+        worst_conflict=max(a.worst_conflict, b.worst_conflict),
+        **{name: getattr(a, name) + getattr(b, name) for name in added},
+    )
+
+
+def _branches(rows: Iterable[Any], places: dict[int, tuple[str, int]]) -> tuple[BranchProfile, ...]:
+    """The lines whose branches diverged."""
+    counts: dict[tuple[str, int], list[int]] = defaultdict(lambda: [0, 0])
+    for row in rows:
+        if row.divergent and row.address in places:
+            counts[places[row.address]][0] += row.executions
+            counts[places[row.address]][1] += row.divergent
+    return tuple(BranchProfile(file, line, *counts[file, line]) for file, line in sorted(counts))
+
+
+def _collectives(rows: Iterable[Any]) -> tuple[CollectiveProfile, ...]:
+    found = (
+        CollectiveProfile(row.name.decode(), Path(row.file.decode()).name, row.line, row.executions) for row in rows
+    )
+    return tuple(sorted(found, key=lambda each: (each.file, each.line, each.name)))
+
+
+def _arrays(rows: Iterable[Any], names: Sequence[str]) -> tuple[ArrayProfile, ...]:
+    return tuple(
+        ArrayProfile(names[row.argument], row.bytes, row.sectors_read * SECTOR, row.sectors_written * SECTOR)
+        for row in sorted(rows, key=lambda row: row.argument)
+    )
+
+
+# --- Places and names ---------------------------------------------------------------------------------------------
+
+
+def _places(library: Path, addresses: Sequence[int]) -> dict[int, tuple[str, int]]:
+    """The kernel's line of each return address, for those that have one; functions of the shim are passed over."""
+    tool = shutil.which("addr2line") or shutil.which("llvm-addr2line")
+    wanted = sorted(set(addresses))
+    if tool is None or not wanted:
+        return {}
+    command = [tool, "-a", "-i", "-e", str(library)]
+    text = "\n".join(hex(address - 1) for address in wanted)
+    output = subprocess.run(command, input=text, capture_output=True, text=True, check=False).stdout
+    places: dict[int, tuple[str, int]] = {}
+    address = 0
+    for line in output.splitlines():
+        if line.startswith("0x"):
+            address = int(line, 16) + 1
+            continue
+        file, _, number = line.split(" ")[0].rpartition(":")
+        is_kernel = file and not file.startswith(("?", "<")) and Path(file).parts[-3:-1] != ("simulator", "include")
+        if is_kernel and number.isdigit() and address not in places:
+            places[address] = (Path(file).name, int(number))
+    return places
+
+
+def _parameters(text: str, kernel: str) -> list[str]:
+    """The names of a kernel's parameters, from its text."""
+    code = re.sub(r"//.*", "", text)
+    match = re.search(rf"\b{kernel}\s*\(([^)]*)\)\s*\{{", code)
+    declared = match[1].split(",") if match else []
+    return [re.findall(r"\w+", parameter)[-1] for parameter in declared if parameter.strip()]
+
+
+def _files(text: str) -> dict[str, list[str]]:
+    """The lines of each file that a program's text was put together from, by its ``#line`` directives."""
+    files: dict[str, dict[int, str]] = defaultdict(dict)
+    file, number = "", 1
+    for line in text.splitlines():
+        directive = re.match(r'#line (\d+) "(.*)"', line)
+        if directive:
+            file, number = directive[2], int(directive[1])
+            continue
+        files[file][number] = line
+        number += 1
+    return {
+        file: [lines.get(number, "") for number in range(1, max(lines) + 1)] for file, lines in files.items() if file
+    }
