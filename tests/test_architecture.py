@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.cuda.cupy_runtime": CUDA_BACKEND | {"cupy"},
     "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
     "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.information.cache_folder", "numpy"},
+    "gpucnn.simulator.profile_report": {"gpucnn.simulator", "matplotlib"},
     "gpucnn.geometry": {"gpucnn.geometry"},
     "gpucnn.nn": NETWORKS,
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.data", "numpy"},
