@@ -176,7 +176,7 @@ def test_collectives_are_counted_by_warp() -> None:
         "count", line_of(FILE, "// counted"), 3, 6, 3
     )  # fmt: skip
     assert found.barriers == 0
-    assert profiled("read_twice", 3, 64, floats(64), floats(64)).barriers == 6
+    assert profiled("read_twice", 1, 64, floats(64), floats(64)).barriers == 2
 
 
 # --- The profile --------------------------------------------------------------------------------------------------
