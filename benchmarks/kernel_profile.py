@@ -1,0 +1,255 @@
+"""``python -m benchmarks.kernel_profile``: what the CUDA kernels do to memory on the layers that memory limits.
+
+The kernels run in the simulator, which counts from their addresses what a GPU's memory would be asked for. No GPU is
+needed and nothing is timed: the counts are those of every machine. A batch of few images shows what a larger one does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.cases import Case, select
+from benchmarks.data import make_arrays
+from benchmarks.layers import Layer, NormLayer
+from benchmarks.providers.gpucnn import GpucnnNumpy
+
+if TYPE_CHECKING:
+    from gpucnn.simulator import Profile
+
+RESULTS = Path(__file__).parent / "results"
+FAMILIES = ("depthwise", "pooling", "normalization", "unfolding", "resampling")
+ORDERS = ("channels first", "channels last")
+HALOS = ("depthwise", "pooling")  # families whose windows overlap: what tiles read twice is allowed for
+MOST = {"moved": 1.10, "moved with halo": 1.35, "sectors": 1.05, "conflict": 2}
+
+EXIT_USAGE = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """One launch of a case; bytes are of global memory."""
+
+    case: str
+    family: str
+    order: str
+    dtype: str
+    shapes: str
+    kernel: str
+    moved_bytes: int
+    least_bytes: int
+    sectors: int
+    ideal_sectors: int
+    requests: int
+    worst_conflict: int
+    divergent_branches: int
+    barriers: int
+    widest: int  # bytes of a lane's widest access
+
+    @property
+    def moved(self) -> float:
+        """Bytes moved over the least possible."""
+        return self.moved_bytes / max(1, self.least_bytes)
+
+    @property
+    def sector_share(self) -> float:
+        """Sectors over those that the bytes would fill."""
+        return self.sectors / max(1, self.ideal_sectors)
+
+    @property
+    def excesses(self) -> list[str]:
+        """Which of `MOST` it is beyond."""
+        halo = any(word in self.family for word in HALOS)
+        found = {
+            "moved": self.moved > MOST["moved with halo" if halo else "moved"],
+            "sectors": self.sector_share > MOST["sectors"],
+            "conflict": self.worst_conflict > MOST["conflict"],
+        }
+        return [name for name, beyond in found.items() if beyond]
+
+
+# --- Running ------------------------------------------------------------------------------------------------------
+
+
+def cases_of(filters: Sequence[str]) -> list[Case]:
+    """The cases that memory limits, at batches that the simulator runs in seconds."""
+    cases = select("full", filters)
+    return [
+        Case(case.layer, case.operation, _batch(case.layer))
+        for case in cases
+        if any(word in case.family for word in FAMILIES)
+    ]
+
+
+def _batch(layer: Layer) -> int:
+    """Few images, but rows enough for blocks that take several."""
+    is_rows = isinstance(layer, NormLayer) and layer.kind == "layer" and layer.rank == 1
+    return 8 if is_rows else 1 if math.prod(layer.size) * layer.channels > 50_000 else 4
+
+
+def profile_of(case: Case, order: str, dtype: str) -> Profile:
+    """The launches of a case, its images in a memory order."""
+    from gpucnn import simulator
+
+    def placed(name: str, array: Any) -> Any:
+        if array.dtype == np.float32 and name != "running_mean" and name != "running_var":
+            array = array.astype(dtype)
+        is_image = array.ndim > 2 and name != "weight" and name != "columns"
+        if is_image and order == "channels last":
+            array = np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
+        return simulator.asarray(array)
+
+    arrays = {name: placed(name, array) for name, array in make_arrays(case).items()}
+    call = GpucnnNumpy(threads=1).prepare(case, arrays)
+    with simulator.profile() as profile:
+        call()
+    return profile
+
+
+def rows_of(case: Case, order: str, dtype: str, profile: Profile) -> Iterator[Row]:
+    """A row for each launch."""
+    for launch in profile.launches:
+        yield Row(
+            case.id,
+            case.family,
+            order,
+            dtype,
+            case.shapes,
+            launch.kernel,
+            launch.moved_bytes,
+            launch.least_bytes,
+            launch.sectors,
+            launch.ideal_sectors,
+            launch.requests,
+            launch.worst_conflict,
+            launch.divergent_branches,
+            launch.barriers,
+            max((access.bytes for access in launch.accesses if access.space == "global"), default=0),
+        )
+
+
+# --- What is written ----------------------------------------------------------------------------------------------
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table of all launches, and above it how many stay within what is allowed."""
+    beyond = [row for row in rows if row.excesses]
+    lines = [
+        "# What the CUDA kernels do to memory",
+        "",
+        "Counted in the simulator from the kernels' addresses, without a GPU; nothing is timed. *moved* is the bytes",
+        "of all requests over the least possible (each sector of 32 bytes once; caches are credited with nothing),",
+        "*sectors* those that requests touch over those that their bytes would fill, *conflict* the words of one bank of",
+        "shared memory that one round wants at most, *widest* the bytes of a lane's widest access.",
+        "",
+        f"{len(rows) - len(beyond)} of {len(rows)} launches are within {MOST['moved']:.2f} (moved; "
+        f"{MOST['moved with halo']:.2f} where windows overlap), {MOST['sectors']:.2f} (sectors) and a conflict of "
+        f"{MOST['conflict']:.0f}; the others are marked.",
+        "",
+        "| case | order | dtype | kernel | moved | sectors | conflict | widest | MB moved | |",
+        "|---|---|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.case} | {row.order} | {row.dtype} | `{row.kernel}` | {row.moved:.3f} | {row.sector_share:.3f} | "
+            f"{row.worst_conflict or ''} | {row.widest} | {row.moved_bytes / 1e6:.2f} | {', '.join(row.excesses)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """For each kernel a line: its launches as points by bytes moved over the least possible."""
+    from matplotlib.figure import Figure
+
+    kernels = sorted({row.kernel for row in rows}, reverse=True)
+    figure = Figure(figsize=(9, 0.3 * len(kernels) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    colours = {"channels first": "#31688e", "channels last": "#e07b39"}
+    for shift, (order, colour) in zip((0.13, -0.13), colours.items(), strict=True):
+        own = [row for row in rows if row.order == order]
+        axes.scatter(
+            [row.moved for row in own],
+            [kernels.index(row.kernel) + shift for row in own],
+            s=16,
+            color=colour,
+            label=order,
+        )
+    for limit, style in ((MOST["moved"], "-"), (MOST["moved with halo"], ":")):
+        axes.axvline(limit, color="#888888", linewidth=0.8, linestyle=style)
+    axes.set_yticks(range(len(kernels)), kernels, fontsize=8, family="monospace")
+    axes.set_xlabel("bytes moved over the least possible (lines: 1.10, and 1.35 where windows overlap)")
+    axes.set_xlim(left=0.98)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def publish(rows: Sequence[Row], stem: Path) -> list[Path]:
+    """Write JSON, Markdown and the figure beside `stem`."""
+    paths = [Path(f"{stem}{suffix}") for suffix in (".json", ".md", ".png")]
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths[0].write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    paths[1].write_text(markdown(rows), encoding="utf-8")
+    draw(rows, paths[2])
+    return paths
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kernel_profile", description=(__doc__ or "").split("\n\n")[1]
+    )
+    parser.add_argument(
+        "--filter", dest="filters", action="append", default=[], metavar="SUBSTR", help="as benchmarks'"
+    )
+    parser.add_argument("--dtype", action="append", choices=("float32", "float16"), help="default: float32")
+    parser.add_argument("--lines", action="store_true", help="print each launch line by line")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    options = parser.parse_args(arguments)
+    from gpucnn import simulator
+
+    if simulator.available() != "available":
+        print(simulator.available(), file=sys.stderr)
+        return EXIT_USAGE
+    cases = cases_of(options.filters)
+    if not cases:
+        print("no case matches; python -m benchmarks --list --full names them", file=sys.stderr)
+        return EXIT_USAGE
+
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    runs = [(case, order, dtype) for case in cases for dtype in options.dtype or ["float32"] for order in ORDERS]
+    rows: list[Row] = []
+    for case, order, dtype in track(runs, "profiling", console=console, disable=not console.is_terminal):
+        profile = profile_of(case, order, dtype)
+        found = list(rows_of(case, order, dtype, profile))
+        rows += found
+        for row in found:
+            remark = f"beyond: {', '.join(row.excesses)}" if row.excesses else ""
+            console.print(
+                f"{row.case:50} {row.order:14} {row.dtype} {row.kernel:30} moved {row.moved:6.3f}  sectors "
+                f"{row.sector_share:6.3f}  conflict {row.worst_conflict}  {remark}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        if options.lines:
+            console.print(str(profile), highlight=False, markup=False, soft_wrap=True)
+    stem = options.out / ("kernel-profile" if not options.filters else "kernel-profile-filtered")
+    for path in publish(rows, stem):
+        console.print(f"wrote {path}", highlight=False)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

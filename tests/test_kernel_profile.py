@@ -1,0 +1,61 @@
+"""The command that profiles the kernels on the benchmarks' layers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rich")
+pytest.importorskip("matplotlib")
+
+from benchmarks import kernel_profile
+from benchmarks.kernel_profile import Row, cases_of, main, markdown
+
+ROW = Row(
+    case="net/pool/forward", family="pooling", order="channels first", dtype="float32", shapes="", kernel="max_pool",
+    moved_bytes=135, least_bytes=100, sectors=105, ideal_sectors=100, requests=10, worst_conflict=2,
+    divergent_branches=0, barriers=0, widest=16,
+)  # fmt: skip
+
+
+def test_what_is_allowed() -> None:
+    assert ROW.excesses == []
+    assert replace(ROW, moved_bytes=136).excesses == ["moved"]
+    assert replace(ROW, sectors=106).excesses == ["sectors"]
+    assert replace(ROW, worst_conflict=3).excesses == ["conflict"]
+    assert replace(ROW, family="normalization").excesses == ["moved"]
+    assert replace(ROW, family="normalization", moved_bytes=110).excesses == []
+    assert replace(ROW, family="depthwise convolution").excesses == []
+
+
+def test_the_table_counts_what_is_beyond() -> None:
+    text = markdown([ROW, replace(ROW, worst_conflict=4, kernel="slow")])
+    assert "1 of 2 launches are within" in text
+    assert "| `slow` | 1.350 | 1.050 | 4 | 16 | 0.00 | conflict |" in text
+
+
+def test_every_family_that_memory_limits_has_cases() -> None:
+    families = {case.family for case in cases_of([])}
+    assert all(any(word in family for family in families) for word in kernel_profile.FAMILIES)
+    assert "dense convolution" not in families
+
+
+@pytest.mark.usefixtures("compiler")
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--filter", "c3d/pool2/forward", "--lines", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "c3d/pool2/forward" in printed
+    assert "blocks of" in printed  # the lines
+    rows = json.loads((tmp_path / "kernel-profile-filtered.json").read_text())
+    assert {row["order"] for row in rows} == {"channels first", "channels last"}
+    assert all(row["moved_bytes"] >= row["least_bytes"] > 0 for row in rows)
+    assert "max_pool" in (tmp_path / "kernel-profile-filtered.md").read_text()
+    assert (tmp_path / "kernel-profile-filtered.png").stat().st_size > 10_000
+
+
+def test_no_case_is_a_mistaken_call(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--filter", "no such layer"]) == kernel_profile.EXIT_USAGE
+    assert "no case matches" in capsys.readouterr().err
