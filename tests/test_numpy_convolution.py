@@ -321,7 +321,7 @@ def test_the_gradient_of_the_weight_is_computed_in_one_way(name: str) -> None:
 
 THREADED = [
     Layer(Windows(2, (13, 15), (3, 3), (1, 1), (1, 1), ((1, 2), (2, 0))), 3, (8, 12, 1), "float32"),
-    Layer(Windows(2, (13, 15), (3, 3), (1, 1), (1, 1), 1), 3, (8, 12, 2), "float32", ("channels_last",) * 3),
+    Layer(Windows(2, (13, 15), (3, 3), (1, 1), (1, 1), 1), 3, (34, 36, 2), "float32", ("channels_last",) * 3),
     Layer(Windows(2, (14, 12), (3, 3), (1, 1), (2, 3), 3), 2, (6, 7, 1), "float16", ("contiguous",) * 3),
     Layer(Windows(3, (5, 6, 7), (2, 3, 3), (1, 1, 1), (1, 1, 2), 2), 2, (4, 6, 1), "float32"),
     Layer(Windows(1, (70,), (3,), (1,), (1,), 1), 4, (6, 8, 1), "float32", ("reversed",) * 3),

@@ -53,11 +53,10 @@ def suits(groups: int, inputs: int, outputs: int) -> bool:
 
 
 def computes(source: Array, samplings: Samplings) -> bool:
-    """Whether rows are contiguous, BLAS has the dtype, and taps are so near that bands hold little that none reads."""
+    """Whether BLAS has the dtype, and taps are so near that bands hold little that none reads."""
     depth, height, width = samplings
     near = all(_reach(axis) <= 4 * len(axis.offsets) for axis in (depth, height))
-    blas = accumulator(source.dtype).kind in "fc" and not memory.is_channels_last(source)
-    return blas and near and _reach(width) <= width.targets * width.step + 16
+    return accumulator(source.dtype).kind in "fc" and near and _reach(width) <= width.targets * width.step + 16
 
 
 def _reach(sampling: Sampling) -> int:
