@@ -147,8 +147,8 @@ def markdown(rows: Sequence[Row]) -> str:
         "",
         "Counted in the simulator from the kernels' addresses, without a GPU; nothing is timed. *moved* is the bytes",
         "of all requests over the least possible (each sector of 32 bytes once; caches are credited with nothing),",
-        "*sectors* those that requests touch over those that their bytes would fill, *conflict* the words of one bank of",
-        "shared memory that one round wants at most, *widest* the bytes of a lane's widest access.",
+        "*sectors* those that requests touch over those that their bytes would fill, *conflict* the words of one",
+        "bank of shared memory that one round wants at most, *widest* the bytes of a lane's widest access.",
         "",
         f"{len(rows) - len(beyond)} of {len(rows)} launches are within {MOST['moved']:.2f} (moved; "
         f"{MOST['moved with halo']:.2f} where windows overlap), {MOST['sectors']:.2f} (sectors) and a conflict of "
