@@ -73,6 +73,18 @@ def current_algorithm() -> str | None:
     return _algorithm.get()
 
 
+def choices() -> tuple[str | None, str | None]:
+    """What the blocks that are open choose: algorithm and precision, None where they leave it.
+
+    Examples
+    --------
+    >>> with precision("tf32"):
+    ...     choices()
+    (None, 'tf32')
+    """
+    return _algorithm.get(), _precision.get()
+
+
 @contextmanager
 def algorithm(name: str) -> Iterator[None]:
     """Within the block, compute convolutions by one algorithm, in place of the one chosen by their size.

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 
 class CUDARuntimeError(RuntimeError):
     """As CuPy's: an error of CUDA with its number."""
@@ -67,6 +69,77 @@ class FakeDevice:
         self.cupy.current = self.before
 
 
+class FakeMemory:
+    """Where an array begins, and on which device."""
+
+    __slots__ = ("cupy", "device_id", "ptr")
+
+    def __init__(self, cupy: FakeCupy, ptr: int, device_id: int) -> None:
+        self.cupy, self.ptr, self.device_id = cupy, ptr, device_id
+
+    def memset_async(self, value: int, nbytes: int) -> None:
+        self.cupy.computed.append("memset")
+
+
+class FakeArray:
+    """An array as a device holds it: its form and its address, and no values."""
+
+    __slots__ = ("_host", "data", "dtype", "itemsize", "ndim", "shape", "size", "strides")
+    cupy: FakeCupy
+
+    def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None) -> None:
+        host: np.ndarray[Any, Any] = np.ndarray(shape, dtype)
+        if strides is not None:
+            host = np.lib.stride_tricks.as_strided(host, shape, strides)
+        self._hold(host, self.cupy.alloc(host.nbytes) if memptr is None else memptr)
+
+    def _hold(self, host: np.ndarray[Any, Any], data: FakeMemory) -> None:
+        self._host, self.data = host, data
+        self.shape, self.strides, self.dtype = host.shape, host.strides, host.dtype
+        self.ndim, self.size, self.itemsize = host.ndim, host.size, host.itemsize
+
+    def _view(self, host: np.ndarray[Any, Any]) -> FakeArray:
+        offset = host.__array_interface__["data"][0] - self._host.__array_interface__["data"][0]
+        view = object.__new__(type(self))
+        view._hold(host, FakeMemory(self.cupy, self.data.ptr + offset, self.data.device_id))
+        return view
+
+    @property
+    def device(self) -> FakeDevice:
+        return FakeDevice(self.cupy, self.data.device_id)
+
+    def __dlpack__(self) -> None:
+        raise NotImplementedError
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, self.data.device_id
+
+    def __getitem__(self, index: Any) -> FakeArray:
+        return self._view(self._host[index])
+
+    def reshape(self, *shape: Any) -> FakeArray:
+        host = self._host.reshape(*shape)
+        return self._view(host) if np.may_share_memory(host, self._host) else self._computed("reshape", host)
+
+    def transpose(self, *axes: Any) -> FakeArray:
+        return self._view(self._host.transpose(*axes))
+
+    def copy(self) -> FakeArray:
+        return self._computed("copy", self._host)
+
+    def astype(self, dtype: Any, copy: bool = True) -> FakeArray:
+        return self if not copy and self.dtype == dtype else self._computed("astype", self._host.astype(dtype))
+
+    def _computed(self, what: str, host: np.ndarray[Any, Any]) -> FakeArray:
+        self.cupy.computed.append(what)
+        return type(self)(host.shape, host.dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AssertionError(f"a call asked an array for {name}")
+
+
 class FakeCupy(ModuleType):
     """The module, for a machine with `devices` GPUs, or where asking for them raises."""
 
@@ -84,6 +157,10 @@ class FakeCupy(ModuleType):
         self.broken = False
         self.kernels: list[FakeKernel] = []
         self.waited: list[int] = []
+        self.ndarray: Any = type("ndarray", (FakeArray,), {"__module__": "cupy", "__slots__": (), "cupy": self})
+        self.computed: list[str] = []  # what was done beside launches
+        self.allocated = 0
+        self._end = 1 << 40
 
         def device_count() -> int:
             if isinstance(devices, Exception):
@@ -103,11 +180,31 @@ class FakeCupy(ModuleType):
                 },
             ),
             Device=lambda index: FakeDevice(self, index),
+            alloc=self.alloc,
             get_current_stream=lambda: SimpleNamespace(synchronize=lambda: self.waited.append(self.current)),
         )  # fmt: skip
 
     def asarray(self, host: Any) -> tuple[Any, int]:
         return host, self.current
+
+    def empty(self, shape: Any, dtype: Any = float, order: str = "C") -> FakeArray:
+        return self.ndarray(shape, dtype)
+
+    def zeros(self, shape: Any, dtype: Any = float) -> FakeArray:
+        self.computed.append("zeros")
+        return self.empty(shape, dtype)
+
+    def empty_like(self, prototype: FakeArray) -> FakeArray:
+        host = np.empty_like(prototype._host)
+        return self.ndarray(host.shape, host.dtype, self.alloc(host.nbytes), host.strides)
+
+    def moveaxis(self, array: FakeArray, source: int, destination: int) -> FakeArray:
+        return array._view(np.moveaxis(array._host, source, destination))
+
+    def alloc(self, nbytes: int) -> FakeMemory:
+        self.allocated += 1
+        address, self._end = self._end, self._end + -(-nbytes // 512) * 512
+        return FakeMemory(self, address, self.current)
 
     def RawModule(self, *, path: str) -> FakeModule:  # noqa: N802
         return FakeModule(self, path)

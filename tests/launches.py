@@ -51,6 +51,7 @@ class Recorder:
     name: str = "recorder"
     xp: Any = field(default_factory=ZeroedNumpy)
     launches: dict[str, Launch] = field(default_factory=dict)
+    null: None = None
 
     def device(self, array: Array) -> Device:
         return Device(0, "recorder", (7, 5), 4)
@@ -60,6 +61,9 @@ class Recorder:
 
     def constant(self, host: Any, device: Device) -> Array:
         return host
+
+    def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
+        return structure
 
     def function(self, source: Source, device: Device) -> Function:
         def launch(grid: Shape, block: Shape, args: tuple[Any, ...], shared_mem: int = 0) -> None:

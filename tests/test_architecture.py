@@ -40,14 +40,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "numpy", "threadpoolctl"},
     "gpucnn.numerics": set(),
     "gpucnn.functional": {
-        "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.receive", "gpucnn.backends.dtypes", "numpy"
+        "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.receive", "gpucnn.backends.dtypes",
+        "gpucnn.backends.replaying", "numpy",
     },
     "gpucnn.backends": {
-        "gpucnn.backends.base", "gpucnn.backends.numpy", "gpucnn.backends.cuda", "gpucnn.simulator", "numpy"
+        "gpucnn.backends.base", "gpucnn.backends.numpy", "gpucnn.backends.cuda", "gpucnn.backends.replaying",
+        "gpucnn.simulator", "numpy",
     },
     "gpucnn.backends.base": {"gpucnn.geometry"},
     "gpucnn.backends.dtypes": {"numpy"},
     "gpucnn.backends.layout": set(),
+    "gpucnn.backends.replaying": set(),
     "gpucnn.backends.numpy": {
         "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.numpy",
         "gpucnn.geometry", "numpy",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cupy import FakeCupy
+from fake_cupy import FakeCupy, FakeKernel
 
 from gpucnn.backends.cuda import nvrtc
 from gpucnn.backends.cuda.compiler import Binary
@@ -53,7 +53,7 @@ def runtime(cupy: FakeCupy, tmp_path: Path) -> CupyRuntime:
 
 
 def array_on(index: int) -> Any:
-    return SimpleNamespace(device=SimpleNamespace(id=index))
+    return SimpleNamespace(data=SimpleNamespace(device_id=index))
 
 
 def test_it_is_a_runtime(runtime: CupyRuntime, cupy: FakeCupy) -> None:
@@ -69,6 +69,40 @@ def test_builds_are_chosen_by_the_environment(cupy: FakeCupy, monkeypatch: pytes
     monkeypatch.setenv("GPUCNN_BUILDS", "fast")
     with pytest.raises(ValueError, match="GPUCNN_BUILDS is 'fast', expected 'specialised' or 'generic'"):
         CupyRuntime()
+
+
+def test_arguments_are_made_ready_where_cupy_lets_them(cupy: FakeCupy) -> None:
+    record = np.array(b"four", "V4")
+    runtime = CupyRuntime()
+    assert (runtime.null, runtime.by_value(record)) == (np.uint64(0), record)
+    cupy.cuda.function = SimpleNamespace(
+        CIntptr=lambda value: ("pointer", value), CNumpyArray=lambda value: ("by value", value)
+    )
+    runtime = CupyRuntime()
+    assert (runtime.null, runtime.by_value(record)) == (("pointer", 0), ("by value", record))
+
+
+def test_cupys_own_function_is_launched_where_it_can_be_had(
+    runtime: CupyRuntime, cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[Any] = []
+    monkeypatch.setattr(FakeKernel, "kernel", lambda *args, **named: launched.append((args, named)), raising=False)
+    function = runtime.function(SOURCE, runtime.device(array_on(1)))
+    runtime.here(function, 0)((5,), (64,), (), shared_mem=0)
+    assert launched[0][0][-3:] == ((5,), (64,), ())
+
+
+def test_makers_of_new_arrays(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    made = [
+        runtime.maker((2, 3), strides, np.dtype(np.float32), zeros)()
+        for strides in ((12, 4), (4, 8))
+        for zeros in (False, True)
+    ]
+    assert [(array.shape, array.strides, array.dtype) for array in made] == [
+        ((2, 3), strides, np.float32) for strides in ((12, 4), (12, 4), (4, 8), (4, 8))
+    ]
+    assert cupy.computed == ["zeros", "memset"]
+    assert cupy.allocated == 4
 
 
 def test_devices(runtime: CupyRuntime) -> None:
@@ -110,12 +144,12 @@ def test_a_binary_that_the_driver_refuses(runtime: CupyRuntime, cupy: FakeCupy) 
 
 def test_a_launch_goes_to_the_kernels_device(runtime: CupyRuntime, cupy: FakeCupy) -> None:
     function = runtime.function(SOURCE, runtime.device(array_on(1)))
-    args = (array_on(1), None, np.int32(3), np.array(b"four", "V4"))
+    args = (array_on(1), runtime.null, np.int32(3), runtime.by_value(np.array(b"four", "V4")))
     function((5,), (64,), args)
     with runtime.using(runtime.device(array_on(1))):
         function((5, 2), (64, 2), args, shared_mem=100)
-    taken = (args[0], np.uint64(0), *args[2:])  # eight bytes of zeros are a null pointer
-    assert cupy.kernels[0].launches == [(1, (5,), (64,), taken, 0), (1, (5, 2), (64, 2), taken, 100)]
+    assert args[1:] == (np.uint64(0), np.int32(3), np.array(b"four", "V4"))  # eight bytes of zeros are a null pointer
+    assert cupy.kernels[0].launches == [(1, (5,), (64,), args, 0), (1, (5, 2), (64, 2), args, 100)]
     assert cupy.current == 0
 
 

@@ -443,7 +443,7 @@ class HollowNamespace:
 class HollowRuntime:
     """A runtime that launches nothing."""
 
-    name, specialises, xp = "cuda", True, HollowNamespace()
+    name, specialises, xp, null = "cuda", True, HollowNamespace(), None
 
     def device(self, array: Any) -> Device:
         return Device(0, "none", (9, 0), 100)
@@ -453,6 +453,9 @@ class HollowRuntime:
 
     def constant(self, host: Any, device: Device) -> Any:
         return host
+
+    def by_value(self, structure: Any) -> Any:
+        return structure
 
     def function(self, source: Any, device: Device) -> Any:
         return lambda *args: None

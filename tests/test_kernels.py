@@ -14,6 +14,7 @@ from strategies import ORDERS, Windows, arranged, numbers, windows
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import simulator
+from gpucnn.backends import replaying
 from gpucnn.backends.cuda import CudaBackend, launching, sources
 from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.numpy import NumpyBackend
@@ -213,6 +214,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(SimulatorRuntime, "function", recorded)
     launching._plan.cache_clear()
+    monkeypatch.setattr(replaying, "REPLAYERS", {})
     return names
 
 

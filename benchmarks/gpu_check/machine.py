@@ -57,6 +57,7 @@ class RecordingRuntime:
         self._recorder = recorder
         self.name = runtime.name
         self.specialises = specialises
+        self.null = runtime.null
 
     @property
     def xp(self) -> Any:
@@ -70,6 +71,9 @@ class RecordingRuntime:
 
     def constant(self, host: Any, device: Device) -> Array:
         return self._runtime.constant(host, device)
+
+    def by_value(self, structure: Any) -> Any:
+        return self._runtime.by_value(structure)
 
     def function(self, source: Source, device: Device) -> Function:
         function = self._runtime.function(source, device)

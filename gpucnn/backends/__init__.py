@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.base import Backend
+from gpucnn.backends.replaying import REPLAYERS
 
 __all__ = ["Backend", "available", "backend_named", "backend_of", "receive"]
 
@@ -32,21 +33,28 @@ def _numpy_backend() -> Backend:
 
 @cache
 def _simulator_backend() -> Backend:
-    from gpucnn.backends.cuda import CudaBackend
     from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
 
-    return CudaBackend(SimulatorRuntime())
+    return _with_replays(SimulatorRuntime())
 
 
 @cache
 def _cupy_backend() -> Backend:
-    from gpucnn.backends.cuda import CudaBackend
     from gpucnn.backends.cuda.cupy_runtime import CupyRuntime, why_unavailable
 
     reason = why_unavailable()
     if reason:
         raise RuntimeError(reason)
-    return CudaBackend(CupyRuntime())
+    return _with_replays(CupyRuntime())
+
+
+def _with_replays(runtime: Any) -> Backend:
+    """The CUDA backend over `runtime`, which gets to see the calls on its arrays before they are read."""
+    from gpucnn.backends.cuda import CudaBackend
+    from gpucnn.backends.cuda.replays import Replays
+
+    REPLAYERS[runtime.xp.ndarray] = Replays(runtime)
+    return CudaBackend(runtime)
 
 
 def available() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,11 +20,17 @@ Needs = Sequence[bool] | None
 Result = TypeVar("Result")
 
 
+class GivesBack(Protocol):
+    """The way of a result, an array or a tuple of them, to the caller's kind of array."""
+
+    def __call__(self, result: Result, /) -> Result: ...
+
+
 class Call:
     """The arrays of one call as their backend's own, all of one dtype that the operation takes.
 
     `arrays` holds them in the order given, None where one of the `optional` ones was left out. The first one names the
-    dtype.
+    dtype. `result` is what it returns, as the caller's kind of array.
     """
 
     def __init__(self, op: str, dtypes: frozenset[str], *, optional: Sequence[str] = ("bias",), **arrays: Any) -> None:
@@ -33,7 +39,8 @@ class Call:
         for name, array in arrays.items():
             if array is None and name not in optional:
                 self._expect_given(name, array)
-        self.backend, self.arrays, self._give_back = receive(op, arrays)
+        self.result: GivesBack
+        self.backend, self.arrays, self.result = receive(op, arrays)
         self.xp = self.backend.xp
         self.dtype = self.arrays[0].dtype
         first = next(iter(arrays))
@@ -44,11 +51,6 @@ class Call:
         for name, array in zip(arrays, self.arrays, strict=True):
             if array is not None and array.dtype != self.dtype:
                 raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected {self.dtype} as {first} has")
-
-    def result(self, result: Result) -> Result:
-        """`result`, an array or a tuple of them, as the caller's kind of array."""
-        given_back: Result = self._give_back(result)
-        return given_back
 
     def also(self, name: str, array: Any) -> Array:
         """Another array of the same kind, of whatever dtype."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+from gpucnn.backends.replaying import replayed
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -26,6 +28,14 @@ def family(define: Callable[Concatenate[int, P], R]) -> tuple[Callable[P, R], Ca
     """
     one, two, three = (_of_rank(define, rank) for rank in (1, 2, 3))
     return one, two, three
+
+
+def replayed_family(
+    define: Callable[Concatenate[int, P], R], first: int = 0
+) -> tuple[Callable[P, R], Callable[P, R], Callable[P, R]]:
+    """As `family`, of operations that `gpucnn.backends.replaying.replayed` describes."""
+    one, two, three = family(define)
+    return replayed(one, first), replayed(two, first), replayed(three, first)
 
 
 def _of_rank(define: Callable[Concatenate[int, P], R], rank: int) -> Callable[P, R]:

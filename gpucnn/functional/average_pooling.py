@@ -9,7 +9,7 @@ import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, LINEAR, NUMERIC, accumulator
 from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, number, space_of
-from gpucnn.functional._family import family
+from gpucnn.functional._family import family, replayed_family
 from gpucnn.geometry import Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean, integers
 from gpucnn.geometry.geometries import Divisor, adaptive_geometry, pool_geometry
@@ -421,12 +421,12 @@ def lp_pool_nd_backward(
     return call.result((lowered(result.astype(x.dtype), rank, like=x),))
 
 
-avg_pool1d, avg_pool2d, avg_pool3d = family(avg_pool_nd)
-avg_pool1d_backward, avg_pool2d_backward, avg_pool3d_backward = family(avg_pool_nd_backward)
-sum_pool1d, sum_pool2d, sum_pool3d = family(sum_pool_nd)
-sum_pool1d_backward, sum_pool2d_backward, sum_pool3d_backward = family(sum_pool_nd_backward)
-adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = family(adaptive_avg_pool_nd)
-adaptive_avg_pool1d_backward, adaptive_avg_pool2d_backward, adaptive_avg_pool3d_backward = family(
+avg_pool1d, avg_pool2d, avg_pool3d = replayed_family(avg_pool_nd)
+avg_pool1d_backward, avg_pool2d_backward, avg_pool3d_backward = replayed_family(avg_pool_nd_backward)
+sum_pool1d, sum_pool2d, sum_pool3d = replayed_family(sum_pool_nd)
+sum_pool1d_backward, sum_pool2d_backward, sum_pool3d_backward = replayed_family(sum_pool_nd_backward)
+adaptive_avg_pool1d, adaptive_avg_pool2d, adaptive_avg_pool3d = replayed_family(adaptive_avg_pool_nd)
+adaptive_avg_pool1d_backward, adaptive_avg_pool2d_backward, adaptive_avg_pool3d_backward = replayed_family(
     adaptive_avg_pool_nd_backward
 )
 lp_pool1d, lp_pool2d, lp_pool3d = family(lp_pool_nd)

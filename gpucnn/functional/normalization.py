@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Needs, needed
 from gpucnn.functional._norm_call import BATCH, ROW, NormCall, batch_shape, group_shape, instance_shape, layer_shape
 from gpucnn.geometry import NormGeometry
@@ -301,6 +302,7 @@ def instance_norm_backward(
     return call.result((grad_x, None, None, grad_w, grad_b))
 
 
+@replayed
 def layer_norm(
     input: Array,
     normalized_shape: Any,
@@ -359,6 +361,7 @@ def layer_norm(
     return call.result((y, mean.reshape(leading), rstd.reshape(leading)) if gives_statistics else y)
 
 
+@replayed
 def layer_norm_backward(
     grad_output: Array,
     input: Array,
@@ -405,6 +408,7 @@ def layer_norm_backward(
     return call.row_backward(shape, leading, eps, needs)
 
 
+@replayed
 def group_norm(
     input: Array,
     num_groups: int,
@@ -462,6 +466,7 @@ def group_norm(
     return call.result((y, mean.reshape(shape[:2]), rstd.reshape(shape[:2])) if gives_statistics else y)
 
 
+@replayed
 def group_norm_backward(
     grad_output: Array,
     input: Array,

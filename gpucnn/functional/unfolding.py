@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 from gpucnn.backends.dtypes import NUMERIC
+from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, image_shape, lifted, lowered, needed
 from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import integers, is_sequence, remembered
@@ -14,6 +15,7 @@ from gpucnn.geometry.geometries import Channels, conv_geometry
 _RANKS = {2: 1, 3: 2, 4: 2, 5: 3}
 
 
+@replayed
 def im2col(input: Array, kernel_size: Size, dilation: Size = 1, padding: Padding = 0, stride: Size = 1) -> Array:
     """Write each window of an image as a column: a convolution becomes a product of matrices.
 
@@ -66,6 +68,7 @@ def im2col(input: Array, kernel_size: Size, dilation: Size = 1, padding: Padding
     return call.result(columns if x.ndim == rank + 2 else columns[0])
 
 
+@replayed
 def im2col_backward(
     grad_output: Array,
     input: Array,
@@ -116,6 +119,7 @@ def im2col_backward(
     return call.result((lowered(image, rank, like=x),))
 
 
+@replayed
 def col2im(
     input: Array,
     output_size: Size,
@@ -171,6 +175,7 @@ def col2im(
     return call.result(image if columns.ndim == 3 else image[0])
 
 
+@replayed
 def col2im_backward(
     grad_output: Array,
     input: Array,

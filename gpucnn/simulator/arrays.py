@@ -218,10 +218,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class MemoryPointer:
-    """Where an array's first element lies, and in which allocation."""
+    """Where an array's first element lies, in which allocation and on which device."""
 
     ptr: int
     mem: Memory
+    device_id: int = 0
 
 
 @dataclass(frozen=True)

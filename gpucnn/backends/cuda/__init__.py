@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda import convolution, elementwise, normalization, pooling, resampling, unfolding
+from gpucnn.backends.cuda import convolution, elementwise, normalization, pooling, replays, resampling, unfolding
 from gpucnn.backends.cuda.runtime import Device, Runtime
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
@@ -25,6 +25,9 @@ def _on_device(primitive: Primitive) -> Primitive:
 
     @wraps(primitive)
     def called(backend: CudaBackend, *arguments: Any) -> Any:
+        recording = replays.current()
+        if recording is not None:
+            backend = recording.backend(backend)
         runtime = backend.runtime
         with runtime.using(runtime.device(arguments[0])):
             return primitive(backend, *(_addressable(argument) for argument in arguments))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import AbstractContextManager
-from functools import cached_property
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, partial
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ BUILDS = ("specialised", "generic")
 LEAST_CUPY = (13, 0)
 SHARED_BY_RIGHT = 48 * 1024  # bytes of shared memory that every block may have; for more a kernel has to ask
 
-_NULL = np.uint64(0)
+_NOTHING = nullcontext()
 _NO_DRIVER = 0  # what CuPy gives for the driver's version where there is none
 _ERROR_NO_DEVICE = 100
 _ERROR_INSUFFICIENT_DRIVER = 35
@@ -43,6 +45,9 @@ class CupyRuntime:
             raise ValueError(f"GPUCNN_BUILDS is {builds!r}, expected {' or '.join(map(repr, BUILDS))}")
         self.specialises = builds == "specialised"
         self._cupy: Any = import_module("cupy")
+        self._arguments = getattr(self._cupy.cuda, "function", None)
+        self.null = self._ready("CIntptr", 0, np.uint64(0))
+        self.current_device: Callable[[], int] = self._cupy.cuda.runtime.getDevice
         self._devices: dict[int, Device] = {}
         self._functions: dict[tuple[Source, int], CupyFunction] = {}
 
@@ -62,7 +67,7 @@ class CupyRuntime:
 
     def device(self, array: Array) -> Device:
         """The device that holds `array`."""
-        index = array.device.id
+        index = array.data.device_id
         device = self._devices.get(index)
         if device is None:
             device = self._devices[index] = self._facts(index)
@@ -74,6 +79,8 @@ class CupyRuntime:
 
     def using(self, device: Device) -> AbstractContextManager[Any]:
         """Within the block, new arrays and launches go to `device`."""
+        if self.current_device() == device.index:
+            return _NOTHING
         context: AbstractContextManager[Any] = self._cupy.cuda.Device(device.index)
         return context
 
@@ -101,6 +108,43 @@ class CupyRuntime:
             self._functions[source, device.index] = function
         return function
 
+    def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
+        """The structure as CuPy hands it to a kernel, so that no launch has to look for its bytes."""
+        return self._ready("CNumpyArray", structure, structure)
+
+    def _ready(self, kind: str, value: Any, other: Any) -> Any:
+        """`value` as one of CuPy's own arguments, which launches take as they are; `other` where it has none such.
+
+        Of `other` it makes one itself in each launch: in a microsecond, if it is a host array.
+        """
+        make = getattr(self._arguments, kind, None)
+        return other if make is None else make(value)
+
+    def here(self, function: Function, shared_bytes: int) -> Callable[..., None]:
+        """CuPy's own function: `function` was launched with so much shared memory before."""
+        bare: Callable[..., None] = function.bare if isinstance(function, CupyFunction) else function
+        return bare
+
+    def maker(
+        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
+    ) -> Callable[[], Array]:
+        """What makes arrays in the memory of CuPy's current allocator."""
+        expected, step = [], dtype.itemsize
+        for size in reversed(shape):
+            expected.append(step)
+            step *= size
+        if strides == tuple(reversed(expected)):
+            return partial(self._cupy.zeros if zeros else self._cupy.ndarray, shape, dtype)
+        return partial(self._strided, shape, strides, dtype, prod(shape) * dtype.itemsize, zeros)
+
+    def _strided(
+        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], nbytes: int, zeros: bool
+    ) -> Array:
+        memory = self._cupy.cuda.alloc(nbytes)
+        if zeros:
+            memory.memset_async(0, nbytes)
+        return self._cupy.ndarray(shape, dtype, memory, strides)
+
     def _kernel(self, binary: Binary, source: Source) -> Any:
         """CuPy's RawKernel, loaded on the current device."""
         if binary.path is not None:
@@ -119,10 +163,12 @@ class CupyRuntime:
 
 
 class CupyFunction:
-    """A kernel that was loaded on one device, and is launched there whichever is the current one.
+    """A kernel that was loaded on one device, the current one, and is launched there whichever is current then.
 
-    CuPy takes most arguments as they are: arrays as their pointers, NumPy scalars and host arrays of one element by
-    value. Not all versions take None as a null pointer: eight bytes of zeros are one in each.
+    Attributes
+    ----------
+    bare : callable
+        CuPy's function, for where that device is the current one.
     """
 
     def __init__(self, cupy: Any, kernel: Any, index: int) -> None:
@@ -130,23 +176,20 @@ class CupyFunction:
         self._kernel = kernel
         self._index = index
         self._dynamic_shared = SHARED_BY_RIGHT - kernel.shared_size_bytes  # bytes that a launch may have
+        self.bare = getattr(kernel, "kernel", kernel)  # without the search for the current device's one
 
     def __call__(
         self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
     ) -> None:
         """Launch on the current stream of the kernel's device, without waiting."""
-        if self._cupy.cuda.runtime.getDevice() == self._index:
-            self._launch(grid, block, args, shared_mem)
-        else:
+        if self._cupy.cuda.runtime.getDevice() != self._index:
             with self._cupy.cuda.Device(self._index):
-                self._launch(grid, block, args, shared_mem)
-
-    def _launch(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int) -> None:
+                self(grid, block, args, shared_mem)
+            return
         if shared_mem > self._dynamic_shared:
             self._kernel.max_dynamic_shared_size_bytes = shared_mem
             self._dynamic_shared = shared_mem
-        taken = tuple(_NULL if arg is None else arg for arg in args)
-        self._kernel(grid, block, taken, shared_mem=shared_mem)
+        self.bare(grid, block, args, shared_mem=shared_mem)
 
 
 def _nvrtc_majors(cupy: Any) -> tuple[int, ...]:

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.runtime import Array, Device, Function, Runtime
+from gpucnn.backends.cuda import replays
+from gpucnn.backends.cuda.runtime import ALIGNMENTS, MOST_BYTES, Array, Device, Function, Runtime
 from gpucnn.backends.cuda.sources import Kernel, source
 from gpucnn.backends.layout import is_channels_last
 
 INT32_END = 2**31
-MOST_BYTES = 16  # that one thread reads or writes by one access
 Fields = dict[str, Any]
 
 
@@ -81,14 +81,21 @@ class Plan(NamedTuple):
     function: Function
     grid: tuple[int]
     block: tuple[int]
-    parameters: np.ndarray[Any, Any]
+    parameters: Any
     shared_bytes: int
+
+
+Form = tuple[tuple[int, ...], tuple[int, ...], int, int]  # a layout as a plain tuple, which is made sooner
 
 
 def layout(array: Array) -> Layout:
     """How `array` lies in memory."""
+    return Layout(*_form(array))
+
+
+def _form(array: Array) -> Form:
     address = 0 if isinstance(array, np.ndarray) else array.data.ptr  # NumPy's arrays are launched over in trials
-    return Layout(tuple(array.shape), tuple(array.strides), array.itemsize, gcd(address, MOST_BYTES))
+    return array.shape, array.strides, array.itemsize, ALIGNMENTS[address & 15]
 
 
 def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:
@@ -127,10 +134,16 @@ def launch(
     `work` is pure, and called once for each set of layouts and facts.
     """
     device = runtime.device(next(array for array in arrays if array is not None))
-    layouts = tuple(None if array is None else layout(array) for array in arrays)
-    plan = _plan(runtime, device, kernel, dtype, work, layouts, facts)
-    if plan is not None:
-        plan.function(plan.grid, plan.block, (*arrays, plan.parameters), plan.shared_bytes)
+    forms = tuple([None if array is None else _form(array) for array in arrays])
+    recording = replays.current()
+    plan = _plan(runtime if recording is None else recording.runtime, device, kernel, dtype, work, forms, facts)
+    if plan is None:
+        return
+    if recording is not None:
+        recording.launched(plan, arrays)
+    null = runtime.null
+    taken = [null if array is None else array for array in arrays]
+    plan.function(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
 
 
 @lru_cache(maxsize=4096)
@@ -140,10 +153,11 @@ def _plan(
     kernel: Kernel,
     dtype: np.dtype[Any],
     work: Callable[..., Work],
-    layouts: tuple[Layout | None, ...],
+    forms: tuple[Form | None, ...],
     facts: tuple[Hashable, ...],
 ) -> Plan | None:
     """The launch, or None where there is nothing to do."""
+    layouts = tuple(None if form is None else Layout(*form) for form in forms)
     done = work(*layouts, *facts)
     block = kernel.block if done.block is None else done.block
     blocks = -(-done.threads // block) if done.blocks is None else done.blocks
@@ -156,5 +170,5 @@ def _plan(
     if runtime.specialises:
         fixed = {name: done.fields[name] for name, _, live in structure.fields if not live}
     function = runtime.function(source(kernel, dtype.name, wide, fixed, done.constants), device)
-    parameters = structure.packed(done.fields, wide, fixed is not None)
+    parameters = runtime.by_value(structure.packed(done.fields, wide, fixed is not None))
     return Plan(function, (blocks,), (block,), parameters, done.shared_bytes)

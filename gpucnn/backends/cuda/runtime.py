@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from gpucnn.backends.cuda.sources import Source
 
 Array = Any
+
+MOST_BYTES = 16  # that one thread reads or writes by one access
+ALIGNMENTS = (16, 1, 2, 1, 4, 1, 2, 1, 8, 1, 2, 1, 4, 1, 2, 1)
+"""By an address modulo 16, the bytes up to those of one access that it is a multiple of."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +36,8 @@ class Function(Protocol):
     ) -> None:
         """Launch on the current stream, without waiting.
 
-        `args` are arrays of the runtime (a pointer to their first element), None (a null pointer), NumPy scalars, or
-        structures as host arrays of no dimensions whose dtype is of kind "V".
+        `args` are arrays of the runtime (a pointer to their first element), the runtime's `null`, and what its
+        `by_value` made of structures.
         """
 
 
@@ -43,6 +50,7 @@ class Runtime(Protocol):
 
     name: str
     specialises: bool
+    null: Any  # an argument that is a null pointer
 
     @property
     def xp(self) -> Any:
@@ -62,3 +70,21 @@ class Runtime(Protocol):
 
     def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for `device` or found among those that were."""
+
+    def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
+        """An argument for a structure, given as a host array of no dimensions whose dtype is of kind "V"."""
+
+
+class ReplayingRuntime(Runtime, Protocol):
+    """A runtime whose calls can be frozen whole, see `gpucnn.backends.cuda.replays`."""
+
+    def current_device(self) -> int:
+        """The index of the device that new arrays and launches go to."""
+
+    def here(self, function: Function, shared_bytes: int) -> Callable[..., None]:
+        """`function` for launches with up to so much dynamic shared memory while its device is the current one."""
+
+    def maker(
+        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
+    ) -> Callable[[], Array]:
+        """What makes a new array without gaps on the current device, of zeros or of whatever memory held."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
+from math import prod
 from typing import Any
+
+import numpy as np
 
 from gpucnn.backends.cuda.runtime import Array, Device, Function
 from gpucnn.backends.cuda.sources import Source
-from gpucnn.simulator import namespace
+from gpucnn.simulator import arrays, namespace
 
 _DEVICE = Device(0, "simulator", (7, 5), 4)  # what every supported GPU can do, and no more
 
@@ -22,6 +26,7 @@ class SimulatorRuntime:
     name = "simulator"
     xp = namespace
     specialises = False
+    null = None
 
     def device(self, array: Array) -> Device:
         """The one simulated device."""
@@ -38,6 +43,31 @@ class SimulatorRuntime:
     def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for this CPU."""
         return _function(source)
+
+    def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
+        """The structure, which the simulator takes as it is."""
+        return structure
+
+    def current_device(self) -> int:
+        """The one simulated device."""
+        return _DEVICE.index
+
+    def here(self, function: Function, shared_bytes: int) -> Callable[..., None]:
+        """`function`: nothing is to be prepared for it."""
+        return function
+
+    def maker(
+        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
+    ) -> Callable[[], Array]:
+        """What makes arrays of NaN, or of zeros."""
+        return partial(_new, shape, strides, dtype, zeros)
+
+
+def _new(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool) -> Array:
+    memory = arrays.allocate(prod(shape) * dtype.itemsize)
+    if zeros:
+        memory[...] = 0
+    return arrays.strided(memory, shape, dtype, strides, 0)
 
 
 @lru_cache(maxsize=1024)

@@ -1,0 +1,283 @@
+"""Whole calls, frozen: what a public operation allocates and launches for arguments of one form.
+
+The first call runs as it is written, and what it asks of its runtime is written down: new arrays and launches, each
+argument as one of the caller's arrays, a new array or a constant. If that was all, the next call with arguments of the
+same form costs a look-up, its allocations and its launches; checks, geometry and views are not made again. A call that
+computed anything in another way is run as it is written each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gpucnn.backends.cuda.runtime import ALIGNMENTS, Array, Device, ReplayingRuntime
+from gpucnn.numerics import choices
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+    from gpucnn.backends.cuda.launching import Plan
+
+MOST_KEPT = 4096  # forms of calls; beyond it all are forgotten, for programs whose sizes never come again
+
+Key = tuple[Hashable, ...]
+Replay = Callable[[Sequence[Array]], Any]
+
+_SCALARS = frozenset({int, float, bool, str, type(None)})
+_VIEWS = frozenset({"broadcast_to", "expand_dims", "moveaxis", "reshape", "swapaxes", "transpose"})
+_INTS, _BOOLS = frozenset({int}), frozenset({bool})
+_state = threading.local()
+
+
+def current() -> Recording | None:
+    """What this thread's call is written down in, if it is."""
+    return getattr(_state, "recording", None)
+
+
+class Replays:
+    """The calls on one runtime's arrays that have been frozen.
+
+    Attributes
+    ----------
+    kept : dict
+        By the form of a call what replays it; None where nothing can.
+    """
+
+    def __init__(self, runtime: ReplayingRuntime) -> None:
+        self._runtime = runtime
+        self._array = runtime.xp.ndarray
+        self.kept: dict[Key, Replay | None] = {}
+
+    def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """What ``operation(*arguments, **named)`` returns or raises."""
+        arrays: list[Array] = []
+        key = self._key(operation, arguments, named, arrays)
+        if key is None:
+            return operation(*arguments, **named)
+        try:
+            replay = self.kept[key]
+        except KeyError:
+            return self._recorded(key, arrays, operation, arguments, named)
+        if replay is None:
+            return operation(*arguments, **named)
+        return replay(arrays)
+
+    def _key(
+        self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], arrays: list[Array]
+    ) -> Key | None:
+        """The form of a call, whose arrays are put to `arrays`; None where an argument is none of the plain ones."""
+        key: list[Any] = [operation, *choices()]
+        values: Any = arguments
+        if named:
+            key += named
+            values = (*arguments, *named.values())
+        kind_of_array = self._array
+        for value in values:
+            kind = type(value)
+            if kind is kind_of_array:
+                data = value.data
+                key += (value.shape, value.strides, value.dtype, ALIGNMENTS[data.ptr & 15], data.device_id)
+                arrays.append(value)
+            elif kind in _SCALARS:  # with its type: 1, 1.0 and True are equal, and not the same
+                key += (kind, value)
+            elif kind is tuple and (_INTS.issuperset(map(type, value)) or all(map(_is_ints, value))):
+                key.append(value)
+            elif kind is tuple and _BOOLS.issuperset(map(type, value)):
+                key += (kind, value)
+            else:
+                return None
+        return tuple(key)
+
+    def _recorded(
+        self,
+        key: Key,
+        arrays: Sequence[Array],
+        operation: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
+        """What the operation returns, and how it came to that kept, where it can be told."""
+        addresses = {array.data.ptr for array in arrays}
+        if len(addresses) < len(arrays) or current() is not None:  # which of them a launch reads cannot be told
+            return operation(*arguments, **named)
+        recording = Recording(self._runtime, arrays)
+        _state.recording = recording
+        try:
+            result = operation(*arguments, **named)
+            replay = recording.replay(result)
+        finally:
+            _state.recording = None
+            recording.forget()
+        if len(self.kept) >= MOST_KEPT:
+            self.kept.clear()
+        self.kept[key] = replay
+        return result
+
+
+def _is_ints(value: Any) -> bool:
+    return type(value) is tuple and _INTS.issuperset(map(type, value))
+
+
+# --- One call, written down ---------------------------------------------------------------------------------------
+
+
+class _Step(NamedTuple):
+    """A launch: its plan, and the places of its arrays in the pool."""
+
+    plan: Plan
+    places: tuple[int, ...]
+
+
+class _New(NamedTuple):
+    """A new array: itself, which lives as long as the recording so that no other has its address, and its value."""
+
+    array: Array
+    zeros: bool
+
+
+class Recording:
+    """What a call asks of its runtime.
+
+    The arrays are numbered: null pointer and None first, then the caller's, then the new ones in their order.
+    """
+
+    def __init__(self, runtime: ReplayingRuntime, arrays: Sequence[Array]) -> None:
+        self.runtime = runtime
+        self._given = arrays
+        self._new: list[_New] = []
+        self._steps: list[_Step] = []
+        self._places = {array.data.ptr: 2 + index for index, array in enumerate(arrays)}
+        self._is_whole = all(array.size for array in arrays)  # empty arrays may have one address
+
+    def backend(self, backend: CudaBackend) -> CudaBackend:
+        """`backend`, whose new arrays are written down."""
+        return type(backend)(RecordingRuntime(self.runtime, self))
+
+    def allocated(self, array: Array, zeros: bool = False) -> Array:
+        """A new array, written down."""
+        self._is_whole &= array.size > 0
+        self._places[array.data.ptr] = 2 + len(self._given) + len(self._new)
+        self._new.append(_New(array, zeros))
+        return array
+
+    def computed(self) -> None:
+        """Take note that something was computed that no launch shows."""
+        self._is_whole = False
+
+    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
+        """Write down a launch over `arrays`."""
+        places = [0 if array is None else self._places.get(array.data.ptr, -1) for array in arrays]
+        self._is_whole &= -1 not in places
+        self._steps.append(_Step(plan, tuple(places)))
+
+    def replay(self, result: Any) -> Replay | None:
+        """What does the same for other arrays of the same form and returns a result of the form of `result`."""
+        results: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
+        places = tuple(map(self._place_of_result, results))
+        made = [place for place in places if place >= 2 + len(self._given)]
+        if not self._is_whole or not self._steps or -1 in places or len(set(made)) < len(made):
+            return None
+        forms: dict[int, Any] = dict(zip(places, results, strict=True))
+        makers = []
+        for place, (array, zeros) in enumerate(self._new, start=2 + len(self._given)):
+            form: Any = forms.get(place, array)
+            makers.append(self.runtime.maker(tuple(form.shape), tuple(form.strides), form.dtype, zeros))
+        device = self.runtime.device(self._given[0])
+        answer = _answer(places, isinstance(result, tuple))
+        return _replay(self.runtime, device, makers, self._steps, answer)
+
+    def forget(self) -> None:
+        """Let go of the arrays."""
+        self._given, self._new = (), []
+
+    def _place_of_result(self, result: Array | None) -> int:
+        if result is None:
+            return 1
+        place = self._places.get(result.data.ptr, -1)
+        at = place - 2 - len(self._given)
+        if at >= 0:
+            new = self._new[at].array
+            return place if (result.size, result.dtype) == (new.size, new.dtype) else -1
+        return place if any(result is array for array in self._given) else -1
+
+
+def _answer(places: tuple[int, ...], is_tuple: bool) -> Callable[[Sequence[Any]], Any]:
+    """From the pool of arrays to what a call returns."""
+    if is_tuple and len(places) == 1:
+        (place,) = places
+        return lambda pool: (pool[place],)
+    return itemgetter(*places)
+
+
+def _replay(
+    runtime: ReplayingRuntime,
+    device: Device,
+    makers: Sequence[Callable[[], Array]],
+    steps: Sequence[_Step],
+    answer: Callable[[Sequence[Any]], Any],
+) -> Replay:
+    constants = tuple(plan.parameters for plan, _ in steps)
+    launches = [
+        (
+            runtime.here(plan.function, plan.shared_bytes),
+            plan.grid,
+            plan.block,
+            itemgetter(*places, index - len(constants)),  # parameters lie at the end
+            plan.shared_bytes,
+        )
+        for index, (plan, places) in enumerate(steps)
+    ]
+    null, index, current_device = runtime.null, device.index, runtime.current_device
+
+    def replay(arrays: Sequence[Array]) -> Any:
+        if current_device() != index:
+            with runtime.using(device):
+                return replay(arrays)
+        pool = (null, None, *arrays, *[make() for make in makers], *constants)
+        for launch, grid, block, take, shared_bytes in launches:
+            launch(grid, block, take(pool), shared_mem=shared_bytes)
+        return answer(pool)
+
+    return replay
+
+
+# --- A runtime that is listened to --------------------------------------------------------------------------------
+
+
+class RecordingRuntime:
+    """A runtime whose new arrays are written down."""
+
+    def __init__(self, runtime: ReplayingRuntime, recording: Recording) -> None:
+        self._runtime = runtime
+        self.name, self.specialises, self.null = runtime.name, runtime.specialises, runtime.null
+        self.xp = RecordingNamespace(runtime.xp, recording)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
+
+
+class RecordingNamespace:
+    """A NumPy-like module whose new arrays without values, or of zeros, are written down."""
+
+    def __init__(self, xp: Any, recording: Recording) -> None:
+        self._xp, self._recording = xp, recording
+
+    def empty(self, *arguments: Any, **named: Any) -> Array:
+        """An array that holds anything, written down."""
+        return self._recording.allocated(self._xp.empty(*arguments, **named))
+
+    def empty_like(self, *arguments: Any, **named: Any) -> Array:
+        """An array in the form of another, written down."""
+        return self._recording.allocated(self._xp.empty_like(*arguments, **named))
+
+    def zeros(self, *arguments: Any, **named: Any) -> Array:
+        """An array of zeros, written down."""
+        return self._recording.allocated(self._xp.zeros(*arguments, **named), zeros=True)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._xp, name)
+        if callable(value) and not isinstance(value, type) and name not in _VIEWS:
+            self._recording.computed()
+        return value

@@ -1,0 +1,298 @@
+"""Calls that are frozen: the same results, errors and devices as of calls that are read, in a fraction of the steps."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from calls import ALIASES, ARRAYS, CALLS, fresh
+from fake_cupy import FakeCupy
+from launches import INDEX_ARRAYS
+from strategies import arranged
+from test_small_calls import IMPOSTORS
+
+import gpucnn
+import gpucnn.functional as F
+from gpucnn import backends, simulator
+from gpucnn.backends import replaying
+from gpucnn.backends.cuda import nvrtc, replays
+from gpucnn.backends.cuda.compiler import Binary
+from gpucnn.backends.cuda.sources import Source
+
+PACKAGE = Path(gpucnn.__file__).parent
+FROZEN = {"col2im", "col2im_backward", "im2col", "im2col_backward"} | {
+    f"{name}{n}d{way}"
+    for n in (1, 2, 3)
+    for name, ways in {
+        "conv": ("", "_input", "_weight"), "conv_transpose": ("",), "max_pool": ("",), "adaptive_max_pool": ("",),
+        "avg_pool": ("", "_backward"), "sum_pool": ("", "_backward"), "adaptive_avg_pool": ("", "_backward"),
+    }.items()
+    for way in ways
+}  # fmt: skip
+"""What is frozen of `calls`, with direct convolutions."""
+
+
+@pytest.fixture
+def kept(compiler: None, monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
+    """What the simulator's calls are kept in, empty at first."""
+    backends.backend_of(simulator.asarray(np.ones(1)))
+    replayer: Any = replaying.REPLAYERS[simulator.Array]
+    kept: dict[Any, Any] = {}
+    monkeypatch.setattr(replayer, "kept", kept)
+    return kept
+
+
+def simulated(name: str, change: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """The results of a call of `calls` on new arrays of the simulator, whose numbers went through `change`."""
+    given = fresh(name)
+    for key, value in given.items():
+        if key in ARRAYS and isinstance(value, np.ndarray):
+            given[key] = simulator.asarray(value if key in INDEX_ARRAYS else change(value.astype(np.float32)))
+    call = inspect.signature(getattr(F, name)).bind(**given)
+    result = getattr(F, name)(*call.args, **call.kwargs)
+    return tuple(
+        None if array is None else simulator.asnumpy(array)
+        for array in (result if isinstance(result, tuple) else (result,))
+    )
+
+
+def same(ones: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    def facts(array: Any) -> Any:
+        return None if array is None else (array.shape, array.strides, array.dtype, array.tobytes())
+
+    return list(map(facts, ones)) == list(map(facts, others))
+
+
+CHANGES: tuple[Callable[[Any], Any], ...] = (
+    lambda x: x,
+    lambda x: np.abs(x) + 2,
+    lambda x: arranged(np.abs(x) + 1, "channels_last") if x.ndim > 2 else np.abs(x) + 1,
+    lambda x: arranged(np.abs(x) + 3, "channels_last") if x.ndim > 2 else np.abs(x) + 3,
+)
+
+
+@pytest.mark.parametrize("name", sorted(CALLS.keys() - ALIASES.keys()))
+def test_a_call_gives_the_same_bits_each_time_on_whatever_arrays(
+    name: str, kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with gpucnn.algorithm("direct"):
+        found = [simulated(name, change) for change in CHANGES]
+        frozen = [replay is not None for replay in kept.values()]
+        monkeypatch.setattr(replaying, "REPLAYERS", {})
+        expected = [simulated(name, change) for change in CHANGES]
+    assert all(map(same, found, expected))
+    assert not frozen or len(frozen) == 2
+    assert not any(frozen) or all(frozen)
+    assert name not in FROZEN or frozen == [True, True]
+
+
+# --- What makes another call --------------------------------------------------------------------------------------
+
+
+def image(*shape: int, dtype: Any = np.float32, offset: int = 0) -> Any:
+    """Numbers on the simulator, `offset` elements into their memory."""
+    size = int(np.prod(shape))
+    return simulator.asarray(np.arange(size + offset, dtype=dtype) % 7)[offset:].reshape(shape)
+
+
+def test_what_a_plan_depends_on_is_in_its_key(kept: dict[Any, Any]) -> None:
+    x = image(2, 4, 6, 6)
+    calls: list[Callable[[], Any]] = [
+        lambda: F.avg_pool2d(x, 2),
+        lambda: F.avg_pool2d(x, 3),
+        lambda: F.avg_pool2d(x, (2, 3)),
+        lambda: F.avg_pool2d(x, 2, stride=2),
+        lambda: F.avg_pool2d(x, 2, padding=((0, 1), (1, 0))),
+        lambda: F.avg_pool2d(x, 2, ceil_mode=True),
+        lambda: F.sum_pool2d(x, 2),
+        lambda: F.avg_pool2d(x[0], 2),
+        lambda: F.avg_pool2d(x[:, ::2], 2),
+        lambda: F.avg_pool2d(image(2, 4, 6, 6, dtype=np.float64), 2),
+        lambda: F.avg_pool2d(image(2, 4, 6, 6, offset=1), 2),
+        lambda: F.avg_pool2d(image(2, 4, 6, 6, offset=2), 2),
+    ]
+    for count, call in enumerate(calls, start=1):
+        first, second = call(), call()
+        assert len(kept) == count
+        assert simulator.asnumpy(first).tobytes() == simulator.asnumpy(second).tobytes()
+    F.avg_pool2d(image(2, 4, 6, 6, offset=3), 2)  # 12 bytes past 16 are as 4 are
+    with gpucnn.algorithm("direct"):
+        F.avg_pool2d(x, 2)
+    with gpucnn.precision("tf32"):
+        F.avg_pool2d(x, 2)
+    assert len(kept) == len(calls) + 2
+    assert all(replay is not None for replay in kept.values())
+
+
+@pytest.mark.parametrize("impostor", IMPOSTORS, ids=repr)
+def test_an_equal_of_another_type_is_refused_after_a_frozen_call_too(kept: dict[Any, Any], impostor: Any) -> None:
+    x = image(1, 1, 6, 6)
+    for honest in (1, (1, 1), [1, 1], np.int64(1)):
+        F.max_pool2d(x, 3, honest)
+    with pytest.raises(TypeError, match="integer"):
+        F.max_pool2d(x, 3, impostor)
+    assert len(kept) == 2  # a list is read each time
+
+
+def test_errors_are_raised_each_time_and_not_kept(kept: dict[Any, Any]) -> None:
+    for _ in range(2):
+        with pytest.raises(ValueError, match="max_pool2d: kernel_size is 0"):
+            F.max_pool2d(image(1, 1, 6, 6), 0)
+    assert not kept
+
+
+def test_one_array_as_two_arguments_is_read_each_time(kept: dict[Any, Any]) -> None:
+    x, y = image(1, 1, 5, 5), image(1, 1, 5, 5)
+    with gpucnn.algorithm("direct"):
+        twice = simulator.asnumpy(F.conv2d(x, x))
+        assert not kept
+        F.conv2d(x, y)
+        assert simulator.asnumpy(F.conv2d(x, x)) == twice
+        assert simulator.asnumpy(F.conv2d(x, y * 2)) == 2 * twice
+
+
+def test_empty_arrays_are_read_each_time(kept: dict[Any, Any]) -> None:
+    for _ in range(2):
+        assert F.avg_pool2d(image(0, 3, 4, 4), 2).shape == (0, 3, 2, 2)
+    assert list(kept.values()) == [None]
+
+
+def test_what_is_computed_by_other_means_than_launches_is_not_frozen(kept: dict[Any, Any]) -> None:
+    with gpucnn.algorithm("im2col"):
+        F.conv2d(image(1, 2, 5, 5), image(3, 2, 3, 3))
+    assert list(kept.values()) == [None]
+
+
+def test_forms_beyond_a_bound_are_forgotten(kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replays, "MOST_KEPT", 3)
+    for size in (2, 3, 4, 5):
+        F.avg_pool2d(image(1, 1, size, size), 2)
+    assert len(kept) == 1
+
+
+def test_a_call_within_a_recorded_one_is_part_of_it(kept: dict[Any, Any]) -> None:
+    def twice(x: Any) -> Any:
+        return F.avg_pool2d(F.avg_pool2d(x, 2), 2)
+
+    frozen = replaying.replayed(twice)
+    x, y = image(1, 1, 8, 8), image(1, 1, 8, 8) * 3
+    expected = [simulator.asnumpy(twice(array)) for array in (x, y)]
+    kept.clear()
+    found = [simulator.asnumpy(frozen(array)) for array in (x, y)]
+    assert [len(kept), *map(np.ndarray.tobytes, found)] == [1, *map(np.ndarray.tobytes, expected)]
+
+
+# --- On CuPy ------------------------------------------------------------------------------------------------------
+
+
+class Binaries:
+    """A compiler whose binaries are their names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def compile(self, source: Source, architecture: str) -> Binary:
+        path = self.folder / hashlib.sha256(source.text.encode()).hexdigest()
+        path.write_text(source.name)
+        return Binary(path.name, b"", path)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeCupy]:
+    """A CuPy that writes down launches, as what is installed."""
+    cupy = FakeCupy(devices=2)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setattr(nvrtc, "load", lambda majors: SimpleNamespace(supported=(80, 86, 90), version=(12, 9)))
+    backends._cupy_backend.cache_clear()
+    backend: Any = backends._cupy_backend()
+    backend.runtime.__dict__["compiler"] = Binaries(tmp_path)
+    yield cupy
+    del replaying.REPLAYERS[cupy.ndarray]
+    backends._cupy_backend.cache_clear()
+
+
+def entered(call: Callable[[], Any]) -> list[str]:
+    """The functions of the package that `call` enters."""
+    names: list[str] = []
+
+    def note(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+            names.append(frame.f_code.co_qualname)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return names
+
+
+def cupy_calls(cupy: FakeCupy) -> dict[str, Callable[[], Any]]:
+    def array(*shape: int) -> Any:
+        return cupy.empty(shape, np.float32)
+
+    x, depthwise, bias = array(8, 64, 14, 14), array(64, 1, 3, 3), array(64)
+    return {
+        "conv2d": lambda: F.conv2d(x, depthwise, bias, padding=1, groups=64),
+        "conv2d_input": lambda: F.conv2d_input(x.shape, depthwise, x, 1, 1, 1, 64),
+        "conv_transpose2d": lambda: F.conv_transpose2d(x, depthwise, None, 2, groups=64),
+        "max_pool2d": lambda: F.max_pool2d(x, 3, 2, 1),
+        "max_pool2d, indices": lambda: F.max_pool2d(x, 3, 2, 1, return_indices=True),
+        "avg_pool2d": lambda: F.avg_pool2d(x, 2),
+        "im2col": lambda: F.im2col(x, 3, padding=1),
+    }
+
+
+# The call, the replays' own, the key, the choices in force, the replay and, for an argument that is a tuple of tuples
+# or for each array in another order than C, one more.
+MOST_ENTERED = 7
+
+
+@pytest.mark.parametrize("case", cupy_calls(FakeCupy()))
+def test_a_frozen_call_takes_few_steps(case: str, cupy: FakeCupy) -> None:
+    call = cupy_calls(cupy)[case]
+    call()
+    launches, allocated = sum(len(kernel.launches) for kernel in cupy.kernels), cupy.allocated
+    steps = entered(call)
+    assert 4 < len(steps) <= MOST_ENTERED, steps
+    assert sum(len(kernel.launches) for kernel in cupy.kernels) == 2 * launches
+    assert cupy.allocated == allocated + (2 if "indices" in case else 1)
+    assert not cupy.computed
+    assert not cupy.waited
+
+
+def test_a_frozen_call_launches_what_the_first_one_did(cupy: FakeCupy) -> None:
+    x, other = (cupy.empty((2, 3, 8, 8), np.float32) for _ in range(2))
+    results = [F.avg_pool2d(array, 2) for array in (x, other)]
+    (kernel,) = cupy.kernels
+    first, second = kernel.launches
+    addresses = [[array.data.ptr for array in launch[3][:-1]] for launch in (first, second)]
+    assert addresses == [[x.data.ptr, results[0].data.ptr], [other.data.ptr, results[1].data.ptr]]
+    assert [*first[:3], first[3][-1], first[4]] == [*second[:3], second[3][-1], second[4]]
+    assert [(result.shape, result.strides) for result in results] == [((2, 3, 4, 4), (192, 64, 16, 4))] * 2
+
+
+def test_a_frozen_call_keeps_channels_last(cupy: FakeCupy) -> None:
+    x = cupy.moveaxis(cupy.empty((2, 8, 8, 3), np.float32), -1, 1)
+    results = [F.avg_pool2d(x, 2) for _ in range(2)]
+    assert [(result.shape, result.strides) for result in results] == [((2, 3, 4, 4), (192, 4, 48, 12))] * 2
+
+
+def test_a_frozen_call_runs_on_the_device_of_its_arrays(cupy: FakeCupy) -> None:
+    cupy.current = 1
+    x = cupy.empty((2, 3, 8, 8), np.float32)
+    cupy.current = 0
+    results = [F.avg_pool2d(x, 2) for _ in range(2)]
+    assert [result.data.device_id for result in results] == [1, 1]
+    assert [launch[0] for kernel in cupy.kernels for launch in kernel.launches] == [1, 1]
+    assert cupy.current == 0
+    F.avg_pool2d(cupy.empty((2, 3, 8, 8), np.float32), 2)
+    assert [kernel.loaded_on for kernel in cupy.kernels] == [1, 0]
