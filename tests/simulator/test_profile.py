@@ -101,6 +101,28 @@ def test_lanes_that_leave_a_loop_early_are_matched_with_the_others() -> None:
     assert read.sectors == sum(4 - i // 8 for i in range(32))
 
 
+def test_barriers_part_what_lanes_do() -> None:
+    line = line_of(FILE, "// by some, then by all")
+    reads = [each for each in profiled("in_rounds", 1, 32, floats(600), floats(32)).accesses if each.line == line]
+    assert sum(read.lanes for read in reads) == 4 + 32
+    assert sum(read.sectors for read in reads) == 1 + 2
+
+
+def test_instructions_of_one_line_are_put_together() -> None:
+    read = the_access(profiled("two_widths", 1, 32, floats(128), floats(32)), kind="read")
+    assert (read.bytes, read.requests, read.sectors) == (16, 2, 4 + 16)
+
+
+def test_an_array_that_begins_within_a_sector() -> None:
+    x, y = simulator.asarray(floats(40)), simulator.asarray(floats(32))
+    with simulator.profile() as profile:
+        simulator_copy(x[1:33], y)
+    (found,) = profile.launches
+    assert [(array.bytes, array.read_bytes, array.written_bytes) for array in found.arrays] == [
+        (128, 160, 0), (128, 0, 128)
+    ]  # fmt: skip
+
+
 def test_arrays_that_overlap_are_one() -> None:
     x = simulator.asarray(floats(96))
     with simulator.profile() as profile:
@@ -146,11 +168,19 @@ def test_bank_conflicts_of_sixteen_bytes(step: int, conflict: int, wavefronts: i
     assert read.ideal_wavefronts == 4
 
 
+def test_the_worst_conflict_is_kept() -> None:
+    read = the_access(profiled("shared_halving", 1, 32, floats(32), 4), space="shared", kind="read")
+    assert (read.worst_conflict, read.wavefronts, read.requests) == (4, 4 + 2 + 1, 3)
+    for steps in ((2, 8), (8, 2)):
+        read = the_access(profiled("shared_two", 1, 32, floats(32), *steps), space="shared", kind="read")
+        assert (read.worst_conflict, read.wavefronts, read.requests) == (8, 10, 2)
+
+
 def test_an_asynchronous_copy_reads_and_writes_once() -> None:
     found = profiled("staged", 1, 64, floats(256), floats(64))
     line = line_of(FILE, "// copied")
     (read,) = (each for each in found.accesses if each.line == line and each.space == "global")
-    (write,) = (each for each in found.accesses if each.line == line and each.space == "shared")
+    (write,) = (each for each in found.accesses if each.kind == "write" and each.space == "shared")
     assert (read.kind, read.array, read.bytes, read.requests, read.sectors) == ("read", "x", 16, 2, 32)
     assert (write.kind, write.bytes, write.requests, write.wavefronts) == ("write", 16, 2, 8)
 
@@ -164,6 +194,7 @@ def test_branches_diverge_within_a_warp_only(bits: int, divergent: int) -> None:
     line = line_of(FILE, "// which way")
     assert sum(branch.divergent for branch in found.branches if branch.line in (line - 1, line)) == divergent
     assert found.divergent_branches == divergent
+    assert bool(found.branches) == bool(divergent)
 
 
 def test_collectives_are_counted_by_warp() -> None:

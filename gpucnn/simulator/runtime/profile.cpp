@@ -205,7 +205,7 @@ static void count_shared(const Request& request, ProfiledAccess& access) {
     for (unsigned i = 0; i < count; i++) banks[wanted[i] % kBanks]++;
     const unsigned rounds = *std::max_element(banks, banks + kBanks);
     access.wavefronts += rounds;
-    access.ideal_wavefronts += (count + kBanks - 1) / kBanks;
+    access.ideal_wavefronts++;
     access.worst_conflict = std::max(access.worst_conflict, static_cast<int32_t>(rounds));
   }
 }

@@ -19,6 +19,19 @@ extern "C" __global__ void read_twice(const float* __restrict__ x, float* __rest
   y[threadIdx.x] = first + x[blockDim.x - 1 - threadIdx.x];  // again
 }
 
+extern "C" __global__ void in_rounds(const float* __restrict__ x, float* __restrict__ y) {
+  float sum = 0;
+  for (int round = 0; round < 2; round++) {
+    if (round || threadIdx.x < 4) sum += x[round ? 512 + threadIdx.x / 2 : threadIdx.x];  // by some, then by all
+    __syncthreads();
+  }
+  y[threadIdx.x] = sum;
+}
+
+extern "C" __global__ void two_widths(const float* __restrict__ x, float* __restrict__ y) {
+  y[threadIdx.x] = x[threadIdx.x] + float4(reinterpret_cast<const float4*>(x)[threadIdx.x]).y;  // one and four
+}
+
 extern "C" __global__ void triangle(const float* __restrict__ x, float* __restrict__ y) {
   float sum = 0;
   for (int i = 0; i <= static_cast<int>(threadIdx.x); i++) sum += x[i * 32 + threadIdx.x];  // a row
@@ -30,6 +43,22 @@ extern "C" __global__ void shared_four(float* y, int step) {
   for (int i = threadIdx.x; i < 1024; i += blockDim.x) tile[i] = 0;
   __syncthreads();
   y[threadIdx.x] = tile[threadIdx.x * step % 1024];  // read back
+}
+
+extern "C" __global__ void shared_halving(float* y, int step) {
+  __shared__ float tile[1024];
+  for (int i = threadIdx.x; i < 1024; i += blockDim.x) tile[i] = 0;
+  __syncthreads();
+  float sum = 0;
+  for (int s = step; s > 0; s /= 2) sum += tile[threadIdx.x * s % 1024];  // ever nearer
+  y[threadIdx.x] = sum;
+}
+
+extern "C" __global__ void shared_two(float* y, int a, int b) {
+  __shared__ float tile[1024];
+  for (int i = threadIdx.x; i < 1024; i += blockDim.x) tile[i] = 0;
+  __syncthreads();
+  y[threadIdx.x] = tile[threadIdx.x * a % 1024] - tile[threadIdx.x * b % 1024];  // two at once
 }
 
 extern "C" __global__ void shared_eight(float* y, int step) {
