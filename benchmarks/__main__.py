@@ -1,4 +1,7 @@
-"""``python -m benchmarks``: check, measure, print a table, write JSON, Markdown and figures."""
+"""``python -m benchmarks``: check, measure, print a table, write JSON, Markdown and figures.
+
+On a machine with a GPU it measures there, else on the CPU; ``--device`` decides otherwise.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import environment
 from benchmarks.cases import Case, select
-from benchmarks.layers import Tier
+from benchmarks.layers import Device, Tier
 
 if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
     from collections.abc import Sequence
@@ -64,6 +67,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAMES",
         help="only these implementations, comma-separated",
     )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "gpu", "simulator"),
+        default="auto",
+        help="auto: the GPU where there is one; simulator: to try the GPU's run without one, one image a case",
+    )
+    parser.add_argument("--gpu", type=int, metavar="INDEX", help="which GPU of several (default: the first visible)")
     parser.add_argument("--threads", type=int, help="for every provider (default: all available CPUs)")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: benchmarks/results, or where JSON lies")
@@ -74,6 +84,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options.out = options.out or (options.report.parent if options.report else RESULTS)
     if options.threads is not None and options.threads < 1:
         parser.error("--threads must be at least 1")
+    if options.gpu is not None and options.gpu < 0:
+        parser.error("--gpu must be at least 0")
     return options
 
 
@@ -81,12 +93,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     started = time.perf_counter()
     if options.list:
-        return list_cases(select(options.tier, options.filters))
+        device: Device = "cpu" if choose_device(options.device)[0] == "cpu" else "gpu"
+        return list_cases(select(options.tier, options.filters, device))
     missing = [module for module in REQUIRED if find_spec(module) is None]
     if missing:
         print(f"needs {', '.join(missing)}: pip install 'gpucnn[bench]'", file=sys.stderr)
         return EXIT_USAGE
     threads = options.threads or environment.available_cpus()
+    if not options.report:
+        chosen, why = choose_device(options.device)
+        print(why)
+        if chosen not in ("cpu", "none"):
+            from benchmarks.gpu.command import run_on_gpu
+
+            return run_on_gpu(options, chosen, threads, started)
+        if chosen == "none":
+            return EXIT_USAGE
     environment.confine(threads)
 
     from rich.console import Console
@@ -129,24 +151,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records=tuple(records),
     )
     if records:
-        stem = options.out / file_stem(options.tier, threads, filtered, interrupted)
-        options.out.mkdir(parents=True, exist_ok=True)
-        target = stem.with_name(stem.name + ".json")
-        verb = "replaced" if target.exists() else "wrote"
-        run.save(target)
-        console.print(f"{verb} {target.name} after {run.seconds:.0f} s")
-        publish(run, stem, options.readme, console)
+        device = environment.slug(environment.device_name(), threads)
+        keep(run, options, file_stem(options.tier, device, filtered, interrupted), console)
     if interrupted:
         console.print(f"interrupted after {len(records)} of {len(cases)} cases", style="red")
         return EXIT_INTERRUPTED
     return EXIT_FAULT if run.faults else 0
 
 
-def split_filters(filters: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that name providers, and the filters that are about cases."""
-    from benchmarks.providers import PROVIDERS
+def choose_device(wanted: str) -> tuple[str, str]:
+    """``"cpu"``, ``"gpu"``, ``"simulator"`` or ``"none"`` of them, and a sentence that says why."""
+    if wanted in ("cpu", "simulator"):
+        return wanted, f"measuring on the {wanted}, as asked"
+    from benchmarks.gpu.environment import why_none
 
-    names = [kind.name.lower() for kind in PROVIDERS]
+    reason = why_none()
+    if reason is None:
+        return "gpu", "measuring on the GPU; --device cpu for the CPU"
+    if wanted == "gpu":
+        return "none", f"no GPU to measure on: {reason}"
+    return "cpu", f"measuring on the CPU, for there is no GPU to measure on: {reason}"
+
+
+def split_filters(filters: Sequence[str], device: Device = "cpu") -> tuple[list[str], list[str]]:
+    """The words that name providers, and the filters that are about cases."""
+    from benchmarks.providers import kinds
+
+    names = [kind.name.lower() for kind in kinds(device)]
     words_of_providers: list[str] = []
     of_cases: list[str] = []
     for text in filters:
@@ -158,15 +189,14 @@ def split_filters(filters: Sequence[str]) -> tuple[list[str], list[str]]:
     return words_of_providers, of_cases
 
 
-def file_stem(tier: Tier, threads: int, filtered: bool, interrupted: bool) -> str:
+def file_stem(tier: Tier, device: str, filtered: bool, interrupted: bool) -> str:
     """``<device>`` for the run to commit; any other run has a suffix and cannot replace it."""
-    stem = environment.slug(environment.device_name(), threads)
     suffixes = (
         ("" if tier == "default" else tier),
         ("filtered" if filtered else ""),
         ("partial" if interrupted else ""),
     )
-    return "-".join([stem, *filter(None, suffixes)])
+    return "-".join([device, *filter(None, suffixes)])
 
 
 def list_cases(cases: Sequence[Case]) -> int:
@@ -200,50 +230,29 @@ def measure(
     console: Console,
 ) -> tuple[list[Record], bool]:
     """The records, and whether the user stopped the run; a bar in a terminal, else plain lines."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from benchmarks.report import progress_line
-    from benchmarks.results import row_of
+    from benchmarks.progress import Shown
     from benchmarks.session import run
 
     subjects = [p.name for p in providers if p.ours] or [providers[0].name]
     records: list[Record] = []
-    bar = Progress(
-        BarColumn(24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.description}", markup=False),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
     try:
-        with bar:
-            task = bar.add_task(cases[0].id, total=len(cases))
+        with Shown([case.id for case in cases], subjects, console) as shown:
             for record in run(cases, providers, BUDGET_S[tier], MAX_ROUNDS[tier]):
                 records.append(record)
-                rows = (row_of(record, subject, subjects, limits) for subject in subjects)
-                line = progress_line(record, next((row for row in rows if row), None))
-                faulty = any(o.status in ("wrong", "failed") for o in record.outcomes)
-                if faulty or not console.is_terminal:
-                    console.print(
-                        f"[{len(records):3}/{len(cases)}] {line}",
-                        style="red" if faulty else None,
-                        markup=False,
-                        highlight=False,
-                        soft_wrap=True,
-                    )
-                following = cases[len(records)].id if len(records) < len(cases) else ""
-                bar.update(task, advance=1, description=following)
+                shown.record(record, limits)
     except KeyboardInterrupt:
         return records, True
     return records, False
+
+
+def keep(run: Run, options: argparse.Namespace, stem: str, console: Console) -> None:
+    """Write the run's JSON, and publish it."""
+    target = options.out / f"{stem}.json"
+    options.out.mkdir(parents=True, exist_ok=True)
+    verb = "replaced" if target.exists() else "wrote"
+    run.save(target)
+    console.print(f"{verb} {target.name} after {run.seconds:.0f} s")
+    publish(run, options.out / stem, options.readme, console)
 
 
 def publish(run: Run, stem: Path, readme: Path | None, console: Console) -> None:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.layers import (
+    DTYPE_BYTES,
     TIERS,
+    ActivationLayer,
     ConvLayer,
     Device,
     Layer,
+    LayoutLayer,
     NormLayer,
     PoolLayer,
     ResampleLayer,
@@ -29,17 +32,32 @@ from benchmarks.layers import (
 
 @dataclass(frozen=True)
 class Case:
-    """One operation of one layer at one batch size: what is checked and timed."""
+    """One operation of one layer at one batch size and dtype: what is checked and timed."""
 
     layer: Layer
     operation: str
     batch: int
+    dtype: str = "float32"
 
     @property
     def id(self) -> str:
-        """For example ``resnet-50/conv1/backward_weight``."""
+        """For example ``resnet-50/conv1/backward_weight``, with ``/float16`` behind it for another dtype."""
         network = re.sub(r"[^a-z0-9.+]+", "-", self.layer.network.lower())
-        return f"{network}/{self.layer.name}/{self.operation}"
+        dtype = "" if self.dtype == "float32" else f"/{self.dtype}"
+        return f"{network}/{self.layer.name}/{self.operation}{dtype}"
+
+    @property
+    def dtypes(self) -> tuple[str, str]:
+        """Of the input and of the output, which differ where a layout is changed with a cast."""
+        if isinstance(self.layer, LayoutLayer) and self.layer.cast:
+            return ("float32", "float16") if self.operation == "pack" else ("float16", "float32")
+        return self.dtype, self.dtype
+
+    @property
+    def parameter_dtype(self) -> str:
+        """Of weight and bias; those of batch norm stay float32, as mixed precision has them."""
+        batch_norm = isinstance(self.layer, NormLayer) and self.layer.kind == "batch"
+        return "float32" if batch_norm else self.dtype
 
     @property
     def family(self) -> str:
@@ -51,7 +69,7 @@ class Case:
 
     @property
     def least_bytes(self) -> int:
-        return self.layer.least_bytes(self.operation, self.batch)
+        return self.layer.least_bytes(self.operation, self.batch, DTYPE_BYTES[self.dtype])
 
     @property
     def shapes(self) -> str:
@@ -68,21 +86,59 @@ def select(
 ) -> list[Case]:
     """The cases of `tier` and of those below it whose id or family contains every filter.
 
-    Words joined by a comma are alternatives: ``--filter vgg,alexnet --filter forward``.
+    Words joined by a comma are alternatives: ``--filter vgg,alexnet --filter forward``. On a GPU those come first that
+    its targets are about, and float16 follows float32.
     """
     alternatives = [[word for word in text.lower().split(",") if word] for text in filters]
     included = TIERS[: TIERS.index(tier) + 1]
     cases = [
-        Case(layer, operation, layer.batch(device))
+        Case(layer, operation, layer.batch(device), dtype)
         for layer in (LAYERS if layers is None else layers)
-        if layer.tier in included
+        if layer.tier in included and device in layer.devices
         for operation in layer.operations
+        for dtype in ("float32", "float16")
+        if dtype == "float32" or (device == "gpu" and _in_half(layer, tier))
     ]
+    if device == "gpu":
+        cases.sort(key=_place_on_gpu)
     return [
         case
         for case in cases
         if all(any(word in f"{case.id} {case.family}" for word in words) for words in alternatives)
     ]
+
+
+# Of a GPU's run, should its time be short: the families in the order of what a user gains by their kernels.
+_GPU_ORDER = (
+    ("depthwise convolution",),
+    ("normalization", "backward"),
+    ("pooling",),
+    ("normalization",),
+    ("layout",),
+    ("unfolding",),
+    ("bias and activation",),
+    ("resampling",),
+)
+_HALF = ("depthwise convolution", "pooling", "normalization", "layout", "bias and activation")
+
+
+def _in_half(layer: Layer, tier: Tier) -> bool:
+    """Whether the layer has float16 cases: families that memory limits, and the quick convolutions, all of them in full.
+
+    A quick run has none.
+    """
+    if tier == "quick" or (isinstance(layer, LayoutLayer) and layer.cast):
+        return False
+    convolution = isinstance(layer, ConvLayer) and (layer.tier == "quick" or tier == "full")
+    return layer.family in _HALF or convolution
+
+
+def _place_on_gpu(case: Case) -> tuple[bool, int, bool, int]:
+    """Memory-bound families before convolutions; within those float32 first, then by the order of families."""
+    kind = (case.family, case.operation)
+    places = [place for place, wanted in enumerate(_GPU_ORDER) if kind[: len(wanted)] == wanted]
+    place = places[0] if places else len(_GPU_ORDER)
+    return not places, TIERS.index(case.layer.tier) if not places else 0, case.dtype != "float32", place
 
 
 def _conv(
@@ -102,6 +158,7 @@ def _conv(
     tier: Tier = "default",
     cpu_batch: int = 1,
     gpu_batch: int = 32,
+    devices: tuple[Device, ...] = ("cpu", "gpu"),
 ) -> ConvLayer:
     size = (size, size) if isinstance(size, int) else size
     rank = len(size)
@@ -121,6 +178,7 @@ def _conv(
         tier=tier,
         cpu_batch=cpu_batch,
         gpu_batch=gpu_batch,
+        devices=devices,
     )
 
 
@@ -135,6 +193,7 @@ def _depthwise(
     tier: Tier = "default",
     cpu_batch: int = 1,
     gpu_batch: int = 64,
+    devices: tuple[Device, ...] = ("cpu", "gpu"),
 ) -> ConvLayer:
     """One filter per channel, padded so that stride 1 keeps the size."""
     return _conv(
@@ -151,6 +210,7 @@ def _depthwise(
         tier=tier,
         cpu_batch=cpu_batch,
         gpu_batch=gpu_batch,
+        devices=devices,
     )
 
 
@@ -253,6 +313,16 @@ def _resample(
     )
 
 
+def _layout(
+    network: str, name: str, channels: int, size: Shape, cast: bool = False, tier: Tier = "default"
+) -> LayoutLayer:
+    return LayoutLayer(network=network, name=name, channels=channels, size=size, cast=cast, tier=tier, gpu_batch=64)
+
+
+def _activation(network: str, name: str, channels: int, size: Shape, tier: Tier = "default") -> ActivationLayer:
+    return ActivationLayer(network=network, name=name, channels=channels, size=size, tier=tier, gpu_batch=64)
+
+
 # fmt: off
 CONVOLUTIONS: tuple[ConvLayer, ...] = (
     # Krizhevsky, Sutskever, Hinton 2012, as published: 227 pixels, two groups in conv2
@@ -295,6 +365,8 @@ CONVOLUTIONS: tuple[ConvLayer, ...] = (
     _depthwise("EfficientNet-B0", "dw5_1152", 1152, 7, 5, cpu_batch=4),
     # Liu et al. 2022, ConvNeXt-T, stage 1
     _depthwise("ConvNeXt-T", "dw7_96", 96, 56, 7, cpu_batch=2),
+    # Ding et al. 2022, RepLKNet-31B, stage 1: the largest kernels in use
+    _depthwise("RepLKNet-31B", "dw31_128", 128, 56, 31, devices=("gpu",)),
     # Chen et al. 2017: ASPP on 2048 channels, output stride 16 of 513 pixels; block 5 at rate 2
     _conv("DeepLabV3", "block5_rate2", 512, 512, 33, 3, padding=2, dilation=2),
     _conv("DeepLabV3", "aspp_rate6", 2048, 256, 33, 3, padding=6, dilation=6, tier="full"),
@@ -371,6 +443,22 @@ RESAMPLINGS: tuple[ResampleLayer, ...] = (
     _resample("DeepLabV3", "logits", "bilinear", 21, 33, 513),
     _resample("DeepLabV3+", "decoder", "bilinear", 256, 33, 129),
 )
+
+LAYOUTS: tuple[LayoutLayer, ...] = (
+    _layout("ResNet-50", "image", 3, (224, 224)),
+    _layout("ResNet-50", "image_cast", 3, (224, 224), cast=True),
+    _layout("ResNet-50", "conv2_out", 64, (56, 56), tier="quick"),
+    _layout("ResNet-50", "conv2_out_cast", 64, (56, 56), cast=True, tier="quick"),
+    _layout("ResNet-50", "conv5_out", 2048, (7, 7)),
+    _layout("MobileNetV2", "dw_144_out", 144, (56, 56)),
+    _layout("VGG-16", "conv1_out", 64, (224, 224)),
+)
+
+ACTIVATIONS: tuple[ActivationLayer, ...] = (
+    _activation("VGG-16", "conv1_relu", 64, (224, 224)),
+    _activation("VGG-16", "conv3_relu", 256, (56, 56), tier="quick"),
+    _activation("VGG-16", "conv5_relu", 512, (14, 14)),
+)
 # fmt: on
 
 LAYERS: tuple[Layer, ...] = (
@@ -379,4 +467,6 @@ LAYERS: tuple[Layer, ...] = (
     *NORMALIZATIONS,
     *UNFOLDINGS,
     *RESAMPLINGS,
+    *LAYOUTS,
+    *ACTIVATIONS,
 )

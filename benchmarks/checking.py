@@ -5,7 +5,8 @@ hold every corner of the last axes. All other results are checked whole.
 
 The tolerance belongs to one element: ``ROUNDING * eps * sum(|a| * |b|)`` over the products that
 make it up. It grows with the reduction, allows another order of summation or a Winograd transform,
-and is far below one missing or misplaced term. Maxima and copies must be exact.
+and is far below one missing or misplaced term. Maxima and copies must be exact. For float16 it is
+the same, for sums are kept in float32, and a few roundings to float16 beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,25 @@ import numpy.typing as npt
 
 from benchmarks.cases import Case
 from benchmarks.data import Arrays, IndexArray, pool_maximum, random_state, windows
-from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, Shape, UnfoldLayer
+from benchmarks.layers import (
+    ActivationLayer,
+    ConvLayer,
+    LayoutLayer,
+    NormLayer,
+    PoolLayer,
+    ResampleLayer,
+    Shape,
+    UnfoldLayer,
+)
 
 Float64 = npt.NDArray[np.float64]
 Sums = tuple[Float64, Float64]  # sum(a * b) and sum(|a| * |b|)
 
 EPS = float(np.finfo(np.float32).eps)
+HALF_EPS = float(np.finfo(np.float16).eps)
 ROUNDING = 16
+HALF_ROUNDING = 4
+HALF_LEAST = 2.0**-24  # of float16's numbers, which lie so far apart near zero
 NORM_EPS = 1e-5
 MAX_PRODUCTS = 4_000_000  # that the samples of one case may cost
 MAX_SAMPLES = 1024
@@ -35,25 +48,35 @@ MAX_SAMPLES = 1024
 
 @dataclass(frozen=True)
 class Expectation:
-    """What one array of a result must hold, at `where` or, if that is None, everywhere."""
+    """What one array of a result must hold, at `where` or, if that is None, everywhere.
+
+    `magnitude` is that of what is added up, which may be rounded to float16 on the way; None where the tolerance tells
+    it. `channels_last` is the memory order that a result must have, where it is the point of the case.
+    """
 
     name: str
     shape: Shape
     values: npt.NDArray[Any]
     tolerance: npt.NDArray[Any] | float
     where: tuple[IndexArray, ...] | None = None
+    magnitude: npt.NDArray[Any] | None = None
+    dtype: str = "float32"
+    channels_last: bool | None = None
 
     def fault(self, result: npt.NDArray[Any]) -> str | None:
         """What is wrong with `result`, or None."""
         if result.shape != self.shape:
             return f"{self.name} has shape {result.shape}, expected {self.shape}"
-        if result.dtype != np.float32:
-            return f"{self.name} is {result.dtype}, expected float32"
+        if result.dtype != self.dtype:
+            return f"{self.name} is {result.dtype}, expected {self.dtype}"
         if not np.isfinite(result).all():
             return f"{self.name} holds values that are not finite"
-        got = result if self.where is None else result[self.where]
+        return self.fault_of_values(result if self.where is None else result[self.where])
+
+    def fault_of_values(self, got: npt.NDArray[Any]) -> str | None:
+        """What is wrong with the values that lie where they are checked, or None."""
         excess = np.abs(got - self.values) - self.tolerance
-        wrong = int(np.count_nonzero(excess > 0))
+        wrong = int(np.count_nonzero(~(excess <= 0)))
         if not wrong:
             return None
         worst = np.unravel_index(int(np.argmax(excess)), excess.shape)
@@ -68,6 +91,40 @@ class Expectation:
 
 def expect(case: Case, arrays: Arrays) -> list[Expectation]:
     """What the arrays of a right result hold, in the order in which providers return them."""
+    return [_in_dtype(case, expectation) for expectation in _expect_sums(case, arrays)]
+
+
+def _in_dtype(case: Case, expectation: Expectation) -> Expectation:
+    """An expectation of float32 sums, rounded to the dtype of the case; what must be exact still must."""
+    dtype = case.parameter_dtype if expectation.name in ("grad_weight", "grad_bias") else case.dtypes[1]
+    if isinstance(case.layer, ConvLayer):
+        dtype = case.dtype
+    if dtype == "float32" or np.all(expectation.tolerance == 0):
+        return replace(expectation, dtype=dtype)
+    magnitude: Any = expectation.magnitude
+    if magnitude is None:
+        magnitude = expectation.tolerance / (ROUNDING * EPS * math.sqrt(_terms(case)))
+    size = np.abs(expectation.values) + magnitude
+    tolerance = expectation.tolerance + HALF_ROUNDING * HALF_EPS * size + HALF_LEAST
+    return replace(expectation, dtype=dtype, tolerance=tolerance)
+
+
+def _terms(case: Case) -> int:
+    """How many products a result of a convolution sums; for other layers 1, their sums are short."""
+    layer = case.layer
+    if not isinstance(layer, ConvLayer):
+        return 1
+    if case.operation == "backward_weight":
+        return case.batch * math.prod(layer.size if layer.transposed else layer.out_size)
+    return max(1, layer.flops("forward", 1) // (2 * math.prod(_result_shape(case)[1:])))
+
+
+def _result_shape(case: Case) -> Shape:
+    backward = case.operation == "backward_input"
+    return case.layer.input_shape(1) if backward else case.layer.output_shape(1)
+
+
+def _expect_sums(case: Case, arrays: Arrays) -> list[Expectation]:
     layer = case.layer
     if isinstance(layer, ConvLayer):
         return [_expect_convolution(case, layer, arrays)]
@@ -82,7 +139,18 @@ def expect(case: Case, arrays: Arrays) -> list[Expectation]:
         return [Expectation("output", scattered.shape, scattered, 0.0)]
     if isinstance(layer, PoolLayer | ResampleLayer):
         return [_expect_separable(case, layer, arrays)]
+    if isinstance(layer, LayoutLayer):
+        copied = arrays["input"].astype(case.dtypes[1])
+        return [Expectation("output", copied.shape, copied, 0.0, channels_last=case.operation == "pack")]
+    if isinstance(layer, ActivationLayer):
+        return [_expect_activation(arrays)]
     raise TypeError(f"no expectation for {type(layer).__name__}")
+
+
+def _expect_activation(arrays: Arrays) -> Expectation:
+    x = arrays["input"].astype(np.float64)
+    bias = arrays["bias"].astype(np.float64).reshape(-1, *(1,) * (x.ndim - 2))
+    return Expectation("output", x.shape, np.maximum(x + bias, 0), EPS * (np.abs(x) + np.abs(bias)))
 
 
 def find_fault(expectations: Sequence[Expectation], results: Sequence[npt.NDArray[Any]]) -> str | None:
@@ -338,7 +406,7 @@ def _expect_norm(case: Case, layer: NormLayer, arrays: Arrays) -> list[Expectati
         y = xhat.reshape(x.shape) * weight + bias
         scale = (np.abs(rows) + np.abs(mean)) * rstd
         scale = scale.reshape(x.shape) * np.abs(weight) + np.abs(bias)
-        return [Expectation("output", y.shape, y, rounding * scale)]
+        return [Expectation("output", y.shape, y, rounding * scale, magnitude=scale)]
 
     gy = arrays["grad_output"].astype(np.float64)
     gxhat = (gy * weight).reshape(grouped)
@@ -346,14 +414,20 @@ def _expect_norm(case: Case, layer: NormLayer, arrays: Arrays) -> list[Expectati
     gx = rstd * (centred - xhat * (gxhat * xhat).mean(axes, keepdims=True))
     scale = rstd * (np.abs(gxhat) + np.abs(gxhat).mean(axes, keepdims=True) * (1 + np.abs(xhat)))
     products = gy * xhat.reshape(x.shape)
-    rows_sum = EPS * (ROUNDING + math.sqrt(x.size / layer.channels))
+    scale = scale.reshape(x.shape)
+    count = x.size / layer.channels
+    rows_sum = EPS * (ROUNDING + math.sqrt(count))
+    sums = {"grad_weight": products, "grad_bias": gy}
     return [
-        Expectation("grad_input", x.shape, gx.reshape(x.shape), rounding * scale.reshape(x.shape)),
-        Expectation(
-            "grad_weight",
-            (layer.channels,),
-            products.sum(others),
-            rows_sum * np.abs(products).sum(others),
+        Expectation("grad_input", x.shape, gx.reshape(x.shape), rounding * scale, magnitude=scale),
+        *(
+            Expectation(
+                name,
+                (layer.channels,),
+                terms.sum(others),
+                rows_sum * np.abs(terms).sum(others),
+                magnitude=np.abs(terms).sum(others) / math.sqrt(count),
+            )
+            for name, terms in sums.items()
         ),
-        Expectation("grad_bias", (layer.channels,), gy.sum(others), rows_sum * np.abs(gy).sum(others)),
     ]

@@ -1,10 +1,11 @@
-"""A case's arrays: random, float32, the same for every provider and in every run."""
+"""A case's arrays: random, the same for every provider and in every run."""
 
 from __future__ import annotations
 
 import math
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from benchmarks.cases import Case
 from benchmarks.layers import (
+    ActivationLayer,
     ConvLayer,
     NormLayer,
     PoolLayer,
@@ -24,6 +26,8 @@ FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]
 Arrays = dict[str, npt.NDArray[Any]]
 
+PIECE = 1 << 20  # elements that one thread draws at a time
+
 
 def random_state(case: Case) -> np.random.Generator:
     """A generator seeded by the case's name, so that a filtered run sees the same data."""
@@ -32,39 +36,71 @@ def random_state(case: Case) -> np.random.Generator:
 
 def make_arrays(case: Case) -> Arrays:
     """The operands of `case` by name; `indices` are flat within the plane, as in PyTorch."""
+    arrays = make_operands(case)
+    if needs_pool_indices(case):
+        assert isinstance(case.layer, PoolLayer)
+        arrays["indices"] = pool_maximum(arrays["input"], case.layer)[1]
+    return arrays
+
+
+def needs_pool_indices(case: Case) -> bool:
+    """Whether the case is the way back of maximum pooling, which is told where the maxima were."""
+    return isinstance(case.layer, PoolLayer) and case.layer.kind == "max" and case.operation == "backward"
+
+
+def make_operands(case: Case) -> Arrays:
+    """As `make_arrays`, without the indices that the forward of maximum pooling leaves."""
     layer, batch, operation = case.layer, case.batch, case.operation
     rng = random_state(case)
     input_shape, output_shape = layer.input_shape(batch), layer.output_shape(batch)
-
-    def normal(shape: Shape) -> FloatArray:
-        return rng.standard_normal(shape, dtype=np.float32)
+    given, parameters = case.dtypes[0], case.parameter_dtype
 
     arrays: Arrays = {}
     if operation == "col2im":
-        return {"columns": normal(output_shape)}
+        return {"columns": normal(rng, output_shape, given)}
     if operation != "backward_input" and not (operation == "backward" and isinstance(layer, ResampleLayer)):
-        arrays["input"] = normal(input_shape)
+        arrays["input"] = normal(rng, input_shape, given)
     if operation.startswith("backward"):
-        arrays["grad_output"] = normal(output_shape)
+        arrays["grad_output"] = normal(rng, output_shape, given)
+
+    def per_channel(channels: int) -> npt.NDArray[Any]:
+        return normal(rng, (channels,), "float32")
 
     if isinstance(layer, ConvLayer):
         if operation != "backward_weight":
             fan_in = math.prod(layer.weight_shape[1:])
-            arrays["weight"] = normal(layer.weight_shape) / np.float32(math.sqrt(fan_in))
+            weight = normal(rng, layer.weight_shape, "float32") / np.float32(math.sqrt(fan_in))
+            arrays["weight"] = weight.astype(given)
         if layer.bias and operation == "forward":
-            arrays["bias"] = normal((layer.out_channels,))
-    elif isinstance(layer, PoolLayer):
-        if layer.kind == "max" and operation == "backward":
-            arrays["indices"] = pool_maximum(arrays["input"], layer)[1]
+            arrays["bias"] = per_channel(layer.out_channels).astype(given)
     elif isinstance(layer, NormLayer):
-        arrays["weight"] = 1 + normal((layer.channels,)) / 4
-        arrays["bias"] = normal((layer.channels,))
+        arrays["weight"] = (1 + per_channel(layer.channels) / 4).astype(parameters)
+        arrays["bias"] = per_channel(layer.channels).astype(parameters)
         if layer.kind == "batch":
-            arrays["running_mean"] = normal((layer.channels,)) / 4
-            arrays["running_var"] = 1 + np.abs(normal((layer.channels,)))
+            arrays["running_mean"] = per_channel(layer.channels) / 4
+            arrays["running_var"] = 1 + np.abs(per_channel(layer.channels))
     elif isinstance(layer, ResampleLayer) and layer.kind == "unpool":
         arrays["indices"] = _unpool_indices(layer, batch, rng)
+    elif isinstance(layer, ActivationLayer):
+        arrays["bias"] = per_channel(layer.channels).astype(parameters)
     return arrays
+
+
+def normal(rng: np.random.Generator, shape: Shape, dtype: str) -> npt.NDArray[Any]:
+    """Standard normal numbers; large arrays are drawn in pieces on threads, the same ones however many there are."""
+    count = math.prod(shape)
+    if count <= PIECE:
+        return rng.standard_normal(shape, np.float32).astype(dtype, copy=False)
+    flat = np.empty(count, dtype)
+    starts = range(0, count, PIECE)
+
+    def draw(start: int, generator: np.random.Generator) -> None:
+        piece = flat[start : start + PIECE]
+        piece[...] = generator.standard_normal(piece.size, np.float32)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(draw, starts, rng.spawn(len(starts))))
+    return flat.reshape(shape)
 
 
 def windows(layer: PoolLayer | UnfoldLayer) -> Iterator[tuple[Any, ...]]:

@@ -1,7 +1,7 @@
 """What a layer is: its shapes, its floating-point operations and the least bytes it can move.
 
 Everything here is exact integer arithmetic on frozen dataclasses; nothing imports an array library.
-All arrays are float32 and in the order N, C, spatial.
+Arrays are float32, or float16 in some cases for a GPU, and in the order N, C, spatial.
 
 Two counts describe a case's cost:
 
@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 FLOAT_BYTES = 4
+HALF_BYTES = 2
 INDEX_BYTES = 8
 
 Tier = Literal["quick", "default", "full"]
 Device = Literal["cpu", "gpu"]
 Shape = tuple[int, ...]
 
+DTYPE_BYTES = {"float32": FLOAT_BYTES, "float16": HALF_BYTES}
 TIERS: tuple[Tier, ...] = ("quick", "default", "full")
 
 
@@ -49,6 +51,7 @@ class Layer:
     cpu_batch: int = 1
     gpu_batch: int = 32
     tier: Tier = "default"
+    devices: tuple[Device, ...] = ("cpu", "gpu")  # where it is measured
 
     @property
     def rank(self) -> int:
@@ -74,9 +77,9 @@ class Layer:
     def flops(self, operation: str, batch: int) -> int:
         return 0
 
-    def least_bytes(self, operation: str, batch: int) -> int:
+    def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """Input and output once each; overridden where an operation touches more."""
-        return FLOAT_BYTES * (math.prod(self.input_shape(batch)) + math.prod(self.output_shape(batch)))
+        return itemsize * (math.prod(self.input_shape(batch)) + math.prod(self.output_shape(batch)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,12 +140,11 @@ class ConvLayer(Layer):
         positions = self.size if self.transposed else self.out_size
         return 2 * batch * math.prod(positions) * math.prod(self.weight_shape)
 
-    def least_bytes(self, operation: str, batch: int) -> int:
+    def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """Input, weight and output: each direction reads two of them and writes the third."""
         with_bias = self.bias and operation == "forward"
-        arrays = super().least_bytes(operation, batch) // FLOAT_BYTES
-        arrays += math.prod(self.weight_shape) + (self.out_channels if with_bias else 0)
-        return FLOAT_BYTES * arrays
+        weights = math.prod(self.weight_shape) + (self.out_channels if with_bias else 0)
+        return super().least_bytes(operation, batch, itemsize) + itemsize * weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,9 +175,9 @@ class PoolLayer(Layer):
     def output_shape(self, batch: int) -> Shape:
         return (batch, self.channels, *self.out_size)
 
-    def least_bytes(self, operation: str, batch: int) -> int:
+    def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """The backward of maximum pooling reads the indices that the forward left."""
-        moved = super().least_bytes(operation, batch)
+        moved = super().least_bytes(operation, batch, itemsize)
         if self.kind == "max" and operation == "backward":
             moved += INDEX_BYTES * math.prod(self.output_shape(batch))
         return moved
@@ -206,10 +208,10 @@ class NormLayer(Layer):
     def output_shape(self, batch: int) -> Shape:
         return self.input_shape(batch)
 
-    def least_bytes(self, operation: str, batch: int) -> int:
+    def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """Forward: x read, y written. Backward: x and grad_output read, grad_input written."""
         arrays = 3 if operation == "backward" else 2
-        return FLOAT_BYTES * arrays * math.prod(self.input_shape(batch))
+        return itemsize * arrays * math.prod(self.input_shape(batch))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,8 +257,52 @@ class ResampleLayer(Layer):
     def output_shape(self, batch: int) -> Shape:
         return (batch, self.channels, *self.output)
 
-    def least_bytes(self, operation: str, batch: int) -> int:
-        moved = super().least_bytes(operation, batch)
+    def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
+        moved = super().least_bytes(operation, batch, itemsize)
         if self.kind == "unpool":
             moved += INDEX_BYTES * math.prod(self.input_shape(batch))
         return moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutLayer(Layer):
+    """A copy between the memory orders N, C, spatial ("first") and N, spatial, C ("last"), with or without a cast.
+
+    A cast goes from float32 to float16 on the way to channels-last, and back on the way from it.
+    """
+
+    cast: bool = False
+    devices: tuple[Device, ...] = ("gpu",)
+
+    @property
+    def family(self) -> str:
+        return "layout"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return ("pack", "unpack")
+
+    def output_shape(self, batch: int) -> Shape:
+        return self.input_shape(batch)
+
+    def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
+        both = FLOAT_BYTES + HALF_BYTES if self.cast else 2 * itemsize
+        return both * math.prod(self.input_shape(batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationLayer(Layer):
+    """What follows a convolution: relu(x + bias), one bias a channel."""
+
+    devices: tuple[Device, ...] = ("gpu",)
+
+    @property
+    def family(self) -> str:
+        return "bias and activation"
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        return ("forward",)
+
+    def output_shape(self, batch: int) -> Shape:
+        return self.input_shape(batch)

@@ -15,12 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.results import REFERENCE, Ratios, Row, Run, rows_of
+from benchmarks.results import REFERENCE, Ratios, Row, Run, by_family, rows_of
 
 COLOURS = {
     "forward": "#4477aa",
     "training": "#4477aa",
     "im2col": "#4477aa",
+    "pack": "#4477aa",
+    "unpack": "#ee6677",
     "inference": "#66ccee",
     "backward": "#ee6677",
     "backward_input": "#ee6677",
@@ -28,13 +30,18 @@ COLOURS = {
     "backward_weight": "#ccbb44",
 }
 DIRECTIONS = {
-    "forward, training, im2col": "#4477aa",
+    "forward, training, im2col, pack": "#4477aa",
     "inference": "#66ccee",
-    "backward (input), col2im": "#ee6677",
+    "backward (input), col2im, unpack": "#ee6677",
     "backward weight": "#ccbb44",
 }
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-SHORT_PEERS = {"PyTorch channels_last": "PyTorch NHWC", "ONNX Runtime": "ONNX RT"}
+SHORT_PEERS = {
+    "PyTorch channels_last": "PyTorch NHWC",
+    "PyTorch cudnn.benchmark": "PyTorch, search",
+    "PyTorch channels_last, cudnn.benchmark": "PyTorch NHWC, search",
+    "ONNX Runtime": "ONNX RT",
+}
 
 BAR_INCHES = 0.17
 HEADER_INCHES = 0.62  # of a family: its title and its axis
@@ -65,7 +72,8 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _caption(run: Run) -> str:
     device = run.environment["device"]
-    return f"{device['name']}, {device['threads']} threads, {run.environment['date']}"
+    threads = "" if run.on_gpu else f", {device['threads']} threads"
+    return f"{device['name']}{threads}, {run.environment['date']}"
 
 
 # Speed-up -----------------------------------------------------------------------------------------
@@ -76,7 +84,7 @@ def _speedup(run: Run, rows: Sequence[Row]) -> Any:
     families: dict[str, list[Row]] = {}
     for row in rows:
         if row.ratio is not None:
-            families.setdefault(row.record.family, []).append(row)
+            families.setdefault(by_family(row.record)[0], []).append(row)
     columns = _pack(families)
     height = 1.1 + max(sum(_panel_inches(families[name]) for name in column) for column in columns)
     width = COLUMN_INCHES * len(columns)
@@ -207,6 +215,8 @@ def _roofs(axes: Any, run: Run, rows: Sequence[Row]) -> None:
     left, right = min(intensities) / 2, max(max(intensities) * 2, 4 * gemm / copy)
     ridge = gemm / copy
     axes.plot([left, ridge, right], [left * copy, gemm, gemm], color="black", linewidth=1.4)
+    for rate in run.limits.other_flops.values():  # other precisions
+        axes.plot([rate / 1e9 / copy, right], [rate / 1e9] * 2, color="black", linewidth=0.8, linestyle="--")
     axes.text(
         0.015,
         0.98,
@@ -259,7 +269,7 @@ def _bandwidths(axes: Any, run: Run, rows: Sequence[Row]) -> None:
     copy = run.limits.copy_bytes / 1e9
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        label = f"{row.record.family} {row.record.operation}"
+        label = f"{by_family(row.record)[0]} {row.record.operation}"
         groups.setdefault(label, []).append(row)
     for place, members in enumerate(groups.values()):
         for row in members:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from benchmarks.cases import Case
 from benchmarks.timing import Limits, Timing
 
-SCHEMA = 1
+SCHEMA = 2
+READ_SCHEMAS = (1, 2)  # the first has no figures of a GPU
 REFERENCE = "PyTorch"  # the peer that every table names beside the quickest: PyTorch as it comes, NCHW
 
 Status = Literal["timed", "refused", "wrong", "failed"]
@@ -20,13 +21,18 @@ Status = Literal["timed", "refused", "wrong", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one provider on one case; `note` says why it was not timed."""
+    """What became of one provider on one case; `note` says why it was not timed.
+
+    On a GPU `timing` is from a cold cache, `warm` from a warm one, and `host` what the host spends on a call.
+    """
 
     provider: str
     ours: bool
     status: Status
     timing: Timing | None = None
     note: str = ""
+    warm: Timing | None = None
+    host: Timing | None = None
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,11 @@ class Record:
     flops: int
     least_bytes: int
     outcomes: tuple[Outcome, ...]
+    dtype: str = "float32"
+    raw_launch_s: float | None = None  # the host's time for a bare launch with as many arrays
 
     @staticmethod
-    def of(case: Case, outcomes: Iterable[Outcome]) -> Record:
+    def of(case: Case, outcomes: Iterable[Outcome], raw_launch_s: float | None = None) -> Record:
         return Record(
             id=case.id,
             network=case.layer.network,
@@ -55,12 +63,14 @@ class Record:
             flops=case.flops,
             least_bytes=case.least_bytes,
             outcomes=tuple(outcomes),
+            dtype=case.dtype,
+            raw_launch_s=raw_launch_s,
         )
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that is written to ``<device>.json``."""
+    """Everything that is written to ``<device>.json``; `unreached` are the cases that the time did not suffice for."""
 
     tier: str
     complete: bool  # not filtered, not interrupted
@@ -68,6 +78,7 @@ class Run:
     environment: dict[str, Any]
     limits: Limits
     records: tuple[Record, ...]
+    unreached: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
@@ -76,11 +87,21 @@ class Run:
     def load(path: Path) -> Run:
         data = json.loads(path.read_text())
         schema = data.pop("schema", None)
-        if schema != SCHEMA:
-            raise ValueError(f"{path.name} has schema {schema}, expected {SCHEMA}")
+        if schema not in READ_SCHEMAS:
+            raise ValueError(f"{path.name} has schema {schema}, expected {' or '.join(map(str, READ_SCHEMAS))}")
         data["limits"] = Limits(**data["limits"])
-        data["records"] = tuple(_record(record) for record in data["records"])
+        data["records"] = tuple(record_from(record) for record in data["records"])
+        data["unreached"] = tuple(data.get("unreached", ()))
         return Run(**data)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.environment["device"]["kind"] == "gpu"
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of a GPU's last cache; 0 elsewhere."""
+        return int(self.environment["device"].get("l2_bytes", 0))
 
     @property
     def subjects(self) -> list[str]:
@@ -101,17 +122,22 @@ class Run:
         ]
 
 
-def _record(data: dict[str, Any]) -> Record:
-    outcomes = []
-    for outcome in data.pop("outcomes"):
-        timing = outcome.pop("timing")
-        outcomes.append(Outcome(**outcome, timing=Timing(**timing) if timing else None))
-    return Record(**data, outcomes=tuple(outcomes))
+def record_from(data: dict[str, Any]) -> Record:
+    """A record from what `dataclasses.asdict` made of it."""
+    outcomes = [Outcome(**{name: _timing(name, value) for name, value in one.items()}) for one in data["outcomes"]]
+    return Record(**{**data, "outcomes": tuple(outcomes)})
+
+
+def _timing(name: str, value: Any) -> Any:
+    return Timing(**value) if name in ("timing", "warm", "host") and value else value
 
 
 @dataclass(frozen=True)
 class Row:
-    """One timed case of one subject, beside its quickest peer, PyTorch and its limit."""
+    """One timed case of one subject, beside its quickest peer, PyTorch and its limit.
+
+    `warm` and `host` are a GPU's: the time from a warm cache, and the host's for a call.
+    """
 
     record: Record
     subject: str
@@ -122,6 +148,14 @@ class Row:
     peer: str = ""
     peer_timing: Timing | None = None
     reference_timing: Timing | None = None
+    warm: Timing | None = None
+    host: Timing | None = None
+
+    @property
+    def host_ratio(self) -> float | None:
+        """The host's time for a call over that for a raw launch."""
+        raw = self.record.raw_launch_s
+        return self.host.median / raw if self.host and raw else None
 
     @property
     def ratio(self) -> float | None:
@@ -140,19 +174,22 @@ def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits
     if subject not in timings:
         return None
     own = timings[subject]
+    outcome = next(o for o in record.outcomes if o.provider == subject)
     peers = {name: timing for name, timing in timings.items() if name not in subjects}
     peer = min(peers, key=lambda name: peers[name].median, default="")
-    arithmetic = limits.bound_by_arithmetic(record.flops, record.least_bytes)
+    arithmetic = limits.bound_by_arithmetic(record.flops, record.least_bytes, record.dtype)
     return Row(
         record=record,
         subject=subject,
         timing=own,
         rate=(record.flops if arithmetic else record.least_bytes) / own.median,
         unit="GFLOP/s" if arithmetic else "GB/s",
-        share=limits.least_seconds(record.flops, record.least_bytes) / own.median,
+        share=limits.least_seconds(record.flops, record.least_bytes, record.dtype) / own.median,
         peer=peer,
         peer_timing=peers.get(peer),
         reference_timing=peers.get(REFERENCE),
+        warm=outcome.warm,
+        host=outcome.host,
     )
 
 
@@ -193,15 +230,19 @@ class Summary:
 
 
 def by_family(record: Record) -> tuple[str, str]:
-    """Each operation of each family apart."""
-    return record.family, record.operation
+    """Each operation of each family apart, and each dtype."""
+    return record.family + _in(record.dtype), record.operation
 
 
 def by_group(record: Record) -> tuple[str, str]:
     """Convolutions by direction, whatever their window but for depthwise ones; all else with its gradients."""
     if record.family.endswith("convolution") and not record.family.startswith("depthwise"):
-        return "convolution", record.operation
-    return record.family, "all"
+        return "convolution" + _in(record.dtype), record.operation
+    return record.family + _in(record.dtype), "all"
+
+
+def _in(dtype: str) -> str:
+    return "" if dtype == "float32" else f", {dtype}"
 
 
 def summarize(rows: Iterable[Row], kind_of: Callable[[Record], tuple[str, str]] = by_family) -> list[Summary]:

@@ -26,11 +26,14 @@ class Schedule:
     done: int = 0
     overhead_s: float = 0.0  # spent so far on data, preparation and checks
 
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.budget_s - (time.perf_counter() - self.started)
+
     def share(self) -> float:
         """Seconds for timing the next case, its expected overhead taken off."""
-        left = self.budget_s - (time.perf_counter() - self.started)
         overhead = self.overhead_s / self.done if self.done else 0.0
-        share = left / max(self.cases - self.done, 1) - overhead
+        share = self.left() / max(self.cases - self.done, 1) - overhead
         return min(max(share, self.least_s), self.most_s)
 
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -93,18 +93,25 @@ class Limits:
     gemm_flops: float  # float32 multiply-adds of a large matrix product, per second, times two
     gemm_library: str
     copy_bytes: float  # bytes read plus bytes written per second, arrays beyond the cache
+    other_flops: dict[str, float] = field(default_factory=dict)  # of other precisions: tf32, float16, bfloat16
 
-    def least_seconds(self, flops: int, moved_bytes: int) -> float:
+    def flops(self, dtype: str = "float32") -> float:
+        """The rate of a matrix product of this dtype; float32's where none was measured."""
+        return self.other_flops.get(dtype, self.gemm_flops)
+
+    def least_seconds(self, flops: int, moved_bytes: int, dtype: str = "float32") -> float:
         """No implementation whose data comes from memory can be quicker than this."""
-        return max(flops / self.gemm_flops, moved_bytes / self.copy_bytes)
+        return max(flops / self.flops(dtype), moved_bytes / self.copy_bytes)
 
     def raised_by(self, other: Limits) -> Limits:
         """The higher of two measurements: a limit is what the machine has been seen to do."""
         gemm = max(self, other, key=lambda limits: limits.gemm_flops)
-        return Limits(gemm.gemm_flops, gemm.gemm_library, max(self.copy_bytes, other.copy_bytes))
+        names = {**self.other_flops, **other.other_flops}
+        others = {name: max(self.other_flops.get(name, 0), other.other_flops.get(name, 0)) for name in names}
+        return Limits(gemm.gemm_flops, gemm.gemm_library, max(self.copy_bytes, other.copy_bytes), others)
 
-    def bound_by_arithmetic(self, flops: int, moved_bytes: int) -> bool:
-        return flops / self.gemm_flops > moved_bytes / self.copy_bytes
+    def bound_by_arithmetic(self, flops: int, moved_bytes: int, dtype: str = "float32") -> bool:
+        return flops / self.flops(dtype) > moved_bytes / self.copy_bytes
 
 
 def measure_limits(threads: int, providers: Sequence[Provider], repeats: int = 6) -> Limits:

@@ -321,7 +321,7 @@ def run_command(monkeypatch, tmp_path):
 
     def run(providers, *arguments):
         monkeypatch.setattr("benchmarks.providers.PROVIDERS", providers)
-        status = command.main(["--quick", "--out", str(tmp_path), *arguments])
+        status = command.main(["--quick", "--device", "cpu", "--out", str(tmp_path), *arguments])
         device = environment.slug(environment.device_name(), environment.available_cpus())
         return status, {path.name.removeprefix(device + "-"): path for path in tmp_path.iterdir()}
 
@@ -398,7 +398,7 @@ def test_without_gpucnn_there_are_no_threads_of_it(monkeypatch):
 
 def test_only_a_whole_default_run_has_the_plain_name():
     names = {
-        command.file_stem(tier, 2, filtered, interrupted)
+        command.file_stem(tier, "some-cpu", filtered, interrupted)
         for tier in ("quick", "default", "full")
         for filtered in (False, True)
         for interrupted in (False, True)
@@ -406,7 +406,8 @@ def test_only_a_whole_default_run_has_the_plain_name():
     assert len(names) == 12
     assert environment.slug("Intel(R) Xeon(R) CPU @ 2.20GHz", 4) == "intel-xeon-4-threads"
     assert environment.slug("AMD EPYC 7B13", 1) == "amd-epyc-7b13-1-thread"
-    assert command.file_stem("default", 2, False, False) == environment.slug(environment.device_name(), 2)
+    assert command.file_stem("default", "some-cpu", False, False) == "some-cpu"
+    assert command.file_stem("full", "some-gpu", True, True) == "some-gpu-full-filtered-partial"
 
 
 def test_the_schedule_shares_what_is_left():
@@ -530,7 +531,7 @@ def test_json_keeps_everything(small_run, tmp_path):
     path = tmp_path / "run.json"
     small_run.save(path)
     assert Run.load(path) == small_run
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 99'))
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 99'))
     with pytest.raises(ValueError, match="schema 99"):
         Run.load(path)
 
@@ -541,7 +542,8 @@ def test_markdown_and_readme(small_run, tmp_path):
     assert "| 0.50 | quick |" in text
     assert "| no peer |" in text
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.README_START}\nold\n{report.README_END}\nafter\n")
+    start, end = report.README_MARKERS["cpu"]
+    readme.write_text(f"before\n{start}\nold\n{end}\nafter\n")
     for _ in range(2):  # the second time replaces the first
         report.update_readme(readme, small_run, "details.md")
     written = readme.read_text()

@@ -1,8 +1,7 @@
 """The implementations that are compared; each is one small class.
 
-Adding one: subclass `Provider` in a module here and name it in `PROVIDERS`. An implementation on a
-GPU sets ``device = "gpu"``, keeps its arrays there and overrides `Provider.time` with device events
-and a cache flush; cases then take their GPU batch.
+Adding one: subclass `Provider` in a module here and name it in `PROVIDERS`, or in `GPU_PROVIDERS` if it sets
+``device = "gpu"``: it is then handed arrays of CuPy, and gives back such arrays; `benchmarks.gpu` times its calls.
 """
 
 from __future__ import annotations
@@ -10,17 +9,39 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.util import find_spec
 
+from benchmarks.layers import Device
 from benchmarks.providers.base import Call, Provider
-from benchmarks.providers.gpucnn import GpucnnNumpy
+from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast, GpucnnNumpy
 from benchmarks.providers.onnx_runtime import OnnxRuntime
 from benchmarks.providers.pytorch import PyTorch, PyTorchChannelsLast
+from benchmarks.providers.pytorch_gpu import (
+    PyTorchCompiled,
+    PyTorchCudnnSearch,
+    PyTorchCudnnSearchChannelsLast,
+    PyTorchGpu,
+    PyTorchGpuChannelsLast,
+)
 
-__all__ = ["PROVIDERS", "Call", "Provider", "installed"]
+__all__ = ["GPU_PROVIDERS", "PROVIDERS", "Call", "Provider", "installed", "kinds"]
 
 PROVIDERS: tuple[type[Provider], ...] = (GpucnnNumpy, PyTorch, PyTorchChannelsLast, OnnxRuntime)
+GPU_PROVIDERS: tuple[type[Provider], ...] = (
+    GpucnnGpu,
+    GpucnnGpuChannelsLast,
+    PyTorchGpu,
+    PyTorchGpuChannelsLast,
+    PyTorchCudnnSearch,
+    PyTorchCudnnSearchChannelsLast,
+    PyTorchCompiled,
+)
 
 
-def installed(threads: int, names: Iterable[str] = ()) -> tuple[list[Provider], dict[str, str]]:
+def kinds(device: Device = "cpu") -> tuple[type[Provider], ...]:
+    """The implementations for a device, whether installed or not."""
+    return PROVIDERS if device == "cpu" else GPU_PROVIDERS
+
+
+def installed(threads: int, names: Iterable[str] = (), device: Device = "cpu") -> tuple[list[Provider], dict[str, str]]:
     """The providers that can run here and, for the others, why not.
 
     `names` keeps those whose name contains one of them; none keeps all.
@@ -28,7 +49,7 @@ def installed(threads: int, names: Iterable[str] = ()) -> tuple[list[Provider], 
     words = [word.lower() for word in names]
     present: list[Provider] = []
     absent: dict[str, str] = {}
-    for kind in PROVIDERS:
+    for kind in kinds(device):
         if words and not any(word in kind.name.lower() for word in words):
             continue
         missing = [module for module in kind.requires if find_spec(module) is None]

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks.cases import Case
 from benchmarks.data import Arrays
-from benchmarks.layers import Device
+from benchmarks.layers import Device, LayoutLayer, NormLayer, UnfoldLayer
 
 Call = Callable[[], Any]
+Result = TypeVar("Result")
 
 
 class Provider(ABC):
@@ -48,9 +49,24 @@ class Provider(ABC):
         values = returned if isinstance(returned, tuple) else (returned,)
         return [np.asarray(value) for value in values if value is not None]
 
+    def within(self, function: Callable[[], Result]) -> Result:
+        """Run what calls this implementation where it has to be called from."""
+        return function()
+
     def time(self, call: Call, repeats: int) -> float:
         """Mean seconds of `repeats` calls in a row."""
         start = time.perf_counter()
         for _ in range(repeats):
             call()
         return (time.perf_counter() - start) / repeats
+
+
+def channels_last_unfit(case: Case) -> str | None:
+    """Why a case is nothing to compute in channels-last order, or None."""
+    if isinstance(case.layer, UnfoldLayer):
+        return "the columns of im2col have no channels_last order"
+    if isinstance(case.layer, NormLayer) and case.layer.kind == "layer":
+        return "layer norm's channels are last already"
+    if isinstance(case.layer, LayoutLayer):
+        return "the case is the change of order itself"
+    return None

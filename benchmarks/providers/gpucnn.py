@@ -1,4 +1,4 @@
-"""gpucnn through its public functions, on NumPy arrays."""
+"""gpucnn through its public functions, on NumPy arrays and on a GPU's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
-from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
-from benchmarks.providers.base import Call, Provider
+from benchmarks.layers import ActivationLayer, ConvLayer, LayoutLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
+from benchmarks.providers.base import Call, Provider, channels_last_unfit
 
 
-class GpucnnNumpy(Provider):
-    name = "gpucnn NumPy"
+class Gpucnn(Provider):
+    """The calls, whatever the arrays."""
+
     requires = ("gpucnn",)
     ours = True
 
@@ -29,6 +30,11 @@ class GpucnnNumpy(Provider):
             return version("gpucnn")
         except PackageNotFoundError:  # run from a checkout
             return "checkout"
+
+    def refuses(self, case: Case) -> str | None:
+        if isinstance(case.layer, LayoutLayer | ActivationLayer):
+            return f"gpucnn has no function for {case.family}"
+        return super().refuses(case)
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
         layer = case.layer
@@ -80,8 +86,16 @@ class GpucnnNumpy(Provider):
         if case.operation == "forward":
             return partial(getattr(self.functional, name), arrays["input"], **options)
         backward = getattr(self.functional, f"{name}_backward")
-        handed: dict[str, Any] = {"indices": arrays["indices"]} if layer.kind == "max" else {}
+        handed: dict[str, Any] = {}
+        if layer.kind == "max":
+            handed["indices"] = self._indices(name, options, arrays)
         return partial(backward, arrays["grad_output"], arrays["input"], **options, **handed)
+
+    def _indices(self, name: str, options: dict[str, Any], arrays: Arrays) -> Any:
+        """Where the maxima were: as given, or as the forward tells."""
+        if "indices" in arrays:
+            return arrays["indices"]
+        return getattr(self.functional, name)(arrays["input"], **options, return_indices=True)[1]
 
     def _normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
         """A backward is handed the statistics of its forward, as a network would."""
@@ -114,3 +128,39 @@ class GpucnnNumpy(Provider):
         # Only the shape of the input matters to a linear map's gradient.
         like = arrays["grad_output"][..., : layer.size[0], : layer.size[1]]
         return partial(f.interpolate_backward, arrays["grad_output"], like, **options)
+
+
+class GpucnnNumpy(Gpucnn):
+    name = "gpucnn NumPy"
+
+
+class GpucnnGpu(Gpucnn):
+    """Arrays of a GPU, or of the simulator in its place, in the order N, C, spatial."""
+
+    name = "gpucnn"
+    device = "gpu"
+
+    def results(self, returned: Any) -> list[Any]:
+        values = returned if isinstance(returned, tuple) else (returned,)
+        return [value for value in values if value is not None]
+
+
+class GpucnnGpuChannelsLast(GpucnnGpu):
+    """The same with images whose channels are innermost in memory; weights lie as they do anywhere."""
+
+    name = "gpucnn channels_last"
+
+    def refuses(self, case: Case) -> str | None:
+        return channels_last_unfit(case) or super().refuses(case)
+
+    def prepare(self, case: Case, arrays: Arrays) -> Call:
+        images = ("input", "grad_output")
+        turned = {name: _channels_last(array) if name in images else array for name, array in arrays.items()}
+        return super().prepare(case, turned)
+
+
+def _channels_last(array: Any) -> Any:
+    """A copy of an image [N, C, *spatial] whose channels are innermost in memory."""
+    order = (0, *range(2, array.ndim), 1)
+    back = (0, array.ndim - 1, *range(1, array.ndim - 1))
+    return array.transpose(order).copy(order="C").transpose(back)

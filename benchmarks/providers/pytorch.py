@@ -14,8 +14,17 @@ from typing import Any
 from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
-from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
-from benchmarks.providers.base import Call, Provider
+from benchmarks.layers import (
+    ActivationLayer,
+    ConvLayer,
+    LayoutLayer,
+    NormLayer,
+    PoolLayer,
+    ResampleLayer,
+    Shape,
+    UnfoldLayer,
+)
+from benchmarks.providers.base import Call, Provider, channels_last_unfit
 
 
 class PyTorch(Provider):
@@ -35,6 +44,10 @@ class PyTorch(Provider):
     def tensor(self, array: Any) -> Any:
         """`array` as this provider's memory order would hold it."""
         return self.torch.from_numpy(array)
+
+    def zeros(self, shape: Shape, like: Any) -> Any:
+        """A tensor of which only the shape, dtype and memory order matter."""
+        return self.tensor(self.torch.zeros(shape, dtype=like.dtype).numpy())
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
         tensors = {name: self.tensor(array) for name, array in arrays.items()}
@@ -62,9 +75,9 @@ class PyTorch(Provider):
             return partial(self.torch.convolution, x, weight, tensors.get("bias"), *geometry)
         # The operand that a gradient does not depend on still gives its shape.
         if x is None:
-            x = self.tensor(self.torch.empty(layer.input_shape(case.batch)).numpy())
+            x = self.zeros(layer.input_shape(case.batch), tensors["grad_output"])
         if weight is None:
-            weight = self.tensor(self.torch.empty(layer.weight_shape).numpy())
+            weight = self.zeros(layer.weight_shape, tensors["grad_output"])
         mask = [case.operation == "backward_input", case.operation == "backward_weight", False]
         return partial(
             self.torch.ops.aten.convolution_backward,
@@ -79,8 +92,7 @@ class PyTorch(Provider):
     def _backward(self, case: Case, tensors: dict[str, Any]) -> Call:
         """Run the graph of one forward backwards, as often as asked."""
         if "input" not in tensors:
-            shape = case.layer.input_shape(case.batch)
-            tensors["input"] = self.tensor(self.torch.zeros(shape).numpy())
+            tensors["input"] = self.zeros(case.layer.input_shape(case.batch), tensors["grad_output"])
         wanted: Sequence[Any] = [
             tensors[name].requires_grad_() for name in ("input", "weight", "bias") if name in tensors
         ]
@@ -108,6 +120,21 @@ class PyTorch(Provider):
             return partial(f.interpolate, x, size=layer.output, mode=layer.kind)
         if isinstance(layer, NormLayer):
             return self._norm(case, layer, tensors)
+        if isinstance(layer, LayoutLayer):
+            last = self.torch.channels_last
+            kept, wanted = (
+                (self.torch.contiguous_format, last)
+                if case.operation == "pack"
+                else (last, self.torch.contiguous_format)
+            )
+            x = x.contiguous(memory_format=kept)
+            if layer.cast:
+                dtype = self.torch.float16 if case.operation == "pack" else self.torch.float32
+                return lambda: x.to(dtype=dtype, memory_format=wanted)
+            return lambda: x.contiguous(memory_format=wanted)
+        if isinstance(layer, ActivationLayer):
+            bias = tensors["bias"].reshape(-1, *(1,) * layer.rank)
+            return lambda: self.torch.relu_(x + bias)
         raise TypeError(f"{self.name} does not know {type(layer).__name__}")
 
     def _norm(self, case: Case, layer: NormLayer, tensors: dict[str, Any]) -> Call:
@@ -128,10 +155,9 @@ class PyTorchChannelsLast(PyTorch):
     name = "PyTorch channels_last"
 
     def refuses(self, case: Case) -> str | None:
-        if isinstance(case.layer, UnfoldLayer):
-            return "the columns of im2col have no channels_last order"
-        if isinstance(case.layer, NormLayer) and case.layer.kind == "layer":
-            return "layer norm's channels are last already"
+        unfit = channels_last_unfit(case)
+        if unfit:
+            return unfit
         if (
             isinstance(case.layer, NormLayer)
             and case.layer.kind == "instance"
@@ -144,8 +170,10 @@ class PyTorchChannelsLast(PyTorch):
         return None
 
     def tensor(self, array: Any) -> Any:
-        tensor = super().tensor(array)
-        orders = {4: self.torch.channels_last, 5: self.torch.channels_last_3d}
-        if tensor.ndim not in orders:
-            return tensor
-        return tensor.contiguous(memory_format=orders[tensor.ndim])
+        return in_channels_last(super().tensor(array), self.torch)
+
+
+def in_channels_last(tensor: Any, torch: Any) -> Any:
+    """A tensor of images or filters of rank 2 or 3 with its second axis innermost in memory; others as they are."""
+    orders = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return tensor.contiguous(memory_format=orders[tensor.ndim]) if tensor.ndim in orders else tensor

@@ -1,0 +1,13 @@
+"""Benchmarks on a GPU: times by the device's own events, each call from a cold cache.
+
+==============  ==================================================================================
+`device`        what timing needs of a device: memory, events, a cache to flush; CuPy's, a simulated one
+`sampling`      one cold call between two events, warm calls, the host's time for a call
+`limits`        the rates of a copy and of matrix products, measured the same way
+`cuts`          the part of a large result that is checked against float64 arithmetic
+`session`       prepare, check, time: one case
+`worker`        a process that measures cases and writes a line of JSON for each event
+`supervisor`    starts workers, follows their lines, and starts another where one was lost
+`environment`   the GPU's name, driver, libraries, clocks
+==============  ==================================================================================
+"""

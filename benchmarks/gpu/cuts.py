@@ -1,0 +1,130 @@
+"""The part of a large result that is checked.
+
+A GPU's batch takes float64 arithmetic on the CPU too long. So a case is cut down to one that is whole in itself, whose
+results are held against `benchmarks.checking` as on a CPU: some images where images do not meet, some channels of a
+normalisation over the batch or within groups, all of a layer norm. Convolutions are checked at sampled positions of the
+whole. No implementation that is timed takes part. What lies outside the cut must be finite, and the memory that results
+are likely to be written to held NaN before, so that little can be left out unseen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import Case
+from benchmarks.checking import Expectation, expect
+from benchmarks.data import Arrays, IndexArray, needs_pool_indices, pool_maximum
+from benchmarks.gpu.device import Array, Device
+from benchmarks.layers import ConvLayer, Layer, NormLayer, PoolLayer
+from gpucnn.backends.layout import is_channels_last
+
+MOST_ELEMENTS = 4_000_000  # of one array of the cut, beyond its first two slices
+MOST_SLICES = 8
+PER_CHANNEL = ("weight", "bias", "running_mean", "running_var", "grad_weight", "grad_bias")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The slices `chosen` along `axis` of a case's arrays, and the case that they are; `axis` None leaves all."""
+
+    case: Case
+    axis: int | None = None
+    chosen: IndexArray | None = None
+
+    def axis_of(self, name: str) -> int | None:
+        """The axis that the array called `name` is cut along, if it is."""
+        if name in PER_CHANNEL:
+            return 0 if self.axis == 1 else None
+        return self.axis
+
+    def arrays(self, arrays: Arrays) -> Arrays:
+        """The cut arrays, with what follows from them."""
+        cut = {}
+        for name, array in arrays.items():
+            axis = self.axis_of(name)
+            cut[name] = array if axis is None else array.take(self.chosen, axis=axis)
+        if needs_pool_indices(self.case):
+            assert isinstance(self.case.layer, PoolLayer)
+            cut["indices"] = pool_maximum(cut["input"], self.case.layer)[1]
+        return cut
+
+
+def cut_of(case: Case) -> Cut:
+    """How a case is cut."""
+    layer = case.layer
+    if isinstance(layer, ConvLayer) or (isinstance(layer, NormLayer) and layer.kind == "layer"):
+        return Cut(case)
+    if isinstance(layer, NormLayer):
+        return _some_channels(case, layer)
+    shapes = layer.input_shape(1), layer.output_shape(1)
+    chosen = _spread(case.batch, max(map(prod, shapes)))
+    return Cut(replace(case, batch=len(chosen)), 0, chosen)
+
+
+def _some_channels(case: Case, layer: NormLayer) -> Cut:
+    """Whole groups of channels: statistics are taken within them, whatever the others hold."""
+    members = {"batch": 1, "instance": 1, "group": layer.channels // layer.groups}[layer.kind]
+    groups = _spread(layer.channels // members, case.batch * members * prod(layer.size))
+    chosen = (groups[:, None] * members + np.arange(members)).ravel()
+    smaller: Layer = replace(layer, channels=len(chosen), groups=len(groups) if layer.kind == "group" else layer.groups)
+    return Cut(replace(case, layer=smaller), 1, chosen)
+
+
+def _spread(count: int, size: int) -> IndexArray:
+    """The first, the last and some between of `count` slices of `size` elements."""
+    wanted = min(count, MOST_SLICES, max(2, MOST_ELEMENTS // size))
+    return np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
+
+
+def find_fault(case: Case, arrays: Arrays, results: list[Array], device: Device) -> str | None:
+    """The first fault of results on a device, or None; `arrays` are the host's operands."""
+    cut, expectations = expected(case, arrays)
+    return fault_of(cut, case, expectations, results, device)
+
+
+def expected(case: Case, arrays: Arrays) -> tuple[Cut, list[Expectation]]:
+    """What is checked of a case, and what it must hold."""
+    cut = cut_of(case)
+    return cut, expect(cut.case, cut.arrays(arrays))
+
+
+def fault_of(cut: Cut, case: Case, expectations: list[Expectation], results: list[Array], device: Device) -> str | None:
+    """The first fault of results on a device, or None."""
+    if len(results) != len(expectations):
+        return f"{len(results)} arrays came back, expected {len(expectations)}"
+    for expectation, result in zip(expectations, results, strict=True):
+        fault = _fault(cut, case, expectation, result, device)
+        if fault:
+            return fault
+    return None
+
+
+def _fault(cut: Cut, case: Case, expectation: Expectation, result: Array, device: Device) -> str | None:
+    name, axis = expectation.name, cut.axis_of(expectation.name)
+    shape = list(expectation.shape)
+    if axis is not None:
+        shape[axis] = case.batch if axis == cut.axis == 0 else _channels(case)
+    if tuple(result.shape) != tuple(shape):
+        return f"{name} has shape {tuple(result.shape)}, expected {tuple(shape)}"
+    if str(result.dtype) != expectation.dtype:
+        return f"{name} is {result.dtype}, expected {expectation.dtype}"
+    if expectation.channels_last is not None and is_channels_last(result) != expectation.channels_last:
+        return f"{name} has strides {result.strides}, expected channels {_order(expectation.channels_last)}"
+    if not device.finite(result):
+        return f"{name} holds values that are not finite"
+    if expectation.where is not None:
+        return expectation.fault_of_values(device.at(result, expectation.where))
+    return expectation.fault_of_values(device.taken(result, axis, cut.chosen))
+
+
+def _channels(case: Case) -> int:
+    channels: Any = case.layer.channels
+    return int(channels)
+
+
+def _order(channels_last: bool) -> str:
+    return "last" if channels_last else "first"

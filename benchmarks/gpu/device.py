@@ -1,0 +1,249 @@
+"""What the benchmarks need of a device: arrays to it and back, events on its stream, and a cache to flush.
+
+All that is timed runs on the default stream, of CuPy as of PyTorch: it is where both run unless told otherwise, so
+events recorded by one bracket the kernels of the other, and no stream has to wait for another.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = Any
+Host = npt.NDArray[Any]
+
+FLUSHED = 2  # times the cache's size that is written, and then read
+LEAST_FLUSHED = 64 << 20  # bytes, should the driver not tell the cache's size
+PARAMETER_BYTES = 128  # of the structure that a raw launch passes beside its arrays
+
+# `hold` keeps the stream busy for a time. `read` leaves nothing but clean lines in the cache, so that a timed kernel
+# does not pay for writing back what the flush wrote. The raw launches do nothing: only their host time is asked for.
+SOURCE = """
+extern "C" __global__ void hold(unsigned long long nanoseconds) {
+  unsigned long long start, now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(start));
+  do {
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  } while (now - start < nanoseconds);
+}
+
+extern "C" __global__ void read(const uint4* data, unsigned long long count, unsigned int* never) {
+  unsigned int sum = 0;
+  unsigned long long step = (unsigned long long)gridDim.x * blockDim.x;
+  for (unsigned long long i = (unsigned long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
+    uint4 value = data[i];
+    sum += value.x ^ value.y ^ value.z ^ value.w;
+  }
+  if (sum == 0x9e3779b9u) *never = sum;
+}
+"""
+
+
+class Device(Protocol):
+    """A device on whose stream calls are queued, in order."""
+
+    name: str
+    l2_bytes: int
+
+    def asarray(self, host: Host) -> Array:
+        """A copy of a host array on the device."""
+
+    def asnumpy(self, array: Array) -> Host:
+        """A copy of a device array on the host, once it has been computed."""
+
+    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
+        """The slices `chosen` along `axis`, or all of the array, on the host."""
+
+    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
+        """The elements at `where`, on the host."""
+
+    def finite(self, array: Array) -> bool:
+        """Whether no element is infinite or NaN."""
+
+    def spoil(self, nbytes: int) -> None:
+        """Leave NaN in memory that the next array of so many bytes may get."""
+
+    def hold(self, seconds: float) -> None:
+        """Queue a kernel that keeps the stream busy for so long."""
+
+    def flush(self) -> None:
+        """Queue what leaves nothing of earlier calls in the cache."""
+
+    def event(self) -> Any:
+        """Queue the recording of a time."""
+
+    def reached(self, event: Any) -> bool:
+        """Whether the device has come to `event`; does not wait."""
+
+    def seconds(self, first: Any, last: Any) -> float:
+        """The time between two events; waits for the second."""
+
+    def raw_launch(self, arrays: int) -> Callable[[], None]:
+        """A bare launch of an empty kernel that takes so many arrays and one structure."""
+
+    def synchronize(self) -> None:
+        """Wait for all that is queued; raises where the device was lost."""
+
+    def free_bytes(self) -> int:
+        """Memory that can be had."""
+
+    def release(self) -> None:
+        """Give memory that is kept for reuse back to the driver."""
+
+
+class CupyDevice:
+    """The current GPU, by CuPy."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.xp: Any = cupy
+        runtime = cupy.cuda.runtime
+        properties = runtime.getDeviceProperties(runtime.getDevice())
+        self.name = properties["name"].decode()
+        self.l2_bytes = int(properties["l2CacheSize"])
+        self._multiprocessors = int(properties["multiProcessorCount"])
+        self._null = cupy.cuda.get_current_stream()
+        if self._null.ptr != 0:
+            raise RuntimeError(
+                "CuPy's current stream is not the default one: unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
+            )
+        nbytes = max(FLUSHED * self.l2_bytes, LEAST_FLUSHED)
+        self._written, self._read = (cupy.zeros(nbytes // 4, "uint32") for _ in range(2))
+        self._never = cupy.zeros(1, "uint32")
+        self._hold_kernel = cupy.RawKernel(SOURCE, "hold")
+        self._read_kernel = cupy.RawKernel(SOURCE, "read")
+        self._flushes = 0
+
+    def asarray(self, host: Host) -> Array:
+        return self.xp.asarray(host)
+
+    def asnumpy(self, array: Array) -> Host:
+        host: Host = self.xp.asnumpy(array)
+        return host
+
+    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
+        if axis is not None:
+            array = array.take(self.xp.asarray(chosen), axis=axis)
+        return self.asnumpy(array)
+
+    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
+        return self.asnumpy(array[tuple(self.xp.asarray(axis) for axis in where)])
+
+    def finite(self, array: Array) -> bool:
+        return bool(self.xp.isfinite(array).all())
+
+    def spoil(self, nbytes: int) -> None:
+        spoiled = self.xp.empty(max(1, nbytes // 2), "uint16")
+        spoiled.fill(0xFFFF)  # NaN in every floating-point format
+
+    def hold(self, seconds: float) -> None:
+        self._hold_kernel((1,), (1,), (np.uint64(seconds * 1e9),))
+
+    def flush(self) -> None:
+        self._flushes += 1
+        self._written.data.memset_async(self._flushes % 256, self._written.nbytes)
+        count = np.uint64(self._read.nbytes // 16)
+        self._read_kernel((4 * self._multiprocessors,), (256,), (self._read, count, self._never))
+
+    def event(self) -> Any:
+        event = self.xp.cuda.Event()
+        event.record()
+        return event
+
+    def reached(self, event: Any) -> bool:
+        return bool(event.done)
+
+    def seconds(self, first: Any, last: Any) -> float:
+        last.synchronize()
+        return float(self.xp.cuda.get_elapsed_time(first, last)) / 1e3
+
+    def raw_launch(self, arrays: int) -> Callable[[], None]:
+        kernel = self.xp.RawKernel(raw_source(arrays), "raw")
+        given = tuple(self.xp.zeros(32, "float32") for _ in range(arrays))
+        structure = np.zeros((), f"V{PARAMETER_BYTES}")
+        return lambda: kernel((1,), (32,), (*given, structure))
+
+    def synchronize(self) -> None:
+        self.xp.cuda.runtime.deviceSynchronize()
+
+    def free_bytes(self) -> int:
+        return int(self.xp.cuda.runtime.memGetInfo()[0])
+
+    def release(self) -> None:
+        self.xp.get_default_memory_pool().free_all_blocks()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def raw_source(arrays: int) -> str:
+    """An empty kernel's text: so many pointers, and a structure of as many bytes as gpucnn's have."""
+    pointers = "".join(f"float* a{number}, " for number in range(arrays))
+    return (
+        f"struct Parameters {{ char bytes[{PARAMETER_BYTES}]; }};\n"
+        f'extern "C" __global__ void raw({pointers}Parameters p) {{}}\n'
+    )
+
+
+class SimulatedDevice:
+    """`gpucnn.simulator` in a GPU's place, to try the command: its times are those of the simulation."""
+
+    name = "simulator"
+    l2_bytes = 0
+
+    def __init__(self) -> None:
+        from gpucnn import simulator
+
+        self._simulator = simulator
+
+    def asarray(self, host: Host) -> Array:
+        return self._simulator.asarray(host)
+
+    def asnumpy(self, array: Array) -> Host:
+        return self._simulator.asnumpy(array)
+
+    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
+        host = self.asnumpy(array)
+        return host if axis is None or chosen is None else host.take(chosen, axis=axis)
+
+    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
+        return self.asnumpy(array)[tuple(where)]
+
+    def finite(self, array: Array) -> bool:
+        return bool(np.isfinite(self.asnumpy(array)).all())
+
+    def spoil(self, nbytes: int) -> None:
+        """Memory of the simulator is spoiled already."""
+
+    def hold(self, seconds: float) -> None:
+        """Calls return when they are computed: there is nothing to run ahead of."""
+
+    def flush(self) -> None:
+        """There is no cache."""
+
+    def event(self) -> float:
+        return time.perf_counter()
+
+    def reached(self, event: float) -> bool:
+        return False
+
+    def seconds(self, first: float, last: float) -> float:
+        return last - first
+
+    def raw_launch(self, arrays: int) -> Callable[[], None]:
+        return lambda: None
+
+    def synchronize(self) -> None:
+        """Nothing is queued."""
+
+    def free_bytes(self) -> int:
+        return 1 << 40
+
+    def release(self) -> None:
+        """Memory is NumPy's."""

@@ -1,0 +1,105 @@
+"""Which GPU this is, what drives it, and how it was clocked. No host name and no path is recorded."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import Any
+
+from benchmarks import environment
+from benchmarks.gpu.device import CupyDevice, Device, SimulatedDevice
+from benchmarks.providers import Provider
+
+CLOCKS = {
+    "SM clock": "clocks.sm",
+    "memory clock": "clocks.mem",
+    "power": "power.draw",
+    "power limit": "power.limit",
+    "temperature": "temperature.gpu",
+    "driver": "driver_version",
+}
+
+
+def describe(threads: int, providers: list[Provider], device: Device) -> dict[str, Any]:
+    """Everything that a reader needs to judge the numbers."""
+    facts = environment.describe(threads, providers)
+    facts["host"] = facts["device"]
+    facts["device"] = {"kind": "gpu", "name": device.name, "threads": threads, "l2_bytes": device.l2_bytes}
+    if isinstance(device, CupyDevice):
+        facts["device"] |= _facts(device.xp)
+        facts["versions"] |= _versions(device.xp)
+    return facts
+
+
+def _facts(cupy: Any) -> dict[str, Any]:
+    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+    return {
+        "compute_capability": f"{properties['major']}.{properties['minor']}",
+        "multiprocessors": properties["multiProcessorCount"],
+        "memory_bytes": int(properties["totalGlobalMem"]),
+    }
+
+
+def _versions(cupy: Any) -> dict[str, str]:
+    runtime = cupy.cuda.runtime
+    found = {
+        "CuPy": cupy.__version__,
+        "CUDA": _cuda(runtime.runtimeGetVersion()),
+        "driver's CUDA": _cuda(runtime.driverGetVersion()),
+    }
+    try:
+        import torch
+
+        found["cuDNN"] = _cudnn(torch.backends.cudnn.version() or 0)
+    except ImportError:
+        pass
+    driver = clocks().get("driver")
+    return found | ({"driver": driver} if driver else {})
+
+
+def _cuda(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _cudnn(number: int) -> str:
+    """As 9.10.2 from 91002; before 9 it was 8.9.7 from 8907."""
+    step = 10_000 if number >= 90_000 else 1_000
+    return f"{number // step}.{number % step // 100}.{number % 100}"
+
+
+def clocks() -> dict[str, str]:
+    """What nvidia-smi says of the first visible GPU now; empty where it does not."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS.values())}", "--format=csv,noheader", *_chosen()]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    lines = done.stdout.strip().splitlines()
+    values = [value.strip() for value in lines[0].split(",")] if lines else []
+    known = zip(CLOCKS, values, strict=False)
+    return {name: value for name, value in known if value and not value.startswith("[")}
+
+
+def _chosen() -> list[str]:
+    """nvidia-smi's option for the GPU that this process sees."""
+    import os
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    return [f"--id={visible}"] if visible else []
+
+
+def slug(name: str) -> str:
+    """For example ``nvidia-h100-80gb-hbm3``: the stem of the result files."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def make_device(kind: str) -> Device:
+    """The current GPU, or the simulator."""
+    return SimulatedDevice() if kind == "simulator" else CupyDevice()
+
+
+def why_none() -> str | None:
+    """Why there is no GPU to measure on, in a sentence; None where there is one. CuPy is imported to find out."""
+    from gpucnn.backends.cuda.cupy_runtime import why_unavailable
+
+    return why_unavailable()

@@ -1,0 +1,93 @@
+"""What the GPU's kernels are meant to reach, and how far a run is from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmarks.results import Row, geometric_mean
+
+COPY_SHARE = 0.85  # of the copy's rate, by what memory limits, on arrays beyond the last cache
+HOST_S = 8e-6  # for a call
+HOST_OVER_RAW = 1.15  # times a raw launch
+
+
+@dataclass(frozen=True)
+class Target:
+    """The least geometric mean of the quickest peer's time over ours, for the cases of some operations of a family."""
+
+    name: str
+    family: str
+    operations: tuple[str, ...]
+    ratio: float
+
+    def holds(self, row: Row) -> bool:
+        return row.record.family == self.family and row.record.operation in self.operations
+
+
+TARGETS = (
+    Target("depthwise convolution", "depthwise convolution", ("forward", "backward_input", "backward_weight"), 1.5),
+    Target("norm backward", "normalization", ("backward",), 1.5),
+    Target("norm forward", "normalization", ("forward", "training", "inference"), 1.0),
+    Target("pooling", "pooling", ("forward", "backward"), 1.0),
+    Target("layout", "layout", ("pack", "unpack"), 1.0),
+    Target("im2col, col2im", "unfolding", ("im2col", "col2im"), 2.0),
+)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A target beside what a run's rows of one dtype reach; None where nothing was measured.
+
+    `share` is of the copy's rate, over the cases beyond the last cache; `host_s` is the host's time for a call, and
+    `host_ratio` that over a raw launch's.
+    """
+
+    target: Target
+    dtype: str
+    cases: int
+    ratio: float | None
+    share: float | None
+    host_s: float | None
+    host_ratio: float | None
+
+    @property
+    def met(self) -> dict[str, bool | None]:
+        """Whether each figure is where it should be."""
+        return {
+            "ratio": None if self.ratio is None else self.ratio >= self.target.ratio,
+            "share": None if self.share is None else self.share >= COPY_SHARE,
+            "host_s": None if self.host_s is None else self.host_s <= HOST_S,
+            "host_ratio": None if self.host_ratio is None else self.host_ratio <= HOST_OVER_RAW,
+        }
+
+
+def reached(rows: Iterable[Row], cache_bytes: int) -> list[Reached]:
+    """Every target that rows of one subject tell of, for each dtype."""
+    rows = list(rows)
+    dtypes = list(dict.fromkeys(row.record.dtype for row in rows))
+    found = []
+    for target in TARGETS:
+        for dtype in dtypes:
+            own = [row for row in rows if row.record.dtype == dtype and target.holds(row)]
+            if own:
+                found.append(_reached(target, dtype, own, cache_bytes))
+    return found
+
+
+def _reached(target: Target, dtype: str, rows: list[Row], cache_bytes: int) -> Reached:
+    beyond = [row.share for row in rows if row.record.least_bytes > cache_bytes]
+    return Reached(
+        target=target,
+        dtype=dtype,
+        cases=len(rows),
+        ratio=_mean([row.ratio for row in rows]),
+        share=_mean(beyond),
+        host_s=_mean([row.host.median if row.host else None for row in rows]),
+        host_ratio=_mean([row.host_ratio for row in rows]),
+    )
+
+
+def _mean(values: list[float | None] | list[float]) -> float | None:
+    known = [value for value in values if value is not None]
+    return geometric_mean(known) if known else None

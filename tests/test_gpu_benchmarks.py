@@ -1,0 +1,839 @@
+"""The benchmarks' run on a GPU: checks, failures, lost devices, reports; without one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gpu_fakes import BenchCupy, ClockDevice
+from rich.console import Console
+
+from benchmarks import __main__ as command
+from benchmarks import report, targets
+from benchmarks.cases import LAYERS, Case, select
+from benchmarks.checking import expect
+from benchmarks.data import PIECE, make_arrays, make_operands, normal
+from benchmarks.gpu import command as gpu_command
+from benchmarks.gpu import environment, sampling, supervisor, worker
+from benchmarks.gpu.cuts import cut_of, expected, fault_of
+from benchmarks.gpu.sampling import DeviceLost
+from benchmarks.gpu.session import Session
+from benchmarks.gpu.supervisor import Collected, Wanted, chosen_gpu, follow
+from benchmarks.layers import ConvLayer, LayoutLayer, NormLayer, PoolLayer
+from benchmarks.providers import GPU_PROVIDERS, PROVIDERS, Provider, installed, kinds
+from benchmarks.results import Outcome, Record, Run, record_from, rows_of
+from benchmarks.timing import Limits, Timing
+from gpucnn.simulator import available
+
+
+def case_of(identifier: str, batch: int = 2) -> Case:
+    return replace(next(case for case in select("full", device="gpu") if case.id == identifier), batch=batch)
+
+
+TRANSITION = "densenet-121/transition1/forward"
+
+# The cases --------------------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_has_more_cases_and_what_its_targets_are_about_comes_first() -> None:
+    cases = select("default", device="gpu")
+    kind = [(case.family, case.operation, case.dtype) for case in cases]
+    assert kind[0][0] == "depthwise convolution"
+    first = {name: min(place for place, (family, *_) in enumerate(kind) if family == name) for name, *_ in kind}
+    assert first["normalization"] < first["pooling"] < first["layout"] < first["unfolding"] < first["dense convolution"]
+    half = [case for case in cases if case.dtype == "float16"]
+    assert {case.family for case in half} >= {
+        "depthwise convolution", "pooling", "normalization", "layout", "bias and activation", "dense convolution"
+    }  # fmt: skip
+    assert len({case.id for case in cases}) == len(cases)
+    assert all(case.batch == case.layer.gpu_batch for case in cases)
+    on_cpu = select("full")
+    assert {case.dtype for case in on_cpu} == {"float32"}
+    assert not {"layout", "bias and activation"} & {case.family for case in on_cpu}
+    assert {case.dtype for case in select("quick", device="gpu")} == {"float32"}
+
+
+def test_half_the_width_is_half_the_bytes() -> None:
+    by_id = {case.id: case for case in select("full", device="gpu")}
+    for identifier, case in by_id.items():
+        if case.dtype == "float16" and "max_pool" not in identifier and case.operation != "backward":
+            assert 2 * case.least_bytes == by_id[identifier.removesuffix("/float16")].least_bytes, identifier
+    cast = by_id["resnet-50/conv2_out_cast/pack"]
+    assert cast.least_bytes == 6 * 64 * 64 * 56 * 56
+    assert cast.dtypes == ("float32", "float16")
+    assert by_id["resnet-50/conv2_out_cast/unpack"].dtypes == ("float16", "float32")
+    assert by_id["resnet-50/conv2_out/pack/float16"].least_bytes == 4 * 64 * 64 * 56 * 56
+
+
+def test_large_arrays_are_the_same_however_many_threads_draw_them() -> None:
+    shape = (3, PIECE // 2 + 7)
+    one, other = (normal(np.random.default_rng(5), shape, "float32") for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert len(np.unique(one[:, :1000])) > 2900
+    assert abs(float(one.mean())) < 0.01
+    assert normal(np.random.default_rng(5), shape, "float16").dtype == np.float16
+
+
+# Cuts -------------------------------------------------------------------------------------------------------------
+
+
+def small(layer: Any) -> bool:
+    return max(np.prod(layer.input_shape(1)), np.prod(layer.output_shape(1))) < 500_000
+
+
+def one_of_each_kind() -> list[Case]:
+    kinds: dict[Any, Case] = {}
+    for case in select("default", device="gpu"):
+        layer = case.layer
+        kind = (case.family, case.operation, case.dtype, getattr(layer, "kind", ""), getattr(layer, "cast", False))
+        if small(layer) and case.flops / case.batch < 2e8:
+            kinds.setdefault(kind, replace(case, batch=11))
+    return list(kinds.values())
+
+
+def right_results(case: Case) -> list[Any]:
+    """A right result of a case that is no convolution, whole."""
+    made = []
+    for expectation in expect(case, make_arrays(case)):
+        values = np.asarray(expectation.values).astype(expectation.dtype)
+        if expectation.channels_last:
+            values = np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1)
+        made.append(values)
+    return made
+
+
+@pytest.mark.parametrize("case", [c for c in one_of_each_kind() if not c.flops], ids=lambda case: case.id)
+def test_a_cut_is_a_case_of_its_own(case: Case) -> None:
+    device = ClockDevice()
+    results = right_results(case)
+    cut, expectations = expected(case, make_operands(case))
+    assert fault_of(cut, case, expectations, results, device) is None
+    for place, expectation in enumerate(expectations):
+        wrong = [array.copy(order="K") for array in results]
+        error = 1 + np.abs(results[place]).max()
+        wrong[place].flat[0] += error
+        fault = fault_of(cut, case, expectations, wrong, device)
+        assert fault is not None
+        assert expectation.name in fault
+        wrong[place][...] = results[place]
+        wrong[place].flat[-1] += error
+        assert fault_of(cut, case, expectations, wrong, device) is not None
+        wrong[place].flat[-1] = np.nan
+        assert "not finite" in str(fault_of(cut, case, expectations, wrong, device))
+        shorter = [array[:-1] if n == place else array for n, array in enumerate(results)]
+        assert "shape" in str(fault_of(cut, case, expectations, shorter, device))
+        wide = [array.astype(np.float64) if n == place else array for n, array in enumerate(results)]
+        assert "float64" in str(fault_of(cut, case, expectations, wide, device))
+    assert "arrays came back" in str(fault_of(cut, case, expectations, [*results, results[0]], device))
+
+
+def test_what_is_cut() -> None:
+    pool = cut_of(case_of("resnet-50/max_pool/backward", 64))
+    assert pool.axis == 0
+    assert pool.chosen is not None
+    assert (pool.chosen[0], pool.chosen[-1], pool.case.batch) == (0, 63, len(pool.chosen))
+    batch = cut_of(case_of("resnet-50/bn1/backward", 64))
+    assert (batch.axis, batch.case.batch, batch.case.layer.channels) == (1, 64, 4)
+    assert (batch.axis_of("weight"), batch.axis_of("grad_bias"), batch.axis_of("input")) == (0, 0, 1)
+    group = cut_of(case_of("ddpm/group_norm/forward", 64))
+    layer: Any = group.case.layer
+    assert (layer.channels, layer.groups) == (32, 8)
+    assert group.chosen is not None
+    assert list(group.chosen[:8]) == [0, 1, 2, 3, 16, 17, 18, 19]
+    assert cut_of(case_of("vit-b/layer_norm/backward")).axis is None
+    assert cut_of(case_of("resnet-50/conv1/forward")).axis is None
+
+
+def test_no_cut_costs_more_than_seconds() -> None:
+    for case in select("full", device="gpu"):
+        if not isinstance(case.layer, ConvLayer):
+            smaller = cut_of(case).case
+            shapes = smaller.layer.input_shape(smaller.batch), smaller.layer.output_shape(smaller.batch)
+            assert max(map(np.prod, shapes)) < 2**25, case.id
+
+
+def test_an_order_in_memory_is_checked_where_it_is_the_point() -> None:
+    case = case_of("resnet-50/conv2_out/pack")
+    (right,) = right_results(case)
+    cut, expectations = expected(case, make_operands(case))
+    plain = [np.ascontiguousarray(right)]
+    assert "strides" in str(fault_of(cut, case, expectations, plain, ClockDevice()))
+
+
+def test_a_convolutions_result_is_checked_where_it_is_sampled() -> None:
+    case = case_of("mobilenetv2/dw_960/forward/float16")
+    cut, expectations = expected(case, make_operands(case))
+    (expectation,) = expectations
+    result = np.zeros(expectation.shape, np.float16)
+    assert expectation.where is not None
+    result[expectation.where] = expectation.values
+    assert fault_of(cut, case, expectations, [result], ClockDevice()) is None
+    result[tuple(axis[7] for axis in expectation.where)] += np.float16(0.1)
+    assert "checked values are off" in str(fault_of(cut, case, expectations, [result], ClockDevice()))
+
+
+# A session --------------------------------------------------------------------------------------------------------
+
+
+class Halves(Provider):
+    """Average pooling by 2x2 in NumPy: right, and all that it takes."""
+
+    name = "halves"
+    requires = ("numpy",)
+    device = "gpu"
+    ours = True
+    seconds = 1e-4
+    clock: ClockDevice | None = None
+
+    def version(self) -> str:
+        return "1"
+
+    def refuses(self, case: Case) -> str | None:
+        return None if case.id == TRANSITION else "not halves"
+
+    def prepare(self, case: Case, arrays: Any) -> Any:
+        n, c, h, w = arrays["input"].shape
+        x = arrays["input"].reshape(n, c, h // 2, 2, w // 2, 2)
+
+        def call() -> Any:
+            if self.clock is not None:
+                self.clock.queue(self.name, self.seconds)
+            return x.mean((3, 5), dtype=np.float32)
+
+        return call
+
+    def results(self, returned: Any) -> list[Any]:
+        return [returned]
+
+
+class Slow(Halves):
+    name = "slow peer"
+    ours = False
+    seconds = 4e-4
+
+
+class Wrong(Halves):
+    name = "wrong peer"
+    ours = False
+
+    def results(self, returned: Any) -> list[Any]:
+        return [returned + np.float32(1)]
+
+
+class OutOfMemory(Halves):
+    name = "out of memory"
+    ours = False
+
+    def prepare(self, case: Case, arrays: Any) -> Any:
+        raise MemoryError("Out of memory allocating 3 bytes\n  (of 2)")
+
+
+class FailsLater(Halves):
+    """Fails in its third call: it was checked, and is being timed."""
+
+    name = "fails later"
+    ours = False
+
+    def prepare(self, case: Case, arrays: Any) -> Any:
+        call = super().prepare(case, arrays)
+        left = iter(range(2))
+
+        def failing() -> Any:
+            if next(left, None) is None:
+                self.fail()
+            return call()
+
+        return failing
+
+    def fail(self) -> None:
+        raise RuntimeError("launch failed")
+
+
+class LosesTheDevice(FailsLater):
+    name = "loses the device"
+
+    def fail(self) -> None:
+        assert self.clock is not None
+        self.clock.lost = True
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ClockDevice:
+    device = ClockDevice()
+    monkeypatch.setattr(sampling.time, "perf_counter", device.perf_counter)
+    monkeypatch.setattr(Halves, "clock", device)
+    return device
+
+
+def session_of(clock: ClockDevice, *kinds: type[Provider], **options: Any) -> Session:
+    return Session(clock, [kind(1) for kind in kinds], **options)
+
+
+def test_a_session_checks_and_times(clock: ClockDevice) -> None:
+    record = session_of(clock, Halves, Slow, Wrong).record(case_of(TRANSITION), 0.1, 6)
+    assert [outcome.status for outcome in record.outcomes] == ["timed", "timed", "wrong"]
+    ours, slow, wrong = record.outcomes
+    assert ours.timing is not None
+    assert slow.timing is not None
+    assert (ours.timing.median, slow.timing.median) == (pytest.approx(1e-4), pytest.approx(4e-4))
+    assert ours.warm is not None
+    assert ours.host is not None
+    assert ours.host.median == pytest.approx(1e-6)
+    assert (wrong.timing, wrong.warm, wrong.host) == (None, None, None)
+    assert "expected" in wrong.note
+    assert record.raw_launch_s == pytest.approx(3e-6)
+    assert "raw 2" in clock.log  # the input and the output
+    assert clock.released == 1
+    assert clock.spoiled  # memory held NaN before the checked calls
+
+
+def test_one_failure_does_not_end_a_case(clock: ClockDevice) -> None:
+    said: list[tuple[str, str]] = []
+    session = session_of(clock, Halves, OutOfMemory, FailsLater, say=lambda *event: said.append(event))
+    record = session.record(case_of(TRANSITION), 0.1, 6)
+    assert [outcome.status for outcome in record.outcomes] == ["timed", "failed", "failed"]
+    assert record.outcomes[1].note == "MemoryError: Out of memory allocating 3 bytes (of 2)"
+    assert record.outcomes[2].note == "RuntimeError: launch failed"
+    assert said[:3] == [("halves", "check"), ("out of memory", "check"), ("fails later", "check")]
+    assert ("halves", "time") in said
+
+
+def test_a_lost_device_says_who_had_it(clock: ClockDevice) -> None:
+    session = session_of(clock, Halves, LosesTheDevice)
+    with pytest.raises(DeviceLost) as lost:
+        session.record(case_of(TRANSITION), 0.1, 6)
+    assert (lost.value.provider, lost.value.note) == ("loses the device", "RuntimeError: cudaErrorIllegalAddress")
+    clock.lost = False
+    again = session_of(clock, Halves, LosesTheDevice, lost={(TRANSITION, "loses the device"): "it was lost"})
+    record = again.record(case_of(TRANSITION), 0.1, 6)
+    assert [(outcome.status, outcome.note) for outcome in record.outcomes] == [("timed", ""), ("failed", "it was lost")]
+
+
+def test_what_does_not_fit_is_not_tried(clock: ClockDevice) -> None:
+    clock.free = 1000
+    record = session_of(clock, Halves, Slow).record(case_of(TRANSITION), 0.1, 6)
+    assert {outcome.status for outcome in record.outcomes} == {"refused"}
+    assert "GiB of the device's memory" in record.outcomes[0].note
+    assert clock.log == []
+
+
+def test_a_case_that_nobody_takes_costs_nothing(clock: ClockDevice) -> None:
+    record = session_of(clock, Halves).record(case_of("resnet-50/bn1/backward"), 0.1)
+    assert [outcome.status for outcome in record.outcomes] == ["refused"]
+    assert record.raw_launch_s is None
+
+
+# Providers --------------------------------------------------------------------------------------------------------
+
+
+def host_versions(*kinds: type[Provider]) -> list[Provider]:
+    """PyTorch's providers for a GPU, on the CPU: arrays of NumPy are CuPy's there."""
+    pytest.importorskip("torch")
+    return [type(kind.__name__, (kind,), {"_shared_with": lambda self: np.from_dlpack})(1) for kind in kinds]
+
+
+def gpu_kinds(*names: str) -> list[type[Provider]]:
+    return [kind for kind in GPU_PROVIDERS if kind.name in names]
+
+
+def test_pytorch_computes_every_kind_of_case_right() -> None:
+    providers = host_versions(*(kind for kind in GPU_PROVIDERS if not kind.ours and kind.name != "torch.compile"))
+    assert len(providers) == 4
+    timed = 0
+    for case in (replace(case, batch=2) for case in one_of_each_kind()):
+        if case.dtype == "float16" and isinstance(case.layer, NormLayer) and case.operation == "backward":
+            continue  # PyTorch's kernels for the CPU add up in float16 there
+        cut, expectations = expected(case, make_operands(case))
+        for provider in providers:
+            if provider.refuses(case) is None:
+                call = provider.within(lambda p=provider, c=case: p.prepare(c, make_operands(c)))  # type: ignore[misc]
+                results = provider.results(provider.within(call))
+                assert fault_of(cut, case, expectations, results, ClockDevice()) is None, (provider.name, case.id)
+                timed += 1
+    assert timed > 100
+
+
+def test_torch_compile_takes_each_layer_as_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    (provider,) = host_versions(*gpu_kinds("torch.compile"))
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **k: compiled(f, backend="aot_eager", fullgraph=True, **k))
+    for case in (replace(case, batch=2) for case in one_of_each_kind()):
+        if provider.refuses(case) is None:
+            cut, expectations = expected(case, make_operands(case))
+            call = provider.prepare(case, make_operands(case))
+            for _ in range(2):  # a graph is run backwards more than once
+                fault = fault_of(cut, case, expectations, provider.results(call()), ClockDevice())
+                assert fault is None, case.id
+    monkeypatch.setattr("benchmarks.providers.pytorch_gpu.COMPILE_ALLOWANCE_S", 0.0)
+    assert "for compilation are spent" in str(provider.refuses(case_of("vit-b/layer_norm/forward")))
+    assert "float32 only" in str(provider.refuses(case_of("vit-b/layer_norm/forward/float16")))
+
+
+def test_cudnns_search_has_a_thread_of_its_own() -> None:
+    import threading
+
+    searching, plain = host_versions(*gpu_kinds("PyTorch cudnn.benchmark", "PyTorch"))[::-1]
+    torch: Any = pytest.importorskip("torch")
+
+    def where() -> tuple[int, bool]:
+        return threading.get_ident(), torch.backends.cudnn.benchmark
+
+    assert plain.within(where) == (threading.get_ident(), False)
+    first = searching.within(where)
+    assert first[1]
+    assert first[0] != threading.get_ident()
+    assert searching.within(where) == first
+    assert not torch.backends.cudnn.benchmark
+    assert "convolutions only" in str(searching.refuses(case_of("resnet-50/bn1/backward")))
+    with pytest.raises(ZeroDivisionError):
+        searching.within(lambda: 1 / 0)
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_tf32_is_off_and_both_libraries_are_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch: Any = pytest.importorskip("torch")
+    monkeypatch.setitem(sys.modules, "cupy", BenchCupy(stream=7))
+    torch.backends.cuda.matmul.allow_tf32 = True  # the provider is to set it back
+    (kind,) = gpu_kinds("PyTorch")
+    if not torch.cuda.is_available():
+        with pytest.raises(ImportError, match="sees no GPU"):
+            kind(1)
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: type("Stream", (), {"cuda_stream": 0}))
+    with pytest.raises(RuntimeError, match="two streams"):
+        kind(1)
+
+
+def test_gpucnns_calls_on_arrays_of_a_device() -> None:
+    plain, last = (kind(1) for kind in GPU_PROVIDERS if kind.ours)
+    for case in (replace(case, batch=2) for case in one_of_each_kind()):
+        cut, expectations = expected(case, make_operands(case))
+        for provider in (plain, last):
+            if provider.refuses(case) is None:
+                results = provider.results(provider.prepare(case, make_operands(case))())
+                assert fault_of(cut, case, expectations, results, ClockDevice()) is None, (provider.name, case.id)
+    case = case_of("mobilenetv2/dw_960/forward")
+    (output,) = last.results(last.prepare(case, make_operands(case))())
+    assert output.strides[1] == output.itemsize
+
+
+def test_every_device_has_its_providers() -> None:
+    assert kinds("cpu") == PROVIDERS
+    assert kinds("gpu") == GPU_PROVIDERS
+    assert {kind.device for kind in GPU_PROVIDERS} == {"gpu"}
+    assert {kind.device for kind in PROVIDERS} == {"cpu"}
+    present, _ = installed(1, ["gpucnn"], "gpu")
+    assert [provider.name for provider in present] == ["gpucnn", "gpucnn channels_last"]
+
+
+# Workers ----------------------------------------------------------------------------------------------------------
+
+
+def timing(seconds: float) -> Timing:
+    return Timing(seconds, 0.9 * seconds, 1.1 * seconds, 9, 1)
+
+
+def made(identifier: str, ours: float = 1e-4, peer: float = 2e-4, status: str = "timed") -> Record:
+    outcomes = [
+        Outcome("gpucnn", True, "timed", timing(ours), "", timing(ours / 2), timing(7.9e-6)),
+        Outcome("PyTorch", False, "timed", timing(peer), "", timing(peer), timing(2e-5)),
+    ]
+    if status != "timed":
+        outcomes[0] = Outcome("gpucnn", True, status, note="so it was")  # type: ignore[arg-type]
+    return Record.of(case_of(identifier, 64), outcomes, 7.5e-6)
+
+
+FACTS: dict[str, Any] = {
+    "device": {"kind": "gpu", "name": "NVIDIA Fake 100", "threads": 2, "l2_bytes": 50 << 20},
+    "versions": {"gpucnn": "1", "cuDNN": "9.10.2"},
+    "date": "2026-01-01",
+    "clocks": {"at the start": {"SM clock": "1980 MHz", "driver": "1.2"}},
+}
+LIMITS = Limits(50e12, "PyTorch", 3e12, {"tf32": 400e12, "float16": 750e12})
+HELLO = [
+    {"providers": {"gpucnn": "1"}, "absent": {"torch.compile": "not installed: triton"}},
+    {"environment": FACTS, "limits": asdict(LIMITS)},
+]
+
+
+def scripted(*scripts: tuple[list[dict[str, Any]], str]) -> tuple[Any, list[tuple[int, list[Any]]]]:
+    """Workers that write events and end as Python code says, and with what they were started."""
+    left = iter(scripts)
+    started: list[tuple[int, list[Any]]] = []
+
+    def command(events: Path, done: int, lost: Sequence[Sequence[str]], seconds: float) -> Sequence[str]:
+        started.append((done, list(lost)))
+        written, code = next(left)
+        text = "".join(json.dumps(event) + "\n" for event in written)
+        return [sys.executable, "-c", f"import sys,time\nopen({str(events)!r}, 'a').write({text!r})\n{code}"]
+
+    return command, started
+
+
+A, B = "mobilenetv2/dw_144/forward", "resnet-50/bn1/backward"
+
+
+def measured(identifier: str) -> list[dict[str, Any]]:
+    return [
+        {"case": identifier}, {"provider": "gpucnn", "step": "check"}, {"record": asdict(made(identifier))}
+    ]  # fmt: skip
+
+
+def test_a_worker_that_ends_well_is_the_only_one() -> None:
+    command, started = scripted(([*HELLO, *measured(A), {"clocks": {"at the end": {"power": "300 W"}}}], ""))
+    collected = Collected()
+    for event in follow(Wanted(), command=command):
+        collected.take(event)
+    assert collected.records == [made(A)]
+    assert (collected.limits, collected.providers, collected.trouble) == (LIMITS, {"gpucnn": "1"}, "")
+    assert set(collected.environment["clocks"]) == {"at the start", "at the end"}
+    assert started == [(0, [])]
+
+
+@pytest.mark.parametrize(
+    ("code", "note"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", "its process ended with status -11"),
+        ("print('CUDA error'); sys.exit(9)", "its process ended with status 9: CUDA error"),
+        ("time.sleep(60)", "it said nothing for 1 s"),
+    ],
+)
+def test_a_lost_worker_is_followed_by_one_for_the_rest(code: str, note: str) -> None:
+    begun = [{"case": B}, {"provider": "PyTorch", "step": "check"}, {"provider": "gpucnn", "step": "time"}]
+    command, started = scripted(([*HELLO, *measured(A), *begun], code), (measured(B), ""))
+    events = list(follow(Wanted(), command=command, silence_s=1))
+    assert started == [(0, []), (1, [[B, "gpucnn", note]])]
+    (lost,) = [event for event in events if "lost" in event]
+    assert (lost["case"], lost["lost"], lost["note"]) == (B, "gpucnn", note)
+    assert [event["record"]["id"] for event in events if "record" in event] == [A, B]
+
+
+def test_a_worker_that_tells_who_lost_the_device() -> None:
+    begun = [{"case": A}, {"provider": "PyTorch", "step": "time"}, {"lost": "gpucnn", "note": "illegal address"}]
+    command, started = scripted(([*HELLO, *begun], "sys.exit(3)"), (measured(A), ""))
+    list(follow(Wanted(), command=command))
+    assert started[1] == (0, [[A, "gpucnn", "illegal address"]])
+
+
+def test_a_worker_that_cannot_begin_is_not_tried_again() -> None:
+    command, started = scripted(([], "print('ImportError: no'); sys.exit(1)"))
+    events = list(follow(Wanted(), command=command))
+    assert events == [{"trouble": "a worker was lost: its process ended with status 1: ImportError: no"}]
+    assert len(started) == 1
+
+
+def test_workers_are_not_lost_for_ever() -> None:
+    begun = [{"case": A}, {"provider": "gpucnn", "step": "time"}]
+    command, started = scripted(*[(begun, "sys.exit(1)")] * supervisor.MOST_WORKERS)
+    events = list(follow(Wanted(), command=command))
+    assert events[-1] == {"trouble": f"{supervisor.MOST_WORKERS} workers were lost"}
+    assert len(started) == supervisor.MOST_WORKERS
+
+
+def test_leaving_the_loop_ends_the_worker(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    command, _ = scripted((HELLO, f"time.sleep(4); open({str(alive)!r}, 'w').write('yes')"))
+    events = follow(Wanted(), command=command)
+    next(events)
+    before = time.perf_counter()
+    events.close()  # type: ignore[attr-defined]
+    assert time.perf_counter() - before < 3.5
+    assert not alive.exists()
+
+
+def test_what_starts_a_worker_is_what_it_reads() -> None:
+    wanted = Wanted("simulator", "quick", ["a,b", "c d"], ["gpucnn"], 3, 60.0, 7)
+    arguments = wanted.command(Path("e.jsonl"), 4, [[A, "gpucnn", 'it\'s "lost"']], 12.34)
+    assert arguments[1:3] == ["-m", "benchmarks.gpu.worker"]
+    options = worker.parse(arguments[3:])
+    assert (options.device, options.tier, options.filters, options.providers) == (
+        "simulator", "quick", ["a,b", "c d"], ["gpucnn"]
+    )  # fmt: skip
+    assert (options.done, options.lost, options.seconds) == (4, [[A, "gpucnn", 'it\'s "lost"']], 12.3)
+    assert (options.threads, options.rounds, options.events) == (3, 7, Path("e.jsonl"))
+
+
+def test_a_worker_measures_the_cases_that_are_left(clock: ClockDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[dict[str, Any]] = []
+    monkeypatch.setattr(environment, "make_device", lambda kind: clock)
+    monkeypatch.setattr("benchmarks.environment.confine", lambda threads: None)
+    monkeypatch.setattr("benchmarks.providers.GPU_PROVIDERS", (Halves, LosesTheDevice))
+
+    def run(*arguments: str) -> int:
+        events.clear()
+        options = worker.parse(
+            ["--events=x", "--device=simulator", "--tier=quick", '--filters=["transition1"]', *arguments]
+        )
+        return worker.measure(options, lambda **event: events.append(event), time.perf_counter())
+
+    assert run("--seconds=60") == worker.EXIT_DEVICE_LOST
+    assert events[0]["providers"] == {"halves": "1", "loses the device": "1"}
+    assert events[1]["environment"]["device"]["name"] == "Clock 100"
+    assert events[-1] == {"lost": "loses the device", "note": "RuntimeError: cudaErrorIllegalAddress"}
+    clock.lost = False
+    assert run("--seconds=60", f"--lost={json.dumps([[TRANSITION, 'loses the device', 'gone']])}") == 0
+    records = [record_from(event["record"]) for event in events if "record" in event]
+    assert [record.id for record in records] == [TRANSITION, "densenet-121/transition1/backward"]
+    assert [outcome.status for outcome in records[0].outcomes] == ["timed", "failed"]
+    assert not any("limits" in event for event in events)  # the first worker measured those
+    assert run("--seconds=0", "--done=1") == 0
+    assert events[-1] == {"unreached": ["densenet-121/transition1/backward"]}
+    monkeypatch.setattr("benchmarks.providers.GPU_PROVIDERS", ())
+    assert run("--seconds=60") == worker.EXIT_NO_PROVIDER
+
+
+def test_a_gpu_is_chosen_by_its_number() -> None:
+    assert chosen_gpu(None, {}) == {}
+    assert chosen_gpu(1, {}) == {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert chosen_gpu(1, {"CUDA_VISIBLE_DEVICES": "4, 6"})["CUDA_VISIBLE_DEVICES"] == "6"
+    assert chosen_gpu(None, {"CUDA_VISIBLE_DEVICES": "GPU-ab,GPU-cd"})["CUDA_VISIBLE_DEVICES"] == "GPU-ab"
+    with pytest.raises(ValueError, match="--gpu is 2, expected less than 2"):
+        chosen_gpu(2, {"CUDA_VISIBLE_DEVICES": "4,6"})
+
+
+# The command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run the command as on a machine with a GPU whose workers say what is given."""
+    monkeypatch.setattr(environment, "why_none", lambda: None)
+
+    def run(events: Any, *arguments: str) -> tuple[int, dict[str, Path]]:
+        monkeypatch.setattr(gpu_command, "follow", lambda wanted, environment: events)
+        status = command.main(["--out", str(tmp_path), *arguments])
+        return status, {path.name: path for path in tmp_path.iterdir()}
+
+    return run
+
+
+def said(*events: dict[str, Any]) -> Any:
+    yield from HELLO
+    yield from events
+
+
+def test_a_run_on_a_gpu_writes_all_its_files(run_command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    status, files = run_command(said(*measured(A), *measured(B)))
+    assert status == 0
+    stem = "nvidia-fake-100"
+    assert set(files) == {f"{stem}{end}" for end in (".json", ".md", "-roofline.png", "-speedup.png")}
+    run = Run.load(files[f"{stem}.json"])
+    assert run.complete
+    assert run.on_gpu
+    assert run.records == (made(A), made(B))
+    printed = capsys.readouterr().out
+    assert "measuring on the GPU" in printed
+    assert "without torch.compile (not installed: triton)" in printed
+    assert "3000 GB/s copy" in printed
+    assert "750 TFLOP/s float16" in printed
+
+
+def test_a_run_without_enough_time_says_what_it_did_not_reach(
+    run_command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, files = run_command(said(*measured(A), {"unreached": [B, "x"]}))
+    assert status == 0
+    run = Run.load(files["nvidia-fake-100.json"])
+    assert not run.complete
+    assert run.unreached == (B, "x")
+    assert "2 cases were not reached" in capsys.readouterr().out
+    assert f"{B}, x" in files["nvidia-fake-100.md"].read_text()
+
+
+def test_failures_and_interruptions_keep_what_there_is(run_command: Any) -> None:
+    wrong = {"record": asdict(made(A, status="wrong"))}
+    assert run_command(said({"case": A}, wrong))[0] == command.EXIT_FAULT
+
+    def interrupted() -> Any:
+        yield from said(*measured(A))
+        raise KeyboardInterrupt
+
+    status, files = run_command(interrupted())
+    assert status == command.EXIT_INTERRUPTED
+    assert "nvidia-fake-100-partial.json" in files
+    assert run_command(said(*measured(A), {"trouble": "all were lost"}))[0] == command.EXIT_FAULT
+    assert run_command(event for event in [{"trouble": "no"}])[0] == command.EXIT_USAGE
+    assert run_command(said(), "--filter", "no such layer")[0] == command.EXIT_USAGE
+
+
+def test_the_device_is_chosen_and_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(environment, "why_none", lambda: "CuPy is not installed")
+    assert command.choose_device("auto") == (
+        "cpu", "measuring on the CPU, for there is no GPU to measure on: CuPy is not installed"
+    )  # fmt: skip
+    assert command.choose_device("gpu") == ("none", "no GPU to measure on: CuPy is not installed")
+    assert command.main(["--device", "gpu"]) == command.EXIT_USAGE
+    monkeypatch.setattr(environment, "why_none", lambda: None)
+    assert command.choose_device("auto")[0] == command.choose_device("gpu")[0] == "gpu"
+    assert command.choose_device("cpu")[0] == "cpu"
+    assert command.main(["--list", "--device", "gpu", "--filter", "pack"]) == 0
+    assert "resnet-50/conv2_out_cast/pack" in capsys.readouterr().out
+    assert command.split_filters(["cudnn,compile", "vgg"], "gpu") == (["cudnn", "compile"], ["vgg"])
+    with pytest.raises(SystemExit):
+        command.parse(["--gpu", "-1"])
+
+
+@pytest.mark.skipif(available() != "available", reason="the simulator needs a C++ compiler")
+def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks", "--device", "simulator", "--quick", "--out", str(tmp_path)),
+            *("--filter", "dcgan/generator4/forward,transition1/forward", "--providers", "gpucnn"),
+        ],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    run = Run.load(tmp_path / "simulator-quick-filtered.json")
+    assert {(record.id, outcome.status) for record in run.records for outcome in record.outcomes} >= {
+        (TRANSITION, "timed")
+    }
+    assert run.environment["device"]["kind"] == "gpu"
+
+
+# Reports ----------------------------------------------------------------------------------------------------------
+
+
+def run_of(*records: Record) -> Run:
+    return Run("default", True, 1.0, FACTS, LIMITS, records)
+
+
+def test_targets_beside_what_was_reached() -> None:
+    run = run_of(made(A, 1e-4, 2e-4), made("mobilenetv2/dw_960/backward_input", 1e-4, 1e-4), made(B))
+    depthwise, norm = targets.reached(rows_of(run), run.cache_bytes)
+    assert (depthwise.target.name, depthwise.cases, norm.target.name) == ("depthwise convolution", 2, "norm backward")
+    assert depthwise.ratio == pytest.approx(2**0.5)
+    moved = case_of(A, 64).least_bytes
+    assert moved > run.cache_bytes > case_of("mobilenetv2/dw_960/backward_input", 64).least_bytes
+    assert depthwise.share == pytest.approx(moved / 3e12 / 1e-4)  # of the larger case alone
+    assert depthwise.host_s == pytest.approx(7.9e-6)
+    assert depthwise.host_ratio == pytest.approx(7.9 / 7.5)
+    assert depthwise.met == {"ratio": False, "share": False, "host_s": True, "host_ratio": True}
+    assert norm.met["ratio"]
+    text = report.markdown_report(run)
+    assert "| depthwise convolution | float32 | 2 | **1.41** | 1.50 |" in text
+    assert "| 7.9 µs | 1.05 |" in text
+    assert "| 0.05 | 7.9 | 1.05 |" in text  # warm, host, over a raw launch
+
+
+def test_every_target_is_of_cases_that_exist() -> None:
+    for target in targets.TARGETS:
+        kinds = {case.operation for case in select("quick", device="gpu") if case.family == target.family}
+        assert kinds & set(target.operations)
+        assert {case.family for case in select("default", device="gpu")} >= {target.family}
+        all_operations = {o for layer in LAYERS if layer.family == target.family for o in layer.operations}
+        assert set(target.operations) <= all_operations
+
+
+def test_float16_has_its_own_limit_and_rows() -> None:
+    half = made("resnet-50/conv1/forward/float16", 1e-3, 1e-3)
+    row = rows_of(run_of(half))[0]
+    assert row.share == pytest.approx(max(half.flops / 750e12, half.least_bytes / 3e12) / 1e-3)
+    assert "| convolution, float16 | forward | 1 |" in report.markdown_summary(run_of(half))
+
+
+def test_the_readme_has_a_place_for_each_device(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    (cpu, cpu_end), (gpu, gpu_end) = report.README_MARKERS["cpu"], report.README_MARKERS["gpu"]
+    readme.write_text(f"{cpu}\nold\n{cpu_end}\nbetween\n{gpu}\nolder\n{gpu_end}\n")
+    report.update_readme(readme, run_of(made(A)), "details.md")
+    written = readme.read_text()
+    assert written.startswith(f"{cpu}\nold\n{cpu_end}\nbetween\n{gpu}")
+    assert "older" not in written
+    assert "| depthwise convolution | all | 1 |" in written
+    assert "| depthwise convolution | forward |" not in written  # by groups alone
+    assert "cuDNN 9.10.2" in written
+    assert "SM clock 1980 MHz" in written
+    readme.write_text(f"{cpu}{cpu_end}")
+    with pytest.raises(ValueError, match="gpu-benchmark:start"):
+        report.update_readme(readme, run_of(made(A)), "details.md")
+
+
+def test_the_committed_readme_has_both_places() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    for start, end in report.README_MARKERS.values():
+        assert text.count(start) == text.count(end) == 1
+
+
+def test_a_gpus_run_round_trips_and_older_files_load(tmp_path: Path) -> None:
+    run = replace(run_of(made(A), made(B, status="failed")), unreached=("a", "b"))
+    run.save(tmp_path / "run.json")
+    assert Run.load(tmp_path / "run.json") == run
+    data = json.loads((tmp_path / "run.json").read_text())
+    data["schema"] = 1
+    del data["unreached"]
+    del data["limits"]["other_flops"]
+    for record in data["records"]:
+        del record["dtype"], record["raw_launch_s"]
+        for outcome in record["outcomes"]:
+            del outcome["warm"], outcome["host"]
+    (tmp_path / "old.json").write_text(json.dumps(data))
+    old = Run.load(tmp_path / "old.json")
+    assert old.records[0].outcomes[0].timing == run.records[0].outcomes[0].timing
+    assert (old.unreached, old.records[0].dtype, old.records[0].outcomes[0].warm) == ((), "float32", None)
+
+
+def test_the_terminal_shows_targets_and_faults(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(width=160)
+    report.print_report(run_of(made(A), made(B, status="failed")), console)
+    printed = capsys.readouterr().out
+    assert "gpucnn: targets" in printed
+    assert "FAILED" in printed
+    assert "GPU: NVIDIA Fake 100" in printed
+
+
+# The machine ------------------------------------------------------------------------------------------------------
+
+
+def test_the_gpus_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def smi(arguments: Any, **options: Any) -> Any:
+        asked.append(arguments)
+        values = {"clocks.sm": "1980 MHz", "clocks.mem": "2619 MHz", "power.draw": "[N/A]", "power.limit": "700.00 W"}
+        line = ", ".join(values.get(name, "7") for name in environment.CLOCKS.values())
+        return type("Done", (), {"stdout": line + "\n"})
+
+    monkeypatch.setitem(sys.modules, "cupy", BenchCupy())
+    monkeypatch.setattr(environment.subprocess, "run", smi)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    known = environment.clocks()
+    assert known == {
+        "SM clock": "1980 MHz", "memory clock": "2619 MHz", "power limit": "700.00 W", "temperature": "7", "driver": "7"
+    }  # fmt: skip
+    assert asked[0][-1] == "--id=3"
+    device = environment.make_device("gpu")
+    monkeypatch.setattr("benchmarks.environment.subprocess.run", smi)
+    facts = environment.describe(2, [], device)
+    assert facts["device"]["name"] == "NVIDIA Fake 100"
+    assert facts["device"]["compute_capability"] == "9.0"
+    assert facts["versions"]["CUDA"] == "13.0"
+    assert facts["versions"]["driver's CUDA"] == "13.1"
+    assert facts["versions"]["driver"] == "7"
+    assert facts["host"]["kind"] == "cpu"
+    assert environment.slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
+    assert [environment._cudnn(number) for number in (91002, 8907)] == ["9.10.2", "8.9.7"]
+
+
+def test_a_machine_without_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(environment.subprocess, "run", missing)
+    assert environment.clocks() == {}
+
+
+def test_kinds_of_layers_that_a_cut_knows() -> None:
+    kinds = {type(case.layer) for case in select("full", device="gpu")}
+    assert {ConvLayer, LayoutLayer, NormLayer, PoolLayer} < kinds

@@ -1,0 +1,217 @@
+"""How the benchmarks time a GPU, on a device that is a clock."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from gpu_fakes import BenchCupy, ClockDevice
+
+from benchmarks.gpu import device as devices
+from benchmarks.gpu import limits, sampling
+from benchmarks.gpu.sampling import Sampler, Subject, interleave
+from gpucnn.backends.cuda import nvrtc
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ClockDevice:
+    device = ClockDevice()
+    monkeypatch.setattr(sampling.time, "perf_counter", device.perf_counter)
+    return device
+
+
+# Samples ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host_s", [2e-6, 100e-6, 5e-3])
+@pytest.mark.parametrize("seconds", [3e-6, 1e-3])
+def test_a_cold_time_is_the_devices_alone(clock: ClockDevice, seconds: float, host_s: float) -> None:
+    sampler = Sampler(clock, clock.call(seconds, host_s))
+    assert sampler.cold() == pytest.approx(seconds)
+    assert sampler.exposed == 0
+    assert sampler.hold_s <= sampling.MOST_HOLD_S
+
+
+def test_what_is_queued_for_a_cold_sample(clock: ClockDevice) -> None:
+    sampler = Sampler(clock, clock.call(1e-3, 1e-6))
+    for _ in range(3):
+        clock.log.clear()
+        sampler.cold()
+        assert clock.log == ["hold", "flush", "event", "call", "event"]
+
+
+def test_the_hold_grows_until_the_host_is_hidden(clock: ClockDevice) -> None:
+    sampler = Sampler(clock, clock.call(1e-6, 300e-6))
+    assert sampler.hold_s == sampling.LEAST_HOLD_S
+    sampler.cold()
+    assert clock.log.count("flush") == 4  # held for 50, 100, 200 and 400 us, and the flush
+    assert sampler.hold_s == pytest.approx(400e-6)
+    clock.log.clear()
+    sampler.cold()
+    assert clock.log.count("flush") == 1
+
+
+def test_a_warm_up_finds_the_hold(clock: ClockDevice) -> None:
+    sampler = Sampler(clock, clock.call(1e-6, 300e-6))
+    assert sampler.warm_up() == pytest.approx(301e-6)
+    assert sampler.hold_s == pytest.approx(600e-6)
+    clock.log.clear()
+    sampler.cold()
+    assert clock.log.count("flush") == 1
+
+
+def test_a_call_that_waits_for_the_device_is_counted_as_exposed(clock: ClockDevice) -> None:
+    sampler = Sampler(clock, clock.call(5e-6, 20e-6, waits=True))
+    assert sampler.cold() >= 5e-6
+    assert sampler.exposed == 1
+    assert clock.log.count("call") == sampling.TRIES
+    assert sampler.hold_s <= sampling.MOST_HOLD_S
+
+
+def test_beside_a_long_call_the_host_does_not_matter(clock: ClockDevice) -> None:
+    sampler = Sampler(clock, clock.call(0.5, 1e-5, waits=True))
+    sampler.cold()
+    assert (clock.log.count("call"), sampler.exposed) == (1, 0)
+
+
+def test_a_warm_time_is_a_mean_without_a_flush(clock: ClockDevice) -> None:
+    sampler = Sampler(clock, clock.call(20e-6, 1e-6))
+    assert sampler.warm(10) == pytest.approx(20e-6, rel=0.01)
+    assert clock.log == ["hold", "call", "event", *["call"] * 10, "event"]
+
+
+def test_the_hosts_time_is_without_the_devices(clock: ClockDevice) -> None:
+    sampler = Sampler(clock, clock.call(1e-3, 7e-6))
+    assert sampler.host(8) == pytest.approx(7e-6)
+    assert clock.host == pytest.approx(clock.device)  # waited for afterwards
+    timing = sampling.host_time(clock, clock.raw_launch(4))
+    assert timing.median == pytest.approx(3e-6)
+    assert sampling.overhead(clock, clock.raw_launch(4)).median == pytest.approx(1e-6)
+
+
+# Turns ------------------------------------------------------------------------------------------------------------
+
+
+def test_all_calls_are_measured_alike_and_take_turns(clock: ClockDevice) -> None:
+    subjects = {
+        "quick": Subject(clock.call(10e-6, 5e-6, name="quick")), "slow": Subject(clock.call(80e-6, 50e-6, name="slow"))
+    }  # fmt: skip
+    measured = interleave(clock, subjects, budget_s=1.0, max_rounds=12)
+    for name, seconds, host_s in (("quick", 10e-6, 5e-6), ("slow", 80e-6, 50e-6)):
+        times: Any = measured[name]
+        assert times.cold.median == pytest.approx(seconds)
+        assert times.cold.samples == 12
+        assert times.warm.median == pytest.approx(seconds, rel=0.2)
+        assert times.host.median == pytest.approx(host_s)
+        assert times.exposed == 0
+    flushed = [clock.log[place + 2] for place, name in enumerate(clock.log) if name == "flush"]
+    assert flushed.count("quick") == flushed.count("slow") == 12
+    assert flushed[:6] == ["quick", "slow", "slow", "quick", "quick", "slow"]
+
+
+def test_a_short_budget_still_gives_each_call_some_rounds(clock: ClockDevice) -> None:
+    measured: Any = interleave(clock, {"a": Subject(clock.call(1e-3, 1e-5))}, budget_s=0.0)
+    assert measured["a"].cold.samples == sampling.MIN_ROUNDS
+    measured = interleave(clock, {"a": Subject(clock.call(2.0, 1e-5))}, budget_s=0.0)
+    assert measured["a"].cold.samples == 1
+
+
+def test_a_call_that_fails_leaves_the_others(clock: ClockDevice) -> None:
+    calls = iter([None] * 5)
+
+    def failing() -> None:
+        next(calls)
+
+    with_within: list[str] = []
+
+    def within(function: Any) -> Any:
+        with_within.append("here")
+        return function()
+
+    subjects = {"fails": Subject(failing), "fine": Subject(clock.call(1e-6, 1e-6), within)}
+    measured: Any = interleave(clock, subjects, budget_s=0.1)
+    assert isinstance(measured["fails"], StopIteration)
+    assert measured["fine"].cold.median == pytest.approx(1e-6)
+    assert len(with_within) > 10
+
+
+# The GPU ----------------------------------------------------------------------------------------------------------
+
+
+def test_cupys_device_flushes_twice_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = BenchCupy(l2_bytes=50 << 20)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    device = devices.CupyDevice()
+    assert (device.name, device.l2_bytes) == ("NVIDIA Fake 100", 50 << 20)
+    first = device.event()
+    device.flush()
+    last = device.event()
+    (_, value, written), (name, grid, block, (read, count, never)) = cupy.queued[1:3]
+    assert written >= 2 * device.l2_bytes
+    assert (name, grid, block) == ("read", (40,), (256,))
+    assert (read.nbytes, int(count)) == (written, written // 16)
+    assert never.size == 1
+    device.flush()
+    assert cupy.queued[4][1] != value  # other bytes than before
+    assert not device.reached(first)
+    assert device.seconds(first, last) == pytest.approx(3.0)  # milliseconds into seconds; places in the queue here
+    assert device.reached(last)
+    device.hold(25e-6)
+    assert cupy.queued[-1] == ("hold", (1,), (1,), (np.uint64(25_000),))
+    device.raw_launch(3)()
+    name, _, _, args = cupy.queued[-1]
+    assert (name, len(args), args[-1].nbytes) == ("raw", 4, devices.PARAMETER_BYTES)
+    device.release()
+    assert (cupy.pool_freed, device.free_bytes()) == (1, 1 << 34)
+
+
+def test_small_caches_are_flushed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", BenchCupy(l2_bytes=0))
+    device = devices.CupyDevice()
+    device.flush()
+    assert device.xp.queued[0][2] == devices.LEAST_FLUSHED
+
+
+def test_a_stream_that_is_not_the_default_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", BenchCupy(stream=2))
+    with pytest.raises(RuntimeError, match="CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"):
+        devices.CupyDevice()
+
+
+@pytest.mark.parametrize("text", [devices.SOURCE, devices.raw_source(0), devices.raw_source(5)])
+def test_the_kernels_of_the_timing_compile(text: str) -> None:
+    try:
+        compiler = nvrtc.load(nvrtc.MAJORS)
+    except nvrtc.NvrtcNotFoundError as error:
+        pytest.skip(str(error))
+    assert compiler.compile(text, "bench.cu", ("-arch=sm_90",))
+
+
+class CopyDevice(ClockDevice):
+    """A device with as much of CuPy as the limits use, and calls that take what they are told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.xp = np
+
+
+def test_the_copys_rate_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    device: Any = CopyDevice()
+    sizes: list[int] = []
+
+    def copies(xp: Any, nbytes: int) -> list[Any]:
+        sizes.append(nbytes)
+        return [device.call(4e-3, 1e-6), device.call(2e-3, 1e-6)]
+
+    products = {"float32": lambda: device.call(1.0, 1e-6), "float16": lambda: device.call(0.1, 1e-6)}
+    monkeypatch.setattr(limits, "_copies", copies)
+    monkeypatch.setattr(limits, "_products", lambda xp: ("a library", products))
+    measured = limits.measure_limits(device)
+    assert sizes == [1 << 29]  # the device's 8 GiB are to hold it eight times
+    assert measured.copy_bytes == pytest.approx(2 * sizes[0] / 2e-3)
+    assert measured.gemm_flops == pytest.approx(2 * 8192**3)
+    assert measured.other_flops == {"float16": pytest.approx(2 * 8192**3 / 0.1)}
+    assert measured.flops("float16") == measured.other_flops["float16"]
+    assert measured.flops("float32") == measured.flops("bfloat16") == measured.gemm_flops
