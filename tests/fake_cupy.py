@@ -108,6 +108,13 @@ class FakeArray:
     def device(self) -> FakeDevice:
         return FakeDevice(self.cupy, self.data.device_id)
 
+    @property
+    def flags(self) -> Any:
+        return SimpleNamespace(c_contiguous=self._host.flags.c_contiguous)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.cupy.computed.append("copy")
+
     def __dlpack__(self) -> None:
         raise NotImplementedError
 

@@ -69,6 +69,14 @@ SIGNATURES = {
     "dropout": "input, p=0.5, training=True, *, rng=None, return_mask=False",
     "pad": "input, pad, mode='constant', value=None",
 }  # fmt: skip
+SIGNATURES |= {  # what writes to an array of the caller's
+    name: f"{SIGNATURES[name]}{',' if '*' in SIGNATURES[name] else ', *,'} out=None"
+    for name in (
+        "conv{n}d", "conv{n}d_input", "conv{n}d_weight", "conv_transpose{n}d", "im2col", "col2im", "max_pool{n}d",
+        "avg_pool{n}d", "sum_pool{n}d", "adaptive_max_pool{n}d", "adaptive_avg_pool{n}d", "batch_norm",
+        "instance_norm", "layer_norm", "group_norm", "linear",
+    )
+}  # fmt: skip
 FORWARDS = {name.format(n=n): text for name, text in SIGNATURES.items() for n in ((1, 2, 3) if "{n}" in name else "-")}
 HANDED_OVER = {
     r"max_pool": ["indices"],
@@ -124,7 +132,7 @@ def test_each_backward_takes_the_gradient_and_the_very_same_arguments(name: str)
     handed = [kept for family, arrays in HANDED_OVER.items() if re.search(family, name) for kept in arrays]
     expected = [
         (upstream, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty),
-        *[parameter for parameter in forward if parameter[0] != "return_statistics"],
+        *[parameter for parameter in forward if parameter[0] not in ("return_statistics", "out")],
         *[(array, keyword, None) for array in handed],
         ("needs", keyword, None),
     ]

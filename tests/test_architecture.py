@@ -40,8 +40,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "numpy", "threadpoolctl"},
     "gpucnn.numerics": set(),
     "gpucnn.functional": {
-        "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.receive", "gpucnn.backends.dtypes",
-        "gpucnn.backends.replaying", "numpy",
+        "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.Backend", "gpucnn.backends.receive",
+        "gpucnn.backends.dtypes", "gpucnn.backends.replaying", "numpy",
     },
     "gpucnn.backends": {
         "gpucnn.backends.base", "gpucnn.backends.numpy", "gpucnn.backends.cuda", "gpucnn.backends.replaying",

@@ -280,6 +280,39 @@ def test_a_frozen_call_launches_what_the_first_one_did(cupy: FakeCupy) -> None:
     assert [(result.shape, result.strides) for result in results] == [((2, 3, 4, 4), (192, 64, 16, 4))] * 2
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_out_takes_the_place_of_the_new_array(cupy: FakeCupy, channels_last: bool) -> None:
+    def image(channels: int, size: int) -> Any:
+        if channels_last:
+            return cupy.moveaxis(cupy.empty((2, size, size, channels), np.float32), -1, 1)
+        return cupy.empty((2, channels, size, size), np.float32)
+
+    x, outs, w = image(4, 8), [image(6, 8) for _ in range(3)], cupy.empty((6, 4, 3, 3), np.float32)
+    allocated = cupy.allocated
+    with gpucnn.algorithm("direct"):
+        assert all(F.conv2d(x, w, padding=1, out=out) is out for out in outs)
+    (kernel,) = cupy.kernels
+    assert [launch[3][3].data.ptr for launch in kernel.launches] == [out.data.ptr for out in outs]
+    assert cupy.allocated == allocated
+    assert not cupy.computed
+
+
+def test_a_result_that_was_copied_is_copied_each_time(cupy: FakeCupy) -> None:
+    x, out = cupy.empty((2, 4, 8, 8), np.float32), cupy.empty((2, 4, 8, 8), np.float32)[:, :, ::2, ::2]
+    for _ in range(3):
+        assert F.avg_pool2d(x, 2, out=out) is out
+    assert cupy.computed == ["copy"] * 3
+
+
+def test_out_is_held_apart_from_the_arguments_each_time(cupy: FakeCupy) -> None:
+    whole = cupy.empty((200,), np.float32)
+    x, apart, within = (whole[a:b] for a, b in ((0, 128), (128, 160), (96, 128)))
+    for _ in range(2):
+        F.avg_pool2d(x.reshape(2, 4, 4, 4), 2, out=apart.reshape(2, 4, 2, 2))
+        with pytest.raises(ValueError, match="avg_pool2d: out shares memory with an argument"):
+            F.avg_pool2d(x.reshape(2, 4, 4, 4), 2, out=within.reshape(2, 4, 2, 2))
+
+
 def test_a_frozen_call_keeps_channels_last(cupy: FakeCupy) -> None:
     x = cupy.moveaxis(cupy.empty((2, 8, 8, 3), np.float32), -1, 1)
     results = [F.avg_pool2d(x, 2) for _ in range(2)]

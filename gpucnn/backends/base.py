@@ -10,7 +10,8 @@ if that one's channels are innermost, else C order. 16-bit floats accumulate in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
@@ -27,6 +28,15 @@ class Backend(ABC):
     name: str
     xp: Any
     host: bool
+
+    def into(self, out: Array, shape: tuple[int, ...] | None = None) -> Backend:
+        """The backend as one whose primitives write their result, the first of several, to `out` and return it.
+
+        `out` is an array in the result's dtype, of any strides, that shares no memory with an argument. It has the
+        result's shape, or `shape` is that and `out` has it with axes taken together or apart. A primitive may compute
+        its result aside and copy it there.
+        """
+        return cast(Backend, _Into(self, out))
 
     # --- Convolution: w is [OC, C / groups, KD, KH, KW], bias [OC] or None ----------------------------------------
 
@@ -154,3 +164,21 @@ class Backend(ABC):
     @abstractmethod
     def masked(self, values: Array, mask: Array) -> Array:
         """Values where the mask of their shape is True, and 0 elsewhere, also for what is infinite or NaN there."""
+
+
+class _Into:
+    """The primitives of a backend, with a copy of their result in `out`."""
+
+    def __init__(self, backend: Backend, out: Array) -> None:
+        self._backend, self._out = backend, out
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        primitive = getattr(self._backend, name)
+
+        def called(*arguments: Any) -> Any:
+            result = primitive(*arguments)
+            first, *others = result if isinstance(result, tuple) else (result,)
+            self._out[...] = first.reshape(self._out.shape)
+            return (self._out, *others) if others else self._out
+
+        return called

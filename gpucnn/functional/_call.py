@@ -9,9 +9,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gpucnn.backends import receive
+from gpucnn.backends import Backend, receive
 from gpucnn.backends.dtypes import accumulator, describe, name_of
 from gpucnn.functional._family import SPACE
+from gpucnn.functional._out import expect_writable
 from gpucnn.geometry import ConvGeometry, PoolGeometry
 from gpucnn.geometry.arguments import boolean, integer, is_sequence
 
@@ -33,8 +34,12 @@ class Call:
     dtype. `result` is what it returns, as the caller's kind of array.
     """
 
-    def __init__(self, op: str, dtypes: frozenset[str], *, optional: Sequence[str] = ("bias",), **arrays: Any) -> None:
+    def __init__(
+        self, op: str, dtypes: frozenset[str], *, optional: Sequence[str] = ("bias",), out: Any = None, **arrays: Any
+    ) -> None:
         self.op = op
+        if out is not None:
+            arrays["out"] = out
         self._given = arrays
         for name, array in arrays.items():
             if array is None and name not in optional:
@@ -51,15 +56,40 @@ class Call:
         for name, array in zip(arrays, self.arrays, strict=True):
             if array is not None and array.dtype != self.dtype:
                 raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected {self.dtype} as {first} has")
+        self._out: Array | None = None
+        self._later: list[Array] = []
+        if out is not None:
+            self._out = self.arrays.pop()
+            self.result = _handing_back(out, self.result)
 
     def also(self, name: str, array: Any) -> Array:
         """Another array of the same kind, of whatever dtype."""
         self._expect_given(name, array)
-        return receive(self.op, {**self._given, name: array})[1][-1]
+        received = receive(self.op, {**self._given, name: array})[1][-1]
+        self._later.append(received)
+        return received
 
     def _expect_given(self, name: str, array: Any) -> None:
         if array is None:
             raise TypeError(f"{self.op}: {name} is None, expected an array")
+
+    # --- Where the result goes --------------------------------------------------------------------------------
+
+    def into(self, shape: tuple[int, ...], rank: int) -> Backend:
+        """The backend that writes images of `shape`, of the given rank, to the caller's `out`.
+
+        Raises
+        ------
+        ValueError
+            `out` is of another shape, cannot be written to, or shares memory with an argument.
+        """
+        return self.backend.into(lifted(self.checked_out(shape), rank))
+
+    def checked_out(self, shape: tuple[int, ...]) -> Array:
+        """The caller's `out`, an array of `shape` that can be written to."""
+        self.expect_shape("out", self._out, shape)
+        expect_writable(self.op, self._out, [array for array in (*self.arrays, *self._later) if array is not None])
+        return self._out
 
     # --- Shapes ---------------------------------------------------------------------------------------------------
 
@@ -67,17 +97,6 @@ class Call:
         """Raise ValueError unless `array` is None or has `shape`."""
         if array is not None and array.shape != shape:
             raise ValueError(f"{self.op}: {name} has shape {array.shape}, expected {shape}")
-
-    def expect_convolved(self, name: str, array: Array, input_shape: tuple[int, ...], geometry: ConvGeometry) -> None:
-        """Raise ValueError unless `array` has the shape of what becomes of an input of `input_shape`."""
-        rank = geometry.rank
-        batch, space = input_shape[: -rank - 1], geometry.output_size[3 - rank :]
-        self.expect_shape(name, array, (*batch, geometry.channels.outputs, *space))
-
-    def expect_pooled(self, name: str, array: Array, input_shape: tuple[int, ...], geometry: PoolGeometry) -> None:
-        """Raise ValueError unless `array` has the shape of what becomes of an input of `input_shape`."""
-        rank = geometry.rank
-        self.expect_shape(name, array, (*input_shape[:-rank], *geometry.output_size[3 - rank :]))
 
     def lift(self, name: str, array: Array, rank: int) -> Array:
         """An image array as a view [N, C, D, H, W]."""
@@ -113,6 +132,32 @@ class Call:
     def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
         """Sum over `axes`, accumulated in float32 where the dtype has 16 bits."""
         return self.xp.sum(array, axis=axes, dtype=accumulator(array.dtype)).astype(array.dtype, copy=False)
+
+
+def _handing_back(out: Any, give_back: GivesBack) -> GivesBack:
+    """The way of a result to a caller whose `out` holds it, or the first of several."""
+
+    def result(result: Any, /) -> Any:
+        return (out, *give_back(result[1:])) if isinstance(result, tuple) else out
+
+    return result
+
+
+def convolved_shape(input_shape: tuple[int, ...], geometry: ConvGeometry) -> tuple[int, ...]:
+    """The shape of what a convolution makes of an input of `input_shape`."""
+    rank = geometry.rank
+    return (*input_shape[: -rank - 1], geometry.channels.outputs, *geometry.output_size[3 - rank :])
+
+
+def transposed_shape(input_shape: tuple[int, ...], geometry: ConvGeometry) -> tuple[int, ...]:
+    """The shape of what a transposed convolution makes of an input of `input_shape`; geometry is what it transposes."""
+    rank = geometry.rank
+    return (*input_shape[: -rank - 1], geometry.channels.inputs, *geometry.input_size[3 - rank :])
+
+
+def pooled_shape(input_shape: tuple[int, ...], geometry: PoolGeometry) -> tuple[int, ...]:
+    """The shape of what pooling makes of an input of `input_shape`."""
+    return (*input_shape[: -geometry.rank], *geometry.output_size[3 - geometry.rank :])
 
 
 def image_shape(op: str, name: str, shape: Sequence[int], rank: int) -> tuple[int, ...]:

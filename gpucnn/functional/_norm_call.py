@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from gpucnn.backends import Backend
 from gpucnn.backends.dtypes import FLOATING, accumulator
 from gpucnn.functional._call import Array, Call, Needs, needed, number
 from gpucnn.geometry import NormGeometry
@@ -24,9 +25,17 @@ class NormCall(Call):
     A 16-bit x may come with float32 parameters and statistics, as is usual in mixed-precision training.
     """
 
-    def __init__(self, op: str, input: Array, grad_output: Array | None = None, **parameters: Array | None) -> None:
+    def __init__(
+        self,
+        op: str,
+        input: Array,
+        grad_output: Array | None = None,
+        *,
+        out: Array | None = None,
+        **parameters: Array | None,
+    ) -> None:
         optional = () if op.endswith("_backward") else ("grad_output",)
-        super().__init__(op, FLOATING, optional=optional, input=input, grad_output=grad_output)
+        super().__init__(op, FLOATING, optional=optional, out=out, input=input, grad_output=grad_output)
         self.x, self.grad = self.arrays
         self.wide = accumulator(self.dtype)
         self.weight: Array | None = None
@@ -163,13 +172,25 @@ class NormCall(Call):
     def forward(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
         """Output by the input's own statistics, and these: mean and biased variance."""
         parameters = self.spread(self.weight, geometry.shape), self.spread(self.bias, geometry.shape)
-        y, mean, var = self.backend.norm_forward(self.x.reshape(geometry.shape), *parameters, geometry, eps)
+        backend = self.backend if self._out is None else self.into_shape(geometry.shape)
+        y, mean, var = backend.norm_forward(self.x.reshape(geometry.shape), *parameters, geometry, eps)
         return y.reshape(self.x.shape), mean, var
 
     def apply(self, shape: Shape4, mean: Array, rstd: Array) -> Array:
         """Output by other statistics than the input's own."""
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
-        return self.backend.norm_apply(self.x.reshape(shape), mean, rstd, *parameters).reshape(self.x.shape)
+        backend = self.backend if self._out is None else self.into_shape(shape)
+        return backend.norm_apply(self.x.reshape(shape), mean, rstd, *parameters).reshape(self.x.shape)
+
+    def into_shape(self, shape: Shape4) -> Backend:
+        """The backend that writes [N, G, C, P] to the caller's `out`.
+
+        Raises
+        ------
+        ValueError
+            `out` is not as `expect_writable` wants it.
+        """
+        return self.backend.into(self.checked_out(self.x.shape), shape)
 
     def handed_over(self, shape: Shape4, axes: tuple[int, ...]) -> tuple[Array | None, Array | None]:
         """The forward's mean and rstd as axes of x, or None."""

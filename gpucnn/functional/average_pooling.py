@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, LINEAR, NUMERIC, accumulator
-from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, number, space_of
+from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, number, pooled_shape, space_of
 from gpucnn.functional._family import family, replayed_family
 from gpucnn.geometry import Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean, integers
@@ -27,6 +27,8 @@ def avg_pool_nd(
     count_include_pad: bool = True,
     divisor_override: float | None = None,
     dilation: Size = 1,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """{n}-d average pooling: the mean under each window.
 
@@ -45,6 +47,8 @@ def avg_pool_nd(
         Divide by the taps on image and padding; else by those on the image.
     divisor_override : number, optional
         Divide by this instead.
+    out : array [N, C, {out}] or [C, {out}], optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -72,13 +76,14 @@ def avg_pool_nd(
     >>> bool((avg_pool{n}d(np.ones((1,) + (4,) * {n}), 2) == 1).all())
     True
     """
-    call = Call(f"avg_pool{rank}d", LINEAR, input=input)
+    call = Call(f"avg_pool{rank}d", LINEAR, input=input, out=out)
     (x,) = call.arrays
     image = call.lift("input", x, rank)
     divisor = _divisor(call, count_include_pad, divisor_override)
     space = space_of(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, divisor)
-    return call.result(lowered(call.backend.average_pool(image, geometry), rank, like=x))
+    backend = call.backend if out is None else call.into(pooled_shape(x.shape, geometry), rank)
+    return call.result(lowered(backend.average_pool(image, geometry), rank, like=x))
 
 
 def avg_pool_nd_backward(
@@ -139,6 +144,8 @@ def sum_pool_nd(
     padding: Padding = 0,
     ceil_mode: bool = False,
     dilation: Size = 1,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """{n}-d sum pooling: the sum under each window.
 
@@ -148,6 +155,8 @@ def sum_pool_nd(
         Floating-point, complex or integer.
     kernel_size, stride, padding, ceil_mode, dilation
         As in `avg_pool{n}d`.
+    out : array [N, C, {out}] or [C, {out}], optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -174,11 +183,12 @@ def sum_pool_nd(
     >>> bool((sum_pool{n}d(np.ones((1,) + (4,) * {n}), 2) == 2**{n}).all())
     True
     """
-    call = Call(f"sum_pool{rank}d", NUMERIC, input=input)
+    call = Call(f"sum_pool{rank}d", NUMERIC, input=input, out=out)
     (x,) = call.arrays
     image = call.lift("input", x, rank)
     geometry = pool_geometry(call.op, space_of(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
-    return call.result(lowered(call.backend.average_pool(image, geometry), rank, like=x))
+    backend = call.backend if out is None else call.into(pooled_shape(x.shape, geometry), rank)
+    return call.result(lowered(backend.average_pool(image, geometry), rank, like=x))
 
 
 def sum_pool_nd_backward(
@@ -227,7 +237,7 @@ def sum_pool_nd_backward(
     return _average_pool_backward(call, grad, x, geometry, needs)
 
 
-def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any) -> Array:
+def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any, *, out: Array | None = None) -> Array:
     """{n}-d average pooling over as many windows as are asked for.
 
     Parameters
@@ -236,6 +246,8 @@ def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any) -> Array:
         Floating-point or complex.
     output_size : int, None, or sequence of {n} of them
         Size of the output; None keeps an axis as it is.
+    out : array [N, C, {out}] or [C, {out}], optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -262,11 +274,12 @@ def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any) -> Array:
     >>> adaptive_avg_pool{n}d(np.ones((1,) + (5,) * {n}), 3).shape == (1,) + (3,) * {n}
     True
     """
-    call = Call(f"adaptive_avg_pool{rank}d", LINEAR, input=input)
+    call = Call(f"adaptive_avg_pool{rank}d", LINEAR, input=input, out=out)
     (x,) = call.arrays
     image = call.lift("input", x, rank)
     geometry = adaptive_geometry(call.op, space_of(image, rank), output_size, "valid")
-    return call.result(lowered(call.backend.average_pool(image, geometry), rank, like=x))
+    backend = call.backend if out is None else call.into(pooled_shape(x.shape, geometry), rank)
+    return call.result(lowered(backend.average_pool(image, geometry), rank, like=x))
 
 
 def adaptive_avg_pool_nd_backward(
@@ -410,7 +423,7 @@ def lp_pool_nd_backward(
     call = Call(f"lp_pool{rank}d_backward", FLOATING, grad_output=grad_output, input=input)
     grad, x = call.arrays
     power, geometry, taps = _lp_arguments(call, rank, x, norm_type, kernel_size, stride, padding, dilation, ceil_mode)
-    call.expect_pooled("grad_output", grad, x.shape, geometry)
+    call.expect_shape("grad_output", grad, pooled_shape(x.shape, geometry))
     if not needed(call.op, needs, 1)[0]:
         return (None,)
     wide, upstream = _widened(lifted(x, rank)), _widened(lifted(grad, rank))
@@ -440,7 +453,7 @@ def _average_pool_backward(
     call: Call, grad: Array, x: Array, geometry: PoolGeometry, needs: Needs
 ) -> tuple[Array | None]:
     rank = geometry.rank
-    call.expect_pooled("grad_output", grad, x.shape, geometry)
+    call.expect_shape("grad_output", grad, pooled_shape(x.shape, geometry))
     if not needed(call.op, needs, 1)[0]:
         return (None,)
     result = call.backend.average_pool_backward(lifted(grad, rank), geometry)

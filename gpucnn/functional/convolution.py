@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gpucnn.backends import Backend
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.functional._call import (
     Array,
     Call,
     Needs,
+    convolved_shape,
     expect_filters,
     image_shape,
     lifted,
     lowered,
     needed,
     shape_argument,
+    transposed_shape,
 )
 from gpucnn.functional._family import axis_names, family, replayed_family
 from gpucnn.geometry import ConvGeometry, Padding, Size
@@ -31,6 +34,8 @@ def conv_nd(
     padding: Padding = 0,
     dilation: Size = 1,
     groups: int = 1,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """{n}-d convolution of an image with filters (cross-correlation, as in every CNN).
 
@@ -48,6 +53,8 @@ def conv_nd(
         ``"same_lower"`` puts that at the low end.
     groups : int
         Part the channels into groups that are convolved apart; ``groups = C`` is a depthwise convolution.
+    out : array [N, OC, {out}] or [OC, {out}], optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -84,11 +91,12 @@ def conv_nd(
     >>> y.shape == (1, 1) + (2,) * {n} and bool((y == 3**{n}).all())
     True
     """
-    call = Call(f"conv{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
+    call = Call(f"conv{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
     geometry = _geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
-    y = call.backend.convolve(lifted(x, rank), lifted(w, rank), b, geometry)
+    backend = call.backend if out is None else call.into(convolved_shape(x.shape, geometry), rank)
+    y = backend.convolve(lifted(x, rank), lifted(w, rank), b, geometry)
     return call.result(lowered(y, rank, like=x))
 
 
@@ -146,11 +154,11 @@ def conv_nd_backward(
     grad, x, w, b = call.arrays
     geometry = _geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
-    call.expect_convolved("grad_output", grad, x.shape, geometry)
+    call.expect_shape("grad_output", grad, convolved_shape(x.shape, geometry))
     need_x, need_w, need_b = needed(call.op, needs, 3)
     return call.result(
         (
-            _backward_input(call, grad, w, geometry) if need_x else None,
+            _backward_input(call, grad, w, geometry, call.backend) if need_x else None,
             _backward_weight(call, x, grad, geometry) if need_w else None,
             call.sum(lifted(grad, rank), (0, 2, 3, 4)) if need_b and b is not None else None,
         )
@@ -166,6 +174,8 @@ def conv_nd_input(
     padding: Padding = 0,
     dilation: Size = 1,
     groups: int = 1,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of `conv{n}d` by its input, which is not needed for it: only its shape is.
 
@@ -177,6 +187,8 @@ def conv_nd_input(
     grad_output : array [N, OC, {out}] or [OC, {out}]
     stride, padding, dilation, groups
         As they were given to `conv{n}d`.
+    out : array of shape `input_size`, optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -197,12 +209,13 @@ def conv_nd_input(
     >>> float(grad.max()) == 2.0**{n}
     True
     """
-    call = Call(f"conv{rank}d_input", NUMERIC, weight=weight, grad_output=grad_output)
+    call = Call(f"conv{rank}d_input", NUMERIC, weight=weight, grad_output=grad_output, out=out)
     w, grad = call.arrays
     shape = shape_argument(call.op, "input_size", input_size)
     geometry = _geometry(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
-    call.expect_convolved("grad_output", grad, shape, geometry)
-    return call.result(_backward_input(call, grad, w, geometry))
+    call.expect_shape("grad_output", grad, convolved_shape(shape, geometry))
+    backend = call.backend if out is None else call.into(shape, rank)
+    return call.result(_backward_input(call, grad, w, geometry, backend))
 
 
 def conv_nd_input_backward(
@@ -249,7 +262,7 @@ def conv_nd_input_backward(
     grad_grad, w, grad = call.arrays
     shape = shape_argument(call.op, "input_size", input_size)
     geometry = _geometry(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
-    call.expect_convolved("grad_output", grad, shape, geometry)
+    call.expect_shape("grad_output", grad, convolved_shape(shape, geometry))
     call.expect_shape("grad_grad_input", grad_grad, shape)
     need_w, need_grad = needed(call.op, needs, 2)
     return call.result(
@@ -269,6 +282,8 @@ def conv_nd_weight(
     padding: Padding = 0,
     dilation: Size = 1,
     groups: int = 1,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """Gradient of `conv{n}d` by its weight, which is not needed for it: only its shape is.
 
@@ -280,6 +295,8 @@ def conv_nd_weight(
     grad_output : array [N, OC, {out}] or [OC, {out}]
     stride, padding, dilation, groups
         As they were given to `conv{n}d`.
+    out : array of shape `weight_size`, optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -300,12 +317,13 @@ def conv_nd_weight(
     >>> bool((grad == 3**{n}).all())
     True
     """
-    call = Call(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output)
+    call = Call(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output, out=out)
     x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
     geometry = _geometry(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
-    call.expect_convolved("grad_output", grad, x.shape, geometry)
-    return call.result(_backward_weight(call, x, grad, geometry))
+    call.expect_shape("grad_output", grad, convolved_shape(x.shape, geometry))
+    backend = call.backend if out is None else call.into(shape, rank)
+    return call.result(_correlate(call.conjugate(x), grad, geometry, backend))
 
 
 def conv_nd_weight_backward(
@@ -352,12 +370,12 @@ def conv_nd_weight_backward(
     grad_grad, x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
     geometry = _geometry(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
-    call.expect_convolved("grad_output", grad, x.shape, geometry)
+    call.expect_shape("grad_output", grad, convolved_shape(x.shape, geometry))
     call.expect_shape("grad_grad_weight", grad_grad, shape)
     need_x, need_grad = needed(call.op, needs, 2)
     return call.result(
         (
-            _backward_input(call, grad, grad_grad, geometry) if need_x else None,
+            _backward_input(call, grad, grad_grad, geometry, call.backend) if need_x else None,
             _forward(call, x, grad_grad, geometry) if need_grad else None,
         )
     )
@@ -373,6 +391,8 @@ def conv_transpose_nd(
     output_padding: Size = 0,
     groups: int = 1,
     dilation: Size = 1,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """{n}-d transposed convolution: each input adds its multiple of a filter to the output.
 
@@ -392,6 +412,8 @@ def conv_transpose_nd(
         Size added at the output's high end; less than `stride` or `dilation`.
     groups : int
         Part the channels into groups that are convolved apart.
+    out : array [N, OC, {out}] or [OC, {out}], optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -425,11 +447,12 @@ def conv_transpose_nd(
     >>> y.shape == (1, 1) + (6,) * {n} and bool((y == 1).all())
     True
     """
-    call = Call(f"conv_transpose{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
+    call = Call(f"conv_transpose{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
     geometry = _transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     call.expect_shape("bias", b, (geometry.channels.inputs,))
-    y = call.backend.convolve_backward_input(lifted(x, rank), lifted(w, rank), b, geometry)
+    backend = call.backend if out is None else call.into(transposed_shape(x.shape, geometry), rank)
+    y = backend.convolve_backward_input(lifted(x, rank), lifted(w, rank), b, geometry)
     return call.result(lowered(y, rank, like=x))
 
 
@@ -482,14 +505,13 @@ def conv_transpose_nd_backward(
     grad, x, w, b = call.arrays
     geometry = _transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     call.expect_shape("bias", b, (geometry.channels.inputs,))
-    space = geometry.input_size[3 - rank :]
-    call.expect_shape("grad_output", grad, (*x.shape[: -rank - 1], geometry.channels.inputs, *space))
+    call.expect_shape("grad_output", grad, transposed_shape(x.shape, geometry))
     need_x, need_w, need_b = needed(call.op, needs, 3)
     # x is the output's gradient of the convolution that this transposes, grad its image
     return call.result(
         (
             _forward(call, grad, call.conjugate(w), geometry) if need_x else None,
-            _correlate(call, grad, call.conjugate(x), geometry) if need_w else None,
+            _correlate(grad, call.conjugate(x), geometry, call.backend) if need_w else None,
             call.sum(lifted(grad, rank), (0, 2, 3, 4)) if need_b and b is not None else None,
         )
     )
@@ -579,21 +601,21 @@ def _forward(call: Call, x: Array, w: Array, geometry: ConvGeometry) -> Array:
     return lowered(call.backend.convolve(lifted(x, rank), lifted(w, rank), None, geometry), rank, like=x)
 
 
-def _backward_input(call: Call, grad: Array, w: Array, geometry: ConvGeometry) -> Array:
+def _backward_input(call: Call, grad: Array, w: Array, geometry: ConvGeometry, backend: Backend) -> Array:
     """The adjoint of the convolution by w: the sum of grad times conjugated filters."""
     rank = geometry.rank
     filters = lifted(call.conjugate(w), rank)
-    image = call.backend.convolve_backward_input(lifted(grad, rank), filters, None, geometry)
+    image = backend.convolve_backward_input(lifted(grad, rank), filters, None, geometry)
     return lowered(image, rank, like=grad)
 
 
 def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
     """The sum of grad times the conjugated image."""
-    return _correlate(call, call.conjugate(x), grad, geometry)
+    return _correlate(call.conjugate(x), grad, geometry, call.backend)
 
 
-def _correlate(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
+def _correlate(x: Array, grad: Array, geometry: ConvGeometry, backend: Backend) -> Array:
     """The filters [OC, C / groups, *k] that an image and an output's gradient make, nothing conjugated."""
     rank = geometry.rank
-    filters = call.backend.convolve_backward_weight(lifted(x, rank), lifted(grad, rank), geometry)
+    filters = backend.convolve_backward_weight(lifted(x, rank), lifted(grad, rank), geometry)
     return filters[(slice(None), slice(None)) + (0,) * (3 - rank)]

@@ -14,7 +14,7 @@ from gpucnn.geometry.arguments import boolean
 # --- Linear -------------------------------------------------------------------------------------------------------
 
 
-def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
+def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array | None = None) -> Array:
     """Fully connected layer: ``input @ weight.T + bias``.
 
     Parameters
@@ -23,6 +23,8 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
         Floating-point, complex or integer.
     weight : array [OUT, IN] or [IN]
     bias : array [OUT] or [], optional
+    out : array in the shape of the result, optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -44,13 +46,16 @@ def linear(input: Array, weight: Array, bias: Array | None = None) -> Array:
     >>> linear(np.ones((1, 3)), np.eye(2, 3), np.array([0.0, 10.0]))
     array([[ 1., 11.]])
     """
-    call = Call("linear", NUMERIC, input=input, weight=weight, bias=bias)
+    call = Call("linear", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
     _check_linear(call, x, w, b)
+    written = None if out is None else call.checked_out((*x.shape[:-1], *w.shape[:-1]))
     y = _product(call, x, w.T)
     y = call.xp.asarray(y)  # not a scalar where there are no axes
     if b is not None:
         y += b.astype(y.dtype, copy=False)
+    if written is not None:
+        written[...] = y
     return call.result(y.astype(call.dtype, copy=False))
 
 

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from gpucnn.backends.dtypes import NUMERIC
-from gpucnn.functional._call import Array, Call, Needs, expect_filters, image_shape, lifted, lowered, needed
+from gpucnn.functional._call import (
+    Array,
+    Call,
+    Needs,
+    convolved_shape,
+    expect_filters,
+    image_shape,
+    lifted,
+    lowered,
+    needed,
+)
 from gpucnn.functional._family import axis_names, family
 from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import remembered
@@ -118,7 +128,7 @@ def locally_connected_nd_backward(
     grad, x, w, b = call.arrays
     geometry = _local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
     call.expect_shape("bias", b, w.shape[: rank + 1])
-    call.expect_convolved("grad_output", grad, x.shape, geometry)
+    call.expect_shape("grad_output", grad, convolved_shape(x.shape, geometry))
     need_x, need_w, need_b = needed(call.op, needs, 3)
     image, grad_image = lifted(x, rank), lifted(grad, rank)
     grad_x = grad_w = grad_b = None

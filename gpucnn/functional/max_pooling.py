@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 from gpucnn.backends.dtypes import ORDERED
-from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, space_of
+from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, pooled_shape, space_of
 from gpucnn.functional._family import family, replayed_family
 from gpucnn.geometry import Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean
@@ -22,6 +22,8 @@ def max_pool_nd(
     dilation: Size = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    *,
+    out: Array | None = None,
 ) -> Any:
     """{n}-d max pooling: the largest value under each window.
 
@@ -37,6 +39,8 @@ def max_pool_nd(
         Round the output size up: one more window that overhangs the high end, unless it would start past the image.
     return_indices : bool
         Return where the maxima lie as well.
+    out : array [N, C, {out}] or [C, {out}], optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -67,11 +71,11 @@ def max_pool_nd(
     >>> y.shape == (1,) + (2,) * {n} and bool((y == indices).all())
     True
     """
-    call = Call(f"max_pool{rank}d", ORDERED, input=input)
+    call = Call(f"max_pool{rank}d", ORDERED, input=input, out=out)
     (x,) = call.arrays
     image = call.lift("input", x, rank)
     geometry = pool_geometry(call.op, space_of(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
-    return _max_pool(call, x, image, geometry, return_indices)
+    return _max_pool(call, x, image, geometry, return_indices, out)
 
 
 def max_pool_nd_backward(
@@ -126,7 +130,9 @@ def max_pool_nd_backward(
     return _max_pool_backward(call, grad, x, image, geometry, indices, needs)
 
 
-def adaptive_max_pool_nd(rank: int, input: Array, output_size: Any, return_indices: bool = False) -> Any:
+def adaptive_max_pool_nd(
+    rank: int, input: Array, output_size: Any, return_indices: bool = False, *, out: Array | None = None
+) -> Any:
     """{n}-d max pooling over as many windows as are asked for.
 
     Parameters
@@ -137,6 +143,8 @@ def adaptive_max_pool_nd(rank: int, input: Array, output_size: Any, return_indic
         Size of the output; None keeps an axis as it is.
     return_indices : bool
         Return where the maxima lie as well.
+    out : array [N, C, {out}] or [C, {out}], optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -165,11 +173,11 @@ def adaptive_max_pool_nd(rank: int, input: Array, output_size: Any, return_indic
     >>> adaptive_max_pool{n}d(np.arange(5.0**{n}).reshape((1,) + (5,) * {n}), 1).item() == 5**{n} - 1
     True
     """
-    call = Call(f"adaptive_max_pool{rank}d", ORDERED, input=input)
+    call = Call(f"adaptive_max_pool{rank}d", ORDERED, input=input, out=out)
     (x,) = call.arrays
     image = call.lift("input", x, rank)
     geometry = adaptive_geometry(call.op, space_of(image, rank), output_size)
-    return _max_pool(call, x, image, geometry, return_indices)
+    return _max_pool(call, x, image, geometry, return_indices, out)
 
 
 def adaptive_max_pool_nd_backward(
@@ -228,11 +236,14 @@ adaptive_max_pool1d_backward, adaptive_max_pool2d_backward, adaptive_max_pool3d_
 )
 
 
-def _max_pool(call: Call, x: Array, image: Array, geometry: PoolGeometry, return_indices: bool) -> Any:
+def _max_pool(
+    call: Call, x: Array, image: Array, geometry: PoolGeometry, return_indices: bool, out: Array | None
+) -> Any:
     rank = geometry.rank
+    backend = call.backend if out is None else call.into(pooled_shape(x.shape, geometry), rank)
     if not boolean(call.op, "return_indices", return_indices):
-        return call.result(lowered(call.backend.max_pool(image, geometry), rank, like=x))
-    y, indices = call.backend.max_pool_with_indices(image, geometry)
+        return call.result(lowered(backend.max_pool(image, geometry), rank, like=x))
+    y, indices = backend.max_pool_with_indices(image, geometry)
     return call.result((lowered(y, rank, like=x), lowered(indices, rank, like=x)))
 
 
@@ -240,10 +251,10 @@ def _max_pool_backward(
     call: Call, grad: Array, x: Array, image: Array, geometry: PoolGeometry, indices: Array | None, needs: Needs
 ) -> tuple[Array | None]:
     rank = geometry.rank
-    call.expect_pooled("grad_output", grad, x.shape, geometry)
+    call.expect_shape("grad_output", grad, pooled_shape(x.shape, geometry))
     if indices is not None:
         indices = call.also("indices", indices)
-        call.expect_pooled("indices", indices, x.shape, geometry)
+        call.expect_shape("indices", indices, pooled_shape(x.shape, geometry))
         call.expect_indices("indices", indices, prod(geometry.input_size))
     if not needed(call.op, needs, 1)[0]:
         return (None,)

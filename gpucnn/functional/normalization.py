@@ -22,6 +22,7 @@ def batch_norm(
     eps: float = 1e-5,
     *,
     return_statistics: bool = False,
+    out: Array | None = None,
 ) -> Any:
     """Normalise each channel over the batch, and scale and shift it.
 
@@ -41,6 +42,8 @@ def batch_norm(
         Added to the variance.
     return_statistics : bool
         Return the mean and the reciprocal standard deviation that were used as well.
+    out : array in the shape of `input`, optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -76,7 +79,9 @@ def batch_norm(
     array([[-1., -1.],
            [ 1.,  1.]])
     """
-    call = NormCall("batch_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var)
+    call = NormCall(
+        "batch_norm", input, out=out, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
+    )
     running = (call.running_mean, call.running_var)
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape = batch_shape(call, call.x)
@@ -172,6 +177,7 @@ def instance_norm(
     eps: float = 1e-5,
     *,
     return_statistics: bool = False,
+    out: Array | None = None,
 ) -> Any:
     """Normalise each channel of each image by itself, and scale and shift it.
 
@@ -189,6 +195,8 @@ def instance_norm(
         As in `batch_norm`.
     return_statistics : bool
         Return the mean and the reciprocal standard deviation that were used as well.
+    out : array in the shape of `input`, optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -219,7 +227,7 @@ def instance_norm(
             [-1.,  1.]]])
     """
     call = NormCall(
-        "instance_norm", input, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
+        "instance_norm", input, out=out, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
     )
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     running = (call.running_mean, call.running_var)
@@ -311,6 +319,7 @@ def layer_norm(
     eps: float = 1e-5,
     *,
     return_statistics: bool = False,
+    out: Array | None = None,
 ) -> Any:
     """Normalise over the last axes, and scale and shift each of their elements.
 
@@ -326,6 +335,8 @@ def layer_norm(
         Added to the variance.
     return_statistics : bool
         Return the mean and the reciprocal standard deviation as well.
+    out : array in the shape of `input`, optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -354,7 +365,7 @@ def layer_norm(
     array([[-1.,  1.],
            [-1.,  1.]])
     """
-    call = NormCall("layer_norm", input, weight=weight, bias=bias)
+    call = NormCall("layer_norm", input, out=out, weight=weight, bias=bias)
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape, leading = layer_shape(call, call.x, normalized_shape, eps)
     y, mean, rstd = call.rows(shape, eps)
@@ -417,6 +428,7 @@ def group_norm(
     eps: float = 1e-5,
     *,
     return_statistics: bool = False,
+    out: Array | None = None,
 ) -> Any:
     """Normalise groups of channels of each image, and scale and shift each channel.
 
@@ -432,6 +444,8 @@ def group_norm(
         Added to the variance.
     return_statistics : bool
         Return the mean and the reciprocal standard deviation as well.
+    out : array in the shape of `input`, optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -459,7 +473,7 @@ def group_norm(
     >>> group_norm(np.array([[[1.0], [3.0], [10.0], [30.0]]]), 2).round(3)[0, :, 0]
     array([-1.,  1., -1.,  1.])
     """
-    call = NormCall("group_norm", input, weight=weight, bias=bias)
+    call = NormCall("group_norm", input, out=out, weight=weight, bias=bias)
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape = group_shape(call, call.x, num_groups, eps)
     y, mean, rstd = call.rows(shape, eps)

@@ -16,7 +16,15 @@ _RANKS = {2: 1, 3: 2, 4: 2, 5: 3}
 
 
 @replayed
-def im2col(input: Array, kernel_size: Size, dilation: Size = 1, padding: Padding = 0, stride: Size = 1) -> Array:
+def im2col(
+    input: Array,
+    kernel_size: Size,
+    dilation: Size = 1,
+    padding: Padding = 0,
+    stride: Size = 1,
+    *,
+    out: Array | None = None,
+) -> Array:
     """Write each window of an image as a column: a convolution becomes a product of matrices.
 
     Parameters
@@ -30,6 +38,8 @@ def im2col(input: Array, kernel_size: Size, dilation: Size = 1, padding: Padding
         Step of the window's taps, and of the window.
     padding : int, sequence of int or (low, high) pairs, "valid", "same" or "same_lower"
         Zeros around the image.
+    out : array [N, C * prod(kernel), L] or [C * prod(kernel), L], optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -60,11 +70,15 @@ def im2col(input: Array, kernel_size: Size, dilation: Size = 1, padding: Padding
            [3., 4., 6., 7.],
            [4., 5., 7., 8.]])
     """
-    call = Call("im2col", NUMERIC, input=input)
+    call = Call("im2col", NUMERIC, input=input, out=out)
     (x,) = call.arrays
     geometry = _images_geometry(call.op, x.shape, kernel_size, dilation, padding, stride)
     rank = geometry.rank
-    columns = call.backend.im2col(lifted(x, rank), geometry)
+    backend = call.backend
+    if out is not None:
+        written = call.checked_out((*x.shape[: -rank - 1], *_matrix(geometry)))
+        backend = backend.into(written if x.ndim == rank + 2 else written[None])
+    columns = backend.im2col(lifted(x, rank), geometry)
     return call.result(columns if x.ndim == rank + 2 else columns[0])
 
 
@@ -127,6 +141,8 @@ def col2im(
     dilation: Size = 1,
     padding: Padding = 0,
     stride: Size = 1,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """Add up columns into the image that `im2col` would have read them from.
 
@@ -139,6 +155,8 @@ def col2im(
     kernel_size, dilation, stride : int or sequence of int
     padding : int, sequence of int or (low, high) pairs, "valid", "same" or "same_lower"
         As they are given to `im2col`.
+    out : array [N, C, *output_size] or [C, *output_size], optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -167,11 +185,15 @@ def col2im(
            [2., 4., 2.],
            [1., 2., 1.]])
     """
-    call = Call("col2im", NUMERIC, input=input)
+    call = Call("col2im", NUMERIC, input=input, out=out)
     (columns,) = call.arrays
     geometry = _columns_geometry(call.op, columns.shape, output_size, kernel_size, dilation, padding, stride)
-    image = call.backend.col2im(columns.reshape(-1, *columns.shape[-2:]), geometry)
-    image = image[(slice(None), slice(None)) + (0,) * (3 - geometry.rank)]
+    backend, rank = call.backend, geometry.rank
+    if out is not None:
+        channels, space = geometry.channels.inputs, geometry.input_size[3 - rank :]
+        backend = call.into((*columns.shape[:-2], channels, *space), rank)
+    image = backend.col2im(columns.reshape(-1, *columns.shape[-2:]), geometry)
+    image = image[(slice(None), slice(None)) + (0,) * (3 - rank)]
     return call.result(image if columns.ndim == 3 else image[0])
 
 

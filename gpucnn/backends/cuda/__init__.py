@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda import convolution, elementwise, normalization, pooling, replays, resampling, unfolding
-from gpucnn.backends.cuda.runtime import Device, Runtime
+from gpucnn.backends.cuda.destinations import Destination
+from gpucnn.backends.cuda.runtime import Array, Device, Runtime
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
 
@@ -63,6 +64,10 @@ class CudaBackend(Backend):
     def xp(self) -> Any:
         """The NumPy-like module of the runtime's arrays."""
         return self.runtime.xp
+
+    def into(self, out: Array, shape: tuple[int, ...] | None = None) -> Backend:
+        """As `Backend.into`: without a copy where the primitive's own new array would lie in memory as `out` does."""
+        return cast(Backend, Destination(self, out, out if shape is None else out.reshape(shape)))
 
     convolve = _on_device(convolution.convolve)
     convolve_backward_input = _on_device(convolution.convolve_backward_input)

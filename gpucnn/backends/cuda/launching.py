@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.cuda import replays
-from gpucnn.backends.cuda.runtime import ALIGNMENTS, MOST_BYTES, Array, Device, Function, Runtime
+from gpucnn.backends.cuda.runtime import ALIGNMENTS, MOST_BYTES, Array, Device, Function, ListeningRuntime, Runtime
 from gpucnn.backends.cuda.sources import Kernel, source
 from gpucnn.backends.layout import is_channels_last
 
@@ -136,7 +136,9 @@ def launch(
     device = runtime.device(next(array for array in arrays if array is not None))
     forms = tuple([None if array is None else _form(array) for array in arrays])
     recording = replays.current()
-    plan = _plan(runtime if recording is None else recording.runtime, device, kernel, dtype, work, forms, facts)
+    plan = _plan(
+        runtime.plain if isinstance(runtime, ListeningRuntime) else runtime, device, kernel, dtype, work, forms, facts
+    )
     if plan is None:
         return
     if recording is not None:

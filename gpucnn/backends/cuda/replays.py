@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gpucnn.backends.cuda.runtime import ALIGNMENTS, Array, Device, ReplayingRuntime
+from gpucnn.backends.cuda.runtime import ALIGNMENTS, Array, Device, ListeningRuntime, ReplayingRuntime
 from gpucnn.numerics import choices
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ MOST_KEPT = 4096  # forms of calls; beyond it all are forgotten, for programs wh
 
 Key = tuple[Hashable, ...]
 Replay = Callable[[Sequence[Array]], Any]
+"""From the arrays of a call to its result; NotImplemented where memory might be shared that must not be."""
 
 _SCALARS = frozenset({int, float, bool, str, type(None)})
 _VIEWS = frozenset({"broadcast_to", "expand_dims", "moveaxis", "reshape", "swapaxes", "transpose"})
@@ -62,7 +63,8 @@ class Replays:
             return self._recorded(key, arrays, operation, arguments, named)
         if replay is None:
             return operation(*arguments, **named)
-        return replay(arrays)
+        result = replay(arrays)
+        return operation(*arguments, **named) if result is NotImplemented else result
 
     def _key(
         self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], arrays: list[Array]
@@ -102,7 +104,7 @@ class Replays:
         addresses = {array.data.ptr for array in arrays}
         if len(addresses) < len(arrays) or current() is not None:  # which of them a launch reads cannot be told
             return operation(*arguments, **named)
-        recording = Recording(self._runtime, arrays)
+        recording = Recording(self._runtime, arrays, named.get("out"))
         _state.recording = recording
         try:
             result = operation(*arguments, **named)
@@ -143,9 +145,10 @@ class Recording:
     The arrays are numbered: null pointer and None first, then the caller's, then the new ones in their order.
     """
 
-    def __init__(self, runtime: ReplayingRuntime, arrays: Sequence[Array]) -> None:
-        self.runtime = runtime
+    def __init__(self, runtime: ReplayingRuntime, arrays: Sequence[Array], out: Array | None = None) -> None:
+        self._runtime = runtime
         self._given = arrays
+        self._out = out
         self._new: list[_New] = []
         self._steps: list[_Step] = []
         self._places = {array.data.ptr: 2 + index for index, array in enumerate(arrays)}
@@ -153,10 +156,13 @@ class Recording:
 
     def backend(self, backend: CudaBackend) -> CudaBackend:
         """`backend`, whose new arrays are written down."""
-        return type(backend)(RecordingRuntime(self.runtime, self))
+        runtime: Any = ListeningRuntime(backend.runtime, RecordingNamespace(backend.runtime.xp, self))
+        return type(backend)(runtime)
 
     def allocated(self, array: Array, zeros: bool = False) -> Array:
-        """A new array, written down."""
+        """A new array, written down; it may be one of the caller's that takes its place."""
+        if array.data.ptr in self._places:
+            return array
         self._is_whole &= array.size > 0
         self._places[array.data.ptr] = 2 + len(self._given) + len(self._new)
         self._new.append(_New(array, zeros))
@@ -183,14 +189,15 @@ class Recording:
         makers = []
         for place, (array, zeros) in enumerate(self._new, start=2 + len(self._given)):
             form: Any = forms.get(place, array)
-            makers.append(self.runtime.maker(tuple(form.shape), tuple(form.strides), form.dtype, zeros))
-        device = self.runtime.device(self._given[0])
+            makers.append(self._runtime.maker(tuple(form.shape), tuple(form.strides), form.dtype, zeros))
+        device = self._runtime.device(self._given[0])
         answer = _answer(places, isinstance(result, tuple))
-        return _replay(self.runtime, device, makers, self._steps, answer)
+        replay = _replay(self._runtime, device, makers, self._steps, answer)
+        return replay if self._out is None else _apart(replay, self._given, self._out)
 
     def forget(self) -> None:
         """Let go of the arrays."""
-        self._given, self._new = (), []
+        self._given, self._new, self._out = (), [], None
 
     def _place_of_result(self, result: Array | None) -> int:
         if result is None:
@@ -243,19 +250,29 @@ def _replay(
     return replay
 
 
-# --- A runtime that is listened to --------------------------------------------------------------------------------
+def _apart(replay: Replay, arrays: Sequence[Array], out: Array) -> Replay:
+    """`replay` for where the memory of `out` is apart from that of the other arrays."""
+    spans = [_span(array) for array in arrays]
+    at = next(index for index, array in enumerate(arrays) if array is out)
+
+    def replay_apart(given: Sequence[Array]) -> Any:
+        addresses = [array.data.ptr for array in given]
+        low, high = (addresses[at] + reach for reach in spans[at])
+        for index, (begin, end) in enumerate(spans):
+            if index != at and addresses[index] + begin < high and low < addresses[index] + end:
+                return NotImplemented
+        return replay(given)
+
+    return replay_apart
 
 
-class RecordingRuntime:
-    """A runtime whose new arrays are written down."""
+def _span(array: Array) -> tuple[int, int]:
+    """Bytes from an array's address to its lowest one, and to the first one beyond it."""
+    steps = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
+    return sum(step for step in steps if step < 0), sum(step for step in steps if step > 0) + array.itemsize
 
-    def __init__(self, runtime: ReplayingRuntime, recording: Recording) -> None:
-        self._runtime = runtime
-        self.name, self.specialises, self.null = runtime.name, runtime.specialises, runtime.null
-        self.xp = RecordingNamespace(runtime.xp, recording)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime, name)
+# --- New arrays, written down -------------------------------------------------------------------------------------
 
 
 class RecordingNamespace:
