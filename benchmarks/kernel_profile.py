@@ -52,7 +52,7 @@ class Row:
     worst_conflict: int
     divergent_branches: int
     barriers: int
-    widest: int  # bytes of a lane's widest access
+    wide_share: float  # of the bytes moved, those of accesses of 16 bytes a lane
 
     @property
     def moved(self) -> float:
@@ -132,7 +132,7 @@ def rows_of(case: Case, order: str, dtype: str, profile: Profile) -> Iterator[Ro
             launch.worst_conflict,
             launch.divergent_branches,
             launch.barriers,
-            max((access.bytes for access in launch.accesses if access.space == "global"), default=0),
+            sum(access.sectors for access in launch.accesses if access.bytes == 16) / max(1, launch.sectors),
         )
 
 
@@ -148,19 +148,20 @@ def markdown(rows: Sequence[Row]) -> str:
         "Counted in the simulator from the kernels' addresses, without a GPU; nothing is timed. *moved* is the bytes",
         "of all requests over the least possible (each sector of 32 bytes once; caches are credited with nothing),",
         "*sectors* those that requests touch over those that their bytes would fill, *conflict* the words of one",
-        "bank of shared memory that one round wants at most, *widest* the bytes of a lane's widest access.",
+        "bank of shared memory that one round wants at most, *wide* the share of accesses of 16 bytes a lane.",
         "",
         f"{len(rows) - len(beyond)} of {len(rows)} launches are within {MOST['moved']:.2f} (moved; "
         f"{MOST['moved with halo']:.2f} where windows overlap), {MOST['sectors']:.2f} (sectors) and a conflict of "
         f"{MOST['conflict']:.0f}; the others are marked.",
         "",
-        "| case | order | dtype | kernel | moved | sectors | conflict | widest | MB moved | |",
+        "| case | order | dtype | kernel | moved | sectors | conflict | wide | MB moved | |",
         "|---|---|---|---|--:|--:|--:|--:|--:|---|",
     ]
     for row in rows:
+        beyond_what = ", ".join(row.excesses)
         lines.append(
             f"| {row.case} | {row.order} | {row.dtype} | `{row.kernel}` | {row.moved:.3f} | {row.sector_share:.3f} | "
-            f"{row.worst_conflict or ''} | {row.widest} | {row.moved_bytes / 1e6:.2f} | {', '.join(row.excesses)} |"
+            f"{row.worst_conflict or ''} | {row.wide_share:.0%} | {row.moved_bytes / 1e6:.2f} | {beyond_what} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,144 @@
+"""The machine code of the kernels that memory limits: accesses of 128 bits, and no values in local memory.
+
+No GPU is needed: NVRTC compiles for sm_90 what layers of real networks launch, and NVIDIA's disassembler shows it. A
+program says in its constant PACK how many elements one access is to take; where these are 16 bytes, the code must have
+such loads and stores. That they are what moves the bytes is the profile's to say (test_profile_*.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from typing import NamedTuple
+
+import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by name from here on
+import numpy as np
+import pytest
+from launches import Launch, launches_of_layers
+from sass import Code, codes, disassembler, parsed
+
+from gpucnn.backends.cuda import nvrtc
+from gpucnn.backends.cuda.nvrtc import OPTIONS, Nvrtc, NvrtcNotFoundError
+
+ARCHITECTURE = "sm_90"
+WIDE = 16  # bytes of the widest access
+
+# Kernels that write little: sums, one for many elements.
+WRITES_SUMS = {
+    "norm_statistics",
+    "norm_backward_sums",
+}
+
+_NAME = re.compile(r"(\w+)\[(\w+),\w+,\w+(?:,(.*))?\]")
+
+
+class Program(NamedTuple):
+    """What a program's name says of it."""
+
+    kernel: str
+    dtype: str
+    constants: str
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its accesses take 16 bytes of its dtype."""
+        pack = re.search(r"\bPACK=(\d+)", self.constants)
+        return pack is not None and int(pack[1]) * np.dtype(self.dtype).itemsize == WIDE
+
+
+def program(launch: Launch) -> Program:
+    match = _NAME.fullmatch(launch.source.name)
+    assert match is not None, launch.source.name
+    return Program(match[1], match[2], match[3] or "")
+
+
+@pytest.fixture(scope="module")
+def compiler() -> Nvrtc:
+    """NVRTC beside a disassembler; where GPUCNN_REQUIRE_NVRTC is set, as in CI, their absence is an error."""
+    try:
+        if disassembler() is None:
+            raise NvrtcNotFoundError("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
+        return nvrtc.load()
+    except NvrtcNotFoundError as error:
+        if os.environ.get("GPUCNN_REQUIRE_NVRTC"):
+            raise
+        pytest.skip(str(error))
+
+
+@cache
+def programs() -> dict[Program, Launch]:
+    """One launch of each program with a PACK; the last layer's."""
+    found = {program(launch): launch for launch in launches_of_layers()}
+    return {one: launch for one, launch in found.items() if "PACK=" in one.constants}
+
+
+def code_of(compiler: Nvrtc, launch: Launch) -> Code:
+    image = compiler.compile(launch.source.text, launch.source.name, (*OPTIONS, f"-arch={ARCHITECTURE}")).image
+    return codes(image)[launch.source.kernel]
+
+
+def test_kernels_that_memory_limits_are_known_by_their_packs() -> None:
+    kernels = {one.kernel for one in programs()}
+    assert len(kernels) >= 10
+    assert {one.kernel for one in programs() if one.is_wide} >= kernels - {"col2im"}
+
+
+def test_wide_programs_load_and_store_128_bits_and_none_uses_local_memory(compiler: Nvrtc) -> None:
+    found = []
+    for one, launch in programs().items():
+        code = code_of(compiler, launch)
+        name = launch.source.name
+        if code.local:
+            found.append(f"{name}: {code.local} accesses of local memory")
+        if one.is_wide and not code.loads[128]:
+            found.append(f"{name}: loads of {dict(code.loads)} bits, expected 128 among them")
+        if one.is_wide and one.kernel not in WRITES_SUMS and not code.stores[128]:
+            found.append(f"{name}: stores of {dict(code.stores)} bits, expected 128 among them")
+    assert not found, "\n".join(found)
+
+
+# --- The reading of the code ------------------------------------------------------------------------------------------
+
+TEXT = """
+	.section	.text.first,"ax",@progbits
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+        /*0060*/                   LDG.E.128.CONSTANT R12, desc[UR6][R2.64] ;
+        /*0070*/              @!P0 LDG.E.64 R12, desc[UR6][R2.64] ;
+        /*0080*/                   LDGSTS.E.BYPASS.128 [R0], desc[UR6][R2.64] ;
+        /*0090*/              @UP1 LDG.E.U16.CONSTANT R12, desc[UR6][R2.64] ;
+        /*00f0*/                   STS.128 [R0], R12 ;
+        /*0150*/                   STG.E desc[UR6][R2.64], R4 ;
+	.section	.text.second,"ax",@progbits
+        /*0000*/                   STL.64 [R1], R2 ;
+        /*0010*/               @P1 LDL R2, [R1] ;
+"""
+
+
+def test_the_code_is_read() -> None:
+    found = parsed(TEXT)
+    assert found.keys() == {"first", "second"}
+    assert found["first"].loads == {128: 2, 64: 1, 16: 1}
+    assert found["first"].stores == {32: 1}
+    assert found["first"].of("STS") == {128: 1}
+    assert (found["first"].local, found["second"].local) == (0, 2)
+
+
+def test_the_disassembler_shows_what_was_compiled(compiler: Nvrtc) -> None:
+    text = (
+        'extern "C" __global__ void wide(const uint4* __restrict__ x, uint4* __restrict__ y) { y[0] = x[0]; }\n'
+        'extern "C" __global__ void kept(float* x, int i) {'
+        " volatile float a[64]; for (int j = 0; j < i; ++j) a[x[j] > 0 ? j : i] = x[j]; x[i] = a[i]; }"
+    )
+    found = codes(compiler.compile(text, "test", (*OPTIONS, f"-arch={ARCHITECTURE}")).image)
+    assert found["wide"].loads == {128: 1}
+    assert found["wide"].stores == {128: 1}
+    assert found["wide"].local == 0
+    assert found["kept"].local > 0
+
+
+def test_what_a_name_says() -> None:
+    assert Program("k", "float32", "PACK=4").is_wide
+    assert Program("k", "float16", "PACK=8,TAPS=3").is_wide
+    assert not Program("k", "float16", "PACK=4").is_wide
+    assert not Program("k", "float32", "").is_wide
