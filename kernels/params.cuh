@@ -11,7 +11,6 @@
 // A convolution over x [N, C, D, H, W], w [OC, C / G, KD, KH, KW], y [N, OC, OD, OH, OW].
 //
 // A locally connected layer is one whose weight moves with the output: w_od, w_oh, w_ow and bias_od, … are not 0.
-// im2col and col2im have columns [N, C * KD * KH * KW, OD * OH * OW] for y: y_c parts their rows, y_w their positions.
 struct ConvParams {
   RUN_TIME index_t n;
   index_t c, oc;                                // channels in and out
@@ -33,6 +32,30 @@ struct ConvParams {
   index_t tap_step_d, tap_step_h, tap_step_w;   // taps of one residue are so far apart: stride / gcd(stride, dilation)
   index_t output_step_d, output_step_h, output_step_w;  // and their outputs: dilation / gcd(stride, dilation)
   RUN_TIME index_t splits, run;                 // backward weight: parts of the reduction, positions of one part
+};
+
+// Unfolding x [N, C, D, H, W] to columns [N, C * KD * KH * KW, OD * OH * OW] and back: see unfolding.cuh. What is
+// counted from the first padding is the input's place plus `low`.
+struct UnfoldParams {
+  RUN_TIME index_t n;
+  index_t c;
+  index_t d, h, w;                              // input
+  index_t od, oh, ow;                           // positions of the window
+  index_t kd, kh, kw;                           // window
+  index_t stride_d, stride_h, stride_w;
+  index_t dilation_d, dilation_h, dilation_w;
+  index_t low_d, low_h, low_w;                  // padding before the first input
+  index_t x_n, x_c, x_d, x_h, x_w;
+  index_t y_n, y_c, y_w;                        // columns
+  index_t first_d, first_h, first_w;            // of what is tiled, counted from the first padding
+  index_t span_d, span_h, span_w;               // and how much that is
+  index_t tile_c, tile_h, tile_w;
+  index_t tiles_c, tiles_h, tiles_w;
+  index_t plane, pitch, shared;                 // in shared memory: from channel to channel, row to row; all elements
+  index_t lanes;                                // threads of one run of positions, a power of two
+  index_t step_d, step_h, step_w;               // neighbouring taps that meet different inputs
+  index_t x_is_dense;                           // rows of x follow each other in memory, and it is aligned
+  index_t x_is_channels_last, has_gaps;         // some of the rows are read by no tap
 };
 
 // The sum of parts [splits, weights].

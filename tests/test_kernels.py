@@ -237,7 +237,9 @@ def test_offsets_on_both_sides_of_2_to_the_31(step: int, index: str, builds: lis
     np.testing.assert_array_equal(simulator.asnumpy(y), F.conv2d(near, w, padding=1))
     np.testing.assert_array_equal(simulator.asnumpy(F.im2col(far, 2)), F.im2col(near, 2))
     np.testing.assert_array_equal(simulator.asnumpy(F.max_pool2d(far, 2, stride=1)), F.max_pool2d(near, 2, stride=1))
-    assert builds == [f"{name}[int8,{index},generic]" for name in ("conv_forward", "im2col", "max_pool")]
+    assert [name.split(",generic")[0] for name in builds] == [
+        f"{name}[int8,{index}" for name in ("conv_forward", "im2col", "max_pool")
+    ]
 
 
 def test_32_bit_indices_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:

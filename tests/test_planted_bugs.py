@@ -33,6 +33,8 @@ class Bug(NamedTuple):
 
 SMALL = "3-d, all different, float32, contiguous"
 MANY = "many positions, float32, contiguous"
+TURNED = "3-d, all different, float32, channels_last"
+MANY_TURNED = "many positions, float32, channels_last"
 
 BUGS = [
     # --- borders --------------------------------------------------------------------------------------------------
@@ -68,9 +70,33 @@ BUGS = [
         f"forward, {MANY}",
         WRONG,
     ),
-    Bug("no upper border", "im2col.cu", "h >= 0 && h < p.h", "h >= 0", f"im2col, {MANY}", simulator.OutOfBounds),
-    Bug("no lower border", "im2col.cu", "h >= 0 && h < p.h", "h < p.h", f"im2col, {SMALL}", simulator.OutOfBounds),
-    Bug("the border read as inside", "im2col.cu", "w >= 0 && w < p.w", "w >= 0 && w <= p.w", f"im2col, {SMALL}", WRONG),
+    Bug("no upper border", "im2col.cu", "h >= 0 && h < p.h", "h >= 0", f"im2col, {MANY_TURNED}", simulator.OutOfBounds),
+    Bug("no lower border", "im2col.cu", "h >= 0 && h < p.h", "h < p.h", f"im2col, {TURNED}", simulator.OutOfBounds),
+    Bug("the border read as inside", "im2col.cu", "w >= 0 && w < p.w", "w >= 0 && w <= p.w", f"im2col, {TURNED}", WRONG),
+    Bug(
+        "rows that begin where those before them end",
+        "unfolding.cuh",
+        "    w = p.low_w;\n    ++h;",
+        "    w = 0;\n    ++h;",
+        f"im2col, {MANY}",
+        WRONG,
+    ),
+    Bug(
+        "positions that run on into the next row",
+        "unfolding.cuh",
+        "place += p.stride_h * p.pitch - p.ow * p.stride_w",
+        "place += p.stride_h * p.pitch",
+        f"im2col, {SMALL}",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "packs from anywhere",
+        "unfolding.cuh",
+        "-offset & (SECTOR - 1)",
+        "0",
+        f"im2col, {SMALL}",
+        simulator.Misaligned,
+    ),
     Bug(
         "one thread too many",
         "conv_forward.cu",
@@ -163,8 +189,8 @@ BUGS = [
     Bug(
         "taps of one column transposed",
         "col2im.cu",
-        "((at.c * p.kd + kd) * p.kh + kh) * p.kw + kw",
-        "((at.c * p.kd + kd) * p.kw + kw) * p.kh + kh",
+        "* p.kh + tap.h) * p.kw + tap.w",
+        "* p.kw + tap.w) * p.kh + tap.h",
         f"col2im, {SMALL}",
         WRONG,
     ),
@@ -235,6 +261,22 @@ BUGS = [
         (simulator.Race, simulator.UninitialisedRead),
     ),
     Bug(
+        "taps that meet the same inputs at once",
+        "col2im.cu",
+        "        __syncthreads();\n      }",
+        "      }",
+        f"col2im, {MANY}",
+        simulator.Race,
+    ),
+    Bug(
+        "inputs unfolded before they are there",
+        "im2col.cu",
+        "  __syncthreads();\n\n",
+        "\n",
+        f"im2col, {MANY}",
+        (simulator.Race, simulator.UninitialisedRead),
+    ),
+    Bug(
         "every thread writes the sum",
         "conv_backward_weight.cu",
         "if (threadIdx.x == 0) parts",
@@ -245,8 +287,8 @@ BUGS = [
     Bug(
         "blocks scatter without atomics",
         "col2im.cu",
-        "  x[at.n * p.x_n + at.c * p.x_c + at.d * p.x_d + at.h * p.x_h + at.w * p.x_w] = narrow(sum);",
-        "  x[at.n * p.x_n] = narrow(sum);",
+        "store_pack(x + rows.offset + k, pack);",
+        "store_pack(x + k, pack);",
         f"col2im, {MANY}",
         simulator.Race,
     ),
@@ -310,9 +352,9 @@ BUGS = [
     Bug(
         "a write to an input",
         "im2col.cu",
-        "  columns[n * p.y_n",
-        "  const_cast<scalar_t*>(x)[0] = value;\n  columns[n * p.y_n",
-        f"im2col, {SMALL}",
+        "      scalar_t value = {};",
+        "      scalar_t value = {};\n      const_cast<scalar_t*>(x)[0] = value;",
+        f"im2col, {TURNED}",
         simulator.ReadOnlyWrite,
     ),
     Bug(
@@ -326,9 +368,9 @@ BUGS = [
     Bug(
         "four values at once from anywhere",
         "im2col.cu",
-        "    value = x[",
-        "    value = reinterpret_cast<const float4*>(x + w)->x + x[",
-        f"im2col, {SMALL}",
+        "value = x[",
+        "value = reinterpret_cast<const float4*>(x + w)->x + x[",
+        f"im2col, {TURNED}",
         simulator.Misaligned,
     ),
     Bug(

@@ -3,7 +3,8 @@
 The counts follow from addresses alone, so they are those of a GPU up to what its compiler changes. A *request* is one
 load or store of a warp; it costs the *sectors* (32 bytes) of global memory that its lanes touch, or the *wavefronts*
 (rounds of the 32 banks) of shared memory that they need. Caches are credited with nothing. Threads that leave a loop
-early are matched with the others by how often each came to the instruction since the last barrier.
+early are matched with the others by how often each came to the instruction since the last barrier, or operation of the
+whole warp.
 """
 
 from __future__ import annotations

@@ -246,6 +246,7 @@ void warp_operation(const WarpCall& call) {
   Rendezvous& meeting = warp.rendezvous[__builtin_ctz(call.mask)];
   join(meeting, call, lane);
   if (meeting.arrived == (call.mask & warp.existing)) {
+    if (machine.profile && meeting.arrived == warp.existing) flush_warp_profile(number);
     carry_out(meeting, warp);
     release(meeting, number);
     return;

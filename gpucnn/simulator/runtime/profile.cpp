@@ -1,8 +1,8 @@
 // Counts what the memory system of a GPU would do, request by request.
 //
 // A warp executes a load or store for all its lanes at once: a request. Threads are run one after another here, so lanes
-// are matched afterwards: the n-th time that a lane comes to an instruction since the last barrier belongs to the same
-// request as the n-th time of the others. Nothing is credited to caches: each request pays for its sectors.
+// are matched afterwards: the n-th time that a lane comes to an instruction since the last barrier, or operation of the
+// whole warp, belongs to the same request as the n-th time of the others. Nothing is credited to caches: each request pays for its sectors.
 #include "profile.h"
 
 #include <stdio.h>
@@ -25,7 +25,7 @@ struct Request {
   uintptr_t addresses[kWarpSize];
 };
 
-// The times that the lanes of one warp have come to one place since the last barrier.
+// The times that the lanes of one warp have come to one place since they last met.
 template <class Event>
 struct Stream {
   uint32_t times[kWarpSize] = {};
@@ -237,28 +237,30 @@ void profile_collective(const char* name, Site site) { collectives[{{name, site.
 
 // ---- Counting ------------------------------------------------------------------------------------------------------
 
+void flush_warp_profile(unsigned warp) {
+  auto& accessed = access_streams[warp];
+  for (size_t number = 0; number < accessed.size(); number++) {
+    ProfiledAccess& access = accesses[number];
+    for (const Request& request : accessed[number].events) {
+      access.requests++;
+      access.lanes += static_cast<unsigned>(__builtin_popcount(request.lanes));
+      if (access.argument < 0) count_shared(request, access);
+      else count_global(request, access, arrays[regions[number]]);
+    }
+    accessed[number].clear();
+  }
+  auto& branched = branch_streams[warp];
+  for (size_t number = 0; number < branched.size(); number++) {
+    for (const Successor& successor : branched[number].events) {
+      branches[number].executions++;
+      branches[number].divergent += successor.divergent;
+    }
+    branched[number].clear();
+  }
+}
+
 void flush_profile() {
-  for (auto& streams : access_streams) {
-    for (size_t number = 0; number < streams.size(); number++) {
-      ProfiledAccess& access = accesses[number];
-      for (const Request& request : streams[number].events) {
-        access.requests++;
-        access.lanes += static_cast<unsigned>(__builtin_popcount(request.lanes));
-        if (access.argument < 0) count_shared(request, access);
-        else count_global(request, access, arrays[regions[number]]);
-      }
-      streams[number].clear();
-    }
-  }
-  for (auto& streams : branch_streams) {
-    for (size_t number = 0; number < streams.size(); number++) {
-      for (const Successor& successor : streams[number].events) {
-        branches[number].executions++;
-        branches[number].divergent += successor.divergent;
-      }
-      streams[number].clear();
-    }
-  }
+  for (unsigned warp = 0; warp < access_streams.size(); warp++) flush_warp_profile(warp);
 }
 
 }  // namespace gpucnn

@@ -47,8 +47,10 @@ struct ProfiledArray {  // an argument, or several that overlap
 
 void begin_launch_profile();
 
-// Lanes are matched by how often each has come to an instruction since the last barrier: what they did is counted there.
+// Lanes are matched by how often each has come to an instruction since the last barrier, or operation of the whole warp:
+// what they did is counted there.
 void flush_profile();
+void flush_warp_profile(unsigned warp);
 
 void profile_access(const void* pointer, size_t bytes, Access access, Where where, int argument, size_t region);
 void profile_block_entry(uintptr_t address);
