@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution_fields import IMAGE, SPACE, extents
-from gpucnn.backends.cuda.launching import MOST_BYTES, Fields, Layout, Work, launch, strides
-from gpucnn.backends.cuda.runtime import Array
+from gpucnn.backends.cuda.launching import Fields, Layout, Work, launch, strides
+from gpucnn.backends.cuda.runtime import MOST_BYTES, Array
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import Axis, ConvGeometry

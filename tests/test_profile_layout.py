@@ -1,0 +1,96 @@
+"""What the kernels that move values about do to memory on layers of real networks: counted in the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from strategies import arranged, numbers
+
+import gpucnn.functional as F
+from gpucnn import simulator
+
+pytestmark = pytest.mark.usefixtures("compiler")
+
+MOVED = 1.10  # bytes over the least possible
+SECTORS = 1.05  # of the requests over those that their bytes fill
+CONFLICT = 2  # words of one bank that a round of lanes wants
+
+
+def image(*shape: int, dtype: str = "float32", order: str = "contiguous") -> Any:
+    return simulator.asarray(arranged(numbers(np.random.default_rng(1), shape, dtype), order))
+
+
+def excesses(call: Callable[[], Any], kernels: set[str], moved: float = MOVED, sectors: float = SECTORS) -> list[str]:
+    """What the launches of a call exceed; they are of `kernels`."""
+    with simulator.profile() as profile:
+        call()
+    assert {launch.kernel for launch in profile.launches} == kernels
+
+    def found() -> Iterator[str]:
+        for launch in profile.launches:
+            if launch.moved_share > moved:
+                yield f"{launch.kernel} moves {launch.moved_share:.3f} of the least, expected {moved}"
+            if launch.sector_share > sectors:
+                yield f"{launch.kernel} touches {launch.sector_share:.3f} of the ideal sectors, expected {sectors}"
+            if launch.worst_conflict > CONFLICT:
+                yield f"{launch.kernel} has bank conflicts of {launch.worst_conflict}, expected {CONFLICT}"
+
+    return list(found())
+
+
+def widest(call: Callable[[], Any]) -> dict[str, int]:
+    """The most bytes that one lane reads, and writes, at once."""
+    with simulator.profile() as profile:
+        call()
+    most = {"read": 0, "write": 0}
+    for access in (access for launch in profile.launches for access in launch.accesses if access.space == "global"):
+        most[access.kind] = max(most[access.kind], access.bytes)
+    return most
+
+
+# --- Unfolding ----------------------------------------------------------------------------------------------------
+
+UNFOLDINGS = {  # channels, size, kernel, stride, padding
+    "AlexNet conv1": (3, 227, 11, 4, 0),
+    "ResNet conv2_3x3": (32, 56, 3, 1, 1),
+    "ResNet conv3_3x3_s2": (64, 56, 3, 2, 1),
+    "VGG conv1_1": (3, 224, 3, 1, 1),
+}
+each_unfolding = pytest.mark.parametrize("name", UNFOLDINGS)
+
+
+@each_unfolding
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("order", ["contiguous", "channels_last"])
+def test_im2col_moves_each_value_once(name: str, dtype: str, order: str) -> None:
+    c, size, kernel, stride, padding = UNFOLDINGS[name]
+    x = image(1, c, size, size, dtype=dtype, order=order)
+    sectors = SECTORS if order == "contiguous" else 1.10  # its values are read one by one, from the padding on
+    assert excesses(lambda: F.im2col(x, kernel, 1, padding, stride), {"im2col"}, sectors=sectors) == []
+
+
+@each_unfolding
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_col2im_moves_each_value_once(name: str, dtype: str) -> None:
+    c, size, kernel, stride, padding = UNFOLDINGS[name]
+    out = (size + 2 * padding - kernel) // stride + 1
+    columns = image(1, c * kernel**2, out**2, dtype=dtype)
+    assert excesses(lambda: F.col2im(columns, size, kernel, 1, padding, stride), {"col2im"}) == []
+
+
+def test_unfolding_reads_and_writes_16_bytes_at_once() -> None:
+    x, columns = image(1, 2, 55, 55), image(1, 2 * 9, 53 * 53)  # rows that begin anywhere
+    assert widest(lambda: F.im2col(x, 3)) == {"read": 16, "write": 16}
+    assert widest(lambda: F.col2im(columns, 55, 3)) == {"read": 16, "write": 16}
+
+
+def test_pixels_that_a_stride_leaves_out_are_not_read() -> None:
+    x = image(1, 16, 56, 56)
+    with simulator.profile() as profile:
+        F.im2col(x, 1, stride=2)
+    (launch,) = profile.launches
+    read = sum(access.moved_bytes for access in launch.accesses if access.kind == "read")
+    assert read < 0.8 * 16 * 56 * 56 * 4  # every other row, and what rows of 55 share of sectors
