@@ -4,38 +4,82 @@
 // Source       the definition; the divisor is 1, the window's taps (with or without those on padding), or a number
 // Reads        x [N, C, D, H, W]; any strides
 // Writes       y [N, C, OD, OH, OW]; 0 for a window wholly in padding, whatever it is divided by
-// Mapping      one thread an output, in y's memory order: ow innermost, or c where channels are last
-// Bytes        x is read KD * KH * KW / stride times, from L1 and L2 but for the first; y written once
-// Determinism  each output is one thread's sum in the order of d, h, w
-// Limits       none; a window that covers the whole plane is one thread's work
+// Mapping      dense arrays: one block some planes, or a band of one, which it stages (tiles.cuh); then `lanes` threads
+//              an output, each for every lanes-th tap along w, and y leaves through shared memory too. Others: `lanes`
+//              threads an output, in y's memory order, from global memory
+// Bytes        dense: x once, and the rows that two bands share once more; y once. Others read x KD * KH * KW / stride
+//              times, from L1 and L2 but for the first
+// Determinism  each thread sums in the order of d, h, w; the sums of lanes are added in halves: a geometry's order is
+//              always the same
+// Limits       none; arrays that are not dense, and windows that take more than 48 KiB, are not staged
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
 #include "pooling.cuh"
+#include "tiles.cuh"
+
+// The sum over a window, whose plane's elements lie from `first` on, over its divisor; shared by `lanes` threads, of
+// which the first has the result. Warps come together.
+__device__ __forceinline__ acc_t average(const scalar_t* __restrict__ x, index_t first, index_t step_d, index_t step_h,
+                                         index_t step_w, const PoolParams& p, index_t od, index_t oh, index_t ow,
+                                         index_t lane, bool active) {
+  const PoolAxis d_axis = axis_d(p), h_axis = axis_h(p), w_axis = axis_w(p);
+  const Taps ds = taps_of(d_axis, od), hs = taps_of(h_axis, oh), ws = taps_of(w_axis, ow);
+  acc_t sum = {};
+  for (index_t kd = 0; kd < p.kd && active; ++kd) {
+    const Tap d = tap_of(ds, kd);
+    for (index_t kh = 0; kh < p.kh; ++kh) {
+      const Tap h = tap_of(hs, kh);
+      for (index_t kw = lane; kw - lane < p.kw; kw += p.lanes) {
+        const Tap w = tap_of(ws, kw);
+        const scalar_t value = x[first + d.at * step_d + h.at * step_h + w.at * step_w];
+        const acc_t with_it = sum + widen(value);
+        sum = d.inside & h.inside & w.inside & (kw < p.kw) ? with_it : sum;
+      }
+    }
+  }
+  for (index_t step = p.lanes / 2; step > 0; step /= 2) sum = sum + from_lane_after(sum, step);
+  const index_t taps = counted_taps(d_axis, od, p.divides) * counted_taps(h_axis, oh, p.divides) *
+                       counted_taps(w_axis, ow, p.divides);
+  return divided(sum, taps, p);
+}
+
+__device__ __forceinline__ void pool_anywhere(const scalar_t* __restrict__ x, scalar_t* __restrict__ y,
+                                              const PoolParams& p) {
+  const index_t i = thread_index() / p.lanes;  // [0, N * C * OD * OH * OW), rounded up to whole blocks
+  const index_t lane = thread_index() % p.lanes;
+  const bool active = i < p.n * p.c * p.od * p.oh * p.ow;
+  const Position o = position(active ? i : 0, p.c, p.od, p.oh, p.ow, p.channels_last);
+  const acc_t mean =
+      average(x, o.n * p.x_n + o.c * p.x_c, p.x_d, p.x_h, p.x_w, p, o.d, o.h, o.w, lane, active);
+  if (!active || lane) return;
+  y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = narrow(mean);
+}
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 average_pool(const scalar_t* __restrict__ x,  // [N, C, D, H, W]
              scalar_t* __restrict__ y,        // [N, C, OD, OH, OW]
              const PoolParams p) {
-  const index_t i = thread_index();  // [0, N * C * OD * OH * OW)
-  if (i >= p.n * p.c * p.od * p.oh * p.ow) return;
-  const Position o = position(i, p.c, p.od, p.oh, p.ow, p.channels_last);
-  const PoolAxis d_axis = axis_d(p), h_axis = axis_h(p), w_axis = axis_w(p);
-  const Steps ds = inputs_of(d_axis, o.d);
-  const Steps hs = inputs_of(h_axis, o.h);
-  const Steps ws = inputs_of(w_axis, o.w);
+  if (p.tile_planes == 0) return pool_anywhere(x, y, p);
+  scalar_t* const inputs = reinterpret_cast<scalar_t*>(shared_memory);  // [read_slots]
+  scalar_t* const results = inputs + p.read_slots;                      // [write_slots]
 
-  x += o.n * p.x_n + o.c * p.x_c;
-  acc_t sum = {};
-  for (index_t kd = 0; kd < ds.count; ++kd) {
-    for (index_t kh = 0; kh < hs.count; ++kh) {
-      const index_t row = (ds.first + kd * ds.step) * p.x_d + (hs.first + kh * hs.step) * p.x_h;
-      for (index_t kw = 0; kw < ws.count; ++kw) {
-        sum = sum + widen(x[row + (ws.first + kw * ws.step) * p.x_w]);
-      }
-    }
-  }
-  const index_t taps = counted_taps(d_axis, o.d, p.divides) * counted_taps(h_axis, o.h, p.divides) *
-                       counted_taps(w_axis, o.w, p.divides);
-  y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = narrow(divided(sum, taps, p));
+  const Band band = band_of(p);
+  const Share share = share_of_block(p, band.axis.out);
+  const Range range = p.bands == 1 ? Range{0, band.axis.size} : inputs_within(band.axis, share.first, share.last);
+  const Patch read = patch_of(p, share, range.first, range.last, band.axis.size, band.input_unit);
+  const Patch written = patch_of(p, share, share.first, share.last, band.axis.out, band.output_unit);
+  stage(x, read, p.n * p.c * p.d * p.h * p.w, inputs);
+  __syncthreads();
+
+  const index_t first = skew_of<PACK>(read) - range.first * band.input_unit * p.inner;  // slot of a plane's first input
+  const index_t skew = skew_of<PACK>(written);
+  for_each_item(share, p.band_axis, p.od, p.oh, p.ow, p.inner, p.row_lanes, p.lanes, [&](const Item& item) {
+    const index_t plane = first + item.plane * p.d * p.h * p.w * p.inner + item.c;
+    const acc_t mean = average(inputs, plane, p.h * p.w * p.inner, p.w * p.inner, p.inner, p, item.d, item.h, item.w,
+                               item.lane, item.active);
+    if (item.active && item.lane == 0) results[skew + item.element] = narrow(mean);
+  });
+  __syncthreads();
+  store_patch<PACK>(results, y, written);
 }

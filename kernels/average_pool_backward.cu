@@ -4,41 +4,97 @@
 // Source       the definition, gathered
 // Reads        grad_y [N, C, OD, OH, OW]; any strides
 // Writes       grad_x [N, C, D, H, W], each of them once
-// Mapping      one thread an input, in grad_x's memory order: w innermost, or c where channels are last
-// Bytes        grad_y is read KD * KH * KW / stride times, from L1 and L2 but for the first; grad_x written once
+// Mapping      dense arrays: one block some planes of grad_x, or a band of one; it stages the gradients that reach it,
+//              each over its divisor already (tiles.cuh); then one thread an input, and grad_x leaves through shared
+//              memory. Others: one thread an input, in grad_x's memory order, from global memory
+// Bytes        dense: grad_y once, and the rows that two bands share once more; grad_x once. Others read grad_y
+//              KD * KH * KW / stride times, from L1 and L2 but for the first
 // Determinism  each input is one thread's sum in the ascending order of outputs; no atomics
-// Limits       none; windows at the borders have divisors of their own, so each is worked out again for each input
+// Limits       none; arrays that are not dense, and windows that take more than 48 KiB, are not staged, and there each
+//              window's divisor is worked out again for each input
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
 #include "pooling.cuh"
+#include "tiles.cuh"
+
+// The gradient that output (od, oh, ow) gives to each of its inputs.
+__device__ __forceinline__ acc_t given(scalar_t grad, const PoolParams& p, index_t od, index_t oh, index_t ow) {
+  const index_t taps = counted_taps(axis_d(p), od, p.divides) * counted_taps(axis_h(p), oh, p.divides) *
+                       counted_taps(axis_w(p), ow, p.divides);
+  return divided(widen(grad), taps, p);
+}
+
+// The sum of value(od, oh, ow) over the windows that read input (d, h, w).
+template <typename Value>
+__device__ __forceinline__ acc_t sum_over_windows(const PoolParams& p, index_t d, index_t h, index_t w, Value value) {
+  const Steps ods = outputs_of(axis_d(p), d);
+  const Steps ohs = outputs_of(axis_h(p), h);
+  const Steps ows = outputs_of(axis_w(p), w);
+  acc_t sum = {};
+  for (index_t kd = 0; kd < p.readers_d; ++kd) {
+    const Tap od = reader_of(ods, kd, p.od);
+    for (index_t kh = 0; kh < p.readers_h; ++kh) {
+      const Tap oh = reader_of(ohs, kh, p.oh);
+      for (index_t kw = 0; kw < p.readers_w; ++kw) {
+        const Tap ow = reader_of(ows, kw, p.ow);
+        const acc_t gradient = value(od.at, oh.at, ow.at);
+        const acc_t with_it = sum + gradient;
+        sum = od.inside & oh.inside & ow.inside ? with_it : sum;
+      }
+    }
+  }
+  return sum;
+}
+
+__device__ __forceinline__ void backward_anywhere(const scalar_t* __restrict__ grad_y, scalar_t* __restrict__ grad_x,
+                                                  const PoolParams& p) {
+  const index_t i = thread_index();  // [0, N * C * D * H * W)
+  if (i >= p.n * p.c * p.d * p.h * p.w) return;
+  const Position x = position(i, p.c, p.d, p.h, p.w, p.channels_last);
+  grad_y += x.n * p.y_n + x.c * p.y_c;
+  const acc_t sum = sum_over_windows(p, x.d, x.h, x.w, [&](index_t od, index_t oh, index_t ow) {
+    return given(grad_y[od * p.y_d + oh * p.y_h + ow * p.y_w], p, od, oh, ow);
+  });
+  grad_x[x.n * p.x_n + x.c * p.x_c + x.d * p.x_d + x.h * p.x_h + x.w * p.x_w] = narrow(sum);
+}
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 average_pool_backward(const scalar_t* __restrict__ grad_y,  // [N, C, OD, OH, OW]
                       scalar_t* __restrict__ grad_x,        // [N, C, D, H, W]
                       const PoolParams p) {
-  const index_t i = thread_index();  // [0, N * C * D * H * W)
-  if (i >= p.n * p.c * p.d * p.h * p.w) return;
-  const Position x = position(i, p.c, p.d, p.h, p.w, p.channels_last);
-  const PoolAxis d_axis = axis_d(p), h_axis = axis_h(p), w_axis = axis_w(p);
-  const Steps ods = outputs_of(d_axis, x.d);
-  const Steps ohs = outputs_of(h_axis, x.h);
-  const Steps ows = outputs_of(w_axis, x.w);
+  if (p.tile_planes == 0) return backward_anywhere(grad_y, grad_x, p);
+  acc_t* const gradients = reinterpret_cast<acc_t*>(shared_memory);                      // [read_slots]
+  scalar_t* const results = reinterpret_cast<scalar_t*>(gradients + p.read_slots);  // [write_slots]
 
-  grad_y += x.n * p.y_n + x.c * p.y_c;
-  acc_t sum = {};
-  for (index_t kd = 0; kd < ods.count; ++kd) {
-    const index_t od = ods.first + kd * ods.step;
-    const index_t taps_d = counted_taps(d_axis, od, p.divides);
-    for (index_t kh = 0; kh < ohs.count; ++kh) {
-      const index_t oh = ohs.first + kh * ohs.step;
-      const index_t taps_dh = taps_d * counted_taps(h_axis, oh, p.divides);
-      for (index_t kw = 0; kw < ows.count; ++kw) {
-        const index_t ow = ows.first + kw * ows.step;
-        const index_t taps = taps_dh * counted_taps(w_axis, ow, p.divides);
-        sum = sum + divided(widen(grad_y[od * p.y_d + oh * p.y_h + ow * p.y_w]), taps, p);
-      }
+  const Band band = band_of(p);
+  const Share share = share_of_block(p, band.axis.size);
+  const Range range = p.bands == 1 ? Range{0, band.axis.out} : outputs_within(band.axis, share.first, share.last);
+  const Patch read = patch_of(p, share, range.first, range.last, band.axis.out, band.output_unit);
+  const Patch written = patch_of(p, share, share.first, share.last, band.axis.size, band.input_unit);
+  const index_t before = range.first * band.output_unit;  // positions of the plane before those staged
+  const index_t skew = skew_of<PACK>(read);
+  load_patch<PACK>(grad_y, read, p.n * p.c * p.od * p.oh * p.ow, [&](index_t e, const Pack<scalar_t, PACK>& pack) {
+    Pack<acc_t, PACK> values;
+#pragma unroll
+    for (int i = 0; i < PACK; ++i) {
+      const index_t o = (e + i) / p.inner + before;
+      values.at[i] = given(pack.at[i], p, o / p.ow / p.oh % p.od, o / p.ow % p.oh, o % p.ow);
     }
-  }
-  grad_x[x.n * p.x_n + x.c * p.x_c + x.d * p.x_d + x.h * p.x_h + x.w * p.x_w] = narrow(sum);
+    store_slots(gradients + skew + e, values);
+  });
+  __syncthreads();
+
+  const index_t result_skew = skew_of<PACK>(written);
+  for_each_item(share, p.band_axis, p.d, p.h, p.w, p.inner, p.row_lanes, 1, [&](const Item& item) {
+    if (!item.active) return;
+    const index_t plane = item.plane * p.od * p.oh * p.ow - before;
+    const acc_t sum = sum_over_windows(p, item.d, item.h, item.w, [&](index_t od, index_t oh, index_t ow) {
+      const index_t slot = (plane + (od * p.oh + oh) * p.ow + ow) * p.inner + item.c;
+      return gradients[skew + most(least(slot, read.count - 1), 0)];  // an input that no window reads may be far off
+    });
+    results[result_skew + item.element] = narrow(sum);
+  });
+  __syncthreads();
+  store_patch<PACK>(results, grad_x, written);
 }

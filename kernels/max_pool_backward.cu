@@ -2,66 +2,160 @@
 // grad_x[n, c, i] = sum of grad_y[n, c, o] over the outputs o whose index is i
 //
 // Source       the definition, gathered: an input looks for itself among the indices of the windows that read it.
-//              Callers may hand over indices that stray from their windows: find_strays finds the planes that have
-//              some, and there an input looks among the indices of all outputs
+//              Callers may hand over indices that stray from their windows: a plane that has some is flagged, and
+//              max_pool_backward_strays then makes it anew, where an input looks among the indices of all outputs
 // Reads        grad_y [N, C, OD, OH, OW], indices [N, C, OD, OH, OW]; any strides. An index outside the plane adds
 //              nothing
-// Writes       strays [N, C], 0 before; grad_x [N, C, D, H, W], each of them once
-// Mapping      one thread an output in the order of the memory that is written, then one thread an input in grad_x's
-//              memory order: w innermost, or c where channels are last
-// Bytes        indices are read once more for the strays; then indices and grad_y KD * KH * KW / stride times, from L1
-//              and L2 but for the first
+// Writes       strays [N, C], 0 before, 1 where a plane has some; grad_x [N, C, D, H, W], each of them once, and once
+//              more in planes with strays
+// Mapping      dense arrays: one block some planes of grad_x, or a band of one; it stages gradients and indices of the
+//              outputs that reach it (tiles.cuh); then one thread an input, and grad_x leaves through shared memory.
+//              Others: one thread an input, in grad_x's memory order, from global memory. Strays: one block 32 planes
+// Bytes        dense: indices and grad_y once, and the rows that two bands share once more; grad_x once; one flag a
+//              plane read once more. Others read indices and grad_y KD * KH * KW / stride times and indices once more,
+//              from L1 and L2 but for the first
 // Determinism  each input is one thread's sum in the ascending order of outputs, as in the NumPy backend
 // Limits       a plane with a stray costs D * H * W * OD * OH * OW comparisons; the forward makes none
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
 #include "pooling.cuh"
+#include "tiles.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 1)
-find_strays(const long long* __restrict__ indices,  // [N, C, OD, OH, OW]
-            int* __restrict__ strays,               // [N, C]
-            const PoolParams p) {
-  const index_t i = thread_index();  // [0, N * C * OD * OH * OW)
-  if (i >= p.n * p.c * p.od * p.oh * p.ow) return;
-  const Position o = position(i, p.c, p.od, p.oh, p.ow, p.channels_last);
-  const long long index = indices[o.n * p.at_n + o.c * p.at_c + o.d * p.at_d + o.h * p.at_h + o.w * p.at_w];
-  if (index < 0 || index >= p.d * p.h * p.w) return;
-  const Position x = position(static_cast<index_t>(index), 1, p.d, p.h, p.w, false);
-  const bool inside = holds(inputs_of(axis_d(p), o.d), x.d) && holds(inputs_of(axis_h(p), o.h), x.h) &&
-                      holds(inputs_of(axis_w(p), o.w), x.w);
-  if (!inside) atomicMax(strays + o.n * p.c + o.c, 1);
+// Whether an index that lies in the plane lies outside the window of output (od, oh, ow).
+__device__ __forceinline__ bool strays_from(const PoolParams& p, index_t index, index_t od, index_t oh, index_t ow) {
+  const Position x = position(index, 1, p.d, p.h, p.w, false);
+  return !(reads(axis_d(p), od, x.d) && reads(axis_h(p), oh, x.h) && reads(axis_w(p), ow, x.w));
+}
+
+// The sum of grad(od, oh, ow) over the outputs, of those whose windows read input (d, h, w), whose index(od, oh, ow) is
+// that input.
+template <typename Index, typename Grad>
+__device__ __forceinline__ acc_t sum_of_own(const PoolParams& p, index_t d, index_t h, index_t w, Index index,
+                                            Grad grad) {
+  const Steps ods = outputs_of(axis_d(p), d);
+  const Steps ohs = outputs_of(axis_h(p), h);
+  const Steps ows = outputs_of(axis_w(p), w);
+  const index_t self = (d * p.h + h) * p.w + w;
+  acc_t sum = {};
+  for (index_t kd = 0; kd < p.readers_d; ++kd) {
+    const Tap od = reader_of(ods, kd, p.od);
+    for (index_t kh = 0; kh < p.readers_h; ++kh) {
+      const Tap oh = reader_of(ohs, kh, p.oh);
+      for (index_t kw = 0; kw < p.readers_w; ++kw) {
+        const Tap ow = reader_of(ows, kw, p.ow);
+        const bool is_own = index(od.at, oh.at, ow.at) == self;
+        const scalar_t gradient = grad(od.at, oh.at, ow.at);
+        const acc_t with_it = sum + widen(gradient);
+        sum = is_own & od.inside & oh.inside & ow.inside ? with_it : sum;
+      }
+    }
+  }
+  return sum;
+}
+
+__device__ __forceinline__ void backward_anywhere(const scalar_t* __restrict__ grad_y,
+                                                  const long long* __restrict__ indices, int* __restrict__ strays,
+                                                  scalar_t* __restrict__ grad_x, const PoolParams& p) {
+  const index_t threads = static_cast<index_t>(gridDim.x) * static_cast<index_t>(blockDim.x);
+  for (index_t i = thread_index(); i < p.n * p.c * p.od * p.oh * p.ow; i += threads) {
+    const Position o = position(i, p.c, p.od, p.oh, p.ow, p.channels_last);
+    const long long index = indices[o.n * p.at_n + o.c * p.at_c + o.d * p.at_d + o.h * p.at_h + o.w * p.at_w];
+    if (index < 0 || index >= p.d * p.h * p.w) continue;
+    if (strays_from(p, static_cast<index_t>(index), o.d, o.h, o.w)) atomicMax(strays + o.n * p.c + o.c, 1);
+  }
+  const index_t i = thread_index();  // [0, N * C * D * H * W)
+  if (i >= p.n * p.c * p.d * p.h * p.w) return;
+  const Position x = position(i, p.c, p.d, p.h, p.w, p.channels_last);
+  grad_y += x.n * p.y_n + x.c * p.y_c;
+  indices += x.n * p.at_n + x.c * p.at_c;
+  const acc_t sum = sum_of_own(
+      p, x.d, x.h, x.w,
+      [&](index_t od, index_t oh, index_t ow) { return indices[od * p.at_d + oh * p.at_h + ow * p.at_w]; },
+      [&](index_t od, index_t oh, index_t ow) { return grad_y[od * p.y_d + oh * p.y_h + ow * p.y_w]; });
+  grad_x[x.n * p.x_n + x.c * p.x_c + x.d * p.x_d + x.h * p.x_h + x.w * p.x_w] = narrow(sum);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
                   const long long* __restrict__ indices,  // [N, C, OD, OH, OW]
-                  const int* __restrict__ strays,         // [N, C]
+                  int* __restrict__ strays,               // [N, C]
                   scalar_t* __restrict__ grad_x,          // [N, C, D, H, W]
                   const PoolParams p) {
-  const index_t i = thread_index();  // [0, N * C * D * H * W)
-  if (i >= p.n * p.c * p.d * p.h * p.w) return;
-  const Position x = position(i, p.c, p.d, p.h, p.w, p.channels_last);
-  const bool everywhere = strays[x.n * p.c + x.c];
-  const Steps ods = everywhere ? Steps{0, 1, p.od} : outputs_of(axis_d(p), x.d);
-  const Steps ohs = everywhere ? Steps{0, 1, p.oh} : outputs_of(axis_h(p), x.h);
-  const Steps ows = everywhere ? Steps{0, 1, p.ow} : outputs_of(axis_w(p), x.w);
+  if (p.tile_planes == 0) return backward_anywhere(grad_y, indices, strays, grad_x, p);
+  scalar_t* const gradients = reinterpret_cast<scalar_t*>(shared_memory);  // [read_slots]
+  scalar_t* const results = gradients + p.read_slots;                      // [write_slots]
+  int* const at = reinterpret_cast<int*>(results + p.write_slots);         // [read_slots]; -1 outside the plane
 
-  const index_t self = (x.d * p.h + x.h) * p.w + x.w;
-  grad_y += x.n * p.y_n + x.c * p.y_c;
-  indices += x.n * p.at_n + x.c * p.at_c;
-  acc_t sum = {};
-  for (index_t kd = 0; kd < ods.count; ++kd) {
-    const index_t od = ods.first + kd * ods.step;
-    for (index_t kh = 0; kh < ohs.count; ++kh) {
-      const index_t oh = ohs.first + kh * ohs.step;
-      for (index_t kw = 0; kw < ows.count; ++kw) {
-        const index_t ow = ows.first + kw * ows.step;
-        if (indices[od * p.at_d + oh * p.at_h + ow * p.at_w] == self) {
-          sum = sum + widen(grad_y[od * p.y_d + oh * p.y_h + ow * p.y_w]);
-        }
+  const Band band = band_of(p);
+  const Share share = share_of_block(p, band.axis.size);
+  const Range range = p.bands == 1 ? Range{0, band.axis.out} : outputs_within(band.axis, share.first, share.last);
+  const Patch read = patch_of(p, share, range.first, range.last, band.axis.out, band.output_unit);
+  const Patch written = patch_of(p, share, share.first, share.last, band.axis.size, band.input_unit);
+  const index_t size = p.n * p.c * p.od * p.oh * p.ow, plane_outputs = p.od * p.oh * p.ow;
+  const index_t before = range.first * band.output_unit;  // positions of the plane before those staged
+  const index_t skew = skew_of<PACK>(read), at_skew = skew_of<INDEX_PACK>(read);
+  stage(grad_y, read, size, gradients);
+  load_patch<INDEX_PACK>(indices, read, size, [&](index_t e, const Pack<long long, INDEX_PACK>& pack) {
+    Pack<int, INDEX_PACK> found;
+#pragma unroll
+    for (int i = 0; i < INDEX_PACK; ++i) {
+      const bool inside = pack.at[i] >= 0 && pack.at[i] < p.d * p.h * p.w;
+      found.at[i] = inside ? static_cast<int>(pack.at[i]) : -1;
+      if (!inside || e + i < 0 || e + i >= read.count) continue;
+      const index_t o = (e + i) / p.inner + before;
+      if (!strays_from(p, found.at[i], o / p.ow / p.oh % p.od, o / p.ow % p.oh, o % p.ow)) continue;
+      const index_t plane = share.plane + o / plane_outputs;
+      atomicMax(strays + (p.channels_last ? plane * p.c + share.c + (e + i) % p.inner : plane), 1);
+    }
+    store_pack(at + at_skew + e, found);
+  });
+  __syncthreads();
+
+  const index_t result_skew = skew_of<PACK>(written);
+  for_each_item(share, p.band_axis, p.d, p.h, p.w, p.inner, p.row_lanes, 1, [&](const Item& item) {
+    if (!item.active) return;
+    const index_t plane = item.plane * plane_outputs - before;
+    const auto slot = [&](index_t od, index_t oh, index_t ow) {
+      const index_t o = (plane + (od * p.oh + oh) * p.ow + ow) * p.inner + item.c;
+      return most(least(o, read.count - 1), 0);  // an input that no window reads may be far off
+    };
+    const acc_t sum = sum_of_own(
+        p, item.d, item.h, item.w,
+        [&](index_t od, index_t oh, index_t ow) { return at[at_skew + slot(od, oh, ow)]; },
+        [&](index_t od, index_t oh, index_t ow) { return gradients[skew + slot(od, oh, ow)]; });
+    results[result_skew + item.element] = narrow(sum);
+  });
+  __syncthreads();
+  store_patch<PACK>(results, grad_x, written);
+}
+
+constexpr int FLAGS = 32;  // planes of a block
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+max_pool_backward_strays(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
+                         const long long* __restrict__ indices,  // [N, C, OD, OH, OW]
+                         const int* __restrict__ strays,         // [N, C]
+                         scalar_t* __restrict__ grad_x,          // [N, C, D, H, W]
+                         const PoolParams p) {
+  __shared__ int flags[FLAGS];
+  const index_t first = static_cast<index_t>(blockIdx.x) * FLAGS, thread = static_cast<index_t>(threadIdx.x);
+  if (thread < FLAGS) flags[thread] = first + thread < p.n * p.c ? strays[first + thread] : 0;
+  __syncthreads();
+  for (index_t plane = 0; plane < FLAGS; ++plane) {
+    if (!flags[plane]) continue;
+    for (index_t i = thread; i < p.d * p.h * p.w; i += static_cast<index_t>(blockDim.x)) {
+      Position x = position(i, 1, p.d, p.h, p.w, false);
+      x.n = (first + plane) / p.c;
+      x.c = (first + plane) % p.c;
+      const index_t y = x.n * p.y_n + x.c * p.y_c, at = x.n * p.at_n + x.c * p.at_c;
+      acc_t sum = {};
+      for (index_t o = 0; o < p.od * p.oh * p.ow; ++o) {
+        const Position from = position(o, 1, p.od, p.oh, p.ow, false);
+        if (indices[at + from.d * p.at_d + from.h * p.at_h + from.w * p.at_w] != i) continue;
+        sum = sum + widen(grad_y[y + from.d * p.y_d + from.h * p.y_h + from.w * p.y_w]);
       }
+      grad_x[x.n * p.x_n + x.c * p.x_c + x.d * p.x_d + x.h * p.x_h + x.w * p.x_w] = narrow(sum);
     }
   }
-  grad_x[x.n * p.x_n + x.c * p.x_c + x.d * p.x_d + x.h * p.x_h + x.w * p.x_w] = narrow(sum);
 }

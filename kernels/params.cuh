@@ -66,17 +66,18 @@ struct SumParams {
 
 // A pooling of x [N, C, D, H, W] to y [N, C, OD, OH, OW], with indices at [N, C, OD, OH, OW].
 //
-// An adaptive axis has windows [floor(o * size / out), ceil((o + 1) * size / out)); its kernel, stride, … are unused.
+// An adaptive axis has windows [floor(o * size / out), ceil((o + 1) * size / out)); its stride, … are unused.
 struct PoolParams {
   RUN_TIME index_t n;
   index_t c;
   index_t d, h, w;                              // input
   index_t od, oh, ow;                           // output
   index_t adaptive_d, adaptive_h, adaptive_w;
-  index_t kd, kh, kw;                           // window
+  index_t kd, kh, kw;                           // taps of the longest window
   index_t stride_d, stride_h, stride_w;
   index_t dilation_d, dilation_h, dilation_w;
   index_t low_d, low_h, low_w;                  // padding before the first input
+  index_t readers_d, readers_h, readers_w;      // outputs that read one input, at most
   index_t high_d, high_h, high_w;               // and after the last
   index_t output_step_d, output_step_h, output_step_w;  // outputs that read one input: dilation / gcd(stride, dilation)
   index_t x_n, x_c, x_d, x_h, x_w;              // the input or its gradient
@@ -84,6 +85,12 @@ struct PoolParams {
   index_t at_n, at_c, at_d, at_h, at_w;         // indices
   index_t channels_last;                        // of the array that is written
   index_t divides;                              // what a sum is divided by: one of the DIVIDES_… of pooling.cuh
+  RUN_TIME index_t tile_planes;                 // tiles (tiles.cuh): planes of a block; 0 where arrays are not staged
+  index_t band_axis, bands, tile;               // bands of a plane, along D, H or W (0, 1, 2), of `tile` positions each
+  index_t inner;                                // channels of a block where channels are last, else 1
+  index_t row_lanes, lanes;                     // items from one row to the next; threads of a window
+  index_t by_rows;                              // whether the maximum of a window is that of its rows' maxima
+  RUN_TIME index_t read_slots, write_slots, row_slots;  // slots of what a block reads, writes and keeps of rows
   double divisor;                               // the caller's own number
 };
 

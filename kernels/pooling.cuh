@@ -8,19 +8,24 @@ constexpr index_t DIVIDES_NUMBER = 3;   // by a number of the caller's
 struct PoolAxis {
   index_t size, out;
   bool adaptive;
-  index_t kernel, stride, dilation, low, high, output_step;  // of an axis that is not adaptive
+  index_t kernel;  // taps of the longest window
+  index_t stride, dilation, low, high, output_step;  // of an axis that is not adaptive
+  index_t readers;  // outputs that read one input, at most
 };
 
 __device__ __forceinline__ PoolAxis axis_d(const PoolParams& p) {
-  return {p.d, p.od, p.adaptive_d != 0, p.kd, p.stride_d, p.dilation_d, p.low_d, p.high_d, p.output_step_d};
+  return {p.d, p.od, p.adaptive_d != 0, p.kd, p.stride_d, p.dilation_d, p.low_d, p.high_d, p.output_step_d,
+          p.readers_d};
 }
 
 __device__ __forceinline__ PoolAxis axis_h(const PoolParams& p) {
-  return {p.h, p.oh, p.adaptive_h != 0, p.kh, p.stride_h, p.dilation_h, p.low_h, p.high_h, p.output_step_h};
+  return {p.h, p.oh, p.adaptive_h != 0, p.kh, p.stride_h, p.dilation_h, p.low_h, p.high_h, p.output_step_h,
+          p.readers_h};
 }
 
 __device__ __forceinline__ PoolAxis axis_w(const PoolParams& p) {
-  return {p.w, p.ow, p.adaptive_w != 0, p.kw, p.stride_w, p.dilation_w, p.low_w, p.high_w, p.output_step_w};
+  return {p.w, p.ow, p.adaptive_w != 0, p.kw, p.stride_w, p.dilation_w, p.low_w, p.high_w, p.output_step_w,
+          p.readers_w};
 }
 
 // Positions first, first + step, …, `count` of them, in ascending order.
@@ -30,9 +35,8 @@ struct Steps {
 
 // The part of [0, total) that i of [0, parts) stands for: [floor(i * total / parts), ceil((i + 1) * total / parts)).
 __device__ __forceinline__ Steps share(index_t i, index_t parts, index_t total) {
-  const long long first = static_cast<long long>(i) * total / parts;
-  const long long last = (static_cast<long long>(i + 1) * total + parts - 1) / parts;
-  return {static_cast<index_t>(first), 1, static_cast<index_t>(last - first)};
+  const index_t first = i * total / parts;
+  return {first, 1, ((i + 1) * total + parts - 1) / parts - first};
 }
 
 // The inputs that output o's window reads; taps on the padding read none. Padding is smaller than a window here.
@@ -53,10 +57,65 @@ __device__ __forceinline__ Steps outputs_of(const PoolAxis& axis, index_t i) {
   return {first, axis.output_step, first <= last ? (last - first) / axis.output_step + 1 : 0};
 }
 
-// Whether position is one of steps.
-__device__ __forceinline__ bool holds(const Steps& steps, index_t position) {
-  const index_t offset = position - steps.first;
-  return offset >= 0 && offset % steps.step == 0 && offset / steps.step < steps.count;
+// A window's taps, the same number for every output, so that the threads of a warp go side by side: tap k lies at
+// first + k * step, and belongs to the window where that is in [begin, end).
+struct Taps {
+  index_t first, step, begin, end;
+};
+
+__device__ __forceinline__ Taps taps_of(const PoolAxis& axis, index_t o) {
+  if (!axis.adaptive) return {o * axis.stride - axis.low, axis.dilation, 0, axis.size};
+  const Steps inputs = share(o, axis.out, axis.size);
+  return {inputs.first, 1, inputs.first, inputs.first + inputs.count};
+}
+
+// A tap: where it lies or, if it does not belong to the window, an input near by.
+struct Tap {
+  index_t at;
+  bool inside;
+};
+
+__device__ __forceinline__ Tap tap_of(const Taps& taps, index_t k) {
+  const index_t at = taps.first + k * taps.step;
+  return {most(least(at, taps.end - 1), taps.begin), at >= taps.begin && at < taps.end};
+}
+
+// The k-th of the outputs that read an input or, if there are fewer, one near by of the axis.
+__device__ __forceinline__ Tap reader_of(const Steps& outputs, index_t k, index_t out) {
+  const index_t at = outputs.first + least(k, outputs.count - 1) * outputs.step;
+  return {most(least(at, out - 1), 0), k < outputs.count};
+}
+
+// Whether output o's window reads input i, which lies on the axis.
+__device__ __forceinline__ bool reads(const PoolAxis& axis, index_t o, index_t i) {
+  if (axis.adaptive) {
+    const Steps inputs = share(o, axis.out, axis.size);
+    return i >= inputs.first && i < inputs.first + inputs.count;
+  }
+  const index_t offset = i + axis.low - o * axis.stride;  // = tap * dilation
+  return offset >= 0 && offset % axis.dilation == 0 && offset / axis.dilation < axis.kernel;
+}
+
+// The inputs from the first to the last that the windows of outputs [first, last) read; one at least.
+__device__ __forceinline__ Range inputs_within(const PoolAxis& axis, index_t first, index_t last) {
+  if (axis.adaptive) {
+    const Steps end = share(last - 1, axis.out, axis.size);
+    return {share(first, axis.out, axis.size).first, end.first + end.count};
+  }
+  const index_t begin = least(most(first * axis.stride - axis.low, 0), axis.size - 1);
+  const index_t end = (last - 1) * axis.stride - axis.low + (axis.kernel - 1) * axis.dilation + 1;
+  return {begin, most(begin + 1, least(end, axis.size))};
+}
+
+// The outputs from the first to the last whose windows read any of the inputs [first, last); one at least.
+__device__ __forceinline__ Range outputs_within(const PoolAxis& axis, index_t first, index_t last) {
+  if (axis.adaptive) {
+    const Steps end = share(last - 1, axis.size, axis.out);
+    return {share(first, axis.size, axis.out).first, end.first + end.count};
+  }
+  const index_t reach = (axis.kernel - 1) * axis.dilation;
+  const index_t begin = least(most(ceil_div(first + axis.low - reach, axis.stride), 0), axis.out - 1);
+  return {begin, most(begin + 1, least((last - 1 + axis.low) / axis.stride + 1, axis.out))};
 }
 
 // How many taps of output o's window its divisor counts along one axis; 1 where taps are not what divides.
@@ -71,4 +130,16 @@ __device__ __forceinline__ acc_t divided(acc_t sum, index_t taps, const PoolPara
   if (p.divides == DIVIDES_NOTHING) return sum;
   if (p.divides == DIVIDES_NUMBER) return sum / static_cast<real_t>(p.divisor);
   return sum / static_cast<real_t>(most(taps, 1));
+}
+
+// The axis that bands are cut along, and the positions of one input and of one output of it.
+struct Band {
+  PoolAxis axis;
+  index_t input_unit, output_unit;
+};
+
+__device__ __forceinline__ Band band_of(const PoolParams& p) {
+  if (p.band_axis == 0) return {axis_d(p), p.h * p.w, p.oh * p.ow};
+  if (p.band_axis == 1) return {axis_h(p), p.w, p.ow};
+  return {axis_w(p), 1, 1};
 }

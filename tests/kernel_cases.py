@@ -193,11 +193,51 @@ POOLINGS: dict[str, tuple[tuple[int, ...], PoolGeometry]] = {  # spatial sizes o
     "both kinds of axes": ((1, 6, 5), adaptive_geometry("pool", (6, 5), (3, 2), "valid")),
 }  # fmt: skip
 
+TILED: dict[str, tuple[tuple[int, ...], PoolGeometry]] = {  # planes of several tiles, windows that threads share
+    "bands of rows": ((1, 90, 91), _pool((90, 91), "padded", 3, 2, 1)),
+    "bands of slices": ((7, 32, 33), _pool((7, 32, 33), "valid", (3, 2, 3), 2, 1)),
+    "bands of columns": ((1, 1, 9007), _pool((9007,), "padded", 5, 3, 2, 2)),
+    "bands without windows": ((1, 1, 15007), _pool((15007,), "padded", 2, 15001, 0)),
+    "maxima of rows": ((1, 70, 37), _pool((70, 37), "padded", 9, 1, 4)),
+    "maxima of rows, 3-d": ((5, 9, 8), _pool((5, 9, 8), "padded", 5, 1, 2)),
+    "adaptive bands": ((1, 80, 83), adaptive_geometry("pool", (80, 83), (30, 40), "valid")),
+    "windows of half a warp": ((1, 29, 31), adaptive_geometry("pool", (29, 31), (3, 2), "valid")),
+    "windows of a warp": ((1, 40, 43), adaptive_geometry("pool", (40, 43), 1, "valid")),
+    "a plane that is not staged": ((1, 130, 131), adaptive_geometry("pool", (130, 131), 1, "valid")),
+}  # fmt: skip
+
 
 def _poolings() -> Iterator[Case]:
     for name, (sizes, geometry) in POOLINGS.items():
         for dtype, order in _varied(name == "3-d, all different"):
             yield from _pooling(f"{name}, {dtype}, {order}", (2, 3, *sizes), geometry, dtype, order)
+    for name, (sizes, geometry) in TILED.items():
+        yield from _tiled(f"{name}, float32, contiguous", (1, 3, *sizes), geometry, "float32", "contiguous")
+        yield from _tiled(f"{name}, float16, contiguous", (1, 2, *sizes), geometry, "float16", "contiguous")
+        yield from _tiled(f"{name}, float32, channels_last", (1, 8, *sizes), geometry, "float32", "channels_last")
+    small = _pool((9, 11), "valid", 3, 2, 1)  # so small that a block has several planes
+    for dtype in ("float32", "float16", "int8"):
+        yield from _tiled(f"planes together, {dtype}", (35, 33, 1, 9, 11), small, dtype, "contiguous")
+    yield from _pooling(
+        "strays in bands", (2, 3, 1, 50, 50), _pool((50, 50), "padded", 3, 2, 1), "float64", "contiguous"
+    )
+
+
+def _tiled(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str) -> Iterator[Case]:
+    """As `_pooling`, for arrays so large that planes with strays would take long."""
+    x = _array(shape, dtype, order)
+    y = _array((*shape[:2], *geometry.output_size), dtype, order)
+    tied = arranged(np.round(x).astype(x.dtype), order)
+    if x.dtype.kind == "f":
+        tied[0, 0, 0, 0, :2] = np.nan
+        tied[0, 1, :, : shape[3] // 2] = -np.inf
+    _, indices = NumpyBackend.max_pool_with_indices(tied, geometry)
+    yield Case(f"max, {name}", ("max_pool",), "max_pool", (tied, geometry))
+    yield Case(f"max with indices, {name}", ("max_pool",), "max_pool_with_indices", (tied, geometry))
+    yield Case(f"max backward, {name}", ("max_pool_backward",), "max_pool_backward", (y, indices, geometry))
+    if x.dtype.kind == "f":
+        yield Case(f"average, {name}", ("average_pool",), "average_pool", (x, geometry))
+        yield Case(f"average backward, {name}", ("average_pool_backward",), "average_pool_backward", (y, geometry))
 
 
 def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str) -> Iterator[Case]:

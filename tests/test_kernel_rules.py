@@ -18,7 +18,7 @@ HEADERS = {path.name for path in SOURCES if path.suffix == ".cuh"}
 SEVERAL = {
     "interpolate": {"resample"},  # both directions are one resampling, by different tables
     "max_pool": {"max_pool", "max_pool_with_indices"},
-    "max_pool_backward": {"find_strays", "max_pool_backward"},
+    "max_pool_backward": {"max_pool_backward", "max_pool_backward_strays"},
     "norm_backward_sums": {"norm_backward_sums", "norm_backward_sums_combine"},
     "norm_statistics": {"norm_statistics", "norm_statistics_combine"},
     "unpool": {"unpool_claim", "unpool"},

@@ -207,12 +207,12 @@ BUGS = [
     Bug(
         "ties go to the last",
         "max_pool.cu",
-        "comparable(value) > comparable(best)",
-        "comparable(value) >= comparable(best)",
+        "comparable(value) > comparable(best.value)",
+        "comparable(value) >= comparable(best.value)",
         f"max with indices, {SMALL}",
         WRONG,
     ),
-    Bug("NaN is lost", "max_pool.cu", "if (is_nan || ", "if (", f"max, {SMALL}", WRONG),
+    Bug("NaN is lost", "max_pool.cu", " | is_nan | ", " | ", f"max with indices, {SMALL}", WRONG),
     Bug(
         "padding in the divisor",
         "pooling.cuh",
@@ -224,8 +224,8 @@ BUGS = [
     Bug(
         "an adaptive window rounded down",
         "pooling.cuh",
-        "(static_cast<long long>(i + 1) * total + parts - 1) / parts",
-        "static_cast<long long>(i + 1) * total / parts",
+        "((i + 1) * total + parts - 1) / parts",
+        "(i + 1) * total / parts",
         "average, adaptive, float32, contiguous",
         WRONG,
     ),
@@ -386,8 +386,8 @@ BUGS = [
     Bug(
         "a share of nothing",
         "pooling.cuh",
-        "* total / parts;",
-        "* total / (parts - parts);",
+        "i * total / parts;",
+        "i * total / (parts - parts);",
         "average, adaptive, float32, contiguous",
         simulator.UndefinedBehaviour,
     ),

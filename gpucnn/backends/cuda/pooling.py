@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import gcd, prod
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 from gpucnn.backends.cuda.launching import INT32_END, Fields, Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.cuda.runtime import Array
 from gpucnn.backends.cuda.sources import Kernel
+from gpucnn.backends.cuda.tiles import NOT_STAGED, Tile, dense_order, fits_int32, pack_of, slots, tile_of
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
 from gpucnn.geometry.geometries import Divisor
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
 MAX_POOL = Kernel("max_pool", "PoolParams")
 MAX_POOL_WITH_INDICES = Kernel("max_pool", "PoolParams", function="max_pool_with_indices")
-FIND_STRAYS = Kernel("max_pool_backward", "PoolParams", function="find_strays")
 MAX_POOL_BACKWARD = Kernel("max_pool_backward", "PoolParams")
+MAX_POOL_BACKWARD_STRAYS = Kernel("max_pool_backward", "PoolParams", function="max_pool_backward_strays")
 AVERAGE_POOL = Kernel("average_pool", "PoolParams")
 AVERAGE_POOL_BACKWARD = Kernel("average_pool_backward", "PoolParams")
 UNPOOL_CLAIM = Kernel("unpool", "PlaneParams", function="unpool_claim")
@@ -31,6 +33,9 @@ SPACE = ("d", "h", "w")
 IMAGE = ("n", "c", *SPACE)
 DIVIDES = {"none": 0, "padded": 1, "valid": 2}  # the DIVIDES_… of pooling.cuh
 DIVIDES_NUMBER = 3
+INT_BYTES = 4  # of an index in shared memory
+FLAGS = 32  # planes of which a block of max_pool_backward_strays looks at the flags
+LANES_BELOW = 256  # windows of a block below which several threads share each
 
 
 # --- What the kernels are told ------------------------------------------------------------------------------------
@@ -54,13 +59,31 @@ def _axis_fields(name: str, axis: Axis | AdaptiveAxis) -> Fields:
         name: window.size,
         f"o{name}": window.out,
         f"adaptive_{name}": int(adaptive),
-        f"k{name}": window.kernel,
+        f"k{name}": _taps(axis),
         f"stride_{name}": window.stride,
         f"dilation_{name}": window.dilation,
         f"low_{name}": window.low,
         f"high_{name}": window.high,
         f"output_step_{name}": window.dilation // gcd(window.stride, window.dilation),
+        f"readers_{name}": _readers(axis),
     }
+
+
+def _taps(axis: Axis | AdaptiveAxis) -> int:
+    """Taps of the longest window."""
+    return _most_of_a_share(axis.size, axis.out) if isinstance(axis, AdaptiveAxis) else axis.kernel
+
+
+def _readers(axis: Axis | AdaptiveAxis) -> int:
+    """Outputs that read one input, at most."""
+    if isinstance(axis, AdaptiveAxis):
+        return _most_of_a_share(axis.out, axis.size)
+    return min(axis.out, -(-axis.kernel // (axis.stride // gcd(axis.stride, axis.dilation))))
+
+
+def _most_of_a_share(total: int, parts: int) -> int:
+    """The most that [floor(i * total / parts), ceil((i + 1) * total / parts)) holds."""
+    return total // parts if total % parts == 0 else min(total, (total - 1) // parts + 2)
 
 
 def _divisor_fields(divisor: Divisor) -> Fields:
@@ -73,6 +96,7 @@ def _extents(geometry: PoolGeometry) -> tuple[int, ...]:
     """Bounds of the numbers that index arithmetic meets: along each axis, positions in a plane, taps of a window."""
     sliding = [axis for axis in geometry.axes if isinstance(axis, Axis)]
     return (
+        *((axis.size + 1) * (axis.out + 1) for axis in geometry.axes if isinstance(axis, AdaptiveAxis)),
         *(
             axis.size + axis.low + axis.high + (axis.out + 1) * axis.stride + (axis.kernel + 1) * axis.dilation
             for axis in sliding
@@ -99,18 +123,75 @@ def _int64(indices: Array) -> Array:
     return indices.astype(np.int64, copy=False)
 
 
-# --- Maximum ------------------------------------------------------------------------------------------------------
+# --- Tiles --------------------------------------------------------------------------------------------------------
+
+
+def _inputs_within(axis: Axis | AdaptiveAxis, first: int, last: int) -> int:
+    """Inputs from the first to the last that outputs [first, last) read, as in pooling.cuh."""
+    if isinstance(axis, AdaptiveAxis):
+        return -(-last * axis.size // axis.out) - first * axis.size // axis.out
+    begin = min(max(first * axis.stride - axis.low, 0), axis.size - 1)
+    end = (last - 1) * axis.stride - axis.low + (axis.kernel - 1) * axis.dilation + 1
+    return max(1, min(end, axis.size) - begin)
+
+
+def _outputs_within(axis: Axis | AdaptiveAxis, first: int, last: int) -> int:
+    """Outputs from the first to the last that read any of the inputs [first, last), as in pooling.cuh."""
+    if isinstance(axis, AdaptiveAxis):
+        return -(-last * axis.out // axis.size) - first * axis.out // axis.size
+    begin = -(-(first + axis.low - (axis.kernel - 1) * axis.dilation) // axis.stride)
+    begin = min(max(begin, 0), axis.out - 1)
+    return max(1, min((last - 1 + axis.low) // axis.stride + 1, axis.out) - begin)
+
+
+def _tile(
+    geometry: PoolGeometry, arrays: tuple[Layout, ...], shared: Callable[[int, int], int], *, backward: bool = False
+) -> Tile | None:
+    """A block's share of the array that is written; None where `arrays` are not to be staged.
+
+    `shared` says how many bytes of shared memory so many elements read and written take.
+    """
+    channels_last = dense_order(*arrays)
+    if channels_last is None or not fits_int32(geometry.input_size, geometry.output_size):
+        return None
+    n, c = arrays[0].shape[:2]
+    sizes = (geometry.input_size, geometry.output_size)
+    span = _outputs_within if backward else _inputs_within
+    return tile_of(
+        read=sizes[backward],
+        written=sizes[not backward],
+        span=lambda axis, first, last: span(geometry.axes[axis], first, last),
+        grain=[axis.stride if backward and isinstance(axis, Axis) else 1 for axis in geometry.axes],
+        planes=n if channels_last else n * c,
+        channels=c if channels_last else 1,
+        itemsize=arrays[0].itemsize,
+        shared=shared,
+    )
+
+
+def _work(fields: Fields, geometry: PoolGeometry, arrays: tuple[Layout, ...], tile: Tile | None, written: int) -> Work:
+    """The launch of a kernel that stages `tile`, or that has some threads for each element `written`."""
+    extents = _extents(geometry)
+    if tile is None:
+        fields = {**fields, **NOT_STAGED, "row_lanes": 1, "by_rows": 0, "row_slots": 0}
+        return Work(fields, written * fields["lanes"], extents=extents, constants=(("PACK", 1),))
+    return Work(
+        {**fields, **tile.fields, "channels_last": int(bool(dense_order(*arrays)))},
+        blocks=tile.blocks if written else 0,
+        extents=extents,
+        constants=(("PACK", pack_of(*arrays)),),
+        shared_bytes=tile.shared_bytes,
+    )
+
+
+# --- Forward ------------------------------------------------------------------------------------------------------
 
 
 def max_pool(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> Array:
     """Y [N, C, OD, OH, OW], NaN where a window holds one."""
     y = empty(backend.runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
-    launch(backend.runtime, MAX_POOL, x.dtype, (x, y), _forward_work, geometry)
+    launch(backend.runtime, MAX_POOL, x.dtype, (x, y), _max_work, geometry)
     return y
-
-
-def _forward_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
-    return Work(_pool_fields(geometry, x, y, written=y), y.size, extents=_extents(geometry))
 
 
 def max_pool_with_indices(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
@@ -118,46 +199,103 @@ def max_pool_with_indices(backend: CudaBackend, x: Array, geometry: PoolGeometry
     runtime = backend.runtime
     y = empty(runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
     indices = empty(runtime, y.shape, np.int64, like=x)
-    launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, (x, y, indices), _with_indices_work, geometry)
+    launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, (x, y, indices), _max_with_indices_work, geometry)
     return y, indices
-
-
-def _with_indices_work(x: Layout, y: Layout, indices: Layout, geometry: PoolGeometry) -> Work:
-    return Work(_pool_fields(geometry, x, y, indices, written=y), y.size, extents=_extents(geometry))
-
-
-def max_pool_backward(backend: CudaBackend, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
-    """grad_x [N, C, D, H, W]: first which planes hold indices that stray from their windows, then the sums."""
-    runtime = backend.runtime
-    indices = _int64(indices)
-    grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
-    strays = runtime.xp.zeros(grad_y.shape[:2], np.int32)
-    facts = (layout(grad_y), layout(grad_x), geometry)
-    launch(runtime, FIND_STRAYS, indices.dtype, (indices, strays), _strays_work, *facts)
-    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, (grad_y, indices, strays, grad_x), _max_backward_work, geometry)
-    return grad_x
-
-
-def _strays_work(indices: Layout, strays: Layout, grad_y: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
-    return Work(
-        _pool_fields(geometry, grad_x, grad_y, indices, written=grad_x), indices.size, extents=_extents(geometry)
-    )
-
-
-def _max_backward_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
-    return Work(
-        _pool_fields(geometry, grad_x, grad_y, indices, written=grad_x), grad_x.size, extents=_extents(geometry)
-    )
-
-
-# --- Average and sum ----------------------------------------------------------------------------------------------
 
 
 def average_pool(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> Array:
     """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
     y = empty(backend.runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
-    launch(backend.runtime, AVERAGE_POOL, x.dtype, (x, y), _forward_work, geometry)
+    launch(backend.runtime, AVERAGE_POOL, x.dtype, (x, y), _average_work, geometry)
     return y
+
+
+def _max_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
+    return _forward_work(geometry, x, y, None, by_rows=_by_rows(geometry))
+
+
+def _max_with_indices_work(x: Layout, y: Layout, indices: Layout, geometry: PoolGeometry) -> Work:
+    return _forward_work(geometry, x, y, indices, by_rows=_by_rows(geometry))
+
+
+def _average_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
+    return _forward_work(geometry, x, y, None, by_rows=False)
+
+
+def _forward_work(geometry: PoolGeometry, x: Layout, y: Layout, indices: Layout | None, *, by_rows: bool) -> Work:
+    arrays = (x, y) if indices is None else (x, y, indices)
+    w = geometry.axes[2]
+    of_output = x.itemsize + (0 if indices is None else INT_BYTES)
+
+    def row_slots(read: int) -> int:
+        return slots(read // w.size * w.out) if by_rows else 0
+
+    def shared(read: int, written: int) -> int:
+        return slots(read) * x.itemsize + row_slots(read) * (x.itemsize + INT_BYTES) + slots(written) * of_output
+
+    tile = _tile(geometry, arrays, shared)
+    taps = [_taps(axis) for axis in geometry.axes]
+    fields = _pool_fields(geometry, x, y, indices, written=y)
+    fields |= {"lanes": 1, "by_rows": int(by_rows), "row_slots": 0}
+    if tile is None:
+        fields["lanes"] = 32 if taps[2] >= 32 and prod(taps) >= 256 else 1
+        return _work(fields, geometry, arrays, None, y.size)
+    columns = tile.columns(w.out)
+    fields |= {"row_lanes": columns, "row_slots": row_slots(tile.read)}
+    if not by_rows and not dense_order(*arrays):
+        if tile.written < LANES_BELOW and taps[2] >= 4 and prod(taps) >= 32:
+            fields["lanes"] = 16 if taps[2] <= 16 else 32  # whole warps share two windows, or one: two meet in a bank
+        else:
+            fields["row_lanes"] = _row_lanes(w, columns)
+    return _work(fields, geometry, arrays, tile, y.size)
+
+
+def _by_rows(geometry: PoolGeometry) -> bool:
+    """Whether the maxima of rows, which several windows share, save half of the comparisons, and more than a few."""
+    d, h, w = geometry.axes
+    if not (isinstance(d, Axis) and isinstance(h, Axis) and isinstance(w, Axis)):
+        return False
+    rows = d.kernel * h.kernel
+    shared = w.kernel * min(d.stride, d.kernel) * min(h.stride, h.kernel) + rows
+    return rows > 1 and 2 * shared <= rows * w.kernel and rows * w.kernel - shared >= 12
+
+
+def _row_lanes(axis: Axis | AdaptiveAxis, columns: int) -> int:
+    """Items from one row of windows to the next: where a warp has windows of two rows, they may meet in a bank.
+
+    With a stride of 2 those of one row meet already; half a warp for each row, or more, leaves no more than two.
+    """
+    stride = axis.stride if isinstance(axis, Axis) else 1
+    if columns == 1 or (stride == 1 and (columns >= 32 or columns == axis.size)):
+        return columns
+    return -(-columns // 16) * 16
+
+
+# --- Backward -----------------------------------------------------------------------------------------------------
+
+
+def max_pool_backward(backend: CudaBackend, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
+    """grad_x [N, C, D, H, W]: first as if no index strayed from its window, then anew the planes where some do."""
+    runtime = backend.runtime
+    indices = _int64(indices)
+    grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
+    strays = runtime.xp.zeros(grad_y.shape[:2], np.int32)
+    arrays = (grad_y, indices, strays, grad_x)
+    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, arrays, _max_backward_work, geometry)
+    launch(runtime, MAX_POOL_BACKWARD_STRAYS, grad_y.dtype, arrays, _strays_work, geometry)
+    return grad_x
+
+
+def _max_backward_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+    def shared(read: int, written: int) -> int:
+        return slots(read) * (grad_y.itemsize + INT_BYTES) + slots(written) * grad_y.itemsize
+
+    return _backward_work(geometry, (grad_y, grad_x, indices), shared)
+
+
+def _strays_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+    done = _max_backward_work(grad_y, indices, strays, grad_x, geometry)
+    return done._replace(threads=0, blocks=-(-strays.size // FLAGS) if grad_x.size else 0, shared_bytes=0)
 
 
 def average_pool_backward(backend: CudaBackend, grad_y: Array, geometry: PoolGeometry) -> Array:
@@ -169,7 +307,21 @@ def average_pool_backward(backend: CudaBackend, grad_y: Array, geometry: PoolGeo
 
 
 def _average_backward_work(grad_y: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
-    return Work(_pool_fields(geometry, grad_x, grad_y, written=grad_x), grad_x.size, extents=_extents(geometry))
+    def shared(read: int, written: int) -> int:
+        return slots(read) * max(grad_y.itemsize, 4) + slots(written) * grad_y.itemsize  # gradients are widened
+
+    return _backward_work(geometry, (grad_y, grad_x), shared)
+
+
+def _backward_work(geometry: PoolGeometry, arrays: tuple[Layout, ...], shared: Callable[[int, int], int]) -> Work:
+    grad_y, grad_x, *indices = arrays
+    tile = _tile(geometry, arrays, shared, backward=True)
+    fields = _pool_fields(geometry, grad_x, grad_y, *indices, written=grad_x)
+    columns = 1 if tile is None else tile.columns(geometry.input_size[2])
+    if not dense_order(*arrays) and 1 < columns < 32:
+        columns = -(-columns // 16) * 16  # as in _row_lanes
+    fields |= {"lanes": 1, "row_lanes": columns, "by_rows": 0, "row_slots": 0}
+    return _work(fields, geometry, arrays, tile, grad_x.size)
 
 
 # --- By index -----------------------------------------------------------------------------------------------------

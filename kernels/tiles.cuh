@@ -1,0 +1,190 @@
+// Tiles: what one block reads and writes, staged in shared memory, so that global memory is read once, in order, by
+// accesses of 16 bytes, however the windows lie.
+//
+// The arrays are dense, [planes, D, H, W] or, channels last, [N, D, H, W, C]. Of the array that it writes, a block
+// takes whole planes or a band of one: positions [first, last) along the outermost axis that is longer than 1. A band
+// is one run of memory, and so is what its windows read. Where channels are last, a block may take `inner` of them.
+//
+// In shared memory the elements lie one after the other, in slots; the first `skew` of them stay empty, so that a slot
+// is a multiple of 32 bytes where the element in global memory is.
+
+extern __shared__ uint4 shared_memory[];
+
+constexpr int INDEX_PACK = PACK == 1 ? 1 : 2;  // indices of one access, where an access of values takes PACK
+
+struct Share {            // of a block
+  index_t plane, planes;  // the first, and how many; images where channels are last
+  index_t first, last;    // of the positions that are written along the band's axis
+  index_t c;              // the first channel where they are last
+};
+
+template <typename Params>
+__device__ __forceinline__ Share share_of_block(const Params& p, index_t extent) {
+  const index_t channel_tiles = p.channels_last ? p.c / p.inner : 1;
+  index_t block = static_cast<index_t>(blockIdx.x);
+  const index_t c = block % channel_tiles * p.inner;
+  block /= channel_tiles;
+  const index_t first = block % p.bands * p.tile;
+  const index_t plane = block / p.bands * p.tile_planes;
+  const index_t planes = p.channels_last ? p.n : p.n * p.c;
+  return {plane, least(p.tile_planes, planes - plane), first, least(first + p.tile, extent), c};
+}
+
+// --- Between global and shared memory --------------------------------------------------------------------------------
+
+struct Patch {           // the elements of one array that belong to a block
+  index_t start, count;  // the first one's place in the array, and how many
+  index_t inner, pitch;  // `inner` of them are neighbours, and `pitch` elements on the next ones begin
+};
+
+// Units [first, last) of share's planes, each of which has `size` units of `unit` positions.
+template <typename Params>
+__device__ __forceinline__ Patch patch_of(const Params& p, const Share& share, index_t first, index_t last,
+                                          index_t size, index_t unit) {
+  const index_t pitch = p.channels_last ? p.c : 1;
+  return {(share.plane * size + first) * unit * pitch + share.c,
+          ((share.planes - 1) * size + last - first) * unit * p.inner, p.inner, pitch};
+}
+
+// Slots before the first element, for accesses of N elements: as many as there are elements since the last 32 bytes.
+template <int N>
+__device__ __forceinline__ index_t skew_of(const Patch& patch) {
+  return patch.inner == patch.pitch ? patch.start % (N == 1 ? 1 : 2 * N) : 0;
+}
+
+// Where element e of the patch lies in the array.
+__device__ __forceinline__ index_t place_of(const Patch& patch, index_t e) {
+  return patch.start + (patch.inner == patch.pitch ? e : e / patch.inner * patch.pitch + e % patch.inner);
+}
+
+// put(e, pack) for packs of elements e, …, e + N - 1 that hold all of the patch; its first and its last may hold others
+// beside. `size` is that of the array.
+template <int N, typename T, typename Put>
+__device__ __forceinline__ void load_patch(const T* __restrict__ from, const Patch& patch, index_t size, Put put) {
+  constexpr int BATCH = 4;  // accesses of a thread under way at once
+  const index_t skew = skew_of<N>(patch);
+  const index_t packs = (skew + patch.count + N - 1) / N;
+  const index_t threads = static_cast<index_t>(blockDim.x);
+  for (index_t k = static_cast<index_t>(threadIdx.x); k < packs; k += BATCH * threads) {
+    Pack<T, N> batch[BATCH];
+#pragma unroll
+    for (int j = 0; j < BATCH; ++j) {
+      const index_t e = (k + j * threads) * N - skew;
+      if (e + N <= 0 || e >= patch.count) continue;
+      const index_t place = place_of(patch, e);
+      if (place + N <= size) {
+        batch[j] = load_pack<N>(from + place);
+      } else {
+#pragma unroll
+        for (int i = 0; i < N; ++i) batch[j].at[i] = place + i < size ? from[place + i] : T{};
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < BATCH; ++j) {
+      const index_t e = (k + j * threads) * N - skew;
+      if (e + N > 0 && e < patch.count) put(e, batch[j]);
+    }
+  }
+}
+
+// N neighbouring slots, which begin at a multiple of N.
+template <typename T, int N>
+__device__ __forceinline__ void store_slots(T* to, const Pack<T, N>& pack) {
+  constexpr int PART = sizeof(T) * N <= 16 ? N : 16 / sizeof(T);
+#pragma unroll
+  for (int i = 0; i < N; i += PART) {
+    Pack<T, PART> part;
+#pragma unroll
+    for (int j = 0; j < PART; ++j) part.at[j] = pack.at[i + j];
+    store_pack(to + i, part);
+  }
+}
+
+// The patch as it stands, to slots.
+template <typename T>
+__device__ __forceinline__ void stage(const T* __restrict__ from, const Patch& patch, index_t size, T* slots) {
+  const index_t skew = skew_of<PACK>(patch);
+  load_patch<PACK>(from, patch, size,
+                   [&](index_t e, const Pack<T, PACK>& pack) { store_pack(slots + skew + e, pack); });
+}
+
+// The patch from slots, which begin with as many empty ones as accesses of N elements leave.
+template <int N, typename Slot, typename T>
+__device__ __forceinline__ void store_patch(const Slot* slots, T* __restrict__ to, const Patch& patch) {
+  const index_t skew = skew_of<N>(patch);
+  const index_t packs = (skew + patch.count + N - 1) / N;
+  for (index_t k = static_cast<index_t>(threadIdx.x); k < packs; k += static_cast<index_t>(blockDim.x)) {
+    const index_t e = k * N - skew;
+    const index_t place = place_of(patch, e);
+    if (e >= 0 && e + N <= patch.count) {
+      const Pack<Slot, N> values = load_pack<N>(slots + skew + e);
+      Pack<T, N> pack;
+#pragma unroll
+      for (int i = 0; i < N; ++i) pack.at[i] = static_cast<T>(values.at[i]);
+      store_pack(to + place, pack);
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        if (e + i >= 0 && e + i < patch.count) to[place + i] = static_cast<T>(slots[skew + e + i]);
+      }
+    }
+  }
+}
+
+// --- Between the threads of a warp -----------------------------------------------------------------------------------
+
+// The value of the lane `step` further on.
+template <typename T>
+__device__ __forceinline__ T from_lane_after(T value, index_t step) {
+  return static_cast<T>(__shfl_down_sync(0xffffffffu, value, static_cast<unsigned>(step)));
+}
+
+__device__ __forceinline__ half_t from_lane_after(half_t value, index_t step) {
+  return {static_cast<unsigned short>(from_lane_after(static_cast<unsigned>(value.bits), step))};
+}
+
+__device__ __forceinline__ bfloat16_t from_lane_after(bfloat16_t value, index_t step) {
+  return {static_cast<unsigned short>(from_lane_after(static_cast<unsigned>(value.bits), step))};
+}
+
+template <typename Real>
+__device__ __forceinline__ Complex<Real> from_lane_after(Complex<Real> value, index_t step) {
+  return {from_lane_after(value.re, step), from_lane_after(value.im, step)};
+}
+
+// --- The elements that a block computes ------------------------------------------------------------------------------
+
+struct Item {        // one of them, and the thread's part in it
+  bool active;       // false for threads that only keep their warp together
+  index_t element;   // of the patch
+  index_t plane;     // of the block's
+  index_t c;         // channel, of the block's
+  index_t d, h, w;
+  index_t lane;      // [0, lanes) of the threads that share the element
+};
+
+// f(item) for each element of a block's share of an array [planes, D, H, W], for `lanes` threads each. Rows begin
+// `row_lanes` items apart. Whole warps come together.
+template <typename F>
+__device__ __forceinline__ void for_each_item(const Share& share, index_t band_axis, index_t d, index_t h, index_t w,
+                                              index_t inner, index_t row_lanes, index_t lanes, F f) {
+  const index_t columns = band_axis == 2 ? share.last - share.first : w;
+  const index_t unit_rows = band_axis == 0 ? h : 1;
+  const index_t rows = share.planes * (band_axis == 2 ? 1 : (share.last - share.first) * unit_rows);
+  const index_t first_row = band_axis == 2 ? 0 : share.first * unit_rows;
+  const index_t end = (rows * row_lanes * lanes + 31) / 32 * 32;
+  for (index_t t = static_cast<index_t>(threadIdx.x); t < end; t += static_cast<index_t>(blockDim.x)) {
+    const index_t i = t / lanes;
+    const index_t row = i / row_lanes, place = i % row_lanes;
+    Item item;
+    item.active = row < rows && place < columns * inner;
+    item.element = row * columns * inner + place;
+    item.lane = t % lanes;
+    item.c = place % inner;
+    item.w = place / inner + (band_axis == 2 ? share.first : 0);
+    item.h = (first_row + row) % h;
+    item.d = (first_row + row) / h % d;
+    item.plane = (first_row + row) / h / d;
+    f(item);
+  }
+}
