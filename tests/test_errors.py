@@ -143,6 +143,8 @@ WRONG: dict[str, Callable[[int], Wrong]] = {
     + values((1,), (1, 1, 1), (1,) * 10, (2**31, 0), (-(2**31) - 1, 0), (-9, 0), (-2, -2)),
     "value": lambda n: types(*NO_NUMBERS, (1.0,), np.ones(1), np.array(True), np.array(None)) + values(10**400),
     "rng": lambda n: types("seed", 1.5, Junk(), -1, (1.5,), {1: 1}),
+    "out": lambda n: types([1.0], 1, "out", np.float64(1), Junk(), np.ones((1,) * 7, np.float32), np.ndarray)
+    + values(np.ones((1,) * 7), np.ones(()), np.ones(0)),
     "needs": lambda n: types(1, "yes", True, Junk(), (1,) * 5, (None,) * 5, "xx") + values((), (True,) * 9),
 }  # fmt: skip
 
@@ -433,7 +435,7 @@ def test_any_arguments_give_a_result_or_a_refusal(backend: ArrayBackend, data: s
     name = data.draw(st.sampled_from(sorted(CALLS)))
     spoiled = data.draw(st.lists(st.sampled_from(parameters_of(name)), min_size=1, max_size=3, unique=True))
     others = {
-        parameter: data.draw(ANY_ARRAY | ANYTHING if parameter in ARRAYS else ANYTHING, label=parameter)
+        parameter: data.draw(ANY_ARRAY | ANYTHING if parameter in ARRAYS | {"out"} else ANYTHING, label=parameter)
         for parameter in spoiled
     }
     assert fault(backend, name, None, **fresh(name, **others)) in ("", "passes")
