@@ -11,23 +11,21 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from benchmarks.cases import Case, select
 from benchmarks.data import make_arrays
 from benchmarks.layers import Layer, NormLayer
-from benchmarks.providers.gpucnn import GpucnnNumpy
+from benchmarks.providers.base import Provider
+from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast
 
 if TYPE_CHECKING:
     from gpucnn.simulator import Profile
 
 RESULTS = Path(__file__).parent / "results"
-FAMILIES = ("depthwise", "pooling", "normalization", "unfolding", "resampling")
-ORDERS = ("channels first", "channels last")
+FAMILIES = ("depthwise", "pooling", "normalization", "unfolding", "resampling", "layout", "bias and activation")
 HALOS = ("depthwise", "pooling")  # families whose windows overlap: what tiles read twice is allowed for
 MOST = {"moved": 1.10, "moved with halo": 1.35, "sectors": 1.05, "conflict": 2}
 
@@ -79,13 +77,12 @@ class Row:
 # --- Running ------------------------------------------------------------------------------------------------------
 
 
-def cases_of(filters: Sequence[str]) -> list[Case]:
+def cases_of(filters: Sequence[str], dtypes: Sequence[str] = ("float32",)) -> list[Case]:
     """The cases that memory limits, at batches that the simulator runs in seconds."""
-    cases = select("full", filters)
     return [
-        Case(case.layer, case.operation, _batch(case.layer))
-        for case in cases
-        if any(word in case.family for word in FAMILIES)
+        replace(case, batch=_batch(case.layer))
+        for case in select("full", filters, "gpu")
+        if case.dtype in dtypes and any(word in case.family for word in FAMILIES)
     ]
 
 
@@ -95,33 +92,25 @@ def _batch(layer: Layer) -> int:
     return 8 if is_rows else 1 if math.prod(layer.size) * layer.channels > 50_000 else 4
 
 
-def profile_of(case: Case, order: str, dtype: str) -> Profile:
-    """The launches of a case, its images in a memory order."""
+def profile_of(case: Case, provider: Provider) -> Profile:
+    """The launches of a case; those that prepare it are not among them."""
     from gpucnn import simulator
 
-    def placed(name: str, array: Any) -> Any:
-        if array.dtype == np.float32 and name != "running_mean" and name != "running_var":
-            array = array.astype(dtype)
-        is_image = array.ndim > 2 and name != "weight" and name != "columns"
-        if is_image and order == "channels last":
-            array = np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 1, -1)), -1, 1)
-        return simulator.asarray(array)
-
-    arrays = {name: placed(name, array) for name, array in make_arrays(case).items()}
-    call = GpucnnNumpy(threads=1).prepare(case, arrays)
+    arrays = {name: simulator.asarray(array) for name, array in make_arrays(case).items()}
+    call = provider.prepare(case, arrays)
     with simulator.profile() as profile:
         call()
     return profile
 
 
-def rows_of(case: Case, order: str, dtype: str, profile: Profile) -> Iterator[Row]:
+def rows_of(case: Case, order: str, profile: Profile) -> Iterator[Row]:
     """A row for each launch."""
     for launch in profile.launches:
         yield Row(
             case.id,
             case.family,
             order,
-            dtype,
+            case.dtype,
             case.shapes,
             launch.kernel,
             launch.moved_bytes,
@@ -221,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if simulator.available() != "available":
         print(simulator.available(), file=sys.stderr)
         return EXIT_USAGE
-    cases = cases_of(options.filters)
+    cases = cases_of(options.filters, options.dtype or ("float32",))
     if not cases:
         print("no case matches; python -m benchmarks --list --full names them", file=sys.stderr)
         return EXIT_USAGE
@@ -230,11 +219,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.progress import track
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    runs = [(case, order, dtype) for case in cases for dtype in options.dtype or ["float32"] for order in ORDERS]
+    providers: dict[str, Provider] = {"channels first": GpucnnGpu(1), "channels last": GpucnnGpuChannelsLast(1)}
+    runs = [(case, order) for case in cases for order, provider in providers.items() if provider.refuses(case) is None]
     rows: list[Row] = []
-    for case, order, dtype in track(runs, "profiling", console=console, disable=not console.is_terminal):
-        profile = profile_of(case, order, dtype)
-        found = list(rows_of(case, order, dtype, profile))
+    for case, order in track(runs, "profiling", console=console, disable=not console.is_terminal):
+        profile = profile_of(case, providers[order])
+        found = list(rows_of(case, order, profile))
         rows += found
         for row in found:
             remark = f"beyond: {', '.join(row.excesses)}" if row.excesses else ""
