@@ -15,7 +15,7 @@
 #include "windows.cuh"
 #include "unfolding.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 col2im(const scalar_t* __restrict__ columns,  // [N, C * KD * KH * KW, OD * OH * OW]
        scalar_t* __restrict__ x,              // [N, C, D, H, W]
        const UnfoldParams p) {

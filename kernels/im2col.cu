@@ -21,7 +21,7 @@ __device__ __forceinline__ bool is_read(index_t shift, index_t kernel, index_t s
   return k < kernel;
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 im2col(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
        scalar_t* __restrict__ columns,      // [N, C * KD * KH * KW, OD * OH * OW]
        const UnfoldParams p) {
