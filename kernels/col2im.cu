@@ -13,6 +13,7 @@
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
+#include "packs.cuh"
 #include "unfolding.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 1)

@@ -12,6 +12,7 @@
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
+#include "packs.cuh"
 #include "unfolding.cuh"
 
 // Whether some tap reads the inputs that are `shift` from the first padding.

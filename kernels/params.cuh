@@ -162,3 +162,27 @@ struct PackParams {
   index_t bias_c;
   index_t x_along_c, y_along_c;                 // whether neighbouring threads read, and write, neighbouring channels
 };
+
+// Bias and activation of arrays of one memory order: `count` elements in which the channels follow each other, `run`
+// neighbours of one after the other, P or 1.
+struct BiasParams {
+  RUN_TIME index_t count;
+  index_t c, run;
+  index_t bias_c;
+  index_t chunk;                                // elements of one block
+  index_t slots;                                // channels whose bias it keeps
+  index_t activation;                           // one of those of bias_activation.cuh
+  double negative_slope;
+};
+
+// And backwards: grad_x and the sums of each channel's.
+struct BiasSumParams {
+  index_t c, run;
+  RUN_TIME index_t rows;                        // of a channel: N of P neighbours, or N * P of 1
+  index_t piece, pieces;                        // a row is summed in pieces, the last of which may be shorter
+  RUN_TIME index_t segments;                    // pieces of all rows that one block sums
+  RUN_TIME index_t splits;                      // blocks of a channel, or of some side by side
+  index_t lanes, teams;                         // threads along a piece, or along channels; and how many times so many
+  index_t activation;
+  double negative_slope;
+};

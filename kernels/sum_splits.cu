@@ -1,12 +1,12 @@
 // The second kernel of a backward weight: grad_w[i] = sum over s of parts[s, i]
 //
-// Source       conv_backward_weight, or the matrix products of single images
+// Source       conv_backward_weight, or the matrix products of single images; or partial sums of a channel's gradient
 // Reads        parts [splits, OC * C / G * KD * KH * KW] of acc_t
 // Writes       grad_w [OC, C / G, KD, KH, KW]
-// Mapping      one thread a weight, all innermost
-// Bytes        (splits * sizeof(acc_t) + sizeof(scalar_t)) a weight
+// Mapping      one thread PACK weights, all innermost
+// Bytes        (splits * sizeof(acc_t) + sizeof(scalar_t)) a weight, PACK of each by one access
 // Determinism  in the order of s
-// Limits       none
+// Limits       PACK divides the weights
 #include "common.cuh"
 #include "params.cuh"
 
@@ -14,9 +14,17 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 sum_splits(const acc_t* __restrict__ parts,  // [splits, OC, C / G, KD, KH, KW]
            scalar_t* __restrict__ grad_w,    // [OC, C / G, KD, KH, KW]
            const SumParams p) {
-  const index_t i = thread_index();  // [0, weights)
+  const index_t i = thread_index() * PACK;  // [0, weights)
   if (i >= p.weights) return;
-  acc_t sum = {};
-  for (index_t s = 0; s < p.splits; ++s) sum = sum + parts[s * p.weights + i];
-  grad_w[i] = narrow(sum);
+  acc_t sums[PACK] = {};
+#pragma unroll 8
+  for (index_t s = 0; s < p.splits; ++s) {
+    const Pack<acc_t, PACK> part = load_pack<PACK>(parts + s * p.weights + i);
+#pragma unroll
+    for (int j = 0; j < PACK; ++j) sums[j] = sums[j] + part.at[j];
+  }
+  Pack<scalar_t, PACK> result;
+#pragma unroll
+  for (int j = 0; j < PACK; ++j) result.at[j] = narrow(sums[j]);
+  store_pack(grad_w + i, result);
 }

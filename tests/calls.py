@@ -10,7 +10,7 @@ import gpucnn.functional as F
 
 ARRAYS = frozenset({
     "input", "weight", "bias", "grad_output", "grad_grad_input", "grad_grad_weight", "indices", "target",
-    "running_mean", "running_var", "mean", "rstd", "output", "mask",
+    "running_mean", "running_var", "mean", "rstd", "output", "mask", "residual",
 })  # fmt: skip
 """Names of the parameters that are arrays."""
 
@@ -72,6 +72,10 @@ def _other_calls() -> dict[str, dict[str, Any]]:
         },
         "group_norm": {"input": x, "num_groups": 2, **affine},
         "linear": {"input": numbers(2, 3), "weight": numbers(4, 3), "bias": numbers(4)},
+        "bias_activation": {
+            "input": x, "bias": numbers(4), "residual": numbers(2, 4, 3, 3)[::-1], "activation": "leaky_relu",
+            "negative_slope": 0.01,
+        },
         "relu": {"input": x},
         "leaky_relu": {"input": x, "negative_slope": 0.01},
         "softmax": {"input": x, "dim": 1},
@@ -107,7 +111,7 @@ def _with_backward(name: str, arguments: dict[str, Any]) -> dict[str, dict[str, 
         handed = {"indices": run(return_indices=True)[1]}
     elif name.endswith("_norm"):
         handed = dict(zip(("mean", "rstd"), run(return_statistics=True)[1:], strict=True))
-    elif "softmax" in name:
+    elif "softmax" in name or name == "bias_activation":
         handed = {"output": result}
     elif name == "dropout":
         handed = {"mask": run(return_mask=True)[1]}

@@ -349,7 +349,41 @@ def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator
         yield Case(named, both, "norm_backward_input", (grad, x, mean, rstd, weight, geometry))
 
 
-CASES = [case for family in (_convolutions, _poolings, _planes, _resamplings, _norms) for case in family()]
+# --- Bias and activation ------------------------------------------------------------------------------------------
+
+BIASED: dict[str, tuple[int, int, int]] = {  # N, C, P
+    "whole packs": (2, 8, 16),
+    "rows that begin anywhere": (3, 5, 49),
+    "few channels": (3, 3, 85),
+    "channels of several blocks": (2, 300, 3),
+    "a row of several pieces": (2, 1, 9001),
+    "an element": (1, 1, 1),
+    "many channels alone": (70, 21, 1),
+}
+
+
+def _biases() -> Iterator[Case]:
+    for name, shape in BIASED.items():
+        for dtype, order in _varied(name == "rows that begin anywhere"):
+            if dtype_of(dtype).kind in "iuc":
+                continue
+            x, y = _array(shape, dtype, order), _array(shape, dtype, order)
+            x[0, 0, 0] = np.nan
+            bias, residual = _array((2 * shape[1],), dtype)[::2], -_array(shape, dtype)
+            for activation in ("none", "relu", "leaky_relu"):
+                named = f"{activation}, {name}, {dtype}, {order}"
+                for given, others in (
+                    ("bias", (bias, None)),
+                    ("residual", (None, residual)),
+                    ("both", (bias, residual)),
+                ):
+                    arguments = (x, *others, activation, 0.3)
+                    yield Case(f"{given}, {named}", ("bias_activation",), "bias_activation", arguments)
+                backward = ("bias_activation_backward", "sum_splits")
+                yield Case(f"backward, {named}", backward, "bias_activation_backward", (y, x, activation, 0.3))
+
+
+CASES = [case for family in (_convolutions, _poolings, _planes, _resamplings, _norms, _biases) for case in family()]
 
 
 def cases_of(kernel: str) -> list[Case]:

@@ -59,6 +59,7 @@ SIGNATURES = {
     "layer_norm": "input, normalized_shape, weight=None, bias=None, eps=1e-5, *, return_statistics=False",
     "group_norm": "input, num_groups, weight=None, bias=None, eps=1e-5, *, return_statistics=False",
     "linear": "input, weight, bias=None",
+    "bias_activation": "input, bias=None, residual=None, activation='relu', negative_slope=0.01",
     "relu": "input",
     "leaky_relu": "input, negative_slope=0.01",
     "softmax": "input, dim",
@@ -82,6 +83,7 @@ HANDED_OVER = {
     r"max_pool": ["indices"],
     r"_norm": ["mean", "rstd"],
     r"softmax": ["output"],
+    r"bias_activation": ["output"],
     r"dropout": ["mask"],
 }
 
@@ -154,7 +156,7 @@ def test_each_backward_returns_a_gradient_for_each_array_in_its_shape(name: str)
 
 # --- PyTorch's names, order and defaults --------------------------------------------------------------------------
 
-PEERS = [name for name in FORWARDS if not re.search("locally|sum_pool|nails|dropout", name)]
+PEERS = [name for name in FORWARDS if not re.search("locally|sum_pool|nails|dropout|bias_activation", name)]
 ONLY_HERE = {"lp_pool": ("padding", "dilation"), "avg_pool": ("dilation",), "avg_pool1d": ("divisor_override",)}
 
 

@@ -40,7 +40,7 @@ def test_the_contract_is_a_score_of_primitives() -> None:
     public = {name for name in vars(Backend) if not name.startswith("_")}
     assert public == {*PRIMITIVES, "into"}
     assert set(Backend.__annotations__) == {"name", "xp", "host"}
-    assert len(PRIMITIVES) <= 24
+    assert len(PRIMITIVES) <= 26  # 24, and bias with activation both ways, which composed would be a pass for each
     with pytest.raises(TypeError, match="abstract"):
         Backend()  # type: ignore[abstract]
 
@@ -98,6 +98,7 @@ w, local = values(OC, C // GROUPS, *KERNEL), values(OC, *OUT, C, *KERNEL)
 columns = values(N, C * 12, 28)
 indices = np.random.default_rng(0).integers(-1, 90, (N, C, *OUT))
 mask = values(N, C, *SIZE) > 0
+rows = values(N, C, 90)
 flat, centre, spread, affine = values(N, C, 1, 90), values(1, C, 1, 1), values(1, C, 1, 1) ** 2, values(1, C, 1, 1)
 
 CALLS: list[tuple[str, tuple[Any, ...], Any]] = [  # the primitive, its arguments, the shapes of its results
@@ -135,6 +136,9 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [  # the primitive, its argument
     ("norm_backward_input", (flat, flat, centre, spread, None, BATCH), flat.shape),
     ("norm_backward", (flat, flat, centre, spread, affine, BATCH), [flat.shape, *[(1, C, 1, 1)] * 2]),
     ("masked", (x, mask), x.shape),
+    ("bias_activation", (rows, values(C), rows, "leaky_relu", 0.3), rows.shape),
+    ("bias_activation", (rows, None, None, "relu", 0.0), rows.shape),
+    ("bias_activation_backward", (rows, rows, "leaky_relu", 0.3), [rows.shape, (C,)]),
 ]
 NAMES = [f"{primitive}-{index}" for index, (primitive, _, _) in enumerate(CALLS)]
 

@@ -138,6 +138,7 @@ WRONG: dict[str, Callable[[int], Wrong]] = {
     "ignore_index": lambda n: wrong_integers(-(2**31)) + types(None, (1,)),
     "dim": lambda n: wrong_integers(-4) + types(None, (0,), [0]) + values(4, 99),
     "mode": lambda n: CHOICES,
+    "activation": lambda n: CHOICES,
     "reduction": lambda n: CHOICES,
     "pad": lambda n: types(None, 1, "11", b"11", {1}, Junk(), (1.5, 1), (True, True), ("1", "1"), ((1, 1), (1, 1)))
     + values((1,), (1, 1, 1), (1,) * 10, (2**31, 0), (-(2**31) - 1, 0), (-9, 0), (-2, -2)),
@@ -191,7 +192,7 @@ WRONG_DTYPES = [
 ]  # fmt: skip
 KINDS = {  # what each operation does not take
     "max_pool|relu": ["c16", "c8"],
-    "leaky_relu|lp_pool|norm|softmax|cross_entropy|dropout": ["i8", "u1", "c16"],
+    "leaky_relu|activation|lp_pool|norm|softmax|cross_entropy|dropout": ["i8", "u1", "c16"],
     "avg_pool": ["i8", "u4"],
     "": ["?"],
 }
@@ -268,7 +269,9 @@ def test_wrong_dimensions_of_input(backend: ArrayBackend, name: str) -> None:
     """None, one, one too few, one too many, two too many."""
     shape = CALLS[name]["input"].shape
     shapes = {(), shape[-1:], shape[2:], (1, *shape), (1, 1, *shape)}
-    if re.search("norm|linear|cross_entropy", name):
+    if "bias_activation" in name:  # any space
+        shapes = {(), shape[-1:]}
+    elif re.search("norm|linear|cross_entropy", name):
         shapes = {()} if re.match("linear|cross", name) else {(), shape[-1:]}
     elif re.search("2col|2im|fold|interpolate", name):  # of several ranks
         shapes -= {shape[2:], (1, *shape)}

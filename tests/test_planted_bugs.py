@@ -93,7 +93,7 @@ BUGS = [
     ),
     Bug(
         "packs from anywhere",
-        "unfolding.cuh",
+        "packs.cuh",
         "-offset & (SECTOR - 1)",
         "0",
         f"im2col, {SMALL}",
@@ -346,8 +346,8 @@ BUGS = [
     Bug(
         "a result read before it is written",
         "sum_splits.cu",
-        "  acc_t sum = {};",
-        "  acc_t sum = widen(grad_w[i]);",
+        "  acc_t sums[PACK] = {};",
+        "  acc_t sums[PACK] = {widen(grad_w[i])};",
         f"backward weight, {MANY}",
         WRONG,
     ),

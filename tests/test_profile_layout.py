@@ -51,6 +51,43 @@ def widest(call: Callable[[], Any]) -> dict[str, int]:
     return most
 
 
+# --- Bias and activation ------------------------------------------------------------------------------------------
+
+BIASED = {  # N, C, size
+    "ResNet conv2": (1, 64, 56),
+    "ResNet conv4": (4, 256, 14),
+    "DeepLab logits": (2, 21, 33),
+}
+each_order = pytest.mark.parametrize("order", ["contiguous", "channels_last"])
+
+
+@pytest.mark.parametrize("name", BIASED)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@each_order
+def test_bias_and_activation_are_one_pass(name: str, dtype: str, order: str) -> None:
+    n, c, size = BIASED[name]
+    x, residual = (image(n, c, size, size, dtype=dtype, order=order) for _ in range(2))
+    bias = image(1, c, dtype=dtype)[0]
+    assert excesses(lambda: F.bias_activation(x, bias, residual), {"bias_activation"}) == []
+
+
+@pytest.mark.parametrize("name", ["ResNet conv2", "ResNet conv4"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@each_order
+def test_gradients_of_bias_and_activation_are_one_pass(name: str, dtype: str, order: str) -> None:
+    n, c, size = BIASED[name]
+    grad, y = (image(n, c, size, size, dtype=dtype, order=order) for _ in range(2))
+    bias = image(1, c, dtype=dtype)[0]
+    kernels = {"bias_activation_backward", "sum_splits"}
+    assert excesses(lambda: F.bias_activation_backward(grad, grad, bias, output=y), kernels) == []
+
+
+def test_flat_rows_of_any_length_are_read_by_16_bytes() -> None:
+    x, bias = image(4, 512, 7, 7), image(1, 512)[0]
+    assert excesses(lambda: F.bias_activation(x, bias), {"bias_activation"}) == []
+    assert widest(lambda: F.bias_activation(x, bias)) == {"read": 16, "write": 16}
+
+
 # --- Unfolding ----------------------------------------------------------------------------------------------------
 
 UNFOLDINGS = {  # channels, size, kernel, stride, padding

@@ -165,6 +165,21 @@ class Backend(ABC):
     def masked(self, values: Array, mask: Array) -> Array:
         """Values where the mask of their shape is True, and 0 elsewhere, also for what is infinite or NaN there."""
 
+    @abstractmethod
+    def bias_activation(
+        self, x: Array, bias: Array | None, residual: Array | None, activation: str, negative_slope: float
+    ) -> Array:
+        """``activation(x + bias + residual)`` for x and residual [N, C, P] and bias [C], rounded once.
+
+        `activation` is "none", "relu" or "leaky_relu"; a NaN stays one.
+        """
+
+    @abstractmethod
+    def bias_activation_backward(
+        self, grad_y: Array, y: Array, activation: str, negative_slope: float
+    ) -> tuple[Array, Array]:
+        """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
+
 
 class _Into:
     """The primitives of a backend, with a copy of their result in `out`."""

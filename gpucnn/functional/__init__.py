@@ -8,6 +8,10 @@ a tuple with the gradient of each array argument in order, and None for those wi
 leaves out what is not wanted.
 """
 
+from gpucnn.functional.activation import (
+    bias_activation,
+    bias_activation_backward,
+)
 from gpucnn.functional.average_pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool1d_backward,
@@ -168,6 +172,8 @@ __all__ = [
     "bed_of_nails2d_backward",
     "bed_of_nails3d",
     "bed_of_nails3d_backward",
+    "bias_activation",
+    "bias_activation_backward",
     "col2im",
     "col2im_backward",
     "conv1d",

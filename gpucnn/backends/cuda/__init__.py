@@ -12,7 +12,16 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda import convolution, elementwise, normalization, pooling, replays, resampling, unfolding
+from gpucnn.backends.cuda import (
+    biases,
+    convolution,
+    elementwise,
+    normalization,
+    pooling,
+    replays,
+    resampling,
+    unfolding,
+)
 from gpucnn.backends.cuda.destinations import Destination
 from gpucnn.backends.cuda.runtime import Array, Device, Runtime
 
@@ -99,3 +108,5 @@ class CudaBackend(Backend):
     norm_backward = _on_device(normalization.norm_backward)
 
     masked = _on_device(elementwise.masked)
+    bias_activation = _on_device(biases.bias_activation)
+    bias_activation_backward = _on_device(biases.bias_activation_backward)

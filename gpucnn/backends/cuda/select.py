@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import prod
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -203,6 +203,74 @@ def _conflict(at: np.ndarray[Any, Any], itemsize: int) -> int:
     rounds = len(word) // lanes * lanes or len(word)
     word = np.unique(np.arange(rounds) // lanes * (1 << 32) + word[:rounds] % (1 << 31))
     return int(np.bincount((word >> 32) * BANKS + word % BANKS).max())
+
+
+# --- Bias and activation --------------------------------------------------------------------------------------------
+
+CHUNK_BYTES = 16 << 10  # of each array that one block takes: four packs a thread
+MOST_BIAS_BYTES = 32 << 10  # of shared memory for biases
+LEAST_ROWS = 64  # of channels last, or so much of a row, for each part of a sum: what it costs is 1 to 2 % of them
+MOST_BLOCKS = 2048
+
+
+def bias_chunk(c: int, run: int, itemsize: int, sum_bytes: int) -> tuple[int, int]:
+    """Elements that one block takes, and how many channels' biases it keeps, each for `run` neighbours in memory.
+
+    Examples
+    --------
+    >>> bias_chunk(c=64, run=56 * 56, itemsize=4, sum_bytes=4)
+    (4096, 3)
+    >>> bias_chunk(c=64, run=1, itemsize=4, sum_bytes=4)  # channels last
+    (4096, 64)
+    >>> bias_chunk(c=2048, run=1, itemsize=4, sum_bytes=4)  # each bias is read for 16 elements
+    (32768, 2048)
+    """
+    base = CHUNK_BYTES // itemsize
+    chunk = -(-16 * min(c, base) // base) * base if run == 1 else base
+    most = MOST_BIAS_BYTES // sum_bytes
+    if min(c, chunk // run + 2) > most:
+        chunk = most // 2
+    return chunk, min(c, chunk // run + 2)
+
+
+class BiasSums(NamedTuple):
+    """How the gradient of a bias is summed: see BiasSumParams; `groups` are the channels or sets of channels."""
+
+    piece: int
+    pieces: int
+    segments: int
+    splits: int
+    lanes: int
+    teams: int
+    groups: int
+    pack: int
+
+
+def bias_sums(rows: int, c: int, run: int, width: int, itemsize: int) -> BiasSums:
+    """The parts of each channel's sum over `rows` of `run` neighbours in memory, `width` of them an access.
+
+    Examples
+    --------
+    >>> bias_sums(rows=32, c=64, run=56 * 56, width=4, itemsize=4)
+    BiasSums(piece=3136, pieces=1, segments=1, splits=32, lanes=256, teams=1, groups=64, pack=4)
+    >>> bias_sums(rows=32 * 56 * 56, c=64, run=1, width=4, itemsize=4)
+    BiasSums(piece=1, pieces=1, segments=64, splits=1568, lanes=16, teams=16, groups=1, pack=4)
+    """
+    base = CHUNK_BYTES // itemsize
+    if run > 1:
+        pieces = -(-run // (2 * base))
+        piece = -(-run // (pieces * BANKS)) * BANKS if pieces > 1 else run
+        pieces = -(-run // piece)
+        segments = max(1, base // piece)
+        lanes = min(256, max(16, power_of_two(-(-piece // width))))
+        return BiasSums(piece, pieces, segments, -(-rows * pieces // segments), lanes, 256 // lanes, c, width)
+    pack = gcd(width, c)
+    lanes = min(64, c // pack)
+    teams = 256 // lanes
+    groups = -(-c // (lanes * pack))
+    segments = max(LEAST_ROWS, -(-rows * groups // MOST_BLOCKS))
+    teams -= teams % 8 if teams > 8 else 0  # which begin at sectors
+    return BiasSums(1, 1, segments, -(-rows // segments), lanes, teams, groups, pack)
 
 
 # --- Norms ----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from math import gcd
+
 from gpucnn.backends.cuda.launching import Layout, Work, launch
-from gpucnn.backends.cuda.runtime import Array, Runtime
+from gpucnn.backends.cuda.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.sources import Kernel
 
 SUM_SPLITS = Kernel("sum_splits", "SumParams")
@@ -15,4 +17,9 @@ def add_parts(runtime: Runtime, parts: Array, total: Array) -> None:
 
 
 def _work(parts: Layout, total: Layout) -> Work:
-    return Work({"splits": parts.shape[0], "weights": total.size}, total.size)
+    pack = min(
+        gcd(MOST_BYTES, array.alignment, total.size * array.itemsize) // array.itemsize or 1 for array in (parts, total)
+    )
+    pack = min(pack, MOST_BYTES // parts.itemsize)
+    fields = {"splits": parts.shape[0], "weights": total.size}
+    return Work(fields, total.size // pack, extents=(total.size + 256 * pack,), constants=(("PACK", pack),))

@@ -52,3 +52,5 @@ class NumpyBackend(Backend):
     norm_backward = staticmethod(normalization.norm_backward)
 
     masked = staticmethod(elementwise.masked)
+    bias_activation = staticmethod(elementwise.bias_activation)
+    bias_activation_backward = staticmethod(elementwise.bias_activation_backward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy.memory import Array
 
 
@@ -17,3 +18,33 @@ def masked(values: Array, mask: Array) -> Array:
     bits = np.asarray(np.negative(np.asarray(mask).view(np.int8)).astype(integer))
     bits &= values.view(integer)
     return bits.view(values.dtype)
+
+
+def bias_activation(
+    x: Array, bias: Array | None, residual: Array | None, activation: str, negative_slope: float
+) -> Array:
+    """``activation(x + bias + residual)`` for x and residual [N, C, P] and bias [C], rounded once."""
+    wide = accumulator(x.dtype)
+    y = x.astype(wide)
+    if bias is not None:
+        y += bias.astype(wide, copy=False)[:, None]
+    if residual is not None:
+        y += residual.astype(wide, copy=False)
+    if activation == "relu":
+        np.maximum(y, 0, out=y)
+    elif activation == "leaky_relu":
+        np.multiply(y, negative_slope, out=y, where=~(y > 0))
+    return y.astype(x.dtype, copy=False)
+
+
+def bias_activation_backward(grad_y: Array, y: Array, activation: str, negative_slope: float) -> tuple[Array, Array]:
+    """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
+    wide = accumulator(y.dtype)
+    grad_x = grad_y.astype(wide)
+    sign = y.astype(wide, copy=False)  # bfloat16 itself warns of a NaN that it compares
+    if activation == "relu":
+        grad_x = masked(grad_x, ~(sign <= 0))
+    elif activation == "leaky_relu":
+        np.multiply(grad_x, negative_slope, out=grad_x, where=~(sign > 0))
+    grad_bias = grad_x.sum(axis=(0, 2))
+    return grad_x.astype(grad_y.dtype, copy=False), grad_bias.astype(grad_y.dtype, copy=False)

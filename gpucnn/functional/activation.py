@@ -1,0 +1,156 @@
+"""What follows a convolution, in one pass: bias, residual and activation."""
+
+from __future__ import annotations
+
+from gpucnn.backends.dtypes import FLOATING
+from gpucnn.functional._call import Array, Call, Needs, choice, needed, number
+
+ACTIVATIONS = ("none", "relu", "leaky_relu")
+
+
+def bias_activation(
+    input: Array,
+    bias: Array | None = None,
+    residual: Array | None = None,
+    activation: str = "relu",
+    negative_slope: float = 0.01,
+) -> Array:
+    """``activation(input + bias + residual)``, reading and writing each element once.
+
+    Parameters
+    ----------
+    input : array [N, C, *]
+        Floating-point, with any number of axes after the channels.
+    bias : array [C], optional
+    residual : array [N, C, *], optional
+        What a shortcut adds.
+    activation : "none", "relu" or "leaky_relu"
+    negative_slope : float
+        Of "leaky_relu".
+
+    Returns
+    -------
+    array in the shape, dtype and memory order of `input`
+
+    Raises
+    ------
+    TypeError
+        Dtypes differ or are not taken, or `negative_slope` is no number.
+    ValueError
+        Shapes do not fit, or there is no such activation.
+
+    See Also
+    --------
+    bias_activation_backward, relu, leaky_relu
+
+    Notes
+    -----
+    Sums of 16-bit floats are kept in float32 and rounded once, so the result may be nearer to the exact one than that
+    of one operation after the other. An array whose elements lie apart in memory is copied first.
+
+    Examples
+    --------
+    >>> bias_activation(np.array([[[-1.0, 2.0]]]), np.array([0.5]))
+    array([[[0. , 2.5]]])
+    """
+    call = Call("bias_activation", FLOATING, optional=_OPTIONAL, input=input, bias=bias, residual=residual)
+    x, b, r = call.arrays
+    slope = _check(call, x, b, r, activation, negative_slope)
+    y = call.backend.bias_activation(_planes(x), b, None if r is None else _planes(r), activation, slope)
+    return call.result(y.reshape(x.shape))
+
+
+def bias_activation_backward(
+    grad_output: Array,
+    input: Array,
+    bias: Array | None = None,
+    residual: Array | None = None,
+    activation: str = "relu",
+    negative_slope: float = 0.01,
+    *,
+    output: Array | None = None,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None, Array | None]:
+    """Gradients of `bias_activation`.
+
+    Parameters
+    ----------
+    grad_output : array [N, C, *]
+        Gradient of the loss by the output.
+    input, bias, residual, activation, negative_slope
+        As they were given to `bias_activation`.
+    output : array [N, C, *], optional
+        What `bias_activation` returned; computed again where it is missing.
+    needs : sequence of 3 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input`, `bias` and `residual` (None where absent). Those by `input` and `residual` are equal.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `bias_activation`, or shapes do not fit.
+
+    Notes
+    -----
+    The gradient at 0 is that of `relu_backward` and `leaky_relu_backward`. With `output` it goes by the output's signs,
+    which differ from the exact sum's where that is too small for 16 bits; without it, and for a `negative_slope` that
+    is not positive, it goes by the sum's.
+
+    Examples
+    --------
+    >>> grad_input, grad_bias, _ = bias_activation_backward(np.ones((1, 1, 2)), np.array([[[-1.0, 2.0]]]), np.zeros(1))
+    >>> grad_input, grad_bias
+    (array([[[0., 1.]]]), array([1.]))
+    """
+    call = Call(
+        "bias_activation_backward",
+        FLOATING,
+        optional=(*_OPTIONAL, "output"),
+        grad_output=grad_output,
+        input=input,
+        bias=bias,
+        residual=residual,
+        output=output,
+    )
+    grad, x, b, r, y = call.arrays
+    slope = _check(call, x, b, r, activation, negative_slope)
+    call.expect_shape("grad_output", grad, x.shape)
+    call.expect_shape("output", y, x.shape)
+    need_x, need_b, need_r = needed(call.op, needs, 3)
+    need_b, need_r = need_b and b is not None, need_r and r is not None
+    if not (need_x or need_b or need_r):
+        return (None, None, None)
+    if activation == "none":
+        signs = _planes(grad)
+    elif y is not None and (activation == "relu" or slope > 0):
+        signs = _planes(y)
+    else:
+        signs = call.backend.bias_activation(_planes(x), b, None if r is None else _planes(r), "none", 0.0)
+    grad_x, grad_b = call.backend.bias_activation_backward(_planes(grad), signs, activation, slope)
+    grad_x = grad_x.reshape(x.shape)
+    grad_r = (grad_x.copy() if need_x else grad_x) if need_r else None
+    return call.result((grad_x if need_x else None, grad_b if need_b else None, grad_r))
+
+
+_OPTIONAL = ("bias", "residual")
+
+
+def _planes(x: Array) -> Array:
+    """X [N, C, *] as [N, C, P]; a view where its order allows."""
+    return x.reshape(*x.shape[:2], -1) if x.size else x.reshape(*x.shape[:2], 0)
+
+
+def _check(call: Call, x: Array, b: Array | None, r: Array | None, activation: str, negative_slope: float) -> float:
+    """The slope as a float."""
+    if x.ndim < 2:
+        raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected at least 2 (N, C, *)")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{call.op}: input has shape {x.shape}, expected channels and sizes of at least 1")
+    call.expect_shape("bias", b, x.shape[1:2])
+    call.expect_shape("residual", r, x.shape)
+    choice(call.op, "activation", activation, ACTIVATIONS)
+    return number(call.op, "negative_slope", negative_slope)

@@ -1,0 +1,69 @@
+// What follows a convolution, in one pass: y = activation(x + bias[c] + residual)
+//
+// Source       the definition
+// Reads        x and residual or null, of one memory order without gaps; bias [C] or null
+// Writes       y, of that order
+// Mapping      one block p.chunk neighbours in memory, whose biases it keeps in shared memory; a thread takes PACK at
+//              once, neighbouring threads neighbouring packs
+// Bytes        x, residual and y once, PACK of each by one access; a block's biases once
+// Determinism  each element by itself; ((x + bias) + residual) is rounded once to 16 bits
+// Limits       none
+#include "common.cuh"
+#include "params.cuh"
+#include "packs.cuh"
+#include "bias_activation.cuh"
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+bias_activation(const scalar_t* __restrict__ x,         // [N, C, P]
+                const scalar_t* __restrict__ bias,      // [C] or null
+                const scalar_t* __restrict__ residual,  // [N, C, P] or null
+                scalar_t* __restrict__ y,               // [N, C, P]
+                const BiasParams p) {
+  extern __shared__ acc_t biases[];  // [slots], skewed
+  const index_t thread = static_cast<index_t>(threadIdx.x), threads = static_cast<index_t>(blockDim.x);
+  const index_t begin = static_cast<index_t>(blockIdx.x) * p.chunk, end = least(begin + p.chunk, p.count);
+  const index_t first = begin / p.run;  // of the runs of a channel that the block meets
+  if (bias) {
+    for (index_t i = thread; i < p.slots; i += threads) {
+      biases[skewed<acc_t>(i)] = widen(bias[(first + i) % p.c * p.bias_c]);
+    }
+    __syncthreads();
+  }
+
+#pragma unroll 4
+  for (index_t k = begin + thread * PACK; k < end; k += threads * PACK) {
+    const bool whole = k + PACK <= end;
+    Pack<scalar_t, PACK> value = {}, other = {};
+    if (whole) {
+      value = load_pack<PACK>(x + k);
+      if (residual) other = load_pack<PACK>(residual + k);
+    } else {
+#pragma unroll
+      for (int j = 0; j < PACK; ++j) {
+        if (k + j >= end) continue;
+        value.at[j] = x[k + j];
+        if (residual) other.at[j] = residual[k + j];
+      }
+    }
+    const index_t row = k / p.run;
+    index_t place = k - row * p.run, slot = (row - first) % p.slots;
+#pragma unroll
+    for (int j = 0; j < PACK; ++j) {
+      acc_t sum = widen(value.at[j]);
+      if (bias) sum = sum + biases[skewed<acc_t>(slot)];
+      if (residual) sum = sum + widen(other.at[j]);
+      value.at[j] = narrow(activated(sum, p.activation, p.negative_slope));
+      if (++place < p.run) continue;
+      place = 0;
+      if (++slot == p.slots) slot = 0;
+    }
+    if (whole) {
+      store_pack(y + k, value);
+    } else {
+#pragma unroll
+      for (int j = 0; j < PACK; ++j) {
+        if (k + j < end) y[k + j] = value.at[j];
+      }
+    }
+  }
+}

@@ -1,0 +1,16 @@
+// What stands behind a convolution: activations, as gpucnn.functional has them, NaN included.
+
+constexpr int RELU = 1, LEAKY_RELU = 2;  // 0 is none
+
+__device__ __forceinline__ acc_t activated(acc_t value, index_t activation, double slope) {
+  if (activation == RELU) return value <= acc_t(0) ? acc_t(0) : value;
+  if (activation == LEAKY_RELU) return value > acc_t(0) ? value : value * static_cast<acc_t>(slope);
+  return value;
+}
+
+// The gradient by the activation's input, of which `sign` has the sign.
+__device__ __forceinline__ acc_t activated_backward(acc_t grad, acc_t sign, index_t activation, double slope) {
+  if (activation == RELU) return sign <= acc_t(0) ? acc_t(0) : grad;
+  if (activation == LEAKY_RELU) return sign > acc_t(0) ? grad : grad * static_cast<acc_t>(slope);
+  return grad;
+}

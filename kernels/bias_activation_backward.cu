@@ -1,0 +1,88 @@
+// The adjoint of bias_activation: grad_x[i] = grad_y[i] * activation'(i), and parts[s, c], sums of its channels
+//
+// Source       the chain rule; a second kernel, sum_splits, adds the parts up
+// Reads        grad_y, and y with the signs of the activation's input, both of one memory order without gaps
+// Writes       grad_x of that order, parts [splits, C] of acc_t
+// Mapping      channels first: one block some pieces of one channel's rows, p.lanes threads a piece, PACK elements
+//              each; channels last: one block some rows of p.lanes * PACK channels, a thread always the same of them
+// Bytes        grad_y, y and grad_x once, by accesses of 16 bytes where rows or channels allow; 1 of 64 rows for parts
+// Determinism  each sum is a thread's over its elements in order, then over the block's threads, always in one order;
+//              what is summed is grad_x before it is rounded to 16 bits
+// Limits       none
+#include "common.cuh"
+#include "params.cuh"
+#include "packs.cuh"
+#include "bias_activation.cuh"
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
+                         const scalar_t* __restrict__ y,       // [N, C, P]
+                         scalar_t* __restrict__ grad_x,        // [N, C, P]
+                         acc_t* __restrict__ parts,            // [splits, C]
+                         const BiasSumParams p) {
+  constexpr int PITCH = 256 + 32 / PACK;  // so that neighbouring channels lie in different banks
+  __shared__ acc_t scratch[PACK * PITCH];
+  const int thread = static_cast<int>(threadIdx.x), lanes = static_cast<int>(p.lanes);
+  const int lane = thread % lanes, team = thread / lanes, teams = static_cast<int>(p.teams);
+  const index_t block = static_cast<index_t>(blockIdx.x);
+  const index_t split = block % p.splits, group = block / p.splits;  // of channels
+  const index_t begin = split * p.segments, end = least(begin + p.segments, p.rows * p.pieces);
+  acc_t sums[PACK] = {};
+
+  if (p.run > 1) {
+    for (index_t segment = begin + team; segment < end; segment += teams) {
+      const index_t row = segment / p.pieces, place = (segment - row * p.pieces) * p.piece;
+      const index_t offset = (row * p.c + group) * p.run + place, length = least(p.piece, p.run - place);
+      const Packed<PACK> packed(offset, length);
+#pragma unroll 4
+      for (index_t k = packed.first + lane * PACK; k < packed.end; k += lanes * PACK) {
+        Pack<scalar_t, PACK> grad = load_pack<PACK>(grad_y + offset + k);
+        const Pack<scalar_t, PACK> sign = load_pack<PACK>(y + offset + k);
+#pragma unroll
+        for (int j = 0; j < PACK; ++j) {
+          const acc_t value =
+              activated_backward(widen(grad.at[j]), widen(sign.at[j]), p.activation, p.negative_slope);
+          sums[0] = sums[0] + value;
+          grad.at[j] = narrow(value);
+        }
+        store_pack(grad_x + offset + k, grad);
+      }
+      for (index_t k = lane; k < packed.singles; k += lanes) {
+        const index_t i = offset + packed.single(k);
+        const acc_t value = activated_backward(widen(grad_y[i]), widen(y[i]), p.activation, p.negative_slope);
+        sums[0] = sums[0] + value;
+        grad_x[i] = narrow(value);
+      }
+    }
+    const acc_t sum = block_sum(sums[0], scratch);
+    if (thread == 0) parts[split * p.c + group] = sum;
+    return;
+  }
+
+  const index_t c = (group * lanes + lane) * PACK;
+  if (team < teams && c < p.c) {
+#pragma unroll 4
+    for (index_t row = begin + team; row < end; row += teams) {
+      Pack<scalar_t, PACK> grad = load_pack<PACK>(grad_y + row * p.c + c);
+      const Pack<scalar_t, PACK> sign = load_pack<PACK>(y + row * p.c + c);
+#pragma unroll
+      for (int j = 0; j < PACK; ++j) {
+        const acc_t value = activated_backward(widen(grad.at[j]), widen(sign.at[j]), p.activation, p.negative_slope);
+        sums[j] = sums[j] + value;
+        grad.at[j] = narrow(value);
+      }
+      store_pack(grad_x + row * p.c + c, grad);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < PACK; ++j) scratch[j * PITCH + thread] = sums[j];
+  __syncthreads();
+  for (int i = thread; i < lanes * PACK; i += static_cast<int>(blockDim.x)) {
+    const int at = i / PACK, j = i % PACK;
+    const index_t channel = group * lanes * PACK + i;
+    if (channel >= p.c) continue;
+    acc_t sum = {};
+    for (int t = 0; t < teams; ++t) sum = sum + scratch[j * PITCH + t * lanes + at];
+    parts[split * p.c + channel] = sum;
+  }
+}
