@@ -373,8 +373,23 @@ def _norm_calls(name: str, geometry: NormGeometry, dtype: str, order: str) -> It
 
 def _elementwise(scale: Scale) -> Iterator[Call]:
     shape = (3, 5, 7) if scale == "odd" else (8, 64, 56, 56)
+    rows = (3, 5, 7) if scale == "odd" else (8, 64, 56 * 56)
     for dtype in FLOATS:
         yield Call(f"masked {dtype}", "masked", dtype, lambda dtype=dtype: _masked(shape, dtype))  # type: ignore[misc]
+        for activation in ("none", "relu", "leaky_relu"):
+            yield from _biases(rows, dtype, activation)
+
+
+def _biases(shape: tuple[int, ...], dtype: str, activation: str) -> Iterator[Call]:
+    def forward() -> Arguments:
+        bias = numbers(shape[1:2], dtype, seed="b")
+        return numbers(shape, dtype), bias, numbers(shape, dtype, seed="r"), activation, 0.25
+
+    def backward() -> Arguments:
+        return numbers(shape, dtype), numbers(shape, dtype, seed="y"), activation, 0.25
+
+    yield Call(f"{activation} with bias {dtype}", "bias_activation", dtype, forward)
+    yield Call(f"{activation} with bias backward {dtype}", "bias_activation_backward", dtype, backward)
 
 
 def _masked(shape: tuple[int, ...], dtype: str) -> Arguments:

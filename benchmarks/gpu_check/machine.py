@@ -16,7 +16,7 @@ from gpucnn.backends.cuda.runtime import Array, Device, Function, Runtime
 from gpucnn.backends.cuda.sources import Source
 
 BUILDS = ("specialised", "generic")
-_NAME = re.compile(r"^(\w+)\[(\w+),(\w+),(\w+)\]$")
+_NAME = re.compile(r"^(\w+)\[(\w+),(\w+),(\w+)(?:,[^\]]*)?\]$")
 
 
 class NotRun(Exception):  # noqa: N818 - it says why, and is no error
