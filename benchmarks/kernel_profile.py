@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.cases import Case, select
-from benchmarks.data import make_arrays
+from benchmarks.data import make_operands
 from benchmarks.layers import Layer, NormLayer
 from benchmarks.providers.base import Provider
 from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast
@@ -96,7 +96,7 @@ def profile_of(case: Case, provider: Provider) -> Profile:
     """The launches of a case; those that prepare it are not among them."""
     from gpucnn import simulator
 
-    arrays = {name: simulator.asarray(array) for name, array in make_arrays(case).items()}
+    arrays = {name: simulator.asarray(array) for name, array in make_operands(case).items()}
     call = provider.prepare(case, arrays)
     with simulator.profile() as profile:
         call()

@@ -154,7 +154,7 @@ class GpucnnGpuChannelsLast(GpucnnGpu):
         return channels_last_unfit(case) or super().refuses(case)
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
-        images = ("input", "grad_output")
+        images = ("input", "grad_output", "indices")
         turned = {name: _channels_last(array) if name in images else array for name, array in arrays.items()}
         return super().prepare(case, turned)
 
