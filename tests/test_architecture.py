@@ -34,7 +34,11 @@ NETWORKS = {
 MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
         "gpucnn.backends", "gpucnn.data", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information", "gpucnn.nn",
-        "gpucnn.numerics", "gpucnn.simulator",
+        "gpucnn.numerics", "gpucnn.simulator", "gpucnn.warming",
+    },
+    "gpucnn.warming": {
+        "gpucnn.backends.Backend", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of",
+        "gpucnn.backends.cuda", "gpucnn.functional", "gpucnn.nn", "numpy", "rich",
     },
     "gpucnn.__main__": {"gpucnn.information"},
     "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "numpy", "threadpoolctl"},

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -164,6 +165,9 @@ def hash_of(*parts: str) -> str:
 # --- The cache ----------------------------------------------------------------------------------------------------
 
 
+_made = threading.local()
+
+
 def cached(name: str, build: Callable[[Path], None]) -> Path:
     """The file `name` of the cache, made by `build` if it is not there or not whole."""
     path = folder() / name
@@ -178,7 +182,14 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
         build(target)
         seal(target)
         os.replace(target, path)
+    _made.files = made() + 1
     return path
+
+
+def made() -> int:
+    """How many files this thread has built, since they were not in the cache."""
+    files: int = getattr(_made, "files", 0)
+    return files
 
 
 def seal(path: Path) -> None:

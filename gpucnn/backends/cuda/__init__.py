@@ -35,9 +35,9 @@ def _on_device(primitive: Primitive) -> Primitive:
 
     @wraps(primitive)
     def called(backend: CudaBackend, *arguments: Any) -> Any:
-        recording = replays.current()
-        if recording is not None:
-            backend = recording.backend(backend)
+        listener = replays.current()
+        if listener is not None:
+            backend = listener.backend(backend)
         runtime = backend.runtime
         with runtime.using(runtime.device(arguments[0])):
             return primitive(backend, *(_addressable(argument) for argument in arguments))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +43,7 @@ class Binary:
     name: str
     image: bytes
     path: Path | None
+    is_new: bool = field(default=False, compare=False)  # it was compiled for this
 
 
 def whole(image: bytes) -> bool:
@@ -75,6 +77,7 @@ class Compiler:
         self._nvrtc = nvrtc
         self._folder = folder
         self._warned = False
+        self._counting = threading.Lock()
         self.compiled = 0
 
     def compile(self, source: Source, architecture: str) -> Binary:
@@ -91,8 +94,9 @@ class Compiler:
             path = self._folder() / name
         except RuntimeError as error:  # there is no home folder
             self._warn(error)
-            return Binary(name, self._compile(source, options), None)
+            return Binary(name, self._compile(source, options), None, is_new=True)
         image = _read(path)
+        is_new = image is None
         if image is None:
             image = self._compile(source, options)
             try:
@@ -100,15 +104,16 @@ class Compiler:
             except OSError as error:
                 if _read(path) is None:  # else another process was quicker
                     self._warn(error)
-                    return Binary(name, image, None)
-        return Binary(name, image, path)
+                    return Binary(name, image, None, is_new)
+        return Binary(name, image, path, is_new)
 
     def _name(self, source: Source, options: Sequence[str]) -> str:
         parts = (__version__, *map(str, self._nvrtc.version), *options, source.text)
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def _compile(self, source: Source, options: Sequence[str]) -> bytes:
-        self.compiled += 1
+        with self._counting:
+            self.compiled += 1
         image = self._nvrtc.compile(source.text, source.name, options).image
         if not whole(image):
             raise CompilationError(f"{source.name}: NVRTC returned {len(image)} bytes that are no whole binary")

@@ -101,12 +101,18 @@ class CupyRuntime:
         """
         function = self._functions.get((source, device.index))
         if function is None:
-            architecture = nvrtc.architecture(device.compute_capability, self._nvrtc.supported)
-            binary = self.compiler.compile(source, architecture)
+            binary = self._binary(source, device)
             with self.using(device):
                 function = CupyFunction(self._cupy, self._kernel(binary, source), device.index)
             self._functions[source, device.index] = function
         return function
+
+    def _binary(self, source: Source, device: Device) -> Binary:
+        return self.compiler.compile(source, nvrtc.architecture(device.compute_capability, self._nvrtc.supported))
+
+    def prepare(self, source: Source, device: Device) -> bool:
+        """Compile to the folder that keeps binaries; whether that had to be done. Several threads may ask at once."""
+        return (source, device.index) not in self._functions and self._binary(source, device).is_new
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """The structure as CuPy hands it to a kernel, so that no launch has to look for its bytes."""

@@ -42,9 +42,9 @@ class Destination:
         return called
 
     def _copy(self, result: Array) -> None:
-        recording = replays.current()
-        if recording is not None:
-            recording.computed()
+        listener = replays.current()
+        if listener is not None:
+            listener.computed()
         with self._runtime.using(self._runtime.device(self._out)):
             self._out[...] = result.reshape(self._out.shape)
 

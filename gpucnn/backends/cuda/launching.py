@@ -135,14 +135,14 @@ def launch(
     """
     device = runtime.device(next(array for array in arrays if array is not None))
     forms = tuple([None if array is None else _form(array) for array in arrays])
-    recording = replays.current()
+    listener = replays.current()
     plan = _plan(
         runtime.plain if isinstance(runtime, ListeningRuntime) else runtime, device, kernel, dtype, work, forms, facts
     )
     if plan is None:
         return
-    if recording is not None:
-        recording.launched(plan, arrays)
+    if listener is not None:
+        listener.launched(plan, arrays)
     null = runtime.null
     taken = [null if array is None else array for array in arrays]
     plan.function(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)

@@ -9,9 +9,10 @@ computed anything in another way is run as it is written each time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gpucnn.backends.cuda.runtime import ALIGNMENTS, Array, Device, ListeningRuntime, ReplayingRuntime
 from gpucnn.numerics import choices
@@ -32,9 +33,33 @@ _INTS, _BOOLS = frozenset({int}), frozenset({bool})
 _state = threading.local()
 
 
-def current() -> Recording | None:
-    """What this thread's call is written down in, if it is."""
-    return getattr(_state, "recording", None)
+class Listener(Protocol):
+    """What hears of all that calls ask of their runtime."""
+
+    def backend(self, backend: CudaBackend) -> CudaBackend:
+        """`backend`, over a runtime of the listener's."""
+
+    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
+        """A launch over `arrays`, about to be made."""
+
+    def computed(self) -> None:
+        """Something was computed that no launch shows."""
+
+
+def current() -> Listener | None:
+    """What listens to this thread's calls, if anything does."""
+    return getattr(_state, "listener", None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Within the block, `listener` hears of this thread's calls."""
+    before = current()
+    _state.listener = listener
+    try:
+        yield
+    finally:
+        _state.listener = before
 
 
 class Replays:
@@ -54,7 +79,7 @@ class Replays:
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What ``operation(*arguments, **named)`` returns or raises."""
         arrays: list[Array] = []
-        key = self._key(operation, arguments, named, arrays)
+        key = None if current() is not None else self._key(operation, arguments, named, arrays)
         if key is None:
             return operation(*arguments, **named)
         try:
@@ -102,15 +127,14 @@ class Replays:
     ) -> Any:
         """What the operation returns, and how it came to that kept, where it can be told."""
         addresses = {array.data.ptr for array in arrays}
-        if len(addresses) < len(arrays) or current() is not None:  # which of them a launch reads cannot be told
+        if len(addresses) < len(arrays):  # which of them a launch reads cannot be told
             return operation(*arguments, **named)
         recording = Recording(self._runtime, arrays, named.get("out"))
-        _state.recording = recording
         try:
-            result = operation(*arguments, **named)
+            with listening(recording):
+                result = operation(*arguments, **named)
             replay = recording.replay(result)
         finally:
-            _state.recording = None
             recording.forget()
         if len(self.kept) >= MOST_KEPT:
             self.kept.clear()

@@ -76,7 +76,16 @@ class Runtime(Protocol):
 
 
 class ReplayingRuntime(Runtime, Protocol):
-    """A runtime whose calls can be frozen whole, see `gpucnn.backends.cuda.replays`."""
+    """A runtime whose calls can be frozen whole, see `gpucnn.backends.cuda.replays`, and compiled for before."""
+
+    def prepare(self, source: Source, device: Device) -> bool:
+        """Compile `source` for `device`, and tell whether that had to be done. Several threads may ask at once.
+
+        Raises
+        ------
+        CompilationError
+            It does not compile.
+        """
 
     def current_device(self) -> int:
         """The index of the device that new arrays and launches go to."""

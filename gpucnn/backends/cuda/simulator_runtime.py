@@ -48,6 +48,14 @@ class SimulatorRuntime:
         """The structure, which the simulator takes as it is."""
         return structure
 
+    def prepare(self, source: Source, device: Device) -> bool:
+        """Compile and load; whether an earlier process had not. Several threads may ask at once."""
+        from gpucnn.simulator import toolchain
+
+        before = toolchain.made()
+        _function(source)
+        return toolchain.made() > before
+
     def current_device(self) -> int:
         """The one simulated device."""
         return _DEVICE.index

@@ -1,0 +1,94 @@
+"""What programs calls need, found by making the calls without launching anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpucnn.backends.cuda.runtime import Array, Device, Function, Runtime
+from gpucnn.backends.cuda.sources import Source
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+    from gpucnn.backends.cuda.launching import Plan
+
+
+class Collecting:
+    """A listener whose calls launch nothing, and whose results hold anything.
+
+    Attributes
+    ----------
+    sources : dict
+        The programs of all launches so far, and the devices that they are for.
+    """
+
+    def __init__(self, runtime: Runtime, xp: Any = None) -> None:
+        self.sources: dict[tuple[Source, int], Device] = {}
+        self._runtime: Any = _CollectingRuntime(runtime, runtime.xp if xp is None else xp, self.sources)
+
+    def backend(self, backend: CudaBackend) -> CudaBackend:
+        """The backend whose launches are collected."""
+        return type(backend)(self._runtime)
+
+    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
+        """Nothing: its program is known when it is planned."""
+
+    def computed(self) -> None:
+        """Nothing: of this no program is needed."""
+
+
+class _CollectingRuntime:
+    """A runtime that writes down the programs that it is asked for."""
+
+    def __init__(self, runtime: Runtime, xp: Any, sources: dict[tuple[Source, int], Device]) -> None:
+        self._runtime, self._sources = runtime, sources
+        self.name, self.specialises, self.null, self.xp = runtime.name, runtime.specialises, runtime.null, xp
+
+    def device(self, array: Array) -> Device:
+        return self._runtime.device(array)
+
+    def using(self, device: Device) -> AbstractContextManager[Any]:
+        return self._runtime.using(device)
+
+    def constant(self, host: Any, device: Device) -> Array:
+        return self._runtime.constant(host, device)
+
+    def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
+        return self._runtime.by_value(structure)
+
+    def function(self, source: Source, device: Device) -> Function:
+        self._sources[source, device.index] = device
+        return _launch_nothing
+
+
+def _launch_nothing(
+    grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
+) -> None: ...
+
+
+class Hollow:
+    """The simulator's functions, with new arrays that are not written to and products that are not computed."""
+
+    def __init__(self, namespace: Any) -> None:
+        self._namespace = namespace
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._namespace, name)
+
+    def empty(self, shape: Any, dtype: Any = float) -> Array:
+        """An array whose memory the system hands out where it is touched."""
+        form = np.empty(shape, dtype)
+        return self._namespace.Array(form, form.reshape(-1).view(np.uint8), None)
+
+    def zeros(self, shape: Any, dtype: Any = float) -> Array:
+        """As `empty`, of zeros."""
+        form = np.zeros(shape, dtype)
+        return self._namespace.Array(form, form.reshape(-1).view(np.uint8), None)
+
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """An array in the product's shape."""
+        shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
+        return self.empty(shape, np.result_type(a.dtype, b.dtype)) if out is None else out

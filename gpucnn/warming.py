@@ -1,0 +1,287 @@
+"""Before the first call: `warmup` compiles what calls will need, in parallel, and plans them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends import Backend, backend_named, backend_of
+
+Array = Any
+Case = tuple[Any, Any]
+
+MOST_THREADS = 8  # that compile at once
+LINE_SECONDS = 2.0  # between two lines of progress
+_INTEGERS = frozenset({"indices", "target"})
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What a warm-up did.
+
+    Attributes
+    ----------
+    cases : int
+        Calls and models that were run.
+    compiled : int
+        Programs that had to be compiled.
+    found : int
+        Programs that an earlier process, or this one, had compiled.
+    seconds : float
+        How long it took.
+    """
+
+    cases: int
+    compiled: int
+    found: int
+    seconds: float
+
+
+def warmup(
+    cases: Iterable[Case],
+    *,
+    backend: str = "cuda",
+    dtype: Any = "float32",
+    channels_last: bool = False,
+    backward: bool = False,
+    progress: bool = True,
+) -> WarmUp:
+    """Compile and plan calls ahead, so that the first ones take no longer than others.
+
+    Parameters
+    ----------
+    cases : iterable of (str, dict) or (nn.Module, sequence of int)
+        Calls: the name of an operation of `gpucnn.functional` and its arguments, where a shape stands for each array.
+        Or models, and the shape of their input with its batch axis.
+    backend : "cuda", "simulator" or "numpy"
+        Whose arrays the calls will be made with. Models are run where their parameters are.
+    dtype : dtype
+        Of the arrays, but for indices, targets and masks.
+    channels_last : bool
+        Whether `input` and `grad_output` have their channels innermost in memory.
+    backward : bool
+        Warm the backward up as well; of a model in training mode.
+    progress : bool
+        Show how far it is: a bar in a terminal with rich installed, lines elsewhere.
+
+    Returns
+    -------
+    WarmUp
+
+    Raises
+    ------
+    ValueError
+        There is no such operation, a shape does not fit, or a case is no pair.
+    TypeError
+        An operation has no such argument, or what stands for an array is no shape.
+    RuntimeError
+        The backend cannot be used here.
+
+    Notes
+    -----
+    The calls are made twice, on arrays of zeros. First nothing is launched: that tells the programs, which are then
+    compiled in several threads, NVRTC and g++ letting them. Then all is launched, so that kernels are loaded, plans
+    are made and CuPy's pool of the current stream has the memory. One case at a time is in memory. NumPy compiles
+    nothing: calls are checked and their geometry is kept, models are run once.
+
+    A model is run as a copy: neither its statistics nor its gradients change.
+
+    Examples
+    --------
+    >>> done = warmup([("conv2d", {"input": (8, 64, 56, 56), "weight": (64, 64, 3, 3), "padding": 1})], backend="numpy")
+    >>> done.cases, done.compiled
+    (1, 0)
+    """
+    started = time.perf_counter()
+    options = _Options(backend_named(backend), np.dtype(dtype), channels_last, backward)
+    prepared = [_prepared(index, case, options) for index, case in enumerate(cases)]
+    found = compiled = 0
+    for runtime in dict.fromkeys(case.runtime for case in prepared):
+        sources = _sources(runtime, [case for case in prepared if case.runtime is runtime])
+        fresh = _compiled(runtime, sources, progress)
+        compiled, found = compiled + fresh, found + len(sources) - fresh
+    launching = [case for case in prepared if case.is_model or case.runtime is not None]
+    for case in _shown(launching, "cases run", len(launching), progress):
+        case.run()
+    return WarmUp(len(prepared), compiled, found, time.perf_counter() - started)
+
+
+# --- Cases --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Options:
+    backend: Backend
+    dtype: np.dtype[Any]
+    channels_last: bool
+    backward: bool
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A case: `call` makes its calls on arrays of a NumPy-like module, by default on those of `backend`."""
+
+    call: Callable[[Any], None]
+    backend: Backend
+    is_model: bool
+    said: str
+
+    @property
+    def runtime(self) -> Any:
+        return getattr(self.backend, "runtime", None)
+
+    def run(self, xp: Any = None) -> None:
+        try:
+            self.call(self.backend.xp if xp is None else xp)
+        except Exception as error:
+            error.add_note(f"warmup: {self.said}")
+            raise
+
+
+def _prepared(index: int, case: Any, options: _Options) -> _Prepared:
+    if not isinstance(case, tuple | list) or len(case) != 2:
+        raise ValueError(
+            f"warmup: case {index} is {case!r}, expected an operation and its arguments, or a model and a shape"
+        )
+    what, given = case
+    if isinstance(what, str):
+        call = _operation(index, what, given, options)
+        return _Prepared(call, options.backend, False, f"case {index} is {what} with {given}")
+    nn = import_module("gpucnn.nn")
+    if not isinstance(what, nn.Module):
+        kind = type(what).__name__
+        raise TypeError(f"warmup: case {index} is of type {kind}, expected the name of an operation or a Module")
+    shape = _shape(f"case {index}", "the shape of the input", given)
+    parameters = [parameter.data for parameter in what.parameters()]
+    backend = backend_of(*parameters[:1]) if parameters else options.backend
+    dtype = parameters[0].dtype if parameters else options.dtype
+    return _Prepared(partial(_run_model, what, shape, dtype, options), backend, True, f"case {index} is a model")
+
+
+def _operation(index: int, name: str, given: Any, options: _Options) -> Callable[[Any], None]:
+    functional = import_module("gpucnn.functional")
+    if name not in functional.__all__:
+        raise ValueError(f"warmup: case {index} is {name!r}, expected the name of an operation of gpucnn.functional")
+    if not isinstance(given, Mapping):
+        raise TypeError(f"warmup: case {index}, {name}, has arguments {given!r}, expected a dict of them by name")
+    operation = getattr(functional, name)
+    try:
+        inspect.signature(operation).bind(**given)
+    except TypeError as error:
+        raise TypeError(f"warmup: case {index}, {name}: {error}") from None
+    shapes = {
+        parameter: _shape(f"case {index}, {name}", parameter, given[parameter])
+        for parameter, annotation in operation.__annotations__.items()
+        if str(annotation).startswith("Array") and given.get(parameter) is not None and parameter != "return"
+    }
+    return partial(_run_operation, operation, dict(given), shapes, options)
+
+
+def _shape(where: str, what: str, value: Any) -> tuple[int, ...]:
+    if not isinstance(value, tuple | list) or not all(isinstance(size, int) for size in value):
+        raise TypeError(f"warmup: {where}: {what} is {value!r}, expected a shape")
+    return tuple(value)
+
+
+def _run_operation(
+    operation: Callable[..., Any],
+    given: dict[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+    options: _Options,
+    xp: Any,
+) -> None:
+    arrays = {name: _zeros(xp, name, shape, options) for name, shape in shapes.items()}
+    bound = inspect.signature(operation).bind(**given | arrays)
+    result = operation(*bound.args, **bound.kwargs)
+    functional = import_module("gpucnn.functional")
+    backward = getattr(functional, f"{operation.__name__}_backward", None)
+    if options.backward and backward is not None:
+        first = result[0] if isinstance(result, tuple) else result
+        grad = _zeros(xp, "grad_output", first.shape, options)
+        taken = inspect.signature(backward).parameters
+        backward(grad, *bound.args, **{name: value for name, value in bound.kwargs.items() if name in taken})
+
+
+def _zeros(xp: Any, name: str, shape: Sequence[int], options: _Options) -> Array:
+    dtype = np.dtype(np.int64) if name in _INTEGERS else np.dtype(bool) if name == "mask" else options.dtype
+    if options.channels_last and name in ("input", "grad_output") and len(shape) > 2:
+        n, c, *space = shape
+        return xp.moveaxis(xp.zeros((n, *space, c), dtype), -1, 1)
+    return xp.zeros(tuple(shape), dtype)
+
+
+def _run_model(model: Any, shape: tuple[int, ...], dtype: Any, options: _Options, xp: Any) -> None:
+    nn = import_module("gpucnn.nn")
+    twin = copy.deepcopy(model)
+    x = _zeros(xp, "input", shape, replace(options, dtype=dtype))
+    if options.backward:
+        y = twin.train()(x)
+        twin.backward(xp.zeros_like(y))
+    else:
+        with nn.inference():
+            twin.eval()(x)
+
+
+# --- Programs -----------------------------------------------------------------------------------------------------
+
+
+def _sources(runtime: Any, cases: Sequence[_Prepared]) -> list[tuple[Any, Any]]:
+    """The programs of the cases, and the devices that they are for; where there is no runtime, only their checks."""
+    from gpucnn.backends.cuda.collecting import Collecting, Hollow
+    from gpucnn.backends.cuda.replays import listening
+    from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+
+    target = SimulatorRuntime() if runtime is None else runtime  # whose arrays stand for NumPy's
+    xp = target.xp if target.name == "cuda" else Hollow(target.xp)
+    collecting = Collecting(target, xp)
+    with listening(collecting):
+        for case in cases:
+            if not case.is_model:
+                case.run(xp)
+            elif runtime is not None:
+                case.run()
+    return [] if runtime is None else [(source, device) for (source, _), device in collecting.sources.items()]
+
+
+def _compiled(runtime: Any, sources: Sequence[tuple[Any, Any]], progress: bool) -> int:
+    """Compile the programs, and tell how many had to be."""
+    if not sources:
+        return 0
+    with ThreadPoolExecutor(MOST_THREADS) as threads:
+        asked = [threads.submit(runtime.prepare, source, device) for source, device in sources]
+        return sum(future.result() for future in _shown(as_completed(asked), "programs ready", len(asked), progress))
+
+
+# --- Progress -----------------------------------------------------------------------------------------------------
+
+
+def _shown(items: Iterable[Any], done: str, total: int, progress: bool) -> Iterator[Any]:
+    """The items one by one, with a word on how many were taken."""
+    if not progress or not total:
+        yield from items
+        return
+    if sys.stderr.isatty():
+        try:
+            track = import_module("rich.progress").track
+            console = import_module("rich.console").Console(stderr=True)
+        except ModuleNotFoundError:
+            pass
+        else:
+            yield from track(items, f"warmup: {done}", total, console=console, transient=True)
+            return
+    said = time.perf_counter()
+    for count, item in enumerate(items, start=1):
+        yield item
+        if count == total or time.perf_counter() - said >= LINE_SECONDS:
+            print(f"warmup: {done} {count}/{total}", file=sys.stderr, flush=True)
+            said = time.perf_counter()
