@@ -1,17 +1,22 @@
 """Benchmarks of gpucnn on the layers of real networks.
 
-``python -m benchmarks`` measures; ``pytest benchmarks/`` runs the cases under pytest-benchmark.
+``python -m benchmarks`` measures, on the GPU where there is one; ``pytest benchmarks/`` runs the cases under
+pytest-benchmark.
 
-==================  ==============================================================================
-`layers`            a layer's shapes, floating-point operations and least bytes; pure arithmetic
-`cases`             the one table of layers, and how cases are picked from it
-`data`              a case's random arrays
-`checking`          float64 expectations, independent of every provider, and the comparison
-`providers`         one small class per implementation: gpucnn, PyTorch, ONNX Runtime
-`timing`            interleaved medians; the measured GEMM and copy limits
-`environment`       thread count, device name, versions
-`session`           prepare, check, time: one case after another, within a time budget
-`results`           what a run leaves: records, ratios, means, JSON
-`report`, `plots`   terminal and Markdown tables; figures
-==================  ==============================================================================
+======================  ==========================================================================
+`layers`                a layer's shapes, floating-point operations and least bytes; pure arithmetic
+`cases`                 the one table of layers, and how cases are picked from it
+`data`                  a case's random arrays
+`checking`              float64 expectations, independent of every provider, and the comparison
+`providers`             one small class per implementation: gpucnn, PyTorch, ONNX Runtime
+`timing`, `session`     the CPU: interleaved medians, limits; prepare, check, time within a budget
+`gpu`                   the same on a GPU, in processes that may be lost with it
+`environment`           thread count, device name, versions
+`results`, `targets`    what a run leaves: records, ratios, means, JSON; what a GPU's should reach
+`report`, `plots`       terminal and Markdown tables; figures
+`progress`              what is seen meanwhile
+`publishing`            the files of a run, exit codes
+`kernel_profile`        what the kernels do to memory, counted in the simulator
+`gpu_check`             whether the kernels run on a GPU as they should
+======================  ==========================================================================
 """

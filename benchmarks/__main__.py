@@ -6,7 +6,6 @@ On a machine with a GPU it measures there, else on the CPU; ``--device`` decides
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from importlib.util import find_spec
@@ -16,6 +15,15 @@ from typing import TYPE_CHECKING
 from benchmarks import environment
 from benchmarks.cases import Case, select
 from benchmarks.layers import Device, Tier
+from benchmarks.publishing import (
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    file_stem,
+    keep,
+    publish,
+    split_filters,
+)
 
 if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
     from collections.abc import Sequence
@@ -23,7 +31,7 @@ if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
     from rich.console import Console
 
     from benchmarks.providers import Provider
-    from benchmarks.results import Record, Run
+    from benchmarks.results import Record
     from benchmarks.timing import Limits
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,10 +42,6 @@ BUDGET_S: dict[Tier, float] = {"quick": 9.0, "default": 150.0, "full": 600.0}
 MAX_ROUNDS: dict[Tier, int] = {"quick": 9, "default": 15, "full": 25}
 
 BUSY_LOAD = 0.5  # of other processes, at the start
-
-EXIT_FAULT = 1
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -100,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"needs {', '.join(missing)}: pip install 'gpucnn[bench]'", file=sys.stderr)
         return EXIT_USAGE
     threads = options.threads or environment.available_cpus()
+    environment.confine(threads)
     if not options.report:
         chosen, why = choose_device(options.device)
         print(why)
@@ -109,7 +114,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_on_gpu(options, chosen, threads, started)
         if chosen == "none":
             return EXIT_USAGE
-    environment.confine(threads)
 
     from rich.console import Console
 
@@ -173,32 +177,6 @@ def choose_device(wanted: str) -> tuple[str, str]:
     return "cpu", f"measuring on the CPU, for there is no GPU to measure on: {reason}"
 
 
-def split_filters(filters: Sequence[str], device: Device = "cpu") -> tuple[list[str], list[str]]:
-    """The words that name providers, and the filters that are about cases."""
-    from benchmarks.providers import kinds
-
-    names = [kind.name.lower() for kind in kinds(device)]
-    words_of_providers: list[str] = []
-    of_cases: list[str] = []
-    for text in filters:
-        words = [word for word in text.lower().split(",") if word]
-        if all(any(word in name for name in names) for word in words):
-            words_of_providers += words
-        else:
-            of_cases.append(text)
-    return words_of_providers, of_cases
-
-
-def file_stem(tier: Tier, device: str, filtered: bool, interrupted: bool) -> str:
-    """``<device>`` for the run to commit; any other run has a suffix and cannot replace it."""
-    suffixes = (
-        ("" if tier == "default" else tier),
-        ("filtered" if filtered else ""),
-        ("partial" if interrupted else ""),
-    )
-    return "-".join([device, *filter(None, suffixes)])
-
-
 def list_cases(cases: Sequence[Case]) -> int:
     for case in cases:
         print(
@@ -243,33 +221,6 @@ def measure(
     except KeyboardInterrupt:
         return records, True
     return records, False
-
-
-def keep(run: Run, options: argparse.Namespace, stem: str, console: Console) -> None:
-    """Write the run's JSON, and publish it."""
-    target = options.out / f"{stem}.json"
-    options.out.mkdir(parents=True, exist_ok=True)
-    verb = "replaced" if target.exists() else "wrote"
-    run.save(target)
-    console.print(f"{verb} {target.name} after {run.seconds:.0f} s")
-    publish(run, options.out / stem, options.readme, console)
-
-
-def publish(run: Run, stem: Path, readme: Path | None, console: Console) -> None:
-    """Print the tables; write the Markdown table and the figures beside the JSON."""
-    from benchmarks.plots import draw
-    from benchmarks.report import markdown_report, print_report, update_readme
-
-    print_report(run, console)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    details = stem.with_name(stem.name + ".md")
-    details.write_text(markdown_report(run))
-    written = [details, *draw(run, stem)]
-    console.print("wrote " + ", ".join(path.name for path in written), highlight=False)
-    if readme:
-        target = Path(os.path.relpath(details.resolve(), readme.resolve().parent))
-        update_readme(readme, run, target.as_posix())
-        console.print(f"updated {readme.name}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 ``pytest benchmarks/`` takes the quick cases; ``--tier default`` and ``--tier full`` take more,
 ``-k`` narrows. Every provider runs with the same number of threads, ``--threads`` or all CPUs.
+On a machine with a GPU they run there (``--device cpu`` for the CPU): a round is a call and the wait
+for it, and the device's own times are in each benchmark's extra info.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,15 +17,19 @@ from typing import Any
 import pytest
 
 from benchmarks import environment
+from benchmarks.__main__ import choose_device
 from benchmarks.cases import Case, select
-from benchmarks.layers import TIERS, Layer
+from benchmarks.gpu.worker import SIMULATED_BATCH
+from benchmarks.layers import TIERS, Device, Layer
 
+DEVICE_BUDGET_S = 0.2
 Measure = Callable[[Case, Any], None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gpucnn benchmarks")
     group.addoption("--tier", choices=TIERS, default="quick", help="which cases to run")
+    group.addoption("--device", choices=("auto", "cpu", "gpu", "simulator"), default="auto", help="where to run")
     group.addoption("--threads", type=int, default=None, help="threads of every provider")
 
 
@@ -44,10 +51,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not {"case", "provider"} <= set(metafunc.fixturenames):
         return
     layers: tuple[Layer, ...] = metafunc.module.LAYERS
+    chosen = _device(metafunc.config.getoption("--device"))
+    device: Device = "cpu" if chosen == "cpu" else "gpu"
+    cases = select(metafunc.config.getoption("--tier"), device=device, layers=layers)
+    if chosen == "simulator":
+        cases = [replace(case, batch=SIMULATED_BATCH) for case in cases]
     pairs = [
         pytest.param(case, provider, id=f"{case.id}-{provider.name}")
-        for case in select(metafunc.config.getoption("--tier"), layers=layers)
-        for provider in _providers(_threads(metafunc.config))
+        for case in cases
+        for provider in _providers(_threads(metafunc.config), device)
         if provider.refuses(case) is None
     ]
     metafunc.parametrize(("case", "provider"), pairs)
@@ -58,19 +70,41 @@ def _threads(config: pytest.Config) -> int:
 
 
 @cache
-def _providers(threads: int) -> list[Any]:
+def _device(wanted: str) -> str:
+    chosen, why = choose_device(wanted)
+    if chosen == "none":
+        raise pytest.UsageError(why)
+    return chosen
+
+
+@cache
+def _providers(threads: int, device: Device) -> list[Any]:
     from benchmarks.providers import installed
 
-    return installed(threads)[0]
+    return installed(threads, device=device)[0]
+
+
+@cache
+def _on_device(kind: str) -> Any:
+    """A device for all tests: its buffers are large."""
+    from benchmarks.gpu.environment import make_device
+
+    return make_device(kind)
 
 
 @pytest.fixture
-def measure(benchmark: Any) -> Measure:
+def measure(benchmark: Any, request: pytest.FixtureRequest) -> Measure:
     """Check a provider's result, then let pytest-benchmark time it."""
+    from benchmarks.gpu.session import Session
     from benchmarks.session import check
 
     def run(case: Case, provider: Any) -> None:
-        outcomes, calls = check(case, [provider])
+        if provider.device == "gpu":
+            device = _on_device(_device(request.config.getoption("--device")))
+            session = Session(device, [provider])
+            outcomes, calls, _ = session.check(case)
+        else:
+            outcomes, calls = check(case, [provider])
         if outcomes:
             pytest.fail(f"{outcomes[provider].status}: {outcomes[provider].note}", pytrace=False)
         benchmark.group = case.id
@@ -81,6 +115,18 @@ def measure(benchmark: Any) -> Measure:
             flops=case.flops,
             least_bytes=case.least_bytes,
         )
-        benchmark(calls[provider])
+        if provider.device == "gpu":
+            measured = session.time(calls, DEVICE_BUDGET_S)[provider]
+            if isinstance(measured, Exception):
+                raise measured
+            benchmark.extra_info.update(device=device.name, **asdict(measured))
+
+            def waited() -> None:
+                calls[provider]()
+                device.synchronize()
+
+            provider.within(lambda: benchmark(waited))
+        else:
+            benchmark(calls[provider])
 
     return run

@@ -293,7 +293,7 @@ def test_a_session_checks_and_times(clock: ClockDevice) -> None:
     assert record.raw_launch_s == pytest.approx(3e-6)
     assert "raw 2" in clock.log  # the input and the output
     assert clock.released == 1
-    assert clock.spoiled  # memory held NaN before the checked calls
+    assert clock.spoiled == [4 * 2 * 128 * 28 * 28] * 3  # memory held NaN before the checked calls
 
 
 def test_one_failure_does_not_end_a_case(clock: ClockDevice) -> None:
@@ -610,6 +610,7 @@ def test_a_gpu_is_chosen_by_its_number() -> None:
 def run_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """Run the command as on a machine with a GPU whose workers say what is given."""
     monkeypatch.setattr(environment, "why_none", lambda: None)
+    monkeypatch.setattr("benchmarks.environment.confine", lambda threads: None)
 
     def run(events: Any, *arguments: str) -> tuple[int, dict[str, Path]]:
         monkeypatch.setattr(gpu_command, "follow", lambda wanted, environment: events)

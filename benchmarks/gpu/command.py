@@ -9,20 +9,13 @@ from contextlib import closing
 
 from rich.console import Console
 
-from benchmarks.__main__ import (
-    EXIT_FAULT,
-    EXIT_INTERRUPTED,
-    EXIT_USAGE,
-    file_stem,
-    keep,
-    split_filters,
-)
 from benchmarks.gpu.environment import slug
 from benchmarks.gpu.supervisor import Collected, Wanted, chosen_gpu, follow
 from benchmarks.gpu.worker import cases_of
 from benchmarks.layers import Tier
 from benchmarks.progress import Shown
 from benchmarks.providers import kinds
+from benchmarks.publishing import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USAGE, file_stem, keep, split_filters
 from benchmarks.results import Run
 
 # Seconds for all but the report, which takes some fifteen: the default run ends within ten minutes.

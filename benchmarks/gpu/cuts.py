@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from benchmarks.cases import Case
 from benchmarks.checking import Expectation, expect
 from benchmarks.data import Arrays, IndexArray, needs_pool_indices, pool_maximum
 from benchmarks.gpu.device import Array, Device
-from benchmarks.layers import ConvLayer, Layer, NormLayer, PoolLayer
+from benchmarks.layers import ConvLayer, Layer, NormLayer, PoolLayer, Shape
 from gpucnn.backends.layout import is_channels_last
 
 MOST_ELEMENTS = 4_000_000  # of one array of the cut, beyond its first two slices
@@ -80,12 +79,6 @@ def _spread(count: int, size: int) -> IndexArray:
     return np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
 
 
-def find_fault(case: Case, arrays: Arrays, results: list[Array], device: Device) -> str | None:
-    """The first fault of results on a device, or None; `arrays` are the host's operands."""
-    cut, expectations = expected(case, arrays)
-    return fault_of(cut, case, expectations, results, device)
-
-
 def expected(case: Case, arrays: Arrays) -> tuple[Cut, list[Expectation]]:
     """What is checked of a case, and what it must hold."""
     cut = cut_of(case)
@@ -105,11 +98,9 @@ def fault_of(cut: Cut, case: Case, expectations: list[Expectation], results: lis
 
 def _fault(cut: Cut, case: Case, expectation: Expectation, result: Array, device: Device) -> str | None:
     name, axis = expectation.name, cut.axis_of(expectation.name)
-    shape = list(expectation.shape)
-    if axis is not None:
-        shape[axis] = case.batch if axis == cut.axis == 0 else _channels(case)
-    if tuple(result.shape) != tuple(shape):
-        return f"{name} has shape {tuple(result.shape)}, expected {tuple(shape)}"
+    shape = whole_shape(cut, case, expectation)
+    if tuple(result.shape) != shape:
+        return f"{name} has shape {tuple(result.shape)}, expected {shape}"
     if str(result.dtype) != expectation.dtype:
         return f"{name} is {result.dtype}, expected {expectation.dtype}"
     if expectation.channels_last is not None and is_channels_last(result) != expectation.channels_last:
@@ -121,9 +112,17 @@ def _fault(cut: Cut, case: Case, expectation: Expectation, result: Array, device
     return expectation.fault_of_values(device.taken(result, axis, cut.chosen))
 
 
-def _channels(case: Case) -> int:
-    channels: Any = case.layer.channels
-    return int(channels)
+def whole_shape(cut: Cut, case: Case, expectation: Expectation) -> Shape:
+    """The shape of a result that was not cut."""
+    shape, axis = list(expectation.shape), cut.axis_of(expectation.name)
+    if axis is not None:
+        shape[axis] = case.batch if cut.axis == 0 else case.layer.channels
+    return tuple(shape)
+
+
+def result_bytes(cut: Cut, case: Case, expectations: list[Expectation]) -> int:
+    """What all results of a case take."""
+    return sum(prod(whole_shape(cut, case, one)) * np.dtype(one.dtype).itemsize for one in expectations)
 
 
 def _order(channels_last: bool) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from benchmarks.cases import Case
 from benchmarks.checking import Expectation
 from benchmarks.data import Arrays, make_operands
-from benchmarks.gpu.cuts import Cut, expected, fault_of
+from benchmarks.gpu.cuts import Cut, expected, fault_of, result_bytes
 from benchmarks.gpu.device import Device
 from benchmarks.gpu.sampling import MAX_ROUNDS, Measured, Subject, described, host_time, interleave, survive
 from benchmarks.providers import Call, Provider
@@ -84,7 +84,7 @@ class Session:
     ) -> tuple[Call, str | None]:
         """The call of an implementation, and what is wrong with its result."""
         call = provider.prepare(case, given)
-        self.device.spoil(sum(expectation.values.nbytes for expectation in expectations))
+        self.device.spoil(result_bytes(cut, case, expectations))
         results = provider.results(call())
         self.device.synchronize()  # so that a failure is this implementation's
         return call, fault_of(cut, case, expectations, results, self.device)

@@ -90,7 +90,13 @@ class _Searching(PyTorchGpu):
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = ThreadPoolExecutor(1, initializer=self._enter)
+
+    def _enter(self) -> None:
+        """Bind the thread to the GPU before either library uses it there."""
+        if self.torch.cuda.is_available():
+            self.torch.cuda.set_device(0)
+            self.torch.cuda.synchronize()
 
     def refuses(self, case: Case) -> str | None:
         if not isinstance(case.layer, ConvLayer):
