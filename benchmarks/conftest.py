@@ -122,7 +122,7 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> Measure:
             benchmark.extra_info.update(device=device.name, **asdict(measured))
 
             def waited() -> None:
-                calls[provider]()
+                calls[provider].call()
                 device.synchronize()
 
             provider.within(lambda: benchmark(waited))

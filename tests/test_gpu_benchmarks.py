@@ -425,6 +425,10 @@ def test_gpucnns_calls_on_arrays_of_a_device() -> None:
                 results = provider.results(provider.prepare(case, make_operands(case))())
                 assert fault_of(cut, case, expectations, results, ClockDevice()) is None, (provider.name, case.id)
     case = case_of("mobilenetv2/dw_960/forward")
+    call = plain.prepare(case, make_operands(case))
+    (result,) = plain.results(call())
+    assert plain.hot(call, [result])() is result  # written again
+    assert plain.hot(print, [result]) is print
     (output,) = last.results(last.prepare(case, make_operands(case))())
     assert output.strides[1] == output.itemsize
 

@@ -111,6 +111,14 @@ def test_all_calls_are_measured_alike_and_take_turns(clock: ClockDevice) -> None
     assert flushed[:6] == ["quick", "slow", "slow", "quick", "quick", "slow"]
 
 
+def test_the_hosts_time_is_the_hot_calls(clock: ClockDevice) -> None:
+    subject = Subject(clock.call(1e-5, 50e-6), hot=clock.call(1e-5, 6e-6, name="hot"))
+    measured: Any = interleave(clock, {"a": subject}, budget_s=0.1)
+    assert measured["a"].host.median == pytest.approx(6e-6)
+    assert measured["a"].cold.median == pytest.approx(1e-5)
+    assert "hot" in clock.log
+
+
 def test_a_short_budget_still_gives_each_call_some_rounds(clock: ClockDevice) -> None:
     measured: Any = interleave(clock, {"a": Subject(clock.call(1e-3, 1e-5))}, budget_s=0.0)
     assert measured["a"].cold.samples == sampling.MIN_ROUNDS

@@ -156,10 +156,14 @@ Within = Callable[[Callable[[], float]], float]
 
 @dataclass
 class Subject:
-    """One call that takes its turn; `within` runs a function where the call has to be made: a thread, a setting."""
+    """One call that takes its turn; `within` runs a function where the call has to be made: a thread, a setting.
+
+    The host's time is that of `hot`, the same call into an array that is there, where there is such a one.
+    """
 
     call: Call
     within: Within = lambda function: function()
+    hot: Call | None = None
 
 
 def interleave(
@@ -177,17 +181,18 @@ def interleave(
     if not subjects:
         return {}
     samplers = {name: Sampler(device, subject.call) for name, subject in subjects.items()}
+    hot = {name: Sampler(device, subject.hot or subject.call) for name, subject in subjects.items()}
     failed: dict[str, Exception] = {}
     once: dict[str, float] = {}
     cold: dict[str, list[float]] = {name: [] for name in subjects}
     warm: dict[str, list[float]] = {name: [] for name in subjects}
     host: dict[str, list[float]] = {name: [] for name in subjects}
 
-    def turn(name: str, function: Callable[[Sampler], float]) -> float | None:
+    def turn(name: str, function: Callable[[Sampler], float], using: Mapping[str, Sampler] = samplers) -> float | None:
         if name in failed:
             return None
         try:
-            return subjects[name].within(lambda: function(samplers[name]))
+            return subjects[name].within(lambda: function(using[name]))
         except Exception as error:  # of one implementation; the others go on
             survive(device, name, error)
             failed[name] = error
@@ -209,11 +214,13 @@ def interleave(
                     calls = _calls_for(WARM_SAMPLE_S, cold[name][-1])
                     _keep(warm[name], turn(name, lambda sampler, calls=calls: sampler.warm(calls)))  # type: ignore[misc]
             order.append(order.pop(0))
+        for name in order:
+            turn(name, Sampler.warm_up, hot)
         for _ in range(min(HOST_SAMPLES, rounds)):
             for name in order:
                 if cold[name]:
                     calls = max(2, int(min(MOST_QUEUED, HOST_SAMPLE_S / max(cold[name][-1], 1e-9))))
-                    _keep(host[name], turn(name, lambda sampler, calls=calls: sampler.host(calls)))  # type: ignore[misc]
+                    _keep(host[name], turn(name, lambda sampler, calls=calls: sampler.host(calls), hot))  # type: ignore[misc]
             order.append(order.pop(0))
     return {
         name: failed.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from benchmarks.cases import Case
 from benchmarks.checking import Expectation
@@ -15,6 +16,13 @@ from benchmarks.providers import Call, Provider
 from benchmarks.results import Outcome, Record
 
 HEADROOM = 0.85  # of the free memory that a case may take
+
+
+class Checked(NamedTuple):
+    """A call whose result was right; `hot` is the one whose host time is asked for."""
+
+    call: Call
+    hot: Call
 
 
 @dataclass
@@ -39,7 +47,7 @@ class Session:
         self.device.release()
         return Record.of(case, [outcomes[provider] for provider in self.providers], self.raw_launch(arrays))
 
-    def check(self, case: Case) -> tuple[dict[Provider, Outcome], dict[Provider, Call], int]:
+    def check(self, case: Case) -> tuple[dict[Provider, Outcome], dict[Provider, Checked], int]:
         """The outcomes of those that must not be timed, the calls of the others, and how many arrays a call takes."""
         outcomes = {provider: self._refusal(provider, case) for provider in self.providers}
         outcomes = {provider: outcome for provider, outcome in outcomes.items() if outcome is not None}
@@ -54,7 +62,7 @@ class Session:
         cut, expectations = expected(case, operands)
         given = {name: self.device.asarray(array) for name, array in operands.items()}
         del operands
-        calls: dict[Provider, Call] = {}
+        calls: dict[Provider, Checked] = {}
         for provider in able:
             self.say(provider.name, "check")
             try:
@@ -81,16 +89,17 @@ class Session:
 
     def _checked(
         self, provider: Provider, case: Case, given: Arrays, cut: Cut, expectations: list[Expectation]
-    ) -> tuple[Call, str | None]:
+    ) -> tuple[Checked, str | None]:
         """The call of an implementation, and what is wrong with its result."""
         call = provider.prepare(case, given)
         self.device.spoil(result_bytes(cut, case, expectations))
         results = provider.results(call())
         self.device.synchronize()  # so that a failure is this implementation's
-        return call, fault_of(cut, case, expectations, results, self.device)
+        fault = fault_of(cut, case, expectations, results, self.device)
+        return Checked(call, provider.hot(call, results)), fault
 
     def time(
-        self, calls: Mapping[Provider, Call], budget_s: float, max_rounds: int = MAX_ROUNDS
+        self, calls: Mapping[Provider, Checked], budget_s: float, max_rounds: int = MAX_ROUNDS
     ) -> dict[Provider, Measured | Exception]:
         """The times of every call, or the error that ended it."""
         by_name = {provider.name: provider for provider in calls}
@@ -100,7 +109,7 @@ class Session:
                 self.say(provider.name, "time")
                 return provider.within(function)
 
-            return Subject(calls[provider], within)
+            return Subject(calls[provider].call, within, calls[provider].hot)
 
         subjects = {name: subject(provider) for name, provider in by_name.items()}
         measured = interleave(self.device, subjects, budget_s, max_rounds)

@@ -49,6 +49,10 @@ class Provider(ABC):
         values = returned if isinstance(returned, tuple) else (returned,)
         return [np.asarray(value) for value in values if value is not None]
 
+    def hot(self, call: Call, results: list[Any]) -> Call:
+        """The call as a program that counts the host's time would make it: into `results`, where that can be asked."""
+        return call
+
     def within(self, function: Callable[[], Result]) -> Result:
         """Run what calls this implementation where it has to be called from."""
         return function()
