@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -459,6 +460,28 @@ class HollowRuntime:
 
     def function(self, source: Any, device: Device) -> Any:
         return lambda *args: None
+
+
+class PlainRuntime(HollowRuntime):
+    """A runtime that launches nothing, over arrays of NumPy."""
+
+    xp = np
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is computed of results that nobody wrote
+def test_each_kernel_is_launched_by_the_small_calls() -> None:
+    """So that compute-sanitizer, which looks at these, sees every kernel."""
+    functions: dict[str, Any] = {"put": None, "get": None, "synchronise": None, "free_bytes": None}
+    subject = assembled("cuda", PlainRuntime(), **functions)
+    for call in calls("odd"):
+        with gpucnn.algorithm(call.algorithm):
+            getattr(subject.backends["generic"], call.primitive)(*call.arguments())
+    launched = {KernelBuild.of(name).kernel for name in subject.recorder.drain()}
+    sources = (Path(__file__).parent.parent / "kernels").glob("*.cu")
+    entry = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(')
+    kernels = {name for source in sources for name in entry.findall(source.read_text())}
+    assert len(kernels) > 20
+    assert kernels - launched == set()
 
 
 @pytest.mark.parametrize("side", large_arrays.IMAGES)

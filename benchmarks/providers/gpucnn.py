@@ -33,7 +33,7 @@ class Gpucnn(Provider):
             return "checkout"
 
     def refuses(self, case: Case) -> str | None:
-        if isinstance(case.layer, LayoutLayer | ActivationLayer):
+        if isinstance(case.layer, LayoutLayer):
             return f"gpucnn has no function for {case.family}"
         return super().refuses(case)
 
@@ -52,6 +52,8 @@ class Gpucnn(Provider):
             return partial(self.functional.col2im, arrays["columns"], layer.size, **window)
         if isinstance(layer, ResampleLayer):
             return self._resampling(case, layer, arrays)
+        if isinstance(layer, ActivationLayer):
+            return partial(self.functional.bias_activation, arrays["input"], arrays["bias"])
         raise TypeError(f"{self.name} does not know {type(layer).__name__}")
 
     def _convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
