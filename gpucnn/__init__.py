@@ -2,8 +2,8 @@
 
 ``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` where
 they run, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.simulator`` runs the CUDA kernels
-on a CPU, ``gpucnn.info()`` says what this machine offers, ``gpucnn.warmup`` compiles ahead, and
-``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use.
+on a CPU, ``gpucnn.info()`` says what this machine offers, ``gpucnn.warmup`` compiles ahead,
+``gpucnn.tune`` times algorithms, and ``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use.
 Importing gpucnn imports none of that: each part is loaded when it is first used.
 """
 
@@ -27,6 +27,8 @@ __all__ = [
     "precision",
     "set_num_threads",
     "simulator",
+    "tune",
+    "tuned",
     "warmup",
 ]
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from gpucnn.backends.numpy.threads import get_num_threads, set_num_threads
     from gpucnn.information import info
     from gpucnn.numerics import algorithm, precision
+    from gpucnn.tuning import tune, tuned
     from gpucnn.warming import warmup
 
 _MODULES = ("backends", "data", "functional", "geometry", "nn", "simulator")
@@ -44,6 +47,8 @@ _HOMES = {
     "info": "gpucnn.information",
     "precision": "gpucnn.numerics",
     "set_num_threads": "gpucnn.backends.numpy.threads",
+    "tune": "gpucnn.tuning",
+    "tuned": "gpucnn.tuning",
     "warmup": "gpucnn.warming",
 }
 

@@ -6,11 +6,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, Protocol
 
 PRECISIONS = ("fp32", "tf32", "fp32x3")
 
 ALGORITHMS = ("direct", "im2col", "winograd")
 
+
+class Picks(Protocol):
+    """Algorithms that were found to be the quickest, see `gpucnn.tuned`."""
+
+    def algorithm(self, direction: str, geometry: Any, dtype: str) -> str | None:
+        """The algorithm for a convolution in that direction; None where there is no pick."""
+
+
+_picks: ContextVar[Picks | None] = ContextVar("gpucnn_picks", default=None)
 _algorithm: ContextVar[str | None] = ContextVar("gpucnn_algorithm", default=None)
 _precision: ContextVar[str | None] = ContextVar("gpucnn_precision", default=None)
 
@@ -73,16 +83,37 @@ def current_algorithm() -> str | None:
     return _algorithm.get()
 
 
-def choices() -> tuple[str | None, str | None]:
-    """What the blocks that are open choose: algorithm and precision, None where they leave it.
+def choices() -> tuple[str | None, str | None, Picks | None]:
+    """What the blocks that are open choose: algorithm, precision and picks, None where they leave it.
 
     Examples
     --------
     >>> with precision("tf32"):
     ...     choices()
-    (None, 'tf32')
+    (None, 'tf32', None)
     """
-    return _algorithm.get(), _precision.get()
+    return _algorithm.get(), _precision.get(), _picks.get()
+
+
+def current_picks() -> Picks | None:
+    """The picks that convolutions on a GPU go by where no algorithm is asked for, or None.
+
+    Examples
+    --------
+    >>> current_picks() is None
+    True
+    """
+    return _picks.get()
+
+
+@contextmanager
+def picking(picks: Picks) -> Iterator[None]:
+    """Within the block, let convolutions on a GPU go by `picks` where no algorithm is asked for."""
+    token = _picks.set(picks)
+    try:
+        yield
+    finally:
+        _picks.reset(token)
 
 
 @contextmanager

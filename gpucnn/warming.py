@@ -103,7 +103,7 @@ def warmup(
     (1, 0)
     """
     started = time.perf_counter()
-    options = _Options(backend_named(backend), np.dtype(dtype), channels_last, backward)
+    options = Options("warmup", backend_named(backend), np.dtype(dtype), channels_last, backward)
     prepared = [_prepared(index, case, options) for index, case in enumerate(cases)]
     found = compiled = 0
     for runtime in dict.fromkeys(case.runtime for case in prepared):
@@ -111,7 +111,7 @@ def warmup(
         fresh = _compiled(runtime, sources, progress)
         compiled, found = compiled + fresh, found + len(sources) - fresh
     launching = [case for case in prepared if case.is_model or case.runtime is not None]
-    for case in _shown(launching, "cases run", len(launching), progress):
+    for case in shown(launching, "cases run", len(launching), progress):
         case.run()
     return WarmUp(len(prepared), compiled, found, time.perf_counter() - started)
 
@@ -120,11 +120,15 @@ def warmup(
 
 
 @dataclass(frozen=True)
-class _Options:
+class Options:
+    """What is the same for all cases: who asks, on what, and whether arrays hold random numbers or zeros."""
+
+    op: str
     backend: Backend
     dtype: np.dtype[Any]
     channels_last: bool
     backward: bool
+    random: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,82 +152,105 @@ class _Prepared:
             raise
 
 
-def _prepared(index: int, case: Any, options: _Options) -> _Prepared:
-    if not isinstance(case, tuple | list) or len(case) != 2:
-        raise ValueError(
-            f"warmup: case {index} is {case!r}, expected an operation and its arguments, or a model and a shape"
-        )
-    what, given = case
+def _prepared(index: int, case: Any, options: Options) -> _Prepared:
+    what, given = _pair(options.op, index, case)
     if isinstance(what, str):
-        call = _operation(index, what, given, options)
-        return _Prepared(call, options.backend, False, f"case {index} is {what} with {given}")
+        _, make = operation_call(index, case, options)
+        return _Prepared(lambda xp: make(xp)(), options.backend, False, f"case {index} is {what} with {given}")
     nn = import_module("gpucnn.nn")
     if not isinstance(what, nn.Module):
         kind = type(what).__name__
         raise TypeError(f"warmup: case {index} is of type {kind}, expected the name of an operation or a Module")
-    shape = _shape(f"case {index}", "the shape of the input", given)
+    shape = _shape(f"warmup: case {index}", "the shape of the input", given)
     parameters = [parameter.data for parameter in what.parameters()]
     backend = backend_of(*parameters[:1]) if parameters else options.backend
     dtype = parameters[0].dtype if parameters else options.dtype
     return _Prepared(partial(_run_model, what, shape, dtype, options), backend, True, f"case {index} is a model")
 
 
-def _operation(index: int, name: str, given: Any, options: _Options) -> Callable[[Any], None]:
+def _pair(op: str, index: int, case: Any) -> tuple[Any, Any]:
+    if not isinstance(case, tuple | list) or len(case) != 2:
+        raise ValueError(
+            f"{op}: case {index} is {case!r}, expected an operation and its arguments, or a model and a shape"
+        )
+    what, given = case
+    return what, given
+
+
+def operation_call(index: int, case: Any, options: Options) -> tuple[str, Callable[[Any], Callable[[], None]]]:
+    """The name of a case's operation, and what makes its arrays with a NumPy-like module and returns its call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `warmup`, or the case is a model.
+    """
     functional = import_module("gpucnn.functional")
+    name, given = _pair(options.op, index, case)
+    where = f"{options.op}: case {index}, {name}"
     if name not in functional.__all__:
-        raise ValueError(f"warmup: case {index} is {name!r}, expected the name of an operation of gpucnn.functional")
+        raise ValueError(
+            f"{options.op}: case {index} is {name!r}, expected the name of an operation of gpucnn.functional"
+        )
     if not isinstance(given, Mapping):
-        raise TypeError(f"warmup: case {index}, {name}, has arguments {given!r}, expected a dict of them by name")
+        raise TypeError(f"{where}, has arguments {given!r}, expected a dict of them by name")
     operation = getattr(functional, name)
     try:
         inspect.signature(operation).bind(**given)
     except TypeError as error:
-        raise TypeError(f"warmup: case {index}, {name}: {error}") from None
+        raise TypeError(f"{where}: {error}") from None
     shapes = {
-        parameter: _shape(f"case {index}, {name}", parameter, given[parameter])
+        parameter: _shape(where, parameter, given[parameter])
         for parameter, annotation in operation.__annotations__.items()
         if str(annotation).startswith("Array") and given.get(parameter) is not None and parameter != "return"
     }
-    return partial(_run_operation, operation, dict(given), shapes, options)
+    return name, partial(_made, operation, dict(given), shapes, options)
 
 
 def _shape(where: str, what: str, value: Any) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or not all(isinstance(size, int) for size in value):
-        raise TypeError(f"warmup: {where}: {what} is {value!r}, expected a shape")
+        raise TypeError(f"{where}: {what} is {value!r}, expected a shape")
     return tuple(value)
 
 
-def _run_operation(
+def _made(
     operation: Callable[..., Any],
     given: dict[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
-    options: _Options,
+    options: Options,
     xp: Any,
-) -> None:
-    arrays = {name: _zeros(xp, name, shape, options) for name, shape in shapes.items()}
+) -> Callable[[], None]:
+    """The call of an operation, and of its backward where that is wanted, on new arrays."""
+    arrays = {name: _array(xp, name, shape, options) for name, shape in shapes.items()}
     bound = inspect.signature(operation).bind(**given | arrays)
-    result = operation(*bound.args, **bound.kwargs)
     functional = import_module("gpucnn.functional")
-    backward = getattr(functional, f"{operation.__name__}_backward", None)
-    if options.backward and backward is not None:
-        first = result[0] if isinstance(result, tuple) else result
-        grad = _zeros(xp, "grad_output", first.shape, options)
-        taken = inspect.signature(backward).parameters
-        backward(grad, *bound.args, **{name: value for name, value in bound.kwargs.items() if name in taken})
+    backward = getattr(functional, f"{operation.__name__}_backward", None) if options.backward else None
+
+    def call() -> None:
+        result = operation(*bound.args, **bound.kwargs)
+        if backward is not None:
+            first = result[0] if isinstance(result, tuple) else result
+            grad = _array(xp, "grad_output", first.shape, options)
+            taken = inspect.signature(backward).parameters
+            backward(grad, *bound.args, **{name: value for name, value in bound.kwargs.items() if name in taken})
+
+    return call
 
 
-def _zeros(xp: Any, name: str, shape: Sequence[int], options: _Options) -> Array:
+def _array(xp: Any, name: str, shape: Sequence[int], options: Options) -> Array:
     dtype = np.dtype(np.int64) if name in _INTEGERS else np.dtype(bool) if name == "mask" else options.dtype
     if options.channels_last and name in ("input", "grad_output") and len(shape) > 2:
         n, c, *space = shape
-        return xp.moveaxis(xp.zeros((n, *space, c), dtype), -1, 1)
+        return xp.moveaxis(_array(xp, "", (n, *space, c), options), -1, 1)
+    if options.random and dtype.kind == "f":
+        return xp.asarray(np.random.default_rng(0).standard_normal(shape).astype(dtype))
     return xp.zeros(tuple(shape), dtype)
 
 
-def _run_model(model: Any, shape: tuple[int, ...], dtype: Any, options: _Options, xp: Any) -> None:
+def _run_model(model: Any, shape: tuple[int, ...], dtype: Any, options: Options, xp: Any) -> None:
     nn = import_module("gpucnn.nn")
     twin = copy.deepcopy(model)
-    x = _zeros(xp, "input", shape, replace(options, dtype=dtype))
+    x = _array(xp, "input", shape, replace(options, dtype=dtype))
     if options.backward:
         y = twin.train()(x)
         twin.backward(xp.zeros_like(y))
@@ -259,13 +286,13 @@ def _compiled(runtime: Any, sources: Sequence[tuple[Any, Any]], progress: bool) 
         return 0
     with ThreadPoolExecutor(MOST_THREADS) as threads:
         asked = [threads.submit(runtime.prepare, source, device) for source, device in sources]
-        return sum(future.result() for future in _shown(as_completed(asked), "programs ready", len(asked), progress))
+        return sum(future.result() for future in shown(as_completed(asked), "programs ready", len(asked), progress))
 
 
 # --- Progress -----------------------------------------------------------------------------------------------------
 
 
-def _shown(items: Iterable[Any], done: str, total: int, progress: bool) -> Iterator[Any]:
+def shown(items: Iterable[Any], done: str, total: int, progress: bool) -> Iterator[Any]:
     """The items one by one, with a word on how many were taken."""
     if not progress or not total:
         yield from items

@@ -34,7 +34,11 @@ NETWORKS = {
 MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
         "gpucnn.backends", "gpucnn.data", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information", "gpucnn.nn",
-        "gpucnn.numerics", "gpucnn.simulator", "gpucnn.warming",
+        "gpucnn.numerics", "gpucnn.simulator", "gpucnn.tuning", "gpucnn.warming",
+    },
+    "gpucnn.tuning": {
+        "gpucnn.backends.backend_named", "gpucnn.backends.cuda.select", "gpucnn.numerics", "gpucnn.warming",
+        "numpy",
     },
     "gpucnn.warming": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of",

@@ -105,6 +105,33 @@ def test_makers_of_new_arrays(runtime: CupyRuntime, cupy: FakeCupy) -> None:
     assert cupy.allocated == 4
 
 
+def test_times_are_the_median_between_events(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    clock, done = iter([0.0, 5.0, 10.0, 11.0, 20.0, 22.5]), []
+
+    class Event:
+        def record(self) -> None:
+            self.at = next(clock)
+
+        def synchronize(self) -> None:
+            done.append(self.at)
+
+    cupy.cuda.Event = Event
+    cupy.cuda.get_elapsed_time = lambda begin, end: end.at - begin.at
+    called: list[int] = []
+    assert runtime.milliseconds(lambda: called.append(1), runs=3) == 2.5
+    assert (len(called), done) == (3, [5.0, 11.0, 22.5])
+
+
+def test_picks_are_those_of_the_current_device(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+    first = runtime.picks()
+    assert runtime.picks() is first
+    assert first._facts["device"] == "GPU 0"
+    assert first._facts["driver"] == 12090
+    assert runtime.picks(anew=True) is not first
+    cupy.current = 1
+    assert runtime.picks()._facts["compute capability"] == "8.6"
+
+
 def test_devices(runtime: CupyRuntime) -> None:
     assert runtime.device(array_on(0)) == Device(0, "GPU 0", (8, 0), 100)
     assert runtime.device(array_on(1)) == Device(1, "GPU 1", (8, 6), 100)

@@ -10,12 +10,14 @@ from functools import cached_property, partial
 from importlib import import_module
 from math import prod
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backends.cuda import nvrtc
 from gpucnn.backends.cuda.compiler import Binary, Compiler
+from gpucnn.backends.cuda.picks import StoredPicks
 from gpucnn.backends.cuda.runtime import Array, Device, Function
 from gpucnn.backends.cuda.sources import Source
 
@@ -50,6 +52,7 @@ class CupyRuntime:
         self.current_device: Callable[[], int] = self._cupy.cuda.runtime.getDevice
         self._devices: dict[int, Device] = {}
         self._functions: dict[tuple[Source, int], CupyFunction] = {}
+        self._picks: dict[int, StoredPicks] = {}
 
     @property
     def xp(self) -> Any:
@@ -150,6 +153,25 @@ class CupyRuntime:
         if zeros:
             memory.memset_async(0, nbytes)
         return self._cupy.ndarray(shape, dtype, memory, strides)
+
+    def picks(self, anew: bool = False) -> StoredPicks:
+        """What was picked for the current device and this driver: as it was when first asked for, or read `anew`."""
+        index = self.current_device()
+        if anew or index not in self._picks:
+            self._picks[index] = StoredPicks(self._facts(index), self._cupy.cuda.runtime.driverGetVersion())
+        return self._picks[index]
+
+    def milliseconds(self, call: Callable[[], object], runs: int) -> float:
+        """The median time of `call` on the device, of `runs` on the current stream; waits for them."""
+        cuda, times = self._cupy.cuda, []
+        for _ in range(runs):
+            begin, end = cuda.Event(), cuda.Event()
+            begin.record()
+            call()
+            end.record()
+            end.synchronize()
+            times.append(float(cuda.get_elapsed_time(begin, end)))
+        return median(times)
 
     def _kernel(self, binary: Binary, source: Source) -> Any:
         """CuPy's RawKernel, loaded on the current device."""

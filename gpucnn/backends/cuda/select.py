@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.geometry import ConvGeometry
-from gpucnn.numerics import current_algorithm
+from gpucnn.numerics import current_algorithm, current_picks
 
 MOST_WEIGHT_THREADS = 128  # of a block of a backward weight
 WORKSPACE_BYTES = 256 << 20  # columns, or products, that a convolution by im2col holds at once
@@ -48,7 +48,8 @@ def weight_block(run: int) -> int:
 
 
 def convolution(direction: str, geometry: ConvGeometry, dtype: str) -> str:
-    """The algorithm of a convolution, ``"direct"`` or ``"im2col"``: the caller's choice, else by its size.
+    """The algorithm of a convolution, ``"direct"`` or ``"im2col"``: the caller's choice, or the pick within
+    `gpucnn.tuned`, else by its size.
 
     `direction` is "forward", "backward_input" or "backward_weight".
 
@@ -66,7 +67,22 @@ def convolution(direction: str, geometry: ConvGeometry, dtype: str) -> str:
         )
     if chosen is not None:
         return chosen
+    picks = current_picks()
+    picked = None if picks is None else picks.algorithm(direction, geometry, dtype)
+    if picked in algorithms(direction, dtype):
+        return picked
     return "im2col" if dtype in _PRODUCTS[direction] and _fills_a_product(geometry) else "direct"
+
+
+def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
+    """The algorithms that compute a convolution of `dtype` in that direction.
+
+    Examples
+    --------
+    >>> algorithms("forward", "int32")
+    ('direct',)
+    """
+    return ("direct", "im2col") if dtype in _PRODUCTS[direction] else ("direct",)
 
 
 # Between product and fold, or between images, sums would be rounded to 16 bits: those stay with the direct kernels.
