@@ -122,8 +122,18 @@ def test_the_hosts_time_is_the_hot_calls(clock: ClockDevice) -> None:
 def test_a_short_budget_still_gives_each_call_some_rounds(clock: ClockDevice) -> None:
     measured: Any = interleave(clock, {"a": Subject(clock.call(1e-3, 1e-5))}, budget_s=0.0)
     assert measured["a"].cold.samples == sampling.MIN_ROUNDS
-    measured = interleave(clock, {"a": Subject(clock.call(2.0, 1e-5))}, budget_s=0.0)
-    assert measured["a"].cold.samples == 1
+
+
+def test_a_slow_call_has_few_turns_and_takes_none_from_others(clock: ClockDevice) -> None:
+    subjects = {"slow": Subject(clock.call(2.0, 1e-5, name="slow")), "quick": Subject(clock.call(1e-4, 1e-5))}
+    measured: Any = interleave(clock, subjects, budget_s=1.0, max_rounds=20)
+    assert measured["slow"].cold.samples == sampling.SLOW_ROUNDS
+    assert measured["slow"].cold.median == pytest.approx(2.0)
+    assert measured["quick"].cold.samples == 20
+    assert clock.log.count("slow") <= 8
+    clock.log.clear()
+    measured = interleave(clock, {"slow": subjects["slow"]}, budget_s=0.0)
+    assert measured["slow"].host.median == pytest.approx(1e-5)
 
 
 def test_a_call_that_fails_leaves_the_others(clock: ClockDevice) -> None:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.gpu.device import Device
 from benchmarks.timing import Timing
@@ -36,7 +37,9 @@ HOST_SAMPLES = 7
 HOST_SAMPLE_S = 30e-3  # of device time that one sample of the host's time may queue
 MIN_ROUNDS = 5
 MAX_ROUNDS = 40
-PATIENCE_S = 1.5  # a case whose least rounds would take longer gets fewer
+WARM_EVERY = 4  # rounds
+SLOW_S = 0.1  # of a call that gets `SLOW_ROUNDS` turns, whatever the budget
+SLOW_ROUNDS = 2
 
 
 class DeviceLost(Exception):  # noqa: N818 - it ends this process's use of the device
@@ -79,15 +82,16 @@ class Sampler:
 
     def warm_up(self) -> float:
         """Calls until nothing is made for the first time any more; the seconds that one takes, host and device."""
-        for _ in range(2):
+        for _ in range(3):
+            start = time.perf_counter()
             self.call()
-        self.device.synchronize()
-        start = time.perf_counter()
-        self.call()
-        queued = time.perf_counter() - start
-        self.device.synchronize()
+            queued = time.perf_counter() - start
+            self.device.synchronize()
+            seconds = time.perf_counter() - start
+            if seconds > SLOW_S:
+                break
         self.hold_s = min(MOST_HOLD_S, max(LEAST_HOLD_S, 2 * queued))
-        return time.perf_counter() - start
+        return seconds
 
     def cold(self) -> float:
         """The call once, from a flushed cache."""
@@ -171,73 +175,93 @@ def interleave(
 ) -> dict[str, Measured | Exception]:
     """Measure every call, in turns whose order rotates, for about `budget_s` seconds in all.
 
-    A call that fails is left out from then on, and its error is given back.
+    A call that fails is left out from then on, and its error is given back. Calls of more than `SLOW_S` have few turns.
 
     Raises
     ------
     DeviceLost
         A call took the device with it.
     """
-    if not subjects:
-        return {}
-    samplers = {name: Sampler(device, subject.call) for name, subject in subjects.items()}
-    hot = {name: Sampler(device, subject.hot or subject.call) for name, subject in subjects.items()}
-    failed: dict[str, Exception] = {}
-    once: dict[str, float] = {}
-    cold: dict[str, list[float]] = {name: [] for name in subjects}
-    warm: dict[str, list[float]] = {name: [] for name in subjects}
-    host: dict[str, list[float]] = {name: [] for name in subjects}
-
-    def turn(name: str, function: Callable[[Sampler], float], using: Mapping[str, Sampler] = samplers) -> float | None:
-        if name in failed:
-            return None
-        try:
-            return subjects[name].within(lambda: function(using[name]))
-        except Exception as error:  # of one implementation; the others go on
-            survive(device, name, error)
-            failed[name] = error
-            return None
-
-    order = list(subjects)
+    turns = _Turns(device, subjects)
     with without_collections():
-        for name in order:
-            seconds = turn(name, Sampler.warm_up)
-            if seconds is not None:
-                once[name] = seconds
-        turn_s = sum(once.values()) + 1e-3 * len(once)
-        least = max(1, min(MIN_ROUNDS, int(PATIENCE_S / max(turn_s, 1e-9))))
-        rounds = min(max(int(0.6 * budget_s / max(turn_s, 1e-9)), least), max_rounds)
-        for number in range(rounds):
-            for name in order:
-                _keep(cold[name], turn(name, Sampler.cold))
-                if number % 4 == 0 and cold[name]:
-                    calls = _calls_for(WARM_SAMPLE_S, cold[name][-1])
-                    _keep(warm[name], turn(name, lambda sampler, calls=calls: sampler.warm(calls)))  # type: ignore[misc]
-            order.append(order.pop(0))
-        for name in order:
-            turn(name, Sampler.warm_up, hot)
-        for _ in range(min(HOST_SAMPLES, rounds)):
-            for name in order:
-                if cold[name]:
-                    calls = max(2, int(min(MOST_QUEUED, HOST_SAMPLE_S / max(cold[name][-1], 1e-9))))
-                    _keep(host[name], turn(name, lambda sampler, calls=calls: sampler.host(calls), hot))  # type: ignore[misc]
-            order.append(order.pop(0))
-    return {
-        name: failed.get(name)
-        or Measured(
-            Timing.of(cold[name], 1), Timing.of(warm[name], 1), Timing.of(host[name], 1), samplers[name].exposed
-        )
-        for name in subjects
-    }
+        turns.warm_up()
+        for number in range(turns.rounds(budget_s, max_rounds)):
+            turns.device_round(number)
+        for number in range(HOST_SAMPLES):
+            turns.host_round(number)
+    return {name: turns.measured(name) for name in subjects}
 
 
-def _calls_for(seconds: float, each: float) -> int:
-    return min(MOST_QUEUED, max(1, math.ceil(seconds / max(each, 1e-9))))
+class _Turns:
+    """The samples of several calls, taken in turns."""
 
+    def __init__(self, device: Device, subjects: Mapping[str, Subject]) -> None:
+        self.device, self.subjects = device, subjects
+        self.order = list(subjects)
+        self.samplers = {name: Sampler(device, subject.call) for name, subject in subjects.items()}
+        self.hot = {name: Sampler(device, subject.hot or subject.call) for name, subject in subjects.items()}
+        self.once: dict[str, float] = {}
+        self.failed: dict[str, Exception] = {}
+        self.cold: dict[str, list[float]] = {name: [] for name in subjects}
+        self.warm: dict[str, list[float]] = {name: [] for name in subjects}
+        self.host: dict[str, list[float]] = {name: [] for name in subjects}
 
-def _keep(samples: list[float], seconds: float | None) -> None:
-    if seconds is not None:
-        samples.append(seconds)
+    def turn(self, name: str, take: Callable[[], float], kept: list[float]) -> None:
+        """Take a sample of the call, and keep it."""
+        if name in self.failed:
+            return
+        try:
+            kept.append(self.subjects[name].within(take))
+        except Exception as error:  # of one implementation; the others go on
+            survive(self.device, name, error)
+            self.failed[name] = error
+
+    def warm_up(self) -> None:
+        """All calls, until nothing in them is made for the first time."""
+        for name in self.order:
+            seconds: list[float] = []
+            self.turn(name, self.samplers[name].warm_up, seconds)
+            self.once[name] = seconds[0] if seconds else 0.0
+            if not self.is_slow(name):
+                self.turn(name, self.hot[name].warm_up, [])
+
+    def is_slow(self, name: str) -> bool:
+        return self.once[name] > SLOW_S
+
+    def rounds(self, budget_s: float, most: int) -> int:
+        """How many rounds of those that are not slow the budget allows for."""
+        quick = [seconds for name, seconds in self.once.items() if not self.is_slow(name)]
+        if not quick:
+            return min(SLOW_ROUNDS, most)
+        turn_s = sum(quick) + 1e-3 * len(quick)
+        return min(max(int(0.6 * budget_s / turn_s), MIN_ROUNDS), most)
+
+    def device_round(self, number: int) -> None:
+        """A cold sample of each call, and now and then a warm one."""
+        for name in self.order:
+            if self.is_slow(name) and number >= SLOW_ROUNDS:
+                continue
+            sampler = self.samplers[name]
+            self.turn(name, sampler.cold, self.cold[name])
+            if number % WARM_EVERY == 0 and self.cold[name]:
+                calls = min(MOST_QUEUED, math.ceil(WARM_SAMPLE_S / max(self.cold[name][-1], 1e-9)))
+                self.turn(name, partial(sampler.warm, calls), self.warm[name])
+        self.order = [*self.order[1:], *self.order[:1]]
+
+    def host_round(self, number: int) -> None:
+        """A sample of the host's time for each call."""
+        for name in self.order:
+            if not self.cold[name] or (self.is_slow(name) and number):
+                continue
+            calls = 1 if self.is_slow(name) else int(HOST_SAMPLE_S / max(self.cold[name][-1], 1e-9))
+            self.turn(name, partial(self.hot[name].host, min(MOST_QUEUED, max(1, calls))), self.host[name])
+        self.order = [*self.order[1:], *self.order[:1]]
+
+    def measured(self, name: str) -> Measured | Exception:
+        if name in self.failed:
+            return self.failed[name]
+        times = (Timing.of(samples[name], 1) for samples in (self.cold, self.warm, self.host))
+        return Measured(*times, self.samplers[name].exposed)
 
 
 def host_time(device: Device, call: Call, samples: int = 3 * HOST_SAMPLES) -> Timing:
