@@ -116,6 +116,10 @@ struct PlaneParams {
   index_t planes_n, planes_c, planes_d, planes_h, planes_w;
   index_t at_n, at_c, at_d, at_h, at_w;         // indices
   index_t channels_last;                        // of the array that is written
+  RUN_TIME index_t tile_planes;                 // tiles, as those of PoolParams
+  index_t band_axis, bands, tile;
+  index_t inner;
+  RUN_TIME index_t read_slots, write_slots;
 };
 
 // The norms see x [N, G, C, P] as axes 0 to 3: those four in the order in which they lie in memory, outermost first, so

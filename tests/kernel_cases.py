@@ -267,6 +267,18 @@ def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: s
         yield Case(f"average backward, {name}", ("average_pool_backward",), "average_pool_backward", (y, geometry))
 
 
+def _unpooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str) -> Iterator[Case]:
+    """Maxima put back to where they came from, and, in one of the planes, one of them far from there."""
+    planes = _array(shape, dtype, order)
+    _, indices = NumpyBackend.max_pool_with_indices(_array(shape, "float32", order), geometry)
+    values = _array(indices.shape, dtype, order)
+    yield Case(f"unpool, {name}", ("unpool",), "unpool", (values, indices, shape[2:]))
+    yield Case(f"gather, {name}", ("gather",), "gather", (planes, indices))
+    indices = indices.copy()
+    indices[0, 1, -1, -1, -1] = indices[0, 1, 0, 0, 0] = 0
+    yield Case(f"unpool with strays, {name}", ("unpool",), "unpool", (values, indices, shape[2:]))
+
+
 def _planes() -> Iterator[Case]:
     rng = np.random.default_rng(3)
     size = (3, 4, 5)
@@ -275,6 +287,13 @@ def _planes() -> Iterator[Case]:
         values, planes = _array(indices.shape, dtype, order), _array((2, 3, *size), dtype, order)
         yield Case(f"unpool, {dtype}, {order}", ("unpool",), "unpool", (values, indices, size))
         yield Case(f"gather, {dtype}, {order}", ("gather",), "gather", (planes, indices))
+    for name in ("bands of rows", "bands of slices", "bands of columns", "maxima of rows"):
+        sizes, geometry = TILED[name]
+        for order in ("contiguous", "channels_last"):
+            yield from _unpooling(f"{name}, float32, {order}", (1, 8, *sizes), geometry, "float32", order)
+    small = _pool((9, 11), "valid", 3, 2, 1)  # so small that a block has several planes
+    for dtype in ("float32", "float16", "complex128", "int8"):
+        yield from _unpooling(f"planes together, {dtype}", (35, 33, 1, 9, 11), small, dtype, "contiguous")
     turned = arranged(indices, "channels_last")
     yield Case("unpool, turned indices", ("unpool",), "unpool", (_array(indices.shape), turned, size))
     yield Case("gather, turned indices", ("gather",), "gather", (_array((2, 3, *size)), turned))

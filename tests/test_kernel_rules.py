@@ -21,7 +21,7 @@ SEVERAL = {
     "max_pool_backward": {"max_pool_backward", "max_pool_backward_strays"},
     "norm_backward_sums": {"norm_backward_sums", "norm_backward_sums_combine"},
     "norm_statistics": {"norm_statistics", "norm_statistics_combine"},
-    "unpool": {"unpool_claim", "unpool"},
+    "unpool": {"unpool", "unpool_anywhere"},
 }
 
 _KERNEL = re.compile(

@@ -132,12 +132,12 @@ BUGS = [
         simulator.OutOfBounds,
     ),
     Bug(
-        "a plane's index not looked at",
+        "an index beyond the band not looked at",
         "unpool.cu",
-        "if (index < 0 || index >= p.pd * p.ph * p.pw) return;",
-        "",
-        "unpool, float32, contiguous",
-        WRONG,
+        "if (index >= first && index < last) {",
+        "if (index >= first) {",
+        "unpool, bands of rows, float32, contiguous",
+        (simulator.OutOfBounds, simulator.Race),
     ),
     # --- indices --------------------------------------------------------------------------------------------------
     Bug(
@@ -297,8 +297,8 @@ BUGS = [
     Bug(
         "a claim that is not atomic",
         "unpool.cu",
-        "atomicMax(owner, static_cast<int>((v.d * p.h + v.h) * p.w + v.w));",
-        "*owner = static_cast<int>((v.d * p.h + v.h) * p.w + v.w);",
+        "atomicMax(owners + (plane * plane_places + index - first) * p.inner + c, static_cast<int>(v));",
+        "owners[(plane * plane_places + index - first) * p.inner + c] = static_cast<int>(v);",
         "unpool, float32, contiguous",
         simulator.Race,
     ),

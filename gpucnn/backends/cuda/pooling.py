@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpucnn.backends.cuda.launching import INT32_END, Fields, Layout, Work, empty, launch, layout, strides
+from gpucnn.backends.cuda.launching import INT32_END, Fields, Layout, Work, empty, launch, strides
 from gpucnn.backends.cuda.runtime import Array
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.cuda.tiles import NOT_STAGED, Tile, dense_order, fits_int32, pack_of, slots, tile_of
@@ -25,8 +25,8 @@ MAX_POOL_BACKWARD = Kernel("max_pool_backward", "PoolParams")
 MAX_POOL_BACKWARD_STRAYS = Kernel("max_pool_backward", "PoolParams", function="max_pool_backward_strays")
 AVERAGE_POOL = Kernel("average_pool", "PoolParams")
 AVERAGE_POOL_BACKWARD = Kernel("average_pool_backward", "PoolParams")
-UNPOOL_CLAIM = Kernel("unpool", "PlaneParams", function="unpool_claim")
 UNPOOL = Kernel("unpool", "PlaneParams")
+UNPOOL_ANYWHERE = Kernel("unpool", "PlaneParams", function="unpool_anywhere")
 GATHER = Kernel("gather", "PlaneParams")
 
 SPACE = ("d", "h", "w")
@@ -34,7 +34,9 @@ IMAGE = ("n", "c", *SPACE)
 DIVIDES = {"none": 0, "padded": 1, "valid": 2}  # the DIVIDES_… of pooling.cuh
 DIVIDES_NUMBER = 3
 INT_BYTES = 4  # of an index in shared memory
-FLAGS = 32  # planes of which a block of max_pool_backward_strays looks at the flags
+FLAGS = 32  # planes whose flags a block of max_pool_backward_strays or unpool_anywhere looks at
+PART = 4096  # places of a plane that unpool_anywhere makes at once
+GATHERED = 2048  # values of a block of gather
 LANES_BELOW = 256  # windows of a block below which several threads share each
 
 
@@ -340,21 +342,68 @@ def unpool(backend: CudaBackend, values: Array, indices: Array, size: tuple[int,
         raise ValueError(f"unpool: values has planes of {prod(values.shape[2:])} values, expected less than 2**31")
     indices = _int64(indices)
     planes = empty(runtime, (*values.shape[:2], *size), values.dtype, like=values)
-    owners = empty(runtime, planes.shape, np.int32, like=values)
-    owners.fill(-1)
-    launch(runtime, UNPOOL_CLAIM, indices.dtype, (indices, owners), _claim_work, layout(values), layout(planes))
-    launch(runtime, UNPOOL, values.dtype, (values, owners, planes), _unpool_work, layout(indices))
+    strays = runtime.xp.zeros(planes.shape[:2], np.int32)
+    arrays = (values, indices, strays, planes)
+    launch(runtime, UNPOOL, values.dtype, arrays, _unpool_work)  # nothing where they are not to be staged
+    launch(runtime, UNPOOL_ANYWHERE, values.dtype, arrays, _unpool_anywhere_work)
     return planes
 
 
-def _claim_work(indices: Layout, owners: Layout, values: Layout, planes: Layout) -> Work:
-    fields = _plane_fields(values, planes, indices, written=planes)
-    return Work(fields, values.size, extents=(prod(planes.shape[2:]),))
+def _unpool_tile(values: Layout, indices: Layout, planes: Layout) -> Tile | None:
+    """A block's share of `planes`; None where the arrays are not to be staged."""
+    read, written = values.shape[2:], planes.shape[2:]
+    channels_last = dense_order(values, indices, planes)
+    if channels_last is None or not fits_int32(read, written):
+        return None
+
+    def span(axis: int, first: int, last: int) -> int:
+        begin = first * read[axis] // written[axis] - 1
+        end = -(-last * read[axis] // written[axis]) + 1
+        return min(end, read[axis]) - max(begin, 0)
+
+    def shared(read: int, written: int) -> int:
+        return slots(read) * values.itemsize + slots(written) * (values.itemsize + INT_BYTES)
+
+    n, c = values.shape[:2]
+    grain = [max(1, -(-places // of)) for places, of in zip(written, read, strict=True)]
+    planes_of = (n, c) if channels_last else (n * c, 1)
+    return tile_of(read, written, span, grain, *planes_of, values.itemsize, shared)
 
 
-def _unpool_work(values: Layout, owners: Layout, planes: Layout, indices: Layout) -> Work:
+def _unpool_fields(values: Layout, indices: Layout, planes: Layout) -> tuple[Fields, Tile | None]:
+    tile = _unpool_tile(values, indices, planes)
     fields = _plane_fields(values, planes, indices, written=planes)
-    return Work(fields, planes.size, extents=(prod(planes.shape[2:]),))
+    if tile is None:
+        return {**fields, **NOT_STAGED}, None
+    return {**fields, **tile.fields, "channels_last": int(bool(dense_order(values, indices, planes)))}, tile
+
+
+def _plane_extents(values: Layout, planes: Layout) -> tuple[int, ...]:
+    """Bounds of the numbers that index arithmetic meets."""
+    pairs = zip(values.shape[2:], planes.shape[2:], strict=True)
+    return (prod(planes.shape[2:]), *((size + 1) * (places + 1) for size, places in pairs))
+
+
+def _unpool_work(values: Layout, indices: Layout, strays: Layout, planes: Layout) -> Work:
+    fields, tile = _unpool_fields(values, indices, planes)
+    if tile is None:
+        return Work(fields, blocks=0)
+    constants = (("PACK", pack_of(values, indices, planes)),)
+    return Work(
+        fields,
+        blocks=tile.blocks,
+        extents=_plane_extents(values, planes),
+        constants=constants,
+        shared_bytes=tile.shared_bytes,
+    )
+
+
+def _unpool_anywhere_work(values: Layout, indices: Layout, strays: Layout, planes: Layout) -> Work:
+    fields, tile = _unpool_fields(values, indices, planes)
+    pack = 1 if tile is None else pack_of(values, indices, planes)
+    blocks = strays.size if tile is None else -(-strays.size // FLAGS)
+    extents = (*_plane_extents(values, planes), prod(planes.shape[2:]) + PART)
+    return Work(fields, blocks=blocks if planes.size else 0, extents=extents, constants=(("PACK", pack),))
 
 
 def gather(backend: CudaBackend, planes: Array, indices: Array) -> Array:
@@ -367,4 +416,16 @@ def gather(backend: CudaBackend, planes: Array, indices: Array) -> Array:
 
 def _gather_work(planes: Layout, indices: Layout, values: Layout) -> Work:
     fields = _plane_fields(values, planes, indices, written=values)
-    return Work(fields, values.size, extents=(prod(planes.shape[2:]),))
+    extents = (prod(planes.shape[2:]),)
+    channels_last = dense_order(planes, indices, values)
+    if channels_last is None or not fits_int32(planes.shape[2:]):
+        return Work({**fields, **NOT_STAGED}, values.size, extents=extents, constants=(("PACK", 1),))
+    fields |= {**NOT_STAGED, "tile_planes": 1, "tile": GATHERED, "channels_last": int(channels_last)}
+    fields |= {"read_slots": GATHERED, "write_slots": GATHERED}
+    return Work(
+        fields,
+        blocks=-(-values.size // GATHERED),
+        extents=(*extents, values.size + GATHERED),
+        constants=(("PACK", pack_of(values, planes, indices)),),
+        shared_bytes=GATHERED * (values.itemsize + INT_BYTES),
+    )

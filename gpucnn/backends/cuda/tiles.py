@@ -20,7 +20,7 @@ MOST_HALO = 1.12  # elements read over elements there are, above which a tile ma
 SECTOR = 32  # bytes of global memory that are moved together
 SLACK = 64  # slots that the alignment of both ends may take
 
-Three = tuple[int, int, int]
+Sizes = tuple[int, ...]  # (D, H, W)
 
 
 class Tile(NamedTuple):
@@ -95,8 +95,8 @@ def slots(elements: int) -> int:
 
 
 def tile_of(
-    read: Three,
-    written: Three,
+    read: Sizes,
+    written: Sizes,
     span: Callable[[int, int, int], int],
     grain: Sequence[int],
     planes: int,
@@ -109,7 +109,7 @@ def tile_of(
     Parameters
     ----------
     read, written
-        Sizes (D, H, W) of both arrays.
+        Sizes of both arrays.
     span
         ``span(axis, first, last)``: how many positions are read for those of [first, last) that are written.
     grain
@@ -184,6 +184,6 @@ def _inner_candidates(channels: int, itemsize: int) -> list[int]:
     ]
 
 
-def fits_int32(*sizes: Three) -> bool:
+def fits_int32(*sizes: Sizes) -> bool:
     """Whether positions in planes of these sizes are kept as int."""
     return all(prod(size) < INT32_END for size in sizes)
