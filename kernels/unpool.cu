@@ -2,9 +2,9 @@
 // planes[n, c, indices[n, c, i]] = values[n, c, i], and 0 where no index says
 //
 // Source       own; a scatter made repeatable by its owners: each place of a plane finds the last value whose index
-//              names it, then takes it. A block looks for the owners of a band of a plane among the values whose place in
-//              theirs is about the same, as pooling leaves them. A plane with an index that strays further is flagged,
-//              and unpool_anywhere makes it anew, where each band looks among all values
+//              names it, then takes it. A block looks for the owners of a band of a plane among the values whose place
+//              in theirs is about the same, as pooling leaves them. A plane with an index that strays further is
+//              flagged, and unpool_anywhere makes it anew, where each part looks among all values
 // Reads        values [N, C, D, H, W], indices [N, C, D, H, W] of positions in [0, PD * PH * PW); any strides.
 //              Others, -1 among them, put their value nowhere
 // Writes       strays [N, C], 0 before, 1 where a plane has some; planes [N, C, PD, PH, PW], each of them once, and once
