@@ -7,11 +7,11 @@
 //              flagged, and unpool_anywhere makes it anew, where each part looks among all values
 // Reads        values [N, C, D, H, W], indices [N, C, D, H, W] of positions in [0, PD * PH * PW); any strides.
 //              Others, -1 among them, put their value nowhere
-// Writes       strays [N, C], 0 before, 1 where a plane has some; planes [N, C, PD, PH, PW], each of them once, and once
-//              more in planes with strays
-// Mapping      dense arrays: one block some planes, or a band of one (tiles.cuh), with owners in shared memory; there one
-//              thread an index, then one thread a place. Others, and planes with strays: one block a plane, or 32 planes
-//              that it looks for flags in; PART places at a time
+// Writes       strays [N, C], 0 before, 1 where a plane has some; planes [N, C, PD, PH, PW], each of them once, and
+//              once more in planes with strays
+// Mapping      dense arrays: one block some planes, or a band of one (tiles.cuh), with owners in shared memory; one
+//              thread an index, then one thread a place. Others, and planes with strays: one block a plane, or 32
+//              planes that it looks for flags in; PART places at a time
 // Bytes        dense: indices and values once, and those that two bands share once more; planes once; one flag a plane
 //              read once more. Nothing less is possible. Others read indices once for each PART places
 // Determinism  the maximum of integers does not depend on their order; copies only
