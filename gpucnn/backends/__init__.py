@@ -20,6 +20,9 @@ from gpucnn.backends.replaying import REPLAYERS
 __all__ = ["Backend", "available", "backend_named", "backend_of", "receive"]
 
 _NUMPY_ONLY = frozenset({np.ndarray, type(None)})
+_NATIVE: dict[type, Backend] = {}
+"""The backends of CuPy's and the simulator's own arrays, as soon as they have computed."""
+
 _CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost: memory that NumPy can read
 _CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
 
@@ -53,8 +56,9 @@ def _with_replays(runtime: Any) -> Backend:
     from gpucnn.backends.cuda import CudaBackend
     from gpucnn.backends.cuda.replays import Replays
 
+    backend = _NATIVE[runtime.xp.ndarray] = CudaBackend(runtime)
     REPLAYERS[runtime.xp.ndarray] = Replays(runtime)
-    return CudaBackend(runtime)
+    return backend
 
 
 def available() -> dict[str, str]:
@@ -151,6 +155,9 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
     """
     if _NUMPY_ONLY.issuperset(map(type, arrays.values())):
         return _numpy_backend(), list(arrays.values()), _unchanged
+    native = _native_backend(arrays)
+    if native is not None:
+        return native, list(arrays.values()), _unchanged
     given = {name: array for name, array in arrays.items() if array is not None}
     kinds: dict[str, str] = {}
     for name, array in given.items():
@@ -169,6 +176,19 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
         _expect_one_device(op, {name: array.device.id for name, array in given.items()})
         return backend, list(arrays.values()), _unchanged
     return _receive_shared(op, kind, arrays, given)
+
+
+def _native_backend(arrays: Mapping[str, Any]) -> Backend | None:
+    """The backend of arrays that are all of one of its own types and on one device, if that is soon to be seen."""
+    backend, devices = None, set()
+    for array in arrays.values():
+        if array is not None:
+            found = _NATIVE.get(type(array))
+            if found is None or found is not (backend or found):
+                return None
+            backend = found
+            devices.add(array.data.device_id)
+    return backend if len(devices) == 1 else None
 
 
 def _each(function: Callable[[Any], Any], arrays: Mapping[str, Any]) -> list[Any]:
