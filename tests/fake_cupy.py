@@ -165,6 +165,7 @@ class FakeCupy(ModuleType):
         self.kernels: list[FakeKernel] = []
         self.waited: list[int] = []
         self.ndarray: Any = type("ndarray", (FakeArray,), {"__module__": "cupy", "__slots__": (), "cupy": self})
+        self.capturing = False  # whether a stream is: then nothing may wait, copy from the host or load
         self.computed: list[str] = []  # what was done beside launches
         self.allocated = 0
         self._end = 1 << 40
@@ -174,6 +175,15 @@ class FakeCupy(ModuleType):
                 raise devices
             return devices
 
+        def allowed(function: Any) -> Any:
+            def called(*args: Any, **named: Any) -> Any:
+                assert not self.capturing, "a stream cannot capture this"
+                return function(*args, **named)
+
+            return called
+
+        self.RawModule = allowed(lambda *, path: FakeModule(self, path))
+        self.asarray = allowed(lambda host: (host, self.current))
         self.cuda = SimpleNamespace(
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError,
@@ -182,17 +192,14 @@ class FakeCupy(ModuleType):
                 getDevice=lambda: self.current,
                 runtimeGetVersion=lambda: runtime,
                 driverGetVersion=lambda: driver,
-                getDeviceProperties=lambda index: {
+                getDeviceProperties=allowed(lambda index: {
                     "name": f"GPU {index}".encode(), "major": 8, "minor": 6 * index, "multiProcessorCount": 100
-                },
+                }),
             ),
             Device=lambda index: FakeDevice(self, index),
             alloc=self.alloc,
-            get_current_stream=lambda: SimpleNamespace(synchronize=lambda: self.waited.append(self.current)),
+            get_current_stream=lambda: SimpleNamespace(synchronize=allowed(lambda: self.waited.append(self.current))),
         )  # fmt: skip
-
-    def asarray(self, host: Any) -> tuple[Any, int]:
-        return host, self.current
 
     def empty(self, shape: Any, dtype: Any = float, order: str = "C") -> FakeArray:
         return self.ndarray(shape, dtype)
@@ -212,6 +219,3 @@ class FakeCupy(ModuleType):
         self.allocated += 1
         address, self._end = self._end, self._end + -(-nbytes // 512) * 512
         return FakeMemory(self, address, self.current)
-
-    def RawModule(self, *, path: str) -> FakeModule:  # noqa: N802
-        return FakeModule(self, path)

@@ -268,6 +268,27 @@ def test_a_frozen_call_takes_few_steps(case: str, cupy: FakeCupy) -> None:
     assert not cupy.waited
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("case", cupy_calls(FakeCupy()))
+def test_a_stream_can_capture_a_call_that_was_made_before(
+    case: str, frozen: bool, cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = cupy_calls(cupy)[case]
+    if not frozen:
+        monkeypatch.setitem(replaying.REPLAYERS, cupy.ndarray, lambda operation, args, named: operation(*args, **named))
+    call()
+    launches = sum(len(kernel.launches) for kernel in cupy.kernels)
+    cupy.capturing = True  # from here on nothing may wait, copy from the host, or load
+    call()
+    assert sum(len(kernel.launches) for kernel in cupy.kernels) == 2 * launches
+
+
+def test_what_a_stream_cannot_capture_is_told(cupy: FakeCupy) -> None:
+    cupy.capturing = True
+    with pytest.raises(AssertionError, match="a stream cannot capture this"):
+        F.avg_pool2d(cupy.empty((1, 1, 4, 4), np.float32), 2)
+
+
 def test_a_frozen_call_launches_what_the_first_one_did(cupy: FakeCupy) -> None:
     x, other = (cupy.empty((2, 3, 8, 8), np.float32) for _ in range(2))
     results = [F.avg_pool2d(array, 2) for array in (x, other)]
