@@ -75,7 +75,7 @@ SIGNATURES |= {  # what writes to an array of the caller's
     for name in (
         "conv{n}d", "conv{n}d_input", "conv{n}d_weight", "conv_transpose{n}d", "im2col", "col2im", "max_pool{n}d",
         "avg_pool{n}d", "sum_pool{n}d", "adaptive_max_pool{n}d", "adaptive_avg_pool{n}d", "batch_norm",
-        "instance_norm", "layer_norm", "group_norm", "linear",
+        "bias_activation", "instance_norm", "layer_norm", "group_norm", "linear",
     )
 }  # fmt: skip
 FORWARDS = {name.format(n=n): text for name, text in SIGNATURES.items() for n in ((1, 2, 3) if "{n}" in name else "-")}

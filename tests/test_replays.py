@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,11 +28,13 @@ from gpucnn.backends.cuda.compiler import Binary
 from gpucnn.backends.cuda.sources import Source
 
 PACKAGE = Path(gpucnn.__file__).parent
-FROZEN = {"col2im", "col2im_backward", "im2col", "im2col_backward"} | {
+FROZEN = {"bias_activation", "col2im", "col2im_backward", "im2col", "im2col_backward"} | {
     f"{name}{n}d{way}"
     for n in (1, 2, 3)
     for name, ways in {
-        "conv": ("", "_input", "_weight"), "conv_transpose": ("",), "max_pool": ("",), "adaptive_max_pool": ("",),
+        "conv": ("", "_input", "_input_backward", "_weight", "_weight_backward"), "conv_transpose": ("",),
+        "locally_connected": ("",), "max_pool": ("", "_backward"), "adaptive_max_pool": ("", "_backward"),
+        "max_unpool": ("", "_backward"),
         "avg_pool": ("", "_backward"), "sum_pool": ("", "_backward"), "adaptive_avg_pool": ("", "_backward"),
     }.items()
     for way in ways
@@ -186,6 +189,16 @@ def test_a_call_within_a_recorded_one_is_part_of_it(kept: dict[Any, Any]) -> Non
     expected = [simulator.asnumpy(twice(array)).tobytes() for array in (x, y)]  # each of the two is kept by then
     assert [simulator.asnumpy(frozen(array)).tobytes() for array in (x, y)] == expected
     assert [replay is not None for replay in kept.values()] == [True] * 3
+
+
+def test_threads_have_calls_of_their_own(kept: dict[Any, Any]) -> None:
+    inputs = [image(2, 3, size, size) for size in (4, 5, 6, 7)] * 4
+    expected = [simulator.asnumpy(F.avg_pool2d(x, 2)).tobytes() for x in inputs]
+    kept.clear()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda x: simulator.asnumpy(F.avg_pool2d(x, 2)).tobytes(), inputs))
+    assert found == expected
+    assert [replay is not None for replay in kept.values()] == [True] * 4
 
 
 # --- On CuPy ------------------------------------------------------------------------------------------------------

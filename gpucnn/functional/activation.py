@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from gpucnn.backends.dtypes import FLOATING
+from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, choice, needed, number
 
 ACTIVATIONS = ("none", "relu", "leaky_relu")
 
 
+@replayed
 def bias_activation(
     input: Array,
     bias: Array | None = None,
     residual: Array | None = None,
     activation: str = "relu",
     negative_slope: float = 0.01,
+    *,
+    out: Array | None = None,
 ) -> Array:
     """``activation(input + bias + residual)``, reading and writing each element once.
 
@@ -27,6 +31,8 @@ def bias_activation(
     activation : "none", "relu" or "leaky_relu"
     negative_slope : float
         Of "leaky_relu".
+    out : array in the shape of `input`, optional
+        An array to write the result to, of any strides; it is returned.
 
     Returns
     -------
@@ -53,13 +59,16 @@ def bias_activation(
     >>> bias_activation(np.array([[[-1.0, 2.0]]]), np.array([0.5]))
     array([[[0. , 2.5]]])
     """
-    call = Call("bias_activation", FLOATING, optional=_OPTIONAL, input=input, bias=bias, residual=residual)
+    call = Call("bias_activation", FLOATING, optional=_OPTIONAL, input=input, bias=bias, residual=residual, out=out)
     x, b, r = call.arrays
     slope = _check(call, x, b, r, activation, negative_slope)
-    y = call.backend.bias_activation(_planes(x), b, None if r is None else _planes(r), activation, slope)
+    planes = _planes(x)
+    backend = call.backend if out is None else call.backend.into(call.checked_out(x.shape), planes.shape)
+    y = backend.bias_activation(planes, b, None if r is None else _planes(r), activation, slope)
     return call.result(y.reshape(x.shape))
 
 
+@replayed
 def bias_activation_backward(
     grad_output: Array,
     input: Array,

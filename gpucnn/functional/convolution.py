@@ -19,7 +19,7 @@ from gpucnn.functional._call import (
     shape_argument,
     transposed_shape,
 )
-from gpucnn.functional._family import axis_names, family, replayed_family
+from gpucnn.functional._family import axis_names, replayed_family
 from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import integer, remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry, conv_transpose_geometry
@@ -520,9 +520,9 @@ def conv_transpose_nd_backward(
 conv1d, conv2d, conv3d = replayed_family(conv_nd)
 conv1d_backward, conv2d_backward, conv3d_backward = replayed_family(conv_nd_backward)
 conv1d_input, conv2d_input, conv3d_input = replayed_family(conv_nd_input, first=1)
-conv1d_input_backward, conv2d_input_backward, conv3d_input_backward = family(conv_nd_input_backward)
+conv1d_input_backward, conv2d_input_backward, conv3d_input_backward = replayed_family(conv_nd_input_backward)
 conv1d_weight, conv2d_weight, conv3d_weight = replayed_family(conv_nd_weight)
-conv1d_weight_backward, conv2d_weight_backward, conv3d_weight_backward = family(conv_nd_weight_backward)
+conv1d_weight_backward, conv2d_weight_backward, conv3d_weight_backward = replayed_family(conv_nd_weight_backward)
 conv_transpose1d, conv_transpose2d, conv_transpose3d = replayed_family(conv_transpose_nd)
 conv_transpose1d_backward, conv_transpose2d_backward, conv_transpose3d_backward = replayed_family(
     conv_transpose_nd_backward

@@ -14,7 +14,7 @@ from gpucnn.functional._call import (
     lowered,
     needed,
 )
-from gpucnn.functional._family import axis_names, family
+from gpucnn.functional._family import axis_names, replayed_family
 from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry
@@ -143,8 +143,8 @@ def locally_connected_nd_backward(
     return call.result((grad_x, grad_w, grad_b))
 
 
-locally_connected1d, locally_connected2d, locally_connected3d = family(locally_connected_nd)
-locally_connected1d_backward, locally_connected2d_backward, locally_connected3d_backward = family(
+locally_connected1d, locally_connected2d, locally_connected3d = replayed_family(locally_connected_nd)
+locally_connected1d_backward, locally_connected2d_backward, locally_connected3d_backward = replayed_family(
     locally_connected_nd_backward
 )
 

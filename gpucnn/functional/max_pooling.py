@@ -7,7 +7,7 @@ from typing import Any
 
 from gpucnn.backends.dtypes import ORDERED
 from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, pooled_shape, space_of
-from gpucnn.functional._family import family, replayed_family
+from gpucnn.functional._family import replayed_family
 from gpucnn.geometry import Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean
 from gpucnn.geometry.geometries import adaptive_geometry, pool_geometry
@@ -229,9 +229,9 @@ def adaptive_max_pool_nd_backward(
 
 
 max_pool1d, max_pool2d, max_pool3d = replayed_family(max_pool_nd)
-max_pool1d_backward, max_pool2d_backward, max_pool3d_backward = family(max_pool_nd_backward)
+max_pool1d_backward, max_pool2d_backward, max_pool3d_backward = replayed_family(max_pool_nd_backward)
 adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d = replayed_family(adaptive_max_pool_nd)
-adaptive_max_pool1d_backward, adaptive_max_pool2d_backward, adaptive_max_pool3d_backward = family(
+adaptive_max_pool1d_backward, adaptive_max_pool2d_backward, adaptive_max_pool3d_backward = replayed_family(
     adaptive_max_pool_nd_backward
 )
 

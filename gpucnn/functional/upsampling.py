@@ -7,7 +7,7 @@ from typing import Any
 
 from gpucnn.backends.dtypes import LINEAR, NUMERIC
 from gpucnn.functional._call import Array, Call, Needs, choice, image_shape, lifted, lowered, needed, number
-from gpucnn.functional._family import SPACE, family
+from gpucnn.functional._family import SPACE, family, replayed_family
 from gpucnn.geometry import InterpolationGeometry, Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean, integers, is_sequence, remembered
 from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, unpool_size
@@ -214,8 +214,8 @@ def bed_of_nails_nd_backward(
     return call.result((grad[_nails(factors)].copy(order="K"),))
 
 
-max_unpool1d, max_unpool2d, max_unpool3d = family(max_unpool_nd)
-max_unpool1d_backward, max_unpool2d_backward, max_unpool3d_backward = family(max_unpool_nd_backward)
+max_unpool1d, max_unpool2d, max_unpool3d = replayed_family(max_unpool_nd)
+max_unpool1d_backward, max_unpool2d_backward, max_unpool3d_backward = replayed_family(max_unpool_nd_backward)
 bed_of_nails1d, bed_of_nails2d, bed_of_nails3d = family(bed_of_nails_nd)
 bed_of_nails1d_backward, bed_of_nails2d_backward, bed_of_nails3d_backward = family(bed_of_nails_nd_backward)
 
