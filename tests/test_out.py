@@ -37,8 +37,8 @@ def test_the_hot_operations_take_it() -> None:
     families = {name.replace("1d", "").replace("2d", "").replace("3d", "") for name in NAMES}
     assert families == {
         "adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "batch_norm", "bias_activation", "col2im", "conv",
-        "conv_input", "conv_transpose", "conv_weight", "fold", "group_norm", "im2col", "instance_norm", "layer_norm", "linear",
-        "max_pool", "sum_pool", "unfold",
+        "conv_input", "conv_transpose", "conv_weight", "fold", "group_norm", "im2col", "instance_norm", "layer_norm",
+        "linear", "max_pool", "sum_pool", "unfold",
     }  # fmt: skip
     for name in NAMES:
         assert inspect.signature(getattr(F, name)).parameters["out"].kind is inspect.Parameter.KEYWORD_ONLY
@@ -161,6 +161,12 @@ def test_elements_that_share_a_place(backend: ArrayBackend) -> None:
         ValueError, match=r"avg_pool2d: out (is read-only|has strides .*, expected a place in memory for each element)"
     ):
         F.avg_pool2d(x, 2, out=xp.broadcast_to(row, (2, 3, 2, 2)))
+
+
+def test_elements_that_share_a_place_with_a_neighbour() -> None:
+    out = np.lib.stride_tricks.as_strided(np.zeros(3), (1, 1, 2, 2), (24, 24, 8, 8))
+    with pytest.raises(ValueError, match="expected a place in memory for each element"):
+        F.avg_pool2d(X[:1, :1], 2, out=out)
 
 
 def test_an_array_of_another_kind(backend: ArrayBackend) -> None:
