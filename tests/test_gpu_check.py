@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 import gpucnn
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import large_arrays, parts, preflight, processes, report, worker
+from benchmarks.gpu_check import host_cost, large_arrays, parts, preflight, processes, report, worker
 from benchmarks.gpu_check.calls import agree, calls
 from benchmarks.gpu_check.checks import Check
 from benchmarks.gpu_check.machine import KernelBuild, Machine, NotRun, Recorder, assembled
@@ -496,6 +497,27 @@ def test_large_arrays_lie_where_they_are_said_to(call: large_arrays.Large, side:
         getattr(subject.backends["generic"], call.primitive)(*given, *call.shared(large_arrays.IMAGES[side]))
     builds = [build for build in map(KernelBuild.of, subject.recorder.drain()) if build.kernel == call.kernel]
     assert [build.index for build in builds] == [large_arrays.INDEX[side]]
+
+
+def test_the_host_cost_of_a_call_is_told_beside_a_bare_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    monkeypatch.setattr(host_cost.time, "perf_counter", lambda: next(clock) * 1e-3)
+    called: list[str] = []
+    assert host_cost.microseconds(lambda: called.append("call"), lambda: called.append("wait")) == pytest.approx(5.0)
+    assert called.count("wait") == host_cost.ROWS + 1
+    assert called.count("call") == (host_cost.ROWS + 1) * host_cost.CALLS
+    checks = list(host_cost.host_cost(dataclasses.replace(bare(), kind="simulator")))
+    assert len(checks) == 5
+    with pytest.raises(NotRun, match="the simulator's host is its device"):
+        checks[0].run()
+
+
+@pytest.mark.parametrize("name", host_cost._CALLS)
+def test_the_calls_whose_host_cost_is_told_run(name: str) -> None:
+    x, w, b = np.ones((2, 32, 7, 7)), np.ones((32, 1, 3, 3)), np.ones(32)
+    out = np.zeros_like(x)
+    assert host_cost._CALLS[name](x, w, b, out=out) is out
+    np.testing.assert_array_equal(host_cost._CALLS[name](x, w, b), out)
 
 
 def test_large_arrays_are_not_tried_where_they_do_not_fit() -> None:

@@ -246,6 +246,7 @@ PARTS = (
     Part("racecheck", "compute-sanitizer: races on shared memory", 2, run_sanitizer),
     Part("synccheck", "compute-sanitizer: barriers that not all threads reach", 1.5, run_sanitizer),
     Part("graphs", "captured CUDA graphs replay to the same bits", 0.5, run_checks),
+    Part("host-cost", "what a call costs on the host, beside a bare launch", 0.5, run_checks),
     Part("cold-start", "compiling a ResNet-50, and a second process that compiles nothing", 1.5, run_cold_start),
     Part("initcheck", "compute-sanitizer: reads of memory that was never written", 2, run_sanitizer, default=False),
 )

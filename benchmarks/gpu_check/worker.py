@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.gpu_check.checks import Check, graphs, odd_shapes, repeatability
 from benchmarks.gpu_check.cold_start import cold_start
+from benchmarks.gpu_check.host_cost import host_cost
 from benchmarks.gpu_check.large_arrays import large_arrays
 from benchmarks.gpu_check.machine import Machine, NotRun, machine
 
@@ -24,6 +25,7 @@ FAMILIES: dict[str, Callable[[Machine], Iterable[Check]]] = {
     "large-arrays": large_arrays,
     "graphs": graphs,
     "cold-start": cold_start,
+    "host-cost": host_cost,
 }
 EXIT_DEVICE_LOST = 3  # no check has a chance in this process any more
 
