@@ -2,8 +2,9 @@
 
 ``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` where
 they run, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.simulator`` runs the CUDA kernels
-on a CPU, ``gpucnn.info()`` says what this machine offers, ``gpucnn.warmup`` compiles ahead,
-``gpucnn.tune`` times algorithms, and ``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use.
+on a CPU, ``gpucnn.channels_last`` and ``channels_first`` copy images from one memory order or dtype to another,
+``gpucnn.info()`` says what this machine offers, ``gpucnn.warmup`` compiles ahead, ``gpucnn.tune`` times algorithms, and
+``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use.
 Importing gpucnn imports none of that: each part is loaded when it is first used.
 """
 
@@ -18,6 +19,8 @@ __all__ = [
     "__version__",
     "algorithm",
     "backends",
+    "channels_first",
+    "channels_last",
     "data",
     "functional",
     "geometry",
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from gpucnn import backends, data, functional, geometry, nn, simulator
     from gpucnn.backends.numpy.threads import get_num_threads, set_num_threads
     from gpucnn.information import info
+    from gpucnn.memory_format import channels_first, channels_last
     from gpucnn.numerics import algorithm, precision
     from gpucnn.tuning import tune, tuned
     from gpucnn.warming import warmup
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
 _MODULES = ("backends", "data", "functional", "geometry", "nn", "simulator")
 _HOMES = {
     "algorithm": "gpucnn.numerics",
+    "channels_first": "gpucnn.memory_format",
+    "channels_last": "gpucnn.memory_format",
     "get_num_threads": "gpucnn.backends.numpy.threads",
     "info": "gpucnn.information",
     "precision": "gpucnn.numerics",

@@ -31,20 +31,9 @@ bias_activation(const scalar_t* __restrict__ x,         // [N, C, P]
   }
 
 #pragma unroll 4
-  for (index_t k = begin + thread * PACK; k < end; k += threads * PACK) {
-    const bool whole = k + PACK <= end;
-    Pack<scalar_t, PACK> value = {}, other = {};
-    if (whole) {
-      value = load_pack<PACK>(x + k);
-      if (residual) other = load_pack<PACK>(residual + k);
-    } else {
-#pragma unroll
-      for (int j = 0; j < PACK; ++j) {
-        if (k + j >= end) continue;
-        value.at[j] = x[k + j];
-        if (residual) other.at[j] = residual[k + j];
-      }
-    }
+  for (index_t k = begin + thread * PACK; k + PACK <= end; k += threads * PACK) {
+    Pack<scalar_t, PACK> value = load_pack<PACK>(x + k), other = {};
+    if (residual) other = load_pack<PACK>(residual + k);
     const index_t row = k / p.run;
     index_t place = k - row * p.run, slot = (row - first) % p.slots;
 #pragma unroll
@@ -57,13 +46,12 @@ bias_activation(const scalar_t* __restrict__ x,         // [N, C, P]
       place = 0;
       if (++slot == p.slots) slot = 0;
     }
-    if (whole) {
-      store_pack(y + k, value);
-    } else {
-#pragma unroll
-      for (int j = 0; j < PACK; ++j) {
-        if (k + j < end) y[k + j] = value.at[j];
-      }
-    }
+    store_pack(y + k, value);
+  }
+  for (index_t k = end - (end - begin) % PACK + thread; k < end; k += threads) {
+    acc_t sum = widen(x[k]);
+    if (bias) sum = sum + biases[skewed<acc_t>((k / p.run - first) % p.slots)];
+    if (residual) sum = sum + widen(residual[k]);
+    y[k] = narrow(activated(sum, p.activation, p.negative_slope));
   }
 }

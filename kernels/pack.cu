@@ -1,48 +1,142 @@
-// A copy from one memory order to another, [N, C, P] to channels last and back: y[n, c, p] = x[n, c, p] + bias[c]
+// A copy from one memory order to another, [N, C, P] to channels last and back, with or without another dtype:
+// y[n, c, p] = TARGET(x[n, c, p] + bias[c])
 //
 // Source       a transpose through shared memory
 // Reads        x [N, C, P], bias [C] or null; any strides
-// Writes       y [N, C, P]; any strides
-// Mapping      one block of 32 by 8 threads a tile of 32 channels by 32 positions; neighbouring threads read along x's
-//              innermost axis and write along y's
-// Bytes        x and y once, in whole lines both ways; the 33rd column of the tile keeps its columns in different banks
-// Determinism  a copy
+// Writes       y [N, C, P] of TARGET; any strides
+// Mapping      one block a tile of tile_c channels by tile_p positions; x_lanes threads read a row of it along x's
+//              innermost axis, X_PACK elements at once, and y_lanes write one along y's, Y_PACK at once. Where a tile has
+//              whole rows that follow each other in memory, as those of 3 channels or of 49 positions, they are one row
+// Bytes        x and y once, both by accesses of 16 bytes from sector to sector; a tile's biases once
+// Determinism  each element by itself, rounded once
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"
+#include "packs.cuh"
 
-constexpr int TILE = 32;
-constexpr int ROWS = 8;  // of threads: each thread moves TILE / ROWS elements
+// A double as the float that rounds to the same 16 bits: cut off, and odd where something was.
+__device__ __forceinline__ float shortened(double value) {
+  const float rounded = static_cast<float>(value);
+  unsigned bits = __float_as_uint(rounded);
+  if (fabs(static_cast<double>(rounded)) > fabs(value)) --bits;
+  if (static_cast<double>(__uint_as_float(bits)) != value) bits |= 1u;
+  return __uint_as_float(bits);
+}
 
-extern "C" __global__ void __launch_bounds__(TILE * ROWS)
+template <typename To, typename From>
+struct Cast {
+  static __device__ __forceinline__ To from(From value) { return static_cast<To>(value); }
+};
+
+template <>
+struct Cast<half_t, float> {
+  static __device__ __forceinline__ half_t from(float value) { return Narrow<half_t>::from(value); }
+};
+
+template <>
+struct Cast<bfloat16_t, float> {
+  static __device__ __forceinline__ bfloat16_t from(float value) { return Narrow<bfloat16_t>::from(value); }
+};
+
+template <typename To>
+struct Shortened {
+  static __device__ __forceinline__ To from(double value) { return Cast<To, float>::from(shortened(value)); }
+};
+
+template <>
+struct Cast<half_t, double> : Shortened<half_t> {};
+
+template <>
+struct Cast<bfloat16_t, double> : Shortened<bfloat16_t> {};
+
+// A row of a tile in memory, or several of them that follow each other.
+struct Line {
+  index_t rows, length, outer, inner;  // how many, elements of each, and the strides from row to row and along one
+};
+
+__device__ __forceinline__ Line line_of(bool is_one, index_t rows, index_t length, index_t outer, index_t inner) {
+  return is_one ? Line{1, rows * length, 0, inner} : Line{rows, length, outer, inner};
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
 pack(const scalar_t* __restrict__ x,     // [N, C, P]
      const scalar_t* __restrict__ bias,  // [C] or null
-     scalar_t* __restrict__ y,           // [N, C, P]
+     TARGET* __restrict__ y,             // [N, C, P]
      const PackParams p) {
-  __shared__ scalar_t tile[TILE][TILE + 1];  // [c, p]
-  const int column = static_cast<int>(threadIdx.x) % TILE, row = static_cast<int>(threadIdx.x) / TILE;
-  const index_t p_tiles = (p.p + TILE - 1) / TILE, c_tiles = (p.c + TILE - 1) / TILE;
-  index_t i = static_cast<index_t>(blockIdx.x);  // [0, N * c_tiles * p_tiles)
-  const index_t p0 = i % p_tiles * TILE;
-  i /= p_tiles;
-  const index_t c0 = i % c_tiles * TILE;
-  const index_t n = i / c_tiles;
+  extern __shared__ acc_t biases[];                               // [tile_c], skewed; null has none
+  scalar_t* tile = reinterpret_cast<scalar_t*>(biases + p.biases);  // [rows of x, pitch], skewed
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const index_t p_tiles = (p.p + p.tile_p - 1) / p.tile_p, c_tiles = (p.c + p.tile_c - 1) / p.tile_c;
+  index_t block = static_cast<index_t>(blockIdx.x);  // [0, N * c_tiles * p_tiles)
+  const index_t p0 = block % p_tiles * p.tile_p;
+  block /= p_tiles;
+  const index_t c0 = block % c_tiles * p.tile_c;
+  const index_t n = block / c_tiles;
+  const index_t channels = least(p.tile_c, p.c - c0), positions = least(p.tile_p, p.p - p0);
 
+  if (bias) {
+    for (int c = thread; c < channels; c += threads) biases[skewed<acc_t>(c)] = widen(bias[(c0 + c) * p.bias_c]);
+  }
+  const index_t x_row = p.x_along_c ? p.tile_c : p.tile_p;
+  const Line from = p.x_along_c ? line_of(p.x_is_one, positions, channels, p.x_p, p.x_c)
+                                : line_of(p.x_is_one, channels, positions, p.x_c, p.x_p);
+  const int x_lanes = static_cast<int>(p.x_lanes), x_lane = thread % x_lanes, x_teams = threads / x_lanes;
+  const index_t x_first = n * p.x_n + c0 * p.x_c + p0 * p.x_p;
+#pragma unroll 4
+  for (index_t row = thread / x_lanes; row < from.rows; row += x_teams) {
+    const index_t offset = x_first + row * from.outer;
+    const Packed<X_PACK> packed(offset, from.length);
+#pragma unroll 4
+    for (index_t k = packed.first + x_lane * X_PACK; k < packed.end; k += x_lanes * X_PACK) {
+      const Pack<scalar_t, X_PACK> pack = load_pack<X_PACK>(x + offset + k * from.inner);
+      index_t o = row + k / x_row, i = k % x_row;
 #pragma unroll
-  for (int other = row; other < TILE; other += ROWS) {
-    const int c = p.x_along_c ? column : other, position = p.x_along_c ? other : column;
-    if (c0 + c < p.c && p0 + position < p.p) {
-      tile[c][position] = x[n * p.x_n + (c0 + c) * p.x_c + (p0 + position) * p.x_p];
+      for (int j = 0; j < X_PACK; ++j) {
+        tile[skewed<scalar_t>(o * p.pitch + i)] = pack.at[j];
+        if (++i == x_row) i = 0, ++o;
+      }
     }
   }
-  __syncthreads();
-#pragma unroll
-  for (int other = row; other < TILE; other += ROWS) {
-    const int c = p.y_along_c ? column : other, position = p.y_along_c ? other : column;
-    if (c0 + c < p.c && p0 + position < p.p) {
-      acc_t value = widen(tile[c][position]);
-      if (bias) value = value + widen(bias[(c0 + c) * p.bias_c]);
-      y[n * p.y_n + (c0 + c) * p.y_c + (p0 + position) * p.y_p] = narrow(value);
+  for (index_t first = 0; first < from.rows; first += x_teams) {
+    const index_t row = first + thread / x_lanes, offset = x_first + row * from.outer;
+    const Packed<X_PACK> packed(offset, from.length);
+    for (index_t single = x_lane; row < from.rows && single < packed.singles; single += x_lanes) {
+      const index_t k = packed.single(single), o = row + k / x_row, i = k % x_row;
+      tile[skewed<scalar_t>(o * p.pitch + i)] = x[offset + k];
     }
+    __syncwarp();
+  }
+  __syncthreads();
+
+  const index_t y_row = p.y_along_c ? p.tile_c : p.tile_p;
+  const Line to = p.y_along_c ? line_of(p.y_is_one, positions, channels, p.y_p, p.y_c)
+                              : line_of(p.y_is_one, channels, positions, p.y_c, p.y_p);
+  const bool turned = p.x_along_c != p.y_along_c;
+  const index_t step_o = turned ? 1 : p.pitch, step_i = turned ? p.pitch : 1;
+  const int y_lanes = static_cast<int>(p.y_lanes), y_lane = thread % y_lanes, y_teams = threads / y_lanes;
+  const index_t y_first = n * p.y_n + c0 * p.y_c + p0 * p.y_p;
+  for (index_t first = 0; first < to.rows; first += y_teams) {
+    const index_t row = first + thread / y_lanes, offset = y_first + row * to.outer;
+    const Packed<Y_PACK, TARGET> packed(offset, to.length);
+#pragma unroll 2
+    for (index_t k = packed.first + y_lane * Y_PACK; row < to.rows && k < packed.end; k += y_lanes * Y_PACK) {
+      index_t o = row + k / y_row, i = k % y_row;
+      Pack<TARGET, Y_PACK> pack;
+#pragma unroll
+      for (int j = 0; j < Y_PACK; ++j) {
+        acc_t value = widen(tile[skewed<scalar_t>(o * step_o + i * step_i)]);
+        if (bias) value = value + biases[skewed<acc_t>(p.y_along_c ? i : o)];
+        pack.at[j] = Cast<TARGET, acc_t>::from(value);
+        if (++i == y_row) i = 0, ++o;
+      }
+      store_pack(y + offset + k * to.inner, pack);
+    }
+    for (index_t single = y_lane; row < to.rows && single < packed.singles; single += y_lanes) {
+      const index_t k = packed.single(single), o = row + k / y_row, i = k % y_row;
+      acc_t value = widen(tile[skewed<scalar_t>(o * step_o + i * step_i)]);
+      if (bias) value = value + biases[skewed<acc_t>(p.y_along_c ? i : o)];
+      y[offset + k] = Cast<TARGET, acc_t>::from(value);
+    }
+    __syncwarp();
   }
 }

@@ -1,7 +1,5 @@
 // Runs of neighbours in memory as packs, and shared memory that packs are taken apart in.
 
-constexpr int SECTOR = 32 / sizeof(scalar_t);  // elements of the least that memory moves: warps begin at its borders
-
 // Where element `at` of an array in shared memory lies: a word is left out after each 32, so that lanes which are a
 // power of two apart meet different banks.
 template <typename T>
@@ -12,14 +10,15 @@ __device__ __forceinline__ index_t skewed(index_t at) {
 
 // A run of `length` neighbours in memory: packs of N from the first border of a sector to the last, and the single
 // elements before and after them.
-template <int N>
+template <int N, typename T = scalar_t>
 struct Packed {
+  static constexpr index_t BORDER = 32 / sizeof(T);
   index_t first, end;  // of the packs: [first, end)
   index_t singles;     // k-th of them: k where that is before `first`, else k - first + end
 
   __device__ __forceinline__ Packed(index_t offset, index_t length) {
-    first = N == 1 ? 0 : least(length, -offset & (SECTOR - 1));  // the lower bits, also of what is negative
-    end = N == 1 ? length : first + (length - first) / SECTOR * SECTOR;
+    first = N == 1 ? 0 : least(length, -offset & (BORDER - 1));  // the lower bits, also of what is negative
+    end = N == 1 ? length : first + (length - first) / BORDER * BORDER;
     singles = length - end + first;
   }
 

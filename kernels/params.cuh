@@ -157,14 +157,19 @@ struct NormSumParams {
   index_t sum_0, sum_1, sum_2, sum_3;           // of both arrays that are written
 };
 
-// A copy of x [N, C, P] to y [N, C, P] of another memory order, plus bias [C].
+// A copy of x [N, C, P] to y [N, C, P] of another memory order or dtype, plus bias [C]: see pack.cu.
 struct PackParams {
   RUN_TIME index_t n;
   index_t c, p;
   index_t x_n, x_c, x_p;
   index_t y_n, y_c, y_p;
   index_t bias_c;
-  index_t x_along_c, y_along_c;                 // whether neighbouring threads read, and write, neighbouring channels
+  index_t tile_c, tile_p;
+  index_t x_along_c, y_along_c;                 // whether channels are innermost in memory
+  index_t x_is_one, y_is_one;                   // whether a tile's rows follow each other in memory, whole
+  index_t x_lanes, y_lanes;                     // threads of one row, a power of two
+  index_t pitch;                                // from row to row of x in shared memory
+  index_t biases;                               // room for the biases before them
 };
 
 // Bias and activation of arrays of one memory order: `count` elements in which the channels follow each other, `run`

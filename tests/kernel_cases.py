@@ -135,7 +135,8 @@ def _convolution(
         forward, backward_input = ("conv_forward",), ("conv_backward_input",)
         backward_weight: tuple[str, ...] = ("conv_backward_weight", "sum_splits")
     else:
-        forward, backward_input, backward_weight = ("im2col", "pack"), ("col2im",), ("im2col", "sum_splits")
+        forward = ("im2col", "pack" if order == "channels_last" else "bias_activation")
+        backward_input, backward_weight = ("col2im",), ("im2col", "sum_splits")
     yield Case(f"forward, {name}", forward, "convolve", (x, w, bias, geometry), algorithm)
     yield Case(f"backward input, {name}", backward_input, "convolve_backward_input", (y, w, None, geometry), algorithm)
     yield Case(f"transposed, {name}", backward_input, "convolve_backward_input", (y, w, bias_x, geometry), algorithm)
@@ -368,6 +369,32 @@ def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator
         yield Case(named, both, "norm_backward_input", (grad, x, mean, rstd, weight, geometry))
 
 
+# --- Packing ------------------------------------------------------------------------------------------------------
+
+PACKED: dict[str, tuple[int, int, int]] = {  # N, C, P
+    "whole tiles": (2, 64, 128),
+    "tiles and one": (1, 65, 129),
+    "few channels": (2, 3, 1500),
+    "few positions": (2, 130, 49),
+    "few of both": (3, 5, 7),
+    "long rows that begin anywhere": (1, 9, 3001),
+    "one channel": (2, 1, 40),
+    "one position": (2, 40, 1),
+    "narrow": (1, 16, 700),
+}
+
+
+def _packings() -> Iterator[Case]:
+    for name, shape in PACKED.items():
+        for dtype, order in _varied(name == "tiles and one"):
+            x = _array(shape, dtype, order)
+            others = ("float16", "bfloat16", "float64") if x.dtype.kind in "fV" and dtype != "int8" else ()
+            for target in (dtype, *others):
+                for last in (False, True):
+                    named = f"{name}, {dtype}, {order} to {target}{', channels last' if last else ''}"
+                    yield Case(f"pack, {named}", ("pack",), "packed", (x, dtype_of(target), last))
+
+
 # --- Bias and activation ------------------------------------------------------------------------------------------
 
 BIASED: dict[str, tuple[int, int, int]] = {  # N, C, P
@@ -402,7 +429,11 @@ def _biases() -> Iterator[Case]:
                 yield Case(f"backward, {named}", backward, "bias_activation_backward", (y, x, activation, 0.3))
 
 
-CASES = [case for family in (_convolutions, _poolings, _planes, _resamplings, _norms, _biases) for case in family()]
+CASES = [
+    case
+    for family in (_convolutions, _poolings, _planes, _resamplings, _norms, _packings, _biases)
+    for case in family()
+]
 
 
 def cases_of(kernel: str) -> list[Case]:

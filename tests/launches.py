@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from calls import ALIASES, ARRAYS, CALLS, fresh, numbers
 
+import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends
 from gpucnn.backends.cuda import CudaBackend, launching
@@ -143,6 +144,7 @@ def _run_layers(channels_last: bool) -> None:
             run(F.conv1d, image(1, 16, 1000), weight(32, 16, 9), None, stride=3, padding=4)
     run(F.conv2d, image(2, 64, 28, 28), weight(64, 64, 3, 3), None, padding=1)
     run(F.im2col, image(2, 3, 227, 227), 11, stride=4)  # AlexNet
+    (gpucnn.channels_first if channels_last else gpucnn.channels_last)(image(2, 64, 56, 56), np.float16)
     run(F.bias_activation, image(2, 64, 56, 56), weight(64), image(2, 64, 56, 56))
     run(F.max_pool2d, image(2, 64, 112, 112), 3, 2, padding=1)
     run(F.avg_pool2d, image(2, 64, 112, 112), 3, 2, padding=1)

@@ -324,7 +324,8 @@ def test_the_package_has_these_names_and_no_others() -> None:
     assert sorted(gpucnn.__all__) == dir(gpucnn)
     parts = {"backends", "data", "functional", "geometry", "nn", "simulator"}
     choices = {"algorithm", "get_num_threads", "precision", "set_num_threads"}
-    assert set(gpucnn.__all__) == {"__version__", "info", "tune", "tuned", "warmup"} | choices | parts
+    copies = {"channels_first", "channels_last"}
+    assert set(gpucnn.__all__) == {"__version__", "info", "tune", "tuned", "warmup"} | choices | copies | parts
     assert all(getattr(gpucnn, name) is not None for name in gpucnn.__all__)
     assert gpucnn.functional is F
     assert gpucnn.precision is precision

@@ -33,8 +33,8 @@ NETWORKS = {
 # module and all below it; of several that a module is part of, the longest counts.
 MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
-        "gpucnn.backends", "gpucnn.data", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information", "gpucnn.nn",
-        "gpucnn.numerics", "gpucnn.simulator", "gpucnn.tuning", "gpucnn.warming",
+        "gpucnn.backends", "gpucnn.data", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information",
+        "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics", "gpucnn.simulator", "gpucnn.tuning", "gpucnn.warming",
     },
     "gpucnn.tuning": {
         "gpucnn.backends.backend_named", "gpucnn.backends.cuda.select", "gpucnn.numerics", "gpucnn.warming",
@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gpucnn.__main__": {"gpucnn.information"},
     "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "numpy", "threadpoolctl"},
+    "gpucnn.memory_format": {"gpucnn.backends.dtypes", "gpucnn.functional._call", "numpy"},
     "gpucnn.numerics": set(),
     "gpucnn.functional": {
         "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.Backend", "gpucnn.backends.receive",

@@ -94,7 +94,7 @@ BUGS = [
     Bug(
         "packs from anywhere",
         "packs.cuh",
-        "-offset & (SECTOR - 1)",
+        "-offset & (BORDER - 1)",
         "0",
         f"im2col, {SMALL}",
         simulator.Misaligned,
@@ -257,8 +257,8 @@ BUGS = [
     Bug(
         "a tile read before it is whole",
         "pack.cu",
-        "  __syncthreads();\n",
-        "",
+        "  __syncthreads();\n\n",
+        "\n",
         "forward, many positions, float32, im2col, channels_last",
         (simulator.Race, simulator.UninitialisedRead),
     ),
@@ -330,8 +330,8 @@ BUGS = [
     Bug(
         "a tile filled one place off",
         "pack.cu",
-        "      tile[c][position] = x[",
-        "      tile[c][position + 1] = x[",
+        "tile[skewed<scalar_t>(o * p.pitch + i)] = ",
+        "tile[skewed<scalar_t>(o * p.pitch + i + 1)] = ",
         "forward, many positions, float32, im2col, channels_last",
         simulator.UninitialisedRead,
     ),

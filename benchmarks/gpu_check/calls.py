@@ -376,6 +376,10 @@ def _elementwise(scale: Scale) -> Iterator[Call]:
     rows = (3, 5, 7) if scale == "odd" else (8, 64, 56 * 56)
     for dtype in FLOATS:
         yield Call(f"masked {dtype}", "masked", dtype, lambda dtype=dtype: _masked(shape, dtype))  # type: ignore[misc]
+        for last in (False, True):
+            yield Call(
+                f"packed {dtype}, {last}", "packed", dtype, lambda dtype=dtype, last=last: _packed(rows, dtype, last)
+            )  # type: ignore[misc]
         for activation in ("none", "relu", "leaky_relu"):
             yield from _biases(rows, dtype, activation)
 
@@ -390,6 +394,10 @@ def _biases(shape: tuple[int, ...], dtype: str, activation: str) -> Iterator[Cal
 
     yield Call(f"{activation} with bias {dtype}", "bias_activation", dtype, forward)
     yield Call(f"{activation} with bias backward {dtype}", "bias_activation_backward", dtype, backward)
+
+
+def _packed(shape: tuple[int, ...], dtype: str, channels_last: bool) -> Arguments:
+    return numbers(shape, dtype), np.dtype(np.float32), channels_last
 
 
 def _masked(shape: tuple[int, ...], dtype: str) -> Arguments:

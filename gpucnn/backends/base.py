@@ -166,6 +166,10 @@ class Backend(ABC):
         """Values where the mask of their shape is True, and 0 elsewhere, also for what is infinite or NaN there."""
 
     @abstractmethod
+    def packed(self, x: Array, dtype: Any, channels_last: bool) -> Array:
+        """A copy of x [N, C, P] in C order or with channels innermost, in its own or another floating-point dtype."""
+
+    @abstractmethod
     def bias_activation(
         self, x: Array, bias: Array | None, residual: Array | None, activation: str, negative_slope: float
     ) -> Array:

@@ -17,6 +17,7 @@ from gpucnn.backends.cuda import (
     convolution,
     elementwise,
     normalization,
+    packing,
     pooling,
     replays,
     resampling,
@@ -108,5 +109,6 @@ class CudaBackend(Backend):
     norm_backward = _on_device(normalization.norm_backward)
 
     masked = _on_device(elementwise.masked)
+    packed = _on_device(packing.packed)
     bias_activation = _on_device(biases.bias_activation)
     bias_activation_backward = _on_device(biases.bias_activation_backward)

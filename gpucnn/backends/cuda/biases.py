@@ -60,7 +60,7 @@ def _forward_work(
     negative_slope: float,
     sum_bytes: int,
 ) -> Work:
-    c, run = x.shape[1], _run_of(x) or 1
+    c, run = x.shape[1], run_of(x) or 1
     width = _width(x, residual, y)
     chunk, slots = select.bias_chunk(c, run, x.itemsize, sum_bytes)
     fields = {
@@ -85,7 +85,7 @@ def bias_activation_backward(
     y = _in_order_of(backend, y, grad_y)
     grad_x = empty(backend.runtime, grad_y.shape, grad_y.dtype, like=grad_y)
     n, c, p = grad_y.shape
-    run = _run_of(grad_y) or 1
+    run = run_of(grad_y) or 1
     width = _width(*map(layout, (grad_y, y, grad_x)))
     sums = select.bias_sums(n * p // run, c, run, width, grad_y.itemsize)
     parts = backend.xp.empty((sums.splits, c), accumulator(grad_y.dtype))
@@ -119,7 +119,7 @@ def _backward_work(
 # --- Memory order -------------------------------------------------------------------------------------------------
 
 
-def _run_of(x: Array | Layout) -> int:
+def run_of(x: Array | Layout) -> int:
     """Neighbours in memory of one channel of x [N, C, P]: P or 1; 0 where x has gaps or another order."""
     return next((run for order, run in (((0, 1, 2), x.shape[2]), ((0, 2, 1), 1)) if _is_dense(x, order)), 0)
 
@@ -136,12 +136,12 @@ def _is_dense(x: Array | Layout, order: tuple[int, ...]) -> bool:
 
 def _without_gaps(backend: CudaBackend, x: Array) -> Array:
     """X [N, C, P], or a copy in the nearer of both orders."""
-    return x if not x.size or _run_of(x) else _copied(backend, x, x)
+    return x if not x.size or run_of(x) else _copied(backend, x, x)
 
 
 def _in_order_of(backend: CudaBackend, x: Array, other: Array) -> Array:
     """X [N, C, P], or a copy in the order of `other`, which has no gaps."""
-    return x if not x.size or _run_of(x) == _run_of(other) else _copied(backend, x, other)
+    return x if not x.size or run_of(x) == run_of(other) else _copied(backend, x, other)
 
 
 def _copied(backend: CudaBackend, x: Array, like: Array) -> Array:

@@ -10,6 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.biases import add_bias, run_of
 from gpucnn.backends.cuda.packing import pack
 from gpucnn.backends.cuda.runtime import Array
 from gpucnn.backends.cuda.sums import add_parts
@@ -26,7 +27,11 @@ def forward(backend: CudaBackend, x: Array, w: Array, bias: Array | None, y: Arr
     for images in _chunks(x, geometry):
         products = backend.xp.matmul(filters, _columns(backend, x[images], geometry))
         n, groups, oc_group, positions = products.shape
-        pack(backend, products.reshape(n, groups * oc_group, positions), _flat(y[images]), bias)
+        rows, out = products.reshape(n, groups * oc_group, positions), _flat(y[images])
+        if bias is not None and run_of(out) == positions and out.dtype.kind == "f":  # the order of the products
+            add_bias(backend, rows, bias, None, out)
+        else:
+            pack(backend, rows, out, bias)
 
 
 def backward_input(

@@ -221,6 +221,89 @@ def _conflict(at: np.ndarray[Any, Any], itemsize: int) -> int:
     return int(np.bincount((word >> 32) * BANKS + word % BANKS).max())
 
 
+# --- Packing --------------------------------------------------------------------------------------------------------
+
+PACK_SPAN = 64  # channels and positions of a tile, where there are so many
+MOST_TILE = 6144  # elements of 4 bytes, or fewer wider ones, of a tile with whole rows
+
+
+class Line(NamedTuple):
+    """How lanes go through the rows of a tile on one side: see pack.cu."""
+
+    row: int
+    lanes: int
+    pack: int
+    is_one: bool
+    is_ragged: bool = False
+
+
+def pack_tile(c: int, p: int, whole_c: bool, whole_p: bool, itemsize: int) -> tuple[int, int]:
+    """Channels and positions of a tile of [C, P]; all of those that are asked for whole, where they fit.
+
+    Examples
+    --------
+    >>> pack_tile(64, 56 * 56, False, False, 4)
+    (64, 64)
+    >>> pack_tile(3, 224 * 224, True, False, 4)
+    (3, 1024)
+    >>> pack_tile(512, 49, False, True, 4)
+    (64, 49)
+    >>> pack_tile(64, 55 * 55, False, True, 4)
+    (32, 128)
+    """
+    most = MOST_TILE * 4 // max(4, itemsize)
+    if whole_c and whole_p and c * p <= most:
+        return c, p
+    if whole_c and c * BANKS <= most:
+        return c, min(p, 1024, _floor_power(most // c))
+    if whole_p and p * BANKS <= most:
+        return min(c, 1024, _floor_power(most // p)), p
+    if whole_p and p * 8 <= most:
+        return min(c, _floor_power(most // p)), p
+    if (whole_c or whole_p) and itemsize <= 4:  # long rows, whose ends share sectors
+        long = 512 // itemsize
+        return (min(c, long), min(p, BANKS)) if whole_c else (min(c, BANKS), min(p, long))
+    area = PACK_SPAN * PACK_SPAN * 4 // max(4, itemsize)
+    span = min(PACK_SPAN, _floor_power(most // PACK_SPAN))
+    tile_c, tile_p = min(c, span), min(p, span)
+    if tile_c < span:
+        tile_p = min(p, 1024 if c > 1 else area, area // power_of_two(tile_c))
+    elif tile_p < span:
+        tile_c = min(c, 1024, area // power_of_two(tile_p))
+    return tile_c, tile_p
+
+
+def _floor_power(most: int) -> int:
+    return 1 << (most.bit_length() - 1)
+
+
+@lru_cache(maxsize=1024)
+def pack_pitch(row: int, itemsize: int, read: Line, written: Line, turned: bool) -> int:
+    """Elements from row to row of x in a tile's shared memory, for the fewest bank conflicts.
+
+    Examples
+    --------
+    >>> rows = Line(64, 16, 4, False)
+    >>> pack_pitch(64, 4, rows, rows, turned=True)
+    65
+    """
+    lane = np.arange(32 * BANKS)
+    reads = []
+    for line, is_turned in ((read, False), (written, turned)):
+        lanes = len(lane) if line.is_one else line.lanes
+        places = [(lane // lanes, lane % lanes * line.pack + j) for j in range(line.pack)]
+        if line.is_ragged:  # single elements at both ends of rows that begin anywhere
+            sector = 2 * line.pack
+            ends = [np.r_[:first, line.row - (line.row - first) % sector : line.row] for first in range(1, sector)]
+            places += [(np.zeros_like(end), end) for end in ends]
+        reads += [(o + k // line.row, k % line.row, is_turned) for o, k in places]
+
+    def conflict(pitch: int) -> int:
+        return max(_conflict(i * pitch + o if is_turned else o * pitch + i, itemsize) for o, i, is_turned in reads)
+
+    return _least_conflict(row, conflict)
+
+
 # --- Bias and activation --------------------------------------------------------------------------------------------
 
 CHUNK_BYTES = 16 << 10  # of each array that one block takes: four packs a thread

@@ -52,5 +52,6 @@ class NumpyBackend(Backend):
     norm_backward = staticmethod(normalization.norm_backward)
 
     masked = staticmethod(elementwise.masked)
+    packed = staticmethod(elementwise.packed)
     bias_activation = staticmethod(elementwise.bias_activation)
     bias_activation_backward = staticmethod(elementwise.bias_activation_backward)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
@@ -18,6 +20,14 @@ def masked(values: Array, mask: Array) -> Array:
     bits = np.asarray(np.negative(np.asarray(mask).view(np.int8)).astype(integer))
     bits &= values.view(integer)
     return bits.view(values.dtype)
+
+
+def packed(x: Array, dtype: Any, channels_last: bool) -> Array:
+    """A copy of x [N, C, P] in C order or with channels innermost, in its own or another floating-point dtype."""
+    with np.errstate(over="ignore"):  # beyond float16 is infinity
+        if channels_last:
+            return np.array(x.swapaxes(1, 2), dtype, order="C").swapaxes(1, 2)
+        return np.array(x, dtype, order="C")
 
 
 def bias_activation(
