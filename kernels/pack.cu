@@ -5,8 +5,8 @@
 // Reads        x [N, C, P], bias [C] or null; any strides
 // Writes       y [N, C, P] of TARGET; any strides
 // Mapping      one block a tile of tile_c channels by tile_p positions; x_lanes threads read a row of it along x's
-//              innermost axis, X_PACK elements at once, and y_lanes write one along y's, Y_PACK at once. Where a tile has
-//              whole rows that follow each other in memory, as those of 3 channels or of 49 positions, they are one row
+//              innermost axis, X_PACK elements at once, and y_lanes write one along y's, Y_PACK at once. Where a tile
+//              has whole rows that follow each other in memory, as those of 3 channels or of 49 positions, they are one
 // Bytes        x and y once, both by accesses of 16 bytes from sector to sector; a tile's biases once
 // Determinism  each element by itself, rounded once
 // Limits       none

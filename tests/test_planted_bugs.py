@@ -330,8 +330,8 @@ BUGS = [
     Bug(
         "a tile filled one place off",
         "pack.cu",
-        "tile[skewed<scalar_t>(o * p.pitch + i)] = ",
-        "tile[skewed<scalar_t>(o * p.pitch + i + 1)] = ",
+        "tile[skewed<scalar_t>(o * p.pitch + i)] = pack.at[j]",
+        "tile[skewed<scalar_t>(o * p.pitch + i + 1)] = pack.at[j]",
         "forward, many positions, float32, im2col, channels_last",
         simulator.UninitialisedRead,
     ),
