@@ -647,6 +647,16 @@ def test_a_run_on_a_gpu_writes_all_its_files(run_command: Any, capsys: pytest.Ca
     assert "750 TFLOP/s float16" in printed
 
 
+def test_an_earlier_result_is_printed_and_drawn_again(run_command: Any, tmp_path: Path) -> None:
+    _, files = run_command(said(*measured(A)))
+    files["nvidia-fake-100.md"].unlink()
+    (tmp_path / "README.md").write_text("\n".join(report.README_MARKERS["gpu"]))
+    earlier = str(files["nvidia-fake-100.json"])
+    assert command.main(["--report", earlier, "--readme", str(tmp_path / "README.md")]) == 0
+    assert files["nvidia-fake-100.md"].exists()
+    assert "[All cases](nvidia-fake-100.md)" in (tmp_path / "README.md").read_text()
+
+
 def test_a_run_without_enough_time_says_what_it_did_not_reach(
     run_command: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -707,6 +717,24 @@ def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
         (TRANSITION, "timed")
     }
     assert run.environment["device"]["kind"] == "gpu"
+
+
+@pytest.mark.skipif(available() != "available", reason="the simulator needs a C++ compiler")
+def test_the_suites_of_pytest_benchmark_run_on_a_device(tmp_path: Path) -> None:
+    written = tmp_path / "benchmark.json"
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks/bench_pooling.py"),
+            *("--device", "simulator", "-k", "transition1/forward-gpucnn] and not last"),
+            *("--benchmark-json", str(written)),
+        ],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    (benchmark,) = json.loads(written.read_text())["benchmarks"]
+    facts = benchmark["extra_info"]
+    assert (facts["device"], facts["provider"]) == ("simulator", "gpucnn")
+    assert facts["cold"]["median"] > 0
 
 
 # Reports ----------------------------------------------------------------------------------------------------------

@@ -33,8 +33,9 @@ TRIES = 8  # of a sample, each with twice the hold
 LONG_S = 10e-3  # of a call beside which the host's time is nothing
 WARM_SAMPLE_S = 200e-6  # a warm sample repeats its call until it lasts this long
 MOST_QUEUED = 32  # calls between two waits: a stream takes some thousand launches before the host has to wait
-HOST_SAMPLES = 7
-HOST_SAMPLE_S = 30e-3  # of device time that one sample of the host's time may queue
+HOST_SAMPLES = 5
+HOST_SAMPLE_S = 4e-3  # of device time that one sample of the host's time may queue; it has four calls at least
+LEAST_HOST_CALLS = 4
 MIN_ROUNDS = 5
 MAX_ROUNDS = 40
 WARM_EVERY = 4  # rounds
@@ -253,8 +254,9 @@ class _Turns:
         for name in self.order:
             if not self.cold[name] or (self.is_slow(name) and number):
                 continue
-            calls = 1 if self.is_slow(name) else int(HOST_SAMPLE_S / max(self.cold[name][-1], 1e-9))
-            self.turn(name, partial(self.hot[name].host, min(MOST_QUEUED, max(1, calls))), self.host[name])
+            affordable = int(HOST_SAMPLE_S / max(self.cold[name][-1], 1e-9))
+            calls = 1 if self.is_slow(name) else max(LEAST_HOST_CALLS, affordable)
+            self.turn(name, partial(self.hot[name].host, min(MOST_QUEUED, calls)), self.host[name])
         self.order = [*self.order[1:], *self.order[:1]]
 
     def measured(self, name: str) -> Measured | Exception:
