@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,16 @@ def make_arrays(case: Case) -> Arrays:
 def needs_pool_indices(case: Case) -> bool:
     """Whether the case is the way back of maximum pooling, which is told where the maxima were."""
     return isinstance(case.layer, PoolLayer) and case.layer.kind == "max" and case.operation == "backward"
+
+
+def form(case: Case) -> dict[str, tuple[Shape, np.dtype[Any]]]:
+    """The shapes and dtypes of what `make_operands` makes; a batch of one is drawn to tell them."""
+    one = make_operands(replace(case, batch=1))
+    per_image = ("input", "grad_output", "columns", "indices")
+    return {
+        name: ((case.batch, *array.shape[1:]) if name in per_image else array.shape, array.dtype)
+        for name, array in one.items()
+    }
 
 
 def make_operands(case: Case) -> Arrays:

@@ -20,10 +20,12 @@ from benchmarks import __main__ as command
 from benchmarks import report, targets
 from benchmarks.cases import LAYERS, Case, select
 from benchmarks.checking import expect
-from benchmarks.data import PIECE, make_arrays, make_operands, normal
+from benchmarks.data import PIECE, form, make_arrays, make_operands, normal
 from benchmarks.gpu import command as gpu_command
 from benchmarks.gpu import environment, sampling, supervisor, worker
+from benchmarks.gpu.ahead import compile_ahead
 from benchmarks.gpu.cuts import cut_of, expected, fault_of
+from benchmarks.gpu.device import SimulatedDevice
 from benchmarks.gpu.sampling import DeviceLost
 from benchmarks.gpu.session import Session
 from benchmarks.gpu.supervisor import Collected, Wanted, chosen_gpu, follow
@@ -442,6 +444,38 @@ def test_every_device_has_its_providers() -> None:
     assert {kind.device for kind in PROVIDERS} == {"cpu"}
     present, _ = installed(1, ["gpucnn"], "gpu")
     assert [provider.name for provider in present] == ["gpucnn", "gpucnn channels_last"]
+
+
+def test_the_form_of_a_cases_arrays() -> None:
+    for case in one_of_each_kind():
+        made = make_operands(case)
+        assert form(case) == {name: (array.shape, array.dtype) for name, array in made.items()}, case.id
+
+
+@pytest.mark.skipif(available() != "available", reason="the simulator needs a C++ compiler")
+def test_programs_are_compiled_ahead_and_nothing_is_launched() -> None:
+    from gpucnn import simulator
+    from gpucnn.backends import backend_named
+
+    asked: list[str] = []
+    runtime: Any = backend_named("simulator").runtime  # type: ignore[attr-defined]
+    providers = [kind(1) for kind in GPU_PROVIDERS if kind.ours]
+    cases = [case_of(TRANSITION), case_of("resnet-50/max_pool/backward"), case_of("vit-b/layer_norm/backward")]
+    with pytest.MonkeyPatch.context() as patch, simulator.profile() as profile:
+        patch.setattr(type(runtime), "prepare", lambda self, source, device: asked.append(source.name) or True)
+        compiled = compile_ahead("simulator", SimulatedDevice(), providers, cases, 2)
+    assert compiled == len(asked) == len(set(asked)) > 3
+    assert {name.partition("[")[0] for name in asked} >= {"average_pool", "max_pool_with_indices"}
+    assert not profile.launches
+
+
+@pytest.mark.skipif(available() != "available", reason="the simulator needs a C++ compiler")
+def test_a_call_that_fails_ahead_is_left_to_its_measurement() -> None:
+    class Failing(Halves):
+        def prepare(self, case: Case, arrays: Any) -> Any:
+            raise RuntimeError("later")
+
+    assert compile_ahead("simulator", SimulatedDevice(), [Failing(1)], [case_of(TRANSITION)], 1) == 0
 
 
 # Workers ----------------------------------------------------------------------------------------------------------

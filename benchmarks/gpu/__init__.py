@@ -5,6 +5,7 @@
 `sampling`      one cold call between two events, warm calls, the host's time for a call
 `limits`        the rates of a copy and of matrix products, measured the same way
 `cuts`          the part of a large result that is checked against float64 arithmetic
+`ahead`         gpucnn's programs, compiled in threads before the first case
 `session`       prepare, check, time: one case
 `worker`        a process that measures cases and writes a line of JSON for each event
 `supervisor`    starts workers, follows their lines, and starts another where one was lost

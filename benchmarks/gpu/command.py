@@ -88,6 +88,8 @@ def collect(
                     shown.line(f"without {name} ({reason})", "yellow")
             elif "environment" in event:
                 shown.line(f"on {event['environment']['device']['name']}")
+            elif "programs" in event:
+                shown.line(f"{event['programs']} programs compiled in {event['seconds']:.0f} s")
             elif "worker" in event:
                 shown.line(f"{event['case']}: {event['lost']} took the device with it ({event['note']})", "red")
             elif "unreached" in event:

@@ -64,6 +64,7 @@ def measure(options: argparse.Namespace, say: Say, started: float) -> int:
     """Set up, and then the cases, while there is time."""
     from benchmarks import environment as host
     from benchmarks.gpu import environment
+    from benchmarks.gpu.ahead import compile_ahead
     from benchmarks.gpu.sampling import DeviceLost
     from benchmarks.gpu.session import Session
     from benchmarks.providers import installed
@@ -84,12 +85,17 @@ def measure(options: argparse.Namespace, say: Say, started: float) -> int:
             facts["clocks"]["after the limits"] = environment.clocks()
         say(environment=facts, limits=asdict(limits))
 
+    cases = cases_of(options.tier, options.filters, options.device)[options.done :]
+    if options.device == "gpu" and not options.lost:
+        began = time.perf_counter()
+        programs = compile_ahead("cuda", device, providers, cases, options.threads, lambda: say(alive=True))
+        say(programs=programs, seconds=round(time.perf_counter() - began, 1))
+
     def step(provider: str, doing: str) -> None:
         say(provider=provider, step=doing)
 
     lost = {(case, provider): note for case, provider, note in options.lost}
     session = Session(device, providers, step, lost)
-    cases = cases_of(options.tier, options.filters, options.device)[options.done :]
     schedule = Schedule(options.seconds, len(cases), started=started)
     for case in cases:
         if schedule.left() <= 0:
