@@ -155,8 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         records=tuple(records),
     )
     if records:
-        device = environment.slug(environment.device_name(), threads)
-        keep(run, options, file_stem(options.tier, device, filtered, interrupted), console)
+        stem = environment.slug(environment.device_name(), threads)
+        keep(run, options, file_stem(options.tier, stem, filtered, interrupted), console)
     if interrupted:
         console.print(f"interrupted after {len(records)} of {len(cases)} cases", style="red")
         return EXIT_INTERRUPTED

@@ -96,7 +96,7 @@ class Run:
 
     @property
     def on_gpu(self) -> bool:
-        return self.environment["device"]["kind"] == "gpu"
+        return bool(self.environment["device"]["kind"] == "gpu")
 
     @property
     def cache_bytes(self) -> int:

@@ -262,8 +262,8 @@ class _Turns:
     def measured(self, name: str) -> Measured | Exception:
         if name in self.failed:
             return self.failed[name]
-        times = (Timing.of(samples[name], 1) for samples in (self.cold, self.warm, self.host))
-        return Measured(*times, self.samplers[name].exposed)
+        cold, warm, host = (Timing.of(samples[name], 1) for samples in (self.cold, self.warm, self.host))
+        return Measured(cold, warm, host, self.samplers[name].exposed)
 
 
 def host_time(device: Device, call: Call, samples: int = 3 * HOST_SAMPLES) -> Timing:

@@ -49,8 +49,8 @@ class Session:
 
     def check(self, case: Case) -> tuple[dict[Provider, Outcome], dict[Provider, Checked], int]:
         """The outcomes of those that must not be timed, the calls of the others, and how many arrays a call takes."""
-        outcomes = {provider: self._refusal(provider, case) for provider in self.providers}
-        outcomes = {provider: outcome for provider, outcome in outcomes.items() if outcome is not None}
+        refusals = {provider: self._refusal(provider, case) for provider in self.providers}
+        outcomes = {provider: outcome for provider, outcome in refusals.items() if outcome is not None}
         able = [provider for provider in self.providers if provider not in outcomes]
         needed, free = case.least_bytes * (2 + len(able)), self.device.free_bytes()
         if needed > HEADROOM * free:

@@ -96,7 +96,8 @@ def follow(
 ) -> Iterator[Event]:
     """The events of all workers, as they come; leaving the loop ends the worker."""
     until = time.perf_counter() + wanted.seconds
-    done, lost = 0, []
+    done = 0
+    lost: list[list[str]] = []
     with tempfile.TemporaryDirectory(prefix="gpucnn-benchmark-") as folder:
         for number in range(MOST_WORKERS):
             events, log = Path(folder, f"{number}.jsonl"), Path(folder, f"{number}.log")

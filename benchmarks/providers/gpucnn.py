@@ -25,17 +25,13 @@ class Gpucnn(Provider):
         import gpucnn.functional
 
         self.functional: Any = gpucnn.functional
+        self.copies: dict[str, Any] = {"last": gpucnn.channels_last, "first": gpucnn.channels_first}
 
     def version(self) -> str:
         try:
             return version("gpucnn")
         except PackageNotFoundError:  # run from a checkout
             return "checkout"
-
-    def refuses(self, case: Case) -> str | None:
-        if isinstance(case.layer, LayoutLayer):
-            return f"gpucnn has no function for {case.family}"
-        return super().refuses(case)
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
         layer = case.layer
@@ -52,6 +48,11 @@ class Gpucnn(Provider):
             return partial(self.functional.col2im, arrays["columns"], layer.size, **window)
         if isinstance(layer, ResampleLayer):
             return self._resampling(case, layer, arrays)
+        if isinstance(layer, LayoutLayer):
+            dtype = case.dtypes[1] if layer.cast else None
+            if case.operation == "pack":
+                return partial(self.copies["last"], arrays["input"], dtype)
+            return partial(self.copies["first"], _channels_last(arrays["input"]), dtype)
         if isinstance(layer, ActivationLayer):
             return partial(self.functional.bias_activation, arrays["input"], arrays["bias"])
         raise TypeError(f"{self.name} does not know {type(layer).__name__}")
