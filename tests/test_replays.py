@@ -346,6 +346,22 @@ def test_out_is_held_apart_from_the_arguments_each_time(cupy: FakeCupy) -> None:
             F.avg_pool2d(x.reshape(2, 4, 4, 4), 2, out=within.reshape(2, 4, 2, 2))
 
 
+def test_nothing_holds_on_to_the_arrays_of_a_call(cupy: FakeCupy) -> None:
+    arrays = [cupy.empty((2, 3, 8, 8), np.float32), cupy.empty((2, 3, 4, 4), np.float32)]
+    x, out = arrays
+    before = [sys.getrefcount(array) for array in arrays]
+    results = [F.avg_pool2d(x, 2) for _ in range(3)]
+    for kernel in cupy.kernels:
+        kernel.launches.clear()
+    counts = [sys.getrefcount(result) for result in results]
+    F.avg_pool2d(x, 2, out=out)
+    F.avg_pool2d(x, 2, out=out)
+    for kernel in cupy.kernels:
+        kernel.launches.clear()
+    assert [sys.getrefcount(array) for array in arrays] == before
+    assert len(set(counts)) == 1
+
+
 def test_a_frozen_call_keeps_channels_last(cupy: FakeCupy) -> None:
     x = cupy.moveaxis(cupy.empty((2, 8, 8, 3), np.float32), -1, 1)
     results = [F.avg_pool2d(x, 2) for _ in range(2)]
