@@ -1,32 +1,79 @@
-// A norm with its statistics known: z = (x - mean) * rstd * weight + bias
+// A norm with its statistics known: z = (x - mean) / sqrt(var + eps) * weight + bias
 //
 // Source       the definition, in its order of operations and without fused ones
-// Reads        x [N, G, C, P]; mean, rstd [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; any strides
+// Reads        x [N, G, C, P]; mean, var [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; any strides
 // Writes       z [N, G, C, P]
-// Mapping      one thread an element, in z's memory order
-// Bytes        x and z once; the rest from L1 and L2
+// Mapping      see Tile in norm_tiles.cuh: a sum's place is that of one mean, variance, weight and bias, and what it
+//              adds are the elements that share them
+// Bytes        x and z once, parameters once a block; mean and var once a pack where they move among its elements
 // Determinism  one thread an element
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"
 #include "norms.cuh"
+#include "norm_tiles.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 1)
+constexpr int HELD = 32 / PACK;  // packs of a thread
+
+extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_apply(const scalar_t* __restrict__ x,    // [N, G, C, P]
            const acc_t* __restrict__ mean,    // [N or 1, G, 1, 1]
-           const acc_t* __restrict__ rstd,    // as mean
+           const acc_t* __restrict__ var,     // as mean
            const acc_t* __restrict__ weight,  // [1, G, C, 1] or null
            const acc_t* __restrict__ bias,    // as weight
            scalar_t* __restrict__ z,          // [N, G, C, P]
            const NormParams p) {
-  const index_t i = thread_index();  // [0, N * G * C * P)
-  if (i >= p.count) return;
-  const Place at = place(i, p.size_1, p.size_2, p.size_3);
+  __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS], factors[MOST_SUMS], terms[MOST_SUMS];
+  const Tile own = tile(p);
+  const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
+  x += offset(kept, p.x_0, p.x_1, p.x_2, p.x_3);
+  z += offset(kept, p.z_0, p.z_1, p.z_2, p.z_3);
 
-  const acc_t centre = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
-  const acc_t scale = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)];
-  acc_t value = (widen(x[offset(at, p.x_0, p.x_1, p.x_2, p.x_3)]) - centre) * scale;
-  if (weight) value = value * weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)];
-  if (bias) value = value + bias[offset(at, p.bias_0, p.bias_1, p.bias_2, p.bias_3)];
-  z[offset(at, p.z_0, p.z_1, p.z_2, p.z_3)] = narrow(value);
+  Pack<scalar_t, PACK> held[HELD];
+#pragma unroll
+  for (int h = 0; h < HELD; ++h) {
+    const index_t i = own.first + h * own.step;
+    if (i >= own.last) continue;
+    const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
+    held[h] = load_pack<PACK>(x + offset(at, p.x_0, p.x_1, p.x_2, p.x_3));
+  }
+
+  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
+    const index_t sum = own.tile * p.sums + local;
+    if (sum >= p.kept) break;
+    const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
+    if (!p.moves) {
+      centres[local] = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
+      scales[local] = reciprocal_deviation(var[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)], p.eps);
+    }
+    if (weight) factors[local] = weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)];
+    if (bias) terms[local] = bias[offset(at, p.bias_0, p.bias_1, p.bias_2, p.bias_3)];
+  }
+  __syncthreads();
+
+  mean += offset(kept, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
+  var += offset(kept, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
+#pragma unroll
+  for (int h = 0; h < HELD; ++h) {
+    const index_t i = own.first + h * own.step;
+    if (i >= own.last) continue;
+    const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
+    const index_t mean_at = offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
+    const index_t var_at = offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
+    acc_t moved_centre = 0, moved_scale = 0;
+#pragma unroll
+    for (int e = 0; e < PACK; ++e) {
+      const index_t local = own.local + (ALONG ? e : 0);
+      if (p.moves && (e == 0 || p.mean_3 != 0)) {
+        moved_centre = mean[mean_at + e * p.mean_3];
+        moved_scale = reciprocal_deviation(var[var_at + e * p.rstd_3], p.eps);
+      }
+      const acc_t centre = p.moves ? moved_centre : centres[local], scale = p.moves ? moved_scale : scales[local];
+      acc_t value = (widen(held[h].at[e]) - centre) * scale;
+      if (weight) value = value * factors[local];
+      if (bias) value = value + terms[local];
+      held[h].at[e] = narrow(value);
+    }
+    store_pack(z + offset(at, p.z_0, p.z_1, p.z_2, p.z_3), held[h]);
+  }
 }

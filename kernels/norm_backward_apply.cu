@@ -2,36 +2,97 @@
 // with g = grad_y * weight and h = (x - mean) * rstd
 //
 // Source       the closed form: what g moves the mean and the variance by is taken away
-// Reads        grad_y, x [N, G, C, P]; mean, rstd, mean_g, mean_gh [N or 1, G, 1, 1], weight [1, G, C, 1] or null; any
-//              strides
+// Reads        grad_y, x [N, G, C, P]; mean, rstd [N or 1, G, 1, 1], weight [1, G, C, 1] or null; any strides; sum_g and
+//              sum_gh as mean, which times weight (where `weighs`) and over divisor are mean_g and mean_gh
 // Writes       z [N, G, C, P], which is grad_x
-// Mapping      one thread an element, in z's memory order
-// Bytes        grad_y, x and z once; the rest from L1 and L2
+// Mapping      as norm_apply
+// Bytes        grad_y, x and z once, parameters once a block; those as mean once a pack where they move among its
+//              elements
 // Determinism  one thread an element
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"
 #include "norms.cuh"
+#include "norm_tiles.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 1)
+constexpr int HELD = 16 / PACK;  // packs of a thread, of each array
+
+struct Shares {  // of all that share a mean
+  acc_t centre, scale, g, gh;
+};
+
+extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_backward_apply(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                     const scalar_t* __restrict__ x,       // [N, G, C, P]
                     const acc_t* __restrict__ mean,       // [N or 1, G, 1, 1]
                     const acc_t* __restrict__ rstd,       // as mean
                     const acc_t* __restrict__ weight,     // [1, G, C, 1] or null
-                    const acc_t* __restrict__ mean_g,     // as mean
-                    const acc_t* __restrict__ mean_gh,    // as mean
+                    const acc_t* __restrict__ sum_g,      // as mean
+                    const acc_t* __restrict__ sum_gh,     // as mean
                     scalar_t* __restrict__ z,             // [N, G, C, P]
                     const NormParams p) {
-  const index_t i = thread_index();  // [0, N * G * C * P)
-  if (i >= p.count) return;
-  const Place at = place(i, p.size_1, p.size_2, p.size_3);
+  __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS], factors[MOST_SUMS], gs[MOST_SUMS], ghs[MOST_SUMS];
+  const Tile own = tile(p);
+  const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
+  grad_y += offset(kept, p.y_0, p.y_1, p.y_2, p.y_3);
+  x += offset(kept, p.x_0, p.x_1, p.x_2, p.x_3);
+  z += offset(kept, p.z_0, p.z_1, p.z_2, p.z_3);
 
-  const acc_t centre = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
-  const acc_t scale = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)];
-  const index_t sum = offset(at, p.sum_0, p.sum_1, p.sum_2, p.sum_3);
-  const acc_t h = (widen(x[offset(at, p.x_0, p.x_1, p.x_2, p.x_3)]) - centre) * scale;
-  acc_t g = widen(grad_y[offset(at, p.y_0, p.y_1, p.y_2, p.y_3)]);
-  if (weight) g = g * weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)];
-  z[offset(at, p.z_0, p.z_1, p.z_2, p.z_3)] = narrow((g - mean_g[sum] - h * mean_gh[sum]) * scale);
+  Pack<scalar_t, PACK> grads[HELD], values[HELD];
+#pragma unroll
+  for (int h = 0; h < HELD; ++h) {
+    const index_t i = own.first + h * own.step;
+    if (i >= own.last) continue;
+    const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
+    grads[h] = load_pack<PACK>(grad_y + offset(at, p.y_0, p.y_1, p.y_2, p.y_3));
+    values[h] = load_pack<PACK>(x + offset(at, p.x_0, p.x_1, p.x_2, p.x_3));
+  }
+
+  const auto shares = [&](const Place& at, int e) {  // of the e-th place after one
+    const index_t sum = offset(at, p.sum_0, p.sum_1, p.sum_2, p.sum_3) + e * p.sum_3;
+    const acc_t n = static_cast<acc_t>(p.divisor);
+    Shares found;
+    found.centre = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3) + e * p.mean_3];
+    found.scale = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3) + e * p.rstd_3];
+    found.g = sum_g[sum] / n;
+    found.gh = sum_gh[sum] / n;
+    return found;
+  };
+
+  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
+    const index_t sum = own.tile * p.sums + local;
+    if (sum >= p.kept) break;
+    const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
+    const acc_t factor = weight ? weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)] : 1;
+    factors[local] = factor;
+    if (p.moves) continue;
+    const Shares found = shares(at, 0);
+    centres[local] = found.centre;
+    scales[local] = found.scale;
+    gs[local] = p.weighs ? found.g * factor : found.g;
+    ghs[local] = p.weighs ? found.gh * factor : found.gh;
+  }
+  __syncthreads();
+
+  mean += offset(kept, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
+  rstd += offset(kept, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
+  sum_g += offset(kept, p.sum_0, p.sum_1, p.sum_2, p.sum_3);
+  sum_gh += offset(kept, p.sum_0, p.sum_1, p.sum_2, p.sum_3);
+#pragma unroll
+  for (int h = 0; h < HELD; ++h) {
+    const index_t i = own.first + h * own.step;
+    if (i >= own.last) continue;
+    const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
+    Shares moved = {};
+#pragma unroll
+    for (int e = 0; e < PACK; ++e) {
+      if (p.moves && (e == 0 || p.mean_3 != 0)) moved = shares(at, e);
+      const index_t local = own.local + (ALONG ? e : 0);
+      const Shares all = p.moves ? moved : Shares{centres[local], scales[local], gs[local], ghs[local]};
+      const acc_t value = (widen(values[h].at[e]) - all.centre) * all.scale;
+      const acc_t g = widen(grads[h].at[e]) * factors[local];
+      values[h].at[e] = narrow((g - all.g - value * all.gh) * all.scale);
+    }
+    store_pack(z + offset(at, p.z_0, p.z_1, p.z_2, p.z_3), values[h]);
+  }
 }

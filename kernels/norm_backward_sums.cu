@@ -5,22 +5,18 @@
 //              statistic and divided by their number, the means of g and g * h in grad_x's closed form
 // Reads        grad_y, x [N, G, C, P]; mean, rstd, weight or null: broadcast against x; any strides
 // Writes       sum_g and sum_gh, size 1 along the reduced axes
-// Mapping      see Share in norms.cuh; few large sums are split into parts, which norm_backward_sums_combine adds, one
-//              block a sum
-// Bytes        grad_y and x once
-// Determinism  splits follow from sizes alone; within a part always the same pairs, then the parts in the same pairs
+// Mapping      see Tile in norm_tiles.cuh; where a sum has several parts, norm_backward_sums_combine adds them. It adds
+//              other partial sums as well: those of norm_rows_backward's blocks, and the planes of a group's channels,
+//              each times its weight
+// Bytes        grad_y and x once, mean and rstd once a block or, where they move within a sum, once a pack
+// Determinism  parts follow from sizes alone; within a part always the same pairs, then the parts in the same pairs
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"
 #include "norms.cuh"
+#include "norm_tiles.cuh"
 
-__device__ __forceinline__ void write_sums(acc_t total_g, acc_t total_gh, index_t sum, acc_t* __restrict__ sum_g,
-                                           acc_t* __restrict__ sum_gh, const NormSumParams& p) {
-  const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
-  const index_t to = offset(at, p.sum_0, p.sum_1, p.sum_2, p.sum_3);
-  sum_g[to] = total_g / static_cast<acc_t>(p.divisor);
-  sum_gh[to] = total_gh / static_cast<acc_t>(p.divisor);
-}
+constexpr int HELD = 16 / PACK;  // packs of a thread, of each array
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
@@ -28,57 +24,120 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    const acc_t* __restrict__ mean,       // [N or 1, G, 1, 1]
                    const acc_t* __restrict__ rstd,       // as mean
                    const acc_t* __restrict__ weight,     // [1, G, C, 1] or null
-                   acc_t* __restrict__ parts,            // [2, splits, kept], or null where nothing is split
+                   acc_t* __restrict__ parts,            // [2, tiles, splits, sums], or null where there is one part
                    acc_t* __restrict__ sum_g,            // [kept]
                    acc_t* __restrict__ sum_gh,           // [kept]
-                   const NormSumParams p) {
-  __shared__ Sum scratch[MOST_THREADS];
-  const Share own = share(p);
+                   const NormParams p) {
+  __shared__ Sum scratch[SCRATCH];
+  __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS];
+  const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   grad_y += offset(kept, p.y_0, p.y_1, p.y_2, p.y_3);
   x += offset(kept, p.x_0, p.x_1, p.x_2, p.x_3);
+
+  Pack<scalar_t, PACK> grads[HELD], values[HELD];
+#pragma unroll
+  for (int h = 0; h < HELD; ++h) {
+    const index_t i = own.first + h * own.step;
+    if (i >= own.last) continue;
+    const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
+    grads[h] = load_pack<PACK>(grad_y + offset(at, p.y_0, p.y_1, p.y_2, p.y_3));
+    values[h] = load_pack<PACK>(x + offset(at, p.x_0, p.x_1, p.x_2, p.x_3));
+  }
+
+  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
+    const index_t sum = own.tile * p.sums + local;
+    if (p.moves || sum >= p.kept) break;
+    const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
+    centres[local] = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
+    scales[local] = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)];
+  }
+  __syncthreads();
+
   mean += offset(kept, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
   rstd += offset(kept, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
   if (weight) weight += offset(kept, p.weight_0, p.weight_1, p.weight_2, p.weight_3);
-
-  Sum g_sum = {}, gh_sum = {};
-  for (index_t i = own.first; i < own.last; i += own.step) {
+  Sum sums[2 * EACH] = {};  // of g, then of g * h
+#pragma unroll
+  for (int h = 0; h < HELD; ++h) {
+    const index_t i = own.first + h * own.step;
+    if (i >= own.last) continue;
     const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
-    const acc_t centre = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
-    const acc_t scale = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)];
-    const acc_t h = (widen(x[offset(at, p.x_0, p.x_1, p.x_2, p.x_3)]) - centre) * scale;
-    acc_t g = widen(grad_y[offset(at, p.y_0, p.y_1, p.y_2, p.y_3)]);
-    if (weight) g = g * weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)];
-    g_sum = g_sum + g;
-    gh_sum = gh_sum + g * h;
+    const index_t mean_at = offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
+    const index_t rstd_at = offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
+    const index_t weight_at = offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3);
+    acc_t terms[PACK], products[PACK];
+#pragma unroll
+    for (int e = 0; e < PACK; ++e) {
+      const index_t held = own.local + (ALONG ? e : 0);
+      const acc_t centre = p.moves ? mean[mean_at + e * p.mean_3] : centres[held];
+      const acc_t scale = p.moves ? rstd[rstd_at + e * p.rstd_3] : scales[held];
+      terms[e] = widen(grads[h].at[e]);
+      if (weight) terms[e] = terms[e] * weight[weight_at + e * p.weight_3];
+      products[e] = terms[e] * ((widen(values[h].at[e]) - centre) * scale);
+    }
+    add_terms(sums, terms);
+    add_terms(sums + EACH, products);
   }
-  const acc_t total_g = lane_sum(g_sum, scratch, p.lanes);
-  const acc_t total_gh = lane_sum(gh_sum, scratch, p.lanes);
+  add_threads(sums, scratch, own, p);
 
-  if (!own.writes) return;
+  if (!own.leads) return;
+  acc_t total_g[EACH], total_gh[EACH];
+#pragma unroll
+  for (int e = 0; e < EACH; ++e) {
+    total_g[e] = rounded(sums[e]);
+    total_gh[e] = rounded(sums[EACH + e]);
+  }
   if (parts) {
-    const index_t to = own.part * p.kept + own.sum;
-    parts[to] = total_g;
-    parts[p.splits * p.kept + to] = total_gh;
-  } else {
-    write_sums(total_g, total_gh, own.sum, sum_g, sum_gh, p);
+    const index_t to = part_place(own, p);
+    store_values(parts + to, total_g);
+    store_values(parts + tiles_of(p) * p.splits * p.sums + to, total_gh);
+    return;
+  }
+  for (int e = 0; e < EACH; ++e) {
+    const Place at = place(own.sum + e, p.kept_1, p.kept_2, p.kept_3);
+    const index_t to = offset(at, p.sum_0, p.sum_1, p.sum_2, p.sum_3);
+    sum_g[to] = total_g[e] / static_cast<acc_t>(p.divisor);
+    sum_gh[to] = total_gh[e] / static_cast<acc_t>(p.divisor);
   }
 }
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
-norm_backward_sums_combine(const acc_t* __restrict__ parts,  // [2, splits, kept]
-                           acc_t* __restrict__ sum_g,        // [kept]
-                           acc_t* __restrict__ sum_gh,       // [kept]
-                           const NormSumParams p) {
-  __shared__ Sum scratch[MOST_THREADS];
-  const index_t sum = static_cast<index_t>(blockIdx.x);  // [0, kept)
-  const index_t first = static_cast<index_t>(threadIdx.x), step = static_cast<index_t>(blockDim.x);
-  Sum g_sum = {}, gh_sum = {};
-  for (index_t part = first; part < p.splits; part += step) {
-    g_sum = g_sum + parts[part * p.kept + sum];
-    gh_sum = gh_sum + parts[(p.splits + part) * p.kept + sum];
+extern "C" __global__ void __launch_bounds__(COMBINERS, 1)
+norm_backward_sums_combine(const acc_t* __restrict__ parts,   // [2, tiles, splits, sums]
+                           const acc_t* __restrict__ weight,  // [1, G, C, 1] or null: where sums are N * G, parts C
+                           acc_t* __restrict__ sum_g,         // [kept]
+                           acc_t* __restrict__ sum_gh,        // [kept]
+                           const NormParams p) {
+  __shared__ Sum scratch[2 * COMBINERS];
+  __shared__ acc_t results[2][COMBINED];
+  const Combiner own = combiner(p);
+  const acc_t* const parts_g = parts + own.first;
+  const acc_t* const parts_gh = parts_g + tiles_of(p) * p.splits * p.sums;
+  if (weight) weight += own.sum % p.groups * p.weight_1;
+
+  Sum sums[2] = {};
+  for (index_t part = own.member; part < own.last; part += own.step) {
+    acc_t g = parts_g[part * p.sums], gh = parts_gh[part * p.sums];
+    if (weight) {
+      const acc_t factor = weight[part * p.weight_2];
+      g = g * factor;
+      gh = gh * factor;
+    }
+    sums[0] = sums[0] + g;
+    sums[1] = sums[1] + gh;
   }
-  const acc_t total_g = lane_sum(g_sum, scratch, 1);
-  const acc_t total_gh = lane_sum(gh_sum, scratch, 1);
-  if (threadIdx.x == 0) write_sums(total_g, total_gh, sum, sum_g, sum_gh, p);
+  add_combiners(sums, scratch, own);
+
+  // neighbouring threads write neighbouring sums
+  if (own.member == 0) {
+    results[0][own.local] = rounded(sums[0]) / static_cast<acc_t>(p.divisor);
+    results[1][own.local] = rounded(sums[1]) / static_cast<acc_t>(p.divisor);
+  }
+  __syncthreads();
+  const index_t local = static_cast<index_t>(threadIdx.x), sum = static_cast<index_t>(blockIdx.x) * COMBINED + local;
+  if (local >= COMBINED || sum >= p.kept) return;
+  const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
+  const index_t to = offset(at, p.sum_0, p.sum_1, p.sum_2, p.sum_3);
+  sum_g[to] = results[0][local];
+  sum_gh[to] = results[1][local];
 }

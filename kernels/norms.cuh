@@ -1,4 +1,4 @@
-// Reductions of the norms: which elements a thread sums, and sums that do not lose what rounding drops.
+// What the norms share: places in x, sums that do not lose what rounding drops, and packs of values.
 
 // --- Places in x -----------------------------------------------------------------------------------------------------
 
@@ -22,38 +22,6 @@ __device__ __forceinline__ index_t offset(Place at, index_t step_0, index_t step
   return at.i0 * step_0 + at.i1 * step_1 + at.i2 * step_2 + at.i3 * step_3;
 }
 
-// --- Who sums what ---------------------------------------------------------------------------------------------------
-
-// A block takes one part of `lanes` neighbouring sums: thread t works at sum t % lanes with all others of that lane.
-// Lanes are several where kept axes are innermost in memory, so that neighbouring threads read neighbouring elements
-// there too; else there is one, and the threads walk its elements side by side.
-struct Share {
-  index_t sum;                // [0, kept): which sum; beyond it, a lane without work
-  index_t part;               // [0, splits)
-  index_t count;              // elements of this part of the sum
-  index_t first, last, step;  // this thread's elements, within [0, reduced)
-  bool writes;                // whether it is the thread that writes the lane's result
-};
-
-__device__ __forceinline__ index_t part_size(index_t part, index_t run, index_t reduced) {
-  return least(run, reduced - part * run);
-}
-
-__device__ __forceinline__ Share share(const NormSumParams& p) {
-  const index_t thread = static_cast<index_t>(threadIdx.x), block = static_cast<index_t>(blockIdx.x);
-  const index_t tiles = (p.kept + p.lanes - 1) / p.lanes;
-  Share own;
-  own.sum = block % tiles * p.lanes + thread % p.lanes;
-  own.part = block / tiles;
-  own.count = part_size(own.part, p.run, p.reduced);
-  const bool works = own.sum < p.kept;
-  own.first = own.part * p.run + thread / p.lanes;
-  own.last = works ? own.part * p.run + own.count : 0;
-  own.step = static_cast<index_t>(blockDim.x) / p.lanes;
-  own.writes = works && thread < p.lanes;
-  return own;
-}
-
 // --- Compensated sums ------------------------------------------------------------------------------------------------
 
 // A sum as it was rounded, and all that its roundings dropped (Knuth's two-sum, The Art of Computer Programming 2,
@@ -63,6 +31,7 @@ struct Sum {
   acc_t value, lost;
 };
 
+// The same bits for a + b and b + a.
 __device__ __forceinline__ Sum operator+(Sum a, Sum b) {
   const acc_t value = a.value + b.value;
   const acc_t from_b = value - a.value;
@@ -75,19 +44,73 @@ __device__ __forceinline__ Sum operator+(Sum a, acc_t b) { return a + Sum{b, 0};
 // The sum in acc_t. Where it is infinite, what was lost is NaN and counts for nothing.
 __device__ __forceinline__ acc_t rounded(Sum sum) { return sum.lost == sum.lost ? sum.value + sum.lost : sum.value; }
 
-constexpr int MOST_THREADS = 256;  // of a block that sums
-
-// The sum over the threads of each lane, in each of them, over always the same pairs. All threads of the block call it;
-// their number is a power of two and a multiple of `lanes`. `scratch` [blockDim.x] is free again afterwards.
-__device__ __forceinline__ acc_t lane_sum(Sum sum, Sum* scratch, index_t lanes) {
-  const int thread = static_cast<int>(threadIdx.x);
-  scratch[thread] = sum;
-  __syncthreads();
-  for (int half = static_cast<int>(blockDim.x) / 2; half >= lanes; half /= 2) {
-    if (thread < half) scratch[thread] = scratch[thread] + scratch[thread + half];
-    __syncthreads();
+// The sum of a few values in pairs.
+template <int N>
+__device__ __forceinline__ acc_t paired(acc_t (&values)[N]) {
+#pragma unroll
+  for (int half = N / 2; half > 0; half /= 2) {
+#pragma unroll
+    for (int e = 0; e < half; ++e) values[e] = values[e] + values[e + half];
   }
-  const acc_t result = rounded(scratch[thread % lanes]);
-  __syncthreads();  // nobody may write scratch again before all have read their sum
+  return values[0];
+}
+
+// Sums over the lanes of a warp whose numbers differ by multiples of `apart`, among `lanes` neighbours; both are powers
+// of two, and all lanes of the warp call it. The result is in each of them.
+template <int N>
+__device__ __forceinline__ void add_lanes(Sum (&sums)[N], int lanes, int apart) {
+  for (int distance = lanes / 2; distance >= apart; distance /= 2) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const acc_t value = __shfl_xor_sync(0xffffffffu, sums[k].value, distance);
+      const acc_t lost = __shfl_xor_sync(0xffffffffu, sums[k].lost, distance);
+      sums[k] = sums[k] + Sum{value, lost};
+    }
+  }
+}
+
+// Mean, biased variance and 1 / sqrt(variance + eps) of n values with the sums of d = x - pivot and of d^2. Rounding
+// cannot make the variance negative.
+struct Statistics {
+  acc_t mean, var, rstd;
+};
+
+__device__ __forceinline__ acc_t reciprocal_deviation(acc_t var, double eps) {
+  return 1 / sqrt(var + static_cast<acc_t>(eps));
+}
+
+__device__ __forceinline__ Statistics statistics(acc_t pivot, acc_t sum_d, acc_t sum_dd, acc_t n, double eps) {
+  const acc_t variance = (sum_dd - sum_d * sum_d / n) / n;
+  Statistics result;
+  result.mean = pivot + sum_d / n;
+  result.var = variance < 0 ? 0 : variance;  // NaN stays
+  result.rstd = reciprocal_deviation(result.var, eps);
   return result;
+}
+
+// --- Several values of acc_t by one access ---------------------------------------------------------------------------
+
+constexpr int WIDEST = 16 / sizeof(acc_t);
+
+template <int N>
+__device__ __forceinline__ void load_values(const acc_t* from, acc_t (&values)[N]) {
+  constexpr int WIDTH = N < WIDEST ? N : WIDEST;
+#pragma unroll
+  for (int i = 0; i < N; i += WIDTH) {
+    const Pack<acc_t, WIDTH> pack = load_pack<WIDTH>(from + i);
+#pragma unroll
+    for (int e = 0; e < WIDTH; ++e) values[i + e] = pack.at[e];
+  }
+}
+
+template <int N>
+__device__ __forceinline__ void store_values(acc_t* to, const acc_t (&values)[N]) {
+  constexpr int WIDTH = N < WIDEST ? N : WIDEST;
+#pragma unroll
+  for (int i = 0; i < N; i += WIDTH) {
+    Pack<acc_t, WIDTH> pack;
+#pragma unroll
+    for (int e = 0; e < WIDTH; ++e) pack.at[e] = values[i + e];
+    store_pack(to + i, pack);
+  }
 }

@@ -122,39 +122,53 @@ struct PlaneParams {
   RUN_TIME index_t read_slots, write_slots;
 };
 
-// The norms see x [N, G, C, P] as axes 0 to 3: those four in the order in which they lie in memory, outermost first, so
-// that one numbering serves every layout and neighbouring numbers are neighbours in memory. The outermost size is not
-// needed. A statistic, weight or bias has stride 0 along the axes that it is shared over.
+// The norms' general kernels see x [N, G, C, P] as axes 0 to 3: those four in the order in which they lie in memory,
+// outermost first, and joined where one goes on where another ends; so one numbering serves every layout, and
+// neighbouring numbers are neighbours in memory. The outermost size is not needed. An axis is either kept or reduced,
+// and has size 1 among the others. A statistic, weight or bias has stride 0 along the axes that it is shared over.
 
-// An element of z from those of x and y (grad_y), all of one shape: one step of a norm.
+// Sums over the reduced axes, one for each place along the kept ones; or one step over all elements, in which `sums` are
+// places whose elements share their parameters: see norm_tiles.cuh.
 struct NormParams {
-  RUN_TIME index_t count;                       // elements
-  index_t size_1, size_2, size_3;
-  index_t x_0, x_1, x_2, x_3;
-  index_t y_0, y_1, y_2, y_3;
-  index_t z_0, z_1, z_2, z_3;
-  index_t mean_0, mean_1, mean_2, mean_3;
-  index_t rstd_0, rstd_1, rstd_2, rstd_3;
-  index_t weight_0, weight_1, weight_2, weight_3;
-  index_t bias_0, bias_1, bias_2, bias_3;
-  index_t sum_0, sum_1, sum_2, sum_3;           // backward: both means that NormSumParams' kernels wrote
-};
-
-// Sums over some axes of x and y (grad_y), one for each place along the kept axes: see norms.cuh. An axis is either
-// kept or reduced, and has size 1 among the others.
-struct NormSumParams {
   RUN_TIME index_t kept, reduced;               // sums, and elements of each
   index_t kept_1, kept_2, kept_3;
   index_t reduced_1, reduced_2, reduced_3;
-  index_t lanes;                                // sums that one block takes side by side, a power of two up to 32
+  index_t sums;                                 // that one block takes side by side
+  index_t side;                                 // packs of one sum that lie side by side
+  index_t columns, rows;                        // threads that read what lies side by side, and rows of them
+  index_t apart;                                // every so many lanes share their sums; 0 where they lie otherwise
   RUN_TIME index_t splits, run;                 // parts of each sum, and elements of one part
   RUN_TIME index_t divisor;                     // of the sums of the backward pass
+  index_t moves;                                // whether mean and rstd move along a reduced axis
+  index_t weighs;                               // whether the sums have yet to be multiplied by weight
+  index_t groups;                               // N * G sums of parts: G
+  double eps;                                   // added to the variance
   index_t x_0, x_1, x_2, x_3;
-  index_t y_0, y_1, y_2, y_3;
+  index_t y_0, y_1, y_2, y_3;                   // grad_y
+  index_t z_0, z_1, z_2, z_3;                   // what is written
   index_t mean_0, mean_1, mean_2, mean_3;
-  index_t rstd_0, rstd_1, rstd_2, rstd_3;
+  index_t rstd_0, rstd_1, rstd_2, rstd_3;       // or variance
   index_t weight_0, weight_1, weight_2, weight_3;
-  index_t sum_0, sum_1, sum_2, sum_3;           // of both arrays that are written
+  index_t bias_0, bias_1, bias_2, bias_3;
+  index_t sum_0, sum_1, sum_2, sum_3;           // of the results of sums
+};
+
+// Rows [C, P] of x [N, G, C, P], each in one piece: see norm_rows.cuh.
+struct NormRowParams {
+  RUN_TIME index_t rows;                        // N * G
+  index_t g;
+  index_t segments, length;                     // C pieces of P elements; one of C where P is 1
+  index_t along;                                // whether weights move along a segment: P is 1
+  index_t lanes;                                // threads of a segment, a power of two
+  index_t at_once, turns;                       // rows that a block takes side by side, and how often
+  double eps;                                   // added to the variance
+  index_t x_n, x_g;
+  index_t y_n, y_g;                             // grad_y
+  index_t z_n, z_g;                             // what is written
+  index_t mean_n, mean_g;
+  index_t rstd_n, rstd_g;
+  index_t weight_g, weight_c;
+  index_t bias_g, bias_c;
 };
 
 // A copy of x [N, C, P] to y [N, C, P] of another memory order or dtype, plus bias [C]: see pack.cu.

@@ -128,18 +128,23 @@ class Backend(ABC):
     # --- Normalisation: x is [N, G, C, P], weight and bias [1, G, C, 1]; see NormGeometry --------------------------
 
     @abstractmethod
-    def norm_statistics(self, x: Array, geometry: NormGeometry) -> tuple[Array, Array]:
-        """Mean and biased variance over ``geometry.axes``, kept as axes of size 1; float32 for 16-bit x."""
+    def norm_statistics(self, x: Array, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
+        """Mean, biased variance and rstd = 1 / sqrt(var + eps) over ``geometry.axes``, kept as axes of size 1.
+
+        All are float32 for 16-bit x.
+        """
 
     @abstractmethod
-    def norm_apply(self, x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
-        """``(x - mean) * rstd * weight + bias``, in the dtype of x."""
+    def norm_apply(
+        self, x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
+    ) -> Array:
+        """``(x - mean) * rstd * weight + bias`` with rstd = 1 / sqrt(var + eps), in the dtype of x."""
 
     @abstractmethod
     def norm_forward(
         self, x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
-    ) -> tuple[Array, Array, Array]:
-        """As `norm_apply` with x's own statistics and rstd = 1 / sqrt(var + eps); and these, as `norm_statistics`."""
+    ) -> tuple[Array, Array, Array, Array]:
+        """As `norm_apply` with x's own statistics; and these, as `norm_statistics`."""
 
     @abstractmethod
     def norm_backward_affine(

@@ -106,24 +106,21 @@ class NormCall(Call):
 
     def statistics(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array]:
         """Mean and reciprocal standard deviation of x itself."""
-        mean, var = self.backend.norm_statistics(self.x.reshape(geometry.shape), geometry)
-        return mean, self.reciprocal(var, eps)
+        mean, _, rstd = self.backend.norm_statistics(self.x.reshape(geometry.shape), geometry, eps)
+        return mean, rstd
 
     def reciprocal(self, var: Array, eps: float) -> Array:
         return 1 / self.xp.sqrt(var + eps)
 
-    def batch(
-        self, shape: Shape4, running: Running, training: bool, momentum: float, eps: float
-    ) -> tuple[Array, Array, Array]:
-        """Output, and the statistics that the batch is normalised by, [1, C, 1, 1]; updates the running ones."""
+    def batch(self, shape: Shape4, running: Running, momentum: float, eps: float) -> tuple[Array, Array, Array]:
+        """Output by the batch's own statistics, and these, [1, C, 1, 1]; updates the running ones."""
         geometry = NormGeometry(shape, BATCH)
-        if not training or not geometry.count:
-            mean, rstd = self.batch_statistics(geometry, running, training, eps)
-            return self.apply(shape, mean, rstd), mean, rstd
-        y, mean, var = self.forward(geometry, eps)
+        if not geometry.count:
+            return self.x.copy(), *self.batch_statistics(geometry, running, True, eps)
+        y, mean, var, rstd = self.forward(geometry, eps)
         unbiased = var * (geometry.count / (geometry.count - 1))
         self.update(running, mean.reshape(-1), unbiased.reshape(-1), momentum)
-        return y, mean, self.reciprocal(var, eps)
+        return y, mean, rstd
 
     def batch_statistics(
         self, geometry: NormGeometry, running: Running, training: bool, eps: float
@@ -136,28 +133,35 @@ class NormCall(Call):
             return nothing, nothing
         return self.statistics(geometry, eps)
 
-    def instances(
-        self, shape: Shape4, running: Running, use_input_stats: bool, momentum: float, eps: float
-    ) -> tuple[Array, Array, Array]:
-        """Output, and the statistics that images are normalised by, [N or 1, C, 1, 1]; updates the running ones."""
-        if not use_input_stats:
-            mean, rstd = self.kept_statistics(running, eps)
-            return self.apply(shape, mean, rstd), mean, rstd
+    def instances(self, shape: Shape4, running: Running, momentum: float, eps: float) -> tuple[Array, Array, Array]:
+        """Output by the images' own statistics, and these, [N, C, 1, 1]; updates the running ones."""
         geometry = NormGeometry(shape, ROW)
-        y, mean, var = self.forward(geometry, eps)
+        y, mean, var, rstd = self.forward(geometry, eps)
         if shape[0]:
             unbiased = var * (geometry.count / (geometry.count - 1))
             self.update(running, mean.mean(axis=(0, 2, 3)), unbiased.mean(axis=(0, 2, 3)), momentum)
-        return y, mean, self.reciprocal(var, eps)
+        return y, mean, rstd
 
     def rows(self, shape: Shape4, eps: float) -> tuple[Array, Array, Array]:
         """Output, mean and reciprocal standard deviation of layer and group norm."""
-        y, mean, var = self.forward(NormGeometry(shape, ROW), eps)
-        return y, mean, self.reciprocal(var, eps)
+        y, mean, _, rstd = self.forward(NormGeometry(shape, ROW), eps)
+        return y, mean, rstd
+
+    def kept(self, shape: Shape4, running: Running, eps: float) -> Array:
+        """Output by the running statistics."""
+        mean, var = self.running_statistics(running)
+        parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
+        return self.into(shape).norm_apply(self.x.reshape(shape), mean, var, *parameters, eps).reshape(self.x.shape)
+
+    def running_statistics(self, running: Running) -> tuple[Array, Array]:
+        """Mean and variance as they are, [1, C, 1, 1]."""
+        mean, var = (self.spread(array, (0, array.shape[0], 1, 0)) for array in running)  # type: ignore[union-attr]
+        return mean, var
 
     def kept_statistics(self, running: Running, eps: float) -> tuple[Array, Array]:
-        mean, var = (array.astype(self.wide).reshape(1, -1, 1, 1) for array in running)  # type: ignore[union-attr]
-        return mean, self.reciprocal(var, eps)
+        """Mean and reciprocal standard deviation, [1, C, 1, 1]."""
+        mean, var = self.running_statistics(running)
+        return mean.copy(), self.reciprocal(var, eps)
 
     def update(self, running: Running, mean: Array, var: Array, momentum: float) -> None:
         """Move the running statistics towards the batch's, in place."""
@@ -166,31 +170,24 @@ class NormCall(Call):
                 array[...] = (1 - momentum) * array.astype(new.dtype) + momentum * new
 
     def spread(self, array: Array | None, shape: Shape4) -> Array | None:
-        """Weight or bias as [1, G, C, 1]."""
+        """Weight or bias as [1, G, C, 1], in the dtype of statistics."""
         return None if array is None else array.reshape(1, *shape[1:3], 1).astype(self.wide, copy=False)
 
-    def forward(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
-        """Output by the input's own statistics, and these: mean and biased variance."""
+    def forward(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array, Array]:
+        """Output by the input's own statistics, and these: mean, biased variance and reciprocal standard deviation."""
         parameters = self.spread(self.weight, geometry.shape), self.spread(self.bias, geometry.shape)
-        backend = self.backend if self._out is None else self.into_shape(geometry.shape)
-        y, mean, var = backend.norm_forward(self.x.reshape(geometry.shape), *parameters, geometry, eps)
-        return y.reshape(self.x.shape), mean, var
+        y, *statistics = self.into(geometry.shape).norm_forward(self.x.reshape(geometry.shape), *parameters, geometry, eps)
+        return y.reshape(self.x.shape), *statistics
 
-    def apply(self, shape: Shape4, mean: Array, rstd: Array) -> Array:
-        """Output by other statistics than the input's own."""
-        parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
-        backend = self.backend if self._out is None else self.into_shape(shape)
-        return backend.norm_apply(self.x.reshape(shape), mean, rstd, *parameters).reshape(self.x.shape)
-
-    def into_shape(self, shape: Shape4) -> Backend:
-        """The backend that writes [N, G, C, P] to the caller's `out`.
+    def into(self, shape: Shape4) -> Backend:
+        """The backend, or the one that writes [N, G, C, P] to the caller's `out`.
 
         Raises
         ------
         ValueError
             `out` is not as `expect_writable` wants it.
         """
-        return self.backend.into(self.checked_out(self.x.shape), shape)
+        return self.backend if self._out is None else self.backend.into(self.checked_out(self.x.shape), shape)
 
     def handed_over(self, shape: Shape4, axes: tuple[int, ...]) -> tuple[Array | None, Array | None]:
         """The forward's mean and rstd as axes of x, or None."""

@@ -86,7 +86,11 @@ def batch_norm(
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     shape = batch_shape(call, call.x)
     call.check_batch(shape, running, training, momentum, eps)
-    y, mean, rstd = call.batch(shape, running, training, momentum, eps)
+    if not training:
+        y = call.kept(shape, running, eps)
+        mean, rstd = call.kept_statistics(running, eps) if gives_statistics else (None, None)
+    else:
+        y, mean, rstd = call.batch(shape, running, momentum, eps)
     return call.result((y, mean.reshape(-1), rstd.reshape(-1)) if gives_statistics else y)
 
 
@@ -233,7 +237,11 @@ def instance_norm(
     running = (call.running_mean, call.running_var)
     shape = instance_shape(call, call.x)
     call.check_instance(shape, running, use_input_stats, momentum, eps)
-    y, mean, rstd = call.instances(shape, running, use_input_stats, momentum, eps)
+    if not use_input_stats:
+        y = call.kept(shape, running, eps)
+        mean, rstd = call.kept_statistics(running, eps) if gives_statistics else (None, None)
+    else:
+        y, mean, rstd = call.instances(shape, running, momentum, eps)
     kept = shape[:2] if use_input_stats else shape[1:2]
     return call.result((y, mean.reshape(kept), rstd.reshape(kept)) if gives_statistics else y)
 

@@ -1,7 +1,8 @@
 """The norms on the GPU: reductions over x seen as [N, G, C, P], and elementwise steps with their results.
 
-The kernels see x's axes in the order in which they lie in memory, so channels-last images and any other view are read
-in the same way as channels-first ones.
+Rows that lie in one piece and fit into the registers of a block are normalised there, reading x once (`norm_rows`).
+All else goes through general kernels, for any strides: sums over some axes, then a step over all elements. They see x's
+axes in the order in which they lie in memory, so channels-last images are read in the same way as channels-first ones.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gpucnn.backends.cuda import select
-from gpucnn.backends.cuda.launching import Fields, Layout, Work, launch, layout, strides
+from gpucnn.backends.cuda.launching import Fields, Layout, Work, launch, layout
 from gpucnn.backends.cuda.runtime import Array, Runtime
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.dtypes import accumulator
@@ -21,145 +22,208 @@ from gpucnn.geometry import NormGeometry
 if TYPE_CHECKING:
     from gpucnn.backends.cuda import CudaBackend
 
-STATISTICS = Kernel("norm_statistics", "NormSumParams")
-STATISTICS_COMBINE = Kernel("norm_statistics", "NormSumParams", "norm_statistics_combine", block=32)
-BACKWARD_SUMS = Kernel("norm_backward_sums", "NormSumParams")
-BACKWARD_SUMS_COMBINE = Kernel("norm_backward_sums", "NormSumParams", "norm_backward_sums_combine", block=32)
+STATISTICS = Kernel("norm_statistics", "NormParams")
+STATISTICS_COMBINE = Kernel("norm_statistics", "NormParams", "norm_statistics_combine")
+BACKWARD_SUMS = Kernel("norm_backward_sums", "NormParams")
+BACKWARD_SUMS_COMBINE = Kernel("norm_backward_sums", "NormParams", "norm_backward_sums_combine")
 APPLY = Kernel("norm_apply", "NormParams")
 BACKWARD_APPLY = Kernel("norm_backward_apply", "NormParams")
+ROWS = Kernel("norm_rows", "NormRowParams")
+ROWS_BACKWARD = Kernel("norm_rows_backward", "NormRowParams")
+
+HELD, BACKWARD_HELD = 32, 16  # values of each array that a thread holds, forward and backward: HELD in kernels/
+COMBINED = 8  # sums that a block adds the parts of: COMBINED in norm_tiles.cuh
 
 Axes = tuple[int, ...]
 
 
-# --- What the kernels are told ------------------------------------------------------------------------------------
+# --- Axes in the order of memory ----------------------------------------------------------------------------------
 
 
-def memory_order(x: Array | Layout) -> Axes:
+class Dim(NamedTuple):
+    """An axis, or several that go on where another ends: its size, whether it is reduced, the arrays' steps along it."""
+
+    size: int
+    is_reduced: bool
+    steps: tuple[int, ...]
+
+
+def memory_order(x: Layout) -> Axes:
     """The axes of x from the outermost to the innermost in memory; axes of size 1 come last."""
     return tuple(sorted(range(x.ndim), key=lambda axis: (x.shape[axis] == 1, -abs(x.strides[axis]))))
 
 
-def _steps(order: Axes, **arrays: Layout | None) -> Fields:
-    """The strides of each array [N, G, C, P] as the fields ``name_0`` to ``name_3``, axes in `order`."""
-    numbers = [str(order.index(axis)) for axis in range(len(order))]
-    fields: Fields = {}
-    for name, array in arrays.items():
-        fields |= strides(name, numbers, array)
-    return fields
-
-
-def _sizes(prefix: str, shape: Sequence[int], order: Axes) -> Fields:
-    """The fields ``prefix_1`` to ``prefix_3``."""
-    return {f"{prefix}_{number}": shape[axis] for number, axis in enumerate(order) if number}
-
-
-@lru_cache(maxsize=1024)
-def reduction(shape: Axes, order: Axes, axes: Axes) -> Fields:
-    """The fields of NormSumParams that follow from the shape of x, its axes in memory order and the reduced axes.
+def joined(x: Layout, axes: Axes, arrays: Sequence[Layout | None]) -> list[Dim]:
+    """The axes of x in memory order, but for those of size 1, joined where that can be; `axes` are reduced.
 
     Examples
     --------
-    >>> batch = reduction((8, 64, 1, 3136), (0, 1, 3, 2), axes=(0, 2, 3))
-    >>> [batch[name] for name in ("kept", "reduced", "lanes", "splits", "run")]
-    [64, 25088, 1, 6, 4182]
-    >>> channels_last = reduction((8, 64, 1, 3136), (0, 3, 1, 2), axes=(0, 2, 3))
-    >>> [channels_last[name] for name in ("kept", "reduced", "lanes", "splits", "run")]
-    [64, 25088, 32, 196, 128]
+    >>> images = Layout((8, 64, 1, 49), (12544, 196, 196, 4), 4)
+    >>> [(dim.size, dim.is_reduced) for dim in joined(images, (0, 2, 3), [images])]
+    [(8, True), (64, False), (49, True)]
+    >>> channels_last = Layout((8, 64, 1, 49), (12544, 4, 4, 256), 4)
+    >>> [(dim.size, dim.is_reduced) for dim in joined(channels_last, (0, 2, 3), [channels_last])]
+    [(392, True), (64, False)]
     """
-    kept_sizes = [1 if axis in axes else size for axis, size in enumerate(shape)]
-    reduced_sizes = [size if axis in axes else 1 for axis, size in enumerate(shape)]
-    kept, reduced = prod(kept_sizes), prod(reduced_sizes)
-    lanes = _lanes(shape, order, axes)
-    splits = select.norm_splits(-(-kept // lanes), reduced * lanes)
-    run = max(1, -(-reduced // splits))
-    return {
-        "kept": kept,
-        "reduced": reduced,
-        **_sizes("kept", kept_sizes, order),
-        **_sizes("reduced", reduced_sizes, order),
-        "lanes": lanes,
-        "splits": max(1, -(-reduced // run)),  # none of them empty
-        "run": run,
-    }
+    dims: list[Dim] = []
+    for axis in memory_order(x):
+        size = x.shape[axis]
+        if size == 1:
+            continue
+        steps = tuple(0 if a is None or a.shape[axis] == 1 else a.strides[axis] // a.itemsize for a in arrays)
+        dim = Dim(size, axis in axes, steps)
+        if dims and dims[-1].is_reduced == dim.is_reduced and dims[-1].steps == tuple(size * step for step in steps):
+            dim = dim._replace(size=dims.pop().size * size)
+        dims.append(dim)
+    return dims
 
 
-def _lanes(shape: Axes, order: Axes, axes: Axes) -> int:
-    """How many sums lie side by side in memory: the least power of two that holds them, at most 32."""
-    neighbours = 1
-    for axis in reversed(order):
-        if axis in axes and shape[axis] > 1:
+def _pack(x: Layout, arrays: Sequence[Layout]) -> int:
+    """How many neighbours one access takes, in each of the arrays of the shape of x."""
+    innermost = [axis for axis in memory_order(x) if x.shape[axis] > 1][-1:]
+    return min(array.pack(axis) for axis in innermost for array in arrays) if innermost else 1
+
+
+class Tiling(NamedTuple):
+    """The fields of NormParams that say who takes what, and the launch that follows from them."""
+
+    fields: Fields
+    block: int
+    constants: tuple[tuple[str, int | str], ...]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the launch."""
+        fields = self.fields
+        return -(-fields["kept"] // fields["sums"]) * int(fields["splits"])
+
+    def work(self, **others: int | float) -> Work:
+        """The launch of a kernel over the tiles."""
+        fields = self.fields | others
+        extents = (fields["reduced"] + fields["run"] + self.block, fields["kept"] + fields["sums"])
+        return Work(fields, blocks=self.blocks, block=self.block, extents=extents, constants=self.constants)
+
+    def combine(self, **others: int | float) -> Work:
+        """The launch that adds the parts."""
+        fields = self.fields | others
+        extents = (fields["splits"] * (fields["kept"] + fields["sums"]),)
+        return Work(fields, blocks=-(-fields["kept"] // COMBINED), extents=extents, constants=_PLAIN)
+
+
+_NAMES = ("x", "y", "z", "mean", "rstd", "weight", "bias", "sum")
+_WHOLE = ("x", "y", "z")  # arrays of the shape of x
+_PLAIN = (("PACK", 1), ("ALONG", 0))  # what kernels are told that add parts
+_REST: Fields = {"divisor": 1, "weighs": 0, "groups": 1, "eps": 0.0}
+
+
+def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
+    """Who takes what of a reduction of x over `axes`; `arrays` are those that a kernel reads and writes beside x."""
+    given = {"x": x, **arrays}
+    dims = joined(x, axes, [given.get(name) for name in _NAMES])
+    whole = [array for name in _WHOLE if (array := given.get(name)) is not None]
+    kept, reduced = (prod(x.shape[axis] for axis in range(4) if (axis in axes) == side) for side in (False, True))
+    pack = _pack(x, whole)
+    inner, is_along = _run(dims, reduced=False), bool(dims) and not dims[-1].is_reduced
+    run = 1 if is_along else _run(dims, reduced=True)
+    beside = inner if is_along else _run([dim for dim in dims if not dim.is_reduced], reduced=False)
+    chosen = select.norm_tile(is_along, run, beside, reduced, pack, held, x.itemsize)
+    fields: Fields = {"kept": kept, "reduced": reduced, **chosen._asdict()}
+    del fields["block"]
+    fields["splits"] = max(1, -(-reduced // chosen.run))
+    dims = [Dim(1, False, (0,) * len(_NAMES))] * (4 - len(dims)) + dims
+    for number, dim in enumerate(dims):
+        if number:
+            size = max(1, dim.size)  # of an empty batch, which nothing is read of
+            fields[f"kept_{number}"] = 1 if dim.is_reduced else size
+            fields[f"reduced_{number}"] = size if dim.is_reduced else 1
+        fields |= {f"{name}_{number}": step for name, step in zip(_NAMES, dim.steps, strict=True)}
+    statistics = [_NAMES.index(name) for name in ("mean", "rstd")]
+    fields["moves"] = int(any(dim.steps[at] for dim in dims for at in statistics if dim.is_reduced))
+    constants = (("PACK", pack), ("ALONG", int(is_along and pack > 1)))
+    return Tiling(_REST | fields, chosen.block, constants)
+
+
+def _run(dims: Sequence[Dim], reduced: bool) -> int:
+    """Elements of the innermost dims that are reduced, or are not."""
+    size = 1
+    for dim in reversed(dims):
+        if dim.is_reduced != reduced:
             break
-        neighbours *= 1 if axis in axes else shape[axis]
-    return min(32, select.power_of_two(neighbours))
+        size *= dim.size
+    return size
 
 
-# --- Sums ---------------------------------------------------------------------------------------------------------
+def _flat(kept: int, splits: int, sums: int) -> Fields:
+    """The fields of a combination of parts [kept / sums, splits, sums] to sums [kept]."""
+    fields = {f"{name}_{number}": 0 for name in _NAMES for number in range(4)}
+    fields |= {f"{name}_{number}": 1 for name in ("kept", "reduced") for number in (1, 2, 3)}
+    fields |= {"kept": kept, "kept_3": max(1, kept), "sum_3": 1, "reduced": splits, "splits": splits, "run": 1}
+    return _REST | fields | {"sums": max(1, sums), "side": 1, "columns": 1, "rows": 1, "apart": 1, "moves": 0}
 
 
-def _sums(
-    runtime: Runtime,
-    kernels: tuple[Kernel, Kernel],
-    works: tuple[Callable[..., Work], Callable[..., Work]],
-    arrays: tuple[Array | None, ...],
-    results: tuple[Array, Array],
-    x: Array,
-    part_values: int,
-    facts: tuple[Hashable, ...],
-) -> None:
-    """Launch a reduction of `arrays` to `results`: in one go, or parts of them and then their combination.
+# --- Statistics ---------------------------------------------------------------------------------------------------
 
-    `part_values` is how many values a part of a sum leaves for the second kernel. `facts` begin with the axes that are
-    reduced.
-    """
-    (axes, *_) = facts
-    fields = reduction(tuple(x.shape), memory_order(x), axes)
-    splits, kept = fields["splits"], fields["kept"]
-    parts = None if splits == 1 else runtime.xp.empty((part_values, splits, kept), results[0].dtype)
-    launch(runtime, kernels[0], x.dtype, (*arrays, parts, *results), works[0], *facts)
+
+def _statistics_tiling(x: Layout, mean: Layout, axes: Axes) -> Tiling:
+    return tiling(x, axes, HELD, sum=mean)
+
+
+def _statistics_work(
+    x: Layout, parts: Layout | None, mean: Layout, var: Layout, rstd: Layout, axes: Axes, eps: float
+) -> Work:
+    return _statistics_tiling(x, mean, axes).work(eps=eps)
+
+
+def _statistics_combine_work(
+    parts: Layout, mean: Layout, var: Layout, rstd: Layout, x: Layout, axes: Axes, eps: float
+) -> Work:
+    return _statistics_tiling(x, mean, axes).combine(eps=eps)
+
+
+@lru_cache(maxsize=1024)
+def _parts_shape(
+    tiled: Callable[..., Tiling], arrays: tuple[Layout | None, ...], facts: tuple[Hashable, ...]
+) -> tuple[int, int, int] | None:
+    """The tiles, parts and sums of a tile of a reduction, or None where no sum has several parts."""
+    fields = tiled(*arrays, *facts).fields
+    kept, sums, splits = (int(fields[name]) for name in ("kept", "sums", "splits"))
+    return None if splits == 1 else (-(-kept // sums), splits, sums)
+
+
+def _sizes_kept(x: Array, axes: Axes) -> Axes:
+    return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+
+
+def norm_statistics(backend: CudaBackend, x: Array, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
+    """Mean, biased variance and ``1 / sqrt(var + eps)`` over ``geometry.axes``, as axes of size 1."""
+    runtime = backend.runtime
+    mean, var, rstd = found = tuple(
+        runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3)
+    )
+    if _rows(x, geometry, HELD):
+        launch(runtime, ROWS, x.dtype, (x, None, None, None, *found), _rows_work, eps)
+        return mean, var, rstd
+    axes, seen = geometry.axes, layout(x)
+    shape = _parts_shape(_statistics_tiling, (seen, layout(mean)), (axes,))
+    parts = None if shape is None else runtime.xp.empty((3, *shape), mean.dtype)
+    launch(runtime, STATISTICS, x.dtype, (x, parts, *found), _statistics_work, axes, eps)
     if parts is not None:
-        given = tuple(None if array is None else layout(array) for array in arrays)
-        launch(runtime, kernels[1], x.dtype, (parts, *results), works[1], given, *facts)
+        launch(runtime, STATISTICS_COMBINE, x.dtype, (parts, *found), _statistics_combine_work, seen, axes, eps)
+    return mean, var, rstd
 
 
-def _parts_work(fields: Fields) -> Work:
-    """A block for each part of `lanes` neighbouring sums."""
-    kept, lanes, splits, run = (fields[name] for name in ("kept", "lanes", "splits", "run"))
-    block = select.norm_block(lanes * run)
-    extents = (fields["reduced"] + run + block, kept + lanes)
-    return Work(fields, blocks=-(-kept // lanes) * splits, block=block, extents=extents)
-
-
-def _combine_work(fields: Fields) -> Work:
-    """A block for each sum."""
-    return Work(fields, blocks=fields["kept"], extents=(fields["splits"] + STATISTICS_COMBINE.block,))
-
-
-def _statistics_fields(x: Layout, mean: Layout, axes: Axes) -> Fields:
-    order = memory_order(x)
-    absent = dict.fromkeys(("y", "mean", "rstd", "weight"))
-    return {**reduction(x.shape, order, axes), **_steps(order, x=x, **absent, sum=mean), "divisor": 1}
-
-
-def _statistics_work(x: Layout, parts: Layout | None, mean: Layout, var: Layout, axes: Axes) -> Work:
-    return _parts_work(_statistics_fields(x, mean, axes))
-
-
-def _statistics_combine_work(parts: Layout, mean: Layout, var: Layout, arrays: tuple[Layout], axes: Axes) -> Work:
-    (x,) = arrays
-    return _combine_work(_statistics_fields(x, mean, axes))
-
+# --- Sums of the backward pass ------------------------------------------------------------------------------------
 
 Given = tuple[Layout, Layout, Layout, Layout, Layout | None]  # grad_y, x, mean, rstd, weight
 
 
-def _backward_fields(arrays: Given, sums: Layout, axes: Axes, divisor: int) -> Fields:
-    grad_y, x, mean, rstd, weight = arrays
-    order = memory_order(x)
-    steps = _steps(order, x=x, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sums)
-    return {**reduction(x.shape, order, axes), **steps, "divisor": divisor}
+def _sums_tiling(
+    grad_y: Layout, x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, sums: Layout, axes: Axes
+) -> Tiling:
+    return tiling(x, axes, BACKWARD_HELD, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sums)
 
 
-def _backward_sums_work(
+def _sums_work(
     grad_y: Layout,
     x: Layout,
     mean: Layout,
@@ -169,56 +233,61 @@ def _backward_sums_work(
     sum_g: Layout,
     sum_gh: Layout,
     axes: Axes,
-    divisor: int,
 ) -> Work:
-    return _parts_work(_backward_fields((grad_y, x, mean, rstd, weight), sum_g, axes, divisor))
+    return _sums_tiling(grad_y, x, mean, rstd, weight, sum_g, axes).work()
 
 
-def _backward_combine_work(
-    parts: Layout, sum_g: Layout, sum_gh: Layout, arrays: Given, axes: Axes, divisor: int
+def _sums_combine_work(
+    parts: Layout, weight: None, sum_g: Layout, sum_gh: Layout, arrays: Given, axes: Axes
 ) -> Work:
-    return _combine_work(_backward_fields(arrays, sum_g, axes, divisor))
+    return _sums_tiling(*arrays, sum_g, axes).combine()
 
 
-def _backward_sums(
-    runtime: Runtime,
-    grad_y: Array,
-    x: Array,
-    mean: Array,
-    rstd: Array,
-    weight: Array | None,
-    axes: Axes,
-    divisor: int,
-) -> tuple[Array, Array]:
-    """Sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, each over `divisor`."""
-    shape = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
-    sum_g, sum_gh = (runtime.xp.empty(shape, mean.dtype) for _ in range(2))
-    _sums(
-        runtime,
-        (BACKWARD_SUMS, BACKWARD_SUMS_COMBINE),
-        (_backward_sums_work, _backward_combine_work),
-        (grad_y, x, mean, rstd, weight),
-        (sum_g, sum_gh),
-        x,
-        part_values=2,
-        facts=(axes, divisor),
-    )
-    return sum_g, sum_gh
+def _sums(
+    runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes
+) -> Array:
+    """Sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1: [2, ...]."""
+    sums = runtime.xp.empty((2, *_sizes_kept(x, axes)), mean.dtype)
+    arrays = (grad_y, x, mean, rstd, weight)
+    given = tuple(None if array is None else layout(array) for array in arrays)
+    shape = _parts_shape(_sums_tiling, (*given, layout(sums[0])), (axes,))
+    parts = None if shape is None else runtime.xp.empty((2, *shape), mean.dtype)
+    launch(runtime, BACKWARD_SUMS, x.dtype, (*arrays, parts, sums[0], sums[1]), _sums_work, axes)
+    if parts is not None:
+        combined = (parts, None, sums[0], sums[1])
+        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, combined, _sums_combine_work, given, axes)
+    return sums
+
+
+def _added_work(parts: Layout, weight: Layout | None, sum_g: Layout, sum_gh: Layout, sums: int) -> Work:
+    kept = sum_g.size
+    fields = _flat(kept, parts.size // 2 // max(1, kept), sums)
+    if weight is not None:
+        fields |= {"weight_1": _step(weight, 1), "weight_2": _step(weight, 2)}
+        fields["groups"] = weight.shape[1]
+    return Work(fields, blocks=-(-kept // COMBINED), extents=(parts.size + sums,), constants=_PLAIN)
+
+
+def _added(runtime: Runtime, x: Array, parts: Array, weight: Array | None, shape: Axes, sums: int) -> Array:
+    """Both sums of parts [2, tiles, parts, sums] that lie in C order, [2, *shape]; each times its weight, if given."""
+    result = runtime.xp.empty((2, *shape), parts.dtype)
+    launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (parts, weight, result[0], result[1]), _added_work, sums)
+    return result
 
 
 # --- Element by element -------------------------------------------------------------------------------------------
 
 
-def _elementwise_work(z: Layout, **arrays: Layout | None) -> Work:
-    """One element of z a thread, in z's memory order."""
-    order = memory_order(z)
-    absent = dict.fromkeys(("x", "y", "mean", "rstd", "weight", "bias", "sum"))
-    fields = {"count": z.size, **_sizes("size", z.shape, order), **_steps(order, **(absent | arrays), z=z)}
-    return Work(fields, z.size)
+def _shared(x: Layout, mean: Layout) -> Axes:
+    """The axes along which a step over all elements has the same parameters, but for mean and rstd of rows with P = 1."""
+    return (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
 
 
-def _apply_work(x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, bias: Layout | None, y: Layout) -> Work:
-    return _elementwise_work(y, x=x, mean=mean, rstd=rstd, weight=weight, bias=bias)
+def _apply_work(
+    x: Layout, mean: Layout, var: Layout, weight: Layout | None, bias: Layout | None, z: Layout, eps: float
+) -> Work:
+    arrays = {"mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
+    return tiling(x, _shared(x, mean), HELD, **arrays).work(eps=eps)
 
 
 def _backward_apply_work(
@@ -227,58 +296,190 @@ def _backward_apply_work(
     mean: Layout,
     rstd: Layout,
     weight: Layout | None,
-    mean_g: Layout,
-    mean_gh: Layout,
+    sum_g: Layout,
+    sum_gh: Layout,
     grad_x: Layout,
+    count: int,
+    weighs: bool,
 ) -> Work:
-    return _elementwise_work(grad_x, x=x, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=mean_g)
-
-
-# --- Primitives ---------------------------------------------------------------------------------------------------
-
-
-def norm_statistics(backend: CudaBackend, x: Array, geometry: NormGeometry) -> tuple[Array, Array]:
-    """Mean and biased variance over ``geometry.axes``, as axes of size 1."""
-    runtime = backend.runtime
-    shape = [1 if axis in geometry.axes else size for axis, size in enumerate(x.shape)]
-    mean, var = (runtime.xp.empty(shape, accumulator(x.dtype)) for _ in range(2))
-    _sums(
-        runtime,
-        (STATISTICS, STATISTICS_COMBINE),
-        (_statistics_work, _statistics_combine_work),
-        (x,),
-        (mean, var),
-        x,
-        part_values=3,
-        facts=(geometry.axes,),
-    )
-    return mean, var
+    arrays = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "sum": sum_g, "z": grad_x}
+    return tiling(x, _shared(x, mean), BACKWARD_HELD, **arrays).work(divisor=count, weighs=int(weighs))
 
 
 def norm_apply(
-    backend: CudaBackend, x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None
+    backend: CudaBackend, x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
 ) -> Array:
-    """``(x - mean) * rstd * weight + bias``, in the dtype and memory order of x."""
+    """``(x - mean) / sqrt(var + eps) * weight + bias``, in the dtype and memory order of x."""
     y = backend.runtime.xp.empty_like(x)
-    launch(backend.runtime, APPLY, x.dtype, (x, mean, rstd, weight, bias, y), _apply_work)
+    launch(backend.runtime, APPLY, x.dtype, (x, mean, var, weight, bias, y), _apply_work, eps)
     return y
+
+
+# --- Rows that a block holds --------------------------------------------------------------------------------------
+
+
+def _rows(x: Array, geometry: NormGeometry, held: int, *others: Array) -> bool:
+    """Whether a norm over rows can hold them whole: they lie in one piece in x and in other arrays, and are small."""
+    _, _, c, p = x.shape
+    if geometry.axes == (0, 2, 3) or not all(_in_pieces(array) for array in (x, *others)):
+        return False
+    return select.norm_rows(*((1, c, True) if p == 1 else (c, p, False)), held, accumulator(x.dtype).itemsize) is not None
+
+
+def _in_pieces(x: Array) -> bool:
+    """Whether each row [C, P] of x lies in one piece, in C order."""
+    _, _, c, p = x.shape
+    return (p == 1 or x.strides[3] == x.itemsize) and (c == 1 or x.strides[2] == p * x.itemsize)
+
+
+def _row_work(
+    x: Layout, held: int, wide: int, weight: Layout | None, bias: Layout | None, arrays: dict[str, Layout | None]
+) -> Work:
+    n, g, c, p = x.shape
+    along = p == 1
+    segments, length = (1, c) if along else (c, p)
+    chosen = select.norm_rows(segments, length, along, held, wide)
+    assert chosen is not None  # as `_rows` has found
+    axis = 2 if along else 3
+    whole = [x, *(array for name, array in arrays.items() if name in _WHOLE and array is not None)]
+    pack = min(array.pack(axis) if length > 1 else 1 for array in whole)
+    fields: Fields = {"rows": n * g, "g": g, "segments": segments, "length": length, "along": int(along), "eps": 0.0}
+    fields |= {"lanes": chosen.lanes, "at_once": chosen.at_once, "turns": chosen.turns}
+    for name, array in ({"x": x, "y": None, "z": None, "mean": None, "rstd": None} | arrays).items():
+        fields |= {f"{name}_n": _step(array, 0), f"{name}_g": _step(array, 1)}
+    for name, array in (("weight", weight), ("bias", bias)):
+        fields |= {f"{name}_g": _step(array, 1), f"{name}_c": _step(array, 2)}
+    return Work(
+        fields,
+        blocks=-(-n * g // (chosen.at_once * chosen.turns)),
+        block=chosen.block,
+        extents=(n * g + chosen.at_once * chosen.turns, held * chosen.block),
+        constants=(("PACK", pack),),
+        shared_bytes=chosen.shared_bytes,
+    )
+
+
+def _step(array: Layout | None, axis: int) -> int:
+    return 0 if array is None or array.shape[axis] == 1 else array.strides[axis] // array.itemsize
+
+
+def _rows_work(
+    x: Layout,
+    weight: Layout | None,
+    bias: Layout | None,
+    z: Layout | None,
+    mean: Layout,
+    var: Layout,
+    rstd: Layout,
+    eps: float,
+) -> Work:
+    work = _row_work(x, HELD, mean.itemsize, weight, bias, {"z": z})
+    return work._replace(fields=work.fields | {"eps": eps})
+
+
+def _rows_backward_work(
+    grad_y: Layout,
+    x: Layout,
+    mean: Layout,
+    rstd: Layout,
+    weight: Layout | None,
+    z: Layout | None,
+    parts: Layout | None,
+) -> Work:
+    arrays = {"y": grad_y, "z": z, "mean": mean, "rstd": rstd}
+    return _row_work(x, BACKWARD_HELD, mean.itemsize, weight, None, arrays)
 
 
 def norm_forward(
     backend: CudaBackend, x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
-) -> tuple[Array, Array, Array]:
-    """Output by x's own statistics, and these: mean and biased variance."""
-    mean, var = norm_statistics(backend, x, geometry)
-    rstd = 1 / backend.runtime.xp.sqrt(var + eps)
-    return norm_apply(backend, x, mean, rstd, weight, bias), mean, var
+) -> tuple[Array, Array, Array, Array]:
+    """Output by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
+    runtime = backend.runtime
+    if not _rows(x, geometry, HELD):
+        mean, var, rstd = norm_statistics(backend, x, geometry, eps)
+        return norm_apply(backend, x, mean, var, weight, bias, eps), mean, var, rstd
+    y = runtime.xp.empty_like(x)
+    mean, var, rstd = (runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3))
+    launch(runtime, ROWS, x.dtype, (x, weight, bias, y, mean, var, rstd), _rows_work, eps)
+    return y, mean, var, rstd
+
+
+# --- Gradients ----------------------------------------------------------------------------------------------------
+
+
+class _Backward:
+    """The gradients of one norm, each computed in the same way whether it is wanted with others or alone."""
+
+    def __init__(
+        self, backend: CudaBackend, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
+    ) -> None:
+        self.runtime = backend.runtime
+        self.arrays = (grad_y, x, mean, rstd)
+        self.x, self.geometry = x, geometry
+        self.affine_shape = (1, *x.shape[1:3], 1)
+
+    def gradients(
+        self, weight: Array | None, needs_input: bool, needs_affine: bool
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Gradients by x, weight and bias."""
+        grad_y, x, mean, rstd = self.arrays
+        axes = self.geometry.axes
+        if _rows(x, self.geometry, BACKWARD_HELD, grad_y):
+            return self._of_rows(weight, needs_input, needs_affine)
+        if axes == (0, 2, 3):  # the means of g and g * h are grad_bias and grad_weight times weight
+            sums = affine = _sums(self.runtime, *self.arrays, None, axes)
+            return self._input(weight, sums, True) if needs_input else None, affine[1], affine[0]
+        grad_x = affine = None
+        if x.shape[3] > 1:  # sums of each channel of each image serve both
+            planes = _sums(self.runtime, *self.arrays, None, (3,))
+            if needs_input:
+                sums = _added(self.runtime, x, planes, weight, _sizes_kept(x, axes), 1)
+                grad_x = self._input(weight, sums, False)
+            if needs_affine:
+                affine = _added(self.runtime, x, planes, None, self.affine_shape, prod(self.affine_shape))
+        else:
+            if needs_input:
+                grad_x = self._input(weight, _sums(self.runtime, *self.arrays, weight, axes), False)
+            if needs_affine:
+                affine = _sums(self.runtime, *self.arrays, None, self.geometry.affine_axes)
+        return grad_x, *((None, None) if affine is None else (affine[1], affine[0]))
+
+    def _input(self, weight: Array | None, sums: Array, weighs: bool) -> Array:
+        """grad_x by the closed form; `weighs` says that the sums are yet to be multiplied by weight."""
+        grad_x = self.runtime.xp.empty_like(self.x)
+        count = max(1, self.geometry.count)  # an empty batch has none
+        arrays = (*self.arrays, weight, sums[0], sums[1], grad_x)
+        launch(self.runtime, BACKWARD_APPLY, self.x.dtype, arrays, _backward_apply_work, count, weighs)
+        return grad_x
+
+    def _of_rows(
+        self, weight: Array | None, needs_input: bool, needs_affine: bool
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        x, mean, runtime = self.x, self.arrays[2], self.runtime
+        grad_x = runtime.xp.empty_like(x) if needs_input else None
+        layouts = (*map(layout, self.arrays), None, None, None)
+        parts = None
+        if needs_affine:
+            splits = _rows_backward_blocks(layouts) if x.shape[3] == 1 else x.shape[0]
+            parts = runtime.xp.empty((2, splits, *self.affine_shape[1:3]), mean.dtype)
+        launch(runtime, ROWS_BACKWARD, x.dtype, (*self.arrays, weight, grad_x, parts), _rows_backward_work)
+        if parts is None:
+            return grad_x, None, None
+        affine = _added(runtime, x, parts, None, self.affine_shape, prod(self.affine_shape))
+        return grad_x, affine[1], affine[0]
+
+
+@lru_cache(maxsize=1024)
+def _rows_backward_blocks(layouts: tuple[Layout, Layout, Layout, Layout, None, None, None]) -> int:
+    """Blocks of a launch over rows, each of which leaves a part of the sums over them."""
+    return _rows_backward_work(*layouts).blocks or 0
 
 
 def norm_backward_affine(
     backend: CudaBackend, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
 ) -> tuple[Array, Array]:
     """Gradients of weight and bias, [1, G, C, 1]."""
-    axes = geometry.affine_axes
-    grad_bias, grad_weight = _backward_sums(backend.runtime, grad_y, x, mean, rstd, None, axes, divisor=1)
+    _, grad_weight, grad_bias = _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(None, False, True)
     return grad_weight, grad_bias
 
 
@@ -292,13 +493,7 @@ def norm_backward_input(
     geometry: NormGeometry,
 ) -> Array:
     """grad_x by the closed form, in the memory order of x."""
-    runtime = backend.runtime
-    count = max(1, geometry.count)  # an empty batch has none
-    mean_g, mean_gh = _backward_sums(runtime, grad_y, x, mean, rstd, weight, geometry.axes, divisor=count)
-    grad_x = runtime.xp.empty_like(x)
-    arrays = (grad_y, x, mean, rstd, weight, mean_g, mean_gh, grad_x)
-    launch(runtime, BACKWARD_APPLY, x.dtype, arrays, _backward_apply_work)
-    return grad_x
+    return _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(weight, True, False)[0]
 
 
 def norm_backward(
@@ -310,6 +505,6 @@ def norm_backward(
     weight: Array | None,
     geometry: NormGeometry,
 ) -> tuple[Array, Array, Array]:
-    """Gradients of x, weight and bias."""
-    grad_x = norm_backward_input(backend, grad_y, x, mean, rstd, weight, geometry)
-    return grad_x, *norm_backward_affine(backend, grad_y, x, mean, rstd, geometry)
+    """Gradients of x, weight and bias, sharing the sums that they have in common."""
+    grads = _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(weight, True, True)
+    return grads  # type: ignore[return-value]

@@ -374,31 +374,97 @@ def bias_sums(rows: int, c: int, run: int, width: int, itemsize: int) -> BiasSum
 
 # --- Norms ----------------------------------------------------------------------------------------------------------
 
-LEAST_PART = 4096  # values below which a part of a norm's sum is not worth a block of its own
+LINE_BYTES = 128
+NORM_THREADS = 256  # wanted of a block
+MOST_NORM_THREADS = 512
+MOST_NORM_SUMS = 64  # of a block: MOST_SUMS in norm_tiles.cuh
+ROW_THREADS = 256  # of a block that holds rows: MOST_THREADS in norm_rows.cuh
+ROWS_OF_BLOCK = 32  # that share what a block reads of weights, and more where rows are short
+LEAST_LANES = 8  # threads of a segment of a row
+MOST_ROW_SHARED = 40 << 10  # bytes of weights, and of the backward pass's sums
 
 
-def norm_splits(blocks: int, values: int) -> int:
-    """Into how many parts each of the sums of a norm is cut that takes `blocks` blocks of `values` each.
+class NormTile(NamedTuple):
+    """A block of a norm's general kernels; the fields are those of NormParams, and its threads."""
+
+    sums: int
+    side: int
+    columns: int
+    rows: int
+    apart: int
+    run: int
+    block: int
+
+
+def norm_tile(
+    is_along: bool, inner: int, beside: int, reduced: int, pack: int, held: int, itemsize: int
+) -> NormTile:
+    """What a block takes of sums over `reduced` elements each, whose threads hold `held` values in packs.
+
+    Innermost in memory are `beside` neighbouring sums (`is_along`), or `inner` elements of one sum, `beside` of which
+    lie side by side.
 
     Examples
     --------
-    >>> norm_splits(blocks=3, values=64 * 224 * 224)  # batch norm of an RGB image
-    784
-    >>> norm_splits(blocks=8192, values=768)  # layer norm
-    1
+    >>> norm_tile(False, 112 * 112, 64, 8 * 112 * 112, pack=4, held=32, itemsize=4)  # channels first: a run of a plane
+    NormTile(sums=1, side=256, columns=256, rows=1, apart=1, run=8192, block=256)
+    >>> norm_tile(False, 49, 2048, 8 * 49, pack=1, held=32, itemsize=4)  # eight planes end where a sector does
+    NormTile(sums=8, side=49, columns=392, rows=1, apart=0, run=1568, block=416)
+    >>> norm_tile(True, 1, 144, 8 * 3136, pack=4, held=32, itemsize=4)  # channels last: 128 bytes of each pixel
+    NormTile(sums=32, side=1, columns=8, rows=32, apart=8, run=256, block=256)
     """
-    return max(1, min(-(-WANTED_BLOCKS // max(1, blocks)), values // LEAST_PART))
+    slots = held // pack
+    if is_along:
+        columns = min(beside // pack, max(1, LINE_BYTES // (pack * itemsize)), 32)
+        return _norm_tile(columns * pack, 1, columns, 1, reduced, slots)
+    packs, whole = inner // pack, SECTOR_BYTES // gcd(SECTOR_BYTES, inner * itemsize)
+    sums = min(whole, beside)
+    if (whole == 1 and packs >= 32) or sums * packs > MOST_NORM_THREADS:
+        side = max(32, min(NORM_THREADS, -(-reduced // held // 32) * 32))
+        return _norm_tile(1, side, side, side * pack, reduced, slots)
+    while 2 * sums <= min(beside, MOST_NORM_SUMS) and 2 * sums * packs <= NORM_THREADS:
+        sums *= 2
+    return _norm_tile(sums, packs, sums * packs, inner, reduced, slots)
 
 
-def norm_block(values: int) -> int:
-    """The threads of a block that sums `values`: some four values each, a power of two.
+def _norm_tile(sums: int, side: int, columns: int, width: int, reduced: int, slots: int) -> NormTile:
+    """The tile whose rows of threads read `width` elements of each sum."""
+    rows = max(1, min(NORM_THREADS // columns, -(-reduced // (width * slots))))
+    apart = 1 if side == columns else columns if side == 1 and columns in (2, 4, 8, 16, 32) else 0
+    return NormTile(sums, side, columns, rows, apart, slots * rows * width, -(-columns * rows // 32) * 32)
+
+
+class NormRows(NamedTuple):
+    """A block that holds rows whole; the fields are those of NormRowParams, its threads and shared memory."""
+
+    lanes: int
+    at_once: int
+    turns: int
+    block: int
+    shared_bytes: int
+
+
+def norm_rows(segments: int, length: int, along: bool, held: int, itemsize: int) -> NormRows | None:
+    """How blocks take rows of `segments` times `length` values, or None where they are too large for that.
+
+    A thread holds `held` values. Where weights move `along` a row, a block keeps them, `itemsize` bytes each.
 
     Examples
     --------
-    >>> norm_block(values=96), norm_block(values=768), norm_block(values=100_000)
-    (32, 256, 256)
+    >>> norm_rows(1, 768, True, held=32, itemsize=4)  # layer norm: a row a warp, by turns
+    NormRows(lanes=32, at_once=8, turns=4, block=256, shared_bytes=9216)
+    >>> norm_rows(4, 1024, False, held=16, itemsize=4)  # group norm: 64 lanes for each of its four channels
+    NormRows(lanes=64, at_once=1, turns=1, block=256, shared_bytes=0)
+    >>> norm_rows(8, 3136, False, held=16, itemsize=4) is None
+    True
     """
-    return max(32, min(256, power_of_two(-(-values // 4))))
+    lanes = max(LEAST_LANES, power_of_two(-(-length // held)))
+    shared_bytes = 3 * length * itemsize if along else 0
+    if lanes * segments > ROW_THREADS or shared_bytes > MOST_ROW_SHARED:
+        return None
+    at_once = ROW_THREADS // (lanes * segments)
+    turns = max(2, ROWS_OF_BLOCK // at_once) if along else 1
+    return NormRows(lanes, at_once, turns, -(-at_once * segments * lanes // 32) * 32, shared_bytes)
 
 
 def power_of_two(least: int) -> int:

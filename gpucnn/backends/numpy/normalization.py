@@ -36,8 +36,8 @@ _ALL = slice(None)
 # --- Primitives ---------------------------------------------------------------------------------------------------
 
 
-def norm_statistics(x: Array, geometry: NormGeometry) -> tuple[Array, Array]:
-    """Mean and biased variance over ``geometry.axes``, as axes of size 1."""
+def norm_statistics(x: Array, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
+    """Mean, biased variance and ``1 / sqrt(var + eps)`` over ``geometry.axes``, as axes of size 1."""
     view = _View(x, geometry.axes)
     xs, pieces = view.of(x), view.pieces
     moments: list[Any] = [None] * len(pieces)
@@ -53,11 +53,22 @@ def norm_statistics(x: Array, geometry: NormGeometry) -> tuple[Array, Array]:
         away = part_mean - mean[part]
         mean[part] += away * (values / count[part])
         square[part] += part_square + away * away * (values * (1 - values / count[part]))
-    return mean[:, 0].astype(view.wide), (square / max(1, view.count))[:, 0].astype(view.wide)
+    var = (square / max(1, view.count))[:, 0].astype(view.wide)
+    return mean[:, 0].astype(view.wide), var, _reciprocal(var, eps)
 
 
-def norm_apply(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
-    """``(x - mean) * rstd * weight + bias``, in the dtype of x."""
+def _reciprocal(var: Array, eps: float) -> Array:
+    """rstd."""
+    reciprocal: Array = 1 / np.sqrt(var + eps)
+    return reciprocal
+
+
+def norm_apply(x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
+    """``(x - mean) / sqrt(var + eps) * weight + bias``, in the dtype of x."""
+    return _apply(x, mean, _reciprocal(var, eps), weight, bias)
+
+
+def _apply(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
     view = _View(x, ROW if len(mean) == len(x) else BATCH)
     y = view.empty()
     xs, ys = view.of(x), view.of(y)
@@ -74,12 +85,12 @@ def norm_apply(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: A
 
 def norm_forward(
     x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
-) -> tuple[Array, Array, Array]:
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` by x's own statistics, and these: mean and biased variance."""
+) -> tuple[Array, Array, Array, Array]:
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` by x's own statistics, and these: mean, biased variance, rstd."""
     view = _View(x, geometry.axes)
     if not view.whole:
-        mean, var = norm_statistics(x, geometry)
-        return norm_apply(x, mean, 1 / np.sqrt(var + eps), weight, bias), mean, var
+        mean, var, rstd = norm_statistics(x, geometry, eps)
+        return _apply(x, mean, rstd, weight, bias), mean, var, rstd
     y, mean, var = view.empty(), np.empty(view.statistics, view.wide), np.empty(view.statistics, view.wide)
     xs, ys = view.of(x), view.of(y)
     factor, term = _lifted(weight), _lifted(bias)
@@ -90,11 +101,10 @@ def norm_forward(
         centre[...], square = _moments(values)
         np.divide(square, view.count, out=spread, casting="same_kind")
         with _written(ys[piece], view.wide) as out:
-            rstd = 1 / np.sqrt(spread + eps)
-            _normalise(values, centre, rstd, _parameter(factor, piece), _parameter(term, piece), out)
+            _normalise(values, centre, _reciprocal(spread, eps), _parameter(factor, piece), _parameter(term, piece), out)
 
     view.run(task, view.pieces)
-    return y, mean[:, 0], var[:, 0]
+    return y, mean[:, 0], var[:, 0], _reciprocal(var[:, 0], eps)
 
 
 def norm_backward_affine(

@@ -1,0 +1,114 @@
+// A norm over rows, all of it: their mean, biased variance and 1 / sqrt(var + eps), and with them
+// z = (x - mean) * rstd * weight + bias
+//
+// Source       the two passes of norm_statistics, then the definition of norm_apply
+// Reads        x [N, G, C, P], each row [C, P] in one piece; weight, bias [1, G, C, 1] or null
+// Writes       z [N, G, C, P] unless it is null; mean, var, rstd [N, G, 1, 1]
+// Mapping      see RowThread in norm_rows.cuh: a segment is a channel, or the row where P is 1; lanes along its elements
+// Bytes        x and z once, for a row stays in registers; weight and bias once a warp or, where P is 1, once a block,
+//              which takes some thirty rows by turns
+// Determinism  always the same pairs within a row
+// Limits       rows of 32 * 256 values, less where lanes are idle; weights of a row within 40 KB of shared memory
+#include "common.cuh"
+#include "params.cuh"
+#include "norms.cuh"
+#include "norm_rows.cuh"
+
+constexpr int HELD = 32 / PACK;  // packs of a thread
+
+extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
+norm_rows(const scalar_t* __restrict__ x,    // [N, G, C, P]
+          const acc_t* __restrict__ weight,  // [1, G, C, 1] or null
+          const acc_t* __restrict__ bias,    // as weight
+          scalar_t* __restrict__ z,          // [N, G, C, P], or null
+          acc_t* __restrict__ mean,          // [N, G, 1, 1]
+          acc_t* __restrict__ var,           // as mean
+          acc_t* __restrict__ rstd,          // as mean
+          const NormRowParams p) {
+  extern __shared__ acc_t affine[];  // [2, length] where weights move along a row: weight and bias
+  __shared__ Sum scratch[2 * LEADERS];
+  __shared__ acc_t factors[LEADERS];
+  const RowThread own = row_thread(p);
+  if (p.along) {
+    for (index_t i = threadIdx.x; i < p.length; i += blockDim.x) {
+      affine[i] = weight ? weight[i * p.weight_c] : 1;
+      affine[p.length + i] = bias ? bias[i * p.bias_c] : 0;
+    }
+    __syncthreads();
+  }
+
+  const acc_t n = static_cast<acc_t>(p.segments * p.length);
+  for (index_t turn = 0; turn < p.turns; ++turn) {
+    const index_t row = (static_cast<index_t>(blockIdx.x) * p.turns + turn) * p.at_once + own.local;
+    const bool works = own.works && row < p.rows;
+    const index_t image = row / p.g, group = row % p.g, last = works ? p.length : 0;
+
+    const scalar_t* const from = x + image * p.x_n + group * p.x_g + own.segment * p.length;
+    Pack<scalar_t, PACK> held[HELD];
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+      const index_t i = (h * own.lanes + own.lane) * PACK;
+      if (i < last) held[h] = load_pack<PACK>(from + i);
+    }
+
+    Sum total[1] = {};
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+      if ((h * own.lanes + own.lane) * PACK >= last) continue;
+      acc_t terms[PACK];
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
+      total[0] = total[0] + paired(terms);
+    }
+    add_row(total, nullptr, 1, scratch, factors, own, p);
+    const acc_t pivot = rounded(total[0]) / n;
+
+    Sum moments[2] = {};  // of d, and of d^2
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+      if ((h * own.lanes + own.lane) * PACK >= last) continue;
+      acc_t terms[PACK], squares[PACK];
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) {
+        terms[e] = widen(held[h].at[e]) - pivot;
+        squares[e] = terms[e] * terms[e];
+      }
+      moments[0] = moments[0] + paired(terms);
+      moments[1] = moments[1] + paired(squares);
+    }
+    add_row(moments, nullptr, 1, scratch, factors, own, p);
+    const Statistics found = statistics(pivot, rounded(moments[0]), rounded(moments[1]), n, p.eps);
+
+    if (!works) continue;
+    if (own.lane == 0 && own.segment == 0) {
+      mean[row] = found.mean;
+      var[row] = found.var;
+      rstd[row] = found.rstd;
+    }
+    if (!z) continue;
+    acc_t factor = 1, term = 0;
+    if (!p.along) {
+      if (weight) factor = weight[group * p.weight_g + own.segment * p.weight_c];
+      if (bias) term = bias[group * p.bias_g + own.segment * p.bias_c];
+    }
+    scalar_t* const to = z + image * p.z_n + group * p.z_g + own.segment * p.length;
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+      const index_t i = (h * own.lanes + own.lane) * PACK;
+      if (i >= last) continue;
+      acc_t by[PACK], plus[PACK];
+      if (p.along) {
+        load_values(affine + i, by);
+        load_values(affine + p.length + i, plus);
+      }
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) {
+        acc_t value = (widen(held[h].at[e]) - found.mean) * found.rstd;
+        if (weight) value = value * (p.along ? by[e] : factor);
+        if (bias) value = value + (p.along ? plus[e] : term);
+        held[h].at[e] = narrow(value);
+      }
+      store_pack(to + i, held[h]);
+    }
+  }
+}

@@ -1,0 +1,66 @@
+// Rows that a block holds whole: which of their elements a thread takes, and sums over a row.
+
+constexpr int MOST_THREADS = 256;  // of a block
+constexpr int LEADERS = 32;        // of it at most: 8 lanes or more have one
+
+// A row is `segments` pieces of `length` neighbours; `lanes` threads take one, and a block `at_once` rows side by side.
+struct RowThread {
+  int lane, lanes;  // [0, lanes) within the segment
+  int segment;      // [0, segments)
+  int local;        // [0, at_once) among the block's rows
+  bool works;       // not one that only fills the last warp, which counts as one of the block's last row
+};
+
+__device__ __forceinline__ RowThread row_thread(const NormRowParams& p) {
+  const int thread = static_cast<int>(threadIdx.x), segments = static_cast<int>(p.segments);
+  RowThread own;
+  own.lanes = static_cast<int>(p.lanes);
+  own.lane = thread % own.lanes;
+  own.segment = thread / own.lanes % segments;
+  own.local = thread / own.lanes / segments;
+  own.works = own.local < p.at_once;
+  if (!own.works) own.local = static_cast<int>(p.at_once) - 1;
+  return own;
+}
+
+__device__ __forceinline__ int lanes_of_leader(const RowThread& own) { return own.lanes < 32 ? own.lanes : 32; }
+
+// The sums over a row's threads, each segment's times its factor, in each of the threads. All threads of the block call
+// it. `by_segment`, where there is one, gets the segment's sums as they are, for the thread of lane 0.
+template <int N>
+__device__ __forceinline__ void add_row(Sum (&sums)[N], Sum* by_segment, acc_t factor, Sum* scratch, acc_t* factors,
+                                        const RowThread& own, const NormRowParams& p) {
+  const int lanes = lanes_of_leader(own), leader = static_cast<int>(threadIdx.x) / lanes;
+  const int of_segment = own.lanes / lanes, of_row = of_segment * static_cast<int>(p.segments);
+  add_lanes(sums, lanes, 1);
+  if (of_row > 1) {
+    if (static_cast<int>(threadIdx.x) % lanes == 0) {
+#pragma unroll
+      for (int k = 0; k < N; ++k) scratch[k * LEADERS + leader] = sums[k];
+      factors[leader] = factor;
+    }
+    __syncthreads();
+  }
+  if (by_segment) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      by_segment[k] = sums[k];
+      for (int other = 1; own.lane == 0 && other < of_segment; ++other) {
+        by_segment[k] = by_segment[k] + scratch[k * LEADERS + leader + other];
+      }
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < N; ++k) {
+    if (of_row == 1) {
+      sums[k] = Sum{sums[k].value * factor, sums[k].lost * factor};
+      continue;
+    }
+    sums[k] = Sum{};
+    for (int other = own.local * of_row; other < (own.local + 1) * of_row; ++other) {
+      const Sum sum = scratch[k * LEADERS + other];
+      sums[k] = sums[k] + Sum{sum.value * factors[other], sum.lost * factors[other]};
+    }
+  }
+  if (of_row > 1) __syncthreads();  // nobody may write scratch again before all have read their sums
+}

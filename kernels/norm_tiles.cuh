@@ -1,0 +1,153 @@
+// Which elements a block and a thread of the norms' general kernels take: a tile of sums and of what each of them adds.
+//
+// A program is told two numbers. PACK is how many neighbours in memory one access takes. ALONG says which way they lie:
+// 1 where they belong to neighbouring sums (channels last), 0 where to one (channels first).
+
+constexpr int EACH = ALONG ? PACK : 1;  // sums that a thread works at
+constexpr int MOST_THREADS = 512;       // of a block
+constexpr int MOST_SUMS = 64;           // that a block works at
+constexpr int SCRATCH = 2 * (ALONG ? EACH * 256 : MOST_THREADS);  // two values of each thread's sums
+
+// A block takes one part of `sums` neighbouring sums. Its threads are `rows` rows of `columns`: a row reads what lies
+// side by side, which are `side` packs of each sum, and the rows below it read what the sums go on with.
+struct Tile {
+  index_t tile, part;         // of the sums; of what they add, [0, splits)
+  index_t row, column;        // of the thread
+  index_t local, sum;         // its first sum: in the block, and of all, [0, kept)
+  index_t count;              // elements of this part of a sum
+  index_t first, last, step;  // where the thread's packs begin within [0, reduced); none where it has no work
+  bool leads;                 // whether it writes its sums' results
+};
+
+__device__ __forceinline__ index_t tiles_of(const NormParams& p) { return (p.kept + p.sums - 1) / p.sums; }
+
+__device__ __forceinline__ index_t part_size(index_t part, const NormParams& p) {
+  return least(p.run, p.reduced - part * p.run);
+}
+
+__device__ __forceinline__ Tile tile(const NormParams& p) {
+  const index_t thread = static_cast<index_t>(threadIdx.x), block = static_cast<index_t>(blockIdx.x);
+  const index_t tiles = tiles_of(p), width = ALONG ? 1 : p.side * PACK;
+  Tile own;
+  own.tile = block % tiles;
+  own.part = block / tiles;
+  own.row = thread / p.columns;
+  own.column = thread % p.columns;
+  const index_t within = own.column % p.side;
+  own.local = ALONG ? own.column * PACK : own.column / p.side;
+  own.sum = own.tile * p.sums + own.local;
+  own.count = part_size(own.part, p);
+  const bool works = own.row < p.rows && own.sum < p.kept;
+  own.first = own.part * p.run + own.row * width + within * PACK;
+  own.last = works ? own.part * p.run + own.count : 0;
+  own.step = p.rows * width;
+  own.leads = works && own.row == 0 && within == 0;
+  return own;
+}
+
+// Where a part's values of this thread's sums go, in an array [tiles, splits, sums].
+__device__ __forceinline__ index_t part_place(const Tile& own, const NormParams& p) {
+  return (own.tile * p.splits + own.part) * p.sums + own.local;
+}
+
+// The terms of one pack, added to the sums that they belong to.
+__device__ __forceinline__ void add_terms(Sum* sums, acc_t (&terms)[PACK]) {
+  if (!ALONG) {
+    sums[0] = sums[0] + paired(terms);
+    return;
+  }
+#pragma unroll
+  for (int e = 0; e < EACH; ++e) sums[e] = sums[e] + terms[e];
+}
+
+// The sums over the threads that work at the same ones, in each of them, over always the same pairs. All threads of the
+// block call it; `scratch` [SCRATCH] is free again afterwards.
+template <int N>
+__device__ __forceinline__ void add_threads(Sum (&sums)[N], Sum* scratch, const Tile& own, const NormParams& p) {
+  const int thread = static_cast<int>(threadIdx.x);
+  if (p.apart > 0) {  // every apart-th lane works at the same sums
+    const int apart = static_cast<int>(p.apart), warps = static_cast<int>(blockDim.x) / 32;
+    const int lane = thread % 32, warp = thread / 32;
+    add_lanes(sums, 32, apart);
+    if (lane < apart) {
+      for (int k = 0; k < N; ++k) scratch[(k * warps + warp) * apart + lane] = sums[k];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      sums[k] = Sum{};
+      for (int other = 0; other < warps; ++other) {
+        sums[k] = sums[k] + scratch[(k * warps + other) * apart + lane % apart];
+      }
+    }
+  } else {
+    const int groups = static_cast<int>(p.columns / p.side), group = static_cast<int>(own.column / p.side);
+    const int members = static_cast<int>(p.rows * p.side);
+    const int member = static_cast<int>(own.row * p.side + own.column % p.side);  // members and more have no work
+    // neighbouring threads have neighbouring slots, whether they differ in member or in group
+    const int apart = p.side > 1 ? 1 : groups, first = p.side > 1 ? group * members : group;
+    Sum* const slot = scratch + first + member * apart;
+    for (int k = 0; k < N; ++k) {
+      if (member < members) slot[k * members * groups] = sums[k];
+    }
+    __syncthreads();
+    for (int size = members; size > 1; size = (size + 1) / 2) {
+      const int half = (size + 1) / 2;
+      for (int k = 0; k < N; ++k) {
+        Sum* const at = slot + k * members * groups;
+        if (member + half < size) *at = *at + at[half * apart];
+      }
+      __syncthreads();
+    }
+#pragma unroll
+    for (int k = 0; k < N; ++k) sums[k] = scratch[k * members * groups + first];
+  }
+  __syncthreads();  // nobody may write scratch again before all have read their sums
+}
+
+// --- Sums of parts ---------------------------------------------------------------------------------------------------
+
+constexpr int COMBINERS = 256;  // threads of a block that adds the parts of sums
+constexpr int COMBINED = 8;     // sums of such a block
+
+// Parts lie as [tiles, splits, sums]: neighbours are sums of one part or, where tiles are of one sum, parts of one sum.
+// The threads lie in the same way, so that a warp reads whole sectors.
+struct Combiner {
+  index_t local, sum;    // in the block, and of all
+  index_t member, step;  // which parts are the thread's: from member on, every step-th; none where it has no work
+  index_t first;         // where part 0 of the sum lies
+  index_t last;          // the number of parts
+  int apart;             // neighbouring threads of one sum
+};
+
+__device__ __forceinline__ Combiner combiner(const NormParams& p) {
+  const index_t thread = static_cast<index_t>(threadIdx.x);
+  const bool beside = p.sums > 1;
+  Combiner own;
+  own.step = COMBINERS / COMBINED;
+  own.local = beside ? thread % COMBINED : thread / own.step;
+  own.member = beside ? thread / COMBINED : thread % own.step;
+  own.apart = beside ? COMBINED : 1;
+  own.sum = static_cast<index_t>(blockIdx.x) * COMBINED + own.local;
+  own.first = own.sum / p.sums * p.splits * p.sums + own.sum % p.sums;
+  own.last = own.sum < p.kept ? p.splits : 0;
+  return own;
+}
+
+// The sums over the threads of each, in each of them; as add_threads, with scratch [N * COMBINERS].
+template <int N>
+__device__ __forceinline__ void add_combiners(Sum (&sums)[N], Sum* scratch, const Combiner& own) {
+  const int thread = static_cast<int>(threadIdx.x), member = static_cast<int>(own.member);
+  for (int k = 0; k < N; ++k) scratch[k * COMBINERS + thread] = sums[k];
+  __syncthreads();
+  for (int half = COMBINERS / COMBINED / 2; half > 0; half /= 2) {
+    for (int k = 0; k < N; ++k) {
+      Sum* const at = scratch + k * COMBINERS + thread;
+      if (member < half) *at = *at + at[half * own.apart];
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int k = 0; k < N; ++k) sums[k] = scratch[k * COMBINERS + thread - member * own.apart];
+  __syncthreads();  // nobody may write scratch again before all have read their sums
+}
