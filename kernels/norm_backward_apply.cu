@@ -2,8 +2,8 @@
 // with g = grad_y * weight and h = (x - mean) * rstd
 //
 // Source       the closed form: what g moves the mean and the variance by is taken away
-// Reads        grad_y, x [N, G, C, P]; mean, rstd [N or 1, G, 1, 1], weight [1, G, C, 1] or null; any strides; sum_g and
-//              sum_gh as mean, which times weight (where `weighs`) and over divisor are mean_g and mean_gh
+// Reads        grad_y, x [N, G, C, P]; mean, rstd [N or 1, G, 1, 1], weight [1, G, C, 1] or null; sum_g and sum_gh as
+//              mean, which times weight (where `weighs`) and over divisor are mean_g and mean_gh; any strides
 // Writes       z [N, G, C, P], which is grad_x
 // Mapping      as norm_apply
 // Bytes        grad_y, x and z once, parameters once a block; those as mean once a pack where they move among its
@@ -15,7 +15,7 @@
 #include "norms.cuh"
 #include "norm_tiles.cuh"
 
-constexpr int HELD = 16 / PACK;  // packs of a thread, of each array
+constexpr int HELD = PACK == 1 ? 8 : 16 / PACK;  // packs of a thread, of each array
 
 struct Shares {  // of all that share a mean
   acc_t centre, scale, g, gh;

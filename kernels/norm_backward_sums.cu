@@ -16,7 +16,7 @@
 #include "norms.cuh"
 #include "norm_tiles.cuh"
 
-constexpr int HELD = 16 / PACK;  // packs of a thread, of each array
+constexpr int HELD = PACK == 1 ? 8 : 16 / PACK;  // packs of a thread, of each array
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
@@ -24,7 +24,8 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    const acc_t* __restrict__ mean,       // [N or 1, G, 1, 1]
                    const acc_t* __restrict__ rstd,       // as mean
                    const acc_t* __restrict__ weight,     // [1, G, C, 1] or null
-                   acc_t* __restrict__ parts,            // [2, tiles, splits, sums], or null where there is one part
+                   acc_t* __restrict__ parts_g,          // [tiles, splits, sums], or null where there is one part
+                   acc_t* __restrict__ parts_gh,         // as parts_g
                    acc_t* __restrict__ sum_g,            // [kept]
                    acc_t* __restrict__ sum_gh,           // [kept]
                    const NormParams p) {
@@ -88,10 +89,10 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     total_g[e] = rounded(sums[e]);
     total_gh[e] = rounded(sums[EACH + e]);
   }
-  if (parts) {
+  if (parts_g) {
     const index_t to = part_place(own, p);
-    store_values(parts + to, total_g);
-    store_values(parts + tiles_of(p) * p.splits * p.sums + to, total_gh);
+    store_values(parts_g + to, total_g);
+    store_values(parts_gh + to, total_gh);
     return;
   }
   for (int e = 0; e < EACH; ++e) {
@@ -103,16 +104,17 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
 }
 
 extern "C" __global__ void __launch_bounds__(COMBINERS, 1)
-norm_backward_sums_combine(const acc_t* __restrict__ parts,   // [2, tiles, splits, sums]
-                           const acc_t* __restrict__ weight,  // [1, G, C, 1] or null: where sums are N * G, parts C
-                           acc_t* __restrict__ sum_g,         // [kept]
-                           acc_t* __restrict__ sum_gh,        // [kept]
+norm_backward_sums_combine(const acc_t* __restrict__ parts_g,   // [tiles, splits, sums]
+                           const acc_t* __restrict__ parts_gh,  // as parts_g
+                           const acc_t* __restrict__ weight,    // [1, G, C, 1] or null: where sums are N * G, parts C
+                           acc_t* __restrict__ sum_g,           // [kept]
+                           acc_t* __restrict__ sum_gh,          // [kept]
                            const NormParams p) {
   __shared__ Sum scratch[2 * COMBINERS];
   __shared__ acc_t results[2][COMBINED];
   const Combiner own = combiner(p);
-  const acc_t* const parts_g = parts + own.first;
-  const acc_t* const parts_gh = parts_g + tiles_of(p) * p.splits * p.sums;
+  parts_g += own.first;
+  parts_gh += own.first;
   if (weight) weight += own.sum % p.groups * p.weight_1;
 
   Sum sums[2] = {};

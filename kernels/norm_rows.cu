@@ -4,8 +4,9 @@
 // Source       the two passes of norm_statistics, then the definition of norm_apply
 // Reads        x [N, G, C, P], each row [C, P] in one piece; weight, bias [1, G, C, 1] or null
 // Writes       z [N, G, C, P] unless it is null; mean, var, rstd [N, G, 1, 1]
-// Mapping      see RowThread in norm_rows.cuh: a segment is a channel, or the row where P is 1; lanes along its elements
-// Bytes        x and z once, for a row stays in registers; weight and bias once a warp or, where P is 1, once a block,
+// Mapping      see RowThread in norm_rows.cuh: a segment is a channel, or the row where G and P are 1 (layer norm);
+//              lanes lie along its elements
+// Bytes        x and z once, for a row stays in registers; weight and bias once a warp or, in layer norm, once a block,
 //              which takes some thirty rows by turns
 // Determinism  always the same pairs within a row
 // Limits       rows of 32 * 256 values, less where lanes are idle; weights of a row within 40 KB of shared memory

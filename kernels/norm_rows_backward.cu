@@ -3,9 +3,10 @@
 // grad_y * h, which are grad_bias and grad_weight
 //
 // Source       the closed form: what g moves the mean and the variance by is taken away
-// Reads        grad_y, x [N, G, C, P], each row [C, P] in one piece; mean, rstd [N, G, 1, 1]; weight [1, G, C, 1] or null
+// Reads        grad_y, x [N, G, C, P], each row [C, P] in one piece; mean, rstd [N, G, 1, 1]; weight [1, G, C, 1] or
+//              null
 // Writes       z [N, G, C, P] unless it is null; parts unless they are null, for norm_backward_sums_combine
-// Mapping      as norm_rows. Where P is 1 a block leaves one part, the sums over its rows; else an image does
+// Mapping      as norm_rows. In layer norm a block leaves one part, the sums over its rows; else an image does
 // Bytes        grad_y, x and z once, for a row stays in registers; parts once; weight as in norm_rows
 // Determinism  always the same pairs within a row; a block's rows in order
 // Limits       rows of 16 * 256 values, else as norm_rows
@@ -23,7 +24,8 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    const acc_t* __restrict__ rstd,       // as mean
                    const acc_t* __restrict__ weight,     // [1, G, C, 1] or null
                    scalar_t* __restrict__ z,             // [N, G, C, P], or null
-                   acc_t* __restrict__ parts,            // [2, blocks or N, G, C], or null
+                   acc_t* __restrict__ parts_g,          // [blocks or N, G, C], or null
+                   acc_t* __restrict__ parts_gh,         // as parts_g
                    const NormRowParams p) {
   extern __shared__ acc_t affine[];  // [3, length] where weights move along a row: weight, and the block's sums
   __shared__ Sum scratch[2 * LEADERS];
@@ -35,7 +37,7 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
   }
 
   const acc_t n = static_cast<acc_t>(p.segments * p.length);
-  acc_t column_g[HELD][PACK] = {}, column_gh[HELD][PACK] = {};  // where P is 1: of grad_y and grad_y * h
+  acc_t column_g[HELD][PACK] = {}, column_gh[HELD][PACK] = {};  // where G and P are 1: of grad_y and grad_y * h
   for (index_t turn = 0; turn < p.turns; ++turn) {
     const index_t row = (static_cast<index_t>(blockIdx.x) * p.turns + turn) * p.at_once + own.local;
     const bool works = own.works && row < p.rows;
@@ -79,10 +81,10 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     add_row(sums, by_segment, factor, scratch, factors, own, p);
 
     if (!works) continue;
-    if (parts && !p.along && own.lane == 0) {
+    if (parts_g && !p.along && own.lane == 0) {
       const index_t to = row * p.segments + own.segment;
-      parts[to] = rounded(by_segment[0]);
-      parts[p.rows * p.segments + to] = rounded(by_segment[1]);
+      parts_g[to] = rounded(by_segment[0]);
+      parts_gh[to] = rounded(by_segment[1]);
     }
     if (!z) continue;
     const acc_t mean_g = rounded(sums[0]) / n, mean_gh = rounded(sums[1]) / n;
@@ -103,7 +105,7 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     }
   }
 
-  if (!p.along || !parts) return;
+  if (!p.along || !parts_g) return;
   acc_t* const block_g = affine + p.length;
   acc_t* const block_gh = block_g + p.length;
   for (int local = 0; local < p.at_once; ++local) {  // the rows side by side, in order
@@ -126,9 +128,9 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     }
     __syncthreads();
   }
-  const index_t block = static_cast<index_t>(blockIdx.x), blocks = static_cast<index_t>(gridDim.x);
+  const index_t block = static_cast<index_t>(blockIdx.x);
   for (index_t i = threadIdx.x; i < p.length; i += blockDim.x) {
-    parts[block * p.length + i] = block_g[i];
-    parts[(blocks + block) * p.length + i] = block_gh[i];
+    parts_g[block * p.length + i] = block_g[i];
+    parts_gh[block * p.length + i] = block_gh[i];
   }
 }

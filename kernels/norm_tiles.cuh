@@ -52,12 +52,8 @@ __device__ __forceinline__ index_t part_place(const Tile& own, const NormParams&
 
 // The terms of one pack, added to the sums that they belong to.
 __device__ __forceinline__ void add_terms(Sum* sums, acc_t (&terms)[PACK]) {
-  if (!ALONG) {
-    sums[0] = sums[0] + paired(terms);
-    return;
-  }
 #pragma unroll
-  for (int e = 0; e < EACH; ++e) sums[e] = sums[e] + terms[e];
+  for (int e = 0; e < EACH; ++e) sums[e] = sums[e] + (ALONG ? terms[e] : paired(terms));
 }
 
 // The sums over the threads that work at the same ones, in each of them, over always the same pairs. All threads of the

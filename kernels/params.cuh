@@ -127,8 +127,8 @@ struct PlaneParams {
 // neighbouring numbers are neighbours in memory. The outermost size is not needed. An axis is either kept or reduced,
 // and has size 1 among the others. A statistic, weight or bias has stride 0 along the axes that it is shared over.
 
-// Sums over the reduced axes, one for each place along the kept ones; or one step over all elements, in which `sums` are
-// places whose elements share their parameters: see norm_tiles.cuh.
+// Sums over the reduced axes, one for each place along the kept ones; or one step over all elements, in which a sum's
+// place is that of the parameters which its elements share: see norm_tiles.cuh.
 struct NormParams {
   RUN_TIME index_t kept, reduced;               // sums, and elements of each
   index_t kept_1, kept_2, kept_3;
@@ -157,8 +157,8 @@ struct NormParams {
 struct NormRowParams {
   RUN_TIME index_t rows;                        // N * G
   index_t g;
-  index_t segments, length;                     // C pieces of P elements; one of C where P is 1
-  index_t along;                                // whether weights move along a segment: P is 1
+  index_t segments, length;                     // C pieces of P elements; one of C where G and P are 1
+  index_t along;                                // whether weights move along a segment: G and P are 1
   index_t lanes;                                // threads of a segment, a power of two
   index_t at_once, turns;                       // rows that a block takes side by side, and how often
   double eps;                                   // added to the variance

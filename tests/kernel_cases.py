@@ -15,6 +15,7 @@ from strategies import arranged, dtype_of, numbers
 
 import gpucnn
 from gpucnn.backends.base import Backend
+from gpucnn.backends.cuda import select
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import ConvGeometry, NormGeometry, PoolGeometry
@@ -324,25 +325,48 @@ def _resamplings() -> Iterator[Case]:
 # --- Normalisation ------------------------------------------------------------------------------------------------
 
 
+NORMS: dict[str, tuple[tuple[int, int, int, int], tuple[int, ...]]] = {  # [N, G, C, P] and the axes of a mean
+    "batch": ((3, 4, 1, 35), (0, 2, 3)),
+    "batch, far from 0": ((3, 4, 1, 35), (0, 2, 3)),
+    "batch, large, far from 0": ((5, 2, 1, 2099), (0, 2, 3)),
+    "batch, one value": ((1, 3, 1, 1), (0, 2, 3)),
+    "batch, large": ((5, 2, 1, 2099), (0, 2, 3)),
+    "batch, planes of whole sectors": ((5, 2, 1, 2104), (0, 2, 3)),
+    "batch, small planes": ((5, 17, 1, 49), (0, 2, 3)),
+    "batch, tiles of channels": ((2, 36, 1, 150), (0, 2, 3)),
+    "batch, whole rows of channels": ((2, 12, 1, 150), (0, 2, 3)),
+    "instance": ((2, 3, 1, 41), (2, 3)),
+    "instance, aligned": ((3, 4, 1, 200), (2, 3)),
+    "group": ((2, 3, 4, 17), (2, 3)),
+    "group, aligned": ((2, 3, 4, 48), (2, 3)),
+    "group, odd": ((3, 5, 3, 40), (2, 3)),
+    "group, large": ((2, 2, 4, 1028), (2, 3)),
+    "group, one pixel": ((3, 4, 5, 1), (2, 3)),
+    "layer": ((7, 1, 33, 1), (2, 3)),
+    "layer, aligned": ((70, 1, 96, 1), (2, 3)),
+    "layer, rows of two warps": ((5, 1, 1044, 1), (2, 3)),
+    "rows, large": ((1, 2, 3, 4001), (2, 3)),
+    "wide rows": ((2, 1, 1500, 1), (2, 3)),
+    "widest rows": ((3, 1, 3500, 1), (2, 3)),
+}
+
+
 def _norms() -> Iterator[Case]:
-    drawn = {
-        "batch": ((3, 4, 1, 35), (0, 2, 3)),
-        "batch, far from 0": ((3, 4, 1, 35), (0, 2, 3)),
-        "batch, large, far from 0": ((5, 2, 1, 2099), (0, 2, 3)),
-        "batch, one value": ((1, 3, 1, 1), (0, 2, 3)),
-        "batch, large": ((5, 2, 1, 2099), (0, 2, 3)),
-        "instance": ((2, 3, 1, 41), (2, 3)),
-        "group": ((2, 3, 4, 17), (2, 3)),
-        "layer": ((7, 1, 33, 1), (2, 3)),
-        "rows, large": ((1, 2, 3, 4001), (2, 3)),
-        "wide rows": ((2, 1, 1500, 1), (2, 3)),
-    }
-    for name, (shape, axes) in drawn.items():
+    for name, (shape, axes) in NORMS.items():
         geometry = NormGeometry(shape, axes)
         for dtype, order in _varied(name in ("batch", "group")):
             if dtype_of(dtype).kind in "iuc":
                 continue
             yield from _norm(f"{name}, {dtype}, {order}", geometry, dtype, order)
+    for dtype in ("float16", "bfloat16", "float64"):  # packs of other numbers of values
+        for name, order in (
+            ("batch, planes of whole sectors", "contiguous"),
+            ("batch, tiles of channels", "channels_last"),
+            ("group, aligned", "contiguous"),
+            ("group, large", "channels_last"),
+            ("layer, aligned", "contiguous"),
+        ):
+            yield from _norm(f"{name}, {dtype}, {order}", NormGeometry(*NORMS[name]), dtype, order)
 
 
 def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator[Case]:
@@ -350,22 +374,37 @@ def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator
     x = _array(shape, dtype) + dtype_of(dtype).type(300_000 if "far from 0" in name else 3)
     grad = arranged(numbers(np.random.default_rng(6), shape, dtype), order)  # other numbers: a linear grad_y gives 0
     x = arranged(x, order)
-    wide = accumulator(x.dtype)
     mean, var, rstd = NumpyBackend.norm_statistics(x, geometry, 1e-5)
-    affine = _array((1, shape[1], shape[2], 1), wide.name)
-    statistics = ("norm_statistics",)
-    yield Case(f"statistics, {name}", statistics, "norm_statistics", (x, geometry))
+    affine = _array((1, shape[1], shape[2], 1), accumulator(x.dtype).name)
+    holds_rows, holds_rows_backward = (_holds_rows(x, geometry, held) for held in (32, 16))
+    statistics, forward = ("norm_statistics",), ("norm_statistics", "norm_apply")
+    if holds_rows:
+        statistics = forward = ("norm_rows",)
+    yield Case(f"statistics, {name}", statistics, "norm_statistics", (x, geometry, 1e-5))
     for weight, bias in ((affine, -affine), (None, None), (affine, None), (None, affine)):
         given = (
             f"{'with' if weight is not None else 'without'} weight, {'with' if bias is not None else 'without'} bias"
         )
-        yield Case(f"apply {given}, {name}", ("norm_apply",), "norm_apply", (x, mean, rstd, weight, bias))
-    sums = ("norm_backward_sums",)
+        yield Case(f"apply {given}, {name}", ("norm_apply",), "norm_apply", (x, mean, var, weight, bias, 1e-5))
+        yield Case(f"forward {given}, {name}", forward, "norm_forward", (x, weight, bias, geometry, 1e-5))
+    sums, both = ("norm_backward_sums",), ("norm_backward_sums", "norm_backward_apply")
+    if holds_rows_backward:
+        sums, both = ("norm_rows_backward", "norm_backward_sums"), ("norm_rows_backward",)
     yield Case(f"affine, {name}", sums, "norm_backward_affine", (grad, x, mean, rstd, geometry))
     for weight in (affine, None):
-        both = (*sums, "norm_backward_apply")
-        named = f"backward {'with' if weight is not None else 'without'} weight, {name}"
-        yield Case(named, both, "norm_backward_input", (grad, x, mean, rstd, weight, geometry))
+        named = f"{'with' if weight is not None else 'without'} weight, {name}"
+        arguments = (grad, x, mean, rstd, weight, geometry)
+        yield Case(f"backward {named}", both, "norm_backward_input", arguments)
+        yield Case(f"all gradients {named}", tuple({*sums, *both}), "norm_backward", arguments)
+
+
+def _holds_rows(x: Array, geometry: NormGeometry, held: int) -> bool:
+    """Whether blocks hold the rows of x whole, whose threads hold so many values."""
+    _, g, c, p = x.shape
+    if geometry.axes != (2, 3) or not x[:1, :1].flags.c_contiguous:
+        return False
+    segments, length, wide = (1, c, True) if g == p == 1 else (c, p, False)
+    return select.norm_rows(segments, length, wide, held, accumulator(x.dtype).itemsize) is not None
 
 
 # --- Packing ------------------------------------------------------------------------------------------------------

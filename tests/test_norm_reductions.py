@@ -13,13 +13,23 @@ from tolerances import assert_close
 
 import gpucnn.functional as F
 from gpucnn.backends.cuda import select
-from gpucnn.backends.cuda.normalization import memory_order, reduction
+from gpucnn.backends.cuda.launching import Layout
+from gpucnn.backends.cuda.normalization import memory_order, tiling
 from gpucnn.backends.cuda.packing import pack
 
 BATCH, ROW, AFFINE = (0, 2, 3), (2, 3), (0, 3)
 
 
 # --- Who sums what ------------------------------------------------------------------------------------------------
+
+
+def seen(shape: tuple[int, ...], order: tuple[int, ...], itemsize: int = 4) -> Layout:
+    """An array that lies in memory with its axes in `order`, the outermost first."""
+    steps, step = [0] * len(shape), itemsize
+    for axis in reversed(order):
+        steps[axis] = step
+        step *= shape[axis]
+    return Layout(shape, tuple(steps), itemsize)
 
 
 @pytest.mark.parametrize(
@@ -34,43 +44,90 @@ BATCH, ROW, AFFINE = (0, 2, 3), (2, 3), (0, 3)
 def test_axes_in_the_order_of_memory(
     strides: tuple[int, ...], shape: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
-    x = np.lib.stride_tricks.as_strided(np.zeros(400)[200:], shape, [8 * step for step in strides])
-    assert memory_order(x) == expected
+    assert memory_order(Layout(shape, tuple(8 * step for step in strides), 8)) == expected
 
 
 @pytest.mark.parametrize(
-    ("shape", "order", "axes", "lanes"),
+    ("shape", "order", "axes", "sums", "constants"),
     [
-        ((8, 64, 1, 49), (0, 1, 3, 2), BATCH, 1),
-        ((8, 64, 1, 49), (0, 3, 1, 2), BATCH, 32),  # channels last: neighbours are sums of their own
-        ((8, 3, 1, 49), (0, 3, 1, 2), BATCH, 4),
-        ((8, 64, 1, 1), (0, 1, 2, 3), BATCH, 32),
-        ((8, 4, 16, 49), (0, 3, 1, 2), ROW, 1),  # group norm, channels last: a group's channels are neighbours
-        ((8, 4, 16, 49), (0, 3, 1, 2), AFFINE, 32),
-        ((8, 4, 2, 49), (0, 3, 1, 2), AFFINE, 8),
-        ((100, 1, 96, 1), (0, 2, 1, 3), ROW, 1),  # layer norm
-        ((100, 1, 96, 1), (0, 2, 1, 3), AFFINE, 32),
+        ((8, 64, 1, 49), (0, 1, 3, 2), BATCH, 8, (1, 0)),  # eight planes of 196 bytes end where a sector does
+        ((8, 64, 1, 64), (0, 1, 3, 2), BATCH, 16, (4, 0)),
+        ((8, 64, 1, 3136), (0, 1, 3, 2), BATCH, 1, (4, 0)),
+        ((8, 64, 1, 49), (0, 3, 1, 2), BATCH, 32, (4, 1)),  # channels last: neighbours are sums of their own
+        ((8, 3, 1, 49), (0, 3, 1, 2), BATCH, 3, (1, 0)),
+        ((8, 64, 1, 1), (0, 1, 2, 3), BATCH, 32, (4, 1)),
+        ((8, 32, 4, 49), (0, 3, 1, 2), ROW, 32, (4, 0)),  # group norm, channels last: a group's channels are neighbours
+        ((8, 4, 16, 49), (0, 3, 1, 2), AFFINE, 32, (4, 1)),
+        ((100, 1, 4096, 1), (0, 2, 1, 3), ROW, 1, (4, 0)),  # layer norm
+        ((100, 1, 96, 1), (0, 2, 1, 3), AFFINE, 32, (4, 1)),
     ],
 )
 def test_sums_that_lie_side_by_side_are_taken_together(
-    shape: tuple[int, ...], order: tuple[int, ...], axes: tuple[int, ...], lanes: int
+    shape: tuple[int, ...],
+    order: tuple[int, ...],
+    axes: tuple[int, ...],
+    sums: int,
+    constants: tuple[int, int],
 ) -> None:
-    assert reduction(shape, order, axes)["lanes"] == lanes
+    x = seen(shape, order)
+    chosen = tiling(x, axes, 32, y=x)
+    assert chosen.fields["sums"] == sums
+    assert tuple(value for _, value in chosen.constants) == constants
+    plain = tiling(x, axes, 32, y=x._replace(alignment=4))  # one array that is not aligned
+    assert dict(plain.constants)["PACK"] == 1
 
 
 @pytest.mark.parametrize("axes", [BATCH, ROW, AFFINE])
-@pytest.mark.parametrize("shape", [(0, 3, 1, 4), (1, 1, 1, 1), (5, 3, 2, 8191), (4097, 1, 768, 1), (1, 2, 1, 1 << 26)])
-def test_parts_cover_a_sum_and_none_is_empty(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
-    fields = reduction(shape, (0, 1, 2, 3), axes)
-    splits, run, reduced = fields["splits"], fields["run"], fields["reduced"]
-    assert fields["kept"] * reduced == np.prod(shape)
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 1, 2)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (0, 3, 1, 4),
+        (1, 1, 1, 1),
+        (5, 3, 2, 8191),
+        (4, 24, 2, 49),
+        (3, 100, 1, 4),
+        (4097, 1, 768, 1),
+        (2, 32, 4, 1024),
+        (1, 2, 1, 1 << 26),
+    ],
+)
+def test_tiles_cover_all_elements_once(shape: tuple[int, ...], order: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    chosen = tiling(seen(shape, order), axes, 32)
+    fields, pack, along = chosen.fields, *(value for _, value in chosen.constants)
+    kept, reduced, splits, run = (fields[name] for name in ("kept", "reduced", "splits", "run"))
+    assert kept * reduced == np.prod(shape)
     assert splits * run >= reduced
     assert (splits - 1) * run < max(1, reduced)
-    assert splits == 1 or fields["lanes"] * run >= select.LEAST_PART
+    columns, rows, side, sums = (fields[name] for name in ("columns", "rows", "side", "sums"))
+    assert columns * rows <= chosen.block <= select.MOST_NORM_THREADS
+    assert chosen.block % 32 == 0
+    assert sums == columns // side * (pack if along else 1) <= select.MOST_NORM_SUMS
+    width = 1 if along else side * pack  # elements of a sum that a row of threads reads
+    assert run % (rows * width) == 0
+    assert run // (rows * width) == (32 // pack if pack > 1 else 16)  # HELD
+    assert fields["apart"] in (0, 1, 2, 4, 8, 16, 32)
+    assert not along or chosen.block <= 256
 
 
-def test_blocks_are_powers_of_two_that_hold_all_lanes() -> None:
-    assert [select.norm_block(values) for values in (0, 1, 128, 129, 1000, 10**9)] == [32, 32, 32, 64, 256, 256]
+@pytest.mark.parametrize("held", [16, 32])
+@pytest.mark.parametrize("segments", [1, 2, 3, 8, 32])
+@pytest.mark.parametrize("length", [1, 33, 96, 768, 1024, 3136, 4096])
+def test_blocks_hold_their_rows(segments: int, length: int, held: int) -> None:
+    chosen = select.norm_rows(segments, length, segments == 1, held, 4)
+    if chosen is None:
+        assert segments * length > 256 * held // 4 or (segments == 1 and length > 3072) or segments == 32
+        return
+    assert chosen.lanes * held >= length
+    assert chosen.lanes & (chosen.lanes - 1) == 0
+    assert chosen.at_once * segments * chosen.lanes <= chosen.block <= 256
+    assert chosen.block % 32 == 0
+
+
+def test_large_rows_of_weights_are_not_held() -> None:
+    assert select.norm_rows(1, 3413, True, 32, 4) is not None
+    assert select.norm_rows(1, 3414, True, 32, 4) is None
+    assert select.norm_rows(1, 3414, False, 32, 4) is not None
 
 
 # --- Split sums ---------------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ class NormCall(Call):
         if self.mean is None or self.rstd is None:
             return None, None
         kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
-        return self.mean.reshape(kept).astype(self.wide), self.rstd.reshape(kept).astype(self.wide)
+        return self.mean.reshape(kept).astype(self.wide, copy=False), self.rstd.reshape(kept).astype(self.wide, copy=False)
 
     def backward(
         self,

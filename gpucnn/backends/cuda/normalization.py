@@ -31,7 +31,7 @@ BACKWARD_APPLY = Kernel("norm_backward_apply", "NormParams")
 ROWS = Kernel("norm_rows", "NormRowParams")
 ROWS_BACKWARD = Kernel("norm_rows_backward", "NormRowParams")
 
-HELD, BACKWARD_HELD = 32, 16  # values of each array that a thread holds, forward and backward: HELD in kernels/
+HELD, BACKWARD_HELD = 32, 16  # values of each array that a thread holds, forward and backward: see HELD in kernels/
 COMBINED = 8  # sums that a block adds the parts of: COMBINED in norm_tiles.cuh
 
 Axes = tuple[int, ...]
@@ -215,6 +215,7 @@ def norm_statistics(backend: CudaBackend, x: Array, geometry: NormGeometry, eps:
 # --- Sums of the backward pass ------------------------------------------------------------------------------------
 
 Given = tuple[Layout, Layout, Layout, Layout, Layout | None]  # grad_y, x, mean, rstd, weight
+Sums = tuple[Array, Array]  # of g and of g * h
 
 
 def _sums_tiling(
@@ -229,7 +230,8 @@ def _sums_work(
     mean: Layout,
     rstd: Layout,
     weight: Layout | None,
-    parts: Layout | None,
+    parts_g: Layout | None,
+    parts_gh: Layout | None,
     sum_g: Layout,
     sum_gh: Layout,
     axes: Axes,
@@ -238,40 +240,46 @@ def _sums_work(
 
 
 def _sums_combine_work(
-    parts: Layout, weight: None, sum_g: Layout, sum_gh: Layout, arrays: Given, axes: Axes
+    parts_g: Layout, parts_gh: Layout, weight: None, sum_g: Layout, sum_gh: Layout, arrays: Given, axes: Axes
 ) -> Work:
     return _sums_tiling(*arrays, sum_g, axes).combine()
 
 
 def _sums(
     runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes
-) -> Array:
-    """Sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1: [2, ...]."""
-    sums = runtime.xp.empty((2, *_sizes_kept(x, axes)), mean.dtype)
+) -> Sums:
+    """Sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
+    sums = _both(runtime, _sizes_kept(x, axes), mean)
     arrays = (grad_y, x, mean, rstd, weight)
     given = tuple(None if array is None else layout(array) for array in arrays)
     shape = _parts_shape(_sums_tiling, (*given, layout(sums[0])), (axes,))
-    parts = None if shape is None else runtime.xp.empty((2, *shape), mean.dtype)
-    launch(runtime, BACKWARD_SUMS, x.dtype, (*arrays, parts, sums[0], sums[1]), _sums_work, axes)
-    if parts is not None:
-        combined = (parts, None, sums[0], sums[1])
-        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, combined, _sums_combine_work, given, axes)
+    parts = (None, None) if shape is None else _both(runtime, shape, mean)
+    launch(runtime, BACKWARD_SUMS, x.dtype, (*arrays, *parts, *sums), _sums_work, axes)
+    if shape is not None:
+        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (*parts, None, *sums), _sums_combine_work, given, axes)
     return sums
 
 
-def _added_work(parts: Layout, weight: Layout | None, sum_g: Layout, sum_gh: Layout, sums: int) -> Work:
+def _both(runtime: Runtime, shape: Axes, like: Array) -> Sums:
+    """Two new arrays, for sums of g and of g * h."""
+    return runtime.xp.empty(shape, like.dtype), runtime.xp.empty(shape, like.dtype)
+
+
+def _added_work(
+    parts_g: Layout, parts_gh: Layout, weight: Layout | None, sum_g: Layout, sum_gh: Layout, sums: int
+) -> Work:
     kept = sum_g.size
-    fields = _flat(kept, parts.size // 2 // max(1, kept), sums)
+    fields = _flat(kept, parts_g.size // max(1, kept), sums)
     if weight is not None:
         fields |= {"weight_1": _step(weight, 1), "weight_2": _step(weight, 2)}
         fields["groups"] = weight.shape[1]
-    return Work(fields, blocks=-(-kept // COMBINED), extents=(parts.size + sums,), constants=_PLAIN)
+    return Work(fields, blocks=-(-kept // COMBINED), extents=(parts_g.size + sums,), constants=_PLAIN)
 
 
-def _added(runtime: Runtime, x: Array, parts: Array, weight: Array | None, shape: Axes, sums: int) -> Array:
-    """Both sums of parts [2, tiles, parts, sums] that lie in C order, [2, *shape]; each times its weight, if given."""
-    result = runtime.xp.empty((2, *shape), parts.dtype)
-    launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (parts, weight, result[0], result[1]), _added_work, sums)
+def _added(runtime: Runtime, x: Array, parts: Sums, weight: Array | None, shape: Axes, sums: int) -> Sums:
+    """Both sums of parts [tiles, parts, sums] that lie in C order, as arrays of `shape`; each part times its weight."""
+    result = _both(runtime, shape, parts[0])
+    launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (*parts, weight, *result), _added_work, sums)
     return result
 
 
@@ -320,10 +328,15 @@ def norm_apply(
 
 def _rows(x: Array, geometry: NormGeometry, held: int, *others: Array) -> bool:
     """Whether a norm over rows can hold them whole: they lie in one piece in x and in other arrays, and are small."""
-    _, _, c, p = x.shape
     if geometry.axes == (0, 2, 3) or not all(_in_pieces(array) for array in (x, *others)):
         return False
-    return select.norm_rows(*((1, c, True) if p == 1 else (c, p, False)), held, accumulator(x.dtype).itemsize) is not None
+    return select.norm_rows(*_segments(x.shape), held, accumulator(x.dtype).itemsize) is not None
+
+
+def _segments(shape: Axes) -> tuple[int, int, bool]:
+    """The segments of a row, their length, and whether weights move along them: those of layer norm do."""
+    _, g, c, p = shape
+    return (1, c, True) if g == p == 1 else (c, p, False)
 
 
 def _in_pieces(x: Array) -> bool:
@@ -335,9 +348,8 @@ def _in_pieces(x: Array) -> bool:
 def _row_work(
     x: Layout, held: int, wide: int, weight: Layout | None, bias: Layout | None, arrays: dict[str, Layout | None]
 ) -> Work:
-    n, g, c, p = x.shape
-    along = p == 1
-    segments, length = (1, c) if along else (c, p)
+    n, g, _, _ = x.shape
+    segments, length, along = _segments(x.shape)
     chosen = select.norm_rows(segments, length, along, held, wide)
     assert chosen is not None  # as `_rows` has found
     axis = 2 if along else 3
@@ -384,7 +396,8 @@ def _rows_backward_work(
     rstd: Layout,
     weight: Layout | None,
     z: Layout | None,
-    parts: Layout | None,
+    parts_g: Layout | None,
+    parts_gh: Layout | None,
 ) -> Work:
     arrays = {"y": grad_y, "z": z, "mean": mean, "rstd": rstd}
     return _row_work(x, BACKWARD_HELD, mean.itemsize, weight, None, arrays)
@@ -444,11 +457,11 @@ class _Backward:
                 affine = _sums(self.runtime, *self.arrays, None, self.geometry.affine_axes)
         return grad_x, *((None, None) if affine is None else (affine[1], affine[0]))
 
-    def _input(self, weight: Array | None, sums: Array, weighs: bool) -> Array:
+    def _input(self, weight: Array | None, sums: Sums, weighs: bool) -> Array:
         """grad_x by the closed form; `weighs` says that the sums are yet to be multiplied by weight."""
         grad_x = self.runtime.xp.empty_like(self.x)
         count = max(1, self.geometry.count)  # an empty batch has none
-        arrays = (*self.arrays, weight, sums[0], sums[1], grad_x)
+        arrays = (*self.arrays, weight, *sums, grad_x)
         launch(self.runtime, BACKWARD_APPLY, self.x.dtype, arrays, _backward_apply_work, count, weighs)
         return grad_x
 
@@ -457,22 +470,21 @@ class _Backward:
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, mean, runtime = self.x, self.arrays[2], self.runtime
         grad_x = runtime.xp.empty_like(x) if needs_input else None
-        layouts = (*map(layout, self.arrays), None, None, None)
-        parts = None
+        parts: Sums | tuple[None, None] = (None, None)
         if needs_affine:
-            splits = _rows_backward_blocks(layouts) if x.shape[3] == 1 else x.shape[0]
-            parts = runtime.xp.empty((2, splits, *self.affine_shape[1:3]), mean.dtype)
-        launch(runtime, ROWS_BACKWARD, x.dtype, (*self.arrays, weight, grad_x, parts), _rows_backward_work)
-        if parts is None:
+            splits = _rows_backward_blocks(*map(layout, self.arrays)) if _segments(x.shape)[2] else x.shape[0]
+            parts = _both(runtime, (splits, *self.affine_shape[1:3]), mean)
+        launch(runtime, ROWS_BACKWARD, x.dtype, (*self.arrays, weight, grad_x, *parts), _rows_backward_work)
+        if not needs_affine:
             return grad_x, None, None
         affine = _added(runtime, x, parts, None, self.affine_shape, prod(self.affine_shape))
         return grad_x, affine[1], affine[0]
 
 
 @lru_cache(maxsize=1024)
-def _rows_backward_blocks(layouts: tuple[Layout, Layout, Layout, Layout, None, None, None]) -> int:
+def _rows_backward_blocks(grad_y: Layout, x: Layout, mean: Layout, rstd: Layout) -> int:
     """Blocks of a launch over rows, each of which leaves a part of the sums over them."""
-    return _rows_backward_work(*layouts).blocks or 0
+    return _rows_backward_work(grad_y, x, mean, rstd, None, None, None, None).blocks or 0
 
 
 def norm_backward_affine(
