@@ -30,7 +30,7 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    acc_t* __restrict__ sum_gh,           // [kept]
                    const NormParams p) {
   __shared__ Sum scratch[SCRATCH];
-  __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS];
+  __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS], results[2][MOST_SUMS];
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   grad_y += offset(kept, p.y_0, p.y_1, p.y_2, p.y_3);
@@ -82,24 +82,26 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
   }
   add_threads(sums, scratch, own, p);
 
-  if (!own.leads) return;
-  acc_t total_g[EACH], total_gh[EACH];
+  // neighbouring threads write the results of neighbouring sums
 #pragma unroll
   for (int e = 0; e < EACH; ++e) {
-    total_g[e] = rounded(sums[e]);
-    total_gh[e] = rounded(sums[EACH + e]);
+    if (!own.leads) continue;
+    results[0][own.local + e] = rounded(sums[e]);
+    results[1][own.local + e] = rounded(sums[EACH + e]);
   }
-  if (parts_g) {
-    const index_t to = part_place(own, p);
-    store_values(parts_g + to, total_g);
-    store_values(parts_gh + to, total_gh);
-    return;
-  }
-  for (int e = 0; e < EACH; ++e) {
-    const Place at = place(own.sum + e, p.kept_1, p.kept_2, p.kept_3);
-    const index_t to = offset(at, p.sum_0, p.sum_1, p.sum_2, p.sum_3);
-    sum_g[to] = total_g[e] / static_cast<acc_t>(p.divisor);
-    sum_gh[to] = total_gh[e] / static_cast<acc_t>(p.divisor);
+  __syncthreads();
+  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
+    const index_t sum = own.tile * p.sums + local;
+    if (sum >= p.kept) break;
+    if (parts_g) {
+      parts_g[part_place(own, p) + local] = results[0][local];
+      parts_gh[part_place(own, p) + local] = results[1][local];
+    } else {
+      const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
+      const index_t to = offset(at, p.sum_0, p.sum_1, p.sum_2, p.sum_3);
+      sum_g[to] = results[0][local] / static_cast<acc_t>(p.divisor);
+      sum_gh[to] = results[1][local] / static_cast<acc_t>(p.divisor);
+    }
   }
 }
 

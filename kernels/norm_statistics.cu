@@ -38,6 +38,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
                 acc_t* __restrict__ rstd,        // [kept]
                 const NormParams p) {
   __shared__ Sum scratch[SCRATCH];
+  __shared__ acc_t results[3][MOST_SUMS];
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   x += offset(kept, p.x_0, p.x_1, p.x_2, p.x_3);
@@ -81,22 +82,25 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
   }
   add_threads(moments, scratch, own, p);
 
-  if (!own.leads) return;
-  acc_t sum_d[EACH], sum_dd[EACH];
+  // neighbouring threads write the results of neighbouring sums
 #pragma unroll
   for (int e = 0; e < EACH; ++e) {
-    sum_d[e] = rounded(moments[e]);
-    sum_dd[e] = rounded(moments[EACH + e]);
+    if (!own.leads) continue;
+    results[0][own.local + e] = pivot[e];
+    results[1][own.local + e] = rounded(moments[e]);
+    results[2][own.local + e] = rounded(moments[EACH + e]);
   }
-  if (parts) {
-    const index_t values = tiles_of(p) * p.splits * p.sums, to = part_place(own, p);
-    store_values(parts + to, pivot);
-    store_values(parts + values + to, sum_d);
-    store_values(parts + 2 * values + to, sum_dd);
-    return;
-  }
-  for (int e = 0; e < EACH; ++e) {
-    write_statistics(statistics(pivot[e], sum_d[e], sum_dd[e], n, p.eps), own.sum + e, mean, var, rstd, p);
+  __syncthreads();
+  const index_t values = tiles_of(p) * p.splits * p.sums;
+  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
+    const index_t sum = own.tile * p.sums + local, to = part_place(own, p) + local;
+    if (sum >= p.kept) break;
+    if (parts) {
+      for (int k = 0; k < 3; ++k) parts[k * values + to] = results[k][local];
+    } else {
+      const Statistics found = statistics(results[0][local], results[1][local], results[2][local], n, p.eps);
+      write_statistics(found, sum, mean, var, rstd, p);
+    }
   }
 }
 

@@ -45,9 +45,9 @@ __device__ __forceinline__ Tile tile(const NormParams& p) {
   return own;
 }
 
-// Where a part's values of this thread's sums go, in an array [tiles, splits, sums].
+// Where a part's values of the block's sums go, in an array [tiles, splits, sums].
 __device__ __forceinline__ index_t part_place(const Tile& own, const NormParams& p) {
-  return (own.tile * p.splits + own.part) * p.sums + own.local;
+  return (own.tile * p.splits + own.part) * p.sums;
 }
 
 // The terms of one pack, added to the sums that they belong to.
@@ -76,27 +76,29 @@ __device__ __forceinline__ void add_threads(Sum (&sums)[N], Sum* scratch, const 
         sums[k] = sums[k] + scratch[(k * warps + other) * apart + lane % apart];
       }
     }
-  } else {
-    const int groups = static_cast<int>(p.columns / p.side), group = static_cast<int>(own.column / p.side);
-    const int members = static_cast<int>(p.rows * p.side);
-    const int member = static_cast<int>(own.row * p.side + own.column % p.side);  // members and more have no work
-    // neighbouring threads have neighbouring slots, whether they differ in member or in group
-    const int apart = p.side > 1 ? 1 : groups, first = p.side > 1 ? group * members : group;
-    Sum* const slot = scratch + first + member * apart;
-    for (int k = 0; k < N; ++k) {
-      if (member < members) slot[k * members * groups] = sums[k];
-    }
+  } else {  // first over the rows of threads, then over those of a sum in a row
+    const int columns = static_cast<int>(p.columns), rows = static_cast<int>(p.rows), side = static_cast<int>(p.side);
+    const int row = static_cast<int>(own.row), within = static_cast<int>(own.column) % side;
+    for (int k = 0; k < N && row < rows; ++k) scratch[k * rows * columns + thread] = sums[k];
     __syncthreads();
-    for (int size = members; size > 1; size = (size + 1) / 2) {
+    for (int size = rows; size > 1; size = (size + 1) / 2) {
       const int half = (size + 1) / 2;
-      for (int k = 0; k < N; ++k) {
-        Sum* const at = slot + k * members * groups;
-        if (member + half < size) *at = *at + at[half * apart];
+      for (int k = 0; k < N && row + half < size; ++k) {
+        Sum* const at = scratch + k * rows * columns + thread;
+        *at = *at + at[half * columns];
+      }
+      __syncthreads();
+    }
+    for (int size = side; size > 1; size = (size + 1) / 2) {
+      const int half = (size + 1) / 2;
+      for (int k = 0; k < N && row == 0 && within + half < size; ++k) {
+        Sum* const at = scratch + k * rows * columns + thread;
+        *at = *at + at[half];
       }
       __syncthreads();
     }
 #pragma unroll
-    for (int k = 0; k < N; ++k) sums[k] = scratch[k * members * groups + first];
+    for (int k = 0; k < N; ++k) sums[k] = scratch[k * rows * columns + static_cast<int>(own.column) - within];
   }
   __syncthreads();  // nobody may write scratch again before all have read their sums
 }

@@ -56,7 +56,7 @@ def test_axes_in_the_order_of_memory(
         ((8, 64, 1, 49), (0, 3, 1, 2), BATCH, 32, (4, 1)),  # channels last: neighbours are sums of their own
         ((8, 3, 1, 49), (0, 3, 1, 2), BATCH, 3, (1, 0)),
         ((8, 64, 1, 1), (0, 1, 2, 3), BATCH, 32, (4, 1)),
-        ((8, 32, 4, 49), (0, 3, 1, 2), ROW, 32, (4, 0)),  # group norm, channels last: a group's channels are neighbours
+        ((8, 32, 4, 49), (0, 3, 1, 2), ROW, 64, (4, 0)),  # group norm, channels last: a group's channels are neighbours
         ((8, 4, 16, 49), (0, 3, 1, 2), AFFINE, 32, (4, 1)),
         ((100, 1, 4096, 1), (0, 2, 1, 3), ROW, 1, (4, 0)),  # layer norm
         ((100, 1, 96, 1), (0, 2, 1, 3), AFFINE, 32, (4, 1)),

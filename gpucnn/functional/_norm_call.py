@@ -116,7 +116,8 @@ class NormCall(Call):
         """Output by the batch's own statistics, and these, [1, C, 1, 1]; updates the running ones."""
         geometry = NormGeometry(shape, BATCH)
         if not geometry.count:
-            return self.x.copy(), *self.batch_statistics(geometry, running, True, eps)
+            mean, rstd = self.batch_statistics(geometry, running, True, eps)
+            return self.applied(shape, mean, rstd, eps), mean, rstd
         y, mean, var, rstd = self.forward(geometry, eps)
         unbiased = var * (geometry.count / (geometry.count - 1))
         self.update(running, mean.reshape(-1), unbiased.reshape(-1), momentum)
@@ -149,9 +150,14 @@ class NormCall(Call):
 
     def kept(self, shape: Shape4, running: Running, eps: float) -> Array:
         """Output by the running statistics."""
-        mean, var = self.running_statistics(running)
+        return self.applied(shape, *self.running_statistics(running), eps)
+
+    def applied(self, shape: Shape4, mean: Array, var: Array, eps: float) -> Array:
+        """Output by other statistics than the input's own."""
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
-        return self.into(shape).norm_apply(self.x.reshape(shape), mean, var, *parameters, eps).reshape(self.x.shape)
+        return (
+            self.into_shape(shape).norm_apply(self.x.reshape(shape), mean, var, *parameters, eps).reshape(self.x.shape)
+        )
 
     def running_statistics(self, running: Running) -> tuple[Array, Array]:
         """Mean and variance as they are, [1, C, 1, 1]."""
@@ -176,10 +182,12 @@ class NormCall(Call):
     def forward(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array, Array]:
         """Output by the input's own statistics, and these: mean, biased variance and reciprocal standard deviation."""
         parameters = self.spread(self.weight, geometry.shape), self.spread(self.bias, geometry.shape)
-        y, *statistics = self.into(geometry.shape).norm_forward(self.x.reshape(geometry.shape), *parameters, geometry, eps)
+        y, *statistics = self.into_shape(geometry.shape).norm_forward(
+            self.x.reshape(geometry.shape), *parameters, geometry, eps
+        )
         return y.reshape(self.x.shape), *statistics
 
-    def into(self, shape: Shape4) -> Backend:
+    def into_shape(self, shape: Shape4) -> Backend:
         """The backend, or the one that writes [N, G, C, P] to the caller's `out`.
 
         Raises
@@ -194,7 +202,9 @@ class NormCall(Call):
         if self.mean is None or self.rstd is None:
             return None, None
         kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
-        return self.mean.reshape(kept).astype(self.wide, copy=False), self.rstd.reshape(kept).astype(self.wide, copy=False)
+        return self.mean.reshape(kept).astype(self.wide, copy=False), self.rstd.reshape(kept).astype(
+            self.wide, copy=False
+        )
 
     def backward(
         self,

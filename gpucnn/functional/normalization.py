@@ -88,10 +88,11 @@ def batch_norm(
     call.check_batch(shape, running, training, momentum, eps)
     if not training:
         y = call.kept(shape, running, eps)
-        mean, rstd = call.kept_statistics(running, eps) if gives_statistics else (None, None)
+        statistics: tuple[Array, ...] = call.kept_statistics(running, eps) if gives_statistics else ()
     else:
-        y, mean, rstd = call.batch(shape, running, momentum, eps)
-    return call.result((y, mean.reshape(-1), rstd.reshape(-1)) if gives_statistics else y)
+        y, *found = call.batch(shape, running, momentum, eps)
+        statistics = tuple(found)
+    return call.result((y, *(array.reshape(-1) for array in statistics)) if gives_statistics else y)
 
 
 def batch_norm_backward(
@@ -239,11 +240,12 @@ def instance_norm(
     call.check_instance(shape, running, use_input_stats, momentum, eps)
     if not use_input_stats:
         y = call.kept(shape, running, eps)
-        mean, rstd = call.kept_statistics(running, eps) if gives_statistics else (None, None)
+        statistics: tuple[Array, ...] = call.kept_statistics(running, eps) if gives_statistics else ()
     else:
-        y, mean, rstd = call.instances(shape, running, momentum, eps)
+        y, *found = call.instances(shape, running, momentum, eps)
+        statistics = tuple(found)
     kept = shape[:2] if use_input_stats else shape[1:2]
-    return call.result((y, mean.reshape(kept), rstd.reshape(kept)) if gives_statistics else y)
+    return call.result((y, *(array.reshape(kept) for array in statistics)) if gives_statistics else y)
 
 
 def instance_norm_backward(

@@ -41,7 +41,7 @@ Axes = tuple[int, ...]
 
 
 class Dim(NamedTuple):
-    """An axis, or several that go on where another ends: its size, whether it is reduced, the arrays' steps along it."""
+    """An axis, or several that go on where another ends: its size, whether it is reduced, the arrays' steps."""
 
     size: int
     is_reduced: bool
@@ -95,7 +95,7 @@ class Tiling(NamedTuple):
     def blocks(self) -> int:
         """Blocks of the launch."""
         fields = self.fields
-        return -(-fields["kept"] // fields["sums"]) * int(fields["splits"])
+        return int(-(-fields["kept"] // fields["sums"]) * fields["splits"])
 
     def work(self, **others: int | float) -> Work:
         """The launch of a kernel over the tiles."""
@@ -287,7 +287,7 @@ def _added(runtime: Runtime, x: Array, parts: Sums, weight: Array | None, shape:
 
 
 def _shared(x: Layout, mean: Layout) -> Axes:
-    """The axes along which a step over all elements has the same parameters, but for mean and rstd of rows with P = 1."""
+    """The axes along which a step over all elements has the same parameters; rows with P = 1 but weight and bias."""
     return (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
 
 
@@ -319,7 +319,14 @@ def norm_apply(
 ) -> Array:
     """``(x - mean) / sqrt(var + eps) * weight + bias``, in the dtype and memory order of x."""
     y = backend.runtime.xp.empty_like(x)
-    launch(backend.runtime, APPLY, x.dtype, (x, mean, var, weight, bias, y), _apply_work, eps)
+    return _applied(backend.runtime, x, mean, var, weight, bias, y, eps)
+
+
+def _applied(
+    runtime: Runtime, x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, y: Array, eps: float
+) -> Array:
+    """Write `norm_apply` to y."""
+    launch(runtime, APPLY, x.dtype, (x, mean, var, weight, bias, y), _apply_work, eps)
     return y
 
 
@@ -342,7 +349,7 @@ def _segments(shape: Axes) -> tuple[int, int, bool]:
 def _in_pieces(x: Array) -> bool:
     """Whether each row [C, P] of x lies in one piece, in C order."""
     _, _, c, p = x.shape
-    return (p == 1 or x.strides[3] == x.itemsize) and (c == 1 or x.strides[2] == p * x.itemsize)
+    return bool((p == 1 or x.strides[3] == x.itemsize) and (c == 1 or x.strides[2] == p * x.itemsize))
 
 
 def _row_work(
@@ -408,10 +415,10 @@ def norm_forward(
 ) -> tuple[Array, Array, Array, Array]:
     """Output by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
     runtime = backend.runtime
+    y = runtime.xp.empty_like(x)  # first, for it may be the caller's own array, which none of the others is to become
     if not _rows(x, geometry, HELD):
         mean, var, rstd = norm_statistics(backend, x, geometry, eps)
-        return norm_apply(backend, x, mean, var, weight, bias, eps), mean, var, rstd
-    y = runtime.xp.empty_like(x)
+        return _applied(runtime, x, mean, var, weight, bias, y, eps), mean, var, rstd
     mean, var, rstd = (runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3))
     launch(runtime, ROWS, x.dtype, (x, weight, bias, y, mean, var, rstd), _rows_work, eps)
     return y, mean, var, rstd
@@ -435,14 +442,14 @@ class _Backward:
         self, weight: Array | None, needs_input: bool, needs_affine: bool
     ) -> tuple[Array | None, Array | None, Array | None]:
         """Gradients by x, weight and bias."""
-        grad_y, x, mean, rstd = self.arrays
-        axes = self.geometry.axes
-        if _rows(x, self.geometry, BACKWARD_HELD, grad_y):
+        axes, x = self.geometry.axes, self.x
+        if _rows(x, self.geometry, BACKWARD_HELD, self.arrays[0]):
             return self._of_rows(weight, needs_input, needs_affine)
         if axes == (0, 2, 3):  # the means of g and g * h are grad_bias and grad_weight times weight
-            sums = affine = _sums(self.runtime, *self.arrays, None, axes)
-            return self._input(weight, sums, True) if needs_input else None, affine[1], affine[0]
-        grad_x = affine = None
+            sums = _sums(self.runtime, *self.arrays, None, axes)
+            return self._input(weight, sums, True) if needs_input else None, sums[1], sums[0]
+        grad_x: Array | None = None
+        affine: Sums | tuple[None, None] = (None, None)
         if x.shape[3] > 1:  # sums of each channel of each image serve both
             planes = _sums(self.runtime, *self.arrays, None, (3,))
             if needs_input:
@@ -455,7 +462,7 @@ class _Backward:
                 grad_x = self._input(weight, _sums(self.runtime, *self.arrays, weight, axes), False)
             if needs_affine:
                 affine = _sums(self.runtime, *self.arrays, None, self.geometry.affine_axes)
-        return grad_x, *((None, None) if affine is None else (affine[1], affine[0]))
+        return grad_x, affine[1], affine[0]
 
     def _input(self, weight: Array | None, sums: Sums, weighs: bool) -> Array:
         """grad_x by the closed form; `weighs` says that the sums are yet to be multiplied by weight."""
@@ -519,4 +526,4 @@ def norm_backward(
 ) -> tuple[Array, Array, Array]:
     """Gradients of x, weight and bias, sharing the sums that they have in common."""
     grads = _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(weight, True, True)
-    return grads  # type: ignore[return-value]
+    return grads

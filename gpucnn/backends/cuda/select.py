@@ -396,9 +396,7 @@ class NormTile(NamedTuple):
     block: int
 
 
-def norm_tile(
-    is_along: bool, inner: int, beside: int, reduced: int, pack: int, held: int, itemsize: int
-) -> NormTile:
+def norm_tile(is_along: bool, inner: int, beside: int, reduced: int, pack: int, held: int, itemsize: int) -> NormTile:
     """What a block takes of sums over `reduced` elements each, whose threads hold `held` values in packs.
 
     Innermost in memory are `beside` neighbouring sums (`is_along`), or `inner` elements of one sum, `beside` of which
@@ -419,8 +417,10 @@ def norm_tile(
         columns = min(beside // pack, max(1, LINE_BYTES // (pack * itemsize)), 32)
         return _norm_tile(columns * pack, 1, columns, 1, reduced, slots)
     packs, whole = inner // pack, SECTOR_BYTES // gcd(SECTOR_BYTES, inner * itemsize)
-    sums = min(whole, beside)
-    if (whole == 1 and packs >= 32) or sums * packs > MOST_NORM_THREADS:
+    sums = min(whole, beside, MOST_NORM_SUMS)
+    while sums > 1 and sums * packs > MOST_NORM_THREADS:
+        sums = -(-sums // 2)
+    if sums == 1 and packs >= 32:
         side = max(32, min(NORM_THREADS, -(-reduced // (slots * pack * 32)) * 32))
         return _norm_tile(1, side, side, side * pack, reduced, slots)
     while 2 * sums <= min(beside, MOST_NORM_SUMS) and 2 * sums * packs <= NORM_THREADS:

@@ -58,7 +58,7 @@ def norm_statistics(x: Array, geometry: NormGeometry, eps: float) -> tuple[Array
 
 
 def _reciprocal(var: Array, eps: float) -> Array:
-    """rstd."""
+    """The reciprocal standard deviation."""
     reciprocal: Array = 1 / np.sqrt(var + eps)
     return reciprocal
 
@@ -86,7 +86,7 @@ def _apply(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array
 def norm_forward(
     x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
 ) -> tuple[Array, Array, Array, Array]:
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` by x's own statistics, and these: mean, biased variance, rstd."""
+    """``(x - mean) / sqrt(var + eps) * weight + bias`` by x's own statistics, and these: mean, variance, rstd."""
     view = _View(x, geometry.axes)
     if not view.whole:
         mean, var, rstd = norm_statistics(x, geometry, eps)
@@ -101,7 +101,9 @@ def norm_forward(
         centre[...], square = _moments(values)
         np.divide(square, view.count, out=spread, casting="same_kind")
         with _written(ys[piece], view.wide) as out:
-            _normalise(values, centre, _reciprocal(spread, eps), _parameter(factor, piece), _parameter(term, piece), out)
+            _normalise(
+                values, centre, _reciprocal(spread, eps), _parameter(factor, piece), _parameter(term, piece), out
+            )
 
     view.run(task, view.pieces)
     return y, mean[:, 0], var[:, 0], _reciprocal(var[:, 0], eps)
