@@ -41,6 +41,9 @@ FROZEN = {"bias_activation", "col2im", "col2im_backward", "im2col", "im2col_back
 }  # fmt: skip
 """What is frozen of `calls`, with direct convolutions."""
 
+COPIED = {"group_norm", "group_norm_backward", "layer_norm", "layer_norm_backward"}
+"""What is frozen of arrays in C order only: others are copied to that order, so that their axes can be joined."""
+
 
 @pytest.fixture
 def kept(compiler: None, monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
@@ -92,7 +95,7 @@ def test_a_call_gives_the_same_bits_each_time_on_whatever_arrays(
         expected = [simulated(name, change) for change in CHANGES]
     assert all(map(same, found, expected))
     assert not frozen or len(frozen) == 2
-    assert not any(frozen) or all(frozen)
+    assert not any(frozen) or all(frozen) or name in COPIED
     assert name not in FROZEN or frozen == [True, True]
 
 

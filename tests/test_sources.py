@@ -21,7 +21,7 @@ STRUCTURES = (
     "ResampleParams",
     "PlaneParams",
     "NormParams",
-    "NormSumParams",
+    "NormRowParams",
     "PackParams",
 )
 

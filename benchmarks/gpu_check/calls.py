@@ -340,17 +340,16 @@ def _norm_calls(name: str, geometry: NormGeometry, dtype: str, order: str) -> It
     shape = geometry.shape
 
     def given() -> tuple[Any, ...]:
-        """X, grad_y, mean, rstd and weight."""
+        """X, grad_y, mean, variance, rstd and weight."""
         x, grad = numbers(shape, dtype, order), numbers(shape, dtype, order, "y")
-        mean, var = NumpyBackend.norm_statistics(x, geometry)
-        rstd = (1 / np.sqrt(var + 1e-5)).astype(var.dtype)
-        return x, grad, mean, rstd, numbers((1, shape[1], shape[2], 1), accumulator(x.dtype).name)
+        statistics = NumpyBackend.norm_statistics(x, geometry, 1e-5)
+        return x, grad, *statistics, numbers((1, shape[1], shape[2], 1), accumulator(x.dtype).name)
 
     def arguments(primitive: str) -> Arguments:
-        x, grad, mean, rstd, weight = given()
+        x, grad, mean, var, rstd, weight = given()
         return {
-            "norm_statistics": (x, geometry),
-            "norm_apply": (x, mean, rstd, weight, -weight),
+            "norm_statistics": (x, geometry, 1e-5),
+            "norm_apply": (x, mean, var, weight, -weight, 1e-5),
             "norm_forward": (x, weight, -weight, geometry, 1e-5),
             "norm_backward_affine": (grad, x, mean, rstd, geometry),
             "norm_backward_input": (grad, x, mean, rstd, weight, geometry),

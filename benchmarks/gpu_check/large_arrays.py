@@ -25,6 +25,7 @@ END = 2**31
 IMAGE = (4, 1, 64, 64)  # channels and spatial sizes: 2**14 elements, so that 2**17 images are 2**31
 IMAGES = {"below": END // prod(IMAGE) - 1, "above": END // prod(IMAGE) + 1}
 INDEX = {"below": "int32", "above": "int64"}
+EPS = 1e-5  # of the norms
 HEADROOM = 256 << 20  # bytes beside the arrays themselves
 
 
@@ -73,7 +74,7 @@ def large_calls() -> tuple[Large, ...]:
 
     def norm(shape: tuple[int, ...], axes: tuple[int, ...]) -> Callable[[int], tuple[Any, ...]]:
         g, group, positions = shape
-        return lambda n: (NormGeometry((n, g, group, positions), axes),)
+        return lambda n: (NormGeometry((n, g, group, positions), axes), EPS)
 
     return (
         Large("convolution, reads and writes", "convolve", "conv_forward", "int8", (IMAGE,),
@@ -194,9 +195,9 @@ def _for_fewer(value: Any, count: int) -> Any:
 
 
 def _batch_statistics(x: Any, images: int) -> tuple[Any, ...]:
-    """Mean and variance of `images` rows of which all are zero but those of x [N, G, C, P]."""
+    """The statistics of `images` rows of which all are zero but those of x [N, G, C, P]."""
     wide = x.astype(np.float64)
     count = images * prod(x.shape[2:])
     mean = wide.sum((0, 2, 3), keepdims=True) / count
     variance = (wide**2).sum((0, 2, 3), keepdims=True) / count - mean**2
-    return mean.astype(np.float32), variance.astype(np.float32)
+    return tuple(found.astype(np.float32) for found in (mean, variance, 1 / np.sqrt(variance + EPS)))
