@@ -58,6 +58,43 @@ struct UnfoldParams {
   index_t x_is_channels_last, has_gaps;         // some of the rows are read by no tap
 };
 
+// A depthwise convolution over x [N, C, D, H, W], w [C * M, 1, KD, KH, KW], y [N, C * M, OD, OH, OW], in tiles that a
+// block keeps in shared memory. The box of an array that a tile covers, or reads, lies in memory as runs of neighbours.
+struct DepthwiseParams {
+  RUN_TIME index_t n;
+  index_t c, multiplier;
+  index_t d, h, w;                              // input
+  index_t od, oh, ow;                           // output
+  index_t kd, kh, kw;                           // kernel
+  index_t stride_d, stride_h, stride_w;
+  index_t dilation_d, dilation_h, dilation_w;
+  index_t low_d, low_h, low_w;                  // padding before the first input
+  index_t tap_step_d, tap_step_h, tap_step_w;   // taps of one residue are so far apart: stride / gcd(stride, dilation)
+  index_t output_step_d, output_step_h, output_step_w;  // and their outputs: dilation / gcd(stride, dilation)
+  index_t x_n, x_c, x_d, x_h, x_w;
+  index_t y_n, y_c, y_d, y_h, y_w;
+  index_t w_oc, w_kd, w_kh, w_kw;
+  index_t bias_c;
+  index_t channels_last;                        // whether c is innermost in memory, of both arrays
+  RUN_TIME index_t images;                      // that a block goes through one after another
+  index_t planes;                               // channels of x that a block takes
+  index_t tile_d, tile_h, tile_w;               // of a block, among outputs; backward input: among inputs
+  index_t tiles_d, tiles_h, tiles_w;
+  index_t x_axes, y_axes;                       // what a run goes along: one of the ALONG_… of depthwise.cuh
+  index_t x_packs, y_packs;                     // of a run, at most
+  index_t x_runs_c, x_runs_d, x_runs_h, x_runs_w;  // runs of a box along each axis, at most
+  index_t y_runs_c, y_runs_d, y_runs_h, y_runs_w;
+  index_t x_pitch_c, x_pitch_d, x_pitch_h, x_pitch_w;  // strides in shared memory
+  index_t y_pitch_c, y_pitch_d, y_pitch_h, y_pitch_w;
+  index_t x_at, y_at;                           // where the boxes begin in shared memory, in 16 bytes
+  index_t filter_pitch;                         // from one channel's weights there to the next's
+  index_t classes, slots;                       // rows of a tile: residues, and groups of ROWS rows in them all
+  index_t columns, lanes;                       // of a row: of one residue, and of them all
+  index_t vectors;                              // VECs of channels side by side, forward and backward input: of a block
+  index_t segment;                              // backward weight: lanes of a warp that share a sum
+  index_t units, parts, part_run;               // sums side by side, parts of each, and groups of rows of a part
+};
+
 // The sum of parts [splits, weights].
 struct SumParams {
   RUN_TIME index_t splits;

@@ -6,6 +6,7 @@ They serve where the kernels themselves are in question: bugs planted in them, m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,12 +34,12 @@ class Case:
     kernels: tuple[str, ...]
     primitive: str
     arguments: tuple[Any, ...]
-    algorithm: str = "direct"
+    algorithm: str | None = "direct"  # None: whichever is chosen by itself
 
     def run(self, backend: Backend, put: Callable[[Array], Array] = lambda array: array) -> tuple[Array, ...]:
         """The results on `backend`, whose arrays `put` makes."""
         given = [put(argument) if isinstance(argument, np.ndarray) else argument for argument in self.arguments]
-        with gpucnn.algorithm(self.algorithm):
+        with nullcontext() if self.algorithm is None else gpucnn.algorithm(self.algorithm):
             results = getattr(backend, self.primitive)(*given)
         return results if isinstance(results, tuple) else (results,)
 
@@ -113,6 +114,58 @@ def _convolutions() -> Iterator[Case]:
             yield from _convolution(f"{name}, float32, im2col, {order}", n, geometry, "float32", order, "im2col")
     pixels = _conv((4, 6, 2), (4, 5), 1, 1, 0)
     yield from _convolution("1x1, im2col", 2, pixels, "float64", "contiguous", "im2col")
+
+
+# --- Depthwise convolution ----------------------------------------------------------------------------------------
+
+DEPTHWISE: dict[str, tuple[int, ConvGeometry]] = {
+    "3-d, all different": (
+        3, _conv((3, 6, 3), (5, 7, 6), (2, 3, 2), (2, 3, 1), ((1, 0), (2, 1), (0, 2)), (1, 2, 3))
+    ),
+    "several readers along each axis": (
+        1, _conv((2, 2, 2), (9, 5, 6), (3, 2, 3), (2, 1, 3), ((3, 3), (1, 0), (2, 1)), (3, 2, 1))
+    ),
+    "residues without taps": (2, _conv((3, 3, 3), (9, 8), (3, 2), (4, 2), ((3, 2), (1, 4)), (2, 4))),
+    "windows that miss the input": (1, _conv((2, 2, 2), (3, 4), 2, 2, 5, 2)),
+    "small planes": (5, _conv((13, 13, 13), (7, 7), 3, 1, 1)),
+    "aligned planes": (2, _conv((8, 8, 8), (8, 8), 5, 1, 2)),
+    "channels of many lines": (2, _conv((40, 40, 40), (6, 5), 3, 2, 1)),
+    "a long signal": (2, _conv((4, 4, 4), (5000,), 3, 1, 32, 32)),
+    "a long signal, unaligned": (1, _conv((3, 6, 3), (4999,), 3, 2, 1)),
+    "bands of rows": (1, _conv((2, 2, 2), (90, 96), 3, 1, 1)),
+    "bands of rows, a multiplier": (1, _conv((2, 6, 2), (75, 95), 3, 1, 1)),
+    "a large filter": (2, _conv((2, 2, 2), (13, 12), 11, 1, 5)),
+    "a wide image": (1, _conv((2, 2, 2), (3, 3000), (2, 3), 1, 1)),
+    "a deep image": (1, _conv((2, 2, 2), (34, 20, 20), 3, (1, 2, 1), 1)),
+}  # fmt: skip
+
+
+def _depthwise() -> Iterator[Case]:
+    for name, (n, geometry) in DEPTHWISE.items():
+        for dtype, order in _varied(name == "3-d, all different"):
+            if dtype_of(dtype).kind in "fV":
+                yield from _depthwise_cases(f"depthwise, {name}, {dtype}, {order}", n, geometry, dtype, order)
+    for dtype in ("float16", "bfloat16", "float64"):
+        for name in ("aligned planes", "channels of many lines"):
+            for order in ("contiguous", "channels_last"):
+                n, geometry = DEPTHWISE[name]
+                yield from _depthwise_cases(f"depthwise, {name}, {dtype}, {order}", n, geometry, dtype, order)
+
+
+def _depthwise_cases(name: str, n: int, geometry: ConvGeometry, dtype: str, order: str) -> Iterator[Case]:
+    """Every direction; by the direct kernels where the arrays' images have gaps."""
+    c, oc, _ = geometry.channels
+    x = _array((n, c, *geometry.input_size), dtype, order)
+    y = _array((n, oc, *geometry.output_size), dtype, order)
+    w = _array((oc, 1, *geometry.kernel_size), dtype, order)
+    bias, bias_x = _array((2 * oc,), dtype)[::2], _array((c,), dtype)
+    kernels = "depthwise" if order in ("contiguous", "channels_last") else "conv"
+    inputs, weights = (f"{kernels}_backward_input",), (f"{kernels}_backward_weight", "sum_splits")
+    for given, named in ((bias, ""), (None, " without bias")):
+        yield Case(f"forward{named}, {name}", (f"{kernels}_forward",), "convolve", (x, w, given, geometry), None)
+    yield Case(f"backward input, {name}", inputs, "convolve_backward_input", (y, w, None, geometry), None)
+    yield Case(f"transposed, {name}", inputs, "convolve_backward_input", (y, w, bias_x, geometry), None)
+    yield Case(f"backward weight, {name}", weights, "convolve_backward_weight", (x, y, geometry), None)
 
 
 def _varied(fully: bool) -> list[tuple[str, str]]:
@@ -467,11 +520,8 @@ def _biases() -> Iterator[Case]:
                 yield Case(f"backward, {named}", backward, "bias_activation_backward", (y, x, activation, 0.3))
 
 
-CASES = [
-    case
-    for family in (_convolutions, _poolings, _planes, _resamplings, _norms, _packings, _biases)
-    for case in family()
-]
+FAMILIES = (_convolutions, _depthwise, _poolings, _planes, _resamplings, _norms, _packings, _biases)
+CASES = [case for family in FAMILIES for case in family()]
 
 
 def cases_of(kernel: str) -> list[Case]:

@@ -24,7 +24,7 @@ from gpucnn.backends.cuda.sources import Source
 from gpucnn.numerics import algorithm
 
 Shape = tuple[int, ...]
-ALGORITHMS = ("direct", "im2col")
+ALGORITHMS = (None, "direct", "im2col")  # None: as chosen by itself
 INDEX_ARRAYS = frozenset({"indices", "target", "mask"})  # whose dtype does not follow the call's
 
 
@@ -78,6 +78,11 @@ class Recorder:
         return launch
 
 
+def by(chosen: str | None) -> AbstractContextManager[None]:
+    """Within the block convolutions are computed by this algorithm."""
+    return nullcontext() if chosen is None else algorithm(chosen)
+
+
 @contextlib.contextmanager
 def recording(specialises: bool, wide: bool = False) -> Iterator[Recorder]:
     """Within the block NumPy arrays go to the CUDA backend, launching nothing; `wide` asks for 64-bit indices."""
@@ -103,7 +108,7 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
                 if parameter in ARRAYS - INDEX_ARRAYS and isinstance(value, np.ndarray):
                     arguments[parameter] = value.astype(dtype)
             for chosen in ALGORITHMS:
-                with algorithm(chosen), contextlib.suppress(TypeError, ValueError):  # not of this dtype
+                with by(chosen), contextlib.suppress(TypeError, ValueError):  # not of this dtype
                     getattr(F, name)(**arguments)
     return tuple(recorder.launches.values())
 
@@ -131,8 +136,8 @@ def _run_layers(channels_last: bool) -> None:
     def weight(*shape: int) -> np.ndarray[Any, Any]:
         return np.zeros(shape, np.float32)
 
-    for chosen in () if channels_last else ALGORITHMS:
-        with algorithm(chosen):
+    for chosen in () if channels_last else ALGORITHMS[1:]:
+        with by(chosen):
             run(F.conv2d, image(1, 3, 224, 224), weight(64, 3, 7, 7), None, stride=2, padding=3)  # ResNet's stem
             run(F.conv2d, image(2, 64, 56, 56), weight(64, 64, 3, 3), weight(64), padding=1)
             run(F.conv2d, image(2, 128, 28, 28), weight(256, 128, 1, 1), None, stride=2)
@@ -143,6 +148,9 @@ def _run_layers(channels_last: bool) -> None:
             run(F.conv3d, image(1, 8, 8, 28, 28), weight(8, 8, 3, 3, 3), None, padding=1)
             run(F.conv1d, image(1, 16, 1000), weight(32, 16, 9), None, stride=3, padding=4)
     run(F.conv2d, image(2, 64, 28, 28), weight(64, 64, 3, 3), None, padding=1)
+    run(F.conv2d, image(2, 96, 112, 112), weight(96, 1, 3, 3), None, stride=2, padding=1, groups=96)  # MobileNetV2
+    run(F.conv2d, image(2, 240, 28, 28), weight(240, 1, 5, 5), None, padding=2, groups=240)  # EfficientNet
+    run(F.conv2d, image(2, 96, 56, 56), weight(96, 1, 7, 7), weight(96), padding=3, groups=96)  # ConvNeXt
     run(F.im2col, image(2, 3, 227, 227), 11, stride=4)  # AlexNet
     (gpucnn.channels_first if channels_last else gpucnn.channels_last)(image(2, 64, 56, 56), np.float16)
     run(F.bias_activation, image(2, 64, 56, 56), weight(64), image(2, 64, 56, 56))

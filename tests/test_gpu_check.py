@@ -475,7 +475,7 @@ def test_each_kernel_is_launched_by_the_small_calls() -> None:
     functions: dict[str, Any] = {"put": None, "get": None, "synchronise": None, "free_bytes": None}
     subject = assembled("cuda", PlainRuntime(), **functions)
     for call in calls("odd"):
-        with gpucnn.algorithm(call.algorithm):
+        with call.within():
             getattr(subject.backends["generic"], call.primitive)(*call.arguments())
     launched = {KernelBuild.of(name).kernel for name in subject.recorder.drain()}
     sources = (Path(__file__).parent.parent / "kernels").glob("*.cu")

@@ -33,6 +33,7 @@ class Bug(NamedTuple):
 
 SMALL = "3-d, all different, float32, contiguous"
 MANY = "many positions, float32, contiguous"
+PLANES = "depthwise, aligned planes, float32, contiguous"
 TURNED = "3-d, all different, float32, channels_last"
 MANY_TURNED = "many positions, float32, channels_last"
 
@@ -229,7 +230,63 @@ BUGS = [
         "average, adaptive, float32, contiguous",
         WRONG,
     ),
+    Bug(
+        "padding read as its neighbour",
+        "depthwise.cuh",
+        "0u - static_cast<unsigned>(has)",
+        "~0u",
+        f"forward, {PLANES}",
+        WRONG,
+    ),
+    Bug(
+        "a pack past the image",
+        "depthwise.cuh",
+        "at + PACK <= s.image",
+        "at < s.image",
+        "forward, depthwise, a long signal, unaligned, float32, contiguous",
+        simulator.OutOfBounds,
+    ),
+    Bug(
+        "a tile without its halo",
+        "depthwise.cuh",
+        "(outputs.last - 1) * stride + (kernel - 1) * dilation - low + 1)",
+        "(outputs.last - 1) * stride - low + 1)",
+        "forward, depthwise, bands of rows, float32, contiguous",
+        WRONG,
+    ),
+    Bug(
+        "the filter turned, depthwise",
+        "depthwise_backward_input.cu",
+        "const index_t oh = last_oh - r * p.output_step_h;",
+        "const index_t oh = last_oh - (ROWS + TAPS - 2 - r) * p.output_step_h;",
+        f"backward input, {PLANES}",
+        WRONG,
+    ),
+    Bug(
+        "neighbouring lanes not added",
+        "depthwise_backward_weight.cu",
+        "offset >= p.vectors",
+        "offset > p.vectors",
+        f"backward weight, {PLANES}",
+        WRONG,
+    ),
     # --- races ----------------------------------------------------------------------------------------------------
+    Bug(
+        "no barrier after staging",
+        "depthwise_forward.cu",
+        "place.channels, inputs);\n    __syncthreads();",
+        "place.channels, inputs);",
+        f"forward, {PLANES}",
+        (simulator.Race, simulator.UninitialisedRead),
+    ),
+    Bug(
+        "no barrier before the results are written",
+        "depthwise_backward_input.cu",
+        "    __syncthreads();\n    if (!p.channels_last)",
+        "    if (!p.channels_last)",
+        f"backward input, {PLANES}",
+        (simulator.Race, simulator.UninitialisedRead),
+    ),
     Bug(
         "no barrier before the sum",
         "common.cuh",

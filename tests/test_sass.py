@@ -26,7 +26,7 @@ WIDE = 16  # bytes of the widest access
 
 # Where PACK is not of both sides: the image may lie in any order, sums are one for many elements, what repairs a plane
 # reads what it needs alone, and what adds the parts of sums shares a file with what leaves them.
-PACKS_LOADS = {"col2im", "norm_statistics", "norm_backward_sums"}
+PACKS_LOADS = {"col2im", "depthwise_backward_weight", "norm_statistics", "norm_backward_sums"}
 PACKS_STORES = {"im2col"}
 PACKS_NOTHING = {"max_pool_backward_strays", "norm_statistics_combine", "norm_backward_sums_combine"}
 

@@ -27,7 +27,10 @@ def layer(c: int, oc: int, kernel: int = 3, size: int = 14, groups: int = 1) -> 
         (layer(64, 64), "im2col"),
         (layer(3, 64, 7, 224), "im2col"),
         (layer(256, 256, 1), "im2col"),
-        (layer(64, 64, groups=64), "direct"),  # depthwise
+        (layer(64, 64, groups=64), "depthwise"),
+        (layer(64, 128, groups=64), "depthwise"),  # two filters a channel
+        (layer(1, 64), "direct"),  # one channel is no group
+        (layer(64, 64, groups=32), "direct"),
         (layer(64, 8), "direct"),
         (layer(2, 64), "direct"),
         (layer(64, 64, 1, size=3), "direct"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+import gpucnn
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
@@ -32,14 +34,18 @@ TOLERANCES = {"float16": 4e-3, "bfloat16": 3e-2, "float64": 1e-11, "complex128":
 class Call:
     """A call of one primitive; `arguments` makes its host arrays, the same each time.
 
-    `algorithm` is that of a convolution.
+    `algorithm` is that of a convolution; None is the one chosen by itself.
     """
 
     name: str
     primitive: str
     dtype: str
     arguments: Callable[[], Arguments]
-    algorithm: str = "direct"
+    algorithm: str | None = "direct"
+
+    def within(self) -> AbstractContextManager[None]:
+        """Where its algorithm is taken."""
+        return nullcontext() if self.algorithm is None else gpucnn.algorithm(self.algorithm)
 
 
 def calls(scale: Scale) -> Iterator[Call]:
@@ -139,6 +145,7 @@ _LAYERS: dict[Scale, tuple[_Conv, ...]] = {
         _Conv("3-d, all different", 2, Channels(4, 6, 2), (5, 7, 6), (2, 3, 2), (2, 3, 1), _ALL_DIFFERENT, (1, 2, 3)),
         _Conv("residues without taps", 2, Channels(3, 5), (9, 8), (3, 2), (4, 2), ((3, 2), (1, 4)), (2, 4)),
         _Conv("many positions", 3, Channels(2, 3), (21, 24), 3, 1, 1),
+        _Conv("depthwise", 3, Channels(5, 10, 5), (9, 7), 3, 2, 1),
     ),
 }  # fmt: skip
 _OTHER_DTYPES = ("float16", "bfloat16", "float64", "complex64", "int8")
@@ -156,6 +163,10 @@ def _convolutions(scale: Scale) -> Iterator[Call]:
     for layer, dtype in ((first, "float32"), (first, "float64"), (others[1], "float32")):
         yield from _conv_calls(layer, dtype, algorithm="im2col")
     yield from _conv_calls(first, "float32", order="last", algorithm="im2col")
+    for layer in others:
+        if layer.channels.groups == layer.channels.inputs > 1:
+            for order in ("first", "last"):
+                yield from _conv_calls(layer, "float32", order, None)
     for layer in (first, others[0]):
         yield from _unfold_calls(layer, "float32")
     yield from _unfold_calls(first, "int16")
@@ -169,7 +180,7 @@ def _lighter(layer: _Conv, dtype: str) -> _Conv:
     return _Conv(layer.name, n, layer.channels, layer.size, layer.kernel, layer.stride, layer.padding, layer.dilation)
 
 
-def _conv_calls(layer: _Conv, dtype: str, order: str = "first", algorithm: str = "direct") -> Iterator[Call]:
+def _conv_calls(layer: _Conv, dtype: str, order: str = "first", algorithm: str | None = "direct") -> Iterator[Call]:
     geometry, (c, oc, groups) = layer.geometry, layer.channels
 
     def x() -> Any:
@@ -181,7 +192,7 @@ def _conv_calls(layer: _Conv, dtype: str, order: str = "first", algorithm: str =
     def w() -> Any:
         return numbers((oc, c // groups, *geometry.kernel_size), dtype, seed="w")
 
-    name = f"{layer.name}, {dtype}, channels {order}, {algorithm}"
+    name = f"{layer.name}, {dtype}, channels {order}, {algorithm or 'as chosen'}"
     made: dict[str, tuple[str, Callable[[], Arguments]]] = {
         "convolution": ("convolve", lambda: (x(), w(), numbers((oc,), dtype), geometry)),
         "backward input": ("convolve_backward_input", lambda: (y(), w(), numbers((c,), dtype), geometry)),

@@ -73,7 +73,7 @@ def _repeats(machine: Machine, call: Call) -> str:
     if call.algorithm != "direct":
         direct = Call(call.name, call.primitive, call.dtype, call.arguments)
         said = agree(first, _computed(machine, machine.backends["specialised"], direct, given))
-        expect(not said, f"{call.algorithm} against direct: {said}")
+        expect(not said, f"{call.algorithm or 'as chosen'} against direct: {said}")
     return ""
 
 
@@ -92,7 +92,7 @@ def _on_device(machine: Machine, arguments: Sequence[Any]) -> list[Any]:
 
 
 def _computed(machine: Machine, backend: Backend, call: Call, given: Sequence[Any]) -> tuple[Any, ...]:
-    with gpucnn.algorithm(call.algorithm):
+    with call.within():
         results = results_of(getattr(backend, call.primitive), given)
     return tuple(map(machine.get, results))
 

@@ -1,4 +1,6 @@
-"""Convolutions and locally connected layers on the GPU, directly: each result is one thread's or one block's sum.
+"""Convolutions and locally connected layers on the GPU: by which kernels, and directly.
+
+Directly each result is one thread's or one block's sum.
 
 A locally connected layer is a convolution whose weight moves with the output, so both run the same kernels.
 """
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpucnn.backends.cuda import im2col_convolution, select
+from gpucnn.backends.cuda import depthwise, im2col_convolution, select
 from gpucnn.backends.cuda.convolution_fields import IMAGE, conv_fields, extents, residue_threads, unfold_fields
 from gpucnn.backends.cuda.launching import Layout, Work, empty, launch, strides
 from gpucnn.backends.cuda.runtime import Array
@@ -34,7 +36,10 @@ LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 def convolve(backend: CudaBackend, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
     """Y [N, OC, OD, OH, OW], plus bias [OC]."""
     y = empty(backend.runtime, (x.shape[0], geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
-    if select.convolution("forward", geometry, x.dtype.name) == "im2col":
+    algorithm = select.convolution("forward", geometry, x.dtype.name)
+    if algorithm == "depthwise" and depthwise.takes("forward", x, y, geometry):
+        depthwise.forward(backend.runtime, x, w, bias, y, geometry)
+    elif algorithm == "im2col":
         im2col_convolution.forward(backend, x, w, bias, y, geometry)
     else:
         _forward(backend, x, w, bias, y, geometry)
@@ -65,7 +70,10 @@ def convolve_backward_input(
     """grad_x [N, C, D, H, W], plus bias [C] where it is a transposed convolution."""
     shape = (grad_y.shape[0], geometry.channels.inputs, *geometry.input_size)
     grad_x = empty(backend.runtime, shape, grad_y.dtype, like=grad_y)
-    if select.convolution("backward_input", geometry, grad_y.dtype.name) == "im2col":
+    algorithm = select.convolution("backward_input", geometry, grad_y.dtype.name)
+    if algorithm == "depthwise" and depthwise.takes("backward_input", grad_x, grad_y, geometry):
+        depthwise.backward_input(backend.runtime, grad_y, w, bias, grad_x, geometry)
+    elif algorithm == "im2col":
         im2col_convolution.backward_input(backend, grad_y, w, bias, grad_x, geometry)
     else:
         _backward_input(backend, grad_y, w, bias, grad_x, geometry)
@@ -102,7 +110,12 @@ def convolve_backward_weight(backend: CudaBackend, x: Array, grad_y: Array, geom
     """grad_w [OC, C / groups, KD, KH, KW]."""
     c, oc, groups = geometry.channels
     grad_w = backend.xp.empty((oc, c // groups, *geometry.kernel_size), x.dtype)
-    if select.convolution("backward_weight", geometry, x.dtype.name) == "im2col":
+    algorithm = select.convolution("backward_weight", geometry, x.dtype.name)
+    if algorithm == "depthwise" and depthwise.takes("backward_weight", x, grad_y, geometry):
+        parts = backend.xp.empty((depthwise.splits(x, grad_y, geometry), *grad_w.shape), accumulator(x.dtype))
+        depthwise.backward_weight(backend.runtime, x, grad_y, parts, geometry)
+        add_parts(backend.runtime, parts, grad_w)
+    elif algorithm == "im2col":
         im2col_convolution.backward_weight(backend, x, grad_y, grad_w, geometry)
     else:
         _backward_weight(backend, x, grad_y, grad_w, geometry)

@@ -48,8 +48,9 @@ def weight_block(run: int) -> int:
 
 
 def convolution(direction: str, geometry: ConvGeometry, dtype: str) -> str:
-    """The algorithm of a convolution, ``"direct"`` or ``"im2col"``: the caller's choice, or the pick within
-    `gpucnn.tuned`, else by its size.
+    """The algorithm of a convolution: the caller's choice, or the pick within `gpucnn.tuned`, else by its size.
+
+    Without the caller's choice, ``"depthwise"`` is what each channel's own filters of floats go to, whatever was tuned.
 
     `direction` is "forward", "backward_input" or "backward_weight".
 
@@ -67,6 +68,8 @@ def convolution(direction: str, geometry: ConvGeometry, dtype: str) -> str:
         )
     if chosen is not None:
         return chosen
+    if dtype in _STAGED and _is_depthwise(geometry):
+        return "depthwise"
     picks = current_picks()
     picked = None if picks is None else picks.algorithm(direction, geometry, dtype)
     if picked in algorithms(direction, dtype):
@@ -75,7 +78,7 @@ def convolution(direction: str, geometry: ConvGeometry, dtype: str) -> str:
 
 
 def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
-    """The algorithms that compute a convolution of `dtype` in that direction.
+    """The algorithms of any convolution of `dtype` in that direction; one that is depthwise is left to its own.
 
     Examples
     --------
@@ -88,6 +91,16 @@ def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
 # Between product and fold, or between images, sums would be rounded to 16 bits: those stay with the direct kernels.
 _WIDE = frozenset({"float32", "float64", "complex64", "complex128"})
 _PRODUCTS = {"forward": _WIDE | {"float16"}, "backward_input": _WIDE, "backward_weight": _WIDE}
+
+
+# Other dtypes are too rare for kernels of their own.
+_STAGED = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+
+def _is_depthwise(geometry: ConvGeometry) -> bool:
+    """Whether each of several channels is filtered alone."""
+    c, _, groups = geometry.channels
+    return c == groups > 1
 
 
 def _fills_a_product(geometry: ConvGeometry) -> bool:

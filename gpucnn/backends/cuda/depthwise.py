@@ -1,0 +1,222 @@
+"""Depthwise convolution on the GPU: tiles of channels in shared memory, so that each array is read and written once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import gcd, prod
+from typing import NamedTuple
+
+from gpucnn.backends.cuda import depthwise_tiles
+from gpucnn.backends.cuda.convolution_fields import IMAGE, SPACE, extents
+from gpucnn.backends.cuda.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
+from gpucnn.backends.cuda.launching import Fields, Layout, Work, launch, layout, strides
+from gpucnn.backends.cuda.runtime import MOST_BYTES, Array, Runtime
+from gpucnn.backends.cuda.select import power_of_two
+from gpucnn.backends.cuda.sources import Kernel
+from gpucnn.geometry import ConvGeometry
+
+FORWARD = Kernel("depthwise_forward", "DepthwiseParams", block=BLOCK)
+BACKWARD_INPUT = Kernel("depthwise_backward_input", "DepthwiseParams", block=BLOCK)
+BACKWARD_WEIGHT = Kernel("depthwise_backward_weight", "DepthwiseParams", block=BLOCK)
+FILTER = ("oc", "c", "kd", "kh", "kw")
+
+
+class Plan(NamedTuple):
+    """What a launch does, but for where its arrays lie."""
+
+    request: Request
+    tile: Tile
+    walk: Walk
+
+
+def takes(direction: str, x: Array, y: Array, geometry: ConvGeometry) -> bool:
+    """Whether these kernels compute a depthwise convolution over arrays that lie as x and y do."""
+    request = _request(direction, layout(x), layout(y), geometry)
+    return request is not None and _plan(request) is not None
+
+
+def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+    """Write y [N, C * M, OD, OH, OW] from x [N, C, D, H, W], w [C * M, 1, KD, KH, KW] and bias [C * M]."""
+    launch(runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
+
+
+def backward_input(
+    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+) -> None:
+    """Write grad_x [N, C, D, H, W] from grad_y [N, C * M, OD, OH, OW], w [C * M, 1, KD, KH, KW] and bias [C]."""
+    launch(runtime, BACKWARD_INPUT, grad_y.dtype, (grad_y, w, bias, grad_x), _backward_input_work, geometry)
+
+
+def splits(x: Array, grad_y: Array, geometry: ConvGeometry) -> int:
+    """Into how many parts a backward weight cuts its sums."""
+    plan = _planned("backward_weight", layout(x), layout(grad_y), geometry)
+    n: int = x.shape[0]
+    return _tiles(plan) * -(-n // depthwise_tiles.images(plan.request, plan.tile, n))
+
+
+def backward_weight(runtime: Runtime, x: Array, grad_y: Array, parts: Array, geometry: ConvGeometry) -> None:
+    """Write parts [splits, C * M, 1, KD, KH, KW], whose sum is the weight's gradient."""
+    launch(runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
+
+
+# --- Works ------------------------------------------------------------------------------------------------------------
+
+
+def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry) -> Work:
+    plan = _planned("forward", x, y, geometry)
+    vectors = -(-plan.tile.y.channels // plan.request.vec)
+    return _work(plan, x, y, w, bias, vectors=vectors)
+
+
+def _backward_input_work(
+    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry
+) -> Work:
+    plan = _planned("backward_input", grad_x, grad_y, geometry)
+    return _work(plan, grad_x, grad_y, w, bias, vectors=-(-plan.tile.planes // plan.request.vec))
+
+
+def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
+    plan = _planned("backward_weight", x, grad_y, geometry)
+    request, tile, walk = plan
+    height, taps = request.axes[1], request.taps
+    groups = -(-tile.y.channels // request.vec)
+    vectors = min(depthwise_tiles.WARP, power_of_two(groups)) if request.channels_last else 1
+    units = prod((request.axes[0].kernel, -(-height.kernel // taps), request.axes[2].kernel, -(-groups // vectors)))
+    positions = tile.sizes[0] * walk.slots * walk.lanes
+    free = depthwise_tiles.MOST_SHARED - depthwise_tiles.shared_bytes(request, tile)[-1]
+    room = 1 + free // max(1, tile.planes * request.filter_bytes)
+    lanes = walk.segment // vectors
+    cut = max(1, min(BLOCK // walk.segment // units, room, -(-positions // lanes)))
+    each = -(-positions // cut)
+    run = -(-each // lanes) * lanes
+    cut = -(-positions // run)
+    return _work(plan, x, grad_y, None, None, vectors=vectors, units=units * cut, parts=cut, part_run=run)
+
+
+def _work(
+    plan: Plan,
+    x: Layout,
+    y: Layout,
+    w: Layout | None,
+    bias: Layout | None,
+    *,
+    vectors: int,
+    units: int = 0,
+    parts: int = 1,
+    part_run: int = 0,
+) -> Work:
+    request, tile, walk = plan
+    n = x.shape[0]
+    images = depthwise_tiles.images(request, tile, n)
+    filters, x_end, end = depthwise_tiles.shared_bytes(request, tile)
+    more = -(-(parts - 1) * tile.planes * request.filter_bytes // 16) * 16  # sums of further parts
+    fields: Fields = {
+        "n": n,
+        "c": request.geometry.channels.inputs,
+        "multiplier": request.multiplier,
+        **strides("x", IMAGE, x),
+        **strides("y", IMAGE, y),
+        **strides("w", FILTER, w),
+        **strides("bias", ("c",), bias),
+        "channels_last": int(request.channels_last),
+        "images": images,
+        "planes": tile.planes,
+        **_side_fields("x", tile.x),
+        **_side_fields("y", tile.y),
+        "x_at": (filters + more) // 16,
+        "y_at": (x_end + more) // 16,
+        "filter_pitch": depthwise_tiles.filter_pitch(request.geometry.taps),
+        **{name: getattr(walk, name) for name in ("classes", "slots", "columns", "lanes", "segment")},
+        "vectors": vectors,
+        "units": units,
+        "parts": parts,
+        "part_run": part_run,
+    }
+    del fields["w_c"]
+    for name, axis, size, whole in zip(SPACE, request.axes, tile.sizes, request.written, strict=True):
+        shared = gcd(axis.stride, axis.dilation)
+        fields |= {
+            name: axis.size,
+            f"o{name}": axis.out,
+            f"k{name}": axis.kernel,
+            f"stride_{name}": axis.stride,
+            f"dilation_{name}": axis.dilation,
+            f"low_{name}": axis.low,
+            f"tap_step_{name}": axis.stride // shared,
+            f"output_step_{name}": axis.dilation // shared,
+            f"tile_{name}": size,
+            f"tiles_{name}": -(-whole // size),
+        }
+    chunks = -(-request.geometry.channels.inputs // tile.planes)
+    return Work(
+        fields,
+        blocks=chunks * _tiles(plan) * -(-n // images),
+        extents=(*extents(request.geometry), n + images, chunks * tile.planes * max(1, request.multiplier)),
+        constants=(("PACK", request.pack), ("VEC", request.vec), ("ROWS", walk.rows), ("TAPS", request.taps)),
+        shared_bytes=end + more,
+    )
+
+
+def _side_fields(name: str, part: Side) -> Fields:
+    fields: Fields = {f"{name}_axes": part.along, f"{name}_packs": part.packs}
+    for axis, runs, pitch in zip("cdhw", part.runs, part.pitches, strict=True):
+        fields |= {f"{name}_runs_{axis}": runs, f"{name}_pitch_{axis}": pitch}
+    return fields
+
+
+def _tiles(plan: Plan) -> int:
+    return prod(-(-whole // size) for whole, size in zip(plan.request.written, plan.tile.sizes, strict=True))
+
+
+# --- Plans ------------------------------------------------------------------------------------------------------------
+
+
+def _planned(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> Plan:
+    request = _request(direction, x, y, geometry)
+    plan = None if request is None else _plan(request)
+    assert plan is not None  # `takes` said so
+    return plan
+
+
+@lru_cache(maxsize=4096)
+def _plan(request: Request) -> Plan | None:
+    tile = depthwise_tiles.tile(request)
+    if tile is None:
+        return None
+    sides = ((tile.x, request.geometry.input_size), (tile.y, request.geometry.output_size))
+    if request.pack > 1 and not all(_in_phase(part, sizes, request.pack) for part, sizes in sides):
+        return _plan(request._replace(pack=1))
+    return Plan(request, tile, depthwise_tiles.walk(request, tile))
+
+
+def _in_phase(part: Side, sizes: tuple[int, int, int], pack: int) -> bool:
+    """Whether all runs of a box begin equally far after a multiple of `pack`; runs of channels all begin at one."""
+    if part.along == ALONG_CHANNELS:
+        return True
+    steps = (prod(sizes), prod(sizes[1:]), sizes[2])
+    return all(runs == 1 or step % pack == 0 for runs, step in zip(part.runs, steps, strict=False))
+
+
+@lru_cache(maxsize=4096)
+def _request(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> Request | None:
+    """What is asked for, or None where the arrays do not lie in one of the two orders."""
+    whole = MOST_BYTES // x.itemsize
+    if _dense(x) and _dense(y):
+        aligned = all(
+            part.alignment == MOST_BYTES and (part.shape[0] == 1 or part.strides[0] % MOST_BYTES == 0)
+            for part in (x, y)
+        )
+        return Request(geometry, direction, x.itemsize, False, whole if aligned else 1)
+    if all(part.strides[1] == part.itemsize for part in (x, y)):
+        return Request(geometry, direction, x.itemsize, True, whole if min(x.pack(1), y.pack(1)) == whole else 1)
+    return None
+
+
+def _dense(x: Layout) -> bool:
+    """Whether the images of x [N, C, D, H, W] are in C order without gaps."""
+    step = x.itemsize
+    for size, stride in zip(x.shape[:0:-1], x.strides[:0:-1], strict=True):
+        if size > 1 and stride != step:
+            return False
+        step *= size
+    return True

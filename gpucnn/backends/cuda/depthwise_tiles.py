@@ -1,0 +1,407 @@
+"""Which part of a depthwise convolution a block takes, and how it lies in shared memory: pure functions of sizes.
+
+A block reads the boxes of its tile once into shared memory, so the tile decides what is read twice, the halo, and what
+is under way at once. The best of some tens of tiles is taken, by the bytes that it moves and the memory that it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from math import gcd, inf, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpucnn.backends.cuda.select import power_of_two
+from gpucnn.geometry import Axis, ConvGeometry
+
+MOST_SHARED = 48 * 1024  # bytes of a block, on any device
+PLANES_BYTES = 16 * 1024  # of a block that takes several planes: many blocks, and enough under way in each
+SHARED_WORTH = 400 * 1024  # so many bytes of shared memory weigh as much as all that a block has to move
+FEW_RESULTS = 64  # of a block, whose start costs as much as they do
+SHORT_RUN = 64  # bytes of channels below which a burst of memory is not filled
+SHORT_RUN_COST = 1.1
+FILTER_SHARE = 1 / 32  # of the bytes that a block moves: it goes through images until its filters are no more,
+WANTED_BLOCKS = 1024  # as long as so many blocks are left, enough for any device of today
+BLOCK = 256
+WARP = 32
+BANK_BYTES = 4
+SECTOR = 32  # bytes of global memory
+MOST_CONFLICT = 2  # words of a bank at once that are worth no other walk
+MOST_ROWS = 8  # outputs of a column that one thread sums
+MOST_SUMS = 16  # of one thread that has several channels, for want of registers
+MOST_TAPS = 8  # rows of the filter that one thread takes at a time
+
+ALONG_CHANNELS, ALONG_ROW, ALONG_ROWS, ALONG_PLANES = range(4)  # what a run goes along, as in depthwise.cuh
+Sizes = tuple[int, int, int]  # of D, H, W
+Numbers = np.ndarray[Any, Any]
+
+
+class Side(NamedTuple):
+    """The box of one array: its most sizes, its runs, and how it lies in shared memory."""
+
+    box: Sizes
+    channels: int
+    along: int
+    runs: tuple[int, int, int, int]  # along C, D, H, W
+    packs: int  # of one run
+    pitches: tuple[int, int, int, int]  # of C, D, H, W
+    elements: int  # in shared memory
+
+
+class Tile(NamedTuple):
+    """The part of a block: channels of x, sizes among the array that is gone through, and the boxes of both."""
+
+    planes: int
+    sizes: Sizes
+    x: Side
+    y: Side
+
+
+class Walk(NamedTuple):
+    """How threads go through a tile: `rows` of a thread, `columns` of a row's residue, and `lanes` of them all."""
+
+    rows: int
+    columns: int
+    lanes: int
+    classes: int
+    slots: int
+    segment: int = WARP
+
+
+class Request(NamedTuple):
+    """A depthwise convolution in one direction: all that its tiles depend on."""
+
+    geometry: ConvGeometry
+    direction: str
+    itemsize: int
+    channels_last: bool
+    pack: int  # elements of one access of global memory
+
+    @property
+    def axes(self) -> tuple[Axis, Axis, Axis]:
+        """Of D, H and W."""
+        return self.geometry.axes
+
+    @property
+    def multiplier(self) -> int:
+        """Outputs of each channel."""
+        return self.geometry.channels.outputs // self.geometry.channels.inputs
+
+    @property
+    def vec(self) -> int:
+        """Neighbouring channels of one thread."""
+        return self.pack if self.channels_last and self.multiplier == 1 else 1
+
+    @property
+    def taps(self) -> int:
+        """Rows of the filter that one thread takes at a time."""
+        height = self.geometry.axes[1]
+        step = _tap_step(height) if self.direction == "backward_input" else 1
+        return min(-(-height.kernel // step), MOST_TAPS)
+
+    @property
+    def written(self) -> Sizes:
+        """Sizes of the array that the tiles are tiles of: inputs of a backward input, else outputs."""
+        return self.geometry.input_size if self.direction == "backward_input" else self.geometry.output_size
+
+    @property
+    def filter_bytes(self) -> int:
+        """Of one channel of x in shared memory: weights and bias, or sums of weights."""
+        wide = max(4, self.itemsize)
+        row = self.geometry.taps if self.direction == "backward_weight" else filter_pitch(self.geometry.taps)
+        return self.multiplier * row * wide
+
+
+def filter_pitch(taps: int) -> int:
+    """Elements from one filter to the next, an odd number, with room for a bias."""
+    return (taps + 1) | 1
+
+
+# --- Boxes ------------------------------------------------------------------------------------------------------------
+
+
+def read_along(axis: Axis, tile: int, inverse: bool) -> tuple[int, int]:
+    """The longest range that a tile along `axis` reads, and the sum over all tiles."""
+    size, source = (axis.size, axis.out) if inverse else (axis.out, axis.size)
+    tiles = -(-size // tile)
+    if tiles > 64:  # near enough
+        span = (axis.kernel - 1) * axis.dilation
+        longest = (tile - 1 + span) // axis.stride + 1 if inverse else (tile - 1) * axis.stride + span + 1
+        return min(longest, source), min(longest, source) * tiles
+    lengths = []
+    for first in range(0, size, tile):
+        last = min(first + tile, size) - 1
+        if inverse:
+            begin = -(-(first + axis.low - (axis.kernel - 1) * axis.dilation) // axis.stride)
+            end = (last + axis.low) // axis.stride + 1
+        else:
+            begin = first * axis.stride - axis.low
+            end = last * axis.stride + (axis.kernel - 1) * axis.dilation - axis.low + 1
+        lengths.append(max(0, min(end, source) - max(begin, 0)))
+    return max(1, *lengths), sum(lengths)
+
+
+def side(request: Request, box: Sizes, channels: int, along: int, sizes: Sizes) -> Side:
+    """How the box of `channels` of an array of `sizes` lies in shared memory."""
+    pack, (d, h, w) = request.pack, box
+    if along == ALONG_CHANNELS:
+        run = _up(channels, pack)
+        return Side(box, channels, along, (1, d, h, w), run // pack, (1, h * w * run, w * run, run), d * h * w * run)
+    if along == ALONG_PLANES:
+        box, runs = sizes, (1, 1, 1, 1)
+        length = channels * prod(sizes)
+        pitches = (prod(sizes), sizes[1] * sizes[2], sizes[2], 1)
+    elif along == ALONG_ROWS:
+        box, runs, length = (d, h, sizes[2]), (channels, d, 1, 1), h * sizes[2]
+        pitch = _run(length, pack)
+        pitches = (d * pitch, pitch, sizes[2], 1)
+    else:
+        runs, length = (channels, d, h, 1), w
+        pitch = _run(length, pack)
+        pitches = (d * h * pitch, h * pitch, pitch, 1)
+    whole = _run(length, pack)
+    return Side(box, channels, along, runs, whole // pack, pitches, prod(runs) * whole)
+
+
+def _up(size: int, step: int) -> int:
+    return -(-size // step) * step
+
+
+def _run(length: int, pack: int) -> int:
+    """Elements of shared memory for a run that may begin anywhere in a pack."""
+    return _up(length + pack - 1, pack)
+
+
+# --- The tile ---------------------------------------------------------------------------------------------------------
+
+
+def tile(request: Request) -> Tile | None:
+    """The tile of a block, or None where none fits."""
+    found = [(cost, candidate) for candidate, cost in _candidates(request)]
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def shared_bytes(request: Request, candidate: Tile) -> tuple[int, int, int]:
+    """Where x and y begin in shared memory, and its end, in bytes; y or x is 0 long where it is not staged."""
+    x, y = (_up(part.elements * request.itemsize, 16) for part in (candidate.x, candidate.y))
+    if request.channels_last and request.direction == "forward":
+        y = 0
+    if request.channels_last and request.direction == "backward_input":
+        x = 0
+    filters = _up(candidate.planes * request.filter_bytes, 16)
+    return filters, filters + x, filters + x + y
+
+
+def _candidates(request: Request) -> Iterator[tuple[Tile, float]]:
+    """Tiles that fit, with what each costs."""
+    inverse = request.direction == "backward_input"
+    for along, planes, sizes in (_pixel_tiles if request.channels_last else _plane_tiles)(request):
+        reads = [read_along(axis, tiled, inverse) for axis, tiled in zip(request.axes, sizes, strict=True)]
+        box = (reads[0][0], reads[1][0], reads[2][0])
+        x_box, y_box = (sizes, box) if inverse else (box, sizes)
+        candidate = Tile(
+            planes,
+            sizes,
+            side(request, x_box, planes, along, request.geometry.input_size),
+            side(request, y_box, planes * request.multiplier, along, request.geometry.output_size),
+        )
+        taken = shared_bytes(request, candidate)[-1]
+        if taken > MOST_SHARED:
+            continue
+        halo = prod(total for _, total in reads)
+        least = prod(request.geometry.output_size if inverse else request.geometry.input_size)
+        if along == ALONG_PLANES:
+            halo = least
+        elif along == ALONG_ROWS:  # whole rows are read
+            halo = reads[0][1] * reads[1][1] * (request.axes[2].out if inverse else request.axes[2].size)
+        written = prod(request.written)
+        if inverse:
+            halo, least = halo * request.multiplier, least * request.multiplier
+        else:
+            written *= request.multiplier
+        cost = (max(halo, least) + written) / (least + written) * (1 + taken / SHARED_WORTH)
+        cost *= 1 + FEW_RESULTS / (planes * prod(sizes))
+        if along == ALONG_ROW:  # its ends share their sectors with other tiles
+            cost *= 1 + SECTOR / (box[2] * request.itemsize)
+        if along == ALONG_CHANNELS and planes * request.itemsize < SHORT_RUN:
+            cost *= SHORT_RUN_COST
+        yield candidate, cost
+
+
+def _plane_tiles(request: Request) -> Iterator[tuple[int, int, Sizes]]:
+    """Whole planes, bands of whole rows of one, tiles of rows: (what runs go along, channels, sizes)."""
+    geometry, (d, h, w) = request.geometry, request.written
+    plane = prod(geometry.input_size) + request.multiplier * prod(geometry.output_size)
+    yield ALONG_PLANES, _planes(request, plane * request.itemsize), (d, h, w)
+    for tile_d, tile_h in product(_parts(d), _parts(h)):
+        if (tile_d, tile_h) != (d, h):
+            yield ALONG_ROWS, 1, (tile_d, tile_h, w)
+    for tile_d, tile_h, tile_w in product(_parts(d), _parts(h), (2048, 1024, 512, 256, 128, 64)):
+        if tile_w < w:
+            yield ALONG_ROW, 1, (tile_d, tile_h, tile_w)
+
+
+def _planes(request: Request, bytes_of_one: int) -> int:
+    """Neighbouring channels of a block: as even parts of them as whole sectors of memory allow."""
+    c = request.geometry.channels.inputs
+    most = max(1, min(c, PLANES_BYTES // (bytes_of_one + request.filter_bytes)))
+    even = -(-c // -(-c // most))
+    sizes = (request.geometry.input_size, request.geometry.output_size)
+    for count in (8, 4, 2):
+        rounded = _up(even, count)
+        if any(prod(size) * count // 2 * request.itemsize % 32 for size in sizes) and rounded <= 2 * most:
+            return min(c, rounded)
+    return even
+
+
+def _pixel_tiles(request: Request) -> Iterator[tuple[int, int, Sizes]]:
+    """Tiles of neighbouring channels that are innermost in memory."""
+    d, h, w = request.written
+    c = request.geometry.channels.inputs
+    for run in (32, 64, 128):
+        planes = max(request.pack, run // request.itemsize)
+        if planes > c and run > 32:
+            continue
+        for tile_d, tile_h, tile_w in product(_parts(d), _parts(h), _parts(w)):
+            yield ALONG_CHANNELS, min(planes, power_of_two(c)), (tile_d, tile_h, tile_w)
+
+
+def _parts(size: int) -> list[int]:
+    """Sizes of parts, even ones: the whole, a half, a third, … and a few small ones."""
+    return sorted({-(-size // count) for count in (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 28)}
+                  | {part for part in (1, 2, 4, 8, 16, 32) if part < size})  # fmt: skip
+
+
+def images(request: Request, candidate: Tile, n: int) -> int:
+    """How many images a block goes through, so that its filters, or sums, are few beside what else it moves."""
+    wide = request.itemsize if request.direction != "backward_weight" else 2 * max(4, request.itemsize)
+    filters = candidate.planes * request.multiplier * request.geometry.taps * wide
+    moved = (prod(candidate.x.box) + request.multiplier * prod(candidate.y.box)) * candidate.planes * request.itemsize
+    tiles = prod(-(-whole // size) for whole, size in zip(request.written, candidate.sizes, strict=True))
+    blocks = n * tiles * -(-request.geometry.channels.inputs // candidate.planes)  # of one image each
+    return max(1, min(n, round(filters / (FILTER_SHARE * moved) + 0.5), blocks // WANTED_BLOCKS))
+
+
+# --- The walk ---------------------------------------------------------------------------------------------------------
+
+
+def walk(request: Request, candidate: Tile) -> Walk:
+    """How threads go through a tile: few reads a sum, few idle threads, no bank asked for more than two words."""
+    best, least = None, inf
+    for found in sorted(_walks(request, candidate), key=lambda found: _cost(request, candidate, found)):
+        cost = _cost(request, candidate, found)
+        if cost >= least:
+            break
+        words = conflicts(request, candidate, found)
+        cost *= words if words <= MOST_CONFLICT else words**2
+        if cost < least:
+            best, least = found, cost
+    assert best is not None
+    return best
+
+
+def _walks(request: Request, candidate: Tile) -> Iterator[Walk]:
+    inverse = request.direction == "backward_input"
+    _, h, w = candidate.sizes
+    height, width = request.axes[1], request.axes[2]
+    shared = height.stride * _output_step(height) if inverse else _output_step(height)  # rows of one residue apart
+    classes, residues = min(shared, h), min(width.stride, w) if inverse else 1
+    each = -(-w // residues)
+    most = min(MOST_ROWS, power_of_two(-(-h // shared)))
+    if request.vec > 1:
+        most = min(most, MOST_ROWS // 2, MOST_SUMS // request.vec // (2 if request.taps >= MOST_TAPS - 1 else 1))
+    paddings = (each,) if request.channels_last else {_up(each, step) for step in (1, 2, 4, 8, 16, 32)}
+    segments = (WARP,) if request.channels_last or request.direction != "backward_weight" else (8, 16, 32)
+    for rows, columns, segment in product((1, 2, 4, 7, 8), paddings, segments):
+        if rows <= most:
+            slots = classes * (-(-h // (classes * rows)) if shared <= h else 1)
+            yield Walk(rows, columns, columns * residues, classes, slots, segment)
+
+
+def _cost(request: Request, candidate: Tile, found: Walk) -> float:
+    """Reads of shared memory a sum of one tap, times idle threads; without conflicts."""
+    d, h, w = candidate.sizes
+    axis = request.axes[1]
+    step = _tap_step(axis)
+    if request.direction == "backward_weight":
+        taps = request.taps
+        reads = (found.rows + (found.rows - 1) * step + taps) / (found.rows * taps)
+        share = _up(d * found.slots * found.lanes, found.segment)
+    else:
+        taps = request.taps
+        reads = ((found.rows - 1) * (step if request.direction == "forward" else 1) + 2 * taps) / (found.rows * taps)
+        share = d * found.slots * found.lanes
+    idle = share * found.rows / (d * h * w)
+    few = max(1.0, BLOCK / (share * candidate.planes))
+    return reads * idle * few
+
+
+def conflicts(request: Request, candidate: Tile, found: Walk) -> int:
+    """The most words of one bank that a warp asks for at once, in either array, by `found`; channels last has none.
+
+    Lanes beyond a border read the element nearest to them, as the kernels let them.
+    """
+    if request.channels_last:
+        return 1
+    inverse, weight = request.direction == "backward_input", request.direction == "backward_weight"
+    depth_axis, height, width = request.axes
+    lane = np.arange(BLOCK)
+    if weight:  # a unit of each segment, kw by kw
+        unit = lane // found.segment
+        item, kw, channel = lane % found.segment, unit % width.kernel, unit // width.kernel
+    else:
+        item, kw = lane, np.zeros_like(lane)
+        channel = lane // (found.lanes * found.slots * candidate.sizes[0])
+    column, slot = item % found.lanes, item // found.lanes % found.slots
+    depth = item // (found.lanes * found.slots) % candidate.sizes[0]
+    step = _output_step(height) * (height.stride if inverse else 1)
+    row = slot % found.classes + slot // found.classes * found.rows * step
+    if inverse:
+        column = column // found.columns + column % found.columns * width.stride
+    active = (column < candidate.sizes[2]) & (row < candidate.sizes[1])
+    outputs = channel * (request.multiplier if inverse else 1)
+    inputs = channel // (1 if inverse else request.multiplier)
+    x, y = candidate.x, candidate.y
+    found_words = []
+    if inverse:
+        found_words.append(_most_words(_at(x, inputs, depth, row, column), active, request.itemsize))
+        for r in range(found.rows - 1 + request.taps):
+            oh = (row + height.low) // height.stride + (found.rows - 1 - r) * _output_step(height)
+            at = _at(y, outputs, depth // depth_axis.stride, oh, (column + width.low) // width.stride)
+            found_words.append(_most_words(at, active, request.itemsize))
+    else:
+        found_words.append(_most_words(_at(y, outputs, depth, row, column), active, request.itemsize))
+        for r in range((found.rows - 1) * _tap_step(height) + request.taps):
+            h = row * height.stride - height.low + r * height.dilation
+            at = _at(x, inputs, depth * depth_axis.stride, h, column * width.stride - width.low + kw * width.dilation)
+            found_words.append(_most_words(at, active, request.itemsize))
+    return max(found_words)
+
+
+def _output_step(axis: Axis) -> int:
+    return axis.dilation // gcd(axis.stride, axis.dilation)
+
+
+def _tap_step(axis: Axis) -> int:
+    return axis.stride // gcd(axis.stride, axis.dilation)
+
+
+def _at(part: Side, channel: Numbers, d: Numbers, h: Numbers, w: Numbers) -> Numbers:
+    """Where elements lie in shared memory, each place taken to the nearest within the box."""
+    places = (np.clip(place, 0, size - 1) for place, size in zip((d, h, w), part.box, strict=True))
+    at = channel * part.pitches[0]
+    for place, pitch in zip(places, part.pitches[1:], strict=True):
+        at = at + place * pitch
+    return at
+
+
+def _most_words(elements: Numbers, active: Numbers, itemsize: int) -> int:
+    """The most distinct words of one bank among those that are read at once, [lanes], by the lanes that are active."""
+    each = max(1, itemsize // BANK_BYTES)
+    words = np.where(active, elements * itemsize // BANK_BYTES, -1).reshape(-1, WARP // each)  # lanes served at once
+    words = np.sort(words, axis=1)
+    first = np.diff(words, axis=1, prepend=-1) > 0
+    banks = words // each % (WARP // each)
+    return max(int((first & (banks == bank)).sum(axis=1).max()) for bank in range(WARP // each))
