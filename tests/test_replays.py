@@ -176,6 +176,28 @@ def test_what_is_computed_by_other_means_than_launches_is_not_frozen(kept: dict[
     assert list(kept.values()) == [None]
 
 
+def test_running_statistics_move_each_time(kept: dict[Any, Any]) -> None:
+    x = image(4, 3, 5, 5)
+    mean, var = image(3), image(3) + 1
+    expected = [simulator.asnumpy(array).copy() for array in (mean, var)]
+    for _ in range(3):
+        F.batch_norm(x, mean, var, training=True)
+        F.batch_norm(simulator.asnumpy(x), *expected, training=True)
+    np.testing.assert_allclose(simulator.asnumpy(mean), expected[0], rtol=1e-6)
+    np.testing.assert_allclose(simulator.asnumpy(var), expected[1], rtol=1e-6)
+    assert not kept
+
+
+def test_inference_by_running_statistics_is_kept(kept: dict[Any, Any]) -> None:
+    statistics = image(3), image(3) + 1
+    for change in (1, 2):
+        x = image(4, 3, 5, 5) * change
+        y = F.batch_norm(x, *statistics)
+        expected = F.batch_norm(*map(simulator.asnumpy, (x, *statistics)))
+        np.testing.assert_allclose(simulator.asnumpy(y), expected, rtol=1e-5, atol=1e-6)
+    assert [replay is not None for replay in kept.values()] == [True]
+
+
 def test_forms_beyond_a_bound_are_forgotten(kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "MOST_KEPT", 3)
     for size in (2, 3, 4, 5):

@@ -79,6 +79,24 @@ def batch_norm(
     array([[-1., -1.],
            [ 1.,  1.]])
     """
+    normalise = _batch_norm if training is not False else _kept_batch_norm
+    parameters = (input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return normalise(*parameters, return_statistics=return_statistics, out=out)
+
+
+def _batch_norm(
+    input: Array,
+    running_mean: Array | None,
+    running_var: Array | None,
+    weight: Array | None,
+    bias: Array | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    *,
+    return_statistics: bool,
+    out: Array | None,
+) -> Any:
     call = NormCall(
         "batch_norm", input, out=out, weight=weight, bias=bias, running_mean=running_mean, running_var=running_var
     )
@@ -95,6 +113,10 @@ def batch_norm(
     return call.result((y, *(array.reshape(-1) for array in statistics)) if gives_statistics else y)
 
 
+_kept_batch_norm = replayed(_batch_norm)  # in training the running statistics move, by no launch
+
+
+@replayed
 def batch_norm_backward(
     grad_output: Array,
     input: Array,
@@ -248,6 +270,7 @@ def instance_norm(
     return call.result((y, *(array.reshape(kept) for array in statistics)) if gives_statistics else y)
 
 
+@replayed
 def instance_norm_backward(
     grad_output: Array,
     input: Array,
