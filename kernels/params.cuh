@@ -138,6 +138,10 @@ struct ResampleParams {
   index_t c;
   index_t od, oh, ow;
   index_t starts_h, starts_w;                   // where the tables of H and W begin within `starts`
+  index_t w;                                    // by rows: columns of x,
+  index_t tile_h, chunk;                        // rows of y and channels of one block,
+  index_t staged, combined, entries;            // and its shared memory: inputs, rows of y before W, entries of tables
+  index_t x_is_dense;                           // rows of x follow each other in memory, and it is aligned
   index_t x_n, x_c, x_d, x_h, x_w;
   index_t y_n, y_c, y_d, y_h, y_w;
   index_t channels_last;                        // of y

@@ -363,6 +363,8 @@ def _resamplings() -> Iterator[Case]:
         ((1, 6, 5), (1, 6, 9), "linear", True),
         ((2, 4, 5), (5, 2, 5), "nearest", False),
         ((1, 4, 7), (1, 9, 3), "nearest-exact", False),
+        ((1, 8, 16), (1, 16, 32), "linear", False),
+        ((1, 2, 40), (1, 200, 80), "linear", True),
     )
     for sizes, outs, mode, aligned in drawn:
         geometry = interpolation_geometry(sizes, outs, None, mode, aligned)

@@ -110,6 +110,8 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
             for chosen in ALGORITHMS:
                 with by(chosen), contextlib.suppress(TypeError, ValueError):  # not of this dtype
                     getattr(F, name)(**arguments)
+        with contextlib.suppress(TypeError):
+            F.interpolate(np.moveaxis(np.zeros((1, 3, 4, 2), dtype), -1, 1), size=5)  # by another kernel
     return tuple(recorder.launches.values())
 
 

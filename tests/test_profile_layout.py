@@ -127,6 +127,25 @@ def test_flat_rows_of_any_length_are_read_by_16_bytes() -> None:
     assert widest(lambda: F.bias_activation(x, bias)) == {"read": 16, "write": 16}
 
 
+# --- Interpolation ------------------------------------------------------------------------------------------------
+
+RESAMPLED = {  # channels, sizes, mode
+    "FPN upsample": (32, 56, 112, "nearest"),
+    "DeepLabV3+ decoder": (32, 33, 129, "bilinear"),
+}
+
+
+@pytest.mark.parametrize("name", RESAMPLED)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_interpolation_reads_rows_about_once(name: str, dtype: str) -> None:
+    c, size, out, mode = RESAMPLED[name]
+    options: dict[str, Any] = {"size": out, "mode": mode, "align_corners": None if mode == "nearest" else False}
+    x, grad = image(1, c, size, size, dtype=dtype), image(1, c, out, out, dtype=dtype)
+    for call in (lambda: F.interpolate(x, **options), lambda: F.interpolate_backward(grad, x, **options)):
+        assert excesses(call, {"resample_rows"}, moved=1.35, conflict=9) == []  # tables' entries lie anywhere
+        assert widest(call) == {"read": 16, "write": 16}
+
+
 # --- Unfolding ----------------------------------------------------------------------------------------------------
 
 UNFOLDINGS = {  # channels, size, kernel, stride, padding

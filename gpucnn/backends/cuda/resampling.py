@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.launching import Layout, Work, empty, launch, strides
-from gpucnn.backends.cuda.runtime import Array, Device, Runtime
+from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.launching import Fields, Layout, Work, empty, launch, strides
+from gpucnn.backends.cuda.runtime import MOST_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_channels_last
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from gpucnn.backends.cuda import CudaBackend
 
 RESAMPLE = Kernel("interpolate", "ResampleParams", function="resample")
+RESAMPLE_ROWS = Kernel("interpolate", "ResampleParams", function="resample_rows")
 
 IMAGE = ("n", "c", "d", "h", "w")
 Host = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
@@ -38,15 +40,45 @@ def _resampled(
 ) -> Array:
     runtime = backend.runtime
     y = empty(runtime, (*x.shape[:2], *size), x.dtype, like=x)
-    tables = _tables(runtime, runtime.device(x), geometry, adjoint, _weight_dtype(x.dtype))
+    device, dtype = runtime.device(x), _weight_dtype(x.dtype)
+    tables = _tables(runtime, device, geometry, adjoint, dtype)
     arrays = (x, y, tables.starts, tables.sources, tables.weights)
-    launch(runtime, RESAMPLE, x.dtype, arrays, _work)
+    sum_bytes = max(accumulator(x.dtype).itemsize, dtype.itemsize)
+    rows = None if is_channels_last(y) else _rows(geometry, adjoint, x.shape[1], x.itemsize, sum_bytes, dtype)
+    if rows is None or not x.size:
+        launch(runtime, RESAMPLE, x.dtype, arrays, _work)
+    else:
+        bounds = _bounds(runtime, device, rows)
+        launch(runtime, RESAMPLE_ROWS, x.dtype, (*arrays, bounds), _rows_work, rows)
     return y
 
 
 def _work(x: Layout, y: Layout, *tables: Layout) -> Work:
-    od, oh, ow = y.shape[2:]
-    fields = {
+    fields = _fields(x, y) | dict.fromkeys(("w", "tile_h", "chunk", "staged", "combined", "entries", "x_is_dense"), 1)
+    return Work(fields, y.size, extents=(y.shape[4] + 1,))
+
+
+def _rows_work(
+    x: Layout, y: Layout, starts: Layout, sources: Layout, weights: Layout, bounds: Layout, rows: Rows
+) -> Work:
+    n, c, od, oh, ow = y.shape
+    h, w = x.shape[3:]
+    slices_are_aligned = x.shape[2] == 1 or x.strides[2] % MOST_BYTES == 0
+    is_dense = (
+        slices_are_aligned and (h == 1 or x.strides[3] == w * x.itemsize) and (w == 1 or x.strides[4] == x.itemsize)
+    )
+    fields = _fields(x, y) | {
+        **{"w": w, "tile_h": rows.tile, "chunk": rows.chunk, "x_is_dense": int(is_dense and x.alignment == MOST_BYTES)},
+        **{"staged": rows.staged, "combined": rows.combined, "entries": rows.entries},
+    }
+    blocks = n * -(-c // rows.chunk) * od * -(-oh // rows.tile)
+    reach = (ow + 1, rows.tile * max(w, ow) + 256 * MOST_BYTES, rows.staged + 256 * MOST_BYTES)
+    return Work(fields, blocks=blocks, extents=reach, shared_bytes=rows.shared_bytes)
+
+
+def _fields(x: Layout, y: Layout) -> Fields:
+    od, oh, _ = y.shape[2:]
+    return {
         **dict(zip(("n", "c", "od", "oh", "ow"), y.shape, strict=True)),
         "starts_h": od + 1,
         "starts_w": od + 1 + oh + 1,
@@ -54,7 +86,63 @@ def _work(x: Layout, y: Layout, *tables: Layout) -> Work:
         **strides("y", IMAGE, y),
         "channels_last": int(is_channels_last(y)),
     }
-    return Work(fields, y.size, extents=(ow + 1,))
+
+
+# --- Rows ---------------------------------------------------------------------------------------------------------
+
+
+TABLES_SHARE = 32  # times as much as its tables is what a block moves, by taking so many channels
+
+
+class Rows(NamedTuple):
+    """A resampling by rows: see ResampleParams; `bounds` are the rows of x that each tile reads, [first, last)."""
+
+    tile: int
+    chunk: int
+    staged: int
+    combined: int
+    entries: int
+    shared_bytes: int
+    bounds: tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=256)
+def _rows(
+    geometry: InterpolationGeometry, adjoint: bool, c: int, itemsize: int, sum_bytes: int, dtype: np.dtype[np.generic]
+) -> Rows | None:
+    """How a resampling goes by rows, or None where the sums of one do not fit into shared memory."""
+    starts, sources, _ = host_tables(geometry, adjoint, dtype)
+    (_, _, w), (od, oh, ow) = geometry.input_size, geometry.output_size
+    if adjoint:
+        (_, _, w), (od, oh, ow) = geometry.output_size, geometry.input_size
+    first_h, first_w = od + 1, od + 1 + oh + 1
+    depth = int(np.diff(starts[: od + 1]).max())
+    columns = int(starts[first_w + ow] - starts[first_w])
+    for is_staged, tile in [*((True, tile) for tile in (32, 16, 8, 4, 2, 1)), (False, 4), (False, 1)]:
+        bounds, most = [], 0
+        for row in range(0, oh, tile):
+            begin, end = starts[first_h + row], starts[first_h + min(row + tile, oh)]
+            read = sources[begin:end]
+            bounds.append((int(read.min()), int(read.max()) + 1) if len(read) else (0, 0))
+            most = max(most, int(end - begin))
+        rows = max(last - first for first, last in bounds)
+        staged = select.skewed(rows * w, sum_bytes) + 1 if is_staged else 0
+        combined = select.skewed(tile * w, sum_bytes) + 1
+        count = depth + most + columns
+        entries = -(-(max(select.skewed(count, 4), select.skewed(count, dtype.itemsize)) + 1) // 4) * 4
+        tables = entries * (dtype.itemsize + 4) + (select.skewed(tile + ow + 2, 4) + 1) * 4
+        shared_bytes = (staged + combined) * sum_bytes + tables
+        fits_well = not is_staged or tile == 1 or rows * w + tile * ow <= select.MOST_TILE
+        if shared_bytes <= select.MOST_SHARED_BYTES and fits_well:
+            chunk = min(c, -(-TABLES_SHARE * tables // ((rows * w + tile * ow) * itemsize)))
+            return Rows(tile, chunk, staged, combined, entries, shared_bytes, tuple(bounds))
+    return None
+
+
+@lru_cache(maxsize=256)
+def _bounds(runtime: Runtime, device: Device, rows: Rows) -> Array:
+    """The rows that tiles read, on `device`."""
+    return runtime.constant(np.array(rows.bounds, np.int32), device)
 
 
 # --- Tables -------------------------------------------------------------------------------------------------------
