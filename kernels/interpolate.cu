@@ -9,7 +9,7 @@
 //              made
 //              resample: one thread an output, in y's memory order, for channels last and rows that do not fit there
 // Bytes        resample_rows: y once; x once and the few rows that two blocks share; the tables once for `chunk`
-//              channels. resample: x is read once for each entry, from L1 and L2 but for the first; the tables stay in L1
+//              channels. resample: x once for each entry, from L1 and L2 but for the first; the tables stay in L1
 // Determinism  each output is one thread's sum, along D within H within W as the NumPy backend does it, in the order of
 //              entries; each product and sum is rounded, so a copy is exact and a linear blend has the same bits there
 // Limits       2^31 - 1 entries
