@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -679,6 +680,19 @@ def test_a_run_on_a_gpu_writes_all_its_files(run_command: Any, capsys: pytest.Ca
     assert "without torch.compile (not installed: triton)" in printed
     assert "3000 GB/s copy" in printed
     assert "750 TFLOP/s float16" in printed
+
+
+def test_a_run_that_is_told_to_end_ends_its_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    code = f"import os, signal; time.sleep(1); os.kill({os.getpid()}, signal.SIGTERM); time.sleep(4); open({str(alive)!r}, 'w')"
+    made, _ = scripted(([*HELLO, *measured(A)], code))
+    monkeypatch.setattr(environment, "why_none", lambda: None)
+    monkeypatch.setattr("benchmarks.environment.confine", lambda threads: None)
+    monkeypatch.setattr(gpu_command, "follow", lambda wanted, given: follow(wanted, given, made))
+    assert command.main(["--out", str(tmp_path)]) == command.EXIT_INTERRUPTED
+    assert (tmp_path / "nvidia-fake-100-partial.json").exists()
+    time.sleep(0.1)
+    assert not alive.exists()
 
 
 def test_an_earlier_result_is_printed_and_drawn_again(run_command: Any, tmp_path: Path) -> None:

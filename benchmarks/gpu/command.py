@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks.gpu.environment import slug
 from benchmarks.gpu.supervisor import Collected, Wanted, chosen_gpu, follow
 from benchmarks.gpu.worker import cases_of
+from benchmarks.gpu_check.processes import ended_by_sigterm
 from benchmarks.layers import Tier
 from benchmarks.progress import Shown
 from benchmarks.providers import kinds
@@ -42,16 +43,19 @@ def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: 
     )
     collected, interrupted = Collected(), False
     try:
-        collect(collected, wanted, environment, [case.id for case in cases], console)
+        with ended_by_sigterm():
+            collect(collected, wanted, environment, [case.id for case in cases], console)
     except KeyboardInterrupt:
         interrupted = True
     if collected.trouble:
         console.print(collected.trouble, style="red", markup=False, highlight=False)
+    if interrupted and not collected.records:
+        return EXIT_INTERRUPTED
     if not collected.providers:
         console.print("nothing was measured: no such implementation is installed here", style="red")
         return EXIT_USAGE
     if not collected.records or collected.limits is None:
-        return EXIT_INTERRUPTED if interrupted else EXIT_FAULT
+        return EXIT_FAULT
     filtered = bool(options.filters or options.providers)
     broken = interrupted or bool(collected.trouble)
     run = Run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from benchmarks.gpu_check import preflight
 from benchmarks.gpu_check.parts import PARTS, Context, Part
-from benchmarks.gpu_check.processes import Execute, execute
+from benchmarks.gpu_check.processes import Execute, ended_by_sigterm, execute
 from benchmarks.gpu_check.report import FAILED, NOT_RUN, PASSED, Outcome, Report, facts
 
 EXIT_NOT_ALL_PASSED = 1
@@ -122,20 +121,6 @@ def run(chosen: Sequence[Part], context: Context, limit_s: float, reasons: dict[
     report.complete = True
     report.write(context.out)
     return True
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Within the block, SIGTERM does what Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # --- What is shown --------------------------------------------------------------------------------------------------
