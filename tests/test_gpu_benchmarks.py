@@ -684,7 +684,8 @@ def test_a_run_on_a_gpu_writes_all_its_files(run_command: Any, capsys: pytest.Ca
 
 def test_a_run_that_is_told_to_end_ends_its_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     alive = tmp_path / "alive"
-    code = f"import os, signal; time.sleep(1); os.kill({os.getpid()}, signal.SIGTERM); time.sleep(4); open({str(alive)!r}, 'w')"
+    told = f"import os, signal; time.sleep(1); os.kill({os.getpid()}, signal.SIGTERM)"
+    code = f"{told}; time.sleep(4); open({str(alive)!r}, 'w')"
     made, _ = scripted(([*HELLO, *measured(A)], code))
     monkeypatch.setattr(environment, "why_none", lambda: None)
     monkeypatch.setattr("benchmarks.environment.confine", lambda threads: None)
