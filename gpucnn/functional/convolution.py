@@ -11,18 +11,15 @@ from gpucnn.functional._call import (
     Call,
     Needs,
     convolved_shape,
-    expect_filters,
-    image_shape,
     lifted,
     lowered,
     needed,
     shape_argument,
     transposed_shape,
 )
-from gpucnn.functional._family import axis_names, replayed_family
+from gpucnn.functional._convolution_geometry import geometry_of, transposed_geometry
+from gpucnn.functional._family import replayed_family
 from gpucnn.geometry import ConvGeometry, Padding, Size
-from gpucnn.geometry.arguments import integer, remembered
-from gpucnn.geometry.geometries import Channels, conv_geometry, conv_transpose_geometry
 
 
 def conv_nd(
@@ -93,7 +90,7 @@ def conv_nd(
     """
     call = Call(f"conv{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
-    geometry = _geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
+    geometry = geometry_of(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
     backend = call.backend if out is None else call.into(convolved_shape(x.shape, geometry), rank)
     y = backend.convolve(lifted(x, rank), lifted(w, rank), b, geometry)
@@ -152,7 +149,7 @@ def conv_nd_backward(
     """
     call = Call(f"conv{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
     grad, x, w, b = call.arrays
-    geometry = _geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
+    geometry = geometry_of(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
     call.expect_shape("grad_output", grad, convolved_shape(x.shape, geometry))
     need_x, need_w, need_b = needed(call.op, needs, 3)
@@ -212,7 +209,7 @@ def conv_nd_input(
     call = Call(f"conv{rank}d_input", NUMERIC, weight=weight, grad_output=grad_output, out=out)
     w, grad = call.arrays
     shape = shape_argument(call.op, "input_size", input_size)
-    geometry = _geometry(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
+    geometry = geometry_of(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
     call.expect_shape("grad_output", grad, convolved_shape(shape, geometry))
     backend = call.backend if out is None else call.into(shape, rank)
     return call.result(_backward_input(call, grad, w, geometry, backend))
@@ -261,7 +258,7 @@ def conv_nd_input_backward(
     )
     grad_grad, w, grad = call.arrays
     shape = shape_argument(call.op, "input_size", input_size)
-    geometry = _geometry(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
+    geometry = geometry_of(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
     call.expect_shape("grad_output", grad, convolved_shape(shape, geometry))
     call.expect_shape("grad_grad_input", grad_grad, shape)
     need_w, need_grad = needed(call.op, needs, 2)
@@ -320,7 +317,7 @@ def conv_nd_weight(
     call = Call(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output, out=out)
     x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
-    geometry = _geometry(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
+    geometry = geometry_of(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
     call.expect_shape("grad_output", grad, convolved_shape(x.shape, geometry))
     backend = call.backend if out is None else call.into(shape, rank)
     return call.result(_correlate(call.conjugate(x), grad, geometry, backend))
@@ -369,7 +366,7 @@ def conv_nd_weight_backward(
     )
     grad_grad, x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
-    geometry = _geometry(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
+    geometry = geometry_of(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
     call.expect_shape("grad_output", grad, convolved_shape(x.shape, geometry))
     call.expect_shape("grad_grad_weight", grad_grad, shape)
     need_x, need_grad = needed(call.op, needs, 2)
@@ -449,7 +446,7 @@ def conv_transpose_nd(
     """
     call = Call(f"conv_transpose{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
-    geometry = _transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
+    geometry = transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     call.expect_shape("bias", b, (geometry.channels.inputs,))
     backend = call.backend if out is None else call.into(transposed_shape(x.shape, geometry), rank)
     y = backend.convolve_backward_input(lifted(x, rank), lifted(w, rank), b, geometry)
@@ -503,7 +500,7 @@ def conv_transpose_nd_backward(
         f"conv_transpose{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
     )
     grad, x, w, b = call.arrays
-    geometry = _transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
+    geometry = transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     call.expect_shape("bias", b, (geometry.channels.inputs,))
     call.expect_shape("grad_output", grad, transposed_shape(x.shape, geometry))
     need_x, need_w, need_b = needed(call.op, needs, 3)
@@ -527,70 +524,6 @@ conv_transpose1d, conv_transpose2d, conv_transpose3d = replayed_family(conv_tran
 conv_transpose1d_backward, conv_transpose2d_backward, conv_transpose3d_backward = replayed_family(
     conv_transpose_nd_backward
 )
-
-
-# --- Checks -------------------------------------------------------------------------------------------------------
-
-
-def _groups(op: str, groups: int, **channels: tuple[str, int]) -> int:
-    """`groups`, which must divide each count of channels, given as (argument, count)."""
-    parts = integer(op, "groups", groups, 1)
-    for what, (argument, count) in channels.items():
-        if count % parts:
-            raise ValueError(
-                f"{op}: {argument} has {count} {what.replace('_', ' ')}, expected a multiple of groups = {parts}"
-            )
-    return parts
-
-
-@remembered
-def _geometry(
-    op: str,
-    rank: int,
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    stride: Size,
-    padding: Padding,
-    dilation: Size,
-    groups: int,
-    input_name: str = "input",
-    weight_name: str = "weight",
-) -> ConvGeometry:
-    """The geometry of a convolution between arrays of these shapes."""
-    _, inputs, *space = image_shape(op, input_name, input_shape, rank)
-    expect_filters(op, weight_name, weight_shape, f"OC, C / groups, {axis_names('K', rank)}")
-    outputs, depth, *kernel = weight_shape
-    parts = _groups(op, groups, channels=(input_name, inputs), output_channels=(weight_name, outputs))
-    if depth * parts != inputs:
-        raise ValueError(
-            f"{op}: {weight_name} has {depth} input channels, "
-            f"expected input channels / groups = {inputs} / {parts} = {inputs // parts}"
-        )
-    channels = Channels(inputs, outputs, parts)
-    return conv_geometry(op, tuple(space), channels, tuple(kernel), stride, padding, dilation)
-
-
-@remembered
-def _transposed_geometry(
-    op: str,
-    rank: int,
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    stride: Size,
-    padding: Padding,
-    output_padding: Size,
-    dilation: Size,
-    groups: int,
-) -> ConvGeometry:
-    """The geometry of the convolution that a transposed convolution between arrays of these shapes transposes."""
-    _, inputs, *space = image_shape(op, "input", input_shape, rank)
-    expect_filters(op, "weight", weight_shape, f"C, OC / groups, {axis_names('K', rank)}")
-    depth, outputs, *kernel = weight_shape
-    parts = _groups(op, groups, channels=("input", inputs))
-    if depth != inputs:
-        raise ValueError(f"{op}: weight has {depth} input channels, expected those of input = {inputs}")
-    channels = Channels(outputs * parts, inputs, parts)
-    return conv_transpose_geometry(op, tuple(space), channels, tuple(kernel), stride, padding, output_padding, dilation)
 
 
 # --- The three directions, over arrays of the caller's rank --------------------------------------------------------
