@@ -315,12 +315,21 @@ def _resamplings(scale: Scale) -> Iterator[Call]:
         geometry = interpolation_geometry(size, out, None, mode, False)
         for dtype in FLOATS:
             yield from _resample_calls(f"{mode}, {dtype}", n, c, geometry, dtype)
+        yield from _resample_calls(f"{mode}, float32, channels last", n, c, geometry, "float32", "last")
 
 
-def _resample_calls(name: str, n: int, c: int, geometry: InterpolationGeometry, dtype: str) -> Iterator[Call]:
+def _resample_calls(
+    name: str, n: int, c: int, geometry: InterpolationGeometry, dtype: str, order: str = "first"
+) -> Iterator[Call]:
     x, y = (n, c, *geometry.input_size), (n, c, *geometry.output_size)
-    yield Call(f"interpolate {name}", "interpolate", dtype, lambda: (numbers(x, dtype), geometry))
-    yield Call(f"interpolate_backward {name}", "interpolate_backward", dtype, lambda: (numbers(y, dtype), geometry))
+    made = {"interpolate": x, "interpolate_backward": y}
+    for primitive, shape in made.items():
+        yield Call(
+            f"{primitive} {name}",
+            primitive,
+            dtype,
+            lambda shape=shape: (numbers(shape, dtype, order), geometry),  # type: ignore[misc]
+        )
 
 
 # --- Normalisation ------------------------------------------------------------------------------------------------
