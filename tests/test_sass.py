@@ -43,7 +43,7 @@ class Program(NamedTuple):
     @property
     def is_wide(self) -> bool:
         """Whether its accesses take 16 bytes of its dtype."""
-        pack = re.search(r"\bPACK=(\d+)", self.constants)
+        pack = re.search(r"\b(?:X_)?PACK=(\d+)", self.constants)
         return pack is not None and int(pack[1]) * np.dtype(self.dtype).itemsize == WIDE
 
 
