@@ -273,6 +273,15 @@ def _poolings() -> Iterator[Case]:
     small = _pool((9, 11), "valid", 3, 2, 1)  # so small that a block has several planes
     for dtype in ("float32", "float16", "int8"):
         yield from _tiled(f"planes together, {dtype}", (35, 33, 1, 9, 11), small, dtype, "contiguous")
+    for dtype in ("bfloat16", "complex64"):
+        sizes, geometry = TILED["windows of a warp"]
+        yield from _pooling(f"windows of a warp, {dtype}", (2, 3, *sizes), geometry, dtype, "contiguous")
+    rows = _pool((13, 19), "padded", 7, 1, 3)
+    yield from _pooling("long windows, float32", (2, 3, 1, 13, 19), rows, "float32", "contiguous")
+    yield from _pooling("long windows, float16", (2, 16, 1, 13, 19), rows, "float16", "channels_last")
+    yield from _pooling(
+        "one row, float32", (2, 3, 1, 1, 23), _pool((1, 23), "padded", 9, 1, ((4, 4), (0, 0))), "float32", "contiguous"
+    )
     yield from _pooling(
         "strays in bands", (2, 3, 1, 50, 50), _pool((50, 50), "padded", 3, 2, 1), "float64", "contiguous"
     )

@@ -255,11 +255,16 @@ def _forward_work(geometry: PoolGeometry, x: Layout, y: Layout, indices: Layout 
 def _by_rows(geometry: PoolGeometry) -> bool:
     """Whether the maxima of rows, which several windows share, save half of the comparisons, and more than a few."""
     d, h, w = geometry.axes
-    if not (isinstance(d, Axis) and isinstance(h, Axis) and isinstance(w, Axis)):
+    if not (isinstance(d, Axis) and isinstance(h, Axis) and isinstance(w, Axis)) or not _has_rows(geometry):
         return False
     rows = d.kernel * h.kernel
     shared = w.kernel * min(d.stride, d.kernel) * min(h.stride, h.kernel) + rows
     return rows > 1 and 2 * shared <= rows * w.kernel and rows * w.kernel - shared >= 12
+
+
+def _has_rows(geometry: PoolGeometry) -> bool:
+    """Whether planes have more than one row, so that bands are made of whole ones."""
+    return any(max(axis.size, axis.out) > 1 for axis in geometry.axes[:2])
 
 
 def _row_lanes(axis: Axis | AdaptiveAxis, columns: int) -> int:
