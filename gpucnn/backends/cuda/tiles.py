@@ -168,7 +168,10 @@ def tile_of(
     if bands == 1:
         aligned = SECTOR // itemsize or 1  # planes that begin and end with whole sectors
         wanted = -(-planes * (channels // inner) // WANTED_BLOCKS // aligned) * aligned
-        together = max(1, min(WHOLE_SHARED // cost(positions, inner), wanted, planes))
+        of_plane = (read[axis] * read_unit * inner, extent * written_unit * inner)
+        most = WHOLE_SHARED * aligned // shared(aligned * of_plane[0], aligned * of_plane[1])
+        most = most // aligned * aligned if most >= aligned else most
+        together = max(1, min(most, wanted, planes))
     taken = (together * max(spans(positions)) * read_unit * inner, together * positions * written_unit * inner)
     blocks = -(-planes // together) * bands * (channels // inner)
     return Tile(together, axis, bands, positions, inner, *taken, shared(*taken), blocks)

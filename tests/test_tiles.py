@@ -1,0 +1,123 @@
+"""What a block of a pooling or unpooling stages: pure choices, by table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from gpucnn.backends.cuda import pooling, tiles
+from gpucnn.backends.cuda.launching import Layout, Work, layout
+from gpucnn.geometry import PoolGeometry
+from gpucnn.geometry.geometries import adaptive_geometry, pool_geometry
+
+
+def image(*shape: int, dtype: Any = np.float32, channels_last: bool = False) -> Layout:
+    """The layout of an array [N, C, D, H, W] that is not looked at."""
+    if channels_last:
+        n, c, *space = shape
+        return layout(np.moveaxis(np.zeros((n, *space, c), dtype), -1, 1))
+    return layout(np.zeros(shape, dtype))
+
+
+def average(geometry: PoolGeometry, n: int, c: int, dtype: Any = np.float32, channels_last: bool = False) -> Work:
+    x = image(n, c, *geometry.input_size, dtype=dtype, channels_last=channels_last)
+    y = image(n, c, *geometry.output_size, dtype=dtype, channels_last=channels_last)
+    return pooling._average_work(x, y, geometry)
+
+
+def pool(size: tuple[int, ...], kernel: int, stride: int, padding: int = 0) -> PoolGeometry:
+    return pool_geometry("pool", size, kernel, stride, padding, 1, False, "valid")
+
+
+def test_small_planes_go_together_but_leave_blocks_for_the_whole_device() -> None:
+    globally = adaptive_geometry("pool", (7, 7), 1, "valid")
+    assert average(globally, 1, 8).fields["tile_planes"] == 8
+    few, many = average(globally, 1, 2048), average(globally, 32, 2048)
+    assert (few.fields["tile_planes"], few.blocks) == (8, 256)
+    assert many.fields["tile_planes"] % 8 == 0  # whole sectors
+    assert 16 < many.fields["tile_planes"] < 128
+    assert many.shared_bytes <= tiles.WHOLE_SHARED
+
+
+def test_large_planes_are_cut_into_even_bands() -> None:
+    work = average(pool((224, 224), 3, 2, 1), 1, 4)
+    assert work.fields["band_axis"] == 1
+    assert 1 < work.fields["bands"] == -(-112 // work.fields["tile"])
+    assert work.blocks == 4 * work.fields["bands"]
+    assert work.shared_bytes <= tiles.MOST_SHARED
+
+
+@pytest.mark.parametrize(("size", "axis"), [((16, 56, 56), 0), ((224, 224), 1), ((40_000,), 2)])
+def test_bands_are_cut_along_the_outermost_axis(size: tuple[int, ...], axis: int) -> None:
+    assert average(pool(size, 2, 2), 1, 2).fields["band_axis"] == axis
+
+
+def test_bands_of_inputs_end_where_windows_do() -> None:
+    geometry = pool((16, 56, 56), 2, 2)
+    grad_y, grad_x = image(1, 2, *geometry.output_size), image(1, 2, *geometry.input_size)
+    assert pooling._average_backward_work(grad_y, grad_x, geometry).fields["tile"] % 2 == 0
+
+
+@pytest.mark.parametrize("c", [64, 96])
+def test_channels_last_are_parted_by_whole_sectors(c: int) -> None:
+    work = average(pool((112, 112), 3, 2, 1), 1, c, channels_last=True)
+    inner = work.fields["inner"]
+    assert c % inner == 0
+    assert inner * 4 % tiles.SECTOR == 0
+    assert work.fields["channels_last"] == 1
+    assert work.blocks == work.fields["bands"] * c // inner
+
+
+def test_channels_that_fill_no_sectors_stay_together() -> None:
+    assert average(pool((28, 28), 3, 2, 1), 2, 3, channels_last=True).fields["inner"] == 3
+
+
+def test_what_does_not_fit_is_not_staged() -> None:
+    work = average(adaptive_geometry("pool", (300, 300), 1, "valid"), 1, 4)
+    assert (work.fields["tile_planes"], work.fields["lanes"], work.shared_bytes) == (0, 32, 0)
+    assert work.threads == 4 * 32
+
+
+def test_views_are_not_staged() -> None:
+    geometry = pool((8, 8), 2, 2)
+    x = layout(np.zeros((1, 2, 1, 8, 9), np.float32)[..., 1:])
+    assert pooling._average_work(x, image(1, 2, 1, 4, 4), geometry).fields["tile_planes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "pack"), [(np.float32, 4), (np.float16, 8), (ml_dtypes.bfloat16, 8), (np.complex128, 1), (np.int8, 16)]
+)
+def test_an_access_takes_16_bytes_where_arrays_are_aligned(dtype: Any, pack: int) -> None:
+    aligned = Layout((1, 1, 1, 1, 32), (0, 0, 0, 0, np.dtype(dtype).itemsize), np.dtype(dtype).itemsize)
+    assert tiles.pack_of(aligned) == pack
+    assert tiles.pack_of(aligned, aligned._replace(alignment=8)) == 1
+
+
+def test_few_large_windows_have_several_threads_each() -> None:
+    lanes = {
+        size: average(adaptive_geometry("pool", size, 1, "valid"), 1, 8).fields["lanes"] for size in ((7, 7), (28, 28))
+    }
+    assert lanes == {(7, 7): 16, (28, 28): 32}
+    assert average(pool((56, 56), 3, 2, 1), 1, 8).fields["lanes"] == 1
+
+
+def test_maxima_are_sought_by_rows_where_that_halves_the_comparisons() -> None:
+    assert pooling._by_rows(pool((19, 19), 13, 1, 6))
+    assert pooling._by_rows(pool((19, 19), 5, 1, 2))
+    assert not pooling._by_rows(pool((28, 28), 3, 1, 1))
+    assert not pooling._by_rows(pool((112, 112), 3, 2, 1))
+    assert not pooling._by_rows(pool((64,), 13, 1, 6))  # one row
+    assert not pooling._by_rows(adaptive_geometry("pool", (40, 40), 3, "none"))
+
+
+def test_bands_of_planes_take_in_the_values_next_to_theirs() -> None:
+    values, planes = image(1, 2, 1, 112, 112), image(1, 2, 1, 224, 224)
+    tile = pooling._unpool_tile(values, image(1, 2, 1, 112, 112, dtype=np.int64), planes)
+    assert tile is not None
+    assert tile.bands > 1
+    assert tile.tile % 2 == 0
+    assert tile.read == (tile.tile // 2 + 2) * 112
+    assert tile.written == tile.tile * 224
