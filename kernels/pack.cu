@@ -82,11 +82,11 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
                                 : line_of(p.x_is_one, channels, positions, p.x_c, p.x_p);
   const int x_lanes = static_cast<int>(p.x_lanes), x_lane = thread % x_lanes, x_teams = threads / x_lanes;
   const index_t x_first = n * p.x_n + c0 * p.x_c + p0 * p.x_p;
-#pragma unroll 4
+#pragma unroll 2
   for (index_t row = thread / x_lanes; row < from.rows; row += x_teams) {
     const index_t offset = x_first + row * from.outer;
     const Packed<X_PACK> packed(offset, from.length);
-#pragma unroll 4
+#pragma unroll 2
     for (index_t k = packed.first + x_lane * X_PACK; k < packed.end; k += x_lanes * X_PACK) {
       const Pack<scalar_t, X_PACK> pack = load_pack<X_PACK>(x + offset + k * from.inner);
       index_t o = row + k / x_row, i = k % x_row;
