@@ -13,7 +13,7 @@
 #include "norms.cuh"
 #include "norm_tiles.cuh"
 
-constexpr int HELD = PACK == 1 ? 16 : 32 / PACK;  // packs of a thread
+constexpr int HELD = PACK == 1 ? 12 : 32 / PACK;  // packs of a thread
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_apply(const scalar_t* __restrict__ x,    // [N, G, C, P]

@@ -15,7 +15,7 @@
 #include "norms.cuh"
 #include "norm_tiles.cuh"
 
-constexpr int HELD = PACK == 1 ? 8 : 16 / PACK;  // packs of a thread, of each array
+constexpr int HELD = PACK == 1 ? 6 : 16 / PACK;  // packs of a thread, of each array
 
 struct Shares {  // of all that share a mean
   acc_t centre, scale, g, gh;

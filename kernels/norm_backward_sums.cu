@@ -16,7 +16,7 @@
 #include "norms.cuh"
 #include "norm_tiles.cuh"
 
-constexpr int HELD = PACK == 1 ? 8 : 16 / PACK;  // packs of a thread, of each array
+constexpr int HELD = PACK == 1 ? 6 : 16 / PACK;  // packs of a thread, of each array
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]

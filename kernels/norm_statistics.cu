@@ -18,7 +18,7 @@
 #include "norms.cuh"
 #include "norm_tiles.cuh"
 
-constexpr int HELD = PACK == 1 ? 16 : 32 / PACK;  // packs of a thread
+constexpr int HELD = PACK == 1 ? 12 : 32 / PACK;  // packs of a thread
 
 __device__ __forceinline__ void write_statistics(const Statistics& found, index_t sum, acc_t* __restrict__ mean,
                                                  acc_t* __restrict__ var, acc_t* __restrict__ rstd,

@@ -420,11 +420,11 @@ def norm_tile(is_along: bool, inner: int, beside: int, reduced: int, pack: int, 
     >>> norm_tile(False, 112 * 112, 64, 8 * 112 * 112, pack=4, held=32, itemsize=4)  # channels first: a run of a plane
     NormTile(sums=1, side=256, columns=256, rows=1, apart=1, run=8192, block=256)
     >>> norm_tile(False, 49, 2048, 8 * 49, pack=1, held=32, itemsize=4)  # eight planes end where a sector does
-    NormTile(sums=8, side=49, columns=392, rows=1, apart=0, run=784, block=416)
+    NormTile(sums=8, side=49, columns=392, rows=1, apart=0, run=588, block=416)
     >>> norm_tile(True, 1, 144, 8 * 3136, pack=4, held=32, itemsize=4)  # channels last: 128 bytes of each pixel
     NormTile(sums=32, side=1, columns=8, rows=32, apart=8, run=256, block=256)
     """
-    slots = held // max(2, pack)  # single values and their places take more registers
+    slots = held // pack if pack > 1 else 3 * held // 8  # single values and their places take more registers
     inner, beside = max(1, inner), max(1, beside)  # also of an empty batch
     if is_along:
         columns = min(beside // pack, max(1, LINE_BYTES // (pack * itemsize)), 32)
