@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PACK = Kernel("pack", "PackParams")
 AXES = ("n", "c", "p")
+LEAST_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
 
 
 def packed(backend: CudaBackend, x: Array, dtype: Any, channels_last: bool) -> Array:
@@ -29,7 +30,7 @@ def packed(backend: CudaBackend, x: Array, dtype: Any, channels_last: bool) -> A
 
 def pack(backend: CudaBackend, x: Array, out: Array, bias: Array | None = None) -> None:
     """Write x [N, C, P] plus bias [C] to `out` [N, C, P], whatever the strides of the two, in out's dtype."""
-    facts = (out.dtype.name, accumulator(x.dtype).itemsize)
+    facts = (out.dtype.name, max(LEAST_SUM_BYTES, accumulator(x.dtype).itemsize))
     launch(backend.runtime, PACK, x.dtype, (x, bias, out), _work, *facts)
 
 
