@@ -8,8 +8,9 @@
 //              nothing
 // Writes       strays [N, C], 0 before, 1 where a plane has some; grad_x [N, C, D, H, W], each of them once, and once
 //              more in planes with strays
-// Mapping      dense arrays: one block some planes of grad_x, or a band of one; it stages gradients and indices of the
-//              outputs that reach it (tiles.cuh); then one thread an input, and grad_x leaves through shared memory.
+// Mapping      dense arrays: one block some planes of grad_x, or a band of one, or a part of each row of a band; it
+//              stages gradients and indices of the outputs that reach it (tiles.cuh); then one thread an input, and
+//              grad_x leaves through shared memory.
 //              Others: one thread an input, in grad_x's memory order, from global memory. Strays: one block 32 planes
 // Bytes        dense: indices and grad_y once, and the rows that two bands share once more; grad_x once; one flag a
 //              plane read once more. Others read indices and grad_y KD * KH * KW / stride times and indices once more,
@@ -88,12 +89,15 @@ max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
   int* const at = reinterpret_cast<int*>(results + p.write_slots);         // [read_slots]; -1 outside the plane
 
   const Band band = band_of(p);
-  const Share share = share_of_block(p, band.axis.size);
+  const Share share = share_of_block(p, band.axis.size, band.row_axis.size);
   const Range range = p.bands == 1 ? Range{0, band.axis.out} : outputs_within(band.axis, share.first, share.last);
-  const Patch read = patch_of(p, share, range.first, range.last, band.axis.out, band.output_unit);
-  const Patch written = patch_of(p, share, share.first, share.last, band.axis.size, band.input_unit);
+  const Range rows = share.parted ? outputs_within(band.row_axis, share.row_first, share.row_last) : Range{};
+  const Piece outputs = piece_of(share, range.first, band.output_unit, rows.first, rows.last, band.row_output_unit);
+  const Piece inputs =
+      piece_of(share, share.first, band.input_unit, share.row_first, share.row_last, band.row_input_unit);
+  const Patch read = patch_of(p, share, outputs, range.last - range.first, band.axis.out);
+  const Patch written = patch_of(p, share, inputs, share.last - share.first, band.axis.size);
   const index_t size = p.n * p.c * p.od * p.oh * p.ow, plane_outputs = p.od * p.oh * p.ow;
-  const index_t before = range.first * band.output_unit;  // positions of the plane before those staged
   const index_t skew = skew_of<PACK>(read), at_skew = skew_of<INDEX_PACK>(read);
   stage(grad_y, read, size, gradients);
   load_patch<INDEX_PACK>(indices, read, size, [&](index_t e, const Pack<long long, INDEX_PACK>& pack) {
@@ -103,7 +107,7 @@ max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
       const bool inside = pack.at[i] >= 0 && pack.at[i] < p.d * p.h * p.w;
       found.at[i] = inside ? static_cast<int>(pack.at[i]) : -1;
       if (!inside || e + i < 0 || e + i >= read.count) continue;
-      const index_t o = (e + i) / p.inner + before;
+      const index_t o = position_of(outputs, (e + i) / p.inner);
       if (!strays_from(p, found.at[i], o / p.ow / p.oh % p.od, o / p.ow % p.oh, o % p.ow)) continue;
       const index_t plane = share.plane + o / plane_outputs;
       atomicMax(strays + (p.channels_last ? plane * p.c + share.c + (e + i) % p.inner : plane), 1);
@@ -115,9 +119,9 @@ max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
   const index_t result_skew = skew_of<PACK>(written);
   for_each_item(share, p.band_axis, p.d, p.h, p.w, p.inner, p.row_lanes, 1, [&](const Item& item) {
     if (!item.active) return;
-    const index_t plane = item.plane * plane_outputs - before;
     const auto slot = [&](index_t od, index_t oh, index_t ow) {
-      const index_t o = (plane + (od * p.oh + oh) * p.ow + ow) * p.inner + item.c;
+      const index_t place = item.plane * plane_outputs + (od * p.oh + oh) * p.ow + ow;
+      const index_t o = order_of(outputs, place) * p.inner + item.c;
       return most(least(o, read.count - 1), 0);  // an input that no window reads may be far off
     };
     const acc_t sum = sum_of_own(

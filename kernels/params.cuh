@@ -124,6 +124,7 @@ struct PoolParams {
   index_t divides;                              // what a sum is divided by: one of the DIVIDES_… of pooling.cuh
   RUN_TIME index_t tile_planes;                 // tiles (tiles.cuh): planes of a block; 0 where arrays are not staged
   index_t band_axis, bands, tile;               // bands of a plane, along D, H or W (0, 1, 2), of `tile` positions each
+  index_t row_bands, row_tile;                  // bands along the next axis, of row_tile each; 1 where it is whole
   index_t inner;                                // channels of a block where channels are last, else 1
   index_t row_lanes, lanes;                     // items from one row to the next; threads of a window
   index_t by_rows;                              // whether the maximum of a window is that of its rows' maxima
@@ -159,6 +160,7 @@ struct PlaneParams {
   index_t channels_last;                        // of the array that is written
   RUN_TIME index_t tile_planes;                 // tiles, as those of PoolParams
   index_t band_axis, bands, tile;
+  index_t row_bands, row_tile;
   index_t inner;
   RUN_TIME index_t read_slots, write_slots;
 };

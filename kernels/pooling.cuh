@@ -132,14 +132,16 @@ __device__ __forceinline__ acc_t divided(acc_t sum, index_t taps, const PoolPara
   return sum / static_cast<real_t>(most(taps, 1));
 }
 
-// The axis that bands are cut along, and the positions of one input and of one output of it.
+// The axis that bands are cut along, and the positions of one input and of one output of it; and the next axis.
 struct Band {
   PoolAxis axis;
   index_t input_unit, output_unit;
+  PoolAxis row_axis;
+  index_t row_input_unit, row_output_unit;
 };
 
 __device__ __forceinline__ Band band_of(const PoolParams& p) {
-  if (p.band_axis == 0) return {axis_d(p), p.h * p.w, p.oh * p.ow};
-  if (p.band_axis == 1) return {axis_h(p), p.w, p.ow};
-  return {axis_w(p), 1, 1};
+  if (p.band_axis == 0) return {axis_d(p), p.h * p.w, p.oh * p.ow, axis_h(p), p.w, p.ow};
+  if (p.band_axis == 1) return {axis_h(p), p.w, p.ow, axis_w(p), 1, 1};
+  return {axis_w(p), 1, 1, axis_w(p), 1, 1};
 }

@@ -3,7 +3,8 @@
 //
 // The arrays are dense, [planes, D, H, W] or, channels last, [N, D, H, W, C]. Of the array that it writes, a block
 // takes whole planes or a band of one: positions [first, last) along the outermost axis that is longer than 1. A band
-// is one run of memory, and so is what its windows read. Where channels are last, a block may take `inner` of them.
+// is one run of memory, and so is what its windows read. Where channels are last, a block may take `inner` of them, and
+// of each position of its band only positions [row_first, row_last) along the next axis: then it has a run of each.
 //
 // In shared memory the elements lie one after the other, in slots; the first `skew` of them stay empty, so that a slot
 // is a multiple of 32 bytes where the element in global memory is.
@@ -16,18 +17,23 @@ struct Share {            // of a block
   index_t plane, planes;  // the first, and how many; images where channels are last
   index_t first, last;    // of the positions that are written along the band's axis
   index_t c;              // the first channel where they are last
+  bool parted;            // whether bands are cut along the next axis, too: there
+  index_t row_first, row_last;
 };
 
 template <typename Params>
-__device__ __forceinline__ Share share_of_block(const Params& p, index_t extent) {
+__device__ __forceinline__ Share share_of_block(const Params& p, index_t extent, index_t row_extent = 0) {
   const index_t channel_tiles = p.channels_last ? p.c / p.inner : 1;
   index_t block = static_cast<index_t>(blockIdx.x);
   const index_t c = block % channel_tiles * p.inner;
   block /= channel_tiles;
+  const index_t row_first = block % p.row_bands * p.row_tile;
+  block /= p.row_bands;
   const index_t first = block % p.bands * p.tile;
   const index_t plane = block / p.bands * p.tile_planes;
   const index_t planes = p.channels_last ? p.n : p.n * p.c;
-  return {plane, least(p.tile_planes, planes - plane), first, least(first + p.tile, extent), c};
+  return {plane, least(p.tile_planes, planes - plane), first, least(first + p.tile, extent), c,
+          p.row_bands > 1, row_first, least(row_first + p.row_tile, row_extent)};
 }
 
 // --- Between global and shared memory --------------------------------------------------------------------------------
@@ -35,7 +41,31 @@ __device__ __forceinline__ Share share_of_block(const Params& p, index_t extent)
 struct Patch {           // the elements of one array that belong to a block
   index_t start, count;  // the first one's place in the array, and how many
   index_t inner, pitch;  // `inner` of them are neighbours, and `pitch` elements on the next ones begin
+  index_t run, run_pitch;  // so it goes on for `run` of them; 0, 0 where that is all
 };
+
+// Which positions of a plane are a block's: all from `before` on or, where parted, `run` of each `unit` from there on.
+struct Piece {
+  index_t before, unit, run;
+  bool parted;
+};
+
+// Positions from `first` on along the band's axis, of `unit` each; where parted, rows [row_first, row_last) of those.
+__device__ __forceinline__ Piece piece_of(const Share& share, index_t first, index_t unit, index_t row_first,
+                                          index_t row_last, index_t row_unit) {
+  if (!share.parted) return {first * unit, unit, unit, false};
+  return {first * unit + row_first * row_unit, unit, (row_last - row_first) * row_unit, true};
+}
+
+// The position in its plane of the o-th of the piece, and the other way round.
+__device__ __forceinline__ index_t position_of(const Piece& piece, index_t o) {
+  return piece.before + (piece.parted ? o / piece.run * piece.unit + o % piece.run : o);
+}
+
+__device__ __forceinline__ index_t order_of(const Piece& piece, index_t position) {
+  const index_t after = position - piece.before;
+  return piece.parted ? after / piece.unit * piece.run + after % piece.unit : after;
+}
 
 // Units [first, last) of share's planes, each of which has `size` units of `unit` positions.
 template <typename Params>
@@ -43,18 +73,36 @@ __device__ __forceinline__ Patch patch_of(const Params& p, const Share& share, i
                                           index_t size, index_t unit) {
   const index_t pitch = p.channels_last ? p.c : 1;
   return {(share.plane * size + first) * unit * pitch + share.c,
-          ((share.planes - 1) * size + last - first) * unit * p.inner, p.inner, pitch};
+          ((share.planes - 1) * size + last - first) * unit * p.inner, p.inner, pitch, 0, 0};
+}
+
+// The piece of share's planes, `units` positions along the band's axis.
+template <typename Params>
+__device__ __forceinline__ Patch patch_of(const Params& p, const Share& share, const Piece& piece, index_t units,
+                                          index_t size) {
+  if (!share.parted) {
+    const index_t first = piece.before / piece.unit;
+    return patch_of(p, share, first, first + units, size, piece.unit);
+  }
+  return {(share.plane * size * piece.unit + piece.before) * p.c + share.c, units * piece.run * p.inner,
+          p.inner, p.c, piece.run * p.inner, piece.unit * p.c};
 }
 
 // Slots before the first element, for accesses of N elements: as many as there are elements since the last 32 bytes.
+// None before runs, which are whole sectors.
 template <int N>
 __device__ __forceinline__ index_t skew_of(const Patch& patch) {
-  return patch.inner == patch.pitch ? patch.start % (N == 1 ? 1 : 2 * N) : 0;
+  return patch.inner == patch.pitch && patch.run_pitch == 0 ? patch.start % (N == 1 ? 1 : 2 * N) : 0;
 }
 
 // Where element e of the patch lies in the array.
 __device__ __forceinline__ index_t place_of(const Patch& patch, index_t e) {
-  return patch.start + (patch.inner == patch.pitch ? e : e / patch.inner * patch.pitch + e % patch.inner);
+  index_t start = patch.start;
+  if (patch.run_pitch > 0) {
+    start += e / patch.run * patch.run_pitch;
+    e %= patch.run;
+  }
+  return start + (patch.inner == patch.pitch ? e : e / patch.inner * patch.pitch + e % patch.inner);
 }
 
 // put(e, pack) for packs of elements e, …, e + N - 1 that hold all of the patch; its first and its last may hold others
@@ -168,8 +216,9 @@ struct Item {        // one of them, and the thread's part in it
 template <typename F>
 __device__ __forceinline__ void for_each_item(const Share& share, index_t band_axis, index_t d, index_t h, index_t w,
                                               index_t inner, index_t row_lanes, index_t lanes, F f) {
-  const index_t columns = band_axis == 2 ? share.last - share.first : w;
-  const index_t unit_rows = band_axis == 0 ? h : 1;
+  const bool by_h = share.parted && band_axis == 0, by_w = share.parted && band_axis == 1;
+  const index_t columns = band_axis == 2 ? share.last - share.first : by_w ? share.row_last - share.row_first : w;
+  const index_t unit_rows = by_h ? share.row_last - share.row_first : band_axis == 0 ? h : 1;
   const index_t rows = share.planes * (band_axis == 2 ? 1 : (share.last - share.first) * unit_rows);
   const index_t first_row = band_axis == 2 ? 0 : share.first * unit_rows;
   const index_t end = (rows * row_lanes * lanes + 31) / 32 * 32;
@@ -181,10 +230,11 @@ __device__ __forceinline__ void for_each_item(const Share& share, index_t band_a
     item.element = row * columns * inner + place;
     item.lane = t % lanes;
     item.c = place % inner;
-    item.w = place / inner + (band_axis == 2 ? share.first : 0);
-    item.h = (first_row + row) % h;
-    item.d = (first_row + row) / h % d;
-    item.plane = (first_row + row) / h / d;
+    item.w = place / inner + (band_axis == 2 ? share.first : by_w ? share.row_first : 0);
+    const index_t at = by_h ? (share.first + row / unit_rows) * h + share.row_first + row % unit_rows : first_row + row;
+    item.h = at % h;
+    item.d = at / h % d;
+    item.plane = at / h / d;
     f(item);
   }
 }

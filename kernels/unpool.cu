@@ -9,9 +9,10 @@
 //              Others, -1 among them, put their value nowhere
 // Writes       strays [N, C], 0 before, 1 where a plane has some; planes [N, C, PD, PH, PW], each of them once, and
 //              once more in planes with strays
-// Mapping      dense arrays: one block some planes, or a band of one (tiles.cuh), with owners in shared memory; one
-//              thread an index, then one thread a place. Others, and planes with strays: one block a plane, or 32
-//              planes that it looks for flags in; PART places at a time
+// Mapping      dense arrays: one block some planes, or a band of one, or a part of each row of a band (tiles.cuh), with
+//              indices and owners in shared memory: neighbouring threads claim for neighbouring values, which in a row
+//              of 2 x 2 windows lie so that two of a warp meet in a bank; then one thread a place. Others, and planes
+//              with strays: one block a plane, or 32 planes that it looks for flags in; PART places at a time
 // Bytes        dense: indices and values once, and those that two bands share once more; planes once; one flag a plane
 //              read once more. Nothing less is possible. Others read indices once for each PART places
 // Determinism  the maximum of integers does not depend on their order; copies only
@@ -24,24 +25,33 @@
 constexpr int PART = 4096;  // places whose owners are kept at once where arrays are not staged
 constexpr int FLAGS = 32;   // planes of a block that looks for flags
 
-// The axis that bands are cut along: its sizes, and the positions of one place along it.
-struct PlaneBand {
+// An axis that planes are cut along: its sizes, the positions of one place along it, the bands and the places of each.
+struct PlaneAxis {
   index_t values, places;
   index_t value_unit, place_unit;
+  index_t bands, tile;
 };
 
-__device__ __forceinline__ PlaneBand band_of(const PlaneParams& p) {
-  if (p.band_axis == 0) return {p.d, p.pd, p.h * p.w, p.ph * p.pw};
-  if (p.band_axis == 1) return {p.h, p.ph, p.w, p.pw};
-  return {p.w, p.pw, 1, 1};
+__device__ __forceinline__ PlaneAxis plane_axis(const PlaneParams& p, index_t axis, index_t bands, index_t tile) {
+  if (axis == 0) return {p.d, p.pd, p.h * p.w, p.ph * p.pw, bands, tile};
+  if (axis == 1) return {p.h, p.ph, p.w, p.pw, bands, tile};
+  return {p.w, p.pw, 1, 1, bands, tile};
 }
 
-// The values along the band's axis that places [first, last) are looked for among: those of the same share of the axis,
-// and one more on each side, for windows that overlap.
-__device__ __forceinline__ Range values_near(const PlaneParams& p, const PlaneBand& band, index_t first, index_t last) {
-  if (p.bands == 1) return {0, band.values};
-  return {most(first * band.values / band.places - 1, 0),
-          least((last * band.values + band.places - 1) / band.places + 1, band.values)};
+// The values along the axis that places [first, last) are looked for among: those of the same share of the axis, and
+// one more on each side, for windows that overlap.
+__device__ __forceinline__ Range values_near(const PlaneAxis& axis, index_t first, index_t last) {
+  if (axis.bands == 1) return {0, axis.values};
+  return {most(first * axis.values / axis.places - 1, 0),
+          least((last * axis.values + axis.places - 1) / axis.places + 1, axis.values)};
+}
+
+// Whether the band that has this place looks for it at this value, as far as this axis goes.
+__device__ __forceinline__ bool finds(const PlaneAxis& axis, index_t value, index_t place) {
+  if (axis.bands == 1) return true;
+  const index_t first = place / axis.tile * axis.tile;
+  const Range near_it = values_near(axis, first, least(first + axis.tile, axis.places));
+  return value >= near_it.first && value < near_it.last;
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
@@ -53,14 +63,19 @@ unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
   scalar_t* const staged = reinterpret_cast<scalar_t*>(shared_memory);  // [read_slots]
   scalar_t* const results = staged + p.read_slots;                      // [write_slots]
   int* const owners = reinterpret_cast<int*>(results + p.write_slots);  // [write_slots]; -1: none
+  int* const at = owners + p.write_slots;                               // [read_slots]; -1: outside the plane
 
-  const PlaneBand band = band_of(p);
-  const Share share = share_of_block(p, band.places);
-  const Range range = values_near(p, band, share.first, share.last);
-  const Patch read = patch_of(p, share, range.first, range.last, band.values, band.value_unit);
-  const Patch written = patch_of(p, share, share.first, share.last, band.places, band.place_unit);
+  const PlaneAxis band = plane_axis(p, p.band_axis, p.bands, p.tile);
+  const PlaneAxis row = plane_axis(p, p.band_axis + 1, p.row_bands, p.row_tile);
+  const Share share = share_of_block(p, band.places, row.places);
+  const Range range = values_near(band, share.first, share.last);
+  const Range rows = values_near(row, share.row_first, share.row_last);
+  const Piece near_values = piece_of(share, range.first, band.value_unit, rows.first, rows.last, row.value_unit);
+  const Piece places =
+      piece_of(share, share.first, band.place_unit, share.row_first, share.row_last, row.place_unit);
+  const Patch read = patch_of(p, share, near_values, range.last - range.first, band.values);
+  const Patch written = patch_of(p, share, places, share.last - share.first, band.places);
   const index_t size = p.n * p.c * p.d * p.h * p.w, plane_values = p.d * p.h * p.w, plane_places = p.pd * p.ph * p.pw;
-  const index_t first = share.first * band.place_unit, last = share.last * band.place_unit;  // places of the band
   const index_t threads = static_cast<index_t>(blockDim.x);
   for (index_t k = static_cast<index_t>(threadIdx.x); k < p.write_slots / 4; k += threads) {
     store_pack(owners + k * 4, Pack<int, 4>{{-1, -1, -1, -1}});
@@ -68,27 +83,39 @@ unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
   const index_t zero = p.read_slots - 1;  // a slot that no value reaches
   if (threadIdx.x == 0) staged[zero] = {};
   stage(values, read, size, staged);
-  __syncthreads();
-
+  const index_t at_skew = skew_of<INDEX_PACK>(read);
   load_patch<INDEX_PACK>(indices, read, size, [&](index_t e, const Pack<long long, INDEX_PACK>& pack) {
+    Pack<int, INDEX_PACK> found;
 #pragma unroll
     for (int i = 0; i < INDEX_PACK; ++i) {
-      const index_t v = e + i;
-      if (v < 0 || v >= read.count || pack.at[i] < 0 || pack.at[i] >= plane_places) continue;
-      const index_t index = static_cast<index_t>(pack.at[i]);
-      const index_t position = v / p.inner, c = v % p.inner, plane = position / plane_values;
-      if (index >= first && index < last) {
-        atomicMax(owners + (plane * plane_places + index - first) * p.inner + c, static_cast<int>(v));
-        continue;
-      }
-      const index_t at = range.first + position / band.value_unit;  // the value's place along the axis
-      const index_t its_first = index / band.place_unit / p.tile * p.tile;
-      const Range near_it = values_near(p, band, its_first, least(its_first + p.tile, band.places));
-      if (at >= near_it.first && at < near_it.last) continue;  // another block finds it
-      const index_t flag = share.plane + plane;
-      atomicMax(strays + (p.channels_last ? flag * p.c + share.c + c : flag), 1);
+      found.at[i] = pack.at[i] >= 0 && pack.at[i] < plane_places ? static_cast<int>(pack.at[i]) : -1;
     }
+    store_pack(at + at_skew + e, found);
   });
+  __syncthreads();
+
+  const auto claim = [&](index_t v) {  // for value v of those staged
+    const index_t index = at[at_skew + v];
+    if (index < 0) return;
+    const index_t place = index / band.place_unit, row_place = index % band.place_unit / row.place_unit;
+    const index_t c = v % p.inner, plane = v / p.inner / plane_values;
+    if (place >= share.first && place < share.last &&
+        (!share.parted || (row_place >= share.row_first && row_place < share.row_last))) {
+      atomicMax(owners + (plane * plane_places + order_of(places, index)) * p.inner + c, static_cast<int>(v));
+      return;
+    }
+    const index_t position = position_of(near_values, v / p.inner);  // in its plane, for such a block has only one
+    if (finds(band, position / band.value_unit, place) &&
+        finds(row, position % band.value_unit / row.value_unit, row_place)) {
+      return;  // another block does
+    }
+    atomicMax(strays + (p.channels_last ? share.plane * p.c + share.c + c : share.plane), 1);
+  };
+  const index_t end = (read.count + 31) / 32 * 32;
+  for (index_t v = static_cast<index_t>(threadIdx.x); v < end; v += threads) {
+    if (v < read.count) claim(v);
+    __syncwarp();  // or lanes run apart, and more of them meet in a bank
+  }
   __syncthreads();
 
   const index_t skew = skew_of<PACK>(read), result_skew = skew_of<PACK>(written);

@@ -251,6 +251,7 @@ POOLINGS: dict[str, tuple[tuple[int, ...], PoolGeometry]] = {  # spatial sizes o
 TILED: dict[str, tuple[tuple[int, ...], PoolGeometry]] = {  # planes of several tiles, windows that threads share
     "bands of rows": ((1, 90, 91), _pool((90, 91), "padded", 3, 2, 1)),
     "bands of slices": ((7, 32, 33), _pool((7, 32, 33), "valid", (3, 2, 3), 2, 1)),
+    "parts of slices": ((5, 42, 43), _pool((5, 42, 43), "valid", (3, 3, 2), (2, 2, 3), 1)),
     "bands of columns": ((1, 1, 9007), _pool((9007,), "padded", 5, 3, 2, 2)),
     "bands without windows": ((1, 1, 15007), _pool((15007,), "padded", 2, 15001, 0)),
     "maxima of rows": ((1, 70, 37), _pool((70, 37), "padded", 9, 1, 4)),
@@ -281,6 +282,15 @@ def _poolings() -> Iterator[Case]:
     yield from _pooling("long windows, float16", (2, 16, 1, 13, 19), rows, "float16", "channels_last")
     yield from _pooling(
         "one row, float32", (2, 3, 1, 1, 23), _pool((1, 23), "padded", 9, 1, ((4, 4), (0, 0))), "float32", "contiguous"
+    )
+    halves = _pool((3, 60, 62), "valid", 2, 2, 0)
+    yield from _tiled("parts of slices, halves, float32", (2, 32, 3, 60, 62), halves, "float32", "channels_last")
+    yield from _pooling(
+        "strays in parts, float32",
+        (2, 8, 2, 44, 41),
+        _pool((2, 44, 41), "padded", 1, (1, 4, 5), 0),
+        "float32",
+        "channels_last",
     )
     yield from _pooling(
         "strays in bands", (2, 3, 1, 50, 50), _pool((50, 50), "padded", 3, 2, 1), "float64", "contiguous"
@@ -351,13 +361,15 @@ def _planes() -> Iterator[Case]:
         values, planes = _array(indices.shape, dtype, order), _array((2, 3, *size), dtype, order)
         yield Case(f"unpool, {dtype}, {order}", ("unpool",), "unpool", (values, indices, size))
         yield Case(f"gather, {dtype}, {order}", ("gather",), "gather", (planes, indices))
-    for name in ("bands of rows", "bands of slices", "bands of columns", "maxima of rows"):
+    for name in ("bands of rows", "bands of slices", "parts of slices", "bands of columns", "maxima of rows"):
         sizes, geometry = TILED[name]
         for order in ("contiguous", "channels_last"):
             yield from _unpooling(f"{name}, float32, {order}", (1, 8, *sizes), geometry, "float32", order)
     small = _pool((9, 11), "valid", 3, 2, 1)  # so small that a block has several planes
     for dtype in ("float32", "float16", "complex128", "int8"):
         yield from _unpooling(f"planes together, {dtype}", (35, 33, 1, 9, 11), small, dtype, "contiguous")
+    halves = _pool((40, 44), "valid", 2, 2, 0)
+    yield from _unpooling("parts of rows, float16", (2, 32, 1, 40, 44), halves, "float16", "channels_last")
     turned = arranged(indices, "channels_last")
     yield Case("unpool, turned indices", ("unpool",), "unpool", (_array(indices.shape), turned, size))
     yield Case("gather, turned indices", ("gather",), "gather", (_array((2, 3, *size)), turned))

@@ -135,12 +135,28 @@ BUGS = [
     Bug(
         "an index beyond the band not looked at",
         "unpool.cu",
-        "if (index >= first && index < last) {",
-        "if (index >= first) {",
+        "if (place >= share.first && place < share.last &&",
+        "if (place >= share.first &&",
         "unpool, bands of rows, float32, contiguous",
         (simulator.OutOfBounds, simulator.Race),
     ),
     # --- indices --------------------------------------------------------------------------------------------------
+    Bug(
+        "a run that goes on in the next row",
+        "tiles.cuh",
+        "start += e / patch.run * patch.run_pitch;",
+        "start += e / patch.run * patch.run;",
+        "max backward, parts of slices, float32, channels_last",
+        simulator.Race,
+    ),
+    Bug(
+        "a part of a row that claims for the next",
+        "unpool.cu",
+        "row_place >= share.row_first && row_place < share.row_last",
+        "row_place >= share.row_first",
+        "unpool, bands of rows, float32, channels_last",
+        WRONG,
+    ),
     Bug(
         "wrong stride residue",
         "windows.cuh",
@@ -370,8 +386,8 @@ BUGS = [
     Bug(
         "a claim that is not atomic",
         "unpool.cu",
-        "atomicMax(owners + (plane * plane_places + index - first) * p.inner + c, static_cast<int>(v));",
-        "owners[(plane * plane_places + index - first) * p.inner + c] = static_cast<int>(v);",
+        "atomicMax(owners + (plane * plane_places + order_of(places, index)) * p.inner + c, static_cast<int>(v));",
+        "owners[(plane * plane_places + order_of(places, index)) * p.inner + c] = static_cast<int>(v);",
         "unpool, float32, contiguous",
         simulator.Race,
     ),

@@ -121,3 +121,39 @@ def test_bands_of_planes_take_in_the_values_next_to_theirs() -> None:
     assert tile.tile % 2 == 0
     assert tile.read == (tile.tile // 2 + 2) * 112
     assert tile.written == tile.tile * 224
+    assert tile.row_bands == 1
+
+
+def test_planes_of_many_channels_are_cut_into_parts_of_rows() -> None:
+    shapes = ((1, 64, 1, 112, 112), (1, 64, 1, 112, 112), (1, 64, 1, 224, 224))
+    values, indices, planes = (
+        image(*shape, dtype=dtype, channels_last=True)
+        for shape, dtype in zip(shapes, (np.float16, np.int64, np.float16), strict=True)
+    )
+    tile = pooling._unpool_tile(values, indices, planes)
+    assert tile is not None
+    assert tile.inner * 2 % tiles.SECTOR == 0
+    assert tile.row_bands == -(-224 // tile.row_tile) > 1
+    assert tile.tile % 2 == tile.row_tile % 2 == 0
+    assert tile.read == (tile.tile // 2 + 2) * (tile.row_tile // 2 + 2) * tile.inner
+    assert tile.written == tile.tile * tile.row_tile * tile.inner
+    assert tile.blocks == tile.bands * tile.row_bands * 64 // tile.inner
+    assert tile.shared_bytes <= tiles.MOST_SHARED
+    assert tile.columns(224) == tile.row_tile * tile.inner
+
+
+def test_slices_that_do_not_fit_are_cut_into_bands_of_rows() -> None:
+    geometry = pool((16, 56, 56), 2, 2)
+    y, at = (image(1, 128, *geometry.output_size, dtype=dtype, channels_last=True) for dtype in (np.float32, np.int64))
+    x = image(1, 128, *geometry.input_size, channels_last=True)
+    work = pooling._max_backward_work(y, at, image(1, 128, 1, 1, 1), x, geometry)
+    assert (work.fields["band_axis"], work.fields["tile"] % 2, work.fields["row_tile"] % 2) == (0, 0, 0)
+    assert work.fields["row_bands"] == -(-56 // work.fields["row_tile"]) > 1
+    assert work.shared_bytes <= tiles.WANTED_SHARED  # windows of two blocks share nothing: small ones do
+
+
+def test_channels_that_fill_no_sectors_are_not_parted() -> None:
+    geometry = pool((16, 56, 56), 2, 2)
+    y, at = (image(1, 27, *geometry.output_size, dtype=dtype, channels_last=True) for dtype in (np.float32, np.int64))
+    x = image(1, 27, *geometry.input_size, channels_last=True)
+    assert pooling._max_backward_work(y, at, image(1, 27, 1, 1, 1), x, geometry).fields["tile_planes"] == 0

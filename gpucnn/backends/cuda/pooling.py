@@ -147,7 +147,12 @@ def _outputs_within(axis: Axis | AdaptiveAxis, first: int, last: int) -> int:
 
 
 def _tile(
-    geometry: PoolGeometry, arrays: tuple[Layout, ...], shared: Callable[[int, int], int], *, backward: bool = False
+    geometry: PoolGeometry,
+    arrays: tuple[Layout, ...],
+    shared: Callable[[int, int], int],
+    *,
+    backward: bool = False,
+    parted: bool = False,
 ) -> Tile | None:
     """A block's share of the array that is written; None where `arrays` are not to be staged.
 
@@ -168,6 +173,7 @@ def _tile(
         channels=c if channels_last else 1,
         itemsize=arrays[0].itemsize,
         shared=shared,
+        parted=parted,
     )
 
 
@@ -297,7 +303,7 @@ def _max_backward_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: 
     def shared(read: int, written: int) -> int:
         return slots(read) * (grad_y.itemsize + INT_BYTES) + slots(written) * grad_y.itemsize
 
-    return _backward_work(geometry, (grad_y, grad_x, indices), shared)
+    return _backward_work(geometry, (grad_y, grad_x, indices), shared, parted=True)
 
 
 def _strays_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
@@ -320,9 +326,11 @@ def _average_backward_work(grad_y: Layout, grad_x: Layout, geometry: PoolGeometr
     return _backward_work(geometry, (grad_y, grad_x), shared)
 
 
-def _backward_work(geometry: PoolGeometry, arrays: tuple[Layout, ...], shared: Callable[[int, int], int]) -> Work:
+def _backward_work(
+    geometry: PoolGeometry, arrays: tuple[Layout, ...], shared: Callable[[int, int], int], *, parted: bool = False
+) -> Work:
     grad_y, grad_x, *indices = arrays
-    tile = _tile(geometry, arrays, shared, backward=True)
+    tile = _tile(geometry, arrays, shared, backward=True, parted=parted)
     fields = _pool_fields(geometry, grad_x, grad_y, *indices, written=grad_x)
     columns = 1 if tile is None else tile.columns(geometry.input_size[2])
     if not dense_order(*arrays) and 1 < columns < 32:
@@ -367,12 +375,12 @@ def _unpool_tile(values: Layout, indices: Layout, planes: Layout) -> Tile | None
         return min(end, read[axis]) - max(begin, 0)
 
     def shared(read: int, written: int) -> int:
-        return slots(read) * values.itemsize + slots(written) * (values.itemsize + INT_BYTES)
+        return (slots(read) + slots(written)) * (values.itemsize + INT_BYTES)
 
     n, c = values.shape[:2]
     grain = [max(1, -(-places // of)) for places, of in zip(written, read, strict=True)]
     planes_of = (n, c) if channels_last else (n * c, 1)
-    return tile_of(read, written, span, grain, *planes_of, values.itemsize, shared)
+    return tile_of(read, written, span, grain, *planes_of, values.itemsize, shared, parted=True)
 
 
 def _unpool_fields(values: Layout, indices: Layout, planes: Layout) -> tuple[Fields, Tile | None]:

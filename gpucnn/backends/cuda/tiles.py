@@ -17,6 +17,7 @@ WANTED_SHARED = 24 << 10  # enough that six or more blocks share a multiprocesso
 WHOLE_SHARED = 16 << 10  # bytes up to which small planes go together
 WANTED_BLOCKS = 512  # below which small planes go apart
 MOST_HALO = 1.12  # elements read over elements there are, above which a tile may have MOST_SHARED
+PARTS = 32  # grains that a band of parts of rows has at most
 SECTOR = 32  # bytes of global memory that are moved together
 SLACK = 64  # slots that the alignment of both ends may take
 
@@ -30,6 +31,8 @@ class Tile(NamedTuple):
     band_axis: int
     bands: int
     tile: int
+    row_bands: int
+    row_tile: int  # along the next axis; all of it where row_bands is 1
     inner: int
     read: int  # elements at most
     written: int
@@ -38,7 +41,9 @@ class Tile(NamedTuple):
 
     def columns(self, width: int) -> int:
         """Elements of one row of the share where the array's rows have `width` positions."""
-        return (self.tile if self.band_axis == 2 else width) * self.inner
+        if self.band_axis == 2:
+            return self.tile * self.inner
+        return (self.row_tile if self.band_axis == 1 and self.row_bands > 1 else width) * self.inner
 
     @property
     def fields(self) -> Fields:
@@ -48,6 +53,8 @@ class Tile(NamedTuple):
             "band_axis": self.band_axis,
             "bands": self.bands,
             "tile": self.tile,
+            "row_bands": self.row_bands,
+            "row_tile": self.row_tile,
             "inner": self.inner,
             "read_slots": slots(self.read),
             "write_slots": slots(self.written),
@@ -55,7 +62,8 @@ class Tile(NamedTuple):
 
 
 NOT_STAGED: Fields = {
-    "tile_planes": 0, "band_axis": 0, "bands": 1, "tile": 0, "inner": 1, "read_slots": 0, "write_slots": 0
+    "tile_planes": 0, "band_axis": 0, "bands": 1, "tile": 0, "row_bands": 1, "row_tile": 0, "inner": 1, "read_slots": 0,
+    "write_slots": 0,
 }  # fmt: skip
 
 
@@ -103,6 +111,8 @@ def tile_of(
     channels: int,
     itemsize: int,
     shared: Callable[[int, int], int],
+    *,
+    parted: bool = False,
 ) -> Tile | None:
     """The tile of a block, or None where not even one position of a band fits.
 
@@ -122,6 +132,8 @@ def tile_of(
         Bytes of an element.
     shared
         ``shared(read, written)``: bytes of shared memory for so many elements.
+    parted
+        Whether the kernel takes parts of rows, which it may where channels fill sectors.
     """
     if not planes * channels:
         return None
@@ -130,10 +142,7 @@ def tile_of(
     extent = written[axis]
 
     def spans(positions: int) -> list[int]:
-        """Positions that each of the bands reads."""
-        if positions >= extent:
-            return [read[axis]]
-        return [span(axis, first, min(first + positions, extent)) for first in range(0, extent, positions)]
+        return _spans(read, written, axis, span, positions)
 
     def cost(positions: int, inner: int) -> int:
         return shared(max(spans(positions)) * read_unit * inner, positions * written_unit * inner)
@@ -161,6 +170,14 @@ def tile_of(
                 best = (halo, inner, positions)
         if best is not None and best[0] <= MOST_HALO:
             break
+    if parted and axis < 2 and channels > 1 and channels * itemsize % SECTOR == 0:
+        parts = _parted(read, written, axis, span, grain, channels, itemsize, shared)
+        if parts is not None and (best is None or best[0] > max(MOST_HALO, parts[0] + 0.05)):
+            _, inner, positions, row_tile = parts
+            bands, row_bands = -(-extent // positions), -(-written[axis + 1] // row_tile)
+            taken = _taken(read, written, axis, span, inner, positions, row_tile)
+            blocks = planes * bands * row_bands * (channels // inner)
+            return Tile(1, axis, bands, positions, row_bands, row_tile, inner, *taken, shared(*taken), blocks)
     if best is None:
         return None
     _, inner, positions = best
@@ -174,7 +191,57 @@ def tile_of(
         together = max(1, min(most, wanted, planes))
     taken = (together * max(spans(positions)) * read_unit * inner, together * positions * written_unit * inner)
     blocks = -(-planes // together) * bands * (channels // inner)
-    return Tile(together, axis, bands, positions, inner, *taken, shared(*taken), blocks)
+    return Tile(together, axis, bands, positions, 1, written[min(axis + 1, 2)], inner, *taken, shared(*taken), blocks)
+
+
+def _spans(read: Sizes, written: Sizes, axis: int, span: Callable[[int, int, int], int], positions: int) -> list[int]:
+    """Positions that each band of so many positions along `axis` reads."""
+    if positions >= written[axis]:
+        return [read[axis]]
+    firsts = range(0, written[axis], positions)
+    return [span(axis, first, min(first + positions, written[axis])) for first in firsts]
+
+
+def _taken(
+    read: Sizes, written: Sizes, axis: int, span: Callable[[int, int, int], int], inner: int, tile: int, row_tile: int
+) -> tuple[int, int]:
+    """Elements that a block reads and writes at most: bands of `tile` along `axis`, of `row_tile` along the next."""
+    reads = max(_spans(read, written, axis, span, tile)) * max(_spans(read, written, axis + 1, span, row_tile))
+    return reads * prod(read[axis + 2 :]) * inner, tile * row_tile * prod(written[axis + 2 :]) * inner
+
+
+def _parted(
+    read: Sizes,
+    written: Sizes,
+    axis: int,
+    span: Callable[[int, int, int], int],
+    grain: Sequence[int],
+    channels: int,
+    itemsize: int,
+    shared: Callable[[int, int], int],
+) -> tuple[float, int, int, int] | None:
+    """The halo, `inner`, and positions along `axis` and the next of the bands that read least; None where none fits."""
+    candidates = [inner for inner in _inner_candidates(channels, itemsize) if inner * itemsize <= 2 * SECTOR]
+
+    def halo(of: int, positions: int) -> float:
+        return sum(_spans(read, written, of, span, positions)) / read[of]
+
+    for most in (WANTED_SHARED, MOST_SHARED):
+        found = []
+        for inner in candidates:
+            for tile in range(grain[axis], min(PARTS * grain[axis], written[axis] + grain[axis] - 1) + 1, grain[axis]):
+                low, high = 0, -(-written[axis + 1] // grain[axis + 1])  # grains along the next axis
+                while low < high:
+                    middle = (low + high + 1) // 2
+                    taken = _taken(read, written, axis, span, inner, tile, middle * grain[axis + 1])
+                    low, high = (middle, high) if shared(*taken) <= most else (low, middle - 1)
+                if low:
+                    row_tile = low * grain[axis + 1]
+                    found.append((round(halo(axis, tile) * halo(axis + 1, row_tile), 2), -inner, tile, row_tile))
+        if found and (min(found)[0] <= MOST_HALO or most == MOST_SHARED):
+            share, inner, tile, row_tile = min(found)
+            return share, -inner, tile, row_tile
+    return None
 
 
 def _inner_candidates(channels: int, itemsize: int) -> list[int]:
