@@ -1,4 +1,4 @@
-// What stands behind a convolution: activations, as gpucnn.functional has them, NaN included.
+// What stands behind a convolution or a norm: activations, as gpucnn.functional has them, NaN included.
 
 constexpr int RELU = 1, LEAKY_RELU = 2;  // 0 is none
 

@@ -1,41 +1,47 @@
-// A norm with its statistics known: z = (x - mean) / sqrt(var + eps) * weight + bias
+// A norm with its statistics known: z = activation((x - mean) / sqrt(var + eps) * weight + bias + residual)
 //
 // Source       the definition, in its order of operations and without fused ones
-// Reads        x [N, G, C, P]; mean, var [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; any strides
+// Reads        x [N, G, C, P]; mean, var [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; residual [N, G, C, P]
+//              where RESIDUAL is 1; any strides
 // Writes       z [N, G, C, P]
 // Mapping      see Tile in norm_tiles.cuh: a sum's place is that of one mean, variance, weight and bias, and what it
 //              adds are the elements that share them
-// Bytes        x and z once, parameters once a block; mean and var once a pack where they move among its elements
+// Bytes        x, residual and z once, parameters once a block; mean and var once a pack where they move among its
+//              elements
 // Determinism  one thread an element
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"
 #include "norms.cuh"
 #include "norm_tiles.cuh"
+#include "bias_activation.cuh"
 
-constexpr int HELD = PACK == 1 ? 12 : 32 / PACK;  // packs of a thread
+constexpr int HELD = (PACK == 1 ? 12 : 32 / PACK) / (1 + RESIDUAL);  // packs of a thread, of each array
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
-norm_apply(const scalar_t* __restrict__ x,    // [N, G, C, P]
-           const acc_t* __restrict__ mean,    // [N or 1, G, 1, 1]
-           const acc_t* __restrict__ var,     // as mean
-           const acc_t* __restrict__ weight,  // [1, G, C, 1] or null
-           const acc_t* __restrict__ bias,    // as weight
-           scalar_t* __restrict__ z,          // [N, G, C, P]
+norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
+           const acc_t* __restrict__ mean,         // [N or 1, G, 1, 1]
+           const acc_t* __restrict__ var,          // as mean
+           const acc_t* __restrict__ weight,       // [1, G, C, 1] or null
+           const acc_t* __restrict__ bias,         // as weight
+           const scalar_t* __restrict__ residual,  // [N, G, C, P], or null where RESIDUAL is 0
+           scalar_t* __restrict__ z,               // [N, G, C, P]
            const NormParams p) {
   __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS], factors[MOST_SUMS], terms[MOST_SUMS];
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   x += offset(kept, p.x_0, p.x_1, p.x_2, p.x_3);
+  if (RESIDUAL) residual += offset(kept, p.y_0, p.y_1, p.y_2, p.y_3);
   z += offset(kept, p.z_0, p.z_1, p.z_2, p.z_3);
 
-  Pack<scalar_t, PACK> held[HELD];
+  Pack<scalar_t, PACK> held[HELD], added[HELD];
 #pragma unroll
   for (int h = 0; h < HELD; ++h) {
     const index_t i = own.first + h * own.step;
     if (i >= own.last) continue;
     const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
     held[h] = load_pack<PACK>(x + offset(at, p.x_0, p.x_1, p.x_2, p.x_3));
+    if (RESIDUAL) added[h] = load_pack<PACK>(residual + offset(at, p.y_0, p.y_1, p.y_2, p.y_3));
   }
 
   for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
@@ -72,7 +78,8 @@ norm_apply(const scalar_t* __restrict__ x,    // [N, G, C, P]
       acc_t value = (widen(held[h].at[e]) - centre) * scale;
       if (weight) value = value * factors[local];
       if (bias) value = value + terms[local];
-      held[h].at[e] = narrow(value);
+      if (RESIDUAL) value = value + widen(added[h].at[e]);
+      held[h].at[e] = narrow(activated(value, p.activation, p.negative_slope));
     }
     store_pack(z + offset(at, p.z_0, p.z_1, p.z_2, p.z_3), held[h]);
   }

@@ -1,30 +1,33 @@
 // A norm over rows, all of it: their mean, biased variance and 1 / sqrt(var + eps), and with them
-// z = (x - mean) * rstd * weight + bias
+// z = activation((x - mean) * rstd * weight + bias + residual)
 //
 // Source       the two passes of norm_statistics, then the definition of norm_apply
-// Reads        x [N, G, C, P], each row [C, P] in one piece; weight, bias [1, G, C, 1] or null
+// Reads        x [N, G, C, P], each row [C, P] in one piece; weight, bias [1, G, C, 1] or null; residual as x where
+//              RESIDUAL is 1
 // Writes       z [N, G, C, P] unless it is null; mean, var, rstd [N, G, 1, 1]
 // Mapping      see RowThread in norm_rows.cuh: a segment is a channel, or the row where G and P are 1 (layer norm);
 //              lanes lie along its elements
-// Bytes        x and z once, for a row stays in registers; weight and bias once a warp or, in layer norm, once a block,
-//              which takes some thirty rows by turns
+// Bytes        x, residual and z once, for a row stays in registers; weight and bias once a warp or, in layer norm,
+//              once a block, which takes some thirty rows by turns
 // Determinism  always the same pairs within a row
 // Limits       rows of 32 * 256 values, less where lanes are idle; weights of a row within 40 KB of shared memory
 #include "common.cuh"
 #include "params.cuh"
 #include "norms.cuh"
 #include "norm_rows.cuh"
+#include "bias_activation.cuh"
 
-constexpr int HELD = 32 / PACK;  // packs of a thread
+constexpr int HELD = 32 / PACK;  // packs of a thread, of each array
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
-norm_rows(const scalar_t* __restrict__ x,    // [N, G, C, P]
-          const acc_t* __restrict__ weight,  // [1, G, C, 1] or null
-          const acc_t* __restrict__ bias,    // as weight
-          scalar_t* __restrict__ z,          // [N, G, C, P], or null
-          acc_t* __restrict__ mean,          // [N, G, 1, 1]
-          acc_t* __restrict__ var,           // as mean
-          acc_t* __restrict__ rstd,          // as mean
+norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
+          const acc_t* __restrict__ weight,       // [1, G, C, 1] or null
+          const acc_t* __restrict__ bias,         // as weight
+          const scalar_t* __restrict__ residual,  // [N, G, C, P], or null where RESIDUAL is 0
+          scalar_t* __restrict__ z,               // [N, G, C, P], or null
+          acc_t* __restrict__ mean,               // [N, G, 1, 1]
+          acc_t* __restrict__ var,                // as mean
+          acc_t* __restrict__ rstd,               // as mean
           const NormRowParams p) {
   extern __shared__ acc_t affine[];  // [2, length] where weights move along a row: weight and bias
   __shared__ Sum scratch[2 * LEADERS];
@@ -45,11 +48,14 @@ norm_rows(const scalar_t* __restrict__ x,    // [N, G, C, P]
     const index_t image = row / p.g, group = row % p.g, last = works ? p.length : 0;
 
     const scalar_t* const from = x + image * p.x_n + group * p.x_g + own.segment * p.length;
-    Pack<scalar_t, PACK> held[HELD];
+    const index_t residual_at = image * p.y_n + group * p.y_g + own.segment * p.length;
+    Pack<scalar_t, PACK> held[HELD], added[HELD];
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
       const index_t i = (h * own.lanes + own.lane) * PACK;
-      if (i < last) held[h] = load_pack<PACK>(from + i);
+      if (i >= last) continue;
+      held[h] = load_pack<PACK>(from + i);
+      if (RESIDUAL) added[h] = load_pack<PACK>(residual + residual_at + i);
     }
 
     Sum total[1] = {};
@@ -107,7 +113,8 @@ norm_rows(const scalar_t* __restrict__ x,    // [N, G, C, P]
         acc_t value = (widen(held[h].at[e]) - found.mean) * found.rstd;
         if (weight) value = value * (p.along ? by[e] : factor);
         if (bias) value = value + (p.along ? plus[e] : term);
-        held[h].at[e] = narrow(value);
+        if (RESIDUAL) value = value + widen(added[h].at[e]);
+        held[h].at[e] = narrow(activated(value, p.activation, p.negative_slope));
       }
       store_pack(to + i, held[h]);
     }

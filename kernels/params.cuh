@@ -185,9 +185,11 @@ struct NormParams {
   index_t moves;                                // whether mean and rstd move along a reduced axis
   index_t weighs;                               // whether the sums have yet to be multiplied by weight
   index_t groups;                               // N * G sums of parts: G
+  index_t activation;                           // one of those of bias_activation.cuh
+  double negative_slope;
   double eps;                                   // added to the variance
   index_t x_0, x_1, x_2, x_3;
-  index_t y_0, y_1, y_2, y_3;                   // grad_y
+  index_t y_0, y_1, y_2, y_3;                   // grad_y, or residual
   index_t z_0, z_1, z_2, z_3;                   // what is written
   index_t mean_0, mean_1, mean_2, mean_3;
   index_t rstd_0, rstd_1, rstd_2, rstd_3;       // or variance
@@ -204,9 +206,11 @@ struct NormRowParams {
   index_t along;                                // whether weights move along a segment: G and P are 1
   index_t lanes;                                // threads of a segment, a power of two
   index_t at_once, turns;                       // rows that a block takes side by side, and how often
+  index_t activation;                           // one of those of bias_activation.cuh
+  double negative_slope;
   double eps;                                   // added to the variance
   index_t x_n, x_g;
-  index_t y_n, y_g;                             // grad_y
+  index_t y_n, y_g;                             // grad_y, or residual
   index_t z_n, z_g;                             // what is written
   index_t mean_n, mean_g;
   index_t rstd_n, rstd_g;

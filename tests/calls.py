@@ -60,22 +60,21 @@ def _other_calls() -> dict[str, dict[str, Any]]:
     x = numbers(2, 4, 3, 3)
     affine = {"weight": numbers(4), "bias": numbers(4), "eps": 1e-5}
     running = {"running_mean": np.zeros(4), "running_var": np.ones(4)}
+    finish = {"residual": numbers(2, 4, 3, 3)[::-1], "activation": "leaky_relu", "negative_slope": 0.01}
     unfolding = {"kernel_size": 2, "dilation": 1, "padding": 1, "stride": 2}
     return {
         "im2col": {"input": x, **unfolding},
         "col2im": {"input": numbers(2, 16, 4), "output_size": 3, **unfolding},
         "interpolate": {"input": x, "size": 5, "scale_factor": None, "mode": "nearest", "align_corners": None},
-        "batch_norm": {"input": x, **running, **affine, "training": True, "momentum": 0.1},
-        "instance_norm": {"input": x, **running, **affine, "use_input_stats": True, "momentum": 0.1},
+        "batch_norm": {"input": x, **running, **affine, "training": True, "momentum": 0.1, **finish},
+        "instance_norm": {"input": x, **running, **affine, "use_input_stats": True, "momentum": 0.1, **finish},
         "layer_norm": {
-            "input": x, "normalized_shape": (3, 3), "weight": numbers(3, 3), "bias": numbers(3, 3), "eps": 1e-5
+            "input": x, "normalized_shape": (3, 3), "weight": numbers(3, 3), "bias": numbers(3, 3), "eps": 1e-5,
+            **finish,
         },
-        "group_norm": {"input": x, "num_groups": 2, **affine},
+        "group_norm": {"input": x, "num_groups": 2, **affine, **finish},
         "linear": {"input": numbers(2, 3), "weight": numbers(4, 3), "bias": numbers(4)},
-        "bias_activation": {
-            "input": x, "bias": numbers(4), "residual": numbers(2, 4, 3, 3)[::-1], "activation": "leaky_relu",
-            "negative_slope": 0.01,
-        },
+        "bias_activation": {"input": x, "bias": numbers(4), **finish},
         "relu": {"input": x},
         "leaky_relu": {"input": x, "negative_slope": 0.01},
         "softmax": {"input": x, "dim": 1},

@@ -457,12 +457,18 @@ def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator
     if holds_rows:
         statistics = forward = ("norm_rows",)
     yield Case(f"statistics, {name}", statistics, "norm_statistics", (x, geometry, 1e-5))
+    alone = (None, "none", 0.0)
     for weight, bias in ((affine, -affine), (None, None), (affine, None), (None, affine)):
         given = (
             f"{'with' if weight is not None else 'without'} weight, {'with' if bias is not None else 'without'} bias"
         )
-        yield Case(f"apply {given}, {name}", ("norm_apply",), "norm_apply", (x, mean, var, weight, bias, 1e-5))
-        yield Case(f"forward {given}, {name}", forward, "norm_forward", (x, weight, bias, geometry, 1e-5))
+        yield Case(f"apply {given}, {name}", ("norm_apply",), "norm_apply", (x, mean, var, weight, bias, 1e-5, *alone))
+        yield Case(f"forward {given}, {name}", forward, "norm_forward", (x, weight, bias, geometry, 1e-5, *alone))
+    for residual, activation in ((grad, "relu"), (grad, "none"), (None, "leaky_relu")):
+        given = f"{'with' if residual is not None else 'without'} residual, {activation}, {name}"
+        finish = (residual, activation, 0.1)
+        yield Case(f"apply {given}", ("norm_apply",), "norm_apply", (x, mean, var, affine, -affine, 1e-5, *finish))
+        yield Case(f"forward {given}", forward, "norm_forward", (x, affine, -affine, geometry, 1e-5, *finish))
     sums, both = ("norm_backward_sums",), ("norm_backward_sums", "norm_backward_apply")
     if holds_rows_backward:
         sums, both = ("norm_rows_backward", "norm_backward_sums"), ("norm_rows_backward",)

@@ -107,9 +107,11 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
             for parameter, value in arguments.items():
                 if parameter in ARRAYS - INDEX_ARRAYS and isinstance(value, np.ndarray):
                     arguments[parameter] = value.astype(dtype)
+            without = [arguments | {"residual": None}] if "norm" in name else []  # by a program of its own
             for chosen in ALGORITHMS:
-                with by(chosen), contextlib.suppress(TypeError, ValueError):  # not of this dtype
-                    getattr(F, name)(**arguments)
+                for each in (arguments, *without):
+                    with by(chosen), contextlib.suppress(TypeError, ValueError):  # not of this dtype
+                        getattr(F, name)(**each)
         with contextlib.suppress(TypeError):
             F.interpolate(np.moveaxis(np.zeros((1, 3, 4, 2), dtype), -1, 1), size=5)  # by another kernel
     return tuple(recorder.launches.values())
@@ -161,5 +163,9 @@ def _run_layers(channels_last: bool) -> None:
     run(F.adaptive_avg_pool2d, image(2, 512, 7, 7), 1)
     run(F.interpolate, image(1, 64, 28, 28), scale_factor=2, mode="bilinear", align_corners=False)
     run(F.batch_norm, image(8, 64, 56, 56), None, None, weight(64), weight(64), training=True)
+    shortcut = {"residual": image(8, 64, 56, 56), "activation": "relu"}
+    run(F.batch_norm, image(8, 64, 56, 56), None, None, weight(64), weight(64), training=True, **shortcut)
     run(F.layer_norm, numbers(8, 196, 768).astype(np.float32), (768,), weight(768), weight(768))
+    tokens = numbers(8, 196, 768).astype(np.float32)
+    run(F.layer_norm, tokens, (768,), weight(768), weight(768), residual=tokens)
     run(F.group_norm, image(2, 64, 56, 56), 32, weight(64), weight(64))

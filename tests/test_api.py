@@ -26,6 +26,7 @@ from gpucnn.numerics import PRECISIONS, current_precision, precision
 # --- Signatures: {n} stands for 1, 2 and 3 ------------------------------------------------------------------------
 
 CONV = "weight, bias=None, stride=1, padding=0, dilation=1, groups=1"
+FINISH = ", residual=None, activation=None, negative_slope=0.01"
 SIGNATURES = {
     "conv{n}d": f"input, {CONV}",
     "conv{n}d_input": "input_size, weight, grad_output, stride=1, padding=0, dilation=1, groups=1",
@@ -50,14 +51,14 @@ SIGNATURES = {
     "interpolate": "input, size=None, scale_factor=None, mode='nearest', align_corners=None",
     "batch_norm": (
         "input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5, *, "
-        "return_statistics=False"
+        "return_statistics=False" + FINISH
     ),
     "instance_norm": (
         "input, running_mean=None, running_var=None, weight=None, bias=None, use_input_stats=True, momentum=0.1, "
-        "eps=1e-5, *, return_statistics=False"
+        "eps=1e-5, *, return_statistics=False" + FINISH
     ),
-    "layer_norm": "input, normalized_shape, weight=None, bias=None, eps=1e-5, *, return_statistics=False",
-    "group_norm": "input, num_groups, weight=None, bias=None, eps=1e-5, *, return_statistics=False",
+    "layer_norm": "input, normalized_shape, weight=None, bias=None, eps=1e-5, *, return_statistics=False" + FINISH,
+    "group_norm": "input, num_groups, weight=None, bias=None, eps=1e-5, *, return_statistics=False" + FINISH,
     "linear": "input, weight, bias=None",
     "bias_activation": "input, bias=None, residual=None, activation='relu', negative_slope=0.01",
     "relu": "input",

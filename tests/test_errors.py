@@ -154,6 +154,8 @@ def wrong_values(name: str, parameter: str) -> Wrong:
     wrong = WRONG[parameter](rank_of(name))
     if parameter == "stride" and "pool" not in name:  # no window to stand for it
         wrong = wrong + types(None)
+    if parameter == "activation" and "norm" in name:  # None is none
+        wrong = [(value, error) for value, error in wrong if value is not None]
     if parameter == "output_size" and "adaptive" in name:  # None keeps an axis as it is
         wrong = [(value, error) for value, error in wrong if not (isinstance(value, tuple) and None in value)]
     return wrong
@@ -362,7 +364,7 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
     ("interpolate", {"size": None, "scale_factor": 0.1},
      "scale_factor is 0.1, which makes (3, 3) to (0, 0), expected at least 1"),
     ("interpolate", {"align_corners": True}, "align_corners is True, expected None with mode 'nearest'"),
-    ("batch_norm", {"input": zeros((1, 4, 1, 1))},
+    ("batch_norm", {"input": zeros((1, 4, 1, 1)), "residual": None},
      "input has shape (1, 4, 1, 1), expected more than one value per channel"),
     ("batch_norm", {"training": False, "running_mean": None, "running_var": None},
      "running_mean and running_var are None, expected arrays to normalise by"),
@@ -371,13 +373,13 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
     ("batch_norm", {"eps": 0}, "eps is 0, expected more than 0 in training"),
     ("batch_norm", {"momentum": math.nan}, "momentum is nan, expected a finite number"),
     ("batch_norm_backward", {"mean": None}, "got one of mean and rstd, expected both or none"),
-    ("instance_norm", {"input": zeros((2, 4, 1))},
+    ("instance_norm", {"input": zeros((2, 4, 1)), "residual": None},
      "input has shape (2, 4, 1), expected more than one value per channel"),
     ("layer_norm", {"normalized_shape": (4, 3)},
      "input has shape (2, 4, 3, 3), expected it to end in normalized_shape = (4, 3)"),
     ("layer_norm", {"normalized_shape": ()}, "normalized_shape is empty, expected at least one axis"),
     ("group_norm", {"num_groups": 3}, "input has 4 channels, expected a multiple of num_groups = 3"),
-    ("group_norm", {"input": zeros((1, 4, 1)), "num_groups": 4},
+    ("group_norm", {"input": zeros((1, 4, 1)), "num_groups": 4, "residual": None},
      "input has shape (1, 4, 1), expected more than one value per group"),
     ("linear", {"weight": zeros((4, 2))}, "input has shape (2, 3), expected (*, 2) as weight is (4, 2)"),
     ("linear", {"weight": zeros((0, 3)), "bias": None}, "weight has shape (0, 3), expected sizes of at least 1"),

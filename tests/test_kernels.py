@@ -193,8 +193,8 @@ def test_norms(shape: tuple[int, int, int, int], batch: bool, order: str, offset
     weight, bias = (numbers(rng, (1, *geometry.shape[1:3], 1), "float32") for _ in range(2))
     mean, var, rstd = NumpyBackend.norm_statistics(x, geometry, 0.1)  # rows of few values: large gradients else
     agrees("norm_statistics", x, geometry, 0.1)
-    agrees("norm_apply", x, mean, var, weight, bias, 0.1)
-    agrees("norm_forward", x, weight, bias, geometry, 0.1)
+    agrees("norm_apply", x, mean, var, weight, bias, 0.1, grad, "relu", 0.0)
+    agrees("norm_forward", x, weight, bias, geometry, 0.1, None, "none", 0.0)
     agrees("norm_backward_affine", grad, x, mean, rstd, geometry)
     agrees("norm_backward_input", grad, x, mean, rstd, weight, geometry)
     agrees("norm_backward", grad, x, mean, rstd, None, geometry)

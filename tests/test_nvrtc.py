@@ -109,8 +109,9 @@ def expect_none(found: Iterable[str]) -> None:
 
 
 def one_of_each(launches: Iterable[Launch]) -> list[Launch]:
-    """One program for each kernel."""
-    return list({launch.source.kernel: launch for launch in launches}.values())
+    """One program for each kernel, and one that adds a residual."""
+    adds = "#define RESIDUAL 1"
+    return list({(launch.source.kernel, adds in launch.source.text): launch for launch in launches}.values())
 
 
 def test_every_kernel_is_launched_by_some_operation() -> None:

@@ -105,9 +105,9 @@ def test_images_without_a_batch(backend: ArrayBackend, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "avg_pool2d", "im2col", "layer_norm"])
 def test_empty_batches(backend: ArrayBackend, name: str) -> None:
-    nothing = CALLS[name]["input"][:0]
-    out = backend.asarray(np.zeros(backend.asnumpy(call(backend, name, input=nothing)).shape))
-    assert call(backend, name, out, input=nothing) is out
+    nothing = {array: CALLS[name][array][:0] for array in ("input", "residual") if array in CALLS[name]}
+    out = backend.asarray(np.zeros(backend.asnumpy(call(backend, name, **nothing)).shape))
+    assert call(backend, name, out, **nothing) is out
 
 
 def test_channels_of_one_array_may_be_in_and_out(backend: ArrayBackend) -> None:

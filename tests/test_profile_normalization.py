@@ -135,3 +135,28 @@ def test_inference_is_one_launch(name: str, order: str) -> None:
         arrays.forward(own=False)
     assert [launch.kernel for launch in profile.launches] == ["norm_apply"]
     assert complaints(profile) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "order", "dtype"),
+    [
+        ("ResNet-50 bn5", "contiguous", "float32"),
+        ("MobileNetV2 bn_144", "channels_last", "float32"),
+        ("MobileNetV2 bn_144", "contiguous", "float16"),
+        ("DDPM group_norm", "contiguous", "float32"),
+        ("ViT-B layer_norm", "contiguous", "float16"),
+    ],
+)
+def test_a_residual_and_an_activation_cost_a_read_of_the_residual(name: str, order: str, dtype: str) -> None:
+    arrays = Arrays(name, order, dtype)
+    own = name in IN_ONE
+    with simulator.profile() as profile:
+        arrays.forward(own=own, residual=arrays.grad, activation="relu")
+    (launch,) = profile.launches
+    assert launch.kernel == ("norm_rows" if own else "norm_apply")
+    assert complaints(profile) == []
+    assert launch.moved_bytes < (1.10 if dtype == "float32" else 1.20) * 3 * arrays.x.nbytes
+    with simulator.profile() as alone:
+        arrays.forward(own=own, activation="relu")
+    assert [launch.kernel for launch in alone.launches] == [launch.kernel]
+    assert alone.launches[0].moved_bytes < (1.10 if dtype == "float32" else 1.20) * 2 * arrays.x.nbytes

@@ -369,8 +369,8 @@ def _norm_calls(name: str, geometry: NormGeometry, dtype: str, order: str) -> It
         x, grad, mean, var, rstd, weight = given()
         return {
             "norm_statistics": (x, geometry, 1e-5),
-            "norm_apply": (x, mean, var, weight, -weight, 1e-5),
-            "norm_forward": (x, weight, -weight, geometry, 1e-5),
+            "norm_apply": (x, mean, var, weight, -weight, 1e-5, grad, "relu", 0.0),
+            "norm_forward": (x, weight, -weight, geometry, 1e-5, None, "none", 0.0),
             "norm_backward_affine": (grad, x, mean, rstd, geometry),
             "norm_backward_input": (grad, x, mean, rstd, weight, geometry),
             "norm_backward": (grad, x, mean, rstd, weight, geometry),

@@ -67,7 +67,7 @@ def _batch_norm(backend: Any, y: Any) -> None:
     geometry = NormGeometry(rows.shape, (0, 2, 3))
     mean, var, rstd = backend.norm_statistics(rows, geometry, 1e-5)
     weight = backend.xp.ones((1, y.shape[1], 1, 1), "float32")
-    backend.norm_apply(rows, mean, var, weight, weight, 1e-5)
+    backend.norm_apply(rows, mean, var, weight, weight, 1e-5, None, "none", 0.0)
     backend.norm_backward_affine(rows, rows, mean, rstd, geometry)
     backend.norm_backward_input(rows, rows, mean, rstd, weight, geometry)
 

@@ -136,13 +136,33 @@ class Backend(ABC):
 
     @abstractmethod
     def norm_apply(
-        self, x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
+        self,
+        x: Array,
+        mean: Array,
+        var: Array,
+        weight: Array | None,
+        bias: Array | None,
+        eps: float,
+        residual: Array | None,
+        activation: str,
+        negative_slope: float,
     ) -> Array:
-        """``(x - mean) * rstd * weight + bias`` with rstd = 1 / sqrt(var + eps), in the dtype of x."""
+        """``activation((x - mean) * rstd * weight + bias + residual)`` with rstd = 1 / sqrt(var + eps), rounded once.
+
+        It has the dtype of x; residual is [N, G, C, P] in that dtype, `activation` as in `bias_activation`.
+        """
 
     @abstractmethod
     def norm_forward(
-        self, x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
+        self,
+        x: Array,
+        weight: Array | None,
+        bias: Array | None,
+        geometry: NormGeometry,
+        eps: float,
+        residual: Array | None,
+        activation: str,
+        negative_slope: float,
     ) -> tuple[Array, Array, Array, Array]:
         """As `norm_apply` with x's own statistics; and these, as `norm_statistics`."""
 

@@ -107,16 +107,18 @@ from gpucnn.functional.max_pooling import (
 from gpucnn.functional.normalization import (
     batch_norm,
     batch_norm_backward,
-    group_norm,
-    group_norm_backward,
     instance_norm,
     instance_norm_backward,
-    layer_norm,
-    layer_norm_backward,
 )
 from gpucnn.functional.padding import (
     pad,
     pad_backward,
+)
+from gpucnn.functional.row_normalization import (
+    group_norm,
+    group_norm_backward,
+    layer_norm,
+    layer_norm_backward,
 )
 from gpucnn.functional.unfolding import (
     col2im,

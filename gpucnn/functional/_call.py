@@ -129,6 +129,16 @@ class Call:
         """The complex conjugate; a real array is its own."""
         return self.xp.conj(array) if self.dtype.kind == "c" else array
 
+    def leaked(self, values: Array, x: Array, slope: float) -> Array:
+        """Values where x, of their shape, is more than 0, else a share of them."""
+        dtype, wide = values.dtype, accumulator(values.dtype)
+        on = x.astype(wide, copy=False) > 0
+        values = values.astype(wide, copy=False)
+        result = self.backend.masked(values, self.xp.logical_not(on))
+        result *= slope
+        result += self.backend.masked(values, on)
+        return result.astype(dtype, copy=False)
+
     def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
         """Sum over `axes`, accumulated in float32 where the dtype has 16 bits."""
         return self.xp.sum(array, axis=axes, dtype=accumulator(array.dtype)).astype(array.dtype, copy=False)

@@ -8,7 +8,8 @@ from typing import Any
 
 from gpucnn.backends import Backend
 from gpucnn.backends.dtypes import FLOATING, accumulator
-from gpucnn.functional._call import Array, Call, Needs, needed, number
+from gpucnn.functional._call import Array, Call, Needs, choice, needed, number
+from gpucnn.functional.activation import ACTIVATIONS
 from gpucnn.geometry import NormGeometry
 from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence
 
@@ -31,12 +32,18 @@ class NormCall(Call):
         input: Array,
         grad_output: Array | None = None,
         *,
+        finish: tuple[Array | None, str | None, float] = (None, None, 0.01),
         out: Array | None = None,
         **parameters: Array | None,
     ) -> None:
-        optional = () if op.endswith("_backward") else ("grad_output",)
-        super().__init__(op, FLOATING, optional=optional, out=out, input=input, grad_output=grad_output)
-        self.x, self.grad = self.arrays
+        residual, activation, negative_slope = finish
+        optional = ("residual",) if op.endswith("_backward") else ("grad_output", "residual")
+        super().__init__(
+            op, FLOATING, optional=optional, out=out, input=input, grad_output=grad_output, residual=residual
+        )
+        self.x, self.grad, self.residual = self.arrays
+        self.activation = "none" if activation is None else choice(op, "activation", activation, ACTIVATIONS)
+        self.slope = number(op, "negative_slope", negative_slope)
         self.wide = accumulator(self.dtype)
         self.weight: Array | None = None
         self.bias: Array | None = None
@@ -54,6 +61,7 @@ class NormCall(Call):
                     raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected {usable}")
                 setattr(self, name, array)
         self.expect_shape("grad_output", self.grad, self.x.shape)
+        self.expect_shape("residual", self.residual, self.x.shape)
 
     # --- Checks ---------------------------------------------------------------------------------------------------
 
@@ -155,9 +163,13 @@ class NormCall(Call):
     def applied(self, shape: Shape4, mean: Array, var: Array, eps: float) -> Array:
         """Output by other statistics than the input's own."""
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
-        return (
-            self.into_shape(shape).norm_apply(self.x.reshape(shape), mean, var, *parameters, eps).reshape(self.x.shape)
-        )
+        x, residual, backend = self.x.reshape(shape), self.added(shape), self.into_shape(shape)
+        y = backend.norm_apply(x, mean, var, *parameters, eps, residual, self.activation, self.slope)
+        return y.reshape(self.x.shape)
+
+    def added(self, shape: Shape4) -> Array | None:
+        """The residual as [N, G, C, P]."""
+        return None if self.residual is None else self.residual.reshape(shape)
 
     def running_statistics(self, running: Running) -> tuple[Array, Array]:
         """Mean and variance as they are, [1, C, 1, 1]."""
@@ -182,9 +194,12 @@ class NormCall(Call):
     def forward(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array, Array]:
         """Output by the input's own statistics, and these: mean, biased variance and reciprocal standard deviation."""
         parameters = self.spread(self.weight, geometry.shape), self.spread(self.bias, geometry.shape)
-        y, *statistics = self.into_shape(geometry.shape).norm_forward(
-            self.x.reshape(geometry.shape), *parameters, geometry, eps
+        x, residual, backend = (
+            self.x.reshape(geometry.shape),
+            self.added(geometry.shape),
+            self.into_shape(geometry.shape),
         )
+        y, *statistics = backend.norm_forward(x, *parameters, geometry, eps, residual, self.activation, self.slope)
         return y.reshape(self.x.shape), *statistics
 
     def into_shape(self, shape: Shape4) -> Backend:
@@ -211,11 +226,16 @@ class NormCall(Call):
         geometry: NormGeometry,
         mean: Array,
         rstd: Array,
-        needs: tuple[bool, bool, bool],
+        needs: Sequence[bool],
         own_statistics: bool = True,
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        """Gradients by x, whose own statistics mean and rstd are or which does not move them, by weight and by bias."""
-        grad, x = self.grad.reshape(geometry.shape), self.x.reshape(geometry.shape)
+    ) -> tuple[Array | None, ...]:
+        """Gradients by x, whose own statistics mean and rstd are or which does not move them, by weight and by bias.
+
+        After them that by the residual, where there is one.
+        """
+        if not any(needs):
+            return (None,) * len(needs)
+        grad, x = self.before_activation(geometry.shape, mean, rstd), self.x.reshape(geometry.shape)
         weight = self.spread(self.weight, geometry.shape)
         wanted = (self.weight if needs[1] else None, self.bias if needs[2] else None)
         is_affine = any(array is not None for array in wanted)
@@ -233,19 +253,43 @@ class NormCall(Call):
             None if array is None or grad is None else grad.reshape(array.shape).astype(array.dtype, copy=False)
             for array, grad in zip(wanted, grads, strict=True)
         )
-        return None if grad_x is None else grad_x.reshape(self.x.shape), grad_weight, grad_bias
+        grad_x = None if grad_x is None else grad_x.reshape(self.x.shape)
+        if self.residual is None:
+            return grad_x, grad_weight, grad_bias
+        grad_residual = grad.reshape(self.x.shape) if needs[3] else None
+        if grad_residual is not None and self.activation == "none":  # grad_output itself, which is the caller's
+            grad_residual = grad_residual.copy()
+        return grad_x, grad_weight, grad_bias, grad_residual
 
-    def row_backward(
-        self, shape: Shape4, kept: tuple[int, ...], eps: float, needs: Needs
-    ) -> tuple[Array | None, Array | None, Array | None]:
+    def before_activation(self, shape: Shape4, mean: Array, rstd: Array) -> Array:
+        """The gradient by the activation's input, [N, G, C, P], whose signs are computed again."""
+        grad = self.grad.reshape(shape)
+        if self.activation == "none":
+            return grad
+        signs = (self.x.reshape(shape).astype(self.wide, copy=False) - mean) * rstd
+        if self.weight is not None:
+            signs *= self.spread(self.weight, shape)
+        if self.bias is not None:
+            signs += self.spread(self.bias, shape)
+        if self.residual is not None:
+            signs += self.residual.reshape(shape).astype(self.wide, copy=False)
+        if self.activation == "relu":
+            return self.backend.masked(grad, self.xp.logical_not(signs <= 0))
+        return self.leaked(grad, signs, self.slope)
+
+    def row_backward(self, shape: Shape4, kept: tuple[int, ...], eps: float, needs: Needs) -> tuple[Array | None, ...]:
         """Gradients of layer and group norm."""
         self.check_statistics(kept)
-        needs_x, needs_w, needs_b = needed(self.op, needs, 3)
+        wanted = self.needed(needs, 3)
         geometry = NormGeometry(shape, ROW)
         mean, rstd = self.handed_over(shape, ROW)
         if mean is None:
             mean, rstd = self.statistics(geometry, eps)
-        return self.result(self.backward(geometry, mean, rstd, (needs_x, needs_w, needs_b)))
+        return self.result(self.backward(geometry, mean, rstd, wanted))
+
+    def needed(self, needs: Needs, count: int) -> tuple[bool, ...]:
+        """`needs` as bools, of `count` arrays and of the residual where there is one."""
+        return needed(self.op, needs, count + (self.residual is not None))
 
 
 def batch_shape(call: Call, x: Array) -> Shape4:

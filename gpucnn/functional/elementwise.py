@@ -220,7 +220,7 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
     """
     call = Call("leaky_relu", FLOATING, input=input)
     (x,) = call.arrays
-    return call.result(_leak(call, x, x, negative_slope))
+    return call.result(call.leaked(x, x, number(call.op, "negative_slope", negative_slope)))
 
 
 def leaky_relu_backward(
@@ -258,19 +258,7 @@ def leaky_relu_backward(
     slope = number(call.op, "negative_slope", negative_slope)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    return call.result((_leak(call, grad, x, slope),))
-
-
-def _leak(call: Call, values: Array, x: Array, negative_slope: float) -> Array:
-    """Values where x is more than 0, else a share of them."""
-    slope = number(call.op, "negative_slope", negative_slope)
-    dtype, wide = values.dtype, accumulator(values.dtype)
-    on = x.astype(wide, copy=False) > 0
-    values = values.astype(wide, copy=False)
-    result = call.backend.masked(values, call.xp.logical_not(on))
-    result *= slope
-    result += call.backend.masked(values, on)
-    return result.astype(dtype, copy=False)
+    return call.result((call.leaked(grad, x, slope),))
 
 
 # --- Softmax ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.biases import ACTIVATIONS
 from gpucnn.backends.cuda.launching import Fields, Layout, Work, launch, layout
 from gpucnn.backends.cuda.runtime import Array, Runtime
 from gpucnn.backends.cuda.sources import Kernel
@@ -113,7 +114,7 @@ class Tiling(NamedTuple):
 _NAMES = ("x", "y", "z", "mean", "rstd", "weight", "bias", "sum")
 _WHOLE = ("x", "y", "z")  # arrays of the shape of x
 _PLAIN = (("PACK", 1), ("ALONG", 0))  # what kernels are told that add parts
-_REST: Fields = {"divisor": 1, "weighs": 0, "groups": 1, "eps": 0.0}
+_REST: Fields = {"divisor": 1, "weighs": 0, "groups": 1, "activation": 0, "negative_slope": 0.0, "eps": 0.0}
 
 
 def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
@@ -201,7 +202,7 @@ def norm_statistics(backend: CudaBackend, x: Array, geometry: NormGeometry, eps:
         runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3)
     )
     if _rows(x, geometry, HELD):
-        launch(runtime, ROWS, x.dtype, (x, None, None, None, *found), _rows_work, eps)
+        launch(runtime, ROWS, x.dtype, (x, None, None, None, None, *found), _rows_work, eps, _activation("none", 0.0))
         return mean, var, rstd
     axes, seen = geometry.axes, layout(x)
     shape = _parts_shape(_statistics_tiling, (seen, layout(mean)), (axes,))
@@ -291,11 +292,31 @@ def _shared(x: Layout, mean: Layout) -> Axes:
     return (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
 
 
+Activation = tuple[int, float]  # its number in the kernels, and the slope
+
+
+def _finished(work: Work, residual: Layout | None, activation: Activation) -> Work:
+    """A launch that adds a residual, in a program of its own, and applies an activation."""
+    return work._replace(
+        fields=work.fields | {"activation": activation[0], "negative_slope": activation[1]},
+        constants=(*work.constants, ("RESIDUAL", int(residual is not None))),
+    )
+
+
 def _apply_work(
-    x: Layout, mean: Layout, var: Layout, weight: Layout | None, bias: Layout | None, z: Layout, eps: float
+    x: Layout,
+    mean: Layout,
+    var: Layout,
+    weight: Layout | None,
+    bias: Layout | None,
+    residual: Layout | None,
+    z: Layout,
+    eps: float,
+    activation: Activation,
 ) -> Work:
-    arrays = {"mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
-    return tiling(x, _shared(x, mean), HELD, **arrays).work(eps=eps)
+    arrays = {"y": residual, "mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
+    held = HELD if residual is None else BACKWARD_HELD  # of two arrays
+    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(eps=eps), residual, activation)
 
 
 def _backward_apply_work(
@@ -315,19 +336,26 @@ def _backward_apply_work(
 
 
 def norm_apply(
-    backend: CudaBackend, x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float
+    backend: CudaBackend,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
 ) -> Array:
-    """``(x - mean) / sqrt(var + eps) * weight + bias``, in the dtype and memory order of x."""
+    """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, in the dtype and memory order of x."""
     y = backend.runtime.xp.empty_like(x)
-    return _applied(backend.runtime, x, mean, var, weight, bias, y, eps)
-
-
-def _applied(
-    runtime: Runtime, x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, y: Array, eps: float
-) -> Array:
-    """Write `norm_apply` to y."""
-    launch(runtime, APPLY, x.dtype, (x, mean, var, weight, bias, y), _apply_work, eps)
+    arrays = (x, mean, var, weight, bias, residual, y)
+    launch(backend.runtime, APPLY, x.dtype, arrays, _apply_work, eps, _activation(activation, negative_slope))
     return y
+
+
+def _activation(activation: str, negative_slope: float) -> Activation:
+    return ACTIVATIONS[activation], float(negative_slope)
 
 
 # --- Rows that a block holds --------------------------------------------------------------------------------------
@@ -364,6 +392,7 @@ def _row_work(
     pack = min(array.pack(axis) if length > 1 else 1 for array in whole)
     fields: Fields = {"rows": n * g, "g": g, "segments": segments, "length": length, "along": int(along), "eps": 0.0}
     fields |= {"lanes": chosen.lanes, "at_once": chosen.at_once, "turns": chosen.turns}
+    fields |= {"activation": 0, "negative_slope": 0.0}
     for name, array in ({"x": x, "y": None, "z": None, "mean": None, "rstd": None} | arrays).items():
         fields |= {f"{name}_n": _step(array, 0), f"{name}_g": _step(array, 1)}
     for name, array in (("weight", weight), ("bias", bias)):
@@ -386,14 +415,16 @@ def _rows_work(
     x: Layout,
     weight: Layout | None,
     bias: Layout | None,
+    residual: Layout | None,
     z: Layout | None,
     mean: Layout,
     var: Layout,
     rstd: Layout,
     eps: float,
+    activation: Activation,
 ) -> Work:
-    work = _row_work(x, HELD, mean.itemsize, weight, bias, {"z": z})
-    return work._replace(fields=work.fields | {"eps": eps})
+    work = _row_work(x, HELD, mean.itemsize, weight, bias, {"y": residual, "z": z})
+    return _finished(work._replace(fields=work.fields | {"eps": eps}), residual, activation)
 
 
 def _rows_backward_work(
@@ -411,16 +442,25 @@ def _rows_backward_work(
 
 
 def norm_forward(
-    backend: CudaBackend, x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
+    backend: CudaBackend,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    geometry: NormGeometry,
+    eps: float,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
 ) -> tuple[Array, Array, Array, Array]:
     """Output by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
-    runtime = backend.runtime
+    runtime, chosen = backend.runtime, _activation(activation, negative_slope)
     y = runtime.xp.empty_like(x)  # first, for it may be the caller's own array, which none of the others is to become
-    if not _rows(x, geometry, HELD):
+    if not _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
         mean, var, rstd = norm_statistics(backend, x, geometry, eps)
-        return _applied(runtime, x, mean, var, weight, bias, y, eps), mean, var, rstd
+        launch(runtime, APPLY, x.dtype, (x, mean, var, weight, bias, residual, y), _apply_work, eps, chosen)
+        return y, mean, var, rstd
     mean, var, rstd = (runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3))
-    launch(runtime, ROWS, x.dtype, (x, weight, bias, y, mean, var, rstd), _rows_work, eps)
+    launch(runtime, ROWS, x.dtype, (x, weight, bias, residual, y, mean, var, rstd), _rows_work, eps, chosen)
     return y, mean, var, rstd
 
 

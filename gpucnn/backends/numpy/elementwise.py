@@ -40,11 +40,16 @@ def bias_activation(
         y += bias.astype(wide, copy=False)[:, None]
     if residual is not None:
         y += residual.astype(wide, copy=False)
+    activate(y, activation, negative_slope)
+    return y.astype(x.dtype, copy=False)
+
+
+def activate(y: Array, activation: str, negative_slope: float) -> None:
+    """Apply an activation in place."""
     if activation == "relu":
         np.maximum(y, 0, out=y)
     elif activation == "leaky_relu":
         np.multiply(y, negative_slope, out=y, where=~(y > 0))
-    return y.astype(x.dtype, copy=False)
 
 
 def bias_activation_backward(grad_y: Array, y: Array, activation: str, negative_slope: float) -> tuple[Array, Array]:

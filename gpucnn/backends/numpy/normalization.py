@@ -20,6 +20,7 @@ import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
+from gpucnn.backends.numpy.elementwise import activate
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import NormGeometry
 
@@ -63,36 +64,54 @@ def _reciprocal(var: Array, eps: float) -> Array:
     return reciprocal
 
 
-def norm_apply(x: Array, mean: Array, var: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
-    """``(x - mean) / sqrt(var + eps) * weight + bias``, in the dtype of x."""
-    return _apply(x, mean, _reciprocal(var, eps), weight, bias)
+def norm_apply(
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
+) -> Array:
+    """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, in the dtype of x."""
+    return _apply(x, mean, _reciprocal(var, eps), weight, bias, (residual, activation, negative_slope))
 
 
-def _apply(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None) -> Array:
+def _apply(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, finish: Finish) -> Array:
     view = _View(x, ROW if len(mean) == len(x) else BATCH)
     y = view.empty()
-    xs, ys = view.of(x), view.of(y)
+    xs, ys, finish = view.of(x), view.of(y), _seen(finish, view)
     mean, rstd, factor, term = _lifted(mean), _lifted(rstd), _lifted(weight), _lifted(bias)
 
     def task(piece: Block) -> None:
         values, centre, scale = _dense(xs[piece], view.wide, "x"), _statistic(mean, piece), _statistic(rstd, piece)
         with _written(ys[piece], view.wide) as out:
             _normalise(values, centre, scale, _parameter(factor, piece), _parameter(term, piece), out)
+            _finish(out, piece, *finish)
 
     view.run(task, view.pieces)
     return y
 
 
 def norm_forward(
-    x: Array, weight: Array | None, bias: Array | None, geometry: NormGeometry, eps: float
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    geometry: NormGeometry,
+    eps: float,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
 ) -> tuple[Array, Array, Array, Array]:
-    """``(x - mean) / sqrt(var + eps) * weight + bias`` by x's own statistics, and these: mean, variance, rstd."""
-    view = _View(x, geometry.axes)
+    """As `norm_apply` by x's own statistics, and these: mean, variance, rstd."""
+    view, finish = _View(x, geometry.axes), (residual, activation, negative_slope)
     if not view.whole:
         mean, var, rstd = norm_statistics(x, geometry, eps)
-        return _apply(x, mean, rstd, weight, bias), mean, var, rstd
+        return _apply(x, mean, rstd, weight, bias, finish), mean, var, rstd
     y, mean, var = view.empty(), np.empty(view.statistics, view.wide), np.empty(view.statistics, view.wide)
-    xs, ys = view.of(x), view.of(y)
+    xs, ys, finish = view.of(x), view.of(y), _seen(finish, view)
     factor, term = _lifted(weight), _lifted(bias)
 
     def task(piece: Block) -> None:
@@ -104,6 +123,7 @@ def norm_forward(
             _normalise(
                 values, centre, _reciprocal(spread, eps), _parameter(factor, piece), _parameter(term, piece), out
             )
+            _finish(out, piece, *finish)
 
     view.run(task, view.pieces)
     return y, mean[:, 0], var[:, 0], _reciprocal(var[:, 0], eps)
@@ -175,6 +195,7 @@ def _backward(
 # --- Pieces -------------------------------------------------------------------------------------------------------
 
 Operands = tuple[Array, Array, Array, Array, Array | None]  # grad_y, x, mean, rstd, weight
+Finish = tuple[Array | None, str, float]  # residual, activation, negative slope
 
 
 class _View:
@@ -238,6 +259,12 @@ def _cuts(shape: Sequence[int], most: int, most_whole: int) -> tuple[bool, tuple
     if not (o * p == 1 or (is_long and count <= most_whole)):
         return False, tuple(memory.blocks(shape, values))
     return True, tuple((outer, _ALL, inner, _ALL, _ALL) for outer, inner in memory.blocks((b, s), -(-values // count)))
+
+
+def _seen(finish: Finish, view: _View) -> Finish:
+    """With the residual, where there is one, as pieces are cut of it."""
+    residual, *others = finish
+    return None if residual is None else view.of(residual), *others  # type: ignore[return-value]
 
 
 def _lifted(array: Any) -> Any:
@@ -403,6 +430,13 @@ def _normalise(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: A
     shift = -mean * scale if bias is None else bias - mean * scale
     np.multiply(x, _spread(scale, x), out=out)
     out += _spread(shift, x)
+
+
+def _finish(out: Array, piece: Block, residual: Array | None, activation: str, negative_slope: float) -> None:
+    """Add the piece of the residual and apply the activation, in place."""
+    if residual is not None:
+        out += residual[piece].astype(out.dtype, copy=False)
+    activate(out, activation, negative_slope)
 
 
 def _gradient(

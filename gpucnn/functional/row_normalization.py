@@ -1,0 +1,278 @@
+"""Layer and group normalisation and their gradients: means over rows of one example."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpucnn.backends.replaying import replayed
+from gpucnn.functional._call import Array, Needs
+from gpucnn.functional._norm_call import NormCall, group_shape, layer_shape
+from gpucnn.geometry.arguments import boolean
+
+
+@replayed
+def layer_norm(
+    input: Array,
+    normalized_shape: Any,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    *,
+    return_statistics: bool = False,
+    residual: Array | None = None,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    out: Array | None = None,
+) -> Any:
+    """Normalise over the last axes, and scale and shift each of their elements.
+
+    Parameters
+    ----------
+    input : array [*, *normalized_shape]
+        Floating-point.
+    normalized_shape : int or sequence of int
+        The last axes, over which one mean and variance are taken.
+    weight, bias : array of shape `normalized_shape`, optional
+        Scale and shift.
+    eps : float
+        Added to the variance.
+    return_statistics : bool
+        Return the mean and the reciprocal standard deviation as well.
+    residual, activation, negative_slope
+        As in `batch_norm`: the result is ``activation(norm(input) + residual)``, in one pass.
+    out : array in the shape of `input`, optional
+        An array to write the result to, of any strides; it is returned.
+
+    Returns
+    -------
+    array in the shape and dtype of `input`
+    mean, rstd : array [*]
+        With `return_statistics`; float32 for 16-bit `input`.
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken, or dtypes differ; parameters of a 16-bit `input` may be float32.
+    ValueError
+        Shapes do not fit, or a parameter is out of range.
+
+    See Also
+    --------
+    layer_norm_backward, group_norm
+
+    References
+    ----------
+    J. Ba, J. Kiros, G. Hinton, *Layer normalization*, 2016, arXiv:1607.06450v1.
+
+    Examples
+    --------
+    >>> layer_norm(np.array([[1.0, 3.0], [10.0, 30.0]]), 2).round(3)
+    array([[-1.,  1.],
+           [-1.,  1.]])
+    """
+    call = NormCall(
+        "layer_norm",
+        input,
+        finish=(residual, activation, negative_slope),
+        out=out,
+        weight=weight,
+        bias=bias,
+    )
+    gives_statistics = boolean(call.op, "return_statistics", return_statistics)
+    shape, leading = layer_shape(call, call.x, normalized_shape, eps)
+    y, mean, rstd = call.rows(shape, eps)
+    return call.result((y, mean.reshape(leading), rstd.reshape(leading)) if gives_statistics else y)
+
+
+@replayed
+def layer_norm_backward(
+    grad_output: Array,
+    input: Array,
+    normalized_shape: Any,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: Array | None = None,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    mean: Array | None = None,
+    rstd: Array | None = None,
+    needs: Needs = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `layer_norm`.
+
+    Parameters
+    ----------
+    grad_output : array in the shape of `input`
+        Gradient of the loss by the output.
+    input, normalized_shape, weight, bias, eps, residual, activation, negative_slope
+        As they were given to `layer_norm`.
+    mean, rstd : array [*], optional
+        What the forward returned with `return_statistics`; computed again where they are missing.
+    needs : sequence of 3 bools, or of 4 with a residual, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input`, `weight` and `bias` (None where absent),
+        and `residual` where one is given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm`, or shapes do not fit.
+
+    Examples
+    --------
+    >>> grad_x, grad_w, grad_b = layer_norm_backward(np.ones((2, 3)), np.eye(2, 3), 3, np.ones(3), np.ones(3))
+    >>> grad_b
+    array([2., 2., 2.])
+    """
+    call = NormCall(
+        "layer_norm_backward",
+        input,
+        grad_output,
+        finish=(residual, activation, negative_slope),
+        weight=weight,
+        bias=bias,
+        mean=mean,
+        rstd=rstd,
+    )
+    shape, leading = layer_shape(call, call.x, normalized_shape, eps)
+    return call.row_backward(shape, leading, eps, needs)
+
+
+@replayed
+def group_norm(
+    input: Array,
+    num_groups: int,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    *,
+    return_statistics: bool = False,
+    residual: Array | None = None,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    out: Array | None = None,
+) -> Any:
+    """Normalise groups of channels of each image, and scale and shift each channel.
+
+    Parameters
+    ----------
+    input : array [N, C, *space]
+        Floating-point.
+    num_groups : int
+        Number of groups; divides C.
+    weight, bias : array [C], optional
+        Scale and shift.
+    eps : float
+        Added to the variance.
+    return_statistics : bool
+        Return the mean and the reciprocal standard deviation as well.
+    residual, activation, negative_slope
+        As in `batch_norm`: the result is ``activation(norm(input) + residual)``, in one pass.
+    out : array in the shape of `input`, optional
+        An array to write the result to, of any strides; it is returned.
+
+    Returns
+    -------
+    array in the shape, dtype and memory order of `input`
+    mean, rstd : array [N, num_groups]
+        With `return_statistics`; float32 for 16-bit `input`.
+
+    Raises
+    ------
+    TypeError
+        The dtype is not taken, or dtypes differ; parameters of a 16-bit `input` may be float32.
+    ValueError
+        Shapes do not fit, there is no such activation, a parameter is out of range, or there is one value in all.
+
+    See Also
+    --------
+    group_norm_backward, layer_norm, instance_norm
+
+    References
+    ----------
+    Y. Wu, K. He, *Group normalization*, ECCV 2018, arXiv:1803.08494v3.
+
+    Examples
+    --------
+    >>> group_norm(np.array([[[1.0], [3.0], [10.0], [30.0]]]), 2).round(3)[0, :, 0]
+    array([-1.,  1., -1.,  1.])
+    """
+    call = NormCall(
+        "group_norm",
+        input,
+        finish=(residual, activation, negative_slope),
+        out=out,
+        weight=weight,
+        bias=bias,
+    )
+    gives_statistics = boolean(call.op, "return_statistics", return_statistics)
+    shape = group_shape(call, call.x, num_groups, eps)
+    y, mean, rstd = call.rows(shape, eps)
+    return call.result((y, mean.reshape(shape[:2]), rstd.reshape(shape[:2])) if gives_statistics else y)
+
+
+@replayed
+def group_norm_backward(
+    grad_output: Array,
+    input: Array,
+    num_groups: int,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: Array | None = None,
+    activation: str | None = None,
+    negative_slope: float = 0.01,
+    mean: Array | None = None,
+    rstd: Array | None = None,
+    needs: Needs = None,
+) -> tuple[Array | None, ...]:
+    """Gradients of `group_norm`.
+
+    Parameters
+    ----------
+    grad_output : array in the shape of `input`
+        Gradient of the loss by the output.
+    input, num_groups, weight, bias, eps, residual, activation, negative_slope
+        As they were given to `group_norm`.
+    mean, rstd : array [N, num_groups], optional
+        What the forward returned with `return_statistics`; computed again where they are missing.
+    needs : sequence of 3 bools, or of 4 with a residual, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients by `input`, `weight` and `bias` (None where absent),
+        and `residual` where one is given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `group_norm`, or shapes do not fit.
+
+    Examples
+    --------
+    >>> x = np.arange(8.0).reshape(1, 4, 2)
+    >>> grad_x, grad_w, grad_b = group_norm_backward(np.ones((1, 4, 2)), x, 2, np.ones(4), np.ones(4))
+    >>> grad_b
+    array([2., 2., 2., 2.])
+    """
+    call = NormCall(
+        "group_norm_backward",
+        input,
+        grad_output,
+        finish=(residual, activation, negative_slope),
+        weight=weight,
+        bias=bias,
+        mean=mean,
+        rstd=rstd,
+    )
+    shape = group_shape(call, call.x, num_groups, eps)
+    return call.row_backward(shape, shape[:2], eps, needs)
