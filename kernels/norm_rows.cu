@@ -17,7 +17,7 @@
 #include "norm_rows.cuh"
 #include "bias_activation.cuh"
 
-constexpr int HELD = 32 / PACK;  // packs of a thread, of each array
+constexpr int HELD = 32 / PACK;  // packs of a thread
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
@@ -48,14 +48,11 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
     const index_t image = row / p.g, group = row % p.g, last = works ? p.length : 0;
 
     const scalar_t* const from = x + image * p.x_n + group * p.x_g + own.segment * p.length;
-    const index_t residual_at = image * p.y_n + group * p.y_g + own.segment * p.length;
-    Pack<scalar_t, PACK> held[HELD], added[HELD];
+    Pack<scalar_t, PACK> held[HELD];
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
       const index_t i = (h * own.lanes + own.lane) * PACK;
-      if (i >= last) continue;
-      held[h] = load_pack<PACK>(from + i);
-      if (RESIDUAL) added[h] = load_pack<PACK>(residual + residual_at + i);
+      if (i < last) held[h] = load_pack<PACK>(from + i);
     }
 
     Sum total[1] = {};
@@ -99,11 +96,14 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
       if (bias) term = bias[group * p.bias_g + own.segment * p.bias_c];
     }
     scalar_t* const to = z + image * p.z_n + group * p.z_g + own.segment * p.length;
+    const index_t residual_at = image * p.y_n + group * p.y_g + own.segment * p.length;
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
       const index_t i = (h * own.lanes + own.lane) * PACK;
       if (i >= last) continue;
       acc_t by[PACK], plus[PACK];
+      Pack<scalar_t, PACK> added;
+      if (RESIDUAL) added = load_pack<PACK>(residual + residual_at + i);
       if (p.along) {
         load_values(affine + i, by);
         load_values(affine + p.length + i, plus);
@@ -113,7 +113,7 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
         acc_t value = (widen(held[h].at[e]) - found.mean) * found.rstd;
         if (weight) value = value * (p.along ? by[e] : factor);
         if (bias) value = value + (p.along ? plus[e] : term);
-        if (RESIDUAL) value = value + widen(added[h].at[e]);
+        if (RESIDUAL) value = value + widen(added.at[e]);
         held[h].at[e] = narrow(activated(value, p.activation, p.negative_slope));
       }
       store_pack(to + i, held[h]);
