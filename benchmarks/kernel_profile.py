@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 FAMILIES = ("depthwise", "pooling", "normalization", "unfolding", "resampling", "layout", "bias and activation")
 MOST_TAPS, FEW_CHANNELS = 200, 16
-HALOS = ("depthwise", "pooling")  # families whose windows overlap: what tiles read twice is allowed for
+HALOS = ("depthwise", "pooling", "resampling")  # families whose windows overlap: what tiles read twice is allowed for
 MOST = {"moved": 1.10, "moved with halo": 1.35, "sectors": 1.05, "conflict": 2}
 
 EXIT_USAGE = 2
