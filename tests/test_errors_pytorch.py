@@ -21,6 +21,7 @@ MORE_HERE = {  # parameters that PyTorch's function has not, at values that chan
     "lp_pool": {"padding": 0, "dilation": 1},
     "avg_pool": {"dilation": 1},
     "avg_pool1d": {"divisor_override": None},
+    "_norm": {"residual": None, "activation": None, "negative_slope": 0.01},
     "dropout": {"rng": 1, "return_mask": False},
 }
 

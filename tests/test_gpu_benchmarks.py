@@ -778,6 +778,7 @@ def test_the_suites_of_pytest_benchmark_run_on_a_device(tmp_path: Path) -> None:
             *("--benchmark-json", str(written)),
         ],
         cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+        env={key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     (benchmark,) = json.loads(written.read_text())["benchmarks"]
