@@ -36,7 +36,7 @@ LARGE_FILTER = (2, 16, (32, 32), 31, 1, 1)  # RepLKNet
 
 
 def profiled(layer: tuple[Any, ...], direction: str, order: str, dtype: str) -> simulator.LaunchProfile:
-    """The first launch of a layer in one direction."""
+    """The convolution's launch of a layer in one direction."""
     n, c, size, kernel, stride, dilation = layer
     rank = len(size)
     windows = {"stride": stride, "padding": dilation * (kernel - 1) // 2, "dilation": dilation, "groups": c}
@@ -56,8 +56,9 @@ def profiled(layer: tuple[Any, ...], direction: str, order: str, dtype: str) -> 
             getattr(F, f"conv{rank}d_input")(x.shape, w, grad_y, **windows)
         else:
             getattr(F, f"conv{rank}d_weight")(x, w.shape, grad_y, **windows)
-    launch = profile.launches[0]
-    assert launch.kernel == f"depthwise_{direction}"
+    (launch,) = (launch for launch in profile.launches if launch.kernel == f"depthwise_{direction}")
+    others = {launch.kernel for launch in profile.launches} - {launch.kernel}
+    assert others <= ({"pack", "sum_splits"} if kernel == 31 else {"sum_splits"})
     return launch
 
 
@@ -83,8 +84,9 @@ def test_16_bits(dtype: str, order: str, direction: str) -> None:
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
-def test_a_filter_as_large_as_the_image(direction: str) -> None:
-    holds(profiled(LARGE_FILTER, direction, "contiguous", "float32"), direction)
+@pytest.mark.parametrize("order", ["contiguous", "channels_last"])
+def test_a_filter_as_large_as_the_image(order: str, direction: str) -> None:
+    holds(profiled(LARGE_FILTER, direction, order, "float32"), direction)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])

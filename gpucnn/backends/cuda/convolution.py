@@ -37,9 +37,9 @@ def convolve(backend: CudaBackend, x: Array, w: Array, bias: Array | None, geome
     """Y [N, OC, OD, OH, OW], plus bias [OC]."""
     y = empty(backend.runtime, (x.shape[0], geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
     algorithm = select.convolution("forward", geometry, x.dtype.name)
-    if algorithm == "depthwise" and depthwise.takes("forward", x, y, geometry):
-        depthwise.forward(backend.runtime, x, w, bias, y, geometry)
-    elif algorithm == "im2col":
+    if algorithm == "depthwise" and depthwise.forward(backend, x, w, bias, y, geometry):
+        return y
+    if algorithm == "im2col":
         im2col_convolution.forward(backend, x, w, bias, y, geometry)
     else:
         _forward(backend, x, w, bias, y, geometry)
@@ -71,9 +71,9 @@ def convolve_backward_input(
     shape = (grad_y.shape[0], geometry.channels.inputs, *geometry.input_size)
     grad_x = empty(backend.runtime, shape, grad_y.dtype, like=grad_y)
     algorithm = select.convolution("backward_input", geometry, grad_y.dtype.name)
-    if algorithm == "depthwise" and depthwise.takes("backward_input", grad_x, grad_y, geometry):
-        depthwise.backward_input(backend.runtime, grad_y, w, bias, grad_x, geometry)
-    elif algorithm == "im2col":
+    if algorithm == "depthwise" and depthwise.backward_input(backend, grad_y, w, bias, grad_x, geometry):
+        return grad_x
+    if algorithm == "im2col":
         im2col_convolution.backward_input(backend, grad_y, w, bias, grad_x, geometry)
     else:
         _backward_input(backend, grad_y, w, bias, grad_x, geometry)
@@ -111,11 +111,9 @@ def convolve_backward_weight(backend: CudaBackend, x: Array, grad_y: Array, geom
     c, oc, groups = geometry.channels
     grad_w = backend.xp.empty((oc, c // groups, *geometry.kernel_size), x.dtype)
     algorithm = select.convolution("backward_weight", geometry, x.dtype.name)
-    if algorithm == "depthwise" and depthwise.takes("backward_weight", x, grad_y, geometry):
-        parts = backend.xp.empty((depthwise.splits(x, grad_y, geometry), *grad_w.shape), accumulator(x.dtype))
-        depthwise.backward_weight(backend.runtime, x, grad_y, parts, geometry)
-        add_parts(backend.runtime, parts, grad_w)
-    elif algorithm == "im2col":
+    if algorithm == "depthwise" and depthwise.backward_weight(backend, x, grad_y, grad_w, geometry):
+        return grad_w
+    if algorithm == "im2col":
         im2col_convolution.backward_weight(backend, x, grad_y, grad_w, geometry)
     else:
         _backward_weight(backend, x, grad_y, grad_w, geometry)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import gcd, prod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gpucnn.backends.cuda import depthwise_tiles
 from gpucnn.backends.cuda.convolution_fields import IMAGE, SPACE, extents
 from gpucnn.backends.cuda.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
 from gpucnn.backends.cuda.launching import Fields, Layout, Work, launch, layout, strides
-from gpucnn.backends.cuda.runtime import MOST_BYTES, Array, Runtime
+from gpucnn.backends.cuda.packing import pack, packed
+from gpucnn.backends.cuda.runtime import MOST_BYTES, Array
 from gpucnn.backends.cuda.select import power_of_two
 from gpucnn.backends.cuda.sources import Kernel
+from gpucnn.backends.cuda.sums import add_parts
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import ConvGeometry
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
 
 FORWARD = Kernel("depthwise_forward", "DepthwiseParams", block=BLOCK)
 BACKWARD_INPUT = Kernel("depthwise_backward_input", "DepthwiseParams", block=BLOCK)
@@ -31,32 +38,99 @@ class Plan(NamedTuple):
 
 def takes(direction: str, x: Array, y: Array, geometry: ConvGeometry) -> bool:
     """Whether these kernels compute a depthwise convolution over arrays that lie as x and y do."""
-    request = _request(direction, layout(x), layout(y), geometry)
+    return _fits(direction, layout(x), layout(y), geometry)
+
+
+def _fits(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> bool:
+    request = _request(direction, x, y, geometry)
     return request is not None and _plan(request) is not None
 
 
-def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    """Write y [N, C * M, OD, OH, OW] from x [N, C, D, H, W], w [C * M, 1, KD, KH, KW] and bias [C * M]."""
-    launch(runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
+def forward(backend: CudaBackend, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> bool:
+    """Write y [N, C * M, OD, OH, OW] from x [N, C, D, H, W], w [C * M, 1, KD, KH, KW] and bias [C * M].
+
+    False, and nothing written, where the arrays do not lie as these kernels take them.
+    """
+    if takes("forward", x, y, geometry):
+        launch(backend.runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
+        return True
+    if not _fits_in_planes("forward", x, y, geometry):
+        return False
+    planes = backend.xp.empty(y.shape, y.dtype)
+    launch(backend.runtime, FORWARD, x.dtype, (_in_planes(backend, x), w, bias, planes), _forward_work, geometry)
+    pack(backend, _flat(planes), _flat(y))
+    return True
 
 
 def backward_input(
-    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
-) -> None:
-    """Write grad_x [N, C, D, H, W] from grad_y [N, C * M, OD, OH, OW], w [C * M, 1, KD, KH, KW] and bias [C]."""
-    launch(runtime, BACKWARD_INPUT, grad_y.dtype, (grad_y, w, bias, grad_x), _backward_input_work, geometry)
+    backend: CudaBackend, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+) -> bool:
+    """Write grad_x [N, C, D, H, W] from grad_y [N, C * M, OD, OH, OW], w [C * M, 1, KD, KH, KW] and bias [C].
+
+    False, and nothing written, where the arrays do not lie as these kernels take them.
+    """
+    runtime, dtype = backend.runtime, grad_y.dtype
+    if takes("backward_input", grad_x, grad_y, geometry):
+        launch(runtime, BACKWARD_INPUT, dtype, (grad_y, w, bias, grad_x), _backward_input_work, geometry)
+        return True
+    if not _fits_in_planes("backward_input", grad_x, grad_y, geometry):
+        return False
+    planes = backend.xp.empty(grad_x.shape, dtype)
+    arrays = (_in_planes(backend, grad_y), w, bias, planes)
+    launch(runtime, BACKWARD_INPUT, dtype, arrays, _backward_input_work, geometry)
+    pack(backend, _flat(planes), _flat(grad_x))
+    return True
 
 
-def splits(x: Array, grad_y: Array, geometry: ConvGeometry) -> int:
-    """Into how many parts a backward weight cuts its sums."""
+def backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> bool:
+    """Write grad_w [C * M, 1, KD, KH, KW]: its parts, and their sum in order.
+
+    False, and nothing written, where the arrays do not lie as these kernels take them.
+    """
+    if not takes("backward_weight", x, grad_y, geometry):
+        if not _fits_in_planes("backward_weight", x, grad_y, geometry):
+            return False
+        x, grad_y = _in_planes(backend, x), _in_planes(backend, grad_y)
     plan = _planned("backward_weight", layout(x), layout(grad_y), geometry)
     n: int = x.shape[0]
-    return _tiles(plan) * -(-n // depthwise_tiles.images(plan.request, plan.tile, n))
+    splits = _tiles(plan) * -(-n // depthwise_tiles.images(plan.request, plan.tile, n))
+    parts = backend.xp.empty((splits, *grad_w.shape), accumulator(x.dtype))
+    launch(backend.runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
+    add_parts(backend.runtime, parts, grad_w)
+    return True
 
 
-def backward_weight(runtime: Runtime, x: Array, grad_y: Array, parts: Array, geometry: ConvGeometry) -> None:
-    """Write parts [splits, C * M, 1, KD, KH, KW], whose sum is the weight's gradient."""
-    launch(runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
+# --- Images turned --------------------------------------------------------------------------------------------------
+
+# With channels last, a tile holds some channels of all that a filter reaches. Filters of hundreds of taps leave no room
+# for that. Copies to planes and back, three passes in place of one, move less than a hundredth of what the direct
+# kernels move there.
+
+
+def _fits_in_planes(direction: str, x: Array, y: Array, geometry: ConvGeometry) -> bool:
+    """Whether arrays with channels last would fit in C order."""
+    if not (is_channels_last(x) or is_channels_last(y)):
+        return False
+    return _fits(direction, _planes_layout(x), _planes_layout(y), geometry)
+
+
+def _planes_layout(image: Array) -> Layout:
+    """How an image [N, C, D, H, W] would lie in C order."""
+    sizes = [*image.shape[1:], 1]
+    return Layout(image.shape, tuple(prod(sizes[axis:]) * image.itemsize for axis in range(5)), image.itemsize)
+
+
+def _in_planes(backend: CudaBackend, image: Array) -> Array:
+    """An image [N, C, D, H, W] in C order: itself, or a copy."""
+    if layout(image).strides == _planes_layout(image).strides:
+        return image
+    return packed(backend, _flat(image), image.dtype, channels_last=False).reshape(image.shape)
+
+
+def _flat(image: Array) -> Array:
+    """A view [N, C, P] of an image [N, C, D, H, W] in one of the two orders."""
+    view: Array = image.reshape(*image.shape[:2], prod(image.shape[2:]))
+    return view
 
 
 # --- Works ------------------------------------------------------------------------------------------------------------
