@@ -227,7 +227,7 @@ def far_apart(step: int) -> Any:
     return view
 
 
-@pytest.mark.parametrize(("step", "index"), [(2**31 - 15, "int32"), (2**31 - 14, "int64"), (2**31 + 999, "int64")])
+@pytest.mark.parametrize(("step", "index"), [(2**31 - 79, "int32"), (2**31 - 78, "int64"), (2**31 + 999, "int64")])
 def test_offsets_on_both_sides_of_2_to_the_31(step: int, index: str, builds: list[str]) -> None:
     x = far_apart(step)
     near, far = x.copy(), simulator.asarray(x)
@@ -265,6 +265,37 @@ def test_fields_of_packed_records_are_copied_first(packed: Any) -> None:
     assert given.strides[-1] == records.itemsize
     y = F.conv2d(given, simulator.asarray(w))
     np.testing.assert_allclose(simulator.asnumpy(y), F.conv2d(field.copy(), w), rtol=1e-5, atol=1e-5)
+
+
+def lying_across(shape: tuple[int, ...], dtype: str) -> Any:
+    """Complex numbers that begin in the middle of what one access reads."""
+    part = np.dtype(dtype).itemsize // 2
+    memory = simulator.asarray(numbers(np.random.default_rng(3), (2 * int(np.prod(shape)) + 1,), f"f{part}"))
+    array = memory[1:].view(dtype).reshape(shape)
+    assert array.data.ptr % (2 * part) == part
+    return array
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: F.avg_pool2d(x, 3, 2),
+        lambda x: F.im2col(x, 3, padding=1),
+        lambda x: F.col2im(x.reshape(2, 27, 16), (6, 6), 3),
+        lambda x: gpucnn.channels_last(x),
+    ],
+)
+def test_complex_numbers_across_their_grain_are_copied_first(operation: Any, dtype: str) -> None:
+    x = lying_across((2, 12, 6, 6), dtype)
+    np.testing.assert_allclose(simulator.asnumpy(operation(x)), operation(simulator.asnumpy(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_an_out_of_complex_numbers_across_their_grain() -> None:
+    x = simulator.asarray(numbers(np.random.default_rng(4), (2, 3, 6, 6), "complex64"))
+    out = lying_across((2, 3, 3, 3), "complex64")
+    assert F.avg_pool2d(x, 2, out=out) is out
+    np.testing.assert_allclose(simulator.asnumpy(out), F.avg_pool2d(simulator.asnumpy(x), 2), rtol=1e-5)
 
 
 # --- Plans --------------------------------------------------------------------------------------------------------

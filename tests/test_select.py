@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 
@@ -110,3 +112,13 @@ def test_an_images_workspace_counts_products_too(monkeypatch: pytest.MonkeyPatch
     list(im2col_convolution._chunks(x, layer(4, 64, size=8)))
     list(im2col_convolution._chunks(x, geometry, 10**6))
     assert asked == [4 * 9 * 64 * 4, 64 * 64 * 4, 4 * 10**6]
+
+
+@pytest.mark.parametrize("sum_bytes", [4, 8, 16])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("w", [1, 170, 1895, 9001])
+def test_tiles_of_an_unfolding_fit_with_the_words_that_are_left_out(
+    w: int, channels_last: bool, sum_bytes: int
+) -> None:
+    tile = select.unfold_tile(960, 7, w, w, 1, sum_bytes, sum_bytes, 8, channels_last)
+    assert select.skewed(prod(tile), sum_bytes) * sum_bytes <= select.MOST_SHARED_BYTES

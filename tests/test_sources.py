@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpucnn.backends.cuda import sources
-from gpucnn.backends.cuda.launching import INT32_END, layout, needs_int64, strides
+from gpucnn.backends.cuda import pooling, sources
+from gpucnn.backends.cuda.launching import INT32_END, PAST_END, Layout, layout, needs_int64, strides
 from gpucnn.backends.cuda.sources import SCALARS, Kernel, source, structure
 from gpucnn.backends.dtypes import NUMERIC
+from gpucnn.geometry.geometries import pool_geometry
 
 CONV = Kernel("conv_forward", "ConvParams")
 STRUCTURES = (
@@ -160,6 +161,25 @@ def test_indices_have_64_bits_where_32_do_not_reach() -> None:
     assert not needs_int64([small, None], [5, INT32_END - 1])
     assert needs_int64([small], [INT32_END])
     assert needs_int64([small], [-INT32_END])
-    assert not needs_int64([layout(far(INT32_END - 1))], [])
-    assert needs_int64([layout(far(INT32_END))], [])
-    assert needs_int64([layout(far(-INT32_END))], [])
+    assert not needs_int64([layout(far(INT32_END - PAST_END - 1))], [])
+    assert needs_int64([layout(far(INT32_END - PAST_END))], [])
+    assert needs_int64([layout(far(PAST_END - INT32_END))], [])
+
+
+def test_the_number_of_elements_is_an_index_too() -> None:
+    dense = Layout((2, 1, 1, 2**15, 2**15), (2**30, 2**30, 2**30, 2**15, 1), 1)
+    assert (dense.size, dense.reach) == (INT32_END, INT32_END - 1)
+    assert needs_int64([dense], [])
+    assert needs_int64([dense._replace(strides=(0, 0, 0, 2**15, 1))], [])  # images that share their memory
+
+
+def test_counting_on_by_all_threads_does_not_overflow() -> None:
+    geometry = pool_geometry("max_pool", (2**15, 2**15 + 1), 3, 1, 1, 1, False, "none")
+    pitch = 2**15 + 2  # rows lie apart, so that nothing is staged
+    image = Layout((1, 1, 1, 2**15, 2**15 + 1), (0, 0, 0, pitch, 1), 1)
+    indices = Layout(image.shape, (0, 0, 0, 8 * pitch, 8), 8)
+    strays = Layout((1, 1), (4, 4), 4)
+    work = pooling._max_backward_work(image, indices, strays, image, geometry)
+    assert work.fields["tile_planes"] == 0
+    assert not needs_int64([image, indices], [])
+    assert needs_int64([], work.extents)  # an output's number and the threads of the launch, one for each input

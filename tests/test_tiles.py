@@ -157,3 +157,14 @@ def test_channels_that_fill_no_sectors_are_not_parted() -> None:
     y, at = (image(1, 27, *geometry.output_size, dtype=dtype, channels_last=True) for dtype in (np.float32, np.int64))
     x = image(1, 27, *geometry.input_size, channels_last=True)
     assert pooling._max_backward_work(y, at, image(1, 27, 1, 1, 1), x, geometry).fields["tile_planes"] == 0
+
+
+def test_even_bands_that_read_more_than_those_that_fit_are_not_taken() -> None:
+    geometry = pool_geometry("pool", (13, 173), (3, 2), (4, 1), (2, 1), (3, 1), False, "none")
+    grad_y, grad_x = (
+        image(8, 17, *size, dtype=np.int8, channels_last=True) for size in (geometry.output_size, geometry.input_size)
+    )
+    indices = image(8, 17, *geometry.output_size, dtype=np.int64, channels_last=True)
+    work = pooling._max_backward_work(grad_y, indices, Layout((8, 17), (68, 4), 4), grad_x, geometry)
+    assert work.fields["bands"] > 1
+    assert 0 < work.shared_bytes <= tiles.MOST_SHARED

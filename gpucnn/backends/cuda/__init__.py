@@ -49,15 +49,13 @@ def _on_device(primitive: Primitive) -> Primitive:
 def _addressable(argument: Any) -> Any:
     """`argument`, or a copy where it is an array whose elements lie at no multiples of their size.
 
-    A field of packed records is one. Kernels count strides in elements, and a GPU reads no element across its grain.
+    A field of packed records is one, and a view of real numbers as complex ones may be. Kernels count strides in
+    elements, and a GPU reads no element across its grain, a complex number neither: some read it by one access.
     """
     if not hasattr(argument, "strides"):
         return argument
-    size = argument.itemsize // (
-        2 if argument.dtype.kind == "c" else 1
-    )  # parts of a complex number are read one by one
     address = 0 if isinstance(argument, np.ndarray) else argument.data.ptr  # NumPy's arrays are launched over in trials
-    whole = all(step % argument.itemsize == 0 for step in argument.strides) and address % size == 0
+    whole = all(place % argument.itemsize == 0 for place in (address, *argument.strides))
     return argument if whole else argument.copy()
 
 

@@ -24,7 +24,8 @@ class Destination:
 
     def __init__(self, backend: CudaBackend, out: Array, seen: Array) -> None:
         self._runtime, self._out, self._seen = backend.runtime, out, seen
-        namespace = _Namespace(backend.runtime.xp, seen if seen.data.ptr == out.data.ptr else None)
+        is_whole = out.data.ptr % out.itemsize == 0  # complex numbers may lie across their grain
+        namespace = _Namespace(backend.runtime.xp, seen if is_whole and seen.data.ptr == out.data.ptr else None)
         self._backend = type(backend)(ListeningRuntime(backend.runtime, namespace))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:

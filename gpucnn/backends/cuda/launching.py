@@ -19,6 +19,7 @@ from gpucnn.backends.cuda.sources import Kernel, source
 from gpucnn.backends.layout import is_channels_last
 
 INT32_END = 2**31
+PAST_END = 64  # elements beyond an array's last that kernels count to: an access, or a sector of the smallest elements
 Fields = dict[str, Any]
 
 
@@ -115,9 +116,9 @@ def empty(runtime: Runtime, shape: Sequence[int], dtype: Any, like: Array) -> Ar
 
 
 def needs_int64(layouts: Iterable[Layout | None], extents: Iterable[int]) -> bool:
-    """Whether an offset within one of the arrays, or one of `extents`, is out of a 32-bit index's reach."""
+    """Whether one of `extents`, an offset in one of the arrays or its number of elements is out of an int's reach."""
     return any(abs(extent) >= INT32_END for extent in extents) or any(
-        array.reach >= INT32_END for array in layouts if array is not None
+        max(array.size, array.reach + 1) + PAST_END > INT32_END for array in layouts if array is not None
     )
 
 

@@ -37,6 +37,7 @@ INT_BYTES = 4  # of an index in shared memory
 FLAGS = 32  # planes whose flags a block of max_pool_backward_strays or unpool_anywhere looks at
 PART = 4096  # places of a plane that unpool_anywhere makes at once
 GATHERED = 2048  # values of a block of gather
+LARGEST_BLOCK = 1024
 LANES_BELOW = 256  # windows of a block below which several threads share each
 
 
@@ -182,7 +183,9 @@ def _work(fields: Fields, geometry: PoolGeometry, arrays: tuple[Layout, ...], ti
     extents = _extents(geometry)
     if tile is None:
         fields = {**fields, **NOT_STAGED, "row_lanes": 1, "by_rows": 0, "row_slots": 0}
-        return Work(fields, written * fields["lanes"], extents=extents, constants=(("PACK", 1),))
+        threads = written * fields["lanes"]
+        extents = (*extents, arrays[0].size + threads + LARGEST_BLOCK)  # all threads may go through what is read
+        return Work(fields, threads, extents=extents, constants=(("PACK", 1),))
     return Work(
         {**fields, **tile.fields, "channels_last": int(bool(dense_order(*arrays)))},
         blocks=tile.blocks if written else 0,

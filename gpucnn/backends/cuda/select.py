@@ -145,6 +145,7 @@ def unfold_tile(
     (16, 9, 9)
     """
     most = (LAST_TILE_BYTES if channels_last or itemsize < sum_bytes else TILE_BYTES) // sum_bytes
+    most = min(most, MOST_SHARED_BYTES // (LINE_BYTES + max(4, sum_bytes)) * (LINE_BYTES // sum_bytes))  # skewed
     channels = min(c, SECTOR_BYTES // itemsize) if channels_last else 1
     if w * channels > most:
         return channels, 1, most // channels // BANKS * BANKS

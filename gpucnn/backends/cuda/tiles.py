@@ -159,7 +159,8 @@ def tile_of(
             return 0
         step = grain[axis] if low >= grain[axis] else 1
         bands = -(-extent // (low // step * step))
-        return -(-extent // bands // step) * step
+        positions = -(-extent // bands // step) * step
+        return positions if cost(positions, inner) <= most else low  # shorter bands may begin where more is read
 
     best: tuple[float, int, int] | None = None  # elements read over those there are, inner, positions
     for inner in _inner_candidates(channels, itemsize):
