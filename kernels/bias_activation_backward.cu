@@ -1,8 +1,9 @@
 // The adjoint of bias_activation: grad_x[i] = grad_y[i] * activation'(i), and parts[s, c], sums of its channels
 //
 // Source       the chain rule; a second kernel, sum_splits, adds the parts up
-// Reads        grad_y, and y with the signs of the activation's input, both of one memory order without gaps
-// Writes       grad_x of that order, parts [splits, C] of acc_t
+// Reads        grad_y, and y with the signs of the activation's input, both of one memory order without gaps; no y
+//              where there is no activation
+// Writes       grad_x of that order, where it is asked for, parts [splits, C] of acc_t
 // Mapping      channels first: one block some pieces of one channel's rows, p.lanes threads a piece, PACK elements
 //              each; channels last: one block some rows of p.lanes * PACK channels, a thread always the same of them
 // Bytes        grad_y, y and grad_x once, by accesses of 16 bytes where rows or channels allow; 1 of 64 rows for parts
@@ -16,8 +17,8 @@
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
-                         const scalar_t* __restrict__ y,       // [N, C, P]
-                         scalar_t* __restrict__ grad_x,        // [N, C, P]
+                         const scalar_t* __restrict__ y,       // [N, C, P] or null
+                         scalar_t* __restrict__ grad_x,        // [N, C, P] or null
                          acc_t* __restrict__ parts,            // [splits, C]
                          const BiasSumParams p) {
   constexpr int PITCH = 256 + 32 / PACK;  // so that neighbouring channels lie in different banks
@@ -37,7 +38,8 @@ bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
 #pragma unroll 4
       for (index_t k = packed.first + lane * PACK; k < packed.end; k += lanes * PACK) {
         Pack<scalar_t, PACK> grad = load_pack<PACK>(grad_y + offset + k);
-        const Pack<scalar_t, PACK> sign = load_pack<PACK>(y + offset + k);
+        Pack<scalar_t, PACK> sign = {};
+        if (y) sign = load_pack<PACK>(y + offset + k);
 #pragma unroll
         for (int j = 0; j < PACK; ++j) {
           const acc_t value =
@@ -45,13 +47,14 @@ bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
           sums[0] = sums[0] + value;
           grad.at[j] = narrow(value);
         }
-        store_pack(grad_x + offset + k, grad);
+        if (grad_x) store_pack(grad_x + offset + k, grad);
       }
       for (index_t k = lane; k < packed.singles; k += lanes) {
         const index_t i = offset + packed.single(k);
-        const acc_t value = activated_backward(widen(grad_y[i]), widen(y[i]), p.activation, p.negative_slope);
+        const acc_t sign = y ? widen(y[i]) : acc_t(0);
+        const acc_t value = activated_backward(widen(grad_y[i]), sign, p.activation, p.negative_slope);
         sums[0] = sums[0] + value;
-        grad_x[i] = narrow(value);
+        if (grad_x) grad_x[i] = narrow(value);
       }
     }
     const acc_t sum = block_sum(sums[0], scratch);
@@ -64,14 +67,15 @@ bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
 #pragma unroll 4
     for (index_t row = begin + team; row < end; row += teams) {
       Pack<scalar_t, PACK> grad = load_pack<PACK>(grad_y + row * p.c + c);
-      const Pack<scalar_t, PACK> sign = load_pack<PACK>(y + row * p.c + c);
+      Pack<scalar_t, PACK> sign = {};
+      if (y) sign = load_pack<PACK>(y + row * p.c + c);
 #pragma unroll
       for (int j = 0; j < PACK; ++j) {
         const acc_t value = activated_backward(widen(grad.at[j]), widen(sign.at[j]), p.activation, p.negative_slope);
         sums[j] = sums[j] + value;
         grad.at[j] = narrow(value);
       }
-      store_pack(grad_x + row * p.c + c, grad);
+      if (grad_x) store_pack(grad_x + row * p.c + c, grad);
     }
   }
 #pragma unroll

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -128,6 +129,9 @@ class FakeArray:
         host = self._host.reshape(*shape)
         return self._view(host) if np.may_share_memory(host, self._host) else self._computed("reshape", host)
 
+    def swapaxes(self, one: int, other: int) -> FakeArray:
+        return self._view(self._host.swapaxes(one, other))
+
     def transpose(self, *axes: Any) -> FakeArray:
         return self._view(self._host.transpose(*axes))
 
@@ -169,6 +173,8 @@ class FakeCupy(ModuleType):
         self.computed: list[str] = []  # what was done beside launches
         self.allocated = 0
         self._end = 1 << 40
+        self.products: list[tuple[Any, ...]] = []  # the arguments of cuBLAS's calls
+        self.cublas = SimpleNamespace(gemmStridedBatchedEx=lambda *arguments: self.products.append(arguments))
 
         def device_count() -> int:
             if isinstance(devices, Exception):
@@ -183,7 +189,7 @@ class FakeCupy(ModuleType):
             return called
 
         self.RawModule = allowed(lambda *, path: FakeModule(self, path))
-        self.asarray = allowed(lambda host: (host, self.current))
+        self.asarray = allowed(lambda host: self.ndarray(host.shape, host.dtype))
         self.cuda = SimpleNamespace(
             runtime=SimpleNamespace(
                 CUDARuntimeError=CUDARuntimeError,
@@ -198,8 +204,14 @@ class FakeCupy(ModuleType):
             ),
             Device=lambda index: FakeDevice(self, index),
             alloc=self.alloc,
+            get_cublas_handle=lambda: 1000 + self.current,
             get_current_stream=lambda: SimpleNamespace(synchronize=allowed(lambda: self.waited.append(self.current))),
         )  # fmt: skip
+
+    def install(self, monkeypatch: Any) -> None:
+        """Let this be what `import cupy` finds."""
+        monkeypatch.setitem(sys.modules, "cupy", self)
+        monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", self.cublas)
 
     def empty(self, shape: Any, dtype: Any = float, order: str = "C") -> FakeArray:
         return self.ndarray(shape, dtype)

@@ -112,6 +112,7 @@ def _convolutions() -> Iterator[Case]:
         n, geometry = CONVOLUTIONS[name]
         for order in ("contiguous", "channels_last"):
             yield from _convolution(f"{name}, float32, im2col, {order}", n, geometry, "float32", order, "im2col")
+        yield from _convolution(f"{name}, complex64, im2col", n, geometry, "complex64", "contiguous", "im2col")
     pixels = _conv((4, 6, 2), (4, 5), 1, 1, 0)
     yield from _convolution("1x1, im2col", 2, pixels, "float64", "contiguous", "im2col")
 
@@ -189,7 +190,7 @@ def _convolution(
         forward, backward_input = ("conv_forward",), ("conv_backward_input",)
         backward_weight: tuple[str, ...] = ("conv_backward_weight", "sum_splits")
     else:
-        forward = ("im2col", "pack" if order == "channels_last" else "bias_activation")
+        forward = ("im2col", "pack" if dtype == "complex64" else "bias_activation")
         backward_input, backward_weight = ("col2im",), ("im2col", "sum_splits")
     yield Case(f"forward, {name}", forward, "convolve", (x, w, bias, geometry), algorithm)
     yield Case(f"backward input, {name}", backward_input, "convolve_backward_input", (y, w, None, geometry), algorithm)
@@ -547,6 +548,7 @@ def _biases() -> Iterator[Case]:
                     yield Case(f"{given}, {named}", ("bias_activation",), "bias_activation", arguments)
                 backward = ("bias_activation_backward", "sum_splits")
                 yield Case(f"backward, {named}", backward, "bias_activation_backward", (y, x, activation, 0.3))
+            yield Case(f"sums, {name}, {dtype}, {order}", backward, "channel_sums", (x,))
 
 
 FAMILIES = (_convolutions, _depthwise, _poolings, _planes, _resamplings, _norms, _packings, _biases)

@@ -143,6 +143,7 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [  # the primitive, its argument
     ("bias_activation", (rows, values(C), rows, "leaky_relu", 0.3), rows.shape),
     ("bias_activation", (rows, None, None, "relu", 0.0), rows.shape),
     ("bias_activation_backward", (rows, rows, "leaky_relu", 0.3), [rows.shape, (C,)]),
+    ("channel_sums", (x,), (C,)),
 ]
 NAMES = [f"{primitive}-{index}" for index, (primitive, _, _) in enumerate(CALLS)]
 

@@ -459,6 +459,9 @@ class HollowRuntime:
     def by_value(self, structure: Any) -> Any:
         return structure
 
+    def product(self, dtype: Any, device: Device) -> Any:
+        return lambda *args: None
+
     def function(self, source: Any, device: Device) -> Any:
         return lambda *args: None
 

@@ -399,6 +399,7 @@ def _elementwise(scale: Scale) -> Iterator[Call]:
             yield Call(
                 f"packed {dtype}, {last}", "packed", dtype, lambda dtype=dtype, last=last: _packed(rows, dtype, last)
             )  # type: ignore[misc]
+        yield Call(f"channel sums {dtype}", "channel_sums", dtype, lambda dtype=dtype: (numbers(rows, dtype),))  # type: ignore[misc]
         for activation in ("none", "relu", "leaky_relu"):
             yield from _biases(rows, dtype, activation)
 

@@ -72,6 +72,9 @@ class RecordingRuntime:
     def constant(self, host: Any, device: Device) -> Array:
         return self._runtime.constant(host, device)
 
+    def product(self, dtype: Any, device: Device) -> Function:
+        return self._runtime.product(dtype, device)
+
     def by_value(self, structure: Any) -> Any:
         return self._runtime.by_value(structure)
 

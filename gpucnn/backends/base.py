@@ -209,6 +209,10 @@ class Backend(ABC):
     ) -> tuple[Array, Array]:
         """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
 
+    @abstractmethod
+    def channel_sums(self, x: Array) -> Array:
+        """The sums [C] of x [N, C, *] over all but its channels, kept in float32 where x has 16 bits."""
+
 
 class _Into:
     """The primitives of a backend, with a copy of their result in `out`."""

@@ -244,7 +244,7 @@ def shape_argument(op: str, name: str, value: Any) -> tuple[int, ...]:
 
 
 def number(op: str, name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """`value` as a finite float in [least, most].
+    """`value` as a finite float in [least, most], a zero without its sign.
 
     Raises
     ------
@@ -257,7 +257,7 @@ def number(op: str, name: str, value: Any, least: float = -math.inf, most: float
     if isinstance(scalar, bool) or not isinstance(scalar, Real):
         raise TypeError(f"{op}: {name} is {value!r}, expected a number")
     try:
-        result = float(scalar)
+        result = float(scalar) + 0.0  # -0.0 equals 0.0, so that nothing kept by the one may serve the other
     except OverflowError:
         result = math.inf
     if not (math.isfinite(result) and least <= result <= most):

@@ -157,7 +157,7 @@ def conv_nd_backward(
         (
             _backward_input(call, grad, w, geometry, call.backend) if need_x else None,
             _backward_weight(call, x, grad, geometry) if need_w else None,
-            call.sum(lifted(grad, rank), (0, 2, 3, 4)) if need_b and b is not None else None,
+            call.backend.channel_sums(lifted(grad, rank)) if need_b and b is not None else None,
         )
     )
 
@@ -509,7 +509,7 @@ def conv_transpose_nd_backward(
         (
             _forward(call, grad, call.conjugate(w), geometry) if need_x else None,
             _correlate(grad, call.conjugate(x), geometry, call.backend) if need_w else None,
-            call.sum(lifted(grad, rank), (0, 2, 3, 4)) if need_b and b is not None else None,
+            call.backend.channel_sums(lifted(grad, rank)) if need_b and b is not None else None,
         )
     )
 

@@ -6,6 +6,7 @@ from math import floor, prod
 from typing import Any
 
 from gpucnn.backends.dtypes import LINEAR, NUMERIC
+from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, choice, image_shape, lifted, lowered, needed, number
 from gpucnn.functional._family import SPACE, family, replayed_family
 from gpucnn.geometry import InterpolationGeometry, Padding, PoolGeometry, Size
@@ -254,6 +255,7 @@ def _unpool_indices(call: Call, indices: Array, x: Array, size: tuple[int, ...])
 _LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
+@replayed
 def interpolate(
     input: Array,
     size: Any = None,
@@ -318,6 +320,7 @@ def interpolate(
     return call.result(lowered(y, geometry.rank, like=x))
 
 
+@replayed
 def interpolate_backward(
     grad_output: Array,
     input: Array,

@@ -110,3 +110,4 @@ class CudaBackend(Backend):
     packed = _on_device(packing.packed)
     bias_activation = _on_device(biases.bias_activation)
     bias_activation_backward = _on_device(biases.bias_activation_backward)
+    channel_sums = _on_device(biases.channel_sums)

@@ -84,22 +84,37 @@ def bias_activation_backward(
     grad_y = _without_gaps(backend, grad_y)
     y = _in_order_of(backend, y, grad_y)
     grad_x = empty(backend.runtime, grad_y.shape, grad_y.dtype, like=grad_y)
+    return grad_x, _sums(backend, grad_y, y, grad_x, activation, negative_slope)
+
+
+def channel_sums(backend: CudaBackend, x: Array) -> Array:
+    """The sums [C] of x [N, C, *] over all but its channels; of integers and complex numbers by the array library."""
+    if x.dtype.kind in "ciu":
+        return backend.xp.sum(x, axis=(0, *range(2, x.ndim)), dtype=x.dtype)
+    planes = _without_gaps(backend, x.reshape(*x.shape[:2], -1 if x.size else 0))
+    return _sums(backend, planes, None, None, "none", 0.0)
+
+
+def _sums(
+    backend: CudaBackend, grad_y: Array, y: Array | None, grad_x: Array | None, activation: str, negative_slope: float
+) -> Array:
+    """The sums [C] of what is written to grad_x, if to any, all [N, C, P] of one memory order without gaps."""
     n, c, p = grad_y.shape
     run = run_of(grad_y) or 1
-    width = _width(*map(layout, (grad_y, y, grad_x)))
+    width = _width(*(None if array is None else layout(array) for array in (grad_y, y, grad_x)))
     sums = select.bias_sums(n * p // run, c, run, width, grad_y.itemsize)
     parts = backend.xp.empty((sums.splits, c), accumulator(grad_y.dtype))
     facts = (sums, run, ACTIVATIONS[activation], float(negative_slope))
     launch(backend.runtime, BACKWARD, grad_y.dtype, (grad_y, y, grad_x, parts), _backward_work, *facts)
-    grad_bias = backend.xp.empty((c,), grad_y.dtype)
-    add_parts(backend.runtime, parts, grad_bias)
-    return grad_x, grad_bias
+    total = backend.xp.empty((c,), grad_y.dtype)
+    add_parts(backend.runtime, parts, total)
+    return total
 
 
 def _backward_work(
     grad_y: Layout,
-    y: Layout,
-    grad_x: Layout,
+    y: Layout | None,
+    grad_x: Layout | None,
     parts: Layout,
     sums: select.BiasSums,
     run: int,

@@ -36,6 +36,9 @@ class Collecting:
     def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
         """Nothing: its program is known when it is planned."""
 
+    def constants(self, arrays: Sequence[Array]) -> None:
+        """Nothing: they are on the device by now."""
+
     def computed(self) -> None:
         """Nothing: of this no program is needed."""
 
@@ -59,6 +62,9 @@ class _CollectingRuntime:
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         return self._runtime.by_value(structure)
 
+    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
+        return _launch_nothing
+
     def function(self, source: Source, device: Device) -> Function:
         self._sources[source, device.index] = device
         return _launch_nothing
@@ -70,7 +76,7 @@ def _launch_nothing(
 
 
 class Hollow:
-    """The simulator's functions, with new arrays that are not written to and products that are not computed."""
+    """The simulator's functions, with new arrays that are not written to."""
 
     def __init__(self, namespace: Any) -> None:
         self._namespace = namespace
@@ -87,8 +93,3 @@ class Hollow:
         """As `empty`, of zeros."""
         form = np.zeros(shape, dtype)
         return self._namespace.Array(form, form.reshape(-1).view(np.uint8), None)
-
-    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """An array in the product's shape."""
-        shape = (*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
-        return self.empty(shape, np.result_type(a.dtype, b.dtype)) if out is None else out

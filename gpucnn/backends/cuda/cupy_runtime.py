@@ -20,6 +20,7 @@ from gpucnn.backends.cuda.compiler import Binary, Compiler
 from gpucnn.backends.cuda.picks import StoredPicks
 from gpucnn.backends.cuda.runtime import Array, Device, Function
 from gpucnn.backends.cuda.sources import Source
+from gpucnn.backends.dtypes import accumulator
 
 BUILDS = ("specialised", "generic")
 LEAST_CUPY = (13, 0)
@@ -116,6 +117,10 @@ class CupyRuntime:
     def prepare(self, source: Source, device: Device) -> bool:
         """Compile to the folder that keeps binaries; whether that had to be done. Several threads may ask at once."""
         return (source, device.index) not in self._functions and self._binary(source, device).is_new
+
+    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
+        """CuBLAS's products of a dtype, by CuPy's handle of whichever device is the current one."""
+        return CupyProduct(self._cupy, dtype)
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """The structure as CuPy hands it to a kernel, so that no launch has to look for its bytes."""
@@ -245,6 +250,43 @@ def facts() -> dict[str, Any]:
         "runtime": f"CUDA {_version(cuda.runtimeGetVersion())}",
         "nvrtc": ".".join(map(str, runtime._nvrtc.version)),
     }
+
+
+_DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "complex64": 4, "complex128": 5}  # cudaDataType_t
+_COMPUTE_32F, _COMPUTE_64F = 68, 70  # cublasComputeType_t
+_GEMM_DEFAULT = -1
+
+
+class CupyProduct:
+    """Products by cuBLAS, on the current stream, by CuPy's handle for the current device and its math mode."""
+
+    def __init__(self, cupy: Any, dtype: np.dtype[Any]) -> None:
+        self._multiply = import_module("cupy_backends.cuda.libs.cublas").gemmStridedBatchedEx
+        self._handle = cupy.cuda.get_cublas_handle
+        self._dtype = _DATA_TYPES[dtype.name]
+        wide = accumulator(dtype)
+        self._compute = _COMPUTE_64F if wide.name in ("float64", "complex128") else _COMPUTE_32F
+        self._factors = np.array([1, 0], wide)  # of the product, and of what c held
+        self._one = self._factors.ctypes.data
+        self._zero = self._one + wide.itemsize
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
+    ) -> None:
+        """Queue the products that the last of `args` describes, of arrays whose device is the current one."""
+        a, b, c, gemms = args
+        handle, dtype = self._handle(), self._dtype
+        at_a, at_b, at_c = a.data.ptr, b.data.ptr, c.data.ptr
+        for (turn_a, turn_b, m, n, k, lead_a, lead_b, lead_c, step_a, step_b, step_c,
+             start_a, start_b, start_c, batch) in gemms:  # fmt: skip
+            self._multiply(
+                *(handle, turn_a, turn_b, m, n, k, self._one),
+                *(at_a + start_a, dtype, lead_a, step_a),
+                *(at_b + start_b, dtype, lead_b, step_b),
+                self._zero,
+                *(at_c + start_c, dtype, lead_c, step_c),
+                *(batch, self._compute, _GEMM_DEFAULT),
+            )
 
 
 def _version(number: int) -> str:

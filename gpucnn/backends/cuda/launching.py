@@ -136,17 +136,24 @@ def launch(
     """
     device = runtime.device(next(array for array in arrays if array is not None))
     forms = tuple([None if array is None else _form(array) for array in arrays])
+    plan = _plan(plain(runtime), device, kernel, dtype, work, forms, facts)
+    if plan is not None:
+        enqueue(runtime, plan, arrays)
+
+
+def enqueue(runtime: Runtime, plan: Plan, arrays: Sequence[Array | None]) -> None:
+    """Launch as planned over `arrays`, whose device is the current one, and tell what listens."""
     listener = replays.current()
-    plan = _plan(
-        runtime.plain if isinstance(runtime, ListeningRuntime) else runtime, device, kernel, dtype, work, forms, facts
-    )
-    if plan is None:
-        return
     if listener is not None:
         listener.launched(plan, arrays)
     null = runtime.null
     taken = [null if array is None else array for array in arrays]
     plan.function(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
+
+
+def plain(runtime: Runtime) -> Runtime:
+    """The runtime itself, of one that listens: plans and constants are kept by it."""
+    return runtime.plain if isinstance(runtime, ListeningRuntime) else runtime
 
 
 @lru_cache(maxsize=4096)

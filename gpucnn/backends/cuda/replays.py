@@ -11,8 +11,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from math import inf
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from gpucnn.backends.cuda.runtime import ALIGNMENTS, Array, Device, ListeningRuntime, ReplayingRuntime
 from gpucnn.numerics import choices
@@ -42,6 +43,9 @@ class Listener(Protocol):
     def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
         """A launch over `arrays`, about to be made."""
 
+    def constants(self, arrays: Sequence[Array]) -> None:
+        """Arrays that launches are about to read, which hold the same for all calls of the same form."""
+
     def computed(self) -> None:
         """Something was computed that no launch shows."""
 
@@ -60,6 +64,13 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _state.listener = before
+
+
+def read(*constants: Array) -> None:
+    """Tell what listens of arrays that hold the same for all calls of the same form."""
+    listener = current()
+    if listener is not None:
+        listener.constants(constants)
 
 
 class Replays:
@@ -150,7 +161,7 @@ def _is_ints(value: Any) -> bool:
 
 
 class _Step(NamedTuple):
-    """A launch: its plan, and the places of its arrays in the pool."""
+    """A launch: its plan, and the places of its arrays in the pool, negative ones of constants."""
 
     plan: Plan
     places: tuple[int, ...]
@@ -166,7 +177,8 @@ class _New(NamedTuple):
 class Recording:
     """What a call asks of its runtime.
 
-    The arrays are numbered: null pointer and None first, then the caller's, then the new ones in their order.
+    The arrays are numbered: null pointer and None first, then the caller's, then the new ones in their order. Those
+    that are the same for all calls are numbered from the other end: -1, -2, …
     """
 
     def __init__(self, runtime: ReplayingRuntime, arrays: Sequence[Array], out: Array | None = None) -> None:
@@ -174,6 +186,7 @@ class Recording:
         self._given = arrays
         self._out = out
         self._new: list[_New] = []
+        self._constants: list[Array] = []
         self._steps: list[_Step] = []
         self._places = {array.data.ptr: 2 + index for index, array in enumerate(arrays)}
         self._is_whole = all(array.size for array in arrays)  # empty arrays may have one address
@@ -192,15 +205,23 @@ class Recording:
         self._new.append(_New(array, zeros))
         return array
 
+    def constants(self, arrays: Sequence[Array]) -> None:
+        """Write down `arrays`, which a replay keeps."""
+        for array in arrays:
+            self._constants.append(array)
+            self._places[array.data.ptr] = -len(self._constants)
+
     def computed(self) -> None:
         """Take note that something was computed that no launch shows."""
         self._is_whole = False
 
     def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
         """Write down a launch over `arrays`."""
-        places = [0 if array is None else self._places.get(array.data.ptr, -1) for array in arrays]
-        self._is_whole &= -1 not in places
-        self._steps.append(_Step(plan, tuple(places)))
+        places = tuple([0 if array is None else self._places.get(array.data.ptr) for array in arrays])
+        if None in places:
+            self._is_whole = False
+        else:
+            self._steps.append(_Step(plan, cast(tuple[int, ...], places)))
 
     def replay(self, result: Any) -> Replay | None:
         """What does the same for other arrays of the same form and returns a result of the form of `result`."""
@@ -209,19 +230,51 @@ class Recording:
         made = [place for place in places if place >= 2 + len(self._given)]
         if not self._is_whole or not self._steps or -1 in places or len(set(made)) < len(made):
             return None
-        forms: dict[int, Any] = dict(zip(places, results, strict=True))
-        makers = []
-        for place, (array, zeros) in enumerate(self._new, start=2 + len(self._given)):
-            form: Any = forms.get(place, array)
-            makers.append(self._runtime.maker(tuple(form.shape), tuple(form.strides), form.dtype, zeros))
+        makers, moved = self._makers(dict(zip(places, results, strict=True)))
+        steps = [_Step(plan, tuple([moved.get(place, place) for place in taken])) for plan, taken in self._steps]
+        places = tuple([moved.get(place, place) for place in places])
         device = self._runtime.device(self._given[0])
         answer = _answer(places, isinstance(result, tuple))
-        replay = _replay(self._runtime, device, makers, self._steps, answer)
+        replay = _replay(self._runtime, device, makers, steps, self._constants, answer)
         return replay if self._out is None else _apart(replay, self._given, self._out)
+
+    def _makers(self, results: dict[int, Any]) -> tuple[list[Callable[[], Array]], dict[int, int]]:
+        """What makes the new arrays, in the forms that `results` have, and by their old places the new ones.
+
+        An array that is no result lies where an earlier one did, if no launch reads that any more: a call holds no more
+        memory than it did when its arrays were let go of one by one.
+        """
+        begin = 2 + len(self._given)
+        uses: dict[int, list[int]] = {}
+        for index, step in enumerate(self._steps):
+            for place in step.places:
+                uses.setdefault(place, []).append(index)
+        made: list[tuple[Any, bool]] = []
+        ends: list[float] = []  # the last launches that the arrays made are read by
+        moved: dict[int, int] = {}
+        for place, (array, zeros) in enumerate(self._new, start=begin):
+            if place not in uses and place not in results:
+                continue
+            first, last = (uses[place][0], uses[place][-1]) if place in uses else (0, 0)
+            is_lasting = zeros or place in results
+            free = [at for at, end in enumerate(ends) if end < first and not is_lasting]
+            if free:
+                at = free[0]
+                made[at] = max(made[at], (array, False), key=lambda item: item[0].size * item[0].itemsize)
+                ends[at] = last
+            else:
+                at = len(made)
+                made.append((results.get(place, array), zeros))
+                ends.append(inf if is_lasting else last)
+            moved[place] = begin + at
+        makers = [
+            self._runtime.maker(tuple(form.shape), tuple(form.strides), form.dtype, zeros) for form, zeros in made
+        ]
+        return makers, moved
 
     def forget(self) -> None:
         """Let go of the arrays."""
-        self._given, self._new, self._out = (), [], None
+        self._given, self._new, self._constants, self._out = (), [], [], None
 
     def _place_of_result(self, result: Array | None) -> int:
         if result is None:
@@ -247,9 +300,10 @@ def _replay(
     device: Device,
     makers: Sequence[Callable[[], Array]],
     steps: Sequence[_Step],
+    kept: Sequence[Array],
     answer: Callable[[Sequence[Any]], Any],
 ) -> Replay:
-    constants = tuple(plan.parameters for plan, _ in steps)
+    constants = (*(plan.parameters for plan, _ in steps), *reversed(kept))  # the first one kept lies at -1
     launches = [
         (
             runtime.here(plan.function, plan.shared_bytes),

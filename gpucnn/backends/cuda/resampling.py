@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda import select
-from gpucnn.backends.cuda.launching import Fields, Layout, Work, empty, launch, strides
+from gpucnn.backends.cuda import replays, select
+from gpucnn.backends.cuda.launching import Fields, Layout, Work, empty, launch, plain, strides
 from gpucnn.backends.cuda.runtime import MOST_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.dtypes import accumulator
@@ -41,14 +41,16 @@ def _resampled(
     runtime = backend.runtime
     y = empty(runtime, (*x.shape[:2], *size), x.dtype, like=x)
     device, dtype = runtime.device(x), _weight_dtype(x.dtype)
-    tables = _tables(runtime, device, geometry, adjoint, dtype)
-    arrays = (x, y, tables.starts, tables.sources, tables.weights)
+    tables = _tables(plain(runtime), device, geometry, adjoint, dtype)
+    arrays = (x, y, *tables)
+    replays.read(*tables)
     sum_bytes = max(accumulator(x.dtype).itemsize, dtype.itemsize)
     rows = None if is_channels_last(y) else _rows(geometry, adjoint, x.shape[1], x.itemsize, sum_bytes, dtype)
     if rows is None or not x.size:
         launch(runtime, RESAMPLE, x.dtype, arrays, _work)
     else:
-        bounds = _bounds(runtime, device, rows)
+        bounds = _bounds(plain(runtime), device, rows)
+        replays.read(bounds)
         launch(runtime, RESAMPLE_ROWS, x.dtype, (*arrays, bounds), _rows_work, rows)
     return y
 

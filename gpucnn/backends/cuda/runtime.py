@@ -71,6 +71,12 @@ class Runtime(Protocol):
     def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for `device` or found among those that were."""
 
+    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
+        """Matrix products of a dtype: launched over A, B, C and a tuple of `products.Gemm`, it computes these.
+
+        On the current stream, whatever the grid and the block. 16 bits are summed in float32.
+        """
+
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """An argument for a structure, given as a host array of no dimensions whose dtype is of kind "V"."""
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpucnn.backends.cuda.runtime import Array, Device, Function
 from gpucnn.backends.cuda.sources import Source
+from gpucnn.backends.dtypes import accumulator
 from gpucnn.simulator import arrays, namespace
 
 _DEVICE = Device(0, "simulator", (7, 5), 4)  # what every supported GPU can do, and no more
@@ -44,6 +45,10 @@ class SimulatorRuntime:
         """The kernel of `source`, compiled for this CPU."""
         return _function(source)
 
+    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
+        """NumPy's products, of what BLAS would read."""
+        return partial(_multiply, dtype)
+
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """The structure, which the simulator takes as it is."""
         return structure
@@ -69,6 +74,40 @@ class SimulatorRuntime:
     ) -> Callable[[], Array]:
         """What makes arrays of NaN, or of zeros."""
         return partial(_new, shape, strides, dtype, zeros)
+
+
+def _multiply(
+    dtype: np.dtype[Any], grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
+) -> None:
+    """Column by column, as BLAS does; matrices that reach beyond their array's memory raise ValueError."""
+    a, b, c, gemms = args
+    wide = accumulator(dtype)
+    matrices = partial(_matrices, dtype)
+    for gemm in gemms:
+        first = matrices(a, gemm.start_a, gemm.step_a, gemm.lead_a, gemm.batch, gemm.m, gemm.k, gemm.transposed_a)
+        second = matrices(b, gemm.start_b, gemm.step_b, gemm.lead_b, gemm.batch, gemm.k, gemm.n, gemm.transposed_b)
+        result = matrices(c, gemm.start_c, gemm.step_c, gemm.lead_c, gemm.batch, gemm.m, gemm.n, 0)
+        with np.errstate(all="ignore"):  # a device does not warn
+            result[...] = np.matmul(first.astype(wide, copy=False), second.astype(wide, copy=False))
+
+
+def _matrices(
+    dtype: np.dtype[Any],
+    array: Array,
+    start: int,
+    step: int,
+    lead: int,
+    batch: int,
+    rows: int,
+    columns: int,
+    transposed: int,
+) -> np.ndarray[Any, Any]:
+    """The matrices [batch, rows, columns] that BLAS is told of, over the array's memory."""
+    memory, size = array._memory, dtype.itemsize
+    offset = array.data.ptr - memory.ctypes.data + start
+    shape = (batch, columns, rows) if transposed else (batch, rows, columns)
+    whole: np.ndarray[Any, Any] = np.ndarray(shape, dtype, memory, offset, (step * size, size, lead * size))
+    return whole.swapaxes(1, 2) if transposed else whole
 
 
 def _new(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool) -> Array:

@@ -55,3 +55,4 @@ class NumpyBackend(Backend):
     packed = staticmethod(elementwise.packed)
     bias_activation = staticmethod(elementwise.bias_activation)
     bias_activation_backward = staticmethod(elementwise.bias_activation_backward)
+    channel_sums = staticmethod(elementwise.channel_sums)

@@ -63,3 +63,9 @@ def bias_activation_backward(grad_y: Array, y: Array, activation: str, negative_
         np.multiply(grad_x, negative_slope, out=grad_x, where=~(sign > 0))
     grad_bias = grad_x.sum(axis=(0, 2))
     return grad_x.astype(grad_y.dtype, copy=False), grad_bias.astype(grad_y.dtype, copy=False)
+
+
+def channel_sums(x: Array) -> Array:
+    """The sums [C] of x [N, C, *] over all but its channels, kept in float32 where x has 16 bits."""
+    axes = (0, *range(2, x.ndim))
+    return np.asarray(x.sum(axis=axes, dtype=accumulator(x.dtype))).astype(x.dtype, copy=False)
