@@ -213,6 +213,10 @@ class FakeCupy(ModuleType):
         monkeypatch.setitem(sys.modules, "cupy", self)
         monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", self.cublas)
 
+    def queued(self) -> int:
+        """How many launches and products there were."""
+        return sum(len(kernel.launches) for kernel in self.kernels) + len(self.products)
+
     def empty(self, shape: Any, dtype: Any = float, order: str = "C") -> FakeArray:
         return self.ndarray(shape, dtype)
 

@@ -7,9 +7,11 @@ caller's: kernels see no difference. If that was none, or not the result, the re
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from gpucnn.backends.cuda import replays
+from gpucnn.backends.cuda.packing import pack
 from gpucnn.backends.cuda.runtime import Array, ListeningRuntime
 
 if TYPE_CHECKING:
@@ -43,11 +45,26 @@ class Destination:
         return called
 
     def _copy(self, result: Array) -> None:
-        listener = replays.current()
-        if listener is not None:
-            listener.computed()
-        with self._runtime.using(self._runtime.device(self._out)):
-            self._out[...] = result.reshape(self._out.shape)
+        """By a kernel where `out` is seen as planes [N, C, P]; by the array library elsewhere."""
+        out, listener = self._out, replays.current()
+        with self._runtime.using(self._runtime.device(out)):
+            planes = _planes(out)
+            if planes is not None and result.shape == out.shape:
+                pack(self._backend, result.reshape(planes.shape), planes)
+                return
+            if listener is not None:
+                listener.computed()
+            out[...] = result.reshape(out.shape)
+
+
+def _planes(x: Array) -> Array | None:
+    """X [N, C, *] as [N, C, P], if there is such a view and its elements lie at multiples of their size."""
+    if x.ndim < 3 or not x.size or any(place % x.itemsize for place in (x.data.ptr, *x.strides)):
+        return None
+    axes = [(size, step) for size, step in zip(x.shape[2:], x.strides[2:], strict=True) if size > 1]
+    if any(step != size * inner for (_, step), (size, inner) in pairwise(axes)):
+        return None
+    return x.reshape(*x.shape[:2], -1)
 
 
 class _Namespace:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda import replays, select
 from gpucnn.backends.cuda.biases import add_bias
 from gpucnn.backends.cuda.launching import empty
 from gpucnn.backends.cuda.packing import pack
@@ -88,6 +88,9 @@ def _chunks(x: Array, geometry: ConvGeometry, weights: int = 0) -> Iterator[slic
     c, oc, _ = geometry.channels
     values = max(c * geometry.taps * prod(geometry.output_size), oc * prod(geometry.output_size), weights)
     step = select.images_at_once(values * x.itemsize)
+    listener = replays.current()
+    if listener is not None and step < x.shape[0]:
+        listener.computed()  # views into arrays, of which a replay knows but the beginnings
     return (slice(start, start + step) for start in range(0, x.shape[0], step))
 
 

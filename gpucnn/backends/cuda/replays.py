@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpucnn.backends.cuda import CudaBackend
     from gpucnn.backends.cuda.launching import Plan
 
+MOST_DISTANCES = 64  # ways in which the arrays of one form of call were seen to lie between each other
 MOST_KEPT = 4096  # forms of calls; beyond it all are forgotten, for programs whose sizes never come again
 
 Key = tuple[Hashable, ...]
@@ -100,7 +101,11 @@ class Replays:
         if replay is None:
             return operation(*arguments, **named)
         result = replay(arrays)
-        return operation(*arguments, **named) if result is NotImplemented else result
+        if result is NotImplemented:
+            result = operation(*arguments, **named)
+            if isinstance(replay, _Apart):
+                replay.learn(arrays)
+        return result
 
     def _key(
         self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], arrays: list[Array]
@@ -236,7 +241,7 @@ class Recording:
         device = self._runtime.device(self._given[0])
         answer = _answer(places, isinstance(result, tuple))
         replay = _replay(self._runtime, device, makers, steps, self._constants, answer)
-        return replay if self._out is None else _apart(replay, self._given, self._out)
+        return replay if self._out is None else _Apart(replay, self._given, self._out)
 
     def _makers(self, results: dict[int, Any]) -> tuple[list[Callable[[], Array]], dict[int, int]]:
         """What makes the new arrays, in the forms that `results` have, and by their old places the new ones.
@@ -328,20 +333,41 @@ def _replay(
     return replay
 
 
-def _apart(replay: Replay, arrays: Sequence[Array], out: Array) -> Replay:
-    """`replay` for where the memory of `out` is apart from that of the other arrays."""
-    spans = [_span(array) for array in arrays]
-    at = next(index for index, array in enumerate(arrays) if array is out)
+class _Apart:
+    """`replay` for where the memory of `out` is apart from that of the other arrays.
 
-    def replay_apart(given: Sequence[Array]) -> Any:
-        addresses = [array.data.ptr for array in given]
-        low, high = (addresses[at] + reach for reach in spans[at])
+    Two arrays may lie between each other and share no element, as parts of the channels of one array do. Whether they
+    do follows from how far apart they begin: what the operation did not refuse once is not asked again.
+    """
+
+    def __init__(self, replay: Replay, arrays: Sequence[Array], out: Array) -> None:
+        self._replay = replay
+        self._spans = [_span(array) for array in arrays]
+        self._at = next(index for index, array in enumerate(arrays) if array is out)
+        self._seen = {self._between(arrays)}
+
+    def __call__(self, arrays: Sequence[Array]) -> Any:
+        """The replay's result; NotImplemented where arrays may share memory."""
+        between = self._between(arrays)
+        return self._replay(arrays) if not between or between in self._seen else NotImplemented
+
+    def learn(self, arrays: Sequence[Array]) -> None:
+        """Take note that the operation took arrays which lie so."""
+        if len(self._seen) >= MOST_DISTANCES:
+            self._seen.clear()
+        self._seen.add(self._between(arrays))
+
+    def _between(self, arrays: Sequence[Array]) -> tuple[tuple[int, int], ...]:
+        """The arrays that begin before `out` ends and end after it begins, and how far from it."""
+        spans, at = self._spans, self._at
+        out = arrays[at].data.ptr
+        low, high = (out + reach for reach in spans[at])
+        found: list[tuple[int, int]] = []
         for index, (begin, end) in enumerate(spans):
-            if index != at and addresses[index] + begin < high and low < addresses[index] + end:
-                return NotImplemented
-        return replay(given)
-
-    return replay_apart
+            address = arrays[index].data.ptr
+            if address + begin < high and low < address + end and index != at:
+                found.append((index, address - out))
+        return tuple(found)
 
 
 def _span(array: Array) -> tuple[int, int]:
