@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, NUMERIC
+from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call
 
 
+@replayed
 def channels_last(input: Array, dtype: Any = None) -> Array:
     """Copy images so that the channels of each pixel lie next to each other in memory.
 
@@ -47,6 +49,7 @@ def channels_last(input: Array, dtype: Any = None) -> Array:
     return _copied("channels_last", input, dtype, last=True)
 
 
+@replayed
 def channels_first(input: Array, dtype: Any = None) -> Array:
     """Copy images so that each channel's pixels lie next to each other in memory, in C order.
 

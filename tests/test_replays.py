@@ -29,7 +29,7 @@ from gpucnn.backends.cuda.sources import Source
 
 PACKAGE = Path(gpucnn.__file__).parent
 FROZEN = {"bias_activation", "col2im", "col2im_backward", "im2col", "im2col_backward", "interpolate"} | {
-    "interpolate_backward"
+    "interpolate_backward", "leaky_relu", "leaky_relu_backward", "relu", "relu_backward",
 } | {
     f"{name}{n}d{way}"
     for n in (1, 2, 3)
@@ -206,6 +206,17 @@ def test_inference_by_running_statistics_is_kept(kept: dict[Any, Any]) -> None:
         expected = F.batch_norm(*map(simulator.asnumpy, (x, *statistics)))
         np.testing.assert_allclose(simulator.asnumpy(y), expected, rtol=1e-5, atol=1e-6)
     assert [replay is not None for replay in kept.values()] == [True]
+
+
+def test_copies_in_another_order_and_dtype_are_kept_by_it(kept: dict[Any, Any]) -> None:
+    x = image(2, 3, 4, 4)
+    for dtype in (None, np.float16, np.dtype("float16"), np.float32, np.dtype("float64")):
+        for copied in (gpucnn.channels_last, gpucnn.channels_first):
+            first, second = copied(x, dtype), copied(x * 2, dtype)
+            assert first.dtype == second.dtype == np.dtype(dtype or np.float32)
+            assert first.strides == second.strides
+            np.testing.assert_array_equal(simulator.asnumpy(second), simulator.asnumpy(x * 2))
+    assert [replay is not None for replay in kept.values()] == [True] * 10
 
 
 def test_forms_beyond_a_bound_are_forgotten(kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator
+from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator, name_of
+from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, axis_argument, log_softmax_of, needed, number
 from gpucnn.geometry.arguments import boolean
 
@@ -131,6 +132,7 @@ def _check_linear(call: Call, x: Array, w: Array, b: Array | None) -> None:
 # --- Activations --------------------------------------------------------------------------------------------------
 
 
+@replayed
 def relu(input: Array) -> Array:
     """Rectified linear unit: ``max(x, 0)``; NaN stays NaN.
 
@@ -155,10 +157,15 @@ def relu(input: Array) -> Array:
     """
     call = Call("relu", ORDERED, input=input)
     (x,) = call.arrays
+    planes = _planes(call, x)
+    if planes is not None:
+        y = call.backend.bias_activation(planes[0], None, None, "relu", 0.0)
+        return call.result(y.reshape(x.shape))
     y = call.xp.maximum(x, call.xp.zeros((), x.dtype))
     return call.result(call.xp.asarray(y))  # not a scalar where there are no axes
 
 
+@replayed
 def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> tuple[Array | None]:
     """Gradient of `relu`; 0 at 0.
 
@@ -191,10 +198,15 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
     call.expect_shape("grad_output", grad, x.shape)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
+    planes = _planes(call, grad, x)
+    if planes is not None:
+        grad_x, _ = call.backend.bias_activation_backward(planes[0], planes[1], "relu", 0.0)
+        return call.result((grad_x.reshape(x.shape),))
     off = x.astype(accumulator(x.dtype), copy=False) <= 0  # bfloat16 itself warns of a NaN that it compares
     return call.result((call.backend.masked(grad, call.xp.logical_not(off)),))
 
 
+@replayed
 def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
     """Leaky rectified linear unit: x where that is more than 0, else ``negative_slope * x``.
 
@@ -220,9 +232,32 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
     """
     call = Call("leaky_relu", FLOATING, input=input)
     (x,) = call.arrays
-    return call.result(call.leaked(x, x, number(call.op, "negative_slope", negative_slope)))
+    slope = number(call.op, "negative_slope", negative_slope)
+    planes = _planes(call, x)
+    if planes is not None:
+        y = call.backend.bias_activation(planes[0], None, None, "leaky_relu", slope)
+        return call.result(y.reshape(x.shape))
+    return call.result(call.leaked(x, x, slope))
 
 
+def _planes(call: Call, *arrays: Array) -> list[Array] | None:
+    """Arrays of one form as views [N, C, P] for the kernels that activate; None where those are not to be used.
+
+    On a CPU NumPy is as quick, other dtypes have no such kernels, and a copy would lose an order with gaps.
+    """
+    x = arrays[0]
+    if call.backend.host or not x.size or name_of(x.dtype) not in FLOATING:
+        return None
+    if any(other.strides != x.strides for other in arrays):
+        return None
+    if x.flags.c_contiguous:
+        return [array.reshape(1, 1, -1) for array in arrays]
+    if x.ndim > 2 and call.xp.moveaxis(x, 1, -1).flags.c_contiguous:
+        return [array.reshape(*x.shape[:2], -1) for array in arrays]
+    return None
+
+
+@replayed
 def leaky_relu_backward(
     grad_output: Array, input: Array, negative_slope: float = 0.01, *, needs: Needs = None
 ) -> tuple[Array | None]:
@@ -258,6 +293,10 @@ def leaky_relu_backward(
     slope = number(call.op, "negative_slope", negative_slope)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
+    planes = _planes(call, grad, x)
+    if planes is not None:
+        grad_x, _ = call.backend.bias_activation_backward(planes[0], planes[1], "leaky_relu", slope)
+        return call.result((grad_x.reshape(x.shape),))
     return call.result((call.leaked(grad, x, slope),))
 
 

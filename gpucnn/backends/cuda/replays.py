@@ -15,6 +15,8 @@ from math import inf
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+import numpy as np
+
 from gpucnn.backends.cuda.runtime import ALIGNMENTS, Array, Device, ListeningRuntime, ReplayingRuntime
 from gpucnn.numerics import choices
 
@@ -127,7 +129,7 @@ class Replays:
                 key += (kind, value)
             elif kind is tuple and (_INTS.issuperset(map(type, value)) or all(map(_is_ints, value))):
                 key.append(value)
-            elif kind is tuple and _BOOLS.issuperset(map(type, value)):
+            elif (kind is tuple and _BOOLS.issuperset(map(type, value))) or kind is type or isinstance(value, np.dtype):
                 key += (kind, value)
             else:
                 return None
