@@ -16,7 +16,7 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends, nn, simulator
 from gpucnn.backends import replaying
-from gpucnn.backends.cuda import launching, nvrtc
+from gpucnn.backends.cuda import launching, nvrtc, products, resampling
 from gpucnn.backends.cuda.compiler import Compiler
 from gpucnn.backends.cuda.nvrtc import Compiled
 from gpucnn.backends.numpy import NumpyBackend
@@ -42,6 +42,24 @@ def test_what_was_warmed_up_decides_nothing_more() -> None:
     assert launching._plan.cache_info().misses == before
     again = gpucnn.warmup([CONV, POOL, NORM, UNPOOL], backend="simulator", backward=True, progress=False)
     assert (again.compiled, again.found) == (0, done.compiled + done.found)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_products_and_interpolations_are_planned_too() -> None:
+    cases = [
+        ("conv2d", {"input": (2, 16, 8, 8), "weight": (16, 16, 3, 3), "bias": (16,), "padding": 1}),
+        ("interpolate", {"input": (2, 3, 4, 4), "size": 7, "mode": "bilinear"}),
+    ]
+    gpucnn.warmup(cases, backend="simulator", backward=True, progress=False)
+    caches = (launching._plan, products._plan, resampling._tables, resampling._bounds)
+    before = [cache.cache_info().misses for cache in caches]
+    x, w, b, grad = (
+        simulator.asarray(np.ones(shape, np.float32)) for shape in ((2, 16, 8, 8), (16, 16, 3, 3), (16,), (2, 16, 8, 8))
+    )
+    F.conv2d(x, w, b, padding=1)
+    F.conv2d_backward(grad, x, w, b, padding=1)
+    F.interpolate(simulator.asarray(np.ones((2, 3, 4, 4), np.float32)), 7, mode="bilinear")
+    assert [cache.cache_info().misses for cache in caches] == before
 
 
 @pytest.mark.usefixtures("compiler")
