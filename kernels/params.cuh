@@ -139,9 +139,13 @@ struct ResampleParams {
   index_t c;
   index_t od, oh, ow;
   index_t starts_h, starts_w;                   // where the tables of H and W begin within `starts`
-  index_t w;                                    // by rows: columns of x,
-  index_t tile_h, chunk;                        // rows of y and channels of one block,
-  index_t staged, combined, entries;            // and its shared memory: inputs, rows of y before W, entries of tables
+  index_t w;                                    // in tiles: columns of x,
+  index_t tile_h, tile_w, inner, chunk;         // of one block: rows and columns of y, channels side by side, how often,
+  index_t span_h;                               // rows of x at once,
+  index_t x_pitch, z_pitch;                     // and from one to the next in shared memory, before and after W
+  index_t staged, blended, kept, entries;       // elements there: before and after W, of sums (or 0), and of tables
+  index_t lanes;                                // along rows and channels, for each column; 0 where they go along W
+  index_t x_joined, y_joined;                   // neighbours in memory: a position's (0), a row's (1), a tile's (2)
   index_t x_is_dense;                           // rows of x follow each other in memory, and it is aligned
   index_t x_n, x_c, x_d, x_h, x_w;
   index_t y_n, y_c, y_d, y_h, y_w;

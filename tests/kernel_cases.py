@@ -387,6 +387,7 @@ def _resamplings() -> Iterator[Case]:
         ((1, 4, 7), (1, 9, 3), "nearest-exact", False),
         ((1, 8, 16), (1, 16, 32), "linear", False),
         ((1, 2, 40), (1, 200, 80), "linear", True),
+        ((1, 5, 7), (1, 71, 129), "linear", False),
     )
     for sizes, outs, mode, aligned in drawn:
         geometry = interpolation_geometry(sizes, outs, None, mode, aligned)
@@ -395,6 +396,20 @@ def _resamplings() -> Iterator[Case]:
                 continue
             name = f"{mode}, {sizes} to {outs}, {dtype}, {order}"
             x, y = _array((2, 3, *sizes), dtype, order), _array((2, 3, *outs), dtype, order)
+            yield Case(f"interpolate, {name}", ("interpolate",), "interpolate", (x, geometry))
+            yield Case(f"interpolate backward, {name}", ("interpolate",), "interpolate_backward", (y, geometry))
+    wide = interpolation_geometry((1, 1, 3), (1, 1, 6200), None, "linear", False)  # by single outputs, the way back
+    yield Case(
+        "interpolate backward, float32, long",
+        ("interpolate",),
+        "interpolate_backward",
+        (_array((1, 2, 1, 1, 6200)), wide),
+    )
+    double, long = (interpolation_geometry((1, 5, 6), (1, 10, size), None, "linear", False) for size in (12, 300))
+    for c, dtype in ((16, "float32"), (24, "float32"), (32, "float16"), (8, "float64"), (21, "float32")):
+        for geometry, size in ((double, (1, 10, 12)), (long, (1, 10, 300))):  # slices of channels, and rows in parts
+            x, y = (_array((2, c, *shape), dtype, "channels_last") for shape in ((1, 5, 6), size))
+            name = f"{dtype}, {c} channels last, to {size[2]}"
             yield Case(f"interpolate, {name}", ("interpolate",), "interpolate", (x, geometry))
             yield Case(f"interpolate backward, {name}", ("interpolate",), "interpolate_backward", (y, geometry))
 

@@ -16,7 +16,7 @@ HEADERS = {path.name for path in SOURCES if path.suffix == ".cuh"}
 
 # Functions of files that hold more than the one they are named after.
 SEVERAL = {
-    "interpolate": {"resample", "resample_rows"},  # both directions are one resampling, by different tables
+    "interpolate": {"resample", "resample_tiles"},  # both directions are one resampling, by different tables
     "max_pool": {"max_pool", "max_pool_with_indices"},
     "max_pool_backward": {"max_pool_backward", "max_pool_backward_strays"},
     "norm_backward_sums": {"norm_backward_sums", "norm_backward_sums_combine"},

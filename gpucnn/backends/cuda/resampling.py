@@ -1,4 +1,4 @@
-"""Interpolation and its adjoint on the GPU: one kernel, told by tables along each axis what to add up."""
+"""Interpolation and its adjoint on the GPU: tables tell a kernel what to add up along each axis."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from gpucnn.backends.cuda import replays, select
 from gpucnn.backends.cuda.launching import Fields, Layout, Work, empty, launch, plain, strides
+from gpucnn.backends.cuda.resample_tiles import ResampleTile, Resampling, Table
 from gpucnn.backends.cuda.runtime import MOST_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.dtypes import accumulator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gpucnn.backends.cuda import CudaBackend
 
 RESAMPLE = Kernel("interpolate", "ResampleParams", function="resample")
-RESAMPLE_ROWS = Kernel("interpolate", "ResampleParams", function="resample_rows")
+RESAMPLE_TILES = Kernel("interpolate", "ResampleParams", function="resample_tiles")
 
 IMAGE = ("n", "c", "d", "h", "w")
 Host = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
@@ -45,37 +46,56 @@ def _resampled(
     arrays = (x, y, *tables)
     replays.read(*tables)
     sum_bytes = max(accumulator(x.dtype).itemsize, dtype.itemsize)
-    rows = None if is_channels_last(y) else _rows(geometry, adjoint, x.shape[1], x.itemsize, sum_bytes, dtype)
-    if rows is None or not x.size:
+    inner = x.shape[1] if is_channels_last(y) else 1
+    tile = _tile(geometry, adjoint, x.shape[1], inner, x.itemsize, sum_bytes, dtype) if x.size else None
+    if tile is None:
         launch(runtime, RESAMPLE, x.dtype, arrays, _work)
     else:
-        bounds = _bounds(plain(runtime), device, rows)
-        replays.read(bounds)
-        launch(runtime, RESAMPLE_ROWS, x.dtype, (*arrays, bounds), _rows_work, rows)
+        launch(runtime, RESAMPLE_TILES, x.dtype, arrays, _tiles_work, tile)
     return y
 
 
 def _work(x: Layout, y: Layout, *tables: Layout) -> Work:
-    fields = _fields(x, y) | dict.fromkeys(("w", "tile_h", "chunk", "staged", "combined", "entries", "x_is_dense"), 1)
+    fields = _fields(x, y) | dict.fromkeys(("w", *ResampleTile._fields[:-1], "x_joined", "y_joined", "x_is_dense"), 1)
     return Work(fields, y.size, extents=(y.shape[4] + 1,))
 
 
-def _rows_work(
-    x: Layout, y: Layout, starts: Layout, sources: Layout, weights: Layout, bounds: Layout, rows: Rows
-) -> Work:
+OF_A_POSITION, OF_A_ROW, OF_ALL_ROWS = 0, 1, 2  # elements of a tile that are neighbours in memory
+
+
+def _tiles_work(x: Layout, y: Layout, starts: Layout, sources: Layout, weights: Layout, tile: ResampleTile) -> Work:
     n, c, od, oh, ow = y.shape
-    h, w = x.shape[3:]
-    slices_are_aligned = x.shape[2] == 1 or x.strides[2] % MOST_BYTES == 0
-    is_dense = (
-        slices_are_aligned and (h == 1 or x.strides[3] == w * x.itemsize) and (w == 1 or x.strides[4] == x.itemsize)
-    )
+    channels_last = is_channels_last(y)
+    slices = c // tile.inner
+    joined = OF_A_POSITION if channels_last and slices > 1 else OF_ALL_ROWS if tile.tile_w == ow else OF_A_ROW
+    of_sectors = x.shape[4] * tile.inner * x.itemsize % select.SECTOR_BYTES == 0  # rows, each for itself
     fields = _fields(x, y) | {
-        **{"w": w, "tile_h": rows.tile, "chunk": rows.chunk, "x_is_dense": int(is_dense and x.alignment == MOST_BYTES)},
-        **{"staged": rows.staged, "combined": rows.combined, "entries": rows.entries},
+        **{
+            "w": x.shape[4],
+            **dict(zip(tile._fields[:-1], tile[:-1], strict=True)),
+        },
+        **{"x_joined": OF_A_ROW if joined == OF_ALL_ROWS and of_sectors else joined, "y_joined": joined},
+        "x_is_dense": int(x.alignment == MOST_BYTES and _has_dense_slices(x, channels_last)),
     }
-    blocks = n * -(-c // rows.chunk) * od * -(-oh // rows.tile)
-    reach = (ow + 1, rows.tile * max(w, ow) + 256 * MOST_BYTES, rows.staged + 256 * MOST_BYTES)
-    return Work(fields, blocks=blocks, extents=reach, shared_bytes=rows.shared_bytes)
+    blocks = n * -(-slices // tile.chunk) * od * -(-oh // tile.tile_h) * -(-ow // tile.tile_w)
+    reach = (
+        ow + tile.tile_w,
+        oh + tile.tile_h,
+        c + tile.chunk * tile.inner,
+        x.shape[3] + tile.span_h,
+        y.reach + x.reach,
+    )
+    return Work(fields, blocks=blocks, extents=reach, shared_bytes=tile.shared_bytes)
+
+
+def _has_dense_slices(x: Layout, channels_last: bool) -> bool:
+    """Whether elements [H, W] of x, or [H, W, C] where channels are last, follow each other, and slices are aligned."""
+    step = x.itemsize
+    for axis in (1, 4, 3) if channels_last else (4, 3):
+        if x.shape[axis] > 1 and x.strides[axis] != step:
+            return False
+        step *= x.shape[axis]
+    return x.shape[2] == 1 or x.strides[2] % MOST_BYTES == 0
 
 
 def _fields(x: Layout, y: Layout) -> Fields:
@@ -90,68 +110,34 @@ def _fields(x: Layout, y: Layout) -> Fields:
     }
 
 
-# --- Rows ---------------------------------------------------------------------------------------------------------
-
-
-TABLES_SHARE = 32  # times as much as its tables is what a block moves, by taking so many channels
-
-
-class Rows(NamedTuple):
-    """A resampling by rows: see ResampleParams; `bounds` are the rows of x that each tile reads, [first, last)."""
-
-    tile: int
-    chunk: int
-    staged: int
-    combined: int
-    entries: int
-    shared_bytes: int
-    bounds: tuple[tuple[int, int], ...]
-
-
 @lru_cache(maxsize=256)
-def _rows(
-    geometry: InterpolationGeometry, adjoint: bool, c: int, itemsize: int, sum_bytes: int, dtype: np.dtype[np.generic]
-) -> Rows | None:
-    """How a resampling goes by rows, or None where the sums of one do not fit into shared memory."""
+def _tile(
+    geometry: InterpolationGeometry,
+    adjoint: bool,
+    c: int,
+    inner: int,
+    itemsize: int,
+    sum_bytes: int,
+    dtype: np.dtype[np.generic],
+) -> ResampleTile | None:
+    """The tile of a block, where `inner` channels are neighbours in memory; None where none fits into shared memory."""
     starts, sources, _ = host_tables(geometry, adjoint, dtype)
-    (_, _, w), (od, oh, ow) = geometry.input_size, geometry.output_size
-    if adjoint:
-        (_, _, w), (od, oh, ow) = geometry.output_size, geometry.input_size
-    first_h, first_w = od + 1, od + 1 + oh + 1
-    depth = int(np.diff(starts[: od + 1]).max())
-    columns = int(starts[first_w + ow] - starts[first_w])
-    for is_staged, tile in [*((True, tile) for tile in (32, 16, 8, 4, 2, 1)), (False, 4), (False, 1)]:
-        bounds, most = [], 0
-        for row in range(0, oh, tile):
-            begin, end = starts[first_h + row], starts[first_h + min(row + tile, oh)]
-            read = sources[begin:end]
-            bounds.append((int(read.min()), int(read.max()) + 1) if len(read) else (0, 0))
-            most = max(most, int(end - begin))
-        rows = max(last - first for first, last in bounds)
-        staged = select.skewed(rows * w, sum_bytes) + 1 if is_staged else 0
-        combined = select.skewed(tile * w, sum_bytes) + 1
-        count = depth + most + columns
-        entries = -(-(max(select.skewed(count, 4), select.skewed(count, dtype.itemsize)) + 1) // 4) * 4
-        tables = entries * (dtype.itemsize + 4) + (select.skewed(tile + ow + 2, 4) + 1) * 4
-        shared_bytes = (staged + combined) * sum_bytes + tables
-        fits_well = not is_staged or tile == 1 or rows * w + tile * ow <= select.MOST_TILE
-        if shared_bytes <= select.MOST_SHARED_BYTES and fits_well:
-            chunk = min(c, -(-TABLES_SHARE * tables // ((rows * w + tile * ow) * itemsize)))
-            return Rows(tile, chunk, staged, combined, entries, shared_bytes, tuple(bounds))
-    return None
-
-
-@lru_cache(maxsize=256)
-def _bounds(runtime: Runtime, device: Device, rows: Rows) -> Array:
-    """The rows that tiles read, on `device`."""
-    return runtime.constant(np.array(rows.bounds, np.int32), device)
+    sizes = geometry.output_size if adjoint else geometry.input_size
+    outs = geometry.input_size if adjoint else geometry.output_size
+    tables, place = [], 0
+    for size, out in zip(sizes, outs, strict=True):
+        own = starts[place : place + out + 1].astype(np.int64)
+        tables.append(Table(own - own[0], sources[own[0] : own[-1]].astype(np.int64), size))
+        place += out + 1
+    d, h, w = tables
+    return Resampling(d, h, w, c, inner, itemsize, sum_bytes, dtype.itemsize).tile()
 
 
 # --- Tables -------------------------------------------------------------------------------------------------------
 
 
 class Tables(NamedTuple):
-    """What each output adds up: entries ``starts[o]`` to ``starts[o + 1]``, the axes D, H and W one after the other."""
+    """What each output adds up: entries ``starts[o]`` to ``starts[o + 1]``, by ascending sources; axes D, H and W."""
 
     starts: Array  # int32 [OD + 1 + OH + 1 + OW + 1]
     sources: Array  # int32 [entries]
@@ -182,7 +168,7 @@ def host_tables(geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[
         count = axis.out
         if adjoint:
             targets, read, count = read, targets, axis.size
-        order = np.argsort(targets, kind="stable")
+        order = np.lexsort((read, targets))
         sources.append(read[order])
         weights.append(weight[order])
         starts.append(entries + np.searchsorted(targets[order], np.arange(count + 1)))

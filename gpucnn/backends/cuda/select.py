@@ -192,7 +192,7 @@ def unfold_pitch(rows: int, w: int, itemsize: int, readers: tuple[Reader, ...]) 
     >>> unfold_pitch(58, 58, 4, (rows_of_56,))
     60
     """
-    return _least_conflict(w, lambda pitch: max(_row_conflict(rows, pitch, itemsize, *each) for each in readers))
+    return least_conflict(w, lambda pitch: max(_row_conflict(rows, pitch, itemsize, *each) for each in readers))
 
 
 @lru_cache(maxsize=1024)
@@ -205,10 +205,11 @@ def unfold_plane(least: int, channels: int, itemsize: int) -> int:
     601
     """
     lane = np.arange(8 * BANKS)
-    return _least_conflict(least, lambda plane: _conflict(lane % channels * plane + lane // channels, itemsize))
+    return least_conflict(least, lambda plane: bank_conflict(lane % channels * plane + lane // channels, itemsize))
 
 
-def _least_conflict(least: int, conflict: Callable[[int], int]) -> int:
+def least_conflict(least: int, conflict: Callable[[int], int]) -> int:
+    """The first number from `least` on that leaves no conflict beyond 2, or the best of as many as there are banks."""
     worst = {}
     for size in range(least, least + BANKS):
         worst[size] = conflict(size)
@@ -223,10 +224,10 @@ def _row_conflict(
     place = np.add.outer(np.array(starts), np.arange(0, max(1, min(rows // row_step, 64) * out), pack))
     at = place // out * row_step * pitch + place % out * step
     shift = np.add.outer(np.arange(min(row_step, 4)) * pitch, np.array(shifts)[:: -(-len(shifts) // 12)])
-    return max(_conflict(row, itemsize) for row in np.add.outer(shift.ravel(), at).reshape(-1, at.shape[1]))
+    return max(bank_conflict(row, itemsize) for row in np.add.outer(shift.ravel(), at).reshape(-1, at.shape[1]))
 
 
-def _conflict(at: np.ndarray[Any, Any], itemsize: int) -> int:
+def bank_conflict(at: np.ndarray[Any, Any], itemsize: int) -> int:
     """The most words of one bank that a round of lanes wants, whose elements of `itemsize` bytes lie at `at`."""
     lanes = BANKS if itemsize <= 4 else 4 * BANKS // itemsize
     word = skewed(at, itemsize) * itemsize // 4
@@ -313,9 +314,9 @@ def pack_pitch(row: int, itemsize: int, read: Line, written: Line, turned: bool)
         reads += [(o + k // line.row, k % line.row, is_turned) for o, k in places]
 
     def conflict(pitch: int) -> int:
-        return max(_conflict(i * pitch + o if is_turned else o * pitch + i, itemsize) for o, i, is_turned in reads)
+        return max(bank_conflict(i * pitch + o if is_turned else o * pitch + i, itemsize) for o, i, is_turned in reads)
 
-    return _least_conflict(row, conflict)
+    return least_conflict(row, conflict)
 
 
 # --- Bias and activation --------------------------------------------------------------------------------------------
