@@ -102,8 +102,8 @@ __device__ __forceinline__ Box box_of(index_t first, index_t row_step, index_t c
   return {first, row_step, column_step, run, inner, inner, count};
 }
 
-// pack(offset, at) for packs of elements at, …, at + WIDE - 1, which lie at `offset`, and single(offset, at) for ends of
-// runs within sectors. IN_STEP, a warp's lanes wait for each other each time, and meet in banks as planned.
+// pack(offset, at) for packs of elements at, …, at + WIDE - 1, which lie at `offset`, and single(offset, at) for ends
+// of runs within sectors. IN_STEP, a warp's lanes wait for each other each time, and meet in banks as planned.
 template <bool IN_STEP, typename OfPack, typename OfSingle>
 __device__ __forceinline__ void for_each_pack(const Box& box, OfPack pack, OfSingle single) {
   if (box.count == 0) return;
