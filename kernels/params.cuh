@@ -140,7 +140,7 @@ struct ResampleParams {
   index_t od, oh, ow;
   index_t starts_h, starts_w;                   // where the tables of H and W begin within `starts`
   index_t w;                                    // in tiles: columns of x,
-  index_t tile_h, tile_w, inner, chunk;         // of one block: rows and columns of y, channels side by side, how often,
+  index_t tile_h, tile_w, inner, chunk;         // of one block: rows and columns of y, channels at once, how often,
   index_t span_h;                               // rows of x at once,
   index_t x_pitch, z_pitch;                     // and from one to the next in shared memory, before and after W
   index_t staged, blended, kept, entries;       // elements there: before and after W, of sums (or 0), and of tables

@@ -398,12 +398,12 @@ def _resamplings() -> Iterator[Case]:
             x, y = _array((2, 3, *sizes), dtype, order), _array((2, 3, *outs), dtype, order)
             yield Case(f"interpolate, {name}", ("interpolate",), "interpolate", (x, geometry))
             yield Case(f"interpolate backward, {name}", ("interpolate",), "interpolate_backward", (y, geometry))
-    wide = interpolation_geometry((1, 1, 3), (1, 1, 6200), None, "linear", False)  # by single outputs, the way back
+    wide = interpolation_geometry((1, 1, 3), (1, 1, 9000), None, "linear", False)  # by single outputs, the way back
     yield Case(
         "interpolate backward, float32, long",
         ("interpolate",),
         "interpolate_backward",
-        (_array((1, 2, 1, 1, 6200)), wide),
+        (_array((1, 2, 1, 1, 9000)), wide),
     )
     double, long = (interpolation_geometry((1, 5, 6), (1, 10, size), None, "linear", False) for size in (12, 300))
     for c, dtype in ((16, "float32"), (24, "float32"), (32, "float16"), (8, "float64"), (21, "float32")):

@@ -115,8 +115,9 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
                 for each in (arguments, *without):
                     with by(chosen), contextlib.suppress(TypeError, ValueError):  # not of this dtype
                         getattr(F, name)(**each)
-        with contextlib.suppress(TypeError):
-            F.interpolate(np.moveaxis(np.zeros((1, 3, 4, 2), dtype), -1, 1), size=5)  # by another kernel
+        with contextlib.suppress(TypeError):  # by another kernel, for a tile does not fit
+            x, grad = np.zeros((1, 1, 3), dtype), np.zeros((1, 1, 9000), dtype)
+            F.interpolate_backward(grad, x, 9000, mode="linear", align_corners=False)
     return tuple(recorder.launches.values())
 
 

@@ -316,6 +316,9 @@ def _resamplings(scale: Scale) -> Iterator[Call]:
         for dtype in FLOATS:
             yield from _resample_calls(f"{mode}, {dtype}", n, c, geometry, dtype)
         yield from _resample_calls(f"{mode}, float32, channels last", n, c, geometry, "float32", "last")
+    if scale == "odd":  # more inputs of an output than shared memory holds
+        geometry = interpolation_geometry((3,), (9000,), None, "linear", False)
+        yield from _resample_calls("linear, float32, 9000 long", 1, 1, geometry, "float32")
 
 
 def _resample_calls(
