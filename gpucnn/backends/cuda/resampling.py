@@ -70,10 +70,8 @@ def _tiles_work(x: Layout, y: Layout, starts: Layout, sources: Layout, weights: 
     joined = OF_A_POSITION if channels_last and slices > 1 else OF_ALL_ROWS if tile.tile_w == ow else OF_A_ROW
     of_sectors = x.shape[4] * tile.inner * x.itemsize % select.SECTOR_BYTES == 0  # rows, each for itself
     fields = _fields(x, y) | {
-        **{
-            "w": x.shape[4],
-            **dict(zip(tile._fields[:-1], tile[:-1], strict=True)),
-        },
+        "w": x.shape[4],
+        **dict(zip(tile._fields[:-1], tile[:-1], strict=True)),
         **{"x_joined": OF_A_ROW if joined == OF_ALL_ROWS and of_sectors else joined, "y_joined": joined},
         "x_is_dense": int(x.alignment == MOST_BYTES and _has_dense_slices(x, channels_last)),
     }
