@@ -81,7 +81,6 @@ def _tiles_work(x: Layout, y: Layout, starts: Layout, sources: Layout, weights: 
         oh + tile.tile_h,
         c + tile.chunk * tile.inner,
         x.shape[3] + tile.span_h,
-        y.reach + x.reach,
     )
     return Work(fields, blocks=blocks, extents=reach, shared_bytes=tile.shared_bytes)
 
