@@ -542,3 +542,18 @@ def test_a_frozen_call_runs_on_the_device_of_its_arrays(cupy: FakeCupy) -> None:
     assert cupy.current == 0
     F.avg_pool2d(cupy.empty((2, 3, 8, 8), np.float32), 2)
     assert [kernel.loaded_on for kernel in cupy.kernels] == [1, 0]
+
+
+def test_products_are_computed_on_the_device_of_their_arrays(cupy: FakeCupy) -> None:
+    cupy.current = 1
+    x, w, other = (cupy.empty(shape, np.float32) for shape in ((2, 16, 8, 8), (32, 16, 3, 3), (2, 16, 8, 8)))
+    cupy.current = 0
+    results = [F.conv2d(array, w) for array in (x, other)]
+    assert [result.data.device_id for result in results] == [1, 1]
+    assert [product[0] for product in cupy.products] == [1001, 1001]  # the handle
+    read = [product[11] for product in cupy.products]
+    written = [product[16] for product in cupy.products]
+    assert read == [w.data.ptr] * 2
+    assert written == [result.data.ptr for result in results]
+    sizes = [product[:6] + product[8:11] + product[12:15] + product[17:] for product in cupy.products]
+    assert sizes[0] == sizes[1]
