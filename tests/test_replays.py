@@ -219,6 +219,23 @@ def test_copies_in_another_order_and_dtype_are_kept_by_it(kept: dict[Any, Any]) 
     assert [replay is not None for replay in kept.values()] == [True] * 10
 
 
+def test_arrays_by_name_are_found(kept: dict[Any, Any]) -> None:
+    x, w, grad = image(1, 2, 5, 5), image(3, 2, 3, 3), image(1, 3, 3, 3)
+    calls: list[Callable[[], Any]] = [
+        lambda: F.avg_pool2d(input=x, kernel_size=2),
+        lambda: F.avg_pool2d(kernel_size=2, input=x),
+        lambda: F.conv2d_input(x.shape, grad_output=grad, weight=w),
+        lambda: F.conv2d_input(input_size=x.shape, weight=w, grad_output=grad),
+    ]
+    for call in calls:
+        assert simulator.asnumpy(call()).tobytes() == simulator.asnumpy(call()).tobytes()
+    assert [replay is not None for replay in kept.values()] == [True] * 4
+    with pytest.raises(TypeError, match="kernel_size"):
+        F.avg_pool2d(input=x)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="input"):
+        F.avg_pool2d(kernel_size=2)  # type: ignore[call-arg]
+
+
 def test_forms_beyond_a_bound_are_forgotten(kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replays, "MOST_KEPT", 3)
     for size in (2, 3, 4, 5):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
@@ -32,10 +33,11 @@ def replayed(operation: Callable[P, R], first: int = 0) -> Callable[P, R]:
     not done again. Which launches they are may depend on shapes, strides, dtypes, plain parameters and the choices of
     `gpucnn.numerics`, and on nothing else.
     """
+    name = list(signature(operation).parameters)[first]
 
     @wraps(operation)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
-        replayer = REPLAYERS.get(type(arguments[first])) if len(arguments) > first else None
+        replayer = REPLAYERS.get(type(arguments[first] if len(arguments) > first else named.get(name)))
         if replayer is None:
             return operation(*arguments, **named)
         result: R = replayer(operation, arguments, named)
