@@ -5,7 +5,8 @@
 //              where there is no activation
 // Writes       grad_x of that order, where it is asked for, parts [splits, C] of acc_t
 // Mapping      channels first: one block some pieces of one channel's rows, p.lanes threads a piece, PACK elements
-//              each; channels last: one block some rows of p.lanes * PACK channels, a thread always the same of them
+//              each; channels last, or so few neighbours of a channel that several fill whole sectors: one block some
+//              rows of p.lanes * PACK elements, a thread always the same of them
 // Bytes        grad_y, y and grad_x once, by accesses of 16 bytes where rows or channels allow; 1 of 64 rows for parts
 // Determinism  each sum is a thread's over its elements in order, then over the block's threads, always in one order;
 //              what is summed is grad_x before it is rounded to 16 bits
@@ -30,7 +31,7 @@ bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
   const index_t begin = split * p.segments, end = least(begin + p.segments, p.rows * p.pieces);
   acc_t sums[PACK] = {};
 
-  if (p.run > 1) {
+  if (p.piece) {
     for (index_t segment = begin + team; segment < end; segment += teams) {
       const index_t row = segment / p.pieces, place = (segment - row * p.pieces) * p.piece;
       const index_t offset = (row * p.c + group) * p.run + place, length = least(p.piece, p.run - place);
@@ -62,31 +63,33 @@ bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
     return;
   }
 
-  const index_t c = (group * lanes + lane) * PACK;
-  if (team < teams && c < p.c) {
+  const index_t place = (group * lanes + lane) * PACK, width = p.c * p.run;
+  if (team < teams && place < width) {
 #pragma unroll 4
     for (index_t row = begin + team; row < end; row += teams) {
-      Pack<scalar_t, PACK> grad = load_pack<PACK>(grad_y + row * p.c + c);
+      Pack<scalar_t, PACK> grad = load_pack<PACK>(grad_y + row * width + place);
       Pack<scalar_t, PACK> sign = {};
-      if (y) sign = load_pack<PACK>(y + row * p.c + c);
+      if (y) sign = load_pack<PACK>(y + row * width + place);
 #pragma unroll
       for (int j = 0; j < PACK; ++j) {
         const acc_t value = activated_backward(widen(grad.at[j]), widen(sign.at[j]), p.activation, p.negative_slope);
         sums[j] = sums[j] + value;
         grad.at[j] = narrow(value);
       }
-      if (grad_x) store_pack(grad_x + row * p.c + c, grad);
+      if (grad_x) store_pack(grad_x + row * width + place, grad);
     }
   }
 #pragma unroll
   for (int j = 0; j < PACK; ++j) scratch[j * PITCH + thread] = sums[j];
   __syncthreads();
-  for (int i = thread; i < lanes * PACK; i += static_cast<int>(blockDim.x)) {
-    const int at = i / PACK, j = i % PACK;
-    const index_t channel = group * lanes * PACK + i;
+  const int run = static_cast<int>(p.run), channels = lanes * PACK / run;
+  for (int i = thread; i < channels; i += static_cast<int>(blockDim.x)) {
+    const index_t channel = group * channels + i;
     if (channel >= p.c) continue;
     acc_t sum = {};
-    for (int t = 0; t < teams; ++t) sum = sum + scratch[j * PITCH + t * lanes + at];
+    for (int e = i * run; e < (i + 1) * run; ++e) {
+      for (int t = 0; t < teams; ++t) sum = sum + scratch[e % PACK * PITCH + t * lanes + e / PACK];
+    }
     parts[split * p.c + channel] = sum;
   }
 }

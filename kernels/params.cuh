@@ -253,7 +253,7 @@ struct BiasParams {
 struct BiasSumParams {
   index_t c, run;
   RUN_TIME index_t rows;                        // of a channel: N of P neighbours, or N * P of 1
-  index_t piece, pieces;                        // a row is summed in pieces, the last of which may be shorter
+  index_t piece, pieces;                        // a row is summed in pieces, the last one shorter; 0: in whole lines
   RUN_TIME index_t segments;                    // pieces of all rows that one block sums
   RUN_TIME index_t splits;                      // blocks of a channel, or of some side by side
   index_t lanes, teams;                         // threads along a piece, or along channels; and how many times so many

@@ -541,6 +541,7 @@ BIASED: dict[str, tuple[int, int, int]] = {  # N, C, P
     "a row of several pieces": (2, 1, 9001),
     "an element": (1, 1, 1),
     "many channels alone": (70, 21, 1),
+    "short rows that fill sectors together": (9, 48, 7),
 }
 
 

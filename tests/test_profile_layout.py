@@ -96,6 +96,7 @@ BIASED = {  # N, C, size
     "ResNet conv2": (1, 64, 56),
     "ResNet conv4": (4, 256, 14),
     "DeepLab logits": (2, 21, 33),
+    "ResNet conv5": (4, 512, 7),
 }
 each_order = pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 
@@ -110,7 +111,7 @@ def test_bias_and_activation_are_one_pass(name: str, dtype: str, order: str) -> 
     assert excesses(lambda: F.bias_activation(x, bias, residual), {"bias_activation"}) == []
 
 
-@pytest.mark.parametrize("name", ["ResNet conv2", "ResNet conv4"])
+@pytest.mark.parametrize("name", ["ResNet conv2", "ResNet conv4", "ResNet conv5"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @each_order
 def test_gradients_of_bias_and_activation_are_one_pass(name: str, dtype: str, order: str) -> None:

@@ -325,6 +325,7 @@ CHUNK_BYTES = 16 << 10  # of each array that one block takes: four packs a threa
 MOST_BIAS_BYTES = 32 << 10  # of shared memory for biases
 LEAST_ROWS = 64  # of channels last, or so much of a row, for each part of a sum: what it costs is 1 to 2 % of them
 MOST_BLOCKS = 2048
+MOST_RAGGED_BYTES = 2048  # of a channel's neighbours, whose ends weigh little where there are more
 
 
 def bias_chunk(c: int, run: int, itemsize: int, sum_bytes: int) -> tuple[int, int]:
@@ -368,9 +369,18 @@ def bias_sums(rows: int, c: int, run: int, width: int, itemsize: int) -> BiasSum
     >>> bias_sums(rows=32, c=64, run=56 * 56, width=4, itemsize=4)
     BiasSums(piece=3136, pieces=1, segments=1, splits=32, lanes=256, teams=1, groups=64, pack=4)
     >>> bias_sums(rows=32 * 56 * 56, c=64, run=1, width=4, itemsize=4)
-    BiasSums(piece=1, pieces=1, segments=64, splits=1568, lanes=16, teams=16, groups=1, pack=4)
+    BiasSums(piece=0, pieces=1, segments=64, splits=1568, lanes=16, teams=16, groups=1, pack=4)
+    >>> bias_sums(rows=32, c=512, run=7 * 7, width=4, itemsize=4)  # eight channels end where a sector does
+    BiasSums(piece=0, pieces=1, segments=10, splits=4, lanes=98, teams=2, groups=64, pack=4)
     """
     base = CHUNK_BYTES // itemsize
+    whole = SECTOR_BYTES // gcd(SECTOR_BYTES, run * itemsize) * run  # elements of channels that fill sectors
+    is_wide = 2 * width * itemsize == SECTOR_BYTES and c * run * itemsize % SECTOR_BYTES == 0
+    if is_wide and 1 < run < whole <= 256 * width and run * itemsize <= MOST_RAGGED_BYTES:
+        lanes, groups = whole // width, -(-c * run // whole)
+        teams = 256 // lanes
+        segments = max(teams, base // whole, -(-rows * groups // MOST_BLOCKS))
+        return BiasSums(0, 1, segments, -(-rows // segments), lanes, teams, groups, width)
     if run > 1:
         pieces = -(-run // (2 * base))
         piece = -(-run // (pieces * BANKS)) * BANKS if pieces > 1 else run
@@ -384,7 +394,7 @@ def bias_sums(rows: int, c: int, run: int, width: int, itemsize: int) -> BiasSum
     groups = -(-c // (lanes * pack))
     segments = max(LEAST_ROWS, -(-rows * groups // MOST_BLOCKS))
     teams -= teams % 8 if teams > 8 else 0  # which begin at sectors
-    return BiasSums(1, 1, segments, -(-rows // segments), lanes, teams, groups, pack)
+    return BiasSums(0, 1, segments, -(-rows // segments), lanes, teams, groups, pack)
 
 
 # --- Norms ----------------------------------------------------------------------------------------------------------
