@@ -97,13 +97,15 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
       }
     }
   }
-  for (index_t first = 0; first < from.rows; first += x_teams) {
-    const index_t row = first + thread / x_lanes, offset = x_first + row * from.outer;
+  for (index_t row = thread / 32; row < from.rows; row += threads / 32) {  // a warp's, for the banks
+    const index_t offset = x_first + row * from.outer;
     const Packed<X_PACK> packed(offset, from.length);
-    for (index_t single = x_lane; row < from.rows && single < packed.singles; single += x_lanes) {
-      const index_t k = packed.single(single), o = row + k / x_row, i = k % x_row;
-      tile[skewed<scalar_t>(o * p.pitch + i)] = x[offset + k];
-    }
+    const auto read = [&](index_t k) {
+      tile[skewed<scalar_t>((row + k / x_row) * p.pitch + k % x_row)] = x[offset + k];
+    };
+    for (index_t k = thread % 32; k < packed.first; k += 32) read(k);
+    __syncwarp();
+    for (index_t k = packed.end + thread % 32; k < from.length; k += 32) read(k);
     __syncwarp();
   }
   __syncthreads();
@@ -131,12 +133,20 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
       }
       store_pack(y + offset + k * to.inner, pack);
     }
-    for (index_t single = y_lane; row < to.rows && single < packed.singles; single += y_lanes) {
-      const index_t k = packed.single(single), o = row + k / y_row, i = k % y_row;
+    __syncwarp();
+  }
+  for (index_t row = thread / 32; row < to.rows; row += threads / 32) {
+    const index_t offset = y_first + row * to.outer;
+    const Packed<Y_PACK, TARGET> packed(offset, to.length);
+    const auto write = [&](index_t k) {
+      const index_t o = row + k / y_row, i = k % y_row;
       acc_t value = widen(tile[skewed<scalar_t>(o * step_o + i * step_i)]);
       if (bias) value = value + biases[skewed<acc_t>(p.y_along_c ? i : o)];
       y[offset + k] = Cast<TARGET, acc_t>::from(value);
-    }
+    };
+    for (index_t k = thread % 32; k < packed.first; k += 32) write(k);
+    __syncwarp();
+    for (index_t k = packed.end + thread % 32; k < to.length; k += 32) write(k);
     __syncwarp();
   }
 }

@@ -307,9 +307,11 @@ def pack_pitch(row: int, itemsize: int, read: Line, written: Line, turned: bool)
     for line, is_turned in ((read, False), (written, turned)):
         lanes = len(lane) if line.is_one else line.lanes
         places = [(lane // lanes, lane % lanes * line.pack + j) for j in range(line.pack)]
+        if line.is_one:  # single elements before the first sector that is whole
+            places.append((np.zeros(2 * line.pack, int), np.arange(2 * line.pack)))
         if line.is_ragged:  # single elements at both ends of rows that begin anywhere
             sector = 2 * line.pack
-            ends = [np.r_[:first, line.row - (line.row - first) % sector : line.row] for first in range(1, sector)]
+            ends = [each for n in range(1, sector) for each in (np.arange(n), np.arange(line.row - n, line.row))]
             places += [(np.zeros_like(end), end) for end in ends]
         reads += [(o + k // line.row, k % line.row, is_turned) for o, k in places]
 
