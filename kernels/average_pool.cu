@@ -4,9 +4,9 @@
 // Source       the definition; the divisor is 1, the window's taps (with or without those on padding), or a number
 // Reads        x [N, C, D, H, W]; any strides
 // Writes       y [N, C, OD, OH, OW]; 0 for a window wholly in padding, whatever it is divided by
-// Mapping      dense arrays: one block some planes, or a band of one, which it stages (tiles.cuh); then `lanes` threads
-//              an output, each for every lanes-th tap along w, and y leaves through shared memory too. Others: `lanes`
-//              threads an output, in y's memory order, from global memory
+// Mapping      dense arrays: one block some planes, a band of one, or a part of each row of a band, which it stages
+//              (tiles.cuh); then `lanes` threads an output, each for every lanes-th tap along w, and y leaves through
+//              shared memory too. Others: `lanes` threads an output, in y's memory order, from global memory
 // Bytes        dense: x once, and the rows that two bands share once more; y once. Others read x KD * KH * KW / stride
 //              times, from L1 and L2 but for the first
 // Determinism  each thread sums in the order of d, h, w; the sums of lanes are added in halves: a geometry's order is
@@ -65,18 +65,25 @@ average_pool(const scalar_t* __restrict__ x,  // [N, C, D, H, W]
   scalar_t* const results = inputs + p.read_slots;                      // [write_slots]
 
   const Band band = band_of(p);
-  const Share share = share_of_block(p, band.axis.out);
+  const Share share = share_of_block(p, band.axis.out, band.row_axis.out);
   const Range range = p.bands == 1 ? Range{0, band.axis.size} : inputs_within(band.axis, share.first, share.last);
-  const Patch read = patch_of(p, share, range.first, range.last, band.axis.size, band.input_unit);
-  const Patch written = patch_of(p, share, share.first, share.last, band.axis.out, band.output_unit);
+  const Range rows = share.parted ? inputs_within(band.row_axis, share.row_first, share.row_last) : Range{};
+  const Piece taken = piece_of(share, range.first, band.input_unit, rows.first, rows.last, band.row_input_unit);
+  const Piece given =
+      piece_of(share, share.first, band.output_unit, share.row_first, share.row_last, band.row_output_unit);
+  const Patch read = patch_of(p, share, taken, range.last - range.first, band.axis.size);
+  const Patch written = patch_of(p, share, given, share.last - share.first, band.axis.out);
   stage(x, read, p.n * p.c * p.d * p.h * p.w, inputs);
   __syncthreads();
 
-  const index_t first = skew_of<PACK>(read) - range.first * band.input_unit * p.inner;  // slot of a plane's first input
+  const index_t before = range.first * taken.run + (share.parted ? rows.first * band.row_input_unit : 0);
+  const index_t first = skew_of<PACK>(read) - before * p.inner;  // slot of a plane's first input
+  const index_t step_d = (share.parted && p.band_axis == 0 ? taken.run : p.h * p.w) * p.inner;
+  const index_t step_h = (share.parted && p.band_axis == 1 ? taken.run : p.w) * p.inner;
   const index_t skew = skew_of<PACK>(written);
   for_each_item(share, p.band_axis, p.od, p.oh, p.ow, p.inner, p.row_lanes, p.lanes, [&](const Item& item) {
     const index_t plane = first + item.plane * p.d * p.h * p.w * p.inner + item.c;
-    const acc_t mean = average(inputs, plane, p.h * p.w * p.inner, p.w * p.inner, p.inner, p, item.d, item.h, item.w,
+    const acc_t mean = average(inputs, plane, step_d, step_h, p.inner, p, item.d, item.h, item.w,
                                item.lane, item.active);
     if (item.active && item.lane == 0) results[skew + item.element] = narrow(mean);
   });

@@ -4,9 +4,10 @@
 // Source       the definition, gathered
 // Reads        grad_y [N, C, OD, OH, OW]; any strides
 // Writes       grad_x [N, C, D, H, W], each of them once
-// Mapping      dense arrays: one block some planes of grad_x, or a band of one; it stages the gradients that reach it,
-//              each over its divisor already (tiles.cuh); then one thread an input, and grad_x leaves through shared
-//              memory. Others: one thread an input, in grad_x's memory order, from global memory
+// Mapping      dense arrays: one block some planes of grad_x, or a band of one, or a part of each row of a band; it
+//              stages the gradients that reach it, each over its divisor already (tiles.cuh); then one thread an input,
+//              and grad_x leaves through shared memory. Others: one thread an input, in grad_x's memory order, from
+//              global memory
 // Bytes        dense: grad_y once, and the rows that two bands share once more; grad_x once. Others read grad_y
 //              KD * KH * KW / stride times, from L1 and L2 but for the first
 // Determinism  each input is one thread's sum in the ascending order of outputs; no atomics
@@ -68,17 +69,20 @@ average_pool_backward(const scalar_t* __restrict__ grad_y,  // [N, C, OD, OH, OW
   scalar_t* const results = reinterpret_cast<scalar_t*>(gradients + p.read_slots);  // [write_slots]
 
   const Band band = band_of(p);
-  const Share share = share_of_block(p, band.axis.size);
+  const Share share = share_of_block(p, band.axis.size, band.row_axis.size);
   const Range range = p.bands == 1 ? Range{0, band.axis.out} : outputs_within(band.axis, share.first, share.last);
-  const Patch read = patch_of(p, share, range.first, range.last, band.axis.out, band.output_unit);
-  const Patch written = patch_of(p, share, share.first, share.last, band.axis.size, band.input_unit);
-  const index_t before = range.first * band.output_unit;  // positions of the plane before those staged
+  const Range rows = share.parted ? outputs_within(band.row_axis, share.row_first, share.row_last) : Range{};
+  const Piece outputs = piece_of(share, range.first, band.output_unit, rows.first, rows.last, band.row_output_unit);
+  const Piece inputs =
+      piece_of(share, share.first, band.input_unit, share.row_first, share.row_last, band.row_input_unit);
+  const Patch read = patch_of(p, share, outputs, range.last - range.first, band.axis.out);
+  const Patch written = patch_of(p, share, inputs, share.last - share.first, band.axis.size);
   const index_t skew = skew_of<PACK>(read);
   load_patch<PACK>(grad_y, read, p.n * p.c * p.od * p.oh * p.ow, [&](index_t e, const Pack<scalar_t, PACK>& pack) {
     Pack<acc_t, PACK> values;
 #pragma unroll
     for (int i = 0; i < PACK; ++i) {
-      const index_t o = (e + i) / p.inner + before;
+      const index_t o = position_of(outputs, (e + i) / p.inner);
       values.at[i] = given(pack.at[i], p, o / p.ow / p.oh % p.od, o / p.ow % p.oh, o % p.ow);
     }
     store_slots(gradients + skew + e, values);
@@ -88,9 +92,9 @@ average_pool_backward(const scalar_t* __restrict__ grad_y,  // [N, C, OD, OH, OW
   const index_t result_skew = skew_of<PACK>(written);
   for_each_item(share, p.band_axis, p.d, p.h, p.w, p.inner, p.row_lanes, 1, [&](const Item& item) {
     if (!item.active) return;
-    const index_t plane = item.plane * p.od * p.oh * p.ow - before;
+    const index_t plane = item.plane * p.od * p.oh * p.ow;
     const acc_t sum = sum_over_windows(p, item.d, item.h, item.w, [&](index_t od, index_t oh, index_t ow) {
-      const index_t slot = (plane + (od * p.oh + oh) * p.ow + ow) * p.inner + item.c;
+      const index_t slot = order_of(outputs, plane + (od * p.oh + oh) * p.ow + ow) * p.inner + item.c;
       return gradients[skew + most(least(slot, read.count - 1), 0)];  // an input that no window reads may be far off
     });
     results[result_skew + item.element] = narrow(sum);

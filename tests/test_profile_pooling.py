@@ -146,6 +146,23 @@ def test_averages_move_each_value_once(name: str, dtype: str, order: str) -> Non
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "options", "most"),
+    [
+        ("float32", {"kernel_size": 3, "stride": 2, "padding": 1}, 1.25),
+        ("float16", {"kernel_size": 3, "stride": 2, "padding": 1}, 1.35),
+        ("float32", {"kernel_size": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)}, 1.12),
+    ],
+)
+def test_averages_of_volumes_with_channels_last(dtype: str, options: dict[str, Any], most: float) -> None:
+    """Bands of slices are cut along rows, too, for a slice of all channels does not fit."""
+    x = image(32, (8, 28, 28), dtype, "channels_last")
+    y, profile = profile_of(lambda: F.avg_pool3d(x, **options))
+    assert excesses(profile, most) == []
+    _, profile = profile_of(lambda: F.avg_pool3d_backward(y, x, **options))
+    assert excesses(profile, MOVED) == []
+
+
 # --- By index -----------------------------------------------------------------------------------------------------
 
 

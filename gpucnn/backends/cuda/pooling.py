@@ -230,10 +230,12 @@ def _max_with_indices_work(x: Layout, y: Layout, indices: Layout, geometry: Pool
 
 
 def _average_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
-    return _forward_work(geometry, x, y, None, by_rows=False)
+    return _forward_work(geometry, x, y, None, by_rows=False, parted=True)
 
 
-def _forward_work(geometry: PoolGeometry, x: Layout, y: Layout, indices: Layout | None, *, by_rows: bool) -> Work:
+def _forward_work(
+    geometry: PoolGeometry, x: Layout, y: Layout, indices: Layout | None, *, by_rows: bool, parted: bool = False
+) -> Work:
     arrays = (x, y) if indices is None else (x, y, indices)
     w = geometry.axes[2]
     of_output = x.itemsize + (0 if indices is None else INT_BYTES)
@@ -244,7 +246,7 @@ def _forward_work(geometry: PoolGeometry, x: Layout, y: Layout, indices: Layout 
     def shared(read: int, written: int) -> int:
         return slots(read) * x.itemsize + row_slots(read) * (x.itemsize + INT_BYTES) + slots(written) * of_output
 
-    tile = _tile(geometry, arrays, shared)
+    tile = _tile(geometry, arrays, shared, parted=parted)
     taps = [_taps(axis) for axis in geometry.axes]
     fields = _pool_fields(geometry, x, y, indices, written=y)
     fields |= {"lanes": 1, "by_rows": int(by_rows), "row_slots": 0}
@@ -326,7 +328,7 @@ def _average_backward_work(grad_y: Layout, grad_x: Layout, geometry: PoolGeometr
     def shared(read: int, written: int) -> int:
         return slots(read) * max(grad_y.itemsize, 4) + slots(written) * grad_y.itemsize  # gradients are widened
 
-    return _backward_work(geometry, (grad_y, grad_x), shared)
+    return _backward_work(geometry, (grad_y, grad_x), shared, parted=True)
 
 
 def _backward_work(
