@@ -113,6 +113,11 @@ def _convolutions() -> Iterator[Case]:
         for order in ("contiguous", "channels_last"):
             yield from _convolution(f"{name}, float32, im2col, {order}", n, geometry, "float32", order, "im2col")
         yield from _convolution(f"{name}, complex64, im2col", n, geometry, "complex64", "contiguous", "im2col")
+    sectors = _conv((12, 5), (6, 7), 3, 1, 1)  # more channels than one sector has
+    yield from _convolution("sectors of channels, im2col", 2, sectors, "float32", "channels_last", "im2col")
+    for sizes in ((6, 5), (75, 74)):  # a column that no window reads, and tiles of some rows
+        unfold = _conv((8, 1), sizes, 2, 2 if sizes == (6, 5) else 1, 0)
+        yield from _unfolding(f"of {sizes}, float32", _array((2, 8, 1, *sizes)), unfold, "float32")
     pixels = _conv((4, 6, 2), (4, 5), 1, 1, 0)
     yield from _convolution("1x1, im2col", 2, pixels, "float64", "contiguous", "im2col")
 
@@ -539,6 +544,8 @@ BIASED: dict[str, tuple[int, int, int]] = {  # N, C, P
     "few channels": (3, 3, 85),
     "channels of several blocks": (2, 300, 3),
     "a row of several pieces": (2, 1, 9001),
+    "single elements of a second block": (1, 3, 1801),
+    "two positions": (2, 7, 2),
     "an element": (1, 1, 1),
     "many channels alone": (70, 21, 1),
     "short rows that fill sectors together": (9, 48, 7),

@@ -146,8 +146,8 @@ def main() -> int:
             minutes = (time.monotonic() - started) / 60
             sys.stdout.write(f"\r{done}/{len(drawn)} mutants, {survived} survived, {minutes:.1f} min ")
             sys.stdout.flush()
-            if result == "survived":
-                sys.stdout.write(f"\n{mutant}\n")
+            if result in ("survived", "ran too long"):  # what takes all of the time may have had no case to fail
+                sys.stdout.write(f"\n{mutant} ({result})\n")
     counts: dict[str, int] = {}
     for result in verdicts.values():
         counts[result] = counts.get(result, 0) + 1
