@@ -57,6 +57,7 @@ def pieces(kind: str) -> Iterator[None]:
             patch.setattr(folding, "IMAGE_BYTES", 64 * scale)
             patch.setattr(folding, "LEAST_CHANNELS", 1)
             patch.setattr(folding, "LEAST_MULTIPLES", 2)
+            patch.setattr(folding, "MOST_POSITIONS", 2 * scale)
         columns._cut.cache_clear()  # it remembers what the constants were
         yield
     columns._cut.cache_clear()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import Any, NamedTuple
 
 import pytest
 
 import gpucnn
 from gpucnn.backends.dtypes import NUMERIC
-from gpucnn.backends.numpy import columns, direct, select, winograd
+from gpucnn.backends.numpy import columns, direct, folding, select, winograd
 from gpucnn.geometry import ConvGeometry, Sampling
 from gpucnn.geometry.geometries import Channels, conv_geometry
 from gpucnn.numerics import ALGORITHMS
@@ -75,13 +76,13 @@ LAYERS = {  # layer, forward, backward-input
     "resnet-50 conv3 3x3 s2": (layer(2, (128, 128), 56, 3, 2), "im2col", "im2col"),
     "resnet-50 conv3 shortcut": (layer(2, (256, 512), 56, 1, 2), "im2col", "im2col"),
     "resnet-50 conv4 3x3": (layer(4, (256, 256), 14), "winograd", "winograd"),
-    "resnet-50 conv5 3x3": (layer(4, (512, 512), 7), "im2col", "im2col"),
+    "resnet-50 conv5 3x3": (layer(4, (512, 512), 7), "im2col", "fold"),
     "resnext-50 conv2 3x3": (layer(2, (128, 128), 56, groups=32), "im2col", "im2col"),
     "deeplab aspp, rate 6": (layer(1, (2048, 256), 33, dilation=6), "direct", "direct"),
     "deeplab aspp, rate 12": (layer(1, (2048, 256), 33, dilation=12), "direct", "direct"),
     "deeplab aspp, rate 18": (layer(1, (2048, 256), 33, dilation=18), "direct", "direct"),
     "u-net second": (layer(1, (64, 64), 570, padding=0), "winograd", "winograd"),
-    "dcgan first, of an image of 8": (layer(8, (512, 1024), 8, 4, 2, 1), "im2col", "im2col"),
+    "dcgan first, of an image of 8": (layer(8, (512, 1024), 8, 4, 2, 1), "im2col", "fold"),
     "dcgan last": (layer(8, (3, 128), 64, 4, 2, 1), "im2col", "fold"),
     "3-d stem": (layer(1, (3, 64), (16, 112, 112), (3, 7, 7), (1, 2, 2), (1, 3, 3)), "im2col", "fold"),
     "3-d 3x3x3": (layer(1, (64, 64), (16, 56, 56)), "winograd", "winograd"),
@@ -158,10 +159,19 @@ def test_tiles_are_of_three_taps(taps: tuple[int, int, int], tiles: bool) -> Non
 def test_few_channels_fold_and_many_do_not() -> None:
     """More channels of the image make a fold dearer: once it is not taken it is not taken again."""
     for oc, (kernel, stride), size in product((64, 96, 256), ((3, 1), (7, 2), (11, 4), (4, 2)), (56, 112, 224)):
-        folds = [select.folds(layer(1, (c, oc), size, kernel, stride).geometry, 1, "float32") for c in range(1, 4 * oc)]
+        layers = [layer(1, (c, oc), size, kernel, stride).geometry for c in range(1, 4 * oc)]
+        folds = [select.folds(geometry, 1, "float32") for geometry in layers]
         assert folds[2]
         assert folds == sorted(folds, reverse=True)
-        assert not folds[-1]
+        assert not folds[-1] or prod(layers[-1].output_size) < 2 * oc
+
+
+def test_weights_that_few_positions_use_are_not_copied() -> None:
+    """A fold multiplies by them where they lie, and small images share a product."""
+    for channels, oc, size, batch in product((256, 1024), (512, 1024), (4, 7), (1, 4)):
+        assert backward_input(layer(batch, (channels, oc), size)) == {"fold"}
+    assert "fold" not in backward_input(layer(4, (512, 512), 28))
+    assert [folding.images_together(outputs) for outputs in (0, 1, 49, 512, 513)] == [512, 512, 10, 1, 1]
 
 
 def test_more_channels_take_tiles_and_keep_them() -> None:

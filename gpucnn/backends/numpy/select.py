@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import product
 from math import prod
 
-from gpucnn.backends.numpy import winograd
+from gpucnn.backends.numpy import folding, winograd
 from gpucnn.geometry import ConvGeometry, Sampling
 from gpucnn.numerics import current_algorithm
 
@@ -19,7 +19,7 @@ MULTIPLY = 0.02  # a multiply-add of a large matrix product
 COPY = 0.14  # of a number into columns
 PACK = 2.0  # a weight to matrices of single taps
 READ = 0.3  # a weight of a product with few positions, from memory
-SWAP = 0.5  # a weight of a backward, whose matrix is not as it lies in memory
+SWAP = 1.5  # a weight of a backward, whose matrix is not as it lies in memory
 ADD = 0.35  # a number of a product to a sum
 FOLD = 1.0  # a number of a column to an image
 TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 4.0, 2.6  # a pixel of a channel to Winograd's frequencies, and back
@@ -83,9 +83,10 @@ def _fold_is_cheaper(geometry: ConvGeometry, batch: int, dtype: str) -> bool:
     if geometry.taps == 1:  # its columns are the gradient itself, the product is in place: 0.8 of a fold's time
         return False
     inputs, outputs, groups = geometry.channels
-    positions = batch * prod(geometry.output_size)
+    outputs_each = prod(geometry.output_size)
     c, m = inputs // groups, outputs // groups
-    fold = c * geometry.taps * groups * (positions * (m * MULTIPLY + FOLD) + batch * m * READ)
+    products = -(-batch // folding.images_together(outputs_each))
+    fold = c * geometry.taps * groups * (batch * outputs_each * (m * MULTIPLY + FOLD) + products * m * READ)
     gather = 0.0
     for residues in product(*(axis.backward for axis in geometry.axes)):
         samplings = tuple(residue.sampling for residue in residues)
