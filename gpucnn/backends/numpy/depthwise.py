@@ -85,10 +85,8 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Seque
     if grads.size:
         each = _pixel_gradients if _pixelwise(x, grad_y.shape) else _plane_gradients
         pieces, gradient = each(sources, grads, samplings, kernel)
-        results: dict[int, Array] = {}
-        threads.run(lambda i: results.__setitem__(i, gradient(pieces[i])), range(len(pieces)))
-        for i, piece in enumerate(pieces):
-            grad_w[piece.groups] += results[i]
+        for piece, share in zip(pieces, threads.results_of(gradient, pieces), strict=True):
+            grad_w[piece.groups] += share
     return grad_w.swapaxes(-1, -2) if swapped else grad_w
 
 

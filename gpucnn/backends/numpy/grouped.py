@@ -177,10 +177,8 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Seque
         return grad_w
     rows = rows_of(filters, channels, samplings)
     pieces = _pieces(sources, grads, samplings, rows, dtype, PIECES)
-    results: dict[int, Array] = {}
 
-    def compute(index: int) -> None:
-        piece = pieces[index]
+    def share_of(piece: Piece) -> Array:
         part = grads[piece.images, piece.groups, :, *piece.space]
         shape = piece.shape(part.shape, filters)
         *outer, m, r, width = shape
@@ -194,11 +192,10 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Seque
             band[...] = one
         windows = piece.reads.windows(sources[piece.images, piece.groups], dtype)
         products = windows @ grad.reshape(*outer, m * r, width).swapaxes(-1, -2)
-        results[index] = _taps(products.sum((0, 2, 3)).swapaxes(-1, -2), filters, kernel, samplings[1], rows)
+        return _taps(products.sum((0, 2, 3)).swapaxes(-1, -2), filters, kernel, samplings[1], rows)
 
-    threads.run(compute, range(len(pieces)))
-    for index, piece in enumerate(pieces):
-        grad_w[piece.groups] += results[index]
+    for piece, share in zip(pieces, threads.results_of(share_of, pieces), strict=True):
+        grad_w[piece.groups] += share
     return grad_w
 
 

@@ -35,9 +35,10 @@ from importlib.util import find_spec
 from itertools import product
 from typing import Any, TypeVar
 
-__all__ = ["get_num_threads", "one_blas_thread", "run", "set_num_threads"]
+__all__ = ["get_num_threads", "one_blas_thread", "results_of", "run", "set_num_threads"]
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _num_threads: int | None = None  # None until somebody asks or sets it
 
@@ -168,6 +169,19 @@ def run(task: Callable[[Item], object], items: Sequence[Item]) -> None:
             raise job.error
         finally:
             job.error = None  # its traceback holds this frame: no cycle that keeps arrays until they are collected
+
+
+def results_of(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """``function(item)`` for each item, in their order, by the threads of `run`.
+
+    Examples
+    --------
+    >>> results_of(lambda i: i * i, range(4))
+    [0, 1, 4, 9]
+    """
+    results: list[Any] = [None] * len(items)
+    run(lambda i: results.__setitem__(i, function(items[i])), range(len(items)))
+    return results
 
 
 class _Job:
