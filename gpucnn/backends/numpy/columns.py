@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, threads
+from gpucnn.backends.numpy import memory, products, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 
@@ -128,7 +128,7 @@ def _multiply_columns(matrix: Array, columns: Array, part: Array, bias: Array | 
     in_place = memory.merged_rows(part[0], 1) if len(part) == 1 and part.dtype == matrix.dtype else None
     shape = (len(matrix), columns.shape[1])
     result = memory.scratch("convolution products", shape, matrix.dtype) if in_place is None else in_place
-    np.matmul(matrix, columns, out=result)
+    products.multiply(matrix, columns, result)
     if bias is not None:
         np.add(result, bias[:, None], out=result)
     if in_place is None:
@@ -140,7 +140,7 @@ def _multiply_rows(rows: Array, matrix: Array, part: Array, bias: Array | None) 
     in_place = _pixels(part) if part.dtype == matrix.dtype else None
     shape = (len(rows), matrix.shape[1])
     result = memory.scratch("convolution products", shape, matrix.dtype) if in_place is None else in_place
-    np.matmul(rows, matrix, out=result)
+    products.multiply(rows, matrix, result)
     if bias is not None:
         np.add(result, bias, out=result)
     if in_place is None:
@@ -264,11 +264,13 @@ def contract_weight(source: Array, grad: Array, samplings: Samplings, kernel: tu
             gradient = grads[images, g, :, None, None, None, *block]
             terms = memory.scratch("convolution products", into.shape, dtype)
             if last:  # K is (taps, channels) there
-                np.matmul(as_rows(windows, dtype).T, as_rows(gradient, dtype, "convolution gradient"), out=terms)
+                rows = as_rows(windows, dtype)
+                products.multiply(rows.T, as_rows(gradient, dtype, "convolution gradient"), terms)
                 by_tap = terms.reshape(taps, -1, filters).swapaxes(0, 1)
                 np.add(sums[share, g, run], by_tap, out=sums[share, g, run])
             else:
-                np.matmul(as_columns(windows, dtype), as_columns(gradient, dtype, "convolution gradient").T, out=terms)
+                columns = as_columns(windows, dtype)
+                products.multiply(columns, as_columns(gradient, dtype, "convolution gradient").T, terms)
                 np.add(into, terms, out=into)
 
     threads.run(compute, list(product(range(len(shares)), range(groups), chosen)))

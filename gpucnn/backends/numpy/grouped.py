@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, threads
+from gpucnn.backends.numpy import memory, products, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 
@@ -148,7 +148,7 @@ def _contractions(
         sums = part.reshape(shape) if in_place else memory.scratch("grouped sums", shape, dtype)
         windows = piece.reads.windows(sources[piece.images, piece.groups], dtype)
         with np.errstate(all="ignore"):  # what is not finite is computed again, in the caller's own errstate
-            np.matmul(matrix[piece.groups], windows, out=sums.reshape(*shape[:4], -1, shape[6]))
+            products.multiply(matrix[piece.groups], windows, sums.reshape(*shape[:4], -1, shape[6]))
             flat = sums.reshape(-1)
             if not isfinite(abs(np.vdot(flat, flat))):
                 return False
@@ -191,8 +191,8 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Seque
         for one, band in piece.share(part, grad):
             band[...] = one
         windows = piece.reads.windows(sources[piece.images, piece.groups], dtype)
-        products = windows @ grad.reshape(*outer, m * r, width).swapaxes(-1, -2)
-        return _taps(products.sum((0, 2, 3)).swapaxes(-1, -2), filters, kernel, samplings[1], rows)
+        terms = windows @ grad.reshape(*outer, m * r, width).swapaxes(-1, -2)
+        return _taps(terms.sum((0, 2, 3)).swapaxes(-1, -2), filters, kernel, samplings[1], rows)
 
     for piece, share in zip(pieces, threads.results_of(share_of, pieces), strict=True):
         grad_w[piece.groups] += share

@@ -35,7 +35,7 @@ from importlib.util import find_spec
 from itertools import product
 from typing import Any, TypeVar
 
-__all__ = ["get_num_threads", "one_blas_thread", "results_of", "run", "set_num_threads"]
+__all__ = ["blas_libraries", "get_num_threads", "one_blas_thread", "results_of", "run", "set_num_threads"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -367,14 +367,19 @@ class _Blas:
 _blas = _Blas()
 
 
-def _find() -> tuple[list[tuple[_Get, _Set]], list[_Swap]]:
-    """The BLAS libraries that NumPy may use: those in its wheel, else all of the process."""
+def blas_libraries() -> list[Any]:
+    """The BLAS libraries that NumPy may use, by threadpoolctl: those in its wheel, else all of the process."""
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # looks at every library: when needed
 
     numpy = find_spec("numpy")
     folder = os.path.dirname(os.path.realpath(numpy.origin)) if numpy and numpy.origin else ""
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
-    libraries = [library for library in libraries if library.filepath.startswith(folder)] or libraries
+    return [library for library in libraries if library.filepath.startswith(folder)] or list(libraries)
+
+
+def _find() -> tuple[list[tuple[_Get, _Set]], list[_Swap]]:
+    """What sets the number of threads of each of the `blas_libraries`: for the process, or for the calling thread."""
+    libraries = blas_libraries()
     own = [library for library in libraries if library.internal_api in ("mkl", "blis") or _uses_openmp(library)]
     return [_functions(library) for library in libraries if library not in own], [_swap(library) for library in own]
 

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, threads
+from gpucnn.backends.numpy import memory, products, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 
@@ -211,20 +211,21 @@ class _Images:
         left, right = (space.image, filters) if self.last else (filters, space.image)
         runs = memory.runs(self.depth, MOST_TERMS)
         if len(runs) == 1:
-            np.matmul(left, right, out=space.products)
+            products.multiply(left, right, space.products)
         else:
             self._multiply_runs(left, right, runs, space.products)
         if self.bias is not None:  # to the one frequency that is a term, with a plus, of every output
             bias = self.bias[piece.filters] if self.last else self.bias[piece.filters, None]
             np.add(space.constant, bias, out=space.constant)
 
-    def _multiply_runs(self, left: Array, right: Array, runs: list[slice], products: Array) -> None:
-        """Products [F, R, C] = left [F, R, depth] @ right [F, depth, C], a sum over each run of the depth, in order."""
-        terms = memory.scratch("winograd terms", products.shape[1:], products.dtype)
-        for a, b, out in zip(left, right, products, strict=True):
-            np.matmul(a[:, runs[0]], b[runs[0]], out=out)
+    def _multiply_runs(self, left: Array, right: Array, runs: list[slice], result: Array) -> None:
+        """Result [F, R, C] = left [F, R, depth] @ right [F, depth, C], a sum over each run of the depth, in order."""
+        terms = memory.scratch("winograd terms", result.shape[1:], result.dtype)
+        for a, b, out in zip(left, right, result, strict=True):
+            products.multiply(a[:, runs[0]], b[runs[0]], out)
             for run in runs[1:]:
-                np.add(out, np.matmul(a[:, run], b[run], out=terms), out=out)
+                products.multiply(a[:, run], b[run], terms)
+                np.add(out, terms, out=out)
 
     def _read(self, piece: Piece, space: _Workspace) -> None:
         """Fill the phases with the inputs that the piece's tiles read, zero outside of the image."""
