@@ -441,7 +441,8 @@ def _pixel_gradients(
         for plan in piece.plans:
             windows = plan.read(images[piece.images, ..., piece.groups], 2, dtype)
             for m in range(filters):
-                result[m][:, *plan.kernel] = np.einsum("nyxbl,ncdhwyxbl->cdhwl", grad[:, m], windows)
+                by_image = np.einsum("nyxbl,ncdhwyxbl->ncdhwl", grad[:, m], windows)  # short sums are more exact
+                result[m][:, *plan.kernel] = by_image.sum(axis=0)
         return result.transpose(5, 0, 1, 2, 3, 4)
 
     return pieces, gradient

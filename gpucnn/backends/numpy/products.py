@@ -38,7 +38,7 @@ class _Form(NamedTuple):
 # By whether the terms of a lie side by side, and the columns of b
 FORMS = {
     (True, True): _Form(rows=64, columns=64, results=64 * 320, terms=384),
-    (False, True): _Form(rows=32, columns=64, results=32 * 64, terms=384),
+    (False, True): _Form(rows=32, columns=64, results=32 * 64, terms=256),
     (True, False): _Form(rows=32, columns=16, results=32 * 16, terms=784),
 }
 
