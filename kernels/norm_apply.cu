@@ -16,7 +16,8 @@
 #include "norm_tiles.cuh"
 #include "bias_activation.cuh"
 
-constexpr int HELD = (PACK == 1 ? 12 : 32 / PACK) / (1 + RESIDUAL);  // packs of a thread, of each array
+constexpr int VALUES = !RESIDUAL ? 32 : sizeof(scalar_t) < 8 ? 16 : 8;  // of a thread, of each array
+constexpr int HELD = PACK == 1 ? 3 * VALUES / 8 : VALUES / PACK;        // packs
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]

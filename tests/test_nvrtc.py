@@ -19,9 +19,11 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import pytest
-from launches import Launch, launches_of_calls, launches_of_layers
+from launches import Launch, launches_of_calls, launches_of_layers, recording
 
+import gpucnn.functional as F
 from gpucnn.backends.cuda import nvrtc
 from gpucnn.backends.cuda.nvrtc import OPTIONS, CompilationError, Nvrtc, NvrtcNotFoundError
 from gpucnn.backends.cuda.sources import SCALARS, Source, folder
@@ -143,6 +145,16 @@ def test_each_dtype(compiler: Nvrtc, dtype: str) -> None:
     assert {launch.source.kernel for launch in generic} == {launch.source.kernel for launch in specialised}
     assert len(generic) >= 14
     expect_none([*complaints(compiler, specialised, "sm_90"), *complaints(compiler, generic, "sm_75")])
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+def test_wide_numbers_and_indices_together(compiler: Nvrtc, architecture: str) -> None:
+    """What takes the most registers: packs of float64 of two arrays, 64-bit indices, strides not known beforehand."""
+    pixels = np.zeros((2, 8, 8, 4))
+    with recording(specialises=False, wide=True) as recorder:
+        for image in (np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), pixels.transpose(0, 3, 1, 2)):
+            F.batch_norm(image, np.zeros(4), np.ones(4), np.ones(4), np.zeros(4), residual=image, activation="relu")
+    expect_none(complaints(compiler, recorder.launches.values(), architecture))
 
 
 # --- The gate itself ------------------------------------------------------------------------------------------------

@@ -315,7 +315,7 @@ def _apply_work(
     activation: Activation,
 ) -> Work:
     arrays = {"y": residual, "mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
-    held = HELD if residual is None else BACKWARD_HELD  # of two arrays
+    held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
     return _finished(tiling(x, _shared(x, mean), held, **arrays).work(eps=eps), residual, activation)
 
 
