@@ -332,7 +332,7 @@ class CupyLike:
     def __init__(self, array: Any, index: int = 0) -> None:
         self.array = array
         self.device = SimpleNamespace(id=index)
-        self.ndim, self.dtype, self.shape = array.ndim, array.dtype, array.shape
+        self.ndim, self.dtype, self.shape, self.size = array.ndim, array.dtype, array.shape, array.size
 
     __dlpack__ = Shared.__dlpack__
 
@@ -354,7 +354,7 @@ def cupy(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_arrays_of_cupy_stay_what_they_are(cupy: Any) -> None:
-    x = cupy.ndarray(np.array([-1.0, 2.0]))
+    x = cupy.ndarray(np.array([-1, 2]))  # integers: floats have a kernel
     backend, (array, nothing), give_back = receive("op", {"x": x, "none": None})
     assert backend.name == "cuda"
     assert array is x
@@ -366,7 +366,7 @@ def test_arrays_of_cupy_stay_what_they_are(cupy: Any) -> None:
 
 
 def test_arrays_of_another_library_on_a_gpu_are_taken_by_cupy(cupy: Any) -> None:
-    x = OnGpu(np.array([-1.0, 2.0]))
+    x = OnGpu(np.array([-1, 2]))
     result = F.relu(x)
     assert type(result) is OnGpu
     assert result.array.tolist() == [0, 2]
@@ -375,7 +375,7 @@ def test_arrays_of_another_library_on_a_gpu_are_taken_by_cupy(cupy: Any) -> None
     assert array.array is x.array  # no copy
     pair = give_back((array, None))
     assert (type(pair[0]), pair[1]) == (OnGpu, None)
-    assert type(F.relu(OnSecondGpu(np.ones(2)))) is OnGpu
+    assert type(F.relu(OnSecondGpu(np.ones(2, np.int64)))) is OnGpu
 
 
 def test_arrays_of_cupy_and_of_others_are_two_libraries(cupy: Any) -> None:
