@@ -195,6 +195,7 @@ struct NormParams {
   index_t x_0, x_1, x_2, x_3;
   index_t y_0, y_1, y_2, y_3;                   // grad_y, or residual
   index_t z_0, z_1, z_2, z_3;                   // what is written
+  index_t added_0, added_1, added_2, added_3;   // residual beside grad_y
   index_t mean_0, mean_1, mean_2, mean_3;
   index_t rstd_0, rstd_1, rstd_2, rstd_3;       // or variance
   index_t weight_0, weight_1, weight_2, weight_3;

@@ -490,6 +490,14 @@ def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator
         finish = (residual, activation, 0.1)
         yield Case(f"apply {given}", ("norm_apply",), "norm_apply", (x, mean, var, affine, -affine, 1e-5, *finish))
         yield Case(f"forward {given}", forward, "norm_forward", (x, affine, -affine, geometry, 1e-5, *finish))
+    masks = ("norm_activation_backward",)
+    for weight, bias, finish in (
+        (affine, -affine, (grad, "relu", 0.0)),
+        (None, affine, (None, "leaky_relu", 0.1)),
+        (affine, None, (None, "relu", 0.0)),
+    ):
+        arguments = (grad, x, mean, rstd, weight, bias, *finish)
+        yield Case(f"activation's gradient {finish[1]}, {name}", masks, "norm_activation_backward", arguments)
     sums, both = ("norm_backward_sums",), ("norm_backward_sums", "norm_backward_apply")
     if holds_rows_backward:
         sums, both = ("norm_rows_backward", "norm_backward_sums"), ("norm_rows_backward",)

@@ -40,8 +40,9 @@ def test_the_contract_is_a_score_of_primitives() -> None:
     public = {name for name in vars(Backend) if not name.startswith("_")}
     assert public == {*PRIMITIVES, "into"}
     assert set(Backend.__annotations__) == {"name", "xp", "host"}
-    # 24, and copies with a cast, bias with activation both ways, and a bias's gradient: one pass in place of several
-    assert len(PRIMITIVES) <= 28
+    # 24, and copies with a cast, bias with activation both ways, a bias's gradient, and a norm's activation backwards:
+    # one pass in place of several
+    assert len(PRIMITIVES) <= 29
     with pytest.raises(TypeError, match="abstract"):
         Backend()  # type: ignore[abstract]
 
@@ -132,6 +133,8 @@ CALLS: list[tuple[str, tuple[Any, ...], Any]] = [  # the primitive, its argument
     ("norm_apply", (flat, centre, spread, None, None, 1e-5, None, "none", 0.0), flat.shape),
     ("norm_forward", (flat, affine, affine, BATCH, 1e-5, flat, "relu", 0.0), [flat.shape, *[(1, C, 1, 1)] * 3]),
     ("norm_forward", (flat, None, None, ROWS, 1e-5, None, "leaky_relu", 0.1), [flat.shape, *[(N, C, 1, 1)] * 3]),
+    ("norm_activation_backward", (flat, flat, centre, spread, affine, affine, flat, "leaky_relu", 0.1), flat.shape),
+    ("norm_activation_backward", (flat, flat, centre, spread, None, None, None, "relu", 0.0), flat.shape),
     ("norm_backward_affine", (flat, flat, centre, spread, BATCH), [(1, C, 1, 1)] * 2),
     ("norm_backward_input", (flat, flat, centre, spread, affine, BATCH), flat.shape),
     ("norm_backward_input", (flat, flat, centre, spread, None, BATCH), flat.shape),

@@ -72,12 +72,12 @@ class Arrays:
         flag = (own,) if self.layer.norm == "batch_norm" else ()
         return getattr(F, self.layer.norm)(self.x, *self.layer.options, *running, *self.affine, *flag, **named)
 
-    def backward(self, mean: Any, rstd: Any) -> Any:
+    def backward(self, mean: Any, rstd: Any, **named: Any) -> Any:
         """All gradients, by statistics that the forward has returned."""
         flag = (True,) if self.layer.norm == "batch_norm" else ()
         running = (None, None) if self.running else ()
         arguments = (self.grad, self.x, *self.layer.options, *running, *self.affine, *flag)
-        return getattr(F, f"{self.layer.norm}_backward")(*arguments, mean=mean, rstd=rstd)
+        return getattr(F, f"{self.layer.norm}_backward")(*arguments, mean=mean, rstd=rstd, **named)
 
 
 def complaints(profile: Any) -> list[str]:
@@ -160,3 +160,39 @@ def test_a_residual_and_an_activation_cost_a_read_of_the_residual(name: str, ord
         arrays.forward(own=own, activation="relu")
     assert [launch.kernel for launch in alone.launches] == [launch.kernel]
     assert alone.launches[0].moved_bytes < (1.10 if dtype == "float32" else 1.20) * 2 * arrays.x.nbytes
+
+
+@pytest.mark.parametrize("has_residual", [False, True])
+@pytest.mark.parametrize(
+    ("name", "order", "dtype"),
+    [
+        ("ResNet-50 bn1", "contiguous", "float32"),
+        ("ResNet-50 bn5", "contiguous", "float32"),
+        ("MobileNetV2 bn_144", "channels_last", "float32"),
+        ("MobileNetV2 bn_144", "contiguous", "float16"),
+        ("ResNet-50 bn5", "channels_last", "float16"),
+        ("DDPM group_norm", "contiguous", "float32"),
+        ("CycleGAN instance_norm", "channels_last", "float32"),
+        ("ViT-B layer_norm", "contiguous", "float32"),
+        ("ConvNeXt-T layer_norm", "contiguous", "float32"),
+    ],
+)
+def test_the_gradient_of_an_activation_is_one_pass(name: str, order: str, dtype: str, has_residual: bool) -> None:
+    arrays = Arrays(name, order, dtype)
+    residual = simulator.asarray(simulator.asnumpy(arrays.grad)[::-1].copy()) if has_residual else None
+    if residual is not None and order == "channels_last":
+        residual = simulator.asarray(arranged(simulator.asnumpy(residual), order))
+    named: dict[str, Any] = {"residual": residual, "activation": "relu"}
+    _, mean, rstd = arrays.forward(return_statistics=True, **named)
+    with simulator.profile() as profile:
+        arrays.backward(mean, rstd, **named)
+    assert complaints(profile) == []
+    first, *_ = profile.launches
+    assert first.kernel == "norm_activation_backward"
+    assert first.moved_bytes < MOVED * (4 if has_residual else 3) * arrays.x.nbytes
+    in_one = name in IN_ONE and order == "contiguous"
+    total = (4 if has_residual else 3) + (3 if in_one else 5)
+    moved = sum(launch.moved_bytes for launch in profile.launches)
+    assert moved < (1.10 if dtype == "float32" else 1.20) * total * arrays.x.nbytes
+    widths = {access.bytes for access in first.accesses if access.array in ("x", "grad_y", "residual", "z")}
+    assert widths == ({4} if (name, order) == ("ResNet-50 bn5", "contiguous") else {16})

@@ -167,6 +167,21 @@ class Backend(ABC):
         """As `norm_apply` with x's own statistics; and these, as `norm_statistics`."""
 
     @abstractmethod
+    def norm_activation_backward(
+        self,
+        grad_y: Array,
+        x: Array,
+        mean: Array,
+        rstd: Array,
+        weight: Array | None,
+        bias: Array | None,
+        residual: Array | None,
+        activation: str,
+        negative_slope: float,
+    ) -> Array:
+        """grad_y times the activation's derivative, by the signs of what `norm_apply` computes before it."""
+
+    @abstractmethod
     def norm_backward_affine(
         self, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
     ) -> tuple[Array, Array]:

@@ -266,16 +266,9 @@ class NormCall(Call):
         grad = self.grad.reshape(shape)
         if self.activation == "none":
             return grad
-        signs = (self.x.reshape(shape).astype(self.wide, copy=False) - mean) * rstd
-        if self.weight is not None:
-            signs *= self.spread(self.weight, shape)
-        if self.bias is not None:
-            signs += self.spread(self.bias, shape)
-        if self.residual is not None:
-            signs += self.residual.reshape(shape).astype(self.wide, copy=False)
-        if self.activation == "relu":
-            return self.backend.masked(grad, self.xp.logical_not(signs <= 0))
-        return self.leaked(grad, signs, self.slope)
+        parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
+        x, residual, finish = self.x.reshape(shape), self.added(shape), (self.activation, self.slope)
+        return self.backend.norm_activation_backward(grad, x, mean, rstd, *parameters, residual, *finish)
 
     def row_backward(self, shape: Shape4, kept: tuple[int, ...], eps: float, needs: Needs) -> tuple[Array | None, ...]:
         """Gradients of layer and group norm."""

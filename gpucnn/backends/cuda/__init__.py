@@ -102,6 +102,7 @@ class CudaBackend(Backend):
     norm_statistics = _on_device(normalization.norm_statistics)
     norm_apply = _on_device(normalization.norm_apply)
     norm_forward = _on_device(normalization.norm_forward)
+    norm_activation_backward = _on_device(normalization.norm_activation_backward)
     norm_backward_affine = _on_device(normalization.norm_backward_affine)
     norm_backward_input = _on_device(normalization.norm_backward_input)
     norm_backward = _on_device(normalization.norm_backward)

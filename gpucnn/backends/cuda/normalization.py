@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.biases import ACTIVATIONS
@@ -29,6 +29,7 @@ BACKWARD_SUMS = Kernel("norm_backward_sums", "NormParams")
 BACKWARD_SUMS_COMBINE = Kernel("norm_backward_sums", "NormParams", "norm_backward_sums_combine")
 APPLY = Kernel("norm_apply", "NormParams")
 BACKWARD_APPLY = Kernel("norm_backward_apply", "NormParams")
+ACTIVATION_BACKWARD = Kernel("norm_activation_backward", "NormParams")
 ROWS = Kernel("norm_rows", "NormRowParams")
 ROWS_BACKWARD = Kernel("norm_rows_backward", "NormRowParams")
 
@@ -111,8 +112,8 @@ class Tiling(NamedTuple):
         return Work(fields, blocks=-(-fields["kept"] // COMBINED), extents=extents, constants=_PLAIN)
 
 
-_NAMES = ("x", "y", "z", "mean", "rstd", "weight", "bias", "sum")
-_WHOLE = ("x", "y", "z")  # arrays of the shape of x
+_NAMES = ("x", "y", "z", "added", "mean", "rstd", "weight", "bias", "sum")
+_WHOLE = ("x", "y", "z", "added")  # arrays of the shape of x
 _PLAIN = (("PACK", 1), ("ALONG", 0))  # what kernels are told that add parts
 _REST: Fields = {"divisor": 1, "weighs": 0, "groups": 1, "activation": 0, "negative_slope": 0.0, "eps": 0.0}
 
@@ -467,6 +468,32 @@ def norm_forward(
 # --- Gradients ----------------------------------------------------------------------------------------------------
 
 
+def _activation_backward_work(grad_y: Layout, x: Layout, *others: Any) -> Work:
+    *given, activation = others
+    arrays = dict(zip(("y", "mean", "rstd", "weight", "bias", "added", "z"), (grad_y, *given), strict=True))
+    held = BACKWARD_HELD if arrays["added"] is None or x.itemsize < 8 else BACKWARD_HELD // 2  # of three arrays
+    return _finished(tiling(x, _shared(x, arrays["mean"]), held, **arrays).work(), arrays["added"], activation)
+
+
+def norm_activation_backward(
+    backend: CudaBackend,
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
+) -> Array:
+    """The gradient by the activation's input, in the memory order of x: one pass over the arrays."""
+    z, chosen = backend.runtime.xp.empty_like(x), _activation(activation, negative_slope)
+    arrays = (grad_y, x, mean, rstd, weight, bias, residual, z)
+    launch(backend.runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, chosen)
+    return z
+
+
 class _Backward:
     """The gradients of one norm, each computed in the same way whether it is wanted with others or alone."""
 
@@ -565,5 +592,4 @@ def norm_backward(
     geometry: NormGeometry,
 ) -> tuple[Array, Array, Array]:
     """Gradients of x, weight and bias, sharing the sums that they have in common."""
-    grads = _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(weight, True, True)
-    return grads
+    return _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(weight, True, True)

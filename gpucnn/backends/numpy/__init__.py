@@ -47,6 +47,7 @@ class NumpyBackend(Backend):
     norm_statistics = staticmethod(normalization.norm_statistics)
     norm_apply = staticmethod(normalization.norm_apply)
     norm_forward = staticmethod(normalization.norm_forward)
+    norm_activation_backward = staticmethod(normalization.norm_activation_backward)
     norm_backward_affine = staticmethod(normalization.norm_backward_affine)
     norm_backward_input = staticmethod(normalization.norm_backward_input)
     norm_backward = staticmethod(normalization.norm_backward)

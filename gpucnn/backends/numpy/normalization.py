@@ -20,7 +20,7 @@ import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
-from gpucnn.backends.numpy.elementwise import activate
+from gpucnn.backends.numpy.elementwise import activate, masked
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import NormGeometry
 
@@ -127,6 +127,35 @@ def norm_forward(
 
     view.run(task, view.pieces)
     return y, mean[:, 0], var[:, 0], _reciprocal(var[:, 0], eps)
+
+
+def norm_activation_backward(
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
+) -> Array:
+    """The gradient by the activation's input, whose signs are computed again."""
+    wide = accumulator(x.dtype)
+    signs = (x.astype(wide, copy=False) - mean) * rstd
+    if weight is not None:
+        signs *= weight
+    if bias is not None:
+        signs += bias
+    if residual is not None:
+        signs += residual.astype(wide, copy=False)
+    if activation == "relu":
+        return masked(grad_y, ~(signs <= 0))
+    on, values = signs > 0, grad_y.astype(wide, copy=False)
+    result = masked(values, ~on)
+    result *= negative_slope
+    result += masked(values, on)
+    return result.astype(grad_y.dtype, copy=False)
 
 
 def norm_backward_affine(
