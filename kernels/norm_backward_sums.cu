@@ -24,7 +24,7 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    const acc_t* __restrict__ mean,       // [N or 1, G, 1, 1]
                    const acc_t* __restrict__ rstd,       // as mean
                    const acc_t* __restrict__ weight,     // [1, G, C, 1] or null
-                   acc_t* __restrict__ parts_g,          // [tiles, splits, sums], or null where there is one part
+                   acc_t* __restrict__ parts_g,          // [splits, part_length], or null where there is one part
                    acc_t* __restrict__ parts_gh,         // as parts_g
                    acc_t* __restrict__ sum_g,            // [kept]
                    acc_t* __restrict__ sum_gh,           // [kept]
@@ -133,7 +133,7 @@ norm_backward_sums_combine(const acc_t* __restrict__ parts_g,   // [tiles, split
   add_combiners(sums, scratch, own);
 
   // neighbouring threads write neighbouring sums
-  if (own.member == 0) {
+  if (own.member == 0 && own.local < COMBINED) {
     results[0][own.local] = rounded(sums[0]) / static_cast<acc_t>(p.divisor);
     results[1][own.local] = rounded(sums[1]) / static_cast<acc_t>(p.divisor);
   }

@@ -10,7 +10,8 @@
 // Writes       mean, var and rstd, size 1 along the reduced axes
 // Mapping      see Tile in norm_tiles.cuh; a block takes a part that its threads' registers hold. Where there are
 //              several, each leaves [m, sum(d), sum(d^2)], which norm_statistics_combine moves to one pivot and adds
-// Bytes        x once: both passes over a part are over registers
+// Bytes        x once: both passes over a part are over registers. Parts once: norm_statistics_combine holds the pivots
+//              of 256 parts of a sum, and reads those of further ones twice
 // Determinism  parts follow from sizes alone; within a part always the same pairs, then the parts in the same pairs
 // Limits       a sum of float32 values beyond 3.4e38 overflows, where the NumPy backend has float64
 #include "common.cuh"
@@ -19,6 +20,7 @@
 #include "norm_tiles.cuh"
 
 constexpr int HELD = PACK == 1 ? 12 : 32 / PACK;  // packs of a thread
+constexpr int HELD_PIVOTS = 8;                    // of a thread that adds parts
 
 __device__ __forceinline__ void write_statistics(const Statistics& found, index_t sum, acc_t* __restrict__ mean,
                                                  acc_t* __restrict__ var, acc_t* __restrict__ rstd,
@@ -32,7 +34,7 @@ __device__ __forceinline__ void write_statistics(const Statistics& found, index_
 
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
-                acc_t* __restrict__ parts,       // [3, tiles, splits, sums], or null where there is one part
+                acc_t* __restrict__ parts,       // [3, splits, part_length], or null where there is one part
                 acc_t* __restrict__ mean,        // [kept]
                 acc_t* __restrict__ var,         // [kept]
                 acc_t* __restrict__ rstd,        // [kept]
@@ -91,7 +93,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
     results[2][own.local + e] = rounded(moments[EACH + e]);
   }
   __syncthreads();
-  const index_t values = tiles_of(p) * p.splits * p.sums;
+  const index_t values = p.splits * part_length(p);
   for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
     const index_t sum = own.tile * p.sums + local, to = part_place(own, p) + local;
     if (sum >= p.kept) break;
@@ -104,8 +106,16 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
   }
 }
 
+// One part of `size` elements, moved by `shift` to the pivot of all. Its values lie `values` apart from `part` on.
+__device__ __forceinline__ void add_part(Sum (&moments)[2], const acc_t* part, index_t values, acc_t shift,
+                                         index_t size) {
+  const acc_t n = static_cast<acc_t>(size), sum_d = part[values];
+  moments[0] = moments[0] + sum_d + n * shift;
+  moments[1] = moments[1] + part[2 * values] + shift * (2 * sum_d + n * shift);
+}
+
 extern "C" __global__ void __launch_bounds__(COMBINERS, 1)
-norm_statistics_combine(const acc_t* __restrict__ parts,  // [3, tiles, splits, sums]
+norm_statistics_combine(const acc_t* __restrict__ parts,  // [3, splits, sums], sums of part_length
                         acc_t* __restrict__ mean,         // [kept]
                         acc_t* __restrict__ var,          // [kept]
                         acc_t* __restrict__ rstd,         // [kept]
@@ -113,12 +123,21 @@ norm_statistics_combine(const acc_t* __restrict__ parts,  // [3, tiles, splits, 
   __shared__ Sum scratch[2 * COMBINERS];
   __shared__ acc_t results[3][COMBINED];
   const Combiner own = combiner(p);
-  const index_t values = tiles_of(p) * p.splits * p.sums;
+  const index_t values = p.splits * p.sums;
   const acc_t* const pivots = parts + own.first;
 
   // the mean of the parts' pivots is the pivot of all
   Sum total[1] = {};
-  for (index_t part = own.member; part < own.last; part += own.step) {
+  acc_t held[HELD_PIVOTS];
+#pragma unroll
+  for (int h = 0; h < HELD_PIVOTS; ++h) {
+    const index_t part = own.member + h * own.step;
+    if (part >= own.last) continue;
+    held[h] = pivots[part * p.sums];
+    total[0] = total[0] + held[h] * static_cast<acc_t>(part_size(part, p));
+  }
+  const index_t further = own.member + HELD_PIVOTS * own.step;
+  for (index_t part = further; part < own.last; part += own.step) {
     total[0] = total[0] + pivots[part * p.sums] * static_cast<acc_t>(part_size(part, p));
   }
   add_combiners(total, scratch, own);
@@ -126,12 +145,14 @@ norm_statistics_combine(const acc_t* __restrict__ parts,  // [3, tiles, splits, 
 
   // x - pivot = d + shift, summed over the n elements of each part
   Sum moments[2] = {};
-  for (index_t part = own.member; part < own.last; part += own.step) {
-    const acc_t n = static_cast<acc_t>(part_size(part, p));
-    const acc_t shift = pivots[part * p.sums] - pivot;
-    const acc_t sum_d = pivots[values + part * p.sums];
-    moments[0] = moments[0] + sum_d + n * shift;
-    moments[1] = moments[1] + pivots[2 * values + part * p.sums] + shift * (2 * sum_d + n * shift);
+#pragma unroll
+  for (int h = 0; h < HELD_PIVOTS; ++h) {
+    const index_t part = own.member + h * own.step;
+    if (part < own.last) add_part(moments, pivots + part * p.sums, values, held[h] - pivot, part_size(part, p));
+  }
+  for (index_t part = further; part < own.last; part += own.step) {
+    const acc_t* const at = pivots + part * p.sums;
+    add_part(moments, at, values, *at - pivot, part_size(part, p));
   }
   add_combiners(moments, scratch, own);
 

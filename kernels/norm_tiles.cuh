@@ -45,9 +45,16 @@ __device__ __forceinline__ Tile tile(const NormParams& p) {
   return own;
 }
 
-// Where a part's values of the block's sums go, in an array [tiles, splits, sums].
+constexpr int COMBINED = 8;  // sums of a block that adds parts: values of theirs fill a sector
+
+// Values of one part of all sums, with a gap at the end where they do not fill its last sector.
+__device__ __forceinline__ index_t part_length(const NormParams& p) {
+  return (p.kept + COMBINED - 1) / COMBINED * COMBINED;
+}
+
+// Where a part's values of the block's sums go, in an array [splits, part_length].
 __device__ __forceinline__ index_t part_place(const Tile& own, const NormParams& p) {
-  return (own.tile * p.splits + own.part) * p.sums;
+  return own.part * part_length(p) + own.tile * p.sums;
 }
 
 // The terms of one pack, added to the sums that they belong to.
@@ -106,10 +113,10 @@ __device__ __forceinline__ void add_threads(Sum (&sums)[N], Sum* scratch, const 
 // --- Sums of parts ---------------------------------------------------------------------------------------------------
 
 constexpr int COMBINERS = 256;  // threads of a block that adds the parts of sums
-constexpr int COMBINED = 8;     // sums of such a block
 
 // Parts lie as [tiles, splits, sums]: neighbours are sums of one part or, where tiles are of one sum, parts of one sum.
-// The threads lie in the same way, so that a warp reads whole sectors.
+// The threads lie in the same way, so that a warp reads whole sectors; `side` of them share a sum in the latter case.
+// The parts that this file's tiles leave are one tile here, with `sums` of part_length.
 struct Combiner {
   index_t local, sum;    // in the block, and of all
   index_t member, step;  // which parts are the thread's: from member on, every step-th; none where it has no work
@@ -122,13 +129,13 @@ __device__ __forceinline__ Combiner combiner(const NormParams& p) {
   const index_t thread = static_cast<index_t>(threadIdx.x);
   const bool beside = p.sums > 1;
   Combiner own;
-  own.step = COMBINERS / COMBINED;
+  own.step = beside ? COMBINERS / COMBINED : p.side;  // a power of two
   own.local = beside ? thread % COMBINED : thread / own.step;
   own.member = beside ? thread / COMBINED : thread % own.step;
   own.apart = beside ? COMBINED : 1;
   own.sum = static_cast<index_t>(blockIdx.x) * COMBINED + own.local;
   own.first = own.sum / p.sums * p.splits * p.sums + own.sum % p.sums;
-  own.last = own.sum < p.kept ? p.splits : 0;
+  own.last = own.local < COMBINED && own.sum < p.kept ? p.splits : 0;
   return own;
 }
 
@@ -138,7 +145,7 @@ __device__ __forceinline__ void add_combiners(Sum (&sums)[N], Sum* scratch, cons
   const int thread = static_cast<int>(threadIdx.x), member = static_cast<int>(own.member);
   for (int k = 0; k < N; ++k) scratch[k * COMBINERS + thread] = sums[k];
   __syncthreads();
-  for (int half = COMBINERS / COMBINED / 2; half > 0; half /= 2) {
+  for (int half = static_cast<int>(own.step) / 2; half > 0; half /= 2) {
     for (int k = 0; k < N; ++k) {
       Sum* const at = scratch + k * COMBINERS + thread;
       if (member < half) *at = *at + at[half * own.apart];

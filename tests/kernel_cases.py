@@ -464,6 +464,9 @@ def _norms() -> Iterator[Case]:
             ("layer, aligned", "contiguous"),
         ):
             yield from _norm(f"{name}, {dtype}, {order}", NormGeometry(*NORMS[name]), dtype, order)
+    geometry = NormGeometry((3085, 2, 1, 65), (0, 2, 3))  # 258 parts: more than those whose pivots threads hold
+    x = _array(geometry.shape, "float32") + np.arange(3085, dtype=np.float32)[:, None, None, None]
+    yield Case("statistics, float32, many parts", ("norm_statistics",), "norm_statistics", (x, geometry, 1e-5))
 
 
 def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator[Case]:

@@ -13,7 +13,6 @@ from gpucnn import simulator
 
 pytestmark = pytest.mark.usefixtures("compiler")
 MOVED, SECTORS, CONFLICT = 1.10, 1.05, 2
-SMALL = 0.05  # of an operation's bytes: launches that only add parts, whose own share may be any
 
 
 class Layer(NamedTuple):
@@ -82,16 +81,19 @@ class Arrays:
 
 def complaints(profile: Any) -> list[str]:
     """What the launches of one operation do beyond the limits."""
-    moved = sum(launch.moved_bytes for launch in profile.launches)
     found = []
     for launch in profile.launches:
-        if launch.moved_bytes > MOVED * launch.least_bytes and launch.moved_bytes > SMALL * moved:
+        # sums of planes are weighed anew for each image: a few sectors of weight, read once an image
+        weighed = launch.kernel == "norm_backward_sums_combine" and any(a.array == "weight" for a in launch.accesses)
+        if launch.moved_bytes > (1.25 if weighed else MOVED) * launch.least_bytes:
             found.append(f"{launch.kernel} moves {launch.moved_bytes} bytes, the least is {launch.least_bytes}")
         if launch.sectors > SECTORS * launch.ideal_sectors:
             found.append(f"{launch.kernel} asks for {launch.sectors} sectors, {launch.ideal_sectors} would do")
         if launch.worst_conflict > CONFLICT:
             found.append(f"{launch.kernel} has a bank conflict of {launch.worst_conflict}")
-    if moved > MOVED * sum(launch.least_bytes for launch in profile.launches):
+    if sum(launch.moved_bytes for launch in profile.launches) > MOVED * sum(
+        each.least_bytes for each in profile.launches
+    ):
         found.append("all launches together move too much")
     return found
 

@@ -107,8 +107,8 @@ class Tiling(NamedTuple):
 
     def combine(self, **others: int | float) -> Work:
         """The launch that adds the parts."""
-        fields = self.fields | others
-        extents = (fields["splits"] * (fields["kept"] + fields["sums"]),)
+        fields = self.fields | {"sums": _part_length(self.fields["kept"])} | others
+        extents = (fields["splits"] * fields["sums"] + COMBINED,)
         return Work(fields, blocks=-(-fields["kept"] // COMBINED), extents=extents, constants=_PLAIN)
 
 
@@ -156,11 +156,15 @@ def _run(dims: Sequence[Dim], reduced: bool) -> int:
 
 
 def _flat(kept: int, splits: int, sums: int) -> Fields:
-    """The fields of a combination of parts [kept / sums, splits, sums] to sums [kept]."""
+    """The fields of a combination of parts [kept / sums, splits, sums] to sums [kept].
+
+    Of sums that lie apart, `side` threads read the neighbouring parts; those of one part each are all neighbours.
+    """
+    sums, side = (max(1, kept), 1) if splits == 1 else (max(1, sums), min(32, select.power_of_two(splits)))
     fields = {f"{name}_{number}": 0 for name in _NAMES for number in range(4)}
     fields |= {f"{name}_{number}": 1 for name in ("kept", "reduced") for number in (1, 2, 3)}
     fields |= {"kept": kept, "kept_3": max(1, kept), "sum_3": 1, "reduced": splits, "splits": splits, "run": 1}
-    return _REST | fields | {"sums": max(1, sums), "side": 1, "columns": 1, "rows": 1, "apart": 1, "moves": 0}
+    return _REST | fields | {"sums": sums, "side": side, "columns": 1, "rows": 1, "apart": 1, "moves": 0}
 
 
 # --- Statistics ---------------------------------------------------------------------------------------------------
@@ -185,11 +189,16 @@ def _statistics_combine_work(
 @lru_cache(maxsize=1024)
 def _parts_shape(
     tiled: Callable[..., Tiling], arrays: tuple[Layout | None, ...], facts: tuple[Hashable, ...]
-) -> tuple[int, int, int] | None:
-    """The tiles, parts and sums of a tile of a reduction, or None where no sum has several parts."""
+) -> tuple[int, int] | None:
+    """The parts of a reduction and the values of each, or None where no sum has several parts."""
     fields = tiled(*arrays, *facts).fields
-    kept, sums, splits = (int(fields[name]) for name in ("kept", "sums", "splits"))
-    return None if splits == 1 else (-(-kept // sums), splits, sums)
+    splits = int(fields["splits"])
+    return None if splits == 1 else (splits, _part_length(fields["kept"]))
+
+
+def _part_length(kept: int | float) -> int:
+    """Values of one part of all sums, which fill whole sectors: part_length in norm_tiles.cuh."""
+    return -(-int(kept) // COMBINED) * COMBINED
 
 
 def _sizes_kept(x: Array, axes: Axes) -> Axes:
