@@ -370,10 +370,12 @@ def _norm_calls(name: str, geometry: NormGeometry, dtype: str, order: str) -> It
 
     def arguments(primitive: str) -> Arguments:
         x, grad, mean, var, rstd, weight = given()
+        apart = np.copysign(grad.dtype.type(40), x)  # so that rounding gives no number another sign
         return {
             "norm_statistics": (x, geometry, 1e-5),
             "norm_apply": (x, mean, var, weight, -weight, 1e-5, grad, "relu", 0.0),
             "norm_forward": (x, weight, -weight, geometry, 1e-5, None, "none", 0.0),
+            "norm_activation_backward": (grad, x, mean, rstd, weight, -weight, apart, "leaky_relu", 0.01),
             "norm_backward_affine": (grad, x, mean, rstd, geometry),
             "norm_backward_input": (grad, x, mean, rstd, weight, geometry),
             "norm_backward": (grad, x, mean, rstd, weight, geometry),
@@ -383,6 +385,7 @@ def _norm_calls(name: str, geometry: NormGeometry, dtype: str, order: str) -> It
         "norm_statistics",
         "norm_apply",
         "norm_forward",
+        "norm_activation_backward",
         "norm_backward_affine",
         "norm_backward_input",
         "norm_backward",
