@@ -348,7 +348,7 @@ BUGS = [
         "pack.cu",
         "  __syncthreads();\n\n",
         "\n",
-        "forward, many positions, float32, im2col, channels_last",
+        "pack, whole tiles, float32, contiguous to float32, channels last",
         (simulator.Race, simulator.UninitialisedRead),
     ),
     Bug(
