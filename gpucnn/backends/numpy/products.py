@@ -47,8 +47,11 @@ def multiply(a: Array, b: Array, out: Array) -> None:
     """Out [..., M, N] = a [..., M, K] @ b [..., K, N], as `numpy.matmul`; leading axes are broadcast."""
     m, n = out.shape[-2:]
     terms = a.shape[-1]
+    if m * n * terms <= WITHOUT_COPIES:
+        np.matmul(a, b, out=out)
+        return
     form = FORMS.get((a.strides[-1] == a.itemsize, b.strides[-1] == b.itemsize))
-    if m * n * terms <= WITHOUT_COPIES or form is None or out.dtype.kind != "f" or not _has_kernels():
+    if form is None or out.dtype.kind != "f" or not _has_kernels():
         np.matmul(a, b, out=out)
         return
     blocks, (first, *others) = _plan(m, n, terms, form)
