@@ -613,3 +613,18 @@ def test_the_workspace_of_a_thread_is_bounded(
     factor = 6 if name == "winograd" else 4.5
     assert len(most) == 3
     assert max(most) < factor * limit + 32 * KIB
+
+
+def test_the_weights_gradient_of_small_planes_adds_up_image_by_image() -> None:
+    """Sums over all images and positions in a row had twice this error."""
+    rng = np.random.default_rng(0)
+    x = np.maximum(rng.standard_normal((4, 64, 7, 7)), 0).astype(np.float32)
+    grad, weight = rng.standard_normal((4, 64, 7, 7)).astype(np.float32), np.zeros((64, 1, 5, 5), np.float32)
+    single, double = (
+        F.conv2d_backward(
+            *(array.astype(dtype) for array in (grad, x, weight)), padding=2, groups=64, needs=(False, True, False)
+        )[1]
+        for dtype in (np.float32, np.float64)
+    )
+    error = np.sqrt(np.mean((single - double) ** 2) / np.mean(double**2))
+    assert error < np.finfo(np.float32).eps
