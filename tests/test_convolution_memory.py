@@ -1,4 +1,4 @@
-"""What convolutions do with memory: the order of results, the blocks that work is cut into, and how much is held."""
+"""Memory of convolutions: the order of results, the blocks of work, and the workspace held."""
 
 from __future__ import annotations
 

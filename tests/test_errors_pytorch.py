@@ -1,4 +1,4 @@
-"""What PyTorch refuses is refused here and what it takes is taken, but for differences listed with their reasons."""
+"""Agreement with PyTorch on invalid calls, but for differences listed with their reasons."""
 
 from __future__ import annotations
 

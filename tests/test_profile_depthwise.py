@@ -1,4 +1,4 @@
-"""What the depthwise kernels do to memory on the benchmark's layers: bytes, sectors and banks, by the profile."""
+"""Memory profile of the depthwise kernels on the benchmark's layers: bytes, sectors and bank conflicts."""
 
 from __future__ import annotations
 

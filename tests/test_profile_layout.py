@@ -1,4 +1,4 @@
-"""What the kernels that move values about do to memory on layers of real networks: counted in the simulator."""
+"""Memory profile of the layout kernels on layers of real networks, counted in the simulator."""
 
 from __future__ import annotations
 

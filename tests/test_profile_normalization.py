@@ -1,4 +1,4 @@
-"""What the norms' kernels do to memory on layers of real networks: each array once, by whole sectors."""
+"""Memory profile of the norms' kernels on layers of real networks: each array once, by whole sectors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pooling and unpooling do to memory on layers of real networks: counted in the simulator."""
+"""Memory profile of pooling and unpooling on layers of real networks, counted in the simulator."""
 
 from __future__ import annotations
 
