@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference import finite_difference
+from sample import examples
 from strategies import FLOATS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -90,7 +91,7 @@ def upstream(norm: Norm, before: Array) -> Array:
 
 
 @pytest.mark.parametrize("kind", NORMS)
-@settings(max_examples=20)
+@examples(20)
 @given(
     dtype=st.sampled_from(FLOATS),
     order=st.sampled_from(["contiguous", "channels_last", "strided"]),
