@@ -1,6 +1,6 @@
 """The sample of the suite that a plain `pytest` runs; ``pytest --all`` runs everything, as CI does.
 
-Three rules make the sample, and each test says beside itself which of them it takes:
+Three rules make the sample; a test names the one that applies in its decorator:
 
 - ``@examples(n)``: Hypothesis draws n examples under ``--all``, a tenth of them otherwise.
 - ``@pytest.mark.table(n)``: of a long table of parameters n rows run, evenly spread from the first to the last.
@@ -9,13 +9,14 @@ Three rules make the sample, and each test says beside itself which of them it t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
 
-_SHARE = 10  # of the examples, one in so many is in the sample
+Row = TypeVar("Row")
+_SHARE = 10  # the sample draws this fraction of the examples
 everything = False  # set by conftest before any test is imported
 
 
@@ -31,13 +32,18 @@ def sampled(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     for item in items:
         if item.get_closest_marker("table") is not None:
             tables.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
-    dropped = {item for rows in tables.values() for item in set(rows) - set(_spread(rows))}
+    dropped = {item for rows in tables.values() for item in set(rows) - set(some(rows, _number(rows[0])))}
     return [item for item in items if item not in dropped]
 
 
-def _spread(rows: list[pytest.Item]) -> list[pytest.Item]:
-    """As many rows as the marker of the first one says, from the first to the last."""
-    marker = rows[0].get_closest_marker("table")
+def _number(item: pytest.Item) -> int:
+    marker = item.get_closest_marker("table")
     assert marker is not None
-    number = min(marker.args[0], len(rows))
+    number: int = marker.args[0]
+    return number
+
+
+def some(rows: Sequence[Row], number: int) -> Sequence[Row]:
+    """All rows under ``--all``, otherwise `number` of them, evenly spread from the first to the last."""
+    number = len(rows) if everything else min(number, len(rows))
     return [rows[round(index * (len(rows) - 1) / max(number - 1, 1))] for index in range(number)]
