@@ -1,4 +1,4 @@
-"""What lies between the layers on a GPU: changes of memory order, with and without a cast, bias and activation."""
+"""Layout changes between layers on a GPU, with and without a cast, and bias with activation."""
 
 import pytest
 

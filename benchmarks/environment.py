@@ -1,4 +1,4 @@
-"""Where a run took place: threads, device name, versions. No host name and no path is recorded."""
+"""The machine of a run: threads, device name, versions. No host name and no path is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer is: its shapes, its floating-point operations and the least bytes it can move.
+"""The layers that are measured: shapes, floating-point operations and the least bytes they can move.
 
 Everything here is exact integer arithmetic on frozen dataclasses; nothing imports an array library.
 Arrays are float32, or float16 in some cases for a GPU, and in the order N, C, spatial.

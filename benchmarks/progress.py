@@ -1,4 +1,4 @@
-"""What is seen of a run while it goes on: a bar in a terminal, else a line for each case."""
+"""Progress of a run: a bar in a terminal, else a line for each case."""
 
 from __future__ import annotations
 

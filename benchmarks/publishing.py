@@ -1,4 +1,4 @@
-"""What is done with a run of either device: names of its files, JSON, tables and figures; exit codes."""
+"""Output of a run on either device: names of its files, JSON, tables and figures; exit codes."""
 
 from __future__ import annotations
 

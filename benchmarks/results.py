@@ -1,4 +1,4 @@
-"""What a run leaves: records, the JSON that holds them, and the ratios drawn from them."""
+"""Records of a run, the JSON that holds them, and the ratios computed from them."""
 
 from __future__ import annotations
 

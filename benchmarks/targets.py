@@ -1,4 +1,4 @@
-"""What the GPU's kernels are meant to reach, and how far a run is from it."""
+"""Performance targets of the GPU's kernels, and the distance of a run from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation: ``pip install -e ".[docs]" && sphinx-build -W -b html docs docs/build/html``."""
+"""Sphinx configuration: ``pip install -e ".[docs]" && sphinx-build -W -b html docs docs/build/html``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine offers to gpucnn, for people to read and for reports to keep."""
+"""Backends, devices and versions on this machine, for people to read and for reports to keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How convolutions are computed where there is a choice: how exactly, and by which algorithm."""
+"""Precision and algorithm of convolutions, where there is a choice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which algorithm is the quickest, timed on the device where it is to run, and kept for later processes."""
+"""Autotuning: time the algorithms on the device, and keep the quickest for later processes."""
 
 from __future__ import annotations
 

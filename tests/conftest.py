@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pytest
+import sample
 from array_backends import BACKENDS, ArrayBackend
 from hypothesis import HealthCheck, Phase, settings
 
@@ -39,10 +41,14 @@ settings.load_profile("suite")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", choices=list(BACKENDS), default="numpy", help="the arrays to run the suite on")
+    parser.addoption("--all", action="store_true", help="run the whole suite, not a sample of at most five minutes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The suite draws thousands of sizes: a build for each of them would be hours of compilation."""
+    sample.everything = config.getoption("--all")
+    config.addinivalue_line("markers", "table(n): of the test's rows of parameters, n run without --all")
+    config.addinivalue_line("markers", "thorough: runs under --all only")
     if config.getoption("--backend") == "cuda":
         os.environ.setdefault("GPUCNN_BUILDS", "generic")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
@@ -51,15 +57,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     torch = "with" if importlib.util.find_spec("torch") else "without"
-    return f"gpucnn: backend {config.getoption('--backend')}, {torch} PyTorch as a peer"
+    extent = "the whole suite" if sample.everything else "a sample of the suite (--all runs everything)"
+    return f"gpucnn: {extent}, backend {config.getoption('--backend')}, {torch} PyTorch as a peer"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On another backend than NumPy only the tests that run on it: the others would say the same again."""
+    """Drop what the sample leaves out and, on another backend than NumPy, all that would say the same again."""
+    kept = items if sample.everything else sample.sampled(items)
     if config.getoption("--backend") != "numpy":
-        kept = [item for item in items if "backend" in getattr(item, "fixturenames", ())]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        kept = [item for item in kept if "backend" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say why tests were skipped, a line for each reason."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())
+    )
+    for reason, number in reasons.most_common():
+        terminalreporter.write_line(f"skipped {number}: {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the public operations launch on a GPU, written down without one: NumPy arrays in, sources out."""
+"""Launches of the public operations, recorded without a GPU: NumPy arrays in, sources out."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ CONFIG = """
 source_paths = ["{source}"]
 also_copy = ["gpucnn"]
 process_isolation = "forkserver" # a fork of a process that ran the tests would inherit its warm caches
-pytest_add_cli_args = ["--hypothesis-profile=mutation", "-p", "no:cacheprovider"]
+pytest_add_cli_args = ["--all", "--hypothesis-profile=mutation", "-p", "no:cacheprovider"]
 pytest_add_cli_args_test_selection = {tests}
 """
 

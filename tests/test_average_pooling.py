@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pooling_cases import (
     CONTENTS,
@@ -28,6 +28,7 @@ from pooling_cases import (
     torch_pools,
     torch_tensor,
 )
+from sample import examples
 from strategies import COMPLEX, FLOATS, ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -62,7 +63,7 @@ def for_power(x: Array, power: float) -> Array:
 # --- Average ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(pools(LINEAR, CONTENTS), st.booleans(), divisors)
 def test_average(backend: ArrayBackend, pool: Pool, include: bool, divisor: float | None) -> None:
     x = pool.input()
@@ -75,7 +76,7 @@ def test_average(backend: ArrayBackend, pool: Pool, include: bool, divisor: floa
         assert_close(run(backend, avg_pool, x, **pool.options, **divided), expected, x.dtype)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(pools(LINEAR), st.booleans(), divisors)
 def test_average_gradient(backend: ArrayBackend, pool: Pool, include: bool, divisor: float | None) -> None:
     x, sizes = pool.input(), pool.windows.sizes
@@ -90,7 +91,7 @@ def test_average_gradient(backend: ArrayBackend, pool: Pool, include: bool, divi
     assert backend.run(backward, grad, x, **pool.options, **divided, needs=(False,)) == (None,)
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(torch_pools("avg", CONTENTS), st.booleans(), st.sampled_from([None, 1, 5]))
 def test_average_agrees_with_torch(
     backend: ArrayBackend, torch: Any, pool: Pool, include: bool, divisor: int | None
@@ -167,7 +168,7 @@ def test_divisors_that_are_refused(backend: ArrayBackend, name: str) -> None:
 # --- Sum ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(pools(ALL, CONTENTS))
 def test_sum(backend: ArrayBackend, pool: Pool) -> None:
     x = pool.input()
@@ -178,7 +179,7 @@ def test_sum(backend: ArrayBackend, pool: Pool) -> None:
         assert_close(run(backend, operation("sum_pool", pool.rank), x, **pool.options), expected, x.dtype)
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(pools(ALL))
 def test_sum_gradient(backend: ArrayBackend, pool: Pool) -> None:
     x, sizes = pool.input(), pool.windows.sizes
@@ -202,7 +203,7 @@ def test_integer_sums_wrap_around(backend: ArrayBackend, dtype: str) -> None:
 # --- Lp -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(pools(FLOATS), powers)
 def test_lp(backend: ArrayBackend, pool: Pool, power: float) -> None:
     x = for_power(pool.input(), power)
@@ -212,7 +213,7 @@ def test_lp(backend: ArrayBackend, pool: Pool, power: float) -> None:
     assert_close(run(backend, operation("lp_pool", pool.rank), x, power, **pool.options), expected, x.dtype)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(pools(FLOATS), powers)
 def test_lp_gradient(backend: ArrayBackend, pool: Pool, power: float) -> None:
     x, sizes = for_power(pool.input(), power), pool.windows.sizes
@@ -229,7 +230,7 @@ def test_lp_gradient(backend: ArrayBackend, pool: Pool, power: float) -> None:
     assert backend.run(backward, grad, x, power, **pool.options, needs=(False,)) == (None,)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(torch_pools("lp", ("numbers", "ties")), powers)
 def test_lp_agrees_with_torch(backend: ArrayBackend, torch: Any, pool: Pool, power: float) -> None:
     """Among rounded numbers are windows of zeros, whose gradient is zero."""
@@ -287,7 +288,7 @@ def test_powers_that_are_refused(backend: ArrayBackend, name: str) -> None:
 # --- Adaptive average ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(adaptives(LINEAR, CONTENTS))
 def test_adaptive_average(backend: ArrayBackend, case: Adaptive) -> None:
     x = case.input()
@@ -296,7 +297,7 @@ def test_adaptive_average(backend: ArrayBackend, case: Adaptive) -> None:
         assert_close(run(backend, operation("adaptive_avg_pool", case.rank), x, case.output_size), expected, x.dtype)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(adaptives(LINEAR))
 def test_adaptive_average_gradient(backend: ArrayBackend, case: Adaptive) -> None:
     x, grad = case.input(), case.grad()
@@ -307,7 +308,7 @@ def test_adaptive_average_gradient(backend: ArrayBackend, case: Adaptive) -> Non
     assert backend.run(backward, grad, x, case.output_size, needs=(False,)) == (None,)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(adaptives(("float32", "float64"), CONTENTS).filter(lambda case: 0 not in case.lead))
 def test_adaptive_average_agrees_with_torch(backend: ArrayBackend, torch: Any, case: Adaptive) -> None:
     x, grad = case.input(), case.grad()

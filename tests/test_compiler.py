@@ -267,6 +267,7 @@ def compiled_by(process: subprocess.Popen[str]) -> int:
     return int(output)
 
 
+@pytest.mark.thorough
 def test_processes_may_share_the_folder(tmp_path: Path) -> None:
     programs = 100
     processes = [start_process(tmp_path, programs) for _ in range(8)]

@@ -24,8 +24,9 @@ from convolution_cases import (
     poisoned_memory,
     torch_leaves,
 )
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from sample import examples
 from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, arranged, dtype_of, numbers, paddings
 from tolerances import assert_close
 
@@ -145,7 +146,7 @@ def transposed(draw: st.DrawFn, dtypes: tuple[str, ...], most: int = 3000, symme
 # --- Against loops ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(layer=transposed(FLOATS + COMPLEX + INTEGERS), with_bias=st.booleans())
 def test_forward_is_the_loops(backend: ArrayBackend, layer: Transposed, with_bias: bool) -> None:
     x, w, b, _ = layer.arrays()
@@ -157,7 +158,7 @@ def test_forward_is_the_loops(backend: ArrayBackend, layer: Transposed, with_bia
     assert bits(backend.run(layer.op(), x, w, b, **layer.options)) == bits(y)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     layer=transposed(FLOATS + COMPLEX + INTEGERS, most=2000),
     with_bias=st.booleans(),
@@ -180,7 +181,7 @@ def test_backward_is_the_loops(
     assert bits(some) == [part if need else None for part, need in zip(bits(results), needs, strict=True)]
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(layer=transposed(tuple(TORCH_TOLERANCE), symmetric=True))
 def test_forward_and_backward_are_pytorchs(backend: ArrayBackend, torch: Any, layer: Transposed) -> None:
     x, w, b, grad = layer.arrays()
@@ -192,7 +193,7 @@ def test_forward_and_backward_are_pytorchs(backend: ArrayBackend, torch: Any, la
         close_to_torch(actual, leaf.grad)
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(layer=transposed(("float64", "complex128"), most=40))
 def test_gradients_are_finite_differences(backend: ArrayBackend, layer: Transposed) -> None:
     x, w, b, grad = layer.arrays()
@@ -213,7 +214,7 @@ def test_gradients_are_finite_differences(backend: ArrayBackend, layer: Transpos
 # --- Identities ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(layer=transposed(("float64", "complex128")))
 def test_it_is_the_adjoint_of_the_convolution_by_conjugated_filters(backend: ArrayBackend, layer: Transposed) -> None:
     assume(all(extra < s for extra, s in zip(layer.output_padding, layer.stride, strict=True)))

@@ -21,8 +21,9 @@ from convolution_cases import (
     poisoned_memory,
     torch_leaves,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sample import examples
 from strategies import COMPLEX, FLOATS, INTEGERS, Windows, arranged, numbers
 from tolerances import assert_close
 
@@ -31,7 +32,7 @@ import gpucnn.functional as F
 # --- Against loops ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(layer=layers(FLOATS + COMPLEX + INTEGERS), with_bias=st.booleans())
 def test_forward_is_the_loops(backend: ArrayBackend, layer: Layer, with_bias: bool) -> None:
     x, w, b, _ = layer.arrays()
@@ -44,7 +45,7 @@ def test_forward_is_the_loops(backend: ArrayBackend, layer: Layer, with_bias: bo
     assert bits(backend.run(layer.op(), x, w, b, **layer.options)) == bits(y)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(
     layer=layers(FLOATS + COMPLEX + INTEGERS, most=2000),
     with_bias=st.booleans(),
@@ -82,7 +83,7 @@ def torch_conv(torch: Any, layer: Layer) -> Callable[..., Any]:
     return getattr(torch.nn.functional, f"conv{layer.windows.rank}d")
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(layer=layers(tuple(TORCH_TOLERANCE), symmetric=True))
 def test_forward_and_backward_are_pytorchs(backend: ArrayBackend, torch: Any, layer: Layer) -> None:
     x, w, b, grad = layer.arrays()
@@ -94,7 +95,7 @@ def test_forward_and_backward_are_pytorchs(backend: ArrayBackend, torch: Any, la
         close_to_torch(actual, leaf.grad)
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(layer=layers(tuple(TORCH_TOLERANCE), symmetric=True, most=1000))
 def test_second_derivatives_are_pytorchs_double_backward(backend: ArrayBackend, torch: Any, layer: Layer) -> None:
     x, w, _, grad = layer.arrays()
@@ -130,7 +131,7 @@ def test_same_and_valid_are_pytorchs(
 # --- Finite differences -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(layer=layers(("float64", "complex128"), most=100, largest=3))
 def test_gradients_are_finite_differences(backend: ArrayBackend, layer: Layer) -> None:
     x, w, b, grad = layer.arrays()
@@ -148,7 +149,7 @@ def test_gradients_are_finite_differences(backend: ArrayBackend, layer: Layer) -
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(layer=layers(("float64", "complex128"), most=100, largest=3))
 def test_second_derivatives_are_finite_differences(backend: ArrayBackend, layer: Layer) -> None:
     x, w, _, grad = layer.arrays()
@@ -175,7 +176,7 @@ def test_second_derivatives_are_finite_differences(backend: ArrayBackend, layer:
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(layer=layers(FLOATS + COMPLEX, most=300), needs=st.tuples(st.booleans(), st.booleans()))
 def test_second_derivatives_repeat_and_leave_out(backend: ArrayBackend, layer: Layer, needs: tuple[bool, bool]) -> None:
     x, w, _, grad = layer.arrays()
@@ -192,7 +193,7 @@ def test_second_derivatives_repeat_and_leave_out(backend: ArrayBackend, layer: L
 # --- Identities ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(layer=layers(("float64", "complex128")))
 def test_gradients_are_adjoint_to_the_convolution(backend: ArrayBackend, layer: Layer) -> None:
     x, w, _, grad = layer.arrays()

@@ -1,4 +1,4 @@
-"""What convolutions do with memory: the order of results, the blocks that work is cut into, and how much is held."""
+"""Memory of convolutions: the order of results, the blocks of work, and the workspace held."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ def test_any_mixture_of_memory_orders_gives_the_same_gradients(
 # --- Blocks -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(20)
 @pytest.mark.parametrize("order", LAYOUTS)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
@@ -150,6 +151,7 @@ def test_workspace_is_bounded(
     assert held(F.conv2d_weight, x, w.shape, grad, **options) < most
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("order", LAYOUTS)
 def test_convolution_of_a_large_batch_holds_no_columns(order: str) -> None:
     """8 x 64 x 224 x 224 images in float32 have 882 MiB of columns; 256 MiB beside input and output are allowed."""

@@ -1,4 +1,4 @@
-"""What is said where no GPU can be used: one sentence for each reason. CuPy itself is never imported here."""
+"""Messages where no GPU can be used: one sentence for each reason. CuPy itself is never imported here."""
 
 from __future__ import annotations
 

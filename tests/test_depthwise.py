@@ -79,6 +79,7 @@ def expected_of(layer: Layer, *arrays: Array) -> tuple[Array, ...]:
 # --- Against loops --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(20)
 @pytest.mark.parametrize("windows", WINDOWS.values(), ids=WINDOWS)
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
 @pytest.mark.parametrize("plane", [0, 1 << 30], ids=["large planes", "small planes"])
@@ -96,6 +97,7 @@ def test_is_the_loops(cut: Callable[..., None], windows: Windows, channels: tupl
     assert bits(results_of(layer, *arrays)) == bits(results)
 
 
+@pytest.mark.table(20)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "complex64", "int8", "uint16"])
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
 @pytest.mark.parametrize("order", ORDERS)
@@ -123,6 +125,7 @@ def test_runs_of_any_length_are_the_loops(
             assert_close(actual, wanted)
 
 
+@pytest.mark.thorough
 def test_large_pieces_are_the_loops() -> None:
     """Nothing is set: what is chosen for planes and channels of a usual size."""
     for size, channels, stride in product((7, 13, 28), ((24, 24, 24), (24, 12, 6)), (1, 2)):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from kernel_cases import DEPTHWISE, Case
+from sample import examples
 from strategies import arranged, numbers, windows
 
 import gpucnn.functional as F
@@ -70,6 +71,7 @@ def test_what_a_block_takes_of_planes(direction: str, geometry: ConvGeometry, al
         assert tile.planes * tile.x.pitches[0] * 4 % 32 == 0
 
 
+@pytest.mark.table(40)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
@@ -161,6 +163,7 @@ def forgotten() -> Any:
     depthwise._plan.cache_clear()
 
 
+@pytest.mark.table(2)
 @pytest.mark.usefixtures("compiler", "forgotten")
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["3-d, all different", "aligned planes", "small planes", "channels of many lines"])
@@ -174,6 +177,7 @@ def test_blocks_that_go_through_images(name: str, order: str, monkeypatch: pytes
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.table(2)
 @pytest.mark.usefixtures("compiler", "forgotten")
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(
@@ -190,6 +194,7 @@ def test_small_tiles_give_the_same_bits(name: str, order: str, monkeypatch: pyte
         np.testing.assert_array_equal(one, other)
 
 
+@examples(100)
 @pytest.mark.usefixtures("compiler")
 @given(windows())
 def test_any_window(window: Any) -> None:
@@ -200,6 +205,7 @@ def test_any_window(window: Any) -> None:
     results(2, geometry, "channels_last")
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("compiler")
 def test_images_whose_tiles_do_not_fit_with_channels_last_are_turned() -> None:
     rng = np.random.default_rng(7)

@@ -1,4 +1,4 @@
-"""What the documents say is true: their code runs, their links lead somewhere, their commands are the ones CI runs."""
+"""The documents are true: their code runs, their links lead somewhere, their commands are the ones CI runs."""
 
 from __future__ import annotations
 

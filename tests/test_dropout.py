@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sample import examples
 from strategies import FLOATS, ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -22,7 +23,7 @@ def dropped(values: Array, mask: Array, p: float) -> Array:
     return np.where(mask, values.astype(np.float64), 0) / (1 - p)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     shape=st.lists(st.integers(0, 4), max_size=4).map(tuple),
     dtype=st.sampled_from(FLOATS),

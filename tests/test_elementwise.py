@@ -10,9 +10,10 @@ import pytest
 import reference
 import reference_norms
 from array_backends import ArrayBackend
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from reference import finite_difference
+from sample import examples
 from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -123,7 +124,7 @@ def linear_layers(draw: st.DrawFn, dtypes: tuple[str, ...] = NUMERIC) -> tuple[A
     return arranged(x, order), w, bias if draw(st.booleans()) else None, grad
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(layer=linear_layers())
 def test_linear_is_that_of_the_oracle(backend: ArrayBackend, layer: tuple[Any, ...]) -> None:
     x, w, bias, grad = layer
@@ -133,7 +134,7 @@ def test_linear_is_that_of_the_oracle(backend: ArrayBackend, layer: tuple[Any, .
     assert_close(y, expected.reshape(grad.shape), x.dtype)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(layer=linear_layers(), needs=st.tuples(*[st.booleans()] * 3))
 def test_linear_gradients_are_those_of_the_oracle(
     backend: ArrayBackend, layer: tuple[Any, ...], needs: tuple[bool, ...]
@@ -182,7 +183,7 @@ def test_linear_keeps_the_sums_of_16_bits_in_float32(backend: ArrayBackend, dtyp
     assert gx.dtype == ones.dtype
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(layer=linear_layers(dtypes=("float64", "float32", *COMPLEX)))
 def test_linear_is_that_of_pytorch(backend: ArrayBackend, torch: Any, layer: tuple[Any, ...]) -> None:
     x, w, bias, grad = layer
@@ -235,7 +236,7 @@ def test_linear_refuses_other_dtypes_and_a_gradient_of_another_shape(backend: Ar
 # --- Activations --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(pair=arrays(FLOATS + INTEGERS))
 def test_relu_is_that_of_the_oracle(backend: ArrayBackend, pair: tuple[Array, Array]) -> None:
     x, grad = pair
@@ -243,7 +244,7 @@ def test_relu_is_that_of_the_oracle(backend: ArrayBackend, pair: tuple[Array, Ar
     assert_close(backend.run(F.relu_backward, grad, x)[0], reference.relu_backward(grad, x), x.dtype)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(pair=arrays(FLOATS), slope=st.sampled_from((None, 0.0, 0.2, 1, 3.5, -0.5, np.float32(0.25))))
 def test_leaky_relu_is_that_of_the_oracle(backend: ArrayBackend, pair: tuple[Array, Array], slope: Any) -> None:
     x, grad = pair
@@ -296,7 +297,7 @@ SOFTMAX = ("softmax", "log_softmax")
 
 
 @pytest.mark.parametrize("name", SOFTMAX)
-@settings(max_examples=50)
+@examples(50)
 @given(data=st.data())
 def test_softmax_is_that_of_the_oracle(backend: ArrayBackend, name: str, data: st.DataObject) -> None:
     x, grad = data.draw(arrays(FLOATS, least_axes=1))
@@ -370,7 +371,7 @@ def test_softmax_keeps_the_sums_of_16_bits_in_float32(backend: ArrayBackend, dty
 
 
 @pytest.mark.parametrize("name", SOFTMAX)
-@settings(max_examples=30)
+@examples(30)
 @given(data=st.data())
 def test_softmax_is_that_of_pytorch(backend: ArrayBackend, torch: Any, name: str, data: st.DataObject) -> None:
     x, grad = data.draw(arrays(("float64", "float32"), least_axes=1))

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from array_backends import ArrayBackend
 from calls import ARRAYS, CALLS, fresh, rank_of, said_name
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sample import examples
 
 import gpucnn.functional as F
 
@@ -434,7 +435,7 @@ SHAPES = st.lists(st.integers(0, 4), max_size=5)
 ANY_ARRAY = st.builds(lambda shape, dtype: np.ones(shape).astype(dtype), SHAPES, DTYPES)
 
 
-@settings(max_examples=600)
+@examples(600)
 @given(data=st.data())
 def test_any_arguments_give_a_result_or_a_refusal(backend: ArrayBackend, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(CALLS)))

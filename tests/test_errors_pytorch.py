@@ -1,4 +1,4 @@
-"""What PyTorch refuses is refused here and what it takes is taken, but for differences listed with their reasons."""
+"""Agreement with PyTorch on invalid calls, but for differences listed with their reasons."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from calls import ALIASES, ARRAYS, CALLS, fresh
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sample import examples
 
 import gpucnn.functional as F
 
@@ -172,7 +173,7 @@ def arguments_near(draw: st.DrawFn, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=800)
+@examples(800)
 @given(data=st.data())
 def test_what_pytorch_refuses_is_refused_and_what_it_takes_is_taken(torch: Any, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([name for name in FORWARDS if "3d" not in name]))

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference import finite_difference
+from sample import examples
 from strategies import FLOATS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -90,7 +91,7 @@ def upstream(norm: Norm, before: Array) -> Array:
 
 
 @pytest.mark.parametrize("kind", NORMS)
-@settings(max_examples=20)
+@examples(20)
 @given(
     dtype=st.sampled_from(FLOATS),
     order=st.sampled_from(["contiguous", "channels_last", "strided"]),
@@ -119,6 +120,7 @@ def test_results_and_gradients_are_those_of_one_after_the_other_in_float64(
             assert_close(found, right, norm.x.dtype, factor)
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", None])
 def test_gradients_are_those_of_finite_differences(backend: ArrayBackend, kind: str, activation: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What the axes of windows and of resamplings read, against loops over every output, tap and input."""
+"""Positions read by the axes of windows and of resamplings, against loops over every output, tap and input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layers and stacks of layers see and cost: published networks, and brute force."""
+"""Receptive fields and costs of layers and stacks of layers: published networks, and brute force."""
 
 from __future__ import annotations
 

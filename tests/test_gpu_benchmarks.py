@@ -113,6 +113,7 @@ def right_results(case: Case) -> list[Any]:
     return made
 
 
+@pytest.mark.table(8)
 @pytest.mark.parametrize("case", [c for c in one_of_each_kind() if not c.flops], ids=lambda case: case.id)
 def test_a_cut_is_a_case_of_its_own(case: Case) -> None:
     device = ClockDevice()
@@ -751,6 +752,7 @@ def test_the_device_is_chosen_and_named(monkeypatch: pytest.MonkeyPatch, capsys:
         command.parse(["--gpu", "-1"])
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(available() != "available", reason="the simulator needs a C++ compiler")
 def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
     ran = subprocess.run(

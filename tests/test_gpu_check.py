@@ -472,6 +472,7 @@ class PlainRuntime(HollowRuntime):
     xp = np
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is computed of results that nobody wrote
 def test_each_kernel_is_launched_by_the_small_calls() -> None:
     """So that compute-sanitizer, which looks at these, sees every kernel."""
@@ -532,6 +533,7 @@ def test_large_arrays_are_not_tried_where_they_do_not_fit() -> None:
         checks[0].run()
 
 
+@pytest.mark.thorough
 def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
     if available()["simulator"] != "available":
         pytest.skip(available()["simulator"])

@@ -1,4 +1,4 @@
-"""How the benchmarks time a GPU, on a device that is a clock."""
+"""Timing of a GPU by the benchmarks, on a device that is a clock."""
 
 from __future__ import annotations
 

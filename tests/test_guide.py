@@ -79,6 +79,7 @@ def test_pages_show_what_their_code_prints(path: Path, capsys: pytest.CaptureFix
             assert [pair for pair in pairs if not same(*pair)] == [], printed
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
 def test_figures_are_drawn_and_described(path: Path) -> None:
     drawn = set(re.findall(r'save\(figure, "([\w-]+)"\)', "".join(map(text_of, (DOCS / "figures").glob("*.py")))))
@@ -90,6 +91,7 @@ def test_figures_are_drawn_and_described(path: Path) -> None:
     assert figures or path.stem == "index"
 
 
+@pytest.mark.thorough
 def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     missing = [
         name

@@ -1,4 +1,4 @@
-"""What `gpucnn.info()` says of a machine, and how it is printed."""
+"""`gpucnn.info()`: its facts about a machine, and the printed form."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pooling_cases import (
     INTEGERS,
@@ -22,6 +22,7 @@ from pooling_cases import (
     run,
     torch_tensor,
 )
+from sample import examples
 from strategies import COMPLEX, FLOATS, ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -109,7 +110,7 @@ def resamplings(draw: st.DrawFn, dtypes: tuple[str, ...] | None = None) -> Resam
 # --- Against the oracle and PyTorch -------------------------------------------------------------------------------
 
 
-@settings(max_examples=800)
+@examples(800)
 @given(resamplings())
 def test_interpolate(backend: ArrayBackend, case: Resampling) -> None:
     x, grad = case.arrays()
@@ -132,7 +133,7 @@ def takes_a_shortcut(case: Resampling) -> bool:
     return any(out in (size, 2 * size) and factor != out / size for size, out, factor in axes)
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(resamplings(("float64", "float32")).filter(lambda case: case.lead[0] and not takes_a_shortcut(case)))
 def test_interpolate_agrees_with_torch(backend: ArrayBackend, torch: Any, case: Resampling) -> None:
     x, grad = case.arrays()

@@ -40,6 +40,7 @@ def measure() -> None:
         print(file, len(found.executed), *sorted(found.missed))
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.skipif(shutil.which("gcov") is None, reason="gcov, which belongs to g++, is not installed")
 def test_every_line_of_the_kernels_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

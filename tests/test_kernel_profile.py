@@ -56,6 +56,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "kernel-profile-filtered.png").stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_no_case_is_a_mistaken_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--filter", "no such layer"]) == kernel_profile.EXIT_USAGE
     assert "no case matches" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_cases import CASES, Case
+from sample import examples
 from strategies import ORDERS, Windows, arranged, numbers, windows
 
 import gpucnn
@@ -48,6 +49,7 @@ def test_results_are_those_of_the_numpy_backend(kernel: str, cuda: CudaBackend) 
     assert [case.name for case in cases if not case.agrees(simulated(case, cuda))] == []
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_the_same_bits_in_any_order_of_threads(kernel: str, cuda: CudaBackend) -> None:
     differing = []
@@ -60,6 +62,7 @@ def test_results_are_the_same_bits_in_any_order_of_threads(kernel: str, cuda: Cu
     assert differing == []
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_the_same_bits_with_64_bit_indices(
     kernel: str, cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch
@@ -72,6 +75,7 @@ def test_results_are_the_same_bits_with_64_bit_indices(
     assert [case.name for case, one, other in zip(cases, found, expected, strict=True) if one != other] == []
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_specialised_builds_give_the_same_bits(kernel: str, cuda: CudaBackend) -> None:
     runtime = SimulatorRuntime()
@@ -115,6 +119,7 @@ def image(seed: int, n: int, c: int, size: tuple[int, ...], order: str) -> Any:
     return arranged(numbers(np.random.default_rng(seed), (n, c, *size), "float32"), order)
 
 
+@examples(100)
 @given(convolutions(), st.sampled_from(ORDERS), st.integers(0, 99))
 def test_convolution(drawn: tuple[int, ConvGeometry], order: str, seed: int) -> None:
     n, geometry = drawn
@@ -126,6 +131,7 @@ def test_convolution(drawn: tuple[int, ConvGeometry], order: str, seed: int) -> 
     agrees("convolve_backward_weight", x, y, geometry)
 
 
+@examples(100)
 @given(convolutions(), st.sampled_from(ORDERS), st.integers(0, 99))
 def test_locally_connected_and_unfolding(drawn: tuple[int, ConvGeometry], order: str, seed: int) -> None:
     n, geometry = drawn
@@ -140,6 +146,7 @@ def test_locally_connected_and_unfolding(drawn: tuple[int, ConvGeometry], order:
     agrees("col2im", numbers(rng, NumpyBackend.im2col(x, local).shape, "float32"), local)
 
 
+@examples(100)
 @given(
     windows(within_window=True), st.booleans(), st.sampled_from(["none", "padded", "valid", 3]), st.sampled_from(ORDERS)
 )
@@ -149,6 +156,7 @@ def test_pooling(window: Windows, ceil_mode: bool, divisor: Any, order: str) -> 
     pools_agree(arranged(x, order), image(8, 2, 3, geometry.output_size, order), geometry)
 
 
+@examples(100)
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 9)), min_size=1, max_size=3), st.sampled_from(ORDERS))
 def test_adaptive_pooling(axes: list[tuple[int, int]], order: str) -> None:
     geometry = adaptive_geometry("pool", tuple(size for size, _ in axes), tuple(out for _, out in axes), "valid")
@@ -166,6 +174,7 @@ def pools_agree(x: Any, y: Any, geometry: Any) -> None:
     agrees("gather", x, indices)
 
 
+@examples(100)
 @given(
     st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=1, max_size=3),
     st.sampled_from(["nearest", "nearest-exact", "linear"]),
@@ -179,6 +188,7 @@ def test_resampling(axes: list[tuple[int, int]], mode: str, aligned: bool, order
     agrees("interpolate_backward", image(2, 2, 3, geometry.output_size, order), geometry)
 
 
+@examples(100)
 @given(
     st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(2, 40)),
     st.booleans(),

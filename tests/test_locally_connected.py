@@ -24,8 +24,9 @@ from convolution_cases import (
     poisoned_memory,
     torch_leaves,
 )
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from sample import examples
 from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, Windows, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -63,7 +64,7 @@ def local_layers(dtypes: tuple[str, ...], most: int = 1500, **kwargs: Any) -> st
     return layers(dtypes, most, Local, CHANNELS, **kwargs)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(layer=local_layers(FLOATS + COMPLEX + INTEGERS), with_bias=st.booleans())
 def test_forward_is_the_loops(backend: ArrayBackend, layer: Local, with_bias: bool) -> None:
     x, w, b, _ = layer.arrays()
@@ -76,7 +77,7 @@ def test_forward_is_the_loops(backend: ArrayBackend, layer: Local, with_bias: bo
     assert bits(backend.run(layer.op(), x, w, b, **layer.options)) == bits(y)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     layer=local_layers(FLOATS + COMPLEX + INTEGERS, most=1000),
     with_bias=st.booleans(),
@@ -102,7 +103,7 @@ def test_backward_is_the_loops(
     assert bits(some) == [part if need else None for part, need in zip(bits(results), needs, strict=True)]
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(layer=local_layers(("float32", "float64", "complex128"), rank=2, symmetric=True))
 def test_forward_and_backward_are_pytorchs_of_unfolded_windows(backend: ArrayBackend, torch: Any, layer: Local) -> None:
     x, w, b, grad = layer.arrays()
@@ -121,7 +122,7 @@ def test_forward_and_backward_are_pytorchs_of_unfolded_windows(backend: ArrayBac
         close_to_torch(actual, leaf.grad)
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(layer=local_layers(("float64", "complex128"), most=30, largest=3))
 def test_gradients_are_finite_differences(backend: ArrayBackend, layer: Local) -> None:
     x, w, b, grad = layer.arrays()
@@ -142,7 +143,7 @@ def test_gradients_are_finite_differences(backend: ArrayBackend, layer: Local) -
 # --- Identities ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(layer=local_layers(("float64", "complex128")))
 def test_one_filter_everywhere_is_a_convolution(backend: ArrayBackend, layer: Local) -> None:
     x, w, b, grad = layer.arrays()

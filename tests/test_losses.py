@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import reference_norms
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference import finite_difference
+from sample import examples
 from strategies import FLOATS, ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -87,7 +88,7 @@ def losses(draw: st.DrawFn, dtypes: tuple[str, ...] = FLOATS) -> Loss:
     return Loss(x, target, weight, options, np.asarray(numbers(rng, result, dtype)))
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(loss=losses())
 def test_the_loss_is_that_of_the_oracle(backend: ArrayBackend, loss: Loss) -> None:
     before = loss.input.tobytes(), loss.target.tobytes()
@@ -97,7 +98,7 @@ def test_the_loss_is_that_of_the_oracle(backend: ArrayBackend, loss: Loss) -> No
     assert (loss.input.tobytes(), loss.target.tobytes()) == before
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(loss=losses(), needs=st.tuples(st.booleans(), st.booleans(), st.booleans()))
 def test_gradients_are_those_of_the_oracle(backend: ArrayBackend, loss: Loss, needs: tuple[bool, ...]) -> None:
     arrays = (loss.grad_output, *loss.arguments)
@@ -116,7 +117,7 @@ def test_gradients_are_those_of_the_oracle(backend: ArrayBackend, loss: Loss, ne
         assert result is None or result.tobytes() == full.tobytes()
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(loss=losses(dtypes=("float64", "float32")))
 def test_losses_and_gradients_are_those_of_pytorch(backend: ArrayBackend, torch: Any, loss: Loss) -> None:
     leaf = torch.from_numpy(loss.input.copy()).requires_grad_()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from pooling_cases import (
     CONTENTS,
     INTEGERS,
@@ -28,6 +28,7 @@ from pooling_cases import (
     torch_pools,
     torch_tensor,
 )
+from sample import examples
 from strategies import COMPLEX, FLOATS, ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -50,7 +51,7 @@ def assert_equal(actual: Array, expected: Array, dtype: Any) -> None:
 # --- Against the oracle -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(pools(ORDERED, CONTENTS))
 def test_maxima_and_indices(backend: ArrayBackend, pool: Pool) -> None:
     x = pool.input()
@@ -62,7 +63,7 @@ def test_maxima_and_indices(backend: ArrayBackend, pool: Pool) -> None:
     assert_equal(run(backend, max_pool, x, **pool.options), expected[0], x.dtype)
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(pools(ORDERED, CONTENTS))
 def test_gradient(backend: ArrayBackend, pool: Pool) -> None:
     x = pool.input()
@@ -79,7 +80,7 @@ def test_gradient(backend: ArrayBackend, pool: Pool) -> None:
     assert backend.run(backward, grad, x, **pool.options, needs=(False,)) == (None,)
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(adaptives(ORDERED, CONTENTS))
 def test_adaptive_maxima_and_indices(backend: ArrayBackend, case: Adaptive) -> None:
     x = case.input()
@@ -91,7 +92,7 @@ def test_adaptive_maxima_and_indices(backend: ArrayBackend, case: Adaptive) -> N
     assert_equal(run(backend, adaptive_max_pool, x, case.output_size), expected[0], x.dtype)
 
 
-@settings(max_examples=250)
+@examples(250)
 @given(adaptives(ORDERED, CONTENTS))
 def test_adaptive_gradient(backend: ArrayBackend, case: Adaptive) -> None:
     x, grad = case.input(), case.grad()
@@ -127,7 +128,7 @@ def test_gradient_is_the_slope(backend: ArrayBackend, rng: np.random.Generator, 
 # --- Against PyTorch ----------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(torch_pools("max", CONTENTS))
 def test_agrees_with_torch(backend: ArrayBackend, torch: Any, pool: Pool) -> None:
     x, w = pool.input(), pool.windows
@@ -145,7 +146,7 @@ def test_agrees_with_torch(backend: ArrayBackend, torch: Any, pool: Pool) -> Non
     assert_as_torch(backend.run(getattr(F, name + "_backward"), grad, x, *arguments, True)[0], tensor.grad)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(adaptives(("float32", "float64"), CONTENTS).filter(lambda case: 0 not in case.lead))
 def test_adaptive_agrees_with_torch(backend: ArrayBackend, torch: Any, case: Adaptive) -> None:
     x, grad = case.input(), case.grad()

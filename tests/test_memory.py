@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sample import examples
 
 from gpucnn.backends.numpy import memory
 
@@ -25,7 +26,7 @@ def channels_last(*shape: int) -> np.ndarray[Any, Any]:
 # --- Blocks -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(extents=EXTENTS, most=st.integers(-3, 60))
 def test_blocks_cover_each_item_exactly_once_in_order_and_within_the_limit(extents: list[int], most: int) -> None:
     visits = np.zeros(extents, int)
@@ -40,7 +41,7 @@ def test_blocks_cover_each_item_exactly_once_in_order_and_within_the_limit(exten
     assert walked == list(range(prod(extents)))
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(extents=st.lists(st.integers(1, 7), min_size=1, max_size=5), most=st.integers(1, 60))
 def test_blocks_are_about_equal_and_none_is_wasted(extents: list[int], most: int) -> None:
     """The first is the largest, and no two neighbours along the cut axis would fit as one."""
@@ -130,7 +131,7 @@ def views(draw: st.DrawFn) -> np.ndarray[Any, Any]:
     return np.broadcast_to(array, (2, *array.shape)) if draw(st.booleans()) else array
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(array=views(), data=st.data())
 def test_merged_is_a_view_of_the_same_items_or_none(array: np.ndarray[Any, Any], data: st.DataObject) -> None:
     first = data.draw(st.integers(0, array.ndim - 1))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import reference_norms
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from reference import finite_difference
+from sample import examples
 from strategies import FLOATS, ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -155,7 +156,7 @@ def bits(results: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_forward_is_that_of_the_oracle(backend: ArrayBackend, kind: str, data: st.DataObject) -> None:
     case = data.draw(cases(kind))
@@ -172,7 +173,7 @@ def test_forward_is_that_of_the_oracle(backend: ArrayBackend, kind: str, data: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_gradients_are_those_of_the_oracles_graph(backend: ArrayBackend, kind: str, data: st.DataObject) -> None:
     case = data.draw(cases(kind))
@@ -190,7 +191,7 @@ def test_gradients_are_those_of_the_oracles_graph(backend: ArrayBackend, kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=15)
+@examples(15)
 @given(data=st.data())
 def test_gradients_repeat_and_are_the_same_with_statistics_handed_over_and_when_fewer_are_needed(
     backend: ArrayBackend, kind: str, data: st.DataObject
@@ -309,7 +310,7 @@ def torch_results(torch: Any, case: Case) -> tuple[Array, list[Optional]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25)
+@examples(25)
 @given(data=st.data())
 def test_results_and_gradients_are_those_of_pytorch(
     backend: ArrayBackend, torch: Any, kind: str, data: st.DataObject

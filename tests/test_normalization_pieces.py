@@ -1,4 +1,4 @@
-"""How the NumPy backend cuts the norms: pieces of every size, on any number of threads, near zero and far from it."""
+"""Blocks of the norms on NumPy: pieces of every size, any number of threads, values near zero and far from it."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import reference_norms
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sample import examples
 from strategies import FLOATS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -33,7 +34,7 @@ def running_statistics(rng: np.random.Generator, channels: int, dtype: Any) -> t
 
 
 @pytest.mark.parametrize("name", UPDATING)
-@settings(max_examples=40)
+@examples(40)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(2, 5), st.integers(1, 3)),
     dtype=st.sampled_from(FLOATS),

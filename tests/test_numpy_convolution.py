@@ -15,8 +15,9 @@ import pytest
 import reference
 import threadpoolctl
 from convolution_cases import KIB, LAYOUTS, Array, Layer, bits, frozen, held, layers, poisoned_memory
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from sample import examples
 from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, Windows, arranged, extents, numbers, paddings, pair_of
 from tolerances import assert_close
 
@@ -125,7 +126,7 @@ def tiled(draw: st.DrawFn) -> Layer:
 
 
 @pytest.mark.parametrize("name", ["direct", "im2col", "fold"])
-@settings(max_examples=60)
+@examples(60)
 @given(
     layer=layers(FLOATS + COMPLEX + INTEGERS, most=1000, channels=CHANNELS),
     size=st.sampled_from(["usual", "small", "least"]),
@@ -135,7 +136,7 @@ def test_each_algorithm_is_the_loops(name: str, layer: Layer, size: str) -> None
         assert_is_the_loops(layer)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(layer=tiled(), size=st.sampled_from(["usual", "small", "least"]))
 def test_winograd_is_the_loops(layer: Layer, size: str) -> None:
     with held_to("winograd"), pieces(size), dirty():
@@ -452,7 +453,7 @@ def largest_product(x: Array, w: Array) -> float:
 
 @pytest.mark.parametrize("special", SPECIAL)
 @pytest.mark.parametrize("where", ["image", "filter"])
-@settings(max_examples=40)
+@examples(40)
 @given(
     layer=tiled().filter(lambda layer: layer.batch is not None and layer.dtype != "float16"),
     place=st.integers(0, 10**6),

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import given
 from pooling_cases import (
     CONTENTS,
     ORDERED,
@@ -23,6 +23,7 @@ from pooling_cases import (
     operation,
     pools,
 )
+from sample import examples
 from strategies import COMPLEX, FLOATS, arranged, numbers
 from tolerances import assert_close
 
@@ -61,7 +62,7 @@ def in_pieces(function: Any, *args: Any, **options: Any) -> tuple[Array, ...]:
 # --- Pieces -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=120)
+@examples(120)
 @given(pools(ORDERED, CONTENTS))
 def test_maxima_in_pieces(pool: Pool) -> None:
     x = pool.input()
@@ -75,7 +76,7 @@ def test_maxima_in_pieces(pool: Pool) -> None:
     assert_same_bits(*in_pieces(backward, grad, x, **options), *backward(grad, x, **options))
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(pools(LINEAR, CONTENTS))
 def test_averages_in_pieces(pool: Pool) -> None:
     x = pool.input()
@@ -90,7 +91,7 @@ def test_averages_in_pieces(pool: Pool) -> None:
         assert_close(cut_up, reference.wide(backward(grad, x, **pool.options)[0]), x.dtype)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(adaptives(FLOATS, CONTENTS))
 def test_adaptive_pooling_in_pieces(case: Adaptive) -> None:
     x = case.input()

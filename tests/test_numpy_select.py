@@ -1,4 +1,4 @@
-"""Which algorithm a convolution takes on the CPU: pure functions, by table."""
+"""The choice of a convolution's algorithm on the CPU, by table."""
 
 from __future__ import annotations
 

@@ -122,6 +122,7 @@ def test_every_kernel_is_launched_by_some_operation() -> None:
     assert launched == kernels
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float32_on_each_architecture(compiler: Nvrtc, architecture: str) -> None:
     wide = ARCHITECTURES.index(architecture) % 2 == 1
@@ -132,11 +133,13 @@ def test_float32_on_each_architecture(compiler: Nvrtc, architecture: str) -> Non
     expect_none(complaints(compiler, launches, architecture))
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
 def test_layers_of_real_networks(compiler: Nvrtc, architecture: str) -> None:
     expect_none(complaints(compiler, launches_of_layers(), architecture))
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("dtype", sorted(SCALARS.keys() - {"float32"}))
 def test_each_dtype(compiler: Nvrtc, dtype: str) -> None:
     wide = sorted(SCALARS).index(dtype) % 2 == 1
@@ -147,6 +150,7 @@ def test_each_dtype(compiler: Nvrtc, dtype: str) -> None:
     expect_none([*complaints(compiler, specialised, "sm_90"), *complaints(compiler, generic, "sm_75")])
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
 def test_wide_numbers_and_indices_together(compiler: Nvrtc, architecture: str) -> None:
     """What takes the most registers: packs of float64 of two arrays, 64-bit indices, strides not known beforehand."""

@@ -1,4 +1,4 @@
-"""What is installed: every package of the tree, the kernels beside them, and all that the simulator compiles."""
+"""The installed files: every package of the tree, the kernels, and all that the simulator compiles."""
 
 from __future__ import annotations
 

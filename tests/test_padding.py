@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import reference
 from array_backends import ArrayBackend
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from sample import examples
 from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -84,7 +85,7 @@ def paddings(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=80)
+@examples(80)
 @given(data=st.data())
 def test_padding_is_that_of_the_oracle(backend: ArrayBackend, mode: str, data: st.DataObject) -> None:
     case = data.draw(paddings(mode))
@@ -98,7 +99,7 @@ def test_padding_is_that_of_the_oracle(backend: ArrayBackend, mode: str, data: s
 
 
 @pytest.mark.parametrize("mode", MODES)
-@settings(max_examples=80)
+@examples(80)
 @given(data=st.data())
 def test_the_gradient_is_that_of_the_oracle(backend: ArrayBackend, mode: str, data: st.DataObject) -> None:
     case = data.draw(paddings(mode))
@@ -130,7 +131,7 @@ def test_the_gradient_is_that_of_finite_differences(
     [("constant", "constant"), ("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap")]
     + [("symmetric", "symmetric")],
 )
-@settings(max_examples=30)
+@examples(30)
 @given(data=st.data())
 def test_padding_is_that_of_numpy(backend: ArrayBackend, mode: str, name: str, data: st.DataObject) -> None:
     case = data.draw(paddings(mode, dtypes=("float64",), crops=False))
@@ -141,7 +142,7 @@ def test_padding_is_that_of_numpy(backend: ArrayBackend, mode: str, name: str, d
 
 
 @pytest.mark.parametrize("mode", MODES[:-1])
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_padding_and_gradient_are_those_of_pytorch(
     backend: ArrayBackend, torch: Any, mode: str, data: st.DataObject

@@ -1,4 +1,4 @@
-"""What the depthwise kernels do to memory on the benchmark's layers: bytes, sectors and banks, by the profile."""
+"""Memory profile of the depthwise kernels on the benchmark's layers: bytes, sectors and bank conflicts."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def holds(launch: simulator.LaunchProfile, name: str) -> None:
     assert launch.worst_conflict <= MOST_CONFLICT, name
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("layer", LAYERS)
@@ -75,6 +76,7 @@ def test_float32(layer: str, order: str, direction: str) -> None:
     holds(profiled(LAYERS[layer], direction, order, "float32"), layer)
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -83,12 +85,14 @@ def test_16_bits(dtype: str, order: str, direction: str) -> None:
         holds(profiled(LAYERS[layer], direction, order, dtype), layer)
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 def test_a_filter_as_large_as_the_image(order: str, direction: str) -> None:
     holds(profiled(LARGE_FILTER, direction, order, "float32"), direction)
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 def test_images_are_read_and_written_16_bytes_at_a_time(order: str, direction: str) -> None:

@@ -1,4 +1,4 @@
-"""What the kernels that move values about do to memory on layers of real networks: counted in the simulator."""
+"""Memory profile of the layout kernels on layers of real networks, counted in the simulator."""
 
 from __future__ import annotations
 
@@ -71,6 +71,7 @@ PACKED = {  # N, C, size
 }
 
 
+@pytest.mark.table(6)
 @pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("dtypes", ["float32 float32", "float32 float16", "float16 bfloat16", "float16 float32"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
@@ -102,6 +103,7 @@ BIASED = {  # N, C, size
 each_order = pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("name", BIASED)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @each_order
@@ -112,6 +114,7 @@ def test_bias_and_activation_are_one_pass(name: str, dtype: str, order: str) -> 
     assert excesses(lambda: F.bias_activation(x, bias, residual), {"bias_activation"}) == []
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("name", ["ResNet conv2", "ResNet conv4", "ResNet conv5"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @each_order
@@ -142,6 +145,7 @@ RESAMPLED = {  # channels, sizes, mode
 }
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("name", RESAMPLED)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @each_order
@@ -165,6 +169,7 @@ UNFOLDINGS = {  # channels, size, kernel, stride, padding
 each_unfolding = pytest.mark.parametrize("name", UNFOLDINGS)
 
 
+@pytest.mark.table(4)
 @each_unfolding
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
@@ -175,6 +180,7 @@ def test_im2col_moves_each_value_once(name: str, dtype: str, order: str) -> None
     assert excesses(lambda: F.im2col(x, kernel, 1, padding, stride), {"im2col"}, sectors=sectors) == []
 
 
+@pytest.mark.table(2)
 @each_unfolding
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_col2im_moves_each_value_once(name: str, dtype: str) -> None:

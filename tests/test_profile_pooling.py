@@ -1,4 +1,4 @@
-"""What pooling and unpooling do to memory on layers of real networks: counted in the simulator."""
+"""Memory profile of pooling and unpooling on layers of real networks, counted in the simulator."""
 
 from __future__ import annotations
 
@@ -84,6 +84,7 @@ def moved(profile: Profile) -> int:
 # --- Maxima -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(4)
 @each_maximum
 @each_dtype
 def test_maxima_move_each_value_once(name: str, dtype: str) -> None:
@@ -100,6 +101,7 @@ def test_maxima_move_each_value_once(name: str, dtype: str) -> None:
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes + indices.nbytes)
 
 
+@pytest.mark.table(3)
 @each_maximum
 @each_dtype
 def test_gradients_of_maxima_and_their_indices_are_read_once(name: str, dtype: str) -> None:
@@ -113,6 +115,7 @@ def test_gradients_of_maxima_and_their_indices_are_read_once(name: str, dtype: s
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes + indices.nbytes) + 4 * c + 32
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("name", MAXIMA)
 @each_dtype
 def test_maxima_with_channels_last(name: str, dtype: str) -> None:
@@ -128,6 +131,7 @@ def test_maxima_with_channels_last(name: str, dtype: str) -> None:
 # --- Averages -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(4)
 @each_average
 @each_dtype
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
@@ -146,6 +150,7 @@ def test_averages_move_each_value_once(name: str, dtype: str, order: str) -> Non
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes)
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize(
     ("dtype", "options", "most"),
     [

@@ -1,4 +1,4 @@
-"""Which algorithm a convolution takes: pure functions, by table."""
+"""The choice of a convolution's algorithm on a GPU, by table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call does beside its arithmetic: few steps once its geometry is known, and the same checks as at first."""
+"""Overhead of a call: few steps once its geometry is known, and the same checks as at first."""
 
 from __future__ import annotations
 

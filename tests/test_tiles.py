@@ -1,4 +1,4 @@
-"""What a block of a pooling or unpooling stages: pure choices, by table."""
+"""Tiles of pooling and unpooling: pure choices, by table."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ import pytest
 import reference
 from array_backends import ArrayBackend
 from convolution_cases import Array, Layer, bits, close_to_torch, frozen, layers, poisoned_memory, torch_leaves
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from sample import examples
 from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, Windows, arranged, dtype_of, numbers
 from tolerances import assert_close
 
@@ -62,7 +63,7 @@ def unfoldings(dtypes: tuple[str, ...], most: int = 2000, **kwargs: Any) -> st.S
 # --- Against loops and PyTorch ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(case=unfoldings(NUMERIC))
 def test_im2col_and_its_backward_are_the_loops(backend: ArrayBackend, case: Unfolding) -> None:
     x, grad = case.arrays()
@@ -77,7 +78,7 @@ def test_im2col_and_its_backward_are_the_loops(backend: ArrayBackend, case: Unfo
     assert backend.run(F.im2col_backward, grad, x, **case.options, needs=(False,)) == (None,)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(case=unfoldings(NUMERIC))
 def test_col2im_and_its_backward_are_the_loops(backend: ArrayBackend, case: Unfolding) -> None:
     grad, columns = case.arrays()
@@ -93,7 +94,7 @@ def test_col2im_and_its_backward_are_the_loops(backend: ArrayBackend, case: Unfo
     assert skipped == (None,)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(case=unfoldings(("float32", "float64", "complex128"), rank=2, symmetric=True))
 def test_unfold_and_fold_are_pytorchs(backend: ArrayBackend, torch: Any, case: Unfolding) -> None:
     assume(case.batch != 0)  # PyTorch takes no empty batch here
@@ -112,7 +113,7 @@ def test_unfold_and_fold_are_pytorchs(backend: ArrayBackend, torch: Any, case: U
     close_to_torch(grad, leaf.grad)
 
 
-@settings(max_examples=12)
+@examples(12)
 @given(case=unfoldings(("float64", "complex128"), most=60, largest=3))
 def test_gradients_are_finite_differences(backend: ArrayBackend, case: Unfolding) -> None:
     image, columns = case.arrays()
@@ -128,7 +129,7 @@ def test_gradients_are_finite_differences(backend: ArrayBackend, case: Unfolding
 # --- Identities ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(case=unfoldings(("float64", "complex128")))
 def test_each_is_the_adjoint_of_the_other(backend: ArrayBackend, case: Unfolding) -> None:
     x, columns = case.arrays()
@@ -137,7 +138,7 @@ def test_each_is_the_adjoint_of_the_other(backend: ArrayBackend, case: Unfolding
     np.testing.assert_allclose(np.vdot(columns, unfolded), np.vdot(folded, x), rtol=0, atol=1e-9)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(case=layers(("float64", "complex128")))
 def test_convolution_is_filters_times_columns(backend: ArrayBackend, case: Layer) -> None:
     x, w, b, grad = case.arrays()
@@ -253,7 +254,7 @@ def on_numpy(backend: ArrayBackend) -> ArrayBackend:
     return backend
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(case=unfoldings(NUMERIC), pieces=st.sampled_from([1, 300, unfolding.PIECE_ITEMS]))
 def test_through_lanes_they_are_the_loops(on_numpy: ArrayBackend, case: Unfolding, pieces: int) -> None:
     image, columns = case.arrays()

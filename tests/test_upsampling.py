@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 from array_backends import ArrayBackend
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pooling_cases import (
     INTEGERS,
@@ -26,6 +26,7 @@ from pooling_cases import (
     torch_pools,
     torch_tensor,
 )
+from sample import examples
 from strategies import COMPLEX, FLOATS, ORDERS, arranged, dtype_of, numbers, paddings, pair_of
 from tolerances import assert_close
 
@@ -114,7 +115,7 @@ def unpools(draw: st.DrawFn) -> Unpool:
     )
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(unpools())
 def test_max_unpool(backend: ArrayBackend, case: Unpool) -> None:
     x, grad, indices = case.arrays()
@@ -129,7 +130,7 @@ def test_max_unpool(backend: ArrayBackend, case: Unpool) -> None:
     assert backend.run(backward, grad, x, indices, **case.options, needs=(False, True)) == (None, None)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.data())
 def test_unpooling_puts_maxima_where_they_were(backend: ArrayBackend, data: st.DataObject) -> None:
     """Whatever the windows, the size that was pooled is one that unpooling takes."""
@@ -151,7 +152,7 @@ def test_unpooling_puts_maxima_where_they_were(backend: ArrayBackend, data: st.D
     assert_same_bits(back, np.where(indices < 0, 0, y))
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(torch_pools("avg"))
 def test_max_unpool_agrees_with_torch(backend: ArrayBackend, torch: Any, pool: Pool) -> None:
     x, w = pool.input(), pool.windows
@@ -222,7 +223,7 @@ def test_indices_are_integers(backend: ArrayBackend, dtype: str) -> None:
 # --- Bed of nails -------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.data())
 def test_bed_of_nails(backend: ArrayBackend, data: st.DataObject) -> None:
     rank = data.draw(st.integers(1, 3))

@@ -1,4 +1,4 @@
-"""How close a result must come to the float64 reference, in one table with its reasons."""
+"""Tolerances against the float64 reference, in one table with its reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmarks need of a device: arrays to it and back, events on its stream, and a cache to flush.
+"""The device interface of the benchmarks: arrays to it and back, events on its stream, and a cache to flush.
 
 All that is timed runs on the default stream, of CuPy as of PyTorch: it is where both run unless told otherwise, so
 events recorded by one bracket the kernels of the other, and no stream has to wait for another.

@@ -1,4 +1,4 @@
-"""Which GPU this is, what drives it, and how it was clocked. No host name and no path is recorded."""
+"""The GPU of a run, its driver and its clocks. No host name and no path is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is checked on a machine, one `Check` a question; a worker process runs them."""
+"""The checks of a machine, one `Check` a question; a worker process runs them."""
 
 from __future__ import annotations
 

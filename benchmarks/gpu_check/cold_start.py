@@ -1,4 +1,4 @@
-"""What a first run costs: every kernel of a ResNet-50 compiled, and none again in the next process."""
+"""The cost of a first run: every kernel of a ResNet-50 compiled, and none again in the next process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call costs on the host, beside a bare launch through CuPy: microseconds until it returns."""
+"""The host cost of a call, compared with a bare launch through CuPy: microseconds until it returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is missing here for which part, in a sentence that says what to do about it."""
+"""Checks before the run: each part that cannot run here, in a sentence that says what to do about it."""
 
 from __future__ import annotations
 

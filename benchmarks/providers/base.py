@@ -1,4 +1,4 @@
-"""What the benchmarks ask of an implementation."""
+"""The interface of a provider: an implementation that the benchmarks measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where operations run: one backend for each kind of array, found by the arrays' type.
+"""Backends, one for each kind of array, found by the arrays' type.
 
 Nothing is imported here that the caller did not bring: a kind of array is told by the module of its type. CuPy is
 imported for the arrays of other libraries that lie in a GPU's memory, and where `available` is asked.

@@ -1,4 +1,4 @@
-"""What the training examples share: their options, and the report of a run in words and as a picture."""
+"""Options of the training examples, and the report of a run in words and as a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every public operation does first: take its arrays in, check them, and lift images to [N, C, D, H, W]."""
+"""Argument handling of every public operation: take arrays in, check them, and lift images to [N, C, D, H, W]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the norms share: their arrays, their checks, and their steps over x seen as [N, G, C, P]."""
+"""Shared parts of the norms: their arrays, their checks, and their steps over x seen as [N, G, C, P]."""
 
 from __future__ import annotations
 

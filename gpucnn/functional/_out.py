@@ -1,4 +1,4 @@
-"""What must hold of an array that the caller wants a result in."""
+"""Checks of the `out` array that a caller passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows a convolution, in one pass: bias, residual and activation."""
+"""Bias, residual and activation after a convolution, in one pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands between the convolutions: linear layers, activations, softmax and dropout, and their gradients."""
+"""Linear layers, activations, softmax and dropout, and their gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways back up: max unpooling, bed of nails and interpolation, and their gradients."""
+"""Upsampling: max unpooling, bed of nails and interpolation, and their gradients."""
 
 from __future__ import annotations
 

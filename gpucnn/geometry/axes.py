@@ -1,4 +1,4 @@
-"""What one spatial axis of a window reads: the arithmetic under convolution, pooling and resampling."""
+"""Positions that a window reads along one axis: the arithmetic under convolution, pooling and resampling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a layer or a stack of layers sees and costs: receptive fields, parameters, multiply-adds, matrix shapes."""
+"""Receptive fields, parameters, multiply-adds and matrix shapes of a layer or a stack of layers."""
 
 from __future__ import annotations
 

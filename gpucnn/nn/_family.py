@@ -1,4 +1,4 @@
-"""What the layers share: one definition for the 1-d, 2-d and 3-d members of a family, and first parameters."""
+"""One definition for the 1-d, 2-d and 3-d members of a family of layers, and their first parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `fit` tells how far it is: a bar in a terminal, lines elsewhere, or nothing."""
+"""Progress of `fit`: a bar in a terminal, lines elsewhere, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layers and networks are: modules with a forward, a backward, parameters by name, and a state to keep."""
+"""Modules: a forward, a backward, parameters by name, and a state to keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network is made of: shapes, parameters, multiply-adds and receptive fields, module by module."""
+"""Summary of a network: shapes, parameters, multiply-adds and receptive fields, module by module."""
 
 from __future__ import annotations
 

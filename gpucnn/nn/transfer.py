@@ -1,4 +1,4 @@
-"""What a trained network knows, for another task: its features, a new head, and what learns at which rate."""
+"""Transfer learning: a trained network's features, a new head, and a learning rate for each part."""
 
 from __future__ import annotations
 

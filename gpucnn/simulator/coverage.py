@@ -1,4 +1,4 @@
-"""Which lines of the kernels were run: builds that count, and their counts put together.
+"""Line coverage of the kernels: builds that count, and their counts added up.
 
 Each source has a folder of its own under ``gpucnn.information.cache_folder() / "simulator" / "coverage"``, where gcov's
 files lie side by side. The counts of all processes that ran its kernels add up there until `reset`.

@@ -1,4 +1,4 @@
-"""What the simulator raises: one exception for each kind of mistake, with its place in the kernel."""
+"""Exceptions of the simulator, one for each kind of mistake, with its place in the kernel."""
 
 # ruff: noqa: N818 (each name says what happened)
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What kernels do to memory: counted request by request, with the source line that asked for it.
+"""Memory profile of kernels: counted request by request, with the source line that issued it.
 
 The counts follow from addresses alone, so they are those of a GPU up to what its compiler changes. A *request* is one
 load or store of a warp; it costs the *sectors* (32 bytes) of global memory that its lanes touch, or the *wavefronts*

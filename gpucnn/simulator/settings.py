@@ -1,4 +1,4 @@
-"""How kernels are run: checked or fast, and in which order threads and blocks take their turns."""
+"""Settings of a simulated launch: checked or fast, and the order in which threads and blocks run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the docstrings of `gpucnn.data` say."""
+"""The docstrings of `gpucnn.data` run as doctests."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sample import examples
 
 import gpucnn.functional as F
 from gpucnn import nn
@@ -112,7 +113,7 @@ def cut(scores: Any, like: Any) -> Any:
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-@settings(max_examples=8)
+@examples(8)
 @given(data=st.data())
 def test_the_map_is_that_of_the_crops(network: Any, data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))

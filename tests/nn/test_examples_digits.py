@@ -36,6 +36,7 @@ def test_digits_are_learned_the_same_each_time(tmp_path: Path, capsys: pytest.Ca
     assert all(np.array_equal(model.state_dict()[name], array) for name, array in weights.items())
 
 
+@pytest.mark.thorough
 def test_a_run_repeats_and_a_target_that_was_missed_is_an_exit_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_missing_clothes_are_one_sentence(tmp_path: Path, capsys: pytest.Capture
 # --- The picture --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize(("wrong", "channels"), [(0, 1), (7, 3), (30, 1)])
 def test_the_picture_takes_any_number_of_misread_images(tmp_path: Path, wrong: int, channels: int) -> None:
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What all layers have in common: how they fail, what is frozen, what they keep, how they show themselves."""
+"""Behaviour common to all layers: failing, freezing, keeping state, and showing themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layers say of arguments and inputs that they cannot take."""
+"""Errors of layers for arguments and inputs that they cannot take."""
 
 from __future__ import annotations
 

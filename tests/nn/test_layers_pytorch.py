@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from layer_cases import randomised
 from pooling_cases import torch_pools
+from sample import examples
 from strategies import extents, windows
 from tolerances import assert_close
 
 from gpucnn import nn
 
-FEW = settings(max_examples=40)
+FEW = examples(40)
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # PyTorch copies
 
 

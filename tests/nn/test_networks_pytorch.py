@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sample import examples
 from tolerances import assert_close
 
 from gpucnn import nn
@@ -50,7 +51,7 @@ def made(name: str, args: tuple[Any, ...]) -> nn.Module:
     return layer
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(layers=networks(), frozen=st.sets(st.integers(0, 7)), seed=st.integers(0, 99))
 def test_descent_goes_the_same_way(torch: Any, layers: Layers, frozen: set[int], seed: int) -> None:
     ours = nn.Sequential(*(made(name, args) for name, args in layers))

@@ -203,6 +203,7 @@ def begun(folder: Path, name: str) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.thorough
 def test_a_run_killed_at_ten_random_moments_ends_with_the_weights_of_an_undisturbed_one(tmp_path: Path) -> None:
     chance = random.Random(20260101)
     process = begun(tmp_path, "undisturbed")

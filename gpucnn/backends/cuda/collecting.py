@@ -1,4 +1,4 @@
-"""What programs calls need, found by making the calls without launching anything."""
+"""Dry run: collect the programs that calls would compile, without launching anything."""
 
 from __future__ import annotations
 

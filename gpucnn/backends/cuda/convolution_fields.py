@@ -1,4 +1,4 @@
-"""What the kernels of convolution, locally connected layers and unfolding are told: the fields of ConvParams."""
+"""Kernel parameters of convolution, locally connected layers and unfolding: the fields of ConvParams."""
 
 from __future__ import annotations
 

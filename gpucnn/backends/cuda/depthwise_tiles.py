@@ -1,4 +1,4 @@
-"""Which part of a depthwise convolution a block takes, and how it lies in shared memory: pure functions of sizes.
+"""Tiles of depthwise convolution and their layout in shared memory: pure functions of sizes.
 
 A block reads the boxes of its tile once into shared memory, so the tile decides what is read twice, the halo, and what
 is under way at once. The best of some tens of tiles is taken, by the bytes that it moves and the memory that it takes.

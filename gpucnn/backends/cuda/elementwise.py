@@ -1,4 +1,4 @@
-"""What the contract holds of elementwise arithmetic, by the array library's own kernels."""
+"""Elementwise primitives of the contract, by the array library's own kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one block of an interpolation takes (kernels/interpolate.cu): pure choices, from its tables."""
+"""Tiles of interpolation (kernels/interpolate.cu): pure choices, from its tables."""
 
 from __future__ import annotations
 

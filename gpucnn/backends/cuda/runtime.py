@@ -1,4 +1,4 @@
-"""What lies beneath the CUDA backend: CuPy on a GPU, or the simulator. The backend runs unchanged on both."""
+"""The runtime protocol beneath the CUDA backend, which runs unchanged on CuPy and on the simulator."""
 
 from __future__ import annotations
 

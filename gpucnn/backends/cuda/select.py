@@ -1,4 +1,4 @@
-"""Which algorithm and how much of it: pure functions of sizes, so that a result never depends on the device.
+"""Choice of algorithm and split: pure functions of sizes, so that a result never depends on the device.
 
 A kernel that has passed on no device is never chosen by itself, the plain direct and im2col ones excepted.
 """

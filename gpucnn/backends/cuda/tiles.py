@@ -1,4 +1,4 @@
-"""What one block of a pooling or unpooling stages in shared memory (kernels/tiles.cuh): pure choices.
+"""Tiles of pooling and unpooling in shared memory (kernels/tiles.cuh): pure choices.
 
 Arrays whose planes are dense are read in runs, some planes or a band of one at a time. Other arrays are not staged.
 """

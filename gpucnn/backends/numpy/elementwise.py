@@ -1,4 +1,4 @@
-"""What NumPy's own functions are slow at, element by element."""
+"""Elementwise primitives that NumPy's own functions are slow at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all poolings share: passes along one axis after the other, over pieces that stay in the cache.
+"""Shared passes of all poolings: one axis after the other, over pieces that stay in the cache.
 
 The maximum or sum of a box is that of its rows' maxima or sums. A window of K x K so costs 2 K passes in place of
 K * K, and every pass is a shifted slice (`along`). All passes of a piece run before the next piece is read, and threads

@@ -1,4 +1,4 @@
-"""Which algorithm computes a convolution on the CPU: pure functions of sizes, by what each would cost.
+"""Choice of a convolution's algorithm on the CPU: pure functions of sizes, by estimated cost.
 
 Costs are nanoseconds of one core, as measured on a server with AVX-512; only their ratios matter, and those are much
 the same elsewhere. The number of threads has no say: results must not depend on it.

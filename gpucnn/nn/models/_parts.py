@@ -1,4 +1,4 @@
-"""What several networks are made of: convolutions with their norm, and how weights start."""
+"""Parts of several networks: convolutions with their norm, and initial weights."""
 
 from __future__ import annotations
 
