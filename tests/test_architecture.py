@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.numpy.threads": {"threadpoolctl"},
     "gpucnn.backends.cuda": CUDA_BACKEND,
     "gpucnn.backends.cuda.cupy_runtime": CUDA_BACKEND | {"cupy", "cupy_backends"},
+    "gpucnn.backends.cuda.libraries": {"cuda"},
     "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
     "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.information.cache_folder", "numpy"},
     "gpucnn.simulator.profile_report": {"gpucnn.simulator", "matplotlib"},

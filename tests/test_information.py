@@ -19,7 +19,7 @@ from fake_cupy import FakeCupy
 
 import gpucnn
 from gpucnn import information
-from gpucnn.backends.cuda import nvrtc
+from gpucnn.backends.cuda import cupy_runtime, nvrtc
 from gpucnn.information import blas_advice, cache_folder, render
 
 
@@ -40,8 +40,9 @@ def test_info_is_plain_and_says_what_is_here() -> None:
 
 
 def test_gpus_are_shown_where_they_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(devices=2, runtime=12060, driver=13010))
+    FakeCupy(devices=2, runtime=12060, driver=13010).install(monkeypatch)
     monkeypatch.setattr(nvrtc, "load", lambda majors: SimpleNamespace(version=(12, 9), supported=(80,)))
+    monkeypatch.setattr(cupy_runtime, "cublas_version", lambda major: f"{major}.6.3")
     facts = gpucnn.info()
     assert facts["backends"]["cuda"] == "available"
     assert facts["cuda"] == {
@@ -51,6 +52,7 @@ def test_gpus_are_shown_where_they_can_be_used(monkeypatch: pytest.MonkeyPatch) 
         "driver": "for CUDA 13.1",
         "runtime": "CUDA 12.6",
         "nvrtc": "12.9",
+        "cublas": "12.6.3",
     }  # fmt: skip
     assert json.loads(json.dumps(facts)) == facts
 
