@@ -298,7 +298,7 @@ class CupyProduct:
 
 
 def _cublas() -> Any:
-    """CuPy's binding of cuBLAS, asked of its package: that loads the library first, as importing the module does not."""
+    """CuPy's binding of cuBLAS, asked of its package, which loads the library; importing the module by name does not."""
     from cupy_backends.cuda.libs import cublas
 
     return cublas
