@@ -298,7 +298,7 @@ class CupyProduct:
 
 
 def _cublas() -> Any:
-    """CuPy's binding of cuBLAS, asked of its package, which loads the library; importing the module by name does not."""
+    """CuPy's binding of cuBLAS, as its package gives it, which loads the library; importing it by name would not."""
     from cupy_backends.cuda.libs import cublas
 
     return cublas
