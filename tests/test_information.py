@@ -34,9 +34,23 @@ def test_info_is_plain_and_says_what_is_here() -> None:
     assert facts["packages"]["numpy"] == np.__version__
     assert facts["backends"] == gpucnn.backends.available()
     assert facts["threads"] == gpucnn.get_num_threads()
-    assert facts["precision"] in ("fp32", "tf32", "fp32x3")
-    with gpucnn.precision("tf32"):
-        assert gpucnn.info()["precision"] == "tf32"
+    assert facts["precision"].startswith("fp32")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (None, "fp32"),
+        ("", "fp32"),
+        ("0", "fp32"),
+        ("1", "fp32, but for linear on a GPU: CUPY_TF32 is 1, and its products are CuPy's own"),
+    ],
+)
+def test_the_precision_is_what_is_computed(monkeypatch: pytest.MonkeyPatch, asked: str | None, said: str) -> None:
+    monkeypatch.delenv("CUPY_TF32", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("CUPY_TF32", asked)
+    assert gpucnn.info()["precision"] == said
 
 
 def test_gpus_are_shown_where_they_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
