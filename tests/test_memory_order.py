@@ -98,14 +98,17 @@ def test_rectified_integers_are_in_the_order_of_the_image(
         assert is_channels_last(result) == last
 
 
-def test_a_gradient_is_in_the_order_of_the_input_and_not_in_that_of_the_outputs(
-    backend: ArrayBackend, rng: np.random.Generator
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("relu", {}), ("leaky_relu", {}), ("softmax", {"dim": 1}), ("log_softmax", {"dim": 1}), ("dropout", {"rng": 1})],
+)
+def test_a_gradient_is_in_the_order_of_the_one_that_it_is_made_of(
+    backend: ArrayBackend, name: str, options: dict[str, Any], rng: np.random.Generator
 ) -> None:
-    grad = numbers(rng, SHAPE, "float32")
-    x = arranged(grad, "channels_last")
-    for name in ("relu", "leaky_relu"):
-        assert is_channels_last(backend.run(getattr(F, f"{name}_backward"), grad, x)[0])
-        assert not is_channels_last(backend.run(getattr(F, f"{name}_backward"), x, grad)[0])
+    first = numbers(rng, SHAPE, "float32")
+    last = arranged(first, "channels_last")
+    assert is_channels_last(backend.run(getattr(F, f"{name}_backward"), last, first, **options)[0])
+    assert not is_channels_last(backend.run(getattr(F, f"{name}_backward"), first, last, **options)[0])
 
 
 def test_the_gradient_of_complex_transposed_convolutions_keeps_channels_last(

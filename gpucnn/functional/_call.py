@@ -135,14 +135,14 @@ class Call:
         return stored_like(self.xp, values, like)
 
     def leaked(self, values: Array, x: Array, slope: float) -> Array:
-        """Values where x, of their shape, is more than 0, else a share of them; in the dtype and memory order of x."""
+        """Values where x, of their shape, is more than 0, else a share of them; as values are stored."""
         wide = accumulator(values.dtype)
         on = x.astype(wide, copy=False) > 0
-        values = values.astype(wide, copy=False)
-        result = self.backend.masked(values, self.xp.logical_not(on))
+        wide_values = values.astype(wide, copy=False)
+        result = self.backend.masked(wide_values, self.xp.logical_not(on))
         result *= slope
-        result += self.backend.masked(values, on)
-        return self.stored_like(result, x)
+        result += self.backend.masked(wide_values, on)
+        return self.stored_like(result, values)
 
     def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
         """Sum over `axes`, accumulated in float32 where the dtype has 16 bits."""

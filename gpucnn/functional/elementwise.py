@@ -202,7 +202,7 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
         grad_x, _ = call.backend.bias_activation_backward(planes[0], planes[1], "relu", 0.0)
         return call.result((grad_x.reshape(x.shape),))
     off = x.astype(accumulator(x.dtype), copy=False) <= 0  # bfloat16 itself warns of a NaN that it compares
-    return call.result((call.stored_like(call.backend.masked(grad, call.xp.logical_not(off)), x),))
+    return call.result((call.stored_like(call.backend.masked(grad, call.xp.logical_not(off)), grad),))
 
 
 @replayed
@@ -372,9 +372,9 @@ def softmax_backward(
         return (None,)
     wide = accumulator(x.dtype)
     y = call.xp.exp(log_softmax_of(call, x, axis)) if y is None else y.astype(wide, copy=False)
-    grad = grad.astype(wide, copy=False)
-    result = y * (grad - (grad * y).sum(axis=axis, keepdims=True))
-    return call.result((call.stored_like(result, x),))
+    wide_grad = grad.astype(wide, copy=False)
+    result = y * (wide_grad - (wide_grad * y).sum(axis=axis, keepdims=True))
+    return call.result((call.stored_like(result, grad),))
 
 
 def log_softmax(input: Array, dim: int) -> Array:
@@ -449,9 +449,9 @@ def log_softmax_backward(
         return (None,)
     wide = accumulator(x.dtype)
     y = log_softmax_of(call, x, axis) if y is None else y.astype(wide, copy=False)
-    grad = grad.astype(wide, copy=False)
-    result = grad - call.xp.exp(y) * grad.sum(axis=axis, keepdims=True)
-    return call.result((call.stored_like(result, x),))
+    wide_grad = grad.astype(wide, copy=False)
+    result = wide_grad - call.xp.exp(y) * wide_grad.sum(axis=axis, keepdims=True)
+    return call.result((call.stored_like(result, grad),))
 
 
 def _check_softmax_backward(call: Call, grad: Array, x: Array, y: Array | None, dim: int) -> int:
