@@ -149,6 +149,6 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, runtime: int, driver: int,
 def test_no_cublas(monkeypatch: pytest.MonkeyPatch, runtime: int, major: int) -> None:
     said = reason(monkeypatch, FakeCupy(runtime=runtime, has_cublas=False))
     assert said == (
-        f"CuPy does not find the library cuBLAS of CUDA {major}: pip install nvidia-cublas-cu12 for CUDA 12, "
+        f"CuPy does not load the library cuBLAS of CUDA {major}: pip install nvidia-cublas-cu12 for CUDA 12, "
         "nvidia-cublas for CUDA 13, or set CUDA_PATH"
     )

@@ -111,7 +111,7 @@ def test_nothing_is_lacking(packages: Path) -> None:
             (),
             "the compiler library NVRTC of CUDA 12 was not found: pip install cuda-pathfinder, and nvidia-cuda-nvrtc-",
         ),
-        (("cuda_nvrtc",), "CuPy does not find the library cuBLAS of CUDA 12: pip install nvidia-cublas-cu12 for CUDA "),
+        (("cuda_nvrtc",), "CuPy does not load the library cuBLAS of CUDA 12: pip install nvidia-cublas-cu12 for CUDA "),
     ],
 )
 def test_a_library_that_lacks_is_told(packages: Path, tmp_path: Path, there: tuple[str, ...], said: str) -> None:

@@ -375,7 +375,7 @@ def _why_no_library(cupy: Any) -> str | None:
         return str(error)
     except ImportError:
         return (
-            f"CuPy does not find the library cuBLAS of CUDA {_cuda_major(cupy)}: pip install nvidia-cublas-cu12 for "
+            f"CuPy does not load the library cuBLAS of CUDA {_cuda_major(cupy)}: pip install nvidia-cublas-cu12 for "
             "CUDA 12, nvidia-cublas for CUDA 13, or set CUDA_PATH"
         )
     return None
