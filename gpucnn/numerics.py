@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-PRECISIONS = ("fp32", "tf32", "fp32x3")
+NOT_COMPUTED = ("tf32", "fp32x3")  # precisions that have a name and no kernels
 
 ALGORITHMS = ("direct", "im2col", "winograd")
 
@@ -22,54 +21,43 @@ class Picks(Protocol):
 
 _picks: ContextVar[Picks | None] = ContextVar("gpucnn_picks", default=None)
 _algorithm: ContextVar[str | None] = ContextVar("gpucnn_algorithm", default=None)
-_precision: ContextVar[str | None] = ContextVar("gpucnn_precision", default=None)
-
-
-def current_precision() -> str:
-    """The precision in force: the innermost `precision` block's, else TF32 where ``CUPY_TF32`` is set, else fp32.
-
-    Examples
-    --------
-    >>> with precision("tf32"):
-    ...     current_precision()
-    'tf32'
-    """
-    chosen = _precision.get()
-    if chosen is not None:
-        return chosen
-    return "tf32" if os.environ.get("CUPY_TF32", "0") not in ("", "0") else "fp32"
 
 
 @contextmanager
 def precision(mode: str) -> Iterator[None]:
-    """Within the block, let float32 convolutions be computed at another precision where the hardware has it.
+    """Within the block, compute float32 convolutions at a chosen precision: at present in full float32, as outside it.
 
     Parameters
     ----------
-    mode : "fp32", "tf32" or "fp32x3"
-        Full float32; tensor cores' 10-bit mantissa; or three products of such parts, nearly float32.
+    mode : "fp32"
+        Full float32. "tf32", the 10-bit mantissa of tensor cores, and "fp32x3", three such products in place of one,
+        are names that nothing is computed by yet.
 
     Raises
     ------
+    NotImplementedError
+        The mode is "tf32" or "fp32x3", whatever the arrays are.
     ValueError
         There is no such mode.
 
     Notes
     -----
-    It allows less precision and never demands it: the CPU computes full float32 in every mode.
+    CuPy's variable ``CUPY_TF32`` is followed by `gpucnn.functional.linear` on a GPU, whose products are CuPy's own,
+    and by nothing else here.
 
     Examples
     --------
-    >>> with precision("tf32"):
+    >>> with precision("fp32"):
     ...     pass
     """
-    if mode not in PRECISIONS:
-        raise ValueError(f"precision: mode is {mode!r}, expected one of {PRECISIONS}")
-    token = _precision.set(mode)
-    try:
-        yield
-    finally:
-        _precision.reset(token)
+    if mode in NOT_COMPUTED:
+        raise NotImplementedError(
+            f"precision: mode is {mode!r}, by which nothing is computed yet; expected 'fp32', or arrays of float16 "
+            "for quicker products"
+        )
+    if mode != "fp32":
+        raise ValueError(f"precision: mode is {mode!r}, expected 'fp32'")
+    yield
 
 
 def current_algorithm() -> str | None:
@@ -83,16 +71,16 @@ def current_algorithm() -> str | None:
     return _algorithm.get()
 
 
-def choices() -> tuple[str | None, str | None, Picks | None]:
-    """What the blocks that are open choose: algorithm, precision and picks, None where they leave it.
+def choices() -> tuple[str | None, Picks | None]:
+    """What the blocks that are open choose: algorithm and picks, None where they leave it.
 
     Examples
     --------
-    >>> with precision("tf32"):
+    >>> with algorithm("direct"):
     ...     choices()
-    (None, 'tf32', None)
+    ('direct', None)
     """
-    return _algorithm.get(), _precision.get(), _picks.get()
+    return _algorithm.get(), _picks.get()
 
 
 def current_picks() -> Picks | None:

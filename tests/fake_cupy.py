@@ -151,6 +151,22 @@ class FakeArray:
         raise AssertionError(f"a call asked an array for {name}")
 
 
+class FakeLibraries(ModuleType):
+    """CuPy's package of bindings: only what is asked of it as an attribute has its library loaded, and imports."""
+
+    def __init__(self, cupy: FakeCupy) -> None:
+        super().__init__("cupy_backends.cuda.libs")
+        self.__path__: list[str] = []  # where the import system finds no module
+        self._cupy = cupy
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "cublas":
+            raise AttributeError(name)
+        if not self._cupy.has_cublas:
+            raise ImportError('Failure finding "libcublas.so.13 or libcublas.so.12"')
+        return self._cupy.cublas
+
+
 class FakeCupy(ModuleType):
     """The module, for a machine with `devices` GPUs, or where asking for them raises."""
 
@@ -161,6 +177,7 @@ class FakeCupy(ModuleType):
         runtime: int = 12090,
         driver: int = 12090,
         is_hip: bool = False,
+        has_cublas: bool = True,
     ) -> None:
         super().__init__("cupy")
         self.__version__ = version
@@ -174,6 +191,7 @@ class FakeCupy(ModuleType):
         self.allocated = 0
         self._end = 1 << 40
         self.products: list[tuple[Any, ...]] = []  # the arguments of cuBLAS's calls
+        self.has_cublas = has_cublas
         self.cublas = SimpleNamespace(gemmStridedBatchedEx=lambda *arguments: self.products.append(arguments))
 
         def device_count() -> int:
@@ -211,7 +229,8 @@ class FakeCupy(ModuleType):
     def install(self, monkeypatch: Any) -> None:
         """Let this be what `import cupy` finds."""
         monkeypatch.setitem(sys.modules, "cupy", self)
-        monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs.cublas", self.cublas)
+        monkeypatch.setitem(sys.modules, "cupy_backends.cuda.libs", FakeLibraries(self))
+        monkeypatch.delitem(sys.modules, "cupy_backends.cuda.libs.cublas", raising=False)
 
     def queued(self) -> int:
         """How many launches and products there were."""

@@ -7,7 +7,6 @@ import inspect
 import pickle
 import pydoc
 import re
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
@@ -21,7 +20,7 @@ from tolerances import assert_close
 import gpucnn
 import gpucnn.functional as F
 import gpucnn.geometry
-from gpucnn.numerics import PRECISIONS, current_precision, precision
+from gpucnn.numerics import NOT_COMPUTED, precision
 
 # --- Signatures: {n} stands for 1, 2 and 3 ------------------------------------------------------------------------
 
@@ -340,48 +339,24 @@ def test_the_package_has_these_names_and_no_others() -> None:
 # --- Precision ----------------------------------------------------------------------------------------------------
 
 
-def test_precision_holds_within_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("CUPY_TF32", raising=False)
-    assert PRECISIONS == ("fp32", "tf32", "fp32x3")
-    assert current_precision() == "fp32"
-    with gpucnn.precision("tf32"):
-        assert current_precision() == "tf32"
-        with gpucnn.precision("fp32x3"):
-            assert current_precision() == "fp32x3"
-        assert current_precision() == "tf32"
-        with pytest.raises(KeyError), gpucnn.precision("fp32"):
-            raise KeyError
-        assert current_precision() == "tf32"
-    assert current_precision() == "fp32"
-
-
-@pytest.mark.parametrize(("value", "expected"), [("1", "tf32"), ("0", "fp32"), ("", "fp32")])
-def test_precision_honours_cupys_variable(monkeypatch: pytest.MonkeyPatch, value: str, expected: str) -> None:
-    monkeypatch.setenv("CUPY_TF32", value)
-    assert current_precision() == expected
+def test_full_float32_is_computed_within_a_block_as_outside_it() -> None:
+    arguments = fresh("conv2d")
+    expected = F.conv2d(**arguments)
     with gpucnn.precision("fp32"):
-        assert current_precision() == "fp32"
+        np.testing.assert_array_equal(F.conv2d(**arguments), expected)
+    with pytest.raises(KeyError), gpucnn.precision("fp32"):
+        raise KeyError
 
 
-def test_precision_is_the_threads_own() -> None:
-    seen = []
-    with gpucnn.precision("tf32"):
-        thread = threading.Thread(target=lambda: seen.append(current_precision()))
-        thread.start()
-        thread.join()
-    assert seen == ["fp32"]
+@pytest.mark.parametrize("mode", NOT_COMPUTED)
+def test_what_is_not_computed_is_refused(mode: str) -> None:
+    message = f"precision: mode is {mode!r}, by which nothing is computed yet; expected 'fp32'"
+    with pytest.raises(NotImplementedError, match=f"^{re.escape(message)}"), gpucnn.precision(mode):
+        pytest.fail("the block was entered")
 
 
 @pytest.mark.parametrize("mode", ["fp64", "TF32", "", None, 32, []])
 def test_precision_of_no_known_mode(mode: Any) -> None:
-    message = f"precision: mode is {mode!r}, expected one of ('fp32', 'tf32', 'fp32x3')"
+    message = f"precision: mode is {mode!r}, expected 'fp32'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"), gpucnn.precision(mode):
         pass
-
-
-def test_precision_changes_nothing_on_a_cpu() -> None:
-    arguments = fresh("conv2d")
-    expected = F.conv2d(**arguments)
-    for mode in PRECISIONS:
-        with gpucnn.precision(mode):
-            np.testing.assert_array_equal(F.conv2d(**arguments), expected)

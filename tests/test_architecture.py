@@ -25,8 +25,8 @@ CUDA_BACKEND = {
 
 NETWORKS = {
     "gpucnn.__version__", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of", "gpucnn.backends.receive",
-    "gpucnn.backends.dtypes", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy", "matplotlib", "rich",
-    "safetensors",
+    "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy",
+    "matplotlib", "rich", "safetensors",
 }  # fmt: skip
 
 # What each part of the package may import: parts of the package, and libraries beside the standard one. A part is a
@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.numerics": set(),
     "gpucnn.functional": {
         "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.Backend", "gpucnn.backends.receive",
-        "gpucnn.backends.dtypes", "gpucnn.backends.replaying", "numpy",
+        "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.replaying", "numpy",
     },
     "gpucnn.backends": {
         "gpucnn.backends.base", "gpucnn.backends.numpy", "gpucnn.backends.cuda", "gpucnn.backends.replaying",
@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.numpy.threads": {"threadpoolctl"},
     "gpucnn.backends.cuda": CUDA_BACKEND,
     "gpucnn.backends.cuda.cupy_runtime": CUDA_BACKEND | {"cupy", "cupy_backends"},
+    "gpucnn.backends.cuda.libraries": {"cuda"},
     "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
     "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.information.cache_folder", "numpy"},
     "gpucnn.simulator.profile_report": {"gpucnn.simulator", "matplotlib"},

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ import pytest
 from gpucnn.backends.cuda import compiler as compiler_module
 from gpucnn.backends.cuda import nvrtc
 from gpucnn.backends.cuda.compiler import Compiler, default_folder, whole
-from gpucnn.backends.cuda.nvrtc import CompilationError, Compiled, Nvrtc, NvrtcNotFoundError, architecture, candidates
+from gpucnn.backends.cuda.nvrtc import CompilationError, Compiled, Nvrtc, NvrtcNotFoundError, architecture
 from gpucnn.backends.cuda.sources import Source
 
 SOURCE = Source("add", "add[float32]", '#line 1 "add.cu"\nextern "C" __global__ void add(float* x) { x[0] += 1; }\n')
@@ -343,39 +344,7 @@ def test_a_device_that_nvrtc_has_forgotten() -> None:
         architecture((7, 0), CUDA_13)
 
 
-# --- Where the library lies -----------------------------------------------------------------------------------------
-
-
-def test_candidates_on_linux() -> None:
-    environment = {"CUDA_PATH": "/opt/cuda", "CUDA_HOME": ""}
-    found = candidates((13, 12), [Path("/site/nvidia")], environment, "linux", Path("/conda"))
-    assert list(found) == [
-        "/site/nvidia/cu13/lib/libnvrtc.so.13",
-        "/opt/cuda/lib64/libnvrtc.so.13",
-        "/opt/cuda/lib/libnvrtc.so.13",
-        "/conda/lib/libnvrtc.so.13",
-        "libnvrtc.so.13",
-        "/site/nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
-        "/opt/cuda/lib64/libnvrtc.so.12",
-        "/opt/cuda/lib/libnvrtc.so.12",
-        "/conda/lib/libnvrtc.so.12",
-        "libnvrtc.so.12",
-    ]
-
-
-def test_candidates_on_windows() -> None:
-    found = [
-        path.replace("\\", "/")
-        for path in candidates((12,), [Path("site/nvidia")], {"CUDA_PATH": "cuda"}, "win32", Path("conda"))
-    ]
-    assert found == [
-        "site/nvidia/cuda_nvrtc/bin/nvrtc64_120_0.dll",
-        "site/nvidia/cuda_nvrtc/bin/x86_64/nvrtc64_120_0.dll",
-        "cuda/bin/nvrtc64_120_0.dll",
-        "cuda/bin/x64/nvrtc64_120_0.dll",
-        "conda/Library/bin/nvrtc64_120_0.dll",
-        "nvrtc64_120_0.dll",
-    ]
+# --- The library ----------------------------------------------------------------------------------------------------
 
 
 def test_a_library_that_is_nowhere() -> None:
@@ -384,11 +353,18 @@ def test_a_library_that_is_nowhere() -> None:
 
 
 def test_files_that_are_no_library_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "libnvrtc.so.98").write_text("no library")
-    monkeypatch.setenv("CUDA_PATH", str(tmp_path))
+    (tmp_path / "libnvrtc.so.98").write_text("no library")
+    monkeypatch.setattr(nvrtc, "places", lambda name, majors: [str(tmp_path / "libnvrtc.so.98"), "absent"])
     with pytest.raises(NvrtcNotFoundError):
         nvrtc.load((98,))
+
+
+def test_a_library_of_another_version_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"first": (13, 0), "second": (12, 9), "third": (12, 8)}
+    monkeypatch.setattr(nvrtc, "places", lambda name, majors: versions)
+    monkeypatch.setattr(nvrtc, "Nvrtc", lambda place: SimpleNamespace(path=place, version=versions[place]))
+    assert nvrtc.load((12,)).path == "second"
+    assert nvrtc.load((12, 13)).path == "first"
 
 
 # --- NVRTC ----------------------------------------------------------------------------------------------------------

@@ -19,9 +19,17 @@ def nvrtc_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
+def installed(monkeypatch: pytest.MonkeyPatch, cupy: Any) -> None:
+    """Let `cupy` be what is installed: a fake, something else, or None for nothing."""
+    if isinstance(cupy, FakeCupy):
+        cupy.install(monkeypatch)
+    else:
+        monkeypatch.setitem(sys.modules, "cupy", cupy)
+
+
 def reason(monkeypatch: pytest.MonkeyPatch, cupy: Any) -> str:
     """Why there is no GPU where `cupy` is what is installed; a sentence, in one line."""
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    installed(monkeypatch, cupy)
     said = why_unavailable()
     assert said is not None
     assert "\n" not in said
@@ -30,7 +38,7 @@ def reason(monkeypatch: pytest.MonkeyPatch, cupy: Any) -> str:
 
 
 def test_nothing_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy())
+    installed(monkeypatch, FakeCupy())
     assert why_unavailable() is None
 
 
@@ -50,7 +58,7 @@ def test_an_old_cupy(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
 
 @pytest.mark.parametrize("version", ["13.0.0", "14.0.0a1", "15.1"])
 def test_a_cupy_that_is_new_enough(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(version=version))
+    installed(monkeypatch, FakeCupy(version=version))
     assert why_unavailable() is None
 
 
@@ -135,3 +143,12 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, runtime: int, driver: int,
     monkeypatch.setattr(nvrtc, "load", load)
     said = reason(monkeypatch, FakeCupy(runtime=runtime, driver=driver))
     assert said == f"NVRTC {majors} was not found: pip install it"
+
+
+@pytest.mark.parametrize(("runtime", "major"), [(12090, 12), (13000, 13)])
+def test_no_cublas(monkeypatch: pytest.MonkeyPatch, runtime: int, major: int) -> None:
+    said = reason(monkeypatch, FakeCupy(runtime=runtime, has_cublas=False))
+    assert said == (
+        f"CuPy does not load the library cuBLAS of CUDA {major}: pip install nvidia-cublas-cu12 for CUDA 12, "
+        "nvidia-cublas for CUDA 13, or set CUDA_PATH"
+    )

@@ -82,15 +82,6 @@ def test_an_array_without_axes_gives_one(backend: ArrayBackend, name: str) -> No
     assert isinstance(backend.run(F.dropout, x, return_mask=True)[1], np.ndarray)
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu"])
-def test_memory_order_is_that_of_the_input(backend: ArrayBackend, name: str, rng: np.random.Generator) -> None:
-    for order in ("contiguous", "channels_last"):
-        x = arranged(numbers(rng, (2, 3, 4, 2), "float32"), order)
-        y = backend.run(getattr(F, name), x)
-        (gx,) = backend.run(getattr(F, name + "_backward"), x, x)
-        assert y.strides == gx.strides == x.strides
-
-
 @pytest.mark.parametrize("name", UNARY)
 def test_what_is_not_taken_is_refused(backend: ArrayBackend, name: str) -> None:
     x, options = np.ones((2, 3, 4)), UNARY[name]

@@ -19,7 +19,7 @@ from fake_cupy import FakeCupy
 
 import gpucnn
 from gpucnn import information
-from gpucnn.backends.cuda import nvrtc
+from gpucnn.backends.cuda import cupy_runtime, nvrtc
 from gpucnn.information import blas_advice, cache_folder, render
 
 
@@ -34,14 +34,29 @@ def test_info_is_plain_and_says_what_is_here() -> None:
     assert facts["packages"]["numpy"] == np.__version__
     assert facts["backends"] == gpucnn.backends.available()
     assert facts["threads"] == gpucnn.get_num_threads()
-    assert facts["precision"] in ("fp32", "tf32", "fp32x3")
-    with gpucnn.precision("tf32"):
-        assert gpucnn.info()["precision"] == "tf32"
+    assert facts["precision"].startswith("fp32")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (None, "fp32"),
+        ("", "fp32"),
+        ("0", "fp32"),
+        ("1", "fp32, but for linear on a GPU: CUPY_TF32 is 1, and its products are CuPy's own"),
+    ],
+)
+def test_the_precision_is_what_is_computed(monkeypatch: pytest.MonkeyPatch, asked: str | None, said: str) -> None:
+    monkeypatch.delenv("CUPY_TF32", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("CUPY_TF32", asked)
+    assert gpucnn.info()["precision"] == said
 
 
 def test_gpus_are_shown_where_they_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(devices=2, runtime=12060, driver=13010))
+    FakeCupy(devices=2, runtime=12060, driver=13010).install(monkeypatch)
     monkeypatch.setattr(nvrtc, "load", lambda majors: SimpleNamespace(version=(12, 9), supported=(80,)))
+    monkeypatch.setattr(cupy_runtime, "cublas_version", lambda major: f"{major}.6.3")
     facts = gpucnn.info()
     assert facts["backends"]["cuda"] == "available"
     assert facts["cuda"] == {
@@ -51,6 +66,7 @@ def test_gpus_are_shown_where_they_can_be_used(monkeypatch: pytest.MonkeyPatch) 
         "driver": "for CUDA 13.1",
         "runtime": "CUDA 12.6",
         "nvrtc": "12.9",
+        "cublas": "12.6.3",
     }  # fmt: skip
     assert json.loads(json.dumps(facts)) == facts
 

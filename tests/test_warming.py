@@ -122,7 +122,7 @@ class FakeNvrtc:
 def cupy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeCupy]:
     """A CuPy that launches nothing, and a folder of binaries."""
     cupy = FakeCupy()
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    cupy.install(monkeypatch)
     monkeypatch.setattr(nvrtc, "load", lambda majors: FakeNvrtc())
     yield cupy
     replaying.REPLAYERS.pop(cupy.ndarray, None)

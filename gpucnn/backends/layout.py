@@ -11,3 +11,21 @@ def is_channels_last(x: Any) -> bool:
         return False
     spatial = [abs(step) for step, size in zip(x.strides[2:], x.shape[2:], strict=True) if size > 1]
     return bool(spatial) and min(spatial) >= x.itemsize * x.shape[1]
+
+
+def stored_like(xp: Any, values: Any, like: Any, dtype: Any = None) -> Any:
+    """`values`, or one of NumPy's scalars as an array, in the memory order of `like`, and in its dtype or another.
+
+    `like` has as many axes. A copy is made where they are in another order or dtype: NumPy's arithmetic keeps the
+    order, CuPy's gives C order, and of bfloat16 in part float32.
+    """
+    values, dtype = xp.asarray(values), like.dtype if dtype is None else dtype
+    if values.dtype == dtype:
+        if values.strides == like.strides:
+            return values
+        outermost_first = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
+        if values.transpose(outermost_first).flags.c_contiguous:
+            return values
+    stored = xp.empty_like(like, dtype=dtype, shape=values.shape)
+    stored[...] = values
+    return stored

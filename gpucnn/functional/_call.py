@@ -11,6 +11,7 @@ import numpy as np
 
 from gpucnn.backends import Backend, receive
 from gpucnn.backends.dtypes import accumulator, describe, name_of
+from gpucnn.backends.layout import stored_like
 from gpucnn.functional._family import SPACE
 from gpucnn.functional._out import expect_writable
 from gpucnn.geometry import ConvGeometry, PoolGeometry
@@ -127,17 +128,21 @@ class Call:
 
     def conjugate(self, array: Array) -> Array:
         """The complex conjugate; a real array is its own."""
-        return self.xp.conj(array) if self.dtype.kind == "c" else array
+        return self.stored_like(self.xp.conj(array), array) if self.dtype.kind == "c" else array
+
+    def stored_like(self, values: Array, like: Array) -> Array:
+        """`values` in the dtype and memory order of `like`, which has as many axes."""
+        return stored_like(self.xp, values, like)
 
     def leaked(self, values: Array, x: Array, slope: float) -> Array:
-        """Values where x, of their shape, is more than 0, else a share of them."""
-        dtype, wide = values.dtype, accumulator(values.dtype)
+        """Values where x, of their shape, is more than 0, else a share of them; as values are stored."""
+        wide = accumulator(values.dtype)
         on = x.astype(wide, copy=False) > 0
-        values = values.astype(wide, copy=False)
-        result = self.backend.masked(values, self.xp.logical_not(on))
+        wide_values = values.astype(wide, copy=False)
+        result = self.backend.masked(wide_values, self.xp.logical_not(on))
         result *= slope
-        result += self.backend.masked(values, on)
-        return result.astype(dtype, copy=False)
+        result += self.backend.masked(wide_values, on)
+        return self.stored_like(result, values)
 
     def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
         """Sum over `axes`, accumulated in float32 where the dtype has 16 bits."""
@@ -304,7 +309,7 @@ def log_softmax_of(call: Call, x: Array, axis: int) -> Array:
     """The logarithm of the softmax of x along an axis, in the dtype that sums are kept in."""
     wide = x.astype(accumulator(x.dtype), copy=False)
     if not x.size:
-        return wide.copy()
+        return wide.copy(order="K")
     with np.errstate(invalid="ignore"):  # a row without a finite maximum is NaN, as in PyTorch
         shifted = wide - wide.max(axis=axis, keepdims=True)
     return shifted - call.xp.log(call.xp.exp(shifted).sum(axis=axis, keepdims=True))

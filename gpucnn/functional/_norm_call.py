@@ -246,7 +246,7 @@ class NormCall(Call):
         elif needs[0] and own_statistics:
             grad_x = self.backend.norm_backward_input(grad, x, mean, rstd, weight, geometry)
         elif needs[0]:
-            grad_x = (grad * (rstd if weight is None else rstd * weight)).astype(self.dtype, copy=False)
+            grad_x = self.stored_like(grad * (rstd if weight is None else rstd * weight), x)
         if is_affine and not (needs[0] and own_statistics):
             grads = self.backend.norm_backward_affine(grad, x, mean, rstd, geometry)
         grad_weight, grad_bias = (
@@ -258,7 +258,7 @@ class NormCall(Call):
             return grad_x, grad_weight, grad_bias
         grad_residual = grad.reshape(self.x.shape) if needs[3] else None
         if grad_residual is not None and self.activation == "none":  # grad_output itself, which is the caller's
-            grad_residual = grad_residual.copy()
+            grad_residual = grad_residual.copy(order="K")
         return grad_x, grad_weight, grad_bias, grad_residual
 
     def before_activation(self, shape: Shape4, mean: Array, rstd: Array) -> Array:

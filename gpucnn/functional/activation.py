@@ -141,7 +141,7 @@ def bias_activation_backward(
         signs = call.backend.bias_activation(_planes(x), b, None if r is None else _planes(r), "none", 0.0)
     grad_x, grad_b = call.backend.bias_activation_backward(_planes(grad), signs, activation, slope)
     grad_x = grad_x.reshape(x.shape)
-    grad_r = (grad_x.copy() if need_x else grad_x) if need_r else None
+    grad_r = (grad_x.copy(order="K") if need_x else grad_x) if need_r else None
     return call.result((grad_x if need_x else None, grad_b if need_b else None, grad_r))
 
 

@@ -377,7 +377,7 @@ def lp_pool_nd(
     with _quiet():
         sums = call.backend.average_pool(wide**power, geometry) * taps
         y = sums ** (1 / power)
-    return call.result(lowered(y.astype(x.dtype), rank, like=x))
+    return call.result(lowered(call.stored_like(y, lifted(x, rank)), rank, like=x))
 
 
 def lp_pool_nd_backward(
@@ -431,7 +431,7 @@ def lp_pool_nd_backward(
         sums = call.backend.average_pool(wide**power, geometry) * taps
         slope = call.xp.where(sums == 0, 0, upstream * taps * sums ** (1 / power - 1))
         result = call.backend.average_pool_backward(slope, geometry) * wide ** (power - 1)
-    return call.result((lowered(result.astype(x.dtype), rank, like=x),))
+    return call.result((lowered(call.stored_like(result, lifted(grad, rank)), rank, like=x),))
 
 
 avg_pool1d, avg_pool2d, avg_pool3d = replayed_family(avg_pool_nd)

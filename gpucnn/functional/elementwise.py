@@ -161,8 +161,7 @@ def relu(input: Array) -> Array:
     if planes is not None:
         y = call.backend.bias_activation(planes[0], None, None, "relu", 0.0)
         return call.result(y.reshape(x.shape))
-    y = call.xp.maximum(x, call.xp.zeros((), x.dtype))
-    return call.result(call.xp.asarray(y))  # not a scalar where there are no axes
+    return call.result(call.stored_like(call.xp.maximum(x, call.xp.zeros((), x.dtype)), x))
 
 
 @replayed
@@ -203,7 +202,7 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
         grad_x, _ = call.backend.bias_activation_backward(planes[0], planes[1], "relu", 0.0)
         return call.result((grad_x.reshape(x.shape),))
     off = x.astype(accumulator(x.dtype), copy=False) <= 0  # bfloat16 itself warns of a NaN that it compares
-    return call.result((call.backend.masked(grad, call.xp.logical_not(off)),))
+    return call.result((call.stored_like(call.backend.masked(grad, call.xp.logical_not(off)), grad),))
 
 
 @replayed
@@ -315,7 +314,7 @@ def softmax(input: Array, dim: int) -> Array:
 
     Returns
     -------
-    array in the shape and dtype of `input`
+    array in the shape, dtype and memory order of `input`
 
     Raises
     ------
@@ -332,7 +331,7 @@ def softmax(input: Array, dim: int) -> Array:
     call = Call("softmax", FLOATING, input=input)
     (x,) = call.arrays
     axis = axis_argument(call, x, dim)
-    return call.result(call.xp.exp(log_softmax_of(call, x, axis)).astype(x.dtype, copy=False))
+    return call.result(call.stored_like(call.xp.exp(log_softmax_of(call, x, axis)), x))
 
 
 def softmax_backward(
@@ -373,9 +372,9 @@ def softmax_backward(
         return (None,)
     wide = accumulator(x.dtype)
     y = call.xp.exp(log_softmax_of(call, x, axis)) if y is None else y.astype(wide, copy=False)
-    grad = grad.astype(wide, copy=False)
-    result = y * (grad - (grad * y).sum(axis=axis, keepdims=True))
-    return call.result((result.astype(x.dtype, copy=False),))
+    wide_grad = grad.astype(wide, copy=False)
+    result = y * (wide_grad - (wide_grad * y).sum(axis=axis, keepdims=True))
+    return call.result((call.stored_like(result, grad),))
 
 
 def log_softmax(input: Array, dim: int) -> Array:
@@ -390,7 +389,7 @@ def log_softmax(input: Array, dim: int) -> Array:
 
     Returns
     -------
-    array in the shape and dtype of `input`
+    array in the shape, dtype and memory order of `input`
 
     Raises
     ------
@@ -407,7 +406,7 @@ def log_softmax(input: Array, dim: int) -> Array:
     call = Call("log_softmax", FLOATING, input=input)
     (x,) = call.arrays
     axis = axis_argument(call, x, dim)
-    return call.result(log_softmax_of(call, x, axis).astype(x.dtype, copy=False))
+    return call.result(call.stored_like(log_softmax_of(call, x, axis), x))
 
 
 def log_softmax_backward(
@@ -450,9 +449,9 @@ def log_softmax_backward(
         return (None,)
     wide = accumulator(x.dtype)
     y = log_softmax_of(call, x, axis) if y is None else y.astype(wide, copy=False)
-    grad = grad.astype(wide, copy=False)
-    result = grad - call.xp.exp(y) * grad.sum(axis=axis, keepdims=True)
-    return call.result((result.astype(x.dtype, copy=False),))
+    wide_grad = grad.astype(wide, copy=False)
+    result = wide_grad - call.xp.exp(y) * wide_grad.sum(axis=axis, keepdims=True)
+    return call.result((call.stored_like(result, grad),))
 
 
 def _check_softmax_backward(call: Call, grad: Array, x: Array, y: Array | None, dim: int) -> int:
@@ -483,7 +482,7 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = N
 
     Returns
     -------
-    array in the shape and dtype of `input`
+    array in the shape, dtype and memory order of `input`
     array of bool
         With `return_mask`: which elements were kept.
 
@@ -598,4 +597,4 @@ def _dropped(call: Call, values: Array, p: float, training: bool, mask: Array) -
     scale = 0.0 if p == 1 else 1 / (1 - p)
     kept = call.backend.masked(values.astype(accumulator(values.dtype), copy=False), mask)
     kept *= scale
-    return kept.astype(values.dtype, copy=False)
+    return call.stored_like(kept, values)

@@ -132,10 +132,10 @@ def cross_entropy_backward(
     if need_x:
         slopes = call.xp.exp(logs) * terms.shares.sum(terms.axis, keepdims=True) - terms.shares
         with np.errstate(invalid="ignore"):  # the scale of a mean of nothing is infinite
-            grad_x = call.xp.where(slopes == 0, 0, slopes * scale).astype(x.dtype, copy=False)
+            grad_x = call.stored_like(call.xp.where(slopes == 0, 0, slopes * scale), x)
     if need_target and terms.probabilities:
         with np.errstate(invalid="ignore"):
-            grad_target = (-scale * (1 - terms.smoothing) * terms.class_weights * logs).astype(x.dtype, copy=False)
+            grad_target = call.stored_like(-scale * (1 - terms.smoothing) * terms.class_weights * logs, x)
     return call.result((grad_x, grad_target, None))
 
 

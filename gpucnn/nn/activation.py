@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.backends import backend_of
+from gpucnn.backends import receive
+from gpucnn.backends.layout import stored_like
 from gpucnn.functional._call import number
 from gpucnn.geometry import Window
 from gpucnn.nn.module import Array, Module
@@ -78,8 +79,8 @@ class ReLU6(Module):
 
     def forward(self, x: Array) -> Array:
         """``min(max(x, 0), 6)``."""
-        y = F.relu(x)
-        y = backend_of(y).xp.minimum(y, backend_of(y).xp.full((), 6, y.dtype))
+        backend, (y,), give_back = receive("ReLU6", {"x": F.relu(x)})
+        y = give_back(stored_like(backend.xp, backend.xp.minimum(y, backend.xp.full((), 6, y.dtype)), y))
         self.keep(y)
         return y
 
@@ -101,7 +102,9 @@ class Tanh(Module):
 
     def forward(self, x: Array) -> Array:
         """``tanh(x)``."""
-        y = backend_of(x).xp.tanh(x)
+        backend, (x,), give_back = receive("Tanh", {"x": x})
+        y = backend.xp.tanh(x)
+        y = give_back(stored_like(backend.xp, y, x, y.dtype))
         self.keep(y)
         return y
 
@@ -110,7 +113,10 @@ class Tanh(Module):
         (y,) = self.kept()
         if grad_output.shape != y.shape:
             raise ValueError(f"Tanh: grad_output has shape {grad_output.shape}, expected {y.shape}")
-        return grad_output * (1 - y * y) if self.needs_input_grad else None
+        if not self.needs_input_grad:
+            return None
+        backend, (grad, y), give_back = receive("Tanh", {"grad_output": grad_output, "output": y})
+        return give_back(stored_like(backend.xp, grad * (1 - y * y), y))
 
 
 class Softmax(Module):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any, TypeVar, overload
 
-from gpucnn.backends import backend_of
+from gpucnn.nn._joining import added, concatenated
 from gpucnn.nn.module import Array, Module
 
 Self = TypeVar("Self", bound="Modules")
@@ -163,7 +163,7 @@ def _added(grads: list[Array | None]) -> Array:
     total = None
     for grad in grads:
         if grad is not None:
-            total = grad if total is None else total + grad
+            total = grad if total is None else added(total, grad)
     return total
 
 
@@ -214,7 +214,7 @@ class Residual(Module):
                 f"Residual: body makes shape {tuple(y.shape)} of it, expected the shortcut's {tuple(beside.shape)}"
             )
         self.keep()
-        total = y + beside
+        total = added(y, beside)
         return total if self.activation is None else self.activation(total)
 
     def backward(self, grad_output: Array) -> Array:
@@ -274,7 +274,7 @@ class Concat(Modules):
                 f"Concat: branches give shapes {shapes}, expected them to differ along dim = {self.dim} only"
             )
         self.keep(axis, [shape[axis] for shape in shapes])
-        return backend_of(parts[0]).xp.concatenate(parts, axis=axis)
+        return concatenated(parts, axis)
 
     def backward(self, grad_output: Array) -> Array:
         """The sum of the branches' gradients."""

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.backends import receive
+from gpucnn.backends import backend_of, receive
 from gpucnn.backends.dtypes import FLOATING, accumulator, describe
+from gpucnn.backends.layout import stored_like
 from gpucnn.nn.module import Array, Module
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -159,9 +160,10 @@ class MSELoss(Loss):
             raise TypeError(f"MSELoss: target has dtype {y.dtype}, expected {x.dtype} as output")
         if y.shape != x.shape:
             raise ValueError(f"MSELoss: target has shape {tuple(y.shape)}, expected {tuple(x.shape)} as output")
-        difference = x.astype(accumulator(x.dtype), copy=False) - y
+        wide = accumulator(x.dtype)
+        difference = stored_like(backend.xp, x.astype(wide, copy=False) - y, x, wide)
         self.keep(difference, x.dtype, give_back)
-        losses = backend.xp.square(difference)
+        losses = stored_like(backend.xp, backend.xp.square(difference), x, wide)
         if self.reduction != "none":
             losses = losses.sum()
             if self.reduction == "mean":
@@ -172,7 +174,7 @@ class MSELoss(Loss):
         """The gradient by the last forward's output."""
         difference, dtype, give_back = self.kept()
         scale = 2.0 / max(1, difference.size) if self.reduction == "mean" else 2.0
-        return give_back((difference * scale * grad_output).astype(dtype, copy=False))
+        return give_back(stored_like(backend_of(difference).xp, difference * scale * grad_output, difference, dtype))
 
     def extra_repr(self) -> str:
         """The reduction, if it is another than the mean."""

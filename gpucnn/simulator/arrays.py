@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -108,8 +108,19 @@ def asnumpy(array: Any) -> Host:
 # --- Computing ----------------------------------------------------------------------------------------------------
 
 
+_KEEP_ORDER = frozenset({
+    *(np.ndarray.astype, np.ndarray.copy, np.copy, np.empty_like, np.full_like, np.ones_like, np.zeros_like),
+})  # fmt: skip
+"""What gives a new array in the memory order of its argument; all else gives C order in CuPy."""
+
+_WITHOUT_BFLOAT16 = frozenset({np.clip, np.ndarray.clip, np.where})
+"""What CuPy computes in float32 where it is asked for bfloat16, and returns so."""
+
+
 def compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """`function` of NumPy over the arrays' values: views of their memory, or results in memory of their own.
+
+    These are as CuPy's: in C order whatever the order of the arguments, and of some functions float32 for bfloat16.
 
     Raises
     ------
@@ -119,7 +130,10 @@ def compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     sources: list[Array] = []
     host_args, host_kwargs = _unwrapped(args, sources), _unwrapped(kwargs, sources)
     with np.errstate(all="ignore"):  # a device does not warn
-        return _wrapped(function(*host_args, **host_kwargs), sources)
+        result = function(*host_args, **host_kwargs)
+    if function in _WITHOUT_BFLOAT16 and getattr(result, "dtype", np.dtype(bool)).name == "bfloat16":
+        result = result.astype(np.float32)
+    return _wrapped(result, sources, "K" if function in _KEEP_ORDER else "C")
 
 
 def _unwrapped(value: Any, sources: list[Array]) -> Any:
@@ -138,9 +152,9 @@ def _unwrapped(value: Any, sources: list[Array]) -> Any:
     return value
 
 
-def _wrapped(result: Any, sources: list[Array]) -> Any:
+def _wrapped(result: Any, sources: list[Array], order: Literal["C", "K"]) -> Any:
     if type(result) in (list, tuple):
-        return type(result)(_wrapped(item, sources) for item in result)
+        return type(result)(_wrapped(item, sources, order) for item in result)
     if isinstance(result, np.generic):
         return placed(np.asarray(result))
     if not isinstance(result, np.ndarray):
@@ -151,7 +165,7 @@ def _wrapped(result: Any, sources: list[Array]) -> Any:
             return source
         if root is _root(source._memory):
             return Array(result, source._memory, source if source.base is None else source.base)
-    return placed(result)
+    return placed(np.asarray(result, order=order))
 
 
 def _method(name: str) -> Any:

@@ -7,6 +7,7 @@ import doctest
 import inspect
 import pickle
 import re
+from itertools import product
 from typing import Any
 
 import ml_dtypes
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 from array_backends import ArrayBackend
 from layer_cases import CASES, WITH_PARAMETERS, outcome
+from strategies import arranged, numbers
 from tolerances import assert_close
 
 from gpucnn import nn
+from gpucnn.backends.layout import is_channels_last
 from gpucnn.nn.module import Module
 
 LAYERS = [
@@ -38,8 +41,9 @@ def test_each_layer_has_a_case() -> None:
     assert set(LAYERS) == set(CASES)
 
 
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    ("name", "training"), [case for case in product(CASES, (True, False)) if case != ("Dropout", True)]
+)
 def test_layers_do_the_same_on_each_backend(backend: ArrayBackend, name: str, training: bool) -> None:
     case = CASES[name]
     layer, other = case.layer(np.float32).train(training), case.layer(np.float32).train(training)
@@ -51,6 +55,42 @@ def test_layers_do_the_same_on_each_backend(backend: ArrayBackend, name: str, tr
         assert (found[key] is None) == (value is None)
         if value is not None:
             assert_close(backend.asnumpy(found[key]), value, factor=10)  # sums in another order
+
+
+def test_dropout_drops_by_its_seed_and_its_gradient_the_same(backend: ArrayBackend, rng: np.random.Generator) -> None:
+    """Which elements, is another matter on each backend: each array library draws numbers of its own."""
+    x, grad = (rng.standard_normal((40, 50)).astype(np.float32) for _ in range(2))
+
+    def dropped(seed: int) -> list[np.ndarray[Any, Any]]:
+        found = outcome(nn.Dropout(0.25, rng=seed), backend.asarray(x), grad, asarray=backend.asarray)
+        return [backend.asnumpy(found[key]) for key in ("output", "grad_input")]
+
+    y, grad_input = dropped(3)
+    kept = y != 0
+    assert abs(kept.mean() - 0.75) < 5 * np.sqrt(0.25 * 0.75 / x.size)  # five standard deviations of the share
+    assert_close(y, np.where(kept, x / 0.75, 0))
+    assert_close(grad_input, np.where(kept, grad / 0.75, 0))
+    np.testing.assert_array_equal(dropped(3), [y, grad_input])
+    assert ((dropped(4)[0] != 0) != kept).any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case.shape) == 4])
+def test_layers_keep_channels_last(backend: ArrayBackend, name: str, training: bool) -> None:
+    layer, x = CASES[name].layer(np.float32).train(training), CASES[name].input(np.float32)
+    layer.map_arrays(backend.asarray)
+    y = layer(backend.asarray(arranged(x, "channels_last")))
+    if y.ndim == 4:
+        assert is_channels_last(y)
+        grad = numbers(np.random.default_rng(3), y.shape, "float32")
+        assert is_channels_last(layer.backward(backend.asarray(arranged(grad, "channels_last"))))
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.Tanh(), nn.Softmax(1), nn.Dropout(0.5)])
+def test_activations_keep_channels_last(backend: ArrayBackend, layer: Module, rng: np.random.Generator) -> None:
+    x, grad = (backend.asarray(arranged(numbers(rng, (2, 3, 4, 5), "float32"), "channels_last")) for _ in range(2))
+    assert is_channels_last(layer(x))
+    assert is_channels_last(layer.backward(grad))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])

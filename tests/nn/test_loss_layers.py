@@ -8,9 +8,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
+from strategies import arranged, numbers
 from tolerances import assert_close
 
 from gpucnn import nn
+from gpucnn.backends.layout import is_channels_last
 
 ENTROPIES = [
     {},
@@ -125,3 +127,14 @@ def test_what_is_refused() -> None:
         nn.MSELoss()(np.zeros(2), np.zeros(2, np.float32))
     with pytest.raises(TypeError, match="MSELoss: output has dtype int64, expected floating-point"):
         nn.MSELoss()(np.zeros(2, int), np.zeros(2, int))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_the_gradient_of_squared_differences_keeps_channels_last(
+    backend: ArrayBackend, reduction: str, rng: np.random.Generator
+) -> None:
+    x, y = (backend.asarray(arranged(numbers(rng, (2, 3, 4, 5), "float32"), "channels_last")) for _ in range(2))
+    loss = nn.MSELoss(reduction)
+    losses = loss(x, y)
+    assert reduction != "none" or is_channels_last(losses)
+    assert is_channels_last(loss.backward())

@@ -157,14 +157,37 @@ def test_views_share_the_memory_of_what_they_were_cut_from() -> None:
     assert not x.imag.any()
 
 
-def test_memory_order() -> None:
+def test_memory_order_is_kept_where_cupy_keeps_it() -> None:
     last = asarray(arranged(image(), "channels_last"))
-    for array in (last + 1, np.exp(last), last.copy(order="K"), last.astype(np.float64), xp.empty_like(last)):
+    kept = [last.copy(order="K"), xp.copy(last), np.copy(last), last.astype(np.float64), xp.empty_like(last)]
+    for array in (*kept, xp.zeros_like(last), np.ones_like(last), xp.array(last, np.float16)):
         assert [step // array.itemsize for step in array.strides] == [step // 4 for step in last.strides]
-    assert last.copy().flags.c_contiguous
     assert xp.zeros_like(last, shape=(2, 3, 7, 7)).strides == (588, 4, 84, 12)
     assert xp.empty((2, 3), order="F").flags.f_contiguous
     assert not hasattr(last.flags, "writeable")
+
+
+def test_what_is_computed_is_in_c_order_as_in_cupy() -> None:
+    last = asarray(arranged(image(), "channels_last"))
+    on, other = asarray(last > 0), asarray(arranged(image(), "channels_last"))
+    results = [last + 1, last * other, -last, last > 0, 1 / last, np.exp(last), xp.where(on, last, 0), last.clip(0, 1)]
+    results += [xp.concatenate([last, other], axis=1), xp.stack([last, other]), last.copy(), last.take(xp.arange(2), 1)]
+    results += [last[:, xp.arange(2)], last.sum(axis=0), last.max(axis=1, keepdims=True), xp.maximum(last, other)]
+    for array in results:
+        assert array.flags.c_contiguous
+    before = last.strides
+    last += other
+    assert last.strides == xp.multiply(last, 2, out=last).strides == before
+
+
+def test_what_cupy_has_no_bfloat16_of_is_float32() -> None:
+    x = asarray(image().astype(ml_dtypes.bfloat16))
+    zero = xp.zeros((), x.dtype)
+    for result in (xp.where(x > 0, x, zero), xp.clip(x, zero, zero), x.clip(zero, zero)):
+        assert result.dtype == np.float32
+    for result in (x + x, xp.maximum(x, zero), xp.exp(x), x.sum(), x.astype(x.dtype), xp.concatenate([x, x])):
+        assert result.dtype == x.dtype
+    assert xp.where(x > 0, x.astype(np.float16), 0).dtype == np.float16
 
 
 # --- CuPy's manners -----------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def _addressable(argument: Any) -> Any:
         return argument
     address = 0 if isinstance(argument, np.ndarray) else argument.data.ptr  # NumPy's arrays are launched over in trials
     whole = all(place % argument.itemsize == 0 for place in (address, *argument.strides))
-    return argument if whole else argument.copy()
+    return argument if whole else argument.copy(order="K")
 
 
 class CudaBackend(Backend):

@@ -17,6 +17,7 @@ import numpy as np
 
 from gpucnn.backends.cuda import nvrtc
 from gpucnn.backends.cuda.compiler import Binary, Compiler
+from gpucnn.backends.cuda.libraries import cublas_version
 from gpucnn.backends.cuda.picks import StoredPicks
 from gpucnn.backends.cuda.runtime import Array, Device, Function
 from gpucnn.backends.cuda.sources import Source
@@ -225,9 +226,15 @@ class CupyFunction:
         self.bare(grid, block, args, shared_mem=shared_mem)
 
 
+def _cuda_major(cupy: Any) -> int:
+    """The major version of CUDA that CuPy was built for."""
+    version: int = cupy.cuda.runtime.runtimeGetVersion()
+    return version // 1000
+
+
 def _nvrtc_majors(cupy: Any) -> tuple[int, ...]:
     """CUDA's major versions whose binaries this machine's driver loads, CuPy's own first."""
-    own = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    own = _cuda_major(cupy)
     driver = cupy.cuda.runtime.driverGetVersion() // 1000
     return (own, *(major for major in nvrtc.MAJORS if major != own and major <= driver))
 
@@ -249,6 +256,7 @@ def facts() -> dict[str, Any]:
         "driver": f"for CUDA {_version(cuda.driverGetVersion())}",
         "runtime": f"CUDA {_version(cuda.runtimeGetVersion())}",
         "nvrtc": ".".join(map(str, runtime._nvrtc.version)),
+        "cublas": cublas_version(_cuda_major(runtime.xp)),
     }
 
 
@@ -261,7 +269,7 @@ class CupyProduct:
     """Products by cuBLAS, on the current stream, by CuPy's handle for the current device and its math mode."""
 
     def __init__(self, cupy: Any, dtype: np.dtype[Any]) -> None:
-        self._multiply = import_module("cupy_backends.cuda.libs.cublas").gemmStridedBatchedEx
+        self._multiply = _cublas().gemmStridedBatchedEx
         self._handle = cupy.cuda.get_cublas_handle
         self._dtype = _DATA_TYPES[dtype.name]
         wide = accumulator(dtype)
@@ -289,6 +297,13 @@ class CupyProduct:
             )
 
 
+def _cublas() -> Any:
+    """CuPy's binding of cuBLAS, as its package gives it, which loads the library; importing it by name would not."""
+    from cupy_backends.cuda.libs import cublas
+
+    return cublas
+
+
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
@@ -303,7 +318,7 @@ def why_unavailable() -> str | None:
     """
     try:
         cupy: Any = import_module("cupy")
-        return _why_cupy_is_unfit(cupy) or _why_no_device(cupy) or _why_no_compiler(cupy)
+        return _why_cupy_is_unfit(cupy) or _why_no_device(cupy) or _why_no_library(cupy)
     except Exception as error:  # a broken installation may fail in any way
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             return (
@@ -352,11 +367,17 @@ def _why_no_driver(runtime: Any) -> str:
     return f"the NVIDIA driver is too old, it is for CUDA {major} and CuPy for CUDA {needed}: update it{other}"
 
 
-def _why_no_compiler(cupy: Any) -> str | None:
+def _why_no_library(cupy: Any) -> str | None:
     try:
         nvrtc.load(_nvrtc_majors(cupy))
+        _cublas()
     except nvrtc.NvrtcNotFoundError as error:
         return str(error)
+    except ImportError:
+        return (
+            f"CuPy does not load the library cuBLAS of CUDA {_cuda_major(cupy)}: pip install nvidia-cublas-cu12 for "
+            "CUDA 12, nvidia-cublas for CUDA 13, or set CUDA_PATH"
+        )
     return None
 
 

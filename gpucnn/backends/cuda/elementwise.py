@@ -11,6 +11,11 @@ if TYPE_CHECKING:
 
 
 def masked(backend: CudaBackend, values: Array, mask: Array) -> Array:
-    """Values where the mask is True, and 0 elsewhere, whatever the values are there."""
+    """Values where the mask is True, and 0 elsewhere, whatever the values are there.
+
+    CuPy's `where` would be one pass less, in C order and of bfloat16 in float32.
+    """
     xp = backend.runtime.xp
-    return xp.where(mask, values, xp.zeros((), values.dtype))
+    result = xp.zeros_like(values)
+    xp.copyto(result, values, where=mask)
+    return result

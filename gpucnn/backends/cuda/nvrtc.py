@@ -1,4 +1,4 @@
-"""NVIDIA's run-time compiler, called directly: where its library lies, what it can target, and from text to a binary.
+"""NVIDIA's run-time compiler, called directly: its library, what it can target, and from text to a binary.
 
 It needs no GPU and no driver. CuPy has its own way to it, which is not used: that adds options to every program
 (-ftz=true among them), asks for CUDA's headers, and caches without looking at what it finds again.
@@ -7,17 +7,15 @@ It needs no GPU and no driver. CuPy has its own way to it, which is not used: th
 from __future__ import annotations
 
 import ctypes
-import os
 import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
+
+from gpucnn.backends.cuda.libraries import places
 
 MAJORS = (13, 12)  # CUDA's major versions whose NVRTC serves, newest first
 OPTIONS = ("-std=c++17", "--fmad=false")  # kernels ask for fused multiply-adds by name
-INSTALL = "pip install nvidia-cuda-nvrtc-cu12 for CUDA 12, nvidia-cuda-nvrtc for CUDA 13"
+INSTALL = "pip install cuda-pathfinder, and nvidia-cuda-nvrtc-cu12 for CUDA 12, nvidia-cuda-nvrtc for CUDA 13"
 
 _SUCCESS = 0
 _LOCATION = re.compile(r"^([\w.]+)\((\d+)\): (?:catastrophic )?(?:error|warning)", re.MULTILINE)
@@ -39,40 +37,7 @@ class Compiled(NamedTuple):
     log: str
 
 
-# --- Where the library lies ---------------------------------------------------------------------------------------
-
-
-def candidates(
-    majors: Iterable[int], packages: Sequence[Path], environment: Mapping[str, str], platform: str, prefix: Path
-) -> Iterator[str]:
-    """What to ask the system's loader for, best first: NVIDIA's wheels, a toolkit or conda, the system's own.
-
-    Parameters
-    ----------
-    majors : iterable of int
-        CUDA's major versions, the preferred one first.
-    packages : sequence of Path
-        The folders of the namespace package ``nvidia``, into which the wheels unpack.
-    environment : mapping
-        As ``os.environ``.
-    platform : str
-        As ``sys.platform``.
-    prefix : Path
-        As ``sys.prefix``.
-    """
-    windows = platform == "win32"
-    wheel_folders = ("bin", "bin/x86_64") if windows else ("lib",)
-    toolkit_folders = ("bin", "bin/x64") if windows else ("lib64", "lib")
-    toolkits = [Path(environment[name]) for name in ("CUDA_PATH", "CUDA_HOME") if environment.get(name)]
-    for major in majors:
-        name = f"nvrtc64_{major}0_0.dll" if windows else f"libnvrtc.so.{major}"
-        wheel = "cuda_nvrtc" if major == 12 else f"cu{major}"
-        for package in packages:
-            yield from (str(package / wheel / folder / name) for folder in wheel_folders)
-        for toolkit in toolkits:
-            yield from (str(toolkit / folder / name) for folder in toolkit_folders)
-        yield str(prefix / ("Library/bin" if windows else "lib") / name)
-        yield name
+# --- The library --------------------------------------------------------------------------------------------------
 
 
 def load(majors: Iterable[int] = MAJORS) -> Nvrtc:
@@ -84,13 +49,9 @@ def load(majors: Iterable[int] = MAJORS) -> Nvrtc:
         There is none; the message says what to install.
     """
     majors = tuple(majors)
-    spec = find_spec("nvidia")
-    packages = [Path(folder) for folder in spec.submodule_search_locations or ()] if spec else []
-    for path in candidates(majors, packages, os.environ, sys.platform, Path(sys.prefix)):
-        if os.path.dirname(path) and not os.path.isfile(path):
-            continue
+    for place in places("nvrtc", majors):
         try:
-            nvrtc = Nvrtc(path)
+            nvrtc = Nvrtc(place)
         except OSError:
             continue
         if nvrtc.version[0] in majors:
@@ -162,8 +123,6 @@ class Nvrtc:
     """
 
     def __init__(self, path: str) -> None:
-        if sys.platform == "win32" and os.path.dirname(path):
-            os.add_dll_directory(os.path.dirname(path))  # where the library looks for its second half
         self.path = path
         self._library = ctypes.CDLL(path)
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p

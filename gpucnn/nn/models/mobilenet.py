@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.nn._joining import added
 from gpucnn.nn.activation import Dropout, Flatten, ReLU6
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d
@@ -94,7 +95,7 @@ class InvertedResidual(Module):
         """The result [N, channels, ceil(H / stride), ceil(W / stride)] of `x` [N, in_channels, H, W]."""
         y = self.conv(x)
         self.keep()
-        return x + y if self.adds_input else y
+        return added(x, y) if self.adds_input else y
 
     def branches(self) -> tuple[tuple[Module, ...], ...]:
         """The ways through the block, for `gpucnn.nn.sliding_geometry`."""
@@ -105,7 +106,7 @@ class InvertedResidual(Module):
         self.kept()
         self.conv.needs_input_grad = self.needs_input_grad
         grad = self.conv.backward(grad_output)
-        return grad + grad_output if self.adds_input and self.needs_input_grad else grad
+        return added(grad, grad_output) if self.adds_input and self.needs_input_grad else grad
 
 
 def _conv_norm_relu6(in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> Sequential:

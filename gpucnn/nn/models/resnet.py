@@ -31,6 +31,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gpucnn.nn._joining import added
 from gpucnn.nn.activation import Flatten, ReLU
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d
@@ -56,7 +57,7 @@ class _Block(Module):
         for layer in self._residual():
             x = layer(x)
         self.keep()
-        return self.relu(x + shortcut)
+        return self.relu(added(x, shortcut))
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient by the input: what comes through f plus what comes past it."""
@@ -68,7 +69,7 @@ class _Block(Module):
         if self.downsample is not None:
             self.downsample.needs_input_grad = self.needs_input_grad
             past = self.downsample.backward(past)
-        return through + past if self.needs_input_grad else None
+        return added(through, past) if self.needs_input_grad else None
 
     def _residual(self) -> tuple[Module, ...]:
         """The layers of f, in order."""

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.backends import backend_of
+from gpucnn.nn._joining import added, concatenated
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d, ConvTranspose2d
 from gpucnn.nn.initialization import Rng, generator_of
@@ -102,7 +102,7 @@ class Decoder(Module):
         """The result, of the shape of `skip` [N, channels, H, W], of `x` [N, in_channels, H // 2, W // 2]."""
         self.keep(skip.shape[-3])
         y = self.pad(self.up(x), skip.shape[-2:])
-        return self.conv(backend_of(y).xp.concatenate([skip, y], axis=-3))
+        return self.conv(concatenated([skip, y], -3))
 
     def backward(self, grad_output: Array) -> tuple[Array, Array]:
         """The gradients by `x` and by `skip`."""
@@ -214,5 +214,5 @@ class UNet(Module):
         for level in reversed(list(self.encoder)):
             grad = level.backward(grad)
             if across:
-                grad = grad + across.pop()
+                grad = added(grad, across.pop())
         return grad
