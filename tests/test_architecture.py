@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gpucnn.warming": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of",
-        "gpucnn.backends.cuda", "gpucnn.functional", "gpucnn.nn", "numpy", "rich",
+        "gpucnn.backends.cuda", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy", "rich",
     },
     "gpucnn.__main__": {"gpucnn.information"},
     "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "numpy", "threadpoolctl"},
@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.geometry", "numpy",
     },
     "gpucnn.backends.numpy.select": {"gpucnn.backends.numpy", "gpucnn.geometry", "gpucnn.numerics"},
-    "gpucnn.backends.numpy.threads": {"threadpoolctl"},
+    "gpucnn.backends.numpy.threads": {"gpucnn.geometry", "threadpoolctl"},
     "gpucnn.backends.cuda": CUDA_BACKEND,
     "gpucnn.backends.cuda.cupy_runtime": CUDA_BACKEND | {"cupy", "cupy_backends"},
     "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -241,31 +239,6 @@ def shape_argument(op: str, name: str, value: Any) -> tuple[int, ...]:
     if not is_sequence(value):
         raise TypeError(f"{op}: {name} is {value!r}, expected a shape")
     return tuple(integer(op, name, item, 0, "a shape") for item in value)
-
-
-def number(op: str, name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """`value` as a finite float in [least, most], a zero without its sign.
-
-    Raises
-    ------
-    TypeError
-        `value` is no real number (a bool is none).
-    ValueError
-        It is out of range, infinite or NaN.
-    """
-    scalar = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(scalar, bool) or not isinstance(scalar, Real):
-        raise TypeError(f"{op}: {name} is {value!r}, expected a number")
-    try:
-        result = float(scalar) + 0.0  # -0.0 equals 0.0, so that nothing kept by the one may serve the other
-    except OverflowError:
-        result = math.inf
-    if not (math.isfinite(result) and least <= result <= most):
-        expected = "a finite number"
-        if math.isfinite(least):
-            expected += f" in [{least}, {most}]" if math.isfinite(most) else f" of at least {least}"
-        raise ValueError(f"{op}: {name} is {result}, expected {expected}")
-    return result
 
 
 def choice(op: str, name: str, value: Any, choices: Sequence[str], where: str = "") -> str:

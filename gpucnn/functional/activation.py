@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gpucnn.backends.dtypes import FLOATING
 from gpucnn.backends.replaying import replayed
-from gpucnn.functional._call import Array, Call, Needs, choice, needed, number
+from gpucnn.functional._call import Array, Call, Needs, choice, needed
+from gpucnn.geometry.arguments import number
 
 ACTIVATIONS = ("none", "relu", "leaky_relu")
 

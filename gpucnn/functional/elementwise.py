@@ -9,8 +9,8 @@ import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator, name_of
 from gpucnn.backends.replaying import replayed
-from gpucnn.functional._call import Array, Call, Needs, axis_argument, log_softmax_of, needed, number
-from gpucnn.geometry.arguments import boolean
+from gpucnn.functional._call import Array, Call, Needs, axis_argument, log_softmax_of, needed
+from gpucnn.geometry.arguments import boolean, is_boolean, number, plain
 
 # --- Linear -------------------------------------------------------------------------------------------------------
 
@@ -514,8 +514,9 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = N
     call = Call("dropout", FLOATING, input=input)
     (x,) = call.arrays
     share = number(call.op, "p", p, 0.0, 1.0)
-    boolean(call.op, "training", training)
+    training = boolean(call.op, "training", training)
     gives_mask = boolean(call.op, "return_mask", return_mask)
+    rng = _seed(call, rng)
     mask = _dropout_mask(call, x, share, training, rng)
     y = _dropped(call, x, share, training, mask)
     return call.result((y, mask) if gives_mask else y)
@@ -565,20 +566,29 @@ def dropout_backward(
     grad, x = call.arrays
     call.expect_shape("grad_output", grad, x.shape)
     share = number(call.op, "p", p, 0.0, 1.0)
-    boolean(call.op, "training", training)
+    training = boolean(call.op, "training", training)
     boolean(call.op, "return_mask", return_mask)
+    rng = _seed(call, rng)
     if mask is not None:
         mask = call.also("mask", mask)
         call.expect_shape("mask", mask, x.shape)
         if mask.dtype != np.bool_:
             raise TypeError(f"{call.op}: mask has dtype {mask.dtype}, expected bool")
-    elif training and 0 < share < 1 and not isinstance(rng, int | np.integer):
+    elif training and 0 < share < 1 and not isinstance(rng, int):
         raise ValueError(f"{call.op}: mask is None, expected the forward's, or a seed as rng to draw it again")
     if not needed(call.op, needs, 1)[0]:
         return (None,)
     if mask is None:
         mask = _dropout_mask(call, x, share, training, rng)
     return call.result((_dropped(call, grad, share, training, mask),))
+
+
+def _seed(call: Call, rng: Any) -> Any:
+    """`rng`, as an int where it is a seed."""
+    seed = plain(rng)
+    if is_boolean(rng) or isinstance(seed, float | complex):
+        raise TypeError(f"{call.op}: rng is {rng!r}, expected None, a seed or a Generator")
+    return seed
 
 
 def _dropout_mask(call: Call, x: Array, p: float, training: bool, rng: Any) -> Array:

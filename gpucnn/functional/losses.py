@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, INTEGER, accumulator
-from gpucnn.functional._call import Array, Call, Needs, choice, log_softmax_of, needed, number
-from gpucnn.geometry.arguments import integer
+from gpucnn.functional._call import Array, Call, Needs, choice, log_softmax_of, needed
+from gpucnn.geometry.arguments import integer, number
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -115,7 +115,7 @@ def cross_entropy_backward(
     array([[-0.5,  0.5]])
     """
     op = "cross_entropy_backward"
-    is_number = isinstance(grad_output, Real)
+    is_number = isinstance(grad_output, Real | np.generic)
     arrays = {"input": input, "weight": weight} | ({} if is_number else {"grad_output": grad_output})
     call = Call(op, FLOATING, optional=("weight",), **arrays)
     x, w, *grads = call.arrays
@@ -159,6 +159,7 @@ class _Terms:
         if x.ndim < 1 or 0 in x.shape[min(1, x.ndim - 1) :]:
             raise ValueError(f"{call.op}: input has shape {x.shape}, expected (N, C, *space) or (C,) of at least 1")
         choice(call.op, "reduction", reduction, REDUCTIONS)
+        ignored = integer(call.op, "ignore_index", ignore_index, -(2**31))
         self.smoothing = number(call.op, "label_smoothing", label_smoothing, 0.0, 1.0)
         self.axis = min(1, x.ndim - 1)
         classes = x.shape[self.axis]
@@ -181,7 +182,6 @@ class _Terms:
             total: Any = x.size // classes
         else:
             call.expect_shape("target", classes_of, self.shape)
-            ignored = integer(call.op, "ignore_index", ignore_index, -(2**31))
             kept = classes_of != ignored
             self._check_classes(call, classes_of, kept, classes)
             at = call.xp.expand_dims(classes_of, self.axis)

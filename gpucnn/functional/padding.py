@@ -10,7 +10,7 @@ import numpy as np
 
 from gpucnn.backends.dtypes import NUMERIC, accumulator
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
-from gpucnn.geometry.arguments import Pairs, integer, is_sequence
+from gpucnn.geometry.arguments import Pairs, integer, is_boolean, is_sequence, plain
 
 MODES = ("constant", "reflect", "replicate", "circular", "symmetric")
 
@@ -158,8 +158,8 @@ def _filling(call: Call, x: Array, value: Any) -> Any:
     """`value`, checked to be a number that the dtype of x holds."""
     if value is None:
         return 0
-    scalar = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(scalar, bool) or not isinstance(scalar, Complex if x.dtype.kind == "c" else Real):
+    scalar = plain(value)
+    if is_boolean(value) or not isinstance(scalar, Complex if x.dtype.kind == "c" else Real):
         raise TypeError(f"{call.op}: value is {value!r}, expected a number of dtype {x.dtype}")
     try:
         with np.errstate(all="ignore"):

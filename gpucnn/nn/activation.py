@@ -9,8 +9,8 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.backends import backend_of
-from gpucnn.functional._call import number
 from gpucnn.geometry import Window
+from gpucnn.geometry.arguments import number
 from gpucnn.nn.module import Array, Module
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.functional._call import choice, number
+from gpucnn.functional._call import choice
 from gpucnn.geometry import Padding, Size, TransposedWindow, Window, same_padding
-from gpucnn.geometry.arguments import SAME, Pairs, boolean, padding_form
+from gpucnn.geometry.arguments import SAME, Pairs, boolean, number, padding_form
 from gpucnn.geometry.axes import extent
 from gpucnn.nn._family import Ranked, shown
 from gpucnn.nn.module import Array, Module
