@@ -74,6 +74,8 @@ def boolean(op: str, name: str, value: Any) -> bool:
     TypeError
         `value` is neither; numbers and words are not taken for one.
     """
+    if isinstance(value, bool):
+        return value
     if not is_boolean(value):
         raise TypeError(f"{op}: {name} is {value!r}, expected True or False")
     return bool(value)
