@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any, TypeVar, overload
 
 from gpucnn.backends import backend_of
+from gpucnn.geometry.arguments import plain
 from gpucnn.nn.module import Array, Module
 
 Self = TypeVar("Self", bound="Modules")
@@ -259,7 +260,7 @@ class Concat(Modules):
     """
 
     def __init__(self, *branches: Module | Mapping[str, Module], dim: int = 1) -> None:
-        self.dim = dim
+        self.dim = plain(dim)
         super().__init__(*branches)
         if not len(self):
             raise ValueError("Concat: got no branch, expected at least one")
