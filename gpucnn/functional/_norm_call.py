@@ -59,19 +59,16 @@ class NormCall(Call):
             if array is not None:
                 array = self.also(name, array)
                 if array.dtype not in (self.dtype, self.wide):
-                    usable = f"{self.dtype} as input has"
-                    if self.wide != self.dtype:
-                        usable += f", or {self.wide}"
-                    raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected {usable}")
+                    raise self.mixed(name, {"input": self.x, name: array})
                 setattr(self, name, array)
         self.expect_shape("grad_output", self.grad, self.x.shape)
         self.expect_shape("residual", self.residual, self.x.shape)
 
     # --- Checks ---------------------------------------------------------------------------------------------------
 
-    def check_affine(self, shape: tuple[int, ...]) -> None:
-        self.expect_shape("weight", self.weight, shape)
-        self.expect_shape("bias", self.bias, shape)
+    def check_affine(self) -> None:
+        self.expect_per_channel("weight", self.weight, self.x)
+        self.expect_per_channel("bias", self.bias, self.x)
 
     def check_statistics(self, shape: tuple[int, ...]) -> None:
         """Raise unless mean and rstd are both absent, or both of `shape`."""
@@ -80,28 +77,28 @@ class NormCall(Call):
         self.expect_shape("mean", self.mean, shape)
         self.expect_shape("rstd", self.rstd, shape)
 
-    def check_running(self, channels: int, running: Running, uses: bool, writes: bool) -> None:
+    def check_running(self, running: Running, uses: bool, writes: bool) -> None:
         """Raise unless the running statistics are there where they are used, and can be updated where they are kept."""
         if (running[0] is None) != (running[1] is None):
             raise ValueError(f"{self.op}: got one of running_mean and running_var, expected both or none")
         if uses and running[0] is None:
             raise ValueError(f"{self.op}: running_mean and running_var are None, expected arrays to normalise by")
         for name, array in zip(("running_mean", "running_var"), running, strict=True):
-            self.expect_shape(name, array, (channels,))
+            self.expect_per_channel(name, array, self.x)
             if writes and array is not None and not getattr(array.flags, "writeable", True):
                 raise ValueError(f"{self.op}: {name} is read-only, expected an array that can be updated in place")
 
     def check_batch(self, shape: Shape4, running: Running, training: bool, writes: bool = True) -> None:
-        self.check_affine((shape[1],))
-        self.check_running(shape[1], running, uses=not training, writes=writes and training)
+        self.check_affine()
+        self.check_running(running, uses=not training, writes=writes and training)
         if self.eps == 0 and training:
             raise ValueError(f"{self.op}: eps is 0, expected more than 0 in training")
         if training and shape[0] * shape[3] == 1:
             raise ValueError(f"{self.op}: input has shape {self.x.shape}, expected more than one value per channel")
 
     def check_instance(self, shape: Shape4, running: Running, use_input_stats: bool, writes: bool = True) -> None:
-        self.check_affine((shape[1],))
-        self.check_running(shape[1], running, uses=not use_input_stats, writes=writes and use_input_stats)
+        self.check_affine()
+        self.check_running(running, uses=not use_input_stats, writes=writes and use_input_stats)
         if use_input_stats and shape[3] == 1:
             raise ValueError(f"{self.op}: input has shape {self.x.shape}, expected more than one value per channel")
 
@@ -303,8 +300,9 @@ def group_shape(call: NormCall, x: Array, num_groups: int) -> Shape4:
     groups = integer(call.op, "num_groups", num_groups, 1)
     n, c, *space = x.shape
     if c % groups:
-        raise ValueError(f"{call.op}: input has {c} channels, expected a multiple of num_groups = {groups}")
-    call.check_affine((c,))
+        wanted = f"(N, C, *space) with C a multiple of num_groups = {groups}"
+        raise ValueError(f"{call.op}: input has shape {x.shape}, expected {wanted}")
+    call.check_affine()
     if n * (c // groups) * prod(space) == 1:
         raise ValueError(f"{call.op}: input has shape {x.shape}, expected more than one value per group")
     return n, groups, c // groups, prod(space)
@@ -318,7 +316,8 @@ def layer_shape(call: NormCall, x: Array, normalized_shape: Any) -> tuple[Shape4
         raise ValueError(f"{call.op}: normalized_shape is empty, expected at least one axis")
     if x.shape[-len(row) :] != tuple(row):
         raise ValueError(f"{call.op}: input has shape {x.shape}, expected it to end in normalized_shape = {tuple(row)}")
-    call.check_affine(tuple(row))
+    call.expect_shape("weight", call.weight, tuple(row))
+    call.expect_shape("bias", call.bias, tuple(row))
     leading = x.shape[: x.ndim - len(row)]
     return (prod(leading), 1, prod(row), 1), leading
 

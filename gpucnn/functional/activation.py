@@ -160,7 +160,7 @@ def _check(call: Call, x: Array, b: Array | None, r: Array | None, activation: s
         raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected at least 2 (N, C, *)")
     if 0 in x.shape[1:]:
         raise ValueError(f"{call.op}: input has shape {x.shape}, expected channels and sizes of at least 1")
-    call.expect_shape("bias", b, x.shape[1:2])
+    call.expect_per_channel("bias", b, x)
     call.expect_shape("residual", r, x.shape)
     choice(call.op, "activation", activation, ACTIVATIONS)
     return number(call.op, "negative_slope", negative_slope)

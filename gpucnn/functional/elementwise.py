@@ -9,7 +9,7 @@ import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator, name_of
 from gpucnn.backends.replaying import replayed
-from gpucnn.functional._call import Array, Call, Needs, axis_argument, log_softmax_of, needed
+from gpucnn.functional._call import Array, Call, Needs, ProductCall, axis_argument, log_softmax_of, needed
 from gpucnn.geometry.arguments import boolean, is_boolean, number, plain
 
 # --- Linear -------------------------------------------------------------------------------------------------------
@@ -30,6 +30,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
     Returns
     -------
     array [*, OUT], or [*] for a weight [IN]
+        In the dtype of `input`; of integers with 8 bits in int32, with 16 bits in int64, which hold the sums.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
     >>> linear(np.ones((1, 3)), np.eye(2, 3), np.array([0.0, 10.0]))
     array([[ 1., 11.]])
     """
-    call = Call("linear", NUMERIC, input=input, weight=weight, bias=bias, out=out)
+    call = ProductCall("linear", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
     _check_linear(call, x, w, b)
     written = None if out is None else call.checked_out((*x.shape[:-1], *w.shape[:-1]))
@@ -90,7 +91,7 @@ def linear_backward(
     array([[4., 4., 4.],
            [4., 4., 4.]])
     """
-    call = Call("linear_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
+    call = ProductCall("linear_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
     grad, x, w, b = call.arrays
     _check_linear(call, x, w, b)
     call.expect_shape("grad_output", grad, (*x.shape[:-1], *w.shape[:-1]))
@@ -124,8 +125,10 @@ def _check_linear(call: Call, x: Array, w: Array, b: Array | None) -> None:
         raise ValueError(f"{call.op}: weight has {w.ndim} dimensions, expected 2 (OUT, IN) or 1 (IN)")
     if 0 in w.shape:
         raise ValueError(f"{call.op}: weight has shape {w.shape}, expected sizes of at least 1")
+    layout = "(OUT, IN)" if w.ndim == 2 else "(IN,)"
     if not x.ndim or x.shape[-1] != w.shape[-1]:
-        raise ValueError(f"{call.op}: input has shape {x.shape}, expected (*, {w.shape[-1]}) as weight is {w.shape}")
+        expected = f"(*, {w.shape[-1]}) as weight {layout} has shape {w.shape}"
+        raise ValueError(f"{call.op}: input has shape {x.shape}, expected {expected}")
     call.expect_shape("bias", b, w.shape[:-1])
 
 

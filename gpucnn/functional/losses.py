@@ -163,7 +163,10 @@ class _Terms:
         self.smoothing = number(call.op, "label_smoothing", label_smoothing, 0.0, 1.0)
         self.axis = min(1, x.ndim - 1)
         classes = x.shape[self.axis]
-        call.expect_shape("weight", weight, (classes,))
+        if x.ndim > 1:
+            call.expect_per_channel("weight", weight, x)
+        else:
+            call.expect_shape("weight", weight, (classes,))
         wide = accumulator(x.dtype)
         ones = (1,) * (x.ndim - self.axis - 1)
         weights = call.xp.ones(classes, wide) if weight is None else weight.astype(wide)
@@ -177,11 +180,19 @@ class _Terms:
                     f"{call.op}: target has dtype {classes_of.dtype}, "
                     f"expected an integer dtype for classes, or {x.dtype} for probabilities"
                 )
-            call.expect_shape("target", classes_of, x.shape)
+            if classes_of.shape != x.shape:
+                raise ValueError(
+                    f"{call.op}: target has shape {classes_of.shape}, expected {x.shape} as input for probabilities, "
+                    f"{classes_of.dtype}; classes are of an integer dtype, such as target.astype(numpy.int64)"
+                )
             given, kept = classes_of.astype(wide), call.xp.ones(self.shape, bool)
             total: Any = x.size // classes
         else:
-            call.expect_shape("target", classes_of, self.shape)
+            if classes_of.shape != self.shape:
+                raise ValueError(
+                    f"{call.op}: target has shape {classes_of.shape}, expected {self.shape}, "
+                    f"a class for each place of input (N, C, *space) of shape {x.shape}"
+                )
             kept = classes_of != ignored
             self._check_classes(call, classes_of, kept, classes)
             at = call.xp.expand_dims(classes_of, self.axis)
