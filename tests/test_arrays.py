@@ -146,6 +146,12 @@ def test_tensors_that_cannot_be_shared(torch: Any) -> None:
     assert F.relu(complex_x.conj().imag.resolve_neg()).max() == 0
 
 
+def test_tensors_of_several_dtypes_are_told_apart_in_their_own_words(torch: Any) -> None:
+    said = "input has dtype uint8 and weight float32, expected one dtype for both: cast input, input.to(torch.float32)"
+    with pytest.raises(TypeError, match=f"^conv2d: {re.escape(said)}$"):
+        F.conv2d(torch.ones(1, 1, 3, 3, dtype=torch.uint8), torch.ones(1, 1, 3, 3))
+
+
 def test_tensors_of_bfloat16(torch: Any) -> None:
     x = torch.tensor([-1.0, 2.5], dtype=torch.bfloat16)
     if hasattr(np.dtypes, "register_dlpack_dtype"):

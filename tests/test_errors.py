@@ -415,6 +415,60 @@ def test_messages(backend: ArrayBackend, name: str, others: dict[str, Any], mess
     assert str(caught.value) == f"{said_name(name)}: {message}"
 
 
+def of(dtype: str, *shape: int) -> np.ndarray[Any, Any]:
+    return np.ones(shape, dtype)
+
+
+FILTERS = of("f4", 4, 3, 3, 3)
+ADVICE: list[tuple[str, dict[str, Any], str]] = [
+    ("conv2d", {"input": of("u1", 1, 3, 8, 8), "weight": FILTERS},
+     "input has dtype uint8 and weight float32, expected one dtype for both: cast input, input.astype(numpy.float32)"),
+    ("conv2d", {"input": of("f8", 1, 3, 8, 8), "weight": FILTERS},
+     "input has dtype float64 and weight float32, expected one dtype for both: cast input, input.astype(numpy.float32)"),
+    ("conv2d", {"input": of("f4", 1, 3, 8, 8), "weight": FILTERS, "bias": of("f8", 4)},
+     "input has dtype float32 and bias float64, expected one dtype for all: cast bias, bias.astype(numpy.float32)"),
+    ("conv2d", {"input": of("f4", 1, 3, 8, 8), "weight": FILTERS.astype(ml_dtypes.bfloat16)},
+     "input has dtype float32 and weight bfloat16, expected one dtype for both: cast input, "
+     "input.astype(ml_dtypes.bfloat16)"),
+    ("conv2d", {"input": of("c8", 1, 3, 8, 8), "weight": FILTERS},
+     "input has dtype complex64 and weight float32, expected one dtype for both: cast weight, "
+     "weight.astype(numpy.complex64)"),
+    ("conv2d", {"input": of("i1", 1, 3, 8, 8), "weight": of("i2", 4, 3, 3, 3)},
+     "input has dtype int8 and weight int16, expected one dtype for both: cast input, input.astype(numpy.int16)"),
+    ("conv2d_backward", {"grad_output": of("f8", 1, 4, 6, 6), "input": of("f4", 1, 3, 8, 8), "weight": FILTERS},
+     "grad_output has dtype float64 and input float32, expected one dtype for all: cast grad_output, "
+     "grad_output.astype(numpy.float32)"),
+    ("batch_norm", {"input": of("f8", 2, 3, 4, 4), "running_mean": of("f4", 3), "running_var": of("f4", 3)},
+     "input has dtype float64 and running_mean float32, expected one dtype for both: cast input, "
+     "input.astype(numpy.float32)"),
+    ("conv2d", {"input": of("f4", 2, 8, 8, 3), "weight": FILTERS},
+     "input has shape (2, 8, 8, 3), expected (N, C, H, W) with C = 3, for weight (OC, C / groups, KH, KW) has shape "
+     "(4, 3, 3, 3)"),
+    ("conv2d", {"input": of("f4", 8, 8, 3), "weight": FILTERS},
+     "input has shape (8, 8, 3), expected (C, H, W) with C = 3, for weight (OC, C / groups, KH, KW) has shape "
+     "(4, 3, 3, 3)"),
+    ("conv2d", {"input": of("f4", 2, 8, 8, 3), "weight": of("f4", 3, 1, 3, 3), "groups": 3},
+     "input has shape (2, 8, 8, 3), expected (N, C, H, W) with C a multiple of groups = 3"),
+    ("batch_norm", {"input": of("f4", 2, 8, 8, 3), "running_mean": of("f4", 3), "running_var": of("f4", 3)},
+     "running_mean has shape (3,), expected (8,), a value for each channel of input (N, C, *) of shape (2, 8, 8, 3)"),
+    ("cross_entropy", {"input": of("f4", 2, 3), "target": of("f4", 2)},
+     "target has shape (2,), expected (2, 3) as input for probabilities, float32; classes are of an integer dtype, "
+     "such as target.astype(numpy.int64)"),
+    ("cross_entropy", {"input": of("f4", 2, 8, 8, 3), "target": of("i8", 2, 8, 8)},
+     "target has shape (2, 8, 8), expected (2, 8, 3), a class for each place of input (N, C, *space) of shape "
+     "(2, 8, 8, 3)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), ADVICE)
+def test_messages_say_which_array_to_change_and_where_its_channels_are(
+    backend: ArrayBackend, name: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        backend.run(getattr(F, name), **arguments)
+    assert str(caught.value) == f"{name}: {message}"
+
+
 @pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])
 def test_a_refused_call_leaves_running_statistics_alone(backend: ArrayBackend, name: str) -> None:
     wrong = {"eps": -1.0, "momentum": math.nan, "bias": zeros(3), "running_var": zeros(3), "return_statistics": 1}

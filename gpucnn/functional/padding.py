@@ -12,7 +12,7 @@ from gpucnn.backends.dtypes import NUMERIC, accumulator
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.geometry.arguments import Pairs, integer, is_boolean, is_sequence, plain
 
-_ITEMS = "a sequence of integers: low and high of the last axis, then of the one before it, and so on"
+_ITEMS = "a sequence of integers: low and high of the last axis, then of the one before, and so on"
 MODES = ("constant", "reflect", "replicate", "circular", "symmetric")
 
 
@@ -138,7 +138,7 @@ def _pairs(call: Call, x: Array, pad: Any, mode: str, value: Any) -> Pairs:
     choice(call.op, "mode", mode, MODES)
     if mode != "constant" and _filling(call, x, value) != 0:
         raise ValueError(f"{call.op}: value is {value}, expected None with mode {mode!r}")
-    numbers = [integer(call.op, "an item of pad", item, -(2**31), _ITEMS) for item in pad]
+    numbers = [integer(call.op, "an item of pad", item, -(2**31), f"an integer; pad is {_ITEMS}") for item in pad]
     given = list(zip(numbers[0::2], numbers[1::2], strict=True))[::-1]
     pairs: Pairs = ((0, 0),) * (x.ndim - len(given)) + tuple(given)
     for axis, (size, (low, high)) in enumerate(zip(x.shape, pairs, strict=True)):
