@@ -424,7 +424,8 @@ ADVICE: list[tuple[str, dict[str, Any], str]] = [
     ("conv2d", {"input": of("u1", 1, 3, 8, 8), "weight": FILTERS},
      "input has dtype uint8 and weight float32, expected one dtype for both: cast input, input.astype(numpy.float32)"),
     ("conv2d", {"input": of("f8", 1, 3, 8, 8), "weight": FILTERS},
-     "input has dtype float64 and weight float32, expected one dtype for both: cast input, input.astype(numpy.float32)"),
+     "input has dtype float64 and weight float32, expected one dtype for both: cast input, "
+     "input.astype(numpy.float32)"),
     ("conv2d", {"input": of("f4", 1, 3, 8, 8), "weight": FILTERS, "bias": of("f8", 4)},
      "input has dtype float32 and bias float64, expected one dtype for all: cast bias, bias.astype(numpy.float32)"),
     ("conv2d", {"input": of("f4", 1, 3, 8, 8), "weight": FILTERS.astype(ml_dtypes.bfloat16)},

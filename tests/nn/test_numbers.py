@@ -158,3 +158,13 @@ def test_a_clipped_gradient_keeps_its_dtype(form: Any) -> None:
         return type(norm), norm, parameter.grad.dtype, parameter.grad.tobytes()
 
     assert clipped(form(1.0), form(2.0)) == clipped(1.0, 2.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_shifts_of_a_dense_map(form: Any) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3, rng=0), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 9, 10, rng=1))
+    converted = nn.linear_to_conv(network, (1, 8, 8))
+    image = np.linspace(0, 1, 12 * 16, dtype=np.float32).reshape(1, 12, 16)
+    expected = nn.dense_map(converted, image, shifts=2)
+    for shifts in (2, (2, 2)):
+        np.testing.assert_array_equal(nn.dense_map(converted, image, shifts=reshaped(shifts, form)), expected)
