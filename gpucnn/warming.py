@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import Backend, backend_named, backend_of
+from gpucnn.geometry.arguments import integer, is_sequence
 
 Array = Any
 Case = tuple[Any, Any]
@@ -208,9 +209,9 @@ def operation_call(index: int, case: Any, options: Options) -> tuple[str, Callab
 
 
 def _shape(where: str, what: str, value: Any) -> tuple[int, ...]:
-    if not isinstance(value, tuple | list) or not all(isinstance(size, int) for size in value):
+    if not is_sequence(value):
         raise TypeError(f"{where}: {what} is {value!r}, expected a shape")
-    return tuple(value)
+    return tuple(integer(where, what, size, 0, "a shape") for size in value)
 
 
 def _made(

@@ -11,7 +11,7 @@ import reference
 from array_backends import ArrayBackend
 from convolution_cases import CHANNELS, LAYOUTS, Array, plane
 from strategies import ORDERS, arranged, dtype_of, numbers
-from tolerances import assert_close
+from tolerances import assert_close, summed
 
 import gpucnn.functional as F
 
@@ -89,7 +89,7 @@ def test_pointwise_convolution_is_a_product_of_matrices(
 
 @pytest.mark.parametrize("dtype", [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)])
 @pytest.mark.parametrize("channels", [(3, 2, 1), (2, 2, 2)])
-def test_integers_wrap_around_in_their_own_type(
+def test_small_integers_are_summed_in_wider_ones_and_large_ones_wrap_around(
     backend: ArrayBackend, rng: np.random.Generator, dtype: str, channels: tuple[int, int, int]
 ) -> None:
     inputs, outputs, groups = channels
@@ -97,10 +97,48 @@ def test_integers_wrap_around_in_their_own_type(
     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
     x, w, b, grad = (rng.integers(least, most, shape, dtype, endpoint=True) for shape in shapes)
     geometry = ((1, 1), ((0, 0), (0, 0)), (1, 1), groups)
-    assert_close(backend.run(F.conv2d, x, w, b, groups=groups), reference.conv(x, w, b, *geometry), dtype)
+    y = backend.run(F.conv2d, x, w, b, groups=groups)
+    assert_close(y, reference.conv(x, w, b, *geometry), summed(dtype))
+    out = backend.asarray(np.zeros(y.shape, y.dtype))
+    assert F.conv2d(*map(backend.asarray, (x, w, b)), groups=groups, out=out) is out
+    np.testing.assert_array_equal(backend.asnumpy(out), y)
+    grad = grad.astype(y.dtype)
     results = backend.run(F.conv2d_backward, grad, x, w, b, groups=groups)
     for actual, expected in zip(results, reference.conv_backward(grad, x, w, *geometry), strict=True):
-        assert_close(actual, expected, dtype)
+        assert_close(actual, expected, summed(dtype))
+
+
+@pytest.mark.parametrize(("dtype", "wide"), [("uint8", "int32"), ("int8", "int32"), ("uint16", "int64")])
+def test_sums_of_small_integers_are_exact(backend: ArrayBackend, dtype: str, wide: str) -> None:
+    most = np.iinfo(dtype).max
+    x, rows = np.full((1, 3, 4, 5), most, dtype), np.full((2, 3), most, dtype)
+    results = {
+        "conv2d": backend.run(F.conv2d, x, x[:, :, :3, :3]),
+        "conv_transpose2d": backend.run(F.conv_transpose2d, x, x.reshape(3, 1, 4, 5)[..., :1, :1]),
+        "conv2d_input": backend.run(F.conv2d_input, (1, 3, 4, 5), x[:, :, :1, :1], x[:, :1]),
+        "conv2d_weight": backend.run(F.conv2d_weight, x, (1, 3, 1, 1), x[:, :1]),
+        "locally_connected1d": backend.run(F.locally_connected1d, x[0], np.full((1, 5, 4, 1), most, dtype)),
+        "linear": backend.run(F.linear, rows, rows),
+    }
+    terms = {
+        "conv2d": 27,
+        "conv_transpose2d": 3,
+        "conv2d_input": 1,
+        "conv2d_weight": 20,
+        "locally_connected1d": 4,
+        "linear": 3,
+    }
+    for name, result in results.items():
+        assert result.dtype == wide, name
+        assert (result == terms[name] * int(most) ** 2).all(), name
+
+
+def test_small_integers_of_both_signs_go_together(backend: ArrayBackend) -> None:
+    x, w = np.full((1, 1, 1, 3), 200, np.uint8), np.array([-1, 0, 1], np.int8).reshape(1, 1, 1, 3)
+    y = backend.run(F.conv2d, x, w)
+    assert (y.dtype, y.item()) == (np.int32, 0)
+    with pytest.raises(TypeError, match=r"^conv2d: out has dtype uint8, expected int32, that of the result$"):
+        F.conv2d(*map(backend.asarray, (x, w)), out=backend.asarray(np.zeros((1, 1, 1, 1), np.uint8)))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -213,7 +251,8 @@ def test_nan_and_infinity_stay_within_their_windows(
     ("message", "op", "arguments", "options"),
     [
         (
-            "conv2d: weight has 3 input channels, expected input channels / groups = 8 / 2 = 4",
+            "conv2d: input has shape (1, 8, 5, 5), expected (N, C, H, W) with C = 3 * groups = 6, "
+            "for weight (OC, C / groups, KH, KW) has shape (4, 3, 3, 3)",
             F.conv2d,
             ((1, 8, 5, 5), (4, 3, 3, 3)),
             {"groups": 2},

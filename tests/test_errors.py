@@ -303,13 +303,16 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
      "input has shape (2, 2, 0, 5), expected channels and spatial sizes of at least 1"),
     ("conv2d", {"input": zeros((2, 2, 6, 5), bool)},
      "input has dtype bool, expected floating-point (float16, bfloat16, float32, float64) or complex or integer"),
-    ("conv2d", {"weight": zeros((4, 1, 2, 2), "f4")}, "weight has dtype float32, expected float64 as input has"),
+    ("conv2d", {"weight": zeros((4, 1, 2, 2), "f4")},
+     "input has dtype float64 and weight float32, expected one dtype for all: cast input and bias, "
+     "input.astype(numpy.float32), bias.astype(numpy.float32)"),
     ("conv2d", {"weight": zeros((4, 2, 2, 2))},
-     "weight has 2 input channels, expected input channels / groups = 2 / 2 = 1"),
+     "input has shape (2, 2, 6, 5), expected (N, C, H, W) with C = 2 * groups = 4, "
+     "for weight (OC, C / groups, KH, KW) has shape (4, 2, 2, 2)"),
     ("conv2d", {"weight": zeros((4, 1, 2))}, "weight has 3 dimensions, expected 4 (OC, C / groups, KH, KW)"),
     ("conv2d", {"weight": zeros((4, 1, 0, 2))}, "weight has shape (4, 1, 0, 2), expected sizes of at least 1"),
     ("conv2d", {"weight": zeros((3, 1, 2, 2))}, "weight has 3 output channels, expected a multiple of groups = 2"),
-    ("conv2d", {"groups": 3}, "input has 2 channels, expected a multiple of groups = 3"),
+    ("conv2d", {"groups": 3}, "input has shape (2, 2, 6, 5), expected (N, C, H, W) with C a multiple of groups = 3"),
     ("conv2d", {"bias": zeros(3)}, "bias has shape (3,), expected (4,)"),
     ("conv2d", {"stride": 0}, "stride is 0, expected at least 1"),
     ("conv2d", {"stride": (1, 2, 3)}, "stride has 3 values, expected 2"),
@@ -327,7 +330,8 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
     ("conv3d_weight", {"weight_size": (4, 1, 2, 2)},
      "weight_size has 4 dimensions, expected 5 (OC, C / groups, KD, KH, KW)"),
     ("conv_transpose2d", {"weight": zeros((3, 2, 2, 2))},
-     "weight has 3 input channels, expected those of input = 2"),
+     "input has shape (2, 2, 6, 5), expected (N, C, H, W) with C = 3, for weight (C, OC / groups, KH, KW) has shape "
+     "(3, 2, 2, 2)"),
     ("conv_transpose2d", {"output_padding": 2},
      "output_padding of axis 0 is 2, expected less than stride 2 or dilation 1"),
     ("conv_transpose2d", {"padding": 9},
@@ -379,10 +383,12 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
     ("layer_norm", {"normalized_shape": (4, 3)},
      "input has shape (2, 4, 3, 3), expected it to end in normalized_shape = (4, 3)"),
     ("layer_norm", {"normalized_shape": ()}, "normalized_shape is empty, expected at least one axis"),
-    ("group_norm", {"num_groups": 3}, "input has 4 channels, expected a multiple of num_groups = 3"),
+    ("group_norm", {"num_groups": 3},
+     "input has shape (2, 4, 3, 3), expected (N, C, *space) with C a multiple of num_groups = 3"),
     ("group_norm", {"input": zeros((1, 4, 1)), "num_groups": 4, "residual": None},
      "input has shape (1, 4, 1), expected more than one value per group"),
-    ("linear", {"weight": zeros((4, 2))}, "input has shape (2, 3), expected (*, 2) as weight is (4, 2)"),
+    ("linear", {"weight": zeros((4, 2))},
+     "input has shape (2, 3), expected (*, 2) as weight (OUT, IN) has shape (4, 2)"),
     ("linear", {"weight": zeros((0, 3)), "bias": None}, "weight has shape (0, 3), expected sizes of at least 1"),
     ("softmax", {"input": zeros(())}, "input has 0 dimensions, expected at least 1"),
     ("softmax", {"dim": 4}, "dim is 4, expected less than input's 4 dimensions"),
@@ -408,6 +414,61 @@ def test_messages(backend: ArrayBackend, name: str, others: dict[str, Any], mess
     with pytest.raises((TypeError, ValueError)) as caught:
         backend.run(getattr(F, name), **fresh(name, **others))
     assert str(caught.value) == f"{said_name(name)}: {message}"
+
+
+def of(dtype: str, *shape: int) -> np.ndarray[Any, Any]:
+    return np.ones(shape, dtype)
+
+
+FILTERS = of("f4", 4, 3, 3, 3)
+ADVICE: list[tuple[str, dict[str, Any], str]] = [
+    ("conv2d", {"input": of("u1", 1, 3, 8, 8), "weight": FILTERS},
+     "input has dtype uint8 and weight float32, expected one dtype for both: cast input, input.astype(numpy.float32)"),
+    ("conv2d", {"input": of("f8", 1, 3, 8, 8), "weight": FILTERS},
+     "input has dtype float64 and weight float32, expected one dtype for both: cast input, "
+     "input.astype(numpy.float32)"),
+    ("conv2d", {"input": of("f4", 1, 3, 8, 8), "weight": FILTERS, "bias": of("f8", 4)},
+     "input has dtype float32 and bias float64, expected one dtype for all: cast bias, bias.astype(numpy.float32)"),
+    ("conv2d", {"input": of("f4", 1, 3, 8, 8), "weight": FILTERS.astype(ml_dtypes.bfloat16)},
+     "input has dtype float32 and weight bfloat16, expected one dtype for both: cast input, "
+     "input.astype(ml_dtypes.bfloat16)"),
+    ("conv2d", {"input": of("c8", 1, 3, 8, 8), "weight": FILTERS},
+     "input has dtype complex64 and weight float32, expected one dtype for both: cast weight, "
+     "weight.astype(numpy.complex64)"),
+    ("conv2d", {"input": of("i1", 1, 3, 8, 8), "weight": of("i2", 4, 3, 3, 3)},
+     "input has dtype int8 and weight int16, expected one dtype for both: cast input, input.astype(numpy.int16)"),
+    ("conv2d_backward", {"grad_output": of("f8", 1, 4, 6, 6), "input": of("f4", 1, 3, 8, 8), "weight": FILTERS},
+     "grad_output has dtype float64 and input float32, expected one dtype for all: cast grad_output, "
+     "grad_output.astype(numpy.float32)"),
+    ("batch_norm", {"input": of("f8", 2, 3, 4, 4), "running_mean": of("f4", 3), "running_var": of("f4", 3)},
+     "input has dtype float64 and running_mean float32, expected one dtype for both: cast input, "
+     "input.astype(numpy.float32)"),
+    ("conv2d", {"input": of("f4", 2, 8, 8, 3), "weight": FILTERS},
+     "input has shape (2, 8, 8, 3), expected (N, C, H, W) with C = 3, for weight (OC, C / groups, KH, KW) has shape "
+     "(4, 3, 3, 3)"),
+    ("conv2d", {"input": of("f4", 8, 8, 3), "weight": FILTERS},
+     "input has shape (8, 8, 3), expected (C, H, W) with C = 3, for weight (OC, C / groups, KH, KW) has shape "
+     "(4, 3, 3, 3)"),
+    ("conv2d", {"input": of("f4", 2, 8, 8, 3), "weight": of("f4", 3, 1, 3, 3), "groups": 3},
+     "input has shape (2, 8, 8, 3), expected (N, C, H, W) with C a multiple of groups = 3"),
+    ("batch_norm", {"input": of("f4", 2, 8, 8, 3), "running_mean": of("f4", 3), "running_var": of("f4", 3)},
+     "running_mean has shape (3,), expected (8,), a value for each channel of input (N, C, *) of shape (2, 8, 8, 3)"),
+    ("cross_entropy", {"input": of("f4", 2, 3), "target": of("f4", 2)},
+     "target has shape (2,), expected (2, 3) as input for probabilities, float32; classes are of an integer dtype, "
+     "such as target.astype(numpy.int64)"),
+    ("cross_entropy", {"input": of("f4", 2, 8, 8, 3), "target": of("i8", 2, 8, 8)},
+     "target has shape (2, 8, 8), expected (2, 8, 3), a class for each place of input (N, C, *space) of shape "
+     "(2, 8, 8, 3)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), ADVICE)
+def test_messages_say_which_array_to_change_and_where_its_channels_are(
+    backend: ArrayBackend, name: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        backend.run(getattr(F, name), **arguments)
+    assert str(caught.value) == f"{name}: {message}"
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "instance_norm"])

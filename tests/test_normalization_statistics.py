@@ -326,16 +326,20 @@ WRONG_VALUES: list[tuple[str, dict[str, Any], str]] = [
     ("layer_norm", {"eps": -1.0}, "eps is -1.0, expected"),
     ("group_norm", {"input": FOUR}, "input has 1 dimensions, expected at least 2 (N, C, *space)"),
     ("group_norm", {"input": np.ones((2, 0, 3))}, "input has shape (2, 0, 3), expected channels and"),
-    ("group_norm", {"num_groups": 3}, "input has 4 channels, expected a multiple of num_groups = 3"),
+    (
+        "group_norm",
+        {"num_groups": 3},
+        "input has shape (2, 4, 3, 2), expected (N, C, *space) with C a multiple of num_groups = 3",
+    ),
     ("group_norm", {"num_groups": 0}, "num_groups is 0, expected at least 1"),
     ("group_norm", {"bias": THREE}, "bias has shape (3,), expected (4,)"),
     ("group_norm", {"eps": -1.0}, "eps is -1.0, expected"),
 ]
 WRONG_TYPES: list[tuple[str, dict[str, Any], str]] = [
-    ("batch_norm", {"running_mean": FOUR.astype("float32")}, "running_mean has dtype float32, expected float64"),
+    ("batch_norm", {"running_mean": FOUR.astype("float32")}, "input has dtype float64 and running_mean float32"),
     ("batch_norm", {"momentum": None}, "momentum is None, expected a number"),
     ("batch_norm", {"momentum": True}, "momentum is True, expected a number"),
-    ("instance_norm", {"running_var": FOUR.astype("float16")}, "running_var has dtype float16, expected float64"),
+    ("instance_norm", {"running_var": FOUR.astype("float16")}, "input has dtype float64 and running_var float16"),
     ("layer_norm", {"normalized_shape": 2.0}, "normalized_shape is 2.0, expected an integer"),
     ("group_norm", {"num_groups": 2.0}, "num_groups is 2.0, expected an integer"),
 ]
@@ -371,14 +375,15 @@ def test_dtypes_that_are_not_taken_are_named(backend: ArrayBackend, name: str) -
     weight = np.ones((3, 2) if name == "layer_norm" else 4)
     for dtype in ("int64", "complex64", "bool"):
         assert_refused(backend, name, {"input": X.astype(dtype)}, TypeError, f"has dtype {dtype}, expected floating")
-    for dtype in ("float32", "float16", "int64"):
-        assert_refused(backend, name, {"weight": weight.astype(dtype)}, TypeError, f"weight has dtype {dtype}")
+    for dtype, cast in (("float32", "input"), ("float16", "input"), ("int64", "weight")):
+        said = f"input has dtype float64 and weight {dtype}, expected one dtype for both: cast {cast}, {cast}.astype"
+        assert_refused(backend, name, {"weight": weight.astype(dtype)}, TypeError, said)
     half = {"input": X.astype("float16"), "running_mean": None, "running_var": None, "training": True}
     half = {key: value for key, value in half.items() if key == "input" or name == "batch_norm"}
-    assert_refused(backend, name, {**half, "bias": weight}, TypeError, "bias has dtype float64, expected float16 as")
+    assert_refused(backend, name, {**half, "bias": weight}, TypeError, "input has dtype float16 and bias float64")
     other = weight.astype(dtype_of("bfloat16"))
-    assert_refused(backend, name, {**half, "bias": other}, TypeError, "bias has dtype bfloat16, expected float16 as")
-    with pytest.raises(TypeError, match=f"{name}_backward: .* has dtype float32"):
+    assert_refused(backend, name, {**half, "bias": other}, TypeError, "input has dtype float16 and bias bfloat16")
+    with pytest.raises(TypeError, match=f"{name}_backward: input has dtype float64 and grad_output float32"):
         backend.run(getattr(F, name + "_backward"), X.astype("float32"), **VALID[name])
 
 

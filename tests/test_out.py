@@ -130,7 +130,7 @@ X = np.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)
     [
         (np.zeros((2, 3, 2, 3)), ValueError, r"avg_pool2d: out has shape \(2, 3, 2, 3\), expected \(2, 3, 2, 2\)"),
         (np.zeros((3, 2, 2)), ValueError, r"avg_pool2d: out has shape \(3, 2, 2\), expected \(2, 3, 2, 2\)"),
-        (np.zeros((2, 3, 2, 2), np.float32), TypeError, "out has dtype float32, expected float64 as input has"),
+        (np.zeros((2, 3, 2, 2), np.float32), TypeError, "out has dtype float32, expected float64, that of the result"),
     ],
 )
 def test_other_shapes_and_dtypes(backend: ArrayBackend, out: Any, error: type[Exception], message: str) -> None:

@@ -210,7 +210,11 @@ WRONG: list[tuple[dict[str, Any], Any, str]] = [
     ({"pad": (1,) * 6}, ValueError, "pad has 6 values, expected two for each of at most 2 axes"),
     ({"pad": 1}, TypeError, "pad is 1, expected a sequence of integers"),
     ({"pad": "11"}, TypeError, "pad is '11', expected a sequence of integers"),
-    ({"pad": (1, 0.5)}, TypeError, "pad is 0.5, expected a sequence of integers"),
+    (
+        {"pad": (1, 0.5)},
+        TypeError,
+        "an item of pad is 0.5, expected an integer; pad is a sequence of integers: low and high of the last",
+    ),
     ({"mode": "edge"}, ValueError, "mode is 'edge', expected"),
     ({"mode": None}, ValueError, "mode is None, expected"),
     ({"mode": "reflect", "value": 1.0}, ValueError, "value is 1.0, expected None with mode 'reflect'"),
@@ -249,7 +253,7 @@ def test_wrong_arrays_are_refused(backend: ArrayBackend) -> None:
         backend.run(F.pad, x > 0, (1, 1))
     with pytest.raises(ValueError, match=r"^pad_backward: grad_output has shape \(3, 4\), expected \(3, 6\)"):
         backend.run(F.pad_backward, x, x, (1, 1))
-    with pytest.raises(TypeError, match=r"^pad_backward: input has dtype float64, expected float32"):
+    with pytest.raises(TypeError, match=r"^pad_backward: grad_output has dtype float32 and input float64"):
         backend.run(F.pad_backward, np.ones((3, 6), "float32"), x, (1, 1))
     with pytest.raises(ValueError, match=r"^pad_backward: needs has 2 values, expected 1"):
         backend.run(F.pad_backward, np.ones((3, 6)), x, (1, 1), needs=(True, False))

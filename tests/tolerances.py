@@ -17,6 +17,13 @@ TOLERANCES = {
     "bfloat16": 1.6e-2,  # the same with 2**-8
 }
 
+SUMMED = {"int8": "int32", "uint8": "int32", "int16": "int64", "uint16": "int64"}
+
+
+def summed(dtype: Any) -> np.dtype[Any]:
+    """The dtype in which sums of products of `dtype` are returned: a wider one for small integers."""
+    return np.dtype(SUMMED.get(np.dtype(dtype).name, dtype))
+
 
 def assert_close(actual: Any, expected: Any, dtype: Any = None, factor: float = 1.0) -> None:
     """Raise unless `actual` has `dtype` and each element is within tolerance of `expected`, NaN where that is NaN.

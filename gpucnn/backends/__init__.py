@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ _NATIVE: dict[type, Backend] = {}
 
 _CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost: memory that NumPy can read
 _CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
+_BFLOAT16 = 4  # kDLBfloat, the code of the dtype
 
 
 @cache
@@ -202,6 +204,7 @@ def _receive_shared(
     devices = {name: _device_of(op, kind, name, array) for name, array in given.items()}
     first = next(iter(given))
     if devices[first] is None:
+        _teach_numpy_bfloat16(op, kind, given)
         backend, from_dlpack, native = _numpy_backend(), np.from_dlpack, np.ndarray
     else:
         backend = _cuda_backend(op, first, given[first])
@@ -209,6 +212,38 @@ def _receive_shared(
     _expect_one_device(op, devices)
     natives = [None if array is None else _shared(op, kind, name, array, from_dlpack) for name, array in arrays.items()]
     return backend, natives, _returner(op, kind, given[first], native)
+
+
+def _teach_numpy_bfloat16(op: str, kind: str, given: Mapping[str, Any]) -> None:
+    """Let NumPy take arrays of bfloat16 through DLPack, and give them back, where there are any.
+
+    Raises
+    ------
+    TypeError
+        This NumPy cannot, or ml_dtypes, whose dtype it is, is missing.
+    """
+    name = next((name for name, array in given.items() if str(getattr(array, "dtype", "")).endswith("bfloat16")), None)
+    if name is None:
+        return
+    missing = _why_no_bfloat16()
+    if missing:
+        cast = f"{name}.float()" if kind == "torch" else f"{name} cast to float32"
+        raise TypeError(f"{op}: {name} of {kind} has dtype {given[name].dtype}, expected {missing}, or {cast}")
+
+
+@cache
+def _why_no_bfloat16() -> str:
+    """What NumPy lacks to take bfloat16 through DLPack, which it is told of here; an empty string if nothing."""
+    register = getattr(np.dtypes, "register_dlpack_dtype", None)
+    if register is None:
+        return f"NumPy 2.5 or later to take it, not {np.__version__}"
+    try:
+        dtype = np.dtype(import_module("ml_dtypes").bfloat16)
+    except ModuleNotFoundError:
+        return "the package ml_dtypes to take it"
+    with suppress(ValueError):  # another library has told NumPy before
+        register((_BFLOAT16, 16), dtype)
+    return ""
 
 
 def _unchanged(result: Any) -> Any:

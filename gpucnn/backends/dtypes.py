@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -36,3 +37,35 @@ def name_of(dtype: np.dtype[Any]) -> str:
 def accumulator(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype that sums of `dtype` are kept in: float32 for 16-bit floats, else its own."""
     return np.dtype(np.float32) if name_of(dtype) in ("float16", "bfloat16") else dtype
+
+
+@lru_cache(maxsize=256)
+def of_products(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of sums of products: int32 for integers of 8 bits, int64 for those of 16, else `dtype` itself."""
+    if dtype.kind in "iu" and dtype.itemsize <= 2:
+        return np.dtype(np.int32 if dtype.itemsize == 1 else np.int64)
+    return dtype
+
+
+def advised(dtypes: Mapping[str, np.dtype[Any]]) -> np.dtype[Any]:
+    """The dtype that arrays of several dtypes are best cast to; `dtypes` are by the arrays' names.
+
+    Integers become floating-point, real numbers complex, and float64, which is what NumPy makes unasked, the narrower
+    dtype. Between narrow ones the weight decides, which a layer has for good, else the input.
+
+    Examples
+    --------
+    >>> advised({"input": np.dtype("uint8"), "weight": np.dtype("float32")})
+    dtype('float32')
+    >>> advised({"input": np.dtype("float64"), "weight": np.dtype("float32")})
+    dtype('float32')
+    """
+    known = {name: dtype.newbyteorder("=") for name, dtype in dtypes.items() if name_of(dtype) in NUMERIC}
+    for preferred in (COMPLEX, FLOATING):
+        found = {name: dtype for name, dtype in known.items() if name_of(dtype) in preferred}
+        if found:
+            narrow = {name: dtype for name, dtype in found.items() if name_of(dtype) not in ("float64", "complex128")}
+            found = narrow or found
+            return found.get("weight", found.get("input", next(iter(found.values()))))
+    common: np.dtype[Any] = np.result_type(*known.values())
+    return common if common.kind in "iu" else np.dtype(np.int64)  # no integer holds both int64 and uint64

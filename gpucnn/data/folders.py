@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.data.images import Host, Images
+from gpucnn.geometry.arguments import is_sequence, plain
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _MODES = {"rgb": "RGB", "grey": "L"}
@@ -98,7 +99,8 @@ def _size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     """Height and width."""
     if size is None:
         return None
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    given: Any = size if is_sequence(size) else (size, size)
+    pair = tuple(map(plain, given))
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"image_folder: size is {size}, expected an int or two, of at least 1")
     return pair

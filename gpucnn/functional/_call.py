@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gpucnn.backends import Backend, receive
-from gpucnn.backends.dtypes import accumulator, describe, name_of
+from gpucnn.backends import Backend, kind_of, receive
+from gpucnn.backends.dtypes import accumulator, advised, describe, name_of, of_products
 from gpucnn.backends.layout import stored_like
 from gpucnn.functional._family import SPACE
 from gpucnn.functional._out import expect_writable
@@ -35,6 +33,8 @@ class Call:
     dtype. `result` is what it returns, as the caller's kind of array.
     """
 
+    widened = ""  # kinds of dtypes that `_widen` exchanges for wider ones
+
     def __init__(
         self, op: str, dtypes: frozenset[str], *, optional: Sequence[str] = ("bias",), out: Any = None, **arrays: Any
     ) -> None:
@@ -48,20 +48,40 @@ class Call:
         self.result: GivesBack
         self.backend, self.arrays, self.result = receive(op, arrays)
         self.xp = self.backend.xp
+        if self.arrays[0].dtype.kind in self.widened:
+            self._widen()
         self.dtype = self.arrays[0].dtype
         first = next(iter(arrays))
         if name_of(self.dtype) not in dtypes:
             raise TypeError(f"{op}: {first} has dtype {self.dtype}, expected {describe(dtypes)}")
         if not self.dtype.isnative:
             raise TypeError(f"{op}: {first} has dtype {self.dtype.str}, expected this machine's byte order")
-        for name, array in zip(arrays, self.arrays, strict=True):
-            if array is not None and array.dtype != self.dtype:
-                raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected {self.dtype} as {first} has")
         self._out: Array | None = None
         self._later: list[Array] = []
         if out is not None:
             self._out = self.arrays.pop()
             self.result = _handing_back(out, self.result)
+        for name, array in zip(arrays, self.arrays, strict=False):
+            if array is not None and array.dtype != self.dtype:
+                raise self.mixed(name, dict(zip(arrays, self.arrays, strict=False)))
+        if self._out is not None and self._out.dtype != self.dtype:
+            raise TypeError(f"{op}: out has dtype {self._out.dtype}, expected {self.dtype}, that of the result")
+
+    def _widen(self) -> None:
+        """Exchange the arrays for ones of a wider dtype that the operation computes in."""
+
+    def mixed(self, name: str, arrays: dict[str, Array | None]) -> TypeError:
+        """The error that arrays have several dtypes, such as `name` and the first one: which of them to cast."""
+        dtypes = {other: array.dtype for other, array in arrays.items() if array is not None}
+        first, target = next(iter(dtypes)), advised(dtypes)
+        module, kind = ("ml_dtypes" if target.name == "bfloat16" else "numpy"), kind_of(self._given[first])
+        cast = f".to(torch.{target.name})" if kind == "torch" else f".astype({module}.{target.name})"
+        wrong = [other for other, dtype in dtypes.items() if dtype != target]
+        return TypeError(
+            f"{self.op}: {first} has dtype {dtypes[first]} and {name} {dtypes[name]}, expected one dtype for "
+            f"{'both' if len(dtypes) == 2 else 'all'}: cast {' and '.join(wrong)}, "
+            f"{', '.join(other + cast for other in wrong)}"
+        )
 
     def also(self, name: str, array: Any) -> Array:
         """Another array of the same kind, of whatever dtype."""
@@ -98,6 +118,14 @@ class Call:
         """Raise ValueError unless `array` is None or has `shape`."""
         if array is not None and array.shape != shape:
             raise ValueError(f"{self.op}: {name} has shape {array.shape}, expected {shape}")
+
+    def expect_per_channel(self, name: str, array: Array | None, image: Array) -> None:
+        """Raise ValueError unless `array` is None or has one value for each channel of the input, [N, C, *]."""
+        if array is not None and array.shape != image.shape[1:2]:
+            raise ValueError(
+                f"{self.op}: {name} has shape {array.shape}, expected {image.shape[1:2]}, "
+                f"a value for each channel of input (N, C, *) of shape {image.shape}"
+            )
 
     def lift(self, name: str, array: Array, rank: int) -> Array:
         """An image array as a view [N, C, D, H, W]."""
@@ -149,6 +177,25 @@ class Call:
         return self.xp.sum(array, axis=axes, dtype=accumulator(array.dtype)).astype(array.dtype, copy=False)
 
 
+class ProductCall(Call):
+    """The arrays of a call that sums products.
+
+    Integers of 8 bits are taken as int32 and those of 16 bits as int64, exactly, and so are the results: a sum of
+    products soon leaves their own dtypes, in which it would wrap around.
+    """
+
+    widened = "iu"
+
+    def _widen(self) -> None:
+        count = len(self.arrays) - ("out" in self._given)
+        dtypes = {of_products(array.dtype) for array in self.arrays[:count] if array is not None}
+        if len(dtypes) == 1:
+            (dtype,) = dtypes
+            self.arrays[:count] = [
+                None if array is None else array.astype(dtype, copy=False) for array in self.arrays[:count]
+            ]
+
+
 def _handing_back(out: Any, give_back: GivesBack) -> GivesBack:
     """The way of a result to a caller whose `out` holds it, or the first of several."""
 
@@ -192,6 +239,12 @@ def image_shape(op: str, name: str, shape: Sequence[int], rank: int) -> tuple[in
     if 0 in full[1:]:
         raise ValueError(f"{op}: {name} has shape {tuple(shape)}, expected channels and spatial sizes of at least 1")
     return full
+
+
+def wrong_channels(op: str, name: str, shape: Sequence[int], rank: int, expected: str) -> ValueError:
+    """The error that an image array has other channels C than `expected`; its shape shows where they are."""
+    batch = "N, " if len(shape) == rank + 2 else ""
+    return ValueError(f"{op}: {name} has shape {tuple(shape)}, expected ({batch}C, {SPACE[rank]}) with {expected}")
 
 
 def expect_filters(op: str, name: str, shape: tuple[int, ...], layout: str) -> None:
@@ -246,31 +299,6 @@ def shape_argument(op: str, name: str, value: Any) -> tuple[int, ...]:
     if not is_sequence(value):
         raise TypeError(f"{op}: {name} is {value!r}, expected a shape")
     return tuple(integer(op, name, item, 0, "a shape") for item in value)
-
-
-def number(op: str, name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """`value` as a finite float in [least, most], a zero without its sign.
-
-    Raises
-    ------
-    TypeError
-        `value` is no real number (a bool is none).
-    ValueError
-        It is out of range, infinite or NaN.
-    """
-    scalar = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(scalar, bool) or not isinstance(scalar, Real):
-        raise TypeError(f"{op}: {name} is {value!r}, expected a number")
-    try:
-        result = float(scalar) + 0.0  # -0.0 equals 0.0, so that nothing kept by the one may serve the other
-    except OverflowError:
-        result = math.inf
-    if not (math.isfinite(result) and least <= result <= most):
-        expected = "a finite number"
-        if math.isfinite(least):
-            expected += f" in [{least}, {most}]" if math.isfinite(most) else f" of at least {least}"
-        raise ValueError(f"{op}: {name} is {result}, expected {expected}")
-    return result
 
 
 def choice(op: str, name: str, value: Any, choices: Sequence[str], where: str = "") -> str:

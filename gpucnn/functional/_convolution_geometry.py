@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from gpucnn.functional._call import expect_filters, image_shape
+from gpucnn.functional._call import expect_filters, image_shape, wrong_channels
 from gpucnn.functional._family import axis_names
 from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import integer, remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry, conv_transpose_geometry
 
 
-def _groups(op: str, groups: int, **channels: tuple[str, int]) -> int:
-    """`groups`, which must divide each count of channels, given as (argument, count)."""
+def _groups(op: str, groups: int, name: str, shape: tuple[int, ...], rank: int) -> int:
+    """`groups`, which must divide the channels of the image array called `name`."""
     parts = integer(op, "groups", groups, 1)
-    for what, (argument, count) in channels.items():
-        if count % parts:
-            raise ValueError(
-                f"{op}: {argument} has {count} {what.replace('_', ' ')}, expected a multiple of groups = {parts}"
-            )
+    if shape[-rank - 1] % parts:
+        raise wrong_channels(op, name, shape, rank, f"C a multiple of groups = {parts}")
     return parts
 
 
@@ -35,14 +32,16 @@ def geometry_of(
 ) -> ConvGeometry:
     """The geometry of a convolution between arrays of these shapes."""
     _, inputs, *space = image_shape(op, input_name, input_shape, rank)
-    expect_filters(op, weight_name, weight_shape, f"OC, C / groups, {axis_names('K', rank)}")
+    layout = f"OC, C / groups, {axis_names('K', rank)}"
+    expect_filters(op, weight_name, weight_shape, layout)
     outputs, depth, *kernel = weight_shape
-    parts = _groups(op, groups, channels=(input_name, inputs), output_channels=(weight_name, outputs))
+    parts = _groups(op, groups, input_name, input_shape, rank)
+    if outputs % parts:
+        raise ValueError(f"{op}: {weight_name} has {outputs} output channels, expected a multiple of groups = {parts}")
     if depth * parts != inputs:
-        raise ValueError(
-            f"{op}: {weight_name} has {depth} input channels, "
-            f"expected input channels / groups = {inputs} / {parts} = {inputs // parts}"
-        )
+        wanted = f"C = {depth}" if parts == 1 else f"C = {depth} * groups = {depth * parts}"
+        wanted += f", for {weight_name} ({layout}) has shape {weight_shape}"
+        raise wrong_channels(op, input_name, input_shape, rank, wanted)
     channels = Channels(inputs, outputs, parts)
     return conv_geometry(op, tuple(space), channels, tuple(kernel), stride, padding, dilation)
 
@@ -61,10 +60,12 @@ def transposed_geometry(
 ) -> ConvGeometry:
     """The geometry of the convolution that a transposed convolution between arrays of these shapes transposes."""
     _, inputs, *space = image_shape(op, "input", input_shape, rank)
-    expect_filters(op, "weight", weight_shape, f"C, OC / groups, {axis_names('K', rank)}")
+    layout = f"C, OC / groups, {axis_names('K', rank)}"
+    expect_filters(op, "weight", weight_shape, layout)
     depth, outputs, *kernel = weight_shape
-    parts = _groups(op, groups, channels=("input", inputs))
+    parts = _groups(op, groups, "input", input_shape, rank)
     if depth != inputs:
-        raise ValueError(f"{op}: weight has {depth} input channels, expected those of input = {inputs}")
+        wanted = f"C = {depth}, for weight ({layout}) has shape {weight_shape}"
+        raise wrong_channels(op, "input", input_shape, rank, wanted)
     channels = Channels(outputs * parts, inputs, parts)
     return conv_transpose_geometry(op, tuple(space), channels, tuple(kernel), stride, padding, output_padding, dilation)

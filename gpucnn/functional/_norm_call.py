@@ -8,10 +8,10 @@ from typing import Any
 
 from gpucnn.backends import Backend
 from gpucnn.backends.dtypes import FLOATING, accumulator
-from gpucnn.functional._call import Array, Call, Needs, choice, needed, number
+from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.functional.activation import ACTIVATIONS
 from gpucnn.geometry import NormGeometry
-from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence
+from gpucnn.geometry.arguments import integer, integers, is_sequence, number
 
 BATCH = (0, 2, 3)  # axes of [N, G, C, P] that share a mean: one for each channel
 ROW = (2, 3)  # one for each row
@@ -32,6 +32,8 @@ class NormCall(Call):
         input: Array,
         grad_output: Array | None = None,
         *,
+        eps: float,
+        momentum: float = 0.0,
         finish: tuple[Array | None, str | None, float] = (None, None, 0.01),
         out: Array | None = None,
         **parameters: Array | None,
@@ -44,6 +46,8 @@ class NormCall(Call):
         self.x, self.grad, self.residual = self.arrays
         self.activation = "none" if activation is None else choice(op, "activation", activation, ACTIVATIONS)
         self.slope = number(op, "negative_slope", negative_slope)
+        self.eps = number(op, "eps", eps, least=0.0)
+        self.momentum = number(op, "momentum", momentum)
         self.wide = accumulator(self.dtype)
         self.weight: Array | None = None
         self.bias: Array | None = None
@@ -55,19 +59,16 @@ class NormCall(Call):
             if array is not None:
                 array = self.also(name, array)
                 if array.dtype not in (self.dtype, self.wide):
-                    usable = f"{self.dtype} as input has"
-                    if self.wide != self.dtype:
-                        usable += f", or {self.wide}"
-                    raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected {usable}")
+                    raise self.mixed(name, {"input": self.x, name: array})
                 setattr(self, name, array)
         self.expect_shape("grad_output", self.grad, self.x.shape)
         self.expect_shape("residual", self.residual, self.x.shape)
 
     # --- Checks ---------------------------------------------------------------------------------------------------
 
-    def check_affine(self, shape: tuple[int, ...]) -> None:
-        self.expect_shape("weight", self.weight, shape)
-        self.expect_shape("bias", self.bias, shape)
+    def check_affine(self) -> None:
+        self.expect_per_channel("weight", self.weight, self.x)
+        self.expect_per_channel("bias", self.bias, self.x)
 
     def check_statistics(self, shape: tuple[int, ...]) -> None:
         """Raise unless mean and rstd are both absent, or both of `shape`."""
@@ -76,95 +77,84 @@ class NormCall(Call):
         self.expect_shape("mean", self.mean, shape)
         self.expect_shape("rstd", self.rstd, shape)
 
-    def check_running(self, channels: int, running: Running, uses: bool, writes: bool) -> None:
+    def check_running(self, running: Running, uses: bool, writes: bool) -> None:
         """Raise unless the running statistics are there where they are used, and can be updated where they are kept."""
         if (running[0] is None) != (running[1] is None):
             raise ValueError(f"{self.op}: got one of running_mean and running_var, expected both or none")
         if uses and running[0] is None:
             raise ValueError(f"{self.op}: running_mean and running_var are None, expected arrays to normalise by")
         for name, array in zip(("running_mean", "running_var"), running, strict=True):
-            self.expect_shape(name, array, (channels,))
+            self.expect_per_channel(name, array, self.x)
             if writes and array is not None and not getattr(array.flags, "writeable", True):
                 raise ValueError(f"{self.op}: {name} is read-only, expected an array that can be updated in place")
 
-    def check_batch(
-        self, shape: Shape4, running: Running, training: bool, momentum: float, eps: float, writes: bool = True
-    ) -> None:
-        self.check_affine((shape[1],))
-        boolean(self.op, "training", training)
-        self.check_running(shape[1], running, uses=not training, writes=writes and training)
-        number(self.op, "momentum", momentum)
-        if number(self.op, "eps", eps, least=0.0) == 0 and training:
+    def check_batch(self, shape: Shape4, running: Running, training: bool, writes: bool = True) -> None:
+        self.check_affine()
+        self.check_running(running, uses=not training, writes=writes and training)
+        if self.eps == 0 and training:
             raise ValueError(f"{self.op}: eps is 0, expected more than 0 in training")
         if training and shape[0] * shape[3] == 1:
             raise ValueError(f"{self.op}: input has shape {self.x.shape}, expected more than one value per channel")
 
-    def check_instance(
-        self, shape: Shape4, running: Running, use_input_stats: bool, momentum: float, eps: float, writes: bool = True
-    ) -> None:
-        self.check_affine((shape[1],))
-        boolean(self.op, "use_input_stats", use_input_stats)
-        self.check_running(shape[1], running, uses=not use_input_stats, writes=writes and use_input_stats)
-        number(self.op, "momentum", momentum)
-        number(self.op, "eps", eps, least=0.0)
+    def check_instance(self, shape: Shape4, running: Running, use_input_stats: bool, writes: bool = True) -> None:
+        self.check_affine()
+        self.check_running(running, uses=not use_input_stats, writes=writes and use_input_stats)
         if use_input_stats and shape[3] == 1:
             raise ValueError(f"{self.op}: input has shape {self.x.shape}, expected more than one value per channel")
 
     # --- Steps ----------------------------------------------------------------------------------------------------
 
-    def statistics(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array]:
+    def statistics(self, geometry: NormGeometry) -> tuple[Array, Array]:
         """Mean and reciprocal standard deviation of x itself."""
-        mean, _, rstd = self.backend.norm_statistics(self.x.reshape(geometry.shape), geometry, eps)
+        mean, _, rstd = self.backend.norm_statistics(self.x.reshape(geometry.shape), geometry, self.eps)
         return mean, rstd
 
-    def reciprocal(self, var: Array, eps: float) -> Array:
-        return 1 / self.xp.sqrt(var + eps)
+    def reciprocal(self, var: Array) -> Array:
+        return 1 / self.xp.sqrt(var + self.eps)
 
-    def batch(self, shape: Shape4, running: Running, momentum: float, eps: float) -> tuple[Array, Array, Array]:
+    def batch(self, shape: Shape4, running: Running) -> tuple[Array, Array, Array]:
         """Output by the batch's own statistics, and these, [1, C, 1, 1]; updates the running ones."""
         geometry = NormGeometry(shape, BATCH)
         if not geometry.count:
-            mean, rstd = self.batch_statistics(geometry, running, True, eps)
-            return self.applied(shape, mean, rstd, eps), mean, rstd
-        y, mean, var, rstd = self.forward(geometry, eps)
+            mean, rstd = self.batch_statistics(geometry, running, True)
+            return self.applied(shape, mean, rstd), mean, rstd
+        y, mean, var, rstd = self.forward(geometry)
         unbiased = var * (geometry.count / (geometry.count - 1))
-        self.update(running, mean.reshape(-1), unbiased.reshape(-1), momentum)
+        self.update(running, mean.reshape(-1), unbiased.reshape(-1))
         return y, mean, rstd
 
-    def batch_statistics(
-        self, geometry: NormGeometry, running: Running, training: bool, eps: float
-    ) -> tuple[Array, Array]:
+    def batch_statistics(self, geometry: NormGeometry, running: Running, training: bool) -> tuple[Array, Array]:
         """The statistics that a batch is normalised by, [1, C, 1, 1]."""
         if not training:
-            return self.kept_statistics(running, eps)
+            return self.kept_statistics(running)
         if not geometry.count:
             nothing = self.xp.zeros((1, geometry.shape[1], 1, 1), self.wide)
             return nothing, nothing
-        return self.statistics(geometry, eps)
+        return self.statistics(geometry)
 
-    def instances(self, shape: Shape4, running: Running, momentum: float, eps: float) -> tuple[Array, Array, Array]:
+    def instances(self, shape: Shape4, running: Running) -> tuple[Array, Array, Array]:
         """Output by the images' own statistics, and these, [N, C, 1, 1]; updates the running ones."""
         geometry = NormGeometry(shape, ROW)
-        y, mean, var, rstd = self.forward(geometry, eps)
+        y, mean, var, rstd = self.forward(geometry)
         if shape[0]:
             unbiased = var * (geometry.count / (geometry.count - 1))
-            self.update(running, mean.mean(axis=(0, 2, 3)), unbiased.mean(axis=(0, 2, 3)), momentum)
+            self.update(running, mean.mean(axis=(0, 2, 3)), unbiased.mean(axis=(0, 2, 3)))
         return y, mean, rstd
 
-    def rows(self, shape: Shape4, eps: float) -> tuple[Array, Array, Array]:
+    def rows(self, shape: Shape4) -> tuple[Array, Array, Array]:
         """Output, mean and reciprocal standard deviation of layer and group norm."""
-        y, mean, _, rstd = self.forward(NormGeometry(shape, ROW), eps)
+        y, mean, _, rstd = self.forward(NormGeometry(shape, ROW))
         return y, mean, rstd
 
-    def kept(self, shape: Shape4, running: Running, eps: float) -> Array:
+    def kept(self, shape: Shape4, running: Running) -> Array:
         """Output by the running statistics."""
-        return self.applied(shape, *self.running_statistics(running), eps)
+        return self.applied(shape, *self.running_statistics(running))
 
-    def applied(self, shape: Shape4, mean: Array, var: Array, eps: float) -> Array:
+    def applied(self, shape: Shape4, mean: Array, var: Array) -> Array:
         """Output by other statistics than the input's own."""
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
         x, residual, backend = self.x.reshape(shape), self.added(shape), self.into_shape(shape)
-        y = backend.norm_apply(x, mean, var, *parameters, eps, residual, self.activation, self.slope)
+        y = backend.norm_apply(x, mean, var, *parameters, self.eps, residual, self.activation, self.slope)
         return y.reshape(self.x.shape)
 
     def added(self, shape: Shape4) -> Array | None:
@@ -176,22 +166,22 @@ class NormCall(Call):
         mean, var = (self.spread(array, (0, array.shape[0], 1, 0)) for array in running)  # type: ignore[union-attr]
         return mean, var
 
-    def kept_statistics(self, running: Running, eps: float) -> tuple[Array, Array]:
+    def kept_statistics(self, running: Running) -> tuple[Array, Array]:
         """Mean and reciprocal standard deviation, [1, C, 1, 1]."""
         mean, var = self.running_statistics(running)
-        return mean.copy(), self.reciprocal(var, eps)
+        return mean.copy(), self.reciprocal(var)
 
-    def update(self, running: Running, mean: Array, var: Array, momentum: float) -> None:
+    def update(self, running: Running, mean: Array, var: Array) -> None:
         """Move the running statistics towards the batch's, in place."""
         for array, new in zip(running, (mean, var), strict=True):
             if array is not None:
-                array[...] = (1 - momentum) * array.astype(new.dtype) + momentum * new
+                array[...] = (1 - self.momentum) * array.astype(new.dtype) + self.momentum * new
 
     def spread(self, array: Array | None, shape: Shape4) -> Array | None:
         """Weight or bias as [1, G, C, 1], in the dtype of statistics."""
         return None if array is None else array.reshape(1, *shape[1:3], 1).astype(self.wide, copy=False)
 
-    def forward(self, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array, Array]:
+    def forward(self, geometry: NormGeometry) -> tuple[Array, Array, Array, Array]:
         """Output by the input's own statistics, and these: mean, biased variance and reciprocal standard deviation."""
         parameters = self.spread(self.weight, geometry.shape), self.spread(self.bias, geometry.shape)
         x, residual, backend = (
@@ -199,7 +189,8 @@ class NormCall(Call):
             self.added(geometry.shape),
             self.into_shape(geometry.shape),
         )
-        y, *statistics = backend.norm_forward(x, *parameters, geometry, eps, residual, self.activation, self.slope)
+        eps, activation, slope = self.eps, self.activation, self.slope
+        y, *statistics = backend.norm_forward(x, *parameters, geometry, eps, residual, activation, slope)
         return y.reshape(self.x.shape), *statistics
 
     def into_shape(self, shape: Shape4) -> Backend:
@@ -270,14 +261,14 @@ class NormCall(Call):
         x, residual, finish = self.x.reshape(shape), self.added(shape), (self.activation, self.slope)
         return self.backend.norm_activation_backward(grad, x, mean, rstd, *parameters, residual, *finish)
 
-    def row_backward(self, shape: Shape4, kept: tuple[int, ...], eps: float, needs: Needs) -> tuple[Array | None, ...]:
+    def row_backward(self, shape: Shape4, kept: tuple[int, ...], needs: Needs) -> tuple[Array | None, ...]:
         """Gradients of layer and group norm."""
         self.check_statistics(kept)
         wanted = self.needed(needs, 3)
         geometry = NormGeometry(shape, ROW)
         mean, rstd = self.handed_over(shape, ROW)
         if mean is None:
-            mean, rstd = self.statistics(geometry, eps)
+            mean, rstd = self.statistics(geometry)
         return self.result(self.backward(geometry, mean, rstd, wanted))
 
     def needed(self, needs: Needs, count: int) -> tuple[bool, ...]:
@@ -301,7 +292,7 @@ def instance_shape(call: Call, x: Array) -> Shape4:
     return x.shape[0], x.shape[1], 1, prod(x.shape[2:])
 
 
-def group_shape(call: NormCall, x: Array, num_groups: int, eps: float) -> Shape4:
+def group_shape(call: NormCall, x: Array, num_groups: int) -> Shape4:
     """[N, G, C / G, P]."""
     if x.ndim < 2:
         raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected at least 2 (N, C, *space)")
@@ -309,15 +300,15 @@ def group_shape(call: NormCall, x: Array, num_groups: int, eps: float) -> Shape4
     groups = integer(call.op, "num_groups", num_groups, 1)
     n, c, *space = x.shape
     if c % groups:
-        raise ValueError(f"{call.op}: input has {c} channels, expected a multiple of num_groups = {groups}")
-    call.check_affine((c,))
-    number(call.op, "eps", eps, least=0.0)
+        wanted = f"(N, C, *space) with C a multiple of num_groups = {groups}"
+        raise ValueError(f"{call.op}: input has shape {x.shape}, expected {wanted}")
+    call.check_affine()
     if n * (c // groups) * prod(space) == 1:
         raise ValueError(f"{call.op}: input has shape {x.shape}, expected more than one value per group")
     return n, groups, c // groups, prod(space)
 
 
-def layer_shape(call: NormCall, x: Array, normalized_shape: Any, eps: float) -> tuple[Shape4, tuple[int, ...]]:
+def layer_shape(call: NormCall, x: Array, normalized_shape: Any) -> tuple[Shape4, tuple[int, ...]]:
     """[rows, 1, row, 1], and the shape of the rows."""
     values = len(normalized_shape) if is_sequence(normalized_shape) else 1
     row: Sequence[int] = integers(call.op, "normalized_shape", normalized_shape, values, 1)
@@ -325,8 +316,8 @@ def layer_shape(call: NormCall, x: Array, normalized_shape: Any, eps: float) -> 
         raise ValueError(f"{call.op}: normalized_shape is empty, expected at least one axis")
     if x.shape[-len(row) :] != tuple(row):
         raise ValueError(f"{call.op}: input has shape {x.shape}, expected it to end in normalized_shape = {tuple(row)}")
-    call.check_affine(tuple(row))
-    number(call.op, "eps", eps, least=0.0)
+    call.expect_shape("weight", call.weight, tuple(row))
+    call.expect_shape("bias", call.bias, tuple(row))
     leading = x.shape[: x.ndim - len(row)]
     return (prod(leading), 1, prod(row), 1), leading
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from gpucnn.backends.dtypes import FLOATING
 from gpucnn.backends.replaying import replayed
-from gpucnn.functional._call import Array, Call, Needs, choice, needed, number
+from gpucnn.functional._call import Array, Call, Needs, choice, needed
+from gpucnn.geometry.arguments import number
 
 ACTIVATIONS = ("none", "relu", "leaky_relu")
 
@@ -159,7 +160,7 @@ def _check(call: Call, x: Array, b: Array | None, r: Array | None, activation: s
         raise ValueError(f"{call.op}: input has {x.ndim} dimensions, expected at least 2 (N, C, *)")
     if 0 in x.shape[1:]:
         raise ValueError(f"{call.op}: input has shape {x.shape}, expected channels and sizes of at least 1")
-    call.expect_shape("bias", b, x.shape[1:2])
+    call.expect_per_channel("bias", b, x)
     call.expect_shape("residual", r, x.shape)
     choice(call.op, "activation", activation, ACTIVATIONS)
     return number(call.op, "negative_slope", negative_slope)

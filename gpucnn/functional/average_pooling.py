@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, LINEAR, NUMERIC, accumulator
-from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, number, pooled_shape, space_of
+from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, pooled_shape, space_of
 from gpucnn.functional._family import family, replayed_family
 from gpucnn.geometry import Padding, PoolGeometry, Size
-from gpucnn.geometry.arguments import boolean, integers
+from gpucnn.geometry.arguments import boolean, integers, number
 from gpucnn.geometry.geometries import Divisor, adaptive_geometry, pool_geometry
 
 # --- Average and sum ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from gpucnn.functional._call import (
     Array,
     Call,
     Needs,
+    ProductCall,
     convolved_shape,
     lifted,
     lowered,
@@ -56,7 +57,7 @@ def conv_nd(
     Returns
     -------
     array [N, OC, {out}] or [OC, {out}]
-        In the dtype and memory order of `input`.
+        In the dtype and memory order of `input`; of integers with 8 bits in int32, with 16 bits in int64.
 
     Raises
     ------
@@ -73,8 +74,10 @@ def conv_nd(
     -----
     ``y[n, o, p] = bias[o] + sum over c, k of weight[o, c, k] * x[n, c, p * stride - padding + k * dilation]``.
 
-    16-bit floats accumulate in float32; integers wrap around in their own type. The result repeats bit for bit.
-    PyTorch takes ``"same"`` with stride 1 only, and no pairs.
+    16-bit floats accumulate in float32. Integers of 8 bits are summed in int32 and those of 16 bits in int64, and the
+    result keeps that dtype, `out` too: one product can already be more than they hold. That is as ONNX's ConvInteger
+    has it; PyTorch and NumPy's products wrap around in their own dtype. Those of 32 and 64 bits do so here as well. The
+    result repeats bit for bit. PyTorch takes ``"same"`` with stride 1 only, and no pairs.
 
     References
     ----------
@@ -88,7 +91,7 @@ def conv_nd(
     >>> y.shape == (1, 1) + (2,) * {n} and bool((y == 3**{n}).all())
     True
     """
-    call = Call(f"conv{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
+    call = ProductCall(f"conv{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
     geometry = geometry_of(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
@@ -125,7 +128,7 @@ def conv_nd_backward(
     -------
     tuple of (array or None)
         Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The first has the
-        memory order of `grad_output`.
+        memory order of `grad_output`. Those of small integers are wider, as the results of the forward.
 
     Raises
     ------
@@ -147,7 +150,7 @@ def conv_nd_backward(
     >>> grad_x.shape == x.shape, grad_w.shape == w.shape, grad_b is None
     (True, True, True)
     """
-    call = Call(f"conv{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
+    call = ProductCall(f"conv{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
     grad, x, w, b = call.arrays
     geometry = geometry_of(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
@@ -206,7 +209,7 @@ def conv_nd_input(
     >>> float(grad.max()) == 2.0**{n}
     True
     """
-    call = Call(f"conv{rank}d_input", NUMERIC, weight=weight, grad_output=grad_output, out=out)
+    call = ProductCall(f"conv{rank}d_input", NUMERIC, weight=weight, grad_output=grad_output, out=out)
     w, grad = call.arrays
     shape = shape_argument(call.op, "input_size", input_size)
     geometry = geometry_of(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
@@ -249,7 +252,7 @@ def conv_nd_input_backward(
     TypeError, ValueError
         As `conv{n}d_input`, or `grad_grad_input` does not have the shape `input_size`.
     """
-    call = Call(
+    call = ProductCall(
         f"conv{rank}d_input_backward",
         NUMERIC,
         grad_grad_input=grad_grad_input,
@@ -314,7 +317,7 @@ def conv_nd_weight(
     >>> bool((grad == 3**{n}).all())
     True
     """
-    call = Call(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output, out=out)
+    call = ProductCall(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output, out=out)
     x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
     geometry = geometry_of(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
@@ -357,7 +360,7 @@ def conv_nd_weight_backward(
     TypeError, ValueError
         As `conv{n}d_weight`, or `grad_grad_weight` does not have the shape `weight_size`.
     """
-    call = Call(
+    call = ProductCall(
         f"conv{rank}d_weight_backward",
         NUMERIC,
         grad_grad_weight=grad_grad_weight,
@@ -415,7 +418,7 @@ def conv_transpose_nd(
     Returns
     -------
     array [N, OC, {out}] or [OC, {out}]
-        In the dtype and memory order of `input`.
+        In the dtype and memory order of `input`; of integers with 8 bits in int32, with 16 bits in int64.
 
     Raises
     ------
@@ -432,7 +435,7 @@ def conv_transpose_nd(
     -----
     ``OUT = (IN - 1) * stride - low - high + dilation * (K - 1) + output_padding + 1``. It is the backward-input of the
     convolution with the same parameters and is computed as that, by stride residue, without multiplying zeros. Nothing
-    is conjugated. PyTorch has no ``"same"`` and no pairs here.
+    is conjugated. Integers are summed as in `conv{n}d`. PyTorch has no ``"same"`` and no pairs here.
 
     References
     ----------
@@ -444,7 +447,7 @@ def conv_transpose_nd(
     >>> y.shape == (1, 1) + (6,) * {n} and bool((y == 1).all())
     True
     """
-    call = Call(f"conv_transpose{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
+    call = ProductCall(f"conv_transpose{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
     geometry = transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     call.expect_shape("bias", b, (geometry.channels.inputs,))
@@ -482,7 +485,7 @@ def conv_transpose_nd_backward(
     -------
     tuple of (array or None)
         Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The first has the
-        memory order of `grad_output`.
+        memory order of `grad_output`. Those of small integers are wider, as the results of the forward.
 
     Raises
     ------
@@ -496,7 +499,7 @@ def conv_transpose_nd_backward(
     >>> bool((grad_x == 2**{n}).all()), bool((grad_w == 3**{n}).all()), grad_b is None
     (True, True, True)
     """
-    call = Call(
+    call = ProductCall(
         f"conv_transpose{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
     )
     grad, x, w, b = call.arrays

@@ -9,8 +9,8 @@ import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator, name_of
 from gpucnn.backends.replaying import replayed
-from gpucnn.functional._call import Array, Call, Needs, axis_argument, log_softmax_of, needed, number
-from gpucnn.geometry.arguments import boolean
+from gpucnn.functional._call import Array, Call, Needs, ProductCall, axis_argument, log_softmax_of, needed
+from gpucnn.geometry.arguments import boolean, is_boolean, number, plain
 
 # --- Linear -------------------------------------------------------------------------------------------------------
 
@@ -30,6 +30,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
     Returns
     -------
     array [*, OUT], or [*] for a weight [IN]
+        In the dtype of `input`; of integers with 8 bits in int32, with 16 bits in int64, which hold the sums.
 
     Raises
     ------
@@ -47,7 +48,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
     >>> linear(np.ones((1, 3)), np.eye(2, 3), np.array([0.0, 10.0]))
     array([[ 1., 11.]])
     """
-    call = Call("linear", NUMERIC, input=input, weight=weight, bias=bias, out=out)
+    call = ProductCall("linear", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
     _check_linear(call, x, w, b)
     written = None if out is None else call.checked_out((*x.shape[:-1], *w.shape[:-1]))
@@ -90,7 +91,7 @@ def linear_backward(
     array([[4., 4., 4.],
            [4., 4., 4.]])
     """
-    call = Call("linear_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
+    call = ProductCall("linear_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
     grad, x, w, b = call.arrays
     _check_linear(call, x, w, b)
     call.expect_shape("grad_output", grad, (*x.shape[:-1], *w.shape[:-1]))
@@ -124,8 +125,10 @@ def _check_linear(call: Call, x: Array, w: Array, b: Array | None) -> None:
         raise ValueError(f"{call.op}: weight has {w.ndim} dimensions, expected 2 (OUT, IN) or 1 (IN)")
     if 0 in w.shape:
         raise ValueError(f"{call.op}: weight has shape {w.shape}, expected sizes of at least 1")
+    layout = "(OUT, IN)" if w.ndim == 2 else "(IN,)"
     if not x.ndim or x.shape[-1] != w.shape[-1]:
-        raise ValueError(f"{call.op}: input has shape {x.shape}, expected (*, {w.shape[-1]}) as weight is {w.shape}")
+        expected = f"(*, {w.shape[-1]}) as weight {layout} has shape {w.shape}"
+        raise ValueError(f"{call.op}: input has shape {x.shape}, expected {expected}")
     call.expect_shape("bias", b, w.shape[:-1])
 
 
@@ -513,8 +516,9 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = N
     call = Call("dropout", FLOATING, input=input)
     (x,) = call.arrays
     share = number(call.op, "p", p, 0.0, 1.0)
-    boolean(call.op, "training", training)
+    training = boolean(call.op, "training", training)
     gives_mask = boolean(call.op, "return_mask", return_mask)
+    rng = _seed(call, rng)
     mask = _dropout_mask(call, x, share, training, rng)
     y = _dropped(call, x, share, training, mask)
     return call.result((y, mask) if gives_mask else y)
@@ -564,20 +568,29 @@ def dropout_backward(
     grad, x = call.arrays
     call.expect_shape("grad_output", grad, x.shape)
     share = number(call.op, "p", p, 0.0, 1.0)
-    boolean(call.op, "training", training)
+    training = boolean(call.op, "training", training)
     boolean(call.op, "return_mask", return_mask)
+    rng = _seed(call, rng)
     if mask is not None:
         mask = call.also("mask", mask)
         call.expect_shape("mask", mask, x.shape)
         if mask.dtype != np.bool_:
             raise TypeError(f"{call.op}: mask has dtype {mask.dtype}, expected bool")
-    elif training and 0 < share < 1 and not isinstance(rng, int | np.integer):
+    elif training and 0 < share < 1 and not isinstance(rng, int):
         raise ValueError(f"{call.op}: mask is None, expected the forward's, or a seed as rng to draw it again")
     if not needed(call.op, needs, 1)[0]:
         return (None,)
     if mask is None:
         mask = _dropout_mask(call, x, share, training, rng)
     return call.result((_dropped(call, grad, share, training, mask),))
+
+
+def _seed(call: Call, rng: Any) -> Any:
+    """`rng`, as an int where it is a seed."""
+    seed = plain(rng)
+    if is_boolean(rng) or isinstance(seed, float | complex):
+        raise TypeError(f"{call.op}: rng is {rng!r}, expected None, a seed or a Generator")
+    return seed
 
 
 def _dropout_mask(call: Call, x: Array, p: float, training: bool, rng: Any) -> Array:

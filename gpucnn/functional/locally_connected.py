@@ -5,14 +5,15 @@ from __future__ import annotations
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.functional._call import (
     Array,
-    Call,
     Needs,
+    ProductCall,
     convolved_shape,
     expect_filters,
     image_shape,
     lifted,
     lowered,
     needed,
+    wrong_channels,
 )
 from gpucnn.functional._family import axis_names, replayed_family
 from gpucnn.geometry import ConvGeometry, Padding, Size
@@ -46,7 +47,7 @@ def locally_connected_nd(
     Returns
     -------
     array [N, OC, {out}] or [OC, {out}]
-        In the dtype and memory order of `input`.
+        In the dtype and memory order of `input`; of integers with 8 bits in int32, with 16 bits in int64.
 
     Raises
     ------
@@ -62,7 +63,8 @@ def locally_connected_nd(
     Notes
     -----
     ``y[n, o, p] = bias[o, p] + sum over c, k of weight[o, p, c, k] * x[n, c, p * stride - padding + k * dilation]``.
-    The layout of `weight` is Chainer's (``local_convolution_{n}d``). PyTorch has no such operation.
+    Integers are summed as in `conv{n}d`. The layout of `weight` is Chainer's (``local_convolution_{n}d``). PyTorch has
+    no such operation.
 
     Examples
     --------
@@ -72,7 +74,7 @@ def locally_connected_nd(
     >>> y.shape == (1, 1) + (3,) * {n} and bool((y == 2**{n}).all())
     True
     """
-    call = Call(f"locally_connected{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
+    call = ProductCall(f"locally_connected{rank}d", NUMERIC, input=input, weight=weight, bias=bias)
     x, w, b = call.arrays
     geometry = _local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
     call.expect_shape("bias", b, w.shape[: rank + 1])
@@ -122,7 +124,7 @@ def locally_connected_nd_backward(
     >>> grad_x.shape == x.shape, bool((grad_w == 2).all()), grad_b is None
     (True, True, True)
     """
-    call = Call(
+    call = ProductCall(
         f"locally_connected{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
     )
     grad, x, w, b = call.arrays
@@ -161,10 +163,12 @@ def _local_geometry(
 ) -> ConvGeometry:
     """The geometry of a locally connected layer between arrays of these shapes."""
     _, inputs, *space = image_shape(op, "input", input_shape, rank)
-    expect_filters(op, "weight", weight_shape, f"OC, {axis_names('O', rank)}, C, {axis_names('K', rank)}")
+    layout = f"OC, {axis_names('O', rank)}, C, {axis_names('K', rank)}"
+    expect_filters(op, "weight", weight_shape, layout)
     depth, kernel = weight_shape[rank + 1], weight_shape[rank + 2 :]
     if depth != inputs:
-        raise ValueError(f"{op}: weight has {depth} input channels, expected those of input = {inputs}")
+        wanted = f"C = {depth}, for weight ({layout}) has shape {weight_shape}"
+        raise wrong_channels(op, "input", input_shape, rank, wanted)
     channels = Channels(inputs, weight_shape[0])
     geometry = conv_geometry(op, tuple(space), channels, kernel, stride, padding, dilation)
     positions = geometry.output_size[3 - rank :]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, INTEGER, accumulator
-from gpucnn.functional._call import Array, Call, Needs, choice, log_softmax_of, needed, number
-from gpucnn.geometry.arguments import integer
+from gpucnn.functional._call import Array, Call, Needs, choice, log_softmax_of, needed
+from gpucnn.geometry.arguments import integer, number
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -115,7 +115,7 @@ def cross_entropy_backward(
     array([[-0.5,  0.5]])
     """
     op = "cross_entropy_backward"
-    is_number = isinstance(grad_output, Real)
+    is_number = isinstance(grad_output, Real | np.generic)
     arrays = {"input": input, "weight": weight} | ({} if is_number else {"grad_output": grad_output})
     call = Call(op, FLOATING, optional=("weight",), **arrays)
     x, w, *grads = call.arrays
@@ -159,10 +159,14 @@ class _Terms:
         if x.ndim < 1 or 0 in x.shape[min(1, x.ndim - 1) :]:
             raise ValueError(f"{call.op}: input has shape {x.shape}, expected (N, C, *space) or (C,) of at least 1")
         choice(call.op, "reduction", reduction, REDUCTIONS)
+        ignored = integer(call.op, "ignore_index", ignore_index, -(2**31))
         self.smoothing = number(call.op, "label_smoothing", label_smoothing, 0.0, 1.0)
         self.axis = min(1, x.ndim - 1)
         classes = x.shape[self.axis]
-        call.expect_shape("weight", weight, (classes,))
+        if x.ndim > 1:
+            call.expect_per_channel("weight", weight, x)
+        else:
+            call.expect_shape("weight", weight, (classes,))
         wide = accumulator(x.dtype)
         ones = (1,) * (x.ndim - self.axis - 1)
         weights = call.xp.ones(classes, wide) if weight is None else weight.astype(wide)
@@ -176,12 +180,19 @@ class _Terms:
                     f"{call.op}: target has dtype {classes_of.dtype}, "
                     f"expected an integer dtype for classes, or {x.dtype} for probabilities"
                 )
-            call.expect_shape("target", classes_of, x.shape)
+            if classes_of.shape != x.shape:
+                raise ValueError(
+                    f"{call.op}: target has shape {classes_of.shape}, expected {x.shape} as input for probabilities, "
+                    f"{classes_of.dtype}; classes are of an integer dtype, such as target.astype(numpy.int64)"
+                )
             given, kept = classes_of.astype(wide), call.xp.ones(self.shape, bool)
             total: Any = x.size // classes
         else:
-            call.expect_shape("target", classes_of, self.shape)
-            ignored = integer(call.op, "ignore_index", ignore_index, -(2**31))
+            if classes_of.shape != self.shape:
+                raise ValueError(
+                    f"{call.op}: target has shape {classes_of.shape}, expected {self.shape}, "
+                    f"a class for each place of input (N, C, *space) of shape {x.shape}"
+                )
             kept = classes_of != ignored
             self._check_classes(call, classes_of, kept, classes)
             at = call.xp.expand_dims(classes_of, self.axis)

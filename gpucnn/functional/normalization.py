@@ -119,6 +119,8 @@ def _batch_norm(
     call = NormCall(
         "batch_norm",
         input,
+        eps=eps,
+        momentum=momentum,
         finish=(residual, activation, negative_slope),
         out=out,
         weight=weight,
@@ -128,13 +130,14 @@ def _batch_norm(
     )
     running = (call.running_mean, call.running_var)
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
+    training = boolean(call.op, "training", training)
     shape = batch_shape(call, call.x)
-    call.check_batch(shape, running, training, momentum, eps)
+    call.check_batch(shape, running, training)
     if not training:
-        y = call.kept(shape, running, eps)
-        statistics: tuple[Array, ...] = call.kept_statistics(running, eps) if gives_statistics else ()
+        y = call.kept(shape, running)
+        statistics: tuple[Array, ...] = call.kept_statistics(running) if gives_statistics else ()
     else:
-        y, *found = call.batch(shape, running, momentum, eps)
+        y, *found = call.batch(shape, running)
         statistics = tuple(found)
     return call.result((y, *(array.reshape(-1) for array in statistics)) if gives_statistics else y)
 
@@ -204,6 +207,8 @@ def batch_norm_backward(
         "batch_norm_backward",
         input,
         grad_output,
+        eps=eps,
+        momentum=momentum,
         finish=(residual, activation, negative_slope),
         weight=weight,
         bias=bias,
@@ -213,14 +218,15 @@ def batch_norm_backward(
         rstd=rstd,
     )
     running = (call.running_mean, call.running_var)
+    training = boolean(call.op, "training", training)
     shape = batch_shape(call, call.x)
-    call.check_batch(shape, running, training, momentum, eps, writes=False)
+    call.check_batch(shape, running, training, writes=False)
     call.check_statistics((shape[1],))
     wanted = call.needed(needs, 5)
     centre, scale = call.handed_over(shape, BATCH)
     geometry = NormGeometry(shape, BATCH)
     if centre is None:
-        centre, scale = call.batch_statistics(geometry, running, training, eps)
+        centre, scale = call.batch_statistics(geometry, running, training)
     grad_x, *others = call.backward(geometry, centre, scale, (wanted[0], *wanted[3:]), training)
     return call.result((grad_x, None, None, *others))
 
@@ -293,6 +299,8 @@ def instance_norm(
     call = NormCall(
         "instance_norm",
         input,
+        eps=eps,
+        momentum=momentum,
         finish=(residual, activation, negative_slope),
         out=out,
         weight=weight,
@@ -302,13 +310,14 @@ def instance_norm(
     )
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
     running = (call.running_mean, call.running_var)
+    use_input_stats = boolean(call.op, "use_input_stats", use_input_stats)
     shape = instance_shape(call, call.x)
-    call.check_instance(shape, running, use_input_stats, momentum, eps)
+    call.check_instance(shape, running, use_input_stats)
     if not use_input_stats:
-        y = call.kept(shape, running, eps)
-        statistics: tuple[Array, ...] = call.kept_statistics(running, eps) if gives_statistics else ()
+        y = call.kept(shape, running)
+        statistics: tuple[Array, ...] = call.kept_statistics(running) if gives_statistics else ()
     else:
-        y, *found = call.instances(shape, running, momentum, eps)
+        y, *found = call.instances(shape, running)
         statistics = tuple(found)
     kept = shape[:2] if use_input_stats else shape[1:2]
     return call.result((y, *(array.reshape(kept) for array in statistics)) if gives_statistics else y)
@@ -368,6 +377,8 @@ def instance_norm_backward(
         "instance_norm_backward",
         input,
         grad_output,
+        eps=eps,
+        momentum=momentum,
         finish=(residual, activation, negative_slope),
         weight=weight,
         bias=bias,
@@ -377,16 +388,17 @@ def instance_norm_backward(
         rstd=rstd,
     )
     running = (call.running_mean, call.running_var)
+    use_input_stats = boolean(call.op, "use_input_stats", use_input_stats)
     shape = instance_shape(call, call.x)
-    call.check_instance(shape, running, use_input_stats, momentum, eps, writes=False)
+    call.check_instance(shape, running, use_input_stats, writes=False)
     call.check_statistics(shape[:2] if use_input_stats else shape[1:2])
     wanted = call.needed(needs, 5)
     axes = ROW if use_input_stats else BATCH
     centre, scale = call.handed_over(shape, axes)
     geometry = NormGeometry(shape, axes)
     if centre is None and use_input_stats:
-        centre, scale = call.statistics(geometry, eps)
+        centre, scale = call.statistics(geometry)
     elif centre is None:
-        centre, scale = call.kept_statistics(running, eps)
+        centre, scale = call.kept_statistics(running)
     grad_x, *others = call.backward(geometry, centre, scale, (wanted[0], *wanted[3:]), use_input_stats)
     return call.result((grad_x, None, None, *others))

@@ -10,8 +10,9 @@ import numpy as np
 
 from gpucnn.backends.dtypes import NUMERIC, accumulator
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
-from gpucnn.geometry.arguments import Pairs, integer, is_sequence
+from gpucnn.geometry.arguments import Pairs, integer, is_boolean, is_sequence, plain
 
+_ITEMS = "a sequence of integers: low and high of the last axis, then of the one before, and so on"
 MODES = ("constant", "reflect", "replicate", "circular", "symmetric")
 
 
@@ -131,13 +132,13 @@ def pad_backward(
 def _pairs(call: Call, x: Array, pad: Any, mode: str, value: Any) -> Pairs:
     """(low, high) of each axis of x."""
     if not is_sequence(pad):
-        raise TypeError(f"{call.op}: pad is {pad!r}, expected a sequence of integers")
+        raise TypeError(f"{call.op}: pad is {pad!r}, expected {_ITEMS}")
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
         raise ValueError(f"{call.op}: pad has {len(pad)} values, expected two for each of at most {x.ndim} axes")
     choice(call.op, "mode", mode, MODES)
     if mode != "constant" and _filling(call, x, value) != 0:
         raise ValueError(f"{call.op}: value is {value}, expected None with mode {mode!r}")
-    numbers = [integer(call.op, "pad", item, -(2**31), "a sequence of integers") for item in pad]
+    numbers = [integer(call.op, "an item of pad", item, -(2**31), f"an integer; pad is {_ITEMS}") for item in pad]
     given = list(zip(numbers[0::2], numbers[1::2], strict=True))[::-1]
     pairs: Pairs = ((0, 0),) * (x.ndim - len(given)) + tuple(given)
     for axis, (size, (low, high)) in enumerate(zip(x.shape, pairs, strict=True)):
@@ -158,8 +159,8 @@ def _filling(call: Call, x: Array, value: Any) -> Any:
     """`value`, checked to be a number that the dtype of x holds."""
     if value is None:
         return 0
-    scalar = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(scalar, bool) or not isinstance(scalar, Complex if x.dtype.kind == "c" else Real):
+    scalar = plain(value)
+    if is_boolean(value) or not isinstance(scalar, Complex if x.dtype.kind == "c" else Real):
         raise TypeError(f"{call.op}: value is {value!r}, expected a number of dtype {x.dtype}")
     try:
         with np.errstate(all="ignore"):

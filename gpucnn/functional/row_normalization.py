@@ -73,14 +73,15 @@ def layer_norm(
     call = NormCall(
         "layer_norm",
         input,
+        eps=eps,
         finish=(residual, activation, negative_slope),
         out=out,
         weight=weight,
         bias=bias,
     )
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
-    shape, leading = layer_shape(call, call.x, normalized_shape, eps)
-    y, mean, rstd = call.rows(shape, eps)
+    shape, leading = layer_shape(call, call.x, normalized_shape)
+    y, mean, rstd = call.rows(shape)
     return call.result((y, mean.reshape(leading), rstd.reshape(leading)) if gives_statistics else y)
 
 
@@ -134,14 +135,15 @@ def layer_norm_backward(
         "layer_norm_backward",
         input,
         grad_output,
+        eps=eps,
         finish=(residual, activation, negative_slope),
         weight=weight,
         bias=bias,
         mean=mean,
         rstd=rstd,
     )
-    shape, leading = layer_shape(call, call.x, normalized_shape, eps)
-    return call.row_backward(shape, leading, eps, needs)
+    shape, leading = layer_shape(call, call.x, normalized_shape)
+    return call.row_backward(shape, leading, needs)
 
 
 @replayed
@@ -206,14 +208,15 @@ def group_norm(
     call = NormCall(
         "group_norm",
         input,
+        eps=eps,
         finish=(residual, activation, negative_slope),
         out=out,
         weight=weight,
         bias=bias,
     )
     gives_statistics = boolean(call.op, "return_statistics", return_statistics)
-    shape = group_shape(call, call.x, num_groups, eps)
-    y, mean, rstd = call.rows(shape, eps)
+    shape = group_shape(call, call.x, num_groups)
+    y, mean, rstd = call.rows(shape)
     return call.result((y, mean.reshape(shape[:2]), rstd.reshape(shape[:2])) if gives_statistics else y)
 
 
@@ -268,11 +271,12 @@ def group_norm_backward(
         "group_norm_backward",
         input,
         grad_output,
+        eps=eps,
         finish=(residual, activation, negative_slope),
         weight=weight,
         bias=bias,
         mean=mean,
         rstd=rstd,
     )
-    shape = group_shape(call, call.x, num_groups, eps)
-    return call.row_backward(shape, shape[:2], eps, needs)
+    shape = group_shape(call, call.x, num_groups)
+    return call.row_backward(shape, shape[:2], needs)

@@ -7,10 +7,10 @@ from typing import Any
 
 from gpucnn.backends.dtypes import LINEAR, NUMERIC
 from gpucnn.backends.replaying import replayed
-from gpucnn.functional._call import Array, Call, Needs, choice, image_shape, lifted, lowered, needed, number
+from gpucnn.functional._call import Array, Call, Needs, choice, image_shape, lifted, lowered, needed
 from gpucnn.functional._family import SPACE, family, replayed_family
 from gpucnn.geometry import InterpolationGeometry, Padding, PoolGeometry, Size
-from gpucnn.geometry.arguments import boolean, integers, is_sequence, remembered
+from gpucnn.geometry.arguments import boolean, integers, is_sequence, number, remembered
 from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, unpool_size
 from gpucnn.geometry.sizes import expect_table
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
+from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -56,6 +58,14 @@ def is_sequence(value: Any) -> bool:
     return isinstance(dimensions, int) and dimensions > 0
 
 
+def is_boolean(value: Any) -> bool:
+    """Whether `value` is a bool: Python's, or a scalar or an array without axes of any array library."""
+    if isinstance(value, bool):
+        return True
+    dtype = str(getattr(value, "dtype", "")).rpartition(".")[2]  # PyTorch says torch.bool
+    return dtype == "bool" and getattr(value, "ndim", None) == 0
+
+
 def boolean(op: str, name: str, value: Any) -> bool:
     """`value` as a bool: True, False, or an array library's.
 
@@ -64,14 +74,15 @@ def boolean(op: str, name: str, value: Any) -> bool:
     TypeError
         `value` is neither; numbers and words are not taken for one.
     """
-    scalar = getattr(value, "ndim", None) == 0 and str(getattr(value, "dtype", "")) == "bool"
-    if not (scalar or isinstance(value, bool)):
+    if isinstance(value, bool):
+        return value
+    if not is_boolean(value):
         raise TypeError(f"{op}: {name} is {value!r}, expected True or False")
     return bool(value)
 
 
 def integer(op: str, name: str, value: Any, least: int, expected: str = "an integer") -> int:
-    """`value` as an int of at least `least`.
+    """`value` as an int of at least `least`; it may be an array library's, a scalar or an array without axes.
 
     Raises
     ------
@@ -81,7 +92,7 @@ def integer(op: str, name: str, value: Any, least: int, expected: str = "an inte
         It is too small, or beyond what a kernel can take.
     """
     try:
-        if isinstance(value, bool):
+        if is_boolean(value) or is_sequence(value):
             raise TypeError
         number = operator.index(value)
     except TypeError:
@@ -91,6 +102,44 @@ def integer(op: str, name: str, value: Any, least: int, expected: str = "an inte
     if number > LARGEST:
         raise ValueError(f"{op}: {name} is {number}, expected at most {LARGEST}")
     return number
+
+
+def plain(value: Any) -> Any:
+    """`value`, and in place of an array library's scalar or array without axes the Python number that it holds."""
+    if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
+        return value
+    item = value.item()
+    if getattr(getattr(item, "dtype", None), "kind", "") != "V":
+        return item
+    try:
+        return float(item)  # of a dtype that NumPy has no Python type for, such as bfloat16
+    except (TypeError, ValueError):
+        return item
+
+
+def number(op: str, name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """`value` as a finite float in [least, most], a zero without its sign.
+
+    Raises
+    ------
+    TypeError
+        `value` is no real number (a bool is none).
+    ValueError
+        It is out of range, infinite or NaN.
+    """
+    scalar = plain(value)
+    if is_boolean(value) or not isinstance(scalar, Real):
+        raise TypeError(f"{op}: {name} is {value!r}, expected a number")
+    try:
+        result = float(scalar) + 0.0  # -0.0 equals 0.0, so that nothing kept by the one may serve the other
+    except OverflowError:
+        result = math.inf
+    if not (math.isfinite(result) and least <= result <= most):
+        expected = "a finite number"
+        if math.isfinite(least):
+            expected += f" in [{least}, {most}]" if math.isfinite(most) else f" of at least {least}"
+        raise ValueError(f"{op}: {name} is {result}, expected {expected}")
+    return result
 
 
 def integers(op: str, name: str, value: Any, rank: int, least: int) -> tuple[int, ...]:

@@ -45,9 +45,11 @@ class Ranked(Module):
         return integers(type(self).__name__, name, value, self.rank, least)
 
     def _padding(self, value: Padding) -> Any:
-        """`value`, which is a padding; an int as one for each axis."""
-        padding_form(type(self).__name__, value, self.rank)
-        return (value,) * self.rank if isinstance(value, int) else value
+        """`value`, which is a padding, as a word, one int for each axis, or a pair where low and high differ."""
+        form = padding_form(type(self).__name__, value, self.rank)
+        if isinstance(value, str) or isinstance(form, str):
+            return value
+        return tuple(low for low, _ in form) if all(low == high for low, high in form) else form
 
     def _space(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The spatial sizes of an image of that shape."""

@@ -10,8 +10,8 @@ import numpy as np
 import gpucnn.functional as F
 from gpucnn.backends import receive
 from gpucnn.backends.layout import stored_like
-from gpucnn.functional._call import number
 from gpucnn.geometry import Window
+from gpucnn.geometry.arguments import number, plain
 from gpucnn.nn.module import Array, Module
 
 
@@ -134,7 +134,7 @@ class Softmax(Module):
     """
 
     def __init__(self, dim: int) -> None:
-        self.dim = dim
+        self.dim = plain(dim)
 
     def forward(self, x: Array) -> Array:
         """Positive numbers that sum to 1."""
@@ -225,7 +225,7 @@ class Flatten(Module):
     """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        self.start_dim, self.end_dim = start_dim, end_dim
+        self.start_dim, self.end_dim = plain(start_dim), plain(end_dim)
 
     def forward(self, x: Array) -> Array:
         """X with one axis in place of those."""

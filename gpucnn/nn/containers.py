@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any, TypeVar, overload
 
+from gpucnn.geometry.arguments import plain
 from gpucnn.nn._joining import added, concatenated
 from gpucnn.nn.module import Array, Module
 
@@ -259,7 +260,7 @@ class Concat(Modules):
     """
 
     def __init__(self, *branches: Module | Mapping[str, Module], dim: int = 1) -> None:
-        self.dim = dim
+        self.dim = plain(dim)
         super().__init__(*branches)
         if not len(self):
             raise ValueError("Concat: got no branch, expected at least one")

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gpucnn.backends import backend_of
+from gpucnn.geometry.arguments import plain
 from gpucnn.nn.module import Parameter
 
 Target = TypeVar("Target")
@@ -54,7 +55,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity == "relu":
         return math.sqrt(2.0)
     if nonlinearity == "leaky_relu":
-        return math.sqrt(2.0 / (1 + (0.01 if param is None else param) ** 2))
+        return math.sqrt(2.0 / (1 + (0.01 if param is None else plain(param)) ** 2))
     if nonlinearity == "selu":
         return 3.0 / 4
     raise ValueError(
@@ -128,8 +129,8 @@ def uniform_(tensor: Target, a: float = 0.0, b: float = 1.0, *, rng: Rng = None)
 
     def draw(generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
         values = generator.random(shape, dtype)
-        values *= b - a
-        values += a
+        values *= plain(b) - plain(a)
+        values += plain(a)
         return values
 
     return _fill(tensor, draw, rng)
@@ -165,8 +166,8 @@ def normal_(tensor: Target, mean: float = 0.0, std: float = 1.0, *, rng: Rng = N
 
     def draw(generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
         values = generator.standard_normal(shape, dtype)
-        values *= std
-        values += mean
+        values *= plain(std)
+        values += plain(mean)
         return values
 
     return _fill(tensor, draw, rng)
@@ -239,7 +240,7 @@ def xavier_uniform_(tensor: Target, gain: float = 1.0, *, rng: Rng = None) -> Ta
     >>> abs(xavier_uniform_(np.empty((2, 4)), rng=0)).max() < 1.0
     np.True_
     """
-    bound = math.sqrt(3.0) * gain * math.sqrt(2.0 / sum(fans(tensor)))
+    bound = math.sqrt(3.0) * plain(gain) * math.sqrt(2.0 / sum(fans(tensor)))
     return uniform_(tensor, -bound, bound, rng=rng)
 
 
@@ -253,7 +254,7 @@ def xavier_normal_(tensor: Target, gain: float = 1.0, *, rng: Rng = None) -> Tar
     >>> xavier_normal_(np.empty((1, 1)), rng=0)
     array([[0.12573022]])
     """
-    return normal_(tensor, 0.0, gain * math.sqrt(2.0 / sum(fans(tensor))), rng=rng)
+    return normal_(tensor, 0.0, plain(gain) * math.sqrt(2.0 / sum(fans(tensor))), rng=rng)
 
 
 def kaiming_uniform_(

@@ -10,6 +10,7 @@ import gpucnn.functional as F
 from gpucnn.backends import backend_of, receive
 from gpucnn.backends.dtypes import FLOATING, accumulator, describe
 from gpucnn.backends.layout import stored_like
+from gpucnn.geometry.arguments import plain
 from gpucnn.nn.module import Array, Module
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -82,11 +83,11 @@ class CrossEntropyLoss(Loss):
         label_smoothing: float = 0.0,
     ) -> None:
         self.weight = weight
-        self.ignore_index = ignore_index
+        self.ignore_index = plain(ignore_index)
         self.reduction = _reduction("CrossEntropyLoss", reduction)
         if not 0.0 <= label_smoothing <= 1.0:
             raise ValueError(f"CrossEntropyLoss: label_smoothing is {label_smoothing}, expected a number in [0, 1]")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing = plain(label_smoothing)
 
     def forward(self, output: Array, target: Array) -> Array:  # type: ignore[override]
         """The loss of logits [N, C, *space] or [C] for classes [N, *space] or [], or for probabilities."""
@@ -174,7 +175,8 @@ class MSELoss(Loss):
         """The gradient by the last forward's output."""
         difference, dtype, give_back = self.kept()
         scale = 2.0 / max(1, difference.size) if self.reduction == "mean" else 2.0
-        return give_back(stored_like(backend_of(difference).xp, difference * scale * grad_output, difference, dtype))
+        grad = plain(grad_output) if isinstance(grad_output, np.generic) else grad_output
+        return give_back(stored_like(backend_of(difference).xp, difference * scale * grad, difference, dtype))
 
     def extra_repr(self) -> str:
         """The reduction, if it is another than the mean."""

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.functional._call import number
 from gpucnn.functional._family import SPACE
-from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence
+from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence, number
 from gpucnn.nn._family import Ranked, accumulate, data_of, wanted
 from gpucnn.nn.module import Array, Module, Parameter
 

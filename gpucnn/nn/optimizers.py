@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_of
+from gpucnn.geometry.arguments import plain
 from gpucnn.nn.module import Array, Parameter
 
 Parameters = Iterable[Parameter] | Iterable[Mapping[str, Any]]
@@ -85,7 +86,7 @@ class Optimizer:
             raise ValueError(
                 f"{self._name}: a group has the option {unknown[0]!r}, expected of {', '.join(self.defaults)}"
             )
-        whole = {"params": params, **self.defaults, **options}
+        whole = {"params": params, **_plain({**self.defaults, **options})}
         self.check(whole)
         self.param_groups.append(whole)
 
@@ -107,7 +108,7 @@ class Optimizer:
 
     def step(self) -> None:
         """Change each parameter that has a gradient."""
-        for group in self.param_groups:
+        for group in map(_plain, self.param_groups):  # a caller or a schedule may have set a NumPy number
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self.update(parameter.data, parameter.grad, self.state.setdefault(parameter, {}), group)
@@ -432,6 +433,13 @@ class AdamW(Adam):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
 
 
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with Python's numbers in place of an array library's, which would widen what they are added to."""
+    return {
+        name: tuple(map(plain, value)) if isinstance(value, tuple) else plain(value) for name, value in group.items()
+    }
+
+
 def _penalised(xp: Any, data: Array, grad: Array, weight_decay: float, maximize: bool) -> Array:
     """The gradient downhill, with the weight decay's part; `grad` itself where nothing changes."""
     if maximize:
@@ -481,6 +489,7 @@ def clip_grad_norm_(
     >>> weight.grad.round(4)
     array([0.6, 0.8])
     """
+    max_norm, norm_type = plain(max_norm), plain(norm_type)
     if not (norm_type > 0 and max_norm >= 0):
         raise ValueError(
             f"clip_grad_norm_: norm_type is {norm_type} and max_norm is {max_norm}, expected above 0 and at least 0"

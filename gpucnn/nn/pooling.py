@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.functional._call import choice, number
+from gpucnn.functional._call import choice
 from gpucnn.geometry import Padding, Size, TransposedWindow, Window, same_padding
-from gpucnn.geometry.arguments import SAME, Pairs, boolean, padding_form
+from gpucnn.geometry.arguments import SAME, Pairs, boolean, is_sequence, number, padding_form, plain
 from gpucnn.geometry.axes import extent
 from gpucnn.nn._family import Ranked, shown
 from gpucnn.nn.module import Array, Module
@@ -459,10 +459,9 @@ class AdaptiveNd(PlainNd):
     output_size: Any
 
     def _set_output(self, output_size: Any) -> None:
-        given = tuple(output_size) if isinstance(output_size, tuple | list) else (output_size,) * self.rank
-        some = tuple(1 if size is None else size for size in given)
-        self._sizes("output_size", some)
-        self.output_size = given
+        given = tuple(output_size) if is_sequence(output_size) else (output_size,) * self.rank
+        sizes = self._sizes("output_size", tuple(1 if size is None else size for size in given))
+        self.output_size = tuple(None if size is None else read for size, read in zip(given, sizes, strict=True))
 
     def options(self) -> dict[str, Any]:
         """The size of the output."""
@@ -651,7 +650,10 @@ class Upsample(Module):
             raise ValueError(f"Upsample: got size {size} and scale_factor {scale_factor}, expected just one of them")
         modes = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area")
         self.mode = choice("Upsample", "mode", mode, modes)
-        self.size, self.scale_factor, self.align_corners = size, scale_factor, align_corners
+        self.size, self.scale_factor = (
+            tuple(map(plain, given)) if is_sequence(given) else plain(given) for given in (size, scale_factor)
+        )
+        self.align_corners = plain(align_corners)
 
     def forward(self, x: Array) -> Array:
         """Array [N, C, *space] to array [N, C, *out]."""

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpucnn.geometry.arguments import plain
 from gpucnn.nn.optimizers import Optimizer
 
 
@@ -44,6 +45,8 @@ class Schedule:
         self.optimizer = optimizer
         self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         self.last_epoch = 0
+        for name, value in list(vars(self).items()):
+            setattr(self, name, [*map(plain, value)] if isinstance(value, list) else plain(value))
         self.apply()
 
     @property
@@ -344,6 +347,7 @@ class OneCycleLR(Schedule):
         final_div_factor: float = 1e4,
         three_phase: bool = False,
     ) -> None:
+        pct_start, div_factor, final_div_factor = plain(pct_start), plain(div_factor), plain(final_div_factor)
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError("OneCycleLR: total_steps is None, expected it, or epochs and steps_per_epoch")

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpucnn.backends import backend_of
 from gpucnn.geometry import Window, receptive_field
+from gpucnn.geometry.arguments import is_sequence, plain
 from gpucnn.nn._chain import chain, evaluation
 from gpucnn.nn.activation import Dropout, Flatten, Identity, LeakyReLU, ReLU, ReLU6, Softmax, Tanh
 from gpucnn.nn.containers import Concat, Residual
@@ -242,7 +243,8 @@ def dense_map(model: Module, image: Array, shifts: int | Sequence[int] = 2) -> A
     """
     where, batch, single = _taken("dense_map", model, image)
     rank = len(where.stride)
-    parts = (shifts,) * rank if isinstance(shifts, int) else tuple(shifts)
+    given: Any = shifts if is_sequence(shifts) else (shifts,) * rank
+    parts = tuple(map(plain, given))
     if len(parts) != rank or any(part < 1 or step % part for part, step in zip(parts, where.stride, strict=False)):
         raise ValueError(f"dense_map: shifts is {shifts}, expected divisors of the stride {where.stride}")
     steps = [step // part for part, step in zip(parts, where.stride, strict=True)]

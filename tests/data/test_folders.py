@@ -57,6 +57,7 @@ def test_cropping_takes_the_middle_and_stretching_all(tmp_path: Path) -> None:
     assert stretched[:, 0].max() == 0
     assert stretched[:, 2:4].min() > 0.8
     assert image_folder(tmp_path, size=(2, 3)).x.shape == (1, 3, 2, 3)
+    assert image_folder(tmp_path, size=np.int64(2)).x.shape == (1, 3, 2, 2)  # type: ignore[arg-type]
 
 
 def test_images_stand_as_their_camera_was_held(tmp_path: Path) -> None:

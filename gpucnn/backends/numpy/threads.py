@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextvars
 import ctypes
-import operator
 import os
 import queue
 import threading
@@ -34,6 +33,8 @@ from contextlib import AbstractContextManager, suppress
 from importlib.util import find_spec
 from itertools import product
 from typing import Any, TypeVar
+
+from gpucnn.geometry.arguments import integer
 
 __all__ = ["blas_libraries", "get_num_threads", "one_blas_thread", "results_of", "run", "set_num_threads"]
 
@@ -100,15 +101,7 @@ def set_num_threads(threads: int) -> None:
     >>> set_num_threads(before)
     """
     global _num_threads
-    try:
-        count = operator.index(threads)
-    except TypeError:
-        count = None
-    if count is None or isinstance(threads, bool):
-        raise TypeError(f"set_num_threads: threads is {threads!r}, expected an integer")
-    if count < 1:
-        raise ValueError(f"set_num_threads: threads is {count}, expected at least 1")
-    _num_threads = count
+    _num_threads = integer("set_num_threads", "threads", threads, 1)
 
 
 def _default() -> int:
