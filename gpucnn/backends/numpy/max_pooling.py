@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from math import prod
 from typing import Any
 
@@ -13,19 +14,27 @@ from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.pooling import (
     AnyAxis,
     Passes,
+    Reads,
     as_stored,
     at,
     each_of,
     flat_taps,
+    halved,
     in_pieces,
+    in_rows,
     length_of,
     logical,
+    odd_ends,
+    resized,
     separably,
     stored,
     widened,
     windowed,
 )
 from gpucnn.geometry import Axis, PoolGeometry
+
+NOWHERE = -(2**62)  # stays below 0 whatever is added
+MOST_TARGETS = 1 << 16  # of an axis, times the elements of all others, whose maxima are located at once
 
 
 def _lowest(dtype: np.dtype[Any]) -> Any:
@@ -60,46 +69,112 @@ def max_pool_with_indices(x: Array, geometry: PoolGeometry) -> tuple[Array, Arra
     dtype = accumulator(x.dtype)
     axes = windowed(geometry, space)
     lengths = [length_of(axis) for _, axis in reversed(axes)]
-    offsets = _offsets(geometry, [dim - space for dim, _ in reversed(axes)])
-    corners = np.broadcast_to(as_stored(_corners(geometry)[None, None], space), y.shape)
-    plane = np.arange(prod(geometry.input_size)).reshape(1, 1, *geometry.input_size)
-    positions = np.broadcast_to(as_stored(plane, space), x.shape)
+    are_listed = max(lengths) <= pooling.MOST_TAPS and all(isinstance(axis, Axis) for _, axis in axes)
+    offsets = _offsets(geometry, [dim - space for dim, _ in reversed(axes)]) if are_listed else None
 
     def pool(read: Block, written: Block, passes: Passes) -> None:
-        part, wide = y[written], widened("max_pool_with_indices x", x[read], dtype)
-        best = part if part.dtype == dtype else memory.scratch("max_pool_with_indices", part.shape, dtype)
-        taps = _numbered(wide, passes[::-1], lengths, best)
-        if taps.min() == 0 or (dtype.kind == "f" and np.isnan(best).any()):
-            best, indices[written] = _located(wide, positions[read], passes[::-1])
+        part, places = y[written], indices[written]
+        block = [*written, *(slice(0, length) for length in y.shape[len(written) :])][space : space + 3]
+        if offsets is not None and _by_numbers(x[read], passes[::-1], lengths, offsets, part, places):
+            places += as_stored(_corners(geometry, block, (0, 1, 2)), space)
         else:
-            offset = memory.scratch("max_pool_with_indices offset", taps.shape, np.int64)
-            np.take(offsets, taps, out=offset, mode="clip")
-            np.add(offset, corners[written], out=indices[written])
-        if best is not part:
-            part[...] = best
+            _located(x[read], passes[::-1], part, places, geometry.input_size, space)
+            as_they_are = {0, 1, 2} - {dim - space for dim, _ in passes}
+            places += as_stored(_corners(geometry, block, as_they_are), space)
+            np.maximum(places, -1, out=places)
 
     in_pieces(pool, x, y, axes, pooling.window_reads)
     return logical(y, space), logical(indices, space)
 
 
-def _located(x: Array, positions: Array, passes: Passes) -> tuple[Array, Array]:
-    """The maxima of all windows and their `positions`: those of the first one, or of the last NaN."""
+def _by_numbers(x: Array, passes: Passes, lengths: list[int], offsets: Array, y: Array, indices: Array) -> bool:
+    """Write maxima to y, and where each is, counted from its window's first tap; False where numbers do not tell."""
+    dtype = accumulator(x.dtype)
+    best = y if y.dtype == dtype else memory.scratch("max_pool_with_indices", y.shape, dtype)
+    taps = _numbered(widened("max_pool_with_indices x", x, dtype), passes, lengths, best)
+    if taps.min() == 0 or (dtype.kind == "f" and np.isnan(best).any()):
+        return False
+    offset = memory.scratch("max_pool_with_indices offset", taps.shape, np.int64)
+    np.take(offsets, taps, out=offset, mode="clip")
+    indices[...] = offset
+    if best is not y:
+        y[...] = best
+    return True
+
+
+def _located(x: Array, passes: Passes, y: Array, indices: Array, size: tuple[int, int, int], space: int) -> None:
+    """Write the maxima of all windows to y, and where in the plane of `size` they are: the first one, the last NaN.
+
+    Axis by axis: of each maximum along a later axis, what earlier axes found at its place is looked up. `indices` of
+    windows that read nothing are far below 0.
+    """
+    found: list[tuple[int, Array]] = []
     for dim, reads in passes:
-        (strip,) = reads.strips
-        _, taps, shape = flat_taps(_lowest(x.dtype), x, dim, strip, f"max_pool_with_indices values {dim}")
-        _, places, _ = flat_taps(-1, positions, dim, strip, f"max_pool_with_indices places {dim}")
-        best, place = taps[0], places[0]
-        for values, there in zip(taps[1:], places[1:], strict=True):
-            better = (values > best) | (place < 0)
-            if x.dtype.kind == "f":
-                better |= values != values  # NaN wins, and the last one stays
-            best, place = np.where(better, values, best), np.where(better, there, place)
-        missing = [0] * (prod(shape) - best.size)
-        x, positions = (
-            np.append(flat, missing).astype(flat.dtype).reshape(shape)[at(dim, slice(0, strip.size))]
-            for flat in (best, place)
-        )
-    return x, positions
+        x, place = _located_along(x, dim, reads)
+        nowhere = place < 0
+        found = [(of, np.where(nowhere, -1, np.take_along_axis(places, place, dim))) for of, places in found]
+        found.append((dim, np.where(nowhere, -1, place + reads.sources.start)))
+    pitches = (size[1] * size[2], size[2], 1)
+    indices[...] = 0
+    for dim, place in found:
+        indices += np.multiply(place, pitches[dim - space], dtype=np.int64)
+    for _, place in found:
+        indices[place < 0] = NOWHERE
+    y[...] = x
+
+
+def _located_along(x: Array, dim: int, reads: Reads) -> tuple[Array, Array]:
+    """The maxima of what targets read along one axis, and the items of x that they are: -1 where nothing is read."""
+    shape = resized(x.shape, dim, reads.size)
+    y, place = np.empty(shape, x.dtype), np.empty(shape, np.min_scalar_type(-x.shape[dim] - 1))
+    rows, first, stop, step = in_rows(_lowest(x.dtype), x, dim, reads)
+    length = rows.shape[dim] // step
+    runs = [rows]
+    while 2 ** len(runs) <= (stop - first).max():
+        runs.append(halved(np.maximum, runs[-1], dim))
+    for targets in memory.runs(reads.size, MOST_TARGETS * reads.size // max(1, y.size)):
+        where = at(dim, targets)
+        found = _located_among(runs, dim, first[targets], stop[targets])
+        y[where] = np.where(found < 0, _lowest(x.dtype), np.take_along_axis(rows, found, dim))
+        place[where] = np.where(found < 0, -1, found % length * step + found // length)
+    return y, place
+
+
+def _located_among(runs: list[Array], dim: int, first: Array, stop: Array) -> Array:
+    """Which item from `first` up to `stop` is the maximum, of items and their maxima over runs of 2, 4, … of them.
+
+    It is -1 where there is none. Each target's maximum is that of a run, which is then parted in halves.
+    """
+    shape = resized(runs[0].shape, dim, len(first))
+    heads, tails = ((np.full(shape, _lowest(runs[0].dtype), runs[0].dtype), np.full(shape, -1, np.int8),
+                     np.zeros(shape, np.int64)) for _ in range(2))  # fmt: skip
+    height = 0
+    while (first < stop).any():
+        for (best, heights, places), (chosen, at_ends) in zip((heads, tails), odd_ends(first, stop), strict=True):
+            where = at(dim, chosen)
+            values, held = runs[height].take(at_ends, axis=dim), best[where]
+            if best is heads[0]:  # these runs come one after the other, those of the tails before each other
+                wins = (values > held) | (values != values) | (heights[where] < 0)
+            else:
+                wins = (held == held) & ~(values < held)
+            best[where] = np.where(wins, values, held)
+            heights[where] = np.where(wins, height, heights[where])
+            places[where] = np.where(
+                wins, np.expand_dims(at_ends, (*range(dim), *range(-1, dim - len(shape), -1))), places[where]
+            )
+        height += 1
+    in_tail = (tails[1] >= 0) & ((heads[1] < 0) | (tails[0] > heads[0]) | (tails[0] != tails[0]))
+    best, heights, places = (np.where(in_tail, tail, head) for head, tail in zip(heads, tails, strict=True))
+    for height in range(int(heights.max(initial=0)), 0, -1):
+        taken = heights == height
+        halves = np.where(taken, 2 * places, 0)
+        in_second = np.take_along_axis(runs[height - 1], halves, dim) != best
+        if (best != best).any():
+            last = np.take_along_axis(runs[height - 1], np.where(taken, halves + 1, 0), dim)
+            in_second = np.where(best != best, last != last, in_second)
+        places = np.where(taken, halves + in_second, places)
+        heights[taken] = height - 1
+    return np.where(heights < 0, -1, places)
 
 
 def _numbered(x: Array, passes: Passes, lengths: list[int], y: Array) -> Array:
@@ -143,7 +218,7 @@ def _offsets(geometry: PoolGeometry, order: list[int]) -> Array:
     `order` lists the axes as they are passed over.
     """
     _, h, w = geometry.input_size
-    steps = [_dilation(axis) * pitch for axis, pitch in zip(geometry.axes, (h * w, w, 1), strict=True)]
+    steps = [_sliding(axis).dilation * pitch for axis, pitch in zip(geometry.axes, (h * w, w, 1), strict=True)]
     first, *others = (np.arange(length_of(geometry.axes[index])) * steps[index] for index in order)
     offsets: Array = np.concatenate([[0], first])
     for digits in others:
@@ -151,20 +226,19 @@ def _offsets(geometry: PoolGeometry, order: list[int]) -> Array:
     return offsets
 
 
-def _dilation(axis: AnyAxis) -> int:
-    return axis.dilation if isinstance(axis, Axis) else 1
-
-
-def _corners(geometry: PoolGeometry) -> Array:
-    """Where in the plane the first tap of each window lies, or would lie, [OD, OH, OW]."""
-    d, h, w = (
-        np.arange(axis.out) * axis.stride - axis.low
-        if isinstance(axis, Axis)
-        else np.array([start for start, _ in axis.windows])
-        for axis in geometry.axes
-    )
-    corners: Array = (d[:, None, None] * geometry.input_size[1] + h[:, None]) * geometry.input_size[2] + w
+def _corners(geometry: PoolGeometry, block: Sequence[slice], of: Collection[int]) -> Array:
+    """Positions [1, 1, OD, OH, OW] in the plane, along the axes `of` (D, H, W), of the windows' first taps in a block."""
+    corners = np.zeros((1, 1, 1, 1, 1), np.int64)
+    for index in of:
+        axis, windows = _sliding(geometry.axes[index]), block[index]
+        first = np.arange(windows.start, windows.stop) * axis.stride - axis.low
+        corners = corners + first.reshape(-1, *(1,) * (2 - index)) * prod(geometry.input_size[index + 1 :])
     return corners
+
+
+def _sliding(axis: AnyAxis) -> Axis:
+    assert isinstance(axis, Axis)
+    return axis
 
 
 # --- By indices ---------------------------------------------------------------------------------------------------
