@@ -66,7 +66,6 @@ def max_pool_with_indices(x: Array, geometry: PoolGeometry) -> tuple[Array, Arra
     x, space = stored(x)
     y = np.empty((*x.shape[:space], *geometry.output_size, *x.shape[space + 3 :]), x.dtype)
     indices = np.empty(y.shape, np.int64)
-    dtype = accumulator(x.dtype)
     axes = windowed(geometry, space)
     lengths = [length_of(axis) for _, axis in reversed(axes)]
     are_listed = max(lengths) <= pooling.MOST_TAPS and all(isinstance(axis, Axis) for _, axis in axes)
@@ -227,7 +226,7 @@ def _offsets(geometry: PoolGeometry, order: list[int]) -> Array:
 
 
 def _corners(geometry: PoolGeometry, block: Sequence[slice], of: Collection[int]) -> Array:
-    """Positions [1, 1, OD, OH, OW] in the plane, along the axes `of` (D, H, W), of the windows' first taps in a block."""
+    """Where in the plane, along the axes `of` (D, H, W), first taps of a block's windows lie: [1, 1, OD, OH, OW]."""
     corners = np.zeros((1, 1, 1, 1, 1), np.int64)
     for index in of:
         axis, windows = _sliding(geometry.axes[index]), block[index]

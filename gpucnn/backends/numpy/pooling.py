@@ -136,8 +136,8 @@ class Spans(NamedTuple):
             skipped = np.maximum(-(first // dilation), 0)  # taps in the padding
             last = np.minimum((axis.size - 1 - first) // dilation, axis.kernel - 1)
             return first + skipped * dilation, np.maximum(last + 1 - skipped, 0), dilation
-        # o * stride + k * dilation = i + low has a solution (o, k), and others (o - dilation, k + stride), all divided by
-        # the common divisor of stride and dilation
+        # of o * stride + k * dilation = i + low, all divided by what divides both, one solution (o, k) gives the rest:
+        # (o - dilation, k + stride), …
         common = gcd(axis.stride, axis.dilation)
         stride, dilation = axis.stride // common, axis.dilation // common
         position, rest = np.divmod(targets + axis.low, common)
