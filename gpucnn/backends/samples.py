@@ -24,6 +24,6 @@ def nearest(axis: InterpolationAxis) -> Ints:
 def blended(axis: InterpolationAxis) -> tuple[Ints, Ints, Floats]:
     """The inputs [out] below and above each output's position, and the weight [out] of the one above."""
     last, centre = axis.size - 1, float(axis.centre)
-    position = np.maximum((np.arange(axis.out) + centre) * axis.scale - centre, 0.0)
+    position = np.maximum((np.arange(axis.out) + centre) * float(axis.scale) - centre, 0.0)
     low = np.minimum(position, last).astype(np.int64)
     return low, np.minimum(low + 1, last), np.minimum(position - low, 1.0)

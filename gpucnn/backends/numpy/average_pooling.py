@@ -173,10 +173,11 @@ def _are_full(axis: AnyAxis, padded: bool) -> bool:
 def _counts(axis: AnyAxis, padded: bool) -> Array:
     """How many taps of each output's window count."""
     if isinstance(axis, AdaptiveAxis):
-        first, stop = axis.windows(np.arange(axis.out))
-        return stop - first
+        windows: tuple[Array, Array] = axis.windows(np.arange(axis.out))
+        return windows[1] - windows[0]
     begin, end = _counted(axis, padded)
     starts = np.arange(axis.out) * axis.stride - axis.low
     first = np.maximum(-((starts - begin) // axis.dilation), 0)  # least k with start + k * dilation >= begin
     last = np.minimum(-((starts - end) // axis.dilation), axis.kernel)  # least k with start + k * dilation >= end
-    return np.maximum(last - first, 0)
+    counts: Array = np.maximum(last - first, 0)
+    return counts

@@ -313,7 +313,9 @@ def _plane_gradients(
     def gradient(piece: Piece) -> Array:
         part = grads[piece.images, piece.groups, :, *piece.space]
         n, g, _, od, oh, ow = part.shape
-        runs_of = range(min(oh, max(1, oh * ow // LEAST_DOT)), 0, -1)  # of rows of a plane, of LEAST_DOT numbers at least
+        runs_of = range(
+            min(oh, max(1, oh * ow // LEAST_DOT)), 0, -1
+        )  # of rows of a plane, of LEAST_DOT numbers at least
         rows = oh // next(count for count in runs_of if oh % count == 0)
         runs = (od, oh // rows, rows * ow)
         grad = np.ascontiguousarray(part, dtype).conj().reshape(n, g, filters, 1, 1, 1, 1, *runs)

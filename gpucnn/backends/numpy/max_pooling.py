@@ -18,8 +18,8 @@ from gpucnn.backends.numpy.pooling import (
     as_stored,
     at,
     each_of,
-    flat_taps,
     halved,
+    has_passes,
     in_pieces,
     in_rows,
     length_of,
@@ -28,10 +28,11 @@ from gpucnn.backends.numpy.pooling import (
     resized,
     separably,
     stored,
+    taps_of,
     widened,
     windowed,
 )
-from gpucnn.geometry import Axis, PoolGeometry
+from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
 
 NOWHERE = -(2**62)  # stays below 0 whatever is added
 MOST_TARGETS = 1 << 16  # of an axis, times the elements of all others, whose maxima are located at once
@@ -68,8 +69,8 @@ def max_pool_with_indices(x: Array, geometry: PoolGeometry) -> tuple[Array, Arra
     indices = np.empty(y.shape, np.int64)
     axes = windowed(geometry, space)
     lengths = [length_of(axis) for _, axis in reversed(axes)]
-    are_listed = max(lengths) <= pooling.MOST_TAPS and all(isinstance(axis, Axis) for _, axis in axes)
-    offsets = _offsets(geometry, [dim - space for dim, _ in reversed(axes)]) if are_listed else None
+    in_passes = all(has_passes(axis) for _, axis in axes)
+    offsets = _offsets(geometry, [dim - space for dim, _ in reversed(axes)]) if in_passes else None
 
     def pool(read: Block, written: Block, passes: Passes) -> None:
         part, places = y[written], indices[written]
@@ -107,17 +108,17 @@ def _located(x: Array, passes: Passes, y: Array, indices: Array, size: tuple[int
     Axis by axis: of each maximum along a later axis, what earlier axes found at its place is looked up. `indices` of
     windows that read nothing are far below 0.
     """
-    found: list[tuple[int, Array]] = []
+    found: list[tuple[Reads, int, Array]] = []
     for dim, reads in passes:
         x, place = _located_along(x, dim, reads)
-        nowhere = place < 0
-        found = [(of, np.where(nowhere, -1, np.take_along_axis(places, place, dim))) for of, places in found]
-        found.append((dim, np.where(nowhere, -1, place + reads.sources.start)))
-    pitches = (size[1] * size[2], size[2], 1)
+        found = [
+            (of, pitch, np.where(place < 0, -1, np.take_along_axis(places, place, dim))) for of, pitch, places in found
+        ]
+        found.append((reads, prod(size[dim - space + 1 :]), place))
     indices[...] = 0
-    for dim, place in found:
-        indices += np.multiply(place, pitches[dim - space], dtype=np.int64)
-    for _, place in found:
+    for reads, pitch, place in found:
+        indices += np.multiply(place, pitch, dtype=np.int64) + reads.sources.start * pitch
+    for _, _, place in found:
         indices[place < 0] = NOWHERE
     y[...] = x
 
@@ -145,34 +146,42 @@ def _located_among(runs: list[Array], dim: int, first: Array, stop: Array) -> Ar
     It is -1 where there is none. Each target's maximum is that of a run, which is then parted in halves.
     """
     shape = resized(runs[0].shape, dim, len(first))
-    heads, tails = ((np.full(shape, _lowest(runs[0].dtype), runs[0].dtype), np.full(shape, -1, np.int8),
-                     np.zeros(shape, np.int64)) for _ in range(2))  # fmt: skip
+    lowest = np.full(shape, _lowest(runs[0].dtype), runs[0].dtype)
+    # runs of the window's first part come one after the other, those of its last part before each other
+    first_part, last_part = (
+        (lowest.copy(), np.full(shape, -1, np.int8), np.zeros(shape, np.int64)) for _ in range(2)
+    )  # best value, and height and place of its run
     height = 0
     while (first < stop).any():
-        for (best, heights, places), (chosen, at_ends) in zip((heads, tails), odd_ends(first, stop), strict=True):
+        for part, (chosen, ends) in zip((first_part, last_part), odd_ends(first, stop), strict=True):
             where = at(dim, chosen)
-            values, held = runs[height].take(at_ends, axis=dim), best[where]
-            if best is heads[0]:  # these runs come one after the other, those of the tails before each other
-                wins = (values > held) | (values != values) | (heights[where] < 0)
+            values, best = runs[height].take(ends, axis=dim), part[0][where]
+            if part is first_part:
+                wins = (values > best) | (values != values) | (part[1][where] < 0)
             else:
-                wins = (held == held) & ~(values < held)
-            best[where] = np.where(wins, values, held)
-            heights[where] = np.where(wins, height, heights[where])
-            places[where] = np.where(
-                wins, np.expand_dims(at_ends, (*range(dim), *range(-1, dim - len(shape), -1))), places[where]
-            )
+                wins = (best == best) & ~(values < best)
+            for kept, new in zip(part, (values, height, ends.reshape(-1, *(1,) * (len(shape) - 1 - dim))), strict=True):
+                kept[where] = np.where(wins, new, kept[where])
         height += 1
-    in_tail = (tails[1] >= 0) & ((heads[1] < 0) | (tails[0] > heads[0]) | (tails[0] != tails[0]))
-    best, heights, places = (np.where(in_tail, tail, head) for head, tail in zip(heads, tails, strict=True))
+    best, heights, _ = last_part
+    is_last = (heights >= 0) & ((first_part[1] < 0) | (best > first_part[0]) | (best != best))
+    return _parted(
+        runs, dim, *(np.where(is_last, last, first) for first, last in zip(first_part, last_part, strict=True))
+    )
+
+
+def _parted(runs: list[Array], dim: int, best: Array, heights: Array, places: Array) -> Array:
+    """Which item is the `best` of the run at a height and place: the first one, or the last NaN; -1 below height 0."""
+    is_nan = best != best
     for height in range(int(heights.max(initial=0)), 0, -1):
         taken = heights == height
         halves = np.where(taken, 2 * places, 0)
         in_second = np.take_along_axis(runs[height - 1], halves, dim) != best
-        if (best != best).any():
+        if is_nan.any():
             last = np.take_along_axis(runs[height - 1], np.where(taken, halves + 1, 0), dim)
-            in_second = np.where(best != best, last != last, in_second)
+            in_second = np.where(is_nan, last != last, in_second)
         places = np.where(taken, halves + in_second, places)
-        heights[taken] = height - 1
+        heights = np.where(taken, height - 1, heights)
     return np.where(heights < 0, -1, places)
 
 
@@ -187,9 +196,8 @@ def _numbered(x: Array, passes: Passes, lengths: list[int], y: Array) -> Array:
     name, lowest, step = "max_pool_with_indices", _lowest(x.dtype), 1
     numbers: Array | None = None
     for length, (dim, reads) in zip(lengths, passes, strict=True):
-        (strip,) = reads.strips
-        _, taps, shape = flat_taps(lowest, x, dim, strip, f"{name} values {dim}")
-        before = None if numbers is None else flat_taps(0, numbers, dim, strip, f"{name} numbers {dim}")[1]
+        taps, shape = taps_of(lowest, x, dim, reads, f"{name} values {dim}")
+        before = None if numbers is None else taps_of(0, numbers, dim, reads, f"{name} numbers {dim}")[0]
         x, numbers = memory.scratch(f"{name} best {dim}", shape, x.dtype), memory.scratch(f"{name} {dim}", shape, dtype)
         size = taps[0].size
         best, number = x.reshape(-1)[:size], numbers.reshape(-1)[:size]
@@ -206,7 +214,7 @@ def _numbered(x: Array, passes: Passes, lengths: list[int], y: Array) -> Array:
                 np.multiply(better.view(np.uint8), candidate, out=candidate)
             np.maximum(number, candidate, out=number)
         step = step * length if before is not None else length + 1
-        x, numbers = (array[at(dim, slice(0, strip.size))] for array in (x, numbers))
+        x, numbers = (array[at(dim, slice(0, reads.size))] for array in (x, numbers))
     y[...] = x
     return np.ascontiguousarray(numbers)
 
@@ -217,7 +225,7 @@ def _offsets(geometry: PoolGeometry, order: list[int]) -> Array:
     `order` lists the axes as they are passed over.
     """
     _, h, w = geometry.input_size
-    steps = [_sliding(axis).dilation * pitch for axis, pitch in zip(geometry.axes, (h * w, w, 1), strict=True)]
+    steps = [_dilation(axis) * pitch for axis, pitch in zip(geometry.axes, (h * w, w, 1), strict=True)]
     first, *others = (np.arange(length_of(geometry.axes[index])) * steps[index] for index in order)
     offsets: Array = np.concatenate([[0], first])
     for digits in others:
@@ -229,15 +237,14 @@ def _corners(geometry: PoolGeometry, block: Sequence[slice], of: Collection[int]
     """Where in the plane, along the axes `of` (D, H, W), first taps of a block's windows lie: [1, 1, OD, OH, OW]."""
     corners = np.zeros((1, 1, 1, 1, 1), np.int64)
     for index in of:
-        axis, windows = _sliding(geometry.axes[index]), block[index]
-        first = np.arange(windows.start, windows.stop) * axis.stride - axis.low
+        axis, windows = geometry.axes[index], np.arange(block[index].start, block[index].stop)
+        first = axis.windows(windows)[0] if isinstance(axis, AdaptiveAxis) else windows * axis.stride - axis.low
         corners = corners + first.reshape(-1, *(1,) * (2 - index)) * prod(geometry.input_size[index + 1 :])
     return corners
 
 
-def _sliding(axis: AnyAxis) -> Axis:
-    assert isinstance(axis, Axis)
-    return axis
+def _dilation(axis: AnyAxis) -> int:
+    return axis.dilation if isinstance(axis, Axis) else 1
 
 
 # --- By indices ---------------------------------------------------------------------------------------------------

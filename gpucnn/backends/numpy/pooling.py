@@ -20,9 +20,10 @@ from gpucnn.geometry.caches import kept
 
 AnyAxis = Axis | AdaptiveAxis
 
-# Taps of a window up to which there is a pass for each of them. Longer windows are put together from runs of 1, 2, 4,
-# 8, … taps: those of 100,000 take 40 passes, and their sums round as little as sums in pairs.
-MOST_TAPS = 32
+# Taps of a window up to which there is a pass for each of them; and up to which there is where windows overlap so much
+# that eight or more hold each input. Longer windows are put together from runs of 1, 2, 4, 8, … taps: those of 100,000
+# take 40 passes, and their sums round as little as sums in pairs.
+MOST_TAPS, MOST_SHARED_TAPS = 64, 512
 READS_BYTES = 4 << 20  # of all that is kept of what axes read
 
 # Bytes that a piece reads or writes, whichever is more. A piece costs some 40 us of Python, which no two threads run at
@@ -86,14 +87,14 @@ class Strip(NamedTuple):
 
     With a stride of s the inputs that are s apart make a phase, so that every tap is a shifted run of one of them.
     `sources` are what the taps read where all reach a source for each target and none is read twice; else it is empty.
-    Where there are more than `MOST_TAPS`, all of one phase, they are not listed.
+    Where there are more than `MOST_SHARED_TAPS`, all of one phase, they are not listed.
     """
 
     where: slice
     size: int
     length: int
     phases: tuple[Phase, ...]
-    count: int  # of taps
+    tap_count: int
     gap: int  # items from one tap to the next where all taps read one phase; else 0
     taps: tuple[Tap, ...] = ()
     sources: tuple[slice, ...] = ()
@@ -169,7 +170,7 @@ Passes = list[tuple[int, Reads]]
 def window_reads(axis: AnyAxis, start: int, stop: int) -> Reads:
     """What the windows ``[start, stop)`` of an axis read of its inputs."""
     spans, count = Spans(axis, start, stop, of_windows=True), stop - start
-    if isinstance(axis, AdaptiveAxis) or (axis.kernel > MOST_TAPS and axis.dilation % axis.stride):
+    if isinstance(axis, AdaptiveAxis) or not (has_passes(axis) or axis.dilation % axis.stride == 0):
         return Reads(count, spans.sources(), spans)
     return _reads(spans, [(slice(None), count, _moved(axis.forward, start))])
 
@@ -186,7 +187,7 @@ def input_reads(axis: AnyAxis, start: int, stop: int) -> Reads:
         return Reads(count, slice(0, 1), spans, (only,))
     k = axis.kernel
     repeats = k if axis.tiles and start % k == stop % k == 0 and stop <= axis.out * k else 1
-    if k > MOST_TAPS and axis.stride > 1:
+    if not (has_passes(axis) or axis.stride == 1):
         return Reads(count, spans.sources(), spans, repeats=repeats)
     strips = []
     for first, _, sampling in axis.backward:
@@ -218,7 +219,7 @@ def _strip(where: slice, count: int, sampling: Sampling, low: int, high: int) ->
     """Targets that sample ``[low, high)``."""
     step, offsets = sampling.step, sampling.offsets
     base, length = sampling.least, count + (sampling.most - sampling.least) // step
-    is_long = len(offsets) > MOST_TAPS
+    is_long = len(offsets) > MOST_SHARED_TAPS
     residues = [0] if is_long else sorted({(offset - base) % step for offset in offsets})
     phases = []
     for first in (base + residue - low for residue in residues):
@@ -235,6 +236,12 @@ def _strip(where: slice, count: int, sampling: Sampling, low: int, high: int) ->
     apart = len(residues) == len(offsets) and all(first >= 0 and last <= high - low for first, last in reach)
     direct = tuple(slice(first, last, step) for first, last in reach) if apart else ()
     return strip._replace(taps=taps, sources=direct)
+
+
+def has_passes(axis: AnyAxis) -> bool:
+    """Whether there is a pass for each tap."""
+    shares = isinstance(axis, Axis) and 8 * axis.stride <= axis.kernel
+    return length_of(axis) <= (MOST_SHARED_TAPS if shares else MOST_TAPS)
 
 
 def length_of(axis: AnyAxis) -> int:
@@ -361,6 +368,9 @@ def in_pairs(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, reads: Reads, y:
     The runs of one length begin at multiples of it, so each target takes two of them at most, at its ends.
     """
     runs, first, stop, _ = in_rows(nothing, x, dim, reads)
+    if isinstance(reads.spans.axis, AdaptiveAxis) and (stop - first).max() <= MOST_TAPS:
+        _in_turn(ufunc, x, dim, first, stop, y)
+        return
     y[...] = nothing
     with np.errstate(over="ignore", invalid="ignore"):  # of runs that nobody reads
         while (first < stop).any():
@@ -368,6 +378,15 @@ def in_pairs(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, reads: Reads, y:
                 where = at(dim, chosen)
                 y[where] = ufunc(y[where], runs.take(places, axis=dim))
             runs = halved(ufunc, runs, dim)
+
+
+def _in_turn(ufunc: np.ufunc, x: Array, dim: int, first: Array, stop: Array, y: Array) -> None:
+    """As `in_pairs`, item by item: 13 x 13 pooled to 6 x 6 took half of the time."""
+    y[...] = x.take(first, axis=dim)
+    for item in range(1, int((stop - first).max())):
+        chosen = np.flatnonzero(first + item < stop)
+        where = at(dim, slice(None) if len(chosen) == len(first) else chosen)
+        y[where] = ufunc(y[where], x.take(first[chosen] + item, axis=dim))
 
 
 def odd_ends(first: Array, stop: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -412,8 +431,8 @@ def along(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, strip: Strip, name:
     if y is None or not y.flags.c_contiguous or strip.length > strip.size:
         y = memory.scratch(name, shape, x.dtype)
     flat = y.reshape(-1)[:size]
-    if not taps or (strip.gap == 1 and len(taps) > 3):
-        _doubling(ufunc, rows[0], strip.count, strip.gap * pitch, flat, name)
+    if (strip.gap == 1 and strip.tap_count > 3) or (strip.gap and strip.tap_count > MOST_TAPS):
+        _doubling(ufunc, rows[0], strip.tap_count, strip.gap * pitch, flat, name)
     else:
         ufunc(taps[0], taps[1], out=flat)
         for tap in taps[2:]:
@@ -464,6 +483,22 @@ def flat_taps(
     pitch = prod(shape[dim + 1 :])
     size = rows[0].size - (strip.length - strip.size) * pitch
     return rows, [rows[tap.phase][tap.shift * pitch :][:size] for tap in strip.taps], shape
+
+
+def taps_of(nothing: Any, x: Array, dim: int, reads: Reads, name: str) -> tuple[list[Array], tuple[int, ...]]:
+    """What each tap reads along one axis, as flat arrays, and the shape of what they begin with.
+
+    Where windows differ in length, taps that a window does not have read its last one again.
+    """
+    if reads.strips:
+        _, taps, shape = flat_taps(nothing, x, dim, reads.strips[0], name)
+        return taps, shape
+    first, count, _ = reads.spans.runs()
+    first -= reads.sources.start
+    taps = [
+        x.take(first + np.minimum(tap, count - 1), axis=dim).reshape(-1) for tap in range(length_of(reads.spans.axis))
+    ]
+    return taps, resized(x.shape, dim, reads.size)
 
 
 def widened(name: str, x: Array, dtype: np.dtype[Any]) -> Array:
