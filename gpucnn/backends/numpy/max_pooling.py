@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -34,6 +34,7 @@ from gpucnn.backends.numpy.pooling import (
 )
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
 
+ELEMENT_BYTES = 16  # that an element counts for where pieces are cut: its value, copies of it, and its window's index
 NOWHERE = -(2**62)  # stays below 0 whatever is added
 MOST_TARGETS = 1 << 16  # of an axis, times the elements of all others, whose maxima are located at once
 
@@ -76,14 +77,14 @@ def max_pool_with_indices(x: Array, geometry: PoolGeometry) -> tuple[Array, Arra
         part, places = y[written], indices[written]
         block = [*written, *(slice(0, length) for length in y.shape[len(written) :])][space : space + 3]
         if offsets is not None and _by_numbers(x[read], passes[::-1], lengths, offsets, part, places):
-            places += as_stored(_corners(geometry, block, (0, 1, 2)), space)
+            _add_corners(places, geometry, block, (0, 1, 2), space)
         else:
             _located(x[read], passes[::-1], part, places, geometry.input_size, space)
             as_they_are = {0, 1, 2} - {dim - space for dim, _ in passes}
-            places += as_stored(_corners(geometry, block, as_they_are), space)
+            _add_corners(places, geometry, block, as_they_are, space)
             np.maximum(places, -1, out=places)
 
-    in_pieces(pool, x, y, axes, pooling.window_reads)
+    in_pieces(pool, x, y, axes, pooling.window_reads, weight=ELEMENT_BYTES / x.itemsize)
     return logical(y, space), logical(indices, space)
 
 
@@ -94,9 +95,10 @@ def _by_numbers(x: Array, passes: Passes, lengths: list[int], offsets: Array, y:
     taps = _numbered(widened("max_pool_with_indices x", x, dtype), passes, lengths, best)
     if taps.min() == 0 or (dtype.kind == "f" and np.isnan(best).any()):
         return False
-    offset = memory.scratch("max_pool_with_indices offset", taps.shape, np.int64)
-    np.take(offsets, taps, out=offset, mode="clip")
-    indices[...] = offset
+    if indices.flags.c_contiguous:
+        np.take(offsets, taps, out=indices, mode="clip")
+    else:
+        indices[...] = offsets[taps]
     if best is not y:
         y[...] = best
     return True
@@ -233,25 +235,29 @@ def _offsets(geometry: PoolGeometry, order: list[int]) -> Array:
     return offsets
 
 
-def _corners(geometry: PoolGeometry, block: Sequence[slice], of: Collection[int]) -> Array:
-    """Where in the plane, along the axes `of` (D, H, W), first taps of a block's windows lie: [1, 1, OD, OH, OW]."""
-    corners = np.zeros((1, 1, 1, 1, 1), np.int64)
-    for index in of:
-        axis, windows = geometry.axes[index], np.arange(block[index].start, block[index].stop)
-        first = axis.windows(windows)[0] if isinstance(axis, AdaptiveAxis) else windows * axis.stride - axis.low
-        corners = corners + first.reshape(-1, *(1,) * (2 - index)) * prod(geometry.input_size[index + 1 :])
-    return corners
-
-
 def _dilation(axis: AnyAxis) -> int:
     return axis.dilation if isinstance(axis, Axis) else 1
 
 
+def _add_corners(
+    indices: Array, geometry: PoolGeometry, block: Sequence[slice], axes: Collection[int], space: int
+) -> None:
+    """Add where in the plane, along `axes` of (D, H, W), the first taps of a block's windows lie, or would lie."""
+    for index in axes:
+        axis, windows = geometry.axes[index], np.arange(block[index].start, block[index].stop)
+        first = axis.windows(windows)[0] if isinstance(axis, AdaptiveAxis) else windows * axis.stride - axis.low
+        if first.any():
+            first *= prod(geometry.input_size[index + 1 :])
+            indices += first.reshape(-1, *(1,) * (indices.ndim - 1 - space - index))
+
+
 # --- By indices ---------------------------------------------------------------------------------------------------
 
-# Windows of a plane from which on `add.at` is called plane by plane, with the indices as they are: to make them indices
-# into all planes is to read and write 8 bytes for each, which took VGG's first pooling a fifth more time.
-LARGE_PLANE = 2048
+# Windows whose gradients or values go their ways at once: as indices into all planes they take half a megabyte.
+MOST_WINDOWS = 1 << 16
+
+# Parts of a plane whose sums are wider than its elements: all windows are looked at for each part.
+PARTS, LEAST_PART = 4, 1 << 19
 
 
 def max_pool_backward(grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
@@ -262,18 +268,19 @@ def max_pool_backward(grad_y: Array, indices: Array, geometry: PoolGeometry) -> 
     dtype, size = accumulator(grad_y.dtype), prod(geometry.input_size)
 
     def add(block: Block) -> None:
-        part, places = grad_x[block], indices[block]
-        grad = grad_y[block].astype(dtype, copy=False)
-        total = part if part.dtype == dtype else memory.scratch("max_pool_backward", part.shape, dtype)
-        total[...] = 0
-        if space == 2 and prod(places.shape[2:]) >= LARGE_PLANE and places.min() >= 0:
-            for n, c in np.ndindex(places.shape[:2]):
-                np.add.at(total[n, c].reshape(-1), places[n, c].reshape(-1), grad[n, c].reshape(-1))
-        else:
-            flat, valid = _flat(places, size, space)
-            np.add.at(total.reshape(-1), flat, grad.reshape(-1)[valid])
-        if total is not part:
-            part[...] = total
+        part, grad = grad_x[block].reshape(-1), grad_y[block].reshape(-1)
+        if part.dtype == dtype:
+            part[...] = 0
+            for windows, places in _places(indices[block], size, space):
+                np.add.at(part, places, grad[windows])
+            return
+        for run in memory.runs(part.size, max(LEAST_PART, -(-part.size // PARTS))):
+            total = memory.scratch("max_pool_backward", (run.stop - run.start,), dtype)
+            total[...] = 0
+            for windows, places in _places(indices[block], size, space):
+                inside = (run.start <= places) & (places < run.stop)
+                np.add.at(total, places[inside] - run.start, grad[windows][inside].astype(dtype))
+            part[run] = total
 
     blocks = pooling.cut_up(grad_x.shape[:space], grad_x.nbytes)
     if (
@@ -292,10 +299,10 @@ def unpool(values: Array, indices: Array, size: tuple[int, int, int]) -> Array:
     planes = np.empty((*values.shape[:space], *size, *values.shape[space + 3 :]), values.dtype)
 
     def put(block: Block) -> None:
-        part = planes[block]
+        part, read = planes[block].reshape(-1), values[block].reshape(-1)
         part[...] = 0
-        flat, valid = _flat(indices[block], prod(size), space)
-        part.reshape(-1)[flat] = values[block].reshape(-1)[valid]
+        for windows, places in _places(indices[block], prod(size), space):
+            part[places] = read[windows]
 
     each_of(put, pooling.cut_up(planes.shape[:space], planes.nbytes))
     return logical(planes, space)
@@ -308,31 +315,33 @@ def gather(planes: Array, indices: Array) -> Array:
     values = np.empty(indices.shape, planes.dtype)
 
     def take(block: Block) -> None:
-        flat, valid = _flat(indices[block], prod(planes.shape[space : space + 3]), space)
-        part = values[block].reshape(-1)
-        if isinstance(valid, slice):
-            np.take(planes[block].reshape(-1), flat, out=part, mode="clip")
-        else:
-            part[...] = 0
-            part[valid] = planes[block].reshape(-1)[flat]
+        part, read = values[block].reshape(-1), planes[block].reshape(-1)
+        for windows, places in _places(indices[block], prod(planes.shape[space : space + 3]), space):
+            if isinstance(windows, slice):
+                np.take(read, places, out=part[windows], mode="clip")
+            else:
+                part[windows] = read[places]
 
+    if indices.size and indices.min() < 0:
+        values[...] = 0
     each_of(take, pooling.cut_up(planes.shape[:space], planes.nbytes))
     return logical(values, space)
 
 
-def _flat(indices: Array, size: int, space: int) -> tuple[Array, Array | slice]:
-    """Indices within planes of `size` as indices into all planes, without those of -1, and which ones they are.
+def _places(indices: Array, size: int, space: int) -> Iterator[tuple[Array | slice, Array]]:
+    """Windows, some at a time and without those of index -1, and where in all planes of `size` their indices point.
 
-    They are stored as [N, C, D, H, W] or [N, D, H, W, C]; in the latter neighbours in a plane lie C apart.
+    Indices are stored as [N, C, D, H, W] or [N, D, H, W, C]; in the latter neighbours in a plane lie C apart.
     """
-    n, c = indices.shape[0], indices.shape[1 if space == 2 else 4]
-    flat = memory.scratch("pooling flat", indices.shape, np.int64)
-    if space == 2:
-        np.add(indices, (np.arange(n * c) * size).reshape(n, c, 1, 1, 1), out=flat, dtype=np.int64, casting="unsafe")
-    else:
-        np.multiply(indices, c, out=flat, dtype=np.int64, casting="unsafe")
-        flat += (np.arange(n) * size * c)[:, None, None, None, None] + np.arange(c)
-    if indices.size == 0 or indices.min() >= 0:
-        return flat.reshape(-1), slice(None)
-    valid = (indices >= 0).reshape(-1)
-    return flat.reshape(-1)[valid], valid
+    windows, channels = prod(indices.shape[space : space + 3]), 1 if space == 2 else indices.shape[4]
+    flat = indices.reshape(-1)
+    for run in memory.runs(flat.size, MOST_WINDOWS):
+        number = np.arange(run.start, run.stop)
+        image = number // (windows * channels)
+        channel = 0 if channels == 1 else number % channels
+        places = (image * size + flat[run].astype(np.int64, copy=False)) * channels + channel
+        if flat[run].min() >= 0:
+            yield run, places
+        else:
+            inside = flat[run] >= 0
+            yield number[inside], places[inside]
