@@ -55,11 +55,11 @@ class Sampling:
     @property
     def spacing(self) -> int:
         """From one tap's offset to the next tap's; 0 where there is one tap."""
-        return self.offsets.step if len(self.offsets) > 1 else 0
+        return self.offsets[1] - self.offsets[0] if len(self.offsets) > 1 else 0
 
     def by_residue(self) -> list[range]:
         """The taps whose offsets are alike modulo `step`, by that residue."""
-        period = self.step // gcd(self.step, self.offsets.step)
+        period = self.step // gcd(self.step, self.spacing)
         count = len(self.offsets)
         firsts = sorted(range(min(count, period)), key=lambda k: self.offsets[k] % self.step)
         return [range(k, count, period) for k in firsts]
@@ -78,7 +78,7 @@ class Sampling:
     @property
     def is_identity(self) -> bool:
         """Whether each target reads just the source of its own position."""
-        return self.offsets == range(1) and self.step == 1 and self.targets == self.sources
+        return self.least == self.most == 0 and self.step == 1 and self.targets == self.sources
 
 
 class Residue(NamedTuple):

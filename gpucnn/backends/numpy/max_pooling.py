@@ -79,7 +79,8 @@ def max_pool_with_indices(x: Array, geometry: PoolGeometry) -> tuple[Array, Arra
         if offsets is not None and _by_numbers(x[read], passes[::-1], lengths, offsets, part, places):
             _add_corners(places, geometry, block, (0, 1, 2), space)
         else:
-            _located(x[read], passes[::-1], part, places, geometry.input_size, space)
+            with np.errstate(invalid="ignore"):  # bfloat16 is compared to NaN
+                _located(x[read], passes[::-1], part, places, geometry.input_size, space)
             as_they_are = {0, 1, 2} - {dim - space for dim, _ in passes}
             _add_corners(places, geometry, block, as_they_are, space)
             np.maximum(places, -1, out=places)
