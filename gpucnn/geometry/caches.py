@@ -13,6 +13,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ENTRY_BYTES = 512  # of the arguments of a result, and of the tables that find it by them
+SCALAR_BYTES = 64  # of a number, a slice or a short text, about
 _SCALARS = frozenset({int, float, bool, str, slice, range, type(None)})
 
 
@@ -95,12 +96,12 @@ def bytes_of(value: Any) -> int:
     """
     kind = type(value)
     if kind in _SCALARS:
-        return sys.getsizeof(value)
+        return SCALAR_BYTES
     if hasattr(value, "itemsize"):  # an array of any library
         return ENTRY_BYTES + int(value.size * value.itemsize)
     size = sys.getsizeof(value)
     if isinstance(value, tuple | list):
-        return size + sum(map(bytes_of, value))
+        return size + SCALAR_BYTES * len(value) + sum(bytes_of(item) for item in value if type(item) not in _SCALARS)
     if isinstance(value, dict):
         return size + sum(map(bytes_of, value.values()))
     if hasattr(value, "__dict__"):

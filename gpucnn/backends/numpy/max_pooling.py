@@ -35,6 +35,7 @@ from gpucnn.backends.numpy.pooling import (
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
 
 ELEMENT_BYTES = 16  # that an element counts for where pieces are cut: its value, copies of it, and its window's index
+RUNS = 1 / 4  # the work of runs of 1, 2, 4, … elements for a byte: pieces are few, as each takes some hundred calls
 NOWHERE = -(2**62)  # stays below 0 whatever is added
 MOST_TARGETS = 1 << 16  # of an axis, times the elements of all others, whose maxima are located at once
 
@@ -85,7 +86,8 @@ def max_pool_with_indices(x: Array, geometry: PoolGeometry) -> tuple[Array, Arra
             _add_corners(places, geometry, block, as_they_are, space)
             np.maximum(places, -1, out=places)
 
-    in_pieces(pool, x, y, axes, pooling.window_reads, weight=ELEMENT_BYTES / x.itemsize)
+    weight = ELEMENT_BYTES / x.itemsize if in_passes else RUNS
+    in_pieces(pool, x, y, axes, pooling.window_reads, weight)
     return logical(y, space), logical(indices, space)
 
 
