@@ -7,6 +7,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,7 @@ import gpucnn.functional as F
 from gpucnn.backends.cuda import tiles
 from gpucnn.backends.cuda.pooling import _inputs_within, _outputs_within
 from gpucnn.backends.numpy import average_pooling, memory, pooling, resampling
-from gpucnn.geometry import Axis
+from gpucnn.geometry import Axis, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.caches import bytes_of, kept
 from gpucnn.geometry.geometries import adaptive_geometry, pool_geometry
 
@@ -145,13 +146,52 @@ def test_samples_of_any_number(size: int, order: str, share: int, mode: str, mor
 @pytest.mark.parametrize("groups", [1, 4])
 def test_steps_of_any_length_of_convolutions_and_columns(size: int, groups: int) -> None:
     x, w = np.ones((1, groups, size), np.float32), np.ones((groups, 1, 3), np.float32)
-    for options in ({"stride": size // 4}, {"dilation": size // 4}, {"stride": 1000}, {"dilation": 100}, {}):
-        y = F.conv1d(x, w, groups=groups, **options)
-        expect_few_lines(lambda o=options: F.conv1d(x, w, groups=groups, **o), x.size)
-        expect_few_lines(lambda o=options, y=y: F.conv1d_backward(y, x, w, groups=groups, **o), 3 * x.size)
-        columns = F.im2col(x, (3,), **options)
-        expect_few_lines(lambda o=options: F.im2col(x, (3,), **o), x.size)
-        expect_few_lines(lambda o=options, c=columns: F.col2im(c, (size,), (3,), **o), x.size)
+    steps: list[dict[str, Any]] = [
+        {"stride": size // 4},
+        {"dilation": size // 4},
+        {"stride": 1000},
+        {"dilation": 100},
+        {},
+    ]
+    for options in steps:
+        y, columns = F.conv1d(x, w, groups=groups, **options), F.im2col(x, (3,), **options)
+        for elements, call in (
+            (x.size, partial(F.conv1d, x, w, groups=groups, **options)),
+            (3 * x.size, partial(F.conv1d_backward, y, x, w, groups=groups, **options)),
+            (x.size, partial(F.im2col, x, (3,), **options)),
+            (x.size, partial(F.col2im, columns, (size,), (3,), **options)),
+        ):
+            expect_few_lines(call, elements)
+
+
+def test_receptive_fields_of_large_steps() -> None:
+    layers: list[Any] = [
+        3,
+        Window(5, 3),
+        TransposedWindow(2 * 10**6, 10**6, 7),
+        3,
+        TransposedWindow(4, 2, 1),
+        Window(3, 1, 1),
+    ]
+    expect_few_lines(lambda: receptive_field(layers), 0)
+    fields = {
+        s: receptive_field([3, Window(5, 3), TransposedWindow(2 * s, s, 7), 3, TransposedWindow(4, 2, 1)])
+        for s in (8, 64)
+    }
+    for steps, field in fields.items():
+        outputs = [seen(o, steps) for o in range(4 * steps)]
+        most = max(high - low + 1 for low, high in outputs)
+        first = next(o for o, (low, high) in enumerate(outputs) if high - low + 1 == most)
+        assert (field.size, field.start + first * field.stride) == (most, outputs[first][0])
+
+
+def seen(o: int, steps: int) -> tuple[int, int]:
+    """What output o sees of the input of the layers above, one by one."""
+    inputs = {i for i in range(-9, o + 9) if 0 <= o + 1 - 2 * i < 4}
+    inputs = {j + tap for j in inputs for tap in range(3)}
+    inputs = {i for i in range(-99, o + 99) for j in inputs if 0 <= j + 7 - steps * i < 2 * steps}
+    inputs = {3 * j + tap for j in inputs for tap in range(5)}
+    return min(inputs), max(inputs) + 2
 
 
 def test_unpooling_and_nails_of_long_signals() -> None:

@@ -16,7 +16,8 @@ def nearest(axis: InterpolationAxis) -> Ints:
     """The input [out] that each output of an axis copies."""
     outputs, last = np.arange(axis.out), axis.size - 1
     if isinstance(axis.scale, float):
-        return np.minimum((outputs + float(axis.centre)) * axis.scale, last).astype(np.int64)
+        rounded: Ints = np.minimum((outputs + float(axis.centre)) * axis.scale, last).astype(np.int64)
+        return rounded
     (step, steps), (centre, centres) = axis.scale.as_integer_ratio(), axis.centre.as_integer_ratio()
     return np.minimum((outputs * centres + centre) * step // (steps * centres), last)
 

@@ -201,8 +201,9 @@ def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) ->
 
     The ratio of two sizes is taken exactly, and what ``1 / factor`` rounds off moves no sample either: 37 / 3.7 is 10.
     """
-    exact = factor is None or factor * size == out
-    return InterpolationAxis(size, out, Fraction(size, out) if exact else (1.0 + 2**-40) / factor, centre)
+    if factor is None or factor * size == out:
+        return InterpolationAxis(size, out, Fraction(size, out), centre)
+    return InterpolationAxis(size, out, (1.0 + 2**-40) / factor, centre)
 
 
 def linear_axis(size: int, out: int, factor: float | None, align_corners: bool) -> InterpolationAxis:

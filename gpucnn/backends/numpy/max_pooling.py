@@ -152,21 +152,24 @@ def _located_among(runs: list[Array], dim: int, first: Array, stop: Array) -> Ar
     """
     shape = resized(runs[0].shape, dim, len(first))
     lowest = np.full(shape, _lowest(runs[0].dtype), runs[0].dtype)
-    # runs of the window's first part come one after the other, those of its last part before each other
-    first_part, last_part = (
-        (lowest.copy(), np.full(shape, -1, np.int8), np.zeros(shape, np.int64)) for _ in range(2)
-    )  # best value, and height and place of its run
+    # The best value of each target, and the height and place of its run: runs of the first part of a window come one
+    # after the other, those of its last part before each other.
+    parts: list[list[Array]] = [
+        [lowest.copy(), np.full(shape, -1, np.int8), np.zeros(shape, np.int64)] for _ in range(2)
+    ]
+    first_part, last_part = parts
     height = 0
     while (first < stop).any():
-        for part, (chosen, ends) in zip((first_part, last_part), odd_ends(first, stop), strict=True):
+        for part, (chosen, ends) in zip(parts, odd_ends(first, stop), strict=True):
             where = at(dim, chosen)
             values, best = runs[height].take(ends, axis=dim), part[0][where]
             if part is first_part:
                 wins = (values > best) | (values != values) | (part[1][where] < 0)
             else:
                 wins = (best == best) & ~(values < best)
-            for kept, new in zip(part, (values, height, ends.reshape(-1, *(1,) * (len(shape) - 1 - dim))), strict=True):
-                kept[where] = np.where(wins, new, kept[where])
+            winners: list[Any] = [values, height, ends.reshape(-1, *(1,) * (len(shape) - 1 - dim))]
+            for held, winner in zip(part, winners, strict=True):
+                held[where] = np.where(wins, winner, held[where])
         height += 1
     best, heights, _ = last_part
     is_last = (heights >= 0) & ((first_part[1] < 0) | (best > first_part[0]) | (best != best))
