@@ -87,23 +87,32 @@ def kept(most_bytes: int) -> Callable[[Callable[P, R]], Kept[P, R]]:
 
 
 def bytes_of(value: Any) -> int:
-    """Bytes that `value` takes: an array's, or an object's with all that it holds.
+    """Bytes that `value` takes: an array's, or an object's with all that it holds, what it holds twice counted once.
 
     Examples
     --------
     >>> bytes_of(range(10**9)) < 100 < bytes_of(tuple(range(1000)))
     True
     """
+    return _bytes_of(value, set())
+
+
+def _bytes_of(value: Any, counted: set[int]) -> int:
     kind = type(value)
     if kind in _SCALARS:
         return SCALAR_BYTES
+    if id(value) in counted:
+        return 0
+    counted.add(id(value))
     if hasattr(value, "itemsize"):  # an array of any library
         return ENTRY_BYTES + int(value.size * value.itemsize)
-    size = sys.getsizeof(value)
     if isinstance(value, tuple | list):
-        return size + SCALAR_BYTES * len(value) + sum(bytes_of(item) for item in value if type(item) not in _SCALARS)
-    if isinstance(value, dict):
-        return size + sum(map(bytes_of, value.values()))
-    if hasattr(value, "__dict__"):
-        return size + bytes_of(vars(value))
-    return size + sum(bytes_of(getattr(value, name)) for name in getattr(kind, "__slots__", ()))
+        held: Any = value
+    elif isinstance(value, dict):
+        held = value.values()
+    elif hasattr(value, "__dict__"):
+        held = (vars(value),)
+    else:
+        held = [getattr(value, name) for name in getattr(kind, "__slots__", ())]
+    large = (item for item in held if type(item) not in _SCALARS)
+    return sys.getsizeof(value) + SCALAR_BYTES * len(held) + sum(_bytes_of(item, counted) for item in large)

@@ -7,7 +7,6 @@ about a tenth of the product. Channels-last images give rows in place of columns
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any
@@ -18,6 +17,7 @@ from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, products, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
+from gpucnn.geometry.caches import kept
 
 Samplings = tuple[Sampling, Sampling, Sampling]
 
@@ -25,6 +25,7 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 PIECE_BYTES = 2 << 20
 LEAST_POSITIONS = 192  # of a piece, for each one's product reads the whole weight
 WORTH_PACKING = 1 << 18  # weights that are not worth a thread to copy
+PLANS_BYTES = 4 << 20  # of all lists of pieces that are kept
 WORTH_SHARING = 1 << 22  # multiply-adds below which a piece is not worth a thread
 
 
@@ -107,7 +108,7 @@ def pieces(extents: tuple[int, ...], filters: int, depth: int, itemsize: int) ->
     return _cut(extents, filters, depth, _fitting(max(depth, filters) * itemsize))
 
 
-@lru_cache(maxsize=1024)  # 9 of the 75 us that a conv2d of 8 x 8 pixels took
+@kept(PLANS_BYTES)  # 9 of the 75 us that a conv2d of 8 x 8 pixels took
 def _cut(extents: tuple[int, ...], filters: int, depth: int, most: int) -> Pieces:
     positions = prod(extents)
     shares = min(4, positions * filters * depth // WORTH_SHARING)

@@ -14,7 +14,7 @@ padding. Rows lie end to end there, so the taps along the height are views of it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
@@ -26,6 +26,7 @@ from gpucnn.backends.numpy import grouped, memory, threads
 from gpucnn.backends.numpy.grouped import Part, Samplings
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
+from gpucnn.geometry.caches import kept
 
 __all__ = ["contract_parts", "contract_weight", "suits"]
 
@@ -35,6 +36,7 @@ Limits = tuple[int, int, int]  # of the numbers that a piece copies: at most, at
 # Bytes of a piece's copies. Its few calls are long, or threads would wait for each other, and what is less than four
 # pieces is cut into four.
 MOST_BYTES, LEAST_BYTES = 3 << 20, 256 << 10
+PLANS_BYTES = 4 << 20  # of all plans that are kept, of each kind
 LEAST_PLANE = 150  # outputs of a plane; smaller ones have their channels innermost
 LANES = 256  # channels of a piece, where they are innermost
 RUN = 4096  # numbers that a pass runs along there, for which each tap has a weight
@@ -278,7 +280,7 @@ def _plane_copies(
     return plans
 
 
-@lru_cache(maxsize=256)
+@kept(PLANS_BYTES)
 def _plane_pieces(
     sources: tuple[int, ...], targets: tuple[int, ...], samplings: Samplings, flat: bool, limits: Limits
 ) -> list[Piece]:
@@ -374,7 +376,7 @@ def _pixel_copies(samplings: Samplings, size: Sequence[int], longest: int, targe
     return plans
 
 
-@lru_cache(maxsize=256)
+@kept(PLANS_BYTES)
 def _pixel_pieces(
     sources: tuple[int, ...], targets: tuple[int, ...], samplings: Samplings, longest: int, limits: Limits
 ) -> list[Piece]:

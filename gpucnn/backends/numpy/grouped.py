@@ -28,6 +28,7 @@ from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, products, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
+from gpucnn.geometry.caches import kept
 
 Samplings = tuple[Sampling, Sampling, Sampling]
 Part = tuple[Array, Samplings, Array]  # weight [G, M, C, KD, KH, KW], samplings and target [N, G * M, *o], any strides
@@ -39,6 +40,7 @@ LANES = 16  # columns from which BLAS takes a matrix that it need not transpose 
 # pieces is cut into these.
 MOST_BYTES, LEAST_BYTES = 3 << 20, 256 << 10
 PIECES = 4
+PLANS_BYTES = 4 << 20  # of all plans that are kept
 
 
 def suits(groups: int, inputs: int, outputs: int) -> bool:
@@ -303,7 +305,7 @@ def _pieces(
     return _planned(sources.shape, targets.shape, samplings, rows, dtype.itemsize, max(1, least), limits)
 
 
-@lru_cache(maxsize=256)
+@kept(PLANS_BYTES)
 def _planned(
     sources: tuple[int, ...],
     targets: tuple[int, ...],

@@ -24,6 +24,7 @@ ADD = 0.35  # a number of a product to a sum
 FOLD = 1.0  # a number of a column to an image
 TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 4.0, 2.6  # a pixel of a channel to Winograd's frequencies, and back
 TRANSFORM_FILTER = 1.1  # a frequency of a filter
+PART = 4e4  # the Python of one of the parts into which a dilation cuts an image
 
 _TILED = frozenset({"float32", "float16", "bfloat16"})  # float64 is asked for where rounding matters
 
@@ -122,12 +123,14 @@ def _winograd(batch: int, weight: Sequence[int], samplings: Sequence[Sampling]) 
     groups, filters, channels, taps, *_ = weight
     depth, height, width = samplings
     tall = len(height.offsets) == 3
-    tiles = float(batch * depth.targets)
+    tiles, parts = float(batch * depth.targets), 1
     for sampling, high in ((height, tall), (width, True)):
         gap = abs(sampling.spacing) if high else 1
         each = -(-sampling.targets // gap)  # without dilation
+        parts *= min(gap, sampling.targets)
         tiles *= gap * (-(-each // 2) + 1 if high else each)  # and one between rows and between images
     frequencies = 16 if tall else 4
     multiplies = frequencies * tiles * filters * channels * taps * _multiply(filters)
     transforms = frequencies / 4 * tiles * (channels * taps * TRANSFORM_IMAGE + filters * TRANSFORM_PRODUCTS)
-    return groups * (multiplies + transforms + frequencies * filters * channels * taps * TRANSFORM_FILTER)
+    transforms += frequencies * filters * channels * taps * TRANSFORM_FILTER
+    return groups * (multiplies + transforms + (parts - 1) * PART)
