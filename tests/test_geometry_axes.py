@@ -6,10 +6,12 @@ import math
 from collections.abc import Iterable
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpucnn.backends.samples import blended, nearest
 from gpucnn.geometry import (
     AdaptiveAxis,
     Axis,
@@ -20,6 +22,7 @@ from gpucnn.geometry import (
     Tap,
 )
 from gpucnn.geometry.axes import linear_axis, nearest_axis
+from gpucnn.geometry.caches import bytes_of
 from gpucnn.geometry.geometries import interpolation_geometry
 
 Triple = tuple[int, int, int]  # output, tap, input
@@ -91,47 +94,45 @@ def test_residues_together_meet_every_pair_once(axis: Axis) -> None:
 
 
 @given(axes)
-def test_residues_share_out_inputs_and_taps(axis: Axis) -> None:
-    inputs = [i for residue in axis.backward for i in range(residue.first, axis.size, axis.stride)]
-    assert sorted(inputs) == list(range(axis.size))
-    assert [residue.first for residue in axis.backward] == list(range(min(axis.stride, axis.size)))
-    for residue in axis.backward:
-        assert residue.kernel_indices == tuple(
-            k for k in range(axis.kernel) if (residue.first + axis.low - k * axis.dilation) % axis.stride == 0
-        )
+def test_residues_are_those_that_taps_can_reach(axis: Axis) -> None:
+    reaching = {
+        first: [k for k in range(axis.kernel) if (first + axis.low - k * axis.dilation) % axis.stride == 0]
+        for first in range(min(axis.stride, axis.size))
+    }
+    found = {residue.first: list(residue.kernel_indices) for residue in axis.backward}
+    assert list(found.items()) == [(first, taps) for first, taps in reaching.items() if taps]
 
 
-def test_a_residue_that_no_tap_reaches_reads_nothing() -> None:
-    nearest, second, third = Axis(7, kernel=2, stride=3, low=1, out=3).backward
-    assert nearest == Residue(0, (1,), Sampling(3, 3, 1, (0,)))
-    assert second == Residue(1, (), Sampling(2, 3, 1, ()))
-    assert third == Residue(2, (0,), Sampling(2, 3, 1, (1,)))
-    assert list(second.sampling.taps()) == []
-    assert [r.kernel_indices for r in Axis(4, kernel=3, stride=2, dilation=2, out=1).backward] == [(0, 1, 2), ()]
+def test_a_residue_that_no_tap_reaches_is_left_out() -> None:
+    first, third = Axis(7, kernel=2, stride=3, low=1, out=3).backward
+    assert first == Residue(0, range(1, 2), Sampling(3, 3, 1, range(1)))
+    assert third == Residue(2, range(1), Sampling(2, 3, 1, range(1, 2)))
+    assert [r.kernel_indices for r in Axis(4, kernel=3, stride=2, dilation=2, out=1).backward] == [range(3)]
 
 
 def test_a_dense_layer_is_its_own_only_residue() -> None:
     axis = Axis(5, kernel=3, low=1, high=1, out=5)
-    assert axis.forward == Sampling(5, 5, 1, (-1, 0, 1))
-    assert axis.backward == (Residue(0, (0, 1, 2), Sampling(5, 5, 1, (1, 0, -1))),)
+    assert axis.forward == Sampling(5, 5, 1, range(-1, 2))
+    assert axis.backward == (Residue(0, range(3), Sampling(5, 5, 1, range(1, -2, -1))),)
 
 
 @given(axes)
-def test_counts_are_the_taps_inside(axis: Axis) -> None:
-    for padded in (False, True):
-        inside = range(-axis.low, axis.size + axis.high) if padded else range(axis.size)
-        expected = [
-            sum(o * axis.stride + k * axis.dilation - axis.low in inside for k in range(axis.kernel))
-            for o in range(axis.out)
-        ]
-        assert axis.counts(padded=padded) == tuple(expected)
+def test_taps_by_residue_of_their_offsets(axis: Axis) -> None:
+    for sampling in (axis.forward, *(residue.sampling for residue in axis.backward)):
+        assert (sampling.least, sampling.most) == (min(sampling.offsets), max(sampling.offsets))
+        groups = sampling.by_residue()
+        assert sorted(k for taps in groups for k in taps) == list(range(len(sampling.offsets)))
+        residues = [{sampling.offsets[k] % sampling.step for k in taps} for taps in groups]
+        assert all(len(each) == 1 for each in residues)
+        assert [min(each) for each in residues] == sorted({offset % sampling.step for offset in sampling.offsets})
 
 
-@given(axes)
-def test_first_inputs(axis: Axis) -> None:
-    met = meetings(axis)
-    expected = [min((i for output, _, i in met if output == o), default=-1) for o in range(axis.out)]
-    assert axis.first_inputs() == tuple(expected)
+def test_axes_take_no_more_for_millions_of_positions() -> None:
+    axis = Axis(10**7, kernel=10**7, stride=10**7, out=1)
+    assert bytes_of(axis.forward) < 1000
+    many = Axis(10**7, kernel=3, stride=10**6, out=9)
+    assert [residue.first for residue in many.backward] == [0, 1, 2]
+    assert bytes_of(interpolation_geometry((10**7,), (9 * 10**6,), None, "nearest", False)) < 4000
 
 
 @pytest.mark.parametrize(
@@ -155,12 +156,11 @@ def test_is_identity(axis: Axis, expected: bool) -> None:
 def test_adaptive_axis(size: int, out: int) -> None:
     axis = AdaptiveAxis(size, out)
     windows = [(math.floor(Fraction(o * size, out)), math.ceil(Fraction((o + 1) * size, out))) for o in range(out)]
-    assert axis.windows == tuple(windows)
-    assert axis.first_inputs() == tuple(start for start, _ in windows)
-    assert axis.counts(padded=True) == axis.counts(padded=False) == tuple(stop - start for start, stop in windows)
-    met = [(o, k, i) for k, targets, sources in axis.taps() for o, i in zip(targets, sources, strict=True)]
-    assert sorted(met) == [(o, i - start, i) for o, (start, stop) in enumerate(windows) for i in range(start, stop)]
-    assert [k for k, _, _ in axis.taps()] == list(range(max(axis.counts(padded=False))))
+    assert [axis.windows(o) for o in range(out)] == windows
+    assert np.array(axis.windows(np.arange(out))).T.tolist() == [list(window) for window in windows]
+    assert axis.longest == max(stop - start for start, stop in windows)
+    for i, (first, stop) in enumerate(map(axis.transposed.windows, range(size))):
+        assert [o for o, (start, end) in enumerate(windows) if start <= i < end] == list(range(first, stop))
 
 
 # --- Resampling ---------------------------------------------------------------------------------------------------
@@ -169,37 +169,60 @@ def test_adaptive_axis(size: int, out: int) -> None:
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_nearest_axis_takes_the_ratio_exactly(size: int, out: int) -> None:
     axis = nearest_axis(size, out, None, Fraction(0))
-    assert axis == InterpolationAxis(size, out, tuple(o * size // out for o in range(out)))
-    assert axis.high == axis.high_weight == ()
+    assert copied(axis) == [o * size // out for o in range(out)]
+    assert axis.is_identity is (size == out)
     exact = nearest_axis(size, out, None, Fraction(1, 2))
-    assert exact == InterpolationAxis(size, out, tuple((2 * o + 1) * size // (2 * out) for o in range(out)))
+    assert copied(exact) == [(2 * o + 1) * size // (2 * out) for o in range(out)]
+    for each in (axis, exact):
+        assert each.repeats == (out // size if out % size == 0 else 0)
+        if each.repeats:
+            assert copied(each) == [o // each.repeats for o in range(out)]
+
+
+def test_nearest_axis_of_sizes_whose_product_takes_63_bits() -> None:
+    axis = nearest_axis(2**31 - 1, 2**31 - 1, None, Fraction(1, 2))
+    last = InterpolationAxis(axis.size, 1, axis.scale, axis.centre + axis.out - 1)
+    assert copied(last) == [axis.size - 1]
 
 
 @given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 40))
 def test_nearest_axis_with_a_factor(size: int, up: int, down: int) -> None:
     out = max(1, size * up // down)
-    low = nearest_axis(size, out, up / down, Fraction(0)).low
-    assert low == tuple(min(o * down // up, size - 1) for o in range(out))
-    low = nearest_axis(size, out, up / down, Fraction(1, 2)).low
-    assert low == tuple(min((2 * o + 1) * down // (2 * up), size - 1) for o in range(out))
+    axis = nearest_axis(size, out, up / down, Fraction(0))
+    assert copied(axis) == [min(o * down // up, size - 1) for o in range(out)]
+    axis = nearest_axis(size, out, up / down, Fraction(1, 2))
+    assert copied(axis) == [min((2 * o + 1) * down // (2 * up), size - 1) for o in range(out)]
 
 
 def test_nearest_axis_steps_by_the_factor_and_not_by_the_sizes() -> None:
-    assert nearest_axis(3, 7, 2.5, Fraction(0)).low == (0, 0, 0, 1, 1, 2, 2)
-    assert nearest_axis(3, 7, None, Fraction(0)).low == (0, 0, 0, 1, 1, 2, 2)
-    assert nearest_axis(5, 4, 0.9, Fraction(0)).low == (0, 1, 2, 3)
-    assert nearest_axis(5, 4, None, Fraction(1, 2)).low == (0, 1, 3, 4)
-    assert nearest_axis(5, 4, 0.9, Fraction(1, 2)).low == (0, 1, 2, 3)
-    assert nearest_axis(3, 8, 2.0, Fraction(0)).low == (0, 0, 1, 1, 2, 2, 2, 2)
-    assert nearest_axis(11, 40, 3.7, Fraction(0)).low[37] == 10  # 37 * (1 / 3.7) falls short of 10
-    assert nearest_axis(7, 8, 1.2, Fraction(0)).low == (0, 0, 1, 2, 3, 4, 5, 5)
+    assert copied(nearest_axis(3, 7, 2.5, Fraction(0))) == [0, 0, 0, 1, 1, 2, 2]
+    assert copied(nearest_axis(3, 7, None, Fraction(0))) == [0, 0, 0, 1, 1, 2, 2]
+    assert copied(nearest_axis(5, 4, 0.9, Fraction(0))) == [0, 1, 2, 3]
+    assert copied(nearest_axis(5, 4, None, Fraction(1, 2))) == [0, 1, 3, 4]
+    assert copied(nearest_axis(5, 4, 0.9, Fraction(1, 2))) == [0, 1, 2, 3]
+    assert copied(nearest_axis(3, 8, 2.0, Fraction(0))) == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert copied(nearest_axis(11, 40, 3.7, Fraction(0)))[37] == 10  # 37 * (1 / 3.7) falls short of 10
+    assert copied(nearest_axis(7, 8, 1.2, Fraction(0))) == [0, 0, 1, 2, 3, 4, 5, 5]
+
+
+def copied(axis: InterpolationAxis) -> list[int]:
+    """The input that each output of a nearest axis copies."""
+    assert not axis.blends
+    found: list[int] = nearest(axis).tolist()
+    return found
+
+
+def of_blend(axis: InterpolationAxis) -> tuple[list[int], list[int], list[float]]:
+    """The inputs below and above each output of a linear axis, and the weights of the latter."""
+    assert axis.blends
+    low, high, weight = blended(axis)
+    return low.tolist(), high.tolist(), weight.tolist()
 
 
 def expect_blend(axis: InterpolationAxis, size: int, positions: list[Fraction]) -> None:
     """Output o of the axis reads between its two inputs at positions[o]."""
     assert (axis.size, axis.out) == (size, len(positions))
-    assert len(axis.low) == len(axis.high) == len(axis.high_weight) == len(positions)
-    for position, low, high, weight in zip(positions, axis.low, axis.high, axis.high_weight, strict=True):
+    for position, low, high, weight in zip(positions, *of_blend(axis), strict=True):
         assert 0 <= low < size
         assert high == min(low + 1, size - 1)
         assert 0.0 <= weight <= 1.0
@@ -232,38 +255,37 @@ def test_linear_axis_with_a_factor(size: int, up: int, down: int) -> None:
 
 def test_linear_axis_past_the_end_holds_the_last_input() -> None:
     axis = linear_axis(2, 9, 2.0, align_corners=False)
-    assert axis.low == (0, 0, 0, 1, 1, 1, 1, 1, 1)
-    assert axis.high == (1,) * 9
-    assert axis.high_weight == (0.0, 0.25, 0.75, 0.25, 0.75, 1.0, 1.0, 1.0, 1.0)
+    low, high, weight = of_blend(axis)
+    assert low == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+    assert high == [1] * 9
+    assert weight == [0.0, 0.25, 0.75, 0.25, 0.75, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_an_axis_that_keeps_its_size_is_copied() -> None:
     """As in PyTorch: 3 * 1.2 is 3 outputs, and these are the inputs."""
     axis = linear_axis(3, 3, 1.2, align_corners=False)
-    assert axis == InterpolationAxis(3, 3, (0, 1, 2), (1, 2, 2), (0.0, 0.0, 0.0))
+    assert axis.is_identity
+    assert of_blend(axis) == ([0, 1, 2], [1, 2, 2], [0.0, 0.0, 0.0])
 
 
 def test_interpolation_geometry() -> None:
-    copy = InterpolationAxis(1, 1, (0,))
-    nearest = interpolation_geometry((2, 3), (4, 3), None, "nearest", False)
-    assert nearest == InterpolationGeometry(
-        2, (copy, InterpolationAxis(2, 4, (0, 0, 1, 1)), InterpolationAxis(3, 3, (0, 1, 2)))
+    copy = InterpolationAxis(1, 1)
+    geometry = interpolation_geometry((2, 3), (4, 3), None, "nearest", False)
+    assert geometry == InterpolationGeometry(
+        2, (copy, InterpolationAxis(2, 4, Fraction(1, 2)), InterpolationAxis(3, 3))
     )
-    assert (nearest.input_size, nearest.output_size) == ((1, 2, 3), (1, 4, 3))
+    assert [copied(axis) for axis in geometry.axes] == [[0], [0, 0, 1, 1], [0, 1, 2]]
+    assert (geometry.input_size, geometry.output_size) == ((1, 2, 3), (1, 4, 3))
     exact = interpolation_geometry((4,), (2,), None, "nearest-exact", False)
-    assert exact == InterpolationGeometry(1, (copy, copy, InterpolationAxis(4, 2, (1, 3))))
-    assert interpolation_geometry((4,), (2,), None, "nearest", False).axes[2].low == (0, 2)
+    assert (exact.axes[:2], copied(exact.axes[2])) == ((copy, copy), [1, 3])
+    assert copied(interpolation_geometry((4,), (2,), None, "nearest", False).axes[2]) == [0, 2]
     factors = interpolation_geometry((5, 5, 5), (4, 7, 5), (0.9, 1.5, 1.1), "nearest-exact", False)
-    assert [axis.low for axis in factors.axes] == [(0, 1, 2, 3), (0, 1, 1, 2, 3, 3, 4), (0, 1, 2, 3, 4)]
-    factor = interpolation_geometry((7,), (8,), (1.2,), "nearest", False)
-    assert factor.axes[2].low == (0, 0, 1, 2, 3, 4, 5, 5)
+    assert [copied(axis) for axis in factors.axes] == [[0, 1, 2, 3], [0, 1, 1, 2, 3, 3, 4], [0, 1, 2, 3, 4]]
+    assert copied(interpolation_geometry((7,), (8,), (1.2,), "nearest", False).axes[2]) == [0, 0, 1, 2, 3, 4, 5, 5]
     factor = interpolation_geometry((3,), (7,), (2.5,), "linear", False)
     assert factor.axes[2] == linear_axis(3, 7, 2.5, False) != linear_axis(3, 7, None, False)
     assert (factors.rank, factors.input_size, factors.output_size) == (3, (5, 5, 5), (4, 7, 5))
-    assert interpolation_geometry((3,), (5,), None, "linear", True).axes[2] == InterpolationAxis(
-        3, 5, (0, 0, 1, 1, 2), (1, 1, 2, 2, 2), (0.0, 0.5, 0.0, 0.5, 0.0)
-    )
-    assert (
-        interpolation_geometry((2, 2), (4, 4), None, "bilinear", False).axes[1:]
-        == (InterpolationAxis(2, 4, (0, 0, 0, 1), (1, 1, 1, 1), (0.0, 0.25, 0.75, 0.25)),) * 2
-    )
+    aligned = interpolation_geometry((3,), (5,), None, "linear", True).axes[2]
+    assert of_blend(aligned) == ([0, 0, 1, 1, 2], [1, 1, 2, 2, 2], [0.0, 0.5, 0.0, 0.5, 0.0])
+    for axis in interpolation_geometry((2, 2), (4, 4), None, "bilinear", False).axes[1:]:
+        assert of_blend(axis) == ([0, 0, 0, 1], [1, 1, 1, 1], [0.0, 0.25, 0.75, 0.25])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
@@ -139,12 +139,35 @@ def _field(layers: list[_Layer]) -> tuple[int, int | Fraction, int | Fraction, F
     period = prod(layer.stride for layer in layers if layer.enlarges)  # after which outputs see alike again
     stride = Fraction(shrinking, period)
     size, output, first = 0, 0, 0
-    for o in range(period):
+    for o in _candidates(layers, period):
         low, high = _seen(o, layers)
         if high - low + 1 > size:
             size, output, first = high - low + 1, o, low
     start = first - output * stride
     return size, _whole(stride), _whole(start), Fraction(size - 1, 2) + start
+
+
+def _candidates(layers: list[_Layer], period: int) -> Sequence[int]:
+    """Outputs of which the first that sees most is one.
+
+    Until a window with a stride comes, counted from the output, output o sees ``ceil((o + first) / steps)`` to
+    ``floor((o + last) / steps)``: the most multiples of `steps` lie in ``[o + first, o + last]`` where one is near its
+    begin. What sees most there does so of all layers before, if none of these enlarges.
+    """
+    first, last, steps = 0, 0, 1
+    rest = list(layers)
+    while rest and (rest[-1].enlarges or rest[-1].stride == 1):
+        layer = rest.pop()
+        if layer.enlarges:
+            first += steps * (layer.low - layer.extent + 1)
+            last += steps * layer.low
+            steps *= layer.stride
+        else:
+            first -= steps * layer.low
+            last += steps * (layer.extent - 1 - layer.low)
+    if any(layer.enlarges for layer in rest):
+        return range(period)
+    return [max(0, -first % steps - (last - first) % steps)]
 
 
 def _seen(o: int, layers: list[_Layer]) -> tuple[int, int]:

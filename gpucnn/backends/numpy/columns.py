@@ -7,7 +7,6 @@ about a tenth of the product. Channels-last images give rows in place of columns
 from __future__ import annotations
 
 import threading
-from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any
@@ -18,6 +17,7 @@ from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, products, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
+from gpucnn.geometry.caches import kept
 
 Samplings = tuple[Sampling, Sampling, Sampling]
 
@@ -25,6 +25,7 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 PIECE_BYTES = 2 << 20
 LEAST_POSITIONS = 192  # of a piece, for each one's product reads the whole weight
 WORTH_PACKING = 1 << 18  # weights that are not worth a thread to copy
+PLANS_BYTES = 4 << 20  # of all lists of pieces that are kept
 WORTH_SHARING = 1 << 22  # multiply-adds below which a piece is not worth a thread
 
 
@@ -107,7 +108,7 @@ def pieces(extents: tuple[int, ...], filters: int, depth: int, itemsize: int) ->
     return _cut(extents, filters, depth, _fitting(max(depth, filters) * itemsize))
 
 
-@lru_cache(maxsize=1024)  # 9 of the 75 us that a conv2d of 8 x 8 pixels took
+@kept(PLANS_BYTES)  # 9 of the 75 us that a conv2d of 8 x 8 pixels took
 def _cut(extents: tuple[int, ...], filters: int, depth: int, most: int) -> Pieces:
     positions = prod(extents)
     shares = min(4, positions * filters * depth // WORTH_SHARING)
@@ -191,8 +192,8 @@ def windows_of(source: Array, samplings: Samplings, block: Block) -> Array:
     for sampling, stride in zip(samplings, part.strides[2:], strict=True):
         offsets = sampling.offsets
         shape.append(len(offsets))
-        strides.append((offsets[1] - offsets[0]) * stride if len(offsets) > 1 else 0)
-        first.append(slice(offsets[0] - min(offsets), None))
+        strides.append(sampling.spacing * stride)
+        first.append(slice(offsets[0] - sampling.least, None))
     shape += [s.stop - s.start for s in block]
     strides += [sampling.step * stride for sampling, stride in zip(samplings, part.strides[2:], strict=True)]
     return np.lib.stride_tricks.as_strided(part[:, :, *tuple(first)], shape, strides, writeable=False)
@@ -205,8 +206,8 @@ def _padded_part(source: Array, samplings: Samplings, block: Block) -> Array:
     sizes: list[int] = []
     inside = True
     for sampling, targets, size in zip(samplings, block, source.shape[2:], strict=True):
-        begin = targets.start * sampling.step + min(sampling.offsets)
-        end = (targets.stop - 1) * sampling.step + max(sampling.offsets) + 1
+        begin = targets.start * sampling.step + sampling.least
+        end = (targets.stop - 1) * sampling.step + sampling.most + 1
         inside = inside and begin >= 0 and end <= size
         low, high = min(max(begin, 0), size), max(min(end, size), 0)
         read += (slice(low, max(low, high)),)

@@ -14,7 +14,7 @@ padding. Rows lie end to end there, so the taps along the height are views of it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple, TypeAlias
@@ -26,6 +26,7 @@ from gpucnn.backends.numpy import grouped, memory, threads
 from gpucnn.backends.numpy.grouped import Part, Samplings
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
+from gpucnn.geometry.caches import kept
 
 __all__ = ["contract_parts", "contract_weight", "suits"]
 
@@ -35,6 +36,7 @@ Limits = tuple[int, int, int]  # of the numbers that a piece copies: at most, at
 # Bytes of a piece's copies. Its few calls are long, or threads would wait for each other, and what is less than four
 # pieces is cut into four.
 MOST_BYTES, LEAST_BYTES = 3 << 20, 256 << 10
+PLANS_BYTES = 4 << 20  # of all plans that are kept, of each kind
 LEAST_PLANE = 150  # outputs of a plane; smaller ones have their channels innermost
 LANES = 256  # channels of a piece, where they are innermost
 RUN = 4096  # numbers that a pass runs along there, for which each tap has a weight
@@ -62,9 +64,6 @@ def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> 
     tasks: list[Callable[[], None]] = []
     for weight, samplings, target in small + grouped.contract_parts(source, large, bias):
         if not target.size:
-            continue
-        if not weight.size:  # a residue that no tap reaches
-            target[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
             continue
         groups, filters, channels = weight.shape[:3]
         sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
@@ -101,7 +100,7 @@ def _along_width(samplings: Samplings) -> bool:
     Not where the taps are next to each other: einsum's passes would run from tap to tap.
     """
     height, width = samplings[1:]
-    apart = len(width.offsets) < 2 or abs(width.offsets[1] - width.offsets[0]) > width.step
+    apart = len(width.offsets) < 2 or abs(width.spacing) > width.step
     return height.targets == height.sources == len(height.offsets) == 1 and apart
 
 
@@ -134,16 +133,14 @@ def reads(sampling: Sampling, targets: slice, split: bool) -> list[Reads]:
     Taps are evenly spaced. Where copies of their own are fewer, as for a large dilation, they are not kept together.
     """
     length, step = targets.stop - targets.start, sampling.step
-    every = range(len(sampling.offsets))
-    residues = [[k for k in every if sampling.offsets[k] % step == r] for r in range(step)] if split else [list(every)]
     hop = 1 if split else step
     found = []
-    for taps in filter(None, residues):
+    for taps in sampling.by_residue() if split else [range(len(sampling.offsets))]:
         offsets = [sampling.offsets[k] for k in taps]
         low, between = min(offsets), step // hop
         copied = (length - 1) * hop + (max(offsets) - low) // between + 1
         if copied <= len(taps) * length:
-            kernel = slice(taps[0], taps[-1] + 1, taps[1] - taps[0] if len(taps) > 1 else 1)
+            kernel = slice(taps[0], taps[-1] + 1, taps.step if len(taps) > 1 else 1)
             apart = (offsets[1] - offsets[0]) // between if len(taps) > 1 else 0
             first, start = targets.start * step + low, (offsets[0] - low) // between
             found.append(Reads(kernel, len(taps), first, between, copied, start, apart, hop))
@@ -283,7 +280,7 @@ def _plane_copies(
     return plans
 
 
-@lru_cache(maxsize=256)
+@kept(PLANS_BYTES)
 def _plane_pieces(
     sources: tuple[int, ...], targets: tuple[int, ...], samplings: Samplings, flat: bool, limits: Limits
 ) -> list[Piece]:
@@ -318,7 +315,10 @@ def _plane_gradients(
     def gradient(piece: Piece) -> Array:
         part = grads[piece.images, piece.groups, :, *piece.space]
         n, g, _, od, oh, ow = part.shape
-        rows = next(rows for rows in range(1, oh + 1) if oh % rows == 0 and (rows * ow >= LEAST_DOT or rows == oh))
+        runs_of = range(
+            min(oh, max(1, oh * ow // LEAST_DOT)), 0, -1
+        )  # of rows of a plane, of LEAST_DOT numbers at least
+        rows = oh // next(count for count in runs_of if oh % count == 0)
         runs = (od, oh // rows, rows * ow)
         grad = np.ascontiguousarray(part, dtype).conj().reshape(n, g, filters, 1, 1, 1, 1, *runs)
         result = np.empty((g, filters, channels, *kernel), dtype)
@@ -376,7 +376,7 @@ def _pixel_copies(samplings: Samplings, size: Sequence[int], longest: int, targe
     return plans
 
 
-@lru_cache(maxsize=256)
+@kept(PLANS_BYTES)
 def _pixel_pieces(
     sources: tuple[int, ...], targets: tuple[int, ...], samplings: Samplings, longest: int, limits: Limits
 ) -> list[Piece]:
