@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.nn.module import Array, LoadResult, Module
+from gpucnn.nn._loading import Host, to_host
+from gpucnn.nn.module import LoadResult, Module
 
-Host = np.ndarray[Any, Any]
 File = str | os.PathLike[str]
 
 CHECKPOINT = "gpucnn_checkpoint"  # the key of the metadata that holds everything but the arrays
@@ -201,17 +201,6 @@ def load_checkpoint(path: File) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"load_checkpoint: {os.fspath(path)} holds a {type(state).__name__}, expected a dict")
     return state
-
-
-def to_host(array: Array) -> Host:
-    """An array of any backend as NumPy's: itself, or a copy of what is on a device.
-
-    Examples
-    --------
-    >>> to_host(np.ones(2))
-    array([1., 1.])
-    """
-    return np.asarray(array.get() if hasattr(array, "get") else array)
 
 
 def _without_arrays(value: Any, name: str, arrays: dict[str, Host]) -> Any:

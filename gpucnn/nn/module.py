@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from gpucnn.backends import backend_named, backend_of
 from gpucnn.geometry import TransposedWindow, Window
+from gpucnn.nn._loading import loadable
 
 if TYPE_CHECKING:
     from gpucnn.nn.summary import Summary
@@ -314,24 +316,40 @@ class Module:
         ------
         KeyError
             `strict`, and names are missing or unexpected; nothing was changed.
+        TypeError
+            `state` is no mapping, or a value is no array of numbers that its place can take, such as complex ones for
+            a float32 weight; nothing was changed.
         ValueError
-            A shape is another one; nothing was changed.
+            A shape is another one, or a place is read-only; nothing was changed.
         """
+        result, pairs = self.matched(state, strict)
+        for array, value in pairs:
+            array[...] = value
+        return result
+
+    def matched(self, state: Mapping[str, Array], strict: bool = True) -> tuple[LoadResult, list[tuple[Array, Array]]]:
+        """What `load_state_dict` would copy: each array of this module that `state` names, and its new values.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            As `load_state_dict`; nothing is changed in any case.
+        """
+        if not isinstance(state, Mapping):
+            hint = "; nn.load_weights(model, path) reads a file" if isinstance(state, str | PathLike) else ""
+            raise TypeError(f"load_state_dict: state is a {type(state).__name__}, expected a dict of arrays{hint}")
         own = self.state_dict()
         result = LoadResult([name for name in own if name not in state], [name for name in state if name not in own])
         if strict and any(result):
             raise KeyError(
                 f"load_state_dict: missing {_listed(result.missing_keys)}, unexpected {_listed(result.unexpected_keys)}"
             )
-        for name, array in own.items():
-            if name in state and tuple(np.shape(state[name])) != tuple(np.shape(array)):
-                raise ValueError(
-                    f"load_state_dict: {name} has shape {tuple(np.shape(state[name]))}, expected {np.shape(array)}"
-                )
-        for name, array in own.items():
-            if name in state:
-                array[...] = backend_of(array).xp.asarray(state[name]).astype(array.dtype, copy=False)
-        return result
+        pairs = [
+            (array, loadable("load_state_dict", name, state[name], array))
+            for name, array in own.items()
+            if name in state
+        ]
+        return result, pairs
 
     # --- What `gpucnn.nn.summary` asks ----------------------------------------------------------------------------
 
