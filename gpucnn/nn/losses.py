@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.backends import receive
+from gpucnn.backends import backend_of, receive
 from gpucnn.backends.dtypes import FLOATING, accumulator, describe
 from gpucnn.nn.module import Array, Module
 
@@ -32,6 +32,13 @@ class Loss(Module):
     def backward(self, grad_output: Any = 1.0) -> Array:
         """The gradient by the last forward's `output`, given that by the loss: 1, or an array for reduction "none"."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
+
+    def count(self, output: Array, target: Array) -> Any:
+        """What the mean divides the sum of the losses by, a number or an array []: here, how many samples there are.
+
+        `evaluate` and `fit` weight batches by it, so that their mean is that over all targets, whatever the batches.
+        """
+        return len(output) if output.ndim else 1
 
 
 class CrossEntropyLoss(Loss):
@@ -98,6 +105,16 @@ class CrossEntropyLoss(Loss):
         needs = (True, False, False)
         grads = F.cross_entropy_backward(grad_output, output, target, self.weight, **self._options(), needs=needs)
         return grads[0]
+
+    def count(self, output: Array, target: Array) -> Any:
+        """The sum of the weights of the targets that are not ignored; for probabilities, how many targets there are."""
+        if target.dtype.kind not in "iu":
+            return output.size // output.shape[min(1, output.ndim - 1)]
+        counted = target != self.ignore_index
+        if self.weight is None:
+            return counted.sum()
+        weights = self.weight.astype(accumulator(self.weight.dtype), copy=False)
+        return (weights[backend_of(target).xp.where(counted, target, 0)] * counted).sum()
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -173,6 +190,10 @@ class MSELoss(Loss):
         difference, dtype, give_back = self.kept()
         scale = 2.0 / max(1, difference.size) if self.reduction == "mean" else 2.0
         return give_back((difference * scale * grad_output).astype(dtype, copy=False))
+
+    def count(self, output: Array, target: Array) -> Any:
+        """How many elements there are."""
+        return output.size
 
     def extra_repr(self) -> str:
         """The reduction, if it is another than the mean."""

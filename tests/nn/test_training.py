@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from array_backends import ArrayBackend
 
+import gpucnn.functional as F
 from gpucnn import nn
 from gpucnn.nn import _progress
 
@@ -104,7 +106,57 @@ def test_ignored_targets_do_not_count() -> None:
     assert nn.evaluate(nn.Sequential(), [(scores, target)], loss).accuracy == 0.5
     some = np.array([[0, 1, 1]])
     assert nn.evaluate(nn.Sequential(), [(scores, some)], nn.CrossEntropyLoss(ignore_index=0)).accuracy == 0.5
-    assert nn.evaluate(nn.Sequential(), [(scores, np.full((1, 3), -100))], loss).accuracy is None
+    none = nn.evaluate(nn.Sequential(), [(scores, np.full((1, 3), -100))], loss)
+    assert math.isnan(none.accuracy)
+    assert math.isnan(none.loss)
+
+
+LOSSES = {
+    "ignored": lambda **options: nn.CrossEntropyLoss(ignore_index=2, **options),
+    "weighted": lambda **options: nn.CrossEntropyLoss(np.array([1, 10, 0.1], np.float32), **options),
+    "both": lambda **options: nn.CrossEntropyLoss(np.array([3, 0, 9], np.float32), ignore_index=2, **options),
+    "smoothed": lambda **options: nn.CrossEntropyLoss(
+        np.array([1, 10, 0.1], np.float32), label_smoothing=0.3, **options
+    ),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", LOSSES)
+def test_measures_do_not_depend_on_the_batches(backend: ArrayBackend, kind: str, reduction: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((9, 3, 4, 4)).astype(np.float32)
+    y = rng.integers(0, 3, (9, 4, 4))
+    y[7:] = 2  # ignored by some of the losses: their last batch has nothing that counts
+    y[4:7, 1:] = 2
+    model = nn.Sequential(nn.Conv2d(3, 3, 1, rng=0)).map_arrays(backend.asarray)
+    whole = LOSSES[kind]()(model(backend.asarray(x)), backend.asarray(y))
+    loss = LOSSES[kind](reduction=reduction).map_arrays(backend.asarray)
+    measured = [
+        nn.evaluate(model, [(x[start:end], y[start:end]) for start, end in pairwise(cuts)], loss)
+        for cuts in ((0, 9), (0, 4, 7, 9), range(10))
+    ]
+    for each in measured:
+        assert each.loss == pytest.approx(float(whole), rel=1e-5)
+        assert each.accuracy == measured[0].accuracy
+    optimizer = nn.SGD(model.parameters(), lr=0.0)
+    batches = [(x[:4], y[:4]), (x[4:7], y[4:7]), (x[7:], y[7:])]
+    history = train(model, batches, loss=loss, optimizer=optimizer, validation=batches, epochs=1)
+    assert history.losses == history.validation_losses == pytest.approx([float(whole)], rel=1e-5)
+    assert history.accuracies == history.validation_accuracies == [measured[0].accuracy]
+
+
+def test_means_of_other_losses_do_not_depend_on_the_batches() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 5, 3, 4))
+    probabilities = np.abs(y) / np.abs(y).sum(1, keepdims=True)
+    for loss, target in ((nn.MSELoss, y), (nn.CrossEntropyLoss, probabilities)):
+        whole = float(loss()(x, target))
+        for reduction in ("mean", "sum"):
+            batches = [(x[:2], target[:2]), (x[2:], target[2:])]
+            measured = nn.evaluate(nn.Sequential(), batches, loss(reduction=reduction))
+            assert measured.loss == pytest.approx(whole, rel=1e-12)
+            assert measured.accuracy is None
 
 
 def test_targets_that_are_no_classes_have_no_accuracy() -> None:
@@ -235,6 +287,27 @@ def test_the_best_weights_are_restored_at_the_last_epoch_too() -> None:
     assert bits(model) == states[0]
 
 
+def test_a_nan_is_never_the_best() -> None:
+    model, states = network(), []
+    history = train(
+        model,
+        data(),
+        loss=Given([math.nan, 3.0, math.nan, 2.0, math.nan]),
+        validation=data(1),
+        epochs=5,
+        early_stopping=2,
+        callbacks=[lambda model, history: states.append(bits(model))],
+    )
+    assert history.best_epoch == 3
+    assert bits(model) == states[3]
+
+
+def test_a_run_of_nans_runs_out_of_patience() -> None:
+    history = train(network(), data(), loss=Given([math.nan] * 9), validation=data(1), epochs=9, early_stopping=2)
+    assert len(history) == 2
+    assert history.best_epoch is None
+
+
 def test_accuracy_is_better_where_it_is_higher() -> None:
     stopping = nn.EarlyStopping(monitor="validation_accuracy", min_delta=0.01)
     assert stopping.improves(0.9, 0.8)
@@ -337,6 +410,8 @@ def test_a_program_with_a_handler_of_its_own_keeps_it() -> None:
         ({"epochs": 2.0}, TypeError, "fit: epochs is a float, expected an int"),
         ({"epochs": -1}, ValueError, "fit: epochs is -1, expected at least 0"),
         ({"rng": "0"}, TypeError, "fit: rng is '0', expected None, a seed"),
+        ({"early_stopping": True}, TypeError, "fit: early_stopping is True, expected a number of epochs or nn.EarlySt"),
+        ({"early_stopping": "3"}, TypeError, "fit: early_stopping is '3', expected a number of epochs or nn.EarlySt"),
         ({"early_stopping": 3}, ValueError, "early_stopping watches validation_loss, expected validation batches"),
     ],
 )
@@ -352,8 +427,17 @@ def test_wrong_batches_are_refused() -> None:
         train(network(), iter(data()))
     with pytest.raises(ValueError, match=r"a batch of 3 things, expected \(x, y\)"):
         train(network(), [(1, 2, 3)])
-    with pytest.raises(ValueError, match=r"a batch of a ndarray, expected \(x, y\)"):
-        train(network(), np.zeros((2, 2)))
+    x, y = data()[0]
+    for name, measure in (("fit", train), ("evaluate", lambda *args: nn.evaluate(*args, nn.CrossEntropyLoss()))):
+        message = (
+            rf"{name}: loader gave a ndarray as a batch, expected \(x, y\); a single batch goes in a list, \[\(x, y\)\]"
+        )
+        with pytest.raises(TypeError, match=message):
+            measure(network(), (x, y))
+    with pytest.raises(TypeError, match="evaluate: loss is <function"):
+        nn.evaluate(network(), data(), F.cross_entropy)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="evaluate: loss has the reduction 'none'"):
+        nn.evaluate(network(), data(), nn.CrossEntropyLoss(reduction="none"))
     with pytest.raises(ValueError, match="evaluate: loader gave no batch"):
         nn.evaluate(network(), [], nn.CrossEntropyLoss())
     regression = [(x, x[:, :3].copy()) for x, _ in data()]
