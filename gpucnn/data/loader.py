@@ -126,8 +126,11 @@ class Loader:
         KeyError
             A number is missing; nothing was changed.
         ValueError
-            There are not so many batches; nothing was changed.
+            A number is negative, or there are fewer batches; nothing was changed.
         """
+        missing = [name for name in ("seed", "epoch", "batch") if name not in state]
+        if missing:
+            raise KeyError(f"Loader.load_state_dict: got {sorted(state)}, expected seed, epoch and batch")
         seed, epoch, batch = (int(state[name]) for name in ("seed", "epoch", "batch"))
         if min(seed, epoch, batch) < 0 or batch > len(self):
             raise ValueError(f"Loader: the state is at batch {batch} of epoch {epoch}, expected at most {len(self)}")
