@@ -129,6 +129,19 @@ class Call:
         """The complex conjugate; a real array is its own."""
         return self.xp.conj(array) if self.dtype.kind == "c" else array
 
+    def widened(self, array: Array) -> Array:
+        """`array` in the dtype that is computed in: float32 where it has 16 bits, else itself."""
+        return array.astype(accumulator(array.dtype), copy=False)
+
+    def like(self, x: Array, values: Array) -> Array:
+        """`values` in the dtype and memory order of x, of their shape; themselves if they are so."""
+        if values.dtype == x.dtype and values.strides == x.strides and isinstance(values, type(x)):
+            return values
+        result = self.xp.empty_like(x)
+        with np.errstate(over="ignore"):  # beyond float16 is infinity
+            result[...] = values
+        return result
+
     def leaked(self, values: Array, x: Array, slope: float) -> Array:
         """Values where x, of their shape, is more than 0, else a share of them."""
         dtype, wide = values.dtype, accumulator(values.dtype)

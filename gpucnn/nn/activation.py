@@ -1,4 +1,4 @@
-"""Activations and what else works element by element: ReLU and its kin, Softmax, Dropout, Flatten, Identity."""
+"""Activations and what else works element by element: ReLU, Sigmoid, GELU, Softmax, Dropout, Flatten, Identity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.backends import backend_of
-from gpucnn.functional._call import number
+from gpucnn.functional._call import choice, number
 from gpucnn.geometry import Window
 from gpucnn.nn.module import Array, Module
 
@@ -111,6 +111,66 @@ class Tanh(Module):
         if grad_output.shape != y.shape:
             raise ValueError(f"Tanh: grad_output has shape {grad_output.shape}, expected {y.shape}")
         return grad_output * (1 - y * y) if self.needs_input_grad else None
+
+
+class Sigmoid(Module):
+    """``1 / (1 + exp(-x))``, as ``torch.nn.Sigmoid``.
+
+    To train by cross entropy, leave it out and use `BCEWithLogitsLoss`: that is exact where the sigmoid rounds to 1.
+
+    Examples
+    --------
+    >>> Sigmoid()(np.zeros(2))
+    array([0.5, 0.5])
+    """
+
+    def forward(self, x: Array) -> Array:
+        """``1 / (1 + exp(-x))``."""
+        self.keep(x)
+        return F.sigmoid(x)
+
+    def backward(self, grad_output: Array) -> Array:
+        """``grad_output * sigmoid(x) * sigmoid(-x)``."""
+        (x,) = self.kept()
+        return F.sigmoid_backward(grad_output, x, needs=(self.needs_input_grad,))[0]
+
+
+class GELU(Module):
+    """Gaussian error linear unit, x times the share of the normal distribution below it, as ``torch.nn.GELU``.
+
+    Parameters
+    ----------
+    approximate : "none" or "tanh"
+        Exact, or by a hyperbolic tangent.
+
+    Raises
+    ------
+    ValueError
+        `approximate` is neither.
+
+    Examples
+    --------
+    >>> GELU()(np.array([-1.0, 1.0])).round(4)
+    array([-0.1587,  0.8413])
+    """
+
+    def __init__(self, approximate: str = "none") -> None:
+        self.approximate = choice("GELU", "approximate", approximate, ("none", "tanh"))
+
+    def forward(self, x: Array) -> Array:
+        """X times the share of the normal distribution below it."""
+        self.keep(x)
+        return F.gelu(x, approximate=self.approximate)
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient times the share below x, and x times the density there."""
+        (x,) = self.kept()
+        needs = (self.needs_input_grad,)
+        return F.gelu_backward(grad_output, x, approximate=self.approximate, needs=needs)[0]
+
+    def extra_repr(self) -> str:
+        """The form, if it is not the exact one."""
+        return "" if self.approximate == "none" else f"approximate={self.approximate!r}"
 
 
 class Softmax(Module):

@@ -129,6 +129,74 @@ class CrossEntropyLoss(Loss):
         return ", ".join(f"{name}={value!r}" for name, value in self._options().items() if value != defaults[name])
 
 
+class BCEWithLogitsLoss(Loss):
+    """Cross entropy between the sigmoid of logits and probabilities, element by element: for yes or no.
+
+    Parameters
+    ----------
+    weight : array that broadcasts to the logits' shape, in their dtype, optional
+        A factor for each loss.
+    reduction : "mean", "sum" or "none"
+        The mean is over all elements, whatever their weights.
+    pos_weight : array that broadcasts to the logits' shape, in their dtype, optional
+        A factor for what positive targets add: the share of negatives over that of positives evens them out.
+
+    Raises
+    ------
+    ValueError
+        `reduction` is none of these.
+
+    See Also
+    --------
+    gpucnn.functional.binary_cross_entropy_with_logits : the shapes and dtypes taken, and the formula
+
+    Notes
+    -----
+    As ``torch.nn.BCEWithLogitsLoss``, without its deprecated ``size_average`` and ``reduce``. The weights move with the
+    module and are part of its state.
+
+    Examples
+    --------
+    >>> loss = BCEWithLogitsLoss()
+    >>> round(float(loss(np.zeros(2), np.array([1.0, 0.0]))), 4)
+    0.6931
+    >>> loss.backward()
+    array([-0.25,  0.25])
+    """
+
+    buffer_names = ("weight", "pos_weight")
+
+    def __init__(
+        self, weight: Array | None = None, *, reduction: str = "mean", pos_weight: Array | None = None
+    ) -> None:
+        self.weight, self.pos_weight = weight, pos_weight
+        self.reduction = _reduction("BCEWithLogitsLoss", reduction)
+
+    def forward(self, output: Array, target: Array) -> Array:  # type: ignore[override]
+        """The loss of logits for probabilities of the same shape and dtype."""
+        self.keep(output, target)
+        return F.binary_cross_entropy_with_logits(output, target, self.weight, **self._options())
+
+    def backward(self, grad_output: Any = 1.0) -> Array:
+        """The gradient with respect to the last forward's logits."""
+        output, target = self.kept()
+        needs = (True, False, False, False)
+        return F.binary_cross_entropy_with_logits_backward(
+            grad_output, output, target, self.weight, **self._options(), needs=needs
+        )[0]
+
+    def count(self, output: Array, target: Array) -> Any:
+        """How many elements there are."""
+        return output.size
+
+    def _options(self) -> dict[str, Any]:
+        return {"reduction": self.reduction, "pos_weight": self.pos_weight}
+
+    def extra_repr(self) -> str:
+        """The reduction, if it is another than the mean."""
+        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
+
+
 class MSELoss(Loss):
     """The mean of the squared differences.
 

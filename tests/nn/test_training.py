@@ -150,7 +150,7 @@ def test_means_of_other_losses_do_not_depend_on_the_batches() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 5, 3, 4))
     probabilities = np.abs(y) / np.abs(y).sum(1, keepdims=True)
-    for loss, target in ((nn.MSELoss, y), (nn.CrossEntropyLoss, probabilities)):
+    for loss, target in ((nn.MSELoss, y), (nn.CrossEntropyLoss, probabilities), (nn.BCEWithLogitsLoss, probabilities)):
         whole = float(loss()(x, target))
         for reduction in ("mean", "sum"):
             batches = [(x[:2], target[:2]), (x[2:], target[2:])]
@@ -519,6 +519,19 @@ def test_a_history_goes_to_json_and_back(tmp_path: Path) -> None:
     assert math.isnan(nn.History.from_dict(strict).losses[1])
     with pytest.raises(ValueError, match="History: got 'loss', expected of"):
         nn.History.from_dict({"loss": []})
+
+
+def test_a_history_is_shown_as_a_table() -> None:
+    history = nn.History([2.0, math.nan], [0.5, 0.75], [1.25, 1.5], [0.4, 1.0], [0.1, 1e-5], [0.25, 12.0], best_epoch=0)
+    history.interrupted = True
+    assert str(history).splitlines() == [
+        "epoch    loss  accuracy  validation loss  validation accuracy  learning rate  seconds",
+        "    1  2.0000    50.00%           1.2500               40.00%            0.1      0.2  best",
+        "    2     nan    75.00%           1.5000              100.00%          1e-05     12.0",
+        "interrupted",
+    ]
+    assert str(nn.History()) == "no epoch"
+    assert repr(nn.History([1.0])).startswith("History(losses=[1.0]")
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])
