@@ -129,7 +129,7 @@ class Call:
         """The complex conjugate; a real array is its own."""
         return self.xp.conj(array) if self.dtype.kind == "c" else array
 
-    def widened(self, array: Array) -> Array:
+    def promoted(self, array: Array) -> Array:
         """`array` in the dtype that is computed in: float32 where it has 16 bits, else itself."""
         return array.astype(accumulator(array.dtype), copy=False)
 

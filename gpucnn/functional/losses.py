@@ -318,7 +318,7 @@ def binary_cross_entropy_with_logits_backward(
     grad = call.xp.asarray(number(call.op, "grad_output", grad_output), dtype=x.dtype) if is_number else call.arrays[-1]
     call.expect_shape("grad_output", grad, x.shape if reduction == "none" else ())
     need_x, need_t, _, _ = needed(call.op, needs, 4)
-    scale = call.widened(grad) / (max(1, x.size) if reduction == "mean" else 1)
+    scale = call.promoted(grad) / (max(1, x.size) if reduction == "mean" else 1)
     scale = scale if w is None else scale * w
     grad_x = grad_t = None
     if need_x:
@@ -346,7 +346,7 @@ def _binary(call: Call, reduction: str) -> tuple[Array, Array, Array | None, Arr
                 raise ValueError(
                     f"{call.op}: {name} has shape {array.shape}, expected one that broadcasts to {x.shape}"
                 )
-    wide = [None if array is None else call.widened(array) for array in (x, t, w, pw)]
+    wide = [None if array is None else call.promoted(array) for array in (x, t, w, pw)]
     return wide[0], wide[1], wide[2], wide[3]
 
 

@@ -44,7 +44,7 @@ def sigmoid(input: Array) -> Array:
     """
     call = Call("sigmoid", FLOATING, input=input)
     (x,) = call.arrays
-    return call.result(call.like(x, _sigmoid(call, call.widened(x))))
+    return call.result(call.like(x, _sigmoid(call, call.promoted(x))))
 
 
 def sigmoid_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> tuple[Array | None]:
@@ -83,8 +83,8 @@ def sigmoid_backward(grad_output: Array, input: Array, *, needs: Needs = None) -
     call.expect_shape("grad_output", grad, x.shape)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    slope = _sigmoid_slope(call, call.widened(x))
-    slope *= call.widened(grad)
+    slope = _sigmoid_slope(call, call.promoted(x))
+    slope *= call.promoted(grad)
     return call.result((call.like(x, slope),))
 
 
@@ -151,7 +151,7 @@ def gelu(input: Array, *, approximate: str = "none") -> Array:
     call = Call("gelu", FLOATING, input=input)
     (x,) = call.arrays
     choice(call.op, "approximate", approximate, APPROXIMATIONS)
-    wide = call.widened(x)
+    wide = call.promoted(x)
     share, _ = _share_and_slope(call, wide, approximate)
     share *= wide
     return call.result(call.like(x, share))
@@ -192,11 +192,11 @@ def gelu_backward(
     choice(call.op, "approximate", approximate, APPROXIMATIONS)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    wide = call.widened(x)
+    wide = call.promoted(x)
     share, slope = _share_and_slope(call, wide, approximate)
     slope *= call.xp.clip(wide, -BOUND, BOUND)
     slope += share
-    slope *= call.widened(grad)
+    slope *= call.promoted(grad)
     return call.result((call.like(x, slope),))
 
 

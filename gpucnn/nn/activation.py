@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.backends import backend_of
-from gpucnn.functional._call import choice, number
+from gpucnn.backends import receive
+from gpucnn.backends.dtypes import FLOATING, ORDERED
+from gpucnn.functional._call import Call, choice, number
 from gpucnn.geometry import Window
 from gpucnn.nn.module import Array, Module
 
@@ -78,8 +79,9 @@ class ReLU6(Module):
 
     def forward(self, x: Array) -> Array:
         """``min(max(x, 0), 6)``."""
-        y = F.relu(x)
-        y = backend_of(y).xp.minimum(y, backend_of(y).xp.full((), 6, y.dtype))
+        call = Call("ReLU6", ORDERED, input=F.relu(x))
+        (positive,) = call.arrays
+        y = call.result(call.like(positive, call.xp.minimum(positive, call.xp.full((), 6, positive.dtype))))
         self.keep(y)
         return y
 
@@ -101,16 +103,22 @@ class Tanh(Module):
 
     def forward(self, x: Array) -> Array:
         """``tanh(x)``."""
-        y = backend_of(x).xp.tanh(x)
+        call = Call("Tanh", FLOATING, input=x)
+        (x,) = call.arrays
+        y = call.result(call.like(x, call.xp.tanh(call.promoted(x))))
         self.keep(y)
         return y
 
     def backward(self, grad_output: Array) -> Array:
         """``grad_output * (1 - tanh(x)**2)``."""
         (y,) = self.kept()
-        if grad_output.shape != y.shape:
-            raise ValueError(f"Tanh: grad_output has shape {grad_output.shape}, expected {y.shape}")
-        return grad_output * (1 - y * y) if self.needs_input_grad else None
+        call = Call("Tanh", FLOATING, grad_output=grad_output, output=y)
+        grad, y = call.arrays
+        call.expect_shape("grad_output", grad, y.shape)
+        if not self.needs_input_grad:
+            return None
+        y = call.promoted(y)
+        return call.result(call.like(grad, call.promoted(grad) * (1 - y * y)))
 
 
 class Sigmoid(Module):
@@ -283,6 +291,7 @@ class Flatten(Module):
 
     def forward(self, x: Array) -> Array:
         """X with one axis in place of those."""
+        _, (x,), give_back = receive("Flatten", {"input": x})
         first, last = (dim + x.ndim if dim < 0 else dim for dim in (self.start_dim, self.end_dim))
         if not 0 <= first <= last < x.ndim:
             raise ValueError(
@@ -290,7 +299,7 @@ class Flatten(Module):
                 f"to end_dim = {self.end_dim}"
             )
         self.keep(tuple(x.shape))
-        return x.reshape(*x.shape[:first], prod(x.shape[first : last + 1]), *x.shape[last + 1 :])
+        return give_back(x.reshape(*x.shape[:first], prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient with x's axes."""

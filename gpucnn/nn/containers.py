@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any, TypeVar, overload
 
-from gpucnn.backends import backend_of
+from gpucnn.backends import receive
 from gpucnn.nn.module import Array, Module
 
 Self = TypeVar("Self", bound="Modules")
@@ -213,6 +213,11 @@ class Residual(Module):
             raise ValueError(
                 f"Residual: body makes shape {tuple(y.shape)} of it, expected the shortcut's {tuple(beside.shape)}"
             )
+        if y.dtype != beside.dtype:
+            raise TypeError(
+                f"Residual: body makes dtype {y.dtype} of it and the shortcut {beside.dtype}, expected one; cast the "
+                "input to the dtype of the parameters"
+            )
         self.keep()
         total = y + beside
         return total if self.activation is None else self.activation(total)
@@ -273,8 +278,15 @@ class Concat(Modules):
             raise ValueError(
                 f"Concat: branches give shapes {shapes}, expected them to differ along dim = {self.dim} only"
             )
+        dtypes = [str(part.dtype) for part in parts]
+        if len(set(dtypes)) > 1:
+            raise TypeError(
+                f"Concat: branches give dtypes {', '.join(dtypes)}, expected one; cast the input to the dtype of the "
+                "parameters"
+            )
         self.keep(axis, [shape[axis] for shape in shapes])
-        return backend_of(parts[0]).xp.concatenate(parts, axis=axis)
+        backend, arrays, give_back = receive("Concat", dict(zip(map(str, range(len(parts))), parts, strict=True)))
+        return give_back(backend.xp.concatenate(arrays, axis=axis))
 
     def backward(self, grad_output: Array) -> Array:
         """The sum of the branches' gradients."""

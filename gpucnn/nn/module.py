@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gpucnn.backends import backend_named, backend_of
+from gpucnn.backends import backend_named, receive
 from gpucnn.geometry import TransposedWindow, Window
 from gpucnn.nn._loading import loadable
 
@@ -26,7 +26,12 @@ _keeps: ContextVar[bool] = ContextVar("gpucnn_nn_keeps", default=True)
 
 
 class Parameter:
-    """An array that is learned.
+    """An array that is learned: NumPy's, CuPy's or the simulator's.
+
+    Raises
+    ------
+    TypeError
+        It is of another library, or no array.
 
     Attributes
     ----------
@@ -39,7 +44,7 @@ class Parameter:
     """
 
     def __init__(self, data: Array, requires_grad: bool = True) -> None:
-        self.data = data
+        self.data = _native("Parameter", "data", data)
         self.grad: Array | None = None
         self.requires_grad = requires_grad
 
@@ -239,11 +244,17 @@ class Module:
         return self
 
     def map_arrays(self: Self, function: Callable[[Array], Array]) -> Self:
-        """Replace each parameter and buffer by what `function` makes of it; gradients are forgotten."""
+        """Replace each parameter and buffer by what `function` makes of it; gradients are forgotten.
+
+        Raises
+        ------
+        TypeError
+            It makes arrays of another library than NumPy or CuPy of the parameters.
+        """
         for module in self.modules():
             for value in vars(module).values():
                 if isinstance(value, Parameter):
-                    value.data, value.grad = function(value.data), None
+                    value.data, value.grad = _native("map_arrays", "what function made", function(value.data)), None
             for name in module.buffer_names:
                 if getattr(module, name) is not None:
                     setattr(module, name, function(getattr(module, name)))
@@ -251,6 +262,8 @@ class Module:
 
     def to(self: Self, device: str) -> Self:
         """Move all parameters and buffers to another kind of memory; gradients are forgotten.
+
+        Arrays of other libraries among the buffers, such as PyTorch's tensors, become NumPy's or CuPy's.
 
         Parameters
         ----------
@@ -278,7 +291,7 @@ class Module:
             raise RuntimeError(f"{type(self).__name__}.to: {device!r} is not available: {error}") from None
 
         def moved(array: Array) -> Array:
-            source = backend_of(array)
+            source, (array,), _ = receive(f"{type(self).__name__}.to", {"array": array})
             if source.name == backend.name:
                 return array
             host = array if isinstance(array, np.ndarray) else source.xp.asnumpy(array)
@@ -377,6 +390,17 @@ class Module:
         parts = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
         inner = "".join(f"\n  {part}" for part in parts)
         return f"{type(self).__name__}({self.extra_repr()}{inner}{chr(10) if inner else ''})"
+
+
+def _native(op: str, name: str, array: Any) -> Array:
+    """`array`, which is of one of the backends themselves."""
+    taken = receive(op, {name: array})[1][0]
+    if type(taken) is not type(array) and not isinstance(array, np.ndarray):
+        raise TypeError(
+            f"{op}: {name} is a {type(array).__module__}.{type(array).__name__}, expected a NumPy or CuPy array; "
+            "their from_dlpack makes one over the same memory"
+        )
+    return array
 
 
 def _listed(names: list[str]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,10 @@ class Optimizer:
         self.param_groups.append(whole)
 
     def check(self, group: dict[str, Any]) -> None:
-        """Raise ValueError if an option of `group` is out of range."""
+        """Raise ValueError if an option of `group` is out of range, TypeError if it is of another type."""
+        for name, value in group.items():
+            if name != "params" and not isinstance(value, Real | tuple) and getattr(value, "ndim", None) != 0:
+                raise TypeError(f"{self._name}: {name} is {value!r}, expected a number")
         for name in ("lr", "weight_decay"):
             self.expect(group[name] >= 0, group, name, "a number of at least 0")
 

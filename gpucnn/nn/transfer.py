@@ -39,7 +39,7 @@ def features(model: Module, upto: str | int) -> Sequential:
     Raises
     ------
     TypeError
-        It is not known that `model` runs its children one after the other.
+        It is not known that `model` runs its children one after the other, or `upto` is no name and no index.
     ValueError
         There is no such layer.
 
@@ -55,8 +55,10 @@ def features(model: Module, upto: str | int) -> Sequential:
         if not -len(layers) <= upto < len(layers):
             raise ValueError(f"features: upto is {upto}, expected an index of one of {len(layers)} layers")
         name, below = list(layers)[upto], ""
-    else:
+    elif isinstance(upto, str):
         name, _, below = upto.partition(".")
+    else:
+        raise TypeError(f"features: upto is {upto!r}, expected the name or the index of a layer")
     if name not in layers:
         raise ValueError(f"features: upto is {upto!r}, but there is no layer {name!r}; expected one of {list(layers)}")
     kept = dict(list(layers.items())[: list(layers).index(name) + 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -241,6 +242,14 @@ def test_an_optimiser_shows_its_options() -> None:
 def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         getattr(nn, name)([nn.Parameter(np.ones(1))], **options)
+
+
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "maximize"])
+@pytest.mark.parametrize("value", ["0.1", None, [0.1]])
+def test_options_that_are_no_numbers_are_named(name: str, value: Any) -> None:
+    for make in (nn.SGD, nn.Adam, nn.AdamW):
+        with pytest.raises(TypeError, match=f"{make.__name__}: {name} is {re.escape(repr(value))}, expected a number"):
+            make([nn.Parameter(np.ones(1))], **{name: value})
 
 
 def test_wrong_parameters_are_refused() -> None:

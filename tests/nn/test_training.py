@@ -130,7 +130,7 @@ def test_measures_do_not_depend_on_the_batches(backend: ArrayBackend, kind: str,
     y[7:] = 2  # ignored by some of the losses: their last batch has nothing that counts
     y[4:7, 1:] = 2
     model = nn.Sequential(nn.Conv2d(3, 3, 1, rng=0)).map_arrays(backend.asarray)
-    whole = LOSSES[kind]()(model(backend.asarray(x)), backend.asarray(y))
+    whole = LOSSES[kind]().map_arrays(backend.asarray)(model(backend.asarray(x)), backend.asarray(y))
     loss = LOSSES[kind](reduction=reduction).map_arrays(backend.asarray)
     measured = [
         nn.evaluate(model, [(x[start:end], y[start:end]) for start, end in pairwise(cuts)], loss)
