@@ -318,6 +318,13 @@ def test_gradients_of_another_shape_or_dtype_are_refused(backend: ArrayBackend) 
         backend.run(F.cross_entropy_backward, 1.0, X, CLASSES, needs=(True, True))
 
 
+def test_classes_that_are_floats_are_told_to_be_integers(backend: ArrayBackend) -> None:
+    x = np.ones((4, 3), np.float32)
+    message = r"target has shape \(4,\), expected \(4, 3\) for probabilities, .*; classes have an integer dtype$"
+    with pytest.raises(ValueError, match=message):
+        backend.run(F.cross_entropy, x, np.zeros(4, np.float32))
+
+
 # --- Of single probabilities --------------------------------------------------------------------------------------
 
 BINARY = F.binary_cross_entropy_with_logits

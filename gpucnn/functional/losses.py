@@ -176,6 +176,11 @@ class _Terms:
                     f"{call.op}: target has dtype {classes_of.dtype}, "
                     f"expected an integer dtype for classes, or {x.dtype} for probabilities"
                 )
+            if classes_of.shape == self.shape != x.shape:
+                raise ValueError(
+                    f"{call.op}: target has shape {classes_of.shape}, expected {x.shape} for probabilities, which its "
+                    f"dtype {classes_of.dtype} makes it; classes have an integer dtype"
+                )
             call.expect_shape("target", classes_of, x.shape)
             given, kept = classes_of.astype(wide), call.xp.ones(self.shape, bool)
             total: Any = x.size // classes

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.nn._chain import expect_module
 from gpucnn.nn._loading import Host, to_host
 from gpucnn.nn.module import LoadResult, Module
 
@@ -69,6 +70,7 @@ def save_weights(model: Module, path: File) -> None:
     {'weight': array([[1., 1., 1.],
            [1., 1., 1.]], dtype=float32)}
     """
+    expect_module("save_weights", model)
     _write("save_weights", path, {name: to_host(array) for name, array in model.state_dict().items()}, {"format": "pt"})
 
 
@@ -104,6 +106,7 @@ def load_weights(model: Module, path: File, strict: bool = True) -> LoadResult:
     --------
     read_weights : to leave out or rename some before `Module.load_state_dict`
     """
+    expect_module("load_weights", model)
     return model.load_state_dict(_read("load_weights", path)[0], strict)
 
 

@@ -92,6 +92,10 @@ class History:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> History:
         """A history from its attributes by name."""
+        if not isinstance(values, dict):
+            raise TypeError(
+                f"History: got a {type(values).__name__}, expected a dict of {[each.name for each in fields(cls)]}"
+            )
         unknown = set(values) - {each.name for each in fields(cls)}
         if unknown:
             raise ValueError(f"History: got {sorted(unknown)[0]!r}, expected of {[each.name for each in fields(cls)]}")

@@ -269,6 +269,6 @@ class MSELoss(Loss):
 
 
 def _reduction(op: str, reduction: str) -> str:
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"{op}: reduction is {reduction!r}, expected one of {', '.join(map(repr, REDUCTIONS))}")
     return reduction

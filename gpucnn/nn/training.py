@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends import backend_of
-from gpucnn.nn._chain import evaluation
+from gpucnn.nn._chain import evaluation, expect_module, pair_of
 from gpucnn.nn._progress import Display, display
 from gpucnn.nn.checkpoints import File, load_checkpoint, save_checkpoint
 from gpucnn.nn.history import History
@@ -142,11 +142,12 @@ def evaluate(model: Module, loader: Batches, loss: Loss) -> Evaluation:
     >>> evaluate(nn.Sequential(), [(x, np.array([0, 1]))], nn.CrossEntropyLoss()).accuracy
     0.5
     """
+    expect_module("evaluate", model)
     _check_loss("evaluate", loss)
     xp, tally = _xp_of(model), _Tally()
     with evaluation(model):
         for batch in loader:
-            x, y = (xp.asarray(array) for array in _pair("evaluate", batch))
+            x, y = (xp.asarray(array) for array in pair_of("evaluate", batch))
             output = model(x)
             tally.add(loss(output, y), output, y, loss)
     if not tally.batches:
@@ -216,7 +217,8 @@ def fit(
     TypeError
         An argument is of another type.
     ValueError
-        The loader gives no batches, an option is out of range, or the checkpoint is of another run.
+        The loader gives no batches, an option is out of range, the optimizer has none of the model's parameters, the
+        schedule is another optimizer's, or the checkpoint is of another run.
 
     See Also
     --------
@@ -246,7 +248,7 @@ def fit(
     >>> history.accuracies[-1] > 0.9
     True
     """
-    _check(loss, optimizer, schedule, epochs)
+    _check(model, loss, optimizer, schedule, epochs)
     stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
     if isinstance(early_stopping, bool) or not isinstance(stopping, EarlyStopping | None):
         raise TypeError(f"fit: early_stopping is {early_stopping!r}, expected a number of epochs or nn.EarlyStopping")
@@ -267,12 +269,18 @@ def fit(
     return run.history
 
 
-def _check(loss: Any, optimizer: Any, schedule: Any, epochs: Any) -> None:
+def _check(model: Any, loss: Any, optimizer: Any, schedule: Any, epochs: Any) -> None:
+    expect_module("fit", model)
     _check_loss("fit", loss)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"fit: optimizer is a {type(optimizer).__name__}, expected an nn.Optimizer")
     if schedule is not None and not isinstance(schedule, Schedule):
         raise TypeError(f"fit: schedule is a {type(schedule).__name__}, expected an nn.Schedule")
+    if schedule is not None and schedule.optimizer is not optimizer:
+        raise ValueError("fit: schedule changes another optimizer, expected the one that is given as well")
+    own = {id(parameter) for parameter in model.parameters()}
+    if own.isdisjoint(id(parameter) for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError("fit: optimizer has no parameter of the model, expected one made of model.parameters()")
     if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer):
         raise TypeError(f"fit: epochs is a {type(epochs).__name__}, expected an int")
     if epochs < 0:
@@ -366,7 +374,7 @@ class _Run:
         """The rest of an epoch; whether to go on."""
         begun = time.perf_counter() - self.seconds
         for pair in self._batches():
-            self._step(*_pair("fit", pair))
+            self._step(*pair_of("fit", pair))
             self.batch += 1
             self.seconds = time.perf_counter() - begun
             self.display.advance(self.epoch, self.batch, self.length, self.tally.text)
@@ -570,17 +578,6 @@ class _Tally:
 
 def _measures(loss: float, accuracy: float | None, prefix: str = "") -> str:
     return f"{prefix}loss {loss:.4f}" + ("" if accuracy is None else f", {prefix}accuracy {accuracy:.2%}")
-
-
-def _pair(op: str, batch: Any) -> tuple[Array, Array]:
-    if not isinstance(batch, tuple | list):
-        raise TypeError(
-            f"{op}: loader gave a {type(batch).__name__} as a batch, expected (x, y); a single batch goes in a list, "
-            "[(x, y)]"
-        )
-    if len(batch) != 2:
-        raise ValueError(f"{op}: loader gave a batch of {len(batch)} things, expected (x, y)")
-    return batch[0], batch[1]
 
 
 def _xp_of(model: Module) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_of
-from gpucnn.nn._chain import chain, evaluation
+from gpucnn.nn._chain import chain, evaluation, expect_module, pair_of
 from gpucnn.nn.activation import Flatten
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import ConvNd
@@ -251,6 +251,8 @@ def cached_features(model: Module, loader: Iterable[tuple[Array, Array]]) -> tup
 
     Raises
     ------
+    TypeError
+        `model` is none, or the loader gives something else than pairs.
     ValueError
         There is no batch.
 
@@ -262,9 +264,10 @@ def cached_features(model: Module, loader: Iterable[tuple[Array, Array]]) -> tup
     >>> x.shape, y.shape
     ((6, 4), (6,))
     """
+    expect_module("cached_features", model)
     parts: list[tuple[Array, Array]] = []
     with evaluation(model):
-        for x, y in loader:
+        for x, y in (pair_of("cached_features", batch) for batch in loader):
             output = model(x)
             parts.append((output.reshape(output.shape[0], -1), y))
     if not parts:

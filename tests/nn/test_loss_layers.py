@@ -74,6 +74,11 @@ def test_binary_cross_entropy_is_pytorchs(
         nn.BCEWithLogitsLoss(reduction="median")
 
 
+def test_an_array_is_no_reduction() -> None:
+    with pytest.raises(ValueError, match=r"MSELoss: reduction is array\(.*\), expected one of 'mean', 'sum', 'none'"):
+        nn.MSELoss(np.ones(3))  # type: ignore[arg-type]
+
+
 def test_without_an_argument_backward_starts_from_one(rng: np.random.Generator) -> None:
     x, y = rng.standard_normal((2, 3, 4))
     loss = nn.MSELoss()

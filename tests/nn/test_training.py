@@ -445,6 +445,38 @@ def test_wrong_batches_are_refused() -> None:
         train(network(), regression, loss=nn.MSELoss(), early_stopping=nn.EarlyStopping(1, "accuracy"))
 
 
+def test_what_would_train_nothing_is_refused() -> None:
+    model = network()
+    with pytest.raises(
+        ValueError, match=r"fit: optimizer has no parameter of the model, expected .* model.parameters\(\)"
+    ):
+        train(model, data(), optimizer=nn.SGD(network().parameters()))
+    schedule = nn.StepLR(nn.SGD(model.parameters()), 1)
+    with pytest.raises(ValueError, match="fit: schedule changes another optimizer, expected the one that is given"):
+        train(model, data(), schedule=schedule)
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    loss, path = nn.CrossEntropyLoss(), str(tmp_path / "weights")
+    for name, call in (
+        ("evaluate", lambda: nn.evaluate(data(), network(), loss)),  # type: ignore[arg-type]
+        ("fit", lambda: nn.fit(data(), network(), loss=loss, optimizer=None, epochs=1)),  # type: ignore[arg-type]
+        ("cached_features", lambda: nn.cached_features(data(), network())),  # type: ignore[arg-type]
+        ("save_weights", lambda: nn.save_weights([], path)),  # type: ignore[arg-type]
+        ("load_weights", lambda: nn.load_weights([], path)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=f"^{name}: model is a list, expected a Module"):
+            call()
+    with pytest.raises(TypeError, match=r"^save_weights: model is a str, expected a Module"):
+        nn.save_weights(path, network())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^evaluate: model is the class Linear, expected a Module"):
+        nn.evaluate(nn.Linear, data(), loss)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"^cached_features: loader gave a ndarray as a batch, .* in a list, \[\(x, y\)\]"
+    ):
+        nn.cached_features(network(), data()[0])  # type: ignore[arg-type]
+
+
 def test_wrong_options_are_refused() -> None:
     with pytest.raises(ValueError, match="Checkpoint: every is 0, expected at least 1 batch"):
         nn.Checkpoint("run", every=0)
@@ -519,6 +551,8 @@ def test_a_history_goes_to_json_and_back(tmp_path: Path) -> None:
     assert math.isnan(nn.History.from_dict(strict).losses[1])
     with pytest.raises(ValueError, match="History: got 'loss', expected of"):
         nn.History.from_dict({"loss": []})
+    with pytest.raises(TypeError, match="History: got a list, expected a dict of"):
+        nn.History.from_json("[]")
 
 
 def test_a_history_is_shown_as_a_table() -> None:
