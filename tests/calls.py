@@ -11,6 +11,7 @@ import gpucnn.functional as F
 ARRAYS = frozenset({
     "input", "weight", "bias", "grad_output", "grad_grad_input", "grad_grad_weight", "indices", "target",
     "running_mean", "running_var", "mean", "rstd", "output", "mask", "residual",
+    "pos_weight",
 })  # fmt: skip
 """Names of the parameters that are arrays."""
 
@@ -77,6 +78,8 @@ def _other_calls() -> dict[str, dict[str, Any]]:
         "bias_activation": {"input": x, "bias": numbers(4), **finish},
         "relu": {"input": x},
         "leaky_relu": {"input": x, "negative_slope": 0.01},
+        "sigmoid": {"input": x},
+        "gelu": {"input": x, "approximate": "none"},
         "softmax": {"input": x, "dim": 1},
         "log_softmax": {"input": x, "dim": 1},
         "cross_entropy": {
@@ -86,6 +89,13 @@ def _other_calls() -> dict[str, dict[str, Any]]:
             "ignore_index": -100,
             "reduction": "mean",
             "label_smoothing": 0.0,
+        },
+        "binary_cross_entropy_with_logits": {
+            "input": numbers(3, 4),
+            "target": np.abs(numbers(3, 4)),
+            "weight": np.abs(numbers(4)),
+            "reduction": "mean",
+            "pos_weight": np.abs(numbers(3, 1)),
         },
         "dropout": {"input": x, "p": 0.5, "training": True, "rng": 1},
         "pad": {"input": x, "pad": (1, 1), "mode": "constant", "value": None},

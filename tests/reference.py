@@ -689,6 +689,40 @@ def relu_backward(grad: Array, x: Array) -> Array:
     return np.where(wide(x) <= 0, 0, wide(grad))
 
 
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(-x)), element by element."""
+    return _elementwise(lambda v: 1 / (1 + math.exp(-v)) if v > -700 else 0.0, x)
+
+
+def sigmoid_backward(grad: Array, x: Array) -> Array:
+    """gx: the sigmoids of x and of -x, multiplied."""
+    return wide(grad) * sigmoid(x) * sigmoid(-wide(x))
+
+
+def gelu(x: Array, approximate: str = "none") -> Array:
+    """x times the share of the normal distribution below it, by erfc or by tanh."""
+    if approximate == "none":
+        return _elementwise(lambda v: v * math.erfc(-v / math.sqrt(2)) / 2, x)
+    return _elementwise(lambda v: v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) / 2, x)
+
+
+def gelu_backward(grad: Array, x: Array, approximate: str = "none") -> Array:
+    """gx, by the rule of products."""
+
+    def slope(v: float) -> float:
+        if approximate == "none":
+            return math.erfc(-v / math.sqrt(2)) / 2 + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
+        tanh = math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))
+        return (1 + tanh) / 2 + v * (1 - tanh * tanh) / 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * v**2)
+
+    return wide(grad) * _elementwise(slope, x)
+
+
+def _elementwise(function: Callable[[float], float], x: Array) -> Array:
+    """`function` of each element, NaN of NaN."""
+    return np.array([function(float(v)) if v == v else v for v in wide(x).ravel()], float).reshape(x.shape)
+
+
 # --- Gradients of any function ------------------------------------------------------------------
 
 

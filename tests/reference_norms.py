@@ -370,3 +370,49 @@ def cross_entropy_backward(
     weights = wide(weight, 1.0).reshape(-1, *[1] * (x.ndim - 2))
     grad_smoothed = -weights * log_softmax(x, 1) * grad_losses[:, None]
     return gx, grad_smoothed * (1 - label_smoothing)
+
+
+def binary_cross_entropy_with_logits(
+    x: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean", pos_weight: Array | None = None
+) -> Array:
+    """-weight * (pos_weight * t * log(sigmoid(x)) + (1 - t) * log(sigmoid(-x))) of each element."""
+    losses = np.zeros(x.shape)
+    factors, positives = (np.broadcast_to(np.ones(()) if w is None else wide(w), x.shape) for w in (weight, pos_weight))
+    for at in np.ndindex(x.shape):
+        value, share = float(x[at]), float(target[at])
+        terms = positives[at] * share * _softplus(-value) + (1 - share) * _softplus(value)
+        losses[at] = factors[at] * terms
+    if reduction == "none":
+        return losses
+    return np.asarray(losses.sum() if reduction == "sum" else losses.sum() / x.size if x.size else np.nan)
+
+
+def binary_cross_entropy_with_logits_backward(
+    grad: Array,
+    x: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    reduction: str = "mean",
+    pos_weight: Array | None = None,
+) -> tuple[Array, Array]:
+    """(gx, g_target)."""
+    gx, gt = np.zeros(x.shape), np.zeros(x.shape)
+    factors, positives = (np.broadcast_to(np.ones(()) if w is None else wide(w), x.shape) for w in (weight, pos_weight))
+    grads = np.broadcast_to(wide(np.asarray(grad)), x.shape)
+    for at in np.ndindex(x.shape):
+        value, share = float(x[at]), float(target[at])
+        factor = factors[at] * grads[at] / (x.size if reduction == "mean" else 1)
+        gx[at] = factor * ((1 - share) * _slope(value) - positives[at] * share * _slope(-value))
+        gt[at] = factor * (positives[at] * _softplus(-value) - _softplus(value))
+    return gx, gt
+
+
+def _softplus(value: float) -> float:
+    """log(1 + exp(value)), of large values themselves."""
+    return value if value > 40 else math.log1p(math.exp(value))
+
+
+def _slope(value: float) -> float:
+    """1 / (1 + exp(-value))."""
+    return 1 / (1 + math.exp(-value)) if value > -700 else 0.0

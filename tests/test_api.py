@@ -62,11 +62,14 @@ SIGNATURES = {
     "bias_activation": "input, bias=None, residual=None, activation='relu', negative_slope=0.01",
     "relu": "input",
     "leaky_relu": "input, negative_slope=0.01",
+    "sigmoid": "input",
+    "gelu": "input, *, approximate='none'",
     "softmax": "input, dim",
     "log_softmax": "input, dim",
     "cross_entropy": (
         "input, target, weight=None, *, ignore_index=-100, reduction='mean', label_smoothing=0.0"
     ),
+    "binary_cross_entropy_with_logits": "input, target, weight=None, *, reduction='mean', pos_weight=None",
     "dropout": "input, p=0.5, training=True, *, rng=None, return_mask=False",
     "pad": "input, pad, mode='constant', value=None",
 }  # fmt: skip
@@ -149,7 +152,9 @@ def test_each_backward_returns_a_gradient_for_each_array_in_its_shape(name: str)
     assert isinstance(grads, tuple)
     assert len(grads) == len(arrays)
     for array, grad in zip(arrays, grads, strict=True):
-        without = array in ("indices", "running_mean", "running_var") or (name == "cross_entropy" and array != "input")
+        without = array in ("indices", "running_mean", "running_var", "pos_weight") or (
+            ("cross_entropy" in name and array == "weight") or (name == "cross_entropy" and array == "target")
+        )
         assert (grad is None) == without
         assert grad is None or (grad.shape, grad.dtype) == (arguments[array].shape, arguments[array].dtype)
 

@@ -328,7 +328,8 @@ def test_arrays_of_two_libraries(name: str) -> None:
 
 def test_numpy_and_pytorch_are_two_libraries(torch: Any) -> None:
     message = "got arrays of two libraries, input of torch and weight of numpy; expected one, nothing is copied between"
-    with pytest.raises(TypeError, match=f"^conv2d: {message} them$"):
+    hint = r"numpy.from_dlpack\(input\) is one of numpy over the same memory"
+    with pytest.raises(TypeError, match=f"^conv2d: {message} them; {hint}$"):
         F.conv2d(torch.ones(1, 1, 3, 3), np.ones((1, 1, 3, 3), np.float32))
 
 

@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -180,6 +179,15 @@ def expect_compiled_in_memory(compiler: Compiler) -> None:
     assert compiler.compiled == 2
 
 
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has a umask")
+def test_others_may_read_what_the_umask_lets_them_read(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    compiler_in(tmp_path / "cubin").compile(SOURCE, "sm_90")
+    modes = {path.stat().st_mode for path in (tmp_path / "cubin").iterdir()}
+    assert modes == {plain.stat().st_mode}
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     expect_compiled_in_memory(compiler_in(tmp_path / "file" / "cubin"))
@@ -194,10 +202,10 @@ def test_no_home_folder() -> None:
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def refuse(**_: Any) -> Any:
+    def refuse(path: Path, content: bytes) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr("gpucnn.backends.cuda.compiler.write_whole", refuse)
     expect_compiled_in_memory(compiler_in(tmp_path))
 
 
@@ -219,7 +227,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 
 def test_a_read_only_folder_still_serves_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = compiler_in(tmp_path).compile(SOURCE, "sm_90")
-    monkeypatch.setattr(tempfile, "mkstemp", lambda **_: pytest.fail("it was written to"))
+    monkeypatch.setattr("gpucnn.backends.cuda.compiler.write_whole", lambda *_: pytest.fail("it was written to"))
     assert compiler_in(tmp_path, Forbidden()).compile(SOURCE, "sm_90") == good
 
 

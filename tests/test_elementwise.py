@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import reference
@@ -18,6 +20,7 @@ from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, arranged, dtype_of, nu
 from tolerances import assert_close, summed
 
 import gpucnn.functional as F
+from gpucnn.functional._normal import BOUND, normal_share_and_density
 
 Array = np.ndarray[Any, Any]
 
@@ -45,6 +48,8 @@ def as_torch(torch: Any, array: Array | None) -> Any:
 UNARY: dict[str, dict[str, Any]] = {
     "relu": {},
     "leaky_relu": {"negative_slope": 0.3},
+    "sigmoid": {},
+    "gelu": {"approximate": "tanh"},
     "softmax": {"dim": 1},
     "log_softmax": {"dim": -2},
     "dropout": {"p": 0.4, "training": True, "rng": 3},
@@ -70,7 +75,7 @@ def test_results_repeat_are_new_and_leave_inputs_alone(
     assert backend.run(getattr(F, name + "_backward"), grad, x, **UNARY[name], needs=(False,)) == (None,)
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "dropout"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "gelu", "dropout"])
 def test_an_array_without_axes_gives_one(backend: ArrayBackend, name: str) -> None:
     """And not one of NumPy's scalars, which no operation takes."""
     x = np.array(2.0)
@@ -80,6 +85,18 @@ def test_an_array_without_axes_gives_one(backend: ArrayBackend, name: str) -> No
         assert isinstance(result, np.ndarray)
         assert result.shape == ()
     assert isinstance(backend.run(F.dropout, x, return_mask=True)[1], np.ndarray)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "gelu"])
+def test_memory_order_is_that_of_the_input(
+    backend: ArrayBackend, name: str, dtype: str, rng: np.random.Generator
+) -> None:
+    for order in ("contiguous", "channels_last"):
+        x = arranged(numbers(rng, (2, 3, 4, 2), dtype), order)
+        y = backend.run(getattr(F, name), x)
+        (gx,) = backend.run(getattr(F, name + "_backward"), x, x)
+        assert y.strides == gx.strides == x.strides
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -281,6 +298,88 @@ def test_leaky_relu_refuses_a_slope_that_is_no_number(backend: ArrayBackend, slo
     x = np.ones(3)
     for run in (lambda: F.leaky_relu(x, slope), lambda: F.leaky_relu_backward(x, x, slope)):
         with pytest.raises(TypeError, match=f"negative_slope is {slope!r}, expected a number"):
+            backend.run(run)
+
+
+# --- Sigmoid and GELU ---------------------------------------------------------------------------------------------
+
+SMOOTH: list[tuple[str, dict[str, Any]]] = [("sigmoid", {}), ("gelu", {}), ("gelu", {"approximate": "tanh"})]
+
+
+@pytest.mark.parametrize(("name", "options"), SMOOTH, ids=str)
+@examples(50)
+@given(pair=arrays(FLOATS))
+def test_smooth_activations_are_those_of_the_oracle(
+    backend: ArrayBackend, name: str, options: dict[str, Any], pair: tuple[Array, Array]
+) -> None:
+    x, grad = pair
+    assert_close(backend.run(getattr(F, name), x, **options), getattr(reference, name)(x, **options), x.dtype)
+    (gx,) = backend.run(getattr(F, f"{name}_backward"), grad, x, **options)
+    assert_close(gx, getattr(reference, f"{name}_backward")(grad, x, **options), x.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_shares_of_the_normal_distribution_are_as_exact_as_they_say(backend: ArrayBackend, dtype: str) -> None:
+    limit = {"float32": 12.0, "float64": 37.0}[dtype]  # beyond it the share is no normal number
+    x = np.concatenate([np.linspace(-limit, limit, 20001), [0.0, 1e-8, -1e-8, 40, BOUND]]).astype(dtype)
+    shares = np.array([math.erfc(-float(v) / math.sqrt(2)) / 2 for v in x])
+    densities = np.array([math.exp(-(float(v) ** 2) / 2) / math.sqrt(2 * math.pi) for v in x])
+    share, density = backend.run(lambda array: normal_share_and_density(backend.primitives.xp, array), x)
+    assert share.dtype == density.dtype == dtype
+    square = np.minimum(x.astype(float) ** 2, limit**2)
+    units = np.where(shares >= 0.01, 3, (4 + square) / 2)
+    if dtype == "float64":  # in which the oracle rounds its argument, and libraries of C differ by as much
+        units += 4 + square
+    unit = np.finfo(dtype).eps
+    assert (np.abs(share - shares) <= units * unit * shares).all()
+    assert (np.abs(density - densities) <= (4 + square) * unit * densities + np.finfo(dtype).tiny).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sigmoids_are_exact_relative_to_themselves(backend: ArrayBackend, dtype: str) -> None:
+    x = np.linspace(-80, 80, 4001).astype(dtype)
+    expected = reference.sigmoid(x)
+    assert (np.abs(backend.run(F.sigmoid, x) - expected) <= 3 * np.finfo(dtype).eps * expected).all()
+    expected = reference.sigmoid_backward(np.ones_like(x), x)
+    (slope,) = backend.run(F.sigmoid_backward, np.ones_like(x), x)
+    assert (np.abs(slope - expected) <= 4 * np.finfo(dtype).eps * expected).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("name", "options"), SMOOTH, ids=str)
+def test_smooth_activations_of_what_is_large_are_finite(
+    backend: ArrayBackend, name: str, options: dict[str, Any], dtype: str
+) -> None:
+    most = float(ml_dtypes.finfo(dtype_of(dtype)).max)
+    x = np.array([-most, -1000.0, 1000.0, most, np.nan, np.inf]).astype(dtype_of(dtype))
+    y = backend.run(getattr(F, name), x, **options).astype(float)
+    (gx,) = backend.run(getattr(F, f"{name}_backward"), np.ones_like(x), x, **options)
+    np.testing.assert_array_equal(y[:4], [0, 0, 1, 1] if name == "sigmoid" else [0, 0, *x[2:4].astype(float)])
+    np.testing.assert_array_equal(gx[:4].astype(float), [0, 0, 0, 0] if name == "sigmoid" else [0, 0, 1, 1])
+    assert np.isnan(y[4])
+    assert np.isnan(gx[4].astype(float))
+    assert y[5] == (1 if name == "sigmoid" else np.inf)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("name", "options"), SMOOTH, ids=str)
+def test_smooth_activations_are_those_of_pytorch(
+    backend: ArrayBackend, torch: Any, name: str, options: dict[str, Any], dtype: str, rng: np.random.Generator
+) -> None:
+    x, grad = (numbers(rng, (3, 4, 5), dtype) * np.asarray(4, dtype) for _ in range(2))
+    leaf = as_torch(torch, x)
+    function = torch.sigmoid if name == "sigmoid" else torch.nn.functional.gelu
+    y = function(leaf, **options)
+    y.backward(torch.from_numpy(grad))
+    assert_close(backend.run(getattr(F, name), x, **options), y.detach().numpy())
+    assert_close(backend.run(getattr(F, f"{name}_backward"), grad, x, **options)[0], leaf.grad.numpy())
+
+
+@pytest.mark.parametrize("approximate", ["erf", None, True])
+def test_gelu_knows_two_forms(backend: ArrayBackend, approximate: Any) -> None:
+    x = np.ones(3)
+    for run in (lambda: F.gelu(x, approximate=approximate), lambda: F.gelu_backward(x, x, approximate=approximate)):
+        with pytest.raises(ValueError, match=f"approximate is {approximate!r}, expected 'none' or 'tanh'"):
             backend.run(run)
 
 

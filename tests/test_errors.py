@@ -140,6 +140,7 @@ WRONG: dict[str, Callable[[int], Wrong]] = {
     "dim": lambda n: wrong_integers(-4) + types(None, (0,), [0]) + values(4, 99),
     "mode": lambda n: CHOICES,
     "activation": lambda n: CHOICES,
+    "approximate": lambda n: CHOICES,
     "reduction": lambda n: CHOICES,
     "pad": lambda n: types(None, 1, "11", b"11", {1}, Junk(), (1.5, 1), (True, True), ("1", "1"), ((1, 1), (1, 1)))
     + values((1,), (1, 1, 1), (1,) * 10, (2**31, 0), (-(2**31) - 1, 0), (-9, 0), (-2, -2)),
@@ -195,7 +196,7 @@ WRONG_DTYPES = [
 ]  # fmt: skip
 KINDS = {  # what each operation does not take
     "max_pool|relu": ["c16", "c8"],
-    "leaky_relu|activation|lp_pool|norm|softmax|cross_entropy|dropout": ["i8", "u1", "c16"],
+    "leaky_relu|activation|sigmoid|gelu|lp_pool|norm|softmax|cross_entropy|dropout": ["i8", "u1", "c16"],
     "avg_pool": ["i8", "u4"],
     "": ["?"],
 }
@@ -214,7 +215,7 @@ def is_optional(name: str, parameter: str) -> bool:
 def test_no_arrays(backend: ArrayBackend, name: str) -> None:
     for parameter in arrays_of(name):
         wrong = types(*NO_ARRAYS, *([] if is_optional(name, parameter) else [None]))
-        if (name, parameter) == ("cross_entropy_backward", "grad_output"):  # may be a number
+        if "cross_entropy" in name and parameter == "grad_output":  # may be a number
             wrong = [(value, error) for value, error in wrong if not isinstance(value, np.number)]
         assert_refused(backend, name, parameter, wrong, parameter)
 
@@ -258,12 +259,15 @@ def test_wrong_shapes_of_further_arrays(backend: ArrayBackend, name: str) -> Non
         array = CALLS[name][parameter]
         has_kernel = parameter == "weight" and re.match("conv|locally", name)  # whose size is free
         shapes = reshaped(array.shape, array.ndim - rank_of(name) if has_kernel else array.ndim)
-        if (name, parameter) == ("cross_entropy_backward", "grad_output"):
+        if "binary" in name or (name, parameter) == (
+            "cross_entropy_backward",
+            "grad_output",
+        ):  # () is one value for all
             shapes = [shape for shape in shapes if shape]
         assert_refused(backend, name, parameter, values(*(np.ones(shape, array.dtype) for shape in shapes)))
 
 
-ANY_SHAPE = "relu|softmax|dropout|pad"
+ANY_SHAPE = "relu|sigmoid|gelu|softmax|binary|dropout|pad"
 WITH_INPUT = [name for name in CALLS if "input" in CALLS[name] and not re.search(ANY_SHAPE, name)]
 
 

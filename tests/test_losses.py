@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import reference_norms
@@ -316,3 +317,126 @@ def test_gradients_of_another_shape_or_dtype_are_refused(backend: ArrayBackend) 
         backend.run(F.cross_entropy_backward, np.ones((), np.float32), X, CLASSES)
     with pytest.raises(ValueError, match=r"^cross_entropy_backward: needs has 2 values, expected 3"):
         backend.run(F.cross_entropy_backward, 1.0, X, CLASSES, needs=(True, True))
+
+
+def test_classes_that_are_floats_are_told_to_be_integers(backend: ArrayBackend) -> None:
+    x = np.ones((4, 3), np.float32)
+    message = r"target has shape \(4,\), expected \(4, 3\) for probabilities, .*; classes have an integer dtype$"
+    with pytest.raises(ValueError, match=message):
+        backend.run(F.cross_entropy, x, np.zeros(4, np.float32))
+
+
+# --- Of single probabilities --------------------------------------------------------------------------------------
+
+BINARY = F.binary_cross_entropy_with_logits
+BINARY_BACKWARD = F.binary_cross_entropy_with_logits_backward
+
+
+@st.composite
+def binary_losses(draw: st.DrawFn, dtypes: tuple[str, ...] = FLOATS) -> tuple[Array, tuple[Any, ...], dict[str, Any]]:
+    """A gradient and the arguments: logits and probabilities of one shape, weights that broadcast to it."""
+    shape = tuple(draw(st.lists(st.integers(0, 3), max_size=4)))
+    dtype = dtype_of(draw(st.sampled_from(dtypes)))
+    order = draw(st.sampled_from(ORDERS if len(shape) > 1 else ("contiguous",)))
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    x, target = arranged((6 * numbers(rng, shape, "float64")).astype(dtype), order), rng.uniform(0, 1, shape)
+    if draw(st.booleans()):
+        target = target.round()
+    factors: list[Array | None] = []
+    for _ in range(2):
+        kept = draw(st.integers(0, len(shape)))
+        form = tuple(draw(st.sampled_from((n, 1))) for n in shape[len(shape) - kept :])
+        factors.append(np.asarray(rng.uniform(0.5, 3, form), dtype) if draw(st.booleans()) else None)
+    reduction = draw(st.sampled_from(REDUCTIONS))
+    grad = np.asarray(numbers(rng, shape if reduction == "none" else (), "float64"), dtype)
+    options = {"reduction": reduction, "pos_weight": factors[1]}
+    return grad, (np.asarray(x), np.asarray(target, dtype), factors[0]), options
+
+
+@examples(120)
+@given(case=binary_losses(), needs=st.tuples(*[st.booleans()] * 4))
+def test_binary_losses_and_gradients_are_those_of_the_oracle(
+    backend: ArrayBackend, case: tuple[Array, tuple[Any, ...], dict[str, Any]], needs: tuple[bool, ...]
+) -> None:
+    grad, arguments, options = case
+    x = arguments[0]
+    assert_close(
+        backend.run(BINARY, *arguments, **options),
+        reference_norms.binary_cross_entropy_with_logits(*arguments, **options),
+        x.dtype,
+    )
+    results = backend.run(BINARY_BACKWARD, grad, *arguments, **options)
+    expected = reference_norms.binary_cross_entropy_with_logits_backward(grad, *arguments, **options)
+    for result, of_oracle in zip(results[:2], expected, strict=True):
+        assert_close(result, of_oracle, x.dtype)
+    assert results[2:] == (None, None)
+    some = backend.run(BINARY_BACKWARD, grad, *arguments, **options, needs=needs)
+    for result, full, need in zip(some, results, needs, strict=True):
+        assert (result is None) == (full is None or not need)
+        assert result is None or result.tobytes() == full.tobytes()
+
+
+@examples(80)
+@given(case=binary_losses(dtypes=("float64", "float32")))
+def test_binary_losses_and_gradients_are_those_of_pytorch(
+    backend: ArrayBackend, torch: Any, case: tuple[Array, tuple[Any, ...], dict[str, Any]]
+) -> None:
+    grad, (x, target, weight), options = case
+    leaves = [torch.from_numpy(array.copy()).requires_grad_() for array in (x, target)]
+    given = {"weight": weight, **options}
+    theirs = {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in given.items()
+    }
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(*leaves, **theirs)
+    expected.backward(torch.from_numpy(grad))
+    assert_close(backend.run(BINARY, x, target, weight, **options), expected.detach().numpy())
+    results = backend.run(BINARY_BACKWARD, grad, x, target, weight, **options)
+    for result, leaf in zip(results[:2], leaves, strict=True):
+        assert_close(result, leaf.grad.numpy())
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_binary_losses_of_large_logits_are_exact(backend: ArrayBackend, dtype: str) -> None:
+    x = np.array([1000.0, -1000.0, 20.0, -20.0, 0.0]).astype(dtype_of(dtype))
+    right, wrong = (x >= 0).astype(x.dtype), (x < 0).astype(x.dtype)
+    small = np.log1p(np.exp(-20.0))
+    for target, expected in (
+        (right, [0, 0, small, small, np.log(2)]),
+        (wrong, [1000, 1000, 20 + small, 20 + small, np.log(2)]),
+    ):
+        losses = backend.run(BINARY, x, target, reduction="none").astype(float)
+        np.testing.assert_allclose(
+            losses, expected, rtol=float(ml_dtypes.finfo(x.dtype).eps), atol=1e-8 * (dtype == "float16")
+        )
+        gx = backend.run(BINARY_BACKWARD, np.ones_like(x), x, target, reduction="none")[0].astype(float)
+        assert np.isfinite(gx).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_binary_losses_keep_the_memory_order(backend: ArrayBackend, dtype: str, rng: np.random.Generator) -> None:
+    for order in ("contiguous", "channels_last"):
+        x = arranged(numbers(rng, (2, 3, 4, 2), dtype), order)
+        target = np.ones((2, 3, 4, 2), x.dtype)
+        weight = np.ones(2, x.dtype)
+        assert backend.run(BINARY, x, target, weight, reduction="none").strides == x.strides
+        for result in backend.run(BINARY_BACKWARD, target, x, target, weight, reduction="none")[:2]:
+            assert result.strides == x.strides
+
+
+def test_binary_losses_refuse_what_does_not_fit(backend: ArrayBackend) -> None:
+    x = np.ones((2, 3))
+    op = "binary_cross_entropy_with_logits"
+    for weight in (np.ones((1, 2, 3)), np.ones(2), np.ones((2, 2))):
+        for name in ("weight", "pos_weight"):
+            with pytest.raises(
+                ValueError, match=rf"^{op}: {name} has shape .*, expected one that broadcasts to \(2, 3\)"
+            ):
+                backend.run(BINARY, x, x, **{name: weight})
+    with pytest.raises(ValueError, match=rf"^{op}: target has shape \(2,\), expected \(2, 3\)"):
+        backend.run(BINARY, x, x[:, 0])
+    with pytest.raises(TypeError, match=f"^{op}: target has dtype int64, expected float64"):
+        backend.run(BINARY, x, x.astype(np.int64))
+    with pytest.raises(ValueError, match=f"^{op}: reduction is 'batchmean', expected 'mean', 'sum' or 'none'"):
+        backend.run(BINARY, x, x, reduction="batchmean")
+    with pytest.raises(ValueError, match=rf"^{op}_backward: grad_output has shape \(2, 3\), expected \(\)"):
+        backend.run(BINARY_BACKWARD, x, x, x)

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from sample import examples
 
 import gpucnn
 import gpucnn.functional as F
@@ -96,7 +97,7 @@ orders = st.sampled_from(["row", "column", "volume", "channels last"])
 shares = st.sampled_from([1, 2, 3, 7, 1000])  # of the axis that a window spans, or a stride goes on
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(sizes, orders, st.sampled_from(["avg_pool", "sum_pool", "max_pool"]), shares, st.data())
 def test_windows_of_any_length(size: int, order: str, name: str, share: int, data: st.DataObject) -> None:
     x = signal(size, order)
@@ -118,7 +119,7 @@ def test_windows_of_any_length(size: int, order: str, name: str, share: int, dat
         expect_few_lines(lambda: of(name, x, "_backward")(y, x, **options), size)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(sizes, orders, shares, st.sampled_from(["avg", "max"]), st.integers(-1, 1))
 def test_adaptive_windows_of_any_number(size: int, order: str, share: int, name: str, more: int) -> None:
     x = signal(size, order)
@@ -129,7 +130,7 @@ def test_adaptive_windows_of_any_number(size: int, order: str, share: int, name:
         expect_few_lines(lambda: of(f"adaptive_{name}_pool", x, "_backward")(y, x, out), size)
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(sizes, orders, shares, st.sampled_from(["nearest", "nearest-exact", "linear", "area"]), st.integers(-1, 1))
 def test_samples_of_any_number(size: int, order: str, share: int, mode: str, more: int) -> None:
     x = signal(size, order)
@@ -221,7 +222,7 @@ def test_bands_of_long_signals_are_planned_in_few_lines_on_a_gpu(backward: bool)
 # --- Results ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     size=st.integers(70, 700), kernel=st.integers(65, 300), stride=st.integers(1, 90), dilation=st.integers(1, 4),
     low=st.integers(0, 40), high=st.integers(0, 40), seed=st.integers(0, 9), turned=st.booleans(),

@@ -167,7 +167,9 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
         kinds.setdefault(kind_of(array), name)
     if len(kinds) > 1:
         named = " and ".join(f"{name} of {kind}" for kind, name in kinds.items())
-        raise TypeError(f"{op}: got arrays of two libraries, {named}; expected one, nothing is copied between them")
+        raise TypeError(
+            f"{op}: got arrays of two libraries, {named}; expected one, nothing is copied between them{_bridge(kinds)}"
+        )
     (kind,) = kinds
     if kind == "numpy":
         return _numpy_backend(), _each(np.asarray, arrays), _unchanged
@@ -178,6 +180,13 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
         _expect_one_device(op, {name: array.device.id for name, array in given.items()})
         return backend, list(arrays.values()), _unchanged
     return _receive_shared(op, kind, arrays, given)
+
+
+def _bridge(kinds: Mapping[str, str]) -> str:
+    """How an array of another library becomes one of a backend, in words, where there are both; by kind a name."""
+    own = next((kind for kind in ("numpy", "cupy") if kind in kinds), None)
+    other = next((name for kind, name in kinds.items() if kind not in ("numpy", "cupy", "simulator")), None)
+    return f"; {own}.from_dlpack({other}) is one of {own} over the same memory" if own and other else ""
 
 
 def _native_backend(arrays: Mapping[str, Any]) -> Backend | None:

@@ -57,7 +57,7 @@ def train_test_split(images: Images, test_size: float = 0.2, rng: Seed = None, s
     Raises
     ------
     TypeError
-        `test_size` is no number.
+        `images` is no Images, or `test_size` no number.
     ValueError
         One side would be empty, or x and y are not of one length.
 
@@ -68,6 +68,8 @@ def train_test_split(images: Images, test_size: float = 0.2, rng: Seed = None, s
     >>> train.x.shape, sorted(test.y.tolist())
     ((6, 1, 2, 2), [0, 0, 1, 1])
     """
+    if not isinstance(images, Images):
+        raise TypeError(f"train_test_split: images is a {type(images).__name__}, expected Images(x, y, classes)")
     n = len(images.x)
     if len(images.y) != n:
         raise ValueError(f"train_test_split: images has {n} images and {len(images.y)} labels, expected one for each")
@@ -104,6 +106,8 @@ def channel_statistics(x: Host) -> tuple[Host, Host]:
 
     Raises
     ------
+    TypeError
+        `x` is no NumPy array.
     ValueError
         There are no images, or `x` has no channels.
 
@@ -112,6 +116,8 @@ def channel_statistics(x: Host) -> tuple[Host, Host]:
     >>> channel_statistics(np.array([[[1.0, 3.0], [5.0, 5.0]]]))
     (array([2., 5.]), array([1., 0.]))
     """
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"channel_statistics: x is a {type(x).__name__}, expected a NumPy array")
     if x.ndim < 2 or not x.size:
         raise ValueError(f"channel_statistics: x has shape {x.shape}, expected (N, C, *space) with elements")
     axes = (0, *range(2, x.ndim))
@@ -139,7 +145,7 @@ def normalize(x: Host, mean: Any, std: Any) -> Host:
     Raises
     ------
     TypeError
-        `x` is not floating-point.
+        `x` is no NumPy array of a floating-point dtype.
     ValueError
         The lengths do not fit, or a `std` is not above 0, as that of a channel whose values are all the same.
 
@@ -148,6 +154,8 @@ def normalize(x: Host, mean: Any, std: Any) -> Host:
     >>> normalize(np.array([[[1.0, 3.0]]]), 2, 0.5)
     array([[[-2.,  2.]]])
     """
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"normalize: x is a {type(x).__name__}, expected a NumPy array")
     if x.dtype.kind != "f":
         raise TypeError(f"normalize: x has dtype {x.dtype}, expected a floating-point one")
     values = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends import backend_of
+from gpucnn.backends import backend_of, receive
 from gpucnn.data.augmentation import Augmentation
 from gpucnn.data.images import Host, Seed
 
@@ -42,7 +42,7 @@ class Loader:
     Raises
     ------
     TypeError
-        `batch_size` or `prefetch` is no int.
+        x or y is no array, or `batch_size` or `prefetch` no int.
     ValueError
         x and y are not of one length, there is no batch, or a number is out of range.
 
@@ -78,6 +78,9 @@ class Loader:
         drop_last: bool = False,
         prefetch: int = 0,
     ) -> None:
+        for name, values in (("x", x), ("y", y)):
+            if not receive("Loader", {name: values})[1][0].ndim:
+                raise ValueError(f"Loader: {name} has no axes, expected one value or image a sample")
         if len(x) != len(y):
             raise ValueError(f"Loader: x has {len(x)} elements and y {len(y)}, expected as many")
         self.x, self.y = x, y
@@ -126,8 +129,11 @@ class Loader:
         KeyError
             A number is missing; nothing was changed.
         ValueError
-            There are not so many batches; nothing was changed.
+            A number is negative, or there are fewer batches; nothing was changed.
         """
+        missing = [name for name in ("seed", "epoch", "batch") if name not in state]
+        if missing:
+            raise KeyError(f"Loader.load_state_dict: got {sorted(state)}, expected seed, epoch and batch")
         seed, epoch, batch = (int(state[name]) for name in ("seed", "epoch", "batch"))
         if min(seed, epoch, batch) < 0 or batch > len(self):
             raise ValueError(f"Loader: the state is at batch {batch} of epoch {epoch}, expected at most {len(self)}")

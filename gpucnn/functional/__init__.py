@@ -87,6 +87,8 @@ from gpucnn.functional.locally_connected import (
     locally_connected3d_backward,
 )
 from gpucnn.functional.losses import (
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_backward,
     cross_entropy,
     cross_entropy_backward,
 )
@@ -120,6 +122,7 @@ from gpucnn.functional.row_normalization import (
     layer_norm,
     layer_norm_backward,
 )
+from gpucnn.functional.smooth_activation import gelu, gelu_backward, sigmoid, sigmoid_backward
 from gpucnn.functional.unfolding import (
     col2im,
     col2im_backward,
@@ -176,6 +179,8 @@ __all__ = [
     "bed_of_nails3d_backward",
     "bias_activation",
     "bias_activation_backward",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_backward",
     "col2im",
     "col2im_backward",
     "conv1d",
@@ -208,6 +213,8 @@ __all__ = [
     "dropout_backward",
     "fold",
     "fold_backward",
+    "gelu",
+    "gelu_backward",
     "group_norm",
     "group_norm_backward",
     "im2col",
@@ -252,6 +259,8 @@ __all__ = [
     "pad_backward",
     "relu",
     "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
     "softmax",
     "softmax_backward",
     "sum_pool1d",

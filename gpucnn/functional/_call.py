@@ -162,6 +162,10 @@ class Call:
         """`values` in the dtype and memory order of `like`, which has as many axes."""
         return stored_like(self.xp, values, like)
 
+    def promoted(self, array: Array) -> Array:
+        """`array` in the dtype that is computed in: float32 where it has 16 bits, else itself."""
+        return array.astype(accumulator(array.dtype), copy=False)
+
     def leaked(self, values: Array, x: Array, slope: float) -> Array:
         """Values where x, of their shape, is more than 0, else a share of them; as values are stored."""
         wide = accumulator(values.dtype)

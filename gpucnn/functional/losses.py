@@ -1,4 +1,4 @@
-"""Cross entropy and its gradients."""
+"""Cross entropy of classes and of single probabilities, and its gradients."""
 
 from __future__ import annotations
 
@@ -209,3 +209,160 @@ class _Terms:
             wrong = target[kept & ((target < 0) | (target >= classes))]
             if wrong.size:
                 raise ValueError(f"{call.op}: target holds {wrong[0]}, expected classes in [0, {classes})")
+
+
+# --- Of single probabilities --------------------------------------------------------------------------------------
+
+
+def binary_cross_entropy_with_logits(
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    reduction: str = "mean",
+    pos_weight: Array | None = None,
+) -> Array:
+    """Cross entropy between the sigmoid of logits and probabilities, element by element.
+
+    Parameters
+    ----------
+    input : array
+        Logits, floating-point, of any shape.
+    target : array in the shape and dtype of `input`
+        The probability of each, in [0, 1].
+    weight : array that broadcasts to the shape of `input`, in its dtype, optional
+        A factor for each loss.
+    reduction : "mean", "sum" or "none"
+        The mean is over all elements, whatever their weights.
+    pos_weight : array that broadcasts to the shape of `input`, in its dtype, optional
+        A factor for what positive targets add.
+
+    Returns
+    -------
+    array [], or for "none" one loss for each element, in the memory order of `input`
+        16-bit floats are computed and summed in float32.
+
+    Raises
+    ------
+    TypeError
+        A dtype is not taken, or there are two.
+    ValueError
+        Shapes do not fit, or `reduction` is none of these.
+
+    See Also
+    --------
+    binary_cross_entropy_with_logits_backward, cross_entropy, sigmoid
+
+    Notes
+    -----
+    Each loss is ``weight * (pos_weight * t * softplus(-x) + (1 - t) * softplus(x))``, where ``softplus(x)`` is
+    ``log(1 + exp(x))``: no small loss is the difference of large numbers. The mean of no element is NaN. PyTorch's
+    deprecated ``size_average`` and ``reduce`` are left out.
+
+    Examples
+    --------
+    >>> float(binary_cross_entropy_with_logits(np.array([1000.0, -1000.0]), np.array([1.0, 1.0])))
+    500.0
+    """
+    call = Call(
+        "binary_cross_entropy_with_logits", FLOATING, optional=("weight", "pos_weight"),
+        input=input, target=target, weight=weight, pos_weight=pos_weight,
+    )  # fmt: skip
+    x, t, w, pw = _binary(call, reduction)
+    losses = (1 - t) * _softplus(call, x)
+    positive = t * _softplus(call, -x)
+    losses += positive if pw is None else positive * pw
+    if w is not None:
+        losses *= w
+    given = call.arrays[0]
+    if reduction == "none":
+        return call.result(call.stored_like(losses, given))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        total = losses.sum() / (x.size if reduction == "mean" else 1)
+        return call.result(call.xp.asarray(total, dtype=given.dtype))
+
+
+def binary_cross_entropy_with_logits_backward(
+    grad_output: Array,
+    input: Array,
+    target: Array,
+    weight: Array | None = None,
+    *,
+    reduction: str = "mean",
+    pos_weight: Array | None = None,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None, None, None]:
+    """Gradients of `binary_cross_entropy_with_logits`.
+
+    Parameters
+    ----------
+    grad_output : array [] or number, or for "none" an array in the shape of `input`
+        Gradient with respect to the output.
+    input, target, weight, reduction, pos_weight
+        As they were given to `binary_cross_entropy_with_logits`.
+    needs : sequence of 4 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients with respect to `input` and `target`, and None for `weight` and `pos_weight`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `binary_cross_entropy_with_logits`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> binary_cross_entropy_with_logits_backward(1.0, np.array([0.0, 0.0]), np.array([1.0, 0.0]))[0]
+    array([-0.25,  0.25])
+    """
+    is_number = isinstance(grad_output, Real)
+    arrays = {"input": input, "target": target, "weight": weight, "pos_weight": pos_weight}
+    call = Call(
+        "binary_cross_entropy_with_logits_backward", FLOATING, optional=("weight", "pos_weight"),
+        **arrays, **({} if is_number else {"grad_output": grad_output}),
+    )  # fmt: skip
+    x, t, w, pw = _binary(call, reduction)
+    given = call.arrays[0]
+    grad = call.xp.asarray(number(call.op, "grad_output", grad_output), dtype=x.dtype) if is_number else call.arrays[-1]
+    call.expect_shape("grad_output", grad, x.shape if reduction == "none" else ())
+    need_x, need_t, _, _ = needed(call.op, needs, 4)
+    scale = call.promoted(grad) / (max(1, x.size) if reduction == "mean" else 1)
+    scale = scale if w is None else scale * w
+    grad_x = grad_t = None
+    if need_x:
+        with np.errstate(over="ignore"):
+            positive = t / (1 + call.xp.exp(x))
+            grad_x = (1 - t) / (1 + call.xp.exp(-x))
+        grad_x -= positive if pw is None else positive * pw
+        grad_x = call.stored_like(grad_x * scale, given)
+    if need_t:
+        positive = _softplus(call, -x)
+        grad_t = (positive if pw is None else positive * pw) - _softplus(call, x)
+        grad_t = call.stored_like(grad_t * scale, given)
+    return call.result((grad_x, grad_t, None, None))
+
+
+def _binary(call: Call, reduction: str) -> tuple[Array, Array, Array | None, Array | None]:
+    """Input, target, weight and pos_weight of a call, checked, in the dtype that is computed in."""
+    x, t, w, pw = call.arrays[:4]
+    choice(call.op, "reduction", reduction, REDUCTIONS)
+    call.expect_shape("target", t, x.shape)
+    for name, array in (("weight", w), ("pos_weight", pw)):
+        if array is not None:
+            ones = (1,) * (x.ndim - array.ndim)
+            if array.ndim > x.ndim or any(n not in (1, m) for n, m in zip(ones + array.shape, x.shape, strict=True)):
+                raise ValueError(
+                    f"{call.op}: {name} has shape {array.shape}, expected one that broadcasts to {x.shape}"
+                )
+    wide = [None if array is None else call.promoted(array) for array in (x, t, w, pw)]
+    return wide[0], wide[1], wide[2], wide[3]
+
+
+def _softplus(call: Call, x: Array) -> Array:
+    """``log(1 + exp(x))`` without overflow."""
+    y = call.xp.log1p(call.xp.exp(-call.xp.abs(x)))
+    y += call.xp.maximum(x, call.xp.zeros((), x.dtype))
+    return y

@@ -5,12 +5,14 @@ from __future__ import annotations
 from gpucnn.nn import initialization as init
 from gpucnn.nn import models
 from gpucnn.nn.activation import (
+    GELU,
     Dropout,
     Flatten,
     Identity,
     LeakyReLU,
     ReLU,
     ReLU6,
+    Sigmoid,
     Softmax,
     Tanh,
 )
@@ -36,7 +38,7 @@ from gpucnn.nn.history import History
 from gpucnn.nn.linear import (
     Linear,
 )
-from gpucnn.nn.losses import CrossEntropyLoss, Loss, MSELoss
+from gpucnn.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
 from gpucnn.nn.module import LoadResult, Module, Parameter, inference
 from gpucnn.nn.normalization import (
     BatchNorm1d,
@@ -108,6 +110,7 @@ from gpucnn.nn.transfer import (
 )
 
 __all__ = [
+    "GELU",
     "SGD",
     "Adam",
     "AdamW",
@@ -120,6 +123,7 @@ __all__ = [
     "AvgPool1d",
     "AvgPool2d",
     "AvgPool3d",
+    "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
     "BatchNorm3d",
@@ -177,6 +181,7 @@ __all__ = [
     "Residual",
     "Schedule",
     "Sequential",
+    "Sigmoid",
     "SlidingGeometry",
     "Softmax",
     "StepLR",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,33 @@ def twin(module: M) -> M:
         elif isinstance(value, np.random.Generator):
             setattr(other, name, copy.deepcopy(value))
     return other
+
+
+def expect_module(op: str, model: Any) -> None:
+    """Raise TypeError unless `model` is a Module."""
+    if not isinstance(model, Module):
+        what = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"{op}: model is {what}, expected a Module")
+
+
+def pair_of(op: str, batch: Any) -> tuple[Any, Any]:
+    """A loader's batch, which is a pair.
+
+    Raises
+    ------
+    TypeError
+        It is something else, as the parts of a single batch are when that was given in place of a list of batches.
+    ValueError
+        It has more or fewer parts.
+    """
+    if not isinstance(batch, tuple | list):
+        raise TypeError(
+            f"{op}: loader gave a {type(batch).__name__} as a batch, expected (x, y); a single batch goes in a list, "
+            "[(x, y)]"
+        )
+    if len(batch) != 2:
+        raise ValueError(f"{op}: loader gave a batch of {len(batch)} things, expected (x, y)")
+    return batch[0], batch[1]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Activations and what else works element by element: ReLU and its kin, Softmax, Dropout, Flatten, Identity."""
+"""Activations and what else works element by element: ReLU, Sigmoid, GELU, Softmax, Dropout, Flatten, Identity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.backends import receive
-from gpucnn.backends.layout import stored_like
+from gpucnn.backends.dtypes import FLOATING, ORDERED
+from gpucnn.functional._call import Call, choice
 from gpucnn.geometry import Window
 from gpucnn.geometry.arguments import number, plain
 from gpucnn.nn.module import Array, Module
@@ -79,8 +80,9 @@ class ReLU6(Module):
 
     def forward(self, x: Array) -> Array:
         """``min(max(x, 0), 6)``."""
-        backend, (y,), give_back = receive("ReLU6", {"x": F.relu(x)})
-        y = give_back(stored_like(backend.xp, backend.xp.minimum(y, backend.xp.full((), 6, y.dtype)), y))
+        call = Call("ReLU6", ORDERED, input=F.relu(x))
+        (positive,) = call.arrays
+        y = call.result(call.stored_like(call.xp.minimum(positive, call.xp.full((), 6, positive.dtype)), positive))
         self.keep(y)
         return y
 
@@ -102,21 +104,82 @@ class Tanh(Module):
 
     def forward(self, x: Array) -> Array:
         """``tanh(x)``."""
-        backend, (x,), give_back = receive("Tanh", {"x": x})
-        y = backend.xp.tanh(x)
-        y = give_back(stored_like(backend.xp, y, x, y.dtype))
+        call = Call("Tanh", FLOATING, input=x)
+        (x,) = call.arrays
+        y = call.result(call.stored_like(call.xp.tanh(call.promoted(x)), x))
         self.keep(y)
         return y
 
     def backward(self, grad_output: Array) -> Array:
         """``grad_output * (1 - tanh(x)**2)``."""
         (y,) = self.kept()
-        if grad_output.shape != y.shape:
-            raise ValueError(f"Tanh: grad_output has shape {grad_output.shape}, expected {y.shape}")
+        call = Call("Tanh", FLOATING, grad_output=grad_output, output=y)
+        grad, y = call.arrays
+        call.expect_shape("grad_output", grad, y.shape)
         if not self.needs_input_grad:
             return None
-        backend, (grad, y), give_back = receive("Tanh", {"grad_output": grad_output, "output": y})
-        return give_back(stored_like(backend.xp, grad * (1 - y * y), y))
+        y = call.promoted(y)
+        return call.result(call.stored_like(call.promoted(grad) * (1 - y * y), grad))
+
+
+class Sigmoid(Module):
+    """``1 / (1 + exp(-x))``, as ``torch.nn.Sigmoid``.
+
+    To train by cross entropy, leave it out and use `BCEWithLogitsLoss`: that is exact where the sigmoid rounds to 1.
+
+    Examples
+    --------
+    >>> Sigmoid()(np.zeros(2))
+    array([0.5, 0.5])
+    """
+
+    def forward(self, x: Array) -> Array:
+        """``1 / (1 + exp(-x))``."""
+        self.keep(x)
+        return F.sigmoid(x)
+
+    def backward(self, grad_output: Array) -> Array:
+        """``grad_output * sigmoid(x) * sigmoid(-x)``."""
+        (x,) = self.kept()
+        return F.sigmoid_backward(grad_output, x, needs=(self.needs_input_grad,))[0]
+
+
+class GELU(Module):
+    """Gaussian error linear unit, x times the share of the normal distribution below it, as ``torch.nn.GELU``.
+
+    Parameters
+    ----------
+    approximate : "none" or "tanh"
+        Exact, or by a hyperbolic tangent.
+
+    Raises
+    ------
+    ValueError
+        `approximate` is neither.
+
+    Examples
+    --------
+    >>> GELU()(np.array([-1.0, 1.0])).round(4)
+    array([-0.1587,  0.8413])
+    """
+
+    def __init__(self, approximate: str = "none") -> None:
+        self.approximate = choice("GELU", "approximate", approximate, ("none", "tanh"))
+
+    def forward(self, x: Array) -> Array:
+        """X times the share of the normal distribution below it."""
+        self.keep(x)
+        return F.gelu(x, approximate=self.approximate)
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient times the share below x, and x times the density there."""
+        (x,) = self.kept()
+        needs = (self.needs_input_grad,)
+        return F.gelu_backward(grad_output, x, approximate=self.approximate, needs=needs)[0]
+
+    def extra_repr(self) -> str:
+        """The form, if it is not the exact one."""
+        return "" if self.approximate == "none" else f"approximate={self.approximate!r}"
 
 
 class Softmax(Module):
@@ -229,6 +292,7 @@ class Flatten(Module):
 
     def forward(self, x: Array) -> Array:
         """X with one axis in place of those."""
+        _, (x,), give_back = receive("Flatten", {"input": x})
         first, last = (dim + x.ndim if dim < 0 else dim for dim in (self.start_dim, self.end_dim))
         if not 0 <= first <= last < x.ndim:
             raise ValueError(
@@ -236,7 +300,7 @@ class Flatten(Module):
                 f"to end_dim = {self.end_dim}"
             )
         self.keep(tuple(x.shape))
-        return x.reshape(*x.shape[:first], prod(x.shape[first : last + 1]), *x.shape[last + 1 :])
+        return give_back(x.reshape(*x.shape[:first], prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient with x's axes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -11,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.nn.module import Array, LoadResult, Module
+from gpucnn.nn._chain import expect_module
+from gpucnn.nn._loading import Host, to_host
+from gpucnn.nn.module import LoadResult, Module
 
-Host = np.ndarray[Any, Any]
 File = str | os.PathLike[str]
 
 CHECKPOINT = "gpucnn_checkpoint"  # the key of the metadata that holds everything but the arrays
 ARRAY = "$array"  # stands in it for an array, by its name in the file
+PAIRS = "$dict"  # stands in it for a dict that JSON cannot hold as it is, by its pairs of key and value
 
 # Names of dtypes in a file. bfloat16, which NumPy lacks, is read as float32: its upper half is the very number.
 _DTYPES = {
@@ -67,6 +70,7 @@ def save_weights(model: Module, path: File) -> None:
     {'weight': array([[1., 1., 1.],
            [1., 1., 1.]], dtype=float32)}
     """
+    expect_module("save_weights", model)
     _write("save_weights", path, {name: to_host(array) for name, array in model.state_dict().items()}, {"format": "pt"})
 
 
@@ -102,6 +106,7 @@ def load_weights(model: Module, path: File, strict: bool = True) -> LoadResult:
     --------
     read_weights : to leave out or rename some before `Module.load_state_dict`
     """
+    expect_module("load_weights", model)
     return model.load_state_dict(_read("load_weights", path)[0], strict)
 
 
@@ -141,14 +146,15 @@ def save_checkpoint(path: File, state: Mapping[str, Any]) -> None:
     path : str or path
         The file. It is replaced in one step: a kill at any moment leaves the old one or the new one, whole.
     state : dict
-        Of dicts, lists, numbers, strings, None, and arrays of any backend, nested as they may be.
+        Of dicts, lists, numbers, strings, None, and arrays of any backend, nested as they may be. The keys of dicts are
+        strings, numbers, bools or None.
 
     Raises
     ------
     ModuleNotFoundError
         The package safetensors is not installed.
     TypeError
-        There is something else in it.
+        It is no dict, or there is something else in it.
 
     See Also
     --------
@@ -167,6 +173,8 @@ def save_checkpoint(path: File, state: Mapping[str, Any]) -> None:
     ...     print(load_checkpoint(f"{folder}/run.safetensors"))
     {'epoch': 3, 'means': [array([0., 0.])]}
     """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"save_checkpoint: state is a {type(state).__name__}, expected a dict")
     arrays: dict[str, Host] = {}
     text = json.dumps(_without_arrays(state, "", arrays))
     _write("save_checkpoint", path, arrays, {CHECKPOINT: text})
@@ -183,7 +191,7 @@ def load_checkpoint(path: File) -> dict[str, Any]:
     Returns
     -------
     dict
-        As it was given, but keys are strings, tuples are lists, and bfloat16 is float32 of the same values.
+        As it was given, but tuples are lists, NumPy's numbers are Python's, and bfloat16 is float32 of the same values.
 
     Raises
     ------
@@ -203,27 +211,19 @@ def load_checkpoint(path: File) -> dict[str, Any]:
     return state
 
 
-def to_host(array: Array) -> Host:
-    """An array of any backend as NumPy's: itself, or a copy of what is on a device.
-
-    Examples
-    --------
-    >>> to_host(np.ones(2))
-    array([1., 1.])
-    """
-    return np.asarray(array.get() if hasattr(array, "get") else array)
-
-
 def _without_arrays(value: Any, name: str, arrays: dict[str, Host]) -> Any:
     """`value` for JSON, its arrays moved to `arrays`."""
+    if isinstance(value, np.generic) and value.dtype.kind != "V":  # a bfloat16 is an array without axes
+        value = value.item()
     if isinstance(value, Mapping):
-        return {str(key): _without_arrays(item, f"{name}/{key}", arrays) for key, item in value.items()}
+        items = {key: _without_arrays(item, f"{name}/{key}", arrays) for key, item in value.items()}
+        if all(isinstance(key, str) for key in items) and not {ARRAY, PAIRS} & set(items):
+            return items
+        return {PAIRS: [[_key(key, name), item] for key, item in items.items()]}
     if isinstance(value, list | tuple):
         return [_without_arrays(item, f"{name}/{index}", arrays) for index, item in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     if not hasattr(value, "dtype"):
         raise TypeError(
             f"save_checkpoint: {name.removeprefix('/')} is of type {type(value).__name__}, expected dicts, lists, "
@@ -236,11 +236,23 @@ def _without_arrays(value: Any, name: str, arrays: dict[str, Host]) -> Any:
     return {ARRAY: own}
 
 
+def _key(key: Any, name: str) -> str | float | None:
+    """A key of the dict `name` for JSON."""
+    plain = key.item() if isinstance(key, np.generic) else key
+    if not (plain is None or isinstance(plain, bool | int | float | str)):
+        raise TypeError(
+            f"save_checkpoint: {name.removeprefix('/') or 'state'} has the key {key!r}, "
+            "expected strings, numbers, bools or None"
+        )
+    return plain
+
+
 def _with_arrays(value: Any, arrays: Mapping[str, Host]) -> Any:
     if isinstance(value, dict):
         if set(value) == {ARRAY}:
             return arrays[value[ARRAY]]
-        return {key: _with_arrays(item, arrays) for key, item in value.items()}
+        pairs = value[PAIRS] if set(value) == {PAIRS} else value.items()
+        return {key: _with_arrays(item, arrays) for key, item in pairs}
     return [_with_arrays(item, arrays) for item in value] if isinstance(value, list) else value
 
 
@@ -265,7 +277,10 @@ def _write(op: str, path: File, arrays: Mapping[str, Host], metadata: dict[str, 
     library = _safetensors(op)
     target = Path(path)
     partial = target.with_name(f"{target.name}.partial")
+    with partial.open("wb") as file:
+        mode = os.fstat(file.fileno()).st_mode  # of any new file; safetensors lets none but the owner read its own
     library.numpy.save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, partial, metadata)
+    partial.chmod(stat.S_IMODE(mode))
     with partial.open("r+b") as file:
         os.fsync(file.fileno())
     os.replace(partial, target)

@@ -214,6 +214,11 @@ class Residual(Module):
             raise ValueError(
                 f"Residual: body makes shape {tuple(y.shape)} of it, expected the shortcut's {tuple(beside.shape)}"
             )
+        if y.dtype != beside.dtype:
+            raise TypeError(
+                f"Residual: body makes dtype {y.dtype} of it and the shortcut {beside.dtype}, expected one; cast the "
+                "input to the dtype of the parameters"
+            )
         self.keep()
         total = added(y, beside)
         return total if self.activation is None else self.activation(total)
@@ -273,6 +278,12 @@ class Concat(Modules):
         if len({(len(shape), shape[:axis], shape[axis + 1 :]) for shape in shapes}) > 1 or axis >= len(shapes[0]):
             raise ValueError(
                 f"Concat: branches give shapes {shapes}, expected them to differ along dim = {self.dim} only"
+            )
+        dtypes = [str(part.dtype) for part in parts]
+        if len(set(dtypes)) > 1:
+            raise TypeError(
+                f"Concat: branches give dtypes {', '.join(dtypes)}, expected one; cast the input to the dtype of the "
+                "parameters"
             )
         self.keep(axis, [shape[axis] for shape in shapes])
         return concatenated(parts, axis)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from dataclasses import asdict, dataclass, field, fields
+from itertools import zip_longest
 from typing import Any
 
 File = str | os.PathLike[str]
@@ -26,7 +27,8 @@ class History:
     seconds : list of float
         That the epoch took, validation included.
     best_epoch : int or None
-        With early stopping the epoch, from 0, whose weights were the best and were restored.
+        With early stopping the epoch, from 0, whose weights were the best and were restored; None if each epoch's
+        measure was NaN.
     interrupted : bool
         Whether the run was stopped by the keyboard.
 
@@ -35,6 +37,10 @@ class History:
     >>> history = History(losses=[2.0, 1.0], seconds=[0.5, 0.5])
     >>> History.from_json(history.to_json()) == history
     True
+    >>> print(history)
+    epoch    loss  seconds
+        1  2.0000      0.5
+        2  1.0000      0.5
     """
 
     losses: list[float] = field(default_factory=list)
@@ -49,6 +55,26 @@ class History:
     def __len__(self) -> int:
         """How many epochs were completed."""
         return len(self.losses)
+
+    def __str__(self) -> str:
+        """A table with a row for each epoch, counted from 1, and a column for each measure that there is."""
+        columns = {
+            "epoch": [str(epoch) for epoch in range(1, len(self) + 1)],
+            "loss": [f"{value:.4f}" for value in self.losses],
+            "accuracy": [f"{value:.2%}" for value in self.accuracies],
+            "validation loss": [f"{value:.4f}" for value in self.validation_losses],
+            "validation accuracy": [f"{value:.2%}" for value in self.validation_accuracies],
+            "learning rate": [f"{value:.3g}" for value in self.learning_rates],
+            "seconds": [f"{value:.1f}" for value in self.seconds],
+        }
+        cells = [[name, *column] for name, column in columns.items() if column]
+        if not cells:
+            return "no epoch"
+        widths = [max(map(len, column)) for column in cells]
+        rows = ["  ".join(map(str.rjust, row, widths)) for row in zip_longest(*cells, fillvalue="")]
+        if self.best_epoch is not None:
+            rows[self.best_epoch + 1] += "  best"
+        return "\n".join([*rows, "interrupted"] if self.interrupted else rows)
 
     def to_json(self, path: File | None = None) -> str:
         """The history as JSON; also written to `path`, if given. A number that is not finite is null."""
@@ -66,6 +92,10 @@ class History:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> History:
         """A history from its attributes by name."""
+        if not isinstance(values, dict):
+            raise TypeError(
+                f"History: got a {type(values).__name__}, expected a dict of {[each.name for each in fields(cls)]}"
+            )
         unknown = set(values) - {each.name for each in fields(cls)}
         if unknown:
             raise ValueError(f"History: got {sorted(unknown)[0]!r}, expected of {[each.name for each in fields(cls)]}")

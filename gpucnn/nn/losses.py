@@ -35,6 +35,13 @@ class Loss(Module):
         """The gradient by the last forward's `output`, given that by the loss: 1, or an array for reduction "none"."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
+    def count(self, output: Array, target: Array) -> Any:
+        """What the mean divides the sum of the losses by, a number or an array []: here, how many samples there are.
+
+        `evaluate` and `fit` weight batches by it, so that their mean is that over all targets, whatever the batches.
+        """
+        return len(output) if output.ndim else 1
+
 
 class CrossEntropyLoss(Loss):
     """Cross entropy between logits and classes, or between logits and class probabilities.
@@ -101,6 +108,16 @@ class CrossEntropyLoss(Loss):
         grads = F.cross_entropy_backward(grad_output, output, target, self.weight, **self._options(), needs=needs)
         return grads[0]
 
+    def count(self, output: Array, target: Array) -> Any:
+        """The sum of the weights of the targets that are not ignored; for probabilities, how many targets there are."""
+        if target.dtype.kind not in "iu":
+            return output.size // output.shape[min(1, output.ndim - 1)]
+        counted = target != self.ignore_index
+        if self.weight is None:
+            return counted.sum()
+        weights = self.weight.astype(accumulator(self.weight.dtype), copy=False)
+        return (weights[backend_of(target).xp.where(counted, target, 0)] * counted).sum()
+
     def _options(self) -> dict[str, Any]:
         return {
             "ignore_index": self.ignore_index,
@@ -112,6 +129,74 @@ class CrossEntropyLoss(Loss):
         """The options that are not the defaults."""
         defaults = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0}
         return ", ".join(f"{name}={value!r}" for name, value in self._options().items() if value != defaults[name])
+
+
+class BCEWithLogitsLoss(Loss):
+    """Cross entropy between the sigmoid of logits and probabilities, element by element: for yes or no.
+
+    Parameters
+    ----------
+    weight : array that broadcasts to the logits' shape, in their dtype, optional
+        A factor for each loss.
+    reduction : "mean", "sum" or "none"
+        The mean is over all elements, whatever their weights.
+    pos_weight : array that broadcasts to the logits' shape, in their dtype, optional
+        A factor for what positive targets add: the share of negatives over that of positives evens them out.
+
+    Raises
+    ------
+    ValueError
+        `reduction` is none of these.
+
+    See Also
+    --------
+    gpucnn.functional.binary_cross_entropy_with_logits : the shapes and dtypes taken, and the formula
+
+    Notes
+    -----
+    As ``torch.nn.BCEWithLogitsLoss``, without its deprecated ``size_average`` and ``reduce``. The weights move with the
+    module and are part of its state.
+
+    Examples
+    --------
+    >>> loss = BCEWithLogitsLoss()
+    >>> round(float(loss(np.zeros(2), np.array([1.0, 0.0]))), 4)
+    0.6931
+    >>> loss.backward()
+    array([-0.25,  0.25])
+    """
+
+    buffer_names = ("weight", "pos_weight")
+
+    def __init__(
+        self, weight: Array | None = None, *, reduction: str = "mean", pos_weight: Array | None = None
+    ) -> None:
+        self.weight, self.pos_weight = weight, pos_weight
+        self.reduction = _reduction("BCEWithLogitsLoss", reduction)
+
+    def forward(self, output: Array, target: Array) -> Array:  # type: ignore[override]
+        """The loss of logits for probabilities of the same shape and dtype."""
+        self.keep(output, target)
+        return F.binary_cross_entropy_with_logits(output, target, self.weight, **self._options())
+
+    def backward(self, grad_output: Any = 1.0) -> Array:
+        """The gradient with respect to the last forward's logits."""
+        output, target = self.kept()
+        needs = (True, False, False, False)
+        return F.binary_cross_entropy_with_logits_backward(
+            grad_output, output, target, self.weight, **self._options(), needs=needs
+        )[0]
+
+    def count(self, output: Array, target: Array) -> Any:
+        """How many elements there are."""
+        return output.size
+
+    def _options(self) -> dict[str, Any]:
+        return {"reduction": self.reduction, "pos_weight": self.pos_weight}
+
+    def extra_repr(self) -> str:
+        """The reduction, if it is another than the mean."""
+        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
 
 
 class MSELoss(Loss):
@@ -178,12 +263,16 @@ class MSELoss(Loss):
         grad = plain(grad_output) if isinstance(grad_output, np.generic) else grad_output
         return give_back(stored_like(backend_of(difference).xp, difference * scale * grad, difference, dtype))
 
+    def count(self, output: Array, target: Array) -> Any:
+        """How many elements there are."""
+        return output.size
+
     def extra_repr(self) -> str:
         """The reduction, if it is another than the mean."""
         return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
 
 
 def _reduction(op: str, reduction: str) -> str:
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"{op}: reduction is {reduction!r}, expected one of {', '.join(map(repr, REDUCTIONS))}")
     return reduction

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from os import PathLike
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gpucnn.backends import backend_named, backend_of
+from gpucnn.backends import backend_named, receive
 from gpucnn.geometry import TransposedWindow, Window
+from gpucnn.nn._loading import loadable
 
 if TYPE_CHECKING:
     from gpucnn.nn.summary import Summary
@@ -24,7 +26,12 @@ _keeps: ContextVar[bool] = ContextVar("gpucnn_nn_keeps", default=True)
 
 
 class Parameter:
-    """An array that is learned.
+    """An array that is learned: NumPy's, CuPy's or the simulator's.
+
+    Raises
+    ------
+    TypeError
+        It is of another library, or no array.
 
     Attributes
     ----------
@@ -37,7 +44,7 @@ class Parameter:
     """
 
     def __init__(self, data: Array, requires_grad: bool = True) -> None:
-        self.data = data
+        self.data = _native("Parameter", "data", data)
         self.grad: Array | None = None
         self.requires_grad = requires_grad
 
@@ -237,11 +244,17 @@ class Module:
         return self
 
     def map_arrays(self: Self, function: Callable[[Array], Array]) -> Self:
-        """Replace each parameter and buffer by what `function` makes of it; gradients are forgotten."""
+        """Replace each parameter and buffer by what `function` makes of it; gradients are forgotten.
+
+        Raises
+        ------
+        TypeError
+            It makes arrays of another library than NumPy or CuPy of the parameters.
+        """
         for module in self.modules():
             for value in vars(module).values():
                 if isinstance(value, Parameter):
-                    value.data, value.grad = function(value.data), None
+                    value.data, value.grad = _native("map_arrays", "what function made", function(value.data)), None
             for name in module.buffer_names:
                 if getattr(module, name) is not None:
                     setattr(module, name, function(getattr(module, name)))
@@ -249,6 +262,8 @@ class Module:
 
     def to(self: Self, device: str) -> Self:
         """Move all parameters and buffers to another kind of memory; gradients are forgotten.
+
+        Arrays of other libraries among the buffers, such as PyTorch's tensors, become NumPy's or CuPy's.
 
         Parameters
         ----------
@@ -276,7 +291,7 @@ class Module:
             raise RuntimeError(f"{type(self).__name__}.to: {device!r} is not available: {error}") from None
 
         def moved(array: Array) -> Array:
-            source = backend_of(array)
+            source, (array,), _ = receive(f"{type(self).__name__}.to", {"array": array})
             if source.name == backend.name:
                 return array
             host = array if isinstance(array, np.ndarray) else source.xp.asnumpy(array)
@@ -314,24 +329,40 @@ class Module:
         ------
         KeyError
             `strict`, and names are missing or unexpected; nothing was changed.
+        TypeError
+            `state` is no mapping, or a value is no array of numbers that its place can take, such as complex ones for
+            a float32 weight; nothing was changed.
         ValueError
-            A shape is another one; nothing was changed.
+            A shape is another one, or a place is read-only; nothing was changed.
         """
+        result, pairs = self.matched(state, strict)
+        for array, value in pairs:
+            array[...] = value
+        return result
+
+    def matched(self, state: Mapping[str, Array], strict: bool = True) -> tuple[LoadResult, list[tuple[Array, Array]]]:
+        """What `load_state_dict` would copy: each array of this module that `state` names, and its new values.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            As `load_state_dict`; nothing is changed in any case.
+        """
+        if not isinstance(state, Mapping):
+            hint = "; nn.load_weights(model, path) reads a file" if isinstance(state, str | PathLike) else ""
+            raise TypeError(f"load_state_dict: state is a {type(state).__name__}, expected a dict of arrays{hint}")
         own = self.state_dict()
         result = LoadResult([name for name in own if name not in state], [name for name in state if name not in own])
         if strict and any(result):
             raise KeyError(
                 f"load_state_dict: missing {_listed(result.missing_keys)}, unexpected {_listed(result.unexpected_keys)}"
             )
-        for name, array in own.items():
-            if name in state and tuple(np.shape(state[name])) != tuple(np.shape(array)):
-                raise ValueError(
-                    f"load_state_dict: {name} has shape {tuple(np.shape(state[name]))}, expected {np.shape(array)}"
-                )
-        for name, array in own.items():
-            if name in state:
-                array[...] = backend_of(array).xp.asarray(state[name]).astype(array.dtype, copy=False)
-        return result
+        pairs = [
+            (array, loadable("load_state_dict", name, state[name], array))
+            for name, array in own.items()
+            if name in state
+        ]
+        return result, pairs
 
     # --- What `gpucnn.nn.summary` asks ----------------------------------------------------------------------------
 
@@ -359,6 +390,17 @@ class Module:
         parts = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
         inner = "".join(f"\n  {part}" for part in parts)
         return f"{type(self).__name__}({self.extra_repr()}{inner}{chr(10) if inner else ''})"
+
+
+def _native(op: str, name: str, array: Any) -> Array:
+    """`array`, which is of one of the backends themselves."""
+    taken = receive(op, {name: array})[1][0]
+    if type(taken) is not type(array) and not isinstance(array, np.ndarray):
+        raise TypeError(
+            f"{op}: {name} is a {type(array).__module__}.{type(array).__name__}, expected a NumPy or CuPy array; "
+            "their from_dlpack makes one over the same memory"
+        )
+    return array
 
 
 def _listed(names: list[str]) -> str:

@@ -1,19 +1,24 @@
 """Optimisers: how parameters follow their gradients. Names, arguments and update rules as in ``torch.optim``.
 
-They compute in the parameters' dtype, in place and in a fixed order, so that a run repeats bit for bit.
+They compute in the parameters' dtype, in place and in a fixed order, so that a run repeats bit for bit. For parameters
+of float16 and bfloat16 they compute in float32, their states included, and round the parameter once a step: a step
+below half the distance between two 16-bit numbers is lost, so learn weights of float32 where steps are that small.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backends import backend_of
+from gpucnn.backends.dtypes import accumulator
 from gpucnn.geometry.arguments import plain
-from gpucnn.nn.module import Array, Parameter
+from gpucnn.nn._loading import loadable
+from gpucnn.nn.module import Array, Module, Parameter
 
 Parameters = Iterable[Parameter] | Iterable[Mapping[str, Any]]
 
@@ -33,7 +38,10 @@ class Optimizer:
     param_groups : list of dict
         The groups with all their options. Changing an option, as schedules do with "lr", holds from the next step on.
     state : dict
-        For each parameter what the optimiser remembers of it, such as a running mean of its gradients.
+        For each parameter what the optimiser remembers of it, such as a running mean of its gradients; arrays of
+        float32 where the parameter has 16 bits.
+    state_names : tuple of str
+        What a state must hold to be loaded.
 
     Raises
     ------
@@ -43,11 +51,13 @@ class Optimizer:
         There is no parameter, or one is given twice; or an option is unknown or out of range.
     """
 
+    state_names: tuple[str, ...] = ()
+
     def __init__(self, params: Parameters, defaults: dict[str, Any]) -> None:
         self.defaults = defaults
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[Parameter, dict[str, Any]] = {}
-        given: list[Any] = [params] if isinstance(params, Parameter | Mapping) else list(params)
+        given = [params] if isinstance(params, Mapping) else _listed(self._name, "params", params)
         if not given:
             raise ValueError(f"{self._name}: params is empty, expected at least one Parameter")
         for group in given if isinstance(given[0], Mapping) else [{"params": given}]:
@@ -71,8 +81,10 @@ class Optimizer:
             As for the parameters at the start.
         """
         if not isinstance(group, Mapping) or "params" not in group:
-            raise TypeError(f"{self._name}: a group is {group!r}, expected a dict with 'params'")
-        params = [group["params"]] if isinstance(group["params"], Parameter) else list(group["params"])
+            raise TypeError(
+                f"{self._name}: a group is a {type(group).__name__} without 'params', expected a dict with it"
+            )
+        params = _listed(self._name, "params", group["params"])
         known = {id(parameter) for other in self.param_groups for parameter in other["params"]}
         for parameter in params:
             if not isinstance(parameter, Parameter):
@@ -91,7 +103,10 @@ class Optimizer:
         self.param_groups.append(whole)
 
     def check(self, group: dict[str, Any]) -> None:
-        """Raise ValueError if an option of `group` is out of range."""
+        """Raise ValueError if an option of `group` is out of range, TypeError if it is of another type."""
+        for name, value in group.items():
+            if name != "params" and not isinstance(value, Real | tuple) and getattr(value, "ndim", None) != 0:
+                raise TypeError(f"{self._name}: {name} is {value!r}, expected a number")
         for name in ("lr", "weight_decay"):
             self.expect(group[name] >= 0, group, name, "a number of at least 0")
 
@@ -111,10 +126,29 @@ class Optimizer:
         for group in map(_plain, self.param_groups):  # a caller or a schedule may have set a NumPy number
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self.update(parameter.data, parameter.grad, self.state.setdefault(parameter, {}), group)
+                    self._change(parameter, parameter.grad, group)
+
+    def _change(self, parameter: Parameter, grad: Array, group: dict[str, Any]) -> None:
+        """Update one parameter: in float32 if it has 16 bits, in which small squares are 0 and large ones infinite."""
+        data = parameter.data
+        wide = data.astype(accumulator(data.dtype), copy=False)
+        grad = grad.astype(accumulator(grad.dtype), copy=False)
+        self.update(wide, grad, self.state.setdefault(parameter, {}), group)
+        if wide.dtype != data.dtype:
+            data[...] = wide
 
     def update(self, data: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
-        """Change `data` in place; `grad` is not written to, `state` is this parameter's from one step to the next."""
+        """Change `data` in place, which is float32 where the parameter has 16 bits.
+
+        Parameters
+        ----------
+        data, grad : array
+            The parameter's values and its gradient, which is not written to.
+        state : dict
+            What is remembered of this parameter from one step to the next.
+        group : dict
+            The options.
+        """
         raise NotImplementedError(f"{self._name} defines no update")
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,47 +172,62 @@ class Optimizer:
         Parameters
         ----------
         state : dict
-            As `state_dict` gives; arrays are copied, in the parameters' dtype and to their device.
+            As `state_dict` gives. Arrays are copied to the parameters' device, in their dtype, or in float32 where that
+            has 16 bits.
 
         Raises
         ------
+        KeyError
+            A part, an option or a number that is remembered is missing; nothing was changed.
+        TypeError
+            A value is no array of numbers; nothing was changed.
         ValueError
-            The groups are others, or a shape is; nothing was changed.
+            The groups are others, a shape is, or an option is out of range; nothing was changed.
+
+        Notes
+        -----
+        Options that this optimiser does not have, such as PyTorch's ``foreach``, are left out.
         """
-        counts = [len(group["params"]) for group in state["param_groups"]]
+        op = f"{self._name}.load_state_dict"
+        _expect_names(op, "state", state, ("state", "param_groups"))
+        groups = state["param_groups"]
+        counts = [len(group["params"]) for group in groups]
         expected = [len(group["params"]) for group in self.param_groups]
         if counts != expected:
-            raise ValueError(
-                f"{self._name}.load_state_dict: groups have {counts} parameters, expected {expected} as in this one"
-            )
+            raise ValueError(f"{op}: groups have {counts} parameters, expected {expected} as in this one")
+        options = [self._loaded_options(op, group) for group in groups]
         entries = {int(number): values for number, values in state["state"].items()}
-        loaded: dict[Parameter, dict[str, Any]] = {}
-        for ours, theirs in zip(self.param_groups, state["param_groups"], strict=True):
-            for parameter, number in zip(ours["params"], theirs["params"], strict=True):
-                if number in entries:
-                    loaded[parameter] = {
-                        name: self._loaded(name, number, value, parameter)
-                        for name, value in entries[number].items()
-                        if value is not None
-                    }
+        loaded = {
+            parameter: self._loaded_state(op, number, entries[number], parameter)
+            for ours, theirs in zip(self.param_groups, groups, strict=True)
+            for parameter, number in zip(ours["params"], theirs["params"], strict=True)
+            if number in entries
+        }
         self.state = loaded
-        for ours, theirs in zip(self.param_groups, state["param_groups"], strict=True):
-            options = {name: value for name, value in theirs.items() if name != "params"}
-            ours.update({name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+        for group, changed in zip(self.param_groups, options, strict=True):
+            group.update(changed)
 
-    def _loaded(self, name: str, number: int, value: Any, parameter: Parameter) -> Any:
-        """A copy of an array for `parameter`; a count as a number."""
-        if name == "step":
-            return int(value)
-        if tuple(np.shape(value)) != parameter.shape:
-            raise ValueError(
-                f"{self._name}.load_state_dict: {name} of parameter {number} has shape {tuple(np.shape(value))}, "
-                f"expected {parameter.shape}"
-            )
-        xp = backend_of(parameter.data).xp
-        copied = xp.empty_like(parameter.data)
-        copied[...] = xp.asarray(value).astype(parameter.data.dtype, copy=False)
-        return copied
+    def _loaded_options(self, op: str, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a group that this optimiser has; those that were a list in a file are a tuple."""
+        _expect_names(op, "a group", group, tuple(self.defaults))
+        values = {name: group[name] for name in self.defaults}
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        self.check(options)
+        return options
+
+    def _loaded_state(self, op: str, number: int, values: Mapping[str, Any], parameter: Parameter) -> dict[str, Any]:
+        """Copies of what is remembered of one parameter; a count as a number."""
+        _expect_names(op, f"the state of parameter {number}", values, self.state_names if values else ())
+        loaded: dict[str, Any] = {}
+        for name, value in values.items():
+            if name == "step":
+                loaded[name] = int(loadable(op, f"{name} of parameter {number}", value, np.zeros((), np.int64)))
+            elif value is not None:
+                dtype = accumulator(parameter.data.dtype)
+                copied = backend_of(parameter.data).xp.empty_like(parameter.data, dtype=dtype)
+                copied[...] = loadable(op, f"{name} of parameter {number}", value, copied)
+                loaded[name] = copied
+        return loaded
 
     def __repr__(self) -> str:
         groups = "; ".join(
@@ -327,6 +376,7 @@ class Adam(Optimizer):
     array([0.9])
     """
 
+    state_names = ("step", "exp_avg", "exp_avg_sq")
     decoupled = False  # whether the weight decay is apart from the gradient
 
     def __init__(
@@ -440,6 +490,31 @@ def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _listed(op: str, name: str, given: Any) -> list[Any]:
+    """One parameter, or an iterable of them or of groups, as a list.
+
+    Raises
+    ------
+    TypeError
+        It is a model, a method that was not called, or nothing that can be gone through.
+    """
+    if isinstance(given, Parameter):
+        return [given]
+    if isinstance(given, Module) or callable(given):
+        what = f"a {type(given).__name__}" if isinstance(given, Module) else "a function that was not called"
+        raise TypeError(f"{op}: {name} is {what}, expected model.parameters()")
+    if not isinstance(given, Iterable):
+        raise TypeError(f"{op}: {name} is a {type(given).__name__}, expected model.parameters()")
+    return list(given)
+
+
+def _expect_names(op: str, what: str, values: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Raise KeyError unless `values` has all of `names`."""
+    missing = [name for name in names if name not in values]
+    if missing:
+        raise KeyError(f"{op}: {what} has no {missing[0]}, expected {', '.join(names)}")
+
+
 def _penalised(xp: Any, data: Array, grad: Array, weight_decay: float, maximize: bool) -> Array:
     """The gradient downhill, with the weight decay's part; `grad` itself where nothing changes."""
     if maximize:
@@ -494,7 +569,7 @@ def clip_grad_norm_(
         raise ValueError(
             f"clip_grad_norm_: norm_type is {norm_type} and max_norm is {max_norm}, expected above 0 and at least 0"
         )
-    every = [parameters] if isinstance(parameters, Parameter) else list(parameters)
+    every = _listed("clip_grad_norm_", "parameters", parameters)
     having = [(parameter, parameter.grad) for parameter in every if parameter.grad is not None and parameter.size]
     norm = _norm([grad for _, grad in having], norm_type)
     if error_if_nonfinite and not math.isfinite(norm):
@@ -502,7 +577,8 @@ def clip_grad_norm_(
     factor = max_norm / (norm + 1e-6)
     if not factor >= 1.0:  # NaN as well
         for parameter, grad in having:
-            parameter.grad = grad * factor
+            scaled = grad.astype(accumulator(grad.dtype), copy=False) * factor  # 16 bits would round the factor itself
+            parameter.grad = scaled.astype(grad.dtype, copy=False)
     return norm
 
 

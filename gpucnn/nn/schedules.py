@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from gpucnn.geometry.arguments import plain
@@ -28,21 +29,22 @@ class Schedule:
     last_epoch : int
         How many steps were taken.
     base_lrs : list of float
-        Each group's learning rate at the start.
+        Each group's learning rate at the start; of a group that was added to the optimiser later, the rate that it had
+        when the schedule took its next step.
     per_batch : bool
         Whether `fit` takes a step after each batch, instead of after each epoch. May be set on any schedule.
 
     Notes
     -----
-    The rate is computed from the number of steps and not from the last rate, so it does not drift.
+    The rate is computed from the number of steps and not from the last rate, so it does not drift. A group that is
+    added to the optimiser later follows from the schedule's next step on: its rate is then the one that it would have
+    if it had been there from the start.
     """
 
     per_batch: bool = False
 
     def __init__(self, optimizer: Optimizer) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{self._name}: optimizer is a {type(optimizer).__name__}, expected an nn.Optimizer")
-        self.optimizer = optimizer
+        self.optimizer = self._optimizer(optimizer)
         self.base_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         self.last_epoch = 0
         for name, value in list(vars(self).items()):
@@ -59,13 +61,18 @@ class Schedule:
 
     def apply(self) -> None:
         """Set what holds at the present step."""
-        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=False):
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = self.rate(base, self.last_epoch)
 
     def step(self) -> None:
         """Go on by one step."""
+        self.admit()
         self.last_epoch += 1
         self.apply()
+
+    def admit(self) -> None:
+        """Take in the groups that were added to the optimiser since the last step."""
+        self.base_lrs += [float(group["lr"]) for group in self.optimizer.param_groups[len(self.base_lrs) :]]
 
     def get_last_lr(self) -> list[float]:
         """Each group's present learning rate."""
@@ -73,7 +80,8 @@ class Schedule:
 
     def state_dict(self) -> dict[str, Any]:
         """All numbers that the schedule is made of, and where it is."""
-        return {name: value for name, value in vars(self).items() if name != "optimizer"}
+        own = {name: value for name, value in vars(self).items() if name != "optimizer"}
+        return {name: list(value) if isinstance(value, list) else value for name, value in own.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over the numbers of another schedule of this kind; the optimiser's rates are a part of its own state.
@@ -82,15 +90,53 @@ class Schedule:
         ------
         KeyError
             A number is missing or unexpected; nothing was changed.
+        TypeError
+            Something else stands in its place; nothing was changed.
+        ValueError
+            There are more groups than the optimiser has; nothing was changed.
         """
-        own = self.state_dict()
+        op, own = f"{self._name}.load_state_dict", self.state_dict()
         if set(own) != set(state):
-            raise KeyError(f"{self._name}.load_state_dict: got {sorted(state)}, expected {sorted(own)}")
-        vars(self).update(state)
+            raise KeyError(f"{op}: got {sorted(state)}, expected {sorted(own)}")
+        for name, value in own.items():
+            if _form(state[name]) != _form(value):
+                raise TypeError(f"{op}: {name} is {state[name]!r}, expected {_form(value)} such as {value!r}")
+        groups = len(self.optimizer.param_groups)
+        if len(state["base_lrs"]) > groups:
+            raise ValueError(
+                f"{op}: base_lrs has {len(state['base_lrs'])} rates, expected at most {groups}, one a group"
+            )
+        vars(self).update(
+            {name: list(state[name]) if isinstance(value, list) else state[name] for name, value in own.items()}
+        )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self.state_dict().items())
         return f"{self._name}({shown})"
+
+    def _optimizer(self, optimizer: Any) -> Optimizer:
+        """`optimizer`, which is one."""
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"{self._name}: optimizer is a {type(optimizer).__name__}, expected an nn.Optimizer")
+        return optimizer
+
+    def _for_each_group(self, name: str) -> list[float]:
+        """The attribute `name`, a value for each group; groups that were added later take the one of all others.
+
+        Raises
+        ------
+        ValueError
+            The others have different ones.
+        """
+        values: list[float] = getattr(self, name)
+        added = len(self.optimizer.param_groups) - len(values)
+        if added > 0 and len(set(values)) > 1:
+            raise ValueError(
+                f"{self._name}: {name} is {values} and the optimizer has {added} groups more, expected a new schedule "
+                "after add_param_group"
+            )
+        values += values[:1] * added
+        return values
 
     def _expect(self, fits: bool, name: str, value: Any, expected: str) -> None:
         if not fits:
@@ -355,7 +401,7 @@ class OneCycleLR(Schedule):
         self._expect(total_steps >= 1, "total_steps", total_steps, "at least 1")
         self._expect(0 <= pct_start <= 1, "pct_start", pct_start, "a number in [0, 1]")
         self._expect(anneal_strategy in ("cos", "linear"), "anneal_strategy", anneal_strategy, "'cos' or 'linear'")
-        groups = optimizer.param_groups
+        groups = self._optimizer(optimizer).param_groups
         highest = [float(each) for each in (max_lr if isinstance(max_lr, Sequence) else [max_lr] * len(groups))]
         self._expect(len(highest) == len(groups), "max_lr", max_lr, f"{len(groups)} rates, one a group")
         if cycle_momentum and not all("momentum" in group or "betas" in group for group in groups):
@@ -383,7 +429,7 @@ class OneCycleLR(Schedule):
         """Set what holds at the present step."""
         if self.last_epoch >= self.total_steps:
             return
-        for group, highest in zip(self.optimizer.param_groups, self.max_lrs, strict=True):
+        for group, highest in zip(self.optimizer.param_groups, self._for_each_group("max_lrs"), strict=True):
             group["lr"] = highest * self._between(self.factors)
             if self.cycle_momentum:
                 high, low = self.momenta
@@ -408,6 +454,8 @@ class OneCycleLR(Schedule):
 class ReduceLROnPlateau(Schedule):
     """Multiply by `factor` when a measure no longer improves; `fit` gives it the validation's loss, if there is one.
 
+    A measure that is NaN is never an improvement.
+
     Parameters
     ----------
     optimizer : Optimizer
@@ -417,13 +465,13 @@ class ReduceLROnPlateau(Schedule):
     factor : float
         The factor, below 1.
     patience : int
-        So many steps without an improvement are let pass.
+        The number of steps in a row without an improvement that change nothing.
     threshold : float
         What counts as an improvement.
     threshold_mode : "rel" or "abs"
         Whether `threshold` is a share of the best, or a difference.
     cooldown : int
-        So many steps after a change do not count.
+        The number of steps after a change that do not count.
     min_lr : float or sequence of float
         The lowest learning rate, of each group.
     eps : float
@@ -461,8 +509,9 @@ class ReduceLROnPlateau(Schedule):
         self._expect(threshold_mode in ("rel", "abs"), "threshold_mode", threshold_mode, "'rel' or 'abs'")
         self.mode, self.factor, self.patience = mode, factor, patience
         self.threshold, self.threshold_mode, self.cooldown, self.eps = threshold, threshold_mode, cooldown, eps
-        self.min_lrs = list(min_lr) if isinstance(min_lr, Sequence) else [min_lr] * len(optimizer.param_groups)
-        self._expect(len(self.min_lrs) == len(optimizer.param_groups), "min_lr", min_lr, "one rate a group")
+        groups = self._optimizer(optimizer).param_groups
+        self.min_lrs = list(min_lr) if isinstance(min_lr, Sequence) else [min_lr] * len(groups)
+        self._expect(len(self.min_lrs) == len(groups), "min_lr", min_lr, "one rate a group")
         self.best = math.inf if mode == "min" else -math.inf
         self.num_bad_epochs = self.cooldown_counter = 0
         super().__init__(optimizer)
@@ -480,6 +529,7 @@ class ReduceLROnPlateau(Schedule):
         """
         if metrics is None:
             raise TypeError("ReduceLROnPlateau: step() has no metrics, expected the measure that is to improve")
+        self.admit()
         self.last_epoch += 1
         if self._improves(float(metrics)):
             self.best, self.num_bad_epochs = float(metrics), 0
@@ -489,7 +539,7 @@ class ReduceLROnPlateau(Schedule):
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
         if self.num_bad_epochs > self.patience:
-            for group, lowest in zip(self.optimizer.param_groups, self.min_lrs, strict=True):
+            for group, lowest in zip(self.optimizer.param_groups, self._for_each_group("min_lrs"), strict=True):
                 rate = max(group["lr"] * self.factor, lowest)
                 if group["lr"] - rate > self.eps:
                     group["lr"] = rate
@@ -502,3 +552,12 @@ class ReduceLROnPlateau(Schedule):
         else:
             bar = self.best + sign * self.threshold
         return measure > bar if self.mode == "max" else measure < bar
+
+
+def _form(value: Any) -> str:
+    """What a value of a state is, so that numbers take the place of numbers only."""
+    if isinstance(value, list | tuple):
+        return "a list of numbers" if all(_form(item) == "a number" for item in value) else "a list"
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return "a number"
+    return f"a {type(value).__name__}"

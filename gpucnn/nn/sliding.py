@@ -17,7 +17,7 @@ from gpucnn.backends import backend_of
 from gpucnn.geometry import Window, receptive_field
 from gpucnn.geometry.arguments import is_sequence, plain
 from gpucnn.nn._chain import chain, evaluation
-from gpucnn.nn.activation import Dropout, Flatten, Identity, LeakyReLU, ReLU, ReLU6, Softmax, Tanh
+from gpucnn.nn.activation import GELU, Dropout, Flatten, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, Softmax, Tanh
 from gpucnn.nn.containers import Concat, Residual
 from gpucnn.nn.convolution import ConvNd, ConvTransposeNd, LocallyConnectedNd
 from gpucnn.nn.linear import Linear
@@ -26,7 +26,7 @@ from gpucnn.nn.normalization import BatchNormNd, GroupNorm, InstanceNormNd, Laye
 from gpucnn.nn.pooling import AdaptiveNd, AvgPoolNd, BedOfNailsNd, LPPoolNd, MaxPoolNd, MaxUnpoolNd, SumPoolNd, Upsample
 
 WINDOWED = (ConvNd, MaxPoolNd, AvgPoolNd, SumPoolNd, LPPoolNd)
-POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Dropout, Identity, BatchNormNd, Softmax)
+POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Dropout, Identity, BatchNormNd, Softmax)
 
 # Why other layers do not give for a crop of a larger image what they give for the crop alone
 _REASONS: tuple[tuple[tuple[type[Module], ...], str], ...] = (

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends import backend_of
+from gpucnn.nn._chain import evaluation, expect_module, pair_of
 from gpucnn.nn._progress import Display, display
 from gpucnn.nn.checkpoints import File, load_checkpoint, save_checkpoint
 from gpucnn.nn.history import History
 from gpucnn.nn.losses import Loss
-from gpucnn.nn.module import Array, Module, inference
+from gpucnn.nn.module import Array, Module
 from gpucnn.nn.optimizers import Optimizer, clip_grad_norm_
 from gpucnn.nn.schedules import ReduceLROnPlateau, Schedule
 
@@ -36,7 +38,15 @@ MEASURES = {
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` measured."""
+    """What `evaluate` measured.
+
+    Attributes
+    ----------
+    loss : float
+        The mean over all targets that count, however they are divided into batches; NaN where none does.
+    accuracy : float or None
+        The share of targets whose class has the largest output; NaN where none counts, None where they are no classes.
+    """
 
     loss: float
     accuracy: float | None
@@ -69,10 +79,12 @@ class Checkpoint:
 class EarlyStopping:
     """When `fit` stops before the last epoch. The best epoch's weights are restored, whether it did or not.
 
+    A measure that is NaN is never the best: such an epoch is one without an improvement, the first one included.
+
     Attributes
     ----------
     patience : int
-        So many epochs in a row may be no better than the best.
+        Stop after this number of epochs in a row without an improvement.
     monitor : str
         What is compared: "validation_loss", "validation_accuracy", "loss" or "accuracy".
     min_delta : float
@@ -90,7 +102,9 @@ class EarlyStopping:
             raise ValueError(f"EarlyStopping: monitor is {self.monitor!r}, expected one of {', '.join(MEASURES)}")
 
     def improves(self, value: float, best: float | None) -> bool:
-        """Whether `value` is better than `best`, where there is one."""
+        """Whether `value` is better than `best`, where there is one; NaN never is."""
+        if math.isnan(value):
+            return False
         if best is None or math.isnan(best):
             return True
         gain = value - best if self.monitor.endswith("accuracy") else best - value
@@ -107,18 +121,19 @@ def evaluate(model: Module, loader: Batches, loss: Loss) -> Evaluation:
     loader : iterable of (x, y)
         The batches; NumPy's are moved to where the model is.
     loss : Loss
-        With a reduction to one number.
+        With the reduction "mean" or "sum"; what is measured is the mean for both.
 
     Returns
     -------
     Evaluation
-        The mean loss of the samples, and the share of classes that the largest output names; None where targets are no
-        classes.
+        Loss and accuracy, over all targets that count: not ignored, and weighted as the loss weights them.
 
     Raises
     ------
+    TypeError
+        The loss is none, or the loader gives something else than pairs.
     ValueError
-        There are no batches.
+        There are no batches, or the loss is not reduced to one number.
 
     Examples
     --------
@@ -127,18 +142,14 @@ def evaluate(model: Module, loader: Batches, loss: Loss) -> Evaluation:
     >>> evaluate(nn.Sequential(), [(x, np.array([0, 1]))], nn.CrossEntropyLoss()).accuracy
     0.5
     """
+    expect_module("evaluate", model)
+    _check_loss("evaluate", loss)
     xp, tally = _xp_of(model), _Tally()
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with inference():
-            for x, y in map(_pair, loader):
-                x, y = xp.asarray(x), xp.asarray(y)
-                output = model(x)
-                tally.add(loss(output, y), output, y, loss)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation(model):
+        for batch in loader:
+            x, y = (xp.asarray(array) for array in pair_of("evaluate", batch))
+            output = model(x)
+            tally.add(loss(output, y), output, y, loss)
     if not tally.batches:
         raise ValueError("evaluate: loader gave no batch, expected at least one")
     return tally.result()
@@ -170,7 +181,7 @@ def fit(
         The batches of an epoch, such as a `gpucnn.data.Loader` or a list. NumPy's arrays are moved to where the model
         is.
     loss : Loss
-        With a reduction to one number.
+        With the reduction "mean" or "sum". The history has the mean over all targets that count for both.
     optimizer : Optimizer
         Over the model's parameters.
     epochs : int
@@ -179,12 +190,12 @@ def fit(
         Batches to evaluate on after each epoch.
     schedule : Schedule, optional
         Takes a step after each epoch, or after each batch where its `per_batch` says so. A `ReduceLROnPlateau` follows
-        the validation's loss, or else that of training.
+        the validation's loss, or else that of training; a loss that is NaN counts as no improvement.
     checkpoint : str, path or Checkpoint, optional
         A file that always holds the whole run. If it is there, the run goes on from it, bit for bit as if it had not
         been interrupted.
     early_stopping : int or EarlyStopping, optional
-        Stop after so many epochs without a lower validation loss, and restore the best weights.
+        Stop after this number of epochs without a lower validation loss, and restore the best weights.
     clip_norm : float, optional
         Scale each batch's gradients to this norm if theirs is larger, by `clip_grad_norm_`.
     rng : Generator or int, optional
@@ -206,7 +217,8 @@ def fit(
     TypeError
         An argument is of another type.
     ValueError
-        The loader gives no batches, an option is out of range, or the checkpoint is of another run.
+        The loader gives no batches, an option is out of range, the optimizer has none of the model's parameters, the
+        schedule is another optimizer's, or the checkpoint is of another run.
 
     See Also
     --------
@@ -236,8 +248,10 @@ def fit(
     >>> history.accuracies[-1] > 0.9
     True
     """
-    _check(loss, optimizer, schedule, epochs)
+    _check(model, loss, optimizer, schedule, epochs)
     stopping = EarlyStopping(early_stopping) if isinstance(early_stopping, int) else early_stopping
+    if isinstance(early_stopping, bool) or not isinstance(stopping, EarlyStopping | None):
+        raise TypeError(f"fit: early_stopping is {early_stopping!r}, expected a number of epochs or nn.EarlyStopping")
     if stopping is not None and stopping.monitor.startswith("validation") and validation is None:
         raise ValueError(f"fit: early_stopping watches {stopping.monitor}, expected validation batches")
     keeping = checkpoint if isinstance(checkpoint, Checkpoint | None) else Checkpoint(checkpoint)
@@ -248,26 +262,36 @@ def fit(
     )
     try:
         with _training(model), _interruptions(shown) as run.interruption:
-            run.begin()
+            run.begin(rng)
             run.go_on(callbacks)
     finally:
         shown.close()
     return run.history
 
 
-def _check(loss: Any, optimizer: Any, schedule: Any, epochs: Any) -> None:
-    if isinstance(loss, type) or not (callable(loss) and hasattr(loss, "backward")):
-        raise TypeError(f"fit: loss is {loss!r}, expected a loss such as nn.CrossEntropyLoss()")
-    if getattr(loss, "reduction", "mean") == "none":
-        raise ValueError("fit: loss has the reduction 'none', expected 'mean' or 'sum'")
+def _check(model: Any, loss: Any, optimizer: Any, schedule: Any, epochs: Any) -> None:
+    expect_module("fit", model)
+    _check_loss("fit", loss)
     if not isinstance(optimizer, Optimizer):
         raise TypeError(f"fit: optimizer is a {type(optimizer).__name__}, expected an nn.Optimizer")
     if schedule is not None and not isinstance(schedule, Schedule):
         raise TypeError(f"fit: schedule is a {type(schedule).__name__}, expected an nn.Schedule")
+    if schedule is not None and schedule.optimizer is not optimizer:
+        raise ValueError("fit: schedule changes another optimizer, expected the one that is given as well")
+    own = {id(parameter) for parameter in model.parameters()}
+    if own.isdisjoint(id(parameter) for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError("fit: optimizer has no parameter of the model, expected one made of model.parameters()")
     if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer):
         raise TypeError(f"fit: epochs is a {type(epochs).__name__}, expected an int")
     if epochs < 0:
         raise ValueError(f"fit: epochs is {epochs}, expected at least 0")
+
+
+def _check_loss(op: str, loss: Any) -> None:
+    if isinstance(loss, type) or not (callable(loss) and hasattr(loss, "backward")):
+        raise TypeError(f"{op}: loss is {loss!r}, expected a loss such as nn.CrossEntropyLoss()")
+    if getattr(loss, "reduction", "mean") == "none":
+        raise ValueError(f"{op}: loss has the reduction 'none', expected 'mean' or 'sum'")
 
 
 # --- The run ------------------------------------------------------------------------------------------------------
@@ -318,16 +342,16 @@ class _Run:
 
     # --- Going on -------------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Take up the run that the checkpoint holds, or begin one and keep that."""
-        if self.checkpoint is None:
-            return
-        path = Path(self.checkpoint.path)
-        if self.checkpoint.resume and path.exists():
+    def begin(self, rng: np.random.Generator | int | None) -> None:
+        """Take up the run that the checkpoint holds, or begin one, seeded by `rng`, and keep that."""
+        path = None if self.checkpoint is None else Path(self.checkpoint.path)
+        if self.checkpoint is not None and path is not None and self.checkpoint.resume and path.exists():
             self._load(path)
             at = f" after {self.batch} batches" if self.batch else ""
             self.display.line(f"going on from {path}: {self.epoch} of {self.epochs} epochs done{at}")
-        else:
+            return
+        _seed(self.model, rng)
+        if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._save()
 
@@ -350,7 +374,7 @@ class _Run:
         """The rest of an epoch; whether to go on."""
         begun = time.perf_counter() - self.seconds
         for pair in self._batches():
-            self._step(*_pair(pair))
+            self._step(*pair_of("fit", pair))
             self.batch += 1
             self.seconds = time.perf_counter() - begun
             self.display.advance(self.epoch, self.batch, self.length, self.tally.text)
@@ -431,12 +455,10 @@ class _Run:
             self.best_weights = {name: array.copy() for name, array in self.model.state_dict().items()}
 
     def _out_of_patience(self) -> bool:
+        if self.early_stopping is None:
+            return False
         best = self.history.best_epoch
-        return (
-            self.early_stopping is not None
-            and best is not None
-            and self.epoch - 1 - best >= self.early_stopping.patience
-        )
+        return self.epoch - (0 if best is None else best + 1) >= self.early_stopping.patience
 
     # --- Keeping --------------------------------------------------------------------------------------------------
 
@@ -475,18 +497,35 @@ class _Run:
             raise ValueError(
                 f"fit: {path} holds generators of {sorted(state['generators'])}, expected {sorted(self.generators)}"
             )
-        try:
-            for name, part in parts.items():
-                part.load_state_dict(state[name])
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"fit: {path} is of another run, expected one of this model: {error.args[0]}") from error
-        for name, generator in self.generators.items():
-            generator.bit_generator.state = state["generators"][name]
         run = state["run"]
-        self.history = History.from_dict(run["history"])
-        self.batch, self.seconds, self.best = run["batch"], run["seconds"], run["best"]
-        self.tally = _Tally(*run["tally"])
+        try:
+            history, tally = History.from_dict(run["history"]), _Tally(*run["tally"])
+            batch, seconds, best = run["batch"], run["seconds"], run["best"]
+            if state["best_weights"]:
+                self.model.matched(state["best_weights"])
+            self._load_parts(parts, state)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"fit: {path} is of another run, expected one of this model: {error.args[0]}") from error
+        self.history, self.tally = history, tally
+        self.batch, self.seconds, self.best = batch, seconds, best
         self.best_weights = {name: self.xp.asarray(array) for name, array in state["best_weights"].items()}
+
+    def _load_parts(self, parts: dict[str, Any], state: dict[str, Any]) -> None:
+        """Load the parts and the generators; what was loaded is undone if a later one refuses its state."""
+        self.model.matched(state["model"])  # so that the model, which has most to undo, comes last and takes it
+        undo: list[Callable[[], Any]] = []
+        try:
+            for name, generator in self.generators.items():
+                undo.append(partial(setattr, generator.bit_generator, "state", generator.bit_generator.state))
+                generator.bit_generator.state = state["generators"][name]
+            for name in (name for name in ("schedule", "optimizer", "validation", "loader") if name in parts):
+                undo.append(partial(parts[name].load_state_dict, parts[name].state_dict()))
+                parts[name].load_state_dict(state[name])
+        except BaseException:
+            for step in reversed(undo):
+                step()
+            raise
+        self.model.load_state_dict(state["model"])
 
 
 # --- What it is made of -------------------------------------------------------------------------------------------
@@ -495,38 +534,42 @@ class _Run:
 class _Tally:
     """Sums over batches. They are read off a device late and in order, so that it does not wait for each."""
 
-    def __init__(self, loss: float = 0.0, samples: int = 0, hits: int = 0, targets: int = 0, batches: int = 0) -> None:
-        self._loss, self._samples, self._hits, self._targets = loss, samples, hits, targets
+    def __init__(
+        self, loss: float = 0.0, count: float = 0.0, hits: int = 0, targets: int | None = None, batches: int = 0
+    ) -> None:
+        self._loss, self._count, self._hits, self._targets = loss, count, hits, targets
         self.batches = batches
-        self._pending: list[tuple[Any, float, int, Any, Any]] = []
+        self._pending: list[tuple[Any, Any, bool, tuple[Any, Any] | None]] = []
 
     def add(self, value: Array, output: Array, target: Array, loss: Loss) -> None:
         """Count a batch in, whose loss is `value`."""
-        samples = len(output) if output.ndim else 1
-        weight = 1.0 if getattr(loss, "reduction", "mean") == "sum" else float(samples)
-        hits: Any = 0
-        targets: Any = 0
+        count = loss.count(output, target) if isinstance(loss, Loss) else len(output)
+        classes = None
         if target.dtype.kind in "iu" and output.ndim == target.ndim + 1:
             counted = target != getattr(loss, "ignore_index", -100)
-            hits = ((output.argmax(min(1, output.ndim - 1)) == target) & counted).sum()
-            targets = counted.sum()
-        self._pending.append((value, weight, samples, hits, targets))
+            hits = (output.argmax(min(1, output.ndim - 1)) == target) & counted
+            classes = hits.sum(), counted.sum()
+        self._pending.append((value, count, getattr(loss, "reduction", "mean") == "sum", classes))
         self.batches += 1
 
-    def numbers(self) -> tuple[float, int, int, int, int]:
-        """The sums: loss, samples, hits, targets, batches."""
-        for value, weight, samples, hits, targets in self._pending:
-            self._loss += float(value) * weight
-            self._samples += samples
-            self._hits += int(hits)
-            self._targets += int(targets)
+    def numbers(self) -> tuple[float, float, int, int | None, int]:
+        """The sums: loss, what its mean divides by, hits, targets that are classes if there are, batches."""
+        for value, count, summed, classes in self._pending:
+            weight = float(count)
+            if summed or weight:  # the mean of no target is NaN, and counts as nothing
+                self._loss += float(value) * (1.0 if summed else weight)
+            self._count += weight
+            if classes is not None:
+                self._hits += int(classes[0])
+                self._targets = (self._targets or 0) + int(classes[1])
         self._pending.clear()
-        return self._loss, self._samples, self._hits, self._targets, self.batches
+        return self._loss, self._count, self._hits, self._targets, self.batches
 
     def result(self) -> Evaluation:
         """The means."""
-        loss, samples, hits, targets, _ = self.numbers()
-        return Evaluation(loss / samples if samples else math.nan, hits / targets if targets else None)
+        loss, count, hits, targets, _ = self.numbers()
+        accuracy = None if targets is None else hits / targets if targets else math.nan
+        return Evaluation(loss / count if count else math.nan, accuracy)
 
     def text(self) -> str:
         """The means in words."""
@@ -537,13 +580,6 @@ def _measures(loss: float, accuracy: float | None, prefix: str = "") -> str:
     return f"{prefix}loss {loss:.4f}" + ("" if accuracy is None else f", {prefix}accuracy {accuracy:.2%}")
 
 
-def _pair(batch: Any) -> tuple[Array, Array]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        what = f"{len(batch)} things" if isinstance(batch, tuple | list) else f"a {type(batch).__name__}"
-        raise ValueError(f"fit: loader gave a batch of {what}, expected (x, y)")
-    return batch[0], batch[1]
-
-
 def _xp_of(model: Module) -> Any:
     """The functions on arrays where the model is; NumPy's if it has none."""
     first = next((array for array in model.state_dict().values() if array.ndim), None)
@@ -551,20 +587,20 @@ def _xp_of(model: Module) -> Any:
 
 
 def _generators(model: Module, rng: Any) -> dict[str, np.random.Generator]:
-    """All generators of the run by name, those of the modules seeded by `rng`."""
+    """All generators of the run by name."""
     if rng is not None and not isinstance(rng, int | np.integer | np.random.Generator):
         raise TypeError(f"fit: rng is {rng!r}, expected None, a seed or a numpy.random.Generator")
-    found = {name: module.rng for name, module in model.named_modules() if hasattr(module, "rng")}
+    found = {f"model.{name}": module.rng for name, module in model.named_modules() if hasattr(module, "rng")}
     generators = {name: each for name, each in found.items() if isinstance(each, np.random.Generator)}
+    return {**generators, "rng": rng} if isinstance(rng, np.random.Generator) else generators
+
+
+def _seed(model: Module, rng: np.random.Generator | int | None) -> None:
+    """Seed the generators of the modules by `rng`, each once; None leaves them as they are."""
     if rng is not None:
         source = np.random.default_rng(rng)
-        for bits in {id(each): each.bit_generator for each in generators.values()}.values():
+        for bits in {id(each): each.bit_generator for each in _generators(model, None).values()}.values():
             bits.state = type(bits)(int(source.integers(2**63))).state
-    return {**{f"model.{name}": each for name, each in generators.items()}, **_own(rng)}
-
-
-def _own(rng: Any) -> dict[str, np.random.Generator]:
-    return {"rng": rng} if isinstance(rng, np.random.Generator) else {}
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_of
-from gpucnn.nn._chain import chain, evaluation
+from gpucnn.nn._chain import chain, evaluation, expect_module, pair_of
 from gpucnn.nn.activation import Flatten
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import ConvNd
@@ -39,7 +39,7 @@ def features(model: Module, upto: str | int) -> Sequential:
     Raises
     ------
     TypeError
-        It is not known that `model` runs its children one after the other.
+        It is not known that `model` runs its children one after the other, or `upto` is no name and no index.
     ValueError
         There is no such layer.
 
@@ -55,8 +55,10 @@ def features(model: Module, upto: str | int) -> Sequential:
         if not -len(layers) <= upto < len(layers):
             raise ValueError(f"features: upto is {upto}, expected an index of one of {len(layers)} layers")
         name, below = list(layers)[upto], ""
-    else:
+    elif isinstance(upto, str):
         name, _, below = upto.partition(".")
+    else:
+        raise TypeError(f"features: upto is {upto!r}, expected the name or the index of a layer")
     if name not in layers:
         raise ValueError(f"features: upto is {upto!r}, but there is no layer {name!r}; expected one of {list(layers)}")
     kept = dict(list(layers.items())[: list(layers).index(name) + 1])
@@ -249,6 +251,8 @@ def cached_features(model: Module, loader: Iterable[tuple[Array, Array]]) -> tup
 
     Raises
     ------
+    TypeError
+        `model` is none, or the loader gives something else than pairs.
     ValueError
         There is no batch.
 
@@ -260,9 +264,10 @@ def cached_features(model: Module, loader: Iterable[tuple[Array, Array]]) -> tup
     >>> x.shape, y.shape
     ((6, 4), (6,))
     """
+    expect_module("cached_features", model)
     parts: list[tuple[Array, Array]] = []
     with evaluation(model):
-        for x, y in loader:
+        for x, y in (pair_of("cached_features", batch) for batch in loader):
             output = model(x)
             parts.append((output.reshape(output.shape[0], -1), y))
     if not parts:

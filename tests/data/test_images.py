@@ -95,3 +95,12 @@ def test_normalisations_that_cannot_be() -> None:
     for shape in ((3,), (0, 3, 2, 2)):
         with pytest.raises(ValueError, match="channel_statistics: x has shape"):
             channel_statistics(np.zeros(shape))
+
+
+def test_what_is_no_array_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match=r"train_test_split: images is a ndarray, expected Images\(x, y, classes\)"):
+        train_test_split(np.ones((4, 1, 2, 2)))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="channel_statistics: x is a list, expected a NumPy array"):
+        channel_statistics([1.0])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="normalize: x is a list, expected a NumPy array"):
+        normalize([1.0], 0, 1)  # type: ignore[arg-type]

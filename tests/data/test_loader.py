@@ -208,3 +208,18 @@ def test_arguments_out_of_range(options: dict[str, Any], error: type[Exception],
 def test_as_many_labels_as_images() -> None:
     with pytest.raises(ValueError, match="Loader: x has 3 elements and y 2, expected as many"):
         Loader(np.zeros((3, 1)), np.zeros(2))
+
+
+def test_what_is_no_array_is_refused_by_name() -> None:
+    x, y = np.ones((4, 2)), np.arange(4)
+    for arguments, message in (
+        ((x, 3), "^Loader: y is of type int, expected an array"),
+        (((x, y), 3), "^Loader: x is of type tuple, expected an array"),
+        (([1, 2], [3, 4]), "^Loader: x is of type list, expected an array"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            Loader(*arguments)
+    with pytest.raises(ValueError, match=r"^Loader: y has no axes"):
+        Loader(x, np.array(3))
+    with pytest.raises(KeyError, match=r"Loader.load_state_dict: got \['seed'\], expected seed, epoch and batch"):
+        Loader(x, y).load_state_dict({"seed": 1})

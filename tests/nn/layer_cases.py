@@ -92,6 +92,8 @@ CASES: dict[str, Case] = _families() | {
     "ReLU6": Case(lambda dtype: nn.ReLU6(), (3, 4)),
     "LeakyReLU": Case(lambda dtype: nn.LeakyReLU(0.2), (3, 4)),
     "Tanh": Case(lambda dtype: nn.Tanh(), (3, 4)),
+    "Sigmoid": Case(lambda dtype: nn.Sigmoid(), (3, 4)),
+    "GELU": Case(lambda dtype: nn.GELU(), (3, 4)),
     "Softmax": Case(lambda dtype: nn.Softmax(1), (3, 4)),
     "Dropout": Case(lambda dtype: nn.Dropout(0.5, rng=3), (3, 4)),
     "Flatten": Case(lambda dtype: nn.Flatten(), (2, 3, 4, 5)),

@@ -109,6 +109,60 @@ def test_names_are_compared(tmp_path: Path) -> None:
     assert (model.weight.data == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"empty": None}, KeyError, "missing empty, unexpected none"),
+        ({"other": np.zeros(1)}, KeyError, "missing none, unexpected other"),
+        ({"running": np.zeros(8)}, ValueError, r"running has shape \(8,\), expected \(7,\)"),
+        (
+            {"running": np.zeros(7, complex)},
+            TypeError,
+            "running has dtype complex128, expected one that float32 can take",
+        ),
+        ({"running": np.array(["x"] * 7)}, TypeError, "running has dtype <U1, expected one that float32 can take"),
+        ({"running": np.array([object()] * 7)}, TypeError, "running has dtype object, expected one that float32 can"),
+        ({"running": [[1], [1, 2]]}, TypeError, "running is a list, expected an array of numbers"),
+    ],
+)
+def test_weights_are_loaded_whole_or_not_at_all(
+    backend: ArrayBackend, wrong: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    model = Scale().map_arrays(backend.asarray)
+    state = {name: value for name, value in {**Scale(seed=1).state_dict(), **wrong}.items() if value is not None}
+    with pytest.raises(error, match=message):
+        model.load_state_dict(state)
+    assert {name: backend.asnumpy(array).tobytes() for name, array in model.state_dict().items()} == bits(Scale())
+
+
+def test_a_read_only_weight_leaves_the_others_as_they_were() -> None:
+    model = Scale()
+    model.running.flags.writeable = False
+    with pytest.raises(ValueError, match="running is read-only in what is loaded into"):
+        model.load_state_dict(Scale(seed=1).state_dict())
+    assert bits(model) == bits(Scale())
+
+
+def test_a_file_that_does_not_fit_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model, arrays = Scale(), {name: np.array(array, order="C") for name, array in Scale(seed=1).state_dict().items()}
+    with pytest.raises(ValueError, match="running has shape"):
+        nn.load_weights(model, _saved(tmp_path, **{**arrays, "running": np.zeros(2)}))
+    with pytest.raises(TypeError, match="running has dtype complex64"):
+        nn.load_weights(model, _saved(tmp_path, **{**arrays, "running": np.zeros(7, np.complex64)}))
+    with pytest.raises(TypeError, match=r"state is a str, expected a dict of arrays; nn.load_weights\(model, path\)"):
+        model.load_state_dict(str(tmp_path))  # type: ignore[arg-type]
+    assert bits(model) == bits(Scale())
+
+
+def test_weights_of_tensors_are_taken(torch: Any) -> None:
+    layer = nn.Linear(3, 2)
+    theirs = torch.nn.Linear(3, 2)
+    layer.load_state_dict(theirs.state_dict())
+    np.testing.assert_array_equal(layer.weight.data, theirs.weight.detach().numpy())
+    with pytest.raises(TypeError, match=r"weight is a Parameter, expected an array of numbers: .*requires grad"):
+        layer.load_state_dict(dict(theirs.named_parameters()))
+
+
 def _saved(folder: Path, **arrays: Any) -> Path:
     safetensors.save_file(arrays, folder / "arrays")
     return folder / "arrays"
@@ -135,7 +189,7 @@ def test_a_state_comes_back(tmp_path: Path) -> None:
     assert loaded["numbers"] == [1, -2.5, math.inf, True, None, 2**100, 0.1 + 0.2, float(np.float32(0.1)), 7]
     assert loaded["text"] == "a ∈ b"
     assert loaded["empty"] == {}
-    np.testing.assert_array_equal(loaded["optimizer"]["state"]["0"]["exp_avg"], [[2, 1, 0], [5, 4, 3]])
+    np.testing.assert_array_equal(loaded["optimizer"]["state"][0]["exp_avg"], [[2, 1, 0], [5, 4, 3]])
     np.testing.assert_array_equal(loaded["a"]["b/c"], [0, 0])
     np.testing.assert_array_equal(loaded["a/b"]["c"], [1, 1])
     assert loaded["a/b"]["c"].dtype == np.uint8
@@ -157,11 +211,48 @@ def test_generators_go_on(tmp_path: Path, bits_of: Any) -> None:
     assert other.integers(2**31, size=9, dtype=np.int32).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"a": {"$array": "x"}},
+        {"a": {"$dict": [["x", 1]]}, "$array": 1},
+        {"a": {"$array": {"$array": {"$dict": {}}}}},
+        {1: "a", "1": "b"},
+        {None: 1, True: 2, 2.5: 3, -4: {5: 6}, "null": 7, "true": 8},
+        {"state": {0: {"step": 3}, 1: {}}},
+        {},
+    ],
+    ids=str,
+)
+def test_every_dict_comes_back(tmp_path: Path, state: dict[Any, Any]) -> None:
+    nn.save_checkpoint(tmp_path / "run", state)
+    loaded = nn.load_checkpoint(tmp_path / "run")
+    assert loaded == state
+    assert [type(key) for key in loaded] == [type(key) for key in state]
+
+
+def test_arrays_within_such_dicts_come_back(tmp_path: Path) -> None:
+    nn.save_checkpoint(tmp_path / "run", {"$array": np.ones(2), 1: np.zeros(3), "1": np.full(1, 7.0)})
+    loaded = nn.load_checkpoint(tmp_path / "run")
+    assert {key: value.tolist() for key, value in loaded.items()} == {"$array": [1, 1], 1: [0, 0, 0], "1": [7]}
+
+
+def test_a_single_bfloat16_comes_back_as_its_value(tmp_path: Path) -> None:
+    nn.save_checkpoint(tmp_path / "run", {"x": ml_dtypes.bfloat16(1.5)})
+    assert float(nn.load_checkpoint(tmp_path / "run")["x"]) == 1.5
+
+
 def test_what_cannot_be_kept_is_named(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="save_checkpoint: a/0 is of type set, expected dicts, lists, numbers"):
         nn.save_checkpoint(tmp_path / "run", {"a": [{1}]})
     with pytest.raises(TypeError, match="save_checkpoint: z has dtype complex128, expected one of"):
         nn.save_checkpoint(tmp_path / "run", {"z": np.zeros(1, complex)})
+    with pytest.raises(TypeError, match=r"save_checkpoint: a has the key \(1, 2\), expected strings, numbers, bools"):
+        nn.save_checkpoint(tmp_path / "run", {"a": {(1, 2): 3}})
+    with pytest.raises(TypeError, match="save_checkpoint: a is of type complex, expected dicts, lists, numbers"):
+        nn.save_checkpoint(tmp_path / "run", {"a": np.complex64(1j)})
+    with pytest.raises(TypeError, match="save_checkpoint: state is a list, expected a dict"):
+        nn.save_checkpoint(tmp_path / "run", [1])  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 
 
@@ -235,6 +326,15 @@ def test_a_file_is_on_the_disk_before_it_is_in_place(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replace"), replace(*paths)))
     nn.save_checkpoint(tmp_path / "run", {})
     assert done == ["fsync", "replace", "fsync"] if os.name == "posix" else ["fsync", "replace"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has a umask")
+def test_others_may_read_what_the_umask_lets_them_read(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    nn.save_weights(Scale(), tmp_path / "weights")
+    nn.save_checkpoint(tmp_path / "run", {"a": np.ones(2)})
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {plain.stat().st_mode}
 
 
 def test_without_safetensors_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from array_backends import ArrayBackend
 
 import gpucnn.functional as F
 from gpucnn import nn
@@ -236,3 +237,87 @@ def test_dropout_draws_from_its_generator() -> None:
     np.testing.assert_array_equal(second(x), ours)
     assert nn.Dropout(0.0)(x) is x
     assert not nn.Dropout(1.0)(x).any()
+
+
+# --- Arrays of other libraries, and dtypes ------------------------------------------------------------------------
+
+
+def test_parameters_are_numpys_or_cupys(torch: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"^Parameter: data is a torch.Tensor, expected a NumPy or CuPy array; their fr"
+    ):
+        nn.Parameter(torch.ones(3))
+    with pytest.raises(TypeError, match=r"^Parameter: data is of type list, expected an array"):
+        nn.Parameter([1.0])
+    with pytest.raises(TypeError, match=r"^map_arrays: what function made is a torch.Tensor, expected a NumPy or CuPy"):
+        nn.Linear(3, 2).map_arrays(torch.from_numpy)
+
+
+def test_a_tensor_for_a_layer_with_weights_is_told_the_way(torch: Any) -> None:
+    message = (
+        r"input of torch and weight of numpy; expected one, .*; numpy.from_dlpack\(input\) is one of numpy over the s"
+    )
+    for layer, x in ((nn.Linear(3, 2), torch.ones(2, 3)), (nn.Conv2d(1, 2, 3), torch.ones(1, 1, 4, 4))):
+        with pytest.raises(TypeError, match=message):
+            layer(x)
+        assert layer(np.from_dlpack(x)).shape[1] == 2
+
+
+def test_tensors_among_the_buffers_are_moved(torch: Any) -> None:
+    layer = nn.BatchNorm2d(2)
+    layer.running_mean = torch.full((2,), 3.0)
+    layer.to("cpu")
+    assert isinstance(layer.running_mean, np.ndarray)
+    assert layer.running_mean.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ReLU(), nn.LeakyReLU(), nn.ReLU6(), nn.Tanh(), nn.Sigmoid(), nn.GELU(), nn.Softmax(1), nn.Flatten(),
+        nn.Identity(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Upsample(scale_factor=2), nn.Dropout(rng=0),
+        nn.Concat(nn.Identity(), nn.ReLU()), nn.Residual(nn.ReLU()), nn.Sequential(nn.Tanh(), nn.Flatten()),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)  # fmt: skip
+def test_layers_without_weights_take_tensors_as_the_functions_do(torch: Any, layer: nn.Module) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
+    y = layer(torch.from_numpy(x))
+    grad_x = layer.backward(torch.ones_like(y))
+    assert isinstance(y, torch.Tensor)
+    assert isinstance(grad_x, torch.Tensor)
+    if not isinstance(layer, nn.Dropout):
+        np.testing.assert_array_equal(layer(x), y.numpy())
+        np.testing.assert_array_equal(layer.backward(np.ones(y.shape, np.float32)), grad_x.numpy())
+
+
+@pytest.mark.parametrize("layer", [nn.Tanh(), nn.ReLU6(), nn.Flatten(), nn.Sigmoid(), nn.GELU()])
+def test_what_is_no_array_is_refused_by_name(layer: nn.Module) -> None:
+    with pytest.raises(TypeError, match=r"^\w+: input is of type list, expected an array"):
+        layer([1.0, 2.0])
+
+
+def test_tanh_computes_as_the_other_activations_do(backend: ArrayBackend) -> None:
+    with pytest.raises(TypeError, match=r"^Tanh: input has dtype int64, expected floating-point"):
+        nn.Tanh()(backend.asarray(np.ones(3, int)))
+    x, layer = np.linspace(-3, 3, 24).reshape(2, 3, 4).astype(np.float16), nn.Tanh()
+    y = backend.asnumpy(layer(backend.asarray(x.transpose(0, 2, 1))))
+    grad = backend.asnumpy(layer.backward(backend.asarray(np.ones((2, 4, 3), np.float16))))
+    assert y.dtype == grad.dtype == np.float16
+    assert y.strides == x.transpose(0, 2, 1).strides
+    np.testing.assert_array_equal(y, np.tanh(x.astype(np.float32)).astype(np.float16).transpose(0, 2, 1))
+
+
+def test_branches_of_two_dtypes_are_refused() -> None:
+    x = np.ones((1, 2, 3, 3), np.float64)
+    with pytest.raises(TypeError, match="Concat: branches give dtypes float64, float32, expected one; cast the input"):
+        nn.Concat(nn.Identity(), Casting())(x)
+    with pytest.raises(
+        TypeError, match="Residual: body makes dtype float32 of it and the shortcut float64, expected on"
+    ):
+        nn.Residual(Casting())(x)
+
+
+class Casting(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x.astype(np.float32)

@@ -347,7 +347,9 @@ shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 
 @st.composite
 def activations(draw: st.DrawFn) -> Config:
-    name = draw(st.sampled_from(["ReLU", "ReLU6", "LeakyReLU", "Tanh", "Softmax", "Identity", "Flatten"]))
+    name = draw(
+        st.sampled_from(["ReLU", "ReLU6", "LeakyReLU", "Tanh", "Sigmoid", "GELU", "Softmax", "Identity", "Flatten"])
+    )
     shape = draw(shapes)
     options: dict[str, Any] = {}
     if name == "LeakyReLU":

@@ -54,6 +54,33 @@ def test_mean_squared_error_is_pytorchs(
     assert_close(backend.asnumpy(loss.backward(backend.asarray(grad))), tx.grad.numpy())
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_binary_cross_entropy_is_pytorchs(
+    backend: ArrayBackend, torch: Any, rng: np.random.Generator, reduction: str, weighted: bool
+) -> None:
+    x, y = rng.standard_normal((4, 3, 5)), rng.integers(0, 2, (4, 3, 5)).astype(float)
+    weights = {"weight": rng.uniform(0.5, 2, 5), "pos_weight": rng.uniform(0.5, 9, (3, 1))} if weighted else {}
+    loss = nn.BCEWithLogitsLoss(reduction=reduction, **weights).map_arrays(backend.asarray)
+    assert list(loss.state_dict()) == list(weights)
+    theirs = torch.nn.BCEWithLogitsLoss(
+        reduction=reduction, **{name: torch.tensor(array) for name, array in weights.items()}
+    )
+    tx = torch.tensor(x, requires_grad=True)
+    expected = theirs(tx, torch.tensor(y))
+    grad = rng.standard_normal(expected.shape)
+    expected.backward(torch.tensor(grad))
+    assert_close(backend.asnumpy(loss(backend.asarray(x), backend.asarray(y))), expected.detach().numpy())
+    assert_close(backend.asnumpy(loss.backward(backend.asarray(grad))), tx.grad.numpy())
+    with pytest.raises(ValueError, match="BCEWithLogitsLoss: reduction is 'median'"):
+        nn.BCEWithLogitsLoss(reduction="median")
+
+
+def test_an_array_is_no_reduction() -> None:
+    with pytest.raises(ValueError, match=r"MSELoss: reduction is array\(.*\), expected one of 'mean', 'sum', 'none'"):
+        nn.MSELoss(np.ones(3))  # type: ignore[arg-type]
+
+
 def test_without_an_argument_backward_starts_from_one(rng: np.random.Generator) -> None:
     x, y = rng.standard_normal((2, 3, 4))
     loss = nn.MSELoss()

@@ -409,6 +409,33 @@ def test_dcgan_sizes(image_size: int) -> None:
     assert models.DCGANDiscriminator(2, 2, image_size, rng=0)(images).shape == (2, 1, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("model", "x", "target"),
+    [
+        (
+            lambda: models.UNet(1, 1, width=2, depth=1, rng=0),
+            np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32),
+            lambda x: (x > 0).astype(np.float32),
+        ),
+        (
+            lambda: models.DCGANDiscriminator(1, width=2, image_size=8, rng=0),
+            np.random.default_rng(0).standard_normal((8, 1, 8, 8)).astype(np.float32),
+            lambda x: (x.mean((1, 2, 3), keepdims=True) > 0).astype(np.float32),
+        ),
+    ],
+    ids=["unet", "discriminator"],
+)
+def test_networks_with_logits_learn_yes_and_no(
+    backend: ArrayBackend, model: Callable[[], nn.Module], x: Any, target: Callable[[Any], Any]
+) -> None:
+    network, batches = model().map_arrays(backend.asarray), [(x, target(x))]
+    options: dict[str, Any] = {"loss": nn.BCEWithLogitsLoss(), "progress": False, "epochs": 30}
+    history = nn.fit(network, batches, optimizer=nn.Adam(network.parameters(), 0.02), **options)
+    assert history.losses[-1] < 0.8 * history.losses[0]
+    shares = backend.asnumpy(nn.Sigmoid()(network.eval()(backend.asarray(x))))
+    assert ((shares >= 0) & (shares <= 1)).all()
+
+
 def test_lenet_takes_both_sizes() -> None:
     assert models.LeNet(padding=0)(np.zeros((1, 1, 32, 32), np.float32)).shape == (1, 10)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -176,6 +177,50 @@ def test_16_bits_stay_16_bits(name: str, dtype: Any) -> None:
         np.testing.assert_allclose(parameter.data.astype(float), expected.data, rtol=0.03, atol=0.03)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_each_step_of_16_bits_is_one_of_float32_rounded_once(
+    backend: ArrayBackend, name: str, options: dict[str, Any], dtype: Any
+) -> None:
+    parameters = [nn.Parameter(backend.asarray(array)) for array in start(dtype)]
+    exact = [nn.Parameter(array.astype(np.float32)) for array in start(dtype)]
+    optimizer, model = getattr(nn, name)(parameters, **options), getattr(nn, name)(exact, **options)
+    for step in range(4):
+        for parameter, grad in zip(exact, gradients(step, dtype), strict=True):
+            parameter.grad = grad.astype(np.float32)
+        take_steps(optimizer, parameters, range(step, step + 1), dtype, backend.asarray)
+        model.step()
+        for parameter, expected in zip(parameters, exact, strict=True):
+            expected.data[...] = expected.data.astype(dtype)
+            np.testing.assert_array_equal(backend.asnumpy(parameter.data), expected.data.astype(dtype))
+    for state, expected_state in zip(optimizer.state.values(), model.state.values(), strict=True):
+        for key in state.keys() - {"step"}:
+            assert state[key].dtype == np.float32
+            np.testing.assert_array_equal(backend.asnumpy(state[key]), expected_state[key])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("size", [0.0, 1e-5, 1e-4, 300.0])
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_squares_that_16_bits_have_not_leave_the_step_as_long_as_the_rate(name: str, size: float, dtype: Any) -> None:
+    parameter = nn.Parameter(np.zeros(2, dtype))
+    parameter.grad = np.full(2, size, dtype)
+    optimizer = getattr(nn, name)([parameter], lr=0.25)
+    optimizer.step()
+    expected = -0.25 if size else 0.0  # the mean over the root of the mean square is 1, eps of 1e-8 aside
+    np.testing.assert_allclose(parameter.data.astype(float), expected, rtol=2e-3)
+
+
+def test_a_state_of_16_bits_is_loaded_as_float32() -> None:
+    parameter = nn.Parameter(np.ones(2, np.float16))
+    optimizer = nn.Adam([parameter])
+    state = {"step": 3, "exp_avg": np.ones(2, np.float16), "exp_avg_sq": np.full(2, 1e-9)}
+    optimizer.load_state_dict({"state": {0: state}, "param_groups": optimizer.state_dict()["param_groups"]})
+    loaded = optimizer.state[parameter]
+    assert loaded["exp_avg"].dtype == loaded["exp_avg_sq"].dtype == np.float32
+    np.testing.assert_allclose(loaded["exp_avg_sq"], 1e-9, rtol=1e-6)
+
+
 def test_an_optimiser_shows_its_options() -> None:
     optimizer = nn.SGD([{"params": [nn.Parameter(np.ones(2))]}, {"params": nn.Parameter(np.ones(1)), "lr": 0.5}])
     assert repr(optimizer).startswith("SGD(1 parameters, lr=0.001, momentum=0.0")
@@ -199,6 +244,14 @@ def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], me
         getattr(nn, name)([nn.Parameter(np.ones(1))], **options)
 
 
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "maximize"])
+@pytest.mark.parametrize("value", ["0.1", None, [0.1]])
+def test_options_that_are_no_numbers_are_named(name: str, value: Any) -> None:
+    for make in (nn.SGD, nn.Adam, nn.AdamW):
+        with pytest.raises(TypeError, match=f"{make.__name__}: {name} is {re.escape(repr(value))}, expected a number"):
+            make([nn.Parameter(np.ones(1))], **{name: value})
+
+
 def test_wrong_parameters_are_refused() -> None:
     one = nn.Parameter(np.ones(1))
     with pytest.raises(ValueError, match="SGD: params is empty, expected at least one Parameter"):
@@ -211,11 +264,72 @@ def test_wrong_parameters_are_refused() -> None:
         nn.SGD([{"params": one}, {"params": [one]}])
     with pytest.raises(ValueError, match="SGD: a group has the option 'rate', expected of lr, momentum"):
         nn.SGD([{"params": one, "rate": 1}])
-    with pytest.raises(TypeError, match="SGD: a group is"):
+    with pytest.raises(TypeError, match="SGD: a group is a dict without 'params'"):
         nn.SGD([{"parameters": one}])
+    with pytest.raises(TypeError, match="SGD: a group is a dict without 'params'"):
+        nn.SGD(nn.Linear(2, 2).state_dict())  # type: ignore[arg-type]
     one.grad = one.data
     with pytest.raises(NotImplementedError, match="Optimizer defines no update"):
         nn.Optimizer([one], {"lr": 1.0, "weight_decay": 0.0}).step()
+
+
+@pytest.mark.parametrize("learn", [nn.SGD, nn.Adam, nn.AdamW, lambda given: nn.clip_grad_norm_(given, 1.0)])
+def test_what_is_no_parameters_is_told_to_be_models_parameters(learn: Any) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    for given in (model, model[0], model.parameters, 3):
+        with pytest.raises(TypeError, match=r"(params|parameters) is .*, expected model.parameters\(\)"):
+            learn(given)
+
+
+def held(optimizer: nn.Optimizer) -> Any:
+    """All that an optimiser remembers, in a form that can be compared."""
+    state = optimizer.state_dict()
+    arrays = {
+        (number, name): np.asarray(value).tobytes()
+        for number, values in state["state"].items()
+        for name, value in values.items()
+    }
+    return arrays, state["param_groups"]
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (lambda state: state.pop("param_groups"), KeyError, "state has no param_groups"),
+        (lambda state: state["param_groups"][-1].pop("weight_decay"), KeyError, "a group has no weight_decay"),
+        (lambda state: state["param_groups"][-1].update(lr=-1.0), ValueError, "lr is -1.0"),
+        (lambda state: state["state"][2].update(dict.fromkeys(state["state"][2], np.ones(9))), ValueError, "shape"),
+        (lambda state: state["state"][2].update(dict.fromkeys(state["state"][2], "x")), TypeError, "dtype"),
+        (lambda state: state["state"][2].update(dict.fromkeys(state["state"][2], 1j)), TypeError, "dtype"),
+    ],
+)
+def test_a_state_is_loaded_whole_or_not_at_all(name: str, wrong: Any, error: type[Exception], message: str) -> None:
+    def optimizer(lr: float, steps: int) -> nn.Optimizer:
+        parameters = [nn.Parameter(array) for array in start()]
+        groups: list[dict[str, Any]] = [{"params": parameters[:2]}, {"params": parameters[2:], "lr": lr / 2}]
+        made: nn.Optimizer = getattr(nn, name)(groups, lr, **({"momentum": 0.9} if name == "SGD" else {}))
+        take_steps(made, parameters, range(steps))
+        return made
+
+    state, target = optimizer(0.5, 3).state_dict(), optimizer(0.1, 1)
+    wrong(state)
+    before = held(target)
+    with pytest.raises(error, match=message):
+        target.load_state_dict(state)
+    assert held(target) == before
+
+
+def test_a_state_of_another_kind_of_optimiser_is_refused() -> None:
+    parameters = [nn.Parameter(array) for array in start()]
+    with pytest.raises(KeyError, match=r"Adam.load_state_dict: a group has no betas, expected lr, betas"):
+        nn.Adam(parameters).load_state_dict(nn.SGD(parameters).state_dict())
+    optimizer = nn.Adam(parameters)
+    take_steps(optimizer, parameters, range(1))
+    state = optimizer.state_dict()
+    state["state"][1].pop("exp_avg_sq")
+    with pytest.raises(KeyError, match="the state of parameter 1 has no exp_avg_sq, expected step, exp_avg, exp_avg_s"):
+        optimizer.load_state_dict(state)
 
 
 def test_states_of_others_are_refused() -> None:
@@ -258,6 +372,16 @@ def test_clipping_where_there_is_no_finite_norm() -> None:
     assert parameter.grad.dtype == np.float32
     with pytest.raises(ValueError, match="norm_type is 0 and max_norm is 1"):
         nn.clip_grad_norm_(parameter, 1, 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_clipping_by_a_factor_that_16_bits_have_not(backend: ArrayBackend, dtype: Any) -> None:
+    parameter = nn.Parameter(backend.asarray(np.zeros(2, dtype)))
+    parameter.grad = backend.asarray(np.array([30000, 40000], dtype))
+    nn.clip_grad_norm_(parameter, 5e-4)
+    clipped = backend.asnumpy(parameter.grad)
+    assert clipped.dtype == dtype
+    np.testing.assert_allclose(clipped.astype(float), [3e-4, 4e-4], rtol=1e-2)
 
 
 def test_squares_that_overflow_float32_are_no_infinite_norm() -> None:

@@ -193,6 +193,51 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         run("Loader", "SGD", None, path)
 
 
+@pytest.mark.parametrize(
+    ("part", "wrong"),
+    [
+        ("generators", lambda state: state["generators"]["rng"].update(bit_generator="MT19937")),
+        ("schedule", lambda state: state["schedule"].update(patience="long")),
+        ("optimizer", lambda state: state["optimizer"]["state"]["3"].update(momentum_buffer=np.ones(9))),
+        ("loader", lambda state: state["loader"].update(batch=99)),
+        ("model", lambda state: state["model"].update({"5.bias": np.ones(9)})),
+        ("model", lambda state: state["model"].update({"5.bias": np.ones(2, complex)})),
+        ("best weights", lambda state: state["best_weights"].update({"5.bias": np.ones(9)})),
+        ("history", lambda state: state["run"]["history"].update(lost=[])),
+    ],
+)
+def test_a_run_is_loaded_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, wrong: Any
+) -> None:
+    run("Loader", "SGD", None, tmp_path / "run", epochs=1)
+    state = nn.load_checkpoint(tmp_path / "run")
+    wrong(state)
+    monkeypatch.setattr("gpucnn.nn.training.load_checkpoint", lambda path: state)
+    model, batches, rng = network(5), loader("Loader", 5), np.random.default_rng(5)
+    optimizer = nn.SGD(model.parameters(), 0.1, momentum=0.9)
+    schedule = nn.ReduceLROnPlateau(optimizer, patience=3)
+
+    def everything() -> Any:
+        generators = rng.bit_generator.state, model[4].rng.bit_generator.state
+        weights = {name: np.asarray(array).tobytes() for name, array in model.state_dict().items()}
+        return weights, optimizer.state_dict(), schedule.state_dict(), batches.state_dict(), generators
+
+    before = everything()
+    options: dict[str, Any] = {"checkpoint": tmp_path / "run", "rng": rng, "early_stopping": 2, "progress": False}
+    with pytest.raises(ValueError, match="is of another run"):
+        nn.fit(
+            model,
+            batches,
+            loss=nn.CrossEntropyLoss(),
+            optimizer=optimizer,
+            schedule=schedule,
+            validation=loader("list", 0)[:1],
+            epochs=3,
+            **options,
+        )
+    assert everything() == before
+
+
 # --- Killed -------------------------------------------------------------------------------------------------------
 
 SCRIPT = Path(__file__).with_name("run_to_be_killed.py")

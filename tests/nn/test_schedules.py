@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from typing import Any
 
@@ -115,12 +116,83 @@ def test_a_state_goes_on(maker: str) -> None:
     assert second.last_epoch == 8
 
 
-def test_groups_added_later_keep_their_rate() -> None:
+@pytest.mark.parametrize("maker", MAKERS)
+def test_groups_added_later_follow_from_the_next_step_on_as_if_they_had_been_there(maker: str) -> None:
+    def optimizer(*groups: dict[str, Any]) -> nn.SGD:
+        return nn.SGD([{"params": nn.Parameter(np.ones(1)), **group} for group in groups], lr=0.4, momentum=0.9)
+
+    name, options = MAKERS[maker]
+    options = {**options, "max_lr": 0.5} if "max_lr" in options else options
+    measures = [[each] if name == "ReduceLROnPlateau" else [] for each in (1.0, 2.0, 2.5, 2.4, 2.0, 3.0)]
+    late = getattr(nn, name)(optimizer({}), **options)
+    whole = getattr(nn, name)(optimizer({}, {"lr": 0.3}), **options)
+    for measure in measures[:1]:
+        late.step(*measure)
+        whole.step(*measure)
+    late.optimizer.add_param_group({"params": nn.Parameter(np.ones(1)), "lr": 0.3})
+    for measure in measures[1:]:
+        late.step(*measure)
+        whole.step(*measure)
+        assert late.get_last_lr() == whole.get_last_lr()
+        assert late.optimizer.param_groups[1]["momentum"] == whole.optimizer.param_groups[1]["momentum"]
+    assert late.state_dict() == whole.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "rates_of"),
+    [
+        ("OneCycleLR", {"max_lr": [1.0, 2.0], "total_steps": 9}, "max_lrs"),
+        ("ReduceLROnPlateau", {"min_lr": [0.0, 0.1], "patience": 0}, "min_lrs"),
+    ],
+)
+def test_a_group_added_later_that_no_rate_was_given_for_is_refused(
+    name: str, options: dict[str, Any], rates_of: str
+) -> None:
+    optimizer = nn.SGD([{"params": nn.Parameter(np.ones(1))} for _ in range(2)], lr=1.0, momentum=0.9)
+    schedule = getattr(nn, name)(optimizer, **options)
+    optimizer.add_param_group({"params": nn.Parameter(np.ones(1))})
+    measures = [math.nan] if name == "ReduceLROnPlateau" else []
+    with pytest.raises(
+        ValueError, match=rf"{name}: {rates_of} is \[.*1 groups more, expected a new schedule after add_"
+    ):
+        schedule.step(*measures)
+
+
+def test_a_nan_is_no_improvement() -> None:
     optimizer = adam()
-    schedule = nn.ExponentialLR(optimizer, 0.5)
-    optimizer.add_param_group({"params": nn.Parameter(np.ones(1)), "lr": 0.3})
-    schedule.step()
-    assert schedule.get_last_lr() == [0.2, 0.3]
+    schedule = nn.ReduceLROnPlateau(optimizer, patience=1, factor=0.5)
+    for measure in (math.nan, 3.0, math.nan, math.nan):
+        schedule.step(measure)
+    assert schedule.best == 3.0
+    assert rates(optimizer)[0] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"gamma": "0.5"}, TypeError, "MultiStepLR.load_state_dict: gamma is '0.5', expected a number such as 0.1"),
+        ({"milestones": 3}, TypeError, "milestones is 3, expected a list of numbers such as"),
+        ({"base_lrs": [1.0, None]}, TypeError, "base_lrs is .*, expected a list of numbers"),
+        ({"base_lrs": [1.0, 1.0]}, ValueError, "base_lrs has 2 rates, expected at most 1, one a group"),
+        ({"other": 1}, KeyError, "MultiStepLR.load_state_dict: got"),
+    ],
+)
+def test_a_state_is_loaded_whole_or_not_at_all(wrong: dict[str, Any], error: type[Exception], message: str) -> None:
+    schedule, other = nn.MultiStepLR(adam(), [1, 3]), nn.MultiStepLR(adam(), [2], gamma=0.9)
+    other.step()
+    before = schedule.state_dict()
+    with pytest.raises(error, match=message):
+        schedule.load_state_dict({**other.state_dict(), **wrong})
+    assert schedule.state_dict() == before
+
+
+def test_states_share_no_lists() -> None:
+    first, second = nn.StepLR(adam(), 1), nn.StepLR(adam(), 1)
+    second.load_state_dict(state := first.state_dict())
+    first.optimizer.add_param_group({"params": nn.Parameter(np.ones(1))})
+    first.step()
+    assert len(first.base_lrs) == 2
+    assert len(second.base_lrs) == len(state["base_lrs"]) == 1
 
 
 def test_one_cycle_ends_with_its_last_step() -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from array_backends import ArrayBackend
 
+import gpucnn.functional as F
 from gpucnn import nn
 from gpucnn.nn import _progress
 
@@ -104,7 +106,57 @@ def test_ignored_targets_do_not_count() -> None:
     assert nn.evaluate(nn.Sequential(), [(scores, target)], loss).accuracy == 0.5
     some = np.array([[0, 1, 1]])
     assert nn.evaluate(nn.Sequential(), [(scores, some)], nn.CrossEntropyLoss(ignore_index=0)).accuracy == 0.5
-    assert nn.evaluate(nn.Sequential(), [(scores, np.full((1, 3), -100))], loss).accuracy is None
+    none = nn.evaluate(nn.Sequential(), [(scores, np.full((1, 3), -100))], loss)
+    assert math.isnan(none.accuracy)
+    assert math.isnan(none.loss)
+
+
+LOSSES = {
+    "ignored": lambda **options: nn.CrossEntropyLoss(ignore_index=2, **options),
+    "weighted": lambda **options: nn.CrossEntropyLoss(np.array([1, 10, 0.1], np.float32), **options),
+    "both": lambda **options: nn.CrossEntropyLoss(np.array([3, 0, 9], np.float32), ignore_index=2, **options),
+    "smoothed": lambda **options: nn.CrossEntropyLoss(
+        np.array([1, 10, 0.1], np.float32), label_smoothing=0.3, **options
+    ),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", LOSSES)
+def test_measures_do_not_depend_on_the_batches(backend: ArrayBackend, kind: str, reduction: str) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((9, 3, 4, 4)).astype(np.float32)
+    y = rng.integers(0, 3, (9, 4, 4))
+    y[7:] = 2  # ignored by some of the losses: their last batch has nothing that counts
+    y[4:7, 1:] = 2
+    model = nn.Sequential(nn.Conv2d(3, 3, 1, rng=0)).map_arrays(backend.asarray)
+    whole = LOSSES[kind]().map_arrays(backend.asarray)(model(backend.asarray(x)), backend.asarray(y))
+    loss = LOSSES[kind](reduction=reduction).map_arrays(backend.asarray)
+    measured = [
+        nn.evaluate(model, [(x[start:end], y[start:end]) for start, end in pairwise(cuts)], loss)
+        for cuts in ((0, 9), (0, 4, 7, 9), range(10))
+    ]
+    for each in measured:
+        assert each.loss == pytest.approx(float(whole), rel=1e-5)
+        assert each.accuracy == measured[0].accuracy
+    optimizer = nn.SGD(model.parameters(), lr=0.0)
+    batches = [(x[:4], y[:4]), (x[4:7], y[4:7]), (x[7:], y[7:])]
+    history = train(model, batches, loss=loss, optimizer=optimizer, validation=batches, epochs=1)
+    assert history.losses == history.validation_losses == pytest.approx([float(whole)], rel=1e-5)
+    assert history.accuracies == history.validation_accuracies == [measured[0].accuracy]
+
+
+def test_means_of_other_losses_do_not_depend_on_the_batches() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 5, 3, 4))
+    probabilities = np.abs(y) / np.abs(y).sum(1, keepdims=True)
+    for loss, target in ((nn.MSELoss, y), (nn.CrossEntropyLoss, probabilities), (nn.BCEWithLogitsLoss, probabilities)):
+        whole = float(loss()(x, target))
+        for reduction in ("mean", "sum"):
+            batches = [(x[:2], target[:2]), (x[2:], target[2:])]
+            measured = nn.evaluate(nn.Sequential(), batches, loss(reduction=reduction))
+            assert measured.loss == pytest.approx(whole, rel=1e-12)
+            assert measured.accuracy is None
 
 
 def test_targets_that_are_no_classes_have_no_accuracy() -> None:
@@ -235,6 +287,27 @@ def test_the_best_weights_are_restored_at_the_last_epoch_too() -> None:
     assert bits(model) == states[0]
 
 
+def test_a_nan_is_never_the_best() -> None:
+    model, states = network(), []
+    history = train(
+        model,
+        data(),
+        loss=Given([math.nan, 3.0, math.nan, 2.0, math.nan]),
+        validation=data(1),
+        epochs=5,
+        early_stopping=2,
+        callbacks=[lambda model, history: states.append(bits(model))],
+    )
+    assert history.best_epoch == 3
+    assert bits(model) == states[3]
+
+
+def test_a_run_of_nans_runs_out_of_patience() -> None:
+    history = train(network(), data(), loss=Given([math.nan] * 9), validation=data(1), epochs=9, early_stopping=2)
+    assert len(history) == 2
+    assert history.best_epoch is None
+
+
 def test_accuracy_is_better_where_it_is_higher() -> None:
     stopping = nn.EarlyStopping(monitor="validation_accuracy", min_delta=0.01)
     assert stopping.improves(0.9, 0.8)
@@ -337,6 +410,8 @@ def test_a_program_with_a_handler_of_its_own_keeps_it() -> None:
         ({"epochs": 2.0}, TypeError, "fit: epochs is a float, expected an int"),
         ({"epochs": -1}, ValueError, "fit: epochs is -1, expected at least 0"),
         ({"rng": "0"}, TypeError, "fit: rng is '0', expected None, a seed"),
+        ({"early_stopping": True}, TypeError, "fit: early_stopping is True, expected a number of epochs or nn.EarlySt"),
+        ({"early_stopping": "3"}, TypeError, "fit: early_stopping is '3', expected a number of epochs or nn.EarlySt"),
         ({"early_stopping": 3}, ValueError, "early_stopping watches validation_loss, expected validation batches"),
     ],
 )
@@ -352,13 +427,54 @@ def test_wrong_batches_are_refused() -> None:
         train(network(), iter(data()))
     with pytest.raises(ValueError, match=r"a batch of 3 things, expected \(x, y\)"):
         train(network(), [(1, 2, 3)])
-    with pytest.raises(ValueError, match=r"a batch of a ndarray, expected \(x, y\)"):
-        train(network(), np.zeros((2, 2)))
+    x, y = data()[0]
+    for name, measure in (("fit", train), ("evaluate", lambda *args: nn.evaluate(*args, nn.CrossEntropyLoss()))):
+        message = (
+            rf"{name}: loader gave a ndarray as a batch, expected \(x, y\); a single batch goes in a list, \[\(x, y\)\]"
+        )
+        with pytest.raises(TypeError, match=message):
+            measure(network(), (x, y))
+    with pytest.raises(TypeError, match="evaluate: loss is <function"):
+        nn.evaluate(network(), data(), F.cross_entropy)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="evaluate: loss has the reduction 'none'"):
+        nn.evaluate(network(), data(), nn.CrossEntropyLoss(reduction="none"))
     with pytest.raises(ValueError, match="evaluate: loader gave no batch"):
         nn.evaluate(network(), [], nn.CrossEntropyLoss())
     regression = [(x, x[:, :3].copy()) for x, _ in data()]
     with pytest.raises(ValueError, match="early_stopping watches accuracy, which this loss and targets do not have"):
         train(network(), regression, loss=nn.MSELoss(), early_stopping=nn.EarlyStopping(1, "accuracy"))
+
+
+def test_what_would_train_nothing_is_refused() -> None:
+    model = network()
+    with pytest.raises(
+        ValueError, match=r"fit: optimizer has no parameter of the model, expected .* model.parameters\(\)"
+    ):
+        train(model, data(), optimizer=nn.SGD(network().parameters()))
+    schedule = nn.StepLR(nn.SGD(model.parameters()), 1)
+    with pytest.raises(ValueError, match="fit: schedule changes another optimizer, expected the one that is given"):
+        train(model, data(), schedule=schedule)
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    loss, path = nn.CrossEntropyLoss(), str(tmp_path / "weights")
+    for name, call in (
+        ("evaluate", lambda: nn.evaluate(data(), network(), loss)),  # type: ignore[arg-type]
+        ("fit", lambda: nn.fit(data(), network(), loss=loss, optimizer=None, epochs=1)),  # type: ignore[arg-type]
+        ("cached_features", lambda: nn.cached_features(data(), network())),  # type: ignore[arg-type]
+        ("save_weights", lambda: nn.save_weights([], path)),  # type: ignore[arg-type]
+        ("load_weights", lambda: nn.load_weights([], path)),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(TypeError, match=f"^{name}: model is a list, expected a Module"):
+            call()
+    with pytest.raises(TypeError, match=r"^save_weights: model is a str, expected a Module"):
+        nn.save_weights(path, network())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^evaluate: model is the class Linear, expected a Module"):
+        nn.evaluate(nn.Linear, data(), loss)  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"^cached_features: loader gave a ndarray as a batch, .* in a list, \[\(x, y\)\]"
+    ):
+        nn.cached_features(network(), data()[0])  # type: ignore[arg-type]
 
 
 def test_wrong_options_are_refused() -> None:
@@ -435,6 +551,21 @@ def test_a_history_goes_to_json_and_back(tmp_path: Path) -> None:
     assert math.isnan(nn.History.from_dict(strict).losses[1])
     with pytest.raises(ValueError, match="History: got 'loss', expected of"):
         nn.History.from_dict({"loss": []})
+    with pytest.raises(TypeError, match="History: got a list, expected a dict of"):
+        nn.History.from_json("[]")
+
+
+def test_a_history_is_shown_as_a_table() -> None:
+    history = nn.History([2.0, math.nan], [0.5, 0.75], [1.25, 1.5], [0.4, 1.0], [0.1, 1e-5], [0.25, 12.0], best_epoch=0)
+    history.interrupted = True
+    assert str(history).splitlines() == [
+        "epoch    loss  accuracy  validation loss  validation accuracy  learning rate  seconds",
+        "    1  2.0000    50.00%           1.2500               40.00%            0.1      0.2  best",
+        "    2     nan    75.00%           1.5000              100.00%          1e-05     12.0",
+        "interrupted",
+    ]
+    assert str(nn.History()) == "no epoch"
+    assert repr(nn.History([1.0])).startswith("History(losses=[1.0]")
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])

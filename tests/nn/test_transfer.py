@@ -84,6 +84,8 @@ def test_features_that_are_not_there(rng: Rng) -> None:
     model = network(rng)
     with pytest.raises(ValueError, match=r"features: upto is 'head', .* no layer 'head'; expected one of \['features"):
         nn.features(model, "head")
+    with pytest.raises(TypeError, match=r"features: upto is 2.0, expected the name or the index of a layer"):
+        nn.features(model, 2.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="there is no layer '7'"):
         nn.features(model, "classifier.7")
     with pytest.raises(ValueError, match="features: upto is 3, expected an index of one of 3 layers"):

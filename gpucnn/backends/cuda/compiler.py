@@ -8,8 +8,6 @@ never a result. Processes may share a folder: each file appears whole or not at 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gpucnn import __version__
+from gpucnn.backends.cuda.files import write_whole
 from gpucnn.backends.cuda.nvrtc import OPTIONS, CompilationError, Compiled
 from gpucnn.backends.cuda.sources import Source
 
@@ -149,13 +148,5 @@ def _read(path: Path) -> bytes | None:
 
 def _write(path: Path, image: bytes) -> None:
     """Put a binary and its digest in place, each at once; of several writers any may win, their bytes agree."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     for target, content in ((path, image), (_digest_path(path), _digest(image).encode())):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with open(handle, "wb") as file:
-                file.write(content)
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(target, content)

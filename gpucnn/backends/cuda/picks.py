@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from gpucnn import __version__
+from gpucnn.backends.cuda.files import write_whole
 from gpucnn.backends.cuda.runtime import Device
 from gpucnn.geometry import ConvGeometry
 
@@ -59,15 +58,7 @@ class StoredPicks:
         picked = min(milliseconds, key=lambda name: milliseconds[name])
         facts = self._case(direction, geometry, dtype)
         content = {**facts, "algorithm": picked, "milliseconds": dict(milliseconds)}
-        self._folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=1)
-            os.replace(temporary, self._path(facts))
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(self._path(facts), json.dumps(content, indent=1).encode())
         self._read[direction, geometry, dtype] = picked
         return picked
 

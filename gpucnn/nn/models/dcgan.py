@@ -139,7 +139,8 @@ class DCGANDiscriminator(Sequential):
     Notes
     -----
     Input [N, in_channels, image_size, image_size], result [N, 1, 1, 1]. PyTorch's example ends with a sigmoid, which
-    has no parameters: that of this result is its result.
+    has no parameters: `gpucnn.nn.Sigmoid` of this result is its result. To train, `gpucnn.nn.BCEWithLogitsLoss` takes
+    the logits as they are, with targets of 1 for real images and 0 for drawn ones.
 
     Examples
     --------

@@ -146,7 +146,10 @@ class UNet(Module):
 
     Notes
     -----
-    Input [N, in_channels, H, W] with H and W at least ``2**depth``, result [N, num_classes, H, W].
+    Input [N, in_channels, H, W] with H and W at least ``2**depth``, result [N, num_classes, H, W]. To train,
+    `gpucnn.nn.CrossEntropyLoss` takes one class of several for each pixel [N, H, W], and
+    `gpucnn.nn.BCEWithLogitsLoss` masks of 0 and 1 [N, num_classes, H, W]: one, with ``num_classes=1``, or several that
+    overlap.
 
     Examples
     --------
