@@ -11,3 +11,12 @@ def is_channels_last(x: Any) -> bool:
         return False
     spatial = [abs(step) for step, size in zip(x.strides[2:], x.shape[2:], strict=True) if size > 1]
     return bool(spatial) and min(spatial) >= x.itemsize * x.shape[1]
+
+
+def channels_are_inner(x: Any) -> bool:
+    """Whether neighbouring channels of x [N, G, C, P] are nearer to each other in memory than neighbouring positions.
+
+    Steps of 0, as broadcasting makes them, say nothing about the order of the axes.
+    """
+    _, g, c, p = (abs(step) if size > 1 else 0 for step, size in zip(x.strides, x.shape, strict=True))
+    return bool(p > max(g, c) > 0)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import channels_are_inner
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.elementwise import activate, masked
 from gpucnn.backends.numpy.memory import Array, Block
@@ -239,8 +240,7 @@ class _View:
     """
 
     def __init__(self, x: Array, axes: tuple[int, ...]) -> None:
-        steps = [abs(step) if size > 1 else 0 for size, step in zip(x.shape, x.strides, strict=True)]
-        self.like, self.rows, self.last = x, axes == ROW, steps[3] > max(steps[1:3]) > 0
+        self.like, self.rows, self.last = x, axes == ROW, channels_are_inner(x)
         self.wide = accumulator(x.dtype)
         n, g, c, p = x.shape
         inner = p if self.last else 1
