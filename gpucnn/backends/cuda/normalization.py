@@ -124,7 +124,9 @@ class Tiling(NamedTuple):
 _NAMES = ("x", "y", "z", "added", "mean", "rstd", "weight", "bias", "sum")
 _WHOLE = ("x", "y", "z", "added")  # arrays of the shape of x
 _PLAIN = (("PACK", 1), ("ALONG", 0))  # what kernels are told that add parts
-_REST: Fields = {"divisor": 1, "weighs": 0, "groups": 1, "activation": 0, "negative_slope": 0.0, "eps": 0.0}
+_REST: Fields = {
+    "divisor": 1, "weighs": 0, "groups": 1, "has_rstd": 0, "activation": 0, "negative_slope": 0.0, "eps": 0.0
+}  # fmt: skip
 
 
 def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
@@ -331,12 +333,14 @@ def _apply_work(
     bias: Layout | None,
     residual: Layout | None,
     z: Layout,
-    eps: float,
+    eps: float | None,
     activation: Activation,
 ) -> Work:
+    """By the variance and eps, or by rstd, which is in the variance's place where eps is None."""
     arrays = {"y": residual, "mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
     held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
-    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(eps=eps), residual, activation)
+    facts: Fields = {"has_rstd": 1} if eps is None else {"eps": eps}
+    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(**facts), residual, activation)
 
 
 def _backward_apply_work(
@@ -480,7 +484,7 @@ def norm_forward(
     y = _empty(runtime, x)  # first, for it may be the caller's own array, which none of the others is to become
     if not _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
         mean, var, rstd = norm_statistics(backend, x, geometry, eps)
-        launch(runtime, APPLY, x.dtype, (x, mean, var, weight, bias, residual, y), _apply_work, eps, chosen)
+        launch(runtime, APPLY, x.dtype, (x, mean, rstd, weight, bias, residual, y), _apply_work, None, chosen)
         return y, mean, var, rstd
     mean, var, rstd = (runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3))
     launch(runtime, ROWS, x.dtype, (x, weight, bias, residual, y, mean, var, rstd), _rows_work, eps, chosen)
