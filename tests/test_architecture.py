@@ -20,7 +20,8 @@ STDLIB = frozenset(sys.stdlib_module_names)
 
 CUDA_BACKEND = {
     "gpucnn.__version__", "gpucnn.backends.base", "gpucnn.backends.cuda", "gpucnn.backends.dtypes",
-    "gpucnn.backends.layout", "gpucnn.geometry", "gpucnn.information.cache_folder", "gpucnn.numerics", "numpy",
+    "gpucnn.backends.layout", "gpucnn.backends.samples", "gpucnn.geometry", "gpucnn.information.cache_folder",
+    "gpucnn.numerics", "numpy",
 }  # fmt: skip
 
 NETWORKS = {
@@ -62,9 +63,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.dtypes": {"numpy"},
     "gpucnn.backends.layout": set(),
     "gpucnn.backends.replaying": set(),
+    "gpucnn.backends.samples": {"gpucnn.geometry", "numpy"},
     "gpucnn.backends.numpy": {
         "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.numpy",
-        "gpucnn.geometry", "numpy",
+        "gpucnn.backends.samples", "gpucnn.geometry", "numpy",
     },
     "gpucnn.backends.numpy.select": {"gpucnn.backends.numpy", "gpucnn.geometry", "gpucnn.numerics"},
     "gpucnn.backends.numpy.threads": {"threadpoolctl"},

@@ -12,7 +12,7 @@ from gpucnn.functional._family import SPACE, family, replayed_family
 from gpucnn.geometry import InterpolationGeometry, Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean, integers, is_sequence, remembered
 from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, unpool_size
-from gpucnn.geometry.sizes import expect_table
+from gpucnn.geometry.sizes import expect_largest
 
 # --- Unpooling ----------------------------------------------------------------------------------------------------
 
@@ -392,7 +392,7 @@ def _resampling(
         if mode != _LINEAR_MODES[rank]:
             raise ValueError(f"{op}: align_corners is {align_corners}, expected None with mode {mode!r}")
     out, factors = _resampled_size(op, space, size, scale_factor)
-    expect_table(op, "scale_factor" if size is None else "size", out)
+    expect_largest(op, "scale_factor" if size is None else "size", out)
     if mode == "area":
         return adaptive_geometry(op, space, out, "valid")
     return interpolation_geometry(space, out, factors, mode, bool(align_corners))

@@ -15,7 +15,6 @@ Padding = int | str | Sequence[int] | Sequence[tuple[int, int]]
 Pairs = tuple[tuple[int, int], ...]
 
 LARGEST = 2**31 - 1  # what a kernel can take as a parameter; anything beyond it is a mistake of the caller
-LARGEST_TABLE = 2**24  # outputs of an axis whose samples or windows are listed one by one: it takes up to a minute
 SAME = ("same", "same_lower")
 
 _INTS = frozenset({int})
@@ -28,6 +27,7 @@ def remembered(make: Callable[P, R]) -> Callable[P, R]:
     What it refused is not kept. Arguments are the same if their types are: 1, 1.0 and True are not, though they are
     equal. So only plain ones are looked up, positional scalars and tuples of ints or of such tuples; lists, NumPy's
     integers and the like are read each time. It saves 6 of the 14 us that a small conv2d spent outside its backend.
+    What is made has some hundred bytes, whatever the sizes, so that all that is kept is about a megabyte.
     """
     kept = lru_cache(maxsize=1024, typed=True)(make)  # it tells the types of arguments, but not of tuples' items
 

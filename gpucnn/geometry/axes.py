@@ -1,4 +1,8 @@
-"""What one spatial axis of a window reads: the arithmetic under convolution, pooling and resampling."""
+"""What one spatial axis of a window reads: the arithmetic under convolution, pooling and resampling.
+
+No axis lists its positions: offsets and indices are ranges, windows and samples are formulas, which the backends apply
+to arrays of outputs. So an axis takes as little time and memory for 10 million positions as for 10.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from math import floor
-from typing import NamedTuple
+from math import gcd
+from typing import Any, NamedTuple
+
+from gpucnn.geometry.caches import kept
 
 
 def extent(kernel: int, dilation: int) -> int:
@@ -34,7 +40,29 @@ class Sampling:
     targets: int
     sources: int
     step: int
-    offsets: tuple[int, ...]
+    offsets: range
+
+    @property
+    def least(self) -> int:
+        """The least of the offsets."""
+        return min(self.offsets[0], self.offsets[-1])
+
+    @property
+    def most(self) -> int:
+        """The largest of the offsets."""
+        return max(self.offsets[0], self.offsets[-1])
+
+    @property
+    def spacing(self) -> int:
+        """From one tap's offset to the next tap's; 0 where there is one tap."""
+        return self.offsets.step if len(self.offsets) > 1 else 0
+
+    def by_residue(self) -> list[range]:
+        """The taps whose offsets are alike modulo `step`, by that residue."""
+        period = self.step // gcd(self.step, self.offsets.step)
+        count = len(self.offsets)
+        firsts = sorted(range(min(count, period)), key=lambda k: self.offsets[k] % self.step)
+        return [range(k, count, period) for k in firsts]
 
     def taps(self, start: int = 0, stop: int | None = None) -> Iterator[Tap]:
         """The taps that reach any source from targets ``[start, stop)``; target slices count from `start`."""
@@ -50,14 +78,14 @@ class Sampling:
     @property
     def is_identity(self) -> bool:
         """Whether each target reads just the source of its own position."""
-        return self.offsets == (0,) and self.step == 1 and self.targets == self.sources
+        return self.offsets == range(1) and self.step == 1 and self.targets == self.sources
 
 
 class Residue(NamedTuple):
     """The inputs ``first, first + stride, …`` of one axis and the kernel indices whose taps can reach them."""
 
     first: int
-    kernel_indices: tuple[int, ...]
+    kernel_indices: range
     sampling: Sampling
 
 
@@ -76,48 +104,48 @@ class Axis:
     @cached_property
     def forward(self) -> Sampling:
         """Each output samples the input."""
-        offsets = tuple(k * self.dilation - self.low for k in range(self.kernel))
+        offsets = range(-self.low, self.kernel * self.dilation - self.low, self.dilation)
         return Sampling(self.out, self.size, self.stride, offsets)
 
-    @cached_property
+    @property
     def backward(self) -> tuple[Residue, ...]:
         """Each input samples the outputs, by stride residue: the dilated backward without its zeros.
 
         Input i and output o meet in tap k where ``i + low - k * dilation = o * stride``. All inputs of one residue
-        i mod stride share the taps that can divide it, so each residue is a dense convolution with stride 1. A
-        residue without taps reads nothing: its gradient is zero.
+        i mod stride share the taps that can divide it, so each residue is a dense convolution with stride 1. Residues
+        that no tap can reach are left out: the gradient of their inputs is zero.
         """
-        residues = []
-        for first in range(min(self.stride, self.size)):
-            reach = [(k, first + self.low - k * self.dilation) for k in range(self.kernel)]
-            taps = [(k, shift // self.stride) for k, shift in reach if shift % self.stride == 0]
-            count = -(-(self.size - first) // self.stride)
-            sampling = Sampling(count, self.out, 1, tuple(offset for _, offset in taps))
-            residues.append(Residue(first, tuple(k for k, _ in taps), sampling))
-        return tuple(residues)
+        return _residues(self)
 
     def taps(self) -> Iterator[Tap]:
         """The taps of all outputs."""
         return self.forward.taps()
 
-    def counts(self, *, padded: bool) -> tuple[int, ...]:
-        """How many taps of each output's window lie on the input, or on the input and its padding."""
-        begin, end = (-self.low, self.size + self.high) if padded else (0, self.size)
-        counts = []
-        for start in range(-self.low, self.out * self.stride - self.low, self.stride):
-            first = max(-((start - begin) // self.dilation), 0)  # least k with start + k * dilation >= begin
-            last = min(-((start - end) // self.dilation), self.kernel)  # least k with start + k * dilation >= end
-            counts.append(max(last - first, 0))
-        return tuple(counts)
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is one window, which is all of the input."""
+        return self.out == 1 and self.forward.offsets == range(self.size)
 
-    def first_inputs(self) -> tuple[int, ...]:
-        """The first input that each output's window reads; -1 for a window wholly outside the input."""
-        first = [-1] * self.out
-        for tap in reversed(list(self.taps())):
-            inputs = range(self.size)[tap.source]
-            for output, position in zip(range(self.out)[tap.target], inputs, strict=True):
-                first[output] = position
-        return tuple(first)
+    @property
+    def tiles(self) -> bool:
+        """Whether windows follow each other from the first input on, without gaps, padding or overlap."""
+        return self.forward.offsets == range(self.stride)
+
+
+@kept(1 << 20)
+def _residues(axis: Axis) -> tuple[Residue, ...]:
+    common = gcd(axis.stride, axis.dilation)
+    period, spacing = axis.stride // common, axis.dilation // common  # of the taps of a residue, and of their outputs
+    residues = []
+    for k in range(min(axis.kernel, period)):
+        first = (k * axis.dilation - axis.low) % axis.stride
+        if first < axis.size:
+            indices = range(k, axis.kernel, period)
+            start = (first + axis.low - k * axis.dilation) // axis.stride
+            offsets = range(start, start - len(indices) * spacing, -spacing)
+            count = -(-(axis.size - first) // axis.stride)
+            residues.append(Residue(first, indices, Sampling(count, axis.out, 1, offsets)))
+    return tuple(sorted(residues))
 
 
 @dataclass(frozen=True)
@@ -127,39 +155,45 @@ class AdaptiveAxis:
     size: int
     out: int
 
+    def windows(self, outputs: Any) -> tuple[Any, Any]:
+        """The first input that each of `outputs` reads and the one after the last: of an int, or an array of int64."""
+        return outputs * self.size // self.out, -(-(outputs + 1) * self.size // self.out)
+
     @property
-    def windows(self) -> tuple[tuple[int, int], ...]:
-        """``(start, stop)`` of each output's window."""
-        return tuple((o * self.size // self.out, -(-(o + 1) * self.size // self.out)) for o in range(self.out))
+    def longest(self) -> int:
+        """Inputs of the longest window."""
+        return -(-(self.out - gcd(self.size, self.out) + self.size) // self.out)
 
-    def taps(self) -> Iterator[tuple[int, list[int], list[int]]]:
-        """As `Axis.taps`, but windows differ in length, so targets and sources are lists."""
-        windows = self.windows
-        for index in range(max(stop - start for start, stop in windows)):
-            targets = [o for o, (start, stop) in enumerate(windows) if start + index < stop]
-            yield index, targets, [windows[o][0] + index for o in targets]
-
-    def counts(self, *, padded: bool) -> tuple[int, ...]:
-        """The length of each window; there is no padding to count."""
-        return tuple(stop - start for start, stop in self.windows)
-
-    def first_inputs(self) -> tuple[int, ...]:
-        """The first input of each window."""
-        return tuple(start for start, _ in self.windows)
+    @property
+    def transposed(self) -> AdaptiveAxis:
+        """The axis whose windows hold the outputs that read each input."""
+        return AdaptiveAxis(self.out, self.size)
 
 
 @dataclass(frozen=True)
 class InterpolationAxis:
-    """One axis of a resampling: output o is ``(1 - high_weight[o]) * input[low[o]] + high_weight[o] * input[high[o]]``.
+    """One axis of a resampling: output o reads the input at a position that is linear in o.
 
-    Where `high` is empty each output copies ``input[low[o]]``.
+    Without `blends` it copies input ``floor((o + centre) * scale)``. With it, it blends the two inputs around position
+    ``(o + centre) * scale - centre``. Positions before the first input or after the last one are theirs.
     """
 
     size: int
     out: int
-    low: tuple[int, ...]
-    high: tuple[int, ...] = ()
-    high_weight: tuple[float, ...] = ()
+    scale: Fraction | float = Fraction(1)
+    centre: Fraction = Fraction(0)
+    blends: bool = False
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether each output is the input of its own position."""
+        return self.size == self.out and (self.size == 1 or self.scale == 1)
+
+    @property
+    def repeats(self) -> int:
+        """How many outputs in a row copy each input, where all inputs have equally many; else 0."""
+        factor, rest = divmod(self.out, self.size)
+        return factor if not self.blends and not rest and self.scale == Fraction(self.size, self.out) else 0
 
 
 def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) -> InterpolationAxis:
@@ -167,13 +201,8 @@ def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) ->
 
     The ratio of two sizes is taken exactly, and what ``1 / factor`` rounds off moves no sample either: 37 / 3.7 is 10.
     """
-    numerator, denominator = centre.as_integer_ratio()
-    if factor is None:
-        low = tuple((o * denominator + numerator) * size // (out * denominator) for o in range(out))
-    else:
-        scale, offset = (1.0 + 2**-40) / factor, float(centre)
-        low = tuple(min(floor((o + offset) * scale), size - 1) for o in range(out))
-    return InterpolationAxis(size, out, low)
+    exact = factor is None or factor * size == out
+    return InterpolationAxis(size, out, Fraction(size, out) if exact else (1.0 + 2**-40) / factor, centre)
 
 
 def linear_axis(size: int, out: int, factor: float | None, align_corners: bool) -> InterpolationAxis:
@@ -182,14 +211,7 @@ def linear_axis(size: int, out: int, factor: float | None, align_corners: bool) 
     With `align_corners` the first and last samples of both grids coincide; without, their borders do. An axis that
     keeps its size is copied, whatever the factor, as in PyTorch.
     """
-    low, high, weight = [], [], []
     scale = size / out if factor is None or out == size else 1.0 / factor
     if align_corners:
         scale = (size - 1) / (out - 1) if out > 1 else 0.0
-    for o in range(out):
-        position = o * scale if align_corners else max(0.0, (o + 0.5) * scale - 0.5)
-        below = min(floor(position), size - 1)
-        low.append(below)
-        high.append(min(below + 1, size - 1))
-        weight.append(min(position - below, 1.0))
-    return InterpolationAxis(size, out, tuple(low), tuple(high), tuple(weight))
+    return InterpolationAxis(size, out, scale, Fraction(0 if align_corners else 1, 2), blends=True)

@@ -21,7 +21,7 @@ from gpucnn.geometry.axes import (
     linear_axis,
     nearest_axis,
 )
-from gpucnn.geometry.sizes import expect_output, expect_table, pool_axes, transposed_axes, unpooled_size, window_axes
+from gpucnn.geometry.sizes import expect_output, pool_axes, transposed_axes, unpooled_size, window_axes
 
 Divisor = int | float | Literal["none", "padded", "valid"]
 Ints = tuple[int, ...]
@@ -228,7 +228,7 @@ def adaptive_geometry(op: str, input_size: Ints, output_size: Any, divisor: Divi
     Raises
     ------
     TypeError, ValueError
-        `output_size` is no positive integer or None, has the wrong number of them, or is too large to list the windows.
+        `output_size` is no positive integer or None, or has the wrong number of them.
     """
     rank = len(input_size)
     wanted = tuple(output_size) if is_sequence(output_size) else (output_size,) * rank
@@ -239,8 +239,6 @@ def adaptive_geometry(op: str, input_size: Ints, output_size: Any, divisor: Divi
         size if out is None else integer(op, "output_size", out, 1, expected)
         for size, out in zip(input_size, wanted, strict=True)
     )
-    listed = tuple(out if size % out else 1 for size, out in zip(input_size, outs, strict=True))
-    expect_table(op, "output_size", listed)
     return _adaptive_geometry(input_size, outs, divisor)
 
 
@@ -318,7 +316,7 @@ def interpolation_geometry(
             axes.append(nearest_axis(size, out, factor, centre=Fraction(1, 2)))
         else:
             axes.append(linear_axis(size, out, factor, align_corners))
-    return InterpolationGeometry(len(axes), _three(tuple(axes), InterpolationAxis(1, 1, (0,))))
+    return InterpolationGeometry(len(axes), _three(tuple(axes), InterpolationAxis(1, 1)))
 
 
 # --- Normalisation ------------------------------------------------------------------------------------------------

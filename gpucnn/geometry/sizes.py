@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpucnn.geometry.arguments import (
-    LARGEST_TABLE,
+    LARGEST,
     SAME,
     Padding,
     Pairs,
@@ -147,11 +147,11 @@ def expect_output(op: str, sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
-def expect_table(op: str, name: str, sizes: tuple[int, ...]) -> None:
-    """Raise ValueError where an axis of an output, whose samples are listed one by one, makes too long a list."""
+def expect_largest(op: str, name: str, sizes: tuple[int, ...]) -> None:
+    """Raise ValueError where an axis of an output is longer than a kernel can take."""
     for index, size in enumerate(sizes):
-        if size > LARGEST_TABLE:
-            raise ValueError(f"{op}: {name} makes axis {index} {size} long, expected at most {LARGEST_TABLE}")
+        if size > LARGEST:
+            raise ValueError(f"{op}: {name} makes axis {index} {size} long, expected at most {LARGEST}")
 
 
 def _in_form_of(given: tuple[Any, ...], values: tuple[Any, ...]) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from gpucnn.backends.cuda.launching import INT32_END, Fields, Layout, Work, empty, launch, strides
 from gpucnn.backends.cuda.runtime import Array
 from gpucnn.backends.cuda.sources import Kernel
-from gpucnn.backends.cuda.tiles import NOT_STAGED, Tile, dense_order, fits_int32, pack_of, slots, tile_of
+from gpucnn.backends.cuda.tiles import NOT_STAGED, Ints, Tile, dense_order, fits_int32, pack_of, slots, tile_of
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
 from gpucnn.geometry.geometries import Divisor
@@ -129,22 +129,22 @@ def _int64(indices: Array) -> Array:
 # --- Tiles --------------------------------------------------------------------------------------------------------
 
 
-def _inputs_within(axis: Axis | AdaptiveAxis, first: int, last: int) -> int:
+def _inputs_within(axis: Axis | AdaptiveAxis, first: Ints, last: Ints) -> Ints:
     """Inputs from the first to the last that outputs [first, last) read, as in pooling.cuh."""
     if isinstance(axis, AdaptiveAxis):
-        return -(-last * axis.size // axis.out) - first * axis.size // axis.out
-    begin = min(max(first * axis.stride - axis.low, 0), axis.size - 1)
+        span: Ints = axis.windows(last - 1)[1] - axis.windows(first)[0]
+        return span
+    begin = np.clip(first * axis.stride - axis.low, 0, axis.size - 1)
     end = (last - 1) * axis.stride - axis.low + (axis.kernel - 1) * axis.dilation + 1
-    return max(1, min(end, axis.size) - begin)
+    return np.maximum(1, np.minimum(end, axis.size) - begin)
 
 
-def _outputs_within(axis: Axis | AdaptiveAxis, first: int, last: int) -> int:
+def _outputs_within(axis: Axis | AdaptiveAxis, first: Ints, last: Ints) -> Ints:
     """Outputs from the first to the last that read any of the inputs [first, last), as in pooling.cuh."""
     if isinstance(axis, AdaptiveAxis):
-        return -(-last * axis.out // axis.size) - first * axis.out // axis.size
-    begin = -(-(first + axis.low - (axis.kernel - 1) * axis.dilation) // axis.stride)
-    begin = min(max(begin, 0), axis.out - 1)
-    return max(1, min((last - 1 + axis.low) // axis.stride + 1, axis.out) - begin)
+        return _inputs_within(axis.transposed, first, last)
+    begin = np.clip(-(-(first + axis.low - (axis.kernel - 1) * axis.dilation) // axis.stride), 0, axis.out - 1)
+    return np.maximum(1, np.minimum((last - 1 + axis.low) // axis.stride + 1, axis.out) - begin)
 
 
 def _tile(
@@ -374,10 +374,10 @@ def _unpool_tile(values: Layout, indices: Layout, planes: Layout) -> Tile | None
     if channels_last is None or not fits_int32(read, written):
         return None
 
-    def span(axis: int, first: int, last: int) -> int:
+    def span(axis: int, first: Ints, last: Ints) -> Ints:
         begin = first * read[axis] // written[axis] - 1
         end = -(-last * read[axis] // written[axis]) + 1
-        return min(end, read[axis]) - max(begin, 0)
+        return np.minimum(end, read[axis]) - np.maximum(begin, 0)
 
     def shared(read: int, written: int) -> int:
         return (slots(read) + slots(written)) * (values.itemsize + INT_BYTES)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MOST_DISTANCES = 64  # ways in which the arrays of one form of call were seen to lie between each other
 MOST_KEPT = 4096  # forms of calls; beyond it all are forgotten, for programs whose sizes never come again
+MOST_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are forgotten as well
 
 Key = tuple[Hashable, ...]
 Replay = Callable[[Sequence[Array]], Any]
@@ -89,6 +90,7 @@ class Replays:
         self._runtime = runtime
         self._array = runtime.xp.ndarray
         self.kept: dict[Key, Replay | None] = {}
+        self._constant_bytes = 0
 
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """What ``operation(*arguments, **named)`` returns or raises."""
@@ -152,10 +154,13 @@ class Replays:
             with listening(recording):
                 result = operation(*arguments, **named)
             replay = recording.replay(result)
+            constant_bytes = recording.constant_bytes
         finally:
             recording.forget()
-        if len(self.kept) >= MOST_KEPT:
+        self._constant_bytes += constant_bytes
+        if len(self.kept) >= MOST_KEPT or self._constant_bytes > MOST_CONSTANT_BYTES:
             self.kept.clear()
+            self._constant_bytes = constant_bytes
         self.kept[key] = replay
         return result
 
@@ -217,6 +222,11 @@ class Recording:
         for array in arrays:
             self._constants.append(array)
             self._places[array.data.ptr] = -len(self._constants)
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of what a replay keeps."""
+        return sum(array.size * array.itemsize for array in self._constants)
 
     def computed(self) -> None:
         """Take note that something was computed that no launch shows."""

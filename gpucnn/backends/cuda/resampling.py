@@ -14,7 +14,9 @@ from gpucnn.backends.cuda.runtime import MOST_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.samples import blended, nearest
 from gpucnn.geometry import InterpolationAxis, InterpolationGeometry
+from gpucnn.geometry.caches import kept
 
 if TYPE_CHECKING:
     from gpucnn.backends.cuda import CudaBackend
@@ -23,6 +25,7 @@ RESAMPLE = Kernel("interpolate", "ResampleParams", function="resample")
 RESAMPLE_TILES = Kernel("interpolate", "ResampleParams", function="resample_tiles")
 
 IMAGE = ("n", "c", "d", "h", "w")
+TABLES_BYTES = 64 << 20  # of all tables that are kept on devices
 Host = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
@@ -148,7 +151,7 @@ def _weight_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     return np.zeros(0, accumulator(dtype)).real.dtype
 
 
-@lru_cache(maxsize=256)
+@kept(TABLES_BYTES)
 def _tables(
     runtime: Runtime, device: Device, geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[np.generic]
 ) -> Tables:
@@ -181,12 +184,9 @@ def _entries(axis: InterpolationAxis, dtype: np.dtype[np.generic]) -> tuple[Host
     An axis that only copies has one for each output. In others, weights of 0 have entries too: where the NumPy backend
     makes NaN of infinity, so do the kernels.
     """
-    outputs, low = np.arange(axis.out), np.array(axis.low)
-    if not any(axis.high_weight) and (not axis.high or axis.low == tuple(range(axis.size))):
-        return outputs, low, np.ones(axis.out, dtype)
-    high_weight = np.array(axis.high_weight, dtype)
-    return (
-        np.concatenate([outputs, outputs]),
-        np.concatenate([low, np.array(axis.high)]),
-        np.concatenate([1 - high_weight, high_weight]),
-    )
+    outputs = np.arange(axis.out)
+    if axis.is_identity or not axis.blends:
+        return outputs, outputs if axis.is_identity else nearest(axis), np.ones(axis.out, dtype)
+    low, high, weight = blended(axis)
+    of_high = weight.astype(dtype)
+    return np.tile(outputs, 2), np.concatenate([low, high]), np.concatenate([1 - of_high, of_high])

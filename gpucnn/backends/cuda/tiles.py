@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from gpucnn.backends.cuda.launching import INT32_END, Fields, Layout
 from gpucnn.backends.cuda.runtime import MOST_BYTES
@@ -22,6 +24,8 @@ SECTOR = 32  # bytes of global memory that are moved together
 SLACK = 64  # slots that the alignment of both ends may take
 
 Sizes = tuple[int, ...]  # (D, H, W)
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Span = Callable[[int, Ints, Ints], Ints]
 
 
 class Tile(NamedTuple):
@@ -105,7 +109,7 @@ def slots(elements: int) -> int:
 def tile_of(
     read: Sizes,
     written: Sizes,
-    span: Callable[[int, int, int], int],
+    span: Span,
     grain: Sequence[int],
     planes: int,
     channels: int,
@@ -121,7 +125,7 @@ def tile_of(
     read, written
         Sizes of both arrays.
     span
-        ``span(axis, first, last)``: how many positions are read for those of [first, last) that are written.
+        ``span(axis, first, last)``: how many positions are read for those of [first, last) that are written, of arrays.
     grain
         Positions along each axis that are best not parted: they read the same.
     planes
@@ -141,11 +145,11 @@ def tile_of(
     read_unit, written_unit = prod(read[axis + 1 :]), prod(written[axis + 1 :])
     extent = written[axis]
 
-    def spans(positions: int) -> list[int]:
+    def spans(positions: int) -> Ints:
         return _spans(read, written, axis, span, positions)
 
     def cost(positions: int, inner: int) -> int:
-        return shared(max(spans(positions)) * read_unit * inner, positions * written_unit * inner)
+        return shared(int(spans(positions).max()) * read_unit * inner, positions * written_unit * inner)
 
     def band(inner: int, most: int) -> int:
         """The positions of a band that fits into so many bytes; 0 if none does."""
@@ -166,7 +170,7 @@ def tile_of(
     for inner in _inner_candidates(channels, itemsize):
         for most in (WANTED_SHARED, MOST_SHARED):
             positions = band(inner, most)
-            halo = sum(spans(positions)) / read[axis] if positions else 0.0
+            halo = int(spans(positions).sum()) / read[axis] if positions else 0.0
             if positions and (best is None or halo < best[0] - 0.01):
                 best = (halo, inner, positions)
         if best is not None and best[0] <= MOST_HALO:
@@ -190,32 +194,35 @@ def tile_of(
         most = WHOLE_SHARED * aligned // shared(aligned * of_plane[0], aligned * of_plane[1])
         most = most // aligned * aligned if most >= aligned else most
         together = max(1, min(most, wanted, planes))
-    taken = (together * max(spans(positions)) * read_unit * inner, together * positions * written_unit * inner)
+    taken = (together * int(spans(positions).max()) * read_unit * inner, together * positions * written_unit * inner)
     blocks = -(-planes // together) * bands * (channels // inner)
     return Tile(together, axis, bands, positions, 1, written[min(axis + 1, 2)], inner, *taken, shared(*taken), blocks)
 
 
-def _spans(read: Sizes, written: Sizes, axis: int, span: Callable[[int, int, int], int], positions: int) -> list[int]:
+def _spans(read: Sizes, written: Sizes, axis: int, span: Span, positions: int) -> Ints:
     """Positions that each band of so many positions along `axis` reads."""
     if positions >= written[axis]:
-        return [read[axis]]
-    firsts = range(0, written[axis], positions)
-    return [span(axis, first, min(first + positions, written[axis])) for first in firsts]
+        return np.array([read[axis]])
+    firsts = np.arange(0, written[axis], positions)
+    return span(axis, firsts, np.minimum(firsts + positions, written[axis]))
 
 
-def _taken(
-    read: Sizes, written: Sizes, axis: int, span: Callable[[int, int, int], int], inner: int, tile: int, row_tile: int
-) -> tuple[int, int]:
+def _taken(read: Sizes, written: Sizes, axis: int, span: Span, inner: int, tile: int, row_tile: int) -> tuple[int, int]:
     """Elements that a block reads and writes at most: bands of `tile` along `axis`, of `row_tile` along the next."""
-    reads = max(_spans(read, written, axis, span, tile)) * max(_spans(read, written, axis + 1, span, row_tile))
-    return reads * prod(read[axis + 2 :]) * inner, tile * row_tile * prod(written[axis + 2 :]) * inner
+    longest, widest = (
+        _spans(read, written, axis, span, tile).max(),
+        _spans(read, written, axis + 1, span, row_tile).max(),
+    )
+    return int(longest) * int(widest) * prod(read[axis + 2 :]) * inner, tile * row_tile * prod(
+        written[axis + 2 :]
+    ) * inner
 
 
 def _parted(
     read: Sizes,
     written: Sizes,
     axis: int,
-    span: Callable[[int, int, int], int],
+    span: Span,
     grain: Sequence[int],
     channels: int,
     itemsize: int,
@@ -225,7 +232,7 @@ def _parted(
     candidates = [inner for inner in _inner_candidates(channels, itemsize) if inner * itemsize <= 2 * SECTOR]
 
     def halo(of: int, positions: int) -> float:
-        return sum(_spans(read, written, of, span, positions)) / read[of]
+        return int(_spans(read, written, of, span, positions).sum()) / read[of]
 
     for most in (WANTED_SHARED, MOST_SHARED):
         found = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.pooling import (
     AnyAxis,
     Passes,
+    Spans,
     as_stored,
     in_pieces,
-    is_whole,
     length_of,
     logical,
     separably,
@@ -23,13 +23,18 @@ from gpucnn.backends.numpy.pooling import (
     widened,
     windowed,
 )
-from gpucnn.geometry import Axis, PoolGeometry
+from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
+from gpucnn.geometry.caches import kept
 
 # The work of averages of whole planes for a byte, where that of two passes is 1: threads pay from 5 MiB on.
 WHOLE = 1 / 16
 
 # Numbers that BLAS adds up in one go: of 7 x 7 and 14 x 14 its sums are as exact as PyTorch's, of 56 x 56 a third so.
 SHORT = 256
+
+LONGEST = 4096  # numbers that it adds up at all; sums in pairs are the more exact the longer they are
+MATRIX_ITEMS = 1 << 18  # of the matrices of a geometry, at most
+MATRICES_BYTES = 16 << 20  # of all that are kept
 
 
 def average_pool(x: Array, geometry: PoolGeometry) -> Array:
@@ -38,7 +43,7 @@ def average_pool(x: Array, geometry: PoolGeometry) -> Array:
     y = np.empty((*x.shape[:space], *geometry.output_size, *x.shape[space + 3 :]), x.dtype)
     dtype = accumulator(x.dtype)
     divisor = _divisor(geometry, dtype, space, y.shape)
-    whole = all(map(is_whole, geometry.axes))
+    whole = _is_whole(geometry)
     matrices = _matrices(geometry, dtype) if space == 2 else ()
 
     def pool(read: Block, written: Block, passes: Passes) -> None:
@@ -72,7 +77,12 @@ def _multiplied(x: Array, matrices: tuple[Array, ...], y: Array) -> bool:
     return bool(np.isfinite(sums.sum()))
 
 
-@lru_cache(maxsize=32)
+def _is_whole(geometry: PoolGeometry) -> bool:
+    """Whether there is one window, which is the whole plane."""
+    return all(isinstance(axis, Axis) and axis.is_whole for axis in geometry.axes)
+
+
+@kept(MATRICES_BYTES)
 def _matrices(geometry: PoolGeometry, dtype: np.dtype[Any]) -> tuple[Array, ...]:
     """Matrices whose products with planes [D * H * W] are their windows' sums, if there are quicker than passes.
 
@@ -85,29 +95,24 @@ def _matrices(geometry: PoolGeometry, dtype: np.dtype[Any]) -> tuple[Array, ...]
       half of the time. The zeros are work too: so windows are few and not small.
     """
     d, h, w = geometry.axes
-    if all(map(is_whole, geometry.axes)):
+    if _is_whole(geometry):
         plane = d.size * h.size * w.size
-        return tuple(np.ones((size, 1), dtype) for size in ((plane,) if plane <= SHORT else (w.size, h.size, d.size)))
-    if d.size == d.out == 1 and h.out * w.out <= 64 and min(length_of(h), length_of(w)) >= 4:
-        rows = np.ones((h.size // h.out, 1), dtype) if _tiles(h) else _band(h, dtype)
-        return _band(w, dtype), np.kron(rows, np.eye(w.out, dtype=dtype))
+        sizes = (plane,) if plane <= SHORT else (w.size, h.size, d.size)
+        return tuple(np.ones((size, 1), dtype) for size in sizes) if max(sizes) <= LONGEST else ()
+    windows = h.out * w.out
+    if d.size == d.out == 1 and windows <= 64 and min(length_of(h), length_of(w)) >= 4:
+        tiles = isinstance(h, Axis) and h.tiles and h.stride * h.out == h.size
+        if w.size * w.out + h.size * w.out * (w.out if tiles else windows) <= MATRIX_ITEMS:
+            rows = np.ones((h.size // h.out, 1), dtype) if tiles else _band(h, dtype)
+            return _band(w, dtype), np.kron(rows, np.eye(w.out, dtype=dtype))
     return ()
-
-
-def _tiles(axis: AnyAxis) -> bool:
-    """Whether each input belongs to just one window."""
-    return (
-        isinstance(axis, Axis)
-        and axis.forward.offsets == tuple(range(axis.stride))
-        and axis.stride * axis.out == axis.size
-    )
 
 
 def _band(axis: AnyAxis, dtype: np.dtype[Any]) -> Array:
     """1 where input i lies in window o, [size, out]."""
-    band = np.zeros((axis.size, axis.out), dtype)
-    for _, targets, sources in axis.taps():
-        band[np.arange(axis.size)[sources], np.arange(axis.out)[targets]] = 1
+    first, count, step = Spans(axis, 0, axis.out, of_windows=True).runs()
+    taps, rest = np.divmod(np.arange(axis.size)[:, None] - first, step)
+    band: Array = ((rest == 0) & (taps >= 0) & (taps < count)).astype(dtype)
     return band
 
 
@@ -129,7 +134,7 @@ def average_pool_backward(grad_y: Array, geometry: PoolGeometry) -> Array:
         if total is not part:
             part[...] = total
 
-    whole = all(map(is_whole, geometry.axes))
+    whole = _is_whole(geometry)
     in_pieces(spread, grad_y, grad_x, windowed(geometry, space), pooling.input_reads, weight=WHOLE if whole else 1)
     return logical(grad_x, space)
 
@@ -142,7 +147,37 @@ def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tu
     if not isinstance(geometry.divisor, str):
         return np.broadcast_to(np.array(geometry.divisor, real), shape)
     padded = geometry.divisor == "padded"
-    d, h, w = (np.array(axis.counts(padded=padded)) for axis in geometry.axes)
+    if all(_are_full(axis, padded) for axis in geometry.axes):
+        taps = prod(length_of(axis) for axis in geometry.axes)
+        return np.broadcast_to(np.array(taps, real), shape)
+    d, h, w = (_counts(axis, padded) for axis in geometry.axes)
     counts: Array = d[:, None, None] * h[:, None] * w
     counts = np.maximum(counts, 1).astype(real, copy=False)  # a window that counts no tap sums to 0, and stays 0
     return np.broadcast_to(as_stored(counts[None, None], space), shape)
+
+
+def _counted(axis: Axis, padded: bool) -> tuple[int, int]:
+    """The positions from the first that counts to the one after the last: on the input, or its padding too."""
+    return (-axis.low, axis.size + axis.high) if padded else (0, axis.size)
+
+
+def _are_full(axis: AnyAxis, padded: bool) -> bool:
+    """Whether all taps of all windows count."""
+    if isinstance(axis, AdaptiveAxis):
+        return False
+    begin, end = _counted(axis, padded)
+    first, last = -axis.low, (axis.out - 1) * axis.stride - axis.low
+    return first >= begin and last + axis.dilation * (axis.kernel - 1) < end
+
+
+def _counts(axis: AnyAxis, padded: bool) -> Array:
+    """How many taps of each output's window count."""
+    if isinstance(axis, AdaptiveAxis):
+        windows: tuple[Array, Array] = axis.windows(np.arange(axis.out))
+        return windows[1] - windows[0]
+    begin, end = _counted(axis, padded)
+    starts = np.arange(axis.out) * axis.stride - axis.low
+    first = np.maximum(-((starts - begin) // axis.dilation), 0)  # least k with start + k * dilation >= begin
+    last = np.minimum(-((starts - end) // axis.dilation), axis.kernel)  # least k with start + k * dilation >= end
+    counts: Array = np.maximum(last - first, 0)
+    return counts

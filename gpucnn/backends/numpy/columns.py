@@ -191,8 +191,8 @@ def windows_of(source: Array, samplings: Samplings, block: Block) -> Array:
     for sampling, stride in zip(samplings, part.strides[2:], strict=True):
         offsets = sampling.offsets
         shape.append(len(offsets))
-        strides.append((offsets[1] - offsets[0]) * stride if len(offsets) > 1 else 0)
-        first.append(slice(offsets[0] - min(offsets), None))
+        strides.append(sampling.spacing * stride)
+        first.append(slice(offsets[0] - sampling.least, None))
     shape += [s.stop - s.start for s in block]
     strides += [sampling.step * stride for sampling, stride in zip(samplings, part.strides[2:], strict=True)]
     return np.lib.stride_tricks.as_strided(part[:, :, *tuple(first)], shape, strides, writeable=False)
@@ -205,8 +205,8 @@ def _padded_part(source: Array, samplings: Samplings, block: Block) -> Array:
     sizes: list[int] = []
     inside = True
     for sampling, targets, size in zip(samplings, block, source.shape[2:], strict=True):
-        begin = targets.start * sampling.step + min(sampling.offsets)
-        end = (targets.stop - 1) * sampling.step + max(sampling.offsets) + 1
+        begin = targets.start * sampling.step + sampling.least
+        end = (targets.stop - 1) * sampling.step + sampling.most + 1
         inside = inside and begin >= 0 and end <= size
         low, high = min(max(begin, 0), size), max(min(end, size), 0)
         read += (slice(low, max(low, high)),)

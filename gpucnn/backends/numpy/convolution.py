@@ -12,6 +12,7 @@ contracted in its own order, so that no transpose is taken in either layout.
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from typing import Any
 
 from gpucnn.backends.dtypes import name_of
@@ -41,11 +42,15 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, geometr
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     depth, height, width = geometry.axes
     parts: list[Part] = []
-    for d, h, w_ in product(depth.backward, height.backward, width.backward):
-        taps: Any = tuple(_evenly(residue.kernel_indices) for residue in (d, h, w_))
+    residues = list(product(depth.backward, height.backward, width.backward))
+    if len(residues) < prod(min(axis.stride, axis.size) for axis in geometry.axes):  # no tap reaches the others
+        grad_x[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+    for d, h, w_ in residues:
+        taps: Any = tuple(slice(each.start, each.stop, each.step) for each in (r.kernel_indices for r in (d, h, w_)))
         part = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
         parts.append((weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), part))
-    contract_parts(grad_y, parts, _by_group(bias, groups))
+    if parts:
+        contract_parts(grad_y, parts, _by_group(bias, groups))
     return grad_x
 
 
@@ -59,11 +64,6 @@ def convolve_backward_weight(x: Array, grad_y: Array, geometry: ConvGeometry) ->
         module = grouped
     grad_w: Array = module.contract_weight(x, grad_y, geometry.forward, geometry.kernel_size, groups)
     return grad_w.reshape(outputs, inputs // groups, *geometry.kernel_size).astype(x.dtype, copy=False)
-
-
-def _evenly(indices: tuple[int, ...]) -> slice:
-    """The kernel indices of a stride residue, which lie evenly apart, as a slice."""
-    return slice(indices[0], indices[-1] + 1, (*indices, indices[0] + 1)[1] - indices[0]) if indices else slice(0, 0)
 
 
 def _by_group(bias: Array | None, groups: int) -> Array | None:
@@ -88,9 +88,6 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
     source [N, G * C, D, H, W]; weight [G, M, C, KD, KH, KW]; target [N, G * M, *o], any strides; bias [G, M] or None.
     """
     if target.size == 0:
-        return
-    if weight.size == 0:  # a stride residue that no tap reaches
-        target[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
         return
     algorithm = select.contraction(source.shape, weight.shape, samplings, name_of(source.dtype))
     if algorithm == "winograd" and winograd.contract(source, weight, samplings, target, bias):

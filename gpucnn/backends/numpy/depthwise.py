@@ -63,9 +63,6 @@ def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> 
     for weight, samplings, target in small + grouped.contract_parts(source, large, bias):
         if not target.size:
             continue
-        if not weight.size:  # a residue that no tap reaches
-            target[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
-            continue
         groups, filters, channels = weight.shape[:3]
         sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
         targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
@@ -101,7 +98,7 @@ def _along_width(samplings: Samplings) -> bool:
     Not where the taps are next to each other: einsum's passes would run from tap to tap.
     """
     height, width = samplings[1:]
-    apart = len(width.offsets) < 2 or abs(width.offsets[1] - width.offsets[0]) > width.step
+    apart = len(width.offsets) < 2 or abs(width.spacing) > width.step
     return height.targets == height.sources == len(height.offsets) == 1 and apart
 
 
@@ -134,16 +131,14 @@ def reads(sampling: Sampling, targets: slice, split: bool) -> list[Reads]:
     Taps are evenly spaced. Where copies of their own are fewer, as for a large dilation, they are not kept together.
     """
     length, step = targets.stop - targets.start, sampling.step
-    every = range(len(sampling.offsets))
-    residues = [[k for k in every if sampling.offsets[k] % step == r] for r in range(step)] if split else [list(every)]
     hop = 1 if split else step
     found = []
-    for taps in filter(None, residues):
+    for taps in sampling.by_residue() if split else [range(len(sampling.offsets))]:
         offsets = [sampling.offsets[k] for k in taps]
         low, between = min(offsets), step // hop
         copied = (length - 1) * hop + (max(offsets) - low) // between + 1
         if copied <= len(taps) * length:
-            kernel = slice(taps[0], taps[-1] + 1, taps[1] - taps[0] if len(taps) > 1 else 1)
+            kernel = slice(taps[0], taps[-1] + 1, taps.step if len(taps) > 1 else 1)
             apart = (offsets[1] - offsets[0]) // between if len(taps) > 1 else 0
             first, start = targets.start * step + low, (offsets[0] - low) // between
             found.append(Reads(kernel, len(taps), first, between, copied, start, apart, hop))
@@ -318,7 +313,10 @@ def _plane_gradients(
     def gradient(piece: Piece) -> Array:
         part = grads[piece.images, piece.groups, :, *piece.space]
         n, g, _, od, oh, ow = part.shape
-        rows = next(rows for rows in range(1, oh + 1) if oh % rows == 0 and (rows * ow >= LEAST_DOT or rows == oh))
+        runs_of = range(
+            min(oh, max(1, oh * ow // LEAST_DOT)), 0, -1
+        )  # of rows of a plane, of LEAST_DOT numbers at least
+        rows = oh // next(count for count in runs_of if oh % count == 0)
         runs = (od, oh // rows, rows * ow)
         grad = np.ascontiguousarray(part, dtype).conj().reshape(n, g, filters, 1, 1, 1, 1, *runs)
         result = np.empty((g, filters, channels, *kernel), dtype)

@@ -61,7 +61,7 @@ def computes(source: Array, samplings: Samplings) -> bool:
 
 def _reach(sampling: Sampling) -> int:
     """Positions from the first that a target reads to the last, both counted."""
-    return max(sampling.offsets) - min(sampling.offsets) + 1
+    return sampling.most - sampling.least + 1
 
 
 @lru_cache(maxsize=256)
@@ -105,9 +105,7 @@ def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> 
     for index, (weight, samplings, target) in enumerate(parts):
         if not target.size:
             continue
-        if not weight.size:
-            target[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
-        elif computes(source, samplings):
+        if computes(source, samplings):
             groups, filters, channels = weight.shape[:3]
             sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
             targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
@@ -225,9 +223,9 @@ def _diagonals(matrix: Array, height: Sampling, rows: int) -> Array:
     if rows == 0:
         return matrix
     steps = list(matrix.strides)
-    start = (height.offsets[0] - min(height.offsets)) * steps[6]
+    start = (height.offsets[0] - height.least) * steps[6]
     steps[2] += height.step * steps[6]
-    steps[6] *= _between(height.offsets)
+    steps[6] *= height.spacing
     return np.ndarray((*matrix.shape[:6], len(height.offsets)), matrix.dtype, matrix, start, steps)
 
 
@@ -344,7 +342,8 @@ def _reads(image: tuple[int, ...], samplings: Samplings, block: Block, rows: int
     each = max(rows, 1)
     to_h, from_h, tall = _positions(height, bands.start * each, many * each, size[1])
     step = width.step
-    residues = sorted({offset % step for offset in width.offsets})
+    every_tap = width.by_residue()
+    residues = [width.offsets[taps[0]] % step for taps in every_tap]
     shifts = [offset // step + columns.start for offset in width.offsets]
     first = max(0, min(shifts))
     before, after = max(0, -min(shifts)), max(0, ow + max(shifts) - first)
@@ -353,26 +352,25 @@ def _reads(image: tuple[int, ...], samplings: Samplings, block: Block, rows: int
     plane = deep * tall * pitch
 
     moves, runs = [], []
-    for i, (residue, count) in enumerate(zip(residues, counts, strict=True)):
+    for i, (residue, count, taps) in enumerate(zip(residues, counts, every_tap, strict=True)):
         start = first * step + residue
         columns_read = slice(start, start + count * step, step)
         moves.append(((..., i, to_d, to_h, slice(0, count)), (..., from_d, from_h, columns_read)))
-        taps = [k for k, offset in enumerate(width.offsets) if offset % step == residue]
-        begin = before + i * plane + (depth.offsets[0] - min(depth.offsets)) * tall * pitch + shifts[taps[0]] - first
+        begin = before + i * plane + (depth.offsets[0] - depth.least) * tall * pitch + shifts[taps[0]] - first
         steps = [
             g * channels * len(residues) * plane,
             channels * len(residues) * plane,
             depth.step * tall * pitch,
             each * height.step * pitch,
             len(residues) * plane,
-            _between(depth.offsets) * tall * pitch,
-            _between([shifts[k] for k in taps]),
-            _between(height.offsets) * pitch,
+            depth.spacing * tall * pitch,
+            shifts[taps[1]] - shifts[taps[0]] if len(taps) > 1 else 0,
+            height.spacing * pitch,
             1,
         ]
         if rows == 0:
-            begin += (height.offsets[0] - min(height.offsets)) * pitch
-        runs.append((slice(taps[0], taps[-1] + 1, _between(taps) or 1), len(taps), begin, steps))
+            begin += (height.offsets[0] - height.least) * pitch
+        runs.append((slice(taps.start, taps.stop, taps.step), len(taps), begin, steps))
     laid = (n, g, channels, len(residues), deep, tall, pitch)
     kd, kh, kw = (len(axis.offsets) for axis in samplings)
     if rows == 0:
@@ -388,14 +386,9 @@ def _band(height: Sampling, rows: int) -> int:
     return (rows - 1) * height.step + _reach(height)
 
 
-def _between(values: Sequence[int]) -> int:
-    """From one of evenly spaced values to the next; 0 if there is one."""
-    return values[1] - values[0] if len(values) > 1 else 0
-
-
 def _positions(sampling: Sampling, start: int, targets: int, sources: int) -> tuple[slice, slice, int]:
     """Of what targets from `start` on read: which lie on an axis of `sources`, where there, and how many in all."""
-    first = start * sampling.step + min(sampling.offsets)
+    first = start * sampling.step + sampling.least
     count = (targets - 1) * sampling.step + _reach(sampling)
     begin = min(count, max(0, -first))
     end = max(begin, min(count, sources - first))

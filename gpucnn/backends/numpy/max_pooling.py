@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -13,19 +14,29 @@ from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.pooling import (
     AnyAxis,
     Passes,
+    Reads,
     as_stored,
     at,
     each_of,
-    flat_taps,
+    halved,
+    has_passes,
     in_pieces,
+    in_rows,
     length_of,
     logical,
+    odd_ends,
+    resized,
     separably,
     stored,
+    taps_of,
     widened,
     windowed,
 )
-from gpucnn.geometry import Axis, PoolGeometry
+from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
+
+ELEMENT_BYTES = 16  # that an element counts for where pieces are cut: its value, copies of it, and its window's index
+NOWHERE = -(2**62)  # stays below 0 whatever is added
+MOST_TARGETS = 1 << 16  # of an axis, times the elements of all others, whose maxima are located at once
 
 
 def _lowest(dtype: np.dtype[Any]) -> Any:
@@ -57,49 +68,123 @@ def max_pool_with_indices(x: Array, geometry: PoolGeometry) -> tuple[Array, Arra
     x, space = stored(x)
     y = np.empty((*x.shape[:space], *geometry.output_size, *x.shape[space + 3 :]), x.dtype)
     indices = np.empty(y.shape, np.int64)
-    dtype = accumulator(x.dtype)
     axes = windowed(geometry, space)
     lengths = [length_of(axis) for _, axis in reversed(axes)]
-    offsets = _offsets(geometry, [dim - space for dim, _ in reversed(axes)])
-    corners = np.broadcast_to(as_stored(_corners(geometry)[None, None], space), y.shape)
-    plane = np.arange(prod(geometry.input_size)).reshape(1, 1, *geometry.input_size)
-    positions = np.broadcast_to(as_stored(plane, space), x.shape)
+    in_passes = all(has_passes(axis) for _, axis in axes)
+    offsets = _offsets(geometry, [dim - space for dim, _ in reversed(axes)]) if in_passes else None
 
     def pool(read: Block, written: Block, passes: Passes) -> None:
-        part, wide = y[written], widened("max_pool_with_indices x", x[read], dtype)
-        best = part if part.dtype == dtype else memory.scratch("max_pool_with_indices", part.shape, dtype)
-        taps = _numbered(wide, passes[::-1], lengths, best)
-        if taps.min() == 0 or (dtype.kind == "f" and np.isnan(best).any()):
-            best, indices[written] = _located(wide, positions[read], passes[::-1])
+        part, places = y[written], indices[written]
+        block = [*written, *(slice(0, length) for length in y.shape[len(written) :])][space : space + 3]
+        if offsets is not None and _by_numbers(x[read], passes[::-1], lengths, offsets, part, places):
+            _add_corners(places, geometry, block, (0, 1, 2), space)
         else:
-            offset = memory.scratch("max_pool_with_indices offset", taps.shape, np.int64)
-            np.take(offsets, taps, out=offset, mode="clip")
-            np.add(offset, corners[written], out=indices[written])
-        if best is not part:
-            part[...] = best
+            _located(x[read], passes[::-1], part, places, geometry.input_size, space)
+            as_they_are = {0, 1, 2} - {dim - space for dim, _ in passes}
+            _add_corners(places, geometry, block, as_they_are, space)
+            np.maximum(places, -1, out=places)
 
-    in_pieces(pool, x, y, axes, pooling.window_reads)
+    in_pieces(pool, x, y, axes, pooling.window_reads, weight=ELEMENT_BYTES / x.itemsize)
     return logical(y, space), logical(indices, space)
 
 
-def _located(x: Array, positions: Array, passes: Passes) -> tuple[Array, Array]:
-    """The maxima of all windows and their `positions`: those of the first one, or of the last NaN."""
+def _by_numbers(x: Array, passes: Passes, lengths: list[int], offsets: Array, y: Array, indices: Array) -> bool:
+    """Write maxima to y, and where each is, counted from its window's first tap; False where numbers do not tell."""
+    dtype = accumulator(x.dtype)
+    best = y if y.dtype == dtype else memory.scratch("max_pool_with_indices", y.shape, dtype)
+    taps = _numbered(widened("max_pool_with_indices x", x, dtype), passes, lengths, best)
+    if taps.min() == 0 or (dtype.kind == "f" and np.isnan(best).any()):
+        return False
+    if indices.flags.c_contiguous:
+        np.take(offsets, taps, out=indices, mode="clip")
+    else:
+        indices[...] = offsets[taps]
+    if best is not y:
+        y[...] = best
+    return True
+
+
+def _located(x: Array, passes: Passes, y: Array, indices: Array, size: tuple[int, int, int], space: int) -> None:
+    """Write the maxima of all windows to y, and where in the plane of `size` they are: the first one, the last NaN.
+
+    Axis by axis: of each maximum along a later axis, what earlier axes found at its place is looked up. `indices` of
+    windows that read nothing are far below 0.
+    """
+    found: list[tuple[Reads, int, Array]] = []
     for dim, reads in passes:
-        (strip,) = reads.strips
-        _, taps, shape = flat_taps(_lowest(x.dtype), x, dim, strip, f"max_pool_with_indices values {dim}")
-        _, places, _ = flat_taps(-1, positions, dim, strip, f"max_pool_with_indices places {dim}")
-        best, place = taps[0], places[0]
-        for values, there in zip(taps[1:], places[1:], strict=True):
-            better = (values > best) | (place < 0)
-            if x.dtype.kind == "f":
-                better |= values != values  # NaN wins, and the last one stays
-            best, place = np.where(better, values, best), np.where(better, there, place)
-        missing = [0] * (prod(shape) - best.size)
-        x, positions = (
-            np.append(flat, missing).astype(flat.dtype).reshape(shape)[at(dim, slice(0, strip.size))]
-            for flat in (best, place)
-        )
-    return x, positions
+        x, place = _located_along(x, dim, reads)
+        found = [
+            (of, pitch, np.where(place < 0, -1, np.take_along_axis(places, place, dim))) for of, pitch, places in found
+        ]
+        found.append((reads, prod(size[dim - space + 1 :]), place))
+    indices[...] = 0
+    for reads, pitch, place in found:
+        indices += np.multiply(place, pitch, dtype=np.int64) + reads.sources.start * pitch
+    for _, _, place in found:
+        indices[place < 0] = NOWHERE
+    y[...] = x
+
+
+def _located_along(x: Array, dim: int, reads: Reads) -> tuple[Array, Array]:
+    """The maxima of what targets read along one axis, and the items of x that they are: -1 where nothing is read."""
+    shape = resized(x.shape, dim, reads.size)
+    y, place = np.empty(shape, x.dtype), np.empty(shape, np.min_scalar_type(-x.shape[dim] - 1))
+    rows, first, stop, step = in_rows(_lowest(x.dtype), x, dim, reads)
+    length = rows.shape[dim] // step
+    runs = [rows]
+    while 2 ** len(runs) <= (stop - first).max():
+        runs.append(halved(np.maximum, runs[-1], dim))
+    for targets in memory.runs(reads.size, MOST_TARGETS * reads.size // max(1, y.size)):
+        where = at(dim, targets)
+        found = _located_among(runs, dim, first[targets], stop[targets])
+        y[where] = np.where(found < 0, _lowest(x.dtype), np.take_along_axis(rows, found, dim))
+        place[where] = np.where(found < 0, -1, found % length * step + found // length)
+    return y, place
+
+
+def _located_among(runs: list[Array], dim: int, first: Array, stop: Array) -> Array:
+    """Which item from `first` up to `stop` is the maximum, of items and their maxima over runs of 2, 4, … of them.
+
+    It is -1 where there is none. Each target's maximum is that of a run, which is then parted in halves.
+    """
+    shape = resized(runs[0].shape, dim, len(first))
+    lowest = np.full(shape, _lowest(runs[0].dtype), runs[0].dtype)
+    # runs of the window's first part come one after the other, those of its last part before each other
+    first_part, last_part = (
+        (lowest.copy(), np.full(shape, -1, np.int8), np.zeros(shape, np.int64)) for _ in range(2)
+    )  # best value, and height and place of its run
+    height = 0
+    while (first < stop).any():
+        for part, (chosen, ends) in zip((first_part, last_part), odd_ends(first, stop), strict=True):
+            where = at(dim, chosen)
+            values, best = runs[height].take(ends, axis=dim), part[0][where]
+            if part is first_part:
+                wins = (values > best) | (values != values) | (part[1][where] < 0)
+            else:
+                wins = (best == best) & ~(values < best)
+            for kept, new in zip(part, (values, height, ends.reshape(-1, *(1,) * (len(shape) - 1 - dim))), strict=True):
+                kept[where] = np.where(wins, new, kept[where])
+        height += 1
+    best, heights, _ = last_part
+    is_last = (heights >= 0) & ((first_part[1] < 0) | (best > first_part[0]) | (best != best))
+    return _parted(
+        runs, dim, *(np.where(is_last, last, first) for first, last in zip(first_part, last_part, strict=True))
+    )
+
+
+def _parted(runs: list[Array], dim: int, best: Array, heights: Array, places: Array) -> Array:
+    """Which item is the `best` of the run at a height and place: the first one, or the last NaN; -1 below height 0."""
+    is_nan = best != best
+    for height in range(int(heights.max(initial=0)), 0, -1):
+        taken = heights == height
+        halves = np.where(taken, 2 * places, 0)
+        in_second = np.take_along_axis(runs[height - 1], halves, dim) != best
+        if is_nan.any():
+            last = np.take_along_axis(runs[height - 1], np.where(taken, halves + 1, 0), dim)
+            in_second = np.where(is_nan, last != last, in_second)
+        places = np.where(taken, halves + in_second, places)
+        heights = np.where(taken, height - 1, heights)
+    return np.where(heights < 0, -1, places)
 
 
 def _numbered(x: Array, passes: Passes, lengths: list[int], y: Array) -> Array:
@@ -113,9 +198,8 @@ def _numbered(x: Array, passes: Passes, lengths: list[int], y: Array) -> Array:
     name, lowest, step = "max_pool_with_indices", _lowest(x.dtype), 1
     numbers: Array | None = None
     for length, (dim, reads) in zip(lengths, passes, strict=True):
-        (strip,) = reads.strips
-        _, taps, shape = flat_taps(lowest, x, dim, strip, f"{name} values {dim}")
-        before = None if numbers is None else flat_taps(0, numbers, dim, strip, f"{name} numbers {dim}")[1]
+        taps, shape = taps_of(lowest, x, dim, reads, f"{name} values {dim}")
+        before = None if numbers is None else taps_of(0, numbers, dim, reads, f"{name} numbers {dim}")[0]
         x, numbers = memory.scratch(f"{name} best {dim}", shape, x.dtype), memory.scratch(f"{name} {dim}", shape, dtype)
         size = taps[0].size
         best, number = x.reshape(-1)[:size], numbers.reshape(-1)[:size]
@@ -132,7 +216,7 @@ def _numbered(x: Array, passes: Passes, lengths: list[int], y: Array) -> Array:
                 np.multiply(better.view(np.uint8), candidate, out=candidate)
             np.maximum(number, candidate, out=number)
         step = step * length if before is not None else length + 1
-        x, numbers = (array[at(dim, slice(0, strip.size))] for array in (x, numbers))
+        x, numbers = (array[at(dim, slice(0, reads.size))] for array in (x, numbers))
     y[...] = x
     return np.ascontiguousarray(numbers)
 
@@ -155,23 +239,25 @@ def _dilation(axis: AnyAxis) -> int:
     return axis.dilation if isinstance(axis, Axis) else 1
 
 
-def _corners(geometry: PoolGeometry) -> Array:
-    """Where in the plane the first tap of each window lies, or would lie, [OD, OH, OW]."""
-    d, h, w = (
-        np.arange(axis.out) * axis.stride - axis.low
-        if isinstance(axis, Axis)
-        else np.array([start for start, _ in axis.windows])
-        for axis in geometry.axes
-    )
-    corners: Array = (d[:, None, None] * geometry.input_size[1] + h[:, None]) * geometry.input_size[2] + w
-    return corners
+def _add_corners(
+    indices: Array, geometry: PoolGeometry, block: Sequence[slice], axes: Collection[int], space: int
+) -> None:
+    """Add where in the plane, along `axes` of (D, H, W), the first taps of a block's windows lie, or would lie."""
+    for index in axes:
+        axis, windows = geometry.axes[index], np.arange(block[index].start, block[index].stop)
+        first = axis.windows(windows)[0] if isinstance(axis, AdaptiveAxis) else windows * axis.stride - axis.low
+        if first.any():
+            first *= prod(geometry.input_size[index + 1 :])
+            indices += first.reshape(-1, *(1,) * (indices.ndim - 1 - space - index))
 
 
 # --- By indices ---------------------------------------------------------------------------------------------------
 
-# Windows of a plane from which on `add.at` is called plane by plane, with the indices as they are: to make them indices
-# into all planes is to read and write 8 bytes for each, which took VGG's first pooling a fifth more time.
-LARGE_PLANE = 2048
+# Windows whose gradients or values go their ways at once: as indices into all planes they take half a megabyte.
+MOST_WINDOWS = 1 << 16
+
+# Parts of a plane whose sums are wider than its elements: all windows are looked at for each part.
+PARTS, LEAST_PART = 4, 1 << 19
 
 
 def max_pool_backward(grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
@@ -182,18 +268,19 @@ def max_pool_backward(grad_y: Array, indices: Array, geometry: PoolGeometry) -> 
     dtype, size = accumulator(grad_y.dtype), prod(geometry.input_size)
 
     def add(block: Block) -> None:
-        part, places = grad_x[block], indices[block]
-        grad = grad_y[block].astype(dtype, copy=False)
-        total = part if part.dtype == dtype else memory.scratch("max_pool_backward", part.shape, dtype)
-        total[...] = 0
-        if space == 2 and prod(places.shape[2:]) >= LARGE_PLANE and places.min() >= 0:
-            for n, c in np.ndindex(places.shape[:2]):
-                np.add.at(total[n, c].reshape(-1), places[n, c].reshape(-1), grad[n, c].reshape(-1))
-        else:
-            flat, valid = _flat(places, size, space)
-            np.add.at(total.reshape(-1), flat, grad.reshape(-1)[valid])
-        if total is not part:
-            part[...] = total
+        part, grad = grad_x[block].reshape(-1), grad_y[block].reshape(-1)
+        if part.dtype == dtype:
+            part[...] = 0
+            for windows, places in _places(indices[block], size, space):
+                np.add.at(part, places, grad[windows])
+            return
+        for run in memory.runs(part.size, max(LEAST_PART, -(-part.size // PARTS))):
+            total = memory.scratch("max_pool_backward", (run.stop - run.start,), dtype)
+            total[...] = 0
+            for windows, places in _places(indices[block], size, space):
+                inside = (run.start <= places) & (places < run.stop)
+                np.add.at(total, places[inside] - run.start, grad[windows][inside].astype(dtype))
+            part[run] = total
 
     blocks = pooling.cut_up(grad_x.shape[:space], grad_x.nbytes)
     if (
@@ -212,10 +299,10 @@ def unpool(values: Array, indices: Array, size: tuple[int, int, int]) -> Array:
     planes = np.empty((*values.shape[:space], *size, *values.shape[space + 3 :]), values.dtype)
 
     def put(block: Block) -> None:
-        part = planes[block]
+        part, read = planes[block].reshape(-1), values[block].reshape(-1)
         part[...] = 0
-        flat, valid = _flat(indices[block], prod(size), space)
-        part.reshape(-1)[flat] = values[block].reshape(-1)[valid]
+        for windows, places in _places(indices[block], prod(size), space):
+            part[places] = read[windows]
 
     each_of(put, pooling.cut_up(planes.shape[:space], planes.nbytes))
     return logical(planes, space)
@@ -228,31 +315,33 @@ def gather(planes: Array, indices: Array) -> Array:
     values = np.empty(indices.shape, planes.dtype)
 
     def take(block: Block) -> None:
-        flat, valid = _flat(indices[block], prod(planes.shape[space : space + 3]), space)
-        part = values[block].reshape(-1)
-        if isinstance(valid, slice):
-            np.take(planes[block].reshape(-1), flat, out=part, mode="clip")
-        else:
-            part[...] = 0
-            part[valid] = planes[block].reshape(-1)[flat]
+        part, read = values[block].reshape(-1), planes[block].reshape(-1)
+        for windows, places in _places(indices[block], prod(planes.shape[space : space + 3]), space):
+            if isinstance(windows, slice):
+                np.take(read, places, out=part[windows], mode="clip")
+            else:
+                part[windows] = read[places]
 
+    if indices.size and indices.min() < 0:
+        values[...] = 0
     each_of(take, pooling.cut_up(planes.shape[:space], planes.nbytes))
     return logical(values, space)
 
 
-def _flat(indices: Array, size: int, space: int) -> tuple[Array, Array | slice]:
-    """Indices within planes of `size` as indices into all planes, without those of -1, and which ones they are.
+def _places(indices: Array, size: int, space: int) -> Iterator[tuple[Array | slice, Array]]:
+    """Windows, some at a time and without those of index -1, and where in all planes of `size` their indices point.
 
-    They are stored as [N, C, D, H, W] or [N, D, H, W, C]; in the latter neighbours in a plane lie C apart.
+    Indices are stored as [N, C, D, H, W] or [N, D, H, W, C]; in the latter neighbours in a plane lie C apart.
     """
-    n, c = indices.shape[0], indices.shape[1 if space == 2 else 4]
-    flat = memory.scratch("pooling flat", indices.shape, np.int64)
-    if space == 2:
-        np.add(indices, (np.arange(n * c) * size).reshape(n, c, 1, 1, 1), out=flat, dtype=np.int64, casting="unsafe")
-    else:
-        np.multiply(indices, c, out=flat, dtype=np.int64, casting="unsafe")
-        flat += (np.arange(n) * size * c)[:, None, None, None, None] + np.arange(c)
-    if indices.size == 0 or indices.min() >= 0:
-        return flat.reshape(-1), slice(None)
-    valid = (indices >= 0).reshape(-1)
-    return flat.reshape(-1)[valid], valid
+    windows, channels = prod(indices.shape[space : space + 3]), 1 if space == 2 else indices.shape[4]
+    flat = indices.reshape(-1)
+    for run in memory.runs(flat.size, MOST_WINDOWS):
+        number = np.arange(run.start, run.stop)
+        image = number // (windows * channels)
+        channel = 0 if channels == 1 else number % channels
+        places = (image * size + flat[run].astype(np.int64, copy=False)) * channels + channel
+        if flat[run].min() >= 0:
+            yield run, places
+        else:
+            inside = flat[run] >= 0
+            yield number[inside], places[inside]

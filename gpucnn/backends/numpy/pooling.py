@@ -8,9 +8,7 @@ share the pieces: on ten layers of real networks that took half to a fifth of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache
-from math import prod
+from math import gcd, prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +16,15 @@ import numpy as np
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry, Sampling
+from gpucnn.geometry.caches import kept
 
 AnyAxis = Axis | AdaptiveAxis
-Where = slice | list[int]
+
+# Taps of a window up to which there is a pass for each of them; and up to which there is where windows overlap so much
+# that eight or more hold each input. Longer windows are put together from runs of 1, 2, 4, 8, … taps: those of 100,000
+# take 40 passes, and their sums round as little as sums in pairs.
+MOST_TAPS, MOST_SHARED_TAPS = 64, 512
+READS_BYTES = 4 << 20  # of all that is kept of what axes read
 
 # Bytes that a piece reads or writes, whichever is more. A piece costs some 40 us of Python, which no two threads run at
 # once: on 2 cores pieces of 256 KiB, which a core's L2 cache holds, took 1.5 to 4 times as long as those of 2 MiB. What
@@ -67,8 +71,8 @@ def logical(x: Array, space: int) -> Array:
 class Phase(NamedTuple):
     """A row of sources, `targets` of which are copied from `sources`; the others hold nothing."""
 
-    targets: Where
-    sources: Where
+    targets: slice
+    sources: slice
 
 
 class Tap(NamedTuple):
@@ -83,125 +87,166 @@ class Strip(NamedTuple):
 
     With a stride of s the inputs that are s apart make a phase, so that every tap is a shifted run of one of them.
     `sources` are what the taps read where all reach a source for each target and none is read twice; else it is empty.
+    Where there are more than `MOST_SHARED_TAPS`, all of one phase, they are not listed.
     """
 
     where: slice
     size: int
     length: int
     phases: tuple[Phase, ...]
-    taps: tuple[Tap, ...]
+    tap_count: int
+    gap: int  # items from one tap to the next where all taps read one phase; else 0
+    taps: tuple[Tap, ...] = ()
     sources: tuple[slice, ...] = ()
 
-    @property
-    def slides(self) -> bool:
-        """Whether the taps lie side by side in one phase."""
-        return len(self.phases) == 1 and self.length - self.size == len(self.taps) - 1
+
+class Spans(NamedTuple):
+    """Targets ``[start, stop)`` of an axis: windows that read its inputs, or inputs that read its windows."""
+
+    axis: AnyAxis
+    start: int
+    stop: int
+    of_windows: bool
+
+    def sources(self) -> slice:
+        """All that any of the targets may read."""
+        axis, start, last = self.axis, self.start, self.stop - 1
+        if isinstance(axis, AdaptiveAxis):
+            axis = axis if self.of_windows else axis.transposed
+            return slice(axis.windows(start)[0], axis.windows(last)[1])
+        reach = axis.dilation * (axis.kernel - 1)
+        if self.of_windows:
+            low, high, size = start * axis.stride - axis.low, last * axis.stride - axis.low + reach + 1, axis.size
+        else:
+            low, high = -(-(start + axis.low - reach) // axis.stride), (last + axis.low) // axis.stride + 1
+            size = axis.out
+        low = max(0, low)
+        return slice(low, max(low, min(high, size)))
+
+    def runs(self) -> tuple[Array, Array, int]:
+        """Of each target: the first source, how many it reads, and the step between these, which is the same for all.
+
+        A target that reads nothing has 0 sources.
+        """
+        axis, targets = self.axis, np.arange(self.start, self.stop)
+        if isinstance(axis, AdaptiveAxis):
+            first, stop = (axis if self.of_windows else axis.transposed).windows(targets)
+            return first, stop - first, 1
+        if self.of_windows:
+            first, dilation = targets * axis.stride - axis.low, axis.dilation
+            skipped = np.maximum(-(first // dilation), 0)  # taps in the padding
+            last = np.minimum((axis.size - 1 - first) // dilation, axis.kernel - 1)
+            return first + skipped * dilation, np.maximum(last + 1 - skipped, 0), dilation
+        # of o * stride + k * dilation = i + low, all divided by what divides both, one solution (o, k) gives the rest:
+        # (o - dilation, k + stride), …
+        common = gcd(axis.stride, axis.dilation)
+        stride, dilation = axis.stride // common, axis.dilation // common
+        position, rest = np.divmod(targets + axis.low, common)
+        tap = position % stride * pow(dilation, -1, stride) % stride
+        output = (position - tap * dilation) // stride
+        least = np.maximum(-((axis.out - 1 - output) // dilation), 0)
+        most = np.minimum((axis.kernel - 1 - tap) // stride, output // dilation)
+        return output - most * dilation, np.where(rest == 0, np.maximum(most + 1 - least, 0), 0), dilation
 
 
 class Reads(NamedTuple):
     """What `size` targets of an axis read: the slice of the axis that any tap reaches, and the strips within it.
 
-    If `repeats` is above 1, each of the sources is simply read by so many targets in a row.
+    Where there are no strips, windows are long, or differ in length. If `repeats` is above 1, each of the sources is
+    simply read by so many targets in a row.
     """
 
     size: int
     sources: slice
-    strips: tuple[Strip, ...]
+    spans: Spans
+    strips: tuple[Strip, ...] = ()
     repeats: int = 1
 
 
 Passes = list[tuple[int, Reads]]
 
 
-@lru_cache(maxsize=4096)
+@kept(READS_BYTES)
 def window_reads(axis: AnyAxis, start: int, stop: int) -> Reads:
     """What the windows ``[start, stop)`` of an axis read of its inputs."""
-    if isinstance(axis, AdaptiveAxis):
-        return _listed_reads(axis, start, stop)
-    return _reads(stop - start, [(slice(None), stop - start, _moved(axis.forward, start))])
+    spans, count = Spans(axis, start, stop, of_windows=True), stop - start
+    if isinstance(axis, AdaptiveAxis) or not (has_passes(axis) or axis.dilation % axis.stride == 0):
+        return Reads(count, spans.sources(), spans)
+    return _reads(spans, [(slice(None), count, _moved(axis.forward, start))])
 
 
-@lru_cache(maxsize=4096)
+@kept(READS_BYTES)
 def input_reads(axis: AnyAxis, start: int, stop: int) -> Reads:
     """What the inputs ``[start, stop)`` of an axis read of its windows: those that hold them."""
+    spans, count = Spans(axis, start, stop, of_windows=False), stop - start
     if isinstance(axis, AdaptiveAxis):
-        # the outputs whose windows hold input i are [floor(i * out / size), ceil((i + 1) * out / size))
-        return _listed_reads(AdaptiveAxis(axis.out, axis.size), start, stop)
-    count = stop - start
-    if is_whole(axis):
+        return Reads(count, spans.sources(), spans)
+    if axis.is_whole:
         one = slice(0, 1)
-        only = Strip(slice(None), count, count, (Phase(slice(0, count), one),), (Tap(0, 0),), (one,))
-        return Reads(count, slice(0, 1), (only,))
+        only = Strip(slice(None), count, count, (Phase(slice(0, count), one),), 1, 0, (Tap(0, 0),), (one,))
+        return Reads(count, slice(0, 1), spans, (only,))
+    k = axis.kernel
+    repeats = k if axis.tiles and start % k == stop % k == 0 and stop <= axis.out * k else 1
+    if not (has_passes(axis) or axis.stride == 1):
+        return Reads(count, spans.sources(), spans, repeats=repeats)
     strips = []
     for first, _, sampling in axis.backward:
         begin, end = (max(0, -(-(limit - first) // axis.stride)) for limit in (start, stop))
         if begin < end:
             where = slice(first + begin * axis.stride - start, None, axis.stride)
             strips.append((where, end - begin, _moved(sampling, begin)))
-    reads = _reads(count, strips)
-    k = axis.kernel
-    if axis.forward.offsets == tuple(range(axis.stride)) and start % k == stop % k == 0 and stop <= axis.out * k:
-        return reads._replace(repeats=k)
-    return reads
-
-
-def is_whole(axis: AnyAxis) -> bool:
-    """Whether the axis has one window, which is all of it."""
-    return isinstance(axis, Axis) and axis.out == 1 and axis.forward.offsets == tuple(range(axis.size))
+    return _reads(spans, strips)._replace(repeats=repeats)
 
 
 def _moved(sampling: Sampling, start: int) -> Sampling:
     """`sampling` with its targets counted from `start`."""
-    return replace(sampling, offsets=tuple(start * sampling.step + offset for offset in sampling.offsets))
+    offsets, shift = sampling.offsets, start * sampling.step
+    moved = range(offsets.start + shift, offsets.stop + shift, offsets.step)
+    return Sampling(sampling.targets, sampling.sources, sampling.step, moved)
 
 
-def _reads(count: int, strips: Sequence[tuple[slice, int, Sampling]]) -> Reads:
+def _reads(spans: Spans, strips: Sequence[tuple[slice, int, Sampling]]) -> Reads:
     """The strips (where, count, sampling), with their sources counted from the first that any of them reads."""
-    edges = [
-        (min(s.offsets), max(s.offsets) + (targets - 1) * s.step + 1, s.sources)
-        for _, targets, s in strips
-        if s.offsets
-    ]
-    low = max(0, min((low for low, _, _ in edges), default=0))
-    high = max(low, max((min(high, size) for _, high, size in edges), default=0))
-    return Reads(count, slice(low, high), tuple(_strip(*strip, low, high) for strip in strips))
+    edges = [(s.least, min(s.most + (targets - 1) * s.step + 1, s.sources)) for _, targets, s in strips]
+    low = max(0, min((low for low, _ in edges), default=0))
+    high = max(low, max((high for _, high in edges), default=0))
+    return Reads(
+        spans.stop - spans.start, slice(low, high), spans, tuple(_strip(*strip, low, high) for strip in strips)
+    )
 
 
 def _strip(where: slice, count: int, sampling: Sampling, low: int, high: int) -> Strip:
     """Targets that sample ``[low, high)``."""
     step, offsets = sampling.step, sampling.offsets
-    base = min(offsets, default=0)
-    length = count + (max(offsets, default=0) - base) // step
-    residues = sorted({(offset - base) % step for offset in offsets})
+    base, length = sampling.least, count + (sampling.most - sampling.least) // step
+    is_long = len(offsets) > MOST_SHARED_TAPS
+    residues = [0] if is_long else sorted({(offset - base) % step for offset in offsets})
     phases = []
     for first in (base + residue - low for residue in residues):
         begin, end = (min(max(0, -(-(limit - first) // step)), length) for limit in (0, high - low))
         position = first + begin * step
         sources = slice(position, position + (end - 1 - begin) * step + 1, step) if begin < end else slice(0, 0)
         phases.append(Phase(slice(begin, max(begin, end)), sources))
-    taps = (Tap(residues.index((o - base) % step), (o - base) // step) for o in offsets)
-    spans = [(offset - low, offset - low + (count - 1) * step + 1) for offset in offsets]
-    apart = len(residues) == len(offsets) and all(first >= 0 and last <= high - low for first, last in spans)
-    direct = tuple(slice(first, last, step) for first, last in spans) if apart else ()
-    return Strip(where, count, length, tuple(phases), tuple(taps), direct)
+    gap = abs(sampling.spacing) // step if len(residues) == 1 else 0
+    strip = Strip(where, count, length, tuple(phases), len(offsets), gap)
+    if is_long:
+        return strip
+    taps = tuple(Tap(residues.index((o - base) % step), (o - base) // step) for o in offsets)
+    reach = [(offset - low, offset - low + (count - 1) * step + 1) for offset in offsets]
+    apart = len(residues) == len(offsets) and all(first >= 0 and last <= high - low for first, last in reach)
+    direct = tuple(slice(first, last, step) for first, last in reach) if apart else ()
+    return strip._replace(taps=taps, sources=direct)
 
 
-def _listed_reads(axis: AdaptiveAxis, start: int, stop: int) -> Reads:
-    """As windows differ in length, each tap is a phase of its own."""
-    count, windows = stop - start, axis.windows[start:stop]
-    low, high = windows[0][0], windows[-1][1]
-    phases = []
-    for k in range(length_of(axis)):
-        targets = [o for o, (begin, end) in enumerate(windows) if begin + k < end]
-        sources = [windows[o][0] + k - low for o in targets]
-        phases.append(Phase(slice(0, count) if len(targets) == count else targets, sources))
-    taps = tuple(Tap(k, 0) for k in range(len(phases)))
-    return Reads(count, slice(low, high), (Strip(slice(None), count, count, tuple(phases), taps),))
+def has_passes(axis: AnyAxis) -> bool:
+    """Whether there is a pass for each tap."""
+    shares = isinstance(axis, Axis) and 8 * axis.stride <= axis.kernel
+    return length_of(axis) <= (MOST_SHARED_TAPS if shares else MOST_TAPS)
 
 
 def length_of(axis: AnyAxis) -> int:
     """Taps of the longest window."""
-    return axis.kernel if isinstance(axis, Axis) else max(stop - start for start, stop in axis.windows)
+    return axis.kernel if isinstance(axis, Axis) else axis.longest
 
 
 # --- Pieces -------------------------------------------------------------------------------------------------------
@@ -233,7 +278,13 @@ def in_pieces(
     """
     cut, first = axes[0]
     rest = [(dim, reads(axis, 0, y.shape[dim])) for dim, axis in axes[1:]]
-    blocks = cut_up(y.shape[: cut + 1], int(max(x.size, y.size) * x.itemsize * weight))
+    size = int(max(x.size, y.size) * x.itemsize * weight)
+    blocks = cut_up(y.shape[: cut + 1], size)
+    if blocks and length_of(first) > MOST_TAPS:
+        run = blocks[0][-1].stop
+        sources = reads(first, 0, run).sources
+        if (sources.stop - sources.start) * -(-y.shape[cut] // run) > 2 * x.shape[cut]:  # most is read again and again
+            blocks = [(*block, slice(0, y.shape[cut])) for block in cut_up(y.shape[:cut], size)]
 
     def piece(block: Block) -> None:
         run = block[-1]
@@ -274,26 +325,95 @@ def separably(ufunc: np.ufunc, nothing: Any, x: Array, passes: Passes, y: Array)
     for number, (dim, reads) in enumerate(passes, 1):
         name, last = f"pooling pass {number}", number == len(passes)
         shape = resized(x.shape, dim, reads.size)
-        if len(reads.strips) == 1:
+        if len(reads.strips) == 1 and reads.strips[0].size == reads.size:
             x = along(ufunc, nothing, x, dim, reads.strips[0], name, y if last else None)
             continue
         result = y if last else memory.scratch(name, shape, x.dtype)
-        if reads.repeats > 1 and prod(shape[dim + 1 :]) >= LEAST_ROW:
+        if reads.repeats > 1 and (prod(shape[dim + 1 :]) >= LEAST_ROW or not reads.strips):
             rows = result.reshape(*shape[:dim], -1, reads.repeats, *shape[dim + 1 :])
             rows[...] = np.expand_dims(x, dim + 1)
-            x = result
-            continue
-        for strip in reads.strips:
-            result[at(dim, strip.where)] = along(ufunc, nothing, x, dim, strip, f"{name} strip")
+        elif not reads.strips:
+            in_pairs(ufunc, nothing, x, dim, reads, result)
+        else:
+            if sum(strip.size for strip in reads.strips) < reads.size:
+                result[...] = nothing
+            for strip in reads.strips:
+                result[at(dim, strip.where)] = along(ufunc, nothing, x, dim, strip, f"{name} strip")
         x = result
     if x is not y:
         y[...] = x
 
 
+def in_rows(nothing: Any, x: Array, dim: int, reads: Reads) -> tuple[Array, Array, Array, int]:
+    """Items along `dim` so that each target reads some next to each other: from its first to the one before its last.
+
+    Where targets read every `step`-th item of x, they are a copy of x as `step` rows of such items, end to end.
+    """
+    first, count, step = reads.spans.runs()
+    first -= reads.sources.start
+    if step == 1 or count.max(initial=0) <= 1:
+        first = np.where(count, first, 0)
+        return x, first, first + count, 1
+    length = -(-x.shape[dim] // step)
+    rows = np.full(resized(x.shape, dim, length * step), nothing, x.dtype)
+    rows[at(dim, slice(0, x.shape[dim]))] = x
+    rows = rows.reshape(*x.shape[:dim], length, step, *x.shape[dim + 1 :]).swapaxes(dim, dim + 1)
+    first = np.where(count, first % step * length + first // step, 0)
+    return rows.reshape(resized(x.shape, dim, length * step)), first, first + count, step
+
+
+def in_pairs(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, reads: Reads, y: Array) -> None:
+    """Write to y `ufunc` over all that each target reads along one axis, from runs of 1, 2, 4, … items.
+
+    The runs of one length begin at multiples of it, so each target takes two of them at most, at its ends.
+    """
+    runs, first, stop, _ = in_rows(nothing, x, dim, reads)
+    if isinstance(reads.spans.axis, AdaptiveAxis) and (stop - first).max() <= MOST_TAPS:
+        _in_turn(ufunc, x, dim, first, stop, y)
+        return
+    y[...] = nothing
+    with np.errstate(over="ignore", invalid="ignore"):  # of runs that nobody reads
+        while (first < stop).any():
+            for chosen, places in odd_ends(first, stop):
+                where = at(dim, chosen)
+                y[where] = ufunc(y[where], runs.take(places, axis=dim))
+            runs = halved(ufunc, runs, dim)
+
+
+def _in_turn(ufunc: np.ufunc, x: Array, dim: int, first: Array, stop: Array, y: Array) -> None:
+    """As `in_pairs`, item by item: 13 x 13 pooled to 6 x 6 took half of the time."""
+    y[...] = x.take(first, axis=dim)
+    for item in range(1, int((stop - first).max())):
+        chosen = np.flatnonzero(first + item < stop)
+        where = at(dim, slice(None) if len(chosen) == len(first) else chosen)
+        y[where] = ufunc(y[where], x.take(first[chosen] + item, axis=dim))
+
+
+def odd_ends(first: Array, stop: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Which targets read the run at their first place, as it is half of no longer one, and where; and at their last.
+
+    Then `first` and `stop`, the places of runs, count those of twice the length.
+    """
+    from_first = np.flatnonzero((first < stop) & (first & 1 == 1))
+    at_first = first[from_first]
+    first[from_first] += 1
+    from_last = np.flatnonzero((first < stop) & (stop & 1 == 1))
+    stop[from_last] -= 1
+    at_last = stop[from_last]
+    first >>= 1
+    stop >>= 1
+    return (from_first, at_first), (from_last, at_last)
+
+
+def halved(ufunc: np.ufunc, runs: Array, dim: int) -> Array:
+    """The runs of twice the length."""
+    pairs = runs.shape[dim] // 2 * 2
+    doubled: Array = ufunc(runs[at(dim, slice(0, pairs, 2))], runs[at(dim, slice(1, pairs, 2))])
+    return doubled
+
+
 def along(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, strip: Strip, name: str, y: Array | None = None) -> Array:
     """`ufunc` over the taps along one axis: a view of x, or y where its memory allows that, or scratch of that name."""
-    if not strip.taps:
-        return np.full(resized(x.shape, dim, strip.size), nothing, x.dtype)
     shape = resized(x.shape, dim, strip.size)
     if len(strip.sources) == 1:
         return np.broadcast_to(x[at(dim, strip.sources[0])], shape)
@@ -304,13 +424,15 @@ def along(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, strip: Strip, name:
             ufunc(result, x[at(dim, sources)], out=result)
         return result
     rows, taps, shape = flat_taps(nothing, x, dim, strip, name)
+    pitch = prod(shape[dim + 1 :])
+    size = rows[0].size - (strip.length - strip.size) * pitch
     if len(taps) == 1:
         return taps[0].reshape(shape)
     if y is None or not y.flags.c_contiguous or strip.length > strip.size:
         y = memory.scratch(name, shape, x.dtype)
-    flat = y.reshape(-1)[: taps[0].size]
-    if strip.slides and len(taps) > 3:
-        _doubling(ufunc, rows[0], len(taps), prod(shape[dim + 1 :]), flat, name)
+    flat = y.reshape(-1)[:size]
+    if (strip.gap == 1 and strip.tap_count > 3) or (strip.gap and strip.tap_count > MOST_TAPS):
+        _doubling(ufunc, rows[0], strip.tap_count, strip.gap * pitch, flat, name)
     else:
         ufunc(taps[0], taps[1], out=flat)
         for tap in taps[2:]:
@@ -333,7 +455,7 @@ def _doubling(ufunc: np.ufunc, row: Array, taps: int, pitch: int, y: Array, name
                 y[...] = part
             done += width
         if 2 * width <= taps:
-            double = memory.scratch(f"{name} run of {2 * width}", (run.size - width * pitch,), y.dtype)
+            double = memory.scratch(f"{name} run {width.bit_length() % 2}", (run.size - width * pitch,), y.dtype)
             run = ufunc(run[: double.size], run[width * pitch :], out=double)
         width *= 2
 
@@ -361,6 +483,22 @@ def flat_taps(
     pitch = prod(shape[dim + 1 :])
     size = rows[0].size - (strip.length - strip.size) * pitch
     return rows, [rows[tap.phase][tap.shift * pitch :][:size] for tap in strip.taps], shape
+
+
+def taps_of(nothing: Any, x: Array, dim: int, reads: Reads, name: str) -> tuple[list[Array], tuple[int, ...]]:
+    """What each tap reads along one axis, as flat arrays, and the shape of what they begin with.
+
+    Where windows differ in length, taps that a window does not have read its last one again.
+    """
+    if reads.strips:
+        _, taps, shape = flat_taps(nothing, x, dim, reads.strips[0], name)
+        return taps, shape
+    first, count, _ = reads.spans.runs()
+    first -= reads.sources.start
+    taps = [
+        x.take(first + np.minimum(tap, count - 1), axis=dim).reshape(-1) for tap in range(length_of(reads.spans.axis))
+    ]
+    return taps, resized(x.shape, dim, reads.size)
 
 
 def widened(name: str, x: Array, dtype: np.dtype[Any]) -> Array:

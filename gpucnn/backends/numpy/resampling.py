@@ -10,7 +10,6 @@ gathered and added up entry by entry, so that it reaches the samples that read i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -19,7 +18,9 @@ import numpy as np
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.memory import Array
+from gpucnn.backends.samples import blended, nearest
 from gpucnn.geometry import InterpolationAxis, InterpolationGeometry
+from gpucnn.geometry.caches import kept
 
 # Most inputs and outputs of one piece of work, whole planes. On FPN's and DeepLab's layers, 2 cores, 2**19 took 1.1
 # times the time, 2**18 1.3 times; of 2**22 FPN's is a single piece.
@@ -28,6 +29,8 @@ PIECE_ITEMS = 1 << 20
 BAND_COLUMNS = 10  # that a band reads, about: with more of them there are more zeros, with fewer more products
 BAND_ROWS = 4  # of a band, at least
 MATRIX_ITEMS = 1 << 18  # of all bands of an axis, at most: they stay in the cache
+FEW_BANDS = 64  # of an axis; more of them are worth their calls where each takes a thousand items
+MATRICES_BYTES = 32 << 20  # of all bands that are kept
 
 MOST_SLICES = 8
 
@@ -50,7 +53,7 @@ def _in_pieces(source: Array, target: Array, geometry: InterpolationGeometry, *,
     """Fill target, some images and channels at a time."""
     channels_last = memory.is_channels_last(source)
     passes = _passes(geometry.axes, 1 if channels_last else 2, adjoint)
-    matrices = _matrices(passes, source.dtype)
+    matrices = _matrices(passes, source.dtype, min(PIECE_ITEMS, source.size + target.size))
 
     def resample(images: memory.Block) -> None:
         here, there = source[images], target[images]
@@ -70,7 +73,7 @@ class _Pass(NamedTuple):
     dim: int
     axis: InterpolationAxis
     adjoint: bool
-    factor: int  # see _factor
+    factor: int  # outputs of each input where they are copied and added up by slices; else 0
 
     @property
     def size(self) -> int:
@@ -92,23 +95,13 @@ class _Pass(NamedTuple):
 def _passes(axes: Sequence[InterpolationAxis], first: int, adjoint: bool) -> list[_Pass]:
     """What is to be done, in the order that makes what lies between the least; (D, H, W) start at `first`."""
     passes = [
-        _Pass(first + place, axis, adjoint, _factor(axis)) for place, axis in enumerate(axes) if not _copies_all(axis)
+        _Pass(first + place, axis, adjoint, axis.repeats if axis.repeats <= MOST_SLICES else 0)
+        for place, axis in enumerate(axes)
+        if not axis.is_identity
     ]
     if prod(each.growth for each in passes) > 1:
         passes.reverse()  # rows grow before planes do: the last pass then writes long rows
     return sorted(passes, key=lambda each: each.growth)
-
-
-def _copies_all(axis: InterpolationAxis) -> bool:
-    return axis.low == tuple(range(axis.size)) and not any(axis.high_weight)
-
-
-def _factor(axis: InterpolationAxis) -> int:
-    """The outputs of each input where they are copies of it and equally many, up to MOST_SLICES; else 0."""
-    factor, rest = divmod(axis.out, axis.size)
-    if axis.high or rest or factor > MOST_SLICES or axis.low != tuple(o // factor for o in range(axis.out)):
-        return 0
-    return factor
 
 
 # --- Entry by entry ------------------------------------------------------------------------------------------------
@@ -118,7 +111,7 @@ def _gather(source: Array, passes: Sequence[_Pass], target: Array) -> None:
     """The plain form: each pass takes the inputs of its outputs, or adds up the outputs of its inputs."""
     result = source
     for place, each in enumerate(passes):
-        adds = each.adjoint or bool(each.axis.high)
+        adds = each.adjoint or each.axis.blends
         dtype = accumulator(source.dtype) if adds else result.dtype
         shape = (*result.shape[: each.dim], each.out, *result.shape[each.dim + 1 :])
         last = place == len(passes) - 1 and target.dtype == dtype
@@ -127,10 +120,10 @@ def _gather(source: Array, passes: Sequence[_Pass], target: Array) -> None:
             _add_blocks(result, each, out) if each.adjoint else _copy_blocks(result, each, out)
         elif each.adjoint:
             out[...] = _add_up(result.astype(dtype, copy=False), each)
-        elif each.axis.high:
+        elif each.axis.blends:
             out[...] = _blend(result.astype(dtype, copy=False), each)
         else:
-            result.take(each.axis.low, axis=each.dim, out=out, mode="clip")  # all are in range: no second look
+            result.take(nearest(each.axis), axis=each.dim, out=out, mode="clip")  # all are in range: no second look
         result = out
     if result is not target:
         target[...] = result
@@ -153,34 +146,34 @@ def _add_blocks(grad: Array, each: _Pass, grad_x: Array) -> None:
 
 
 def _blend(x: Array, each: _Pass) -> Array:
-    axis = each.axis
-    weight = _weights(x, each)
-    low, high = x.take(axis.low, axis=each.dim), x.take(axis.high, axis=each.dim)
-    result: Array = low * (1 - weight) + high * weight
+    low, high, weight = _blended(x, each)
+    result: Array = x.take(low, axis=each.dim) * (1 - weight) + x.take(high, axis=each.dim) * weight
     return result
 
 
 def _add_up(grad: Array, each: _Pass) -> Array:
     dim, axis = each.dim, each.axis
     grad_x = np.zeros((*grad.shape[:dim], axis.size, *grad.shape[dim + 1 :]), grad.dtype)
-    if axis.high:
-        weight = _weights(grad, each)
-        _add_runs(grad * (1 - weight), axis.low, dim, grad_x)
-        _add_runs(grad * weight, axis.high, dim, grad_x)
+    if axis.blends:
+        low, high, weight = _blended(grad, each)
+        _add_runs(grad * (1 - weight), low, dim, grad_x)
+        _add_runs(grad * weight, high, dim, grad_x)
     else:
-        _add_runs(grad, axis.low, dim, grad_x)
+        _add_runs(grad, nearest(axis), dim, grad_x)
     return grad_x
 
 
-def _weights(like: Array, each: _Pass) -> Array:
+def _blended(like: Array, each: _Pass) -> tuple[Array, Array, Array]:
+    """The inputs below and above, and the weight of the one above as an array that multiplies one `like` this."""
+    low, high, weight = blended(each.axis)
     real: Any = like.real.dtype
-    return np.array(each.axis.high_weight, real).reshape(-1, *(1,) * (like.ndim - 1 - each.dim))
+    return low, high, weight.astype(real).reshape(-1, *(1,) * (like.ndim - 1 - each.dim))
 
 
-def _add_runs(grad: Array, sources: tuple[int, ...], dim: int, grad_x: Array) -> None:
+def _add_runs(grad: Array, sources: Array, dim: int, grad_x: Array) -> None:
     """Add grad to grad_x along `dim`: sources never fall, so those of one input lie next to each other."""
-    inputs, starts = np.unique(sources, return_index=True)
-    grad_x[(slice(None),) * dim + (inputs,)] += np.add.reduceat(grad, starts, axis=dim)
+    starts = np.flatnonzero(np.diff(sources, prepend=-1))
+    grad_x[(slice(None),) * dim + (sources[starts],)] += np.add.reduceat(grad, starts, axis=dim)
 
 
 # --- In bands of matrices ------------------------------------------------------------------------------------------
@@ -197,37 +190,51 @@ class _Band(NamedTuple):
 _Matrices = list[tuple[int, int, tuple[_Band, ...]]]  # dimension and size of the output, and its bands
 
 
-def _matrices(passes: Sequence[_Pass], dtype: np.dtype[Any]) -> _Matrices | None:
-    """The passes as products, or None where that is not quicker, or a matrix is large, or BLAS has no such product."""
+def _matrices(passes: Sequence[_Pass], dtype: np.dtype[Any], items: int) -> _Matrices | None:
+    """The passes over pieces of so many items as products.
+
+    None where that is not quicker, or a matrix is large, or BLAS has no such product.
+    """
     dtype = accumulator(dtype)
-    if dtype.kind not in "fc" or not any((each.adjoint and not each.factor) or each.axis.high for each in passes):
+    if dtype.kind not in "fc" or not any((each.adjoint and not each.factor) or each.axis.blends for each in passes):
         return None
-    if any(each.out * max(BAND_COLUMNS, BAND_ROWS / each.growth) > MATRIX_ITEMS for each in passes):
-        return None
+    for each in passes:
+        bands = each.out // _rows_of_bands(each.out, each.size)
+        if each.out * max(BAND_COLUMNS, BAND_ROWS / each.growth) > MATRIX_ITEMS or bands > max(FEW_BANDS, items >> 10):
+            return None
     return [(each.dim, each.out, _bands(each.axis, each.adjoint, dtype)) for each in passes]
 
 
-@lru_cache(maxsize=64)
+@kept(MATRICES_BYTES)
 def _bands(axis: InterpolationAxis, adjoint: bool, dtype: np.dtype[Any]) -> tuple[_Band, ...]:
     """The matrix of an axis [out, size], or its transpose if `adjoint`, in bands of rows."""
     outputs = np.arange(axis.out)
-    rows, columns, entries = outputs, np.array(axis.low), np.ones(axis.out, dtype)
-    if axis.high:
-        weight = np.array(axis.high_weight, dtype)
-        rows, columns = np.tile(outputs, 2), np.array(axis.low + axis.high)
+    if axis.blends:
+        low, high, of_high = blended(axis)
+        weight = of_high.astype(dtype)
+        rows, columns = np.tile(outputs, 2), np.concatenate([low, high])
         entries = np.concatenate([1 - weight, weight])
+    else:
+        rows, columns, entries = outputs, nearest(axis), np.ones(axis.out, dtype)
     shape = axis.out, axis.size
     if adjoint:
         rows, columns, shape = columns, rows, shape[::-1]
+    order = np.argsort(rows, kind="stable")
+    rows, columns, entries = rows[order], columns[order], entries[order]
+    cuts = memory.runs(shape[0], _rows_of_bands(*shape))
+    edges = np.searchsorted(rows, [0, *(cut.stop for cut in cuts)])
     bands = []
-    for (band,) in memory.blocks(shape[:1], max(BAND_ROWS, BAND_COLUMNS * shape[0] // shape[1])):
-        inside = (band.start <= rows) & (rows < band.stop)
-        read = columns[inside]
+    for cut, start, stop in zip(cuts, edges, edges[1:], strict=False):
+        read = columns[start:stop]
         first, last = (read.min(), read.max() + 1) if read.size else (0, 0)
-        matrix = np.zeros((band.stop - band.start, last - first), dtype)
-        np.add.at(matrix, (rows[inside] - band.start, read - first), entries[inside])
-        bands.append(_Band(band, slice(first, last), matrix))
+        matrix = np.zeros((cut.stop - cut.start, last - first), dtype)
+        np.add.at(matrix, (rows[start:stop] - cut.start, read - first), entries[start:stop])
+        bands.append(_Band(cut, slice(first, last), matrix))
     return tuple(bands)
+
+
+def _rows_of_bands(out: int, size: int) -> int:
+    return max(BAND_ROWS, BAND_COLUMNS * out // size)
 
 
 def _multiply(source: Array, matrices: _Matrices, target: Array) -> bool:

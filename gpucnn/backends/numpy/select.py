@@ -40,8 +40,8 @@ def contraction(source: Sequence[int], weight: Sequence[int], samplings: Sequenc
 
     Examples
     --------
-    >>> same = Sampling(56, 56, 1, (-1, 0, 1))
-    >>> contraction((1, 64, 1, 56, 56), (1, 64, 64, 1, 3, 3), (Sampling(1, 1, 1, (0,)), same, same), "float32")
+    >>> same = Sampling(56, 56, 1, range(-1, 2))
+    >>> contraction((1, 64, 1, 56, 56), (1, 64, 64, 1, 3, 3), (Sampling(1, 1, 1, range(1)), same, same), "float32")
     'winograd'
     """
     tiles = dtype in _TILED and winograd.computes(samplings)
@@ -82,6 +82,8 @@ def folds(geometry: ConvGeometry, batch: int, dtype: str) -> bool:
 def _fold_is_cheaper(geometry: ConvGeometry, batch: int, dtype: str) -> bool:
     if geometry.taps == 1:  # its columns are the gradient itself, the product is in place: 0.8 of a fold's time
         return False
+    if any(axis.stride > axis.kernel for axis in geometry.axes):  # a fold has a phase for each step of the stride
+        return False
     inputs, outputs, groups = geometry.channels
     outputs_each = prod(geometry.output_size)
     c, m = inputs // groups, outputs // groups
@@ -91,11 +93,10 @@ def _fold_is_cheaper(geometry: ConvGeometry, batch: int, dtype: str) -> bool:
     for residues in product(*(axis.backward for axis in geometry.axes)):
         samplings = tuple(residue.sampling for residue in residues)
         weight = (groups, c, m, *(len(sampling.offsets) for sampling in samplings))
-        if prod(weight):
-            options = [_columns(batch, weight, samplings)]
-            if dtype in _TILED and winograd.computes(samplings):
-                options.append(_winograd(batch, weight, samplings))
-            gather += min(options) + prod(weight) * SWAP
+        options = [_columns(batch, weight, samplings)]
+        if dtype in _TILED and winograd.computes(samplings):
+            options.append(_winograd(batch, weight, samplings))
+        gather += min(options) + prod(weight) * SWAP
     return fold < gather
 
 
@@ -123,7 +124,7 @@ def _winograd(batch: int, weight: Sequence[int], samplings: Sequence[Sampling]) 
     tall = len(height.offsets) == 3
     tiles = float(batch * depth.targets)
     for sampling, high in ((height, tall), (width, True)):
-        gap = abs(sampling.offsets[1] - sampling.offsets[0]) if high else 1
+        gap = abs(sampling.spacing) if high else 1
         each = -(-sampling.targets // gap)  # without dilation
         tiles *= gap * (-(-each // 2) + 1 if high else each)  # and one between rows and between images
     frequencies = 16 if tall else 4

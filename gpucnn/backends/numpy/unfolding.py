@@ -29,7 +29,7 @@ def im2col(x: Array, geometry: ConvGeometry) -> Array:
     """Columns [N, C * taps, positions] of x [N, C, D, H, W]."""
     n, c = x.shape[:2]
     columns = np.empty((n, c, *geometry.kernel_size, *geometry.output_size), x.dtype)
-    if columns.size < LANES_FROM or geometry.taps == 1:
+    if columns.size < LANES_FROM or _skips(geometry):
         read_windows(x[:, None], _everything(geometry), np.moveaxis(columns[:, None], 0, 5))
     else:
         threads.run(lambda images: _unfold(x[images], geometry, columns[images]), _pieces(columns))
@@ -40,13 +40,18 @@ def col2im(columns: Array, geometry: ConvGeometry) -> Array:
     """Image [N, C, D, H, W] from columns [N, C * taps, positions]."""
     n, c = columns.shape[0], geometry.channels.inputs
     windows = columns.reshape(n, c, *geometry.kernel_size, *geometry.output_size)
-    if columns.size < LANES_FROM or geometry.taps == 1:
+    if columns.size < LANES_FROM or _skips(geometry):
         image = np.zeros((n, 1, c, *geometry.input_size), accumulator(columns.dtype))
         add_windows(np.moveaxis(windows[:, None], 0, 5), _everything(geometry), image)
         return image[:, 0].astype(columns.dtype, copy=False)
     result = np.empty((n, c, *geometry.input_size), columns.dtype)
     threads.run(lambda images: _fold(windows[images], geometry, result[images]), _pieces(windows))
     return result
+
+
+def _skips(geometry: ConvGeometry) -> bool:
+    """Whether there is one tap, or lanes that no tap reads: there is one for each step of the stride."""
+    return geometry.taps == 1 or any(axis.stride > axis.kernel for axis in geometry.axes[1:])
 
 
 def _everything(geometry: ConvGeometry) -> Taps:

@@ -58,12 +58,7 @@ FILTER = np.array([[1, 0, 0], [0, 0, -1], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5]])  #
 def computes(samplings: Sequence[Sampling]) -> bool:
     """Whether the taps of these axes (D, H, W) are what the transforms take: width has three, height three or one."""
     depth, height, width = samplings
-    return (
-        depth.step == height.step == width.step == 1
-        and len(width.offsets) == 3
-        and len(height.offsets) in (1, 3)
-        and len(depth.offsets) > 0
-    )
+    return depth.step == height.step == width.step == 1 and len(width.offsets) == 3 and len(height.offsets) in (1, 3)
 
 
 class Part(NamedTuple):
@@ -76,16 +71,17 @@ class Part(NamedTuple):
 
 def undilated(sampling: Sampling) -> list[Part]:
     """A dilated axis as axes without dilation: targets of one residue read sources of one residue only."""
-    step = abs(sampling.offsets[1] - sampling.offsets[0]) if len(sampling.offsets) > 1 else 1
+    step = abs(sampling.spacing) or 1
     parts = []
     for first in range(min(step, sampling.targets)):
-        reads = [first + offset for offset in sampling.offsets]
-        begin = reads[0] % step
+        read = first + sampling.offsets[0]
+        begin, between = read % step, sampling.spacing // step or 1
+        tap = (read - begin) // step
         sampled = Sampling(
             targets=-(-(sampling.targets - first) // step),
             sources=max(0, -(-(sampling.sources - begin) // step)),
             step=1,
-            offsets=tuple((read - begin) // step for read in reads),
+            offsets=range(tap, tap + len(sampling.offsets) * between, between),
         )
         parts.append(Part(slice(first, None, step), slice(begin, None, step), sampled))
     return parts
@@ -101,7 +97,10 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
     flips = [axis.offsets[0] > axis.offsets[-1] for axis in samplings]
     with np.errstate(all="ignore"):  # here and below: what is not finite is computed again, in the caller's errstate
         filters = transform_filters(weight, dtype, last, flips)
-    height, width = (Sampling(s.targets, s.sources, s.step, tuple(sorted(s.offsets))) for s in (height, width))
+    height, width = (
+        Sampling(s.targets, s.sources, s.step, s.offsets[::-1] if flip else s.offsets)
+        for s, flip in zip((height, width), flips[1:], strict=True)
+    )
     work = []
     for g, h, w in product(range(weight.shape[0]), undilated(height), undilated(width)):
         images = _Images(

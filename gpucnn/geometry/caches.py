@@ -1,0 +1,108 @@
+"""Memory of what pure functions made, bounded in bytes."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import update_wrapper
+from threading import Lock
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ENTRY_BYTES = 512  # of the arguments of a result, and of the tables that find it by them
+_SCALARS = frozenset({int, float, bool, str, slice, range, type(None)})
+
+
+class CacheInfo(NamedTuple):
+    """How many results were found and how many were made, and the bytes of those that are kept."""
+
+    hits: int
+    misses: int
+    bytes: int
+
+
+class Kept(Generic[P, R]):
+    """A pure function that keeps its latest results, found by its positional arguments, in at most `most_bytes`.
+
+    A result that takes more than an eighth of them is made anew each time, or it would drive out many others: to make
+    use of such a table takes far longer than to make it.
+    """
+
+    def __init__(self, make: Callable[P, R], most_bytes: int) -> None:
+        self._make, self._most_bytes = make, most_bytes
+        self._results: OrderedDict[Any, tuple[R, int]] = OrderedDict()
+        self._lock = Lock()
+        self._hits = self._misses = self._bytes = 0
+        update_wrapper(self, make)
+
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R:
+        """The function's result."""
+        with self._lock:
+            found = self._results.get(arguments)
+            if found is not None:
+                self._results.move_to_end(arguments)
+                self._hits += 1
+                return found[0]
+            self._misses += 1
+        result = self._make(*arguments, **named)
+        size = ENTRY_BYTES + bytes_of(result)
+        if size <= self._most_bytes // 8 and not named:
+            with self._lock:
+                if arguments not in self._results:
+                    self._results[arguments] = result, size
+                    self._bytes += size
+                while self._bytes > self._most_bytes:
+                    self._bytes -= self._results.popitem(last=False)[1][1]
+        return result
+
+    def cache_info(self) -> CacheInfo:
+        """What was asked, and what is kept."""
+        return CacheInfo(self._hits, self._misses, self._bytes)
+
+    def cache_clear(self) -> None:
+        """Forget all results."""
+        with self._lock:
+            self._results.clear()
+            self._hits = self._misses = self._bytes = 0
+
+
+def kept(most_bytes: int) -> Callable[[Callable[P, R]], Kept[P, R]]:
+    """The decorator that makes a pure function a `Kept` one.
+
+    Examples
+    --------
+    >>> @kept(4096)
+    ... def squares(count):
+    ...     return tuple(i * i for i in range(count))
+    >>> squares(4), squares(4), len(squares(1000))
+    ((0, 1, 4, 9), (0, 1, 4, 9), 1000)
+    >>> squares.cache_info().hits, squares.cache_info().bytes < 4096
+    (1, True)
+    """
+    return lambda make: Kept(make, most_bytes)
+
+
+def bytes_of(value: Any) -> int:
+    """Bytes that `value` takes: an array's, or an object's with all that it holds.
+
+    Examples
+    --------
+    >>> bytes_of(range(10**9)) < 100 < bytes_of(tuple(range(1000)))
+    True
+    """
+    kind = type(value)
+    if kind in _SCALARS:
+        return sys.getsizeof(value)
+    if hasattr(value, "itemsize"):  # an array of any library
+        return ENTRY_BYTES + int(value.size * value.itemsize)
+    size = sys.getsizeof(value)
+    if isinstance(value, tuple | list):
+        return size + sum(map(bytes_of, value))
+    if isinstance(value, dict):
+        return size + sum(map(bytes_of, value.values()))
+    if hasattr(value, "__dict__"):
+        return size + bytes_of(vars(value))
+    return size + sum(bytes_of(getattr(value, name)) for name in getattr(kind, "__slots__", ()))
