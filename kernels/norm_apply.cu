@@ -1,7 +1,8 @@
-// A norm with its statistics known: z = activation((x - mean) / sqrt(var + eps) * weight + bias + residual)
+// A norm with its statistics known: z = activation((x - mean) * rstd * weight + bias + residual), with
+// rstd = 1 / sqrt(var + eps)
 //
 // Source       the definition, in its order of operations and without fused ones
-// Reads        x [N, G, C, P]; mean, var [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; residual [N, G, C, P]
+// Reads        x [N, G, C, P]; mean, var (rstd where `has_rstd`) [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; residual [N, G, C, P]
 //              where RESIDUAL is 1; any strides
 // Writes       z [N, G, C, P]
 // Mapping      see Tile in norm_tiles.cuh: a sum's place is that of one mean, variance, weight and bias, and what it
@@ -9,7 +10,7 @@
 // Bytes        x, residual and z once, parameters once a block; mean and var once a pack where they move among its
 //              elements
 // Determinism  one thread an element
-// Limits       none
+// Limits       x - mean overflows where |x| is more than half of the largest number
 #include "common.cuh"
 #include "params.cuh"
 #include "norms.cuh"
@@ -22,13 +23,14 @@ constexpr int HELD = PACK == 1 ? 3 * VALUES / 8 : VALUES / PACK;        // packs
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
            const acc_t* __restrict__ mean,         // [N or 1, G, 1, 1]
-           const acc_t* __restrict__ var,          // as mean
+           const acc_t* __restrict__ var,          // as mean; rstd where has_rstd
            const acc_t* __restrict__ weight,       // [1, G, C, 1] or null
            const acc_t* __restrict__ bias,         // as weight
            const scalar_t* __restrict__ residual,  // [N, G, C, P], or null where RESIDUAL is 0
            scalar_t* __restrict__ z,               // [N, G, C, P]
            const NormParams p) {
   __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS], factors[MOST_SUMS], terms[MOST_SUMS];
+  const auto reciprocal = [&](acc_t found) { return p.has_rstd ? found : reciprocal_deviation(found, p.eps); };
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   x += offset(kept, p.x_0, p.x_1, p.x_2, p.x_3);
@@ -51,7 +53,7 @@ norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
     const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
     if (!p.moves) {
       centres[local] = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
-      scales[local] = reciprocal_deviation(var[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)], p.eps);
+      scales[local] = reciprocal(var[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)]);
     }
     if (weight) factors[local] = weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)];
     if (bias) terms[local] = bias[offset(at, p.bias_0, p.bias_1, p.bias_2, p.bias_3)];
@@ -73,7 +75,7 @@ norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
       const index_t local = own.local + (ALONG ? e : 0);
       if (p.moves && (e == 0 || p.mean_3 != 0)) {
         moved_centre = mean[mean_at + e * p.mean_3];
-        moved_scale = reciprocal_deviation(var[var_at + e * p.rstd_3], p.eps);
+        moved_scale = reciprocal(var[var_at + e * p.rstd_3]);
       }
       const acc_t centre = p.moves ? moved_centre : centres[local], scale = p.moves ? moved_scale : scales[local];
       acc_t value = (widen(held[h].at[e]) - centre) * scale;

@@ -55,33 +55,45 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
       if (i < last) held[h] = load_pack<PACK>(from + i);
     }
 
-    Sum total[1] = {};
+    acc_t scale = 1, pivot;
+    Sum moments[2];  // of d, and of d^2
+    for (bool again = false;; again = true) {
+      Sum total[1] = {};
 #pragma unroll
-    for (int h = 0; h < HELD; ++h) {
-      if ((h * own.lanes + own.lane) * PACK >= last) continue;
-      acc_t terms[PACK];
+      for (int h = 0; h < HELD; ++h) {
+        if ((h * own.lanes + own.lane) * PACK >= last) continue;
+        acc_t terms[PACK];
 #pragma unroll
-      for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
-      total[0] = total[0] + paired(terms);
-    }
-    add_row(total, nullptr, 1, scratch, factors, own, p);
-    const acc_t pivot = rounded(total[0]) / n;
-
-    Sum moments[2] = {};  // of d, and of d^2
-#pragma unroll
-    for (int h = 0; h < HELD; ++h) {
-      if ((h * own.lanes + own.lane) * PACK >= last) continue;
-      acc_t terms[PACK], squares[PACK];
-#pragma unroll
-      for (int e = 0; e < PACK; ++e) {
-        terms[e] = widen(held[h].at[e]) - pivot;
-        squares[e] = terms[e] * terms[e];
+        for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
+        total[0] = total[0] + paired(terms);
       }
-      moments[0] = moments[0] + paired(terms);
-      moments[1] = moments[1] + paired(squares);
+      add_row(total, nullptr, 1, scratch, factors, own, p);
+      pivot = rounded(total[0]) / n;
+
+      moments[0] = moments[1] = Sum{};
+#pragma unroll
+      for (int h = 0; h < HELD; ++h) {
+        if ((h * own.lanes + own.lane) * PACK >= last) continue;
+        acc_t terms[PACK], squares[PACK];
+#pragma unroll
+        for (int e = 0; e < PACK; ++e) {
+          terms[e] = widen(held[h].at[e]) - pivot;
+          squares[e] = terms[e] * terms[e];
+        }
+        moments[0] = moments[0] + paired(terms);
+        moments[1] = moments[1] + paired(squares);
+      }
+      add_row(moments, nullptr, 1, scratch, factors, own, p);
+      if (again || SQUARES_FIT<scalar_t>) break;
+      scale = scale_for(rounded(moments[1]), n, p.eps);
+      if (!any_row(works && scale != 1, own, p)) break;
+#pragma unroll
+      for (int h = 0; h < HELD; ++h) {
+#pragma unroll
+        for (int e = 0; e < PACK; ++e) held[h].at[e] = narrow(widen(held[h].at[e]) * scale);
+      }
     }
-    add_row(moments, nullptr, 1, scratch, factors, own, p);
-    const Statistics found = statistics(pivot, rounded(moments[0]), rounded(moments[1]), n, p.eps);
+    const Statistics found = statistics(pivot, rounded(moments[0]), rounded(moments[1]), n, p.eps, scale);
 
     if (!works) continue;
     if (own.lane == 0 && own.segment == 0) {
@@ -95,6 +107,7 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
       if (weight) factor = weight[group * p.weight_g + own.segment * p.weight_c];
       if (bias) term = bias[group * p.bias_g + own.segment * p.bias_c];
     }
+    const acc_t centre = found.mean * scale, rstd_of_held = found.rstd / scale;
     scalar_t* const to = z + image * p.z_n + group * p.z_g + own.segment * p.length;
     const index_t residual_at = image * p.y_n + group * p.y_g + own.segment * p.length;
 #pragma unroll
@@ -110,7 +123,7 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
       }
 #pragma unroll
       for (int e = 0; e < PACK; ++e) {
-        acc_t value = (widen(held[h].at[e]) - found.mean) * found.rstd;
+        acc_t value = (widen(held[h].at[e]) - centre) * rstd_of_held;
         if (weight) value = value * (p.along ? by[e] : factor);
         if (bias) value = value + (p.along ? plus[e] : term);
         if (RESIDUAL) value = value + widen(added.at[e]);

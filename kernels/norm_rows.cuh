@@ -25,6 +25,12 @@ __device__ __forceinline__ RowThread row_thread(const NormRowParams& p) {
 
 __device__ __forceinline__ int lanes_of_leader(const RowThread& own) { return own.lanes < 32 ? own.lanes : 32; }
 
+// Whether any row is `marked` of those that wait for each other: the rows of a warp, or of the block.
+__device__ __forceinline__ bool any_row(bool marked, const RowThread& own, const NormRowParams& p) {
+  const bool is_in_warp = p.segments == 1 && own.lanes <= 32;
+  return is_in_warp ? __any_sync(0xffffffffu, marked) : __syncthreads_or(marked);
+}
+
 // The sums over a row's threads, each segment's times its factor, in each of the threads. All threads of the block call
 // it. `by_segment`, where there is one, gets the segment's sums as they are, for the thread of lane 0.
 template <int N>

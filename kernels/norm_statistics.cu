@@ -9,11 +9,12 @@
 // Reads        x [N, G, C, P], any strides
 // Writes       mean, var and rstd, size 1 along the reduced axes
 // Mapping      see Tile in norm_tiles.cuh; a block takes a part that its threads' registers hold. Where there are
-//              several, each leaves [m, sum(d), sum(d^2)], which norm_statistics_combine moves to one pivot and adds
+//              several, each leaves [m, sum(d), sqrt(sum(d^2) / n)], which have the range of x, and
+//              norm_statistics_combine moves them to one pivot and adds them
 // Bytes        x once: both passes over a part are over registers. Parts once: norm_statistics_combine holds the pivots
 //              of 256 parts of a sum, and reads those of further ones twice
 // Determinism  parts follow from sizes alone; within a part always the same pairs, then the parts in the same pairs
-// Limits       a sum of float32 values beyond 3.4e38 overflows, where the NumPy backend has float64
+// Limits       none: see scale_for in norms.cuh on values whose squares or sums leave the range of acc_t
 #include "common.cuh"
 #include "params.cuh"
 #include "norms.cuh"
@@ -40,7 +41,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
                 acc_t* __restrict__ rstd,        // [kept]
                 const NormParams p) {
   __shared__ Sum scratch[SCRATCH];
-  __shared__ acc_t results[3][MOST_SUMS];
+  __shared__ acc_t results[4][MOST_SUMS];
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   x += offset(kept, p.x_0, p.x_1, p.x_2, p.x_3);
@@ -54,35 +55,53 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
     held[h] = load_pack<PACK>(x + offset(at, p.x_0, p.x_1, p.x_2, p.x_3));
   }
 
-  Sum sums[EACH] = {};
-#pragma unroll
-  for (int h = 0; h < HELD; ++h) {
-    if (own.first + h * own.step >= own.last) continue;
-    acc_t terms[PACK];
-#pragma unroll
-    for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
-    add_terms(sums, terms);
-  }
-  add_threads(sums, scratch, own, p);
   const acc_t n = static_cast<acc_t>(own.count);
-  acc_t pivot[EACH];
+  acc_t pivot[EACH], scale[EACH];
+  Sum moments[2 * EACH];  // of d, then of d^2
+  for (bool again = false;; again = true) {
+    Sum sums[EACH] = {};
 #pragma unroll
-  for (int e = 0; e < EACH; ++e) pivot[e] = rounded(sums[e]) / n;
-
-  Sum moments[2 * EACH] = {};  // of d, then of d^2
+    for (int h = 0; h < HELD; ++h) {
+      if (own.first + h * own.step >= own.last) continue;
+      acc_t terms[PACK];
 #pragma unroll
-  for (int h = 0; h < HELD; ++h) {
-    if (own.first + h * own.step >= own.last) continue;
-    acc_t terms[PACK], squares[PACK];
-#pragma unroll
-    for (int e = 0; e < PACK; ++e) {
-      terms[e] = widen(held[h].at[e]) - pivot[ALONG ? e : 0];
-      squares[e] = terms[e] * terms[e];
+      for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
+      add_terms(sums, terms);
     }
-    add_terms(moments, terms);
-    add_terms(moments + EACH, squares);
+    add_threads(sums, scratch, own, p);
+#pragma unroll
+    for (int e = 0; e < EACH; ++e) {
+      pivot[e] = rounded(sums[e]) / n;
+      moments[e] = moments[EACH + e] = Sum{};
+    }
+
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+      if (own.first + h * own.step >= own.last) continue;
+      acc_t terms[PACK], squares[PACK];
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) {
+        terms[e] = widen(held[h].at[e]) - pivot[ALONG ? e : 0];
+        squares[e] = terms[e] * terms[e];
+      }
+      add_terms(moments, terms);
+      add_terms(moments + EACH, squares);
+    }
+    add_threads(moments, scratch, own, p);
+    if (again) break;
+    bool scales = false;
+#pragma unroll
+    for (int e = 0; e < EACH; ++e) {
+      scale[e] = SQUARES_FIT<scalar_t> ? 1 : scale_for(rounded(moments[EACH + e]), n, p.eps);
+      scales = scales || scale[e] != 1;
+    }
+    if (SQUARES_FIT<scalar_t> || !__syncthreads_or(scales && own.sum < p.kept)) break;
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) held[h].at[e] = narrow(widen(held[h].at[e]) * scale[ALONG ? e : 0]);
+    }
   }
-  add_threads(moments, scratch, own, p);
 
   // neighbouring threads write the results of neighbouring sums
 #pragma unroll
@@ -91,27 +110,33 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
     results[0][own.local + e] = pivot[e];
     results[1][own.local + e] = rounded(moments[e]);
     results[2][own.local + e] = rounded(moments[EACH + e]);
+    results[3][own.local + e] = scale[e];
   }
   __syncthreads();
   const index_t values = p.splits * part_length(p);
   for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
     const index_t sum = own.tile * p.sums + local, to = part_place(own, p) + local;
     if (sum >= p.kept) break;
+    const acc_t mean_part = results[0][local], sum_d = results[1][local], sum_dd = results[2][local];
+    const acc_t scaled = results[3][local];
     if (parts) {
-      for (int k = 0; k < 3; ++k) parts[k * values + to] = results[k][local];
+      parts[to] = mean_part / scaled;
+      parts[values + to] = sum_d / scaled;
+      parts[2 * values + to] = sqrt(sum_dd / n) / scaled;
     } else {
-      const Statistics found = statistics(results[0][local], results[1][local], results[2][local], n, p.eps);
+      const Statistics found = statistics(mean_part, sum_d, sum_dd, n, p.eps, scaled);
       write_statistics(found, sum, mean, var, rstd, p);
     }
   }
 }
 
-// One part of `size` elements, moved by `shift` to the pivot of all. Its values lie `values` apart from `part` on.
+// One part of `size` elements, times `scale` and moved by `shift` to the pivot of all. Its values lie `values` apart
+// from `part` on.
 __device__ __forceinline__ void add_part(Sum (&moments)[2], const acc_t* part, index_t values, acc_t shift,
-                                         index_t size) {
-  const acc_t n = static_cast<acc_t>(size), sum_d = part[values];
+                                         index_t size, acc_t scale) {
+  const acc_t n = static_cast<acc_t>(size), sum_d = part[values] * scale, root = part[2 * values] * scale;
   moments[0] = moments[0] + sum_d + n * shift;
-  moments[1] = moments[1] + part[2 * values] + shift * (2 * sum_d + n * shift);
+  moments[1] = moments[1] + n * root * root + shift * (2 * sum_d + n * shift);
 }
 
 extern "C" __global__ void __launch_bounds__(COMBINERS, 1)
@@ -126,39 +151,47 @@ norm_statistics_combine(const acc_t* __restrict__ parts,  // [3, splits, sums], 
   const index_t values = p.splits * p.sums;
   const acc_t* const pivots = parts + own.first;
 
-  // the mean of the parts' pivots is the pivot of all
-  Sum total[1] = {};
-  acc_t held[HELD_PIVOTS];
-#pragma unroll
-  for (int h = 0; h < HELD_PIVOTS; ++h) {
-    const index_t part = own.member + h * own.step;
-    if (part >= own.last) continue;
-    held[h] = pivots[part * p.sums];
-    total[0] = total[0] + held[h] * static_cast<acc_t>(part_size(part, p));
-  }
+  const acc_t n = static_cast<acc_t>(p.reduced);
   const index_t further = own.member + HELD_PIVOTS * own.step;
-  for (index_t part = further; part < own.last; part += own.step) {
-    total[0] = total[0] + pivots[part * p.sums] * static_cast<acc_t>(part_size(part, p));
-  }
-  add_combiners(total, scratch, own);
-  const acc_t pivot = rounded(total[0]) / static_cast<acc_t>(p.reduced);
-
-  // x - pivot = d + shift, summed over the n elements of each part
-  Sum moments[2] = {};
+  acc_t scale = 1, pivot;
+  Sum moments[2];
+  for (bool again = false;; again = true) {
+    // the mean of the parts' pivots is the pivot of all
+    Sum total[1] = {};
+    acc_t held[HELD_PIVOTS];
 #pragma unroll
-  for (int h = 0; h < HELD_PIVOTS; ++h) {
-    const index_t part = own.member + h * own.step;
-    if (part < own.last) add_part(moments, pivots + part * p.sums, values, held[h] - pivot, part_size(part, p));
+    for (int h = 0; h < HELD_PIVOTS; ++h) {
+      const index_t part = own.member + h * own.step;
+      if (part >= own.last) continue;
+      held[h] = pivots[part * p.sums] * scale;
+      total[0] = total[0] + held[h] * static_cast<acc_t>(part_size(part, p));
+    }
+    for (index_t part = further; part < own.last; part += own.step) {
+      total[0] = total[0] + pivots[part * p.sums] * scale * static_cast<acc_t>(part_size(part, p));
+    }
+    add_combiners(total, scratch, own);
+    pivot = rounded(total[0]) / n;
+
+    // x - pivot = d + shift, summed over the elements of each part
+    moments[0] = moments[1] = Sum{};
+#pragma unroll
+    for (int h = 0; h < HELD_PIVOTS; ++h) {
+      const index_t part = own.member + h * own.step;
+      if (part >= own.last) continue;
+      add_part(moments, pivots + part * p.sums, values, held[h] - pivot, part_size(part, p), scale);
+    }
+    for (index_t part = further; part < own.last; part += own.step) {
+      const acc_t* const at = pivots + part * p.sums;
+      add_part(moments, at, values, *at * scale - pivot, part_size(part, p), scale);
+    }
+    add_combiners(moments, scratch, own);
+    if (again) break;
+    scale = scale_for(rounded(moments[1]), n, p.eps);
+    if (!__syncthreads_or(own.last > 0 && scale != 1)) break;
   }
-  for (index_t part = further; part < own.last; part += own.step) {
-    const acc_t* const at = pivots + part * p.sums;
-    add_part(moments, at, values, *at - pivot, part_size(part, p));
-  }
-  add_combiners(moments, scratch, own);
 
   // neighbouring threads write neighbouring statistics
-  const acc_t n = static_cast<acc_t>(p.reduced);
-  const Statistics found = statistics(pivot, rounded(moments[0]), rounded(moments[1]), n, p.eps);
+  const Statistics found = statistics(pivot, rounded(moments[0]), rounded(moments[1]), n, p.eps, scale);
   if (own.member == 0) {
     results[0][own.local] = found.mean;
     results[1][own.local] = found.var;

@@ -69,8 +69,29 @@ __device__ __forceinline__ void add_lanes(Sum (&sums)[N], int lanes, int apart) 
   }
 }
 
-// Mean, biased variance and 1 / sqrt(variance + eps) of n values with the sums of d = x - pivot and of d^2. Rounding
-// cannot make the variance negative.
+// --- Statistics of values of any size --------------------------------------------------------------------------------
+
+// The squares of float32 values beyond 2^64 overflow, and those of values below 2^-63 lose digits. Where the sum of
+// squares shows that, a block makes its sums again, of values times a power of two: both scales leave room for the
+// squares of all values that call for them, and for sums of 2^31. Values that need none cost two comparisons a sum.
+constexpr bool IS_FLOAT = sizeof(acc_t) == 4;
+constexpr acc_t UP = static_cast<acc_t>(IS_FLOAT ? 0x1p96 : 0x1p768);
+constexpr acc_t DOWN = static_cast<acc_t>(IS_FLOAT ? 0x1p-96 : 0x1p-768);
+constexpr acc_t LARGEST = static_cast<acc_t>(IS_FLOAT ? 0x1.fffffep127 : 0x1.fffffffffffffp1023);
+constexpr acc_t SMALLEST = static_cast<acc_t>(IS_FLOAT ? 0x1p-103 : 0x1p-970);  // of a variance with all its digits
+
+template <typename T>
+constexpr bool SQUARES_FIT = false;  // those of all values that the type has
+template <>
+constexpr bool SQUARES_FIT<half_t> = true;
+
+// What n values are to be scaled by, whose squares about the mean add up to `squares`; 1 where they stay as they are.
+__device__ __forceinline__ acc_t scale_for(acc_t squares, acc_t n, double eps) {
+  if (!(squares <= LARGEST)) return DOWN;  // NaN as well: it may be inf - inf
+  return squares < n * (SMALLEST - static_cast<acc_t>(eps)) ? UP : 1;
+}
+
+// Mean, biased variance and 1 / sqrt(variance + eps). A variance beyond acc_t is infinite, its rstd is right.
 struct Statistics {
   acc_t mean, var, rstd;
 };
@@ -79,12 +100,20 @@ __device__ __forceinline__ acc_t reciprocal_deviation(acc_t var, double eps) {
   return 1 / sqrt(var + static_cast<acc_t>(eps));
 }
 
-__device__ __forceinline__ Statistics statistics(acc_t pivot, acc_t sum_d, acc_t sum_dd, acc_t n, double eps) {
-  const acc_t variance = (sum_dd - sum_d * sum_d / n) / n;
+// Of n values that were multiplied by `scale`, with the sums of d = x - pivot and of d^2. Rounding cannot make the
+// variance negative.
+__device__ __forceinline__ Statistics statistics(acc_t pivot, acc_t sum_d, acc_t sum_dd, acc_t n, double eps,
+                                                 acc_t scale) {
+  const acc_t mean_d = sum_d / n, scaled = (sum_dd - sum_d * mean_d) / n, back = 1 / scale;
+  const acc_t variance = scaled < 0 ? 0 : scaled;  // NaN stays
   Statistics result;
-  result.mean = pivot + sum_d / n;
-  result.var = variance < 0 ? 0 : variance;  // NaN stays
+  result.mean = (pivot + mean_d) * back;
+  result.var = variance * back * back;
   result.rstd = reciprocal_deviation(result.var, eps);
+  const acc_t sum = result.var + static_cast<acc_t>(eps);
+  if (!(sum >= SMALLEST && sum <= LARGEST)) {
+    result.rstd = scale / sqrt(variance + static_cast<acc_t>(eps) * scale * scale);
+  }
   return result;
 }
 

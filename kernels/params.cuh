@@ -189,6 +189,7 @@ struct NormParams {
   index_t moves;                                // whether mean and rstd move along a reduced axis
   index_t weighs;                               // whether the sums have yet to be multiplied by weight
   index_t groups;                               // N * G sums of parts: G
+  index_t has_rstd;                             // whether norm_apply is given rstd in place of the variance
   index_t activation;                           // one of those of bias_activation.cuh
   double negative_slope;
   double eps;                                   // added to the variance

@@ -529,8 +529,11 @@ Rows = list[list[tuple[int, float]]]  # for each output position its (input posi
 def nearest_source(o: int, size: int, out: int, scale: float | None, mode: str) -> int:
     """The input position that output position o copies.
 
-    As in PyTorch, float32 rounds the error of 1 / scale away before the floor.
+    As in PyTorch, float32 rounds the error of 1 / scale away before the floor, and "nearest" goes by the sizes where an
+    axis keeps or doubles its size.
     """
+    if mode == "nearest" and out in (size, 2 * size):
+        scale = None
     centre = o + 0.5 if mode == "nearest-exact" else o
     source = centre * (1 / scale) if scale else centre * size / out
     return min(math.floor(np.float32(source)), size - 1)

@@ -29,3 +29,12 @@ def stored_like(xp: Any, values: Any, like: Any, dtype: Any = None) -> Any:
     stored = xp.empty_like(like, dtype=dtype, shape=values.shape)
     stored[...] = values
     return stored
+
+
+def channels_are_inner(x: Any) -> bool:
+    """Whether neighbouring channels of x [N, G, C, P] are nearer to each other in memory than neighbouring positions.
+
+    Steps of 0, as broadcasting makes them, say nothing about the order of the axes.
+    """
+    _, g, c, p = (abs(step) if size > 1 else 0 for step, size in zip(x.strides, x.shape, strict=True))
+    return bool(p > max(g, c) > 0)

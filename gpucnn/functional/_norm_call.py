@@ -136,7 +136,7 @@ class NormCall(Call):
         """Output by the images' own statistics, and these, [N, C, 1, 1]; updates the running ones."""
         geometry = NormGeometry(shape, ROW)
         y, mean, var, rstd = self.forward(geometry)
-        if shape[0]:
+        if shape[0] and running[0] is not None:
             unbiased = var * (geometry.count / (geometry.count - 1))
             self.update(running, mean.mean(axis=(0, 2, 3)), unbiased.mean(axis=(0, 2, 3)))
         return y, mean, rstd

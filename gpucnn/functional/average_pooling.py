@@ -363,7 +363,8 @@ def lp_pool_nd(
     -----
     As in PyTorch, it is ``(avg_pool(x**p) * taps) ** (1 / p)``. So no absolute value is taken: where p is odd, a sum
     may be negative, which gives NaN; pass ``abs(x)`` for a norm. And a window that overhangs under `ceil_mode` counts
-    as if it were full of its mean. PyTorch has neither `padding` nor `dilation` here.
+    as if it were full of its mean. PyTorch has neither `padding` nor `dilation` here. Powers are taken in the dtype,
+    or float32 for 16 bits: where their sum is beyond it, the result is infinite, as in PyTorch.
 
     Examples
     --------

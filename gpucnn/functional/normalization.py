@@ -76,6 +76,8 @@ def batch_norm(
     -----
     ``y = (x - mean) / sqrt(var + eps) * weight + bias`` with the biased variance, taken in two passes. `momentum` is
     PyTorch's: what Chainer calls ``decay`` is 1 - momentum. An empty batch leaves the running statistics alone.
+    Values whose squares leave the range of the dtype are normalised all the same, up to half of its largest number;
+    `running_var` is then infinite, as in PyTorch.
 
     References
     ----------

@@ -301,6 +301,8 @@ def interpolate(
     As PyTorch's with ``antialias=False`` and ``recompute_scale_factor=None``: a given `scale_factor` sets the
     coordinates itself, though the output's size is rounded. Sample positions are exact for every dtype, where PyTorch
     rounds those of float32 images to float32; so ``"nearest"`` can differ by one sample at a few sizes (2 to 82).
+    With ``"nearest"``, an axis that keeps or doubles its size goes by the sizes, whatever the factor; PyTorch does so
+    for 2-d images and in every gradient. A sample of weight 0 is not read: its NaN or infinity reaches no output.
 
     Examples
     --------

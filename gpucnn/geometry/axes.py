@@ -200,8 +200,9 @@ def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) ->
     """Output o copies input ``floor((o + centre) * size / out)``, or ``/ factor`` where the caller gave one.
 
     The ratio of two sizes is taken exactly, and what ``1 / factor`` rounds off moves no sample either: 37 / 3.7 is 10.
+    With a centre of 0, an axis that keeps or doubles its size goes by the sizes, whatever the factor, as in PyTorch.
     """
-    if factor is None or factor * size == out:
+    if factor is None or factor * size == out or (centre == 0 and out in (size, 2 * size)):
         return InterpolationAxis(size, out, Fraction(size, out), centre)
     return InterpolationAxis(size, out, (1.0 + 2**-40) / factor, centre)
 

@@ -80,28 +80,15 @@ class _Namespace:
         """`out` as it is, or with its channels last, if that is such an array; else a new one."""
         out = self._out
         if out is not None and out.dtype == dtype:
-            for array in (out, self._xp.moveaxis(out, 1, -1)) if out.ndim > 2 else (out,):
+            # images with their channels last, and those of [N, G, C, P]
+            orders = (out, self._xp.moveaxis(out, 1, -1), self._xp.moveaxis(out, -1, 1)) if out.ndim > 2 else (out,)
+            for array in orders:
                 if array.shape == tuple(shape) and array.flags.c_contiguous:
                     self._out = None
                     return array
         return self._xp.empty(shape, dtype)
 
-    def empty_like(self, prototype: Array) -> Array:
-        """`out`, if it is in the form of `prototype` and without gaps; else a new array."""
-        out = self._out
-        if out is not None and (out.shape, out.strides, out.dtype) == (
-            prototype.shape, prototype.strides, prototype.dtype
-        ) and _has_no_gaps(out):  # fmt: skip
-            self._out = None
-            return out
-        return self._xp.empty_like(prototype)
-
 
 def _steps(array: Array) -> list[int]:
     """The strides of the axes that are longer than 1."""
     return [step for step, size in zip(array.strides, array.shape, strict=True) if size > 1]
-
-
-def _has_no_gaps(array: Array) -> bool:
-    reach = sum((size - 1) * step for size, step in zip(array.shape, array.strides, strict=True))
-    return min(array.strides, default=1) > 0 and reach == (array.size - 1) * array.itemsize

@@ -18,6 +18,7 @@ from gpucnn.backends.cuda.launching import Fields, Layout, Work, launch, layout
 from gpucnn.backends.cuda.runtime import Array, Runtime
 from gpucnn.backends.cuda.sources import Kernel
 from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import channels_are_inner
 from gpucnn.geometry import NormGeometry
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ class Dim(NamedTuple):
     size: int
     is_reduced: bool
     steps: tuple[int, ...]
+
+
+def _empty(runtime: Runtime, x: Array) -> Array:
+    """A new array for a result in the shape of x [N, G, C, P]: without gaps, whatever the steps of x are."""
+    if not channels_are_inner(x):
+        return runtime.xp.empty(x.shape, x.dtype)
+    n, g, c, p = x.shape
+    return runtime.xp.empty((n, p, g, c), x.dtype).transpose(0, 2, 3, 1)
 
 
 def memory_order(x: Layout) -> Axes:
@@ -115,16 +124,19 @@ class Tiling(NamedTuple):
 _NAMES = ("x", "y", "z", "added", "mean", "rstd", "weight", "bias", "sum")
 _WHOLE = ("x", "y", "z", "added")  # arrays of the shape of x
 _PLAIN = (("PACK", 1), ("ALONG", 0))  # what kernels are told that add parts
-_REST: Fields = {"divisor": 1, "weighs": 0, "groups": 1, "activation": 0, "negative_slope": 0.0, "eps": 0.0}
+_REST: Fields = {
+    "divisor": 1, "weighs": 0, "groups": 1, "has_rstd": 0, "activation": 0, "negative_slope": 0.0, "eps": 0.0
+}  # fmt: skip
 
 
 def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
     """Who takes what of a reduction of x over `axes`; `arrays` are those that a kernel reads and writes beside x."""
     given = {"x": x, **arrays}
-    dims = joined(x, axes, [given.get(name) for name in _NAMES])
+    lead = arrays.get("z") or x  # what is written has no gaps, where x may be broadcast
+    dims = joined(lead, axes, [given.get(name) for name in _NAMES])
     whole = [array for name in _WHOLE if (array := given.get(name)) is not None]
     kept, reduced = (prod(x.shape[axis] for axis in range(4) if (axis in axes) == side) for side in (False, True))
-    pack = _pack(x, whole)
+    pack = _pack(lead, whole)
     inner, is_along = _run(dims, reduced=False), bool(dims) and not dims[-1].is_reduced
     run = 1 if is_along else _run(dims, reduced=True)
     beside = inner if is_along else _run([dim for dim in dims if not dim.is_reduced], reduced=False)
@@ -321,12 +333,14 @@ def _apply_work(
     bias: Layout | None,
     residual: Layout | None,
     z: Layout,
-    eps: float,
+    eps: float | None,
     activation: Activation,
 ) -> Work:
+    """By the variance and eps, or by rstd, which is in the variance's place where eps is None."""
     arrays = {"y": residual, "mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
     held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
-    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(eps=eps), residual, activation)
+    facts: Fields = {"has_rstd": 1} if eps is None else {"eps": eps}
+    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(**facts), residual, activation)
 
 
 def _backward_apply_work(
@@ -358,7 +372,7 @@ def norm_apply(
     negative_slope: float,
 ) -> Array:
     """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, in the dtype and memory order of x."""
-    y = backend.runtime.xp.empty_like(x)
+    y = _empty(backend.runtime, x)
     arrays = (x, mean, var, weight, bias, residual, y)
     launch(backend.runtime, APPLY, x.dtype, arrays, _apply_work, eps, _activation(activation, negative_slope))
     return y
@@ -372,7 +386,10 @@ def _activation(activation: str, negative_slope: float) -> Activation:
 
 
 def _rows(x: Array, geometry: NormGeometry, held: int, *others: Array) -> bool:
-    """Whether a norm over rows can hold them whole: they lie in one piece in x and in other arrays, and are small."""
+    """Whether a norm over rows can hold them whole: they lie in one piece in x and in other arrays, and are small.
+
+    A result in the order of such an x is in C order, so that its rows lie in one piece as well.
+    """
     if geometry.axes == (0, 2, 3) or not all(_in_pieces(array) for array in (x, *others)):
         return False
     return select.norm_rows(*_segments(x.shape), held, accumulator(x.dtype).itemsize) is not None
@@ -464,10 +481,10 @@ def norm_forward(
 ) -> tuple[Array, Array, Array, Array]:
     """Output by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
     runtime, chosen = backend.runtime, _activation(activation, negative_slope)
-    y = runtime.xp.empty_like(x)  # first, for it may be the caller's own array, which none of the others is to become
+    y = _empty(runtime, x)  # first, for it may be the caller's own array, which none of the others is to become
     if not _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
         mean, var, rstd = norm_statistics(backend, x, geometry, eps)
-        launch(runtime, APPLY, x.dtype, (x, mean, var, weight, bias, residual, y), _apply_work, eps, chosen)
+        launch(runtime, APPLY, x.dtype, (x, mean, rstd, weight, bias, residual, y), _apply_work, None, chosen)
         return y, mean, var, rstd
     mean, var, rstd = (runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3))
     launch(runtime, ROWS, x.dtype, (x, weight, bias, residual, y, mean, var, rstd), _rows_work, eps, chosen)
@@ -497,7 +514,7 @@ def norm_activation_backward(
     negative_slope: float,
 ) -> Array:
     """The gradient by the activation's input, in the memory order of x: one pass over the arrays."""
-    z, chosen = backend.runtime.xp.empty_like(x), _activation(activation, negative_slope)
+    z, chosen = _empty(backend.runtime, x), _activation(activation, negative_slope)
     arrays = (grad_y, x, mean, rstd, weight, bias, residual, z)
     launch(backend.runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, chosen)
     return z
@@ -542,7 +559,7 @@ class _Backward:
 
     def _input(self, weight: Array | None, sums: Sums, weighs: bool) -> Array:
         """grad_x by the closed form; `weighs` says that the sums are yet to be multiplied by weight."""
-        grad_x = self.runtime.xp.empty_like(self.x)
+        grad_x = _empty(self.runtime, self.x)
         count = max(1, self.geometry.count)  # an empty batch has none
         arrays = (*self.arrays, weight, *sums, grad_x)
         launch(self.runtime, BACKWARD_APPLY, self.x.dtype, arrays, _backward_apply_work, count, weighs)
@@ -552,7 +569,7 @@ class _Backward:
         self, weight: Array | None, needs_input: bool, needs_affine: bool
     ) -> tuple[Array | None, Array | None, Array | None]:
         x, mean, runtime = self.x, self.arrays[2], self.runtime
-        grad_x = runtime.xp.empty_like(x) if needs_input else None
+        grad_x = _empty(runtime, x) if needs_input else None
         parts: Sums | tuple[None, None] = (None, None)
         if needs_affine:
             splits = _rows_backward_blocks(*map(layout, self.arrays)) if _segments(x.shape)[2] else x.shape[0]

@@ -6,6 +6,9 @@ statistics, which threads take, and a piece is summed and then normalised while 
 
 BLAS adds up runs of at most `RUN` values, and float64 what they come to. Where a mean is more than `FAR` deviations
 away from zero it is first taken away: variances and results are as exact with a large mean as without one.
+
+Where squares leave the range of the dtype, as those of float32 values beyond 1e19 do, sums are made again of values
+times a power of two. The statistics show where that is so: usual values are read no more often for it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import channels_are_inner
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.elementwise import activate, masked
 from gpucnn.backends.numpy.memory import Array, Block
@@ -41,21 +45,27 @@ def norm_statistics(x: Array, geometry: NormGeometry, eps: float) -> tuple[Array
     """Mean, biased variance and ``1 / sqrt(var + eps)`` over ``geometry.axes``, as axes of size 1."""
     view = _View(x, geometry.axes)
     xs, pieces = view.of(x), view.pieces
-    moments: list[Any] = [None] * len(pieces)
 
-    def task(number: int) -> None:
-        moments[number] = _moments(_dense(xs[pieces[number]], view.wide, "x"))
+    def moments(scale: Array | None) -> tuple[Array, Array]:
+        parts: list[Any] = [None] * len(pieces)
 
-    view.run(task, range(len(pieces)))
-    count, mean, square = (np.zeros(view.statistics) for _ in range(3))
-    for piece, (part_mean, part_square) in zip(pieces, moments, strict=True):  # Chan's update, in the order of pieces
-        part, values = (piece[0], _ALL, piece[2]), xs[piece].size / part_mean.size
-        count[part] += values
-        away = part_mean - mean[part]
-        mean[part] += away * (values / count[part])
-        square[part] += part_square + away * away * (values * (1 - values / count[part]))
-    var = (square / max(1, view.count))[:, 0].astype(view.wide)
-    return mean[:, 0].astype(view.wide), var, _reciprocal(var, eps)
+        def task(number: int) -> None:
+            piece = pieces[number]
+            by = None if scale is None else _statistic(scale, piece)
+            parts[number] = _moments(_scaled(_dense(xs[piece], view.wide, "x"), by))
+
+        view.run(task, range(len(pieces)))
+        count, mean, square = (np.zeros(view.statistics) for _ in range(3))
+        for piece, (part_mean, part_square) in zip(pieces, parts, strict=True):  # Chan's update, in the order of pieces
+            part, values = (piece[0], _ALL, piece[2]), xs[piece].size / part_mean.size
+            count[part] += values
+            away = part_mean - mean[part]
+            mean[part] += away * (values / count[part])
+            square[part] += part_square + away * away * (values * (1 - values / count[part]))
+        return mean, square
+
+    mean, var, rstd = _statistics(moments, max(1, view.count), eps, view.wide)
+    return mean[:, 0], var[:, 0], rstd[:, 0]
 
 
 def _reciprocal(var: Array, eps: float) -> Array:
@@ -110,23 +120,22 @@ def norm_forward(
     if not view.whole:
         mean, var, rstd = norm_statistics(x, geometry, eps)
         return _apply(x, mean, rstd, weight, bias, finish), mean, var, rstd
-    y, mean, var = view.empty(), np.empty(view.statistics, view.wide), np.empty(view.statistics, view.wide)
+    y, statistics = view.empty(), [np.empty(view.statistics, view.wide) for _ in range(3)]
     xs, ys, finish = view.of(x), view.of(y), _seen(finish, view)
     factor, term = _lifted(weight), _lifted(bias)
 
     def task(piece: Block) -> None:
         values = _dense(xs[piece], view.wide, "x")
-        centre, spread = _statistic(mean, piece), _statistic(var, piece)
-        centre[...], square = _moments(values)
-        np.divide(square, view.count, out=spread, casting="same_kind")
+        found = _statistics(lambda scale: _moments(_scaled(values, scale)), view.count, eps, view.wide)
+        for array, part in zip(statistics, found, strict=True):
+            _statistic(array, piece)[...] = part
+        mean, _, rstd = found
         with _written(ys[piece], view.wide) as out:
-            _normalise(
-                values, centre, _reciprocal(spread, eps), _parameter(factor, piece), _parameter(term, piece), out
-            )
+            _normalise(values, mean, rstd, _parameter(factor, piece), _parameter(term, piece), out)
             _finish(out, piece, *finish)
 
     view.run(task, view.pieces)
-    return y, mean[:, 0], var[:, 0], _reciprocal(var[:, 0], eps)
+    return y, *(array[:, 0] for array in statistics)  # type: ignore[return-value]
 
 
 def norm_activation_backward(
@@ -195,13 +204,13 @@ def _backward(
 
     def operands(piece: Block) -> Operands:
         grad, values = _dense(grads[piece], view.wide, "grad"), _dense(xs[piece], view.wide, "x")
-        scale = _statistic(rstd, piece)
-        return grad, *_centred(values, _statistic(mean, piece), scale), scale, _parameter(factor, piece)
+        given = _centred(values, _statistic(mean, piece), _statistic(rstd, piece))
+        return grad, *given, _parameter(factor, piece)
 
     def write(piece: Block, given: Operands, share_gh: Array, share_g: Array) -> None:
         if grad_x is not None:
             with _written(view.of(grad_x)[piece], view.wide) as out:
-                _gradient(*given, share_gh, share_g, out)
+                _gradient(*given, _statistic(rstd, piece), share_gh, share_g, out)
 
     def task(number: int) -> None:
         given = operands(pieces[number])
@@ -239,8 +248,7 @@ class _View:
     """
 
     def __init__(self, x: Array, axes: tuple[int, ...]) -> None:
-        steps = [abs(step) if size > 1 else 0 for size, step in zip(x.shape, x.strides, strict=True)]
-        self.like, self.rows, self.last = x, axes == ROW, steps[3] > max(steps[1:3]) > 0
+        self.like, self.rows, self.last = x, axes == ROW, channels_are_inner(x)
         self.wide = accumulator(x.dtype)
         n, g, c, p = x.shape
         inner = p if self.last else 1
@@ -400,6 +408,34 @@ def _moments(x: Array) -> tuple[Array, Array]:
     return mean, np.maximum(square, 0)
 
 
+def _statistics(
+    moments: Callable[[Array | None], tuple[Array, Array]], count: int, eps: float, dtype: np.dtype[Any]
+) -> tuple[Array, Array, Array]:
+    """Mean, biased variance and reciprocal standard deviation in `dtype`, of the moments of values times a scale.
+
+    None is a scale of 1; another one has the shape of the statistics, and leaves room for all squares that need it.
+    """
+    limits = np.finfo(dtype)
+    up = 2.0 ** (3 * limits.maxexp // 4)
+    least, most = limits.tiny / limits.eps, limits.max  # of variances with all their digits
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, square = moments(None)
+        var = (square / count).astype(dtype)
+        shown = var + eps
+        fits = (least <= shown) & (shown <= most)  # not where it is NaN
+        if fits.all():
+            return mean.astype(dtype), var, _reciprocal(var, eps)
+        scale = np.where(fits, 1.0, np.where(shown < least, up, 1 / up))
+        mean, square = moments(scale)
+        scaled = square / count
+        var = (scaled / scale / scale).astype(dtype)
+        shown = var + eps
+        fits = (least <= shown) & (shown <= most)
+        with np.errstate(divide="ignore"):
+            rstd = np.where(fits, _reciprocal(var, eps), scale / np.sqrt(scaled + eps * scale * scale))
+        return (mean / scale).astype(dtype), var, rstd.astype(dtype)
+
+
 def _gradient_sums(
     grad: Array, x: Array, mean: Array, rstd: Array, weight: Array | None
 ) -> tuple[Array, Array, Array, Array]:
@@ -445,7 +481,7 @@ def _row_gradient_sums(
 
 def _normalise(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, out: Array) -> None:
     """``(x - mean) * rstd * weight + bias`` as one product and one sum."""
-    x, mean = _centred(x, mean, rstd)
+    x, mean, rstd = _centred(x, mean, rstd)
     if x.shape[1:3] == (1, 1) and x.shape[4] == 1:  # rows: scale and shift are matrices of rank 1 and 2
         b, i = len(x), x.shape[3]
         factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
@@ -469,10 +505,21 @@ def _finish(out: Array, piece: Block, residual: Array | None, activation: str, n
 
 
 def _gradient(
-    grad: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, share_gh: Array, share_g: Array, out: Array
+    grad: Array,
+    x: Array,
+    mean: Array,
+    scaled_rstd: Array,
+    weight: Array | None,
+    rstd: Array,
+    share_gh: Array,
+    share_g: Array,
+    out: Array,
 ) -> None:
-    """The closed form as x * a + b + grad * c; the shares are the means of g * h and g (`norm_backward_input`)."""
-    slope = -rstd * rstd * share_gh
+    """The closed form as x * a + b + grad * c; the shares are the means of g * h and g (`norm_backward_input`).
+
+    Of x, mean and `scaled_rstd`, as `_centred` returns them, comes h; `rstd` is that of the norm.
+    """
+    slope = -rstd * scaled_rstd * share_gh
     shift = (-rstd * share_g - slope * mean).astype(x.dtype)
     np.multiply(x, _spread(slope.astype(x.dtype), x), out=out)
     out += _spread(shift, x)
@@ -487,11 +534,28 @@ def _gradient(
     out += scaled
 
 
-def _centred(x: Array, mean: Array, rstd: Array) -> tuple[Array, Array]:
-    """Both as they are, or with the mean taken away from them where it is large: sums then cancel no digits."""
-    if (abs(mean) * rstd <= FAR).all():
-        return x, mean
-    return _less(x, mean), np.zeros_like(mean)
+def _centred(x: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
+    """All as they are, or with a mean of 0 where it is large, and an rstd of 1 to 2 where that is far from 1.
+
+    The mean is taken away from x: sums then cancel no digits. And x is multiplied by a power of two, that which rstd is
+    divided by: products of x and of rstd then stay within the range of the dtype.
+    """
+    far = 2.0 ** (np.finfo(x.dtype).maxexp // 4)
+    if not ((rstd * far >= 1) & (rstd <= far)).all():
+        scale = np.ldexp(x.dtype.type(0.5), np.frexp(rstd)[1])
+        x, mean, rstd = _scaled(x, scale), mean * scale, rstd / scale
+    with np.errstate(over="ignore"):
+        is_near = (abs(mean) * rstd <= FAR).all()
+    if is_near:
+        return x, mean, rstd
+    return _less(x, mean), np.zeros_like(mean), rstd
+
+
+def _scaled(x: Array, scale: Array | None) -> Array:
+    """X itself, or its product with `scale` in scratch."""
+    if scale is None:
+        return x
+    return np.multiply(x, _spread(scale.astype(x.dtype), x), out=memory.scratch("scaled", x.shape, x.dtype))
 
 
 def _less(x: Array, mean: Array) -> Array:

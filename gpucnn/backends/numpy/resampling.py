@@ -147,7 +147,7 @@ def _add_blocks(grad: Array, each: _Pass, grad_x: Array) -> None:
 
 def _blend(x: Array, each: _Pass) -> Array:
     low, high, weight = _blended(x, each)
-    result: Array = x.take(low, axis=each.dim) * (1 - weight) + x.take(high, axis=each.dim) * weight
+    result: Array = _weighed(x.take(low, axis=each.dim), 1 - weight) + _weighed(x.take(high, axis=each.dim), weight)
     return result
 
 
@@ -156,11 +156,19 @@ def _add_up(grad: Array, each: _Pass) -> Array:
     grad_x = np.zeros((*grad.shape[:dim], axis.size, *grad.shape[dim + 1 :]), grad.dtype)
     if axis.blends:
         low, high, weight = _blended(grad, each)
-        _add_runs(grad * (1 - weight), low, dim, grad_x)
-        _add_runs(grad * weight, high, dim, grad_x)
+        _add_runs(_weighed(grad, 1 - weight), low, dim, grad_x)
+        _add_runs(_weighed(grad, weight), high, dim, grad_x)
     else:
         _add_runs(grad, nearest(axis), dim, grad_x)
     return grad_x
+
+
+def _weighed(x: Array, weight: Array) -> Array:
+    """The product, and 0 where the weight is 0, also of what is infinite or NaN."""
+    with np.errstate(invalid="ignore"):
+        product: Array = x * weight
+    np.copyto(product, 0, where=weight == 0)
+    return product
 
 
 def _blended(like: Array, each: _Pass) -> tuple[Array, Array, Array]:
