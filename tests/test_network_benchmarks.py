@@ -217,8 +217,8 @@ START = {"weight": np.ones(4, np.float32), "count": np.array(0)}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"gradient of weight": np.full(4, 0.6, np.float32)}, "gradient of weight differs by 0.2 of norm 1"),
-        ({"weight": np.full(4, 0.88, np.float32)}, "the change of weight differs by 0.04 of norm 0.2"),
+        ({"gradient of weight": np.full(4, 0.65, np.float32)}, "gradient of weight differs by 0.3 of norm 1"),
+        ({"weight": np.full(4, 0.87, np.float32)}, "the change of weight differs by 0.06 of norm 0.2"),
         ({"weight": np.ones(4, np.float32)}, "the change of weight differs by 0.2 of norm 0.2"),
         ({"loss": np.float32(2.001)}, "loss differs by 0.001 of norm 2"),
         ({"count": np.array(0)}, "the change of count differs by 1"),

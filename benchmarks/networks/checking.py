@@ -11,8 +11,9 @@ from benchmarks.networks.subject import Array
 
 OUTPUT_TOLERANCE = 1e-4
 # A rectifier's gradient jumps at 0. Where two implementations round a sum to different sides of 0, gradients differ by
-# more than rounding, and norms over few values amplify that: by up to 3 % in ResNet-18 on four images of 64×64.
-GRADIENT_TOLERANCE = 0.1
+# more than rounding, and norms amplify that: by 5 % between PyTorch's two memory orders in ResNet-50 and MobileNetV2.
+# What lacks a term or is scaled wrongly differs by much of its norm.
+GRADIENT_TOLERANCE = 0.2
 LEAST_SHARE = 1e-3  # of the largest norm of a gradient: smaller ones are what is left where terms cancel
 
 

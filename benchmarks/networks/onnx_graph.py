@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.networks.subject import Array
 from gpucnn import nn
 from gpucnn.nn.models import BasicBlock, Bottleneck, InvertedResidual
 
@@ -65,14 +65,12 @@ class _Walk:
                 ends = [self.chain(way, x) for way in module.branches()]
                 return self.node("Add", ends, x.size) if len(ends) > 1 else ends[0]
             case nn.Conv2d():
-                weights = [self.constant(module.weight.data)]
-                weights += [] if module.bias is None else [self.constant(module.bias.data)]
-                return self.windowed("Conv", [x, *weights], module, group=module.groups)
+                return self.windowed("Conv", [x, *self.weights(module)], module, group=module.groups)
             case nn.MaxPool2d():
                 return self.windowed("MaxPool", [x], module, ceil_mode=int(module.ceil_mode))
             case nn.BatchNorm2d():
-                arrays = (module.weight.data, module.bias.data, module.running_mean, module.running_var)
-                inputs = [x, *map(self.constant, arrays)]
+                statistics = map(self.constant, (module.running_mean, module.running_var))
+                inputs = [x, *self.weights(module), *statistics]
                 return self.node("BatchNormalization", inputs, x.size, epsilon=module.eps)
             case nn.ReLU():
                 return self.node("Relu", [x], x.size)
@@ -84,8 +82,7 @@ class _Walk:
             case nn.Flatten():
                 return self.node("Flatten", [x], (), axis=module.start_dim)
             case nn.Linear():
-                inputs = [x, self.constant(module.weight.data), self.constant(module.bias.data)]
-                return self.node("Gemm", inputs, (), transB=1)
+                return self.node("Gemm", [x, *self.weights(module)], (), transB=1)
             case nn.Dropout():
                 return x
         raise TypeError(f"graph_of: {type(module).__name__} is none of the modules that it knows")
@@ -123,7 +120,11 @@ class _Walk:
         y = self.node("MatMul", [self.constant(rows), x], (output_size[0], x.size[1]))
         return self.node("MatMul", [y, self.constant(columns.T)], output_size)
 
-    def constant(self, array: Array) -> Value:
+    def weights(self, module: Any) -> list[Value]:
+        """Weight and bias as constants; the weight alone where there is no bias."""
+        return [self.constant(each.data) for each in (module.weight, module.bias) if each is not None]
+
+    def constant(self, array: Any) -> Value:
         """An array that the graph holds."""
         import onnx
 
@@ -142,7 +143,7 @@ class _Walk:
         return Value(output, size)
 
 
-def averages(size: int, out: int) -> Array:
+def averages(size: int, out: int) -> NDArray[np.float32]:
     """The matrix [out, size] of adaptive average pooling along one axis."""
     matrix = np.zeros((out, size), np.float32)
     for o in range(out):

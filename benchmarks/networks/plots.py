@@ -49,10 +49,10 @@ def _figure(run: Run, records: list[Record]) -> Any:
     figure = plt.figure(figsize=(WIDTH_INCHES, height))
     top = height - HEAD_INCHES
     for operation, members in panels.items():
-        bottom = top - heights[operation] + 0.45
-        box = (LABEL_INCHES, bottom, WIDTH_INCHES - LABEL_INCHES - 0.2, _inches(members))
-        scale = (WIDTH_INCHES, height, WIDTH_INCHES, height)
-        axes = figure.add_axes([inches / of for inches, of in zip(box, scale, strict=True)])
+        bottom, inches = top - heights[operation] + 0.45, _inches(members)
+        width = WIDTH_INCHES - LABEL_INCHES - 0.2
+        box = (LABEL_INCHES / WIDTH_INCHES, bottom / height, width / WIDTH_INCHES, inches / height)
+        axes = figure.add_axes(box)
         _bars(axes, TITLES[operation], members, run.subjects, colours)
         top -= heights[operation]
     device = run.environment["device"]

@@ -47,16 +47,23 @@ def run(
         subject = make_subject(network)
         multiply_adds = subject.multiply_adds()
         for case in operations:
-            start = time.perf_counter()
-            outcomes, ready = check(case, subject, runners)
-            if case.operation == "training_step":
-                outcomes |= {provider: with_peak(outcomes[provider], each) for provider, each in ready.items()}
-            schedule.overhead_s += time.perf_counter() - start
-            calls = {provider: each.call for provider, each in ready.items()}
-            timings = interleave(calls, schedule.share(), max_rounds, PATIENCE_S) if calls else {}
-            schedule.done += 1
-            timed = [replace(outcome, timing=timings.get(provider)) for provider, outcome in outcomes.items()]
-            yield record_of(case, subject, multiply_adds, timed)
+            outcomes = measured(case, subject, runners, schedule, max_rounds)
+            yield record_of(case, subject, multiply_adds, outcomes)
+
+
+def measured(
+    case: NetworkCase, subject: Subject, runners: Mapping[Provider, Runner], schedule: Schedule, max_rounds: int
+) -> list[Outcome]:
+    """Check and time all implementations; what they hold is freed before the next case."""
+    start = time.perf_counter()
+    outcomes, ready = check(case, subject, runners)
+    if case.operation == "training_step":
+        outcomes |= {provider: with_peak(outcomes[provider], each) for provider, each in ready.items()}
+    schedule.overhead_s += time.perf_counter() - start
+    calls = {provider: each.call for provider, each in ready.items()}
+    timings = interleave(calls, schedule.share(), max_rounds, PATIENCE_S) if calls else {}
+    schedule.done += 1
+    return [replace(outcome, timing=timings.get(provider)) for provider, outcome in outcomes.items()]
 
 
 def check(

@@ -58,14 +58,14 @@ def make_subject(network: Network) -> Subject:
 
     model = network.model(models, SEED).eval()
     rng = np.random.default_rng(SEED)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for values, low, high in (
-                (module.weight.data, 0.5, 1.5),
-                (module.bias.data, -0.5, 0.5),
-                (module.running_mean, -0.5, 0.5),
-                (module.running_var, 0.5, 2.0),
-            ):
-                values[...] = rng.uniform(low, high, values.shape)
+    norms: list[Any] = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        for values, low, high in (
+            (norm.weight.data, 0.5, 1.5),
+            (norm.bias.data, -0.5, 0.5),
+            (norm.running_mean, -0.5, 0.5),
+            (norm.running_var, 0.5, 2.0),
+        ):
+            values[...] = rng.uniform(low, high, values.shape)
     images = rng.standard_normal((network.batch, 3, network.size, network.size), np.float32)
     return Subject(network, model, images, rng.integers(network.classes, size=network.batch))
