@@ -1,4 +1,4 @@
-"""Benchmarks of gpucnn on the layers of real networks.
+"""Benchmarks of gpucnn on the layers of real networks, and on whole networks.
 
 ``python -m benchmarks`` measures, on the GPU where there is one; ``pytest benchmarks/`` runs the cases under
 pytest-benchmark.
@@ -10,10 +10,12 @@ pytest-benchmark.
 `checking`              float64 expectations, independent of every provider, and the comparison
 `providers`             one small class per implementation: gpucnn, PyTorch, ONNX Runtime
 `timing`, `session`     the CPU: interleaved medians, limits; prepare, check, time within a budget
-`gpu`                   the same on a GPU, in processes that may be lost with it
+`networks`              whole networks on the CPU: inference and training steps
+`gpu`                   layers on a GPU, in processes that may be lost with it
 `environment`           thread count, device name, versions
 `results`, `targets`    what a run leaves: records, ratios, means, JSON; what a GPU's should reach
 `report`, `plots`       terminal and Markdown tables; figures
+`formatting`            numbers as tables show them
 `progress`              what is seen meanwhile
 `publishing`            the files of a run, exit codes
 `kernel_profile`        what the kernels do to memory, counted in the simulator

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks import environment
 from benchmarks.cases import Case, select
 from benchmarks.layers import Device, Tier
+from benchmarks.networks.cases import NetworkCase, select_networks
 from benchmarks.publishing import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
@@ -26,7 +27,7 @@ from benchmarks.publishing import (
 )
 
 if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
 
@@ -37,7 +38,8 @@ if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
 RESULTS = Path(__file__).parent / "results"
 REQUIRED = ("numpy", "rich", "matplotlib", "threadpoolctl")
 
-# Seconds for the cases themselves; imports, limits and figures add about ten.
+# Seconds for the layers' cases themselves; imports, limits and figures add about ten. Whole networks have a budget of
+# their own in `benchmarks.networks.session`.
 BUDGET_S: dict[Tier, float] = {"quick": 9.0, "default": 150.0, "full": 600.0}
 MAX_ROUNDS: dict[Tier, int] = {"quick": 9, "default": 15, "full": 25}
 
@@ -48,8 +50,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Compare gpucnn with the other implementations that are installed, on the "
-        "layers of real networks. Each result is checked before it is timed.",
-        epilog="Exit status: 0, 1 for a wrong result or a failure, 2 for a mistaken call, "
+        "layers of real networks and, on the CPU, on whole networks. Each result is checked before it is timed.",
+        epilog="On two cores a run takes some seven minutes: four for the layers, three for the whole networks, which "
+        "--filter 'whole network' measures alone. "
+        "Exit status: 0, 1 for a wrong result or a failure, 2 for a mistaken call, "
         "130 when interrupted (what was measured is kept).",
     )
     size = parser.add_mutually_exclusive_group()
@@ -98,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     if options.list:
         device: Device = "cpu" if choose_device(options.device)[0] == "cpu" else "gpu"
-        return list_cases(select(options.tier, options.filters, device))
+        networks = select_networks(options.tier, options.filters) if device == "cpu" else []
+        return list_cases(select(options.tier, options.filters, device), networks)
     missing = [module for module in REQUIRED if find_spec(module) is None]
     if missing:
         print(f"needs {', '.join(missing)}: pip install 'gpucnn[bench]'", file=sys.stderr)
@@ -117,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from rich.console import Console
 
+    from benchmarks import session
+    from benchmarks.networks import session as network_session
     from benchmarks.results import Run
     from benchmarks.timing import measure_limits
 
@@ -127,8 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAULT if run.faults else 0
 
     provider_words, case_filters = split_filters(options.filters)
-    cases = select(options.tier, case_filters)
-    if not cases:
+    cases, networks = select(options.tier, case_filters), select_networks(options.tier, case_filters)
+    if not cases and not networks:
         console.print("no case matches; see --list", style="red")
         return EXIT_USAGE
     providers = load_providers(threads, [*options.providers, *provider_words], console)
@@ -142,7 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             style="yellow",
         )
     limits = measure_limits(threads, providers)
-    records, interrupted = measure(cases, providers, limits, options.tier, console)
+    tier, rounds = options.tier, MAX_ROUNDS[options.tier]
+    measured = session.run(cases, providers, BUDGET_S[tier], rounds)
+    records, interrupted = measure(cases, measured, providers, limits, console)
+    network_records: list[Record] = []
+    if not interrupted:
+        measured = network_session.run(networks, providers, network_session.BUDGET_S[tier], rounds)
+        network_records, interrupted = measure(networks, measured, providers, limits, console)
     if not interrupted:  # again, for the first measurement may have met a busy neighbour
         limits = limits.raised_by(measure_limits(threads, providers))
     filtered = bool(options.filters or options.providers)
@@ -153,12 +166,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment=facts,
         limits=limits,
         records=tuple(records),
+        networks=tuple(network_records),
     )
-    if records:
+    if run.all_records:
         stem = environment.slug(environment.device_name(), threads)
         keep(run, options, file_stem(options.tier, stem, filtered, interrupted), console)
     if interrupted:
-        console.print(f"interrupted after {len(records)} of {len(cases)} cases", style="red")
+        total = len(cases) + len(networks)
+        console.print(f"interrupted after {len(run.all_records)} of {total} cases", style="red")
         return EXIT_INTERRUPTED
     return EXIT_FAULT if run.faults else 0
 
@@ -177,13 +192,15 @@ def choose_device(wanted: str) -> tuple[str, str]:
     return "cpu", f"measuring on the CPU, for there is no GPU to measure on: {reason}"
 
 
-def list_cases(cases: Sequence[Case]) -> int:
+def list_cases(cases: Sequence[Case], networks: Sequence[NetworkCase]) -> int:
     for case in cases:
         print(
             f"{case.id:48} {case.family:24} {case.flops / 1e9:8.2f} GFLOP "
             f"{case.least_bytes / 1e6:8.1f} MB   {case.shapes}"
         )
-    print(f"{len(cases)} cases")
+    for network in networks:
+        print(f"{network.id:48} {network.family:49} {network.shapes}")
+    print(f"{len(cases) + len(networks)} cases")
     return 0
 
 
@@ -201,21 +218,25 @@ def load_providers(threads: int, names: Sequence[str], console: Console) -> list
 
 
 def measure(
-    cases: Sequence[Case],
+    cases: Sequence[Case | NetworkCase],
+    measured: Iterator[Record],
     providers: Sequence[Provider],
     limits: Limits,
-    tier: Tier,
     console: Console,
 ) -> tuple[list[Record], bool]:
-    """The records, and whether the user stopped the run; a bar in a terminal, else plain lines."""
+    """The records, and whether the user stopped the run; a bar in a terminal, else plain lines.
+
+    `measured` gives the record of each of `cases` in turn.
+    """
     from benchmarks.progress import Shown
-    from benchmarks.session import run
 
     subjects = [p.name for p in providers if p.ours] or [providers[0].name]
     records: list[Record] = []
+    if not cases:
+        return records, False
     try:
         with Shown([case.id for case in cases], subjects, console) as shown:
-            for record in run(cases, providers, BUDGET_S[tier], MAX_ROUNDS[tier]):
+            for record in measured:
                 records.append(record)
                 shown.record(record, limits)
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from benchmarks.layers import (
     DTYPE_BYTES,
@@ -42,9 +42,8 @@ class Case:
     @property
     def id(self) -> str:
         """For example ``resnet-50/conv1/backward_weight``, with ``/float16`` behind it for another dtype."""
-        network = re.sub(r"[^a-z0-9.+]+", "-", self.layer.network.lower())
         dtype = "" if self.dtype == "float32" else f"/{self.dtype}"
-        return f"{network}/{self.layer.name}/{self.operation}{dtype}"
+        return f"{slug(self.layer.network)}/{self.layer.name}/{self.operation}{dtype}"
 
     @property
     def dtypes(self) -> tuple[str, str]:
@@ -78,18 +77,47 @@ class Case:
         return " -> ".join("x".join(map(str, shape)) for shape in sides)
 
 
+class Named(Protocol):
+    """What filters look at."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def family(self) -> str: ...
+
+
+AnyCase = TypeVar("AnyCase", bound=Named)
+
+
+def slug(network: str) -> str:
+    """The name of a network as identifiers have it."""
+    return re.sub(r"[^a-z0-9.+]+", "-", network.lower())
+
+
+def chosen(cases: Iterable[AnyCase], filters: Iterable[str]) -> list[AnyCase]:
+    """The cases whose id or family contains every filter.
+
+    Words joined by a comma are alternatives: ``--filter vgg,alexnet --filter forward``.
+    """
+    alternatives = [[word for word in text.lower().split(",") if word] for text in filters]
+    return [
+        case
+        for case in cases
+        if all(any(word in f"{case.id} {case.family}" for word in words) for words in alternatives)
+    ]
+
+
 def select(
     tier: Tier = "default",
     filters: Iterable[str] = (),
     device: Device = "cpu",
     layers: Sequence[Layer] | None = None,
 ) -> list[Case]:
-    """The cases of `tier` and of those below it whose id or family contains every filter.
+    """The cases of `tier` and of those below it that `filters` leave, as `chosen` reads them.
 
-    Words joined by a comma are alternatives: ``--filter vgg,alexnet --filter forward``. On a GPU those come first that
-    its targets are about, and float16 follows float32.
+    On a GPU those come first that its targets are about, and float16 follows float32.
     """
-    alternatives = [[word for word in text.lower().split(",") if word] for text in filters]
     included = TIERS[: TIERS.index(tier) + 1]
     cases = [
         Case(layer, operation, layer.batch(device), dtype)
@@ -101,11 +129,7 @@ def select(
     ]
     if device == "gpu":
         cases.sort(key=_place_on_gpu)
-    return [
-        case
-        for case in cases
-        if all(any(word in f"{case.id} {case.family}" for word in words) for words in alternatives)
-    ]
+    return chosen(cases, filters)
 
 
 # Of a GPU's run, should its time be short: the families in the order of what a user gains by their kernels.

@@ -59,6 +59,7 @@ def keep(run: Run, options: argparse.Namespace, stem: str, console: Console) -> 
 
 def publish(run: Run, stem: Path, readme: Path | None, console: Console) -> None:
     """Print the tables; write the Markdown table and the figures beside the JSON."""
+    from benchmarks.networks.plots import draw_networks
     from benchmarks.plots import draw
     from benchmarks.report import markdown_report, print_report, update_readme
 
@@ -66,7 +67,7 @@ def publish(run: Run, stem: Path, readme: Path | None, console: Console) -> None
     stem.parent.mkdir(parents=True, exist_ok=True)
     details = stem.with_name(stem.name + ".md")
     details.write_text(markdown_report(run))
-    written = [details, *draw(run, stem)]
+    written = [details, *draw(run, stem), *draw_networks(run, stem)]
     console.print("wrote " + ", ".join(path.name for path in written), highlight=False)
     if readme:
         target = Path(os.path.relpath(details.resolve(), readme.resolve().parent))

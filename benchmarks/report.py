@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.formatting import coloured, milliseconds, ratio_text
+from benchmarks.networks.report import markdown_networks, print_networks
 from benchmarks.results import REFERENCE, Ratios, Record, Row, Run, Summary, by_family, by_group, rows_of, summarize
 from benchmarks.targets import COPY_SHARE, HOST_OVER_RAW, HOST_S, Reached, reached
 
@@ -97,16 +99,6 @@ def row_cells(row: Row) -> list[str]:
     ]
 
 
-def milliseconds(seconds: float) -> str:
-    """Three significant digits without an exponent."""
-    value = seconds * 1e3
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def ratio_text(ratio: float | None) -> str:
-    return "" if ratio is None else f"{ratio:.2f}"
-
-
 def span_text(ratios: Ratios | None) -> str:
     """The least and the largest ratio of a single case."""
     return "" if ratios is None else f"{ratios.lowest:.2f} to {ratios.highest:.2f}"
@@ -173,6 +165,7 @@ def print_report(run: Run, console: Console) -> None:
         own = [row for row in rows if row.subject == subject]
         if own:
             console.print(_case_table(subject, own))
+    print_networks(run, console)
     for record, outcome in run.faults:
         console.print(
             f"[bold red]{outcome.status.upper()}[/] {escape(record.id)}, "
@@ -200,8 +193,8 @@ def _case_table(subject: str, rows: list[Row]) -> Table:
     table.add_column("best peer", no_wrap=True)
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         cells = row_cells(row)
-        cells[4] = _coloured(row.reference_ratio, cells[4])
-        cells[5] = _coloured(row.ratio, cells[5])
+        cells[4] = coloured(row.reference_ratio, cells[4])
+        cells[5] = coloured(row.ratio, cells[5])
         last_of_family = following is not None and following.record.family != row.record.family
         table.add_row(
             f"{row.record.network} {row.record.layer}",
@@ -220,8 +213,8 @@ def _summary_table(subject: str, kind: str, summaries: list[Summary]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for summary in summaries:
         cells = summary_cells(summary)
-        cells[4] = _coloured(summary.reference and summary.reference.mean, cells[4])
-        cells[6] = _coloured(summary.best and summary.best.mean, cells[6])
+        cells[4] = coloured(summary.reference and summary.reference.mean, cells[4])
+        cells[6] = coloured(summary.best and summary.best.mean, cells[6])
         table.add_row(*cells)
     return table
 
@@ -236,12 +229,6 @@ def _target_table(subject: str, rows: list[Row], cache_bytes: int) -> Table:
         ]
         table.add_row(*cells)
     return table
-
-
-def _coloured(ratio: float | None, text: str) -> str:
-    if ratio is None:
-        return text
-    return f"[{'green' if ratio >= 1 else 'yellow' if ratio >= 0.5 else 'red'}]{text}[/]"
 
 
 def markdown_summary(run: Run, kinds: Kinds = KINDS) -> str:
@@ -277,10 +264,23 @@ def _markdown_targets(rows: list[Row], cache_bytes: int) -> str:
 def markdown_report(run: Run) -> str:
     """The whole result for a reader of the repository."""
     lines = [f"# {title(run)}", "", headline(run), ""]
-    lines += [_sentence(legend(run)), "", "## Geometric means", ""]
-    lines += [markdown_summary(run), "", "## Cases", ""]
+    lines += [_sentence(legend(run)), ""]
+    if run.networks:
+        lines += ["## Whole networks", "", markdown_networks(run), ""]
+    if run.records:
+        lines += ["## Geometric means", "", markdown_summary(run), "", "## Cases", "", *_markdown_cases(run)]
+    if run.faults:
+        lines += ["", "## Faults", ""]
+        lines += [f"- {r.id}, {o.provider}, {o.status}: {o.note}" for r, o in run.faults]
+    if run.unreached:
+        lines += ["", "## Not reached in the time that there was", "", ", ".join(run.unreached)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_cases(run: Run) -> list[str]:
+    """The lines of the table of all cases."""
     gpu_headings = " warm ms | host µs | over raw |" if run.on_gpu else ""
-    lines += [
+    lines = [
         f"| case | operation | shapes | ms | spread | rate | of limit | to {REFERENCE} | to best | best peer |"
         + gpu_headings,
         "| --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |" + " --: |" * gpu_headings.count("|"),
@@ -292,12 +292,7 @@ def markdown_report(run: Run) -> str:
         operation = record.operation.replace("_", " ") + ("" if record.dtype == "float32" else f", {record.dtype}")
         cells = [name, operation, record.shapes, *row_cells(row), *(_gpu_cells(row) if run.on_gpu else ())]
         lines.append(f"| {' | '.join(cells)} |")
-    if run.faults:
-        lines += ["", "## Faults", ""]
-        lines += [f"- {r.id}, {o.provider}, {o.status}: {o.note}" for r, o in run.faults]
-    if run.unreached:
-        lines += ["", "## Not reached in the time that there was", "", ", ".join(run.unreached)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _gpu_cells(row: Row) -> list[str]:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from benchmarks.cases import Case
 from benchmarks.timing import Limits, Timing
 
-SCHEMA = 2
-READ_SCHEMAS = (1, 2)  # the first has no figures of a GPU
+SCHEMA = 3
+READ_SCHEMAS = (1, 2, 3)  # the first has no figures of a GPU, the second no whole networks
 REFERENCE = "PyTorch"  # the peer that every table names beside the quickest: PyTorch as it comes, NCHW
 
 Status = Literal["timed", "refused", "wrong", "failed"]
@@ -24,6 +24,7 @@ class Outcome:
     """What became of one provider on one case; `note` says why it was not timed.
 
     On a GPU `timing` is from a cold cache, `warm` from a warm one, and `host` what the host spends on a call.
+    `peak_bytes` is the peak of memory that a whole network's training step takes, where the system counts it.
     """
 
     provider: str
@@ -33,6 +34,7 @@ class Outcome:
     note: str = ""
     warm: Timing | None = None
     host: Timing | None = None
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ class Record:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that is written to ``<device>.json``; `unreached` are the cases that the time did not suffice for."""
+    """Everything that is written to ``<device>.json``.
+
+    `records` are of layers, `networks` of whole networks; `unreached` are the cases that the time did not suffice for.
+    """
 
     tier: str
     complete: bool  # not filtered, not interrupted
@@ -79,6 +84,7 @@ class Run:
     limits: Limits
     records: tuple[Record, ...]
     unreached: tuple[str, ...] = ()
+    networks: tuple[Record, ...] = ()
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
@@ -90,7 +96,8 @@ class Run:
         if schema not in READ_SCHEMAS:
             raise ValueError(f"{path.name} has schema {schema}, expected {' or '.join(map(str, READ_SCHEMAS))}")
         data["limits"] = Limits(**data["limits"])
-        data["records"] = tuple(record_from(record) for record in data["records"])
+        for section in ("records", "networks"):
+            data[section] = tuple(record_from(record) for record in data.get(section, ()))
         data["unreached"] = tuple(data.get("unreached", ()))
         return Run(**data)
 
@@ -104,9 +111,14 @@ class Run:
         return int(self.environment["device"].get("l2_bytes", 0))
 
     @property
+    def all_records(self) -> tuple[Record, ...]:
+        """Those of layers, then those of whole networks."""
+        return (*self.records, *self.networks)
+
+    @property
     def subjects(self) -> list[str]:
         """The providers that the tables are about: gpucnn's own or, without it, the first."""
-        outcomes = [outcome for record in self.records for outcome in record.outcomes]
+        outcomes = [outcome for record in self.all_records for outcome in record.outcomes]
         names = [outcome.provider for outcome in outcomes if outcome.ours]
         names = names or [outcome.provider for outcome in outcomes[:1]]
         return list(dict.fromkeys(names))
@@ -116,7 +128,7 @@ class Run:
         """Every wrong result and every failure."""
         return [
             (record, outcome)
-            for record in self.records
+            for record in self.all_records
             for outcome in record.outcomes
             if outcome.status in ("wrong", "failed")
         ]

@@ -19,7 +19,7 @@ from benchmarks.providers import Call, Provider
 SAMPLE_S = 1e-3  # a sample repeats its call until it lasts this long
 MIN_ROUNDS = 3
 MAX_ROUNDS = 25
-PATIENCE_S = 3.0  # a case whose least rounds would take longer gets a single one
+PATIENCE_S = 3.0  # a layer whose least rounds would take longer gets a single one
 WARM_S = 20e-3  # untimed calls before each sample; a virtual machine's idle CPU takes that long to come back
 MOST_UNTIMED = 1000
 PAUSE_S = 12e-3  # lets the threads of the provider before come to rest: those of OpenMP spin for some 10 ms
@@ -49,10 +49,15 @@ class Timing:
         return (self.p80 - self.p20) / self.median
 
 
-def interleave(calls: Mapping[Provider, Call], budget_s: float, max_rounds: int = MAX_ROUNDS) -> dict[Provider, Timing]:
+def interleave(
+    calls: Mapping[Provider, Call],
+    budget_s: float,
+    max_rounds: int = MAX_ROUNDS,
+    patience_s: float = PATIENCE_S,
+) -> dict[Provider, Timing]:
     """Time every call, one sample of each per round, for about `budget_s` seconds in all.
 
-    `MIN_ROUNDS` rounds are run whatever the budget, unless they would try the user's patience.
+    `MIN_ROUNDS` rounds are run whatever the budget; a single one if these would take longer than `patience_s`.
     The order rotates from round to round.
     """
     order = list(calls)
@@ -66,7 +71,7 @@ def interleave(calls: Mapping[Provider, Call], budget_s: float, max_rounds: int 
         once[provider] = seconds
         repeats[provider] = max(1, math.ceil(SAMPLE_S / seconds))
         turn_s += PAUSE_S + seconds * (repeats[provider] + warming(seconds))
-    least = MIN_ROUNDS if MIN_ROUNDS * turn_s <= PATIENCE_S else 1
+    least = MIN_ROUNDS if MIN_ROUNDS * turn_s <= patience_s else 1
     rounds = min(max(int(budget_s / turn_s), least), max_rounds)
 
     samples: dict[Provider, list[float]] = {provider: [] for provider in order}

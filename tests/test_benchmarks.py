@@ -531,7 +531,7 @@ def test_json_keeps_everything(small_run, tmp_path):
     path = tmp_path / "run.json"
     small_run.save(path)
     assert Run.load(path) == small_run
-    path.write_text(path.read_text().replace('"schema": 2', '"schema": 99'))
+    path.write_text(path.read_text().replace('"schema": 3', '"schema": 99'))
     with pytest.raises(ValueError, match="schema 99"):
         Run.load(path)
 

@@ -53,46 +53,56 @@ class OnnxRuntime(Provider):
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
         node, fed, constants = _describe(case, arrays)
-        session = self._session(node, fed, constants)
-        binding = session.io_binding()
-        for name, array in fed.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        binding.bind_output("output", "cpu")
-
-        def call() -> Any:
-            session.run_with_iobinding(binding)
-            return binding
-
-        return call
+        return bind(make_session(_graph(node, fed, constants), self.threads), fed)
 
     def results(self, returned: Any) -> list[npt.NDArray[Any]]:
         return list(returned.copy_outputs_to_cpu())
 
-    def _session(self, node: Any, fed: Arrays, constants: Arrays) -> Any:
-        import onnx
-        import onnxruntime
 
-        types = {
-            np.dtype(np.float32): onnx.TensorProto.FLOAT,
-            np.dtype(np.int64): onnx.TensorProto.INT64,
-        }
-        graph = onnx.helper.make_graph(
-            [node],
-            "layer",
-            [onnx.helper.make_tensor_value_info(name, types[array.dtype], array.shape) for name, array in fed.items()],
-            [onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)],
-            [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
-        )
-        model = onnx.helper.make_model(
-            graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
-        )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        # Its threads may spin within a run, not afterwards, when another provider is measured.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def make_session(graph: Any, threads: int) -> Any:
+    """The runtime's session of an ONNX graph, with all optimisations, confined to `threads` threads."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Its threads may spin within a run, not afterwards, when another provider is measured.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def bind(session: Any, fed: Arrays) -> Call:
+    """A run of the session on the arrays of `fed`, which returns what holds its "output"."""
+    binding = session.io_binding()
+    for name, array in fed.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(array))
+    binding.bind_output("output", "cpu")
+
+    def call() -> Any:
+        session.run_with_iobinding(binding)
+        return binding
+
+    return call
+
+
+def _graph(node: Any, fed: Arrays, constants: Arrays) -> Any:
+    """A graph of one node."""
+    import onnx
+
+    types = {
+        np.dtype(np.float32): onnx.TensorProto.FLOAT,
+        np.dtype(np.int64): onnx.TensorProto.INT64,
+    }
+    return onnx.helper.make_graph(
+        [node],
+        "layer",
+        [onnx.helper.make_tensor_value_info(name, types[array.dtype], array.shape) for name, array in fed.items()],
+        [onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
 
 
 def _describe(case: Case, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:

@@ -19,7 +19,7 @@ STAGES = [(1, 8, 1, 1), (6, 16, 2, 2), (3, 16, 1, 1)]
 
 
 class Case(NamedTuple):
-    """A network, the same with torch.nn (given `torch_twins`), and an input."""
+    """A network, the same with torch.nn (given `benchmarks.networks.pytorch`), and an input."""
 
     model: Callable[..., nn.Module]
     twin: Callable[[Any], Any]
@@ -77,7 +77,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def twins(torch: Any) -> Any:
-    return importlib.import_module("torch_twins")
+    return importlib.import_module("benchmarks.networks.pytorch")
 
 
 def _twin(torch: Any, make: Callable[[], Any], dtype: str, seed: int = 0) -> Any:

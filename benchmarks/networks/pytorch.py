@@ -1,6 +1,7 @@
-"""The networks of `gpucnn.nn.models`, written with torch.nn: what state dicts, logits and gradients are held against.
+"""The networks of `gpucnn.nn.models`, written with torch.nn: peers of the benchmarks and of the tests.
 
-Imported by tests that have the `torch` fixture only.
+Parameters and buffers have the names that gpucnn's have, torchvision's where it has the network. Importing this module
+imports PyTorch.
 """
 
 from __future__ import annotations

@@ -1,0 +1,47 @@
+"""Memory of the process and its peaks, where the system counts them: on Linux."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+PEAK_RESET = Path("/proc/self/clear_refs")
+
+
+def held_bytes() -> int | None:
+    """What the process has allocated, once what was freed has gone back to the system; None where it is not counted."""
+    _give_back()
+    return _counted("RssAnon")
+
+
+def growth_during(call: Callable[[], object]) -> int | None:
+    """The peak of the process's memory while a call runs, above what it was before; None where it is not counted."""
+    _give_back()
+    before = _counted("VmRSS")
+    try:
+        PEAK_RESET.write_text("5")  # the peak is now what is in memory now
+    except OSError:
+        return None
+    call()
+    peak = _counted("VmHWM")
+    return None if before is None or peak is None else peak - before
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where the C library can be asked to."""
+    gc.collect()
+    with suppress(AttributeError, OSError, TypeError):  # other C libraries than GNU's have no such function
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _counted(name: str) -> int | None:
+    """A line of the process's status, in bytes."""
+    if not STATUS.exists():
+        return None
+    match = re.search(rf"^{name}:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+    return int(match[1]) * 1024 if match else None

@@ -1,0 +1,171 @@
+"""The implementations that run a network; each is one small class.
+
+Adding one: subclass `Runner` and name it in `RUNNERS` beside the provider whose threads and version it has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.networks.subject import Array, Subject
+from benchmarks.providers import Call, Provider
+from benchmarks.providers.gpucnn import GpucnnNumpy
+from benchmarks.providers.onnx_runtime import OnnxRuntime, bind, make_session
+from benchmarks.providers.pytorch import PyTorch, PyTorchChannelsLast, in_channels_last
+
+LEARNING_RATE = 1e-4  # small, so that the many steps of a run stay finite
+MOMENTUM = 0.9
+
+Results = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A call to check and to time, and its results by name once it has returned.
+
+    An inference has "logits"; a training step has "loss", "gradient of NAME" for each parameter, and the state after it
+    by name.
+    """
+
+    call: Call
+    results: Callable[[Any], Results]
+
+
+class Runner(ABC):
+    """One implementation of whole networks."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def refuses(self, operation: str) -> str | None:
+        """Why this implementation does not take an operation, or None."""
+        return None
+
+    def prepare(self, subject: Subject, operation: str) -> Prepared:
+        """What a user would do once, with a copy of the subject's weights."""
+        return self.inference(subject) if operation == "inference" else self.training_step(subject)
+
+    @abstractmethod
+    def inference(self, subject: Subject) -> Prepared:
+        """The logits of the batch, in evaluation mode, with nothing kept for a backward."""
+
+    @abstractmethod
+    def training_step(self, subject: Subject) -> Prepared:
+        """Forward in training mode, cross entropy, backward, and a step of gradient descent with momentum."""
+
+
+class GpucnnNetwork(Runner):
+    def inference(self, subject: Subject) -> Prepared:
+        from gpucnn import nn
+
+        model = subject.copied_model().eval()
+
+        def call() -> Any:
+            with nn.inference():
+                return model(subject.images)
+
+        return Prepared(call, lambda logits: {"logits": logits})
+
+    def training_step(self, subject: Subject) -> Prepared:
+        from gpucnn import nn
+
+        model = subject.copied_model().train()
+        model.needs_input_grad = False  # the images are data
+        loss = nn.CrossEntropyLoss()
+        optimizer = nn.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+
+        def call() -> Any:
+            optimizer.zero_grad()
+            value = loss(model(subject.images), subject.labels)
+            model.backward(loss.backward())
+            optimizer.step()
+            return value
+
+        def results(value: Any) -> Results:
+            gradients = {f"gradient of {name}": parameter.grad for name, parameter in model.named_parameters()}
+            return {"loss": np.asarray(value), **gradients, **model.state_dict()}
+
+        return Prepared(call, results)
+
+
+class PyTorchNetwork(Runner):
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        import torch
+
+        self.torch: Any = torch
+
+    def in_order(self, tensor: Any) -> Any:
+        """The tensor in this implementation's memory order."""
+        return tensor
+
+    def inference(self, subject: Subject) -> Prepared:
+        model, images = self._twin(subject).eval(), self.in_order(self.torch.from_numpy(subject.images))
+
+        def call() -> Any:
+            with self.torch.inference_mode():
+                return model(images)
+
+        return Prepared(call, lambda logits: {"logits": logits.numpy()})
+
+    def training_step(self, subject: Subject) -> Prepared:
+        model, images = self._twin(subject).train(), self.in_order(self.torch.from_numpy(subject.images))
+        labels = self.torch.from_numpy(subject.labels)
+        optimizer = self.torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+
+        def call() -> Any:
+            optimizer.zero_grad()
+            loss = self.torch.nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        def results(loss: Any) -> Results:
+            gradients = {f"gradient of {name}": value.grad.numpy() for name, value in model.named_parameters()}
+            state = {name: value.numpy() for name, value in model.state_dict().items()}
+            return {"loss": loss.detach().numpy(), **gradients, **state}
+
+        return Prepared(call, results)
+
+    def _twin(self, subject: Subject) -> Any:
+        """The network of torch.nn with the subject's weights; no random ones are drawn first."""
+        from benchmarks.networks import pytorch
+
+        with self.torch.device("meta"):
+            model = subject.network.twin(pytorch)
+        tensors = {name: self.torch.from_numpy(np.array(array)) for name, array in subject.state.items()}
+        model.load_state_dict({name: self.in_order(tensor) for name, tensor in tensors.items()}, assign=True)
+        return model.requires_grad_()
+
+
+class PyTorchNetworkChannelsLast(PyTorchNetwork):
+    def in_order(self, tensor: Any) -> Any:
+        return in_channels_last(tensor, self.torch)
+
+
+class OnnxRuntimeNetwork(Runner):
+    def refuses(self, operation: str) -> str | None:
+        return "no gradients" if operation == "training_step" else None
+
+    def inference(self, subject: Subject) -> Prepared:
+        from benchmarks.networks.onnx_graph import graph_of
+
+        session = make_session(graph_of(subject.model, subject.images.shape), self.threads)
+        call = bind(session, {"input": subject.images})
+        return Prepared(call, lambda bound: {"logits": bound.copy_outputs_to_cpu()[0]})
+
+    def training_step(self, subject: Subject) -> Prepared:
+        raise NotImplementedError("ONNX Runtime has no gradients")
+
+
+RUNNERS: dict[type[Provider], type[Runner]] = {
+    GpucnnNumpy: GpucnnNetwork,
+    PyTorch: PyTorchNetwork,
+    PyTorchChannelsLast: PyTorchNetworkChannelsLast,
+    OnnxRuntime: OnnxRuntimeNetwork,
+}
