@@ -19,7 +19,7 @@ import numpy as np
 from gpucnn import functional as F
 from gpucnn import nn
 from gpucnn.data import digits
-from gpucnn.examples._report import add_threads, threads
+from gpucnn.examples._report import add_threads, parse, threads
 
 Host = np.ndarray[Any, Any]
 
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="file of an earlier run to load instead of training")
     parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
     add_threads(parser)
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     with threads(options.threads):
         run(options)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from gpucnn.installing import optional
 from gpucnn.nn.module import Array, LoadResult, Module
 
 Host = np.ndarray[Any, Any]
@@ -247,14 +248,9 @@ def _with_arrays(value: Any, arrays: Mapping[str, Host]) -> Any:
 # --- Files --------------------------------------------------------------------------------------------------------
 
 
-def _safetensors(op: str) -> ModuleType:
-    try:
-        import safetensors.numpy
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"{op}: the package safetensors is not installed, expected it from pip install 'gpucnn[train]'"
-        ) from None
-    return safetensors
+def _safetensors(op: str) -> Any:
+    optional(op, "safetensors.numpy", "train")
+    return import_module("safetensors")
 
 
 def _write(op: str, path: File, arrays: Mapping[str, Host], metadata: dict[str, str]) -> None:
