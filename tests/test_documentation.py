@@ -35,11 +35,14 @@ def load(path: Path) -> ModuleType:
 
 
 def code_lines(document: Path) -> list[str]:
-    """The lines of all blocks of code, those that show figures aside."""
-    fenced = re.findall(
-        r"^```(?!\{)\w*\n(.*?)^```", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
-    )
-    return [line for block in fenced for line in block.splitlines()]
+    """The lines of all blocks of code, without the bodies of directives such as {figure}."""
+    lines, inside = [], None
+    for line in document.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = line[3:] if inside is None else None
+        elif inside and not inside.startswith("{"):
+            lines.append(line)
+    return lines
 
 
 # Those of the guide run in test_guide.py, which compares what they print.
