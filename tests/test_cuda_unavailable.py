@@ -37,7 +37,9 @@ def test_nothing_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     said = reason(monkeypatch, None)  # what the import system takes for "not installed"
-    assert said == f"CuPy is not installed: {install_command('cuda12')}, or cuda13 there for a driver of CUDA 13"
+    assert (
+        said == f"CuPy is not installed: {install_command('cuda12')}; for a driver of CUDA 13, cuda13 instead of cuda12"
+    )
 
 
 @pytest.mark.parametrize("version", ["12.3.0", "9.0.0b1", "1.0"])

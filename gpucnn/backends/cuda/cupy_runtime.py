@@ -307,7 +307,9 @@ def why_unavailable() -> str | None:
         return _why_cupy_is_unfit(cupy) or _why_no_device(cupy) or _why_no_compiler(cupy)
     except Exception as error:  # a broken installation may fail in any way
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            return f"CuPy is not installed: {install_command('cuda12')}, or cuda13 there for a driver of CUDA 13"
+            return (
+                f"CuPy is not installed: {install_command('cuda12')}; for a driver of CUDA 13, cuda13 instead of cuda12"
+            )
         return f"CuPy is installed but does not work, {type(error).__name__}: {_in_one_line(error)}"
 
 
