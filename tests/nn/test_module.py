@@ -223,7 +223,8 @@ def test_to_cuda_without_a_gpu_says_why(net: Net, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     says = {
-        "CuPy": f"CuPy is not installed: {install_command('cuda12')}; for a driver of CUDA 13, cuda13 instead of cuda12",
+        "CuPy": f"CuPy is not installed: {install_command('cuda12')}; "
+        "for a driver of CUDA 13, cuda13 instead of cuda12",
         "GPU": "the NVIDIA driver finds no GPU: nvidia-smi should list one, and a container needs to be given it",
     }[lacking]
     before = net.state_dict()
