@@ -25,6 +25,7 @@ from benchmarks.publishing import (
     publish,
     split_filters,
 )
+from gpucnn.installing import install_command
 
 if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
     from collections.abc import Iterator, Sequence
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return list_cases(select(options.tier, options.filters, device), networks)
     missing = [module for module in REQUIRED if find_spec(module) is None]
     if missing:
-        print(f"needs {', '.join(missing)}: pip install 'gpucnn[bench]'", file=sys.stderr)
+        print(f"needs {', '.join(missing)}: {install_command('bench')}", file=sys.stderr)
         return EXIT_USAGE
     threads = options.threads or environment.available_cpus()
     environment.confine(threads)

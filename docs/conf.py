@@ -7,7 +7,11 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+from docutils.parsers.rst import Directive
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
@@ -23,6 +27,7 @@ except importlib.metadata.PackageNotFoundError:
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 default_role = "py:obj"  # single backticks in docstrings: a link where there is such a name, code elsewhere
 exclude_patterns = ["build"]
+templates_path = ["templates"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
@@ -37,7 +42,9 @@ html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["guide.css"]
 html_context = {"default_mode": "light"}
+html_sidebars = {"**": ["pages"]}
 html_theme_options = {
+    "navbar_center": [],  # the sidebar lists all pages
     "navbar_end": ["theme-switcher"],
     "footer_end": [],
     "show_prev_next": True,
@@ -67,6 +74,26 @@ def draw_figures(*_: object) -> None:
             stamp.touch()
 
 
+class Members(Directive):
+    """``.. members:: PACKAGE MODULE…``: the public names of a package that are defined in these modules."""
+
+    required_arguments = 1
+    optional_arguments = 100
+
+    def run(self) -> list[Any]:
+        """Replace the directive by one of autodoc's for each name."""
+        package, *modules = self.arguments
+        namespace = import_module(package)
+        lines = [f".. currentmodule:: {package}", ""]
+        for name in namespace.__all__:
+            member = getattr(namespace, name)
+            if getattr(member, "__module__", None) in modules:
+                is_class = isinstance(member, type)
+                lines += [f".. auto{'class' if is_class else 'function'}:: {name}", *["   :members:"] * is_class, ""]
+        self.state_machine.insert_input(lines, self.state_machine.input_lines.source(0))
+        return []
+
+
 def escape_stars(app: object, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Keep the star of a shape such as [N, C, *space] from opening an emphasis; literals and examples stay."""
     for index, line in enumerate(lines):
@@ -78,5 +105,6 @@ def escape_stars(app: object, what: str, name: str, obj: object, options: object
 
 def setup(app: object) -> None:
     """Draw before the first page is read, and mend docstrings before they are taken apart."""
+    app.add_directive("members", Members)  # type: ignore[attr-defined]
     app.connect("builder-inited", draw_figures)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", escape_stars, priority=400)  # type: ignore[attr-defined]

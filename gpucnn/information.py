@@ -105,7 +105,7 @@ def _blas() -> dict[str, Any]:
     """NumPy's BLAS: what it was built with, and the kernels and threads that it chose where that can be asked."""
     import numpy as np
 
-    built: dict[str, Any] = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})  # type: ignore
+    built: dict[str, Any] = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})  # type: ignore[assignment]
     result: dict[str, Any] = {"name": built.get("name", "unknown"), "version": built.get("version", "unknown")}
     if find_spec("threadpoolctl") is None:
         result["kernels"] = "unknown: install threadpoolctl to see them"

@@ -250,7 +250,16 @@ def test_docstrings_name_each_parameter_and_say_what_returns_and_what_is_raised(
     assert sorted(documented(sections["Parameters"])) == sorted(inspect.signature(function).parameters)
     assert sections["Raises"].strip()
     assert function is gpucnn.precision or sections["Returns"].strip()
-    assert not re.search(r"\{\w+\}", function.__doc__), "a placeholder was left"
+    assert not re.search(r"\{[\w.*]+\}", function.__doc__), "a placeholder was left"
+
+
+@pytest.mark.parametrize(
+    "documented",
+    [getattr(F, name) for name in F.__all__] + [getattr(gpucnn.nn, name) for name in gpucnn.nn.__all__],
+    ids=lambda documented: getattr(documented, "__name__", ""),
+)
+def test_examples_write_shapes_out(documented: Any) -> None:
+    assert not re.search(r">>> .*(\d,?\) ([+*] \(|\* \d)|\*\*[123]\b)", documented.__doc__ or "")
 
 
 def run_examples(found: Any, name: str, names: dict[str, Any]) -> int:
@@ -277,6 +286,7 @@ def test_examples_of_operations(name: str) -> None:
         ("gpucnn.geometry.geometries", 0),
         ("gpucnn.geometry.networks", 5),
         ("gpucnn.geometry.sizes", 5),
+        ("gpucnn.functional._family", 1),
         ("gpucnn.backends", 2),
         ("gpucnn.backends.base", 0),
         ("gpucnn.numerics", 2),

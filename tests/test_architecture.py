@@ -21,13 +21,13 @@ STDLIB = frozenset(sys.stdlib_module_names)
 CUDA_BACKEND = {
     "gpucnn.__version__", "gpucnn.backends.base", "gpucnn.backends.cuda", "gpucnn.backends.dtypes",
     "gpucnn.backends.layout", "gpucnn.backends.samples", "gpucnn.geometry", "gpucnn.information.cache_folder",
-    "gpucnn.numerics", "numpy",
+    "gpucnn.installing", "gpucnn.numerics", "numpy",
 }  # fmt: skip
 
 NETWORKS = {
     "gpucnn.__version__", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of", "gpucnn.backends.receive",
-    "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy",
-    "matplotlib", "rich", "safetensors",
+    "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.functional", "gpucnn.geometry", "gpucnn.installing",
+    "gpucnn.nn", "numpy", "matplotlib", "rich", "safetensors",
 }  # fmt: skip
 
 # What each part of the package may import: parts of the package, and libraries beside the standard one. A part is a
@@ -50,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.memory_format": {
         "gpucnn.backends.dtypes", "gpucnn.backends.replaying", "gpucnn.functional._call", "numpy",
     },
+    "gpucnn.installing": set(),
     "gpucnn.numerics": set(),
     "gpucnn.functional": {
         "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.Backend", "gpucnn.backends.kind_of",
@@ -76,15 +77,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.cuda.libraries": {"cuda"},
     "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
     "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.information.cache_folder", "numpy"},
-    "gpucnn.simulator.profile_report": {"gpucnn.simulator", "matplotlib"},
+    "gpucnn.simulator.profile_report": {"gpucnn.installing", "gpucnn.simulator", "matplotlib"},
     "gpucnn.geometry": {"gpucnn.geometry"},
     "gpucnn.nn": NETWORKS,
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.data", "numpy"},
-    "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "numpy", "sklearn"},
-    "gpucnn.data.folders": {"gpucnn.data", "gpucnn.geometry", "numpy", "PIL"},
+    "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "gpucnn.installing", "numpy", "sklearn"},
+    "gpucnn.data.folders": {"gpucnn.data", "gpucnn.geometry", "gpucnn.installing", "numpy", "PIL"},
     "gpucnn.examples": {
-        "gpucnn.data", "gpucnn.examples", "gpucnn.functional", "gpucnn.nn", "gpucnn.set_num_threads", "numpy",
-        "matplotlib", "rich", "threadpoolctl",
+        "gpucnn.data", "gpucnn.examples", "gpucnn.functional", "gpucnn.installing", "gpucnn.nn",
+        "gpucnn.set_num_threads", "numpy", "matplotlib", "rich", "threadpoolctl",
     },
 }  # fmt: skip
 
@@ -113,6 +114,8 @@ def imported(path: Path) -> Iterator[str]:
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if name in ("import_module", "__import__") and isinstance(node.args[0], ast.Constant):
                 yield node.args[0].value
+            elif name == "optional" and isinstance(node.args[1], ast.Constant):
+                yield node.args[1].value
 
 
 def test_modules_are_found() -> None:

@@ -10,6 +10,7 @@ from fake_cupy import INSUFFICIENT_DRIVER, NO_DEVICE, CUDARuntimeError, FakeCupy
 
 from gpucnn.backends.cuda import nvrtc
 from gpucnn.backends.cuda.cupy_runtime import why_unavailable
+from gpucnn.installing import install_command
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +45,15 @@ def test_nothing_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     said = reason(monkeypatch, None)  # what the import system takes for "not installed"
-    assert said == (
-        "CuPy is not installed: pip install gpucnn[cuda12], or gpucnn[cuda13] for a driver of CUDA 13, "
-        "installs cupy-cuda12x or cupy-cuda13x"
+    assert (
+        said == f"CuPy is not installed: {install_command('cuda12')}; for a driver of CUDA 13, cuda13 instead of cuda12"
     )
 
 
 @pytest.mark.parametrize("version", ["12.3.0", "9.0.0b1", "1.0"])
 def test_an_old_cupy(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     said = reason(monkeypatch, FakeCupy(version=version))
-    assert said == f"CuPy {version} is too old, expected 13.0 or later: pip install --upgrade gpucnn[cuda12]"
+    assert said == f"CuPy {version} is too old, expected 13.0 or later: {install_command('cuda12')}"
 
 
 @pytest.mark.parametrize("version", ["13.0.0", "14.0.0a1", "15.1"])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+
+import gpucnn
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(path for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md") for path in ROOT.glob(pattern))
@@ -28,6 +32,17 @@ def load(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+def code_lines(document: Path) -> list[str]:
+    """The lines of all blocks of code, without the bodies of directives such as {figure}."""
+    lines, inside = [], None
+    for line in document.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            inside = line[3:] if inside is None else None
+        elif inside and not inside.startswith("{"):
+            lines.append(line)
+    return lines
 
 
 # Those of the guide run in test_guide.py, which compares what they print.
@@ -48,6 +63,55 @@ def test_links_lead_to_files(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8"))
     local = [target for target in targets if not target.startswith("http")]
     assert [target for target in local if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda path: path.name
+)
+def test_code_fits_between_the_sidebars(document: Path) -> None:
+    assert [line for line in code_lines(document) if len(line) > 100] == []
+
+
+def test_every_environment_variable_is_documented() -> None:
+    sources = [path for folder in ("gpucnn", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    text = "".join(
+        path.read_text(encoding="utf-8") for path in (*sources, ROOT / "tests/conftest.py", ROOT / ".ci/run")
+    )
+    read = set(re.findall(r"(?<!-D)\bGPUCNN_[A-Z_]*[A-Z]\b", text))  # -DGPUCNN_…: a macro of the simulator's C++
+    page = (ROOT / "docs" / "environment-variables.md").read_text(encoding="utf-8")
+    assert read == set(re.findall(r"^\| `(GPUCNN_[A-Z_]+)` \|", page, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("package", ["gpucnn", "gpucnn.functional", "gpucnn.nn"])
+def test_each_public_name_is_on_one_page_of_the_reference(package: str) -> None:
+    namespace = importlib.import_module(package)
+    homes = {getattr(getattr(namespace, name), "__module__", None) for name in namespace.__all__} - {None}
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").rglob("*.md"))
+    listed = re.findall(rf"^\.\. members:: {re.escape(package)} (.*)$", pages, flags=re.MULTILINE)
+    assert sorted(module for modules in listed for module in modules.split()) == sorted(homes)
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (.*)$", citation, flags=re.MULTILINE) == [gpucnn.__version__]
+
+
+def test_each_extra_that_the_documents_name_exists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for document in DOCUMENTS:
+        named = re.findall(r"pip install[^\n`]*\[([a-z0-9,]+)\]", document.read_text(encoding="utf-8"))
+        assert {extra for extras in named for extra in extras.split(",")} <= set(project["optional-dependencies"])
+
+
+def test_no_document_installs_from_an_index_that_has_no_gpucnn() -> None:
+    named = {
+        document.name: re.findall(r"pip install [^\n`]*", document.read_text(encoding="utf-8"))
+        for document in DOCUMENTS
+    }
+    bare = {
+        name: [line for line in lines if re.search(r"""(?<![\w/])["']?gpucnn""", line)] for name, lines in named.items()
+    }
+    assert {name: lines for name, lines in bare.items() if lines} == {}
 
 
 def test_readme_example_says_its_shapes(capsys: pytest.CaptureFixture[str]) -> None:

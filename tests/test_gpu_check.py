@@ -23,6 +23,7 @@ from benchmarks.gpu_check.machine import KernelBuild, Machine, NotRun, Recorder,
 from benchmarks.gpu_check.processes import Ended
 from gpucnn.backends import Backend, available
 from gpucnn.backends.cuda.runtime import Device
+from gpucnn.installing import install_command
 
 FACTS = {"device": "GPU 0", "commit": "unknown"}
 
@@ -34,13 +35,13 @@ def test_a_machine_without_cupy_is_told_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert command.main(["--out", str(tmp_path / "new")]) == 2
-    assert "pip install gpucnn[cuda12]" in capsys.readouterr().err
+    assert install_command("cuda12") in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
 def test_missing_packages_name_the_test_extra() -> None:
     reasons = preflight.missing("cuda", "compute-sanitizer", lambda module: None if module == "hypothesis" else True)
-    assert reasons == {"suite": 'hypothesis not installed: pip install -e ".[test]"'}
+    assert reasons == {"suite": f"hypothesis not installed: {install_command('test')}"}
     reasons = preflight.missing("cuda", "compute-sanitizer", lambda module: None)
     assert {"suite", "repeatability", "memcheck"} <= set(reasons)
     assert "pytest, hypothesis, ml_dtypes" in reasons["suite"]

@@ -54,6 +54,13 @@ def test_pages_are_linked_in_order() -> None:
     assert sorted(path.stem for path in (DOCS / "guide").glob("*.md")) == PAGES
     listed = re.findall(r"^guide/(\S+)$", text_of(DOCS / "index.md"), flags=re.MULTILINE)
     assert listed == PAGES
+    reference = sorted(str(path.relative_to(DOCS).with_suffix("")) for path in (DOCS / "api").rglob("*.md"))
+    linked = re.findall(
+        r"^((?:api|functional|nn)/\S+)$",
+        "".join(map(text_of, [DOCS / "index.md", *DOCS.glob("api/*.md")])),
+        re.MULTILINE,
+    )
+    assert sorted(page if page.startswith("api/") else f"api/{page}" for page in linked) == reference
     for page, following in pairwise(PAGES):
         assert re.search(rf"^Next: .*\({following}\.md\)", text_of(DOCS / "guide" / f"{page}.md"), flags=re.MULTILINE)
 
@@ -106,7 +113,9 @@ def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
     for page in PAGES:
-        assert (tmp_path / "guide" / f"{page}.html").exists()
+        html = (tmp_path / "guide" / f"{page}.html").read_text(encoding="utf-8")
+        sidebar = html.partition('<nav class="bd-docs-nav')[2].partition("</nav>")[0]
+        assert all(f"{other}.html" in sidebar for other in PAGES if other != page), "the sidebar lists all pages"
     sources = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
     remote = re.compile(r"<(?:script|link|img)[^>]*(?:src|href)=\"https?://")
     assert [name for name, source in sources.items() if remote.search(source)] == []

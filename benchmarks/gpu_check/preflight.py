@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-TEST_EXTRA = 'pip install -e ".[test]"'
+from gpucnn.installing import install_command
+
 SUITE_NEEDS = ("pytest", "hypothesis", "ml_dtypes")
 SANITIZER_PARTS = ("memcheck", "racecheck", "synccheck", "initcheck")
 SANITIZER_SOURCE = (
@@ -46,9 +47,9 @@ def missing(backend: str, sanitizer: str | None, installed: Callable[[str], obje
     reasons = {}
     absent = [module for module in SUITE_NEEDS if installed(module) is None]
     if absent:
-        reasons["suite"] = f"{', '.join(absent)} not installed: {TEST_EXTRA}"
+        reasons["suite"] = f"{', '.join(absent)} not installed: {install_command('test')}"
     if installed("ml_dtypes") is None:
-        reasons["repeatability"] = f"ml_dtypes not installed: {TEST_EXTRA}"
+        reasons["repeatability"] = f"ml_dtypes not installed: {install_command('test')}"
     for part in SANITIZER_PARTS:
         if backend == "simulator":
             reasons[part] = "compute-sanitizer looks at GPUs only; the simulator makes checks of its own"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from gpucnn.data.idx import read_idx
 from gpucnn.data.images import Images, Split
+from gpucnn.installing import optional
 
 _FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -96,7 +96,7 @@ def digits(size: int = 8) -> Images:
 
     Raises
     ------
-    ImportError
+    ModuleNotFoundError
         scikit-learn is not installed; they come with it.
     ValueError
         `size` is below 1.
@@ -114,10 +114,7 @@ def digits(size: int = 8) -> Images:
     """
     if size < 1:
         raise ValueError(f"digits: size is {size}, expected at least 1")
-    try:
-        found = import_module("sklearn.datasets").load_digits()
-    except ImportError as error:
-        raise ImportError("digits: scikit-learn is not installed; the digits come with it") from error
+    found = optional("digits", "sklearn.datasets", "examples").load_digits()
     x = np.asarray(found.images, np.float32)[:, None] / 16
     if size != 8:
         from gpucnn.functional import interpolate

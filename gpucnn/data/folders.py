@@ -10,6 +10,7 @@ import numpy as np
 
 from gpucnn.data.images import Host, Images
 from gpucnn.geometry.arguments import is_sequence, plain
+from gpucnn.installing import optional
 
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _MODES = {"rgb": "RGB", "grey": "L"}
@@ -44,7 +45,7 @@ def image_folder(
 
     Raises
     ------
-    ImportError
+    ModuleNotFoundError
         Pillow is not installed.
     FileNotFoundError
         There is no such folder.
@@ -57,10 +58,7 @@ def image_folder(
     Images are turned as their EXIF orientation says; of an animation the first picture is taken, transparency is not
     kept. Scaling is bilinear with antialiasing, Pillow's.
     """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError("image_folder: Pillow is not installed; it reads the images") from error
+    Image, ImageOps = (optional("image_folder", f"PIL.{part}", "examples") for part in ("Image", "ImageOps"))
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"image_folder: there is no folder {root}")

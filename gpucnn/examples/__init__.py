@@ -1,1 +1,1 @@
-"""Examples to run and to read: ``python -m gpucnn.examples.NAME``; they need ``pip install "gpucnn[examples]"``."""
+"""Examples to run and to read: ``python -m gpucnn.examples.NAME``; they need the extra ``examples``."""

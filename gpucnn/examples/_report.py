@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ import numpy as np
 import gpucnn.functional as F
 from gpucnn import nn, set_num_threads
 from gpucnn.data import Images
+from gpucnn.installing import optional
 
 Host = np.ndarray[Any, Any]
 
 TRAINING, TEST = "#b8640a", "#2463a8"
 COLUMNS = 8  # of misread images in the picture
+NEEDED = ("matplotlib", "rich", "safetensors", "sklearn")
 
 
 def options(name: str, purpose: str, epochs: int, target: float) -> argparse.ArgumentParser:
@@ -30,6 +33,17 @@ def options(name: str, purpose: str, epochs: int, target: float) -> argparse.Arg
     parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
     add_threads(parser)
     return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; exit with the command that installs the packages of the examples if one is missing."""
+    chosen = parser.parse_args(arguments)
+    try:
+        for module in NEEDED:
+            optional(parser.prog, module, "examples")
+    except ModuleNotFoundError as error:
+        parser.exit(2, f"{error}\n")
+    return chosen
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpucnn import data, nn
-from gpucnn.examples._report import options, report, threads
+from gpucnn.examples._report import options, parse, report, threads
 
 
 def network(rng: np.random.Generator) -> nn.Sequential:
@@ -33,7 +33,7 @@ def network(rng: np.random.Generator) -> nn.Sequential:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, test, report; the exit status is 0 if the target was reached."""
     parser = options("digits", "Train a small network on scikit-learn's digits.", epochs=25, target=0.98)
-    chosen = parser.parse_args(arguments)
+    chosen = parse(parser, arguments)
     chosen.out.mkdir(parents=True, exist_ok=True)
 
     train, test = data.train_test_split(data.digits(), test_size=0.2, rng=0)

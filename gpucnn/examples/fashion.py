@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gpucnn import data, nn
-from gpucnn.examples._report import options, report, threads
+from gpucnn.examples._report import options, parse, report, threads
 
 
 def network(rng: np.random.Generator) -> nn.Sequential:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, test, report; the exit status is 0 if the target was reached."""
     parser = options("fashion", "Train a network on Fashion-MNIST.", epochs=6, target=0.9)
     parser.add_argument("--data", type=Path, help="folder of the four IDX files (the system's data folders)")
-    chosen = parser.parse_args(arguments)
+    chosen = parse(parser, arguments)
     try:
         train, test = data.fashion_mnist(chosen.data)
     except FileNotFoundError as error:

@@ -18,7 +18,7 @@ import numpy as np
 
 from gpucnn import data, nn
 from gpucnn.data import Images
-from gpucnn.examples._report import add_threads, threads
+from gpucnn.examples._report import add_threads, parse, threads
 
 Host = np.ndarray[Any, Any]
 
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=60, help="training steps with few images (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
     add_threads(parser)
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     with threads(options.threads):
         run(options)

@@ -19,7 +19,7 @@ import numpy as np
 from gpucnn import functional as F
 from gpucnn import nn
 from gpucnn.data import digits
-from gpucnn.examples._report import add_threads, threads
+from gpucnn.examples._report import add_threads, parse, threads
 
 Host = np.ndarray[Any, Any]
 
@@ -101,8 +101,14 @@ def windows(picture: Picture, rng: np.random.Generator) -> tuple[Host, Host]:
 
 def distance(picture: Picture, places: Host) -> Host:
     """From each of `places` to the nearest digit's middle, along the axis where it is larger."""
-    apart: Host = np.abs(places[:, None] - picture.centres[None]).max(axis=2).min(axis=1)
-    return apart
+    nearest: Host = distances(picture, places).min(axis=1)
+    return nearest
+
+
+def distances(picture: Picture, places: Host) -> Host:
+    """From each of `places` to each digit's middle [places, digits], along the axis where it is larger."""
+    between: Host = np.abs(places[:, None] - picture.centres[None]).max(axis=2)
+    return between
 
 
 def train(model: nn.Module, x: dict[int, Host], y: Host, steps: int, rng: np.random.Generator) -> None:
@@ -142,6 +148,35 @@ def found(chances: Host, threshold: float = 0.7) -> list[tuple[int, int, int]]:
     return [(int(r), int(c), int(chances[:NOTHING, r, c].argmax())) for r, c in zip(rows, columns, strict=True)]
 
 
+class Tally(NamedTuple):
+    """The digits of a picture that were found, those of them that were read right, and marks beyond one for each.
+
+    Attributes
+    ----------
+    found, right : int
+        Digits with a mark near their middle, and those whose mark, the nearest of several, names them.
+    repeated : int
+        Marks near a digit that has a nearer one.
+    stray : int
+        Marks near no digit.
+    """
+
+    found: int
+    right: int
+    repeated: int
+    stray: int
+
+
+def tally(picture: Picture, places: Host, named: Host) -> Tally:
+    """Match marks, at `places` [n, 2] in pixels and `named` [n], with the picture's digits."""
+    between = distances(picture, places)
+    near = between.min(axis=1) < FAR
+    digit = between.argmin(axis=1)
+    best = {int(digit[at]): at for at in np.argsort(-between.min(axis=1), kind="stable") if near[at]}
+    right = sum(int(named[at] == picture.labels[number]) for number, at in best.items())
+    return Tally(len(best), right, int(near.sum()) - len(best), int((~near).sum()))
+
+
 def draw(path: Path, picture: Picture, chances: Host, stride: int) -> None:
     """The picture with the digits that were found, and the map beside it."""
     matplotlib: Any = import_module("matplotlib")
@@ -149,23 +184,22 @@ def draw(path: Path, picture: Picture, chances: Host, stride: int) -> None:
     patches: Any = import_module("matplotlib.patches")
     size = picture.image.shape[1]
     colours = matplotlib.colormaps["tab10"](np.arange(10))[:, :3]
-    figure = figures.Figure(figsize=(13, 7), layout="constrained")
+    figure = figures.Figure(figsize=(13, 7.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.imshow(picture.image[0], cmap="gray", vmin=0, vmax=1.1, extent=(0, size, size, 0))
     for row, column, digit in found(chances):
         y, x = row * stride + WINDOW / 2, column * stride + WINDOW / 2
         box = patches.Rectangle((x - 15, y - 15), 30, 30, fill=False, edgecolor=colours[digit], linewidth=1.6)
         left.add_patch(box)
-        left.text(
-            x - 14, y - 16, str(digit), color=colours[digit], fontsize=9, fontweight="bold", va="bottom", clip_on=True
-        )
+        label = {"facecolor": colours[digit], "edgecolor": "none", "pad": 0.8}
+        left.text(x - 14, y - 14, str(digit), color="white", fontsize=8, fontweight="bold", va="top", bbox=label)
     left.set_title("The picture, and the digits found in it")
     likely = chances[:NOTHING].argmax(axis=0)
     strength = chances[:NOTHING].max(axis=0)[..., None]
     first, last = WINDOW / 2 - stride / 2, WINDOW / 2 + (likely.shape[0] - 0.5) * stride
     right.imshow(strength * colours[likely], extent=(first, last, last, first), interpolation="nearest")
     right.set(xlim=(0, size), ylim=(size, 0), facecolor="0.85")
-    right.set_title(f"The map of predictions, one for each {stride} pixels (bright: sure; black: no digit)")
+    right.set_title(f"The map of predictions, one every {stride} pixels\n(bright: sure; black: no digit)")
     for axes in (left, right):
         axes.set(xticks=range(0, size + 1, 128), yticks=range(0, size + 1, 128), aspect="equal")
     handles = [patches.Patch(color=colours[digit], label=str(digit)) for digit in range(10)]
@@ -194,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="file of an earlier run to load instead of training")
     parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
     add_threads(parser)
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     with threads(options.threads):
         run(options)
@@ -222,13 +256,13 @@ def run(options: argparse.Namespace) -> None:
     row, column = np.clip((picture.centres - WINDOW // 2 + stride // 2) // stride, 0, scores.shape[1] - 1).T
     right = int((scores[:, row, column].argmax(axis=0) == picture.labels).sum())
     chances = F.softmax(nn.dense_map(converted, picture.image, shifts=2), dim=0)  # at half the stride
-    middles = [
-        (WINDOW // 2 + row * stride // 2, WINDOW // 2 + column * stride // 2) for row, column, _ in found(chances)
-    ]
-    stray = int((distance(picture, np.array(middles).reshape(-1, 2)) >= FAR).sum())
+    marks = np.array(found(chances)).reshape(-1, 3)
+    counts = tally(picture, WINDOW // 2 + marks[:, :2] * stride // 2, marks[:, 2])
     print(
-        f"Of the {len(picture.labels)} digits in it, none of which it was trained on, {right} are named right at their "
-        f"middle; {len(middles)} are found in the map, {stray} of these where there is none."
+        f"It was trained on none of the {len(picture.labels)} digits in it, and names {right} of them right from the "
+        f"window at their middle.\n"
+        f"In the map {counts.found} of them are found, {counts.right} of these read right; {counts.repeated} further "
+        f"marks are at a digit already found, {counts.stray} where there is no digit."
     )
     draw(options.out / "slide.png", picture, chances, stride // 2)
     print(

@@ -1,7 +1,7 @@
 """The operations and their gradients: names, arguments and meaning as in ``torch.nn.functional``.
 
-Arrays in, arrays of the same kind out: NumPy's, or whatever shares CPU memory through DLPack. Images are
-[N, C, *space] or, without a batch, [C, *space], in any memory order.
+Arrays in, arrays of the same kind out: NumPy's on the CPU, CuPy's on their GPU, and those of other libraries, through
+DLPack, where their memory is. Images are [N, C, *space] or, without a batch, [C, *space], in any memory order.
 
 Every differentiable ``op(array…, **options)`` has an ``op_backward(grad_output, <the same arguments>)``, which returns
 a tuple with the gradient of each array argument in order, and None for those without one. ``needs=(True, False, …)``

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from ast import literal_eval
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
@@ -24,7 +26,7 @@ def family(define: Callable[Concatenate[int, P], R]) -> tuple[Callable[P, R], Ca
     """The functions of rank 1, 2 and 3 that `define`, whose first parameter is the rank, stands for.
 
     ``conv_nd`` becomes ``conv1d``, ``conv2d`` and ``conv3d``: each with its own name, its signature without the rank,
-    and the docstring with {n} and {space} (H, W) filled in; {kernel} and {out} are that with K and O before each axis.
+    and the docstring as `fill` makes it.
     """
     one, two, three = (_of_rank(define, rank) for rank in (1, 2, 3))
     return one, two, three
@@ -60,7 +62,16 @@ def _of_rank(define: Callable[Concatenate[int, P], R], rank: int) -> Callable[P,
 
 
 def fill(text: str, rank: int) -> str:
-    """`text` with the words for this rank in place of {n}, {space}, {kernel} and {out}."""
+    """Fill in what depends on the rank.
+
+    {n} is the rank and {space} the spatial axes, in {kernel} and {out} with K and O before each. For the shapes and
+    numbers of examples {5} is a 5 for each spatial axis, and {5**n} that power.
+
+    Examples
+    --------
+    >>> fill("conv{n}d: [N, C, {space}], [OC, C, {kernel}], (1, 3, {5}), {2**n}", 2)
+    'conv2d: [N, C, H, W], [OC, C, KH, KW], (1, 3, 5, 5), 4'
+    """
     words = {
         "{n}": str(rank),
         "{space}": SPACE[rank],
@@ -69,4 +80,5 @@ def fill(text: str, rank: int) -> str:
     }
     for placeholder, word in words.items():
         text = text.replace(placeholder, word)
-    return text
+    text = re.sub(r"\{(\d+)\}", lambda size: ", ".join([size[1]] * rank), text)
+    return re.sub(r"\{([\d.]+)\*\*n\}", lambda base: str(literal_eval(base[1]) ** rank), text)

@@ -73,8 +73,9 @@ def avg_pool_nd(
 
     Examples
     --------
-    >>> bool((avg_pool{n}d(np.ones((1,) + (4,) * {n}), 2) == 1).all())
-    True
+    >>> y = avg_pool{n}d(np.arange({4**n}.0).reshape(1, {4}), 2)
+    >>> y.shape, float(y.mean()) == ({4**n} - 1) / 2
+    ((1, {2}), True)
     """
     call = Call(f"avg_pool{rank}d", LINEAR, input=input, out=out)
     (x,) = call.arrays
@@ -123,9 +124,9 @@ def avg_pool_nd_backward(
 
     Examples
     --------
-    >>> (grad,) = avg_pool{n}d_backward(np.ones((1,) + (2,) * {n}), np.ones((1,) + (4,) * {n}), 2)
-    >>> bool((grad == 0.5**{n}).all())
-    True
+    >>> (grad,) = avg_pool{n}d_backward(np.ones((1, {2})), np.ones((1, {4})), 2)
+    >>> grad.shape, np.unique(grad)
+    ((1, {4}), array([{0.5**n}]))
     """
     call = Call(f"avg_pool{rank}d_backward", LINEAR, grad_output=grad_output, input=input)
     grad, x = call.arrays
@@ -180,8 +181,9 @@ def sum_pool_nd(
 
     Examples
     --------
-    >>> bool((sum_pool{n}d(np.ones((1,) + (4,) * {n}), 2) == 2**{n}).all())
-    True
+    >>> y = sum_pool{n}d(np.ones((1, {4})), 2)
+    >>> y.shape, np.unique(y)
+    ((1, {2}), array([{2**n}.]))
     """
     call = Call(f"sum_pool{rank}d", NUMERIC, input=input, out=out)
     (x,) = call.arrays
@@ -226,9 +228,9 @@ def sum_pool_nd_backward(
 
     Examples
     --------
-    >>> (grad,) = sum_pool{n}d_backward(np.ones((1,) + (2,) * {n}), np.ones((1,) + (4,) * {n}), 2)
-    >>> bool((grad == 1).all())
-    True
+    >>> (grad,) = sum_pool{n}d_backward(np.ones((1, {2})), np.ones((1, {4})), 2)
+    >>> grad.shape, np.unique(grad)
+    ((1, {4}), array([1.]))
     """
     call = Call(f"sum_pool{rank}d_backward", NUMERIC, grad_output=grad_output, input=input)
     grad, x = call.arrays
@@ -271,8 +273,8 @@ def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any, *, out: Arra
 
     Examples
     --------
-    >>> adaptive_avg_pool{n}d(np.ones((1,) + (5,) * {n}), 3).shape == (1,) + (3,) * {n}
-    True
+    >>> adaptive_avg_pool{n}d(np.ones((1, {5})), 3).shape
+    (1, {3})
     """
     call = Call(f"adaptive_avg_pool{rank}d", LINEAR, input=input, out=out)
     (x,) = call.arrays
@@ -308,9 +310,9 @@ def adaptive_avg_pool_nd_backward(
 
     Examples
     --------
-    >>> (grad,) = adaptive_avg_pool{n}d_backward(np.ones((1,) + (1,) * {n}), np.ones((1,) + (4,) * {n}), 1)
-    >>> bool((grad == 0.25**{n}).all())
-    True
+    >>> (grad,) = adaptive_avg_pool{n}d_backward(np.ones((1, {1})), np.ones((1, {4})), 1)
+    >>> grad.shape, np.unique(grad)
+    ((1, {4}), array([{0.25**n}]))
     """
     call = Call(f"adaptive_avg_pool{rank}d_backward", LINEAR, grad_output=grad_output, input=input)
     grad, x = call.arrays
@@ -368,8 +370,9 @@ def lp_pool_nd(
 
     Examples
     --------
-    >>> bool((lp_pool{n}d(np.ones((1,) + (4,) * {n}), 1, 2) == 2**{n}).all())
-    True
+    >>> y = lp_pool{n}d(np.ones((1, {4})), 1, 2)
+    >>> y.shape, np.unique(y)
+    ((1, {2}), array([{2**n}.]))
     """
     call = Call(f"lp_pool{rank}d", FLOATING, input=input)
     (x,) = call.arrays
@@ -417,9 +420,9 @@ def lp_pool_nd_backward(
 
     Examples
     --------
-    >>> (grad,) = lp_pool{n}d_backward(np.ones((1,) + (2,) * {n}), np.ones((1,) + (4,) * {n}), 1, 2)
-    >>> bool((grad == 1).all())
-    True
+    >>> (grad,) = lp_pool{n}d_backward(np.ones((1, {2})), np.ones((1, {4})), 1, 2)
+    >>> grad.shape, np.unique(grad)
+    ((1, {4}), array([1.]))
     """
     call = Call(f"lp_pool{rank}d_backward", FLOATING, grad_output=grad_output, input=input)
     grad, x = call.arrays

@@ -85,11 +85,11 @@ def conv_nd(
 
     Examples
     --------
-    >>> x = np.ones((1, 1) + (5,) * {n})
-    >>> w = np.ones((1, 1) + (3,) * {n})
+    >>> x = np.ones((1, 1, {5}))
+    >>> w = np.ones((1, 1, {3}))
     >>> y = conv{n}d(x, w, stride=2)
-    >>> y.shape == (1, 1) + (2,) * {n} and bool((y == 3**{n}).all())
-    True
+    >>> y.shape, np.unique(y)
+    ((1, 1, {2}), array([{3**n}.]))
     """
     call = ProductCall(f"conv{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
@@ -145,10 +145,10 @@ def conv_nd_backward(
 
     Examples
     --------
-    >>> x, w = np.ones((1, 1) + (4,) * {n}), np.ones((1, 1) + (2,) * {n})
-    >>> grad_x, grad_w, grad_b = conv{n}d_backward(np.ones((1, 1) + (2,) * {n}), x, w, stride=2)
-    >>> grad_x.shape == x.shape, grad_w.shape == w.shape, grad_b is None
-    (True, True, True)
+    >>> x, w = np.ones((1, 3, {4})), np.ones((8, 3, {2}))
+    >>> grad_x, grad_w, grad_b = conv{n}d_backward(np.ones((1, 8, {2})), x, w, stride=2)
+    >>> grad_x.shape, grad_w.shape, grad_b is None
+    ((1, 3, {4}), (8, 3, {2}), True)
     """
     call = ProductCall(f"conv{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
     grad, x, w, b = call.arrays
@@ -205,9 +205,9 @@ def conv_nd_input(
 
     Examples
     --------
-    >>> grad = conv{n}d_input((1, 1) + (4,) * {n}, np.ones((1, 1) + (2,) * {n}), np.ones((1, 1) + (3,) * {n}))
-    >>> float(grad.max()) == 2.0**{n}
-    True
+    >>> grad = conv{n}d_input((1, 1, {4}), np.ones((1, 1, {2})), np.ones((1, 1, {3})))
+    >>> grad.shape, float(grad.max())
+    ((1, 1, {4}), {2**n}.0)
     """
     call = ProductCall(f"conv{rank}d_input", NUMERIC, weight=weight, grad_output=grad_output, out=out)
     w, grad = call.arrays
@@ -313,9 +313,9 @@ def conv_nd_weight(
 
     Examples
     --------
-    >>> grad = conv{n}d_weight(np.ones((1, 1) + (4,) * {n}), (1, 1) + (2,) * {n}, np.ones((1, 1) + (3,) * {n}))
-    >>> bool((grad == 3**{n}).all())
-    True
+    >>> grad = conv{n}d_weight(np.ones((1, 1, {4})), (1, 1, {2}), np.ones((1, 1, {3})))
+    >>> grad.shape, np.unique(grad)
+    ((1, 1, {2}), array([{3**n}.]))
     """
     call = ProductCall(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output, out=out)
     x, grad = call.arrays
@@ -443,9 +443,9 @@ def conv_transpose_nd(
 
     Examples
     --------
-    >>> y = conv_transpose{n}d(np.ones((1, 1) + (3,) * {n}), np.ones((1, 1) + (2,) * {n}), stride=2)
-    >>> y.shape == (1, 1) + (6,) * {n} and bool((y == 1).all())
-    True
+    >>> y = conv_transpose{n}d(np.ones((1, 1, {3})), np.ones((1, 1, {2})), stride=2)
+    >>> y.shape, np.unique(y)
+    ((1, 1, {6}), array([1.]))
     """
     call = ProductCall(f"conv_transpose{rank}d", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
@@ -494,10 +494,10 @@ def conv_transpose_nd_backward(
 
     Examples
     --------
-    >>> x, w = np.ones((1, 1) + (3,) * {n}), np.ones((1, 1) + (2,) * {n})
-    >>> grad_x, grad_w, grad_b = conv_transpose{n}d_backward(np.ones((1, 1) + (6,) * {n}), x, w, stride=2)
-    >>> bool((grad_x == 2**{n}).all()), bool((grad_w == 3**{n}).all()), grad_b is None
-    (True, True, True)
+    >>> x, w = np.ones((1, 1, {3})), np.ones((1, 1, {2}))
+    >>> grad_x, grad_w, grad_b = conv_transpose{n}d_backward(np.ones((1, 1, {6})), x, w, stride=2)
+    >>> np.unique(grad_x), np.unique(grad_w), grad_b is None
+    (array([{2**n}.]), array([{3**n}.]), True)
     """
     call = ProductCall(
         f"conv_transpose{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias

@@ -6,12 +6,13 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from gpucnn.installing import optional
 from gpucnn.nn._chain import expect_module
 from gpucnn.nn._loading import Host, to_host
 from gpucnn.nn.module import LoadResult, Module
@@ -259,14 +260,9 @@ def _with_arrays(value: Any, arrays: Mapping[str, Host]) -> Any:
 # --- Files --------------------------------------------------------------------------------------------------------
 
 
-def _safetensors(op: str) -> ModuleType:
-    try:
-        import safetensors.numpy
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"{op}: the package safetensors is not installed, expected it from pip install 'gpucnn[train]'"
-        ) from None
-    return safetensors
+def _safetensors(op: str) -> Any:
+    optional(op, "safetensors.numpy", "train")
+    return import_module("safetensors")
 
 
 def _write(op: str, path: File, arrays: Mapping[str, Host], metadata: dict[str, str]) -> None:

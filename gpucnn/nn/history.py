@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import zip_longest
 from typing import Any
 
+from gpucnn.installing import optional
+
 File = str | os.PathLike[str]
 
 
@@ -112,19 +114,13 @@ class History:
         ModuleNotFoundError
             Matplotlib is not installed.
         """
-        try:
-            from matplotlib.figure import Figure
-            from matplotlib.ticker import MaxNLocator
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "History.plot: the package matplotlib is not installed, expected it from pip install 'gpucnn[train]'"
-            ) from None
+        figures, ticker = (optional("History.plot", f"matplotlib.{part}", "train") for part in ("figure", "ticker"))
         panels = [("loss", {"training": self.losses, "validation": self.validation_losses})]
         if self.accuracies or self.validation_accuracies:
             panels.append(("accuracy", {"training": self.accuracies, "validation": self.validation_accuracies}))
         if len(set(self.learning_rates)) > 1:
             panels.append(("learning rate", {"learning rate": self.learning_rates}))
-        figure = Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
+        figure = figures.Figure(figsize=(4.5 * len(panels), 3.5), layout="constrained")
         for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             for number, (label, values) in enumerate(lines.items()):
                 if values:
@@ -133,7 +129,7 @@ class History:
             if self.best_epoch is not None:
                 axes.axvline(self.best_epoch + 1, color="0.6", lw=1, ls="--", label="best, restored")
             axes.set(title=title, xlabel="epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
             axes.grid(alpha=0.3)
             if len(lines) > 1:
                 axes.legend()

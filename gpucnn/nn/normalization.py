@@ -128,7 +128,7 @@ class BatchNormNd(Tracking):
     Examples
     --------
     >>> layer = BatchNorm{n}d(3)
-    >>> y = layer(np.random.default_rng(0).standard_normal((8, 3) + (4,) * {n}).astype(np.float32))
+    >>> y = layer(np.random.default_rng(0).standard_normal((8, 3, {4}), dtype=np.float32))
     >>> abs(float(y.mean())) < 1e-6, int(layer.num_batches_tracked)
     (True, 1)
     """
@@ -251,7 +251,7 @@ class InstanceNormNd(Tracking):
 
     Examples
     --------
-    >>> x = np.random.default_rng(0).standard_normal((2, 3) + (4,) * {n}).astype(np.float32)
+    >>> x = np.random.default_rng(0).standard_normal((2, 3, {4}), dtype=np.float32)
     >>> abs(float(InstanceNorm{n}d(3)(x)[0, 0].mean())) < 1e-6
     True
     """

@@ -103,8 +103,8 @@ class MaxPoolNd(WindowedNd, op="max_pool{n}d"):
 
     Examples
     --------
-    >>> MaxPool{n}d(2)(np.ones((1, 3) + (4,) * {n})).shape == (1, 3) + (2,) * {n}
-    True
+    >>> MaxPool{n}d(2)(np.ones((1, 3, {4}))).shape
+    (1, 3, {2})
     """
 
     _is_paired = False
@@ -186,10 +186,10 @@ class MaxUnpoolNd(Ranked, op="max_unpool{n}d"):
     --------
     >>> pool = MaxPool{n}d(2)
     >>> unpool = MaxUnpool{n}d(pool)
-    >>> x = np.arange(4.0**{n}).reshape((1, 1) + (4,) * {n})
+    >>> x = np.arange({4**n}.0).reshape(1, 1, {4})
     >>> up = unpool(pool(x))
-    >>> up.shape == x.shape, int((up > 0).sum()) == 2**{n}
-    (True, True)
+    >>> up.shape, int((up != 0).sum())
+    ((1, 1, {4}), {2**n})
     """
 
     _pool: tuple[MaxPoolNd, ...] = ()  # in a tuple, since it is no part of this layer
@@ -304,8 +304,9 @@ class AvgPoolNd(WindowedNd, op="avg_pool{n}d"):
 
     Examples
     --------
-    >>> bool((AvgPool{n}d(2)(np.ones((1, 3) + (4,) * {n})) == 1).all())
-    True
+    >>> y = AvgPool{n}d(2)(np.ones((1, 3, {4})))
+    >>> y.shape, np.unique(y)
+    ((1, 3, {2}), array([1.]))
     """
 
     def __init__(
@@ -367,8 +368,9 @@ class SumPoolNd(WindowedNd, op="sum_pool{n}d"):
 
     Examples
     --------
-    >>> bool((SumPool{n}d(2)(np.ones((1, 3) + (4,) * {n})) == 2**{n}).all())
-    True
+    >>> y = SumPool{n}d(2)(np.ones((1, 3, {4})))
+    >>> y.shape, np.unique(y)
+    ((1, 3, {2}), array([{2**n}.]))
     """
 
     def __init__(
@@ -418,8 +420,9 @@ class LPPoolNd(WindowedNd, op="lp_pool{n}d"):
 
     Examples
     --------
-    >>> bool((LPPool{n}d(1, 2)(np.ones((1, 3) + (4,) * {n})) == 2**{n}).all())
-    True
+    >>> y = LPPool{n}d(1, 2)(np.ones((1, 3, {4})))
+    >>> y.shape, np.unique(y)
+    ((1, 3, {2}), array([{2**n}.]))
     """
 
     def __init__(
@@ -498,8 +501,8 @@ class AdaptiveMaxPoolNd(AdaptiveNd, op="adaptive_max_pool{n}d"):
 
     Examples
     --------
-    >>> AdaptiveMaxPool{n}d(3)(np.ones((1, 3) + (7,) * {n})).shape == (1, 3) + (3,) * {n}
-    True
+    >>> AdaptiveMaxPool{n}d(3)(np.ones((1, 3, {7}))).shape
+    (1, 3, {3})
     """
 
     def __init__(self, output_size: Any, return_indices: bool = False) -> None:
@@ -549,8 +552,8 @@ class AdaptiveAvgPoolNd(AdaptiveNd, op="adaptive_avg_pool{n}d"):
 
     Examples
     --------
-    >>> AdaptiveAvgPool{n}d(1)(np.ones((1, 3) + (7,) * {n})).shape == (1, 3) + (1,) * {n}
-    True
+    >>> AdaptiveAvgPool{n}d(1)(np.ones((1, 3, {7}))).shape
+    (1, 3, {1})
     """
 
     def __init__(self, output_size: Any) -> None:
@@ -588,9 +591,9 @@ class BedOfNailsNd(PlainNd, op="bed_of_nails{n}d"):
 
     Examples
     --------
-    >>> y = BedOfNails{n}d(2)(np.ones((1, 1) + (2,) * {n}))
-    >>> y.shape == (1, 1) + (4,) * {n} and float(y.sum()) == 2**{n}
-    True
+    >>> y = BedOfNails{n}d(2)(np.ones((1, 1, {2})))
+    >>> y.shape, float(y.sum())
+    ((1, 1, {4}), {2**n}.0)
     """
 
     def __init__(self, scale_factor: Size) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpucnn.installing import optional
 from gpucnn.simulator.profiling import AccessProfile, LaunchProfile, Profile
 
 _SOURCE_WIDTH = 60
@@ -92,14 +93,14 @@ def _source(profile: Profile, file: str, line: int) -> str:
 
 def plot(profile: Profile, path: Path) -> None:
     """For each launch a panel: the bytes that each line moves, dark what its sectors would need, light the rest."""
-    from matplotlib.figure import Figure
-
     launches = [launch for launch in profile.launches if launch.moved_bytes]
     if not launches:
         raise ValueError("plot: this profile has no launch that moved anything")
     rows = [_moving(launch) for launch in launches]
     heights = [len(lines) + 1.6 for lines in rows]
-    figure = Figure(figsize=(11, 0.34 * sum(heights) + 0.9), layout="constrained")
+    figure = optional("Profile.plot", "matplotlib.figure", "train").Figure(
+        figsize=(11, 0.34 * sum(heights) + 0.9), layout="constrained"
+    )
     panels = figure.subplots(len(launches), 1, squeeze=False, height_ratios=heights)[:, 0]
     for axes, launch, lines in zip(panels, launches, rows, strict=True):
         names = [f"{_source(profile, each.file, each.line)}   {each.file}:{each.line}" for each in lines]

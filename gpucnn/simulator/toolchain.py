@@ -177,6 +177,7 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CompileError(f"cannot make the cache folder {path.parent}: {error}; set GPUCNN_CACHE_DIR") from error
+    _announce(path.parent)
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as scratch:
         target = Path(scratch) / name
         build(target)
@@ -184,6 +185,14 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
         os.replace(target, path)
     _made.files = made() + 1
     return path
+
+
+@cache
+def _announce(kept_in: Path) -> None:
+    """Tell whoever waits at a terminal, once, that there is something to compile."""
+    if sys.stderr.isatty():
+        said = f"simulator: compiling kernels with {compiler().path}, seconds each; kept in {kept_in}"
+        print(said, file=sys.stderr, flush=True)
 
 
 def made() -> int:

@@ -122,5 +122,5 @@ def test_digits_need_a_size_and_scikit_learn(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(ValueError, match="digits: size is 0, expected at least 1"):
         digits(0)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match="digits: scikit-learn is not installed"):
+    with pytest.raises(ModuleNotFoundError, match="digits: scikit-learn is not installed: pip install"):
         digits()

@@ -101,6 +101,6 @@ def test_folders_and_files_that_are_not_as_expected(tmp_path: Path, monkeypatch:
     Image.fromarray(np.zeros((2, 3), np.uint16)).save(tmp_path / "b/y.png")
     with pytest.raises(ValueError, match=r"y\.png cannot be read: its pixels are I;16, expected 8 bits"):
         image_folder(tmp_path)
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match="Pillow is not installed"):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(ModuleNotFoundError, match="image_folder: Pillow is not installed: pip install"):
         image_folder(tmp_path)

@@ -13,6 +13,7 @@ from fake_cupy import NO_DEVICE, FakeCupy
 
 import gpucnn.backends
 from gpucnn import nn, simulator
+from gpucnn.installing import install_command
 
 
 class Net(nn.Module):
@@ -222,8 +223,8 @@ def test_to_cuda_without_a_gpu_says_why(net: Net, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     says = {
-        "CuPy": "CuPy is not installed: pip install gpucnn[cuda12], or gpucnn[cuda13] for a driver of CUDA 13, "
-        "installs cupy-cuda12x or cupy-cuda13x",
+        "CuPy": f"CuPy is not installed: {install_command('cuda12')}; "
+        "for a driver of CUDA 13, cuda13 instead of cuda12",
         "GPU": "the NVIDIA driver finds no GPU: nvidia-smi should list one, and a container needs to be given it",
     }[lacking]
     before = net.state_dict()

@@ -62,3 +62,12 @@ def test_finetune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = re.findall(r"^ +(\d+)((?: +\d+\.\d%){4})$", said, flags=re.MULTILINE)
     assert [count for count, _ in rows] == ["2", "10"]
     assert is_png(tmp_path / "finetune.png")
+
+
+def test_slide_counts_each_digit_once() -> None:
+    picture = slide.Picture(np.zeros((1, 100, 100)), np.array([[20, 20], [20, 60], [60, 60]]), np.array([1, 2, 3]))
+    marks = np.array([[27, 20], [21, 20], [20, 60], [90, 90]])  # the first digit is marked twice, the third is missed
+    counts = slide.tally(picture, marks, np.array([7, 1, 5, 4]))
+    assert counts == slide.Tally(found=2, right=1, repeated=1, stray=1)
+    nothing = slide.tally(picture, np.zeros((0, 2), int), np.zeros(0, int))
+    assert nothing == slide.Tally(0, 0, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import shutil
@@ -98,6 +99,29 @@ def test_compiled_files_are_used_again(cache: Path) -> None:
 
 
 @pytest.mark.no_compiler
+@pytest.mark.parametrize("terminal", [True, False])
+def test_who_waits_at_a_terminal_is_told_once_that_kernels_are_compiled(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    for name in ("first.so", "second.so", "first.so"):
+        toolchain.cached(name, Path.touch)
+    said = f"simulator: compiling kernels with {toolchain.compiler().path}, seconds each; kept in {cache_folder}\n"
+    assert screen.getvalue() == (said if terminal else "")
+
+
+def test_a_full_cache_says_nothing(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toolchain.cached("thing.so", Path.touch)
+    toolchain._announce.cache_clear()
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    toolchain.cached("thing.so", Path.touch)
+    assert screen.getvalue() == ""
+
+
 @pytest.mark.parametrize("keep", [0, 1, 700, 999, -64, -1])
 def test_a_damaged_file_is_noticed(keep: int, cache_folder: Path) -> None:
     def build(target: Path) -> None:

@@ -22,6 +22,7 @@ from gpucnn.backends.cuda.picks import StoredPicks
 from gpucnn.backends.cuda.runtime import Array, Device, Function
 from gpucnn.backends.cuda.sources import Source
 from gpucnn.backends.dtypes import accumulator
+from gpucnn.installing import install_command
 
 BUILDS = ("specialised", "generic")
 LEAST_CUPY = (13, 0)
@@ -322,8 +323,7 @@ def why_unavailable() -> str | None:
     except Exception as error:  # a broken installation may fail in any way
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             return (
-                "CuPy is not installed: pip install gpucnn[cuda12], or gpucnn[cuda13] for a driver of CUDA 13, "
-                "installs cupy-cuda12x or cupy-cuda13x"
+                f"CuPy is not installed: {install_command('cuda12')}; for a driver of CUDA 13, cuda13 instead of cuda12"
             )
         return f"CuPy is installed but does not work, {type(error).__name__}: {_in_one_line(error)}"
 
@@ -332,7 +332,7 @@ def _why_cupy_is_unfit(cupy: Any) -> str | None:
     version = tuple(int(part) for part in cupy.__version__.split(".")[:2] if part.isdigit())
     if version < LEAST_CUPY:
         least = ".".join(map(str, LEAST_CUPY))
-        return f"CuPy {cupy.__version__} is too old, expected {least} or later: pip install --upgrade gpucnn[cuda12]"
+        return f"CuPy {cupy.__version__} is too old, expected {least} or later: {install_command('cuda12')}"
     if cupy.cuda.runtime.is_hip:
         return "this CuPy is built for AMD's GPUs, expected one for NVIDIA's: cupy-cuda12x or cupy-cuda13x"
     return None
