@@ -22,11 +22,11 @@ COLOURS = {
     "training": "#4477aa",
     "im2col": "#4477aa",
     "pack": "#4477aa",
-    "unpack": "#ee6677",
     "inference": "#66ccee",
     "backward": "#ee6677",
     "backward_input": "#ee6677",
     "col2im": "#ee6677",
+    "unpack": "#ee6677",
     "backward_weight": "#ccbb44",
 }
 GREY, PLAIN_COLOUR = "#cccccc", "#222222"  # of operations without a colour, and of peers; of plain CuPy

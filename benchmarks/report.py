@@ -47,6 +47,7 @@ CASE_HEADINGS = (
     "best peer", "NumPy ms", "to NumPy", "warm ms", "host µs", "over raw",
 )  # fmt: skip
 MARKDOWN_ALONE = ("shapes", "warm ms", "host µs", "over raw")  # for want of room in a terminal
+MARKDOWN_ALONE_ON_GPU = (*MARKDOWN_ALONE, "spread", "rate", "NumPy ms")
 SUMMARY_HEADINGS = ("to PyTorch", "range", "to plain CuPy", "to best", "range", "to NumPy")
 TARGET_HEADINGS = (
     "target", "dtype", "cases", "to best", "wanted", "share of copy beyond the cache", "host per call",
@@ -201,7 +202,10 @@ class Table:
 def _ratio(value: float | None) -> Cell:
     if value is None:
         return Cell()
-    return Cell(f"{value:.2f}", "green" if value >= 1 else "yellow" if value >= 0.5 else "red")
+    return Cell(
+        f"{value:.2f}" if value < 100 else f"{value:.0f}",
+        "green" if value >= 1 else "yellow" if value >= 0.5 else "red",
+    )
 
 
 def _mean(ratios: Ratios | None) -> Cell:
@@ -300,7 +304,7 @@ def print_report(run: Run, console: Console) -> None:
         own = [row for row in rows if row.subject == subject]
         if own:
             title = f"{subject} and the quickest peer" if run.peers else subject
-            console.print(case_table(own).terminal(title, without=MARKDOWN_ALONE))
+            console.print(case_table(own).terminal(title, MARKDOWN_ALONE_ON_GPU if run.on_gpu else MARKDOWN_ALONE))
     for record, outcome in run.faults:
         console.print(
             f"[bold red]{outcome.status.upper()}[/] {escape(record.id)}, "

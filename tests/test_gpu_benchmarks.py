@@ -759,6 +759,27 @@ def test_a_run_on_a_gpu_writes_all_its_files(run_command: Any, capsys: pytest.Ca
     assert "750 TFLOP/s float16" in printed
 
 
+def test_what_will_not_be_published_is_not_measured_on_a_gpu(
+    run_command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = publishing.RESULTS / "nvidia-fake-100.json"
+    hello = [HELLO[0] | {"providers": {"gpucnn": "1", "PyTorch": "2"}}, HELLO[1]]
+    assert run_command((event for event in [*hello, *measured(A)]), "--publish")[0] == 0
+    before = published.read_text()
+
+    def begins(*events: dict[str, Any]) -> Any:
+        yield from events
+        raise AssertionError("nothing is measured after this")
+
+    capsys.readouterr()
+    assert run_command(begins(*HELLO), "--publish")[0] == command.EXIT_USAGE  # the worker found no PyTorch
+    assert "compares with PyTorch, which this run does not" in capsys.readouterr().err
+    used = {"environment": FACTS | {"device": FACTS["device"] | {"utilization": 0.5}}, "limits": asdict(LIMITS)}
+    assert run_command(begins(hello[0], used), "--publish")[0] == command.EXIT_USAGE
+    assert "the GPU is busy with other work (50% of the time)" in capsys.readouterr().err
+    assert published.read_text() == before
+
+
 def test_a_run_that_is_told_to_end_ends_its_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     told = f"import os, signal; time.sleep(1); os.kill({os.getpid()}, signal.SIGTERM)"
@@ -837,7 +858,7 @@ def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
     ran = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks", "--device", "simulator", "--quick", "--out", str(tmp_path)),
-            *("--filter", "dcgan/generator4/forward,transition1/forward", "--providers", "gpucnn"),
+            *("--filter", "transition1/forward", "--providers", "gpucnn"),
         ],
         cwd=Path(__file__).parent.parent, capture_output=True, text=True,
     )  # fmt: skip
@@ -1005,7 +1026,7 @@ def test_the_tables_compare_with_numpy_and_with_plain_cupy() -> None:
     assert [row.ratio_to("gpucnn NumPy") for row in rows] == [pytest.approx(500), pytest.approx(50), None]
     text = report.markdown_report(run)
     assert f"| {' | '.join(report.CASE_HEADINGS)} |" in text
-    assert "| 2.00 | 8.00 | 2.00 | PyTorch | 50 | 500.00 |" in text
+    assert "| 2.00 | 8.00 | 2.00 | PyTorch | 50 | 500 |" in text
     assert (
         "| group | operation | cases | of limit | to PyTorch | range | to plain CuPy | to best | range | to NumPy |"
         in text
@@ -1157,6 +1178,15 @@ def test_a_machine_without_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(environment.subprocess, "run", missing)
     assert environment.clocks() == {}
+    assert environment.utilization() is None
+
+
+@pytest.mark.parametrize(("answer", "share"), [("37 %", 0.37), ("0 %", 0.0), ("[N/A]", None)])
+def test_the_share_of_time_that_a_gpu_was_used_before(
+    monkeypatch: pytest.MonkeyPatch, answer: str, share: float | None
+) -> None:
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{answer}\n"))
+    assert environment.utilization() == share
 
 
 def test_kinds_of_layers_that_a_cut_knows() -> None:

@@ -39,7 +39,7 @@ MAX_ROUNDS: dict[Tier, int] = {"quick": 15, "default": 40, "full": 80}
 
 def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: float) -> int:
     """Measure the GPU, then the NumPy backend; print, write; the exit status."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=None if sys.stdout.isatty() else 176)
     words, filters = split_filters(options.filters, "gpu")
     names = [*options.providers, *words]
     cases = cases_of(options.tier, filters, device)
