@@ -112,7 +112,7 @@ def legend(run: Run) -> str:
         host = run.environment["host"]
         parts.append(
             f"gpucnn's NumPy backend ran on the same arrays on the host ({host['name']}, {_threads(run)}), while the "
-            "GPU had nothing to do"
+            "GPU was idle"
         )
     return "; ".join(parts)
 
@@ -278,7 +278,7 @@ def target_table(rows: Sequence[Row], cache_bytes: int) -> Table:
 
 
 def _target_cells(figures: Reached) -> list[Cell]:
-    def held(name: str, text: str) -> Cell:
+    def figure(name: str, text: str) -> Cell:
         met = figures.met[name]
         return Cell() if met is None else Cell(text, "green" if met else "red", bold=not met)
 
@@ -286,11 +286,11 @@ def _target_cells(figures: Reached) -> list[Cell]:
         Cell(figures.target.name),
         Cell(figures.dtype),
         Cell(str(figures.cases)),
-        held("ratio", f"{figures.ratio or 0:.2f}"),
+        figure("ratio", f"{figures.ratio or 0:.2f}"),
         Cell(f"{figures.target.ratio:.2f}"),
-        held("share", f"{figures.share or 0:.0%}"),
-        held("host_s", f"{(figures.host_s or 0) * 1e6:.1f} µs"),
-        held("host_ratio", f"{figures.host_ratio or 0:.2f}"),
+        figure("share", f"{figures.share or 0:.0%}"),
+        figure("host_s", f"{(figures.host_s or 0) * 1e6:.1f} µs"),
+        figure("host_ratio", f"{figures.host_ratio or 0:.2f}"),
     ]
 
 

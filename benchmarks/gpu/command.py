@@ -145,7 +145,7 @@ def collect(
 
 
 def add_fallback(collected: Collected, cases: Sequence[Case], threads: int, seconds: float, console: Console) -> None:
-    """Time the NumPy backend on the collected cases for about `seconds`, while the GPU has nothing to do."""
+    """Time the NumPy backend on the collected cases for about `seconds`, while the GPU is idle."""
     assert collected.limits is not None
     places = {record.id: place for place, record in enumerate(collected.records)}
     chosen = fallback.in_order(cases, collected.records)

@@ -45,7 +45,7 @@ extern "C" __global__ void read(const uint4* data, unsigned long long count, uns
 
 
 class Readable(Protocol):
-    """Where arrays are whose values are checked."""
+    """Access to the values of arrays that are checked."""
 
     def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
         """The slices `chosen` along `axis`, or all of the array, on the host."""

@@ -20,11 +20,11 @@ from benchmarks.providers.base import Call, Provider
 Array = Any
 Windowed = ConvLayer | PoolLayer | UnfoldLayer
 
-MOST_OF_MEMORY = 0.25  # of the device's, that the columns of a convolution may take; a product needs as much again
+MOST_OF_MEMORY = 0.25  # of the device's, that a copy of all windows may take; what follows needs as much again
 
 
 class _OnCupy(Provider):
-    """What both have in common: CuPy's arrays in and out, float32 alone."""
+    """The base of both: CuPy's arrays in and out, float32 alone."""
 
     requires = ("cupy",)
     device = "gpu"
@@ -55,12 +55,12 @@ class PlainCupy(_OnCupy):
 
     def refuses(self, case: Case) -> str | None:
         layer = case.layer
-        if isinstance(layer, ConvLayer):
-            positions = layer.size if layer.transposed else layer.out_size
-            channels = layer.out_channels if layer.transposed else layer.channels
-            columns = 4 * case.batch * channels * math.prod(layer.kernel) * math.prod(positions)
-            if columns > MOST_OF_MEMORY * self._memory_bytes():
-                return f"its columns take {columns / 2**30:.0f} GiB"
+        if isinstance(layer, ConvLayer | PoolLayer):
+            transposed = isinstance(layer, ConvLayer) and layer.transposed
+            channels = layer.output_shape(1)[1] if transposed else layer.channels
+            windows = 4 * case.batch * channels * math.prod(layer.kernel) * math.prod(_outputs(layer))
+            if windows > MOST_OF_MEMORY * self._memory_bytes():
+                return f"a copy of its windows takes {windows / 2**30:.0f} GiB"
         if isinstance(layer, ResampleLayer) and layer.kind == "bilinear":
             return "no interpolation without cupyx.scipy"
         if isinstance(layer, PoolLayer) and layer.output and any(_uneven(layer)):
