@@ -130,4 +130,4 @@ def write(run: Run, stem: Path) -> list[Path]:
 def tell(paths: Iterable[Path], console: Console) -> None:
     """Print the full path of each file that was written, one a line."""
     for path in paths:
-        console.print(f"wrote {path.resolve()}", style=None, markup=False, highlight=False, soft_wrap=True)
+        console.print(f"wrote {path.resolve()}", markup=False, highlight=False, soft_wrap=True)

@@ -74,7 +74,7 @@ class Run:
     """Everything that is written to ``<device>.json``; `unreached` are the cases that the time did not suffice for."""
 
     tier: str
-    complete: bool  # not filtered, not interrupted
+    complete: bool  # not filtered, not interrupted; a GPU's time may have left out the cases of `unreached`
     seconds: float
     environment: dict[str, Any]
     limits: Limits

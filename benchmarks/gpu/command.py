@@ -99,7 +99,7 @@ def conclude(
     broken = interrupted or bool(collected.trouble)
     run = Run(
         tier=options.tier,
-        complete=whole and not (broken or collected.unreached),
+        complete=whole and not broken,
         seconds=round(time.perf_counter() - started, 1),
         environment=collected.environment,
         limits=collected.limits,
