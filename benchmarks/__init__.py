@@ -8,7 +8,7 @@ pytest-benchmark.
 `cases`                 the one table of layers, and how cases are picked from it
 `data`                  a case's random arrays
 `checking`              float64 expectations, independent of every provider, and the comparison
-`providers`             one small class per implementation: gpucnn, PyTorch, ONNX Runtime
+`providers`             one small class per implementation: gpucnn, PyTorch, ONNX Runtime, plain CuPy
 `timing`, `session`     the CPU: interleaved medians, limits; prepare, check, time within a budget
 `networks`              whole networks on the CPU: inference and training steps
 `gpu`                   layers on a GPU, in processes that may be lost with it
@@ -17,7 +17,7 @@ pytest-benchmark.
 `report`, `plots`       terminal and Markdown tables; figures
 `formatting`            numbers as tables show them
 `progress`              what is seen meanwhile
-`publishing`            the files of a run, exit codes
+`publishing`            the files of a run, what may replace a committed result, exit codes
 `kernel_profile`        what the kernels do to memory, counted in the simulator
 `gpu_check`             whether the kernels run on a GPU as they should
 ======================  ==========================================================================

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks import environment
+from benchmarks import environment, publishing
 from benchmarks.cases import Case, select
 from benchmarks.layers import Device, Tier
 from benchmarks.networks.cases import NetworkCase, select_networks
@@ -20,9 +20,9 @@ from benchmarks.publishing import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
+    check_publishable,
     file_stem,
     keep,
-    publish,
     split_filters,
 )
 from gpucnn.installing import install_command
@@ -36,15 +36,12 @@ if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
     from benchmarks.results import Record
     from benchmarks.timing import Limits
 
-RESULTS = Path(__file__).parent / "results"
 REQUIRED = ("numpy", "rich", "matplotlib", "threadpoolctl")
 
 # Seconds for the layers' cases themselves; imports, limits and figures add about ten. Whole networks have a budget of
 # their own in `benchmarks.networks.session`.
 BUDGET_S: dict[Tier, float] = {"quick": 9.0, "default": 150.0, "full": 600.0}
 MAX_ROUNDS: dict[Tier, int] = {"quick": 9, "default": 15, "full": 25}
-
-BUSY_LOAD = 0.5  # of other processes, at the start
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -54,8 +51,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "layers of real networks and, on the CPU, on whole networks. Each result is checked before it is timed.",
         epilog="On two cores a run takes some seven minutes: four for the layers, three for the whole networks, which "
         "--filter 'whole network' measures alone. "
-        "Exit status: 0, 1 for a wrong result or a failure, 2 for a mistaken call, "
-        "130 when interrupted (what was measured is kept).",
+        "Exit status: 0, 1 for a wrong result or a failure, 2 for a mistaken call or a run that may not be "
+        "published, 130 when interrupted (what was measured is kept).",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="tier", action="store_const", const="quick", help="under 40 seconds")
@@ -85,12 +82,27 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gpu", type=int, metavar="INDEX", help="which GPU of several (default: the first visible)")
     parser.add_argument("--threads", type=int, help="for every provider (default: all available CPUs)")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: benchmarks/results, or where JSON lies")
+    parser.add_argument(
+        "--out",
+        type=publishing.output_folder,
+        default=publishing.LOCAL,
+        metavar="DIR",
+        help="default: benchmarks/results/local, which git ignores",
+    )
     parser.add_argument("--report", type=Path, metavar="JSON", help="print and draw an earlier result, run nothing")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the summary between this file's markers")
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="replace this device's committed result in benchmarks/results too; refused for a run that is not whole, "
+        "on a busy machine, or with fewer peers than the committed one",
+    )
+    parser.add_argument(
+        "--readme", type=Path, metavar="FILE", help="with --publish: put the summary between this file's markers"
+    )
     options = parser.parse_args(arguments)
     options.tier = options.tier or "default"
-    options.out = options.out or (options.report.parent if options.report else RESULTS)
+    if options.readme and not options.publish:
+        parser.error("--readme FILE is part of publishing: add --publish")
     if options.threads is not None and options.threads < 1:
         parser.error("--threads must be at least 1")
     if options.gpu is not None and options.gpu < 0:
@@ -111,29 +123,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     threads = options.threads or environment.available_cpus()
     environment.confine(threads)
-    if not options.report:
-        chosen, why = choose_device(options.device)
-        print(why)
-        if chosen not in ("cpu", "none"):
-            from benchmarks.gpu.command import run_on_gpu
+    try:
+        return report_again(options) if options.report else run(options, threads, started)
+    except publishing.CannotPublishError as error:
+        print(f"not published: {error}", file=sys.stderr)
+        return EXIT_USAGE
 
-            return run_on_gpu(options, chosen, threads, started)
-        if chosen == "none":
-            return EXIT_USAGE
 
-    from rich.console import Console
+def run(options: argparse.Namespace, threads: int, started: float) -> int:
+    """Choose the device and measure there; the exit status."""
+    chosen, why = choose_device(options.device)
+    print(why)
+    if chosen == "none":
+        return EXIT_USAGE
+    if chosen == "cpu":
+        return run_on_cpu(options, threads, started)
+    from benchmarks.gpu.command import run_on_gpu
 
+    return run_on_gpu(options, chosen, threads, started)
+
+
+def report_again(options: argparse.Namespace) -> int:
+    """Print, draw and, where that was asked, publish an earlier result; the exit status."""
+    from benchmarks.results import Run
+
+    console = make_console()
+    run = Run.load(options.report)
+    keep(run, options, options.report.stem, console)
+    return EXIT_FAULT if run.faults else 0
+
+
+def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int:
+    """Measure, print, write; the exit status."""
     from benchmarks import session
     from benchmarks.networks import session as network_session
     from benchmarks.results import Run
     from benchmarks.timing import measure_limits
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    if options.report:
-        run = Run.load(options.report)
-        publish(run, options.out / options.report.stem, options.readme, console)
-        return EXIT_FAULT if run.faults else 0
-
+    console = make_console()
     provider_words, case_filters = split_filters(options.filters)
     cases, networks = select(options.tier, case_filters), select_networks(options.tier, case_filters)
     if not cases and not networks:
@@ -144,11 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("no such provider is installed", style="red")
         return EXIT_USAGE
     facts = environment.describe(threads, providers)
-    if facts["device"]["load"] > BUSY_LOAD:
-        console.print(
-            f"the machine is busy (load {facts['device']['load']}): the numbers will mislead",
-            style="yellow",
-        )
+    filtered = bool(options.filters or options.providers)
+    device = environment.slug(environment.device_name(), threads)
+    if options.publish:  # what is known to be refused is not measured first
+        peers = [provider.name for provider in providers if not provider.ours]
+        whole = options.tier != "quick" and not filtered
+        check_publishable(whole, facts, peers, file_stem(options.tier, device, filtered, interrupted=False))
+    busy = environment.why_busy(facts)
+    if busy:
+        console.print(f"{busy}: the numbers will mislead", style="yellow")
     limits = measure_limits(threads, providers)
     tier, rounds = options.tier, MAX_ROUNDS[options.tier]
     measured = session.run(cases, providers, BUDGET_S[tier], rounds)
@@ -159,7 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         network_records, interrupted = measure(networks, measured, providers, limits, console)
     if not interrupted:  # again, for the first measurement may have met a busy neighbour
         limits = limits.raised_by(measure_limits(threads, providers))
-    filtered = bool(options.filters or options.providers)
     run = Run(
         tier=options.tier,
         complete=not (filtered or interrupted),
@@ -170,13 +200,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         networks=tuple(network_records),
     )
     if run.all_records:
-        stem = environment.slug(environment.device_name(), threads)
-        keep(run, options, file_stem(options.tier, stem, filtered, interrupted), console)
+        keep(run, options, file_stem(options.tier, device, filtered, interrupted), console)
     if interrupted:
         total = len(cases) + len(networks)
         console.print(f"interrupted after {len(run.all_records)} of {total} cases", style="red")
         return EXIT_INTERRUPTED
     return EXIT_FAULT if run.faults else 0
+
+
+def make_console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def choose_device(wanted: str) -> tuple[str, str]:

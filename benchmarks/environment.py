@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # `confine` must run before anything imports NumPy
 # OpenBLAS's idle threads spin for about 0.1 s and slow whoever runs next two to three times
 # (measured on two cores). After 2**20 cycles they rest, which cost gpucnn nothing measurable.
 OPENBLAS_SPIN = "20"
+BUSY_LOAD = 0.5  # of other processes, on the CPU that is measured; beside a GPU, for each of the host's CPUs
+BUSY_GPU = 0.05  # of the time before the run in which kernels ran on the GPU
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -54,6 +56,19 @@ def confine(threads: int) -> None:
 def load() -> float:
     """Processes that ran at the same time over the last minute; 0 where the system cannot tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def why_busy(facts: dict[str, Any]) -> str | None:
+    """Why the machine that `describe` described was too busy for figures to commit, or None."""
+    device = facts["device"]
+    on_gpu = device["kind"] == "gpu"
+    if device.get("utilization", 0.0) > BUSY_GPU:
+        return f"the GPU is busy with other work ({device['utilization']:.0%} of the time)"
+    host = facts.get("host", device)
+    most = BUSY_LOAD * host["cpus"] if on_gpu else BUSY_LOAD
+    if host["load"] > most:
+        return f"the machine is busy (load {host['load']:g}, at most {most:g} for a result to commit)"
+    return None
 
 
 def device_name() -> str:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import publishing
 from benchmarks.cases import Case, select
 from benchmarks.data import make_operands
 from benchmarks.layers import ConvLayer, Layer, NormLayer
@@ -24,7 +25,6 @@ from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast
 if TYPE_CHECKING:
     from gpucnn.simulator import Profile
 
-RESULTS = Path(__file__).parent / "results"
 FAMILIES = ("depthwise", "pooling", "normalization", "unfolding", "resampling", "layout", "bias and activation")
 MOST_TAPS, FEW_CHANNELS = 200, 16
 HALOS = ("depthwise", "pooling", "resampling")  # families whose windows overlap: what tiles read twice is allowed for
@@ -173,6 +173,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     colours = {"channels first": "#31688e", "channels last": "#e07b39"}
     for shift, (order, colour) in zip((0.13, -0.13), colours.items(), strict=True):
         own = [row for row in rows if row.order == order]
+        if not own:
+            continue
         axes.scatter(
             [row.moved for row in own],
             [kernels.index(row.kernel) + shift for row in own],
@@ -195,7 +197,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def publish(rows: Sequence[Row], stem: Path) -> list[Path]:
+def write(rows: Sequence[Row], stem: Path) -> list[Path]:
     """Write JSON, Markdown and the figure beside `stem`."""
     paths = [Path(f"{stem}{suffix}") for suffix in (".json", ".md", ".png")]
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -214,8 +216,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--dtype", action="append", choices=("float32", "float16"), help="default: float32")
     parser.add_argument("--lines", action="store_true", help="print each launch line by line")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="default: benchmarks/results")
+    parser.add_argument(
+        "--out",
+        type=publishing.output_folder,
+        default=publishing.LOCAL,
+        metavar="DIR",
+        help="default: benchmarks/results/local, which git ignores",
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="replace the committed profile in benchmarks/results too; of all cases"
+    )
     options = parser.parse_args(arguments)
+    if options.publish and (options.filters or options.dtype):
+        parser.error("--publish: the committed profile is of all cases in float32; leave out --filter and --dtype")
     from gpucnn import simulator
 
     if simulator.available() != "available":
@@ -247,9 +260,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         if options.lines:
             console.print(str(profile), highlight=False, markup=False, soft_wrap=True)
-    stem = options.out / ("kernel-profile" if not options.filters else "kernel-profile-filtered")
-    for path in publish(rows, stem):
-        console.print(f"wrote {path}", highlight=False)
+    name = "kernel-profile-filtered" if options.filters or options.dtype else "kernel-profile"
+    for folder in (options.out, *([publishing.RESULTS] if options.publish else [])):
+        publishing.tell(write(rows, folder / name), console)
     return 0
 
 

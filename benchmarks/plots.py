@@ -15,26 +15,22 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.results import REFERENCE, Ratios, Row, Run, by_family, rows_of
+from benchmarks.results import FALLBACK, REFERENCES, Ratios, Row, Run, by_family, rows_of
 
 COLOURS = {
     "forward": "#4477aa",
     "training": "#4477aa",
     "im2col": "#4477aa",
     "pack": "#4477aa",
-    "unpack": "#ee6677",
     "inference": "#66ccee",
     "backward": "#ee6677",
     "backward_input": "#ee6677",
     "col2im": "#ee6677",
+    "unpack": "#ee6677",
     "backward_weight": "#ccbb44",
 }
-DIRECTIONS = {
-    "forward, training, im2col, pack": "#4477aa",
-    "inference": "#66ccee",
-    "backward (input), col2im, unpack": "#ee6677",
-    "backward weight": "#ccbb44",
-}
+GREY, PLAIN_COLOUR = "#cccccc", "#222222"  # of operations without a colour, and of peers; of plain CuPy
+PYTORCH, PLAIN_CUPY = REFERENCES
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SHORT_PEERS = {
     "PyTorch channels_last": "PyTorch NHWC",
@@ -48,26 +44,33 @@ HEADER_INCHES = 0.62  # of a family: its title and its axis
 COLUMN_INCHES = 6.6
 LABEL_INCHES = 2.3
 COLUMNS = 3
+LEGEND_ENTRY_INCHES = 2.7
 
 
 def draw(run: Run, stem: Path) -> list[Path]:
-    """Write the figures beside `stem`; without peers there are no speed-up bars."""
+    """Write the figures that the run has rows for, named after `stem`; their paths.
+
+    One of an earlier run that this run has no rows for is removed.
+    """
     rows = rows_of(run)
     written = []
     for subject in run.subjects:
         own = [row for row in rows if row.subject == subject]
         tag = "" if len(run.subjects) == 1 else "-" + subject.lower().replace(" ", "-")
-        if any(row.ratio is not None for row in own):
-            written.append(_save(_speedup(run, own), Path(f"{stem}{tag}-speedup.png")))
-        if own:
-            written.append(_save(_roofline(run, own), Path(f"{stem}{tag}-roofline.png")))
+        figures = {
+            "speedup": _speedup(run, own) if any(row.ratio is not None for row in own) else None,
+            "roofline": _roofline(run, own) if own else None,
+            "over-numpy": _over_numpy(run, own) if any(FALLBACK in row.named for row in own) else None,
+        }
+        for name, figure in figures.items():
+            path = Path(f"{stem}{tag}-{name}.png")
+            if figure is None:
+                path.unlink(missing_ok=True)
+                continue
+            figure.savefig(path, dpi=110)
+            plt.close(figure)
+            written.append(path)
     return written
-
-
-def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return path
 
 
 def _caption(run: Run) -> str:
@@ -90,7 +93,7 @@ def _speedup(run: Run, rows: Sequence[Row]) -> Any:
     width = COLUMN_INCHES * len(columns)
     figure = plt.figure(figsize=(width, height))
     shown = [row for members in families.values() for row in members]
-    ratios = [ratio for row in shown for ratio in (row.ratio, row.reference_ratio) if ratio]
+    ratios = [ratio for row in shown for ratio in (row.ratio, row.ratio_to(PYTORCH)) if ratio]
     low, high = min(0.8, min(ratios)) / 1.1, max(1.25, max(ratios)) * 1.1
     span = low, high * (high / low) ** 0.28  # room for the text beside the longest bar
 
@@ -122,18 +125,31 @@ def _speedup(run: Run, rows: Sequence[Row]) -> Any:
         color="#555555",
         va="center",
     )
+    handles: list[Any] = [Rectangle((0, 0), 1, 1, color=c, label=n) for n, c in _directions(shown).items()]
+    if any(PYTORCH in row.named for row in shown):
+        handles.append(Line2D([], [], marker="|", color="black", linestyle="none", label=f"over {PYTORCH}"))
     figure.legend(
-        handles=[
-            *(Rectangle((0, 0), 1, 1, color=c, label=n) for n, c in DIRECTIONS.items()),
-            Line2D([], [], marker="|", color="black", linestyle="none", label=f"over {REFERENCE}"),
-        ],
+        handles=handles,
         loc="center left",
         bbox_to_anchor=(0.0, 1 - 0.85 / height),
-        ncols=len(DIRECTIONS) + 1,
+        ncols=len(handles),
         frameon=False,
         fontsize=9,
     )
     return figure
+
+
+def _directions(rows: Sequence[Row]) -> dict[str, str]:
+    """The operations of `rows` that share a colour, by names for a legend."""
+    found: dict[str, list[str]] = {}
+    present = {row.record.operation for row in rows}
+    for operation in sorted(present, key=lambda name: [*COLOURS, name].index(name)):
+        found.setdefault(_colour(operation), []).append(operation.replace("_", " "))
+    return {", ".join(names): colour for colour, names in found.items()}
+
+
+def _colour(operation: str) -> str:
+    return COLOURS.get(operation, GREY)
 
 
 def _panel_inches(rows: Sequence[Row]) -> float:
@@ -155,22 +171,23 @@ def _bars(axes: Any, family: str, rows: list[Row], span: tuple[float, float]) ->
     rows = sorted(rows, key=lambda row: row.ratio or 0.0)
     ratios = [row.ratio or 1.0 for row in rows]
     places = range(len(rows))
-    colours = [COLOURS.get(row.record.operation, "#bbbbbb") for row in rows]
+    colours = [_colour(row.record.operation) for row in rows]
     axes.barh(places, [r - 1 for r in ratios], left=1, color=colours, height=0.78)
     for place, ratio, row in zip(places, ratios, rows, strict=True):
         text = f" {ratio:.2f} {SHORT_PEERS.get(row.peer, row.peer)}"
-        axes.text(max(ratio, row.reference_ratio or 1, 1), place, text, va="center", fontsize=6.5, color="#333333")
-        if row.reference_ratio:
-            axes.plot(row.reference_ratio, place, "|", color="black", markersize=6)
+        reference = row.ratio_to(PYTORCH)
+        axes.text(max(ratio, reference or 1, 1), place, text, va="center", fontsize=6.5, color="#333333")
+        if reference:
+            axes.plot(reference, place, "|", color="black", markersize=6)
     axes.set_xscale("log")
     axes.set_xlim(span)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_yticks(places, [f"{r.record.network} {r.record.layer}" for r in rows], fontsize=7.5)
     axes.axvline(1, color="black", linewidth=1)
-    best, reference = Ratios.of(ratios), Ratios.of(row.reference_ratio for row in rows)
+    best, references = Ratios.of(ratios), Ratios.of(row.ratio_to(PYTORCH) for row in rows)
     title = f"{family}: {best.mean:.2f}" if best else family
-    if reference:
-        title += f", over {REFERENCE} {reference.mean:.2f}"
+    if references:
+        title += f", over {PYTORCH} {references.mean:.2f}"
     axes.set_title(title, fontsize=10, weight="bold", loc="left", pad=3)
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -186,28 +203,33 @@ def _bars(axes: Any, family: str, rows: list[Row], span: tuple[float, float]) ->
 
 
 def _roofline(run: Run, rows: Sequence[Row]) -> Any:
-    """Convolutions under the two roofs; beside them what memory alone limits."""
+    """Convolutions under the two roofs, and next to them what memory alone limits; one legend below both."""
     computing = [row for row in rows if row.record.flops]
     moving = [row for row in rows if not row.record.flops]
-    panels = [bool(computing), bool(moving)]
+    widths = [width for width, shown in ((8.0, computing), (6.0, moving)) if shown]
     figure, grid = plt.subplots(
-        1,
-        sum(panels),
-        figsize=(8.0 * panels[0] + 6.0 * panels[1], 6.8),
-        width_ratios=[w for w, shown in zip((8.0, 6.0), panels, strict=True) if shown],
-        squeeze=False,
-        layout="constrained",
+        1, len(widths), figsize=(sum(widths), 7.2), width_ratios=widths, squeeze=False, layout="constrained"
     )
     axes = list(grid[0])
+    handles = [Line2D([], [], marker="o", color=c, linestyle="none", label=n) for n, c in _directions(rows).items()]
     if computing:
-        _roofs(axes.pop(0), run, computing)
+        handles += _roofs(axes.pop(0), run, computing)
     if moving:
-        _bandwidths(axes.pop(0), run, moving)
-    figure.suptitle(f"{rows[0].subject} under the measured limits: {_caption(run)}", fontsize=12, weight="bold")
+        handles += _bandwidths(axes.pop(0), run, moving)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=max(1, int(sum(widths) / LEGEND_ENTRY_INCHES)),
+        frameon=False,
+        fontsize=8.5,
+    )
+    title = f"{rows[0].subject} under the measured limits\n{_caption(run)}"
+    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
     return figure
 
 
-def _roofs(axes: Any, run: Run, rows: Sequence[Row]) -> None:
+def _roofs(axes: Any, run: Run, rows: Sequence[Row]) -> list[Any]:
+    """Draw a point a case; the legend's entries for the families."""
     gemm, copy = run.limits.gemm_flops / 1e9, run.limits.copy_bytes / 1e9
     families = list(dict.fromkeys(row.record.family for row in rows))
     intensities = [row.record.flops / row.record.least_bytes for row in rows]
@@ -230,7 +252,7 @@ def _roofs(axes: Any, run: Run, rows: Sequence[Row]) -> None:
             intensity,
             rate,
             marker=MARKERS[families.index(row.record.family) % len(MARKERS)],
-            color=COLOURS.get(row.record.operation, "#bbbbbb"),
+            color=_colour(row.record.operation),
             markersize=6,
             alpha=0.8,
             markeredgecolor="white",
@@ -246,26 +268,14 @@ def _roofs(axes: Any, run: Run, rows: Sequence[Row]) -> None:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(which="major", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    shapes = [
+    return [
         Line2D([], [], marker=MARKERS[i % len(MARKERS)], color="#777777", linestyle="none", label=f)
         for i, f in enumerate(families)
     ]
-    colours = [
-        Line2D([], [], marker="o", color=c, linestyle="none", label=n)
-        for n, c in DIRECTIONS.items()
-        if any(COLOURS.get(row.record.operation) == c for row in rows)
-    ]
-    axes.legend(
-        handles=[*shapes, *colours],
-        fontsize=8,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.1),
-        ncols=4,
-        frameon=False,
-    )
 
 
-def _bandwidths(axes: Any, run: Run, rows: Sequence[Row]) -> None:
+def _bandwidths(axes: Any, run: Run, rows: Sequence[Row]) -> list[Any]:
+    """Draw a line of points for each operation of a family; the legend's entry for the peers."""
     copy = run.limits.copy_bytes / 1e9
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -275,16 +285,51 @@ def _bandwidths(axes: Any, run: Run, rows: Sequence[Row]) -> None:
         for row in members:
             moved = row.record.least_bytes / 1e9
             if row.peer_timing:
-                axes.plot(moved / row.peer_timing.median, place, "o", color="#cccccc", markersize=7)
-            colour = COLOURS.get(row.record.operation, "#bbbbbb")
-            axes.plot(moved / row.timing.median, place, "o", color=colour, markersize=6)
+                axes.plot(moved / row.peer_timing.median, place, "o", color=GREY, markersize=7)
+            axes.plot(moved / row.timing.median, place, "o", color=_colour(row.record.operation), markersize=6)
     axes.axvline(copy, color="black", linewidth=1.4)
     axes.text(copy, -0.75, f"copy {copy:.1f} GB/s ", ha="right", va="center", fontsize=9)
     axes.set_xscale("log")
     axes.set_yticks(range(len(groups)), list(groups), fontsize=8.5)
     axes.set_ylim(len(groups) - 0.4, -1.1)
-    axes.set_xlabel("GB/s, every array moved once (grey: quickest peer)")
+    axes.set_xlabel("GB/s, every array moved once")
     axes.set_title("limited by memory", loc="left")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+    if not any(row.peer for row in rows):
+        return []
+    return [Line2D([], [], marker="o", color=GREY, linestyle="none", label="quickest peer (limited by memory)")]
+
+
+# Over the CPU -------------------------------------------------------------------------------------
+
+
+def _over_numpy(run: Run, rows: Sequence[Row]) -> Any:
+    """For each family a line of points: speed-ups over the NumPy backend, of gpucnn and of plain CuPy."""
+    rows = [row for row in rows if FALLBACK in row.named]
+    families = list(dict.fromkeys(row.record.family for row in rows))
+    figure, axes = plt.subplots(figsize=(9.5, 1.9 + 0.42 * len(families)), layout="constrained")
+    for row in rows:
+        place, fallback = families.index(row.record.family), row.named[FALLBACK].median
+        axes.plot(fallback / row.timing.median, place, "o", color=_colour(row.record.operation), alpha=0.8)
+        if PLAIN_CUPY in row.named:
+            axes.plot(fallback / row.named[PLAIN_CUPY].median, place + 0.22, "|", color=PLAIN_COLOUR, markersize=6)
+    means = [Ratios.of(row.ratio_to(FALLBACK) for row in rows if row.record.family == family) for family in families]
+    labels = [f"{family}: {mean.mean:.3g}" for family, mean in zip(families, means, strict=True) if mean]
+    axes.set_yticks(range(len(families)), labels, fontsize=8.5)
+    axes.set_ylim(len(families) - 0.4, -0.6)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("times as fast as the NumPy backend (geometric means by the names)")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    handles = [Line2D([], [], marker="o", color=c, linestyle="none", label=n) for n, c in _directions(rows).items()]
+    if any(PLAIN_CUPY in row.named for row in rows):
+        handles.append(Line2D([], [], marker="|", color=PLAIN_COLOUR, linestyle="none", label=PLAIN_CUPY))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    host = run.environment["host"]
+    title = f"{rows[0].subject} over gpucnn's NumPy backend, float32\n{_caption(run)}; NumPy on {host['name']}, "
+    figure.suptitle(f"{title}{host['threads']} threads", fontsize=11, weight="bold", x=0.01, ha="left")
+    return figure

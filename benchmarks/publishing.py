@@ -1,31 +1,50 @@
-"""Output of a run on either device: names of its files, JSON, tables and figures; exit codes."""
+"""Files of a run of either device, publication of committed results, and exit codes.
+
+A run writes to `LOCAL`, which git ignores. `RESULTS` holds the committed results, and changes only where a run is
+published: a whole run, on an idle machine, with every peer that the result before it had.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.layers import Device, Tier
 
 if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
-    import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console
 
     from benchmarks.results import Run
+
+RESULTS = Path(__file__).parent / "results"
+LOCAL = RESULTS / "local"
 
 EXIT_FAULT = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 
 
+class CannotPublishError(Exception):
+    """A run may not replace the committed result; the message says why, and what to do."""
+
+
+def output_folder(text: str) -> Path:
+    """The folder that ``--out`` names; not that of the committed results."""
+    if Path(text).resolve() == RESULTS.resolve():
+        raise argparse.ArgumentTypeError(f"{text} holds the committed results; --publish replaces them")
+    return Path(text)
+
+
 def split_filters(filters: Sequence[str], device: Device = "cpu") -> tuple[list[str], list[str]]:
     """The words that name providers, and the filters that are about cases."""
     from benchmarks.providers import kinds
+    from benchmarks.results import FALLBACK
 
-    names = [kind.name.lower() for kind in kinds(device)]
+    names = [*(kind.name.lower() for kind in kinds(device)), FALLBACK.lower()]
     words_of_providers: list[str] = []
     of_cases: list[str] = []
     for text in filters:
@@ -38,7 +57,7 @@ def split_filters(filters: Sequence[str], device: Device = "cpu") -> tuple[list[
 
 
 def file_stem(tier: Tier, device: str, filtered: bool, interrupted: bool) -> str:
-    """``<device>`` for the run to commit; any other run has a suffix and cannot replace it."""
+    """``<device>`` for a whole run; any other run has a suffix."""
     suffixes = (
         ("" if tier == "default" else tier),
         ("filtered" if filtered else ""),
@@ -47,29 +66,69 @@ def file_stem(tier: Tier, device: str, filtered: bool, interrupted: bool) -> str
     return "-".join([device, *filter(None, suffixes)])
 
 
+def check_publishable(whole: bool, environment: dict[str, Any], peers: Iterable[str], stem: str) -> None:
+    """Raise CannotPublishError where a run may not replace the committed result called `stem`.
+
+    `peers` are the implementations that it compares with.
+    """
+    from benchmarks.environment import why_busy
+    from benchmarks.results import Run
+
+    if not whole:
+        raise CannotPublishError(
+            "only a whole run is published: leave out --quick, --filter and --providers, and let it reach the end"
+        )
+    busy = why_busy(environment)
+    if busy:
+        raise CannotPublishError(f"{busy}: close what else runs, wait some minutes and run again")
+    target = RESULTS / f"{stem}.json"
+    missing = set(Run.load(target).peers) - set(peers) if target.exists() else set()
+    if missing:
+        raise CannotPublishError(
+            f"{target} compares with {', '.join(sorted(missing))}, which this run does not: install what is missing "
+            "and run again, or remove that file if its comparison is no longer wanted"
+        )
+
+
 def keep(run: Run, options: argparse.Namespace, stem: str, console: Console) -> None:
-    """Write the run's JSON, and publish it."""
-    target = options.out / f"{stem}.json"
-    options.out.mkdir(parents=True, exist_ok=True)
-    verb = "replaced" if target.exists() else "wrote"
-    run.save(target)
-    console.print(f"{verb} {target.name} after {run.seconds:.0f} s")
-    publish(run, options.out / stem, options.readme, console)
+    """Print the tables, write the run's files to ``--out`` and, where that was asked, publish them.
 
-
-def publish(run: Run, stem: Path, readme: Path | None, console: Console) -> None:
-    """Print the tables; write the Markdown table and the figures beside the JSON."""
-    from benchmarks.networks.plots import draw_networks
-    from benchmarks.plots import draw
-    from benchmarks.report import markdown_report, print_report, update_readme
+    Raises
+    ------
+    CannotPublishError
+        The run may not be published. Its files are in ``--out``.
+    """
+    from benchmarks.report import print_report, update_readme
+    from benchmarks.results import Run
 
     print_report(run, console)
+    tell(write(run, options.out / stem), console)
+    if not options.publish:
+        return
+    committed = RESULTS / f"{stem}.json"
+    if not committed.exists() or Run.load(committed) != run:  # the committed run itself is only rendered again
+        check_publishable(run.complete and run.tier != "quick", run.environment, run.peers, stem)
+    tell(write(run, RESULTS / stem), console)
+    if options.readme:
+        details = Path(os.path.relpath(committed.with_suffix(".md").resolve(), options.readme.resolve().parent))
+        update_readme(options.readme, run, details.as_posix())
+        tell([options.readme], console)
+
+
+def write(run: Run, stem: Path) -> list[Path]:
+    """Write JSON, Markdown tables and figures, all beginning with `stem`; their paths."""
+    from benchmarks.networks.plots import draw_networks
+    from benchmarks.plots import draw
+    from benchmarks.report import markdown_report
+
     stem.parent.mkdir(parents=True, exist_ok=True)
-    details = stem.with_name(stem.name + ".md")
-    details.write_text(markdown_report(run))
-    written = [details, *draw(run, stem), *draw_networks(run, stem)]
-    console.print("wrote " + ", ".join(path.name for path in written), highlight=False)
-    if readme:
-        target = Path(os.path.relpath(details.resolve(), readme.resolve().parent))
-        update_readme(readme, run, target.as_posix())
-        console.print(f"updated {readme.name}")
+    data, tables = (stem.with_name(stem.name + suffix) for suffix in (".json", ".md"))
+    run.save(data)
+    tables.write_text(markdown_report(run))
+    return [data, tables, *draw(run, stem), *draw_networks(run, stem)]
+
+
+def tell(paths: Iterable[Path], console: Console) -> None:
+    """Print the full path of each file that was written, one a line."""
+    for path in paths:
+        console.print(f"wrote {path.resolve()}", markup=False, highlight=False, soft_wrap=True)

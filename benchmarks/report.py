@@ -3,38 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from benchmarks.formatting import coloured, milliseconds, ratio_text
+from benchmarks.formatting import milliseconds
 from benchmarks.networks.report import markdown_networks, print_networks
-from benchmarks.results import REFERENCE, Ratios, Record, Row, Run, Summary, by_family, by_group, rows_of, summarize
+from benchmarks.results import (
+    FALLBACK,
+    REFERENCES,
+    Ratios,
+    Record,
+    Row,
+    Run,
+    Summary,
+    by_family,
+    by_group,
+    rows_of,
+    summarize,
+)
 from benchmarks.targets import COPY_SHARE, HOST_OVER_RAW, HOST_S, Reached, reached
+from benchmarks.timing import Timing
 
 README_MARKERS = {
     "cpu": ("<!-- benchmark:start -->", "<!-- benchmark:end -->"),
     "gpu": ("<!-- gpu-benchmark:start -->", "<!-- gpu-benchmark:end -->"),
 }
 
-LEGEND = (
-    f"ratio = a peer's time / our time, above 1 we are quicker: to {REFERENCE} in its own memory order, "
-    "and to whichever peer is quickest; "
-    "limit = the measured GEMM or copy rate, whichever binds "
-    "(data that fits the caches can pass the copy limit)"
-)
-
-GPU_LEGEND = (
-    "times are the device's, each call from a flushed cache; PyTorch as it comes is the first ratio, its quickest mode "
-    "(channels_last, cudnn.benchmark, torch.compile where they apply) the second"
-)
-
 # The tables of geometric means: a heading, and what puts a case into a row.
 Kinds = Mapping[str, Callable[[Record], tuple[str, str]]]
 KINDS: Kinds = {"group": by_group, "family": by_family}
+
+TO = {
+    "PyTorch": "to PyTorch: as it comes, in its own memory order",
+    "plain CuPy": "to plain CuPy: as_strided, matmul and elementwise functions",
+    FALLBACK: "to NumPy: gpucnn's NumPy backend",
+}
+CASE_HEADINGS = (
+    "case", "operation", "shapes", "ms", "spread", "rate", "of limit", "to PyTorch", "to plain CuPy", "to best",
+    "best peer", "NumPy ms", "to NumPy", "warm ms", "host µs", "over raw",
+)  # fmt: skip
+MARKDOWN_ALONE = ("shapes", "warm ms", "host µs", "over raw")  # for want of room in a terminal
+MARKDOWN_ALONE_ON_GPU = (*MARKDOWN_ALONE, "spread", "rate", "NumPy ms")
+SUMMARY_HEADINGS = ("to PyTorch", "range", "to plain CuPy", "to best", "range", "to NumPy")
+TARGET_HEADINGS = (
+    "target", "dtype", "cases", "to best", "wanted", "share of copy beyond the cache", "host per call",
+    "over a raw launch",
+)  # fmt: skip
+TEXTS = ("case", "operation", "shapes", "best peer", "group", "family", "target", "dtype")  # aligned left
 
 
 def headline(run: Run) -> str:
@@ -78,60 +99,29 @@ def title(run: Run) -> str:
 
 
 def legend(run: Run) -> str:
-    return f"{LEGEND}; {GPU_LEGEND}" if run.on_gpu else LEGEND
+    """A sentence on the figures of the tables, about no peer that was not timed."""
+    rows = rows_of(run)
+    others = [text for name, text in TO.items() if any(name in row.named for row in rows)]
+    if run.peers:
+        others.append("to best: whichever peer is quickest")
+    parts = [f"ratio = another's time / our time, above 1 we are quicker ({'; '.join(others)})"] if others else []
+    parts.append(
+        "limit = the measured GEMM or copy rate, whichever binds (data that fits the caches can pass the copy limit)"
+    )
+    if run.on_gpu:
+        parts.append("times are the device's, each call from a flushed cache")
+    if any(FALLBACK in row.named for row in rows):
+        host = run.environment["host"]
+        parts.append(
+            f"gpucnn's NumPy backend ran on the same arrays on the host ({host['name']}, {_threads(run)}), while the "
+            "GPU was idle"
+        )
+    return "; ".join(parts)
 
 
 def _threads(run: Run) -> str:
     count = run.environment["device"]["threads"]
     return f"{count} thread" + ("s" if count != 1 else "")
-
-
-def row_cells(row: Row) -> list[str]:
-    """time, spread, rate, share of the limit, ratio to PyTorch, ratio to the quickest peer, that peer."""
-    return [
-        milliseconds(row.timing.median),
-        f"{row.timing.spread:.0%}",
-        f"{row.rate / 1e9:.3g} {row.unit}",
-        f"{row.share:.0%}",
-        ratio_text(row.reference_ratio),
-        ratio_text(row.ratio),
-        row.peer or "no peer",
-    ]
-
-
-def span_text(ratios: Ratios | None) -> str:
-    """The least and the largest ratio of a single case."""
-    return "" if ratios is None else f"{ratios.lowest:.2f} to {ratios.highest:.2f}"
-
-
-def summary_cells(summary: Summary) -> list[str]:
-    """kind, operation, cases, share of the limit; mean and span of the ratios to PyTorch and to the quickest peer."""
-    cells = [summary.kind, summary.operation.replace("_", " "), str(summary.cases), f"{summary.share:.0%}"]
-    for ratios in (summary.reference, summary.best):
-        cells += [ratio_text(ratios and ratios.mean), span_text(ratios)]
-    return cells
-
-
-TARGET_HEADINGS = (
-    "target", "dtype", "cases", "ratio to the best peer", "wanted", "share of copy beyond the cache", "host per call",
-    "over a raw launch",
-)  # fmt: skip
-
-
-def target_cells(figures: Reached) -> list[tuple[str, bool | None]]:
-    """The cells of a target's line, and whether each is where it should be."""
-    met = figures.met
-    host = "" if figures.host_s is None else f"{figures.host_s * 1e6:.1f} µs"
-    return [
-        (figures.target.name, None),
-        (figures.dtype, None),
-        (str(figures.cases), None),
-        (ratio_text(figures.ratio), met["ratio"]),
-        (f"{figures.target.ratio:.2f}", None),
-        ("" if figures.share is None else f"{figures.share:.0%}", met["share"]),
-        (host, met["host_s"]),
-        (ratio_text(figures.host_ratio), met["host_ratio"]),
-    ]
 
 
 def _wanted_line() -> str:
@@ -152,10 +142,155 @@ def progress_line(record: Record, row: Row | None) -> str:
         text = f"{milliseconds(row.timing.median)} ms"
         if row.ratio is not None:
             text += f", {row.ratio:.2f} x {row.peer}"
-        if row.reference_ratio is not None and row.peer != REFERENCE:
-            text += f", {row.reference_ratio:.2f} x {REFERENCE}"
+        for name in row.named:
+            if name != row.peer:
+                text += f", {row.ratio_to(name):.2f} x {name}"
         faults.insert(0, text)
     return f"{record.id}: {'; '.join(faults) or 'not timed'}"
+
+
+# Tables, each made once for the terminal and for Markdown -----------------------------------------
+
+
+class Cell(NamedTuple):
+    """A cell's text, its colour in the terminal, and whether it is bold in Markdown."""
+
+    text: str = ""
+    colour: str = ""
+    bold: bool = False
+
+
+@dataclass
+class Table:
+    """Headings and rows of cells; a column without any text is not shown."""
+
+    headings: Sequence[str]
+    rows: list[list[Cell]]
+    sections: Sequence[int] = ()  # rows that a line follows in the terminal
+
+    def shown(self, without: Sequence[str] = ()) -> list[int]:
+        """The columns that have text."""
+        columns = range(len(self.headings))
+        return [n for n in columns if self.headings[n] not in without and any(row[n].text for row in self.rows)]
+
+    def markdown(self) -> str:
+        shown = self.shown()
+        lines = [
+            [self.headings[n] for n in shown],
+            ["---" if self.headings[n] in TEXTS else "--:" for n in shown],
+            *([f"**{row[n].text}**" if row[n].bold else row[n].text for n in shown] for row in self.rows),
+        ]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+    def terminal(self, title: str, without: Sequence[str] = (), caption: str = "") -> RichTable:
+        shown = self.shown(without)
+        table = RichTable(title=title, title_justify="left", caption=caption or None, caption_justify="left")
+        for n in shown:
+            table.add_column(
+                self.headings[n], justify="left" if self.headings[n] in TEXTS else "right", no_wrap=not caption
+            )
+        for place, row in enumerate(self.rows):
+            cells = [f"[{row[n].colour}]{row[n].text}[/]" if row[n].colour else escape(row[n].text) for n in shown]
+            table.add_row(*cells, end_section=place in self.sections)
+        return table
+
+
+def _ratio(value: float | None) -> Cell:
+    if value is None:
+        return Cell()
+    return Cell(
+        f"{value:.2f}" if value < 100 else f"{value:.0f}",
+        "green" if value >= 1 else "yellow" if value >= 0.5 else "red",
+    )
+
+
+def _mean(ratios: Ratios | None) -> Cell:
+    return _ratio(ratios and ratios.mean)
+
+
+def _range(ratios: Ratios | None) -> Cell:
+    """The least and the largest ratio of a single case."""
+    return Cell(f"{ratios.lowest:.2f} to {ratios.highest:.2f}") if ratios else Cell()
+
+
+def _milliseconds(timing: Timing | None) -> Cell:
+    return Cell(milliseconds(timing.median)) if timing else Cell()
+
+
+def case_table(rows: Sequence[Row]) -> Table:
+    """The cases of one subject."""
+    families = [row.record.family for row in rows]
+    last = [n for n in range(len(rows) - 1) if families[n] != families[n + 1]]
+    return Table(CASE_HEADINGS, [_case_cells(row) for row in rows], last)
+
+
+def _case_cells(row: Row) -> list[Cell]:
+    record = row.record
+    operation = record.operation.replace("_", " ") + ("" if record.dtype == "float32" else f", {record.dtype}")
+    return [
+        Cell(f"{record.network} {record.layer}"),
+        Cell(operation),
+        Cell(record.shapes),
+        _milliseconds(row.timing),
+        Cell(f"{row.timing.spread:.0%}"),
+        Cell(f"{row.rate / 1e9:.3g} {row.unit}"),
+        Cell(f"{row.share:.0%}"),
+        *(_ratio(row.ratio_to(name)) for name in REFERENCES),
+        _ratio(row.ratio),
+        Cell(row.peer),
+        _milliseconds(row.named.get(FALLBACK)),
+        _ratio(row.ratio_to(FALLBACK)),
+        _milliseconds(row.warm),
+        Cell(f"{row.host.median * 1e6:.1f}" if row.host else ""),
+        Cell("" if row.host_ratio is None else f"{row.host_ratio:.2f}"),
+    ]
+
+
+def summary_table(kind: str, summaries: Sequence[Summary]) -> Table:
+    """The geometric means over the cases of each `kind` and operation."""
+    headings = (kind, "operation", "cases", "of limit", *SUMMARY_HEADINGS)
+    return Table(headings, [_summary_cells(summary) for summary in summaries])
+
+
+def _summary_cells(summary: Summary) -> list[Cell]:
+    reference, plain = (summary.named[name] for name in REFERENCES)
+    return [
+        Cell(summary.kind),
+        Cell(summary.operation.replace("_", " ")),
+        Cell(str(summary.cases)),
+        Cell(f"{summary.share:.0%}"),
+        _mean(reference),
+        _range(reference),
+        _mean(plain),
+        _mean(summary.best),
+        _range(summary.best),
+        _mean(summary.named[FALLBACK]),
+    ]
+
+
+def target_table(rows: Sequence[Row], cache_bytes: int) -> Table:
+    """What a GPU's kernels should reach, and what they do."""
+    return Table(TARGET_HEADINGS, [_target_cells(figures) for figures in reached(rows, cache_bytes)])
+
+
+def _target_cells(figures: Reached) -> list[Cell]:
+    def figure(name: str, text: str) -> Cell:
+        met = figures.met[name]
+        return Cell() if met is None else Cell(text, "green" if met else "red", bold=not met)
+
+    return [
+        Cell(figures.target.name),
+        Cell(figures.dtype),
+        Cell(str(figures.cases)),
+        figure("ratio", f"{figures.ratio or 0:.2f}"),
+        Cell(f"{figures.target.ratio:.2f}"),
+        figure("share", f"{figures.share or 0:.0%}"),
+        figure("host_s", f"{(figures.host_s or 0) * 1e6:.1f} µs"),
+        figure("host_ratio", f"{figures.host_ratio or 0:.2f}"),
+    ]
+
+
+# Reports ------------------------------------------------------------------------------------------
 
 
 def print_report(run: Run, console: Console) -> None:
@@ -164,7 +299,8 @@ def print_report(run: Run, console: Console) -> None:
     for subject in run.subjects:
         own = [row for row in rows if row.subject == subject]
         if own:
-            console.print(_case_table(subject, own))
+            title = f"{subject} and the quickest peer" if run.peers else subject
+            console.print(case_table(own).terminal(title, MARKDOWN_ALONE_ON_GPU if run.on_gpu else MARKDOWN_ALONE))
     print_networks(run, console)
     for record, outcome in run.faults:
         console.print(
@@ -176,89 +312,26 @@ def print_report(run: Run, console: Console) -> None:
     for subject in run.subjects:
         own = [row for row in rows if row.subject == subject]
         if run.on_gpu and own:
-            console.print(_target_table(subject, own, run.cache_bytes))
+            targets = target_table(own, run.cache_bytes)
+            console.print(targets.terminal(f"{subject}: targets", caption=_wanted_line()))
         if len(own) > 1:
             for kind, kind_of in KINDS.items():
-                console.print(_summary_table(subject, kind, summarize(own, kind_of)))
+                means = summary_table(kind, summarize(own, kind_of))
+                console.print(means.terminal(f"{subject}: geometric means by {kind}"))
     console.print(escape(headline(run)), highlight=False)
-    console.print(legend(run), style="dim", highlight=False)
+    console.print(legend(run), style="dim", markup=False, highlight=False)
 
 
-def _case_table(subject: str, rows: list[Row]) -> Table:
-    table = Table(title=f"{subject} and the quickest peer", title_justify="left")
-    table.add_column("case", no_wrap=True)
-    table.add_column("operation", no_wrap=True)
-    for heading in ("ms", "spread", "rate", "of limit", f"to {REFERENCE}", "to best"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("best peer", no_wrap=True)
-    for row, following in zip(rows, [*rows[1:], None], strict=True):
-        cells = row_cells(row)
-        cells[4] = coloured(row.reference_ratio, cells[4])
-        cells[5] = coloured(row.ratio, cells[5])
-        last_of_family = following is not None and following.record.family != row.record.family
-        table.add_row(
-            f"{row.record.network} {row.record.layer}",
-            row.record.operation + ("" if row.record.dtype == "float32" else " f16"),
-            *cells,
-            end_section=last_of_family,
-        )
-    return table
-
-
-def _summary_table(subject: str, kind: str, summaries: list[Summary]) -> Table:
-    table = Table(title=f"{subject}: geometric means by {kind}", title_justify="left")
-    table.add_column(kind, no_wrap=True)
-    table.add_column("operation", no_wrap=True)
-    for heading in ("cases", "of limit", f"to {REFERENCE}", "range", "to best peer", "range"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for summary in summaries:
-        cells = summary_cells(summary)
-        cells[4] = coloured(summary.reference and summary.reference.mean, cells[4])
-        cells[6] = coloured(summary.best and summary.best.mean, cells[6])
-        table.add_row(*cells)
-    return table
-
-
-def _target_table(subject: str, rows: list[Row], cache_bytes: int) -> Table:
-    table = Table(title=f"{subject}: targets", title_justify="left", caption=_wanted_line(), caption_justify="left")
-    for place, heading in enumerate(TARGET_HEADINGS):
-        table.add_column(heading, justify="left" if place < 2 else "right")
-    for figures in reached(rows, cache_bytes):
-        cells = [
-            text if met is None else f"[{'green' if met else 'red'}]{text}[/]" for text, met in target_cells(figures)
-        ]
-        table.add_row(*cells)
-    return table
-
-
-def markdown_summary(run: Run, kinds: Kinds = KINDS) -> str:
+def markdown_summary(run: Run) -> str:
     """The geometric means as Markdown tables, one per subject and kind; a GPU's targets before them."""
     parts = []
     for subject in run.subjects:
         own = [row for row in rows_of(run) if row.subject == subject]
-        parts.append(f"**{subject}**")
-        if run.on_gpu:
-            parts += [_markdown_targets(own, run.cache_bytes), _wanted_line() + "; **bold** is what falls short."]
-        for kind, kind_of in kinds.items():
-            lines = [
-                f"| {kind} | operation | cases | share of the limit "
-                f"| ratio to {REFERENCE} | range | ratio to the best peer | range |",
-                "| --- | --- | --: | --: | --: | --: | --: | --: |",
-            ]
-            for summary in summarize(own, kind_of):
-                cells = summary_cells(summary)
-                cells[6] = cells[6] or "no peer"
-                lines.append(f"| {' | '.join(cells)} |")
-            parts.append("\n".join(lines))
+        parts.append(f"**{subject}**" if own else f"**{subject}** was not timed")
+        if run.on_gpu and own:
+            parts += [target_table(own, run.cache_bytes).markdown(), _wanted_line() + "; **bold** is what falls short."]
+        parts += [summary_table(kind, summarize(own, kind_of)).markdown() for kind, kind_of in KINDS.items() if own]
     return "\n\n".join(parts)
-
-
-def _markdown_targets(rows: list[Row], cache_bytes: int) -> str:
-    lines = [f"| {' | '.join(TARGET_HEADINGS)} |", "| --- | --- |" + " --: |" * (len(TARGET_HEADINGS) - 2)]
-    for figures in reached(rows, cache_bytes):
-        cells = [f"**{text}**" if met is False else text for text, met in target_cells(figures)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def markdown_report(run: Run) -> str:
@@ -268,7 +341,11 @@ def markdown_report(run: Run) -> str:
     if run.networks:
         lines += ["## Whole networks", "", markdown_networks(run), ""]
     if run.records:
-        lines += ["## Geometric means", "", markdown_summary(run), "", "## Cases", "", *_markdown_cases(run)]
+        lines += ["## Geometric means", "", markdown_summary(run), "", "## Cases"]
+    for subject in run.subjects:
+        own = [row for row in rows_of(run) if row.subject == subject]
+        if own:
+            lines += ["", f"**{subject}**", "", case_table(own).markdown()]
     if run.faults:
         lines += ["", "## Faults", ""]
         lines += [f"- {r.id}, {o.provider}, {o.status}: {o.note}" for r, o in run.faults]
@@ -277,53 +354,29 @@ def markdown_report(run: Run) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _markdown_cases(run: Run) -> list[str]:
-    """The lines of the table of all cases."""
-    gpu_headings = " warm ms | host µs | over raw |" if run.on_gpu else ""
-    lines = [
-        f"| case | operation | shapes | ms | spread | rate | of limit | to {REFERENCE} | to best | best peer |"
-        + gpu_headings,
-        "| --- | --- | --- | --: | --: | --: | --: | --: | --: | --- |" + " --: |" * gpu_headings.count("|"),
-    ]
-    several = len(run.subjects) > 1
-    for row in rows_of(run):
-        record = row.record
-        name = f"{record.network} {record.layer}" + (f" ({row.subject})" if several else "")
-        operation = record.operation.replace("_", " ") + ("" if record.dtype == "float32" else f", {record.dtype}")
-        cells = [name, operation, record.shapes, *row_cells(row), *(_gpu_cells(row) if run.on_gpu else ())]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
-
-
-def _gpu_cells(row: Row) -> list[str]:
-    """The time from a warm cache; the host's time for a call, and its ratio to a raw launch."""
-    return [
-        milliseconds(row.warm.median) if row.warm else "",
-        f"{row.host.median * 1e6:.1f}" if row.host else "",
-        ratio_text(row.host_ratio),
-    ]
-
-
 def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
 def update_readme(path: Path, run: Run, details: str) -> None:
-    """Replace what stands between the markers of `path` for this kind of device by the summary of `run`.
+    """Replace the text between the markers of `path` for this kind of device by the float32 groups of `run`.
 
-    `details` is the address of the full table, relative to the file. A GPU's summary is by groups alone.
+    Everything else is in the file at `details`, an address relative to `path`.
     """
     start, end = README_MARKERS["gpu" if run.on_gpu else "cpu"]
     text = path.read_text()
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     if len(pattern.findall(text)) != 1:
         raise ValueError(f"{path.name} needs {start} and {end}, once each")
+    subject = run.subjects[0]
+    rows = [row for row in rows_of(run) if row.subject == subject and row.record.dtype == "float32"]
     block = "\n\n".join(
         [
             start,
-            markdown_summary(run, {"group": by_group} if run.on_gpu else KINDS),
+            f"**{subject}**, geometric means",
+            summary_table("group", summarize(rows, by_group)).markdown(),
             headline(run).replace("\n", "; ") + ".",
-            f"{_sentence(legend(run))} [All cases]({details}).",
+            f"{_sentence(legend(run))} [The cases and all families]({details}).",
             end,
         ]
     )

@@ -14,7 +14,8 @@ from benchmarks.timing import Limits, Timing
 
 SCHEMA = 3
 READ_SCHEMAS = (1, 2, 3)  # the first has no figures of a GPU, the second no whole networks
-REFERENCE = "PyTorch"  # the peer that every table names beside the quickest: PyTorch as it comes, NCHW
+REFERENCES = ("PyTorch", "plain CuPy")  # peers with columns of their own; the first is PyTorch as it comes, NCHW
+FALLBACK = "gpucnn NumPy"  # beside a GPU: the NumPy backend on the host; no peer, and no subject
 
 Status = Literal["timed", "refused", "wrong", "failed"]
 
@@ -78,7 +79,7 @@ class Run:
     """
 
     tier: str
-    complete: bool  # not filtered, not interrupted
+    complete: bool  # not filtered, not interrupted; a GPU's time may have left out the cases of `unreached`
     seconds: float
     environment: dict[str, Any]
     limits: Limits
@@ -87,7 +88,11 @@ class Run:
     networks: tuple[Record, ...] = ()
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
+        """Write JSON; of the records what was measured alone."""
+        data = asdict(self)
+        for section in ("records", "networks"):
+            data[section] = [_measured(record) for record in data[section]]
+        path.write_text(json.dumps({"schema": SCHEMA, **data}, indent=1) + "\n")
 
     @staticmethod
     def load(path: Path) -> Run:
@@ -119,9 +124,16 @@ class Run:
     def subjects(self) -> list[str]:
         """The providers that the tables are about: gpucnn's own or, without it, the first."""
         outcomes = [outcome for record in self.all_records for outcome in record.outcomes]
-        names = [outcome.provider for outcome in outcomes if outcome.ours]
-        names = names or [outcome.provider for outcome in outcomes[:1]]
-        return list(dict.fromkeys(names))
+        ours = list(dict.fromkeys(outcome.provider for outcome in outcomes if outcome.ours))
+        if self.on_gpu:
+            ours = [name for name in ours if name != FALLBACK]
+        return ours or [outcome.provider for outcome in outcomes[:1]]
+
+    @property
+    def peers(self) -> list[str]:
+        """The other implementations that were timed."""
+        outcomes = [outcome for record in self.all_records for outcome in record.outcomes]
+        return list(dict.fromkeys(o.provider for o in outcomes if o.status == "timed" and not o.ours))
 
     @property
     def faults(self) -> list[tuple[Record, Outcome]]:
@@ -132,6 +144,12 @@ class Run:
             for outcome in record.outcomes
             if outcome.status in ("wrong", "failed")
         ]
+
+
+def _measured(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's dictionary without the figures that are None and the empty notes, which `record_from` fills in."""
+    outcomes = [{key: value for key, value in one.items() if value not in (None, "")} for one in record["outcomes"]]
+    return {key: value for key, value in record.items() if value is not None} | {"outcomes": outcomes}
 
 
 def record_from(data: dict[str, Any]) -> Record:
@@ -146,9 +164,10 @@ def _timing(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Row:
-    """One timed case of one subject, beside its quickest peer, PyTorch and its limit.
+    """One timed case of one subject, its quickest peer and its limit.
 
-    `warm` and `host` are a GPU's: the time from a warm cache, and the host's for a call.
+    `named` are the times of `REFERENCES` and `FALLBACK`, as far as they took the case. `warm` and `host` are a GPU's:
+    the time from a warm cache, and the host's for a call.
     """
 
     record: Record
@@ -157,9 +176,9 @@ class Row:
     rate: float  # flop or bytes per second, whichever limit binds
     unit: Literal["GFLOP/s", "GB/s"]
     share: float  # of the limit; above 1 if the caches hold the data
+    named: dict[str, Timing]
     peer: str = ""
     peer_timing: Timing | None = None
-    reference_timing: Timing | None = None
     warm: Timing | None = None
     host: Timing | None = None
 
@@ -174,10 +193,9 @@ class Row:
         """The quickest peer's time over ours: above 1 we are quicker."""
         return self.peer_timing.median / self.timing.median if self.peer_timing else None
 
-    @property
-    def reference_ratio(self) -> float | None:
-        """PyTorch's time over ours, where it took the case."""
-        return self.reference_timing.median / self.timing.median if self.reference_timing else None
+    def ratio_to(self, name: str) -> float | None:
+        """The time of one of `named` over ours, where it took the case."""
+        return self.named[name].median / self.timing.median if name in self.named else None
 
 
 def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits) -> Row | None:
@@ -187,7 +205,8 @@ def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits
         return None
     own = timings[subject]
     outcome = next(o for o in record.outcomes if o.provider == subject)
-    peers = {name: timing for name, timing in timings.items() if name not in subjects}
+    others = {name: timing for name, timing in timings.items() if name not in subjects}
+    peers = {name: timing for name, timing in others.items() if name != FALLBACK}
     peer = min(peers, key=lambda name: peers[name].median, default="")
     arithmetic = limits.bound_by_arithmetic(record.flops, record.least_bytes, record.dtype)
     return Row(
@@ -197,9 +216,9 @@ def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits
         rate=(record.flops if arithmetic else record.least_bytes) / own.median,
         unit="GFLOP/s" if arithmetic else "GB/s",
         share=limits.least_seconds(record.flops, record.least_bytes, record.dtype) / own.median,
+        named={name: others[name] for name in (*REFERENCES, FALLBACK) if name in others},
         peer=peer,
         peer_timing=peers.get(peer),
-        reference_timing=peers.get(REFERENCE),
         warm=outcome.warm,
         host=outcome.host,
     )
@@ -237,7 +256,7 @@ class Summary:
     operation: str
     cases: int
     share: float
-    reference: Ratios | None  # to PyTorch
+    named: dict[str, Ratios | None]  # to each of `REFERENCES`, and to `FALLBACK`
     best: Ratios | None  # to the quickest peer of each case
 
 
@@ -270,7 +289,7 @@ def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> Summary:
         *key,
         cases=len(rows),
         share=geometric_mean([row.share for row in rows]),
-        reference=Ratios.of(row.reference_ratio for row in rows),
+        named={name: Ratios.of(row.ratio_to(name) for row in rows) for name in (*REFERENCES, FALLBACK)},
         best=Ratios.of(row.ratio for row in rows),
     )
 

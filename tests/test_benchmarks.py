@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import __main__ as command
-from benchmarks import cases, environment, report, results, session, timing
+from benchmarks import cases, environment, kernel_profile, plots, publishing, report, results, session, timing
 from benchmarks.cases import LAYERS, Case, select
 from benchmarks.checking import EPS, expect, find_fault
 from benchmarks.data import make_arrays, pool_maximum
@@ -318,19 +318,25 @@ def run_command(monkeypatch, tmp_path):
     monkeypatch.setattr(environment, "confine", lambda threads: None)
     monkeypatch.setattr(timing, "measure_limits", lambda *_: Limits(1e11, "NumPy", 1e10))
     monkeypatch.setitem(command.BUDGET_S, "quick", 0.5)
+    monkeypatch.setattr(publishing, "RESULTS", tmp_path / "committed")
+    local = tmp_path / "local"
 
     def run(providers, *arguments):
         monkeypatch.setattr("benchmarks.providers.PROVIDERS", providers)
-        status = command.main(["--quick", "--device", "cpu", "--out", str(tmp_path), *arguments])
+        status = command.main(["--quick", "--device", "cpu", "--out", str(local), *arguments])
         device = environment.slug(environment.device_name(), environment.available_cpus())
-        return status, {path.name.removeprefix(device + "-"): path for path in tmp_path.iterdir()}
+        found = local.iterdir() if local.exists() else ()
+        return status, {path.name.removeprefix(device + "-"): path for path in found}
 
     return run
 
 
-def test_a_run_writes_all_its_files(run_command):
+def test_a_run_writes_all_its_files_and_says_where(run_command, capsys):
     status, files = run_command((Halves, Slow), "--filter", "transition1")
     assert status == 0
+    assert not publishing.RESULTS.exists()
+    printed = capsys.readouterr().out
+    assert all(f"wrote {path}\n" in printed for path in files.values())
     assert set(files) == {f"quick-filtered{end}" for end in (".json", ".md", "-roofline.png", "-speedup.png")}
     run = Run.load(files["quick-filtered.json"])
     assert not run.complete
@@ -368,9 +374,107 @@ def test_mistaken_calls(run_command, capsys):
     assert run_command((Halves,), "--providers", "nobody")[0] == command.EXIT_USAGE
     assert command.main(["--list", "--quick", "--filter", "alexnet"]) == 0
     assert "alexnet/conv1/backward_weight" in capsys.readouterr().out
-    for mistake in (["--threads", "0"], ["--quick", "--full"]):
+    for mistake in (["--threads", "0"], ["--quick", "--full"], ["--readme", "README.md"]):
         with pytest.raises(SystemExit):
             command.parse(mistake)
+    assert "--readme FILE is part of publishing: add --publish" in capsys.readouterr().err
+
+
+# Committed results --------------------------------------------------------------------------------
+
+
+def test_git_ignores_what_a_run_writes_by_default():
+    assert command.parse([]).out == publishing.LOCAL
+    written = publishing.LOCAL / "some-cpu.json"
+    assert subprocess.run(["git", "check-ignore", "-q", written], cwd=ROOT).returncode == 0
+    committed = publishing.RESULTS / "some-cpu.json"
+    assert subprocess.run(["git", "check-ignore", "-q", committed], cwd=ROOT).returncode == 1
+
+
+@pytest.mark.parametrize("parse", [command.parse, kernel_profile.main], ids=["benchmarks", "kernel_profile"])
+def test_the_folder_of_committed_results_is_no_place_to_write_to(parse, capsys):
+    with pytest.raises(SystemExit):
+        parse(["--out", str(publishing.RESULTS)])
+    assert "holds the committed results; --publish replaces them" in capsys.readouterr().err
+
+
+@pytest.fixture
+def publish(monkeypatch, tmp_path, small_run):
+    """Publish a run's JSON where `small_run` has been published before; exit status, and the run that is committed."""
+    monkeypatch.setattr(environment, "confine", lambda threads: None)
+    monkeypatch.setattr(publishing, "RESULTS", tmp_path / "committed")
+    readme = tmp_path / "README.md"
+    readme.write_text("\n".join(report.README_MARKERS["cpu"]))
+    publishing.write(small_run, publishing.RESULTS / "some-cpu")
+
+    def run(changed, *arguments):
+        (tmp_path / "measured").mkdir(exist_ok=True)
+        changed.save(tmp_path / "measured" / "some-cpu.json")
+        measured = ["--report", str(tmp_path / "measured" / "some-cpu.json"), "--out", str(tmp_path / "local")]
+        status = command.main([*measured, "--publish", *arguments])
+        return status, Run.load(publishing.RESULTS / "some-cpu.json")
+
+    return run
+
+
+def test_a_published_run_replaces_the_committed_one_and_the_readmes_block(publish, small_run, tmp_path, capsys):
+    again = replace(small_run, seconds=2.0)
+    status, committed = publish(again, "--readme", str(tmp_path / "README.md"))
+    assert (status, committed) == (0, again)
+    assert "[The cases and all families](committed/some-cpu.md)" in (tmp_path / "README.md").read_text()
+    printed = capsys.readouterr().out
+    for name in ("local/some-cpu.json", "committed/some-cpu.json", "committed/some-cpu-speedup.png", "README.md"):
+        assert f"wrote {tmp_path / name}\n" in printed
+
+
+def busy_with(load):
+    return lambda run: replace(run, environment=run.environment | {"device": run.environment["device"] | load})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda run: replace(run, records=run.records[1:]), "compares with quick, slow, which this run does not"),
+        (busy_with({"load": 0.7}), "the machine is busy (load 0.7, at most 0.5 for a result to commit)"),
+        (busy_with({"kind": "gpu", "utilization": 0.3}), "the GPU is busy with other work (30% of the time)"),
+        (busy_with({"kind": "gpu", "load": 1.1}), "the machine is busy (load 1.1, at most 1 for a result to commit)"),
+        (lambda run: replace(run, complete=False), "only a whole run is published"),
+        (lambda run: replace(run, tier="quick"), "only a whole run is published"),
+    ],
+    ids=["fewer peers", "busy", "busy GPU", "busy host of a GPU", "partial", "quick"],
+)
+def test_no_lesser_run_replaces_a_committed_result(publish, small_run, tmp_path, capsys, change, reason):
+    readme = (tmp_path / "README.md").read_text()
+    status, committed = publish(change(small_run), "--readme", str(tmp_path / "README.md"))
+    assert (status, committed) == (command.EXIT_USAGE, small_run)
+    assert (tmp_path / "README.md").read_text() == readme
+    assert (tmp_path / "local" / "some-cpu.json").exists()
+    error = capsys.readouterr().err
+    assert error.startswith("not published: ")
+    assert reason in error
+
+
+def test_what_will_not_be_published_is_not_measured(run_command, monkeypatch, capsys, small_run):
+    monkeypatch.setattr(environment, "load", lambda: 0.0)
+    monkeypatch.setattr(command, "measure", None)
+    assert run_command((Halves, Slow), "--publish")[0] == command.EXIT_USAGE  # quick
+    monkeypatch.setattr(command, "file_stem", lambda *_, **__: "some-cpu")
+    publishing.write(small_run, publishing.RESULTS / "some-cpu")
+    whole = ["--device", "cpu", "--out", str(publishing.RESULTS.parent / "local"), "--publish"]
+    capsys.readouterr()
+    assert command.main(whole) == command.EXIT_USAGE
+    assert "which this run does not: install what is missing" in capsys.readouterr().err
+    monkeypatch.setattr(environment, "load", lambda: 9.0)
+    assert command.main(whole) == command.EXIT_USAGE
+    assert "the machine is busy (load 9" in capsys.readouterr().err
+
+
+def test_a_figure_that_a_run_does_not_draw_does_not_stay_from_the_run_before(small_run, tmp_path):
+    written = publishing.write(small_run, tmp_path / "some-cpu")
+    assert set(written) == set(tmp_path.iterdir())
+    alone = [replace(r, outcomes=r.outcomes[:1]) for r in small_run.records]
+    publishing.write(replace(small_run, records=tuple(alone)), tmp_path / "some-cpu")
+    assert {path.name for path in tmp_path.iterdir()} == {"some-cpu.json", "some-cpu.md", "some-cpu-roofline.png"}
 
 
 def test_every_library_is_confined_to_the_threads_and_the_facts_say_so():
@@ -452,7 +556,7 @@ def small_run():
         complete=True,
         seconds=1.0,
         environment={
-            "device": {"kind": "cpu", "name": "Some CPU", "threads": 2},
+            "device": {"kind": "cpu", "name": "Some CPU", "cpus": 2, "threads": 2, "load": 0.1},
             "versions": {"NumPy": "2"},
             "date": "2026-01-01",
         },
@@ -486,7 +590,7 @@ def test_summaries_are_geometric_means(small_run):
     assert (summary.cases, summary.best.cases) == (2, 2)
     assert summary.best.mean == pytest.approx(2)  # of 0.5 and 8
     assert (summary.best.lowest, summary.best.highest) == (pytest.approx(0.5), pytest.approx(8))
-    assert summary.reference is None
+    assert summary.named["PyTorch"] is None
     assert results.geometric_mean([1, 100]) == pytest.approx(10)
 
 
@@ -501,12 +605,14 @@ def test_summaries_name_pytorch_beside_the_quickest_peer(small_run):
     ]
     rows = rows_of(replace(small_run, records=records))
     assert [row.peer for row in rows] == ["PyTorch channels_last", "PyTorch", "PyTorch channels_last"]
-    assert [row.reference_ratio for row in rows] == [pytest.approx(2), pytest.approx(0.5), None]
+    assert [row.ratio_to("PyTorch") for row in rows] == [pytest.approx(2), pytest.approx(0.5), None]
     (summary,) = summarize(rows)
-    assert summary.reference == Ratios(2, pytest.approx(1), pytest.approx(0.5), pytest.approx(2))
+    assert summary.named["PyTorch"] == Ratios(2, pytest.approx(1), pytest.approx(0.5), pytest.approx(2))
     assert summary.best == Ratios(3, pytest.approx(0.05 ** (1 / 3)), pytest.approx(0.1), pytest.approx(1))
-    assert report.summary_cells(summary)[4:] == ["1.00", "0.50 to 2.00", "0.37", "0.10 to 1.00"]
-    assert report.row_cells(rows[0])[4:] == ["2.00", "0.10", "PyTorch channels_last"]
+    means = report.summary_table("family", [summary]).markdown().splitlines()
+    assert means[0] == "| family | operation | cases | of limit | to PyTorch | range | to best | range |"
+    assert means[2].endswith("| 1.00 | 0.50 to 2.00 | 0.37 | 0.10 to 1.00 |")
+    assert "| 2.00 | 0.10 | PyTorch channels_last |" in report.case_table(rows).markdown()
     line = report.progress_line(records[0], rows[0])
     assert line.endswith(": 10 ms, 0.10 x PyTorch channels_last, 2.00 x PyTorch")
     assert report.progress_line(records[1], rows[1]).endswith(": 10 ms, 0.50 x PyTorch")
@@ -531,6 +637,7 @@ def test_json_keeps_everything(small_run, tmp_path):
     path = tmp_path / "run.json"
     small_run.save(path)
     assert Run.load(path) == small_run
+    assert "null" not in path.read_text()  # what is measured on a GPU alone is not there
     path.write_text(path.read_text().replace('"schema": 3', '"schema": 99'))
     with pytest.raises(ValueError, match="schema 99"):
         Run.load(path)
@@ -540,7 +647,7 @@ def test_markdown_and_readme(small_run, tmp_path):
     text = report.markdown_report(small_run)
     assert "| VGG-16 conv1_2 | forward | 1x64x224x224 -> 1x64x224x224 | 74 | 20% |" in text
     assert "| 0.50 | quick |" in text
-    assert "| no peer |" in text
+    assert "| case | operation | shapes | ms | spread | rate | of limit | to best | best peer |" in text
     readme = tmp_path / "README.md"
     start, end = report.README_MARKERS["cpu"]
     readme.write_text(f"before\n{start}\nold\n{end}\nafter\n")
@@ -550,13 +657,57 @@ def test_markdown_and_readme(small_run, tmp_path):
     assert written.startswith("before\n")
     assert written.endswith("\nafter\n")
     assert "old" not in written
-    assert written.count("| dense convolution | forward | 1 |") == 1
-    assert written.count("| convolution | forward | 1 | 50% |  |  | 0.50 | 0.50 to 0.50 |") == 1
-    assert written.count("| normalization | training | 1 |") == written.count("| normalization | all | 1 |") == 1
+    assert "| group | operation | cases | of limit | to best | range |" in written
+    assert written.count("| convolution | forward | 1 | 50% | 0.50 | 0.50 to 0.50 |") == 1
+    assert written.count("| normalization | all | 1 |") == 1
+    assert "dense convolution" not in written  # families are in the file behind the link
     assert "(details.md)" in written
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="benchmark:start"):
         report.update_readme(readme, small_run, "details.md")
+
+
+def test_peers_that_were_not_timed_have_no_columns_and_no_legend(small_run):
+    text = report.markdown_report(small_run)
+    assert "PyTorch" not in text
+    assert "CuPy" not in text
+    alone = [replace(r, outcomes=r.outcomes[:1]) for r in small_run.records]
+    text = report.markdown_report(replace(small_run, records=tuple(alone)))
+    assert "| case | operation | shapes | ms | spread | rate | of limit |\n" in text
+    assert "| family | operation | cases | of limit |\n" in text
+    assert "peer" not in text
+    assert "ratio =" not in text
+
+
+def texts_of(figure):
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_legends_name_what_is_drawn_and_nothing_else(small_run):
+    rows = rows_of(small_run)
+    assert texts_of(plots._speedup(small_run, rows)) == ["forward"]  # the norm has no peer
+    assert texts_of(plots._roofline(small_run, rows)) == ["forward, training", "dense convolution"]
+    assert texts_of(plots._roofline(small_run, rows[1:])) == ["training"]
+    pooled = Record.of(Case(layer_of("C3D", "pool2"), "backward", 1), [outcome("ours", 2, True), outcome("PyTorch", 3)])
+    (row,) = rows_of(replace(small_run, records=(pooled,)))
+    assert texts_of(plots._speedup(small_run, [row])) == ["backward", "over PyTorch"]
+    assert texts_of(plots._roofline(small_run, [row])) == ["backward", "quickest peer (limited by memory)"]
+
+
+@pytest.mark.parametrize("operations", [("forward",), ("forward", "backward_input", "backward_weight")])
+def test_the_legend_of_the_roofline_is_within_the_figure_and_below_its_axes(small_run, operations):
+    """However many entries it has, in a figure with both panels or with one."""
+    every = [case for case in select("full") if case.operation in operations or not case.flops]
+    computing = [case for case in every if case.flops]
+    for chosen in (every, computing, [case for case in every if not case.flops]):
+        records = [Record.of(case, [outcome("ours", 74, True), outcome("PyTorch", 60)]) for case in chosen]
+        figure = plots._roofline(small_run, rows_of(replace(small_run, records=tuple(records))))
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0
+        assert all(box.y1 <= axes.get_tightbbox().y0 for axes in figure.axes)
 
 
 def test_the_longest_names_fit_into_140_columns(small_run):
@@ -575,7 +726,7 @@ def test_the_longest_names_fit_into_140_columns(small_run):
     printed = console.export_text()
     assert "…" not in printed
     for case in longest:
-        for word in (f"{case.layer.network} {case.layer.name}", case.operation, case.family):
+        for word in (f"{case.layer.network} {case.layer.name}", case.operation.replace("_", " "), case.family):
             assert word in printed
     assert printed.count("100.00 to 100.00") == 4  # to PyTorch, of two cases by group and by family
     assert printed.count("PyTorch channels_last") == 2

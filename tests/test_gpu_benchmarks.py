@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,12 @@ from gpu_fakes import BenchCupy, ClockDevice
 from rich.console import Console
 
 from benchmarks import __main__ as command
-from benchmarks import report, targets
+from benchmarks import plots, publishing, report, targets
 from benchmarks.cases import LAYERS, Case, select
 from benchmarks.checking import expect
 from benchmarks.data import PIECE, form, make_arrays, make_operands, normal
 from benchmarks.gpu import command as gpu_command
-from benchmarks.gpu import environment, sampling, supervisor, worker
+from benchmarks.gpu import environment, fallback, sampling, supervisor, worker
 from benchmarks.gpu.ahead import compile_ahead
 from benchmarks.gpu.cuts import cut_of, expected, fault_of
 from benchmarks.gpu.device import SimulatedDevice
@@ -32,6 +33,7 @@ from benchmarks.gpu.session import Session
 from benchmarks.gpu.supervisor import Collected, Wanted, chosen_gpu, follow
 from benchmarks.layers import ConvLayer, LayoutLayer, NormLayer, PoolLayer
 from benchmarks.providers import GPU_PROVIDERS, PROVIDERS, Provider, installed, kinds
+from benchmarks.providers.plain_cupy import CupyxScipy, PlainCupy
 from benchmarks.results import Outcome, Record, Run, record_from, rows_of
 from benchmarks.timing import Limits, Timing
 from gpucnn.simulator import available
@@ -352,7 +354,7 @@ def gpu_kinds(*names: str) -> list[type[Provider]]:
 
 
 def test_pytorch_computes_every_kind_of_case_right() -> None:
-    providers = host_versions(*(kind for kind in GPU_PROVIDERS if not kind.ours and kind.name != "torch.compile"))
+    providers = host_versions(*gpu_kinds(*(kind.name for kind in GPU_PROVIDERS if kind.name.startswith("PyTorch"))))
     assert len(providers) == 4
     timed = 0
     for case in (replace(case, batch=2) for case in one_of_each_kind()):
@@ -366,6 +368,74 @@ def test_pytorch_computes_every_kind_of_case_right() -> None:
                 assert fault_of(cut, case, expectations, results, ClockDevice()) is None, (provider.name, case.id)
                 timed += 1
     assert timed > 100
+
+
+class PlainNumpy(PlainCupy):
+    """The peer on NumPy's arrays."""
+
+    def _module(self) -> Any:
+        return np
+
+    def _memory_bytes(self) -> int:
+        return 1 << 34
+
+
+class PlainScipy(CupyxScipy):
+    """The peer on NumPy's arrays and SciPy's functions."""
+
+    def _module(self) -> Any:
+        return np
+
+    def _ndimage(self) -> Any:
+        return pytest.importorskip("scipy.ndimage")
+
+
+def test_what_a_user_of_cupy_writes_computes_every_kind_of_case_right() -> None:
+    taken: dict[str, set[tuple[str, str]]] = {"plain CuPy": set(), "cupyx.scipy": set()}
+    others = (
+        "c3d/conv5a/forward", "conv-tasnet/dw_dilated/backward_input", "deeplabv3/logits/forward",
+        "fpn/upsample/forward", "fpn/upsample/backward", "segnet/unpool1/forward",
+    )  # fmt: skip
+    kinds = (*one_of_each_kind(), *map(case_of, others))
+    for case in (replace(case, batch=2) for case in kinds):
+        operands = make_operands(case)
+        cut, expectations = expected(case, operands)
+        for provider in (PlainNumpy(1), PlainScipy(1)):
+            if provider.refuses(case) is None:
+                call = provider.prepare(case, operands)
+                for _ in range(2):  # a call leaves its operands as they were
+                    fault = fault_of(cut, case, expectations, provider.results(call()), ClockDevice())
+                    assert fault is None, (provider.name, case.id)
+                taken[provider.name].add((case.family, case.operation))
+    every = {(case.family, case.operation) for case in kinds}
+    assert taken["plain CuPy"] == every
+    assert taken["cupyx.scipy"] == {
+        ("depthwise convolution", "forward"), ("depthwise convolution", "backward_input"), ("pooling", "forward"),
+        ("resampling", "forward"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", ["forward", "backward_input", "backward_weight"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_plain_cupys_convolutions_with_all_parameters_at_once(operation: str, transposed: bool) -> None:
+    layer = ConvLayer(
+        network="small", name="all", channels=4, out_channels=6, size=(9, 8), kernel=(3, 2), stride=(2, 3),
+        padding=(2, 1), dilation=(2, 1), groups=2, bias=True, transposed=transposed,
+    )  # fmt: skip
+    case = Case(layer, operation, 2)
+    cut, expectations = expected(case, make_operands(case))
+    provider = PlainNumpy(1)
+    results = provider.results(provider.prepare(case, make_operands(case))())
+    assert fault_of(cut, case, expectations, results, ClockDevice()) is None
+
+
+def test_plain_cupy_refuses_windows_that_fill_the_device() -> None:
+    assert "a copy of its windows takes 7 GiB" in str(PlainNumpy(1).refuses(case_of("yolov3-spp/spp13/backward", 64)))
+    assert "a copy of its windows takes 92 GiB" in str(
+        PlainNumpy(1).refuses(case_of("replknet-31b/dw31_128/forward", 64))
+    )
+    assert PlainScipy(1).refuses(case_of("replknet-31b/dw31_128/forward", 64)) is None
+    assert "float32 only" in str(PlainNumpy(1).refuses(case_of("resnet-50/bn1/backward/float16")))
 
 
 def test_torch_compile_takes_each_layer_as_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,6 +569,7 @@ def made(identifier: str, ours: float = 1e-4, peer: float = 2e-4, status: str = 
 
 FACTS: dict[str, Any] = {
     "device": {"kind": "gpu", "name": "NVIDIA Fake 100", "threads": 2, "l2_bytes": 50 << 20},
+    "host": {"kind": "cpu", "name": "Some CPU", "cpus": 2, "threads": 2, "load": 0.1},
     "versions": {"gpucnn": "1", "cuDNN": "9.10.2"},
     "date": "2026-01-01",
     "clocks": {"at the start": {"SM clock": "1980 MHz", "driver": "1.2"}},
@@ -654,12 +725,19 @@ def run_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(environment, "why_none", lambda: None)
     monkeypatch.setattr("benchmarks.environment.confine", lambda threads: None)
 
+    monkeypatch.setattr(fallback, "outcomes", lambda cases, provider, seconds: (on_host(0.031) for _ in cases))
+    monkeypatch.setattr(publishing, "RESULTS", tmp_path / "committed")
+
     def run(events: Any, *arguments: str) -> tuple[int, dict[str, Path]]:
         monkeypatch.setattr(gpu_command, "follow", lambda wanted, environment: events)
         status = command.main(["--out", str(tmp_path), *arguments])
         return status, {path.name: path for path in tmp_path.iterdir()}
 
     return run
+
+
+def on_host(seconds: float, status: str = "timed", note: str = "") -> Outcome:
+    return Outcome("gpucnn NumPy", True, status, timing(seconds) if status == "timed" else None, note)  # type: ignore[arg-type]
 
 
 def said(*events: dict[str, Any]) -> Any:
@@ -671,16 +749,39 @@ def test_a_run_on_a_gpu_writes_all_its_files(run_command: Any, capsys: pytest.Ca
     status, files = run_command(said(*measured(A), *measured(B)))
     assert status == 0
     stem = "nvidia-fake-100"
-    assert set(files) == {f"{stem}{end}" for end in (".json", ".md", "-roofline.png", "-speedup.png")}
+    figures = ("-over-numpy.png", "-roofline.png", "-speedup.png")
+    assert set(files) == {f"{stem}{end}" for end in (".json", ".md", *figures)}
     run = Run.load(files[f"{stem}.json"])
     assert run.complete
     assert run.on_gpu
-    assert run.records == (made(A), made(B))
+    assert run.records == tuple(fallback.added(made(name), on_host(0.031)) for name in (A, B))
+    assert (run.subjects, run.peers) == (["gpucnn"], ["PyTorch"])
     printed = capsys.readouterr().out
     assert "measuring on the GPU" in printed
     assert "without torch.compile (not installed: triton)" in printed
     assert "3000 GB/s copy" in printed
     assert "750 TFLOP/s float16" in printed
+
+
+def test_what_will_not_be_published_is_not_measured_on_a_gpu(
+    run_command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = publishing.RESULTS / "nvidia-fake-100.json"
+    hello = [HELLO[0] | {"providers": {"gpucnn": "1", "PyTorch": "2"}}, HELLO[1]]
+    assert run_command((event for event in [*hello, *measured(A)]), "--publish")[0] == 0
+    before = published.read_text()
+
+    def begins(*events: dict[str, Any]) -> Any:
+        yield from events
+        raise AssertionError("nothing is measured after this")
+
+    capsys.readouterr()
+    assert run_command(begins(*HELLO), "--publish")[0] == command.EXIT_USAGE  # the worker found no PyTorch
+    assert "compares with PyTorch, which this run does not" in capsys.readouterr().err
+    used = {"environment": FACTS | {"device": FACTS["device"] | {"utilization": 0.5}}, "limits": asdict(LIMITS)}
+    assert run_command(begins(hello[0], used), "--publish")[0] == command.EXIT_USAGE
+    assert "the GPU is busy with other work (50% of the time)" in capsys.readouterr().err
+    assert published.read_text() == before
 
 
 def test_a_run_that_is_told_to_end_ends_its_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -697,14 +798,18 @@ def test_a_run_that_is_told_to_end_ends_its_worker(monkeypatch: pytest.MonkeyPat
     assert not alive.exists()
 
 
-def test_an_earlier_result_is_printed_and_drawn_again(run_command: Any, tmp_path: Path) -> None:
+def test_an_earlier_result_is_printed_and_drawn_again(
+    run_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, files = run_command(said(*measured(A)))
     files["nvidia-fake-100.md"].unlink()
     (tmp_path / "README.md").write_text("\n".join(report.README_MARKERS["gpu"]))
     earlier = str(files["nvidia-fake-100.json"])
-    assert command.main(["--report", earlier, "--readme", str(tmp_path / "README.md")]) == 0
+    monkeypatch.setattr(publishing, "RESULTS", tmp_path / "committed")
+    assert command.main(["--report", earlier, "--out", str(tmp_path)]) == 0
     assert files["nvidia-fake-100.md"].exists()
-    assert "[All cases](nvidia-fake-100.md)" in (tmp_path / "README.md").read_text()
+    assert command.main(["--report", earlier, "--publish", "--readme", str(tmp_path / "README.md")]) == 0
+    assert "(committed/nvidia-fake-100.md)" in (tmp_path / "README.md").read_text()
 
 
 def test_a_run_without_enough_time_says_what_it_did_not_reach(
@@ -713,7 +818,7 @@ def test_a_run_without_enough_time_says_what_it_did_not_reach(
     status, files = run_command(said(*measured(A), {"unreached": [B, "x"]}))
     assert status == 0
     run = Run.load(files["nvidia-fake-100.json"])
-    assert not run.complete
+    assert run.complete  # neither filtered nor interrupted: it may be published
     assert run.unreached == (B, "x")
     assert "2 cases were not reached" in capsys.readouterr().out
     assert f"{B}, x" in files["nvidia-fake-100.md"].read_text()
@@ -758,15 +863,16 @@ def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
     ran = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks", "--device", "simulator", "--quick", "--out", str(tmp_path)),
-            *("--filter", "dcgan/generator4/forward,transition1/forward", "--providers", "gpucnn"),
+            *("--filter", "transition1/forward", "--providers", "gpucnn"),
         ],
         cwd=Path(__file__).parent.parent, capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     run = Run.load(tmp_path / "simulator-quick-filtered.json")
-    assert {(record.id, outcome.status) for record in run.records for outcome in record.outcomes} >= {
-        (TRANSITION, "timed")
-    }
+    timed = {(r.id, o.provider) for r in run.records for o in r.outcomes if o.status == "timed"}
+    assert timed >= {(TRANSITION, name) for name in ("gpucnn", "gpucnn channels_last", "gpucnn NumPy")}
+    assert all(row.ratio_to("gpucnn NumPy") for row in rows_of(run))
+    assert (tmp_path / "simulator-quick-filtered-gpucnn-over-numpy.png").exists()
     assert run.environment["device"]["kind"] == "gpu"
 
 
@@ -789,7 +895,165 @@ def test_the_suites_of_pytest_benchmark_run_on_a_device(tmp_path: Path) -> None:
     assert facts["cold"]["median"] > 0
 
 
+# The NumPy backend ------------------------------------------------------------------------------------------------
+
+
+class HalvesOnHost(Halves):
+    name = "gpucnn NumPy"
+    device = "cpu"
+
+    def prepare(self, case: Case, arrays: Any) -> Any:
+        n, c, h, w = arrays["input"].shape
+        x = arrays["input"].reshape(n, c, h // 2, 2, w // 2, 2)
+        return lambda: x.mean((3, 5), dtype=np.float32)
+
+
+class WrongOnHost(HalvesOnHost):
+    def results(self, returned: Any) -> list[Any]:
+        return [returned + np.float32(1)]
+
+
+def test_the_fallback_is_checked_and_then_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [case_of(TRANSITION)]
+    (timed,) = fallback.outcomes(cases, HalvesOnHost(1), 0.2)
+    assert (timed.status, timed.ours) == ("timed", True)
+    assert timed.timing is not None
+    assert 1 <= timed.timing.samples <= fallback.MAX_ROUNDS
+    (wrong,) = fallback.outcomes(cases, WrongOnHost(1), 0.2)
+    assert (wrong.status, wrong.timing) == ("wrong", None)
+    assert "expected" in wrong.note
+    (failed,) = fallback.outcomes(cases, OutOfMemory(1), 0.2)
+    assert (failed.status, failed.note) == ("failed", "MemoryError: Out of memory allocating 3 bytes (of 2)")
+    monkeypatch.setattr(fallback, "LONG_S", 0.0)
+    monkeypatch.setattr(fallback, "interleave", None)
+    (slow,) = fallback.outcomes(cases, HalvesOnHost(1), 0.2)
+    assert slow.timing is not None
+    assert slow.timing.samples == 1  # that of the check
+
+
+def test_the_fallback_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = iter((0.0, 0.0, 5.0, 6.0, 9.0, 9.0))
+
+    class Clocked(fallback.Schedule):
+        def left(self) -> float:
+            return 10.0 - next(passed)
+
+    monkeypatch.setattr(fallback, "Schedule", Clocked)
+    monkeypatch.setattr(fallback, "_outcome", lambda case, provider, schedule: on_host(1.0))
+    clock = iter((0.0, 4.0, 4.0, 9.5))
+    monkeypatch.setattr(fallback, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    found = list(fallback.outcomes([case_of(TRANSITION)] * 4, HalvesOnHost(1), 10.0))
+    # Ten seconds are left, then ten, of which the first case took 4; then five, less than the 5.5 s of the second.
+    assert [outcome.status for outcome in found] == ["timed", "timed", "refused", "refused"]
+    assert found[-1].note == fallback.NOT_REACHED
+
+
+def test_the_fallback_takes_the_float32_cases_that_the_gpu_was_timed_on_and_the_cheapest_first() -> None:
+    cases = select("default", device="gpu")
+    half = "resnet-50/bn1/backward/float16"
+    records = [made(name) for name in (A, B, half, TRANSITION)] + [made("resnet-50/bn1/training", status="failed")]
+    chosen = [case.id for case in fallback.in_order(cases, records)]
+    assert chosen == [TRANSITION, A, B]
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"), [([], True), (["numpy"], True), (["gpucnn"], True), (["torch", "cupy"], False)]
+)
+def test_the_fallback_is_left_out_by_providers(words: list[str], wanted: bool) -> None:
+    assert fallback.is_wanted(words) == wanted
+    assert command.split_filters(["numpy", "vgg"], "gpu") == (["numpy"], ["vgg"])
+
+
+@pytest.mark.usefixtures("run_command")  # the machine that it sets up
+def test_the_fallback_runs_when_no_worker_is_left_and_within_the_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: list[Any] = []
+
+    def events(wanted: Wanted, environment: Any) -> Any:
+        steps.append(("worker", wanted.seconds))
+        try:
+            yield from said(*measured(A), *measured(B))
+        finally:
+            steps.append("worker ended")
+
+    def outcomes(cases: list[Case], provider: Provider, seconds: float) -> Any:
+        steps.append(("host", seconds))
+        yield on_host(0.031)
+        yield on_host(0.0, "refused", fallback.NOT_REACHED)
+
+    monkeypatch.setattr(fallback, "outcomes", outcomes)
+    monkeypatch.setattr(gpu_command, "follow", events)
+    local = publishing.RESULTS.parent / "local"
+    assert command.main(["--out", str(local)]) == 0
+    (worker, seconds), ended, (host, budget) = steps
+    assert (worker, ended, host) == ("worker", "worker ended", "host")
+    total = gpu_command.BUDGET_S["default"]
+    assert 0.75 * total < seconds < 0.81 * total
+    assert budget < total
+    printed = capsys.readouterr().out
+    assert "gpucnn NumPy on the host: 2 cases" in printed
+    assert "310.00 x gpucnn NumPy" in printed
+    assert "1 cases are not reached" in printed
+    run = Run.load(local / "nvidia-fake-100.json")
+    assert [o.status for record in run.records for o in record.outcomes if o.provider == "gpucnn NumPy"] == [
+        "timed", "refused"
+    ]  # fmt: skip
+
+
+def test_an_interruption_of_the_fallback_keeps_what_was_measured(
+    run_command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def outcomes(cases: list[Case], provider: Provider, seconds: float) -> Any:
+        yield on_host(0.031)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fallback, "outcomes", outcomes)
+    status, files = run_command(said(*measured(A), *measured(B)))
+    assert status == command.EXIT_INTERRUPTED
+    run = Run.load(files["nvidia-fake-100-partial.json"])
+    assert sorted(len(record.outcomes) for record in run.records) == [2, 3]
+
+
 # Reports ----------------------------------------------------------------------------------------------------------
+
+
+def with_others(record: Record, cupy: float, host: float) -> Record:
+    """A record with the times of plain CuPy and of the NumPy backend."""
+    plain = Outcome("plain CuPy", False, "timed", timing(cupy))
+    return replace(record, outcomes=(*record.outcomes, plain, on_host(host)))
+
+
+def test_the_tables_compare_with_numpy_and_with_plain_cupy() -> None:
+    run = run_of(with_others(made(A), 8e-4, 0.05), with_others(made(B), 2e-4, 0.005), made(TRANSITION))
+    rows = rows_of(run)
+    assert [row.peer for row in rows] == ["PyTorch"] * 3
+    (tiny,) = rows_of(run_of(with_others(made(A), 8e-4, 1e-6)))
+    assert (tiny.peer, tiny.ratio) == ("PyTorch", pytest.approx(2))  # the NumPy backend is no peer, be it the quickest
+    assert [row.ratio_to("gpucnn NumPy") for row in rows] == [pytest.approx(500), pytest.approx(50), None]
+    text = report.markdown_report(run)
+    assert f"| {' | '.join(report.CASE_HEADINGS)} |" in text
+    assert "| 2.00 | 8.00 | 2.00 | PyTorch | 50 | 500 |" in text
+    assert (
+        "| group | operation | cases | of limit | to PyTorch | range | to plain CuPy | to best | range | to NumPy |"
+        in text
+    )
+    assert "the same arrays on the host (Some CPU, 2 threads), while the GPU was idle" in text
+    without = report.markdown_report(run_of(made(A)))
+    assert "NumPy" not in without
+    assert "CuPy" not in without
+
+
+def test_the_figure_over_numpy_has_what_was_timed() -> None:
+    run = run_of(with_others(made(A), 8e-4, 0.05), with_others(made(B), 2e-4, 0.005), made(TRANSITION))
+    figure = plots._over_numpy(run, rows_of(run))
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["depthwise convolution: 500", "normalization: 50"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["forward", "backward", "plain CuPy"]
+    alone = run_of(fallback.added(made(A), on_host(0.05)))
+    (legend,) = plots._over_numpy(alone, rows_of(alone)).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["forward"]
 
 
 def run_of(*records: Record) -> Run:
@@ -840,6 +1104,7 @@ def test_the_readme_has_a_place_for_each_device(tmp_path: Path) -> None:
     assert "older" not in written
     assert "| depthwise convolution | all | 1 |" in written
     assert "| depthwise convolution | forward |" not in written  # by groups alone
+    assert "target" not in written
     assert "cuDNN 9.10.2" in written
     assert "SM clock 1980 MHz" in written
     readme.write_text(f"{cpu}{cpu_end}")
@@ -864,7 +1129,8 @@ def test_a_gpus_run_round_trips_and_older_files_load(tmp_path: Path) -> None:
     for record in data["records"]:
         del record["dtype"], record["raw_launch_s"]
         for outcome in record["outcomes"]:
-            del outcome["warm"], outcome["host"]
+            for missing in ("warm", "host"):
+                outcome.pop(missing, None)
     (tmp_path / "old.json").write_text(json.dumps(data))
     old = Run.load(tmp_path / "old.json")
     assert old.records[0].outcomes[0].timing == run.records[0].outcomes[0].timing
@@ -919,6 +1185,15 @@ def test_a_machine_without_nvidia_smi(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(environment.subprocess, "run", missing)
     assert environment.clocks() == {}
+    assert environment.utilization() is None
+
+
+@pytest.mark.parametrize(("answer", "share"), [("37 %", 0.37), ("0 %", 0.0), ("[N/A]", None)])
+def test_the_share_of_time_that_a_gpu_was_used_before(
+    monkeypatch: pytest.MonkeyPatch, answer: str, share: float | None
+) -> None:
+    monkeypatch.setattr(environment.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{answer}\n"))
+    assert environment.utilization() == share
 
 
 def test_kinds_of_layers_that_a_cut_knows() -> None:

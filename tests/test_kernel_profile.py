@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from benchmarks import kernel_profile
+from benchmarks import kernel_profile, publishing
 from benchmarks.kernel_profile import Row, cases_of, main, markdown
 
 ROW = Row(
@@ -54,6 +54,27 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert all(row["moved_bytes"] >= row["least_bytes"] > 0 for row in rows)
     assert "max_pool" in (tmp_path / "kernel-profile-filtered.md").read_text()
     assert (tmp_path / "kernel-profile-filtered.png").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("compiler")
+def test_only_a_profile_of_all_cases_replaces_the_committed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed, local = tmp_path / "committed", tmp_path / "local"
+    monkeypatch.setattr(publishing, "RESULTS", committed)
+    for narrower in (["--filter", "pool2"], ["--dtype", "float16"]):
+        with pytest.raises(SystemExit):
+            main([*narrower, "--publish"])
+        assert "the committed profile is of all cases in float32" in capsys.readouterr().err
+    few = cases_of(["c3d/pool2/forward"])
+    monkeypatch.setattr(kernel_profile, "cases_of", lambda filters, dtypes: few)
+    assert main(["--dtype", "float16", "--out", str(local)]) == 0
+    assert not committed.exists()
+    assert main(["--out", str(local), "--publish"]) == 0
+    written = [folder / f"kernel-profile.{end}" for folder in (local, committed) for end in ("json", "md", "png")]
+    assert set(written) == {*local.glob("kernel-profile.*"), *committed.iterdir()}
+    printed = capsys.readouterr().out
+    assert all(f"wrote {path}\n" in printed for path in written)
 
 
 @pytest.mark.thorough

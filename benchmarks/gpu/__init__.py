@@ -9,6 +9,7 @@
 `session`       prepare, check, time: one case
 `worker`        a process that measures cases and writes a line of JSON for each event
 `supervisor`    starts workers, follows their lines, and starts another where one was lost
+`fallback`      the NumPy backend on the same cases, afterwards
 `environment`   the GPU's name, driver, libraries, clocks
 ==============  ==================================================================================
 """

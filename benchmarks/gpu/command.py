@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 from rich.console import Console
 
+from benchmarks.cases import Case
+from benchmarks.gpu import fallback
 from benchmarks.gpu.environment import slug
 from benchmarks.gpu.supervisor import Collected, Wanted, chosen_gpu, follow
 from benchmarks.gpu.worker import cases_of
@@ -16,18 +19,29 @@ from benchmarks.gpu_check.processes import ended_by_sigterm
 from benchmarks.layers import Tier
 from benchmarks.progress import Shown
 from benchmarks.providers import kinds
-from benchmarks.publishing import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USAGE, file_stem, keep, split_filters
+from benchmarks.providers.gpucnn import GpucnnNumpy
+from benchmarks.publishing import (
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    check_publishable,
+    file_stem,
+    keep,
+    split_filters,
+)
 from benchmarks.results import Run
 
 # Seconds for all but the report, which takes some fifteen: the default run ends within ten minutes.
 BUDGET_S: dict[Tier, float] = {"quick": 60.0, "default": 540.0, "full": 1800.0}
+HOST_SHARE = 0.2  # of them, for the NumPy backend on the host; it also gets what the GPU leaves
 MAX_ROUNDS: dict[Tier, int] = {"quick": 15, "default": 40, "full": 80}
 
 
 def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: float) -> int:
-    """Measure, print, write; the exit status."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    """Measure the GPU, then the NumPy backend; print, write; the exit status."""
+    console = Console(width=None if sys.stdout.isatty() else 176)
     words, filters = split_filters(options.filters, "gpu")
+    names = [*options.providers, *words]
     cases = cases_of(options.tier, filters, device)
     if not cases:
         console.print("no case matches; see --list", style="red")
@@ -37,16 +51,42 @@ def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: 
     except ValueError as error:
         console.print(str(error), style="red")
         return EXIT_USAGE
-    seconds = BUDGET_S[options.tier] - (time.perf_counter() - started)
-    wanted = Wanted(
-        device, options.tier, filters, [*options.providers, *words], threads, seconds, MAX_ROUNDS[options.tier]
-    )
+    whole = not (options.filters or options.providers or device == "simulator")
+
+    def left() -> float:
+        return BUDGET_S[options.tier] - (time.perf_counter() - started)
+
+    def check() -> None:
+        """Refuse to publish what is known to be refused, before it is measured."""
+        if options.publish:
+            stem = file_stem(options.tier, slug(collected.environment["device"]["name"]), not whole, interrupted=False)
+            ours = {kind.name for kind in kinds("gpu") if kind.ours}
+            peers = set(collected.providers) - ours
+            check_publishable(whole and options.tier != "quick", collected.environment, peers, stem)
+
+    seconds = left() * (1 - HOST_SHARE if fallback.is_wanted(names) else 1)
+    wanted = Wanted(device, options.tier, filters, names, threads, seconds, MAX_ROUNDS[options.tier])
     collected, interrupted = Collected(), False
     try:
         with ended_by_sigterm():
-            collect(collected, wanted, environment, [case.id for case in cases], console)
+            collect(collected, wanted, environment, [case.id for case in cases], console, check)
+            if fallback.is_wanted(names) and collected.limits is not None:
+                add_fallback(collected, cases, threads, left(), console)
     except KeyboardInterrupt:
         interrupted = True
+    return conclude(collected, options, whole, interrupted, len(cases), started, console)
+
+
+def conclude(
+    collected: Collected,
+    options: argparse.Namespace,
+    whole: bool,
+    interrupted: bool,
+    cases: int,
+    started: float,
+    console: Console,
+) -> int:
+    """Print and write what was measured of a `whole` run or of part of one; the exit status."""
     if collected.trouble:
         console.print(collected.trouble, style="red", markup=False, highlight=False)
     if interrupted and not collected.records:
@@ -56,29 +96,32 @@ def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: 
         return EXIT_USAGE
     if not collected.records or collected.limits is None:
         return EXIT_FAULT
-    filtered = bool(options.filters or options.providers)
     broken = interrupted or bool(collected.trouble)
     run = Run(
         tier=options.tier,
-        complete=not (filtered or broken or collected.unreached),
+        complete=whole and not broken,
         seconds=round(time.perf_counter() - started, 1),
         environment=collected.environment,
         limits=collected.limits,
         records=tuple(collected.records),
         unreached=tuple(collected.unreached),
     )
-    stem = slug(run.environment["device"]["name"])
-    keep(run, options, file_stem(options.tier, stem, filtered or device == "simulator", broken), console)
+    keep(run, options, file_stem(options.tier, slug(run.environment["device"]["name"]), not whole, broken), console)
     if interrupted:
-        console.print(f"interrupted after {len(run.records)} of {len(cases)} cases", style="red")
+        console.print(f"interrupted after {len(run.records)} of {cases} cases", style="red")
         return EXIT_INTERRUPTED
     return EXIT_FAULT if run.faults or collected.trouble else 0
 
 
 def collect(
-    collected: Collected, wanted: Wanted, environment: dict[str, str], cases: list[str], console: Console
+    collected: Collected,
+    wanted: Wanted,
+    environment: dict[str, str],
+    cases: list[str],
+    console: Console,
+    check: Callable[[], None],
 ) -> None:
-    """Keep and show all that workers say."""
+    """Keep and show all that workers say; `check` may end the run once the machine and the peers are known."""
     subjects = [kind.name for kind in kinds("gpu") if kind.ours]
     with Shown(cases, subjects, console) as shown, closing(follow(wanted, environment)) as events:
         for event in events:
@@ -91,6 +134,7 @@ def collect(
                 for name, reason in event["absent"].items():
                     shown.line(f"without {name} ({reason})", "yellow")
             elif "environment" in event:
+                check()
                 shown.line(f"on {event['environment']['device']['name']}")
             elif "programs" in event:
                 shown.line(f"{event['programs']} programs compiled in {event['seconds']:.0f} s")
@@ -98,3 +142,29 @@ def collect(
                 shown.line(f"{event['case']}: {event['lost']} took the device with it ({event['note']})", "red")
             elif "unreached" in event:
                 shown.line(f"{len(event['unreached'])} cases are not reached: the time is over", "yellow")
+
+
+def add_fallback(collected: Collected, cases: Sequence[Case], threads: int, seconds: float, console: Console) -> None:
+    """Time the NumPy backend on the collected cases for about `seconds`, while the GPU is idle."""
+    assert collected.limits is not None
+    places = {record.id: place for place, record in enumerate(collected.records)}
+    chosen = fallback.in_order(cases, collected.records)
+    if not chosen:
+        return
+    provider = GpucnnNumpy(threads)
+    versions = {**collected.environment["versions"], provider.name: provider.version()}
+    collected.environment = {**collected.environment, "versions": versions}
+    subjects = [kind.name for kind in kinds("gpu") if kind.ours]
+    with Shown([case.id for case in chosen], subjects, console) as shown:
+        shown.line(f"{provider.name} on the host: {len(chosen)} cases, at most {max(0.0, seconds):.0f} s")
+        missed = 0
+        for case, outcome in zip(chosen, fallback.outcomes(chosen, provider, seconds), strict=True):
+            place = places[case.id]
+            collected.records[place] = fallback.added(collected.records[place], outcome)
+            if outcome.note != fallback.NOT_REACHED:
+                shown.record(collected.records[place], collected.limits)
+        missed = sum(
+            outcome.note == fallback.NOT_REACHED for record in collected.records for outcome in record.outcomes
+        )
+        if missed:
+            shown.line(f"{provider.name}: {missed} cases are not reached: the time is over", "yellow")

@@ -44,7 +44,20 @@ extern "C" __global__ void read(const uint4* data, unsigned long long count, uns
 """
 
 
-class Device(Protocol):
+class Readable(Protocol):
+    """Access to the values of arrays that are checked."""
+
+    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
+        """The slices `chosen` along `axis`, or all of the array, on the host."""
+
+    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
+        """The elements at `where`, on the host."""
+
+    def finite(self, array: Array) -> bool:
+        """Whether no element is infinite or NaN."""
+
+
+class Device(Readable, Protocol):
     """A device on whose stream calls are queued, in order."""
 
     name: str
@@ -55,15 +68,6 @@ class Device(Protocol):
 
     def asnumpy(self, array: Array) -> Host:
         """A copy of a device array on the host, once it has been computed."""
-
-    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
-        """The slices `chosen` along `axis`, or all of the array, on the host."""
-
-    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
-        """The elements at `where`, on the host."""
-
-    def finite(self, array: Array) -> bool:
-        """Whether no element is infinite or NaN."""
 
     def spoil(self, nbytes: int) -> None:
         """Leave NaN in memory that the next array of so many bytes may get."""
@@ -94,6 +98,21 @@ class Device(Protocol):
 
     def release(self) -> None:
         """Give memory that is kept for reuse back to the driver."""
+
+
+class HostArrays:
+    """NumPy's arrays, which are on the host."""
+
+    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
+        host: Host = array if axis is None or chosen is None else array.take(chosen, axis=axis)
+        return host
+
+    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
+        host: Host = array[tuple(where)]
+        return host
+
+    def finite(self, array: Array) -> bool:
+        return bool(np.isfinite(array).all())
 
 
 class CupyDevice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterable
 from typing import Any
 
 from benchmarks import environment
@@ -69,15 +70,29 @@ def _cudnn(number: int) -> str:
 
 def clocks() -> dict[str, str]:
     """What nvidia-smi says of the first visible GPU now; empty where it does not."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(CLOCKS.values())}", "--format=csv,noheader", *_chosen()]
+    known = zip(CLOCKS, _asked(CLOCKS.values()), strict=False)
+    return {name: value for name, value in known if value and not value.startswith("[")}
+
+
+def utilization() -> float | None:
+    """The share of the last moments in which kernels ran on the GPU, whoever's; None where nvidia-smi cannot tell.
+
+    Ask before this process uses the GPU.
+    """
+    values = _asked(["utilization.gpu"])
+    number = values[0].removesuffix("%").strip() if values else ""
+    return float(number) / 100 if number.isdigit() else None
+
+
+def _asked(queries: Iterable[str]) -> list[str]:
+    """What nvidia-smi answers for the first visible GPU; nothing where it does not."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(queries)}", "--format=csv,noheader", *_chosen()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
-        return {}
+        return []
     lines = done.stdout.strip().splitlines()
-    values = [value.strip() for value in lines[0].split(",")] if lines else []
-    known = zip(CLOCKS, values, strict=False)
-    return {name: value for name, value in known if value and not value.startswith("[")}
+    return [value.strip() for value in lines[0].split(",")] if lines else []
 
 
 def _chosen() -> list[str]:

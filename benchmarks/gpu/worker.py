@@ -71,6 +71,7 @@ def measure(options: argparse.Namespace, say: Say, started: float) -> int:
     from benchmarks.session import Schedule
 
     host.confine(options.threads)
+    used = environment.utilization() if options.device == "gpu" else None  # by others, for nothing has run yet
     device = environment.make_device(options.device)
     providers, absent = installed(options.threads, options.providers, "gpu")
     say(providers={provider.name: provider.version() for provider in providers}, absent=absent)
@@ -81,6 +82,8 @@ def measure(options: argparse.Namespace, say: Say, started: float) -> int:
         facts["clocks"] = {"at the start": environment.clocks()} if options.device == "gpu" else {}
         limits, empty_s = _limits(options.device, device)
         facts["device"]["event_overhead_s"] = empty_s
+        if used is not None:
+            facts["device"]["utilization"] = used
         if options.device == "gpu":
             facts["clocks"]["after the limits"] = environment.clocks()
         say(environment=facts, limits=asdict(limits))

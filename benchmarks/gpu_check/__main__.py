@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None, execute: Execute = execute) -> 
     with ended_by_sigterm(), progress() as display:
         context = Context(options.backend, options.out, report, execute, found.sanitizer, options.filter, display.show)
         complete = run(options.chosen, context, 60 * options.limit_minutes, reasons, display)
-    print(f"{report.status}: see gpu_check.md")
+    print(f"{report.status}: see {(options.out / 'gpu_check.md').resolve()}")
     if not complete:
         return EXIT_INTERRUPTED
     return 0 if report.status == PASSED else EXIT_NOT_ALL_PASSED

@@ -13,6 +13,7 @@ from benchmarks.layers import Device
 from benchmarks.providers.base import Call, Provider
 from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast, GpucnnNumpy
 from benchmarks.providers.onnx_runtime import OnnxRuntime
+from benchmarks.providers.plain_cupy import CupyxScipy, PlainCupy
 from benchmarks.providers.pytorch import PyTorch, PyTorchChannelsLast
 from benchmarks.providers.pytorch_gpu import (
     PyTorchCompiled,
@@ -33,6 +34,8 @@ GPU_PROVIDERS: tuple[type[Provider], ...] = (
     PyTorchCudnnSearch,
     PyTorchCudnnSearchChannelsLast,
     PyTorchCompiled,
+    PlainCupy,
+    CupyxScipy,
 )
 
 

@@ -1,0 +1,82 @@
+"""gpucnn's NumPy backend on the cases of a GPU's run: what the GPU gains over the CPU of its machine.
+
+It runs in the command's own process, once no worker times the GPU any more, on the same arrays in float32. The cheapest
+cases come first, so that a short time leaves out the fewest. A call that takes long is timed while it is checked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from benchmarks.cases import Case
+from benchmarks.data import make_operands
+from benchmarks.gpu.cuts import expected, fault_of
+from benchmarks.gpu.device import HostArrays
+from benchmarks.gpu.sampling import described
+from benchmarks.providers import Provider
+from benchmarks.results import FALLBACK, Outcome, Record
+from benchmarks.session import Schedule
+from benchmarks.timing import Timing, interleave
+
+MOST_S = 0.5  # for timing one case
+MAX_ROUNDS = 9
+LONG_S = 1.0  # of a call whose checked run is its only sample
+FLOPS_PER_BYTE = 10  # about where the limits of a CPU meet
+NOT_REACHED = "not reached in the time that there was"
+
+
+def is_wanted(words: Sequence[str]) -> bool:
+    """Whether ``--providers`` names the NumPy backend, or nothing."""
+    return not words or any(word.lower() in FALLBACK.lower() for word in words)
+
+
+def in_order(cases: Sequence[Case], records: Sequence[Record]) -> list[Case]:
+    """The float32 cases that gpucnn was timed on, the cheapest first."""
+    timed = {record.id for record in records if any(o.ours and o.status == "timed" for o in record.outcomes)}
+    chosen = [case for case in cases if case.dtype == "float32" and case.id in timed]
+    return sorted(chosen, key=lambda case: max(case.flops / FLOPS_PER_BYTE, case.least_bytes))
+
+
+def outcomes(cases: Sequence[Case], provider: Provider, budget_s: float) -> Iterator[Outcome]:
+    """What became of each case, in order; those that the time does not suffice for are refused."""
+    schedule = Schedule(budget_s, len(cases), most_s=MOST_S)
+    longest = 0.0
+    for case in cases:
+        if schedule.left() <= longest:  # costs rise, so the next one takes about as long
+            yield Outcome(provider.name, True, "refused", note=NOT_REACHED)
+            continue
+        started = time.perf_counter()
+        yield _outcome(case, provider, schedule)
+        schedule.done += 1
+        longest = max(longest, time.perf_counter() - started)
+
+
+def _outcome(case: Case, provider: Provider, schedule: Schedule) -> Outcome:
+    """Check a result, then time the call."""
+    started = time.perf_counter()
+    try:
+        operands = make_operands(case)
+        cut, expectations = expected(case, operands)
+        call = provider.prepare(case, operands)
+        before = time.perf_counter()
+        results = provider.results(call())
+        seconds = time.perf_counter() - before
+        fault = fault_of(cut, case, expectations, results, HostArrays())
+        del results
+        schedule.overhead_s += time.perf_counter() - started
+        if fault:
+            return Outcome(provider.name, True, "wrong", note=fault)
+        if seconds >= LONG_S:
+            timing = Timing.of([seconds], 1)
+        else:
+            timing = interleave({provider: call}, schedule.share(), MAX_ROUNDS)[provider]
+    except Exception as error:  # of one case; the others go on
+        return Outcome(provider.name, True, "failed", note=described(error))
+    return Outcome(provider.name, True, "timed", timing)
+
+
+def added(record: Record, outcome: Outcome) -> Record:
+    """`record` with what the NumPy backend made of its case."""
+    return replace(record, outcomes=(*record.outcomes, outcome))
