@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.simulator.profile_report": {"gpucnn.simulator", "matplotlib"},
     "gpucnn.geometry": {"gpucnn.geometry"},
     "gpucnn.nn": NETWORKS,
-    "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.data", "numpy"},
+    "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "numpy", "sklearn"},
     "gpucnn.data.folders": {"gpucnn.data", "numpy", "PIL"},
     "gpucnn.examples": {
