@@ -25,7 +25,6 @@ from gpucnn.numerics import algorithm
 
 Shape = tuple[int, ...]
 ALGORITHMS = (None, "direct", "im2col")  # None: as chosen by itself
-INDEX_ARRAYS = frozenset({"indices", "target", "mask"})  # whose dtype does not follow the call's
 
 
 class ZeroedNumpy:
@@ -108,7 +107,7 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
                 continue  # of a specialised build a dtype exchanges no more than the types
             arguments = fresh(name)
             for parameter, value in arguments.items():
-                if parameter in ARRAYS - INDEX_ARRAYS and isinstance(value, np.ndarray):
+                if parameter in ARRAYS and isinstance(value, np.ndarray) and value.dtype.kind == "f":
                     arguments[parameter] = value.astype(dtype)
             without = [arguments | {"residual": None}] if "norm" in name else []  # by a program of its own
             for chosen in ALGORITHMS:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from calls import ALIASES, ARRAYS, CALLS, fresh
 from fake_cupy import FakeCupy
-from launches import INDEX_ARRAYS
 from strategies import arranged
 from test_small_calls import IMPOSTORS
 
@@ -63,7 +62,7 @@ def simulated(name: str, change: Callable[[Any], Any]) -> tuple[Any, ...]:
     given = fresh(name)
     for key, value in given.items():
         if key in ARRAYS and isinstance(value, np.ndarray):
-            given[key] = simulator.asarray(value if key in INDEX_ARRAYS else change(value.astype(np.float32)))
+            given[key] = simulator.asarray(change(value.astype(np.float32)) if value.dtype.kind == "f" else value)
     call = inspect.signature(getattr(F, name)).bind(**given)
     result = getattr(F, name)(*call.args, **call.kwargs)
     return tuple(

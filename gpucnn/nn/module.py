@@ -340,7 +340,7 @@ class Module:
             array[...] = value
         return result
 
-    def matched(self, state: Mapping[str, Array], strict: bool = True) -> tuple[LoadResult, list[tuple[Array, Array]]]:
+    def matched(self, state: Any, strict: bool = True) -> tuple[LoadResult, list[tuple[Array, Array]]]:
         """What `load_state_dict` would copy: each array of this module that `state` names, and its new values.
 
         Raises

@@ -558,6 +558,6 @@ def _form(value: Any) -> str:
     """What a value of a state is, so that numbers take the place of numbers only."""
     if isinstance(value, list | tuple):
         return "a list of numbers" if all(_form(item) == "a number" for item in value) else "a list"
-    if isinstance(value, Real) and not isinstance(value, bool):
+    if not isinstance(value, bool) and isinstance(value, Real):
         return "a number"
     return f"a {type(value).__name__}"

@@ -316,6 +316,7 @@ def test_accuracy_is_better_where_it_is_higher() -> None:
     assert not stopping.improves(0.805, 0.8)
     assert not stopping.improves(math.nan, 0.8)
     assert stopping.improves(0.1, math.nan)
+    assert not stopping.improves(math.nan, None)
     assert nn.EarlyStopping().improves(0.7, 0.8)
     history = train(network(), data(), early_stopping=nn.EarlyStopping(1, "accuracy"), epochs=30)
     assert history.best_epoch == int(np.argmax(history.accuracies))
