@@ -80,19 +80,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.simulator.profile_report": {"gpucnn.installing", "gpucnn.simulator", "matplotlib"},
     "gpucnn.geometry": {"gpucnn.geometry"},
     "gpucnn.nn": NETWORKS,
-<<<<<<< HEAD
-    "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.data", "numpy"},
+    "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "gpucnn.installing", "numpy", "sklearn"},
     "gpucnn.data.folders": {"gpucnn.data", "gpucnn.geometry", "gpucnn.installing", "numpy", "PIL"},
-||||||| 9c1c910
-    "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.data", "numpy"},
-    "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "numpy", "sklearn"},
-    "gpucnn.data.folders": {"gpucnn.data", "numpy", "PIL"},
-=======
-    "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
-    "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "numpy", "sklearn"},
-    "gpucnn.data.folders": {"gpucnn.data", "numpy", "PIL"},
->>>>>>> training
     "gpucnn.examples": {
         "gpucnn.data", "gpucnn.examples", "gpucnn.functional", "gpucnn.installing", "gpucnn.nn",
         "gpucnn.set_num_threads", "numpy", "matplotlib", "rich", "threadpoolctl",
