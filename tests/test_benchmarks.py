@@ -319,6 +319,7 @@ def run_command(monkeypatch, tmp_path):
     monkeypatch.setattr(timing, "measure_limits", lambda *_: Limits(1e11, "NumPy", 1e10))
     monkeypatch.setitem(command.BUDGET_S, "quick", 0.5)
     monkeypatch.setattr(publishing, "RESULTS", tmp_path / "committed")
+    monkeypatch.setattr(publishing, "LOCAL", tmp_path / "local")
     local = tmp_path / "local"
 
     def run(providers, *arguments):
@@ -403,6 +404,7 @@ def publish(monkeypatch, tmp_path, small_run):
     """Publish a run's JSON where `small_run` has been published before; exit status, and the run that is committed."""
     monkeypatch.setattr(environment, "confine", lambda threads: None)
     monkeypatch.setattr(publishing, "RESULTS", tmp_path / "committed")
+    monkeypatch.setattr(publishing, "LOCAL", tmp_path / "local")
     readme = tmp_path / "README.md"
     readme.write_text("\n".join(report.README_MARKERS["cpu"]))
     publishing.write(small_run, publishing.RESULTS / "some-cpu")

@@ -727,6 +727,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     monkeypatch.setattr(fallback, "outcomes", lambda cases, provider, seconds: (on_host(0.031) for _ in cases))
     monkeypatch.setattr(publishing, "RESULTS", tmp_path / "committed")
+    monkeypatch.setattr(publishing, "LOCAL", tmp_path / "local")
 
     def run(events: Any, *arguments: str) -> tuple[int, dict[str, Path]]:
         monkeypatch.setattr(gpu_command, "follow", lambda wanted, environment: events)
@@ -798,14 +799,11 @@ def test_a_run_that_is_told_to_end_ends_its_worker(monkeypatch: pytest.MonkeyPat
     assert not alive.exists()
 
 
-def test_an_earlier_result_is_printed_and_drawn_again(
-    run_command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_earlier_result_is_printed_and_drawn_again(run_command: Any, tmp_path: Path) -> None:
     _, files = run_command(said(*measured(A)))
     files["nvidia-fake-100.md"].unlink()
     (tmp_path / "README.md").write_text("\n".join(report.README_MARKERS["gpu"]))
     earlier = str(files["nvidia-fake-100.json"])
-    monkeypatch.setattr(publishing, "RESULTS", tmp_path / "committed")
     assert command.main(["--report", earlier, "--out", str(tmp_path)]) == 0
     assert files["nvidia-fake-100.md"].exists()
     assert command.main(["--report", earlier, "--publish", "--readme", str(tmp_path / "README.md")]) == 0
