@@ -441,6 +441,9 @@ ADVICE: list[tuple[str, dict[str, Any], str]] = [
     ("conv2d_backward", {"grad_output": of("f8", 1, 4, 6, 6), "input": of("f4", 1, 3, 8, 8), "weight": FILTERS},
      "grad_output has dtype float64 and input float32, expected one dtype for all: cast grad_output, "
      "grad_output.astype(numpy.float32)"),
+    ("relu_backward", {"grad_output": of("f4", 2, 3), "input": of("c8", 2, 3)},
+     "grad_output has dtype float32 and input complex64, expected one dtype for both: cast input, "
+     "input.astype(numpy.float32)"),
     ("batch_norm", {"input": of("f8", 2, 3, 4, 4), "running_mean": of("f4", 3), "running_var": of("f4", 3)},
      "input has dtype float64 and running_mean float32, expected one dtype for both: cast input, "
      "input.astype(numpy.float32)"),

@@ -47,8 +47,8 @@ def of_products(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype
 
 
-def advised(dtypes: Mapping[str, np.dtype[Any]]) -> np.dtype[Any]:
-    """The dtype that arrays of several dtypes are best cast to; `dtypes` are by the arrays' names.
+def advised(dtypes: Mapping[str, np.dtype[Any]], taken: frozenset[str] = NUMERIC) -> np.dtype[Any]:
+    """The dtype, of those `taken`, that arrays of several dtypes are best cast to; `dtypes` are by the arrays' names.
 
     Integers become floating-point, real numbers complex, and float64, which is what NumPy makes unasked, the narrower
     dtype. Between narrow ones the weight decides, which a layer has for good, else the input.
@@ -60,7 +60,7 @@ def advised(dtypes: Mapping[str, np.dtype[Any]]) -> np.dtype[Any]:
     >>> advised({"input": np.dtype("float64"), "weight": np.dtype("float32")})
     dtype('float32')
     """
-    known = {name: dtype.newbyteorder("=") for name, dtype in dtypes.items() if name_of(dtype) in NUMERIC}
+    known = {name: dtype.newbyteorder("=") for name, dtype in dtypes.items() if name_of(dtype) in taken}
     for preferred in (COMPLEX, FLOATING):
         found = {name: dtype for name, dtype in known.items() if name_of(dtype) in preferred}
         if found:

@@ -38,7 +38,7 @@ class Call:
     def __init__(
         self, op: str, dtypes: frozenset[str], *, optional: Sequence[str] = ("bias",), out: Any = None, **arrays: Any
     ) -> None:
-        self.op = op
+        self.op, self._taken = op, dtypes
         if out is not None:
             arrays["out"] = out
         self._given = arrays
@@ -73,7 +73,7 @@ class Call:
     def mixed(self, name: str, arrays: dict[str, Array | None]) -> TypeError:
         """The error that arrays have several dtypes, such as `name` and the first one: which of them to cast."""
         dtypes = {other: array.dtype for other, array in arrays.items() if array is not None}
-        first, target = next(iter(dtypes)), advised(dtypes)
+        first, target = next(iter(dtypes)), advised(dtypes, self._taken)
         module, kind = ("ml_dtypes" if target.name == "bfloat16" else "numpy"), kind_of(self._given[first])
         cast = f".to(torch.{target.name})" if kind == "torch" else f".astype({module}.{target.name})"
         wrong = [other for other, dtype in dtypes.items() if dtype != target]
