@@ -198,7 +198,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     [
         ("generators", lambda state: state["generators"]["rng"].update(bit_generator="MT19937")),
         ("schedule", lambda state: state["schedule"].update(patience="long")),
-        ("optimizer", lambda state: state["optimizer"]["state"]["3"].update(momentum_buffer=np.ones(9))),
+        ("optimizer", lambda state: state["optimizer"]["state"][3].update(momentum_buffer=np.ones(9))),
         ("loader", lambda state: state["loader"].update(batch=99)),
         ("model", lambda state: state["model"].update({"5.bias": np.ones(9)})),
         ("model", lambda state: state["model"].update({"5.bias": np.ones(2, complex)})),
