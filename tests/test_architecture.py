@@ -241,4 +241,4 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 def test_the_package_is_typed_and_needs_numpy_and_the_threads_of_its_blas() -> None:
     assert (PACKAGE / "py.typed").is_file()
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-    assert re.search(r'^dependencies = \["numpy>=2\.0", "threadpoolctl>=3\.5"\]$', text, re.MULTILINE)
+    assert re.search(r'^dependencies = \["numpy>=2\.3", "threadpoolctl>=3\.5"\]$', text, re.MULTILINE)
