@@ -2,8 +2,8 @@
 // rstd = 1 / sqrt(var + eps)
 //
 // Source       the definition, in its order of operations and without fused ones
-// Reads        x [N, G, C, P]; mean, var (rstd where `has_rstd`) [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; residual [N, G, C, P]
-//              where RESIDUAL is 1; any strides
+// Reads        x [N, G, C, P]; mean, var [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; residual [N, G, C, P]
+//              where RESIDUAL is 1; any strides. Where `has_rstd`, rstd is in the place of var
 // Writes       z [N, G, C, P]
 // Mapping      see Tile in norm_tiles.cuh: a sum's place is that of one mean, variance, weight and bias, and what it
 //              adds are the elements that share them
@@ -23,7 +23,7 @@ constexpr int HELD = PACK == 1 ? 3 * VALUES / 8 : VALUES / PACK;        // packs
 extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
 norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
            const acc_t* __restrict__ mean,         // [N or 1, G, 1, 1]
-           const acc_t* __restrict__ var,          // as mean; rstd where has_rstd
+           const acc_t* __restrict__ var,          // as mean
            const acc_t* __restrict__ weight,       // [1, G, C, 1] or null
            const acc_t* __restrict__ bias,         // as weight
            const scalar_t* __restrict__ residual,  // [N, G, C, P], or null where RESIDUAL is 0

@@ -59,7 +59,7 @@ def views_of(array: Array, is_written: bool) -> Iterator[tuple[str, Array]]:
     if array.ndim > 2:
         yield "channels last", channels_last(array)
         yield "one image with channels last", one_image(array)
-        corner = array[(..., *(slice(1),) * (array.ndim - 2))]
+        corner = array.reshape(*array.shape[:2], -1)[..., :1].reshape(*array.shape[:2], *(1,) * (array.ndim - 2))
         yield "broadcast along the spatial axes", np.broadcast_to(corner, array.shape)
 
 
