@@ -53,6 +53,8 @@ RUN = [path for path in DOCUMENTS if path.parent.name != "guide" and path.name n
 def test_python_blocks_run(document: Path, request: pytest.FixtureRequest) -> None:
     if "import simulator" in document.read_text(encoding="utf-8"):
         request.getfixturevalue("compiler")
+    if "import torch" in document.read_text(encoding="utf-8"):
+        request.getfixturevalue("torch")
     names: dict[str, Any] = {}
     for block in blocks(document, "python"):
         exec(compile(block, str(document), "exec"), names)
