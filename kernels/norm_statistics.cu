@@ -57,6 +57,8 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
 
   const acc_t n = static_cast<acc_t>(own.count);
   acc_t pivot[EACH], scale[EACH];
+#pragma unroll
+  for (int e = 0; e < EACH; ++e) scale[e] = 1;
   Sum moments[2 * EACH];  // of d, then of d^2
   for (bool again = false;; again = true) {
     Sum sums[EACH] = {};
@@ -88,14 +90,14 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
       add_terms(moments + EACH, squares);
     }
     add_threads(moments, scratch, own, p);
-    if (again) break;
+    if (again || SQUARES_FIT<scalar_t>) break;
     bool scales = false;
 #pragma unroll
     for (int e = 0; e < EACH; ++e) {
-      scale[e] = SQUARES_FIT<scalar_t> ? 1 : scale_for(rounded(moments[EACH + e]), n, p.eps);
+      scale[e] = scale_for(rounded(moments[EACH + e]), n, p.eps);
       scales = scales || scale[e] != 1;
     }
-    if (SQUARES_FIT<scalar_t> || !__syncthreads_or(scales && own.sum < p.kept)) break;
+    if (!__syncthreads_or(scales && own.sum < p.kept)) break;
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
 #pragma unroll
