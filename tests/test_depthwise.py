@@ -232,8 +232,8 @@ def check_reads(sampling: Sampling, targets: slice, split: bool) -> None:
 
 
 def test_bands_have_more_rows_where_groups_have_fewer_channels() -> None:
-    same = Sampling(56, 56, 1, (-1, 0, 1))
-    samplings = (Sampling(1, 1, 1, (0,)), same, same)
+    same = Sampling(56, 56, 1, range(-1, 2))
+    samplings = (Sampling(1, 1, 1, range(1)), same, same)
     rows = [grouped.rows_of(channels, channels, samplings) for channels in (1, 4, 16)]
     assert rows[0] > rows[1] > 0
     assert rows[2] in (0, 1)
@@ -243,7 +243,7 @@ def test_bands_are_for_near_taps_and_blas() -> None:
     x = numbers(np.random.default_rng(1), (1, 4, 16, 16), "float32")[:, :, None]
     near = Axis(16, 3, low=1, high=1, out=16).forward
     far = Axis(16, 3, dilation=7, low=7, high=7, out=16).forward
-    one = Sampling(1, 1, 1, (0,))
+    one = Sampling(1, 1, 1, range(1))
     assert grouped.computes(x, (one, near, near))
     assert grouped.computes(x, (one, near, far))
     assert not grouped.computes(x, (one, far, near))

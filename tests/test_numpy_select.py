@@ -212,8 +212,8 @@ def test_costs_count_groups() -> None:
 
 def test_costs_of_tiles_by_hand() -> None:
     """56 x 56 outputs of 64 channels: 29 x 29 tiles of 16 products, whole tiles and a spare row and column."""
-    same = Sampling(56, 56, 1, (-1, 0, 1))
-    flat = Sampling(1, 1, 1, (0,))
+    same = Sampling(56, 56, 1, range(-1, 2))
+    flat = Sampling(1, 1, 1, range(1))
     tiles = 29 * 29
     expected = 16 * tiles * 64 * 64 * select.MULTIPLY * (1 + 8 / 64)
     expected += 4 * tiles * 64 * (select.TRANSFORM_IMAGE + select.TRANSFORM_PRODUCTS) + 16 * 64 * 64 * 1.1
