@@ -176,8 +176,13 @@ def _counts(axis: AnyAxis, padded: bool) -> Array:
         windows: tuple[Array, Array] = axis.windows(np.arange(axis.out))
         return windows[1] - windows[0]
     begin, end = _counted(axis, padded)
-    starts = np.arange(axis.out) * axis.stride - axis.low
-    first = np.maximum(-((starts - begin) // axis.dilation), 0)  # least k with start + k * dilation >= begin
-    last = np.minimum(-((starts - end) // axis.dilation), axis.kernel)  # least k with start + k * dilation >= end
-    counts: Array = np.maximum(last - first, 0)
+    reach = axis.dilation * (axis.kernel - 1)
+    first_full = min(max(0, -(-(begin + axis.low) // axis.stride)), axis.out)
+    full_end = min(max(first_full, (end - 1 - reach + axis.low) // axis.stride + 1), axis.out)
+    counts = np.full(axis.out, axis.kernel)
+    for edge in (slice(0, first_full), slice(full_end, axis.out)):  # the others are full
+        starts = np.arange(edge.start, edge.stop) * axis.stride - axis.low
+        first = np.maximum(-((starts - begin) // axis.dilation), 0)  # least k with start + k * dilation >= begin
+        last = np.minimum(-((starts - end) // axis.dilation), axis.kernel)  # least k with start + k * dilation >= end
+        counts[edge] = np.maximum(last - first, 0)
     return counts
