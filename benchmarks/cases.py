@@ -78,7 +78,7 @@ class Case:
 
 
 class Named(Protocol):
-    """What filters look at."""
+    """The text that filters are matched against."""
 
     @property
     def id(self) -> str: ...

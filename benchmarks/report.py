@@ -132,7 +132,7 @@ def _wanted_line() -> str:
 
 
 def progress_line(record: Record, row: Row | None) -> str:
-    """What a finished case says of itself while the run goes on."""
+    """The progress line of a finished case."""
     faults = [
         f"{outcome.provider} {outcome.status.upper()}: {outcome.note}"
         for outcome in record.outcomes
@@ -269,7 +269,7 @@ def _summary_cells(summary: Summary) -> list[Cell]:
 
 
 def target_table(rows: Sequence[Row], cache_bytes: int) -> Table:
-    """What a GPU's kernels should reach, and what they do."""
+    """The targets of a GPU's kernels, and the measured figures."""
     return Table(TARGET_HEADINGS, [_target_cells(figures) for figures in reached(rows, cache_bytes)])
 
 

@@ -22,7 +22,7 @@ def install_command(extra: str) -> str:
 
 
 def _origin() -> str:
-    """Where pip found this gpucnn, as the end of a requirement; empty if on an index."""
+    """The source that pip installed this gpucnn from, as the end of a requirement; empty if it was an index."""
     try:
         text = metadata.distribution("gpucnn").read_text("direct_url.json")
     except metadata.PackageNotFoundError:

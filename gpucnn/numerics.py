@@ -72,7 +72,7 @@ def current_algorithm() -> str | None:
 
 
 def choices() -> tuple[str | None, Picks | None]:
-    """What the blocks that are open choose: algorithm and picks, None where they leave it.
+    """The open blocks' choices: algorithm and picks, None where there is none.
 
     Examples
     --------

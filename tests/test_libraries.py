@@ -1,4 +1,4 @@
-"""Where NVIDIA's libraries are looked for: cuda-pathfinder is asked, and the system's loader where there is none."""
+"""The search for NVIDIA's libraries: cuda-pathfinder first, then the system's loader."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def utilization() -> float | None:
 
 
 def _asked(queries: Iterable[str]) -> list[str]:
-    """What nvidia-smi answers for the first visible GPU; nothing where it does not."""
+    """nvidia-smi's answer for the first visible GPU; empty without one."""
     command = ["nvidia-smi", f"--query-gpu={','.join(queries)}", "--format=csv,noheader", *_chosen()]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)

@@ -40,7 +40,7 @@ def in_order(cases: Sequence[Case], records: Sequence[Record]) -> list[Case]:
 
 
 def outcomes(cases: Sequence[Case], provider: Provider, budget_s: float) -> Iterator[Outcome]:
-    """What became of each case, in order; those that the time does not suffice for are refused."""
+    """The outcome of each case, in order; cases beyond the time budget are refused."""
     schedule = Schedule(budget_s, len(cases), most_s=MOST_S)
     longest = 0.0
     for case in cases:

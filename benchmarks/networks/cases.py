@@ -59,7 +59,7 @@ class NetworkCase:
 
     @property
     def layer(self) -> str:
-        """What stands in the place of a layer's name: the size of the images."""
+        """The size of the images, in place of a layer's name."""
         return f"{self.network.size}x{self.network.size}"
 
     @property

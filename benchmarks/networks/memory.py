@@ -14,7 +14,7 @@ PEAK_RESET = Path("/proc/self/clear_refs")
 
 
 def held_bytes() -> int | None:
-    """What the process has allocated, once what was freed has gone back to the system; None where it is not counted."""
+    """Bytes that the process holds, after returning free memory to the system; None where that is not counted."""
     _give_back()
     return _counted("RssAnon")
 

@@ -191,7 +191,7 @@ class UNet(nn.Module):
 
 
 class Main(nn.Module):
-    """What has all its layers in `main`."""
+    """A network whose layers are all in `main`."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()

@@ -47,7 +47,7 @@ class Runner(ABC):
         return None
 
     def prepare(self, subject: Subject, operation: str) -> Prepared:
-        """What a user would do once, with a copy of the subject's weights."""
+        """One-time preparation, with a copy of the subject's weights."""
         return self.inference(subject) if operation == "inference" else self.training_step(subject)
 
     @abstractmethod

@@ -319,7 +319,7 @@ def _inputs(layer: Windowed) -> tuple[int, ...]:
 
 
 def _outputs(layer: Windowed) -> tuple[int, ...]:
-    """How many windows there are along each axis."""
+    """The number of windows along each axis."""
     return layer.size if isinstance(layer, ConvLayer) and layer.transposed else layer.out_size
 
 

@@ -183,7 +183,7 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
 
 
 def _bridge(kinds: Mapping[str, str]) -> str:
-    """How an array of another library becomes one of a backend, in words, where there are both; by kind a name."""
+    """The end of a message about arrays of two libraries: the expression that converts one; by kind a name."""
     own = next((kind for kind in ("numpy", "cupy") if kind in kinds), None)
     other = next((name for kind, name in kinds.items() if kind not in ("numpy", "cupy", "simulator")), None)
     return f"; {own}.from_dlpack({other}) is one of {own} over the same memory" if own and other else ""
@@ -242,7 +242,7 @@ def _teach_numpy_bfloat16(op: str, kind: str, given: Mapping[str, Any]) -> None:
 
 @cache
 def _why_no_bfloat16() -> str:
-    """What NumPy lacks to take bfloat16 through DLPack, which it is told of here; an empty string if nothing."""
+    """Register bfloat16 with NumPy's DLPack; the missing requirement, or an empty string."""
     register = getattr(np.dtypes, "register_dlpack_dtype", None)
     if register is None:
         return f"NumPy 2.5 or later to take it, not {np.__version__}"

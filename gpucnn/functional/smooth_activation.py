@@ -201,7 +201,7 @@ def gelu_backward(
 
 
 def _share_and_slope(call: Call, x: Array, approximate: str) -> tuple[Array, Array]:
-    """What x is multiplied by, and the derivative of that; beyond ±`BOUND` they are 0 or 1, and 0."""
+    """The factor of x, and its derivative; beyond ±`BOUND` they are 0 or 1, and 0."""
     bounded = call.xp.clip(x, -BOUND, BOUND)
     if approximate == "none":
         return normal_share_and_density(call.xp, bounded)

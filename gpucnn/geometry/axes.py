@@ -191,7 +191,7 @@ class InterpolationAxis:
 
     @property
     def repeats(self) -> int:
-        """How many outputs in a row copy each input, where all inputs have equally many; else 0."""
+        """The number of consecutive outputs that copy each input, if it is the same for all inputs; else 0."""
         factor, rest = divmod(self.out, self.size)
         return factor if not self.blends and not rest and self.scale == Fraction(self.size, self.out) else 0
 

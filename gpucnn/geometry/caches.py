@@ -18,7 +18,7 @@ _SCALARS = frozenset({int, float, bool, str, slice, range, type(None)})
 
 
 class CacheInfo(NamedTuple):
-    """How many results were found and how many were made, and the bytes of those that are kept."""
+    """Hits, misses, and the bytes of the results that are kept."""
 
     hits: int
     misses: int
@@ -60,7 +60,7 @@ class Kept(Generic[P, R]):
         return result
 
     def cache_info(self) -> CacheInfo:
-        """What was asked, and what is kept."""
+        """Hits, misses and bytes."""
         return CacheInfo(self._hits, self._misses, self._bytes)
 
     def cache_clear(self) -> None:

@@ -1,4 +1,4 @@
-"""What joins branches: sums and concatenations in the memory order of the first array, which CuPy's own do not keep."""
+"""Sums and concatenations of branches in the memory order of the first array, which CuPy's own do not keep."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Loss(Module):
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
     def count(self, output: Array, target: Array) -> Any:
-        """What the mean divides the sum of the losses by, a number or an array []: here, how many samples there are.
+        """The number that the mean divides the sum of the losses by, a number or an array []: here that of samples.
 
         `evaluate` and `fit` weight batches by it, so that their mean is that over all targets, whatever the batches.
         """
@@ -188,7 +188,7 @@ class BCEWithLogitsLoss(Loss):
         )[0]
 
     def count(self, output: Array, target: Array) -> Any:
-        """How many elements there are."""
+        """The number of elements."""
         return output.size
 
     def _options(self) -> dict[str, Any]:
@@ -264,7 +264,7 @@ class MSELoss(Loss):
         return give_back(stored_like(backend_of(difference).xp, difference * scale * grad, difference, dtype))
 
     def count(self, output: Array, target: Array) -> Any:
-        """How many elements there are."""
+        """The number of elements."""
         return output.size
 
     def extra_repr(self) -> str:

@@ -341,7 +341,7 @@ class Module:
         return result
 
     def matched(self, state: Any, strict: bool = True) -> tuple[LoadResult, list[tuple[Array, Array]]]:
-        """What `load_state_dict` would copy: each array of this module that `state` names, and its new values.
+        """The copies that `load_state_dict` would make: arrays of this module that `state` names, and new values.
 
         Raises
         ------

@@ -555,7 +555,7 @@ class ReduceLROnPlateau(Schedule):
 
 
 def _form(value: Any) -> str:
-    """What a value of a state is, so that numbers take the place of numbers only."""
+    """The kind of a state's value, in words, so that only numbers replace numbers."""
     if isinstance(value, list | tuple):
         return "a list of numbers" if all(_form(item) == "a number" for item in value) else "a list"
     if not isinstance(value, bool) and isinstance(value, Real):

@@ -38,7 +38,7 @@ MEASURES = {
 
 
 class Evaluation(NamedTuple):
-    """What `evaluate` measured.
+    """The measures of `evaluate`.
 
     Attributes
     ----------

@@ -111,10 +111,10 @@ def asnumpy(array: Any) -> Host:
 _KEEP_ORDER = frozenset({
     *(np.ndarray.astype, np.ndarray.copy, np.copy, np.empty_like, np.full_like, np.ones_like, np.zeros_like),
 })  # fmt: skip
-"""What gives a new array in the memory order of its argument; all else gives C order in CuPy."""
+"""Functions that keep the memory order of their argument; all others return C order in CuPy."""
 
 _WITHOUT_BFLOAT16 = frozenset({np.clip, np.ndarray.clip, np.where})
-"""What CuPy computes in float32 where it is asked for bfloat16, and returns so."""
+"""Functions that CuPy computes and returns in float32 when given bfloat16."""
 
 
 def compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

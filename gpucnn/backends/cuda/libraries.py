@@ -1,4 +1,4 @@
-"""Where NVIDIA's libraries are: cuda-pathfinder knows, which CuPy asks too since version 14."""
+"""NVIDIA's libraries, found by cuda-pathfinder, which CuPy itself uses since version 14."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMES = {  # by the system's kind and CUDA's major version
 
 
 def places(library: str, majors: Iterable[int]) -> Iterator[str]:
-    """What to ask the system's loader for, best first.
+    """Names and paths to ask the system's loader for, best first.
 
     The file that cuda-pathfinder finds, of whatever version: in NVIDIA's wheels, conda, the system or under CUDA_PATH.
     After it the system's own by name, which is all where cuda-pathfinder is not installed, as CuPy 13 does without it.

@@ -171,7 +171,7 @@ def _are_full(axis: AnyAxis, padded: bool) -> bool:
 
 
 def _counts(axis: AnyAxis, padded: bool) -> Array:
-    """How many taps of each output's window count."""
+    """The number of taps that count in each output's window."""
     if isinstance(axis, AdaptiveAxis):
         windows: tuple[Array, Array] = axis.windows(np.arange(axis.out))
         return windows[1] - windows[0]

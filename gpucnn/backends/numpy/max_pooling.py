@@ -146,7 +146,7 @@ def _located_along(x: Array, dim: int, reads: Reads) -> tuple[Array, Array]:
 
 
 def _located_among(runs: list[Array], dim: int, first: Array, stop: Array) -> Array:
-    """Which item from `first` up to `stop` is the maximum, of items and their maxima over runs of 2, 4, … of them.
+    """The index of the maximum in ``[first, stop)``, from items and their maxima over runs of 2, 4, … of them.
 
     It is -1 where there is none. Each target's maximum is that of a run, which is then parted in halves.
     """
@@ -179,7 +179,7 @@ def _located_among(runs: list[Array], dim: int, first: Array, stop: Array) -> Ar
 
 
 def _parted(runs: list[Array], dim: int, best: Array, heights: Array, places: Array) -> Array:
-    """Which item is the `best` of the run at a height and place: the first one, or the last NaN; -1 below height 0."""
+    """The index of `best` in the run at a height and place: the first equal item or last NaN; -1 below height 0."""
     is_nan = best != best
     for height in range(int(heights.max(initial=0)), 0, -1):
         taken = heights == height

@@ -390,7 +390,7 @@ def _in_turn(ufunc: np.ufunc, x: Array, dim: int, first: Array, stop: Array, y: 
 
 
 def odd_ends(first: Array, stop: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Which targets read the run at their first place, as it is half of no longer one, and where; and at their last.
+    """Targets whose first, or last, run has no partner within the window, with its place.
 
     Then `first` and `stop`, the places of runs, count those of twice the length.
     """
@@ -486,7 +486,7 @@ def flat_taps(
 
 
 def taps_of(nothing: Any, x: Array, dim: int, reads: Reads, name: str) -> tuple[list[Array], tuple[int, ...]]:
-    """What each tap reads along one axis, as flat arrays, and the shape of what they begin with.
+    """The items that each tap reads along one axis, as flat arrays, and the shape of the padded input.
 
     Where windows differ in length, taps that a window does not have read its last one again.
     """
