@@ -85,7 +85,7 @@ def sigmoid_backward(grad_output: Array, input: Array, *, needs: Needs = None) -
         return (None,)
     slope = _sigmoid_slope(call, call.promoted(x))
     slope *= call.promoted(grad)
-    return call.result((call.stored_like(slope, x),))
+    return call.result((call.stored_like(slope, grad),))
 
 
 def _sigmoid(call: Call, x: Array) -> Array:
@@ -197,7 +197,7 @@ def gelu_backward(
     slope *= call.xp.clip(wide, -BOUND, BOUND)
     slope += share
     slope *= call.promoted(grad)
-    return call.result((call.stored_like(slope, x),))
+    return call.result((call.stored_like(slope, grad),))
 
 
 def _share_and_slope(call: Call, x: Array, approximate: str) -> tuple[Array, Array]:

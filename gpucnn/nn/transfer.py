@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_of
+from gpucnn.backends.dtypes import accumulator
 from gpucnn.nn._chain import chain, evaluation, expect_module, pair_of
 from gpucnn.nn.activation import Flatten
 from gpucnn.nn.containers import Sequential
@@ -342,8 +343,9 @@ def linear_classifier(
         )
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"linear_classifier: epochs is {epochs}, batch_size {batch_size}, expected positive ints")
-    mean, deviation = x.mean(axis=0), x.std(axis=0)
     xp: Any = backend_of(x).xp
+    dtype, x = x.dtype, x.astype(accumulator(x.dtype), copy=False)  # 16-bit features are learned on in float32
+    mean, deviation = x.mean(axis=0), x.std(axis=0)
     known = deviation > 1e-6 * abs(x).max()  # a feature that is the same for all images says nothing
     scale = xp.where(known, 1 / xp.where(known, deviation, xp.ones_like(deviation)), xp.zeros_like(deviation))
     scaled = (x - mean) * scale
@@ -361,6 +363,6 @@ def linear_classifier(
             optimizer.step()
     weight = layer.weight.data * scale
     bias: Array = -(weight @ mean) if layer.bias is None else layer.bias.data - weight @ mean
-    layer.weight, layer.bias = Parameter(weight), Parameter(bias)
+    layer.weight, layer.bias = (Parameter(array.astype(dtype, copy=False)) for array in (weight, bias))
     layer.zero_grad()
     return Sequential({"features": features_model, "flatten": Flatten(), "classifier": layer})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
+from strategies import dtype_of
 
 from gpucnn import nn
 from gpucnn.nn import models
@@ -240,6 +241,15 @@ def test_features_that_never_change_say_nothing(rng: Rng) -> None:
     model = nn.linear_classifier(nn.Identity(), [(x, (x[:, 1] > 0).astype(int))], rng=0)
     assert np.all(model.classifier.weight.data[:, 0] == 0)
     assert np.isfinite(model.classifier.weight.data).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_linear_classifier_learns_on_features_of_16_bits(backend: ArrayBackend, dtype: str, rng: Rng) -> None:
+    y = rng.integers(2, size=60)
+    x = backend.asarray((rng.normal(size=(60, 5)) + 3 * y[:, None]).astype(dtype_of(dtype)))
+    model = nn.linear_classifier(nn.Identity(), [(x, backend.asarray(y))], rng=0)
+    assert model.classifier.weight.dtype == model.classifier.bias.dtype == x.dtype
+    assert (backend.asnumpy(model(x)).argmax(axis=1) == y).mean() > 0.95
 
 
 def test_on_other_backends(backend: ArrayBackend, rng: Rng) -> None:
