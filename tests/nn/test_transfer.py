@@ -248,7 +248,7 @@ def test_a_linear_classifier_learns_on_features_of_16_bits(backend: ArrayBackend
     y = rng.integers(2, size=60)
     x = backend.asarray((rng.normal(size=(60, 5)) + 3 * y[:, None]).astype(dtype_of(dtype)))
     model = nn.linear_classifier(nn.Identity(), [(x, backend.asarray(y))], rng=0)
-    assert model.classifier.weight.dtype == model.classifier.bias.dtype == x.dtype
+    assert model.classifier.weight.data.dtype == model.classifier.bias.data.dtype == x.dtype
     assert (backend.asnumpy(model(x)).argmax(axis=1) == y).mean() > 0.95
 
 
