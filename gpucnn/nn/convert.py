@@ -289,6 +289,8 @@ def conv_to_linear(conv: Module, input_shape: Sequence[int]) -> Linear:
     if not isinstance(conv, (ConvNd, ConvTransposeNd, LocallyConnectedNd)):
         raise TypeError(f"conv_to_linear: conv is a {type(conv).__name__}, expected a layer that convolves")
     shape = tuple(int(size) for size in input_shape)
+    if shape[:1] != (conv.in_channels,):
+        raise ValueError(f"conv_to_linear: input_shape is {shape}, expected (C, *space) with C = {conv.in_channels}")
     inputs = prod(shape)
     _expect_small(inputs * inputs, shape)
     layer: Any = twin(conv)
