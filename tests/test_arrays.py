@@ -372,6 +372,7 @@ class CupyLike:
         self.array = array
         self.device = SimpleNamespace(id=index)
         self.ndim, self.dtype, self.shape, self.size = array.ndim, array.dtype, array.shape, array.size
+        self.strides = array.strides
 
     __dlpack__ = Shared.__dlpack__
 

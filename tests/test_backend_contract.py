@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from fractions import Fraction
 from typing import Any
 
 import ml_dtypes
@@ -82,9 +83,9 @@ ADAPTIVE = PoolGeometry(3, (Axis(3, 1, 1, out=3), AdaptiveAxis(5, 3), AdaptiveAx
 RESAMPLE = InterpolationGeometry(
     3,
     (
-        InterpolationAxis(3, 3, (0, 1, 2)),
-        InterpolationAxis(5, 2, (0, 2)),
-        InterpolationAxis(6, 4, (0, 1, 3, 5), (1, 2, 4, 5), (0.0, 0.5, 0.25, 1.0)),
+        InterpolationAxis(3, 3),
+        InterpolationAxis(5, 2, Fraction(5, 2)),
+        InterpolationAxis(6, 4, 1.5, Fraction(1, 2), blends=True),
     ),
 )
 BATCH = NormGeometry((N, C, 1, 90), (0, 2, 3))

@@ -655,7 +655,7 @@ def test_geometries_are_values() -> None:
         Axis(3),
         Axis(3).forward,
         AdaptiveAxis(5, 3),
-        InterpolationAxis(1, 1, (0,)),
+        InterpolationAxis(1, 1),
     ):
         assert {value: "found"}[value] == "found"
         name = next(iter(type(value).__dataclass_fields__))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sample
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_cases import CASES, Case
@@ -45,7 +46,7 @@ def test_every_kernel_has_cases() -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_those_of_the_numpy_backend(kernel: str, cuda: CudaBackend) -> None:
-    cases = [case for case in CASES if kernel in case.kernels]
+    cases = sample.some([case for case in CASES if kernel in case.kernels], 6)
     assert [case.name for case in cases if not case.agrees(simulated(case, cuda))] == []
 
 
@@ -53,7 +54,7 @@ def test_results_are_those_of_the_numpy_backend(kernel: str, cuda: CudaBackend) 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_the_same_bits_in_any_order_of_threads(kernel: str, cuda: CudaBackend) -> None:
     differing = []
-    for case in (case for case in COMMON if kernel in case.kernels):
+    for case in sample.some([case for case in COMMON if kernel in case.kernels], 4):
         expected = [result.tobytes() for result in simulated(case, cuda)]
         for order, seed in (("forward", 1), ("reverse", 1), ("random", 1), ("random", 2)):
             with simulator.options(order=order, seed=seed):
@@ -67,7 +68,7 @@ def test_results_are_the_same_bits_in_any_order_of_threads(kernel: str, cuda: Cu
 def test_results_are_the_same_bits_with_64_bit_indices(
     kernel: str, cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases = [case for case in COMMON if kernel in case.kernels]
+    cases = sample.some([case for case in COMMON if kernel in case.kernels], 4)
     expected = [[result.tobytes() for result in simulated(case, cuda)] for case in cases]
     monkeypatch.setattr(launching, "needs_int64", lambda layouts, extents: True)
     wide = CudaBackend(SimulatorRuntime())  # with no plans yet
@@ -81,7 +82,7 @@ def test_specialised_builds_give_the_same_bits(kernel: str, cuda: CudaBackend) -
     runtime = SimulatorRuntime()
     runtime.specialises = True
     cases = [case for case in COMMON if kernel in case.kernels]
-    for case in cases[:: max(1, len(cases) // 4)]:  # a build for each takes its time
+    for case in sample.some(cases[:: max(1, len(cases) // 4)], 2):  # a build for each takes its time
         expected = [result.tobytes() for result in simulated(case, cuda)]
         assert [result.tobytes() for result in simulated(case, CudaBackend(runtime))] == expected, case.name
 
