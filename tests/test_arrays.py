@@ -161,7 +161,7 @@ def test_tensors_of_bfloat16(torch: Any) -> None:
     message = (
         f"relu: input of torch has dtype torch.bfloat16, expected NumPy 2.5 or later to take it, not {np.__version__}"
     )
-    with pytest.raises(TypeError, match=f"^{re.escape(message)}, or input.float()$"):
+    with pytest.raises(TypeError, match=rf"^{re.escape(message)}, or input\.float\(\)$"):
         F.relu(x)
 
 
