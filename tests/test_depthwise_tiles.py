@@ -163,7 +163,7 @@ def forgotten() -> Any:
     depthwise._plan.cache_clear()
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.usefixtures("compiler", "forgotten")
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["3-d, all different", "aligned planes", "small planes", "channels of many lines"])
@@ -177,7 +177,7 @@ def test_blocks_that_go_through_images(name: str, order: str, monkeypatch: pytes
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.usefixtures("compiler", "forgotten")
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(
@@ -194,6 +194,7 @@ def test_small_tiles_give_the_same_bits(name: str, order: str, monkeypatch: pyte
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.thorough
 @examples(100)
 @pytest.mark.usefixtures("compiler")
 @given(windows())

@@ -353,6 +353,7 @@ def gpu_kinds(*names: str) -> list[type[Provider]]:
     return [kind for kind in GPU_PROVIDERS if kind.name in names]
 
 
+@pytest.mark.thorough
 def test_pytorch_computes_every_kind_of_case_right() -> None:
     providers = host_versions(*gpu_kinds(*(kind.name for kind in GPU_PROVIDERS if kind.name.startswith("PyTorch"))))
     assert len(providers) == 4
@@ -390,6 +391,7 @@ class PlainScipy(CupyxScipy):
         return pytest.importorskip("scipy.ndimage")
 
 
+@pytest.mark.thorough
 def test_what_a_user_of_cupy_writes_computes_every_kind_of_case_right() -> None:
     taken: dict[str, set[tuple[str, str]]] = {"plain CuPy": set(), "cupyx.scipy": set()}
     others = (
@@ -438,6 +440,7 @@ def test_plain_cupy_refuses_windows_that_fill_the_device() -> None:
     assert "float32 only" in str(PlainNumpy(1).refuses(case_of("resnet-50/bn1/backward/float16")))
 
 
+@pytest.mark.thorough
 def test_torch_compile_takes_each_layer_as_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     (provider,) = host_versions(*gpu_kinds("torch.compile"))
@@ -678,6 +681,7 @@ def test_what_starts_a_worker_is_what_it_reads() -> None:
     assert (options.threads, options.rounds, options.events) == (3, 7, Path("e.jsonl"))
 
 
+@pytest.mark.thorough
 def test_a_worker_measures_the_cases_that_are_left(clock: ClockDevice, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[dict[str, Any]] = []
     monkeypatch.setattr(environment, "make_device", lambda kind: clock)
@@ -799,6 +803,7 @@ def test_a_run_that_is_told_to_end_ends_its_worker(monkeypatch: pytest.MonkeyPat
     assert not alive.exists()
 
 
+@pytest.mark.thorough
 def test_an_earlier_result_is_printed_and_drawn_again(run_command: Any, tmp_path: Path) -> None:
     _, files = run_command(said(*measured(A)))
     files["nvidia-fake-100.md"].unlink()
@@ -874,6 +879,7 @@ def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
     assert run.environment["device"]["kind"] == "gpu"
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(available() != "available", reason="the simulator needs a C++ compiler")
 def test_the_suites_of_pytest_benchmark_run_on_a_device(tmp_path: Path) -> None:
     written = tmp_path / "benchmark.json"

@@ -43,6 +43,7 @@ def test_every_family_that_memory_limits_has_cases() -> None:
     assert "dense convolution" not in families
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("compiler")
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--filter", "c3d/pool2/forward", "--lines", "--out", str(tmp_path)]) == 0
@@ -56,6 +57,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "kernel-profile-filtered.png").stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("compiler")
 def test_only_a_profile_of_all_cases_replaces_the_committed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -122,7 +122,7 @@ def test_every_kernel_is_launched_by_some_operation() -> None:
     assert launched == kernels
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_float32_on_each_architecture(compiler: Nvrtc, architecture: str) -> None:
     wide = ARCHITECTURES.index(architecture) % 2 == 1
@@ -133,13 +133,13 @@ def test_float32_on_each_architecture(compiler: Nvrtc, architecture: str) -> Non
     expect_none(complaints(compiler, launches, architecture))
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
 def test_layers_of_real_networks(compiler: Nvrtc, architecture: str) -> None:
     expect_none(complaints(compiler, launches_of_layers(), architecture))
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("dtype", sorted(SCALARS.keys() - {"float32"}))
 def test_each_dtype(compiler: Nvrtc, dtype: str) -> None:
     wide = sorted(SCALARS).index(dtype) % 2 == 1

@@ -98,7 +98,7 @@ def complaints(profile: Any) -> list[str]:
     return found
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize(("name", "order", "dtype"), CASES)
 def test_each_array_is_moved_once_by_whole_sectors(name: str, order: str, dtype: str) -> None:
     arrays = Arrays(name, order, dtype)
@@ -167,7 +167,7 @@ def test_a_residual_and_an_activation_cost_a_read_of_the_residual(name: str, ord
     assert alone.launches[0].moved_bytes < (1.10 if dtype == "float32" else 1.20) * 2 * arrays.x.nbytes
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("has_residual", [False, True])
 @pytest.mark.parametrize(
     ("name", "order", "dtype"),

@@ -84,7 +84,7 @@ def moved(profile: Profile) -> int:
 # --- Maxima -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @each_maximum
 @each_dtype
 def test_maxima_move_each_value_once(name: str, dtype: str) -> None:
@@ -101,7 +101,7 @@ def test_maxima_move_each_value_once(name: str, dtype: str) -> None:
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes + indices.nbytes)
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @each_maximum
 @each_dtype
 def test_gradients_of_maxima_and_their_indices_are_read_once(name: str, dtype: str) -> None:
@@ -115,7 +115,7 @@ def test_gradients_of_maxima_and_their_indices_are_read_once(name: str, dtype: s
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes + indices.nbytes) + 4 * c + 32
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("name", MAXIMA)
 @each_dtype
 def test_maxima_with_channels_last(name: str, dtype: str) -> None:
@@ -131,7 +131,7 @@ def test_maxima_with_channels_last(name: str, dtype: str) -> None:
 # --- Averages -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @each_average
 @each_dtype
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])

@@ -18,6 +18,7 @@ def is_png(path: Path) -> bool:
     return path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_slide(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slide.main(["--out", str(tmp_path), "--size", "96", "--steps", "8"])
     said = capsys.readouterr().out
@@ -56,6 +57,7 @@ def test_digits_are_found_at_their_peaks() -> None:
     assert slide.found(chances) == [(11, 11, 3), (30, 20, 8)]
 
 
+@pytest.mark.thorough
 def test_finetune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finetune.main(["--out", str(tmp_path), "--counts", "2", "10", "--runs", "2", "--steps", "6"])
     said = capsys.readouterr().out
