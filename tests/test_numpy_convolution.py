@@ -288,7 +288,7 @@ def test_no_other_algorithm_folds(monkeypatch: pytest.MonkeyPatch, rng: np.rando
         ((1, 3, 4, 8, 8), (3, 3, 3), "float32", {"stride": (2, 1, 1)}, r"float32 with \(3, 3, 3\) taps and steps \(2,"),
         ((1, 3, 8, 8), (3, 3), "float64", {}, r"float64 with \(1, 3, 3\) taps"),
         ((1, 3, 8, 8), (3, 3), "complex64", {}, r"complex64 with \(1, 3, 3\) taps"),
-        ((1, 3, 8, 8), (3, 3), "int8", {}, r"int8 with \(1, 3, 3\) taps"),
+        ((1, 3, 8, 8), (3, 3), "int32", {}, r"int32 with \(1, 3, 3\) taps"),
     ],
 )
 def test_what_winograd_does_not_compute_is_refused(
