@@ -1,9 +1,10 @@
 """The sample of the suite that a plain `pytest` runs; ``pytest --all`` runs everything, as CI does.
 
-Three rules make the sample; a test names the one that applies in its decorator:
+The sample takes of each test at most `ROWS` rows of its table of parameters, evenly spread from the first to the last.
+Decorators say where it takes less:
 
 - ``@examples(n)``: Hypothesis draws n examples under ``--all``, a tenth of them otherwise.
-- ``@pytest.mark.table(n)``: of a long table of parameters n rows run, evenly spread from the first to the last.
+- ``@pytest.mark.table(n)``: at most n rows run.
 - ``@pytest.mark.thorough``: slow, and its kind is tested by quicker ones; it runs under ``--all`` only.
 """
 
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 Row = TypeVar("Row")
+ROWS = 8
 _SHARE = 10  # the sample draws this fraction of the examples
 everything = False  # set by conftest before any test is imported
 
@@ -30,17 +32,14 @@ def sampled(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     items = [item for item in items if item.get_closest_marker("thorough") is None]
     tables: dict[tuple[Any, ...], list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("table") is not None:
-            tables.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
+        tables.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
     dropped = {item for rows in tables.values() for item in set(rows) - set(some(rows, _number(rows[0])))}
     return [item for item in items if item not in dropped]
 
 
 def _number(item: pytest.Item) -> int:
     marker = item.get_closest_marker("table")
-    assert marker is not None
-    number: int = marker.args[0]
-    return number
+    return ROWS if marker is None else int(marker.args[0])
 
 
 def some(rows: Sequence[Row], number: int) -> Sequence[Row]:

@@ -71,7 +71,6 @@ def test_any_mixture_of_memory_orders_gives_the_same_gradients(
 # --- Blocks -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(20)
 @pytest.mark.parametrize("order", LAYOUTS)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])

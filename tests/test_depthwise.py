@@ -79,7 +79,6 @@ def expected_of(layer: Layer, *arrays: Array) -> tuple[Array, ...]:
 # --- Against loops --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(20)
 @pytest.mark.parametrize("windows", WINDOWS.values(), ids=WINDOWS)
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
 @pytest.mark.parametrize("plane", [0, 1 << 30], ids=["large planes", "small planes"])
@@ -97,7 +96,6 @@ def test_is_the_loops(cut: Callable[..., None], windows: Windows, channels: tupl
     assert bits(results_of(layer, *arrays)) == bits(results)
 
 
-@pytest.mark.table(20)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "complex64", "int8", "uint16"])
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
 @pytest.mark.parametrize("order", ORDERS)

@@ -71,7 +71,6 @@ def test_what_a_block_takes_of_planes(direction: str, geometry: ConvGeometry, al
         assert tile.planes * tile.x.pitches[0] * 4 % 32 == 0
 
 
-@pytest.mark.table(40)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("itemsize", [2, 4, 8])

@@ -147,6 +147,7 @@ def test_locally_connected_and_unfolding(drawn: tuple[int, ConvGeometry], order:
     agrees("col2im", numbers(rng, NumpyBackend.im2col(x, local).shape, "float32"), local)
 
 
+@pytest.mark.thorough
 @examples(100)
 @given(
     windows(within_window=True), st.booleans(), st.sampled_from(["none", "padded", "valid", 3]), st.sampled_from(ORDERS)
@@ -175,6 +176,7 @@ def pools_agree(x: Any, y: Any, geometry: Any) -> None:
     agrees("gather", x, indices)
 
 
+@pytest.mark.thorough
 @examples(100)
 @given(
     st.lists(st.tuples(st.integers(1, 7), st.integers(1, 9)), min_size=1, max_size=3),
@@ -189,6 +191,7 @@ def test_resampling(axes: list[tuple[int, int]], mode: str, aligned: bool, order
     agrees("interpolate_backward", image(2, 2, 3, geometry.output_size, order), geometry)
 
 
+@pytest.mark.thorough
 @examples(100)
 @given(
     st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 5), st.integers(2, 40)),
@@ -238,6 +241,7 @@ def far_apart(step: int) -> Any:
     return view
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("step", "index"), [(2**31 - 79, "int32"), (2**31 - 78, "int64"), (2**31 + 999, "int64")])
 def test_offsets_on_both_sides_of_2_to_the_31(step: int, index: str, builds: list[str]) -> None:
     x = far_apart(step)

@@ -253,6 +253,7 @@ class Raising(GpucnnNetwork):
         raise RuntimeError("out of order")
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("operation", ["inference", "training_step"])
 def test_what_is_wrong_or_fails_is_not_timed(operation):
     runners = {Ours(1): GpucnnNetwork(1), Peer(1): GpucnnNetwork(1), Other(1): Doubling(1), Stub(1): Raising(1)}
@@ -266,6 +267,7 @@ def test_what_is_wrong_or_fails_is_not_timed(operation):
     assert notes[3] == "RuntimeError: out of order"
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize(("kind", "status"), [(GpucnnNetwork, "timed"), (Doubling, "wrong")])
 @pytest.mark.parametrize("operation", ["inference", "training_step"])
 def test_without_a_peer_results_are_held_against_float64(kind, status, operation):
@@ -320,6 +322,7 @@ def run_command(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.thorough
 def test_a_run_of_networks_alone_writes_its_files(run_command, capsys):
     status, files = run_command({Ours: GpucnnNetwork, Peer: GpucnnNetwork}, "--filter", "whole network")
     assert status == 0
@@ -336,6 +339,7 @@ def test_a_run_of_networks_alone_writes_its_files(run_command, capsys):
     assert "## Geometric means" not in files["quick-filtered.md"].read_text()
 
 
+@pytest.mark.thorough
 def test_a_wrong_network_fails_the_run(run_command, capsys):
     runners = {Ours: GpucnnNetwork, Peer: GpucnnNetwork, Other: Doubling}
     status, files = run_command(runners, "--filter", "whole network", "--filter", "inference")
@@ -344,6 +348,7 @@ def test_a_wrong_network_fails_the_run(run_command, capsys):
     assert "WRONG" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_an_interrupted_run_keeps_the_networks_that_it_has(run_command):
     class Interrupted(GpucnnNetwork):
         def training_step(self, subject):

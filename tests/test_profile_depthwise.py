@@ -85,7 +85,7 @@ def test_16_bits(dtype: str, order: str, direction: str) -> None:
         holds(profiled(LAYERS[layer], direction, order, dtype), layer)
 
 
-@pytest.mark.table(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 def test_a_filter_as_large_as_the_image(order: str, direction: str) -> None:
