@@ -71,18 +71,18 @@ def why_busy(facts: dict[str, Any]) -> str | None:
     return None
 
 
-def device_name() -> str:
-    """The processor's model name."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if match:
-            return match[1].strip()
-    return platform.processor() or platform.machine()
+def device_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's model name and its widest vector extension, for cloud machines give several models one name."""
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model, flags = (re.search(rf"^{field}\s*:\s*(.+)$", text, re.MULTILINE) for field in ("model name", "flags"))
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    extensions = flags[1].split() if flags else []
+    widest = next((label for flag, label in (("avx512f", "AVX-512"), ("avx2", "AVX2")) if flag in extensions), None)
+    return f"{name} ({widest})" if widest else name
 
 
 def slug(name: str, threads: int) -> str:
-    """For example ``amd-epyc-2-threads``: the stem of the result files."""
+    """For example ``amd-epyc-avx2-2-threads``: the stem of the result files."""
     plain = re.sub(r"\((r|tm)\)|\bcpu\b|@.*$", " ", name.lower())
     plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
     return f"{plain}-{threads}-thread{'s' if threads > 1 else ''}"

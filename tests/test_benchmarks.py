@@ -516,6 +516,19 @@ def test_only_a_whole_default_run_has_the_plain_name():
     assert command.file_stem("full", "some-gpu", True, True) == "some-gpu-full-filtered-partial"
 
 
+def test_processors_of_one_name_are_told_apart_by_their_vector_extensions(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    for flags, name in (
+        ("fpu avx2 avx512f", "AMD EPYC (AVX-512)"),
+        ("fpu avx2", "AMD EPYC (AVX2)"),
+        ("fpu sse2", "AMD EPYC"),
+    ):
+        cpuinfo.write_text(f"processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: {flags}\n")
+        assert environment.device_name(cpuinfo) == name
+    assert environment.device_name(tmp_path / "none")
+    assert environment.slug("AMD EPYC (AVX-512)", 2) == "amd-epyc-avx-512-2-threads"
+
+
 def test_the_schedule_shares_what_is_left():
     schedule = session.Schedule(budget_s=100, cases=50)
     assert schedule.share() == pytest.approx(2, rel=0.01)
