@@ -466,7 +466,13 @@ def _norms() -> Iterator[Case]:
             yield from _norm(f"{name}, {dtype}, {order}", NormGeometry(*NORMS[name]), dtype, order)
     geometry = NormGeometry((3085, 2, 1, 65), (0, 2, 3))  # 258 parts: more than those whose pivots threads hold
     x = _array(geometry.shape, "float32") + np.arange(3085, dtype=np.float32)[:, None, None, None]
-    yield Case("statistics, float32, many parts", ("norm_statistics",), "norm_statistics", (x, geometry, 1e-5))
+    huge = x * np.float32(1e25)  # squares of these overflow
+    for name, values in (("many parts", x), ("many parts of huge values", huge)):
+        yield Case(f"statistics, float32, {name}", ("norm_statistics",), "norm_statistics", (values, geometry, 1e-5))
+    for name, kernels in (("batch", ("norm_statistics", "norm_apply")), ("layer, aligned", ("norm_rows",))):
+        geometry = NormGeometry(*NORMS[name])
+        arguments = (_array(geometry.shape) * np.float32(1e25), None, None, geometry, 1e-5, None, "none", 0.0)
+        yield Case(f"forward of huge values, {name}, float32", kernels, "norm_forward", arguments)
 
 
 def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator[Case]:
