@@ -29,6 +29,11 @@ __device__ __forceinline__ Entries entries_of(const int* __restrict__ starts, in
   return {starts[o], starts[o + 1]};
 }
 
+// A sample of weight 0 adds 0, also where it is NaN or infinite.
+__device__ __forceinline__ acc_t weighted(acc_t value, real_t weight) {
+  return weight == 0 ? acc_t{} : value * weight;
+}
+
 extern "C" __global__ void __launch_bounds__(256, 1)
 resample(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
          scalar_t* __restrict__ y,            // [N, C, OD, OH, OW]
@@ -52,13 +57,13 @@ resample(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
       const index_t line = sources[h] * p.x_h + sources[w] * p.x_w;
       acc_t run = {};
       for (int d = ds.first; d < ds.last; ++d) {
-        const acc_t term = widen(x[line + sources[d] * p.x_d]) * weights[d];
+        const acc_t term = weighted(widen(x[line + sources[d] * p.x_d]), weights[d]);
         run = d == ds.first ? term : run + term;
       }
-      const acc_t term = run * weights[w];
+      const acc_t term = weighted(run, weights[w]);
       row = w == ws.first ? term : row + term;
     }
-    const acc_t term = row * weights[h];
+    const acc_t term = weighted(row, weights[h]);
     sum = h == hs.first ? term : sum + term;
   }
   y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = narrow(sum);
@@ -74,7 +79,7 @@ __device__ __forceinline__ void weigh(acc_t* sums, const acc_t* values, index_t 
     const real_t weight = table[skewed<real_t>(e)];
 #pragma unroll
     for (int j = 0; j < COUNT; ++j) {
-      const acc_t term = values[skewed<acc_t>(from + j)] * weight;
+      const acc_t term = weighted(values[skewed<acc_t>(from + j)], weight);
       sums[j] = e == first ? term : sums[j] + term;
     }
   }

@@ -179,12 +179,13 @@ def host_tables(geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[
 
 
 def _entries(axis: InterpolationAxis, dtype: np.dtype[np.generic]) -> tuple[Host, Host, Host]:
-    """Outputs, the inputs that they read and their weights, one entry each; none of a weight of 0."""
+    """Outputs, the inputs that they read and their weights, one entry each.
+
+    An axis that blends has two entries for each output, also of weight 0: tiles are laid out for regular tables.
+    """
     outputs = np.arange(axis.out)
     if axis.is_identity or not axis.blends:
         return outputs, outputs if axis.is_identity else nearest(axis), np.ones(axis.out, dtype)
     low, high, weight = blended(axis)
     of_high = weight.astype(dtype)
-    weights = np.concatenate([1 - of_high, of_high])
-    read = weights != 0  # or else a NaN would be passed on that counts for nothing
-    return np.tile(outputs, 2)[read], np.concatenate([low, high])[read], weights[read]
+    return np.tile(outputs, 2), np.concatenate([low, high]), np.concatenate([1 - of_high, of_high])
