@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Compare gpucnn with the other implementations that are installed, on the "
         "layers of real networks and, on the CPU, on whole networks. Each result is checked before it is timed.",
-        epilog="On two cores a run takes some seven minutes: four for the layers, three for the whole networks, which "
+        epilog="Layers have a budget of 150 s by default and whole networks one of the same length, which "
         "--filter 'whole network' measures alone. "
         "Exit status: 0, 1 for a wrong result or a failure, 2 for a mistaken call or a run that may not be "
         "published, 130 when interrupted (what was measured is kept).",

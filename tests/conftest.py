@@ -41,7 +41,7 @@ settings.load_profile("suite")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", choices=list(BACKENDS), default="numpy", help="the arrays to run the suite on")
-    parser.addoption("--all", action="store_true", help="run the whole suite, not a sample of at most five minutes")
+    parser.addoption("--all", action="store_true", help="run the whole suite, not a sample of it")
 
 
 def pytest_configure(config: pytest.Config) -> None:
