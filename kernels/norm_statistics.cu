@@ -47,10 +47,12 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
   x += offset(kept, p.x_0, p.x_1, p.x_2, p.x_3);
 
   Pack<scalar_t, PACK> held[HELD];
+  int packs = 0;  // of them that the thread holds
 #pragma unroll
   for (int h = 0; h < HELD; ++h) {
     const index_t i = own.first + h * own.step;
     if (i >= own.last) continue;
+    packs = h + 1;
     const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
     held[h] = load_pack<PACK>(x + offset(at, p.x_0, p.x_1, p.x_2, p.x_3));
   }
@@ -64,7 +66,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
     Sum sums[EACH] = {};
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
-      if (own.first + h * own.step >= own.last) continue;
+      if (h >= packs) continue;
       acc_t terms[PACK];
 #pragma unroll
       for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
@@ -79,7 +81,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
 
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
-      if (own.first + h * own.step >= own.last) continue;
+      if (h >= packs) continue;
       acc_t terms[PACK], squares[PACK];
 #pragma unroll
       for (int e = 0; e < PACK; ++e) {
