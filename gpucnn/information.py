@@ -13,18 +13,10 @@ from typing import Any
 from gpucnn import __version__
 from gpucnn.backends import available
 from gpucnn.backends.numpy.threads import get_num_threads
+from gpucnn.paths import cache_folder
 
 _AVX512 = ("AVX512_SKX", "X86_V4")  # NumPy's names for it before and since 2.4
 PEERS = ("numpy", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "onnxruntime", "threadpoolctl")
-
-
-def cache_folder() -> Path:
-    """The folder for compiled kernels: ``GPUCNN_CACHE_DIR``, else the user's cache folder."""
-    chosen = os.environ.get("GPUCNN_CACHE_DIR")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "gpucnn"
 
 
 def info() -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ STDLIB = frozenset(sys.stdlib_module_names)
 
 CUDA_BACKEND = {
     "gpucnn.__version__", "gpucnn.backends.base", "gpucnn.backends.cuda", "gpucnn.backends.dtypes",
-    "gpucnn.backends.layout", "gpucnn.backends.samples", "gpucnn.geometry", "gpucnn.information.cache_folder",
+    "gpucnn.backends.layout", "gpucnn.backends.samples", "gpucnn.geometry", "gpucnn.paths",
     "gpucnn.installing", "gpucnn.numerics", "numpy",
 }  # fmt: skip
 
@@ -46,11 +47,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.backends.cuda", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy", "rich",
     },
     "gpucnn.__main__": {"gpucnn.information"},
-    "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "numpy", "threadpoolctl"},
+    "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.paths", "numpy", "threadpoolctl"},
     "gpucnn.memory_format": {
         "gpucnn.backends.dtypes", "gpucnn.backends.replaying", "gpucnn.functional._call", "numpy",
     },
     "gpucnn.installing": set(),
+    "gpucnn.paths": set(),
     "gpucnn.numerics": set(),
     "gpucnn.functional": {
         "gpucnn.functional", "gpucnn.geometry", "gpucnn.backends.Backend", "gpucnn.backends.kind_of",
@@ -76,8 +78,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.cuda.cupy_runtime": CUDA_BACKEND | {"cupy", "cupy_backends"},
     "gpucnn.backends.cuda.libraries": {"cuda"},
     "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
-    "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.information.cache_folder", "numpy"},
-    "gpucnn.simulator.profile_report": {"gpucnn.installing", "gpucnn.simulator", "matplotlib"},
+    "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.paths", "numpy"},
+    "gpucnn.simulator.profiles": {"gpucnn.installing", "gpucnn.simulator", "matplotlib"},
     "gpucnn.geometry": {"gpucnn.geometry"},
     "gpucnn.nn": NETWORKS,
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
@@ -131,6 +133,32 @@ def test_nothing_lower_imports_anything_higher(module: str) -> None:
     for name in imported(MODULES[module]):
         within = name.partition(".")[0] in STDLIB or any(is_part(name, other) for other in allowed)
         assert within, f"{module} imports {name}, expected only {sorted(allowed)} and the standard library"
+
+
+def imported_modules(module: str) -> set[str]:
+    """The package's modules that one imports when it runs; those that only annotations need are not loaded."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    found = set()
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        found |= {name if name in MODULES else name.rpartition(".")[0] for name in names}
+    return found & set(MODULES) - {module}
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    graph = {module: imported_modules(module) for module in MODULES if module != "gpucnn"}
+    assert "gpucnn.backends.layout" in graph["gpucnn.backends.numpy.memory"]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(" -> ".join(error.args[1])) from None
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)

@@ -20,7 +20,8 @@ from fake_cupy import FakeCupy
 import gpucnn
 from gpucnn import information
 from gpucnn.backends.cuda import cupy_runtime, nvrtc
-from gpucnn.information import blas_advice, cache_folder, render
+from gpucnn.information import blas_advice, render
+from gpucnn.paths import cache_folder
 
 
 def test_info_is_plain_and_says_what_is_here() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpucnn.nn import initialization as init
 from gpucnn.nn import models
+from gpucnn.nn._keeping import inference
 from gpucnn.nn.activation import (
     GELU,
     Dropout,
@@ -39,7 +40,7 @@ from gpucnn.nn.linear import (
     Linear,
 )
 from gpucnn.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
-from gpucnn.nn.module import LoadResult, Module, Parameter, inference
+from gpucnn.nn.module import LoadResult, Module, Parameter
 from gpucnn.nn.normalization import (
     BatchNorm1d,
     BatchNorm2d,

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from gpucnn.backends import backend_named, receive
 from gpucnn.geometry import TransposedWindow, Window
+from gpucnn.nn._keeping import keeps
 from gpucnn.nn._loading import loadable
-
-if TYPE_CHECKING:
-    from gpucnn.nn.summary import Summary
+from gpucnn.nn.summary import Summary, summary
 
 Array = Any
 Self = TypeVar("Self", bound="Module")
 
 _BACKENDS = {"cpu": "numpy", "cuda": "cuda", "simulator": "simulator"}
-
-_keeps: ContextVar[bool] = ContextVar("gpucnn_nn_keeps", default=True)
 
 
 class Parameter:
@@ -72,23 +67,6 @@ class LoadResult(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
-
-
-@contextmanager
-def inference() -> Iterator[None]:
-    """Within the block modules keep nothing for a backward: for evaluation, where memory should not wait for one.
-
-    Examples
-    --------
-    >>> from gpucnn import nn
-    >>> with nn.inference():
-    ...     y = nn.ReLU()(np.array([[-1.0, 2.0]]))
-    """
-    token = _keeps.set(False)
-    try:
-        yield
-    finally:
-        _keeps.reset(token)
 
 
 class Module:
@@ -147,7 +125,7 @@ class Module:
     @property
     def keeps(self) -> bool:
         """Whether a backward may follow the forward that runs: False under `inference`."""
-        return _keeps.get()
+        return keeps()
 
     def keep(self, *values: Any) -> None:
         """Keep what the backward needs, until it is taken or the next forward."""
@@ -376,8 +354,6 @@ class Module:
 
     def summary(self, input_shape: Sequence[int] | int) -> Summary:
         """As `gpucnn.nn.summary` of this network: a table of its modules, which prints well."""
-        from gpucnn.nn.summary import summary
-
         return summary(self, input_shape)
 
     # --- For people -----------------------------------------------------------------------------------------------

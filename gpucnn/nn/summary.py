@@ -12,7 +12,10 @@ import numpy as np
 from gpucnn.backends import backend_of
 from gpucnn.geometry import ReceptiveField, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.arguments import integers, is_sequence
-from gpucnn.nn.module import Array, Module, inference
+from gpucnn.nn._keeping import inference
+
+Array = Any
+Module = Any  # `gpucnn.nn.module`, whose modules have their summary as a method, imports this file
 
 Field = (
     tuple[Window | TransposedWindow, ...] | None
@@ -170,7 +173,7 @@ def summary(model: Module, input_shape: Sequence[int] | int) -> Summary:
     """
     sizes = tuple(input_shape) if isinstance(input_shape, Sequence) else (input_shape,)
     shape = integers("summary", "input_shape", sizes, len(sizes), 1)
-    if not isinstance(model, Module):
+    if isinstance(model, type) or not hasattr(model, "multiply_adds"):
         raise TypeError(f"summary: model is of type {type(model).__name__}, expected a Module")
     record = _Record(model, shape)
     modes = [(module, module.training) for module in model.modules()]

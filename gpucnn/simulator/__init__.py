@@ -52,7 +52,8 @@ from gpucnn.simulator.settings import Settings, options
 if TYPE_CHECKING:
     from gpucnn.simulator.arrays import Array, asarray, asnumpy
     from gpucnn.simulator.module import Function, Module
-    from gpucnn.simulator.profiling import Profile, profile
+    from gpucnn.simulator.profiles import Profile
+    from gpucnn.simulator.profiling import profile
 
 __all__ = [
     "AddressSpaceError",
@@ -88,7 +89,7 @@ _LAZY = {
     "asnumpy": "gpucnn.simulator.arrays",
     "Function": "gpucnn.simulator.module",
     "Module": "gpucnn.simulator.module",
-    "Profile": "gpucnn.simulator.profiling",
+    "Profile": "gpucnn.simulator.profiles",
     "profile": "gpucnn.simulator.profiling",
 }
 

@@ -12,10 +12,6 @@ from gpucnn.simulator.errors import CompileError
 
 def build(text: str, name: str, mode: str, runtime: Path) -> Path:
     """The shared library of a source, from the cache where it is there."""
-    if mode == "coverage":
-        from gpucnn.simulator import coverage
-
-        return coverage.build(text, name, runtime)
     flags = kernel_flags(mode)
     key = toolchain.hash_of(toolchain.compiler().identity, runtime.name, lowering_identity(), name, text, *flags)
 

@@ -1,6 +1,6 @@
 """Line coverage of the kernels: builds that count, and their counts added up.
 
-Each source has a folder of its own under ``gpucnn.information.cache_folder() / "simulator" / "coverage"``, where gcov's
+Each source has a folder of its own under ``gpucnn.paths.cache_folder() / "simulator" / "coverage"``, where gcov's
 files lie side by side. The counts of all processes that ran its kernels add up there until `reset`.
 
 Run kernels under ``options(mode="coverage")``; `report` tells what ran.
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucnn.simulator import toolchain
+from gpucnn.simulator.compilation import compile_kernel, kernel_flags, lowering_identity
 from gpucnn.simulator.errors import CompileError
 
 _DUMP = """
@@ -49,8 +50,6 @@ class FileCoverage:
 
 def build(text: str, name: str, runtime: Path) -> Path:
     """Compile a source that counts its lines; its shared library."""
-    from gpucnn.simulator.compilation import compile_kernel, kernel_flags, lowering_identity
-
     compiler = toolchain.compiler()
     if compiler.is_clang:
         raise CompileError("line coverage of kernels needs g++ and its gcov; install it, or take CXX=g++")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.simulator import compilation, profiling, settings, toolchain
+from gpucnn.simulator import compilation, coverage, profiling, settings, toolchain
 from gpucnn.simulator.arrays import Array
 from gpucnn.simulator.errors import BY_KIND, ArgumentMismatch, LaunchError, SimulatorError
 
@@ -136,7 +136,10 @@ class _Built:
         self.name = module.name
         self.text = module.text
         self.runtime = _runtime(toolchain.runtime(context_switch))
-        self.path = compilation.build(module.text, module.name, mode, self.runtime.path)
+        if mode == "coverage":
+            self.path = coverage.build(module.text, module.name, self.runtime.path)
+        else:
+            self.path = compilation.build(module.text, module.name, mode, self.runtime.path)
         library = toolchain.load(self.path)
         count = ctypes.c_int.in_dll(library, "gpucnn_entry_count").value
         entries = (_Entry * count).in_dll(library, "gpucnn_entries")

@@ -10,7 +10,6 @@ whole warp.
 from __future__ import annotations
 
 import ctypes
-import json
 import re
 import shutil
 import subprocess
@@ -18,16 +17,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpucnn.simulator import settings, toolchain
+from gpucnn.simulator.profiles import (
+    SECTOR,
+    AccessProfile,
+    ArrayProfile,
+    BranchProfile,
+    CollectiveProfile,
+    LaunchProfile,
+    Profile,
+)
 
 if TYPE_CHECKING:
     from gpucnn.simulator.module import _Built
-
-SECTOR = 32  # bytes
 
 _KINDS = ("read", "write", "atomic")
 
@@ -76,213 +82,6 @@ class _Array(ctypes.Structure):
         ("sectors_read", ctypes.c_uint64),
         ("sectors_written", ctypes.c_uint64),
     )
-
-
-# --- What a launch did --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class AccessProfile:
-    """The loads, or stores, of one source line to one array of global memory, or to shared memory.
-
-    Attributes
-    ----------
-    file, line : str, int
-        The line of the kernel; "" and 0 where that is not known.
-    space : "global" or "shared"
-        Which memory.
-    kind : "read", "write" or "atomic"
-        What is done.
-    array : str
-        The kernel's parameter; "" for shared memory.
-    bytes : int
-        What one lane moves by one instruction, at most: 16 is the most that there is.
-    requests, lanes : int
-        Executions by warps, and the lanes that took part in them, over all.
-    sectors, ideal_sectors : int
-        Of 32 bytes of global memory: touched by the requests, and what their bytes would fill.
-    wavefronts, ideal_wavefronts : int
-        Rounds of shared memory's banks: needed, and without conflicts.
-    worst_conflict : int
-        Words of one bank that one round's lanes want, at most; 1 is no conflict, 0 is global memory.
-    """
-
-    file: str
-    line: int
-    space: str
-    kind: str
-    array: str
-    bytes: int
-    requests: int
-    lanes: int
-    sectors: int
-    ideal_sectors: int
-    wavefronts: int
-    ideal_wavefronts: int
-    worst_conflict: int
-
-    @property
-    def moved_bytes(self) -> int:
-        """Bytes of global memory that the requests move."""
-        return self.sectors * SECTOR
-
-
-@dataclass(frozen=True)
-class BranchProfile:
-    """A line after which the lanes of a warp may go on at several places; `divergent` of its executions they did."""
-
-    file: str
-    line: int
-    executions: int
-    divergent: int
-
-
-@dataclass(frozen=True)
-class CollectiveProfile:
-    """A barrier or an operation of warps, and how many warps executed it."""
-
-    name: str
-    file: str
-    line: int
-    executions: int
-
-
-@dataclass(frozen=True)
-class ArrayProfile:
-    """A kernel's array: its bytes, and those of the different sectors of it that were read, and written."""
-
-    name: str
-    bytes: int
-    read_bytes: int
-    written_bytes: int
-
-
-@dataclass(frozen=True)
-class LaunchProfile:
-    """One launch of a kernel.
-
-    Attributes
-    ----------
-    kernel : str
-        Its name.
-    grid, block : tuple of 3 int
-        Blocks and threads.
-    accesses, branches, collectives, arrays : tuple
-        By source line, and by array.
-    """
-
-    kernel: str
-    grid: tuple[int, ...]
-    block: tuple[int, ...]
-    accesses: tuple[AccessProfile, ...]
-    branches: tuple[BranchProfile, ...]
-    collectives: tuple[CollectiveProfile, ...]
-    arrays: tuple[ArrayProfile, ...]
-
-    @property
-    def moved_bytes(self) -> int:
-        """Bytes of global memory that all requests move, caches not counted."""
-        return SECTOR * self.sectors
-
-    @property
-    def least_bytes(self) -> int:
-        """Bytes of the sectors that the launch touches: each once for reading and once for writing."""
-        return sum(array.read_bytes + array.written_bytes for array in self.arrays)
-
-    @property
-    def moved_share(self) -> float:
-        """`moved_bytes` over `least_bytes`; 1 for a kernel that moves everything once."""
-        return self.moved_bytes / self.least_bytes if self.least_bytes else 1.0
-
-    @property
-    def requests(self) -> int:
-        """Requests to global memory."""
-        return sum(access.requests for access in self.accesses if access.space == "global")
-
-    @property
-    def sectors(self) -> int:
-        """Sectors that all requests to global memory touch."""
-        return sum(access.sectors for access in self.accesses)
-
-    @property
-    def ideal_sectors(self) -> int:
-        """Sectors that the bytes of these requests would fill."""
-        return sum(access.ideal_sectors for access in self.accesses)
-
-    @property
-    def sector_share(self) -> float:
-        """`sectors` over `ideal_sectors`: 1 where all requests are coalesced and aligned."""
-        return self.sectors / self.ideal_sectors if self.ideal_sectors else 1.0
-
-    @property
-    def worst_conflict(self) -> int:
-        """Words of one bank of shared memory that one round's lanes want, at most."""
-        return max((access.worst_conflict for access in self.accesses), default=0)
-
-    @property
-    def divergent_branches(self) -> int:
-        """Executions of branches, by warps, after which lanes went different ways."""
-        return sum(branch.divergent for branch in self.branches)
-
-    @property
-    def barriers(self) -> int:
-        """Barriers that warps waited at."""
-        return sum(each.executions for each in self.collectives if each.name == "__syncthreads")
-
-
-@dataclass
-class Profile:
-    """The launches within a `profile` block, in order.
-
-    Examples
-    --------
-    >>> from gpucnn import simulator
-    >>> import gpucnn.functional as F, numpy as np
-    >>> x = simulator.asarray(np.zeros((1, 64, 56, 56), np.float32))
-    >>> with simulator.profile() as profile:  # doctest: +SKIP
-    ...     y = F.max_pool2d(x, 2)
-    >>> print(profile)  # doctest: +SKIP
-    """
-
-    launches: list[LaunchProfile] = field(default_factory=list)
-    sources: dict[str, list[str]] = field(default_factory=dict)  # the lines of each file, where they are known
-
-    @property
-    def moved_bytes(self) -> int:
-        """Bytes of global memory that all launches move."""
-        return sum(launch.moved_bytes for launch in self.launches)
-
-    def __str__(self) -> str:
-        """A table for each launch."""
-        from gpucnn.simulator.profile_report import text
-
-        return text(self)
-
-    def as_dict(self) -> dict[str, Any]:
-        """All counts as plain values, for JSON."""
-        return {
-            "launches": [
-                {
-                    **asdict(launch),
-                    "moved_bytes": launch.moved_bytes,
-                    "least_bytes": launch.least_bytes,
-                    "sectors": launch.sectors,
-                    "ideal_sectors": launch.ideal_sectors,
-                    "worst_conflict": launch.worst_conflict,
-                }
-                for launch in self.launches
-            ]
-        }
-
-    def save(self, path: str | Path) -> None:
-        """Write `as_dict` as JSON."""
-        Path(path).write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
-
-    def plot(self, path: str | Path) -> None:
-        """Draw, for each kernel, the bytes that each source line moves and those that it needs (needs matplotlib)."""
-        from gpucnn.simulator.profile_report import plot
-
-        plot(self, Path(path))
 
 
 _profile: ContextVar[Profile | None] = ContextVar("gpucnn_simulator_profile", default=None)

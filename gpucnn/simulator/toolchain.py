@@ -1,6 +1,6 @@
 """The C++ compiler: which one, how it is called, and where its results are kept.
 
-Results live in ``gpucnn.information.cache_folder() / "simulator"``, each under a hash of everything that it was made
+Results live in ``gpucnn.paths.cache_folder() / "simulator"``, each under a hash of everything that it was made
 from. A file is written under another name and renamed, so several processes may build the same at once; it ends in a
 checksum, so a truncated one is noticed and built again.
 """
@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gpucnn.paths import cache_folder
 from gpucnn.simulator.errors import CompileError
 
 HERE = Path(__file__).parent
@@ -152,8 +153,6 @@ def runtime(context_switch: str) -> Path:
 
 def folder() -> Path:
     """Where compiled files are kept."""
-    from gpucnn.information import cache_folder
-
     return cache_folder() / "simulator"
 
 

@@ -12,7 +12,7 @@ from running import launch, line_of
 
 import gpucnn.functional as F
 from gpucnn import simulator
-from gpucnn.simulator.profiling import AccessProfile, LaunchProfile, Profile
+from gpucnn.simulator.profiles import AccessProfile, LaunchProfile, Profile
 
 FILE = "profile.cu"
 

@@ -19,6 +19,7 @@ from gpucnn import __version__
 from gpucnn.backends.cuda.files import write_whole
 from gpucnn.backends.cuda.nvrtc import OPTIONS, CompilationError, Compiled
 from gpucnn.backends.cuda.sources import Source
+from gpucnn.paths import cache_folder
 
 _ELF64 = b"\x7fELF\x02"
 
@@ -58,8 +59,6 @@ def whole(image: bytes) -> bool:
 
 def default_folder() -> Path:
     """Where binaries are kept, within the folder that ``GPUCNN_CACHE_DIR`` chooses."""
-    from gpucnn.information import cache_folder
-
     return cache_folder() / "cubin"
 
 

@@ -15,12 +15,11 @@ from gpucnn import __version__
 from gpucnn.backends.cuda.files import write_whole
 from gpucnn.backends.cuda.runtime import Device
 from gpucnn.geometry import ConvGeometry
+from gpucnn.paths import cache_folder
 
 
 def default_folder() -> Path:
     """Where picks are kept, within the folder that ``GPUCNN_CACHE_DIR`` chooses."""
-    from gpucnn.information import cache_folder
-
     return cache_folder() / "picks"
 
 
