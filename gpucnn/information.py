@@ -49,7 +49,7 @@ def info() -> dict[str, Any]:
 
 
 def _cuda() -> dict[str, Any]:
-    from gpucnn.backends.cuda.cupy_runtime import facts
+    from gpucnn.backends.cuda.device.cupy_runtime import facts
 
     return facts()
 

@@ -265,9 +265,9 @@ def _run_model(model: Any, shape: tuple[int, ...], dtype: Any, options: Options,
 
 def _sources(runtime: Any, cases: Sequence[_Prepared]) -> list[tuple[Any, Any]]:
     """The programs of the cases, and the devices that they are for; where there is no runtime, only their checks."""
-    from gpucnn.backends.cuda.collecting import Collecting, Hollow
-    from gpucnn.backends.cuda.replays import listening
-    from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+    from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
+    from gpucnn.backends.cuda.launch.dry_run import Collecting, Hollow
+    from gpucnn.backends.cuda.launch.replays import listening
 
     target = SimulatorRuntime() if runtime is None else runtime  # whose arrays stand for NumPy's
     xp = target.xp if target.name == "cuda" else Hollow(target.xp)

@@ -18,9 +18,10 @@ from calls import ALIASES, ARRAYS, CALLS, fresh, numbers
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends
-from gpucnn.backends.cuda import CudaBackend, launching
-from gpucnn.backends.cuda.runtime import Array, Device, Function
-from gpucnn.backends.cuda.sources import Source
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.device.runtime import Array, Device, Function
+from gpucnn.backends.cuda.device.sources import Source
+from gpucnn.backends.cuda.launch import plans as launching
 from gpucnn.numerics import algorithm
 
 Shape = tuple[int, ...]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from gpucnn.backends.cuda import CudaBackend, sources
-from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.device import sources
+from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 
 Row = TypeVar("Row")
-ROWS = 8
+ROWS = 5
 _SHARE = 10  # the sample draws this fraction of the examples
 everything = False  # set by conftest before any test is imported
 

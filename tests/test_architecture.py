@@ -75,9 +75,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.numpy.select": {"gpucnn.backends.numpy", "gpucnn.geometry", "gpucnn.numerics"},
     "gpucnn.backends.numpy.threads": {"gpucnn.geometry", "threadpoolctl"},
     "gpucnn.backends.cuda": CUDA_BACKEND,
-    "gpucnn.backends.cuda.cupy_runtime": CUDA_BACKEND | {"cupy", "cupy_backends"},
-    "gpucnn.backends.cuda.libraries": {"cuda"},
-    "gpucnn.backends.cuda.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
+    "gpucnn.backends.cuda.device.cupy_runtime": CUDA_BACKEND | {"cupy", "cupy_backends"},
+    "gpucnn.backends.cuda.device.libraries": {"cuda"},
+    "gpucnn.backends.cuda.device.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
     "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.paths", "numpy"},
     "gpucnn.simulator.profiles": {"gpucnn.installing", "gpucnn.simulator", "matplotlib"},
     "gpucnn.geometry": {"gpucnn.geometry"},
@@ -169,7 +169,7 @@ def test_each_rule_is_about_a_module(part: str) -> None:
 @pytest.mark.parametrize("library", ["cupy", "torch", "ml_dtypes", "jax"])
 def test_no_module_imports_a_peer(library: str) -> None:
     # NumPy's bfloat16 is that of ml_dtypes, which is loaded where a tensor of that dtype is taken
-    may = {"cupy": {"gpucnn.backends.cuda.cupy_runtime"}, "ml_dtypes": {"gpucnn.backends"}}.get(library, set())
+    may = {"cupy": {"gpucnn.backends.cuda.device.cupy_runtime"}, "ml_dtypes": {"gpucnn.backends"}}.get(library, set())
     assert {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))} == may
 
 
@@ -235,7 +235,9 @@ def test_computing_on_the_simulator_loads_no_cupy() -> None:
     code = "x = gpucnn.simulator.asarray(np.ones(3))\ngpucnn.functional.softmax(x, 0)"
     modules = loaded(code, before="import numpy as np, gpucnn")
     assert {"gpucnn.backends.cuda", "gpucnn.simulator.arrays"} <= modules
-    assert not any(of(part, modules) for part in (*PEERS, "gpucnn.backends.numpy", "gpucnn.backends.cuda.cupy_runtime"))
+    assert not any(
+        of(part, modules) for part in (*PEERS, "gpucnn.backends.numpy", "gpucnn.backends.cuda.device.cupy_runtime")
+    )
 
 
 # --- The repository -----------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends, simulator
 from gpucnn.backends import available, backend_of, receive
-from gpucnn.backends.cuda import CudaBackend, cupy_runtime
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.device import cupy_runtime
 from gpucnn.backends.numpy import NumpyBackend
 
 Array = np.ndarray[Any, Any]

@@ -433,6 +433,7 @@ def busy_with(load):
     return lambda run: replace(run, environment=run.environment | {"device": run.environment["device"] | load})
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -709,6 +710,7 @@ def test_legends_name_what_is_drawn_and_nothing_else(small_run):
     assert texts_of(plots._roofline(small_run, [row])) == ["backward", "quickest peer (limited by memory)"]
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize("operations", [("forward",), ("forward", "backward_input", "backward_weight")])
 def test_the_legend_of_the_roofline_is_within_the_figure_and_below_its_axes(small_run, operations):
     """However many entries it has, in a figure with both panels or with one."""

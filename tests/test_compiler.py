@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from gpucnn.backends.cuda import compiler as compiler_module
-from gpucnn.backends.cuda import nvrtc
-from gpucnn.backends.cuda.compiler import Compiler, default_folder, whole
-from gpucnn.backends.cuda.nvrtc import CompilationError, Compiled, Nvrtc, NvrtcNotFoundError, architecture
-from gpucnn.backends.cuda.sources import Source
+from gpucnn.backends.cuda.device import compiler as compiler_module
+from gpucnn.backends.cuda.device import nvrtc
+from gpucnn.backends.cuda.device.compiler import Compiler, default_folder, whole
+from gpucnn.backends.cuda.device.nvrtc import CompilationError, Compiled, Nvrtc, NvrtcNotFoundError, architecture
+from gpucnn.backends.cuda.device.sources import Source
 
 SOURCE = Source("add", "add[float32]", '#line 1 "add.cu"\nextern "C" __global__ void add(float* x) { x[0] += 1; }\n')
 
@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(path: Path, content: bytes) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("gpucnn.backends.cuda.compiler.write_whole", refuse)
+    monkeypatch.setattr("gpucnn.backends.cuda.device.compiler.write_whole", refuse)
     expect_compiled_in_memory(compiler_in(tmp_path))
 
 
@@ -227,7 +227,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 
 def test_a_read_only_folder_still_serves_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = compiler_in(tmp_path).compile(SOURCE, "sm_90")
-    monkeypatch.setattr("gpucnn.backends.cuda.compiler.write_whole", lambda *_: pytest.fail("it was written to"))
+    monkeypatch.setattr("gpucnn.backends.cuda.device.compiler.write_whole", lambda *_: pytest.fail("it was written to"))
     assert compiler_in(tmp_path, Forbidden()).compile(SOURCE, "sm_90") == good
 
 

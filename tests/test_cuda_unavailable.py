@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from fake_cupy import INSUFFICIENT_DRIVER, NO_DEVICE, CUDARuntimeError, FakeCupy
 
-from gpucnn.backends.cuda import nvrtc
-from gpucnn.backends.cuda.cupy_runtime import why_unavailable
+from gpucnn.backends.cuda.device import nvrtc
+from gpucnn.backends.cuda.device.cupy_runtime import why_unavailable
 from gpucnn.installing import install_command
 
 
@@ -71,7 +71,7 @@ def test_a_cupy_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> Any:
         raise ImportError("libcudart.so.12: cannot open\nshared object file")
 
-    monkeypatch.setattr("gpucnn.backends.cuda.cupy_runtime.import_module", fail)
+    monkeypatch.setattr("gpucnn.backends.cuda.device.cupy_runtime.import_module", fail)
     assert why_unavailable() == (
         "CuPy is installed but does not work, ImportError: libcudart.so.12: cannot open shared object file"
     )
@@ -81,7 +81,7 @@ def test_a_module_that_cupy_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> Any:
         raise ModuleNotFoundError("No module named 'fastrlock'", name="fastrlock")
 
-    monkeypatch.setattr("gpucnn.backends.cuda.cupy_runtime.import_module", fail)
+    monkeypatch.setattr("gpucnn.backends.cuda.device.cupy_runtime.import_module", fail)
     assert why_unavailable() == (
         "CuPy is installed but does not work, ModuleNotFoundError: No module named 'fastrlock'"
     )

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from fake_cupy import FakeCupy, FakeKernel
 
-from gpucnn.backends.cuda import nvrtc
-from gpucnn.backends.cuda.compiler import Binary
-from gpucnn.backends.cuda.cupy_runtime import CupyRuntime
-from gpucnn.backends.cuda.runtime import Device, Runtime
-from gpucnn.backends.cuda.sources import Source
+from gpucnn.backends.cuda.device import nvrtc
+from gpucnn.backends.cuda.device.compiler import Binary
+from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
+from gpucnn.backends.cuda.device.runtime import Device, Runtime
+from gpucnn.backends.cuda.device.sources import Source
 
 SOURCE = Source("add", "add[float32]", "the text")
 

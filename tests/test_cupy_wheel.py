@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[1]
 STARTED = """
 import site
 import cupy, numpy as np
-from gpucnn.backends.cuda import cupy_runtime, libraries, nvrtc
+from gpucnn.backends.cuda.device import cupy_runtime, libraries, nvrtc
 site.PREFIXES[:] = [{prefix!r}]
 cupy.cuda.runtime.getDeviceCount = lambda: 1
 """

@@ -79,6 +79,7 @@ def expected_of(layer: Layer, *arrays: Array) -> tuple[Array, ...]:
 # --- Against loops --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("windows", WINDOWS.values(), ids=WINDOWS)
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
 @pytest.mark.parametrize("plane", [0, 1 << 30], ids=["large planes", "small planes"])

@@ -13,10 +13,17 @@ from strategies import arranged, numbers, windows
 
 import gpucnn.functional as F
 from gpucnn import simulator
-from gpucnn.backends.cuda import CudaBackend, depthwise, depthwise_tiles
-from gpucnn.backends.cuda.depthwise_tiles import ALONG_CHANNELS, ALONG_PLANES, ALONG_ROW, ALONG_ROWS, Request
-from gpucnn.backends.cuda.launching import Layout
-from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.convolution import depthwise, depthwise_tiles
+from gpucnn.backends.cuda.convolution.depthwise_tiles import (
+    ALONG_CHANNELS,
+    ALONG_PLANES,
+    ALONG_ROW,
+    ALONG_ROWS,
+    Request,
+)
+from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda.launch.plans import Layout
 from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
 

@@ -22,7 +22,7 @@ from benchmarks.gpu_check.checks import Check
 from benchmarks.gpu_check.machine import KernelBuild, Machine, NotRun, Recorder, assembled
 from benchmarks.gpu_check.processes import Ended
 from gpucnn.backends import Backend, available
-from gpucnn.backends.cuda.runtime import Device
+from gpucnn.backends.cuda.device.runtime import Device
 from gpucnn.installing import install_command
 
 FACTS = {"device": "GPU 0", "commit": "unknown"}

@@ -12,7 +12,7 @@ from gpu_fakes import BenchCupy, ClockDevice
 from benchmarks.gpu import device as devices
 from benchmarks.gpu import limits, sampling
 from benchmarks.gpu.sampling import Sampler, Subject, interleave
-from gpucnn.backends.cuda import nvrtc
+from gpucnn.backends.cuda.device import nvrtc
 
 
 @pytest.fixture

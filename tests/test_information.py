@@ -19,7 +19,7 @@ from fake_cupy import FakeCupy
 
 import gpucnn
 from gpucnn import information
-from gpucnn.backends.cuda import cupy_runtime, nvrtc
+from gpucnn.backends.cuda.device import cupy_runtime, nvrtc
 from gpucnn.information import blas_advice, render
 from gpucnn.paths import cache_folder
 

@@ -11,8 +11,9 @@ import pytest
 from kernel_cases import CASES, Case
 
 from gpucnn import simulator
-from gpucnn.backends.cuda import CudaBackend, sources
-from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.device import sources
+from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 
 NOT_RUN: dict[str, dict[int, str]] = {}
 """By file, the lines that no case runs, and why."""

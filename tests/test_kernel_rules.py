@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucnn.backends.cuda.sources import folder
+from gpucnn.backends.cuda.device.sources import folder
 
 KERNELS = sorted(folder().glob("*.cu"))
 SOURCES = sorted([*KERNELS, *folder().glob("*.cuh")])

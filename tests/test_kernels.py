@@ -17,8 +17,10 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import simulator
 from gpucnn.backends import backend_of, replaying
-from gpucnn.backends.cuda import CudaBackend, launching, sources
-from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.device import sources
+from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda.launch import plans as launching
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import ConvGeometry, NormGeometry
 from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
@@ -76,7 +78,7 @@ def test_results_are_the_same_bits_with_64_bit_indices(
     assert [case.name for case, one, other in zip(cases, found, expected, strict=True) if one != other] == []
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_specialised_builds_give_the_same_bits(kernel: str, cuda: CudaBackend) -> None:
     runtime = SimulatorRuntime()
@@ -158,6 +160,7 @@ def test_pooling(window: Windows, ceil_mode: bool, divisor: Any, order: str) -> 
     pools_agree(arranged(x, order), image(8, 2, 3, geometry.output_size, order), geometry)
 
 
+@pytest.mark.thorough
 @examples(100)
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(1, 9)), min_size=1, max_size=3), st.sampled_from(ORDERS))
 def test_adaptive_pooling(axes: list[tuple[int, int]], order: str) -> None:
@@ -259,6 +262,7 @@ def test_offsets_on_both_sides_of_2_to_the_31(step: int, index: str, builds: lis
     ]
 
 
+@pytest.mark.table(1)
 def test_32_bit_indices_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     far = simulator.asarray(far_apart(2**31 + 999))
     monkeypatch.setattr(launching, "needs_int64", lambda layouts, extents: False)
@@ -292,6 +296,7 @@ def lying_across(shape: tuple[int, ...], dtype: str) -> Any:
     return array
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 @pytest.mark.parametrize(
     "operation",

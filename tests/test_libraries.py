@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gpucnn.backends.cuda.libraries import cublas_version, places
+from gpucnn.backends.cuda.device.libraries import cublas_version, places
 
 
 def with_pathfinder(monkeypatch: pytest.MonkeyPatch, found: Any) -> None:

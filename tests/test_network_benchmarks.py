@@ -141,6 +141,7 @@ def test_the_work_of_a_batch_is_counted(network):
 # Implementations ----------------------------------------------------------------------------------
 
 
+@pytest.mark.table(1)
 @small_networks
 @pytest.mark.parametrize("kind", [PyTorchNetwork, PyTorchNetworkChannelsLast])
 @pytest.mark.parametrize("operation", ["inference", "training_step"])
@@ -154,6 +155,7 @@ def test_pytorch_computes_what_gpucnn_does(torch, network, kind, operation):
         np.testing.assert_allclose(actual[name], array, rtol=1e-9, atol=1e-10 * largest, err_msg=name)
 
 
+@pytest.mark.table(1)
 @small_networks
 def test_the_onnx_graph_computes_what_gpucnn_does(network):
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
@@ -163,6 +165,7 @@ def test_the_onnx_graph_computes_what_gpucnn_does(network):
     assert OnnxRuntimeNetwork(1).refuses("training_step") == "no gradients"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("network", NETWORKS[1:], ids=lambda network: network.name)
 def test_each_network_of_the_table_is_the_same_with_torch(torch, network):
     from benchmarks.networks import pytorch
@@ -253,7 +256,7 @@ class Raising(GpucnnNetwork):
         raise RuntimeError("out of order")
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("operation", ["inference", "training_step"])
 def test_what_is_wrong_or_fails_is_not_timed(operation):
     runners = {Ours(1): GpucnnNetwork(1), Peer(1): GpucnnNetwork(1), Other(1): Doubling(1), Stub(1): Raising(1)}
@@ -267,7 +270,7 @@ def test_what_is_wrong_or_fails_is_not_timed(operation):
     assert notes[3] == "RuntimeError: out of order"
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "status"), [(GpucnnNetwork, "timed"), (Doubling, "wrong")])
 @pytest.mark.parametrize("operation", ["inference", "training_step"])
 def test_without_a_peer_results_are_held_against_float64(kind, status, operation):
@@ -281,6 +284,7 @@ def test_without_a_peer_results_are_held_against_float64(kind, status, operation
 # Memory -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_peaks_of_memory_are_counted_where_the_system_does():
     growth = memory.growth_during(lambda: np.ones(1 << 24, np.uint8).sum())
     if growth is None:
@@ -291,6 +295,7 @@ def test_peaks_of_memory_are_counted_where_the_system_does():
     assert memory.held_bytes() - before > 0.9 * kept.nbytes
 
 
+@pytest.mark.thorough
 def test_where_nothing_is_counted_there_is_no_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
     monkeypatch.setattr(memory, "PEAK_RESET", tmp_path / "no folder" / "clear_refs")

@@ -13,9 +13,9 @@ from tolerances import assert_close
 
 import gpucnn.functional as F
 from gpucnn.backends.cuda import select
-from gpucnn.backends.cuda.launching import Layout
-from gpucnn.backends.cuda.normalization import memory_order, tiling
-from gpucnn.backends.cuda.packing import pack
+from gpucnn.backends.cuda.elementwise.packing import pack
+from gpucnn.backends.cuda.launch.plans import Layout
+from gpucnn.backends.cuda.normalization.normalization import memory_order, tiling
 
 BATCH, ROW, AFFINE = (0, 2, 3), (2, 3), (0, 3)
 

@@ -156,6 +156,7 @@ def test_winograd_of_images_of_every_small_size(order: str, kernel: tuple[int, .
                 assert_is_the_loops(Layer(windows, 2, (3, 4, 1), "float32", (order,) * 3))
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("order", LAYOUTS)
 def test_layers_with_many_channels_are_the_loops(name: str, order: str) -> None:
@@ -386,6 +387,7 @@ def test_pieces_of_every_size_give_the_same(name: str, order: str, size: str) ->
         assert_close(array, wanted.astype(np.float64))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", ["small", "least"])
 @pytest.mark.parametrize(("channels", "groups"), [((8, 5), 1), ((8, 6), 2)])
 def test_folds_cut_along_channels_depth_and_height_are_the_loops(

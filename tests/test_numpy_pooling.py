@@ -148,6 +148,7 @@ def test_images_that_are_cut_by_themselves(rng: np.random.Generator, order: str)
 # --- Windows ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize("order", DENSE)
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2, 3])
@@ -168,6 +169,7 @@ def test_long_windows(rng: np.random.Generator, kernel: int, stride: int, dilati
     np.testing.assert_allclose(grad, reference.sum_pool_backward(sums, (27, 29), *options), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize(("kernel", "most"), [((3, 5), 17), ((16, 15), 255), ((16, 16), 271)])
 def test_taps_are_numbered_in_as_few_bytes_as_hold_them(
     rng: np.random.Generator, kernel: tuple[int, int], most: int

@@ -25,9 +25,9 @@ import sample
 from launches import Launch, launches_of_calls, launches_of_layers, recording
 
 import gpucnn.functional as F
-from gpucnn.backends.cuda import nvrtc
-from gpucnn.backends.cuda.nvrtc import OPTIONS, CompilationError, Nvrtc, NvrtcNotFoundError
-from gpucnn.backends.cuda.sources import SCALARS, Source, folder
+from gpucnn.backends.cuda.device import nvrtc
+from gpucnn.backends.cuda.device.nvrtc import OPTIONS, CompilationError, Nvrtc, NvrtcNotFoundError
+from gpucnn.backends.cuda.device.sources import SCALARS, Source, folder
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")
 REGISTERS = 65_536  # of a multiprocessor, and so the most that a block may have

@@ -13,8 +13,10 @@ from kernel_cases import CASES, Case
 from planting import planted, replaced
 
 from gpucnn import simulator
-from gpucnn.backends.cuda import CudaBackend, launching, sources
-from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.device import sources
+from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda.launch import plans as launching
 
 pytestmark = pytest.mark.usefixtures("compiler")
 WRONG = "a wrong result"

@@ -14,9 +14,10 @@ from strategies import arranged
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import simulator
-from gpucnn.backends.cuda import CudaBackend, products, select
-from gpucnn.backends.cuda.cupy_runtime import CupyRuntime
-from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda import CudaBackend, select
+from gpucnn.backends.cuda.convolution import gemm as products
+from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
+from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 
 ORDERS = ("rows", "columns", "channels innermost")
 

@@ -68,7 +68,7 @@ def holds(launch: simulator.LaunchProfile, name: str) -> None:
     assert launch.worst_conflict <= MOST_CONFLICT, name
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("layer", LAYERS)
@@ -76,7 +76,7 @@ def test_float32(layer: str, order: str, direction: str) -> None:
     holds(profiled(LAYERS[layer], direction, order, "float32"), layer)
 
 
-@pytest.mark.table(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -92,7 +92,7 @@ def test_a_filter_as_large_as_the_image(order: str, direction: str) -> None:
     holds(profiled(LARGE_FILTER, direction, order, "float32"), direction)
 
 
-@pytest.mark.table(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 def test_images_are_read_and_written_16_bytes_at_a_time(order: str, direction: str) -> None:

@@ -71,7 +71,7 @@ PACKED = {  # N, C, size
 }
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("dtypes", ["float32 float32", "float32 float16", "float16 bfloat16", "float16 float32"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
@@ -103,7 +103,7 @@ BIASED = {  # N, C, size
 each_order = pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("name", BIASED)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @each_order
@@ -114,7 +114,7 @@ def test_bias_and_activation_are_one_pass(name: str, dtype: str, order: str) -> 
     assert excesses(lambda: F.bias_activation(x, bias, residual), {"bias_activation"}) == []
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("name", ["ResNet conv2", "ResNet conv4", "ResNet conv5"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @each_order
@@ -145,7 +145,7 @@ RESAMPLED = {  # channels, sizes, mode
 }
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("name", RESAMPLED)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @each_order
@@ -169,7 +169,7 @@ UNFOLDINGS = {  # channels, size, kernel, stride, padding
 each_unfolding = pytest.mark.parametrize("name", UNFOLDINGS)
 
 
-@pytest.mark.table(2)
+@pytest.mark.thorough
 @each_unfolding
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
@@ -180,7 +180,7 @@ def test_im2col_moves_each_value_once(name: str, dtype: str, order: str) -> None
     assert excesses(lambda: F.im2col(x, kernel, 1, padding, stride), {"im2col"}, sectors=sectors) == []
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @each_unfolding
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_col2im_moves_each_value_once(name: str, dtype: str) -> None:

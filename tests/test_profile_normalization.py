@@ -98,7 +98,7 @@ def complaints(profile: Any) -> list[str]:
     return found
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize(("name", "order", "dtype"), CASES)
 def test_each_array_is_moved_once_by_whole_sectors(name: str, order: str, dtype: str) -> None:
     arrays = Arrays(name, order, dtype)
@@ -130,7 +130,7 @@ def test_each_array_is_moved_once_by_whole_sectors(name: str, order: str, dtype:
     assert widths == ({4} if (name, order) == ("ResNet-50 bn5", "contiguous") else {16})  # planes of 7 x 7 floats
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["ResNet-50 bn1", "ResNet-50 bn5", "MobileNetV2 bn_144"])
 def test_inference_is_one_launch(name: str, order: str) -> None:
@@ -141,7 +141,7 @@ def test_inference_is_one_launch(name: str, order: str) -> None:
     assert complaints(profile) == []
 
 
-@pytest.mark.table(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "order", "dtype"),
     [
@@ -167,7 +167,7 @@ def test_a_residual_and_an_activation_cost_a_read_of_the_residual(name: str, ord
     assert alone.launches[0].moved_bytes < (1.10 if dtype == "float32" else 1.20) * 2 * arrays.x.nbytes
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("has_residual", [False, True])
 @pytest.mark.parametrize(
     ("name", "order", "dtype"),

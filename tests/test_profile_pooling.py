@@ -84,7 +84,7 @@ def moved(profile: Profile) -> int:
 # --- Maxima -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @each_maximum
 @each_dtype
 def test_maxima_move_each_value_once(name: str, dtype: str) -> None:
@@ -101,7 +101,7 @@ def test_maxima_move_each_value_once(name: str, dtype: str) -> None:
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes + indices.nbytes)
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @each_maximum
 @each_dtype
 def test_gradients_of_maxima_and_their_indices_are_read_once(name: str, dtype: str) -> None:
@@ -115,7 +115,7 @@ def test_gradients_of_maxima_and_their_indices_are_read_once(name: str, dtype: s
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes + indices.nbytes) + 4 * c + 32
 
 
-@pytest.mark.table(2)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", MAXIMA)
 @each_dtype
 def test_maxima_with_channels_last(name: str, dtype: str) -> None:
@@ -131,7 +131,7 @@ def test_maxima_with_channels_last(name: str, dtype: str) -> None:
 # --- Averages -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @each_average
 @each_dtype
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
@@ -150,7 +150,7 @@ def test_averages_move_each_value_once(name: str, dtype: str, order: str) -> Non
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes)
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize(
     ("dtype", "options", "most"),
     [
@@ -187,6 +187,7 @@ def test_unpooling_moves_indices_values_and_planes_once(dtype: str) -> None:
     assert all(launch.moved_share <= 1.02 for launch in profile.launches)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("dtype", "c", "most"), [("float32", 32, 1.16), ("float16", 32, 1.26)])
 def test_unpooling_with_channels_last(dtype: str, c: int, most: float) -> None:
     """SegNet unpool1: the fewer channels a sector holds, the less the values around a block's places weigh."""

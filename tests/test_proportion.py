@@ -20,8 +20,8 @@ from sample import examples
 
 import gpucnn
 import gpucnn.functional as F
-from gpucnn.backends.cuda import tiles
-from gpucnn.backends.cuda.pooling import _inputs_within, _outputs_within
+from gpucnn.backends.cuda.pooling import tiles
+from gpucnn.backends.cuda.pooling.pooling import _inputs_within, _outputs_within
 from gpucnn.backends.numpy import average_pooling, memory, pooling, resampling
 from gpucnn.geometry import Axis, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.caches import bytes_of, kept

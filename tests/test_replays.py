@@ -22,9 +22,12 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends, simulator
 from gpucnn.backends import replaying
-from gpucnn.backends.cuda import nvrtc, replays, resampling, select
-from gpucnn.backends.cuda.compiler import Binary
-from gpucnn.backends.cuda.sources import Source
+from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.device import nvrtc
+from gpucnn.backends.cuda.device.compiler import Binary
+from gpucnn.backends.cuda.device.sources import Source
+from gpucnn.backends.cuda.launch import replays
+from gpucnn.backends.cuda.resampling import resampling
 
 PACKAGE = Path(gpucnn.__file__).parent
 FROZEN = {"bias_activation", "col2im", "col2im_backward", "im2col", "im2col_backward", "interpolate"} | {

@@ -19,8 +19,8 @@ import sample
 from launches import Launch, launches_of_layers
 from sass import Code, codes, disassembler, parsed
 
-from gpucnn.backends.cuda import nvrtc
-from gpucnn.backends.cuda.nvrtc import OPTIONS, Nvrtc, NvrtcNotFoundError
+from gpucnn.backends.cuda.device import nvrtc
+from gpucnn.backends.cuda.device.nvrtc import OPTIONS, Nvrtc, NvrtcNotFoundError
 
 ARCHITECTURE = "sm_90"
 WIDE = 16  # bytes of the widest access

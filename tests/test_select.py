@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import gpucnn
-from gpucnn.backends.cuda import im2col_convolution, select
+from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry

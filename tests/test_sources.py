@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpucnn.backends.cuda import pooling, sources
-from gpucnn.backends.cuda.launching import INT32_END, PAST_END, Layout, layout, needs_int64, strides
-from gpucnn.backends.cuda.sources import SCALARS, Kernel, source, structure
+from gpucnn.backends.cuda.device import sources
+from gpucnn.backends.cuda.device.sources import SCALARS, Kernel, source, structure
+from gpucnn.backends.cuda.launch.plans import INT32_END, PAST_END, Layout, layout, needs_int64, strides
+from gpucnn.backends.cuda.pooling import pooling
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.geometry.geometries import pool_geometry
 

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gpucnn.backends.cuda import pooling, tiles
-from gpucnn.backends.cuda.launching import Layout, Work, layout
+from gpucnn.backends.cuda.launch.plans import Layout, Work, layout
+from gpucnn.backends.cuda.pooling import pooling, tiles
 from gpucnn.geometry import PoolGeometry
 from gpucnn.geometry.geometries import adaptive_geometry, pool_geometry
 

@@ -15,10 +15,10 @@ import pytest
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import simulator, tuning
-from gpucnn.backends.cuda import picks as picks_module
 from gpucnn.backends.cuda import select
-from gpucnn.backends.cuda.picks import StoredPicks
-from gpucnn.backends.cuda.runtime import Device
+from gpucnn.backends.cuda.device import autotune_cache as picks_module
+from gpucnn.backends.cuda.device.autotune_cache import StoredPicks
+from gpucnn.backends.cuda.device.runtime import Device
 from gpucnn.geometry.geometries import Channels, conv_geometry
 from gpucnn.numerics import current_picks
 from gpucnn.simulator import namespace

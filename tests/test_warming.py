@@ -16,9 +16,12 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends, nn, simulator
 from gpucnn.backends import replaying
-from gpucnn.backends.cuda import launching, nvrtc, products, resampling
-from gpucnn.backends.cuda.compiler import Compiler
-from gpucnn.backends.cuda.nvrtc import Compiled
+from gpucnn.backends.cuda.convolution import gemm as products
+from gpucnn.backends.cuda.device import nvrtc
+from gpucnn.backends.cuda.device.compiler import Compiler
+from gpucnn.backends.cuda.device.nvrtc import Compiled
+from gpucnn.backends.cuda.launch import plans as launching
+from gpucnn.backends.cuda.resampling import resampling
 from gpucnn.backends.numpy import NumpyBackend
 
 CONV = ("conv2d", {"input": (2, 4, 8, 8), "weight": (8, 4, 3, 3), "bias": (8,), "padding": 1})
@@ -62,6 +65,7 @@ def test_products_and_interpolations_are_planned_too() -> None:
     assert [cache.cache_info().misses for cache in caches] == before
 
 
+@pytest.mark.table(1)
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", np.float64])

@@ -35,8 +35,8 @@ def compile_ahead(
     `alive` is called now and then.
     """
     from gpucnn.backends import backend_named
-    from gpucnn.backends.cuda.collecting import Collecting, Hollow
-    from gpucnn.backends.cuda.replays import listening
+    from gpucnn.backends.cuda.launch.dry_run import Collecting, Hollow
+    from gpucnn.backends.cuda.launch.replays import listening
 
     runtime: Any = backend_named(backend).runtime  # type: ignore[attr-defined]
     xp = runtime.xp if backend == "cuda" else Hollow(runtime.xp)

@@ -115,6 +115,6 @@ def make_device(kind: str) -> Device:
 
 def why_none() -> str | None:
     """Why there is no GPU to measure on, in a sentence; None where there is one. CuPy is imported to find out."""
-    from gpucnn.backends.cuda.cupy_runtime import why_unavailable
+    from gpucnn.backends.cuda.device.cupy_runtime import why_unavailable
 
     return why_unavailable()

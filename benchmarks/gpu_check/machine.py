@@ -12,8 +12,8 @@ import numpy as np
 
 from gpucnn.backends import Backend
 from gpucnn.backends.cuda import CudaBackend
-from gpucnn.backends.cuda.runtime import Array, Device, Function, Runtime
-from gpucnn.backends.cuda.sources import Source
+from gpucnn.backends.cuda.device.runtime import Array, Device, Function, Runtime
+from gpucnn.backends.cuda.device.sources import Source
 
 BUILDS = ("specialised", "generic")
 _NAME = re.compile(r"^(\w+)\[(\w+),(\w+),(\w+)(?:,[^\]]*)?\]$")
@@ -117,7 +117,7 @@ def assembled(kind: str, runtime: Runtime, **functions: Any) -> Machine:
 
 def _simulator() -> Machine:
     from gpucnn import simulator
-    from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+    from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 
     return assembled(
         "simulator",
@@ -130,7 +130,7 @@ def _simulator() -> Machine:
 
 
 def _gpu(guard: bool) -> Machine:
-    from gpucnn.backends.cuda.cupy_runtime import CupyRuntime
+    from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
 
     runtime = CupyRuntime()
     cupy = runtime.xp

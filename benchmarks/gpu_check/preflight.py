@@ -35,7 +35,7 @@ def look(backend: str) -> Preflight:
         said = available()
         hopeless = None if said == "available" else said
     else:
-        from gpucnn.backends.cuda.cupy_runtime import why_unavailable
+        from gpucnn.backends.cuda.device.cupy_runtime import why_unavailable
 
         hopeless = why_unavailable()
     sanitizer = None if backend == "simulator" else find_sanitizer()

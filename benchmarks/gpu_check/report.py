@@ -163,8 +163,8 @@ def facts(backend: str) -> dict[str, Any]:
 
 def device_facts() -> dict[str, Any]:
     """The current GPU, its driver, and the versions of what compiles for it."""
-    from gpucnn.backends.cuda import nvrtc
-    from gpucnn.backends.cuda.cupy_runtime import CupyRuntime
+    from gpucnn.backends.cuda.device import nvrtc
+    from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
 
     cupy = CupyRuntime().xp
     cuda = cupy.cuda.runtime.runtimeGetVersion()

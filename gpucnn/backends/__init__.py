@@ -38,14 +38,14 @@ def _numpy_backend() -> Backend:
 
 @cache
 def _simulator_backend() -> Backend:
-    from gpucnn.backends.cuda.simulator_runtime import SimulatorRuntime
+    from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 
     return _with_replays(SimulatorRuntime())
 
 
 @cache
 def _cupy_backend() -> Backend:
-    from gpucnn.backends.cuda.cupy_runtime import CupyRuntime, why_unavailable
+    from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime, why_unavailable
 
     reason = why_unavailable()
     if reason:
@@ -56,7 +56,7 @@ def _cupy_backend() -> Backend:
 def _with_replays(runtime: Any) -> Backend:
     """The CUDA backend over `runtime`, which gets to see the calls on its arrays before they are read."""
     from gpucnn.backends.cuda import CudaBackend
-    from gpucnn.backends.cuda.replays import Replays
+    from gpucnn.backends.cuda.launch.replays import Replays
 
     backend = _NATIVE[runtime.xp.ndarray] = CudaBackend(runtime)
     REPLAYERS[runtime.xp.ndarray] = Replays(runtime)
@@ -72,7 +72,7 @@ def available() -> dict[str, str]:
     'available'
     """
     from gpucnn import simulator
-    from gpucnn.backends.cuda.cupy_runtime import why_unavailable
+    from gpucnn.backends.cuda.device.cupy_runtime import why_unavailable
 
     states = {"numpy": "available", "cuda": why_unavailable() or "available", "simulator": simulator.available()}
     return {name: state if state == "available" else f"not available: {state}" for name, state in states.items()}

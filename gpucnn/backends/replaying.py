@@ -1,7 +1,7 @@
 """Calls that a backend has seen before, handed to it as they came: before an argument is read.
 
 A backend whose calls cost more on the host than the device needs for them keeps how each one ran, and runs it again
-from that. Here is only how it gets to see them; `gpucnn.backends.cuda.replays` is how it keeps them.
+from that. Here is only how it gets to see them; `gpucnn.backends.cuda.launch.replays` is how it keeps them.
 """
 
 from __future__ import annotations

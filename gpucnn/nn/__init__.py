@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from gpucnn.nn import initialization as init
 from gpucnn.nn import models
-from gpucnn.nn._keeping import inference
 from gpucnn.nn.activation import (
     GELU,
     Dropout,
@@ -36,6 +35,7 @@ from gpucnn.nn.convolution import (
     LocallyConnected3d,
 )
 from gpucnn.nn.history import History
+from gpucnn.nn.keeping import inference
 from gpucnn.nn.linear import (
     Linear,
 )

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpucnn.nn._keeping import inference
 from gpucnn.nn.containers import Sequential
+from gpucnn.nn.keeping import inference
 from gpucnn.nn.module import Module, Parameter
 
 M = TypeVar("M", bound=Module)

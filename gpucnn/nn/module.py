@@ -10,8 +10,8 @@ import numpy as np
 
 from gpucnn.backends import backend_named, receive
 from gpucnn.geometry import TransposedWindow, Window
-from gpucnn.nn._keeping import keeps
 from gpucnn.nn._loading import loadable
+from gpucnn.nn.keeping import keeps
 from gpucnn.nn.summary import Summary, summary
 
 Array = Any

@@ -12,7 +12,7 @@ import numpy as np
 from gpucnn.backends import backend_of
 from gpucnn.geometry import ReceptiveField, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.arguments import integers, is_sequence
-from gpucnn.nn._keeping import inference
+from gpucnn.nn.keeping import inference
 
 Array = Any
 Module = Any  # `gpucnn.nn.module`, whose modules have their summary as a method, imports this file

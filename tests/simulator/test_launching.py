@@ -71,7 +71,7 @@ def run(kernel: str, *args: Any, grid: Any = (1,), block: Any = (1,), shared_mem
     MODULE.function(kernel)(grid, block, args, shared_mem)
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("mode", ["check", "fast", pytest.param("coverage", marks=needs_gcc)])
 @pytest.mark.parametrize("context_switch", ["assembly", "ucontext"])
 def test_a_kernel_with_a_struct(mode: str, context_switch: str) -> None:

@@ -12,19 +12,17 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda import (
-    biases,
-    convolution,
-    elementwise,
-    normalization,
-    packing,
-    pooling,
-    replays,
-    resampling,
-    unfolding,
-)
+from gpucnn.backends.cuda.convolution import convolution
 from gpucnn.backends.cuda.destinations import Destination
-from gpucnn.backends.cuda.runtime import Array, Device, Runtime
+from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
+from gpucnn.backends.cuda.elementwise import bias_activation as biases
+from gpucnn.backends.cuda.elementwise import masking as elementwise
+from gpucnn.backends.cuda.elementwise import packing
+from gpucnn.backends.cuda.launch import replays
+from gpucnn.backends.cuda.normalization import normalization
+from gpucnn.backends.cuda.pooling import pooling
+from gpucnn.backends.cuda.resampling import resampling
+from gpucnn.backends.cuda.unfolding import unfolding
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
 

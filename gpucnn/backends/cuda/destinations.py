@@ -10,9 +10,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from gpucnn.backends.cuda import replays
-from gpucnn.backends.cuda.packing import pack
-from gpucnn.backends.cuda.runtime import Array, ListeningRuntime
+from gpucnn.backends.cuda.device.runtime import Array, ListeningRuntime
+from gpucnn.backends.cuda.elementwise.packing import pack
+from gpucnn.backends.cuda.launch import replays
 
 if TYPE_CHECKING:
     from gpucnn.backends.cuda import CudaBackend

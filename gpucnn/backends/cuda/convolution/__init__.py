@@ -1,0 +1,1 @@
+"""Convolution and locally connected layers as CUDA kernels and GEMMs."""

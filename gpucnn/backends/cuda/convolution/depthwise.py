@@ -1,0 +1,296 @@
+"""Depthwise convolution on the GPU: tiles of channels in shared memory, so that each array is read and written once."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import gcd, prod
+from typing import TYPE_CHECKING, NamedTuple
+
+from gpucnn.backends.cuda.convolution import depthwise_tiles
+from gpucnn.backends.cuda.convolution.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
+from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
+from gpucnn.backends.cuda.convolution.split_k import add_parts
+from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array
+from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.elementwise.packing import pack, packed
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, layout, strides
+from gpucnn.backends.cuda.select import power_of_two
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import is_channels_last
+from gpucnn.geometry import ConvGeometry
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+FORWARD = Kernel("depthwise_forward", "DepthwiseParams", block=BLOCK)
+BACKWARD_INPUT = Kernel("depthwise_backward_input", "DepthwiseParams", block=BLOCK)
+BACKWARD_WEIGHT = Kernel("depthwise_backward_weight", "DepthwiseParams", block=BLOCK)
+FILTER = ("oc", "c", "kd", "kh", "kw")
+
+
+class Plan(NamedTuple):
+    """What a launch does, but for where its arrays lie."""
+
+    request: Request
+    tile: Tile
+    walk: Walk
+
+
+def takes(direction: str, x: Array, y: Array, geometry: ConvGeometry) -> bool:
+    """Whether these kernels compute a depthwise convolution over arrays that lie as x and y do."""
+    return _fits(direction, layout(x), layout(y), geometry)
+
+
+def _fits(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> bool:
+    request = _request(direction, x, y, geometry)
+    return request is not None and _plan(request) is not None
+
+
+def forward(backend: CudaBackend, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> bool:
+    """Write y [N, C * M, OD, OH, OW] from x [N, C, D, H, W], w [C * M, 1, KD, KH, KW] and bias [C * M].
+
+    False, and nothing written, where the arrays do not lie as these kernels take them.
+    """
+    if takes("forward", x, y, geometry):
+        launch(backend.runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
+        return True
+    if not _fits_in_planes("forward", x, y, geometry):
+        return False
+    planes = backend.xp.empty(y.shape, y.dtype)
+    launch(backend.runtime, FORWARD, x.dtype, (_in_planes(backend, x), w, bias, planes), _forward_work, geometry)
+    pack(backend, _flat(planes), _flat(y))
+    return True
+
+
+def backward_input(
+    backend: CudaBackend, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+) -> bool:
+    """Write grad_x [N, C, D, H, W] from grad_y [N, C * M, OD, OH, OW], w [C * M, 1, KD, KH, KW] and bias [C].
+
+    False, and nothing written, where the arrays do not lie as these kernels take them.
+    """
+    runtime, dtype = backend.runtime, grad_y.dtype
+    if takes("backward_input", grad_x, grad_y, geometry):
+        launch(runtime, BACKWARD_INPUT, dtype, (grad_y, w, bias, grad_x), _backward_input_work, geometry)
+        return True
+    if not _fits_in_planes("backward_input", grad_x, grad_y, geometry):
+        return False
+    planes = backend.xp.empty(grad_x.shape, dtype)
+    arrays = (_in_planes(backend, grad_y), w, bias, planes)
+    launch(runtime, BACKWARD_INPUT, dtype, arrays, _backward_input_work, geometry)
+    pack(backend, _flat(planes), _flat(grad_x))
+    return True
+
+
+def backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> bool:
+    """Write grad_w [C * M, 1, KD, KH, KW]: its parts, and their sum in order.
+
+    False, and nothing written, where the arrays do not lie as these kernels take them.
+    """
+    if not takes("backward_weight", x, grad_y, geometry):
+        if not _fits_in_planes("backward_weight", x, grad_y, geometry):
+            return False
+        x, grad_y = _in_planes(backend, x), _in_planes(backend, grad_y)
+    plan = _planned("backward_weight", layout(x), layout(grad_y), geometry)
+    n: int = x.shape[0]
+    splits = _tiles(plan) * -(-n // depthwise_tiles.images(plan.request, plan.tile, n))
+    parts = backend.xp.empty((splits, *grad_w.shape), accumulator(x.dtype))
+    launch(backend.runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
+    add_parts(backend.runtime, parts, grad_w)
+    return True
+
+
+# --- Images turned --------------------------------------------------------------------------------------------------
+
+# With channels last, a tile holds some channels of all that a filter reaches. Filters of hundreds of taps leave no room
+# for that. Copies to planes and back, three passes in place of one, move less than a hundredth of what the direct
+# kernels move there.
+
+
+def _fits_in_planes(direction: str, x: Array, y: Array, geometry: ConvGeometry) -> bool:
+    """Whether arrays with channels last would fit in C order."""
+    if not (is_channels_last(x) or is_channels_last(y)):
+        return False
+    return _fits(direction, _planes_layout(x), _planes_layout(y), geometry)
+
+
+def _planes_layout(image: Array) -> Layout:
+    """How an image [N, C, D, H, W] would lie in C order."""
+    sizes = [*image.shape[1:], 1]
+    return Layout(image.shape, tuple(prod(sizes[axis:]) * image.itemsize for axis in range(5)), image.itemsize)
+
+
+def _in_planes(backend: CudaBackend, image: Array) -> Array:
+    """An image [N, C, D, H, W] in C order: itself, or a copy."""
+    if layout(image).strides == _planes_layout(image).strides:
+        return image
+    return packed(backend, _flat(image), image.dtype, channels_last=False).reshape(image.shape)
+
+
+def _flat(image: Array) -> Array:
+    """A view [N, C, P] of an image [N, C, D, H, W] in one of the two orders."""
+    view: Array = image.reshape(*image.shape[:2], prod(image.shape[2:]))
+    return view
+
+
+# --- Works ------------------------------------------------------------------------------------------------------------
+
+
+def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry) -> Work:
+    plan = _planned("forward", x, y, geometry)
+    vectors = -(-plan.tile.y.channels // plan.request.vec)
+    return _work(plan, x, y, w, bias, vectors=vectors)
+
+
+def _backward_input_work(
+    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry
+) -> Work:
+    plan = _planned("backward_input", grad_x, grad_y, geometry)
+    return _work(plan, grad_x, grad_y, w, bias, vectors=-(-plan.tile.planes // plan.request.vec))
+
+
+def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
+    plan = _planned("backward_weight", x, grad_y, geometry)
+    request, tile, walk = plan
+    height, taps = request.axes[1], request.taps
+    groups = -(-tile.y.channels // request.vec)
+    vectors = min(depthwise_tiles.WARP, power_of_two(groups)) if request.channels_last else 1
+    units = prod((request.axes[0].kernel, -(-height.kernel // taps), request.axes[2].kernel, -(-groups // vectors)))
+    positions = tile.sizes[0] * walk.slots * walk.lanes
+    free = depthwise_tiles.MOST_SHARED - depthwise_tiles.shared_bytes(request, tile)[-1]
+    room = 1 + free // max(1, tile.planes * request.filter_bytes)
+    lanes = walk.segment // vectors
+    cut = max(1, min(BLOCK // walk.segment // units, room, -(-positions // lanes)))
+    each = -(-positions // cut)
+    run = -(-each // lanes) * lanes
+    cut = -(-positions // run)
+    return _work(plan, x, grad_y, None, None, vectors=vectors, units=units * cut, parts=cut, part_run=run)
+
+
+def _work(
+    plan: Plan,
+    x: Layout,
+    y: Layout,
+    w: Layout | None,
+    bias: Layout | None,
+    *,
+    vectors: int,
+    units: int = 0,
+    parts: int = 1,
+    part_run: int = 0,
+) -> Work:
+    request, tile, walk = plan
+    n = x.shape[0]
+    images = depthwise_tiles.images(request, tile, n)
+    filters, x_end, end = depthwise_tiles.shared_bytes(request, tile)
+    more = -(-(parts - 1) * tile.planes * request.filter_bytes // 16) * 16  # sums of further parts
+    fields: Fields = {
+        "n": n,
+        "c": request.geometry.channels.inputs,
+        "multiplier": request.multiplier,
+        **strides("x", IMAGE, x),
+        **strides("y", IMAGE, y),
+        **strides("w", FILTER, w),
+        **strides("bias", ("c",), bias),
+        "channels_last": int(request.channels_last),
+        "images": images,
+        "planes": tile.planes,
+        **_side_fields("x", tile.x),
+        **_side_fields("y", tile.y),
+        "x_at": (filters + more) // 16,
+        "y_at": (x_end + more) // 16,
+        "filter_pitch": depthwise_tiles.filter_pitch(request.geometry.taps),
+        **{name: getattr(walk, name) for name in ("classes", "slots", "columns", "lanes", "segment")},
+        "vectors": vectors,
+        "units": units,
+        "parts": parts,
+        "part_run": part_run,
+    }
+    del fields["w_c"]
+    for name, axis, size, whole in zip(SPACE, request.axes, tile.sizes, request.written, strict=True):
+        shared = gcd(axis.stride, axis.dilation)
+        fields |= {
+            name: axis.size,
+            f"o{name}": axis.out,
+            f"k{name}": axis.kernel,
+            f"stride_{name}": axis.stride,
+            f"dilation_{name}": axis.dilation,
+            f"low_{name}": axis.low,
+            f"tap_step_{name}": axis.stride // shared,
+            f"output_step_{name}": axis.dilation // shared,
+            f"tile_{name}": size,
+            f"tiles_{name}": -(-whole // size),
+        }
+    chunks = -(-request.geometry.channels.inputs // tile.planes)
+    return Work(
+        fields,
+        blocks=chunks * _tiles(plan) * -(-n // images),
+        extents=(*extents(request.geometry), n + images, chunks * tile.planes * max(1, request.multiplier)),
+        constants=(("PACK", request.pack), ("VEC", request.vec), ("ROWS", walk.rows), ("TAPS", request.taps)),
+        shared_bytes=end + more,
+    )
+
+
+def _side_fields(name: str, part: Side) -> Fields:
+    fields: Fields = {f"{name}_axes": part.along, f"{name}_packs": part.packs}
+    for axis, runs, pitch in zip("cdhw", part.runs, part.pitches, strict=True):
+        fields |= {f"{name}_runs_{axis}": runs, f"{name}_pitch_{axis}": pitch}
+    return fields
+
+
+def _tiles(plan: Plan) -> int:
+    return prod(-(-whole // size) for whole, size in zip(plan.request.written, plan.tile.sizes, strict=True))
+
+
+# --- Plans ------------------------------------------------------------------------------------------------------------
+
+
+def _planned(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> Plan:
+    request = _request(direction, x, y, geometry)
+    plan = None if request is None else _plan(request)
+    assert plan is not None  # `takes` said so
+    return plan
+
+
+@lru_cache(maxsize=4096)
+def _plan(request: Request) -> Plan | None:
+    tile = depthwise_tiles.tile(request)
+    if tile is None:
+        return None
+    sides = ((tile.x, request.geometry.input_size), (tile.y, request.geometry.output_size))
+    if request.pack > 1 and not all(_in_phase(part, sizes, request.pack) for part, sizes in sides):
+        return _plan(request._replace(pack=1))
+    return Plan(request, tile, depthwise_tiles.walk(request, tile))
+
+
+def _in_phase(part: Side, sizes: tuple[int, int, int], pack: int) -> bool:
+    """Whether all runs of a box begin equally far after a multiple of `pack`; runs of channels all begin at one."""
+    if part.along == ALONG_CHANNELS:
+        return True
+    steps = (prod(sizes), prod(sizes[1:]), sizes[2])
+    return all(runs == 1 or step % pack == 0 for runs, step in zip(part.runs, steps, strict=False))
+
+
+@lru_cache(maxsize=4096)
+def _request(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> Request | None:
+    """What is asked for, or None where the arrays do not lie in one of the two orders."""
+    whole = MOST_BYTES // x.itemsize
+    if _dense(x) and _dense(y):
+        aligned = all(
+            part.alignment == MOST_BYTES and (part.shape[0] == 1 or part.strides[0] % MOST_BYTES == 0)
+            for part in (x, y)
+        )
+        return Request(geometry, direction, x.itemsize, False, whole if aligned else 1)
+    if all(part.strides[1] == part.itemsize for part in (x, y)):
+        return Request(geometry, direction, x.itemsize, True, whole if min(x.pack(1), y.pack(1)) == whole else 1)
+    return None
+
+
+def _dense(x: Layout) -> bool:
+    """Whether the images of x [N, C, D, H, W] are in C order without gaps."""
+    step = x.itemsize
+    for size, stride in zip(x.shape[:0:-1], x.strides[:0:-1], strict=True):
+        if size > 1 and stride != step:
+            return False
+        step *= size
+    return True

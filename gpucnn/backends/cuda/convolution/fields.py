@@ -1,0 +1,76 @@
+"""Kernel parameters of convolution, locally connected layers and unfolding: the fields of ConvParams."""
+
+from __future__ import annotations
+
+from math import gcd, prod
+
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, strides
+from gpucnn.backends.layout import is_channels_last
+from gpucnn.geometry import Axis, ConvGeometry
+
+SPACE = ("d", "h", "w")
+IMAGE = ("n", "c", *SPACE)
+WEIGHT = ("oc", "c", "kd", "kh", "kw")
+LOCAL_WEIGHT = ("oc", "od", "oh", "ow", "c", "kd", "kh", "kw")
+
+
+def conv_fields(
+    geometry: ConvGeometry, x: Layout, w: Layout, y: Layout, bias: Layout | None = None, *, written: Layout
+) -> Fields:
+    """The fields for x and y [N, C, …] and w and bias of a convolution or a locally connected layer."""
+    return {
+        **_window_fields(geometry, x, written),
+        **strides("y", IMAGE, y),
+        **dict.fromkeys(("w_od", "w_oh", "w_ow", "bias_d", "bias_h", "bias_w"), 0),
+        **strides("w", WEIGHT if w.ndim == len(WEIGHT) else LOCAL_WEIGHT, w),
+        **strides("bias", ("c",) if bias is None or bias.ndim == 1 else ("c", *SPACE), bias),
+    }
+
+
+def unfold_fields(geometry: ConvGeometry, x: Layout, columns: Layout | None, *, written: Layout) -> Fields:
+    """The fields for x [N, C, D, H, W] and columns [N, C * KD * KH * KW, OD * OH * OW] or None."""
+    return {
+        **_window_fields(geometry, x, written),
+        **strides("y", ("n", "c", "w"), columns),
+        **dict.fromkeys(("y_d", "y_h"), 0),
+        **strides("w", (*WEIGHT, "od", "oh", "ow"), None),
+        **strides("bias", ("c", *SPACE), None),
+    }
+
+
+def _window_fields(geometry: ConvGeometry, x: Layout, written: Layout) -> Fields:
+    c, oc, groups = geometry.channels
+    fields: Fields = {"n": x.shape[0], "c": c, "oc": oc, "c_group": c // groups, "oc_group": oc // groups}
+    for name, axis in zip(SPACE, geometry.axes, strict=True):
+        fields |= _axis_fields(name, axis)
+    fields |= strides("x", IMAGE, x)
+    return {**fields, "channels_last": int(is_channels_last(written)), "splits": 0, "run": 0}
+
+
+def _axis_fields(name: str, axis: Axis) -> Fields:
+    shared = gcd(axis.stride, axis.dilation)
+    return {
+        name: axis.size,
+        f"o{name}": axis.out,
+        f"k{name}": axis.kernel,
+        f"stride_{name}": axis.stride,
+        f"dilation_{name}": axis.dilation,
+        f"low_{name}": axis.low,
+        f"residues_{name}": min(axis.stride, axis.size),
+        f"run_{name}": -(-axis.size // axis.stride),
+        f"tap_step_{name}": axis.stride // shared,
+        f"output_step_{name}": axis.dilation // shared,
+    }
+
+
+def extents(geometry: ConvGeometry) -> tuple[int, ...]:
+    """Bounds of the numbers that index arithmetic along the axes of `geometry` meets."""
+    return tuple(
+        axis.size + axis.low + axis.high + (axis.out + 1) * axis.stride + (axis.kernel + axis.stride) * axis.dilation
+        for axis in geometry.axes
+    )
+
+
+def residue_threads(fields: Fields, planes: int) -> int:
+    """One thread an input, residue by residue, each residue taken to be as long as the longest."""
+    return planes * prod(int(fields[f"{part}_{name}"]) for part in ("residues", "run") for name in SPACE)

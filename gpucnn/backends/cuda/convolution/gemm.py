@@ -1,0 +1,116 @@
+"""Batches of matrix products, by cuBLAS on a GPU: planned once for each set of layouts, replayed as launches are."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
+from gpucnn.backends.cuda.elementwise.packing import pack
+from gpucnn.backends.cuda.launch.plans import Plan, enqueue, plain
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+MOST_INT = 2**31 - 1  # of a size or a lead: BLAS takes C's int
+
+Form = tuple[tuple[int, ...], tuple[int, ...]]  # shape, and strides in elements
+
+
+class Gemm(NamedTuple):
+    """One call of BLAS, whose matrices lie column by column: C [m, n] = op(A) [m, k] times op(B) [k, n], `batch` times.
+
+    A lead is how far a column is from the next, a step how far a matrix is from the next, in elements. A start is how
+    far the first matrix is from the array's first element, in bytes.
+    """
+
+    transposed_a: int
+    transposed_b: int
+    m: int
+    n: int
+    k: int
+    lead_a: int
+    lead_b: int
+    lead_c: int
+    step_a: int
+    step_b: int
+    step_c: int
+    start_a: int
+    start_b: int
+    start_c: int
+    batch: int
+
+
+def multiply(runtime: Runtime, a: Array, b: Array, c: Array) -> None:
+    """Write c [N, G, M, P] = a [N, G, M, K] times b [N, G, K, P], all of matrices that `is_matrix`; a's N may be 1."""
+    if not _lead(_form(c))[0]:  # its columns are together: the product of the transposes
+        a, b, c = b.swapaxes(2, 3), a.swapaxes(2, 3), c.swapaxes(2, 3)
+    forms = (_form(a), _form(b), _form(c))
+    plan = _plan(plain(runtime), runtime.device(c), c.dtype, *forms)
+    if plan is not None:
+        enqueue(runtime, plan, (b, a, c))
+
+
+def as_matrices(backend: CudaBackend, x: Array) -> Array:
+    """X [N, C, P] itself, if BLAS can read it as matrices [C, P], else a copy in C order."""
+    if not x.size or (any(_lead(_form(x))) and x.strides[0] >= 0):
+        return x
+    copy = backend.xp.empty(x.shape, x.dtype)
+    pack(backend, x, copy)
+    return copy
+
+
+def _form(x: Array) -> Form:
+    return tuple(x.shape), tuple(step // x.itemsize for step in x.strides)
+
+
+def _lead(form: Form) -> tuple[int, int]:
+    """How far apart the rows are of a matrix whose rows are together, and the columns of one whose columns are.
+
+    0 where they are not; the matrix is along the last two axes of the form.
+    """
+    (*_, rows, columns), (*_, row, column) = form
+    by_rows = columns == 1 or column == 1
+    by_columns = rows == 1 or row == 1
+    between_rows, between_columns = (columns if rows == 1 else row), (rows if columns == 1 else column)
+    return (
+        between_rows if by_rows and columns <= between_rows <= MOST_INT else 0,
+        between_columns if by_columns and rows <= between_columns <= MOST_INT else 0,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _plan(runtime: Runtime, device: Device, dtype: np.dtype[Any], a: Form, b: Form, c: Form) -> Plan | None:
+    """The calls for c in rows, or None where there is nothing to do.
+
+    Read column by column all three are their transposes, so that b comes first: c' = b' times a'.
+    """
+    (n, g, m, p), k = c[0], a[0][3]
+    if not n * g * m * p:
+        return None
+    apart = [_lead(form) for form in (b, a, c)]
+    turned = [int(not rows) for rows, _ in apart[:2]]
+    leads = [rows or columns for rows, columns in apart]
+    steps = [
+        tuple(0 if size == 1 else step for size, step in zip(shape[:2], strides[:2], strict=True))
+        for shape, strides in (b, a, c)
+    ]
+    gemms = []
+    for starts, between, batch in _batches(n, g, steps):
+        begins = [start * dtype.itemsize for start in starts]
+        gemms.append(Gemm._make((*turned, p, m, k, *leads, *between, *begins, batch)))
+    return Plan(runtime.product(dtype, device), (1,), (1,), tuple(gemms), 0)
+
+
+def _batches(n: int, g: int, steps: list[tuple[int, ...]]) -> list[tuple[list[int], list[int], int]]:
+    """Starts, steps and sizes of as few batches as [N, G] matrices of each array take, which lie so far apart."""
+    images, groups = [step[0] for step in steps], [step[1] for step in steps]
+    if g == 1:
+        return [([0, 0, 0], images, n)]
+    if n == 1 or images == [step * g for step in groups]:
+        return [([0, 0, 0], groups, n * g)]
+    if n < g:
+        return [([step * image for step in images], groups, g) for image in range(n)]
+    return [([step * group for step in groups], images, n) for group in range(g)]

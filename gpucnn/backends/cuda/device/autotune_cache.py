@@ -1,0 +1,90 @@
+"""Picks of algorithms on disk, beside the binaries: one small file each, by all that its times depend on.
+
+A file appears whole or not at all, so several processes may tune at once: of two that time the same, the last stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpucnn import __version__
+from gpucnn.backends.cuda.device.files import write_whole
+from gpucnn.backends.cuda.device.runtime import Device
+from gpucnn.geometry import ConvGeometry
+from gpucnn.paths import cache_folder
+
+
+def default_folder() -> Path:
+    """Where picks are kept, within the folder that ``GPUCNN_CACHE_DIR`` chooses."""
+    return cache_folder() / "picks"
+
+
+class StoredPicks:
+    """The picks for one device and driver, read when they are first asked for.
+
+    Parameters
+    ----------
+    device : Device
+    driver : int
+        The CUDA version that the driver is for, as CUDA numbers them.
+    folder : Path, optional
+    """
+
+    def __init__(self, device: Device, driver: int, folder: Path | None = None) -> None:
+        self._folder = default_folder() if folder is None else folder
+        self._facts = {
+            "device": device.name,
+            "compute capability": ".".join(map(str, device.compute_capability)),
+            "driver": driver,
+            "gpucnn": __version__,
+        }
+        self._read: dict[tuple[str, ConvGeometry, str], str | None] = {}
+        self._warned = False
+
+    def algorithm(self, direction: str, geometry: ConvGeometry, dtype: str) -> str | None:
+        """The algorithm that was picked for a convolution, None where none was."""
+        key = direction, geometry, dtype
+        if key not in self._read:
+            self._read[key] = self._load(*key)
+        return self._read[key]
+
+    def keep(self, direction: str, geometry: ConvGeometry, dtype: str, milliseconds: Mapping[str, float]) -> str:
+        """Keep the quickest of the algorithms that were timed, and return it."""
+        picked = min(milliseconds, key=lambda name: milliseconds[name])
+        facts = self._case(direction, geometry, dtype)
+        content = {**facts, "algorithm": picked, "milliseconds": dict(milliseconds)}
+        write_whole(self._path(facts), json.dumps(content, indent=1).encode())
+        self._read[direction, geometry, dtype] = picked
+        return picked
+
+    def _case(self, direction: str, geometry: ConvGeometry, dtype: str) -> dict[str, object]:
+        return {**self._facts, "direction": direction, "dtype": dtype, "geometry": repr(geometry)}
+
+    def _path(self, facts: Mapping[str, object]) -> Path:
+        name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return self._folder / f"{name}.json"
+
+    def _load(self, direction: str, geometry: ConvGeometry, dtype: str) -> str | None:
+        facts = self._case(direction, geometry, dtype)
+        path = self._path(facts)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if facts.items() <= content.items() and isinstance(content["algorithm"], str):
+                return str(content["algorithm"])
+            reason = "it is for something else"
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"gpucnn: {path} holds no pick and is ignored, as are others like it ({reason}); delete the file",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return None

@@ -1,0 +1,151 @@
+"""From a program's text to a binary, by way of a folder that keeps what was compiled before.
+
+Whatever a binary depends on is in its name: the text with all headers in it, the options, the architecture, NVRTC's
+version and gpucnn's. A file that is not as it was written is compiled again; a folder that cannot be used costs time,
+never a result. Processes may share a folder: each file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from gpucnn import __version__
+from gpucnn.backends.cuda.device.files import write_whole
+from gpucnn.backends.cuda.device.nvrtc import OPTIONS, CompilationError, Compiled
+from gpucnn.backends.cuda.device.sources import Source
+from gpucnn.paths import cache_folder
+
+_ELF64 = b"\x7fELF\x02"
+
+
+class CompilesText(Protocol):
+    """What a `Compiler` asks of NVRTC."""
+
+    version: tuple[int, int]
+
+    def compile(self, text: str, name: str, options: Sequence[str]) -> Compiled:
+        """As `gpucnn.backends.cuda.device.nvrtc.Nvrtc.compile`."""
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A compiled program; `path` is where it lies on disk, None where it could not be kept.
+
+    `name` is different for different programs and fit to be a file's.
+    """
+
+    name: str
+    image: bytes
+    path: Path | None
+    is_new: bool = field(default=False, compare=False)  # it was compiled for this
+
+
+def whole(image: bytes) -> bool:
+    """Whether a binary is PTX, or an ELF file that ends no sooner than its headers say."""
+    if not image.startswith(b"\x7fELF"):
+        return b".version" in image
+    if not image.startswith(_ELF64) or len(image) < 64:
+        return False
+    sections = int.from_bytes(image[0x28:0x30], "little")
+    size, count = (int.from_bytes(image[at : at + 2], "little") for at in (0x3A, 0x3C))
+    return sections + size * count <= len(image)
+
+
+def default_folder() -> Path:
+    """Where binaries are kept, within the folder that ``GPUCNN_CACHE_DIR`` chooses."""
+    return cache_folder() / "cubin"
+
+
+class Compiler:
+    """NVRTC and the folder of what it compiled.
+
+    Attributes
+    ----------
+    compiled : int
+        Programs that this compiler had to compile, since they were not in the folder.
+    """
+
+    def __init__(self, nvrtc: CompilesText, folder: Callable[[], Path] = default_folder) -> None:
+        self._nvrtc = nvrtc
+        self._folder = folder
+        self._warned = False
+        self._counting = threading.Lock()
+        self.compiled = 0
+
+    def compile(self, source: Source, architecture: str) -> Binary:
+        """The binary of `source` for an `architecture` as ``sm_90``, from the folder if it is there.
+
+        Raises
+        ------
+        CompilationError
+            The program does not compile.
+        """
+        options = (*OPTIONS, f"-arch={architecture}")
+        name = self._name(source, options) + (".cubin" if architecture.startswith("sm_") else ".ptx")
+        try:
+            path = self._folder() / name
+        except RuntimeError as error:  # there is no home folder
+            self._warn(error)
+            return Binary(name, self._compile(source, options), None, is_new=True)
+        image = _read(path)
+        is_new = image is None
+        if image is None:
+            image = self._compile(source, options)
+            try:
+                _write(path, image)
+            except OSError as error:
+                if _read(path) is None:  # else another process was quicker
+                    self._warn(error)
+                    return Binary(name, image, None, is_new)
+        return Binary(name, image, path, is_new)
+
+    def _name(self, source: Source, options: Sequence[str]) -> str:
+        parts = (__version__, *map(str, self._nvrtc.version), *options, source.text)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _compile(self, source: Source, options: Sequence[str]) -> bytes:
+        with self._counting:
+            self.compiled += 1
+        image = self._nvrtc.compile(source.text, source.name, options).image
+        if not whole(image):
+            raise CompilationError(f"{source.name}: NVRTC returned {len(image)} bytes that are no whole binary")
+        return image
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"gpucnn: compiled kernels cannot be kept, so each process compiles its own ({error}); "
+                "set GPUCNN_CACHE_DIR to a folder that can be written",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _digest(image: bytes) -> str:
+    return hashlib.sha256(image).hexdigest()
+
+
+def _read(path: Path) -> bytes | None:
+    """The binary at `path`; None where there is none that is as it was written."""
+    try:
+        image, digest = path.read_bytes(), _digest_path(path).read_bytes()
+    except OSError:
+        return None
+    return image if _digest(image).encode() == digest and whole(image) else None
+
+
+def _write(path: Path, image: bytes) -> None:
+    """Put a binary and its digest in place, each at once; of several writers any may win, their bytes agree."""
+    for target, content in ((path, image), (_digest_path(path), _digest(image).encode())):
+        write_whole(target, content)

@@ -1,0 +1,117 @@
+"""The runtime protocol beneath the CUDA backend, which runs unchanged on CuPy and on the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpucnn.backends.cuda.device.sources import Source
+
+Array = Any
+
+MOST_BYTES = 16  # that one thread reads or writes by one access
+ALIGNMENTS = (16, 1, 2, 1, 4, 1, 2, 1, 8, 1, 2, 1, 4, 1, 2, 1)
+"""By an address modulo 16, the bytes up to those of one access that it is a multiple of."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """The facts of one device that choices depend on."""
+
+    index: int
+    name: str
+    compute_capability: tuple[int, int]
+    multiprocessors: int
+
+
+class Function(Protocol):
+    """A compiled kernel on one device."""
+
+    def __call__(
+        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
+    ) -> None:
+        """Launch on the current stream, without waiting.
+
+        `args` are arrays of the runtime (a pointer to their first element), the runtime's `null`, and what its
+        `by_value` made of structures.
+        """
+
+
+class Runtime(Protocol):
+    """Arrays, compilation and launches of one kind of device.
+
+    `specialises` says that kernels are built for the sizes that they meet, which costs a compilation for each layer and
+    makes it quicker; otherwise one generic build serves all.
+    """
+
+    name: str
+    specialises: bool
+    null: Any  # an argument that is a null pointer
+
+    @property
+    def xp(self) -> Any:
+        """The NumPy-like module of the runtime's arrays."""
+
+    def __hash__(self) -> int:
+        """Compiled kernels are kept by the runtime that they were compiled for."""
+
+    def device(self, array: Array) -> Device:
+        """The device that holds `array`."""
+
+    def using(self, device: Device) -> AbstractContextManager[Any]:
+        """Within the block, new arrays and launches go to `device`."""
+
+    def constant(self, host: Any, device: Device) -> Array:
+        """A copy of a host array on `device` that is whole when this returns, so that all streams may read it."""
+
+    def function(self, source: Source, device: Device) -> Function:
+        """The kernel of `source`, compiled for `device` or found among those that were."""
+
+    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
+        """Matrix products of a dtype: launched over A, B, C and a tuple of `products.Gemm`, it computes these.
+
+        On the current stream, whatever the grid and the block. 16 bits are summed in float32.
+        """
+
+    def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
+        """An argument for a structure, given as a host array of no dimensions whose dtype is of kind "V"."""
+
+
+class ReplayingRuntime(Runtime, Protocol):
+    """A runtime whose calls can be frozen whole, see `gpucnn.backends.cuda.launch.replays`, and compiled for before."""
+
+    def prepare(self, source: Source, device: Device) -> bool:
+        """Compile `source` for `device`, and tell whether that had to be done. Several threads may ask at once.
+
+        Raises
+        ------
+        CompilationError
+            It does not compile.
+        """
+
+    def current_device(self) -> int:
+        """The index of the device that new arrays and launches go to."""
+
+    def here(self, function: Function, shared_bytes: int) -> Callable[..., None]:
+        """`function` for launches with up to so much dynamic shared memory while its device is the current one."""
+
+    def maker(
+        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
+    ) -> Callable[[], Array]:
+        """What makes a new array without gaps on the current device, of zeros or of whatever memory held."""
+
+
+class ListeningRuntime:
+    """A runtime with another NumPy-like module, which sees what new arrays are asked for."""
+
+    def __init__(self, runtime: Any, xp: Any) -> None:
+        self.plain: Runtime = runtime.plain if isinstance(runtime, ListeningRuntime) else runtime
+        self.name, self.specialises, self.null = runtime.name, runtime.specialises, runtime.null
+        self.xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.plain, name)

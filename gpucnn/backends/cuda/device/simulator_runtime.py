@@ -1,0 +1,125 @@
+"""The simulator as a runtime: the CUDA backend's kernels on a CPU, executed with checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache, partial
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.cuda.device.runtime import Array, Device, Function
+from gpucnn.backends.cuda.device.sources import Source
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.simulator import arrays, namespace
+
+_DEVICE = Device(0, "simulator", (7, 5), 4)  # what every supported GPU can do, and no more
+
+
+class SimulatorRuntime:
+    """Arrays and launches of `gpucnn.simulator`.
+
+    One generic build serves all sizes: g++ takes longer for each than the small arrays of a test do.
+    """
+
+    name = "simulator"
+    xp = namespace
+    specialises = False
+    null = None
+
+    def device(self, array: Array) -> Device:
+        """The one simulated device."""
+        return _DEVICE
+
+    def using(self, device: Device) -> AbstractContextManager[Any]:
+        """Nothing to switch: there is one device."""
+        return nullcontext()
+
+    def constant(self, host: Any, device: Device) -> Array:
+        """A simulated copy of `host`."""
+        return self.xp.asarray(host)
+
+    def function(self, source: Source, device: Device) -> Function:
+        """The kernel of `source`, compiled for this CPU."""
+        return _function(source)
+
+    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
+        """NumPy's products, of what BLAS would read."""
+        return partial(_multiply, dtype)
+
+    def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
+        """The structure, which the simulator takes as it is."""
+        return structure
+
+    def prepare(self, source: Source, device: Device) -> bool:
+        """Compile and load; whether an earlier process had not. Several threads may ask at once."""
+        from gpucnn.simulator import toolchain
+
+        before = toolchain.made()
+        _function(source)
+        return toolchain.made() > before
+
+    def current_device(self) -> int:
+        """The one simulated device."""
+        return _DEVICE.index
+
+    def here(self, function: Function, shared_bytes: int) -> Callable[..., None]:
+        """`function`: nothing is to be prepared for it."""
+        return function
+
+    def maker(
+        self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
+    ) -> Callable[[], Array]:
+        """What makes arrays of NaN, or of zeros."""
+        return partial(_new, shape, strides, dtype, zeros)
+
+
+def _multiply(
+    dtype: np.dtype[Any], grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
+) -> None:
+    """Column by column, as BLAS does; matrices that reach beyond their array's memory raise ValueError."""
+    a, b, c, gemms = args
+    wide = accumulator(dtype)
+    matrices = partial(_matrices, dtype)
+    for gemm in gemms:
+        first = matrices(a, gemm.start_a, gemm.step_a, gemm.lead_a, gemm.batch, gemm.m, gemm.k, gemm.transposed_a)
+        second = matrices(b, gemm.start_b, gemm.step_b, gemm.lead_b, gemm.batch, gemm.k, gemm.n, gemm.transposed_b)
+        result = matrices(c, gemm.start_c, gemm.step_c, gemm.lead_c, gemm.batch, gemm.m, gemm.n, 0)
+        with np.errstate(all="ignore"):  # a device does not warn
+            result[...] = np.matmul(first.astype(wide, copy=False), second.astype(wide, copy=False))
+
+
+def _matrices(
+    dtype: np.dtype[Any],
+    array: Array,
+    start: int,
+    step: int,
+    lead: int,
+    batch: int,
+    rows: int,
+    columns: int,
+    transposed: int,
+) -> np.ndarray[Any, Any]:
+    """The matrices [batch, rows, columns] that BLAS is told of, over the array's memory."""
+    memory, size = array._memory, dtype.itemsize
+    offset = array.data.ptr - memory.ctypes.data + start
+    shape = (batch, columns, rows) if transposed else (batch, rows, columns)
+    whole: np.ndarray[Any, Any] = np.ndarray(shape, dtype, memory, offset, (step * size, size, lead * size))
+    return whole.swapaxes(1, 2) if transposed else whole
+
+
+def _new(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool) -> Array:
+    memory = arrays.allocate(prod(shape) * dtype.itemsize)
+    if zeros:
+        memory[...] = 0
+    return arrays.strided(memory, shape, dtype, strides, 0)
+
+
+@lru_cache(maxsize=1024)
+def _function(source: Source) -> Function:
+    from gpucnn.simulator import Module  # only what launches a kernel needs a compiler
+
+    function: Function = Module(source.text, source.name).function(source.kernel)
+    return function

@@ -1,0 +1,191 @@
+"""From the files in kernels/ to the text of a program: types, sizes and headers in one string for the compiler.
+
+Everything that a build depends on is in its text, so that text is also its key in every cache.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_PACKAGE = Path(__file__).parents[3]
+_FOLDERS = (_PACKAGE / "kernels", _PACKAGE.parent / "kernels")  # in a wheel; in a checkout
+_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
+_FIELDS = re.compile(r"^  (RUN_TIME )?(index_t|double) ([\w, ]+);", re.MULTILINE)
+
+
+class ScalarType(NamedTuple):
+    """How CUDA C++ spells a dtype, and the type that its sums are kept in."""
+
+    storage: str
+    accumulator: str
+
+
+SCALARS = {
+    "float16": ScalarType("half_t", "float"),
+    "bfloat16": ScalarType("bfloat16_t", "float"),
+    "float32": ScalarType("float", "float"),
+    "float64": ScalarType("double", "double"),
+    "complex64": ScalarType("Complex<float>", "Complex<float>"),
+    "complex128": ScalarType("Complex<double>", "Complex<double>"),
+    # integers wrap, as NumPy's do: their sums are kept unsigned, where C++ lets them
+    "int8": ScalarType("signed char", "unsigned int"),
+    "int16": ScalarType("short", "unsigned int"),
+    "int32": ScalarType("int", "unsigned int"),
+    "int64": ScalarType("long long", "unsigned long long"),
+    "uint8": ScalarType("unsigned char", "unsigned int"),
+    "uint16": ScalarType("unsigned short", "unsigned int"),
+    "uint32": ScalarType("unsigned int", "unsigned int"),
+    "uint64": ScalarType("unsigned long long", "unsigned long long"),
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One ``extern "C"`` function of kernels/: its file, its name and the structure that it takes."""
+
+    file: str
+    params: str
+    function: str = ""
+    block: int = 256
+
+    @property
+    def name(self) -> str:
+        """The function's name: the file's, unless it holds several."""
+        return self.function or self.file
+
+    @cached_property
+    def structure(self) -> Structure:
+        """The structure of parameters that it takes."""
+        return structure(self.params)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The whole text of a program and the kernel in it that is wanted; `name` is short and for people."""
+
+    kernel: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The fields of a structure of params.cuh in order: name, whether it is an index, whether it is set at run time."""
+
+    name: str
+    fields: tuple[tuple[str, bool, bool], ...]
+
+    def dtypes(self, wide: bool, specialised: bool) -> np.dtype[np.void]:
+        """The structure's layout in memory, with 64-bit indices where `wide`."""
+        index = np.int64 if wide else np.int32
+        kept = [
+            (name, index if is_index else np.float64) for name, is_index, live in self.fields if live or not specialised
+        ]
+        return np.dtype(kept, align=True)
+
+    def packed(self, values: Mapping[str, Any], wide: bool, specialised: bool) -> np.ndarray[Any, Any]:
+        """`values` as the bytes that the kernel takes: an array of no dimensions."""
+        dtype = self.dtypes(wide, specialised)
+        assert dtype.names is not None
+        record = np.array(tuple(values[name] for name in dtype.names), dtype)
+        return record.view(np.dtype((np.void, dtype.itemsize)))
+
+
+@cache
+def folder() -> Path:
+    """The folder that holds the CUDA sources.
+
+    Raises
+    ------
+    FileNotFoundError
+        This installation has none.
+    """
+    for candidate in _FOLDERS:
+        if (candidate / "common.cuh").is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"gpucnn: its CUDA kernels are in none of {', '.join(map(str, _FOLDERS))}; install gpucnn again"
+    )
+
+
+@cache
+def _text(file: str) -> str:
+    return (folder() / file).read_text(encoding="utf-8")
+
+
+@cache
+def structure(name: str) -> Structure:
+    """The structure `name` of params.cuh."""
+    body = re.search(rf"^struct {name} {{\n(.*?)^}};", _text("params.cuh"), re.MULTILINE | re.DOTALL)
+    if body is None:
+        raise LookupError(f"params.cuh has no structure {name}")
+    fields = [
+        (field.strip(), kind == "index_t", bool(live))
+        for live, kind, names in _FIELDS.findall(body[1])
+        for field in names.split(",")
+    ]
+    return Structure(name, tuple(fields))
+
+
+def source(
+    kernel: Kernel,
+    dtype: str,
+    wide: bool,
+    fixed: Mapping[str, Any] | None,
+    constants: tuple[tuple[str, int | str], ...] = (),
+) -> Source:
+    """The program of `kernel` for arrays of `dtype`, with 64-bit indices where `wide`.
+
+    `fixed` holds the values of the structure that a specialised build knows at compile time; None asks for the generic
+    build. `constants` are what every build of the kernel has to know: numbers, or the names of dtypes.
+    """
+    scalar = SCALARS[dtype]
+    prelude = [
+        f"#define SCALAR {scalar.storage}",
+        f"#define ACCUMULATOR {scalar.accumulator}",
+        f"#define INDEX {'long long' if wide else 'int'}",
+        *(f"#define {name} {SCALARS[value].storage if isinstance(value, str) else value}" for name, value in constants),
+    ]
+    described = (dtype, "int64" if wide else "int32", "generic" if fixed is None else "specialised")
+    chosen = ",".join((*described, *(f"{name}={value}" for name, value in constants)))
+    text = "\n".join(prelude) + "\n" + _inlined(f"{kernel.file}.cu", kernel.params, fixed)
+    return Source(kernel.name, f"{kernel.name}[{chosen}]", text)
+
+
+def _inlined(file: str, params: str, fixed: Mapping[str, Any] | None) -> str:
+    """The text of `file` with the headers that it includes in their place, each line still named as its file's."""
+    text = _text(file)
+    if file == "params.cuh" and fixed is not None:
+        text = _with_constants(text, params, fixed)
+
+    def include(match: re.Match[str]) -> str:
+        line = text.count("\n", 0, match.start()) + 2
+        return f'{_inlined(match[1], params, fixed)}\n#line {line} "{file}"'
+
+    return f'#line 1 "{file}"\n{_INCLUDE.sub(include, text)}'
+
+
+def _with_constants(text: str, params: str, fixed: Mapping[str, Any]) -> str:
+    """params.cuh with the fields of one structure as constants; its lines stay where they are."""
+    start = text.index(f"struct {params} {{\n")
+    end = text.index("\n};", start)
+
+    def constants(match: re.Match[str]) -> str:
+        live, kind, names = match.groups()
+        if live:
+            return match[0]
+        fields = (field.strip() for field in names.split(","))
+        return "  " + " ".join(f"static constexpr {kind} {field} = {_literal(fixed[field])};" for field in fields)
+
+    return text[:start] + _FIELDS.sub(constants, text[start:end]) + text[end:]
+
+
+def _literal(value: Any) -> str:
+    return float(value).hex() if isinstance(value, float) else f"{int(value)}LL"

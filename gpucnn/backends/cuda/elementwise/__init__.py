@@ -1,0 +1,1 @@
+"""Bias, activation, masks and memory order as CUDA kernels."""

@@ -1,0 +1,170 @@
+"""Bias, residual and activation on the GPU: one pass over the arrays, forwards as backwards."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import TYPE_CHECKING
+
+from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.convolution.split_k import add_parts
+from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array
+from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.elementwise.packing import pack
+from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
+from gpucnn.backends.dtypes import accumulator
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+FORWARD = Kernel("bias_activation", "BiasParams")
+BACKWARD = Kernel("bias_activation_backward", "BiasSumParams")
+ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2}
+
+
+def bias_activation(
+    backend: CudaBackend,
+    x: Array,
+    bias: Array | None,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
+) -> Array:
+    """``activation(x + bias + residual)`` for x and residual [N, C, P] and bias [C], rounded once."""
+    x = _without_gaps(backend, x)
+    y = empty(backend.runtime, x.shape, x.dtype, like=x)
+    add_bias(backend, x, bias, residual, y, activation, negative_slope)
+    return y
+
+
+def add_bias(
+    backend: CudaBackend,
+    x: Array,
+    bias: Array | None,
+    residual: Array | None,
+    y: Array,
+    activation: str = "none",
+    negative_slope: float = 0.0,
+) -> None:
+    """Write y [N, C, P] of x's strides, which have no gaps, as `bias_activation`."""
+    residual = None if residual is None else _in_order_of(backend, residual, x)
+    facts = (ACTIVATIONS[activation], float(negative_slope), accumulator(x.dtype).itemsize)
+    launch(backend.runtime, FORWARD, x.dtype, (x, bias, residual, y), _forward_work, *facts)
+
+
+def _forward_work(
+    x: Layout,
+    bias: Layout | None,
+    residual: Layout | None,
+    y: Layout,
+    activation: int,
+    negative_slope: float,
+    sum_bytes: int,
+) -> Work:
+    c, run = x.shape[1], run_of(x) or 1
+    width = _width(x, residual, y)
+    chunk, slots = select.bias_chunk(c, run, x.itemsize, sum_bytes)
+    fields = {
+        **{"count": x.size, "c": c, "run": run, "chunk": chunk, "slots": slots},
+        **strides("bias", ("c",), bias),
+        **{"activation": activation, "negative_slope": negative_slope},
+    }
+    return Work(
+        fields,
+        blocks=-(-x.size // chunk),
+        extents=(x.size + 2 * chunk,),
+        constants=(("PACK", width),),
+        shared_bytes=(select.skewed(slots, sum_bytes) + 1) * sum_bytes,
+    )
+
+
+def bias_activation_backward(
+    backend: CudaBackend, grad_y: Array, y: Array, activation: str, negative_slope: float
+) -> tuple[Array, Array]:
+    """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
+    grad_y = _without_gaps(backend, grad_y)
+    y = _in_order_of(backend, y, grad_y)
+    grad_x = empty(backend.runtime, grad_y.shape, grad_y.dtype, like=grad_y)
+    return grad_x, _sums(backend, grad_y, y, grad_x, activation, negative_slope)
+
+
+def channel_sums(backend: CudaBackend, x: Array) -> Array:
+    """The sums [C] of x [N, C, *] over all but its channels; of integers and complex numbers by the array library."""
+    if x.dtype.kind in "ciu":
+        return backend.xp.sum(x, axis=(0, *range(2, x.ndim)), dtype=x.dtype)
+    planes = _without_gaps(backend, x.reshape(*x.shape[:2], -1 if x.size else 0))
+    return _sums(backend, planes, None, None, "none", 0.0)
+
+
+def _sums(
+    backend: CudaBackend, grad_y: Array, y: Array | None, grad_x: Array | None, activation: str, negative_slope: float
+) -> Array:
+    """The sums [C] of what is written to grad_x, if to any, all [N, C, P] of one memory order without gaps."""
+    n, c, p = grad_y.shape
+    run = run_of(grad_y) or 1
+    width = _width(*(None if array is None else layout(array) for array in (grad_y, y, grad_x)))
+    sums = select.bias_sums(n * p // run, c, run, width, grad_y.itemsize)
+    parts = backend.xp.empty((sums.splits, c), accumulator(grad_y.dtype))
+    facts = (sums, run, ACTIVATIONS[activation], float(negative_slope))
+    launch(backend.runtime, BACKWARD, grad_y.dtype, (grad_y, y, grad_x, parts), _backward_work, *facts)
+    total = backend.xp.empty((c,), grad_y.dtype)
+    add_parts(backend.runtime, parts, total)
+    return total
+
+
+def _backward_work(
+    grad_y: Layout,
+    y: Layout | None,
+    grad_x: Layout | None,
+    parts: Layout,
+    sums: select.BiasSums,
+    run: int,
+    activation: int,
+    negative_slope: float,
+) -> Work:
+    n, c, p = grad_y.shape
+    fields = {
+        **{"c": c, "run": run, "rows": n * p // run},
+        **{name: getattr(sums, name) for name in ("piece", "pieces", "segments", "splits", "lanes", "teams")},
+        **{"activation": activation, "negative_slope": negative_slope},
+    }
+    reach = (sums.splits * sums.segments + 256, grad_y.size + 256 * sums.pack * 4)
+    return Work(fields, blocks=sums.splits * sums.groups, extents=reach, constants=(("PACK", sums.pack),))
+
+
+# --- Memory order -------------------------------------------------------------------------------------------------
+
+
+def run_of(x: Array | Layout) -> int:
+    """Neighbours in memory of one channel of x [N, C, P]: P or 1; 0 where x has gaps or another order."""
+    return next((run for order, run in (((0, 1, 2), x.shape[2]), ((0, 2, 1), 1)) if _is_dense(x, order)), 0)
+
+
+def _is_dense(x: Array | Layout, order: tuple[int, ...]) -> bool:
+    """Whether x lies in memory without gaps, its axes in `order`."""
+    step = x.itemsize
+    for axis in reversed(order):
+        if x.shape[axis] > 1 and x.strides[axis] != step:
+            return False
+        step *= x.shape[axis]
+    return True
+
+
+def _without_gaps(backend: CudaBackend, x: Array) -> Array:
+    """X [N, C, P], or a copy in the nearer of both orders."""
+    return x if not x.size or run_of(x) else _copied(backend, x, x)
+
+
+def _in_order_of(backend: CudaBackend, x: Array, other: Array) -> Array:
+    """X [N, C, P], or a copy in the order of `other`, which has no gaps."""
+    return x if not x.size or run_of(x) == run_of(other) else _copied(backend, x, other)
+
+
+def _copied(backend: CudaBackend, x: Array, like: Array) -> Array:
+    copy = empty(backend.runtime, x.shape, x.dtype, like=like)
+    pack(backend, x, copy)
+    return copy
+
+
+def _width(*arrays: Layout | None) -> int:
+    """Elements that one access to any of the arrays takes."""
+    return min(gcd(MOST_BYTES, array.alignment) // array.itemsize or 1 for array in arrays if array is not None)

@@ -1,0 +1,109 @@
+"""Copies between memory orders and dtypes on the GPU, both ways in whole lines of memory."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array
+from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.launch.plans import Layout, Work, launch, strides
+from gpucnn.backends.dtypes import accumulator
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+PACK = Kernel("pack", "PackParams")
+AXES = ("n", "c", "p")
+LEAST_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
+
+
+def packed(backend: CudaBackend, x: Array, dtype: Any, channels_last: bool) -> Array:
+    """A copy of x [N, C, P] in C order or with channels innermost, in its own or another floating-point dtype."""
+    n, c, p = x.shape
+    xp = backend.runtime.xp
+    out = xp.empty((n, p, c), dtype).swapaxes(1, 2) if channels_last else xp.empty((n, c, p), dtype)
+    pack(backend, x, out)
+    return out
+
+
+def pack(backend: CudaBackend, x: Array, out: Array, bias: Array | None = None) -> None:
+    """Write x [N, C, P] plus bias [C] to `out` [N, C, P], whatever the strides of the two, in out's dtype."""
+    facts = (out.dtype.name, max(LEAST_SUM_BYTES, accumulator(x.dtype).itemsize))
+    launch(backend.runtime, PACK, x.dtype, (x, bias, out), _work, *facts)
+
+
+class _Side(NamedTuple):
+    """How one of the arrays lies in memory: whether along channels, and how many elements an access takes."""
+
+    along_c: bool
+    pack: int
+    may_be_one: bool  # rows that follow each other and begin anywhere in sectors
+
+
+def _work(x: Layout, bias: Layout | None, out: Layout, target: str, sum_bytes: int) -> Work:
+    if not x.size:
+        return Work({}, blocks=0)
+    if bias is None and _is_whole(x) and _is_whole(out):  # in the same order, nothing to turn
+        x, out = (array._replace(shape=(1, 1, x.size), strides=(0, 0, array.itemsize)) for array in (x, out))
+    n, c, p = x.shape
+    read, written = _side(x), _side(out)
+    whole_c, whole_p = (
+        any(side.may_be_one and side.along_c == axis for side in (read, written)) for axis in (True, False)
+    )
+    tile = select.pack_tile(c, p, whole_c, whole_p, x.itemsize)
+    lines = [_line(side, tile, (c, p), itemsize) for side, itemsize in ((read, x.itemsize), (written, out.itemsize))]
+    turned = read.along_c != written.along_c
+    pitch = select.pack_pitch(lines[0].row, x.itemsize, lines[0], lines[1], turned)
+    rows = tile[0] * tile[1] // lines[0].row
+    room = -(-(select.skewed(tile[0], sum_bytes) + 1) * sum_bytes // MOST_BYTES) * MOST_BYTES if bias is not None else 0
+    fields = {
+        **{"n": n, "c": c, "p": p},
+        **strides("x", AXES, x),
+        **strides("y", AXES, out),
+        **strides("bias", ("c",), bias),
+        **{"tile_c": tile[0], "tile_p": tile[1]},
+        **{"x_along_c": int(read.along_c), "y_along_c": int(written.along_c)},
+        **{"x_is_one": int(lines[0].is_one), "y_is_one": int(lines[1].is_one)},
+        **{"x_lanes": lines[0].lanes, "y_lanes": lines[1].lanes},
+        **{"pitch": pitch, "biases": room // sum_bytes},
+    }
+    return Work(
+        fields,
+        blocks=n * -(-c // tile[0]) * -(-p // tile[1]),
+        extents=(c + tile[0], p + tile[1], x.size + 2 * tile[0] * tile[1]),
+        constants=(("X_PACK", read.pack), ("Y_PACK", written.pack), ("TARGET", target)),
+        shared_bytes=room + (select.skewed(rows * pitch, x.itemsize) + 1) * x.itemsize,
+    )
+
+
+def _line(side: _Side, tile: tuple[int, int], sizes: tuple[int, int], itemsize: int) -> select.Line:
+    """How the lanes go through a tile on one side."""
+    axis = 0 if side.along_c else 1
+    row = tile[axis]
+    is_one = side.may_be_one and row == sizes[axis]
+    lanes = 256 if is_one else min(256, select.power_of_two(-(-row // side.pack)))
+    return select.Line(row, lanes, side.pack, is_one, side.may_be_one and not is_one)
+
+
+def _side(x: Layout) -> _Side:
+    along_c = _channels_are_innermost(x)
+    inner, outer = (1, 2) if along_c else (2, 1)
+    is_packed = x.shape[inner] == 1 or x.strides[inner] == x.itemsize
+    width = gcd(MOST_BYTES, x.alignment) // x.itemsize or 1 if is_packed else 1
+    row_bytes = x.shape[inner] * x.itemsize
+    follow = is_packed and (x.shape[outer] == 1 or x.strides[outer] == row_bytes)
+    return _Side(along_c, width, follow and row_bytes % select.SECTOR_BYTES != 0)
+
+
+def _is_whole(x: Layout) -> bool:
+    """Whether x [N, C, P] lies in C order without gaps."""
+    steps = (x.shape[1] * x.shape[2] * x.itemsize, x.shape[2] * x.itemsize, x.itemsize)
+    return all(size == 1 or step == whole for size, step, whole in zip(x.shape, x.strides, steps, strict=True))
+
+
+def _channels_are_innermost(x: Layout) -> bool:
+    """Whether neighbouring channels of x [N, C, P] are nearer to each other in memory than neighbouring positions."""
+    _, c, p = x.shape
+    return bool(c > 1 and (p == 1 or abs(x.strides[1]) < abs(x.strides[2])))

@@ -1,0 +1,192 @@
+"""From a kernel, its arrays and what is to be done to a launch: index type, build, grid, and what it is handed.
+
+All that is decided follows from how the arrays lie in memory and from the geometry. It is decided once for each such
+set, kept as a `Plan`, and a call of the same layer costs a look-up and the launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import lru_cache
+from math import gcd, prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpucnn.backends.cuda.device.runtime import (
+    ALIGNMENTS,
+    MOST_BYTES,
+    Array,
+    Device,
+    Function,
+    ListeningRuntime,
+    Runtime,
+)
+from gpucnn.backends.cuda.device.sources import Kernel, source
+from gpucnn.backends.cuda.launch import replays
+from gpucnn.backends.layout import is_channels_last
+
+INT32_END = 2**31
+PAST_END = 64  # elements beyond an array's last that kernels count to: an access, or a sector of the smallest elements
+Fields = dict[str, Any]
+
+
+class Layout(NamedTuple):
+    """How an array lies in memory: all of it that a launch depends on."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    itemsize: int
+    alignment: int = MOST_BYTES  # bytes that its first element's address is a multiple of, up to those of one access
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def reach(self) -> int:
+        """Elements from the first to the one farthest from it, at most."""
+        steps = zip(self.strides, self.shape, strict=True)
+        return sum(abs(step) // self.itemsize * (size - 1) for step, size in steps)
+
+    def pack(self, axis: int, most_bytes: int = MOST_BYTES) -> int:
+        """How many neighbours along `axis` one access can take, wherever a multiple of their number begins.
+
+        A power of two that divides the axis; 1 where neighbours along it are not neighbours in memory.
+        """
+        step, size = self.strides[axis], self.shape[axis]
+        if step != self.itemsize:
+            return 1
+        others = [abs(step) for other, step in enumerate(self.strides) if other != axis and self.shape[other] > 1]
+        return gcd(most_bytes, self.alignment, size * self.itemsize, *others) // self.itemsize or 1
+
+
+class Work(NamedTuple):
+    """What a launch does.
+
+    `fields` fill the kernel's structure. There is one thread for each of `threads`, or as many `blocks` as are said, of
+    the kernel's threads or of `block`. `extents` are the numbers that its index arithmetic meets beside the fields.
+    `constants` are macros of the program, in every build of it: each set of them is a program of its own.
+    """
+
+    fields: Fields
+    threads: int = 0
+    blocks: int | None = None
+    block: int | None = None
+    extents: tuple[int, ...] = ()
+    constants: tuple[tuple[str, int | str], ...] = ()
+    shared_bytes: int = 0  # of dynamic shared memory
+
+
+class Plan(NamedTuple):
+    """A launch, all of it but the arrays' addresses."""
+
+    function: Function
+    grid: tuple[int]
+    block: tuple[int]
+    parameters: Any
+    shared_bytes: int
+
+
+Form = tuple[tuple[int, ...], tuple[int, ...], int, int]  # a layout as a plain tuple, which is made sooner
+
+
+def layout(array: Array) -> Layout:
+    """How `array` lies in memory."""
+    return Layout(*_form(array))
+
+
+def _form(array: Array) -> Form:
+    address = 0 if isinstance(array, np.ndarray) else array.data.ptr  # NumPy's arrays are launched over in trials
+    return array.shape, array.strides, array.itemsize, ALIGNMENTS[address & 15]
+
+
+def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:
+    """The strides of `array` in elements, as the fields ``prefix_name``; zeros where it is None."""
+    if array is None:
+        return dict.fromkeys((f"{prefix}_{name}" for name in names), 0)
+    steps = (step // array.itemsize if size > 1 else 0 for step, size in zip(array.strides, array.shape, strict=True))
+    return {f"{prefix}_{name}": step for name, step in zip(names, steps, strict=True)}
+
+
+def empty(runtime: Runtime, shape: Sequence[int], dtype: Any, like: Array) -> Array:
+    """A new array [N, C, *spatial] in the memory order of `like`."""
+    if not is_channels_last(like):
+        return runtime.xp.empty(tuple(shape), dtype)
+    n, c, *spatial = shape
+    return runtime.xp.moveaxis(runtime.xp.empty((n, *spatial, c), dtype), -1, 1)
+
+
+def needs_int64(layouts: Iterable[Layout | None], extents: Iterable[int]) -> bool:
+    """Whether one of `extents`, an offset in one of the arrays or its number of elements is out of an int's reach."""
+    return any(abs(extent) >= INT32_END for extent in extents) or any(
+        max(array.size, array.reach + 1) + PAST_END > INT32_END for array in layouts if array is not None
+    )
+
+
+def launch(
+    runtime: Runtime,
+    kernel: Kernel,
+    dtype: np.dtype[Any],
+    arrays: Sequence[Array | None],
+    work: Callable[..., Work],
+    *facts: Hashable,
+) -> None:
+    """Launch `kernel` over `arrays` of a program for `dtype`, as ``work(*layouts of the arrays, *facts)`` says.
+
+    `work` is pure, and called once for each set of layouts and facts.
+    """
+    device = runtime.device(next(array for array in arrays if array is not None))
+    forms = tuple([None if array is None else _form(array) for array in arrays])
+    plan = _plan(plain(runtime), device, kernel, dtype, work, forms, facts)
+    if plan is not None:
+        enqueue(runtime, plan, arrays)
+
+
+def enqueue(runtime: Runtime, plan: Plan, arrays: Sequence[Array | None]) -> None:
+    """Launch as planned over `arrays`, whose device is the current one, and tell what listens."""
+    listener = replays.current()
+    if listener is not None:
+        listener.launched(plan, arrays)
+    null = runtime.null
+    taken = [null if array is None else array for array in arrays]
+    plan.function(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
+
+
+def plain(runtime: Runtime) -> Runtime:
+    """The runtime itself, of one that listens: plans and constants are kept by it."""
+    return runtime.plain if isinstance(runtime, ListeningRuntime) else runtime
+
+
+@lru_cache(maxsize=4096)
+def _plan(
+    runtime: Runtime,
+    device: Device,
+    kernel: Kernel,
+    dtype: np.dtype[Any],
+    work: Callable[..., Work],
+    forms: tuple[Form | None, ...],
+    facts: tuple[Hashable, ...],
+) -> Plan | None:
+    """The launch, or None where there is nothing to do."""
+    layouts = tuple(None if form is None else Layout(*form) for form in forms)
+    done = work(*layouts, *facts)
+    block = kernel.block if done.block is None else done.block
+    blocks = -(-done.threads // block) if done.blocks is None else done.blocks
+    if not blocks:
+        return None
+    numbers = (value for value in done.fields.values() if isinstance(value, int))
+    wide = needs_int64(layouts, (*done.extents, blocks * block, *numbers))
+    structure = kernel.structure
+    fixed = None
+    if runtime.specialises:
+        fixed = {name: done.fields[name] for name, _, live in structure.fields if not live}
+    function = runtime.function(source(kernel, dtype.name, wide, fixed, done.constants), device)
+    parameters = runtime.by_value(structure.packed(done.fields, wide, fixed is not None))
+    return Plan(function, (blocks,), (block,), parameters, done.shared_bytes)

@@ -1,0 +1,416 @@
+"""Whole calls, frozen: what a public operation allocates and launches for arguments of one form.
+
+The first call runs as it is written, and what it asks of its runtime is written down: new arrays and launches, each
+argument as one of the caller's arrays, a new array or a constant. If that was all, the next call with arguments of the
+same form costs a look-up, its allocations and its launches; checks, geometry and views are not made again. A call that
+computed anything in another way is run as it is written each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from math import inf
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+import numpy as np
+
+from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Device, ListeningRuntime, ReplayingRuntime
+from gpucnn.numerics import choices
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+    from gpucnn.backends.cuda.launch.plans import Plan
+
+MOST_DISTANCES = 64  # ways in which the arrays of one form of call were seen to lie between each other
+MOST_KEPT = 4096  # forms of calls; beyond it all are forgotten, for programs whose sizes never come again
+MOST_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are forgotten as well
+
+Key = tuple[Hashable, ...]
+Replay = Callable[[Sequence[Array]], Any]
+"""From the arrays of a call to its result; NotImplemented where memory might be shared that must not be."""
+
+_SCALARS = frozenset({int, float, bool, str, type(None)})
+_VIEWS = frozenset({"broadcast_to", "expand_dims", "moveaxis", "reshape", "swapaxes", "transpose"})
+_INTS, _BOOLS = frozenset({int}), frozenset({bool})
+_state = threading.local()
+
+
+class Listener(Protocol):
+    """What hears of all that calls ask of their runtime."""
+
+    def backend(self, backend: CudaBackend) -> CudaBackend:
+        """`backend`, over a runtime of the listener's."""
+
+    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
+        """A launch over `arrays`, about to be made."""
+
+    def constants(self, arrays: Sequence[Array]) -> None:
+        """Arrays that launches are about to read, which hold the same for all calls of the same form."""
+
+    def computed(self) -> None:
+        """Something was computed that no launch shows."""
+
+
+def current() -> Listener | None:
+    """What listens to this thread's calls, if anything does."""
+    return getattr(_state, "listener", None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Within the block, `listener` hears of this thread's calls."""
+    before = current()
+    _state.listener = listener
+    try:
+        yield
+    finally:
+        _state.listener = before
+
+
+def read(*constants: Array) -> None:
+    """Tell what listens of arrays that hold the same for all calls of the same form."""
+    listener = current()
+    if listener is not None:
+        listener.constants(constants)
+
+
+class Replays:
+    """The calls on one runtime's arrays that have been frozen.
+
+    Attributes
+    ----------
+    kept : dict
+        By the form of a call what replays it; None where nothing can.
+    """
+
+    def __init__(self, runtime: ReplayingRuntime) -> None:
+        self._runtime = runtime
+        self._array = runtime.xp.ndarray
+        self.kept: dict[Key, Replay | None] = {}
+        self._constant_bytes = 0
+
+    def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """What ``operation(*arguments, **named)`` returns or raises."""
+        arrays: list[Array] = []
+        key = None if current() is not None else self._key(operation, arguments, named, arrays)
+        if key is None:
+            return operation(*arguments, **named)
+        try:
+            replay = self.kept[key]
+        except KeyError:
+            return self._recorded(key, arrays, operation, arguments, named)
+        if replay is None:
+            return operation(*arguments, **named)
+        result = replay(arrays)
+        if result is NotImplemented:
+            result = operation(*arguments, **named)
+            if isinstance(replay, _Apart):
+                replay.learn(arrays)
+        return result
+
+    def _key(
+        self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], arrays: list[Array]
+    ) -> Key | None:
+        """The form of a call, whose arrays are put to `arrays`; None where an argument is none of the plain ones."""
+        key: list[Any] = [operation, *choices()]
+        values: Any = arguments
+        if named:
+            key += named
+            values = (*arguments, *named.values())
+        kind_of_array = self._array
+        for value in values:
+            kind = type(value)
+            if kind is kind_of_array:
+                data = value.data
+                key += (value.shape, value.strides, value.dtype, ALIGNMENTS[data.ptr & 15], data.device_id)
+                arrays.append(value)
+            elif kind in _SCALARS:  # with its type: 1, 1.0 and True are equal, and not the same
+                key += (kind, value)
+            elif kind is tuple and (_INTS.issuperset(map(type, value)) or all(map(_is_ints, value))):
+                key.append(value)
+            elif (kind is tuple and _BOOLS.issuperset(map(type, value))) or kind is type or isinstance(value, np.dtype):
+                key += (kind, value)
+            else:
+                return None
+        return tuple(key)
+
+    def _recorded(
+        self,
+        key: Key,
+        arrays: Sequence[Array],
+        operation: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
+        """What the operation returns, and how it came to that kept, where it can be told."""
+        addresses = {array.data.ptr for array in arrays}
+        if len(addresses) < len(arrays):  # which of them a launch reads cannot be told
+            return operation(*arguments, **named)
+        recording = Recording(self._runtime, arrays, named.get("out"))
+        try:
+            with listening(recording):
+                result = operation(*arguments, **named)
+            replay = recording.replay(result)
+            constant_bytes = recording.constant_bytes
+        finally:
+            recording.forget()
+        self._constant_bytes += constant_bytes
+        if len(self.kept) >= MOST_KEPT or self._constant_bytes > MOST_CONSTANT_BYTES:
+            self.kept.clear()
+            self._constant_bytes = constant_bytes
+        self.kept[key] = replay
+        return result
+
+
+def _is_ints(value: Any) -> bool:
+    return type(value) is tuple and _INTS.issuperset(map(type, value))
+
+
+# --- One call, written down ---------------------------------------------------------------------------------------
+
+
+class _Step(NamedTuple):
+    """A launch: its plan, and the places of its arrays in the pool, negative ones of constants."""
+
+    plan: Plan
+    places: tuple[int, ...]
+
+
+class _New(NamedTuple):
+    """A new array: itself, which lives as long as the recording so that no other has its address, and its value."""
+
+    array: Array
+    zeros: bool
+
+
+class Recording:
+    """What a call asks of its runtime.
+
+    The arrays are numbered: null pointer and None first, then the caller's, then the new ones in their order. Those
+    that are the same for all calls are numbered from the other end: -1, -2, …
+    """
+
+    def __init__(self, runtime: ReplayingRuntime, arrays: Sequence[Array], out: Array | None = None) -> None:
+        self._runtime = runtime
+        self._given = arrays
+        self._out = out
+        self._new: list[_New] = []
+        self._constants: list[Array] = []
+        self._steps: list[_Step] = []
+        self._places = {array.data.ptr: 2 + index for index, array in enumerate(arrays)}
+        self._is_whole = all(array.size for array in arrays)  # empty arrays may have one address
+
+    def backend(self, backend: CudaBackend) -> CudaBackend:
+        """`backend`, whose new arrays are written down."""
+        runtime: Any = ListeningRuntime(backend.runtime, RecordingNamespace(backend.runtime.xp, self))
+        return type(backend)(runtime)
+
+    def allocated(self, array: Array, zeros: bool = False) -> Array:
+        """A new array, written down; it may be one of the caller's that takes its place."""
+        if array.data.ptr in self._places:
+            return array
+        self._is_whole &= array.size > 0
+        self._places[array.data.ptr] = 2 + len(self._given) + len(self._new)
+        self._new.append(_New(array, zeros))
+        return array
+
+    def constants(self, arrays: Sequence[Array]) -> None:
+        """Write down `arrays`, which a replay keeps."""
+        for array in arrays:
+            self._constants.append(array)
+            self._places[array.data.ptr] = -len(self._constants)
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of what a replay keeps."""
+        return sum(array.size * array.itemsize for array in self._constants)
+
+    def computed(self) -> None:
+        """Take note that something was computed that no launch shows."""
+        self._is_whole = False
+
+    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
+        """Write down a launch over `arrays`."""
+        places = tuple([0 if array is None else self._places.get(array.data.ptr) for array in arrays])
+        if None in places:
+            self._is_whole = False
+        else:
+            self._steps.append(_Step(plan, cast(tuple[int, ...], places)))
+
+    def replay(self, result: Any) -> Replay | None:
+        """What does the same for other arrays of the same form and returns a result of the form of `result`."""
+        results: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
+        places = tuple(map(self._place_of_result, results))
+        made = [place for place in places if place >= 2 + len(self._given)]
+        if not self._is_whole or not self._steps or -1 in places or len(set(made)) < len(made):
+            return None
+        makers, moved = self._makers(dict(zip(places, results, strict=True)))
+        steps = [_Step(plan, tuple([moved.get(place, place) for place in taken])) for plan, taken in self._steps]
+        places = tuple([moved.get(place, place) for place in places])
+        device = self._runtime.device(self._given[0])
+        answer = _answer(places, isinstance(result, tuple))
+        replay = _replay(self._runtime, device, makers, steps, self._constants, answer)
+        return replay if self._out is None else _Apart(replay, self._given, self._out)
+
+    def _makers(self, results: dict[int, Any]) -> tuple[list[Callable[[], Array]], dict[int, int]]:
+        """What makes the new arrays, in the forms that `results` have, and by their old places the new ones.
+
+        An array that is no result lies where an earlier one did, if no launch reads that any more: a call holds no more
+        memory than it did when its arrays were let go of one by one.
+        """
+        begin = 2 + len(self._given)
+        uses: dict[int, list[int]] = {}
+        for index, step in enumerate(self._steps):
+            for place in step.places:
+                uses.setdefault(place, []).append(index)
+        made: list[tuple[Any, bool]] = []
+        ends: list[float] = []  # the last launches that the arrays made are read by
+        moved: dict[int, int] = {}
+        for place, (array, zeros) in enumerate(self._new, start=begin):
+            if place not in uses and place not in results:
+                continue
+            first, last = (uses[place][0], uses[place][-1]) if place in uses else (0, 0)
+            is_lasting = zeros or place in results
+            free = [at for at, end in enumerate(ends) if end < first and not is_lasting]
+            if free:
+                at = free[0]
+                made[at] = max(made[at], (array, False), key=lambda item: item[0].size * item[0].itemsize)
+                ends[at] = last
+            else:
+                at = len(made)
+                made.append((results.get(place, array), zeros))
+                ends.append(inf if is_lasting else last)
+            moved[place] = begin + at
+        makers = [
+            self._runtime.maker(tuple(form.shape), tuple(form.strides), form.dtype, zeros) for form, zeros in made
+        ]
+        return makers, moved
+
+    def forget(self) -> None:
+        """Let go of the arrays."""
+        self._given, self._new, self._constants, self._out = (), [], [], None
+
+    def _place_of_result(self, result: Array | None) -> int:
+        if result is None:
+            return 1
+        place = self._places.get(result.data.ptr, -1)
+        at = place - 2 - len(self._given)
+        if at >= 0:
+            new = self._new[at].array
+            return place if (result.size, result.dtype) == (new.size, new.dtype) else -1
+        return place if any(result is array for array in self._given) else -1
+
+
+def _answer(places: tuple[int, ...], is_tuple: bool) -> Callable[[Sequence[Any]], Any]:
+    """From the pool of arrays to what a call returns."""
+    if is_tuple and len(places) == 1:
+        (place,) = places
+        return lambda pool: (pool[place],)
+    return itemgetter(*places)
+
+
+def _replay(
+    runtime: ReplayingRuntime,
+    device: Device,
+    makers: Sequence[Callable[[], Array]],
+    steps: Sequence[_Step],
+    kept: Sequence[Array],
+    answer: Callable[[Sequence[Any]], Any],
+) -> Replay:
+    constants = (*(plan.parameters for plan, _ in steps), *reversed(kept))  # the first one kept lies at -1
+    launches = [
+        (
+            runtime.here(plan.function, plan.shared_bytes),
+            plan.grid,
+            plan.block,
+            itemgetter(*places, index - len(constants)),  # parameters lie at the end
+            plan.shared_bytes,
+        )
+        for index, (plan, places) in enumerate(steps)
+    ]
+    null, index, current_device = runtime.null, device.index, runtime.current_device
+
+    def replay(arrays: Sequence[Array]) -> Any:
+        if current_device() != index:
+            with runtime.using(device):
+                return replay(arrays)
+        pool = (null, None, *arrays, *[make() for make in makers], *constants)
+        for launch, grid, block, take, shared_bytes in launches:
+            launch(grid, block, take(pool), shared_mem=shared_bytes)
+        return answer(pool)
+
+    return replay
+
+
+class _Apart:
+    """`replay` for where the memory of `out` is apart from that of the other arrays.
+
+    Two arrays may lie between each other and share no element, as parts of the channels of one array do. Whether they
+    do follows from how far apart they begin: what the operation did not refuse once is not asked again.
+    """
+
+    def __init__(self, replay: Replay, arrays: Sequence[Array], out: Array) -> None:
+        self._replay = replay
+        self._spans = [_span(array) for array in arrays]
+        self._at = next(index for index, array in enumerate(arrays) if array is out)
+        self._seen = {self._between(arrays)}
+
+    def __call__(self, arrays: Sequence[Array]) -> Any:
+        """The replay's result; NotImplemented where arrays may share memory."""
+        between = self._between(arrays)
+        return self._replay(arrays) if not between or between in self._seen else NotImplemented
+
+    def learn(self, arrays: Sequence[Array]) -> None:
+        """Take note that the operation took arrays which lie so."""
+        if len(self._seen) >= MOST_DISTANCES:
+            self._seen.clear()
+        self._seen.add(self._between(arrays))
+
+    def _between(self, arrays: Sequence[Array]) -> tuple[tuple[int, int], ...]:
+        """The arrays that begin before `out` ends and end after it begins, and how far from it."""
+        spans, at = self._spans, self._at
+        out = arrays[at].data.ptr
+        low, high = (out + reach for reach in spans[at])
+        found: list[tuple[int, int]] = []
+        for index, (begin, end) in enumerate(spans):
+            address = arrays[index].data.ptr
+            if address + begin < high and low < address + end and index != at:
+                found.append((index, address - out))
+        return tuple(found)
+
+
+def _span(array: Array) -> tuple[int, int]:
+    """Bytes from an array's address to its lowest one, and to the first one beyond it."""
+    steps = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
+    return sum(step for step in steps if step < 0), sum(step for step in steps if step > 0) + array.itemsize
+
+
+# --- New arrays, written down -------------------------------------------------------------------------------------
+
+
+class RecordingNamespace:
+    """A NumPy-like module whose new arrays without values, or of zeros, are written down."""
+
+    def __init__(self, xp: Any, recording: Recording) -> None:
+        self._xp, self._recording = xp, recording
+
+    def empty(self, *arguments: Any, **named: Any) -> Array:
+        """An array that holds anything, written down."""
+        return self._recording.allocated(self._xp.empty(*arguments, **named))
+
+    def empty_like(self, *arguments: Any, **named: Any) -> Array:
+        """An array in the form of another, written down."""
+        return self._recording.allocated(self._xp.empty_like(*arguments, **named))
+
+    def zeros(self, *arguments: Any, **named: Any) -> Array:
+        """An array of zeros, written down."""
+        return self._recording.allocated(self._xp.zeros(*arguments, **named), zeros=True)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._xp, name)
+        if callable(value) and not isinstance(value, type) and name not in _VIEWS:
+            self._recording.computed()
+        return value

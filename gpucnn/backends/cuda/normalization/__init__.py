@@ -1,0 +1,1 @@
+"""Norms as CUDA kernels."""

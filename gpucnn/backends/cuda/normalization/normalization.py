@@ -1,0 +1,621 @@
+"""The norms on the GPU: reductions over x seen as [N, G, C, P], and elementwise steps with their results.
+
+Rows that lie in one piece and fit into the registers of a block are normalised there, reading x once (`norm_rows`).
+All else goes through general kernels, for any strides: sums over some axes, then a step over all elements. They see x's
+axes in the order in which they lie in memory, so channels-last images are read in the same way as channels-first ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.device.runtime import Array, Runtime
+from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.elementwise.bias_activation import ACTIVATIONS
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, layout
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import channels_are_inner
+from gpucnn.geometry import NormGeometry
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+STATISTICS = Kernel("norm_statistics", "NormParams")
+STATISTICS_COMBINE = Kernel("norm_statistics", "NormParams", "norm_statistics_combine")
+BACKWARD_SUMS = Kernel("norm_backward_sums", "NormParams")
+BACKWARD_SUMS_COMBINE = Kernel("norm_backward_sums", "NormParams", "norm_backward_sums_combine")
+APPLY = Kernel("norm_apply", "NormParams")
+BACKWARD_APPLY = Kernel("norm_backward_apply", "NormParams")
+ACTIVATION_BACKWARD = Kernel("norm_activation_backward", "NormParams")
+ROWS = Kernel("norm_rows", "NormRowParams")
+ROWS_BACKWARD = Kernel("norm_rows_backward", "NormRowParams")
+
+HELD, BACKWARD_HELD = 32, 16  # values of each array that a thread holds, forward and backward: see HELD in kernels/
+COMBINED = 8  # sums that a block adds the parts of: COMBINED in norm_tiles.cuh
+
+Axes = tuple[int, ...]
+
+
+# --- Axes in the order of memory ----------------------------------------------------------------------------------
+
+
+class Dim(NamedTuple):
+    """An axis, or several that go on where another ends: its size, whether it is reduced, the arrays' steps."""
+
+    size: int
+    is_reduced: bool
+    steps: tuple[int, ...]
+
+
+def _empty(runtime: Runtime, x: Array) -> Array:
+    """A new array for a result in the shape of x [N, G, C, P]: without gaps, whatever the steps of x are."""
+    if not channels_are_inner(x):
+        return runtime.xp.empty(x.shape, x.dtype)
+    n, g, c, p = x.shape
+    return runtime.xp.empty((n, p, g, c), x.dtype).transpose(0, 2, 3, 1)
+
+
+def memory_order(x: Layout) -> Axes:
+    """The axes of x from the outermost to the innermost in memory; axes of size 1 come last."""
+    return tuple(sorted(range(x.ndim), key=lambda axis: (x.shape[axis] == 1, -abs(x.strides[axis]))))
+
+
+def joined(x: Layout, axes: Axes, arrays: Sequence[Layout | None]) -> list[Dim]:
+    """The axes of x in memory order, but for those of size 1, joined where that can be; `axes` are reduced.
+
+    Examples
+    --------
+    >>> images = Layout((8, 64, 1, 49), (12544, 196, 196, 4), 4)
+    >>> [(dim.size, dim.is_reduced) for dim in joined(images, (0, 2, 3), [images])]
+    [(8, True), (64, False), (49, True)]
+    >>> channels_last = Layout((8, 64, 1, 49), (12544, 4, 4, 256), 4)
+    >>> [(dim.size, dim.is_reduced) for dim in joined(channels_last, (0, 2, 3), [channels_last])]
+    [(392, True), (64, False)]
+    """
+    dims: list[Dim] = []
+    for axis in memory_order(x):
+        size = x.shape[axis]
+        if size == 1:
+            continue
+        steps = tuple(0 if a is None or a.shape[axis] == 1 else a.strides[axis] // a.itemsize for a in arrays)
+        dim = Dim(size, axis in axes, steps)
+        if dims and dims[-1].is_reduced == dim.is_reduced and dims[-1].steps == tuple(size * step for step in steps):
+            dim = dim._replace(size=dims.pop().size * size)
+        dims.append(dim)
+    return dims
+
+
+def _pack(x: Layout, arrays: Sequence[Layout]) -> int:
+    """How many neighbours one access takes, in each of the arrays of the shape of x."""
+    innermost = [axis for axis in memory_order(x) if x.shape[axis] > 1][-1:]
+    return min(array.pack(axis) for axis in innermost for array in arrays) if innermost else 1
+
+
+class Tiling(NamedTuple):
+    """The fields of NormParams that say who takes what, and the launch that follows from them."""
+
+    fields: Fields
+    block: int
+    constants: tuple[tuple[str, int | str], ...]
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the launch."""
+        fields = self.fields
+        return int(-(-fields["kept"] // fields["sums"]) * fields["splits"])
+
+    def work(self, **others: int | float) -> Work:
+        """The launch of a kernel over the tiles."""
+        fields = self.fields | others
+        extents = (fields["reduced"] + fields["run"] + self.block, fields["kept"] + fields["sums"])
+        return Work(fields, blocks=self.blocks, block=self.block, extents=extents, constants=self.constants)
+
+    def combine(self, **others: int | float) -> Work:
+        """The launch that adds the parts."""
+        fields = self.fields | {"sums": _part_length(self.fields["kept"])} | others
+        extents = (fields["splits"] * fields["sums"] + COMBINED,)
+        return Work(fields, blocks=-(-fields["kept"] // COMBINED), extents=extents, constants=_PLAIN)
+
+
+_NAMES = ("x", "y", "z", "added", "mean", "rstd", "weight", "bias", "sum")
+_WHOLE = ("x", "y", "z", "added")  # arrays of the shape of x
+_PLAIN = (("PACK", 1), ("ALONG", 0))  # what kernels are told that add parts
+_REST: Fields = {
+    "divisor": 1, "weighs": 0, "groups": 1, "has_rstd": 0, "activation": 0, "negative_slope": 0.0, "eps": 0.0
+}  # fmt: skip
+
+
+def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
+    """Who takes what of a reduction of x over `axes`; `arrays` are those that a kernel reads and writes beside x."""
+    given = {"x": x, **arrays}
+    lead = arrays.get("z") or x  # what is written has no gaps, where x may be broadcast
+    dims = joined(lead, axes, [given.get(name) for name in _NAMES])
+    whole = [array for name in _WHOLE if (array := given.get(name)) is not None]
+    kept, reduced = (prod(x.shape[axis] for axis in range(4) if (axis in axes) == side) for side in (False, True))
+    pack = _pack(lead, whole)
+    inner, is_along = _run(dims, reduced=False), bool(dims) and not dims[-1].is_reduced
+    run = 1 if is_along else _run(dims, reduced=True)
+    beside = inner if is_along else _run([dim for dim in dims if not dim.is_reduced], reduced=False)
+    chosen = select.norm_tile(is_along, run, beside, reduced, pack, held, x.itemsize)
+    fields: Fields = {"kept": kept, "reduced": reduced, **chosen._asdict()}
+    del fields["block"]
+    fields["splits"] = max(1, -(-reduced // chosen.run))
+    dims = [Dim(1, False, (0,) * len(_NAMES))] * (4 - len(dims)) + dims
+    for number, dim in enumerate(dims):
+        if number:
+            size = max(1, dim.size)  # of an empty batch, which nothing is read of
+            fields[f"kept_{number}"] = 1 if dim.is_reduced else size
+            fields[f"reduced_{number}"] = size if dim.is_reduced else 1
+        fields |= {f"{name}_{number}": step for name, step in zip(_NAMES, dim.steps, strict=True)}
+    statistics = [_NAMES.index(name) for name in ("mean", "rstd")]
+    fields["moves"] = int(any(dim.steps[at] for dim in dims for at in statistics if dim.is_reduced))
+    constants = (("PACK", pack), ("ALONG", int(is_along and pack > 1)))
+    return Tiling(_REST | fields, chosen.block, constants)
+
+
+def _run(dims: Sequence[Dim], reduced: bool) -> int:
+    """Elements of the innermost dims that are reduced, or are not."""
+    size = 1
+    for dim in reversed(dims):
+        if dim.is_reduced != reduced:
+            break
+        size *= dim.size
+    return size
+
+
+def _flat(kept: int, splits: int, sums: int) -> Fields:
+    """The fields of a combination of parts [kept / sums, splits, sums] to sums [kept].
+
+    Of sums that lie apart, `side` threads read the neighbouring parts; those of one part each are all neighbours.
+    """
+    sums, side = (max(1, kept), 1) if splits == 1 else (max(1, sums), min(32, select.power_of_two(splits)))
+    fields = {f"{name}_{number}": 0 for name in _NAMES for number in range(4)}
+    fields |= {f"{name}_{number}": 1 for name in ("kept", "reduced") for number in (1, 2, 3)}
+    fields |= {"kept": kept, "kept_3": max(1, kept), "sum_3": 1, "reduced": splits, "splits": splits, "run": 1}
+    return _REST | fields | {"sums": sums, "side": side, "columns": 1, "rows": 1, "apart": 1, "moves": 0}
+
+
+# --- Statistics ---------------------------------------------------------------------------------------------------
+
+
+def _statistics_tiling(x: Layout, mean: Layout, axes: Axes) -> Tiling:
+    return tiling(x, axes, HELD, sum=mean)
+
+
+def _statistics_work(
+    x: Layout, parts: Layout | None, mean: Layout, var: Layout, rstd: Layout, axes: Axes, eps: float
+) -> Work:
+    return _statistics_tiling(x, mean, axes).work(eps=eps)
+
+
+def _statistics_combine_work(
+    parts: Layout, mean: Layout, var: Layout, rstd: Layout, x: Layout, axes: Axes, eps: float
+) -> Work:
+    return _statistics_tiling(x, mean, axes).combine(eps=eps)
+
+
+@lru_cache(maxsize=1024)
+def _parts_shape(
+    tiled: Callable[..., Tiling], arrays: tuple[Layout | None, ...], facts: tuple[Hashable, ...]
+) -> tuple[int, int] | None:
+    """The parts of a reduction and the values of each, or None where no sum has several parts."""
+    fields = tiled(*arrays, *facts).fields
+    splits = int(fields["splits"])
+    return None if splits == 1 else (splits, _part_length(fields["kept"]))
+
+
+def _part_length(kept: int | float) -> int:
+    """Values of one part of all sums, which fill whole sectors: part_length in norm_tiles.cuh."""
+    return -(-int(kept) // COMBINED) * COMBINED
+
+
+def _sizes_kept(x: Array, axes: Axes) -> Axes:
+    return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+
+
+def norm_statistics(backend: CudaBackend, x: Array, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
+    """Mean, biased variance and ``1 / sqrt(var + eps)`` over ``geometry.axes``, as axes of size 1."""
+    runtime = backend.runtime
+    mean, var, rstd = found = tuple(
+        runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3)
+    )
+    if _rows(x, geometry, HELD):
+        launch(runtime, ROWS, x.dtype, (x, None, None, None, None, *found), _rows_work, eps, _activation("none", 0.0))
+        return mean, var, rstd
+    axes, seen = geometry.axes, layout(x)
+    shape = _parts_shape(_statistics_tiling, (seen, layout(mean)), (axes,))
+    parts = None if shape is None else runtime.xp.empty((3, *shape), mean.dtype)
+    launch(runtime, STATISTICS, x.dtype, (x, parts, *found), _statistics_work, axes, eps)
+    if parts is not None:
+        launch(runtime, STATISTICS_COMBINE, x.dtype, (parts, *found), _statistics_combine_work, seen, axes, eps)
+    return mean, var, rstd
+
+
+# --- Sums of the backward pass ------------------------------------------------------------------------------------
+
+Given = tuple[Layout, Layout, Layout, Layout, Layout | None]  # grad_y, x, mean, rstd, weight
+Sums = tuple[Array, Array]  # of g and of g * h
+
+
+def _sums_tiling(
+    grad_y: Layout, x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, sums: Layout, axes: Axes
+) -> Tiling:
+    return tiling(x, axes, BACKWARD_HELD, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sums)
+
+
+def _sums_work(
+    grad_y: Layout,
+    x: Layout,
+    mean: Layout,
+    rstd: Layout,
+    weight: Layout | None,
+    parts_g: Layout | None,
+    parts_gh: Layout | None,
+    sum_g: Layout,
+    sum_gh: Layout,
+    axes: Axes,
+) -> Work:
+    return _sums_tiling(grad_y, x, mean, rstd, weight, sum_g, axes).work()
+
+
+def _sums_combine_work(
+    parts_g: Layout, parts_gh: Layout, weight: None, sum_g: Layout, sum_gh: Layout, arrays: Given, axes: Axes
+) -> Work:
+    return _sums_tiling(*arrays, sum_g, axes).combine()
+
+
+def _sums(
+    runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes
+) -> Sums:
+    """Sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
+    sums = _both(runtime, _sizes_kept(x, axes), mean)
+    arrays = (grad_y, x, mean, rstd, weight)
+    given = tuple(None if array is None else layout(array) for array in arrays)
+    shape = _parts_shape(_sums_tiling, (*given, layout(sums[0])), (axes,))
+    parts = (None, None) if shape is None else _both(runtime, shape, mean)
+    launch(runtime, BACKWARD_SUMS, x.dtype, (*arrays, *parts, *sums), _sums_work, axes)
+    if shape is not None:
+        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (*parts, None, *sums), _sums_combine_work, given, axes)
+    return sums
+
+
+def _both(runtime: Runtime, shape: Axes, like: Array) -> Sums:
+    """Two new arrays, for sums of g and of g * h."""
+    return runtime.xp.empty(shape, like.dtype), runtime.xp.empty(shape, like.dtype)
+
+
+def _added_work(
+    parts_g: Layout, parts_gh: Layout, weight: Layout | None, sum_g: Layout, sum_gh: Layout, sums: int
+) -> Work:
+    kept = sum_g.size
+    fields = _flat(kept, parts_g.size // max(1, kept), sums)
+    if weight is not None:
+        fields |= {"weight_1": _step(weight, 1), "weight_2": _step(weight, 2)}
+        fields["groups"] = weight.shape[1]
+    return Work(fields, blocks=-(-kept // COMBINED), extents=(parts_g.size + sums,), constants=_PLAIN)
+
+
+def _added(runtime: Runtime, x: Array, parts: Sums, weight: Array | None, shape: Axes, sums: int) -> Sums:
+    """Both sums of parts [tiles, parts, sums] that lie in C order, as arrays of `shape`; each part times its weight."""
+    result = _both(runtime, shape, parts[0])
+    launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (*parts, weight, *result), _added_work, sums)
+    return result
+
+
+# --- Element by element -------------------------------------------------------------------------------------------
+
+
+def _shared(x: Layout, mean: Layout) -> Axes:
+    """The axes along which a step over all elements has the same parameters; rows with P = 1 but weight and bias."""
+    return (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
+
+
+Activation = tuple[int, float]  # its number in the kernels, and the slope
+
+
+def _finished(work: Work, residual: Layout | None, activation: Activation) -> Work:
+    """A launch that adds a residual, in a program of its own, and applies an activation."""
+    return work._replace(
+        fields=work.fields | {"activation": activation[0], "negative_slope": activation[1]},
+        constants=(*work.constants, ("RESIDUAL", int(residual is not None))),
+    )
+
+
+def _apply_work(
+    x: Layout,
+    mean: Layout,
+    var: Layout,
+    weight: Layout | None,
+    bias: Layout | None,
+    residual: Layout | None,
+    z: Layout,
+    eps: float | None,
+    activation: Activation,
+) -> Work:
+    """By the variance and eps, or by rstd, which is in the variance's place where eps is None."""
+    arrays = {"y": residual, "mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
+    held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
+    facts: Fields = {"has_rstd": 1} if eps is None else {"eps": eps}
+    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(**facts), residual, activation)
+
+
+def _backward_apply_work(
+    grad_y: Layout,
+    x: Layout,
+    mean: Layout,
+    rstd: Layout,
+    weight: Layout | None,
+    sum_g: Layout,
+    sum_gh: Layout,
+    grad_x: Layout,
+    count: int,
+    weighs: bool,
+) -> Work:
+    arrays = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "sum": sum_g, "z": grad_x}
+    return tiling(x, _shared(x, mean), BACKWARD_HELD, **arrays).work(divisor=count, weighs=int(weighs))
+
+
+def norm_apply(
+    backend: CudaBackend,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
+) -> Array:
+    """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, in the dtype and memory order of x."""
+    y = _empty(backend.runtime, x)
+    arrays = (x, mean, var, weight, bias, residual, y)
+    launch(backend.runtime, APPLY, x.dtype, arrays, _apply_work, eps, _activation(activation, negative_slope))
+    return y
+
+
+def _activation(activation: str, negative_slope: float) -> Activation:
+    return ACTIVATIONS[activation], float(negative_slope)
+
+
+# --- Rows that a block holds --------------------------------------------------------------------------------------
+
+
+def _rows(x: Array, geometry: NormGeometry, held: int, *others: Array) -> bool:
+    """Whether a norm over rows can hold them whole: they lie in one piece in x and in other arrays, and are small.
+
+    A result in the order of such an x is in C order, so that its rows lie in one piece as well.
+    """
+    if geometry.axes == (0, 2, 3) or not all(_in_pieces(array) for array in (x, *others)):
+        return False
+    return select.norm_rows(*_segments(x.shape), held, accumulator(x.dtype).itemsize) is not None
+
+
+def _segments(shape: Axes) -> tuple[int, int, bool]:
+    """The segments of a row, their length, and whether weights move along them: those of layer norm do."""
+    _, g, c, p = shape
+    return (1, c, True) if g == p == 1 else (c, p, False)
+
+
+def _in_pieces(x: Array) -> bool:
+    """Whether each row [C, P] of x lies in one piece, in C order."""
+    _, _, c, p = x.shape
+    return bool((p == 1 or x.strides[3] == x.itemsize) and (c == 1 or x.strides[2] == p * x.itemsize))
+
+
+def _row_work(
+    x: Layout, held: int, wide: int, weight: Layout | None, bias: Layout | None, arrays: dict[str, Layout | None]
+) -> Work:
+    n, g, _, _ = x.shape
+    segments, length, along = _segments(x.shape)
+    chosen = select.norm_rows(segments, length, along, held, wide)
+    assert chosen is not None  # as `_rows` has found
+    axis = 2 if along else 3
+    whole = [x, *(array for name, array in arrays.items() if name in _WHOLE and array is not None)]
+    pack = min(array.pack(axis) if length > 1 else 1 for array in whole)
+    fields: Fields = {"rows": n * g, "g": g, "segments": segments, "length": length, "along": int(along), "eps": 0.0}
+    fields |= {"lanes": chosen.lanes, "at_once": chosen.at_once, "turns": chosen.turns}
+    fields |= {"activation": 0, "negative_slope": 0.0}
+    for name, array in ({"x": x, "y": None, "z": None, "mean": None, "rstd": None} | arrays).items():
+        fields |= {f"{name}_n": _step(array, 0), f"{name}_g": _step(array, 1)}
+    for name, array in (("weight", weight), ("bias", bias)):
+        fields |= {f"{name}_g": _step(array, 1), f"{name}_c": _step(array, 2)}
+    return Work(
+        fields,
+        blocks=-(-n * g // (chosen.at_once * chosen.turns)),
+        block=chosen.block,
+        extents=(n * g + chosen.at_once * chosen.turns, held * chosen.block),
+        constants=(("PACK", pack),),
+        shared_bytes=chosen.shared_bytes,
+    )
+
+
+def _step(array: Layout | None, axis: int) -> int:
+    return 0 if array is None or array.shape[axis] == 1 else array.strides[axis] // array.itemsize
+
+
+def _rows_work(
+    x: Layout,
+    weight: Layout | None,
+    bias: Layout | None,
+    residual: Layout | None,
+    z: Layout | None,
+    mean: Layout,
+    var: Layout,
+    rstd: Layout,
+    eps: float,
+    activation: Activation,
+) -> Work:
+    work = _row_work(x, HELD, mean.itemsize, weight, bias, {"y": residual, "z": z})
+    return _finished(work._replace(fields=work.fields | {"eps": eps}), residual, activation)
+
+
+def _rows_backward_work(
+    grad_y: Layout,
+    x: Layout,
+    mean: Layout,
+    rstd: Layout,
+    weight: Layout | None,
+    z: Layout | None,
+    parts_g: Layout | None,
+    parts_gh: Layout | None,
+) -> Work:
+    arrays = {"y": grad_y, "z": z, "mean": mean, "rstd": rstd}
+    return _row_work(x, BACKWARD_HELD, mean.itemsize, weight, None, arrays)
+
+
+def norm_forward(
+    backend: CudaBackend,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    geometry: NormGeometry,
+    eps: float,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
+) -> tuple[Array, Array, Array, Array]:
+    """Output by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
+    runtime, chosen = backend.runtime, _activation(activation, negative_slope)
+    y = _empty(runtime, x)  # first, for it may be the caller's own array, which none of the others is to become
+    if not _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
+        mean, var, rstd = norm_statistics(backend, x, geometry, eps)
+        launch(runtime, APPLY, x.dtype, (x, mean, rstd, weight, bias, residual, y), _apply_work, None, chosen)
+        return y, mean, var, rstd
+    mean, var, rstd = (runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3))
+    launch(runtime, ROWS, x.dtype, (x, weight, bias, residual, y, mean, var, rstd), _rows_work, eps, chosen)
+    return y, mean, var, rstd
+
+
+# --- Gradients ----------------------------------------------------------------------------------------------------
+
+
+def _activation_backward_work(grad_y: Layout, x: Layout, *others: Any) -> Work:
+    *given, activation = others
+    arrays = dict(zip(("y", "mean", "rstd", "weight", "bias", "added", "z"), (grad_y, *given), strict=True))
+    held = BACKWARD_HELD if arrays["added"] is None or x.itemsize < 8 else BACKWARD_HELD // 2  # of three arrays
+    return _finished(tiling(x, _shared(x, arrays["mean"]), held, **arrays).work(), arrays["added"], activation)
+
+
+def norm_activation_backward(
+    backend: CudaBackend,
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    bias: Array | None,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
+) -> Array:
+    """The gradient by the activation's input, in the memory order of x: one pass over the arrays."""
+    z, chosen = _empty(backend.runtime, x), _activation(activation, negative_slope)
+    arrays = (grad_y, x, mean, rstd, weight, bias, residual, z)
+    launch(backend.runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, chosen)
+    return z
+
+
+class _Backward:
+    """The gradients of one norm, each computed in the same way whether it is wanted with others or alone."""
+
+    def __init__(
+        self, backend: CudaBackend, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
+    ) -> None:
+        self.runtime = backend.runtime
+        self.arrays = (grad_y, x, mean, rstd)
+        self.x, self.geometry = x, geometry
+        self.affine_shape = (1, *x.shape[1:3], 1)
+
+    def gradients(
+        self, weight: Array | None, needs_input: bool, needs_affine: bool
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        """Gradients by x, weight and bias."""
+        axes, x = self.geometry.axes, self.x
+        if _rows(x, self.geometry, BACKWARD_HELD, self.arrays[0]):
+            return self._of_rows(weight, needs_input, needs_affine)
+        if axes == (0, 2, 3):  # the means of g and g * h are grad_bias and grad_weight times weight
+            sums = _sums(self.runtime, *self.arrays, None, axes)
+            return self._input(weight, sums, True) if needs_input else None, sums[1], sums[0]
+        grad_x: Array | None = None
+        affine: Sums | tuple[None, None] = (None, None)
+        if x.shape[3] > 1:  # sums of each channel of each image serve both
+            planes = _sums(self.runtime, *self.arrays, None, (3,))
+            if needs_input:
+                sums = _added(self.runtime, x, planes, weight, _sizes_kept(x, axes), 1)
+                grad_x = self._input(weight, sums, False)
+            if needs_affine:
+                affine = _added(self.runtime, x, planes, None, self.affine_shape, prod(self.affine_shape))
+        else:
+            if needs_input:
+                grad_x = self._input(weight, _sums(self.runtime, *self.arrays, weight, axes), False)
+            if needs_affine:
+                affine = _sums(self.runtime, *self.arrays, None, self.geometry.affine_axes)
+        return grad_x, affine[1], affine[0]
+
+    def _input(self, weight: Array | None, sums: Sums, weighs: bool) -> Array:
+        """grad_x by the closed form; `weighs` says that the sums are yet to be multiplied by weight."""
+        grad_x = _empty(self.runtime, self.x)
+        count = max(1, self.geometry.count)  # an empty batch has none
+        arrays = (*self.arrays, weight, *sums, grad_x)
+        launch(self.runtime, BACKWARD_APPLY, self.x.dtype, arrays, _backward_apply_work, count, weighs)
+        return grad_x
+
+    def _of_rows(
+        self, weight: Array | None, needs_input: bool, needs_affine: bool
+    ) -> tuple[Array | None, Array | None, Array | None]:
+        x, mean, runtime = self.x, self.arrays[2], self.runtime
+        grad_x = _empty(runtime, x) if needs_input else None
+        parts: Sums | tuple[None, None] = (None, None)
+        if needs_affine:
+            splits = _rows_backward_blocks(*map(layout, self.arrays)) if _segments(x.shape)[2] else x.shape[0]
+            parts = _both(runtime, (splits, *self.affine_shape[1:3]), mean)
+        launch(runtime, ROWS_BACKWARD, x.dtype, (*self.arrays, weight, grad_x, *parts), _rows_backward_work)
+        if not needs_affine:
+            return grad_x, None, None
+        affine = _added(runtime, x, parts, None, self.affine_shape, prod(self.affine_shape))
+        return grad_x, affine[1], affine[0]
+
+
+@lru_cache(maxsize=1024)
+def _rows_backward_blocks(grad_y: Layout, x: Layout, mean: Layout, rstd: Layout) -> int:
+    """Blocks of a launch over rows, each of which leaves a part of the sums over them."""
+    return _rows_backward_work(grad_y, x, mean, rstd, None, None, None, None).blocks or 0
+
+
+def norm_backward_affine(
+    backend: CudaBackend, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
+) -> tuple[Array, Array]:
+    """Gradients of weight and bias, [1, G, C, 1]."""
+    _, grad_weight, grad_bias = _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(None, False, True)
+    return grad_weight, grad_bias
+
+
+def norm_backward_input(
+    backend: CudaBackend,
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    geometry: NormGeometry,
+) -> Array:
+    """grad_x by the closed form, in the memory order of x."""
+    return _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(weight, True, False)[0]
+
+
+def norm_backward(
+    backend: CudaBackend,
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    geometry: NormGeometry,
+) -> tuple[Array, Array, Array]:
+    """Gradients of x, weight and bias, sharing the sums that they have in common."""
+    return _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(weight, True, True)

@@ -1,0 +1,449 @@
+"""Pooling on the GPU, and the ways back by index: gathers, so that each result is one thread's and always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import gcd, prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpucnn.backends.cuda.device.runtime import Array
+from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout, Work, empty, launch, strides
+from gpucnn.backends.cuda.pooling.tiles import NOT_STAGED, Ints, Tile, dense_order, fits_int32, pack_of, slots, tile_of
+from gpucnn.backends.layout import is_channels_last
+from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
+from gpucnn.geometry.geometries import Divisor
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+MAX_POOL = Kernel("max_pool", "PoolParams")
+MAX_POOL_WITH_INDICES = Kernel("max_pool", "PoolParams", function="max_pool_with_indices")
+MAX_POOL_BACKWARD = Kernel("max_pool_backward", "PoolParams")
+MAX_POOL_BACKWARD_STRAYS = Kernel("max_pool_backward", "PoolParams", function="max_pool_backward_strays")
+AVERAGE_POOL = Kernel("average_pool", "PoolParams")
+AVERAGE_POOL_BACKWARD = Kernel("average_pool_backward", "PoolParams")
+UNPOOL = Kernel("unpool", "PlaneParams")
+UNPOOL_ANYWHERE = Kernel("unpool", "PlaneParams", function="unpool_anywhere")
+GATHER = Kernel("gather", "PlaneParams")
+
+SPACE = ("d", "h", "w")
+IMAGE = ("n", "c", *SPACE)
+DIVIDES = {"none": 0, "padded": 1, "valid": 2}  # the DIVIDES_… of pooling.cuh
+DIVIDES_NUMBER = 3
+INT_BYTES = 4  # of an index in shared memory
+FLAGS = 32  # planes whose flags a block of max_pool_backward_strays or unpool_anywhere looks at
+PART = 4096  # places of a plane that unpool_anywhere makes at once
+GATHERED = 2048  # values of a block of gather
+LARGEST_BLOCK = 1024
+LANES_BELOW = 256  # windows of a block below which several threads share each
+
+
+# --- What the kernels are told ------------------------------------------------------------------------------------
+
+
+def _pool_fields(
+    geometry: PoolGeometry, x: Layout, y: Layout, indices: Layout | None = None, *, written: Layout
+) -> Fields:
+    """The fields of PoolParams for x [N, C, D, H, W], y and indices [N, C, OD, OH, OW]."""
+    fields: Fields = {"n": x.shape[0], "c": x.shape[1]}
+    for name, axis in zip(SPACE, geometry.axes, strict=True):
+        fields |= _axis_fields(name, axis)
+    fields |= {**strides("x", IMAGE, x), **strides("y", IMAGE, y), **strides("at", IMAGE, indices)}
+    return {**fields, **_divisor_fields(geometry.divisor), "channels_last": int(is_channels_last(written))}
+
+
+def _axis_fields(name: str, axis: Axis | AdaptiveAxis) -> Fields:
+    adaptive = isinstance(axis, AdaptiveAxis)
+    window = Axis(axis.size, out=axis.out) if isinstance(axis, AdaptiveAxis) else axis
+    return {
+        name: window.size,
+        f"o{name}": window.out,
+        f"adaptive_{name}": int(adaptive),
+        f"k{name}": _taps(axis),
+        f"stride_{name}": window.stride,
+        f"dilation_{name}": window.dilation,
+        f"low_{name}": window.low,
+        f"high_{name}": window.high,
+        f"output_step_{name}": window.dilation // gcd(window.stride, window.dilation),
+        f"readers_{name}": _readers(axis),
+    }
+
+
+def _taps(axis: Axis | AdaptiveAxis) -> int:
+    """Taps of the longest window."""
+    return _most_of_a_share(axis.size, axis.out) if isinstance(axis, AdaptiveAxis) else axis.kernel
+
+
+def _readers(axis: Axis | AdaptiveAxis) -> int:
+    """Outputs that read one input, at most."""
+    if isinstance(axis, AdaptiveAxis):
+        return _most_of_a_share(axis.out, axis.size)
+    return min(axis.out, -(-axis.kernel // (axis.stride // gcd(axis.stride, axis.dilation))))
+
+
+def _most_of_a_share(total: int, parts: int) -> int:
+    """The most that [floor(i * total / parts), ceil((i + 1) * total / parts)) holds."""
+    return total // parts if total % parts == 0 else min(total, (total - 1) // parts + 2)
+
+
+def _divisor_fields(divisor: Divisor) -> Fields:
+    if isinstance(divisor, str):
+        return {"divides": DIVIDES[divisor], "divisor": 1.0}
+    return {"divides": DIVIDES_NUMBER, "divisor": float(divisor)}
+
+
+def _extents(geometry: PoolGeometry) -> tuple[int, ...]:
+    """Bounds of the numbers that index arithmetic meets: along each axis, positions in a plane, taps of a window."""
+    sliding = [axis for axis in geometry.axes if isinstance(axis, Axis)]
+    return (
+        *((axis.size + 1) * (axis.out + 1) for axis in geometry.axes if isinstance(axis, AdaptiveAxis)),
+        *(
+            axis.size + axis.low + axis.high + (axis.out + 1) * axis.stride + (axis.kernel + 1) * axis.dilation
+            for axis in sliding
+        ),
+        prod(geometry.input_size),
+        prod(axis.kernel for axis in sliding),
+    )
+
+
+def _plane_fields(values: Layout, planes: Layout, indices: Layout, *, written: Layout) -> Fields:
+    """The fields of PlaneParams for values and indices [N, C, D, H, W] and planes [N, C, PD, PH, PW]."""
+    return {
+        **dict(zip(IMAGE, values.shape, strict=True)),
+        **dict(zip(("pd", "ph", "pw"), planes.shape[2:], strict=True)),
+        **strides("values", IMAGE, values),
+        **strides("planes", IMAGE, planes),
+        **strides("at", IMAGE, indices),
+        "channels_last": int(is_channels_last(written)),
+    }
+
+
+def _int64(indices: Array) -> Array:
+    """Indices as the kernels read them; callers may give any integers."""
+    return indices.astype(np.int64, copy=False)
+
+
+# --- Tiles --------------------------------------------------------------------------------------------------------
+
+
+def _inputs_within(axis: Axis | AdaptiveAxis, first: Ints, last: Ints) -> Ints:
+    """Inputs from the first to the last that outputs [first, last) read, as in pooling.cuh."""
+    if isinstance(axis, AdaptiveAxis):
+        span: Ints = axis.windows(last - 1)[1] - axis.windows(first)[0]
+        return span
+    begin = np.clip(first * axis.stride - axis.low, 0, axis.size - 1)
+    end = (last - 1) * axis.stride - axis.low + (axis.kernel - 1) * axis.dilation + 1
+    return np.maximum(1, np.minimum(end, axis.size) - begin)
+
+
+def _outputs_within(axis: Axis | AdaptiveAxis, first: Ints, last: Ints) -> Ints:
+    """Outputs from the first to the last that read any of the inputs [first, last), as in pooling.cuh."""
+    if isinstance(axis, AdaptiveAxis):
+        return _inputs_within(axis.transposed, first, last)
+    begin = np.clip(-(-(first + axis.low - (axis.kernel - 1) * axis.dilation) // axis.stride), 0, axis.out - 1)
+    return np.maximum(1, np.minimum((last - 1 + axis.low) // axis.stride + 1, axis.out) - begin)
+
+
+def _tile(
+    geometry: PoolGeometry,
+    arrays: tuple[Layout, ...],
+    shared: Callable[[int, int], int],
+    *,
+    backward: bool = False,
+    parted: bool = False,
+) -> Tile | None:
+    """A block's share of the array that is written; None where `arrays` are not to be staged.
+
+    `shared` says how many bytes of shared memory so many elements read and written take.
+    """
+    channels_last = dense_order(*arrays)
+    if channels_last is None or not fits_int32(geometry.input_size, geometry.output_size):
+        return None
+    n, c = arrays[0].shape[:2]
+    sizes = (geometry.input_size, geometry.output_size)
+    span = _outputs_within if backward else _inputs_within
+    return tile_of(
+        read=sizes[backward],
+        written=sizes[not backward],
+        span=lambda axis, first, last: span(geometry.axes[axis], first, last),
+        grain=[axis.stride if backward and isinstance(axis, Axis) else 1 for axis in geometry.axes],
+        planes=n if channels_last else n * c,
+        channels=c if channels_last else 1,
+        itemsize=arrays[0].itemsize,
+        shared=shared,
+        parted=parted,
+    )
+
+
+def _work(fields: Fields, geometry: PoolGeometry, arrays: tuple[Layout, ...], tile: Tile | None, written: int) -> Work:
+    """The launch of a kernel that stages `tile`, or that has some threads for each element `written`."""
+    extents = _extents(geometry)
+    if tile is None:
+        fields = {**fields, **NOT_STAGED, "row_lanes": 1, "by_rows": 0, "row_slots": 0}
+        threads = written * fields["lanes"]
+        extents = (*extents, arrays[0].size + threads + LARGEST_BLOCK)  # all threads may go through what is read
+        return Work(fields, threads, extents=extents, constants=(("PACK", 1),))
+    return Work(
+        {**fields, **tile.fields, "channels_last": int(bool(dense_order(*arrays)))},
+        blocks=tile.blocks if written else 0,
+        extents=extents,
+        constants=(("PACK", pack_of(*arrays)),),
+        shared_bytes=tile.shared_bytes,
+    )
+
+
+# --- Forward ------------------------------------------------------------------------------------------------------
+
+
+def max_pool(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> Array:
+    """Y [N, C, OD, OH, OW], NaN where a window holds one."""
+    y = empty(backend.runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
+    launch(backend.runtime, MAX_POOL, x.dtype, (x, y), _max_work, geometry)
+    return y
+
+
+def max_pool_with_indices(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
+    """Y and indices [N, C, OD, OH, OW]; the first of equal maxima, the last of NaNs."""
+    runtime = backend.runtime
+    y = empty(runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
+    indices = empty(runtime, y.shape, np.int64, like=x)
+    launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, (x, y, indices), _max_with_indices_work, geometry)
+    return y, indices
+
+
+def average_pool(backend: CudaBackend, x: Array, geometry: PoolGeometry) -> Array:
+    """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
+    y = empty(backend.runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
+    launch(backend.runtime, AVERAGE_POOL, x.dtype, (x, y), _average_work, geometry)
+    return y
+
+
+def _max_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
+    return _forward_work(geometry, x, y, None, by_rows=_by_rows(geometry))
+
+
+def _max_with_indices_work(x: Layout, y: Layout, indices: Layout, geometry: PoolGeometry) -> Work:
+    return _forward_work(geometry, x, y, indices, by_rows=_by_rows(geometry))
+
+
+def _average_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
+    return _forward_work(geometry, x, y, None, by_rows=False, parted=True)
+
+
+def _forward_work(
+    geometry: PoolGeometry, x: Layout, y: Layout, indices: Layout | None, *, by_rows: bool, parted: bool = False
+) -> Work:
+    arrays = (x, y) if indices is None else (x, y, indices)
+    w = geometry.axes[2]
+    of_output = x.itemsize + (0 if indices is None else INT_BYTES)
+
+    def row_slots(read: int) -> int:
+        return slots(read // w.size * w.out) if by_rows else 0
+
+    def shared(read: int, written: int) -> int:
+        return slots(read) * x.itemsize + row_slots(read) * (x.itemsize + INT_BYTES) + slots(written) * of_output
+
+    tile = _tile(geometry, arrays, shared, parted=parted)
+    taps = [_taps(axis) for axis in geometry.axes]
+    fields = _pool_fields(geometry, x, y, indices, written=y)
+    fields |= {"lanes": 1, "by_rows": int(by_rows), "row_slots": 0}
+    if tile is None:
+        fields["lanes"] = 32 if taps[2] >= 32 and prod(taps) >= 256 else 1
+        return _work(fields, geometry, arrays, None, y.size)
+    columns = tile.columns(w.out)
+    fields |= {"row_lanes": columns, "row_slots": row_slots(tile.read)}
+    if not by_rows and not dense_order(*arrays):
+        if tile.written < LANES_BELOW and taps[2] >= 4 and prod(taps) >= 32:
+            fields["lanes"] = 16 if taps[2] <= 16 else 32  # whole warps share two windows, or one: two meet in a bank
+        else:
+            fields["row_lanes"] = _row_lanes(w, columns)
+    return _work(fields, geometry, arrays, tile, y.size)
+
+
+def _by_rows(geometry: PoolGeometry) -> bool:
+    """Whether the maxima of rows, which several windows share, save half of the comparisons, and more than a few."""
+    d, h, w = geometry.axes
+    if not (isinstance(d, Axis) and isinstance(h, Axis) and isinstance(w, Axis)) or not _has_rows(geometry):
+        return False
+    rows = d.kernel * h.kernel
+    shared = w.kernel * min(d.stride, d.kernel) * min(h.stride, h.kernel) + rows
+    return rows > 1 and 2 * shared <= rows * w.kernel and rows * w.kernel - shared >= 12
+
+
+def _has_rows(geometry: PoolGeometry) -> bool:
+    """Whether planes have more than one row, so that bands are made of whole ones."""
+    return any(max(axis.size, axis.out) > 1 for axis in geometry.axes[:2])
+
+
+def _row_lanes(axis: Axis | AdaptiveAxis, columns: int) -> int:
+    """Items from one row of windows to the next: where a warp has windows of two rows, they may meet in a bank.
+
+    With a stride of 2 those of one row meet already; half a warp for each row, or more, leaves no more than two.
+    """
+    stride = axis.stride if isinstance(axis, Axis) else 1
+    if columns == 1 or (stride == 1 and (columns >= 32 or columns == axis.size)):
+        return columns
+    return -(-columns // 16) * 16
+
+
+# --- Backward -----------------------------------------------------------------------------------------------------
+
+
+def max_pool_backward(backend: CudaBackend, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
+    """grad_x [N, C, D, H, W]: first as if no index strayed from its window, then anew the planes where some do."""
+    runtime = backend.runtime
+    indices = _int64(indices)
+    grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
+    strays = runtime.xp.zeros(grad_y.shape[:2], np.int32)
+    arrays = (grad_y, indices, strays, grad_x)
+    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, arrays, _max_backward_work, geometry)
+    launch(runtime, MAX_POOL_BACKWARD_STRAYS, grad_y.dtype, arrays, _strays_work, geometry)
+    return grad_x
+
+
+def _max_backward_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+    def shared(read: int, written: int) -> int:
+        return slots(read) * (grad_y.itemsize + INT_BYTES) + slots(written) * grad_y.itemsize
+
+    return _backward_work(geometry, (grad_y, grad_x, indices), shared, parted=True)
+
+
+def _strays_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+    done = _max_backward_work(grad_y, indices, strays, grad_x, geometry)
+    return done._replace(threads=0, blocks=-(-strays.size // FLAGS) if grad_x.size else 0, shared_bytes=0)
+
+
+def average_pool_backward(backend: CudaBackend, grad_y: Array, geometry: PoolGeometry) -> Array:
+    """grad_x [N, C, D, H, W]: each input's sum over its windows, each over its divisor."""
+    runtime = backend.runtime
+    grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
+    launch(runtime, AVERAGE_POOL_BACKWARD, grad_y.dtype, (grad_y, grad_x), _average_backward_work, geometry)
+    return grad_x
+
+
+def _average_backward_work(grad_y: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+    def shared(read: int, written: int) -> int:
+        return slots(read) * max(grad_y.itemsize, 4) + slots(written) * grad_y.itemsize  # gradients are widened
+
+    return _backward_work(geometry, (grad_y, grad_x), shared, parted=True)
+
+
+def _backward_work(
+    geometry: PoolGeometry, arrays: tuple[Layout, ...], shared: Callable[[int, int], int], *, parted: bool = False
+) -> Work:
+    grad_y, grad_x, *indices = arrays
+    tile = _tile(geometry, arrays, shared, backward=True, parted=parted)
+    fields = _pool_fields(geometry, grad_x, grad_y, *indices, written=grad_x)
+    columns = 1 if tile is None else tile.columns(geometry.input_size[2])
+    if not dense_order(*arrays) and 1 < columns < 32:
+        columns = -(-columns // 16) * 16  # as in _row_lanes
+    fields |= {"lanes": 1, "row_lanes": columns, "by_rows": 0, "row_slots": 0}
+    return _work(fields, geometry, arrays, tile, grad_x.size)
+
+
+# --- By index -----------------------------------------------------------------------------------------------------
+
+
+def unpool(backend: CudaBackend, values: Array, indices: Array, size: tuple[int, int, int]) -> Array:
+    """Planes [N, C, *size] with values put where indices say; of values with one index the last stays.
+
+    Raises
+    ------
+    ValueError
+        A plane holds 2**31 values or more.
+    """
+    runtime = backend.runtime
+    if prod(values.shape[2:]) >= INT32_END:
+        raise ValueError(f"unpool: values has planes of {prod(values.shape[2:])} values, expected less than 2**31")
+    indices = _int64(indices)
+    planes = empty(runtime, (*values.shape[:2], *size), values.dtype, like=values)
+    strays = runtime.xp.zeros(planes.shape[:2], np.int32)
+    arrays = (values, indices, strays, planes)
+    launch(runtime, UNPOOL, values.dtype, arrays, _unpool_work)  # nothing where they are not to be staged
+    launch(runtime, UNPOOL_ANYWHERE, values.dtype, arrays, _unpool_anywhere_work)
+    return planes
+
+
+def _unpool_tile(values: Layout, indices: Layout, planes: Layout) -> Tile | None:
+    """A block's share of `planes`; None where the arrays are not to be staged."""
+    read, written = values.shape[2:], planes.shape[2:]
+    channels_last = dense_order(values, indices, planes)
+    if channels_last is None or not fits_int32(read, written):
+        return None
+
+    def span(axis: int, first: Ints, last: Ints) -> Ints:
+        begin = first * read[axis] // written[axis] - 1
+        end = -(-last * read[axis] // written[axis]) + 1
+        return np.minimum(end, read[axis]) - np.maximum(begin, 0)
+
+    def shared(read: int, written: int) -> int:
+        return (slots(read) + slots(written)) * (values.itemsize + INT_BYTES)
+
+    n, c = values.shape[:2]
+    grain = [max(1, -(-places // of)) for places, of in zip(written, read, strict=True)]
+    planes_of = (n, c) if channels_last else (n * c, 1)
+    return tile_of(read, written, span, grain, *planes_of, values.itemsize, shared, parted=True)
+
+
+def _unpool_fields(values: Layout, indices: Layout, planes: Layout) -> tuple[Fields, Tile | None]:
+    tile = _unpool_tile(values, indices, planes)
+    fields = _plane_fields(values, planes, indices, written=planes)
+    if tile is None:
+        return {**fields, **NOT_STAGED}, None
+    return {**fields, **tile.fields, "channels_last": int(bool(dense_order(values, indices, planes)))}, tile
+
+
+def _plane_extents(values: Layout, planes: Layout) -> tuple[int, ...]:
+    """Bounds of the numbers that index arithmetic meets."""
+    pairs = zip(values.shape[2:], planes.shape[2:], strict=True)
+    return (prod(planes.shape[2:]), *((size + 1) * (places + 1) for size, places in pairs))
+
+
+def _unpool_work(values: Layout, indices: Layout, strays: Layout, planes: Layout) -> Work:
+    fields, tile = _unpool_fields(values, indices, planes)
+    if tile is None:
+        return Work(fields, blocks=0)
+    constants = (("PACK", pack_of(values, indices, planes)),)
+    return Work(
+        fields,
+        blocks=tile.blocks,
+        extents=_plane_extents(values, planes),
+        constants=constants,
+        shared_bytes=tile.shared_bytes,
+    )
+
+
+def _unpool_anywhere_work(values: Layout, indices: Layout, strays: Layout, planes: Layout) -> Work:
+    fields, tile = _unpool_fields(values, indices, planes)
+    pack = 1 if tile is None else pack_of(values, indices, planes)
+    blocks = strays.size if tile is None else -(-strays.size // FLAGS)
+    extents = (*_plane_extents(values, planes), prod(planes.shape[2:]) + PART)
+    return Work(fields, blocks=blocks if planes.size else 0, extents=extents, constants=(("PACK", pack),))
+
+
+def gather(backend: CudaBackend, planes: Array, indices: Array) -> Array:
+    """The values [N, C, D, H, W] that indices point at in planes; 0 where an index is -1."""
+    indices = _int64(indices)
+    values = empty(backend.runtime, indices.shape, planes.dtype, like=planes)
+    launch(backend.runtime, GATHER, planes.dtype, (planes, indices, values), _gather_work)
+    return values
+
+
+def _gather_work(planes: Layout, indices: Layout, values: Layout) -> Work:
+    fields = _plane_fields(values, planes, indices, written=values)
+    extents = (prod(planes.shape[2:]),)
+    channels_last = dense_order(planes, indices, values)
+    if channels_last is None or not fits_int32(planes.shape[2:]):
+        return Work({**fields, **NOT_STAGED}, values.size, extents=extents, constants=(("PACK", 1),))
+    fields |= {**NOT_STAGED, "tile_planes": 1, "tile": GATHERED, "channels_last": int(channels_last)}
+    fields |= {"read_slots": GATHERED, "write_slots": GATHERED}
+    return Work(
+        fields,
+        blocks=-(-values.size // GATHERED),
+        extents=(*extents, values.size + GATHERED),
+        constants=(("PACK", pack_of(values, planes, indices)),),
+        shared_bytes=GATHERED * (values.itemsize + INT_BYTES),
+    )

@@ -1,0 +1,1 @@
+"""Interpolation as CUDA kernels."""

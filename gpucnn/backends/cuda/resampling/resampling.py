@@ -1,0 +1,192 @@
+"""Interpolation and its adjoint on the GPU: tables tell a kernel what to add up along each axis."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Device, Runtime
+from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.launch import replays
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, plain, strides
+from gpucnn.backends.cuda.resampling.tiles import ResampleTile, Resampling, Table
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.samples import blended, nearest
+from gpucnn.geometry import InterpolationAxis, InterpolationGeometry
+from gpucnn.geometry.caches import kept
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+RESAMPLE = Kernel("interpolate", "ResampleParams", function="resample")
+RESAMPLE_TILES = Kernel("interpolate", "ResampleParams", function="resample_tiles")
+
+IMAGE = ("n", "c", "d", "h", "w")
+TABLES_BYTES = 64 << 20  # of all tables that are kept on devices
+Host = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+
+
+def interpolate(backend: CudaBackend, x: Array, geometry: InterpolationGeometry) -> Array:
+    """Y [N, C, OD, OH, OW] of x [N, C, D, H, W]."""
+    return _resampled(backend, x, geometry, geometry.output_size, adjoint=False)
+
+
+def interpolate_backward(backend: CudaBackend, grad_y: Array, geometry: InterpolationGeometry) -> Array:
+    """grad_x [N, C, D, H, W]: each input's weighted sum over the outputs that read it."""
+    return _resampled(backend, grad_y, geometry, geometry.input_size, adjoint=True)
+
+
+def _resampled(
+    backend: CudaBackend, x: Array, geometry: InterpolationGeometry, size: tuple[int, int, int], *, adjoint: bool
+) -> Array:
+    runtime = backend.runtime
+    y = empty(runtime, (*x.shape[:2], *size), x.dtype, like=x)
+    device, dtype = runtime.device(x), _weight_dtype(x.dtype)
+    tables = _tables(plain(runtime), device, geometry, adjoint, dtype)
+    arrays = (x, y, *tables)
+    replays.read(*tables)
+    sum_bytes = max(accumulator(x.dtype).itemsize, dtype.itemsize)
+    inner = x.shape[1] if is_channels_last(y) else 1
+    tile = _tile(geometry, adjoint, x.shape[1], inner, x.itemsize, sum_bytes, dtype) if x.size else None
+    if tile is None:
+        launch(runtime, RESAMPLE, x.dtype, arrays, _work)
+    else:
+        launch(runtime, RESAMPLE_TILES, x.dtype, arrays, _tiles_work, tile)
+    return y
+
+
+def _work(x: Layout, y: Layout, *tables: Layout) -> Work:
+    fields = _fields(x, y) | dict.fromkeys(("w", *ResampleTile._fields[:-1], "x_joined", "y_joined", "x_is_dense"), 1)
+    return Work(fields, y.size, extents=(y.shape[4] + 1,))
+
+
+OF_A_POSITION, OF_A_ROW, OF_ALL_ROWS = 0, 1, 2  # elements of a tile that are neighbours in memory
+
+
+def _tiles_work(x: Layout, y: Layout, starts: Layout, sources: Layout, weights: Layout, tile: ResampleTile) -> Work:
+    n, c, od, oh, ow = y.shape
+    channels_last = is_channels_last(y)
+    slices = c // tile.inner
+    joined = OF_A_POSITION if channels_last and slices > 1 else OF_ALL_ROWS if tile.tile_w == ow else OF_A_ROW
+    of_sectors = x.shape[4] * tile.inner * x.itemsize % select.SECTOR_BYTES == 0  # rows, each for itself
+    fields = _fields(x, y) | {
+        "w": x.shape[4],
+        **dict(zip(tile._fields[:-1], tile[:-1], strict=True)),
+        **{"x_joined": OF_A_ROW if joined == OF_ALL_ROWS and of_sectors else joined, "y_joined": joined},
+        "x_is_dense": int(x.alignment == MOST_BYTES and _has_dense_slices(x, channels_last)),
+    }
+    blocks = n * -(-slices // tile.chunk) * od * -(-oh // tile.tile_h) * -(-ow // tile.tile_w)
+    reach = (
+        ow + tile.tile_w,
+        oh + tile.tile_h,
+        c + tile.chunk * tile.inner,
+        x.shape[3] + tile.span_h,
+    )
+    return Work(fields, blocks=blocks, extents=reach, shared_bytes=tile.shared_bytes)
+
+
+def _has_dense_slices(x: Layout, channels_last: bool) -> bool:
+    """Whether elements [H, W] of x, or [H, W, C] where channels are last, follow each other, and slices are aligned."""
+    step = x.itemsize
+    for axis in (1, 4, 3) if channels_last else (4, 3):
+        if x.shape[axis] > 1 and x.strides[axis] != step:
+            return False
+        step *= x.shape[axis]
+    return x.shape[2] == 1 or x.strides[2] % MOST_BYTES == 0
+
+
+def _fields(x: Layout, y: Layout) -> Fields:
+    od, oh, _ = y.shape[2:]
+    return {
+        **dict(zip(("n", "c", "od", "oh", "ow"), y.shape, strict=True)),
+        "starts_h": od + 1,
+        "starts_w": od + 1 + oh + 1,
+        **strides("x", IMAGE, x),
+        **strides("y", IMAGE, y),
+        "channels_last": int(is_channels_last(y)),
+    }
+
+
+@lru_cache(maxsize=256)
+def _tile(
+    geometry: InterpolationGeometry,
+    adjoint: bool,
+    c: int,
+    inner: int,
+    itemsize: int,
+    sum_bytes: int,
+    dtype: np.dtype[np.generic],
+) -> ResampleTile | None:
+    """The tile of a block, where `inner` channels are neighbours in memory; None where none fits into shared memory."""
+    starts, sources, _ = host_tables(geometry, adjoint, dtype)
+    sizes = geometry.output_size if adjoint else geometry.input_size
+    outs = geometry.input_size if adjoint else geometry.output_size
+    tables, place = [], 0
+    for size, out in zip(sizes, outs, strict=True):
+        own = starts[place : place + out + 1].astype(np.int64)
+        tables.append(Table(own - own[0], sources[own[0] : own[-1]].astype(np.int64), size))
+        place += out + 1
+    d, h, w = tables
+    return Resampling(d, h, w, c, inner, itemsize, sum_bytes, dtype.itemsize).tile()
+
+
+# --- Tables -------------------------------------------------------------------------------------------------------
+
+
+class Tables(NamedTuple):
+    """What each output adds up: entries ``starts[o]`` to ``starts[o + 1]``, by ascending sources; axes D, H and W."""
+
+    starts: Array  # int32 [OD + 1 + OH + 1 + OW + 1]
+    sources: Array  # int32 [entries]
+    weights: Array  # [entries]
+
+
+def _weight_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """The dtype of the kernels' real_t; integers are only copied and added, by weights of 1."""
+    if dtype.kind in "iu":
+        return np.dtype(np.uint64 if dtype.itemsize == 8 else np.uint32)
+    return np.zeros(0, accumulator(dtype)).real.dtype
+
+
+@kept(TABLES_BYTES)
+def _tables(
+    runtime: Runtime, device: Device, geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[np.generic]
+) -> Tables:
+    """The tables of a resampling on `device`, so that a layer's second call copies nothing there."""
+    return Tables(*(runtime.constant(table, device) for table in host_tables(geometry, adjoint, dtype)))
+
+
+def host_tables(geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[np.generic]) -> Tables:
+    """The tables of a resampling as NumPy arrays, their weights in `dtype`."""
+    starts, sources, weights = [], [], []
+    entries = 0
+    for axis in geometry.axes:
+        targets, read, weight = _entries(axis, dtype)
+        count = axis.out
+        if adjoint:
+            targets, read, count = read, targets, axis.size
+        order = np.lexsort((read, targets))
+        sources.append(read[order])
+        weights.append(weight[order])
+        starts.append(entries + np.searchsorted(targets[order], np.arange(count + 1)))
+        entries += len(order)
+    return Tables(
+        np.concatenate(starts).astype(np.int32), np.concatenate(sources).astype(np.int32), np.concatenate(weights)
+    )
+
+
+def _entries(axis: InterpolationAxis, dtype: np.dtype[np.generic]) -> tuple[Host, Host, Host]:
+    """Outputs, the inputs that they read and their weights, one entry each.
+
+    An axis that blends has two entries for each output, also of weight 0: tiles are laid out for regular tables.
+    """
+    outputs = np.arange(axis.out)
+    if axis.is_identity or not axis.blends:
+        return outputs, outputs if axis.is_identity else nearest(axis), np.ones(axis.out, dtype)
+    low, high, weight = blended(axis)
+    of_high = weight.astype(dtype)
+    return np.tile(outputs, 2), np.concatenate([low, high]), np.concatenate([1 - of_high, of_high])

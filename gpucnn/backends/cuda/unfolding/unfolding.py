@@ -1,0 +1,139 @@
+"""im2col and col2im on the GPU, tile by tile of the image."""
+
+from __future__ import annotations
+
+from math import gcd, prod
+from typing import TYPE_CHECKING
+
+from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
+from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array
+from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
+from gpucnn.backends.layout import is_channels_last
+from gpucnn.geometry import Axis, ConvGeometry
+
+if TYPE_CHECKING:
+    from gpucnn.backends.cuda import CudaBackend
+
+IM2COL = Kernel("im2col", "UnfoldParams")
+COL2IM = Kernel("col2im", "UnfoldParams")
+
+
+def im2col(backend: CudaBackend, x: Array, geometry: ConvGeometry) -> Array:
+    """Columns [N, C * KD * KH * KW, OD * OH * OW] in C order."""
+    n, c = x.shape[:2]
+    columns = backend.xp.empty((n, c * geometry.taps, prod(geometry.output_size)), x.dtype)
+    launch(backend.runtime, IM2COL, x.dtype, (x, columns), _im2col_work, geometry)
+    return columns
+
+
+def _im2col_work(x: Layout, columns: Layout, geometry: ConvGeometry) -> Work:
+    """Tiles of the inputs and the padding that windows meet, in shared memory as they are."""
+    spans = [(0, _reach(axis)) for axis in geometry.axes]
+    has_gaps = _has_gaps(geometry.axes[1])
+    return _work(x, columns, geometry, spans, x.itemsize, dense=_is_dense(x) and not has_gaps, has_gaps=has_gaps)
+
+
+def col2im(backend: CudaBackend, columns: Array, geometry: ConvGeometry) -> Array:
+    """Image [N, C, D, H, W] in C order: each input's sum over the entries that it was unfolded into."""
+    n, c = columns.shape[0], geometry.channels.inputs
+    x = backend.xp.empty((n, c, *geometry.input_size), columns.dtype)
+    fold_into(backend, columns, x, geometry)
+    return x
+
+
+def fold_into(backend: CudaBackend, columns: Array, x: Array, geometry: ConvGeometry) -> None:
+    """Write x [N, C, D, H, W], of any strides, as `col2im` of columns."""
+    sum_bytes = max(4, x.itemsize)
+    launch(backend.runtime, COL2IM, x.dtype, (columns, x), _col2im_work, geometry, sum_bytes)
+
+
+def _col2im_work(columns: Layout, x: Layout, geometry: ConvGeometry, sum_bytes: int) -> Work:
+    """Tiles of the inputs, and of the padding beside their rows, whose sums are in shared memory."""
+    depth, rows, row = geometry.axes
+    spans = [(depth.low, depth.size), (rows.low, rows.size), (0, max(row.low + row.size, _reach(row)))]
+    return _work(x, columns, geometry, spans, sum_bytes, dense=_is_dense(x), has_gaps=False)
+
+
+def _work(
+    x: Layout,
+    columns: Layout,
+    geometry: ConvGeometry,
+    spans: list[tuple[int, int]],
+    itemsize: int,
+    *,
+    dense: bool,
+    has_gaps: bool,
+) -> Work:
+    """The launch over tiles of `spans`, first input from the first padding and how many along each axis."""
+    (n, c), (_, axis_h, axis_w) = x.shape[:2], geometry.axes
+    last = is_channels_last(x)
+    pack = gcd(MOST_BYTES, columns.alignment) // x.itemsize or 1 if columns.strides[2] == x.itemsize else 1
+    tile = select.unfold_tile(
+        c, spans[1][1], spans[2][1], axis_w.out, axis_h.stride, x.itemsize, itemsize, n * spans[0][1], last
+    )
+    tiles = [-(-size // part) for size, part in zip((c, spans[1][1], spans[2][1]), tile, strict=True)]
+    sector = select.SECTOR_BYTES // x.itemsize
+    starts = tuple(range(0, sector if prod(geometry.output_size) % sector or axis_w.out % sector else 1))
+    shifts = tuple(tap * axis_w.dilation - spans[2][0] for tap in range(axis_w.kernel))
+    readers = (
+        select.Reader(axis_h.stride, axis_w.stride, axis_w.out, pack, shifts, starts),
+        select.Reader(1, 1, axis_w.size, MOST_BYTES // x.itemsize, (axis_w.low - spans[2][0],), tuple(range(sector))),
+    )
+    pitch = select.unfold_pitch(tile[1], tile[2], itemsize, readers)
+    plane = select.unfold_plane(tile[1] * pitch, tile[0], itemsize) if last else tile[1] * pitch
+    if select.skewed(tile[0] * plane, itemsize) * itemsize > select.MOST_SHARED_BYTES:
+        pitch, plane = tile[2], tile[1] * tile[2]
+    run = -(-tile[1] // axis_h.stride) * min(axis_w.out, -(-tile[2] // axis_w.stride))
+    fields: Fields = {
+        **{"n": n, "c": c},
+        **{name: value for each in zip(SPACE, geometry.axes, spans, strict=True) for name, value in _axis(*each)},
+        **strides("x", IMAGE, x),
+        **strides("y", ("n", "c", "w"), columns),
+        **dict(zip(("tile_c", "tile_h", "tile_w"), tile, strict=True)),
+        **dict(zip(("tiles_c", "tiles_h", "tiles_w"), tiles, strict=True)),
+        "plane": plane,
+        "pitch": pitch,
+        "shared": select.skewed(tile[0] * plane, itemsize),
+        "lanes": min(256, max(16, select.power_of_two(-(-run // pack) + 1))),
+        "x_is_dense": int(dense),
+        "x_is_channels_last": int(last),
+        "has_gaps": int(has_gaps),
+    }
+    blocks = n * spans[0][1] * prod(tiles)
+    reach = (*extents(geometry), prod(tile) + 256, run + 256 * pack)
+    shared_bytes = fields["shared"] * itemsize
+    return Work(fields, blocks=blocks, extents=reach, constants=(("PACK", pack),), shared_bytes=shared_bytes)
+
+
+def _reach(axis: Axis) -> int:
+    """Inputs from the first that a window meets to the last, padding among them."""
+    return (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1
+
+
+def _axis(name: str, axis: Axis, span: tuple[int, int]) -> list[tuple[str, int]]:
+    """The fields of one axis."""
+    return [
+        (name, axis.size),
+        (f"o{name}", axis.out),
+        (f"k{name}", axis.kernel),
+        (f"stride_{name}", axis.stride),
+        (f"dilation_{name}", axis.dilation),
+        (f"low_{name}", axis.low),
+        (f"first_{name}", span[0]),
+        (f"span_{name}", span[1]),
+        (f"step_{name}", min(axis.kernel, axis.stride // gcd(axis.stride, axis.dilation))),
+    ]
+
+
+def _has_gaps(axis: Axis) -> bool:
+    """Whether there are inputs between the windows, or within them, that no tap reads."""
+    return len({tap * axis.dilation % axis.stride for tap in range(axis.kernel)}) < axis.stride
+
+
+def _is_dense(x: Layout) -> bool:
+    """Whether the rows of each plane of x [N, C, D, H, W] follow each other, so that accesses may be wide."""
+    h, w = x.shape[3:]
+    rows_follow = h == 1 or x.strides[3] == w * x.itemsize
+    return rows_follow and (w == 1 or x.strides[4] == x.itemsize) and x.alignment == MOST_BYTES
