@@ -266,19 +266,18 @@ def _run_model(model: Any, shape: tuple[int, ...], dtype: Any, options: Options,
 def _sources(runtime: Any, cases: Sequence[_Prepared]) -> list[tuple[Any, Any]]:
     """The programs of the cases, and the devices that they are for; where there is no runtime, only their checks."""
     from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
-    from gpucnn.backends.cuda.launch.dry_run import Collecting, Hollow
-    from gpucnn.backends.cuda.launch.replays import listening
+    from gpucnn.backends.cuda.launch.dry_run import DryRun
+    from gpucnn.backends.cuda.launch.listening import listening
 
     target = SimulatorRuntime() if runtime is None else runtime  # whose arrays stand for NumPy's
-    xp = target.xp if target.name == "cuda" else Hollow(target.xp)
-    collecting = Collecting(target, xp)
-    with listening(collecting):
+    dry = DryRun(target)
+    with listening(dry):
         for case in cases:
             if not case.is_model:
-                case.run(xp)
+                case.run(dry.xp)
             elif runtime is not None:
                 case.run()
-    return [] if runtime is None else [(source, device) for (source, _), device in collecting.sources.items()]
+    return [] if runtime is None else [(source, device) for (source, _), device in dry.sources.items()]
 
 
 def _compiled(runtime: Any, sources: Sequence[tuple[Any, Any]], progress: bool) -> int:

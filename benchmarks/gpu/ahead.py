@@ -35,17 +35,16 @@ def compile_ahead(
     `alive` is called now and then.
     """
     from gpucnn.backends import backend_named
-    from gpucnn.backends.cuda.launch.dry_run import Collecting, Hollow
-    from gpucnn.backends.cuda.launch.replays import listening
+    from gpucnn.backends.cuda.launch.dry_run import DryRun
+    from gpucnn.backends.cuda.launch.listening import listening
 
     runtime: Any = backend_named(backend).runtime  # type: ignore[attr-defined]
-    xp = runtime.xp if backend == "cuda" else Hollow(runtime.xp)
-    collecting = Collecting(runtime, xp)
-    with listening(collecting):
+    dry = DryRun(runtime)
+    with listening(dry):
         for case, provider in product(cases, [provider for provider in providers if provider.ours]):
             if provider.refuses(case) is None and case.least_bytes < HEADROOM * device.free_bytes():
                 with suppress(Exception):
-                    arrays = {name: xp.empty(shape, dtype) for name, (shape, dtype) in form(case).items()}
+                    arrays = {name: dry.xp.empty(shape, dtype) for name, (shape, dtype) in form(case).items()}
                     provider.prepare(case, arrays)()
                 arrays = {}
                 device.release()
@@ -58,7 +57,7 @@ def compile_ahead(
 
     count = 0
     with ThreadPoolExecutor(threads) as pool:
-        for fresh in pool.map(compiled, [(source, on) for (source, _), on in collecting.sources.items()]):
+        for fresh in pool.map(compiled, [(source, on) for (source, _), on in dry.sources.items()]):
             count += fresh
             alive()
     return count

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
 
+from gpucnn.backends.layout import is_dense
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
 Array = Any
@@ -28,6 +29,27 @@ class Backend(ABC):
     name: str
     xp: Any
     host: bool
+
+    # --- Arrays: primitives write into those that they are given, and these methods make them ----------------------
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
+        """An uninitialised array in C order, on the device of `on`."""
+
+    @abstractmethod
+    def empty_like(self, shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
+        """An uninitialised array [N, C, *] on the device of `like`, with its channels innermost if those of `like` are.
+
+        Any other memory order of `like` gives C order.
+        """
+
+    def writes_to(self, array: Array) -> bool:
+        """Whether primitives can write to `array`: it has no gaps, and is in C order or has its channels innermost."""
+        return is_dense(array)
+
+    @abstractmethod
+    def copy(self, x: Array, y: Array) -> None:
+        """Write x to y, of the same shape and dtype and of any strides."""
 
     def into(self, out: Array, shape: tuple[int, ...] | None = None) -> Backend:
         """The backend as one whose primitives write their result, the first of several, to `out` and return it.

@@ -30,7 +30,7 @@ class Call:
     """The arrays of one call as their backend's own, all of one dtype that the operation takes.
 
     `arrays` holds them in the order given, None where one of the `optional` ones was left out. The first one names the
-    dtype. `result` is what it returns, as the caller's kind of array.
+    dtype.
     """
 
     widened = ""  # kinds of dtypes that `_widen` exchanges for wider ones
@@ -45,8 +45,8 @@ class Call:
         for name, array in arrays.items():
             if array is None and name not in optional:
                 self._expect_given(name, array)
-        self.result: GivesBack
-        self.backend, self.arrays, self.result = receive(op, arrays)
+        self._give_back: GivesBack
+        self.backend, self.arrays, self._give_back = receive(op, arrays)
         self.xp = self.backend.xp
         if self.arrays[0].dtype.kind in self.widened:
             self._widen()
@@ -57,10 +57,10 @@ class Call:
         if not self.dtype.isnative:
             raise TypeError(f"{op}: {first} has dtype {self.dtype.str}, expected this machine's byte order")
         self._out: Array | None = None
+        self._aside: tuple[Array, Array] | None = None  # a result, and the view of `out` that it is copied to
         self._later: list[Array] = []
         if out is not None:
             self._out = self.arrays.pop()
-            self.result = _handing_back(out, self.result)
         for name, array in zip(arrays, self.arrays, strict=False):
             if array is not None and array.dtype != self.dtype:
                 raise self.mixed(name, dict(zip(arrays, self.arrays, strict=False)))
@@ -95,6 +95,49 @@ class Call:
             raise TypeError(f"{self.op}: {name} is None, expected an array")
 
     # --- Where the result goes --------------------------------------------------------------------------------
+
+    def image(self, shape: tuple[int, ...], rank: int, like: Array) -> Array:
+        """Where an image result of `shape` goes, as [N, C, D, H, W]: `out`, or a new array in the order of `like`.
+
+        Raises
+        ------
+        ValueError
+            `out` is of another shape, cannot be written to, or shares memory with an argument.
+        """
+        if self._out is not None:
+            return self._writable(lifted(self.checked_out(shape), rank))
+        batch = shape[: -rank - 1] or (1,)
+        full = (*batch, shape[-rank - 1], *(1,) * (3 - rank), *shape[-rank:])
+        return self.backend.empty_like(full, self.dtype, lifted(like, rank))
+
+    def destination(self, shape: tuple[int, ...], like: Array) -> Array:
+        """Where a result [N, C, *] of `shape` goes: `out`, or a new array in the order of `like`.
+
+        Raises
+        ------
+        ValueError
+            As `image`.
+        """
+        if self._out is not None:
+            return self._writable(self.checked_out(shape))
+        return self.backend.empty_like(shape, self.dtype, like)
+
+    def _writable(self, out: Array) -> Array:
+        """`out`, a view of the caller's, or an array that `result` copies to it where primitives cannot write to it."""
+        if self.backend.writes_to(out):
+            return out
+        aside = self.backend.empty(tuple(out.shape), out.dtype, on=out)
+        self._aside = aside, out
+        return aside
+
+    def result(self, result: Result) -> Result:
+        """What the call returns: a result, an array or a tuple of them, as the caller's kind; `out` for the first."""
+        if self._out is None:
+            return self._give_back(result)
+        if self._aside is not None:
+            self.backend.copy(*self._aside)
+        out: Any = self._given["out"]
+        return (out, *self._give_back(result[1:])) if isinstance(result, tuple) else out  # type: ignore[return-value]
 
     def into(self, shape: tuple[int, ...], rank: int) -> Backend:
         """The backend that writes images of `shape`, of the given rank, to the caller's `out`.
@@ -198,15 +241,6 @@ class ProductCall(Call):
             self.arrays[:count] = [
                 None if array is None else array.astype(dtype, copy=False) for array in self.arrays[:count]
             ]
-
-
-def _handing_back(out: Any, give_back: GivesBack) -> GivesBack:
-    """The way of a result to a caller whose `out` holds it, or the first of several."""
-
-    def result(result: Any, /) -> Any:
-        return (out, *give_back(result[1:])) if isinstance(result, tuple) else out
-
-    return result
 
 
 def convolved_shape(input_shape: tuple[int, ...], geometry: ConvGeometry) -> tuple[int, ...]:

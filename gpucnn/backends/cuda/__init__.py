@@ -18,11 +18,12 @@ from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise import bias_activation as biases
 from gpucnn.backends.cuda.elementwise import masking as elementwise
 from gpucnn.backends.cuda.elementwise import packing
-from gpucnn.backends.cuda.launch import replays
+from gpucnn.backends.cuda.launch.plans import empty
 from gpucnn.backends.cuda.normalization import normalization
 from gpucnn.backends.cuda.pooling import pooling
 from gpucnn.backends.cuda.resampling import resampling
 from gpucnn.backends.cuda.unfolding import unfolding
+from gpucnn.backends.layout import is_dense
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
 
@@ -34,12 +35,9 @@ def _on_device(primitive: Primitive) -> Primitive:
 
     @wraps(primitive)
     def called(backend: CudaBackend, *arguments: Any) -> Any:
-        listener = replays.current()
-        if listener is not None:
-            backend = listener.backend(backend)
         runtime = backend.runtime
         with runtime.using(runtime.device(arguments[0])):
-            return primitive(backend, *(_addressable(argument) for argument in arguments))
+            return primitive(runtime, *(_addressable(argument) for argument in arguments))
 
     return called  # type: ignore[return-value]
 
@@ -70,6 +68,25 @@ class CudaBackend(Backend):
     def xp(self) -> Any:
         """The NumPy-like module of the runtime's arrays."""
         return self.runtime.xp
+
+    def empty(self, shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
+        """An uninitialised array in C order, on the device of `on`."""
+        with self.runtime.using(self.runtime.device(on)):
+            return empty(self.runtime, shape, dtype)
+
+    def empty_like(self, shape: tuple[int, ...], dtype: Any, like: Array) -> Array:
+        """As `Backend.empty_like`."""
+        with self.runtime.using(self.runtime.device(like)):
+            return empty(self.runtime, shape, dtype, like)
+
+    def writes_to(self, array: Array) -> bool:
+        """As `Backend.writes_to`; a complex number must start at a multiple of its size as well."""
+        return is_dense(array) and _addressable(array) is array
+
+    def copy(self, x: Array, y: Array) -> None:
+        """Write x to y: by a kernel where both can be seen as [N, C, P]; by the array library elsewhere."""
+        with self.runtime.using(self.runtime.device(y)):
+            packing.copy(self.runtime, x, y)
 
     def into(self, out: Array, shape: tuple[int, ...] | None = None) -> Backend:
         """As `Backend.into`: without a copy where the primitive's own new array would lie in memory as `out` does."""

@@ -7,12 +7,10 @@ caller's: kernels see no difference. If that was none, or not the result, the re
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from gpucnn.backends.cuda.device.runtime import Array, ListeningRuntime
-from gpucnn.backends.cuda.elementwise.packing import pack
-from gpucnn.backends.cuda.launch import replays
+from gpucnn.backends.cuda.elementwise.packing import copy
 
 if TYPE_CHECKING:
     from gpucnn.backends.cuda import CudaBackend
@@ -45,26 +43,8 @@ class Destination:
         return called
 
     def _copy(self, result: Array) -> None:
-        """By a kernel where `out` is seen as planes [N, C, P]; by the array library elsewhere."""
-        out, listener = self._out, replays.current()
-        with self._runtime.using(self._runtime.device(out)):
-            planes = _planes(out)
-            if planes is not None and result.shape == out.shape:
-                pack(self._backend, result.reshape(planes.shape), planes)
-                return
-            if listener is not None:
-                listener.computed()
-            out[...] = result.reshape(out.shape)
-
-
-def _planes(x: Array) -> Array | None:
-    """X [N, C, *] as [N, C, P], if there is such a view and its elements lie at multiples of their size."""
-    if x.ndim < 3 or not x.size or any(place % x.itemsize for place in (x.data.ptr, *x.strides)):
-        return None
-    axes = [(size, step) for size, step in zip(x.shape[2:], x.strides[2:], strict=True) if size > 1]
-    if any(step != size * inner for (_, step), (size, inner) in pairwise(axes)):
-        return None
-    return x.reshape(*x.shape[:2], -1)
+        with self._runtime.using(self._runtime.device(self._out)):
+            copy(self._runtime, result.reshape(self._out.shape), self._out)
 
 
 class _Namespace:

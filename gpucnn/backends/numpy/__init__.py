@@ -10,6 +10,7 @@ from gpucnn.backends.numpy import (
     convolution,
     elementwise,
     max_pooling,
+    memory,
     normalization,
     resampling,
     unfolding,
@@ -22,6 +23,10 @@ class NumpyBackend(Backend):
     name = "numpy"
     xp = np
     host = True
+
+    empty = staticmethod(memory.empty_in_c_order)
+    empty_like = staticmethod(memory.empty)
+    copy = staticmethod(memory.copy)
 
     convolve = staticmethod(convolution.convolve)
     convolve_backward_input = staticmethod(convolution.convolve_backward_input)

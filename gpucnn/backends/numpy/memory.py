@@ -58,6 +58,16 @@ def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:
     return np.moveaxis(np.empty((n, *spatial, c), dtype), -1, 1)
 
 
+def empty_in_c_order(shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
+    """An array in C order; NumPy's arrays are all on one device."""
+    return np.empty(shape, dtype)
+
+
+def copy(x: Array, y: Array) -> None:
+    """Write x to y."""
+    y[...] = x
+
+
 def zeros(shape: Sequence[int], dtype: Any, like: Array) -> Array:
     """As `empty`, filled with zeros."""
     result = empty(shape, dtype, like)

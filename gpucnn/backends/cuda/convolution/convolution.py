@@ -8,7 +8,7 @@ A locally connected layer is a convolution whose weight moves with the output, s
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +17,11 @@ from gpucnn.backends.cuda.convolution import depthwise
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.cuda.convolution.fields import IMAGE, conv_fields, extents, residue_threads, unfold_fields
 from gpucnn.backends.cuda.convolution.split_k import add_parts
-from gpucnn.backends.cuda.device.runtime import Array
+from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, strides
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.geometry import ConvGeometry
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
 
 FORWARD = Kernel("conv_forward", "ConvParams")
 BACKWARD_INPUT = Kernel("conv_backward_input", "ConvParams")
@@ -35,28 +32,28 @@ LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 # --- Forward ------------------------------------------------------------------------------------------------------
 
 
-def convolve(backend: CudaBackend, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+def convolve(runtime: Runtime, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
     """Y [N, OC, OD, OH, OW], plus bias [OC]."""
-    y = empty(backend.runtime, (x.shape[0], geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
+    y = empty(runtime, (x.shape[0], geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
     algorithm = select.convolution("forward", geometry, x.dtype.name)
-    if algorithm == "depthwise" and depthwise.forward(backend, x, w, bias, y, geometry):
+    if algorithm == "depthwise" and depthwise.forward(runtime, x, w, bias, y, geometry):
         return y
     if algorithm == "im2col":
-        im2col_convolution.forward(backend, x, w, bias, y, geometry)
+        im2col_convolution.forward(runtime, x, w, bias, y, geometry)
     else:
-        _forward(backend, x, w, bias, y, geometry)
+        _forward(runtime, x, w, bias, y, geometry)
     return y
 
 
-def locally_connect(backend: CudaBackend, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+def locally_connect(runtime: Runtime, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
     """Y [N, OC, OD, OH, OW] by filters w [OC, OD, OH, OW, C, KD, KH, KW], each position's own."""
-    y = empty(backend.runtime, (x.shape[0], geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
-    _forward(backend, x, w, bias, y, geometry)
+    y = empty(runtime, (x.shape[0], geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
+    _forward(runtime, x, w, bias, y, geometry)
     return y
 
 
-def _forward(backend: CudaBackend, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    launch(backend.runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
+def _forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+    launch(runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
 
 
 def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry) -> Work:
@@ -67,34 +64,34 @@ def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry
 
 
 def convolve_backward_input(
-    backend: CudaBackend, grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeometry
+    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeometry
 ) -> Array:
     """grad_x [N, C, D, H, W], plus bias [C] where it is a transposed convolution."""
     shape = (grad_y.shape[0], geometry.channels.inputs, *geometry.input_size)
-    grad_x = empty(backend.runtime, shape, grad_y.dtype, like=grad_y)
+    grad_x = empty(runtime, shape, grad_y.dtype, like=grad_y)
     algorithm = select.convolution("backward_input", geometry, grad_y.dtype.name)
-    if algorithm == "depthwise" and depthwise.backward_input(backend, grad_y, w, bias, grad_x, geometry):
+    if algorithm == "depthwise" and depthwise.backward_input(runtime, grad_y, w, bias, grad_x, geometry):
         return grad_x
     if algorithm == "im2col":
-        im2col_convolution.backward_input(backend, grad_y, w, bias, grad_x, geometry)
+        im2col_convolution.backward_input(runtime, grad_y, w, bias, grad_x, geometry)
     else:
-        _backward_input(backend, grad_y, w, bias, grad_x, geometry)
+        _backward_input(runtime, grad_y, w, bias, grad_x, geometry)
     return grad_x
 
 
-def locally_connect_backward_input(backend: CudaBackend, grad_y: Array, w: Array, geometry: ConvGeometry) -> Array:
+def locally_connect_backward_input(runtime: Runtime, grad_y: Array, w: Array, geometry: ConvGeometry) -> Array:
     """grad_x [N, C, D, H, W] of a locally connected layer."""
     shape = (grad_y.shape[0], geometry.channels.inputs, *geometry.input_size)
-    grad_x = empty(backend.runtime, shape, grad_y.dtype, like=grad_y)
-    _backward_input(backend, grad_y, w, None, grad_x, geometry)
+    grad_x = empty(runtime, shape, grad_y.dtype, like=grad_y)
+    _backward_input(runtime, grad_y, w, None, grad_x, geometry)
     return grad_x
 
 
 def _backward_input(
-    backend: CudaBackend, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
     arrays = (grad_y, w, bias, grad_x)
-    launch(backend.runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry)
+    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry)
 
 
 def _backward_input_work(
@@ -108,27 +105,27 @@ def _backward_input_work(
 # --- Backward to the weight ---------------------------------------------------------------------------------------
 
 
-def convolve_backward_weight(backend: CudaBackend, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+def convolve_backward_weight(runtime: Runtime, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
     """grad_w [OC, C / groups, KD, KH, KW]."""
     c, oc, groups = geometry.channels
-    grad_w = backend.xp.empty((oc, c // groups, *geometry.kernel_size), x.dtype)
+    grad_w = empty(runtime, (oc, c // groups, *geometry.kernel_size), x.dtype)
     algorithm = select.convolution("backward_weight", geometry, x.dtype.name)
-    if algorithm == "depthwise" and depthwise.backward_weight(backend, x, grad_y, grad_w, geometry):
+    if algorithm == "depthwise" and depthwise.backward_weight(runtime, x, grad_y, grad_w, geometry):
         return grad_w
     if algorithm == "im2col":
-        im2col_convolution.backward_weight(backend, x, grad_y, grad_w, geometry)
+        im2col_convolution.backward_weight(runtime, x, grad_y, grad_w, geometry)
     else:
-        _backward_weight(backend, x, grad_y, grad_w, geometry)
+        _backward_weight(runtime, x, grad_y, grad_w, geometry)
     return grad_w
 
 
-def _backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+def _backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """Sums over parts of the batch and its positions, one block each, and then the sum of the parts in order."""
     positions = x.shape[0] * prod(geometry.output_size)
     splits = select.weight_splits(grad_w.size, positions)
-    parts = backend.xp.empty((splits, *grad_w.shape), _sums_dtype(x.dtype))
-    launch(backend.runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
-    add_parts(backend.runtime, parts, grad_w)
+    parts = empty(runtime, (splits, *grad_w.shape), _sums_dtype(x.dtype))
+    launch(runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
+    add_parts(runtime, parts, grad_w)
 
 
 def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
@@ -147,11 +144,11 @@ def _sums_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return accumulator(dtype)
 
 
-def locally_connect_backward_weight(backend: CudaBackend, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+def locally_connect_backward_weight(runtime: Runtime, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
     """grad_w [OC, OD, OH, OW, C, KD, KH, KW]: each filter's sum over the batch."""
     c, oc, _ = geometry.channels
-    grad_w = backend.xp.empty((oc, *geometry.output_size, c, *geometry.kernel_size), x.dtype)
-    launch(backend.runtime, LOCAL_BACKWARD_WEIGHT, x.dtype, (x, grad_y, grad_w), _local_weight_work, geometry)
+    grad_w = empty(runtime, (oc, *geometry.output_size, c, *geometry.kernel_size), x.dtype)
+    launch(runtime, LOCAL_BACKWARD_WEIGHT, x.dtype, (x, grad_y, grad_w), _local_weight_work, geometry)
     return grad_w
 
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import gcd, prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from gpucnn.backends.cuda.convolution import depthwise_tiles
 from gpucnn.backends.cuda.convolution.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array
+from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack, packed
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, layout, strides
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.cuda.select import power_of_two
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import ConvGeometry
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
 
 FORWARD = Kernel("depthwise_forward", "DepthwiseParams", block=BLOCK)
 BACKWARD_INPUT = Kernel("depthwise_backward_input", "DepthwiseParams", block=BLOCK)
@@ -46,43 +43,43 @@ def _fits(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> bool:
     return request is not None and _plan(request) is not None
 
 
-def forward(backend: CudaBackend, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> bool:
+def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> bool:
     """Write y [N, C * M, OD, OH, OW] from x [N, C, D, H, W], w [C * M, 1, KD, KH, KW] and bias [C * M].
 
     False, and nothing written, where the arrays do not lie as these kernels take them.
     """
     if takes("forward", x, y, geometry):
-        launch(backend.runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
+        launch(runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
         return True
     if not _fits_in_planes("forward", x, y, geometry):
         return False
-    planes = backend.xp.empty(y.shape, y.dtype)
-    launch(backend.runtime, FORWARD, x.dtype, (_in_planes(backend, x), w, bias, planes), _forward_work, geometry)
-    pack(backend, _flat(planes), _flat(y))
+    planes = empty(runtime, y.shape, y.dtype)
+    launch(runtime, FORWARD, x.dtype, (_in_planes(runtime, x), w, bias, planes), _forward_work, geometry)
+    pack(runtime, _flat(planes), _flat(y))
     return True
 
 
 def backward_input(
-    backend: CudaBackend, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> bool:
     """Write grad_x [N, C, D, H, W] from grad_y [N, C * M, OD, OH, OW], w [C * M, 1, KD, KH, KW] and bias [C].
 
     False, and nothing written, where the arrays do not lie as these kernels take them.
     """
-    runtime, dtype = backend.runtime, grad_y.dtype
+    runtime, dtype = runtime, grad_y.dtype
     if takes("backward_input", grad_x, grad_y, geometry):
         launch(runtime, BACKWARD_INPUT, dtype, (grad_y, w, bias, grad_x), _backward_input_work, geometry)
         return True
     if not _fits_in_planes("backward_input", grad_x, grad_y, geometry):
         return False
-    planes = backend.xp.empty(grad_x.shape, dtype)
-    arrays = (_in_planes(backend, grad_y), w, bias, planes)
+    planes = empty(runtime, grad_x.shape, dtype)
+    arrays = (_in_planes(runtime, grad_y), w, bias, planes)
     launch(runtime, BACKWARD_INPUT, dtype, arrays, _backward_input_work, geometry)
-    pack(backend, _flat(planes), _flat(grad_x))
+    pack(runtime, _flat(planes), _flat(grad_x))
     return True
 
 
-def backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> bool:
+def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> bool:
     """Write grad_w [C * M, 1, KD, KH, KW]: its parts, and their sum in order.
 
     False, and nothing written, where the arrays do not lie as these kernels take them.
@@ -90,13 +87,13 @@ def backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Array
     if not takes("backward_weight", x, grad_y, geometry):
         if not _fits_in_planes("backward_weight", x, grad_y, geometry):
             return False
-        x, grad_y = _in_planes(backend, x), _in_planes(backend, grad_y)
+        x, grad_y = _in_planes(runtime, x), _in_planes(runtime, grad_y)
     plan = _planned("backward_weight", layout(x), layout(grad_y), geometry)
     n: int = x.shape[0]
     splits = _tiles(plan) * -(-n // depthwise_tiles.images(plan.request, plan.tile, n))
-    parts = backend.xp.empty((splits, *grad_w.shape), accumulator(x.dtype))
-    launch(backend.runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
-    add_parts(backend.runtime, parts, grad_w)
+    parts = empty(runtime, (splits, *grad_w.shape), accumulator(x.dtype))
+    launch(runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
+    add_parts(runtime, parts, grad_w)
     return True
 
 
@@ -120,11 +117,11 @@ def _planes_layout(image: Array) -> Layout:
     return Layout(image.shape, tuple(prod(sizes[axis:]) * image.itemsize for axis in range(5)), image.itemsize)
 
 
-def _in_planes(backend: CudaBackend, image: Array) -> Array:
+def _in_planes(runtime: Runtime, image: Array) -> Array:
     """An image [N, C, D, H, W] in C order: itself, or a copy."""
     if layout(image).strides == _planes_layout(image).strides:
         return image
-    return packed(backend, _flat(image), image.dtype, channels_last=False).reshape(image.shape)
+    return packed(runtime, _flat(image), image.dtype, channels_last=False).reshape(image.shape)
 
 
 def _flat(image: Array) -> Array:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise.packing import pack
-from gpucnn.backends.cuda.launch.plans import Plan, enqueue, plain
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
+from gpucnn.backends.cuda.launch.plans import Plan, empty, enqueue
 
 MOST_INT = 2**31 - 1  # of a size or a lead: BLAS takes C's int
 
@@ -48,17 +45,17 @@ def multiply(runtime: Runtime, a: Array, b: Array, c: Array) -> None:
     if not _lead(_form(c))[0]:  # its columns are together: the product of the transposes
         a, b, c = b.swapaxes(2, 3), a.swapaxes(2, 3), c.swapaxes(2, 3)
     forms = (_form(a), _form(b), _form(c))
-    plan = _plan(plain(runtime), runtime.device(c), c.dtype, *forms)
+    plan = _plan(runtime, runtime.device(c), c.dtype, *forms)
     if plan is not None:
         enqueue(runtime, plan, (b, a, c))
 
 
-def as_matrices(backend: CudaBackend, x: Array) -> Array:
+def as_matrices(runtime: Runtime, x: Array) -> Array:
     """X [N, C, P] itself, if BLAS can read it as matrices [C, P], else a copy in C order."""
     if not x.size or (any(_lead(_form(x))) and x.strides[0] >= 0):
         return x
-    copy = backend.xp.empty(x.shape, x.dtype)
-    pack(backend, x, copy)
+    copy = empty(runtime, x.shape, x.dtype)
+    pack(runtime, x, copy)
     return copy
 
 
@@ -101,7 +98,7 @@ def _plan(runtime: Runtime, device: Device, dtype: np.dtype[Any], a: Form, b: Fo
     for starts, between, batch in _batches(n, g, steps):
         begins = [start * dtype.itemsize for start in starts]
         gemms.append(Gemm._make((*turned, p, m, k, *leads, *between, *begins, batch)))
-    return Plan(runtime.product(dtype, device), (1,), (1,), tuple(gemms), 0)
+    return Plan(None, device, (1,), (1,), tuple(gemms), 0, runtime.product(dtype, device))
 
 
 def _batches(n: int, g: int, steps: list[tuple[int, ...]]) -> list[tuple[list[int], list[int], int]]:

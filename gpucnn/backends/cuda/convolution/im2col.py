@@ -7,81 +7,76 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import TYPE_CHECKING
 
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution.gemm import as_matrices, multiply
 from gpucnn.backends.cuda.convolution.split_k import add_parts
-from gpucnn.backends.cuda.device.runtime import Array
+from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.elementwise.bias_activation import add_bias
 from gpucnn.backends.cuda.elementwise.packing import pack
-from gpucnn.backends.cuda.launch import replays
 from gpucnn.backends.cuda.launch.plans import empty
 from gpucnn.backends.cuda.unfolding.unfolding import fold_into, im2col
 from gpucnn.geometry import ConvGeometry
 
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
 
-
-def forward(backend: CudaBackend, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Write y [N, OC, OD, OH, OW]: w [G, OC / G, C / G * K] times columns [N, G, C / G * K, O]."""
-    filters = _filters(backend, w, geometry)
+    filters = _filters(runtime, w, geometry)
     for images in _chunks(x, geometry):
         out = y[images]
-        products = _before_bias(backend, bias, out)
-        multiply(backend.runtime, filters, _columns(backend, x[images], geometry), _grouped(products, geometry))
-        _finish(backend, products, bias, out)
+        products = _before_bias(runtime, bias, out)
+        multiply(runtime, filters, _columns(runtime, x[images], geometry), _grouped(products, geometry))
+        _finish(runtime, products, bias, out)
 
 
 def backward_input(
-    backend: CudaBackend, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
     """Write grad_x [N, C, D, H, W]: the columns' gradient, w transposed times grad_y, folded."""
-    filters = _filters(backend, w, geometry).swapaxes(2, 3)
+    filters = _filters(runtime, w, geometry).swapaxes(2, 3)
     for images in _chunks(grad_x, geometry):
-        out, upstream = grad_x[images], _grouped(as_matrices(backend, _flat(grad_y[images])), geometry)
-        image = _before_bias(backend, bias, out)
+        out, upstream = grad_x[images], _grouped(as_matrices(runtime, _flat(grad_y[images])), geometry)
+        image = _before_bias(runtime, bias, out)
         if _is_pixel_by_pixel(geometry):
-            multiply(backend.runtime, filters, upstream, _grouped(image, geometry))
+            multiply(runtime, filters, upstream, _grouped(image, geometry))
         else:
             n, groups, _, positions = upstream.shape
-            columns = backend.xp.empty((n, groups, filters.shape[2], positions), grad_y.dtype)
-            multiply(backend.runtime, filters, upstream, columns)
-            fold_into(backend, columns.reshape(n, -1, positions), image, geometry)
-        _finish(backend, image, bias, out)
+            columns = empty(runtime, (n, groups, filters.shape[2], positions), grad_y.dtype)
+            multiply(runtime, filters, upstream, columns)
+            fold_into(runtime, columns.reshape(n, -1, positions), image, geometry)
+        _finish(runtime, image, bias, out)
 
 
-def backward_weight(backend: CudaBackend, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """Write grad_w [OC, C / G, KD, KH, KW]: each image's grad_y times its columns, added up in order."""
     if not x.shape[0]:
         grad_w[...] = 0
     for images in _chunks(x, geometry, grad_w.size):
-        columns = _columns(backend, x[images], geometry)
-        upstream = _grouped(as_matrices(backend, _flat(grad_y[images])), geometry)
+        columns = _columns(runtime, x[images], geometry)
+        upstream = _grouped(as_matrices(runtime, _flat(grad_y[images])), geometry)
         before = int(images.start > 0)  # whether there is a sum of the images before
-        parts = backend.xp.empty((before + columns.shape[0], *grad_w.shape), grad_w.dtype)
+        parts = empty(runtime, (before + columns.shape[0], *grad_w.shape), grad_w.dtype)
         if before:
             parts[0] = grad_w
         n, groups, rows, _ = columns.shape
         products = parts[before:].reshape(n, groups, -1, rows)
-        multiply(backend.runtime, upstream, columns.swapaxes(2, 3), products)
-        add_parts(backend.runtime, parts, grad_w)
+        multiply(runtime, upstream, columns.swapaxes(2, 3), products)
+        add_parts(runtime, parts, grad_w)
 
 
-def _before_bias(backend: CudaBackend, bias: Array | None, out: Array) -> Array:
+def _before_bias(runtime: Runtime, bias: Array | None, out: Array) -> Array:
     """The place [N, C, D, H, W] of what becomes `out` when the bias is added: `out` where there is none."""
-    return out if bias is None else empty(backend.runtime, out.shape, out.dtype, like=out)
+    return out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
 
 
-def _finish(backend: CudaBackend, image: Array, bias: Array | None, out: Array) -> None:
+def _finish(runtime: Runtime, image: Array, bias: Array | None, out: Array) -> None:
     """Write `out`, of the memory order of `image` and without gaps, as image plus bias."""
     if bias is None:
         return
     if out.dtype.kind == "f":
-        add_bias(backend, _flat(image), bias, None, _flat(out))
+        add_bias(runtime, _flat(image), bias, None, _flat(out))
     else:
-        pack(backend, _flat(image), _flat(out), bias)
+        pack(runtime, _flat(image), _flat(out), bias)
 
 
 def _chunks(x: Array, geometry: ConvGeometry, weights: int = 0) -> Iterator[slice]:
@@ -89,25 +84,22 @@ def _chunks(x: Array, geometry: ConvGeometry, weights: int = 0) -> Iterator[slic
     c, oc, _ = geometry.channels
     values = max(c * geometry.taps * prod(geometry.output_size), oc * prod(geometry.output_size), weights)
     step = select.images_at_once(values * x.itemsize)
-    listener = replays.current()
-    if listener is not None and step < x.shape[0]:
-        listener.computed()  # views into arrays, of which a replay knows but the beginnings
     return (slice(start, start + step) for start in range(0, x.shape[0], step))
 
 
-def _filters(backend: CudaBackend, w: Array, geometry: ConvGeometry) -> Array:
+def _filters(runtime: Runtime, w: Array, geometry: ConvGeometry) -> Array:
     """W [OC, C / G, KD, KH, KW] as [1, G, OC / G, C / G * KD * KH * KW]."""
     _, oc, groups = geometry.channels
     rows = _flat(w)
     if not rows.flags.c_contiguous:
-        rows = backend.xp.empty(rows.shape, w.dtype)
-        pack(backend, _flat(w), rows)
+        rows = empty(runtime, rows.shape, w.dtype)
+        pack(runtime, _flat(w), rows)
     return rows.reshape(1, groups, oc // groups, -1)
 
 
-def _columns(backend: CudaBackend, x: Array, geometry: ConvGeometry) -> Array:
+def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
     """The columns of x [N, C, D, H, W], [N, G, C / G * KD * KH * KW, OD * OH * OW]; x itself where a tap is a pixel."""
-    rows = as_matrices(backend, _flat(x)) if _is_pixel_by_pixel(geometry) else im2col(backend, x, geometry)
+    rows = as_matrices(runtime, _flat(x)) if _is_pixel_by_pixel(geometry) else im2col(runtime, x, geometry)
     return rows.reshape(x.shape[0], geometry.channels.groups, -1, rows.shape[2])
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from math import gcd
-from typing import TYPE_CHECKING
 
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution.split_k import add_parts
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array
+from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.dtypes import accumulator
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
 
 FORWARD = Kernel("bias_activation", "BiasParams")
 BACKWARD = Kernel("bias_activation_backward", "BiasSumParams")
@@ -22,7 +18,7 @@ ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2}
 
 
 def bias_activation(
-    backend: CudaBackend,
+    runtime: Runtime,
     x: Array,
     bias: Array | None,
     residual: Array | None,
@@ -30,14 +26,14 @@ def bias_activation(
     negative_slope: float,
 ) -> Array:
     """``activation(x + bias + residual)`` for x and residual [N, C, P] and bias [C], rounded once."""
-    x = _without_gaps(backend, x)
-    y = empty(backend.runtime, x.shape, x.dtype, like=x)
-    add_bias(backend, x, bias, residual, y, activation, negative_slope)
+    x = _without_gaps(runtime, x)
+    y = empty(runtime, x.shape, x.dtype, like=x)
+    add_bias(runtime, x, bias, residual, y, activation, negative_slope)
     return y
 
 
 def add_bias(
-    backend: CudaBackend,
+    runtime: Runtime,
     x: Array,
     bias: Array | None,
     residual: Array | None,
@@ -46,9 +42,9 @@ def add_bias(
     negative_slope: float = 0.0,
 ) -> None:
     """Write y [N, C, P] of x's strides, which have no gaps, as `bias_activation`."""
-    residual = None if residual is None else _in_order_of(backend, residual, x)
+    residual = None if residual is None else _in_order_of(runtime, residual, x)
     facts = (ACTIVATIONS[activation], float(negative_slope), accumulator(x.dtype).itemsize)
-    launch(backend.runtime, FORWARD, x.dtype, (x, bias, residual, y), _forward_work, *facts)
+    launch(runtime, FORWARD, x.dtype, (x, bias, residual, y), _forward_work, *facts)
 
 
 def _forward_work(
@@ -78,36 +74,36 @@ def _forward_work(
 
 
 def bias_activation_backward(
-    backend: CudaBackend, grad_y: Array, y: Array, activation: str, negative_slope: float
+    runtime: Runtime, grad_y: Array, y: Array, activation: str, negative_slope: float
 ) -> tuple[Array, Array]:
     """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
-    grad_y = _without_gaps(backend, grad_y)
-    y = _in_order_of(backend, y, grad_y)
-    grad_x = empty(backend.runtime, grad_y.shape, grad_y.dtype, like=grad_y)
-    return grad_x, _sums(backend, grad_y, y, grad_x, activation, negative_slope)
+    grad_y = _without_gaps(runtime, grad_y)
+    y = _in_order_of(runtime, y, grad_y)
+    grad_x = empty(runtime, grad_y.shape, grad_y.dtype, like=grad_y)
+    return grad_x, _sums(runtime, grad_y, y, grad_x, activation, negative_slope)
 
 
-def channel_sums(backend: CudaBackend, x: Array) -> Array:
+def channel_sums(runtime: Runtime, x: Array) -> Array:
     """The sums [C] of x [N, C, *] over all but its channels; of integers and complex numbers by the array library."""
     if x.dtype.kind in "ciu":
-        return backend.xp.sum(x, axis=(0, *range(2, x.ndim)), dtype=x.dtype)
-    planes = _without_gaps(backend, x.reshape(*x.shape[:2], -1 if x.size else 0))
-    return _sums(backend, planes, None, None, "none", 0.0)
+        return runtime.xp.sum(x, axis=(0, *range(2, x.ndim)), dtype=x.dtype)
+    planes = _without_gaps(runtime, x.reshape(*x.shape[:2], -1 if x.size else 0))
+    return _sums(runtime, planes, None, None, "none", 0.0)
 
 
 def _sums(
-    backend: CudaBackend, grad_y: Array, y: Array | None, grad_x: Array | None, activation: str, negative_slope: float
+    runtime: Runtime, grad_y: Array, y: Array | None, grad_x: Array | None, activation: str, negative_slope: float
 ) -> Array:
     """The sums [C] of what is written to grad_x, if to any, all [N, C, P] of one memory order without gaps."""
     n, c, p = grad_y.shape
     run = run_of(grad_y) or 1
     width = _width(*(None if array is None else layout(array) for array in (grad_y, y, grad_x)))
     sums = select.bias_sums(n * p // run, c, run, width, grad_y.itemsize)
-    parts = backend.xp.empty((sums.splits, c), accumulator(grad_y.dtype))
+    parts = empty(runtime, (sums.splits, c), accumulator(grad_y.dtype))
     facts = (sums, run, ACTIVATIONS[activation], float(negative_slope))
-    launch(backend.runtime, BACKWARD, grad_y.dtype, (grad_y, y, grad_x, parts), _backward_work, *facts)
-    total = backend.xp.empty((c,), grad_y.dtype)
-    add_parts(backend.runtime, parts, total)
+    launch(runtime, BACKWARD, grad_y.dtype, (grad_y, y, grad_x, parts), _backward_work, *facts)
+    total = empty(runtime, (c,), grad_y.dtype)
+    add_parts(runtime, parts, total)
     return total
 
 
@@ -149,19 +145,19 @@ def _is_dense(x: Array | Layout, order: tuple[int, ...]) -> bool:
     return True
 
 
-def _without_gaps(backend: CudaBackend, x: Array) -> Array:
+def _without_gaps(runtime: Runtime, x: Array) -> Array:
     """X [N, C, P], or a copy in the nearer of both orders."""
-    return x if not x.size or run_of(x) else _copied(backend, x, x)
+    return x if not x.size or run_of(x) else _copied(runtime, x, x)
 
 
-def _in_order_of(backend: CudaBackend, x: Array, other: Array) -> Array:
+def _in_order_of(runtime: Runtime, x: Array, other: Array) -> Array:
     """X [N, C, P], or a copy in the order of `other`, which has no gaps."""
-    return x if not x.size or run_of(x) == run_of(other) else _copied(backend, x, other)
+    return x if not x.size or run_of(x) == run_of(other) else _copied(runtime, x, other)
 
 
-def _copied(backend: CudaBackend, x: Array, like: Array) -> Array:
-    copy = empty(backend.runtime, x.shape, x.dtype, like=like)
-    pack(backend, x, copy)
+def _copied(runtime: Runtime, x: Array, like: Array) -> Array:
+    copy = empty(runtime, x.shape, x.dtype, like=like)
+    pack(runtime, x, copy)
     return copy
 
 

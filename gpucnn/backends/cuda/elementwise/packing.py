@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import gcd
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gpucnn.backends.cuda import select
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array
+from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import Layout, Work, launch, strides
+from gpucnn.backends.cuda.launch.listening import current
+from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, strides
 from gpucnn.backends.dtypes import accumulator
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
 
 PACK = Kernel("pack", "PackParams")
 AXES = ("n", "c", "p")
 LEAST_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
 
 
-def packed(backend: CudaBackend, x: Array, dtype: Any, channels_last: bool) -> Array:
+def packed(runtime: Runtime, x: Array, dtype: Any, channels_last: bool) -> Array:
     """A copy of x [N, C, P] in C order or with channels innermost, in its own or another floating-point dtype."""
     n, c, p = x.shape
-    xp = backend.runtime.xp
-    out = xp.empty((n, p, c), dtype).swapaxes(1, 2) if channels_last else xp.empty((n, c, p), dtype)
-    pack(backend, x, out)
+    out = empty(runtime, (n, p, c), dtype).swapaxes(1, 2) if channels_last else empty(runtime, (n, c, p), dtype)
+    pack(runtime, x, out)
     return out
 
 
-def pack(backend: CudaBackend, x: Array, out: Array, bias: Array | None = None) -> None:
+def pack(runtime: Runtime, x: Array, out: Array, bias: Array | None = None) -> None:
     """Write x [N, C, P] plus bias [C] to `out` [N, C, P], whatever the strides of the two, in out's dtype."""
     facts = (out.dtype.name, max(LEAST_SUM_BYTES, accumulator(x.dtype).itemsize))
-    launch(backend.runtime, PACK, x.dtype, (x, bias, out), _work, *facts)
+    launch(runtime, PACK, x.dtype, (x, bias, out), _work, *facts)
+
+
+def copy(runtime: Runtime, x: Array, y: Array) -> None:
+    """Write x to y [N, C, *], of the same shape and dtype: as planes [N, C, P], or by the array library."""
+    planes = _planes(y)
+    if planes is not None:
+        pack(runtime, x.reshape(planes.shape), planes)
+        return
+    listener = current()
+    if listener is not None:
+        listener.computed()
+    y[...] = x
+
+
+def _planes(x: Array) -> Array | None:
+    """X [N, C, *] as [N, C, P], if there is such a view and its elements lie at multiples of their size."""
+    if x.ndim < 3 or not x.size or any(place % x.itemsize for place in (x.data.ptr, *x.strides)):
+        return None
+    axes = [(size, step) for size, step in zip(x.shape[2:], x.strides[2:], strict=True) if size > 1]
+    if any(step != size * inner for (_, step), (size, inner) in pairwise(axes)):
+        return None
+    return x.reshape(*x.shape[:2], -1)
 
 
 class _Side(NamedTuple):

@@ -2,80 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.runtime import Array, Device, Function, Runtime
+from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.device.sources import Source
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
-    from gpucnn.backends.cuda.launch.plans import Plan
+from gpucnn.backends.cuda.launch.plans import Plan
 
 
-class Collecting:
-    """A listener whose calls launch nothing, and whose results hold anything.
+class DryRun:
+    """A listener whose calls launch nothing; their results are uninitialised.
 
     Attributes
     ----------
+    xp : module
+        Makes arrays for the calls: the runtime's own, but the simulator's take no memory until they are written to.
     sources : dict
         The programs of all launches so far, and the devices that they are for.
     """
 
-    def __init__(self, runtime: Runtime, xp: Any = None) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self.sources: dict[tuple[Source, int], Device] = {}
-        self._runtime: Any = _CollectingRuntime(runtime, runtime.xp if xp is None else xp, self.sources)
+        self.xp: Any = _Untouched(runtime.xp) if runtime.name == "simulator" else runtime.xp
 
-    def backend(self, backend: CudaBackend) -> CudaBackend:
-        """The backend whose launches are collected."""
-        return type(backend)(self._runtime)
+    def new(self, make: Callable[..., Array], shape: tuple[int, ...], dtype: Any, zeros: bool) -> Array:
+        """A new array."""
+        return self.xp.zeros(shape, dtype) if zeros else self.xp.empty(shape, dtype)
 
-    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
-        """Nothing: its program is known when it is planned."""
+    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> bool:
+        """Collect the program of a launch, and do not launch it."""
+        if plan.source is not None:
+            self.sources[plan.source, plan.device.index] = plan.device
+        return False
 
     def constants(self, arrays: Sequence[Array]) -> None:
         """Nothing: they are on the device by now."""
 
     def computed(self) -> None:
-        """Nothing: of this no program is needed."""
+        """Nothing: no program is needed for this."""
 
 
-class _CollectingRuntime:
-    """A runtime that writes down the programs that it is asked for."""
-
-    def __init__(self, runtime: Runtime, xp: Any, sources: dict[tuple[Source, int], Device]) -> None:
-        self._runtime, self._sources = runtime, sources
-        self.name, self.specialises, self.null, self.xp = runtime.name, runtime.specialises, runtime.null, xp
-
-    def device(self, array: Array) -> Device:
-        return self._runtime.device(array)
-
-    def using(self, device: Device) -> AbstractContextManager[Any]:
-        return self._runtime.using(device)
-
-    def constant(self, host: Any, device: Device) -> Array:
-        return self._runtime.constant(host, device)
-
-    def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
-        return self._runtime.by_value(structure)
-
-    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
-        return _launch_nothing
-
-    def function(self, source: Source, device: Device) -> Function:
-        self._sources[source, device.index] = device
-        return _launch_nothing
-
-
-def _launch_nothing(
-    grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
-) -> None: ...
-
-
-class Hollow:
+class _Untouched:
     """The simulator's functions, with new arrays that are not written to."""
 
     def __init__(self, namespace: Any) -> None:

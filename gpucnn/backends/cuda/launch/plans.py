@@ -7,6 +7,7 @@ set, kept as a `Plan`, and a call of the same layer costs a look-up and the laun
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd, prod
 from typing import Any, NamedTuple
@@ -22,8 +23,8 @@ from gpucnn.backends.cuda.device.runtime import (
     ListeningRuntime,
     Runtime,
 )
-from gpucnn.backends.cuda.device.sources import Kernel, source
-from gpucnn.backends.cuda.launch import replays
+from gpucnn.backends.cuda.device.sources import Kernel, Source, source
+from gpucnn.backends.cuda.launch.listening import current
 from gpucnn.backends.layout import is_channels_last
 
 INT32_END = 2**31
@@ -84,14 +85,24 @@ class Work(NamedTuple):
     shared_bytes: int = 0  # of dynamic shared memory
 
 
-class Plan(NamedTuple):
-    """A launch, all of it but the arrays' addresses."""
+@dataclass
+class Plan:
+    """A launch, all of it but the arrays' addresses; its program is compiled when it is first launched."""
 
-    function: Function
-    grid: tuple[int]
-    block: tuple[int]
+    source: Source | None
+    device: Device
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
     parameters: Any
     shared_bytes: int
+    function: Function | None = None
+
+    def compiled(self, runtime: Runtime) -> Function:
+        """The function that is launched."""
+        if self.function is None:
+            assert self.source is not None
+            self.function = runtime.function(self.source, self.device)
+        return self.function
 
 
 Form = tuple[tuple[int, ...], tuple[int, ...], int, int]  # a layout as a plain tuple, which is made sooner
@@ -115,12 +126,24 @@ def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:
     return {f"{prefix}_{name}": step for name, step in zip(names, steps, strict=True)}
 
 
-def empty(runtime: Runtime, shape: Sequence[int], dtype: Any, like: Array) -> Array:
-    """A new array [N, C, *spatial] in the memory order of `like`."""
-    if not is_channels_last(like):
-        return runtime.xp.empty(tuple(shape), dtype)
+def empty(runtime: Runtime, shape: Sequence[int], dtype: Any, like: Array | None = None) -> Array:
+    """A new array on the current device, uninitialised: [N, C, *] in the memory order of `like`, else in C order."""
+    if like is None or not is_channels_last(like):
+        return _new(runtime.xp.empty, shape, dtype)
     n, c, *spatial = shape
-    return runtime.xp.moveaxis(runtime.xp.empty((n, *spatial, c), dtype), -1, 1)
+    return runtime.xp.moveaxis(_new(runtime.xp.empty, (n, *spatial, c), dtype), -1, 1)
+
+
+def zeros(runtime: Runtime, shape: Sequence[int], dtype: Any) -> Array:
+    """A new array of zeros on the current device, in C order."""
+    return _new(runtime.xp.zeros, shape, dtype, zeros=True)
+
+
+def _new(make: Callable[..., Array], shape: Sequence[int], dtype: Any, zeros: bool = False) -> Array:
+    listener = current()
+    if listener is None:
+        return make(tuple(shape), dtype)
+    return listener.new(make, tuple(shape), dtype, zeros)
 
 
 def needs_int64(layouts: Iterable[Layout | None], extents: Iterable[int]) -> bool:
@@ -151,12 +174,12 @@ def launch(
 
 def enqueue(runtime: Runtime, plan: Plan, arrays: Sequence[Array | None]) -> None:
     """Launch as planned over `arrays`, whose device is the current one, and tell what listens."""
-    listener = replays.current()
-    if listener is not None:
-        listener.launched(plan, arrays)
+    listener = current()
+    if listener is not None and not listener.launched(plan, arrays):
+        return
     null = runtime.null
     taken = [null if array is None else array for array in arrays]
-    plan.function(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
+    plan.compiled(runtime)(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
 
 
 def plain(runtime: Runtime) -> Runtime:
@@ -187,6 +210,6 @@ def _plan(
     fixed = None
     if runtime.specialises:
         fixed = {name: done.fields[name] for name, _, live in structure.fields if not live}
-    function = runtime.function(source(kernel, dtype.name, wide, fixed, done.constants), device)
+    program = source(kernel, dtype.name, wide, fixed, done.constants)
     parameters = runtime.by_value(structure.packed(done.fields, wide, fixed is not None))
-    return Plan(function, (blocks,), (block,), parameters, done.shared_bytes)
+    return Plan(program, device, (blocks,), (block,), parameters, done.shared_bytes)

@@ -8,20 +8,18 @@ computed anything in another way is run as it is written each time.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Device, ListeningRuntime, ReplayingRuntime
+from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Device, ReplayingRuntime
+from gpucnn.backends.cuda.launch.listening import current, listening
 from gpucnn.numerics import choices
 
 if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
     from gpucnn.backends.cuda.launch.plans import Plan
 
 MOST_DISTANCES = 64  # ways in which the arrays of one form of call were seen to lie between each other
@@ -33,48 +31,7 @@ Replay = Callable[[Sequence[Array]], Any]
 """From the arrays of a call to its result; NotImplemented where memory might be shared that must not be."""
 
 _SCALARS = frozenset({int, float, bool, str, type(None)})
-_VIEWS = frozenset({"broadcast_to", "expand_dims", "moveaxis", "reshape", "swapaxes", "transpose"})
 _INTS, _BOOLS = frozenset({int}), frozenset({bool})
-_state = threading.local()
-
-
-class Listener(Protocol):
-    """What hears of all that calls ask of their runtime."""
-
-    def backend(self, backend: CudaBackend) -> CudaBackend:
-        """`backend`, over a runtime of the listener's."""
-
-    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
-        """A launch over `arrays`, about to be made."""
-
-    def constants(self, arrays: Sequence[Array]) -> None:
-        """Arrays that launches are about to read, which hold the same for all calls of the same form."""
-
-    def computed(self) -> None:
-        """Something was computed that no launch shows."""
-
-
-def current() -> Listener | None:
-    """What listens to this thread's calls, if anything does."""
-    return getattr(_state, "listener", None)
-
-
-@contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Within the block, `listener` hears of this thread's calls."""
-    before = current()
-    _state.listener = listener
-    try:
-        yield
-    finally:
-        _state.listener = before
-
-
-def read(*constants: Array) -> None:
-    """Tell what listens of arrays that hold the same for all calls of the same form."""
-    listener = current()
-    if listener is not None:
-        listener.constants(constants)
 
 
 class Replays:
@@ -203,13 +160,9 @@ class Recording:
         self._places = {array.data.ptr: 2 + index for index, array in enumerate(arrays)}
         self._is_whole = all(array.size for array in arrays)  # empty arrays may have one address
 
-    def backend(self, backend: CudaBackend) -> CudaBackend:
-        """`backend`, whose new arrays are written down."""
-        runtime: Any = ListeningRuntime(backend.runtime, RecordingNamespace(backend.runtime.xp, self))
-        return type(backend)(runtime)
-
-    def allocated(self, array: Array, zeros: bool = False) -> Array:
-        """A new array, written down; it may be one of the caller's that takes its place."""
+    def new(self, make: Callable[..., Array], shape: tuple[int, ...], dtype: Any, zeros: bool) -> Array:
+        """A new array, written down."""
+        array = make(shape, dtype)
         if array.data.ptr in self._places:
             return array
         self._is_whole &= array.size > 0
@@ -232,13 +185,14 @@ class Recording:
         """Take note that something was computed that no launch shows."""
         self._is_whole = False
 
-    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> None:
+    def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> bool:
         """Write down a launch over `arrays`."""
         places = tuple([0 if array is None else self._places.get(array.data.ptr) for array in arrays])
         if None in places:
             self._is_whole = False
         else:
             self._steps.append(_Step(plan, cast(tuple[int, ...], places)))
+        return True
 
     def replay(self, result: Any) -> Replay | None:
         """What does the same for other arrays of the same form and returns a result of the form of `result`."""
@@ -323,7 +277,7 @@ def _replay(
     constants = (*(plan.parameters for plan, _ in steps), *reversed(kept))  # the first one kept lies at -1
     launches = [
         (
-            runtime.here(plan.function, plan.shared_bytes),
+            runtime.here(plan.compiled(runtime), plan.shared_bytes),
             plan.grid,
             plan.block,
             itemgetter(*places, index - len(constants)),  # parameters lie at the end
@@ -386,31 +340,3 @@ def _span(array: Array) -> tuple[int, int]:
     """Bytes from an array's address to its lowest one, and to the first one beyond it."""
     steps = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
     return sum(step for step in steps if step < 0), sum(step for step in steps if step > 0) + array.itemsize
-
-
-# --- New arrays, written down -------------------------------------------------------------------------------------
-
-
-class RecordingNamespace:
-    """A NumPy-like module whose new arrays without values, or of zeros, are written down."""
-
-    def __init__(self, xp: Any, recording: Recording) -> None:
-        self._xp, self._recording = xp, recording
-
-    def empty(self, *arguments: Any, **named: Any) -> Array:
-        """An array that holds anything, written down."""
-        return self._recording.allocated(self._xp.empty(*arguments, **named))
-
-    def empty_like(self, *arguments: Any, **named: Any) -> Array:
-        """An array in the form of another, written down."""
-        return self._recording.allocated(self._xp.empty_like(*arguments, **named))
-
-    def zeros(self, *arguments: Any, **named: Any) -> Array:
-        """An array of zeros, written down."""
-        return self._recording.allocated(self._xp.zeros(*arguments, **named), zeros=True)
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._xp, name)
-        if callable(value) and not isinstance(value, type) and name not in _VIEWS:
-            self._recording.computed()
-        return value

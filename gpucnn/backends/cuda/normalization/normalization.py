@@ -10,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.bias_activation import ACTIVATIONS
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, layout
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import channels_are_inner
 from gpucnn.geometry import NormGeometry
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
 
 STATISTICS = Kernel("norm_statistics", "NormParams")
 STATISTICS_COMBINE = Kernel("norm_statistics", "NormParams", "norm_statistics_combine")
@@ -54,9 +51,9 @@ class Dim(NamedTuple):
 def _empty(runtime: Runtime, x: Array) -> Array:
     """A new array for a result in the shape of x [N, G, C, P]: without gaps, whatever the steps of x are."""
     if not channels_are_inner(x):
-        return runtime.xp.empty(x.shape, x.dtype)
+        return empty(runtime, x.shape, x.dtype)
     n, g, c, p = x.shape
-    return runtime.xp.empty((n, p, g, c), x.dtype).transpose(0, 2, 3, 1)
+    return empty(runtime, (n, p, g, c), x.dtype).transpose(0, 2, 3, 1)
 
 
 def memory_order(x: Layout) -> Axes:
@@ -217,18 +214,17 @@ def _sizes_kept(x: Array, axes: Axes) -> Axes:
     return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
 
 
-def norm_statistics(backend: CudaBackend, x: Array, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
+def norm_statistics(runtime: Runtime, x: Array, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
     """Mean, biased variance and ``1 / sqrt(var + eps)`` over ``geometry.axes``, as axes of size 1."""
-    runtime = backend.runtime
     mean, var, rstd = found = tuple(
-        runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3)
+        empty(runtime, _sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3)
     )
     if _rows(x, geometry, HELD):
         launch(runtime, ROWS, x.dtype, (x, None, None, None, None, *found), _rows_work, eps, _activation("none", 0.0))
         return mean, var, rstd
     axes, seen = geometry.axes, layout(x)
     shape = _parts_shape(_statistics_tiling, (seen, layout(mean)), (axes,))
-    parts = None if shape is None else runtime.xp.empty((3, *shape), mean.dtype)
+    parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
     launch(runtime, STATISTICS, x.dtype, (x, parts, *found), _statistics_work, axes, eps)
     if parts is not None:
         launch(runtime, STATISTICS_COMBINE, x.dtype, (parts, *found), _statistics_combine_work, seen, axes, eps)
@@ -285,7 +281,7 @@ def _sums(
 
 def _both(runtime: Runtime, shape: Axes, like: Array) -> Sums:
     """Two new arrays, for sums of g and of g * h."""
-    return runtime.xp.empty(shape, like.dtype), runtime.xp.empty(shape, like.dtype)
+    return empty(runtime, shape, like.dtype), empty(runtime, shape, like.dtype)
 
 
 def _added_work(
@@ -360,7 +356,7 @@ def _backward_apply_work(
 
 
 def norm_apply(
-    backend: CudaBackend,
+    runtime: Runtime,
     x: Array,
     mean: Array,
     var: Array,
@@ -372,9 +368,9 @@ def norm_apply(
     negative_slope: float,
 ) -> Array:
     """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, in the dtype and memory order of x."""
-    y = _empty(backend.runtime, x)
+    y = _empty(runtime, x)
     arrays = (x, mean, var, weight, bias, residual, y)
-    launch(backend.runtime, APPLY, x.dtype, arrays, _apply_work, eps, _activation(activation, negative_slope))
+    launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps, _activation(activation, negative_slope))
     return y
 
 
@@ -469,7 +465,7 @@ def _rows_backward_work(
 
 
 def norm_forward(
-    backend: CudaBackend,
+    runtime: Runtime,
     x: Array,
     weight: Array | None,
     bias: Array | None,
@@ -480,13 +476,13 @@ def norm_forward(
     negative_slope: float,
 ) -> tuple[Array, Array, Array, Array]:
     """Output by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
-    runtime, chosen = backend.runtime, _activation(activation, negative_slope)
+    chosen = _activation(activation, negative_slope)
     y = _empty(runtime, x)  # first, for it may be the caller's own array, which none of the others is to become
     if not _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
-        mean, var, rstd = norm_statistics(backend, x, geometry, eps)
+        mean, var, rstd = norm_statistics(runtime, x, geometry, eps)
         launch(runtime, APPLY, x.dtype, (x, mean, rstd, weight, bias, residual, y), _apply_work, None, chosen)
         return y, mean, var, rstd
-    mean, var, rstd = (runtime.xp.empty(_sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3))
+    mean, var, rstd = (empty(runtime, _sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3))
     launch(runtime, ROWS, x.dtype, (x, weight, bias, residual, y, mean, var, rstd), _rows_work, eps, chosen)
     return y, mean, var, rstd
 
@@ -502,7 +498,7 @@ def _activation_backward_work(grad_y: Layout, x: Layout, *others: Any) -> Work:
 
 
 def norm_activation_backward(
-    backend: CudaBackend,
+    runtime: Runtime,
     grad_y: Array,
     x: Array,
     mean: Array,
@@ -514,9 +510,9 @@ def norm_activation_backward(
     negative_slope: float,
 ) -> Array:
     """The gradient by the activation's input, in the memory order of x: one pass over the arrays."""
-    z, chosen = _empty(backend.runtime, x), _activation(activation, negative_slope)
+    z, chosen = _empty(runtime, x), _activation(activation, negative_slope)
     arrays = (grad_y, x, mean, rstd, weight, bias, residual, z)
-    launch(backend.runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, chosen)
+    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, chosen)
     return z
 
 
@@ -524,9 +520,9 @@ class _Backward:
     """The gradients of one norm, each computed in the same way whether it is wanted with others or alone."""
 
     def __init__(
-        self, backend: CudaBackend, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
+        self, runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
     ) -> None:
-        self.runtime = backend.runtime
+        self.runtime = runtime
         self.arrays = (grad_y, x, mean, rstd)
         self.x, self.geometry = x, geometry
         self.affine_shape = (1, *x.shape[1:3], 1)
@@ -588,15 +584,15 @@ def _rows_backward_blocks(grad_y: Layout, x: Layout, mean: Layout, rstd: Layout)
 
 
 def norm_backward_affine(
-    backend: CudaBackend, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
+    runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
 ) -> tuple[Array, Array]:
     """Gradients of weight and bias, [1, G, C, 1]."""
-    _, grad_weight, grad_bias = _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(None, False, True)
+    _, grad_weight, grad_bias = _Backward(runtime, grad_y, x, mean, rstd, geometry).gradients(None, False, True)
     return grad_weight, grad_bias
 
 
 def norm_backward_input(
-    backend: CudaBackend,
+    runtime: Runtime,
     grad_y: Array,
     x: Array,
     mean: Array,
@@ -605,11 +601,11 @@ def norm_backward_input(
     geometry: NormGeometry,
 ) -> Array:
     """grad_x by the closed form, in the memory order of x."""
-    return _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(weight, True, False)[0]
+    return _Backward(runtime, grad_y, x, mean, rstd, geometry).gradients(weight, True, False)[0]
 
 
 def norm_backward(
-    backend: CudaBackend,
+    runtime: Runtime,
     grad_y: Array,
     x: Array,
     mean: Array,
@@ -618,4 +614,4 @@ def norm_backward(
     geometry: NormGeometry,
 ) -> tuple[Array, Array, Array]:
     """Gradients of x, weight and bias, sharing the sums that they have in common."""
-    return _Backward(backend, grad_y, x, mean, rstd, geometry).gradients(weight, True, True)
+    return _Backward(runtime, grad_y, x, mean, rstd, geometry).gradients(weight, True, True)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch import replays
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, plain, strides
+from gpucnn.backends.cuda.launch import listening
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, strides
 from gpucnn.backends.cuda.resampling.tiles import ResampleTile, Resampling, Table
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.backends.samples import blended, nearest
 from gpucnn.geometry import InterpolationAxis, InterpolationGeometry
 from gpucnn.geometry.caches import kept
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda import CudaBackend
 
 RESAMPLE = Kernel("interpolate", "ResampleParams", function="resample")
 RESAMPLE_TILES = Kernel("interpolate", "ResampleParams", function="resample_tiles")
@@ -30,25 +27,24 @@ TABLES_BYTES = 64 << 20  # of all tables that are kept on devices
 Host = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
-def interpolate(backend: CudaBackend, x: Array, geometry: InterpolationGeometry) -> Array:
+def interpolate(runtime: Runtime, x: Array, geometry: InterpolationGeometry) -> Array:
     """Y [N, C, OD, OH, OW] of x [N, C, D, H, W]."""
-    return _resampled(backend, x, geometry, geometry.output_size, adjoint=False)
+    return _resampled(runtime, x, geometry, geometry.output_size, adjoint=False)
 
 
-def interpolate_backward(backend: CudaBackend, grad_y: Array, geometry: InterpolationGeometry) -> Array:
+def interpolate_backward(runtime: Runtime, grad_y: Array, geometry: InterpolationGeometry) -> Array:
     """grad_x [N, C, D, H, W]: each input's weighted sum over the outputs that read it."""
-    return _resampled(backend, grad_y, geometry, geometry.input_size, adjoint=True)
+    return _resampled(runtime, grad_y, geometry, geometry.input_size, adjoint=True)
 
 
 def _resampled(
-    backend: CudaBackend, x: Array, geometry: InterpolationGeometry, size: tuple[int, int, int], *, adjoint: bool
+    runtime: Runtime, x: Array, geometry: InterpolationGeometry, size: tuple[int, int, int], *, adjoint: bool
 ) -> Array:
-    runtime = backend.runtime
     y = empty(runtime, (*x.shape[:2], *size), x.dtype, like=x)
     device, dtype = runtime.device(x), _weight_dtype(x.dtype)
-    tables = _tables(plain(runtime), device, geometry, adjoint, dtype)
+    tables = _tables(runtime, device, geometry, adjoint, dtype)
     arrays = (x, y, *tables)
-    replays.read(*tables)
+    listening.read(*tables)
     sum_bytes = max(accumulator(x.dtype).itemsize, dtype.itemsize)
     inner = x.shape[1] if is_channels_last(y) else 1
     tile = _tile(geometry, adjoint, x.shape[1], inner, x.itemsize, sum_bytes, dtype) if x.size else None
