@@ -63,42 +63,44 @@ class Backend(ABC):
     # --- Convolution: w is [OC, C / groups, KD, KH, KW], bias [OC] or None ----------------------------------------
 
     @abstractmethod
-    def convolve(self, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+    def convolve(self, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
         """Cross-correlate x [N, C, D, H, W] with w: y [N, OC, OD, OH, OW], plus bias."""
 
     @abstractmethod
-    def convolve_backward_input(self, grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+    def convolve_backward_input(
+        self, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+    ) -> None:
         """Spread grad_y [N, OC, OD, OH, OW] back through w: grad_x [N, C, D, H, W] (dgrad).
 
         It is the transposed convolution as well, whose `bias` [C] is added; nothing is conjugated.
         """
 
     @abstractmethod
-    def convolve_backward_weight(self, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+    def convolve_backward_weight(self, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
         """Correlate x [N, C, D, H, W] with grad_y [N, OC, OD, OH, OW]: grad_w [OC, C / groups, KD, KH, KW] (wgrad)."""
 
     # --- Locally connected: w is [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW] or None -------------------
 
     @abstractmethod
-    def locally_connect(self, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+    def locally_connect(self, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
         """Convolve with a filter of its own at each position: y [N, OC, OD, OH, OW]."""
 
     @abstractmethod
-    def locally_connect_backward_input(self, grad_y: Array, w: Array, geometry: ConvGeometry) -> Array:
+    def locally_connect_backward_input(self, grad_y: Array, w: Array, grad_x: Array, geometry: ConvGeometry) -> None:
         """grad_x [N, C, D, H, W] of a locally connected layer; nothing is conjugated."""
 
     @abstractmethod
-    def locally_connect_backward_weight(self, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+    def locally_connect_backward_weight(self, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
         """grad_w [OC, OD, OH, OW, C, KD, KH, KW] of a locally connected layer."""
 
     # --- Unfolding ------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def im2col(self, x: Array, geometry: ConvGeometry) -> Array:
+    def im2col(self, x: Array, columns: Array, geometry: ConvGeometry) -> None:
         """Columns [N, C * KD * KH * KW, OD * OH * OW] of x [N, C, D, H, W]; padding reads as zero."""
 
     @abstractmethod
-    def col2im(self, columns: Array, geometry: ConvGeometry) -> Array:
+    def col2im(self, columns: Array, x: Array, geometry: ConvGeometry) -> None:
         """Image [N, C, D, H, W]: each input's sum over the columns' entries that im2col reads it into."""
 
     # --- Pooling --------------------------------------------------------------------------------------------------

@@ -122,9 +122,22 @@ class Call:
             return self._writable(self.checked_out(shape))
         return self.backend.empty_like(shape, self.dtype, like)
 
-    def _writable(self, out: Array) -> Array:
+    def in_c_order(self, shape: tuple[int, ...]) -> Array:
+        """Where a result of `shape` in C order goes: `out`, or a new array.
+
+        Raises
+        ------
+        ValueError
+            As `image`.
+        """
+        if self._out is None:
+            return self.backend.empty(shape, self.dtype, on=self.arrays[0])
+        out = self.checked_out(shape)
+        return self._writable(out, out.flags.c_contiguous)
+
+    def _writable(self, out: Array, suits: bool = True) -> Array:
         """`out`, a view of the caller's, or an array that `result` copies to it where primitives cannot write to it."""
-        if self.backend.writes_to(out):
+        if suits and self.backend.writes_to(out):
             return out
         aside = self.backend.empty(tuple(out.shape), out.dtype, on=out)
         self._aside = aside, out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpucnn.backends import Backend
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.functional._call import (
     Array,
@@ -95,9 +94,7 @@ def conv_nd(
     x, w, b = call.arrays
     geometry = geometry_of(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
-    backend = call.backend if out is None else call.into(convolved_shape(x.shape, geometry), rank)
-    y = backend.convolve(lifted(x, rank), lifted(w, rank), b, geometry)
-    return call.result(lowered(y, rank, like=x))
+    return call.result(_forward(call, x, w, b, geometry))
 
 
 def conv_nd_backward(
@@ -158,8 +155,8 @@ def conv_nd_backward(
     need_x, need_w, need_b = needed(call.op, needs, 3)
     return call.result(
         (
-            _backward_input(call, grad, w, geometry, call.backend) if need_x else None,
-            _backward_weight(call, x, grad, geometry) if need_w else None,
+            _backward_input(call, grad, call.conjugate(w), None, geometry) if need_x else None,
+            _backward_weight(call, call.conjugate(x), grad, geometry) if need_w else None,
             call.backend.channel_sums(lifted(grad, rank)) if need_b and b is not None else None,
         )
     )
@@ -214,8 +211,7 @@ def conv_nd_input(
     shape = shape_argument(call.op, "input_size", input_size)
     geometry = geometry_of(call.op, rank, shape, w.shape, stride, padding, dilation, groups, "input_size")
     call.expect_shape("grad_output", grad, convolved_shape(shape, geometry))
-    backend = call.backend if out is None else call.into(shape, rank)
-    return call.result(_backward_input(call, grad, w, geometry, backend))
+    return call.result(_backward_input(call, grad, call.conjugate(w), None, geometry))
 
 
 def conv_nd_input_backward(
@@ -267,8 +263,8 @@ def conv_nd_input_backward(
     need_w, need_grad = needed(call.op, needs, 2)
     return call.result(
         (
-            _backward_weight(call, grad_grad, grad, geometry) if need_w else None,
-            _forward(call, grad_grad, w, geometry) if need_grad else None,
+            _backward_weight(call, call.conjugate(grad_grad), grad, geometry) if need_w else None,
+            _forward(call, grad_grad, w, None, geometry) if need_grad else None,
         )
     )
 
@@ -322,8 +318,7 @@ def conv_nd_weight(
     shape = shape_argument(call.op, "weight_size", weight_size)
     geometry = geometry_of(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
     call.expect_shape("grad_output", grad, convolved_shape(x.shape, geometry))
-    backend = call.backend if out is None else call.into(shape, rank)
-    return call.result(_correlate(call.conjugate(x), grad, geometry, backend))
+    return call.result(_backward_weight(call, call.conjugate(x), grad, geometry))
 
 
 def conv_nd_weight_backward(
@@ -375,8 +370,8 @@ def conv_nd_weight_backward(
     need_x, need_grad = needed(call.op, needs, 2)
     return call.result(
         (
-            _backward_input(call, grad, grad_grad, geometry, call.backend) if need_x else None,
-            _forward(call, x, grad_grad, geometry) if need_grad else None,
+            _backward_input(call, grad, call.conjugate(grad_grad), None, geometry) if need_x else None,
+            _forward(call, x, grad_grad, None, geometry) if need_grad else None,
         )
     )
 
@@ -451,9 +446,7 @@ def conv_transpose_nd(
     x, w, b = call.arrays
     geometry = transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     call.expect_shape("bias", b, (geometry.channels.inputs,))
-    backend = call.backend if out is None else call.into(transposed_shape(x.shape, geometry), rank)
-    y = backend.convolve_backward_input(lifted(x, rank), lifted(w, rank), b, geometry)
-    return call.result(lowered(y, rank, like=x))
+    return call.result(_backward_input(call, x, w, b, geometry))
 
 
 def conv_transpose_nd_backward(
@@ -510,8 +503,8 @@ def conv_transpose_nd_backward(
     # x is the output's gradient of the convolution that this transposes, grad its image
     return call.result(
         (
-            _forward(call, grad, call.conjugate(w), geometry) if need_x else None,
-            _correlate(grad, call.conjugate(x), geometry, call.backend) if need_w else None,
+            _forward(call, grad, call.conjugate(w), None, geometry) if need_x else None,
+            _backward_weight(call, grad, call.conjugate(x), geometry) if need_w else None,
             call.backend.channel_sums(lifted(grad, rank)) if need_b and b is not None else None,
         )
     )
@@ -532,26 +525,25 @@ conv_transpose1d_backward, conv_transpose2d_backward, conv_transpose3d_backward 
 # --- The three directions, over arrays of the caller's rank --------------------------------------------------------
 
 
-def _forward(call: Call, x: Array, w: Array, geometry: ConvGeometry) -> Array:
+def _forward(call: Call, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+    """The convolution of x with w."""
     rank = geometry.rank
-    return lowered(call.backend.convolve(lifted(x, rank), lifted(w, rank), None, geometry), rank, like=x)
+    y = call.image(convolved_shape(x.shape, geometry), rank, like=x)
+    call.backend.convolve(lifted(x, rank), lifted(w, rank), bias, y, geometry)
+    return lowered(y, rank, like=x)
 
 
-def _backward_input(call: Call, grad: Array, w: Array, geometry: ConvGeometry, backend: Backend) -> Array:
-    """The adjoint of the convolution by w: the sum of grad times conjugated filters."""
+def _backward_input(call: Call, grad: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+    """The transposed convolution of grad with w; the adjoint of the convolution with the conjugate of w."""
     rank = geometry.rank
-    filters = lifted(call.conjugate(w), rank)
-    image = backend.convolve_backward_input(lifted(grad, rank), filters, None, geometry)
+    image = call.image(transposed_shape(grad.shape, geometry), rank, like=grad)
+    call.backend.convolve_backward_input(lifted(grad, rank), lifted(w, rank), bias, image, geometry)
     return lowered(image, rank, like=grad)
 
 
 def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
-    """The sum of grad times the conjugated image."""
-    return _correlate(call.conjugate(x), grad, geometry, call.backend)
-
-
-def _correlate(x: Array, grad: Array, geometry: ConvGeometry, backend: Backend) -> Array:
     """The filters [OC, C / groups, *k] that an image and an output's gradient make, nothing conjugated."""
-    rank = geometry.rank
-    filters = backend.convolve_backward_weight(lifted(x, rank), lifted(grad, rank), geometry)
-    return filters[(slice(None), slice(None)) + (0,) * (3 - rank)]
+    rank, (inputs, outputs, groups) = geometry.rank, geometry.channels
+    filters = call.in_c_order((outputs, inputs // groups, *geometry.kernel_size[3 - rank :]))
+    call.backend.convolve_backward_weight(lifted(x, rank), lifted(grad, rank), lifted(filters, rank), geometry)
+    return filters

@@ -79,7 +79,8 @@ def locally_connected_nd(
     geometry = _local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
     call.expect_shape("bias", b, w.shape[: rank + 1])
     b = None if b is None else lifted(b, rank)[0]
-    y = call.backend.locally_connect(lifted(x, rank), _lifted_local(w, geometry), b, geometry)
+    y = call.image(convolved_shape(x.shape, geometry), rank, like=x)
+    call.backend.locally_connect(lifted(x, rank), _lifted_local(w, geometry), b, y, geometry)
     return call.result(lowered(y, rank, like=x))
 
 
@@ -136,10 +137,13 @@ def locally_connected_nd_backward(
     grad_x = grad_w = grad_b = None
     if need_x:
         filters = _lifted_local(call.conjugate(w), geometry)
-        grad_x = lowered(call.backend.locally_connect_backward_input(grad_image, filters, geometry), rank, like=x)
+        grad_x = call.image(x.shape, rank, like=grad)
+        call.backend.locally_connect_backward_input(grad_image, filters, grad_x, geometry)
+        grad_x = lowered(grad_x, rank, like=x)
     if need_w:
-        image = call.conjugate(image)
-        grad_w = call.backend.locally_connect_backward_weight(image, grad_image, geometry).reshape(w.shape)
+        grad_w = call.in_c_order(w.shape)
+        filters = _lifted_local(grad_w, geometry)
+        call.backend.locally_connect_backward_weight(call.conjugate(image), grad_image, filters, geometry)
     if need_b and b is not None:
         grad_b = call.sum(grad_image, (0,)).reshape(b.shape)
     return call.result((grad_x, grad_w, grad_b))

@@ -7,7 +7,7 @@ from typing import Any
 
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.backends.replaying import replayed
-from gpucnn.functional._call import Array, Call, Needs, image_shape, lifted, lowered, needed
+from gpucnn.functional._call import Array, Call, Needs, image_shape, lifted, needed
 from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import integers, is_sequence, remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry
@@ -74,12 +74,9 @@ def im2col(
     (x,) = call.arrays
     geometry = _images_geometry(call.op, x.shape, kernel_size, dilation, padding, stride)
     rank = geometry.rank
-    backend = call.backend
-    if out is not None:
-        written = call.checked_out((*x.shape[: -rank - 1], *_matrix(geometry)))
-        backend = backend.into(written if x.ndim == rank + 2 else written[None])
-    columns = backend.im2col(lifted(x, rank), geometry)
-    return call.result(columns if x.ndim == rank + 2 else columns[0])
+    columns = call.in_c_order((*x.shape[: -rank - 1], *_matrix(geometry)))
+    call.backend.im2col(lifted(x, rank), columns.reshape(-1, *columns.shape[-2:]), geometry)
+    return call.result(columns)
 
 
 @replayed
@@ -129,8 +126,9 @@ def im2col_backward(
     call.expect_shape("grad_output", grad, (*x.shape[: -rank - 1], rows, positions))
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    image = call.backend.col2im(grad.reshape(-1, rows, positions), geometry)
-    return call.result((lowered(image, rank, like=x),))
+    image = call.in_c_order(x.shape)
+    call.backend.col2im(grad.reshape(-1, rows, positions), lifted(image, rank), geometry)
+    return call.result((image,))
 
 
 @replayed
@@ -188,13 +186,10 @@ def col2im(
     call = Call("col2im", NUMERIC, input=input, out=out)
     (columns,) = call.arrays
     geometry = _columns_geometry(call.op, columns.shape, output_size, kernel_size, dilation, padding, stride)
-    backend, rank = call.backend, geometry.rank
-    if out is not None:
-        channels, space = geometry.channels.inputs, geometry.input_size[3 - rank :]
-        backend = call.into((*columns.shape[:-2], channels, *space), rank)
-    image = backend.col2im(columns.reshape(-1, *columns.shape[-2:]), geometry)
-    image = image[(slice(None), slice(None)) + (0,) * (3 - rank)]
-    return call.result(image if columns.ndim == 3 else image[0])
+    rank = geometry.rank
+    image = call.in_c_order((*columns.shape[:-2], geometry.channels.inputs, *geometry.input_size[3 - rank :]))
+    call.backend.col2im(columns.reshape(-1, *columns.shape[-2:]), lifted(image, rank), geometry)
+    return call.result(image)
 
 
 @replayed
@@ -243,7 +238,9 @@ def col2im_backward(
     call.expect_shape("grad_output", grad, (*columns.shape[:-2], geometry.channels.inputs, *space))
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    return call.result((call.backend.im2col(lifted(grad, rank), geometry).reshape(columns.shape),))
+    grad_columns = call.in_c_order(columns.shape)
+    call.backend.im2col(lifted(grad, rank), grad_columns.reshape(-1, *columns.shape[-2:]), geometry)
+    return call.result((grad_columns,))
 
 
 unfold, unfold_backward = im2col, im2col_backward

@@ -233,13 +233,14 @@ def _padded_part(source: Array, samplings: Samplings, block: Block) -> Array:
 PARTIAL_BYTES = 1 << 20  # of one piece's sums: larger weights are cut by channels, with all positions to each piece
 
 
-def contract_weight(source: Array, grad: Array, samplings: Samplings, kernel: tuple[int, ...], groups: int) -> Array:
-    """[G, M, C, KD, KH, KW]: sums over n and o of grad[n, (g, m), o] * source[n, (g, c), where o reads at t].
+def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Array) -> None:
+    """grad_w[g, m, c, t] = sum over n, o of grad[n, (g, m), o] * source[n, (g, c), where o reads at t].
 
     Either the positions are cut into pieces, whose sums are added in order, or the channels are.
     """
     dtype = accumulator(source.dtype)
-    n, channels, filters, taps = len(source), source.shape[1] // groups, grad.shape[1] // groups, prod(kernel)
+    n, (groups, filters, channels, *kernel) = len(source), grad_w.shape
+    taps = prod(kernel)
     sources = source.reshape(n, groups, channels, *source.shape[2:])
     grads = grad.reshape(n, groups, filters, *grad.shape[2:])
     extents = (n, *grad.shape[2:])
@@ -275,7 +276,10 @@ def contract_weight(source: Array, grad: Array, samplings: Samplings, kernel: tu
                 np.add(into, terms, out=into)
 
     threads.run(compute, list(product(range(len(shares)), range(groups), chosen)))
-    total = sums[0]
-    for following in sums[1:]:
-        total += following
-    return np.moveaxis(total.reshape(groups, channels, *kernel, filters), -1, 1)
+    target = np.moveaxis(grad_w.reshape(groups, filters, channels, taps), 1, -1)
+    if len(sums) == 1:
+        target[...] = sums[0]
+        return
+    for following in sums[1:-1]:
+        sums[0] += following
+    np.add(sums[0], sums[-1], out=target, casting="same_kind")

@@ -16,29 +16,26 @@ from math import prod
 from typing import Any
 
 from gpucnn.backends.dtypes import name_of
-from gpucnn.backends.numpy import columns, depthwise, direct, folding, grouped, memory, select, winograd
+from gpucnn.backends.numpy import columns, depthwise, direct, folding, grouped, select, winograd
 from gpucnn.backends.numpy.columns import Samplings
 from gpucnn.backends.numpy.grouped import Part
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry
 
 
-def convolve(x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
     inputs, outputs, groups = geometry.channels
-    y = memory.empty((x.shape[0], outputs, *geometry.output_size), x.dtype, like=x)
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
     contract_parts(x, [(weight, geometry.forward, y)], _by_group(bias, groups))
-    return y
 
 
-def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: the dilated backward, by stride residue."""
     inputs, outputs, groups = geometry.channels
-    grad_x = memory.empty((grad_y.shape[0], inputs, *geometry.input_size), grad_y.dtype, like=grad_y)
     if not depthwise.suits(groups, inputs, outputs) and select.folds(geometry, len(grad_y), name_of(grad_y.dtype)):
         folding.fold_products(grad_y, w, bias, geometry, grad_x)
-        return grad_x
+        return
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     depth, height, width = geometry.axes
     parts: list[Part] = []
@@ -51,10 +48,9 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, geometr
         parts.append((weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), part))
     if parts:
         contract_parts(grad_y, parts, _by_group(bias, groups))
-    return grad_x
 
 
-def convolve_backward_weight(x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [OC, C / groups, KD, KH, KW]: the products of each piece of windows with its share of grad_y, summed."""
     inputs, outputs, groups = geometry.channels
     module: Any = columns
@@ -62,8 +58,8 @@ def convolve_backward_weight(x: Array, grad_y: Array, geometry: ConvGeometry) ->
         module = depthwise
     elif grouped.suits(groups, inputs, outputs) and grouped.computes(x, geometry.forward):
         module = grouped
-    grad_w: Array = module.contract_weight(x, grad_y, geometry.forward, geometry.kernel_size, groups)
-    return grad_w.reshape(outputs, inputs // groups, *geometry.kernel_size).astype(x.dtype, copy=False)
+    by_group = grad_w.reshape(groups, outputs // groups, *grad_w.shape[1:])
+    module.contract_weight(x, grad_y, geometry.forward, by_group)
 
 
 def _by_group(bias: Array | None, groups: int) -> Array | None:

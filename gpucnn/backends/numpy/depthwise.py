@@ -72,21 +72,22 @@ def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> 
     threads.run(lambda task: task(), tasks)
 
 
-def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Sequence[int], groups: int) -> Array:
-    """grad_w [G, M, C, KD, KH, KW] of x [N, G * C, D, H, W] and grad_y [N, G * M, OD, OH, OW], as it is summed."""
+def contract_weight(x: Array, grad_y: Array, samplings: Samplings, grad_w: Array) -> None:
+    """Fill grad_w [G, M, C, KD, KH, KW] from x [N, G * C, D, H, W] and grad_y [N, G * M, OD, OH, OW]."""
+    groups, _, _, *kernel = grad_w.shape
     sources = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
     grads = grad_y.reshape(grad_y.shape[0], groups, grad_y.shape[1] // groups, *grad_y.shape[2:])
     swapped = not _pixelwise(x, grad_y.shape) and _along_width(samplings)
     if swapped:
         sources, grads = sources.swapaxes(-1, -2), grads.swapaxes(-1, -2)
-        kernel, samplings = (kernel[0], kernel[2], kernel[1]), (samplings[0], samplings[2], samplings[1])
-    grad_w = np.zeros((groups, grads.shape[2], sources.shape[2], *kernel), accumulator(x.dtype))
+        kernel, samplings = [kernel[0], kernel[2], kernel[1]], (samplings[0], samplings[2], samplings[1])
+    sums = np.zeros((groups, grads.shape[2], sources.shape[2], *kernel), accumulator(x.dtype))
     if grads.size:
         each = _pixel_gradients if _pixelwise(x, grad_y.shape) else _plane_gradients
         pieces, gradient = each(sources, grads, samplings, kernel)
         for piece, share in zip(pieces, threads.results_of(gradient, pieces), strict=True):
-            grad_w[piece.groups] += share
-    return grad_w.swapaxes(-1, -2) if swapped else grad_w
+            sums[piece.groups] += share
+    grad_w[...] = sums.swapaxes(-1, -2) if swapped else sums
 
 
 def _pixelwise(source: Array, target: Sequence[int]) -> bool:

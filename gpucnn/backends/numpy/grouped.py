@@ -162,19 +162,19 @@ def _contractions(
     return [partial(compute, piece) for piece in _pieces(sources, targets, samplings, rows, dtype, least)]
 
 
-def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Sequence[int], groups: int) -> Array:
-    """grad_w [G, M, C, KD, KH, KW] of x [N, G * C, D, H, W] and grad_y [N, G * M, OD, OH, OW], as it is summed.
+def contract_weight(x: Array, grad_y: Array, samplings: Samplings, grad_w: Array) -> None:
+    """Fill grad_w [G, M, C, KD, KH, KW] from x [N, G * C, D, H, W] and grad_y [N, G * M, OD, OH, OW].
 
     The transposed product, of a band's rows of the output's gradient with the rows that it reads, holds each tap's
     share once for each row of the band.
     """
-    channels, filters = x.shape[1] // groups, grad_y.shape[1] // groups
+    groups, filters, channels, *kernel = grad_w.shape
     sources = x.reshape(x.shape[0], groups, channels, *x.shape[2:])
     grads = grad_y.reshape(grad_y.shape[0], groups, filters, *grad_y.shape[2:])
     dtype = accumulator(x.dtype)
-    grad_w = np.zeros((groups, filters, channels, *kernel), dtype)
     if grads.size == 0:
-        return grad_w
+        grad_w[...] = 0
+        return
     rows = rows_of(filters, channels, samplings)
     pieces = _pieces(sources, grads, samplings, rows, dtype, PIECES)
 
@@ -194,9 +194,10 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, kernel: Seque
         terms = windows @ grad.reshape(*outer, m * r, width).swapaxes(-1, -2)
         return _taps(terms.sum((0, 2, 3)).swapaxes(-1, -2), filters, kernel, samplings[1], rows)
 
+    sums = np.zeros((groups, filters, channels, *kernel), dtype)
     for piece, share in zip(pieces, threads.results_of(share_of, pieces), strict=True):
-        grad_w[piece.groups] += share
-    return grad_w
+        sums[piece.groups] += share
+    grad_w[...] = sums
 
 
 # --- Matrices with bands --------------------------------------------------------------------------------------------

@@ -25,28 +25,25 @@ LANES_FROM = 1 << 17
 WORTH_SHARING = 1 << 17
 
 
-def im2col(x: Array, geometry: ConvGeometry) -> Array:
-    """Columns [N, C * taps, positions] of x [N, C, D, H, W]."""
-    n, c = x.shape[:2]
-    columns = np.empty((n, c, *geometry.kernel_size, *geometry.output_size), x.dtype)
+def im2col(x: Array, columns: Array, geometry: ConvGeometry) -> None:
+    """Columns [N, C * taps, positions], in C order, of x [N, C, D, H, W]."""
+    windows = columns.reshape(*x.shape[:2], *geometry.kernel_size, *geometry.output_size)
     if columns.size < LANES_FROM or _skips(geometry):
-        read_windows(x[:, None], _everything(geometry), np.moveaxis(columns[:, None], 0, 5))
+        read_windows(x[:, None], _everything(geometry), np.moveaxis(windows[:, None], 0, 5))
     else:
-        threads.run(lambda images: _unfold(x[images], geometry, columns[images]), _pieces(columns))
-    return columns.reshape(n, c * geometry.taps, prod(geometry.output_size))
+        threads.run(lambda images: _unfold(x[images], geometry, windows[images]), _pieces(windows))
 
 
-def col2im(columns: Array, geometry: ConvGeometry) -> Array:
-    """Image [N, C, D, H, W] from columns [N, C * taps, positions]."""
-    n, c = columns.shape[0], geometry.channels.inputs
+def col2im(columns: Array, x: Array, geometry: ConvGeometry) -> None:
+    """Image x [N, C, D, H, W], in C order, from columns [N, C * taps, positions]."""
+    n, c = x.shape[:2]
     windows = columns.reshape(n, c, *geometry.kernel_size, *geometry.output_size)
     if columns.size < LANES_FROM or _skips(geometry):
         image = np.zeros((n, 1, c, *geometry.input_size), accumulator(columns.dtype))
         add_windows(np.moveaxis(windows[:, None], 0, 5), _everything(geometry), image)
-        return image[:, 0].astype(columns.dtype, copy=False)
-    result = np.empty((n, c, *geometry.input_size), columns.dtype)
-    threads.run(lambda images: _fold(windows[images], geometry, result[images]), _pieces(windows))
-    return result
+        x[...] = image[:, 0]
+    else:
+        threads.run(lambda images: _fold(windows[images], geometry, x[images]), _pieces(windows))
 
 
 def _skips(geometry: ConvGeometry) -> bool:
@@ -211,11 +208,10 @@ def _outside(inside: slice, length: int) -> list[slice]:
 # --- Locally connected: w [OC, OD, OH, OW, C, KD, KH, KW] ----------------------------------------------------------
 
 
-def locally_connect(x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+def locally_connect(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW]: at each position, [OC, K] @ [K, N] with K = C * taps."""
     n = x.shape[0]
     dtype = accumulator(x.dtype)
-    y = memory.empty((n, geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
 
     def compute(block: Block) -> None:
         result = _at_positions(w[:, *block], dtype) @ _columns_at(x, geometry, block)  # [P, OC, N]
@@ -225,29 +221,24 @@ def locally_connect(x: Array, w: Array, bias: Array | None, geometry: ConvGeomet
             np.add(part, bias[:, *block], out=part)
 
     threads.run(compute, _blocks(geometry, n, dtype))
-    return y
 
 
-def locally_connect_backward_input(grad_y: Array, w: Array, geometry: ConvGeometry) -> Array:
+def locally_connect_backward_input(grad_y: Array, w: Array, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W]: at each position, [K, OC] @ [OC, N], added back to where K was read."""
     n, c = grad_y.shape[0], geometry.channels.inputs
     dtype = accumulator(grad_y.dtype)
-    grad_x = np.zeros((n, 1, c, *geometry.input_size), dtype)
+    sums = np.zeros((n, 1, c, *geometry.input_size), dtype)
     for block in _blocks(geometry, n, dtype):
         size = _size(block)
         filters = _at_positions(w[:, *block], dtype).swapaxes(1, 2)  # [P, K, OC]
         grad = _images_at_positions(grad_y[:, :, *block], dtype)  # [P, OC, N]
         columns = (filters @ grad).reshape(*size, 1, c, *geometry.kernel_size, n)
-        add_windows(columns.transpose(3, 4, 5, 6, 7, 8, 0, 1, 2), taps_of(geometry.forward, block), grad_x)
-    result = memory.empty(grad_x[:, 0].shape, grad_y.dtype, like=grad_y)
-    result[...] = grad_x[:, 0]
-    return result
+        add_windows(columns.transpose(3, 4, 5, 6, 7, 8, 0, 1, 2), taps_of(geometry.forward, block), sums)
+    grad_x[...] = sums[:, 0]
 
 
-def locally_connect_backward_weight(x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+def locally_connect_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [OC, OD, OH, OW, C, KD, KH, KW]: at each position, [OC, N] @ [N, K]."""
-    inputs, outputs, _ = geometry.channels
-    grad_w = np.empty((outputs, *geometry.output_size, inputs, *geometry.kernel_size), x.dtype)
     dtype = accumulator(x.dtype)
 
     def compute(block: Block) -> None:
@@ -256,7 +247,6 @@ def locally_connect_backward_weight(x: Array, grad_y: Array, geometry: ConvGeome
         grad_w[:, *block] = result.swapaxes(0, 1).reshape(grad_w[:, *block].shape)
 
     threads.run(compute, _blocks(geometry, len(x), dtype))
-    return grad_w
 
 
 def _at_positions(w: Array, dtype: np.dtype) -> Array:

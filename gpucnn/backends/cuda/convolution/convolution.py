@@ -32,24 +32,20 @@ LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 # --- Forward ------------------------------------------------------------------------------------------------------
 
 
-def convolve(runtime: Runtime, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+def convolve(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW], plus bias [OC]."""
-    y = empty(runtime, (x.shape[0], geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
     algorithm = select.convolution("forward", geometry, x.dtype.name)
     if algorithm == "depthwise" and depthwise.forward(runtime, x, w, bias, y, geometry):
-        return y
+        return
     if algorithm == "im2col":
         im2col_convolution.forward(runtime, x, w, bias, y, geometry)
     else:
         _forward(runtime, x, w, bias, y, geometry)
-    return y
 
 
-def locally_connect(runtime: Runtime, x: Array, w: Array, bias: Array | None, geometry: ConvGeometry) -> Array:
+def locally_connect(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] by filters w [OC, OD, OH, OW, C, KD, KH, KW], each position's own."""
-    y = empty(runtime, (x.shape[0], geometry.channels.outputs, *geometry.output_size), x.dtype, like=x)
     _forward(runtime, x, w, bias, y, geometry)
-    return y
 
 
 def _forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
@@ -64,27 +60,23 @@ def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry
 
 
 def convolve_backward_input(
-    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeometry
-) -> Array:
+    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+) -> None:
     """grad_x [N, C, D, H, W], plus bias [C] where it is a transposed convolution."""
-    shape = (grad_y.shape[0], geometry.channels.inputs, *geometry.input_size)
-    grad_x = empty(runtime, shape, grad_y.dtype, like=grad_y)
     algorithm = select.convolution("backward_input", geometry, grad_y.dtype.name)
     if algorithm == "depthwise" and depthwise.backward_input(runtime, grad_y, w, bias, grad_x, geometry):
-        return grad_x
+        return
     if algorithm == "im2col":
         im2col_convolution.backward_input(runtime, grad_y, w, bias, grad_x, geometry)
     else:
         _backward_input(runtime, grad_y, w, bias, grad_x, geometry)
-    return grad_x
 
 
-def locally_connect_backward_input(runtime: Runtime, grad_y: Array, w: Array, geometry: ConvGeometry) -> Array:
+def locally_connect_backward_input(
+    runtime: Runtime, grad_y: Array, w: Array, grad_x: Array, geometry: ConvGeometry
+) -> None:
     """grad_x [N, C, D, H, W] of a locally connected layer."""
-    shape = (grad_y.shape[0], geometry.channels.inputs, *geometry.input_size)
-    grad_x = empty(runtime, shape, grad_y.dtype, like=grad_y)
     _backward_input(runtime, grad_y, w, None, grad_x, geometry)
-    return grad_x
 
 
 def _backward_input(
@@ -105,18 +97,15 @@ def _backward_input_work(
 # --- Backward to the weight ---------------------------------------------------------------------------------------
 
 
-def convolve_backward_weight(runtime: Runtime, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+def convolve_backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [OC, C / groups, KD, KH, KW]."""
-    c, oc, groups = geometry.channels
-    grad_w = empty(runtime, (oc, c // groups, *geometry.kernel_size), x.dtype)
     algorithm = select.convolution("backward_weight", geometry, x.dtype.name)
     if algorithm == "depthwise" and depthwise.backward_weight(runtime, x, grad_y, grad_w, geometry):
-        return grad_w
+        return
     if algorithm == "im2col":
         im2col_convolution.backward_weight(runtime, x, grad_y, grad_w, geometry)
     else:
         _backward_weight(runtime, x, grad_y, grad_w, geometry)
-    return grad_w
 
 
 def _backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -144,12 +133,11 @@ def _sums_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return accumulator(dtype)
 
 
-def locally_connect_backward_weight(runtime: Runtime, x: Array, grad_y: Array, geometry: ConvGeometry) -> Array:
+def locally_connect_backward_weight(
+    runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry
+) -> None:
     """grad_w [OC, OD, OH, OW, C, KD, KH, KW]: each filter's sum over the batch."""
-    c, oc, _ = geometry.channels
-    grad_w = empty(runtime, (oc, *geometry.output_size, c, *geometry.kernel_size), x.dtype)
     launch(runtime, LOCAL_BACKWARD_WEIGHT, x.dtype, (x, grad_y, grad_w), _local_weight_work, geometry)
-    return grad_w
 
 
 def _local_weight_work(x: Layout, grad_y: Layout, grad_w: Layout, geometry: ConvGeometry) -> Work:

@@ -15,7 +15,7 @@ from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.elementwise.bias_activation import add_bias
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import empty
-from gpucnn.backends.cuda.unfolding.unfolding import fold_into, im2col
+from gpucnn.backends.cuda.unfolding.unfolding import col2im, im2col
 from gpucnn.geometry import ConvGeometry
 
 
@@ -43,7 +43,7 @@ def backward_input(
             n, groups, _, positions = upstream.shape
             columns = empty(runtime, (n, groups, filters.shape[2], positions), grad_y.dtype)
             multiply(runtime, filters, upstream, columns)
-            fold_into(runtime, columns.reshape(n, -1, positions), image, geometry)
+            col2im(runtime, columns.reshape(n, -1, positions), image, geometry)
         _finish(runtime, image, bias, out)
 
 
@@ -99,7 +99,12 @@ def _filters(runtime: Runtime, w: Array, geometry: ConvGeometry) -> Array:
 
 def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
     """The columns of x [N, C, D, H, W], [N, G, C / G * KD * KH * KW, OD * OH * OW]; x itself where a tap is a pixel."""
-    rows = as_matrices(runtime, _flat(x)) if _is_pixel_by_pixel(geometry) else im2col(runtime, x, geometry)
+    if _is_pixel_by_pixel(geometry):
+        rows = as_matrices(runtime, _flat(x))
+    else:
+        n, c = x.shape[:2]
+        rows = empty(runtime, (n, c * geometry.taps, prod(geometry.output_size)), x.dtype)
+        im2col(runtime, x, rows, geometry)
     return rows.reshape(x.shape[0], geometry.channels.groups, -1, rows.shape[2])
 
 

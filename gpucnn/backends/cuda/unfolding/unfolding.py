@@ -8,7 +8,7 @@ from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, strides
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import Axis, ConvGeometry
 
@@ -16,12 +16,9 @@ IM2COL = Kernel("im2col", "UnfoldParams")
 COL2IM = Kernel("col2im", "UnfoldParams")
 
 
-def im2col(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
-    """Columns [N, C * KD * KH * KW, OD * OH * OW] in C order."""
-    n, c = x.shape[:2]
-    columns = empty(runtime, (n, c * geometry.taps, prod(geometry.output_size)), x.dtype)
+def im2col(runtime: Runtime, x: Array, columns: Array, geometry: ConvGeometry) -> None:
+    """Columns [N, C * KD * KH * KW, OD * OH * OW] of x."""
     launch(runtime, IM2COL, x.dtype, (x, columns), _im2col_work, geometry)
-    return columns
 
 
 def _im2col_work(x: Layout, columns: Layout, geometry: ConvGeometry) -> Work:
@@ -31,16 +28,8 @@ def _im2col_work(x: Layout, columns: Layout, geometry: ConvGeometry) -> Work:
     return _work(x, columns, geometry, spans, x.itemsize, dense=_is_dense(x) and not has_gaps, has_gaps=has_gaps)
 
 
-def col2im(runtime: Runtime, columns: Array, geometry: ConvGeometry) -> Array:
-    """Image [N, C, D, H, W] in C order: each input's sum over the entries that it was unfolded into."""
-    n, c = columns.shape[0], geometry.channels.inputs
-    x = empty(runtime, (n, c, *geometry.input_size), columns.dtype)
-    fold_into(runtime, columns, x, geometry)
-    return x
-
-
-def fold_into(runtime: Runtime, columns: Array, x: Array, geometry: ConvGeometry) -> None:
-    """Write x [N, C, D, H, W], of any strides, as `col2im` of columns."""
+def col2im(runtime: Runtime, columns: Array, x: Array, geometry: ConvGeometry) -> None:
+    """Image x [N, C, D, H, W], of any strides: each input's sum over the entries that it was unfolded into."""
     sum_bytes = max(4, x.itemsize)
     launch(runtime, COL2IM, x.dtype, (columns, x), _col2im_work, geometry, sum_bytes)
 
