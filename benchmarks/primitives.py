@@ -5,8 +5,10 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from gpucnn.backends.base import Backend
-from gpucnn.geometry import ConvGeometry
+from gpucnn.geometry import ConvGeometry, InterpolationGeometry, PoolGeometry
 
 Array = Any
 Results = tuple[Array, ...]
@@ -75,3 +77,65 @@ def col2im(backend: Backend, columns: Array, geometry: ConvGeometry) -> Results:
     x = backend.empty((len(columns), geometry.channels.inputs, *geometry.input_size), columns.dtype, on=columns)
     backend.col2im(columns, x, geometry)
     return (x,)
+
+
+# --- Pooling and resampling ---------------------------------------------------------------------------------------
+
+
+def max_pool(backend: Backend, x: Array, geometry: PoolGeometry) -> Results:
+    y = _image(backend, x, geometry.output_size)
+    backend.max_pool(x, y, None, geometry)
+    return (y,)
+
+
+def max_pool_with_indices(backend: Backend, x: Array, geometry: PoolGeometry) -> Results:
+    y = _image(backend, x, geometry.output_size)
+    indices = backend.empty_like(tuple(y.shape), np.int64, x)
+    backend.max_pool(x, y, indices, geometry)
+    return y, indices
+
+
+def max_pool_backward(backend: Backend, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Results:
+    grad_x = _image(backend, grad_y, geometry.input_size)
+    backend.max_pool_backward(grad_y, indices, grad_x, geometry)
+    return (grad_x,)
+
+
+def unpool(backend: Backend, values: Array, indices: Array, size: tuple[int, ...]) -> Results:
+    planes = _image(backend, values, size)
+    backend.unpool(values, indices, planes)
+    return (planes,)
+
+
+def gather(backend: Backend, planes: Array, indices: Array) -> Results:
+    values = _image(backend, planes, indices.shape[2:])
+    backend.gather(planes, indices, values)
+    return (values,)
+
+
+def average_pool(backend: Backend, x: Array, geometry: PoolGeometry) -> Results:
+    y = _image(backend, x, geometry.output_size)
+    backend.average_pool(x, y, geometry)
+    return (y,)
+
+
+def average_pool_backward(backend: Backend, grad_y: Array, geometry: PoolGeometry) -> Results:
+    grad_x = _image(backend, grad_y, geometry.input_size)
+    backend.average_pool_backward(grad_y, grad_x, geometry)
+    return (grad_x,)
+
+
+def interpolate(backend: Backend, x: Array, geometry: InterpolationGeometry) -> Results:
+    y = _image(backend, x, geometry.output_size)
+    backend.interpolate(x, y, geometry)
+    return (y,)
+
+
+def interpolate_backward(backend: Backend, grad_y: Array, geometry: InterpolationGeometry) -> Results:
+    grad_x = _image(backend, grad_y, geometry.input_size)
+    backend.interpolate_backward(grad_y, grad_x, geometry)
+    return (grad_x,)
+
+
+def _image(backend: Backend, like: Array, size: tuple[int, ...]) -> Array:
+    return backend.empty_like((*like.shape[:2], *size), like.dtype, like)

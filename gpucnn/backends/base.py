@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, cast
 
-from gpucnn.backends.layout import is_dense
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
 Array = Any
@@ -44,8 +43,8 @@ class Backend(ABC):
         """
 
     def writes_to(self, array: Array) -> bool:
-        """Whether primitives can write to `array`: it has no gaps, and is in C order or has its channels innermost."""
-        return is_dense(array)
+        """Whether primitives can write to `array` where it is in memory."""
+        return True
 
     @abstractmethod
     def copy(self, x: Array, y: Array) -> None:
@@ -106,47 +105,44 @@ class Backend(ABC):
     # --- Pooling --------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def max_pool(self, x: Array, geometry: PoolGeometry) -> Array:
-        """Maximum of each window, NaN if it holds one: y [N, C, OD, OH, OW]."""
+    def max_pool(self, x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
+        """Maximum of each window, NaN if it holds one: y [N, C, OD, OH, OW].
 
-    @abstractmethod
-    def max_pool_with_indices(self, x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
-        """As `max_pool`, and where in its plane each maximum lies: int64 indices [N, C, OD, OH, OW] in [0, D*H*W).
-
-        The first of equal maxima, the last of NaNs, -1 for a window wholly in padding.
+        Where `indices` are wanted, int64 [N, C, OD, OH, OW] in [0, D*H*W), they say where in its plane each maximum
+        is: the first of equal ones, the last of NaNs, -1 for a window wholly in padding.
         """
 
     @abstractmethod
-    def max_pool_backward(self, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
+    def max_pool_backward(self, grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
         """grad_x [N, C, D, H, W]: each input's sum over the windows of which it was the maximum."""
 
     @abstractmethod
-    def unpool(self, values: Array, indices: Array, size: tuple[int, int, int]) -> Array:
-        """Planes [N, C, *size] of zeros, with values [N, C, D, H, W] put where indices say; the last one stays.
+    def unpool(self, values: Array, indices: Array, planes: Array) -> None:
+        """Planes [N, C, OD, OH, OW] of zeros, with values [N, C, D, H, W] put where indices say; the last one stays.
 
         An index of -1 puts its value nowhere; others are within the planes.
         """
 
     @abstractmethod
-    def gather(self, planes: Array, indices: Array) -> Array:
-        """``planes[n, c].flat[indices[n, c]]`` for planes [N, C, D, H, W]; 0 where the index is -1."""
+    def gather(self, planes: Array, indices: Array, values: Array) -> None:
+        """Values = ``planes[n, c].flat[indices[n, c]]`` for planes [N, C, D, H, W]; 0 where the index is -1."""
 
     @abstractmethod
-    def average_pool(self, x: Array, geometry: PoolGeometry) -> Array:
+    def average_pool(self, x: Array, y: Array, geometry: PoolGeometry) -> None:
         """Sum of each window over ``geometry.divisor``: y [N, C, OD, OH, OW]."""
 
     @abstractmethod
-    def average_pool_backward(self, grad_y: Array, geometry: PoolGeometry) -> Array:
+    def average_pool_backward(self, grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
         """grad_x [N, C, D, H, W]: each input's sum over its windows, each over its divisor."""
 
     # --- Resampling -----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def interpolate(self, x: Array, geometry: InterpolationGeometry) -> Array:
+    def interpolate(self, x: Array, y: Array, geometry: InterpolationGeometry) -> None:
         """Resample x [N, C, D, H, W]: y [N, C, OD, OH, OW]."""
 
     @abstractmethod
-    def interpolate_backward(self, grad_y: Array, geometry: InterpolationGeometry) -> Array:
+    def interpolate_backward(self, grad_y: Array, grad_x: Array, geometry: InterpolationGeometry) -> None:
         """The adjoint of `interpolate`: grad_x [N, C, D, H, W]."""
 
     # --- Normalisation: x is [N, G, C, P], weight and bias [1, G, C, 1]; see NormGeometry --------------------------

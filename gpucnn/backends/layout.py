@@ -13,11 +13,6 @@ def is_channels_last(x: Any) -> bool:
     return bool(spatial) and min(spatial) >= x.itemsize * x.shape[1]
 
 
-def is_dense(x: Any) -> bool:
-    """Whether x has no gaps in memory, and is in C order or, [N, C, *], has its channels innermost."""
-    return bool(x.flags.c_contiguous or (x.ndim > 2 and x.transpose(0, *range(2, x.ndim), 1).flags.c_contiguous))
-
-
 def stored_like(xp: Any, values: Any, like: Any, dtype: Any = None) -> Any:
     """`values`, or one of NumPy's scalars as an array, in the memory order of `like`, and in its dtype or another.
 

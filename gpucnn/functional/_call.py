@@ -9,7 +9,7 @@ import numpy as np
 
 from gpucnn.backends import Backend, kind_of, receive
 from gpucnn.backends.dtypes import accumulator, advised, describe, name_of, of_products
-from gpucnn.backends.layout import stored_like
+from gpucnn.backends.layout import is_channels_last, stored_like
 from gpucnn.functional._family import SPACE
 from gpucnn.functional._out import expect_writable
 from gpucnn.geometry import ConvGeometry, PoolGeometry
@@ -105,7 +105,7 @@ class Call:
             `out` is of another shape, cannot be written to, or shares memory with an argument.
         """
         if self._out is not None:
-            return self._writable(lifted(self.checked_out(shape), rank))
+            return self._writable(lifted(self.checked_out(shape), rank), is_channels_last(lifted(like, rank)))
         batch = shape[: -rank - 1] or (1,)
         full = (*batch, shape[-rank - 1], *(1,) * (3 - rank), *shape[-rank:])
         return self.backend.empty_like(full, self.dtype, lifted(like, rank))
@@ -119,7 +119,7 @@ class Call:
             As `image`.
         """
         if self._out is not None:
-            return self._writable(self.checked_out(shape))
+            return self._writable(self.checked_out(shape), is_channels_last(like))
         return self.backend.empty_like(shape, self.dtype, like)
 
     def in_c_order(self, shape: tuple[int, ...]) -> Array:
@@ -132,14 +132,16 @@ class Call:
         """
         if self._out is None:
             return self.backend.empty(shape, self.dtype, on=self.arrays[0])
-        out = self.checked_out(shape)
-        return self._writable(out, out.flags.c_contiguous)
+        return self._writable(self.checked_out(shape), channels_last=False)
 
-    def _writable(self, out: Array, suits: bool = True) -> Array:
-        """`out`, a view of the caller's, or an array that `result` copies to it where primitives cannot write to it."""
-        if suits and self.backend.writes_to(out):
+    def _writable(self, out: Array, channels_last: bool) -> Array:
+        """`out`, a view of the caller's, or an array in the order of primitives' results that `result` copies to it."""
+        in_order = out.transpose(0, *range(2, out.ndim), 1) if channels_last else out
+        if in_order.flags.c_contiguous and self.backend.writes_to(out):
             return out
-        aside = self.backend.empty(tuple(out.shape), out.dtype, on=out)
+        aside = self.backend.empty(tuple(in_order.shape), out.dtype, on=out)
+        if channels_last:
+            aside = aside.transpose(0, out.ndim - 1, *range(1, out.ndim - 1))
         self._aside = aside, out
         return aside
 

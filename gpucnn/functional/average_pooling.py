@@ -83,8 +83,9 @@ def avg_pool_nd(
     divisor = _divisor(call, count_include_pad, divisor_override)
     space = space_of(image, rank)
     geometry = pool_geometry(call.op, space, kernel_size, stride, padding, dilation, ceil_mode, divisor)
-    backend = call.backend if out is None else call.into(pooled_shape(x.shape, geometry), rank)
-    return call.result(lowered(backend.average_pool(image, geometry), rank, like=x))
+    y = call.image(pooled_shape(x.shape, geometry), rank, like=x)
+    call.backend.average_pool(image, y, geometry)
+    return call.result(lowered(y, rank, like=x))
 
 
 def avg_pool_nd_backward(
@@ -189,8 +190,9 @@ def sum_pool_nd(
     (x,) = call.arrays
     image = call.lift("input", x, rank)
     geometry = pool_geometry(call.op, space_of(image, rank), kernel_size, stride, padding, dilation, ceil_mode)
-    backend = call.backend if out is None else call.into(pooled_shape(x.shape, geometry), rank)
-    return call.result(lowered(backend.average_pool(image, geometry), rank, like=x))
+    y = call.image(pooled_shape(x.shape, geometry), rank, like=x)
+    call.backend.average_pool(image, y, geometry)
+    return call.result(lowered(y, rank, like=x))
 
 
 def sum_pool_nd_backward(
@@ -280,8 +282,9 @@ def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any, *, out: Arra
     (x,) = call.arrays
     image = call.lift("input", x, rank)
     geometry = adaptive_geometry(call.op, space_of(image, rank), output_size, "valid")
-    backend = call.backend if out is None else call.into(pooled_shape(x.shape, geometry), rank)
-    return call.result(lowered(backend.average_pool(image, geometry), rank, like=x))
+    y = call.image(pooled_shape(x.shape, geometry), rank, like=x)
+    call.backend.average_pool(image, y, geometry)
+    return call.result(lowered(y, rank, like=x))
 
 
 def adaptive_avg_pool_nd_backward(
@@ -379,7 +382,7 @@ def lp_pool_nd(
     power, geometry, taps = _lp_arguments(call, rank, x, norm_type, kernel_size, stride, padding, dilation, ceil_mode)
     wide = _widened(lifted(x, rank))
     with _quiet():
-        sums = call.backend.average_pool(wide**power, geometry) * taps
+        sums = _average_pool(call, wide**power, geometry) * taps
         y = sums ** (1 / power)
     return call.result(lowered(call.stored_like(y, lifted(x, rank)), rank, like=x))
 
@@ -432,9 +435,11 @@ def lp_pool_nd_backward(
         return (None,)
     wide, upstream = _widened(lifted(x, rank)), _widened(lifted(grad, rank))
     with _quiet():
-        sums = call.backend.average_pool(wide**power, geometry) * taps
+        sums = _average_pool(call, wide**power, geometry) * taps
         slope = call.xp.where(sums == 0, 0, upstream * taps * sums ** (1 / power - 1))
-        result = call.backend.average_pool_backward(slope, geometry) * wide ** (power - 1)
+        spread = call.backend.empty_like(wide.shape, wide.dtype, slope)
+        call.backend.average_pool_backward(slope, spread, geometry)
+        result = spread * wide ** (power - 1)
     return call.result((lowered(call.stored_like(result, lifted(grad, rank)), rank, like=x),))
 
 
@@ -453,6 +458,13 @@ lp_pool1d_backward, lp_pool2d_backward, lp_pool3d_backward = family(lp_pool_nd_b
 # --- What they share ----------------------------------------------------------------------------------------------
 
 
+def _average_pool(call: Call, x: Array, geometry: PoolGeometry) -> Array:
+    """Means of the windows of x [N, C, D, H, W], in its own dtype."""
+    y = call.backend.empty_like((*x.shape[:2], *geometry.output_size), x.dtype, x)
+    call.backend.average_pool(x, y, geometry)
+    return y
+
+
 def _average_pool_backward(
     call: Call, grad: Array, x: Array, geometry: PoolGeometry, needs: Needs
 ) -> tuple[Array | None]:
@@ -460,8 +472,9 @@ def _average_pool_backward(
     call.expect_shape("grad_output", grad, pooled_shape(x.shape, geometry))
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    result = call.backend.average_pool_backward(lifted(grad, rank), geometry)
-    return call.result((lowered(result, rank, like=x),))
+    grad_x = call.image(x.shape, rank, like=grad)
+    call.backend.average_pool_backward(lifted(grad, rank), grad_x, geometry)
+    return call.result((lowered(grad_x, rank, like=x),))
 
 
 def _divisor(call: Call, count_include_pad: bool, divisor_override: float | None) -> Divisor:

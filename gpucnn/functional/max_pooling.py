@@ -5,6 +5,8 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
+import numpy as np
+
 from gpucnn.backends.dtypes import ORDERED
 from gpucnn.functional._call import Array, Call, Needs, lifted, lowered, needed, pooled_shape, space_of
 from gpucnn.functional._family import replayed_family
@@ -244,10 +246,13 @@ def _max_pool(
     call: Call, x: Array, image: Array, geometry: PoolGeometry, return_indices: bool, out: Array | None
 ) -> Any:
     rank = geometry.rank
-    backend = call.backend if out is None else call.into(pooled_shape(x.shape, geometry), rank)
+    shape = pooled_shape(x.shape, geometry)
+    y = call.image(shape, rank, like=x)
     if not boolean(call.op, "return_indices", return_indices):
-        return call.result(lowered(backend.max_pool(image, geometry), rank, like=x))
-    y, indices = backend.max_pool_with_indices(image, geometry)
+        call.backend.max_pool(image, y, None, geometry)
+        return call.result(lowered(y, rank, like=x))
+    indices = call.backend.empty_like(tuple(y.shape), np.int64, image)
+    call.backend.max_pool(image, y, indices, geometry)
     return call.result((lowered(y, rank, like=x), lowered(indices, rank, like=x)))
 
 
@@ -262,6 +267,12 @@ def _max_pool_backward(
         call.expect_indices("indices", indices, prod(geometry.input_size))
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    at = call.backend.max_pool_with_indices(image, geometry)[1] if indices is None else lifted(indices, rank)
-    result = call.backend.max_pool_backward(lifted(grad, rank), at, geometry)
-    return call.result((lowered(result, rank, like=x),))
+    if indices is None:
+        y = call.image(grad.shape, rank, like=x)
+        at = call.backend.empty_like(tuple(y.shape), np.int64, image)
+        call.backend.max_pool(image, y, at, geometry)
+    else:
+        at = lifted(indices, rank)
+    grad_x = call.image(x.shape, rank, like=grad)
+    call.backend.max_pool_backward(lifted(grad, rank), at, grad_x, geometry)
+    return call.result((lowered(grad_x, rank, like=x),))

@@ -73,7 +73,8 @@ def max_unpool_nd(
     (x,) = call.arrays
     size = _unpool_size(call, rank, x, kernel_size, stride, padding, output_size)
     at = _unpool_indices(call, indices, x, size)
-    y = call.backend.unpool(call.lift("input", x, rank), lifted(at, rank), _three(size))
+    y = call.image((*x.shape[:-rank], *size), rank, like=x)
+    call.backend.unpool(call.lift("input", x, rank), lifted(at, rank), y)
     return call.result(lowered(y, rank, like=x))
 
 
@@ -128,7 +129,9 @@ def max_unpool_nd_backward(
     call.expect_shape("grad_output", grad, (*x.shape[:-rank], *size))
     if not needed(call.op, needs, 2)[0]:
         return None, None
-    return call.result((lowered(call.backend.gather(lifted(grad, rank), lifted(at, rank)), rank, like=x), None))
+    grad_x = call.image(x.shape, rank, like=grad)
+    call.backend.gather(lifted(grad, rank), lifted(at, rank), grad_x)
+    return call.result((lowered(grad_x, rank, like=x), None))
 
 
 def bed_of_nails_nd(rank: int, input: Array, scale_factor: Size) -> Array:
@@ -314,12 +317,13 @@ def interpolate(
     call = Call("interpolate", NUMERIC if _is_nearest(mode) else LINEAR, input=input)
     (x,) = call.arrays
     geometry = _resampling(call.op, x.shape, size, scale_factor, mode, align_corners)
-    image = lifted(x, geometry.rank)
+    rank = geometry.rank
+    y = call.image((*x.shape[:2], *geometry.output_size[3 - rank :]), rank, like=x)
     if isinstance(geometry, PoolGeometry):
-        y = call.backend.average_pool(image, geometry)
+        call.backend.average_pool(lifted(x, rank), y, geometry)
     else:
-        y = call.backend.interpolate(image, geometry)
-    return call.result(lowered(y, geometry.rank, like=x))
+        call.backend.interpolate(lifted(x, rank), y, geometry)
+    return call.result(lowered(y, rank, like=x))
 
 
 @replayed
@@ -367,12 +371,12 @@ def interpolate_backward(
     call.expect_shape("grad_output", grad, (*x.shape[:2], *geometry.output_size[3 - rank :]))
     if not needed(op, needs, 1)[0]:
         return (None,)
-    upstream = lifted(grad, rank)
+    grad_x = call.image(x.shape, rank, like=grad)
     if isinstance(geometry, PoolGeometry):
-        result = call.backend.average_pool_backward(upstream, geometry)
+        call.backend.average_pool_backward(lifted(grad, rank), grad_x, geometry)
     else:
-        result = call.backend.interpolate_backward(upstream, geometry)
-    return call.result((lowered(result, rank, like=x),))
+        call.backend.interpolate_backward(lifted(grad, rank), grad_x, geometry)
+    return call.result((lowered(grad_x, rank, like=x),))
 
 
 def _is_nearest(mode: str) -> bool:

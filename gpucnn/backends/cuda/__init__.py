@@ -23,7 +23,6 @@ from gpucnn.backends.cuda.normalization import normalization
 from gpucnn.backends.cuda.pooling import pooling
 from gpucnn.backends.cuda.resampling import resampling
 from gpucnn.backends.cuda.unfolding import unfolding
-from gpucnn.backends.layout import is_dense
 
 __all__ = ["CudaBackend", "Device", "Runtime"]
 
@@ -80,8 +79,8 @@ class CudaBackend(Backend):
             return empty(self.runtime, shape, dtype, like)
 
     def writes_to(self, array: Array) -> bool:
-        """As `Backend.writes_to`; a complex number must start at a multiple of its size as well."""
-        return is_dense(array) and _addressable(array) is array
+        """As `Backend.writes_to`: elements must start at multiples of their size, complex numbers too."""
+        return _addressable(array) is array
 
     def copy(self, x: Array, y: Array) -> None:
         """Write x to y: by a kernel where both can be seen as [N, C, P]; by the array library elsewhere."""
@@ -104,7 +103,6 @@ class CudaBackend(Backend):
     col2im = _on_device(unfolding.col2im)
 
     max_pool = _on_device(pooling.max_pool)
-    max_pool_with_indices = _on_device(pooling.max_pool_with_indices)
     max_pool_backward = _on_device(pooling.max_pool_backward)
     unpool = _on_device(pooling.unpool)
     gather = _on_device(pooling.gather)

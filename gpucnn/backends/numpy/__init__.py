@@ -39,7 +39,6 @@ class NumpyBackend(Backend):
     col2im = staticmethod(unfolding.col2im)
 
     max_pool = staticmethod(max_pooling.max_pool)
-    max_pool_with_indices = staticmethod(max_pooling.max_pool_with_indices)
     max_pool_backward = staticmethod(max_pooling.max_pool_backward)
     unpool = staticmethod(max_pooling.unpool)
     gather = staticmethod(max_pooling.gather)

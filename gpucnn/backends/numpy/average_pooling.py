@@ -17,7 +17,6 @@ from gpucnn.backends.numpy.pooling import (
     as_stored,
     in_pieces,
     length_of,
-    logical,
     separably,
     stored,
     widened,
@@ -37,10 +36,10 @@ MATRIX_ITEMS = 1 << 18  # of the matrices of a geometry, at most
 MATRICES_BYTES = 16 << 20  # of all that are kept
 
 
-def average_pool(x: Array, geometry: PoolGeometry) -> Array:
+def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
     """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
     x, space = stored(x)
-    y = np.empty((*x.shape[:space], *geometry.output_size, *x.shape[space + 3 :]), x.dtype)
+    y = as_stored(y, space)
     dtype = accumulator(x.dtype)
     divisor = _divisor(geometry, dtype, space, y.shape)
     whole = _is_whole(geometry)
@@ -60,7 +59,6 @@ def average_pool(x: Array, geometry: PoolGeometry) -> Array:
             part[...] = total
 
     in_pieces(pool, x, y, windowed(geometry, space), pooling.window_reads, weight=WHOLE if whole else 1)
-    return logical(y, space)
 
 
 def _multiplied(x: Array, matrices: tuple[Array, ...], y: Array) -> bool:
@@ -116,10 +114,10 @@ def _band(axis: AnyAxis, dtype: np.dtype[Any]) -> Array:
     return band
 
 
-def average_pool_backward(grad_y: Array, geometry: PoolGeometry) -> Array:
+def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
     """grad_x [N, C, D, H, W]: each window's gradient over its divisor, added to all that the window reads."""
     grad_y, space = stored(grad_y)
-    grad_x = np.empty((*grad_y.shape[:space], *geometry.input_size, *grad_y.shape[space + 3 :]), grad_y.dtype)
+    grad_x = as_stored(grad_x, space)
     dtype = accumulator(grad_y.dtype)
     divisor = _divisor(geometry, dtype, space, grad_y.shape)
 
@@ -136,7 +134,6 @@ def average_pool_backward(grad_y: Array, geometry: PoolGeometry) -> Array:
 
     whole = _is_whole(geometry)
     in_pieces(spread, grad_y, grad_x, windowed(geometry, space), pooling.input_reads, weight=WHOLE if whole else 1)
-    return logical(grad_x, space)
 
 
 def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tuple[int, ...]) -> Array | None:

@@ -23,7 +23,6 @@ from gpucnn.backends.numpy.pooling import (
     in_pieces,
     in_rows,
     length_of,
-    logical,
     odd_ends,
     resized,
     separably,
@@ -44,10 +43,13 @@ def _lowest(dtype: np.dtype[Any]) -> Any:
     return np.iinfo(dtype).min if dtype.kind in "iu" else -np.inf
 
 
-def max_pool(x: Array, geometry: PoolGeometry) -> Array:
-    """Y [N, C, OD, OH, OW], NaN where a window holds one."""
+def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
+    """Y [N, C, OD, OH, OW], NaN where a window holds one, and where its maximum is."""
     x, space = stored(x)
-    y = np.empty((*x.shape[:space], *geometry.output_size, *x.shape[space + 3 :]), x.dtype)
+    y = as_stored(y, space)
+    if indices is not None:
+        _with_indices(x, y, as_stored(indices, space), geometry, space)
+        return
     dtype = accumulator(x.dtype)
 
     def pool(read: Block, written: Block, passes: Passes) -> None:
@@ -58,17 +60,13 @@ def max_pool(x: Array, geometry: PoolGeometry) -> Array:
             part[...] = best
 
     in_pieces(pool, x, y, windowed(geometry, space), pooling.window_reads)
-    return logical(y, space)
 
 
 # --- Where the maxima lie -----------------------------------------------------------------------------------------
 
 
-def max_pool_with_indices(x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
-    """Y and indices [N, C, OD, OH, OW]; rows first, so that of equal maxima the first in the plane stays."""
-    x, space = stored(x)
-    y = np.empty((*x.shape[:space], *geometry.output_size, *x.shape[space + 3 :]), x.dtype)
-    indices = np.empty(y.shape, np.int64)
+def _with_indices(x: Array, y: Array, indices: Array, geometry: PoolGeometry, space: int) -> None:
+    """Maxima and indices, in the order of memory; rows first, so that of equal maxima the first in the plane stays."""
     axes = windowed(geometry, space)
     lengths = [length_of(axis) for _, axis in reversed(axes)]
     in_passes = all(has_passes(axis) for _, axis in axes)
@@ -88,7 +86,6 @@ def max_pool_with_indices(x: Array, geometry: PoolGeometry) -> tuple[Array, Arra
 
     weight = ELEMENT_BYTES / x.itemsize if in_passes else RUNS
     in_pieces(pool, x, y, axes, pooling.window_reads, weight)
-    return logical(y, space), logical(indices, space)
 
 
 def _by_numbers(x: Array, passes: Passes, lengths: list[int], offsets: Array, y: Array, indices: Array) -> bool:
@@ -266,11 +263,10 @@ MOST_WINDOWS = 1 << 16
 PARTS, LEAST_PART = 4, 1 << 19
 
 
-def max_pool_backward(grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
+def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
     """grad_x [N, C, D, H, W]: grad_y added up where the indices say, in C order."""
     grad_y, space = stored(grad_y)
-    indices = as_stored(indices, space)
-    grad_x = np.empty((*grad_y.shape[:space], *geometry.input_size, *grad_y.shape[space + 3 :]), grad_y.dtype)
+    indices, grad_x = as_stored(indices, space), as_stored(grad_x, space)
     dtype, size = accumulator(grad_y.dtype), prod(geometry.input_size)
 
     def add(block: Block) -> None:
@@ -295,30 +291,27 @@ def max_pool_backward(grad_y: Array, indices: Array, geometry: PoolGeometry) -> 
         list(map(add, blocks))
     else:
         each_of(add, blocks)
-    return logical(grad_x, space)
 
 
-def unpool(values: Array, indices: Array, size: tuple[int, int, int]) -> Array:
-    """Planes [N, C, *size] with values put where indices say; of values with one index the last stays."""
+def unpool(values: Array, indices: Array, planes: Array) -> None:
+    """Planes [N, C, OD, OH, OW] with values put where indices say; of values with one index the last stays."""
     values, space = stored(values)
-    indices = as_stored(indices, space)
-    planes = np.empty((*values.shape[:space], *size, *values.shape[space + 3 :]), values.dtype)
+    size = prod(planes.shape[2:])
+    indices, planes = as_stored(indices, space), as_stored(planes, space)
 
     def put(block: Block) -> None:
         part, read = planes[block].reshape(-1), values[block].reshape(-1)
         part[...] = 0
-        for windows, places in _places(indices[block], prod(size), space):
+        for windows, places in _places(indices[block], size, space):
             part[places] = read[windows]
 
     each_of(put, pooling.cut_up(planes.shape[:space], planes.nbytes))
-    return logical(planes, space)
 
 
-def gather(planes: Array, indices: Array) -> Array:
+def gather(planes: Array, indices: Array, values: Array) -> None:
     """The values [N, C, D, H, W] that indices point at in planes, 0 where an index is -1."""
     planes, space = stored(planes)
-    indices = as_stored(indices, space)
-    values = np.empty(indices.shape, planes.dtype)
+    indices, values = as_stored(indices, space), as_stored(values, space)
 
     def take(block: Block) -> None:
         part, read = values[block].reshape(-1), planes[block].reshape(-1)
@@ -331,7 +324,6 @@ def gather(planes: Array, indices: Array) -> Array:
     if indices.size and indices.min() < 0:
         values[...] = 0
     each_of(take, pooling.cut_up(planes.shape[:space], planes.nbytes))
-    return logical(values, space)
 
 
 def _places(indices: Array, size: int, space: int) -> Iterator[tuple[Array | slice, Array]]:

@@ -35,18 +35,14 @@ MATRICES_BYTES = 32 << 20  # of all bands that are kept
 MOST_SLICES = 8
 
 
-def interpolate(x: Array, geometry: InterpolationGeometry) -> Array:
+def interpolate(x: Array, y: Array, geometry: InterpolationGeometry) -> None:
     """Y [N, C, OD, OH, OW] of x [N, C, D, H, W]."""
-    y = memory.empty((*x.shape[:2], *geometry.output_size), x.dtype, like=x)
     _in_pieces(x, y, geometry, adjoint=False)
-    return y
 
 
-def interpolate_backward(grad_y: Array, geometry: InterpolationGeometry) -> Array:
+def interpolate_backward(grad_y: Array, grad_x: Array, geometry: InterpolationGeometry) -> None:
     """grad_x [N, C, D, H, W]: each input's weighted sum over the outputs that read it."""
-    grad_x = memory.empty((*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
     _in_pieces(grad_y, grad_x, geometry, adjoint=True)
-    return grad_x
 
 
 def _in_pieces(source: Array, target: Array, geometry: InterpolationGeometry, *, adjoint: bool) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout, Work, empty, launch, strides, zeros
+from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout, Work, launch, strides, zeros
 from gpucnn.backends.cuda.pooling.tiles import NOT_STAGED, Ints, Tile, dense_order, fits_int32, pack_of, slots, tile_of
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
@@ -194,26 +194,17 @@ def _work(fields: Fields, geometry: PoolGeometry, arrays: tuple[Layout, ...], ti
 # --- Forward ------------------------------------------------------------------------------------------------------
 
 
-def max_pool(runtime: Runtime, x: Array, geometry: PoolGeometry) -> Array:
-    """Y [N, C, OD, OH, OW], NaN where a window holds one."""
-    y = empty(runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
-    launch(runtime, MAX_POOL, x.dtype, (x, y), _max_work, geometry)
-    return y
+def max_pool(runtime: Runtime, x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
+    """Y [N, C, OD, OH, OW], NaN where a window holds one, and indices: the first of equal maxima, the last of NaNs."""
+    if indices is None:
+        launch(runtime, MAX_POOL, x.dtype, (x, y), _max_work, geometry)
+    else:
+        launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, (x, y, indices), _max_with_indices_work, geometry)
 
 
-def max_pool_with_indices(runtime: Runtime, x: Array, geometry: PoolGeometry) -> tuple[Array, Array]:
-    """Y and indices [N, C, OD, OH, OW]; the first of equal maxima, the last of NaNs."""
-    y = empty(runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
-    indices = empty(runtime, y.shape, np.int64, like=x)
-    launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, (x, y, indices), _max_with_indices_work, geometry)
-    return y, indices
-
-
-def average_pool(runtime: Runtime, x: Array, geometry: PoolGeometry) -> Array:
+def average_pool(runtime: Runtime, x: Array, y: Array, geometry: PoolGeometry) -> None:
     """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
-    y = empty(runtime, (*x.shape[:2], *geometry.output_size), x.dtype, like=x)
     launch(runtime, AVERAGE_POOL, x.dtype, (x, y), _average_work, geometry)
-    return y
 
 
 def _max_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
@@ -287,15 +278,13 @@ def _row_lanes(axis: Axis | AdaptiveAxis, columns: int) -> int:
 # --- Backward -----------------------------------------------------------------------------------------------------
 
 
-def max_pool_backward(runtime: Runtime, grad_y: Array, indices: Array, geometry: PoolGeometry) -> Array:
+def max_pool_backward(runtime: Runtime, grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
     """grad_x [N, C, D, H, W]: first as if no index strayed from its window, then anew the planes where some do."""
     indices = _int64(indices)
-    grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
     strays = zeros(runtime, grad_y.shape[:2], np.int32)
     arrays = (grad_y, indices, strays, grad_x)
     launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, arrays, _max_backward_work, geometry)
     launch(runtime, MAX_POOL_BACKWARD_STRAYS, grad_y.dtype, arrays, _strays_work, geometry)
-    return grad_x
 
 
 def _max_backward_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
@@ -310,11 +299,9 @@ def _strays_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout
     return done._replace(threads=0, blocks=-(-strays.size // FLAGS) if grad_x.size else 0, shared_bytes=0)
 
 
-def average_pool_backward(runtime: Runtime, grad_y: Array, geometry: PoolGeometry) -> Array:
+def average_pool_backward(runtime: Runtime, grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
     """grad_x [N, C, D, H, W]: each input's sum over its windows, each over its divisor."""
-    grad_x = empty(runtime, (*grad_y.shape[:2], *geometry.input_size), grad_y.dtype, like=grad_y)
     launch(runtime, AVERAGE_POOL_BACKWARD, grad_y.dtype, (grad_y, grad_x), _average_backward_work, geometry)
-    return grad_x
 
 
 def _average_backward_work(grad_y: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
@@ -340,8 +327,8 @@ def _backward_work(
 # --- By index -----------------------------------------------------------------------------------------------------
 
 
-def unpool(runtime: Runtime, values: Array, indices: Array, size: tuple[int, int, int]) -> Array:
-    """Planes [N, C, *size] with values put where indices say; of values with one index the last stays.
+def unpool(runtime: Runtime, values: Array, indices: Array, planes: Array) -> None:
+    """Planes [N, C, OD, OH, OW] with values put where indices say; of values with one index the last stays.
 
     Raises
     ------
@@ -351,12 +338,10 @@ def unpool(runtime: Runtime, values: Array, indices: Array, size: tuple[int, int
     if prod(values.shape[2:]) >= INT32_END:
         raise ValueError(f"unpool: values has planes of {prod(values.shape[2:])} values, expected less than 2**31")
     indices = _int64(indices)
-    planes = empty(runtime, (*values.shape[:2], *size), values.dtype, like=values)
     strays = zeros(runtime, planes.shape[:2], np.int32)
     arrays = (values, indices, strays, planes)
     launch(runtime, UNPOOL, values.dtype, arrays, _unpool_work)  # nothing where they are not to be staged
     launch(runtime, UNPOOL_ANYWHERE, values.dtype, arrays, _unpool_anywhere_work)
-    return planes
 
 
 def _unpool_tile(values: Layout, indices: Layout, planes: Layout) -> Tile | None:
@@ -416,12 +401,10 @@ def _unpool_anywhere_work(values: Layout, indices: Layout, strays: Layout, plane
     return Work(fields, blocks=blocks if planes.size else 0, extents=extents, constants=(("PACK", pack),))
 
 
-def gather(runtime: Runtime, planes: Array, indices: Array) -> Array:
+def gather(runtime: Runtime, planes: Array, indices: Array, values: Array) -> None:
     """The values [N, C, D, H, W] that indices point at in planes; 0 where an index is -1."""
     indices = _int64(indices)
-    values = empty(runtime, indices.shape, planes.dtype, like=planes)
     launch(runtime, GATHER, planes.dtype, (planes, indices, values), _gather_work)
-    return values
 
 
 def _gather_work(planes: Layout, indices: Layout, values: Layout) -> Work:

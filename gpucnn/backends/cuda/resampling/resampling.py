@@ -11,7 +11,7 @@ from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch import listening
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, strides
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
 from gpucnn.backends.cuda.resampling.tiles import ResampleTile, Resampling, Table
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_channels_last
@@ -27,20 +27,17 @@ TABLES_BYTES = 64 << 20  # of all tables that are kept on devices
 Host = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
-def interpolate(runtime: Runtime, x: Array, geometry: InterpolationGeometry) -> Array:
+def interpolate(runtime: Runtime, x: Array, y: Array, geometry: InterpolationGeometry) -> None:
     """Y [N, C, OD, OH, OW] of x [N, C, D, H, W]."""
-    return _resampled(runtime, x, geometry, geometry.output_size, adjoint=False)
+    _resample(runtime, x, y, geometry, adjoint=False)
 
 
-def interpolate_backward(runtime: Runtime, grad_y: Array, geometry: InterpolationGeometry) -> Array:
+def interpolate_backward(runtime: Runtime, grad_y: Array, grad_x: Array, geometry: InterpolationGeometry) -> None:
     """grad_x [N, C, D, H, W]: each input's weighted sum over the outputs that read it."""
-    return _resampled(runtime, grad_y, geometry, geometry.input_size, adjoint=True)
+    _resample(runtime, grad_y, grad_x, geometry, adjoint=True)
 
 
-def _resampled(
-    runtime: Runtime, x: Array, geometry: InterpolationGeometry, size: tuple[int, int, int], *, adjoint: bool
-) -> Array:
-    y = empty(runtime, (*x.shape[:2], *size), x.dtype, like=x)
+def _resample(runtime: Runtime, x: Array, y: Array, geometry: InterpolationGeometry, *, adjoint: bool) -> None:
     device, dtype = runtime.device(x), _weight_dtype(x.dtype)
     tables = _tables(runtime, device, geometry, adjoint, dtype)
     arrays = (x, y, *tables)
@@ -52,7 +49,6 @@ def _resampled(
         launch(runtime, RESAMPLE, x.dtype, arrays, _work)
     else:
         launch(runtime, RESAMPLE_TILES, x.dtype, arrays, _tiles_work, tile)
-    return y
 
 
 def _work(x: Layout, y: Layout, *tables: Layout) -> Work:
