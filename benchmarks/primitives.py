@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.base import Backend
-from gpucnn.geometry import ConvGeometry, InterpolationGeometry, PoolGeometry
+from gpucnn.backends.base import Backend, Epilogue
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import channels_are_inner
+from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
 Array = Any
 Results = tuple[Array, ...]
@@ -139,3 +141,133 @@ def interpolate_backward(backend: Backend, grad_y: Array, geometry: Interpolatio
 
 def _image(backend: Backend, like: Array, size: tuple[int, ...]) -> Array:
     return backend.empty_like((*like.shape[:2], *size), like.dtype, like)
+
+
+# --- Normalisation ------------------------------------------------------------------------------------------------
+
+
+def norm_statistics(backend: Backend, x: Array, geometry: NormGeometry, eps: float) -> Results:
+    found = _statistics(backend, x, geometry)
+    backend.norm_statistics(x, *found, geometry, eps)
+    return found
+
+
+def norm_apply(
+    backend: Backend,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    epilogue: Epilogue,
+) -> Results:
+    y = _rows_like(backend, x)
+    backend.norm_apply(x, mean, var, weight, bias, y, eps, epilogue)
+    return (y,)
+
+
+def norm_forward(
+    backend: Backend,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    geometry: NormGeometry,
+    eps: float,
+    epilogue: Epilogue,
+) -> Results:
+    y, found = _rows_like(backend, x), _statistics(backend, x, geometry)
+    backend.norm_forward(x, weight, bias, y, *found, geometry, eps, epilogue)
+    return y, *found
+
+
+def norm_activation_backward(
+    backend: Backend,
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    bias: Array | None,
+    epilogue: Epilogue,
+) -> Results:
+    grad = _rows_like(backend, x)
+    backend.norm_activation_backward(grad_y, x, mean, rstd, weight, bias, grad, epilogue)
+    return (grad,)
+
+
+def norm_backward(
+    backend: Backend, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
+) -> Results:
+    results = _rows_like(backend, x), *_affine(backend, x)
+    backend.norm_backward(grad_y, x, mean, rstd, weight, *results, geometry)
+    return results
+
+
+def norm_backward_input(
+    backend: Backend, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
+) -> Results:
+    grad_x = _rows_like(backend, x)
+    backend.norm_backward(grad_y, x, mean, rstd, weight, grad_x, None, None, geometry)
+    return (grad_x,)
+
+
+def norm_backward_affine(
+    backend: Backend, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
+) -> Results:
+    results = _affine(backend, x)
+    backend.norm_backward(grad_y, x, mean, rstd, None, None, *results, geometry)
+    return results
+
+
+def _rows_like(backend: Backend, x: Array) -> Array:
+    """An array [N, G, C, P] in the memory order of x."""
+    n, g, c, p = x.shape
+    if channels_are_inner(x):
+        return backend.empty((n, p, g, c), x.dtype, on=x).transpose(0, 2, 3, 1)
+    return backend.empty((n, g, c, p), x.dtype, on=x)
+
+
+def _statistics(backend: Backend, x: Array, geometry: NormGeometry) -> Results:
+    kept = tuple(1 if axis in geometry.axes else size for axis, size in enumerate(x.shape))
+    return tuple(backend.empty(kept, accumulator(x.dtype), on=x) for _ in range(3))
+
+
+def _affine(backend: Backend, x: Array) -> tuple[Array, Array]:
+    shape, dtype = (1, *x.shape[1:3], 1), accumulator(x.dtype)
+    return backend.empty(shape, dtype, on=x), backend.empty(shape, dtype, on=x)
+
+
+# --- Element by element -------------------------------------------------------------------------------------------
+
+
+def masked(backend: Backend, values: Array, mask: Array) -> Results:
+    y = backend.xp.empty_like(values)
+    backend.masked(values, mask, y)
+    return (y,)
+
+
+def copy(backend: Backend, x: Array, dtype: Any, channels_last: bool) -> Results:
+    n, c, p = x.shape
+    y = backend.empty((n, p, c), dtype, on=x).swapaxes(1, 2) if channels_last else backend.empty((n, c, p), dtype, on=x)
+    backend.copy(x, y)
+    return (y,)
+
+
+def bias_activation(backend: Backend, x: Array, bias: Array | None, epilogue: Epilogue) -> Results:
+    y = backend.empty_like(tuple(x.shape), x.dtype, x)
+    backend.bias_activation(x, bias, y, epilogue)
+    return (y,)
+
+
+def bias_activation_backward(backend: Backend, grad_y: Array, y: Array, epilogue: Epilogue) -> Results:
+    grad_x = backend.empty_like(tuple(grad_y.shape), grad_y.dtype, grad_y)
+    grad_bias = backend.empty(tuple(grad_y.shape[1:2]), grad_y.dtype, on=grad_y)
+    backend.bias_activation_backward(grad_y, y, grad_x, grad_bias, epilogue)
+    return grad_x, grad_bias
+
+
+def channel_sums(backend: Backend, x: Array) -> Results:
+    sums = backend.empty(tuple(x.shape[1:2]), x.dtype, on=x)
+    backend.channel_sums(x, sums)
+    return (sums,)

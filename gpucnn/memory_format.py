@@ -90,7 +90,12 @@ def _copied(op: str, input: Array, dtype: Any, *, last: bool) -> Array:
     if x.ndim < 2:
         raise ValueError(f"{op}: input has {x.ndim} dimensions, expected at least 2 (N, C, *)")
     rows = x.reshape(*x.shape[:2], -1) if x.size else x.reshape(*x.shape[:2], 0)
-    return call.result(call.backend.packed(rows, _dtype(op, dtype, x.dtype), last).reshape(x.shape))
+    n, c, p = rows.shape
+    shape, wanted = ((n, p, c) if last else (n, c, p)), _dtype(op, dtype, x.dtype)
+    copy = call.backend.empty(shape, wanted, on=x)
+    copy = copy.swapaxes(1, 2) if last else copy
+    call.backend.copy(rows, copy)
+    return call.result(copy.reshape(x.shape))
 
 
 def _dtype(op: str, dtype: Any, given: np.dtype[Any]) -> np.dtype[Any]:

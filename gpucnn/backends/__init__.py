@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.base import Backend
+from gpucnn.backends.base import Backend, Epilogue
 from gpucnn.backends.replaying import REPLAYERS
 
-__all__ = ["Backend", "available", "backend_named", "backend_of", "receive"]
+__all__ = ["Backend", "Epilogue", "available", "backend_named", "backend_of", "receive"]
 
 _NUMPY_ONLY = frozenset({np.ndarray, type(None)})
 _NATIVE: dict[type, Backend] = {}

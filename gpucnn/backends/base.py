@@ -3,19 +3,32 @@
 All arrays are the backend's own. Images are [N, C, D, H, W]: an operation of rank 1 or 2 has leading spatial axes of
 size 1. Shapes and dtypes were checked above and are right here; `gpucnn.geometry` says what each method reads.
 
-Any strides are taken. A result has the memory order of the array that it follows (the first argument): channels last
-if that one's channels are innermost, else C order. 16-bit floats accumulate in float32. Results repeat bit for bit.
+Primitives write their results into arrays that they are given, after their inputs: without gaps, in the memory order
+that `Backend.empty_like` gives for the first input (columns, weights and statistics in C order). Inputs have any
+strides. 16-bit floats accumulate in float32. Results repeat bit for bit.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
 Array = Any
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What a primitive does to its sums before it stores them: ``activation(sum + residual)``.
+
+    `residual` has the shape and dtype of the result, `activation` is "none", "relu" or "leaky_relu"; a NaN stays one.
+    """
+
+    residual: Array | None = None
+    activation: str = "none"
+    negative_slope: float = 0.0
 
 
 class Backend(ABC):
@@ -48,16 +61,7 @@ class Backend(ABC):
 
     @abstractmethod
     def copy(self, x: Array, y: Array) -> None:
-        """Write x to y, of the same shape and dtype and of any strides."""
-
-    def into(self, out: Array, shape: tuple[int, ...] | None = None) -> Backend:
-        """The backend as one whose primitives write their result, the first of several, to `out` and return it.
-
-        `out` is an array in the result's dtype, of any strides, that shares no memory with an argument. It has the
-        result's shape, or `shape` is that and `out` has it with axes taken together or apart. A primitive may compute
-        its result aside and copy it there.
-        """
-        return cast(Backend, _Into(self, out))
+        """Write x to y [N, C, *], of the same shape and any strides; in y's dtype, where both are floating-point."""
 
     # --- Convolution: w is [OC, C / groups, KD, KH, KW], bias [OC] or None ----------------------------------------
 
@@ -148,7 +152,9 @@ class Backend(ABC):
     # --- Normalisation: x is [N, G, C, P], weight and bias [1, G, C, 1]; see NormGeometry --------------------------
 
     @abstractmethod
-    def norm_statistics(self, x: Array, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
+    def norm_statistics(
+        self, x: Array, mean: Array, var: Array, rstd: Array, geometry: NormGeometry, eps: float
+    ) -> None:
         """Mean, biased variance and rstd = 1 / sqrt(var + eps) over ``geometry.axes``, kept as axes of size 1.
 
         All are float32 for 16-bit x.
@@ -162,15 +168,11 @@ class Backend(ABC):
         var: Array,
         weight: Array | None,
         bias: Array | None,
+        y: Array,
         eps: float,
-        residual: Array | None,
-        activation: str,
-        negative_slope: float,
-    ) -> Array:
-        """``activation((x - mean) * rstd * weight + bias + residual)`` with rstd = 1 / sqrt(var + eps), rounded once.
-
-        It has the dtype of x; residual is [N, G, C, P] in that dtype, `activation` as in `bias_activation`.
-        """
+        epilogue: Epilogue,
+    ) -> None:
+        """Y = epilogue of ``(x - mean) * rstd * weight + bias`` with rstd = 1 / sqrt(var + eps), rounded once."""
 
     @abstractmethod
     def norm_forward(
@@ -178,12 +180,14 @@ class Backend(ABC):
         x: Array,
         weight: Array | None,
         bias: Array | None,
+        y: Array,
+        mean: Array,
+        var: Array,
+        rstd: Array,
         geometry: NormGeometry,
         eps: float,
-        residual: Array | None,
-        activation: str,
-        negative_slope: float,
-    ) -> tuple[Array, Array, Array, Array]:
+        epilogue: Epilogue,
+    ) -> None:
         """As `norm_apply` with x's own statistics; and these, as `norm_statistics`."""
 
     @abstractmethod
@@ -195,73 +199,46 @@ class Backend(ABC):
         rstd: Array,
         weight: Array | None,
         bias: Array | None,
-        residual: Array | None,
-        activation: str,
-        negative_slope: float,
-    ) -> Array:
-        """grad_y times the activation's derivative, by the signs of what `norm_apply` computes before it."""
-
-    @abstractmethod
-    def norm_backward_affine(
-        self, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
-    ) -> tuple[Array, Array]:
-        """Gradients of weight and bias, [1, G, C, 1]: sums of ``grad_y * (x - mean) * rstd`` and of grad_y."""
-
-    @abstractmethod
-    def norm_backward_input(
-        self, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
-    ) -> Array:
-        """grad_x where mean and rstd are x's own statistics."""
+        grad: Array,
+        epilogue: Epilogue,
+    ) -> None:
+        """Grad = grad_y times the activation's derivative, by the signs of what `norm_apply` computes before it."""
 
     @abstractmethod
     def norm_backward(
-        self, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
-    ) -> tuple[Array, Array, Array]:
-        """What `norm_backward_input` and `norm_backward_affine` return, to the bit."""
+        self,
+        grad_y: Array,
+        x: Array,
+        mean: Array,
+        rstd: Array,
+        weight: Array | None,
+        grad_x: Array | None,
+        grad_weight: Array | None,
+        grad_bias: Array | None,
+        geometry: NormGeometry,
+    ) -> None:
+        """The gradients that are wanted, those of weight and bias, [1, G, C, 1], both or neither.
+
+        grad_x is that of a norm by x's own statistics; the others are the sums of ``grad_y * (x - mean) * rstd`` and of
+        grad_y. Each has the same bits with and without the others.
+        """
 
     # --- Element by element: the rest is `xp` ---------------------------------------------------------------------
 
     @abstractmethod
-    def masked(self, values: Array, mask: Array) -> Array:
-        """Values where the mask of their shape is True, and 0 elsewhere, also for what is infinite or NaN there."""
+    def masked(self, values: Array, mask: Array, y: Array) -> None:
+        """Y = values where the mask of their shape is True, and 0 elsewhere, also for what is infinite or NaN there."""
 
     @abstractmethod
-    def packed(self, x: Array, dtype: Any, channels_last: bool) -> Array:
-        """A copy of x [N, C, P] in C order or with channels innermost, in its own or another floating-point dtype."""
-
-    @abstractmethod
-    def bias_activation(
-        self, x: Array, bias: Array | None, residual: Array | None, activation: str, negative_slope: float
-    ) -> Array:
-        """``activation(x + bias + residual)`` for x and residual [N, C, P] and bias [C], rounded once.
-
-        `activation` is "none", "relu" or "leaky_relu"; a NaN stays one.
-        """
+    def bias_activation(self, x: Array, bias: Array | None, y: Array, epilogue: Epilogue) -> None:
+        """Y = epilogue of ``x + bias`` for x [N, C, P] and bias [C], rounded once."""
 
     @abstractmethod
     def bias_activation_backward(
-        self, grad_y: Array, y: Array, activation: str, negative_slope: float
-    ) -> tuple[Array, Array]:
+        self, grad_y: Array, y: Array, grad_x: Array, grad_bias: Array | None, epilogue: Epilogue
+    ) -> None:
         """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
 
     @abstractmethod
-    def channel_sums(self, x: Array) -> Array:
+    def channel_sums(self, x: Array, sums: Array) -> None:
         """The sums [C] of x [N, C, *] over all but its channels, kept in float32 where x has 16 bits."""
-
-
-class _Into:
-    """The primitives of a backend, with a copy of their result in `out`."""
-
-    def __init__(self, backend: Backend, out: Array) -> None:
-        self._backend, self._out = backend, out
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        primitive = getattr(self._backend, name)
-
-        def called(*arguments: Any) -> Any:
-            result = primitive(*arguments)
-            first, *others = result if isinstance(result, tuple) else (result,)
-            self._out[...] = first.reshape(self._out.shape)
-            return (self._out, *others) if others else self._out
-
-        return called

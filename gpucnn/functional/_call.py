@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from gpucnn.backends import Backend, kind_of, receive
+from gpucnn.backends import kind_of, receive
 from gpucnn.backends.dtypes import accumulator, advised, describe, name_of, of_products
 from gpucnn.backends.layout import is_channels_last, stored_like
 from gpucnn.functional._family import SPACE
@@ -154,16 +154,6 @@ class Call:
         out: Any = self._given["out"]
         return (out, *self._give_back(result[1:])) if isinstance(result, tuple) else out  # type: ignore[return-value]
 
-    def into(self, shape: tuple[int, ...], rank: int) -> Backend:
-        """The backend that writes images of `shape`, of the given rank, to the caller's `out`.
-
-        Raises
-        ------
-        ValueError
-            `out` is of another shape, cannot be written to, or shares memory with an argument.
-        """
-        return self.backend.into(lifted(self.checked_out(shape), rank))
-
     def checked_out(self, shape: tuple[int, ...]) -> Array:
         """The caller's `out`, an array of `shape` that can be written to."""
         self.expect_shape("out", self._out, shape)
@@ -229,10 +219,16 @@ class Call:
         wide = accumulator(values.dtype)
         on = x.astype(wide, copy=False) > 0
         wide_values = values.astype(wide, copy=False)
-        result = self.backend.masked(wide_values, self.xp.logical_not(on))
+        result = self.masked(wide_values, self.xp.logical_not(on))
         result *= slope
-        result += self.backend.masked(wide_values, on)
+        result += self.masked(wide_values, on)
         return self.stored_like(result, values)
+
+    def masked(self, values: Array, mask: Array) -> Array:
+        """Values where the mask is True, and 0 elsewhere; as values are stored."""
+        y = self.xp.empty_like(values)
+        self.backend.masked(values, mask, y)
+        return y
 
     def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
         """Sum over `axes`, accumulated in float32 where the dtype has 16 bits."""

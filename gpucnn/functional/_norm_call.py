@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from gpucnn.backends import Backend
+from gpucnn.backends import Epilogue
 from gpucnn.backends.dtypes import FLOATING, accumulator
+from gpucnn.backends.layout import channels_are_inner
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.functional.activation import ACTIVATIONS
 from gpucnn.geometry import NormGeometry
@@ -106,8 +107,39 @@ class NormCall(Call):
 
     def statistics(self, geometry: NormGeometry) -> tuple[Array, Array]:
         """Mean and reciprocal standard deviation of x itself."""
-        mean, _, rstd = self.backend.norm_statistics(self.x.reshape(geometry.shape), geometry, self.eps)
+        mean, var, rstd = self.new_statistics(geometry)
+        self.backend.norm_statistics(self.x.reshape(geometry.shape), mean, var, rstd, geometry, self.eps)
         return mean, rstd
+
+    def new_statistics(self, geometry: NormGeometry) -> list[Array]:
+        """Arrays for mean, variance and reciprocal standard deviation."""
+        kept = tuple(1 if axis in geometry.axes else size for axis, size in enumerate(geometry.shape))
+        return [self.backend.empty(kept, self.wide, on=self.x) for _ in range(3)]
+
+    def like_x(self, shape: Shape4) -> Array:
+        """A new array [N, G, C, P] in the memory order of x."""
+        if not channels_are_inner(self.x.reshape(shape)):
+            return self.backend.empty(shape, self.dtype, on=self.x)
+        n, g, c, p = shape
+        return self.backend.empty((n, p, g, c), self.dtype, on=self.x).transpose(0, 2, 3, 1)
+
+    def output(self, shape: Shape4) -> Array:
+        """Where the output [N, G, C, P] goes: `out`, or a new array.
+
+        Raises
+        ------
+        ValueError
+            `out` is not as `expect_writable` wants it.
+        """
+        if self._out is None:
+            return self.like_x(shape)
+        out = self.checked_out(self.x.shape)
+        return self._writable(out, channels_are_inner(self.x.reshape(shape))).reshape(shape)
+
+    def epilogue(self, shape: Shape4) -> Epilogue:
+        """Residual [N, G, C, P] and activation."""
+        residual = None if self.residual is None else self.residual.reshape(shape)
+        return Epilogue(residual, self.activation, self.slope)
 
     def reciprocal(self, var: Array) -> Array:
         return 1 / self.xp.sqrt(var + self.eps)
@@ -153,13 +185,9 @@ class NormCall(Call):
     def applied(self, shape: Shape4, mean: Array, var: Array) -> Array:
         """Output by other statistics than the input's own."""
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
-        x, residual, backend = self.x.reshape(shape), self.added(shape), self.into_shape(shape)
-        y = backend.norm_apply(x, mean, var, *parameters, self.eps, residual, self.activation, self.slope)
+        y = self.output(shape)
+        self.backend.norm_apply(self.x.reshape(shape), mean, var, *parameters, y, self.eps, self.epilogue(shape))
         return y.reshape(self.x.shape)
-
-    def added(self, shape: Shape4) -> Array | None:
-        """The residual as [N, G, C, P]."""
-        return None if self.residual is None else self.residual.reshape(shape)
 
     def running_statistics(self, running: Running) -> tuple[Array, Array]:
         """Mean and variance as they are, [1, C, 1, 1]."""
@@ -184,24 +212,10 @@ class NormCall(Call):
     def forward(self, geometry: NormGeometry) -> tuple[Array, Array, Array, Array]:
         """Output by the input's own statistics, and these: mean, biased variance and reciprocal standard deviation."""
         parameters = self.spread(self.weight, geometry.shape), self.spread(self.bias, geometry.shape)
-        x, residual, backend = (
-            self.x.reshape(geometry.shape),
-            self.added(geometry.shape),
-            self.into_shape(geometry.shape),
-        )
-        eps, activation, slope = self.eps, self.activation, self.slope
-        y, *statistics = backend.norm_forward(x, *parameters, geometry, eps, residual, activation, slope)
-        return y.reshape(self.x.shape), *statistics
-
-    def into_shape(self, shape: Shape4) -> Backend:
-        """The backend, or the one that writes [N, G, C, P] to the caller's `out`.
-
-        Raises
-        ------
-        ValueError
-            `out` is not as `expect_writable` wants it.
-        """
-        return self.backend if self._out is None else self.backend.into(self.checked_out(self.x.shape), shape)
+        y, (mean, var, rstd) = self.output(geometry.shape), self.new_statistics(geometry)
+        x, epilogue = self.x.reshape(geometry.shape), self.epilogue(geometry.shape)
+        self.backend.norm_forward(x, *parameters, y, mean, var, rstd, geometry, self.eps, epilogue)
+        return y.reshape(self.x.shape), mean, var, rstd
 
     def handed_over(self, shape: Shape4, axes: tuple[int, ...]) -> tuple[Array | None, Array | None]:
         """The forward's mean and rstd as axes of x, or None."""
@@ -230,19 +244,16 @@ class NormCall(Call):
         weight = self.spread(self.weight, geometry.shape)
         wanted = (self.weight if needs[1] else None, self.bias if needs[2] else None)
         is_affine = any(array is not None for array in wanted)
-        grad_x: Array | None = None
-        grads: tuple[Array | None, Array | None] = (None, None)
-        if needs[0] and own_statistics and is_affine:
-            grad_x, *grads = self.backend.norm_backward(grad, x, mean, rstd, weight, geometry)  # type: ignore[assignment]
-        elif needs[0] and own_statistics:
-            grad_x = self.backend.norm_backward_input(grad, x, mean, rstd, weight, geometry)
-        elif needs[0]:
+        grad_x = self.like_x(geometry.shape) if needs[0] and own_statistics else None
+        affine = (1, *geometry.shape[1:3], 1)
+        of_weight, of_bias = (self.backend.empty(affine, self.wide, on=self.x) if is_affine else None for _ in range(2))
+        if is_affine or grad_x is not None:
+            self.backend.norm_backward(grad, x, mean, rstd, weight, grad_x, of_weight, of_bias, geometry)
+        if needs[0] and not own_statistics:
             grad_x = self.stored_like(grad * (rstd if weight is None else rstd * weight), x)
-        if is_affine and not (needs[0] and own_statistics):
-            grads = self.backend.norm_backward_affine(grad, x, mean, rstd, geometry)
         grad_weight, grad_bias = (
             None if array is None or grad is None else grad.reshape(array.shape).astype(array.dtype, copy=False)
-            for array, grad in zip(wanted, grads, strict=True)
+            for array, grad in zip(wanted, (of_weight, of_bias), strict=True)
         )
         grad_x = None if grad_x is None else grad_x.reshape(self.x.shape)
         if self.residual is None:
@@ -258,8 +269,9 @@ class NormCall(Call):
         if self.activation == "none":
             return grad
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
-        x, residual, finish = self.x.reshape(shape), self.added(shape), (self.activation, self.slope)
-        return self.backend.norm_activation_backward(grad, x, mean, rstd, *parameters, residual, *finish)
+        before, epilogue = self.like_x(shape), self.epilogue(shape)
+        self.backend.norm_activation_backward(grad, self.x.reshape(shape), mean, rstd, *parameters, before, epilogue)
+        return before
 
     def row_backward(self, shape: Shape4, kept: tuple[int, ...], needs: Needs) -> tuple[Array | None, ...]:
         """Gradients of layer and group norm."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpucnn.backends import Epilogue
 from gpucnn.backends.dtypes import FLOATING
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
@@ -63,10 +64,10 @@ def bias_activation(
     call = Call("bias_activation", FLOATING, optional=_OPTIONAL, input=input, bias=bias, residual=residual, out=out)
     x, b, r = call.arrays
     slope = _check(call, x, b, r, activation, negative_slope)
-    planes = _planes(x)
-    backend = call.backend if out is None else call.backend.into(call.checked_out(x.shape), planes.shape)
-    y = backend.bias_activation(planes, b, None if r is None else _planes(r), activation, slope)
-    return call.result(y.reshape(x.shape))
+    y = call.destination(x.shape, like=x)
+    epilogue = Epilogue(None if r is None else _planes(r), activation, slope)
+    call.backend.bias_activation(_planes(x), b, _planes(y), epilogue)
+    return call.result(y)
 
 
 @replayed
@@ -139,11 +140,14 @@ def bias_activation_backward(
     elif y is not None and (activation == "relu" or slope > 0):
         signs = _planes(y)
     else:
-        signs = call.backend.bias_activation(_planes(x), b, None if r is None else _planes(r), "none", 0.0)
-    grad_x, grad_b = call.backend.bias_activation_backward(_planes(grad), signs, activation, slope)
-    grad_x = grad_x.reshape(x.shape)
+        signs = _planes(call.destination(x.shape, like=x))
+        call.backend.bias_activation(_planes(x), b, signs, Epilogue(None if r is None else _planes(r)))
+    grad_x = call.destination(x.shape, like=grad)
+    grad_b = call.in_c_order(x.shape[1:2]) if need_b else None
+    epilogue = Epilogue(None, activation, slope)
+    call.backend.bias_activation_backward(_planes(grad), signs, _planes(grad_x), grad_b, epilogue)
     grad_r = (grad_x.copy(order="K") if need_x else grad_x) if need_r else None
-    return call.result((grad_x if need_x else None, grad_b if need_b else None, grad_r))
+    return call.result((grad_x if need_x else None, grad_b, grad_r))
 
 
 _OPTIONAL = ("bias", "residual")

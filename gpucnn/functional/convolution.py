@@ -157,7 +157,7 @@ def conv_nd_backward(
         (
             _backward_input(call, grad, call.conjugate(w), None, geometry) if need_x else None,
             _backward_weight(call, call.conjugate(x), grad, geometry) if need_w else None,
-            call.backend.channel_sums(lifted(grad, rank)) if need_b and b is not None else None,
+            _bias_gradient(call, grad, rank) if need_b and b is not None else None,
         )
     )
 
@@ -505,7 +505,7 @@ def conv_transpose_nd_backward(
         (
             _forward(call, grad, call.conjugate(w), None, geometry) if need_x else None,
             _backward_weight(call, grad, call.conjugate(x), geometry) if need_w else None,
-            call.backend.channel_sums(lifted(grad, rank)) if need_b and b is not None else None,
+            _bias_gradient(call, grad, rank) if need_b and b is not None else None,
         )
     )
 
@@ -547,3 +547,11 @@ def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) 
     filters = call.in_c_order((outputs, inputs // groups, *geometry.kernel_size[3 - rank :]))
     call.backend.convolve_backward_weight(lifted(x, rank), lifted(grad, rank), lifted(filters, rank), geometry)
     return filters
+
+
+def _bias_gradient(call: Call, grad: Array, rank: int) -> Array:
+    """The sum of grad over all but its channels."""
+    image = lifted(grad, rank)
+    sums = call.in_c_order(image.shape[1:2])
+    call.backend.channel_sums(image, sums)
+    return sums

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.backends import Epilogue
 from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator, name_of
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, ProductCall, axis_argument, log_softmax_of, needed
@@ -160,10 +161,8 @@ def relu(input: Array) -> Array:
     """
     call = Call("relu", ORDERED, input=input)
     (x,) = call.arrays
-    planes = _planes(call, x)
-    if planes is not None:
-        y = call.backend.bias_activation(planes[0], None, None, "relu", 0.0)
-        return call.result(y.reshape(x.shape))
+    if _has_planes(call, x):
+        return call.result(_activated(call, x, Epilogue(None, "relu")))
     return call.result(call.stored_like(call.xp.maximum(x, call.xp.zeros((), x.dtype)), x))
 
 
@@ -200,12 +199,10 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
     call.expect_shape("grad_output", grad, x.shape)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    planes = _planes(call, grad, x)
-    if planes is not None:
-        grad_x, _ = call.backend.bias_activation_backward(planes[0], planes[1], "relu", 0.0)
-        return call.result((grad_x.reshape(x.shape),))
+    if _has_planes(call, grad, x):
+        return call.result((_activated_backward(call, grad, x, Epilogue(None, "relu")),))
     off = x.astype(accumulator(x.dtype), copy=False) <= 0  # bfloat16 itself warns of a NaN that it compares
-    return call.result((call.stored_like(call.backend.masked(grad, call.xp.logical_not(off)), grad),))
+    return call.result((call.masked(grad, call.xp.logical_not(off)),))
 
 
 @replayed
@@ -235,28 +232,39 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
     call = Call("leaky_relu", FLOATING, input=input)
     (x,) = call.arrays
     slope = number(call.op, "negative_slope", negative_slope)
-    planes = _planes(call, x)
-    if planes is not None:
-        y = call.backend.bias_activation(planes[0], None, None, "leaky_relu", slope)
-        return call.result(y.reshape(x.shape))
+    if _has_planes(call, x):
+        return call.result(_activated(call, x, Epilogue(None, "leaky_relu", slope)))
     return call.result(call.leaked(x, x, slope))
 
 
-def _planes(call: Call, *arrays: Array) -> list[Array] | None:
-    """Arrays of one form as views [N, C, P] for the kernels that activate; None where those are not to be used.
+def _has_planes(call: Call, *arrays: Array) -> bool:
+    """Whether arrays of one form go to the kernels that activate: not where copies would lose an order with gaps.
 
-    On a CPU NumPy is as quick, other dtypes have no such kernels, and a copy would lose an order with gaps.
+    On a CPU NumPy is as quick, and other dtypes have no such kernels.
     """
     x = arrays[0]
     if call.backend.host or not x.size or name_of(x.dtype) not in FLOATING:
-        return None
+        return False
     if any(other.strides != x.strides for other in arrays):
-        return None
-    if x.flags.c_contiguous:
-        return [array.reshape(1, 1, -1) for array in arrays]
-    if x.ndim > 2 and call.xp.moveaxis(x, 1, -1).flags.c_contiguous:
-        return [array.reshape(*x.shape[:2], -1) for array in arrays]
-    return None
+        return False
+    return bool(x.flags.c_contiguous or (x.ndim > 2 and call.xp.moveaxis(x, 1, -1).flags.c_contiguous))
+
+
+def _as_planes(x: Array) -> Array:
+    """A view [N, C, P] of an array without gaps."""
+    return x.reshape(1, 1, -1) if x.flags.c_contiguous else x.reshape(*x.shape[:2], -1)
+
+
+def _activated(call: Call, x: Array, epilogue: Epilogue) -> Array:
+    y = call.backend.empty_like(x.shape, x.dtype, x)
+    call.backend.bias_activation(_as_planes(x), None, _as_planes(y), epilogue)
+    return y
+
+
+def _activated_backward(call: Call, grad: Array, x: Array, epilogue: Epilogue) -> Array:
+    grad_x = call.backend.empty_like(x.shape, x.dtype, grad)
+    call.backend.bias_activation_backward(_as_planes(grad), _as_planes(x), _as_planes(grad_x), None, epilogue)
+    return grad_x
 
 
 @replayed
@@ -295,10 +303,8 @@ def leaky_relu_backward(
     slope = number(call.op, "negative_slope", negative_slope)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    planes = _planes(call, grad, x)
-    if planes is not None:
-        grad_x, _ = call.backend.bias_activation_backward(planes[0], planes[1], "leaky_relu", slope)
-        return call.result((grad_x.reshape(x.shape),))
+    if _has_planes(call, grad, x):
+        return call.result((_activated_backward(call, grad, x, Epilogue(None, "leaky_relu", slope)),))
     return call.result((call.leaked(grad, x, slope),))
 
 
@@ -608,6 +614,6 @@ def _dropped(call: Call, values: Array, p: float, training: bool, mask: Array) -
     if not training or p == 0:
         return values.copy(order="K")
     scale = 0.0 if p == 1 else 1 / (1 - p)
-    kept = call.backend.masked(values.astype(accumulator(values.dtype), copy=False), mask)
+    kept = call.masked(values.astype(accumulator(values.dtype), copy=False), mask)
     kept *= scale
     return call.stored_like(kept, values)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda.convolution import convolution
-from gpucnn.backends.cuda.destinations import Destination
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise import bias_activation as biases
 from gpucnn.backends.cuda.elementwise import masking as elementwise
@@ -87,10 +86,6 @@ class CudaBackend(Backend):
         with self.runtime.using(self.runtime.device(y)):
             packing.copy(self.runtime, x, y)
 
-    def into(self, out: Array, shape: tuple[int, ...] | None = None) -> Backend:
-        """As `Backend.into`: without a copy where the primitive's own new array would lie in memory as `out` does."""
-        return cast(Backend, Destination(self, out, out if shape is None else out.reshape(shape)))
-
     convolve = _on_device(convolution.convolve)
     convolve_backward_input = _on_device(convolution.convolve_backward_input)
     convolve_backward_weight = _on_device(convolution.convolve_backward_weight)
@@ -116,12 +111,9 @@ class CudaBackend(Backend):
     norm_apply = _on_device(normalization.norm_apply)
     norm_forward = _on_device(normalization.norm_forward)
     norm_activation_backward = _on_device(normalization.norm_activation_backward)
-    norm_backward_affine = _on_device(normalization.norm_backward_affine)
-    norm_backward_input = _on_device(normalization.norm_backward_input)
     norm_backward = _on_device(normalization.norm_backward)
 
     masked = _on_device(elementwise.masked)
-    packed = _on_device(packing.packed)
     bias_activation = _on_device(biases.bias_activation)
     bias_activation_backward = _on_device(biases.bias_activation_backward)
     channel_sums = _on_device(biases.channel_sums)

@@ -26,7 +26,7 @@ class NumpyBackend(Backend):
 
     empty = staticmethod(memory.empty_in_c_order)
     empty_like = staticmethod(memory.empty)
-    copy = staticmethod(memory.copy)
+    copy = staticmethod(elementwise.copy)
 
     convolve = staticmethod(convolution.convolve)
     convolve_backward_input = staticmethod(convolution.convolve_backward_input)
@@ -52,12 +52,9 @@ class NumpyBackend(Backend):
     norm_apply = staticmethod(normalization.norm_apply)
     norm_forward = staticmethod(normalization.norm_forward)
     norm_activation_backward = staticmethod(normalization.norm_activation_backward)
-    norm_backward_affine = staticmethod(normalization.norm_backward_affine)
-    norm_backward_input = staticmethod(normalization.norm_backward_input)
     norm_backward = staticmethod(normalization.norm_backward)
 
     masked = staticmethod(elementwise.masked)
-    packed = staticmethod(elementwise.packed)
     bias_activation = staticmethod(elementwise.bias_activation)
     bias_activation_backward = staticmethod(elementwise.bias_activation_backward)
     channel_sums = staticmethod(elementwise.channel_sums)

@@ -63,11 +63,6 @@ def empty_in_c_order(shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
     return np.empty(shape, dtype)
 
 
-def copy(x: Array, y: Array) -> None:
-    """Write x to y."""
-    y[...] = x
-
-
 def zeros(shape: Sequence[int], dtype: Any, like: Array) -> Array:
     """As `empty`, filled with zeros."""
     result = empty(shape, dtype, like)

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from gpucnn.backends.base import Epilogue
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import channels_are_inner
 from gpucnn.backends.numpy import memory, threads
-from gpucnn.backends.numpy.elementwise import activate, masked
+from gpucnn.backends.numpy.elementwise import activate, activation_backward, computed
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import NormGeometry
 
@@ -41,7 +43,7 @@ _ALL = slice(None)
 # --- Primitives ---------------------------------------------------------------------------------------------------
 
 
-def norm_statistics(x: Array, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
+def norm_statistics(x: Array, mean: Array, var: Array, rstd: Array, geometry: NormGeometry, eps: float) -> None:
     """Mean, biased variance and ``1 / sqrt(var + eps)`` over ``geometry.axes``, as axes of size 1."""
     view = _View(x, geometry.axes)
     xs, pieces = view.of(x), view.pieces
@@ -55,17 +57,18 @@ def norm_statistics(x: Array, geometry: NormGeometry, eps: float) -> tuple[Array
             parts[number] = _moments(_scaled(_dense(xs[piece], view.wide, "x"), by))
 
         view.run(task, range(len(pieces)))
-        count, mean, square = (np.zeros(view.statistics) for _ in range(3))
+        count, centre, square = (np.zeros(view.statistics) for _ in range(3))
         for piece, (part_mean, part_square) in zip(pieces, parts, strict=True):  # Chan's update, in the order of pieces
             part, values = (piece[0], _ALL, piece[2]), xs[piece].size / part_mean.size
             count[part] += values
-            away = part_mean - mean[part]
-            mean[part] += away * (values / count[part])
+            away = part_mean - centre[part]
+            centre[part] += away * (values / count[part])
             square[part] += part_square + away * away * (values * (1 - values / count[part]))
-        return mean, square
+        return centre, square
 
-    mean, var, rstd = _statistics(moments, max(1, view.count), eps, view.wide)
-    return mean[:, 0], var[:, 0], rstd[:, 0]
+    found = _statistics(moments, max(1, view.count), eps, view.wide)
+    for array, values in zip((mean, var, rstd), found, strict=True):
+        array[...] = values[:, 0]
 
 
 def _reciprocal(var: Array, eps: float) -> Array:
@@ -80,48 +83,50 @@ def norm_apply(
     var: Array,
     weight: Array | None,
     bias: Array | None,
+    y: Array,
     eps: float,
-    residual: Array | None,
-    activation: str,
-    negative_slope: float,
-) -> Array:
-    """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, in the dtype of x."""
-    return _apply(x, mean, _reciprocal(var, eps), weight, bias, (residual, activation, negative_slope))
+    epilogue: Epilogue,
+) -> None:
+    """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
+    _apply(x, mean, _reciprocal(var, eps), weight, bias, y, epilogue)
 
 
-def _apply(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, finish: Finish) -> Array:
+def _apply(
+    x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, y: Array, epilogue: Epilogue
+) -> None:
     view = _View(x, ROW if len(mean) == len(x) else BATCH)
-    y = view.empty()
-    xs, ys, finish = view.of(x), view.of(y), _seen(finish, view)
+    xs, ys, epilogue = view.of(x), view.of(y), _seen(epilogue, view)
     mean, rstd, factor, term = _lifted(mean), _lifted(rstd), _lifted(weight), _lifted(bias)
 
     def task(piece: Block) -> None:
         values, centre, scale = _dense(xs[piece], view.wide, "x"), _statistic(mean, piece), _statistic(rstd, piece)
         with _written(ys[piece], view.wide) as out:
             _normalise(values, centre, scale, _parameter(factor, piece), _parameter(term, piece), out)
-            _finish(out, piece, *finish)
+            _finish(out, piece, epilogue)
 
     view.run(task, view.pieces)
-    return y
 
 
 def norm_forward(
     x: Array,
     weight: Array | None,
     bias: Array | None,
+    y: Array,
+    mean: Array,
+    var: Array,
+    rstd: Array,
     geometry: NormGeometry,
     eps: float,
-    residual: Array | None,
-    activation: str,
-    negative_slope: float,
-) -> tuple[Array, Array, Array, Array]:
+    epilogue: Epilogue,
+) -> None:
     """As `norm_apply` by x's own statistics, and these: mean, variance, rstd."""
-    view, finish = _View(x, geometry.axes), (residual, activation, negative_slope)
+    view = _View(x, geometry.axes)
     if not view.whole:
-        mean, var, rstd = norm_statistics(x, geometry, eps)
-        return _apply(x, mean, rstd, weight, bias, finish), mean, var, rstd
-    y, statistics = view.empty(), [np.empty(view.statistics, view.wide) for _ in range(3)]
-    xs, ys, finish = view.of(x), view.of(y), _seen(finish, view)
+        norm_statistics(x, mean, var, rstd, geometry, eps)
+        _apply(x, mean, rstd, weight, bias, y, epilogue)
+        return
+    xs, ys, epilogue = view.of(x), view.of(y), _seen(epilogue, view)
+    statistics = [_lifted(array) for array in (mean, var, rstd)]
     factor, term = _lifted(weight), _lifted(bias)
 
     def task(piece: Block) -> None:
@@ -129,13 +134,12 @@ def norm_forward(
         found = _statistics(lambda scale: _moments(_scaled(values, scale)), view.count, eps, view.wide)
         for array, part in zip(statistics, found, strict=True):
             _statistic(array, piece)[...] = part
-        mean, _, rstd = found
+        centre, _, scale = found
         with _written(ys[piece], view.wide) as out:
-            _normalise(values, mean, rstd, _parameter(factor, piece), _parameter(term, piece), out)
-            _finish(out, piece, *finish)
+            _normalise(values, centre, scale, _parameter(factor, piece), _parameter(term, piece), out)
+            _finish(out, piece, epilogue)
 
     view.run(task, view.pieces)
-    return y, *(array[:, 0] for array in statistics)  # type: ignore[return-value]
 
 
 def norm_activation_backward(
@@ -145,58 +149,38 @@ def norm_activation_backward(
     rstd: Array,
     weight: Array | None,
     bias: Array | None,
-    residual: Array | None,
-    activation: str,
-    negative_slope: float,
-) -> Array:
-    """The gradient by the activation's input, whose signs are computed again."""
+    grad: Array,
+    epilogue: Epilogue,
+) -> None:
+    """Grad = the gradient with respect to the activation's input, whose signs are computed again."""
     wide = accumulator(x.dtype)
     signs = (x.astype(wide, copy=False) - mean) * rstd
     if weight is not None:
         signs *= weight
     if bias is not None:
         signs += bias
-    if residual is not None:
-        signs += residual.astype(wide, copy=False)
-    if activation == "relu":
-        return masked(grad_y, ~(signs <= 0))
-    on, values = signs > 0, grad_y.astype(wide, copy=False)
-    result = masked(values, ~on)
-    result *= negative_slope
-    result += masked(values, on)
-    return result.astype(grad_y.dtype, copy=False)
-
-
-def norm_backward_affine(
-    grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
-) -> tuple[Array, Array]:
-    """Gradients of weight and bias, [1, G, C, 1]."""
-    return _backward(_View(x, geometry.axes), grad_y, x, mean, rstd, None, None)
-
-
-def norm_backward_input(
-    grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
-) -> Array:
-    """grad_x by the closed form, with g = grad_y * weight and h = (x - mean) * rstd:
-
-    ``grad_x = rstd * (g - mean(g) - h * mean(g * h))``: what g moves the mean and the variance by is taken away.
-    """
-    return norm_backward(grad_y, x, mean, rstd, weight, geometry)[0]
+    if epilogue.residual is not None:
+        signs += epilogue.residual.astype(wide, copy=False)
+    with computed(grad) as result:
+        activation_backward(grad_y, signs, result, epilogue)
 
 
 def norm_backward(
-    grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
-) -> tuple[Array, Array, Array]:
-    """What `norm_backward_input` and `norm_backward_affine` return, whose sums are the same."""
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    grad_x: Array | None,
+    grad_weight: Array | None,
+    grad_bias: Array | None,
+    geometry: NormGeometry,
+) -> None:
+    """Gradients of weight and bias, and grad_x by the closed form, with g = grad_y * weight and h = (x - mean) * rstd:
+
+    ``grad_x = rstd * (g - mean(g) - h * mean(g * h))``: what g moves the mean and the variance by is taken away.
+    """
     view = _View(x, geometry.axes)
-    grad_x = view.empty()
-    return grad_x, *_backward(view, grad_y, x, mean, rstd, weight, grad_x)
-
-
-def _backward(
-    view: _View, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, grad_x: Array | None
-) -> tuple[Array, Array]:
-    """Gradients of weight and bias; that of x is written to grad_x where there is one."""
     xs, grads, pieces = view.of(x), view.of(grad_y), view.pieces if x.size else ()
     mean, rstd, factor = _lifted(mean), _lifted(rstd), _lifted(weight)
     sums: list[Any] = [None] * len(pieces)
@@ -227,13 +211,14 @@ def _backward(
     if not view.whole:
         shares = [total / max(1, view.count) for total in totals[2:]]
         view.run(lambda piece: write(piece, operands(piece), *(_statistic(share, piece) for share in shares)), pieces)
-    return tuple(total.reshape(1, *x.shape[1:3], 1).astype(mean.dtype) for total in totals[:2])  # type: ignore[return-value]
+    for array, total in zip((grad_weight, grad_bias), totals[:2], strict=True):
+        if array is not None:
+            array[...] = total.reshape(array.shape)
 
 
 # --- Pieces -------------------------------------------------------------------------------------------------------
 
 Operands = tuple[Array, Array, Array, Array, Array | None]  # grad_y, x, mean, rstd, weight
-Finish = tuple[Array | None, str, float]  # residual, activation, negative slope
 
 
 class _View:
@@ -248,7 +233,7 @@ class _View:
     """
 
     def __init__(self, x: Array, axes: tuple[int, ...]) -> None:
-        self.like, self.rows, self.last = x, axes == ROW, channels_are_inner(x)
+        self.rows, self.last = axes == ROW, channels_are_inner(x)
         self.wide = accumulator(x.dtype)
         n, g, c, p = x.shape
         inner = p if self.last else 1
@@ -261,13 +246,6 @@ class _View:
     def of(self, array: Array) -> Array:
         array = array.transpose(0, 3, 1, 2)[..., None] if self.last else array[:, None]
         return array if self.rows else array.reshape(self.shape)
-
-    def empty(self) -> Array:
-        """An array [N, G, C, P] for a result, of which `of` is a view."""
-        n, g, c, p = self.like.shape
-        if self.last:
-            return np.empty((n, p, g, c), self.like.dtype).transpose(0, 2, 3, 1)
-        return np.empty((n, g, c, p), self.like.dtype)
 
     def run(self, task: Callable[[Any], object], items: Sequence[Any]) -> None:
         """Tasks on threads, with ufuncs that take long rows one by one.
@@ -298,10 +276,9 @@ def _cuts(shape: Sequence[int], most: int, most_whole: int) -> tuple[bool, tuple
     return True, tuple((outer, _ALL, inner, _ALL, _ALL) for outer, inner in memory.blocks((b, s), -(-values // count)))
 
 
-def _seen(finish: Finish, view: _View) -> Finish:
+def _seen(epilogue: Epilogue, view: _View) -> Epilogue:
     """With the residual, where there is one, as pieces are cut of it."""
-    residual, *others = finish
-    return None if residual is None else view.of(residual), *others  # type: ignore[return-value]
+    return epilogue if epilogue.residual is None else replace(epilogue, residual=view.of(epilogue.residual))
 
 
 def _lifted(array: Any) -> Any:
@@ -497,11 +474,11 @@ def _normalise(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: A
     out += _spread(shift, x)
 
 
-def _finish(out: Array, piece: Block, residual: Array | None, activation: str, negative_slope: float) -> None:
+def _finish(out: Array, piece: Block, epilogue: Epilogue) -> None:
     """Add the piece of the residual and apply the activation, in place."""
-    if residual is not None:
-        out += residual[piece].astype(out.dtype, copy=False)
-    activate(out, activation, negative_slope)
+    if epilogue.residual is not None:
+        out += epilogue.residual[piece].astype(out.dtype, copy=False)
+    activate(out, epilogue)
 
 
 def _gradient(

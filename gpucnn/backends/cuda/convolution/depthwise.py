@@ -12,7 +12,7 @@ from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.elementwise.packing import pack, packed
+from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.cuda.select import power_of_two
 from gpucnn.backends.dtypes import accumulator
@@ -121,7 +121,9 @@ def _in_planes(runtime: Runtime, image: Array) -> Array:
     """An image [N, C, D, H, W] in C order: itself, or a copy."""
     if layout(image).strides == _planes_layout(image).strides:
         return image
-    return packed(runtime, _flat(image), image.dtype, channels_last=False).reshape(image.shape)
+    planes = empty(runtime, image.shape, image.dtype)
+    pack(runtime, _flat(image), _flat(planes))
+    return planes
 
 
 def _flat(image: Array) -> Array:

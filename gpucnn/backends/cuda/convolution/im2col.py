@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
+from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution.gemm import as_matrices, multiply
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
-from gpucnn.backends.cuda.elementwise.bias_activation import add_bias
+from gpucnn.backends.cuda.elementwise.bias_activation import bias_activation
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import empty
 from gpucnn.backends.cuda.unfolding.unfolding import col2im, im2col
@@ -74,7 +75,7 @@ def _finish(runtime: Runtime, image: Array, bias: Array | None, out: Array) -> N
     if bias is None:
         return
     if out.dtype.kind == "f":
-        add_bias(runtime, _flat(image), bias, None, _flat(out))
+        bias_activation(runtime, _flat(image), bias, _flat(out), Epilogue())
     else:
         pack(runtime, _flat(image), _flat(out), bias)
 

@@ -103,15 +103,3 @@ class ReplayingRuntime(Runtime, Protocol):
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
     ) -> Callable[[], Array]:
         """What makes a new array without gaps on the current device, of zeros or of whatever memory held."""
-
-
-class ListeningRuntime:
-    """A runtime with another NumPy-like module, which sees what new arrays are asked for."""
-
-    def __init__(self, runtime: Any, xp: Any) -> None:
-        self.plain: Runtime = runtime.plain if isinstance(runtime, ListeningRuntime) else runtime
-        self.name, self.specialises, self.null = runtime.name, runtime.specialises, runtime.null
-        self.xp = xp
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.plain, name)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from math import gcd
 
+from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
+from gpucnn.backends.cuda.launch.listening import note_computed
 from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.dtypes import accumulator
 
@@ -17,34 +19,17 @@ BACKWARD = Kernel("bias_activation_backward", "BiasSumParams")
 ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2}
 
 
-def bias_activation(
-    runtime: Runtime,
-    x: Array,
-    bias: Array | None,
-    residual: Array | None,
-    activation: str,
-    negative_slope: float,
-) -> Array:
-    """``activation(x + bias + residual)`` for x and residual [N, C, P] and bias [C], rounded once."""
-    x = _without_gaps(runtime, x)
-    y = empty(runtime, x.shape, x.dtype, like=x)
-    add_bias(runtime, x, bias, residual, y, activation, negative_slope)
-    return y
-
-
-def add_bias(
-    runtime: Runtime,
-    x: Array,
-    bias: Array | None,
-    residual: Array | None,
-    y: Array,
-    activation: str = "none",
-    negative_slope: float = 0.0,
-) -> None:
-    """Write y [N, C, P] of x's strides, which have no gaps, as `bias_activation`."""
-    residual = None if residual is None else _in_order_of(runtime, residual, x)
-    facts = (ACTIVATIONS[activation], float(negative_slope), accumulator(x.dtype).itemsize)
+def bias_activation(runtime: Runtime, x: Array, bias: Array | None, y: Array, epilogue: Epilogue) -> None:
+    """Y = epilogue of ``x + bias`` for x [N, C, P] and bias [C], rounded once."""
+    x, residual = _in_order_of(runtime, x, y), epilogue.residual
+    residual = None if residual is None else _in_order_of(runtime, residual, y)
+    facts = (*facts_of(epilogue), accumulator(x.dtype).itemsize)
     launch(runtime, FORWARD, x.dtype, (x, bias, residual, y), _forward_work, *facts)
+
+
+def facts_of(epilogue: Epilogue) -> tuple[int, float]:
+    """The number of an activation in the kernels, and its slope."""
+    return ACTIVATIONS[epilogue.activation], float(epilogue.negative_slope)
 
 
 def _forward_work(
@@ -74,37 +59,36 @@ def _forward_work(
 
 
 def bias_activation_backward(
-    runtime: Runtime, grad_y: Array, y: Array, activation: str, negative_slope: float
-) -> tuple[Array, Array]:
+    runtime: Runtime, grad_y: Array, y: Array, grad_x: Array, grad_bias: Array | None, epilogue: Epilogue
+) -> None:
     """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
-    grad_y = _without_gaps(runtime, grad_y)
-    y = _in_order_of(runtime, y, grad_y)
-    grad_x = empty(runtime, grad_y.shape, grad_y.dtype, like=grad_y)
-    return grad_x, _sums(runtime, grad_y, y, grad_x, activation, negative_slope)
+    grad_y, y = _in_order_of(runtime, grad_y, grad_x), _in_order_of(runtime, y, grad_x)
+    _backward(runtime, grad_y, y, grad_x, grad_bias, epilogue)
 
 
-def channel_sums(runtime: Runtime, x: Array) -> Array:
+def channel_sums(runtime: Runtime, x: Array, sums: Array) -> None:
     """The sums [C] of x [N, C, *] over all but its channels; of integers and complex numbers by the array library."""
     if x.dtype.kind in "ciu":
-        return runtime.xp.sum(x, axis=(0, *range(2, x.ndim)), dtype=x.dtype)
+        note_computed()
+        sums[...] = runtime.xp.sum(x, axis=(0, *range(2, x.ndim)), dtype=x.dtype)
+        return
     planes = _without_gaps(runtime, x.reshape(*x.shape[:2], -1 if x.size else 0))
-    return _sums(runtime, planes, None, None, "none", 0.0)
+    _backward(runtime, planes, None, None, sums, Epilogue())
 
 
-def _sums(
-    runtime: Runtime, grad_y: Array, y: Array | None, grad_x: Array | None, activation: str, negative_slope: float
-) -> Array:
-    """The sums [C] of what is written to grad_x, if to any, all [N, C, P] of one memory order without gaps."""
+def _backward(
+    runtime: Runtime, grad_y: Array, y: Array | None, grad_x: Array | None, sums: Array | None, epilogue: Epilogue
+) -> None:
+    """Write grad_x, if it is wanted, and its sums [C]; all are [N, C, P] of one memory order without gaps."""
     n, c, p = grad_y.shape
     run = run_of(grad_y) or 1
     width = _width(*(None if array is None else layout(array) for array in (grad_y, y, grad_x)))
-    sums = select.bias_sums(n * p // run, c, run, width, grad_y.itemsize)
-    parts = empty(runtime, (sums.splits, c), accumulator(grad_y.dtype))
-    facts = (sums, run, ACTIVATIONS[activation], float(negative_slope))
+    chosen = select.bias_sums(n * p // run, c, run, width, grad_y.itemsize)
+    parts = empty(runtime, (chosen.splits, c), accumulator(grad_y.dtype))
+    facts = (chosen, run, *facts_of(epilogue))
     launch(runtime, BACKWARD, grad_y.dtype, (grad_y, y, grad_x, parts), _backward_work, *facts)
-    total = empty(runtime, (c,), grad_y.dtype)
-    add_parts(runtime, parts, total)
-    return total
+    if sums is not None:
+        add_parts(runtime, parts, sums)
 
 
 def _backward_work(

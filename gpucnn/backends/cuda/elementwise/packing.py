@@ -4,26 +4,18 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import gcd
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.listening import current
-from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, strides
+from gpucnn.backends.cuda.launch.listening import note_computed
+from gpucnn.backends.cuda.launch.plans import Layout, Work, launch, strides
 from gpucnn.backends.dtypes import accumulator
 
 PACK = Kernel("pack", "PackParams")
 AXES = ("n", "c", "p")
 LEAST_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
-
-
-def packed(runtime: Runtime, x: Array, dtype: Any, channels_last: bool) -> Array:
-    """A copy of x [N, C, P] in C order or with channels innermost, in its own or another floating-point dtype."""
-    n, c, p = x.shape
-    out = empty(runtime, (n, p, c), dtype).swapaxes(1, 2) if channels_last else empty(runtime, (n, c, p), dtype)
-    pack(runtime, x, out)
-    return out
 
 
 def pack(runtime: Runtime, x: Array, out: Array, bias: Array | None = None) -> None:
@@ -33,14 +25,12 @@ def pack(runtime: Runtime, x: Array, out: Array, bias: Array | None = None) -> N
 
 
 def copy(runtime: Runtime, x: Array, y: Array) -> None:
-    """Write x to y [N, C, *], of the same shape and dtype: as planes [N, C, P], or by the array library."""
+    """Write x to y [N, C, *], of the same shape: as planes [N, C, P], or by the array library."""
     planes = _planes(y)
     if planes is not None:
         pack(runtime, x.reshape(planes.shape), planes)
         return
-    listener = current()
-    if listener is not None:
-        listener.computed()
+    note_computed()
     y[...] = x
 
 

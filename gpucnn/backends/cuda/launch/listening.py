@@ -47,6 +47,13 @@ def listening(listener: Listener) -> Iterator[None]:
         _state.listener = before
 
 
+def note_computed() -> None:
+    """Tell the listener that something is computed by other means than a launch."""
+    listener = current()
+    if listener is not None:
+        listener.computed()
+
+
 def read(*constants: Array) -> None:
     """Tell the listener of arrays that are the same for all calls of the same form."""
     listener = current()

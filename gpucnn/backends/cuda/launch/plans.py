@@ -20,7 +20,6 @@ from gpucnn.backends.cuda.device.runtime import (
     Array,
     Device,
     Function,
-    ListeningRuntime,
     Runtime,
 )
 from gpucnn.backends.cuda.device.sources import Kernel, Source, source
@@ -167,7 +166,7 @@ def launch(
     """
     device = runtime.device(next(array for array in arrays if array is not None))
     forms = tuple([None if array is None else _form(array) for array in arrays])
-    plan = _plan(plain(runtime), device, kernel, dtype, work, forms, facts)
+    plan = _plan(runtime, device, kernel, dtype, work, forms, facts)
     if plan is not None:
         enqueue(runtime, plan, arrays)
 
@@ -180,11 +179,6 @@ def enqueue(runtime: Runtime, plan: Plan, arrays: Sequence[Array | None]) -> Non
     null = runtime.null
     taken = [null if array is None else array for array in arrays]
     plan.compiled(runtime)(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
-
-
-def plain(runtime: Runtime) -> Runtime:
-    """The runtime itself, of one that listens: plans and constants are kept by it."""
-    return runtime.plain if isinstance(runtime, ListeningRuntime) else runtime
 
 
 @lru_cache(maxsize=4096)

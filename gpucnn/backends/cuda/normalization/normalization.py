@@ -12,13 +12,13 @@ from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
+from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.elementwise.bias_activation import ACTIVATIONS
+from gpucnn.backends.cuda.elementwise.bias_activation import facts_of
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.layout import channels_are_inner
 from gpucnn.geometry import NormGeometry
 
 STATISTICS = Kernel("norm_statistics", "NormParams")
@@ -46,14 +46,6 @@ class Dim(NamedTuple):
     size: int
     is_reduced: bool
     steps: tuple[int, ...]
-
-
-def _empty(runtime: Runtime, x: Array) -> Array:
-    """A new array for a result in the shape of x [N, G, C, P]: without gaps, whatever the steps of x are."""
-    if not channels_are_inner(x):
-        return empty(runtime, x.shape, x.dtype)
-    n, g, c, p = x.shape
-    return empty(runtime, (n, p, g, c), x.dtype).transpose(0, 2, 3, 1)
 
 
 def memory_order(x: Layout) -> Axes:
@@ -214,21 +206,20 @@ def _sizes_kept(x: Array, axes: Axes) -> Axes:
     return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
 
 
-def norm_statistics(runtime: Runtime, x: Array, geometry: NormGeometry, eps: float) -> tuple[Array, Array, Array]:
+def norm_statistics(
+    runtime: Runtime, x: Array, mean: Array, var: Array, rstd: Array, geometry: NormGeometry, eps: float
+) -> None:
     """Mean, biased variance and ``1 / sqrt(var + eps)`` over ``geometry.axes``, as axes of size 1."""
-    mean, var, rstd = found = tuple(
-        empty(runtime, _sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3)
-    )
+    found = (mean, var, rstd)
     if _rows(x, geometry, HELD):
-        launch(runtime, ROWS, x.dtype, (x, None, None, None, None, *found), _rows_work, eps, _activation("none", 0.0))
-        return mean, var, rstd
+        launch(runtime, ROWS, x.dtype, (x, None, None, None, None, *found), _rows_work, eps, facts_of(Epilogue()))
+        return
     axes, seen = geometry.axes, layout(x)
     shape = _parts_shape(_statistics_tiling, (seen, layout(mean)), (axes,))
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
     launch(runtime, STATISTICS, x.dtype, (x, parts, *found), _statistics_work, axes, eps)
     if parts is not None:
         launch(runtime, STATISTICS_COMBINE, x.dtype, (parts, *found), _statistics_combine_work, seen, axes, eps)
-    return mean, var, rstd
 
 
 # --- Sums of the backward pass ------------------------------------------------------------------------------------
@@ -264,11 +255,10 @@ def _sums_combine_work(
     return _sums_tiling(*arrays, sum_g, axes).combine()
 
 
-def _sums(
-    runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes
-) -> Sums:
-    """Sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
-    sums = _both(runtime, _sizes_kept(x, axes), mean)
+def _sum(
+    runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes, sums: Sums
+) -> None:
+    """Write the sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
     arrays = (grad_y, x, mean, rstd, weight)
     given = tuple(None if array is None else layout(array) for array in arrays)
     shape = _parts_shape(_sums_tiling, (*given, layout(sums[0])), (axes,))
@@ -276,7 +266,6 @@ def _sums(
     launch(runtime, BACKWARD_SUMS, x.dtype, (*arrays, *parts, *sums), _sums_work, axes)
     if shape is not None:
         launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (*parts, None, *sums), _sums_combine_work, given, axes)
-    return sums
 
 
 def _both(runtime: Runtime, shape: Axes, like: Array) -> Sums:
@@ -295,11 +284,9 @@ def _added_work(
     return Work(fields, blocks=-(-kept // COMBINED), extents=(parts_g.size + sums,), constants=_PLAIN)
 
 
-def _added(runtime: Runtime, x: Array, parts: Sums, weight: Array | None, shape: Axes, sums: int) -> Sums:
-    """Both sums of parts [tiles, parts, sums] that lie in C order, as arrays of `shape`; each part times its weight."""
-    result = _both(runtime, shape, parts[0])
+def _add(runtime: Runtime, x: Array, parts: Any, weight: Array | None, result: Sums, sums: int) -> None:
+    """Write both sums of parts [tiles, parts, sums], which are in C order; each part times its weight."""
     launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (*parts, weight, *result), _added_work, sums)
-    return result
 
 
 # --- Element by element -------------------------------------------------------------------------------------------
@@ -362,20 +349,13 @@ def norm_apply(
     var: Array,
     weight: Array | None,
     bias: Array | None,
+    y: Array,
     eps: float,
-    residual: Array | None,
-    activation: str,
-    negative_slope: float,
-) -> Array:
-    """``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, in the dtype and memory order of x."""
-    y = _empty(runtime, x)
-    arrays = (x, mean, var, weight, bias, residual, y)
-    launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps, _activation(activation, negative_slope))
-    return y
-
-
-def _activation(activation: str, negative_slope: float) -> Activation:
-    return ACTIVATIONS[activation], float(negative_slope)
+    epilogue: Epilogue,
+) -> None:
+    """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
+    arrays = (x, mean, var, weight, bias, epilogue.residual, y)
+    launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps, facts_of(epilogue))
 
 
 # --- Rows that a block holds --------------------------------------------------------------------------------------
@@ -469,22 +449,22 @@ def norm_forward(
     x: Array,
     weight: Array | None,
     bias: Array | None,
+    y: Array,
+    mean: Array,
+    var: Array,
+    rstd: Array,
     geometry: NormGeometry,
     eps: float,
-    residual: Array | None,
-    activation: str,
-    negative_slope: float,
-) -> tuple[Array, Array, Array, Array]:
-    """Output by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
-    chosen = _activation(activation, negative_slope)
-    y = _empty(runtime, x)  # first, for it may be the caller's own array, which none of the others is to become
-    if not _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
-        mean, var, rstd = norm_statistics(runtime, x, geometry, eps)
-        launch(runtime, APPLY, x.dtype, (x, mean, rstd, weight, bias, residual, y), _apply_work, None, chosen)
-        return y, mean, var, rstd
-    mean, var, rstd = (empty(runtime, _sizes_kept(x, geometry.axes), accumulator(x.dtype)) for _ in range(3))
-    launch(runtime, ROWS, x.dtype, (x, weight, bias, residual, y, mean, var, rstd), _rows_work, eps, chosen)
-    return y, mean, var, rstd
+    epilogue: Epilogue,
+) -> None:
+    """Y by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
+    residual, activation = epilogue.residual, facts_of(epilogue)
+    if _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
+        arrays = (x, weight, bias, residual, y, mean, var, rstd)
+        launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps, activation)
+        return
+    norm_statistics(runtime, x, mean, var, rstd, geometry, eps)
+    launch(runtime, APPLY, x.dtype, (x, mean, rstd, weight, bias, residual, y), _apply_work, None, activation)
 
 
 # --- Gradients ----------------------------------------------------------------------------------------------------
@@ -505,103 +485,12 @@ def norm_activation_backward(
     rstd: Array,
     weight: Array | None,
     bias: Array | None,
-    residual: Array | None,
-    activation: str,
-    negative_slope: float,
-) -> Array:
-    """The gradient by the activation's input, in the memory order of x: one pass over the arrays."""
-    z, chosen = _empty(runtime, x), _activation(activation, negative_slope)
-    arrays = (grad_y, x, mean, rstd, weight, bias, residual, z)
-    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, chosen)
-    return z
-
-
-class _Backward:
-    """The gradients of one norm, each computed in the same way whether it is wanted with others or alone."""
-
-    def __init__(
-        self, runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
-    ) -> None:
-        self.runtime = runtime
-        self.arrays = (grad_y, x, mean, rstd)
-        self.x, self.geometry = x, geometry
-        self.affine_shape = (1, *x.shape[1:3], 1)
-
-    def gradients(
-        self, weight: Array | None, needs_input: bool, needs_affine: bool
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        """Gradients by x, weight and bias."""
-        axes, x = self.geometry.axes, self.x
-        if _rows(x, self.geometry, BACKWARD_HELD, self.arrays[0]):
-            return self._of_rows(weight, needs_input, needs_affine)
-        if axes == (0, 2, 3):  # the means of g and g * h are grad_bias and grad_weight times weight
-            sums = _sums(self.runtime, *self.arrays, None, axes)
-            return self._input(weight, sums, True) if needs_input else None, sums[1], sums[0]
-        grad_x: Array | None = None
-        affine: Sums | tuple[None, None] = (None, None)
-        if x.shape[3] > 1:  # sums of each channel of each image serve both
-            planes = _sums(self.runtime, *self.arrays, None, (3,))
-            if needs_input:
-                sums = _added(self.runtime, x, planes, weight, _sizes_kept(x, axes), 1)
-                grad_x = self._input(weight, sums, False)
-            if needs_affine:
-                affine = _added(self.runtime, x, planes, None, self.affine_shape, prod(self.affine_shape))
-        else:
-            if needs_input:
-                grad_x = self._input(weight, _sums(self.runtime, *self.arrays, weight, axes), False)
-            if needs_affine:
-                affine = _sums(self.runtime, *self.arrays, None, self.geometry.affine_axes)
-        return grad_x, affine[1], affine[0]
-
-    def _input(self, weight: Array | None, sums: Sums, weighs: bool) -> Array:
-        """grad_x by the closed form; `weighs` says that the sums are yet to be multiplied by weight."""
-        grad_x = _empty(self.runtime, self.x)
-        count = max(1, self.geometry.count)  # an empty batch has none
-        arrays = (*self.arrays, weight, *sums, grad_x)
-        launch(self.runtime, BACKWARD_APPLY, self.x.dtype, arrays, _backward_apply_work, count, weighs)
-        return grad_x
-
-    def _of_rows(
-        self, weight: Array | None, needs_input: bool, needs_affine: bool
-    ) -> tuple[Array | None, Array | None, Array | None]:
-        x, mean, runtime = self.x, self.arrays[2], self.runtime
-        grad_x = _empty(runtime, x) if needs_input else None
-        parts: Sums | tuple[None, None] = (None, None)
-        if needs_affine:
-            splits = _rows_backward_blocks(*map(layout, self.arrays)) if _segments(x.shape)[2] else x.shape[0]
-            parts = _both(runtime, (splits, *self.affine_shape[1:3]), mean)
-        launch(runtime, ROWS_BACKWARD, x.dtype, (*self.arrays, weight, grad_x, *parts), _rows_backward_work)
-        if not needs_affine:
-            return grad_x, None, None
-        affine = _added(runtime, x, parts, None, self.affine_shape, prod(self.affine_shape))
-        return grad_x, affine[1], affine[0]
-
-
-@lru_cache(maxsize=1024)
-def _rows_backward_blocks(grad_y: Layout, x: Layout, mean: Layout, rstd: Layout) -> int:
-    """Blocks of a launch over rows, each of which leaves a part of the sums over them."""
-    return _rows_backward_work(grad_y, x, mean, rstd, None, None, None, None).blocks or 0
-
-
-def norm_backward_affine(
-    runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, geometry: NormGeometry
-) -> tuple[Array, Array]:
-    """Gradients of weight and bias, [1, G, C, 1]."""
-    _, grad_weight, grad_bias = _Backward(runtime, grad_y, x, mean, rstd, geometry).gradients(None, False, True)
-    return grad_weight, grad_bias
-
-
-def norm_backward_input(
-    runtime: Runtime,
-    grad_y: Array,
-    x: Array,
-    mean: Array,
-    rstd: Array,
-    weight: Array | None,
-    geometry: NormGeometry,
-) -> Array:
-    """grad_x by the closed form, in the memory order of x."""
-    return _Backward(runtime, grad_y, x, mean, rstd, geometry).gradients(weight, True, False)[0]
+    grad: Array,
+    epilogue: Epilogue,
+) -> None:
+    """Grad = the gradient with respect to the activation's input: one pass over the arrays."""
+    arrays = (grad_y, x, mean, rstd, weight, bias, epilogue.residual, grad)
+    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, facts_of(epilogue))
 
 
 def norm_backward(
@@ -611,7 +500,74 @@ def norm_backward(
     mean: Array,
     rstd: Array,
     weight: Array | None,
+    grad_x: Array | None,
+    grad_weight: Array | None,
+    grad_bias: Array | None,
     geometry: NormGeometry,
-) -> tuple[Array, Array, Array]:
-    """Gradients of x, weight and bias, sharing the sums that they have in common."""
-    return _Backward(runtime, grad_y, x, mean, rstd, geometry).gradients(weight, True, True)
+) -> None:
+    """The gradients that are wanted, those of weight and bias both or neither, by the sums that they share."""
+    given, axes = (grad_y, x, mean, rstd), geometry.axes
+    affine = None if grad_weight is None or grad_bias is None else (grad_bias, grad_weight)
+    if _rows(x, geometry, BACKWARD_HELD, grad_y):
+        _backward_of_rows(runtime, given, weight, grad_x, affine)
+    elif axes == (0, 2, 3):  # the means of g and g * h are grad_bias and grad_weight times weight
+        sums = affine or _both(runtime, _sizes_kept(x, axes), mean)
+        _sum(runtime, *given, None, axes, sums)
+        if grad_x is not None:
+            _apply_backward(runtime, given, weight, sums, grad_x, geometry, weighs=True)
+    elif x.shape[3] > 1:  # sums of each channel of each image serve both
+        planes = _both(runtime, _sizes_kept(x, (3,)), mean)
+        _sum(runtime, *given, None, (3,), planes)
+        if grad_x is not None:
+            sums = _both(runtime, _sizes_kept(x, axes), mean)
+            _add(runtime, x, planes, weight, sums, 1)
+            _apply_backward(runtime, given, weight, sums, grad_x, geometry, weighs=False)
+        if affine is not None:
+            _add(runtime, x, planes, None, affine, affine[0].size)
+    else:
+        if grad_x is not None:
+            sums = _both(runtime, _sizes_kept(x, axes), mean)
+            _sum(runtime, *given, weight, axes, sums)
+            _apply_backward(runtime, given, weight, sums, grad_x, geometry, weighs=False)
+        if affine is not None:
+            _sum(runtime, *given, None, geometry.affine_axes, affine)
+
+
+def _apply_backward(
+    runtime: Runtime,
+    given: tuple[Array, Array, Array, Array],
+    weight: Array | None,
+    sums: Sums,
+    grad_x: Array,
+    geometry: NormGeometry,
+    *,
+    weighs: bool,
+) -> None:
+    """grad_x by the closed form; `weighs` says that the sums are yet to be multiplied by weight."""
+    count = max(1, geometry.count)  # an empty batch has none
+    arrays = (*given, weight, *sums, grad_x)
+    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _backward_apply_work, count, weighs)
+
+
+def _backward_of_rows(
+    runtime: Runtime,
+    given: tuple[Array, Array, Array, Array],
+    weight: Array | None,
+    grad_x: Array | None,
+    affine: Sums | None,
+) -> None:
+    """All gradients of rows that a block holds whole; each block leaves a part of the sums over them."""
+    x, mean = given[1], given[2]
+    parts: Sums | tuple[None, None] = (None, None)
+    if affine is not None:
+        splits = _rows_backward_blocks(*map(layout, given)) if _segments(x.shape)[2] else x.shape[0]
+        parts = _both(runtime, (splits, *x.shape[1:3]), mean)
+    launch(runtime, ROWS_BACKWARD, x.dtype, (*given, weight, grad_x, *parts), _rows_backward_work)
+    if affine is not None:
+        _add(runtime, x, parts, None, affine, affine[0].size)
+
+
+@lru_cache(maxsize=1024)
+def _rows_backward_blocks(grad_y: Layout, x: Layout, mean: Layout, rstd: Layout) -> int:
+    """Blocks of a launch over rows, each of which leaves a part of the sums over them."""
+    return _rows_backward_work(grad_y, x, mean, rstd, None, None, None, None).blocks or 0
