@@ -16,6 +16,14 @@ Array = Any
 Results = tuple[Array, ...]
 
 
+VARIANTS = {
+    "max_pool_with_indices": "max_pool",
+    "norm_backward_affine": "norm_backward",
+    "norm_backward_input": "norm_backward",
+}
+"""Calls here that are a primitive with some of its results left out, or all of them wanted."""
+
+
 def run(backend: Backend, primitive: str, *arguments: Any) -> Results:
     """What `primitive` makes of its arguments but for the results, which are new arrays."""
     results: Results = globals()[primitive](backend, *arguments)
@@ -160,10 +168,12 @@ def norm_apply(
     weight: Array | None,
     bias: Array | None,
     eps: float,
-    epilogue: Epilogue,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
 ) -> Results:
     y = _rows_like(backend, x)
-    backend.norm_apply(x, mean, var, weight, bias, y, eps, epilogue)
+    backend.norm_apply(x, mean, var, weight, bias, y, eps, Epilogue(residual, activation, negative_slope))
     return (y,)
 
 
@@ -174,9 +184,12 @@ def norm_forward(
     bias: Array | None,
     geometry: NormGeometry,
     eps: float,
-    epilogue: Epilogue,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
 ) -> Results:
     y, found = _rows_like(backend, x), _statistics(backend, x, geometry)
+    epilogue = Epilogue(residual, activation, negative_slope)
     backend.norm_forward(x, weight, bias, y, *found, geometry, eps, epilogue)
     return y, *found
 
@@ -189,9 +202,12 @@ def norm_activation_backward(
     rstd: Array,
     weight: Array | None,
     bias: Array | None,
-    epilogue: Epilogue,
+    residual: Array | None,
+    activation: str,
+    negative_slope: float,
 ) -> Results:
     grad = _rows_like(backend, x)
+    epilogue = Epilogue(residual, activation, negative_slope)
     backend.norm_activation_backward(grad_y, x, mean, rstd, weight, bias, grad, epilogue)
     return (grad,)
 
@@ -254,16 +270,20 @@ def copy(backend: Backend, x: Array, dtype: Any, channels_last: bool) -> Results
     return (y,)
 
 
-def bias_activation(backend: Backend, x: Array, bias: Array | None, epilogue: Epilogue) -> Results:
+def bias_activation(
+    backend: Backend, x: Array, bias: Array | None, residual: Array | None, activation: str, negative_slope: float
+) -> Results:
     y = backend.empty_like(tuple(x.shape), x.dtype, x)
-    backend.bias_activation(x, bias, y, epilogue)
+    backend.bias_activation(x, bias, y, Epilogue(residual, activation, negative_slope))
     return (y,)
 
 
-def bias_activation_backward(backend: Backend, grad_y: Array, y: Array, epilogue: Epilogue) -> Results:
+def bias_activation_backward(
+    backend: Backend, grad_y: Array, y: Array, activation: str, negative_slope: float
+) -> Results:
     grad_x = backend.empty_like(tuple(grad_y.shape), grad_y.dtype, grad_y)
     grad_bias = backend.empty(tuple(grad_y.shape[1:2]), grad_y.dtype, on=grad_y)
-    backend.bias_activation_backward(grad_y, y, grad_x, grad_bias, epilogue)
+    backend.bias_activation_backward(grad_y, y, grad_x, grad_bias, Epilogue(None, activation, negative_slope))
     return grad_x, grad_bias
 
 

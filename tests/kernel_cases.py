@@ -15,6 +15,7 @@ import numpy as np
 from strategies import arranged, dtype_of, numbers
 
 import gpucnn
+from benchmarks import primitives
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda import select
 from gpucnn.backends.dtypes import accumulator
@@ -40,8 +41,7 @@ class Case:
         """The results on `backend`, whose arrays `put` makes."""
         given = [put(argument) if isinstance(argument, np.ndarray) else argument for argument in self.arguments]
         with nullcontext() if self.algorithm is None else gpucnn.algorithm(self.algorithm):
-            results = getattr(backend, self.primitive)(*given)
-        return results if isinstance(results, tuple) else (results,)
+            return primitives.run(backend, self.primitive, *given)
 
     @cached_property
     def expected(self) -> tuple[Array, ...]:
@@ -222,7 +222,7 @@ def _locally_connected(name: str, x: Array, geometry: ConvGeometry, dtype: str, 
 def _unfolding(name: str, x: Array, geometry: ConvGeometry, dtype: str) -> Iterator[Case]:
     unfold = ConvGeometry(geometry.rank, Channels(geometry.channels.inputs, 1), geometry.axes)
     yield Case(f"im2col, {name}", ("im2col",), "im2col", (x, unfold))
-    columns = numbers(np.random.default_rng(5), NumpyBackend.im2col(x, unfold).shape, dtype)
+    columns = numbers(np.random.default_rng(5), primitives.run(NumpyBackend(), "im2col", x, unfold)[0].shape, dtype)
     yield Case(f"col2im, {name}", ("col2im",), "col2im", (columns, unfold))
     turned = np.ascontiguousarray(columns.swapaxes(1, 2)).swapaxes(1, 2)
     yield Case(f"col2im of a view, {name}", ("col2im",), "col2im", (turned, unfold))
@@ -311,7 +311,7 @@ def _tiled(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str
     if x.dtype.kind == "f":
         tied[0, 0, 0, 0, :2] = np.nan
         tied[0, 1, :, : shape[3] // 2] = -np.inf
-    _, indices = NumpyBackend.max_pool_with_indices(tied, geometry)
+    _, indices = primitives.run(NumpyBackend(), "max_pool_with_indices", tied, geometry)
     yield Case(f"max, {name}", ("max_pool",), "max_pool", (tied, geometry))
     yield Case(f"max with indices, {name}", ("max_pool",), "max_pool_with_indices", (tied, geometry))
     yield Case(f"max backward, {name}", ("max_pool_backward",), "max_pool_backward", (y, indices, geometry))
@@ -330,7 +330,7 @@ def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: s
             tied[0, 0, 0, 0, :2] = np.nan
             tied[1, 1, -1, -1, -1] = np.inf
             tied[1, 2] = -np.inf
-        _, indices = NumpyBackend.max_pool_with_indices(tied, geometry)
+        _, indices = primitives.run(NumpyBackend(), "max_pool_with_indices", tied, geometry)
         yield Case(f"max, {name}", ("max_pool",), "max_pool", (tied, geometry))
         yield Case(f"max with indices, {name}", ("max_pool",), "max_pool_with_indices", (tied, geometry))
         yield Case(f"max backward, {name}", ("max_pool_backward",), "max_pool_backward", (y, indices, geometry))
@@ -350,7 +350,7 @@ def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: s
 def _unpooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str) -> Iterator[Case]:
     """Maxima put back to where they came from, and, in one of the planes, one of them far from there."""
     planes = _array(shape, dtype, order)
-    _, indices = NumpyBackend.max_pool_with_indices(_array(shape, "float32", order), geometry)
+    _, indices = primitives.run(NumpyBackend(), "max_pool_with_indices", _array(shape, "float32", order), geometry)
     values = _array(indices.shape, dtype, order)
     yield Case(f"unpool, {name}", ("unpool",), "unpool", (values, indices, shape[2:]))
     yield Case(f"gather, {name}", ("gather",), "gather", (planes, indices))
@@ -480,7 +480,7 @@ def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator
     x = _array(shape, dtype) + dtype_of(dtype).type(300_000 if "far from 0" in name else 3)
     grad = arranged(numbers(np.random.default_rng(6), shape, dtype), order)  # other numbers: a linear grad_y gives 0
     x = arranged(x, order)
-    mean, var, rstd = NumpyBackend.norm_statistics(x, geometry, 1e-5)
+    mean, var, rstd = primitives.run(NumpyBackend(), "norm_statistics", x, geometry, 1e-5)
     affine = _array((1, shape[1], shape[2], 1), accumulator(x.dtype).name)
     holds_rows, holds_rows_backward = (_holds_rows(x, geometry, held) for held in (32, 16))
     statistics, forward = ("norm_statistics",), ("norm_statistics", "norm_apply")
@@ -550,7 +550,7 @@ def _packings() -> Iterator[Case]:
             for target in (dtype, *others):
                 for last in (False, True):
                     named = f"{name}, {dtype}, {order} to {target}{', channels last' if last else ''}"
-                    yield Case(f"pack, {named}", ("pack",), "packed", (x, dtype_of(target), last))
+                    yield Case(f"pack, {named}", ("pack",), "copy", (x, dtype_of(target), last))
 
 
 # --- Bias and activation ------------------------------------------------------------------------------------------

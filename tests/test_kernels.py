@@ -15,6 +15,7 @@ from strategies import ORDERS, Windows, arranged, numbers, windows
 
 import gpucnn
 import gpucnn.functional as F
+from benchmarks import primitives
 from gpucnn import simulator
 from gpucnn.backends import backend_of, replaying
 from gpucnn.backends.cuda import CudaBackend
@@ -146,7 +147,7 @@ def test_locally_connected_and_unfolding(drawn: tuple[int, ConvGeometry], order:
     agrees("locally_connect_backward_input", y, w, local)
     agrees("locally_connect_backward_weight", x, y, local)
     agrees("im2col", x, local)
-    agrees("col2im", numbers(rng, NumpyBackend.im2col(x, local).shape, "float32"), local)
+    agrees("col2im", numbers(rng, primitives.run(NumpyBackend(), "im2col", x, local)[0].shape, "float32"), local)
 
 
 @pytest.mark.thorough
@@ -171,7 +172,7 @@ def test_adaptive_pooling(axes: list[tuple[int, int]], order: str) -> None:
 def pools_agree(x: Any, y: Any, geometry: Any) -> None:
     agrees("max_pool", x, geometry)
     agrees("max_pool_with_indices", x, geometry)
-    indices = NumpyBackend.max_pool_with_indices(x, geometry)[1]
+    indices = primitives.run(NumpyBackend(), "max_pool_with_indices", x, geometry)[1]
     agrees("max_pool_backward", y, indices, geometry)
     agrees("average_pool", x, geometry)
     agrees("average_pool_backward", y, geometry)
@@ -208,7 +209,9 @@ def test_norms(shape: tuple[int, int, int, int], batch: bool, order: str, offset
     x, grad = (arranged(numbers(rng, geometry.shape, "float32"), order) for _ in range(2))
     x = arranged(x + np.float32(offset), order)
     weight, bias = (numbers(rng, (1, *geometry.shape[1:3], 1), "float32") for _ in range(2))
-    mean, var, rstd = NumpyBackend.norm_statistics(x, geometry, 0.1)  # rows of few values: large gradients else
+    mean, var, rstd = primitives.run(
+        NumpyBackend(), "norm_statistics", x, geometry, 0.1
+    )  # rows of few values: large gradients else
     agrees("norm_statistics", x, geometry, 0.1)
     agrees("norm_apply", x, mean, var, weight, bias, 0.1, grad, "relu", 0.0)
     agrees("norm_forward", x, weight, bias, geometry, 0.1, None, "none", 0.0)
@@ -253,7 +256,10 @@ def test_offsets_on_both_sides_of_2_to_the_31(step: int, index: str, builds: lis
     w = numbers(np.random.default_rng(3), (2, 2, 2, 2), "int8")
     geometry = conv_geometry("conv2d", (3, 5), Channels(2, 2), (2, 2), 1, 1, 1)
     with gpucnn.algorithm("direct"):
-        y = backend_of(far).convolve(far[:, :, None], simulator.asarray(w)[:, :, None], None, geometry)[:, :, 0]
+        (y,) = primitives.run(
+            backend_of(far), "convolve", far[:, :, None], simulator.asarray(w)[:, :, None], None, geometry
+        )
+        y = y[:, :, 0]
     np.testing.assert_array_equal(simulator.asnumpy(y), F.conv2d(near, w, padding=1).astype(np.int8))
     np.testing.assert_array_equal(simulator.asnumpy(F.im2col(far, 2)), F.im2col(near, 2))
     np.testing.assert_array_equal(simulator.asnumpy(F.max_pool2d(far, 2, stride=1)), F.max_pool2d(near, 2, stride=1))
@@ -269,7 +275,7 @@ def test_32_bit_indices_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = CudaBackend(SimulatorRuntime())  # with no plans yet
     geometry = conv_geometry("im2col", (3, 5), Channels(2, 1), 2, 1, 0, 1)
     with pytest.raises((simulator.SimulatorError, OverflowError)):
-        backend.im2col(far[:, :, None], geometry)
+        primitives.run(backend, "im2col", far[:, :, None], geometry)
 
 
 # --- Elements that lie across their grain -------------------------------------------------------------------------

@@ -176,5 +176,5 @@ def test_packing(
         for out_order in ("contiguous", "channels_last", "strided"):
             out = backend.asarray(arranged(np.zeros_like(x), out_order))
             given: Any = None if bias is None else backend.asarray(bias)
-            pack(primitives, backend.asarray(arranged(x, order)), out, given)
+            pack(primitives.runtime, backend.asarray(arranged(x, order)), out, given)
             np.testing.assert_array_equal(backend.asnumpy(out), expected)

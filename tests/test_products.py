@@ -14,7 +14,7 @@ from strategies import arranged
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import simulator
-from gpucnn.backends.cuda import CudaBackend, select
+from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution import gemm as products
 from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
@@ -140,7 +140,7 @@ def test_the_simulator_computes_what_blas_is_told(sizes: tuple[int, ...], order:
 def test_what_blas_cannot_read_is_copied(order: str) -> None:
     host = np.broadcast_to(numbers(1, 4, 1), (3, 4, 6)) if order == "broadcast" else arranged(numbers(3, 4, 6), order)
     x = simulator.asarray(host)
-    matrices = products.as_matrices(CudaBackend(SimulatorRuntime()), x)
+    matrices = products.as_matrices(SimulatorRuntime(), x)
     assert (matrices is x) == (order in ("contiguous", "channels_last", "offset"))
     np.testing.assert_array_equal(simulator.asnumpy(matrices), host)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 import gpucnn
+from benchmarks import primitives
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
@@ -273,7 +274,7 @@ def _pool_calls(name: str, n: int, c: int, geometry: PoolGeometry, dtype: str, o
         return numbers((n, c, *geometry.output_size), dtype, order, "y")
 
     def indices() -> Any:
-        return NumpyBackend.max_pool_with_indices(x(), geometry)[1]
+        return primitives.run(NumpyBackend(), "max_pool_with_indices", x(), geometry)[1]
 
     made: dict[str, Callable[[], Arguments]] = {
         "max_pool": lambda: (x(), geometry),
@@ -365,7 +366,7 @@ def _norm_calls(name: str, geometry: NormGeometry, dtype: str, order: str) -> It
     def given() -> tuple[Any, ...]:
         """X, grad_y, mean, variance, rstd and weight."""
         x, grad = numbers(shape, dtype, order), numbers(shape, dtype, order, "y")
-        statistics = NumpyBackend.norm_statistics(x, geometry, 1e-5)
+        statistics = primitives.run(NumpyBackend(), "norm_statistics", x, geometry, 1e-5)
         return x, grad, *statistics, numbers((1, shape[1], shape[2], 1), accumulator(x.dtype).name)
 
     def arguments(primitive: str) -> Arguments:
@@ -403,7 +404,7 @@ def _elementwise(scale: Scale) -> Iterator[Call]:
         yield Call(f"masked {dtype}", "masked", dtype, lambda dtype=dtype: _masked(shape, dtype))  # type: ignore[misc]
         for last in (False, True):
             yield Call(
-                f"packed {dtype}, {last}", "packed", dtype, lambda dtype=dtype, last=last: _packed(rows, dtype, last)
+                f"packed {dtype}, {last}", "copy", dtype, lambda dtype=dtype, last=last: _packed(rows, dtype, last)
             )  # type: ignore[misc]
         yield Call(f"channel sums {dtype}", "channel_sums", dtype, lambda dtype=dtype: (numbers(rows, dtype),))  # type: ignore[misc]
         for activation in ("none", "relu", "leaky_relu"):

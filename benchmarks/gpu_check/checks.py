@@ -10,6 +10,7 @@ import numpy as np
 
 import gpucnn
 import gpucnn.functional as F
+from benchmarks import primitives
 from benchmarks.gpu_check.calls import Call, Scale, agree, calls
 from benchmarks.gpu_check.machine import Machine, NotRun
 from gpucnn.backends import Backend
@@ -68,7 +69,7 @@ def _repeats(machine: Machine, call: Call) -> str:
         expect(same_bits(first, again), f"run {run + 1} has other bits than run 1")
     generic = _computed(machine, machine.backends["generic"], call, given)
     expect(same_bits(first, generic), "the generic build has other bits than the specialised one")
-    said = agree(first, results_of(getattr(NumpyBackend(), call.primitive), host))
+    said = agree(first, primitives.run(NumpyBackend(), call.primitive, *host))
     expect(not said, f"against the NumPy backend: {said}")
     if call.algorithm != "direct":
         direct = Call(call.name, call.primitive, call.dtype, call.arguments)
@@ -80,7 +81,7 @@ def _repeats(machine: Machine, call: Call) -> str:
 def _agrees(machine: Machine, call: Call) -> str:
     host = call.arguments()
     given = _on_device(machine, host)
-    expected = results_of(getattr(NumpyBackend(), call.primitive), host)
+    expected = primitives.run(NumpyBackend(), call.primitive, *host)
     for build, backend in machine.backends.items():
         said = agree(_computed(machine, backend, call, given), expected)
         expect(not said, f"{build} build against the NumPy backend: {said}")
@@ -93,7 +94,7 @@ def _on_device(machine: Machine, arguments: Sequence[Any]) -> list[Any]:
 
 def _computed(machine: Machine, backend: Backend, call: Call, given: Sequence[Any]) -> tuple[Any, ...]:
     with call.within():
-        results = results_of(getattr(backend, call.primitive), given)
+        results = primitives.run(backend, call.primitive, *given)
     return tuple(map(machine.get, results))
 
 

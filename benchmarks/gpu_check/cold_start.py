@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.gpu_check.checks import Check
 from benchmarks.gpu_check.machine import Machine, NotRun
+from benchmarks.primitives import run
 
 # of each stage: channels of its input, of its 3x3 convolutions and of its output, its size, the stride it begins with
 STAGES = ((64, 64, 256, 56, 1), (256, 128, 512, 56, 2), (512, 256, 1024, 28, 2), (1024, 512, 2048, 14, 2))
@@ -54,9 +55,9 @@ def _layer(backend: Any, c: int, oc: int, size: int, kernel: int, stride: int) -
     geometry = conv_geometry("conv2d", (size, size), Channels(c, oc), kernel, stride, kernel // 2, 1)
     x = backend.xp.zeros((2, c, 1, size, size), "float32")
     w = backend.xp.zeros((oc, c, 1, kernel, kernel), "float32")
-    y = backend.convolve(x, w, None, geometry)
-    backend.convolve_backward_input(y, w, None, geometry)
-    backend.convolve_backward_weight(x, y, geometry)
+    (y,) = run(backend, "convolve", x, w, None, geometry)
+    run(backend, "convolve_backward_input", y, w, None, geometry)
+    run(backend, "convolve_backward_weight", x, y, geometry)
     _batch_norm(backend, y)
 
 
@@ -65,11 +66,11 @@ def _batch_norm(backend: Any, y: Any) -> None:
 
     rows = y.reshape(*y.shape[:2], 1, -1)
     geometry = NormGeometry(rows.shape, (0, 2, 3))
-    mean, var, rstd = backend.norm_statistics(rows, geometry, 1e-5)
+    mean, var, rstd = run(backend, "norm_statistics", rows, geometry, 1e-5)
     weight = backend.xp.ones((1, y.shape[1], 1, 1), "float32")
-    backend.norm_apply(rows, mean, var, weight, weight, 1e-5, None, "none", 0.0)
-    backend.norm_backward_affine(rows, rows, mean, rstd, geometry)
-    backend.norm_backward_input(rows, rows, mean, rstd, weight, geometry)
+    run(backend, "norm_apply", rows, mean, var, weight, weight, 1e-5, None, "none", 0.0)
+    run(backend, "norm_backward_affine", rows, rows, mean, rstd, geometry)
+    run(backend, "norm_backward_input", rows, rows, mean, rstd, weight, geometry)
 
 
 def _others(backend: Any) -> None:
@@ -77,8 +78,8 @@ def _others(backend: Any) -> None:
 
     pool = pool_geometry("max_pool2d", (112, 112), 3, 2, 1)
     x = backend.xp.zeros((2, 64, 1, 112, 112), "float32")
-    y, indices = backend.max_pool_with_indices(x, pool)
-    backend.max_pool_backward(y, indices, pool)
+    y, indices = run(backend, "max_pool_with_indices", x, pool)
+    run(backend, "max_pool_backward", y, indices, pool)
     whole = adaptive_geometry("adaptive_avg_pool2d", (7, 7), 1, "valid")
-    means = backend.average_pool(backend.xp.zeros((2, 2048, 1, 7, 7), "float32"), whole)
-    backend.average_pool_backward(means, whole)
+    (means,) = run(backend, "average_pool", backend.xp.zeros((2, 2048, 1, 7, 7), "float32"), whole)
+    run(backend, "average_pool_backward", means, whole)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 import gpucnn
+from benchmarks import primitives
 from benchmarks.gpu_check.calls import agree, numbers
-from benchmarks.gpu_check.checks import Check, expect, results_of
+from benchmarks.gpu_check.checks import Check, expect
 from benchmarks.gpu_check.machine import KernelBuild, Machine, NotRun
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import NormGeometry
@@ -132,7 +133,7 @@ def _beyond(machine: Machine, call: Large, side: str) -> str:
     expected = _expected(call, shown, images, len(kept))
     for build, backend in machine.backends.items():
         with gpucnn.algorithm("direct"):
-            results = results_of(getattr(backend, call.primitive), (*given, *on_device))
+            results = primitives.run(backend, call.primitive, *(*given, *on_device))
         machine.synchronise()
         found = tuple(_seen(machine, call, result, kept) for result in results)
         del results  # before the next build's take as much memory
@@ -188,7 +189,7 @@ def _expected(call: Large, shown: Sequence[Any], images: int, count: int) -> tup
     if call.sums and call.primitive == "norm_statistics":
         return _batch_statistics(shown[0], images)
     shared = [_for_fewer(value, count) for value in call.shared(images)]
-    return results_of(getattr(NumpyBackend(), call.primitive), (*shown, *shared))
+    return primitives.run(NumpyBackend(), call.primitive, *(*shown, *shared))
 
 
 def _for_fewer(value: Any, count: int) -> Any:
