@@ -84,7 +84,7 @@ class CudaBackend(Backend):
     def copy(self, x: Array, y: Array) -> None:
         """Write x to y: by a kernel where both can be seen as [N, C, P]; by the array library elsewhere."""
         with self.runtime.using(self.runtime.device(y)):
-            packing.copy(self.runtime, x, y)
+            packing.copy(self.runtime, _addressable(x), y)
 
     convolve = _on_device(convolution.convolve)
     convolve_backward_input = _on_device(convolution.convolve_backward_input)
