@@ -42,11 +42,13 @@ settings.load_profile("suite")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", choices=list(BACKENDS), default="numpy", help="the arrays to run the suite on")
     parser.addoption("--all", action="store_true", help="run the whole suite, not a sample of it")
+    parser.addoption("--rows", type=int, metavar="N", help="with --all: at most N rows of the suite's long tables")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """The suite draws thousands of sizes: a build for each of them would be hours of compilation."""
-    sample.everything = config.getoption("--all")
+    sample.everything, sample.longest = config.getoption("--all"), config.getoption("--rows")
+    sample.divisor = 1 if config.getoption("--backend") == "numpy" else 4
     config.addinivalue_line("markers", "table(n): of the test's rows of parameters, n run without --all")
     config.addinivalue_line("markers", "thorough: runs under --all only")
     if config.getoption("--backend") == "cuda":
@@ -58,12 +60,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str:
     torch = "with" if importlib.util.find_spec("torch") else "without"
     extent = "the whole suite" if sample.everything else "a sample of the suite (--all runs everything)"
+    if sample.longest:
+        extent += f", at most {sample.longest} rows of its long tables"
     return f"gpucnn: {extent}, backend {config.getoption('--backend')}, {torch} PyTorch as a peer"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Drop what the sample leaves out and, on another backend than NumPy, all that would say the same again."""
-    kept = items if sample.everything else sample.sampled(items)
+    kept = sample.sampled(items)
     if config.getoption("--backend") != "numpy":
         kept = [item for item in kept if "backend" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])

@@ -1,4 +1,4 @@
-"""The sample of the suite that a plain `pytest` runs; ``pytest --all`` runs everything, as CI does.
+"""The sample of the suite that a plain `pytest` runs; ``--all`` runs everything, with ``--rows N`` shorter tables.
 
 The sample takes of each test at most `ROWS` rows of its table of parameters, evenly spread from the first to the last.
 Decorators say where it takes less:
@@ -6,6 +6,9 @@ Decorators say where it takes less:
 - ``@examples(n)``: Hypothesis draws n examples under ``--all``, a tenth of them otherwise.
 - ``@pytest.mark.table(n)``: at most n rows run.
 - ``@pytest.mark.thorough``: slow, and its kind is tested by quicker ones; it runs under ``--all`` only.
+
+With ``--all --rows N``, as in CI, tables that are marked, and those that tests cut by `some`, have at most N rows. On
+another backend than NumPy, Hypothesis draws a quarter of the examples.
 """
 
 from __future__ import annotations
@@ -19,30 +22,38 @@ from hypothesis import settings
 Row = TypeVar("Row")
 ROWS = 5
 _SHARE = 10  # the sample draws this fraction of the examples
-everything = False  # set by conftest before any test is imported
+# Set by conftest before any test is imported:
+everything = False
+longest: int | None = None  # --rows
+divisor = 1  # of the numbers of examples under --all
 
 
 def examples(number: int) -> settings:
     """The decorator of a test that Hypothesis draws `number` examples for, under ``--all``."""
-    return settings(max_examples=number if everything else max(number // _SHARE, 5))
+    return settings(max_examples=max(number // (divisor if everything else _SHARE), 5))
 
 
 def sampled(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     """The items of a run that are in the sample, in their order."""
-    items = [item for item in items if item.get_closest_marker("thorough") is None]
+    items = [item for item in items if everything or item.get_closest_marker("thorough") is None]
     tables: dict[tuple[Any, ...], list[pytest.Item]] = {}
     for item in items:
         tables.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
-    dropped = {item for rows in tables.values() for item in set(rows) - set(some(rows, _number(rows[0])))}
-    return [item for item in items if item not in dropped]
+    kept = {item for rows in tables.values() for item in some(rows, _number(rows[0]))}
+    return [item for item in items if item in kept]
 
 
-def _number(item: pytest.Item) -> int:
+def _number(item: pytest.Item) -> int | None:
     marker = item.get_closest_marker("table")
-    return ROWS if marker is None else int(marker.args[0])
+    return int(marker.args[0]) if marker is not None else None if everything else ROWS
 
 
-def some(rows: Sequence[Row], number: int) -> Sequence[Row]:
-    """All rows under ``--all``, otherwise `number` of them, evenly spread from the first to the last."""
-    number = len(rows) if everything else min(number, len(rows))
+def some(rows: Sequence[Row], number: int | None) -> Sequence[Row]:
+    """`number` of the rows, evenly spread from the first to the last; all of them where it is None.
+
+    With ``--all`` all rows, or those of ``--rows``.
+    """
+    if everything and number is not None:
+        number = longest
+    number = len(rows) if number is None else min(number, len(rows))
     return [rows[round(index * (len(rows) - 1) / max(number - 1, 1))] for index in range(number)]

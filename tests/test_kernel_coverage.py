@@ -30,13 +30,14 @@ def chosen(case: Case) -> bool:
 
 
 def measure() -> None:
-    """Run the cases in builds that count, and print each line that did not run."""
+    """Run the cases in builds that count; print wrong results, and each line that did not run."""
     from gpucnn.simulator import coverage
 
     with simulator.options(mode="coverage"):
         backend = CudaBackend(SimulatorRuntime())
         for case in filter(chosen, CASES):
-            case.run(backend, simulator.asarray)
+            if not case.agrees(tuple(map(simulator.asnumpy, case.run(backend, simulator.asarray)))):
+                raise SystemExit(f"wrong: {case.name}")
     for file, found in coverage.report().items():
         print(file, len(found.executed), *sorted(found.missed))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometr
 
 pytestmark = pytest.mark.usefixtures("compiler")
 KERNELS = sorted({kernel for case in CASES for kernel in case.kernels})
-COMMON = [case for case in CASES if "float32" in case.name]
+DRAWN = random.Random(1).sample(CASES, len(CASES))  # so that evenly spread rows are of all dtypes and orders
+COMMON = [case for case in DRAWN if "float32" in case.name]
 
 
 def simulated(case: Case, cuda: CudaBackend) -> tuple[np.ndarray[Any, Any], ...]:
@@ -49,7 +51,7 @@ def test_every_kernel_has_cases() -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_those_of_the_numpy_backend(kernel: str, cuda: CudaBackend) -> None:
-    cases = sample.some([case for case in CASES if kernel in case.kernels], 2)
+    cases = sample.some([case for case in DRAWN if kernel in case.kernels], 2)
     assert [case.name for case in cases if not case.agrees(simulated(case, cuda))] == []
 
 

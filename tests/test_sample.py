@@ -34,7 +34,10 @@ def test_count(): print("examples:", len(drawn))
 """
 
 
-@pytest.mark.parametrize(("options", "rows", "drawn"), [((), "048", 20), (("--all",), "012345678", 200)])
+@pytest.mark.parametrize(
+    ("options", "rows", "drawn"),
+    [((), "048", 20), (("--all",), "012345678", 200), (("--all", "--rows=4"), "0358", 200)],
+)
 def test_rows_and_examples(tmp_path: Path, options: tuple[str, ...], rows: str, drawn: int) -> None:
     (tmp_path / "test_it.py").write_text(SUITE)
     (tmp_path / "conftest.py").write_text((Path(__file__).parent / "conftest.py").read_text())
@@ -55,3 +58,6 @@ def test_some_rows_reach_from_the_first_to_the_last(monkeypatch: pytest.MonkeyPa
     assert sample.some(range(5), 1) == [0]
     monkeypatch.setattr(sample, "everything", True)
     assert sample.some(range(5), 1) == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(sample, "longest", 3)
+    assert sample.some(range(5), 1) == [0, 2, 4]
+    assert sample.some(range(5), None) == [0, 1, 2, 3, 4]
