@@ -93,7 +93,7 @@ def main(suite: str, *arguments: str) -> int:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for path in (copy / folder).rglob("*.py"):
         path.write_text(rewritten(path.read_text()))
-    config = CONFIG.format(source=folder, tests=[f"tests/test_{name}.py" for name in names])
+    config = CONFIG.format(source=folder, tests=[str(*Path("tests").glob(f"*/test_{name}.py")) for name in names])
     (copy / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text() + config)
     mutmut = [sys.executable, "-m", "mutmut"]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -114,3 +114,7 @@ def pair_of(padding: Any, axis: int) -> tuple[int, int]:
         return 0, 0
     item = padding[axis] if isinstance(padding, tuple) else padding
     return item if isinstance(item, tuple) else (item, item)
+
+
+IMPOSTORS = [True, 1.0, (1, True), (1.0, 1), [1, True], np.True_, np.float64(1)]
+"""Arguments that equal 1 or (1, 1), and are refused where integers are asked for."""

@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 import pytest
-from test_api import documented, sections_of
+from docstrings import documented, sections_of
 
 from gpucnn import data
 

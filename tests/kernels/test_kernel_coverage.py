@@ -47,7 +47,8 @@ def measure() -> None:
 @pytest.mark.skipif(shutil.which("gcov") is None, reason="gcov, which belongs to g++, is not installed")
 def test_every_line_of_the_kernels_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path))  # counts of other runs would add to these
-    command = [sys.executable, "-c", "import test_kernel_coverage as measured; measured.measure()"]
+    code = f"import sys; sys.path[:0] = {sys.path}; import test_kernel_coverage as measured; measured.measure()"
+    command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = {name: list(map(int, counts)) for name, *counts in map(str.split, done.stdout.splitlines())}

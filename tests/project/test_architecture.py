@@ -16,7 +16,7 @@ import pytest
 import gpucnn
 
 PACKAGE = Path(gpucnn.__file__).parent
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 STDLIB = frozenset(sys.stdlib_module_names)
 
 CUDA_BACKEND = {

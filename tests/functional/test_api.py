@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from calls import ALIASES, ARRAYS, CALLS, fresh, said_name
+from docstrings import documented, sections_of
 from tolerances import assert_close
 
 import gpucnn
@@ -220,21 +221,7 @@ def test_defaults_are_those_of_pytorch(torch: Any) -> None:
 
 # --- Documentation ------------------------------------------------------------------------------------------------
 
-SECTION = re.compile(r"^(\w[\w ]*)\n-+$", re.MULTILINE)
 GEOMETRY = [name for name in gpucnn.geometry.__all__ if inspect.isfunction(getattr(gpucnn.geometry, name))]
-
-
-def sections_of(function: Any) -> dict[str, str]:
-    """The sections of a docstring in NumPy's style."""
-    text = inspect.cleandoc(function.__doc__)
-    first, *rest = SECTION.split(text)
-    return {"Summary": first, **dict(zip(rest[::2], rest[1::2], strict=True))}
-
-
-def documented(section: str) -> list[str]:
-    """The names that a section of parameters lists."""
-    lines = [line for line in section.splitlines() if line and not line.startswith(" ")]
-    return [name.strip() for line in lines for name in line.partition(" : ")[0].split(",")]
 
 
 @pytest.mark.parametrize(

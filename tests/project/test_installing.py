@@ -18,7 +18,7 @@ from gpucnn import installing
 from gpucnn.examples import _report, digits
 from gpucnn.installing import install_command, optional
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 
 # --- The command --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sample
 
+TESTS = Path(__file__).parents[1]
 SUITE = """
 import pytest, sample
 from hypothesis import given, strategies as st
@@ -40,9 +41,9 @@ def test_count(): print("examples:", len(drawn))
 )
 def test_rows_and_examples(tmp_path: Path, options: tuple[str, ...], rows: str, drawn: int) -> None:
     (tmp_path / "test_it.py").write_text(SUITE)
-    (tmp_path / "conftest.py").write_text((Path(__file__).parent / "conftest.py").read_text())
+    (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
     command = [sys.executable, "-m", "pytest", "-vs", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), *options]
-    environment = {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{Path(__file__).parents[1]}"}
+    environment = {"PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"}
     run = subprocess.run([*command, "test_it.py"], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert run.returncode == 0, run.stdout
     assert [row for row in "012345678" if f"test_table[{row}] PASSED" in run.stdout] == list(rows)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from strategies import IMPOSTORS
 
 import gpucnn
 from gpucnn import functional
@@ -160,8 +161,7 @@ def test_what_was_refused_is_refused_again(asked: tuple[Callable[..., Any], list
     assert len(seen) == 2
 
 
-# Arguments that equal 1 or (1, 1) and are refused, in the names of the operations that take them.
-IMPOSTORS = [True, 1.0, (1, True), (1.0, 1), [1, True], np.True_, np.float64(1)]
+# By the names of their arguments, operations that take a 1 or (1, 1).
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "stride": lambda value: functional.conv2d(X, W, None, value),
     "padding": lambda value: functional.conv2d(X, W, None, 1, value),

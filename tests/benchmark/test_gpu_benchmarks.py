@@ -867,7 +867,7 @@ def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
             *(sys.executable, "-m", "benchmarks", "--device", "simulator", "--quick", "--out", str(tmp_path)),
             *("--filter", "transition1/forward", "--providers", "gpucnn"),
         ],
-        cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     run = Run.load(tmp_path / "simulator-quick-filtered.json")
@@ -888,7 +888,7 @@ def test_the_suites_of_pytest_benchmark_run_on_a_device(tmp_path: Path) -> None:
             *("--device", "simulator", "-k", "transition1/forward-gpucnn] and not last"),
             *("--benchmark-json", str(written)),
         ],
-        cwd=Path(__file__).parent.parent, capture_output=True, text=True,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True,
         env={key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -1116,7 +1116,7 @@ def test_the_readme_has_a_place_for_each_device(tmp_path: Path) -> None:
 
 
 def test_the_committed_readme_has_both_places() -> None:
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+    text = (Path(__file__).parents[2] / "README.md").read_text()
     for start, end in report.README_MARKERS.values():
         assert text.count(start) == text.count(end) == 1
 

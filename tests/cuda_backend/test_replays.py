@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from calls import ALIASES, ARRAYS, CALLS, fresh
 from fake_cupy import FakeCupy
-from strategies import arranged
-from test_small_calls import IMPOSTORS
+from strategies import IMPOSTORS, arranged
 
 import gpucnn
 import gpucnn.functional as F

@@ -25,7 +25,7 @@ from benchmarks.providers import Provider
 from benchmarks.results import Outcome, Ratios, Record, Run, rows_of, summarize
 from benchmarks.timing import Limits, Timing
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def layer_of(network, name):
