@@ -8,6 +8,8 @@ from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.geometry.arguments import number
 
+__all__ = ["bias_activation", "bias_activation_backward"]
+
 ACTIVATIONS = ("none", "relu", "leaky_relu")
 
 

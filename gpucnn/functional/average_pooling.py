@@ -14,6 +14,14 @@ from gpucnn.geometry import Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean, integers, number
 from gpucnn.geometry.geometries import Divisor, adaptive_geometry, pool_geometry
 
+__all__ = [
+    "adaptive_avg_pool1d", "adaptive_avg_pool1d_backward", "adaptive_avg_pool2d", "adaptive_avg_pool2d_backward",
+    "adaptive_avg_pool3d", "adaptive_avg_pool3d_backward", "avg_pool1d", "avg_pool1d_backward", "avg_pool2d",
+    "avg_pool2d_backward", "avg_pool3d", "avg_pool3d_backward", "lp_pool1d", "lp_pool1d_backward", "lp_pool2d",
+    "lp_pool2d_backward", "lp_pool3d", "lp_pool3d_backward", "sum_pool1d", "sum_pool1d_backward", "sum_pool2d",
+    "sum_pool2d_backward", "sum_pool3d", "sum_pool3d_backward",
+]  # fmt: skip
+
 # --- Average and sum ----------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,14 @@ from gpucnn.functional._convolution_geometry import geometry_of, transposed_geom
 from gpucnn.functional._family import replayed_family
 from gpucnn.geometry import ConvGeometry, Padding, Size
 
+__all__ = [
+    "conv1d", "conv1d_backward", "conv1d_input", "conv1d_input_backward", "conv1d_weight", "conv1d_weight_backward",
+    "conv2d", "conv2d_backward", "conv2d_input", "conv2d_input_backward", "conv2d_weight", "conv2d_weight_backward",
+    "conv3d", "conv3d_backward", "conv3d_input", "conv3d_input_backward", "conv3d_weight", "conv3d_weight_backward",
+    "conv_transpose1d", "conv_transpose1d_backward", "conv_transpose2d", "conv_transpose2d_backward",
+    "conv_transpose3d", "conv_transpose3d_backward",
+]  # fmt: skip
+
 
 def conv_nd(
     rank: int,

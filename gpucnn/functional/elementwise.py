@@ -13,6 +13,11 @@ from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, ProductCall, axis_argument, log_softmax_of, needed
 from gpucnn.geometry.arguments import boolean, is_boolean, number, plain
 
+__all__ = [
+    "dropout", "dropout_backward", "leaky_relu", "leaky_relu_backward", "linear", "linear_backward", "log_softmax",
+    "log_softmax_backward", "relu", "relu_backward", "softmax", "softmax_backward",
+]  # fmt: skip
+
 # --- Linear -------------------------------------------------------------------------------------------------------
 
 

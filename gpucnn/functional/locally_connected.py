@@ -20,6 +20,11 @@ from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
+__all__ = [
+    "locally_connected1d", "locally_connected1d_backward", "locally_connected2d", "locally_connected2d_backward",
+    "locally_connected3d", "locally_connected3d_backward",
+]  # fmt: skip
+
 
 def locally_connected_nd(
     rank: int,

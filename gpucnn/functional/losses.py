@@ -11,6 +11,11 @@ from gpucnn.backends.dtypes import FLOATING, INTEGER, accumulator
 from gpucnn.functional._call import Array, Call, Needs, choice, log_softmax_of, needed
 from gpucnn.geometry.arguments import integer, number
 
+__all__ = [
+    "binary_cross_entropy_with_logits", "binary_cross_entropy_with_logits_backward", "cross_entropy",
+    "cross_entropy_backward",
+]  # fmt: skip
+
 REDUCTIONS = ("mean", "sum", "none")
 
 

@@ -14,6 +14,12 @@ from gpucnn.geometry import Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean
 from gpucnn.geometry.geometries import adaptive_geometry, pool_geometry
 
+__all__ = [
+    "adaptive_max_pool1d", "adaptive_max_pool1d_backward", "adaptive_max_pool2d", "adaptive_max_pool2d_backward",
+    "adaptive_max_pool3d", "adaptive_max_pool3d_backward", "max_pool1d", "max_pool1d_backward", "max_pool2d",
+    "max_pool2d_backward", "max_pool3d", "max_pool3d_backward",
+]  # fmt: skip
+
 
 def max_pool_nd(
     rank: int,

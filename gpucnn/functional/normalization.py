@@ -10,6 +10,8 @@ from gpucnn.functional._norm_call import BATCH, ROW, NormCall, batch_shape, inst
 from gpucnn.geometry import NormGeometry
 from gpucnn.geometry.arguments import boolean
 
+__all__ = ["batch_norm", "batch_norm_backward", "instance_norm", "instance_norm_backward"]
+
 
 def batch_norm(
     input: Array,

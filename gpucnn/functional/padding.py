@@ -12,6 +12,8 @@ from gpucnn.backends.dtypes import NUMERIC, accumulator
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.geometry.arguments import Pairs, integer, is_boolean, is_sequence, plain
 
+__all__ = ["pad", "pad_backward"]
+
 _ITEMS = "a sequence of integers: low and high of the last axis, then of the one before, and so on"
 MODES = ("constant", "reflect", "replicate", "circular", "symmetric")
 

@@ -9,6 +9,8 @@ from gpucnn.functional._call import Array, Needs
 from gpucnn.functional._norm_call import NormCall, group_shape, layer_shape
 from gpucnn.geometry.arguments import boolean
 
+__all__ = ["group_norm", "group_norm_backward", "layer_norm", "layer_norm_backward"]
+
 
 @replayed
 def layer_norm(

@@ -10,6 +10,8 @@ from gpucnn.backends.dtypes import FLOATING
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.functional._normal import BOUND, normal_share_and_density
 
+__all__ = ["gelu", "gelu_backward", "sigmoid", "sigmoid_backward"]
+
 APPROXIMATIONS = ("none", "tanh")
 
 # --- Sigmoid ------------------------------------------------------------------------------------------------------

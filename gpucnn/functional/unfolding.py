@@ -12,6 +12,10 @@ from gpucnn.geometry import ConvGeometry, Padding, Size
 from gpucnn.geometry.arguments import integers, is_sequence, remembered
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
+__all__ = [
+    "col2im", "col2im_backward", "fold", "fold_backward", "im2col", "im2col_backward", "unfold", "unfold_backward",
+]  # fmt: skip
+
 _RANKS = {2: 1, 3: 2, 4: 2, 5: 3}
 
 

@@ -14,6 +14,12 @@ from gpucnn.geometry.arguments import boolean, integers, is_sequence, number, re
 from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, unpool_size
 from gpucnn.geometry.sizes import expect_largest
 
+__all__ = [
+    "bed_of_nails1d", "bed_of_nails1d_backward", "bed_of_nails2d", "bed_of_nails2d_backward", "bed_of_nails3d",
+    "bed_of_nails3d_backward", "interpolate", "interpolate_backward", "max_unpool1d", "max_unpool1d_backward",
+    "max_unpool2d", "max_unpool2d_backward", "max_unpool3d", "max_unpool3d_backward",
+]  # fmt: skip
+
 # --- Unpooling ----------------------------------------------------------------------------------------------------
 
 
