@@ -1,8 +1,8 @@
-// The second kernel of a backward weight: grad_w[i] = sum over s of parts[s, i]
+// The sum of what the blocks of a split reduction left: total[i] = sum over s of parts[s, i]
 //
 // Source       conv_backward_weight, or the matrix products of single images; or partial sums of a channel's gradient
 // Reads        parts [splits, OC * C / G * KD * KH * KW] of acc_t
-// Writes       grad_w [OC, C / G, KD, KH, KW]
+// Writes       total [OC, C / G, KD, KH, KW]
 // Mapping      one thread PACK weights, all innermost
 // Bytes        (splits * sizeof(acc_t) + sizeof(scalar_t)) a weight, PACK of each by one access
 // Determinism  in the order of s
@@ -12,7 +12,7 @@
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 sum_splits(const acc_t* __restrict__ parts,  // [splits, OC, C / G, KD, KH, KW]
-           scalar_t* __restrict__ grad_w,    // [OC, C / G, KD, KH, KW]
+           scalar_t* __restrict__ total,     // [OC, C / G, KD, KH, KW]
            const SumParams p) {
   const index_t i = thread_index() * PACK;  // [0, weights)
   if (i >= p.weights) return;
@@ -26,5 +26,5 @@ sum_splits(const acc_t* __restrict__ parts,  // [splits, OC, C / G, KD, KH, KW]
   Pack<scalar_t, PACK> result;
 #pragma unroll
   for (int j = 0; j < PACK; ++j) result.at[j] = narrow(sums[j]);
-  store_pack(grad_w + i, result);
+  store_pack(total + i, result);
 }

@@ -13,7 +13,7 @@ SUM_SPLITS = Kernel("sum_splits", "SumParams")
 
 def add_parts(runtime: Runtime, parts: Array, total: Array) -> None:
     """Write total [*shape], in C order, as the sum of parts [splits, *shape] in their order."""
-    launch(runtime, SUM_SPLITS, total.dtype, (parts, total), _work)
+    launch(runtime, SUM_SPLITS, total.dtype, {"parts": parts, "total": total}, _work)
 
 
 def _work(parts: Layout, total: Layout) -> Work:

@@ -65,6 +65,15 @@ class Kernel:
         """The structure of parameters that it takes."""
         return structure(self.params)
 
+    @cached_property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of its array parameters, in their order, as its source declares them."""
+        text = re.sub(r"//.*", "", _text(f"{self.file}.cu"))
+        declared = re.search(rf"^{self.name}\(([^)]*)\)", text, re.MULTILINE)
+        if declared is None:
+            raise ValueError(f"kernels/{self.file}.cu declares no kernel {self.name}")
+        return tuple(re.findall(r"\* __restrict__ (\w+)", declared[1]))
+
 
 @dataclass(frozen=True)
 class Source:

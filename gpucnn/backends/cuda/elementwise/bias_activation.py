@@ -23,11 +23,15 @@ def bias_activation(runtime: Runtime, x: Array, bias: Array | None, y: Array, ep
     """Y = epilogue of ``x + bias`` for x [N, C, P] and bias [C], rounded once."""
     x, residual = _in_order_of(runtime, x, y), epilogue.residual
     residual = None if residual is None else _in_order_of(runtime, residual, y)
-    facts = (*facts_of(epilogue), accumulator(x.dtype).itemsize)
-    launch(runtime, FORWARD, x.dtype, (x, bias, residual, y), _forward_work, *facts)
+    arrays = {"x": x, "bias": bias, "residual": residual, "y": y}
+    facts = {"activation": activation_of(epilogue), "sum_bytes": accumulator(x.dtype).itemsize}
+    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, **facts)
 
 
-def facts_of(epilogue: Epilogue) -> tuple[int, float]:
+Activation = tuple[int, float]  # its number in the kernels, and the slope
+
+
+def activation_of(epilogue: Epilogue) -> Activation:
     """The number of an activation in the kernels, and its slope."""
     return ACTIVATIONS[epilogue.activation], float(epilogue.negative_slope)
 
@@ -37,8 +41,7 @@ def _forward_work(
     bias: Layout | None,
     residual: Layout | None,
     y: Layout,
-    activation: int,
-    negative_slope: float,
+    activation: Activation,
     sum_bytes: int,
 ) -> Work:
     c, run = x.shape[1], run_of(x) or 1
@@ -47,7 +50,7 @@ def _forward_work(
     fields = {
         **{"count": x.size, "c": c, "run": run, "chunk": chunk, "slots": slots},
         **strides("bias", ("c",), bias),
-        **{"activation": activation, "negative_slope": negative_slope},
+        **{"activation": activation[0], "negative_slope": activation[1]},
     }
     return Work(
         fields,
@@ -85,27 +88,19 @@ def _backward(
     width = _width(*(None if array is None else layout(array) for array in (grad_y, y, grad_x)))
     chosen = select.bias_sums(n * p // run, c, run, width, grad_y.itemsize)
     parts = empty(runtime, (chosen.splits, c), accumulator(grad_y.dtype))
-    facts = (chosen, run, *facts_of(epilogue))
-    launch(runtime, BACKWARD, grad_y.dtype, (grad_y, y, grad_x, parts), _backward_work, *facts)
+    arrays = {"grad_y": grad_y, "y": y, "grad_x": grad_x, "parts": parts}
+    facts = {"sums": chosen, "run": run, "activation": activation_of(epilogue)}
+    launch(runtime, BACKWARD, grad_y.dtype, arrays, _backward_work, **facts)
     if sums is not None:
         add_parts(runtime, parts, sums)
 
 
-def _backward_work(
-    grad_y: Layout,
-    y: Layout | None,
-    grad_x: Layout | None,
-    parts: Layout,
-    sums: select.BiasSums,
-    run: int,
-    activation: int,
-    negative_slope: float,
-) -> Work:
+def _backward_work(grad_y: Layout, sums: select.BiasSums, run: int, activation: Activation) -> Work:
     n, c, p = grad_y.shape
     fields = {
         **{"c": c, "run": run, "rows": n * p // run},
         **{name: getattr(sums, name) for name in ("piece", "pieces", "segments", "splits", "lanes", "teams")},
-        **{"activation": activation, "negative_slope": negative_slope},
+        **{"activation": activation[0], "negative_slope": activation[1]},
     }
     reach = (sums.splits * sums.segments + 256, grad_y.size + 256 * sums.pack * 4)
     return Work(fields, blocks=sums.splits * sums.groups, extents=reach, constants=(("PACK", sums.pack),))

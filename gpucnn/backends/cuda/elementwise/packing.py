@@ -18,10 +18,11 @@ AXES = ("n", "c", "p")
 LEAST_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
 
 
-def pack(runtime: Runtime, x: Array, out: Array, bias: Array | None = None) -> None:
-    """Write x [N, C, P] plus bias [C] to `out` [N, C, P], whatever the strides of the two, in out's dtype."""
-    facts = (out.dtype.name, max(LEAST_SUM_BYTES, accumulator(x.dtype).itemsize))
-    launch(runtime, PACK, x.dtype, (x, bias, out), _work, *facts)
+def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None) -> None:
+    """Write x [N, C, P] plus bias [C] to y [N, C, P], whatever the strides of the two, in y's dtype."""
+    sum_bytes = max(LEAST_SUM_BYTES, accumulator(x.dtype).itemsize)
+    arrays = {"x": x, "bias": bias, "y": y}
+    launch(runtime, PACK, x.dtype, arrays, _work, target=y.dtype.name, sum_bytes=sum_bytes)
 
 
 def copy(runtime: Runtime, x: Array, y: Array) -> None:
@@ -52,18 +53,18 @@ class _Side(NamedTuple):
     may_be_one: bool  # rows that follow each other and begin anywhere in sectors
 
 
-def _work(x: Layout, bias: Layout | None, out: Layout, target: str, sum_bytes: int) -> Work:
+def _work(x: Layout, bias: Layout | None, y: Layout, target: str, sum_bytes: int) -> Work:
     if not x.size:
         return Work({}, blocks=0)
-    if bias is None and _is_whole(x) and _is_whole(out):  # in the same order, nothing to turn
-        x, out = (array._replace(shape=(1, 1, x.size), strides=(0, 0, array.itemsize)) for array in (x, out))
+    if bias is None and _is_whole(x) and _is_whole(y):  # in the same order, nothing to turn
+        x, y = (array._replace(shape=(1, 1, x.size), strides=(0, 0, array.itemsize)) for array in (x, y))
     n, c, p = x.shape
-    read, written = _side(x), _side(out)
+    read, written = _side(x), _side(y)
     whole_c, whole_p = (
         any(side.may_be_one and side.along_c == axis for side in (read, written)) for axis in (True, False)
     )
     tile = select.pack_tile(c, p, whole_c, whole_p, x.itemsize)
-    lines = [_line(side, tile, (c, p), itemsize) for side, itemsize in ((read, x.itemsize), (written, out.itemsize))]
+    lines = [_line(side, tile, (c, p), itemsize) for side, itemsize in ((read, x.itemsize), (written, y.itemsize))]
     turned = read.along_c != written.along_c
     pitch = select.pack_pitch(lines[0].row, x.itemsize, lines[0], lines[1], turned)
     rows = tile[0] * tile[1] // lines[0].row
@@ -71,7 +72,7 @@ def _work(x: Layout, bias: Layout | None, out: Layout, target: str, sum_bytes: i
     fields = {
         **{"n": n, "c": c, "p": p},
         **strides("x", AXES, x),
-        **strides("y", AXES, out),
+        **strides("y", AXES, y),
         **strides("bias", ("c",), bias),
         **{"tile_c": tile[0], "tile_p": tile[1]},
         **{"x_along_c": int(read.along_c), "y_along_c": int(written.along_c)},

@@ -6,9 +6,10 @@ set, kept as a `Plan`, and a call of the same layer costs a look-up and the laun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import signature
 from math import gcd, prod
 from typing import Any, NamedTuple
 
@@ -156,19 +157,20 @@ def launch(
     runtime: Runtime,
     kernel: Kernel,
     dtype: np.dtype[Any],
-    arrays: Sequence[Array | None],
+    arrays: Mapping[str, Array | None],
     work: Callable[..., Work],
-    *facts: Hashable,
+    **facts: Hashable,
 ) -> None:
-    """Launch `kernel` over `arrays` of a program for `dtype`, as ``work(*layouts of the arrays, *facts)`` says.
+    """Launch `kernel`, in a program for `dtype`, over arrays by the names of its parameters, as `work` says.
 
-    `work` is pure, and called once for each set of layouts and facts.
+    `work` is pure, and called once for each set of layouts and facts: with those that its own parameters name.
     """
-    device = runtime.device(next(array for array in arrays if array is not None))
-    forms = tuple([None if array is None else _form(array) for array in arrays])
-    plan = _plan(runtime, device, kernel, dtype, work, forms, facts)
+    ordered = [arrays[name] for name in kernel.arrays]
+    device = runtime.device(next(array for array in ordered if array is not None))
+    forms = tuple([None if array is None else _form(array) for array in ordered])
+    plan = _plan(runtime, device, kernel, dtype, work, forms, tuple(facts.items()))
     if plan is not None:
-        enqueue(runtime, plan, arrays)
+        enqueue(runtime, plan, ordered)
 
 
 def enqueue(runtime: Runtime, plan: Plan, arrays: Sequence[Array | None]) -> None:
@@ -189,11 +191,12 @@ def _plan(
     dtype: np.dtype[Any],
     work: Callable[..., Work],
     forms: tuple[Form | None, ...],
-    facts: tuple[Hashable, ...],
+    facts: tuple[tuple[str, Hashable], ...],
 ) -> Plan | None:
     """The launch, or None where there is nothing to do."""
     layouts = tuple(None if form is None else Layout(*form) for form in forms)
-    done = work(*layouts, *facts)
+    given = dict(zip(kernel.arrays, layouts, strict=True)) | dict(facts)
+    done = work(**{name: given[name] for name in signature(work).parameters})
     block = kernel.block if done.block is None else done.block
     blocks = -(-done.threads // block) if done.blocks is None else done.blocks
     if not blocks:

@@ -16,7 +16,7 @@ from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.elementwise.bias_activation import facts_of
+from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activation_of
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.geometry import NormGeometry
@@ -175,15 +175,11 @@ def _statistics_tiling(x: Layout, mean: Layout, axes: Axes) -> Tiling:
     return tiling(x, axes, HELD, sum=mean)
 
 
-def _statistics_work(
-    x: Layout, parts: Layout | None, mean: Layout, var: Layout, rstd: Layout, axes: Axes, eps: float
-) -> Work:
+def _statistics_work(x: Layout, mean: Layout, axes: Axes, eps: float) -> Work:
     return _statistics_tiling(x, mean, axes).work(eps=eps)
 
 
-def _statistics_combine_work(
-    parts: Layout, mean: Layout, var: Layout, rstd: Layout, x: Layout, axes: Axes, eps: float
-) -> Work:
+def _statistics_combine_work(mean: Layout, x: Layout, axes: Axes, eps: float) -> Work:
     return _statistics_tiling(x, mean, axes).combine(eps=eps)
 
 
@@ -210,16 +206,19 @@ def norm_statistics(
     runtime: Runtime, x: Array, mean: Array, var: Array, rstd: Array, geometry: NormGeometry, eps: float
 ) -> None:
     """Mean, biased variance and ``1 / sqrt(var + eps)`` over ``geometry.axes``, as axes of size 1."""
-    found = (mean, var, rstd)
+    found = {"mean": mean, "var": var, "rstd": rstd}
     if _rows(x, geometry, HELD):
-        launch(runtime, ROWS, x.dtype, (x, None, None, None, None, *found), _rows_work, eps, facts_of(Epilogue()))
+        absent = dict.fromkeys(("weight", "bias", "residual", "z"))
+        arrays, activation = {"x": x, **absent, **found}, activation_of(Epilogue())
+        launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation)
         return
     axes, seen = geometry.axes, layout(x)
     shape = _parts_shape(_statistics_tiling, (seen, layout(mean)), (axes,))
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
-    launch(runtime, STATISTICS, x.dtype, (x, parts, *found), _statistics_work, axes, eps)
+    launch(runtime, STATISTICS, x.dtype, {"x": x, "parts": parts, **found}, _statistics_work, axes=axes, eps=eps)
     if parts is not None:
-        launch(runtime, STATISTICS_COMBINE, x.dtype, (parts, *found), _statistics_combine_work, seen, axes, eps)
+        arrays, facts = {"parts": parts, **found}, {"x": seen, "axes": axes, "eps": eps}
+        launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, _statistics_combine_work, **facts)
 
 
 # --- Sums of the backward pass ------------------------------------------------------------------------------------
@@ -240,32 +239,29 @@ def _sums_work(
     mean: Layout,
     rstd: Layout,
     weight: Layout | None,
-    parts_g: Layout | None,
-    parts_gh: Layout | None,
     sum_g: Layout,
-    sum_gh: Layout,
     axes: Axes,
 ) -> Work:
     return _sums_tiling(grad_y, x, mean, rstd, weight, sum_g, axes).work()
 
 
-def _sums_combine_work(
-    parts_g: Layout, parts_gh: Layout, weight: None, sum_g: Layout, sum_gh: Layout, arrays: Given, axes: Axes
-) -> Work:
-    return _sums_tiling(*arrays, sum_g, axes).combine()
+def _sums_combine_work(sum_g: Layout, given: Given, axes: Axes) -> Work:
+    return _sums_tiling(*given, sum_g, axes).combine()
 
 
 def _sum(
     runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes, sums: Sums
 ) -> None:
     """Write the sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
-    arrays = (grad_y, x, mean, rstd, weight)
-    given = tuple(None if array is None else layout(array) for array in arrays)
-    shape = _parts_shape(_sums_tiling, (*given, layout(sums[0])), (axes,))
+    given = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight}
+    layouts = tuple(None if array is None else layout(array) for array in given.values())
+    shape = _parts_shape(_sums_tiling, (*layouts, layout(sums[0])), (axes,))
     parts = (None, None) if shape is None else _both(runtime, shape, mean)
-    launch(runtime, BACKWARD_SUMS, x.dtype, (*arrays, *parts, *sums), _sums_work, axes)
+    written = {"parts_g": parts[0], "parts_gh": parts[1], "sum_g": sums[0], "sum_gh": sums[1]}
+    launch(runtime, BACKWARD_SUMS, x.dtype, given | written, _sums_work, axes=axes)
     if shape is not None:
-        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (*parts, None, *sums), _sums_combine_work, given, axes)
+        arrays = written | {"weight": None}
+        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, arrays, _sums_combine_work, given=layouts, axes=axes)
 
 
 def _both(runtime: Runtime, shape: Axes, like: Array) -> Sums:
@@ -273,9 +269,7 @@ def _both(runtime: Runtime, shape: Axes, like: Array) -> Sums:
     return empty(runtime, shape, like.dtype), empty(runtime, shape, like.dtype)
 
 
-def _added_work(
-    parts_g: Layout, parts_gh: Layout, weight: Layout | None, sum_g: Layout, sum_gh: Layout, sums: int
-) -> Work:
+def _added_work(parts_g: Layout, weight: Layout | None, sum_g: Layout, sums: int) -> Work:
     kept = sum_g.size
     fields = _flat(kept, parts_g.size // max(1, kept), sums)
     if weight is not None:
@@ -286,7 +280,8 @@ def _added_work(
 
 def _add(runtime: Runtime, x: Array, parts: Any, weight: Array | None, result: Sums, sums: int) -> None:
     """Write both sums of parts [tiles, parts, sums], which are in C order; each part times its weight."""
-    launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, (*parts, weight, *result), _added_work, sums)
+    arrays = {"parts_g": parts[0], "parts_gh": parts[1], "weight": weight, "sum_g": result[0], "sum_gh": result[1]}
+    launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, arrays, _added_work, sums=sums)
 
 
 # --- Element by element -------------------------------------------------------------------------------------------
@@ -295,9 +290,6 @@ def _add(runtime: Runtime, x: Array, parts: Any, weight: Array | None, result: S
 def _shared(x: Layout, mean: Layout) -> Axes:
     """The axes along which a step over all elements has the same parameters; rows with P = 1 but weight and bias."""
     return (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
-
-
-Activation = tuple[int, float]  # its number in the kernels, and the slope
 
 
 def _finished(work: Work, residual: Layout | None, activation: Activation) -> Work:
@@ -333,12 +325,11 @@ def _backward_apply_work(
     rstd: Layout,
     weight: Layout | None,
     sum_g: Layout,
-    sum_gh: Layout,
-    grad_x: Layout,
+    z: Layout,
     count: int,
     weighs: bool,
 ) -> Work:
-    arrays = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "sum": sum_g, "z": grad_x}
+    arrays = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "sum": sum_g, "z": z}
     return tiling(x, _shared(x, mean), BACKWARD_HELD, **arrays).work(divisor=count, weighs=int(weighs))
 
 
@@ -354,8 +345,23 @@ def norm_apply(
     epilogue: Epilogue,
 ) -> None:
     """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
-    arrays = (x, mean, var, weight, bias, epilogue.residual, y)
-    launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps, facts_of(epilogue))
+    _apply(runtime, x, mean, var, weight, bias, y, eps, epilogue)
+
+
+def _apply(
+    runtime: Runtime,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    y: Array,
+    eps: float | None,
+    epilogue: Epilogue,
+) -> None:
+    """As `norm_apply`; where eps is None, `var` holds the reciprocal standard deviation."""
+    arrays = {"x": x, "mean": mean, "var": var, "weight": weight, "bias": bias, "residual": epilogue.residual, "z": y}
+    launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps=eps, activation=activation_of(epilogue))
 
 
 # --- Rows that a block holds --------------------------------------------------------------------------------------
@@ -437,8 +443,6 @@ def _rows_backward_work(
     rstd: Layout,
     weight: Layout | None,
     z: Layout | None,
-    parts_g: Layout | None,
-    parts_gh: Layout | None,
 ) -> Work:
     arrays = {"y": grad_y, "z": z, "mean": mean, "rstd": rstd}
     return _row_work(x, BACKWARD_HELD, mean.itemsize, weight, None, arrays)
@@ -458,23 +462,33 @@ def norm_forward(
     epilogue: Epilogue,
 ) -> None:
     """Y by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
-    residual, activation = epilogue.residual, facts_of(epilogue)
+    residual = epilogue.residual
     if _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
-        arrays = (x, weight, bias, residual, y, mean, var, rstd)
-        launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps, activation)
+        arrays = {"x": x, "weight": weight, "bias": bias, "residual": residual, "z": y}
+        arrays |= {"mean": mean, "var": var, "rstd": rstd}
+        launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation_of(epilogue))
         return
     norm_statistics(runtime, x, mean, var, rstd, geometry, eps)
-    launch(runtime, APPLY, x.dtype, (x, mean, rstd, weight, bias, residual, y), _apply_work, None, activation)
+    _apply(runtime, x, mean, rstd, weight, bias, y, None, epilogue)
 
 
 # --- Gradients ----------------------------------------------------------------------------------------------------
 
 
-def _activation_backward_work(grad_y: Layout, x: Layout, *others: Any) -> Work:
-    *given, activation = others
-    arrays = dict(zip(("y", "mean", "rstd", "weight", "bias", "added", "z"), (grad_y, *given), strict=True))
-    held = BACKWARD_HELD if arrays["added"] is None or x.itemsize < 8 else BACKWARD_HELD // 2  # of three arrays
-    return _finished(tiling(x, _shared(x, arrays["mean"]), held, **arrays).work(), arrays["added"], activation)
+def _activation_backward_work(
+    grad_y: Layout,
+    x: Layout,
+    mean: Layout,
+    rstd: Layout,
+    weight: Layout | None,
+    bias: Layout | None,
+    residual: Layout | None,
+    z: Layout,
+    activation: Activation,
+) -> Work:
+    arrays = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "bias": bias, "added": residual, "z": z}
+    held = BACKWARD_HELD if residual is None or x.itemsize < 8 else BACKWARD_HELD // 2  # of three arrays
+    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(), residual, activation)
 
 
 def norm_activation_backward(
@@ -489,8 +503,10 @@ def norm_activation_backward(
     epilogue: Epilogue,
 ) -> None:
     """Grad = the gradient with respect to the activation's input: one pass over the arrays."""
-    arrays = (grad_y, x, mean, rstd, weight, bias, epilogue.residual, grad)
-    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, facts_of(epilogue))
+    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight, "bias": bias}
+    arrays |= {"residual": epilogue.residual, "z": grad}
+    activation = activation_of(epilogue)
+    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, activation=activation)
 
 
 def norm_backward(
@@ -545,8 +561,9 @@ def _apply_backward(
 ) -> None:
     """grad_x by the closed form; `weighs` says that the sums are yet to be multiplied by weight."""
     count = max(1, geometry.count)  # an empty batch has none
-    arrays = (*given, weight, *sums, grad_x)
-    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _backward_apply_work, count, weighs)
+    arrays = dict(zip(("grad_y", "x", "mean", "rstd"), given, strict=True))
+    arrays |= {"weight": weight, "sum_g": sums[0], "sum_gh": sums[1], "z": grad_x}
+    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _backward_apply_work, count=count, weighs=weighs)
 
 
 def _backward_of_rows(
@@ -562,7 +579,9 @@ def _backward_of_rows(
     if affine is not None:
         splits = _rows_backward_blocks(*map(layout, given)) if _segments(x.shape)[2] else x.shape[0]
         parts = _both(runtime, (splits, *x.shape[1:3]), mean)
-    launch(runtime, ROWS_BACKWARD, x.dtype, (*given, weight, grad_x, *parts), _rows_backward_work)
+    arrays = dict(zip(("grad_y", "x", "mean", "rstd"), given, strict=True))
+    arrays |= {"weight": weight, "z": grad_x, "parts_g": parts[0], "parts_gh": parts[1]}
+    launch(runtime, ROWS_BACKWARD, x.dtype, arrays, _rows_backward_work)
     if affine is not None:
         _add(runtime, x, parts, None, affine, affine[0].size)
 
@@ -570,4 +589,4 @@ def _backward_of_rows(
 @lru_cache(maxsize=1024)
 def _rows_backward_blocks(grad_y: Layout, x: Layout, mean: Layout, rstd: Layout) -> int:
     """Blocks of a launch over rows, each of which leaves a part of the sums over them."""
-    return _rows_backward_work(grad_y, x, mean, rstd, None, None, None, None).blocks or 0
+    return _rows_backward_work(grad_y, x, mean, rstd, None, None).blocks or 0

@@ -197,14 +197,15 @@ def _work(fields: Fields, geometry: PoolGeometry, arrays: tuple[Layout, ...], ti
 def max_pool(runtime: Runtime, x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
     """Y [N, C, OD, OH, OW], NaN where a window holds one, and indices: the first of equal maxima, the last of NaNs."""
     if indices is None:
-        launch(runtime, MAX_POOL, x.dtype, (x, y), _max_work, geometry)
+        launch(runtime, MAX_POOL, x.dtype, {"x": x, "y": y}, _max_work, geometry=geometry)
     else:
-        launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, (x, y, indices), _max_with_indices_work, geometry)
+        arrays = {"x": x, "y": y, "indices": indices}
+        launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, arrays, _max_with_indices_work, geometry=geometry)
 
 
 def average_pool(runtime: Runtime, x: Array, y: Array, geometry: PoolGeometry) -> None:
     """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
-    launch(runtime, AVERAGE_POOL, x.dtype, (x, y), _average_work, geometry)
+    launch(runtime, AVERAGE_POOL, x.dtype, {"x": x, "y": y}, _average_work, geometry=geometry)
 
 
 def _max_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
@@ -282,12 +283,12 @@ def max_pool_backward(runtime: Runtime, grad_y: Array, indices: Array, grad_x: A
     """grad_x [N, C, D, H, W]: first as if no index strayed from its window, then anew the planes where some do."""
     indices = _int64(indices)
     strays = zeros(runtime, grad_y.shape[:2], np.int32)
-    arrays = (grad_y, indices, strays, grad_x)
-    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, arrays, _max_backward_work, geometry)
-    launch(runtime, MAX_POOL_BACKWARD_STRAYS, grad_y.dtype, arrays, _strays_work, geometry)
+    arrays = {"grad_y": grad_y, "indices": indices, "strays": strays, "grad_x": grad_x}
+    launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, arrays, _max_backward_work, geometry=geometry)
+    launch(runtime, MAX_POOL_BACKWARD_STRAYS, grad_y.dtype, arrays, _strays_work, geometry=geometry)
 
 
-def _max_backward_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+def _max_backward_work(grad_y: Layout, indices: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
     def shared(read: int, written: int) -> int:
         return slots(read) * (grad_y.itemsize + INT_BYTES) + slots(written) * grad_y.itemsize
 
@@ -295,13 +296,14 @@ def _max_backward_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: 
 
 
 def _strays_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
-    done = _max_backward_work(grad_y, indices, strays, grad_x, geometry)
+    done = _max_backward_work(grad_y, indices, grad_x, geometry)
     return done._replace(threads=0, blocks=-(-strays.size // FLAGS) if grad_x.size else 0, shared_bytes=0)
 
 
 def average_pool_backward(runtime: Runtime, grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
     """grad_x [N, C, D, H, W]: each input's sum over its windows, each over its divisor."""
-    launch(runtime, AVERAGE_POOL_BACKWARD, grad_y.dtype, (grad_y, grad_x), _average_backward_work, geometry)
+    arrays = {"grad_y": grad_y, "grad_x": grad_x}
+    launch(runtime, AVERAGE_POOL_BACKWARD, grad_y.dtype, arrays, _average_backward_work, geometry=geometry)
 
 
 def _average_backward_work(grad_y: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
@@ -339,7 +341,7 @@ def unpool(runtime: Runtime, values: Array, indices: Array, planes: Array) -> No
         raise ValueError(f"unpool: values has planes of {prod(values.shape[2:])} values, expected less than 2**31")
     indices = _int64(indices)
     strays = zeros(runtime, planes.shape[:2], np.int32)
-    arrays = (values, indices, strays, planes)
+    arrays = {"values": values, "indices": indices, "strays": strays, "planes": planes}
     launch(runtime, UNPOOL, values.dtype, arrays, _unpool_work)  # nothing where they are not to be staged
     launch(runtime, UNPOOL_ANYWHERE, values.dtype, arrays, _unpool_anywhere_work)
 
@@ -379,7 +381,7 @@ def _plane_extents(values: Layout, planes: Layout) -> tuple[int, ...]:
     return (prod(planes.shape[2:]), *((size + 1) * (places + 1) for size, places in pairs))
 
 
-def _unpool_work(values: Layout, indices: Layout, strays: Layout, planes: Layout) -> Work:
+def _unpool_work(values: Layout, indices: Layout, planes: Layout) -> Work:
     fields, tile = _unpool_fields(values, indices, planes)
     if tile is None:
         return Work(fields, blocks=0)
@@ -404,7 +406,7 @@ def _unpool_anywhere_work(values: Layout, indices: Layout, strays: Layout, plane
 def gather(runtime: Runtime, planes: Array, indices: Array, values: Array) -> None:
     """The values [N, C, D, H, W] that indices point at in planes; 0 where an index is -1."""
     indices = _int64(indices)
-    launch(runtime, GATHER, planes.dtype, (planes, indices, values), _gather_work)
+    launch(runtime, GATHER, planes.dtype, {"planes": planes, "indices": indices, "values": values}, _gather_work)
 
 
 def _gather_work(planes: Layout, indices: Layout, values: Layout) -> Work:

@@ -40,7 +40,7 @@ def interpolate_backward(runtime: Runtime, grad_y: Array, grad_x: Array, geometr
 def _resample(runtime: Runtime, x: Array, y: Array, geometry: InterpolationGeometry, *, adjoint: bool) -> None:
     device, dtype = runtime.device(x), _weight_dtype(x.dtype)
     tables = _tables(runtime, device, geometry, adjoint, dtype)
-    arrays = (x, y, *tables)
+    arrays = {"x": x, "y": y, **dict(zip(("starts", "sources", "weights"), tables, strict=True))}
     listening.read(*tables)
     sum_bytes = max(accumulator(x.dtype).itemsize, dtype.itemsize)
     inner = x.shape[1] if is_channels_last(y) else 1
@@ -48,10 +48,10 @@ def _resample(runtime: Runtime, x: Array, y: Array, geometry: InterpolationGeome
     if tile is None:
         launch(runtime, RESAMPLE, x.dtype, arrays, _work)
     else:
-        launch(runtime, RESAMPLE_TILES, x.dtype, arrays, _tiles_work, tile)
+        launch(runtime, RESAMPLE_TILES, x.dtype, arrays, _tiles_work, tile=tile)
 
 
-def _work(x: Layout, y: Layout, *tables: Layout) -> Work:
+def _work(x: Layout, y: Layout) -> Work:
     fields = _fields(x, y) | dict.fromkeys(("w", *ResampleTile._fields[:-1], "x_joined", "y_joined", "x_is_dense"), 1)
     return Work(fields, y.size, extents=(y.shape[4] + 1,))
 
@@ -59,7 +59,7 @@ def _work(x: Layout, y: Layout, *tables: Layout) -> Work:
 OF_A_POSITION, OF_A_ROW, OF_ALL_ROWS = 0, 1, 2  # elements of a tile that are neighbours in memory
 
 
-def _tiles_work(x: Layout, y: Layout, starts: Layout, sources: Layout, weights: Layout, tile: ResampleTile) -> Work:
+def _tiles_work(x: Layout, y: Layout, tile: ResampleTile) -> Work:
     n, c, od, oh, ow = y.shape
     channels_last = is_channels_last(y)
     slices = c // tile.inner

@@ -18,7 +18,7 @@ COL2IM = Kernel("col2im", "UnfoldParams")
 
 def im2col(runtime: Runtime, x: Array, columns: Array, geometry: ConvGeometry) -> None:
     """Columns [N, C * KD * KH * KW, OD * OH * OW] of x."""
-    launch(runtime, IM2COL, x.dtype, (x, columns), _im2col_work, geometry)
+    launch(runtime, IM2COL, x.dtype, {"x": x, "columns": columns}, _im2col_work, geometry=geometry)
 
 
 def _im2col_work(x: Layout, columns: Layout, geometry: ConvGeometry) -> Work:
@@ -31,7 +31,8 @@ def _im2col_work(x: Layout, columns: Layout, geometry: ConvGeometry) -> Work:
 def col2im(runtime: Runtime, columns: Array, x: Array, geometry: ConvGeometry) -> None:
     """Image x [N, C, D, H, W], of any strides: each input's sum over the entries that it was unfolded into."""
     sum_bytes = max(4, x.itemsize)
-    launch(runtime, COL2IM, x.dtype, (columns, x), _col2im_work, geometry, sum_bytes)
+    arrays = {"columns": columns, "x": x}
+    launch(runtime, COL2IM, x.dtype, arrays, _col2im_work, geometry=geometry, sum_bytes=sum_bytes)
 
 
 def _col2im_work(columns: Layout, x: Layout, geometry: ConvGeometry, sum_bytes: int) -> Work:
