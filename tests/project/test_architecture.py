@@ -35,8 +35,14 @@ NETWORKS = {
 # module and all below it; of several that a module is part of, the longest counts.
 MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
-        "gpucnn.backends", "gpucnn.data", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information",
-        "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics", "gpucnn.simulator", "gpucnn.tuning", "gpucnn.warming",
+        "gpucnn.backends", "gpucnn.data", "gpucnn.explaining", "gpucnn.functional", "gpucnn.geometry",
+        "gpucnn.information", "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics", "gpucnn.simulator",
+        "gpucnn.tuning", "gpucnn.warming",
+    },
+    "gpucnn.explaining": {
+        "gpucnn.backends.cuda.convolution.select", "gpucnn.backends.cuda.device.simulator_runtime",
+        "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
+        "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry", "gpucnn.numerics", "numpy",
     },
     "gpucnn.tuning": {
         "gpucnn.backends.backend_named", "gpucnn.backends.cuda.convolution.select", "gpucnn.numerics",

@@ -234,7 +234,8 @@ def _band_cost(rows: int, filters: int, channels: int, samplings: Sequence[Sampl
 def costs(direction: str, geometry: ConvGeometry, batch: int, dtype: str) -> dict[str, float | None]:
     """The algorithms that compute a convolution, and nanoseconds of one core for each; None where no model tells.
 
-    A backward-weight is counted as the forward, whose copies and multiply-adds it has.
+    Stride residues that an algorithm does not compute are counted as columns; a backward-weight as the forward, whose
+    copies and multiply-adds it has.
     """
     parts = contractions(direction, geometry)
     swap = sum(prod(weight) for weight, _ in parts) * SWAP if direction == "backward_input" else 0.0
@@ -242,12 +243,16 @@ def costs(direction: str, geometry: ConvGeometry, batch: int, dtype: str) -> dic
         "direct": swap + sum(_direct(batch, *part) for part in parts),
         "im2col": swap + sum(_columns(batch, *part) for part in parts),
     }
-    if direction != "backward_weight" and parts and all(_takes_tiles(axes, dtype) for _, axes in parts):
-        found["winograd"] = swap + sum(_winograd(batch, *part) for part in parts)
     if direction == "backward_input" and _takes_fold(geometry):
         found["fold"] = _fold(geometry, batch)
-    if parts and all(_takes_bands(weight, axes, dtype) for weight, axes in parts):
-        found["grouped"] = sum(_bands(batch, *part) for part in parts)
+    tiles = [_takes_tiles(samplings, dtype) for _, samplings in parts]
+    if any(tiles) and direction != "backward_weight":
+        each = [_winograd if takes else _columns for takes in tiles]
+        found["winograd"] = swap + sum(cost(batch, *part) for cost, part in zip(each, parts, strict=True))
+    bands = [_takes_bands(weight, samplings, dtype) for weight, samplings in parts]
+    if any(bands):
+        each = [_bands if takes else _columns for takes in bands]
+        found["grouped"] = sum(cost(batch, *part) for cost, part in zip(each, parts, strict=True))
     if parts and is_depthwise(*parts[0][0][:3]):
         found["depthwise"] = None
     return found
