@@ -245,7 +245,7 @@ def _arrays(function: Callable[..., Any], given: Mapping[str, Any], dtype: np.dt
     for name in names:
         if name in arrays:
             array = arrays[name]
-            last = name in ("input", "grad_output") and hasattr(array, "strides") and is_channels_last(array)
+            last = name in ("input", "grad_output") and hasattr(array, "strides") and _is_last(operation, array)
             forms[name] = _Form(tuple(array.shape), _dtype(array.dtype), last)
         elif is_sequence(given[name]):
             shape = tuple(integer(operation, name, size, 0, "a shape") for size in given[name])
@@ -261,6 +261,12 @@ def _arrays(function: Callable[..., Any], given: Mapping[str, Any], dtype: np.dt
     return forms
 
 
+def _is_last(operation: str, image: Any) -> bool:
+    """Whether an image [N, C, *] or [C, *] has its channels innermost in memory."""
+    unbatched = any(f"{image.ndim - 1}d" in part for part in operation.split("_"))
+    return is_channels_last(image[None] if unbatched else image)
+
+
 def _check(
     function: Callable[..., Any], bound: inspect.BoundArguments, arrays: Mapping[str, _Form], last: bool, launches: bool
 ) -> None:
@@ -272,12 +278,13 @@ def _check(
     sizes = sorted({size for form in arrays.values() for size in form.shape})
     own = {size: size for size in sizes}
     small = {size: min(size, 2 + index) for index, size in enumerate(sizes)}
+    plain = {name: deepcopy(value) for name, value in bound.arguments.items() if name not in arrays}  # as generators
     dry = DryRun(SimulatorRuntime())
     with listening(dry), algorithm("direct"), np.errstate(all="ignore"):
         for exchanged in (own,) if launches else (small, own):
             made = {name: _made(dry.xp, name, form, exchanged, last) for name, form in arrays.items()}
             try:
-                function(**deepcopy(bound.arguments) | made)  # a generator is not to move on
+                function(**plain | made)
             except (TypeError, ValueError):
                 if exchanged is own:
                     raise

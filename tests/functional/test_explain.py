@@ -110,6 +110,7 @@ def test_the_memory_order_is_that_of_what_is_read() -> None:
         assert gpucnn.explain("conv2d", arranged(x, order), w, padding=1, groups=32).algorithm == algorithm
         told = gpucnn.explain("conv2d_input", x.shape, w, arranged(x, order), padding=1, groups=32)
         assert told.algorithm == algorithm
+        assert gpucnn.explain("conv2d", arranged(x, order)[0], w, padding=1, groups=32).algorithm == algorithm
 
 
 # --- It is what runs ----------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
 
 
 def _planes(image: Layout) -> Layout:
-    """How an image [N, C, D, H, W] would lie in C order."""
+    """The layout of an image [N, C, D, H, W] in C order."""
     return dense(image.shape, image.itemsize)
 
 

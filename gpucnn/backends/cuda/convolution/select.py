@@ -16,8 +16,8 @@ from gpucnn.numerics import current_algorithm, current_picks
 def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout) -> str:
     """The algorithm of a convolution: the caller's choice, or the pick within `gpucnn.tuned`, else by its size.
 
-    Without the caller's choice, ``"depthwise"`` is what each channel's own filters of floats go to wherever a tile of
-    images that lie in memory as x [N, C, D, H, W] and y [N, OC, OD, OH, OW] fits, whatever was tuned.
+    Without the caller's choice, convolutions of floats where each channel has its own filters are ``"depthwise"``,
+    whatever was tuned, if their kernels take images with the layouts x [N, C, D, H, W] and y [N, OC, OD, OH, OW].
 
     `direction` is "forward", "backward_input" or "backward_weight".
 

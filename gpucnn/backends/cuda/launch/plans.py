@@ -113,7 +113,7 @@ def layout(array: Array) -> Layout:
 
 
 def dense(shape: tuple[int, ...], itemsize: int, channels_last: bool = False) -> Layout:
-    """How a new array [N, C, *] lies in memory: in C order, or with its channels innermost.
+    """The layout of a new array [N, C, *] without gaps: in C order, or with its channels innermost.
 
     Examples
     --------
