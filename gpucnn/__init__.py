@@ -3,8 +3,9 @@
 ``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` where
 they run, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.simulator`` runs the CUDA kernels
 on a CPU, ``gpucnn.channels_last`` and ``channels_first`` copy images from one memory order or dtype to another,
-``gpucnn.info()`` says what this machine offers, ``gpucnn.warmup`` compiles ahead, ``gpucnn.tune`` times algorithms, and
-``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use.
+``gpucnn.info()`` says what this machine offers, ``gpucnn.explain`` which algorithm a call takes, ``gpucnn.warmup``
+compiles ahead, ``gpucnn.tune`` times algorithms, and ``gpucnn.set_num_threads`` sets how many of a CPU's cores the
+operations use.
 Importing gpucnn imports none of that: each part is loaded when it is first used.
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     "channels_first",
     "channels_last",
     "data",
+    "explain",
     "functional",
     "geometry",
     "get_num_threads",
@@ -38,6 +40,7 @@ __all__ = [
 if TYPE_CHECKING:
     from gpucnn import backends, data, functional, geometry, nn, simulator
     from gpucnn.backends.numpy.threads import get_num_threads, set_num_threads
+    from gpucnn.explaining import explain
     from gpucnn.information import info
     from gpucnn.memory_format import channels_first, channels_last
     from gpucnn.numerics import algorithm, precision
@@ -49,6 +52,7 @@ _HOMES = {
     "algorithm": "gpucnn.numerics",
     "channels_first": "gpucnn.memory_format",
     "channels_last": "gpucnn.memory_format",
+    "explain": "gpucnn.explaining",
     "get_num_threads": "gpucnn.backends.numpy.threads",
     "info": "gpucnn.information",
     "precision": "gpucnn.numerics",

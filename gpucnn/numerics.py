@@ -119,17 +119,20 @@ def algorithm(name: str) -> Iterator[None]:
     ------
     ValueError
         There is no such algorithm. Within the block, a convolution that it does not compute raises ValueError too. On
-        the CPU ``"winograd"`` computes the output, and the gradient of the input, in float32 and 16 bits, at stride 1,
-        three taps along the width, and three or one along the height; on a GPU nothing. On a GPU ``"im2col"`` computes
-        no convolution of integers, among others.
+        the CPU ``"winograd"`` computes the output, and the gradient of the input but not of the weight, in float32 and
+        16 bits, at stride 1, three taps along the width, and three or one along the height; on a GPU nothing. On a GPU
+        ``"im2col"`` computes no convolution of integers, among others.
+
+    See Also
+    --------
+    gpucnn.explain : The algorithm of a call, and why.
 
     Notes
     -----
     Results of two algorithms differ by rounding; each repeats bit for bit.
 
-    On the CPU the gradient of the weight is computed by columns and a product within any block: it has no tiles. So is
-    what ``"winograd"`` finds to be infinite or NaN. Groups with one channel on either side, or at most 16 on both, have
-    algorithms of their own there, whatever the name.
+    Depthwise and grouped convolutions, which have algorithms of their own on both backends, are held to the name as all
+    others are. What ``"winograd"`` finds to be infinite or NaN is computed again by columns and a product.
 
     Examples
     --------

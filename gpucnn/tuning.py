@@ -130,7 +130,7 @@ class _Probe:
 
 
 def _algorithms(asked: _Asked) -> tuple[str, ...]:
-    from gpucnn.backends.cuda.select import algorithms
+    from gpucnn.backends.cuda.convolution.select import algorithms
 
     direction, _, dtype = asked
     return algorithms(direction, dtype)

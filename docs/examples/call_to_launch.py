@@ -18,7 +18,7 @@ STEPS = {
     "dispatch": (1.1, 1, PURE, "backends.receive(x, w)", "by the arrays' type; nothing is copied"),
     "numpy": (0, 2, DEVICE, "NumpyBackend.convolve", "NumPy arrays: computed on the CPU"),
     "cuda": (2.1, 2, ACTS, "CudaBackend.convolve", "CuPy's or simulated arrays: y is allocated"),
-    "select": (2.1, 3, PURE, "select.convolution", "direct, or im2col and a matrix product"),
+    "select": (2.1, 3, PURE, "select.algorithm", "direct, or im2col and a matrix product"),
     "launch": (2.1, 4, ACTS, "launching.launch", "ConvParams, 32- or 64-bit indices, grid"),
     "source": (2.1, 5, PURE, "sources.source", "types + headers + conv_forward.cu: one text"),
     "cupy": (1.15, 6, ACTS, "CupyRuntime.function", "NVRTC → cubin, kept on disk"),

@@ -10,6 +10,8 @@ import pytest
 import gpucnn
 from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
+from gpucnn.backends.cuda.convolution.select import algorithm
+from gpucnn.backends.cuda.launch.plans import Layout, dense
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
@@ -21,6 +23,18 @@ WIDE = {"float32", "float64", "complex64", "complex128"}
 
 def layer(c: int, oc: int, kernel: int = 3, size: int = 14, groups: int = 1) -> ConvGeometry:
     return conv_geometry("conv2d", (size, size), Channels(c, oc, groups), kernel, 1, kernel // 2, 1)
+
+
+def layouts(geometry: ConvGeometry, dtype: str, n: int = 2, channels_last: bool = False) -> tuple[Layout, Layout]:
+    """Those of x and y."""
+    itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+    x = (n, geometry.channels.inputs, *geometry.input_size)
+    y = (n, geometry.channels.outputs, *geometry.output_size)
+    return dense(x, itemsize, channels_last), dense(y, itemsize, channels_last)
+
+
+def chosen(direction: str, geometry: ConvGeometry, dtype: str, channels_last: bool = False) -> str:
+    return algorithm(direction, geometry, dtype, *layouts(geometry, dtype, channels_last=channels_last))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -41,23 +55,46 @@ def layer(c: int, oc: int, kernel: int = 3, size: int = 14, groups: int = 1) -> 
     ],
 )
 def test_algorithms_by_size(direction: str, geometry: ConvGeometry, expected: str) -> None:
-    assert select.convolution(direction, geometry, "float32") == expected
+    assert chosen(direction, geometry, "float32") == expected
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_depthwise_is_what_its_kernels_compute(direction: str) -> None:
+    """Floats, in images without gaps, of which a tile fits a block's shared memory."""
+    geometry = layer(8, 8, groups=8)
+    for dtype in sorted(NUMERIC):
+        floats = dtype in ("float16", "bfloat16", "float32", "float64")
+        assert chosen(direction, geometry, dtype) == ("depthwise" if floats else "direct")
+    assert chosen(direction, geometry, "float32", channels_last=True) == "depthwise"
+    x, y = layouts(geometry, "float32")
+    gaps = x._replace(strides=tuple(2 * step for step in x.strides))
+    assert algorithm(direction, geometry, "float32", gaps, y) == "direct"
+    mixed = layouts(geometry, "float32", channels_last=True)[0]
+    assert algorithm(direction, geometry, "float32", mixed, y) == "depthwise"  # by copies in C order
+    for name in ("direct", "im2col"):
+        with gpucnn.algorithm(name):
+            assert chosen(direction, geometry, "float32") == name
+
+
+def test_filters_that_fill_shared_memory_are_left_to_the_direct_kernels() -> None:
+    huge = conv_geometry("conv3d", (64, 64, 64), Channels(2, 2, 2), 33, 1, 16, 1)
+    assert [chosen(direction, huge, "float64") for direction in DIRECTIONS] == ["direct"] * 3
 
 
 @pytest.mark.parametrize("dtype", sorted(NUMERIC))
 def test_what_a_product_would_round_or_cannot_compute_is_direct(dtype: str) -> None:
     for direction in DIRECTIONS:
         products = dtype in WIDE or (dtype, direction) == ("float16", "forward")
-        assert select.convolution(direction, layer(64, 64), dtype) == ("im2col" if products else "direct")
+        assert chosen(direction, layer(64, 64), dtype) == ("im2col" if products else "direct")
 
 
 def test_the_callers_algorithm_is_taken() -> None:
     with gpucnn.algorithm("direct"):
-        assert select.convolution("forward", layer(64, 64), "float32") == "direct"
+        assert chosen("forward", layer(64, 64), "float32") == "direct"
         with gpucnn.algorithm("im2col"):
-            assert select.convolution("forward", layer(1, 1), "float32") == "im2col"
+            assert chosen("forward", layer(1, 1), "float32") == "im2col"
             with pytest.raises(ValueError, match="algorithm: 'im2col' computes no backward weight convolution of int8"):
-                select.convolution("backward_weight", layer(1, 1), "int8")
+                chosen("backward_weight", layer(1, 1), "int8")
         assert current_algorithm() == "direct"
     assert current_algorithm() is None
 
@@ -77,7 +114,7 @@ def test_what_a_gpu_does_not_compute_is_refused(direction: str) -> None:
         gpucnn.algorithm("winograd"),
         pytest.raises(ValueError, match=r"^algorithm: 'winograd' is not computed on a GPU, expected 'direct' or"),
     ):
-        select.convolution(direction, layer(64, 64), "float32")
+        chosen(direction, layer(64, 64), "float32")
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ import pytest
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import simulator, tuning
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.device import autotune_cache as picks_module
 from gpucnn.backends.cuda.device.autotune_cache import StoredPicks
 from gpucnn.backends.cuda.device.runtime import Device
+from gpucnn.backends.cuda.launch.plans import dense
 from gpucnn.geometry.geometries import Channels, conv_geometry
 from gpucnn.numerics import current_picks
 from gpucnn.simulator import namespace
@@ -140,7 +141,11 @@ CASE = ("conv2d", {"input": (2, 4, 8, 8), "weight": (8, 4, 3, 3), "padding": 1})
 
 
 def selected(direction: str = "forward", dtype: str = "float32") -> str:
-    return select.convolution(direction, GEOMETRY, dtype)
+    x, y = (
+        dense((2, channels, *size), np.dtype(dtype).itemsize)
+        for channels, size in zip(GEOMETRY.channels[:2], (GEOMETRY.input_size, GEOMETRY.output_size), strict=True)
+    )
+    return algorithm(direction, GEOMETRY, dtype, x, y)
 
 
 @pytest.mark.parametrize("quicker", ["direct", "im2col"])

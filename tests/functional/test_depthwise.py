@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import reference
 from convolution_cases import Array, Layer, bits, frozen, poisoned_memory
-from strategies import ORDERS, Windows, arranged, numbers
+from strategies import ORDERS, Windows
 from tolerances import assert_close, summed
 
 import gpucnn.functional as F
-from gpucnn.backends.numpy import depthwise, grouped, threads
+from gpucnn.backends.numpy import depthwise, grouped, select, threads
 from gpucnn.geometry import Axis, Sampling
 
 # padding on one side, on both and beyond the kernel; strides with and without taps for each residue; dilations of
@@ -44,20 +44,23 @@ ROWS: tuple[int | None, ...] = (None, 0, 1, 2, 5)  # of a band; 0 for columns, N
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Sets how work is cut: the bytes of a piece, the plane from which bands are taken, the rows of a band."""
-    planned = (depthwise._plane_pieces, depthwise._pixel_pieces, grouped._planned)
+    planned = (
+        depthwise._plane_pieces, depthwise._pixel_pieces, grouped._planned, select._algorithm, select._contraction
+    )  # fmt: skip
 
     def set_sizes(piece: int, plane: int, rows: int | None = None, lanes: int = 256, run: int = 4096) -> None:
         for module in (depthwise, grouped):
             monkeypatch.setattr(module, "MOST_BYTES", piece)
             monkeypatch.setattr(module, "LEAST_BYTES", min(piece, 64))
-        for name, value in (("LEAST_PLANE", plane), ("LANES", lanes), ("RUN", run), ("LEAST_DOT", 20)):
+        for name, value in (("LANES", lanes), ("RUN", run), ("LEAST_DOT", 20)):
             monkeypatch.setattr(depthwise, name, value)
+        monkeypatch.setattr(select, "LEAST_PLANE", plane)
         if rows is not None:
 
-            def rows_of(filters: int, channels: int, samplings: Any) -> int:
+            def band_rows(filters: int, channels: int, samplings: Any) -> int:
                 return max(1, rows) if samplings[1].step > 1 else rows
 
-            monkeypatch.setattr(grouped, "rows_of", rows_of)
+            monkeypatch.setattr(select, "band_rows", band_rows)
         for plans in planned:
             plans.cache_clear()
 
@@ -233,18 +236,21 @@ def check_reads(sampling: Sampling, targets: slice, split: bool) -> None:
 def test_bands_have_more_rows_where_groups_have_fewer_channels() -> None:
     same = Sampling(56, 56, 1, range(-1, 2))
     samplings = (Sampling(1, 1, 1, range(1)), same, same)
-    rows = [grouped.rows_of(channels, channels, samplings) for channels in (1, 4, 16)]
+    rows = [select.band_rows(channels, channels, samplings) for channels in (1, 4, 16)]
     assert rows[0] > rows[1] > 0
     assert rows[2] in (0, 1)
 
 
 def test_bands_are_for_near_taps_and_blas() -> None:
-    x = numbers(np.random.default_rng(1), (1, 4, 16, 16), "float32")[:, :, None]
     near = Axis(16, 3, low=1, high=1, out=16).forward
     far = Axis(16, 3, dilation=7, low=7, high=7, out=16).forward
     one = Sampling(1, 1, 1, range(1))
-    assert grouped.computes(x, (one, near, near))
-    assert grouped.computes(x, (one, near, far))
-    assert not grouped.computes(x, (one, far, near))
-    assert not grouped.computes(x.astype(np.int32), (one, near, near))
-    assert grouped.computes(arranged(x, "channels_last"), (one, near, near))
+
+    def chosen(height: Sampling, width: Sampling, dtype: str = "float32", channels: int = 1) -> str:
+        weight = (4, channels, channels, 1, 3, 3)
+        return select.contraction(1, weight, (one, height, width), dtype, channels_last=False)
+
+    assert chosen(near, near) == chosen(near, far) == chosen(near, near, "bfloat16") == "grouped"
+    assert chosen(far, near) == chosen(near, near, "int32") == "depthwise"
+    assert chosen(near, near, channels=16) == "grouped"
+    assert "grouped" not in {chosen(near, near, channels=17), chosen(far, near, channels=4)}

@@ -23,7 +23,7 @@ from gpucnn.backends.cuda.convolution.depthwise_tiles import (
     Request,
 )
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
-from gpucnn.backends.cuda.launch.plans import Layout
+from gpucnn.backends.cuda.launch.plans import Layout, layout
 from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
@@ -147,7 +147,7 @@ def results(n: int, geometry: ConvGeometry, order: str) -> list[np.ndarray[Any, 
     x = arranged(numbers(rng, (n, c, *geometry.input_size), "float32"), order)
     y = arranged(numbers(rng, (n, oc, *geometry.output_size), "float32"), order)
     w, bias = numbers(rng, (oc, 1, *geometry.kernel_size), "float32"), numbers(rng, (oc,), "float32")
-    assert all(depthwise.takes(direction, x, y, geometry) for direction in DIRECTIONS)
+    assert all(depthwise.takes(direction, layout(x), layout(y), geometry) for direction in DIRECTIONS)
     found = []
     for primitive, arguments in (
         ("convolve", (x, w, bias, geometry)),

@@ -41,26 +41,27 @@ def layer(
     return Layer(batch, conv_geometry("conv", sizes, Channels(*channels, groups), kernel, stride, pads, dilation))
 
 
+def chosen(layer: Layer, direction: str, dtype: str = "float32", channels_last: bool = False) -> str:
+    return select.algorithm(direction, layer.geometry, layer.batch, dtype, channels_last)
+
+
 def forward(layer: Layer, dtype: str = "float32") -> str:
-    inputs, outputs, groups = layer.geometry.channels
-    weight = (groups, outputs // groups, inputs // groups, *layer.geometry.kernel_size)
-    return select.contraction((layer.batch, inputs, *layer.geometry.input_size), weight, layer.geometry.forward, dtype)
+    return chosen(layer, "forward", dtype)
 
 
 def backward_input(layer: Layer, dtype: str = "float32") -> set[str]:
     """The fold, or the algorithms of the stride residues that any tap reaches."""
-    batch, geometry = layer
-    if select.folds(geometry, batch, dtype):
+    of_most = chosen(layer, "backward_input", dtype)
+    if of_most == "fold":
         return {"fold"}
-    inputs, outputs, groups = geometry.channels
-    chosen = set()
-    for residues in product(*(axis.backward for axis in geometry.axes)):
-        samplings: tuple[Sampling, ...] = tuple(residue.sampling for residue in residues)
-        taps = tuple(len(sampling.offsets) for sampling in samplings)
-        if all(taps):
-            weight = (groups, inputs // groups, outputs // groups, *taps)
-            chosen.add(select.contraction((batch, outputs, *geometry.output_size), weight, samplings, dtype))
-    return chosen
+    parts = select.contractions("backward_input", layer.geometry)
+    found = {select.contraction(layer.batch, *part, dtype, channels_last=False) for part in parts}
+    assert of_most in found
+    return found
+
+
+def folds(geometry: ConvGeometry, batch: int = 1) -> bool:
+    return chosen(Layer(batch, geometry), "backward_input") == "fold"
 
 
 LAYERS = {  # layer, forward, backward-input
@@ -77,7 +78,12 @@ LAYERS = {  # layer, forward, backward-input
     "resnet-50 conv3 shortcut": (layer(2, (256, 512), 56, 1, 2), "im2col", "im2col"),
     "resnet-50 conv4 3x3": (layer(4, (256, 256), 14), "winograd", "winograd"),
     "resnet-50 conv5 3x3": (layer(4, (512, 512), 7), "im2col", "fold"),
-    "resnext-50 conv2 3x3": (layer(2, (128, 128), 56, groups=32), "im2col", "im2col"),
+    "resnext-50 conv2 3x3": (layer(2, (128, 128), 56, groups=32), "grouped", "grouped"),
+    "resnext-50 conv5 3x3": (layer(2, (1024, 1024), 7, groups=32), "im2col", "im2col"),
+    "mobilenet-v2, 56 x 56": (layer(2, (144, 144), 56, groups=144), "grouped", "grouped"),
+    "mobilenet-v2, 7 x 7": (layer(2, (960, 960), 7, groups=960), "depthwise", "depthwise"),
+    "depthwise, two filters a channel": (layer(2, (32, 64), 7, groups=32), "depthwise", "depthwise"),
+    "depthwise, taps far from each other": (layer(2, (32, 32), 56, dilation=9, groups=32), "depthwise", "depthwise"),
     "deeplab aspp, rate 6": (layer(1, (2048, 256), 33, dilation=6), "direct", "direct"),
     "deeplab aspp, rate 12": (layer(1, (2048, 256), 33, dilation=12), "direct", "direct"),
     "deeplab aspp, rate 18": (layer(1, (2048, 256), 33, dilation=18), "direct", "direct"),
@@ -99,6 +105,58 @@ def test_layers_of_networks(name: str) -> None:
     assert backward_input(case) == {gradient}
 
 
+OF_WEIGHT = {
+    "vgg-16 conv1_2": "im2col",
+    "deeplab aspp, rate 12": "im2col",
+    "resnext-50 conv2 3x3": "grouped",
+    "resnext-50 conv5 3x3": "im2col",
+    "mobilenet-v2, 56 x 56": "depthwise",
+    "mobilenet-v2, 7 x 7": "depthwise",
+    "depthwise, two filters a channel": "depthwise",
+    "depthwise, taps far from each other": "depthwise",
+}
+
+
+@pytest.mark.parametrize("name", OF_WEIGHT)
+def test_weight_gradients(name: str) -> None:
+    assert chosen(LAYERS[name][0], "backward_weight") == OF_WEIGHT[name]
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
+def test_depthwise_images_with_channels_last_have_no_bands(direction: str) -> None:
+    case = LAYERS["mobilenet-v2, 56 x 56"][0]
+    assert chosen(case, direction, channels_last=True) == "depthwise"
+    case = LAYERS["resnext-50 conv2 3x3"][0]
+    assert chosen(case, direction, channels_last=True) == "grouped"
+
+
+@pytest.mark.parametrize("dtype", sorted(NUMERIC))
+def test_bands_are_for_what_blas_multiplies(dtype: str) -> None:
+    expected = "depthwise" if "int" in dtype else "grouped"
+    assert forward(LAYERS["mobilenet-v2, 56 x 56"][0], dtype) == expected
+    assert forward(LAYERS["resnext-50 conv2 3x3"][0], dtype) == ("im2col" if "int" in dtype else "grouped")
+
+
+def test_the_answer_of_a_strided_backward_is_that_of_its_largest_residue() -> None:
+    """One tap along the height and three along the width: two such residues, of which some take tiles."""
+    case = layer(4, (64, 64), (112, 112), (2, 3), (2, 1), (0, 1))
+    assert backward_input(case) == {chosen(case, "backward_input")}
+    no_tap = layer(1, (2, 2), (3, 3), 1, 3, ((0, 0), (0, 0)))
+    assert chosen(no_tap, "backward_input") == "im2col"
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("direction", ["forward", "backward_input"])
+def test_what_is_chosen_by_cost_costs_least(name: str, direction: str) -> None:
+    case, *_ = LAYERS[name]
+    costs = select.costs(direction, case.geometry, case.batch, "float32")
+    taken = chosen(case, direction)
+    assert taken in costs
+    assert all(cost is None or cost > 0 for cost in costs.values())
+    if taken not in ("grouped", "depthwise"):
+        assert costs[taken] == min(cost for name, cost in costs.items() if cost is not None and name != "grouped")
+
+
 @pytest.mark.parametrize("dtype", sorted(NUMERIC))
 def test_tiles_are_for_float32_and_16_bits(dtype: str) -> None:
     case = layer(2, (64, 64), 56)
@@ -115,8 +173,8 @@ def test_the_answer_depends_on_sizes_alone(name: str) -> None:
     try:
         for threads in (1, 2, 3, 2):
             gpucnn.set_num_threads(threads)
-            select._cheapest.cache_clear()
-            select._fold_is_cheaper.cache_clear()
+            select._algorithm.cache_clear()
+            select._contraction.cache_clear()
             answers |= {(forward(case), *backward_input(case)), (forward(case), *backward_input(case))}
     finally:
         gpucnn.set_num_threads(before)
@@ -160,10 +218,10 @@ def test_few_channels_fold_and_many_do_not() -> None:
     """More channels of the image make a fold dearer: once it is not taken it is not taken again."""
     for oc, (kernel, stride), size in product((64, 96, 256), ((3, 1), (7, 2), (11, 4), (4, 2)), (56, 112, 224)):
         layers = [layer(1, (c, oc), size, kernel, stride).geometry for c in range(1, 4 * oc)]
-        folds = [select.folds(geometry, 1, "float32") for geometry in layers]
-        assert folds[2]
-        assert folds == sorted(folds, reverse=True)
-        assert not folds[-1] or prod(layers[-1].output_size) < 2 * oc
+        taken = [folds(geometry) for geometry in layers]
+        assert taken[2]
+        assert taken == sorted(taken, reverse=True)
+        assert not taken[-1] or prod(layers[-1].output_size) < 2 * oc
 
 
 def test_weights_that_few_positions_use_are_not_copied() -> None:
@@ -228,19 +286,28 @@ def test_costs_of_tiles_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_callers_algorithm_is_taken(name: str) -> None:
+    """Also of depthwise and grouped layers, which have algorithms of their own."""
     assert name in ("direct", "im2col", "winograd")
     with gpucnn.algorithm(name):
         for case, _, _ in LAYERS.values():
             if name != "winograd" or winograd.computes(case.geometry.forward):
                 assert forward(case) == name
-        assert not select.folds(LAYERS["vgg-16 conv1_1"][0].geometry, 1, "float32") or name == "im2col"
-    assert select.folds(LAYERS["vgg-16 conv1_1"][0].geometry, 1, "float32")
+                assert backward_input(case) <= ({name, "fold"} if name == "im2col" else {name})
+            else:
+                with pytest.raises(ValueError, match=r"^algorithm: 'winograd' computes no convolution of"):
+                    forward(case)
+            if name == "winograd":
+                with pytest.raises(ValueError, match=r"^algorithm: 'winograd' computes no backward weight convolution"):
+                    chosen(case, "backward_weight")
+            else:
+                assert chosen(case, "backward_weight") == name
+    assert folds(LAYERS["vgg-16 conv1_1"][0].geometry)
 
 
 def test_columns_and_a_product_fold_where_that_costs_less() -> None:
     with gpucnn.algorithm("im2col"):
-        assert select.folds(LAYERS["resnet-50 conv1"][0].geometry, 1, "float32")
-        assert not select.folds(LAYERS["resnet-50 conv2 3x3"][0].geometry, 2, "float32")
+        assert folds(LAYERS["resnet-50 conv1"][0].geometry)
+        assert not folds(LAYERS["resnet-50 conv2 3x3"][0].geometry, 2)
 
 
 @pytest.mark.parametrize("dtype", sorted(NUMERIC - set(TILED)))

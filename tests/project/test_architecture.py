@@ -35,12 +35,18 @@ NETWORKS = {
 # module and all below it; of several that a module is part of, the longest counts.
 MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
-        "gpucnn.backends", "gpucnn.data", "gpucnn.functional", "gpucnn.geometry", "gpucnn.information",
-        "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics", "gpucnn.simulator", "gpucnn.tuning", "gpucnn.warming",
+        "gpucnn.backends", "gpucnn.data", "gpucnn.explaining", "gpucnn.functional", "gpucnn.geometry",
+        "gpucnn.information", "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics", "gpucnn.simulator",
+        "gpucnn.tuning", "gpucnn.warming",
+    },
+    "gpucnn.explaining": {
+        "gpucnn.backends.cuda.convolution.select", "gpucnn.backends.cuda.device.simulator_runtime",
+        "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
+        "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry", "gpucnn.numerics", "numpy",
     },
     "gpucnn.tuning": {
-        "gpucnn.backends.backend_named", "gpucnn.backends.cuda.select", "gpucnn.numerics", "gpucnn.warming",
-        "numpy",
+        "gpucnn.backends.backend_named", "gpucnn.backends.cuda.convolution.select", "gpucnn.numerics",
+        "gpucnn.warming", "numpy",
     },
     "gpucnn.warming": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of",
@@ -72,7 +78,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.numpy",
         "gpucnn.backends.samples", "gpucnn.geometry", "numpy",
     },
-    "gpucnn.backends.numpy.select": {"gpucnn.backends.numpy", "gpucnn.geometry", "gpucnn.numerics"},
+    "gpucnn.backends.numpy.select": {
+        "gpucnn.backends.dtypes", "gpucnn.backends.numpy", "gpucnn.geometry", "gpucnn.numerics",
+    },
     "gpucnn.backends.numpy.threads": {"gpucnn.geometry", "threadpoolctl"},
     "gpucnn.backends.cuda": CUDA_BACKEND,
     "gpucnn.backends.cuda.device.cupy_runtime": CUDA_BACKEND | {"cupy", "cupy_backends"},

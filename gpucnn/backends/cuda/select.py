@@ -1,19 +1,13 @@
-"""Choice of algorithm and split: pure functions of sizes, so that a result never depends on the device.
-
-A kernel that has passed on no device is never chosen by itself, the plain direct and im2col ones excepted.
-"""
+"""Choice of splits and tiles: pure functions of sizes, so that a result never depends on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import gcd, prod
+from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
-
-from gpucnn.geometry import ConvGeometry
-from gpucnn.numerics import current_algorithm, current_picks
 
 MOST_WEIGHT_THREADS = 128  # of a block of a backward weight
 WORKSPACE_BYTES = 256 << 20  # columns, or products, that a convolution by im2col holds at once
@@ -45,68 +39,6 @@ def weight_block(run: int) -> int:
     (32, 128, 128)
     """
     return min(max(32, power_of_two(run // 4)), MOST_WEIGHT_THREADS)
-
-
-def convolution(direction: str, geometry: ConvGeometry, dtype: str) -> str:
-    """The algorithm of a convolution: the caller's choice, or the pick within `gpucnn.tuned`, else by its size.
-
-    Without the caller's choice, ``"depthwise"`` is what each channel's own filters of floats go to, whatever was tuned.
-
-    `direction` is "forward", "backward_input" or "backward_weight".
-
-    Raises
-    ------
-    ValueError
-        The caller's choice does not compute this.
-    """
-    chosen = current_algorithm()
-    if chosen not in (None, "direct", "im2col"):
-        raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected 'direct' or 'im2col'")
-    if chosen == "im2col" and dtype not in _PRODUCTS[direction]:
-        raise ValueError(
-            f"algorithm: 'im2col' computes no {direction.replace('_', ' ')} convolution of {dtype}, expected 'direct'"
-        )
-    if chosen is not None:
-        return chosen
-    if dtype in _STAGED and _is_depthwise(geometry):
-        return "depthwise"
-    picks = current_picks()
-    picked = None if picks is None else picks.algorithm(direction, geometry, dtype)
-    if picked in algorithms(direction, dtype):
-        return picked
-    return "im2col" if dtype in _PRODUCTS[direction] and _fills_a_product(geometry) else "direct"
-
-
-def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
-    """The algorithms of any convolution of `dtype` in that direction; one that is depthwise is left to its own.
-
-    Examples
-    --------
-    >>> algorithms("forward", "int32")
-    ('direct',)
-    """
-    return ("direct", "im2col") if dtype in _PRODUCTS[direction] else ("direct",)
-
-
-# Between product and fold, or between images, sums would be rounded to 16 bits: those stay with the direct kernels.
-_WIDE = frozenset({"float32", "float64", "complex64", "complex128"})
-_PRODUCTS = {"forward": _WIDE | {"float16"}, "backward_input": _WIDE, "backward_weight": _WIDE}
-
-
-# Other dtypes are too rare for kernels of their own.
-_STAGED = frozenset({"float16", "bfloat16", "float32", "float64"})
-
-
-def _is_depthwise(geometry: ConvGeometry) -> bool:
-    """Whether each of several channels is filtered alone."""
-    c, _, groups = geometry.channels
-    return c == groups > 1
-
-
-def _fills_a_product(geometry: ConvGeometry) -> bool:
-    """Whether the matrix product of one image and group is large enough to be worth its columns."""
-    c, oc, groups = geometry.channels
-    return c // groups * geometry.taps >= 32 and oc // groups >= 16 and prod(geometry.output_size) >= 16
 
 
 def images_at_once(image_bytes: int) -> int:

@@ -22,13 +22,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import grouped, memory, threads
+from gpucnn.backends.numpy import memory, select, threads
 from gpucnn.backends.numpy.grouped import Part, Samplings
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 from gpucnn.geometry.caches import kept
 
-__all__ = ["contract_parts", "contract_weight", "suits"]
+__all__ = ["contract_parts", "contract_weight"]
 
 Index: TypeAlias = Any  # a tuple of slices and numbers
 Limits = tuple[int, int, int]  # of the numbers that a piece copies: at most, at least, and with its sums
@@ -37,21 +37,9 @@ Limits = tuple[int, int, int]  # of the numbers that a piece copies: at most, at
 # pieces is cut into four.
 MOST_BYTES, LEAST_BYTES = 3 << 20, 256 << 10
 PLANS_BYTES = 4 << 20  # of all plans that are kept, of each kind
-LEAST_PLANE = 150  # outputs of a plane; smaller ones have their channels innermost
 LANES = 256  # channels of a piece, where they are innermost
 RUN = 4096  # numbers that a pass runs along there, for which each tap has a weight
 LEAST_DOT = 512  # numbers of a dot product; vecdot lets other threads run only where it takes more than 500 of them
-
-
-def suits(groups: int, inputs: int, outputs: int) -> bool:
-    """Whether this module computes a convolution of so many channels, as it does where groups have one on either side.
-
-    Examples
-    --------
-    >>> suits(96, 96, 96), suits(96, 96, 192), suits(32, 128, 128), suits(1, 1, 1)
-    (True, True, False, False)
-    """
-    return groups > 1 and groups in (inputs, outputs)
 
 
 def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> None:
@@ -59,10 +47,8 @@ def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> 
 
     source [N, G * C, D, H, W]; bias [G, M] or None.
     """
-    small = [part for part in parts if _pixelwise(source, part[2].shape)]
-    large = [part for part in parts if not _pixelwise(source, part[2].shape)]
     tasks: list[Callable[[], None]] = []
-    for weight, samplings, target in small + grouped.contract_parts(source, large, bias):
+    for weight, samplings, target in parts:
         if not target.size:
             continue
         groups, filters, channels = weight.shape[:3]
@@ -77,22 +63,18 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, grad_w: Array
     groups, _, _, *kernel = grad_w.shape
     sources = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
     grads = grad_y.reshape(grad_y.shape[0], groups, grad_y.shape[1] // groups, *grad_y.shape[2:])
-    swapped = not _pixelwise(x, grad_y.shape) and _along_width(samplings)
+    innermost = select.channels_innermost(memory.is_channels_last(x), grad_y.shape[-1] * grad_y.shape[-2])
+    swapped = not innermost and _along_width(samplings)
     if swapped:
         sources, grads = sources.swapaxes(-1, -2), grads.swapaxes(-1, -2)
         kernel, samplings = [kernel[0], kernel[2], kernel[1]], (samplings[0], samplings[2], samplings[1])
     sums = np.zeros((groups, grads.shape[2], sources.shape[2], *kernel), accumulator(x.dtype))
     if grads.size:
-        each = _pixel_gradients if _pixelwise(x, grad_y.shape) else _plane_gradients
+        each = _pixel_gradients if innermost else _plane_gradients
         pieces, gradient = each(sources, grads, samplings, kernel)
         for piece, share in zip(pieces, threads.results_of(gradient, pieces), strict=True):
             sums[piece.groups] += share
     grad_w[...] = sums.swapaxes(-1, -2) if swapped else sums
-
-
-def _pixelwise(source: Array, target: Sequence[int]) -> bool:
-    """Whether the channels are to be innermost: they are in the source, or the target's planes are small."""
-    return memory.is_channels_last(source) or target[-1] * target[-2] < LEAST_PLANE
 
 
 def _along_width(samplings: Samplings) -> bool:

@@ -9,13 +9,14 @@ few channels the products are small and the passes that add them up count for mo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, threads
+from gpucnn.backends.numpy import columns, memory, threads
 from gpucnn.backends.numpy.columns import Samplings, as_columns, as_rows, pieces
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.windows import taps_of
@@ -58,3 +59,11 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
 
     work = pieces((source.shape[0], *target.shape[2:]), filters, channels, dtype.itemsize)
     threads.run(compute, [(g, *piece) for g in range(groups) for piece in work])
+
+
+def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Array) -> None:
+    """As `columns.contract_weight`: each tap is a product of the output's gradient with the shifted image."""
+    for taps in product(*(range(len(sampling.offsets)) for sampling in samplings)):
+        d, h, w = (replace(s, offsets=s.offsets[t : t + 1]) for s, t in zip(samplings, taps, strict=True))
+        kd, kh, kw = (slice(t, t + 1) for t in taps)
+        columns.contract_weight(source, grad, (d, h, w), grad_w[..., kd, kh, kw])

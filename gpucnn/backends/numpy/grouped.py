@@ -18,14 +18,14 @@ But 0 * inf is NaN: what is not finite would spread to other rows of its band, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from math import isfinite, prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, products, threads
+from gpucnn.backends.numpy import memory, products, select, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 from gpucnn.geometry.caches import kept
@@ -33,8 +33,6 @@ from gpucnn.geometry.caches import kept
 Samplings = tuple[Sampling, Sampling, Sampling]
 Part = tuple[Array, Samplings, Array]  # weight [G, M, C, KD, KH, KW], samplings and target [N, G * M, *o], any strides
 
-MOST_CHANNELS = 16  # of a group, on either side
-MOST_ROWS = 16  # of a band
 LANES = 16  # columns from which BLAS takes a matrix that it need not transpose in half the time
 # Bytes that a piece copies. Its few calls are long, or threads would wait for each other. What is less than so many
 # pieces is cut into these.
@@ -43,55 +41,8 @@ PIECES = 4
 PLANS_BYTES = 4 << 20  # of all plans that are kept
 
 
-def suits(groups: int, inputs: int, outputs: int) -> bool:
-    """Whether groups are small enough.
-
-    Examples
-    --------
-    >>> suits(96, 96, 96), suits(32, 128, 128), suits(2, 96, 256), suits(1, 1, 1)
-    (True, True, False, False)
-    """
-    return groups > 1 and max(inputs, outputs) <= MOST_CHANNELS * groups
-
-
-def computes(source: Array, samplings: Samplings) -> bool:
-    """Whether BLAS has the dtype, and taps are so near that bands hold little that none reads."""
-    depth, height, width = samplings
-    near = all(_reach(axis) <= 4 * len(axis.offsets) for axis in (depth, height))
-    return accumulator(source.dtype).kind in "fc" and near and _reach(width) <= width.targets * width.step + 16
-
-
-def _reach(sampling: Sampling) -> int:
-    """Positions from the first that a target reads to the last, both counted."""
-    return sampling.most - sampling.least + 1
-
-
-@lru_cache(maxsize=256)
-def rows_of(filters: int, channels: int, samplings: Samplings) -> int:
-    """The rows of a band that take the least time: more of them are more zeros to multiply by, and fewer copies.
-
-    0 stands for columns of windows, the ordinary im2col, where one product takes all rows of a piece.
-
-    Nanoseconds of one core for a number of the output: 0.13 for each one copied, 0.02 for a multiply-add, more where
-    the product has few rows, and 40 for a product.
-    """
-    depth, height, width = samplings
-
-    def cost(rows: int) -> float:
-        of_product = max(rows, 1) * filters
-        read = (
-            channels * len(depth.offsets) * len(width.offsets) * (_band(height, rows) if rows else len(height.offsets))
-        )
-        each = read * (0.13 / of_product + 0.02 * (1 + 3.5 / of_product))
-        if rows == 0:  # results have gaps between rows, and are copied
-            return (each + 0.15) * height.targets
-        return (each + 40 / (of_product * width.targets)) * -(-height.targets // rows) * rows  # the last may stick out
-
-    return min(range(0 if height.step == 1 else 1, min(MOST_ROWS, height.targets) + 1), key=cost)
-
-
 def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> list[Part]:
-    """Fill targets that read one source, as `columns.contract` does each; return the parts that are not for bands.
+    """Fill targets that read one source, as `columns.contract` does each; return the parts that are not finite.
 
     source [N, G * C, D, H, W]; bias [G, M] or None. A strided backward-input has one part for each stride residue.
     """
@@ -107,17 +58,12 @@ def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> 
     for index, (weight, samplings, target) in enumerate(parts):
         if not target.size:
             continue
-        if computes(source, samplings):
-            groups, filters, channels = weight.shape[:3]
-            sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
-            targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
-            weight = weight.astype(dtype, copy=False)
-            work += [
-                (index, piece)
-                for piece in _contractions(sources, weight, samplings, targets, bias, PIECES // len(parts))
-            ]
-        else:
-            left[index] = parts[index]
+        groups, filters, channels = weight.shape[:3]
+        sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
+        targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
+        weight = weight.astype(dtype, copy=False)
+        pieces = _contractions(sources, weight, samplings, targets, bias, PIECES // len(parts))
+        work += [(index, piece) for piece in pieces]
     threads.run(attempt, work)
     return [left[index] for index in sorted(left)]
 
@@ -132,7 +78,7 @@ def _contractions(
     """
     filters, channels = weight.shape[1:3]
     dtype = weight.dtype
-    rows = rows_of(filters, channels, samplings)
+    rows = select.band_rows(filters, channels, samplings)
     matrix = _banded(weight, samplings[1], rows)[:, None, None]
 
     def compute(piece: Piece) -> bool:
@@ -175,7 +121,7 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, grad_w: Array
     if grads.size == 0:
         grad_w[...] = 0
         return
-    rows = rows_of(filters, channels, samplings)
+    rows = select.band_rows(filters, channels, samplings)
     pieces = _pieces(sources, grads, samplings, rows, dtype, PIECES)
 
     def share_of(piece: Piece) -> Array:
@@ -206,7 +152,7 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, grad_w: Array
 def _banded(weight: Array, height: Sampling, rows: int) -> Array:
     """Weight [G, M, C, KD, KH, KW] as matrices [G, (M, R), (C, KD, KW, rows of the input)]."""
     groups, filters, channels, kd, kh, kw = weight.shape
-    band = _band(height, rows) if rows else kh
+    band = select.band(height, rows) if rows else kh
     matrix = np.zeros((groups, filters, max(rows, 1), channels, kd, kw, band), weight.dtype)
     _diagonals(matrix, height, rows)[...] = weight[:, :, None].swapaxes(-1, -2)
     return matrix.reshape(groups, filters * max(rows, 1), -1)
@@ -215,7 +161,7 @@ def _banded(weight: Array, height: Sampling, rows: int) -> Array:
 def _taps(matrix: Array, filters: int, kernel: Sequence[int], height: Sampling, rows: int) -> Array:
     """Sums [G, M, C, KD, KH, KW] over the rows R of matrices as `_banded` makes."""
     kd, kh, kw = kernel
-    band = _band(height, rows) if rows else kh
+    band = select.band(height, rows) if rows else kh
     matrix = np.ascontiguousarray(matrix).reshape(len(matrix), filters, max(rows, 1), -1, kd, kw, band)
     sums: Array = _diagonals(matrix, height, rows).sum(2)
     return sums.swapaxes(-1, -2)
@@ -319,7 +265,7 @@ def _planned(
     n, groups, filters, od, oh, ow = targets
     each = max(rows, 1)
     bands = -(-oh // each)
-    band = _band(samplings[1], rows) if rows else len(samplings[1].offsets)
+    band = select.band(samplings[1], rows) if rows else len(samplings[1].offsets)
     copied = sources[2] * len(samplings[0].offsets) * len(samplings[2].offsets) * band
     largest, smallest, workspace = limits
     share = n * groups * od * bands * ow * copied * itemsize // least + 1
@@ -379,20 +325,15 @@ def _reads(image: tuple[int, ...], samplings: Samplings, block: Block, rows: int
     if rows == 0:
         copied = (n, g, od, 1, channels, kd, kw, kh, many * pitch)
         return Reads(before, laid, moves, copied, runs, (channels * kd * kw * kh, many * pitch), many * pitch)
-    band = _band(height, rows)
+    band = select.band(height, rows)
     copied = (n, g, od, many, channels, kd, kw, 1, band * pitch)
     return Reads(before, laid, moves, copied, runs, (channels * kd * kw * band, pitch), ow)
-
-
-def _band(height: Sampling, rows: int) -> int:
-    """Rows that a band reads."""
-    return (rows - 1) * height.step + _reach(height)
 
 
 def _positions(sampling: Sampling, start: int, targets: int, sources: int) -> tuple[slice, slice, int]:
     """Of what targets from `start` on read: which lie on an axis of `sources`, where there, and how many in all."""
     first = start * sampling.step + sampling.least
-    count = (targets - 1) * sampling.step + _reach(sampling)
+    count = (targets - 1) * sampling.step + select.reach(sampling)
     begin = min(count, max(0, -first))
     end = max(begin, min(count, sources - first))
     return slice(begin, end), slice(first + begin, first + end), count

@@ -16,10 +16,11 @@ from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution import depthwise
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.cuda.convolution.fields import IMAGE, conv_fields, extents, residue_threads, unfold_fields
+from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, strides
+from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.geometry import ConvGeometry
 
@@ -34,13 +35,9 @@ LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 
 def convolve(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW], plus bias [OC]."""
-    algorithm = select.convolution("forward", geometry, x.dtype.name)
-    if algorithm == "depthwise" and depthwise.forward(runtime, x, w, bias, y, geometry):
-        return
-    if algorithm == "im2col":
-        im2col_convolution.forward(runtime, x, w, bias, y, geometry)
-    else:
-        _forward(runtime, x, w, bias, y, geometry)
+    chosen = algorithm("forward", geometry, x.dtype.name, layout(x), layout(y))
+    by = {"depthwise": depthwise.forward, "im2col": im2col_convolution.forward, "direct": _forward}
+    by[chosen](runtime, x, w, bias, y, geometry)
 
 
 def locally_connect(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
@@ -63,13 +60,13 @@ def convolve_backward_input(
     runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
     """grad_x [N, C, D, H, W], plus bias [C] where it is a transposed convolution."""
-    algorithm = select.convolution("backward_input", geometry, grad_y.dtype.name)
-    if algorithm == "depthwise" and depthwise.backward_input(runtime, grad_y, w, bias, grad_x, geometry):
-        return
-    if algorithm == "im2col":
-        im2col_convolution.backward_input(runtime, grad_y, w, bias, grad_x, geometry)
-    else:
-        _backward_input(runtime, grad_y, w, bias, grad_x, geometry)
+    chosen = algorithm("backward_input", geometry, grad_y.dtype.name, layout(grad_x), layout(grad_y))
+    by = {
+        "depthwise": depthwise.backward_input,
+        "im2col": im2col_convolution.backward_input,
+        "direct": _backward_input,
+    }
+    by[chosen](runtime, grad_y, w, bias, grad_x, geometry)
 
 
 def locally_connect_backward_input(
@@ -99,13 +96,13 @@ def _backward_input_work(
 
 def convolve_backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [OC, C / groups, KD, KH, KW]."""
-    algorithm = select.convolution("backward_weight", geometry, x.dtype.name)
-    if algorithm == "depthwise" and depthwise.backward_weight(runtime, x, grad_y, grad_w, geometry):
-        return
-    if algorithm == "im2col":
-        im2col_convolution.backward_weight(runtime, x, grad_y, grad_w, geometry)
-    else:
-        _backward_weight(runtime, x, grad_y, grad_w, geometry)
+    chosen = algorithm("backward_weight", geometry, x.dtype.name, layout(x), layout(grad_y))
+    by = {
+        "depthwise": depthwise.backward_weight,
+        "im2col": im2col_convolution.backward_weight,
+        "direct": _backward_weight,
+    }
+    by[chosen](runtime, x, grad_y, grad_w, geometry)
 
 
 def _backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:

@@ -13,7 +13,7 @@ from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, dense, empty, launch, layout, strides
 from gpucnn.backends.cuda.select import power_of_two
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_channels_last
@@ -33,9 +33,11 @@ class Plan(NamedTuple):
     walk: Walk
 
 
-def takes(direction: str, x: Array, y: Array, geometry: ConvGeometry) -> bool:
-    """Whether these kernels compute a depthwise convolution over arrays that lie as x and y do."""
-    return _fits(direction, layout(x), layout(y), geometry)
+def takes(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> bool:
+    """Whether these kernels compute a depthwise convolution over arrays laid out as x and y, or copies in C order."""
+    return _fits(direction, x, y, geometry) or (
+        (is_channels_last(x) or is_channels_last(y)) and _fits(direction, _planes(x), _planes(y), geometry)
+    )
 
 
 def _fits(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> bool:
@@ -43,50 +45,33 @@ def _fits(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> bool:
     return request is not None and _plan(request) is not None
 
 
-def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> bool:
-    """Write y [N, C * M, OD, OH, OW] from x [N, C, D, H, W], w [C * M, 1, KD, KH, KW] and bias [C * M].
-
-    False, and nothing written, where the arrays do not lie as these kernels take them.
-    """
-    if takes("forward", x, y, geometry):
+def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+    """Write y [N, C * M, OD, OH, OW] from x [N, C, D, H, W], w [C * M, 1, KD, KH, KW] and bias [C * M]."""
+    if _fits("forward", layout(x), layout(y), geometry):
         launch(runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
-        return True
-    if not _fits_in_planes("forward", x, y, geometry):
-        return False
+        return
     planes = empty(runtime, y.shape, y.dtype)
     launch(runtime, FORWARD, x.dtype, (_in_planes(runtime, x), w, bias, planes), _forward_work, geometry)
     pack(runtime, _flat(planes), _flat(y))
-    return True
 
 
 def backward_input(
     runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
-) -> bool:
-    """Write grad_x [N, C, D, H, W] from grad_y [N, C * M, OD, OH, OW], w [C * M, 1, KD, KH, KW] and bias [C].
-
-    False, and nothing written, where the arrays do not lie as these kernels take them.
-    """
-    runtime, dtype = runtime, grad_y.dtype
-    if takes("backward_input", grad_x, grad_y, geometry):
+) -> None:
+    """Write grad_x [N, C, D, H, W] from grad_y [N, C * M, OD, OH, OW], w [C * M, 1, KD, KH, KW] and bias [C]."""
+    dtype = grad_y.dtype
+    if _fits("backward_input", layout(grad_x), layout(grad_y), geometry):
         launch(runtime, BACKWARD_INPUT, dtype, (grad_y, w, bias, grad_x), _backward_input_work, geometry)
-        return True
-    if not _fits_in_planes("backward_input", grad_x, grad_y, geometry):
-        return False
+        return
     planes = empty(runtime, grad_x.shape, dtype)
     arrays = (_in_planes(runtime, grad_y), w, bias, planes)
     launch(runtime, BACKWARD_INPUT, dtype, arrays, _backward_input_work, geometry)
     pack(runtime, _flat(planes), _flat(grad_x))
-    return True
 
 
-def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> bool:
-    """Write grad_w [C * M, 1, KD, KH, KW]: its parts, and their sum in order.
-
-    False, and nothing written, where the arrays do not lie as these kernels take them.
-    """
-    if not takes("backward_weight", x, grad_y, geometry):
-        if not _fits_in_planes("backward_weight", x, grad_y, geometry):
-            return False
+def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+    """Write grad_w [C * M, 1, KD, KH, KW]: its parts, and their sum in order."""
+    if not _fits("backward_weight", layout(x), layout(grad_y), geometry):
         x, grad_y = _in_planes(runtime, x), _in_planes(runtime, grad_y)
     plan = _planned("backward_weight", layout(x), layout(grad_y), geometry)
     n: int = x.shape[0]
@@ -94,7 +79,6 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
     parts = empty(runtime, (splits, *grad_w.shape), accumulator(x.dtype))
     launch(runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
     add_parts(runtime, parts, grad_w)
-    return True
 
 
 # --- Images turned --------------------------------------------------------------------------------------------------
@@ -104,22 +88,14 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
 # kernels move there.
 
 
-def _fits_in_planes(direction: str, x: Array, y: Array, geometry: ConvGeometry) -> bool:
-    """Whether arrays with channels last would fit in C order."""
-    if not (is_channels_last(x) or is_channels_last(y)):
-        return False
-    return _fits(direction, _planes_layout(x), _planes_layout(y), geometry)
-
-
-def _planes_layout(image: Array) -> Layout:
-    """How an image [N, C, D, H, W] would lie in C order."""
-    sizes = [*image.shape[1:], 1]
-    return Layout(image.shape, tuple(prod(sizes[axis:]) * image.itemsize for axis in range(5)), image.itemsize)
+def _planes(image: Layout) -> Layout:
+    """The layout of an image [N, C, D, H, W] in C order."""
+    return dense(image.shape, image.itemsize)
 
 
 def _in_planes(runtime: Runtime, image: Array) -> Array:
     """An image [N, C, D, H, W] in C order: itself, or a copy."""
-    if layout(image).strides == _planes_layout(image).strides:
+    if layout(image).strides == _planes(layout(image)).strides:
         return image
     planes = empty(runtime, image.shape, image.dtype)
     pack(runtime, _flat(image), _flat(planes))
@@ -247,7 +223,7 @@ def _tiles(plan: Plan) -> int:
 def _planned(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> Plan:
     request = _request(direction, x, y, geometry)
     plan = None if request is None else _plan(request)
-    assert plan is not None  # `takes` said so
+    assert plan is not None  # `takes` said so to `select`
     return plan
 
 

@@ -113,6 +113,22 @@ def layout(array: Array) -> Layout:
     return Layout(*_form(array))
 
 
+def dense(shape: tuple[int, ...], itemsize: int, channels_last: bool = False) -> Layout:
+    """The layout of a new array [N, C, *] without gaps: in C order, or with its channels innermost.
+
+    Examples
+    --------
+    >>> dense((2, 3, 5), 4).strides, dense((2, 3, 5), 4, channels_last=True).strides
+    ((60, 20, 4), (60, 4, 12))
+    """
+    order = (0, *range(2, len(shape)), 1) if channels_last else tuple(range(len(shape)))
+    step, strides = itemsize, [0] * len(shape)
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= shape[axis]
+    return Layout(tuple(shape), tuple(strides), itemsize)
+
+
 def _form(array: Array) -> Form:
     address = 0 if isinstance(array, np.ndarray) else array.data.ptr  # NumPy's arrays are launched over in trials
     return array.shape, array.strides, array.itemsize, ALIGNMENTS[address & 15]

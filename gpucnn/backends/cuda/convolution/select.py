@@ -1,0 +1,76 @@
+"""Choice of a convolution's algorithm on a GPU: pure functions, so that a result never depends on the device.
+
+A kernel that has passed on no device is never chosen by itself, the plain direct and im2col ones excepted.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from gpucnn.backends.cuda.convolution import depthwise
+from gpucnn.backends.cuda.launch.plans import Layout
+from gpucnn.geometry import ConvGeometry
+from gpucnn.numerics import current_algorithm, current_picks
+
+
+def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout) -> str:
+    """The algorithm of a convolution: the caller's choice, or the pick within `gpucnn.tuned`, else by its size.
+
+    Without the caller's choice, convolutions of floats where each channel has its own filters are ``"depthwise"``,
+    whatever was tuned, if their kernels take images with the layouts x [N, C, D, H, W] and y [N, OC, OD, OH, OW].
+
+    `direction` is "forward", "backward_input" or "backward_weight".
+
+    Raises
+    ------
+    ValueError
+        The caller's choice does not compute this.
+    """
+    chosen = current_algorithm()
+    if chosen not in (None, "direct", "im2col"):
+        raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected 'direct' or 'im2col'")
+    if chosen == "im2col" and dtype not in _PRODUCTS[direction]:
+        raise ValueError(
+            f"algorithm: 'im2col' computes no {direction.replace('_', ' ')} convolution of {dtype}, expected 'direct'"
+        )
+    if chosen is not None:
+        return chosen
+    if takes_depthwise(direction, geometry, dtype, x, y):
+        return "depthwise"
+    picks = current_picks()
+    picked = None if picks is None else picks.algorithm(direction, geometry, dtype)
+    if picked in algorithms(direction, dtype):
+        return picked
+    return "im2col" if dtype in _PRODUCTS[direction] and fills_a_product(geometry) else "direct"
+
+
+def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
+    """The algorithms of any convolution of `dtype` in that direction; one that is depthwise is left to its own.
+
+    Examples
+    --------
+    >>> algorithms("forward", "int32")
+    ('direct',)
+    """
+    return ("direct", "im2col") if dtype in _PRODUCTS[direction] else ("direct",)
+
+
+# Between product and fold, or between images, sums would be rounded to 16 bits: those stay with the direct kernels.
+_WIDE = frozenset({"float32", "float64", "complex64", "complex128"})
+_PRODUCTS = {"forward": _WIDE | {"float16"}, "backward_input": _WIDE, "backward_weight": _WIDE}
+
+
+# Other dtypes are too rare for kernels of their own.
+_STAGED = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+
+def takes_depthwise(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout) -> bool:
+    """Whether each of several channels of floats is filtered alone, in images of which a tile fits."""
+    c, _, groups = geometry.channels
+    return c == groups > 1 and dtype in _STAGED and depthwise.takes(direction, x, y, geometry)
+
+
+def fills_a_product(geometry: ConvGeometry) -> bool:
+    """Whether the matrix product of one image and group is large enough to be worth its columns."""
+    c, oc, groups = geometry.channels
+    return c // groups * geometry.taps >= 32 and oc // groups >= 16 and prod(geometry.output_size) >= 16
