@@ -42,17 +42,17 @@ class Sampling:
     step: int
     offsets: range
 
-    @cached_property
+    @property
     def least(self) -> int:
         """The least of the offsets."""
         return min(self.offsets[0], self.offsets[-1])
 
-    @cached_property
+    @property
     def most(self) -> int:
         """The largest of the offsets."""
         return max(self.offsets[0], self.offsets[-1])
 
-    @cached_property
+    @property
     def spacing(self) -> int:
         """From one tap's offset to the next tap's; 0 where there is one tap."""
         return self.offsets[1] - self.offsets[0] if len(self.offsets) > 1 else 0

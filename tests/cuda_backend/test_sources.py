@@ -179,8 +179,7 @@ def test_counting_on_by_all_threads_does_not_overflow() -> None:
     pitch = 2**15 + 2  # rows lie apart, so that nothing is staged
     image = Layout((1, 1, 1, 2**15, 2**15 + 1), (0, 0, 0, pitch, 1), 1)
     indices = Layout(image.shape, (0, 0, 0, 8 * pitch, 8), 8)
-    strays = Layout((1, 1), (4, 4), 4)
-    work = pooling._max_backward_work(image, indices, strays, image, geometry)
+    work = pooling._max_backward_work(image, indices, image, geometry)
     assert work.fields["tile_planes"] == 0
     assert not needs_int64([image, indices], [])
     assert needs_int64([], work.extents)  # an output's number and the threads of the launch, one for each input

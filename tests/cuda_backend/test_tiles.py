@@ -146,7 +146,7 @@ def test_slices_that_do_not_fit_are_cut_into_bands_of_rows() -> None:
     geometry = pool((16, 56, 56), 2, 2)
     y, at = (image(1, 128, *geometry.output_size, dtype=dtype, channels_last=True) for dtype in (np.float32, np.int64))
     x = image(1, 128, *geometry.input_size, channels_last=True)
-    work = pooling._max_backward_work(y, at, image(1, 128, 1, 1, 1), x, geometry)
+    work = pooling._max_backward_work(y, at, x, geometry)
     assert (work.fields["band_axis"], work.fields["tile"] % 2, work.fields["row_tile"] % 2) == (0, 0, 0)
     assert work.fields["row_bands"] == -(-56 // work.fields["row_tile"]) > 1
     assert work.shared_bytes <= tiles.WANTED_SHARED  # windows of two blocks share nothing: small ones do
@@ -156,7 +156,7 @@ def test_channels_that_fill_no_sectors_are_not_parted() -> None:
     geometry = pool((16, 56, 56), 2, 2)
     y, at = (image(1, 27, *geometry.output_size, dtype=dtype, channels_last=True) for dtype in (np.float32, np.int64))
     x = image(1, 27, *geometry.input_size, channels_last=True)
-    assert pooling._max_backward_work(y, at, image(1, 27, 1, 1, 1), x, geometry).fields["tile_planes"] == 0
+    assert pooling._max_backward_work(y, at, x, geometry).fields["tile_planes"] == 0
 
 
 def test_even_bands_that_read_more_than_those_that_fit_are_not_taken() -> None:
@@ -165,6 +165,6 @@ def test_even_bands_that_read_more_than_those_that_fit_are_not_taken() -> None:
         image(8, 17, *size, dtype=np.int8, channels_last=True) for size in (geometry.output_size, geometry.input_size)
     )
     indices = image(8, 17, *geometry.output_size, dtype=np.int64, channels_last=True)
-    work = pooling._max_backward_work(grad_y, indices, Layout((8, 17), (68, 4), 4), grad_x, geometry)
+    work = pooling._max_backward_work(grad_y, indices, grad_x, geometry)
     assert work.fields["bands"] > 1
     assert 0 < work.shared_bytes <= tiles.MOST_SHARED

@@ -46,7 +46,8 @@ def locally_connect(runtime: Runtime, x: Array, w: Array, bias: Array | None, y:
 
 
 def _forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    launch(runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
+    arrays = {"x": x, "w": w, "bias": bias, "y": y}
+    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry)
 
 
 def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry) -> Work:
@@ -79,8 +80,8 @@ def locally_connect_backward_input(
 def _backward_input(
     runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
-    arrays = (grad_y, w, bias, grad_x)
-    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry)
+    arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
+    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry=geometry)
 
 
 def _backward_input_work(
@@ -110,7 +111,8 @@ def _backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, g
     positions = x.shape[0] * prod(geometry.output_size)
     splits = select.weight_splits(grad_w.size, positions)
     parts = empty(runtime, (splits, *grad_w.shape), _sums_dtype(x.dtype))
-    launch(runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
+    arrays = {"x": x, "grad_y": grad_y, "parts": parts}
+    launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry)
     add_parts(runtime, parts, grad_w)
 
 
@@ -134,7 +136,8 @@ def locally_connect_backward_weight(
     runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry
 ) -> None:
     """grad_w [OC, OD, OH, OW, C, KD, KH, KW]: each filter's sum over the batch."""
-    launch(runtime, LOCAL_BACKWARD_WEIGHT, x.dtype, (x, grad_y, grad_w), _local_weight_work, geometry)
+    arrays = {"x": x, "grad_y": grad_y, "grad_w": grad_w}
+    launch(runtime, LOCAL_BACKWARD_WEIGHT, x.dtype, arrays, _local_weight_work, geometry=geometry)
 
 
 def _local_weight_work(x: Layout, grad_y: Layout, grad_w: Layout, geometry: ConvGeometry) -> Work:

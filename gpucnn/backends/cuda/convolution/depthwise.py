@@ -47,26 +47,26 @@ def _fits(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> bool:
 
 def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Write y [N, C * M, OD, OH, OW] from x [N, C, D, H, W], w [C * M, 1, KD, KH, KW] and bias [C * M]."""
-    if _fits("forward", layout(x), layout(y), geometry):
-        launch(runtime, FORWARD, x.dtype, (x, w, bias, y), _forward_work, geometry)
-        return
-    planes = empty(runtime, y.shape, y.dtype)
-    launch(runtime, FORWARD, x.dtype, (_in_planes(runtime, x), w, bias, planes), _forward_work, geometry)
-    pack(runtime, _flat(planes), _flat(y))
+    fits = _fits("forward", layout(x), layout(y), geometry)
+    arrays = {"x": x, "w": w, "bias": bias, "y": y}
+    if not fits:
+        arrays |= {"x": _in_planes(runtime, x), "y": empty(runtime, y.shape, y.dtype)}
+    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry)
+    if not fits:
+        pack(runtime, _flat(arrays["y"]), _flat(y))
 
 
 def backward_input(
     runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
     """Write grad_x [N, C, D, H, W] from grad_y [N, C * M, OD, OH, OW], w [C * M, 1, KD, KH, KW] and bias [C]."""
-    dtype = grad_y.dtype
-    if _fits("backward_input", layout(grad_x), layout(grad_y), geometry):
-        launch(runtime, BACKWARD_INPUT, dtype, (grad_y, w, bias, grad_x), _backward_input_work, geometry)
-        return
-    planes = empty(runtime, grad_x.shape, dtype)
-    arrays = (_in_planes(runtime, grad_y), w, bias, planes)
-    launch(runtime, BACKWARD_INPUT, dtype, arrays, _backward_input_work, geometry)
-    pack(runtime, _flat(planes), _flat(grad_x))
+    fits = _fits("backward_input", layout(grad_x), layout(grad_y), geometry)
+    arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
+    if not fits:
+        arrays |= {"grad_y": _in_planes(runtime, grad_y), "grad_x": empty(runtime, grad_x.shape, grad_x.dtype)}
+    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry=geometry)
+    if not fits:
+        pack(runtime, _flat(arrays["grad_x"]), _flat(grad_x))
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -77,7 +77,8 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
     n: int = x.shape[0]
     splits = _tiles(plan) * -(-n // depthwise_tiles.images(plan.request, plan.tile, n))
     parts = empty(runtime, (splits, *grad_w.shape), accumulator(x.dtype))
-    launch(runtime, BACKWARD_WEIGHT, x.dtype, (x, grad_y, parts), _backward_weight_work, geometry)
+    arrays = {"x": x, "grad_y": grad_y, "parts": parts}
+    launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry)
     add_parts(runtime, parts, grad_w)
 
 
