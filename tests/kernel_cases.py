@@ -17,7 +17,7 @@ from strategies import arranged, dtype_of, numbers
 import gpucnn
 from benchmarks import primitives
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.normalization.tiles import norm_rows
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import ConvGeometry, NormGeometry, PoolGeometry
@@ -524,7 +524,7 @@ def _holds_rows(x: Array, geometry: NormGeometry, held: int) -> bool:
     if geometry.axes != (2, 3) or not x[:1, :1].flags.c_contiguous:
         return False
     segments, length, wide = (1, c, True) if g == p == 1 else (c, p, False)
-    return select.norm_rows(segments, length, wide, held, accumulator(x.dtype).itemsize) is not None
+    return norm_rows(segments, length, wide, held, accumulator(x.dtype).itemsize) is not None
 
 
 # --- Packing ------------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from strategies import arranged
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import simulator
-from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution import gemm as products
+from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 
@@ -172,7 +172,7 @@ def test_convolutions_by_products_are_those_of_the_direct_kernels(
     call: str, dtype: str, order: str, images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In as many chunks as there are `images` at once."""
-    monkeypatch.setattr(select, "images_at_once", lambda image_bytes: images)
+    monkeypatch.setattr(im2col, "images_at_once", lambda image_bytes: images)
     shapes = ((3, 4, 5, 6), (6, 2, 3, 3), (6,), (3, 6, 5, 6))
     hosts = [numbers(*shape, dtype=dtype) for shape in shapes]
     arrays = [simulator.asarray(arranged(host, order) if host.ndim > 2 else host) for host in hosts]

@@ -21,7 +21,7 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends, simulator
 from gpucnn.backends import replaying
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.device import nvrtc
 from gpucnn.backends.cuda.device.compiler import Binary
 from gpucnn.backends.cuda.device.sources import Source
@@ -509,7 +509,7 @@ def test_a_zero_has_no_sign(kept: dict[Any, Any]) -> None:
 
 
 def test_convolutions_in_chunks_are_read_each_time(kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select, "images_at_once", lambda image_bytes: 2)
+    monkeypatch.setattr(im2col, "images_at_once", lambda image_bytes: 2)
     x, w, grad = image(3, 2, 5, 5), image(3, 2, 3, 3), image(3, 3, 3, 3)
     with gpucnn.algorithm("im2col"):
         results = [[simulator.asnumpy(g).tobytes() for g in F.conv2d_backward(grad, x, w)[:2]] for _ in range(2)]

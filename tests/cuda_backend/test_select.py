@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 import gpucnn
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
+from gpucnn.backends.cuda.convolution.im2col import WORKSPACE_BYTES, images_at_once
 from gpucnn.backends.cuda.convolution.select import algorithm
+from gpucnn.backends.cuda.convolution.split_k import weight_splits
+from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES
 from gpucnn.backends.cuda.launch.plans import Layout, dense
+from gpucnn.backends.cuda.launch.shared_memory import skewed
+from gpucnn.backends.cuda.unfolding.tiles import unfold_tile
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
@@ -131,19 +136,19 @@ def test_what_a_gpu_does_not_compute_is_refused(direction: str) -> None:
     ],
 )
 def test_splits_of_a_backward_weight(weights: int, positions: int, splits: int) -> None:
-    assert select.weight_splits(weights, positions) == splits
+    assert weight_splits(weights, positions) == splits
 
 
 def test_workspace_holds_at_least_one_image() -> None:
-    assert select.images_at_once(0) == select.WORKSPACE_BYTES
-    assert select.images_at_once(select.WORKSPACE_BYTES) == 1
-    assert select.images_at_once(10 * select.WORKSPACE_BYTES) == 1
-    assert select.images_at_once(select.WORKSPACE_BYTES // 3) == 3
+    assert images_at_once(0) == WORKSPACE_BYTES
+    assert images_at_once(WORKSPACE_BYTES) == 1
+    assert images_at_once(10 * WORKSPACE_BYTES) == 1
+    assert images_at_once(WORKSPACE_BYTES // 3) == 3
 
 
 def test_an_images_workspace_counts_products_too(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(select, "images_at_once", lambda image_bytes: asked.append(image_bytes) or 2)
+    monkeypatch.setattr(im2col, "images_at_once", lambda image_bytes: asked.append(image_bytes) or 2)
     x = np.zeros((5, 4, 1, 8, 8), np.float32)
     geometry = layer(4, 8, size=8)
     assert list(im2col_convolution._chunks(x, geometry)) == [slice(0, 2), slice(2, 4), slice(4, 6)]
@@ -158,5 +163,5 @@ def test_an_images_workspace_counts_products_too(monkeypatch: pytest.MonkeyPatch
 def test_tiles_of_an_unfolding_fit_with_the_words_that_are_left_out(
     w: int, channels_last: bool, sum_bytes: int
 ) -> None:
-    tile = select.unfold_tile(960, 7, w, w, 1, sum_bytes, sum_bytes, 8, channels_last)
-    assert select.skewed(prod(tile), sum_bytes) * sum_bytes <= select.MOST_SHARED_BYTES
+    tile = unfold_tile(960, 7, w, w, 1, sum_bytes, sum_bytes, 8, channels_last)
+    assert skewed(prod(tile), sum_bytes) * sum_bytes <= MOST_SHARED_BYTES

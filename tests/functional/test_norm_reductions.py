@@ -12,10 +12,10 @@ from strategies import arranged, dtype_of, numbers
 from tolerances import assert_close
 
 import gpucnn.functional as F
-from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import Layout
 from gpucnn.backends.cuda.normalization.normalization import memory_order, tiling
+from gpucnn.backends.cuda.normalization.tiles import MOST_NORM_SUMS, MOST_NORM_THREADS, norm_rows
 
 BATCH, ROW, AFFINE = (0, 2, 3), (2, 3), (0, 3)
 
@@ -100,9 +100,9 @@ def test_tiles_cover_all_elements_once(shape: tuple[int, ...], order: tuple[int,
     assert splits * run >= reduced
     assert (splits - 1) * run < max(1, reduced)
     columns, rows, side, sums = (fields[name] for name in ("columns", "rows", "side", "sums"))
-    assert columns * rows <= chosen.block <= select.MOST_NORM_THREADS
+    assert columns * rows <= chosen.block <= MOST_NORM_THREADS
     assert chosen.block % 32 == 0
-    assert sums == columns // side * (pack if along else 1) <= select.MOST_NORM_SUMS
+    assert sums == columns // side * (pack if along else 1) <= MOST_NORM_SUMS
     width = 1 if along else side * pack  # elements of a sum that a row of threads reads
     assert run % (rows * width) == 0
     assert run // (rows * width) == (32 // pack if pack > 1 else 12)  # HELD
@@ -114,7 +114,7 @@ def test_tiles_cover_all_elements_once(shape: tuple[int, ...], order: tuple[int,
 @pytest.mark.parametrize("segments", [1, 2, 3, 8, 32])
 @pytest.mark.parametrize("length", [1, 33, 96, 768, 1024, 3136, 4096])
 def test_blocks_hold_their_rows(segments: int, length: int, held: int) -> None:
-    chosen = select.norm_rows(segments, length, segments == 1, held, 4)
+    chosen = norm_rows(segments, length, segments == 1, held, 4)
     if chosen is None:
         assert segments * length > 256 * held // 4 or (segments == 1 and length > 3072) or segments == 32
         return
@@ -125,9 +125,9 @@ def test_blocks_hold_their_rows(segments: int, length: int, held: int) -> None:
 
 
 def test_large_rows_of_weights_are_not_held() -> None:
-    assert select.norm_rows(1, 3413, True, 32, 4) is not None
-    assert select.norm_rows(1, 3414, True, 32, 4) is None
-    assert select.norm_rows(1, 3414, False, 32, 4) is not None
+    assert norm_rows(1, 3413, True, 32, 4) is not None
+    assert norm_rows(1, 3414, True, 32, 4) is None
+    assert norm_rows(1, 3414, False, 32, 4) is not None
 
 
 # --- Split sums ---------------------------------------------------------------------------------------------------

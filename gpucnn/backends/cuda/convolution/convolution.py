@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution import depthwise
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.cuda.convolution.fields import IMAGE, conv_fields, extents, residue_threads, unfold_fields
 from gpucnn.backends.cuda.convolution.select import algorithm
-from gpucnn.backends.cuda.convolution.split_k import add_parts
+from gpucnn.backends.cuda.convolution.split_k import add_parts, weight_block, weight_splits
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
@@ -109,7 +108,7 @@ def convolve_backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: 
 def _backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """Sums over parts of the batch and its positions, one block each, and then the sum of the parts in order."""
     positions = x.shape[0] * prod(geometry.output_size)
-    splits = select.weight_splits(grad_w.size, positions)
+    splits = weight_splits(grad_w.size, positions)
     parts = empty(runtime, (splits, *grad_w.shape), _sums_dtype(x.dtype))
     arrays = {"x": x, "grad_y": grad_y, "parts": parts}
     launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry)
@@ -120,7 +119,7 @@ def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: Co
     splits = parts.shape[0]
     run = -(-x.shape[0] * prod(geometry.output_size) // splits)
     fields = unfold_fields(geometry, x, None, written=x) | strides("y", IMAGE, grad_y)
-    block = select.weight_block(run)
+    block = weight_block(run)
     reach = (*extents(geometry), splits * run + block)
     return Work(fields | {"splits": splits, "run": run}, blocks=parts.size, block=block, extents=reach)
 

@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.select import power_of_two
+from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES, power_of_two
 from gpucnn.geometry import Axis, ConvGeometry
 
-MOST_SHARED = 48 * 1024  # bytes of a block, on any device
 PLANES_BYTES = 16 * 1024  # of a block that takes several planes: many blocks, and enough under way in each
 SHARED_WORTH = 400 * 1024  # so many bytes of shared memory weigh as much as all that a block has to move
 FEW_RESULTS = 64  # of a block, whose start costs as much as they do
@@ -208,7 +207,7 @@ def _candidates(request: Request) -> Iterator[tuple[Tile, float]]:
             side(request, y_box, planes * request.multiplier, along, request.geometry.output_size),
         )
         taken = shared_bytes(request, candidate)[-1]
-        if taken > MOST_SHARED:
+        if taken > MOST_SHARED_BYTES:
             continue
         halo = prod(total for _, total in reads)
         least = prod(request.geometry.output_size if inverse else request.geometry.input_size)

@@ -1,6 +1,6 @@
 """Convolution as im2col and a matrix product, by cuBLAS on a GPU: the second opinion beside the direct kernels.
 
-A few images at a time are computed, `select.images_at_once` of them, so the workspace is bounded.
+A few images at a time are computed, `images_at_once` of them, so the workspace is bounded.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from math import prod
 
 from gpucnn.backends.base import Epilogue
-from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution.gemm import as_matrices, multiply
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
@@ -18,6 +17,13 @@ from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import empty
 from gpucnn.backends.cuda.unfolding.unfolding import col2im, im2col
 from gpucnn.geometry import ConvGeometry
+
+WORKSPACE_BYTES = 256 << 20  # columns, or products, that a convolution by im2col holds at once
+
+
+def images_at_once(image_bytes: int) -> int:
+    """How many images are computed at once, each of which takes `image_bytes` of workspace."""
+    return max(1, WORKSPACE_BYTES // max(1, image_bytes))
 
 
 def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
@@ -84,7 +90,7 @@ def _chunks(x: Array, geometry: ConvGeometry, weights: int = 0) -> Iterator[slic
     """Images whose columns and products, of as many values as y or the weights have, fit the workspace."""
     c, oc, _ = geometry.channels
     values = max(c * geometry.taps * prod(geometry.output_size), oc * prod(geometry.output_size), weights)
-    step = select.images_at_once(values * x.itemsize)
+    step = images_at_once(values * x.itemsize)
     return (slice(start, start + step) for start in range(0, x.shape[0], step))
 
 

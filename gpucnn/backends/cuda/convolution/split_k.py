@@ -4,9 +4,41 @@ from __future__ import annotations
 
 from math import gcd
 
+from gpucnn.backends.cuda.device.limits import power_of_two
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Layout, Work, launch
+
+MOST_WEIGHT_THREADS = 128  # of a block of a backward weight
+MOST_PART_VALUES = 1 << 24  # sums of parts that a backward weight keeps between its two kernels: 64 MiB of float32
+WANTED_BLOCKS = 4096  # enough to fill any device of today some ten times
+LEAST_RUN = 512  # positions below which a part is not worth a block of its own
+
+
+def weight_splits(weights: int, positions: int) -> int:
+    """Into how many parts a backward weight cuts its sum over `positions`, for `weights` sums.
+
+    Examples
+    --------
+    >>> weight_splits(weights=64 * 64 * 9, positions=8 * 56 * 56)  # filters enough to fill the device
+    1
+    >>> weight_splits(weights=64 * 9, positions=8 * 56 * 56)
+    8
+    """
+    wanted = -(-WANTED_BLOCKS // max(1, weights))
+    return max(1, min(wanted, positions // LEAST_RUN, MOST_PART_VALUES // max(1, weights)))
+
+
+def weight_block(run: int) -> int:
+    """Threads of a block that sums `run` positions of a backward weight: a power of two, each with some to sum.
+
+    Examples
+    --------
+    >>> weight_block(40), weight_block(500), weight_block(10**6)
+    (32, 128, 128)
+    """
+    return min(max(32, power_of_two(run // 4)), MOST_WEIGHT_THREADS)
+
 
 SUM_SPLITS = Kernel("sum_splits", "SumParams")
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from math import gcd
 
 from gpucnn.backends.base import Epilogue
-from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
+from gpucnn.backends.cuda.elementwise.tiles import BiasSums, bias_chunk, bias_sums
 from gpucnn.backends.cuda.launch.listening import note_computed
 from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
+from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.dtypes import accumulator
 
 FORWARD = Kernel("bias_activation", "BiasParams")
@@ -46,7 +47,7 @@ def _forward_work(
 ) -> Work:
     c, run = x.shape[1], run_of(x) or 1
     width = _width(x, residual, y)
-    chunk, slots = select.bias_chunk(c, run, x.itemsize, sum_bytes)
+    chunk, slots = bias_chunk(c, run, x.itemsize, sum_bytes)
     fields = {
         **{"count": x.size, "c": c, "run": run, "chunk": chunk, "slots": slots},
         **strides("bias", ("c",), bias),
@@ -57,7 +58,7 @@ def _forward_work(
         blocks=-(-x.size // chunk),
         extents=(x.size + 2 * chunk,),
         constants=(("PACK", width),),
-        shared_bytes=(select.skewed(slots, sum_bytes) + 1) * sum_bytes,
+        shared_bytes=(skewed(slots, sum_bytes) + 1) * sum_bytes,
     )
 
 
@@ -86,7 +87,7 @@ def _backward(
     n, c, p = grad_y.shape
     run = run_of(grad_y) or 1
     width = _width(*(None if array is None else layout(array) for array in (grad_y, y, grad_x)))
-    chosen = select.bias_sums(n * p // run, c, run, width, grad_y.itemsize)
+    chosen = bias_sums(n * p // run, c, run, width, grad_y.itemsize)
     parts = empty(runtime, (chosen.splits, c), accumulator(grad_y.dtype))
     arrays = {"grad_y": grad_y, "y": y, "grad_x": grad_x, "parts": parts}
     facts = {"sums": chosen, "run": run, "activation": activation_of(epilogue)}
@@ -95,7 +96,7 @@ def _backward(
         add_parts(runtime, parts, sums)
 
 
-def _backward_work(grad_y: Layout, sums: select.BiasSums, run: int, activation: Activation) -> Work:
+def _backward_work(grad_y: Layout, sums: BiasSums, run: int, activation: Activation) -> Work:
     n, c, p = grad_y.shape
     fields = {
         **{"c": c, "run": run, "rows": n * p // run},

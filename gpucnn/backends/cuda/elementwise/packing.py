@@ -6,11 +6,13 @@ from itertools import pairwise
 from math import gcd
 from typing import NamedTuple
 
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.device.limits import SECTOR_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.elementwise.tiles import Line, pack_pitch, pack_tile
 from gpucnn.backends.cuda.launch.listening import note_computed
 from gpucnn.backends.cuda.launch.plans import Layout, Work, launch, strides
+from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.dtypes import accumulator
 
 PACK = Kernel("pack", "PackParams")
@@ -63,12 +65,12 @@ def _work(x: Layout, bias: Layout | None, y: Layout, target: str, sum_bytes: int
     whole_c, whole_p = (
         any(side.may_be_one and side.along_c == axis for side in (read, written)) for axis in (True, False)
     )
-    tile = select.pack_tile(c, p, whole_c, whole_p, x.itemsize)
+    tile = pack_tile(c, p, whole_c, whole_p, x.itemsize)
     lines = [_line(side, tile, (c, p), itemsize) for side, itemsize in ((read, x.itemsize), (written, y.itemsize))]
     turned = read.along_c != written.along_c
-    pitch = select.pack_pitch(lines[0].row, x.itemsize, lines[0], lines[1], turned)
+    pitch = pack_pitch(lines[0].row, x.itemsize, lines[0], lines[1], turned)
     rows = tile[0] * tile[1] // lines[0].row
-    room = -(-(select.skewed(tile[0], sum_bytes) + 1) * sum_bytes // MOST_BYTES) * MOST_BYTES if bias is not None else 0
+    room = -(-(skewed(tile[0], sum_bytes) + 1) * sum_bytes // MOST_BYTES) * MOST_BYTES if bias is not None else 0
     fields = {
         **{"n": n, "c": c, "p": p},
         **strides("x", AXES, x),
@@ -85,17 +87,17 @@ def _work(x: Layout, bias: Layout | None, y: Layout, target: str, sum_bytes: int
         blocks=n * -(-c // tile[0]) * -(-p // tile[1]),
         extents=(c + tile[0], p + tile[1], x.size + 2 * tile[0] * tile[1]),
         constants=(("X_PACK", read.pack), ("Y_PACK", written.pack), ("TARGET", target)),
-        shared_bytes=room + (select.skewed(rows * pitch, x.itemsize) + 1) * x.itemsize,
+        shared_bytes=room + (skewed(rows * pitch, x.itemsize) + 1) * x.itemsize,
     )
 
 
-def _line(side: _Side, tile: tuple[int, int], sizes: tuple[int, int], itemsize: int) -> select.Line:
+def _line(side: _Side, tile: tuple[int, int], sizes: tuple[int, int], itemsize: int) -> Line:
     """How the lanes go through a tile on one side."""
     axis = 0 if side.along_c else 1
     row = tile[axis]
     is_one = side.may_be_one and row == sizes[axis]
-    lanes = 256 if is_one else min(256, select.power_of_two(-(-row // side.pack)))
-    return select.Line(row, lanes, side.pack, is_one, side.may_be_one and not is_one)
+    lanes = 256 if is_one else min(256, power_of_two(-(-row // side.pack)))
+    return Line(row, lanes, side.pack, is_one, side.may_be_one and not is_one)
 
 
 def _side(x: Layout) -> _Side:
@@ -105,7 +107,7 @@ def _side(x: Layout) -> _Side:
     width = gcd(MOST_BYTES, x.alignment) // x.itemsize or 1 if is_packed else 1
     row_bytes = x.shape[inner] * x.itemsize
     follow = is_packed and (x.shape[outer] == 1 or x.strides[outer] == row_bytes)
-    return _Side(along_c, width, follow and row_bytes % select.SECTOR_BYTES != 0)
+    return _Side(along_c, width, follow and row_bytes % SECTOR_BYTES != 0)
 
 
 def _is_whole(x: Layout) -> bool:

@@ -13,11 +13,12 @@ from math import prod
 from typing import Any, NamedTuple
 
 from gpucnn.backends.base import Epilogue
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.device.limits import power_of_two
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activation_of
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout
+from gpucnn.backends.cuda.normalization.tiles import norm_rows, norm_tile
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.geometry import NormGeometry
 
@@ -129,7 +130,7 @@ def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
     inner, is_along = _run(dims, reduced=False), bool(dims) and not dims[-1].is_reduced
     run = 1 if is_along else _run(dims, reduced=True)
     beside = inner if is_along else _run([dim for dim in dims if not dim.is_reduced], reduced=False)
-    chosen = select.norm_tile(is_along, run, beside, reduced, pack, held, x.itemsize)
+    chosen = norm_tile(is_along, run, beside, reduced, pack, held, x.itemsize)
     fields: Fields = {"kept": kept, "reduced": reduced, **chosen._asdict()}
     del fields["block"]
     fields["splits"] = max(1, -(-reduced // chosen.run))
@@ -161,7 +162,7 @@ def _flat(kept: int, splits: int, sums: int) -> Fields:
 
     Of sums that lie apart, `side` threads read the neighbouring parts; those of one part each are all neighbours.
     """
-    sums, side = (max(1, kept), 1) if splits == 1 else (max(1, sums), min(32, select.power_of_two(splits)))
+    sums, side = (max(1, kept), 1) if splits == 1 else (max(1, sums), min(32, power_of_two(splits)))
     fields = {f"{name}_{number}": 0 for name in _NAMES for number in range(4)}
     fields |= {f"{name}_{number}": 1 for name in ("kept", "reduced") for number in (1, 2, 3)}
     fields |= {"kept": kept, "kept_3": max(1, kept), "sum_3": 1, "reduced": splits, "splits": splits, "run": 1}
@@ -374,7 +375,7 @@ def _rows(x: Array, geometry: NormGeometry, held: int, *others: Array) -> bool:
     """
     if geometry.axes == (0, 2, 3) or not all(_in_pieces(array) for array in (x, *others)):
         return False
-    return select.norm_rows(*_segments(x.shape), held, accumulator(x.dtype).itemsize) is not None
+    return norm_rows(*_segments(x.shape), held, accumulator(x.dtype).itemsize) is not None
 
 
 def _segments(shape: Axes) -> tuple[int, int, bool]:
@@ -394,7 +395,7 @@ def _row_work(
 ) -> Work:
     n, g, _, _ = x.shape
     segments, length, along = _segments(x.shape)
-    chosen = select.norm_rows(segments, length, along, held, wide)
+    chosen = norm_rows(segments, length, along, held, wide)
     assert chosen is not None  # as `_rows` has found
     axis = 2 if along else 3
     whole = [x, *(array for name, array in arrays.items() if name in _WHOLE and array is not None)]

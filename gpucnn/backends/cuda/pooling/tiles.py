@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES
 from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout
 
-MOST_SHARED = 48 << 10  # bytes that every block may have
 WANTED_SHARED = 24 << 10  # enough that six or more blocks share a multiprocessor and each one's halo is small
 WHOLE_SHARED = 16 << 10  # bytes up to which small planes go together
 WANTED_BLOCKS = 512  # below which small planes go apart
-MOST_HALO = 1.12  # elements read over elements there are, above which a tile may have MOST_SHARED
+MOST_HALO = 1.12  # elements read over elements there are, above which a tile may have MOST_SHARED_BYTES
 PARTS = 32  # grains that a band of parts of rows has at most
 SECTOR = 32  # bytes of global memory that are moved together
 SLACK = 64  # slots that the alignment of both ends may take
@@ -168,7 +168,7 @@ def tile_of(
 
     best: tuple[float, int, int] | None = None  # elements read over those there are, inner, positions
     for inner in _inner_candidates(channels, itemsize):
-        for most in (WANTED_SHARED, MOST_SHARED):
+        for most in (WANTED_SHARED, MOST_SHARED_BYTES):
             positions = band(inner, most)
             halo = int(spans(positions).sum()) / read[axis] if positions else 0.0
             if positions and (best is None or halo < best[0] - 0.01):
@@ -234,7 +234,7 @@ def _parted(
     def halo(of: int, positions: int) -> float:
         return int(_spans(read, written, of, span, positions).sum()) / read[of]
 
-    for most in (WANTED_SHARED, MOST_SHARED):
+    for most in (WANTED_SHARED, MOST_SHARED_BYTES):
         found = []
         for inner in candidates:
             for tile in range(grain[axis], min(PARTS * grain[axis], written[axis] + grain[axis] - 1) + 1, grain[axis]):
@@ -246,7 +246,7 @@ def _parted(
                 if low:
                     row_tile = low * grain[axis + 1]
                     found.append((round(halo(axis, tile) * halo(axis + 1, row_tile), 2), -inner, tile, row_tile))
-        if found and (min(found)[0] <= MOST_HALO or most == MOST_SHARED):
+        if found and (min(found)[0] <= MOST_HALO or most == MOST_SHARED_BYTES):
             share, inner, tile, row_tile = min(found)
             return share, -inner, tile, row_tile
     return None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.device.limits import SECTOR_BYTES
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch import listening
@@ -64,7 +64,7 @@ def _tiles_work(x: Layout, y: Layout, tile: ResampleTile) -> Work:
     channels_last = is_channels_last(y)
     slices = c // tile.inner
     joined = OF_A_POSITION if channels_last and slices > 1 else OF_ALL_ROWS if tile.tile_w == ow else OF_A_ROW
-    of_sectors = x.shape[4] * tile.inner * x.itemsize % select.SECTOR_BYTES == 0  # rows, each for itself
+    of_sectors = x.shape[4] * tile.inner * x.itemsize % SECTOR_BYTES == 0  # rows, each for itself
     fields = _fields(x, y) | {
         "w": x.shape[4],
         **dict(zip(tile._fields[:-1], tile[:-1], strict=True)),

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda import select
+from gpucnn.backends.cuda.device.limits import BANKS, MOST_SHARED_BYTES, SECTOR_BYTES
+from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, least_conflict, skewed
 
 WANTED_BYTES = 24 << 10  # of shared memory, for several blocks on a multiprocessor
 ALLOWED = 1.10  # bytes moved over the least, up to which tiles are chosen by other things
@@ -102,7 +103,7 @@ class Resampling:
         self.depth = d.most_entries(1)
         self.c, self.channels = c, channels
         self.itemsize, self.sum_bytes, self.weight_bytes = itemsize, sum_bytes, weight_bytes
-        self.sector = max(1, select.SECTOR_BYTES // itemsize)
+        self.sector = max(1, SECTOR_BYTES // itemsize)
 
     def tile(self) -> ResampleTile | None:
         """The tile of a block, or None where not even one output's fits into shared memory.
@@ -117,12 +118,12 @@ class Resampling:
         """
         shapes = list(self._shapes())
         best: tuple[tuple[float, ...], ResampleTile] | None = None
-        for most in (WANTED_BYTES, select.MOST_SHARED_BYTES):
+        for most in (WANTED_BYTES, MOST_SHARED_BYTES):
             fitting = [(score, shape) for score, shape in shapes if self._tile(shape).shared_bytes <= most]
             for score, shape in sorted(fitting)[:8]:
                 x_pitch, z_pitch, is_direct = self._pitches(shape)
                 tile = self._tile(shape._replace(is_direct=is_direct), (x_pitch, z_pitch))
-                if tile.shared_bytes <= select.MOST_SHARED_BYTES:
+                if tile.shared_bytes <= MOST_SHARED_BYTES:
                     best = score, tile
                     break
             if best is not None and best[0][0] <= ALLOWED:
@@ -170,7 +171,7 @@ class Resampling:
 
     def _ends_apart(self, size: int, inner: int) -> bool:
         """Whether parts of rows of so many positions begin and end within sectors."""
-        return inner == self.channels and size * inner * self.itemsize % select.SECTOR_BYTES != 0
+        return inner == self.channels and size * inner * self.itemsize % SECTOR_BYTES != 0
 
     def _tables_share(self, shape: _Shape, read_h: float) -> float:
         """Bytes of tables that a block reads over those of its tiles, of which each reads so many rows."""
@@ -179,7 +180,7 @@ class Resampling:
 
     def _table_bytes(self, shape: _Shape) -> int:
         count = self.depth + self.h.most_entries(shape.tile_h) + self.w.most_entries(shape.tile_w)
-        return count * (self.weight_bytes + 4) + (shape.tile_h + shape.tile_w) * 4 + 20 * select.SECTOR_BYTES
+        return count * (self.weight_bytes + 4) + (shape.tile_h + shape.tile_w) * 4 + 20 * SECTOR_BYTES
 
     def _moved(self, shape: _Shape, read_h: float) -> float:
         """Bytes of the arrays that a block moves at a time."""
@@ -192,10 +193,10 @@ class Resampling:
         """The tile, with rows so far apart in shared memory."""
         tile_h, tile_w, inner, span, columns, is_direct, lanes = shape
         x_pitch, z_pitch = pitches or (columns * inner, tile_w * inner)
-        staged, blended = (select.skewed(span * pitch, self.sum_bytes) + 1 for pitch in (x_pitch, z_pitch))
-        kept = 0 if is_direct else select.skewed(tile_h * tile_w * inner, self.sum_bytes) + 1
+        staged, blended = (skewed(span * pitch, self.sum_bytes) + 1 for pitch in (x_pitch, z_pitch))
+        kept = 0 if is_direct else skewed(tile_h * tile_w * inner, self.sum_bytes) + 1
         count = self.depth + self.h.most_entries(tile_h) + self.w.most_entries(tile_w)
-        entries = -(-(max(select.skewed(count, 4), select.skewed(count, self.weight_bytes)) + 1) // 4) * 4
+        entries = -(-(max(skewed(count, 4), skewed(count, self.weight_bytes)) + 1) // 4) * 4
         tables = entries * (self.weight_bytes + 4) + (3 * tile_h + tile_w + 2) * 4
         shared_bytes = (staged + blended + kept) * self.sum_bytes + tables
         first, last = self.h.windows(tile_h)
@@ -209,14 +210,14 @@ class Resampling:
     def _conflict_along_w(self, inner: int) -> int:
         """Where neighbouring lanes have neighbouring columns: the worst conflict over what they read."""
         worst = 1
-        for start in range(0, select.BANKS, 5):  # where a warp begins
+        for start in range(0, BANKS, 5):  # where a warp begins
             lane = np.arange(start, max(start + 1, min(start + SAMPLE, self.w.out * inner)))
             column = np.minimum(lane // inner, self.w.out - 1)
             for place in self._places(self.w):
                 entry, source = self.w.entry_of(column, place), self.w.source_of(column, place)
-                worst = max(worst, select.bank_conflict(source * inner + lane % inner, self.sum_bytes))
-                for shift in range(0, select.BANKS, 7):  # entries of D and H before those of W
-                    worst = max(worst, *(select.bank_conflict(entry + shift, size) for size in (self.weight_bytes, 4)))
+                worst = max(worst, bank_conflict(source * inner + lane % inner, self.sum_bytes))
+                for shift in range(0, BANKS, 7):  # entries of D and H before those of W
+                    worst = max(worst, *(bank_conflict(entry + shift, size) for size in (self.weight_bytes, 4)))
         return worst
 
     @staticmethod
@@ -246,7 +247,7 @@ class Resampling:
         def x_conflict(pitch: int) -> int:
             places = [row * pitch + source for source in sources]
             places += [read // x_run * pitch + read % x_run for read in reads]
-            return max(select.bank_conflict(place, self.sum_bytes) for place in places)
+            return max(bank_conflict(place, self.sum_bytes) for place in places)
 
         last = (self.w.out - 1) % shape.tile_w * inner + inner  # elements of a row of the last tile
         gives = []
@@ -259,12 +260,12 @@ class Resampling:
             gives += [(self.h.source_of(at // along, place) % span, at % along) for place in self._places(self.h)[:2]]
 
         def z_conflict(pitch: int) -> int:
-            return select.bank_conflict(row * pitch + column * inner + c, self.sum_bytes)
+            return bank_conflict(row * pitch + column * inner + c, self.sum_bytes)
 
         def conflict(pitch: int) -> int:
-            return max(z_conflict(pitch), *(select.bank_conflict(at * pitch + k, self.sum_bytes) for at, k in gives))
+            return max(z_conflict(pitch), *(bank_conflict(at * pitch + k, self.sum_bytes) for at, k in gives))
 
-        x_pitch = select.least_conflict(x_run, x_conflict)
-        z_pitch = select.least_conflict(run, conflict) if shape.is_direct else run
+        x_pitch = least_conflict(x_run, x_conflict)
+        z_pitch = least_conflict(run, conflict) if shape.is_direct else run
         is_direct = shape.is_direct and conflict(z_pitch) <= CONFLICT
-        return x_pitch, z_pitch if is_direct else select.least_conflict(run, z_conflict), is_direct
+        return x_pitch, z_pitch if is_direct else least_conflict(run, z_conflict), is_direct

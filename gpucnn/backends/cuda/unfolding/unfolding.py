@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from math import gcd, prod
 
-from gpucnn.backends.cuda import select
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
+from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES, SECTOR_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
+from gpucnn.backends.cuda.launch.shared_memory import skewed
+from gpucnn.backends.cuda.unfolding.tiles import Reader, unfold_pitch, unfold_plane, unfold_tile
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import Axis, ConvGeometry
 
@@ -56,20 +58,20 @@ def _work(
     (n, c), (_, axis_h, axis_w) = x.shape[:2], geometry.axes
     last = is_channels_last(x)
     pack = gcd(MOST_BYTES, columns.alignment) // x.itemsize or 1 if columns.strides[2] == x.itemsize else 1
-    tile = select.unfold_tile(
+    tile = unfold_tile(
         c, spans[1][1], spans[2][1], axis_w.out, axis_h.stride, x.itemsize, itemsize, n * spans[0][1], last
     )
     tiles = [-(-size // part) for size, part in zip((c, spans[1][1], spans[2][1]), tile, strict=True)]
-    sector = select.SECTOR_BYTES // x.itemsize
+    sector = SECTOR_BYTES // x.itemsize
     starts = tuple(range(0, sector if prod(geometry.output_size) % sector or axis_w.out % sector else 1))
     shifts = tuple(tap * axis_w.dilation - spans[2][0] for tap in range(axis_w.kernel))
     readers = (
-        select.Reader(axis_h.stride, axis_w.stride, axis_w.out, pack, shifts, starts),
-        select.Reader(1, 1, axis_w.size, MOST_BYTES // x.itemsize, (axis_w.low - spans[2][0],), tuple(range(sector))),
+        Reader(axis_h.stride, axis_w.stride, axis_w.out, pack, shifts, starts),
+        Reader(1, 1, axis_w.size, MOST_BYTES // x.itemsize, (axis_w.low - spans[2][0],), tuple(range(sector))),
     )
-    pitch = select.unfold_pitch(tile[1], tile[2], itemsize, readers)
-    plane = select.unfold_plane(tile[1] * pitch, tile[0], itemsize) if last else tile[1] * pitch
-    if select.skewed(tile[0] * plane, itemsize) * itemsize > select.MOST_SHARED_BYTES:
+    pitch = unfold_pitch(tile[1], tile[2], itemsize, readers)
+    plane = unfold_plane(tile[1] * pitch, tile[0], itemsize) if last else tile[1] * pitch
+    if skewed(tile[0] * plane, itemsize) * itemsize > MOST_SHARED_BYTES:
         pitch, plane = tile[2], tile[1] * tile[2]
     run = -(-tile[1] // axis_h.stride) * min(axis_w.out, -(-tile[2] // axis_w.stride))
     fields: Fields = {
@@ -81,8 +83,8 @@ def _work(
         **dict(zip(("tiles_c", "tiles_h", "tiles_w"), tiles, strict=True)),
         "plane": plane,
         "pitch": pitch,
-        "shared": select.skewed(tile[0] * plane, itemsize),
-        "lanes": min(256, max(16, select.power_of_two(-(-run // pack) + 1))),
+        "shared": skewed(tile[0] * plane, itemsize),
+        "lanes": min(256, max(16, power_of_two(-(-run // pack) + 1))),
         "x_is_dense": int(dense),
         "x_is_channels_last": int(last),
         "has_gaps": int(has_gaps),

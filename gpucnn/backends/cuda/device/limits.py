@@ -1,0 +1,13 @@
+"""Sizes that all devices share: sectors, lines, banks and the shared memory of a block."""
+
+from __future__ import annotations
+
+MOST_SHARED_BYTES = 48 << 10  # of one block
+SECTOR_BYTES = 32  # the least that memory moves
+BANKS = 32  # of shared memory, words of 4 bytes
+LINE_BYTES = 128
+
+
+def power_of_two(least: int) -> int:
+    """The first power of two that is not below `least`."""
+    return 1 << max(0, least - 1).bit_length()
