@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks import environment
@@ -97,10 +98,20 @@ def _asked(queries: Iterable[str]) -> list[str]:
 
 def _chosen() -> list[str]:
     """nvidia-smi's option for the GPU that this process sees."""
-    import os
-
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     return [f"--id={visible}"] if visible else []
+
+
+def chosen_gpu(index: int | None, given: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment in which a worker sees one GPU alone; `index` counts the visible ones, in nvidia-smi's order."""
+    visible = [part.strip() for part in given.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    if index is None and not visible:
+        return {}
+    index = index or 0
+    if visible and index >= len(visible):
+        raise ValueError(f"--gpu is {index}, expected less than {len(visible)}, the number of visible GPUs")
+    chosen = visible[index] if visible else str(index)
+    return {"CUDA_VISIBLE_DEVICES": chosen, "CUDA_DEVICE_ORDER": given.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
 
 
 def slug(name: str) -> str:

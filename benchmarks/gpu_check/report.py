@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.machine import KernelBuild
-from benchmarks.gpu_check.processes import ROOT
+from benchmarks.isolation import ROOT
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 SHOWN = 20  # failures of a part that the report quotes
