@@ -7,11 +7,11 @@ import json
 import re
 import sys
 from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import launches
 import numpy as np
 import pytest
 
@@ -24,7 +24,6 @@ from benchmarks.gpu_check.machine import KernelBuild, Machine, NotRun, Recorder,
 from benchmarks.isolation import EXIT_DEVICE_LOST, ROOT, Event, Task, follow
 from gpucnn.backends import Backend, available
 from gpucnn.backends.cuda.device import cupy_runtime
-from gpucnn.backends.cuda.device.runtime import Device
 from gpucnn.installing import install_command
 
 FACTS = {"device": "GPU 0", "commit": "unknown"}
@@ -250,15 +249,17 @@ def test_the_suite_stops_where_the_device_is_lost(monkeypatch: pytest.MonkeyPatc
     runtime = SimpleNamespace(deviceSynchronize=gone)
     xp = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
     monkeypatch.setattr(cupy_runtime, "CupyRuntime", lambda: SimpleNamespace(xp=xp))
-    item: Any = SimpleNamespace(session=SimpleNamespace(shouldstop=False))
+    item: Any = SimpleNamespace(nodeid="a", session=SimpleNamespace(shouldstop=False))
     for status, backend in (("passed", "cuda"), ("failed", "simulator"), ("failed", "cuda")):
         assert not item.session.shouldstop
         plugin = suite.Told(lambda **event: None, 0, {}, backend)
+        protocol = plugin.pytest_runtest_protocol(item)
+        next(protocol)
         plugin.status = status
-        plugin.pytest_runtest_teardown(item)
+        assert next(protocol, "ended") == "ended"
     assert plugin.device_lost
     assert "cudaErrorIllegalAddress" in item.session.shouldstop
-    monkeypatch.setattr(suite.pytest, "main", lambda arguments, plugins: setattr(plugins[0], "device_lost", True))
+    monkeypatch.setattr(pytest, "main", lambda arguments, plugins: setattr(plugins[0], "device_lost", True))
     assert suite.work(lambda **event: None, 0, {}, 60, backend="cuda") == EXIT_DEVICE_LOST
 
 
@@ -436,42 +437,17 @@ class HollowNamespace:
         return getattr(np, name)
 
 
-class HollowRuntime:
-    """A runtime that launches nothing."""
-
-    name, specialises, xp, null = "cuda", True, HollowNamespace(), None
-
-    def device(self, array: Any) -> Device:
-        return Device(0, "none", (9, 0), 100)
-
-    def using(self, device: Device) -> Any:
-        return nullcontext()
-
-    def constant(self, host: Any, device: Device) -> Any:
-        return host
-
-    def by_value(self, structure: Any) -> Any:
-        return structure
-
-    def product(self, dtype: Any, device: Device) -> Any:
-        return lambda *args: None
-
-    def function(self, source: Any, device: Device) -> Any:
-        return lambda *args: None
-
-
-class PlainRuntime(HollowRuntime):
-    """A runtime that launches nothing, over arrays of NumPy."""
-
-    xp = np
+def launching_nothing(xp: Any) -> Machine:
+    """A machine over arrays of `xp`."""
+    functions: dict[str, Any] = {"put": None, "get": None, "synchronise": None, "free_bytes": None}
+    return assembled("cuda", launches.Recorder(True, "cuda", xp), **functions)
 
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is computed of results that nobody wrote
 def test_each_kernel_is_launched_by_the_small_calls() -> None:
     """So that compute-sanitizer, which looks at these, sees every kernel."""
-    functions: dict[str, Any] = {"put": None, "get": None, "synchronise": None, "free_bytes": None}
-    subject = assembled("cuda", PlainRuntime(), **functions)
+    subject = launching_nothing(np)
     for call in calls("odd"):
         with call.within():
             getattr(subject.backends["generic"], call.primitive)(*call.arguments())
@@ -488,8 +464,7 @@ def test_each_kernel_is_launched_by_the_small_calls() -> None:
 @pytest.mark.parametrize("side", large_arrays.IMAGES)
 @pytest.mark.parametrize("call", large_arrays.large_calls(), ids=lambda call: call.name)
 def test_large_arrays_lie_where_they_are_said_to(call: large_arrays.Large, side: str) -> None:
-    functions: dict[str, Any] = {"put": None, "get": None, "synchronise": None, "free_bytes": None}
-    subject = assembled("cuda", HollowRuntime(), **functions)
+    subject = launching_nothing(HollowNamespace())
     dtypes = call.batched_dtypes or (call.dtype,) * len(call.batched)
     shapes = [(large_arrays.IMAGES[side], *shape) for shape in call.batched]
     given = list(map(HollowNamespace().empty, shapes, dtypes))

@@ -91,7 +91,7 @@ def test_a_worker_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pyte
     events = said(tmp_path, ([*done("a"), *BEGUN], stubborn), limit_s=2)
     assert events[-1] == {"trouble": "the time limit ended it amid b"}
     assert time.perf_counter() - before < 20
-    assert said(tmp_path, (), limit_s=0) == [{"trouble": "the time limit ended it"}]
+    assert said(tmp_path, ([], ""), limit_s=0) == [{"trouble": "the time limit ended it"}]
 
 
 def test_closing_ends_the_worker(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = Any
 Host = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
 
 FLUSHED = 2  # times the cache's size that is written, and then read
 LEAST_FLUSHED = 64 << 20  # bytes, should the driver not tell the cache's size
@@ -44,30 +45,34 @@ extern "C" __global__ void read(const uint4* data, unsigned long long count, uns
 """
 
 
-class Readable(Protocol):
-    """Access to the values of arrays that are checked."""
+class Device:
+    """A device on whose stream calls are queued, in order: this one is the host, where each is computed as it comes."""
 
-    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
-        """The slices `chosen` along `axis`, or all of the array, on the host."""
-
-    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
-        """The elements at `where`, on the host."""
-
-    def finite(self, array: Array) -> bool:
-        """Whether no element is infinite or NaN."""
-
-
-class Device(Readable, Protocol):
-    """A device on whose stream calls are queued, in order."""
-
-    name: str
-    l2_bytes: int
+    name = "host"
+    l2_bytes = 0
 
     def asarray(self, host: Host) -> Array:
         """A copy of a host array on the device."""
+        return host
 
     def asnumpy(self, array: Array) -> Host:
         """A copy of a device array on the host, once it has been computed."""
+        host: Host = array
+        return host
+
+    def taken(self, array: Array, axis: int | None, chosen: Indices | None) -> Host:
+        """The slices `chosen` along `axis`, or all of the array, on the host."""
+        host = self.asnumpy(array)
+        return host if axis is None or chosen is None else host.take(chosen, axis=axis)
+
+    def at(self, array: Array, where: Sequence[Indices]) -> Host:
+        """The elements at `where`, on the host."""
+        host: Host = self.asnumpy(array)[tuple(where)]
+        return host
+
+    def finite(self, array: Array) -> bool:
+        """Whether no element is infinite or NaN."""
+        return bool(np.isfinite(self.asnumpy(array)).all())
 
     def spoil(self, nbytes: int) -> None:
         """Leave NaN in memory that the next array of so many bytes may get."""
@@ -80,42 +85,32 @@ class Device(Readable, Protocol):
 
     def event(self) -> Any:
         """Queue the recording of a time."""
+        return time.perf_counter()
 
     def reached(self, event: Any) -> bool:
-        """Whether the device has come to `event`; does not wait."""
+        """Whether the device has come to `event` while more was queued; does not wait."""
+        return False
 
     def seconds(self, first: Any, last: Any) -> float:
         """The time between two events; waits for the second."""
+        return float(last - first)
 
     def raw_launch(self, arrays: int) -> Callable[[], None]:
         """A bare launch of an empty kernel that takes so many arrays and one structure."""
+        return lambda: None
 
     def synchronize(self) -> None:
         """Wait for all that is queued; raises where the device was lost."""
 
     def free_bytes(self) -> int:
         """Memory that can be had."""
+        return 1 << 40
 
     def release(self) -> None:
         """Give memory that is kept for reuse back to the driver."""
 
 
-class HostArrays:
-    """NumPy's arrays, which are on the host."""
-
-    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
-        host: Host = array if axis is None or chosen is None else array.take(chosen, axis=axis)
-        return host
-
-    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
-        host: Host = array[tuple(where)]
-        return host
-
-    def finite(self, array: Array) -> bool:
-        return bool(np.isfinite(array).all())
-
-
-class CupyDevice:
+class CupyDevice(Device):
     """The current GPU, by CuPy."""
 
     def __init__(self) -> None:
@@ -146,12 +141,12 @@ class CupyDevice:
         host: Host = self.xp.asnumpy(array)
         return host
 
-    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
+    def taken(self, array: Array, axis: int | None, chosen: Indices | None) -> Host:
         if axis is not None:
             array = array.take(self.xp.asarray(chosen), axis=axis)
         return self.asnumpy(array)
 
-    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
+    def at(self, array: Array, where: Sequence[Indices]) -> Host:
         return self.asnumpy(array[tuple(self.xp.asarray(axis) for axis in where)])
 
     def finite(self, array: Array) -> bool:
@@ -210,11 +205,10 @@ def raw_source(arrays: int) -> str:
     )
 
 
-class SimulatedDevice:
+class SimulatedDevice(Device):
     """`gpucnn.simulator` in a GPU's place, to try the command: its times are those of the simulation."""
 
     name = "simulator"
-    l2_bytes = 0
 
     def __init__(self) -> None:
         from gpucnn import simulator
@@ -226,43 +220,3 @@ class SimulatedDevice:
 
     def asnumpy(self, array: Array) -> Host:
         return self._simulator.asnumpy(array)
-
-    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
-        host = self.asnumpy(array)
-        return host if axis is None or chosen is None else host.take(chosen, axis=axis)
-
-    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
-        return self.asnumpy(array)[tuple(where)]
-
-    def finite(self, array: Array) -> bool:
-        return bool(np.isfinite(self.asnumpy(array)).all())
-
-    def spoil(self, nbytes: int) -> None:
-        """Memory of the simulator is spoiled already."""
-
-    def hold(self, seconds: float) -> None:
-        """Calls return when they are computed: there is nothing to run ahead of."""
-
-    def flush(self) -> None:
-        """There is no cache."""
-
-    def event(self) -> float:
-        return time.perf_counter()
-
-    def reached(self, event: float) -> bool:
-        return False
-
-    def seconds(self, first: float, last: float) -> float:
-        return last - first
-
-    def raw_launch(self, arrays: int) -> Callable[[], None]:
-        return lambda: None
-
-    def synchronize(self) -> None:
-        """Nothing is queued."""
-
-    def free_bytes(self) -> int:
-        return 1 << 40
-
-    def release(self) -> None:
-        """Memory is NumPy's."""

@@ -28,21 +28,24 @@ def describe(threads: int, providers: list[Provider], device: Device) -> dict[st
     facts["host"] = facts["device"]
     facts["device"] = {"kind": "gpu", "name": device.name, "threads": threads, "l2_bytes": device.l2_bytes}
     if isinstance(device, CupyDevice):
-        facts["device"] |= _facts(device.xp)
-        facts["versions"] |= _versions(device.xp)
+        facts["device"] |= properties(device.xp)
+        facts["versions"] |= versions(device.xp)
     return facts
 
 
-def _facts(cupy: Any) -> dict[str, Any]:
-    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+def properties(cupy: Any) -> dict[str, Any]:
+    """The current GPU."""
+    found = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
     return {
-        "compute_capability": f"{properties['major']}.{properties['minor']}",
-        "multiprocessors": properties["multiProcessorCount"],
-        "memory_bytes": int(properties["totalGlobalMem"]),
+        "name": found["name"].decode(),
+        "compute_capability": f"{found['major']}.{found['minor']}",
+        "multiprocessors": found["multiProcessorCount"],
+        "memory_bytes": int(found["totalGlobalMem"]),
     }
 
 
-def _versions(cupy: Any) -> dict[str, str]:
+def versions(cupy: Any) -> dict[str, str]:
+    """The driver and the libraries that CuPy found."""
     runtime = cupy.cuda.runtime
     found = {
         "CuPy": cupy.__version__,

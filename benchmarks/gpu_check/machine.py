@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -53,30 +52,11 @@ class RecordingRuntime:
     """A runtime that notes each launch, and uses the builds that it is told to."""
 
     def __init__(self, runtime: Runtime, specialises: bool, recorder: Recorder) -> None:
-        self._runtime = runtime
-        self._recorder = recorder
-        self.name = runtime.name
+        self._runtime, self._recorder = runtime, recorder
         self.specialises = specialises
-        self.null = runtime.null
 
-    @property
-    def xp(self) -> Any:
-        return self._runtime.xp
-
-    def device(self, array: Array) -> Device:
-        return self._runtime.device(array)
-
-    def using(self, device: Device) -> AbstractContextManager[Any]:
-        return self._runtime.using(device)
-
-    def constant(self, host: Any, device: Device) -> Array:
-        return self._runtime.constant(host, device)
-
-    def product(self, dtype: Any, device: Device) -> Function:
-        return self._runtime.product(dtype, device)
-
-    def by_value(self, structure: Any) -> Any:
-        return self._runtime.by_value(structure)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
 
     def function(self, source: Source, device: Device) -> Function:
         function = self._runtime.function(source, device)
@@ -109,9 +89,8 @@ def machine(kind: str, guard: bool = False) -> Machine:
 
 def assembled(kind: str, runtime: Runtime, **functions: Any) -> Machine:
     recorder = Recorder()
-    backends: dict[str, Backend] = {
-        build: CudaBackend(RecordingRuntime(runtime, build == "specialised", recorder)) for build in BUILDS
-    }
+    runtimes: dict[str, Any] = {build: RecordingRuntime(runtime, build == "specialised", recorder) for build in BUILDS}
+    backends: dict[str, Backend] = {build: CudaBackend(each) for build, each in runtimes.items()}
     return Machine(kind, runtime, recorder=recorder, backends=backends, **functions)
 
 

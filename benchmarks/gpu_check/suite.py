@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import pytest
 
@@ -46,10 +46,22 @@ class Told:
         if self.lost:
             self.say(result={"check": items.pop(0).nodeid, "status": "failed", "detail": self.lost[""]})
 
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """Begin a test."""
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Tell of a test; stop after it where the device does not answer any more."""
         self.status, self.detail = "passed", ""
-        self.say(item=nodeid)
+        self.say(item=item.nodeid)
+        ran = yield
+        self.say(result={"check": item.nodeid, "status": self.status, "detail": self.detail})
+        if self.status == "failed" and self.backend == "cuda":
+            from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
+
+            try:
+                CupyRuntime().xp.cuda.runtime.deviceSynchronize()
+            except Exception as error:
+                self.device_lost = True
+                item.session.shouldstop = f"the device does not answer any more: {error}"
+        return ran
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note how setup, the test or teardown ended; errors are failures."""
@@ -59,19 +71,3 @@ class Told:
         elif report.skipped and self.status == "passed":
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "it is expected to fail"
             self.status, self.detail = "not run", reason.removeprefix("Skipped: ")
-
-    def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        """Tell how the test ended."""
-        self.say(result={"check": nodeid, "status": self.status, "detail": self.detail})
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
-        """Stop where the device does not answer any more."""
-        if self.status == "failed" and self.backend == "cuda":
-            from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
-
-            try:
-                CupyRuntime().xp.cuda.runtime.deviceSynchronize()
-            except Exception as error:
-                self.device_lost = True
-                item.session.shouldstop = f"the device does not answer any more: {error}"
