@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import sys
@@ -14,8 +13,10 @@ from typing import Any
 import launches
 import numpy as np
 import pytest
+from gpu_fakes import ClockDevice
 
 import gpucnn
+from benchmarks.gpu import sampling
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import host_cost, large_arrays, parts, preflight, report, suite, worker
 from benchmarks.gpu_check.calls import agree, calls
@@ -359,14 +360,11 @@ def test_facts_without_a_gpu_or_git(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 # --- Workers and their checks -------------------------------------------------------------------------------------
 
 
-def bare(synchronise: Callable[[], None] = lambda: None) -> Machine:
-    return Machine("cuda", None, str, str, synchronise, lambda: 0, Recorder(), {})  # type: ignore[arg-type]
+def bare(kind: str = "cuda", runtime: Any = None) -> Machine:
+    return Machine(kind, runtime, ClockDevice(), Recorder(), {})
 
 
 def test_a_worker_reports_each_outcome_and_stops_where_the_device_is_lost() -> None:
-    def gone() -> None:
-        raise RuntimeError("cudaErrorIllegalAddress")
-
     def raising(error: Exception) -> Callable[[], str]:
         def run() -> str:
             raise error
@@ -384,7 +382,9 @@ def test_a_worker_reports_each_outcome_and_stops_where_the_device_is_lost() -> N
     assert [(event["result"]["status"], event["result"]["detail"]) for event in events if "result" in event] == [
         ("passed", "fine"), ("not run", "too small"), ("failed", "other bits"), ("failed", "ValueError: no")
     ]  # fmt: skip
-    assert worker.run(checks, bare(gone), lambda **event: events.append(event)) == EXIT_DEVICE_LOST
+    lost = bare()
+    lost.device.lost = True  # type: ignore[attr-defined]
+    assert worker.run(checks, lost, lambda **event: events.append(event)) == EXIT_DEVICE_LOST
     assert events[-1]["result"]["check"] == "c"
 
 
@@ -439,8 +439,7 @@ class HollowNamespace:
 
 def launching_nothing(xp: Any) -> Machine:
     """A machine over arrays of `xp`."""
-    functions: dict[str, Any] = {"put": None, "get": None, "synchronise": None, "free_bytes": None}
-    return assembled("cuda", launches.Recorder(True, "cuda", xp), **functions)
+    return assembled("cuda", launches.Recorder(True, "cuda", xp), ClockDevice())
 
 
 @pytest.mark.thorough
@@ -475,16 +474,18 @@ def test_large_arrays_lie_where_they_are_said_to(call: large_arrays.Large, side:
 
 
 def test_the_host_cost_of_a_call_is_told_beside_a_bare_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(10**6))
-    monkeypatch.setattr(host_cost.time, "perf_counter", lambda: next(clock) * 1e-3)
-    called: list[str] = []
-    assert host_cost.microseconds(lambda: called.append("call"), lambda: called.append("wait")) == pytest.approx(5.0)
-    assert called.count("wait") == host_cost.ROWS + 1
-    assert called.count("call") == (host_cost.ROWS + 1) * host_cost.CALLS
-    checks = list(host_cost.host_cost(dataclasses.replace(bare(), kind="simulator")))
-    assert len(checks) == 5
+    machine = bare(runtime=SimpleNamespace(xp=np))
+    device: Any = machine.device
+    monkeypatch.setattr(sampling.time, "perf_counter", device.perf_counter)
+
+    def call(x: Any, w: Any, b: Any, **out: Any) -> None:
+        device.queue("out" if out else "new", 1e-7, 4e-6 if out else 5e-6)
+
+    monkeypatch.setattr(host_cost, "_CALLS", {"call": call})
+    assert next(host_cost.host_cost(machine)).run() == "5.0 us, 4.0 us with out=; a bare launch 3.0 us"
+    assert "raw 4" in device.log
     with pytest.raises(NotRun, match="the simulator's host is its device"):
-        checks[0].run()
+        next(host_cost.host_cost(bare("simulator"))).run()
 
 
 @pytest.mark.parametrize("name", host_cost._CALLS)
@@ -496,7 +497,9 @@ def test_the_calls_whose_host_cost_is_told_run(name: str) -> None:
 
 
 def test_large_arrays_are_not_tried_where_they_do_not_fit() -> None:
-    checks = list(large_arrays.large_arrays(bare()))
+    small = bare()
+    small.device.free = 0  # type: ignore[attr-defined]
+    checks = list(large_arrays.large_arrays(small))
     assert len(checks) == 2 * len(large_arrays.large_calls())
     with pytest.raises(NotRun, match=r"needs \d\.\d GiB of the device's memory, 0\.0 are free"):
         checks[0].run()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -122,20 +123,26 @@ class CupyDevice(Device):
         self.name = properties["name"].decode()
         self.l2_bytes = int(properties["l2CacheSize"])
         self._multiprocessors = int(properties["multiProcessorCount"])
-        self._null = cupy.cuda.get_current_stream()
-        if self._null.ptr != 0:
-            raise RuntimeError(
-                "CuPy's current stream is not the default one: unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
-            )
-        nbytes = max(FLUSHED * self.l2_bytes, LEAST_FLUSHED)
-        self._written, self._read = (cupy.zeros(nbytes // 4, "uint32") for _ in range(2))
-        self._never = cupy.zeros(1, "uint32")
         self._hold_kernel = cupy.RawKernel(SOURCE, "hold")
         self._read_kernel = cupy.RawKernel(SOURCE, "read")
         self._flushes = 0
 
+    @cached_property
+    def _flushed(self) -> tuple[Array, Array, Array]:
+        """Memory that a flush writes, reads, and seems to write; whoever only computes goes without."""
+        if self.xp.cuda.get_current_stream().ptr != 0:
+            raise RuntimeError(
+                "CuPy's current stream is not the default one: unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
+            )
+        count = max(FLUSHED * self.l2_bytes, LEAST_FLUSHED) // 4
+        written, read, never = (self.xp.zeros(size, "uint32") for size in (count, count, 1))
+        return written, read, never
+
     def asarray(self, host: Host) -> Array:
-        return self.xp.asarray(host)
+        """A copy with the strides of `host`, if without its gaps."""
+        order = sorted(range(host.ndim), key=lambda axis: -abs(host.strides[axis]))
+        array: Array = self.xp.asarray(np.ascontiguousarray(host.transpose(order)))
+        return array.transpose(np.argsort(order).tolist())
 
     def asnumpy(self, array: Array) -> Host:
         host: Host = self.xp.asnumpy(array)
@@ -161,9 +168,10 @@ class CupyDevice(Device):
 
     def flush(self) -> None:
         self._flushes += 1
-        self._written.data.memset_async(self._flushes % 256, self._written.nbytes)
-        count = np.uint64(self._read.nbytes // 16)
-        self._read_kernel((4 * self._multiprocessors,), (256,), (self._read, count, self._never))
+        written, read, never = self._flushed
+        written.data.memset_async(self._flushes % 256, written.nbytes)
+        count = np.uint64(read.nbytes // 16)
+        self._read_kernel((4 * self._multiprocessors,), (256,), (read, count, never))
 
     def event(self) -> Any:
         event = self.xp.cuda.Event()

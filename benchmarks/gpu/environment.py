@@ -123,8 +123,10 @@ def slug(name: str) -> str:
 
 
 def make_device(kind: str) -> Device:
-    """The current GPU, or the simulator."""
-    return SimulatedDevice() if kind == "simulator" else CupyDevice()
+    """The current GPU, or the simulator, ready for timing."""
+    device = SimulatedDevice() if kind == "simulator" else CupyDevice()
+    device.flush()  # which takes its memory now, and not while something is timed
+    return device
 
 
 def why_none() -> str | None:
