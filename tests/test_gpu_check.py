@@ -18,7 +18,7 @@ from gpu_fakes import ClockDevice
 import gpucnn
 from benchmarks.gpu import sampling
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import host_cost, large_arrays, parts, preflight, report, suite, worker
+from benchmarks.gpu_check import cold_start, host_cost, large_arrays, parts, preflight, report, suite, worker
 from benchmarks.gpu_check.calls import agree, calls
 from benchmarks.gpu_check.checks import Check
 from benchmarks.gpu_check.machine import KernelBuild, Machine, NotRun, Recorder, assembled
@@ -486,6 +486,17 @@ def test_the_host_cost_of_a_call_is_told_beside_a_bare_launch(monkeypatch: pytes
     assert "raw 4" in device.log
     with pytest.raises(NotRun, match="the simulator's host is its device"):
         next(host_cost.host_cost(bare("simulator"))).run()
+
+
+def test_a_cold_start_compiles_each_layer_for_its_sizes() -> None:
+    with launches.recording(specialises=True) as recorder:
+        cold_start.run_layers(np)
+    kernels = {launch.source.kernel for launch in recorder.launches.values()}
+    assert kernels >= {"im2col", "col2im", "max_pool_backward", "average_pool_backward", "norm_statistics"}
+    assert len(recorder.launches) > 80
+    assert len(cold_start.resnet50_convolutions()) == 23
+    with pytest.raises(NotRun, match="one generic build"):
+        next(cold_start.cold_start(bare("simulator"))).run()
 
 
 @pytest.mark.parametrize("name", host_cost._CALLS)
