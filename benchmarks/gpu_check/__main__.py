@@ -115,7 +115,6 @@ def run(chosen: Sequence[Part], context: Context, limit_s: float, reasons: dict[
         except Exception as error:  # a fault of this command: the other parts are to be run all the same
             outcome = Outcome(part.name, FAILED, f"{type(error).__name__}: {error}")
         report.outcomes[number] = outcome
-        report.complete = number == len(chosen) - 1
         report.write(context.out)
         display.end(outcome)
     report.complete = True
