@@ -129,7 +129,7 @@ def follow(
 
 @dataclass
 class _Worker:
-    """What a worker has said so far: the item that it is at, who runs, and who was lost."""
+    """The state of a worker by its events: the results so far, the item that it is at, and who runs or was lost."""
 
     items: int | None = None
     results: int = 0

@@ -72,7 +72,7 @@ class Device:
         return host
 
     def finite(self, array: Array) -> bool:
-        """Whether no element is infinite or NaN."""
+        """Tell whether no element is infinite or NaN."""
         return bool(np.isfinite(self.asnumpy(array)).all())
 
     def spoil(self, nbytes: int) -> None:
@@ -89,7 +89,7 @@ class Device:
         return time.perf_counter()
 
     def reached(self, event: Any) -> bool:
-        """Whether the device has come to `event` while more was queued; does not wait."""
+        """Tell whether the device has come to `event`; does not wait."""
         return False
 
     def seconds(self, first: Any, last: Any) -> float:

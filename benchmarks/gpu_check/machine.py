@@ -69,7 +69,7 @@ class RecordingRuntime:
 
 @dataclass(frozen=True)
 class Machine:
-    """What checks run on; `backends` has one for each build."""
+    """A device to check; `backends` has one for each build."""
 
     kind: str  # "cuda" or "simulator"
     runtime: Any
@@ -106,7 +106,7 @@ def assembled(kind: str, runtime: Any, device: Device) -> Machine:
 
 
 def machine(kind: str, guard: bool = False) -> Machine:
-    """The GPU for ``"cuda"``, the simulator for ``"simulator"``; `guard` gives each GPU array memory of its own."""
+    """The GPU for ``"cuda"``, the simulator for ``"simulator"``; `guard` keeps GPU arrays out of a common pool."""
     from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
     from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 

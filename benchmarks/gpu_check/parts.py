@@ -125,7 +125,7 @@ _REPORT = re.compile(r"^========= ((?:Invalid|Error|Race|Uninitialized|Barrier|P
 
 
 class Sanitized(NamedTuple):
-    """What compute-sanitizer found; `errors` is None where it did not come to a summary."""
+    """The findings of compute-sanitizer; `errors` is None where it did not come to a summary."""
 
     errors: int | None
     reports: tuple[str, ...]  # the first line of each kind of report

@@ -35,7 +35,7 @@ def work(
 ) -> int:
     """Make the checks that are left, of those whose name contains `filter`.
 
-    `guard` gives each array memory of its own, for a sanitizer.
+    `guard` keeps GPU arrays out of a common pool, where a sanitizer would not see reads past their ends.
     """
     subject = machine(backend, guard)
     chosen = [check for check in FAMILIES[family](subject) if filter in check.name]
