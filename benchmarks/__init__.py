@@ -11,7 +11,8 @@ pytest-benchmark.
 `providers`             one small class per implementation: gpucnn, PyTorch, ONNX Runtime, plain CuPy
 `timing`, `session`     the CPU: interleaved medians, limits; prepare, check, time within a budget
 `networks`              whole networks on the CPU: inference and training steps
-`gpu`                   layers on a GPU, in processes that may be lost with it
+`gpu`                   layers on a GPU
+`isolation`             work in processes that may be lost with the GPU, and others for what is left
 `environment`           thread count, device name, versions
 `results`, `targets`    what a run leaves: records, ratios, means, JSON; what a GPU's should reach
 `report`, `plots`       terminal and Markdown tables; figures

@@ -63,16 +63,6 @@ class Expectation:
     dtype: str = "float32"
     channels_last: bool | None = None
 
-    def fault(self, result: npt.NDArray[Any]) -> str | None:
-        """What is wrong with `result`, or None."""
-        if result.shape != self.shape:
-            return f"{self.name} has shape {result.shape}, expected {self.shape}"
-        if result.dtype != self.dtype:
-            return f"{self.name} is {result.dtype}, expected {self.dtype}"
-        if not np.isfinite(result).all():
-            return f"{self.name} holds values that are not finite"
-        return self.fault_of_values(result if self.where is None else result[self.where])
-
     def fault_of_values(self, got: npt.NDArray[Any]) -> str | None:
         """What is wrong with the values that lie where they are checked, or None."""
         excess = np.abs(got - self.values) - self.tolerance
@@ -151,14 +141,6 @@ def _expect_activation(arrays: Arrays) -> Expectation:
     x = arrays["input"].astype(np.float64)
     bias = arrays["bias"].astype(np.float64).reshape(-1, *(1,) * (x.ndim - 2))
     return Expectation("output", x.shape, np.maximum(x + bias, 0), EPS * (np.abs(x) + np.abs(bias)))
-
-
-def find_fault(expectations: Sequence[Expectation], results: Sequence[npt.NDArray[Any]]) -> str | None:
-    """The first fault of `results`, or None if all are right."""
-    if len(results) != len(expectations):
-        return f"{len(results)} arrays came back, expected {len(expectations)}"
-    faults = (e.fault(result) for e, result in zip(expectations, results, strict=True))
-    return next((fault for fault in faults if fault), None)
 
 
 # Convolution, at sampled positions ----------------------------------------------------------------

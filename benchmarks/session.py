@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.cases import Case
-from benchmarks.checking import expect, find_fault
+from benchmarks.checking import expect
 from benchmarks.data import make_arrays
+from benchmarks.gpu.cuts import Cut, fault_of
+from benchmarks.gpu.device import Device
 from benchmarks.providers import Call, Provider
 from benchmarks.results import Outcome, Record, Status
 from benchmarks.timing import MAX_ROUNDS, interleave
@@ -71,7 +73,7 @@ def check(case: Case, providers: Sequence[Provider]) -> tuple[dict[Provider, Out
         else:
             try:
                 call = provider.prepare(case, arrays)
-                fault = find_fault(expectations, provider.results(call()))
+                fault = fault_of(Cut(case), case, expectations, provider.results(call()), Device())
             except Exception as error:  # one implementation's failure must not end the run
                 status, note = "failed", f"{type(error).__name__}: {error}"
             else:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.gpu.device import Device
+
 HOST_STEP_S = 1e-6  # of the host, to queue a kernel or an event
 
 
-class ClockDevice:
+class ClockDevice(Device):
     """Queues work for a device whose time passes by itself; the host's passes as it is told to.
 
     `log` is what was queued. Arrays are NumPy's.
@@ -45,21 +47,6 @@ class ClockDevice:
                 self.synchronize()
 
         return call
-
-    def asarray(self, host: Any) -> Any:
-        return host
-
-    def asnumpy(self, array: Any) -> Any:
-        return np.asarray(array)
-
-    def taken(self, array: Any, axis: int | None, chosen: Any) -> Any:
-        return array if axis is None else array.take(chosen, axis=axis)
-
-    def at(self, array: Any, where: Any) -> Any:
-        return array[tuple(where)]
-
-    def finite(self, array: Any) -> bool:
-        return bool(np.isfinite(array).all())
 
     def spoil(self, nbytes: int) -> None:
         self.spoiled.append(nbytes)

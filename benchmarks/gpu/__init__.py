@@ -7,8 +7,8 @@
 `cuts`          the part of a large result that is checked against float64 arithmetic
 `ahead`         gpucnn's programs, compiled in threads before the first case
 `session`       prepare, check, time: one case
-`worker`        a process that measures cases and writes a line of JSON for each event
-`supervisor`    starts workers, follows their lines, and starts another where one was lost
+`worker`        the work of a process that measures cases, started by `benchmarks.isolation`
+`command`       what such processes say, shown and kept
 `fallback`      the NumPy backend on the same cases, afterwards
 `environment`   the GPU's name, driver, libraries, clocks
 ==============  ==================================================================================

@@ -1,21 +1,24 @@
-"""The GPU's part of ``python -m benchmarks``: what `benchmarks.gpu.supervisor` says, shown and kept."""
+"""The GPU's part of ``python -m benchmarks``: what workers say, shown and kept."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks.cases import Case
 from benchmarks.gpu import fallback
-from benchmarks.gpu.environment import slug
-from benchmarks.gpu.supervisor import Collected, Wanted, chosen_gpu, follow
+from benchmarks.gpu.environment import chosen_gpu, slug
 from benchmarks.gpu.worker import cases_of
-from benchmarks.gpu_check.processes import ended_by_sigterm
+from benchmarks.isolation import Event, Task, ended_by_sigterm, follow
 from benchmarks.layers import Tier
 from benchmarks.progress import Shown
 from benchmarks.providers import kinds
@@ -29,12 +32,40 @@ from benchmarks.publishing import (
     keep,
     split_filters,
 )
-from benchmarks.results import Run
+from benchmarks.results import Record, Run, record_from
+from benchmarks.timing import Limits
 
 # Seconds for all but the report, which takes some fifteen: the default run ends within ten minutes.
 BUDGET_S: dict[Tier, float] = {"quick": 60.0, "default": 540.0, "full": 1800.0}
 HOST_SHARE = 0.2  # of them, for the NumPy backend on the host; it also gets what the GPU leaves
 MAX_ROUNDS: dict[Tier, int] = {"quick": 15, "default": 40, "full": 80}
+
+
+@dataclass
+class Collected:
+    """All that workers said: the records and what is known of the run. `trouble` says why there is no more."""
+
+    records: list[Record] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    limits: Limits | None = None
+    providers: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    unreached: list[str] = field(default_factory=list)
+    trouble: str = ""
+
+    def take(self, event: Event) -> None:
+        """Keep what an event says."""
+        if "result" in event:
+            self.records.append(record_from(event["result"]))
+        if "limits" in event:
+            self.limits = Limits(**event["limits"])
+            self.environment = event["environment"]
+        if "providers" in event and not self.providers:
+            self.providers, self.absent = event["providers"], event["absent"]
+        if "clocks" in event:
+            self.environment.setdefault("clocks", {}).update(event["clocks"])
+        self.unreached += event.get("unreached", [])
+        self.trouble = event.get("trouble", self.trouble)
 
 
 def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: float) -> int:
@@ -65,11 +96,13 @@ def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: 
             check_publishable(whole and options.tier != "quick", collected.environment, peers, stem)
 
     seconds = left() * (1 - HOST_SHARE if fallback.is_wanted(names) else 1)
-    wanted = Wanted(device, options.tier, filters, names, threads, seconds, MAX_ROUNDS[options.tier])
+    tier, rounds = options.tier, MAX_ROUNDS[options.tier]
+    wanted = {"device": device, "tier": tier, "filters": filters, "providers": names, "threads": threads}
+    task = Task("benchmarks.gpu.worker", {**wanted, "rounds": rounds}, environment)
     collected, interrupted = Collected(), False
     try:
         with ended_by_sigterm():
-            collect(collected, wanted, environment, [case.id for case in cases], console, check)
+            collect(collected, task, seconds, [case.id for case in cases], console, check)
             if fallback.is_wanted(names) and collected.limits is not None:
                 add_fallback(collected, cases, threads, left(), console)
     except KeyboardInterrupt:
@@ -115,20 +148,24 @@ def conclude(
 
 def collect(
     collected: Collected,
-    wanted: Wanted,
-    environment: dict[str, str],
+    task: Task,
+    seconds: float,
     cases: list[str],
     console: Console,
     check: Callable[[], None],
 ) -> None:
     """Keep and show all that workers say; `check` may end the run once the machine and the peers are known."""
     subjects = [kind.name for kind in kinds("gpu") if kind.ours]
-    with Shown(cases, subjects, console) as shown, closing(follow(wanted, environment)) as events:
+    with (
+        tempfile.TemporaryDirectory(prefix="gpucnn-benchmark-") as folder,
+        Shown(cases, subjects, console) as shown,
+        closing(follow(task, Path(folder, "events.jsonl"), seconds)) as events,
+    ):
         for event in events:
             collected.take(event)
-            if "record" in event and collected.limits is not None:
+            if "result" in event and collected.limits is not None:
                 shown.record(collected.records[-1], collected.limits)
-            elif "absent" in event and not event.get("worker"):
+            elif "absent" in event:
                 for name, version in event["providers"].items():
                     shown.line(f"{name} {version}")
                 for name, reason in event["absent"].items():
@@ -139,7 +176,9 @@ def collect(
             elif "programs" in event:
                 shown.line(f"{event['programs']} programs compiled in {event['seconds']:.0f} s")
             elif "worker" in event:
-                shown.line(f"{event['case']}: {event['lost']} took the device with it ({event['note']})", "red")
+                shown.line(
+                    f"{event['item']}: {event['lost'] or 'a worker'} took the device with it ({event['note']})", "red"
+                )
             elif "unreached" in event:
                 shown.line(f"{len(event['unreached'])} cases are not reached: the time is over", "yellow")
 

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.cases import Case
 from benchmarks.checking import Expectation, expect
 from benchmarks.data import Arrays, IndexArray, needs_pool_indices, pool_maximum
-from benchmarks.gpu.device import Array, Readable
+from benchmarks.gpu.device import Array, Device
 from benchmarks.layers import ConvLayer, Layer, NormLayer, PoolLayer, Shape
 from gpucnn.backends.layout import is_channels_last
 
@@ -85,9 +85,7 @@ def expected(case: Case, arrays: Arrays) -> tuple[Cut, list[Expectation]]:
     return cut, expect(cut.case, cut.arrays(arrays))
 
 
-def fault_of(
-    cut: Cut, case: Case, expectations: list[Expectation], results: list[Array], device: Readable
-) -> str | None:
+def fault_of(cut: Cut, case: Case, expectations: list[Expectation], results: list[Array], device: Device) -> str | None:
     """The first fault of results on a device, or None."""
     if len(results) != len(expectations):
         return f"{len(results)} arrays came back, expected {len(expectations)}"
@@ -98,7 +96,7 @@ def fault_of(
     return None
 
 
-def _fault(cut: Cut, case: Case, expectation: Expectation, result: Array, device: Readable) -> str | None:
+def _fault(cut: Cut, case: Case, expectation: Expectation, result: Array, device: Device) -> str | None:
     name, axis = expectation.name, cut.axis_of(expectation.name)
     shape = whole_shape(cut, case, expectation)
     if tuple(result.shape) != shape:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = Any
 Host = npt.NDArray[Any]
+Indices = npt.NDArray[np.int64]
 
 FLUSHED = 2  # times the cache's size that is written, and then read
 LEAST_FLUSHED = 64 << 20  # bytes, should the driver not tell the cache's size
@@ -44,30 +46,34 @@ extern "C" __global__ void read(const uint4* data, unsigned long long count, uns
 """
 
 
-class Readable(Protocol):
-    """Access to the values of arrays that are checked."""
+class Device:
+    """A device on whose stream calls are queued, in order: this one is the host, where each is computed as it comes."""
 
-    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
-        """The slices `chosen` along `axis`, or all of the array, on the host."""
-
-    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
-        """The elements at `where`, on the host."""
-
-    def finite(self, array: Array) -> bool:
-        """Whether no element is infinite or NaN."""
-
-
-class Device(Readable, Protocol):
-    """A device on whose stream calls are queued, in order."""
-
-    name: str
-    l2_bytes: int
+    name = "host"
+    l2_bytes = 0
 
     def asarray(self, host: Host) -> Array:
         """A copy of a host array on the device."""
+        return host
 
     def asnumpy(self, array: Array) -> Host:
         """A copy of a device array on the host, once it has been computed."""
+        host: Host = array
+        return host
+
+    def taken(self, array: Array, axis: int | None, chosen: Indices | None) -> Host:
+        """The slices `chosen` along `axis`, or all of the array, on the host."""
+        host = self.asnumpy(array)
+        return host if axis is None or chosen is None else host.take(chosen, axis=axis)
+
+    def at(self, array: Array, where: Sequence[Indices]) -> Host:
+        """The elements at `where`, on the host."""
+        host: Host = self.asnumpy(array)[tuple(where)]
+        return host
+
+    def finite(self, array: Array) -> bool:
+        """Tell whether no element is infinite or NaN."""
+        return bool(np.isfinite(self.asnumpy(array)).all())
 
     def spoil(self, nbytes: int) -> None:
         """Leave NaN in memory that the next array of so many bytes may get."""
@@ -80,42 +86,32 @@ class Device(Readable, Protocol):
 
     def event(self) -> Any:
         """Queue the recording of a time."""
+        return time.perf_counter()
 
     def reached(self, event: Any) -> bool:
-        """Whether the device has come to `event`; does not wait."""
+        """Tell whether the device has come to `event`; does not wait."""
+        return False
 
     def seconds(self, first: Any, last: Any) -> float:
         """The time between two events; waits for the second."""
+        return float(last - first)
 
     def raw_launch(self, arrays: int) -> Callable[[], None]:
         """A bare launch of an empty kernel that takes so many arrays and one structure."""
+        return lambda: None
 
     def synchronize(self) -> None:
         """Wait for all that is queued; raises where the device was lost."""
 
     def free_bytes(self) -> int:
         """Memory that can be had."""
+        return 1 << 40
 
     def release(self) -> None:
         """Give memory that is kept for reuse back to the driver."""
 
 
-class HostArrays:
-    """NumPy's arrays, which are on the host."""
-
-    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
-        host: Host = array if axis is None or chosen is None else array.take(chosen, axis=axis)
-        return host
-
-    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
-        host: Host = array[tuple(where)]
-        return host
-
-    def finite(self, array: Array) -> bool:
-        return bool(np.isfinite(array).all())
-
-
-class CupyDevice:
+class CupyDevice(Device):
     """The current GPU, by CuPy."""
 
     def __init__(self) -> None:
@@ -127,31 +123,37 @@ class CupyDevice:
         self.name = properties["name"].decode()
         self.l2_bytes = int(properties["l2CacheSize"])
         self._multiprocessors = int(properties["multiProcessorCount"])
-        self._null = cupy.cuda.get_current_stream()
-        if self._null.ptr != 0:
-            raise RuntimeError(
-                "CuPy's current stream is not the default one: unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
-            )
-        nbytes = max(FLUSHED * self.l2_bytes, LEAST_FLUSHED)
-        self._written, self._read = (cupy.zeros(nbytes // 4, "uint32") for _ in range(2))
-        self._never = cupy.zeros(1, "uint32")
         self._hold_kernel = cupy.RawKernel(SOURCE, "hold")
         self._read_kernel = cupy.RawKernel(SOURCE, "read")
         self._flushes = 0
 
+    @cached_property
+    def _flushed(self) -> tuple[Array, Array, Array]:
+        """Memory that a flush writes, reads, and seems to write; whoever only computes goes without."""
+        if self.xp.cuda.get_current_stream().ptr != 0:
+            raise RuntimeError(
+                "CuPy's current stream is not the default one: unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
+            )
+        count = max(FLUSHED * self.l2_bytes, LEAST_FLUSHED) // 4
+        written, read, never = (self.xp.zeros(size, "uint32") for size in (count, count, 1))
+        return written, read, never
+
     def asarray(self, host: Host) -> Array:
-        return self.xp.asarray(host)
+        """A copy with the strides of `host`, if without its gaps."""
+        order = sorted(range(host.ndim), key=lambda axis: -abs(host.strides[axis]))
+        array: Array = self.xp.asarray(np.ascontiguousarray(host.transpose(order)))
+        return array.transpose(np.argsort(order).tolist())
 
     def asnumpy(self, array: Array) -> Host:
         host: Host = self.xp.asnumpy(array)
         return host
 
-    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
+    def taken(self, array: Array, axis: int | None, chosen: Indices | None) -> Host:
         if axis is not None:
             array = array.take(self.xp.asarray(chosen), axis=axis)
         return self.asnumpy(array)
 
-    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
+    def at(self, array: Array, where: Sequence[Indices]) -> Host:
         return self.asnumpy(array[tuple(self.xp.asarray(axis) for axis in where)])
 
     def finite(self, array: Array) -> bool:
@@ -166,9 +168,10 @@ class CupyDevice:
 
     def flush(self) -> None:
         self._flushes += 1
-        self._written.data.memset_async(self._flushes % 256, self._written.nbytes)
-        count = np.uint64(self._read.nbytes // 16)
-        self._read_kernel((4 * self._multiprocessors,), (256,), (self._read, count, self._never))
+        written, read, never = self._flushed
+        written.data.memset_async(self._flushes % 256, written.nbytes)
+        count = np.uint64(read.nbytes // 16)
+        self._read_kernel((4 * self._multiprocessors,), (256,), (read, count, never))
 
     def event(self) -> Any:
         event = self.xp.cuda.Event()
@@ -210,11 +213,10 @@ def raw_source(arrays: int) -> str:
     )
 
 
-class SimulatedDevice:
+class SimulatedDevice(Device):
     """`gpucnn.simulator` in a GPU's place, to try the command: its times are those of the simulation."""
 
     name = "simulator"
-    l2_bytes = 0
 
     def __init__(self) -> None:
         from gpucnn import simulator
@@ -226,43 +228,3 @@ class SimulatedDevice:
 
     def asnumpy(self, array: Array) -> Host:
         return self._simulator.asnumpy(array)
-
-    def taken(self, array: Array, axis: int | None, chosen: npt.NDArray[np.int64] | None) -> Host:
-        host = self.asnumpy(array)
-        return host if axis is None or chosen is None else host.take(chosen, axis=axis)
-
-    def at(self, array: Array, where: Sequence[npt.NDArray[np.int64]]) -> Host:
-        return self.asnumpy(array)[tuple(where)]
-
-    def finite(self, array: Array) -> bool:
-        return bool(np.isfinite(self.asnumpy(array)).all())
-
-    def spoil(self, nbytes: int) -> None:
-        """Memory of the simulator is spoiled already."""
-
-    def hold(self, seconds: float) -> None:
-        """Calls return when they are computed: there is nothing to run ahead of."""
-
-    def flush(self) -> None:
-        """There is no cache."""
-
-    def event(self) -> float:
-        return time.perf_counter()
-
-    def reached(self, event: float) -> bool:
-        return False
-
-    def seconds(self, first: float, last: float) -> float:
-        return last - first
-
-    def raw_launch(self, arrays: int) -> Callable[[], None]:
-        return lambda: None
-
-    def synchronize(self) -> None:
-        """Nothing is queued."""
-
-    def free_bytes(self) -> int:
-        return 1 << 40
-
-    def release(self) -> None:
-        """Memory is NumPy's."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks import environment
@@ -27,21 +28,24 @@ def describe(threads: int, providers: list[Provider], device: Device) -> dict[st
     facts["host"] = facts["device"]
     facts["device"] = {"kind": "gpu", "name": device.name, "threads": threads, "l2_bytes": device.l2_bytes}
     if isinstance(device, CupyDevice):
-        facts["device"] |= _facts(device.xp)
-        facts["versions"] |= _versions(device.xp)
+        facts["device"] |= properties(device.xp)
+        facts["versions"] |= versions(device.xp)
     return facts
 
 
-def _facts(cupy: Any) -> dict[str, Any]:
-    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+def properties(cupy: Any) -> dict[str, Any]:
+    """The current GPU."""
+    found = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
     return {
-        "compute_capability": f"{properties['major']}.{properties['minor']}",
-        "multiprocessors": properties["multiProcessorCount"],
-        "memory_bytes": int(properties["totalGlobalMem"]),
+        "name": found["name"].decode(),
+        "compute_capability": f"{found['major']}.{found['minor']}",
+        "multiprocessors": found["multiProcessorCount"],
+        "memory_bytes": int(found["totalGlobalMem"]),
     }
 
 
-def _versions(cupy: Any) -> dict[str, str]:
+def versions(cupy: Any) -> dict[str, str]:
+    """The driver and the libraries that CuPy found."""
     runtime = cupy.cuda.runtime
     found = {
         "CuPy": cupy.__version__,
@@ -97,10 +101,20 @@ def _asked(queries: Iterable[str]) -> list[str]:
 
 def _chosen() -> list[str]:
     """nvidia-smi's option for the GPU that this process sees."""
-    import os
-
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     return [f"--id={visible}"] if visible else []
+
+
+def chosen_gpu(index: int | None, given: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The environment in which a worker sees one GPU alone; `index` counts the visible ones, in nvidia-smi's order."""
+    visible = [part.strip() for part in given.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    if index is None and not visible:
+        return {}
+    index = index or 0
+    if visible and index >= len(visible):
+        raise ValueError(f"--gpu is {index}, expected less than {len(visible)}, the number of visible GPUs")
+    chosen = visible[index] if visible else str(index)
+    return {"CUDA_VISIBLE_DEVICES": chosen, "CUDA_DEVICE_ORDER": given.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
 
 
 def slug(name: str) -> str:
@@ -109,8 +123,10 @@ def slug(name: str) -> str:
 
 
 def make_device(kind: str) -> Device:
-    """The current GPU, or the simulator."""
-    return SimulatedDevice() if kind == "simulator" else CupyDevice()
+    """The current GPU, or the simulator, ready for timing."""
+    device = SimulatedDevice() if kind == "simulator" else CupyDevice()
+    device.flush()  # which takes its memory now, and not while something is timed
+    return device
 
 
 def why_none() -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from benchmarks.cases import Case
 from benchmarks.data import make_operands
 from benchmarks.gpu.cuts import expected, fault_of
-from benchmarks.gpu.device import HostArrays
+from benchmarks.gpu.device import Device
 from benchmarks.gpu.sampling import described
 from benchmarks.providers import Provider
 from benchmarks.results import FALLBACK, Outcome, Record
@@ -63,7 +63,7 @@ def _outcome(case: Case, provider: Provider, schedule: Schedule) -> Outcome:
         before = time.perf_counter()
         results = provider.results(call())
         seconds = time.perf_counter() - before
-        fault = fault_of(cut, case, expectations, results, HostArrays())
+        fault = fault_of(cut, case, expectations, results, Device())
         del results
         schedule.overhead_s += time.perf_counter() - started
         if fault:

@@ -29,7 +29,8 @@ class Checked(NamedTuple):
 class Session:
     """What cases are measured with. `say` is told which implementation is about to run, and at what.
 
-    `lost` are those that took the device with them, by case and name, with what they said: they are not run again.
+    `lost` are those that took the device with them, by case and name, with what they said: they are not run again. An
+    empty name stands for all.
     """
 
     device: Device
@@ -81,7 +82,7 @@ class Session:
         return outcomes, calls, len(given) + len(expectations)
 
     def _refusal(self, provider: Provider, case: Case) -> Outcome | None:
-        lost = self.lost.get((case.id, provider.name))
+        lost = self.lost.get((case.id, provider.name), self.lost.get((case.id, "")))
         if lost is not None:
             return _outcome(provider, "failed", lost)
         reason = provider.refuses(case)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check import preflight
-from benchmarks.gpu_check.parts import PARTS, Context, Part
-from benchmarks.gpu_check.processes import Execute, ended_by_sigterm, execute
+from benchmarks.gpu_check.parts import PARTS, Context, Follow, Part
 from benchmarks.gpu_check.report import FAILED, NOT_RUN, PASSED, Outcome, Report, facts
+from benchmarks.isolation import ended_by_sigterm, follow
 
 EXIT_NOT_ALL_PASSED = 1
 EXIT_NOTHING_TO_RUN = 2
@@ -54,7 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(arguments: Sequence[str] | None = None, execute: Execute = execute) -> int:
+def main(arguments: Sequence[str] | None = None, follow: Follow = follow) -> int:
     options = parse(arguments)
     if options.list:
         for part in PARTS:
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None, execute: Execute = execute) -> 
         report.facts["only what contains"] = options.filter
     options.out.mkdir(parents=True, exist_ok=True)
     with ended_by_sigterm(), progress() as display:
-        context = Context(options.backend, options.out, report, execute, found.sanitizer, options.filter, display.show)
+        context = Context(options.backend, options.out, report, follow, found.sanitizer, options.filter, display.show)
         complete = run(options.chosen, context, 60 * options.limit_minutes, reasons, display)
     print(f"{report.status}: see {(options.out / 'gpu_check.md').resolve()}")
     if not complete:
@@ -115,7 +115,6 @@ def run(chosen: Sequence[Part], context: Context, limit_s: float, reasons: dict[
         except Exception as error:  # a fault of this command: the other parts are to be run all the same
             outcome = Outcome(part.name, FAILED, f"{type(error).__name__}: {error}")
         report.outcomes[number] = outcome
-        report.complete = number == len(chosen) - 1
         report.write(context.out)
         display.end(outcome)
     report.complete = True

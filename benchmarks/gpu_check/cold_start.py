@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import gpucnn.functional as F
 from benchmarks.gpu_check.checks import Check
 from benchmarks.gpu_check.machine import Machine, NotRun
-from benchmarks.primitives import run
+from gpucnn.backends import backend_named
 
 # of each stage: channels of its input, of its 3x3 convolutions and of its output, its size, the stride it begins with
 STAGES = ((64, 64, 256, 56, 1), (256, 128, 512, 56, 2), (512, 256, 1024, 28, 2), (1024, 512, 2048, 14, 2))
@@ -39,47 +40,22 @@ def cold_start(machine: Machine) -> Iterator[Check]:
 def _compiled(machine: Machine) -> str:
     if machine.kind == "simulator":
         raise NotRun("the simulator has one generic build for all layers")
-    runtime: Any = machine.runtime
-    backend: Any = machine.backends["specialised"]
+    runtime: Any = backend_named("cuda").runtime  # type: ignore[attr-defined]
     started = time.perf_counter()
-    for c, oc, size, kernel, stride in resnet50_convolutions():
-        _layer(backend, c, oc, size, kernel, stride)
-    _others(backend)
+    run_layers(machine.runtime.xp)
     machine.synchronise()
     return f"{time.perf_counter() - started:.1f} s, {runtime.compiler.compiled} compiled"
 
 
-def _layer(backend: Any, c: int, oc: int, size: int, kernel: int, stride: int) -> None:
-    from gpucnn.geometry.geometries import Channels, conv_geometry
-
-    geometry = conv_geometry("conv2d", (size, size), Channels(c, oc), kernel, stride, kernel // 2, 1)
-    x = backend.xp.zeros((2, c, 1, size, size), "float32")
-    w = backend.xp.zeros((oc, c, 1, kernel, kernel), "float32")
-    (y,) = run(backend, "convolve", x, w, None, geometry)
-    run(backend, "convolve_backward_input", y, w, None, geometry)
-    run(backend, "convolve_backward_weight", x, y, geometry)
-    _batch_norm(backend, y)
-
-
-def _batch_norm(backend: Any, y: Any) -> None:
-    from gpucnn.geometry import NormGeometry
-
-    rows = y.reshape(*y.shape[:2], 1, -1)
-    geometry = NormGeometry(rows.shape, (0, 2, 3))
-    mean, var, rstd = run(backend, "norm_statistics", rows, geometry, 1e-5)
-    weight = backend.xp.ones((1, y.shape[1], 1, 1), "float32")
-    run(backend, "norm_apply", rows, mean, var, weight, weight, 1e-5, None, "none", 0.0)
-    run(backend, "norm_backward_affine", rows, rows, mean, rstd, geometry)
-    run(backend, "norm_backward_input", rows, rows, mean, rstd, weight, geometry)
-
-
-def _others(backend: Any) -> None:
-    from gpucnn.geometry.geometries import adaptive_geometry, pool_geometry
-
-    pool = pool_geometry("max_pool2d", (112, 112), 3, 2, 1)
-    x = backend.xp.zeros((2, 64, 1, 112, 112), "float32")
-    y, indices = run(backend, "max_pool_with_indices", x, pool)
-    run(backend, "max_pool_backward", y, indices, pool)
-    whole = adaptive_geometry("adaptive_avg_pool2d", (7, 7), 1, "valid")
-    (means,) = run(backend, "average_pool", backend.xp.zeros((2, 2048, 1, 7, 7), "float32"), whole)
-    run(backend, "average_pool_backward", means, whole)
+def run_layers(xp: Any) -> None:
+    """Each layer of a ResNet-50, forward and backward, on arrays of `xp`."""
+    for c, oc, size, kernel, stride in resnet50_convolutions():
+        x, w = xp.zeros((2, c, size, size), "float32"), xp.zeros((oc, c, kernel, kernel), "float32")
+        y = F.conv2d(x, w, None, stride, kernel // 2)
+        F.conv2d_backward(y, x, w, None, stride, kernel // 2)
+        norm = y, None, None, xp.ones(oc, "float32"), xp.ones(oc, "float32"), True
+        F.batch_norm_backward(F.batch_norm(*norm), *norm)
+    x = xp.zeros((2, 64, 112, 112), "float32")
+    F.max_pool2d_backward(F.max_pool2d(x, 3, 2, 1), x, 3, 2, 1)
+    x = xp.zeros((2, 2048, 7, 7), "float32")
+    F.adaptive_avg_pool2d_backward(F.adaptive_avg_pool2d(x, 1), x, 1)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from statistics import median
 from typing import Any
 
 import gpucnn
 import gpucnn.functional as F
+from benchmarks.gpu.sampling import host_time
 from benchmarks.gpu_check.checks import Check
 from benchmarks.gpu_check.machine import Machine, NotRun
-
-CALLS = 200  # in a row, fewer than what waits in a stream without blocking the host
-ROWS = 25  # of which the median counts
-
-NOTHING = 'extern "C" __global__ void nothing(const float* x, const float* w, const float* b, float* y) {}'
 
 
 def host_cost(machine: Machine) -> Iterator[Check]:
@@ -36,26 +30,9 @@ _CALLS: dict[str, Callable[..., Any]] = {
 def _told(machine: Machine, call: Callable[..., Any]) -> str:
     if machine.kind == "simulator":
         raise NotRun("the simulator's host is its device")
-    cupy = machine.runtime.xp
-    x, w, b, y = (cupy.zeros(shape, "float32") for shape in ((2, 32, 7, 7), (32, 1, 3, 3), (32,), (2, 32, 7, 7)))
-    nothing = cupy.RawKernel(NOTHING, "nothing")
+    zeros, device = machine.runtime.xp.zeros, machine.device
+    x, w, b, y = (zeros(shape, "float32") for shape in ((2, 32, 7, 7), (32, 1, 3, 3), (32,), (2, 32, 7, 7)))
+    timed = (lambda: call(x, w, b)), (lambda: call(x, w, b, out=y)), device.raw_launch(4)
     with gpucnn.algorithm("direct"):
-        whole = microseconds(lambda: call(x, w, b), machine.synchronise)
-        into = microseconds(lambda: call(x, w, b, out=y), machine.synchronise)
-    bare = microseconds(lambda: nothing((1,), (32,), (x, w, b, y)), machine.synchronise)
+        whole, into, bare = (1e6 * host_time(device, each).median for each in timed)
     return f"{whole:.1f} us, {into:.1f} us with out=; a bare launch {bare:.1f} us"
-
-
-def microseconds(call: Callable[[], Any], synchronise: Callable[[], None]) -> float:
-    """The median time in which `call` returns, of rows of calls between which the device is waited for."""
-    for _ in range(CALLS):
-        call()
-    times = []
-    for _ in range(ROWS):
-        synchronise()
-        started = time.perf_counter()
-        for _ in range(CALLS):
-            call()
-        times.append((time.perf_counter() - started) / CALLS)
-    synchronise()
-    return median(times) * 1e6

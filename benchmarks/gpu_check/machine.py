@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from benchmarks.gpu.device import CupyDevice, Device, SimulatedDevice
 from gpucnn.backends import Backend
 from gpucnn.backends.cuda import CudaBackend
-from gpucnn.backends.cuda.device.runtime import Array, Device, Function, Runtime
+from gpucnn.backends.cuda.device.runtime import Array, Function, Runtime
+from gpucnn.backends.cuda.device.runtime import Device as DeviceFacts
 from gpucnn.backends.cuda.device.sources import Source
 
 BUILDS = ("specialised", "generic")
@@ -53,32 +51,13 @@ class RecordingRuntime:
     """A runtime that notes each launch, and uses the builds that it is told to."""
 
     def __init__(self, runtime: Runtime, specialises: bool, recorder: Recorder) -> None:
-        self._runtime = runtime
-        self._recorder = recorder
-        self.name = runtime.name
+        self._runtime, self._recorder = runtime, recorder
         self.specialises = specialises
-        self.null = runtime.null
 
-    @property
-    def xp(self) -> Any:
-        return self._runtime.xp
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
 
-    def device(self, array: Array) -> Device:
-        return self._runtime.device(array)
-
-    def using(self, device: Device) -> AbstractContextManager[Any]:
-        return self._runtime.using(device)
-
-    def constant(self, host: Any, device: Device) -> Array:
-        return self._runtime.constant(host, device)
-
-    def product(self, dtype: Any, device: Device) -> Function:
-        return self._runtime.product(dtype, device)
-
-    def by_value(self, structure: Any) -> Any:
-        return self._runtime.by_value(structure)
-
-    def function(self, source: Source, device: Device) -> Function:
+    def function(self, source: Source, device: DeviceFacts) -> Function:
         function = self._runtime.function(source, device)
 
         def recorded(grid: Any, block: Any, args: Any, shared_mem: int = 0) -> None:
@@ -90,75 +69,50 @@ class RecordingRuntime:
 
 @dataclass(frozen=True)
 class Machine:
-    """What checks run on. `backends` has one for each build; `put` keeps strides and raises NotRun for some dtypes."""
+    """A device to check; `backends` has one for each build."""
 
     kind: str  # "cuda" or "simulator"
-    runtime: Runtime
-    put: Callable[[Any], Array]
-    get: Callable[[Array], Any]
-    synchronise: Callable[[], None]
-    free_bytes: Callable[[], int]
+    runtime: Any
+    device: Device
     recorder: Recorder
     backends: dict[str, Backend]
 
+    def put(self, host: Any) -> Array:
+        """A copy of a host array on the device, with its strides; raises NotRun for a dtype that CuPy lacks."""
+        try:
+            return self.device.asarray(host)
+        except (TypeError, ValueError) as error:
+            raise NotRun(f"CuPy {self.runtime.xp.__version__} has no {host.dtype.name}: {error}") from None
+
+    def get(self, array: Array) -> Any:
+        """A copy of a device array on the host."""
+        return self.device.asnumpy(array)
+
+    def synchronise(self) -> None:
+        """Wait for the device; raises where it was lost."""
+        self.device.synchronize()
+
+    def free_bytes(self) -> int:
+        """Memory that can be had."""
+        self.device.release()
+        return self.device.free_bytes()
+
+
+def assembled(kind: str, runtime: Any, device: Device) -> Machine:
+    """A machine with backends for both builds."""
+    recorder = Recorder()
+    runtimes: dict[str, Any] = {build: RecordingRuntime(runtime, build == "specialised", recorder) for build in BUILDS}
+    return Machine(kind, runtime, device, recorder, {build: CudaBackend(each) for build, each in runtimes.items()})
+
 
 def machine(kind: str, guard: bool = False) -> Machine:
-    """The GPU for ``"cuda"``, the simulator for ``"simulator"``; `guard` gives each GPU array memory of its own."""
-    return _simulator() if kind == "simulator" else _gpu(guard)
-
-
-def assembled(kind: str, runtime: Runtime, **functions: Any) -> Machine:
-    recorder = Recorder()
-    backends: dict[str, Backend] = {
-        build: CudaBackend(RecordingRuntime(runtime, build == "specialised", recorder)) for build in BUILDS
-    }
-    return Machine(kind, runtime, recorder=recorder, backends=backends, **functions)
-
-
-def _simulator() -> Machine:
-    from gpucnn import simulator
+    """The GPU for ``"cuda"``, the simulator for ``"simulator"``; `guard` keeps GPU arrays out of a common pool."""
+    from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
     from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 
-    return assembled(
-        "simulator",
-        SimulatorRuntime(),
-        put=simulator.asarray,
-        get=simulator.asnumpy,
-        synchronise=lambda: None,
-        free_bytes=lambda: 0,
-    )
-
-
-def _gpu(guard: bool) -> Machine:
-    from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
-
+    if kind == "simulator":
+        return assembled(kind, SimulatorRuntime(), SimulatedDevice())
     runtime = CupyRuntime()
-    cupy = runtime.xp
     if guard:  # CuPy's pool would hide reads past an array's end
-        cupy.cuda.set_allocator(None)
-
-    def put(host: Any) -> Array:
-        order = memory_order(host)
-        try:
-            array = cupy.asarray(np.ascontiguousarray(host.transpose(order)))
-        except (TypeError, ValueError) as error:
-            raise NotRun(f"CuPy {cupy.__version__} has no {host.dtype.name}: {error}") from None
-        return array.transpose(np.argsort(order).tolist())
-
-    def free_bytes() -> int:
-        cupy.get_default_memory_pool().free_all_blocks()
-        return int(cupy.cuda.runtime.memGetInfo()[0])
-
-    return assembled(
-        "cuda",
-        runtime,
-        put=put,
-        get=lambda array: array.get(),
-        synchronise=cupy.cuda.runtime.deviceSynchronize,
-        free_bytes=free_bytes,
-    )
-
-
-def memory_order(array: Any) -> list[int]:
-    """The axes of `array` from the outermost to the innermost in memory."""
-    return sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+        runtime.xp.cuda.set_allocator(None)
+    return assembled(kind, runtime, CupyDevice())

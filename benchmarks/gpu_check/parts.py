@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.gpu_check.processes import Execute, read_junit, read_sanitizer, without_host_name
 from benchmarks.gpu_check.report import FAILED, NOT_RUN, PASSED, SHOWN, Outcome, Report
+from benchmarks.isolation import Event, Task, follow
 
-MOST_RESTARTS = 8  # of a worker whose device was lost
-MOST_FAILURES = 100  # after which the suite stops: the device is lost, or nothing works
+SILENCE_S = 300.0  # that a check may take: compute-sanitizer slows it down many times
+Follow = Callable[[Task, Path, float, float, float], Generator[Event]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Context:
     backend: str
     out: Path
     report: Report
-    execute: Execute
+    follow: Follow = follow
     sanitizer: str | None = None
     filter: str = ""
     show: Callable[[str], None] = lambda text: None
@@ -43,148 +42,72 @@ class Part:
     default: bool = True
 
 
-# --- The suite ----------------------------------------------------------------------------------------------------
+# --- Checks in workers --------------------------------------------------------------------------------------------
 
 
 def run_suite(context: Context, part: Part, limit_s: float) -> Outcome:
-    """Pytest over the generic builds; its JUnit report counts."""
-    junit, log = context.out / "suite.xml", context.out / "suite.log"
-    for earlier in (junit, log):
-        earlier.unlink(missing_ok=True)
-    command = [
-        *(sys.executable, "-m", "pytest", f"--backend={context.backend}", "-q", f"--maxfail={MOST_FAILURES}"),
-        *("-p", "no:cacheprovider", f"--junitxml={junit.resolve()}"),
-        *(("-k", context.filter) if context.filter else ()),
-    ]
-    ended = context.execute(command, log, limit_s, {}, lambda: context.show(_percent(log)))
-    outcome = Outcome(part.name, FAILED, seconds=ended.seconds)
-    if not junit.exists():
-        outcome.reason = f"pytest wrote no report, see {log.name}: {_last_line(log)}"
-        return outcome
-    text = without_host_name(junit.read_text(encoding="utf-8"))
-    junit.write_text(text, encoding="utf-8")
-    tests = read_junit(text)
-    outcome.passed, outcome.failed, outcome.not_run = tests.passed, tests.failed, tests.skipped
-    outcome.failures = [*tests.failures[:SHOWN]]
-    if ended.code is None:
-        outcome.reason = "the time limit ended it, what is counted was run"
-    elif tests.failed:
-        outcome.reason = f"see {log.name}"
-    elif not tests.passed:
-        outcome.reason = "no test ran"
-    elif ended.code:
-        outcome.reason = f"pytest ended with status {ended.code}, see {log.name}"
-    else:
-        outcome.status = PASSED
-    return outcome
-
-
-def _percent(log: Path) -> str:
-    found = re.findall(r"\[ *(\d+)%\]", log.read_text(errors="replace") if log.exists() else "")
-    return f"{found[-1]} %" if found else ""
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-
-
-# --- Checks in a worker -------------------------------------------------------------------------------------------
+    """Pytest over the generic builds, each test a check."""
+    return _outcome(context, part.name, _checked(context, part.name, limit_s, "benchmarks.gpu_check.suite"))
 
 
 def run_checks(context: Context, part: Part, limit_s: float) -> Outcome:
     """The checks of the family that has the part's name."""
-    return _checked(context, part.name, part.name, limit_s)
+    return _outcome(context, part.name, _checked(context, part.name, limit_s, family=part.name))
+
+
+class Checked(NamedTuple):
+    """The results of checks, and why there are not all of them."""
+
+    results: list[dict[str, Any]]
+    reason: str
+    seconds: float
 
 
 def _checked(
     context: Context,
     name: str,
-    family: str,
     limit_s: float,
+    module: str = "benchmarks.gpu_check.worker",
     prefix: Sequence[str] = (),
-    options: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
-) -> Outcome:
-    """Run workers until each check of `family` was made, or time is up."""
-    records, log = context.out / f"{name}.jsonl", context.out / f"{name}.log"
-    for earlier in (records, log):
-        earlier.unlink(missing_ok=True)
-    command = [
-        *(*prefix, sys.executable, "-m", "benchmarks.gpu_check.worker", family, "--backend", context.backend),
-        *("--records", str(records.resolve()), "--filter", context.filter, *options),
-    ]
-    started, reason = time.perf_counter(), ""
-    for _ in range(MOST_RESTARTS + 1):
-        done = len(_finished(_events(records)))
-        left = limit_s - (time.perf_counter() - started)
-        poll = lambda: context.show(_progress(_events(records)))  # noqa: E731
-        ended = context.execute([*command, "--skip", str(done)], log, left, environment or {}, poll)
-        events = _events(records)
-        total = next((event["total"] for event in events if "total" in event), None)
-        reason = _why_unfinished(ended.code, total, events, log)
-        if ended.code is None or total is None or len(_finished(events)) >= total:
-            break
-        if len(_finished(events)) == done and not _interrupted_check(events):
-            break  # it gets no further
-        _give_up_on_interrupted(records, events, ended.code)
-    return _summary(context.report, name, _events(records), reason, time.perf_counter() - started)
+    **options: Any,
+) -> Checked:
+    """Run workers until each check was made, or time is up."""
+    options = {"backend": context.backend, "filter": context.filter, **options}
+    task = Task(module, options, environment or {}, prefix)
+    started = time.perf_counter()
+    results, total, reason = [], None, ""
+    with closing(context.follow(task, context.out / f"{name}.jsonl", limit_s, limit_s, SILENCE_S)) as events:
+        for event in events:
+            total = event.get("items", total)
+            reason = event.get("trouble", reason)
+            if "result" in event:
+                results.append(event["result"])
+            if total is not None:
+                context.show(f"{len(results)} of {total}")
+    if reason or total is None or len(results) < total:
+        made = f"{len(results)} of {'?' if total is None else total} checks were made, see {name}.log"
+        reason = f"{reason}; {made}" if reason else made
+    return Checked(results, reason, time.perf_counter() - started)
 
 
-def _events(records: Path) -> list[dict[str, Any]]:
-    lines = records.read_text(encoding="utf-8").split("\n") if records.exists() else []
-    return [json.loads(line) for line in lines[:-1]]  # the last one may be half written
-
-
-def _finished(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [event for event in events if "check" in event]
-
-
-def _interrupted_check(events: Sequence[dict[str, Any]]) -> str | None:
-    """The check amid which the process ended."""
-    return events[-1].get("begin") if events else None
-
-
-def _give_up_on_interrupted(records: Path, events: Sequence[dict[str, Any]], code: int | None) -> None:
-    """Count the check amid which a worker ended as failed, so that the next one goes on behind it."""
-    name = _interrupted_check(events)
-    if name is not None:
-        event = {"check": name, "status": FAILED, "detail": f"its process ended with status {code}", "kernels": []}
-        with records.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-
-
-def _why_unfinished(code: int | None, total: int | None, events: Sequence[dict[str, Any]], log: Path) -> str:
-    done = len(_finished(events))
-    if code is None:
-        amid = _interrupted_check(events)
-        return f"the time limit ended it{f' amid {amid}' if amid else ''}, {done} of {total or '?'} checks were made"
-    if total is None:
-        return f"its process ended with status {code}, see {log.name}: {_last_line(log)}"
-    return f"{done} of {total} checks were made, see {log.name}" if done < total else ""
-
-
-def _progress(events: Sequence[dict[str, Any]]) -> str:
-    total = next((event["total"] for event in events if "total" in event), None)
-    return "" if total is None else f"{len(_finished(events))} of {total}"
-
-
-def _summary(report: Report, name: str, events: Sequence[dict[str, Any]], reason: str, seconds: float) -> Outcome:
-    outcome = Outcome(name, PASSED, reason, seconds=seconds)
+def _outcome(context: Context, name: str, checked: Checked) -> Outcome:
+    """Count the results of a part, and the kernels that they tell of."""
+    outcome = Outcome(name, PASSED, checked.reason, seconds=checked.seconds)
     reasons: dict[str, int] = {}
-    for event in _finished(events):
-        outcome.passed += event["status"] == PASSED
-        outcome.failed += event["status"] == FAILED
-        outcome.not_run += event["status"] == NOT_RUN
-        if event["status"] == FAILED:
-            outcome.failures.append(f"{event['check']}: {event['detail']}")
-        if event["status"] == NOT_RUN:
-            reasons[event["detail"]] = reasons.get(event["detail"], 0) + 1
+    for result in checked.results:
+        outcome.passed += result["status"] == PASSED
+        outcome.failed += result["status"] == FAILED
+        outcome.not_run += result["status"] == NOT_RUN
+        if result["status"] == FAILED:
+            outcome.failures.append(f"{result['check']}: {result['detail']}")
+        if result["status"] == NOT_RUN:
+            reasons[result["detail"]] = reasons.get(result["detail"], 0) + 1
         else:
-            report.count(event["kernels"], event["status"] == PASSED)
+            context.report.count(result.get("kernels", ()), result["status"] == PASSED)
     outcome.failures = outcome.failures[:SHOWN]
-    outcome.notes = [f"{count} not run: {detail}" for detail, count in reasons.items()]
-    if outcome.failed or reason:
+    outcome.notes = [f"{count} not run: {detail}" for detail, count in reasons.items()][:SHOWN]
+    if outcome.failed or outcome.reason:
         outcome.status = FAILED
     elif not outcome.passed:
         outcome.status, outcome.reason = NOT_RUN, "no check could be made" if outcome.not_run else "no check was chosen"
@@ -194,25 +117,47 @@ def _summary(report: Report, name: str, events: Sequence[dict[str, Any]], reason
 # --- compute-sanitizer --------------------------------------------------------------------------------------------
 
 _TOOL_OPTIONS = {"memcheck": ("--padding", "512"), "racecheck": ("--racecheck-report", "all")}
+_ERRORS = re.compile(r"^========= ERROR SUMMARY: (\d+) errors?", re.MULTILINE)
+_HAZARDS = re.compile(
+    r"^========= RACECHECK SUMMARY: (\d+) hazards? displayed \((\d+) errors?, (\d+) warnings?\)", re.MULTILINE
+)
+_REPORT = re.compile(r"^========= ((?:Invalid|Error|Race|Uninitialized|Barrier|Program hit|Warning).*)$", re.MULTILINE)
+
+
+class Sanitized(NamedTuple):
+    """The findings of compute-sanitizer; `errors` is None where it did not come to a summary."""
+
+    errors: int | None
+    reports: tuple[str, ...]  # the first line of each kind of report
+
+
+def read_sanitizer(text: str) -> Sanitized:
+    """The summaries of one or several runs, added up: errors, and hazards of racecheck with its warnings."""
+    counts = [int(match[1]) for match in _ERRORS.finditer(text)] + [int(match[1]) for match in _HAZARDS.finditer(text)]
+    reports = tuple(dict.fromkeys(match[1] for match in _REPORT.finditer(text)))
+    return Sanitized(sum(counts) if counts else None, reports)
 
 
 def run_sanitizer(context: Context, part: Part, limit_s: float) -> Outcome:
     """Each primitive at odd sizes under the tool of the part's name: no wrong result, and no error reported."""
     assert context.sanitizer is not None
-    options = ("--tool", part.name, "--target-processes", "all", *_TOOL_OPTIONS.get(part.name, ()))
-    outcome = _checked(context, part.name, "odd-shapes", limit_s, (context.sanitizer, *options), ("--guard",))
+    prefix = (context.sanitizer, "--tool", part.name, "--target-processes", "all", *_TOOL_OPTIONS.get(part.name, ()))
+    checked = _checked(context, part.name, limit_s, prefix=prefix, family="odd-shapes", guard=True)
+    outcome = _outcome(context, part.name, checked)
     log = context.out / f"{part.name}.log"
-    found = read_sanitizer(log.read_text(errors="replace"))
+    text = log.read_text(errors="replace").strip()
+    found = read_sanitizer(text)
+    if found.errors == 0:
+        outcome.notes.append("no error reported")
+        return outcome
+    outcome.status = FAILED
     if found.errors is None:
-        outcome.reason = outcome.reason or f"compute-sanitizer came to no summary, see {log.name}: {_last_line(log)}"
-        outcome.status = FAILED
-    elif found.errors:
+        last = text.rpartition("\n")[2] or "it said nothing"
+        outcome.reason = outcome.reason or f"compute-sanitizer came to no summary, see {log.name}: {last}"
+    else:
         said = f"{found.errors} errors reported, see {log.name}"
         outcome.reason = f"{outcome.reason}; {said}" if outcome.reason else said
-        outcome.status = FAILED
         outcome.failures = [*outcome.failures, *found.reports][:SHOWN]
-    else:
-        outcome.notes.append("no error reported")
     return outcome
 
 
@@ -227,10 +172,11 @@ def run_cold_start(context: Context, part: Part, limit_s: float) -> Outcome:
         environment = {"GPUCNN_CACHE_DIR": cache}
         for _ in range(2):
             left = limit_s - (time.perf_counter() - started)
-            outcome = _checked(context, part.name, part.name, left, environment=environment)
+            checked = _checked(context, part.name, left, environment=environment, family=part.name)
+            outcome = _outcome(context, part.name, checked)
             if outcome.status != PASSED:
                 return outcome
-            said.append(_finished(_events(context.out / f"{part.name}.jsonl"))[0]["detail"])
+            said.append(checked.results[0]["detail"])
     outcome.seconds = time.perf_counter() - started
     outcome.notes = [f"cold {said[0]}", f"warm {said[1]}"]
     if not said[1].endswith(" 0 compiled"):

@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu import environment
 from benchmarks.gpu_check.machine import KernelBuild
-from benchmarks.gpu_check.processes import ROOT
+from benchmarks.isolation import ROOT
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 SHOWN = 20  # failures of a part that the report quotes
@@ -167,32 +168,19 @@ def device_facts() -> dict[str, Any]:
     from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
 
     cupy = CupyRuntime().xp
-    cuda = cupy.cuda.runtime.runtimeGetVersion()
-    properties = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())
+    known, versions = environment.properties(cupy), environment.versions(cupy)
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
     return {
-        "device": properties["name"].decode(),
-        "compute capability": f"{properties['major']}.{properties['minor']}",
-        "multiprocessors": properties["multiProcessorCount"],
-        "memory": f"{properties['totalGlobalMem'] / 2**30:.0f} GiB",
-        "driver": _driver_version(),
-        "driver's CUDA": _cuda(cupy.cuda.runtime.driverGetVersion()),
-        "CUDA runtime": _cuda(cuda),
-        "NVRTC": ".".join(map(str, nvrtc.load((cuda // 1000, *nvrtc.MAJORS)).version)),
-        "CuPy": cupy.__version__,
+        "device": known["name"],
+        "compute capability": known["compute_capability"],
+        "multiprocessors": known["multiprocessors"],
+        "memory": f"{known['memory_bytes'] / 2**30:.0f} GiB",
+        "driver": versions.get("driver", "unknown"),
+        "driver's CUDA": versions["driver's CUDA"],
+        "CUDA runtime": versions["CUDA"],
+        "NVRTC": ".".join(map(str, nvrtc.load((major, *nvrtc.MAJORS)).version)),
+        "CuPy": versions["CuPy"],
     }
-
-
-def _cuda(number: int) -> str:
-    return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def _driver_version() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return (done.stdout.split() or ["unknown"])[0]
 
 
 def sources_facts() -> dict[str, Any]:

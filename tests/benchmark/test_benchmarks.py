@@ -18,8 +18,10 @@ from rich.console import Console
 from benchmarks import __main__ as command
 from benchmarks import cases, environment, kernel_profile, plots, publishing, report, results, session, timing
 from benchmarks.cases import LAYERS, Case, select
-from benchmarks.checking import EPS, expect, find_fault
+from benchmarks.checking import EPS, expect
 from benchmarks.data import make_arrays, pool_maximum
+from benchmarks.gpu.cuts import Cut, fault_of
+from benchmarks.gpu.device import Device
 from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
 from benchmarks.providers import Provider
 from benchmarks.results import Outcome, Ratios, Record, Run, rows_of, summarize
@@ -120,6 +122,10 @@ SMALL_CONVOLUTIONS = [
 ]
 
 
+def fault(case, expectations, results):
+    return fault_of(Cut(case), case, expectations, results, Device())
+
+
 def naive_convolution(layer, x, y, weight):
     """Every product of a convolution, once: (output, input gradient, weight gradient)."""
     big, small, out_size, in_size = x, y, layer.out_size, layer.size
@@ -155,12 +161,12 @@ def test_convolution_checker(layer, operation):
         right += arrays["bias"].reshape(-1, *(1,) * layer.rank)
     right = right.astype(np.float32)
     expectations = expect(case, arrays)
-    assert find_fault(expectations, [right]) is None
+    assert fault(case, expectations, [right]) is None
     assert math.prod(right.shape) == expectations[0].values.size  # so small that all is checked
     for spot in {(0,) * right.ndim, tuple(e - 1 for e in right.shape)}:
         wrong = right.copy()
         wrong[spot] += 1e-3
-        assert "expected" in find_fault(expectations, [wrong])
+        assert "expected" in fault(case, expectations, [wrong])
 
 
 def other_cases():
@@ -188,15 +194,15 @@ def other_cases():
 def test_planted_errors_are_found(case):
     expectations = expect(case, make_arrays(case))
     right = [np.asarray(e.values, dtype=np.float32) for e in expectations]
-    assert find_fault(expectations, right) is None
+    assert fault(case, expectations, right) is None
     for place in range(len(right)):
         wrong = [array.copy() for array in right]
         wrong[place].flat[-1] += 1e-2
-        assert expectations[place].name in find_fault(expectations, wrong)
-    assert "float64" in find_fault(expectations, [a.astype(np.float64) for a in right])
-    assert "shape" in find_fault(expectations, [a[..., :1] for a in right])
-    assert "not finite" in find_fault(expectations, [a * np.float32(np.nan) for a in right])
-    assert "arrays came back" in find_fault(expectations, [*right, right[0]])
+        assert expectations[place].name in fault(case, expectations, wrong)
+    assert "float64" in fault(case, expectations, [a.astype(np.float64) for a in right])
+    assert "shape" in fault(case, expectations, [a[..., :1] for a in right])
+    assert "not finite" in fault(case, expectations, [a * np.float32(np.nan) for a in right])
+    assert "arrays came back" in fault(case, expectations, [*right, right[0]])
 
 
 @pytest.mark.parametrize("kind", ["batch", "layer", "group", "instance"])

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from gpu_fakes import BenchCupy, ClockDevice
 from rich.console import Console
+from scripted_worker import script
 
 from benchmarks import __main__ as command
 from benchmarks import plots, publishing, report, targets
@@ -24,13 +24,15 @@ from benchmarks.cases import LAYERS, Case, select
 from benchmarks.checking import expect
 from benchmarks.data import PIECE, form, make_arrays, make_operands, normal
 from benchmarks.gpu import command as gpu_command
-from benchmarks.gpu import environment, fallback, sampling, supervisor, worker
+from benchmarks.gpu import environment, fallback, sampling, worker
 from benchmarks.gpu.ahead import compile_ahead
+from benchmarks.gpu.command import Collected
 from benchmarks.gpu.cuts import cut_of, expected, fault_of
 from benchmarks.gpu.device import SimulatedDevice
+from benchmarks.gpu.environment import chosen_gpu
 from benchmarks.gpu.sampling import DeviceLost
 from benchmarks.gpu.session import Session
-from benchmarks.gpu.supervisor import Collected, Wanted, chosen_gpu, follow
+from benchmarks.isolation import EXIT_DEVICE_LOST, Task, follow
 from benchmarks.layers import ConvLayer, LayoutLayer, NormLayer, PoolLayer
 from benchmarks.providers import GPU_PROVIDERS, PROVIDERS, Provider, installed, kinds
 from benchmarks.providers.plain_cupy import CupyxScipy, PlainCupy
@@ -323,6 +325,8 @@ def test_a_lost_device_says_who_had_it(clock: ClockDevice) -> None:
     again = session_of(clock, Halves, LosesTheDevice, lost={(TRANSITION, "loses the device"): "it was lost"})
     record = again.record(case_of(TRANSITION), 0.1, 6)
     assert [(outcome.status, outcome.note) for outcome in record.outcomes] == [("timed", ""), ("failed", "it was lost")]
+    nobody = session_of(clock, Halves, LosesTheDevice, lost={(TRANSITION, ""): "killed"})
+    assert {outcome.note for outcome in nobody.record(case_of(TRANSITION), 0.1, 6).outcomes} == {"killed"}
 
 
 def test_what_does_not_fit_is_not_tried(clock: ClockDevice) -> None:
@@ -583,101 +587,24 @@ HELLO = [
 ]
 
 
-def scripted(*scripts: tuple[list[dict[str, Any]], str]) -> tuple[Any, list[tuple[int, list[Any]]]]:
-    """Workers that write events and end as Python code says, and with what they were started."""
-    left = iter(scripts)
-    started: list[tuple[int, list[Any]]] = []
-
-    def command(events: Path, done: int, lost: Sequence[Sequence[str]], seconds: float) -> Sequence[str]:
-        started.append((done, list(lost)))
-        written, code = next(left)
-        text = "".join(json.dumps(event) + "\n" for event in written)
-        return [sys.executable, "-c", f"import sys,time\nopen({str(events)!r}, 'a').write({text!r})\n{code}"]
-
-    return command, started
-
-
 A, B = "mobilenetv2/dw_144/forward", "resnet-50/bn1/backward"
 
 
 def measured(identifier: str) -> list[dict[str, Any]]:
     return [
-        {"case": identifier}, {"provider": "gpucnn", "step": "check"}, {"record": asdict(made(identifier))}
+        {"item": identifier}, {"by": "gpucnn", "step": "check"}, {"result": asdict(made(identifier))}
     ]  # fmt: skip
 
 
-def test_a_worker_that_ends_well_is_the_only_one() -> None:
-    command, started = scripted(([*HELLO, *measured(A), {"clocks": {"at the end": {"power": "300 W"}}}], ""))
+def test_what_workers_say_is_collected() -> None:
     collected = Collected()
-    for event in follow(Wanted(), command=command):
+    again = {"providers": {"gpucnn": "1"}, "absent": {}}
+    for event in [*HELLO, *measured(A), again, {"clocks": {"at the end": {"power": "300 W"}}}, {"unreached": [B]}]:
         collected.take(event)
     assert collected.records == [made(A)]
     assert (collected.limits, collected.providers, collected.trouble) == (LIMITS, {"gpucnn": "1"}, "")
     assert set(collected.environment["clocks"]) == {"at the start", "at the end"}
-    assert started == [(0, [])]
-
-
-@pytest.mark.parametrize(
-    ("code", "note"),
-    [
-        ("import os; os.kill(os.getpid(), 11)", "its process ended with status -11"),
-        ("print('CUDA error'); sys.exit(9)", "its process ended with status 9: CUDA error"),
-        ("time.sleep(60)", "it said nothing for 1 s"),
-    ],
-)
-def test_a_lost_worker_is_followed_by_one_for_the_rest(code: str, note: str) -> None:
-    begun = [{"case": B}, {"provider": "PyTorch", "step": "check"}, {"provider": "gpucnn", "step": "time"}]
-    command, started = scripted(([*HELLO, *measured(A), *begun], code), (measured(B), ""))
-    events = list(follow(Wanted(), command=command, silence_s=1))
-    assert started == [(0, []), (1, [[B, "gpucnn", note]])]
-    (lost,) = [event for event in events if "lost" in event]
-    assert (lost["case"], lost["lost"], lost["note"]) == (B, "gpucnn", note)
-    assert [event["record"]["id"] for event in events if "record" in event] == [A, B]
-
-
-def test_a_worker_that_tells_who_lost_the_device() -> None:
-    begun = [{"case": A}, {"provider": "PyTorch", "step": "time"}, {"lost": "gpucnn", "note": "illegal address"}]
-    command, started = scripted(([*HELLO, *begun], "sys.exit(3)"), (measured(A), ""))
-    list(follow(Wanted(), command=command))
-    assert started[1] == (0, [[A, "gpucnn", "illegal address"]])
-
-
-def test_a_worker_that_cannot_begin_is_not_tried_again() -> None:
-    command, started = scripted(([], "print('ImportError: no'); sys.exit(1)"))
-    events = list(follow(Wanted(), command=command))
-    assert events == [{"trouble": "a worker was lost: its process ended with status 1: ImportError: no"}]
-    assert len(started) == 1
-
-
-def test_workers_are_not_lost_for_ever() -> None:
-    begun = [{"case": A}, {"provider": "gpucnn", "step": "time"}]
-    command, started = scripted(*[(begun, "sys.exit(1)")] * supervisor.MOST_WORKERS)
-    events = list(follow(Wanted(), command=command))
-    assert events[-1] == {"trouble": f"{supervisor.MOST_WORKERS} workers were lost"}
-    assert len(started) == supervisor.MOST_WORKERS
-
-
-def test_leaving_the_loop_ends_the_worker(tmp_path: Path) -> None:
-    alive = tmp_path / "alive"
-    command, _ = scripted((HELLO, f"time.sleep(4); open({str(alive)!r}, 'w').write('yes')"))
-    events = follow(Wanted(), command=command)
-    next(events)
-    before = time.perf_counter()
-    events.close()  # type: ignore[attr-defined]
-    assert time.perf_counter() - before < 3.5
-    assert not alive.exists()
-
-
-def test_what_starts_a_worker_is_what_it_reads() -> None:
-    wanted = Wanted("simulator", "quick", ["a,b", "c d"], ["gpucnn"], 3, 60.0, 7)
-    arguments = wanted.command(Path("e.jsonl"), 4, [[A, "gpucnn", 'it\'s "lost"']], 12.34)
-    assert arguments[1:3] == ["-m", "benchmarks.gpu.worker"]
-    options = worker.parse(arguments[3:])
-    assert (options.device, options.tier, options.filters, options.providers) == (
-        "simulator", "quick", ["a,b", "c d"], ["gpucnn"]
-    )  # fmt: skip
-    assert (options.done, options.lost, options.seconds) == (4, [[A, "gpucnn", 'it\'s "lost"']], 12.3)
-    assert (options.threads, options.rounds, options.events) == (3, 7, Path("e.jsonl"))
+    assert (collected.absent, collected.unreached) == (HELLO[0]["absent"], [B])
 
 
 @pytest.mark.thorough
@@ -687,27 +614,26 @@ def test_a_worker_measures_the_cases_that_are_left(clock: ClockDevice, monkeypat
     monkeypatch.setattr("benchmarks.environment.confine", lambda threads: None)
     monkeypatch.setattr("benchmarks.providers.GPU_PROVIDERS", (Halves, LosesTheDevice))
 
-    def run(*arguments: str) -> int:
+    def run(done: int = 0, lost: dict[str, str] | None = None, seconds: float = 60.0) -> int:
         events.clear()
-        options = worker.parse(
-            ["--events=x", "--device=simulator", "--tier=quick", '--filters=["transition1"]', *arguments]
-        )
-        return worker.measure(options, lambda **event: events.append(event), time.perf_counter())
+        options: Any = {"device": "simulator", "tier": "quick", "filters": ["transition1"]}
+        return worker.work(lambda **event: events.append(event), done, lost or {}, seconds, **options)
 
-    assert run("--seconds=60") == worker.EXIT_DEVICE_LOST
+    assert run() == EXIT_DEVICE_LOST
     assert events[0]["providers"] == {"halves": "1", "loses the device": "1"}
-    assert events[1]["environment"]["device"]["name"] == "Clock 100"
+    assert events[2]["environment"]["device"]["name"] == "Clock 100"
     assert events[-1] == {"lost": "loses the device", "note": "RuntimeError: cudaErrorIllegalAddress"}
     clock.lost = False
-    assert run("--seconds=60", f"--lost={json.dumps([[TRANSITION, 'loses the device', 'gone']])}") == 0
-    records = [record_from(event["record"]) for event in events if "record" in event]
+    assert run(lost={"loses the device": "gone"}) == 0
+    records = [record_from(event["result"]) for event in events if "result" in event]
     assert [record.id for record in records] == [TRANSITION, "densenet-121/transition1/backward"]
     assert [outcome.status for outcome in records[0].outcomes] == ["timed", "failed"]
+    assert {outcome.status for outcome in records[1].outcomes} == {"refused"}  # lost on the case before alone
     assert not any("limits" in event for event in events)  # the first worker measured those
-    assert run("--seconds=0", "--done=1") == 0
+    assert run(done=1, seconds=0) == 0
     assert events[-1] == {"unreached": ["densenet-121/transition1/backward"]}
     monkeypatch.setattr("benchmarks.providers.GPU_PROVIDERS", ())
-    assert run("--seconds=60") == worker.EXIT_NO_PROVIDER
+    assert run() == worker.EXIT_NO_PROVIDER
 
 
 def test_a_gpu_is_chosen_by_its_number() -> None:
@@ -733,7 +659,7 @@ def run_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr(publishing, "LOCAL", tmp_path / "local")
 
     def run(events: Any, *arguments: str) -> tuple[int, dict[str, Path]]:
-        monkeypatch.setattr(gpu_command, "follow", lambda wanted, environment: events)
+        monkeypatch.setattr(gpu_command, "follow", lambda task, file, seconds: events)
         status = command.main(["--out", str(tmp_path), *arguments])
         return status, {path.name: path for path in tmp_path.iterdir()}
 
@@ -790,12 +716,12 @@ def test_what_will_not_be_published_is_not_measured_on_a_gpu(
 
 def test_a_run_that_is_told_to_end_ends_its_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     alive = tmp_path / "alive"
-    told = f"import os, signal; time.sleep(1); os.kill({os.getpid()}, signal.SIGTERM)"
+    told = f"import os, signal, time; time.sleep(1); os.kill({os.getpid()}, signal.SIGTERM)"
     code = f"{told}; time.sleep(4); open({str(alive)!r}, 'w')"
-    made, _ = scripted(([*HELLO, *measured(A)], code))
+    task = script(tmp_path, ([*HELLO, *measured(A)], code))
     monkeypatch.setattr(environment, "why_none", lambda: None)
     monkeypatch.setattr("benchmarks.environment.confine", lambda threads: None)
-    monkeypatch.setattr(gpu_command, "follow", lambda wanted, given: follow(wanted, given, made))
+    monkeypatch.setattr(gpu_command, "follow", lambda _, file, seconds: follow(task, file, seconds))
     assert command.main(["--out", str(tmp_path)]) == command.EXIT_INTERRUPTED
     assert (tmp_path / "nvidia-fake-100-partial.json").exists()
     time.sleep(0.1)
@@ -827,8 +753,8 @@ def test_a_run_without_enough_time_says_what_it_did_not_reach(
 
 
 def test_failures_and_interruptions_keep_what_there_is(run_command: Any) -> None:
-    wrong = {"record": asdict(made(A, status="wrong"))}
-    assert run_command(said({"case": A}, wrong))[0] == command.EXIT_FAULT
+    wrong = {"result": asdict(made(A, status="wrong"))}
+    assert run_command(said({"item": A}, wrong))[0] == command.EXIT_FAULT
 
     def interrupted() -> Any:
         yield from said(*measured(A))
@@ -973,8 +899,8 @@ def test_the_fallback_runs_when_no_worker_is_left_and_within_the_time(
 ) -> None:
     steps: list[Any] = []
 
-    def events(wanted: Wanted, environment: Any) -> Any:
-        steps.append(("worker", wanted.seconds))
+    def events(task: Task, file: Path, seconds: float) -> Any:
+        steps.append(("worker", seconds))
         try:
             yield from said(*measured(A), *measured(B))
         finally:

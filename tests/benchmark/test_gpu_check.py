@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import launches
 import numpy as np
 import pytest
+from gpu_fakes import ClockDevice
 
 import gpucnn
 from benchmarks import primitives
+from benchmarks.gpu import sampling
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import host_cost, large_arrays, parts, preflight, processes, report, worker
+from benchmarks.gpu_check import cold_start, host_cost, large_arrays, parts, preflight, report, suite, worker
 from benchmarks.gpu_check.calls import agree, calls
 from benchmarks.gpu_check.checks import Check
 from benchmarks.gpu_check.machine import KernelBuild, Machine, NotRun, Recorder, assembled
-from benchmarks.gpu_check.processes import Ended
+from benchmarks.isolation import EXIT_DEVICE_LOST, ROOT, Event, Task, follow
 from gpucnn.backends import Backend, available
-from gpucnn.backends.cuda.device.runtime import Device
+from gpucnn.backends.cuda.device import cupy_runtime
 from gpucnn.installing import install_command
 
 FACTS = {"device": "GPU 0", "commit": "unknown"}
@@ -65,14 +67,7 @@ def test_the_sanitizer_is_found_in_nvidias_wheels(tmp_path: Path, folder: str) -
     assert preflight.find_sanitizer({}, [tmp_path], lambda name: "first") == "first"
 
 
-# --- What other programs leave ------------------------------------------------------------------------------------
-
-JUNIT = """<?xml version="1.0" encoding="utf-8"?><testsuites name="pytest tests"><testsuite name="pytest" errors="1"
-failures="1" skipped="1" tests="4" hostname="secret-host"><testcase classname="tests.test_a" name="test_1" time="0.1" />
-<testcase classname="tests.test_a" name="test_2[x]"><failure message="AssertionError: off&#10;more">text</failure>
-</testcase><testcase classname="tests.test_b" name="test_3"><error message="failed on setup">text</error></testcase>
-<testcase classname="tests.test_b" name="test_4"><skipped type="pytest.skip" message="no">text</skipped></testcase>
-</testsuite></testsuites>"""
+# --- What compute-sanitizer leaves --------------------------------------------------------------------------------
 
 CLEAN_MEMCHECK = "========= COMPUTE-SANITIZER\npassed unpool\n========= ERROR SUMMARY: 0 errors\n"
 MEMCHECK = """========= COMPUTE-SANITIZER
@@ -92,16 +87,6 @@ RACECHECK = """========= Error: Race reported between Write access at norm_stati
 """
 
 
-def test_junit_reports_are_counted_and_lose_the_host_name() -> None:
-    tests = processes.read_junit(JUNIT)
-    assert tests[:3] == (1, 2, 1)
-    assert tests.failures == (
-        "tests.test_a::test_2[x]: AssertionError: off",
-        "tests.test_b::test_3: failed on setup",
-    )
-    assert "secret-host" not in processes.without_host_name(JUNIT)
-
-
 @pytest.mark.parametrize(
     ("text", "errors"),
     [
@@ -115,81 +100,74 @@ def test_junit_reports_are_counted_and_lose_the_host_name() -> None:
     ],
 )
 def test_summaries_of_compute_sanitizer(text: str, errors: int | None) -> None:
-    assert processes.read_sanitizer(text).errors == errors
+    assert parts.read_sanitizer(text).errors == errors
 
 
 def test_the_kind_of_a_sanitizers_report_is_kept() -> None:
-    assert processes.read_sanitizer(MEMCHECK).reports == ("Invalid __global__ write of size 4 bytes",)
-    assert processes.read_sanitizer(RACECHECK).reports[0].startswith("Error: Race reported between Write")
+    assert parts.read_sanitizer(MEMCHECK).reports == ("Invalid __global__ write of size 4 bytes",)
+    assert parts.read_sanitizer(RACECHECK).reports[0].startswith("Error: Race reported between Write")
 
 
-def test_a_process_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "GRACE_S", 0.2)
-    stubborn = "import signal, time; signal.signal(2, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
-    polls: list[None] = []
-    ended = processes.execute([sys.executable, "-c", stubborn], tmp_path / "log", 1.0, {}, lambda: polls.append(None))
-    assert ended.code is None
-    assert ended.seconds < 20
-    assert polls
-    quick = [sys.executable, "-c", "import os; print(os.environ['GIVEN']); raise SystemExit(3)"]
-    assert processes.execute(quick, tmp_path / "log", 60, {"GIVEN": "this"}, lambda: None).code == 3
-    assert (tmp_path / "log").read_text().split() == ["on", "this"]
-
-
-# --- Parts, with a fake in place of processes -------------------------------------------------------------------------
+# --- Parts, with a fake in place of workers ---------------------------------------------------------------------------
 
 
 class Workers:
-    """Processes that append lines to their records and logs: one item of `runs` for each that is started."""
+    """In place of `follow`: the events of one of `runs`, or an error, for each task; every task leaves the same log."""
 
-    def __init__(self, *runs: Callable[[Path, Path], int | None]) -> None:
-        self.runs = list(runs)
-        self.commands: list[list[str]] = []
-        self.environments: list[dict[str, str]] = []
+    def __init__(self, *runs: Sequence[Event] | BaseException, log: str = "") -> None:
+        self.runs, self.log = list(runs), log
+        self.tasks: list[Task] = []
 
-    def __call__(
-        self, given: Sequence[str], log: Path, limit_s: float, environment: Mapping[str, str], poll: Callable[[], None]
-    ) -> Ended:
-        self.commands.append(list(given))
-        self.environments.append(dict(environment))
-        option = next((text for text in given if text.startswith("--junitxml=")), "")
-        written = Path(option.partition("=")[2] if option else given[given.index("--records") + 1])
-        with log.open("a"):
-            code = self.runs.pop(0)(written, log)
-        poll()
-        return Ended(code, 1.5)
+    def __call__(self, task: Task, events: Path, *limits: float) -> Generator[Event]:
+        self.tasks.append(task)
+        events.with_suffix(".log").write_text(self.log)
+        run = self.runs.pop(0)
+        if isinstance(run, BaseException):
+            raise run
+        yield from run
 
 
-def lines(*events: dict[str, Any], code: int | None = 0, log: str = "") -> Callable[[Path, Path], int | None]:
-    def run(records: Path, log_path: Path) -> int | None:
-        with records.open("a") as file:
-            file.writelines(json.dumps(event) + "\n" for event in events)
-        log_path.write_text(log_path.read_text() + log)
-        return code
+SUITE = """
+import os
+import pytest
 
-    return run
+@pytest.mark.parametrize("x", ["x"])
+def test_wrong(x): raise AssertionError("off\\nmore")
+def test_crash(): os._exit(9)
+def test_two(): pass
+def test_skipped(): pytest.skip("no")
+@pytest.fixture
+def broken(): {}["k"]
+def test_setup(broken): pass
+@pytest.fixture
+def late():
+    yield
+    raise ValueError("t")
+def test_teardown(late): pass
+@pytest.mark.xfail
+def test_expected(): raise AssertionError
+def test_ten(): pass
+def test_left_out(): raise AssertionError
+"""
 
 
-def made(name: str, status: str = "passed", detail: str = "", kernels: Sequence[str] = ()) -> dict[str, Any]:
-    return {"check": name, "status": status, "detail": detail, "seconds": 0.1, "kernels": list(kernels)}
+def made(name: str, status: str = "passed", detail: str = "", kernels: Sequence[str] = ()) -> Event:
+    return {"result": {"check": name, "status": status, "detail": detail, "seconds": 0.1, "kernels": list(kernels)}}
 
 
-def run_part(name: str, out: Path, execute: Workers, **context: Any) -> tuple[report.Outcome, report.Report]:
+ONE = ({"items": 1}, made("a"))
+
+
+def run_part(name: str, out: Path, workers: Workers, **context: Any) -> tuple[report.Outcome, report.Report]:
     part = next(part for part in parts.PARTS if part.name == name)
     written = report.Report(dict(FACTS))
-    return part.run(parts.Context("cuda", out, written, execute, "sanitizer", **context), part, 60.0), written
+    return part.run(parts.Context("cuda", out, written, workers, "sanitizer", **context), part, 60.0), written
 
 
 def test_kernels_of_checks_are_counted(tmp_path: Path) -> None:
     one, two = "gather[int8,int32,generic]", "unpool[int8,int32,generic]"
-    workers = Workers(
-        lines(
-            {"total": 3},
-            made("a", kernels=[one]),
-            made("b", "failed", "other bits", [one, two]),
-            made("c", "not run", "no"),
-        )
-    )
+    results = made("a", kernels=[one]), made("b", "failed", "other bits", [one, two]), made("c", "not run", "no")
+    workers = Workers([{"items": 3}, *results])
     outcome, written = run_part("repeatability", tmp_path, workers, filter="x")
     assert (outcome.status, outcome.passed, outcome.failed, outcome.not_run) == ("failed", 1, 1, 1)
     assert outcome.failures == ["b: other bits"]
@@ -198,32 +176,25 @@ def test_kernels_of_checks_are_counted(tmp_path: Path) -> None:
         KernelBuild("gather", "int8", "int32", "generic"): report.Launched(1, 1),
         KernelBuild("unpool", "int8", "int32", "generic"): report.Launched(0, 1),
     }
-    assert workers.commands[0][-4:] == ["--filter", "x", "--skip", "0"]
+    assert workers.tasks[0].module == "benchmarks.gpu_check.worker"
+    assert workers.tasks[0].options == {"backend": "cuda", "filter": "x", "family": "repeatability"}
 
 
-def test_a_process_that_dies_amid_a_check_is_followed_by_one_for_the_rest(tmp_path: Path) -> None:
-    workers = Workers(
-        lines({"total": 3}, made("a"), {"begin": "b"}, code=-11), lines({"total": 3}, {"begin": "c"}, made("c"))
-    )
-    outcome, _ = run_part("repeatability", tmp_path, workers)
-    assert (outcome.status, outcome.passed, outcome.failed, outcome.reason) == ("failed", 2, 1, "")
-    assert outcome.failures == ["b: its process ended with status -11"]
-    assert workers.commands[1][-2:] == ["--skip", "2"]
-
-
-def test_a_lost_device_is_followed_by_another_process(tmp_path: Path) -> None:
-    lost = lines({"total": 2}, {"begin": "a"}, made("a", "failed", "illegal address"), code=worker.EXIT_DEVICE_LOST)
-    outcome, _ = run_part("graphs", tmp_path, Workers(lost, lines({"total": 2}, {"begin": "b"}, made("b"))))
-    assert (outcome.passed, outcome.failed, outcome.reason) == (1, 1, "")
-
-
-def test_a_worker_that_does_not_start_or_is_too_slow_fails_the_part(tmp_path: Path) -> None:
-    outcome, _ = run_part("graphs", tmp_path, Workers(lines(code=1, log="Traceback\nImportError: no\n")))
-    assert outcome.status == "failed"
-    assert "ImportError: no" in outcome.reason
-    outcome, _ = run_part("graphs", tmp_path, Workers(lines({"total": 9}, made("a"), {"begin": "b"}, code=None)))
-    assert (outcome.status, outcome.passed) == ("failed", 1)
-    assert outcome.reason == "the time limit ended it amid b, 1 of 9 checks were made"
+@pytest.mark.parametrize(
+    ("events", "status", "reason"),
+    [
+        ([{"trouble": "ImportError: no"}], "failed", "ImportError: no; 0 of ? checks were made, see graphs.log"),
+        ([{"items": 9}, made("a")], "failed", "1 of 9 checks were made, see graphs.log"),
+        ([{"items": 0}], "not run", "no check was chosen"),
+        ([{"items": 1}, made("a", "not run", "no")], "not run", "no check could be made"),
+        (ONE, "passed", ""),
+    ],
+)
+def test_a_part_passes_when_all_checks_were_made(
+    tmp_path: Path, events: Sequence[Event], status: str, reason: str
+) -> None:
+    outcome, _ = run_part("graphs", tmp_path, Workers(events))
+    assert (outcome.status, outcome.reason) == (status, reason)
 
 
 @pytest.mark.parametrize(
@@ -237,45 +208,61 @@ def test_a_worker_that_does_not_start_or_is_too_slow_fails_the_part(tmp_path: Pa
     ],
 )
 def test_a_sanitizer_passes_by_its_summary(tmp_path: Path, name: str, log: str, status: str) -> None:
-    workers = Workers(lines({"total": 1}, made("a"), log=log))
+    workers = Workers(ONE, log=log)
     outcome, written = run_part(name, tmp_path, workers)
     assert outcome.status == status, outcome
-    assert workers.commands[0][:3] == ["sanitizer", "--tool", name]
-    assert "--guard" in workers.commands[0]
+    assert workers.tasks[0].prefix[:3] == ("sanitizer", "--tool", name)
+    assert workers.tasks[0].options["guard"]
     assert not written.kernels or status
 
 
 def test_a_warm_start_must_not_compile(tmp_path: Path) -> None:
-    cold, warm, again = (lines({"total": 1}, made("r", detail=f"9.0 s, {n} compiled")) for n in (90, 0, 10))
+    cold, warm, again = ([{"items": 1}, made("r", detail=f"9.0 s, {n} compiled")] for n in (90, 0, 10))
     workers = Workers(cold, warm)
     outcome, _ = run_part("cold-start", tmp_path, workers)
     assert outcome.status == "passed"
     assert outcome.notes == ["cold 9.0 s, 90 compiled", "warm 9.0 s, 0 compiled"]
-    assert workers.environments[0]["GPUCNN_CACHE_DIR"] == workers.environments[1]["GPUCNN_CACHE_DIR"]
+    first, second = (task.environment["GPUCNN_CACHE_DIR"] for task in workers.tasks)
+    assert first == second
     outcome, _ = run_part("cold-start", tmp_path, Workers(cold, again))
     assert (outcome.status, outcome.reason) == ("failed", "the second process compiled again")
 
 
-@pytest.mark.parametrize(
-    ("xml", "code", "status", "reason"),
-    [
-        ('<testsuites><testsuite><testcase name="a"/></testsuite></testsuites>', 0, "passed", ""),
-        (JUNIT, 1, "failed", "see suite.log"),
-        ('<testsuites><testsuite><testcase name="a"/></testsuite></testsuites>', None, "failed", "the time limit"),
-        ("<testsuites><testsuite></testsuite></testsuites>", 5, "failed", "no test ran"),
-        ("", 4, "failed", "pytest wrote no report, see suite.log: it said nothing"),
-    ],
-)
-def test_the_suite_passes_by_its_report(tmp_path: Path, xml: str, code: int | None, status: str, reason: str) -> None:
-    def run(junit: Path, log: Path) -> int | None:
-        if xml:
-            junit.write_text(xml)
-        return code
+def test_each_test_of_the_suite_is_a_check(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("def pytest_addoption(parser): parser.addoption('--backend')")
+    (tmp_path / "test_some.py").write_text(SUITE)
+    task = Task("benchmarks.gpu_check.suite", {"backend": "numpy", "filter": "not left", "tests": [str(tmp_path)]})
+    workers = Workers(list(follow(task, tmp_path / "told.jsonl", 60)))
+    outcome, _ = run_part("suite", tmp_path, workers)
+    assert (outcome.status, outcome.passed, outcome.failed, outcome.not_run) == ("failed", 2, 4, 2)
+    assert outcome.reason == ""
+    assert workers.tasks[0].module == task.module
+    named = [line.partition("::")[2] for line in outcome.failures]
+    crashed = named.pop(1)
+    assert crashed.startswith("test_crash: its process ended with status 9")
+    assert named == ["test_wrong[x]: AssertionError: off", "test_setup: KeyError: 'k'", "test_teardown: ValueError: t"]
+    assert outcome.notes == ["1 not run: no", "1 not run: it is expected to fail"]
 
-    outcome, _ = run_part("suite", tmp_path, Workers(run))
-    assert outcome.status == status
-    assert outcome.reason.startswith(reason)
-    assert "secret-host" not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+def test_the_suite_stops_where_the_device_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    runtime = SimpleNamespace(deviceSynchronize=gone)
+    xp = SimpleNamespace(cuda=SimpleNamespace(runtime=runtime))
+    monkeypatch.setattr(cupy_runtime, "CupyRuntime", lambda: SimpleNamespace(xp=xp))
+    item: Any = SimpleNamespace(nodeid="a", session=SimpleNamespace(shouldstop=False))
+    for status, backend in (("passed", "cuda"), ("failed", "simulator"), ("failed", "cuda")):
+        assert not item.session.shouldstop
+        plugin = suite.Told(lambda **event: None, 0, {}, backend)
+        protocol = plugin.pytest_runtest_protocol(item)
+        next(protocol)
+        plugin.status = status
+        assert next(protocol, "ended") == "ended"
+    assert plugin.device_lost
+    assert "cudaErrorIllegalAddress" in item.session.shouldstop
+    monkeypatch.setattr(pytest, "main", lambda arguments, plugins: setattr(plugins[0], "device_lost", True))
+    assert suite.work(lambda **event: None, 0, {}, 60, backend="cuda") == EXIT_DEVICE_LOST
 
 
 # --- The command --------------------------------------------------------------------------------------------------
@@ -297,7 +284,7 @@ def read(out: Path) -> dict[str, Any]:
 @pytest.mark.usefixtures("on_a_gpu")
 @pytest.mark.parametrize(("status", "code"), [("passed", 0), ("failed", 1)])
 def test_exit_codes_say_whether_all_passed(tmp_path: Path, status: str, code: int) -> None:
-    workers = Workers(*(lines({"total": 1}, made("a", status)) for _ in range(2)))
+    workers = Workers(*([{"items": 1}, made("a", status)] for _ in range(2)))
     assert command.main(["--out", str(tmp_path), "--parts", "repeatability,graphs"], workers) == code
     assert read(tmp_path)["status"] == status
     assert [part["name"] for part in read(tmp_path)["parts"]] == ["repeatability", "graphs"]
@@ -305,7 +292,7 @@ def test_exit_codes_say_whether_all_passed(tmp_path: Path, status: str, code: in
 
 @pytest.mark.usefixtures("on_a_gpu")
 def test_a_part_that_cannot_be_run_does_not_count_as_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    workers = Workers(lines({"total": 1}, made("a")))
+    workers = Workers(ONE)
     assert command.main(["--out", str(tmp_path), "--parts", "memcheck,graphs"], workers) == 1
     content = read(tmp_path)
     assert content["status"] == "incomplete"
@@ -316,10 +303,7 @@ def test_a_part_that_cannot_be_run_does_not_count_as_passed(tmp_path: Path, caps
 
 @pytest.mark.usefixtures("on_a_gpu")
 def test_an_interrupted_run_leaves_what_it_found(tmp_path: Path) -> None:
-    def interrupt(records: Path, log: Path) -> int:
-        raise KeyboardInterrupt
-
-    workers = Workers(lines({"total": 1}, made("a")), interrupt)
+    workers = Workers(ONE, KeyboardInterrupt())
     assert command.main(["--out", str(tmp_path), "--parts", "repeatability,large-arrays,graphs"], workers) == 130
     content = read(tmp_path)
     assert content["status"] == "incomplete"
@@ -329,10 +313,7 @@ def test_an_interrupted_run_leaves_what_it_found(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("on_a_gpu")
 def test_a_fault_of_the_command_fails_its_part_only(tmp_path: Path) -> None:
-    def fault(records: Path, log: Path) -> int:
-        raise OSError("no space")
-
-    workers = Workers(fault, lines({"total": 1}, made("a")))
+    workers = Workers(OSError("no space"), ONE)
     assert command.main(["--out", str(tmp_path), "--parts", "repeatability,graphs"], workers) == 1
     assert [part["status"] for part in read(tmp_path)["parts"]] == ["failed", "passed"]
 
@@ -353,7 +334,7 @@ def test_mistaken_calls(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
 def test_the_report_says_which_kernels_passed_and_not_where(tmp_path: Path) -> None:
     written = report.Report({"device": "GPU 0", "commit": "abc"}, complete=True)
     outside = "/".join(("", "home", "someone", "x.py"))
-    failure = f"b: {report.ROOT}/kernels/common.cuh and {outside}"
+    failure = f"b: {ROOT}/kernels/common.cuh and {outside}"
     written.outcomes.append(report.Outcome("repeatability", "failed", "a | b", 1, 1, 0, 2.5, [failure]))
     written.count(["gather[int8,int64,generic]", "gather[float32,int64,generic]"], True)
     written.count(["gather[int8,int64,generic]"], False)
@@ -363,7 +344,7 @@ def test_the_report_says_which_kernels_passed_and_not_where(tmp_path: Path) -> N
     assert "| repeatability | failed | 1 | 1 | 0 | 2 | a \\| b |" in markdown
     assert "| gather | int64 | generic | float32, int8 (FAILED) |" in markdown
     assert "kernels/common.cuh and …/x.py" in markdown
-    assert str(report.ROOT) not in markdown + (tmp_path / "gpu_check.json").read_text()
+    assert str(ROOT) not in markdown + (tmp_path / "gpu_check.json").read_text()
     assert read(tmp_path)["kernels"][1] == {
         "kernel": "gather", "dtype": "int8", "index": "int64", "build": "generic", "passed": 1, "failed": 1
     }  # fmt: skip
@@ -380,14 +361,11 @@ def test_facts_without_a_gpu_or_git(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 # --- Workers and their checks -------------------------------------------------------------------------------------
 
 
-def bare(synchronise: Callable[[], None] = lambda: None) -> Machine:
-    return Machine("cuda", None, str, str, synchronise, lambda: 0, Recorder(), {})  # type: ignore[arg-type]
+def bare(kind: str = "cuda", runtime: Any = None) -> Machine:
+    return Machine(kind, runtime, ClockDevice(), Recorder(), {})
 
 
 def test_a_worker_reports_each_outcome_and_stops_where_the_device_is_lost() -> None:
-    def gone() -> None:
-        raise RuntimeError("cudaErrorIllegalAddress")
-
     def raising(error: Exception) -> Callable[[], str]:
         def run() -> str:
             raise error
@@ -402,11 +380,27 @@ def test_a_worker_reports_each_outcome_and_stops_where_the_device_is_lost() -> N
         Check("d", raising(ValueError("no"))),
     ]
     assert worker.run(checks, bare(), lambda **event: events.append(event)) == 0
-    assert [(event["status"], event["detail"]) for event in events if "check" in event] == [
+    assert [(event["result"]["status"], event["result"]["detail"]) for event in events if "result" in event] == [
         ("passed", "fine"), ("not run", "too small"), ("failed", "other bits"), ("failed", "ValueError: no")
     ]  # fmt: skip
-    assert worker.run(checks, bare(gone), lambda **event: events.append(event)) == worker.EXIT_DEVICE_LOST
-    assert events[-1]["check"] == "c"
+    lost = bare()
+    lost.device.lost = True  # type: ignore[attr-defined]
+    assert worker.run(checks, lost, lambda **event: events.append(event)) == EXIT_DEVICE_LOST
+    assert events[-1]["result"]["check"] == "c"
+
+
+def test_the_check_that_lost_its_worker_fails_and_the_next_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [Check(name, lambda name=name: name) for name in ("a", "ab", "b", "c a")]  # type: ignore[misc]
+    monkeypatch.setattr(worker, "machine", lambda backend, guard: bare())
+    monkeypatch.setitem(worker.FAMILIES, "graphs", lambda machine: checks)
+    events: list[Event] = []
+    lost = {"": "it said nothing"}
+    worker.work(lambda **event: events.append(event), 1, lost, 60, family="graphs", backend="cuda", filter="a")
+    assert events[0] == {"items": 3}
+    results = [event["result"] for event in events if "result" in event]
+    assert [(result["check"], result["status"], result["detail"]) for result in results] == [
+        ("ab", "failed", "it said nothing"), ("c a", "passed", "c a")
+    ]  # fmt: skip
 
 
 def test_each_primitive_is_called_at_both_scales() -> None:
@@ -445,42 +439,16 @@ class HollowNamespace:
         return getattr(np, name)
 
 
-class HollowRuntime:
-    """A runtime that launches nothing."""
-
-    name, specialises, xp, null = "cuda", True, HollowNamespace(), None
-
-    def device(self, array: Any) -> Device:
-        return Device(0, "none", (9, 0), 100)
-
-    def using(self, device: Device) -> Any:
-        return nullcontext()
-
-    def constant(self, host: Any, device: Device) -> Any:
-        return host
-
-    def by_value(self, structure: Any) -> Any:
-        return structure
-
-    def product(self, dtype: Any, device: Device) -> Any:
-        return lambda *args: None
-
-    def function(self, source: Any, device: Device) -> Any:
-        return lambda *args: None
-
-
-class PlainRuntime(HollowRuntime):
-    """A runtime that launches nothing, over arrays of NumPy."""
-
-    xp = np
+def launching_nothing(xp: Any) -> Machine:
+    """A machine over arrays of `xp`."""
+    return assembled("cuda", launches.Recorder(True, "cuda", xp), ClockDevice())
 
 
 @pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # what is computed of results that nobody wrote
 def test_each_kernel_is_launched_by_the_small_calls() -> None:
     """So that compute-sanitizer, which looks at these, sees every kernel."""
-    functions: dict[str, Any] = {"put": None, "get": None, "synchronise": None, "free_bytes": None}
-    subject = assembled("cuda", PlainRuntime(), **functions)
+    subject = launching_nothing(np)
     for call in calls("odd"):
         with call.within():
             primitives.run(subject.backends["generic"], call.primitive, *call.arguments())
@@ -497,8 +465,7 @@ def test_each_kernel_is_launched_by_the_small_calls() -> None:
 @pytest.mark.parametrize("side", large_arrays.IMAGES)
 @pytest.mark.parametrize("call", large_arrays.large_calls(), ids=lambda call: call.name)
 def test_large_arrays_lie_where_they_are_said_to(call: large_arrays.Large, side: str) -> None:
-    functions: dict[str, Any] = {"put": None, "get": None, "synchronise": None, "free_bytes": None}
-    subject = assembled("cuda", HollowRuntime(), **functions)
+    subject = launching_nothing(HollowNamespace())
     dtypes = call.batched_dtypes or (call.dtype,) * len(call.batched)
     shapes = [(large_arrays.IMAGES[side], *shape) for shape in call.batched]
     given = list(map(HollowNamespace().empty, shapes, dtypes))
@@ -510,16 +477,29 @@ def test_large_arrays_lie_where_they_are_said_to(call: large_arrays.Large, side:
 
 
 def test_the_host_cost_of_a_call_is_told_beside_a_bare_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(10**6))
-    monkeypatch.setattr(host_cost.time, "perf_counter", lambda: next(clock) * 1e-3)
-    called: list[str] = []
-    assert host_cost.microseconds(lambda: called.append("call"), lambda: called.append("wait")) == pytest.approx(5.0)
-    assert called.count("wait") == host_cost.ROWS + 1
-    assert called.count("call") == (host_cost.ROWS + 1) * host_cost.CALLS
-    checks = list(host_cost.host_cost(dataclasses.replace(bare(), kind="simulator")))
-    assert len(checks) == 5
+    machine = bare(runtime=SimpleNamespace(xp=np))
+    device: Any = machine.device
+    monkeypatch.setattr(sampling.time, "perf_counter", device.perf_counter)
+
+    def call(x: Any, w: Any, b: Any, **out: Any) -> None:
+        device.queue("out" if out else "new", 1e-7, 4e-6 if out else 5e-6)
+
+    monkeypatch.setattr(host_cost, "_CALLS", {"call": call})
+    assert next(host_cost.host_cost(machine)).run() == "5.0 us, 4.0 us with out=; a bare launch 3.0 us"
+    assert "raw 4" in device.log
     with pytest.raises(NotRun, match="the simulator's host is its device"):
-        checks[0].run()
+        next(host_cost.host_cost(bare("simulator"))).run()
+
+
+def test_a_cold_start_compiles_each_layer_for_its_sizes() -> None:
+    with launches.recording(specialises=True) as recorder:
+        cold_start.run_layers(np)
+    kernels = {launch.source.kernel for launch in recorder.launches.values()}
+    assert kernels >= {"im2col", "col2im", "max_pool_backward", "average_pool_backward", "norm_statistics"}
+    assert len(recorder.launches) > 80
+    assert len(cold_start.resnet50_convolutions()) == 23
+    with pytest.raises(NotRun, match="one generic build"):
+        next(cold_start.cold_start(bare("simulator"))).run()
 
 
 @pytest.mark.parametrize("name", host_cost._CALLS)
@@ -531,7 +511,9 @@ def test_the_calls_whose_host_cost_is_told_run(name: str) -> None:
 
 
 def test_large_arrays_are_not_tried_where_they_do_not_fit() -> None:
-    checks = list(large_arrays.large_arrays(bare()))
+    small = bare()
+    small.device.free = 0  # type: ignore[attr-defined]
+    checks = list(large_arrays.large_arrays(small))
     assert len(checks) == 2 * len(large_arrays.large_calls())
     with pytest.raises(NotRun, match=r"needs \d\.\d GiB of the device's memory, 0\.0 are free"):
         checks[0].run()

@@ -195,7 +195,7 @@ def test_small_caches_are_flushed_all_the_same(monkeypatch: pytest.MonkeyPatch) 
 def test_a_stream_that_is_not_the_default_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", BenchCupy(stream=2))
     with pytest.raises(RuntimeError, match="CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"):
-        devices.CupyDevice()
+        devices.CupyDevice().flush()
 
 
 @pytest.mark.parametrize("text", [devices.SOURCE, devices.raw_source(0), devices.raw_source(5)])

@@ -10,7 +10,7 @@ from gpucnn.backends.cuda.convolution import depthwise_tiles
 from gpucnn.backends.cuda.convolution.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts
-from gpucnn.backends.cuda.device.limits import power_of_two
+from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
@@ -133,7 +133,7 @@ def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: Co
     vectors = min(depthwise_tiles.WARP, power_of_two(groups)) if request.channels_last else 1
     units = prod((request.axes[0].kernel, -(-height.kernel // taps), request.axes[2].kernel, -(-groups // vectors)))
     positions = tile.sizes[0] * walk.slots * walk.lanes
-    free = depthwise_tiles.MOST_SHARED_BYTES - depthwise_tiles.shared_bytes(request, tile)[-1]
+    free = MOST_SHARED_BYTES - depthwise_tiles.shared_bytes(request, tile)[-1]
     room = 1 + free // max(1, tile.planes * request.filter_bytes)
     lanes = walk.segment // vectors
     cut = max(1, min(BLOCK // walk.segment // units, room, -(-positions // lanes)))
