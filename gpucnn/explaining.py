@@ -188,7 +188,8 @@ def explain(
     arrays = _arrays(function, bound.arguments, _dtype(dtype))
     last = channels_last or any(each.channels_last for each in arrays.values())
     family = re.sub(r"[123]d", "", operation)
-    _check(function, bound, arrays, last, family in _DIRECTIONS or family in _PRIMITIVES)
+    launches = family in _DIRECTIONS or (family in _PRIMITIVES and family != "lp_pool")  # which takes powers as well
+    _check(function, bound, arrays, last, launches)
     if family not in _DIRECTIONS:
         return _one_way(operation, family, backend, bound.arguments, arrays["input"].dtype)
     bound.apply_defaults()
@@ -263,8 +264,8 @@ def _arrays(function: Callable[..., Any], given: Mapping[str, Any], dtype: np.dt
 
 def _is_last(operation: str, image: Any) -> bool:
     """Whether an image [N, C, *] or [C, *] has its channels innermost in memory."""
-    unbatched = any(f"{image.ndim - 1}d" in part for part in operation.split("_"))
-    return is_channels_last(image[None] if unbatched else image)
+    is_unbatched = f"{image.ndim - 1}d" in operation
+    return is_channels_last(image[None] if is_unbatched else image)
 
 
 def _check(

@@ -14,9 +14,10 @@ from strategies import arranged
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import numerics, simulator
+from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda.convolution import convolution as on_a_gpu
 from gpucnn.backends.cuda.convolution import depthwise, im2col
-from gpucnn.backends.numpy import columns, direct, folding, grouped, winograd
+from gpucnn.backends.numpy import NumpyBackend, columns, direct, folding, grouped, winograd
 from gpucnn.backends.numpy import depthwise as depthwise_on_the_cpu
 from gpucnn.explaining import Explanation
 
@@ -220,6 +221,20 @@ def test_every_operation_is_known(name: str, backend: str) -> None:
         assert "only way" in told.reason
     shapes = {key: value.shape if isinstance(value, np.ndarray) else value for key, value in arguments.items()}
     assert gpucnn.explain(name, **shapes, dtype="float64", backend=backend).algorithm == told.algorithm
+
+
+@pytest.mark.table(1000)
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if not name.startswith("conv")])
+def test_the_primitive_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    ran: list[str] = []
+    for primitive in Backend.__abstractmethods__ - {"empty", "empty_like", "copy", "masked"}:
+        monkeypatch.setattr(
+            NumpyBackend, primitive, staticmethod(noted(ran, primitive, getattr(NumpyBackend, primitive)))
+        )
+    told = gpucnn.explain(name, **fresh(name))
+    assert ran == []
+    getattr(F, name)(**fresh(name))
+    assert ran == ([] if told.algorithm in ("elementwise", "matmul") else [told.algorithm])
 
 
 @pytest.mark.parametrize(
