@@ -47,7 +47,7 @@ CALLS: dict[str, Callable[[], Any]] = {
 }
 
 
-MOST_STEPS = 26  # functions of gpucnn outside its backend
+MOST_STEPS = 30  # functions of gpucnn outside its backend
 
 
 def entered(call: Callable[[], Any]) -> list[str]:

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-import numpy as np
-
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda.convolution import convolution
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise import bias_activation as biases
 from gpucnn.backends.cuda.elementwise import masking as elementwise
 from gpucnn.backends.cuda.elementwise import packing
-from gpucnn.backends.cuda.launch.plans import empty
+from gpucnn.backends.cuda.launch.plans import empty, is_addressable
 from gpucnn.backends.cuda.normalization import normalization
 from gpucnn.backends.cuda.pooling import pooling
 from gpucnn.backends.cuda.resampling import resampling
@@ -41,16 +39,8 @@ def _on_device(primitive: Primitive) -> Primitive:
 
 
 def _addressable(argument: Any) -> Any:
-    """`argument`, or a copy where it is an array whose elements lie at no multiples of their size.
-
-    A field of packed records is one, and a view of real numbers as complex ones may be. Kernels count strides in
-    elements, and a GPU reads no element across its grain, a complex number neither: some read it by one access.
-    """
-    if not hasattr(argument, "strides"):
-        return argument
-    address = 0 if isinstance(argument, np.ndarray) else argument.data.ptr  # NumPy's arrays are launched over in trials
-    whole = all(place % argument.itemsize == 0 for place in (address, *argument.strides))
-    return argument if whole else argument.copy(order="K")
+    """`argument`, or a copy where it is an array that is not addressable."""
+    return argument if not hasattr(argument, "strides") or is_addressable(argument) else argument.copy(order="K")
 
 
 class CudaBackend(Backend):
@@ -79,7 +69,7 @@ class CudaBackend(Backend):
 
     def writes_to(self, array: Array) -> bool:
         """As `Backend.writes_to`: elements must start at multiples of their size, complex numbers too."""
-        return _addressable(array) is array
+        return is_addressable(array)
 
     def copy(self, x: Array, y: Array) -> None:
         """Write x to y: by a kernel where both can be seen as [N, C, P]; by the array library elsewhere."""

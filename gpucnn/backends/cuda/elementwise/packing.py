@@ -11,7 +11,7 @@ from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.tiles import Line, pack_pitch, pack_tile
 from gpucnn.backends.cuda.launch.listening import note_computed
-from gpucnn.backends.cuda.launch.plans import Layout, Work, launch, strides
+from gpucnn.backends.cuda.launch.plans import Layout, Work, is_addressable, launch, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.dtypes import accumulator
 
@@ -39,7 +39,7 @@ def copy(runtime: Runtime, x: Array, y: Array) -> None:
 
 def _planes(x: Array) -> Array | None:
     """X [N, C, *] as [N, C, P], if there is such a view and its elements lie at multiples of their size."""
-    if x.ndim < 3 or not x.size or any(place % x.itemsize for place in (x.data.ptr, *x.strides)):
+    if x.ndim < 3 or not x.size or not is_addressable(x):
         return None
     axes = [(size, step) for size, step in zip(x.shape[2:], x.strides[2:], strict=True) if size > 1]
     if any(step != size * inner for (_, step), (size, inner) in pairwise(axes)):

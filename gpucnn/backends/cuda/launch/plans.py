@@ -130,8 +130,21 @@ def dense(shape: tuple[int, ...], itemsize: int, channels_last: bool = False) ->
 
 
 def _form(array: Array) -> Form:
-    address = 0 if isinstance(array, np.ndarray) else array.data.ptr  # NumPy's arrays are launched over in trials
-    return array.shape, array.strides, array.itemsize, ALIGNMENTS[address & 15]
+    return array.shape, array.strides, array.itemsize, ALIGNMENTS[address_of(array) & 15]
+
+
+def address_of(array: Array) -> int:
+    """The address of an array's first element; 0 for NumPy's arrays, which trials launch over."""
+    return 0 if isinstance(array, np.ndarray) else int(array.data.ptr)
+
+
+def is_addressable(array: Array) -> bool:
+    """Whether the elements of an array are at multiples of their size.
+
+    A field of packed records is not, and a view of real numbers as complex ones may not be. Kernels count strides in
+    elements, and a GPU reads no element across its grain, a complex number neither: some read it by one access.
+    """
+    return all(place % array.itemsize == 0 for place in (address_of(array), *array.strides))
 
 
 def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:
