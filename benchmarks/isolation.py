@@ -36,7 +36,7 @@ from typing import Any, TextIO
 ROOT = Path(__file__).parents[1]
 SILENCE_S = 150.0  # without a word of a worker, after which it is ended; compilations take seconds
 GRACE_S = 20.0  # from the request to end until the process is killed
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 POLL_S = 0.05
 EXIT_DEVICE_LOST = 3  # no item has a chance in this process any more
 
@@ -104,7 +104,7 @@ def follow(
         file.write_bytes(b"")
     done, lost = 0, dict[str, str]()
     with events.open(encoding="utf-8") as lines:
-        for number in range(MOST_WORKERS):
+        for number in range(MAX_WORKERS):
             worker = _Worker()
             command = task.command(events, done, lost, started + seconds - time.perf_counter())
             try:
@@ -124,7 +124,7 @@ def follow(
             elif not worker.results:
                 yield {"trouble": f"a worker was lost: {ended}"}
                 return
-        yield {"trouble": f"{MOST_WORKERS} workers were lost"}
+        yield {"trouble": f"{MAX_WORKERS} workers were lost"}
 
 
 @dataclass

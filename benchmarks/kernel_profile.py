@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gpucnn.simulator import Profile
 
 FAMILIES = ("depthwise", "pooling", "normalization", "unfolding", "resampling", "layout", "bias and activation")
-MOST_TAPS, FEW_CHANNELS = 200, 16
+MAX_TAPS, FEW_CHANNELS = 200, 16
 HALOS = ("depthwise", "pooling", "resampling")  # families whose windows overlap: what tiles read twice is allowed for
 MOST = {"moved": 1.10, "moved with halo": 1.35, "sectors": 1.05, "conflict": 2}
 
@@ -89,7 +89,7 @@ def cases_of(filters: Sequence[str], dtypes: Sequence[str] = ("float32",)) -> li
 
 def _smaller(layer: Layer) -> Layer:
     """The layer, or a few channels of it where it has hundreds of taps, which the simulator takes minutes for."""
-    if isinstance(layer, ConvLayer) and math.prod(layer.kernel) > MOST_TAPS:
+    if isinstance(layer, ConvLayer) and math.prod(layer.kernel) > MAX_TAPS:
         return replace(layer, channels=FEW_CHANNELS, out_channels=FEW_CHANNELS, groups=FEW_CHANNELS)
     return layer
 

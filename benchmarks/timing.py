@@ -21,7 +21,7 @@ MIN_ROUNDS = 3
 MAX_ROUNDS = 25
 PATIENCE_S = 3.0  # a layer whose least rounds would take longer gets a single one
 WARM_S = 20e-3  # untimed calls before each sample; a virtual machine's idle CPU takes that long to come back
-MOST_UNTIMED = 1000
+MAX_UNTIMED = 1000
 PAUSE_S = 12e-3  # lets the threads of the provider before come to rest: those of OpenMP spin for some 10 ms
 
 GEMM_SIZE = 2048
@@ -88,7 +88,7 @@ def interleave(
 
 def warming(seconds: float) -> int:
     """How many untimed calls of so many seconds come before a sample: none for calls that are long themselves."""
-    return 0 if seconds >= WARM_S else min(MOST_UNTIMED, math.ceil(WARM_S / max(seconds, 1e-9)))
+    return 0 if seconds >= WARM_S else min(MAX_UNTIMED, math.ceil(WARM_S / max(seconds, 1e-9)))
 
 
 @dataclass(frozen=True)

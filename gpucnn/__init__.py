@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from gpucnn.memory_format import channels_first, channels_last
     from gpucnn.numerics import algorithm, precision
     from gpucnn.tuning import tune, tuned
-    from gpucnn.warming import warmup
+    from gpucnn.warm_up import warmup
 
 _MODULES = ("backends", "data", "functional", "geometry", "nn", "simulator")
 _HOMES = {
@@ -59,7 +59,7 @@ _HOMES = {
     "set_num_threads": "gpucnn.backends.numpy.threads",
     "tune": "gpucnn.tuning",
     "tuned": "gpucnn.tuning",
-    "warmup": "gpucnn.warming",
+    "warmup": "gpucnn.warm_up",
 }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpucnn.backends import backend_named
 from gpucnn.numerics import Picks, picking
-from gpucnn.warming import Case, Options, operation_call, shown
+from gpucnn.warm_up import Case, Options, operation_call, shown
 
 RUNS = 20  # of each algorithm, of which the median counts
 _Asked = tuple[str, Any, str]
@@ -70,8 +70,8 @@ def tune(
     -----
     Each algorithm runs 20 times between two events of the device; the median counts, with the caches as they are in
     such a loop. A pick is kept by device, compute capability, driver, gpucnn's version, direction, dtype and geometry,
-    in a file of its own in the folder ``picks`` of ``GPUCNN_CACHE_DIR``. Batch size and memory order are those of the
-    case, and not part of it: tune with what will be run.
+    in a file of its own in the folder ``autotune`` of ``GPUCNN_CACHE_DIR``. Batch size and memory order are those of
+    the case, and not part of it: tune with what will be run.
 
     Nothing uses a pick but the calls within `tuned`. This has not yet run on a GPU: times were faked to test it.
     """
@@ -79,7 +79,7 @@ def tune(
     options = Options("tune", backend, np.dtype(dtype), channels_last, backward, random=True)
     calls = [operation_call(index, case, options) for index, case in enumerate(cases)]
     runtime = backend.runtime
-    kept = runtime.picks(anew=True)
+    kept = runtime.autotune_cache(anew=True)
     picks = []
     for operation, make in shown(calls, "cases tuned", len(calls), progress):
         call = make(backend.xp)
@@ -112,7 +112,7 @@ def tuned() -> Iterator[None]:
     Each repeats bit for bit as long as the picks stay. Outside the block nothing depends on the device.
     """
     backend: Any = backend_named("cuda")
-    with picking(backend.runtime.picks()):
+    with picking(backend.runtime.autotune_cache()):
         yield
 
 

@@ -2,21 +2,21 @@
 // grad_x[n, c, i] = sum of grad_y[n, c, o] over the outputs o whose index is i
 //
 // Source       the definition, gathered: an input looks for itself among the indices of the windows that read it.
-//              Callers may hand over indices that stray from their windows: a plane that has some is flagged, and
-//              max_pool_backward_strays then makes it anew, where an input looks among the indices of all outputs
+//              A caller's indices may be out of their windows: a plane that has such is flagged, and
+//              max_pool_backward_out_of_window computes it again: each input looks among the indices of all outputs
 // Reads        grad_y [N, C, OD, OH, OW], indices [N, C, OD, OH, OW]; any strides. An index outside the plane adds
 //              nothing
-// Writes       strays [N, C], 0 before, 1 where a plane has some; grad_x [N, C, D, H, W], each of them once, and once
-//              more in planes with strays
+// Writes       out_of_window [N, C], 0 before, 1 where a plane is flagged; grad_x [N, C, D, H, W], each of them once,
+//              and once more in flagged planes
 // Mapping      dense arrays: one block some planes of grad_x, or a band of one, or a part of each row of a band; it
 //              stages gradients and indices of the outputs that reach it (tiles.cuh); then one thread an input, and
 //              grad_x leaves through shared memory.
-//              Others: one thread an input, in grad_x's memory order, from global memory. Strays: one block 32 planes
+//              Others: one thread an input, in grad_x's memory order, from global memory. Flagged: one block 32 planes
 // Bytes        dense: indices and grad_y once, and the rows that two bands share once more; grad_x once; one flag a
 //              plane read once more. Others read indices and grad_y KD * KH * KW / stride times and indices once more,
 //              from L1 and L2 but for the first
 // Determinism  each input is one thread's sum in the ascending order of outputs, as in the NumPy backend
-// Limits       a plane with a stray costs D * H * W * OD * OH * OW comparisons; the forward makes none
+// Limits       a flagged plane costs D * H * W * OD * OH * OW comparisons; the forward makes none
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
@@ -24,7 +24,8 @@
 #include "tiles.cuh"
 
 // Whether an index that lies in the plane lies outside the window of output (od, oh, ow).
-__device__ __forceinline__ bool strays_from(const PoolParams& p, index_t index, index_t od, index_t oh, index_t ow) {
+__device__ __forceinline__ bool is_out_of_window(const PoolParams& p, index_t index, index_t od, index_t oh,
+                                                 index_t ow) {
   const Position x = position(index, 1, p.d, p.h, p.w, false);
   return !(reads(axis_d(p), od, x.d) && reads(axis_h(p), oh, x.h) && reads(axis_w(p), ow, x.w));
 }
@@ -56,14 +57,15 @@ __device__ __forceinline__ acc_t sum_of_own(const PoolParams& p, index_t d, inde
 }
 
 __device__ __forceinline__ void backward_anywhere(const scalar_t* __restrict__ grad_y,
-                                                  const long long* __restrict__ indices, int* __restrict__ strays,
+                                                  const long long* __restrict__ indices,
+                                                  int* __restrict__ out_of_window,
                                                   scalar_t* __restrict__ grad_x, const PoolParams& p) {
   const index_t threads = static_cast<index_t>(gridDim.x) * static_cast<index_t>(blockDim.x);
   for (index_t i = thread_index(); i < p.n * p.c * p.od * p.oh * p.ow; i += threads) {
     const Position o = position(i, p.c, p.od, p.oh, p.ow, p.channels_last);
     const long long index = indices[o.n * p.at_n + o.c * p.at_c + o.d * p.at_d + o.h * p.at_h + o.w * p.at_w];
     if (index < 0 || index >= p.d * p.h * p.w) continue;
-    if (strays_from(p, static_cast<index_t>(index), o.d, o.h, o.w)) atomicMax(strays + o.n * p.c + o.c, 1);
+    if (is_out_of_window(p, static_cast<index_t>(index), o.d, o.h, o.w)) atomicMax(out_of_window + o.n * p.c + o.c, 1);
   }
   const index_t i = thread_index();  // [0, N * C * D * H * W)
   if (i >= p.n * p.c * p.d * p.h * p.w) return;
@@ -80,10 +82,10 @@ __device__ __forceinline__ void backward_anywhere(const scalar_t* __restrict__ g
 extern "C" __global__ void __launch_bounds__(256, 1)
 max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
                   const long long* __restrict__ indices,  // [N, C, OD, OH, OW]
-                  int* __restrict__ strays,               // [N, C]
+                  int* __restrict__ out_of_window,        // [N, C]
                   scalar_t* __restrict__ grad_x,          // [N, C, D, H, W]
                   const PoolParams p) {
-  if (p.tile_planes == 0) return backward_anywhere(grad_y, indices, strays, grad_x, p);
+  if (p.tile_planes == 0) return backward_anywhere(grad_y, indices, out_of_window, grad_x, p);
   scalar_t* const gradients = reinterpret_cast<scalar_t*>(shared_memory);  // [read_slots]
   scalar_t* const results = gradients + p.read_slots;                      // [write_slots]
   int* const at = reinterpret_cast<int*>(results + p.write_slots);         // [read_slots]; -1 outside the plane
@@ -108,9 +110,9 @@ max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
       found.at[i] = inside ? static_cast<int>(pack.at[i]) : -1;
       if (!inside || e + i < 0 || e + i >= read.count) continue;
       const index_t o = position_of(outputs, (e + i) / p.inner);
-      if (!strays_from(p, found.at[i], o / p.ow / p.oh % p.od, o / p.ow % p.oh, o % p.ow)) continue;
+      if (!is_out_of_window(p, found.at[i], o / p.ow / p.oh % p.od, o / p.ow % p.oh, o % p.ow)) continue;
       const index_t plane = share.plane + o / plane_outputs;
-      atomicMax(strays + (p.channels_last ? plane * p.c + share.c + (e + i) % p.inner : plane), 1);
+      atomicMax(out_of_window + (p.channels_last ? plane * p.c + share.c + (e + i) % p.inner : plane), 1);
     }
     store_pack(at + at_skew + e, found);
   });
@@ -137,14 +139,14 @@ max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
 constexpr int FLAGS = 32;  // planes of a block
 
 extern "C" __global__ void __launch_bounds__(256, 1)
-max_pool_backward_strays(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
-                         const long long* __restrict__ indices,  // [N, C, OD, OH, OW]
-                         const int* __restrict__ strays,         // [N, C]
-                         scalar_t* __restrict__ grad_x,          // [N, C, D, H, W]
-                         const PoolParams p) {
+max_pool_backward_out_of_window(const scalar_t* __restrict__ grad_y,     // [N, C, OD, OH, OW]
+                                const long long* __restrict__ indices,   // [N, C, OD, OH, OW]
+                                const int* __restrict__ out_of_window,   // [N, C]
+                                scalar_t* __restrict__ grad_x,           // [N, C, D, H, W]
+                                const PoolParams p) {
   __shared__ int flags[FLAGS];
   const index_t first = static_cast<index_t>(blockIdx.x) * FLAGS, thread = static_cast<index_t>(threadIdx.x);
-  if (thread < FLAGS) flags[thread] = first + thread < p.n * p.c ? strays[first + thread] : 0;
+  if (thread < FLAGS) flags[thread] = first + thread < p.n * p.c ? out_of_window[first + thread] : 0;
   __syncthreads();
   for (index_t plane = 0; plane < FLAGS; ++plane) {
     if (!flags[plane]) continue;

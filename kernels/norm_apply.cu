@@ -20,7 +20,7 @@
 constexpr int VALUES = !RESIDUAL ? 32 : sizeof(scalar_t) < 8 ? 16 : 8;  // of a thread, of each array
 constexpr int HELD = PACK == 1 ? 3 * VALUES / 8 : VALUES / PACK;        // packs
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
            const acc_t* __restrict__ mean,         // [N or 1, G, 1, 1]
            const acc_t* __restrict__ var,          // as mean
@@ -29,7 +29,7 @@ norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
            const scalar_t* __restrict__ residual,  // [N, G, C, P], or null where RESIDUAL is 0
            scalar_t* __restrict__ z,               // [N, G, C, P]
            const NormParams p) {
-  __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS], factors[MOST_SUMS], terms[MOST_SUMS];
+  __shared__ acc_t centres[MAX_SUMS], scales[MAX_SUMS], factors[MAX_SUMS], terms[MAX_SUMS];
   const auto reciprocal = [&](acc_t found) { return p.has_rstd ? found : reciprocal_deviation(found, p.eps); };
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);

@@ -21,7 +21,7 @@ struct Shares {  // of all that share a mean
   acc_t centre, scale, g, gh;
 };
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_backward_apply(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                     const scalar_t* __restrict__ x,       // [N, G, C, P]
                     const acc_t* __restrict__ mean,       // [N or 1, G, 1, 1]
@@ -31,7 +31,7 @@ norm_backward_apply(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                     const acc_t* __restrict__ sum_gh,     // as mean
                     scalar_t* __restrict__ z,             // [N, G, C, P]
                     const NormParams p) {
-  __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS], factors[MOST_SUMS], gs[MOST_SUMS], ghs[MOST_SUMS];
+  __shared__ acc_t centres[MAX_SUMS], scales[MAX_SUMS], factors[MAX_SUMS], gs[MAX_SUMS], ghs[MAX_SUMS];
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   grad_y += offset(kept, p.y_0, p.y_1, p.y_2, p.y_3);

@@ -18,7 +18,7 @@
 
 constexpr int HELD = PACK == 1 ? 6 : 16 / PACK;  // packs of a thread, of each array
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    const scalar_t* __restrict__ x,       // [N, G, C, P]
                    const acc_t* __restrict__ mean,       // [N or 1, G, 1, 1]
@@ -30,7 +30,7 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    acc_t* __restrict__ sum_gh,           // [kept]
                    const NormParams p) {
   __shared__ Sum scratch[SCRATCH];
-  __shared__ acc_t centres[MOST_SUMS], scales[MOST_SUMS], results[2][MOST_SUMS];
+  __shared__ acc_t centres[MAX_SUMS], scales[MAX_SUMS], results[2][MAX_SUMS];
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   grad_y += offset(kept, p.y_0, p.y_1, p.y_2, p.y_3);

@@ -19,7 +19,7 @@
 
 constexpr int HELD = 32 / PACK;  // packs of a thread
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
           const acc_t* __restrict__ weight,       // [1, G, C, 1] or null
           const acc_t* __restrict__ bias,         // as weight

@@ -1,6 +1,6 @@
 // Rows that a block holds whole: which of their elements a thread takes, and sums over a row.
 
-constexpr int MOST_THREADS = 256;  // of a block
+constexpr int MAX_THREADS = 256;  // of a block
 constexpr int LEADERS = 32;        // of it at most: 8 lanes or more have one
 
 // A row is `segments` pieces of `length` neighbours; `lanes` threads take one, and a block `at_once` rows side by side.

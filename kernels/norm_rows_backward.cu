@@ -17,7 +17,7 @@
 
 constexpr int HELD = 16 / PACK;  // packs of a thread, of each array
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    const scalar_t* __restrict__ x,       // [N, G, C, P]
                    const acc_t* __restrict__ mean,       // [N, G, 1, 1]

@@ -33,7 +33,7 @@ __device__ __forceinline__ void write_statistics(const Statistics& found, index_
   rstd[to] = found.rstd;
 }
 
-extern "C" __global__ void __launch_bounds__(MOST_THREADS, 1)
+extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
                 acc_t* __restrict__ parts,       // [3, splits, part_length], or null where there is one part
                 acc_t* __restrict__ mean,        // [kept]
@@ -41,7 +41,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
                 acc_t* __restrict__ rstd,        // [kept]
                 const NormParams p) {
   __shared__ Sum scratch[SCRATCH];
-  __shared__ acc_t results[4][MOST_SUMS];
+  __shared__ acc_t results[4][MAX_SUMS];
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   x += offset(kept, p.x_0, p.x_1, p.x_2, p.x_3);

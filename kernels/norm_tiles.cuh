@@ -4,9 +4,9 @@
 // 1 where they belong to neighbouring sums (channels last), 0 where to one (channels first).
 
 constexpr int EACH = ALONG ? PACK : 1;  // sums that a thread works at
-constexpr int MOST_THREADS = 512;       // of a block
-constexpr int MOST_SUMS = 64;           // that a block works at
-constexpr int SCRATCH = 2 * (ALONG ? EACH * 256 : MOST_THREADS);  // two values of each thread's sums
+constexpr int MAX_THREADS = 512;       // of a block
+constexpr int MAX_SUMS = 64;           // that a block works at
+constexpr int SCRATCH = 2 * (ALONG ? EACH * 256 : MAX_THREADS);  // two values of each thread's sums
 
 // A block takes one part of `sums` neighbouring sums. Its threads are `rows` rows of `columns`: a row reads what lies
 // side by side, which are `side` packs of each sum, and the rows below it read what the sums go on with.

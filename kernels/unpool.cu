@@ -3,16 +3,16 @@
 //
 // Source       own; a scatter made repeatable by its owners: each place of a plane finds the last value whose index
 //              names it, then takes it. A block looks for the owners of a band of a plane among the values whose place
-//              in theirs is about the same, as pooling leaves them. A plane with an index that strays further is
-//              flagged, and unpool_anywhere makes it anew, where each part looks among all values
+//              in theirs is about the same, as pooling leaves them. A plane with an index farther away is flagged, and
+//              unpool_anywhere computes it again: each part looks among all values
 // Reads        values [N, C, D, H, W], indices [N, C, D, H, W] of positions in [0, PD * PH * PW); any strides.
 //              Others, -1 among them, put their value nowhere
-// Writes       strays [N, C], 0 before, 1 where a plane has some; planes [N, C, PD, PH, PW], each of them once, and
-//              once more in planes with strays
+// Writes       out_of_window [N, C], 0 before, 1 where a plane is flagged; planes [N, C, PD, PH, PW], each of them
+//              once, and once more where flagged
 // Mapping      dense arrays: one block some planes, or a band of one, or a part of each row of a band (tiles.cuh), with
 //              indices and owners in shared memory: neighbouring threads claim for neighbouring values, which in a row
 //              of 2 x 2 windows lie so that two of a warp meet in a bank; then one thread a place. Others, and planes
-//              with strays: one block a plane, or 32 planes that it looks for flags in; PART places at a time
+//              that are flagged: one block a plane, or 32 planes that it looks for flags in; PART places at a time
 // Bytes        dense: indices and values once, and those that two bands share once more; planes once; one flag a plane
 //              read once more. Nothing less is possible. Others read indices once for each PART places
 // Determinism  the maximum of integers does not depend on their order; copies only
@@ -57,7 +57,7 @@ __device__ __forceinline__ bool finds(const PlaneAxis& axis, index_t value, inde
 extern "C" __global__ void __launch_bounds__(256, 1)
 unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
        const long long* __restrict__ indices,  // [N, C, D, H, W]
-       int* __restrict__ strays,               // [N, C]
+       int* __restrict__ out_of_window,        // [N, C]
        scalar_t* __restrict__ planes,          // [N, C, PD, PH, PW]
        const PlaneParams p) {
   scalar_t* const staged = reinterpret_cast<scalar_t*>(shared_memory);  // [read_slots]
@@ -109,7 +109,7 @@ unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
         finds(row, position % band.value_unit / row.value_unit, row_place)) {
       return;  // another block does
     }
-    atomicMax(strays + (p.channels_last ? share.plane * p.c + share.c + c : share.plane), 1);
+    atomicMax(out_of_window + (p.channels_last ? share.plane * p.c + share.c + c : share.plane), 1);
   };
   const index_t end = (read.count + 31) / 32 * 32;
   for (index_t v = static_cast<index_t>(threadIdx.x); v < end; v += threads) {
@@ -130,7 +130,7 @@ unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
 extern "C" __global__ void __launch_bounds__(256, 1)
 unpool_anywhere(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
                 const long long* __restrict__ indices,  // [N, C, D, H, W]
-                const int* __restrict__ strays,         // [N, C]
+                const int* __restrict__ out_of_window,  // [N, C]
                 scalar_t* __restrict__ planes,          // [N, C, PD, PH, PW]
                 const PlaneParams p) {
   __shared__ int owners[PART];
@@ -138,7 +138,7 @@ unpool_anywhere(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
   const index_t count = p.tile_planes ? FLAGS : 1;  // planes of this block; where arrays are not staged, all are made
   const index_t first = static_cast<index_t>(blockIdx.x) * count;
   const index_t thread = static_cast<index_t>(threadIdx.x), threads = static_cast<index_t>(blockDim.x);
-  if (p.tile_planes && thread < FLAGS) flags[thread] = first + thread < p.n * p.c ? strays[first + thread] : 0;
+  if (p.tile_planes && thread < FLAGS) flags[thread] = first + thread < p.n * p.c ? out_of_window[first + thread] : 0;
   __syncthreads();
   for (index_t plane = first; plane < first + count; ++plane) {
     if (p.tile_planes && !flags[plane - first]) continue;

@@ -292,19 +292,19 @@ def _poolings() -> Iterator[Case]:
     halves = _pool((3, 60, 62), "valid", 2, 2, 0)
     yield from _tiled("parts of slices, halves, float32", (2, 32, 3, 60, 62), halves, "float32", "channels_last")
     yield from _pooling(
-        "strays in parts, float32",
+        "out of window in parts, float32",
         (2, 8, 2, 44, 41),
         _pool((2, 44, 41), "padded", 1, (1, 4, 5), 0),
         "float32",
         "channels_last",
     )
     yield from _pooling(
-        "strays in bands", (2, 3, 1, 50, 50), _pool((50, 50), "padded", 3, 2, 1), "float64", "contiguous"
+        "out of window in bands", (2, 3, 1, 50, 50), _pool((50, 50), "padded", 3, 2, 1), "float64", "contiguous"
     )
 
 
 def _tiled(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str) -> Iterator[Case]:
-    """As `_pooling`, for arrays so large that planes with strays would take long."""
+    """As `_pooling`, for arrays so large that planes with indices out of their windows would take long."""
     x = _array(shape, dtype, order)
     y = _array((*shape[:2], *geometry.output_size), dtype, order)
     tied = arranged(np.round(x).astype(x.dtype), order)
@@ -334,14 +334,14 @@ def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: s
         yield Case(f"max, {name}", ("max_pool",), "max_pool", (tied, geometry))
         yield Case(f"max with indices, {name}", ("max_pool",), "max_pool_with_indices", (tied, geometry))
         yield Case(f"max backward, {name}", ("max_pool_backward",), "max_pool_backward", (y, indices, geometry))
-        strays = np.random.default_rng(4).integers(-1, np.prod(shape[2:]), indices.shape)
-        strays[0] = indices[0]  # some planes stay as the forward left them, one has a single stray
-        for axis in range(3):  # and some have one that strays along one axis
-            strays[1, axis] = indices[1, axis]
-            place = list(np.unravel_index(max(0, strays[1, axis, 0, 0, 0]), shape[2:]))
+        out_of_window = np.random.default_rng(4).integers(-1, np.prod(shape[2:]), indices.shape)
+        out_of_window[0] = indices[0]  # some planes stay as the forward left them
+        for axis in range(3):  # and some have one that is out of its window along one axis
+            out_of_window[1, axis] = indices[1, axis]
+            place = list(np.unravel_index(max(0, out_of_window[1, axis, 0, 0, 0]), shape[2:]))
             place[axis] = shape[2 + axis] - 1
-            strays[1, axis, 0, 0, 0] = np.ravel_multi_index(place, shape[2:])
-        yield Case(f"strays, {name}", ("max_pool_backward",), "max_pool_backward", (y, strays, geometry))
+            out_of_window[1, axis, 0, 0, 0] = np.ravel_multi_index(place, shape[2:])
+        yield Case(f"out of window, {name}", ("max_pool_backward",), "max_pool_backward", (y, out_of_window, geometry))
     if geometry.divisor == "none" or x.dtype.kind in "fcV":
         yield Case(f"average, {name}", ("average_pool",), "average_pool", (x, geometry))
         yield Case(f"average backward, {name}", ("average_pool_backward",), "average_pool_backward", (y, geometry))
@@ -356,7 +356,7 @@ def _unpooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype:
     yield Case(f"gather, {name}", ("gather",), "gather", (planes, indices))
     indices = indices.copy()
     indices[0, 1, -1, -1, -1] = indices[0, 1, 0, 0, 0] = 0
-    yield Case(f"unpool with strays, {name}", ("unpool",), "unpool", (values, indices, shape[2:]))
+    yield Case(f"unpool from anywhere, {name}", ("unpool",), "unpool", (values, indices, shape[2:]))
 
 
 def _planes() -> Iterator[Case]:

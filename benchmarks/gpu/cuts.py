@@ -21,8 +21,8 @@ from benchmarks.gpu.device import Array, Device
 from benchmarks.layers import ConvLayer, Layer, NormLayer, PoolLayer, Shape
 from gpucnn.backends.layout import is_channels_last
 
-MOST_ELEMENTS = 4_000_000  # of one array of the cut, beyond its first two slices
-MOST_SLICES = 8
+MAX_ELEMENTS = 4_000_000  # of one array of the cut, beyond its first two slices
+MAX_SLICES = 8
 PER_CHANNEL = ("weight", "bias", "running_mean", "running_var", "grad_weight", "grad_bias")
 
 
@@ -75,7 +75,7 @@ def _some_channels(case: Case, layer: NormLayer) -> Cut:
 
 def _spread(count: int, size: int) -> IndexArray:
     """The first, the last and some between of `count` slices of `size` elements."""
-    wanted = min(count, MOST_SLICES, max(2, MOST_ELEMENTS // size))
+    wanted = min(count, MAX_SLICES, max(2, MAX_ELEMENTS // size))
     return np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
 
 

@@ -20,7 +20,7 @@ Host = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
 
 FLUSHED = 2  # times the cache's size that is written, and then read
-LEAST_FLUSHED = 64 << 20  # bytes, should the driver not tell the cache's size
+MIN_FLUSHED = 64 << 20  # bytes, should the driver not tell the cache's size
 PARAMETER_BYTES = 128  # of the structure that a raw launch passes beside its arrays
 
 # `hold` keeps the stream busy for a time. `read` leaves nothing but clean lines in the cache, so that a timed kernel
@@ -134,7 +134,7 @@ class CupyDevice(Device):
             raise RuntimeError(
                 "CuPy's current stream is not the default one: unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
             )
-        count = max(FLUSHED * self.l2_bytes, LEAST_FLUSHED) // 4
+        count = max(FLUSHED * self.l2_bytes, MIN_FLUSHED) // 4
         written, read, never = (self.xp.zeros(size, "uint32") for size in (count, count, 1))
         return written, read, never
 

@@ -20,7 +20,7 @@ from benchmarks.results import FALLBACK, Outcome, Record
 from benchmarks.session import Schedule
 from benchmarks.timing import Timing, interleave
 
-MOST_S = 0.5  # for timing one case
+MAX_S = 0.5  # for timing one case
 MAX_ROUNDS = 9
 LONG_S = 1.0  # of a call whose checked run is its only sample
 FLOPS_PER_BYTE = 10  # about where the limits of a CPU meet
@@ -41,7 +41,7 @@ def in_order(cases: Sequence[Case], records: Sequence[Record]) -> list[Case]:
 
 def outcomes(cases: Sequence[Case], provider: Provider, budget_s: float) -> Iterator[Outcome]:
     """The outcome of each case, in order; cases beyond the time budget are refused."""
-    schedule = Schedule(budget_s, len(cases), most_s=MOST_S)
+    schedule = Schedule(budget_s, len(cases), most_s=MAX_S)
     longest = 0.0
     for case in cases:
         if schedule.left() <= longest:  # costs rise, so the next one takes about as long

@@ -27,15 +27,15 @@ from benchmarks.timing import Timing
 
 Call = Callable[[], object]
 
-LEAST_HOLD_S = 50e-6
-MOST_HOLD_S = 20e-3
+MIN_HOLD_S = 50e-6
+MAX_HOLD_S = 20e-3
 TRIES = 8  # of a sample, each with twice the hold
 LONG_S = 10e-3  # of a call beside which the host's time is nothing
 WARM_SAMPLE_S = 200e-6  # a warm sample repeats its call until it lasts this long
-MOST_QUEUED = 32  # calls between two waits: a stream takes some thousand launches before the host has to wait
+MAX_QUEUED = 32  # calls between two waits: a stream takes some thousand launches before the host has to wait
 HOST_SAMPLES = 5
 HOST_SAMPLE_S = 4e-3  # of device time that one sample of the host's time may queue; it has four calls at least
-LEAST_HOST_CALLS = 4
+MIN_HOST_CALLS = 4
 MIN_ROUNDS = 5
 MAX_ROUNDS = 40
 WARM_EVERY = 4  # rounds
@@ -78,7 +78,7 @@ class Sampler:
 
     def __init__(self, device: Device, call: Call) -> None:
         self.device, self.call = device, call
-        self.hold_s = LEAST_HOLD_S
+        self.hold_s = MIN_HOLD_S
         self.exposed = 0
 
     def warm_up(self) -> float:
@@ -91,7 +91,7 @@ class Sampler:
             seconds = time.perf_counter() - start
             if seconds > SLOW_S:
                 break
-        self.hold_s = min(MOST_HOLD_S, max(LEAST_HOLD_S, 2 * queued))
+        self.hold_s = min(MAX_HOLD_S, max(MIN_HOLD_S, 2 * queued))
         return seconds
 
     def cold(self) -> float:
@@ -107,7 +107,7 @@ class Sampler:
             sample = self._sample(calls, before)
             if not sample.exposed or sample.seconds > LONG_S * calls:
                 return sample.seconds
-            self.hold_s = min(MOST_HOLD_S, 2 * self.hold_s)
+            self.hold_s = min(MAX_HOLD_S, 2 * self.hold_s)
         self.exposed += 1
         return sample.seconds
 
@@ -245,7 +245,7 @@ class _Turns:
             sampler = self.samplers[name]
             self.turn(name, sampler.cold, self.cold[name])
             if number % WARM_EVERY == 0 and self.cold[name]:
-                calls = min(MOST_QUEUED, math.ceil(WARM_SAMPLE_S / max(self.cold[name][-1], 1e-9)))
+                calls = min(MAX_QUEUED, math.ceil(WARM_SAMPLE_S / max(self.cold[name][-1], 1e-9)))
                 self.turn(name, partial(sampler.warm, calls), self.warm[name])
         self.order = [*self.order[1:], *self.order[:1]]
 
@@ -255,8 +255,8 @@ class _Turns:
             if not self.cold[name] or (self.is_slow(name) and number):
                 continue
             affordable = int(HOST_SAMPLE_S / max(self.cold[name][-1], 1e-9))
-            calls = 1 if self.is_slow(name) else max(LEAST_HOST_CALLS, affordable)
-            self.turn(name, partial(self.hot[name].host, min(MOST_QUEUED, calls)), self.host[name])
+            calls = 1 if self.is_slow(name) else max(MIN_HOST_CALLS, affordable)
+            self.turn(name, partial(self.hot[name].host, min(MAX_QUEUED, calls)), self.host[name])
         self.order = [*self.order[1:], *self.order[:1]]
 
     def measured(self, name: str) -> Measured | Exception:
@@ -271,7 +271,7 @@ def host_time(device: Device, call: Call, samples: int = 3 * HOST_SAMPLES) -> Ti
     sampler = Sampler(device, call)
     sampler.warm_up()
     with without_collections():
-        return Timing.of([sampler.host(MOST_QUEUED) for _ in range(samples)], MOST_QUEUED)
+        return Timing.of([sampler.host(MAX_QUEUED) for _ in range(samples)], MAX_QUEUED)
 
 
 def overhead(device: Device, call: Call) -> Timing:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.isolation import EXIT_DEVICE_LOST, Say
 
-MOST_FAILURES = 100  # after which the suite stops: nothing works
+MAX_FAILURES = 100  # after which the suite stops: nothing works
 
 
 def work(
@@ -23,7 +23,7 @@ def work(
 ) -> int:
     """Run the tests that are left, of the whole suite unless a part of `tests` is given."""
     plugin = Told(say, done, lost, backend)
-    arguments = [f"--backend={backend}", "-q", f"--maxfail={MOST_FAILURES}", "-p", "no:cacheprovider"]
+    arguments = [f"--backend={backend}", "-q", f"--maxfail={MAX_FAILURES}", "-p", "no:cacheprovider"]
     status = pytest.main([*arguments, *(("-k", filter) if filter else ()), *tests], [plugin])
     if plugin.device_lost:
         return EXIT_DEVICE_LOST

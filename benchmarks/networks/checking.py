@@ -14,7 +14,7 @@ OUTPUT_TOLERANCE = 1e-4
 # more than rounding, and norms amplify that: by 5 % between PyTorch's two memory orders in ResNet-50 and MobileNetV2.
 # What lacks a term or is scaled wrongly differs by much of its norm.
 GRADIENT_TOLERANCE = 0.2
-LEAST_SHARE = 1e-3  # of the largest norm of a gradient: smaller ones are what is left where terms cancel
+MIN_SHARE = 1e-3  # of the largest norm of a gradient: smaller ones are what is left where terms cancel
 
 
 def find_difference(
@@ -38,7 +38,7 @@ def find_difference(
         if before is not None:
             allowed = GRADIENT_TOLERANCE * scale + 2 * EPS * _norm(before)
         elif _is_gradient(name):
-            allowed = GRADIENT_TOLERANCE * max(scale, LEAST_SHARE * largest)
+            allowed = GRADIENT_TOLERANCE * max(scale, MIN_SHARE * largest)
         else:
             allowed = OUTPUT_TOLERANCE * scale
         difference = _norm(array - expected[name])

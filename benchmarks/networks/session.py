@@ -19,7 +19,7 @@ from benchmarks.session import Schedule
 from benchmarks.timing import interleave
 
 BUDGET_S: dict[Tier, float] = {"quick": 5.0, "default": 150.0, "full": 400.0}
-MOST_S = 40.0  # for the timing of one case
+MAX_S = 40.0  # for the timing of one case
 PATIENCE_S = 60.0  # training steps of seconds still get the least number of rounds
 
 
@@ -42,7 +42,7 @@ def run(
     runners = {provider: kind(provider.threads) for provider, kind in kinds.items() if kind is not None}
     if not runners:
         return
-    schedule = Schedule(budget_s, len(cases), most_s=MOST_S)
+    schedule = Schedule(budget_s, len(cases), most_s=MAX_S)
     for network, operations in groupby(cases, key=lambda case: case.network):
         subject = make_subject(network)
         multiply_adds = subject.multiply_adds()

@@ -20,7 +20,7 @@ from benchmarks.providers.base import Call, Provider
 Array = Any
 Windowed = ConvLayer | PoolLayer | UnfoldLayer
 
-MOST_OF_MEMORY = 0.25  # of the device's, that a copy of all windows may take; what follows needs as much again
+MAX_OF_MEMORY = 0.25  # of the device's, that a copy of all windows may take; what follows needs as much again
 
 
 class _OnCupy(Provider):
@@ -59,7 +59,7 @@ class PlainCupy(_OnCupy):
             transposed = isinstance(layer, ConvLayer) and layer.transposed
             channels = layer.output_shape(1)[1] if transposed else layer.channels
             windows = 4 * case.batch * channels * math.prod(layer.kernel) * math.prod(_outputs(layer))
-            if windows > MOST_OF_MEMORY * self._memory_bytes():
+            if windows > MAX_OF_MEMORY * self._memory_bytes():
                 return f"a copy of its windows takes {windows / 2**30:.0f} GiB"
         if isinstance(layer, ResampleLayer) and layer.kind == "bilinear":
             return "no interpolation without cupyx.scipy"

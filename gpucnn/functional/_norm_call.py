@@ -234,7 +234,7 @@ class NormCall(Call):
         needs: Sequence[bool],
         own_statistics: bool = True,
     ) -> tuple[Array | None, ...]:
-        """Gradients by x, whose own statistics mean and rstd are or which does not move them, by weight and by bias.
+        """Gradients with respect to x, weight and bias; `own_statistics` says that mean and rstd are those of x.
 
         After them that by the residual, where there is one.
         """
@@ -264,7 +264,7 @@ class NormCall(Call):
         return grad_x, grad_weight, grad_bias, grad_residual
 
     def before_activation(self, shape: Shape4, mean: Array, rstd: Array) -> Array:
-        """The gradient by the activation's input, [N, G, C, P], whose signs are computed again."""
+        """The gradient with respect to the activation's input, [N, G, C, P], whose signs are computed again."""
         grad = self.grad.reshape(shape)
         if self.activation == "none":
             return grad

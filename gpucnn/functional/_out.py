@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 Array = Any
-MOST_WORK: Any = 10_000  # steps in search of an element that two arrays share, before they are taken to
+MAX_WORK: Any = 10_000  # steps in search of an element that two arrays share, before they are taken to
 
 
 def expect_writable(op: str, out: Array, others: Iterable[Array]) -> None:
@@ -64,6 +64,6 @@ def _standing_for(array: Array) -> np.ndarray[Any, Any]:
 
 def _share_memory(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> bool:
     try:
-        return np.shares_memory(one, other, max_work=MOST_WORK)
+        return np.shares_memory(one, other, max_work=MAX_WORK)
     except np.exceptions.TooHardError:
         return True

@@ -89,7 +89,7 @@ def bias_activation_backward(
     Parameters
     ----------
     grad_output : array [N, C, *]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, bias, residual, activation, negative_slope
         As they were given to `bias_activation`.
     output : array [N, C, *], optional
@@ -100,7 +100,8 @@ def bias_activation_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `bias` and `residual` (None where absent). Those by `input` and `residual` are equal.
+        Gradients with respect to `input`, `bias` and `residual` (None where absent). Those by `input` and `residual`
+        are equal.
 
     Raises
     ------

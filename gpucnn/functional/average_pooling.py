@@ -115,7 +115,7 @@ def avg_pool_nd_backward(
     Parameters
     ----------
     grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, dilation
         As they were given to `avg_pool{n}d`.
     needs : sequence of 1 bool, optional
@@ -124,7 +124,7 @@ def avg_pool_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def sum_pool_nd_backward(
     Parameters
     ----------
     grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, kernel_size, stride, padding, ceil_mode, dilation
         As they were given to `sum_pool{n}d`.
     needs : sequence of 1 bool, optional
@@ -229,7 +229,7 @@ def sum_pool_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -303,7 +303,7 @@ def adaptive_avg_pool_nd_backward(
     Parameters
     ----------
     grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, output_size
         As they were given to `adaptive_avg_pool{n}d`.
     needs : sequence of 1 bool, optional
@@ -312,7 +312,7 @@ def adaptive_avg_pool_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -413,7 +413,7 @@ def lp_pool_nd_backward(
     Parameters
     ----------
     grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, norm_type, kernel_size, stride, ceil_mode, padding, dilation
         As they were given to `lp_pool{n}d`.
     needs : sequence of 1 bool, optional
@@ -422,7 +422,7 @@ def lp_pool_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------

@@ -123,7 +123,7 @@ def conv_nd_backward(
     Parameters
     ----------
     grad_output : array [N, OC, {out}] or [OC, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, weight, bias, stride, padding, dilation, groups
         As they were given to `conv{n}d`.
     needs : sequence of 3 bools, optional
@@ -132,8 +132,8 @@ def conv_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The first has the
-        memory order of `grad_output`. Those of small integers are wider, as the results of the forward.
+        Gradients with respect to `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The
+        first has the memory order of `grad_output`. Those of small integers are wider, as the results of the forward.
 
     Raises
     ------
@@ -142,11 +142,11 @@ def conv_nd_backward(
 
     Notes
     -----
-    The gradient by the input is the convolution of `grad_output`, dilated by the stride, with the rotated filters;
-    it is computed by stride residue, so that no zero is multiplied. The gradient by the weight is the convolution of
-    the image with `grad_output` as a filter dilated by the stride. Complex gradients follow PyTorch: the other factor
-    is conjugated. They are `conv{n}d_input`, `conv{n}d_weight` and a sum, whose own gradients give second
-    derivatives.
+    The gradient with respect to the input is the convolution of `grad_output`, dilated by the stride, with the rotated
+    filters; it is computed by stride residue, so that no zero is multiplied. The gradient with respect to the weight is
+    the convolution of the image with `grad_output` as a filter dilated by the stride. Complex gradients follow PyTorch:
+    the other factor is conjugated. They are `conv{n}d_input`, `conv{n}d_weight` and a sum, whose own gradients give
+    second derivatives.
 
     Examples
     --------
@@ -240,7 +240,7 @@ def conv_nd_input_backward(
     Parameters
     ----------
     grad_grad_input : array of shape `input_size`
-        Gradient of the loss by the result of `conv{n}d_input`.
+        Gradient of the loss with respect to the result of `conv{n}d_input`.
     input_size, weight, grad_output, stride, padding, dilation, groups
         As they were given to `conv{n}d_input`.
     needs : sequence of 2 bools, optional
@@ -249,7 +249,7 @@ def conv_nd_input_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `weight` and `grad_output`.
+        Gradients with respect to `weight` and `grad_output`.
 
     Raises
     ------
@@ -347,7 +347,7 @@ def conv_nd_weight_backward(
     Parameters
     ----------
     grad_grad_weight : array of shape `weight_size`
-        Gradient of the loss by the result of `conv{n}d_weight`.
+        Gradient of the loss with respect to the result of `conv{n}d_weight`.
     input, weight_size, grad_output, stride, padding, dilation, groups
         As they were given to `conv{n}d_weight`.
     needs : sequence of 2 bools, optional
@@ -356,7 +356,7 @@ def conv_nd_weight_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input` and `grad_output`.
+        Gradients with respect to `input` and `grad_output`.
 
     Raises
     ------
@@ -476,7 +476,7 @@ def conv_transpose_nd_backward(
     Parameters
     ----------
     grad_output : array [N, OC, {out}] or [OC, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, weight, bias, stride, padding, output_padding, groups, dilation
         As they were given to `conv_transpose{n}d`.
     needs : sequence of 3 bools, optional
@@ -485,8 +485,8 @@ def conv_transpose_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The first has the
-        memory order of `grad_output`. Those of small integers are wider, as the results of the forward.
+        Gradients with respect to `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The
+        first has the memory order of `grad_output`. Those of small integers are wider, as the results of the forward.
 
     Raises
     ------

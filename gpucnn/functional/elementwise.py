@@ -75,7 +75,7 @@ def linear_backward(
     Parameters
     ----------
     grad_output : array [*, OUT], or [*] for a weight [IN]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, weight, bias
         As they were given to `linear`.
     needs : sequence of 3 bools, optional
@@ -84,7 +84,7 @@ def linear_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `weight` and `bias` (None where absent).
+        Gradients with respect to `input`, `weight` and `bias` (None where absent).
 
     Raises
     ------
@@ -178,7 +178,7 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
     Parameters
     ----------
     grad_output : array in the shape of `input`
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input : array
         As it was given to `relu`.
     needs : sequence of 1 bool, optional
@@ -187,7 +187,7 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -281,7 +281,7 @@ def leaky_relu_backward(
     Parameters
     ----------
     grad_output : array in the shape of `input`
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, negative_slope
         As they were given to `leaky_relu`.
     needs : sequence of 1 bool, optional
@@ -290,7 +290,7 @@ def leaky_relu_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -356,7 +356,7 @@ def softmax_backward(
     Parameters
     ----------
     grad_output : array in the shape of `input`
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, dim
         As they were given to `softmax`.
     output : array in the shape of `input`, optional
@@ -367,7 +367,7 @@ def softmax_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -431,7 +431,7 @@ def log_softmax_backward(
     Parameters
     ----------
     grad_output : array in the shape of `input`
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, dim
         As they were given to `log_softmax`.
     output : array in the shape of `input`, optional
@@ -442,7 +442,7 @@ def log_softmax_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -551,7 +551,7 @@ def dropout_backward(
     Parameters
     ----------
     grad_output : array in the shape of `input`
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, p, training, rng, return_mask
         As they were given to `dropout`.
     mask : array of bool in the shape of `input`, optional
@@ -562,7 +562,7 @@ def dropout_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------

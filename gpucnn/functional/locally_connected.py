@@ -106,7 +106,7 @@ def locally_connected_nd_backward(
     Parameters
     ----------
     grad_output : array [N, OC, {out}] or [OC, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, weight, bias, stride, padding, dilation
         As they were given to `locally_connected{n}d`.
     needs : sequence of 3 bools, optional
@@ -115,8 +115,8 @@ def locally_connected_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The first has the
-        memory order of `grad_output`.
+        Gradients with respect to `input`, `weight` and `bias`, each in that one's shape; None for an absent bias. The
+        first has the memory order of `grad_output`.
 
     Raises
     ------

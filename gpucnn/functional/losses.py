@@ -98,7 +98,7 @@ def cross_entropy_backward(
     Parameters
     ----------
     grad_output : array [] or number, or for "none" an array with one value for each target
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, target, weight, ignore_index, reduction, label_smoothing
         As they were given to `cross_entropy`.
     needs : sequence of 3 bools, optional
@@ -107,7 +107,7 @@ def cross_entropy_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, by `target` where that holds probabilities, and None for `weight`.
+        Gradients with respect to `input`, by `target` where that holds probabilities, and None for `weight`.
 
     Raises
     ------

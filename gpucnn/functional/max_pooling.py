@@ -106,7 +106,7 @@ def max_pool_nd_backward(
     Parameters
     ----------
     grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
         As they were given to `max_pool{n}d`.
     indices : array of int64, optional
@@ -117,7 +117,7 @@ def max_pool_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -206,7 +206,7 @@ def adaptive_max_pool_nd_backward(
     Parameters
     ----------
     grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, output_size, return_indices
         As they were given to `adaptive_max_pool{n}d`.
     indices : array of int64, optional
@@ -217,7 +217,7 @@ def adaptive_max_pool_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------

@@ -173,7 +173,7 @@ def batch_norm_backward(
     Parameters
     ----------
     grad_output : array in the shape of `input`
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, running_mean, running_var, weight, bias, training, momentum, eps, residual, activation, negative_slope
         As they were given to `batch_norm`.
     mean, rstd : array [C], optional
@@ -184,8 +184,8 @@ def batch_norm_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `running_mean` and `running_var` (None), `weight` and `bias` (None where absent),
-        and `residual` where one is given.
+        Gradients with respect to `input`, `running_mean` and `running_var` (None), `weight` and `bias` (None where
+        absent), and `residual` where one is given.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def batch_norm_backward(
     With g = grad_output * weight, h = (x - mean) * rstd and means over the batch, the training gradient is
     ``rstd * (g - mean(g) - h * mean(g * h))``: the closed form of backpropagation through the mean and the variance.
     Otherwise it is ``g * rstd``. With an activation, grad_output is first multiplied by its derivative, at values that
-    are computed again; that is also the gradient by `residual`.
+    are computed again; that is also the gradient with respect to `residual`.
 
     Examples
     --------
@@ -351,7 +351,7 @@ def instance_norm_backward(
     Parameters
     ----------
     grad_output : array in the shape of `input`
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, residual, activation, negative_slope
         As they were given to `instance_norm`.
     mean, rstd : array [N, C] or [C], optional
@@ -362,8 +362,8 @@ def instance_norm_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `running_mean` and `running_var` (None), `weight` and `bias` (None where absent),
-        and `residual` where one is given.
+        Gradients with respect to `input`, `running_mean` and `running_var` (None), `weight` and `bias` (None where
+        absent), and `residual` where one is given.
 
     Raises
     ------

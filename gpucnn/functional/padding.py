@@ -90,7 +90,7 @@ def pad_backward(
     Parameters
     ----------
     grad_output : array
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, pad, mode, value
         As they were given to `pad`.
     needs : sequence of 1 bool, optional
@@ -99,7 +99,7 @@ def pad_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------

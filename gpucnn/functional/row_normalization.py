@@ -108,7 +108,7 @@ def layer_norm_backward(
     Parameters
     ----------
     grad_output : array in the shape of `input`
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, normalized_shape, weight, bias, eps, residual, activation, negative_slope
         As they were given to `layer_norm`.
     mean, rstd : array [*], optional
@@ -119,7 +119,7 @@ def layer_norm_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `weight` and `bias` (None where absent),
+        Gradients with respect to `input`, `weight` and `bias` (None where absent),
         and `residual` where one is given.
 
     Raises
@@ -243,7 +243,7 @@ def group_norm_backward(
     Parameters
     ----------
     grad_output : array in the shape of `input`
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, num_groups, weight, bias, eps, residual, activation, negative_slope
         As they were given to `group_norm`.
     mean, rstd : array [N, num_groups], optional
@@ -254,7 +254,7 @@ def group_norm_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients by `input`, `weight` and `bias` (None where absent),
+        Gradients with respect to `input`, `weight` and `bias` (None where absent),
         and `residual` where one is given.
 
     Raises

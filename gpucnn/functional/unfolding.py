@@ -99,7 +99,7 @@ def im2col_backward(
     Parameters
     ----------
     grad_output : array [N, C * prod(kernel), L] or [C * prod(kernel), L]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, kernel_size, dilation, padding, stride
         As they were given to `im2col`.
     needs : sequence of 1 bool, optional
@@ -108,7 +108,7 @@ def im2col_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -213,7 +213,7 @@ def col2im_backward(
     Parameters
     ----------
     grad_output : array [N, C, *output_size] or [C, *output_size]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, output_size, kernel_size, dilation, padding, stride
         As they were given to `col2im`.
     needs : sequence of 1 bool, optional
@@ -222,7 +222,7 @@ def col2im_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------

@@ -101,7 +101,7 @@ def max_unpool_nd_backward(
     Parameters
     ----------
     grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, indices, kernel_size, stride, padding, output_size
         As they were given to `max_unpool{n}d`.
     needs : sequence of 2 bools, optional
@@ -110,7 +110,7 @@ def max_unpool_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`, and None for `indices`.
+        Gradient with respect to `input`, and None for `indices`.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def bed_of_nails_nd_backward(
     Parameters
     ----------
     grad_output : array [N, C, {out}] or [C, {out}]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, scale_factor
         As they were given to `bed_of_nails{n}d`.
     needs : sequence of 1 bool, optional
@@ -200,7 +200,7 @@ def bed_of_nails_nd_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------
@@ -348,7 +348,7 @@ def interpolate_backward(
     Parameters
     ----------
     grad_output : array [N, C, *out]
-        Gradient of the loss by the output.
+        Gradient of the loss with respect to the output.
     input, size, scale_factor, mode, align_corners
         As they were given to `interpolate`.
     needs : sequence of 1 bool, optional
@@ -357,7 +357,7 @@ def interpolate_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradient by `input`.
+        Gradient with respect to `input`.
 
     Raises
     ------

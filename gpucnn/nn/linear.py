@@ -61,7 +61,7 @@ class Linear(Module):
         return y
 
     def backward(self, grad_output: Array) -> Array:
-        """``grad_output @ weight``; the gradients by weight and bias are added up."""
+        """``grad_output @ weight``; the gradients with respect to weight and bias are added up."""
         (x,) = self.kept()
         parameters = (self.weight, self.bias)
         grad, *others = F.linear_backward(

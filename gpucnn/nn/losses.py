@@ -17,7 +17,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 class Loss(Module):
-    """What all losses are: ``loss(output, target)``, then ``loss.backward()``, the gradient by `output`.
+    """What all losses are: ``loss(output, target)``, then ``loss.backward()``, the gradient with respect to `output`.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Loss(Module):
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def backward(self, grad_output: Any = 1.0) -> Array:
-        """The gradient by the last forward's `output`, given that by the loss: 1, or an array for reduction "none"."""
+        """The gradient with respect to the last forward's `output`, times `grad_output`."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
 
     def count(self, output: Array, target: Array) -> Any:
@@ -102,7 +102,7 @@ class CrossEntropyLoss(Loss):
         return F.cross_entropy(output, target, self.weight, **self._options())
 
     def backward(self, grad_output: Any = 1.0) -> Array:
-        """The gradient by the last forward's logits."""
+        """The gradient with respect to the last forward's logits."""
         output, target = self.kept()
         needs = (True, False, False)
         grads = F.cross_entropy_backward(grad_output, output, target, self.weight, **self._options(), needs=needs)
@@ -257,7 +257,7 @@ class MSELoss(Loss):
         return give_back(backend.xp.asarray(losses, dtype=x.dtype))
 
     def backward(self, grad_output: Any = 1.0) -> Array:
-        """The gradient by the last forward's output."""
+        """The gradient with respect to the last forward's output."""
         difference, dtype, give_back = self.kept()
         scale = 2.0 / max(1, difference.size) if self.reduction == "mean" else 2.0
         grad = plain(grad_output) if isinstance(grad_output, np.generic) else grad_output

@@ -31,7 +31,7 @@ def test_a_cold_time_is_the_devices_alone(clock: ClockDevice, seconds: float, ho
     sampler = Sampler(clock, clock.call(seconds, host_s))
     assert sampler.cold() == pytest.approx(seconds)
     assert sampler.exposed == 0
-    assert sampler.hold_s <= sampling.MOST_HOLD_S
+    assert sampler.hold_s <= sampling.MAX_HOLD_S
 
 
 def test_what_is_queued_for_a_cold_sample(clock: ClockDevice) -> None:
@@ -44,7 +44,7 @@ def test_what_is_queued_for_a_cold_sample(clock: ClockDevice) -> None:
 
 def test_the_hold_grows_until_the_host_is_hidden(clock: ClockDevice) -> None:
     sampler = Sampler(clock, clock.call(1e-6, 300e-6))
-    assert sampler.hold_s == sampling.LEAST_HOLD_S
+    assert sampler.hold_s == sampling.MIN_HOLD_S
     sampler.cold()
     assert clock.log.count("flush") == 4  # held for 50, 100, 200 and 400 us, and the flush
     assert sampler.hold_s == pytest.approx(400e-6)
@@ -67,7 +67,7 @@ def test_a_call_that_waits_for_the_device_is_counted_as_exposed(clock: ClockDevi
     assert sampler.cold() >= 5e-6
     assert sampler.exposed == 1
     assert clock.log.count("call") == sampling.TRIES
-    assert sampler.hold_s <= sampling.MOST_HOLD_S
+    assert sampler.hold_s <= sampling.MAX_HOLD_S
 
 
 def test_beside_a_long_call_the_host_does_not_matter(clock: ClockDevice) -> None:
@@ -189,7 +189,7 @@ def test_small_caches_are_flushed_all_the_same(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "cupy", BenchCupy(l2_bytes=0))
     device = devices.CupyDevice()
     device.flush()
-    assert device.xp.queued[0][2] == devices.LEAST_FLUSHED
+    assert device.xp.queued[0][2] == devices.MIN_FLUSHED
 
 
 def test_a_stream_that_is_not_the_default_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

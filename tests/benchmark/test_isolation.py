@@ -11,7 +11,7 @@ import pytest
 from scripted_worker import script, started
 
 from benchmarks import isolation
-from benchmarks.isolation import MOST_WORKERS, Event, follow
+from benchmarks.isolation import MAX_WORKERS, Event, follow
 
 BEGUN: list[Event] = [{"item": "b"}, {"by": "peer", "step": "check"}, {"by": "ours", "step": "time"}]
 
@@ -79,9 +79,9 @@ def test_a_worker_that_cannot_begin_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_workers_are_not_lost_for_ever(tmp_path: Path) -> None:
-    events = said(tmp_path, *[(BEGUN, "sys.exit(1)")] * MOST_WORKERS)
-    assert events[-1] == {"trouble": f"{MOST_WORKERS} workers were lost"}
-    assert len(started(tmp_path)) == MOST_WORKERS
+    events = said(tmp_path, *[(BEGUN, "sys.exit(1)")] * MAX_WORKERS)
+    assert events[-1] == {"trouble": f"{MAX_WORKERS} workers were lost"}
+    assert len(started(tmp_path)) == MAX_WORKERS
 
 
 def test_a_worker_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,13 +123,13 @@ def test_times_are_the_median_between_events(runtime: CupyRuntime, cupy: FakeCup
 
 
 def test_picks_are_those_of_the_current_device(runtime: CupyRuntime, cupy: FakeCupy) -> None:
-    first = runtime.picks()
-    assert runtime.picks() is first
+    first = runtime.autotune_cache()
+    assert runtime.autotune_cache() is first
     assert first._facts["device"] == "GPU 0"
     assert first._facts["driver"] == 12090
-    assert runtime.picks(anew=True) is not first
+    assert runtime.autotune_cache(anew=True) is not first
     cupy.current = 1
-    assert runtime.picks()._facts["compute capability"] == "8.6"
+    assert runtime.autotune_cache()._facts["compute capability"] == "8.6"
 
 
 def test_devices(runtime: CupyRuntime) -> None:

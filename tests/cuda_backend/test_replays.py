@@ -238,7 +238,7 @@ def test_arrays_by_name_are_found(kept: dict[Any, Any]) -> None:
 
 
 def test_forms_beyond_a_bound_are_forgotten(kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replays, "MOST_KEPT", 3)
+    monkeypatch.setattr(replays, "MAX_KEPT", 3)
     for size in (2, 3, 4, 5):
         F.avg_pool2d(image(1, 1, size, size), 2)
     assert len(kept) == 1
@@ -335,7 +335,7 @@ def cupy_calls(cupy: FakeCupy) -> dict[str, Callable[[], Any]]:
 
 # The call, the replays' own, the key, the choices in force, the replay and, for an argument that is a tuple of tuples
 # or for each array in another order than C, one more.
-MOST_ENTERED = 7
+MAX_ENTERED = 7
 
 NEW_ARRAYS = {  # where it is not the result alone: columns and products are arrays too, parts of sums, indices
     "conv2d, product": 2, "conv2d, product and bias": 3, "conv2d_backward, products and bias": 5,
@@ -349,7 +349,7 @@ def test_a_frozen_call_takes_few_steps(case: str, cupy: FakeCupy) -> None:
     call()
     launches, allocated, waited = cupy.queued(), cupy.allocated, len(cupy.waited)
     steps = [step for step in entered(call) if step != "CupyProduct.__call__"]
-    assert 4 < len(steps) <= MOST_ENTERED, steps
+    assert 4 < len(steps) <= MAX_ENTERED, steps
     assert cupy.queued() == 2 * launches
     assert cupy.allocated == allocated + NEW_ARRAYS.get(case, 1)
     assert not cupy.computed

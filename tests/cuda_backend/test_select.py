@@ -13,7 +13,7 @@ from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.cuda.convolution.im2col import WORKSPACE_BYTES, images_at_once
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.convolution.split_k import weight_splits
-from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES
 from gpucnn.backends.cuda.launch.plans import Layout, dense
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.cuda.unfolding.tiles import unfold_tile
@@ -164,4 +164,4 @@ def test_tiles_of_an_unfolding_fit_with_the_words_that_are_left_out(
     w: int, channels_last: bool, sum_bytes: int
 ) -> None:
     tile = unfold_tile(960, 7, w, w, 1, sum_bytes, sum_bytes, 8, channels_last)
-    assert skewed(prod(tile), sum_bytes) * sum_bytes <= MOST_SHARED_BYTES
+    assert skewed(prod(tile), sum_bytes) * sum_bytes <= MAX_SHARED_BYTES

@@ -47,7 +47,7 @@ def test_large_planes_are_cut_into_even_bands() -> None:
     assert work.fields["band_axis"] == 1
     assert 1 < work.fields["bands"] == -(-112 // work.fields["tile"])
     assert work.blocks == 4 * work.fields["bands"]
-    assert work.shared_bytes <= tiles.MOST_SHARED_BYTES
+    assert work.shared_bytes <= tiles.MAX_SHARED_BYTES
 
 
 @pytest.mark.parametrize(("size", "axis"), [((16, 56, 56), 0), ((224, 224), 1), ((40_000,), 2)])
@@ -138,7 +138,7 @@ def test_planes_of_many_channels_are_cut_into_parts_of_rows() -> None:
     assert tile.read == (tile.tile // 2 + 2) * (tile.row_tile // 2 + 2) * tile.inner
     assert tile.written == tile.tile * tile.row_tile * tile.inner
     assert tile.blocks == tile.bands * tile.row_bands * 64 // tile.inner
-    assert tile.shared_bytes <= tiles.MOST_SHARED_BYTES
+    assert tile.shared_bytes <= tiles.MAX_SHARED_BYTES
     assert tile.columns(224) == tile.row_tile * tile.inner
 
 
@@ -167,4 +167,4 @@ def test_even_bands_that_read_more_than_those_that_fit_are_not_taken() -> None:
     indices = image(8, 17, *geometry.output_size, dtype=np.int64, channels_last=True)
     work = pooling._max_backward_work(grad_y, indices, grad_x, geometry)
     assert work.fields["bands"] > 1
-    assert 0 < work.shared_bytes <= tiles.MOST_SHARED_BYTES
+    assert 0 < work.shared_bytes <= tiles.MAX_SHARED_BYTES

@@ -17,7 +17,7 @@ import gpucnn.functional as F
 from gpucnn import simulator, tuning
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.device import autotune_cache as picks_module
-from gpucnn.backends.cuda.device.autotune_cache import StoredPicks
+from gpucnn.backends.cuda.device.autotune_cache import AutotuneCache
 from gpucnn.backends.cuda.device.runtime import Device
 from gpucnn.backends.cuda.launch.plans import dense
 from gpucnn.geometry.geometries import Channels, conv_geometry
@@ -34,8 +34,8 @@ TIMES = {"direct": 2.0, "im2col": 1.0}
 
 
 def test_a_pick_is_found_by_another_process(tmp_path: Path) -> None:
-    assert StoredPicks(DEVICE, 12090, tmp_path).keep("forward", GEOMETRY, "float32", TIMES) == "im2col"
-    later = StoredPicks(DEVICE, 12090, tmp_path)
+    assert AutotuneCache(DEVICE, 12090, tmp_path).keep("forward", GEOMETRY, "float32", TIMES) == "im2col"
+    later = AutotuneCache(DEVICE, 12090, tmp_path)
     assert later.algorithm("forward", GEOMETRY, "float32") == "im2col"
     (file,) = tmp_path.iterdir()
     content = json.loads(file.read_text())
@@ -56,24 +56,24 @@ def test_a_pick_is_found_by_another_process(tmp_path: Path) -> None:
     ],
 )
 def test_a_pick_is_for_what_was_timed(tmp_path: Path, device: Device, driver: int, case: Any) -> None:
-    StoredPicks(DEVICE, 12090, tmp_path).keep("forward", GEOMETRY, "float32", TIMES)
-    assert StoredPicks(device, driver, tmp_path).algorithm(*case) is None
+    AutotuneCache(DEVICE, 12090, tmp_path).keep("forward", GEOMETRY, "float32", TIMES)
+    assert AutotuneCache(device, driver, tmp_path).algorithm(*case) is None
 
 
 def test_a_pick_of_another_version_is_not_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    StoredPicks(DEVICE, 12090, tmp_path).keep("forward", GEOMETRY, "float32", TIMES)
+    AutotuneCache(DEVICE, 12090, tmp_path).keep("forward", GEOMETRY, "float32", TIMES)
     monkeypatch.setattr(picks_module, "__version__", "9.9")
-    assert StoredPicks(DEVICE, 12090, tmp_path).algorithm("forward", GEOMETRY, "float32") is None
+    assert AutotuneCache(DEVICE, 12090, tmp_path).algorithm("forward", GEOMETRY, "float32") is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "{}", '{"algorithm": "direct"}', "null", "\udcff"])
 def test_spoiled_files_are_ignored_with_one_warning(tmp_path: Path, content: str) -> None:
-    stored = StoredPicks(DEVICE, 12090, tmp_path)
+    stored = AutotuneCache(DEVICE, 12090, tmp_path)
     for geometry in (GEOMETRY, OTHER):
         stored.keep("forward", geometry, "float32", TIMES)
     for file in tmp_path.iterdir():
         file.write_bytes(content.encode("utf-8", "surrogateescape"))
-    later = StoredPicks(DEVICE, 12090, tmp_path)
+    later = AutotuneCache(DEVICE, 12090, tmp_path)
     with pytest.warns(RuntimeWarning, match="holds no pick and is ignored") as caught:
         assert [later.algorithm("forward", geometry, "float32") for geometry in (GEOMETRY, OTHER)] == [None, None]
     assert len(caught) == 1
@@ -81,7 +81,7 @@ def test_spoiled_files_are_ignored_with_one_warning(tmp_path: Path, content: str
 
 def test_several_may_keep_at_once(tmp_path: Path) -> None:
     def keep(number: int) -> None:
-        StoredPicks(DEVICE, 12090, tmp_path).keep("forward", GEOMETRY, "float32", {"direct": 1.0 + number})
+        AutotuneCache(DEVICE, 12090, tmp_path).keep("forward", GEOMETRY, "float32", {"direct": 1.0 + number})
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(keep, range(40)))
@@ -91,15 +91,15 @@ def test_several_may_keep_at_once(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "picks").write_text("")
-    stored = StoredPicks(DEVICE, 12090, tmp_path / "picks")
+    stored = AutotuneCache(DEVICE, 12090, tmp_path / "picks")
     with pytest.raises(OSError, match="picks"):
         stored.keep("forward", GEOMETRY, "float32", TIMES)
 
 
 def test_the_folder_is_the_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path))
-    StoredPicks(DEVICE, 12090).keep("forward", GEOMETRY, "float32", TIMES)
-    assert len(list((tmp_path / "picks").iterdir())) == 1
+    AutotuneCache(DEVICE, 12090).keep("forward", GEOMETRY, "float32", TIMES)
+    assert len(list((tmp_path / "autotune").iterdir())) == 1
 
 
 # --- Timed by a clock that is told --------------------------------------------------------------------------------
@@ -113,12 +113,12 @@ class TimedBackend:
     def __init__(self, folder: Path, times: dict[str, float]) -> None:
         self.runtime = self
         self.folder, self.times = folder, times
-        self.kept = StoredPicks(DEVICE, 12090, folder)
+        self.kept = AutotuneCache(DEVICE, 12090, folder)
         self.timed: list[str] = []
 
-    def picks(self, anew: bool = False) -> StoredPicks:
+    def autotune_cache(self, anew: bool = False) -> AutotuneCache:
         if anew:
-            self.kept = StoredPicks(DEVICE, 12090, self.folder)
+            self.kept = AutotuneCache(DEVICE, 12090, self.folder)
         return self.kept
 
     def milliseconds(self, call: Callable[[], object], runs: int) -> float:

@@ -50,11 +50,11 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
     def set_sizes(piece: int, plane: int, rows: int | None = None, lanes: int = 256, run: int = 4096) -> None:
         for module in (depthwise, grouped):
-            monkeypatch.setattr(module, "MOST_BYTES", piece)
-            monkeypatch.setattr(module, "LEAST_BYTES", min(piece, 64))
-        for name, value in (("LANES", lanes), ("RUN", run), ("LEAST_DOT", 20)):
+            monkeypatch.setattr(module, "MAX_BYTES", piece)
+            monkeypatch.setattr(module, "MIN_BYTES", min(piece, 64))
+        for name, value in (("LANES", lanes), ("RUN", run), ("MIN_DOT", 20)):
             monkeypatch.setattr(depthwise, name, value)
-        monkeypatch.setattr(select, "LEAST_PLANE", plane)
+        monkeypatch.setattr(select, "MIN_PLANE", plane)
         if rows is not None:
 
             def band_rows(filters: int, channels: int, samplings: Any) -> int:

@@ -13,7 +13,7 @@ from tolerances import TOLERANCES, assert_close
 import gpucnn.functional as F
 
 Array = np.ndarray[Any, Any]
-LEAST_EPS = 5e-324  # training asks for more than 0
+MIN_EPS = 5e-324  # training asks for more than 0
 
 
 class Norm(NamedTuple):
@@ -37,7 +37,7 @@ class Norm(NamedTuple):
 
 def batch(*shape: int) -> Norm:
     running = {"running_mean": None, "running_var": None}
-    return Norm("batch_norm", {**running, "training": True, "eps": LEAST_EPS}, shape)
+    return Norm("batch_norm", {**running, "training": True, "eps": MIN_EPS}, shape)
 
 
 NORMS = {

@@ -15,7 +15,7 @@ import gpucnn.functional as F
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import Layout
 from gpucnn.backends.cuda.normalization.normalization import memory_order, tiling
-from gpucnn.backends.cuda.normalization.tiles import MOST_NORM_SUMS, MOST_NORM_THREADS, norm_rows
+from gpucnn.backends.cuda.normalization.tiles import MAX_NORM_SUMS, MAX_NORM_THREADS, norm_rows
 
 BATCH, ROW, AFFINE = (0, 2, 3), (2, 3), (0, 3)
 
@@ -100,9 +100,9 @@ def test_tiles_cover_all_elements_once(shape: tuple[int, ...], order: tuple[int,
     assert splits * run >= reduced
     assert (splits - 1) * run < max(1, reduced)
     columns, rows, side, sums = (fields[name] for name in ("columns", "rows", "side", "sums"))
-    assert columns * rows <= chosen.block <= MOST_NORM_THREADS
+    assert columns * rows <= chosen.block <= MAX_NORM_THREADS
     assert chosen.block % 32 == 0
-    assert sums == columns // side * (pack if along else 1) <= MOST_NORM_SUMS
+    assert sums == columns // side * (pack if along else 1) <= MAX_NORM_SUMS
     width = 1 if along else side * pack  # elements of a sum that a row of threads reads
     assert run % (rows * width) == 0
     assert run // (rows * width) == (32 // pack if pack > 1 else 12)  # HELD

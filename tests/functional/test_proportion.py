@@ -241,8 +241,8 @@ def test_long_windows_read_what_short_ones_do(
     results = []
     for most in (0, 10**6):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pooling, "MOST_TAPS", most)
-            patch.setattr(pooling, "MOST_SHARED_TAPS", most)
+            patch.setattr(pooling, "MAX_TAPS", most)
+            patch.setattr(pooling, "MAX_SHARED_TAPS", most)
             forget()
             sums = of("sum_pool", x)(x, **options)
             maxima = of("max_pool", x)(x, **options, return_indices=True)
@@ -267,7 +267,7 @@ def test_indices_of_long_windows_name_the_first_maximum_or_the_last_nan(content:
     expected = {"NaN": [499, 700], "lowest": [0, 500], "equal": [0, 500]}[content]
     for most in (0, 10**6):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pooling, "MOST_TAPS", most)
+            patch.setattr(pooling, "MAX_TAPS", most)
             forget()
             y, indices = of("max_pool", x)(x, along(x, 500), return_indices=True)
     forget()
@@ -392,8 +392,8 @@ def test_gradients_by_indices_in_parts_of_planes(monkeypatch: pytest.MonkeyPatch
     grad = rng.integers(-4, 4, (*x.shape[:2], 500)).astype(np.float16)
     indices = rng.integers(least, 1001, grad.shape)
     (whole,) = F.max_pool1d_backward(grad, x, 2, indices=indices)
-    monkeypatch.setattr("gpucnn.backends.numpy.max_pooling.LEAST_PART", 100)
-    monkeypatch.setattr("gpucnn.backends.numpy.max_pooling.MOST_WINDOWS", 64)
+    monkeypatch.setattr("gpucnn.backends.numpy.max_pooling.MIN_PART", 100)
+    monkeypatch.setattr("gpucnn.backends.numpy.max_pooling.MAX_WINDOWS", 64)
     (parted,) = F.max_pool1d_backward(grad, x, 2, indices=indices)
     np.testing.assert_array_equal(parted, whole)
     expected = np.zeros(x.shape)

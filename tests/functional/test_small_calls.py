@@ -47,7 +47,7 @@ CALLS: dict[str, Callable[[], Any]] = {
 }
 
 
-MOST_STEPS = 30  # functions of gpucnn outside its backend
+MAX_STEPS = 30  # functions of gpucnn outside its backend
 
 
 def entered(call: Callable[[], Any]) -> list[str]:
@@ -80,7 +80,7 @@ def test_a_call_that_was_made_before_takes_few_steps(case: str) -> None:
     call = CALLS[case]
     call()
     steps = entered(call)
-    assert 4 <= len(steps) <= MOST_STEPS, steps
+    assert 4 <= len(steps) <= MAX_STEPS, steps
 
 
 # --- What is remembered, and for whom -----------------------------------------------------------------------------

@@ -86,8 +86,8 @@ def test_tiles_fit_and_their_threads_seldom_wait_for_a_bank(
     name: str, itemsize: int, channels_last: bool, direction: str
 ) -> None:
     request, tile, walk = chosen(LAYERS[name], direction, channels_last, itemsize)
-    assert depthwise_tiles.shared_bytes(request, tile)[-1] <= depthwise_tiles.MOST_SHARED_BYTES
-    assert depthwise_tiles.conflicts(request, tile, walk) <= depthwise_tiles.MOST_CONFLICT
+    assert depthwise_tiles.shared_bytes(request, tile)[-1] <= depthwise_tiles.MAX_SHARED_BYTES
+    assert depthwise_tiles.conflicts(request, tile, walk) <= depthwise_tiles.MAX_CONFLICT
     assert walk.rows * walk.slots >= tile.sizes[1]
     assert walk.lanes >= tile.sizes[2]
     if channels_last:
@@ -192,7 +192,7 @@ def test_blocks_that_go_through_images(name: str, order: str, monkeypatch: pytes
 def test_small_tiles_give_the_same_bits(name: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     n, geometry = DEPTHWISE[name]
     whole = results(n, geometry, order)
-    monkeypatch.setattr(depthwise_tiles, "MOST_SHARED_BYTES", 2400)
+    monkeypatch.setattr(depthwise_tiles, "MAX_SHARED_BYTES", 2400)
     monkeypatch.setattr(depthwise_tiles, "PLANES_BYTES", 1000)
     depthwise._plan.cache_clear()
     cut = results(n, geometry, order)

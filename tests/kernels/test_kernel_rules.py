@@ -18,7 +18,7 @@ HEADERS = {path.name for path in SOURCES if path.suffix == ".cuh"}
 SEVERAL = {
     "interpolate": {"resample", "resample_tiles"},  # both directions are one resampling, by different tables
     "max_pool": {"max_pool", "max_pool_with_indices"},
-    "max_pool_backward": {"max_pool_backward", "max_pool_backward_strays"},
+    "max_pool_backward": {"max_pool_backward", "max_pool_backward_out_of_window"},
     "norm_backward_sums": {"norm_backward_sums", "norm_backward_sums_combine"},
     "norm_statistics": {"norm_statistics", "norm_statistics_combine"},
     "unpool": {"unpool", "unpool_anywhere"},

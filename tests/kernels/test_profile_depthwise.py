@@ -16,9 +16,9 @@ from gpucnn.geometry.geometries import Channels, conv_geometry
 
 pytestmark = pytest.mark.usefixtures("compiler")
 
-MOST_MOVED = 1.35  # times the least, halo and filters read again by each block included
-MOST_SECTORS = 1.05  # times the ideal
-MOST_CONFLICT = 2  # words of one bank at once
+MAX_MOVED = 1.35  # times the least, halo and filters read again by each block included
+MAX_SECTORS = 1.05  # times the ideal
+MAX_CONFLICT = 2  # words of one bank at once
 
 LAYERS: dict[str, tuple[int, int, tuple[int, ...], int, int, int]] = {
     # images, some of the channels, size, kernel, stride, dilation
@@ -63,9 +63,9 @@ def profiled(layer: tuple[Any, ...], direction: str, order: str, dtype: str) -> 
 
 
 def holds(launch: simulator.LaunchProfile, name: str) -> None:
-    assert launch.moved_bytes <= MOST_MOVED * launch.least_bytes, name
-    assert launch.sectors <= MOST_SECTORS * launch.ideal_sectors, name
-    assert launch.worst_conflict <= MOST_CONFLICT, name
+    assert launch.moved_bytes <= MAX_MOVED * launch.least_bytes, name
+    assert launch.sectors <= MAX_SECTORS * launch.ideal_sectors, name
+    assert launch.worst_conflict <= MAX_CONFLICT, name
 
 
 @pytest.mark.table(1)
@@ -112,7 +112,7 @@ def test_more_filters_a_channel_read_it_once() -> None:
         given = simulator.asarray(arranged(simulator.asnumpy(x), order))
         with simulator.profile() as profile:
             F.conv2d(given, w, padding=1, groups=16)
-        assert profile.launches[0].moved_bytes <= MOST_MOVED * profile.launches[0].least_bytes
+        assert profile.launches[0].moved_bytes <= MAX_MOVED * profile.launches[0].least_bytes
 
 
 def test_a_second_reading_would_be_seen() -> None:
@@ -123,4 +123,4 @@ def test_a_second_reading_would_be_seen() -> None:
     w = simulator.asarray(np.ones((96, 1, 1, 3, 3), np.float32))
     with planted("depthwise_forward.cu", text) as backend, simulator.profile() as profile:
         backend.convolve(x, w, None, geometry)
-    assert profile.launches[0].moved_bytes > MOST_MOVED * profile.launches[0].least_bytes
+    assert profile.launches[0].moved_bytes > MAX_MOVED * profile.launches[0].least_bytes

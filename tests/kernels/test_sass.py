@@ -29,7 +29,7 @@ WIDE = 16  # bytes of the widest access
 # reads what it needs alone, and what adds the parts of sums shares a file with what leaves them.
 PACKS_LOADS = {"col2im", "depthwise_backward_weight", "norm_statistics", "norm_backward_sums"}
 PACKS_STORES = {"im2col"}
-PACKS_NOTHING = {"max_pool_backward_strays", "norm_statistics_combine", "norm_backward_sums_combine"}
+PACKS_NOTHING = {"max_pool_backward_out_of_window", "norm_statistics_combine", "norm_backward_sums_combine"}
 
 _NAME = re.compile(r"(\w+)\[(\w+),\w+,\w+(?:,(.*))?\]")
 

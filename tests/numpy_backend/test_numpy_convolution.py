@@ -49,19 +49,19 @@ def pieces(kind: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if scale is not None:
             patch.setattr(columns, "PIECE_BYTES", 64 * scale)
-            patch.setattr(columns, "LEAST_POSITIONS", scale)
+            patch.setattr(columns, "MIN_POSITIONS", scale)
             patch.setattr(columns, "WORTH_SHARING", 100 * scale)
             patch.setattr(columns, "WORTH_PACKING", scale)
             patch.setattr(columns, "PARTIAL_BYTES", 64 * scale)
             patch.setattr(winograd, "PIECE_BYTES", 1024 * scale)
-            patch.setattr(winograd, "LEAST_TILES", scale // 4)
-            patch.setattr(winograd, "MOST_TILES", scale)
-            patch.setattr(winograd, "MOST_TERMS", max(2, scale // 4))
+            patch.setattr(winograd, "MIN_TILES", scale // 4)
+            patch.setattr(winograd, "MAX_TILES", scale)
+            patch.setattr(winograd, "MAX_TERMS", max(2, scale // 4))
             patch.setattr(folding, "COLUMN_BYTES", 64 * scale)
             patch.setattr(folding, "IMAGE_BYTES", 64 * scale)
-            patch.setattr(folding, "LEAST_CHANNELS", 1)
-            patch.setattr(folding, "LEAST_MULTIPLES", 2)
-            patch.setattr(folding, "MOST_POSITIONS", 2 * scale)
+            patch.setattr(folding, "MIN_CHANNELS", 1)
+            patch.setattr(folding, "MIN_MULTIPLES", 2)
+            patch.setattr(folding, "MAX_POSITIONS", 2 * scale)
         columns._cut.cache_clear()  # it remembers what the constants were
         yield
     columns._cut.cache_clear()

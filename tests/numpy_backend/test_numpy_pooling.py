@@ -42,7 +42,7 @@ def cut(size: int, threads: int) -> Iterator[None]:
     before = gpucnn.get_num_threads()
     gpucnn.set_num_threads(threads)
     try:
-        with mock.patch.multiple(pooling, PIECE_BYTES=size, LEAST_PIECE_BYTES=size):
+        with mock.patch.multiple(pooling, PIECE_BYTES=size, MIN_PIECE_BYTES=size):
             yield
     finally:
         gpucnn.set_num_threads(before)
@@ -127,7 +127,7 @@ def test_images_that_are_cut_by_themselves(rng: np.random.Generator, order: str)
     """At the sizes that come by default: a plane, then rows of a plane, then planes, are more than a piece."""
     for shape, lead in (((1, 1, 900, 700), "rows"), ((1, 3, 800, 500), "planes"), ((2, 40, 96, 97), "runs of planes")):
         x = arranged(rng.standard_normal(shape, dtype=np.float32), order)
-        assert x.nbytes > 2 * pooling.LEAST_PIECE_BYTES, lead
+        assert x.nbytes > 2 * pooling.MIN_PIECE_BYTES, lead
         for kernel, stride, padding in ((2, 2, 0), (3, 2, 1), (5, 1, 2)):
             results = []
             for threads in (1, 2):

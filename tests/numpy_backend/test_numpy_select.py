@@ -351,7 +351,7 @@ def test_pieces_are_cut_for_threads_and_caches() -> None:
     count, most, parts = work(1, 56, 64, 576)
     assert (parts, most * 576 * 4 <= columns.PIECE_BYTES) == (1, True)
     assert count >= 4
-    assert work(1, 14, 64, 10**6)[1] <= columns.LEAST_POSITIONS
+    assert work(1, 14, 64, 10**6)[1] <= columns.MIN_POSITIONS
 
 
 def test_direct_cuts_by_channels_alone() -> None:

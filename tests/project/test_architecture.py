@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
         "gpucnn.backends", "gpucnn.data", "gpucnn.explaining", "gpucnn.functional", "gpucnn.geometry",
         "gpucnn.information", "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics", "gpucnn.simulator",
-        "gpucnn.tuning", "gpucnn.warming",
+        "gpucnn.tuning", "gpucnn.warm_up",
     },
     "gpucnn.explaining": {
         "gpucnn.backends.cuda.convolution.select", "gpucnn.backends.cuda.device.simulator_runtime",
@@ -46,9 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gpucnn.tuning": {
         "gpucnn.backends.backend_named", "gpucnn.backends.cuda.convolution.select", "gpucnn.numerics",
-        "gpucnn.warming", "numpy",
+        "gpucnn.warm_up", "numpy",
     },
-    "gpucnn.warming": {
+    "gpucnn.warm_up": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of",
         "gpucnn.backends.cuda", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy", "rich",
     },

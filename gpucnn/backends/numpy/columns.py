@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, products, threads
+from gpucnn.backends.numpy import gemm, memory, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 from gpucnn.geometry.caches import kept
@@ -23,7 +23,7 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 
 # Bytes of a piece's columns. On ResNet's and VGG's layers 1 to 3 MiB were within 3 % of each other, 16 MiB took 1.1.
 PIECE_BYTES = 2 << 20
-LEAST_POSITIONS = 192  # of a piece, for each one's product reads the whole weight
+MIN_POSITIONS = 192  # of a piece, for each one's product reads the whole weight
 WORTH_PACKING = 1 << 18  # weights that are not worth a thread to copy
 PLANS_BYTES = 4 << 20  # of all lists of pieces that are kept
 WORTH_SHARING = 1 << 22  # multiply-adds below which a piece is not worth a thread
@@ -113,7 +113,7 @@ def _cut(extents: tuple[int, ...], filters: int, depth: int, most: int) -> Piece
     positions = prod(extents)
     shares = min(4, positions * filters * depth // WORTH_SHARING)
     if shares > 1:
-        most = min(most, max(-(-positions // shares), min(LEAST_POSITIONS, positions)))
+        most = min(most, max(-(-positions // shares), min(MIN_POSITIONS, positions)))
     blocks = list(memory.blocks(extents, most))
     parts = max(1, min(shares // len(blocks), filters // 64))
     return tuple((block, run) for block in blocks for run in memory.runs(filters, -(-filters // parts)))
@@ -121,7 +121,7 @@ def _cut(extents: tuple[int, ...], filters: int, depth: int, most: int) -> Piece
 
 def _fitting(column_bytes: int) -> int:
     """How many positions a piece has whose columns are of that size."""
-    return max(1, min(max(PIECE_BYTES // column_bytes, LEAST_POSITIONS), memory.WORKSPACE_BYTES // column_bytes))
+    return max(1, min(max(PIECE_BYTES // column_bytes, MIN_POSITIONS), memory.WORKSPACE_BYTES // column_bytes))
 
 
 def _multiply_columns(matrix: Array, columns: Array, part: Array, bias: Array | None) -> None:
@@ -129,7 +129,7 @@ def _multiply_columns(matrix: Array, columns: Array, part: Array, bias: Array | 
     in_place = memory.merged_rows(part[0], 1) if len(part) == 1 and part.dtype == matrix.dtype else None
     shape = (len(matrix), columns.shape[1])
     result = memory.scratch("convolution products", shape, matrix.dtype) if in_place is None else in_place
-    products.multiply(matrix, columns, result)
+    gemm.multiply(matrix, columns, result)
     if bias is not None:
         np.add(result, bias[:, None], out=result)
     if in_place is None:
@@ -141,7 +141,7 @@ def _multiply_rows(rows: Array, matrix: Array, part: Array, bias: Array | None) 
     in_place = _pixels(part) if part.dtype == matrix.dtype else None
     shape = (len(rows), matrix.shape[1])
     result = memory.scratch("convolution products", shape, matrix.dtype) if in_place is None else in_place
-    products.multiply(rows, matrix, result)
+    gemm.multiply(rows, matrix, result)
     if bias is not None:
         np.add(result, bias, out=result)
     if in_place is None:
@@ -228,7 +228,7 @@ def _padded_part(source: Array, samplings: Samplings, block: Block) -> Array:
     return buffer
 
 
-# --- The gradient by the weight ------------------------------------------------------------------------------------
+# --- The gradient with respect to the weight ------------------------------------------------------------------------
 
 PARTIAL_BYTES = 1 << 20  # of one piece's sums: larger weights are cut by channels, with all positions to each piece
 
@@ -267,12 +267,12 @@ def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Ar
             terms = memory.scratch("convolution products", into.shape, dtype)
             if last:  # K is (taps, channels) there
                 rows = as_rows(windows, dtype)
-                products.multiply(rows.T, as_rows(gradient, dtype, "convolution gradient"), terms)
+                gemm.multiply(rows.T, as_rows(gradient, dtype, "convolution gradient"), terms)
                 by_tap = terms.reshape(taps, -1, filters).swapaxes(0, 1)
                 np.add(sums[share, g, run], by_tap, out=sums[share, g, run])
             else:
                 columns = as_columns(windows, dtype)
-                products.multiply(columns, as_columns(gradient, dtype, "convolution gradient").T, terms)
+                gemm.multiply(columns, as_columns(gradient, dtype, "convolution gradient").T, terms)
                 np.add(into, terms, out=into)
 
     threads.run(compute, list(product(range(len(shares)), range(groups), chosen)))

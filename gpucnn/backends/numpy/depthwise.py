@@ -35,11 +35,11 @@ Limits = tuple[int, int, int]  # of the numbers that a piece copies: at most, at
 
 # Bytes of a piece's copies. Its few calls are long, or threads would wait for each other, and what is less than four
 # pieces is cut into four.
-MOST_BYTES, LEAST_BYTES = 3 << 20, 256 << 10
+MAX_BYTES, MIN_BYTES = 3 << 20, 256 << 10
 PLANS_BYTES = 4 << 20  # of all plans that are kept, of each kind
 LANES = 256  # channels of a piece, where they are innermost
 RUN = 4096  # numbers that a pass runs along there, for which each tap has a weight
-LEAST_DOT = 512  # numbers of a dot product; vecdot lets other threads run only where it takes more than 500 of them
+MIN_DOT = 512  # numbers of a dot product; vecdot lets other threads run only where it takes more than 500 of them
 
 
 def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> None:
@@ -189,7 +189,7 @@ def _pieces(blocks: Sequence[Block], plan: Callable[[Block, int], list[Copies]])
 
 
 def _limits(itemsize: int) -> Limits:
-    return MOST_BYTES // itemsize, LEAST_BYTES // itemsize, memory.WORKSPACE_BYTES // itemsize
+    return MAX_BYTES // itemsize, MIN_BYTES // itemsize, memory.WORKSPACE_BYTES // itemsize
 
 
 def _most(targets: Sequence[int], copied: float, limits: Limits) -> int:
@@ -298,9 +298,7 @@ def _plane_gradients(
     def gradient(piece: Piece) -> Array:
         part = grads[piece.images, piece.groups, :, *piece.space]
         n, g, _, od, oh, ow = part.shape
-        runs_of = range(
-            min(oh, max(1, oh * ow // LEAST_DOT)), 0, -1
-        )  # of rows of a plane, of LEAST_DOT numbers at least
+        runs_of = range(min(oh, max(1, oh * ow // MIN_DOT)), 0, -1)  # of rows of a plane, of MIN_DOT numbers at least
         rows = oh // next(count for count in runs_of if oh % count == 0)
         runs = (od, oh // rows, rows * ow)
         grad = np.ascontiguousarray(part, dtype).conj().reshape(n, g, filters, 1, 1, 1, 1, *runs)

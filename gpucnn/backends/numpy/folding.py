@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, products, threads
+from gpucnn.backends.numpy import gemm, memory, threads
 from gpucnn.backends.numpy.columns import as_columns
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Axis, ConvGeometry
 
 COLUMN_BYTES = 2 << 20
 IMAGE_BYTES = 1 << 19  # of a piece of the image
-LEAST_CHANNELS = 32  # of a piece that is cut by channels
-LEAST_MULTIPLES = 8  # of the window: each piece of some rows computes the outputs anew that reach over its border
-MOST_POSITIONS = 512  # of small images that are taken together: the product reads its matrix once for all of them
+MIN_CHANNELS = 32  # of a piece that is cut by channels
+MIN_MULTIPLES = 8  # of the window: each piece of some rows computes the outputs anew that reach over its border
+MAX_POSITIONS = 512  # of small images that are taken together: the product reads its matrix once for all of them
 
 
 def images_together(outputs: int) -> int:
@@ -38,7 +38,7 @@ def images_together(outputs: int) -> int:
     >>> images_together(49), images_together(28 * 28)
     (10, 1)
     """
-    return max(1, MOST_POSITIONS // max(1, outputs))
+    return max(1, MAX_POSITIONS // max(1, outputs))
 
 
 def fold_products(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeometry, grad_x: Array) -> None:
@@ -54,8 +54,8 @@ def fold_products(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeo
     channels, filters = inputs // groups, outputs // groups
     several = memory.runs(len(grad_y), images_together(prod(geometry.output_size)))
     each = prod(geometry.input_size) * several[0].stop * dtype.itemsize
-    most = max(LEAST_CHANNELS, min(IMAGE_BYTES, memory.WORKSPACE_BYTES) // each)
-    parts = max(-(-channels // most), min(4 // max(1, len(several) * groups), channels // LEAST_CHANNELS), 1)
+    most = max(MIN_CHANNELS, min(IMAGE_BYTES, memory.WORKSPACE_BYTES) // each)
+    parts = max(-(-channels // most), min(4 // max(1, len(several) * groups), channels // MIN_CHANNELS), 1)
     runs = memory.runs(channels, -(-channels // parts))
     boxes = _boxes(geometry, runs[0].stop * each // geometry.axes[1].size)
 
@@ -67,7 +67,7 @@ def fold_products(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeo
         for block in image.blocks(max(rows.shape) * len(gradient) * dtype.itemsize):
             read = _columns(gradient[:, :, *block], dtype)
             columns = memory.scratch("fold columns", (len(rows), read.shape[1]), dtype)
-            products.multiply(rows, read, columns)
+            gemm.multiply(rows, read, columns)
             size = [s.stop - s.start for s in block]
             image.add(columns.reshape(-1, *geometry.kernel_size, *size, len(gradient)), block)
         chosen = slice(g * channels + run.start, g * channels + run.stop)
@@ -90,11 +90,11 @@ def _boxes(geometry: ConvGeometry, row_bytes: int) -> list[tuple[slice, ...]]:
     """Pieces (D, H, W) of the image, cut along its first two axes only."""
     depth, height, width = geometry.axes
     image_bytes = min(IMAGE_BYTES, memory.WORKSPACE_BYTES)
-    rows = max(image_bytes // row_bytes, LEAST_MULTIPLES * height.dilation * (height.kernel - 1) + 1)
+    rows = max(image_bytes // row_bytes, MIN_MULTIPLES * height.dilation * (height.kernel - 1) + 1)
     if depth.size == 1:
         slices = [slice(0, 1)]
     else:
-        slices = memory.runs(depth.size, max(1, LEAST_MULTIPLES // 2 * depth.dilation * (depth.kernel - 1)))
+        slices = memory.runs(depth.size, max(1, MIN_MULTIPLES // 2 * depth.dilation * (depth.kernel - 1)))
     return [(d, h, slice(0, width.size)) for d in slices for h in memory.runs(height.size, rows)]
 
 

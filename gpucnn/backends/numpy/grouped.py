@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, products, select, threads
+from gpucnn.backends.numpy import gemm, memory, select, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 from gpucnn.geometry.caches import kept
@@ -36,7 +36,7 @@ Part = tuple[Array, Samplings, Array]  # weight [G, M, C, KD, KH, KW], samplings
 LANES = 16  # columns from which BLAS takes a matrix that it need not transpose in half the time
 # Bytes that a piece copies. Its few calls are long, or threads would wait for each other. What is less than so many
 # pieces is cut into these.
-MOST_BYTES, LEAST_BYTES = 3 << 20, 256 << 10
+MAX_BYTES, MIN_BYTES = 3 << 20, 256 << 10
 PIECES = 4
 PLANS_BYTES = 4 << 20  # of all plans that are kept
 
@@ -94,7 +94,7 @@ def _contractions(
         sums = part.reshape(shape) if in_place else memory.scratch("grouped sums", shape, dtype)
         windows = piece.reads.windows(sources[piece.images, piece.groups], dtype)
         with np.errstate(all="ignore"):  # what is not finite is computed again, in the caller's own errstate
-            products.multiply(matrix[piece.groups], windows, sums.reshape(*shape[:4], -1, shape[6]))
+            gemm.multiply(matrix[piece.groups], windows, sums.reshape(*shape[:4], -1, shape[6]))
             flat = sums.reshape(-1)
             if not isfinite(abs(np.vdot(flat, flat))):
                 return False
@@ -248,7 +248,7 @@ def _pieces(
     sources: Array, targets: Array, samplings: Samplings, rows: int, dtype: np.dtype[Any], least: int
 ) -> list[Piece]:
     """The pieces for targets [N, G, M, OD, OH, OW], planned once for the same shapes."""
-    limits = (MOST_BYTES, LEAST_BYTES, memory.WORKSPACE_BYTES)
+    limits = (MAX_BYTES, MIN_BYTES, memory.WORKSPACE_BYTES)
     return _planned(sources.shape, targets.shape, samplings, rows, dtype.itemsize, max(1, least), limits)
 
 

@@ -36,7 +36,7 @@ from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
 ELEMENT_BYTES = 16  # that an element counts for where pieces are cut: its value, copies of it, and its window's index
 RUNS = 1 / 4  # the work of runs of 1, 2, 4, … elements for a byte: pieces are few, as each takes some hundred calls
 NOWHERE = -(2**62)  # stays below 0 whatever is added
-MOST_TARGETS = 1 << 16  # of an axis, times the elements of all others, whose maxima are located at once
+MAX_TARGETS = 1 << 16  # of an axis, times the elements of all others, whose maxima are located at once
 
 
 def _lowest(dtype: np.dtype[Any]) -> Any:
@@ -134,7 +134,7 @@ def _located_along(x: Array, dim: int, reads: Reads) -> tuple[Array, Array]:
     runs = [rows]
     while 2 ** len(runs) <= (stop - first).max():
         runs.append(halved(np.maximum, runs[-1], dim))
-    for targets in memory.runs(reads.size, MOST_TARGETS * reads.size // max(1, y.size)):
+    for targets in memory.runs(reads.size, MAX_TARGETS * reads.size // max(1, y.size)):
         where = at(dim, targets)
         found = _located_among(runs, dim, first[targets], stop[targets])
         y[where] = np.where(found < 0, _lowest(x.dtype), np.take_along_axis(rows, found, dim))
@@ -257,10 +257,10 @@ def _add_corners(
 # --- By indices ---------------------------------------------------------------------------------------------------
 
 # Windows whose gradients or values go their ways at once: as indices into all planes they take half a megabyte.
-MOST_WINDOWS = 1 << 16
+MAX_WINDOWS = 1 << 16
 
 # Parts of a plane whose sums are wider than its elements: all windows are looked at for each part.
-PARTS, LEAST_PART = 4, 1 << 19
+PARTS, MIN_PART = 4, 1 << 19
 
 
 def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
@@ -276,7 +276,7 @@ def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: Po
             for windows, places in _places(indices[block], size, space):
                 np.add.at(part, places, grad[windows])
             return
-        for run in memory.runs(part.size, max(LEAST_PART, -(-part.size // PARTS))):
+        for run in memory.runs(part.size, max(MIN_PART, -(-part.size // PARTS))):
             total = memory.scratch("max_pool_backward", (run.stop - run.start,), dtype)
             total[...] = 0
             for windows, places in _places(indices[block], size, space):
@@ -333,7 +333,7 @@ def _places(indices: Array, size: int, space: int) -> Iterator[tuple[Array | sli
     """
     windows, channels = prod(indices.shape[space : space + 3]), 1 if space == 2 else indices.shape[4]
     flat = indices.reshape(-1)
-    for run in memory.runs(flat.size, MOST_WINDOWS):
+    for run in memory.runs(flat.size, MAX_WINDOWS):
         number = np.arange(run.start, run.stop)
         image = number // (windows * channels)
         channel = 0 if channels == 1 else number % channels

@@ -23,18 +23,18 @@ AnyAxis = Axis | AdaptiveAxis
 # Taps of a window up to which there is a pass for each of them; and up to which there is where windows overlap so much
 # that eight or more hold each input. Longer windows are put together from runs of 1, 2, 4, 8, … taps: those of 100,000
 # take 40 passes, and their sums round as little as sums in pairs.
-MOST_TAPS, MOST_SHARED_TAPS = 64, 512
+MAX_TAPS, MAX_SHARED_TAPS = 64, 512
 READS_BYTES = 4 << 20  # of all that is kept of what axes read
 
 # Bytes that a piece reads or writes, whichever is more. A piece costs some 40 us of Python, which no two threads run at
 # once: on 2 cores pieces of 256 KiB, which a core's L2 cache holds, took 1.5 to 4 times as long as those of 2 MiB. What
 # is less than four of these is halved, where pieces of 1 MiB took up to 1.8 times as long.
 PIECE_BYTES = 2 << 20
-LEAST_PIECE_BYTES = 320 << 10
+MIN_PIECE_BYTES = 320 << 10
 
 # Elements of a row from which on it is repeated by broadcasting, which writes memory in its order: PSPNet's gradient
 # took a third of the time of row k of each window, then row k + 1. Shorter rows cost more calls than that saves.
-LEAST_ROW = 16
+MIN_ROW = 16
 
 
 def at(dim: int, where: Any) -> tuple[Any, ...]:
@@ -87,7 +87,7 @@ class Strip(NamedTuple):
 
     With a stride of s the inputs that are s apart make a phase, so that every tap is a shifted run of one of them.
     `sources` are what the taps read where all reach a source for each target and none is read twice; else it is empty.
-    Where there are more than `MOST_SHARED_TAPS`, all of one phase, they are not listed.
+    Where there are more than `MAX_SHARED_TAPS`, all of one phase, they are not listed.
     """
 
     where: slice
@@ -219,7 +219,7 @@ def _strip(where: slice, count: int, sampling: Sampling, low: int, high: int) ->
     """Targets that sample ``[low, high)``."""
     step, offsets = sampling.step, sampling.offsets
     base, length = sampling.least, count + (sampling.most - sampling.least) // step
-    is_long = len(offsets) > MOST_SHARED_TAPS
+    is_long = len(offsets) > MAX_SHARED_TAPS
     residues = [0] if is_long else sorted({(offset - base) % step for offset in offsets})
     phases = []
     for first in (base + residue - low for residue in residues):
@@ -241,7 +241,7 @@ def _strip(where: slice, count: int, sampling: Sampling, low: int, high: int) ->
 def has_passes(axis: AnyAxis) -> bool:
     """Whether there is a pass for each tap."""
     shares = isinstance(axis, Axis) and 8 * axis.stride <= axis.kernel
-    return length_of(axis) <= (MOST_SHARED_TAPS if shares else MOST_TAPS)
+    return length_of(axis) <= (MAX_SHARED_TAPS if shares else MAX_TAPS)
 
 
 def length_of(axis: AnyAxis) -> int:
@@ -280,7 +280,7 @@ def in_pieces(
     rest = [(dim, reads(axis, 0, y.shape[dim])) for dim, axis in axes[1:]]
     size = int(max(x.size, y.size) * x.itemsize * weight)
     blocks = cut_up(y.shape[: cut + 1], size)
-    if blocks and length_of(first) > MOST_TAPS:
+    if blocks and length_of(first) > MAX_TAPS:
         run = blocks[0][-1].stop
         sources = reads(first, 0, run).sources
         if (sources.stop - sources.start) * -(-y.shape[cut] // run) > 2 * x.shape[cut]:  # most is read again and again
@@ -300,7 +300,7 @@ def in_pieces(
 def cut_up(extents: tuple[int, ...], size: int) -> list[Block]:
     """Blocks of `extents`, over which `size` bytes are spread, for threads to share."""
     half = -(-size // 2)
-    most = PIECE_BYTES if half > 2 * PIECE_BYTES else max(half, LEAST_PIECE_BYTES)
+    most = PIECE_BYTES if half > 2 * PIECE_BYTES else max(half, MIN_PIECE_BYTES)
     if size <= most:
         return [tuple(slice(0, extent) for extent in extents)] if 0 not in extents else []
     return list(memory.blocks(extents, -(-most * prod(extents) // size)))
@@ -329,7 +329,7 @@ def separably(ufunc: np.ufunc, nothing: Any, x: Array, passes: Passes, y: Array)
             x = along(ufunc, nothing, x, dim, reads.strips[0], name, y if last else None)
             continue
         result = y if last else memory.scratch(name, shape, x.dtype)
-        if reads.repeats > 1 and (prod(shape[dim + 1 :]) >= LEAST_ROW or not reads.strips):
+        if reads.repeats > 1 and (prod(shape[dim + 1 :]) >= MIN_ROW or not reads.strips):
             rows = result.reshape(*shape[:dim], -1, reads.repeats, *shape[dim + 1 :])
             rows[...] = np.expand_dims(x, dim + 1)
         elif not reads.strips:
@@ -368,7 +368,7 @@ def in_pairs(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, reads: Reads, y:
     The runs of one length begin at multiples of it, so each target takes two of them at most, at its ends.
     """
     runs, first, stop, _ = in_rows(nothing, x, dim, reads)
-    if isinstance(reads.spans.axis, AdaptiveAxis) and (stop - first).max() <= MOST_TAPS:
+    if isinstance(reads.spans.axis, AdaptiveAxis) and (stop - first).max() <= MAX_TAPS:
         _in_turn(ufunc, x, dim, first, stop, y)
         return
     y[...] = nothing
@@ -417,7 +417,7 @@ def along(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, strip: Strip, name:
     shape = resized(x.shape, dim, strip.size)
     if len(strip.sources) == 1:
         return np.broadcast_to(x[at(dim, strip.sources[0])], shape)
-    if len(strip.sources) == 2 or (strip.sources and prod(shape[dim + 1 :]) >= LEAST_ROW):
+    if len(strip.sources) == 2 or (strip.sources and prod(shape[dim + 1 :]) >= MIN_ROW):
         result = memory.scratch(name, shape, x.dtype) if y is None else y
         ufunc(x[at(dim, strip.sources[0])], x[at(dim, strip.sources[1])], out=result)
         for sources in strip.sources[2:]:
@@ -431,7 +431,7 @@ def along(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, strip: Strip, name:
     if y is None or not y.flags.c_contiguous or strip.length > strip.size:
         y = memory.scratch(name, shape, x.dtype)
     flat = y.reshape(-1)[:size]
-    if (strip.gap == 1 and strip.tap_count > 3) or (strip.gap and strip.tap_count > MOST_TAPS):
+    if (strip.gap == 1 and strip.tap_count > 3) or (strip.gap and strip.tap_count > MAX_TAPS):
         _doubling(ufunc, rows[0], strip.tap_count, strip.gap * pitch, flat, name)
     else:
         ufunc(taps[0], taps[1], out=flat)

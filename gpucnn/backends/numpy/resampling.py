@@ -32,7 +32,7 @@ MATRIX_ITEMS = 1 << 18  # of all bands of an axis, at most: they stay in the cac
 FEW_BANDS = 64  # of an axis; more of them are worth their calls where each takes a thousand items
 MATRICES_BYTES = 32 << 20  # of all bands that are kept
 
-MOST_SLICES = 8
+MAX_SLICES = 8
 
 
 def interpolate(x: Array, y: Array, geometry: InterpolationGeometry) -> None:
@@ -91,7 +91,7 @@ class _Pass(NamedTuple):
 def _passes(axes: Sequence[InterpolationAxis], first: int, adjoint: bool) -> list[_Pass]:
     """What is to be done, in the order that makes what lies between the least; (D, H, W) start at `first`."""
     passes = [
-        _Pass(first + place, axis, adjoint, axis.repeats if axis.repeats <= MOST_SLICES else 0)
+        _Pass(first + place, axis, adjoint, axis.repeats if axis.repeats <= MAX_SLICES else 0)
         for place, axis in enumerate(axes)
         if not axis.is_identity
     ]

@@ -29,9 +29,9 @@ TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 4.0, 2.6  # a pixel of a channel to Winogr
 TRANSFORM_FILTER = 1.1  # a frequency of a filter
 PART = 4e4  # the Python of one of the parts into which a dilation cuts an image
 
-MOST_CHANNELS = 16  # of a small group, on either side
-MOST_ROWS = 16  # of a band
-LEAST_PLANE = 150  # outputs of a depthwise plane; smaller ones have their channels innermost
+MAX_CHANNELS = 16  # of a small group, on either side
+MAX_ROWS = 16  # of a band
+MIN_PLANE = 150  # outputs of a depthwise plane; smaller ones have their channels innermost
 
 _TILED = frozenset({"float32", "float16", "bfloat16"})  # float64 is asked for where rounding matters
 
@@ -165,7 +165,7 @@ def is_depthwise(groups: int, filters: int, channels: int) -> bool:
 
 def channels_innermost(channels_last: bool, plane: int) -> bool:
     """Whether a depthwise convolution has its channels innermost: they are in memory, or planes are small."""
-    return channels_last or plane < LEAST_PLANE
+    return channels_last or plane < MIN_PLANE
 
 
 def _takes_tiles(samplings: Sequence[Sampling], dtype: str) -> bool:
@@ -174,7 +174,7 @@ def _takes_tiles(samplings: Sequence[Sampling], dtype: str) -> bool:
 
 def _takes_bands(weight: Ints, samplings: Sequence[Sampling], dtype: str) -> bool:
     """Whether groups are small, BLAS has the dtype, and taps are so near that bands hold little that none reads."""
-    if weight[0] == 1 or max(weight[1:3]) > MOST_CHANNELS or dtype not in LINEAR:
+    if weight[0] == 1 or max(weight[1:3]) > MAX_CHANNELS or dtype not in LINEAR:
         return False
     depth, height, width = samplings
     near = all(reach(axis) <= 4 * len(axis.offsets) for axis in (depth, height))
@@ -210,7 +210,7 @@ def band_rows(filters: int, channels: int, samplings: tuple[Sampling, ...]) -> i
 
 
 def _band_choices(height: Sampling) -> range:
-    return range(0 if height.step == 1 else 1, min(MOST_ROWS, height.targets) + 1)
+    return range(0 if height.step == 1 else 1, min(MAX_ROWS, height.targets) + 1)
 
 
 def _band_cost(rows: int, filters: int, channels: int, samplings: Sequence[Sampling]) -> float:

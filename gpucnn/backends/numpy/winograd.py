@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, products, threads
+from gpucnn.backends.numpy import gemm, memory, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 
@@ -45,12 +45,12 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 
 # Bytes of the transformed image of a piece; pieces of 1 to 2 MiB were within 5 % of the best on 64 to 256 channels.
 PIECE_BYTES = 5 << 18
-LEAST_TILES = 160  # of a piece: fewer and the products read the filters more often than they use them
-MOST_TILES = 320
+MIN_TILES = 160  # of a piece: fewer and the products read the filters more often than they use them
+MAX_TILES = 320
 
 # Channels that one product adds up, in a row: with 256 and 512 of them halves and quarters brought the error from 2.6
 # of PyTorch's to 1.9, for 1.07 of the time.
-MOST_TERMS = 128
+MAX_TERMS = 128
 
 FILTER = np.array([[1, 0, 0], [0, 0, -1], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5]])  # frequency, tap
 
@@ -187,7 +187,7 @@ class _Images:
         extents = (n, space[0], -(-space[1] // 2) if self.tall else space[1], -(-space[2] // 2))
         frequencies, tiles = len(self.filters), int(np.prod(extents))
         tile_bytes = frequencies * max(self.depth, outputs) * self.filters.itemsize
-        most = min(max(LEAST_TILES, PIECE_BYTES // tile_bytes), MOST_TILES, memory.WORKSPACE_BYTES // tile_bytes)
+        most = min(max(MIN_TILES, PIECE_BYTES // tile_bytes), MAX_TILES, memory.WORKSPACE_BYTES // tile_bytes)
         blocks = list(memory.blocks(extents, most))
         parts = 1
         if len(blocks) < 4 and frequencies * tiles * outputs * self.depth > 1 << 24:
@@ -208,9 +208,9 @@ class _Images:
             space.transform()
             space.held = self, piece.block
         left, right = (space.image, filters) if self.last else (filters, space.image)
-        runs = memory.runs(self.depth, MOST_TERMS)
+        runs = memory.runs(self.depth, MAX_TERMS)
         if len(runs) == 1:
-            products.multiply(left, right, space.products)
+            gemm.multiply(left, right, space.products)
         else:
             self._multiply_runs(left, right, runs, space.products)
         if self.bias is not None:  # to the one frequency that is a term, with a plus, of every output
@@ -221,9 +221,9 @@ class _Images:
         """Result [F, R, C] = left [F, R, depth] @ right [F, depth, C], a sum over each run of the depth, in order."""
         terms = memory.scratch("winograd terms", result.shape[1:], result.dtype)
         for a, b, out in zip(left, right, result, strict=True):
-            products.multiply(a[:, runs[0]], b[runs[0]], out)
+            gemm.multiply(a[:, runs[0]], b[runs[0]], out)
             for run in runs[1:]:
-                products.multiply(a[:, run], b[run], terms)
+                gemm.multiply(a[:, run], b[run], terms)
                 np.add(out, terms, out=out)
 
     def _read(self, piece: Piece, space: _Workspace) -> None:

@@ -102,7 +102,7 @@ class InvertedResidual(Module):
         return ((self.conv,), ()) if self.adds_input else ((self.conv,),)
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient by the input: what comes through the convolutions, and what comes past them."""
+        """The gradient with respect to the input: what comes through the convolutions, and what comes past them."""
         self.kept()
         self.conv.needs_input_grad = self.needs_input_grad
         grad = self.conv.backward(grad_output)

@@ -60,7 +60,7 @@ class _Block(Module):
         return self.relu(added(x, shortcut))
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient by the input: what comes through f plus what comes past it."""
+        """The gradient with respect to the input: what comes through f plus what comes past it."""
         self.kept()
         past = through = self.relu.backward(grad_output)
         self.conv1.needs_input_grad = self.needs_input_grad

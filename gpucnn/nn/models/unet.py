@@ -66,7 +66,7 @@ class PadTo(Module):
         return F.pad(x, missing) if any(missing) else x
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient by the input: that of the zeros falls away."""
+        """The gradient with respect to the input: that of the zeros falls away."""
         height, width = self.kept()
         return grad_output[..., :height, :width]
 
@@ -105,7 +105,7 @@ class Decoder(Module):
         return self.conv(concatenated([skip, y], -3))
 
     def backward(self, grad_output: Array) -> tuple[Array, Array]:
-        """The gradients by `x` and by `skip`."""
+        """The gradients with respect to `x` and by `skip`."""
         (channels,) = self.kept()
         grad = self.conv.backward(grad_output)
         grad_skip, grad_up = grad[..., :channels, :, :], grad[..., channels:, :, :]
@@ -206,7 +206,7 @@ class UNet(Module):
         return self.head(x)
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient by the input: each level's maps went down and across, so their gradients come from both."""
+        """The gradient with respect to the input: maps went down and across, gradients come from both."""
         self.kept()
         grad = self.head.backward(grad_output)
         across = []

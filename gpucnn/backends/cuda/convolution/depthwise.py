@@ -10,8 +10,8 @@ from gpucnn.backends.cuda.convolution import depthwise_tiles
 from gpucnn.backends.cuda.convolution.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts
-from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES, power_of_two
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
+from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, dense, empty, launch, layout, strides
@@ -133,7 +133,7 @@ def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: Co
     vectors = min(depthwise_tiles.WARP, power_of_two(groups)) if request.channels_last else 1
     units = prod((request.axes[0].kernel, -(-height.kernel // taps), request.axes[2].kernel, -(-groups // vectors)))
     positions = tile.sizes[0] * walk.slots * walk.lanes
-    free = MOST_SHARED_BYTES - depthwise_tiles.shared_bytes(request, tile)[-1]
+    free = MAX_SHARED_BYTES - depthwise_tiles.shared_bytes(request, tile)[-1]
     room = 1 + free // max(1, tile.planes * request.filter_bytes)
     lanes = walk.segment // vectors
     cut = max(1, min(BLOCK // walk.segment // units, room, -(-positions // lanes)))
@@ -250,11 +250,10 @@ def _in_phase(part: Side, sizes: tuple[int, int, int], pack: int) -> bool:
 @lru_cache(maxsize=4096)
 def _request(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> Request | None:
     """What is asked for, or None where the arrays do not lie in one of the two orders."""
-    whole = MOST_BYTES // x.itemsize
+    whole = MAX_BYTES // x.itemsize
     if _dense(x) and _dense(y):
         aligned = all(
-            part.alignment == MOST_BYTES and (part.shape[0] == 1 or part.strides[0] % MOST_BYTES == 0)
-            for part in (x, y)
+            part.alignment == MAX_BYTES and (part.shape[0] == 1 or part.strides[0] % MAX_BYTES == 0) for part in (x, y)
         )
         return Request(geometry, direction, x.itemsize, False, whole if aligned else 1)
     if all(part.strides[1] == part.itemsize for part in (x, y)):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES, power_of_two
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
 from gpucnn.geometry import Axis, ConvGeometry
 
 PLANES_BYTES = 16 * 1024  # of a block that takes several planes: many blocks, and enough under way in each
@@ -27,10 +27,10 @@ BLOCK = 256
 WARP = 32
 BANK_BYTES = 4
 SECTOR = 32  # bytes of global memory
-MOST_CONFLICT = 2  # words of a bank at once that are worth no other walk
-MOST_ROWS = 8  # outputs of a column that one thread sums
-MOST_SUMS = 16  # of one thread that has several channels, for want of registers
-MOST_TAPS = 8  # rows of the filter that one thread takes at a time
+MAX_CONFLICT = 2  # words of a bank at once that are worth no other walk
+MAX_ROWS = 8  # outputs of a column that one thread sums
+MAX_SUMS = 16  # of one thread that has several channels, for want of registers
+MAX_TAPS = 8  # rows of the filter that one thread takes at a time
 
 ALONG_CHANNELS, ALONG_ROW, ALONG_ROWS, ALONG_PLANES = range(4)  # what a run goes along, as in depthwise.cuh
 Sizes = tuple[int, int, int]  # of D, H, W
@@ -98,7 +98,7 @@ class Request(NamedTuple):
         """Rows of the filter that one thread takes at a time."""
         height = self.geometry.axes[1]
         step = _tap_step(height) if self.direction == "backward_input" else 1
-        return min(-(-height.kernel // step), MOST_TAPS)
+        return min(-(-height.kernel // step), MAX_TAPS)
 
     @property
     def written(self) -> Sizes:
@@ -207,7 +207,7 @@ def _candidates(request: Request) -> Iterator[tuple[Tile, float]]:
             side(request, y_box, planes * request.multiplier, along, request.geometry.output_size),
         )
         taken = shared_bytes(request, candidate)[-1]
-        if taken > MOST_SHARED_BYTES:
+        if taken > MAX_SHARED_BYTES:
             continue
         halo = prod(total for _, total in reads)
         least = prod(request.geometry.output_size if inverse else request.geometry.input_size)
@@ -294,7 +294,7 @@ def walk(request: Request, candidate: Tile) -> Walk:
         if cost >= least:
             break
         words = conflicts(request, candidate, found)
-        cost *= words if words <= MOST_CONFLICT else words**2
+        cost *= words if words <= MAX_CONFLICT else words**2
         if cost < least:
             best, least = found, cost
     assert best is not None
@@ -308,9 +308,9 @@ def _walks(request: Request, candidate: Tile) -> Iterator[Walk]:
     shared = height.stride * _output_step(height) if inverse else _output_step(height)  # rows of one residue apart
     classes, residues = min(shared, h), min(width.stride, w) if inverse else 1
     each = -(-w // residues)
-    most = min(MOST_ROWS, power_of_two(-(-h // shared)))
+    most = min(MAX_ROWS, power_of_two(-(-h // shared)))
     if request.vec > 1:
-        most = min(most, MOST_ROWS // 2, MOST_SUMS // request.vec // (2 if request.taps >= MOST_TAPS - 1 else 1))
+        most = min(most, MAX_ROWS // 2, MAX_SUMS // request.vec // (2 if request.taps >= MAX_TAPS - 1 else 1))
     paddings = (each,) if request.channels_last else {_up(each, step) for step in (1, 2, 4, 8, 16, 32)}
     segments = (WARP,) if request.channels_last or request.direction != "backward_weight" else (8, 16, 32)
     for rows, columns, segment in product((1, 2, 4, 7, 8), paddings, segments):

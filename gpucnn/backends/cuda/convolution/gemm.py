@@ -11,7 +11,7 @@ from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import Plan, empty, enqueue
 
-MOST_INT = 2**31 - 1  # of a size or a lead: BLAS takes C's int
+MAX_INT = 2**31 - 1  # of a size or a lead: BLAS takes C's int
 
 Form = tuple[tuple[int, ...], tuple[int, ...]]  # shape, and strides in elements
 
@@ -73,8 +73,8 @@ def _lead(form: Form) -> tuple[int, int]:
     by_columns = rows == 1 or row == 1
     between_rows, between_columns = (columns if rows == 1 else row), (rows if columns == 1 else column)
     return (
-        between_rows if by_rows and columns <= between_rows <= MOST_INT else 0,
-        between_columns if by_columns and rows <= between_columns <= MOST_INT else 0,
+        between_rows if by_rows and columns <= between_rows <= MAX_INT else 0,
+        between_columns if by_columns and rows <= between_columns <= MAX_INT else 0,
     )
 
 

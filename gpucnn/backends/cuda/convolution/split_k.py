@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import gcd
 
 from gpucnn.backends.cuda.device.limits import power_of_two
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
+from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Layout, Work, launch
 
-MOST_WEIGHT_THREADS = 128  # of a block of a backward weight
-MOST_PART_VALUES = 1 << 24  # sums of parts that a backward weight keeps between its two kernels: 64 MiB of float32
+MAX_WEIGHT_THREADS = 128  # of a block of a backward weight
+MAX_PART_VALUES = 1 << 24  # sums of parts that a backward weight keeps between its two kernels: 64 MiB of float32
 WANTED_BLOCKS = 4096  # enough to fill any device of today some ten times
-LEAST_RUN = 512  # positions below which a part is not worth a block of its own
+MIN_RUN = 512  # positions below which a part is not worth a block of its own
 
 
 def weight_splits(weights: int, positions: int) -> int:
@@ -26,7 +26,7 @@ def weight_splits(weights: int, positions: int) -> int:
     8
     """
     wanted = -(-WANTED_BLOCKS // max(1, weights))
-    return max(1, min(wanted, positions // LEAST_RUN, MOST_PART_VALUES // max(1, weights)))
+    return max(1, min(wanted, positions // MIN_RUN, MAX_PART_VALUES // max(1, weights)))
 
 
 def weight_block(run: int) -> int:
@@ -37,7 +37,7 @@ def weight_block(run: int) -> int:
     >>> weight_block(40), weight_block(500), weight_block(10**6)
     (32, 128, 128)
     """
-    return min(max(32, power_of_two(run // 4)), MOST_WEIGHT_THREADS)
+    return min(max(32, power_of_two(run // 4)), MAX_WEIGHT_THREADS)
 
 
 SUM_SPLITS = Kernel("sum_splits", "SumParams")
@@ -50,8 +50,8 @@ def add_parts(runtime: Runtime, parts: Array, total: Array) -> None:
 
 def _work(parts: Layout, total: Layout) -> Work:
     pack = min(
-        gcd(MOST_BYTES, array.alignment, total.size * array.itemsize) // array.itemsize or 1 for array in (parts, total)
+        gcd(MAX_BYTES, array.alignment, total.size * array.itemsize) // array.itemsize or 1 for array in (parts, total)
     )
-    pack = min(pack, MOST_BYTES // parts.itemsize)
+    pack = min(pack, MAX_BYTES // parts.itemsize)
     fields = {"splits": parts.shape[0], "weights": total.size}
     return Work(fields, total.size // pack, extents=(total.size + 256 * pack,), constants=(("PACK", pack),))

@@ -1,4 +1,4 @@
-"""Picks of algorithms on disk, beside the binaries: one small file each, by all that its times depend on.
+"""Autotune cache: the quickest algorithm of each convolution on disk, a small file each, by all its times depend on.
 
 A file appears whole or not at all, so several processes may tune at once: of two that time the same, the last stays.
 """
@@ -20,10 +20,10 @@ from gpucnn.paths import cache_folder
 
 def default_folder() -> Path:
     """Where picks are kept, within the folder that ``GPUCNN_CACHE_DIR`` chooses."""
-    return cache_folder() / "picks"
+    return cache_folder() / "autotune"
 
 
-class StoredPicks:
+class AutotuneCache:
     """The picks for one device and driver, read when they are first asked for.
 
     Parameters

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.cuda.device import nvrtc
-from gpucnn.backends.cuda.device.autotune_cache import StoredPicks
+from gpucnn.backends.cuda.device.autotune_cache import AutotuneCache
 from gpucnn.backends.cuda.device.compiler import Binary, Compiler
 from gpucnn.backends.cuda.device.libraries import cublas_version
 from gpucnn.backends.cuda.device.runtime import Array, Device, Function
@@ -25,7 +25,7 @@ from gpucnn.backends.dtypes import accumulator
 from gpucnn.installing import install_command
 
 BUILDS = ("specialised", "generic")
-LEAST_CUPY = (13, 0)
+MIN_CUPY = (13, 0)
 SHARED_BY_RIGHT = 48 * 1024  # bytes of shared memory that every block may have; for more a kernel has to ask
 
 _NOTHING = nullcontext()
@@ -55,7 +55,7 @@ class CupyRuntime:
         self.current_device: Callable[[], int] = self._cupy.cuda.runtime.getDevice
         self._devices: dict[int, Device] = {}
         self._functions: dict[tuple[Source, int], CupyFunction] = {}
-        self._picks: dict[int, StoredPicks] = {}
+        self._autotune_caches: dict[int, AutotuneCache] = {}
 
     @property
     def xp(self) -> Any:
@@ -161,12 +161,12 @@ class CupyRuntime:
             memory.memset_async(0, nbytes)
         return self._cupy.ndarray(shape, dtype, memory, strides)
 
-    def picks(self, anew: bool = False) -> StoredPicks:
+    def autotune_cache(self, anew: bool = False) -> AutotuneCache:
         """What was picked for the current device and this driver: as it was when first asked for, or read `anew`."""
         index = self.current_device()
-        if anew or index not in self._picks:
-            self._picks[index] = StoredPicks(self._facts(index), self._cupy.cuda.runtime.driverGetVersion())
-        return self._picks[index]
+        if anew or index not in self._autotune_caches:
+            self._autotune_caches[index] = AutotuneCache(self._facts(index), self._cupy.cuda.runtime.driverGetVersion())
+        return self._autotune_caches[index]
 
     def milliseconds(self, call: Callable[[], object], runs: int) -> float:
         """The median time of `call` on the device, of `runs` on the current stream; waits for them."""
@@ -330,8 +330,8 @@ def why_unavailable() -> str | None:
 
 def _why_cupy_is_unfit(cupy: Any) -> str | None:
     version = tuple(int(part) for part in cupy.__version__.split(".")[:2] if part.isdigit())
-    if version < LEAST_CUPY:
-        least = ".".join(map(str, LEAST_CUPY))
+    if version < MIN_CUPY:
+        least = ".".join(map(str, MIN_CUPY))
         return f"CuPy {cupy.__version__} is too old, expected {least} or later: {install_command('cuda12')}"
     if cupy.cuda.runtime.is_hip:
         return "this CuPy is built for AMD's GPUs, expected one for NVIDIA's: cupy-cuda12x or cupy-cuda13x"

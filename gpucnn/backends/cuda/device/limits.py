@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MOST_SHARED_BYTES = 48 << 10  # of one block
+MAX_SHARED_BYTES = 48 << 10  # of one block
 SECTOR_BYTES = 32  # the least that memory moves
 BANKS = 32  # of shared memory, words of 4 bytes
 LINE_BYTES = 128

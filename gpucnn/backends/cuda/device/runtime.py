@@ -13,7 +13,7 @@ from gpucnn.backends.cuda.device.sources import Source
 
 Array = Any
 
-MOST_BYTES = 16  # that one thread reads or writes by one access
+MAX_BYTES = 16  # that one thread reads or writes by one access
 ALIGNMENTS = (16, 1, 2, 1, 4, 1, 2, 1, 8, 1, 2, 1, 4, 1, 2, 1)
 """By an address modulo 16, the bytes up to those of one access that it is a multiple of."""
 

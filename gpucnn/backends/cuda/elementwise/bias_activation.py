@@ -6,7 +6,7 @@ from math import gcd
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution.split_k import add_parts
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
+from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.elementwise.tiles import BiasSums, bias_chunk, bias_sums
@@ -143,4 +143,4 @@ def _copied(runtime: Runtime, x: Array, like: Array) -> Array:
 
 def _width(*arrays: Layout | None) -> int:
     """Elements that one access to any of the arrays takes."""
-    return min(gcd(MOST_BYTES, array.alignment) // array.itemsize or 1 for array in arrays if array is not None)
+    return min(gcd(MAX_BYTES, array.alignment) // array.itemsize or 1 for array in arrays if array is not None)

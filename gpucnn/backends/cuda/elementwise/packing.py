@@ -7,7 +7,7 @@ from math import gcd
 from typing import NamedTuple
 
 from gpucnn.backends.cuda.device.limits import SECTOR_BYTES, power_of_two
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
+from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.tiles import Line, pack_pitch, pack_tile
 from gpucnn.backends.cuda.launch.listening import note_computed
@@ -17,12 +17,12 @@ from gpucnn.backends.dtypes import accumulator
 
 PACK = Kernel("pack", "PackParams")
 AXES = ("n", "c", "p")
-LEAST_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
+MIN_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
 
 
 def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None) -> None:
     """Write x [N, C, P] plus bias [C] to y [N, C, P], whatever the strides of the two, in y's dtype."""
-    sum_bytes = max(LEAST_SUM_BYTES, accumulator(x.dtype).itemsize)
+    sum_bytes = max(MIN_SUM_BYTES, accumulator(x.dtype).itemsize)
     arrays = {"x": x, "bias": bias, "y": y}
     launch(runtime, PACK, x.dtype, arrays, _work, target=y.dtype.name, sum_bytes=sum_bytes)
 
@@ -70,7 +70,7 @@ def _work(x: Layout, bias: Layout | None, y: Layout, target: str, sum_bytes: int
     turned = read.along_c != written.along_c
     pitch = pack_pitch(lines[0].row, x.itemsize, lines[0], lines[1], turned)
     rows = tile[0] * tile[1] // lines[0].row
-    room = -(-(skewed(tile[0], sum_bytes) + 1) * sum_bytes // MOST_BYTES) * MOST_BYTES if bias is not None else 0
+    room = -(-(skewed(tile[0], sum_bytes) + 1) * sum_bytes // MAX_BYTES) * MAX_BYTES if bias is not None else 0
     fields = {
         **{"n": n, "c": c, "p": p},
         **strides("x", AXES, x),
@@ -104,7 +104,7 @@ def _side(x: Layout) -> _Side:
     along_c = _channels_are_innermost(x)
     inner, outer = (1, 2) if along_c else (2, 1)
     is_packed = x.shape[inner] == 1 or x.strides[inner] == x.itemsize
-    width = gcd(MOST_BYTES, x.alignment) // x.itemsize or 1 if is_packed else 1
+    width = gcd(MAX_BYTES, x.alignment) // x.itemsize or 1 if is_packed else 1
     row_bytes = x.shape[inner] * x.itemsize
     follow = is_packed and (x.shape[outer] == 1 or x.strides[outer] == row_bytes)
     return _Side(along_c, width, follow and row_bytes % SECTOR_BYTES != 0)

@@ -12,12 +12,12 @@ from gpucnn.backends.cuda.device.limits import BANKS, SECTOR_BYTES, power_of_two
 from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, least_conflict
 
 PACK_SPAN = 64  # channels and positions of a tile, where there are so many
-MOST_TILE = 6144  # elements of 4 bytes, or fewer wider ones, of a tile with whole rows
+MAX_TILE = 6144  # elements of 4 bytes, or fewer wider ones, of a tile with whole rows
 CHUNK_BYTES = 16 << 10  # of each array that one block takes: four packs a thread
-MOST_BIAS_BYTES = 32 << 10  # of shared memory for biases
-LEAST_ROWS = 64  # of channels last, or so much of a row, for each part of a sum: what it costs is 1 to 2 % of them
-MOST_BLOCKS = 2048
-MOST_RAGGED_BYTES = 2048  # of a channel's neighbours, whose ends weigh little where there are more
+MAX_BIAS_BYTES = 32 << 10  # of shared memory for biases
+MIN_ROWS = 64  # of channels last, or so much of a row, for each part of a sum: what it costs is 1 to 2 % of them
+MAX_BLOCKS = 2048
+MAX_RAGGED_BYTES = 2048  # of a channel's neighbours, whose ends weigh little where there are more
 
 
 class Line(NamedTuple):
@@ -44,7 +44,7 @@ def pack_tile(c: int, p: int, whole_c: bool, whole_p: bool, itemsize: int) -> tu
     >>> pack_tile(64, 55 * 55, False, True, 4)
     (32, 128)
     """
-    most = MOST_TILE * 4 // max(4, itemsize)
+    most = MAX_TILE * 4 // max(4, itemsize)
     if whole_c and whole_p and c * p <= most:
         return c, p
     if whole_c and c * BANKS <= most:
@@ -113,7 +113,7 @@ def bias_chunk(c: int, run: int, itemsize: int, sum_bytes: int) -> tuple[int, in
     """
     base = CHUNK_BYTES // itemsize
     chunk = -(-16 * min(c, base) // base) * base if run == 1 else base
-    most = MOST_BIAS_BYTES // sum_bytes
+    most = MAX_BIAS_BYTES // sum_bytes
     if min(c, chunk // run + 2) > most:
         chunk = most // 2
     return chunk, min(c, chunk // run + 2)
@@ -147,10 +147,10 @@ def bias_sums(rows: int, c: int, run: int, width: int, itemsize: int) -> BiasSum
     base = CHUNK_BYTES // itemsize
     whole = SECTOR_BYTES // gcd(SECTOR_BYTES, run * itemsize) * run  # elements of channels that fill sectors
     is_wide = 2 * width * itemsize == SECTOR_BYTES and c * run * itemsize % SECTOR_BYTES == 0
-    if is_wide and 1 < run < whole <= 256 * width and run * itemsize <= MOST_RAGGED_BYTES:
+    if is_wide and 1 < run < whole <= 256 * width and run * itemsize <= MAX_RAGGED_BYTES:
         lanes, groups = whole // width, -(-c * run // whole)
         teams = 256 // lanes
-        segments = max(teams, base // whole, -(-rows * groups // MOST_BLOCKS))
+        segments = max(teams, base // whole, -(-rows * groups // MAX_BLOCKS))
         return BiasSums(0, 1, segments, -(-rows // segments), lanes, teams, groups, width)
     if run > 1:
         pieces = -(-run // (2 * base))
@@ -163,6 +163,6 @@ def bias_sums(rows: int, c: int, run: int, width: int, itemsize: int) -> BiasSum
     lanes = min(64, c // pack)
     teams = 256 // lanes
     groups = -(-c // (lanes * pack))
-    segments = max(LEAST_ROWS, -(-rows * groups // MOST_BLOCKS))
+    segments = max(MIN_ROWS, -(-rows * groups // MAX_BLOCKS))
     teams -= teams % 8 if teams > 8 else 0  # which begin at sectors
     return BiasSums(0, 1, segments, -(-rows // segments), lanes, teams, groups, pack)

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpucnn.backends.cuda.device.runtime import (
     ALIGNMENTS,
-    MOST_BYTES,
+    MAX_BYTES,
     Array,
     Device,
     Function,
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     itemsize: int
-    alignment: int = MOST_BYTES  # bytes that its first element's address is a multiple of, up to those of one access
+    alignment: int = MAX_BYTES  # bytes that its first element's address is a multiple of, up to those of one access
 
     @property
     def ndim(self) -> int:
@@ -56,7 +56,7 @@ class Layout(NamedTuple):
         steps = zip(self.strides, self.shape, strict=True)
         return sum(abs(step) // self.itemsize * (size - 1) for step, size in steps)
 
-    def pack(self, axis: int, most_bytes: int = MOST_BYTES) -> int:
+    def pack(self, axis: int, most_bytes: int = MAX_BYTES) -> int:
         """How many neighbours along `axis` one access can take, wherever a multiple of their number begins.
 
         A power of two that divides the axis; 1 where neighbours along it are not neighbours in memory.

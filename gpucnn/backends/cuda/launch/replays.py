@@ -22,9 +22,9 @@ from gpucnn.numerics import choices
 if TYPE_CHECKING:
     from gpucnn.backends.cuda.launch.plans import Plan
 
-MOST_DISTANCES = 64  # ways in which the arrays of one form of call were seen to lie between each other
-MOST_KEPT = 4096  # forms of calls; beyond it all are forgotten, for programs whose sizes never come again
-MOST_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are forgotten as well
+MAX_DISTANCES = 64  # ways in which the arrays of one form of call were seen to lie between each other
+MAX_KEPT = 4096  # forms of calls; beyond it all are forgotten, for programs whose sizes never come again
+MAX_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are forgotten as well
 
 Key = tuple[Hashable, ...]
 Replay = Callable[[Sequence[Array]], Any]
@@ -115,7 +115,7 @@ class Replays:
         finally:
             recording.forget()
         self._constant_bytes += constant_bytes
-        if len(self.kept) >= MOST_KEPT or self._constant_bytes > MOST_CONSTANT_BYTES:
+        if len(self.kept) >= MAX_KEPT or self._constant_bytes > MAX_CONSTANT_BYTES:
             self.kept.clear()
             self._constant_bytes = constant_bytes
         self.kept[key] = replay
@@ -317,7 +317,7 @@ class _Apart:
 
     def learn(self, arrays: Sequence[Array]) -> None:
         """Take note that the operation took arrays which lie so."""
-        if len(self._seen) >= MOST_DISTANCES:
+        if len(self._seen) >= MAX_DISTANCES:
             self._seen.clear()
         self._seen.add(self._between(arrays))
 

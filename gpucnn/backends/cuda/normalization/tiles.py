@@ -8,12 +8,12 @@ from typing import NamedTuple
 from gpucnn.backends.cuda.device.limits import LINE_BYTES, SECTOR_BYTES, power_of_two
 
 NORM_THREADS = 256  # wanted of a block
-MOST_NORM_THREADS = 512
-MOST_NORM_SUMS = 64  # of a block: MOST_SUMS in norm_tiles.cuh
-ROW_THREADS = 256  # of a block that holds rows: MOST_THREADS in norm_rows.cuh
+MAX_NORM_THREADS = 512
+MAX_NORM_SUMS = 64  # of a block: MAX_SUMS in norm_tiles.cuh
+ROW_THREADS = 256  # of a block that holds rows: MAX_THREADS in norm_rows.cuh
 ROWS_OF_BLOCK = 32  # that share what a block reads of weights, and more where rows are short
-LEAST_LANES = 8  # threads of a segment of a row
-MOST_ROW_SHARED = 40 << 10  # bytes of weights, and of the backward pass's sums
+MIN_LANES = 8  # threads of a segment of a row
+MAX_ROW_SHARED = 40 << 10  # bytes of weights, and of the backward pass's sums
 
 
 class NormTile(NamedTuple):
@@ -49,13 +49,13 @@ def norm_tile(is_along: bool, inner: int, beside: int, reduced: int, pack: int, 
         columns = min(beside // pack, max(1, LINE_BYTES // (pack * itemsize)), 32)
         return _norm_tile(columns * pack, 1, columns, 1, reduced, slots)
     packs, whole = inner // pack, SECTOR_BYTES // gcd(SECTOR_BYTES, inner * itemsize)
-    sums = min(whole, beside, MOST_NORM_SUMS)
-    while sums > 1 and sums * packs > MOST_NORM_THREADS:
+    sums = min(whole, beside, MAX_NORM_SUMS)
+    while sums > 1 and sums * packs > MAX_NORM_THREADS:
         sums = -(-sums // 2)
     if sums == 1 and packs >= 32:
         side = max(32, min(NORM_THREADS, -(-reduced // (slots * pack * 32)) * 32))
         return _norm_tile(1, side, side, side * pack, reduced, slots)
-    while 2 * sums <= min(beside, MOST_NORM_SUMS) and 2 * sums * packs <= NORM_THREADS:
+    while 2 * sums <= min(beside, MAX_NORM_SUMS) and 2 * sums * packs <= NORM_THREADS:
         sums *= 2
     return _norm_tile(sums, packs, sums * packs, inner, reduced, slots)
 
@@ -91,9 +91,9 @@ def norm_rows(segments: int, length: int, along: bool, held: int, itemsize: int)
     >>> norm_rows(8, 3136, False, held=16, itemsize=4) is None
     True
     """
-    lanes = max(LEAST_LANES, power_of_two(-(-length // held)))
+    lanes = max(MIN_LANES, power_of_two(-(-length // held)))
     shared_bytes = 3 * length * itemsize if along else 0
-    if lanes * segments > ROW_THREADS or shared_bytes > MOST_ROW_SHARED:
+    if lanes * segments > ROW_THREADS or shared_bytes > MAX_ROW_SHARED:
         return None
     at_once = ROW_THREADS // (lanes * segments)
     turns = max(2, ROWS_OF_BLOCK // at_once) if along else 1

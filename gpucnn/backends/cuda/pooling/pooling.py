@@ -18,7 +18,7 @@ from gpucnn.geometry.geometries import Divisor
 MAX_POOL = Kernel("max_pool", "PoolParams")
 MAX_POOL_WITH_INDICES = Kernel("max_pool", "PoolParams", function="max_pool_with_indices")
 MAX_POOL_BACKWARD = Kernel("max_pool_backward", "PoolParams")
-MAX_POOL_BACKWARD_STRAYS = Kernel("max_pool_backward", "PoolParams", function="max_pool_backward_strays")
+MAX_POOL_BACKWARD_OUT_OF_WINDOW = Kernel("max_pool_backward", "PoolParams", function="max_pool_backward_out_of_window")
 AVERAGE_POOL = Kernel("average_pool", "PoolParams")
 AVERAGE_POOL_BACKWARD = Kernel("average_pool_backward", "PoolParams")
 UNPOOL = Kernel("unpool", "PlaneParams")
@@ -30,7 +30,7 @@ IMAGE = ("n", "c", *SPACE)
 DIVIDES = {"none": 0, "padded": 1, "valid": 2}  # the DIVIDES_… of pooling.cuh
 DIVIDES_NUMBER = 3
 INT_BYTES = 4  # of an index in shared memory
-FLAGS = 32  # planes whose flags a block of max_pool_backward_strays or unpool_anywhere looks at
+FLAGS = 32  # planes whose flags a block of max_pool_backward_out_of_window or unpool_anywhere looks at
 PART = 4096  # places of a plane that unpool_anywhere makes at once
 GATHERED = 2048  # values of a block of gather
 LARGEST_BLOCK = 1024
@@ -280,12 +280,12 @@ def _row_lanes(axis: Axis | AdaptiveAxis, columns: int) -> int:
 
 
 def max_pool_backward(runtime: Runtime, grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
-    """grad_x [N, C, D, H, W]: first as if no index strayed from its window, then anew the planes where some do."""
+    """grad_x [N, C, D, H, W]: as if all indices were in their windows, then again the planes where some are not."""
     indices = _int64(indices)
-    strays = zeros(runtime, grad_y.shape[:2], np.int32)
-    arrays = {"grad_y": grad_y, "indices": indices, "strays": strays, "grad_x": grad_x}
+    out_of_window = zeros(runtime, grad_y.shape[:2], np.int32)
+    arrays = {"grad_y": grad_y, "indices": indices, "out_of_window": out_of_window, "grad_x": grad_x}
     launch(runtime, MAX_POOL_BACKWARD, grad_y.dtype, arrays, _max_backward_work, geometry=geometry)
-    launch(runtime, MAX_POOL_BACKWARD_STRAYS, grad_y.dtype, arrays, _strays_work, geometry=geometry)
+    launch(runtime, MAX_POOL_BACKWARD_OUT_OF_WINDOW, grad_y.dtype, arrays, _out_of_window_work, geometry=geometry)
 
 
 def _max_backward_work(grad_y: Layout, indices: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
@@ -295,9 +295,11 @@ def _max_backward_work(grad_y: Layout, indices: Layout, grad_x: Layout, geometry
     return _backward_work(geometry, (grad_y, grad_x, indices), shared, parted=True)
 
 
-def _strays_work(grad_y: Layout, indices: Layout, strays: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
+def _out_of_window_work(
+    grad_y: Layout, indices: Layout, out_of_window: Layout, grad_x: Layout, geometry: PoolGeometry
+) -> Work:
     done = _max_backward_work(grad_y, indices, grad_x, geometry)
-    return done._replace(threads=0, blocks=-(-strays.size // FLAGS) if grad_x.size else 0, shared_bytes=0)
+    return done._replace(threads=0, blocks=-(-out_of_window.size // FLAGS) if grad_x.size else 0, shared_bytes=0)
 
 
 def average_pool_backward(runtime: Runtime, grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
@@ -340,8 +342,8 @@ def unpool(runtime: Runtime, values: Array, indices: Array, planes: Array) -> No
     if prod(values.shape[2:]) >= INT32_END:
         raise ValueError(f"unpool: values has planes of {prod(values.shape[2:])} values, expected less than 2**31")
     indices = _int64(indices)
-    strays = zeros(runtime, planes.shape[:2], np.int32)
-    arrays = {"values": values, "indices": indices, "strays": strays, "planes": planes}
+    out_of_window = zeros(runtime, planes.shape[:2], np.int32)
+    arrays = {"values": values, "indices": indices, "out_of_window": out_of_window, "planes": planes}
     launch(runtime, UNPOOL, values.dtype, arrays, _unpool_work)  # nothing where they are not to be staged
     launch(runtime, UNPOOL_ANYWHERE, values.dtype, arrays, _unpool_anywhere_work)
 
@@ -395,10 +397,10 @@ def _unpool_work(values: Layout, indices: Layout, planes: Layout) -> Work:
     )
 
 
-def _unpool_anywhere_work(values: Layout, indices: Layout, strays: Layout, planes: Layout) -> Work:
+def _unpool_anywhere_work(values: Layout, indices: Layout, out_of_window: Layout, planes: Layout) -> Work:
     fields, tile = _unpool_fields(values, indices, planes)
     pack = 1 if tile is None else pack_of(values, indices, planes)
-    blocks = strays.size if tile is None else -(-strays.size // FLAGS)
+    blocks = out_of_window.size if tile is None else -(-out_of_window.size // FLAGS)
     extents = (*_plane_extents(values, planes), prod(planes.shape[2:]) + PART)
     return Work(fields, blocks=blocks if planes.size else 0, extents=extents, constants=(("PACK", pack),))
 

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES
+from gpucnn.backends.cuda.device.runtime import MAX_BYTES
 from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout
 
 WANTED_SHARED = 24 << 10  # enough that six or more blocks share a multiprocessor and each one's halo is small
 WHOLE_SHARED = 16 << 10  # bytes up to which small planes go together
 WANTED_BLOCKS = 512  # below which small planes go apart
-MOST_HALO = 1.12  # elements read over elements there are, above which a tile may have MOST_SHARED_BYTES
+MAX_HALO = 1.12  # elements read over elements there are, above which a tile may have MAX_SHARED_BYTES
 PARTS = 32  # grains that a band of parts of rows has at most
 SECTOR = 32  # bytes of global memory that are moved together
 SLACK = 64  # slots that the alignment of both ends may take
@@ -97,8 +97,8 @@ def _is_dense(array: Layout, order: Sequence[int]) -> bool:
 
 def pack_of(*arrays: Layout) -> int:
     """How many elements of the first of `arrays` one access takes: 16 bytes of them, or 1 where one is not aligned."""
-    aligned = all(array.alignment == MOST_BYTES for array in arrays)
-    return max(1, MOST_BYTES // arrays[0].itemsize) if aligned else 1
+    aligned = all(array.alignment == MAX_BYTES for array in arrays)
+    return max(1, MAX_BYTES // arrays[0].itemsize) if aligned else 1
 
 
 def slots(elements: int) -> int:
@@ -168,16 +168,16 @@ def tile_of(
 
     best: tuple[float, int, int] | None = None  # elements read over those there are, inner, positions
     for inner in _inner_candidates(channels, itemsize):
-        for most in (WANTED_SHARED, MOST_SHARED_BYTES):
+        for most in (WANTED_SHARED, MAX_SHARED_BYTES):
             positions = band(inner, most)
             halo = int(spans(positions).sum()) / read[axis] if positions else 0.0
             if positions and (best is None or halo < best[0] - 0.01):
                 best = (halo, inner, positions)
-        if best is not None and best[0] <= MOST_HALO:
+        if best is not None and best[0] <= MAX_HALO:
             break
     if parted and axis < 2 and channels > 1 and channels * itemsize % SECTOR == 0:
         parts = _parted(read, written, axis, span, grain, channels, itemsize, shared)
-        if parts is not None and (best is None or best[0] > max(MOST_HALO, parts[0] + 0.05)):
+        if parts is not None and (best is None or best[0] > max(MAX_HALO, parts[0] + 0.05)):
             _, inner, positions, row_tile = parts
             bands, row_bands = -(-extent // positions), -(-written[axis + 1] // row_tile)
             taken = _taken(read, written, axis, span, inner, positions, row_tile)
@@ -234,7 +234,7 @@ def _parted(
     def halo(of: int, positions: int) -> float:
         return int(_spans(read, written, of, span, positions).sum()) / read[of]
 
-    for most in (WANTED_SHARED, MOST_SHARED_BYTES):
+    for most in (WANTED_SHARED, MAX_SHARED_BYTES):
         found = []
         for inner in candidates:
             for tile in range(grain[axis], min(PARTS * grain[axis], written[axis] + grain[axis] - 1) + 1, grain[axis]):
@@ -246,7 +246,7 @@ def _parted(
                 if low:
                     row_tile = low * grain[axis + 1]
                     found.append((round(halo(axis, tile) * halo(axis + 1, row_tile), 2), -inner, tile, row_tile))
-        if found and (min(found)[0] <= MOST_HALO or most == MOST_SHARED_BYTES):
+        if found and (min(found)[0] <= MAX_HALO or most == MAX_SHARED_BYTES):
             share, inner, tile, row_tile = min(found)
             return share, -inner, tile, row_tile
     return None

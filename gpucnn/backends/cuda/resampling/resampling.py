@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpucnn.backends.cuda.device.limits import SECTOR_BYTES
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Device, Runtime
+from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Device, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch import listening
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
@@ -69,7 +69,7 @@ def _tiles_work(x: Layout, y: Layout, tile: ResampleTile) -> Work:
         "w": x.shape[4],
         **dict(zip(tile._fields[:-1], tile[:-1], strict=True)),
         **{"x_joined": OF_A_ROW if joined == OF_ALL_ROWS and of_sectors else joined, "y_joined": joined},
-        "x_is_dense": int(x.alignment == MOST_BYTES and _has_dense_slices(x, channels_last)),
+        "x_is_dense": int(x.alignment == MAX_BYTES and _has_dense_slices(x, channels_last)),
     }
     blocks = n * -(-slices // tile.chunk) * od * -(-oh // tile.tile_h) * -(-ow // tile.tile_w)
     reach = (
@@ -88,7 +88,7 @@ def _has_dense_slices(x: Layout, channels_last: bool) -> bool:
         if x.shape[axis] > 1 and x.strides[axis] != step:
             return False
         step *= x.shape[axis]
-    return x.shape[2] == 1 or x.strides[2] % MOST_BYTES == 0
+    return x.shape[2] == 1 or x.strides[2] % MAX_BYTES == 0
 
 
 def _fields(x: Layout, y: Layout) -> Fields:

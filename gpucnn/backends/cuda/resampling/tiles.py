@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.limits import BANKS, MOST_SHARED_BYTES, SECTOR_BYTES
+from gpucnn.backends.cuda.device.limits import BANKS, MAX_SHARED_BYTES, SECTOR_BYTES
 from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, least_conflict, skewed
 
 WANTED_BYTES = 24 << 10  # of shared memory, for several blocks on a multiprocessor
 ALLOWED = 1.10  # bytes moved over the least, up to which tiles are chosen by other things
 WANTED_ELEMENTS = 5120  # that a tile reads and writes, about
-MOST_INNER = 8  # sectors of channels of a tile
+MAX_INNER = 8  # sectors of channels of a tile
 CUTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)  # tiles of an axis
 SPANS = (64, 32, 16, 8, 4, 2, 1)  # rows at once where those of a tile do not fit
 HALF_WARP = 16
@@ -118,12 +118,12 @@ class Resampling:
         """
         shapes = list(self._shapes())
         best: tuple[tuple[float, ...], ResampleTile] | None = None
-        for most in (WANTED_BYTES, MOST_SHARED_BYTES):
+        for most in (WANTED_BYTES, MAX_SHARED_BYTES):
             fitting = [(score, shape) for score, shape in shapes if self._tile(shape).shared_bytes <= most]
             for score, shape in sorted(fitting)[:8]:
                 x_pitch, z_pitch, is_direct = self._pitches(shape)
                 tile = self._tile(shape._replace(is_direct=is_direct), (x_pitch, z_pitch))
-                if tile.shared_bytes <= MOST_SHARED_BYTES:
+                if tile.shared_bytes <= MAX_SHARED_BYTES:
                     best = score, tile
                     break
             if best is not None and best[0][0] <= ALLOWED:
@@ -135,7 +135,7 @@ class Resampling:
         h, w, sector = self.h, self.w, self.sector
         inners = [self.channels]
         if self.channels % sector == 0:
-            inners = [n * sector for n in range(1, MOST_INNER + 1) if self.channels % (n * sector) == 0]
+            inners = [n * sector for n in range(1, MAX_INNER + 1) if self.channels % (n * sector) == 0]
         of_heights = []
         for tile_h in sorted({-(-h.out // cuts) for cuts in CUTS}):
             first, last = h.windows(tile_h)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.limits import BANKS, LINE_BYTES, MOST_SHARED_BYTES, SECTOR_BYTES
+from gpucnn.backends.cuda.device.limits import BANKS, LINE_BYTES, MAX_SHARED_BYTES, SECTOR_BYTES
 from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, least_conflict
 
 TILE_BYTES = 20 << 10  # of shared memory that one block keeps a tile of an image in
 LAST_TILE_BYTES = 44 << 10  # and where it takes a sector of channels of it
-LEAST_RUN_BYTES = 1536  # of neighbouring entries that a tap has in a tile: few of their sectors are in two tiles
+MIN_RUN_BYTES = 1536  # of neighbouring entries that a tap has in a tile: few of their sectors are in two tiles
 WANTED_TILES = 264  # two blocks for each multiprocessor of a large device
 
 
@@ -36,7 +36,7 @@ def unfold_tile(
     (16, 9, 9)
     """
     most = (LAST_TILE_BYTES if channels_last or itemsize < sum_bytes else TILE_BYTES) // sum_bytes
-    most = min(most, MOST_SHARED_BYTES // (LINE_BYTES + max(4, sum_bytes)) * (LINE_BYTES // sum_bytes))  # skewed
+    most = min(most, MAX_SHARED_BYTES // (LINE_BYTES + max(4, sum_bytes)) * (LINE_BYTES // sum_bytes))  # skewed
     channels = min(c, SECTOR_BYTES // itemsize) if channels_last else 1
     if w * channels > most:
         return channels, 1, most // channels // BANKS * BANKS
@@ -47,7 +47,7 @@ def unfold_tile(
         rows = min(rows, -(-h // (tiles * stride_h)) * stride_h)  # of one size
     while planes * -(-c // channels) * -(-h // rows) < WANTED_TILES:
         half = -(-rows // (2 * stride_h)) * stride_h
-        if half >= rows or half // stride_h * out * itemsize < LEAST_RUN_BYTES:
+        if half >= rows or half // stride_h * out * itemsize < MIN_RUN_BYTES:
             break
         rows = half
     while 2 * channels <= c and 2 * channels * rows * w <= 2048:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import gcd, prod
 
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
-from gpucnn.backends.cuda.device.limits import MOST_SHARED_BYTES, SECTOR_BYTES, power_of_two
-from gpucnn.backends.cuda.device.runtime import MOST_BYTES, Array, Runtime
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, SECTOR_BYTES, power_of_two
+from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
@@ -57,7 +57,7 @@ def _work(
     """The launch over tiles of `spans`, first input from the first padding and how many along each axis."""
     (n, c), (_, axis_h, axis_w) = x.shape[:2], geometry.axes
     last = is_channels_last(x)
-    pack = gcd(MOST_BYTES, columns.alignment) // x.itemsize or 1 if columns.strides[2] == x.itemsize else 1
+    pack = gcd(MAX_BYTES, columns.alignment) // x.itemsize or 1 if columns.strides[2] == x.itemsize else 1
     tile = unfold_tile(
         c, spans[1][1], spans[2][1], axis_w.out, axis_h.stride, x.itemsize, itemsize, n * spans[0][1], last
     )
@@ -67,11 +67,11 @@ def _work(
     shifts = tuple(tap * axis_w.dilation - spans[2][0] for tap in range(axis_w.kernel))
     readers = (
         Reader(axis_h.stride, axis_w.stride, axis_w.out, pack, shifts, starts),
-        Reader(1, 1, axis_w.size, MOST_BYTES // x.itemsize, (axis_w.low - spans[2][0],), tuple(range(sector))),
+        Reader(1, 1, axis_w.size, MAX_BYTES // x.itemsize, (axis_w.low - spans[2][0],), tuple(range(sector))),
     )
     pitch = unfold_pitch(tile[1], tile[2], itemsize, readers)
     plane = unfold_plane(tile[1] * pitch, tile[0], itemsize) if last else tile[1] * pitch
-    if skewed(tile[0] * plane, itemsize) * itemsize > MOST_SHARED_BYTES:
+    if skewed(tile[0] * plane, itemsize) * itemsize > MAX_SHARED_BYTES:
         pitch, plane = tile[2], tile[1] * tile[2]
     run = -(-tile[1] // axis_h.stride) * min(axis_w.out, -(-tile[2] // axis_w.stride))
     fields: Fields = {
@@ -124,4 +124,4 @@ def _is_dense(x: Layout) -> bool:
     """Whether the rows of each plane of x [N, C, D, H, W] follow each other, so that accesses may be wide."""
     h, w = x.shape[3:]
     rows_follow = h == 1 or x.strides[3] == w * x.itemsize
-    return rows_follow and (w == 1 or x.strides[4] == x.itemsize) and x.alignment == MOST_BYTES
+    return rows_follow and (w == 1 or x.strides[4] == x.itemsize) and x.alignment == MAX_BYTES

@@ -21,7 +21,7 @@ from gpucnn.geometry.arguments import integer, is_sequence
 Array = Any
 Case = tuple[Any, Any]
 
-MOST_THREADS = 8  # that compile at once
+MAX_THREADS = 8  # that compile at once
 LINE_SECONDS = 2.0  # between two lines of progress
 _INTEGERS = frozenset({"indices", "target"})
 
@@ -284,7 +284,7 @@ def _compiled(runtime: Any, sources: Sequence[tuple[Any, Any]], progress: bool) 
     """Compile the programs, and tell how many had to be."""
     if not sources:
         return 0
-    with ThreadPoolExecutor(MOST_THREADS) as threads:
+    with ThreadPoolExecutor(MAX_THREADS) as threads:
         asked = [threads.submit(runtime.prepare, source, device) for source, device in sources]
         return sum(future.result() for future in shown(as_completed(asked), "programs ready", len(asked), progress))
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucnn.backends.numpy import products, threads
+from gpucnn.backends.numpy import gemm, threads
 
-FORMS = list(products.FORMS.values())
+FORMS = list(gemm.FORMS.values())
 SHAPES = [  # rows, terms, columns: within one block, whole blocks, with rests, long sums, thin ones
     (5, 7, 9),
     (64, 256, 128),
@@ -31,7 +31,7 @@ SHAPES = [  # rows, terms, columns: within one block, whole blocks, with rests, 
 @pytest.fixture(autouse=True, params=["blocks", "whole"])
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """With blocks whatever the processor, and without."""
-    monkeypatch.setattr(products, "_has_kernels", lambda: request.param == "blocks")
+    monkeypatch.setattr(gemm, "_has_kernels", lambda: request.param == "blocks")
     return request.param == "blocks"
 
 
@@ -46,7 +46,7 @@ def ordered(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any, transp
 
 def expect_product(a: Any, b: Any, out: Any) -> None:
     out[...] = np.nan
-    products.multiply(a, b, out)
+    gemm.multiply(a, b, out)
     wide = np.complex128 if out.dtype.kind == "c" else np.float64
     expected = a.astype(wide) @ b.astype(wide)
     sizes = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64)
@@ -85,7 +85,7 @@ def test_what_is_not_finite_stays_where_it_belongs() -> None:
     a, b = rng.standard_normal((128, 800)).astype(np.float32), rng.standard_normal((800, 400)).astype(np.float32)
     a[5, 700], b[3, 77] = np.inf, np.nan
     out = np.empty((128, 400), np.float32)
-    products.multiply(a, b, out)
+    gemm.multiply(a, b, out)
     assert np.isnan(out[:, 77]).all()
     assert not np.isfinite(out[5]).any()
     assert np.isfinite(np.delete(np.delete(out, 5, 0), 77, 1)).all()
@@ -93,13 +93,13 @@ def test_what_is_not_finite_stays_where_it_belongs() -> None:
 
 @given(m=st.integers(1, 3000), n=st.integers(1, 3000), terms=st.integers(1, 5000), form=st.sampled_from(FORMS))
 def test_a_plan_covers_each_number_once(m: int, n: int, terms: int, form: Any) -> None:
-    blocks, runs = products._plan(m, n, terms, form)
+    blocks, runs = gemm._plan(m, n, terms, form)
     covered = np.zeros((m, n), np.int8)
     for (rows, tall, height), (columns, wide, width) in blocks:
         assert rows.stop - rows.start == tall * height
         assert columns.stop - columns.start == wide * width
         covered[rows, columns] += 1
-        assert height * width * max(run.stop - run.start for run in runs) <= products.WITHOUT_COPIES
+        assert height * width * max(run.stop - run.start for run in runs) <= gemm.WITHOUT_COPIES
     assert (covered == 1).all()
     assert len(blocks) <= 4
     assert [run.start for run in runs] == [0, *(run.stop for run in runs[:-1])]
@@ -123,6 +123,6 @@ def test_blocks_are_for_the_processors_whose_kernels_take_them(
     monkeypatch.undo()
     with monkeypatch.context() as patch:
         patch.setattr(threads, "blas_libraries", lambda: libraries)
-        products._has_kernels.cache_clear()
-        assert products._has_kernels() is found
-    products._has_kernels.cache_clear()
+        gemm._has_kernels.cache_clear()
+        assert gemm._has_kernels() is found
+    gemm._has_kernels.cache_clear()
