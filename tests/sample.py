@@ -20,7 +20,7 @@ import pytest
 from hypothesis import settings
 
 Row = TypeVar("Row")
-ROWS = 5
+ROWS = 4
 _SHARE = 10  # the sample draws this fraction of the examples
 # Set by conftest before any test is imported:
 everything = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -11,6 +12,19 @@ def is_channels_last(x: Any) -> bool:
         return False
     spatial = [abs(step) for step, size in zip(x.strides[2:], x.shape[2:], strict=True) if size > 1]
     return bool(spatial) and min(spatial) >= x.itemsize * x.shape[1]
+
+
+def is_dense(x: Any, axes: Sequence[int]) -> bool:
+    """Whether these axes of an array or layout, outermost first, follow each other in memory without gaps.
+
+    The last of them is contiguous. Axes of size 1 are anywhere.
+    """
+    step = x.itemsize
+    for axis in reversed(axes):
+        if x.shape[axis] > 1 and x.strides[axis] != step:
+            return False
+        step *= x.shape[axis]
+    return True
 
 
 def stored_like(xp: Any, values: Any, like: Any, dtype: Any = None) -> Any:

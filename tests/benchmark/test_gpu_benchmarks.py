@@ -316,6 +316,7 @@ def test_one_failure_does_not_end_a_case(clock: ClockDevice) -> None:
     assert ("halves", "time") in said
 
 
+@pytest.mark.thorough
 def test_a_lost_device_says_who_had_it(clock: ClockDevice) -> None:
     session = session_of(clock, Halves, LosesTheDevice)
     with pytest.raises(DeviceLost) as lost:
@@ -461,6 +462,7 @@ def test_torch_compile_takes_each_layer_as_one_graph(monkeypatch: pytest.MonkeyP
     assert "float32 only" in str(provider.refuses(case_of("vit-b/layer_norm/forward/float16")))
 
 
+@pytest.mark.thorough
 def test_cudnns_search_has_a_thread_of_its_own() -> None:
     import threading
 
@@ -498,6 +500,7 @@ def test_tf32_is_off_and_both_libraries_are_on_one_stream(monkeypatch: pytest.Mo
         kind(1)
 
 
+@pytest.mark.thorough
 def test_gpucnns_calls_on_arrays_of_a_device() -> None:
     plain, last = (kind(1) for kind in GPU_PROVIDERS if kind.ours)
     for case in (replace(case, batch=2) for case in one_of_each_kind()):
@@ -524,6 +527,7 @@ def test_every_device_has_its_providers() -> None:
     assert [provider.name for provider in present] == ["gpucnn", "gpucnn channels_last"]
 
 
+@pytest.mark.thorough
 def test_the_form_of_a_cases_arrays() -> None:
     for case in one_of_each_kind():
         made = make_operands(case)
@@ -714,6 +718,7 @@ def test_what_will_not_be_published_is_not_measured_on_a_gpu(
     assert published.read_text() == before
 
 
+@pytest.mark.thorough
 def test_a_run_that_is_told_to_end_ends_its_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     told = f"import os, signal, time; time.sleep(1); os.kill({os.getpid()}, signal.SIGTERM)"
@@ -752,6 +757,7 @@ def test_a_run_without_enough_time_says_what_it_did_not_reach(
     assert f"{B}, x" in files["nvidia-fake-100.md"].read_text()
 
 
+@pytest.mark.thorough
 def test_failures_and_interruptions_keep_what_there_is(run_command: Any) -> None:
     wrong = {"result": asdict(made(A, status="wrong"))}
     assert run_command(said({"item": A}, wrong))[0] == command.EXIT_FAULT
@@ -930,6 +936,7 @@ def test_the_fallback_runs_when_no_worker_is_left_and_within_the_time(
     ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_an_interruption_of_the_fallback_keeps_what_was_measured(
     run_command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

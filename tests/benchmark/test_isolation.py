@@ -84,6 +84,7 @@ def test_workers_are_not_lost_for_ever(tmp_path: Path) -> None:
     assert len(started(tmp_path)) == MAX_WORKERS
 
 
+@pytest.mark.thorough
 def test_a_worker_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "GRACE_S", 0.2)
     stubborn = "import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(60)"

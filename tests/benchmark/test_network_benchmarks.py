@@ -192,6 +192,7 @@ def test_adaptive_averages_are_a_product(size, out, rng):
     np.testing.assert_allclose(matrix @ x @ matrix.T, adaptive_avg_pool2d(x, out), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_inference_keeps_nothing_and_changes_nothing():
     subject = make_subject(SMALL[0])
     before = {name: array.copy() for name, array in subject.state.items()}

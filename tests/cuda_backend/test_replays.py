@@ -88,6 +88,7 @@ CHANGES: tuple[Callable[[Any], Any], ...] = (
 )
 
 
+@pytest.mark.table(3)
 @pytest.mark.parametrize(
     ("name", "algorithm"),
     [

@@ -33,6 +33,7 @@ UNPOOL = ("max_unpool1d", {"input": (2, 4, 3), "indices": (2, 4, 3), "kernel_siz
 # --- On the simulator ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("compiler")
 def test_what_was_warmed_up_decides_nothing_more() -> None:
     done = gpucnn.warmup([CONV, POOL, NORM, UNPOOL], backend="simulator", backward=True, progress=False)

@@ -294,6 +294,7 @@ def test_averages_of_long_windows_round_as_little_as_sums_in_pairs(dtype: str, o
 # --- Memory -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_what_is_kept_of_new_sizes_is_bounded() -> None:
     """Each of 40 lengths would leave its tables of some hundred kilobytes."""
     x = np.zeros((1, 1, 30_100), np.float32)

@@ -169,7 +169,7 @@ def forgotten() -> Any:
     depthwise._plan.cache_clear()
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.usefixtures("compiler", "forgotten")
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["3-d, all different", "aligned planes", "small planes", "channels of many lines"])

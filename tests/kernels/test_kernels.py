@@ -49,6 +49,7 @@ def test_every_kernel_has_cases() -> None:
     assert {path.stem for path in sources.folder().glob("*.cu")} == set(KERNELS)
 
 
+@pytest.mark.table(4)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_those_of_the_numpy_backend(kernel: str, cuda: CudaBackend) -> None:
     cases = sample.some([case for case in DRAWN if kernel in case.kernels], 2)
@@ -68,7 +69,7 @@ def test_results_are_the_same_bits_in_any_order_of_threads(kernel: str, cuda: Cu
     assert differing == []
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_the_same_bits_with_64_bit_indices(
     kernel: str, cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch
@@ -270,7 +271,7 @@ def test_offsets_on_both_sides_of_2_to_the_31(step: int, index: str, builds: lis
     ]
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 def test_32_bit_indices_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     far = simulator.asarray(far_apart(2**31 + 999))
     monkeypatch.setattr(launching, "needs_int64", lambda layouts, extents: False)
@@ -293,6 +294,9 @@ def test_fields_of_packed_records_are_copied_first(packed: Any) -> None:
     assert given.strides[-1] == records.itemsize
     y = F.conv2d(given, simulator.asarray(w))
     np.testing.assert_allclose(simulator.asnumpy(y), F.conv2d(field.copy(), w), rtol=1e-5, atol=1e-5)
+    whole = simulator.asarray(field.copy())
+    doubled = F.bias_activation(whole, residual=given, activation="none")  # within an epilogue too
+    np.testing.assert_array_equal(simulator.asnumpy(doubled), 2 * field)
 
 
 def lying_across(shape: tuple[int, ...], dtype: str) -> Any:

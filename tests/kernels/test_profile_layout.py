@@ -145,7 +145,7 @@ RESAMPLED = {  # channels, sizes, mode
 }
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", RESAMPLED)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @each_order

@@ -167,7 +167,7 @@ def test_a_residual_and_an_activation_cost_a_read_of_the_residual(name: str, ord
     assert alone.launches[0].moved_bytes < (1.10 if dtype == "float32" else 1.20) * 2 * arrays.x.nbytes
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("has_residual", [False, True])
 @pytest.mark.parametrize(
     ("name", "order", "dtype"),

@@ -101,7 +101,7 @@ def test_maxima_move_each_value_once(name: str, dtype: str) -> None:
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes + indices.nbytes)
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @each_maximum
 @each_dtype
 def test_gradients_of_maxima_and_their_indices_are_read_once(name: str, dtype: str) -> None:
@@ -171,6 +171,7 @@ def test_averages_of_volumes_with_channels_last(dtype: str, options: dict[str, A
 # --- By index -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @each_dtype
 def test_unpooling_moves_indices_values_and_planes_once(dtype: str) -> None:
     """SegNet unpool1, whose indices are those of 2 x 2 windows. A gather's sectors are the data's business."""
@@ -214,6 +215,7 @@ def test_unpooling_of_windows_that_overlap(name: str) -> None:
 # --- Wide accesses ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize(("itemsize", "dtype"), [(4, "float32"), (2, "float16"), (8, "float64"), (1, "int8")])
 def test_all_but_the_ends_of_runs_go_by_16_bytes(itemsize: int, dtype: str) -> None:
     """Rows of 55 and of 27 values begin anywhere: a run of many rows is read and written by whole sectors still."""

@@ -20,6 +20,7 @@ for module in ("matplotlib", "safetensors", "sklearn", "threadpoolctl"):
     pytest.importorskip(module, reason=f"{module} is not installed")
 
 
+@pytest.mark.thorough
 def test_digits_are_learned_the_same_each_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--out", str(tmp_path / "a"), "--epochs", "6", "--target", "0.9"]
     assert digits.main(arguments) == 0

@@ -214,6 +214,7 @@ def test_tiles_are_of_three_taps(taps: tuple[int, int, int], tiles: bool) -> Non
         assert forward(layer(4, (256, 256), (8, 64, 64), other, 1, 0)) != "winograd"
 
 
+@pytest.mark.thorough
 def test_few_channels_fold_and_many_do_not() -> None:
     """More channels of the image make a fold dearer: once it is not taken it is not taken again."""
     for oc, (kernel, stride), size in product((64, 96, 256), ((3, 1), (7, 2), (11, 4), (4, 2)), (56, 112, 224)):

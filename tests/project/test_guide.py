@@ -65,7 +65,7 @@ def test_pages_are_linked_in_order() -> None:
         assert re.search(rf"^Next: .*\({following}\.md\)", text_of(DOCS / "guide" / f"{page}.md"), flags=re.MULTILINE)
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.stem)
 def test_pages_show_what_their_code_prints(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = text_of(path)

@@ -48,6 +48,7 @@ def test_threads_that_returned_do_not_come_to_a_barrier() -> None:
     assert "40 threads wait at this barrier, but 24 threads, thread (63, 0, 0) among them, have already" in message
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("context_switch", ["assembly", "ucontext"])
 def test_barriers_that_count(context_switch: str) -> None:
     with simulator.options(context_switch=context_switch):

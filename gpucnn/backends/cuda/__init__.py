@@ -6,10 +6,11 @@ It is handed its runtime: CuPy on a GPU, or the simulator, on which the same Pyt
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
-from gpucnn.backends.base import Backend
+from gpucnn.backends.base import Backend, Epilogue
 from gpucnn.backends.cuda.convolution import convolution
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise import bias_activation as biases
@@ -39,7 +40,9 @@ def _on_device(primitive: Primitive) -> Primitive:
 
 
 def _addressable(argument: Any) -> Any:
-    """`argument`, or a copy where it is an array that is not addressable."""
+    """`argument`, or a copy where it is an array that is not addressable, or an epilogue with such a residual."""
+    if isinstance(argument, Epilogue):
+        return replace(argument, residual=_addressable(argument.residual))
     return argument if not hasattr(argument, "strides") or is_addressable(argument) else argument.copy(order="K")
 
 

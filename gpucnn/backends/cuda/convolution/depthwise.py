@@ -16,7 +16,7 @@ from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, dense, empty, launch, layout, strides
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.geometry import ConvGeometry
 
 FORWARD = Kernel("depthwise_forward", "DepthwiseParams", block=BLOCK)
@@ -251,7 +251,7 @@ def _in_phase(part: Side, sizes: tuple[int, int, int], pack: int) -> bool:
 def _request(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> Request | None:
     """What is asked for, or None where the arrays do not lie in one of the two orders."""
     whole = MAX_BYTES // x.itemsize
-    if _dense(x) and _dense(y):
+    if is_dense(x, (1, 2, 3, 4)) and is_dense(y, (1, 2, 3, 4)):
         aligned = all(
             part.alignment == MAX_BYTES and (part.shape[0] == 1 or part.strides[0] % MAX_BYTES == 0) for part in (x, y)
         )
@@ -259,13 +259,3 @@ def _request(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> Re
     if all(part.strides[1] == part.itemsize for part in (x, y)):
         return Request(geometry, direction, x.itemsize, True, whole if min(x.pack(1), y.pack(1)) == whole else 1)
     return None
-
-
-def _dense(x: Layout) -> bool:
-    """Whether the images of x [N, C, D, H, W] are in C order without gaps."""
-    step = x.itemsize
-    for size, stride in zip(x.shape[:0:-1], x.strides[:0:-1], strict=True):
-        if size > 1 and stride != step:
-            return False
-        step *= size
-    return True

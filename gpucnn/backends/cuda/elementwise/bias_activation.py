@@ -14,6 +14,7 @@ from gpucnn.backends.cuda.launch.listening import note_computed
 from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import is_dense
 
 FORWARD = Kernel("bias_activation", "BiasParams")
 BACKWARD = Kernel("bias_activation_backward", "BiasSumParams")
@@ -112,17 +113,7 @@ def _backward_work(grad_y: Layout, sums: BiasSums, run: int, activation: Activat
 
 def run_of(x: Array | Layout) -> int:
     """Neighbours in memory of one channel of x [N, C, P]: P or 1; 0 where x has gaps or another order."""
-    return next((run for order, run in (((0, 1, 2), x.shape[2]), ((0, 2, 1), 1)) if _is_dense(x, order)), 0)
-
-
-def _is_dense(x: Array | Layout, order: tuple[int, ...]) -> bool:
-    """Whether x lies in memory without gaps, its axes in `order`."""
-    step = x.itemsize
-    for axis in reversed(order):
-        if x.shape[axis] > 1 and x.strides[axis] != step:
-            return False
-        step *= x.shape[axis]
-    return True
+    return next((run for order, run in (((0, 1, 2), x.shape[2]), ((0, 2, 1), 1)) if is_dense(x, order)), 0)
 
 
 def _without_gaps(runtime: Runtime, x: Array) -> Array:

@@ -14,6 +14,7 @@ from gpucnn.backends.cuda.launch.listening import note_computed
 from gpucnn.backends.cuda.launch.plans import Layout, Work, is_addressable, launch, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import is_dense
 
 PACK = Kernel("pack", "PackParams")
 AXES = ("n", "c", "p")
@@ -58,7 +59,7 @@ class _Side(NamedTuple):
 def _work(x: Layout, bias: Layout | None, y: Layout, target: str, sum_bytes: int) -> Work:
     if not x.size:
         return Work({}, blocks=0)
-    if bias is None and _is_whole(x) and _is_whole(y):  # in the same order, nothing to turn
+    if bias is None and is_dense(x, (0, 1, 2)) and is_dense(y, (0, 1, 2)):  # in the same order, nothing to turn
         x, y = (array._replace(shape=(1, 1, x.size), strides=(0, 0, array.itemsize)) for array in (x, y))
     n, c, p = x.shape
     read, written = _side(x), _side(y)
@@ -108,12 +109,6 @@ def _side(x: Layout) -> _Side:
     row_bytes = x.shape[inner] * x.itemsize
     follow = is_packed and (x.shape[outer] == 1 or x.strides[outer] == row_bytes)
     return _Side(along_c, width, follow and row_bytes % SECTOR_BYTES != 0)
-
-
-def _is_whole(x: Layout) -> bool:
-    """Whether x [N, C, P] lies in C order without gaps."""
-    steps = (x.shape[1] * x.shape[2] * x.itemsize, x.shape[2] * x.itemsize, x.itemsize)
-    return all(size == 1 or step == whole for size, step, whole in zip(x.shape, x.strides, steps, strict=True))
 
 
 def _channels_are_innermost(x: Layout) -> bool:

@@ -1,9 +1,12 @@
-"""Whole calls, frozen: what a public operation allocates and launches for arguments of one form.
+"""Recorded calls: what a public operation allocates and launches for arguments of one form.
 
 The first call runs as it is written, and what it asks of its runtime is written down: new arrays and launches, each
 argument as one of the caller's arrays, a new array or a constant. If that was all, the next call with arguments of the
 same form costs a look-up, its allocations and its launches; checks, geometry and views are not made again. A call that
 computed anything in another way is run as it is written each time.
+
+What it gains, on a stand-in for CuPy that launches nothing: `conv2d` by a product takes 4 us of the host so, and 34 us
+from its launch plans. A CUDA graph would save some of the remaining launches, and hold its arrays' addresses.
 """
 
 from __future__ import annotations

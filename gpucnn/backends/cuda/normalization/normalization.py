@@ -20,6 +20,7 @@ from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activat
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout
 from gpucnn.backends.cuda.normalization.tiles import norm_rows, norm_tile
 from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import is_dense
 from gpucnn.geometry import NormGeometry
 
 STATISTICS = Kernel("norm_statistics", "NormParams")
@@ -373,7 +374,7 @@ def _rows(x: Array, geometry: NormGeometry, held: int, *others: Array) -> bool:
 
     A result in the order of such an x is in C order, so that its rows lie in one piece as well.
     """
-    if geometry.axes == (0, 2, 3) or not all(_in_pieces(array) for array in (x, *others)):
+    if geometry.axes == (0, 2, 3) or not all(is_dense(array, (2, 3)) for array in (x, *others)):
         return False
     return norm_rows(*_segments(x.shape), held, accumulator(x.dtype).itemsize) is not None
 
@@ -382,12 +383,6 @@ def _segments(shape: Axes) -> tuple[int, int, bool]:
     """The segments of a row, their length, and whether weights move along them: those of layer norm do."""
     _, g, c, p = shape
     return (1, c, True) if g == p == 1 else (c, p, False)
-
-
-def _in_pieces(x: Array) -> bool:
-    """Whether each row [C, P] of x lies in one piece, in C order."""
-    _, _, c, p = x.shape
-    return bool((p == 1 or x.strides[3] == x.itemsize) and (c == 1 or x.strides[2] == p * x.itemsize))
 
 
 def _row_work(

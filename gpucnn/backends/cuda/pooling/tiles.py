@@ -14,6 +14,7 @@ import numpy as np
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES
 from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout
+from gpucnn.backends.layout import is_dense
 
 WANTED_SHARED = 24 << 10  # enough that six or more blocks share a multiprocessor and each one's halo is small
 WHOLE_SHARED = 16 << 10  # bytes up to which small planes go together
@@ -81,18 +82,9 @@ def dense_order(*arrays: Layout) -> bool | None:
     (False, True)
     """
     for channels_last, order in ((False, (0, 1, 2, 3, 4)), (True, (0, 2, 3, 4, 1))):
-        if all(_is_dense(array, order) for array in arrays):
+        if all(is_dense(array, order) for array in arrays):
             return channels_last
     return None
-
-
-def _is_dense(array: Layout, order: Sequence[int]) -> bool:
-    step = array.itemsize
-    for axis in reversed(order):
-        if array.shape[axis] > 1 and array.strides[axis] != step:
-            return False
-        step *= array.shape[axis]
-    return True
 
 
 def pack_of(*arrays: Layout) -> int:

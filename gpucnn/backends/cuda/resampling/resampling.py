@@ -14,7 +14,7 @@ from gpucnn.backends.cuda.launch import listening
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
 from gpucnn.backends.cuda.resampling.tiles import ResampleTile, Resampling, Table
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.backends.samples import blended, nearest
 from gpucnn.geometry import InterpolationAxis, InterpolationGeometry
 from gpucnn.geometry.caches import kept
@@ -83,11 +83,8 @@ def _tiles_work(x: Layout, y: Layout, tile: ResampleTile) -> Work:
 
 def _has_dense_slices(x: Layout, channels_last: bool) -> bool:
     """Whether elements [H, W] of x, or [H, W, C] where channels are last, follow each other, and slices are aligned."""
-    step = x.itemsize
-    for axis in (1, 4, 3) if channels_last else (4, 3):
-        if x.shape[axis] > 1 and x.strides[axis] != step:
-            return False
-        step *= x.shape[axis]
+    if not is_dense(x, (3, 4, 1) if channels_last else (3, 4)):
+        return False
     return x.shape[2] == 1 or x.strides[2] % MAX_BYTES == 0
 
 

@@ -11,7 +11,7 @@ from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.cuda.unfolding.tiles import Reader, unfold_pitch, unfold_plane, unfold_tile
-from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.geometry import Axis, ConvGeometry
 
 IM2COL = Kernel("im2col", "UnfoldParams")
@@ -122,6 +122,4 @@ def _has_gaps(axis: Axis) -> bool:
 
 def _is_dense(x: Layout) -> bool:
     """Whether the rows of each plane of x [N, C, D, H, W] follow each other, so that accesses may be wide."""
-    h, w = x.shape[3:]
-    rows_follow = h == 1 or x.strides[3] == w * x.itemsize
-    return rows_follow and (w == 1 or x.strides[4] == x.itemsize) and x.alignment == MAX_BYTES
+    return is_dense(x, (3, 4)) and x.alignment == MAX_BYTES
