@@ -4,7 +4,7 @@ All arrays are the backend's own. Images are [N, C, D, H, W]: an operation of ra
 size 1. Shapes and dtypes were checked above and are right here; `gpucnn.geometry` says what each method reads.
 
 Primitives write their results into arrays that they are given, after their inputs: without gaps, in the memory order
-that `Backend.empty_like` gives for the first input (columns, weights and statistics in C order). Inputs have any
+that `Backend.empty_like` gives for the first input (columns and statistics in C order, weights in any). Inputs have any
 strides. 16-bit floats accumulate in float32. Results repeat bit for bit.
 """
 
@@ -54,6 +54,13 @@ class Backend(ABC):
 
         Any other memory order of `like` gives C order.
         """
+
+    def empty_weight(self, shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
+        """An uninitialised array for the gradient of a weight [OC, C / groups, *k], which images x [N, C, *] meet.
+
+        Its memory order is that in which the gradient is computed.
+        """
+        return self.empty(shape, dtype, on=x)
 
     def writes_to(self, array: Array) -> bool:
         """Whether primitives can write to `array` where it is in memory."""

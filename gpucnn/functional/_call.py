@@ -134,6 +134,18 @@ class Call:
             return self.backend.empty(shape, self.dtype, on=self.arrays[0])
         return self._writable(self.checked_out(shape), channels_last=False)
 
+    def weight_gradient(self, shape: tuple[int, ...], x: Array) -> Array:
+        """Where the gradient of a weight of `shape` goes, which images x [N, C, *] meet: `out`, or a new array.
+
+        Raises
+        ------
+        ValueError
+            As `image`.
+        """
+        if self._out is None:
+            return self.backend.empty_weight(shape, self.dtype, x)
+        return self._writable(self.checked_out(shape), channels_last=False)
+
     def _writable(self, out: Array, channels_last: bool) -> Array:
         """`out`, a view of the caller's, or an array in the order of primitives' results that `result` copies to it."""
         in_order = out.transpose(0, *range(2, out.ndim), 1) if channels_last else out

@@ -552,7 +552,7 @@ def _backward_input(call: Call, grad: Array, w: Array, bias: Array | None, geome
 def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
     """The filters [OC, C / groups, *k] that an image and an output's gradient make, nothing conjugated."""
     rank, (inputs, outputs, groups) = geometry.rank, geometry.channels
-    filters = call.in_c_order((outputs, inputs // groups, *geometry.kernel_size[3 - rank :]))
+    filters = call.weight_gradient((outputs, inputs // groups, *geometry.kernel_size[3 - rank :]), lifted(x, rank))
     call.backend.convolve_backward_weight(lifted(x, rank), lifted(grad, rank), lifted(filters, rank), geometry)
     return filters
 

@@ -42,7 +42,7 @@ def parameters(function: Any) -> list[str]:
 
 def test_the_contract_is_primitives_and_what_makes_their_arrays() -> None:
     public = {name for name in vars(Backend) if not name.startswith("_")}
-    assert public == {*PRIMITIVES, *ALLOCATORS, "writes_to"}
+    assert public == {*PRIMITIVES, *ALLOCATORS, "empty_weight", "writes_to"}
     assert set(Backend.__annotations__) == {"name", "xp", "host"}
     with pytest.raises(TypeError, match="abstract"):
         Backend()  # type: ignore[abstract]
@@ -53,7 +53,7 @@ def test_the_numpy_backend_is_a_backend_and_nothing_more() -> None:
     assert isinstance(backend, Backend)
     assert (backend.name, backend.xp, backend.host) == ("numpy", np, True)
     public = {name for name in dir(backend) if not name.startswith("_")}
-    assert public == {*PRIMITIVES, *ALLOCATORS, "writes_to", "name", "xp", "host"}
+    assert public == {*PRIMITIVES, *ALLOCATORS, "empty_weight", "writes_to", "name", "xp", "host"}
 
 
 @pytest.mark.parametrize("primitive", PRIMITIVES)

@@ -26,6 +26,7 @@ class NumpyBackend(Backend):
 
     empty = staticmethod(memory.empty_in_c_order)
     empty_like = staticmethod(memory.empty)
+    empty_weight = staticmethod(memory.empty_weight)
     copy = staticmethod(elementwise.copy)
 
     convolve = staticmethod(convolution.convolve)

@@ -253,33 +253,38 @@ def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Ar
     blocks = list(memory.blocks(extents, _fitting(max(widest, filters) * dtype.itemsize)))
     most = len(blocks) if by_channels else -(-len(blocks) // max(1, min(8, worth)))
     shares = memory.runs(len(blocks), most)
-    sums = np.zeros((max(1, len(shares)), groups, channels, taps, filters), dtype)
-
+    target = np.moveaxis(grad_w.reshape(groups, filters, channels, taps), 1, -1)
+    if not blocks:
+        target[...] = 0
+        return
+    is_direct = target.dtype == dtype and target.flags.c_contiguous
+    sums = [target if is_direct else np.empty(target.shape, dtype)]
+    sums += [np.empty(target.shape, dtype) for _ in shares[1:]]
     last = memory.is_channels_last(source)
 
     def compute(item: tuple[int, int, slice]) -> None:
         share, g, run = item
-        into = sums[share, g, run].reshape(-1, filters)
-        for images, *space in blocks[shares[share]]:
+        into = sums[share][g, run]
+        for number, (images, *space) in enumerate(blocks[shares[share]]):
             block = tuple(space)
             windows = windows_of(sources[images, g, run], samplings, block)
             gradient = grads[images, g, :, None, None, None, *block]
-            terms = memory.scratch("convolution products", into.shape, dtype)
+            terms = memory.scratch("convolution products", (into.shape[0] * taps, filters), dtype)
             if last:  # K is (taps, channels) there
                 rows = as_rows(windows, dtype)
                 gemm.multiply(rows.T, as_rows(gradient, dtype, "convolution gradient"), terms)
-                by_tap = terms.reshape(taps, -1, filters).swapaxes(0, 1)
-                np.add(sums[share, g, run], by_tap, out=sums[share, g, run])
+                by_tap: Array = terms.reshape(taps, -1, filters).swapaxes(0, 1)
             else:
                 columns = as_columns(windows, dtype)
                 gemm.multiply(columns, as_columns(gradient, dtype, "convolution gradient").T, terms)
-                np.add(into, terms, out=into)
+                by_tap = terms.reshape(into.shape)
+            if number:
+                np.add(into, by_tap, out=into)
+            else:
+                into[...] = by_tap
 
     threads.run(compute, list(product(range(len(shares)), range(groups), chosen)))
-    target = np.moveaxis(grad_w.reshape(groups, filters, channels, taps), 1, -1)
-    if len(sums) == 1:
-        target[...] = sums[0]
-        return
-    for following in sums[1:-1]:
+    for following in sums[1:]:
         sums[0] += following
-    np.add(sums[0], sums[-1], out=target, casting="same_kind")
+    if sums[0] is not target:
+        target[...] = sums[0]

@@ -63,6 +63,13 @@ def empty_in_c_order(shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
     return np.empty(shape, dtype)
 
 
+def empty_weight(shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
+    """An array [OC, C / groups, *k] for a weight's gradient: with OC innermost where each filter meets all of x."""
+    if x.shape[1] != shape[1]:
+        return np.empty(shape, dtype)
+    return np.moveaxis(np.empty((*shape[1:], shape[0]), dtype), -1, 0)
+
+
 def zeros(shape: Sequence[int], dtype: Any, like: Array) -> Array:
     """As `empty`, filled with zeros."""
     result = empty(shape, dtype, like)
