@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from gpucnn.simulator import settings, toolchain
 from gpucnn.simulator.profiles import (
@@ -31,9 +31,6 @@ from gpucnn.simulator.profiles import (
     LaunchProfile,
     Profile,
 )
-
-if TYPE_CHECKING:
-    from gpucnn.simulator.module import _Built
 
 _KINDS = ("read", "write", "atomic")
 
@@ -116,7 +113,15 @@ def profile() -> Iterator[Profile]:
 # --- From the runtime's counts ------------------------------------------------------------------------------------
 
 
-def note(kernel: str, built: _Built, grid: Sequence[int], block: Sequence[int], args: Sequence[Any]) -> None:
+class Built(Protocol):
+    """A module that was compiled and loaded: its source, its library and the runtime that it runs on."""
+
+    text: str
+    path: Path
+    runtime: Any
+
+
+def note(kernel: str, built: Built, grid: Sequence[int], block: Sequence[int], args: Sequence[Any]) -> None:
     """Add the launch that has just ended to the profile that is being taken, if one is."""
     collected = _profile.get()
     if collected is None:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
+from gpucnn.backends.cuda.device.runtime import Array, Device, Plan, Runtime
 from gpucnn.backends.cuda.elementwise.packing import pack
-from gpucnn.backends.cuda.launch.plans import Plan, empty, enqueue
+from gpucnn.backends.cuda.launch.plans import empty, enqueue
 
 MAX_INT = 2**31 - 1  # of a size or a lead: BLAS takes C's int
 

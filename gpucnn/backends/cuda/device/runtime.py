@@ -103,3 +103,23 @@ class ReplayingRuntime(Runtime, Protocol):
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
     ) -> Callable[[], Array]:
         """What makes a new array without gaps on the current device, of zeros or of whatever memory held."""
+
+
+@dataclass
+class Plan:
+    """A launch, all of it but the arrays' addresses; its program is compiled when it is first launched."""
+
+    source: Source | None
+    device: Device
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    parameters: Any
+    shared_bytes: int
+    function: Function | None = None
+
+    def compiled(self, runtime: Runtime) -> Function:
+        """The function that is launched."""
+        if self.function is None:
+            assert self.source is not None
+            self.function = runtime.function(self.source, self.device)
+        return self.function

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
+from gpucnn.backends.cuda.device.runtime import Array, Device, Plan, Runtime
 from gpucnn.backends.cuda.device.sources import Source
-from gpucnn.backends.cuda.launch.plans import Plan
 
 
 class DryRun:

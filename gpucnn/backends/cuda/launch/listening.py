@@ -5,12 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from gpucnn.backends.cuda.device.runtime import Array
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda.launch.plans import Plan
+from gpucnn.backends.cuda.device.runtime import Array, Plan
 
 _state = threading.local()
 

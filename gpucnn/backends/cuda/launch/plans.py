@@ -7,7 +7,6 @@ set, kept as a `Plan`, and a call of the same layer costs a look-up and the laun
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from inspect import signature
 from math import gcd, prod
@@ -15,15 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.runtime import (
-    ALIGNMENTS,
-    MAX_BYTES,
-    Array,
-    Device,
-    Function,
-    Runtime,
-)
-from gpucnn.backends.cuda.device.sources import Kernel, Source, source
+from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, MAX_BYTES, Array, Device, Plan, Runtime
+from gpucnn.backends.cuda.device.sources import Kernel, source
 from gpucnn.backends.cuda.launch.listening import current
 from gpucnn.backends.layout import is_channels_last
 
@@ -83,26 +75,6 @@ class Work(NamedTuple):
     extents: tuple[int, ...] = ()
     constants: tuple[tuple[str, int | str], ...] = ()
     shared_bytes: int = 0  # of dynamic shared memory
-
-
-@dataclass
-class Plan:
-    """A launch, all of it but the arrays' addresses; its program is compiled when it is first launched."""
-
-    source: Source | None
-    device: Device
-    grid: tuple[int, ...]
-    block: tuple[int, ...]
-    parameters: Any
-    shared_bytes: int
-    function: Function | None = None
-
-    def compiled(self, runtime: Runtime) -> Function:
-        """The function that is launched."""
-        if self.function is None:
-            assert self.source is not None
-            self.function = runtime.function(self.source, self.device)
-        return self.function
 
 
 Form = tuple[tuple[int, ...], tuple[int, ...], int, int]  # a layout as a plain tuple, which is made sooner

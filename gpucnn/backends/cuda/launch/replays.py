@@ -23,7 +23,7 @@ from gpucnn.backends.cuda.launch.listening import current, listening
 from gpucnn.numerics import choices
 
 if TYPE_CHECKING:
-    from gpucnn.backends.cuda.launch.plans import Plan
+    from gpucnn.backends.cuda.device.runtime import Plan
 
 MAX_DISTANCES = 64  # ways in which the arrays of one form of call were seen to lie between each other
 MAX_KEPT = 4096  # forms of calls; beyond it all are forgotten, for programs whose sizes never come again
