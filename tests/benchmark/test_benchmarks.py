@@ -425,6 +425,7 @@ def publish(monkeypatch, tmp_path, small_run):
     return run
 
 
+@pytest.mark.table(1)
 def test_a_published_run_replaces_the_committed_one_and_the_readmes_block(publish, small_run, tmp_path, capsys):
     again = replace(small_run, seconds=2.0)
     status, committed = publish(again, "--readme", str(tmp_path / "README.md"))

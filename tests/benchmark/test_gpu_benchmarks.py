@@ -117,6 +117,7 @@ def right_results(case: Case) -> list[Any]:
     return made
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("case", [c for c in one_of_each_kind() if not c.flops], ids=lambda case: case.id)
 def test_a_cut_is_a_case_of_its_own(case: Case) -> None:
     device = ClockDevice()

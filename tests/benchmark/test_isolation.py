@@ -32,6 +32,7 @@ def test_a_worker_that_ends_well_is_the_only_one(tmp_path: Path) -> None:
     assert started(tmp_path) == [(0, {})]
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize(
     ("code", "note"),
     [

@@ -163,6 +163,7 @@ CALLS: dict[str, Any] = {
 }
 
 
+@pytest.mark.table(2)
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])

@@ -149,6 +149,7 @@ def test_what_a_plan_depends_on_is_in_its_key(kept: dict[Any, Any]) -> None:
     assert all(replay is not None for replay in kept.values())
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("impostor", IMPOSTORS, ids=repr)
 def test_an_equal_of_another_type_is_refused_after_a_frozen_call_too(kept: dict[Any, Any], impostor: Any) -> None:
     x = image(1, 1, 6, 6)

@@ -66,7 +66,7 @@ def test_products_and_interpolations_are_planned_too() -> None:
     assert [cache.cache_info().misses for cache in caches] == before
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", ["float16", np.float64])
@@ -78,6 +78,7 @@ def test_dtype_and_memory_order(dtype: Any, channels_last: bool) -> None:
     assert launching._plan.cache_info().misses == before
 
 
+@pytest.mark.table(1)
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_model_is_left_as_it_was(backward: bool) -> None:

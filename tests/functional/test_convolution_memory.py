@@ -150,7 +150,7 @@ def test_workspace_is_bounded(
     assert held(F.conv2d_weight, x, w.shape, grad, **options) < most
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", LAYOUTS)
 def test_convolution_of_a_large_batch_holds_no_columns(order: str) -> None:
     """8 x 64 x 224 x 224 images in float32 have 882 MiB of columns; 256 MiB beside input and output are allowed."""

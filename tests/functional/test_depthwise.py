@@ -114,6 +114,7 @@ def test_every_dtype_and_order_is_the_loops(
             assert_close(actual, wanted, summed(dtype))
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize(("lanes", "run"), [(1, 1), (2, 5), (3, 12), (100, 24)])
 @pytest.mark.parametrize("channels", [(7, 7, 7), (3, 6, 3)], ids=str)
 def test_runs_of_any_length_are_the_loops(

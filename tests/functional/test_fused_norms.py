@@ -120,7 +120,7 @@ def test_results_and_gradients_are_those_of_one_after_the_other_in_float64(
             assert_close(found, right, norm.x.dtype, factor)
 
 
-@pytest.mark.table(6)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", None])
 def test_gradients_are_those_of_finite_differences(backend: ArrayBackend, kind: str, activation: str | None) -> None:

@@ -49,7 +49,7 @@ def test_every_kernel_has_cases() -> None:
     assert {path.stem for path in sources.folder().glob("*.cu")} == set(KERNELS)
 
 
-@pytest.mark.table(4)
+@pytest.mark.table(3)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_those_of_the_numpy_backend(kernel: str, cuda: CudaBackend) -> None:
     cases = sample.some([case for case in DRAWN if kernel in case.kernels], 2)

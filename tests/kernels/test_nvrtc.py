@@ -131,7 +131,7 @@ def test_float32_on_each_architecture(compiler: Nvrtc, architecture: str) -> Non
         *one_of_each(launches_of_calls("float32", True, False)),
         *one_of_each(launches_of_calls("float32", False, wide)),
     ]
-    expect_none(complaints(compiler, sample.some(launches, 10), architecture))
+    expect_none(complaints(compiler, sample.some(launches, 6), architecture))
 
 
 @pytest.mark.thorough

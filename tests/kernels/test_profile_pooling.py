@@ -131,7 +131,7 @@ def test_maxima_with_channels_last(name: str, dtype: str) -> None:
 # --- Averages -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @each_average
 @each_dtype
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])

@@ -91,7 +91,7 @@ def test_kernels_that_memory_limits_are_known_by_their_packs() -> None:
 
 def test_wide_programs_load_and_store_128_bits_and_none_uses_local_memory(compiler: Nvrtc) -> None:
     found = []
-    for one, launch in sample.some(programs(), 8):
+    for one, launch in sample.some(programs(), 4):
         code = code_of(compiler, launch)
         name = launch.source.name
         if code.local:

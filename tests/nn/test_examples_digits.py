@@ -81,7 +81,7 @@ def test_missing_clothes_are_one_sentence(tmp_path: Path, capsys: pytest.Capture
 # --- The picture --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("wrong", "channels"), [(0, 1), (7, 3), (30, 1)])
 def test_the_picture_takes_any_number_of_misread_images(tmp_path: Path, wrong: int, channels: int) -> None:
     rng = np.random.default_rng(0)

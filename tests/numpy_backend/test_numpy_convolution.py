@@ -164,7 +164,7 @@ def test_winograd_of_images_of_every_small_size(order: str, kernel: tuple[int, .
                 assert_is_the_loops(Layer(windows, 2, (3, 4, 1), "float32", (order,) * 3))
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("order", LAYOUTS)
 def test_layers_with_many_channels_are_the_loops(name: str, order: str) -> None:

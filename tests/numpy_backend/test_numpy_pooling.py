@@ -148,7 +148,7 @@ def test_images_that_are_cut_by_themselves(rng: np.random.Generator, order: str)
 # --- Windows ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("order", DENSE)
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2, 3])
