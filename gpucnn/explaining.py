@@ -65,7 +65,7 @@ class Alternative:
     ----------
     name : str
     nanoseconds : float or None
-        On the CPU: of one core, by the model that chooses; None where there is no model of it.
+        On the CPU: of one core, by the cost model that chooses; None where it has no model.
     bytes_moved, multiply_adds : int or None
         On a GPU: what is read and written, and what is multiplied.
     """
@@ -78,7 +78,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` returns; its text is one line, and a table of the alternatives where there are any.
+    """The result of `explain`; its text is one line, and a table of the alternatives where there are any.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ def explain(
     channels_last: bool = False,
     **parameters: Any,
 ) -> Explanation:
-    """Tell the algorithm that a call would take, and why, without computing it.
+    """Explain which algorithm a call would take, and why, without computing it.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def explain(
     dtype : dtype
         Of the arrays that shapes stand for; where an array is given, that one's dtype counts.
     backend : "numpy" or "cuda"
-        Whose algorithm. No GPU is needed for either.
+        The backend that would run it. No GPU is needed for either.
     channels_last : bool
         Whether `input` and `grad_output` have their channels innermost in memory, as an array that is given may have.
     **parameters
@@ -160,7 +160,7 @@ def explain(
 
     Notes
     -----
-    The answer holds for arrays without gaps. `gpucnn.algorithm` and `gpucnn.tuned` count as they do for calls.
+    The answer holds for contiguous arrays. `gpucnn.algorithm` and `gpucnn.tuned` count as they do for calls.
 
     Nothing is measured. On the CPU, costs are those that the choice is made by: nanoseconds of one core, of which only
     the ratios mean much. A gradient of the weight is counted as its forward. On a GPU nothing is chosen by cost: the
@@ -203,7 +203,7 @@ def explain(
 
 @dataclass(frozen=True)
 class _Form:
-    """An array as far as a choice depends on it."""
+    """The properties of an array that a choice depends on."""
 
     shape: Shape
     dtype: np.dtype[Any]
@@ -233,7 +233,7 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def _arrays(function: Callable[..., Any], given: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, _Form]:
-    """The forms of the arguments that are arrays, by name."""
+    """The forms of the array arguments, by name."""
     operation = function.__name__
     names = [
         name

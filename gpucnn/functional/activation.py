@@ -56,7 +56,7 @@ def bias_activation(
     Notes
     -----
     Sums of 16-bit floats are kept in float32 and rounded once, so the result may be nearer to the exact one than that
-    of one operation after the other. An array whose elements lie apart in memory is copied first.
+    of one operation after the other. A non-contiguous array is copied first.
 
     Examples
     --------
@@ -110,9 +110,9 @@ def bias_activation_backward(
 
     Notes
     -----
-    The gradient at 0 is that of `relu_backward` and `leaky_relu_backward`. With `output` it goes by the output's signs,
+    The gradient at 0 is that of `relu_backward` and `leaky_relu_backward`. With `output` it uses the output's signs,
     which differ from the exact sum's where that is too small for 16 bits; without it, and for a `negative_slope` that
-    is not positive, it goes by the sum's.
+    is not positive, it uses the sum's.
 
     Examples
     --------

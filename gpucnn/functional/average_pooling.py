@@ -250,7 +250,7 @@ def sum_pool_nd_backward(
 
 
 def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any, *, out: Array | None = None) -> Array:
-    """{n}-d average pooling over as many windows as are asked for.
+    """{n}-d average pooling over a given number of windows.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ def conv_nd(
         Zeros around the image. ``"same"`` gives ceil(input / stride) outputs, with the odd zero at the high end;
         ``"same_lower"`` puts that at the low end.
     groups : int
-        Part the channels into groups that are convolved apart; ``groups = C`` is a depthwise convolution.
+        Divide the channels into groups that are convolved separately; ``groups = C`` is a depthwise convolution.
     out : array [N, OC, {out}] or [OC, {out}], optional
         An array to write the result to, of any strides; it is returned.
 
@@ -182,7 +182,7 @@ def conv_nd_input(
     *,
     out: Array | None = None,
 ) -> Array:
-    """Gradient of `conv{n}d` by its input, which is not needed for it: only its shape is.
+    """Gradient of `conv{n}d` with respect to its input, of which only the shape is needed.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def conv_nd_weight(
     *,
     out: Array | None = None,
 ) -> Array:
-    """Gradient of `conv{n}d` by its weight, which is not needed for it: only its shape is.
+    """Gradient of `conv{n}d` with respect to its weight, of which only the shape is needed.
 
     Parameters
     ----------
@@ -414,7 +414,7 @@ def conv_transpose_nd(
     output_padding : int or sequence of {n} int
         Size added at the output's high end; less than `stride` or `dilation`.
     groups : int
-        Part the channels into groups that are convolved apart.
+        Divide the channels into groups that are convolved separately.
     out : array [N, OC, {out}] or [OC, {out}], optional
         An array to write the result to, of any strides; it is returned.
 
@@ -550,7 +550,7 @@ def _backward_input(call: Call, grad: Array, w: Array, bias: Array | None, geome
 
 
 def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
-    """The filters [OC, C / groups, *k] that an image and an output's gradient make, nothing conjugated."""
+    """The wgrad [OC, C / groups, *k] of an image and an output's gradient, nothing conjugated."""
     rank, (inputs, outputs, groups) = geometry.rank, geometry.channels
     filters = call.weight_gradient((outputs, inputs // groups, *geometry.kernel_size[3 - rank :]), lifted(x, rank))
     call.backend.convolve_backward_weight(lifted(x, rank), lifted(grad, rank), lifted(filters, rank), geometry)
@@ -558,7 +558,7 @@ def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) 
 
 
 def _bias_gradient(call: Call, grad: Array, rank: int) -> Array:
-    """The sum of grad over all but its channels."""
+    """The sum of grad over all axes but the channels."""
     image = lifted(grad, rank)
     sums = call.in_c_order(image.shape[1:2])
     call.backend.channel_sums(image, sums)

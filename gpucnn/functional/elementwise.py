@@ -212,7 +212,7 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
 
 @replayed
 def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
-    """Leaky rectified linear unit: x where that is more than 0, else ``negative_slope * x``.
+    """Leaky rectified linear unit: x where it is positive, else ``negative_slope * x``.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
 
 
 def _has_planes(call: Call, *arrays: Array) -> bool:
-    """Whether arrays of one form go to the kernels that activate: not where copies would lose an order with gaps.
+    """Whether arrays of one form go to the activation kernels: not where a copy would lose a non-contiguous order.
 
     On a CPU NumPy is as quick, and other dtypes have no such kernels.
     """
@@ -256,7 +256,7 @@ def _has_planes(call: Call, *arrays: Array) -> bool:
 
 
 def _as_planes(x: Array) -> Array:
-    """A view [N, C, P] of an array without gaps."""
+    """A view [N, C, P] of a contiguous array."""
     return x.reshape(1, 1, -1) if x.flags.c_contiguous else x.reshape(*x.shape[:2], -1)
 
 
@@ -392,7 +392,7 @@ def softmax_backward(
 
 
 def log_softmax(input: Array, dim: int) -> Array:
-    """``log(softmax(x))``, without the overflow and underflow of taking them one after the other.
+    """``log(softmax(x))``, without the overflow and underflow of computing the two separately.
 
     Parameters
     ----------
@@ -605,7 +605,7 @@ def _seed(call: Call, rng: Any) -> Any:
 
 
 def _dropout_mask(call: Call, x: Array, p: float, training: bool, rng: Any) -> Array:
-    """Which elements are kept."""
+    """The mask of the elements that are kept."""
     if not training or p == 0:
         return call.xp.ones(x.shape, bool)
     try:

@@ -145,7 +145,7 @@ def cross_entropy_backward(
 
 
 class _Terms:
-    """What a cross entropy is made of: each loss is ``-sum of shares * log_softmax(x)`` over the class axis.
+    """The parts of a cross entropy: each loss is ``-sum of shares * log_softmax(x)`` over the class axis.
 
     `shares` are the targets' probabilities, smoothed and weighted, in the shape of x; `total` is what their sum is
     divided by; `shape` is that of the losses.
@@ -209,7 +209,7 @@ class _Terms:
 
     @staticmethod
     def _check_classes(call: Call, target: Array, kept: Array, classes: int) -> None:
-        """Raise ValueError for a class that is none, where values can be looked at."""
+        """Raise ValueError for a class out of range, where values can be inspected."""
         if call.backend.host:
             wrong = target[kept & ((target < 0) | (target >= classes))]
             if wrong.size:
@@ -351,7 +351,7 @@ def binary_cross_entropy_with_logits_backward(
 
 
 def _binary(call: Call, reduction: str) -> tuple[Array, Array, Array | None, Array | None]:
-    """Input, target, weight and pos_weight of a call, checked, in the dtype that is computed in."""
+    """Input, target, weight and pos_weight of a call, checked, in the dtype of the computation."""
     x, t, w, pw = call.arrays[:4]
     choice(call.op, "reduction", reduction, REDUCTIONS)
     call.expect_shape("target", t, x.shape)

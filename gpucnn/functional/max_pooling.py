@@ -46,7 +46,7 @@ def max_pool_nd(
     ceil_mode : bool
         Round the output size up: one more window that overhangs the high end, unless it would start past the image.
     return_indices : bool
-        Return where the maxima lie as well.
+        Return the indices of the maxima as well.
     out : array [N, C, {out}] or [C, {out}], optional
         An array to write the result to, of any strides; it is returned.
 
@@ -142,7 +142,7 @@ def max_pool_nd_backward(
 def adaptive_max_pool_nd(
     rank: int, input: Array, output_size: Any, return_indices: bool = False, *, out: Array | None = None
 ) -> Any:
-    """{n}-d max pooling over as many windows as are asked for.
+    """{n}-d max pooling over a given number of windows.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def adaptive_max_pool_nd(
     output_size : int, None, or sequence of {n} of them
         Size of the output; None keeps an axis as it is.
     return_indices : bool
-        Return where the maxima lie as well.
+        Return the indices of the maxima as well.
     out : array [N, C, {out}] or [C, {out}], optional
         An array to write the result to, of any strides; it is returned.
 

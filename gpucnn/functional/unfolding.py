@@ -94,7 +94,7 @@ def im2col_backward(
     *,
     needs: Needs = None,
 ) -> tuple[Array | None]:
-    """Gradient of `im2col`: each input's sum over the columns that it stands in.
+    """Gradient of `im2col`: each input's sum over the columns that contain it.
 
     Parameters
     ----------
@@ -294,7 +294,7 @@ def _columns_geometry(
     padding: Padding,
     stride: Size,
 ) -> ConvGeometry:
-    """The geometry of the unfolding that columns of this shape come from."""
+    """The geometry of the unfolding that gives columns of this shape."""
     if len(shape) not in (2, 3):
         raise ValueError(
             f"{op}: input has {len(shape)} dimensions, expected 3 (N, C * prod(kernel), L) or 2 (C * prod(kernel), L)"
