@@ -32,7 +32,7 @@ from benchmarks.layers import (
 
 @dataclass(frozen=True)
 class Case:
-    """One operation of one layer at one batch size and dtype: what is checked and timed."""
+    """One operation of one layer at one batch size and dtype: to be checked and timed."""
 
     layer: Layer
     operation: str
@@ -116,7 +116,7 @@ def select(
 ) -> list[Case]:
     """The cases of `tier` and of those below it that `filters` leave, as `chosen` reads them.
 
-    On a GPU those come first that its targets are about, and float16 follows float32.
+    On a GPU the cases of its targets come first, and float16 follows float32.
     """
     included = TIERS[: TIERS.index(tier) + 1]
     cases = [

@@ -25,7 +25,7 @@ VARIANTS = {
 
 
 def run(backend: Backend, primitive: str, *arguments: Any) -> Results:
-    """What `primitive` makes of its arguments but for the results, which are new arrays."""
+    """Call `primitive` with these arguments and new arrays for the results, which are returned."""
     results: Results = globals()[primitive](backend, *arguments)
     return results
 

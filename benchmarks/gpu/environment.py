@@ -73,7 +73,7 @@ def _cudnn(number: int) -> str:
 
 
 def clocks() -> dict[str, str]:
-    """What nvidia-smi says of the first visible GPU now; empty where it does not."""
+    """The current clocks of the first visible GPU by nvidia-smi; empty where it has none."""
     known = zip(CLOCKS, _asked(CLOCKS.values()), strict=False)
     return {name: value for name, value in known if value and not value.startswith("[")}
 

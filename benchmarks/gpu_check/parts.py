@@ -1,4 +1,4 @@
-"""The parts of the check, what tells most first, and how each is run in processes of its own."""
+"""The parts of the check, the most telling first, each run in separate processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Follow = Callable[[Task, Path, float, float, float], Generator[Event]]
 
 @dataclass(frozen=True)
 class Context:
-    """What all parts need: where to run and to write, how, and whom to tell."""
+    """The context of all parts: backend, folder, options, and the receiver of progress."""
 
     backend: str
     out: Path

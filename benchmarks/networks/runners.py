@@ -1,6 +1,6 @@
 """The implementations that run a network; each is one small class.
 
-Adding one: subclass `Runner` and name it in `RUNNERS` beside the provider whose threads and version it has.
+Adding one: subclass `Runner` and name it in `RUNNERS` with the provider whose threads and version it has.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A network with its weights and data: what every implementation is given."""
+"""A network with its weights and data, as every implementation is given it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Subject:
         return int(self.model.summary(self.images.shape[1:]).multiply_adds) * len(self.images)
 
     def copied_model(self) -> Any:
-        """The network with arrays of its own."""
+        """The network with its own copies of the arrays."""
         return copy.deepcopy(self.model)
 
     def in_float64(self) -> Subject:

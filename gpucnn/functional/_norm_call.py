@@ -236,7 +236,7 @@ class NormCall(Call):
     ) -> tuple[Array | None, ...]:
         """Gradients with respect to x, weight and bias; `own_statistics` says that mean and rstd are those of x.
 
-        After them that by the residual, where there is one.
+        After them the gradient of the residual, where there is one.
         """
         if not any(needs):
             return (None,) * len(needs)

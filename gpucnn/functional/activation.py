@@ -31,7 +31,7 @@ def bias_activation(
         Floating-point, with any number of axes after the channels.
     bias : array [C], optional
     residual : array [N, C, *], optional
-        What a shortcut adds.
+        The result of a shortcut, added to the sum.
     activation : "none", "relu" or "leaky_relu"
     negative_slope : float
         Of "leaky_relu".
@@ -45,7 +45,7 @@ def bias_activation(
     Raises
     ------
     TypeError
-        Dtypes differ or are not taken, or `negative_slope` is no number.
+        Dtypes differ or are not supported, or `negative_slope` is not a number.
     ValueError
         Shapes do not fit, or there is no such activation.
 
@@ -93,14 +93,14 @@ def bias_activation_backward(
     input, bias, residual, activation, negative_slope
         As they were given to `bias_activation`.
     output : array [N, C, *], optional
-        What `bias_activation` returned; computed again where it is missing.
+        What `bias_activation` returned; recomputed where it is missing.
     needs : sequence of 3 bools, optional
         Which gradients to compute; the others are None.
 
     Returns
     -------
     tuple of (array or None)
-        Gradients with respect to `input`, `bias` and `residual` (None where absent). Those by `input` and `residual`
+        Gradients with respect to `input`, `bias` and `residual` (None where absent). Those of `input` and `residual`
         are equal.
 
     Raises

@@ -69,7 +69,7 @@ def conv_nd(
     Raises
     ------
     TypeError
-        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
+        Dtypes differ or are not supported, arrays are of two libraries, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
 
@@ -82,9 +82,9 @@ def conv_nd(
     ``y[n, o, p] = bias[o] + sum over c, k of weight[o, c, k] * x[n, c, p * stride - padding + k * dilation]``.
 
     16-bit floats accumulate in float32. Integers of 8 bits are summed in int32 and those of 16 bits in int64, and the
-    result keeps that dtype, `out` too: one product can already be more than they hold. That is as ONNX's ConvInteger
-    has it; PyTorch and NumPy's products wrap around in their own dtype. Those of 32 and 64 bits do so here as well. The
-    result repeats bit for bit. PyTorch takes ``"same"`` with stride 1 only, and no pairs.
+    result keeps that dtype, `out` too: one product can already be more than they hold. That matches ONNX's
+    ConvInteger; PyTorch's and NumPy's products wrap around in their own dtype. Those of 32 and 64 bits do so here as
+    well. The result repeats bit for bit. PyTorch takes ``"same"`` with stride 1 only, and no pairs.
 
     References
     ----------
@@ -143,7 +143,7 @@ def conv_nd_backward(
     Notes
     -----
     The gradient with respect to the input is the convolution of `grad_output`, dilated by the stride, with the rotated
-    filters; it is computed by stride residue, so that no zero is multiplied. The gradient with respect to the weight is
+    filters; it is computed by stride residue, without multiplying zeros. The gradient with respect to the weight is
     the convolution of the image with `grad_output` as a filter dilated by the stride. Complex gradients follow PyTorch:
     the other factor is conjugated. They are `conv{n}d_input`, `conv{n}d_weight` and a sum, whose own gradients give
     second derivatives.
@@ -409,7 +409,7 @@ def conv_transpose_nd(
     stride, dilation : int or sequence of {n} int
         Step of the filters in the output, and step of their taps.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
-        What is cut off the output's ends. ``"same"`` gives input * stride outputs: the adjoint of a strided
+        The amount cut off the ends of the output. ``"same"`` gives input * stride outputs: the adjoint of a strided
         convolution with that padding.
     output_padding : int or sequence of {n} int
         Size added at the output's high end; less than `stride` or `dilation`.
@@ -426,7 +426,7 @@ def conv_transpose_nd(
     Raises
     ------
     TypeError
-        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
+        Dtypes differ or are not supported, arrays are of two libraries, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or the padding cuts off the whole output.
 

@@ -41,7 +41,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
     Raises
     ------
     TypeError
-        Dtypes differ or are not taken.
+        Dtypes differ or are not supported.
     ValueError
         Shapes do not fit.
 
@@ -157,7 +157,7 @@ def relu(input: Array) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken.
+        The dtype is not supported.
 
     Examples
     --------
@@ -227,7 +227,7 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken, or `negative_slope` is no number.
+        The dtype is not supported, or `negative_slope` is not a number.
 
     Examples
     --------
@@ -245,7 +245,7 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
 def _has_planes(call: Call, *arrays: Array) -> bool:
     """Whether arrays of one form go to the activation kernels: not where a copy would lose a non-contiguous order.
 
-    On a CPU NumPy is as quick, and other dtypes have no such kernels.
+    On a CPU NumPy is as fast, and other dtypes have no such kernels.
     """
     x = arrays[0]
     if call.backend.host or not x.size or name_of(x.dtype) not in FLOATING:
@@ -333,7 +333,7 @@ def softmax(input: Array, dim: int) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken, or `dim` is no integer.
+        The dtype is not supported, or `dim` is not an integer.
     ValueError
         There is no such axis.
 
@@ -360,7 +360,7 @@ def softmax_backward(
     input, dim
         As they were given to `softmax`.
     output : array in the shape of `input`, optional
-        What `softmax` returned; computed again where it is missing.
+        What `softmax` returned; recomputed where it is missing.
     needs : sequence of 1 bool, optional
         Whether to compute it.
 
@@ -408,7 +408,7 @@ def log_softmax(input: Array, dim: int) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken, or `dim` is no integer.
+        The dtype is not supported, or `dim` is not an integer.
     ValueError
         There is no such axis.
 
@@ -435,7 +435,7 @@ def log_softmax_backward(
     input, dim
         As they were given to `log_softmax`.
     output : array in the shape of `input`, optional
-        What `log_softmax` returned; computed again where it is missing.
+        What `log_softmax` returned; recomputed where it is missing.
     needs : sequence of 1 bool, optional
         Whether to compute it.
 
@@ -489,21 +489,21 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = N
     training : bool
         Drop; else the result equals `input`.
     rng : None, int or Generator
-        Where the randomness comes from: fresh, a seed, or a generator of the caller's: `numpy.random.Generator` for
+        The source of randomness: fresh, a seed, or a generator of the caller's: `numpy.random.Generator` for
         NumPy's arrays, `cupy.random.Generator` for CuPy's.
     return_mask : bool
-        Return which elements were kept as well.
+        Return the mask of the kept elements in addition to the result.
 
     Returns
     -------
     array in the shape, dtype and memory order of `input`
     array of bool
-        With `return_mask`: which elements were kept.
+        With `return_mask`: True for the elements that were kept.
 
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is of another type.
+        The dtype is not supported, or a parameter is of another type.
     ValueError
         p is not in [0, 1].
 

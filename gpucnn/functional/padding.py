@@ -40,7 +40,7 @@ def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = No
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is of another type.
+        The dtype is not supported, or a parameter is of another type.
     ValueError
         `pad` does not fit the array or the mode, or the dtype cannot hold `value`.
 

@@ -53,7 +53,7 @@ def im2col(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no integer.
+        The dtype is not supported, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
 
@@ -167,7 +167,7 @@ def col2im(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no integer.
+        The dtype is not supported, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
 
@@ -177,7 +177,7 @@ def col2im(
 
     Notes
     -----
-    It is the adjoint of `im2col`, not its inverse: an input that stands in several columns gets their sum. 16-bit
+    It is the adjoint of `im2col`, not its inverse: an input that appears in several columns gets their sum. 16-bit
     floats accumulate in float32; the order of the sum is fixed. Another name of this function is ``fold``.
 
     Examples

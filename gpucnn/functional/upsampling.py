@@ -54,7 +54,7 @@ def max_unpool_nd(
     Raises
     ------
     TypeError
-        A dtype is not taken, or a parameter is no integer.
+        A dtype is not supported, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter or an index is out of range.
 
@@ -158,7 +158,7 @@ def bed_of_nails_nd(rank: int, input: Array, scale_factor: Size) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken, or `scale_factor` is no integer.
+        The dtype is not supported, or `scale_factor` is not an integer.
     ValueError
         Shapes do not fit, or `scale_factor` is less than 1.
 
@@ -297,7 +297,7 @@ def interpolate(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no number.
+        The dtype is not supported, or a parameter is not a number.
     ValueError
         Shapes do not fit, or a parameter is out of range or does not go with the mode.
 

@@ -16,7 +16,7 @@ File = str | os.PathLike[str]
 
 @dataclass
 class History:
-    """What `fit` measured in each epoch. A measure that the run does not have is an empty list.
+    """The measurements of `fit` in each epoch. A measure that the run does not have is an empty list.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class History:
     interrupted: bool = False
 
     def __len__(self) -> int:
-        """How many epochs were completed."""
+        """The number of completed epochs."""
         return len(self.losses)
 
     def __str__(self) -> str:

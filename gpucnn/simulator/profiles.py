@@ -29,13 +29,13 @@ class AccessProfile:
     file, line : str, int
         The line of the kernel; "" and 0 where that is not known.
     space : "global" or "shared"
-        Which memory.
+        The memory space.
     kind : "read", "write" or "atomic"
-        What is done.
+        The kind of access.
     array : str
         The kernel's parameter; "" for shared memory.
     bytes : int
-        What one lane moves by one instruction, at most: 16 is the most that there is.
+        The most that one lane moves by one instruction: at most 16.
     requests, lanes : int
         Executions by warps, and the lanes that took part in them, over all.
     sectors, ideal_sectors : int

@@ -50,7 +50,7 @@ class VGG(Sequential):
     Parameters
     ----------
     depths : sequence of 5 ints
-        How many convolutions each stage has.
+        The number of convolutions of each stage.
     num_classes : int
         How many logits there are.
     batch_norm : bool
@@ -66,7 +66,7 @@ class VGG(Sequential):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Raises
     ------
