@@ -54,12 +54,12 @@ def confine(threads: int) -> None:
 
 
 def load() -> float:
-    """Processes that ran at the same time over the last minute; 0 where the system cannot tell."""
+    """Processes that ran at the same time over the last minute; 0 where the system does not report it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def why_busy(facts: dict[str, Any]) -> str | None:
-    """Why the machine that `describe` described was too busy for figures to commit, or None."""
+    """The reason why the machine in a report of `describe` was too busy for figures to commit, or None."""
     device = facts["device"]
     on_gpu = device["kind"] == "gpu"
     if device.get("utilization", 0.0) > BUSY_GPU:

@@ -14,7 +14,7 @@ from benchmarks.timing import Limits, Timing
 
 SCHEMA = 3
 READ_SCHEMAS = (1, 2, 3)  # the first has no figures of a GPU, the second no whole networks
-REFERENCES = ("PyTorch", "plain CuPy")  # peers with columns of their own; the first is PyTorch as it comes, NCHW
+REFERENCES = ("PyTorch", "plain CuPy")  # peers with their own columns; the first is PyTorch in its default order, NCHW
 FALLBACK = "gpucnn NumPy"  # on a GPU's host: the NumPy backend; neither a peer nor a subject
 
 Status = Literal["timed", "refused", "wrong", "failed"]
@@ -112,7 +112,7 @@ class Run:
 
     @property
     def cache_bytes(self) -> int:
-        """Of a GPU's last cache; 0 elsewhere."""
+        """The bytes of a GPU's last-level cache; 0 elsewhere."""
         return int(self.environment["device"].get("l2_bytes", 0))
 
     @property

@@ -89,7 +89,7 @@ class Explanation:
     reason : str
         One sentence.
     alternatives : tuple of Alternative
-        All algorithms that compute it, the one that is taken among them; none where there is one way only.
+        All algorithms that compute it, including the one taken; none where there is only one way.
     """
 
     operation: str
@@ -150,7 +150,7 @@ def explain(
     Raises
     ------
     ValueError
-        There is no such operation or backend, or a `gpucnn.algorithm` block asks for what does not compute the call.
+        There is no such operation or backend, or a `gpucnn.algorithm` block forces one that cannot compute the call.
     TypeError, ValueError
         As the operation itself, where shapes, dtypes or parameters are wrong.
 
@@ -162,10 +162,10 @@ def explain(
     -----
     The answer holds for contiguous arrays. `gpucnn.algorithm` and `gpucnn.tuned` count as they do for calls.
 
-    Nothing is measured. On the CPU, costs are those that the choice is made by: nanoseconds of one core, of which only
-    the ratios mean much. A gradient of the weight is counted as its forward. On a GPU nothing is chosen by cost: the
-    bytes are those of input, weight and output, the least that is moved, and for ``"im2col"`` twice those of the
-    columns, which are written and read. The bias is left out.
+    Nothing is measured. On the CPU, costs are those of the model that makes the choice: nanoseconds of one core, of
+    which only the ratios mean much. A gradient of the weight is counted as its forward. On a GPU nothing is chosen by
+    cost: the bytes are those of input, weight and output, the least that is moved, and for ``"im2col"`` twice those of
+    the columns, which are written and read. The bias is left out.
 
     Examples
     --------
@@ -271,10 +271,10 @@ def _is_last(operation: str, image: Any) -> bool:
 def _check(
     function: Callable[..., Any], bound: inspect.BoundArguments, arrays: Mapping[str, _Form], last: bool, launches: bool
 ) -> None:
-    """Raise what the operation raises: it is called on arrays that no value is written to, and nothing is launched.
+    """Raise the errors of the operation: it is called as a dry run, on uninitialised arrays.
 
-    Without `launches` it is arithmetic of the array library, which is not to run over large arrays: sizes are exchanged
-    for small ones first, equal ones for equal ones, and only what fails then is called with its own.
+    Without `launches` it is arithmetic of the array library, which should not run over large arrays: sizes are first
+    replaced by small ones, equal ones by equal ones, and only a call that then fails is made with its own sizes.
     """
     sizes = sorted({size for form in arrays.values() for size in form.shape})
     own = {size: size for size in sizes}

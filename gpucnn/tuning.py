@@ -117,14 +117,14 @@ def tuned() -> Iterator[None]:
 
 
 class _Probe:
-    """Picks that are set by hand, and record what they are asked for."""
+    """Given picks, which record the convolutions that they are asked for."""
 
     def __init__(self, told: dict[_Asked, str]) -> None:
         self._told = told
         self.asked: dict[_Asked, None] = {}
 
     def algorithm(self, direction: str, geometry: Any, dtype: str) -> str | None:
-        """The algorithm that was set."""
+        """The given algorithm."""
         self.asked[direction, geometry, dtype] = None
         return self._told.get((direction, geometry, dtype))
 

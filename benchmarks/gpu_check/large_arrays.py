@@ -1,7 +1,7 @@
 """Arrays on both sides of 2**31 elements: the last image beneath it with 32-bit indices, the first above with 64-bit.
 
 A batch of many small images is taken, all zeros but the first, the middle and the last one, and of the results the same
-three are compared with NumPy. On the simulator the batch is two images, far apart in memory that is never touched.
+three are compared with NumPy. On the simulator the batch is two images with untouched memory between them.
 """
 
 from __future__ import annotations

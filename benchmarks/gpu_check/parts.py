@@ -92,7 +92,7 @@ def _checked(
 
 
 def _outcome(context: Context, name: str, checked: Checked) -> Outcome:
-    """Count the results of a part, and the kernels that they tell of."""
+    """Count the results of a part, and the kernels that they name."""
     outcome = Outcome(name, PASSED, checked.reason, seconds=checked.seconds)
     reasons: dict[str, int] = {}
     for result in checked.results:

@@ -20,7 +20,7 @@ SANITIZER_SOURCE = (
 
 
 class Preflight(NamedTuple):
-    """Why nothing can be run (None where something can), why single parts cannot, and the path of the sanitizer."""
+    """The reason why nothing can be run, if so, the reasons why single parts cannot, and the sanitizer's path."""
 
     hopeless: str | None
     missing: dict[str, str]

@@ -43,7 +43,7 @@ class Runner(ABC):
         self.threads = threads
 
     def refuses(self, operation: str) -> str | None:
-        """Why this implementation does not take an operation, or None."""
+        """The reason why this implementation does not take an operation, or None."""
         return None
 
     def prepare(self, subject: Subject, operation: str) -> Prepared:

@@ -38,7 +38,7 @@ class Subject:
         return sum(parameter.size for parameter in self.model.parameters())
 
     def multiply_adds(self) -> int:
-        """Of the convolutions and linear layers, for the batch; the network is run once to count them."""
+        """Multiply-adds of convolutions and linear layers, for the batch; the network is run once to count them."""
         return int(self.model.summary(self.images.shape[1:]).multiply_adds) * len(self.images)
 
     def copied_model(self) -> Any:

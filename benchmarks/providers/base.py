@@ -37,7 +37,7 @@ class Provider(ABC):
     def version(self) -> str: ...
 
     def refuses(self, case: Case) -> str | None:
-        """Why this implementation does not take `case`, or None."""
+        """The reason why this implementation does not take `case`, or None."""
         return None
 
     @abstractmethod
@@ -50,7 +50,7 @@ class Provider(ABC):
         return [np.asarray(value) for value in values if value is not None]
 
     def hot(self, call: Call, results: list[Any]) -> Call:
-        """The call as a program that counts the host's time would make it: into `results`, where that can be asked."""
+        """The call as used for host times: it writes into `results`, where the implementation can."""
         return call
 
     def within(self, function: Callable[[], Result]) -> Result:
@@ -66,7 +66,7 @@ class Provider(ABC):
 
 
 def channels_last_unfit(case: Case) -> str | None:
-    """Why a case has nothing to compute in channels-last order, or None."""
+    """The reason why a case has nothing to compute in channels-last order, or None."""
     if isinstance(case.layer, UnfoldLayer):
         return "the columns of im2col have no channels_last order"
     if isinstance(case.layer, NormLayer) and case.layer.kind == "layer":

@@ -31,7 +31,7 @@ class Loader:
     shuffle : bool
         Whether each epoch goes through them in a new order.
     rng : Generator, int or None
-        The seed of orders and augmentations: the same int makes the same batches in each run.
+        The source of orders and augmentations: the same int makes the same batches in each run.
     augment : callable, optional
         ``augment(x, rng) -> x`` for a batch of NumPy's, such as `Shift`, `Flip`, `Crop`, or a `Compose` of them.
     drop_last : bool

@@ -1,8 +1,8 @@
 """Teach a trained network another task from a few images: ``python -m gpucnn.examples.finetune --out DIR``.
 
-A network learns to read digits. From very few other images it then learns to tell even digits from odd ones: its head
-is replaced and trained alone, on features that stay as they are; then everything learns, at a tenth of the learning
-rate. For comparison: the same network trained on the few images from scratch, and a linear classifier on the features.
+A network learns to read digits. From very few other images it then learns to separate even from odd digits: its head
+is replaced and trained alone, on frozen features; then everything learns, at a tenth of the learning rate. For
+comparison: the same network trained on the few images from scratch, and a linear classifier on the features.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def draw(path: Path, counts: Sequence[int], found: Host) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train to read digits, then to tell even from odd ones in each way; compare."""
+    """Train to read digits, then to separate even from odd ones in each way; compare."""
     parser = argparse.ArgumentParser(
         prog="python -m gpucnn.examples.finetune", description=(__doc__ or "").split("\n")[0]
     )

@@ -35,7 +35,7 @@ def family(define: Callable[Concatenate[int, P], R]) -> tuple[Callable[P, R], Ca
 def replayed_family(
     define: Callable[Concatenate[int, P], R], first: int = 0
 ) -> tuple[Callable[P, R], Callable[P, R], Callable[P, R]]:
-    """As `family`, of operations that `gpucnn.backends.replaying.replayed` describes."""
+    """As `family`, for operations recorded and replayed by `gpucnn.backends.replaying.replayed`."""
     one, two, three = family(define)
     return replayed(one, first), replayed(two, first), replayed(three, first)
 

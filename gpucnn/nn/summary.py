@@ -79,7 +79,7 @@ class Summary:
 
     @property
     def trainable(self) -> int:
-        """Of these, those that are not frozen."""
+        """Learned numbers that are not frozen."""
         return self.rows[0].trainable
 
     @property

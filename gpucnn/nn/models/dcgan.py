@@ -1,4 +1,4 @@
-"""DCGAN: a network that draws images from noise, and its opponent, which tells them from real ones.
+"""DCGAN: a generator that draws images from noise, and a discriminator that separates them from real ones.
 
 The generator is transposed convolutions that double the size, with batch norms and ReLU, and tanh at the end: its
 pixels are in (-1, 1). The discriminator is its mirror image, with LeakyReLU and no norm on the pixels. Neither pools.
