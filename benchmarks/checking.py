@@ -85,7 +85,7 @@ def expect(case: Case, arrays: Arrays) -> list[Expectation]:
 
 
 def _in_dtype(case: Case, expectation: Expectation) -> Expectation:
-    """An expectation of float32 sums, rounded to the dtype of the case; what must be exact still must."""
+    """An expectation of float32 sums, rounded to the dtype of the case; exact values stay exact."""
     dtype = case.parameter_dtype if expectation.name in ("grad_weight", "grad_bias") else case.dtypes[1]
     if isinstance(case.layer, ConvLayer):
         dtype = case.dtype

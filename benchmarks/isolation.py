@@ -151,7 +151,7 @@ class _Worker:
     def events(
         self, process: subprocess.Popen[bytes], lines: TextIO, log: Path, until: float, silence_s: float
     ) -> Generator[Event, None, str]:
-        """Yield what the worker says; return how it ended, empty where it did its work."""
+        """Yield the worker's events; return the reason why it ended, empty where it finished its work."""
         printed = log.stat().st_size
         spoken = time.perf_counter()
         half = ""

@@ -153,7 +153,7 @@ def _measured(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_from(data: dict[str, Any]) -> Record:
-    """A record from what `dataclasses.asdict` made of it."""
+    """A record from its `dataclasses.asdict`."""
     outcomes = [Outcome(**{name: _timing(name, value) for name, value in one.items()}) for one in data["outcomes"]]
     return Record(**{**data, "outcomes": tuple(outcomes)})
 
@@ -266,7 +266,7 @@ def by_family(record: Record) -> tuple[str, str]:
 
 
 def by_group(record: Record) -> tuple[str, str]:
-    """Convolutions by direction, whatever their window but for depthwise ones; all else with its gradients."""
+    """Convolutions other than depthwise ones by direction; every other kind together with its gradients."""
     if record.family.endswith("convolution") and not record.family.startswith("depthwise"):
         return "convolution" + _in(record.dtype), record.operation
     return record.family + _in(record.dtype), "all"

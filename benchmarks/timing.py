@@ -109,7 +109,7 @@ class Limits:
         return max(flops / self.flops(dtype), moved_bytes / self.copy_bytes)
 
     def raised_by(self, other: Limits) -> Limits:
-        """The higher of two measurements: a limit is what the machine has been seen to do."""
+        """The higher of two measurements: a limit is the best rate that was observed."""
         gemm = max(self, other, key=lambda limits: limits.gemm_flops)
         names = {**self.other_flops, **other.other_flops}
         others = {name: max(self.other_flops.get(name, 0), other.other_flops.get(name, 0)) for name in names}

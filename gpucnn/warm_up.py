@@ -179,7 +179,7 @@ def _pair(op: str, index: int, case: Any) -> tuple[Any, Any]:
 
 
 def operation_call(index: int, case: Any, options: Options) -> tuple[str, Callable[[Any], Callable[[], None]]]:
-    """The name of a case's operation, and what makes its arrays with a NumPy-like module and returns its call.
+    """The name of a case's operation, and a function of a NumPy-like module that makes its arrays and returns its call.
 
     Raises
     ------

@@ -88,7 +88,7 @@ def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: 
         return BUDGET_S[options.tier] - (time.perf_counter() - started)
 
     def check() -> None:
-        """Refuse to publish what is known to be refused, before it is measured."""
+        """Refuse, before measuring, runs that are known not to be publishable."""
         if options.publish:
             stem = file_stem(options.tier, slug(collected.environment["device"]["name"]), not whole, interrupted=False)
             ours = {kind.name for kind in kinds("gpu") if kind.ours}
@@ -119,7 +119,7 @@ def conclude(
     started: float,
     console: Console,
 ) -> int:
-    """Print and write what was measured of a `whole` run or of part of one; the exit status."""
+    """Print and write the results of a `whole` run or of part of one; the exit status."""
     if collected.trouble:
         console.print(collected.trouble, style="red", markup=False, highlight=False)
     if interrupted and not collected.records:

@@ -41,7 +41,7 @@ class Cut:
         return self.axis
 
     def arrays(self, arrays: Arrays) -> Arrays:
-        """The cut arrays, with what follows from them."""
+        """The cut arrays, with those recomputed from them."""
         cut = {}
         for name, array in arrays.items():
             axis = self.axis_of(name)
@@ -65,7 +65,7 @@ def cut_of(case: Case) -> Cut:
 
 
 def _some_channels(case: Case, layer: NormLayer) -> Cut:
-    """Whole groups of channels: statistics are taken within them, whatever the others hold."""
+    """Whole groups of channels: statistics are taken within them, independent of the others."""
     members = {"batch": 1, "instance": 1, "group": layer.channels // layer.groups}[layer.kind]
     groups = _spread(layer.channels // members, case.batch * members * prod(layer.size))
     chosen = (groups[:, None] * members + np.arange(members)).ravel()

@@ -72,7 +72,7 @@ class Device:
         return host
 
     def finite(self, array: Array) -> bool:
-        """Tell whether no element is infinite or NaN."""
+        """Whether no element is infinite or NaN."""
         return bool(np.isfinite(self.asnumpy(array)).all())
 
     def spoil(self, nbytes: int) -> None:
@@ -89,7 +89,7 @@ class Device:
         return time.perf_counter()
 
     def reached(self, event: Any) -> bool:
-        """Tell whether the device has come to `event`; does not wait."""
+        """Whether the device has reached `event`; does not wait."""
         return False
 
     def seconds(self, first: Any, last: Any) -> float:
@@ -129,7 +129,7 @@ class CupyDevice(Device):
 
     @cached_property
     def _flushed(self) -> tuple[Array, Array, Array]:
-        """Memory that a flush writes, reads, and seems to write; whoever only computes goes without."""
+        """Memory that a flush writes, reads, and seems to write; not allocated unless something is timed."""
         if self.xp.cuda.get_current_stream().ptr != 0:
             raise RuntimeError(
                 "CuPy's current stream is not the default one: unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"

@@ -78,5 +78,5 @@ def _outcome(case: Case, provider: Provider, schedule: Schedule) -> Outcome:
 
 
 def added(record: Record, outcome: Outcome) -> Record:
-    """`record` with what the NumPy backend made of its case."""
+    """`record` with the outcome of the NumPy backend."""
     return replace(record, outcomes=(*record.outcomes, outcome))

@@ -82,7 +82,7 @@ class Sampler:
         self.exposed = 0
 
     def warm_up(self) -> float:
-        """Calls until nothing is made for the first time any more; the seconds that one takes, host and device."""
+        """Warm-up calls until no first-time work is left; the seconds of one call, host and device."""
         for _ in range(3):
             start = time.perf_counter()
             self.call()
@@ -218,7 +218,7 @@ class _Turns:
             self.failed[name] = error
 
     def warm_up(self) -> None:
-        """All calls, until nothing in them is made for the first time."""
+        """Warm up all calls, until no first-time work is left."""
         for name in self.order:
             seconds: list[float] = []
             self.turn(name, self.samplers[name].warm_up, seconds)

@@ -91,7 +91,7 @@ class Session:
     def _checked(
         self, provider: Provider, case: Case, given: Arrays, cut: Cut, expectations: list[Expectation]
     ) -> tuple[Checked, str | None]:
-        """The call of an implementation, and what is wrong with its result."""
+        """The call of an implementation, and the fault of its result."""
         call = provider.prepare(case, given)
         self.device.spoil(result_bytes(cut, case, expectations))
         results = provider.results(call())

@@ -1,4 +1,4 @@
-"""A device to check, GPU or simulator: its backends for both builds, arrays to it and back, and what was launched."""
+"""A device to check, GPU or simulator: its backends for both builds, copies to it and back, a record of launches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks before the run: each part that cannot run here, in a sentence that says what to do about it."""
+"""Checks before the run: a sentence for each part that cannot run here, with its remedy."""
 
 from __future__ import annotations
 

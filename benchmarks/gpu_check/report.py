@@ -48,7 +48,7 @@ class Launched:
 
 @dataclass
 class Report:
-    """Written after each part, so that an interrupted run leaves what it found."""
+    """Written after each part, so that an interrupted run leaves its results so far."""
 
     facts: dict[str, Any]
     outcomes: list[Outcome] = field(default_factory=list)

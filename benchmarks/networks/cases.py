@@ -46,7 +46,7 @@ class Network:
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """One operation of one network: what is checked and timed."""
+    """One operation of one network, to be checked and timed."""
 
     network: Network
     operation: str

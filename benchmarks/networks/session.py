@@ -54,7 +54,7 @@ def run(
 def measured(
     case: NetworkCase, subject: Subject, runners: Mapping[Provider, Runner], schedule: Schedule, max_rounds: int
 ) -> list[Outcome]:
-    """Check and time all implementations; what they hold is freed before the next case."""
+    """Check and time all implementations; their memory is freed before the next case."""
     start = time.perf_counter()
     outcomes, ready = check(case, subject, runners)
     if case.operation == "training_step":

@@ -100,13 +100,13 @@ def windows(picture: Picture, rng: np.random.Generator) -> tuple[Host, Host]:
 
 
 def distance(picture: Picture, places: Host) -> Host:
-    """From each of `places` to the nearest digit's middle, along the axis where it is larger."""
+    """The distance of each of `places` to the nearest digit's middle, along the axis where it is larger."""
     nearest: Host = distances(picture, places).min(axis=1)
     return nearest
 
 
 def distances(picture: Picture, places: Host) -> Host:
-    """From each of `places` to each digit's middle [places, digits], along the axis where it is larger."""
+    """The distance of each of `places` to each digit's middle [places, digits], along the axis where it is larger."""
     between: Host = np.abs(places[:, None] - picture.centres[None]).max(axis=2)
     return between
 

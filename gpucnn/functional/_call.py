@@ -303,7 +303,7 @@ def image_shape(op: str, name: str, shape: Sequence[int], rank: int) -> tuple[in
 
 
 def wrong_channels(op: str, name: str, shape: Sequence[int], rank: int, expected: str) -> ValueError:
-    """The error that an image array has other channels C than `expected`; its shape shows where they are."""
+    """The error that an image array does not have `expected` channels C; its shape shows their axis."""
     batch = "N, " if len(shape) == rank + 2 else ""
     return ValueError(f"{op}: {name} has shape {tuple(shape)}, expected ({batch}C, {SPACE[rank]}) with {expected}")
 

@@ -14,7 +14,7 @@ Host = np.ndarray[Any, Any]
 
 
 def to_host(array: Array) -> Host:
-    """An array of any backend as NumPy's: itself, or a copy of what is on a device.
+    """An array of any backend as NumPy's: itself, or a copy from a device.
 
     Examples
     --------

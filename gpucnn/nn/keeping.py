@@ -1,4 +1,4 @@
-"""Whether modules keep what a backward needs."""
+"""The switch that decides whether modules keep arrays for a backward."""
 
 from __future__ import annotations
 

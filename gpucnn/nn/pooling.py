@@ -678,7 +678,7 @@ class Upsample(Module):
         )[0]
 
     def window(self, input_shape: tuple[int, ...]) -> TransposedWindow | None:
-        """The block of each input, or for the linear modes the two around; None where it is no whole number."""
+        """The block of each input, or for the linear modes the two around; None where the factor is not an integer."""
         space = input_shape[2:]
         sizes = F.interpolate(np.empty((0, 1, *space)), self.size, self.scale_factor, self.mode).shape[2:]
         if self.align_corners or self.mode == "area" or any(out % size for out, size in zip(sizes, space, strict=True)):

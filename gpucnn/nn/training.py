@@ -511,7 +511,7 @@ class _Run:
         self.best_weights = {name: self.xp.asarray(array) for name, array in state["best_weights"].items()}
 
     def _load_parts(self, parts: dict[str, Any], state: dict[str, Any]) -> None:
-        """Load the parts and the generators; what was loaded is undone if a later one refuses its state."""
+        """Load the parts and the generators; they are restored if a later one refuses its state."""
         self.model.matched(state["model"])  # checked first: the model has most to undo and is loaded last
         undo: list[Callable[[], Any]] = []
         try:
@@ -553,7 +553,7 @@ class _Tally:
         self.batches += 1
 
     def numbers(self) -> tuple[float, float, int, int | None, int]:
-        """The sums: loss, what its mean divides by, hits, targets that are classes if there are, batches."""
+        """The sums: loss, the divisor of its mean, hits, class targets if there are any, batches."""
         for value, count, summed, classes in self._pending:
             weight = float(count)
             if summed or weight:  # the mean of no target is NaN, and counts as nothing
@@ -605,7 +605,7 @@ def _seed(model: Module, rng: np.random.Generator | int | None) -> None:
 
 @contextmanager
 def _training(model: Module) -> Iterator[None]:
-    """Within the block no gradient of the input is computed; after it the modes are what they were."""
+    """Within the block no gradient of the input is computed; after it the modes are restored."""
     modes = [(module, module.training) for module in model.modules()]
     needs = model.needs_input_grad
     model.needs_input_grad = False

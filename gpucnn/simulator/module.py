@@ -91,7 +91,7 @@ _runtimes: dict[str, _Runtime] = {}
 
 
 def _runtime(path: Path) -> _Runtime:
-    """The runtime, loaded once: kernels ask for it by name, which is a hash of what it was made from."""
+    """The runtime, loaded once: kernels ask for it by name, which is a hash of its sources and flags."""
     if path.name not in _runtimes:
         _runtimes[path.name] = _Runtime(path)
     return _runtimes[path.name]

@@ -134,7 +134,7 @@ globals().update({name: _on_device(name) for name in _SAME} | {name: getattr(np,
 
 
 class Generator:
-    """Draws what a generator of NumPy's draws, onto the device."""
+    """A generator that draws the numbers of one of NumPy's, onto the device."""
 
     def __init__(self, host: np.random.Generator) -> None:
         self._host = host

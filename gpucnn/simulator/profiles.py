@@ -78,7 +78,7 @@ class BranchProfile:
 
 @dataclass(frozen=True)
 class CollectiveProfile:
-    """A barrier or an operation of warps, and how many warps executed it."""
+    """A barrier or warp operation, and the number of warps that executed it."""
 
     name: str
     file: str
@@ -224,7 +224,7 @@ class Profile:
 
 
 def text(profile: Profile) -> str:
-    """A table for each launch: what it moves in all, then line by line."""
+    """A table for each launch: its traffic in total, then line by line."""
     return "\n\n".join("\n".join(_launch(launch, profile)) for launch in profile.launches) or "no launches"
 
 
@@ -299,7 +299,7 @@ def _source(profile: Profile, file: str, line: int) -> str:
 
 
 def plot(profile: Profile, path: Path) -> None:
-    """For each launch a panel: the bytes that each line moves, dark what its sectors would need, light the rest."""
+    """A panel for each launch: the bytes that each line moves, those that its sectors need dark, the rest light."""
     launches = [launch for launch in profile.launches if launch.moved_bytes]
     if not launches:
         raise ValueError("plot: this profile has no launch that moved anything")

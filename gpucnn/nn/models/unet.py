@@ -45,7 +45,7 @@ from gpucnn.nn.pooling import MaxPool2d
 
 
 class Encoder(Sequential):
-    """One level down: half the size, but for the first, and two convolutions."""
+    """One level down: half the size, except for the first level, and two convolutions."""
 
 
 class PadTo(Module):

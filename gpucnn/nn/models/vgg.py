@@ -1,4 +1,4 @@
-"""VGG: nothing but 3×3 convolutions, stage upon stage, each stage half as large and twice as wide.
+"""VGG: only 3×3 convolutions, in stages, each stage half as large and twice as wide.
 
 A stage is some convolutions with padding 1, each followed by a batch norm in the `_bn` forms and by ReLU, and a 2×2 max
 pooling. The variants differ in how many convolutions their stages have:
