@@ -14,12 +14,12 @@ pytest-benchmark.
 `gpu`                   layers on a GPU
 `isolation`             work in processes that may be lost with the GPU, and others for what is left
 `environment`           thread count, device name, versions
-`results`, `targets`    what a run leaves: records, ratios, means, JSON; what a GPU's should reach
+`results`, `targets`    the records of a run: ratios, means, JSON; the targets of a GPU's run
 `report`, `plots`       terminal and Markdown tables; figures
 `formatting`            numbers as tables show them
-`progress`              what is seen meanwhile
-`publishing`            the files of a run, what may replace a committed result, exit codes
-`kernel_profile`        what the kernels do to memory, counted in the simulator
+`progress`              the display of a run's progress
+`publishing`            the files of a run, rules for replacing a committed result, exit codes
+`kernel_profile`        the kernels' memory traffic, counted in the simulator
 `gpu_check`             whether the kernels run on a GPU as they should
 ======================  ==========================================================================
 """

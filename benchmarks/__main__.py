@@ -38,8 +38,8 @@ if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
 
 REQUIRED = ("numpy", "rich", "matplotlib", "threadpoolctl")
 
-# Seconds for the layers' cases themselves; imports, limits and figures add about ten. Whole networks have a budget of
-# their own in `benchmarks.networks.session`.
+# Seconds for the layers' cases themselves; imports, limits and figures add about ten. Whole networks have a
+# separate budget in `benchmarks.networks.session`.
 BUDGET_S: dict[Tier, float] = {"quick": 9.0, "default": 150.0, "full": 600.0}
 MAX_ROUNDS: dict[Tier, int] = {"quick": 9, "default": 15, "full": 25}
 

@@ -32,7 +32,7 @@ from benchmarks.layers import (
 
 @dataclass(frozen=True)
 class Case:
-    """One operation of one layer at one batch size and dtype: what is checked and timed."""
+    """One operation of one layer at one batch size and dtype: to be checked and timed."""
 
     layer: Layer
     operation: str
@@ -41,20 +41,20 @@ class Case:
 
     @property
     def id(self) -> str:
-        """For example ``resnet-50/conv1/backward_weight``, with ``/float16`` behind it for another dtype."""
+        """For example ``resnet-50/conv1/backward_weight``, with the suffix ``/float16`` for another dtype."""
         dtype = "" if self.dtype == "float32" else f"/{self.dtype}"
         return f"{slug(self.layer.network)}/{self.layer.name}/{self.operation}{dtype}"
 
     @property
     def dtypes(self) -> tuple[str, str]:
-        """Of the input and of the output, which differ where a layout is changed with a cast."""
+        """The dtypes of input and output, which differ where a layout is changed with a cast."""
         if isinstance(self.layer, LayoutLayer) and self.layer.cast:
             return ("float32", "float16") if self.operation == "pack" else ("float16", "float32")
         return self.dtype, self.dtype
 
     @property
     def parameter_dtype(self) -> str:
-        """Of weight and bias; those of batch norm stay float32, as mixed precision has them."""
+        """The dtype of weight and bias; those of batch norm stay float32, as is usual in mixed precision."""
         batch_norm = isinstance(self.layer, NormLayer) and self.layer.kind == "batch"
         return "float32" if batch_norm else self.dtype
 
@@ -116,7 +116,7 @@ def select(
 ) -> list[Case]:
     """The cases of `tier` and of those below it that `filters` leave, as `chosen` reads them.
 
-    On a GPU those come first that its targets are about, and float16 follows float32.
+    On a GPU the cases of its targets come first, and float16 follows float32.
     """
     included = TIERS[: TIERS.index(tier) + 1]
     cases = [

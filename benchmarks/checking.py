@@ -1,4 +1,4 @@
-"""Is a result right? Float64 expectations that owe nothing to any provider.
+"""Checks of results against float64 expectations that are independent of every provider.
 
 Convolutions are checked at sampled positions, each a direct dot product in float64; the samples
 hold every corner of the last axes. All other results are checked whole.
@@ -6,7 +6,7 @@ hold every corner of the last axes. All other results are checked whole.
 The tolerance belongs to one element: ``ROUNDING * eps * sum(|a| * |b|)`` over the products that
 make it up. It grows with the reduction, allows another order of summation or a Winograd transform,
 and is far below one missing or misplaced term. Maxima and copies must be exact. For float16 it is
-the same, for sums are kept in float32, and a few roundings to float16 beside it.
+the same, as sums are kept in float32, plus a few roundings to float16.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ EPS = float(np.finfo(np.float32).eps)
 HALF_EPS = float(np.finfo(np.float16).eps)
 ROUNDING = 16
 HALF_ROUNDING = 4
-HALF_LEAST = 2.0**-24  # of float16's numbers, which lie so far apart near zero
+HALF_LEAST = 2.0**-24  # the spacing of float16's numbers near zero
 NORM_EPS = 1e-5
-MAX_PRODUCTS = 4_000_000  # that the samples of one case may cost
+MAX_PRODUCTS = 4_000_000  # of the samples of one case, at most
 MAX_SAMPLES = 1024
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """What one array of a result must hold, at `where` or, if that is None, everywhere.
+    """The expected values of one array of a result, at `where` or, if that is None, everywhere.
 
-    `magnitude` is that of what is added up, which may be rounded to float16 on the way; None where the tolerance tells
+    `magnitude` is that of the summands, which may be rounded to float16 on the way; None where the tolerance gives
     it. `channels_last` is the memory order that a result must have, where it is the point of the case.
     """
 
@@ -64,7 +64,7 @@ class Expectation:
     channels_last: bool | None = None
 
     def fault_of_values(self, got: npt.NDArray[Any]) -> str | None:
-        """What is wrong with the values that lie where they are checked, or None."""
+        """The fault of the values at the checked positions, or None."""
         excess = np.abs(got - self.values) - self.tolerance
         wrong = int(np.count_nonzero(~(excess <= 0)))
         if not wrong:
@@ -80,12 +80,12 @@ class Expectation:
 
 
 def expect(case: Case, arrays: Arrays) -> list[Expectation]:
-    """What the arrays of a right result hold, in the order in which providers return them."""
+    """The expectations of a correct result's arrays, in the order in which providers return them."""
     return [_in_dtype(case, expectation) for expectation in _expect_sums(case, arrays)]
 
 
 def _in_dtype(case: Case, expectation: Expectation) -> Expectation:
-    """An expectation of float32 sums, rounded to the dtype of the case; what must be exact still must."""
+    """An expectation of float32 sums, rounded to the dtype of the case; exact values stay exact."""
     dtype = case.parameter_dtype if expectation.name in ("grad_weight", "grad_bias") else case.dtypes[1]
     if isinstance(case.layer, ConvLayer):
         dtype = case.dtype
@@ -100,7 +100,7 @@ def _in_dtype(case: Case, expectation: Expectation) -> Expectation:
 
 
 def _terms(case: Case) -> int:
-    """How many products a result of a convolution sums; for other layers 1, their sums are short."""
+    """The number of products that a result of a convolution sums; 1 for other layers, whose sums are short."""
     layer = case.layer
     if not isinstance(layer, ConvLayer):
         return 1

@@ -45,12 +45,12 @@ def make_arrays(case: Case) -> Arrays:
 
 
 def needs_pool_indices(case: Case) -> bool:
-    """Whether the case is the way back of maximum pooling, which is told where the maxima were."""
+    """Whether the case is the backward of maximum pooling, which takes the indices of the maxima."""
     return isinstance(case.layer, PoolLayer) and case.layer.kind == "max" and case.operation == "backward"
 
 
 def form(case: Case) -> dict[str, tuple[Shape, np.dtype[Any]]]:
-    """The shapes and dtypes of what `make_operands` makes; a batch of one is drawn to tell them."""
+    """The shapes and dtypes of the operands; a batch of one is drawn to find them."""
     one = make_operands(replace(case, batch=1))
     per_image = ("input", "grad_output", "columns", "indices")
     return {
@@ -98,7 +98,7 @@ def make_operands(case: Case) -> Arrays:
 
 
 def normal(rng: np.random.Generator, shape: Shape, dtype: str) -> npt.NDArray[Any]:
-    """Standard normal numbers; large arrays are drawn in pieces on threads, the same ones however many there are."""
+    """Standard normal numbers; large arrays are drawn in pieces on threads, the same ones for any number of threads."""
     count = math.prod(shape)
     if count <= PIECE:
         return rng.standard_normal(shape, np.float32).astype(dtype, copy=False)

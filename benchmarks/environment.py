@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # `confine` must run before anything imports NumPy
 # OpenBLAS's idle threads spin for about 0.1 s and slow whoever runs next two to three times
 # (measured on two cores). After 2**20 cycles they rest, which cost gpucnn nothing measurable.
 OPENBLAS_SPIN = "20"
-BUSY_LOAD = 0.5  # of other processes, on the CPU that is measured; beside a GPU, for each of the host's CPUs
+BUSY_LOAD = 0.5  # of other processes, on the CPU that is measured; with a GPU, for each of the host's CPUs
 BUSY_GPU = 0.05  # of the time before the run in which kernels ran on the GPU
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -54,12 +54,12 @@ def confine(threads: int) -> None:
 
 
 def load() -> float:
-    """Processes that ran at the same time over the last minute; 0 where the system cannot tell."""
+    """Processes that ran at the same time over the last minute; 0 where the system does not report it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def why_busy(facts: dict[str, Any]) -> str | None:
-    """Why the machine that `describe` described was too busy for figures to commit, or None."""
+    """The reason why the machine in a report of `describe` was too busy for figures to commit, or None."""
     device = facts["device"]
     on_gpu = device["kind"] == "gpu"
     if device.get("utilization", 0.0) > BUSY_GPU:
@@ -72,7 +72,7 @@ def why_busy(facts: dict[str, Any]) -> str | None:
 
 
 def device_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's model name and its widest vector extension, for cloud machines give several models one name."""
+    """The processor's model name and its widest vector extension, since cloud machines give several models one name."""
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     model, flags = (re.search(rf"^{field}\s*:\s*(.+)$", text, re.MULTILINE) for field in ("model name", "flags"))
     name = model[1].strip() if model else platform.processor() or platform.machine()

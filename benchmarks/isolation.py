@@ -1,4 +1,4 @@
-"""Work in processes that may be lost: to a crash, to a hang, or with the GPU that they use.
+"""Work in processes that may be lost to a crash or a hang, or together with their GPU.
 
 A kernel that reads out of bounds leaves its process without a GPU, and one that hangs ends with its process. So items,
 such as the cases of a benchmark or the checks of a family, are worked through in a worker process, in order. It appends
@@ -38,7 +38,7 @@ SILENCE_S = 150.0  # without a word of a worker, after which it is ended; compil
 GRACE_S = 20.0  # from the request to end until the process is killed
 MAX_WORKERS = 8
 POLL_S = 0.05
-EXIT_DEVICE_LOST = 3  # no item has a chance in this process any more
+EXIT_DEVICE_LOST = 3  # no further item can run in this process
 
 Event = dict[str, Any]
 Say = Callable[..., None]
@@ -129,7 +129,7 @@ def follow(
 
 @dataclass
 class _Worker:
-    """The state of a worker by its events: the results so far, the item that it is at, and who runs or was lost."""
+    """The state of a worker by its events: the results, the current item, and who runs or was lost."""
 
     items: int | None = None
     results: int = 0
@@ -151,7 +151,7 @@ class _Worker:
     def events(
         self, process: subprocess.Popen[bytes], lines: TextIO, log: Path, until: float, silence_s: float
     ) -> Generator[Event, None, str]:
-        """Yield what the worker says; return how it ended, empty where it did its work."""
+        """Yield the worker's events; return the reason why it ended, empty where it finished its work."""
         printed = log.stat().st_size
         spoken = time.perf_counter()
         half = ""

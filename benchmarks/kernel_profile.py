@@ -1,4 +1,4 @@
-"""``python -m benchmarks.kernel_profile``: what the CUDA kernels do to memory on the layers that memory limits.
+"""``python -m benchmarks.kernel_profile``: the memory traffic of the CUDA kernels on memory-bound layers.
 
 The kernels run in the simulator, which counts from their addresses what a GPU's memory would be asked for. No GPU is
 needed and nothing is timed: the counts are those of every machine. A batch of few images shows what a larger one does.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("depthwise", "pooling", "normalization", "unfolding", "resampling", "layout", "bias and activation")
 MAX_TAPS, FEW_CHANNELS = 200, 16
-HALOS = ("depthwise", "pooling", "resampling")  # families whose windows overlap: what tiles read twice is allowed for
+HALOS = ("depthwise", "pooling", "resampling")  # families whose windows overlap: tile borders are read twice
 MOST = {"moved": 1.10, "moved with halo": 1.35, "sectors": 1.05, "conflict": 2}
 
 EXIT_USAGE = 2
@@ -65,7 +65,7 @@ class Row:
 
     @property
     def excesses(self) -> list[str]:
-        """Which of `MOST` it is beyond."""
+        """The limits of `MOST` that it exceeds."""
         halo = any(word in self.family for word in HALOS)
         found = {
             "moved": self.moved > MOST["moved with halo" if halo else "moved"],
@@ -79,7 +79,7 @@ class Row:
 
 
 def cases_of(filters: Sequence[str], dtypes: Sequence[str] = ("float32",)) -> list[Case]:
-    """The cases that memory limits, at batches that the simulator runs in seconds."""
+    """The memory-bound cases, at batches that the simulator runs in seconds."""
     return [
         replace(case, layer=_smaller(case.layer), batch=_batch(case.layer))
         for case in select("full", filters, "gpu")
@@ -137,7 +137,7 @@ def rows_of(case: Case, order: str, profile: Profile) -> Iterator[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table of all launches, and above it how many stay within what is allowed."""
+    """A table of all launches, headed by the number that stay within the limits."""
     beyond = [row for row in rows if row.excesses]
     lines = [
         "# What the CUDA kernels do to memory",
@@ -198,7 +198,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def write(rows: Sequence[Row], stem: Path) -> list[Path]:
-    """Write JSON, Markdown and the figure beside `stem`."""
+    """Write JSON, Markdown and the figure under the name `stem`."""
     paths = [Path(f"{stem}{suffix}") for suffix in (".json", ".md", ".png")]
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths[0].write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")

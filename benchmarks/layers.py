@@ -39,7 +39,7 @@ def per_axis(value: int | Shape, rank: int) -> Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer of a published network; subclasses say what it computes.
+    """A layer of a published network; subclasses define its computation.
 
     `tier` is the smallest run that includes the layer: quick, default or full.
     """
@@ -51,7 +51,7 @@ class Layer:
     cpu_batch: int = 1
     gpu_batch: int = 32
     tier: Tier = "default"
-    devices: tuple[Device, ...] = ("cpu", "gpu")  # where it is measured
+    devices: tuple[Device, ...] = ("cpu", "gpu")  # on which it is measured
 
     @property
     def rank(self) -> int:
@@ -292,7 +292,7 @@ class LayoutLayer(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationLayer(Layer):
-    """What follows a convolution: relu(x + bias), one bias a channel."""
+    """The epilogue of a convolution: relu(x + bias), one bias a channel."""
 
     devices: tuple[Device, ...] = ("gpu",)
 

@@ -95,7 +95,7 @@ def _speedup(run: Run, rows: Sequence[Row]) -> Any:
     shown = [row for members in families.values() for row in members]
     ratios = [ratio for row in shown for ratio in (row.ratio, row.ratio_to(PYTORCH)) if ratio]
     low, high = min(0.8, min(ratios)) / 1.1, max(1.25, max(ratios)) * 1.1
-    span = low, high * (high / low) ** 0.28  # room for the text beside the longest bar
+    span = low, high * (high / low) ** 0.28  # room for the text next to the longest bar
 
     for place, column in enumerate(columns):
         top = height - 1.1
@@ -203,7 +203,7 @@ def _bars(axes: Any, family: str, rows: list[Row], span: tuple[float, float]) ->
 
 
 def _roofline(run: Run, rows: Sequence[Row]) -> Any:
-    """Convolutions under the two roofs, and next to them what memory alone limits; one legend below both."""
+    """Convolutions under the two roofs, next to the memory-bound operations; one legend below both."""
     computing = [row for row in rows if row.record.flops]
     moving = [row for row in rows if not row.record.flops]
     widths = [width for width, shown in ((8.0, computing), (6.0, moving)) if shown]

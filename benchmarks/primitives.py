@@ -21,11 +21,11 @@ VARIANTS = {
     "norm_backward_affine": "norm_backward",
     "norm_backward_input": "norm_backward",
 }
-"""Calls here that are a primitive with some of its results left out, or all of them wanted."""
+"""Calls here that are a primitive without some of its results, or with all of them."""
 
 
 def run(backend: Backend, primitive: str, *arguments: Any) -> Results:
-    """What `primitive` makes of its arguments but for the results, which are new arrays."""
+    """Call `primitive` with these arguments and new arrays for the results, which are returned."""
     results: Results = globals()[primitive](backend, *arguments)
     return results
 

@@ -49,5 +49,5 @@ class Shown:
         self._bar.update(self._task, advance=1, description=following)
 
     def line(self, text: str, style: str | None = None) -> None:
-        """Something to say beside the bar."""
+        """A line to show in addition to the bar."""
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -14,15 +14,15 @@ from benchmarks.timing import Limits, Timing
 
 SCHEMA = 3
 READ_SCHEMAS = (1, 2, 3)  # the first has no figures of a GPU, the second no whole networks
-REFERENCES = ("PyTorch", "plain CuPy")  # peers with columns of their own; the first is PyTorch as it comes, NCHW
-FALLBACK = "gpucnn NumPy"  # beside a GPU: the NumPy backend on the host; no peer, and no subject
+REFERENCES = ("PyTorch", "plain CuPy")  # peers with their own columns; the first is PyTorch in its default order, NCHW
+FALLBACK = "gpucnn NumPy"  # on a GPU's host: the NumPy backend; neither a peer nor a subject
 
 Status = Literal["timed", "refused", "wrong", "failed"]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one provider on one case; `note` says why it was not timed.
+    """The outcome of one provider on one case; `note` says why it was not timed.
 
     On a GPU `timing` is from a cold cache, `warm` from a warm one, and `host` what the host spends on a call.
     `peak_bytes` is the peak of memory that a whole network's training step takes, where the system counts it.
@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """A case, its cost, and what each provider made of it."""
+    """A case, its cost, and the outcome of each provider."""
 
     id: str
     network: str
@@ -88,7 +88,7 @@ class Run:
     networks: tuple[Record, ...] = ()
 
     def save(self, path: Path) -> None:
-        """Write JSON; of the records what was measured alone."""
+        """Write JSON; of the records only the measured figures."""
         data = asdict(self)
         for section in ("records", "networks"):
             data[section] = [_measured(record) for record in data[section]]
@@ -112,7 +112,7 @@ class Run:
 
     @property
     def cache_bytes(self) -> int:
-        """Of a GPU's last cache; 0 elsewhere."""
+        """The bytes of a GPU's last-level cache; 0 elsewhere."""
         return int(self.environment["device"].get("l2_bytes", 0))
 
     @property
@@ -153,7 +153,7 @@ def _measured(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def record_from(data: dict[str, Any]) -> Record:
-    """A record from what `dataclasses.asdict` made of it."""
+    """A record from its `dataclasses.asdict`."""
     outcomes = [Outcome(**{name: _timing(name, value) for name, value in one.items()}) for one in data["outcomes"]]
     return Record(**{**data, "outcomes": tuple(outcomes)})
 
@@ -190,7 +190,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """The quickest peer's time over ours: above 1 we are quicker."""
+        """The quickest peer's time over ours: above 1 we are faster."""
         return self.peer_timing.median / self.timing.median if self.peer_timing else None
 
     def ratio_to(self, name: str) -> float | None:
@@ -261,12 +261,12 @@ class Summary:
 
 
 def by_family(record: Record) -> tuple[str, str]:
-    """Each operation of each family apart, and each dtype."""
+    """Each operation of each family separately, and each dtype."""
     return record.family + _in(record.dtype), record.operation
 
 
 def by_group(record: Record) -> tuple[str, str]:
-    """Convolutions by direction, whatever their window but for depthwise ones; all else with its gradients."""
+    """Convolutions other than depthwise ones by direction; every other kind together with its gradients."""
     if record.family.endswith("convolution") and not record.family.startswith("depthwise"):
         return "convolution" + _in(record.dtype), record.operation
     return record.family + _in(record.dtype), "all"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.results import Row, geometric_mean
 
-COPY_SHARE = 0.85  # of the copy's rate, by what memory limits, on arrays beyond the last cache
+COPY_SHARE = 0.85  # of the copy's rate, by memory-bound kernels, on arrays beyond the last-level cache
 HOST_S = 8e-6  # for a call
 HOST_OVER_RAW = 1.15  # times a raw launch
 
@@ -37,7 +37,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Reached:
-    """A target beside what a run's rows of one dtype reach; None where nothing was measured.
+    """A target and the figures that a run's rows of one dtype reach; None where nothing was measured.
 
     `share` is of the copy's rate, over the cases beyond the last cache; `host_s` is the host's time for a call, and
     `host_ratio` that over a raw launch's.
@@ -53,7 +53,7 @@ class Reached:
 
     @property
     def met(self) -> dict[str, bool | None]:
-        """Whether each figure is where it should be."""
+        """Whether each figure meets its target."""
         return {
             "ratio": None if self.ratio is None else self.ratio >= self.target.ratio,
             "share": None if self.share is None else self.share >= COPY_SHARE,
@@ -63,7 +63,7 @@ class Reached:
 
 
 def reached(rows: Iterable[Row], cache_bytes: int) -> list[Reached]:
-    """Every target that rows of one subject tell of, for each dtype."""
+    """Every target that rows of one subject measure, for each dtype."""
     rows = list(rows)
     dtypes = list(dict.fromkeys(row.record.dtype for row in rows))
     found = []

@@ -1,6 +1,6 @@
 """Interleaved timing of several implementations, and the measured limits of this machine.
 
-The implementations take turns, so that a busy neighbour or a changed clock hits all of them alike;
+The implementations take turns, so that a busy neighbour or a changed clock affects all of them alike;
 a ratio within one run then means something although the times themselves may not.
 """
 
@@ -87,13 +87,13 @@ def interleave(
 
 
 def warming(seconds: float) -> int:
-    """How many untimed calls of so many seconds come before a sample: none for calls that are long themselves."""
+    """The number of warm-up calls of `seconds` each before a sample: none for calls that are long themselves."""
     return 0 if seconds >= WARM_S else min(MAX_UNTIMED, math.ceil(WARM_S / max(seconds, 1e-9)))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What this machine reaches with the given threads: the two roofs of the roofline."""
+    """The rates that this machine reaches with the given threads: the two roofs of the roofline."""
 
     gemm_flops: float  # float32 multiply-adds of a large matrix product, per second, times two
     gemm_library: str
@@ -105,11 +105,11 @@ class Limits:
         return self.other_flops.get(dtype, self.gemm_flops)
 
     def least_seconds(self, flops: int, moved_bytes: int, dtype: str = "float32") -> float:
-        """No implementation whose data comes from memory can be quicker than this."""
+        """The least time of an implementation whose data comes from memory."""
         return max(flops / self.flops(dtype), moved_bytes / self.copy_bytes)
 
     def raised_by(self, other: Limits) -> Limits:
-        """The higher of two measurements: a limit is what the machine has been seen to do."""
+        """The higher of two measurements: a limit is the best rate that was observed."""
         gemm = max(self, other, key=lambda limits: limits.gemm_flops)
         names = {**self.other_flops, **other.other_flops}
         others = {name: max(self.other_flops.get(name, 0), other.other_flops.get(name, 0)) for name in names}

@@ -1,9 +1,9 @@
 """gpucnn: the primitives of convolutional networks for NumPy and CuPy arrays, and their gradients.
 
-``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` where
-they run, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.simulator`` runs the CUDA kernels
+``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` the
+backends, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.simulator`` runs the CUDA kernels
 on a CPU, ``gpucnn.channels_last`` and ``channels_first`` copy images from one memory order or dtype to another,
-``gpucnn.info()`` says what this machine offers, ``gpucnn.explain`` which algorithm a call takes, ``gpucnn.warmup``
+``gpucnn.info()`` reports what this machine offers, ``gpucnn.explain`` which algorithm a call takes, ``gpucnn.warmup``
 compiles ahead, ``gpucnn.tune`` times algorithms, and ``gpucnn.set_num_threads`` sets how many of a CPU's cores the
 operations use.
 Importing gpucnn imports none of that: each part is loaded when it is first used.

@@ -1,4 +1,4 @@
-"""``python -m gpucnn``: what this machine offers."""
+"""``python -m gpucnn``: print what this machine offers."""
 
 from gpucnn.information import main
 

@@ -65,7 +65,7 @@ class Alternative:
     ----------
     name : str
     nanoseconds : float or None
-        On the CPU: of one core, by the model that chooses; None where there is no model of it.
+        On the CPU: of one core, by the cost model that chooses; None where it has no model.
     bytes_moved, multiply_adds : int or None
         On a GPU: what is read and written, and what is multiplied.
     """
@@ -78,7 +78,7 @@ class Alternative:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `explain` returns; its text is one line, and a table of the alternatives where there are any.
+    """The result of `explain`; its text is one line, and a table of the alternatives where there are any.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Explanation:
     reason : str
         One sentence.
     alternatives : tuple of Alternative
-        All algorithms that compute it, the one that is taken among them; none where there is one way only.
+        All algorithms that compute it, including the one taken; none where there is only one way.
     """
 
     operation: str
@@ -124,7 +124,7 @@ def explain(
     channels_last: bool = False,
     **parameters: Any,
 ) -> Explanation:
-    """Tell the algorithm that a call would take, and why, without computing it.
+    """Explain which algorithm a call would take, and why, without computing it.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def explain(
     dtype : dtype
         Of the arrays that shapes stand for; where an array is given, that one's dtype counts.
     backend : "numpy" or "cuda"
-        Whose algorithm. No GPU is needed for either.
+        The backend that would run it. No GPU is needed for either.
     channels_last : bool
         Whether `input` and `grad_output` have their channels innermost in memory, as an array that is given may have.
     **parameters
@@ -150,7 +150,7 @@ def explain(
     Raises
     ------
     ValueError
-        There is no such operation or backend, or a `gpucnn.algorithm` block asks for what does not compute the call.
+        There is no such operation or backend, or a `gpucnn.algorithm` block forces one that cannot compute the call.
     TypeError, ValueError
         As the operation itself, where shapes, dtypes or parameters are wrong.
 
@@ -160,12 +160,12 @@ def explain(
 
     Notes
     -----
-    The answer holds for arrays without gaps. `gpucnn.algorithm` and `gpucnn.tuned` count as they do for calls.
+    The answer holds for contiguous arrays. `gpucnn.algorithm` and `gpucnn.tuned` count as they do for calls.
 
-    Nothing is measured. On the CPU, costs are those that the choice is made by: nanoseconds of one core, of which only
-    the ratios mean much. A gradient of the weight is counted as its forward. On a GPU nothing is chosen by cost: the
-    bytes are those of input, weight and output, the least that is moved, and for ``"im2col"`` twice those of the
-    columns, which are written and read. The bias is left out.
+    Nothing is measured. On the CPU, costs are those of the model that makes the choice: nanoseconds of one core, of
+    which only the ratios mean much. A gradient of the weight is counted as its forward. On a GPU nothing is chosen by
+    cost: the bytes are those of input, weight and output, the least that is moved, and for ``"im2col"`` twice those of
+    the columns, which are written and read. The bias is left out.
 
     Examples
     --------
@@ -203,7 +203,7 @@ def explain(
 
 @dataclass(frozen=True)
 class _Form:
-    """An array as far as a choice depends on it."""
+    """The properties of an array that a choice depends on."""
 
     shape: Shape
     dtype: np.dtype[Any]
@@ -233,7 +233,7 @@ def _dtype(dtype: Any) -> np.dtype[Any]:
 
 
 def _arrays(function: Callable[..., Any], given: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, _Form]:
-    """The forms of the arguments that are arrays, by name."""
+    """The forms of the array arguments, by name."""
     operation = function.__name__
     names = [
         name
@@ -271,10 +271,10 @@ def _is_last(operation: str, image: Any) -> bool:
 def _check(
     function: Callable[..., Any], bound: inspect.BoundArguments, arrays: Mapping[str, _Form], last: bool, launches: bool
 ) -> None:
-    """Raise what the operation raises: it is called on arrays that no value is written to, and nothing is launched.
+    """Raise the errors of the operation: it is called as a dry run, on uninitialised arrays.
 
-    Without `launches` it is arithmetic of the array library, which is not to run over large arrays: sizes are exchanged
-    for small ones first, equal ones for equal ones, and only what fails then is called with its own.
+    Without `launches` it is arithmetic of the array library, which should not run over large arrays: sizes are first
+    replaced by small ones, equal ones by equal ones, and only a call that then fails is made with its own sizes.
     """
     sizes = sorted({size for form in arrays.values() for size in form.shape})
     own = {size: size for size in sizes}

@@ -20,7 +20,7 @@ PEERS = ("numpy", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", 
 
 
 def info() -> dict[str, Any]:
-    """What this machine offers: versions, backends and why one is missing, its GPUs, the processor, threads and BLAS.
+    """Report versions, backends and why one is missing, the GPUs, the processor, threads and BLAS of this machine.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def _cuda() -> dict[str, Any]:
 
 
 def _precision() -> str:
-    """At what precision float32 arrays are computed."""
+    """The precision at which float32 arrays are computed."""
     asked = os.environ.get("CUPY_TF32", "0")
     if asked in ("", "0"):
         return "fp32"
@@ -94,7 +94,7 @@ def _vector_extensions() -> list[str]:
 
 
 def _blas() -> dict[str, Any]:
-    """NumPy's BLAS: what it was built with, and the kernels and threads that it chose where that can be asked."""
+    """NumPy's BLAS: its build, and the kernels and threads that it chose where they can be queried."""
     import numpy as np
 
     built: dict[str, Any] = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})  # type: ignore[assignment]
@@ -115,12 +115,12 @@ def _blas() -> dict[str, Any]:
     return result
 
 
-# OpenBLAS's names for the kernel sets without AVX-512 that it takes on processors that it does not know as newer.
+# OpenBLAS's kernel sets without AVX-512, which it takes on newer processors that it does not recognise.
 _AVX2_KERNELS = ("haswell", "zen", "excavator")
 
 
 def blas_advice(extensions: list[str], kernels: str) -> str | None:
-    """What to change where OpenBLAS uses narrower vectors than the processor has; None where all is well.
+    """Advice where OpenBLAS uses a smaller vector width than the processor has; None where all is well.
 
     Examples
     --------

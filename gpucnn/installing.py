@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-_PROJECTS = {"PIL": "Pillow", "sklearn": "scikit-learn"}  # modules that are named otherwise than their project
+_PROJECTS = {"PIL": "Pillow", "sklearn": "scikit-learn"}  # modules whose project has another name
 
 
 def install_command(extra: str) -> str:
-    """Command that installs an extra of gpucnn from where this gpucnn came from: its checkout, an address or an index.
+    """Command that installs an extra of gpucnn from the source of this gpucnn: its checkout, an address or an index.
 
     gpucnn may be on no package index, so a bare ``gpucnn[cuda12]`` is advised only to those who got it from one.
     """
@@ -37,7 +37,7 @@ def _origin() -> str:
 
 
 def optional(op: str, module: str, extra: str) -> Any:
-    """Import a module that an extra brings.
+    """Import a module that an extra installs.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def optional(op: str, module: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         if (error.name or "").partition(".")[0] != package:
-            raise  # the package is there, and one that it needs is not
+            raise  # the package is installed, and one of its dependencies is not
         project = _PROJECTS.get(package, package)
         message = f"{op}: {project} is not installed: {install_command(extra)}"
         raise ModuleNotFoundError(message, name=error.name) from None

@@ -1,4 +1,4 @@
-"""The order of an image's axes in memory, and its dtype: copies in another one."""
+"""Copies of images in another memory order or dtype."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from gpucnn.functional._call import Array, Call
 
 @replayed
 def channels_last(input: Array, dtype: Any = None) -> Array:
-    """Copy images so that the channels of each pixel lie next to each other in memory.
+    """Copy images so that the channels of each pixel are adjacent in memory.
 
-    The axes stay as they are, only the strides are others, as with PyTorch's
+    The axes stay as they are and only the strides change, as with PyTorch's
     ``to(dtype, memory_format=torch.channels_last)``. Operations recognise the order and keep it.
 
     Parameters
@@ -51,7 +51,7 @@ def channels_last(input: Array, dtype: Any = None) -> Array:
 
 @replayed
 def channels_first(input: Array, dtype: Any = None) -> Array:
-    """Copy images so that each channel's pixels lie next to each other in memory, in C order.
+    """Copy images so that the pixels of each channel are contiguous in memory, in C order.
 
     Parameters
     ----------

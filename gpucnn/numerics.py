@@ -13,7 +13,7 @@ ALGORITHMS = ("direct", "im2col", "winograd")
 
 
 class Picks(Protocol):
-    """Algorithms that were found to be the quickest, see `gpucnn.tuned`."""
+    """Algorithms that were measured to be the fastest, see `gpucnn.tuned`."""
 
     def algorithm(self, direction: str, geometry: Any, dtype: str) -> str | None:
         """The algorithm for a convolution in that direction; None where there is no pick."""
@@ -31,7 +31,7 @@ def precision(mode: str) -> Iterator[None]:
     ----------
     mode : "fp32"
         Full float32. "tf32", the 10-bit mantissa of tensor cores, and "fp32x3", three such products in place of one,
-        are names that nothing is computed by yet.
+        are reserved names: nothing is computed with them yet.
 
     Raises
     ------
@@ -42,8 +42,8 @@ def precision(mode: str) -> Iterator[None]:
 
     Notes
     -----
-    CuPy's variable ``CUPY_TF32`` is followed by `gpucnn.functional.linear` on a GPU, whose products are CuPy's own,
-    and by nothing else here.
+    CuPy's variable ``CUPY_TF32`` applies to `gpucnn.functional.linear` on a GPU, whose products are CuPy's own,
+    and to nothing else here.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def precision(mode: str) -> Iterator[None]:
 
 
 def current_algorithm() -> str | None:
-    """The algorithm that convolutions are held to, or None where each is chosen by its size.
+    """The algorithm forced on convolutions, or None where each is chosen by its size.
 
     Examples
     --------
@@ -84,7 +84,7 @@ def choices() -> tuple[str | None, Picks | None]:
 
 
 def current_picks() -> Picks | None:
-    """The picks that convolutions on a GPU go by where no algorithm is asked for, or None.
+    """The picks that convolutions on a GPU use where no algorithm is requested, or None.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def current_picks() -> Picks | None:
 
 @contextmanager
 def picking(picks: Picks) -> Iterator[None]:
-    """Within the block, let convolutions on a GPU go by `picks` where no algorithm is asked for."""
+    """Within the block, let convolutions on a GPU use `picks` where no algorithm is requested."""
     token = _picks.set(picks)
     try:
         yield
@@ -131,8 +131,8 @@ def algorithm(name: str) -> Iterator[None]:
     -----
     Results of two algorithms differ by rounding; each repeats bit for bit.
 
-    Depthwise and grouped convolutions, which have algorithms of their own on both backends, are held to the name as all
-    others are. What ``"winograd"`` finds to be infinite or NaN is computed again by columns and a product.
+    Depthwise and grouped convolutions have separate algorithms on both backends, and follow the name as all others do.
+    Results of ``"winograd"`` that are infinite or NaN are recomputed by columns and a product.
 
     Examples
     --------

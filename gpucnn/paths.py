@@ -1,4 +1,4 @@
-"""Places on disk."""
+"""Folders on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Autotuning: time the algorithms on the device, and keep the quickest for later processes."""
+"""Autotuning: time the algorithms on the device, and keep the fastest for later processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pick:
     Attributes
     ----------
     operation : str
-        What was called.
+        The operation that was called.
     direction : str
         "forward", "backward_input" or "backward_weight".
     algorithm : str
@@ -70,10 +70,10 @@ def tune(
     -----
     Each algorithm runs 20 times between two events of the device; the median counts, with the caches as they are in
     such a loop. A pick is kept by device, compute capability, driver, gpucnn's version, direction, dtype and geometry,
-    in a file of its own in the folder ``autotune`` of ``GPUCNN_CACHE_DIR``. Batch size and memory order are those of
-    the case, and not part of it: tune with what will be run.
+    in a separate file in the folder ``autotune`` of ``GPUCNN_CACHE_DIR``. Batch size and memory order are those of
+    the case, and not part of the key: tune with the cases that will be run.
 
-    Nothing uses a pick but the calls within `tuned`. This has not yet run on a GPU: times were faked to test it.
+    Only calls within `tuned` use a pick. This has not yet run on a GPU: times were faked to test it.
     """
     backend: Any = backend_named("cuda")
     options = Options("tune", backend, np.dtype(dtype), channels_last, backward, random=True)
@@ -96,7 +96,7 @@ def tune(
 
 @contextmanager
 def tuned() -> Iterator[None]:
-    """Within the block, compute convolutions on a GPU by the algorithms that `tune` picked, where it did.
+    """Within the block, compute convolutions on a GPU by the algorithms that `tune` picked, where there is a pick.
 
     Raises
     ------
@@ -105,8 +105,8 @@ def tuned() -> Iterator[None]:
 
     Notes
     -----
-    The picks are those for the device that is the current one where the block begins. `gpucnn.algorithm` goes before
-    them, and where there is no pick, the choice by size stands.
+    The picks are those for the device that is current when the block begins. `gpucnn.algorithm` takes precedence, and
+    where there is no pick, the choice by size stands.
 
     Algorithms sum in different orders, so results depend on what was picked: on the device and on how a timing went.
     Each repeats bit for bit as long as the picks stay. Outside the block nothing depends on the device.
@@ -117,14 +117,14 @@ def tuned() -> Iterator[None]:
 
 
 class _Probe:
-    """Picks that are told, and note for what they are asked."""
+    """Given picks, which record the convolutions that they are asked for."""
 
     def __init__(self, told: dict[_Asked, str]) -> None:
         self._told = told
         self.asked: dict[_Asked, None] = {}
 
     def algorithm(self, direction: str, geometry: Any, dtype: str) -> str | None:
-        """What was told."""
+        """The given algorithm."""
         self.asked[direction, geometry, dtype] = None
         return self._told.get((direction, geometry, dtype))
 

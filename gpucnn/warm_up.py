@@ -1,4 +1,4 @@
-"""Before the first call: `warmup` compiles what calls will need, in parallel, and plans them."""
+"""Warm-up before the first call: `warmup` compiles the programs that calls need, in parallel, and plans the calls."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from gpucnn.geometry.arguments import integer, is_sequence
 Array = Any
 Case = tuple[Any, Any]
 
-MAX_THREADS = 8  # that compile at once
+MAX_THREADS = 8  # that compile concurrently
 LINE_SECONDS = 2.0  # between two lines of progress
 _INTEGERS = frozenset({"indices", "target"})
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What a warm-up did.
+    """The result of a warm-up.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class WarmUp:
     found : int
         Programs that an earlier process, or this one, had compiled.
     seconds : float
-        How long it took.
+        The time it took.
     """
 
     cases: int
@@ -65,7 +65,7 @@ def warmup(
         Calls: the name of an operation of `gpucnn.functional` and its arguments, where a shape stands for each array.
         Or models, and the shape of their input with its batch axis.
     backend : "cuda", "simulator" or "numpy"
-        Whose arrays the calls will be made with. Models are run where their parameters are.
+        The backend whose arrays the calls will be made with. Models are run where their parameters are.
     dtype : dtype
         Of the arrays, but for indices, targets and masks.
     channels_last : bool
@@ -73,7 +73,7 @@ def warmup(
     backward : bool
         Warm the backward up as well; of a model in training mode.
     progress : bool
-        Show how far it is: a bar in a terminal with rich installed, lines elsewhere.
+        Show progress: a bar in a terminal with rich installed, lines elsewhere.
 
     Returns
     -------
@@ -90,8 +90,8 @@ def warmup(
 
     Notes
     -----
-    The calls are made twice, on arrays of zeros. First nothing is launched: that tells the programs, which are then
-    compiled in several threads, NVRTC and g++ letting them. Then all is launched, so that kernels are loaded, plans
+    The calls are made twice, on arrays of zeros. The first is a dry run: it yields the programs, which are then
+    compiled in several threads, where NVRTC and g++ allow it. Then all is launched, so that kernels are loaded, plans
     are made and CuPy's pool of the current stream has the memory. One case at a time is in memory. NumPy compiles
     nothing: calls are checked and their geometry is kept, models are run once.
 
@@ -122,7 +122,7 @@ def warmup(
 
 @dataclass(frozen=True)
 class Options:
-    """What is the same for all cases: who asks, on what, and whether arrays hold random numbers or zeros."""
+    """The settings common to all cases: the caller, the backend, and whether arrays hold random numbers or zeros."""
 
     op: str
     backend: Backend
@@ -179,7 +179,7 @@ def _pair(op: str, index: int, case: Any) -> tuple[Any, Any]:
 
 
 def operation_call(index: int, case: Any, options: Options) -> tuple[str, Callable[[Any], Callable[[], None]]]:
-    """The name of a case's operation, and what makes its arrays with a NumPy-like module and returns its call.
+    """The name of a case's operation, and a function of a NumPy-like module that makes its arrays and returns its call.
 
     Raises
     ------
@@ -281,7 +281,7 @@ def _sources(runtime: Any, cases: Sequence[_Prepared]) -> list[tuple[Any, Any]]:
 
 
 def _compiled(runtime: Any, sources: Sequence[tuple[Any, Any]], progress: bool) -> int:
-    """Compile the programs, and tell how many had to be."""
+    """Compile the programs; return how many had to be compiled."""
     if not sources:
         return 0
     with ThreadPoolExecutor(MAX_THREADS) as threads:
@@ -293,7 +293,7 @@ def _compiled(runtime: Any, sources: Sequence[tuple[Any, Any]], progress: bool) 
 
 
 def shown(items: Iterable[Any], done: str, total: int, progress: bool) -> Iterator[Any]:
-    """The items one by one, with a word on how many were taken."""
+    """The items one by one, with a report of how many were taken."""
     if not progress or not total:
         yield from items
         return

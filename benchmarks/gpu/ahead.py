@@ -1,8 +1,8 @@
 """gpucnn's programs, compiled in threads before the first case is measured.
 
 A first run meets some five hundred programs, each compiled in tenths of a second: in turn they would take a fifth of
-its time. Here the calls of all cases are made once on arrays that hold anything, and launch nothing; what they would
-have launched is compiled side by side, and found on disk when the cases are measured.
+its time. Here the calls of all cases are made once as a dry run on uninitialised arrays; the programs that they
+would have launched are compiled in parallel, and found on disk when the cases are measured.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def compile_ahead(
     threads: int,
     alive: Callable[[], None] = lambda: None,
 ) -> int:
-    """Compile what the cases will launch on `backend`, "cuda" or "simulator"; how many programs had to be compiled.
+    """Compile what the cases will launch on `backend`, "cuda" or "simulator"; return the number of programs compiled.
 
     A program that does not compile, and a call that fails, fail again where they are measured, and are reported there.
     `alive` is called now and then.

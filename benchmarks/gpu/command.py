@@ -1,4 +1,4 @@
-"""The GPU's part of ``python -m benchmarks``: what workers say, shown and kept."""
+"""The GPU's part of ``python -m benchmarks``: reports of workers, shown and kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MAX_ROUNDS: dict[Tier, int] = {"quick": 15, "default": 40, "full": 80}
 
 @dataclass
 class Collected:
-    """All that workers said: the records and what is known of the run. `trouble` says why there is no more."""
+    """All reports of workers: the records and the facts of the run. `trouble` says why there are no more."""
 
     records: list[Record] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Collected:
     trouble: str = ""
 
     def take(self, event: Event) -> None:
-        """Keep what an event says."""
+        """Store the content of an event."""
         if "result" in event:
             self.records.append(record_from(event["result"]))
         if "limits" in event:
@@ -88,7 +88,7 @@ def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: 
         return BUDGET_S[options.tier] - (time.perf_counter() - started)
 
     def check() -> None:
-        """Refuse to publish what is known to be refused, before it is measured."""
+        """Refuse, before measuring, runs that are known not to be publishable."""
         if options.publish:
             stem = file_stem(options.tier, slug(collected.environment["device"]["name"]), not whole, interrupted=False)
             ours = {kind.name for kind in kinds("gpu") if kind.ours}
@@ -119,7 +119,7 @@ def conclude(
     started: float,
     console: Console,
 ) -> int:
-    """Print and write what was measured of a `whole` run or of part of one; the exit status."""
+    """Print and write the results of a `whole` run or of part of one; the exit status."""
     if collected.trouble:
         console.print(collected.trouble, style="red", markup=False, highlight=False)
     if interrupted and not collected.records:
@@ -154,7 +154,7 @@ def collect(
     console: Console,
     check: Callable[[], None],
 ) -> None:
-    """Keep and show all that workers say; `check` may end the run once the machine and the peers are known."""
+    """Store and show all reports of workers; `check` may end the run once the machine and the peers are known."""
     subjects = [kind.name for kind in kinds("gpu") if kind.ours]
     with (
         tempfile.TemporaryDirectory(prefix="gpucnn-benchmark-") as folder,

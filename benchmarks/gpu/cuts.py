@@ -1,10 +1,10 @@
 """The part of a large result that is checked.
 
-A GPU's batch takes float64 arithmetic on the CPU too long. So a case is cut down to one that is whole in itself, whose
-results are held against `benchmarks.checking` as on a CPU: some images where images do not meet, some channels of a
-normalisation over the batch or within groups, all of a layer norm. Convolutions are checked at sampled positions of the
-whole. No implementation that is timed takes part. What lies outside the cut must be finite, and the memory that results
-are likely to be written to held NaN before, so that little can be left out unseen.
+Float64 arithmetic on the CPU is too slow for a GPU's batch. So a case is cut down to a self-contained one, whose
+results are compared with `benchmarks.checking` as on a CPU: some images where images do not interact, some channels of
+a normalisation over the batch or within groups, all of a layer norm. Convolutions are checked at sampled positions of
+the whole. No timed implementation takes part. Values outside the cut must be finite, and the memory that results are
+likely to be written to is filled with NaN before, so that little can be left out unnoticed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Cut:
         return self.axis
 
     def arrays(self, arrays: Arrays) -> Arrays:
-        """The cut arrays, with what follows from them."""
+        """The cut arrays, with those recomputed from them."""
         cut = {}
         for name, array in arrays.items():
             axis = self.axis_of(name)
@@ -53,7 +53,7 @@ class Cut:
 
 
 def cut_of(case: Case) -> Cut:
-    """How a case is cut."""
+    """The cut of a case."""
     layer = case.layer
     if isinstance(layer, ConvLayer) or (isinstance(layer, NormLayer) and layer.kind == "layer"):
         return Cut(case)
@@ -65,7 +65,7 @@ def cut_of(case: Case) -> Cut:
 
 
 def _some_channels(case: Case, layer: NormLayer) -> Cut:
-    """Whole groups of channels: statistics are taken within them, whatever the others hold."""
+    """Whole groups of channels: statistics are taken within them, independent of the others."""
     members = {"batch": 1, "instance": 1, "group": layer.channels // layer.groups}[layer.kind]
     groups = _spread(layer.channels // members, case.batch * members * prod(layer.size))
     chosen = (groups[:, None] * members + np.arange(members)).ravel()
@@ -80,7 +80,7 @@ def _spread(count: int, size: int) -> IndexArray:
 
 
 def expected(case: Case, arrays: Arrays) -> tuple[Cut, list[Expectation]]:
-    """What is checked of a case, and what it must hold."""
+    """The checked part of a case, and its expected values."""
     cut = cut_of(case)
     return cut, expect(cut.case, cut.arrays(arrays))
 
@@ -121,7 +121,7 @@ def whole_shape(cut: Cut, case: Case, expectation: Expectation) -> Shape:
 
 
 def result_bytes(cut: Cut, case: Case, expectations: list[Expectation]) -> int:
-    """What all results of a case take."""
+    """The bytes of all results of a case."""
     return sum(prod(whole_shape(cut, case, one)) * np.dtype(one.dtype).itemsize for one in expectations)
 
 

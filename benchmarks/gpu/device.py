@@ -1,7 +1,7 @@
 """The device interface of the benchmarks: arrays to it and back, events on its stream, and a cache to flush.
 
-All that is timed runs on the default stream, of CuPy as of PyTorch: it is where both run unless told otherwise, so
-events recorded by one bracket the kernels of the other, and no stream has to wait for another.
+All timed work runs on the default stream of CuPy and PyTorch, where both run by default, so events recorded by one
+bracket the kernels of the other, and no stream has to wait for another.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Host = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
 
 FLUSHED = 2  # times the cache's size that is written, and then read
-MIN_FLUSHED = 64 << 20  # bytes, should the driver not tell the cache's size
-PARAMETER_BYTES = 128  # of the structure that a raw launch passes beside its arrays
+MIN_FLUSHED = 64 << 20  # bytes, if the driver does not report the cache's size
+PARAMETER_BYTES = 128  # of the structure that a raw launch passes in addition to its arrays
 
 # `hold` keeps the stream busy for a time. `read` leaves nothing but clean lines in the cache, so that a timed kernel
 # does not pay for writing back what the flush wrote. The raw launches do nothing: only their host time is asked for.
@@ -72,24 +72,24 @@ class Device:
         return host
 
     def finite(self, array: Array) -> bool:
-        """Tell whether no element is infinite or NaN."""
+        """Whether no element is infinite or NaN."""
         return bool(np.isfinite(self.asnumpy(array)).all())
 
     def spoil(self, nbytes: int) -> None:
-        """Leave NaN in memory that the next array of so many bytes may get."""
+        """Leave NaN in memory that the next array of `nbytes` bytes may get."""
 
     def hold(self, seconds: float) -> None:
-        """Queue a kernel that keeps the stream busy for so long."""
+        """Queue a kernel that keeps the stream busy for the given time."""
 
     def flush(self) -> None:
-        """Queue what leaves nothing of earlier calls in the cache."""
+        """Queue a flush of the cache."""
 
     def event(self) -> Any:
         """Queue the recording of a time."""
         return time.perf_counter()
 
     def reached(self, event: Any) -> bool:
-        """Tell whether the device has come to `event`; does not wait."""
+        """Whether the device has reached `event`; does not wait."""
         return False
 
     def seconds(self, first: Any, last: Any) -> float:
@@ -97,14 +97,14 @@ class Device:
         return float(last - first)
 
     def raw_launch(self, arrays: int) -> Callable[[], None]:
-        """A bare launch of an empty kernel that takes so many arrays and one structure."""
+        """A bare launch of an empty kernel with the given number of arrays and one structure."""
         return lambda: None
 
     def synchronize(self) -> None:
         """Wait for all that is queued; raises where the device was lost."""
 
     def free_bytes(self) -> int:
-        """Memory that can be had."""
+        """Bytes of available memory."""
         return 1 << 40
 
     def release(self) -> None:
@@ -129,7 +129,7 @@ class CupyDevice(Device):
 
     @cached_property
     def _flushed(self) -> tuple[Array, Array, Array]:
-        """Memory that a flush writes, reads, and seems to write; whoever only computes goes without."""
+        """Memory that a flush writes, reads, and seems to write; not allocated unless something is timed."""
         if self.xp.cuda.get_current_stream().ptr != 0:
             raise RuntimeError(
                 "CuPy's current stream is not the default one: unset CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
@@ -205,7 +205,7 @@ class CupyDevice(Device):
 
 
 def raw_source(arrays: int) -> str:
-    """An empty kernel's text: so many pointers, and a structure of as many bytes as gpucnn's have."""
+    """An empty kernel's text: the given number of pointers, and a structure as large as gpucnn's."""
     pointers = "".join(f"float* a{number}, " for number in range(arrays))
     return (
         f"struct Parameters {{ char bytes[{PARAMETER_BYTES}]; }};\n"

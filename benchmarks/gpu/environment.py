@@ -67,19 +67,19 @@ def _cuda(number: int) -> str:
 
 
 def _cudnn(number: int) -> str:
-    """As 9.10.2 from 91002; before 9 it was 8.9.7 from 8907."""
+    """The version as text: 9.10.2 from 91002; before 9 it was 8.9.7 from 8907."""
     step = 10_000 if number >= 90_000 else 1_000
     return f"{number // step}.{number % step // 100}.{number % 100}"
 
 
 def clocks() -> dict[str, str]:
-    """What nvidia-smi says of the first visible GPU now; empty where it does not."""
+    """The current clocks of the first visible GPU by nvidia-smi; empty where it has none."""
     known = zip(CLOCKS, _asked(CLOCKS.values()), strict=False)
     return {name: value for name, value in known if value and not value.startswith("[")}
 
 
 def utilization() -> float | None:
-    """The share of the last moments in which kernels ran on the GPU, whoever's; None where nvidia-smi cannot tell.
+    """The share of the last moments in which any kernel ran on the GPU; None where nvidia-smi does not report it.
 
     Ask before this process uses the GPU.
     """
@@ -130,7 +130,7 @@ def make_device(kind: str) -> Device:
 
 
 def why_none() -> str | None:
-    """Why there is no GPU to measure on, in a sentence; None where there is one. CuPy is imported to find out."""
+    """The reason why there is no GPU to measure on; None where there is one. It imports CuPy to find out."""
     from gpucnn.backends.cuda.device.cupy_runtime import why_unavailable
 
     return why_unavailable()

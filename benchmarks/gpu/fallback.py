@@ -1,4 +1,4 @@
-"""gpucnn's NumPy backend on the cases of a GPU's run: what the GPU gains over the CPU of its machine.
+"""gpucnn's NumPy backend on the cases of a GPU's run: the GPU's gain over the CPU of its machine.
 
 It runs in the command's own process, once no worker times the GPU any more, on the same arrays in float32. The cheapest
 cases come first, so that a short time leaves out the fewest. A call that takes long is timed while it is checked.
@@ -78,5 +78,5 @@ def _outcome(case: Case, provider: Provider, schedule: Schedule) -> Outcome:
 
 
 def added(record: Record, outcome: Outcome) -> Record:
-    """`record` with what the NumPy backend made of its case."""
+    """`record` with the outcome of the NumPy backend."""
     return replace(record, outcomes=(*record.outcomes, outcome))

@@ -58,7 +58,7 @@ def _copies(xp: Any, nbytes: int) -> list[Call]:
 
 
 def _products(xp: Any) -> tuple[str, dict[str, Callable[[], Call]]]:
-    """Which library multiplies, and what makes the product of each precision."""
+    """The library that multiplies, and a function that makes the product of each precision."""
     torch = _torch()
     host = np.random.default_rng(0).standard_normal((2, PRODUCT_SIZE, PRODUCT_SIZE), np.float32)
     if torch is None:

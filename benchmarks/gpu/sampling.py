@@ -2,8 +2,8 @@
 
 A cold sample queues, one after the other: a kernel that holds the stream, the flush of the cache, an event, the call,
 an event. While the first two run the host queues the call, whose kernels then follow the event without a gap: the time
-between the events is the device's alone. Whether that came true is seen afterwards, by asking whether the device had
-come to the first event when all was queued; where it had, the hold is made longer and the sample is taken again. So one
+between the events is the device's alone. Whether that held is checked afterwards, by asking whether the device had
+reached the first event when all was queued; where it had, the hold is made longer and the sample is taken again. So one
 way of timing serves calls of microseconds and of milliseconds, of one kernel and of twenty.
 
 A warm sample is the same without the flush, and with several calls in a row between the events.
@@ -30,7 +30,7 @@ Call = Callable[[], object]
 MIN_HOLD_S = 50e-6
 MAX_HOLD_S = 20e-3
 TRIES = 8  # of a sample, each with twice the hold
-LONG_S = 10e-3  # of a call beside which the host's time is nothing
+LONG_S = 10e-3  # of a call in comparison with which the host's time is negligible
 WARM_SAMPLE_S = 200e-6  # a warm sample repeats its call until it lasts this long
 MAX_QUEUED = 32  # calls between two waits: a stream takes some thousand launches before the host has to wait
 HOST_SAMPLES = 5
@@ -44,7 +44,7 @@ SLOW_ROUNDS = 2
 
 
 class DeviceLost(Exception):  # noqa: N818 - it ends this process's use of the device
-    """The device answers no more, since `provider` ran."""
+    """The device no longer answers, since `provider` ran."""
 
     def __init__(self, provider: str, note: str) -> None:
         super().__init__(f"{provider}: {note}")
@@ -67,7 +67,7 @@ def described(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds of a call; `exposed` says that the device had to wait for the host meanwhile."""
+    """Seconds of a call; `exposed` says that the device had to wait for the host."""
 
     seconds: float
     exposed: bool
@@ -82,7 +82,7 @@ class Sampler:
         self.exposed = 0
 
     def warm_up(self) -> float:
-        """Calls until nothing is made for the first time any more; the seconds that one takes, host and device."""
+        """Warm-up calls until no first-time work is left; the seconds of one call, host and device."""
         for _ in range(3):
             start = time.perf_counter()
             self.call()
@@ -99,7 +99,7 @@ class Sampler:
         return self._hidden(1, self.device.flush)
 
     def warm(self, calls: int) -> float:
-        """The mean of so many calls in a row, after one that is not counted."""
+        """The mean of `calls` calls in a row, after one that is not counted."""
         return self._hidden(calls, self.call) / calls
 
     def _hidden(self, calls: int, before: Call) -> float:
@@ -123,7 +123,7 @@ class Sampler:
         return Sample(device.seconds(first, last), exposed)
 
     def host(self, calls: int) -> float:
-        """The mean time of issuing so many calls, without waiting for them."""
+        """The mean time of issuing `calls` calls, without waiting for them."""
         self.device.synchronize()
         start = time.perf_counter()
         for _ in range(calls):
@@ -135,7 +135,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one call: its times from a cold and from a warm cache, and the host's."""
+    """The times of one call: from a cold and from a warm cache, and the host's."""
 
     cold: Timing
     warm: Timing
@@ -176,7 +176,7 @@ def interleave(
 ) -> dict[str, Measured | Exception]:
     """Measure every call, in turns whose order rotates, for about `budget_s` seconds in all.
 
-    A call that fails is left out from then on, and its error is given back. Calls of more than `SLOW_S` have few turns.
+    A call that fails is left out from then on, and its error is returned. Calls of more than `SLOW_S` have few turns.
 
     Raises
     ------
@@ -218,7 +218,7 @@ class _Turns:
             self.failed[name] = error
 
     def warm_up(self) -> None:
-        """All calls, until nothing in them is made for the first time."""
+        """Warm up all calls, until no first-time work is left."""
         for name in self.order:
             seconds: list[float] = []
             self.turn(name, self.samplers[name].warm_up, seconds)
@@ -230,7 +230,7 @@ class _Turns:
         return self.once[name] > SLOW_S
 
     def rounds(self, budget_s: float, most: int) -> int:
-        """How many rounds of those that are not slow the budget allows for."""
+        """The number of rounds of calls that are not slow that the budget allows for."""
         quick = [seconds for name, seconds in self.once.items() if not self.is_slow(name)]
         if not quick:
             return min(SLOW_ROUNDS, most)
@@ -275,7 +275,7 @@ def host_time(device: Device, call: Call, samples: int = 3 * HOST_SAMPLES) -> Ti
 
 
 def overhead(device: Device, call: Call) -> Timing:
-    """What a cold sample of a kernel that does nothing shows: it is in every time, and not taken off."""
+    """The cold time of an empty kernel: it is part of every time, and not subtracted."""
     sampler = Sampler(device, call)
     sampler.warm_up()
     with without_collections():

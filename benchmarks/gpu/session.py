@@ -27,7 +27,7 @@ class Checked(NamedTuple):
 
 @dataclass
 class Session:
-    """What cases are measured with. `say` is told which implementation is about to run, and at what.
+    """The context in which cases are measured. `say` reports which implementation is about to run, and on what.
 
     `lost` are those that took the device with them, by case and name, with what they said: they are not run again. An
     empty name stands for all.
@@ -49,7 +49,7 @@ class Session:
         return Record.of(case, [outcomes[provider] for provider in self.providers], self.raw_launch(arrays))
 
     def check(self, case: Case) -> tuple[dict[Provider, Outcome], dict[Provider, Checked], int]:
-        """The outcomes of those that must not be timed, the calls of the others, and how many arrays a call takes."""
+        """The outcomes of those that must not be timed, the calls of the others, and the number of arrays of a call."""
         refusals = {provider: self._refusal(provider, case) for provider in self.providers}
         outcomes = {provider: outcome for provider, outcome in refusals.items() if outcome is not None}
         able = [provider for provider in self.providers if provider not in outcomes]
@@ -91,7 +91,7 @@ class Session:
     def _checked(
         self, provider: Provider, case: Case, given: Arrays, cut: Cut, expectations: list[Expectation]
     ) -> tuple[Checked, str | None]:
-        """The call of an implementation, and what is wrong with its result."""
+        """The call of an implementation, and the fault of its result."""
         call = provider.prepare(case, given)
         self.device.spoil(result_bytes(cut, case, expectations))
         results = provider.results(call())
@@ -123,7 +123,7 @@ class Session:
         return Outcome(provider.name, provider.ours, "timed", measured.cold, note, measured.warm, measured.host)
 
     def raw_launch(self, arrays: int) -> float | None:
-        """The host's time for a bare launch with so many arrays."""
+        """The host's time for a bare launch with the given number of arrays."""
         if not arrays:
             return None
         if arrays not in self._raw:

@@ -98,7 +98,7 @@ def work(
 
 
 def _limits(kind: str, device: Any) -> tuple[Any, float]:
-    """The device's limits, and what the events add to each time; the simulator's are not worth measuring."""
+    """The device's limits, and the overhead of the events in each time; the simulator's are not worth measuring."""
     from benchmarks.gpu.limits import measure_limits
     from benchmarks.gpu.sampling import overhead
     from benchmarks.timing import Limits

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu_check``: what a GPU has to show that the CUDA kernels run on it as they should.
+"""``python -m benchmarks.gpu_check``: checks that the CUDA kernels run correctly on a GPU.
 
-`__main__` is the command, `parts` what it runs, each in processes of its own; `worker` and `suite` are their work.
+`__main__` is the command, `parts` the parts that it runs in separate processes; `worker` and `suite` do their work.
 """

@@ -45,7 +45,7 @@ class Call:
     algorithm: str | None = "direct"
 
     def within(self) -> AbstractContextManager[None]:
-        """Where its algorithm is taken."""
+        """The block in which its algorithm is used."""
         return nullcontext() if self.algorithm is None else gpucnn.algorithm(self.algorithm)
 
 
@@ -70,7 +70,7 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def agree(results: Arguments, expected: Arguments) -> str:
-    """How the results differ from what was expected by more than rounding; empty where they do not."""
+    """The differences of the results from the expected ones beyond rounding; empty where there are none."""
     for number, (result, other) in enumerate(zip(results, expected, strict=True)):
         said = _difference(result, other)
         if said:
@@ -150,7 +150,7 @@ _LAYERS: dict[Scale, tuple[_Conv, ...]] = {
     ),
 }  # fmt: skip
 _OTHER_DTYPES = ("float16", "bfloat16", "float64", "complex64", "int8")
-_HOST_PRODUCTS = 1 << 28  # multiply-adds that NumPy does in a second where no BLAS helps
+_HOST_PRODUCTS = 1 << 28  # multiply-adds that NumPy does in a second without BLAS
 
 
 def _convolutions(scale: Scale) -> Iterator[Call]:

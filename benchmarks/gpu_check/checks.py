@@ -1,4 +1,4 @@
-"""The checks of a machine, one `Check` a question; a worker process runs them."""
+"""The checks of a machine, run by a worker process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUNS = 3  # of one call, that must agree bit for bit
 
 @dataclass(frozen=True)
 class Check:
-    """`run` returns what is worth saying, raises AssertionError for a wrong result, NotRun where it cannot be asked."""
+    """`run` returns a remark, raises AssertionError for a wrong result, NotRun where it cannot be run."""
 
     name: str
     run: Callable[[], str]
@@ -55,7 +55,7 @@ def repeatability(machine: Machine) -> Iterator[Check]:
 
 
 def odd_shapes(machine: Machine) -> Iterator[Check]:
-    """Each primitive once at small, odd sizes in the generic and the specialised build: what a sanitizer looks at."""
+    """Each primitive once at small, odd sizes in the generic and the specialised build, for a sanitizer."""
     for call in calls("odd"):
         yield Check(call.name, lambda call=call: _agrees(machine, call))  # type: ignore[misc]
 
@@ -116,7 +116,7 @@ def _conv_block(x: Any, w: Any) -> tuple[Any, ...]:
 
 
 def _depthwise_into(x: Any, w: Any, y: Any) -> tuple[Any, ...]:
-    """A depthwise convolution and a pooling, both to arrays that are there already."""
+    """A depthwise convolution and a pooling, both to existing arrays."""
     F.conv2d(x, w, padding=1, groups=x.shape[1], out=y)
     return y, F.avg_pool2d(y, 2, out=x[:, :, ::2, ::2])  # with gaps: by a copy
 
@@ -147,7 +147,7 @@ def _replays(machine: Machine, shapes: Sequence[tuple[int, ...]], function: Call
     values, others = ([rng.standard_normal(shape, np.float32) for shape in shapes] for _ in range(2))
     stream = cupy.cuda.Stream(non_blocking=True)
     replayed: list[list[Any]] = []
-    # cuBLAS may not be captured through CuPy, so the direct kernels are asked for
+    # cuBLAS may not be captured through CuPy, so the direct kernels are used
     with gpucnn.algorithm("direct"), stream:
         given = [cupy.asarray(value) for value in values]
         function(*given)  # compiles, loads, and leaves its memory in the stream's pool

@@ -33,7 +33,7 @@ def resnet50_convolutions() -> list[Layer]:
 
 
 def cold_start(machine: Machine) -> Iterator[Check]:
-    """One check; what it says ends in the number of programs that were compiled."""
+    """One check; its remark ends in the number of programs that were compiled."""
     yield Check("ResNet-50, each layer forward and backward", lambda: _compiled(machine))
 
 

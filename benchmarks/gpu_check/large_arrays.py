@@ -1,7 +1,7 @@
 """Arrays on both sides of 2**31 elements: the last image beneath it with 32-bit indices, the first above with 64-bit.
 
 A batch of many small images is taken, all zeros but the first, the middle and the last one, and of the results the same
-three are compared with NumPy. On the simulator the batch is two images far apart in memory that nobody has touched.
+three are compared with NumPy. On the simulator the batch is two images with untouched memory between them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ IMAGE = (4, 1, 64, 64)  # channels and spatial sizes: 2**14 elements, so that 2*
 IMAGES = {"below": END // prod(IMAGE) - 1, "above": END // prod(IMAGE) + 1}
 INDEX = {"below": "int32", "above": "int64"}
 EPS = 1e-5  # of the norms
-HEADROOM = 256 << 20  # bytes beside the arrays themselves
+HEADROOM = 256 << 20  # bytes in addition to the arrays
 
 
 @dataclass(frozen=True, eq=False)
 class Large:
-    """A call whose first argument or result, `images` of IMAGE, lies on one side of 2**31 elements.
+    """A call whose first argument or result, `images` of IMAGE, is on one side of 2**31 elements.
 
     `shapes` are those of one image: of the arguments that have a batch, and of the results that have one. `shared` are
     the arguments that follow those; `kernel` is the one whose index type is in question. `sums` says that the results
@@ -171,7 +171,7 @@ def _spread(machine: Machine, host: Any, side: str) -> Any:
     if host[0].size != prod(IMAGE):
         return machine.put(host)
     step = (END - 2 * host[0].size if side == "below" else END) * host.itemsize
-    memory = np.zeros(step + host[0].nbytes, np.uint8)  # pages that nobody touches take no memory
+    memory = np.zeros(step + host[0].nbytes, np.uint8)  # untouched pages take no memory
     strides = (step, *np.ascontiguousarray(host[0]).strides)
     batch = arrays.strided(memory, host.shape, host.dtype, strides, 0)
     for number, image in enumerate(host):

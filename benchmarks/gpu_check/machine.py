@@ -1,4 +1,4 @@
-"""A device to check, GPU or simulator: its backends for both builds, arrays to it and back, and what was launched."""
+"""A device to check, GPU or simulator: its backends for both builds, copies to it and back, a record of launches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Recorder:
 
 
 class RecordingRuntime:
-    """A runtime that notes each launch, and uses the builds that it is told to."""
+    """A runtime that records each launch, and uses the given builds."""
 
     def __init__(self, runtime: Runtime, specialises: bool, recorder: Recorder) -> None:
         self._runtime, self._recorder = runtime, recorder
@@ -93,7 +93,7 @@ class Machine:
         self.device.synchronize()
 
     def free_bytes(self) -> int:
-        """Memory that can be had."""
+        """Bytes of available memory."""
         self.device.release()
         return self.device.free_bytes()
 

@@ -1,4 +1,4 @@
-"""The parts of the check, what tells most first, and how each is run in processes of its own."""
+"""The parts of the check, the most telling first, each run in separate processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Follow = Callable[[Task, Path, float, float, float], Generator[Event]]
 
 @dataclass(frozen=True)
 class Context:
-    """What all parts need: where to run and to write, how, and whom to tell."""
+    """The context of all parts: backend, folder, options, and the receiver of progress."""
 
     backend: str
     out: Path
@@ -92,7 +92,7 @@ def _checked(
 
 
 def _outcome(context: Context, name: str, checked: Checked) -> Outcome:
-    """Count the results of a part, and the kernels that they tell of."""
+    """Count the results of a part, and the kernels that they name."""
     outcome = Outcome(name, PASSED, checked.reason, seconds=checked.seconds)
     reasons: dict[str, int] = {}
     for result in checked.results:

@@ -1,4 +1,4 @@
-"""Checks before the run: each part that cannot run here, in a sentence that says what to do about it."""
+"""Checks before the run: a sentence for each part that cannot run here, with its remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SANITIZER_SOURCE = (
 
 
 class Preflight(NamedTuple):
-    """Why nothing can be run (None where something can), why single parts cannot, and where the sanitizer lies."""
+    """The reason why nothing can be run, if so, the reasons why single parts cannot, and the sanitizer's path."""
 
     hopeless: str | None
     missing: dict[str, str]
@@ -28,7 +28,7 @@ class Preflight(NamedTuple):
 
 
 def look(backend: str) -> Preflight:
-    """What this machine lacks for the checks on `backend`."""
+    """Find what prevents checks on `backend` on this machine."""
     if backend == "simulator":
         from gpucnn.simulator import available
 
@@ -43,7 +43,7 @@ def look(backend: str) -> Preflight:
 
 
 def missing(backend: str, sanitizer: str | None, installed: Callable[[str], object] = find_spec) -> dict[str, str]:
-    """Of each part that cannot be run, why."""
+    """The parts that cannot be run, with the reason of each."""
     reasons = {}
     absent = [module for module in SUITE_NEEDS if installed(module) is None]
     if absent:

@@ -25,7 +25,7 @@ SHOWN = 20  # failures of a part that the report quotes
 
 @dataclass
 class Outcome:
-    """What became of a part. `reason` says why it did not pass; `notes` what else is worth knowing."""
+    """The outcome of a part. `reason` says why it did not pass; `notes` are further remarks."""
 
     name: str
     status: str
@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass
 class Launched:
-    """How often checks that launched a kernel passed and failed."""
+    """The numbers of passed and failed checks that launched a kernel."""
 
     passed: int = 0
     failed: int = 0
@@ -48,7 +48,7 @@ class Launched:
 
 @dataclass
 class Report:
-    """Written after each part, so that an interrupted run leaves what it found."""
+    """Written after each part, so that an interrupted run leaves its results so far."""
 
     facts: dict[str, Any]
     outcomes: list[Outcome] = field(default_factory=list)
@@ -114,7 +114,7 @@ class Report:
         ]
 
     def write(self, folder: Path) -> None:
-        """Put gpu_check.json and gpu_check.md in place, each at once."""
+        """Write gpu_check.json and gpu_check.md, each atomically."""
         replace(folder / "gpu_check.json", scrubbed(json.dumps(self.as_json(), indent=1)) + "\n")
         replace(folder / "gpu_check.md", self.as_markdown())
 
@@ -163,7 +163,7 @@ def facts(backend: str) -> dict[str, Any]:
 
 
 def device_facts() -> dict[str, Any]:
-    """The current GPU, its driver, and the versions of what compiles for it."""
+    """The current GPU, its driver, and the versions of its compilers."""
     from gpucnn.backends.cuda.device import nvrtc
     from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
 

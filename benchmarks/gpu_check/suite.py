@@ -31,7 +31,7 @@ def work(
 
 
 class Told:
-    """A plugin that tells the supervisor of each test."""
+    """A plugin that reports each test to the supervisor."""
 
     def __init__(self, say: Say, done: int, lost: Mapping[str, str], backend: str) -> None:
         self.say, self.done, self.lost, self.backend = say, done, lost, backend
@@ -48,7 +48,7 @@ class Told:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Tell of a test; stop after it where the device does not answer any more."""
+        """Report a test; stop after it if the device no longer answers."""
         self.status, self.detail = "passed", ""
         self.say(item=item.nodeid)
         ran = yield

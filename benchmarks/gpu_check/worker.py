@@ -68,7 +68,7 @@ def run(checks: Iterable[Check], subject: Machine, say: Say) -> int:
 
 
 def outcome(check: Check) -> tuple[str, str]:
-    """Its status and what there is to say."""
+    """Its status and remark."""
     try:
         return "passed", check.run()
     except NotRun as reason:

@@ -32,7 +32,7 @@ class Network:
     """A network for square images: as gpucnn has it, and as PyTorch has it.
 
     `model` makes it with gpucnn, given `gpucnn.nn.models` and a seed; `twin` makes it with PyTorch, given
-    `benchmarks.networks.pytorch`. Nothing is dropped out in training, so that results can be compared.
+    `benchmarks.networks.pytorch`. Training has no dropout, so that results can be compared.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Network:
 
 @dataclass(frozen=True)
 class NetworkCase:
-    """One operation of one network: what is checked and timed."""
+    """One operation of one network, to be checked and timed."""
 
     network: Network
     operation: str

@@ -1,4 +1,4 @@
-"""The comparison of what two implementations make of a network, before either is timed."""
+"""The comparison of two implementations' results of a network, before either is timed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OUTPUT_TOLERANCE = 1e-4
 # more than rounding, and norms amplify that: by 5 % between PyTorch's two memory orders in ResNet-50 and MobileNetV2.
 # What lacks a term or is scaled wrongly differs by much of its norm.
 GRADIENT_TOLERANCE = 0.2
-MIN_SHARE = 1e-3  # of the largest norm of a gradient: smaller ones are what is left where terms cancel
+MIN_SHARE = 1e-3  # of the largest norm of a gradient: smaller ones are residues of cancelling terms
 
 
 def find_difference(
@@ -22,8 +22,8 @@ def find_difference(
 ) -> str | None:
     """The first array in which two implementations differ by more than its tolerance, or None.
 
-    Differences are Euclidean norms over a whole array. `start` is the state before the training step: of what is
-    in it, the change is compared.
+    Differences are Euclidean norms over a whole array. `start` is the state before the training
+    step: for arrays in it, the change is compared.
     """
     if list(actual) != list(expected):
         names = sorted(set(actual) ^ set(expected))

@@ -20,7 +20,7 @@ def held_bytes() -> int | None:
 
 
 def growth_during(call: Callable[[], object]) -> int | None:
-    """The peak of the process's memory while a call runs, above what it was before; None where it is not counted."""
+    """The peak of the process's memory while a call runs, above the level before; None where it is not counted."""
     _give_back()
     before = _counted("VmRSS")
     try:

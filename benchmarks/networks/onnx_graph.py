@@ -1,6 +1,6 @@
 """The ONNX graph of a network of gpucnn.nn in evaluation mode: a walk through its modules.
 
-Batch norms stay nodes of their own: ONNX Runtime folds them into the convolutions when it loads the graph.
+Batch norms stay separate nodes: ONNX Runtime folds them into the convolutions when it loads the graph.
 """
 
 from __future__ import annotations

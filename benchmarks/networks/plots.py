@@ -20,14 +20,14 @@ from benchmarks.results import Record, Run
 COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#66ccee", "#aa3377", "#228833")
 BAR_INCHES = 0.2
 GAP_INCHES = 0.16  # between networks
-PANEL_INCHES = 0.75  # of a panel beside its bars: its title and its axis
+PANEL_INCHES = 0.75  # of a panel in addition to its bars: its title and its axis
 HEAD_INCHES = 1.1
 WIDTH_INCHES = 9.5
 LABEL_INCHES = 2.2
 
 
 def draw_networks(run: Run, stem: Path) -> list[Path]:
-    """Write the figure beside `stem`; where no network was timed, remove that of an earlier run."""
+    """Write the figure under the name `stem`; where no network was timed, remove that of an earlier run."""
     path = Path(f"{stem}-networks.png")
     timed = [record for record in run.networks if implementations([record])]
     if not timed:
@@ -97,7 +97,7 @@ def _bars(axes: Any, title: str, records: list[Record], subjects: list[str], col
         ticks.append((first + top) / 2)
         top += GAP_INCHES
     axes.set_ylim(top, -GAP_INCHES / 2)
-    axes.set_xlim(0, longest * 1.2)  # room for the text beside the longest bar
+    axes.set_xlim(0, longest * 1.2)  # room for the text next to the longest bar
     axes.set_yticks(ticks, [label(record) for record in records], fontsize=9)
     axes.set_title(title, fontsize=10, weight="bold", loc="left", pad=4)
     axes.set_xlabel("ms", fontsize=8.5, loc="right", labelpad=1)

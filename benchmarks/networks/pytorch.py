@@ -202,7 +202,7 @@ class Main(nn.Module):
 
 
 def generator(latent: int, width: int) -> Main:
-    """Of images of 16×16."""
+    """The network for images of 16×16."""
     return Main(
         *(nn.ConvTranspose2d(latent, 2 * width, 4, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU()),
         *(nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
@@ -211,7 +211,7 @@ def generator(latent: int, width: int) -> Main:
 
 
 def discriminator(width: int) -> Main:
-    """Of images of 16×16."""
+    """The network for images of 16×16."""
     return Main(
         *(nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)),
         *(nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2)),

@@ -92,7 +92,7 @@ def _outcome(record: Record, name: str) -> Outcome | None:
 
 
 def _time(outcome: Outcome | None) -> str:
-    """The time, or what stands in its way."""
+    """The time, or the reason why there is none."""
     if outcome is None:
         return ""
     return milliseconds(outcome.timing.median) if outcome.timing else outcome.status

@@ -1,6 +1,6 @@
 """The implementations that run a network; each is one small class.
 
-Adding one: subclass `Runner` and name it in `RUNNERS` beside the provider whose threads and version it has.
+Adding one: subclass `Runner` and name it in `RUNNERS` with the provider whose threads and version it has.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Runner(ABC):
         self.threads = threads
 
     def refuses(self, operation: str) -> str | None:
-        """Why this implementation does not take an operation, or None."""
+        """The reason why this implementation does not take an operation, or None."""
         return None
 
     def prepare(self, subject: Subject, operation: str) -> Prepared:

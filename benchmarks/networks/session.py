@@ -25,7 +25,7 @@ PATIENCE_S = 60.0  # training steps of seconds still get the least number of rou
 
 @dataclass(frozen=True)
 class Ready:
-    """A call that was made once, and what the process then held more than before its implementation had the network."""
+    """A call that was made once, and the memory that the process gained since its implementation got the network."""
 
     call: Call
     held_bytes: int | None
@@ -54,7 +54,7 @@ def run(
 def measured(
     case: NetworkCase, subject: Subject, runners: Mapping[Provider, Runner], schedule: Schedule, max_rounds: int
 ) -> list[Outcome]:
-    """Check and time all implementations; what they hold is freed before the next case."""
+    """Check and time all implementations; their memory is freed before the next case."""
     start = time.perf_counter()
     outcomes, ready = check(case, subject, runners)
     if case.operation == "training_step":
@@ -71,7 +71,7 @@ def check(
 ) -> tuple[dict[Provider, Outcome], dict[Provider, Ready]]:
     """The outcomes without timings, and the calls of the implementations that may be timed.
 
-    Results are held against those of the first peer, or against gpucnn's in float64 where only one implementation ran.
+    Results are compared with those of the first peer, or against gpucnn's in float64 where only one implementation ran.
     """
     outcomes: dict[Provider, Outcome] = {}
     ready: dict[Provider, Ready] = {}
@@ -111,7 +111,7 @@ def first_call(runner: Runner, subject: Subject, operation: str) -> tuple[Ready,
 
 
 def with_peak(outcome: Outcome, ready: Ready) -> Outcome:
-    """The outcome with the peak of one more step: what is held between steps, and what comes to it meanwhile."""
+    """The outcome with the peak of one more step: the memory held between steps plus that of the step."""
     growth = growth_during(ready.call)
     peak = None if growth is None or ready.held_bytes is None else ready.held_bytes + growth
     return replace(outcome, peak_bytes=peak)

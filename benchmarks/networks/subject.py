@@ -1,4 +1,4 @@
-"""A network with its weights and data: what every implementation is given."""
+"""A network with its weights and data, as every implementation is given it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Subject:
         return sum(parameter.size for parameter in self.model.parameters())
 
     def multiply_adds(self) -> int:
-        """Of the convolutions and linear layers, for the batch; the network is run once to count them."""
+        """Multiply-adds of convolutions and linear layers, for the batch; the network is run once to count them."""
         return int(self.model.summary(self.images.shape[1:]).multiply_adds) * len(self.images)
 
     def copied_model(self) -> Any:
-        """The network with arrays of its own."""
+        """The network with its own copies of the arrays."""
         return copy.deepcopy(self.model)
 
     def in_float64(self) -> Subject:

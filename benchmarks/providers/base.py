@@ -37,7 +37,7 @@ class Provider(ABC):
     def version(self) -> str: ...
 
     def refuses(self, case: Case) -> str | None:
-        """Why this implementation does not take `case`, or None."""
+        """The reason why this implementation does not take `case`, or None."""
         return None
 
     @abstractmethod
@@ -45,16 +45,16 @@ class Provider(ABC):
         """The call to check and to time; it may be repeated and must not change `arrays`."""
 
     def results(self, returned: Any) -> list[npt.NDArray[Any]]:
-        """What a call returned, as NumPy arrays in the logical order N, C, spatial."""
+        """The results of a call, as NumPy arrays in the logical order N, C, spatial."""
         values = returned if isinstance(returned, tuple) else (returned,)
         return [np.asarray(value) for value in values if value is not None]
 
     def hot(self, call: Call, results: list[Any]) -> Call:
-        """The call as a program that counts the host's time would make it: into `results`, where that can be asked."""
+        """The call as used for host times: it writes into `results`, where the implementation can."""
         return call
 
     def within(self, function: Callable[[], Result]) -> Result:
-        """Run what calls this implementation where it has to be called from."""
+        """Run `function`, which calls this implementation, in the thread or setting that it requires."""
         return function()
 
     def time(self, call: Call, repeats: int) -> float:
@@ -66,7 +66,7 @@ class Provider(ABC):
 
 
 def channels_last_unfit(case: Case) -> str | None:
-    """Why a case is nothing to compute in channels-last order, or None."""
+    """The reason why a case has nothing to compute in channels-last order, or None."""
     if isinstance(case.layer, UnfoldLayer):
         return "the columns of im2col have no channels_last order"
     if isinstance(case.layer, NormLayer) and case.layer.kind == "layer":

@@ -96,7 +96,7 @@ class Gpucnn(Provider):
         return partial(backward, arrays["grad_output"], arrays["input"], **options, **handed)
 
     def _indices(self, name: str, options: dict[str, Any], arrays: Arrays) -> Any:
-        """Where the maxima were: as given, or as the forward tells."""
+        """The indices of the maxima: as given, or as the forward returns them."""
         if "indices" in arrays:
             return arrays["indices"]
         return getattr(self.functional, name)(arrays["input"], **options, return_indices=True)[1]
@@ -155,7 +155,7 @@ class GpucnnGpu(Gpucnn):
 
 
 class GpucnnGpuChannelsLast(GpucnnGpu):
-    """The same with images whose channels are innermost in memory; weights lie as they do anywhere."""
+    """The same with channels-last images; weights keep their usual memory order."""
 
     name = "gpucnn channels_last"
 

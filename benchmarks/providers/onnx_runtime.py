@@ -75,7 +75,7 @@ def make_session(graph: Any, threads: int) -> Any:
 
 
 def bind(session: Any, fed: Arrays) -> Call:
-    """A run of the session on the arrays of `fed`, which returns what holds its "output"."""
+    """A run of the session on the arrays of `fed`, which returns the value of its "output"."""
     binding = session.io_binding()
     for name, array in fed.items():
         binding.bind_cpu_input(name, np.ascontiguousarray(array))

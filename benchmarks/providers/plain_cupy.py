@@ -314,7 +314,7 @@ def _dilation(layer: Windowed) -> tuple[int, ...]:
 
 
 def _inputs(layer: Windowed) -> tuple[int, ...]:
-    """The size of what windows are taken of, which a transposed convolution writes."""
+    """The size of the windowed image, which a transposed convolution writes."""
     return layer.out_size if isinstance(layer, ConvLayer) and layer.transposed else layer.size
 
 

@@ -1,7 +1,7 @@
 """PyTorch, in its default memory order and in channels_last.
 
 Nothing here requires a gradient, so forwards record no graph. The backwards of convolution call
-`aten.convolution_backward` for the one gradient that is asked for; those of the other operations
+`aten.convolution_backward` for the one gradient requested; those of the other operations
 run a recorded graph again, with the indices and statistics that its forward saved.
 """
 
@@ -90,7 +90,7 @@ class PyTorch(Provider):
         )
 
     def _backward(self, case: Case, tensors: dict[str, Any]) -> Call:
-        """Run the graph of one forward backwards, as often as asked."""
+        """Run the graph of one forward backwards, any number of times."""
         if "input" not in tensors:
             tensors["input"] = self.zeros(case.layer.input_shape(case.batch), tensors["grad_output"])
         wanted: Sequence[Any] = [

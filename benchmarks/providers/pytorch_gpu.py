@@ -28,7 +28,7 @@ COMPILE_ALLOWANCE_S = 100.0  # for all cases of a run together
 
 
 class PyTorchGpu(PyTorch):
-    """As it comes: N, C, spatial."""
+    """The default memory order: N, C, spatial."""
 
     name = "PyTorch"
     requires = ("torch", "cupy")
@@ -41,7 +41,7 @@ class PyTorchGpu(PyTorch):
         self.from_dlpack = self._shared_with()
 
     def _shared_with(self) -> Any:
-        """What makes CuPy's arrays of tensors, once it is sure that both are on one stream."""
+        """The conversion of tensors to CuPy's arrays, after a check that both are on one stream."""
         import cupy
 
         if not self.torch.cuda.is_available():
@@ -83,8 +83,8 @@ class PyTorchGpuChannelsLast(PyTorchGpu):
 class _Searching(PyTorchGpu):
     """With ``torch.backends.cudnn.benchmark``: cuDNN times its algorithms at the first call of a size.
 
-    PyTorch keeps one plan for a size in each thread, whether it was found by search or by rule, and the first to come
-    stays. So these calls are made in a thread of their own, whose plans are all found by search.
+    PyTorch keeps one plan for a size in each thread, whether it was found by search or by rule, and the first one
+    stays. So these calls are made in a separate thread, whose plans are all found by search.
     """
 
     def __init__(self, threads: int) -> None:
@@ -122,7 +122,7 @@ class PyTorchCudnnSearchChannelsLast(_Searching, PyTorchGpuChannelsLast):
 
 
 class PyTorchCompiled(PyTorchGpu):
-    """torch.compile, for what it makes kernels of its own for; as long as its allowance lasts."""
+    """torch.compile, for the operations that it generates kernels for, within its time allowance."""
 
     name = "torch.compile"
     requires = ("torch", "cupy", "triton")

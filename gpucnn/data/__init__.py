@@ -1,4 +1,4 @@
-"""Images from files on this machine, and batches of them: readers, augmentations, a loader; nothing uses a network."""
+"""Images from files on this machine, and batches of them: readers, augmentations, a loader; nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -15,16 +15,16 @@ Augmentation = Callable[[Host, np.random.Generator], Host]
 
 @dataclass(frozen=True)
 class Crop:
-    """A window at a random place of each image, padded before.
+    """A window at a random place of each image, which is padded first.
 
     Parameters
     ----------
     size : int or pair of int
         Height and width of the window.
     padding : int
-        How many rows and columns are added on each side.
+        The number of rows and columns added on each side.
     fill : float
-        What they are filled with.
+        Their value.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class Shift:
     pixels : int
         The farthest move.
     fill : float
-        What comes in at the border.
+        The value that is shifted in at the border.
 
     Examples
     --------
@@ -131,7 +131,7 @@ class Compose:
         self.steps = steps
 
     def __call__(self, x: Host, rng: np.random.Generator) -> Host:
-        """The batch after all of them."""
+        """The batch after all augmentations."""
         for step in self.steps:
             x = step(x, rng)
         return x

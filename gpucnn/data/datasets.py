@@ -1,4 +1,4 @@
-"""Readers of images that are on this machine already; nothing here uses a network."""
+"""Readers of images that are already on this machine; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def digits(size: int = 8) -> Images:
     Parameters
     ----------
     size : int
-        Height and width to give them: 8 as they are, others by bilinear interpolation.
+        Height and width of the result: 8 as they are, others by bilinear interpolation.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def digits(size: int = 8) -> Images:
     Raises
     ------
     ModuleNotFoundError
-        scikit-learn is not installed; they come with it.
+        scikit-learn, which contains them, is not installed.
     ValueError
         `size` is below 1.
 

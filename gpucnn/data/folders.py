@@ -1,4 +1,4 @@
-"""Images from a folder that has one subfolder a class."""
+"""Images from a folder with one subfolder per class."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def image_folder(
         Its subfolders are the classes, in alphabetical order. Within them files of the usual kinds (PNG, JPEG, TIFF,
         BMP, GIF, WebP, PGM, PPM) are read, those in deeper folders too; other and hidden files are not.
     size : int or pair of int, optional
-        Height and width to give the images; if it is left out they must have one size.
+        Height and width of the result; if left out, the images must have one size.
     mode : str
         ``"rgb"`` or ``"grey"``.
     fit : str
-        How images of another shape get to `size`: ``"crop"`` scales them to cover it and takes the middle,
+        The way images of another shape are fitted to `size`: ``"crop"`` scales them to cover it and takes the middle,
         ``"stretch"`` scales height and width by themselves.
 
     Returns

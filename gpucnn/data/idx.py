@@ -21,7 +21,7 @@ def read_idx(path: str | PathLike[str]) -> np.ndarray[Any, Any]:
     Parameters
     ----------
     path : str or path
-        The file. Whether it is compressed is told by its first bytes.
+        The file; its first bytes show whether it is compressed.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def read_idx(path: str | PathLike[str]) -> np.ndarray[Any, Any]:
     FileNotFoundError
         There is no such file.
     ValueError
-        It is no IDX file, or it has fewer or more bytes than its header says.
+        It is not an IDX file, or has fewer or more bytes than its header says.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Labelled images and what is done to them before training: a split, a normalisation."""
+"""Labelled images, and their split and normalisation before training."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Split(NamedTuple):
 
 
 def train_test_split(images: Images, test_size: float = 0.2, rng: Seed = None, stratify: bool = True) -> Split:
-    """Put some of the images aside for tests, by chance.
+    """Set some of the images aside for tests, at random.
 
     Parameters
     ----------
     images : Images
-        What is split.
+        The images to split.
     test_size : float or int
-        The share of the images that is put aside, between 0 and 1, or how many.
+        The share of the images that is set aside, between 0 and 1, or their number.
     rng : Generator, int or None
-        What draws them; the same int draws the same ones each time.
+        The source of the choice; the same int draws the same ones each time.
     stratify : bool
         Whether each class keeps its share, to within one image.
 
@@ -93,7 +93,7 @@ def train_test_split(images: Images, test_size: float = 0.2, rng: Seed = None, s
 
 
 def channel_statistics(x: Host) -> tuple[Host, Host]:
-    """Mean and standard deviation of each channel, over all images and places.
+    """Mean and standard deviation of each channel, over all images and positions.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def channel_statistics(x: Host) -> tuple[Host, Host]:
 
 
 def normalize(x: Host, mean: Any, std: Any) -> Host:
-    """Images with each channel's `mean` taken away and divided by its `std`.
+    """Images with each channel's `mean` subtracted, divided by its `std`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Batches of arrays, in an order and with changes that a seed alone decides."""
+"""Batches of arrays, in an order and with augmentations that a seed alone determines."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ class Loader:
     x : array [N, …]
         The images; NumPy's, or on a device, where the batches are then gathered.
     y : array [N, …]
-        What belongs to each.
+        The label of each.
     batch_size : int
-        How many an iteration gives.
+        The size of a batch.
     shuffle : bool
         Whether each epoch goes through them in a new order.
     rng : Generator, int or None
-        What decides orders and changes: the same int makes the same batches in each run.
+        The source of orders and augmentations: the same int makes the same batches in each run.
     augment : callable, optional
         ``augment(x, rng) -> x`` for a batch of NumPy's, such as `Shift`, `Flip`, `Crop`, or a `Compose` of them.
     drop_last : bool
         Whether a last batch of fewer than `batch_size` is left out.
     prefetch : int
-        How many batches a thread prepares ahead of the one in use; 0 prepares each when it is asked for.
+        The number of batches that a thread prepares ahead; 0 prepares each on demand.
 
     Raises
     ------
     TypeError
-        x or y is no array, or `batch_size` or `prefetch` no int.
+        x or y is not an array, or `batch_size` or `prefetch` not an int.
     ValueError
-        x and y are not of one length, there is no batch, or a number is out of range.
+        x and y differ in length, there is no batch, or a number is out of range.
 
     Notes
     -----
-    The order of epoch e is drawn by a generator seeded with (seed, e), the changes of its batch b by one seeded with
-    (seed, e, b). So a batch does not depend on threads, nor on the batches before it, and three numbers are the
-    loader's whole state: a loader that was handed them by `load_state_dict` goes on with the batch that would have come
-    next. An epoch that was left early stays left: the next iteration begins the next epoch.
+    The order of epoch e is drawn by a generator seeded with (seed, e), the augmentation of its batch b by one seeded
+    with (seed, e, b). So a batch depends neither on threads nor on the batches before it, and three numbers are the
+    loader's whole state: a loader that is given them by `load_state_dict` continues with the batch that would have come
+    next. An epoch that was left early is not resumed: the next iteration begins the next epoch.
 
     Attributes
     ----------
     epoch : int
         The epoch that is under way, or begins next.
     batch : int
-        How many of its batches were handed out.
+        The number of its batches handed out.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class Loader:
         self._restored = False
 
     def __len__(self) -> int:
-        """How many batches an epoch has."""
+        """The number of batches of an epoch."""
         n = len(self.x)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
@@ -113,11 +113,11 @@ class Loader:
         self.epoch, self.batch = epoch + 1, 0
 
     def state_dict(self) -> dict[str, int]:
-        """What `load_state_dict` needs to go on from here: seed, epoch, and the number of batches handed out of it."""
+        """The state for `load_state_dict` to resume from: seed, epoch, and the number of its batches handed out."""
         return {"seed": self.seed, "epoch": self.epoch, "batch": self.batch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a loader with the same data and arguments was.
+        """Resume from the state of a loader with the same data and arguments.
 
         Parameters
         ----------
@@ -145,7 +145,7 @@ class Loader:
         return self._generator(epoch).permutation(n) if self.shuffle else np.arange(n)
 
     def _generator(self, *place: int) -> np.random.Generator:
-        """What decides by chance at an epoch, or at a batch of one."""
+        """The random generator of an epoch, or of one of its batches."""
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=place))
 
     def _prepared(self, epoch: int, batch: int, order: Host) -> Batch:

@@ -67,7 +67,7 @@ def chances(model: nn.Module, x: Host, batch_size: int = 500) -> Host:
 
 
 def report(out: Path, title: str, model: nn.Module, history: nn.History, test: Images, x: Host, target: float) -> bool:
-    """Write weights, history and picture to `out`, say how it went, and return whether the target was reached.
+    """Write weights, history and picture to `out`, print the result, and return whether the target was reached.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def _curves(panels: Any, history: nn.History) -> list[Any]:
         axes.plot(epochs, training, color=TRAINING, marker=".", label="training, with augmentation and dropout")
         axes.plot(epochs, tested, color=TEST, marker=".", label="test")
         axes.set_title(name)
-    later = len(history) // 4  # the first epochs would press the others flat
+    later = len(history) // 4  # the first epochs would flatten the others
     shown = 100 * np.array(history.accuracies[later:] + history.validation_accuracies[later:])
     margin = 0.2 + 0.1 * np.ptp(shown)
     accuracies.set_ylim(shown.min() - margin, min(shown.max() + margin, 100.2))

@@ -1,8 +1,8 @@
-"""Train a network to tell clothes apart: ``python -m gpucnn.examples.fashion --out DIR``.
+"""Train a network to classify clothes: ``python -m gpucnn.examples.fashion --out DIR``.
 
-Fashion-MNIST: 60,000 pictures of 28×28 pixels to train on, 10,000 to test with, of which more than 90 % are told right
-after a few minutes on the CPU. The network is made for gpucnn's NumPy backend: dense convolutions, which become large
-products of matrices, with strides where others have pooling, and no normalisation: both take long there.
+Fashion-MNIST: 60,000 pictures of 28×28 pixels to train on, 10,000 to test with, of which more than 90 % are classified
+correctly after a few minutes on the CPU. The network suits gpucnn's NumPy backend: dense convolutions, which become
+large matrix products, with strides in place of pooling, and no normalisation: both take long there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Teach a trained network another task from a few images: ``python -m gpucnn.examples.finetune --out DIR``.
 
-A network learns to read digits. From very few other images it then learns to tell even digits from odd ones: its head
-is replaced and trained alone, on features that stay as they are; then everything learns, at a tenth of the learning
-rate. Beside it: the same network trained on the few images from scratch, and a linear classifier on the features.
+A network learns to read digits. From very few other images it then learns to separate even from odd digits: its head
+is replaced and trained alone, on frozen features; then everything learns, at a tenth of the learning rate. For
+comparison: the same network trained on the few images from scratch, and a linear classifier on the features.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ def network(num_classes: int, rng: np.random.Generator) -> nn.Sequential:
 
 
 def even_or_odd(images: Images) -> Images:
-    """The same images with another question."""
+    """The same images, labelled for another task."""
     return Images(images.x, images.y % 2, ("even", "odd"))
 
 
 def few(images: Images, each: int, rng: np.random.Generator) -> Images:
-    """So many images of each class, drawn by chance."""
+    """A given number of images of each class, drawn at random."""
     chosen = [rng.permutation(np.flatnonzero(images.y == label))[:each] for label in range(len(images.classes))]
     return Images(images.x[np.concatenate(chosen)], images.y[np.concatenate(chosen)], images.classes)
 
@@ -74,7 +74,7 @@ def loader(images: Images, seed: int) -> data.Loader:
 def learn(
     model: nn.Module, optimizer: nn.Optimizer, images: Images, steps: int, seed: int, progress: bool = False
 ) -> None:
-    """Train what `optimizer` holds of `model` for about so many steps."""
+    """Train the parameters of `model` that `optimizer` holds for about the given number of steps."""
     batches = loader(images, seed)
     epochs = max(1, round(steps / len(batches)))
     schedule = nn.CosineAnnealingLR(optimizer, T_max=epochs)
@@ -90,7 +90,7 @@ def learn(
 
 
 def accuracy(model: nn.Module, images: Images) -> float:
-    """The share of images that the model names right."""
+    """The share of images that the model classifies correctly."""
     batches = data.Loader(images.x, images.y, batch_size=500)
     return nn.evaluate(model, batches, nn.CrossEntropyLoss()).accuracy or 0.0
 
@@ -135,7 +135,7 @@ def draw(path: Path, counts: Sequence[int], found: Host) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train to read digits, then to tell even from odd ones in each way; compare."""
+    """Train to read digits, then to separate even from odd ones in each way; compare."""
     parser = argparse.ArgumentParser(
         prog="python -m gpucnn.examples.finetune", description=(__doc__ or "").split("\n")[0]
     )
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """All of it, with the options of `main`."""
+    """The whole example, with the options of `main`."""
     images = data.digits()
     images = Images(data.normalize(images.x, *data.channel_statistics(images.x)), images.y, images.classes)
     train, rest = data.train_test_split(images, test_size=0.6, rng=options.seed)

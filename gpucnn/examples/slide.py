@@ -1,8 +1,8 @@
 """Slide a digit classifier over a large picture: ``python -m gpucnn.examples.slide --out DIR``.
 
 A small network learns to say which digit, or none, is in the middle of a 32×32 window. Its linear layers then become
-convolutions (`gpucnn.nn.linear_to_conv`), and it reads a 512×512 picture of scattered digits at once: a map of
-predictions, one each 4 pixels, the same as of the network run window by window, only sooner.
+convolutions (`gpucnn.nn.linear_to_conv`), and it reads a 512×512 picture of scattered digits in one run: a map
+of predictions, one every 4 pixels, equal to those of the network run window by window, but faster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NEAR, FAR = 3, 9  # a digit is in the middle if it is this near to it, and there
 
 
 class Picture(NamedTuple):
-    """Digits scattered over a picture, and where.
+    """Digits scattered over a picture, and their positions.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Picture(NamedTuple):
     centres : array of int [n, 2]
         Row and column of each digit's middle.
     labels : array of int [n]
-        Which digit it is.
+        The digit.
     """
 
     image: Host
@@ -100,13 +100,13 @@ def windows(picture: Picture, rng: np.random.Generator) -> tuple[Host, Host]:
 
 
 def distance(picture: Picture, places: Host) -> Host:
-    """From each of `places` to the nearest digit's middle, along the axis where it is larger."""
+    """The distance of each of `places` to the nearest digit's middle, along the axis where it is larger."""
     nearest: Host = distances(picture, places).min(axis=1)
     return nearest
 
 
 def distances(picture: Picture, places: Host) -> Host:
-    """From each of `places` to each digit's middle [places, digits], along the axis where it is larger."""
+    """The distance of each of `places` to each digit's middle [places, digits], along the axis where it is larger."""
     between: Host = np.abs(places[:, None] - picture.centres[None]).max(axis=2)
     return between
 
@@ -149,7 +149,7 @@ def found(chances: Host, threshold: float = 0.7) -> list[tuple[int, int, int]]:
 
 
 class Tally(NamedTuple):
-    """The digits of a picture that were found, those of them that were read right, and marks beyond one for each.
+    """The counts of a picture's digits that were found and read right, and of further marks.
 
     Attributes
     ----------
@@ -178,7 +178,7 @@ def tally(picture: Picture, places: Host, named: Host) -> Tally:
 
 
 def draw(path: Path, picture: Picture, chances: Host, stride: int) -> None:
-    """The picture with the digits that were found, and the map beside it."""
+    """The picture with the digits that were found, next to the map."""
     matplotlib: Any = import_module("matplotlib")
     figures: Any = import_module("matplotlib.figure")
     patches: Any = import_module("matplotlib.patches")
@@ -208,7 +208,7 @@ def draw(path: Path, picture: Picture, chances: Host, stride: int) -> None:
 
 
 def seconds(function: Any, repeats: int) -> tuple[float, Any]:
-    """The median of the times that calls take, and the last result."""
+    """The median time of the calls, and the last result."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """All of it, with the options of `main`."""
+    """The whole example, with the options of `main`."""
     rng = np.random.default_rng(options.seed)
     sizes = {size: digits(size) for size in SIZES}
     order, y = rng.permutation(len(sizes[24].y)), sizes[24].y
@@ -272,7 +272,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def compare(model: nn.Module, converted: nn.Module, picture: Picture) -> tuple[Host, int]:
-    """The map of predictions and its stride, after it was held against the network's scores of each window."""
+    """The map of predictions and its stride, after comparison with the network's scores of each window."""
     stride = nn.sliding_geometry(converted).stride
     whole, scores = seconds(lambda: nn.prediction_map(converted, picture.image), 5)
     size = picture.image.shape[1]

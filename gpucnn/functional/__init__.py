@@ -5,7 +5,7 @@ DLPack, where their memory is. Images are [N, C, *space] or, without a batch, [C
 
 Every differentiable ``op(array…, **options)`` has an ``op_backward(grad_output, <the same arguments>)``, which returns
 a tuple with the gradient of each array argument in order, and None for those without one. ``needs=(True, False, …)``
-leaves out what is not wanted.
+skips the gradients that are not needed.
 """
 
 from gpucnn.functional import (

@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class GivesBack(Protocol):
-    """The way of a result, an array or a tuple of them, to the caller's kind of array."""
+    """The conversion of a result, an array or a tuple of them, to the caller's kind of array."""
 
     def __call__(self, result: Result, /) -> Result: ...
 
@@ -71,7 +71,7 @@ class Call:
         """Exchange the arrays for ones of a wider dtype that the operation computes in."""
 
     def mixed(self, name: str, arrays: dict[str, Array | None]) -> TypeError:
-        """The error that arrays have several dtypes, such as `name` and the first one: which of them to cast."""
+        """The error for arrays of several dtypes, such as `name` and the first one, naming the one to cast."""
         dtypes = {other: array.dtype for other, array in arrays.items() if array is not None}
         first, target = next(iter(dtypes)), advised(dtypes, self._taken)
         module, kind = ("ml_dtypes" if target.name == "bfloat16" else "numpy"), kind_of(self._given[first])
@@ -84,7 +84,7 @@ class Call:
         )
 
     def also(self, name: str, array: Any) -> Array:
-        """Another array of the same kind, of whatever dtype."""
+        """Another array of the same kind, of any dtype."""
         self._expect_given(name, array)
         received = receive(self.op, {**self._given, name: array})[1][-1]
         self._later.append(received)
@@ -97,7 +97,7 @@ class Call:
     # --- Where the result goes --------------------------------------------------------------------------------
 
     def image(self, shape: tuple[int, ...], rank: int, like: Array) -> Array:
-        """Where an image result of `shape` goes, as [N, C, D, H, W]: `out`, or a new array in the order of `like`.
+        """The array for an image result of `shape`, as [N, C, D, H, W]: `out`, or a new array in the order of `like`.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class Call:
         return self.backend.empty_like(full, self.dtype, lifted(like, rank))
 
     def destination(self, shape: tuple[int, ...], like: Array) -> Array:
-        """Where a result [N, C, *] of `shape` goes: `out`, or a new array in the order of `like`.
+        """The array for a result [N, C, *] of `shape`: `out`, or a new array in the order of `like`.
 
         Raises
         ------
@@ -123,7 +123,7 @@ class Call:
         return self.backend.empty_like(shape, self.dtype, like)
 
     def in_c_order(self, shape: tuple[int, ...]) -> Array:
-        """Where a result of `shape` in C order goes: `out`, or a new array.
+        """The array for a result of `shape` in C order: `out`, or a new array.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class Call:
         return self._writable(self.checked_out(shape), channels_last=False)
 
     def weight_gradient(self, shape: tuple[int, ...], x: Array) -> Array:
-        """Where the gradient of a weight of `shape` goes, which images x [N, C, *] meet: `out`, or a new array.
+        """The array for the gradient of a weight of `shape`, which images x [N, C, *] meet: `out`, or a new array.
 
         Raises
         ------
@@ -158,7 +158,7 @@ class Call:
         return aside
 
     def result(self, result: Result) -> Result:
-        """What the call returns: a result, an array or a tuple of them, as the caller's kind; `out` for the first."""
+        """The return value of the call: an array or a tuple of them, as the caller's kind; `out` for the first."""
         if self._out is None:
             return self._give_back(result)
         if self._aside is not None:
@@ -223,7 +223,7 @@ class Call:
         return stored_like(self.xp, values, like)
 
     def promoted(self, array: Array) -> Array:
-        """`array` in the dtype that is computed in: float32 where it has 16 bits, else itself."""
+        """`array` in the dtype of the computation: float32 where it has 16 bits, else itself."""
         return array.astype(accumulator(array.dtype), copy=False)
 
     def leaked(self, values: Array, x: Array, slope: float) -> Array:
@@ -267,19 +267,19 @@ class ProductCall(Call):
 
 
 def convolved_shape(input_shape: tuple[int, ...], geometry: ConvGeometry) -> tuple[int, ...]:
-    """The shape of what a convolution makes of an input of `input_shape`."""
+    """The shape of a convolution's result for an input of `input_shape`."""
     rank = geometry.rank
     return (*input_shape[: -rank - 1], geometry.channels.outputs, *geometry.output_size[3 - rank :])
 
 
 def transposed_shape(input_shape: tuple[int, ...], geometry: ConvGeometry) -> tuple[int, ...]:
-    """The shape of what a transposed convolution makes of an input of `input_shape`; geometry is what it transposes."""
+    """The shape of a transposed convolution's result for `input_shape`; geometry is the convolution it transposes."""
     rank = geometry.rank
     return (*input_shape[: -rank - 1], geometry.channels.inputs, *geometry.input_size[3 - rank :])
 
 
 def pooled_shape(input_shape: tuple[int, ...], geometry: PoolGeometry) -> tuple[int, ...]:
-    """The shape of what pooling makes of an input of `input_shape`."""
+    """The shape of the result of pooling an input of `input_shape`."""
     return (*input_shape[: -geometry.rank], *geometry.output_size[3 - geometry.rank :])
 
 
@@ -303,7 +303,7 @@ def image_shape(op: str, name: str, shape: Sequence[int], rank: int) -> tuple[in
 
 
 def wrong_channels(op: str, name: str, shape: Sequence[int], rank: int, expected: str) -> ValueError:
-    """The error that an image array has other channels C than `expected`; its shape shows where they are."""
+    """The error that an image array does not have `expected` channels C; its shape shows their axis."""
     batch = "N, " if len(shape) == rank + 2 else ""
     return ValueError(f"{op}: {name} has shape {tuple(shape)}, expected ({batch}C, {SPACE[rank]}) with {expected}")
 

@@ -35,7 +35,7 @@ def family(define: Callable[Concatenate[int, P], R]) -> tuple[Callable[P, R], Ca
 def replayed_family(
     define: Callable[Concatenate[int, P], R], first: int = 0
 ) -> tuple[Callable[P, R], Callable[P, R], Callable[P, R]]:
-    """As `family`, of operations that `gpucnn.backends.replaying.replayed` describes."""
+    """As `family`, for operations recorded and replayed by `gpucnn.backends.replaying.replayed`."""
     one, two, three = family(define)
     return replayed(one, first), replayed(two, first), replayed(three, first)
 
@@ -62,7 +62,7 @@ def _of_rank(define: Callable[Concatenate[int, P], R], rank: int) -> Callable[P,
 
 
 def fill(text: str, rank: int) -> str:
-    """Fill in what depends on the rank.
+    """Fill in the parts that depend on the rank.
 
     {n} is the rank and {space} the spatial axes, in {kernel} and {out} with K and O before each. For the shapes and
     numbers of examples {5} is a 5 for each spatial axis, and {5**n} that power.

@@ -79,7 +79,7 @@ class NormCall(Call):
         self.expect_shape("rstd", self.rstd, shape)
 
     def check_running(self, running: Running, uses: bool, writes: bool) -> None:
-        """Raise unless the running statistics are there where they are used, and can be updated where they are kept."""
+        """Raise unless the running statistics are given where they are used, and writable where they are updated."""
         if (running[0] is None) != (running[1] is None):
             raise ValueError(f"{self.op}: got one of running_mean and running_var, expected both or none")
         if uses and running[0] is None:
@@ -124,7 +124,7 @@ class NormCall(Call):
         return self.backend.empty((n, p, g, c), self.dtype, on=self.x).transpose(0, 2, 3, 1)
 
     def output(self, shape: Shape4) -> Array:
-        """Where the output [N, G, C, P] goes: `out`, or a new array.
+        """The array for the output [N, G, C, P]: `out`, or a new one.
 
         Raises
         ------
@@ -183,14 +183,14 @@ class NormCall(Call):
         return self.applied(shape, *self.running_statistics(running))
 
     def applied(self, shape: Shape4, mean: Array, var: Array) -> Array:
-        """Output by other statistics than the input's own."""
+        """Output by statistics other than the input's own."""
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
         y = self.output(shape)
         self.backend.norm_apply(self.x.reshape(shape), mean, var, *parameters, y, self.eps, self.epilogue(shape))
         return y.reshape(self.x.shape)
 
     def running_statistics(self, running: Running) -> tuple[Array, Array]:
-        """Mean and variance as they are, [1, C, 1, 1]."""
+        """Running mean and variance as given, [1, C, 1, 1]."""
         mean, var = (self.spread(array, (0, array.shape[0], 1, 0)) for array in running)  # type: ignore[union-attr]
         return mean, var
 
@@ -236,7 +236,7 @@ class NormCall(Call):
     ) -> tuple[Array | None, ...]:
         """Gradients with respect to x, weight and bias; `own_statistics` says that mean and rstd are those of x.
 
-        After them that by the residual, where there is one.
+        After them the gradient of the residual, where there is one.
         """
         if not any(needs):
             return (None,) * len(needs)
@@ -264,7 +264,7 @@ class NormCall(Call):
         return grad_x, grad_weight, grad_bias, grad_residual
 
     def before_activation(self, shape: Shape4, mean: Array, rstd: Array) -> Array:
-        """The gradient with respect to the activation's input, [N, G, C, P], whose signs are computed again."""
+        """The gradient with respect to the activation's input, [N, G, C, P], whose signs are recomputed."""
         grad = self.grad.reshape(shape)
         if self.activation == "none":
             return grad

@@ -1,4 +1,4 @@
-"""The normal distribution's share and density: what GELU is made of, from arithmetic that every backend has."""
+"""The distribution function and density of the normal distribution, for GELU, in arithmetic that every backend has."""
 
 from __future__ import annotations
 

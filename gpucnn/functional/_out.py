@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 Array = Any
-MAX_WORK: Any = 10_000  # steps in search of an element that two arrays share, before they are taken to
+MAX_WORK: Any = 10_000  # steps in search of an element that two arrays share; after them they are assumed to share one
 
 
 def expect_writable(op: str, out: Array, others: Iterable[Array]) -> None:
-    """Raise ValueError unless `out` can be written to, each element of it a place of its own, apart from the others."""
+    """Raise ValueError unless `out` is writable, its elements do not overlap, and it shares none with the others."""
     if not getattr(out.flags, "writeable", True):
         raise ValueError(f"{op}: out is read-only, expected an array that can be written to")
     if not out.size:
@@ -27,13 +27,13 @@ def expect_writable(op: str, out: Array, others: Iterable[Array]) -> None:
 
 
 def _address(array: Array) -> int:
-    """Where the first element of an array lies."""
+    """The address of an array's first element."""
     found: int = array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data.ptr
     return found
 
 
 def _are_apart(array: Array) -> bool:
-    """Whether each axis steps over all that the axes with smaller steps reach, so that no element is met twice."""
+    """Whether each axis steps beyond the reach of all axes with smaller steps, so that no two elements overlap."""
     reach = 0
     for step, size in sorted((abs(step), size) for step, size in zip(array.strides, array.shape, strict=True)):
         if size > 1:
@@ -44,7 +44,7 @@ def _are_apart(array: Array) -> bool:
 
 
 class _Place:
-    """Where an array lies, for NumPy to compare."""
+    """A stand-in with an array's memory bounds, for NumPy to compare."""
 
     def __init__(self, array: Array) -> None:
         grain = array.dtype if array.dtype.kind == "c" else np.dtype(f"u{array.itemsize}")

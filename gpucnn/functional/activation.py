@@ -31,7 +31,7 @@ def bias_activation(
         Floating-point, with any number of axes after the channels.
     bias : array [C], optional
     residual : array [N, C, *], optional
-        What a shortcut adds.
+        The result of a shortcut, added to the sum.
     activation : "none", "relu" or "leaky_relu"
     negative_slope : float
         Of "leaky_relu".
@@ -45,7 +45,7 @@ def bias_activation(
     Raises
     ------
     TypeError
-        Dtypes differ or are not taken, or `negative_slope` is no number.
+        Dtypes differ or are not supported, or `negative_slope` is not a number.
     ValueError
         Shapes do not fit, or there is no such activation.
 
@@ -56,7 +56,7 @@ def bias_activation(
     Notes
     -----
     Sums of 16-bit floats are kept in float32 and rounded once, so the result may be nearer to the exact one than that
-    of one operation after the other. An array whose elements lie apart in memory is copied first.
+    of one operation after the other. A non-contiguous array is copied first.
 
     Examples
     --------
@@ -93,14 +93,14 @@ def bias_activation_backward(
     input, bias, residual, activation, negative_slope
         As they were given to `bias_activation`.
     output : array [N, C, *], optional
-        What `bias_activation` returned; computed again where it is missing.
+        What `bias_activation` returned; recomputed where it is missing.
     needs : sequence of 3 bools, optional
         Which gradients to compute; the others are None.
 
     Returns
     -------
     tuple of (array or None)
-        Gradients with respect to `input`, `bias` and `residual` (None where absent). Those by `input` and `residual`
+        Gradients with respect to `input`, `bias` and `residual` (None where absent). Those of `input` and `residual`
         are equal.
 
     Raises
@@ -110,9 +110,9 @@ def bias_activation_backward(
 
     Notes
     -----
-    The gradient at 0 is that of `relu_backward` and `leaky_relu_backward`. With `output` it goes by the output's signs,
+    The gradient at 0 is that of `relu_backward` and `leaky_relu_backward`. With `output` it uses the output's signs,
     which differ from the exact sum's where that is too small for 16 bits; without it, and for a `negative_slope` that
-    is not positive, it goes by the sum's.
+    is not positive, it uses the sum's.
 
     Examples
     --------

@@ -66,7 +66,7 @@ def avg_pool_nd(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no number.
+        The dtype is not supported, or a parameter is not a number.
     ValueError
         Shapes do not fit, a parameter is out of range, or no window fits.
 
@@ -176,7 +176,7 @@ def sum_pool_nd(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no integer.
+        The dtype is not supported, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or no window fits.
 
@@ -250,7 +250,7 @@ def sum_pool_nd_backward(
 
 
 def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any, *, out: Array | None = None) -> Array:
-    """{n}-d average pooling over as many windows as are asked for.
+    """{n}-d average pooling over a given number of windows.
 
     Parameters
     ----------
@@ -269,7 +269,7 @@ def adaptive_avg_pool_nd(rank: int, input: Array, output_size: Any, *, out: Arra
     Raises
     ------
     TypeError
-        The dtype is not taken, or `output_size` is no integer.
+        The dtype is not supported, or `output_size` is not an integer.
     ValueError
         Shapes do not fit, or `output_size` is less than 1.
 
@@ -364,7 +364,7 @@ def lp_pool_nd(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no number.
+        The dtype is not supported, or a parameter is not a number.
     ValueError
         Shapes do not fit, a parameter is out of range, or no window fits.
 

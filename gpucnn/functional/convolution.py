@@ -57,7 +57,7 @@ def conv_nd(
         Zeros around the image. ``"same"`` gives ceil(input / stride) outputs, with the odd zero at the high end;
         ``"same_lower"`` puts that at the low end.
     groups : int
-        Part the channels into groups that are convolved apart; ``groups = C`` is a depthwise convolution.
+        Divide the channels into groups that are convolved separately; ``groups = C`` is a depthwise convolution.
     out : array [N, OC, {out}] or [OC, {out}], optional
         An array to write the result to, of any strides; it is returned.
 
@@ -69,7 +69,7 @@ def conv_nd(
     Raises
     ------
     TypeError
-        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
+        Dtypes differ or are not supported, arrays are of two libraries, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
 
@@ -82,9 +82,9 @@ def conv_nd(
     ``y[n, o, p] = bias[o] + sum over c, k of weight[o, c, k] * x[n, c, p * stride - padding + k * dilation]``.
 
     16-bit floats accumulate in float32. Integers of 8 bits are summed in int32 and those of 16 bits in int64, and the
-    result keeps that dtype, `out` too: one product can already be more than they hold. That is as ONNX's ConvInteger
-    has it; PyTorch and NumPy's products wrap around in their own dtype. Those of 32 and 64 bits do so here as well. The
-    result repeats bit for bit. PyTorch takes ``"same"`` with stride 1 only, and no pairs.
+    result keeps that dtype, `out` too: one product can already be more than they hold. That matches ONNX's
+    ConvInteger; PyTorch's and NumPy's products wrap around in their own dtype. Those of 32 and 64 bits do so here as
+    well. The result repeats bit for bit. PyTorch takes ``"same"`` with stride 1 only, and no pairs.
 
     References
     ----------
@@ -143,7 +143,7 @@ def conv_nd_backward(
     Notes
     -----
     The gradient with respect to the input is the convolution of `grad_output`, dilated by the stride, with the rotated
-    filters; it is computed by stride residue, so that no zero is multiplied. The gradient with respect to the weight is
+    filters; it is computed by stride residue, without multiplying zeros. The gradient with respect to the weight is
     the convolution of the image with `grad_output` as a filter dilated by the stride. Complex gradients follow PyTorch:
     the other factor is conjugated. They are `conv{n}d_input`, `conv{n}d_weight` and a sum, whose own gradients give
     second derivatives.
@@ -182,7 +182,7 @@ def conv_nd_input(
     *,
     out: Array | None = None,
 ) -> Array:
-    """Gradient of `conv{n}d` by its input, which is not needed for it: only its shape is.
+    """Gradient of `conv{n}d` with respect to its input, of which only the shape is needed.
 
     Parameters
     ----------
@@ -289,7 +289,7 @@ def conv_nd_weight(
     *,
     out: Array | None = None,
 ) -> Array:
-    """Gradient of `conv{n}d` by its weight, which is not needed for it: only its shape is.
+    """Gradient of `conv{n}d` with respect to its weight, of which only the shape is needed.
 
     Parameters
     ----------
@@ -409,12 +409,12 @@ def conv_transpose_nd(
     stride, dilation : int or sequence of {n} int
         Step of the filters in the output, and step of their taps.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
-        What is cut off the output's ends. ``"same"`` gives input * stride outputs: the adjoint of a strided
+        The amount cut off the ends of the output. ``"same"`` gives input * stride outputs: the adjoint of a strided
         convolution with that padding.
     output_padding : int or sequence of {n} int
         Size added at the output's high end; less than `stride` or `dilation`.
     groups : int
-        Part the channels into groups that are convolved apart.
+        Divide the channels into groups that are convolved separately.
     out : array [N, OC, {out}] or [OC, {out}], optional
         An array to write the result to, of any strides; it is returned.
 
@@ -426,7 +426,7 @@ def conv_transpose_nd(
     Raises
     ------
     TypeError
-        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
+        Dtypes differ or are not supported, arrays are of two libraries, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or the padding cuts off the whole output.
 
@@ -550,7 +550,7 @@ def _backward_input(call: Call, grad: Array, w: Array, bias: Array | None, geome
 
 
 def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) -> Array:
-    """The filters [OC, C / groups, *k] that an image and an output's gradient make, nothing conjugated."""
+    """The wgrad [OC, C / groups, *k] of an image and an output's gradient, nothing conjugated."""
     rank, (inputs, outputs, groups) = geometry.rank, geometry.channels
     filters = call.weight_gradient((outputs, inputs // groups, *geometry.kernel_size[3 - rank :]), lifted(x, rank))
     call.backend.convolve_backward_weight(lifted(x, rank), lifted(grad, rank), lifted(filters, rank), geometry)
@@ -558,7 +558,7 @@ def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) 
 
 
 def _bias_gradient(call: Call, grad: Array, rank: int) -> Array:
-    """The sum of grad over all but its channels."""
+    """The sum of grad over all axes but the channels."""
     image = lifted(grad, rank)
     sums = call.in_c_order(image.shape[1:2])
     call.backend.channel_sums(image, sums)

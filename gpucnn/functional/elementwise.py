@@ -41,7 +41,7 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
     Raises
     ------
     TypeError
-        Dtypes differ or are not taken.
+        Dtypes differ or are not supported.
     ValueError
         Shapes do not fit.
 
@@ -157,7 +157,7 @@ def relu(input: Array) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken.
+        The dtype is not supported.
 
     Examples
     --------
@@ -212,7 +212,7 @@ def relu_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> t
 
 @replayed
 def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
-    """Leaky rectified linear unit: x where that is more than 0, else ``negative_slope * x``.
+    """Leaky rectified linear unit: x where it is positive, else ``negative_slope * x``.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken, or `negative_slope` is no number.
+        The dtype is not supported, or `negative_slope` is not a number.
 
     Examples
     --------
@@ -243,9 +243,9 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
 
 
 def _has_planes(call: Call, *arrays: Array) -> bool:
-    """Whether arrays of one form go to the kernels that activate: not where copies would lose an order with gaps.
+    """Whether arrays of one form go to the activation kernels: not where a copy would lose a non-contiguous order.
 
-    On a CPU NumPy is as quick, and other dtypes have no such kernels.
+    On a CPU NumPy is as fast, and other dtypes have no such kernels.
     """
     x = arrays[0]
     if call.backend.host or not x.size or name_of(x.dtype) not in FLOATING:
@@ -256,7 +256,7 @@ def _has_planes(call: Call, *arrays: Array) -> bool:
 
 
 def _as_planes(x: Array) -> Array:
-    """A view [N, C, P] of an array without gaps."""
+    """A view [N, C, P] of a contiguous array."""
     return x.reshape(1, 1, -1) if x.flags.c_contiguous else x.reshape(*x.shape[:2], -1)
 
 
@@ -333,7 +333,7 @@ def softmax(input: Array, dim: int) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken, or `dim` is no integer.
+        The dtype is not supported, or `dim` is not an integer.
     ValueError
         There is no such axis.
 
@@ -360,7 +360,7 @@ def softmax_backward(
     input, dim
         As they were given to `softmax`.
     output : array in the shape of `input`, optional
-        What `softmax` returned; computed again where it is missing.
+        What `softmax` returned; recomputed where it is missing.
     needs : sequence of 1 bool, optional
         Whether to compute it.
 
@@ -392,7 +392,7 @@ def softmax_backward(
 
 
 def log_softmax(input: Array, dim: int) -> Array:
-    """``log(softmax(x))``, without the overflow and underflow of taking them one after the other.
+    """``log(softmax(x))``, without the overflow and underflow of computing the two separately.
 
     Parameters
     ----------
@@ -408,7 +408,7 @@ def log_softmax(input: Array, dim: int) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken, or `dim` is no integer.
+        The dtype is not supported, or `dim` is not an integer.
     ValueError
         There is no such axis.
 
@@ -435,7 +435,7 @@ def log_softmax_backward(
     input, dim
         As they were given to `log_softmax`.
     output : array in the shape of `input`, optional
-        What `log_softmax` returned; computed again where it is missing.
+        What `log_softmax` returned; recomputed where it is missing.
     needs : sequence of 1 bool, optional
         Whether to compute it.
 
@@ -489,21 +489,21 @@ def dropout(input: Array, p: float = 0.5, training: bool = True, *, rng: Any = N
     training : bool
         Drop; else the result equals `input`.
     rng : None, int or Generator
-        Where the randomness comes from: fresh, a seed, or a generator of the caller's: `numpy.random.Generator` for
+        The source of randomness: fresh, a seed, or a generator of the caller's: `numpy.random.Generator` for
         NumPy's arrays, `cupy.random.Generator` for CuPy's.
     return_mask : bool
-        Return which elements were kept as well.
+        Return the mask of the kept elements in addition to the result.
 
     Returns
     -------
     array in the shape, dtype and memory order of `input`
     array of bool
-        With `return_mask`: which elements were kept.
+        With `return_mask`: True for the elements that were kept.
 
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is of another type.
+        The dtype is not supported, or a parameter is of another type.
     ValueError
         p is not in [0, 1].
 
@@ -605,7 +605,7 @@ def _seed(call: Call, rng: Any) -> Any:
 
 
 def _dropout_mask(call: Call, x: Array, p: float, training: bool, rng: Any) -> Array:
-    """Which elements are kept."""
+    """The mask of the elements that are kept."""
     if not training or p == 0:
         return call.xp.ones(x.shape, bool)
     try:

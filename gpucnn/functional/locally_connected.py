@@ -57,7 +57,7 @@ def locally_connected_nd(
     Raises
     ------
     TypeError
-        Dtypes differ or are not taken, arrays are of two libraries, or a parameter is no integer.
+        Dtypes differ or are not supported, arrays are of two libraries, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
 

@@ -39,7 +39,7 @@ def cross_entropy(
     weight : array [C], optional
         A weight for each class.
     ignore_index : int
-        Class of targets that do not count.
+        Class of the targets that are ignored.
     reduction : "mean", "sum" or "none"
         The mean is weighted by the targets' weights; for probabilities it is over N and the space.
     label_smoothing : float
@@ -52,7 +52,7 @@ def cross_entropy(
     Raises
     ------
     TypeError
-        A dtype is not taken, or a parameter is no number.
+        A dtype is not supported, or a parameter is not a number.
     ValueError
         Shapes do not fit, a parameter is out of range, or a class is.
 
@@ -74,7 +74,7 @@ def cross_entropy(
     call = Call("cross_entropy", FLOATING, optional=("weight",), input=input, weight=weight)
     x, w = call.arrays
     terms = _Terms(call, x, target, w, ignore_index, reduction, label_smoothing)
-    logs = call.xp.where(terms.shares == 0, 0, log_softmax_of(call, x, terms.axis))  # what has no share may be -inf
+    logs = call.xp.where(terms.shares == 0, 0, log_softmax_of(call, x, terms.axis))  # it may be -inf at share 0
     losses = -(terms.shares * logs).sum(terms.axis)
     if reduction != "none":
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -107,7 +107,7 @@ def cross_entropy_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients with respect to `input`, by `target` where that holds probabilities, and None for `weight`.
+        Gradients with respect to `input`, to `target` where that holds probabilities, and None for `weight`.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def cross_entropy_backward(
 
 
 class _Terms:
-    """What a cross entropy is made of: each loss is ``-sum of shares * log_softmax(x)`` over the class axis.
+    """The parts of a cross entropy: each loss is ``-sum of shares * log_softmax(x)`` over the class axis.
 
     `shares` are the targets' probabilities, smoothed and weighted, in the shape of x; `total` is what their sum is
     divided by; `shape` is that of the losses.
@@ -209,7 +209,7 @@ class _Terms:
 
     @staticmethod
     def _check_classes(call: Call, target: Array, kept: Array, classes: int) -> None:
-        """Raise ValueError for a class that is none, where values can be looked at."""
+        """Raise ValueError for a class out of range, where values can be inspected."""
         if call.backend.host:
             wrong = target[kept & ((target < 0) | (target >= classes))]
             if wrong.size:
@@ -240,7 +240,7 @@ def binary_cross_entropy_with_logits(
     reduction : "mean", "sum" or "none"
         The mean is over all elements, whatever their weights.
     pos_weight : array that broadcasts to the shape of `input`, in its dtype, optional
-        A factor for what positive targets add.
+        A factor for the terms of positive targets.
 
     Returns
     -------
@@ -250,7 +250,7 @@ def binary_cross_entropy_with_logits(
     Raises
     ------
     TypeError
-        A dtype is not taken, or there are two.
+        A dtype is not supported, or there are two.
     ValueError
         Shapes do not fit, or `reduction` is none of these.
 
@@ -351,7 +351,7 @@ def binary_cross_entropy_with_logits_backward(
 
 
 def _binary(call: Call, reduction: str) -> tuple[Array, Array, Array | None, Array | None]:
-    """Input, target, weight and pos_weight of a call, checked, in the dtype that is computed in."""
+    """Input, target, weight and pos_weight of a call, checked, in the dtype of the computation."""
     x, t, w, pw = call.arrays[:4]
     choice(call.op, "reduction", reduction, REDUCTIONS)
     call.expect_shape("target", t, x.shape)

@@ -42,11 +42,11 @@ def max_pool_nd(
     kernel_size, stride, dilation : int or sequence of {n} int
         Size of the window, its step (the window itself where it is None), and the step of its taps.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
-        Positions around the image that no value is read from; smaller than the dilated window.
+        Positions around the image, whose values are never read; smaller than the dilated window.
     ceil_mode : bool
         Round the output size up: one more window that overhangs the high end, unless it would start past the image.
     return_indices : bool
-        Return where the maxima lie as well.
+        Return the indices of the maxima in addition to the result.
     out : array [N, C, {out}] or [C, {out}], optional
         An array to write the result to, of any strides; it is returned.
 
@@ -60,7 +60,7 @@ def max_pool_nd(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no integer.
+        The dtype is not supported, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or no window fits.
 
@@ -110,7 +110,7 @@ def max_pool_nd_backward(
     input, kernel_size, stride, padding, dilation, ceil_mode, return_indices
         As they were given to `max_pool{n}d`.
     indices : array of int64, optional
-        What the forward returned; computed again where it is missing.
+        What the forward returned; recomputed where it is missing.
     needs : sequence of 1 bool, optional
         Whether to compute it.
 
@@ -142,7 +142,7 @@ def max_pool_nd_backward(
 def adaptive_max_pool_nd(
     rank: int, input: Array, output_size: Any, return_indices: bool = False, *, out: Array | None = None
 ) -> Any:
-    """{n}-d max pooling over as many windows as are asked for.
+    """{n}-d max pooling over a given number of windows.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def adaptive_max_pool_nd(
     output_size : int, None, or sequence of {n} of them
         Size of the output; None keeps an axis as it is.
     return_indices : bool
-        Return where the maxima lie as well.
+        Return the indices of the maxima in addition to the result.
     out : array [N, C, {out}] or [C, {out}], optional
         An array to write the result to, of any strides; it is returned.
 
@@ -165,7 +165,7 @@ def adaptive_max_pool_nd(
     Raises
     ------
     TypeError
-        The dtype is not taken, or `output_size` is no integer.
+        The dtype is not supported, or `output_size` is not an integer.
     ValueError
         Shapes do not fit, or `output_size` is less than 1.
 
@@ -210,7 +210,7 @@ def adaptive_max_pool_nd_backward(
     input, output_size, return_indices
         As they were given to `adaptive_max_pool{n}d`.
     indices : array of int64, optional
-        What the forward returned; computed again where it is missing.
+        What the forward returned; recomputed where it is missing.
     needs : sequence of 1 bool, optional
         Whether to compute it.
 

@@ -46,9 +46,9 @@ def batch_norm(
     eps : float
         Added to the variance.
     return_statistics : bool
-        Return the mean and the reciprocal standard deviation that were used as well.
+        Return the mean and the reciprocal standard deviation in addition to the result.
     residual : array in the shape and dtype of `input`, optional
-        What a shortcut adds to the norm's output.
+        The result of a shortcut, added to the norm's output.
     activation : None, "none", "relu" or "leaky_relu"
         Applied last. The norm, the sum and the activation are one pass, rounded once.
     negative_slope : float
@@ -65,7 +65,7 @@ def batch_norm(
     Raises
     ------
     TypeError
-        The dtype is not taken, or dtypes differ; parameters of a 16-bit `input` may be float32.
+        The dtype is not supported, or dtypes differ; parameters of a 16-bit `input` may be float32.
     ValueError
         Shapes do not fit, there is no such activation, a parameter is out of range, statistics are missing or
         read-only, or there is but one value for each channel to train on.
@@ -177,7 +177,7 @@ def batch_norm_backward(
     input, running_mean, running_var, weight, bias, training, momentum, eps, residual, activation, negative_slope
         As they were given to `batch_norm`.
     mean, rstd : array [C], optional
-        What the forward returned with `return_statistics`; computed again where they are missing.
+        What the forward returned with `return_statistics`; recomputed where they are missing.
     needs : sequence of 5 bools, or of 6 with a residual, optional
         Which gradients to compute; the others are None.
 
@@ -197,7 +197,7 @@ def batch_norm_backward(
     With g = grad_output * weight, h = (x - mean) * rstd and means over the batch, the training gradient is
     ``rstd * (g - mean(g) - h * mean(g * h))``: the closed form of backpropagation through the mean and the variance.
     Otherwise it is ``g * rstd``. With an activation, grad_output is first multiplied by its derivative, at values that
-    are computed again; that is also the gradient with respect to `residual`.
+    are recomputed; that is also the gradient with respect to `residual`.
 
     Examples
     --------
@@ -266,7 +266,7 @@ def instance_norm(
     momentum, eps
         As in `batch_norm`.
     return_statistics : bool
-        Return the mean and the reciprocal standard deviation that were used as well.
+        Return the mean and the reciprocal standard deviation in addition to the result.
     residual, activation, negative_slope
         As in `batch_norm`: the result is ``activation(norm(input) + residual)``, in one pass.
     out : array in the shape of `input`, optional
@@ -281,7 +281,7 @@ def instance_norm(
     Raises
     ------
     TypeError
-        The dtype is not taken, or dtypes differ; parameters of a 16-bit `input` may be float32.
+        The dtype is not supported, or dtypes differ; parameters of a 16-bit `input` may be float32.
     ValueError
         Shapes do not fit, there is no such activation, a parameter is out of range, statistics are missing or
         read-only, or each channel has but one value.
@@ -355,7 +355,7 @@ def instance_norm_backward(
     input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps, residual, activation, negative_slope
         As they were given to `instance_norm`.
     mean, rstd : array [N, C] or [C], optional
-        What the forward returned with `return_statistics`; computed again where they are missing.
+        What the forward returned with `return_statistics`; recomputed where they are missing.
     needs : sequence of 5 bools, or of 6 with a residual, optional
         Which gradients to compute; the others are None.
 

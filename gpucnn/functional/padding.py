@@ -40,7 +40,7 @@ def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = No
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is of another type.
+        The dtype is not supported, or a parameter is of another type.
     ValueError
         `pad` does not fit the array or the mode, or the dtype cannot hold `value`.
 
@@ -85,7 +85,7 @@ def pad_backward(
     *,
     needs: Needs = None,
 ) -> tuple[Array | None]:
-    """Gradient of `pad`: each input's sum over the places that it was copied to.
+    """Gradient of `pad`: each input's sum over the positions that it was copied to.
 
     Parameters
     ----------
@@ -176,17 +176,17 @@ def _filling(call: Call, x: Array, value: Any) -> Any:
 
 
 def _cropped(shape: tuple[int, ...], pairs: Pairs) -> tuple[slice, ...]:
-    """What negative padding leaves."""
+    """The part of x that negative padding leaves."""
     return tuple(slice(max(-low, 0), size + min(high, 0)) for size, (low, high) in zip(shape, pairs, strict=True))
 
 
 def _core(shape: tuple[int, ...], pairs: Pairs) -> tuple[slice, ...]:
-    """Where an array of `shape` lies in the padded one."""
+    """The slices of the padded array that hold an array of `shape`."""
     return tuple(slice(max(low, 0), max(low, 0) + size) for size, (low, _) in zip(shape, pairs, strict=True))
 
 
 def _sources(size: int, low: int, high: int, mode: str) -> list[int]:
-    """The input that each place of a padded axis copies."""
+    """The input that each position of a padded axis copies."""
     places = range(-low, size + high)
     if mode == "replicate":
         return [min(max(place, 0), size - 1) for place in places]
@@ -205,7 +205,7 @@ def _take(call: Call, x: Array, sources: list[int], axis: int) -> Array:
 
 
 def _give_back(call: Call, grad: Array, size: int, low: int, high: int, mode: str, axis: int) -> Array:
-    """Add the gradient of each padded place to the input that it copied, place by place: the order is fixed."""
+    """Add the gradient of each padded position to the input that it copied, one by one: the order is fixed."""
     head = (slice(None),) * axis
     result = grad[(*head, slice(low, low + size))].copy(order="K")
     sources = _sources(size, low, high, mode)

@@ -54,7 +54,7 @@ def layer_norm(
     Raises
     ------
     TypeError
-        The dtype is not taken, or dtypes differ; parameters of a 16-bit `input` may be float32.
+        The dtype is not supported, or dtypes differ; parameters of a 16-bit `input` may be float32.
     ValueError
         Shapes do not fit, or a parameter is out of range.
 
@@ -112,7 +112,7 @@ def layer_norm_backward(
     input, normalized_shape, weight, bias, eps, residual, activation, negative_slope
         As they were given to `layer_norm`.
     mean, rstd : array [*], optional
-        What the forward returned with `return_statistics`; computed again where they are missing.
+        What the forward returned with `return_statistics`; recomputed where they are missing.
     needs : sequence of 3 bools, or of 4 with a residual, optional
         Which gradients to compute; the others are None.
 
@@ -190,7 +190,7 @@ def group_norm(
     Raises
     ------
     TypeError
-        The dtype is not taken, or dtypes differ; parameters of a 16-bit `input` may be float32.
+        The dtype is not supported, or dtypes differ; parameters of a 16-bit `input` may be float32.
     ValueError
         Shapes do not fit, there is no such activation, a parameter is out of range, or there is one value in all.
 
@@ -247,7 +247,7 @@ def group_norm_backward(
     input, num_groups, weight, bias, eps, residual, activation, negative_slope
         As they were given to `group_norm`.
     mean, rstd : array [N, num_groups], optional
-        What the forward returned with `return_statistics`; computed again where they are missing.
+        What the forward returned with `return_statistics`; recomputed where they are missing.
     needs : sequence of 3 bools, or of 4 with a residual, optional
         Which gradients to compute; the others are None.
 

@@ -33,7 +33,7 @@ def sigmoid(input: Array) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken.
+        The dtype is not supported.
 
     See Also
     --------
@@ -129,7 +129,7 @@ def gelu(input: Array, *, approximate: str = "none") -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken.
+        The dtype is not supported.
     ValueError
         `approximate` is neither.
 

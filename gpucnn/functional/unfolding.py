@@ -53,7 +53,7 @@ def im2col(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no integer.
+        The dtype is not supported, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
 
@@ -94,7 +94,7 @@ def im2col_backward(
     *,
     needs: Needs = None,
 ) -> tuple[Array | None]:
-    """Gradient of `im2col`: each input's sum over the columns that it stands in.
+    """Gradient of `im2col`: each input's sum over the columns that contain it.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def col2im(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no integer.
+        The dtype is not supported, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter is out of range, or the window does not fit into the padded image.
 
@@ -177,7 +177,7 @@ def col2im(
 
     Notes
     -----
-    It is the adjoint of `im2col`, not its inverse: an input that stands in several columns gets their sum. 16-bit
+    It is the adjoint of `im2col`, not its inverse: an input that appears in several columns gets their sum. 16-bit
     floats accumulate in float32; the order of the sum is fixed. Another name of this function is ``fold``.
 
     Examples
@@ -294,7 +294,7 @@ def _columns_geometry(
     padding: Padding,
     stride: Size,
 ) -> ConvGeometry:
-    """The geometry of the unfolding that columns of this shape come from."""
+    """The geometry of the unfolding that gives columns of this shape."""
     if len(shape) not in (2, 3):
         raise ValueError(
             f"{op}: input has {len(shape)} dimensions, expected 3 (N, C * prod(kernel), L) or 2 (C * prod(kernel), L)"

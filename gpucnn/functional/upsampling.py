@@ -54,7 +54,7 @@ def max_unpool_nd(
     Raises
     ------
     TypeError
-        A dtype is not taken, or a parameter is no integer.
+        A dtype is not supported, or a parameter is not an integer.
     ValueError
         Shapes do not fit, a parameter or an index is out of range.
 
@@ -158,7 +158,7 @@ def bed_of_nails_nd(rank: int, input: Array, scale_factor: Size) -> Array:
     Raises
     ------
     TypeError
-        The dtype is not taken, or `scale_factor` is no integer.
+        The dtype is not supported, or `scale_factor` is not an integer.
     ValueError
         Shapes do not fit, or `scale_factor` is less than 1.
 
@@ -242,7 +242,7 @@ def _nails(factors: tuple[int, ...]) -> tuple[Any, ...]:
 def _unpool_size(
     call: Call, rank: int, x: Array, kernel_size: Size, stride: Size | None, padding: Padding, output_size: Any
 ) -> tuple[int, ...]:
-    """The spatial size of the output, of which the caller may have given the whole shape."""
+    """The spatial size of the output; the caller may have given its whole shape."""
     shape = image_shape(call.op, "input", x.shape, rank)
     if is_sequence(output_size) and len(output_size) == x.ndim:
         leading = tuple(output_size)[:-rank]
@@ -297,7 +297,7 @@ def interpolate(
     Raises
     ------
     TypeError
-        The dtype is not taken, or a parameter is no number.
+        The dtype is not supported, or a parameter is not a number.
     ValueError
         Shapes do not fit, or a parameter is out of range or does not go with the mode.
 
@@ -310,7 +310,7 @@ def interpolate(
     As PyTorch's with ``antialias=False`` and ``recompute_scale_factor=None``: a given `scale_factor` sets the
     coordinates itself, though the output's size is rounded. Sample positions are exact for every dtype, where PyTorch
     rounds those of float32 images to float32; so ``"nearest"`` can differ by one sample at a few sizes (2 to 82).
-    With ``"nearest"``, an axis that keeps or doubles its size goes by the sizes, whatever the factor; PyTorch does so
+    With ``"nearest"``, an axis that keeps or doubles its size uses the sizes, not the factor; PyTorch does so
     for 2-d images and in every gradient. A sample of weight 0 is not read: its NaN or infinity reaches no output.
 
     Examples
@@ -393,7 +393,7 @@ def _is_nearest(mode: str) -> bool:
 def _resampling(
     op: str, shape: tuple[int, ...], size: Any, scale_factor: Any, mode: str, align_corners: bool | None
 ) -> InterpolationGeometry | PoolGeometry:
-    """How the output samples the input; an area is an adaptive average."""
+    """The sampling of the input by the output; an area is an adaptive average."""
     rank = len(shape) - 2
     if rank not in SPACE:
         raise ValueError(f"{op}: input has {len(shape)} dimensions, expected 3 to 5 (N, C, *space)")

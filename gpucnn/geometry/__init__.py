@@ -2,9 +2,9 @@
 
 Everything that an operation must know before it touches an array is decided here: output sizes, ``"same"`` padding,
 receptive fields, parameter and multiply-add counts, and the frozen geometries that the backends read. It needs only
-the standard library, and a geometry that was made is right: nothing below it checks again.
+the standard library, and a geometry, once made, is valid: nothing below it checks again.
 
-A size is an int, or one int per spatial axis; functions answer in the form that they were asked in.
+A size is an int, or one int per spatial axis; functions return the form that they were given.
 
 References
 ----------

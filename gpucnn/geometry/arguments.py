@@ -24,14 +24,14 @@ _SCALARS = frozenset({int, float, bool, str, type(None)})
 
 
 def remembered(make: Callable[P, R]) -> Callable[P, R]:
-    """`make`, a pure function, with a memory of what it made of the same arguments, before it reads and checks them.
+    """`make`, a pure function, with a cache of its results, looked up before it reads and checks its arguments.
 
-    What it refused is not kept. Arguments are the same if their types are: 1, 1.0 and True are not, though they are
+    Refused arguments are not cached. Arguments match only if their types do: 1, 1.0 and True do not, though they are
     equal. So only plain ones are looked up, positional scalars and tuples of ints or of such tuples; lists, NumPy's
     integers and the like are read each time. It saves 6 of the 14 us that a small conv2d spent outside its backend.
-    What is made has some hundred bytes, whatever the sizes, so that all that is kept is about a megabyte.
+    A result has some hundred bytes, whatever the sizes, so that the cache takes about a megabyte.
     """
-    kept = lru_cache(maxsize=1024, typed=True)(make)  # it tells the types of arguments, but not of tuples' items
+    kept = lru_cache(maxsize=1024, typed=True)(make)  # distinguishes types of arguments, but not of tuples' items
 
     @wraps(make)
     def recall(*arguments: P.args, **named: P.kwargs) -> R:
@@ -72,7 +72,7 @@ def boolean(op: str, name: str, value: Any) -> bool:
     Raises
     ------
     TypeError
-        `value` is neither; numbers and words are not taken for one.
+        `value` is neither; numbers and words are not accepted.
     """
     if isinstance(value, bool):
         return value
@@ -87,7 +87,7 @@ def integer(op: str, name: str, value: Any, least: int, expected: str = "an inte
     Raises
     ------
     TypeError
-        `value` is no integer (a bool is none).
+        `value` is not an integer (nor is a bool).
     ValueError
         It is too small, or beyond what a kernel can take.
     """
@@ -105,7 +105,7 @@ def integer(op: str, name: str, value: Any, least: int, expected: str = "an inte
 
 
 def plain(value: Any) -> Any:
-    """`value`, and in place of an array library's scalar or array without axes the Python number that it holds."""
+    """`value`, or the Python number that it holds if it is an array library's scalar or array without axes."""
     if getattr(value, "ndim", None) != 0 or not hasattr(value, "item"):
         return value
     item = value.item()
@@ -123,7 +123,7 @@ def number(op: str, name: str, value: Any, least: float = -math.inf, most: float
     Raises
     ------
     TypeError
-        `value` is no real number (a bool is none).
+        `value` is not a real number (nor is a bool).
     ValueError
         It is out of range, infinite or NaN.
     """
@@ -178,7 +178,7 @@ def _pair(op: str, item: Any) -> tuple[int, int]:
 
 
 def rank_of(op: str, *sizes: Any, default: int = 1) -> int:
-    """The number of axes that the first sequence among `sizes` speaks of; `default` where there is none.
+    """The number of axes given by the first sequence among `sizes`; `default` where there is none.
 
     Raises
     ------

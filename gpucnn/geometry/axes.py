@@ -31,10 +31,10 @@ class Tap(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Where the targets along one axis read: tap t of target i reads source ``i * step + offsets[t]``.
+    """The sources that the targets along one axis read: tap t of target i reads source ``i * step + offsets[t]``.
 
     The forward of a convolution samples its input with ``step = stride``; its dilated backward samples the output's
-    gradient with step 1, once per stride residue. Both are this.
+    gradient with step 1, once per stride residue. Both are described here.
     """
 
     targets: int
@@ -58,7 +58,7 @@ class Sampling:
         return self.offsets[1] - self.offsets[0] if len(self.offsets) > 1 else 0
 
     def by_residue(self) -> list[range]:
-        """The taps whose offsets are alike modulo `step`, by that residue."""
+        """The taps whose offsets are equal modulo `step`, by that residue."""
         period = self.step // gcd(self.step, self.spacing)
         count = len(self.offsets)
         firsts = sorted(range(min(count, period)), key=lambda k: self.offsets[k] % self.step)
@@ -77,7 +77,7 @@ class Sampling:
 
     @property
     def is_identity(self) -> bool:
-        """Whether each target reads just the source of its own position."""
+        """Whether each target reads just the source at its own position."""
         return self.least == self.most == 0 and self.step == 1 and self.targets == self.sources
 
 
@@ -186,7 +186,7 @@ class InterpolationAxis:
 
     @property
     def is_identity(self) -> bool:
-        """Whether each output is the input of its own position."""
+        """Whether each output is the input at its own position."""
         return self.size == self.out and (self.size == 1 or self.scale == 1)
 
     @property
@@ -199,8 +199,8 @@ class InterpolationAxis:
 def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) -> InterpolationAxis:
     """Output o copies input ``floor((o + centre) * size / out)``, or ``/ factor`` where the caller gave one.
 
-    The ratio of two sizes is taken exactly, and what ``1 / factor`` rounds off moves no sample either: 37 / 3.7 is 10.
-    With a centre of 0, an axis that keeps or doubles its size goes by the sizes, whatever the factor, as in PyTorch.
+    The ratio of two sizes is taken exactly, and the rounding of ``1 / factor`` moves no sample either: 37 / 3.7 is 10.
+    With a centre of 0, an axis that keeps or doubles its size uses the sizes, not the factor, as in PyTorch.
     """
     if factor is None or factor * size == out or (centre == 0 and out in (size, 2 * size)):
         return InterpolationAxis(size, out, Fraction(size, out), centre)

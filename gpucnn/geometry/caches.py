@@ -1,4 +1,4 @@
-"""Memory of what pure functions made, bounded in bytes."""
+"""Caches of the results of pure functions, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class CacheInfo(NamedTuple):
 class Kept(Generic[P, R]):
     """A pure function that keeps its latest results, found by its positional arguments, in at most `most_bytes`.
 
-    A result that takes more than an eighth of them is made anew each time, or it would drive out many others: to make
-    use of such a table takes far longer than to make it.
+    A result that takes more than an eighth of them is recomputed each time, or it would evict many others: using such
+    a table takes far longer than making it.
     """
 
     def __init__(self, make: Callable[P, R], most_bytes: int) -> None:
@@ -71,7 +71,7 @@ class Kept(Generic[P, R]):
 
 
 def kept(most_bytes: int) -> Callable[[Callable[P, R]], Kept[P, R]]:
-    """The decorator that makes a pure function a `Kept` one.
+    """A decorator that makes a pure function a `Kept` one.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def kept(most_bytes: int) -> Callable[[Callable[P, R]], Kept[P, R]]:
 
 
 def bytes_of(value: Any) -> int:
-    """Bytes that `value` takes: an array's, or an object's with all that it holds, what it holds twice counted once.
+    """Bytes that `value` takes: an array's, or an object's with all that it holds, each part counted once.
 
     Examples
     --------

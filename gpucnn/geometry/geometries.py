@@ -1,7 +1,7 @@
-"""The frozen geometries that the backends read, made and checked from what the caller gave.
+"""The frozen geometries that the backends read, made and checked from the caller's arguments.
 
 Each ``…_geometry`` function reads its arguments into plain tuples and hands them to a cached maker, so that every
-way to write a window comes to one geometry. What was asked in the same words before costs a look-up.
+way to write a window gives the same geometry. Repeated arguments cost a look-up.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _three(axes: tuple[AnyAxis, ...], trivial: AnyAxis) -> tuple[AnyAxis, AnyAxi
 
 
 class Channels(NamedTuple):
-    """Channels of a convolution's input and output, and the groups that part them."""
+    """Channels of a convolution's input and output, and the groups that divide them."""
 
     inputs: int
     outputs: int
@@ -48,7 +48,7 @@ class Channels(NamedTuple):
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """A convolution, transposed convolution, locally connected layer or unfolding, all but the batch size.
+    """A convolution, transposed convolution, locally connected layer or unfolding, without the batch size.
 
     `axes` are (D, H, W): 1-d and 2-d have leading axes of size 1, and `rank` keeps the true number.
     """
@@ -82,7 +82,7 @@ class ConvGeometry:
 
     @cached_property
     def forward(self) -> tuple[Sampling, Sampling, Sampling]:
-        """How the outputs sample the input along each axis."""
+        """The sampling of the input by the outputs along each axis."""
         d, h, w = self.axes
         return d.forward, h.forward, w.forward
 
@@ -95,7 +95,7 @@ def conv_geometry(
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer, out of range, or fits no window.
+        A parameter is not an integer, out of range, or fits no window.
     """
     rank = len(input_size)
     kernel = integers(op, "kernel_size", kernel_size, rank, 1)
@@ -156,7 +156,7 @@ def _conv_transpose_geometry(
 
 @dataclass(frozen=True)
 class PoolGeometry:
-    """A pooling: its axes (D, H, W) and what a window's sum is divided by.
+    """A pooling: its axes (D, H, W) and the divisor of a window's sum.
 
     `divisor` is ``"none"`` (sum pooling), ``"padded"`` (taps on input and padding), ``"valid"`` (taps on the input)
     or a number of the caller's.
@@ -195,7 +195,7 @@ def pool_geometry(
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer or out of range, no window fits, or the padding is as large as the window.
+        A parameter is not an integer or out of range, no window fits, or the padding is as large as the window.
     """
     rank = len(input_size)
     kernel = integers(op, "kernel_size", kernel_size, rank, 1)
@@ -261,7 +261,7 @@ def unpool_size(op: str, input_size: Ints, kernel_size: Any, stride: Any, paddin
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer or out of range, or `output_size` is not one that the pooling could have read.
+        A parameter is not an integer or out of range, or `output_size` is not one that the pooling could have read.
     """
     rank = len(input_size)
     kernel = integers(op, "kernel_size", kernel_size, rank, 1)
@@ -306,7 +306,7 @@ class InterpolationGeometry:
 def interpolation_geometry(
     input_size: Ints, output_size: Ints, factors: tuple[float, ...] | None, mode: str, align_corners: bool
 ) -> InterpolationGeometry:
-    """How each output samples the input; `factors` are the caller's scale factors where there are any."""
+    """The sampling of the input by each output; `factors` are the caller's scale factors, if given."""
     axes = []
     given = (None,) * len(input_size) if factors is None else factors
     for size, out, factor in zip(input_size, output_size, given, strict=True):
@@ -324,7 +324,7 @@ def interpolation_geometry(
 
 @dataclass(frozen=True)
 class NormGeometry:
-    """A normalisation over x seen as [N, G, C, P]: which of its axes share one mean and variance.
+    """A normalisation over x seen as [N, G, C, P]: the axes that share one mean and variance.
 
     =============  =====================  ===========  =================
     norm           [N, G, C, P]           reduced      statistics

@@ -40,7 +40,7 @@ class TransposedWindow:
     kernel_size, stride, dilation : int or sequence of int
         Of a transposed convolution or an unpooling: how far each input reaches, and the step between inputs.
     padding : int, sequence of int, sequence of (low, high) pairs or "valid"
-        What is cut off the output's ends.
+        The amount cut off the ends of the output.
     """
 
     kernel_size: Size
@@ -50,7 +50,7 @@ class TransposedWindow:
 
 
 class ReceptiveField(NamedTuple):
-    """What one output of a stack of layers sees of the input; ints and Fractions, or tuples with one per axis.
+    """The receptive field of one output of a stack of layers; ints and Fractions, or tuples with one per axis.
 
     Output o sees inputs ``[o * stride + start, o * stride + start + size)``, centred on ``o * stride + centre``;
     negative positions and those past the input are padding. Where a layer enlarges images, outputs by turns see more
@@ -64,7 +64,7 @@ class ReceptiveField(NamedTuple):
 
 
 def receptive_field(layers: Iterable[Window | TransposedWindow | Size | tuple[Any, ...]]) -> ReceptiveField:
-    """Receptive field of one output of a stack of layers, its stride and where it lies.
+    """Receptive field of one output of a stack of layers: its size, stride and position.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def receptive_field(layers: Iterable[Window | TransposedWindow | Size | tuple[An
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer or out of range, or layers differ in rank.
+        A parameter is not an integer or out of range, or layers differ in rank.
 
     Notes
     -----
@@ -136,7 +136,7 @@ class _Layer(NamedTuple):
 def _field(layers: list[_Layer]) -> tuple[int, int | Fraction, int | Fraction, Fraction]:
     """Size, stride, start and centre along one axis."""
     shrinking = prod(layer.stride for layer in layers if not layer.enlarges)
-    period = prod(layer.stride for layer in layers if layer.enlarges)  # after which outputs see alike again
+    period = prod(layer.stride for layer in layers if layer.enlarges)  # after which the fields of outputs repeat
     stride = Fraction(shrinking, period)
     size, output, first = 0, 0, 0
     for o in _candidates(layers, period):
@@ -148,11 +148,11 @@ def _field(layers: list[_Layer]) -> tuple[int, int | Fraction, int | Fraction, F
 
 
 def _candidates(layers: list[_Layer], period: int) -> Sequence[int]:
-    """Outputs of which the first that sees most is one.
+    """Outputs that include the first with the largest field.
 
     Until a window with a stride comes, counted from the output, output o sees ``ceil((o + first) / steps)`` to
-    ``floor((o + last) / steps)``: the most multiples of `steps` lie in ``[o + first, o + last]`` where one is near its
-    begin. What sees most there does so of all layers before, if none of these enlarges.
+    ``floor((o + last) / steps)``: ``[o + first, o + last]`` holds the most multiples of `steps` where one is near its
+    start. An output that sees the most there also sees the most of all earlier layers, if none enlarges.
     """
     first, last, steps = 0, 0, 1
     rest = list(layers)
@@ -220,7 +220,7 @@ def conv_parameters(
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer or out of range, or the groups do not divide the channels.
+        A parameter is not an integer or out of range, or the groups do not divide the channels.
 
     Examples
     --------
@@ -237,7 +237,7 @@ def conv_parameters(
 def locally_connected_parameters(
     in_channels: int, out_channels: int, kernel_size: Size, output_size: Size, bias: bool = True, rank: int = 2
 ) -> int:
-    """Parameters of a locally connected layer, with a filter of its own at each position: F * F * W * W * D a filter.
+    """Parameters of a locally connected layer, with a separate filter at each position: F * F * W * W * D a filter.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def locally_connected_parameters(
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer or out of range.
+        A parameter is not an integer or out of range.
 
     Examples
     --------

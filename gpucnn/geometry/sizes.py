@@ -132,7 +132,7 @@ def transposed_axes(
 def unpooled_size(
     sizes: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: str | Pairs
 ) -> tuple[int, ...]:
-    """The size that unpooling gives where the caller names none; less than 1 where the padding cuts all of it."""
+    """The default size of unpooling; less than 1 where the padding cuts off all of it."""
     if padding in SAME:
         return tuple(size * step for size, step in zip(sizes, stride, strict=True))
     columns = zip(sizes, kernel, stride, padding, strict=True)
@@ -155,7 +155,7 @@ def expect_largest(op: str, name: str, sizes: tuple[int, ...]) -> None:
 
 
 def _in_form_of(given: tuple[Any, ...], values: tuple[Any, ...]) -> Any:
-    """One value if all that was given are single values, else a tuple with one per axis."""
+    """One value if all arguments are single values, else a tuple with one per axis."""
     return values if any(is_sequence(value) for value in given) else values[0]
 
 
@@ -187,7 +187,7 @@ def same_padding(
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer, or out of range.
+        A parameter is not an integer, or out of range.
 
     Notes
     -----
@@ -231,7 +231,7 @@ def conv_output_size(
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer or out of range, or the window does not fit once.
+        A parameter is not an integer or out of range, or the window does not fit once.
 
     Examples
     --------
@@ -274,7 +274,7 @@ def pool_output_size(
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer or out of range, the window does not fit once, or the padding is as large as it.
+        A parameter is not an integer or out of range, the window does not fit once, or the padding is as large as it.
 
     Examples
     --------
@@ -314,7 +314,7 @@ def conv_transpose_output_size(
     input_size, kernel_size, stride, output_padding, dilation : int or sequence of int
         One value per spatial axis, or one for all of them; `output_padding` is smaller than `stride` or `dilation`.
     padding : int, sequence of int, sequence of (low, high) pairs, "valid", "same" or "same_lower"
-        What is cut from the output. ``"same"`` and ``"same_lower"`` give ``input * stride``.
+        The amount cut off the output. ``"same"`` and ``"same_lower"`` give ``input * stride``.
 
     Returns
     -------
@@ -324,7 +324,7 @@ def conv_transpose_output_size(
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer or out of range, or the padding cuts the whole output.
+        A parameter is not an integer or out of range, or the padding cuts the whole output.
 
     Examples
     --------
@@ -346,7 +346,7 @@ def conv_transpose_output_size(
 def max_unpool_output_size(
     input_size: Size, kernel_size: Size, stride: Size | None = None, padding: Padding = 0
 ) -> Any:
-    """Output size of unpooling where none is asked for: ``(W - 1) S - 2 P + F``.
+    """Default output size of unpooling: ``(W - 1) S - 2 P + F``.
 
     Parameters
     ----------
@@ -363,7 +363,7 @@ def max_unpool_output_size(
     Raises
     ------
     TypeError, ValueError
-        A parameter is no integer or out of range, or the padding cuts the whole output.
+        A parameter is not an integer or out of range, or the padding cuts the whole output.
 
     Examples
     --------

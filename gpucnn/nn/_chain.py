@@ -1,4 +1,4 @@
-"""Networks as chains of layers: what conversion and transfer take apart and put together."""
+"""Networks as chains of layers, which conversion and transfer split and rebuild."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def chain(op: str, model: Module) -> dict[str, Module]:
 
 
 def twin(module: M) -> M:
-    """A second module around the same arrays, with parameters, modes and parts of its own; it keeps no forward."""
+    """A second module around the same arrays, with separate parameters, modes and parts; it keeps no forward."""
     other = copy.copy(module)
     other._kept = None
     for name, value in list(vars(other).items()):

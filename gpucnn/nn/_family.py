@@ -64,7 +64,7 @@ class Ranked(Module):
 
 
 def _name_constructor(cls: type) -> None:
-    """Give a member a constructor under its own name, which Python's messages about arguments then say."""
+    """Give a member a constructor under its own name, which Python's messages about arguments then show."""
     source = cast(FunctionType, cls.__init__)  # type: ignore[misc]
     own = FunctionType(source.__code__, source.__globals__, "__init__", source.__defaults__, source.__closure__)
     own.__kwdefaults__, own.__annotations__ = source.__kwdefaults__, source.__annotations__
@@ -73,7 +73,7 @@ def _name_constructor(cls: type) -> None:
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, dtype: Any) -> Parameter:
-    """Numbers in ±1 / sqrt(fan_in): what PyTorch's layers begin with, weights and biases alike."""
+    """Numbers in ±1 / sqrt(fan_in), the initial values of PyTorch's layers, weights and biases alike."""
     bound = 1 / sqrt(fan_in)
     return Parameter(rng.uniform(-bound, bound, shape).astype(dtype))
 
@@ -93,17 +93,17 @@ def data_of(parameter: Parameter | None) -> Array | None:
 
 
 def wanted(*parameters: Parameter | None) -> tuple[bool, ...]:
-    """Which parameters' gradients are to be computed."""
+    """The flags of the parameters whose gradients are to be computed."""
     return tuple(parameter is not None and parameter.requires_grad for parameter in parameters)
 
 
 def accumulate(parameters: tuple[Parameter | None, ...], grads: tuple[Array | None, ...]) -> None:
-    """Add each gradient that there is to its parameter."""
+    """Add each gradient that was computed to its parameter."""
     for parameter, grad in zip(parameters, grads, strict=True):
         if parameter is not None and grad is not None:
             parameter.accumulate(grad)
 
 
 def shown(**arguments: Any) -> str:
-    """Arguments as they are shown."""
+    """Arguments as a repr shows them."""
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())

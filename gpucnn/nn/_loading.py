@@ -1,4 +1,4 @@
-"""Values for what a state is loaded into, converted and checked before any of it is changed."""
+"""Values of a state, converted and checked before any array that they are loaded into is changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Host = np.ndarray[Any, Any]
 
 
 def to_host(array: Array) -> Host:
-    """An array of any backend as NumPy's: itself, or a copy of what is on a device.
+    """An array of any backend as NumPy's: itself, or a copy from a device.
 
     Examples
     --------
@@ -25,12 +25,12 @@ def to_host(array: Array) -> Host:
 
 
 def loadable(op: str, name: str, value: Any, into: Array) -> Array:
-    """`value` as an array in the shape and dtype of `into`, and where that is.
+    """`value` as an array of the shape, dtype and device of `into`.
 
     Raises
     ------
     TypeError
-        `value` is no array of numbers, or of complex ones where `into` is real.
+        `value` is not an array of numbers, or is complex where `into` is real.
     ValueError
         The shape is another one, or `into` is read-only.
     """

@@ -12,12 +12,12 @@ BAR_SECONDS = 0.1  # between two changes of the bar's text; reading a loss waits
 
 
 class Display:
-    """Shows nothing; what is common to the others.
+    """Shows nothing; the base of the others.
 
     Parameters
     ----------
     epochs : int
-        How many there are.
+        The number of epochs.
     """
 
     interval = float("inf")  # seconds between two `update`
@@ -38,16 +38,16 @@ class Display:
             self.shown = time.perf_counter()
 
     def update(self, text: str) -> None:
-        """Show where it is."""
+        """Show the progress."""
 
     def line(self, text: str) -> None:
-        """Say what stays, such as what an epoch came to."""
+        """Show a line that stays, such as the results of an epoch."""
 
     def close(self) -> None:
         """Show nothing more."""
 
     def seconds_left(self) -> float | None:
-        """At the speed so far."""
+        """The time left at the speed so far."""
         if self.left is None or not self.done:
             return None
         return (time.perf_counter() - self.begun) / self.done * self.left
@@ -59,12 +59,12 @@ class Lines(Display):
     interval = LINE_SECONDS
 
     def update(self, text: str) -> None:
-        """Show where it is."""
+        """Show the progress."""
         left = self.seconds_left()
         self.line(text if left is None else f"{text}, about {duration(left)} left")
 
     def line(self, text: str) -> None:
-        """Say what stays."""
+        """Show a line that stays."""
         print(text, flush=True)
         self.shown = time.perf_counter()
 
@@ -84,14 +84,14 @@ class Bar(Display):
         self._bar.start()
 
     def update(self, text: str) -> None:
-        """Show where it is."""
+        """Show the progress."""
         left = self.seconds_left()
         total = None if self.left is None else self.done + self.left
         shown = "" if left is None else f"{duration(left)} left"
         self._bar.update(self._task, completed=self.done, total=total, description=text, left=shown)
 
     def line(self, text: str) -> None:
-        """Say what stays."""
+        """Show a line that stays."""
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:

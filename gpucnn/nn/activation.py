@@ -1,4 +1,4 @@
-"""Activations and what else works element by element: ReLU, Sigmoid, GELU, Softmax, Dropout, Flatten, Identity."""
+"""Activations and other elementwise layers: ReLU, Sigmoid, GELU, Softmax, Dropout, Flatten, Identity."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LeakyReLU(Module):
     Parameters
     ----------
     negative_slope : float
-        The factor of what is negative.
+        The factor of negative elements.
 
     Examples
     --------
@@ -55,7 +55,7 @@ class LeakyReLU(Module):
         self.negative_slope = number("LeakyReLU", "negative_slope", negative_slope)
 
     def forward(self, x: Array) -> Array:
-        """X where that is positive, else a share of it."""
+        """X where it is positive, else a share of it."""
         self.keep(x)
         return F.leaky_relu(x, self.negative_slope)
 
@@ -223,12 +223,12 @@ class Dropout(Module):
     p : float
         Probability of zero, in [0, 1].
     rng : numpy.random.Generator, int or None
-        Where the randomness comes from: the caller's generator, a seed, or fresh.
+        The source of randomness: the caller's generator, a seed, or fresh.
 
     Attributes
     ----------
     rng : numpy.random.Generator
-        It draws a seed for each forward; the numbers of that one come from a generator where the arrays are.
+        It draws a seed for each forward; its numbers come from a generator on the device of the arrays.
 
     Notes
     -----
@@ -274,7 +274,7 @@ class Dropout(Module):
 
 
 class Flatten(Module):
-    """Make one axis of several, as ``torch.nn.Flatten``.
+    """Merge several axes into one, as ``torch.nn.Flatten``.
 
     Parameters
     ----------
@@ -291,7 +291,7 @@ class Flatten(Module):
         self.start_dim, self.end_dim = plain(start_dim), plain(end_dim)
 
     def forward(self, x: Array) -> Array:
-        """X with one axis in place of those."""
+        """X with those axes merged into one."""
         _, (x,), give_back = receive("Flatten", {"input": x})
         first, last = (dim + x.ndim if dim < 0 else dim for dim in (self.start_dim, self.end_dim))
         if not 0 <= first <= last < x.ndim:
@@ -317,7 +317,7 @@ class Flatten(Module):
 
 
 class Identity(Module):
-    """Nothing: the result is the input. For a branch that only hands on, or in place of a layer that is left out.
+    """The identity: the result is the input. For a branch that passes its input on, or in place of a removed layer.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Weights and whole training runs in safetensors files, written so that a kill at any moment leaves a whole one."""
+"""Weights and whole training runs in safetensors files, written so that a kill at any moment leaves an intact one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gpucnn.nn.module import LoadResult, Module
 File = str | os.PathLike[str]
 
 CHECKPOINT = "gpucnn_checkpoint"  # the key of the metadata that holds everything but the arrays
-ARRAY = "$array"  # stands in it for an array, by its name in the file
-PAIRS = "$dict"  # stands in it for a dict that JSON cannot hold as it is, by its pairs of key and value
+ARRAY = "$array"  # replaces an array in it, with its name in the file
+PAIRS = "$dict"  # replaces a dict that JSON cannot hold as it is, with its pairs of key and value
 
 # Names of dtypes in a file. bfloat16, which NumPy lacks, is read as float32: its upper half is the very number.
 _DTYPES = {
@@ -48,7 +48,7 @@ def save_weights(model: Module, path: File) -> None:
     ModuleNotFoundError
         The package safetensors is not installed.
     TypeError
-        A dtype is none that safetensors has.
+        safetensors does not have a dtype.
 
     See Also
     --------
@@ -56,8 +56,8 @@ def save_weights(model: Module, path: File) -> None:
 
     Notes
     -----
-    PyTorch reads it by ``model.load_state_dict(safetensors.torch.load_file(path))``. While it is written, it is beside
-    `path` with the ending ``.partial``; a kill can leave that, and the next one takes its place.
+    PyTorch reads it by ``model.load_state_dict(safetensors.torch.load_file(path))``. While being written, it is next to
+    `path` with the ending ``.partial``; a kill can leave that file, and the next write replaces it.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def load_weights(model: Module, path: File, strict: bool = True) -> LoadResult:
     Parameters
     ----------
     model : Module
-        Whose state it becomes, in its dtypes and on its device.
+        The model to load into, in its dtypes and on its device.
     path : str or path
         The file.
     strict : bool
@@ -101,7 +101,7 @@ def load_weights(model: Module, path: File, strict: bool = True) -> LoadResult:
     ModuleNotFoundError
         The package safetensors is not installed.
     ValueError
-        It is no whole safetensors file, or a shape is another one; nothing was changed.
+        It is not an intact safetensors file, or a shape is another one; nothing was changed.
 
     See Also
     --------
@@ -131,7 +131,7 @@ def read_weights(path: File) -> dict[str, Host]:
     ModuleNotFoundError
         The package safetensors is not installed.
     ValueError
-        It is no whole safetensors file, or has a dtype that NumPy lacks.
+        It is not an intact safetensors file, or has a dtype that NumPy lacks.
     """
     return _read("read_weights", path)[0]
 
@@ -140,7 +140,7 @@ def read_weights(path: File) -> dict[str, Host]:
 
 
 def save_checkpoint(path: File, state: Mapping[str, Any]) -> None:
-    """Write state dicts, or anything that is made of such, to one file.
+    """Write state dicts, or anything made of them, to one file.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def save_checkpoint(path: File, state: Mapping[str, Any]) -> None:
     ModuleNotFoundError
         The package safetensors is not installed.
     TypeError
-        It is no dict, or there is something else in it.
+        It is not a dict, or holds something else.
 
     See Also
     --------
@@ -182,7 +182,7 @@ def save_checkpoint(path: File, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: File) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, its arrays as NumPy's.
+    """The value that `save_checkpoint` wrote, its arrays as NumPy's.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def load_checkpoint(path: File) -> dict[str, Any]:
     ModuleNotFoundError
         The package safetensors is not installed.
     ValueError
-        It is no whole safetensors file, or one that holds no checkpoint.
+        It is not an intact safetensors file, or one that holds no checkpoint.
     """
     arrays, metadata = _read("load_checkpoint", path)
     if CHECKPOINT not in metadata:
@@ -266,7 +266,7 @@ def _safetensors(op: str) -> Any:
 
 
 def _write(op: str, path: File, arrays: Mapping[str, Host], metadata: dict[str, str]) -> None:
-    """Write beside `path`, wait until it is on the disk, then put it in place."""
+    """Write next to `path`, wait until the file is on the disk, then rename it to `path`."""
     for name, array in arrays.items():
         if array.dtype.name not in _NAMES:
             raise TypeError(f"{op}: {name} has dtype {array.dtype}, expected one of {', '.join(sorted(_NAMES))}")

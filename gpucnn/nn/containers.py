@@ -14,7 +14,7 @@ Self = TypeVar("Self", bound="Modules")
 
 
 class Modules(Module):
-    """What `Sequential` and `Concat` share: modules in order, by name and by number."""
+    """The base of `Sequential` and `Concat`: modules in order, by name and by number."""
 
     def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         if len(modules) == 1 and isinstance(modules[0], Mapping):
@@ -69,7 +69,7 @@ class Modules(Module):
         return getattr(self, self._name(at))  # type: ignore[no-any-return]
 
     def __setitem__(self, at: int, module: Module) -> None:
-        """Put another module in a place."""
+        """Replace the module at a place."""
         name = self._name(at)
         if not isinstance(module, Module):
             raise TypeError(f"{type(self).__name__}: got {type(module).__name__}, expected a Module")
@@ -174,11 +174,11 @@ class Residual(Module):
     Parameters
     ----------
     body : Module
-        What is learned.
+        The residual branch.
     shortcut : Module, optional
-        What x goes through beside it, such as a 1×1 convolution where shapes change; nothing where it is None.
+        The module on the shortcut, such as a 1×1 convolution where shapes change; the identity where it is None.
     activation : Module, optional
-        What the sum goes through.
+        The module applied to the sum.
 
     Raises
     ------
@@ -254,7 +254,7 @@ class Concat(Modules):
 
     Notes
     -----
-    A U-Net is these in each other: ``Concat(Identity(), Sequential(down, inner, up))`` is one of its levels.
+    A U-Net nests these: ``Concat(Identity(), Sequential(down, inner, up))`` is one of its levels.
 
     Examples
     --------
@@ -303,5 +303,5 @@ class Concat(Modules):
         return _added(grads) if self.needs_input_grad else None
 
     def extra_repr(self) -> str:
-        """The axis, where it is not the usual one."""
+        """The axis, where it is not the default."""
         return "" if self.dim == 1 else f"dim={self.dim}"

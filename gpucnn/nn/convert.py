@@ -1,8 +1,8 @@
 """Fully connected layers as convolutions, so that a network slides over larger images, and a convolution as a matrix.
 
 A linear layer that reads a whole feature map [C, H, W] is a convolution with an H×W kernel at its one position. Written
-as one it also runs on larger maps, and computes there what the network would compute on each crop, but the crops share
-all that they have in common. A crop begins at each multiple of the product of the network's strides.
+as one it also runs on larger maps, and computes there what the network would compute on each crop, but the crops
+share their common work. A crop begins at each multiple of the product of the network's strides.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def linear_to_conv(model: Module, input_shape: Sequence[int]) -> Sequential:
     ------
     TypeError
         A layer cannot slide: it normalises over its whole input, is locally connected, or enlarges images; a batch norm
-        without running statistics; a module of which it is not known in which order it runs its parts.
+        without running statistics; a module whose order of running its parts is unknown.
     ValueError
         An adaptive pool's windows are not evenly spaced at `input_shape`; Flatten is not of all axes but the first; a
         layer of flattened features has no equal for images; a size does not fit.
@@ -84,8 +84,8 @@ def linear_to_conv(model: Module, input_shape: Sequence[int]) -> Sequential:
     image by such rows.
 
     *With padding it is not so*: at each padded layer a crop alone is surrounded by zeros, a crop within an image by
-    what lies next to it. Predictions then differ, by as much as the network heeds its borders; only for an image of
-    `input_shape` itself are they equal. Neither is wrong: the map saw more of the image.
+    its neighbours. Predictions then differ, by as much as the network depends on its borders; they are equal only for
+    an image of `input_shape` itself. Neither is wrong: the map saw more of the image.
 
     References
     ----------
@@ -112,7 +112,7 @@ def linear_to_conv(model: Module, input_shape: Sequence[int]) -> Sequential:
 
 
 class _Conversion:
-    """Goes through the layers with an image of zeros, of which it needs the shapes.
+    """A walk through the layers with an image of zeros, to find the shapes.
 
     Once there was a Flatten, `x` stays the feature map that was flattened, and `flat` is True.
     """
@@ -142,7 +142,7 @@ class _Conversion:
         return converted
 
     def layer(self, name: str, module: Any) -> Module | None:
-        """What stands for `module` in the converted network; None for nothing."""
+        """The replacement of `module` in the converted network; None for nothing."""
         if isinstance(module, Sequential):
             return self.sequential(name, module)
         if isinstance(module, Flatten):
@@ -164,13 +164,13 @@ class _Conversion:
         return self.run(other)
 
     def run(self, layer: Module) -> Module:
-        """`layer`, after the image of zeros went through it."""
+        """`layer`, after running it on the image of zeros."""
         with evaluation(layer):
             self.x = layer(self.x)
         return layer
 
     def flatten(self, name: str, module: Any) -> None:
-        """Nothing is to be done: what follows is converted."""
+        """No conversion: only the layers after it are converted."""
         if (module.start_dim, module.end_dim) not in ((1, -1), (1, self.rank + 1)):
             raise ValueError(
                 f"{self.op}: {named(name, module)} has start_dim={module.start_dim}, end_dim={module.end_dim}, "
@@ -197,7 +197,7 @@ class _Conversion:
         return conv.train(linear.training)
 
     def batch_norm(self, name: str, norm: Any) -> Module:
-        """That of images, with the same numbers."""
+        """The batch norm of images, with the same numbers."""
         if prod(self.features[1:]) > 1:
             raise ValueError(
                 f"{self.op}: {named(name, norm)} normalises each value of the flattened features {self.features}, "
@@ -258,7 +258,7 @@ def conv_to_linear(conv: Module, input_shape: Sequence[int]) -> Linear:
 
     Notes
     -----
-    Column j is what the convolution makes of the image that is 1 at j and 0 elsewhere. Few of the numbers differ: each
+    Column j is the convolution of the image that is 1 at j and 0 elsewhere. Few of the numbers differ: each
     row holds the same F·F·C weights, shifted, so in one dimension the matrix is a band, in two a band of bands
     (Toeplitz). That is what a convolution is among linear layers: mostly zeros, and the rest shared.
 

@@ -1,4 +1,4 @@
-"""Convolution layers: shared filters, their transposes, and filters of their own at each position."""
+"""Convolution layers: shared filters, their transposes, and separate filters for each position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class Filters(Ranked):
-    """What the layers below share: channels, a window that steps, a weight and perhaps a bias."""
+    """The base of the layers below: channels, a window that steps, a weight and perhaps a bias."""
 
     weight: Parameter
     bias: Parameter | None
@@ -47,7 +47,7 @@ class Filters(Ranked):
         return self.weight.data, data_of(self.bias)
 
     def _backward(self, x: Array, grad_output: Array, needs_input: bool, **options: Any) -> Array:
-        """The gradient of x; those of the parameters are added up."""
+        """The gradient of x; those of the parameters are accumulated."""
         parameters = (self.weight, self.bias)
         needs = (needs_input, *wanted(*parameters))
         grad, *others = self.gradient(grad_output, x, *self._arrays(), **options, needs=needs)
@@ -55,7 +55,7 @@ class Filters(Ranked):
         return grad
 
     def extra_repr(self) -> str:
-        """Channels, the window, and what is not as usual."""
+        """Channels, the window, and the arguments that differ from the defaults."""
         parts = [str(self.in_channels), str(self.out_channels)]
         parts.append(shown(kernel_size=self.kernel_size, stride=self.stride))
         usual = {"padding": (0,) * self.rank, "dilation": (1,) * self.rank, "groups": 1, "padding_mode": "zeros"}
@@ -78,17 +78,17 @@ class ConvNd(Filters, op="conv{n}d"):
     stride, dilation : int or sequence of {n} int
         Step of the window, and step of its taps.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
-        What is put around the image; ``"same"`` gives ceil(input / stride) outputs.
+        The padding around the image; ``"same"`` gives ceil(input / stride) outputs.
     groups : int
-        Part the channels into groups that are convolved apart; ``groups = in_channels`` is a depthwise convolution.
+        Divide the channels into groups, convolved separately; ``groups = in_channels`` is a depthwise convolution.
     bias : bool
         Add one number to each output channel.
     padding_mode : "zeros", "reflect", "replicate" or "circular"
-        What the padding holds.
+        The values of the padding.
     dtype : dtype
         Of the parameters.
     rng : numpy.random.Generator, int or None
-        Where the first parameters come from: a generator, a seed, or fresh.
+        The source of the initial parameters: a generator, a seed, or fresh.
 
     Attributes
     ----------
@@ -171,7 +171,7 @@ class ConvNd(Filters, op="conv{n}d"):
         return y
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input; those by weight and bias are added up."""
+        """The gradient of the input; those of weight and bias are accumulated."""
         x, padded = self.kept()
         if padded is None:
             return self._backward(x, grad_output, self.needs_input_grad, **self._options())
@@ -208,17 +208,17 @@ class ConvTransposeNd(Filters, op="conv_transpose{n}d"):
     stride, dilation : int or sequence of {n} int
         Step of the filters in the output, and step of their taps.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
-        What is cut off the output's ends; ``"same"`` gives input * stride outputs.
+        The amount cut off the ends of the output; ``"same"`` gives input * stride outputs.
     output_padding : int or sequence of {n} int
         Size added at the output's high end; less than `stride` or `dilation`.
     groups : int
-        Part the channels into groups that are convolved apart.
+        Divide the channels into groups that are convolved separately.
     bias : bool
         Add one number to each output channel.
     dtype : dtype
         Of the parameters.
     rng : numpy.random.Generator, int or None
-        Where the first parameters come from: a generator, a seed, or fresh.
+        The source of the initial parameters: a generator, a seed, or fresh.
 
     Attributes
     ----------
@@ -311,7 +311,7 @@ class ConvTransposeNd(Filters, op="conv_transpose{n}d"):
         return tuple(extras)
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input; those by weight and bias are added up."""
+        """The gradient of the input; those of weight and bias are accumulated."""
         x, extra = self.kept()
         return self._backward(x, grad_output, self.needs_input_grad, **self._options(extra))
 
@@ -357,7 +357,7 @@ class LocallyConnectedNd(Filters, op="locally_connected{n}d"):
     dtype : dtype
         Of the parameters.
     rng : numpy.random.Generator, int or None
-        Where the first parameters come from: a generator, a seed, or fresh.
+        The source of the initial parameters: a generator, a seed, or fresh.
 
     Attributes
     ----------
@@ -426,7 +426,7 @@ class LocallyConnectedNd(Filters, op="locally_connected{n}d"):
         return y
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input; those by weight and bias are added up."""
+        """The gradient of the input; those of weight and bias are accumulated."""
         (x,) = self.kept()
         return self._backward(x, grad_output, self.needs_input_grad, **self._options())
 
@@ -443,7 +443,7 @@ class LocallyConnectedNd(Filters, op="locally_connected{n}d"):
         return Window(self.kernel_size, self.stride, pads, self.dilation)
 
     def extra_repr(self) -> str:
-        """As of the others, and the size of the images."""
+        """The arguments of the other layers, and the size of the images."""
         return f"{super().extra_repr()}, {shown(input_size=self.input_size)}"
 
 

@@ -16,7 +16,7 @@ File = str | os.PathLike[str]
 
 @dataclass
 class History:
-    """What `fit` measured in each epoch. A measure that the run does not have is an empty list.
+    """The measurements of `fit` in each epoch. A measure that the run does not have is an empty list.
 
     Attributes
     ----------
@@ -55,11 +55,11 @@ class History:
     interrupted: bool = False
 
     def __len__(self) -> int:
-        """How many epochs were completed."""
+        """The number of completed epochs."""
         return len(self.losses)
 
     def __str__(self) -> str:
-        """A table with a row for each epoch, counted from 1, and a column for each measure that there is."""
+        """A table with a row for each epoch, counted from 1, and a column for each measure of the run."""
         columns = {
             "epoch": [str(epoch) for epoch in range(1, len(self) + 1)],
             "loss": [f"{value:.4f}" for value in self.losses],
@@ -88,7 +88,7 @@ class History:
 
     @classmethod
     def from_json(cls, text: str) -> History:
-        """The history that `to_json` wrote; what was not finite is NaN."""
+        """The history that `to_json` wrote; numbers that were not finite are NaN."""
         return cls.from_dict(json.loads(text))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Initialisers: what parameters start from. Names, arguments and distributions as in ``torch.nn.init``.
+"""Initialisers of parameters. Names, arguments and distributions as in ``torch.nn.init``.
 
 Each fills a `Parameter`, or an array, in place, and returns it. Random numbers are drawn on the host by ``rng``: a
 `numpy.random.Generator`, a seed, or None for fresh ones; so a seed means the same numbers on every backend. They are
@@ -24,7 +24,7 @@ MODES = ("fan_in", "fan_out")
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor by which weights before a nonlinearity are larger, so that signals keep their size.
+    """The gain of weights before a nonlinearity, which keeps the size of signals.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def fans(tensor: Any) -> tuple[int, int]:
-    """How many inputs an output has by `tensor`, and how many outputs an input: fan in and fan out.
+    """Fan in and fan out of `tensor`: the inputs of each output, and the outputs of each input.
 
     Parameters
     ----------
@@ -84,8 +84,8 @@ def fans(tensor: Any) -> tuple[int, int]:
 
     Notes
     -----
-    As PyTorch, the shape is all that is looked at: the weight [C, OC / groups, *kernel] of a transposed convolution
-    gives the fans of the convolution that it is the transpose of, and a grouped one has the outputs of all groups.
+    As in PyTorch, only the shape counts: the weight [C, OC / groups, *kernel] of a transposed convolution
+    gives the fans of the convolution that it transposes, and a grouped one has the outputs of all groups.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def uniform_(tensor: Target, a: float = 0.0, b: float = 1.0, *, rng: Rng = None)
     a, b : float
         The bounds.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Returns
     -------
@@ -146,7 +146,7 @@ def normal_(tensor: Target, mean: float = 0.0, std: float = 1.0, *, rng: Rng = N
     mean, std : float
         Of the distribution.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Returns
     -------
@@ -217,7 +217,7 @@ def xavier_uniform_(tensor: Target, gain: float = 1.0, *, rng: Rng = None) -> Ta
     gain : float
         A factor, see `calculate_gain`.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Returns
     -------
@@ -271,9 +271,9 @@ def kaiming_uniform_(
     mode : "fan_in" or "fan_out"
         Keep the size of signals forward, or of gradients backward.
     nonlinearity : str
-        What follows the layer, see `calculate_gain`.
+        The nonlinearity after the layer, see `calculate_gain`.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Returns
     -------
@@ -324,7 +324,7 @@ def _kaiming_std(op: str, tensor: Any, a: float, mode: str, nonlinearity: str) -
 
 
 def generator_of(op: str, rng: Rng) -> np.random.Generator:
-    """`rng` as a generator: itself, one from a seed, or a fresh one.
+    """`rng` as a generator: itself, one from a seed, or a new one.
 
     Raises
     ------

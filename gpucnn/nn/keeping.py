@@ -1,4 +1,4 @@
-"""Whether modules keep what a backward needs."""
+"""The switch that decides whether modules keep arrays for a backward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def keeps() -> bool:
 
 @contextmanager
 def inference() -> Iterator[None]:
-    """Within the block modules keep nothing for a backward: for evaluation, where memory should not wait for one.
+    """Within the block modules keep nothing for a backward: for evaluation, to save the memory.
 
     Examples
     --------

@@ -25,7 +25,7 @@ class Linear(Module):
     dtype : dtype
         Of the parameters.
     rng : numpy.random.Generator, int or None
-        Where the first parameters come from: a generator, a seed, or fresh.
+        The source of the initial parameters: a generator, a seed, or fresh.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Linear(Module):
         return y
 
     def backward(self, grad_output: Array) -> Array:
-        """``grad_output @ weight``; the gradients with respect to weight and bias are added up."""
+        """``grad_output @ weight``; the gradients with respect to weight and bias are accumulated."""
         (x,) = self.kept()
         parameters = (self.weight, self.bias)
         grad, *others = F.linear_backward(

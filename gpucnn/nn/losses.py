@@ -1,4 +1,4 @@
-"""Losses: how far a network's output is from its target, and the gradient that its backward starts from."""
+"""Losses: the distance of a network's output from its target, and the gradient that its backward starts from."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 class Loss(Module):
-    """What all losses are: ``loss(output, target)``, then ``loss.backward()``, the gradient with respect to `output`.
+    """The base of losses: ``loss(output, target)``, then ``loss.backward()``, the gradient with respect to `output`.
 
     Attributes
     ----------
     reduction : "mean", "sum" or "none"
-        What is made of the losses of the targets.
+        The reduction of the losses of the targets.
     """
 
     reduction: str
@@ -109,7 +109,7 @@ class CrossEntropyLoss(Loss):
         return grads[0]
 
     def count(self, output: Array, target: Array) -> Any:
-        """The sum of the weights of the targets that are not ignored; for probabilities, how many targets there are."""
+        """The sum of the weights of the targets that are not ignored; for probabilities, the number of targets."""
         if target.dtype.kind not in "iu":
             return output.size // output.shape[min(1, output.ndim - 1)]
         counted = target != self.ignore_index
@@ -126,7 +126,7 @@ class CrossEntropyLoss(Loss):
         }
 
     def extra_repr(self) -> str:
-        """The options that are not the defaults."""
+        """The options that differ from the defaults."""
         defaults = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0}
         return ", ".join(f"{name}={value!r}" for name, value in self._options().items() if value != defaults[name])
 
@@ -141,7 +141,7 @@ class BCEWithLogitsLoss(Loss):
     reduction : "mean", "sum" or "none"
         The mean is over all elements, whatever their weights.
     pos_weight : array that broadcasts to the logits' shape, in their dtype, optional
-        A factor for what positive targets add: the share of negatives over that of positives evens them out.
+        A factor for the terms of positive targets: the share of negatives over that of positives evens them out.
 
     Raises
     ------
@@ -195,7 +195,7 @@ class BCEWithLogitsLoss(Loss):
         return {"reduction": self.reduction, "pos_weight": self.pos_weight}
 
     def extra_repr(self) -> str:
-        """The reduction, if it is another than the mean."""
+        """The reduction, if it is not the mean."""
         return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
 
 
@@ -205,7 +205,7 @@ class MSELoss(Loss):
     Parameters
     ----------
     reduction : "mean", "sum" or "none"
-        What is made of the squared differences; the mean is over all elements.
+        The reduction of the squared differences; the mean is over all elements.
 
     Raises
     ------
@@ -235,7 +235,7 @@ class MSELoss(Loss):
         Raises
         ------
         TypeError
-            A dtype is not taken, or there are two.
+            A dtype is not supported, or there are two.
         ValueError
             The shapes differ.
         """
@@ -268,7 +268,7 @@ class MSELoss(Loss):
         return output.size
 
     def extra_repr(self) -> str:
-        """The reduction, if it is another than the mean."""
+        """The reduction, if it is not the mean."""
         return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
 
 

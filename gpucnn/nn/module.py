@@ -1,4 +1,4 @@
-"""Modules: a forward, a backward, parameters by name, and a state to keep."""
+"""Modules: a forward, a backward, parameters by name, and a state to save."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Parameter:
 
     @property
     def size(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return int(self.data.size)
 
     def accumulate(self, grad: Array) -> None:
-        """Add `grad` to what has come since the last `Module.zero_grad`."""
+        """Add `grad` to the gradient accumulated since the last `Module.zero_grad`."""
         self.grad = grad if self.grad is None else self.grad + grad
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class Parameter:
 
 
 class LoadResult(NamedTuple):
-    """What `Module.load_state_dict` did not find, and what it found too much."""
+    """The names that `Module.load_state_dict` did not find, and those it did not expect."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -81,17 +81,17 @@ class Module:
     Notes
     -----
     There is no tape: a network's backward calls the backward of its parts, in reverse. A module keeps the values of its
-    last forward, so it stands for one place in a network.
+    last forward, so it can be used at one place in a network only.
 
     Attributes
     ----------
     training : bool
-        Whether layers that behave otherwise in training, such as dropout, are to do so.
+        Whether layers with a separate training behaviour, such as dropout, are to use it.
     buffer_names : tuple of str
         Attributes that belong to the state and are no parameters, such as running statistics.
     needs_input_grad : bool
-        Whether backward computes the gradient of the input; else it returns None. Set it to False on what stands
-        first, whose input is data: the work is then not done.
+        Whether backward computes the gradient of the input; else it returns None. Set it to False on the first
+        module, whose input is data, to save that work.
     frozen : bool
         Whether `train` leaves the module in evaluation mode, so that it changes neither by learning nor by running
         statistics; `gpucnn.nn.freeze` sets it.
@@ -109,7 +109,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient of the last forward's input, given that of its result; parameters' gradients are added up.
+        """The gradient of the last forward's input, given that of its result; parameters' gradients are accumulated.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class Module:
         self._kept: tuple[Any, ...] | None = values if self.keeps else None
 
     def kept(self) -> tuple[Any, ...]:
-        """What `keep` was handed; it is kept no longer.
+        """The values that `keep` was handed, which are then released.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class Module:
         return tuple(values)
 
     def forget(self) -> None:
-        """Let go of what this module and all below it keep for a backward that will not come."""
+        """Release what this module and all below it keep, when no backward will follow."""
         for module in self.modules():
             module._kept = None
 
@@ -210,7 +210,7 @@ class Module:
         return self
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Drop all gradients."""
         for parameter in self.parameters():
             parameter.grad = None
 
@@ -222,7 +222,7 @@ class Module:
         return self
 
     def map_arrays(self: Self, function: Callable[[Array], Array]) -> Self:
-        """Replace each parameter and buffer by what `function` makes of it; gradients are forgotten.
+        """Replace each parameter and buffer by `function` of it; gradients are dropped.
 
         Raises
         ------
@@ -239,7 +239,7 @@ class Module:
         return self
 
     def to(self: Self, device: str) -> Self:
-        """Move all parameters and buffers to another kind of memory; gradients are forgotten.
+        """Move all parameters and buffers to another kind of memory; gradients are dropped.
 
         Arrays of other libraries among the buffers, such as PyTorch's tensors, become NumPy's or CuPy's.
 
@@ -345,21 +345,21 @@ class Module:
     # --- What `gpucnn.nn.summary` asks ----------------------------------------------------------------------------
 
     def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
-        """Multiply-adds for one image; 0 for layers that only look at each element or compare."""
+        """Multiply-adds for one image; 0 for layers that are elementwise or only compare."""
         return 0
 
     def window(self, input_shape: tuple[int, ...]) -> Window | TransposedWindow | None:
-        """The window that one output position sees of the input; None where that has no such form."""
+        """The window of the input that one output position sees; None where it has no such form."""
         return Window(1)
 
     def summary(self, input_shape: Sequence[int] | int) -> Summary:
-        """As `gpucnn.nn.summary` of this network: a table of its modules, which prints well."""
+        """The `gpucnn.nn.summary` of this network: a printable table of its modules."""
         return summary(self, input_shape)
 
     # --- For people -----------------------------------------------------------------------------------------------
 
     def extra_repr(self) -> str:
-        """The arguments that the layer was made with, as they are shown."""
+        """The layer's arguments, as its repr shows them."""
         return ""
 
     def __repr__(self) -> str:
@@ -369,7 +369,7 @@ class Module:
 
 
 def _native(op: str, name: str, array: Any) -> Array:
-    """`array`, which is of one of the backends themselves."""
+    """`array`, checked to be an array of one of the backends."""
     taken = receive(op, {name: array})[1][0]
     if type(taken) is not type(array) and not isinstance(array, np.ndarray):
         raise TypeError(

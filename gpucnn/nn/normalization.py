@@ -14,7 +14,7 @@ from gpucnn.nn.module import Array, Module, Parameter
 
 
 def _affine(shape: tuple[int, ...], weight: bool, bias: bool, dtype: Any) -> tuple[Parameter | None, Parameter | None]:
-    """Ones to scale with and zeros to shift by, where there are to be such."""
+    """Ones to scale with and zeros to shift by, where they are wanted."""
     return (
         Parameter(np.ones(shape, dtype)) if weight else None,
         Parameter(np.zeros(shape, dtype)) if bias else None,
@@ -22,12 +22,12 @@ def _affine(shape: tuple[int, ...], weight: bool, bias: bool, dtype: Any) -> tup
 
 
 def _without_bias(norm: Any, affine: bool) -> str:
-    """What is shown of a norm that scales and does not shift."""
+    """The repr of a norm that scales and does not shift."""
     return ", bias=False" if affine and norm.bias is None else ""
 
 
 class Tracking(Ranked):
-    """What batch and instance norm share: statistics that are tracked in training and used in evaluation."""
+    """The base of batch and instance norm: statistics tracked in training and used in evaluation."""
 
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -105,7 +105,7 @@ class BatchNormNd(Tracking):
     running_mean, running_var : array [C] or None
         At first zeros and ones; updated by each forward in training.
     num_batches_tracked : int64 array [] or None
-        How many batches updated them.
+        The number of batches that updated them.
 
     Raises
     ------
@@ -179,7 +179,7 @@ class BatchNormNd(Tracking):
             raise ValueError(f"{type(self).__name__}: input has {x.ndim} dimensions, expected {expected}")
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input; those by weight and bias are added up."""
+        """The gradient of the input; those of weight and bias are accumulated."""
         x, mean, rstd, own = self.kept()
         grads = F.batch_norm_backward(
             grad_output,
@@ -290,7 +290,7 @@ class InstanceNormNd(Tracking):
         return y.reshape(x.shape)
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input; those by weight and bias are added up."""
+        """The gradient of the input; those of weight and bias are accumulated."""
         x, mean, rstd, own, shape = self.kept()
         if grad_output.shape != shape:
             name = type(self).__name__
@@ -388,7 +388,7 @@ class LayerNorm(Module):
         return y
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input; those by weight and bias are added up."""
+        """The gradient of the input; those of weight and bias are accumulated."""
         x, mean, rstd = self.kept()
         parameters = (self.weight, self.bias)
         arrays = (data_of(self.weight), data_of(self.bias))
@@ -478,7 +478,7 @@ class GroupNorm(Module):
         return y
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input; those by weight and bias are added up."""
+        """The gradient of the input; those of weight and bias are accumulated."""
         x, mean, rstd = self.kept()
         parameters = (self.weight, self.bias)
         arrays = (data_of(self.weight), data_of(self.bias))

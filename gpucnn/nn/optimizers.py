@@ -1,4 +1,4 @@
-"""Optimisers: how parameters follow their gradients. Names, arguments and update rules as in ``torch.optim``.
+"""Optimisers: updates of parameters by their gradients. Names, arguments and update rules as in ``torch.optim``.
 
 They compute in the parameters' dtype, in place and in a fixed order, so that a run repeats bit for bit. For parameters
 of float16 and bfloat16 they compute in float32, their states included, and round the parameter once a step: a step
@@ -24,12 +24,12 @@ Parameters = Iterable[Parameter] | Iterable[Mapping[str, Any]]
 
 
 class Optimizer:
-    """What all optimisers are; a subclass says by `update` how one parameter changes.
+    """The base of all optimisers; a subclass defines in `update` how one parameter changes.
 
     Parameters
     ----------
     params : iterable of Parameter, or iterable of dicts
-        What is learned. Each dict is a group: "params" and the options that differ from the defaults, such as "lr".
+        The parameters. Each dict is a group: "params" and the options that differ from the defaults, such as "lr".
     defaults : dict
         The options by name.
 
@@ -38,15 +38,15 @@ class Optimizer:
     param_groups : list of dict
         The groups with all their options. Changing an option, as schedules do with "lr", holds from the next step on.
     state : dict
-        For each parameter what the optimiser remembers of it, such as a running mean of its gradients; arrays of
+        The state kept for each parameter, such as a running mean of its gradients; arrays of
         float32 where the parameter has 16 bits.
     state_names : tuple of str
-        What a state must hold to be loaded.
+        The names that a state must hold to be loaded.
 
     Raises
     ------
     TypeError
-        Something is no Parameter.
+        Something is not a Parameter.
     ValueError
         There is no parameter, or one is given twice; or an option is unknown or out of range.
     """
@@ -116,7 +116,7 @@ class Optimizer:
             raise ValueError(f"{self._name}: {name} is {group[name]}, expected {expected}")
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+        """Drop the gradients of all parameters."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
@@ -145,14 +145,14 @@ class Optimizer:
         data, grad : array
             The parameter's values and its gradient, which is not written to.
         state : dict
-            What is remembered of this parameter from one step to the next.
+            The state of this parameter, kept from one step to the next.
         group : dict
             The options.
         """
         raise NotImplementedError(f"{self._name} defines no update")
 
     def state_dict(self) -> dict[str, Any]:
-        """What the optimiser remembers, and the options of its groups: PyTorch's structure, the arrays not copied.
+        """The state and the options of the groups, in PyTorch's structure; the arrays are not copied.
 
         Returns
         -------
@@ -167,7 +167,7 @@ class Optimizer:
         return {"state": {numbers[each]: dict(state) for each, state in self.state.items()}, "param_groups": groups}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what another optimiser of the same kind, for the same parameters, remembered.
+        """Load the state of another optimiser of the same kind for the same parameters.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class Optimizer:
         return options
 
     def _loaded_state(self, op: str, number: int, values: Mapping[str, Any], parameter: Parameter) -> dict[str, Any]:
-        """Copies of what is remembered of one parameter; a count as a number."""
+        """Copies of the state of one parameter; a count as a number."""
         _expect_names(op, f"the state of parameter {number}", values, self.state_names if values else ())
         loaded: dict[str, Any] = {}
         for name, value in values.items():
@@ -248,7 +248,7 @@ class SGD(Optimizer):
     Parameters
     ----------
     params : iterable of Parameter, or iterable of dicts
-        What is learned, or groups of it with options of their own.
+        The parameters, or groups of them with separate options.
     lr : float
         Learning rate.
     momentum : float
@@ -333,12 +333,12 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Steps by running means of the gradient and of its square, each parameter at a rate of its own.
+    """Steps by running means of the gradient and of its square, with a separate rate for each parameter.
 
     Parameters
     ----------
     params : iterable of Parameter, or iterable of dicts
-        What is learned, or groups of it with options of their own.
+        The parameters, or groups of them with separate options.
     lr : float
         Learning rate.
     betas : tuple of (float, float)
@@ -346,7 +346,7 @@ class Adam(Optimizer):
     eps : float
         Added to the root in the denominator.
     weight_decay : float
-        Times the parameter is added to its gradient (L2 penalty). For a decay apart from it see `AdamW`.
+        Times the parameter is added to its gradient (L2 penalty). For decoupled decay see `AdamW`.
     amsgrad : bool
         Divide by the largest running mean of the square so far, instead of the present one.
     maximize : bool
@@ -377,7 +377,7 @@ class Adam(Optimizer):
     """
 
     state_names = ("step", "exp_avg", "exp_avg_sq")
-    decoupled = False  # whether the weight decay is apart from the gradient
+    decoupled = False  # whether the weight decay is separate from the gradient
 
     def __init__(
         self,
@@ -433,12 +433,12 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """As `Adam`, but the weight decay shrinks the parameters apart from their gradients.
+    """As `Adam`, but the weight decay shrinks the parameters separately from their gradients.
 
     Parameters
     ----------
     params : iterable of Parameter, or iterable of dicts
-        What is learned, or groups of it with options of their own.
+        The parameters, or groups of them with separate options.
     lr : float
         Learning rate.
     betas : tuple of (float, float)
@@ -484,7 +484,7 @@ class AdamW(Adam):
 
 
 def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with Python's numbers in place of an array library's, which would widen what they are added to."""
+    """The options with an array library's numbers as Python's, since the former would widen sums with arrays."""
     return {
         name: tuple(map(plain, value)) if isinstance(value, tuple) else plain(value) for name, value in group.items()
     }
@@ -496,7 +496,7 @@ def _listed(op: str, name: str, given: Any) -> list[Any]:
     Raises
     ------
     TypeError
-        It is a model, a method that was not called, or nothing that can be gone through.
+        It is a model, a method that was not called, or not iterable.
     """
     if isinstance(given, Parameter):
         return [given]

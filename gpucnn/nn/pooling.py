@@ -16,7 +16,7 @@ from gpucnn.nn.module import Array, Module
 
 
 class PlainNd(Ranked):
-    """A layer that is one operation of its input, whose `options` say the rest."""
+    """A layer that is one operation of its input, with `options` as its other arguments."""
 
     def options(self) -> dict[str, Any]:
         """The arguments of the operation by name."""
@@ -86,7 +86,7 @@ class MaxPoolNd(WindowedNd, op="max_pool{n}d"):
     kernel_size, stride, dilation : int or sequence of {n} int
         Size of the window, its step (the window itself where it is None), and the step of its taps.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
-        Positions around the image that no value is read from.
+        Positions around the image, whose values are never read.
     return_indices : bool
         Let forward return ``(y, indices)``, for `MaxUnpool{n}d`; backward takes the gradient of y.
     ceil_mode : bool
@@ -140,7 +140,7 @@ class MaxPoolNd(WindowedNd, op="max_pool{n}d"):
         return grad
 
     def take_for_unpooling(self, by: str) -> tuple[Array, tuple[int, ...]]:
-        """Where the last forward's maxima lay, and the size of its images; once for each forward."""
+        """The indices of the last forward's maxima, and the size of its images; once for each forward."""
         taken: tuple[Array, tuple[int, ...]] | None = vars(self).pop("_for_unpooling", None)
         if taken is None:
             raise RuntimeError(f"{by}: its {type(self).__name__} has no forward whose maxima to put back")
@@ -251,7 +251,7 @@ class MaxUnpoolNd(Ranked, op="max_unpool{n}d"):
         return {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
 
     def window(self, input_shape: tuple[int, ...]) -> TransposedWindow:
-        """The window of the pooling, wherever in it the value lands."""
+        """The window of the pooling, whatever position in it the value has."""
         pads: Any = self.padding
         if isinstance(pads, str) and pads in SAME:
             sizes = tuple(size * step for size, step in zip(self._space(input_shape), self.stride, strict=True))
@@ -329,7 +329,7 @@ class AvgPoolNd(WindowedNd, op="avg_pool{n}d"):
                 raise ValueError(f"{name}: divisor_override is 0, expected another number")
 
     def options(self) -> dict[str, Any]:
-        """The window, and what is divided by."""
+        """The window and the divisor."""
         return super().options() | {
             "count_include_pad": self.count_include_pad,
             "divisor_override": self.divisor_override,
@@ -457,7 +457,7 @@ class LPPool3d(LPPoolNd, rank=3): ...
 
 
 class AdaptiveNd(PlainNd):
-    """A pooling layer with as many windows as are asked for."""
+    """A pooling layer with a given number of windows."""
 
     output_size: Any
 
@@ -678,7 +678,7 @@ class Upsample(Module):
         )[0]
 
     def window(self, input_shape: tuple[int, ...]) -> TransposedWindow | None:
-        """The block of each input, or for the linear modes the two around; None where it is no whole number."""
+        """The block of each input, or for the linear modes the two around; None where the factor is not an integer."""
         space = input_shape[2:]
         sizes = F.interpolate(np.empty((0, 1, *space)), self.size, self.scale_factor, self.mode).shape[2:]
         if self.align_corners or self.mode == "area" or any(out % size for out, size in zip(sizes, space, strict=True)):

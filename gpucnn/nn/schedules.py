@@ -1,4 +1,4 @@
-"""Learning-rate schedules: how an optimiser's options change as training goes on. As in ``torch.optim.lr_scheduler``.
+"""Learning-rate schedules: changes of an optimiser's options during training. As in ``torch.optim.lr_scheduler``.
 
 A schedule is made after its optimiser, and ``step()`` is called after the optimiser's: once an epoch, or after each
 batch where `Schedule.per_batch` says so, as `fit` does.
@@ -17,7 +17,7 @@ from gpucnn.nn.optimizers import Optimizer
 
 
 class Schedule:
-    """What all schedules are; a subclass says by `rate` what the learning rate is at a step.
+    """The base of all schedules; a subclass defines in `rate` the learning rate at a step.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Schedule:
     Attributes
     ----------
     last_epoch : int
-        How many steps were taken.
+        The number of steps taken.
     base_lrs : list of float
         Each group's learning rate at the start; of a group that was added to the optimiser later, the rate that it had
         when the schedule took its next step.
@@ -60,7 +60,7 @@ class Schedule:
         raise NotImplementedError(f"{self._name} defines no rate")
 
     def apply(self) -> None:
-        """Set what holds at the present step."""
+        """Set the options of the present step."""
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = self.rate(base, self.last_epoch)
 
@@ -79,12 +79,12 @@ class Schedule:
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """All numbers that the schedule is made of, and where it is."""
+        """All numbers of the schedule, and its position."""
         own = {name: value for name, value in vars(self).items() if name != "optimizer"}
         return {name: list(value) if isinstance(value, list) else value for name, value in own.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the numbers of another schedule of this kind; the optimiser's rates are a part of its own state.
+        """Load the numbers of another schedule of this kind; the optimiser's rates are part of the optimiser's state.
 
         Raises
         ------
@@ -250,7 +250,7 @@ class LinearLR(Schedule):
     end_factor : float
         The factor after `total_iters` steps, in [0, 1].
     total_iters : int
-        How many steps it takes.
+        The number of steps.
 
     Raises
     ------
@@ -331,7 +331,7 @@ class OneCycleLR(Schedule):
     max_lr : float or sequence of float
         The highest learning rate, of each group.
     total_steps : int, optional
-        How many steps there are; else `epochs` times `steps_per_epoch`.
+        The number of steps; else `epochs` times `steps_per_epoch`.
     epochs, steps_per_epoch : int, optional
         See `total_steps`.
     pct_start : float
@@ -352,7 +352,7 @@ class OneCycleLR(Schedule):
     Raises
     ------
     ValueError
-        The number of steps is not said, an option is out of range, or a step is taken after the last.
+        The number of steps is not given, an option is out of range, or a step is taken after the last.
 
     Notes
     -----
@@ -426,7 +426,7 @@ class OneCycleLR(Schedule):
         super().step()
 
     def apply(self) -> None:
-        """Set what holds at the present step."""
+        """Set the options of the present step."""
         if self.last_epoch >= self.total_steps:
             return
         for group, highest in zip(self.optimizer.param_groups, self._for_each_group("max_lrs"), strict=True):
@@ -440,7 +440,7 @@ class OneCycleLR(Schedule):
                     group["momentum"] = momentum
 
     def _between(self, values: list[float]) -> float:
-        """What the present step's phase makes of its first and its last value."""
+        """The value at the present step of its phase, between a first and a last value."""
         phase = next(index for index, end in enumerate(self.ends) if self.last_epoch <= end or end == self.ends[-1])
         start = self.ends[phase - 1] if phase else 0.0
         length = self.ends[phase] - start
@@ -467,7 +467,7 @@ class ReduceLROnPlateau(Schedule):
     patience : int
         The number of steps in a row without an improvement that change nothing.
     threshold : float
-        What counts as an improvement.
+        The least change that counts as an improvement.
     threshold_mode : "rel" or "abs"
         Whether `threshold` is a share of the best, or a difference.
     cooldown : int
@@ -517,7 +517,7 @@ class ReduceLROnPlateau(Schedule):
         super().__init__(optimizer)
 
     def apply(self) -> None:
-        """Change nothing: this schedule follows a measure."""
+        """Do nothing: this schedule follows a measure."""
 
     def step(self, metrics: float | None = None) -> None:
         """Go on by one step, at which the measure is `metrics`.

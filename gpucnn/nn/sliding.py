@@ -1,4 +1,4 @@
-"""Networks that slide: where their predictions on a larger image lie, and maps of them.
+"""Networks that slide over larger images: the positions of their predictions, and maps of them.
 
 A network of convolutions and pools takes images of any size. Run on a larger one it gives a map of scores, one position
 for each multiple of the product of its strides. `gpucnn.nn.linear_to_conv` makes such a network of one that ends in
@@ -28,7 +28,7 @@ from gpucnn.nn.pooling import AdaptiveNd, AvgPoolNd, BedOfNailsNd, LPPoolNd, Max
 WINDOWED = (ConvNd, MaxPoolNd, AvgPoolNd, SumPoolNd, LPPoolNd)
 POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Dropout, Identity, BatchNormNd, Softmax)
 
-# Why other layers do not give for a crop of a larger image what they give for the crop alone
+# Why other layers give a different result for a crop of a larger image than for the crop alone
 _REASONS: tuple[tuple[tuple[type[Module], ...], str], ...] = (
     (
         (LayerNorm, GroupNorm, InstanceNormNd),
@@ -41,11 +41,11 @@ _REASONS: tuple[tuple[tuple[type[Module], ...], str], ...] = (
     ((Flatten, Linear), "it takes inputs of one size; linear_to_conv replaces it, though not in a branch"),
 )
 
-# --- Where predictions lie ----------------------------------------------------------------------------------------
+# --- Positions of predictions -------------------------------------------------------------------------------------
 
 
 class SlidingGeometry(NamedTuple):
-    """Where the predictions of a sliding network lie: one value per spatial axis.
+    """The positions of a sliding network's predictions: one value per spatial axis.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class SlidingGeometry(NamedTuple):
         Between neighbouring predictions: the product of all strides. Prediction m is that of the crop from
         ``m * stride`` on.
     size : tuple of int
-        What one prediction sees, its receptive field: at most the crop's size.
+        The receptive field of one prediction: at most the crop's size.
     exact : bool
         Whether a prediction equals the network's for that crop alone: no layer pads. See `linear_to_conv`.
     """
@@ -64,7 +64,7 @@ class SlidingGeometry(NamedTuple):
 
 
 def sliding_geometry(model: Module) -> SlidingGeometry:
-    """Where the predictions of a converted network, or of one made of convolutions and pools alone, lie.
+    """Positions of the predictions of a converted network, or of one made of convolutions and pools alone.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def reach(op: str, name: str, module: Module) -> tuple[list[Window], bool]:
         raise refusal(f"its dim is {module.dim}, expected 1, the channels")
     if isinstance(module, POINTWISE):
         return [], True
-    if hasattr(module, "branches"):  # a block of its own kind that says which ways lead through it
+    if hasattr(module, "branches"):  # a custom block that lists the ways through it
         ways = [_together([reach(op, name, layer) for layer in branch]) for branch in module.branches()]
         return max((way for way, _ in ways), key=_size), all(exact for _, exact in ways)
     if isinstance(module, (Residual, Concat)):
@@ -135,12 +135,12 @@ def reach(op: str, name: str, module: Module) -> tuple[list[Window], bool]:
 
 
 def _together(parts: list[tuple[list[Window], bool]]) -> tuple[list[Window], bool]:
-    """What `reach` says of layers one after the other, of what it says of each."""
+    """The result of `reach` for layers in sequence, from its results for each."""
     return [window for windows, _ in parts for window in windows], all(exact for _, exact in parts)
 
 
 def _size(windows: list[Window]) -> tuple[int, ...]:
-    """What a stack of windows sees; nothing compares as less than anything."""
+    """The receptive field of a stack of windows; that of no windows compares as the smallest."""
     size: tuple[int, ...] = receptive_field(windows).size if windows else ()
     return size
 
@@ -211,7 +211,7 @@ def dense_map(model: Module, image: Array, shifts: int | Sequence[int] = 2) -> A
     image : array [C, *space] or [N, C, *space]
         As for `prediction_map`.
     shifts : int or sequence of int
-        How many shifts along each axis: 2 for half strides, the stride for a prediction at each position.
+        The number of shifts along each axis: 2 for half strides, the stride for a prediction at each position.
 
     Returns
     -------
@@ -226,7 +226,7 @@ def dense_map(model: Module, image: Array, shifts: int | Sequence[int] = 2) -> A
     Notes
     -----
     The network runs once for each of the ``prod(shifts)`` shifts. Predictions without padding are those of crops as in
-    `linear_to_conv`; with padding each shift has a border of its own.
+    `linear_to_conv`; with padding each shift has its own border.
 
     References
     ----------
@@ -260,7 +260,7 @@ def dense_map(model: Module, image: Array, shifts: int | Sequence[int] = 2) -> A
 
 
 def _interleaved(maps: dict[tuple[int, ...], Array], parts: tuple[int, ...]) -> Array:
-    """The map of which position ``i * parts + shift`` is position i of ``maps[shift]``.
+    """The map whose position ``i * parts + shift`` is position i of ``maps[shift]``.
 
     An image that is longer by the stride has a map that is longer by 1, so of two shifts' maps the one of the smaller
     shift is as long as the other, or longer by 1: they always interleave.
@@ -278,7 +278,7 @@ def _interleaved(maps: dict[tuple[int, ...], Array], parts: tuple[int, ...]) -> 
 
 
 def _taken(op: str, model: Module, image: Array) -> tuple[SlidingGeometry, Array, bool]:
-    """Where predictions lie, the image as a batch, and whether it was none."""
+    """The positions of the predictions, the image as a batch, and whether it came without a batch axis."""
     where = sliding_geometry(model)
     rank = len(where.stride)
     if image.ndim not in (rank + 1, rank + 2):
@@ -292,7 +292,7 @@ def _taken(op: str, model: Module, image: Array) -> tuple[SlidingGeometry, Array
 def crop_map(
     model: Module, image: Array, crop_size: Sequence[int], stride: Sequence[int], batch_size: int = 256
 ) -> Array:
-    """The prediction map the slow way: the network runs on every crop. For networks that do not slide, and to compare.
+    """The prediction map the slow way, one run per crop: for networks that do not slide, and for comparison.
 
     Parameters
     ----------
@@ -303,7 +303,7 @@ def crop_map(
     crop_size, stride : sequence of int
         One value per spatial axis.
     batch_size : int
-        Crops that go through `model` at once.
+        Crops that go through `model` as one batch.
 
     Returns
     -------

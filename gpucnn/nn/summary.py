@@ -33,7 +33,7 @@ class Row:
     kind : str
         Its class.
     depth : int
-        Below how many modules it is.
+        The number of modules above it.
     output_shape : tuple of int
         Shape of its output, without the batch axis.
     parameters : int
@@ -43,7 +43,7 @@ class Row:
     multiply_adds : int
         Of it and all below it, for one input.
     receptive_field : ReceptiveField or None
-        What one output position sees of the network's input; None where it is not known, as after
+        The receptive field of one output position; None where it is not known, as after
         upsampling to a size that is no multiple.
     """
 
@@ -79,7 +79,7 @@ class Summary:
 
     @property
     def trainable(self) -> int:
-        """Of these, those that are not frozen."""
+        """Learned numbers that are not frozen."""
         return self.rows[0].trainable
 
     @property
@@ -129,12 +129,12 @@ def _count(number: int) -> str:
 
 
 def summary(model: Module, input_shape: Sequence[int] | int) -> Summary:
-    """Run a network once, on zeros, and tell what its modules are and cost.
+    """Run a network once, on zeros, and list its modules and their cost.
 
     Parameters
     ----------
     model : Module
-        It is run in evaluation mode and is afterwards as it was before.
+        It is run in evaluation mode; its modes are restored afterwards.
     input_shape : int or sequence of int
         Shape of one input, without the batch axis, such as (3, 224, 224).
 
@@ -187,7 +187,7 @@ def summary(model: Module, input_shape: Sequence[int] | int) -> Summary:
 
 
 class _Record:
-    """What is seen while a network runs."""
+    """The record of a network's run: shapes and fields by module."""
 
     def __init__(self, model: Module, shape: tuple[int, ...]) -> None:
         self.names = {id(module): name for name, module in model.named_modules()}
@@ -246,7 +246,7 @@ class _Record:
             )
 
     def whole(self, field: Field) -> ReceptiveField | None:
-        """The field as it is shown, with one size for each axis."""
+        """The field as text, with one size for each axis."""
         rank = self.first.ndim - 2
         if field is None or rank < 1:
             return None
@@ -259,7 +259,7 @@ def _extent(field: tuple[Window | TransposedWindow, ...]) -> int:
 
 
 def _input_like(model: Module, shape: tuple[int, ...]) -> Array:
-    """One input of zeros, in the dtype of the network and where its arrays are."""
+    """One input of zeros, in the dtype and on the device of the network."""
     array = next((parameter.data for parameter in model.parameters()), np.zeros(1, np.float32))
     return backend_of(array).xp.zeros((1, *shape), array.dtype)
 

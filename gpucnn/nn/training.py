@@ -1,4 +1,4 @@
-"""Training: the loop over epochs and batches, and what makes a long run safe."""
+"""Training: the loop over epochs and batches, with checkpoints and early stopping."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where `fit` keeps a run, and how often.
+    """The file in which `fit` keeps a run, and the interval between writes.
 
     Attributes
     ----------
     path : str or path
         The file, see `save_checkpoint`.
     every : int or None
-        Write after so many batches as well, and not only after each epoch.
+        Write after this number of batches, in addition to the end of each epoch.
     resume : bool
-        Whether a file that is there already is a run to go on with; else it is replaced.
+        Whether to resume from a file that already exists; else it is replaced.
     """
 
     path: File
@@ -77,7 +77,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """When `fit` stops before the last epoch. The best epoch's weights are restored, whether it did or not.
+    """The rule by which `fit` stops early. The best epoch's weights are restored, whether it stopped or not.
 
     A measure that is NaN is never the best: such an epoch is one without an improvement, the first one included.
 
@@ -86,9 +86,9 @@ class EarlyStopping:
     patience : int
         Stop after this number of epochs in a row without an improvement.
     monitor : str
-        What is compared: "validation_loss", "validation_accuracy", "loss" or "accuracy".
+        The measure compared: "validation_loss", "validation_accuracy", "loss" or "accuracy".
     min_delta : float
-        How much better an epoch must be to count.
+        The least improvement that counts.
     """
 
     patience: int = 5
@@ -131,7 +131,7 @@ def evaluate(model: Module, loader: Batches, loss: Loss) -> Evaluation:
     Raises
     ------
     TypeError
-        The loss is none, or the loader gives something else than pairs.
+        The loss is not a Loss, or the loader does not give pairs.
     ValueError
         There are no batches, or the loss is not reduced to one number.
 
@@ -185,7 +185,7 @@ def fit(
     optimizer : Optimizer
         Over the model's parameters.
     epochs : int
-        How many there are in all, those before a resumption included.
+        The total number, including those before a resumption.
     validation : iterable of (x, y), optional
         Batches to evaluate on after each epoch.
     schedule : Schedule, optional
@@ -229,12 +229,12 @@ def fit(
     A checkpoint holds the model, the optimiser, the schedule, the history, the best weights of early stopping, the
     states of all generators, and where in the epoch the run is. Generators are `rng` and the attribute ``rng`` of each
     module, where that is a `numpy.random.Generator`. A loader or validation with ``state_dict()`` and
-    ``load_state_dict(state)`` says itself where it is: called between two batches, the state is such that an equal
-    loader that loaded it goes on, when iterated, with the batch that would have come next. Of any other iterable the
-    batches that are done are skipped, so it must give the same ones in each epoch.
+    ``load_state_dict(state)`` saves its own position: the state is taken between two batches, and an equal loader that
+    loads it continues, when iterated, with the batch that would have come next. With any other iterable, batches
+    already done are skipped, so it must give the same ones in each epoch.
 
     Ctrl-C stops after the batch under way, writes the checkpoint, and returns the history so far; a second one stops
-    at once.
+    immediately.
 
     Examples
     --------
@@ -299,14 +299,14 @@ def _check_loss(op: str, loss: Any) -> None:
 
 @dataclass
 class _Interruption:
-    """Whether the run is to stop as soon as it can."""
+    """Whether the run is to stop as soon as possible."""
 
     asked: bool = False
 
 
 @dataclass
 class _Run:
-    """A training run: what it is made of, and where it is."""
+    """A training run: its parts and its position."""
 
     model: Module
     loader: Batches
@@ -331,19 +331,19 @@ class _Run:
         self.best_weights: dict[str, Array] = {}
 
     def _begin_epoch(self) -> None:
-        self.batch = 0  # how many of the epoch are done
+        self.batch = 0  # batches of the epoch that are done
         self.tally = _Tally()
         self.seconds = 0.0  # that the epoch took before a resumption
 
     @property
     def epoch(self) -> int:
-        """How many epochs are done."""
+        """The number of epochs that are done."""
         return len(self.history)
 
     # --- Going on -------------------------------------------------------------------------------------------------
 
     def begin(self, rng: np.random.Generator | int | None) -> None:
-        """Take up the run that the checkpoint holds, or begin one, seeded by `rng`, and keep that."""
+        """Resume the run that the checkpoint holds, or begin one, seeded by `rng`, and write it."""
         path = None if self.checkpoint is None else Path(self.checkpoint.path)
         if self.checkpoint is not None and path is not None and self.checkpoint.resume and path.exists():
             self._load(path)
@@ -362,7 +362,7 @@ class _Run:
             while self.epoch < self.epochs and not self._out_of_patience():
                 if not self._epoch(callbacks):
                     break
-        except KeyboardInterrupt:  # a second one, in the middle of something: the last checkpoint stands
+        except KeyboardInterrupt:  # a second one, at any point: the last checkpoint stands
             self.interruption.asked = True
         self.history.interrupted = self.interruption.asked
         if self.history.interrupted:
@@ -378,7 +378,7 @@ class _Run:
             self.batch += 1
             self.seconds = time.perf_counter() - begun
             self.display.advance(self.epoch, self.batch, self.length, self.tally.text)
-            if self.batch != self.length:  # else the end of the epoch comes at once
+            if self.batch != self.length:  # else the end of the epoch follows immediately
                 if self.interruption.asked:
                     self._save()
                     return False
@@ -400,7 +400,7 @@ class _Run:
         return not (asked or self.interruption.asked)
 
     def _batches(self) -> Iterator[Any]:
-        """What is left of the epoch."""
+        """The remaining batches of the epoch."""
         batches = iter(self.loader)
         return batches if hasattr(self.loader, "load_state_dict") else islice(batches, self.batch, None)
 
@@ -422,7 +422,7 @@ class _Run:
         self.tally.add(value, output, y, self.loss)
 
     def _end_epoch(self, begun: float) -> None:
-        """Measure, change the learning rate, and look whether this was the best epoch."""
+        """Measure, change the learning rate, and check whether this was the best epoch."""
         history = self.history
         measured = {"": self.tally.result()}
         if self.validation is not None:
@@ -511,8 +511,8 @@ class _Run:
         self.best_weights = {name: self.xp.asarray(array) for name, array in state["best_weights"].items()}
 
     def _load_parts(self, parts: dict[str, Any], state: dict[str, Any]) -> None:
-        """Load the parts and the generators; what was loaded is undone if a later one refuses its state."""
-        self.model.matched(state["model"])  # so that the model, which has most to undo, comes last and takes it
+        """Load the parts and the generators; they are restored if a later one refuses its state."""
+        self.model.matched(state["model"])  # checked first: the model has most to undo and is loaded last
         undo: list[Callable[[], Any]] = []
         try:
             for name, generator in self.generators.items():
@@ -532,7 +532,7 @@ class _Run:
 
 
 class _Tally:
-    """Sums over batches. They are read off a device late and in order, so that it does not wait for each."""
+    """Sums over batches. They are read from a device late and in order, so that it need not wait for each."""
 
     def __init__(
         self, loss: float = 0.0, count: float = 0.0, hits: int = 0, targets: int | None = None, batches: int = 0
@@ -553,7 +553,7 @@ class _Tally:
         self.batches += 1
 
     def numbers(self) -> tuple[float, float, int, int | None, int]:
-        """The sums: loss, what its mean divides by, hits, targets that are classes if there are, batches."""
+        """The sums: loss, the divisor of its mean, hits, class targets if there are any, batches."""
         for value, count, summed, classes in self._pending:
             weight = float(count)
             if summed or weight:  # the mean of no target is NaN, and counts as nothing
@@ -581,7 +581,7 @@ def _measures(loss: float, accuracy: float | None, prefix: str = "") -> str:
 
 
 def _xp_of(model: Module) -> Any:
-    """The functions on arrays where the model is; NumPy's if it has none."""
+    """The array functions of the device that holds the model; NumPy's if it has no arrays."""
     first = next((array for array in model.state_dict().values() if array.ndim), None)
     return np if first is None else backend_of(first).xp
 
@@ -605,7 +605,7 @@ def _seed(model: Module, rng: np.random.Generator | int | None) -> None:
 
 @contextmanager
 def _training(model: Module) -> Iterator[None]:
-    """Within the block no gradient of the input is computed; after it the modes are what they were."""
+    """Within the block no gradient of the input is computed; after it the modes are restored."""
     modes = [(module, module.training) for module in model.modules()]
     needs = model.needs_input_grad
     model.needs_input_grad = False
@@ -619,7 +619,7 @@ def _training(model: Module) -> Iterator[None]:
 
 @contextmanager
 def _interruptions(shown: Display) -> Iterator[_Interruption]:
-    """Within the block the first Ctrl-C only asks to stop, where this is the program's to decide."""
+    """Within the block the first Ctrl-C only requests a stop, where this program handles the signal."""
     interruption = _Interruption()
 
     def ask(number: int, frame: Any) -> None:

@@ -22,7 +22,7 @@ Array = Any
 
 
 def features(model: Module, upto: str | int) -> Sequential:
-    """The first layers of a network: what it computes up to one layer, that one included.
+    """The first layers of a network, up to and including one layer.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def features(model: Module, upto: str | int) -> Sequential:
     Raises
     ------
     TypeError
-        It is not known that `model` runs its children one after the other, or `upto` is no name and no index.
+        `model` is not known to run its children one after the other, or `upto` is neither a name nor an index.
     ValueError
         There is no such layer.
 
@@ -78,7 +78,7 @@ def replace_head(model: Module, num_classes: int, rng: np.random.Generator | int
     num_classes : int
         Outputs of the new layer.
     rng : Generator, int or None
-        What draws its weights.
+        The source of its random weights.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def _head(op: str, model: Module) -> tuple[str, Module, Any]:
 
 
 def freeze(model: Module, but: Module | Iterable[Module] = ()) -> None:
-    """Let only the modules `but` learn; the rest of the network stays bit for bit as it is.
+    """Let only the modules `but` learn; the rest of the network stays unchanged bit for bit.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def parameter_groups(
     lr : float
         The learning rate of `head`.
     body : float
-        Share of `lr` at which the rest learns: a tenth, so that what it knows is changed, not lost.
+        Share of `lr` at which the rest learns: a tenth, so that learned weights are adjusted, not lost.
 
     Returns
     -------
@@ -237,7 +237,7 @@ def _parts(op: str, model: Module, parts: Module | Iterable[Module]) -> list[Mod
 
 
 def cached_features(model: Module, loader: Iterable[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """What `model` makes of all images of a loader, flattened, and their labels; in evaluation mode.
+    """The outputs of `model` for all images of a loader, flattened, and their labels; in evaluation mode.
 
     Parameters
     ----------
@@ -299,9 +299,9 @@ def linear_classifier(
     num_classes : int, optional
         If left out, one more than the largest label.
     epochs, lr, weight_decay, batch_size
-        How Adam trains the linear layer, on features scaled to mean 0 and variance 1.
+        Options of Adam for the linear layer, on features scaled to mean 0 and variance 1.
     rng : Generator, int or None
-        What draws the order of the batches.
+        The source of the order of the batches.
 
     Returns
     -------

@@ -1,28 +1,28 @@
-"""Runs the CUDA kernels on a CPU, with checks: a third kind of array, and what stands in for CuPy beneath it.
+"""Runs the CUDA kernels on a CPU, with checks: a third kind of array, with a stand-in for CuPy beneath it.
 
 A debugging tool, never chosen by itself: hand arrays of `asarray` to any public operation, and its kernels are compiled
 with the system's C++ compiler and run thread by thread. Accesses out of bounds, races, divergent barriers and the like
 raise a `SimulatorError` with the kernel's file and line, the block and the thread.
 
-How it is made, in the order in which a launch passes through it:
+Its parts, in the order in which a launch passes through them:
 
 - `arrays`, `namespace`: the arrays, and NumPy's functions over them.
 - `module`: kernels as functions; arguments are checked against parameters, errors become exceptions.
 - `compilation`, `lowering`, `toolchain`: CUDA C++ becomes C++, and that a shared library in the cache.
-- ``include/``: what a kernel is compiled with. ``cuda_shim.h`` gives meaning to CUDA's names; ``ptx.h`` has a function
-  for each PTX instruction that inline assembly may use, so a new instruction is a new function there.
-- ``runtime/``: what a kernel runs on, compiled once. ``scheduler.cpp`` runs a fiber for each thread,
+- ``include/``: the headers that a kernel is compiled with. ``cuda_shim.h`` defines CUDA's names; ``ptx.h`` has a
+  function for each PTX instruction that inline assembly may use, so a new instruction is a new function there.
+- ``runtime/``: the library that a kernel runs on, compiled once. ``scheduler.cpp`` runs a fiber for each thread,
   ``collectives.cpp`` the operations of a warp, ``shared_memory.cpp`` shared memory and cp.async;
   ``instrumentation.cpp`` takes the calls that the compiler inserts at each access (``-fsanitize=thread``) and hands
   them to ``memory_checks.cpp``.
-- `coverage`: which lines of the kernels ran.
-- `profiling`: what they did to memory, line by line; ``profile.cpp`` counts it.
+- `coverage`: the lines of the kernels that ran.
+- `profiling`: their memory traffic, line by line; ``profile.cpp`` counts it.
 
-What it cannot tell: speed; how the hardware rounds within ``mma`` and the approximate functions, which are exact here;
+It cannot show: speed; how the hardware rounds within ``mma`` and the approximate functions, which are exact here;
 weak memory order beyond barriers, ``__syncwarp``, fences and atomics; races hidden by partial masks, as any
 ``__syncwarp`` orders its whole warp; an access beyond one argument that lands in another. A kernel that waits for
-another block, or for ever, hangs; one that recurses too deep ends the process; a float out of an integer's range
-converts as the CPU does it. In ``fast`` mode nothing is checked, and an access out of bounds is one.
+another block, or forever, hangs; one that recurses too deep ends the process; a float out of an integer's range
+converts as the CPU does it. In ``fast`` mode nothing is checked, and an out-of-bounds access really happens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The simulator's device array: NumPy's memory behind CuPy's manners.
+"""The simulator's device array: NumPy's memory behind CuPy's interface.
 
-What a device would not allow is refused here too: an implicit way to the host, arithmetic with host arrays. What a
-device does not promise is spoiled: fresh memory is NaN, and so are the gaps that a strided array leaves.
+Operations that a device would not allow are refused here too: implicit copies to the host, arithmetic with host
+arrays. Uninitialised memory is filled with NaN, and so are the gaps that a strided array leaves.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ DTYPES = frozenset({
 
 
 def allocate(nbytes: int) -> Host:
-    """Aligned bytes that no one has written: 0xff, a NaN in every floating-point format."""
+    """Aligned uninitialised bytes: 0xff, a NaN in every floating-point format."""
     raw = np.full(nbytes + ALIGNMENT, 0xFF, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + nbytes]
 
 
 def strided(memory: Host, shape: tuple[int, ...], dtype: np.dtype[Any], strides: tuple[int, ...], offset: int) -> Array:
-    """An array over `memory` whose first element lies `offset` bytes into it."""
+    """An array over `memory` whose first element is `offset` bytes into it."""
     host: Host = np.ndarray(shape, dtype, memory, offset, strides)
     return Array(host, memory, None)
 
@@ -118,14 +118,14 @@ _WITHOUT_BFLOAT16 = frozenset({np.clip, np.ndarray.clip, np.where})
 
 
 def compute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """`function` of NumPy over the arrays' values: views of their memory, or results in memory of their own.
+    """`function` of NumPy over the arrays' values: views of their memory, or results in new memory.
 
     These are as CuPy's: in C order whatever the order of the arguments, and of some functions float32 for bfloat16.
 
     Raises
     ------
     TypeError
-        An argument is a NumPy array with axes: nothing is copied to a device unasked.
+        An argument is a NumPy array with axes: nothing is copied to a device implicitly.
     """
     sources: list[Array] = []
     host_args, host_kwargs = _unwrapped(args, sources), _unwrapped(kwargs, sources)
@@ -232,7 +232,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class MemoryPointer:
-    """Where an array's first element lies, in which allocation and on which device."""
+    """The address of an array's first element, its allocation and its device."""
 
     ptr: int
     mem: Memory
@@ -241,7 +241,7 @@ class MemoryPointer:
 
 @dataclass(frozen=True)
 class Flags:
-    """How an array lies in memory; as in CuPy, none is read-only."""
+    """The memory-order flags of an array; as in CuPy, none is read-only."""
 
     c_contiguous: bool
     f_contiguous: bool
@@ -277,7 +277,7 @@ class Array:
 
     @property
     def data(self) -> MemoryPointer:
-        """The address of the first element, and the allocation that it is in."""
+        """The address of the first element, and its allocation."""
         memory = Memory(self._memory.ctypes.data, self._memory.nbytes)
         return MemoryPointer(self._host.ctypes.data if self.size else memory.ptr, memory)
 
@@ -288,7 +288,7 @@ class Array:
 
     @property
     def flags(self) -> Flags:
-        """Whether the elements lie without gaps in C or Fortran order, and in memory of their own."""
+        """Whether the elements are contiguous in C or Fortran order, and whether the array owns its memory."""
         flags = self._host.flags
         return Flags(flags.c_contiguous, flags.f_contiguous, self._base is None)
 

@@ -1,4 +1,4 @@
-"""From the text of a CUDA source to a shared library with its kernels."""
+"""Compilation of a CUDA source to a shared library with its kernels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpucnn.simulator.errors import CompileError
 
 
 def build(text: str, name: str, mode: str, runtime: Path) -> Path:
-    """The shared library of a source, from the cache where it is there."""
+    """The shared library of a source, from the cache if it is there."""
     flags = kernel_flags(mode)
     key = toolchain.hash_of(toolchain.compiler().identity, runtime.name, lowering_identity(), name, text, *flags)
 
@@ -22,19 +22,19 @@ def build(text: str, name: str, mode: str, runtime: Path) -> Path:
 
 
 def kernel_flags(mode: str) -> tuple[str, ...]:
-    """How a kernel is compiled."""
+    """The options with which a kernel is compiled."""
     is_clang = toolchain.compiler().is_clang
     return (*toolchain.KERNEL_FLAGS, *toolchain.processor_flags(), *toolchain.mode_flags(mode, is_clang))
 
 
 @cache
 def lowering_identity() -> str:
-    """Changes when the lowering does."""
+    """A digest that changes with the lowering."""
     return toolchain.hash_of(Path(lowering.__file__).read_text(encoding="utf-8"))
 
 
 def compile_kernel(text: str, name: str, flags: Sequence[str], runtime: Path, target: Path, epilogue: str = "") -> None:
-    """Lower and compile a source; the lowered text and the object file stay beside the result."""
+    """Lower and compile a source; the lowered text and the object file are kept next to the result."""
     path = toolchain.compiler().path
     marked = f'#line 1 "{name}"\n{text}'
     try:

@@ -1,9 +1,9 @@
-"""Line coverage of the kernels: builds that count, and their counts added up.
+"""Line coverage of the kernels: builds that count lines, and the sums of their counts.
 
-Each source has a folder of its own under ``gpucnn.paths.cache_folder() / "simulator" / "coverage"``, where gcov's
-files lie side by side. The counts of all processes that ran its kernels add up there until `reset`.
+Each source has its own folder of gcov's files under ``gpucnn.paths.cache_folder() / "simulator" / "coverage"``. The
+counts of all processes that ran its kernels add up there until `reset`.
 
-Run kernels under ``options(mode="coverage")``; `report` tells what ran.
+Run kernels under ``options(mode="coverage")``; `report` lists the lines that ran.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _loaded: set[Path] = set()  # modules of this process, whose counts are still in
 
 @dataclass(frozen=True)
 class FileCoverage:
-    """Lines of one source file that hold code: those that ran in any module, and those that did not."""
+    """The lines of one source file that hold code: those that ran in any module, and those that did not."""
 
     executed: frozenset[int]
     missed: frozenset[int]

@@ -1,20 +1,20 @@
 """Exceptions of the simulator, one for each kind of mistake, with its place in the kernel."""
 
-# ruff: noqa: N818 (each name says what happened)
+# ruff: noqa: N818 (each name describes the error)
 from __future__ import annotations
 
 Index = tuple[int, int, int]
 
 
 class SimulatorError(RuntimeError):
-    """A kernel did what it must not do, or could not be run.
+    """A kernel made an error, or could not be run.
 
     Attributes
     ----------
     kernel : str or None
         Its name.
     file, line : str or None, int or None
-        Where in the source; None where that is not known.
+        Its place in the source; None where unknown.
     block, thread : tuple of 3 int, or None
         ``blockIdx`` and ``threadIdx``; None for errors that come before the kernel runs.
     """
@@ -46,19 +46,19 @@ class ReadOnlyWrite(OutOfBounds):
 
 
 class Race(SimulatorError):
-    """Two accesses of one place by different threads, one of them a write, and nothing orders them."""
+    """Two unordered accesses to one address by different threads, at least one of them a write."""
 
 
 class Misaligned(SimulatorError):
-    """An access at an address that is no multiple of what its type needs."""
+    """An access at an address that is not a multiple of the alignment of its type."""
 
 
 class SynchronisationError(SimulatorError):
-    """Threads that wait for others which do not come: divergent barriers, missing lanes, wrong masks."""
+    """Threads that wait for others that never arrive: divergent barriers, missing lanes, wrong masks."""
 
 
 class UninitialisedRead(SimulatorError):
-    """A read of memory that nothing has written, or whose asynchronous copy was not waited for."""
+    """A read of uninitialised memory, or of memory whose asynchronous copy was not waited for."""
 
 
 class UndefinedBehaviour(SimulatorError):
@@ -66,11 +66,11 @@ class UndefinedBehaviour(SimulatorError):
 
 
 class SharedMemoryError(SimulatorError):
-    """More shared memory than there is."""
+    """A request for more shared memory than the device has."""
 
 
 class AddressSpaceError(SimulatorError):
-    """An address of another memory than the instruction works on."""
+    """An address in a memory space other than the instruction's."""
 
 
 class Trap(SimulatorError):
@@ -86,7 +86,7 @@ class ArgumentMismatch(SimulatorError, TypeError):
 
 
 class CompileError(SimulatorError):
-    """The compiler refused the kernel, or there is none."""
+    """The compiler rejected the kernel, or there is no compiler."""
 
 
 class LoweringError(CompileError):

@@ -60,7 +60,7 @@ class Lowered:
 
 
 def lower(preprocessed: str, name: str) -> Lowered:
-    """Rewrite what the preprocessor left of a CUDA C++ source called `name`."""
+    """Rewrite the preprocessed text of a CUDA C++ source called `name`."""
     block = _C_BLOCK.search(preprocessed)
     if block:
         raise _error(preprocessed, block.start(), name, 'an extern "C" block; write extern "C" before each kernel')
@@ -131,7 +131,7 @@ class _Variable:
 
 
 def _lower_shared(text: str, start: int, end: int) -> tuple[int, int, str]:
-    """The statement that holds a __shared__ in [start, end): where it begins and ends, and what takes its place."""
+    """The statement that holds a __shared__ in [start, end): its begin and end, and its replacement."""
     prefix = _BEFORE_SHARED.search(text, max(0, start - 200), start)
     first = prefix.start() if prefix else start
     last = _statement_end(text, end)
@@ -191,7 +191,7 @@ def _take_alignment(words: str) -> tuple[str, str | None]:
 
 
 def _depth(text: str, position: int) -> int:
-    """How many braces are open, other than those of namespaces."""
+    """The number of open braces, other than those of namespaces."""
     kinds: list[bool] = []
     for match in re.finditer(
         r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\])+\'|(\bnamespace\b[\w\s:]*)?([{}])', text[:position]
@@ -213,7 +213,7 @@ class _Operand:
 
 
 def _lower_asm(text: str, start: int, end: int) -> tuple[int, int, str]:
-    """An asm statement: where it begins and ends, and the calls that take its place."""
+    """An asm statement: its begin and end, and the calls that replace it."""
     close = _closing(text, end - 1)
     semicolon = text.find(";", close)
     sections = _split(text[end:close], ":")

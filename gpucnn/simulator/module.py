@@ -26,12 +26,12 @@ MAX_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
 DEFAULT_SHARED = 48 << 10
 MAX_SHARED = 227 << 10
 
-# What a parameter of each kind takes, by the kind of the NumPy scalar's dtype; the sizes must agree as well.
+# The NumPy scalars that a parameter of each kind takes, by the kind of their dtype; the sizes must agree as well.
 _TAKES = {"i": "iu", "u": "iu", "f": "f", "b": "b", "s": "Vcf"}
 _KIND_NAMES = {"i": "signed integer", "u": "unsigned integer", "f": "float", "b": "bool", "s": "struct"}
 _SLOT = 16  # arguments begin at multiples of it
 
-_running = threading.Lock()  # the runtime has one machine
+_running = threading.Lock()  # the runtime simulates one machine at a time
 
 
 # --- The runtime's structures, as in include/interface.h, runtime/errors.h and runtime/launch.cpp ---------------------
@@ -91,7 +91,7 @@ _runtimes: dict[str, _Runtime] = {}
 
 
 def _runtime(path: Path) -> _Runtime:
-    """The runtime, loaded once: kernels ask for it by name, which is a hash of what it was made from."""
+    """The runtime, loaded once: kernels ask for it by name, which is a hash of its sources and flags."""
     if path.name not in _runtimes:
         _runtimes[path.name] = _Runtime(path)
     return _runtimes[path.name]
@@ -106,9 +106,9 @@ class Module:
     Parameters
     ----------
     text : str
-        The whole program; ``#line`` directives say what errors call its places.
+        The whole program; errors name its places by ``#line`` directives.
     name : str
-        What messages call it, and the file name of what comes before a ``#line``.
+        Its name in messages, and the file name of the text before the first ``#line``.
     """
 
     def __init__(self, text: str, name: str = "kernel.cu") -> None:
@@ -158,7 +158,7 @@ class _Built:
 
 @dataclass(frozen=True)
 class _Slot:
-    """A parameter, and where its value lies in the argument block."""
+    """A parameter, and the offset of its value in the argument block."""
 
     index: int
     kind: str
@@ -323,7 +323,7 @@ def _address(data: bytes) -> int:
 
 
 def _buffer(array: Array, pointer: int, slot: _Slot) -> bytes:
-    """What the checks must know of an array argument: the bytes from its lowest to its highest element."""
+    """The extent of an array argument for the checks: the bytes from its lowest to its highest element."""
     host = array._host
     low, size = pointer, host.nbytes
     if size and not host.flags.c_contiguous:

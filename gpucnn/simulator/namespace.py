@@ -1,6 +1,6 @@
 """The functions of CuPy that elementwise operations use, over the simulator's arrays: the backend's `xp`.
 
-What CuPy does not have is not here either, so that code which runs on the simulator finds its functions on a GPU.
+Functions that CuPy lacks are absent here too, so that code that runs on the simulator finds its functions on a GPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ newaxis, pi, inf, nan = None, np.pi, np.inf, np.nan
 
 
 def empty(shape: Any, dtype: Any = float, order: Any = "C") -> Array:
-    """An array that no one has written: NaN, where its dtype has one."""
+    """An uninitialised array: NaN, where its dtype has one."""
     return _unwritten(np.empty(shape, dtype, order))
 
 
@@ -134,7 +134,7 @@ globals().update({name: _on_device(name) for name in _SAME} | {name: getattr(np,
 
 
 class Generator:
-    """Draws what a generator of NumPy's draws, onto the device."""
+    """A generator that draws the numbers of one of NumPy's, onto the device."""
 
     def __init__(self, host: np.random.Generator) -> None:
         self._host = host

@@ -29,13 +29,13 @@ class AccessProfile:
     file, line : str, int
         The line of the kernel; "" and 0 where that is not known.
     space : "global" or "shared"
-        Which memory.
+        The memory space.
     kind : "read", "write" or "atomic"
-        What is done.
+        The kind of access.
     array : str
         The kernel's parameter; "" for shared memory.
     bytes : int
-        What one lane moves by one instruction, at most: 16 is the most that there is.
+        The most that one lane moves by one instruction: at most 16.
     requests, lanes : int
         Executions by warps, and the lanes that took part in them, over all.
     sectors, ideal_sectors : int
@@ -78,7 +78,7 @@ class BranchProfile:
 
 @dataclass(frozen=True)
 class CollectiveProfile:
-    """A barrier or an operation of warps, and how many warps executed it."""
+    """A barrier or warp operation, and the number of warps that executed it."""
 
     name: str
     file: str
@@ -224,7 +224,7 @@ class Profile:
 
 
 def text(profile: Profile) -> str:
-    """A table for each launch: what it moves in all, then line by line."""
+    """A table for each launch: its traffic in total, then line by line."""
     return "\n\n".join("\n".join(_launch(launch, profile)) for launch in profile.launches) or "no launches"
 
 
@@ -299,7 +299,7 @@ def _source(profile: Profile, file: str, line: int) -> str:
 
 
 def plot(profile: Profile, path: Path) -> None:
-    """For each launch a panel: the bytes that each line moves, dark what its sectors would need, light the rest."""
+    """A panel for each launch: the bytes that each line moves, those that its sectors need dark, the rest light."""
     launches = [launch for launch in profile.launches if launch.moved_bytes]
     if not launches:
         raise ValueError("plot: this profile has no launch that moved anything")

@@ -2,9 +2,8 @@
 
 The counts follow from addresses alone, so they are those of a GPU up to what its compiler changes. A *request* is one
 load or store of a warp; it costs the *sectors* (32 bytes) of global memory that its lanes touch, or the *wavefronts*
-(rounds of the 32 banks) of shared memory that they need. Caches are credited with nothing. Threads that leave a loop
-early are matched with the others by how often each came to the instruction since the last barrier, or operation of the
-whole warp.
+(rounds of the 32 banks) of shared memory that they need. No cache is modelled. Threads that leave a loop early are
+matched with the others by how often each reached the instruction since the last barrier or whole-warp operation.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ _profile: ContextVar[Profile | None] = ContextVar("gpucnn_simulator_profile", de
 
 @contextmanager
 def profile() -> Iterator[Profile]:
-    """Within the block, run kernels with all checks and count what they do to memory.
+    """Within the block, run kernels with all checks and count their memory traffic.
 
     Yields
     ------
@@ -95,11 +94,11 @@ def profile() -> Iterator[Profile]:
 
     Notes
     -----
-    What is counted depends on addresses only: sectors of global memory per request and the bytes moved against the
-    least possible, bank conflicts in shared memory, divergent branches, barriers and operations of warps, each with its
-    source line. Sizes stand for themselves: a batch of one shows what a larger one does. Caches are credited with
-    nothing. Blocks of code are those of the C++ compiler, which turns short branches into selections as NVIDIA's does,
-    though not always the same ones.
+    The counts depend on addresses only: sectors of global memory per request and the bytes moved against the least
+    possible, bank conflicts in shared memory, divergent branches, barriers and operations of warps, each with its
+    source line. A batch of one is representative of larger ones. No cache is modelled. Blocks
+    of code are those of the C++ compiler, which turns short branches into selections as NVIDIA's does, though not
+    always the same ones.
     """
     collected = Profile()
     token = _profile.set(collected)

@@ -17,7 +17,7 @@ CONTEXT_SWITCHES = ("assembly", "ucontext")
 
 @dataclass(frozen=True)
 class Settings:
-    """What `options` sets; see there."""
+    """The settings of `options`; see there."""
 
     mode: str = "check"
     order: str = "forward"
@@ -52,21 +52,21 @@ def options(
     yield_every: int | None = None,
     context_switch: str | None = None,
 ) -> Iterator[Settings]:
-    """Within the block, run kernels in another way; what is not given stays as it is.
+    """Within the block, run kernels with other settings; those not given stay unchanged.
 
     Parameters
     ----------
     mode : "check", "fast", "coverage" or "profile"
         With all checks; without any, some twenty times faster; without, counting the lines that were run; or with all,
-        counting what is done to memory, for `gpucnn.simulator.profile`.
+        counting memory traffic, for `gpucnn.simulator.profile`.
     order : "forward", "reverse" or "random"
         The order in which the threads of a block, and the blocks, take their turns.
     seed : int
         Of the random order and of `yield_every`.
     yield_every : int
-        In check mode, at about one memory access in so many another thread goes on; 0 for never.
+        In check mode, switch threads at about one in this many memory accesses; 0 for never.
     context_switch : "assembly" or "ucontext"
-        How threads are switched. The second is slow and portable; processors other than x86-64 and aarch64 always
+        The way threads are switched. The second is slow and portable; processors other than x86-64 and aarch64 always
         use it.
 
     Notes
@@ -97,7 +97,7 @@ def options(
 
 @cache
 def _from_environment() -> Settings:
-    """The environment's settings, read once: a launch is too short to look there each time."""
+    """The environment's settings, read once: a launch is too short to read them each time."""
     mode, order, seed = (os.environ.get(f"GPUCNN_SIMULATOR_{name}") for name in ("MODE", "ORDER", "SEED"))
     return Settings(mode or "check", order or "forward", _seed(seed))
 

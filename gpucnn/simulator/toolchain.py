@@ -1,8 +1,8 @@
-"""The C++ compiler: which one, how it is called, and where its results are kept.
+"""The C++ compiler: its choice, its flags, and the cache of its results.
 
 Results live in ``gpucnn.paths.cache_folder() / "simulator"``, each under a hash of everything that it was made
-from. A file is written under another name and renamed, so several processes may build the same at once; it ends in a
-checksum, so a truncated one is noticed and built again.
+from. A file is written under another name and renamed, so several processes may build it concurrently; it ends in a
+checksum, so a truncated one is detected and rebuilt.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MISSING = (
 
 @dataclass(frozen=True)
 class Compiler:
-    """A C++ compiler, and what identifies its version without asking it."""
+    """A C++ compiler, and the facts that identify its version without running it."""
 
     path: str
     is_clang: bool
@@ -101,7 +101,7 @@ def processor_flags() -> tuple[str, ...]:
 
 
 def mode_flags(mode: str, is_clang: bool) -> tuple[str, ...]:
-    """What a mode adds to the flags of a kernel."""
+    """The flags that a mode adds for a kernel."""
     if mode == "fast":
         return ("-O2",)
     if mode == "coverage":
@@ -152,12 +152,12 @@ def runtime(context_switch: str) -> Path:
 
 
 def folder() -> Path:
-    """Where compiled files are kept."""
+    """The folder of compiled files."""
     return cache_folder() / "simulator"
 
 
 def hash_of(*parts: str) -> str:
-    """A short name for what is made from these parts."""
+    """A short name for the result of these parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -188,14 +188,14 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
 
 @cache
 def _announce(kept_in: Path) -> None:
-    """Tell whoever waits at a terminal, once, that there is something to compile."""
+    """Report at a terminal, once, that something is being compiled."""
     if sys.stderr.isatty():
         said = f"simulator: compiling kernels with {compiler().path}, seconds each; kept in {kept_in}"
         print(said, file=sys.stderr, flush=True)
 
 
 def made() -> int:
-    """How many files this thread has built, since they were not in the cache."""
+    """The number of files that this thread has built, as they were not in the cache."""
     files: int = getattr(_made, "files", 0)
     return files
 

@@ -1,4 +1,4 @@
-"""AlexNet, the network that won ImageNet in 2012 and turned the field, in the form that torchvision's weights have.
+"""AlexNet, the network that won ImageNet in 2012 and changed the field, in the form of torchvision's weights.
 
 That is the single-GPU form of the second paper: no groups, no local response normalisation. The adaptive pooling lets
 images of other sizes through; of 224×224 it changes nothing.
@@ -58,7 +58,7 @@ class AlexNet(Sequential):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Raises
     ------

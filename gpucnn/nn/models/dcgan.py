@@ -1,4 +1,4 @@
-"""DCGAN: a network that draws images from noise, and its opponent, which tells them from real ones.
+"""DCGAN: a generator that draws images from noise, and a discriminator that separates them from real ones.
 
 The generator is transposed convolutions that double the size, with batch norms and ReLU, and tanh at the end: its
 pixels are in (-1, 1). The discriminator is its mirror image, with LeakyReLU and no norm on the pixels. Neither pools.
@@ -52,7 +52,7 @@ class DCGANGenerator(Sequential):
     Parameters
     ----------
     latent : int
-        How many random numbers make an image.
+        The number of random numbers that make an image.
     out_channels : int
         Channels of the images.
     width : int
@@ -62,7 +62,7 @@ class DCGANGenerator(Sequential):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Raises
     ------
@@ -127,7 +127,7 @@ class DCGANDiscriminator(Sequential):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Raises
     ------
@@ -168,7 +168,7 @@ class DCGANDiscriminator(Sequential):
 
 
 def _halvings(model: str, image_size: int) -> int:
-    """How often `image_size` is halved until it is 4."""
+    """The number of times that `image_size` is halved until it is 4."""
     halvings = image_size.bit_length() - 3
     if halvings < 1 or image_size != 4 << halvings:
         raise ValueError(f"{model}: image_size is {image_size}, expected a power of two, at least 8")

@@ -50,7 +50,7 @@ class LeNet(Sequential):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """MobileNetV2: inverted residuals, which widen by a 1×1 convolution, filter each channel alone, and narrow again.
 
-The narrow result of a block is linear, since a rectifier would throw away what few channels cannot keep twice; where a
+The narrow result of a block is linear, since a rectifier would lose information where channels are few; where a
 block keeps the shape, its input is added. All other convolutions are followed by batch norm and ReLU6.
 
 ==========  =================  =========  ========  ======  ======
@@ -55,11 +55,11 @@ class InvertedResidual(Module):
     stride : int
         Of the 3×3 convolution.
     widening : int
-        How many times as many channels the middle has; 1 is without the convolution that widens.
+        The factor of the channels in the middle; 1 omits the convolution that widens.
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Examples
     --------
@@ -102,7 +102,7 @@ class InvertedResidual(Module):
         return ((self.conv,), ()) if self.adds_input else ((self.conv,),)
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient with respect to the input: what comes through the convolutions, and what comes past them."""
+        """The gradient with respect to the input: the part through the convolutions plus the part of the shortcut."""
         self.kept()
         self.conv.needs_input_grad = self.needs_input_grad
         grad = self.conv.backward(grad_output)
@@ -131,7 +131,7 @@ class MobileNetV2(Sequential):
     Parameters
     ----------
     num_classes : int
-        How many logits there are.
+        The number of logits.
     width_mult : float
         Factor of all channels, which are rounded by `rounded_width`; the last layer has at least 1280.
     stages : sequence of (int, int, int, int)
@@ -145,7 +145,7 @@ class MobileNetV2(Sequential):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Raises
     ------

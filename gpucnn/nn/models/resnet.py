@@ -44,7 +44,7 @@ from gpucnn.nn.pooling import AdaptiveAvgPool2d, MaxPool2d
 
 
 class _Block(Module):
-    """What both blocks are: relu(x + f(x)), with `downsample` for x where f changes its shape."""
+    """The base of both blocks: relu(x + f(x)), with `downsample` for x where f changes its shape."""
 
     expansion: ClassVar[int]
     conv1: Conv2d
@@ -60,7 +60,7 @@ class _Block(Module):
         return self.relu(added(x, shortcut))
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient with respect to the input: what comes through f plus what comes past it."""
+        """The gradient with respect to the input: the part through f plus the part of the shortcut."""
         self.kept()
         past = through = self.relu.backward(grad_output)
         self.conv1.needs_input_grad = self.needs_input_grad
@@ -93,7 +93,7 @@ class BasicBlock(_Block):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Examples
     --------
@@ -134,7 +134,7 @@ class Bottleneck(_Block):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Examples
     --------
@@ -168,7 +168,7 @@ class Bottleneck(_Block):
 def _downsample(
     in_channels: int, out_channels: int, stride: int, dtype: Any, rng: np.random.Generator
 ) -> Sequential | None:
-    """What gives x the shape of f(x), None where it has it."""
+    """The layers that give x the shape of f(x), None where it has it already."""
     if stride == 1 and in_channels == out_channels:
         return None
     return Sequential(
@@ -185,7 +185,7 @@ class ResNet(Sequential):
     block : BasicBlock or Bottleneck
         The class of its blocks.
     depths : sequence of 4 ints
-        How many blocks each stage has.
+        The number of blocks of each stage.
     num_classes : int
         How many logits there are.
     in_channels : int
@@ -195,7 +195,7 @@ class ResNet(Sequential):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""U-Net: down to see far, up again to say where, and at each size a connection that hands the fine maps across.
+"""U-Net: a contracting path for context, an expanding path for position, and skip connections at each size.
 
-Each level down halves the size and doubles the channels; each level up undoes both by a transposed convolution, sets
-the maps of its size from the way down beside its own (`skip`), and convolves them together. With k channels at first
+Each level down halves the size and doubles the channels; each level up undoes both by a transposed convolution,
+concatenates the maps of its size from the way down (`skip`), and convolves them together. With k channels at first
 and a depth of 4, as in the paper (k = 64):
 
 ==========  =================================================  ==========================
@@ -45,7 +45,7 @@ from gpucnn.nn.pooling import MaxPool2d
 
 
 class Encoder(Sequential):
-    """One level down: half the size, but for the first, and two convolutions."""
+    """One level down: half the size, except for the first level, and two convolutions."""
 
 
 class PadTo(Module):
@@ -66,7 +66,7 @@ class PadTo(Module):
         return F.pad(x, missing) if any(missing) else x
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient with respect to the input: that of the zeros falls away."""
+        """The gradient with respect to the input: that of the zeros is dropped."""
         height, width = self.kept()
         return grad_output[..., :height, :width]
 
@@ -83,7 +83,7 @@ class Decoder(Module):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Examples
     --------
@@ -105,7 +105,7 @@ class Decoder(Module):
         return self.conv(concatenated([skip, y], -3))
 
     def backward(self, grad_output: Array) -> tuple[Array, Array]:
-        """The gradients with respect to `x` and by `skip`."""
+        """The gradients with respect to `x` and `skip`."""
         (channels,) = self.kept()
         grad = self.conv.backward(grad_output)
         grad_skip, grad_up = grad[..., :channels, :, :], grad[..., channels:, :, :]
@@ -125,17 +125,17 @@ class UNet(Module):
     Parameters
     ----------
     num_classes : int
-        How many logits each pixel has.
+        The number of logits of each pixel.
     in_channels : int
         Channels of the images.
     width : int
         Channels of the first level; each level down has twice those of the one above.
     depth : int
-        How many times the size is halved.
+        The number of times that the size is halved.
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""VGG: nothing but 3×3 convolutions, stage upon stage, each stage half as large and twice as wide.
+"""VGG: only 3×3 convolutions, in stages, each stage half as large and twice as wide.
 
 A stage is some convolutions with padding 1, each followed by a batch norm in the `_bn` forms and by ReLU, and a 2×2 max
 pooling. The variants differ in how many convolutions their stages have:
@@ -50,7 +50,7 @@ class VGG(Sequential):
     Parameters
     ----------
     depths : sequence of 5 ints
-        How many convolutions each stage has.
+        The number of convolutions of each stage.
     num_classes : int
         How many logits there are.
     batch_norm : bool
@@ -66,7 +66,7 @@ class VGG(Sequential):
     dtype : dtype
         Of the parameters.
     rng : Generator, int or None
-        Where the randomness comes from.
+        The source of randomness.
 
     Raises
     ------
