@@ -72,5 +72,5 @@ def extents(geometry: ConvGeometry) -> tuple[int, ...]:
 
 
 def residue_threads(fields: Fields, planes: int) -> int:
-    """One thread an input, residue by residue, each residue taken to be as long as the longest."""
+    """One thread per input, residue by residue, each residue padded to the longest."""
     return planes * prod(int(fields[f"{part}_{name}"]) for part in ("residues", "run") for name in SPACE)
