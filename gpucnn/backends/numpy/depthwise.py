@@ -279,7 +279,7 @@ def _plane_pieces(
 def _plane_gradients(
     sources: Array, grads: Array, samplings: Samplings, kernel: Sequence[int]
 ) -> tuple[list[Piece], Callable[[Piece], Array]]:
-    """Pieces, and what gives the share of each in the gradient [g, M, C, KD, KH, KW]."""
+    """Pieces, and the function of one that returns its partial gradient [g, M, C, KD, KH, KW]."""
     channels, filters = sources.shape[2], grads.shape[2]
     dtype = accumulator(sources.dtype)
     *_, columns = sources.shape
@@ -408,7 +408,7 @@ def _pixel_sums(
 def _pixel_gradients(
     sources: Array, grads: Array, samplings: Samplings, kernel: Sequence[int]
 ) -> tuple[list[Piece], Callable[[Piece], Array]]:
-    """Pieces, and what gives the share of each in the gradient [g, M, C, KD, KH, KW]."""
+    """Pieces, and the function of one that returns its partial gradient [g, M, C, KD, KH, KW]."""
     channels, filters = sources.shape[2], grads.shape[2]
     dtype = accumulator(sources.dtype)
     images = sources.transpose(0, 2, 3, 4, 5, 1)

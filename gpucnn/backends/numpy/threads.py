@@ -371,7 +371,7 @@ def blas_libraries() -> list[Any]:
 
 
 def _find() -> tuple[list[tuple[_Get, _Set]], list[_Swap]]:
-    """Setters of the number of threads of all `blas_libraries`: per process, or per calling thread."""
+    """Setters of the number of threads of the `blas_libraries`: per process, or per calling thread."""
     libraries = blas_libraries()
     own = [library for library in libraries if library.internal_api in ("mkl", "blis") or _uses_openmp(library)]
     return [_functions(library) for library in libraries if library not in own], [_swap(library) for library in own]

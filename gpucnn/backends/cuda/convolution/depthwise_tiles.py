@@ -16,13 +16,13 @@ import numpy as np
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
 from gpucnn.geometry import Axis, ConvGeometry
 
-PLANES_BYTES = 16 * 1024  # of a block that takes several planes: many blocks, and enough under way in each
-SHARED_WORTH = 400 * 1024  # so many bytes of shared memory weigh as much as all that a block has to move
+PLANES_BYTES = 16 * 1024  # of a block that takes several planes: many blocks, each with enough in flight
+SHARED_WORTH = 400 * 1024  # bytes of shared memory that weigh as much as all bytes that a block moves
 FEW_RESULTS = 64  # of a block, whose start costs as much as they do
 SHORT_RUN = 64  # bytes of channels below which a burst of memory is not filled
 SHORT_RUN_COST = 1.1
-FILTER_SHARE = 1 / 32  # of the bytes that a block moves: it goes through images until its filters are no more,
-WANTED_BLOCKS = 1024  # as long as so many blocks are left, enough for any device of today
+FILTER_SHARE = 1 / 32  # of the bytes that a block moves: it loops over images until its filters are at most this,
+WANTED_BLOCKS = 1024  # as long as this many blocks are left, enough for any current device
 BLOCK = 256
 WARP = 32
 BANK_BYTES = 4

@@ -17,7 +17,7 @@ Form = tuple[tuple[int, ...], tuple[int, ...]]  # shape, and strides in elements
 
 
 class Gemm(NamedTuple):
-    """One strided-batched BLAS call over column-major matrices: C [m, n] = op(A) [m, k] times op(B) [k, n], `batch` times.
+    """One strided-batched BLAS call, column-major: C [m, n] = op(A) [m, k] times op(B) [k, n], `batch` times.
 
     A lead is the stride between columns, a step the stride between matrices, in elements. A start is the offset of the
     first matrix from the array's first element, in bytes.

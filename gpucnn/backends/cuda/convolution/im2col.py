@@ -1,6 +1,6 @@
-"""Convolution as im2col and a matrix product, by cuBLAS on a GPU: the second opinion beside the direct kernels.
+"""Convolution as im2col and GEMM, by cuBLAS on a GPU: the alternative to the direct kernels.
 
-A few images at a time are computed, `images_at_once` of them, so the workspace is bounded.
+It computes `images_at_once` images at a time, so the workspace is bounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gpucnn.backends.cuda.launch.plans import empty
 from gpucnn.backends.cuda.unfolding.unfolding import col2im, im2col
 from gpucnn.geometry import ConvGeometry
 
-WORKSPACE_BYTES = 256 << 20  # columns, or products, that a convolution by im2col holds at once
+WORKSPACE_BYTES = 256 << 20  # workspace for the columns, or products, of a convolution by im2col
 
 
 def images_at_once(image_bytes: int) -> int:

@@ -55,12 +55,12 @@ def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
     return ("direct", "im2col") if dtype in _PRODUCTS[direction] else ("direct",)
 
 
-# Between product and fold, or between images, sums would be rounded to 16 bits: those stay with the direct kernels.
+# Between product and fold, or between images, sums would be rounded to 16 bits: those use the direct kernels.
 _WIDE = frozenset({"float32", "float64", "complex64", "complex128"})
 _PRODUCTS = {"forward": _WIDE | {"float16"}, "backward_input": _WIDE, "backward_weight": _WIDE}
 
 
-# Other dtypes are too rare for kernels of their own.
+# Other dtypes are too rare for separate kernels.
 _STAGED = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 

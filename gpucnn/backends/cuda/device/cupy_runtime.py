@@ -37,9 +37,9 @@ _ERROR_INSUFFICIENT_DRIVER = 35
 class CupyRuntime:
     """Arrays and launches of CuPy, on the current stream of the device that holds the arrays.
 
-    Kernels are specialised for the sizes of each call and cached on disk, so that a process compiles only what no earlier
-    one did. With ``GPUCNN_BUILDS=generic`` one build serves all sizes, with the same bits: for programs with too many
-    sizes.
+    Kernels are specialised for the sizes of each call and cached on disk, so that a process compiles only what no
+    earlier one did. With ``GPUCNN_BUILDS=generic`` one build serves all sizes, with the same bits: for programs with
+    too many sizes.
     """
 
     name = "cuda"

@@ -57,7 +57,7 @@ class Runtime(Protocol):
         """The NumPy-like module of the runtime's arrays."""
 
     def __hash__(self) -> int:
-        """Hash by identity: compiled kernels are cached per runtime."""
+        """Hash of the runtime, by which its compiled kernels are cached."""
 
     def device(self, array: Array) -> Device:
         """The device that holds `array`."""
