@@ -229,9 +229,8 @@ __device__ __forceinline__ Position position(index_t i, index_t c, index_t d, in
 
 // --- Sums over a block -----------------------------------------------------------------------------------------------
 
-// The block-wide sum of the threads' values, in every thread. All threads of the block, a power of two, must call it; the
-// pairing is fixed, so the sum is bitwise reproducible. `scratch` [blockDim.x] may be rewritten only after another
-// barrier.
+// The block-wide sum of the threads' values, in every thread. All threads of the block, a power of two, call it; the
+// pairing is fixed, so the sum is reproducible. `scratch` [blockDim.x] may be rewritten only after another barrier.
 template <typename T>
 __device__ __forceinline__ T block_sum(T value, T* scratch) {
   const int thread = static_cast<int>(threadIdx.x);

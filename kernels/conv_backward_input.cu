@@ -1,7 +1,7 @@
 // Convolution dgrad; also the transposed convolution:
 // grad_x[n, c, i] = bias[c] + sum over oc, k with o * stride + k * dilation - low = i of grad_y[n, oc, o] * w[oc, c, k]
 //
-// Source       the adjoint of conv_forward: the convolution of dilated grad_y with the flipped filter, without the zeros
+// Source       the adjoint of conv_forward: the convolution of dilated grad_y with the flipped filter, zeros skipped
 // Reads        grad_y [N, OC, OD, OH, OW], w [OC, C / G, KD, KH, KW], bias [C] or null; any strides
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW]
 // Writes       grad_x [N, C, D, H, W]

@@ -4,7 +4,7 @@
 // Source       the derivative of conv_forward; a split-K GEMM whose inner dimension is N * OD * OH * OW
 // Reads        x [N, C, D, H, W], grad_y [N, OC, OD, OH, OW]; any strides
 // Writes       parts [splits, OC, C / G, KD, KH, KW] of acc_t, which sum_splits adds
-// Mapping      one block of 32 to 128 threads per weight and part; they loop over the part's (n, od, oh, ow), ow innermost
+// Mapping      one block of 32 to 128 threads per weight and part, looping over its (n, od, oh, ow), ow innermost
 // Bytes        x and grad_y are read once per weight, from L2 but for the first; parts written once
 // Determinism  each thread's sum is in order, a block's sum has a fixed pairing of threads; no atomics
 // Limits       none; no reuse between weights, so far below peak arithmetic throughput where there are many

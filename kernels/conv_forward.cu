@@ -6,7 +6,7 @@
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW]
 // Writes       y [N, OC, OD, OH, OW]
 // Mapping      one thread per output, in y's memory order: ow innermost, or oc where channels are last
-// Bytes        x is read OC / G * KD * KH * KW / stride times, from L1 and L2 but for the first; w once per warp and tap
+// Bytes        x is read OC / G * KD * KH * KW / stride times, from L1 and L2 but for the first; w once a warp and tap
 // Determinism  each output is one thread's sum over c, kd, kh, kw in that order
 // Limits       none; no reuse through shared memory, so far below peak arithmetic throughput where C and OC are large
 #include "common.cuh"

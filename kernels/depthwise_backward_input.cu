@@ -10,7 +10,7 @@
 //              modulo the stride, so adjacent threads have the same taps, and each has ROWS rows of one residue
 // Bytes        one pass: grad_y once but for the halo of a tile, w once per block, grad_x once
 // Determinism  a gather: each input is one thread's sum over m, kd, groups of TAPS kh, kw, kh in that order
-// Limits       c_group = 1; shared writes of a stride s conflict gcd(s, 32) ways; inputs without taps get bias or zeros;
+// Limits       c_group = 1; shared writes of a stride s conflict gcd(s, 32) ways; inputs without taps get bias or 0;
 //              outputs that do not exist read as zero, which times an infinite weight gives NaN
 #include "common.cuh"
 #include "params.cuh"
