@@ -90,7 +90,7 @@ struct Narrow<half_t> {
 
 template <>
 struct Narrow<bfloat16_t> {
-  // To nearest, ties to even; a NaN stays one.
+  // Round to nearest, ties to even; NaN stays NaN.
   static __device__ __forceinline__ bfloat16_t from(float value) {
     const unsigned bits = __float_as_uint(value);
     if (value != value) return {static_cast<unsigned short>((bits >> 16) | 0x40u)};

@@ -9,7 +9,7 @@
 //              already summed along D; then their sums along W, and from these their terms of rows of y. Where lanes
 //              along W would have bank conflicts, they run along rows and channels there
 //              resample: one thread per output, in y's memory order, where a tile of one output does not fit
-// Bytes        resample_tiles: y once; x once plus the overlap of tiles; the tables once per `chunk` times the channels.
+// Bytes        resample_tiles: y once; x once plus the overlap of tiles; the tables once per chunk * inner channels.
 //              resample: x once for each entry, from L1 and L2 but for the first; the tables stay in L1
 // Determinism  each output is one thread's sum, along D within W within H, in the ascending order of inputs; each
 //              product and sum is rounded, so a copy is exact and all memory orders give the same bits
@@ -146,8 +146,8 @@ resample_tiles(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
                const int* __restrict__ sources,     // [entries]
                const real_t* __restrict__ weights,  // [entries]
                const ResampleParams p) {
-  extern __shared__ acc_t inputs[];    // [span_h, columns of x, inner], rows `x_pitch` apart, skewed; then
-  acc_t* blended = inputs + p.staged;  // [span_h, tile_w, inner]: sums along W, `z_pitch` apart, skewed
+  extern __shared__ acc_t inputs[];    // [span_h, columns of x, inner], row pitch `x_pitch`, skewed; then
+  acc_t* blended = inputs + p.staged;  // [span_h, tile_w, inner]: sums along W, pitch `z_pitch`, skewed
   acc_t* kept = blended + p.blended;   // [tile_h, tile_w, inner]: running sums, skewed; or none
   real_t* table = reinterpret_cast<real_t*>(kept + p.kept);      // weights of the entries of D, H and W
   int* places = reinterpret_cast<int*>(table + p.entries);       // and their sources

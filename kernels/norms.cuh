@@ -100,7 +100,7 @@ __device__ __forceinline__ acc_t reciprocal_deviation(acc_t var, double eps) {
   return 1 / sqrt(var + static_cast<acc_t>(eps));
 }
 
-// Of n values that were multiplied by `scale`, with the sums of d = x - pivot and of d^2. Rounding cannot make the
+// Statistics of n values multiplied by `scale`, from the sums of d = x - pivot and of d^2. Rounding cannot make the
 // variance negative.
 __device__ __forceinline__ Statistics statistics(acc_t pivot, acc_t sum_d, acc_t sum_dd, acc_t n, double eps,
                                                  acc_t scale) {

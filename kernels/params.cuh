@@ -1,8 +1,8 @@
 // Kernel parameters, one structure for each family of operations, passed by value.
 //
 // A generic build compiles these structures unchanged. In a specialised build all fields but those marked RUN_TIME
-// become `static constexpr` members with their values, so that `p.kernel_h` is a constant there; the kernel source is the
-// same. Fields are index_t, counted in elements, or double; the host parses each line that declares some.
+// become `static constexpr` members with their values, so that `p.kernel_h` is a constant there; the kernels' source is
+// the same. Fields are index_t, counted in elements, or double; the host parses each line that declares some.
 //
 // Names: n images, c channels, (d, h, w) sizes; strides are named after their array and axis.
 
@@ -29,8 +29,8 @@ struct ConvParams {
   index_t channels_last;                        // of the array that is written: whether c is innermost in memory
   index_t residues_d, residues_h, residues_w;   // backward input: residues mod stride, min(stride, size)
   index_t run_d, run_h, run_w;                  // inputs of the longest residue, ceil(size / stride)
-  index_t tap_step_d, tap_step_h, tap_step_w;   // taps of one residue are so far apart: stride / gcd(stride, dilation)
-  index_t output_step_d, output_step_h, output_step_w;  // and their outputs: dilation / gcd(stride, dilation)
+  index_t tap_step_d, tap_step_h, tap_step_w;   // spacing of the taps of one residue: stride / gcd(stride, dilation)
+  index_t output_step_d, output_step_h, output_step_w;  // and of their outputs: dilation / gcd(stride, dilation)
   RUN_TIME index_t splits, run;                 // backward weight: parts of the reduction, positions of one part
 };
 
@@ -58,8 +58,8 @@ struct UnfoldParams {
   index_t x_is_channels_last, has_gaps;         // some of the rows are read by no tap
 };
 
-// A depthwise convolution over x [N, C, D, H, W], w [C * M, 1, KD, KH, KW], y [N, C * M, OD, OH, OW], in tiles staged in
-// shared memory. The box of an array that a tile covers, or reads, consists of contiguous runs.
+// A depthwise convolution over x [N, C, D, H, W], w [C * M, 1, KD, KH, KW], y [N, C * M, OD, OH, OW], in shared-memory
+// tiles. The box of an array that a tile covers, or reads, consists of contiguous runs.
 struct DepthwiseParams {
   RUN_TIME index_t n;
   index_t c, multiplier;
@@ -69,8 +69,8 @@ struct DepthwiseParams {
   index_t stride_d, stride_h, stride_w;
   index_t dilation_d, dilation_h, dilation_w;
   index_t low_d, low_h, low_w;                  // padding before the first input
-  index_t tap_step_d, tap_step_h, tap_step_w;   // taps of one residue are so far apart: stride / gcd(stride, dilation)
-  index_t output_step_d, output_step_h, output_step_w;  // and their outputs: dilation / gcd(stride, dilation)
+  index_t tap_step_d, tap_step_h, tap_step_w;   // spacing of the taps of one residue: stride / gcd(stride, dilation)
+  index_t output_step_d, output_step_h, output_step_w;  // and of their outputs: dilation / gcd(stride, dilation)
   index_t x_n, x_c, x_d, x_h, x_w;
   index_t y_n, y_c, y_d, y_h, y_w;
   index_t w_oc, w_kd, w_kh, w_kw;

@@ -211,8 +211,8 @@ struct Item {        // one of them, and the thread's part in it
   index_t lane;      // [0, lanes) of the threads that share the element
 };
 
-// f(item) for each element of a block's share of an array [planes, D, H, W], for `lanes` threads each. Rows have a pitch
-// of `row_lanes` items. Warps stay converged.
+// f(item) for each element of a block's share of an array [planes, D, H, W], for `lanes` threads each. Rows have pitch
+// `row_lanes` in items. Warps stay converged.
 template <typename F>
 __device__ __forceinline__ void for_each_item(const Share& share, index_t band_axis, index_t d, index_t h, index_t w,
                                               index_t inner, index_t row_lanes, index_t lanes, F f) {

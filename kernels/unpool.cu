@@ -9,8 +9,8 @@
 //              Values with other indices, including -1, are dropped
 // Writes       out_of_window [N, C], 0 before, 1 where a plane is flagged; planes [N, C, PD, PH, PW], each of them
 //              once, and once more where flagged
-// Mapping      dense arrays: one block per group of planes, band of one, or part of each row of a band (tiles.cuh), with
-//              indices and owners in shared memory: adjacent threads claim for adjacent values, with two-way bank
+// Mapping      dense arrays: one block per group of planes, band of one, or part of each row of a band (tiles.cuh);
+//              indices and owners are in shared memory: adjacent threads claim for adjacent values, with two-way bank
 //              conflicts in a row of 2 x 2 windows; then one thread per position. Others, and flagged planes: one
 //              block per plane, or per 32 planes whose flags it checks; PART positions at a time
 // Bytes        dense: indices and values once, and those that two bands share once more; planes once; one flag a plane

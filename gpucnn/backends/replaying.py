@@ -23,7 +23,7 @@ class Replayer(Protocol):
 
 
 REPLAYERS: dict[type, Replayer] = {}
-"""By the exact type of an operation's first array."""
+"""Replayers by the exact type of an operation's first array."""
 
 
 def replayed(operation: Callable[P, R], first: int = 0) -> Callable[P, R]:

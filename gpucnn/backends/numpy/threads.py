@@ -11,7 +11,7 @@ Accelerate is left as it is).
 Guarantees of `run`:
 
 - Several threads may call it concurrently. Each works on its own items, helped by idle threads of the pool, waits for
-  none that is busy elsewhere, and gets the exceptions of its own items.
+  none that is busy elsewhere, and gets only the exceptions of its items.
 - ``np.errstate`` and all context variables of the caller hold for its items, whichever thread takes them. Filters of
   warnings are the process's; from Python 3.14 on those of ``warnings.catch_warnings`` can be a context variable too.
 - When it returns or raises, even KeyboardInterrupt, no thread works on its items or keeps them alive, and BLAS has the

@@ -201,7 +201,7 @@ def _targets(axis: Sampling) -> list[slice]:
 
 
 def _outside(inside: slice, length: int) -> list[slice]:
-    """What is left of an axis, where there is any."""
+    """The non-empty remainders of an axis outside `inside`."""
     return [part for part in (slice(0, inside.start), slice(inside.stop, length)) if part.start < part.stop]
 
 

@@ -336,12 +336,12 @@ class _Workspace:
             self._filled = filled
 
     def transform(self) -> None:
-        """From phases to frequencies."""
+        """Transform phases to frequencies."""
         for operation, left, right, out in self._forward:
             operation(left, right, out)
 
     def transform_back(self) -> bool:
-        """From products to results; whether all of them are finite."""
+        """Transform products to results; return whether all of them are finite."""
         for operation, left, right, out in self._back:
             operation(left, right, out)
         return isfinite(self._flat_result @ self._ones)
@@ -351,7 +351,7 @@ Sum = tuple[np.ufunc, Array, Array, Array]  # operation, left, right, out
 
 
 def _differences(phases: Array, step: int, out: Array) -> list[Sum]:
-    """To the four frequencies of tiles with inputs d0, d1 = phases[:, i] and d2, d3 = phases[:, i + step]."""
+    """Sums that give the four frequencies of tiles of d0, d1 = phases[:, i] and d2, d3 = phases[:, i + step]."""
     n = phases.shape[-1] - step
     out[..., n:] = 0  # tiles past the last one
     firsts, lasts, out = phases[..., :n], phases[..., step:], out[..., :n]
@@ -363,7 +363,7 @@ def _differences(phases: Array, step: int, out: Array) -> list[Sum]:
 
 
 def _sums(m: Array, out: Array) -> list[Sum]:
-    """To the two outputs of each tile from its four products."""
+    """Sums that give the two outputs of each tile from its four products."""
     return [(np.add, m[2], m[3], out[0]), (np.subtract, m[2], m[3], out[1]), (np.add, out, m[:2], out)]
 
 

@@ -29,7 +29,7 @@ BANK_BYTES = 4
 SECTOR = 32  # bytes of global memory
 MAX_CONFLICT = 2  # ways of a bank conflict that are accepted without trying another walk
 MAX_ROWS = 8  # outputs of a column that one thread sums
-MAX_SUMS = 16  # of one thread that has several channels, for want of registers
+MAX_SUMS = 16  # of one thread that has several channels, limited by registers
 MAX_TAPS = 8  # rows of the filter that one thread takes at a time
 
 ALONG_CHANNELS, ALONG_ROW, ALONG_ROWS, ALONG_PLANES = range(4)  # direction of a run, as in depthwise.cuh
@@ -80,7 +80,7 @@ class Request(NamedTuple):
 
     @property
     def axes(self) -> tuple[Axis, Axis, Axis]:
-        """Of D, H and W."""
+        """Axes D, H and W."""
         return self.geometry.axes
 
     @property
@@ -107,14 +107,14 @@ class Request(NamedTuple):
 
     @property
     def filter_bytes(self) -> int:
-        """Of one channel of x in shared memory: weights and bias, or sums of weights."""
+        """Bytes of one channel of x in shared memory: weights and bias, or sums of weights."""
         wide = max(4, self.itemsize)
         row = self.geometry.taps if self.direction == "backward_weight" else filter_pitch(self.geometry.taps)
         return self.multiplier * row * wide
 
 
 def filter_pitch(taps: int) -> int:
-    """Elements from one filter to the next, an odd number, with room for a bias."""
+    """Stride between filters in elements, an odd number, with room for a bias."""
     return (taps + 1) | 1
 
 
@@ -305,7 +305,7 @@ def _walks(request: Request, candidate: Tile) -> Iterator[Walk]:
     inverse = request.direction == "backward_input"
     _, h, w = candidate.sizes
     height, width = request.axes[1], request.axes[2]
-    shared = height.stride * _output_step(height) if inverse else _output_step(height)  # rows of one residue apart
+    shared = height.stride * _output_step(height) if inverse else _output_step(height)  # spacing of the rows of one residue
     classes, residues = min(shared, h), min(width.stride, w) if inverse else 1
     each = -(-w // residues)
     most = min(MAX_ROWS, power_of_two(-(-h // shared)))

@@ -64,7 +64,7 @@ def _axis_fields(name: str, axis: Axis) -> Fields:
 
 
 def extents(geometry: ConvGeometry) -> tuple[int, ...]:
-    """Bounds of the numbers that index arithmetic along the axes of `geometry` meets."""
+    """Bounds of index arithmetic along the axes of `geometry`."""
     return tuple(
         axis.size + axis.low + axis.high + (axis.out + 1) * axis.stride + (axis.kernel + axis.stride) * axis.dilation
         for axis in geometry.axes

@@ -244,7 +244,7 @@ def _nvrtc_majors(cupy: Any) -> tuple[int, ...]:
 
 
 def facts() -> dict[str, Any]:
-    """The GPUs, the driver, CUDA and its compiler as plain values, where `why_unavailable` finds nothing lacking."""
+    """The GPUs, the driver, CUDA and its compiler as plain values, where `why_unavailable` returns None."""
     runtime = CupyRuntime()
     cuda = runtime.xp.cuda.runtime
     devices = [runtime._facts(index) for index in range(cuda.getDeviceCount())]
@@ -313,7 +313,7 @@ def _version(number: int) -> str:
 
 
 def why_unavailable() -> str | None:
-    """One sentence that says what a GPU's use lacks here and what to do about it; None where nothing is lacking.
+    """One sentence with the missing requirement for a GPU and its remedy; None where nothing is missing.
 
     CuPy is imported to find out.
     """

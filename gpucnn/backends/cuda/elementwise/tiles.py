@@ -17,7 +17,7 @@ CHUNK_BYTES = 16 << 10  # of each array that one block takes: four packs a threa
 MAX_BIAS_BYTES = 32 << 10  # of shared memory for biases
 MIN_ROWS = 64  # of channels last, or so much of a row, for each part of a sum: what it costs is 1 to 2 % of them
 MAX_BLOCKS = 2048
-MAX_RAGGED_BYTES = 2048  # of a channel's neighbours, whose ends weigh little where there are more
+MAX_RAGGED_BYTES = 2048  # of a channel's contiguous run; the ends of longer ones hardly matter
 
 
 class Line(NamedTuple):

@@ -92,7 +92,7 @@ def _divisor_fields(divisor: Divisor) -> Fields:
 
 
 def _extents(geometry: PoolGeometry) -> tuple[int, ...]:
-    """Bounds of the numbers that index arithmetic meets: along each axis, positions in a plane, taps of a window."""
+    """Bounds of index arithmetic: along each axis, positions in a plane, taps of a window."""
     sliding = [axis for axis in geometry.axes if isinstance(axis, Axis)]
     return (
         *((axis.size + 1) * (axis.out + 1) for axis in geometry.axes if isinstance(axis, AdaptiveAxis)),
@@ -180,7 +180,7 @@ def _work(fields: Fields, geometry: PoolGeometry, arrays: tuple[Layout, ...], ti
     if tile is None:
         fields = {**fields, **NOT_STAGED, "row_lanes": 1, "by_rows": 0, "row_slots": 0}
         threads = written * fields["lanes"]
-        extents = (*extents, arrays[0].size + threads + LARGEST_BLOCK)  # all threads may go through what is read
+        extents = (*extents, arrays[0].size + threads + LARGEST_BLOCK)  # all threads may loop over the inputs
         return Work(fields, threads, extents=extents, constants=(("PACK", 1),))
     return Work(
         {**fields, **tile.fields, "channels_last": int(bool(dense_order(*arrays)))},
@@ -378,7 +378,7 @@ def _unpool_fields(values: Layout, indices: Layout, planes: Layout) -> tuple[Fie
 
 
 def _plane_extents(values: Layout, planes: Layout) -> tuple[int, ...]:
-    """Bounds of the numbers that index arithmetic meets."""
+    """Bounds of index arithmetic."""
     pairs = zip(values.shape[2:], planes.shape[2:], strict=True)
     return (prod(planes.shape[2:]), *((size + 1) * (places + 1) for size, places in pairs))
 

@@ -56,7 +56,7 @@ def _work(x: Layout, y: Layout) -> Work:
     return Work(fields, y.size, extents=(y.shape[4] + 1,))
 
 
-OF_A_POSITION, OF_A_ROW, OF_ALL_ROWS = 0, 1, 2  # elements of a tile that are neighbours in memory
+OF_A_POSITION, OF_A_ROW, OF_ALL_ROWS = 0, 1, 2  # contiguous elements of a tile
 
 
 def _tiles_work(x: Layout, y: Layout, tile: ResampleTile) -> Work:

@@ -56,7 +56,7 @@ def unfold_tile(
 
 
 class Reader(NamedTuple):
-    """Lane mapping of a tile's rows: neighbouring lanes are `pack` elements apart, with `out` lanes a row."""
+    """Lane mapping of a tile's rows: adjacent lanes have a spacing of `pack` elements, `out` per row."""
 
     row_step: int
     step: int
