@@ -18,7 +18,7 @@
 #include "pooling.cuh"
 #include "tiles.cuh"
 
-// The gradient of output (od, oh, ow) with respect to each of its inputs.
+// The contribution of output (od, oh, ow) to the gradient of each of its inputs.
 __device__ __forceinline__ acc_t given(scalar_t grad, const PoolParams& p, index_t od, index_t oh, index_t ow) {
   const index_t taps = counted_taps(axis_d(p), od, p.divides) * counted_taps(axis_h(p), oh, p.divides) *
                        counted_taps(axis_w(p), ow, p.divides);

@@ -239,8 +239,8 @@ struct PackParams {
   index_t biases;                               // room for the biases before them
 };
 
-// Bias and activation of arrays of one memory order: `count` elements in which the channels follow each other, `run`
-// neighbours of one after the other, P or 1.
+// Bias and activation of arrays of one memory order: `count` elements that cycle through the channels, with `run`
+// contiguous elements of each, P or 1.
 struct BiasParams {
   RUN_TIME index_t count;
   index_t c, run;

@@ -305,7 +305,7 @@ def _walks(request: Request, candidate: Tile) -> Iterator[Walk]:
     inverse = request.direction == "backward_input"
     _, h, w = candidate.sizes
     height, width = request.axes[1], request.axes[2]
-    shared = height.stride * _output_step(height) if inverse else _output_step(height)  # spacing of the rows of one residue
+    shared = height.stride * _output_step(height) if inverse else _output_step(height)  # row spacing of one residue
     classes, residues = min(shared, h), min(width.stride, w) if inverse else 1
     each = -(-w // residues)
     most = min(MAX_ROWS, power_of_two(-(-h // shared)))

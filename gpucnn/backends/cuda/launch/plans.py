@@ -162,7 +162,7 @@ def launch(
     work: Callable[..., Work],
     **facts: Hashable,
 ) -> None:
-    """Launch `kernel`, in a program for `dtype`, over arrays by the names of its parameters, with the grid of `work`.
+    """Launch `kernel`, in a program for `dtype`, over arrays by the names of its parameters, as planned by `work`.
 
     `work` is pure, and called once per set of layouts and facts, with those that its own parameters name.
     """

@@ -63,7 +63,7 @@ class Reader(NamedTuple):
     out: int
     pack: int
     shifts: tuple[int, ...]  # along a row, of different reads
-    starts: tuple[int, ...]  # places before the first lane's
+    starts: tuple[int, ...]  # offsets of the first lane
 
 
 @lru_cache(maxsize=1024)
