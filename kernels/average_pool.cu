@@ -4,13 +4,13 @@
 // Source       the definition; the divisor is 1, the window's taps (with or without those on padding), or a number
 // Reads        x [N, C, D, H, W]; any strides
 // Writes       y [N, C, OD, OH, OW]; 0 for a window wholly in padding, whatever it is divided by
-// Mapping      dense arrays: one block some planes, a band of one, or a part of each row of a band, which it stages
-//              (tiles.cuh); then `lanes` threads an output, each for every lanes-th tap along w, and y leaves through
-//              shared memory too. Others: `lanes` threads an output, in y's memory order, from global memory
+// Mapping      dense arrays: one block per group of planes, band of one, or part of each row of a band, staged in
+//              shared memory (tiles.cuh); then `lanes` threads per output, each for every lanes-th tap along w, and y
+//              is staged too. Others: `lanes` threads per output, in y's memory order, from global memory
 // Bytes        dense: x once, and the rows that two bands share once more; y once. Others read x KD * KH * KW / stride
 //              times, from L1 and L2 but for the first
-// Determinism  each thread sums in the order of d, h, w; the sums of lanes are added in halves: a geometry's order is
-//              always the same
+// Determinism  each thread sums in the order of d, h, w; the lanes' sums are added pairwise in halves: the order is
+//              fixed for a geometry
 // Limits       none; arrays that are not dense, and windows that take more than 48 KiB, are not staged
 #include "common.cuh"
 #include "params.cuh"
@@ -18,8 +18,8 @@
 #include "pooling.cuh"
 #include "tiles.cuh"
 
-// The sum over a window, whose plane's elements lie from `first` on, over its divisor; shared by `lanes` threads, of
-// which the first has the result. Warps come together.
+// The sum over a window of the plane that starts at `first`, over its divisor; computed by `lanes` threads, of which
+// the first gets the result. Warps must be converged.
 __device__ __forceinline__ acc_t average(const scalar_t* __restrict__ x, index_t first, index_t step_d, index_t step_h,
                                          index_t step_w, const PoolParams& p, index_t od, index_t oh, index_t ow,
                                          index_t lane, bool active) {

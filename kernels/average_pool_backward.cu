@@ -1,25 +1,24 @@
-// Average and sum pooling, backward: each window's gradient over its divisor goes to all inputs that it reads:
+// Average and sum pooling, backward: each window's gradient over its divisor is added to all its inputs:
 // grad_x[n, c, i] = sum over the windows o that read i of grad_y[n, c, o] / divisor of window o
 //
 // Source       the definition, gathered
 // Reads        grad_y [N, C, OD, OH, OW]; any strides
 // Writes       grad_x [N, C, D, H, W], each of them once
-// Mapping      dense arrays: one block some planes of grad_x, or a band of one, or a part of each row of a band; it
-//              stages the gradients that reach it, each over its divisor already (tiles.cuh); then one thread an input,
-//              and grad_x leaves through shared memory. Others: one thread an input, in grad_x's memory order, from
-//              global memory
+// Mapping      dense arrays: one block per group of planes of grad_x, band of one, or part of each row of a band; it
+//              stages the gradients of its windows, already divided (tiles.cuh); then one thread per input, and grad_x
+//              is staged too. Others: one thread per input, in grad_x's memory order, from global memory
 // Bytes        dense: grad_y once, and the rows that two bands share once more; grad_x once. Others read grad_y
 //              KD * KH * KW / stride times, from L1 and L2 but for the first
 // Determinism  each input is one thread's sum in the ascending order of outputs; no atomics
-// Limits       none; arrays that are not dense, and windows that take more than 48 KiB, are not staged, and there each
-//              window's divisor is worked out again for each input
+// Limits       none; arrays that are not dense, and windows that take more than 48 KiB, are not staged; their divisors
+//              are recomputed for each input
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
 #include "pooling.cuh"
 #include "tiles.cuh"
 
-// The gradient that output (od, oh, ow) gives to each of its inputs.
+// The contribution of output (od, oh, ow) to the gradient of each of its inputs.
 __device__ __forceinline__ acc_t given(scalar_t grad, const PoolParams& p, index_t od, index_t oh, index_t ow) {
   const index_t taps = counted_taps(axis_d(p), od, p.divides) * counted_taps(axis_h(p), oh, p.divides) *
                        counted_taps(axis_w(p), ow, p.divides);
@@ -95,7 +94,7 @@ average_pool_backward(const scalar_t* __restrict__ grad_y,  // [N, C, OD, OH, OW
     const index_t plane = item.plane * p.od * p.oh * p.ow;
     const acc_t sum = sum_over_windows(p, item.d, item.h, item.w, [&](index_t od, index_t oh, index_t ow) {
       const index_t slot = order_of(outputs, plane + (od * p.oh + oh) * p.ow + ow) * p.inner + item.c;
-      return gradients[skew + most(least(slot, read.count - 1), 0)];  // an input that no window reads may be far off
+      return gradients[skew + most(least(slot, read.count - 1), 0)];  // an input outside all windows may be far off
     });
     results[result_skew + item.element] = narrow(sum);
   });

@@ -1,12 +1,12 @@
-// What follows a convolution, in one pass: y = activation(x + bias[c] + residual)
+// Fused epilogue of a convolution, in one pass: y = activation(x + bias[c] + residual)
 //
 // Source       the definition
-// Reads        x and residual or null, of one memory order without gaps; bias [C] or null
+// Reads        x and residual or null, dense and of one memory order; bias [C] or null
 // Writes       y, of that order
-// Mapping      one block p.chunk neighbours in memory, whose biases it keeps in shared memory; a thread takes PACK at
-//              once, neighbouring threads neighbouring packs
-// Bytes        x, residual and y once, PACK of each by one access; a block's biases once
-// Determinism  each element by itself; ((x + bias) + residual) is rounded once to 16 bits
+// Mapping      one block per p.chunk contiguous elements, whose biases it keeps in shared memory; a thread takes PACK
+//              per access, adjacent threads adjacent packs
+// Bytes        x, residual and y once, PACK of each per access; a block's biases once
+// Determinism  elements are independent; ((x + bias) + residual) is rounded once to 16 bits
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"
@@ -22,7 +22,7 @@ bias_activation(const scalar_t* __restrict__ x,         // [N, C, P]
   extern __shared__ acc_t biases[];  // [slots], skewed
   const index_t thread = static_cast<index_t>(threadIdx.x), threads = static_cast<index_t>(blockDim.x);
   const index_t begin = static_cast<index_t>(blockIdx.x) * p.chunk, end = least(begin + p.chunk, p.count);
-  const index_t first = begin / p.run;  // of the runs of a channel that the block meets
+  const index_t first = begin / p.run;  // of the channel runs that the block covers
   if (bias) {
     for (index_t i = thread; i < p.slots; i += threads) {
       biases[skewed<acc_t>(i)] = widen(bias[(first + i) % p.c * p.bias_c]);

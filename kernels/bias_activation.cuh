@@ -1,4 +1,4 @@
-// What stands behind a convolution or a norm: activations, as gpucnn.functional has them, NaN included.
+// Epilogue activations of convolutions and norms, as in gpucnn.functional, including NaN.
 
 constexpr int RELU = 1, LEAKY_RELU = 2;  // 0 is none
 
@@ -8,7 +8,7 @@ __device__ __forceinline__ acc_t activated(acc_t value, index_t activation, doub
   return value;
 }
 
-// The gradient by the activation's input, of which `sign` has the sign.
+// The gradient with respect to the activation's input, whose sign is that of `sign`.
 __device__ __forceinline__ acc_t activated_backward(acc_t grad, acc_t sign, index_t activation, double slope) {
   if (activation == RELU) return sign <= acc_t(0) ? acc_t(0) : grad;
   if (activation == LEAKY_RELU) return sign > acc_t(0) ? grad : grad * static_cast<acc_t>(slope);

@@ -1,15 +1,15 @@
 // The adjoint of bias_activation: grad_x[i] = grad_y[i] * activation'(i), and parts[s, c], sums of its channels
 //
-// Source       the chain rule; a second kernel, sum_splits, adds the parts up
-// Reads        grad_y, and y with the signs of the activation's input, both of one memory order without gaps; no y
-//              where there is no activation
-// Writes       grad_x of that order, where it is asked for, parts [splits, C] of acc_t
-// Mapping      channels first: one block some pieces of one channel's rows, p.lanes threads a piece, PACK elements
-//              each; channels last, or so few neighbours of a channel that several fill whole sectors: one block some
-//              rows of p.lanes * PACK elements, a thread always the same of them
+// Source       the chain rule; a second kernel, sum_splits, adds the parts
+// Reads        grad_y, and y with the signs of the activation's input, both dense and of one memory order; no y
+//              without an activation
+// Writes       grad_x of that order, if requested, parts [splits, C] of acc_t
+// Mapping      channels first: one block per group of pieces of one channel's rows, p.lanes threads a piece, PACK
+//              elements each; channels last, or runs so short that several channels fill whole sectors: one block per
+//              group of rows of p.lanes * PACK elements, with fixed columns per thread
 // Bytes        grad_y, y and grad_x once, by accesses of 16 bytes where rows or channels allow; 1 of 64 rows for parts
-// Determinism  each sum is a thread's over its elements in order, then over the block's threads, always in one order;
-//              what is summed is grad_x before it is rounded to 16 bits
+// Determinism  each sum is a thread's over its elements in order, then over the block's threads in a fixed order; the
+//              terms are grad_x before it is rounded to 16 bits
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"
@@ -22,7 +22,7 @@ bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
                          scalar_t* __restrict__ grad_x,        // [N, C, P] or null
                          acc_t* __restrict__ parts,            // [splits, C]
                          const BiasSumParams p) {
-  constexpr int PITCH = 256 + 32 / PACK;  // so that neighbouring channels lie in different banks
+  constexpr int PITCH = 256 + 32 / PACK;  // so that adjacent channels are in different banks
   __shared__ acc_t scratch[PACK * PITCH];
   const int thread = static_cast<int>(threadIdx.x), lanes = static_cast<int>(p.lanes);
   const int lane = thread % lanes, team = thread / lanes, teams = static_cast<int>(p.teams);

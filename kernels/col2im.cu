@@ -3,13 +3,13 @@
 // Source       the adjoint of im2col
 // Reads        columns [N, C * KD * KH * KW, OD * OH * OW]; any strides
 // Writes       x [N, C, D, H, W]; any strides
-// Mapping      one block a tile of x, see unfolding.cuh, whose sums are in shared memory; p.lanes threads a run of
-//              positions, PACK of them each, and the other threads the next taps and channels
-// Bytes        each entry read once and each input written once, by accesses of 16 bytes from sector to sector where
-//              they lie next to each other; only the sectors at both ends of a run are shared
-// Determinism  each input is a sum over kd, kh, kw in that order: a barrier parts the taps that meet the same inputs,
-//              those step_d, step_h or step_w apart
-// Limits       none; an input that no window holds is 0
+// Mapping      one block per tile of x, see unfolding.cuh, accumulated in shared memory; p.lanes threads per run of
+//              positions, PACK each, and the other threads the next taps and channels
+// Bytes        each entry read once and each input written once, by sector-aligned accesses of 16 bytes where they are
+//              contiguous; only the sectors at both ends of a run are shared
+// Determinism  each input is a sum over kd, kh, kw in that order: a barrier separates the taps that reach the same
+//              inputs, at distances step_d, step_h or step_w
+// Limits       none; an input outside all windows is 0
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"

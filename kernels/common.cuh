@@ -1,11 +1,11 @@
-// Types and small functions that every kernel uses.
+// Types and small functions shared by all kernels.
 //
-// The program text that is compiled opens with three definitions, one set for each build of a kernel:
+// The compiled program text begins with three definitions, one set for each build of a kernel:
 //   SCALAR       what arrays hold:      float, double, half_t, bfloat16_t, Complex<float>, signed char, …
 //   ACCUMULATOR  what sums are kept in: float for 16-bit floats, unsigned integers for integers, else SCALAR itself
 //   INDEX        int, or long long where an extent, an offset or the number of threads reaches 2^31
-// Contraction into fused multiply-adds is off, and multiply_add asks for it by name: so every build, whatever it knows
-// at compile time, gives the same bits.
+// Contraction into fused multiply-adds is off, and multiply_add fuses explicitly: so all builds, generic and
+// specialised, give the same bits.
 
 // --- 16-bit floats: storage only; arithmetic is in float -------------------------------------------------------------
 
@@ -55,7 +55,7 @@ struct RealOf<Complex<Real>> {
   using type = Real;
 };
 
-using real_t = typename RealOf<acc_t>::type;  // what a sum is divided by, or weighted with
+using real_t = typename RealOf<acc_t>::type;  // of divisors and weights of sums
 
 // --- From storage to accumulator and back ----------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ struct Narrow<half_t> {
 
 template <>
 struct Narrow<bfloat16_t> {
-  // To nearest, ties to even; a NaN stays one.
+  // Round to nearest, ties to even; NaN stays NaN.
   static __device__ __forceinline__ bfloat16_t from(float value) {
     const unsigned bits = __float_as_uint(value);
     if (value != value) return {static_cast<unsigned short>((bits >> 16) | 0x40u)};
@@ -144,10 +144,10 @@ __device__ __forceinline__ index_t least(index_t a, index_t b) { return a < b ? 
 
 __device__ __forceinline__ index_t most(index_t a, index_t b) { return a > b ? a : b; }
 
-// --- Several elements by one access ----------------------------------------------------------------------------------
+// --- Vectorised accesses ---------------------------------------------------------------------------------------------
 
-// N neighbours in memory, of 1, 2, 4, 8 or 16 bytes in all. How many an access may take is the host's to say: it knows
-// how the array is aligned.
+// N contiguous elements, of 1, 2, 4, 8 or 16 bytes in all. The host chooses the vector width, as it knows the array's
+// alignment.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T at[N];
@@ -193,7 +193,7 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, N>& pack) {
   *reinterpret_cast<Word*>(to) = word;
 }
 
-// --- Where a thread is -----------------------------------------------------------------------------------------------
+// --- Thread positions ------------------------------------------------------------------------------------------------
 
 // This thread's number in the launch, [0, gridDim.x * blockDim.x).
 __device__ __forceinline__ index_t thread_index() {
@@ -204,7 +204,7 @@ struct Position {  // in an array [N, C, D, H, W]
   index_t n, c, d, h, w;
 };
 
-// The i-th element of an array [N, c, d, h, w] in memory order: neighbouring i are neighbours in memory.
+// The i-th element of an array [N, c, d, h, w] in memory order: consecutive i are adjacent in memory.
 __device__ __forceinline__ Position position(index_t i, index_t c, index_t d, index_t h, index_t w,
                                              bool channels_last) {
   Position at;
@@ -229,9 +229,8 @@ __device__ __forceinline__ Position position(index_t i, index_t c, index_t d, in
 
 // --- Sums over a block -----------------------------------------------------------------------------------------------
 
-// The sum of each thread's value, in every thread. All threads of the block call it, their number a power of two; the
-// pairs are always the same ones, so the sum repeats bit for bit. `scratch` [blockDim.x] may be written again only
-// after another barrier.
+// The block-wide sum of the threads' values, in every thread. All threads of the block, a power of two, call it; the
+// pairing is fixed, so the sum is reproducible. `scratch` [blockDim.x] may be rewritten only after another barrier.
 template <typename T>
 __device__ __forceinline__ T block_sum(T value, T* scratch) {
   const int thread = static_cast<int>(threadIdx.x);

@@ -1,15 +1,15 @@
-// Convolution, backward to its input (dgrad); the transposed convolution as well:
+// Convolution dgrad; also the transposed convolution:
 // grad_x[n, c, i] = bias[c] + sum over oc, k with o * stride + k * dilation - low = i of grad_y[n, oc, o] * w[oc, c, k]
 //
-// Source       the adjoint of conv_forward: the dilated convolution of grad_y with the turned filter, without its zeros
+// Source       the adjoint of conv_forward: the convolution of dilated grad_y with the flipped filter, zeros skipped
 // Reads        grad_y [N, OC, OD, OH, OW], w [OC, C / G, KD, KH, KW], bias [C] or null; any strides
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW]
 // Writes       grad_x [N, C, D, H, W]
-// Mapping      residue by residue modulo the stride, one thread an input: threads of one residue have the same taps
-//              and read neighbouring outputs; within a residue grad_x's memory order, so writes are a stride apart
+// Mapping      residue by residue modulo the stride, one thread per input: threads of one residue have the same taps
+//              and read adjacent outputs; within a residue grad_x's memory order, so writes are strided
 // Bytes        grad_y is read C / G * KD * KH * KW times, from L1 and L2 but for the first; grad_x written once
 // Determinism  a gather: each input is one thread's sum over oc, kd, kh, kw in that order
-// Limits       none; a residue that no tap meets writes its bias or zeros
+// Limits       none; a residue without taps writes its bias or zeros
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"

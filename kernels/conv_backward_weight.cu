@@ -1,13 +1,13 @@
-// Convolution, backward to its weight (wgrad), the first of two kernels: sums over parts of the batch and positions,
+// Convolution wgrad by split-K, the first of two kernels: sums over parts of the batch and positions,
 // parts[s, oc, c, k] = sum over n, o of part s of x[n, c, o * stride + k * dilation - low] * grad_y[n, oc, o]
 //
-// Source       the derivative of conv_forward; a matrix product whose inner dimension is N * OD * OH * OW, split
+// Source       the derivative of conv_forward; a split-K GEMM whose inner dimension is N * OD * OH * OW
 // Reads        x [N, C, D, H, W], grad_y [N, OC, OD, OH, OW]; any strides
-// Writes       parts [splits, OC, C / G, KD, KH, KW] of acc_t, which sum_splits adds up
-// Mapping      one block of 32 to 128 threads a weight and part; they walk the part's (n, od, oh, ow), ow innermost
-// Bytes        x and grad_y are read once a weight, from L2 but for the first; parts written once
-// Determinism  each thread's sum is in order, a block's sum always pairs the same threads; no atomics
-// Limits       none; no reuse between weights, so far from the arithmetic limit where there are many
+// Writes       parts [splits, OC, C / G, KD, KH, KW] of acc_t, which sum_splits adds
+// Mapping      one block of 32 to 128 threads per weight and part, looping over its (n, od, oh, ow), ow innermost
+// Bytes        x and grad_y are read once per weight, from L2 but for the first; parts written once
+// Determinism  each thread's sum is in order, a block's sum has a fixed pairing of threads; no atomics
+// Limits       none; no reuse between weights, so far below peak arithmetic throughput where there are many
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"

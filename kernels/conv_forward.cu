@@ -1,14 +1,14 @@
-// Convolution, forward, directly:
+// Direct convolution, forward:
 // y[n, oc, o] = bias[oc] + sum over c, k of x[n, c, o * stride + k * dilation - low] * w[oc, c, k]
 //
-// Source       the definition; as PyTorch, it is a cross-correlation
+// Source       the definition; as in PyTorch, a cross-correlation
 // Reads        x [N, C, D, H, W], w [OC, C / G, KD, KH, KW], bias [OC] or null; any strides
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW]
 // Writes       y [N, OC, OD, OH, OW]
-// Mapping      one thread an output, in y's memory order: ow innermost, or oc where channels are last
+// Mapping      one thread per output, in y's memory order: ow innermost, or oc where channels are last
 // Bytes        x is read OC / G * KD * KH * KW / stride times, from L1 and L2 but for the first; w once a warp and tap
 // Determinism  each output is one thread's sum over c, kd, kh, kw in that order
-// Limits       none; no reuse through shared memory, so far from the arithmetic limit where C and OC are large
+// Limits       none; no reuse through shared memory, so far below peak arithmetic throughput where C and OC are large
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"

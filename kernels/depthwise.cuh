@@ -1,25 +1,25 @@
-// What the depthwise convolutions share: which part of the arrays a block has, and its way through shared memory.
+// Shared code of the depthwise convolutions: partition of the arrays into blocks, and staging in shared memory.
 //
-// The host defines, beside the types: PACK, elements that an access of global memory takes; VEC, neighbouring channels
-// of a thread; ROWS, its neighbouring rows within their residue modulo the dilation, or the stride; TAPS, rows of the
-// filter that it takes at a time.
+// In addition to the types, the host defines: PACK, vector width of global memory accesses; VEC, adjacent channels per
+// thread; ROWS, its consecutive rows of one residue modulo the dilation, or the stride; TAPS, rows of the filter per
+// pass.
 
 #define ALONG_CHANNELS 0  // a run is the channels of one pixel
 #define ALONG_ROW 1       // part of a row
 #define ALONG_ROWS 2      // whole rows
 #define ALONG_PLANES 3    // whole planes of neighbouring channels
 
-#define BATCH 4  // packs that a thread has under way at once
-#define SECTOR(type) (32 / static_cast<index_t>(sizeof(type)))  // elements; warps that begin at one touch the fewest
+#define BATCH 4  // packs that a thread has in flight
+#define SECTOR(type) (32 / static_cast<index_t>(sizeof(type)))  // elements; warps that start at one touch the fewest
 
-// Blocks that a multiprocessor is to hold at least; 64-bit indices need the registers.
+// Least blocks per multiprocessor; 64-bit indices need more registers.
 constexpr int RESIDENT = sizeof(index_t) == 4 ? 2 : 1;
 
 struct Box {  // [first, last) of each axis
   Range d, h, w;
 };
 
-// How the box of an array [C, D, H, W] lies in memory, and in shared memory.
+// Layout of the box of an array [C, D, H, W] in global and in shared memory.
 struct Staged {
   index_t axes, packs;
   index_t runs_c, runs_d, runs_h, runs_w;
@@ -55,7 +55,7 @@ __device__ __forceinline__ Range part_of(index_t i, index_t run, index_t size) {
   return {i * run, least(i * run + run, size)};
 }
 
-// This block's part of an array of these sizes; neighbouring blocks have neighbours in memory.
+// This block's part of an array of these sizes; consecutive blocks are adjacent in memory.
 template <typename Params>
 __device__ __forceinline__ Place place_of_block(const Params& p, index_t d, index_t h, index_t w) {
   const index_t chunks = (p.c + p.planes - 1) / p.planes, tiles = p.tiles_d * p.tiles_h * p.tiles_w;
@@ -84,7 +84,7 @@ __device__ __forceinline__ Place place_of_block(const Params& p, index_t d, inde
   return place;
 }
 
-// The inputs that these outputs read, and the outputs that read these inputs, along one axis; maybe none.
+// The inputs that these outputs read, or the outputs that read these inputs, along one axis; possibly none.
 __device__ __forceinline__ Range inputs_of(Range outputs, index_t kernel, index_t stride, index_t dilation,
                                            index_t low, index_t size) {
   return {most(0, outputs.first * stride - low),
@@ -97,7 +97,7 @@ __device__ __forceinline__ Range outputs_of(Range inputs, index_t kernel, index_
           least(out, (inputs.last - 1 + low) / stride + 1)};
 }
 
-// What a tile of outputs reads, as its runs go: whole rows, whole planes.
+// The box that a tile of outputs reads, extended along its runs: whole rows, whole planes.
 template <typename Params>
 __device__ __forceinline__ Box inputs_of(const Params& p, const Box& outputs) {
   Box box = {inputs_of(outputs.d, p.kd, p.stride_d, p.dilation_d, p.low_d, p.d),
@@ -120,13 +120,13 @@ __device__ __forceinline__ Box outputs_of(const Params& p, const Box& inputs) {
 
 __device__ __forceinline__ bool within(index_t i, Range range) { return i >= range.first && i < range.last; }
 
-// The index of the range that is nearest to i, from its first: where a thread reads what it then takes for 0, so that
-// all threads of a warp read at once. The range is not empty.
+// i clamped to the range, relative to its first index: out-of-window threads read there and use 0 instead, so that the
+// threads of a warp do not diverge. The range is not empty.
 __device__ __forceinline__ index_t nearest(index_t i, Range range) {
   return least(most(i, range.first), range.last - 1) - range.first;
 }
 
-// N neighbours in shared memory, or zeros for padding; by bits, so that nothing branches.
+// N adjacent elements in shared memory, or zeros for padding; by a bit mask, so without branches.
 template <int N>
 __device__ __forceinline__ Pack<scalar_t, N> load_or_zeros(const scalar_t* from, bool has) {
   using Bits = typename WordOf<(sizeof(scalar_t) * N < 4 ? sizeof(scalar_t) * N : 4)>::type;
@@ -141,12 +141,12 @@ __device__ __forceinline__ Pack<scalar_t, N> load_or_zeros(const scalar_t* from,
   return pack;
 }
 
-// Whether a tile reads nothing, or is read by nothing: its windows are padding alone, or its taps' outputs not there.
+// Whether a tile has no reads or no readers: its windows are all padding, or its taps' outputs do not exist.
 __device__ __forceinline__ bool is_empty(const Box& box) {
   return box.d.first >= box.d.last || box.h.first >= box.h.last || box.w.first >= box.w.last;
 }
 
-// The first tap that reads input i, where shift = i + low; `kernel` where none of its residue does.
+// The first tap that reads input i, where shift = i + low; `kernel` if none of its residue does.
 __device__ __forceinline__ index_t first_tap(index_t shift, index_t kernel, index_t stride, index_t dilation,
                                              index_t tap_step) {
   index_t k = 0;
@@ -154,19 +154,19 @@ __device__ __forceinline__ index_t first_tap(index_t shift, index_t kernel, inde
   return k == tap_step ? kernel : k;
 }
 
-// --- Between memory and shared memory --------------------------------------------------------------------------------
+// --- Between global and shared memory --------------------------------------------------------------------------------
 
 struct PackPlace {
   index_t at, slot;    // of its first element, in the image and in shared memory
   index_t first, last;  // the run that it is part of
 };
 
-// Elements that a run begins after a multiple of PACK, and so its box in shared memory; the same for all runs of a box.
+// Offset of a run modulo PACK, and of its box in shared memory; the same for all runs of a box.
 __device__ __forceinline__ index_t phase_of(const Staged& s, const Box& box, index_t c) {
   return s.axes == ALONG_CHANNELS ? 0 : (c * s.c + box.d.first * s.d + box.h.first * s.h + box.w.first * s.w) % PACK;
 }
 
-// The i-th pack of a box of channels [c, c + count), or false where there is none.
+// The i-th pack of a box of channels [c, c + count), or false if there is none.
 __device__ __forceinline__ bool pack_place(const Staged& s, const Box& box, index_t c, index_t count, index_t i,
                                            PackPlace* place) {
   if (i >= s.runs_c * s.runs_d * s.runs_h * s.runs_w * s.packs) return false;
@@ -194,7 +194,7 @@ __device__ __forceinline__ bool pack_place(const Staged& s, const Box& box, inde
   return place->at < place->last;
 }
 
-// Copy the box of channels [c, c + count) of an image to shared memory, several packs of each thread at a time.
+// Copy the box of channels [c, c + count) of an image to shared memory, with several packs per thread in flight.
 __device__ __forceinline__ void stage(const scalar_t* __restrict__ image, const Staged& s, const Box& box, index_t c,
                                       index_t count, scalar_t* shared) {
   const index_t packs = s.runs_c * s.runs_d * s.runs_h * s.runs_w * s.packs;
@@ -235,7 +235,7 @@ __device__ __forceinline__ void unstage(const scalar_t* shared, const Staged& s,
     if (PACK == 1 || (place.at >= place.first && place.at + PACK <= place.last)) {
       store_pack(image + place.at, load_pack<PACK>(shared + place.slot));
     } else {
-      for (index_t e = 0; e < PACK; ++e) {  // a neighbour's elements are not this block's to write
+      for (index_t e = 0; e < PACK; ++e) {  // elements of adjacent blocks are not written
         if (within(place.at + e, {place.first, place.last})) image[place.at + e] = shared[place.slot + e];
       }
     }
@@ -268,8 +268,8 @@ struct Item {
   index_t channel, d, slot, lane;  // from the block's first
 };
 
-// The i-th VEC of channels, group of rows and column of a block: neighbouring i are neighbours in memory. The block has
-// VECs of channels `vectors`.
+// The i-th VEC of channels, group of rows and column of a block: consecutive i are adjacent in memory. The block has
+// `vectors` VECs of channels.
 template <typename Params>
 __device__ __forceinline__ Item item_of(const Params& p, index_t i, index_t vectors) {
   Item item;
@@ -290,7 +290,7 @@ __device__ __forceinline__ Item item_of(const Params& p, index_t i, index_t vect
   return item;
 }
 
-// The first row of a group, from the tile's first; the others follow `step` apart, and residues are `step` many.
+// The first row of a group, relative to the tile's first; its rows have stride `step`, the number of residues.
 template <typename Params>
 __device__ __forceinline__ index_t first_row(const Params& p, index_t slot, index_t step) {
   return slot % p.classes + slot / p.classes * ROWS * step;

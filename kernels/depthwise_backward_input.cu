@@ -1,17 +1,17 @@
-// Depthwise convolution, backward to its input (dgrad); the transposed depthwise convolution as well:
+// Depthwise convolution dgrad; also the transposed depthwise convolution:
 // grad_x[n, c, i] = bias[c] + sum over m, k with o * stride + k * dilation - low = i
 //                   of grad_y[n, c * M + m, o] * w[c * M + m, k]
 //
-// Source       the adjoint of depthwise_forward, with the outputs' gradient of a tile in shared memory
+// Source       the adjoint of depthwise_forward, with a tile's grad_y in shared memory
 // Reads        grad_y [N, C * M, OD, OH, OW], w [C * M, 1, KD, KH, KW], bias [C] or null; grad_y dense along
 //              (C, D, H, W), or channels last
 // Writes       grad_x [N, C, D, H, W], of the same memory order
-// Mapping      blocks and threads as in depthwise_forward, over inputs: threads go through a row residue by residue
-//              modulo the stride, so neighbours have the same taps, and each has ROWS rows of one residue
-// Bytes        one pass: grad_y once but for the halo of a tile, w once a block, grad_x once
+// Mapping      blocks and threads as in depthwise_forward, over inputs: threads traverse a row residue by residue
+//              modulo the stride, so adjacent threads have the same taps, and each has ROWS rows of one residue
+// Bytes        one pass: grad_y once but for the halo of a tile, w once per block, grad_x once
 // Determinism  a gather: each input is one thread's sum over m, kd, groups of TAPS kh, kw, kh in that order
-// Limits       c_group = 1; shared writes of a stride s conflict gcd(s, 32) ways; no tap, no sum: bias or zeros;
-//              outputs that are not there are zeros, so beside an infinite weight NaN
+// Limits       c_group = 1; shared writes of a stride s conflict gcd(s, 32) ways; inputs without taps get bias or 0;
+//              outputs that do not exist read as zero, which times an infinite weight gives NaN
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
@@ -32,7 +32,7 @@ depthwise_backward_input(const scalar_t* __restrict__ grad_y,  // [N, C * M, OD,
   const Box box = outputs_of(p, place.tile);
   const index_t oc = place.c * p.multiplier;
   const index_t in_phase = phase_of(from, box, oc), out_phase = phase_of(to, place.tile, place.c);
-  const index_t step = p.stride_h * p.output_step_h;  // between the rows of a thread
+  const index_t step = p.stride_h * p.output_step_h;  // row stride of a thread
   const index_t items = (p.channels_last ? p.vectors : p.planes) * p.tile_d * p.slots * p.lanes;
   stage_filters(p, w, bias, place.c, place.channels, 1, filters);
 

@@ -1,17 +1,17 @@
-// Depthwise convolution, backward to its weight (wgrad), the first of two kernels: sums over parts of the batch and
+// Depthwise convolution wgrad by split-K, the first of two kernels: sums over parts of the batch and
 // positions, parts[s, c * M + m, k] = sum over n, o of part s of x[n, c, o * stride + k * dilation - low]
 //                                     * grad_y[n, c * M + m, o]
 //
-// Source       the derivative of depthwise_forward, with both arrays' part of a tile in shared memory
+// Source       the derivative of depthwise_forward, with a tile of both arrays in shared memory
 // Reads        x [N, C, D, H, W], grad_y [N, C * M, OD, OH, OW]; both dense along (C, D, H, W), or channels last
-// Writes       parts [splits, C * M, KD, KH, KW] of acc_t, which sum_splits adds up
-// Mapping      a block has whole planes of neighbouring channels, a tile of one, or a tile of neighbouring channels
-//              where these are last, of several images; `segment` lanes of a warp share the sums of one kw and up to
-//              TAPS kh and go through columns of ROWS outputs, whose reads serve TAPS sums; then shuffles add them
+// Writes       parts [splits, C * M, KD, KH, KW] of acc_t, which sum_splits adds
+// Mapping      a block has whole planes of adjacent channels, a tile of one, or a tile of adjacent channels where
+//              these are last, of several images; `segment` lanes of a warp share the sums of one kw and up to TAPS
+//              kh and loop over columns of ROWS outputs, whose reads serve TAPS sums; then shuffles add them
 // Bytes        one pass: x once but for the halo of a tile, grad_y once, parts once
-// Determinism  each thread's sum is in order, shuffles pair the same lanes, images and parts are added in order
-// Limits       c_group = 1; shared reads of a stride s conflict gcd(s, 32) ways; padding is zeros, so beside an
-//              infinite gradient NaN
+// Determinism  each thread's sum is in order, shuffles have a fixed pairing, images and parts are added in order
+// Limits       c_group = 1; shared reads of a stride s conflict gcd(s, 32) ways; padding reads as zero, which times an
+//              infinite gradient gives NaN
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"

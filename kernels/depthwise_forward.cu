@@ -1,18 +1,18 @@
 // Depthwise convolution, forward: every channel has its own M filters,
 // y[n, c * M + m, o] = bias + sum over k of x[n, c, o * stride + k * dilation - low] * w[c * M + m, k]
 //
-// Source       the definition, with the input of a tile in shared memory
+// Source       the definition, with a tile's input in shared memory
 // Reads        x [N, C, D, H, W], w [C * M, 1, KD, KH, KW], bias [C * M] or null; x dense along (C, D, H, W), or
 //              channels last
 // Writes       y [N, C * M, OD, OH, OW], of the same memory order
-// Mapping      a block has whole planes of neighbouring channels, or a tile of one, or a tile of neighbouring channels
-//              where these are last, of several images; it stages what the tile reads by packs as it lies in memory;
-//              each thread sums ROWS outputs of a column, TAPS rows of the filter at a time, so that one read serves
-//              up to TAPS of them; planes are written by packs from shared memory, channels straight from registers
-// Bytes        one pass: x once but for the halo of a tile, w once a block, y once
+// Mapping      a block has whole planes of adjacent channels, or a tile of one, or a tile of adjacent channels where
+//              these are last, of several images; it stages the tile's input by packs, in memory order; each thread
+//              sums ROWS outputs of a column, TAPS rows of the filter per pass, so that one read serves up to TAPS of
+//              them; planes are written by packs from shared memory, channels directly from registers
+// Bytes        one pass: x once but for the halo of a tile, w once per block, y once
 // Determinism  each output is one thread's sum over kd, groups of TAPS kh, kw, kh in that order, whatever the tile
-// Limits       c_group = 1; shared reads of a stride s conflict gcd(s, 32) ways; padding is zeros, so beside an
-//              infinite weight NaN
+// Limits       c_group = 1; shared reads of a stride s conflict gcd(s, 32) ways; padding reads as zero, which times an
+//              infinite weight gives NaN
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"

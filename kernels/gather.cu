@@ -3,10 +3,10 @@
 // Source       the definition
 // Reads        planes [N, C, PD, PH, PW], indices [N, C, D, H, W] of positions in [0, PD * PH * PW); any strides
 // Writes       values [N, C, D, H, W]; 0 where the index is -1 or any other outside the plane
-// Mapping      dense arrays: one block a run of `tile` values in memory order, whose indices it stages, so that
-//              neighbouring threads look up neighbouring values, and values leave through shared memory (tiles.cuh).
-//              Others: one thread a value, in their memory order: w innermost, or c where channels are last
-// Bytes        indices and values once; planes where indices say, which nothing else can foresee
+// Mapping      dense arrays: one block per run of `tile` values in memory order, whose indices it stages, so that
+//              adjacent threads look up adjacent values, and values are staged too (tiles.cuh).
+//              Others: one thread per value, in their memory order: w innermost, or c where channels are last
+// Bytes        indices and values once; planes by data-dependent gathers
 // Determinism  copies only
 // Limits       none
 #include "common.cuh"

@@ -1,12 +1,12 @@
-// Unfolding: columns[n, (c, k), o] = x[n, c, o * stride + k * dilation - low], 0 where that is padding
+// Unfolding: columns[n, (c, k), o] = x[n, c, o * stride + k * dilation - low], 0 in the padding
 //
-// Source       the definition; columns are what turns a convolution into a matrix product
+// Source       the definition; columns turn a convolution into a GEMM
 // Reads        x [N, C, D, H, W]; any strides
 // Writes       columns [N, C * KD * KH * KW, OD * OH * OW]
-// Mapping      one block a tile of x with its padding, see unfolding.cuh; p.lanes threads a run of positions, PACK of
-//              them each, and the other threads the next taps and channels
-// Bytes        each input read once and each entry written once, by accesses of 16 bytes from sector to sector where
-//              rows lie next to each other; only the sectors at both ends of a run are shared
+// Mapping      one block per tile of x with its padding, see unfolding.cuh; p.lanes threads per run of positions, PACK
+//              each, and the other threads the next taps and channels
+// Bytes        each input read once and each entry written once, by sector-aligned accesses of 16 bytes where rows are
+//              contiguous; only the sectors at both ends of a run are shared
 // Determinism  copies only
 // Limits       none
 #include "common.cuh"
@@ -15,7 +15,7 @@
 #include "packs.cuh"
 #include "unfolding.cuh"
 
-// Whether some tap reads the inputs that are `shift` from the first padding.
+// Whether some tap reads the inputs at offset `shift` from the first padding.
 __device__ __forceinline__ bool is_read(index_t shift, index_t kernel, index_t stride, index_t dilation) {
   index_t k = 0;
   while (k < kernel && (shift - k * dilation) % stride != 0) ++k;
@@ -38,7 +38,7 @@ im2col(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
     for (int c = team; c < tile.channels; c += teams) {
       const Rows rows = rows_of_channel(p, tile, c);
       const Packed<WIDE> packed(rows.offset, rows.length);
-      const index_t w_end = tile.w + tile.columns;  // what is beyond it no window reads
+      const index_t w_end = tile.w + tile.columns;  // past the last input of any window
 #pragma unroll 2
       for (index_t k = packed.first + lane * WIDE; k < packed.end; k += lanes * WIDE) {
         const Pack<scalar_t, WIDE> pack = load_pack<WIDE>(x + rows.offset + k);

@@ -1,18 +1,18 @@
-// Interpolation and its adjoint, by tables that the host makes, one for each axis:
+// Interpolation and its adjoint, by host-computed tables, one per axis:
 // y[n, c, o] = sum over the entries e of output o in each table of weights[e] of all three * x[n, c, sources[e]]
 //
-// Source       the definition; nearest has one entry an output, linear two, its adjoint all outputs that read an input
+// Source       the definition; nearest has one entry per output, linear two, its adjoint all outputs that read an input
 // Reads        x [N, C, D, H, W], any strides; starts [OD + 1 + OH + 1 + OW + 1], sources and weights of all entries
 // Writes       y [N, C, OD, OH, OW], each of them once
-// Mapping      resample_tiles: one block tile_h rows by tile_w columns of y, of `inner` channels where they are last or
-//              else one, and `chunk` times so many one after the other. Of x it takes span_h rows at once to shared
-//              memory, already summed along D; then their sums along W, and from these what they give to rows of y.
-//              Where lanes that go along W would meet in banks, they go along rows and channels there
-//              resample: one thread an output, in y's memory order, where a tile of one output does not fit
-// Bytes        resample_tiles: y once; x once and what two tiles share; the tables once for `chunk` times the channels.
+// Mapping      resample_tiles: one block per tile_h rows by tile_w columns of y, of `inner` channels where they are
+//              last or else one, looping over `chunk` times as many. It stages span_h rows of x per step,
+//              already summed along D; then their sums along W, and from these their terms of rows of y. Where lanes
+//              along W would have bank conflicts, they run along rows and channels there
+//              resample: one thread per output, in y's memory order, where a tile of one output does not fit
+// Bytes        resample_tiles: y once; x once plus the overlap of tiles; the tables once per chunk * inner channels.
 //              resample: x once for each entry, from L1 and L2 but for the first; the tables stay in L1
 // Determinism  each output is one thread's sum, along D within W within H, in the ascending order of inputs; each
-//              product and sum is rounded, so a copy is exact and every memory order has the same bits
+//              product and sum is rounded, so a copy is exact and all memory orders give the same bits
 // Limits       2^31 - 1 entries
 #include "common.cuh"
 #include "params.cuh"
@@ -29,7 +29,7 @@ __device__ __forceinline__ Entries entries_of(const int* __restrict__ starts, in
   return {starts[o], starts[o + 1]};
 }
 
-// A sample of weight 0 adds 0, also where it is NaN or infinite.
+// A sample of weight 0 adds 0, even if it is NaN or infinite.
 __device__ __forceinline__ acc_t weighted(acc_t value, real_t weight) {
   return weight == 0 ? acc_t{} : value * weight;
 }
@@ -69,8 +69,8 @@ resample(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
   y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = narrow(sum);
 }
 
-// The sums of COUNT neighbours, from values[skewed(place + places[e] * step)] on for each entry e of [begin, last), are
-// added to; entry `first` is the first of all.
+// Accumulate the sums of COUNT adjacent elements, from values[skewed(place + places[e] * step)] on for each entry e of
+// [begin, last); entry `first` is the first of all.
 template <int COUNT>
 __device__ __forceinline__ void weigh(acc_t* sums, const acc_t* values, index_t place, index_t step, const int* places,
                                       const real_t* table, int first, int begin, int last) {
@@ -85,15 +85,15 @@ __device__ __forceinline__ void weigh(acc_t* sums, const acc_t* values, index_t 
   }
 }
 
-constexpr index_t ONE_ROW = 1, ALL_ROWS = 2;  // what lies side by side in memory, or else a position's elements
+constexpr index_t ONE_ROW = 1, ALL_ROWS = 2;  // contiguous in memory; else the elements of a position
 
-// Elements [rows, columns, inner] of an array, `run` to a row; each `length` of them are neighbours in memory: those of
-// a position, of a row or all.
+// Elements [rows, columns, inner] of an array, `run` to a row; runs of `length` are contiguous in memory: those of a
+// position, of a row or all.
 struct Box {
   index_t first, row_step, column_step;
   index_t run, inner, length, count;
 
-  // Where the run that begins with element `at`, a multiple of `length`, lies.
+  // Offset of the run that begins with element `at`, a multiple of `length`.
   __device__ __forceinline__ index_t offset(index_t at) const {
     return first + at / run * row_step + at % run / inner * column_step;
   }
@@ -107,8 +107,8 @@ __device__ __forceinline__ Box box_of(index_t first, index_t row_step, index_t c
   return {first, row_step, column_step, run, inner, inner, count};
 }
 
-// pack(offset, at) for packs of elements at, …, at + WIDE - 1, which lie at `offset`, and single(offset, at) for ends
-// of runs within sectors. IN_STEP, a warp's lanes wait for each other each time, and meet in banks as planned.
+// pack(offset, at) for packs of elements at, …, at + WIDE - 1 at `offset`, and single(offset, at) for ends of runs
+// within sectors. IN_STEP, a warp's lanes synchronise at each step, for the planned bank access pattern.
 template <bool IN_STEP, typename OfPack, typename OfSingle>
 __device__ __forceinline__ void for_each_pack(const Box& box, OfPack pack, OfSingle single) {
   if (box.count == 0) return;
@@ -116,7 +116,7 @@ __device__ __forceinline__ void for_each_pack(const Box& box, OfPack pack, OfSin
   const index_t thread = static_cast<index_t>(threadIdx.x), threads = static_cast<index_t>(blockDim.x);
   const index_t runs = box.count / box.length, packs = box.length / WIDE;  // of a run, at most
   const bool whole = (box.first | box.row_step | box.column_step | box.length) % BORDER == 0;  // sectors
-  const index_t half = packs > 16 ? 32 : 16;  // for the banks' sake a warp is in one long run, or in two short ones
+  const index_t half = packs > 16 ? 32 : 16;  // a warp covers one long run, or two short ones, against bank conflicts
   const index_t lanes = runs == 1 || (whole && packs < 32) ? packs : (packs + half - 1) / half * half;
 #pragma unroll 2
   for (index_t i = thread; i - thread % 32 < runs * lanes; i += threads) {
@@ -146,13 +146,13 @@ resample_tiles(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
                const int* __restrict__ sources,     // [entries]
                const real_t* __restrict__ weights,  // [entries]
                const ResampleParams p) {
-  extern __shared__ acc_t inputs[];    // [span_h, columns of x, inner], rows `x_pitch` apart, skewed; then
-  acc_t* blended = inputs + p.staged;  // [span_h, tile_w, inner]: sums along W, `z_pitch` apart, skewed
-  acc_t* kept = blended + p.blended;   // [tile_h, tile_w, inner]: sums of what has been there, skewed; or none
-  real_t* table = reinterpret_cast<real_t*>(kept + p.kept);      // weights of the entries of D, H and W, one by one
+  extern __shared__ acc_t inputs[];    // [span_h, columns of x, inner], row pitch `x_pitch`, skewed; then
+  acc_t* blended = inputs + p.staged;  // [span_h, tile_w, inner]: sums along W, pitch `z_pitch`, skewed
+  acc_t* kept = blended + p.blended;   // [tile_h, tile_w, inner]: running sums, skewed; or none
+  real_t* table = reinterpret_cast<real_t*>(kept + p.kept);      // weights of the entries of D, H and W
   int* places = reinterpret_cast<int*>(table + p.entries);       // and their sources
   int* begins = places + p.entries;                              // [tile_h + 1 + tile_w + 1] of rows and columns
-  int* cursors = begins + p.tile_h + p.tile_w + 2;               // [2, tile_h] entries that meet the rows at hand
+  int* cursors = begins + p.tile_h + p.tile_w + 2;               // [2, tile_h] entries that read the staged rows
   const index_t thread = static_cast<index_t>(threadIdx.x), threads = static_cast<index_t>(blockDim.x);
 
   index_t block = static_cast<index_t>(blockIdx.x);  // [0, N * chunks * OD * tiles along H * tiles along W)
@@ -166,7 +166,7 @@ resample_tiles(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
   const index_t chunks = ceil_div(p.c, p.chunk * p.inner);
   const index_t c_first = block % chunks * p.chunk * p.inner, n = block / chunks;
 
-  __shared__ int bounds[10];  // the block's entries of D, H and W, and of H and W the first and the last input
+  __shared__ int bounds[10];  // the block's entries of D, H and W, and the first and last inputs of H and W
   if (thread < 6) {
     const index_t first = thread < 2 ? od : thread < 4 ? p.starts_h + oh : p.starts_w + ow;
     bounds[thread] = starts[first + (thread % 2 == 0 ? 0 : thread < 2 ? 1 : thread < 4 ? rows : columns)];
@@ -179,7 +179,7 @@ resample_tiles(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
   __syncthreads();
   const Entries ds = {bounds[0], bounds[1]}, hs = {bounds[2], bounds[3]}, ws = {bounds[4], bounds[5]};
   const index_t row_first = bounds[6], row_last = bounds[7] + 1;
-  const bool whole = p.tile_w == p.ow;  // rows are read as they are
+  const bool whole = p.tile_w == p.ow;  // rows are read whole
   const index_t sector = p.inner == 1 ? Packed<WIDE>::BORDER : 1;
   const index_t x_first = whole ? 0 : bounds[8] / sector * sector;
   const index_t x_last = whole ? p.w : least(ceil_div(bounds[9] + 1, sector) * sector, p.w);
@@ -197,11 +197,11 @@ resample_tiles(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
 
   const index_t run = columns * p.inner, x_run = (x_last - x_first) * p.inner;
   for (index_t c = c_first; c < least(c_first + p.chunk * p.inner, p.c); c += p.inner) {
-    index_t row = row_first;  // of x, the first of those at hand
+    index_t row = row_first;  // of x, the first staged
     do {
       const index_t end = least(row + p.span_h, row_last);
       __syncthreads();
-      for (index_t i = thread / 32; i < rows && thread % 32 == 0; i += threads / 32) {  // one lane, for the banks' sake
+      for (index_t i = thread / 32; i < rows && thread % 32 == 0; i += threads / 32) {  // one lane, for the banks
         int low = row == row_first ? begins[i] : cursors[p.tile_h + i], high = begins[i + 1];
         cursors[i] = low;
         while (low < high) {
@@ -277,7 +277,7 @@ resample_tiles(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
         if (end < row_last) continue;
         __syncthreads();
       }
-      const auto sum_of = [&](index_t at) {  // of one element, where no sums are kept
+      const auto sum_of = [&](index_t at) {  // of one element, without running sums
         acc_t sum = {};
         const index_t r = at / run;
         weigh<1>(&sum, blended, at % run - row * p.z_pitch, p.z_pitch, places, table, begins[r], begins[r],

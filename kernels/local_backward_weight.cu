@@ -1,10 +1,10 @@
-// Locally connected layer, backward to its weight:
+// Locally connected layer, wgrad:
 // grad_w[oc, o, c, k] = sum over n of x[n, c, o * stride + k * dilation - low] * grad_y[n, oc, o]
 //
-// Source       the derivative of conv_forward with a weight of each position's own
+// Source       the derivative of conv_forward with a separate weight at each position
 // Reads        x [N, C, D, H, W], grad_y [N, OC, OD, OH, OW]; any strides
 // Writes       grad_w [OC, OD, OH, OW, C, KD, KH, KW]
-// Mapping      one thread a weight, kw innermost
+// Mapping      one thread per weight, kw innermost
 // Bytes        x is read OC * KD * KH * KW / stride times, from L1 and L2 but for the first; grad_w written once
 // Determinism  each weight is one thread's sum in the order of n
 // Limits       none

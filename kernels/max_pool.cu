@@ -1,17 +1,17 @@
 // Max pooling, forward, over sliding or adaptive windows:
-// y[n, c, o] = max over the inputs i of window o of x[n, c, i], and where in its plane that maximum lies
+// y[n, c, o] = max over the inputs i of window o of x[n, c, i], and the index of that maximum in its plane
 //
-// Source       the definition; NaN wins over numbers, as in PyTorch
+// Source       the definition; NaN propagates, as in PyTorch
 // Reads        x [N, C, D, H, W]; any strides
 // Writes       y [N, C, OD, OH, OW]; indices [N, C, OD, OH, OW], in [0, D * H * W): of equal maxima the first, of NaNs
 //              the last. A window wholly in padding has the lowest value of the type, and index -1
-// Mapping      dense arrays: one block some planes, or a band of one, which it stages (tiles.cuh); then `lanes` threads
-//              an output, and results leave through shared memory too. Others: `lanes` threads an output, in y's memory
-//              order, from global memory. Large windows that overlap are scanned by rows: first along w, once for all
-//              windows that share a row, then over rows: YOLO's 13 x 13 take 26 comparisons in place of 169
+// Mapping      dense arrays: one block per group of planes, or band of one, which it stages (tiles.cuh); then `lanes`
+//              threads per output, and results are staged too. Others: `lanes` threads per output, in y's memory order,
+//              from global memory. Large overlapping windows are separable: maxima along w, once for all windows that
+//              share a row, then over rows: YOLO's 13 x 13 take 26 comparisons instead of 169
 // Bytes        dense: x once, and the rows that two bands share once more; y and indices once. Others read x
 //              KD * KH * KW / stride times, from L1 and L2 but for the first
-// Determinism  a maximum, and its index by rule, are the same whatever the order
+// Determinism  a maximum, and its index by the rule above, do not depend on the order
 // Limits       none; arrays that are not dense, and windows that take more than 48 KiB, are not staged
 #include "common.cuh"
 #include "params.cuh"
@@ -21,7 +21,7 @@
 
 // --- The order of values ---------------------------------------------------------------------------------------------
 
-// What stands in for a value where it is compared: integers and floats themselves, 16-bit floats as float.
+// The type of comparisons: integers and floats themselves, float for 16-bit floats.
 template <typename T>
 __device__ __forceinline__ T comparable(T value) {
   return value;
@@ -65,8 +65,8 @@ struct Best {
   index_t at;  // in the plane; -1 where nothing was seen
 };
 
-// The next of a window, if it belongs to it, wins if it is the first, NaN, or larger. No branch, so that the threads of
-// a warp read side by side.
+// Update of the best by a window's next element, if valid: taken if it is the first, NaN, or larger. Branchless, so
+// that the threads of a warp stay converged.
 __device__ __forceinline__ void take(Best& best, scalar_t value, index_t at, bool inside) {
   const bool is_nan = comparable(value) != comparable(value);
   const bool wins = inside & ((best.at < 0) | is_nan | (comparable(value) > comparable(best.value)));
@@ -74,12 +74,12 @@ __device__ __forceinline__ void take(Best& best, scalar_t value, index_t at, boo
   best.at = wins ? at : best.at;
 }
 
-// Where the elements of a plane lie, from `first` on, and the steps along each axis.
+// Addressing of a plane's elements: the offset `first`, and the strides along each axis.
 struct View {
   index_t first, d, h, w;
 };
 
-// The best of output (od, oh, ow)'s window, or of each `lanes`-th tap along w from this thread's on.
+// The best of output (od, oh, ow)'s window, or of every `lanes`-th tap along w from this thread's on.
 __device__ __forceinline__ Best scan(const scalar_t* __restrict__ x, const View& view, const PoolParams& p, index_t od,
                                      index_t oh, index_t ow, index_t lane) {
   Best best = {Lowest<scalar_t>::value(), -1};
@@ -98,7 +98,7 @@ __device__ __forceinline__ Best scan(const scalar_t* __restrict__ x, const View&
   return best;
 }
 
-// The best of those of `lanes` neighbouring threads, in the first of them: the first of equal ones, the last NaN.
+// The best over `lanes` adjacent threads, in the first of them: the first of equal ones, the last NaN.
 __device__ __forceinline__ Best best_of_lanes(Best best, index_t lanes) {
   for (index_t step = lanes / 2; step > 0; step /= 2) {
     const Best other = {from_lane_after(best.value, step), from_lane_after(best.at, step)};

@@ -1,17 +1,17 @@
-// Max pooling, backward: each output's gradient goes to the input that its index names:
+// Max pooling, backward: each output's gradient is added to the input at its index:
 // grad_x[n, c, i] = sum of grad_y[n, c, o] over the outputs o whose index is i
 //
-// Source       the definition, gathered: an input looks for itself among the indices of the windows that read it.
-//              A caller's indices may be out of their windows: a plane that has such is flagged, and
-//              max_pool_backward_out_of_window computes it again: each input looks among the indices of all outputs
+// Source       the definition, as a gather: an input searches the indices of the windows that read it.
+//              A plane with out-of-window indices from the caller is flagged and recomputed by
+//              max_pool_backward_out_of_window, where each input searches the indices of all outputs
 // Reads        grad_y [N, C, OD, OH, OW], indices [N, C, OD, OH, OW]; any strides. An index outside the plane adds
 //              nothing
 // Writes       out_of_window [N, C], 0 before, 1 where a plane is flagged; grad_x [N, C, D, H, W], each of them once,
 //              and once more in flagged planes
-// Mapping      dense arrays: one block some planes of grad_x, or a band of one, or a part of each row of a band; it
-//              stages gradients and indices of the outputs that reach it (tiles.cuh); then one thread an input, and
-//              grad_x leaves through shared memory.
-//              Others: one thread an input, in grad_x's memory order, from global memory. Flagged: one block 32 planes
+// Mapping      dense arrays: one block per group of planes of grad_x, band of one, or part of each row of a band; it
+//              stages gradients and indices of the outputs that read it (tiles.cuh); then one thread per input, and
+//              grad_x is staged too. Others: one thread per input, in grad_x's memory order, from global memory.
+//              Flagged: one block per 32 planes
 // Bytes        dense: indices and grad_y once, and the rows that two bands share once more; grad_x once; one flag a
 //              plane read once more. Others read indices and grad_y KD * KH * KW / stride times and indices once more,
 //              from L1 and L2 but for the first
@@ -23,15 +23,15 @@
 #include "pooling.cuh"
 #include "tiles.cuh"
 
-// Whether an index that lies in the plane lies outside the window of output (od, oh, ow).
+// Whether an in-plane index is out-of-window for output (od, oh, ow).
 __device__ __forceinline__ bool is_out_of_window(const PoolParams& p, index_t index, index_t od, index_t oh,
                                                  index_t ow) {
   const Position x = position(index, 1, p.d, p.h, p.w, false);
   return !(reads(axis_d(p), od, x.d) && reads(axis_h(p), oh, x.h) && reads(axis_w(p), ow, x.w));
 }
 
-// The sum of grad(od, oh, ow) over the outputs, of those whose windows read input (d, h, w), whose index(od, oh, ow) is
-// that input.
+// The sum of grad(od, oh, ow) over the outputs whose windows read input (d, h, w) and whose index(od, oh, ow) is that
+// input.
 template <typename Index, typename Grad>
 __device__ __forceinline__ acc_t sum_of_own(const PoolParams& p, index_t d, index_t h, index_t w, Index index,
                                             Grad grad) {
@@ -124,7 +124,7 @@ max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
     const auto slot = [&](index_t od, index_t oh, index_t ow) {
       const index_t place = item.plane * plane_outputs + (od * p.oh + oh) * p.ow + ow;
       const index_t o = order_of(outputs, place) * p.inner + item.c;
-      return most(least(o, read.count - 1), 0);  // an input that no window reads may be far off
+      return most(least(o, read.count - 1), 0);  // an input outside all windows may be far off
     };
     const acc_t sum = sum_of_own(
         p, item.d, item.h, item.w,

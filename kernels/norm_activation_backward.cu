@@ -1,14 +1,14 @@
-// The gradient by what a norm's activation took: z = grad_y * activation'(v), with
-// v = (x - mean) * rstd * weight + bias + residual computed again
+// The gradient with respect to the input of a norm's activation: z = grad_y * activation'(v), with
+// v = (x - mean) * rstd * weight + bias + residual recomputed
 //
 // Source       norm_apply's order of operations, and the activation's derivative at the sign of v
 // Reads        grad_y, x [N, G, C, P]; mean, rstd [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; residual
 //              [N, G, C, P] where RESIDUAL is 1; any strides
-// Writes       z [N, G, C, P], which is the gradient by the residual and the grad_y of the norm alone
+// Writes       z [N, G, C, P], which is the gradient of the residual and the grad_y of the norm alone
 // Mapping      as norm_apply
-// Bytes        grad_y, x, residual and z once, parameters once a block; mean and rstd once a pack where they move among
-//              its elements
-// Determinism  one thread an element
+// Bytes        grad_y, x, residual and z once, parameters once per block; mean and rstd once per pack where they vary
+//              within it
+// Determinism  one thread per element
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"

@@ -1,15 +1,14 @@
-// A norm with its statistics known: z = activation((x - mean) * rstd * weight + bias + residual), with
+// A norm with known statistics: z = activation((x - mean) * rstd * weight + bias + residual), with
 // rstd = 1 / sqrt(var + eps)
 //
-// Source       the definition, in its order of operations and without fused ones
+// Source       the definition, in its order of operations, without fused multiply-adds
 // Reads        x [N, G, C, P]; mean, var [N or 1, G, 1, 1], weight, bias [1, G, C, 1] or null; residual [N, G, C, P]
-//              where RESIDUAL is 1; any strides. Where `has_rstd`, rstd is in the place of var
+//              where RESIDUAL is 1; any strides. Where `has_rstd`, rstd is passed as var
 // Writes       z [N, G, C, P]
-// Mapping      see Tile in norm_tiles.cuh: a sum's place is that of one mean, variance, weight and bias, and what it
-//              adds are the elements that share them
-// Bytes        x, residual and z once, parameters once a block; mean and var once a pack where they move among its
-//              elements
-// Determinism  one thread an element
+// Mapping      see Tile in norm_tiles.cuh: a sum there is one set of mean, variance, weight and bias, and its terms are
+//              the elements that share them
+// Bytes        x, residual and z once, parameters once per block; mean and var once per pack where they vary within it
+// Determinism  one thread per element
 // Limits       x - mean overflows where |x| is more than half of the largest number
 #include "common.cuh"
 #include "params.cuh"

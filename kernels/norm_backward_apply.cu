@@ -1,14 +1,14 @@
-// A norm's gradient by its input, its means known: z = rstd * (g - mean_g - h * mean_gh),
+// A norm's input gradient from known means: z = rstd * (g - mean_g - h * mean_gh),
 // with g = grad_y * weight and h = (x - mean) * rstd
 //
-// Source       the closed form: what g moves the mean and the variance by is taken away
+// Source       the closed form: the contributions of g through mean and variance are subtracted
 // Reads        grad_y, x [N, G, C, P]; mean, rstd [N or 1, G, 1, 1], weight [1, G, C, 1] or null; sum_g and sum_gh as
 //              mean, which times weight (where `weighs`) and over divisor are mean_g and mean_gh; any strides
 // Writes       z [N, G, C, P], which is grad_x
 // Mapping      as norm_apply
-// Bytes        grad_y, x and z once, parameters once a block; those as mean once a pack where they move among its
-//              elements
-// Determinism  one thread an element
+// Bytes        grad_y, x and z once, parameters once per block; those shaped as mean once per pack where they vary
+//              within it
+// Determinism  one thread per element
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"

@@ -1,15 +1,15 @@
-// The two sums that a norm's gradients need, with g = grad_y * weight and h = (x - mean) * rstd:
+// The two reductions of a norm's gradients, with g = grad_y * weight and h = (x - mean) * rstd:
 // sum_g = sum of g / divisor, sum_gh = sum of g * h / divisor
 //
 // Source       over N and P without weight, these are grad_bias and grad_weight; over the elements that share a
 //              statistic and divided by their number, the means of g and g * h in grad_x's closed form
 // Reads        grad_y, x [N, G, C, P]; mean, rstd, weight or null: broadcast against x; any strides
 // Writes       sum_g and sum_gh, size 1 along the reduced axes
-// Mapping      see Tile in norm_tiles.cuh; where a sum has several parts, norm_backward_sums_combine adds them. It adds
-//              other partial sums as well: those of norm_rows_backward's blocks, and the planes of a group's channels,
+// Mapping      see Tile in norm_tiles.cuh; where a sum has several parts, norm_backward_sums_combine adds them. It also
+//              adds other partial sums: those of norm_rows_backward's blocks, and the planes of a group's channels,
 //              each times its weight
-// Bytes        grad_y and x once, mean and rstd once a block or, where they move within a sum, once a pack
-// Determinism  parts follow from sizes alone; within a part always the same pairs, then the parts in the same pairs
+// Bytes        grad_y and x once, mean and rstd once per block or, where they vary within a sum, once per pack
+// Determinism  parts depend on sizes alone; fixed pairing within a part, and of the parts
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"
@@ -82,7 +82,7 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
   }
   add_threads(sums, scratch, own, p);
 
-  // neighbouring threads write the results of neighbouring sums
+  // adjacent threads write adjacent sums, coalesced
 #pragma unroll
   for (int e = 0; e < EACH; ++e) {
     if (!own.leads) continue;
@@ -132,7 +132,7 @@ norm_backward_sums_combine(const acc_t* __restrict__ parts_g,   // [tiles, split
   }
   add_combiners(sums, scratch, own);
 
-  // neighbouring threads write neighbouring sums
+  // adjacent threads write adjacent sums
   if (own.member == 0 && own.local < COMBINED) {
     results[0][own.local] = rounded(sums[0]) / static_cast<acc_t>(p.divisor);
     results[1][own.local] = rounded(sums[1]) / static_cast<acc_t>(p.divisor);

@@ -1,15 +1,15 @@
-// A norm over rows, all of it: their mean, biased variance and 1 / sqrt(var + eps), and with them
+// A fused norm over rows: their mean, biased variance and 1 / sqrt(var + eps), and with them
 // z = activation((x - mean) * rstd * weight + bias + residual)
 //
 // Source       the two passes of norm_statistics, then the definition of norm_apply
-// Reads        x [N, G, C, P], each row [C, P] in one piece; weight, bias [1, G, C, 1] or null; residual as x where
+// Reads        x [N, G, C, P], each row [C, P] contiguous; weight, bias [1, G, C, 1] or null; residual as x where
 //              RESIDUAL is 1
 // Writes       z [N, G, C, P] unless it is null; mean, var, rstd [N, G, 1, 1]
 // Mapping      see RowThread in norm_rows.cuh: a segment is a channel, or the row where G and P are 1 (layer norm);
-//              lanes lie along its elements
-// Bytes        x, residual and z once, for a row stays in registers; weight and bias once a warp or, in layer norm,
-//              once a block, which takes some thirty rows by turns
-// Determinism  always the same pairs within a row
+//              lanes run along its elements
+// Bytes        x, residual and z once, since a row stays in registers; weight and bias once per warp or, in layer norm,
+//              once per block, which loops over some thirty rows
+// Determinism  fixed pairing within a row
 // Limits       rows of 32 * 256 values, less where lanes are idle; weights of a row within 40 KB of shared memory
 #include "common.cuh"
 #include "params.cuh"
@@ -29,7 +29,7 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
           acc_t* __restrict__ var,                // as mean
           acc_t* __restrict__ rstd,               // as mean
           const NormRowParams p) {
-  extern __shared__ acc_t affine[];  // [2, length] where weights move along a row: weight and bias
+  extern __shared__ acc_t affine[];  // [2, length] where weights vary along a row: weight and bias
   __shared__ Sum scratch[2 * LEADERS];
   __shared__ acc_t factors[LEADERS];
   const RowThread own = row_thread(p);

@@ -1,14 +1,14 @@
-// Rows that a block holds whole: which of their elements a thread takes, and sums over a row.
+// Rows held whole in a block's registers: partition of their elements among threads, and sums over a row.
 
 constexpr int MAX_THREADS = 256;  // of a block
 constexpr int LEADERS = 32;        // of it at most: 8 lanes or more have one
 
-// A row is `segments` pieces of `length` neighbours; `lanes` threads take one, and a block `at_once` rows side by side.
+// A row is `segments` contiguous runs of `length`; `lanes` threads take one, and a block `at_once` rows in parallel.
 struct RowThread {
   int lane, lanes;  // [0, lanes) within the segment
   int segment;      // [0, segments)
   int local;        // [0, at_once) among the block's rows
-  bool works;       // not one that only fills the last warp, which counts as one of the block's last row
+  bool works;       // false for padding of the last warp, which counts as part of the block's last row
 };
 
 __device__ __forceinline__ RowThread row_thread(const NormRowParams& p) {
@@ -25,14 +25,14 @@ __device__ __forceinline__ RowThread row_thread(const NormRowParams& p) {
 
 __device__ __forceinline__ int lanes_of_leader(const RowThread& own) { return own.lanes < 32 ? own.lanes : 32; }
 
-// Whether any row is `marked` of those that wait for each other: the rows of a warp, or of the block.
+// Whether any row is `marked` among those that synchronise: the rows of a warp, or of the block.
 __device__ __forceinline__ bool any_row(bool marked, const RowThread& own, const NormRowParams& p) {
   const bool is_in_warp = p.segments == 1 && own.lanes <= 32;
   return is_in_warp ? __any_sync(0xffffffffu, marked) : __syncthreads_or(marked);
 }
 
 // The sums over a row's threads, each segment's times its factor, in each of the threads. All threads of the block call
-// it. `by_segment`, where there is one, gets the segment's sums as they are, for the thread of lane 0.
+// it. `by_segment`, if given, gets the segment's unscaled sums, for the thread of lane 0.
 template <int N>
 __device__ __forceinline__ void add_row(Sum (&sums)[N], Sum* by_segment, acc_t factor, Sum* scratch, acc_t* factors,
                                         const RowThread& own, const NormRowParams& p) {
@@ -68,5 +68,5 @@ __device__ __forceinline__ void add_row(Sum (&sums)[N], Sum* by_segment, acc_t f
       sums[k] = sums[k] + Sum{sum.value * factors[other], sum.lost * factors[other]};
     }
   }
-  if (of_row > 1) __syncthreads();  // nobody may write scratch again before all have read their sums
+  if (of_row > 1) __syncthreads();  // no thread may rewrite scratch before all have read their sums
 }

@@ -1,14 +1,13 @@
-// The gradients of a norm over rows, all of them: z = rstd * (g - mean(g) - h * mean(g * h)), which is grad_x, with
+// All gradients of a norm over rows, fused: z = rstd * (g - mean(g) - h * mean(g * h)), which is grad_x, with
 // g = grad_y * weight, h = (x - mean) * rstd and means over a row; and parts of the sums over rows of grad_y and
 // grad_y * h, which are grad_bias and grad_weight
 //
-// Source       the closed form: what g moves the mean and the variance by is taken away
-// Reads        grad_y, x [N, G, C, P], each row [C, P] in one piece; mean, rstd [N, G, 1, 1]; weight [1, G, C, 1] or
-//              null
+// Source       the closed form: the contributions of g through mean and variance are subtracted
+// Reads        grad_y, x [N, G, C, P], each row [C, P] contiguous; mean, rstd [N, G, 1, 1]; weight [1, G, C, 1] or null
 // Writes       z [N, G, C, P] unless it is null; parts unless they are null, for norm_backward_sums_combine
-// Mapping      as norm_rows. In layer norm a block leaves one part, the sums over its rows; else an image does
-// Bytes        grad_y, x and z once, for a row stays in registers; parts once; weight as in norm_rows
-// Determinism  always the same pairs within a row; a block's rows in order
+// Mapping      as norm_rows. In layer norm there is one part per block, the sums over its rows; else one per image
+// Bytes        grad_y, x and z once, since a row stays in registers; parts once; weight as in norm_rows
+// Determinism  fixed pairing within a row; a block's rows in order
 // Limits       rows of 16 * 256 values, else as norm_rows
 #include "common.cuh"
 #include "params.cuh"
@@ -27,7 +26,7 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    acc_t* __restrict__ parts_g,          // [blocks or N, G, C], or null
                    acc_t* __restrict__ parts_gh,         // as parts_g
                    const NormRowParams p) {
-  extern __shared__ acc_t affine[];  // [3, length] where weights move along a row: weight, and the block's sums
+  extern __shared__ acc_t affine[];  // [3, length] where weights vary along a row: weight, and the block's sums
   __shared__ Sum scratch[2 * LEADERS];
   __shared__ acc_t factors[LEADERS];
   const RowThread own = row_thread(p);
@@ -58,7 +57,7 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     acc_t factor = 1;
     if (works && weight && !p.along) factor = weight[group * p.weight_g + own.segment * p.weight_c];
 
-    Sum sums[2] = {}, by_segment[2] = {};  // of g and g * h: weights that move along a row are in them
+    Sum sums[2] = {}, by_segment[2] = {};  // of g and g * h, including weights that vary along a row
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
       const index_t i = (h * own.lanes + own.lane) * PACK;
@@ -108,7 +107,7 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
   if (!p.along || !parts_g) return;
   acc_t* const block_g = affine + p.length;
   acc_t* const block_gh = block_g + p.length;
-  for (int local = 0; local < p.at_once; ++local) {  // the rows side by side, in order
+  for (int local = 0; local < p.at_once; ++local) {  // the parallel rows, in order
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
       const index_t i = (h * own.lanes + own.lane) * PACK;

@@ -3,17 +3,17 @@
 // Source       two passes about a pivot (Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance"):
 //              a part's rough mean m is the pivot of the second pass over it, which sums d = x - m and d^2;
 //              mean = m + sum(d) / n, var = (sum(d^2) - sum(d)^2 / n) / n, rstd = 1 / sqrt(var + eps)
-// Accuracy     m is within some roundings of the mean, and x - m is exact where |mean| is large beside the deviation:
-//              so sum(d)^2 / n is but a small correction that takes m's own rounding out again, and nothing cancels.
-//              The mean of x^2 less the squared mean would cancel all: at 1e4 +- 0.1, float32 has no digit of it left
+// Accuracy     m is within some roundings of the mean, and x - m is exact where |mean| is large against the deviation:
+//              sum(d)^2 / n is only a small correction for the rounding of m, without cancellation.
+//              The mean of x^2 minus the squared mean would cancel: at 1e4 +- 0.1, no digit is left in float32
 // Reads        x [N, G, C, P], any strides
 // Writes       mean, var and rstd, size 1 along the reduced axes
-// Mapping      see Tile in norm_tiles.cuh; a block takes a part that its threads' registers hold. Where there are
-//              several, each leaves [m, sum(d), sqrt(sum(d^2) / n)], which have the range of x, and
-//              norm_statistics_combine moves them to one pivot and adds them
-// Bytes        x once: both passes over a part are over registers. Parts once: norm_statistics_combine holds the pivots
+// Mapping      see Tile in norm_tiles.cuh; a block takes a part that fits its threads' registers. Where there are
+//              several, each writes [m, sum(d), sqrt(sum(d^2) / n)], which have the range of x, and
+//              norm_statistics_combine shifts them to one pivot and adds them
+// Bytes        x once: both passes over a part read registers. Parts once: norm_statistics_combine holds the pivots
 //              of 256 parts of a sum, and reads those of further ones twice
-// Determinism  parts follow from sizes alone; within a part always the same pairs, then the parts in the same pairs
+// Determinism  parts depend on sizes alone; fixed pairing within a part, and of the parts
 // Limits       none: see scale_for in norms.cuh on values whose squares or sums leave the range of acc_t
 #include "common.cuh"
 #include "params.cuh"
@@ -107,7 +107,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
     }
   }
 
-  // neighbouring threads write the results of neighbouring sums
+  // adjacent threads write adjacent sums, coalesced
 #pragma unroll
   for (int e = 0; e < EACH; ++e) {
     if (!own.leads) continue;
@@ -134,8 +134,8 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
   }
 }
 
-// One part of `size` elements, times `scale` and moved by `shift` to the pivot of all. Its values lie `values` apart
-// from `part` on.
+// One part of `size` elements, times `scale` and shifted by `shift` to the common pivot. Its values start at `part`,
+// with stride `values`.
 __device__ __forceinline__ void add_part(Sum (&moments)[2], const acc_t* part, index_t values, acc_t shift,
                                          index_t size, acc_t scale) {
   const acc_t n = static_cast<acc_t>(size), sum_d = part[values] * scale, root = part[2 * values] * scale;
@@ -194,7 +194,7 @@ norm_statistics_combine(const acc_t* __restrict__ parts,  // [3, splits, sums], 
     if (!__syncthreads_or(own.last > 0 && scale != 1)) break;
   }
 
-  // neighbouring threads write neighbouring statistics
+  // adjacent threads write adjacent statistics
   const Statistics found = statistics(pivot, rounded(moments[0]), rounded(moments[1]), n, p.eps, scale);
   if (own.member == 0) {
     results[0][own.local] = found.mean;

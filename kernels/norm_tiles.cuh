@@ -1,21 +1,21 @@
-// Which elements a block and a thread of the norms' general kernels take: a tile of sums and of what each of them adds.
+// Work partition of the norms' general kernels among blocks and threads: a tile of sums and of their terms.
 //
-// A program is told two numbers. PACK is how many neighbours in memory one access takes. ALONG says which way they lie:
-// 1 where they belong to neighbouring sums (channels last), 0 where to one (channels first).
+// A program defines two macros. PACK is the vector width. ALONG is 1 where the elements of a pack belong to adjacent
+// sums (channels last), 0 where they belong to one (channels first).
 
-constexpr int EACH = ALONG ? PACK : 1;  // sums that a thread works at
+constexpr int EACH = ALONG ? PACK : 1;  // sums per thread
 constexpr int MAX_THREADS = 512;       // of a block
-constexpr int MAX_SUMS = 64;           // that a block works at
+constexpr int MAX_SUMS = 64;           // per block
 constexpr int SCRATCH = 2 * (ALONG ? EACH * 256 : MAX_THREADS);  // two values of each thread's sums
 
-// A block takes one part of `sums` neighbouring sums. Its threads are `rows` rows of `columns`: a row reads what lies
-// side by side, which are `side` packs of each sum, and the rows below it read what the sums go on with.
+// A block takes one part of `sums` adjacent sums. Its threads are `rows` rows of `columns`: a row reads contiguous
+// memory, `side` packs of each sum, and the following rows read further terms of the same sums.
 struct Tile {
-  index_t tile, part;         // of the sums; of what they add, [0, splits)
+  index_t tile, part;         // of the sums; of their terms, [0, splits)
   index_t row, column;        // of the thread
   index_t local, sum;         // its first sum: in the block, and of all, [0, kept)
   index_t count;              // elements of this part of a sum
-  index_t first, last, step;  // where the thread's packs begin within [0, reduced); none where it has no work
+  index_t first, last, step;  // offsets of the thread's packs in [0, reduced); empty if idle
   bool leads;                 // whether it writes its sums' results
 };
 
@@ -45,30 +45,30 @@ __device__ __forceinline__ Tile tile(const NormParams& p) {
   return own;
 }
 
-constexpr int COMBINED = 8;  // sums of a block that adds parts: values of theirs fill a sector
+constexpr int COMBINED = 8;  // sums of a block that adds parts: their values fill a sector
 
-// Values of one part of all sums, with a gap at the end where they do not fill its last sector.
+// Values of one part of all sums, padded to whole sectors.
 __device__ __forceinline__ index_t part_length(const NormParams& p) {
   return (p.kept + COMBINED - 1) / COMBINED * COMBINED;
 }
 
-// Where a part's values of the block's sums go, in an array [splits, part_length].
+// Offset of a part's values of the block's sums in an array [splits, part_length].
 __device__ __forceinline__ index_t part_place(const Tile& own, const NormParams& p) {
   return own.part * part_length(p) + own.tile * p.sums;
 }
 
-// The terms of one pack, added to the sums that they belong to.
+// Add the terms of one pack to their sums.
 __device__ __forceinline__ void add_terms(Sum* sums, acc_t (&terms)[PACK]) {
 #pragma unroll
   for (int e = 0; e < EACH; ++e) sums[e] = sums[e] + (ALONG ? terms[e] : paired(terms));
 }
 
-// The sums over the threads that work at the same ones, in each of them, over always the same pairs. All threads of the
-// block call it; `scratch` [SCRATCH] is free again afterwards.
+// Reduce sums over the threads that share them, with the result in each of them and a fixed pairing. All threads of the
+// block call it; `scratch` [SCRATCH] may be reused afterwards.
 template <int N>
 __device__ __forceinline__ void add_threads(Sum (&sums)[N], Sum* scratch, const Tile& own, const NormParams& p) {
   const int thread = static_cast<int>(threadIdx.x);
-  if (p.apart > 0) {  // every apart-th lane works at the same sums
+  if (p.apart > 0) {  // lanes of stride p.apart share their sums
     const int apart = static_cast<int>(p.apart), warps = static_cast<int>(blockDim.x) / 32;
     const int lane = thread % 32, warp = thread / 32;
     add_lanes(sums, 32, apart);
@@ -107,22 +107,22 @@ __device__ __forceinline__ void add_threads(Sum (&sums)[N], Sum* scratch, const 
 #pragma unroll
     for (int k = 0; k < N; ++k) sums[k] = scratch[k * rows * columns + static_cast<int>(own.column) - within];
   }
-  __syncthreads();  // nobody may write scratch again before all have read their sums
+  __syncthreads();  // no thread may rewrite scratch before all have read their sums
 }
 
 // --- Sums of parts ---------------------------------------------------------------------------------------------------
 
 constexpr int COMBINERS = 256;  // threads of a block that adds the parts of sums
 
-// Parts lie as [tiles, splits, sums]: neighbours are sums of one part or, where tiles are of one sum, parts of one sum.
-// The threads lie in the same way, so that a warp reads whole sectors; `side` of them share a sum in the latter case.
-// The parts that this file's tiles leave are one tile here, with `sums` of part_length.
+// Parts are stored as [tiles, splits, sums]: adjacent are sums of one part or, for tiles of one sum, parts of one sum.
+// The threads have the same order, so that a warp reads whole sectors; `side` of them share a sum in the latter case.
+// The parts written by this file's tiles are one tile here, with `sums` of part_length.
 struct Combiner {
   index_t local, sum;    // in the block, and of all
-  index_t member, step;  // which parts are the thread's: from member on, every step-th; none where it has no work
-  index_t first;         // where part 0 of the sum lies
+  index_t member, step;  // the thread's parts: from member on, with stride step; none if idle
+  index_t first;         // offset of the sum's part 0
   index_t last;          // the number of parts
-  int apart;             // neighbouring threads of one sum
+  int apart;             // thread stride within one sum
 };
 
 __device__ __forceinline__ Combiner combiner(const NormParams& p) {
@@ -139,7 +139,7 @@ __device__ __forceinline__ Combiner combiner(const NormParams& p) {
   return own;
 }
 
-// The sums over the threads of each, in each of them; as add_threads, with scratch [N * COMBINERS].
+// Reduce each sum over its threads, with the result in each of them; as add_threads, with scratch [N * COMBINERS].
 template <int N>
 __device__ __forceinline__ void add_combiners(Sum (&sums)[N], Sum* scratch, const Combiner& own) {
   const int thread = static_cast<int>(threadIdx.x), member = static_cast<int>(own.member);

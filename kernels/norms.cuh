@@ -1,12 +1,12 @@
-// What the norms share: places in x, sums that do not lose what rounding drops, and packs of values.
+// Shared code of the norms: positions in x, compensated sums, and packs of values.
 
-// --- Places in x -----------------------------------------------------------------------------------------------------
+// --- Positions in x --------------------------------------------------------------------------------------------------
 
 struct Place {  // along axes 0 to 3, see params.cuh
   index_t i0, i1, i2, i3;
 };
 
-// The i-th place, axis 3 fastest. What is left for axis 0 needs no size.
+// The i-th position, axis 3 fastest. Axis 0 takes the quotient, so its size is not needed.
 __device__ __forceinline__ Place place(index_t i, index_t size_1, index_t size_2, index_t size_3) {
   Place at;
   at.i3 = i % size_3;
@@ -24,9 +24,9 @@ __device__ __forceinline__ index_t offset(Place at, index_t step_0, index_t step
 
 // --- Compensated sums ------------------------------------------------------------------------------------------------
 
-// A sum as it was rounded, and all that its roundings dropped (Knuth's two-sum, The Art of Computer Programming 2,
-// 4.2.2): nearly twice the precision of acc_t, for some additions where memory sets the pace. A plain float32 sum is
-// off by 4e-5 after four thousand times 0.1, and by a hundredth after a million.
+// A rounded sum and its accumulated rounding errors (Knuth's two-sum, The Art of Computer Programming 2, 4.2.2): nearly
+// twice the precision of acc_t, for some additions in memory-bound code. A plain float32 sum is off by 4e-5 after four
+// thousand times 0.1, and by a hundredth after a million.
 struct Sum {
   acc_t value, lost;
 };
@@ -41,7 +41,7 @@ __device__ __forceinline__ Sum operator+(Sum a, Sum b) {
 
 __device__ __forceinline__ Sum operator+(Sum a, acc_t b) { return a + Sum{b, 0}; }
 
-// The sum in acc_t. Where it is infinite, what was lost is NaN and counts for nothing.
+// The sum in acc_t. Where it is infinite, the error term is NaN and is ignored.
 __device__ __forceinline__ acc_t rounded(Sum sum) { return sum.lost == sum.lost ? sum.value + sum.lost : sum.value; }
 
 // The sum of a few values in pairs.
@@ -55,8 +55,8 @@ __device__ __forceinline__ acc_t paired(acc_t (&values)[N]) {
   return values[0];
 }
 
-// Sums over the lanes of a warp whose numbers differ by multiples of `apart`, among `lanes` neighbours; both are powers
-// of two, and all lanes of the warp call it. The result is in each of them.
+// Sums over lanes of a warp with stride `apart`, within groups of `lanes`; both are powers of two, and all lanes of the
+// warp call it. The result is in each of them.
 template <int N>
 __device__ __forceinline__ void add_lanes(Sum (&sums)[N], int lanes, int apart) {
   for (int distance = lanes / 2; distance >= apart; distance /= 2) {
@@ -72,26 +72,26 @@ __device__ __forceinline__ void add_lanes(Sum (&sums)[N], int lanes, int apart) 
 // --- Statistics of values of any size --------------------------------------------------------------------------------
 
 // The squares of float32 values beyond 2^64 overflow, and those of values below 2^-63 lose digits. Where the sum of
-// squares shows that, a block makes its sums again, of values times a power of two: both scales leave room for the
-// squares of all values that call for them, and for sums of 2^31. Values that need none cost two comparisons a sum.
+// squares shows that, a block recomputes its sums from values scaled by a power of two: both scales keep the squares of
+// all values that need them in range, and sums of 2^31 of them. Other values cost two comparisons a sum.
 constexpr bool IS_FLOAT = sizeof(acc_t) == 4;
 constexpr acc_t UP = static_cast<acc_t>(IS_FLOAT ? 0x1p96 : 0x1p768);
 constexpr acc_t DOWN = static_cast<acc_t>(IS_FLOAT ? 0x1p-96 : 0x1p-768);
 constexpr acc_t LARGEST = static_cast<acc_t>(IS_FLOAT ? 0x1.fffffep127 : 0x1.fffffffffffffp1023);
-constexpr acc_t SMALLEST = static_cast<acc_t>(IS_FLOAT ? 0x1p-103 : 0x1p-970);  // of a variance with all its digits
+constexpr acc_t SMALLEST = static_cast<acc_t>(IS_FLOAT ? 0x1p-103 : 0x1p-970);  // of a variance with full precision
 
 template <typename T>
-constexpr bool SQUARES_FIT = false;  // those of all values that the type has
+constexpr bool SQUARES_FIT = false;  // the squares of all values of the type
 template <>
 constexpr bool SQUARES_FIT<half_t> = true;
 
-// What n values are to be scaled by, whose squares about the mean add up to `squares`; 1 where they stay as they are.
+// Scale for n values whose squares about the mean sum to `squares`; 1 where none is needed.
 __device__ __forceinline__ acc_t scale_for(acc_t squares, acc_t n, double eps) {
   if (!(squares <= LARGEST)) return DOWN;  // NaN as well: it may be inf - inf
   return squares < n * (SMALLEST - static_cast<acc_t>(eps)) ? UP : 1;
 }
 
-// Mean, biased variance and 1 / sqrt(variance + eps). A variance beyond acc_t is infinite, its rstd is right.
+// Mean, biased variance and 1 / sqrt(variance + eps). A variance beyond acc_t is infinite; its rstd is correct.
 struct Statistics {
   acc_t mean, var, rstd;
 };
@@ -100,7 +100,7 @@ __device__ __forceinline__ acc_t reciprocal_deviation(acc_t var, double eps) {
   return 1 / sqrt(var + static_cast<acc_t>(eps));
 }
 
-// Of n values that were multiplied by `scale`, with the sums of d = x - pivot and of d^2. Rounding cannot make the
+// Statistics of n values multiplied by `scale`, from the sums of d = x - pivot and of d^2. Rounding cannot make the
 // variance negative.
 __device__ __forceinline__ Statistics statistics(acc_t pivot, acc_t sum_d, acc_t sum_dd, acc_t n, double eps,
                                                  acc_t scale) {
@@ -117,7 +117,7 @@ __device__ __forceinline__ Statistics statistics(acc_t pivot, acc_t sum_d, acc_t
   return result;
 }
 
-// --- Several values of acc_t by one access ---------------------------------------------------------------------------
+// --- Vectorised accesses to acc_t ------------------------------------------------------------------------------------
 
 constexpr int WIDEST = 16 / sizeof(acc_t);
 

@@ -1,20 +1,20 @@
-// A copy from one memory order to another, [N, C, P] to channels last and back, with or without another dtype:
+// A copy between memory orders, [N, C, P] to channels last and back, with optional dtype conversion:
 // y[n, c, p] = TARGET(x[n, c, p] + bias[c])
 //
 // Source       a transpose through shared memory
 // Reads        x [N, C, P], bias [C] or null; any strides
 // Writes       y [N, C, P] of TARGET; any strides
-// Mapping      one block a tile of tile_c channels by tile_p positions; x_lanes threads read a row of it along x's
-//              innermost axis, X_PACK elements at once, and y_lanes write one along y's, Y_PACK at once. Where a tile
-//              has whole rows that follow each other in memory, as those of 3 channels or of 49 positions, they are one
-// Bytes        x and y once, both by accesses of 16 bytes from sector to sector; a tile's biases once
-// Determinism  each element by itself, rounded once
+// Mapping      one block per tile of tile_c channels by tile_p positions; x_lanes threads read a row of it along x's
+//              innermost axis, X_PACK elements per access, and y_lanes write one along y's, Y_PACK per access. Whole
+//              contiguous rows of a tile, as those of 3 channels or of 49 positions, are merged into one
+// Bytes        x and y once, both by sector-aligned accesses of 16 bytes; a tile's biases once
+// Determinism  elements are independent, rounded once
 // Limits       none
 #include "common.cuh"
 #include "params.cuh"
 #include "packs.cuh"
 
-// A double as the float that rounds to the same 16 bits: cut off, and odd where something was.
+// A double as the float that rounds to the same 16 bits: truncated, and made odd where inexact.
 __device__ __forceinline__ float shortened(double value) {
   const float rounded = static_cast<float>(value);
   unsigned bits = __float_as_uint(rounded);
@@ -49,9 +49,9 @@ struct Cast<half_t, double> : Shortened<half_t> {};
 template <>
 struct Cast<bfloat16_t, double> : Shortened<bfloat16_t> {};
 
-// A row of a tile in memory, or several of them that follow each other.
+// A row of a tile in memory, or several contiguous ones.
 struct Line {
-  index_t rows, length, outer, inner;  // how many, elements of each, and the strides from row to row and along one
+  index_t rows, length, outer, inner;  // their number, elements of each, and the strides between rows and along one
 };
 
 __device__ __forceinline__ Line line_of(bool is_one, index_t rows, index_t length, index_t outer, index_t inner) {
@@ -63,7 +63,7 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
      const scalar_t* __restrict__ bias,  // [C] or null
      TARGET* __restrict__ y,             // [N, C, P]
      const PackParams p) {
-  extern __shared__ acc_t biases[];                               // [tile_c], skewed; null has none
+  extern __shared__ acc_t biases[];                               // [tile_c], skewed; empty without bias
   scalar_t* tile = reinterpret_cast<scalar_t*>(biases + p.biases);  // [rows of x, pitch], skewed
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const index_t p_tiles = (p.p + p.tile_p - 1) / p.tile_p, c_tiles = (p.c + p.tile_c - 1) / p.tile_c;
@@ -97,7 +97,7 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
       }
     }
   }
-  for (index_t row = thread / 32; row < from.rows; row += threads / 32) {  // a warp's, for the banks
+  for (index_t row = thread / 32; row < from.rows; row += threads / 32) {  // one per warp, for the banks
     const index_t offset = x_first + row * from.outer;
     const Packed<X_PACK> packed(offset, from.length);
     const auto read = [&](index_t k) {

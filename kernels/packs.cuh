@@ -1,15 +1,15 @@
-// Runs of neighbours in memory as packs, and shared memory that packs are taken apart in.
+// Contiguous runs as packs, and skewed shared memory to transpose them.
 
-// Where element `at` of an array in shared memory lies: a word is left out after each 32, so that lanes which are a
-// power of two apart meet different banks.
+// Padded offset of element `at` in shared memory: a word is skipped after each 32, so that power-of-two strides map to
+// different banks.
 template <typename T>
 __device__ __forceinline__ index_t skewed(index_t at) {
   constexpr int LINE = 128 / sizeof(T), GAP = sizeof(T) < 4 ? 4 / sizeof(T) : 1;
   return at + at / LINE * GAP;
 }
 
-// A run of `length` neighbours in memory: packs of N from the first border of a sector to the last, and the single
-// elements before and after them.
+// A run of `length` contiguous elements: packs of N from the first sector boundary to the last, and the single elements
+// before and after them.
 template <int N, typename T = scalar_t>
 struct Packed {
   static constexpr index_t BORDER = 32 / sizeof(T);
@@ -17,7 +17,7 @@ struct Packed {
   index_t singles;     // k-th of them: k where that is before `first`, else k - first + end
 
   __device__ __forceinline__ Packed(index_t offset, index_t length) {
-    first = N == 1 ? 0 : least(length, -offset & (BORDER - 1));  // the lower bits, also of what is negative
+    first = N == 1 ? 0 : least(length, -offset & (BORDER - 1));  // the lower bits, for negative values too
     end = N == 1 ? length : first + (length - first) / BORDER * BORDER;
     singles = length - end + first;
   }

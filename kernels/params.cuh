@@ -1,8 +1,8 @@
-// What the kernels are told about their arrays, one structure for each family of operations, passed by value.
+// Kernel parameters, one structure for each family of operations, passed by value.
 //
-// A generic build compiles these structures as they stand. In a specialised build all fields but those marked RUN_TIME
-// become `static constexpr` members with their values, so that `p.kernel_h` is a constant there; kernels read the same
-// either way. Fields are index_t, counted in elements, or double; each line that declares some is read by the host.
+// A generic build compiles these structures unchanged. In a specialised build all fields but those marked RUN_TIME
+// become `static constexpr` members with their values, so that `p.kernel_h` is a constant there; the kernels' source is
+// the same. Fields are index_t, counted in elements, or double; the host parses each line that declares some.
 //
 // Names: n images, c channels, (d, h, w) sizes; strides are named after their array and axis.
 
@@ -10,7 +10,7 @@
 
 // A convolution over x [N, C, D, H, W], w [OC, C / G, KD, KH, KW], y [N, OC, OD, OH, OW].
 //
-// A locally connected layer is one whose weight moves with the output: w_od, w_oh, w_ow and bias_od, … are not 0.
+// In a locally connected layer the weight varies with the output position: w_od, w_oh, w_ow and bias_od, … are not 0.
 struct ConvParams {
   RUN_TIME index_t n;
   index_t c, oc;                                // channels in and out
@@ -29,13 +29,13 @@ struct ConvParams {
   index_t channels_last;                        // of the array that is written: whether c is innermost in memory
   index_t residues_d, residues_h, residues_w;   // backward input: residues mod stride, min(stride, size)
   index_t run_d, run_h, run_w;                  // inputs of the longest residue, ceil(size / stride)
-  index_t tap_step_d, tap_step_h, tap_step_w;   // taps of one residue are so far apart: stride / gcd(stride, dilation)
-  index_t output_step_d, output_step_h, output_step_w;  // and their outputs: dilation / gcd(stride, dilation)
+  index_t tap_step_d, tap_step_h, tap_step_w;   // spacing of the taps of one residue: stride / gcd(stride, dilation)
+  index_t output_step_d, output_step_h, output_step_w;  // and of their outputs: dilation / gcd(stride, dilation)
   RUN_TIME index_t splits, run;                 // backward weight: parts of the reduction, positions of one part
 };
 
-// Unfolding x [N, C, D, H, W] to columns [N, C * KD * KH * KW, OD * OH * OW] and back: see unfolding.cuh. What is
-// counted from the first padding is the input's place plus `low`.
+// Unfolding x [N, C, D, H, W] to columns [N, C * KD * KH * KW, OD * OH * OW] and back: see unfolding.cuh. Positions
+// relative to the first padding are input positions plus `low`.
 struct UnfoldParams {
   RUN_TIME index_t n;
   index_t c;
@@ -47,19 +47,19 @@ struct UnfoldParams {
   index_t low_d, low_h, low_w;                  // padding before the first input
   index_t x_n, x_c, x_d, x_h, x_w;
   index_t y_n, y_c, y_w;                        // columns
-  index_t first_d, first_h, first_w;            // of what is tiled, counted from the first padding
-  index_t span_d, span_h, span_w;               // and how much that is
+  index_t first_d, first_h, first_w;            // start of the tiled range, from the first padding
+  index_t span_d, span_h, span_w;               // and its length
   index_t tile_c, tile_h, tile_w;
   index_t tiles_c, tiles_h, tiles_w;
-  index_t plane, pitch, shared;                 // in shared memory: from channel to channel, row to row; all elements
+  index_t plane, pitch, shared;                 // in shared memory: channel pitch, row pitch, and all elements
   index_t lanes;                                // threads of one run of positions, a power of two
-  index_t step_d, step_h, step_w;               // neighbouring taps that meet different inputs
+  index_t step_d, step_h, step_w;               // consecutive taps that reach different inputs
   index_t x_is_dense;                           // rows of x follow each other in memory, and it is aligned
   index_t x_is_channels_last, has_gaps;         // some of the rows are read by no tap
 };
 
-// A depthwise convolution over x [N, C, D, H, W], w [C * M, 1, KD, KH, KW], y [N, C * M, OD, OH, OW], in tiles that a
-// block keeps in shared memory. The box of an array that a tile covers, or reads, lies in memory as runs of neighbours.
+// A depthwise convolution over x [N, C, D, H, W], w [C * M, 1, KD, KH, KW], y [N, C * M, OD, OH, OW], in shared-memory
+// tiles. The box of an array that a tile covers, or reads, consists of contiguous runs.
 struct DepthwiseParams {
   RUN_TIME index_t n;
   index_t c, multiplier;
@@ -69,30 +69,30 @@ struct DepthwiseParams {
   index_t stride_d, stride_h, stride_w;
   index_t dilation_d, dilation_h, dilation_w;
   index_t low_d, low_h, low_w;                  // padding before the first input
-  index_t tap_step_d, tap_step_h, tap_step_w;   // taps of one residue are so far apart: stride / gcd(stride, dilation)
-  index_t output_step_d, output_step_h, output_step_w;  // and their outputs: dilation / gcd(stride, dilation)
+  index_t tap_step_d, tap_step_h, tap_step_w;   // spacing of the taps of one residue: stride / gcd(stride, dilation)
+  index_t output_step_d, output_step_h, output_step_w;  // and of their outputs: dilation / gcd(stride, dilation)
   index_t x_n, x_c, x_d, x_h, x_w;
   index_t y_n, y_c, y_d, y_h, y_w;
   index_t w_oc, w_kd, w_kh, w_kw;
   index_t bias_c;
   index_t channels_last;                        // whether c is innermost in memory, of both arrays
-  RUN_TIME index_t images;                      // that a block goes through one after another
+  RUN_TIME index_t images;                      // that a block loops over
   index_t planes;                               // channels of x that a block takes
   index_t tile_d, tile_h, tile_w;               // of a block, among outputs; backward input: among inputs
   index_t tiles_d, tiles_h, tiles_w;
-  index_t x_axes, y_axes;                       // what a run goes along: one of the ALONG_… of depthwise.cuh
+  index_t x_axes, y_axes;                       // direction of runs: one of the ALONG_… of depthwise.cuh
   index_t x_packs, y_packs;                     // of a run, at most
   index_t x_runs_c, x_runs_d, x_runs_h, x_runs_w;  // runs of a box along each axis, at most
   index_t y_runs_c, y_runs_d, y_runs_h, y_runs_w;
   index_t x_pitch_c, x_pitch_d, x_pitch_h, x_pitch_w;  // strides in shared memory
   index_t y_pitch_c, y_pitch_d, y_pitch_h, y_pitch_w;
-  index_t x_at, y_at;                           // where the boxes begin in shared memory, in 16 bytes
-  index_t filter_pitch;                         // from one channel's weights there to the next's
+  index_t x_at, y_at;                           // offsets of the boxes in shared memory, in 16 bytes
+  index_t filter_pitch;                         // stride between channels' weights there
   index_t classes, slots;                       // rows of a tile: residues, and groups of ROWS rows in them all
   index_t columns, lanes;                       // of a row: of one residue, and of them all
-  index_t vectors;                              // VECs of channels side by side, forward and backward input: of a block
+  index_t vectors;                              // adjacent VECs of channels, forward and backward input: of a block
   index_t segment;                              // backward weight: lanes of a warp that share a sum
-  index_t units, parts, part_run;               // sums side by side, parts of each, and groups of rows of a part
+  index_t units, parts, part_run;               // parallel sums, parts of each, and groups of rows of a part
 };
 
 // The sum of parts [splits, weights].
@@ -121,14 +121,14 @@ struct PoolParams {
   index_t y_n, y_c, y_d, y_h, y_w;              // the output or its gradient
   index_t at_n, at_c, at_d, at_h, at_w;         // indices
   index_t channels_last;                        // of the array that is written
-  index_t divides;                              // what a sum is divided by: one of the DIVIDES_… of pooling.cuh
+  index_t divides;                              // divisor of a sum: one of the DIVIDES_… of pooling.cuh
   RUN_TIME index_t tile_planes;                 // tiles (tiles.cuh): planes of a block; 0 where arrays are not staged
   index_t band_axis, bands, tile;               // bands of a plane, along D, H or W (0, 1, 2), of `tile` positions each
   index_t row_bands, row_tile;                  // bands along the next axis, of row_tile each; 1 where it is whole
   index_t inner;                                // channels of a block where channels are last, else 1
-  index_t row_lanes, lanes;                     // items from one row to the next; threads of a window
+  index_t row_lanes, lanes;                     // item pitch of rows; threads of a window
   index_t by_rows;                              // whether the maximum of a window is that of its rows' maxima
-  RUN_TIME index_t read_slots, write_slots, row_slots;  // slots of what a block reads, writes and keeps of rows
+  RUN_TIME index_t read_slots, write_slots, row_slots;  // slots that a block reads, writes and keeps for rows
   double divisor;                               // the caller's own number
 };
 
@@ -140,12 +140,12 @@ struct ResampleParams {
   index_t od, oh, ow;
   index_t starts_h, starts_w;                   // where the tables of H and W begin within `starts`
   index_t w;                                    // in tiles: columns of x,
-  index_t tile_h, tile_w, inner, chunk;         // of one block: rows and columns of y, channels at once, how often,
-  index_t span_h;                               // rows of x at once,
-  index_t x_pitch, z_pitch;                     // and from one to the next in shared memory, before and after W
+  index_t tile_h, tile_w, inner, chunk;         // of one block: rows and columns of y, channels per step, steps,
+  index_t span_h;                               // rows of x per step,
+  index_t x_pitch, z_pitch;                     // and their pitch in shared memory, before and after W
   index_t staged, blended, kept, entries;       // elements there: before and after W, of sums (or 0), and of tables
-  index_t lanes;                                // along rows and channels, for each column; 0 where they go along W
-  index_t x_joined, y_joined;                   // neighbours in memory: a position's (0), a row's (1), a tile's (2)
+  index_t lanes;                                // along rows and channels, for each column; 0 where they run along W
+  index_t x_joined, y_joined;                   // contiguous elements: a position's (0), a row's (1), a tile's (2)
   index_t x_is_dense;                           // rows of x follow each other in memory, and it is aligned
   index_t x_n, x_c, x_d, x_h, x_w;
   index_t y_n, y_c, y_d, y_h, y_w;
@@ -169,24 +169,24 @@ struct PlaneParams {
   RUN_TIME index_t read_slots, write_slots;
 };
 
-// The norms' general kernels see x [N, G, C, P] as axes 0 to 3: those four in the order in which they lie in memory,
-// outermost first, and joined where one goes on where another ends; so one numbering serves every layout, and
-// neighbouring numbers are neighbours in memory. The outermost size is not needed. An axis is either kept or reduced,
-// and has size 1 among the others. A statistic, weight or bias has stride 0 along the axes that it is shared over.
+// The norms' general kernels view x [N, G, C, P] as axes 0 to 3: those four in memory order, outermost first, joined
+// where contiguous; so one numbering serves every layout, and consecutive indices are adjacent in memory. The outermost
+// size is not needed. An axis is either kept or reduced, and has size 1 among the others. A statistic, weight or bias
+// has stride 0 along the axes that it is shared over.
 
-// Sums over the reduced axes, one for each place along the kept ones; or one step over all elements, in which a sum's
-// place is that of the parameters which its elements share: see norm_tiles.cuh.
+// Sums over the reduced axes, one for each position along the kept ones; or one elementwise step, in which a sum stands
+// for the parameters that its elements share: see norm_tiles.cuh.
 struct NormParams {
   RUN_TIME index_t kept, reduced;               // sums, and elements of each
   index_t kept_1, kept_2, kept_3;
   index_t reduced_1, reduced_2, reduced_3;
-  index_t sums;                                 // that one block takes side by side
-  index_t side;                                 // packs of one sum that lie side by side
-  index_t columns, rows;                        // threads that read what lies side by side, and rows of them
-  index_t apart;                                // every so many lanes share their sums; 0 where they lie otherwise
+  index_t sums;                                 // adjacent sums of one block
+  index_t side;                                 // contiguous packs of one sum
+  index_t columns, rows;                        // threads that read contiguous memory, and rows of them
+  index_t apart;                                // lanes of this stride share their sums; 0 for other layouts
   RUN_TIME index_t splits, run;                 // parts of each sum, and elements of one part
   RUN_TIME index_t divisor;                     // of the sums of the backward pass
-  index_t moves;                                // whether mean and rstd move along a reduced axis
+  index_t moves;                                // whether mean and rstd vary along a reduced axis
   index_t weighs;                               // whether the sums have yet to be multiplied by weight
   index_t groups;                               // N * G sums of parts: G
   index_t has_rstd;                             // whether norm_apply is given rstd in place of the variance
@@ -196,7 +196,7 @@ struct NormParams {
   index_t x_0, x_1, x_2, x_3;
   index_t y_0, y_1, y_2, y_3;                   // grad_y, or residual
   index_t z_0, z_1, z_2, z_3;                   // what is written
-  index_t added_0, added_1, added_2, added_3;   // residual beside grad_y
+  index_t added_0, added_1, added_2, added_3;   // residual, where y is grad_y
   index_t mean_0, mean_1, mean_2, mean_3;
   index_t rstd_0, rstd_1, rstd_2, rstd_3;       // or variance
   index_t weight_0, weight_1, weight_2, weight_3;
@@ -204,14 +204,14 @@ struct NormParams {
   index_t sum_0, sum_1, sum_2, sum_3;           // of the results of sums
 };
 
-// Rows [C, P] of x [N, G, C, P], each in one piece: see norm_rows.cuh.
+// Rows [C, P] of x [N, G, C, P], each contiguous: see norm_rows.cuh.
 struct NormRowParams {
   RUN_TIME index_t rows;                        // N * G
   index_t g;
   index_t segments, length;                     // C pieces of P elements; one of C where G and P are 1
-  index_t along;                                // whether weights move along a segment: G and P are 1
+  index_t along;                                // whether weights vary along a segment: G and P are 1
   index_t lanes;                                // threads of a segment, a power of two
-  index_t at_once, turns;                       // rows that a block takes side by side, and how often
+  index_t at_once, turns;                       // parallel rows of a block, and its iterations
   index_t activation;                           // one of those of bias_activation.cuh
   double negative_slope;
   double eps;                                   // added to the variance
@@ -233,14 +233,14 @@ struct PackParams {
   index_t bias_c;
   index_t tile_c, tile_p;
   index_t x_along_c, y_along_c;                 // whether channels are innermost in memory
-  index_t x_is_one, y_is_one;                   // whether a tile's rows follow each other in memory, whole
+  index_t x_is_one, y_is_one;                   // whether a tile's rows are whole and contiguous
   index_t x_lanes, y_lanes;                     // threads of one row, a power of two
   index_t pitch;                                // from row to row of x in shared memory
   index_t biases;                               // room for the biases before them
 };
 
-// Bias and activation of arrays of one memory order: `count` elements in which the channels follow each other, `run`
-// neighbours of one after the other, P or 1.
+// Bias and activation of arrays of one memory order: `count` elements that cycle through the channels, with `run`
+// contiguous elements of each, P or 1.
 struct BiasParams {
   RUN_TIME index_t count;
   index_t c, run;
@@ -251,14 +251,14 @@ struct BiasParams {
   double negative_slope;
 };
 
-// And backwards: grad_x and the sums of each channel's.
+// Its backward pass: grad_x and the sums of its channels.
 struct BiasSumParams {
   index_t c, run;
   RUN_TIME index_t rows;                        // of a channel: N of P neighbours, or N * P of 1
   index_t piece, pieces;                        // a row is summed in pieces, the last one shorter; 0: in whole lines
   RUN_TIME index_t segments;                    // pieces of all rows that one block sums
-  RUN_TIME index_t splits;                      // blocks of a channel, or of some side by side
-  index_t lanes, teams;                         // threads along a piece, or along channels; and how many times so many
+  RUN_TIME index_t splits;                      // blocks of a channel, or of some adjacent ones
+  index_t lanes, teams;                         // threads along a piece, or along channels; and number of such teams
   index_t activation;
   double negative_slope;
 };

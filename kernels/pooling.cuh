@@ -1,8 +1,8 @@
-// The windows of a pooling along one axis, seen from its outputs and from its inputs.
+// Windows of a pooling along one axis, by output and by input.
 
 constexpr index_t DIVIDES_NOTHING = 0;  // a sum stays a sum
-constexpr index_t DIVIDES_PADDED = 1;   // by the taps that lie on the input or its padding
-constexpr index_t DIVIDES_VALID = 2;    // by the taps that lie on the input
+constexpr index_t DIVIDES_PADDED = 1;   // by the taps on the input or its padding
+constexpr index_t DIVIDES_VALID = 2;    // by the taps on the input
 constexpr index_t DIVIDES_NUMBER = 3;   // by a number of the caller's
 
 struct PoolAxis {
@@ -33,7 +33,7 @@ struct Steps {
   index_t first, step, count;
 };
 
-// The part of [0, total) that i of [0, parts) stands for: [floor(i * total / parts), ceil((i + 1) * total / parts)).
+// The i-th of `parts` shares of [0, total): [floor(i * total / parts), ceil((i + 1) * total / parts)).
 __device__ __forceinline__ Steps share(index_t i, index_t parts, index_t total) {
   const index_t first = i * total / parts;
   return {first, 1, ((i + 1) * total + parts - 1) / parts - first};
@@ -49,7 +49,7 @@ __device__ __forceinline__ Steps inputs_of(const PoolAxis& axis, index_t o) {
 
 // The outputs whose windows read input i.
 __device__ __forceinline__ Steps outputs_of(const PoolAxis& axis, index_t i) {
-  if (axis.adaptive) return share(i, axis.size, axis.out);  // the same rule, read the other way round
+  if (axis.adaptive) return share(i, axis.size, axis.out);  // the same rule, inverted
   const index_t shift = i + axis.low;  // = output * stride + tap * dilation
   const index_t last = least(shift / axis.stride, axis.out - 1);
   index_t first = most(ceil_div(shift - (axis.kernel - 1) * axis.dilation, axis.stride), 0);
@@ -57,7 +57,7 @@ __device__ __forceinline__ Steps outputs_of(const PoolAxis& axis, index_t i) {
   return {first, axis.output_step, first <= last ? (last - first) / axis.output_step + 1 : 0};
 }
 
-// A window's taps, the same number for every output, so that the threads of a warp go side by side: tap k lies at
+// A window's taps, the same number for every output, so that the threads of a warp stay converged: tap k is at
 // first + k * step, and belongs to the window where that is in [begin, end).
 struct Taps {
   index_t first, step, begin, end;
@@ -69,7 +69,7 @@ __device__ __forceinline__ Taps taps_of(const PoolAxis& axis, index_t o) {
   return {inputs.first, 1, inputs.first, inputs.first + inputs.count};
 }
 
-// A tap: where it lies or, if it does not belong to the window, an input near by.
+// Position of a tap; clamped to a nearby input if it is not in the window.
 struct Tap {
   index_t at;
   bool inside;
@@ -80,13 +80,13 @@ __device__ __forceinline__ Tap tap_of(const Taps& taps, index_t k) {
   return {most(least(at, taps.end - 1), taps.begin), at >= taps.begin && at < taps.end};
 }
 
-// The k-th of the outputs that read an input or, if there are fewer, one near by of the axis.
+// The k-th of the outputs that read an input; clamped to a nearby one if there are fewer.
 __device__ __forceinline__ Tap reader_of(const Steps& outputs, index_t k, index_t out) {
   const index_t at = outputs.first + least(k, outputs.count - 1) * outputs.step;
   return {most(least(at, out - 1), 0), k < outputs.count};
 }
 
-// Whether output o's window reads input i, which lies on the axis.
+// Whether output o's window reads input i, which is within the axis.
 __device__ __forceinline__ bool reads(const PoolAxis& axis, index_t o, index_t i) {
   if (axis.adaptive) {
     const Steps inputs = share(o, axis.out, axis.size);
@@ -118,14 +118,14 @@ __device__ __forceinline__ Range outputs_within(const PoolAxis& axis, index_t fi
   return {begin, most(begin + 1, least((last - 1 + axis.low) / axis.stride + 1, axis.out))};
 }
 
-// How many taps of output o's window its divisor counts along one axis; 1 where taps are not what divides.
+// Number of taps of output o's window that count for its divisor along one axis; 1 where taps are not counted.
 __device__ __forceinline__ index_t counted_taps(const PoolAxis& axis, index_t o, index_t divides) {
   if (divides == DIVIDES_NOTHING || divides == DIVIDES_NUMBER) return 1;
   if (divides == DIVIDES_VALID || axis.adaptive) return inputs_of(axis, o).count;
   return taps_inside(o * axis.stride, axis.kernel, axis.dilation, axis.low + axis.size + axis.high).last;
 }
 
-// A window's sum over its divisor, which is `taps` or the caller's number. A window without taps sums to 0: it stays 0.
+// A window's sum over its divisor, which is `taps` or the caller's number. A window without taps stays 0.
 __device__ __forceinline__ acc_t divided(acc_t sum, index_t taps, const PoolParams& p) {
   if (p.divides == DIVIDES_NOTHING) return sum;
   if (p.divides == DIVIDES_NUMBER) return sum / static_cast<real_t>(p.divisor);

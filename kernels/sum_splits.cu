@@ -1,10 +1,10 @@
-// The sum of what the blocks of a split reduction left: total[i] = sum over s of parts[s, i]
+// The sum of the parts of a split-K reduction: total[i] = sum over s of parts[s, i]
 //
-// Source       conv_backward_weight, or the matrix products of single images; or partial sums of a channel's gradient
+// Source       conv_backward_weight, or the GEMMs of single images; or partial sums of a channel's gradient
 // Reads        parts [splits, OC * C / G * KD * KH * KW] of acc_t
 // Writes       total [OC, C / G, KD, KH, KW]
-// Mapping      one thread PACK weights, all innermost
-// Bytes        (splits * sizeof(acc_t) + sizeof(scalar_t)) a weight, PACK of each by one access
+// Mapping      one thread per PACK weights, all innermost
+// Bytes        (splits * sizeof(acc_t) + sizeof(scalar_t)) per weight, PACK of each per access
 // Determinism  in the order of s
 // Limits       PACK divides the weights
 #include "common.cuh"

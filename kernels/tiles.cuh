@@ -1,13 +1,13 @@
-// Tiles: what one block reads and writes, staged in shared memory, so that global memory is read once, in order, by
-// accesses of 16 bytes, however the windows lie.
+// Tiles: a block's reads and writes, staged in shared memory, so that global memory is read once, in order, by accesses
+// of 16 bytes, at any alignment of the windows.
 //
 // The arrays are dense, [planes, D, H, W] or, channels last, [N, D, H, W, C]. Of the array that it writes, a block
 // takes whole planes or a band of one: positions [first, last) along the outermost axis that is longer than 1. A band
-// is one run of memory, and so is what its windows read. Where channels are last, a block may take `inner` of them, and
-// of each position of its band only positions [row_first, row_last) along the next axis: then it has a run of each.
+// is contiguous, and so are the inputs of its windows. Where channels are last, a block may take `inner` of them, and
+// of each position of its band only positions [row_first, row_last) along the next axis: one contiguous run of each.
 //
-// In shared memory the elements lie one after the other, in slots; the first `skew` of them stay empty, so that a slot
-// is a multiple of 32 bytes where the element in global memory is.
+// In shared memory the elements are in consecutive slots; the first `skew` slots stay empty, so that a slot is a
+// multiple of 32 bytes where the element in global memory is.
 
 extern __shared__ uint4 shared_memory[];
 
@@ -17,7 +17,7 @@ struct Share {            // of a block
   index_t plane, planes;  // the first, and how many; images where channels are last
   index_t first, last;    // of the positions that are written along the band's axis
   index_t c;              // the first channel where they are last
-  bool parted;            // whether bands are cut along the next axis, too: there
+  bool parted;            // whether bands are also cut along the next axis: there
   index_t row_first, row_last;
 };
 
@@ -39,12 +39,12 @@ __device__ __forceinline__ Share share_of_block(const Params& p, index_t extent,
 // --- Between global and shared memory --------------------------------------------------------------------------------
 
 struct Patch {           // the elements of one array that belong to a block
-  index_t start, count;  // the first one's place in the array, and how many
-  index_t inner, pitch;  // `inner` of them are neighbours, and `pitch` elements on the next ones begin
-  index_t run, run_pitch;  // so it goes on for `run` of them; 0, 0 where that is all
+  index_t start, count;  // offset of the first in the array, and their number
+  index_t inner, pitch;  // `inner` contiguous elements, at stride `pitch`
+  index_t run, run_pitch;  // for `run` of them, then at stride `run_pitch`; 0, 0 where that is all
 };
 
-// Which positions of a plane are a block's: all from `before` on or, where parted, `run` of each `unit` from there on.
+// The positions of a plane that belong to a block: all from `before` on or, where parted, `run` of each `unit`.
 struct Piece {
   index_t before, unit, run;
   bool parted;
@@ -57,7 +57,7 @@ __device__ __forceinline__ Piece piece_of(const Share& share, index_t first, ind
   return {first * unit + row_first * row_unit, unit, (row_last - row_first) * row_unit, true};
 }
 
-// The position in its plane of the o-th of the piece, and the other way round.
+// The position in its plane of the o-th of the piece, and the inverse.
 __device__ __forceinline__ index_t position_of(const Piece& piece, index_t o) {
   return piece.before + (piece.parted ? o / piece.run * piece.unit + o % piece.run : o);
 }
@@ -88,14 +88,14 @@ __device__ __forceinline__ Patch patch_of(const Params& p, const Share& share, c
           p.inner, p.c, piece.run * p.inner, piece.unit * p.c};
 }
 
-// Slots before the first element, for accesses of N elements: as many as there are elements since the last 32 bytes.
+// Empty slots before the first element, for accesses of N elements: its offset modulo 32 bytes, in elements.
 // None before runs, which are whole sectors.
 template <int N>
 __device__ __forceinline__ index_t skew_of(const Patch& patch) {
   return patch.inner == patch.pitch && patch.run_pitch == 0 ? patch.start % (N == 1 ? 1 : 2 * N) : 0;
 }
 
-// Where element e of the patch lies in the array.
+// Offset of the patch's element e in the array.
 __device__ __forceinline__ index_t place_of(const Patch& patch, index_t e) {
   index_t start = patch.start;
   if (patch.run_pitch > 0) {
@@ -105,11 +105,11 @@ __device__ __forceinline__ index_t place_of(const Patch& patch, index_t e) {
   return start + (patch.inner == patch.pitch ? e : e / patch.inner * patch.pitch + e % patch.inner);
 }
 
-// put(e, pack) for packs of elements e, …, e + N - 1 that hold all of the patch; its first and its last may hold others
-// beside. `size` is that of the array.
+// put(e, pack) for packs of elements e, …, e + N - 1 that cover the patch; the first and the last may hold further
+// elements. `size` is that of the array.
 template <int N, typename T, typename Put>
 __device__ __forceinline__ void load_patch(const T* __restrict__ from, const Patch& patch, index_t size, Put put) {
-  constexpr int BATCH = 4;  // accesses of a thread under way at once
+  constexpr int BATCH = 4;  // accesses of a thread in flight
   const index_t skew = skew_of<N>(patch);
   const index_t packs = (skew + patch.count + N - 1) / N;
   const index_t threads = static_cast<index_t>(blockDim.x);
@@ -135,7 +135,7 @@ __device__ __forceinline__ void load_patch(const T* __restrict__ from, const Pat
   }
 }
 
-// N neighbouring slots, which begin at a multiple of N.
+// N adjacent slots, aligned to a multiple of N.
 template <typename T, int N>
 __device__ __forceinline__ void store_slots(T* to, const Pack<T, N>& pack) {
   constexpr int PART = sizeof(T) * N <= 16 ? N : 16 / sizeof(T);
@@ -148,7 +148,7 @@ __device__ __forceinline__ void store_slots(T* to, const Pack<T, N>& pack) {
   }
 }
 
-// The patch as it stands, to slots.
+// Copy the patch unchanged to slots.
 template <typename T>
 __device__ __forceinline__ void stage(const T* __restrict__ from, const Patch& patch, index_t size, T* slots) {
   const index_t skew = skew_of<PACK>(patch);
@@ -156,7 +156,7 @@ __device__ __forceinline__ void stage(const T* __restrict__ from, const Patch& p
                    [&](index_t e, const Pack<T, PACK>& pack) { store_pack(slots + skew + e, pack); });
 }
 
-// The patch from slots, which begin with as many empty ones as accesses of N elements leave.
+// Copy the patch from slots, after the empty ones for accesses of N elements.
 template <int N, typename Slot, typename T>
 __device__ __forceinline__ void store_patch(const Slot* slots, T* __restrict__ to, const Patch& patch) {
   const index_t skew = skew_of<N>(patch);
@@ -181,7 +181,7 @@ __device__ __forceinline__ void store_patch(const Slot* slots, T* __restrict__ t
 
 // --- Between the threads of a warp -----------------------------------------------------------------------------------
 
-// The value of the lane `step` further on.
+// The value of the lane at distance `step`.
 template <typename T>
 __device__ __forceinline__ T from_lane_after(T value, index_t step) {
   return static_cast<T>(__shfl_down_sync(0xffffffffu, value, static_cast<unsigned>(step)));
@@ -203,7 +203,7 @@ __device__ __forceinline__ Complex<Real> from_lane_after(Complex<Real> value, in
 // --- The elements that a block computes ------------------------------------------------------------------------------
 
 struct Item {        // one of them, and the thread's part in it
-  bool active;       // false for threads that only keep their warp together
+  bool active;       // false for threads that only keep their warp converged
   index_t element;   // of the patch
   index_t plane;     // of the block's
   index_t c;         // channel, of the block's
@@ -211,8 +211,8 @@ struct Item {        // one of them, and the thread's part in it
   index_t lane;      // [0, lanes) of the threads that share the element
 };
 
-// f(item) for each element of a block's share of an array [planes, D, H, W], for `lanes` threads each. Rows begin
-// `row_lanes` items apart. Whole warps come together.
+// f(item) for each element of a block's share of an array [planes, D, H, W], for `lanes` threads each. Rows have pitch
+// `row_lanes` in items. Warps stay converged.
 template <typename F>
 __device__ __forceinline__ void for_each_item(const Share& share, index_t band_axis, index_t d, index_t h, index_t w,
                                               index_t inner, index_t row_lanes, index_t lanes, F f) {

@@ -1,11 +1,11 @@
-// The tiles in which im2col and col2im go through x, and the entries of the columns that belong to one.
+// Tiles of x for im2col and col2im, and the entries of the columns that belong to a tile.
 //
 // Entry (kd, kh, kw, od, oh, ow) belongs to the one input d = od * stride_d + kd * dilation_d, h and w alike, counted
 // from the first padding. A block has tile_c channels of one d, tile_h rows and tile_w columns of inputs in shared
-// memory, and with them, tap by tap, a run of neighbouring positions: both arrays are moved once, without halos.
+// memory, and the matching run of contiguous positions of each tap: both arrays are moved once, without halos.
 // A tile has whole rows, or else only one.
 //
-// The program is told PACK, the neighbouring positions that one access to the columns takes.
+// The program defines PACK, the vector width of accesses to the columns.
 
 constexpr int WIDE = 16 / sizeof(scalar_t);    // elements of one access to x
 struct Tile {
@@ -32,7 +32,7 @@ __device__ __forceinline__ Tile tile_of_block(const UnfoldParams& p) {
   return tile;
 }
 
-// Where in a tile, before it is skewed, the input (c, h, w) lies, counted from the first padding.
+// Offset in a tile, before skewing, of input (c, h, w), relative to the first padding.
 __device__ __forceinline__ index_t place_in(const UnfoldParams& p, const Tile& tile, index_t c, index_t h, index_t w) {
   return c * p.plane + (h - tile.h) * p.pitch + w - tile.w;
 }
@@ -40,8 +40,8 @@ __device__ __forceinline__ index_t place_in(const UnfoldParams& p, const Tile& t
 // --- Runs of the columns ---------------------------------------------------------------------------------------------
 
 struct Run {
-  index_t slice, first, length;  // positions slice + [first, first + length): `slice` of them are those before this od
-  index_t place;                 // of the od's first position in the tile; it may lie outside
+  index_t slice, first, length;  // positions slice + [first, first + length): `slice` of them precede this od
+  index_t place;                 // of the od's first position in the tile; may be outside
 };
 
 // The positions of tap (kd, kh, kw) that belong to a tile.
@@ -56,7 +56,7 @@ __device__ __forceinline__ Run run_of_tap(const UnfoldParams& p, const Tile& til
   return {od * p.oh * p.ow, oh * p.ow + ow, length, c * p.plane - h * p.pitch - w};
 }
 
-// Where the input of a position lies in the tile, from the k-th position of a run on.
+// Offset in the tile of a position's input, from the k-th position of a run on.
 struct Walk {
   index_t place, ow;
 
@@ -78,11 +78,11 @@ struct Walk {
 // --- Runs of x -------------------------------------------------------------------------------------------------------
 
 struct Rows {
-  index_t offset, length;  // elements of x [offset, offset + length), which lie next to each other
+  index_t offset, length;  // contiguous elements of x [offset, offset + length)
   index_t h, w;            // the first of them, counted from the first padding
 };
 
-// The place of such an element, from the k-th on, counted from the first padding.
+// The position of such an element, from the k-th on, relative to the first padding.
 struct RowWalk {
   index_t h, w;
 
@@ -99,7 +99,7 @@ struct RowWalk {
   }
 };
 
-// The inputs of a tile's channel c where rows of x follow each other in memory: from its first to its last.
+// The inputs of a tile's channel c where rows of x are contiguous: from its first to its last.
 __device__ __forceinline__ Rows rows_of_channel(const UnfoldParams& p, const Tile& tile, index_t c) {
   const index_t h = most(tile.h, p.low_h), h_end = least(tile.h + tile.rows, p.low_h + p.h);
   const index_t w = most(tile.w, p.low_w), w_end = least(tile.w + tile.columns, p.low_w + p.w);

@@ -1,20 +1,20 @@
-// Unpooling: planes of zeros with values put where indices say; of values with one index the last in C order stays:
-// planes[n, c, indices[n, c, i]] = values[n, c, i], and 0 where no index says
+// Unpooling: a scatter of values by indices into zeroed planes; of values with one index the last in C order is kept:
+// planes[n, c, indices[n, c, i]] = values[n, c, i], and 0 elsewhere
 //
-// Source       own; a scatter made repeatable by its owners: each place of a plane finds the last value whose index
-//              names it, then takes it. A block looks for the owners of a band of a plane among the values whose place
-//              in theirs is about the same, as pooling leaves them. A plane with an index farther away is flagged, and
-//              unpool_anywhere computes it again: each part looks among all values
+// Source       own; a scatter made deterministic by owners: each position of a plane finds the last value whose index
+//              is that position, then takes it. A block searches the owners of a band of a plane among the values at
+//              about the same relative position, as pooling produces them. A plane with an index farther away is
+//              flagged and recomputed by unpool_anywhere, where each part searches all values
 // Reads        values [N, C, D, H, W], indices [N, C, D, H, W] of positions in [0, PD * PH * PW); any strides.
-//              Others, -1 among them, put their value nowhere
+//              Values with other indices, including -1, are dropped
 // Writes       out_of_window [N, C], 0 before, 1 where a plane is flagged; planes [N, C, PD, PH, PW], each of them
 //              once, and once more where flagged
-// Mapping      dense arrays: one block some planes, or a band of one, or a part of each row of a band (tiles.cuh), with
-//              indices and owners in shared memory: neighbouring threads claim for neighbouring values, which in a row
-//              of 2 x 2 windows lie so that two of a warp meet in a bank; then one thread a place. Others, and planes
-//              that are flagged: one block a plane, or 32 planes that it looks for flags in; PART places at a time
+// Mapping      dense arrays: one block per group of planes, band of one, or part of each row of a band (tiles.cuh);
+//              indices and owners are in shared memory: adjacent threads claim for adjacent values, with two-way bank
+//              conflicts in a row of 2 x 2 windows; then one thread per position. Others, and flagged planes: one
+//              block per plane, or per 32 planes whose flags it checks; PART positions at a time
 // Bytes        dense: indices and values once, and those that two bands share once more; planes once; one flag a plane
-//              read once more. Nothing less is possible. Others read indices once for each PART places
+//              read once more. This is the minimum. Others read indices once for each PART positions
 // Determinism  the maximum of integers does not depend on their order; copies only
 // Limits       2^31 - 1 values in one plane, since owners are int
 #include "common.cuh"
@@ -22,10 +22,10 @@
 #include "windows.cuh"
 #include "tiles.cuh"
 
-constexpr int PART = 4096;  // places whose owners are kept at once where arrays are not staged
-constexpr int FLAGS = 32;   // planes of a block that looks for flags
+constexpr int PART = 4096;  // positions whose owners are kept per pass where arrays are not staged
+constexpr int FLAGS = 32;   // planes of a block that checks flags
 
-// An axis that planes are cut along: its sizes, the positions of one place along it, the bands and the places of each.
+// An axis along which planes are cut: its sizes, the elements per position, the bands and the positions of each.
 struct PlaneAxis {
   index_t values, places;
   index_t value_unit, place_unit;
@@ -38,15 +38,15 @@ __device__ __forceinline__ PlaneAxis plane_axis(const PlaneParams& p, index_t ax
   return {p.w, p.pw, 1, 1, bands, tile};
 }
 
-// The values along the axis that places [first, last) are looked for among: those of the same share of the axis, and
-// one more on each side, for windows that overlap.
+// The range of values searched for positions [first, last): those of the same share of the axis, and one more on each
+// side, for overlapping windows.
 __device__ __forceinline__ Range values_near(const PlaneAxis& axis, index_t first, index_t last) {
   if (axis.bands == 1) return {0, axis.values};
   return {most(first * axis.values / axis.places - 1, 0),
           least((last * axis.values + axis.places - 1) / axis.places + 1, axis.values)};
 }
 
-// Whether the band that has this place looks for it at this value, as far as this axis goes.
+// Whether the band of this position searches this value, along this axis.
 __device__ __forceinline__ bool finds(const PlaneAxis& axis, index_t value, index_t place) {
   if (axis.bands == 1) return true;
   const index_t first = place / axis.tile * axis.tile;
@@ -107,14 +107,14 @@ unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
     const index_t position = position_of(near_values, v / p.inner);  // in its plane, for such a block has only one
     if (finds(band, position / band.value_unit, place) &&
         finds(row, position % band.value_unit / row.value_unit, row_place)) {
-      return;  // another block does
+      return;  // another block's
     }
     atomicMax(out_of_window + (p.channels_last ? share.plane * p.c + share.c + c : share.plane), 1);
   };
   const index_t end = (read.count + 31) / 32 * 32;
   for (index_t v = static_cast<index_t>(threadIdx.x); v < end; v += threads) {
     if (v < read.count) claim(v);
-    __syncwarp();  // or lanes run apart, and more of them meet in a bank
+    __syncwarp();  // lanes would diverge, with more bank conflicts
   }
   __syncthreads();
 

@@ -1,5 +1,4 @@
-// Which taps of a window meet which elements, along one axis: output o and tap k read input
-// o * stride + k * dilation - low.
+// Taps of a window and their elements, along one axis: output o and tap k read input o * stride + k * dilation - low.
 
 struct Range {  // [first, last)
   index_t first, last;
@@ -19,15 +18,15 @@ struct Readers {
 
 // The pairs that read input i, where shift = i + low: k * dilation + o * stride = shift.
 //
-// All inputs of one residue i mod stride share their taps, which are tap_step = stride / gcd(stride, dilation) apart
-// and whose outputs are output_step = dilation / gcd apart. A residue that no tap meets has none: its gradient is 0.
+// All inputs of one residue i mod stride share their taps, with spacing tap_step = stride / gcd(stride, dilation), and
+// spacing output_step = dilation / gcd of their outputs. A residue without taps has no pairs: its gradient is 0.
 __device__ __forceinline__ Readers readers(index_t shift, index_t kernel, index_t stride, index_t dilation,
                                            index_t tap_step, index_t output_step, index_t out) {
   index_t k = 0;
   while (k < tap_step && (shift - k * dilation) % stride != 0) ++k;
   if (k == tap_step) return {0, 0, 0};
   index_t o = (shift - k * dilation) / stride;
-  if (o >= out) {  // go on to the first tap whose output is there
+  if (o >= out) {  // advance to the first tap whose output exists
     const index_t skipped = ceil_div(o - out + 1, output_step);
     k += skipped * tap_step;
     o -= skipped * output_step;
@@ -36,8 +35,8 @@ __device__ __forceinline__ Readers readers(index_t shift, index_t kernel, index_
   return {k, o, least((kernel - 1 - k) / tap_step, o / output_step) + 1};
 }
 
-// The input [N, C, D, H, W] of this thread where a launch goes through the residues modulo the stride one by one,
-// [residues_d, residues_h, residues_w] times [N, C, run_d, run_h, run_w]; false for a thread that has none.
+// The input [N, C, D, H, W] of this thread in a launch over residues modulo the stride, [residues_d, residues_h,
+// residues_w] times [N, C, run_d, run_h, run_w]; false for a thread without one.
 template <typename Params>
 __device__ __forceinline__ bool residue_position(const Params& p, Position* at) {
   index_t i = thread_index();

@@ -1,7 +1,7 @@
 """Backends, one for each kind of array, found by the arrays' type.
 
-Nothing is imported here that the caller did not bring: a kind of array is told by the module of its type. CuPy is
-imported for the arrays of other libraries that lie in a GPU's memory, and where `available` is asked.
+Array libraries are not imported here unless the caller uses them: a kind of array is identified by the module of its
+type. CuPy is imported for other libraries' arrays in GPU memory, and by `available`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["Backend", "Epilogue", "available", "backend_named", "backend_of", "r
 
 _NUMPY_ONLY = frozenset({np.ndarray, type(None)})
 _NATIVE: dict[type, Backend] = {}
-"""The backends of CuPy's and the simulator's own arrays, as soon as they have computed."""
+"""The backends of CuPy's and the simulator's own arrays, once first used."""
 
 _CPU = (1, 3)  # DLPack's kDLCPU and kDLCUDAHost: memory that NumPy can read
 _CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
@@ -54,7 +54,7 @@ def _cupy_backend() -> Backend:
 
 
 def _with_replays(runtime: Any) -> Backend:
-    """The CUDA backend over `runtime`, which gets to see the calls on its arrays before they are read."""
+    """The CUDA backend over `runtime`, with replays of recorded calls on its arrays."""
     from gpucnn.backends.cuda import CudaBackend
     from gpucnn.backends.cuda.launch.replays import Replays
 
@@ -190,7 +190,7 @@ def _bridge(kinds: Mapping[str, str]) -> str:
 
 
 def _native_backend(arrays: Mapping[str, Any]) -> Backend | None:
-    """The backend of arrays that are all of one of its own types and on one device, if that is soon to be seen."""
+    """The backend of arrays that are all of one native type and on one device, where a cheap check shows it."""
     backend, devices = None, set()
     for array in arrays.values():
         if array is not None:
@@ -224,7 +224,7 @@ def _receive_shared(
 
 
 def _teach_numpy_bfloat16(op: str, kind: str, given: Mapping[str, Any]) -> None:
-    """Let NumPy take arrays of bfloat16 through DLPack, and give them back, where there are any.
+    """Enable NumPy's import and export of bfloat16 arrays through DLPack, where there are any.
 
     Raises
     ------
@@ -250,7 +250,7 @@ def _why_no_bfloat16() -> str:
         dtype = np.dtype(import_module("ml_dtypes").bfloat16)
     except ModuleNotFoundError:
         return "the package ml_dtypes to take it"
-    with suppress(ValueError):  # another library has told NumPy before
+    with suppress(ValueError):  # another library has already registered it
         register((_BFLOAT16, 16), dtype)
     return ""
 
@@ -282,7 +282,7 @@ def _expect_one_device(op: str, devices: Mapping[str, int | None]) -> None:
 def _device_of(op: str, kind: str, name: str, array: Any) -> int | None:
     """The GPU that an array of another library is on, or None for memory of the CPU."""
     is_negated = getattr(array, "is_neg", None)
-    if is_negated is not None and is_negated():  # PyTorch would share the memory without the minus that it still owes
+    if is_negated is not None and is_negated():  # PyTorch would share the memory without the pending negation
         raise TypeError(f"{op}: {name} of {kind} is a negated view, expected tensor.resolve_neg()")
     with _sharing(op, kind, name, array):
         device, index = array.__dlpack_device__()
@@ -294,7 +294,7 @@ def _device_of(op: str, kind: str, name: str, array: Any) -> int | None:
 
 
 def _shared(op: str, kind: str, name: str, array: Any, from_dlpack: Callable[[Any], Any]) -> Any:
-    """The same memory as a native array; of a GPU's, once what is still being written there has been."""
+    """The same memory as a native array; on a GPU, ordered after pending writes."""
     with _sharing(op, kind, name, array):
         return from_dlpack(array)
 
@@ -319,7 +319,7 @@ def _cuda_backend(op: str, name: str, array: Any) -> Backend:
 
 
 def _returner(op: str, kind: str, example: Any, native: type) -> Callable[[Any], Any]:
-    """What turns native results, or a tuple of them, into arrays of the library that `example` came from."""
+    """Converter of native results, or a tuple of them, to arrays of the library of `example`."""
     namespace = getattr(example, "__array_namespace__", lambda: sys.modules.get(kind))()
     from_dlpack = getattr(namespace, "from_dlpack", None)
     if from_dlpack is None:

@@ -1,11 +1,11 @@
-"""The contract of a backend: the few primitives that every public operation is made of.
+"""The contract of a backend: the few primitives that all public operations are composed of.
 
 All arrays are the backend's own. Images are [N, C, D, H, W]: an operation of rank 1 or 2 has leading spatial axes of
-size 1. Shapes and dtypes were checked above and are right here; `gpucnn.geometry` says what each method reads.
+size 1. Callers have validated shapes and dtypes; `gpucnn.geometry` defines the elements that each method reads.
 
-Primitives write their results into arrays that they are given, after their inputs: without gaps, in the memory order
-that `Backend.empty_like` gives for the first input (columns and statistics in C order, weights in any). Inputs have any
-strides. 16-bit floats accumulate in float32. Results repeat bit for bit.
+Primitives write their results into preallocated arrays, passed after their inputs: dense, in the memory order that
+`Backend.empty_like` gives for the first input (columns and statistics in C order, weights in any). Inputs have any
+strides. 16-bit floats accumulate in float32. Results are bitwise reproducible.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Array = Any
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a primitive does to its sums before it stores them: ``activation(sum + residual)``.
+    """Epilogue of a primitive, applied to its sums before the store: ``activation(sum + residual)``.
 
-    `residual` has the shape and dtype of the result, `activation` is "none", "relu" or "leaky_relu"; a NaN stays one.
+    `residual` has the shape and dtype of the result, `activation` is "none", "relu" or "leaky_relu"; NaN propagates.
     """
 
     residual: Array | None = None
@@ -34,8 +34,8 @@ class Epilogue:
 class Backend(ABC):
     """Primitives over one kind of array.
 
-    `xp` is its NumPy-like module, for all that is elementwise. `host` says that values lie in this process's memory,
-    where they can be checked without waiting for a device.
+    `xp` is its NumPy-like module, for elementwise operations. With `host`, values are in host memory, where they can be
+    checked without synchronising with a device.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Backend(ABC):
         return self.empty(shape, dtype, on=x)
 
     def writes_to(self, array: Array) -> bool:
-        """Whether primitives can write to `array` where it is in memory."""
+        """Whether primitives can write to `array` in place."""
         return True
 
     @abstractmethod
@@ -93,7 +93,7 @@ class Backend(ABC):
 
     @abstractmethod
     def locally_connect(self, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-        """Convolve with a filter of its own at each position: y [N, OC, OD, OH, OW]."""
+        """Convolve with a separate filter at each position: y [N, OC, OD, OH, OW]."""
 
     @abstractmethod
     def locally_connect_backward_input(self, grad_y: Array, w: Array, grad_x: Array, geometry: ConvGeometry) -> None:
@@ -111,7 +111,7 @@ class Backend(ABC):
 
     @abstractmethod
     def col2im(self, columns: Array, x: Array, geometry: ConvGeometry) -> None:
-        """Image [N, C, D, H, W]: each input's sum over the columns' entries that im2col reads it into."""
+        """Image [N, C, D, H, W]: each input's sum over the columns' entries that im2col copies it to."""
 
     # --- Pooling --------------------------------------------------------------------------------------------------
 
@@ -119,8 +119,8 @@ class Backend(ABC):
     def max_pool(self, x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
         """Maximum of each window, NaN if it holds one: y [N, C, OD, OH, OW].
 
-        Where `indices` are wanted, int64 [N, C, OD, OH, OW] in [0, D*H*W), they say where in its plane each maximum
-        is: the first of equal ones, the last of NaNs, -1 for a window wholly in padding.
+        `indices`, if given, are int64 [N, C, OD, OH, OW] in [0, D*H*W): the flat position of each maximum in its plane,
+        the first of equal ones, the last of NaNs, -1 for a window wholly in padding.
         """
 
     @abstractmethod
@@ -129,9 +129,9 @@ class Backend(ABC):
 
     @abstractmethod
     def unpool(self, values: Array, indices: Array, planes: Array) -> None:
-        """Planes [N, C, OD, OH, OW] of zeros, with values [N, C, D, H, W] put where indices say; the last one stays.
+        """Scatter values [N, C, D, H, W] by their indices into zeroed planes [N, C, OD, OH, OW]; the last one is kept.
 
-        An index of -1 puts its value nowhere; others are within the planes.
+        A value with index -1 is dropped; other indices are within the planes.
         """
 
     @abstractmethod
@@ -195,7 +195,7 @@ class Backend(ABC):
         eps: float,
         epilogue: Epilogue,
     ) -> None:
-        """As `norm_apply` with x's own statistics; and these, as `norm_statistics`."""
+        """As `norm_apply` with x's own statistics, which are written as by `norm_statistics`."""
 
     @abstractmethod
     def norm_activation_backward(
@@ -209,7 +209,7 @@ class Backend(ABC):
         grad: Array,
         epilogue: Epilogue,
     ) -> None:
-        """Grad = grad_y times the activation's derivative, by the signs of what `norm_apply` computes before it."""
+        """Grad = grad_y times the activation's derivative, by the signs of `norm_apply`'s pre-activation values."""
 
     @abstractmethod
     def norm_backward(
@@ -224,7 +224,7 @@ class Backend(ABC):
         grad_bias: Array | None,
         geometry: NormGeometry,
     ) -> None:
-        """The gradients that are wanted, those of weight and bias, [1, G, C, 1], both or neither.
+        """The requested gradients, those of weight and bias, [1, G, C, 1], both or neither.
 
         grad_x is that of a norm by x's own statistics; the others are the sums of ``grad_y * (x - mean) * rstd`` and of
         grad_y. Each has the same bits with and without the others.
@@ -234,7 +234,7 @@ class Backend(ABC):
 
     @abstractmethod
     def masked(self, values: Array, mask: Array, y: Array) -> None:
-        """Y = values where the mask of their shape is True, and 0 elsewhere, also for what is infinite or NaN there."""
+        """Y = values where the mask of their shape is True, and 0 elsewhere, even for infinities and NaN."""
 
     @abstractmethod
     def bias_activation(self, x: Array, bias: Array | None, y: Array, epilogue: Epilogue) -> None:

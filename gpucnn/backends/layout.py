@@ -1,4 +1,4 @@
-"""The order of an array's axes in memory, told from its strides, whatever library it belongs to."""
+"""Memory order of an array's axes, from its strides, for arrays of any library."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def is_channels_last(x: Any) -> bool:
-    """Whether x [N, C, *spatial] has its channels innermost in memory, next to each other."""
+    """Whether x [N, C, *spatial] has its channels innermost in memory, contiguously."""
     if x.ndim < 3 or x.shape[1] == 1 or x.strides[1] != x.itemsize:
         return False
     spatial = [abs(step) for step, size in zip(x.strides[2:], x.shape[2:], strict=True) if size > 1]
@@ -15,9 +15,9 @@ def is_channels_last(x: Any) -> bool:
 
 
 def is_dense(x: Any, axes: Sequence[int]) -> bool:
-    """Whether these axes of an array or layout, outermost first, follow each other in memory without gaps.
+    """Whether these axes of an array or layout, outermost first, are dense in memory.
 
-    The last of them is contiguous. Axes of size 1 are anywhere.
+    The last of them is contiguous. Axes of size 1 may have any stride.
     """
     step = x.itemsize
     for axis in reversed(axes):
@@ -46,9 +46,9 @@ def stored_like(xp: Any, values: Any, like: Any, dtype: Any = None) -> Any:
 
 
 def channels_are_inner(x: Any) -> bool:
-    """Whether neighbouring channels of x [N, G, C, P] are nearer to each other in memory than neighbouring positions.
+    """Whether channels of x [N, G, C, P] have a smaller stride than positions.
 
-    Steps of 0, as broadcasting makes them, say nothing about the order of the axes.
+    Strides of 0, from broadcasting, do not determine the order of the axes.
     """
     _, g, c, p = (abs(step) if size > 1 else 0 for step, size in zip(x.strides, x.shape, strict=True))
     return bool(p > max(g, c) > 0)

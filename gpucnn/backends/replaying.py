@@ -1,7 +1,7 @@
-"""Calls that a backend has seen before, handed to it as they came: before an argument is read.
+"""Hook through which a backend intercepts public calls, before any argument is read, and replays recorded ones.
 
-A backend whose calls cost more on the host than the device needs for them keeps how each one ran, and runs it again
-from that. Here is only how it gets to see them; `gpucnn.backends.cuda.launch.replays` is how it keeps them.
+A backend whose calls cost more host time than device time records each call and replays it. This module only passes
+the calls on; `gpucnn.backends.cuda.launch.replays` records them.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ R = TypeVar("R")
 
 
 class Replayer(Protocol):
-    """What runs the calls of one type of array."""
+    """Runner of the calls on one type of array."""
 
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """What ``operation(*arguments, **named)`` returns or raises."""
+        """Run the call, with the result of ``operation(*arguments, **named)``."""
 
 
 REPLAYERS: dict[type, Replayer] = {}
-"""By the very type of an operation's first array."""
+"""Replayers by the exact type of an operation's first array."""
 
 
 def replayed(operation: Callable[P, R], first: int = 0) -> Callable[P, R]:
-    """`operation`, whose argument number `first` is an array, with its calls shown to what replays them.
+    """`operation`, whose argument number `first` is an array, with its calls passed to the array type's replayer.
 
-    Only for operations whose every effect is a launch or a new array, whatever their arguments: what else they do is
-    not done again. Which launches they are may depend on shapes, strides, dtypes, plain parameters and the choices of
-    `gpucnn.numerics`, and on nothing else.
+    Only for operations whose every effect is a launch or a new array, for any arguments: other effects are not
+    replayed. The launches may depend on shapes, strides, dtypes, plain parameters and the choices of `gpucnn.numerics`,
+    and on nothing else.
     """
     name = list(signature(operation).parameters)[first]
 

@@ -1,4 +1,4 @@
-"""The samples of an interpolation, one axis at a time, as arrays: what the backends make of a geometry's formulas."""
+"""Sample positions and weights of an interpolation as arrays, per axis, from a geometry's formulas."""
 
 from __future__ import annotations
 

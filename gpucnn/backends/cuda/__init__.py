@@ -1,6 +1,6 @@
 """The GPU backend: every primitive as CUDA kernels from kernels/, compiled at run time.
 
-It is handed its runtime: CuPy on a GPU, or the simulator, on which the same Python launches the same kernels.
+It takes a runtime: CuPy on a GPU, or the simulator, where the same Python launches the same kernels.
 """
 
 from __future__ import annotations

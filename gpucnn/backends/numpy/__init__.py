@@ -1,4 +1,4 @@
-"""The CPU backend: every primitive in NumPy, plain to read and quick where that matters."""
+"""The CPU backend: every primitive in NumPy, readable throughout and optimised where it matters."""
 
 from __future__ import annotations
 

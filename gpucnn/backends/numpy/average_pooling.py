@@ -1,4 +1,4 @@
-"""Average and sum pooling: sums along one axis after the other, over the number of taps."""
+"""Average and sum pooling: separable sums, one axis at a time, divided by the number of taps."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
 
 
 def _multiplied(x: Array, matrices: tuple[Array, ...], y: Array) -> bool:
-    """Write to y the sums of windows as products of x with `matrices`, one after the other, and whether they are right.
+    """Write the window sums to y as successive products of x with `matrices`; return whether they are valid.
 
-    They are not where one is not finite, as 0 * inf is not 0. x and y are whole planes.
+    They are invalid where a value is not finite, since 0 * inf is NaN. x and y are whole planes.
     """
     sums = x
     for number, matrix in enumerate(matrices):
@@ -82,15 +82,15 @@ def _is_whole(geometry: PoolGeometry) -> bool:
 
 @kept(MATRICES_BYTES)
 def _matrices(geometry: PoolGeometry, dtype: np.dtype[Any]) -> tuple[Array, ...]:
-    """Matrices whose products with planes [D * H * W] are their windows' sums, if there are quicker than passes.
+    """Matrices whose products with planes [D * H * W] are the window sums, where that is faster than passes.
 
-    BLAS reads the planes once and in their order, where a pass reads rows, or numbers, that are a stride apart.
+    BLAS reads the planes once, contiguously; a pass does strided reads of rows or single elements.
 
     - All of a plane, or rows and then their sums, times ones: ResNet's last average, over 7 x 7, took a sixth of the
       time.
-    - Rows [W] times [W, OW], then what that gives, [H * OW], times [H * OW, OH * OW], all zeros and ones. Where each
+    - Rows [W] times [W, OW], then the result, [H * OW], times [H * OW, OH * OW], all zeros and ones. Where each
       row belongs to one window: a window's rows, [KH * OW], times [KH * OW, OW]. PSPNet's averages over 10 x 10 took
-      half of the time. The zeros are work too: so windows are few and not small.
+      half of the time. Zeros are multiplied too, so this is limited to few, large windows.
     """
     d, h, w = geometry.axes
     if _is_whole(geometry):
@@ -107,7 +107,7 @@ def _matrices(geometry: PoolGeometry, dtype: np.dtype[Any]) -> tuple[Array, ...]
 
 
 def _band(axis: AnyAxis, dtype: np.dtype[Any]) -> Array:
-    """1 where input i lies in window o, [size, out]."""
+    """Matrix [size, out] that is 1 where window o covers input i, else 0."""
     first, count, step = Spans(axis, 0, axis.out, of_windows=True).runs()
     taps, rest = np.divmod(np.arange(axis.size)[:, None] - first, step)
     band: Array = ((rest == 0) & (taps >= 0) & (taps < count)).astype(dtype)
@@ -115,7 +115,7 @@ def _band(axis: AnyAxis, dtype: np.dtype[Any]) -> Array:
 
 
 def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
-    """grad_x [N, C, D, H, W]: each window's gradient over its divisor, added to all that the window reads."""
+    """grad_x [N, C, D, H, W]: each window's gradient over its divisor, added to all inputs of the window."""
     grad_y, space = stored(grad_y)
     grad_x = as_stored(grad_x, space)
     dtype = accumulator(grad_y.dtype)
@@ -137,7 +137,7 @@ def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) 
 
 
 def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tuple[int, ...]) -> Array | None:
-    """What each window's sum is divided by, seen as an array of `shape`, that of the windows."""
+    """The divisor of each window's sum, broadcast to `shape`, that of the windows."""
     if geometry.divisor == "none":
         return None
     real = np.zeros(0, dtype).real.dtype
@@ -154,7 +154,7 @@ def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tu
 
 
 def _counted(axis: Axis, padded: bool) -> tuple[int, int]:
-    """The positions from the first that counts to the one after the last: on the input, or its padding too."""
+    """Range [first, last) of the positions that count: the input, with its padding if `padded`."""
     return (-axis.low, axis.size + axis.high) if padded else (0, axis.size)
 
 

@@ -1,7 +1,7 @@
-"""Convolution as matrix products over columns of windows (im2col), a piece of the outputs at a time.
+"""Convolution as im2col and GEMM, one block of outputs at a time.
 
-A piece's columns stay in a core's cache: they are written and multiplied before the next piece begins, so they cost
-about a tenth of the product. Channels-last images give rows in place of columns, in their own order.
+A block's columns stay in a core's cache: they are written and multiplied before the next block begins, so they cost
+about a tenth of the GEMM. Channels-last images give rows in place of columns, in their own memory order.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
 
 
 class _Latest(threading.local):
-    """The columns that a thread has made last, for the next piece may want them for other filters."""
+    """Per-thread cache of the last columns, which the next piece may reuse for other filters."""
 
     read: Any = None
     made: Array
@@ -74,8 +74,8 @@ class _Latest(threading.local):
 def matrix_of(weight: Array, dtype: np.dtype[Any], last: bool) -> Array:
     """The matrices [G, M, K], K = (C, taps), of weight [G, M, C, KD, KH, KW]; [G, K, M], K = (taps, C), if `last`.
 
-    They are copied in the order in which filters and channels lie in memory, a backward-input's the other way round,
-    and not at all if that is their order: BLAS takes a transpose as it is.
+    The copy follows the memory order of filters and channels, which is swapped for dgrad. There is no copy where the
+    weight already has that order: BLAS accepts a transpose.
     """
     groups, filters, *depth = weight.shape
     swapped = abs(weight.strides[1]) < abs(weight.strides[2])
@@ -102,8 +102,8 @@ Pieces = tuple[tuple[Block, slice], ...]
 def pieces(extents: tuple[int, ...], filters: int, depth: int, itemsize: int) -> Pieces:
     """Blocks of (N, D, H, W) targets and runs of filters, cut so that columns stay in the cache and threads have work.
 
-    `depth` is the length of a column. Few positions with many filters are cut by filters, and each thread makes the
-    columns for itself.
+    `depth` is the length of a column. Few positions with many filters are cut by filters, and each thread computes
+    its own columns.
     """
     return _cut(extents, filters, depth, _fitting(max(depth, filters) * itemsize))
 
@@ -120,7 +120,7 @@ def _cut(extents: tuple[int, ...], filters: int, depth: int, most: int) -> Piece
 
 
 def _fitting(column_bytes: int) -> int:
-    """How many positions a piece has whose columns are of that size."""
+    """Number of positions in a piece whose columns take `column_bytes` each."""
     return max(1, min(max(PIECE_BYTES // column_bytes, MIN_POSITIONS), memory.WORKSPACE_BYTES // column_bytes))
 
 
@@ -182,9 +182,9 @@ def _pixels(image: Array) -> Array | None:
 
 
 def windows_of(source: Array, samplings: Samplings, block: Block) -> Array:
-    """A view [n, C, KD, KH, KW, d, h, w] of what the targets of `block` read of source [n, C, D, H, W].
+    """Window view [n, C, KD, KH, KW, d, h, w] of source [n, C, D, H, W] for the targets of `block`.
 
-    Where windows reach over the border it looks at a copy of the part that they read, with zeros around.
+    Where windows cross the border it is a view of a zero-padded copy of the part that they read.
     """
     part = _padded_part(source, samplings, block)
     shape, strides = list(part.shape[:2]), list(part.strides[:2])
@@ -200,7 +200,7 @@ def windows_of(source: Array, samplings: Samplings, block: Block) -> Array:
 
 
 def _padded_part(source: Array, samplings: Samplings, block: Block) -> Array:
-    """The sources from the first to the last one that the targets of `block` read, zeros where they read outside."""
+    """The range of sources that the targets of `block` read, zero-padded outside the image."""
     into: Block = ()
     read: Block = ()
     sizes: list[int] = []

@@ -1,12 +1,12 @@
-"""Convolution and its two gradients, by the algorithm that `select` chooses for each.
+"""Convolution, dgrad and wgrad, by the algorithm that `select` chooses for each.
 
-All three contract windows with a matrix. The forward samples its input with the layer's stride; the backward-input
-samples the output's gradient with stride 1 once per stride residue (no multiplication by the zeros of a dilated
-gradient); the backward-weight contracts the forward's windows with the output's gradient. Channels-last input is
-contracted in its own order, so that no transpose is taken in either layout.
+All three contract windows with a matrix. The forward samples its input with the layer's stride; dgrad samples the
+output's gradient with stride 1 once per stride residue (no multiplication by the zeros of a dilated gradient); wgrad
+contracts the forward's windows with the output's gradient. Channels-last input is contracted in its own memory order,
+so neither layout needs a transpose.
 
-`direct` is the definition, one tap after the other, and the module to read first; `columns`, `winograd`, `folding`,
-`depthwise` and `grouped` compute the same in less time where `select` says so.
+`direct` is the definition, one tap at a time, and the module to read first; `columns`, `winograd`, `folding`,
+`depthwise` and `grouped` compute the same result faster where `select` chooses them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
-    """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: the dilated backward, by stride residue."""
+    """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: dgrad by stride residue."""
     inputs, outputs, groups = geometry.channels
     if _algorithm("backward_input", grad_y, geometry) == "fold":
         folding.fold_products(grad_y, w, bias, geometry, grad_x)
@@ -72,7 +72,7 @@ def contract(algorithm: str, source: Array, parts: list[Part], bias: Array | Non
     """target[n, (g, m), o] = bias[g, m] + sum over c, t of weight[g, m, c, t] * source[n, (g, c), where o reads at t].
 
     source [N, G * C, D, H, W]; bias [G, M] or None. A part is weight [G, M, C, KD, KH, KW], samplings and target
-    [N, G * M, *o], any strides. What is infinite or NaN in a band or a tile is computed again: its zeros spread that.
+    [N, G * M, *o], any strides. A band or tile with infinities or NaN is recomputed: its zeros would spread them.
     """
     if algorithm == "depthwise":
         depthwise.contract_parts(source, parts, bias)

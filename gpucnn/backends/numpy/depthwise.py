@@ -1,14 +1,14 @@
-"""Convolution where a filter reads one channel, or one channel feeds a group's filter: depthwise, with multipliers.
+"""Depthwise convolution, with channel multipliers: groups with one channel on the input or the output side.
 
-Such a filter has too few weights for a product of matrices to pay for its columns. Large planes are summed up in bands,
-as all small groups are (`grouped`). The others, and all images that have their channels innermost from the start, are
-copied with the channels innermost and zeros around: a tap is then a view, and one `numpy.einsum` multiplies and adds
-all of them, each pass along the channels of several pixels. On MobileNetV2's and EfficientNet's layers of 7 x 7 that
-took a fifth to a third of the time of a product for each channel.
+Such a filter has too few weights for a GEMM to amortise im2col. Large planes are computed as banded products, like all
+small groups (`grouped`). Small planes, and all channels-last images, are copied with channels innermost and zero
+padding: each tap is then a view, and one `numpy.einsum` multiplies and adds all of them, vectorised over the channels
+of several pixels. On MobileNetV2's and EfficientNet's 7 x 7 layers that took a fifth to a third of the time of one
+product per channel.
 
-The weight's gradient is the same einsum with the output's gradient, and for large planes `numpy.vecdot` of it with
-planes that are shifted by each tap: [planes, KW, rows, OW], once for each along the width, zero where that reads
-padding. Rows lie end to end there, so the taps along the height are views of it that start whole rows apart.
+Wgrad is the same einsum with the output's gradient; for large planes it is `numpy.vecdot` of that gradient with
+shifted planes [planes, KW, rows, OW], one shifted copy per tap along the width, zero where a tap reads padding. Rows
+are contiguous there, so taps along the height are views at offsets of whole rows.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from gpucnn.geometry.caches import kept
 __all__ = ["contract_parts", "contract_weight"]
 
 Index: TypeAlias = Any  # a tuple of slices and numbers
-Limits = tuple[int, int, int]  # of the numbers that a piece copies: at most, at least, and with its sums
+Limits = tuple[int, int, int]  # elements that a piece copies: at most, at least, and including its sums
 
-# Bytes of a piece's copies. Its few calls are long, or threads would wait for each other, and what is less than four
-# pieces is cut into four.
+# Bytes of a piece's copies; short calls would contend for the interpreter's lock. Work of fewer than four pieces is cut
+# into four.
 MAX_BYTES, MIN_BYTES = 3 << 20, 256 << 10
 PLANS_BYTES = 4 << 20  # of all plans that are kept, of each kind
 LANES = 256  # channels of a piece, where they are innermost
-RUN = 4096  # numbers that a pass runs along there, for which each tap has a weight
+RUN = 4096  # elements of one inner loop there, each with its own weight per tap
 MIN_DOT = 512  # numbers of a dot product; vecdot lets other threads run only where it takes more than 500 of them
 
 
@@ -78,9 +78,9 @@ def contract_weight(x: Array, grad_y: Array, samplings: Samplings, grad_w: Array
 
 
 def _along_width(samplings: Samplings) -> bool:
-    """Whether width and height are to change places, so that views are taken along the width: images of one row.
+    """Whether to swap width and height, so that taps along the width are views: for images of one row.
 
-    Not where the taps are next to each other: einsum's passes would run from tap to tap.
+    False where taps are adjacent: einsum's inner loop would then run over the taps.
     """
     height, width = samplings[1:]
     apart = len(width.offsets) < 2 or abs(width.spacing) > width.step
@@ -91,19 +91,19 @@ def _along_width(samplings: Samplings) -> bool:
 
 
 class Reads(NamedTuple):
-    """Taps along one axis that read copies of the same positions."""
+    """Taps along one axis that share one copy of their positions."""
 
     kernel: slice  # the taps
-    taps: int  # how many
-    first: int  # the position that is copied first; below 0 in the padding
-    step: int  # from one to the next
-    copied: int  # how many
-    start: int  # the copied one that the first tap of the first target reads
-    tap: int  # copied ones from one tap's to the next tap's
-    hop: int  # and from one target's to the next target's
+    taps: int  # their number
+    first: int  # first copied position; below 0 in the padding
+    step: int  # between copied positions
+    copied: int  # their number
+    start: int  # copied position that the first tap of the first target reads
+    tap: int  # copied positions between consecutive taps
+    hop: int  # and between consecutive targets
 
     def inside(self, sources: int) -> tuple[slice, slice]:
-        """Which of the copied positions lie on an axis of `sources`, and where there."""
+        """Slices of the copied positions within an axis of `sources`, and of that axis."""
         begin = min(self.copied, max(0, -(self.first // self.step)))
         end = max(begin, min(self.copied, (sources - 1 - self.first) // self.step + 1))
         start = self.first + begin * self.step
@@ -111,9 +111,9 @@ class Reads(NamedTuple):
 
 
 def reads(sampling: Sampling, targets: slice, split: bool) -> list[Reads]:
-    """What `targets` read: all taps together, or with `split` those of one residue modulo the step, so that hop is 1.
+    """The reads of `targets`: all taps together, or with `split` grouped by residue modulo the step, so that hop is 1.
 
-    Taps are evenly spaced. Where copies of their own are fewer, as for a large dilation, they are not kept together.
+    Taps are evenly spaced. Where separate copies are smaller, as for a large dilation, each tap has its own.
     """
     length, step = targets.stop - targets.start, sampling.step
     hop = 1 if split else step
@@ -139,7 +139,7 @@ def _outside(inside: slice, length: int) -> list[slice]:
 
 
 class Copies(NamedTuple):
-    """How a piece copies what some taps read, and the view of the copies that they read."""
+    """The copies that a piece makes for some taps, and the window view over them."""
 
     kernel: tuple[slice, ...]  # the taps
     shape: tuple[int, ...]  # of the copies, behind the axes that they have in common with the image
@@ -167,7 +167,7 @@ class Copies(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A block of targets and how what they read is copied, for one set of taps after the other."""
+    """A block of targets, and the copies of their sources for each set of taps."""
 
     groups: slice
     images: slice
@@ -176,7 +176,7 @@ class Piece(NamedTuple):
 
 
 def _pieces(blocks: Sequence[Block], plan: Callable[[Block, int], list[Copies]]) -> list[Piece]:
-    """Pieces of blocks (G, N, OD, OH, OW), planned once for each place and number of groups."""
+    """Pieces of blocks (G, N, OD, OH, OW), planned once per spatial block and number of groups."""
     plans: dict[Any, list[Copies]] = {}
     pieces = []
     for groups, images, *space in blocks:
@@ -193,7 +193,7 @@ def _limits(itemsize: int) -> Limits:
 
 
 def _most(targets: Sequence[int], copied: float, limits: Limits) -> int:
-    """Targets [N, G, M, OD, OH, OW] of a piece, where so many numbers are copied for those of a group's filters."""
+    """Most targets [N, G, M, OD, OH, OW] of a piece, with `copied` elements copied per target of a group."""
     n, groups, filters, *size = targets
     most, least, workspace = limits
     quarter = n * groups * prod(size) * copied / 4
@@ -201,13 +201,13 @@ def _most(targets: Sequence[int], copied: float, limits: Limits) -> int:
 
 
 def _halo(sampling: Sampling, split: bool) -> float:
-    """How many positions of an axis are copied for each target, at most."""
+    """Upper bound of the positions copied along an axis per target."""
     whole = slice(0, sampling.targets)
     return max(axis.copied for axis in reads(sampling, whole, split)) / sampling.targets
 
 
 def _sums(part: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, bool]:
-    """Where the sums of a part of the target are taken, in this shape, and whether that is the part itself."""
+    """Array of this shape for the sums of a part of the target, and whether it is a view of the part."""
     if part.dtype == dtype and part.strides[-2:] == (part.shape[-1] * part.itemsize, part.itemsize):
         return part.reshape(shape), True  # which splits or merges its last two axes
     return memory.scratch("depthwise sums", shape, dtype), False
@@ -235,9 +235,9 @@ def _plane_copies(
         padding += [(..., outside, every) for outside in _outside(to_h, h.copied)]
         padding += [(..., k, every, every, every) for k in range(kernel) if k not in taps]
         for k, to_w, from_w in taps.values():
-            if from_h.start >= from_h.stop:  # none of these rows lie on the image
+            if from_h.start >= from_h.stop:  # none of these rows is on the image
                 continue
-            if flat:  # all rows at once, past their ends, which took a third less time than one by one
+            if flat:  # all rows in one run, past their ends: a third less time than row by row
                 by = from_w.start - to_w.start
                 start, stop = from_h.start * ow + max(0, by), from_h.stop * ow + min(0, by)
                 back = (from_h.start - to_h.start) * ow + by
@@ -267,7 +267,7 @@ def _plane_copies(
 def _plane_pieces(
     sources: tuple[int, ...], targets: tuple[int, ...], samplings: Samplings, flat: bool, limits: Limits
 ) -> list[Piece]:
-    """The pieces for sources [N, G, C, D, H, W], which may be flat, and targets [N, G, M, OD, OH, OW]."""
+    """The pieces for sources [N, G, C, D, H, W], possibly flat, and targets [N, G, M, OD, OH, OW]."""
     n, groups, _, *outputs = targets
     depth, height, width = samplings
     copied = sources[2] * len(width.offsets) * _halo(depth, split=False) * _halo(height, split=True)
@@ -279,7 +279,7 @@ def _plane_pieces(
 def _plane_gradients(
     sources: Array, grads: Array, samplings: Samplings, kernel: Sequence[int]
 ) -> tuple[list[Piece], Callable[[Piece], Array]]:
-    """Pieces, and what gives the share of each in the gradient [g, M, C, KD, KH, KW]."""
+    """Pieces, and the function of one that returns its partial gradient [g, M, C, KD, KH, KW]."""
     channels, filters = sources.shape[2], grads.shape[2]
     dtype = accumulator(sources.dtype)
     *_, columns = sources.shape
@@ -373,7 +373,7 @@ def _pixel_pieces(
 def _pixel_sums(
     sources: Array, weight: Array, samplings: Samplings, targets: Array, bias: Array | None
 ) -> list[Callable[[], None]]:
-    """What there is to do for `contract` of sources [N, G, C, D, H, W] and targets [N, G, M, OD, OH, OW]."""
+    """The tasks of `contract` for sources [N, G, C, D, H, W] and targets [N, G, M, OD, OH, OW]."""
     filters, dtype = weight.shape[1], weight.dtype
     weight = np.ascontiguousarray(weight.transpose(1, 2, 3, 4, 5, 0))
     images = sources.transpose(0, 2, 3, 4, 5, 1)
@@ -408,7 +408,7 @@ def _pixel_sums(
 def _pixel_gradients(
     sources: Array, grads: Array, samplings: Samplings, kernel: Sequence[int]
 ) -> tuple[list[Piece], Callable[[Piece], Array]]:
-    """Pieces, and what gives the share of each in the gradient [g, M, C, KD, KH, KW]."""
+    """Pieces, and the function of one that returns its partial gradient [g, M, C, KD, KH, KW]."""
     channels, filters = sources.shape[2], grads.shape[2]
     dtype = accumulator(sources.dtype)
     images = sources.transpose(0, 2, 3, 4, 5, 1)

@@ -1,10 +1,10 @@
-"""The backward-input of a convolution as a matrix product and a fold: columns of gradients are added to an image.
+"""Dgrad as GEMM and fold (col2im): columns of gradients are added to an image.
 
-It is the transpose of columns and a product, and the quicker way where the image has fewer channels than the output:
-for the three of a first layer it took a third to a tenth of the time of windows of the gradient. The columns of a piece
-stay in the cache, and so does the piece of the image, which is kept as phases, one for each stride residue: whatever
-the stride, one tap adds to neighbouring numbers. The weight is multiplied where it lies, which makes it the quicker way
-too where a large one meets few positions: ResNet's last 3 x 3 took 0.8 of the time, DCGAN's first layer 0.6.
+It is the transpose of im2col and GEMM, and faster where the image has fewer channels than the output: for the three of
+a first layer it took a third to a tenth of the time of windows of the gradient. The columns of a piece stay in the
+cache, and so does the piece of the image, which is stored as phases, one per stride residue: at any stride, one tap
+adds to contiguous elements. The weight is multiplied without a copy, which also makes it faster for a large weight with
+few positions: ResNet's last 3 x 3 took 0.8 of the time, DCGAN's first layer 0.6.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from gpucnn.geometry import Axis, ConvGeometry
 COLUMN_BYTES = 2 << 20
 IMAGE_BYTES = 1 << 19  # of a piece of the image
 MIN_CHANNELS = 32  # of a piece that is cut by channels
-MIN_MULTIPLES = 8  # of the window: each piece of some rows computes the outputs anew that reach over its border
-MAX_POSITIONS = 512  # of small images that are taken together: the product reads its matrix once for all of them
+MIN_MULTIPLES = 8  # of the window: outputs that cross the border of a piece are recomputed for each
+MAX_POSITIONS = 512  # of small images in one batch: the GEMM reads its matrix once for all of them
 
 
 def images_together(outputs: int) -> int:
-    """How many images of so many outputs make a piece.
+    """Number of images per piece, for images of `outputs` positions.
 
     Examples
     --------
@@ -44,7 +44,7 @@ def images_together(outputs: int) -> int:
 def fold_products(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeometry, grad_x: Array) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW] and w [OC, C / groups, KD, KH, KW], plus bias [C].
 
-    Each piece of the image adds up the taps in order, of the outputs in order: its own, whoever computes the others.
+    Each piece of the image sums its taps in order, outputs in order, independently of the threads of other pieces.
     """
     if grad_x.size == 0:
         return
@@ -77,7 +77,7 @@ def fold_products(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeo
 
 
 def _columns(gradient: Array, dtype: np.dtype[Any]) -> Array:
-    """[OC, positions n] of gradients [n, OC, d, h, w]: what one tap adds of small images lies in longer runs."""
+    """[OC, positions n] of gradients [n, OC, d, h, w]: a tap then adds longer contiguous runs of small images."""
     if len(gradient) == 1:
         return as_columns(gradient[:, :, None, None, None], dtype)
     ordered = np.moveaxis(gradient, 0, -1)
@@ -99,9 +99,9 @@ def _boxes(geometry: ConvGeometry, row_bytes: int) -> list[tuple[slice, ...]]:
 
 
 class _Image:
-    """A piece of n images as phases [C, SD, SH, SW, d, h, w, n], with padding and what lies over the piece's border.
+    """A piece of n images as phases [C, SD, SH, SW, d, h, w, n], including padding and the halo of the piece.
 
-    Along an axis the number at ``position * stride + phase`` is that of the input ``base * stride + … - low``.
+    Along an axis the element at ``position * stride + phase`` is that of the input ``base * stride + … - low``.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class _Image:
             max(0, out.stop - out.start) + (axis.kernel - 1) * axis.dilation // axis.stride
             for axis, out in zip(axes, self.outputs, strict=True)
         ]
-        # an axis holds at least the inputs of the piece, those too that no output reads
+        # an axis holds at least the inputs of the piece, including those that no output reads
         bases, sizes = [], []
         for axis, span, out, count in zip(axes, box, self.outputs, counts, strict=True):
             base = min(out.start, (span.start + axis.low) // axis.stride)
@@ -163,7 +163,7 @@ class _Image:
 
 
 class _Shift(NamedTuple):
-    """Taps of an axis that add to phases of their own, all by the same number of positions further on."""
+    """Taps of an axis with distinct phases and the same shift in positions."""
 
     kernel: slice
     phases: slice
@@ -172,7 +172,7 @@ class _Shift(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _shifts(axis: Axis) -> list[_Shift]:
-    """The taps of `axis` in order; those of one stride are taken together, for each call takes the interpreter's lock.
+    """The taps of `axis` in order; those of one stride are grouped, since each call takes the interpreter's lock.
 
     Examples
     --------
@@ -194,7 +194,7 @@ def _everything_at(*wheres: Sequence[Any]) -> Any:
 
 
 def _outputs(axis: Axis, span: slice) -> slice:
-    """The outputs of which any tap reads an input in `span`, or lies between such."""
+    """The range of outputs from the first to the last with a tap that reads an input in `span`."""
     first = max(0, -(-(span.start + axis.low - axis.dilation * (axis.kernel - 1)) // axis.stride))
     last = min(axis.out, (span.stop - 1 + axis.low) // axis.stride + 1)
     return slice(first, max(first, last))

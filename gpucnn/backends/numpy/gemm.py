@@ -1,11 +1,11 @@
-"""Products of matrices in blocks that BLAS multiplies where they lie.
+"""Blocked GEMM whose blocks BLAS multiplies without packing.
 
-BLAS copies large operands into an order of its own before it multiplies. On processors with AVX-512 OpenBLAS leaves
-that out for products of at most 100^3 multiply-adds. These ran at 105 to 112 GFLOP/s of a core on which others reached
-100, with few rows or columns 75, and with few terms 50. So larger products are cut into such blocks. It takes no loop
-in Python: `numpy.matmul` goes through stacks of matrices, and the blocks are views.
+BLAS packs large operands before it multiplies. On processors with AVX-512, OpenBLAS skips packing for products of at
+most 100^3 multiply-adds. These ran at 105 to 112 GFLOP/s on a core where others reached 100, with few rows or columns
+75, and with few terms 50. So larger products are cut into such blocks. That needs no loop in Python: `numpy.matmul`
+iterates over stacks of matrices, and the blocks are views.
 
-A sum has at most `_Form.terms` terms in a row, as in OpenBLAS, and sums of those are added up in order.
+A sum has at most `_Form.terms` consecutive terms, as in OpenBLAS; the partial sums are added in order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KERNELS = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 
 
 class _Form(NamedTuple):
-    """What blocks suit operands that lie in a certain order."""
+    """Block sizes for operands of one memory order."""
 
     rows: int  # at most
     columns: int  # of which a block has a multiple
@@ -35,7 +35,7 @@ class _Form(NamedTuple):
     terms: int  # at most
 
 
-# By whether the terms of a lie side by side, and the columns of b
+# By whether the terms of a are contiguous, and the columns of b
 FORMS = {
     (True, True): _Form(rows=64, columns=64, results=64 * 320, terms=384),
     (False, True): _Form(rows=32, columns=64, results=32 * 64, terms=256),
@@ -71,13 +71,13 @@ def _multiply_blocks(a: Array, b: Array, out: Array, blocks: Blocks) -> None:
         np.matmul(left, right[..., None, :, :, :], out=part)
 
 
-Cut = tuple[slice, int, int]  # a run: so many blocks of so many each
+Cut = tuple[slice, int, int]  # a run, its number of blocks, and their size
 Blocks = list[tuple[Cut, Cut]]  # of rows and columns
 
 
 @lru_cache(maxsize=1024)
 def _plan(m: int, n: int, terms: int, form: _Form) -> tuple[Blocks, list[slice]]:
-    """The blocks of a product [m, n] of so many terms, and the runs of terms that are added up."""
+    """The blocks of a product [m, n] with `terms` terms, and the runs of terms of its partial sums."""
     runs = memory.runs(terms, form.terms)
     most = min(form.results, WITHOUT_COPIES // runs[0].stop)
     highest = min(m, form.rows, most // form.columns)
@@ -88,7 +88,7 @@ def _plan(m: int, n: int, terms: int, form: _Form) -> tuple[Blocks, list[slice]]
 
 
 def _cuts(length: int, step: int) -> list[Cut]:
-    """Whole steps, and what is left."""
+    """Whole steps, and the remainder."""
     whole = length // step * step
     cuts = [(slice(0, whole), whole // step, step), (slice(whole, length), 1, length - whole)]
     return [cut for cut in cuts if cut[0].start < cut[0].stop]

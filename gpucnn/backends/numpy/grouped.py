@@ -1,18 +1,18 @@
-"""Convolution of small groups, depthwise among them: products with banded matrices, a band of rows at a time.
+"""Convolution of small groups, including depthwise: products with banded matrices, one band of rows at a time.
 
-A group of few channels is too small for a product of matrices: its filters give the product too few rows. So each
-product computes R rows of the output at once. With the input's rows [C, KW, RB, OW] that a band of R outputs reads,
-copied once per tap along the width, the output is
+A group of few channels is too small for a GEMM: its filters give the product too few rows. So each product computes R
+rows of the output. With the input's rows [C, KW, RB, OW] that a band of R outputs reads, copied once per tap along the
+width, the output is
 
     y[(m, r), w] = sum over c, kw, i of matrix[(m, r), (c, kw, i)] * rows[(c, kw, i), w]
 
-where ``matrix[(m, r), (c, kw, r * stride + kh)]`` is the filter's tap (kh, kw) and all else is 0. More is multiplied
-than the taps ask for, at BLAS's speed, and fewer numbers are copied than into columns, in long runs: rows lie end to
-end, with just the zeros between them that the padding needs. That took a third of the time of a product for each group
-on ResNeXt's layers, and on depthwise layers as much (3 x 3) to two thirds (7 x 7) of the time of passes over shifted
-planes with `numpy.einsum`, the quickest other way.
+where ``matrix[(m, r), (c, kw, r * stride + kh)]`` is the filter's tap (kh, kw) and all else is 0. This does redundant
+multiplications by zero, at GEMM speed, and copies less than im2col, in long runs: rows are contiguous, separated only
+by the zeros of the padding. That took a third of the time of one product per group on ResNeXt's layers, and on
+depthwise layers as much (3 x 3) to two thirds (7 x 7) of the time of passes over shifted planes with `numpy.einsum`,
+the fastest alternative.
 
-But 0 * inf is NaN: what is not finite would spread to other rows of its band, and is left to others.
+But 0 * inf is NaN: non-finite values would spread to other rows of their band, so another algorithm takes them.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 Part = tuple[Array, Samplings, Array]  # weight [G, M, C, KD, KH, KW], samplings and target [N, G * M, *o], any strides
 
 LANES = 16  # columns from which BLAS takes a matrix that it need not transpose in half the time
-# Bytes that a piece copies. Its few calls are long, or threads would wait for each other. What is less than so many
-# pieces is cut into these.
+# Bytes that a piece copies; short calls would contend for the interpreter's lock. Work of fewer than this many pieces
+# is cut into that many.
 MAX_BYTES, MIN_BYTES = 3 << 20, 256 << 10
 PIECES = 4
 PLANS_BYTES = 4 << 20  # of all plans that are kept
 
 
 def contract_parts(source: Array, parts: Sequence[Part], bias: Array | None) -> list[Part]:
-    """Fill targets that read one source, as `columns.contract` does each; return the parts that are not finite.
+    """Fill targets of one source, each as `columns.contract` does; return the parts that are not finite.
 
     source [N, G * C, D, H, W]; bias [G, M] or None. A strided backward-input has one part for each stride residue.
     """
@@ -93,7 +93,7 @@ def _contractions(
         )
         sums = part.reshape(shape) if in_place else memory.scratch("grouped sums", shape, dtype)
         windows = piece.reads.windows(sources[piece.images, piece.groups], dtype)
-        with np.errstate(all="ignore"):  # what is not finite is computed again, in the caller's own errstate
+        with np.errstate(all="ignore"):  # non-finite results are recomputed, in the caller's errstate
             gemm.multiply(matrix[piece.groups], windows, sums.reshape(*shape[:4], -1, shape[6]))
             flat = sums.reshape(-1)
             if not isfinite(abs(np.vdot(flat, flat))):
@@ -111,8 +111,8 @@ def _contractions(
 def contract_weight(x: Array, grad_y: Array, samplings: Samplings, grad_w: Array) -> None:
     """Fill grad_w [G, M, C, KD, KH, KW] from x [N, G * C, D, H, W] and grad_y [N, G * M, OD, OH, OW].
 
-    The transposed product, of a band's rows of the output's gradient with the rows that it reads, holds each tap's
-    share once for each row of the band.
+    The transposed product of a band's rows of grad_y with the input rows that it reads holds one partial sum of each
+    tap per row of the band.
     """
     groups, filters, channels, *kernel = grad_w.shape
     sources = x.reshape(x.shape[0], groups, channels, *x.shape[2:])
@@ -182,10 +182,10 @@ def _diagonals(matrix: Array, height: Sampling, rows: int) -> Array:
 
 
 class Reads(NamedTuple):
-    """How the rows of images [n, g, C, D, H, W] are laid end to end, and copied from there.
+    """Layout of the rows of images [n, g, C, D, H, W] in one contiguous buffer, and the copies out of it.
 
-    They are laid as [n, g, C, residues of the width's step, D, H, pitch], with as many zeros after each as the taps
-    reach past its ends. Then the share of a band and a tap is one run.
+    The buffer is [n, g, C, residues of the width's step, D, H, pitch], each row followed by as many zeros as the taps
+    reach past its ends. The elements of one band and tap are then one contiguous run.
     """
 
     before: int  # zeros in front
@@ -199,7 +199,7 @@ class Reads(NamedTuple):
     width: int  # of the pitch what is read
 
     def windows(self, image: Array, dtype: np.dtype[Any]) -> Array:
-        """What the bands read: [n, g, od, bands, (C, KD, KW, rows of the input), width]."""
+        """The inputs of the bands: [n, g, od, bands, (C, KD, KW, rows of the input), width]."""
         size = prod(self.laid)
         laid = memory.scratch("grouped rows", (self.before + size + self.laid[-1],), dtype)
         laid[...] = 0
@@ -215,7 +215,7 @@ class Reads(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A block of targets, (OD, OH, OW) of it, and what its bands of R rows read."""
+    """A block of targets, its (OD, OH, OW), and the inputs of its bands of R rows."""
 
     images: slice
     groups: slice
@@ -225,12 +225,12 @@ class Piece(NamedTuple):
     reads: Reads
 
     def shape(self, part: Sequence[int], filters: int) -> tuple[int, ...]:
-        """Of what the products give, [n, g, od, bands, M, R, OW], for a part [n, g, M, od, OH, OW]."""
+        """Shape [n, g, od, bands, M, R, OW] of the products for a part [n, g, M, od, OH, OW]."""
         n, g, _, od, *_ = part
         return (n, g, od, self.bands, filters, max(self.rows, 1), self.reads.width)
 
     def share(self, part: Array, sums: Array) -> list[tuple[Array, Array]]:
-        """Shares of a part [n, g, M, od, OH, OW] beside those of `sums`, in the shape above."""
+        """Slices of a part [n, g, M, od, OH, OW], each paired with its slice of `sums`, in the shape above."""
         n, g, m, od, oh, ow = part.shape
         if self.rows == 0:
             lines = sums.reshape(n, g, od, m, oh, -1)[..., :ow]
@@ -282,7 +282,7 @@ def _planned(
 
 
 def _reads(image: tuple[int, ...], samplings: Samplings, block: Block, rows: int) -> Reads:
-    """What a block of (OD, bands, OW) reads of an image [n, g, C, D, H, W]; with 0 `rows`, one of (OD, OH, OW)."""
+    """The reads of a block (OD, bands, OW) from an image [n, g, C, D, H, W]; of (OD, OH, OW) with `rows` 0."""
     depths, bands, columns = block
     depth, height, width = samplings
     n, g, channels, *size = image
@@ -331,7 +331,7 @@ def _reads(image: tuple[int, ...], samplings: Samplings, block: Block, rows: int
 
 
 def _positions(sampling: Sampling, start: int, targets: int, sources: int) -> tuple[slice, slice, int]:
-    """Of what targets from `start` on read: which lie on an axis of `sources`, where there, and how many in all."""
+    """Positions that targets from `start` on read: slices of them and of an axis of `sources`, and their number."""
     first = start * sampling.step + sampling.least
     count = (targets - 1) * sampling.step + select.reach(sampling)
     begin = min(count, max(0, -first))

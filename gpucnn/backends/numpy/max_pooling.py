@@ -1,4 +1,4 @@
-"""Max pooling, where its maxima lie, and what goes by their indices."""
+"""Max pooling with indices of the maxima, and the operations that use indices: backward, unpool and gather."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
 ELEMENT_BYTES = 16  # that an element counts for where pieces are cut: its value, copies of it, and its window's index
 RUNS = 1 / 4  # the work of runs of 1, 2, 4, … elements for a byte: pieces are few, as each takes some hundred calls
 NOWHERE = -(2**62)  # stays below 0 whatever is added
-MAX_TARGETS = 1 << 16  # of an axis, times the elements of all others, whose maxima are located at once
+MAX_TARGETS = 1 << 16  # of an axis, times the elements of all others, whose maxima are located in one call
 
 
 def _lowest(dtype: np.dtype[Any]) -> Any:
@@ -44,7 +44,7 @@ def _lowest(dtype: np.dtype[Any]) -> Any:
 
 
 def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
-    """Y [N, C, OD, OH, OW], NaN where a window holds one, and where its maximum is."""
+    """Y [N, C, OD, OH, OW], NaN where a window holds one, and the indices of the maxima."""
     x, space = stored(x)
     y = as_stored(y, space)
     if indices is not None:
@@ -62,11 +62,11 @@ def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) 
     in_pieces(pool, x, y, windowed(geometry, space), pooling.window_reads)
 
 
-# --- Where the maxima lie -----------------------------------------------------------------------------------------
+# --- Indices of the maxima ----------------------------------------------------------------------------------------
 
 
 def _with_indices(x: Array, y: Array, indices: Array, geometry: PoolGeometry, space: int) -> None:
-    """Maxima and indices, in the order of memory; rows first, so that of equal maxima the first in the plane stays."""
+    """Maxima and indices, in memory order; rows first, so that of equal maxima the first in the plane is kept."""
     axes = windowed(geometry, space)
     lengths = [length_of(axis) for _, axis in reversed(axes)]
     in_passes = all(has_passes(axis) for _, axis in axes)
@@ -89,7 +89,7 @@ def _with_indices(x: Array, y: Array, indices: Array, geometry: PoolGeometry, sp
 
 
 def _by_numbers(x: Array, passes: Passes, lengths: list[int], offsets: Array, y: Array, indices: Array) -> bool:
-    """Write maxima to y, and where each is, counted from its window's first tap; False where numbers do not tell."""
+    """Write maxima to y, and their positions relative to the window's first tap; False where numbers do not suffice."""
     dtype = accumulator(x.dtype)
     best = y if y.dtype == dtype else memory.scratch("max_pool_with_indices", y.shape, dtype)
     taps = _numbered(widened("max_pool_with_indices x", x, dtype), passes, lengths, best)
@@ -105,10 +105,10 @@ def _by_numbers(x: Array, passes: Passes, lengths: list[int], offsets: Array, y:
 
 
 def _located(x: Array, passes: Passes, y: Array, indices: Array, size: tuple[int, int, int], space: int) -> None:
-    """Write the maxima of all windows to y, and where in the plane of `size` they are: the first one, the last NaN.
+    """Write the maxima of all windows to y, and their indices in the plane of `size`: the first one, the last NaN.
 
-    Axis by axis: of each maximum along a later axis, what earlier axes found at its place is looked up. `indices` of
-    windows that read nothing are far below 0.
+    One axis at a time: each maximum along a later axis looks up the index that earlier axes found at its position.
+    `indices` of windows that read nothing are far below 0.
     """
     found: list[tuple[Reads, int, Array]] = []
     for dim, reads in passes:
@@ -126,7 +126,7 @@ def _located(x: Array, passes: Passes, y: Array, indices: Array, size: tuple[int
 
 
 def _located_along(x: Array, dim: int, reads: Reads) -> tuple[Array, Array]:
-    """The maxima of what targets read along one axis, and the items of x that they are: -1 where nothing is read."""
+    """The maxima of the windows along one axis, and their positions in x: -1 where nothing is read."""
     shape = resized(x.shape, dim, reads.size)
     y, place = np.empty(shape, x.dtype), np.empty(shape, np.min_scalar_type(-x.shape[dim] - 1))
     rows, first, stop, step = in_rows(_lowest(x.dtype), x, dim, reads)
@@ -145,7 +145,7 @@ def _located_along(x: Array, dim: int, reads: Reads) -> tuple[Array, Array]:
 def _located_among(runs: list[Array], dim: int, first: Array, stop: Array) -> Array:
     """The index of the maximum in ``[first, stop)``, from items and their maxima over runs of 2, 4, … of them.
 
-    It is -1 where there is none. Each target's maximum is that of a run, which is then parted in halves.
+    It is -1 where there is none. Each target's maximum is that of a run, which is then bisected.
     """
     shape = resized(runs[0].shape, dim, len(first))
     lowest = np.full(shape, _lowest(runs[0].dtype), runs[0].dtype)
@@ -193,9 +193,9 @@ def _parted(runs: list[Array], dim: int, best: Array, heights: Array, places: Ar
 def _numbered(x: Array, passes: Passes, lengths: list[int], y: Array) -> Array:
     """The maxima of all windows, to y, and of each the number of its tap in row-major order, from 1 on.
 
-    It is 0 where no tap was above the lowest value, and anything where one was NaN: `_located` sees to these, and takes
-    10 times as long. Here a number is a byte or two; and as later taps have larger ones, that of the best tap is the
-    largest of those that were better than all taps before.
+    It is 0 where no tap was above the lowest value, and arbitrary where one was NaN: `_located` handles these, and is
+    10 times slower. Here a number is a byte or two; as later taps have larger numbers, that of the best tap is the
+    largest of those that exceeded all earlier taps.
     """
     dtype = np.min_scalar_type((lengths[0] + 1) * prod(lengths[1:]) - 1)
     name, lowest, step = "max_pool_with_indices", _lowest(x.dtype), 1
@@ -225,7 +225,7 @@ def _numbered(x: Array, passes: Passes, lengths: list[int], y: Array) -> Array:
 
 
 def _offsets(geometry: PoolGeometry, order: list[int]) -> Array:
-    """By the number that `_numbered` gives a tap: its position in the plane, counted from the window's first tap.
+    """Table by `_numbered`'s tap number: the tap's position in the plane, relative to the window's first tap.
 
     `order` lists the axes as they are passed over.
     """
@@ -245,7 +245,7 @@ def _dilation(axis: AnyAxis) -> int:
 def _add_corners(
     indices: Array, geometry: PoolGeometry, block: Sequence[slice], axes: Collection[int], space: int
 ) -> None:
-    """Add where in the plane, along `axes` of (D, H, W), the first taps of a block's windows lie, or would lie."""
+    """Add the positions along `axes` of (D, H, W) of the first taps of a block's windows, padding included."""
     for index in axes:
         axis, windows = geometry.axes[index], np.arange(block[index].start, block[index].stop)
         first = axis.windows(windows)[0] if isinstance(axis, AdaptiveAxis) else windows * axis.stride - axis.low
@@ -256,7 +256,7 @@ def _add_corners(
 
 # --- By indices ---------------------------------------------------------------------------------------------------
 
-# Windows whose gradients or values go their ways at once: as indices into all planes they take half a megabyte.
+# Windows whose gradients or values are scattered in one call: as indices into all planes they take half a megabyte.
 MAX_WINDOWS = 1 << 16
 
 # Parts of a plane whose sums are wider than its elements: all windows are looked at for each part.
@@ -264,7 +264,7 @@ PARTS, MIN_PART = 4, 1 << 19
 
 
 def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
-    """grad_x [N, C, D, H, W]: grad_y added up where the indices say, in C order."""
+    """grad_x [N, C, D, H, W]: grad_y scatter-added by the indices, in C order."""
     grad_y, space = stored(grad_y)
     indices, grad_x = as_stored(indices, space), as_stored(grad_x, space)
     dtype, size = accumulator(grad_y.dtype), prod(geometry.input_size)
@@ -294,7 +294,7 @@ def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: Po
 
 
 def unpool(values: Array, indices: Array, planes: Array) -> None:
-    """Planes [N, C, OD, OH, OW] with values put where indices say; of values with one index the last stays."""
+    """Planes [N, C, OD, OH, OW] with values scattered by the indices; of values with one index the last is kept."""
     values, space = stored(values)
     size = prod(planes.shape[2:])
     indices, planes = as_stored(indices, space), as_stored(planes, space)
@@ -309,7 +309,7 @@ def unpool(values: Array, indices: Array, planes: Array) -> None:
 
 
 def gather(planes: Array, indices: Array, values: Array) -> None:
-    """The values [N, C, D, H, W] that indices point at in planes, 0 where an index is -1."""
+    """Values [N, C, D, H, W] of the planes at the indices, 0 where an index is -1."""
     planes, space = stored(planes)
     indices, values = as_stored(indices, space), as_stored(values, space)
 
@@ -327,9 +327,9 @@ def gather(planes: Array, indices: Array, values: Array) -> None:
 
 
 def _places(indices: Array, size: int, space: int) -> Iterator[tuple[Array | slice, Array]]:
-    """Windows, some at a time and without those of index -1, and where in all planes of `size` their indices point.
+    """Chunks of windows without those of index -1, and their flat positions in all planes of `size`.
 
-    Indices are stored as [N, C, D, H, W] or [N, D, H, W, C]; in the latter neighbours in a plane lie C apart.
+    Indices are stored as [N, C, D, H, W] or [N, D, H, W, C]; in the latter, plane neighbours have stride C.
     """
     windows, channels = prod(indices.shape[space : space + 3]), 1 if space == 2 else indices.shape[4]
     flat = indices.reshape(-1)

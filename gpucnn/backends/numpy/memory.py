@@ -17,11 +17,11 @@ __all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "m
 Array = np.ndarray[Any, Any]
 Block = tuple[slice, ...]
 
-# Most bytes of each kind of intermediate image (windows, products, …) that one thread of a convolution holds at once.
-# Pieces are smaller where that is quicker.
+# Workspace limit: bytes of each kind of intermediate image (windows, products, …) per thread of a convolution.
+# Pieces are smaller where that is faster.
 WORKSPACE_BYTES = 8 << 20
 
-# Most bytes of one scratch buffer that a thread keeps between calls; a larger one is given back after use.
+# Most bytes of one scratch buffer that a thread keeps between calls; a larger one is freed after use.
 SCRATCH_BYTES = 4 << 20
 
 
@@ -34,10 +34,10 @@ _scratch = _Scratch()
 
 
 def scratch(name: str, shape: Sequence[int], dtype: Any) -> Array:
-    """An uninitialised array in a buffer that this thread keeps: its pages are mapped, and often still in its cache.
+    """An uninitialised array in a per-thread buffer, whose pages are mapped and often still cached.
 
-    It is overwritten when the same thread next asks for the same name. So a name belongs to one function, which calls
-    nothing that comes back to it while it needs the array; no operation is for finalisers or handlers of signals.
+    It is overwritten by the thread's next request for the same name. So each name belongs to one function, which is not
+    re-entered while the array is in use; operations must not run in finalisers or signal handlers.
     """
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
@@ -59,12 +59,12 @@ def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:
 
 
 def empty_in_c_order(shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
-    """An array in C order; NumPy's arrays are all on one device."""
+    """An array in C order; all NumPy arrays are on one device."""
     return np.empty(shape, dtype)
 
 
 def empty_weight(shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
-    """An array [OC, C / groups, *k] for a weight's gradient: with OC innermost where each filter meets all of x."""
+    """An array [OC, C / groups, *k] for a weight's gradient: with OC innermost where each filter reads all of x."""
     if x.shape[1] != shape[1]:
         return np.empty(shape, dtype)
     return np.moveaxis(np.empty((*shape[1:], shape[0]), dtype), -1, 0)
@@ -88,7 +88,7 @@ def blocks(extents: Sequence[int], most: int) -> Iterator[Block]:
 
 
 def runs(length: int, most: int) -> list[slice]:
-    """Cut ``range(length)`` into as few runs as those of `most` are, all of about one size."""
+    """Cut ``range(length)`` into the fewest runs of at most `most` items, of about equal size."""
     step = max(1, -(-length // max(1, -(-length // max(1, most)))))
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
@@ -111,6 +111,6 @@ def merged(x: Array, first: int) -> Array | None:
 
 
 def merged_rows(x: Array, first: int) -> Array | None:
-    """As `merged`, and None too where the merged axis is not contiguous: BLAS takes only that in place."""
+    """As `merged`, but also None where the merged axis is not contiguous, which BLAS needs in place."""
     view = merged(x, first)
     return view if view is not None and view.strides[-1] == x.itemsize else None

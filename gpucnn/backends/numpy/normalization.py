@@ -1,14 +1,14 @@
 """Statistics, application and gradients of the norms, over x seen as [N, G, C, P] (see `NormGeometry`).
 
-All of them go about it in one way. Arrays are seen as [B, O, S, I, P] in the order of memory (`_View`): B and S number
-the statistics, I the channels that share one, O and P what else is reduced. They are cut into pieces of whole
-statistics, which threads take, and a piece is summed and then normalised while it is in the cache.
+All of them share one scheme. Arrays are viewed as [B, O, S, I, P] in memory order (`_View`): B and S index the
+statistics, I the channels that share one, O and P the other reduced axes. They are cut into pieces of whole
+statistics, which threads process, and a piece is summed and then normalised while it is in the cache.
 
-BLAS adds up runs of at most `RUN` values, and float64 what they come to. Where a mean is more than `FAR` deviations
-away from zero it is first taken away: variances and results are as exact with a large mean as without one.
+BLAS sums runs of at most `RUN` values; the partial sums are added in float64. Where a mean is more than `FAR`
+deviations away from zero it is subtracted first: variances and results are as exact with a large mean as without one.
 
-Where squares leave the range of the dtype, as those of float32 values beyond 1e19 do, sums are made again of values
-times a power of two. The statistics show where that is so: usual values are read no more often for it.
+Where squares leave the range of the dtype, as those of float32 values beyond 1e19 do, the sums are recomputed from
+values scaled by a power of two. The statistics detect that: ordinary values are not read again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from gpucnn.backends.numpy.elementwise import activate, activation_backward, com
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import NormGeometry
 
-PIECE_VALUES = 1 << 19  # a call on so many lasts 50 us and more: on fewer, threads wait for the interpreter's lock
+PIECE_VALUES = 1 << 19  # a call on these takes at least 50 us; with fewer, threads wait for the interpreter's lock
 WHOLE_VALUES = 1 << 20  # a statistic of more values is summed in several pieces, and used when all are done
-RUN = 512  # most values of a row that are added up in the dtype of x; NumPy holds its lock for less than 500 sums
-LONG = 256  # an inner loop of so many values is worth what starting it costs
+RUN = 512  # most values of a row that are summed in the dtype of x; NumPy holds the interpreter's lock below 500
+LONG = 256  # values of an inner loop that amortise its start
 FAR = 2.0  # a variance about zero has at most 1 + FAR**2 times the rounding of one about the mean
 
 BATCH, ROW = (0, 2, 3), (2, 3)
@@ -119,7 +119,7 @@ def norm_forward(
     eps: float,
     epilogue: Epilogue,
 ) -> None:
-    """As `norm_apply` by x's own statistics, and these: mean, variance, rstd."""
+    """As `norm_apply` with x's own statistics, which are returned too: mean, variance, rstd."""
     view = _View(x, geometry.axes)
     if not view.whole:
         norm_statistics(x, mean, var, rstd, geometry, eps)
@@ -152,7 +152,7 @@ def norm_activation_backward(
     grad: Array,
     epilogue: Epilogue,
 ) -> None:
-    """Grad = the gradient with respect to the activation's input, whose signs are computed again."""
+    """Grad = the gradient with respect to the activation's input, whose signs are recomputed."""
     wide = accumulator(x.dtype)
     signs = (x.astype(wide, copy=False) - mean) * rstd
     if weight is not None:
@@ -178,7 +178,7 @@ def norm_backward(
 ) -> None:
     """Gradients of weight and bias, and grad_x by the closed form, with g = grad_y * weight and h = (x - mean) * rstd:
 
-    ``grad_x = rstd * (g - mean(g) - h * mean(g * h))``: what g moves the mean and the variance by is taken away.
+    ``grad_x = rstd * (g - mean(g) - h * mean(g * h))``: the contributions through mean and variance are subtracted.
     """
     view = _View(x, geometry.axes)
     xs, grads, pieces = view.of(x), view.of(grad_y), view.pieces if x.size else ()
@@ -222,7 +222,7 @@ Operands = tuple[Array, Array, Array, Array, Array | None]  # grad_y, x, mean, r
 
 
 class _View:
-    """How arrays [N, G, C, P] are seen as [B, O, S, I, P] in the order of memory, and cut into pieces.
+    """View of arrays [N, G, C, P] as [B, O, S, I, P] in memory order, cut into pieces.
 
     =============  =====================  =====================
     norm           channels first         channels last
@@ -248,15 +248,15 @@ class _View:
         return array if self.rows else array.reshape(self.shape)
 
     def run(self, task: Callable[[Any], object], items: Sequence[Any]) -> None:
-        """Tasks on threads, with ufuncs that take long rows one by one.
+        """Run the tasks on threads, with ufuncs that process long rows one by one.
 
-        Else NumPy copies what is broadcast along them to a buffer of 8192 values, to have loops of that length: on rows
-        of 768 values and more that is half of the time.
+        Otherwise NumPy copies broadcast operands to a buffer of 8192 values, for inner loops of that length: on rows of
+        768 values and more that is half of the time.
         """
         if self.shape[3] * self.shape[4] < LONG:
             threads.run(task, items)
             return
-        size = np.setbufsize(16)  # of this context, which the threads take over
+        size = np.setbufsize(16)  # of this context, which the threads inherit
         try:
             threads.run(task, items)
         finally:
@@ -277,7 +277,7 @@ def _cuts(shape: Sequence[int], most: int, most_whole: int) -> tuple[bool, tuple
 
 
 def _seen(epilogue: Epilogue, view: _View) -> Epilogue:
-    """With the residual, where there is one, as pieces are cut of it."""
+    """The epilogue, with its residual in the layout of `view`."""
     return epilogue if epilogue.residual is None else replace(epilogue, residual=view.of(epilogue.residual))
 
 
@@ -309,7 +309,7 @@ def _dense(part: Array, dtype: Any, name: str) -> Array:
 
 @contextmanager
 def _written(part: Array, dtype: Any) -> Iterator[Array]:
-    """Where a result in `dtype` goes that becomes the part: itself, or scratch that is copied to it."""
+    """Buffer for a result in `dtype`: the part itself, or scratch that is copied to it."""
     if part.dtype == dtype:
         yield part
     else:
@@ -326,7 +326,7 @@ def _sums(a: Array, times: Array | None = None) -> Array:
     b, o, s, i, p = a.shape
     if times is not None and p < LONG:  # a call of BLAS for each short run would take longer than a pass
         a, times = np.multiply(a, times, out=memory.scratch("products", a.shape, a.dtype)), None
-    if p < LONG and o > 1:  # add up what lies side by side first
+    if p < LONG and o > 1:  # sum over the outer axis first, along contiguous elements
         columns = a.reshape(b, o, s * i * p)
         total = np.zeros((b, s * i))
         for start in range(0, o, LONG):
@@ -357,7 +357,7 @@ def _run_sums(rows: Array, others: Array | None, start: int, runs: int, length: 
 
 @lru_cache(maxsize=256)
 def _runs(p: int) -> tuple[int, int]:
-    """Into how many runs of which length at most `RUN` a row of p values is cut; without a rest if that can be."""
+    """Number and length, at most `RUN`, of the runs of a row of p values; without remainder if possible."""
     least = max(1, -(-p // RUN))
     runs = next((runs for runs in range(least, 4 * least) if p % runs == 0), 0)
     return (runs, p // runs) if runs else (p // RUN, RUN)
@@ -390,7 +390,7 @@ def _statistics(
 ) -> tuple[Array, Array, Array]:
     """Mean, biased variance and reciprocal standard deviation in `dtype`, of the moments of values times a scale.
 
-    None is a scale of 1; another one has the shape of the statistics, and leaves room for all squares that need it.
+    None is a scale of 1; another has the shape of the statistics, and keeps all squares that need it in range.
     """
     limits = np.finfo(dtype)
     up = 2.0 ** (3 * limits.maxexp // 4)
@@ -494,7 +494,7 @@ def _gradient(
 ) -> None:
     """The closed form as x * a + b + grad * c; the shares are the means of g * h and g (`norm_backward_input`).
 
-    Of x, mean and `scaled_rstd`, as `_centred` returns them, comes h; `rstd` is that of the norm.
+    h is computed from x, mean and `scaled_rstd` as `_centred` returns them; `rstd` is that of the norm.
     """
     slope = -rstd * scaled_rstd * share_gh
     shift = (-rstd * share_g - slope * mean).astype(x.dtype)
@@ -512,10 +512,10 @@ def _gradient(
 
 
 def _centred(x: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
-    """All as they are, or with a mean of 0 where it is large, and an rstd of 1 to 2 where that is far from 1.
+    """The arguments, or with a mean of 0 where it is large, and an rstd of 1 to 2 where that is far from 1.
 
-    The mean is taken away from x: sums then cancel no digits. And x is multiplied by a power of two, that which rstd is
-    divided by: products of x and of rstd then stay within the range of the dtype.
+    The mean is subtracted from x, so that sums do not cancel. x is multiplied by the power of two that rstd is divided
+    by, so that products of x and of rstd stay within the range of the dtype.
     """
     far = 2.0 ** (np.finfo(x.dtype).maxexp // 4)
     if not ((rstd * far >= 1) & (rstd <= far)).all():
@@ -541,14 +541,14 @@ def _less(x: Array, mean: Array) -> Array:
 
 
 def _outer(column: Array, row: Array, out: Array) -> Array:
-    """The product of column [B] and row [I]: with a second column of zeros BLAS takes it, at ten times the speed."""
+    """Outer product of column [B] and row [I], by BLAS with a second column of zeros, at ten times the speed."""
     left = np.zeros((column.size, 2), out.dtype)
     left[:, 0] = column.reshape(-1)
     return np.matmul(left, np.stack([row, np.zeros_like(row)]), out=out)
 
 
 def _spread(array: Array, x: Array) -> Array:
-    """An array as it is, or laid out for short runs of x, so that one inner loop takes all of S, I and P."""
+    """An array as it is, or broadcast to contiguous memory for short runs of x: one inner loop over S, I and P."""
     _, o, s, i, p = x.shape
     if o == 1 or p == 1 or p >= LONG:
         return array

@@ -1,8 +1,8 @@
-"""Shared passes of all poolings: one axis after the other, over pieces that stay in the cache.
+"""Separable passes shared by all poolings: one axis at a time, over pieces that stay in the cache.
 
-The maximum or sum of a box is that of its rows' maxima or sums. A window of K x K so costs 2 K passes in place of
-K * K, and every pass is a shifted slice (`along`). All passes of a piece run before the next piece is read, and threads
-share the pieces: on ten layers of real networks that took half to a fifth of the time of whole passes on one thread.
+The maximum or sum of a box is that of its rows' maxima or sums. A K x K window then costs 2 K passes instead of K * K,
+and every pass is a shifted slice (`along`). All passes of a piece run before the next piece is read, and threads share
+the pieces: on ten layers of real networks that took half to a fifth of the time of whole passes on one thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AnyAxis = Axis | AdaptiveAxis
 # that eight or more hold each input. Longer windows are put together from runs of 1, 2, 4, 8, … taps: those of 100,000
 # take 40 passes, and their sums round as little as sums in pairs.
 MAX_TAPS, MAX_SHARED_TAPS = 64, 512
-READS_BYTES = 4 << 20  # of all that is kept of what axes read
+READS_BYTES = 4 << 20  # of all cached `Reads`
 
 # Bytes that a piece reads or writes, whichever is more. A piece costs some 40 us of Python, which no two threads run at
 # once: on 2 cores pieces of 256 KiB, which a core's L2 cache holds, took 1.5 to 4 times as long as those of 2 MiB. What
@@ -32,8 +32,8 @@ READS_BYTES = 4 << 20  # of all that is kept of what axes read
 PIECE_BYTES = 2 << 20
 MIN_PIECE_BYTES = 320 << 10
 
-# Elements of a row from which on it is repeated by broadcasting, which writes memory in its order: PSPNet's gradient
-# took a third of the time of row k of each window, then row k + 1. Shorter rows cost more calls than that saves.
+# Elements of a row from which on it is repeated by broadcasting, which writes contiguously: PSPNet's gradient took a
+# third of the time of row k of each window, then row k + 1. Shorter rows cost more calls than that saves.
 MIN_ROW = 16
 
 
@@ -51,7 +51,7 @@ def resized(shape: tuple[int, ...], dim: int, length: int) -> tuple[int, ...]:
 
 
 def stored(x: Array) -> tuple[Array, int]:
-    """X as it lies in memory, [N, C, D, H, W] or [N, D, H, W, C], and which axis is D."""
+    """X in memory order, [N, C, D, H, W] or [N, D, H, W, C], and the number of axis D."""
     return (np.moveaxis(x, 1, -1), 1) if memory.is_channels_last(x) else (x, 2)
 
 
@@ -65,11 +65,11 @@ def logical(x: Array, space: int) -> Array:
     return x if space == 2 else np.moveaxis(x, -1, 1)
 
 
-# --- What an axis reads -------------------------------------------------------------------------------------------
+# --- Reads of an axis ---------------------------------------------------------------------------------------------
 
 
 class Phase(NamedTuple):
-    """A row of sources, `targets` of which are copied from `sources`; the others hold nothing."""
+    """A row of sources, `targets` of which are copied from `sources`; the others hold the neutral element."""
 
     targets: slice
     sources: slice
@@ -83,10 +83,10 @@ class Tap(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """Targets that share their taps: where they are, how many, and the phases of `length` items that the taps read.
+    """Targets that share their taps: their positions, their number, and the phases of `length` items that they read.
 
-    With a stride of s the inputs that are s apart make a phase, so that every tap is a shifted run of one of them.
-    `sources` are what the taps read where all reach a source for each target and none is read twice; else it is empty.
+    With stride s, inputs of one residue mod s make a phase, so that every tap is a shifted run of one phase.
+    `sources` are the inputs of the taps where all read a source for each target and none is read twice; else empty.
     Where there are more than `MAX_SHARED_TAPS`, all of one phase, they are not listed.
     """
 
@@ -109,7 +109,7 @@ class Spans(NamedTuple):
     of_windows: bool
 
     def sources(self) -> slice:
-        """All that any of the targets may read."""
+        """The range of all sources that the targets may read."""
         axis, start, last = self.axis, self.start, self.stop - 1
         if isinstance(axis, AdaptiveAxis):
             axis = axis if self.of_windows else axis.transposed
@@ -124,7 +124,7 @@ class Spans(NamedTuple):
         return slice(low, max(low, min(high, size)))
 
     def runs(self) -> tuple[Array, Array, int]:
-        """Of each target: the first source, how many it reads, and the step between these, which is the same for all.
+        """The first source and the number of sources of each target, and the common step between them.
 
         A target that reads nothing has 0 sources.
         """
@@ -150,10 +150,10 @@ class Spans(NamedTuple):
 
 
 class Reads(NamedTuple):
-    """What `size` targets of an axis read: the slice of the axis that any tap reaches, and the strips within it.
+    """The reads of `size` targets of an axis: the slice of the axis that any tap reaches, and the strips within it.
 
-    Where there are no strips, windows are long, or differ in length. If `repeats` is above 1, each of the sources is
-    simply read by so many targets in a row.
+    Without strips, windows are long, or differ in length. If `repeats` is above 1, each source is read by `repeats`
+    consecutive targets.
     """
 
     size: int
@@ -168,7 +168,7 @@ Passes = list[tuple[int, Reads]]
 
 @kept(READS_BYTES)
 def window_reads(axis: AnyAxis, start: int, stop: int) -> Reads:
-    """What the windows ``[start, stop)`` of an axis read of its inputs."""
+    """The reads of the windows ``[start, stop)`` of an axis from its inputs."""
     spans, count = Spans(axis, start, stop, of_windows=True), stop - start
     if isinstance(axis, AdaptiveAxis) or not (has_passes(axis) or axis.dilation % axis.stride == 0):
         return Reads(count, spans.sources(), spans)
@@ -177,7 +177,7 @@ def window_reads(axis: AnyAxis, start: int, stop: int) -> Reads:
 
 @kept(READS_BYTES)
 def input_reads(axis: AnyAxis, start: int, stop: int) -> Reads:
-    """What the inputs ``[start, stop)`` of an axis read of its windows: those that hold them."""
+    """The reads of the inputs ``[start, stop)`` of an axis from the windows that contain them."""
     spans, count = Spans(axis, start, stop, of_windows=False), stop - start
     if isinstance(axis, AdaptiveAxis):
         return Reads(count, spans.sources(), spans)
@@ -253,7 +253,7 @@ def length_of(axis: AnyAxis) -> int:
 
 
 def windowed(geometry: PoolGeometry, space: int) -> list[tuple[int, AnyAxis]]:
-    """The axes along which there is something to pool, and which dimension each one is; at least one."""
+    """The axes with something to pool, each with its dimension; at least one."""
     axes = list(enumerate(geometry.axes, space))
     return [(dim, axis) for dim, axis in axes if not _is_identity(axis)] or axes[-1:]
 
@@ -273,8 +273,8 @@ def in_pieces(
     """Call ``task(read, written, passes)`` for pieces ``y[written]`` that depend on ``x[read]`` alone.
 
     They are runs along the first of the `axes`, and of all dimensions before it. `reads` is `window_reads` or
-    `input_reads`; each pass is a dimension and what is read along it, counted from the piece. `weight` is below 1 where
-    the work is less than that of some passes.
+    `input_reads`; each pass is a dimension and its reads, relative to the piece. `weight` is below 1 where the work is
+    less than that of some passes.
     """
     cut, first = axes[0]
     rest = [(dim, reads(axis, 0, y.shape[dim])) for dim, axis in axes[1:]]
@@ -318,7 +318,7 @@ def each_of(piece: Callable[[Block], None], blocks: Sequence[Block]) -> None:
 
 
 def separably(ufunc: np.ufunc, nothing: Any, x: Array, passes: Passes, y: Array) -> None:
-    """Write to y `ufunc` over all that each of its elements reads of x, axis by axis; `nothing` where that is nothing.
+    """Reduce the window of each element of y over x with `ufunc`, axis by axis; empty windows give `nothing`.
 
     y has the dtype of x.
     """
@@ -345,9 +345,9 @@ def separably(ufunc: np.ufunc, nothing: Any, x: Array, passes: Passes, y: Array)
 
 
 def in_rows(nothing: Any, x: Array, dim: int, reads: Reads) -> tuple[Array, Array, Array, int]:
-    """Items along `dim` so that each target reads some next to each other: from its first to the one before its last.
+    """Items along `dim` of which each target reads a contiguous range, as [first, stop).
 
-    Where targets read every `step`-th item of x, they are a copy of x as `step` rows of such items, end to end.
+    Where targets read every `step`-th item of x, they are a copy of x as `step` rows of such items, concatenated.
     """
     first, count, step = reads.spans.runs()
     first -= reads.sources.start
@@ -363,7 +363,7 @@ def in_rows(nothing: Any, x: Array, dim: int, reads: Reads) -> tuple[Array, Arra
 
 
 def in_pairs(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, reads: Reads, y: Array) -> None:
-    """Write to y `ufunc` over all that each target reads along one axis, from runs of 1, 2, 4, … items.
+    """Reduce the reads of each target along one axis to y with `ufunc`, from runs of 1, 2, 4, … items.
 
     The runs of one length begin at multiples of it, so each target takes two of them at most, at its ends.
     """
@@ -372,7 +372,7 @@ def in_pairs(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, reads: Reads, y:
         _in_turn(ufunc, x, dim, first, stop, y)
         return
     y[...] = nothing
-    with np.errstate(over="ignore", invalid="ignore"):  # of runs that nobody reads
+    with np.errstate(over="ignore", invalid="ignore"):  # of runs that no target reads
         while (first < stop).any():
             for chosen, places in odd_ends(first, stop):
                 where = at(dim, chosen)
@@ -390,9 +390,9 @@ def _in_turn(ufunc: np.ufunc, x: Array, dim: int, first: Array, stop: Array, y: 
 
 
 def odd_ends(first: Array, stop: Array) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Targets whose first, or last, run has no partner within the window, with its place.
+    """Targets whose first, or last, run has no partner within the window, with its position.
 
-    Then `first` and `stop`, the places of runs, count those of twice the length.
+    Afterwards `first` and `stop`, the positions of runs, count runs of twice the length.
     """
     from_first = np.flatnonzero((first < stop) & (first & 1 == 1))
     at_first = first[from_first]
@@ -441,9 +441,9 @@ def along(ufunc: np.ufunc, nothing: Any, x: Array, dim: int, strip: Strip, name:
 
 
 def _doubling(ufunc: np.ufunc, row: Array, taps: int, pitch: int, y: Array, name: str) -> None:
-    """As one tap after the other, each `pitch` further on in the row, but from runs of 1, 2, 4, … taps.
+    """As tap by tap, `pitch` between taps of the row, but from runs of 1, 2, 4, … taps.
 
-    Windows of 13 x 13, YOLO's, take 5 passes in place of 12 along each axis, and 0.7 of the time.
+    Windows of 13 x 13, YOLO's, take 5 passes instead of 12 along each axis, and 0.7 of the time.
     """
     run, width, done = row, 1, 0
     while width <= taps:
@@ -463,11 +463,11 @@ def _doubling(ufunc: np.ufunc, row: Array, taps: int, pitch: int, y: Array, name
 def flat_taps(
     nothing: Any, x: Array, dim: int, strip: Strip, name: str
 ) -> tuple[list[Array], list[Array], tuple[int, ...]]:
-    """The phases and what each tap reads of them, as flat arrays, neighbour beside neighbour; and the phases' shape.
+    """The phases and each tap's reads of them, as flat contiguous arrays; and the phases' shape.
 
-    NumPy takes flat arrays at 10 elements a nanosecond, and rows of an image that do not meet at 1 to 3, since its
-    arithmetic copies such rows to buffers first. So they are copied once, with `nothing` where they are too short, and
-    all taps are flat: what they read beyond the `size` targets of a row is of no use and does no harm.
+    NumPy processes flat arrays at 10 elements a nanosecond, and non-contiguous rows of an image at 1 to 3, since its
+    arithmetic buffers such rows first. So they are copied once, padded with `nothing` where they are too short, and all
+    taps are flat: results beyond the `size` targets of a row are discarded.
     """
     shape = resized(x.shape, dim, strip.length)
     rows = []
@@ -488,7 +488,7 @@ def flat_taps(
 def taps_of(nothing: Any, x: Array, dim: int, reads: Reads, name: str) -> tuple[list[Array], tuple[int, ...]]:
     """The items that each tap reads along one axis, as flat arrays, and the shape of the padded input.
 
-    Where windows differ in length, taps that a window does not have read its last one again.
+    Where windows differ in length, taps beyond the end of a window repeat its last one.
     """
     if reads.strips:
         _, taps, shape = flat_taps(nothing, x, dim, reads.strips[0], name)

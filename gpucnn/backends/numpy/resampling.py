@@ -1,10 +1,10 @@
-"""Interpolation, one axis after the other, and its adjoint.
+"""Interpolation, separably by axis, and its adjoint.
 
-Nearest samples are gathered. A linear sample weighs two inputs, so along an axis all of them are a product with a
-matrix of two entries a row, and every gradient is one with its transpose. Cut into bands of rows, each of which reads
+Nearest samples are gathered. A linear sample weighs two inputs, so along an axis the resampling is a product with a
+matrix of two entries a row, and its gradient a product with the transpose. Cut into bands of rows, each of which reads
 few columns, these are small dense products: on 2 cores DeepLabv3+'s decoder took 21 ms forward gathered and 2.1 in
-bands, 50 and 2.2 ms backward. But in a band zeros meet its other inputs, and 0 * inf is NaN: what is not finite is
-gathered and added up entry by entry, so that it reaches the samples that read it and no others.
+bands, 50 and 2.2 ms backward. But a band multiplies its other inputs by zero, and 0 * inf is NaN: non-finite data is
+gathered and accumulated entry by entry, so that it reaches only the samples that read it.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ class _Pass(NamedTuple):
         return self.out / self.size
 
     def in_blocks(self) -> list[tuple[slice, ...]]:
-        """For each place in the blocks of `factor` outputs, where the outputs at that place are."""
+        """Index of the outputs at each position within the blocks of `factor` outputs."""
         return [(*(slice(None),) * self.dim, slice(place, None, self.factor)) for place in range(self.factor)]
 
 
 def _passes(axes: Sequence[InterpolationAxis], first: int, adjoint: bool) -> list[_Pass]:
-    """What is to be done, in the order that makes what lies between the least; (D, H, W) start at `first`."""
+    """The passes, in the order with the smallest intermediates; (D, H, W) start at `first`."""
     passes = [
         _Pass(first + place, axis, adjoint, axis.repeats if axis.repeats <= MAX_SLICES else 0)
         for place, axis in enumerate(axes)
@@ -104,7 +104,7 @@ def _passes(axes: Sequence[InterpolationAxis], first: int, adjoint: bool) -> lis
 
 
 def _gather(source: Array, passes: Sequence[_Pass], target: Array) -> None:
-    """The plain form: each pass takes the inputs of its outputs, or adds up the outputs of its inputs."""
+    """The plain form: each pass gathers the inputs of its outputs, or sums the outputs of its inputs."""
     result = source
     for place, each in enumerate(passes):
         adds = each.adjoint or each.axis.blends
@@ -160,7 +160,7 @@ def _add_up(grad: Array, each: _Pass) -> Array:
 
 
 def _weighed(x: Array, weight: Array) -> Array:
-    """The product, and 0 where the weight is 0, also of what is infinite or NaN."""
+    """The product, and 0 where the weight is 0, even for infinities and NaN."""
     with np.errstate(invalid="ignore"):
         product: Array = x * weight
     np.copyto(product, 0, where=weight == 0)
@@ -175,7 +175,7 @@ def _blended(like: Array, each: _Pass) -> tuple[Array, Array, Array]:
 
 
 def _add_runs(grad: Array, sources: Array, dim: int, grad_x: Array) -> None:
-    """Add grad to grad_x along `dim`: sources never fall, so those of one input lie next to each other."""
+    """Add grad to grad_x along `dim`: sources never decrease, so the outputs of one input are adjacent."""
     starts = np.flatnonzero(np.diff(sources, prepend=-1))
     grad_x[(slice(None),) * dim + (sources[starts],)] += np.add.reduceat(grad, starts, axis=dim)
 
@@ -195,9 +195,9 @@ _Matrices = list[tuple[int, int, tuple[_Band, ...]]]  # dimension and size of th
 
 
 def _matrices(passes: Sequence[_Pass], dtype: np.dtype[Any], items: int) -> _Matrices | None:
-    """The passes over pieces of so many items as products.
+    """The passes as products, for pieces of `items` items.
 
-    None where that is not quicker, or a matrix is large, or BLAS has no such product.
+    None where that is not faster, or a matrix is large, or BLAS has no such product.
     """
     dtype = accumulator(dtype)
     if dtype.kind not in "fc" or not any((each.adjoint and not each.factor) or each.axis.blends for each in passes):
@@ -242,7 +242,7 @@ def _rows_of_bands(out: int, size: int) -> int:
 
 
 def _multiply(source: Array, matrices: _Matrices, target: Array) -> bool:
-    """Fill target; False, and target is not to be used, where something is not finite."""
+    """Fill target; return False, with target invalid, where a value is not finite."""
     dtype = matrices[0][2][0].matrix.dtype
     x = source
     if x.dtype != dtype or not x.flags.c_contiguous:

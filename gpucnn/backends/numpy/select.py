@@ -1,7 +1,7 @@
 """Choice of a convolution's algorithm on the CPU: pure functions of sizes, by estimated cost.
 
 Costs are nanoseconds of one core, as measured on a server with AVX-512; only their ratios matter, and those are much
-the same elsewhere. The number of threads has no say: results must not depend on it.
+the same elsewhere. The number of threads does not count: results must not depend on it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MULTIPLY = 0.02  # a multiply-add of a large matrix product
 COPY = 0.14  # of a number into columns
 PACK = 2.0  # a weight to matrices of single taps
 READ = 0.3  # a weight of a product with few positions, from memory
-SWAP = 1.5  # a weight of a backward, whose matrix is not as it lies in memory
+SWAP = 1.5  # a weight of a backward, whose matrix is a transposed copy
 ADD = 0.35  # a number of a product to a sum
 FOLD = 1.0  # a number of a column to an image
-TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 4.0, 2.6  # a pixel of a channel to Winograd's frequencies, and back
+TRANSFORM_IMAGE, TRANSFORM_PRODUCTS = 4.0, 2.6  # a pixel of a channel: Winograd transform, and back
 TRANSFORM_FILTER = 1.1  # a frequency of a filter
 PART = 4e4  # the Python of one of the parts into which a dilation cuts an image
 
@@ -33,7 +33,7 @@ MAX_CHANNELS = 16  # of a small group, on either side
 MAX_ROWS = 16  # of a band
 MIN_PLANE = 150  # outputs of a depthwise plane; smaller ones have their channels innermost
 
-_TILED = frozenset({"float32", "float16", "bfloat16"})  # float64 is asked for where rounding matters
+_TILED = frozenset({"float32", "float16", "bfloat16"})  # float64 is used where rounding matters
 
 
 def algorithm(direction: str, geometry: ConvGeometry, batch: int, dtype: str, channels_last: bool) -> str:
@@ -173,7 +173,7 @@ def _takes_tiles(samplings: Sequence[Sampling], dtype: str) -> bool:
 
 
 def _takes_bands(weight: Ints, samplings: Sequence[Sampling], dtype: str) -> bool:
-    """Whether groups are small, BLAS has the dtype, and taps are so near that bands hold little that none reads."""
+    """Whether groups are small, BLAS has the dtype, and taps are dense enough that bands are mostly read."""
     if weight[0] == 1 or max(weight[1:3]) > MAX_CHANNELS or dtype not in LINEAR:
         return False
     depth, height, width = samplings
@@ -182,7 +182,7 @@ def _takes_bands(weight: Ints, samplings: Sequence[Sampling], dtype: str) -> boo
 
 
 def _takes_fold(geometry: ConvGeometry) -> bool:
-    """Whether there is a fold that is worth a try.
+    """Whether a fold is worth considering.
 
     The columns of one tap are the gradient itself, whose product in place takes 0.8 of a fold's time; where strides are
     longer than the window, a fold has a phase for each step of them.
@@ -202,9 +202,9 @@ def band(height: Sampling, rows: int) -> int:
 
 @lru_cache(maxsize=256)
 def band_rows(filters: int, channels: int, samplings: tuple[Sampling, ...]) -> int:
-    """The rows of a band that take the least time: more of them are more zeros to multiply by, and fewer copies.
+    """The fastest number of rows in a band: more rows multiply more zeros, and copy less.
 
-    0 stands for columns of windows, the ordinary im2col, where one product takes all rows of a piece.
+    0 stands for ordinary im2col, where one GEMM computes all rows of a piece.
     """
     return min(_band_choices(samplings[1]), key=lambda rows: _band_cost(rows, filters, channels, samplings))
 
@@ -228,14 +228,14 @@ def _band_cost(rows: int, filters: int, channels: int, samplings: Sequence[Sampl
     return (each + 40 / (of_product * width.targets)) * -(-height.targets // rows) * rows  # the last may stick out
 
 
-# --- What they cost -------------------------------------------------------------------------------------------------
+# --- Their costs ----------------------------------------------------------------------------------------------------
 
 
 def costs(direction: str, geometry: ConvGeometry, batch: int, dtype: str) -> dict[str, float | None]:
-    """The algorithms that compute a convolution, and nanoseconds of one core for each; None where no model tells.
+    """The algorithms that compute a convolution, and nanoseconds of one core for each; None where no model applies.
 
-    Stride residues that an algorithm does not compute are counted as columns; a backward-weight as the forward, whose
-    copies and multiply-adds it has.
+    Stride residues that an algorithm does not compute are costed as im2col; wgrad as the forward, whose copies and
+    multiply-adds it has.
     """
     parts = contractions(direction, geometry)
     swap = sum(prod(weight) for weight, _ in parts) * SWAP if direction == "backward_input" else 0.0
@@ -266,7 +266,7 @@ def _bands(batch: int, weight: Sequence[int], samplings: Sequence[Sampling]) -> 
 
 
 def _folds(geometry: ConvGeometry, batch: int, dtype: str, chosen: str | None) -> bool:
-    """Whether a backward-input takes a product and a fold, which costs the fewer channels the image has."""
+    """Whether dgrad is computed as GEMM and fold, which is cheaper the fewer channels the image has."""
     inputs, outputs, groups = geometry.channels
     if chosen is None and is_depthwise(groups, outputs // groups, inputs // groups):
         return False
@@ -290,7 +290,7 @@ def _fold(geometry: ConvGeometry, batch: int) -> float:
 
 
 def _multiply(filters: int) -> float:
-    """A multiply-add of a product with that many rows: with few of them BLAS does not reach its speed."""
+    """Cost of a multiply-add in a product with `filters` rows: with few rows BLAS is below its peak."""
     return MULTIPLY * (1 + 8 / filters)
 
 

@@ -1,24 +1,24 @@
-"""Threads of the NumPy backend: one pool for the process, whose threads take pieces of the caller's work.
+"""Thread pool of the NumPy backend: one per process, whose threads take pieces of the caller's work.
 
-NumPy lets go of the interpreter's lock within copies, arithmetic and products of matrices, so pieces that consist of
-few large calls run side by side. How work is cut never depends on the number of threads, and the pieces write to places
-of their own: results have the same bits whatever the number of threads.
+NumPy releases the interpreter's lock within copies, arithmetic and matrix products, so pieces that consist of few large
+calls run in parallel. The partition of the work never depends on the number of threads, and pieces write to disjoint
+memory: results are bitwise the same for any number of threads.
 
-BLAS has threads too, and where it used them its sums could be cut in another way. So while pieces run each of its
-products takes one thread. That holds for the BLAS libraries that threadpoolctl knows: OpenBLAS, MKL, BLIS and FlexiBLAS
-(Apple's Accelerate is left as it is).
+BLAS is multithreaded too, which could change the order of its sums. So while pieces run, each matrix product takes one
+thread. That holds for the BLAS libraries that threadpoolctl knows: OpenBLAS, MKL, BLIS and FlexiBLAS (Apple's
+Accelerate is left as it is).
 
-What `run` promises:
+Guarantees of `run`:
 
-- Several threads may call it at once. Each works on its own items, helped by those threads of the pool that are free,
-  waits for none that is busy elsewhere, and gets the exceptions of its own items.
+- Several threads may call it concurrently. Each works on its own items, helped by idle threads of the pool, waits for
+  none that is busy elsewhere, and gets only the exceptions of its items.
 - ``np.errstate`` and all context variables of the caller hold for its items, whichever thread takes them. Filters of
   warnings are the process's; from Python 3.14 on those of ``warnings.catch_warnings`` can be a context variable too.
-- When it returns or raises, be it KeyboardInterrupt, no thread is at its items any more and none keeps them alive, and
-  BLAS has the number of threads that the user gave it, unless other threads are still within `run`.
-- A process may fork while some of its threads are within `run`: the child starts threads of its own when it needs them,
-  and its BLAS has the user's number.
-- Threads that wait do not keep the interpreter from ending; where no thread can be started the caller does all itself.
+- When it returns or raises, even KeyboardInterrupt, no thread works on its items or keeps them alive, and BLAS has the
+  number of threads that the user set, unless other threads are still within `run`.
+- A process may fork while some of its threads are within `run`: the child starts new threads when it needs them, and
+  its BLAS has the user's number.
+- Idle threads do not keep the interpreter from exiting; where no thread can be started the caller does all the work.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _num_threads: int | None = None  # None until somebody asks or sets it
 
 
 def get_num_threads() -> int:
-    """How many threads an operation on NumPy arrays may use.
+    """Number of threads that an operation on NumPy arrays may use.
 
     Returns
     -------
@@ -57,8 +57,8 @@ def get_num_threads() -> int:
     Raises
     ------
     ValueError
-        ``GPUCNN_NUM_THREADS`` is neither empty nor an integer of at least 1. The other variables are not gpucnn's: what
-        makes no sense there is passed over, as BLAS does.
+        ``GPUCNN_NUM_THREADS`` is neither empty nor an integer of at least 1. The other variables are not gpucnn's:
+        invalid values there are ignored, as BLAS does.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(threads: int) -> None:
-    """Let operations on NumPy arrays use up to `threads` threads; results do not depend on it, not by a bit.
+    """Let operations on NumPy arrays use up to `threads` threads; results are bitwise independent of it.
 
     Parameters
     ----------
@@ -88,9 +88,9 @@ def set_num_threads(threads: int) -> None:
 
     Notes
     -----
-    While an operation runs, NumPy's BLAS is held to one thread, in the whole process with most builds of BLAS, and set
-    back afterwards: change its number of threads while no operation runs. The child of a fork keeps the setting and
-    starts threads of its own.
+    While an operation runs, NumPy's BLAS is limited to one thread, in the whole process with most builds of BLAS, and
+    restored afterwards: change its number of threads while no operation runs. The child of a fork keeps the setting and
+    starts new threads.
 
     Examples
     --------
@@ -122,13 +122,13 @@ def run(task: Callable[[Item], object], items: Sequence[Item]) -> None:
     """Call ``task(item)`` for each item, on as many threads as `set_num_threads` allows, in no certain order.
 
     A thread of the pool takes some 50 us to wake up, and each NumPy call of a task should take 20 us or more, or the
-    threads wait for the interpreter's lock. A single item runs at once, in the caller's thread.
+    threads wait for the interpreter's lock. A single item runs immediately, in the caller's thread.
 
-    Tasks write to disjoint memory, do not wait for each other and do not fork. The caller's thread takes its part. A
-    task that itself calls `run` does those items one after the other. BLAS uses one thread within tasks.
+    Tasks write to disjoint memory, do not wait for each other and do not fork. The caller's thread works too. A task
+    that itself calls `run` executes those items sequentially. BLAS uses one thread within tasks.
 
-    After an exception no further item is started. When those under way are done it is raised, the first one if there
-    are several; only an interrupt (any exception that is no `Exception`) goes before it.
+    After an exception no further item is started. It is raised when the running items are done, the first one if there
+    are several; only an interrupt (any exception that is no `Exception`) takes precedence.
 
     Examples
     --------
@@ -213,7 +213,7 @@ class _Job:
                 self.error = error
 
     def help(self) -> None:
-        """What a thread of the pool does: join, work in the caller's context, leave."""
+        """Join, work in the caller's context and leave, as a thread of the pool."""
         with self._lock:
             if self._items is _NONE:
                 return  # all was done before this thread woke up
@@ -230,7 +230,7 @@ class _Job:
                 self._left.release()
 
     def finish(self) -> None:
-        """Close, wait until no thread of the pool is at it any more, and let go of the caller's objects."""
+        """Close, wait until all threads of the pool have left, and release the caller's objects."""
         try:
             with self._lock:
                 self._items = _NONE
@@ -249,7 +249,7 @@ _NONE: Any = iter(())  # both the items of a closed job and what comes after the
 class _Pool:
     """Threads that wait for jobs to help with."""
 
-    # Finished jobs that wait for a busy thread to pass them over, at most: later ones do without help.
+    # Most finished jobs still queued for a busy thread to skip: later jobs run without helpers.
     BACKLOG = 256
 
     def __init__(self) -> None:
@@ -318,14 +318,14 @@ class _OneBlasThread(AbstractContextManager[None]):
 
 _Get = Callable[[], int]
 _Set = Callable[[int], object]
-_Swap = Callable[[int], int]  # sets a number of threads and returns what sets it back
+_Swap = Callable[[int], int]  # sets a number of threads and returns the value that restores it
 
 
 class _Blas:
-    """NumPy's BLAS, and who needs it to use one thread.
+    """NumPy's BLAS, and the users that need it to run on one thread.
 
-    At any point of `hold` and `release` another thread may fork, and an interrupt, or a finaliser that calls them too,
-    may come in between: so `before` is noted before anything is set, and forgotten after it has been set back.
+    At any point of `hold` and `release` another thread may fork, and an interrupt or a re-entrant finaliser may
+    intervene: so `before` is recorded before anything is set, and cleared after it has been restored.
     """
 
     def __init__(self, shared: Sequence[tuple[_Get, _Set]] | None = None, own: Sequence[_Swap] = ()) -> None:
@@ -371,7 +371,7 @@ def blas_libraries() -> list[Any]:
 
 
 def _find() -> tuple[list[tuple[_Get, _Set]], list[_Swap]]:
-    """What sets the number of threads of each of the `blas_libraries`: for the process, or for the calling thread."""
+    """Setters of the number of threads of the `blas_libraries`: per process, or per calling thread."""
     libraries = blas_libraries()
     own = [library for library in libraries if library.internal_api in ("mkl", "blis") or _uses_openmp(library)]
     return [_functions(library) for library in libraries if library not in own], [_swap(library) for library in own]
@@ -382,7 +382,7 @@ def _uses_openmp(library: Any) -> bool:
 
 
 def _functions(library: Any) -> tuple[_Get, _Set]:
-    """What asks for a library's number of threads and what sets it.
+    """Getter and setter of a library's number of threads.
 
     OpenBLAS's own are called here. threadpoolctl's, from 3.8 on, set it for the first thread that calls them and do
     nothing for all others; before, they took OpenMP's number for the process's. PYFUNCTYPE keeps the interpreter's
@@ -416,7 +416,7 @@ def _swap(library: Any) -> _Swap:
 
 
 def _start_anew() -> None:
-    """In the child of a fork only the thread that forked is left, and locks may be held by those that are not."""
+    """Reset the state in the child of a fork: only the forking thread is left; others may have held locks."""
     global _pool, _blas
     before = _blas.before
     _pool, _blas = _Pool(), _Blas(_blas.shared, _blas.own)

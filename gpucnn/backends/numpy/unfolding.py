@@ -1,4 +1,4 @@
-"""im2col and col2im, and the locally connected layer, which is a product of matrices at each position."""
+"""im2col, col2im, and the locally connected layer as a batched GEMM over positions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpucnn.geometry import Axis, ConvGeometry, Sampling
 # their calls are so short that threads wait for each other.
 PIECE_ITEMS = 1 << 21
 
-# From so many entries on the way through lanes is taken. It costs some 100 us of calls.
+# Fewest entries for the path through lanes. It costs some 100 us of calls.
 LANES_FROM = 1 << 17
 
 # Numbers of a locally connected layer's weights or windows that are not worth a thread.
@@ -47,7 +47,7 @@ def col2im(columns: Array, x: Array, geometry: ConvGeometry) -> None:
 
 
 def _skips(geometry: ConvGeometry) -> bool:
-    """Whether there is one tap, or lanes that no tap reads: there is one for each step of the stride."""
+    """Whether there is one tap, or there are lanes that no tap reads: each axis has `stride` lanes."""
     return geometry.taps == 1 or any(axis.stride > axis.kernel for axis in geometry.axes[1:])
 
 
@@ -62,29 +62,29 @@ def _pieces(windows: Array) -> list[Block]:
 
 # --- Through lanes -------------------------------------------------------------------------------------------------
 #
-# Lane (r, s) of an image holds its rows r, r + SH, ... and of those the columns s, s + SW, ...: all that one tap reads,
-# next to each other. With padding that keeps the size (OW = ceil(W / SW)) a lane's rows are as long as the output's, so
-# that a tap reads, or adds to, whole planes in one run. A run that is shifted along W also passes the ends of rows:
-# what it meets there belongs to the padding, and is set to zero. On one core im2col of AlexNet's conv1 took 0.95 ms tap
+# Lane (r, s) of an image holds its rows r, r + SH, ... and of those the columns s, s + SW, ...: the reads of one tap,
+# contiguously. With "same" padding (OW = ceil(W / SW)) a lane's rows are as long as the output's, so that a tap reads,
+# or adds to, whole planes in one run. A run that is shifted along W also crosses the ends of rows: its entries there
+# belong to the padding, and are set to zero. On one core im2col of AlexNet's conv1 took 0.95 ms tap
 # by tap and 0.32 through lanes, of ResNet-50's conv2_3x3 0.42 and 0.21, of its conv3_3x3 with stride 2 0.52 and 0.33;
 # col2im 1.6 and 0.46, 1.1 and 0.33, 1.1 and 0.52.
 
 
 class _Reads(NamedTuple):
-    """Taps along one axis that read the same lane, `apart` of its entries from each other."""
+    """Taps along one axis that read the same lane, at a spacing of `apart` entries."""
 
     taps: slice
     lane: int
-    first: int  # what the first tap reads for output 0; negative in the padding
+    first: int  # position that the first tap reads for output 0; negative in the padding
     apart: int
 
     def last(self, kernel: int) -> int:
-        """What the last tap reads for output 0."""
+        """Position that the last tap reads for output 0."""
         return self.first + (len(range(kernel)[self.taps]) - 1) * self.apart
 
 
 def _reads(axis: Axis, lanes: int) -> list[_Reads]:
-    """The taps of `axis` by the lane of `lanes` that they read."""
+    """The taps of `axis`, grouped by the lane of `lanes` that they read."""
     step = lanes // gcd(lanes, axis.dilation)
     groups = []
     for tap in range(min(step, axis.kernel)):
@@ -94,7 +94,7 @@ def _reads(axis: Axis, lanes: int) -> list[_Reads]:
 
 
 def _unfold(x: Array, geometry: ConvGeometry, columns: Array) -> None:
-    """Fill columns [N, C, KD, KH, KW, OD, OH, OW]: all taps that read one lane in one copy of overlapping windows."""
+    """Fill columns [N, C, KD, KH, KW, OD, OH, OW]: all taps of one lane in one copy of overlapping windows."""
     _, height, width = geometry.axes
     across = -(-width.size // width.stride)
     pitch = max(across, width.out)  # from row to row of a lane
@@ -193,7 +193,7 @@ def _fold(windows: Array, geometry: ConvGeometry, image: Array) -> None:
 
 
 def _targets(axis: Sampling) -> list[slice]:
-    """Of each tap, the outputs that read an input through it."""
+    """The outputs of each tap that read an input through it."""
     targets = [slice(0, 0)] * len(axis.offsets)
     for tap in axis.taps():
         targets[tap.index] = tap.target
@@ -201,7 +201,7 @@ def _targets(axis: Sampling) -> list[slice]:
 
 
 def _outside(inside: slice, length: int) -> list[slice]:
-    """What is left of an axis, where there is any."""
+    """The non-empty remainders of an axis outside `inside`."""
     return [part for part in (slice(0, inside.start), slice(inside.stop, length)) if part.start < part.stop]
 
 

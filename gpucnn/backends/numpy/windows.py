@@ -1,4 +1,4 @@
-"""Reading windows into columns and adding columns back: what convolution and unfolding share."""
+"""Gather of windows into columns and scatter-add back, shared by convolution and unfolding."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def read_windows(source: Array, taps: Taps, columns: Array) -> None:
 
 
 def add_windows(columns: Array, taps: Taps, target: Array) -> None:
-    """Add columns [G, C, KD, KH, KW, N, d, h, w] to where they were read from: target [N, G, C, D, H, W].
+    """Add columns [G, C, KD, KH, KW, N, d, h, w] to the positions they were read from: target [N, G, C, D, H, W].
 
-    One tap's positions are all different, and the taps come in one order, so the sum repeats bit for bit.
+    One tap's positions are distinct, and the taps come in a fixed order, so the sum is bitwise reproducible.
     """
     target = np.moveaxis(target, 0, 2)
     for d, h, w in product(*taps):

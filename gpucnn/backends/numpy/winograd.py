@@ -11,15 +11,15 @@ transformed back:
 
 with signs and order such that the first two sums, and the last two, are one pass each.
 
-Images are held as phases, the even and the odd rows and columns, so that every sum is one pass over flat memory: what
-lies a tile further is a constant distance away, and the sums across the ends of rows are never read.
+Images are stored as phases, the even and the odd rows and columns, so that every sum is one pass over contiguous
+memory: neighbouring tiles are at a constant offset, and sums across the ends of rows are never read.
 
-With 64 to 512 channels it took 0.55 to 0.75 of the time of columns and a product.
+With 64 to 512 channels it took 0.55 to 0.75 of the time of im2col and GEMM.
 
-The inputs and weights of a tile share their rounding: an error is small beside the largest products of a tile, not
-beside an output that the tile's large numbers have no part in. On images after a ReLU with 64 to 512 channels the root
-of the mean square of all errors, against float64, was 1.1 to 1.3 times that of columns and a product in float32, and
-1.5 to 1.95 times that of PyTorch, which adds up fewer numbers in a row.
+Errors are relative to the tile: small compared with its largest products, not with an output that its large values do
+not contribute to. On images after a ReLU with 64 to 512 channels the root mean square error, against float64, was 1.1
+to 1.3 times that of im2col and GEMM in float32, and 1.5 to 1.95 times that of PyTorch, which sums fewer consecutive
+terms.
 
 References
 ----------
@@ -56,7 +56,7 @@ FILTER = np.array([[1, 0, 0], [0, 0, -1], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5]])  #
 
 
 def computes(samplings: Sequence[Sampling]) -> bool:
-    """Whether the taps of these axes (D, H, W) are what the transforms take: width has three, height three or one."""
+    """Whether the transforms apply to the taps of these axes (D, H, W): width has three, height three or one."""
     depth, height, width = samplings
     return depth.step == height.step == width.step == 1 and len(width.offsets) == 3 and len(height.offsets) in (1, 3)
 
@@ -88,14 +88,14 @@ def undilated(sampling: Sampling) -> list[Part]:
 
 
 def contract(source: Array, weight: Array, samplings: Samplings, target: Array, bias: Array | None) -> bool:
-    """As `columns.contract`, but False where a value is not finite, which a tile would spread to its other outputs.
+    """As `columns.contract`, but return False if a value is not finite: a tile would spread it to its other outputs.
 
     source [N, G * C, D, H, W]; weight [G, M, C, KD, KH, KW]; target [N, G * M, *o], any strides; bias [G, M].
     """
     depth, height, width = samplings
     dtype, last = accumulator(source.dtype), memory.is_channels_last(source)
     flips = [axis.offsets[0] > axis.offsets[-1] for axis in samplings]
-    with np.errstate(all="ignore"):  # here and below: what is not finite is computed again, in the caller's errstate
+    with np.errstate(all="ignore"):  # here and below: non-finite results are recomputed, in the caller's errstate
         filters = transform_filters(weight, dtype, last, flips)
     height, width = (
         Sampling(s.targets, s.sources, s.step, s.offsets[::-1] if flip else s.offsets)
@@ -138,8 +138,8 @@ def _group(image: Array, channels: int, g: int) -> Array:
 def transform_filters(weight: Array, dtype: np.dtype[Any], last: bool, flips: Sequence[bool]) -> Array:
     """[frequencies, G, M, KD * C] of weight [G, M, C, KD, KH, 3], or with `last` [frequencies, G, KD * C, M].
 
-    Frequencies are (width, height), 4 x 4 of them or 4. Taps run backwards along the axes (D, H, W) that `flips` names
-    but for the depth. Filters are transformed in the order in which they lie in memory; BLAS takes a transpose.
+    Frequencies are (width, height), 4 x 4 of them or 4. Taps are reversed along the axes (D, H, W) that `flips` names,
+    except the depth. Filters are transformed in their memory order; BLAS accepts a transpose.
     """
     groups, filters, channels, kd, kh, _ = weight.shape
     by_height, by_width = (FILTER[:, ::-1] if flip else FILTER for flip in flips[1:])
@@ -171,7 +171,7 @@ class Piece(NamedTuple):
 
 
 class _Images:
-    """One group's images and what is to become of them."""
+    """One group's images, filters and targets."""
 
     def __init__(
         self, source: Array, target: Array, filters: Array, bias: Array | None, samplings: Samplings, last: bool
@@ -182,7 +182,7 @@ class _Images:
         self.depth = filters.shape[1 if last else 2]  # of the products: depth taps times channels
 
     def pieces(self) -> list[Piece]:
-        """Some hundred tiles each, so that what is transformed stays in the cache; filters are cut if tiles are few."""
+        """Pieces of some hundred tiles, so that the transforms stay in cache; filters are cut if tiles are few."""
         n, outputs, *space = self.target.shape
         extents = (n, space[0], -(-space[1] // 2) if self.tall else space[1], -(-space[2] // 2))
         frequencies, tiles = len(self.filters), int(np.prod(extents))
@@ -195,7 +195,7 @@ class _Images:
         return [Piece(b, f) for b in blocks for f in memory.runs(outputs, -(-outputs // parts))]
 
     def shape_of(self, piece: Piece) -> PieceShape:
-        """What workspace the piece takes."""
+        """Shape of the workspace for the piece."""
         n, d, th, tw = (s.stop - s.start for s in piece.block)
         outputs = piece.filters.stop - piece.filters.start
         return PieceShape(self.depth, outputs, n, d, th, tw, 2 if self.tall else 1, self.filters.dtype, self.last)
@@ -243,7 +243,7 @@ class _Images:
                 space.by_phase[a, b, chosen, :, into_d, into_h, into_w] = read.swapaxes(0, 1)
 
     def write(self, piece: Piece, space: _Workspace) -> None:
-        """Put the results of the tiles where they belong."""
+        """Write the results of the tiles to the target."""
         images, depths, rows, columns = piece.block
         step = len(space.phases)
         target = self.target[images, piece.filters, depths, rows.start * step : rows.stop * step]
@@ -254,7 +254,7 @@ class _Images:
 
 
 class PieceShape(NamedTuple):
-    """All that the arrays of a piece depend on."""
+    """The sizes that determine the arrays of a piece."""
 
     depth: int  # of the products: depth taps times channels
     outputs: int
@@ -275,15 +275,15 @@ class _Workspaces(threading.local):
 
     def of(self, shape: PieceShape) -> _Workspace:
         if shape not in self._of:
-            self._of = {shape: _Workspace(shape)}  # they share their memory: only one is whole at a time
+            self._of = {shape: _Workspace(shape)}  # they share memory: only one is valid at a time
         return self._of[shape]
 
 
 class _Workspace:
-    """The arrays in which a thread transforms pieces of one shape, and the views of them that it takes.
+    """The workspace in which a thread transforms pieces of one shape, and the views of it.
 
-    Tiles lie in flat memory with one spare column to a row of tiles and one spare row to an image: n * d * high * wide
-    of them for each channel, or with `last` each with its channels.
+    Tiles are contiguous, with one spare column per row of tiles and one spare row per image: n * d * high * wide of
+    them for each channel, or with `last` each with its channels.
     """
 
     def __init__(self, shape: PieceShape) -> None:
@@ -330,18 +330,18 @@ class _Workspace:
         )
 
     def clear_outside(self, filled: list[slice]) -> None:
-        """Have zeros wherever `filled` does not reach; they stay for pieces that fill the same."""
+        """Zero all that `filled` does not cover; the zeros stay valid for pieces that fill the same."""
         if filled != self._filled:
             self.phases[...] = 0
             self._filled = filled
 
     def transform(self) -> None:
-        """From phases to frequencies."""
+        """Transform phases to frequencies."""
         for operation, left, right, out in self._forward:
             operation(left, right, out)
 
     def transform_back(self) -> bool:
-        """From products to results; whether all of them are finite."""
+        """Transform products to results; return whether all of them are finite."""
         for operation, left, right, out in self._back:
             operation(left, right, out)
         return isfinite(self._flat_result @ self._ones)
@@ -351,7 +351,7 @@ Sum = tuple[np.ufunc, Array, Array, Array]  # operation, left, right, out
 
 
 def _differences(phases: Array, step: int, out: Array) -> list[Sum]:
-    """To the four frequencies of tiles with inputs d0, d1 = phases[:, i] and d2, d3 = phases[:, i + step]."""
+    """Sums that give the four frequencies of tiles of d0, d1 = phases[:, i] and d2, d3 = phases[:, i + step]."""
     n = phases.shape[-1] - step
     out[..., n:] = 0  # tiles past the last one
     firsts, lasts, out = phases[..., :n], phases[..., step:], out[..., :n]
@@ -363,12 +363,12 @@ def _differences(phases: Array, step: int, out: Array) -> list[Sum]:
 
 
 def _sums(m: Array, out: Array) -> list[Sum]:
-    """To the two outputs of each tile from its four products."""
+    """Sums that give the two outputs of each tile from its four products."""
     return [(np.add, m[2], m[3], out[0]), (np.subtract, m[2], m[3], out[1]), (np.add, out, m[:2], out)]
 
 
 def _overlap(start: int, step: int, count: int, size: int) -> tuple[slice, slice]:
-    """Which of the positions ``start, start + step, …`` lie in [0, size), and as a slice of what is there."""
+    """Slices of the `count` positions ``start, start + step, …`` in [0, size): of the positions, and of the axis."""
     first = max(0, -(start // step))
     last = min(count, -((start - size) // step))
     if first >= last:

@@ -1,8 +1,8 @@
-"""Convolutions and locally connected layers on the GPU: by which kernels, and directly.
+"""Convolutions and locally connected layers on the GPU: choice of kernels, and the direct kernels.
 
-Directly each result is one thread's or one block's sum.
+A direct kernel computes each result as the sum of one thread or one block.
 
-A locally connected layer is a convolution whose weight moves with the output, so both run the same kernels.
+A locally connected layer is a convolution whose weight varies with the output position, so both run the same kernels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def convolve(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array,
 
 
 def locally_connect(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    """Y [N, OC, OD, OH, OW] by filters w [OC, OD, OH, OW, C, KD, KH, KW], each position's own."""
+    """Y [N, OC, OD, OH, OW] with per-position filters w [OC, OD, OH, OW, C, KD, KH, KW]."""
     _forward(runtime, x, w, bias, y, geometry)
 
 
@@ -53,7 +53,7 @@ def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry
     return Work(conv_fields(geometry, x, w, y, bias, written=y), y.size, extents=extents(geometry))
 
 
-# --- Backward to the input ----------------------------------------------------------------------------------------
+# --- Dgrad --------------------------------------------------------------------------------------------------------
 
 
 def convolve_backward_input(
@@ -91,7 +91,7 @@ def _backward_input_work(
     return Work(fields, threads, extents=extents(geometry))
 
 
-# --- Backward to the weight ---------------------------------------------------------------------------------------
+# --- Wgrad --------------------------------------------------------------------------------------------------------
 
 
 def convolve_backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -106,7 +106,7 @@ def convolve_backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: 
 
 
 def _backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
-    """Sums over parts of the batch and its positions, one block each, and then the sum of the parts in order."""
+    """Split-K wgrad: sums over parts of the batch and its positions, one block each, then the parts' sum in order."""
     positions = x.shape[0] * prod(geometry.output_size)
     splits = weight_splits(grad_w.size, positions)
     parts = empty(runtime, (splits, *grad_w.shape), _sums_dtype(x.dtype))
@@ -125,7 +125,7 @@ def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: Co
 
 
 def _sums_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype of an array that hands the kernels' acc_t from one to the next."""
+    """The dtype of a workspace that passes acc_t from one kernel to the next."""
     if dtype.kind in "iu":
         return np.dtype(np.uint64 if dtype.itemsize == 8 else np.uint32)
     return accumulator(dtype)

@@ -1,4 +1,4 @@
-"""Depthwise convolution on the GPU: tiles of channels in shared memory, so that each array is read and written once."""
+"""Depthwise convolution on the GPU, tiled in shared memory so that each array is read and written once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILTER = ("oc", "c", "kd", "kh", "kw")
 
 
 class Plan(NamedTuple):
-    """What a launch does, but for where its arrays lie."""
+    """A launch without its array addresses."""
 
     request: Request
     tile: Tile
@@ -82,11 +82,10 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
     add_parts(runtime, parts, grad_w)
 
 
-# --- Images turned --------------------------------------------------------------------------------------------------
+# --- Transposed images ----------------------------------------------------------------------------------------------
 
-# With channels last, a tile holds some channels of all that a filter reaches. Filters of hundreds of taps leave no room
-# for that. Copies to planes and back, three passes in place of one, move less than a hundredth of what the direct
-# kernels move there.
+# With channels last, a tile holds some channels of a filter's whole receptive field, which does not fit for hundreds of
+# taps. Copies to planes and back, three passes instead of one, move less than a hundredth of the direct kernels' bytes.
 
 
 def _planes(image: Layout) -> Layout:
@@ -240,7 +239,7 @@ def _plan(request: Request) -> Plan | None:
 
 
 def _in_phase(part: Side, sizes: tuple[int, int, int], pack: int) -> bool:
-    """Whether all runs of a box begin equally far after a multiple of `pack`; runs of channels all begin at one."""
+    """Whether all runs of a box have the same offset modulo `pack`; runs of channels have offset 0."""
     if part.along == ALONG_CHANNELS:
         return True
     steps = (prod(sizes), prod(sizes[1:]), sizes[2])
@@ -249,7 +248,7 @@ def _in_phase(part: Side, sizes: tuple[int, int, int], pack: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _request(direction: str, x: Layout, y: Layout, geometry: ConvGeometry) -> Request | None:
-    """What is asked for, or None where the arrays do not lie in one of the two orders."""
+    """The request, or None where the arrays are in neither of the two memory orders."""
     whole = MAX_BYTES // x.itemsize
     if is_dense(x, (1, 2, 3, 4)) and is_dense(y, (1, 2, 3, 4)):
         aligned = all(

@@ -1,7 +1,7 @@
 """Tiles of depthwise convolution and their layout in shared memory: pure functions of sizes.
 
-A block reads the boxes of its tile once into shared memory, so the tile decides what is read twice, the halo, and what
-is under way at once. The best of some tens of tiles is taken, by the bytes that it moves and the memory that it takes.
+A block stages the boxes of its tile in shared memory once, so the tile determines the halo, which is read twice, and
+the bytes in flight. The best of some tens of tiles is taken, by bytes moved and shared memory used.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ import numpy as np
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
 from gpucnn.geometry import Axis, ConvGeometry
 
-PLANES_BYTES = 16 * 1024  # of a block that takes several planes: many blocks, and enough under way in each
-SHARED_WORTH = 400 * 1024  # so many bytes of shared memory weigh as much as all that a block has to move
+PLANES_BYTES = 16 * 1024  # of a block that takes several planes: many blocks, each with enough in flight
+SHARED_WORTH = 400 * 1024  # bytes of shared memory that weigh as much as all bytes that a block moves
 FEW_RESULTS = 64  # of a block, whose start costs as much as they do
 SHORT_RUN = 64  # bytes of channels below which a burst of memory is not filled
 SHORT_RUN_COST = 1.1
-FILTER_SHARE = 1 / 32  # of the bytes that a block moves: it goes through images until its filters are no more,
-WANTED_BLOCKS = 1024  # as long as so many blocks are left, enough for any device of today
+FILTER_SHARE = 1 / 32  # of the bytes that a block moves: it loops over images until its filters are at most this,
+WANTED_BLOCKS = 1024  # as long as this many blocks are left, enough for any current device
 BLOCK = 256
 WARP = 32
 BANK_BYTES = 4
 SECTOR = 32  # bytes of global memory
-MAX_CONFLICT = 2  # words of a bank at once that are worth no other walk
+MAX_CONFLICT = 2  # ways of a bank conflict that are accepted without trying another walk
 MAX_ROWS = 8  # outputs of a column that one thread sums
-MAX_SUMS = 16  # of one thread that has several channels, for want of registers
+MAX_SUMS = 16  # of one thread that has several channels, limited by registers
 MAX_TAPS = 8  # rows of the filter that one thread takes at a time
 
-ALONG_CHANNELS, ALONG_ROW, ALONG_ROWS, ALONG_PLANES = range(4)  # what a run goes along, as in depthwise.cuh
+ALONG_CHANNELS, ALONG_ROW, ALONG_ROWS, ALONG_PLANES = range(4)  # direction of a run, as in depthwise.cuh
 Sizes = tuple[int, int, int]  # of D, H, W
 Numbers = np.ndarray[Any, Any]
 
 
 class Side(NamedTuple):
-    """The box of one array: its most sizes, its runs, and how it lies in shared memory."""
+    """The box of one array: its maximum sizes, its runs, and its layout in shared memory."""
 
     box: Sizes
     channels: int
@@ -50,7 +50,7 @@ class Side(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """The part of a block: channels of x, sizes among the array that is gone through, and the boxes of both."""
+    """A block's part: channels of x, sizes within the array that is tiled, and the boxes of both arrays."""
 
     planes: int
     sizes: Sizes
@@ -59,7 +59,7 @@ class Tile(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """How threads go through a tile: `rows` of a thread, `columns` of a row's residue, and `lanes` of them all."""
+    """Thread mapping of a tile: `rows` per thread, `columns` of a row's residue, and `lanes` of all residues."""
 
     rows: int
     columns: int
@@ -70,7 +70,7 @@ class Walk(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A depthwise convolution in one direction: all that its tiles depend on."""
+    """A depthwise convolution in one direction: all parameters of its tiles."""
 
     geometry: ConvGeometry
     direction: str
@@ -80,7 +80,7 @@ class Request(NamedTuple):
 
     @property
     def axes(self) -> tuple[Axis, Axis, Axis]:
-        """Of D, H and W."""
+        """Axes D, H and W."""
         return self.geometry.axes
 
     @property
@@ -102,19 +102,19 @@ class Request(NamedTuple):
 
     @property
     def written(self) -> Sizes:
-        """Sizes of the array that the tiles are tiles of: inputs of a backward input, else outputs."""
+        """Sizes of the array that is tiled: inputs for dgrad, else outputs."""
         return self.geometry.input_size if self.direction == "backward_input" else self.geometry.output_size
 
     @property
     def filter_bytes(self) -> int:
-        """Of one channel of x in shared memory: weights and bias, or sums of weights."""
+        """Bytes of one channel of x in shared memory: weights and bias, or sums of weights."""
         wide = max(4, self.itemsize)
         row = self.geometry.taps if self.direction == "backward_weight" else filter_pitch(self.geometry.taps)
         return self.multiplier * row * wide
 
 
 def filter_pitch(taps: int) -> int:
-    """Elements from one filter to the next, an odd number, with room for a bias."""
+    """Stride between filters in elements, an odd number, with room for a bias."""
     return (taps + 1) | 1
 
 
@@ -143,7 +143,7 @@ def read_along(axis: Axis, tile: int, inverse: bool) -> tuple[int, int]:
 
 
 def side(request: Request, box: Sizes, channels: int, along: int, sizes: Sizes) -> Side:
-    """How the box of `channels` of an array of `sizes` lies in shared memory."""
+    """Shared-memory layout of the box of `channels` of an array of `sizes`."""
     pack, (d, h, w) = request.pack, box
     if along == ALONG_CHANNELS:
         run = _up(channels, pack)
@@ -169,7 +169,7 @@ def _up(size: int, step: int) -> int:
 
 
 def _run(length: int, pack: int) -> int:
-    """Elements of shared memory for a run that may begin anywhere in a pack."""
+    """Elements of shared memory for a run with any offset within a pack."""
     return _up(length + pack - 1, pack)
 
 
@@ -183,7 +183,7 @@ def tile(request: Request) -> Tile | None:
 
 
 def shared_bytes(request: Request, candidate: Tile) -> tuple[int, int, int]:
-    """Where x and y begin in shared memory, and its end, in bytes; y or x is 0 long where it is not staged."""
+    """Byte offsets of x and y in shared memory, and its end; y or x has length 0 where it is not staged."""
     x, y = (_up(part.elements * request.itemsize, 16) for part in (candidate.x, candidate.y))
     if request.channels_last and request.direction == "forward":
         y = 0
@@ -194,7 +194,7 @@ def shared_bytes(request: Request, candidate: Tile) -> tuple[int, int, int]:
 
 
 def _candidates(request: Request) -> Iterator[tuple[Tile, float]]:
-    """Tiles that fit, with what each costs."""
+    """Tiles that fit, each with its cost."""
     inverse = request.direction == "backward_input"
     for along, planes, sizes in (_pixel_tiles if request.channels_last else _plane_tiles)(request):
         reads = [read_along(axis, tiled, inverse) for axis, tiled in zip(request.axes, sizes, strict=True)]
@@ -230,7 +230,7 @@ def _candidates(request: Request) -> Iterator[tuple[Tile, float]]:
 
 
 def _plane_tiles(request: Request) -> Iterator[tuple[int, int, Sizes]]:
-    """Whole planes, bands of whole rows of one, tiles of rows: (what runs go along, channels, sizes)."""
+    """Whole planes, bands of whole rows of one, tiles of rows: (direction of runs, channels, sizes)."""
     geometry, (d, h, w) = request.geometry, request.written
     plane = prod(geometry.input_size) + request.multiplier * prod(geometry.output_size)
     yield ALONG_PLANES, _planes(request, plane * request.itemsize), (d, h, w)
@@ -274,7 +274,7 @@ def _parts(size: int) -> list[int]:
 
 
 def images(request: Request, candidate: Tile, n: int) -> int:
-    """How many images a block goes through, so that its filters, or sums, are few beside what else it moves."""
+    """Number of images that a block loops over, so that its filters, or sums, are a small share of its bytes."""
     wide = request.itemsize if request.direction != "backward_weight" else 2 * max(4, request.itemsize)
     filters = candidate.planes * request.multiplier * request.geometry.taps * wide
     moved = (prod(candidate.x.box) + request.multiplier * prod(candidate.y.box)) * candidate.planes * request.itemsize
@@ -287,7 +287,7 @@ def images(request: Request, candidate: Tile, n: int) -> int:
 
 
 def walk(request: Request, candidate: Tile) -> Walk:
-    """How threads go through a tile: few reads a sum, few idle threads, no bank asked for more than two words."""
+    """Thread mapping of a tile: few reads per sum, few idle threads, no bank conflict beyond two ways."""
     best, least = None, inf
     for found in sorted(_walks(request, candidate), key=lambda found: _cost(request, candidate, found)):
         cost = _cost(request, candidate, found)
@@ -305,7 +305,7 @@ def _walks(request: Request, candidate: Tile) -> Iterator[Walk]:
     inverse = request.direction == "backward_input"
     _, h, w = candidate.sizes
     height, width = request.axes[1], request.axes[2]
-    shared = height.stride * _output_step(height) if inverse else _output_step(height)  # rows of one residue apart
+    shared = height.stride * _output_step(height) if inverse else _output_step(height)  # row spacing of one residue
     classes, residues = min(shared, h), min(width.stride, w) if inverse else 1
     each = -(-w // residues)
     most = min(MAX_ROWS, power_of_two(-(-h // shared)))
@@ -320,7 +320,7 @@ def _walks(request: Request, candidate: Tile) -> Iterator[Walk]:
 
 
 def _cost(request: Request, candidate: Tile, found: Walk) -> float:
-    """Reads of shared memory a sum of one tap, times idle threads; without conflicts."""
+    """Reads of shared memory per sum of one tap, times idle threads; without conflicts."""
     d, h, w = candidate.sizes
     axis = request.axes[1]
     step = _tap_step(axis)
@@ -338,9 +338,9 @@ def _cost(request: Request, candidate: Tile, found: Walk) -> float:
 
 
 def conflicts(request: Request, candidate: Tile, found: Walk) -> int:
-    """The most words of one bank that a warp asks for at once, in either array, by `found`; channels last has none.
+    """Worst bank conflict of a warp's accesses to either array under `found`; channels last has none.
 
-    Lanes beyond a border read the element nearest to them, as the kernels let them.
+    Lanes beyond a border read the nearest element, as in the kernels.
     """
     if request.channels_last:
         return 1
@@ -388,7 +388,7 @@ def _tap_step(axis: Axis) -> int:
 
 
 def _at(part: Side, channel: Numbers, d: Numbers, h: Numbers, w: Numbers) -> Numbers:
-    """Where elements lie in shared memory, each place taken to the nearest within the box."""
+    """Offsets of elements in shared memory, with positions clamped to the box."""
     places = (np.clip(place, 0, size - 1) for place, size in zip((d, h, w), part.box, strict=True))
     at = channel * part.pitches[0]
     for place, pitch in zip(places, part.pitches[1:], strict=True):
@@ -397,9 +397,9 @@ def _at(part: Side, channel: Numbers, d: Numbers, h: Numbers, w: Numbers) -> Num
 
 
 def _most_words(elements: Numbers, active: Numbers, itemsize: int) -> int:
-    """The most distinct words of one bank among those that are read at once, [lanes], by the lanes that are active."""
+    """Most distinct words of one bank in a single access, [lanes], by the active lanes."""
     each = max(1, itemsize // BANK_BYTES)
-    words = np.where(active, elements * itemsize // BANK_BYTES, -1).reshape(-1, WARP // each)  # lanes served at once
+    words = np.where(active, elements * itemsize // BANK_BYTES, -1).reshape(-1, WARP // each)  # lanes of one access
     words = np.sort(words, axis=1)
     first = np.diff(words, axis=1, prepend=-1) > 0
     banks = words // each % (WARP // each)

@@ -64,7 +64,7 @@ def _axis_fields(name: str, axis: Axis) -> Fields:
 
 
 def extents(geometry: ConvGeometry) -> tuple[int, ...]:
-    """Bounds of the numbers that index arithmetic along the axes of `geometry` meets."""
+    """Bounds of index arithmetic along the axes of `geometry`."""
     return tuple(
         axis.size + axis.low + axis.high + (axis.out + 1) * axis.stride + (axis.kernel + axis.stride) * axis.dilation
         for axis in geometry.axes
@@ -72,5 +72,5 @@ def extents(geometry: ConvGeometry) -> tuple[int, ...]:
 
 
 def residue_threads(fields: Fields, planes: int) -> int:
-    """One thread an input, residue by residue, each residue taken to be as long as the longest."""
+    """One thread per input, residue by residue, each residue padded to the longest."""
     return planes * prod(int(fields[f"{part}_{name}"]) for part in ("residues", "run") for name in SPACE)

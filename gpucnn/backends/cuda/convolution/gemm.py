@@ -1,4 +1,4 @@
-"""Batches of matrix products, by cuBLAS on a GPU: planned once for each set of layouts, replayed as launches are."""
+"""Batched GEMM, by cuBLAS on a GPU: planned once per set of layouts, and replayed like launches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Form = tuple[tuple[int, ...], tuple[int, ...]]  # shape, and strides in elements
 
 
 class Gemm(NamedTuple):
-    """One call of BLAS, whose matrices lie column by column: C [m, n] = op(A) [m, k] times op(B) [k, n], `batch` times.
+    """One strided-batched BLAS call, column-major: C [m, n] = op(A) [m, k] times op(B) [k, n], `batch` times.
 
-    A lead is how far a column is from the next, a step how far a matrix is from the next, in elements. A start is how
-    far the first matrix is from the array's first element, in bytes.
+    A lead is the stride between columns, a step the stride between matrices, in elements. A start is the offset of the
+    first matrix from the array's first element, in bytes.
     """
 
     transposed_a: int
@@ -42,7 +42,7 @@ class Gemm(NamedTuple):
 
 def multiply(runtime: Runtime, a: Array, b: Array, c: Array) -> None:
     """Write c [N, G, M, P] = a [N, G, M, K] times b [N, G, K, P], all of matrices that `is_matrix`; a's N may be 1."""
-    if not _lead(_form(c))[0]:  # its columns are together: the product of the transposes
+    if not _lead(_form(c))[0]:  # c is column-major: the product of the transposes
         a, b, c = b.swapaxes(2, 3), a.swapaxes(2, 3), c.swapaxes(2, 3)
     forms = (_form(a), _form(b), _form(c))
     plan = _plan(runtime, runtime.device(c), c.dtype, *forms)
@@ -64,9 +64,9 @@ def _form(x: Array) -> Form:
 
 
 def _lead(form: Form) -> tuple[int, int]:
-    """How far apart the rows are of a matrix whose rows are together, and the columns of one whose columns are.
+    """Leading dimensions of a matrix read as row-major and as column-major.
 
-    0 where they are not; the matrix is along the last two axes of the form.
+    0 where it is not of that order; the matrix is along the last two axes of the form.
     """
     (*_, rows, columns), (*_, row, column) = form
     by_rows = columns == 1 or column == 1
@@ -80,9 +80,9 @@ def _lead(form: Form) -> tuple[int, int]:
 
 @lru_cache(maxsize=4096)
 def _plan(runtime: Runtime, device: Device, dtype: np.dtype[Any], a: Form, b: Form, c: Form) -> Plan | None:
-    """The calls for c in rows, or None where there is nothing to do.
+    """The calls for row-major c, or None where there is nothing to do.
 
-    Read column by column all three are their transposes, so that b comes first: c' = b' times a'.
+    Read as column-major, all three are their transposes, so b comes first: c' = b' times a'.
     """
     (n, g, m, p), k = c[0], a[0][3]
     if not n * g * m * p:
@@ -102,7 +102,7 @@ def _plan(runtime: Runtime, device: Device, dtype: np.dtype[Any], a: Form, b: Fo
 
 
 def _batches(n: int, g: int, steps: list[tuple[int, ...]]) -> list[tuple[list[int], list[int], int]]:
-    """Starts, steps and sizes of as few batches as [N, G] matrices of each array take, which lie so far apart."""
+    """Starts, steps and sizes of the fewest strided batches that cover the [N, G] matrices of each array."""
     images, groups = [step[0] for step in steps], [step[1] for step in steps]
     if g == 1:
         return [([0, 0, 0], images, n)]

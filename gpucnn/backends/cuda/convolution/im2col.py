@@ -1,6 +1,6 @@
-"""Convolution as im2col and a matrix product, by cuBLAS on a GPU: the second opinion beside the direct kernels.
+"""Convolution as im2col and GEMM, by cuBLAS on a GPU: the alternative to the direct kernels.
 
-A few images at a time are computed, `images_at_once` of them, so the workspace is bounded.
+It computes `images_at_once` images at a time, so the workspace is bounded.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from gpucnn.backends.cuda.launch.plans import empty
 from gpucnn.backends.cuda.unfolding.unfolding import col2im, im2col
 from gpucnn.geometry import ConvGeometry
 
-WORKSPACE_BYTES = 256 << 20  # columns, or products, that a convolution by im2col holds at once
+WORKSPACE_BYTES = 256 << 20  # workspace for the columns, or products, of a convolution by im2col
 
 
 def images_at_once(image_bytes: int) -> int:
-    """How many images are computed at once, each of which takes `image_bytes` of workspace."""
+    """Number of images per GEMM, each of which takes `image_bytes` of workspace."""
     return max(1, WORKSPACE_BYTES // max(1, image_bytes))
 
 
@@ -55,7 +55,7 @@ def backward_input(
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
-    """Write grad_w [OC, C / G, KD, KH, KW]: each image's grad_y times its columns, added up in order."""
+    """Write grad_w [OC, C / G, KD, KH, KW]: each image's grad_y times its columns, summed in order."""
     if not x.shape[0]:
         grad_w[...] = 0
     for images in _chunks(x, geometry, grad_w.size):
@@ -72,7 +72,7 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
 
 
 def _before_bias(runtime: Runtime, bias: Array | None, out: Array) -> Array:
-    """The place [N, C, D, H, W] of what becomes `out` when the bias is added: `out` where there is none."""
+    """Buffer [N, C, D, H, W] for the result before the bias is added: `out` itself without a bias."""
     return out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
 
 
@@ -105,7 +105,7 @@ def _filters(runtime: Runtime, w: Array, geometry: ConvGeometry) -> Array:
 
 
 def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
-    """The columns of x [N, C, D, H, W], [N, G, C / G * KD * KH * KW, OD * OH * OW]; x itself where a tap is a pixel."""
+    """The columns [N, G, C / G * KD * KH * KW, OD * OH * OW] of x [N, C, D, H, W]; x itself if pixel by pixel."""
     if _is_pixel_by_pixel(geometry):
         rows = as_matrices(runtime, _flat(x))
     else:
@@ -116,7 +116,7 @@ def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
 
 
 def _is_pixel_by_pixel(geometry: ConvGeometry) -> bool:
-    """Whether the one tap of each output is the input at its place, so that columns are the image itself."""
+    """Whether each output's only tap is the input at the same position, so that the columns are the image itself."""
     return all(sampling.is_identity for sampling in geometry.forward)
 
 

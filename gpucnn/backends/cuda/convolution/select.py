@@ -1,6 +1,6 @@
-"""Choice of a convolution's algorithm on a GPU: pure functions, so that a result never depends on the device.
+"""Choice of a convolution's algorithm on a GPU: pure functions, so that results never depend on the device.
 
-A kernel that has passed on no device is never chosen by itself, the plain direct and im2col ones excepted.
+A kernel that has passed on no device is never chosen automatically, except the plain direct and im2col ones.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gpucnn.numerics import current_algorithm, current_picks
 def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout) -> str:
     """The algorithm of a convolution: the caller's choice, or the pick within `gpucnn.tuned`, else by its size.
 
-    Without the caller's choice, convolutions of floats where each channel has its own filters are ``"depthwise"``,
-    whatever was tuned, if their kernels take images with the layouts x [N, C, D, H, W] and y [N, OC, OD, OH, OW].
+    Without the caller's choice, depthwise convolutions of floats are ``"depthwise"``, regardless of tuning, if the
+    kernels accept images with the layouts x [N, C, D, H, W] and y [N, OC, OD, OH, OW].
 
     `direction` is "forward", "backward_input" or "backward_weight".
 
@@ -45,7 +45,7 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
 
 
 def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
-    """The algorithms of any convolution of `dtype` in that direction; one that is depthwise is left to its own.
+    """The algorithms of any convolution of `dtype` in that direction; depthwise kernels are selected separately.
 
     Examples
     --------
@@ -55,12 +55,12 @@ def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
     return ("direct", "im2col") if dtype in _PRODUCTS[direction] else ("direct",)
 
 
-# Between product and fold, or between images, sums would be rounded to 16 bits: those stay with the direct kernels.
+# Between product and fold, or between images, sums would be rounded to 16 bits: those use the direct kernels.
 _WIDE = frozenset({"float32", "float64", "complex64", "complex128"})
 _PRODUCTS = {"forward": _WIDE | {"float16"}, "backward_input": _WIDE, "backward_weight": _WIDE}
 
 
-# Other dtypes are too rare for kernels of their own.
+# Other dtypes are too rare for separate kernels.
 _STAGED = frozenset({"float16", "bfloat16", "float32", "float64"})
 
 

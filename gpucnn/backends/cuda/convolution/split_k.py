@@ -1,4 +1,4 @@
-"""The sum of parts that blocks or matrix products left behind."""
+"""Split-K: the number of parts of a reduction, and the sum of the partial results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gpucnn.backends.cuda.launch.plans import Layout, Work, launch
 
 MAX_WEIGHT_THREADS = 128  # of a block of a backward weight
 MAX_PART_VALUES = 1 << 24  # sums of parts that a backward weight keeps between its two kernels: 64 MiB of float32
-WANTED_BLOCKS = 4096  # enough to fill any device of today some ten times
-MIN_RUN = 512  # positions below which a part is not worth a block of its own
+WANTED_BLOCKS = 4096  # enough to fill any current device some ten times
+MIN_RUN = 512  # positions below which a part is not worth a separate block
 
 
 def weight_splits(weights: int, positions: int) -> int:
-    """Into how many parts a backward weight cuts its sum over `positions`, for `weights` sums.
+    """Number of split-K parts of a wgrad's sum over `positions`, for `weights` sums.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""Autotune cache: the quickest algorithm of each convolution on disk, a small file each, by all its times depend on.
+"""Autotune cache: the fastest algorithm of each convolution on disk, one small file each, keyed by all that affects it.
 
-A file appears whole or not at all, so several processes may tune at once: of two that time the same, the last stays.
+Files are written atomically, so several processes may tune concurrently: of two that time the same, the last wins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gpucnn.paths import cache_folder
 
 
 def default_folder() -> Path:
-    """Where picks are kept, within the folder that ``GPUCNN_CACHE_DIR`` chooses."""
+    """The folder of the picks, within the one that ``GPUCNN_CACHE_DIR`` chooses."""
     return cache_folder() / "autotune"
 
 

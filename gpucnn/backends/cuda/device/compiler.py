@@ -1,8 +1,8 @@
-"""From a program's text to a binary, by way of a folder that keeps what was compiled before.
+"""Compilation of a program's text to a binary, with a disk cache of compiled binaries.
 
-Whatever a binary depends on is in its name: the text with all headers in it, the options, the architecture, NVRTC's
-version and gpucnn's. A file that is not as it was written is compiled again; a folder that cannot be used costs time,
-never a result. Processes may share a folder: each file appears whole or not at all.
+Everything that a binary depends on is in its name: the text with all headers inlined, the options, the architecture,
+NVRTC's version and gpucnn's. A corrupt file is recompiled; an unusable folder costs time, never a result. Processes may
+share a folder: files are written atomically.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ELF64 = b"\x7fELF\x02"
 
 
 class CompilesText(Protocol):
-    """What a `Compiler` asks of NVRTC."""
+    """The interface of NVRTC that a `Compiler` uses."""
 
     version: tuple[int, int]
 
@@ -35,9 +35,9 @@ class CompilesText(Protocol):
 
 @dataclass(frozen=True)
 class Binary:
-    """A compiled program; `path` is where it lies on disk, None where it could not be kept.
+    """A compiled program; `path` is its file in the cache, None where it could not be stored.
 
-    `name` is different for different programs and fit to be a file's.
+    `name` is unique per program and valid as a file name.
     """
 
     name: str
@@ -58,12 +58,12 @@ def whole(image: bytes) -> bool:
 
 
 def default_folder() -> Path:
-    """Where binaries are kept, within the folder that ``GPUCNN_CACHE_DIR`` chooses."""
+    """The folder of the binaries, within the one that ``GPUCNN_CACHE_DIR`` chooses."""
     return cache_folder() / "cubin"
 
 
 class Compiler:
-    """NVRTC and the folder of what it compiled.
+    """NVRTC and the disk cache of its binaries.
 
     Attributes
     ----------
@@ -137,7 +137,7 @@ def _digest(image: bytes) -> str:
 
 
 def _read(path: Path) -> bytes | None:
-    """The binary at `path`; None where there is none that is as it was written."""
+    """The binary at `path`; None where it is missing or corrupt."""
     try:
         image, digest = path.read_bytes(), _digest_path(path).read_bytes()
     except OSError:
@@ -146,6 +146,6 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, image: bytes) -> None:
-    """Put a binary and its digest in place, each at once; of several writers any may win, their bytes agree."""
+    """Write a binary and its digest, each atomically; of several writers any may win, their bytes agree."""
     for target, content in ((path, image), (_digest_path(path), _digest(image).encode())):
         write_whole(target, content)

@@ -29,7 +29,7 @@ MIN_CUPY = (13, 0)
 SHARED_BY_RIGHT = 48 * 1024  # bytes of shared memory that every block may have; for more a kernel has to ask
 
 _NOTHING = nullcontext()
-_NO_DRIVER = 0  # what CuPy gives for the driver's version where there is none
+_NO_DRIVER = 0  # CuPy's driver version where there is no driver
 _ERROR_NO_DEVICE = 100
 _ERROR_INSUFFICIENT_DRIVER = 35
 
@@ -37,9 +37,9 @@ _ERROR_INSUFFICIENT_DRIVER = 35
 class CupyRuntime:
     """Arrays and launches of CuPy, on the current stream of the device that holds the arrays.
 
-    Kernels are compiled for the sizes that they meet, and kept on disk, so that a process compiles only what none did
-    before it. Where ``GPUCNN_BUILDS=generic`` is set, one build serves all sizes, with the same bits: for programs that
-    meet too many.
+    Kernels are specialised for the sizes of each call and cached on disk, so that a process compiles only what no
+    earlier one did. With ``GPUCNN_BUILDS=generic`` one build serves all sizes, with the same bits: for programs with
+    too many sizes.
     """
 
     name = "cuda"
@@ -91,14 +91,14 @@ class CupyRuntime:
         return context
 
     def constant(self, host: Any, device: Device) -> Array:
-        """A copy of `host` on `device`; waits for it, as is right for what is made once and kept."""
+        """A copy of `host` on `device`; synchronous, since it is made once and kept."""
         with self.using(device):
             array = self._cupy.asarray(host)
             self._cupy.cuda.get_current_stream().synchronize()
         return array
 
     def function(self, source: Source, device: Device) -> Function:
-        """The kernel of `source` on `device`, compiled or found among those that were.
+        """The kernel of `source` on `device`, compiled or from the cache.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class CupyRuntime:
         return self.compiler.compile(source, nvrtc.architecture(device.compute_capability, self._nvrtc.supported))
 
     def prepare(self, source: Source, device: Device) -> bool:
-        """Compile to the folder that keeps binaries; whether that had to be done. Several threads may ask at once."""
+        """Compile to the disk cache; return whether it was missing there. Thread-safe."""
         return (source, device.index) not in self._functions and self._binary(source, device).is_new
 
     def product(self, dtype: np.dtype[Any], device: Device) -> Function:
@@ -125,26 +125,26 @@ class CupyRuntime:
         return CupyProduct(self._cupy, dtype)
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
-        """The structure as CuPy hands it to a kernel, so that no launch has to look for its bytes."""
+        """The structure in the form that CuPy passes to kernels, so that launches need not convert it."""
         return self._ready("CNumpyArray", structure, structure)
 
     def _ready(self, kind: str, value: Any, other: Any) -> Any:
-        """`value` as one of CuPy's own arguments, which launches take as they are; `other` where it has none such.
+        """`value` as one of CuPy's argument objects, which launches take as they are; `other` where CuPy has none.
 
-        Of `other` it makes one itself in each launch: in a microsecond, if it is a host array.
+        CuPy converts `other` in each launch: in a microsecond, if it is a host array.
         """
         make = getattr(self._arguments, kind, None)
         return other if make is None else make(value)
 
     def here(self, function: Function, shared_bytes: int) -> Callable[..., None]:
-        """CuPy's own function: `function` was launched with so much shared memory before."""
+        """CuPy's own function: `function` was launched with this much shared memory before."""
         bare: Callable[..., None] = function.bare if isinstance(function, CupyFunction) else function
         return bare
 
     def maker(
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
     ) -> Callable[[], Array]:
-        """What makes arrays in the memory of CuPy's current allocator."""
+        """A factory of arrays in the memory of CuPy's current allocator."""
         expected, step = [], dtype.itemsize
         for size in reversed(shape):
             expected.append(step)
@@ -162,14 +162,14 @@ class CupyRuntime:
         return self._cupy.ndarray(shape, dtype, memory, strides)
 
     def autotune_cache(self, anew: bool = False) -> AutotuneCache:
-        """What was picked for the current device and this driver: as it was when first asked for, or read `anew`."""
+        """The picks for the current device and this driver: as first read, or reread if `anew`."""
         index = self.current_device()
         if anew or index not in self._autotune_caches:
             self._autotune_caches[index] = AutotuneCache(self._facts(index), self._cupy.cuda.runtime.driverGetVersion())
         return self._autotune_caches[index]
 
     def milliseconds(self, call: Callable[[], object], runs: int) -> float:
-        """The median time of `call` on the device, of `runs` on the current stream; waits for them."""
+        """The median time of `call` on the device over `runs` runs on the current stream; synchronous."""
         cuda, times = self._cupy.cuda, []
         for _ in range(runs):
             begin, end = cuda.Event(), cuda.Event()
@@ -198,7 +198,7 @@ class CupyRuntime:
 
 
 class CupyFunction:
-    """A kernel that was loaded on one device, the current one, and is launched there whichever is current then.
+    """A kernel that was loaded on the current device, and is always launched on that device.
 
     Attributes
     ----------
@@ -244,7 +244,7 @@ def _nvrtc_majors(cupy: Any) -> tuple[int, ...]:
 
 
 def facts() -> dict[str, Any]:
-    """The GPUs, the driver, CUDA and its compiler as plain values, where `why_unavailable` finds nothing lacking."""
+    """The GPUs, the driver, CUDA and its compiler as plain values, where `why_unavailable` returns None."""
     runtime = CupyRuntime()
     cuda = runtime.xp.cuda.runtime
     devices = [runtime._facts(index) for index in range(cuda.getDeviceCount())]
@@ -299,7 +299,7 @@ class CupyProduct:
 
 
 def _cublas() -> Any:
-    """CuPy's binding of cuBLAS, as its package gives it, which loads the library; importing it by name would not."""
+    """CuPy's binding of cuBLAS, as an attribute of its package, which loads the library; importing it would not."""
     from cupy_backends.cuda.libs import cublas
 
     return cublas
@@ -313,7 +313,7 @@ def _version(number: int) -> str:
 
 
 def why_unavailable() -> str | None:
-    """One sentence that says what a GPU's use lacks here and what to do about it; None where nothing is lacking.
+    """One sentence with the missing requirement for a GPU and its remedy; None where nothing is missing.
 
     CuPy is imported to find out.
     """

@@ -1,4 +1,4 @@
-"""Files of the caches, written so that whoever reads one at any moment finds it whole."""
+"""Atomic writes of the caches' files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from secrets import token_hex
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path` at once, readable as any new file is; of several writers the last one wins.
+    """Write `content` to `path` atomically, with a new file's permissions; of several writers the last one wins.
 
     Raises
     ------

@@ -15,10 +15,10 @@ _NAMES = {  # by the system's kind and CUDA's major version
 
 
 def places(library: str, majors: Iterable[int]) -> Iterator[str]:
-    """Names and paths to ask the system's loader for, best first.
+    """Names and paths to pass to the system's loader, best first.
 
-    The file that cuda-pathfinder finds, of whatever version: in NVIDIA's wheels, conda, the system or under CUDA_PATH.
-    After it the system's own by name, which is all where cuda-pathfinder is not installed, as CuPy 13 does without it.
+    First the file that cuda-pathfinder finds, of any version: in NVIDIA's wheels, conda, the system or under CUDA_PATH.
+    Then the system's own by name, the only ones without cuda-pathfinder, which CuPy 13 does not require.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""NVIDIA's run-time compiler, called directly: its library, what it can target, and from text to a binary.
+"""NVRTC, called directly: its library, its target architectures, and compilation of text to a binary.
 
-It needs no GPU and no driver. CuPy has its own way to it, which is not used: that adds options to every program
-(-ftz=true among them), asks for CUDA's headers, and caches without looking at what it finds again.
+It needs no GPU and no driver. CuPy's own wrapper is not used: it adds options to every program (-ftz=true among them),
+needs CUDA's headers, and does not verify its cached binaries.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def load(majors: Iterable[int] = MAJORS) -> Nvrtc:
     raise NvrtcNotFoundError(f"the compiler library NVRTC of CUDA {wanted} was not found: {INSTALL}, or set CUDA_PATH")
 
 
-# --- What it targets ----------------------------------------------------------------------------------------------
+# --- Target architectures -----------------------------------------------------------------------------------------
 
 
 def architecture(capability: tuple[int, int], supported: Iterable[int], accelerated: bool = False) -> str:

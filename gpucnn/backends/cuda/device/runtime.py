@@ -15,12 +15,12 @@ Array = Any
 
 MAX_BYTES = 16  # that one thread reads or writes by one access
 ALIGNMENTS = (16, 1, 2, 1, 4, 1, 2, 1, 8, 1, 2, 1, 4, 1, 2, 1)
-"""By an address modulo 16, the bytes up to those of one access that it is a multiple of."""
+"""Alignment in bytes, at most that of one access, by an address modulo 16."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """The facts of one device that choices depend on."""
+    """Properties of one device that choices depend on."""
 
     index: int
     name: str
@@ -36,16 +36,16 @@ class Function(Protocol):
     ) -> None:
         """Launch on the current stream, without waiting.
 
-        `args` are arrays of the runtime (a pointer to their first element), the runtime's `null`, and what its
-        `by_value` made of structures.
+        `args` are arrays of the runtime (a pointer to their first element), the runtime's `null`, and structures as
+        returned by its `by_value`.
         """
 
 
 class Runtime(Protocol):
     """Arrays, compilation and launches of one kind of device.
 
-    `specialises` says that kernels are built for the sizes that they meet, which costs a compilation for each layer and
-    makes it quicker; otherwise one generic build serves all.
+    With `specialises`, kernels are built for the sizes of each call, which costs a compilation per layer and makes it
+    faster; otherwise one generic build serves all.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Runtime(Protocol):
         """The NumPy-like module of the runtime's arrays."""
 
     def __hash__(self) -> int:
-        """Compiled kernels are kept by the runtime that they were compiled for."""
+        """Hash of the runtime, by which its compiled kernels are cached."""
 
     def device(self, array: Array) -> Device:
         """The device that holds `array`."""
@@ -66,15 +66,15 @@ class Runtime(Protocol):
         """Within the block, new arrays and launches go to `device`."""
 
     def constant(self, host: Any, device: Device) -> Array:
-        """A copy of a host array on `device` that is whole when this returns, so that all streams may read it."""
+        """A copy of a host array on `device`, complete on return, so that all streams may read it."""
 
     def function(self, source: Source, device: Device) -> Function:
-        """The kernel of `source`, compiled for `device` or found among those that were."""
+        """The kernel of `source`, compiled for `device` or from the cache."""
 
     def product(self, dtype: np.dtype[Any], device: Device) -> Function:
         """Matrix products of a dtype: launched over A, B, C and a tuple of `products.Gemm`, it computes these.
 
-        On the current stream, whatever the grid and the block. 16 bits are summed in float32.
+        On the current stream, ignoring the grid and the block. 16-bit floats are summed in float32.
         """
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
@@ -82,10 +82,10 @@ class Runtime(Protocol):
 
 
 class ReplayingRuntime(Runtime, Protocol):
-    """A runtime whose calls can be frozen whole, see `gpucnn.backends.cuda.launch.replays`, and compiled for before."""
+    """A runtime that supports recorded calls (`gpucnn.backends.cuda.launch.replays`) and ahead-of-time compilation."""
 
     def prepare(self, source: Source, device: Device) -> bool:
-        """Compile `source` for `device`, and tell whether that had to be done. Several threads may ask at once.
+        """Compile `source` for `device` and return whether it was not compiled before. Thread-safe.
 
         Raises
         ------
@@ -97,17 +97,17 @@ class ReplayingRuntime(Runtime, Protocol):
         """The index of the device that new arrays and launches go to."""
 
     def here(self, function: Function, shared_bytes: int) -> Callable[..., None]:
-        """`function` for launches with up to so much dynamic shared memory while its device is the current one."""
+        """`function` for launches with up to `shared_bytes` of dynamic shared memory while its device is current."""
 
     def maker(
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
     ) -> Callable[[], Array]:
-        """What makes a new array without gaps on the current device, of zeros or of whatever memory held."""
+        """A factory of a new dense array on the current device, zeroed or uninitialised."""
 
 
 @dataclass
 class Plan:
-    """A launch, all of it but the arrays' addresses; its program is compiled when it is first launched."""
+    """A launch without its array addresses; its program is compiled at the first launch."""
 
     source: Source | None
     device: Device

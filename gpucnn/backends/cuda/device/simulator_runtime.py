@@ -15,7 +15,7 @@ from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.simulator import arrays, namespace
 
-_DEVICE = Device(0, "simulator", (7, 5), 4)  # what every supported GPU can do, and no more
+_DEVICE = Device(0, "simulator", (7, 5), 4)  # the capabilities common to all supported GPUs
 
 
 class SimulatorRuntime:
@@ -46,7 +46,7 @@ class SimulatorRuntime:
         return _function(source)
 
     def product(self, dtype: np.dtype[Any], device: Device) -> Function:
-        """NumPy's products, of what BLAS would read."""
+        """NumPy's matrix products, over the memory that BLAS would read."""
         return partial(_multiply, dtype)
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
@@ -54,7 +54,7 @@ class SimulatorRuntime:
         return structure
 
     def prepare(self, source: Source, device: Device) -> bool:
-        """Compile and load; whether an earlier process had not. Several threads may ask at once."""
+        """Compile and load; return whether no earlier process had compiled it. Thread-safe."""
         from gpucnn.simulator import toolchain
 
         before = toolchain.made()
@@ -66,20 +66,20 @@ class SimulatorRuntime:
         return _DEVICE.index
 
     def here(self, function: Function, shared_bytes: int) -> Callable[..., None]:
-        """`function`: nothing is to be prepared for it."""
+        """`function` itself: it needs no preparation."""
         return function
 
     def maker(
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
     ) -> Callable[[], Array]:
-        """What makes arrays of NaN, or of zeros."""
+        """A factory of arrays of NaN, or of zeros."""
         return partial(_new, shape, strides, dtype, zeros)
 
 
 def _multiply(
     dtype: np.dtype[Any], grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
 ) -> None:
-    """Column by column, as BLAS does; matrices that reach beyond their array's memory raise ValueError."""
+    """Column-major products, as in BLAS; matrices that exceed their array's memory raise ValueError."""
     a, b, c, gemms = args
     wide = accumulator(dtype)
     matrices = partial(_matrices, dtype)
@@ -102,7 +102,7 @@ def _matrices(
     columns: int,
     transposed: int,
 ) -> np.ndarray[Any, Any]:
-    """The matrices [batch, rows, columns] that BLAS is told of, over the array's memory."""
+    """The matrices [batch, rows, columns] of a BLAS call, as views of the array's memory."""
     memory, size = array._memory, dtype.itemsize
     offset = array.data.ptr - memory.ctypes.data + start
     shape = (batch, columns, rows) if transposed else (batch, rows, columns)

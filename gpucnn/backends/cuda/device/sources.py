@@ -1,6 +1,6 @@
-"""From the files in kernels/ to the text of a program: types, sizes and headers in one string for the compiler.
+"""Program text from the files in kernels/: types, sizes and headers in one string for the compiler.
 
-Everything that a build depends on is in its text, so that text is also its key in every cache.
+Everything that a build depends on is in its text, so the text is also its key in every cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FIELDS = re.compile(r"^  (RUN_TIME )?(index_t|double) ([\w, ]+);", re.MULTILINE
 
 
 class ScalarType(NamedTuple):
-    """How CUDA C++ spells a dtype, and the type that its sums are kept in."""
+    """The CUDA C++ name of a dtype, and its accumulator type."""
 
     storage: str
     accumulator: str
@@ -77,7 +77,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Source:
-    """The whole text of a program and the kernel in it that is wanted; `name` is short and for people."""
+    """The whole text of a program and its kernel to launch; `name` is short and for humans."""
 
     kernel: str
     name: str
@@ -169,7 +169,7 @@ def source(
 
 
 def _inlined(file: str, params: str, fixed: Mapping[str, Any] | None) -> str:
-    """The text of `file` with the headers that it includes in their place, each line still named as its file's."""
+    """The text of `file` with its headers inlined; #line directives keep each line's file and number."""
     text = _text(file)
     if file == "params.cuh" and fixed is not None:
         text = _with_constants(text, params, fixed)
@@ -182,7 +182,7 @@ def _inlined(file: str, params: str, fixed: Mapping[str, Any] | None) -> str:
 
 
 def _with_constants(text: str, params: str, fixed: Mapping[str, Any]) -> str:
-    """params.cuh with the fields of one structure as constants; its lines stay where they are."""
+    """params.cuh with the fields of one structure as constants; line numbers are unchanged."""
     start = text.index(f"struct {params} {{\n")
     end = text.index("\n};", start)
 

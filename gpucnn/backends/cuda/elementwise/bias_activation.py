@@ -1,4 +1,4 @@
-"""Bias, residual and activation on the GPU: one pass over the arrays, forwards as backwards."""
+"""Fused bias, residual and activation on the GPU: one pass over the arrays, forward and backward."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def channel_sums(runtime: Runtime, x: Array, sums: Array) -> None:
 def _backward(
     runtime: Runtime, grad_y: Array, y: Array | None, grad_x: Array | None, sums: Array | None, epilogue: Epilogue
 ) -> None:
-    """Write grad_x, if it is wanted, and its sums [C]; all are [N, C, P] of one memory order without gaps."""
+    """Write grad_x, if requested, and its sums [C]; all are dense [N, C, P] of one memory order."""
     n, c, p = grad_y.shape
     run = run_of(grad_y) or 1
     width = _width(*(None if array is None else layout(array) for array in (grad_y, y, grad_x)))
@@ -112,12 +112,12 @@ def _backward_work(grad_y: Layout, sums: BiasSums, run: int, activation: Activat
 
 
 def run_of(x: Array | Layout) -> int:
-    """Neighbours in memory of one channel of x [N, C, P]: P or 1; 0 where x has gaps or another order."""
+    """Contiguous elements of one channel of x [N, C, P]: P or 1; 0 where x has gaps or another order."""
     return next((run for order, run in (((0, 1, 2), x.shape[2]), ((0, 2, 1), 1)) if is_dense(x, order)), 0)
 
 
 def _without_gaps(runtime: Runtime, x: Array) -> Array:
-    """X [N, C, P], or a copy in the nearer of both orders."""
+    """X [N, C, P], or a dense copy in the closer of both memory orders."""
     return x if not x.size or run_of(x) else _copied(runtime, x, x)
 
 
@@ -133,5 +133,5 @@ def _copied(runtime: Runtime, x: Array, like: Array) -> Array:
 
 
 def _width(*arrays: Layout | None) -> int:
-    """Elements that one access to any of the arrays takes."""
+    """Vector width, in elements, of accesses to any of the arrays."""
     return min(gcd(MAX_BYTES, array.alignment) // array.itemsize or 1 for array in arrays if array is not None)

@@ -1,4 +1,4 @@
-"""Copies between memory orders and dtypes on the GPU, both ways in whole lines of memory."""
+"""Copies between memory orders and dtypes on the GPU, with coalesced reads and writes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def copy(runtime: Runtime, x: Array, y: Array) -> None:
 
 
 def _planes(x: Array) -> Array | None:
-    """X [N, C, *] as [N, C, P], if there is such a view and its elements lie at multiples of their size."""
+    """X [N, C, *] as [N, C, P], if there is such a view and its elements are aligned to their size."""
     if x.ndim < 3 or not x.size or not is_addressable(x):
         return None
     axes = [(size, step) for size, step in zip(x.shape[2:], x.strides[2:], strict=True) if size > 1]
@@ -49,17 +49,17 @@ def _planes(x: Array) -> Array | None:
 
 
 class _Side(NamedTuple):
-    """How one of the arrays lies in memory: whether along channels, and how many elements an access takes."""
+    """Memory order of one of the arrays: whether along channels, and the vector width."""
 
     along_c: bool
     pack: int
-    may_be_one: bool  # rows that follow each other and begin anywhere in sectors
+    may_be_one: bool  # adjacent rows that need not start at a sector
 
 
 def _work(x: Layout, bias: Layout | None, y: Layout, target: str, sum_bytes: int) -> Work:
     if not x.size:
         return Work({}, blocks=0)
-    if bias is None and is_dense(x, (0, 1, 2)) and is_dense(y, (0, 1, 2)):  # in the same order, nothing to turn
+    if bias is None and is_dense(x, (0, 1, 2)) and is_dense(y, (0, 1, 2)):  # in the same order, no transpose
         x, y = (array._replace(shape=(1, 1, x.size), strides=(0, 0, array.itemsize)) for array in (x, y))
     n, c, p = x.shape
     read, written = _side(x), _side(y)
@@ -93,7 +93,7 @@ def _work(x: Layout, bias: Layout | None, y: Layout, target: str, sum_bytes: int
 
 
 def _line(side: _Side, tile: tuple[int, int], sizes: tuple[int, int], itemsize: int) -> Line:
-    """How the lanes go through a tile on one side."""
+    """Lane mapping of a tile on one side."""
     axis = 0 if side.along_c else 1
     row = tile[axis]
     is_one = side.may_be_one and row == sizes[axis]
@@ -112,6 +112,6 @@ def _side(x: Layout) -> _Side:
 
 
 def _channels_are_innermost(x: Layout) -> bool:
-    """Whether neighbouring channels of x [N, C, P] are nearer to each other in memory than neighbouring positions."""
+    """Whether channels of x [N, C, P] have a smaller stride than positions."""
     _, c, p = x.shape
     return bool(c > 1 and (p == 1 or abs(x.strides[1]) < abs(x.strides[2])))

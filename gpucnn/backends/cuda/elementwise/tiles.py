@@ -11,17 +11,17 @@ import numpy as np
 from gpucnn.backends.cuda.device.limits import BANKS, SECTOR_BYTES, power_of_two
 from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, least_conflict
 
-PACK_SPAN = 64  # channels and positions of a tile, where there are so many
+PACK_SPAN = 64  # channels and positions of a tile, at most
 MAX_TILE = 6144  # elements of 4 bytes, or fewer wider ones, of a tile with whole rows
 CHUNK_BYTES = 16 << 10  # of each array that one block takes: four packs a thread
 MAX_BIAS_BYTES = 32 << 10  # of shared memory for biases
 MIN_ROWS = 64  # of channels last, or so much of a row, for each part of a sum: what it costs is 1 to 2 % of them
 MAX_BLOCKS = 2048
-MAX_RAGGED_BYTES = 2048  # of a channel's neighbours, whose ends weigh little where there are more
+MAX_RAGGED_BYTES = 2048  # of a channel's contiguous run; the ends of longer ones hardly matter
 
 
 class Line(NamedTuple):
-    """How lanes go through the rows of a tile on one side: see pack.cu."""
+    """Lane mapping of the rows of a tile on one side: see pack.cu."""
 
     row: int
     lanes: int
@@ -31,7 +31,7 @@ class Line(NamedTuple):
 
 
 def pack_tile(c: int, p: int, whole_c: bool, whole_p: bool, itemsize: int) -> tuple[int, int]:
-    """Channels and positions of a tile of [C, P]; all of those that are asked for whole, where they fit.
+    """Channels and positions of a tile of [C, P]; all of an axis that is requested whole, where they fit.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def pack_pitch(row: int, itemsize: int, read: Line, written: Line, turned: bool)
 
 
 def bias_chunk(c: int, run: int, itemsize: int, sum_bytes: int) -> tuple[int, int]:
-    """Elements that one block takes, and how many channels' biases it keeps, each for `run` neighbours in memory.
+    """Elements of one block, and the number of biases that it keeps, each for `run` contiguous elements.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def bias_chunk(c: int, run: int, itemsize: int, sum_bytes: int) -> tuple[int, in
 
 
 class BiasSums(NamedTuple):
-    """How the gradient of a bias is summed: see BiasSumParams; `groups` are the channels or sets of channels."""
+    """Partition of the sum of a bias gradient: see BiasSumParams; `groups` are the channels or sets of channels."""
 
     piece: int
     pieces: int
@@ -133,7 +133,7 @@ class BiasSums(NamedTuple):
 
 
 def bias_sums(rows: int, c: int, run: int, width: int, itemsize: int) -> BiasSums:
-    """The parts of each channel's sum over `rows` of `run` neighbours in memory, `width` of them an access.
+    """The parts of each channel's sum over `rows` of `run` contiguous elements, with vector width `width`.
 
     Examples
     --------

@@ -1,1 +1,1 @@
-"""From a kernel and its arrays to a launch: plans, recorded calls, dry runs."""
+"""Kernel launches: plans, recorded calls, dry runs."""

@@ -1,4 +1,4 @@
-"""Dry run: collect the programs that calls would compile, without launching anything."""
+"""Dry run: the programs that calls would compile, collected without launches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DryRun:
     Attributes
     ----------
     xp : module
-        Makes arrays for the calls: the runtime's own, but the simulator's take no memory until they are written to.
+        Creates arrays for the calls: the runtime's own, but the simulator's take no memory until they are written to.
     sources : dict
         The programs of all launches so far, and the devices that they are for.
     """
@@ -31,20 +31,20 @@ class DryRun:
         return self.xp.zeros(shape, dtype) if zeros else self.xp.empty(shape, dtype)
 
     def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> bool:
-        """Collect the program of a launch, and do not launch it."""
+        """Collect the program of a launch without launching it."""
         if plan.source is not None:
             self.sources[plan.source, plan.device.index] = plan.device
         return False
 
     def constants(self, arrays: Sequence[Array]) -> None:
-        """Nothing: they are on the device by now."""
+        """Do nothing: they are already on the device."""
 
     def computed(self) -> None:
-        """Nothing: no program is needed for this."""
+        """Do nothing: it needs no program."""
 
 
 class _Untouched:
-    """The simulator's functions, with new arrays that are not written to."""
+    """The simulator's functions, with new arrays left untouched."""
 
     def __init__(self, namespace: Any) -> None:
         self._namespace = namespace
@@ -53,7 +53,7 @@ class _Untouched:
         return getattr(self._namespace, name)
 
     def empty(self, shape: Any, dtype: Any = float) -> Array:
-        """An array whose memory the system hands out where it is touched."""
+        """An array whose memory is committed on first touch."""
         form = np.empty(shape, dtype)
         return self._namespace.Array(form, form.reshape(-1).view(np.uint8), None)
 

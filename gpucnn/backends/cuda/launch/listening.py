@@ -1,4 +1,4 @@
-"""Listeners: what hears of the arrays and launches that a thread's calls ask for."""
+"""Listeners: per-thread hooks on the arrays and launches of calls."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _state = threading.local()
 
 
 class Listener(Protocol):
-    """What hears of all that calls ask of their runtime."""
+    """Hooks on all requests of calls to their runtime."""
 
     def new(self, make: Callable[..., Array], shape: tuple[int, ...], dtype: Any, zeros: bool) -> Array:
-        """A new array as ``make(shape, dtype)`` returns it, of zeros or uninitialised."""
+        """A new array as returned by ``make(shape, dtype)``, zeroed or uninitialised."""
 
     def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> bool:
-        """Hear of a launch over `arrays`; whether it is to be made."""
+        """Record a launch over `arrays`; return whether to launch it."""
 
     def constants(self, arrays: Sequence[Array]) -> None:
-        """Hear of arrays that launches are about to read, the same ones for all calls of the same form."""
+        """Record arrays that launches will read, the same ones for all calls of one form."""
 
     def computed(self) -> None:
-        """Hear that something was computed by other means than a launch."""
+        """Record that a result was computed without a launch."""
 
 
 def current() -> Listener | None:
-    """What listens to this thread's calls, if anything does."""
+    """The listener of this thread's calls, if any."""
     return getattr(_state, "listener", None)
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Within the block, `listener` hears of this thread's calls."""
+    """Context in which `listener` records this thread's calls."""
     before = current()
     _state.listener = listener
     try:
@@ -45,14 +45,14 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def note_computed() -> None:
-    """Tell the listener that something is computed by other means than a launch."""
+    """Notify the listener that a result is computed without a launch."""
     listener = current()
     if listener is not None:
         listener.computed()
 
 
 def read(*constants: Array) -> None:
-    """Tell the listener of arrays that are the same for all calls of the same form."""
+    """Notify the listener of arrays that are the same for all calls of one form."""
     listener = current()
     if listener is not None:
         listener.constants(constants)

@@ -1,7 +1,7 @@
-"""From a kernel, its arrays and what is to be done to a launch: index type, build, grid, and what it is handed.
+"""Launch plans of a kernel over its arrays: index type, build, grid, and arguments.
 
-All that is decided follows from how the arrays lie in memory and from the geometry. It is decided once for each such
-set, kept as a `Plan`, and a call of the same layer costs a look-up and the launch.
+A plan depends only on the arrays' layouts and the geometry. It is made once for each such set and kept as a `Plan`;
+another call of the same layer costs a look-up and the launch.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from gpucnn.backends.cuda.launch.listening import current
 from gpucnn.backends.layout import is_channels_last
 
 INT32_END = 2**31
-PAST_END = 64  # elements beyond an array's last that kernels count to: an access, or a sector of the smallest elements
+PAST_END = 64  # elements past an array's end that indices reach: an access, or a sector of the smallest elements
 Fields = dict[str, Any]
 
 
 class Layout(NamedTuple):
-    """How an array lies in memory: all of it that a launch depends on."""
+    """Memory layout of an array, as far as a launch depends on it."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     itemsize: int
-    alignment: int = MAX_BYTES  # bytes that its first element's address is a multiple of, up to those of one access
+    alignment: int = MAX_BYTES  # of its first element's address in bytes, up to those of one access
 
     @property
     def ndim(self) -> int:
@@ -49,9 +49,9 @@ class Layout(NamedTuple):
         return sum(abs(step) // self.itemsize * (size - 1) for step, size in steps)
 
     def pack(self, axis: int, most_bytes: int = MAX_BYTES) -> int:
-        """How many neighbours along `axis` one access can take, wherever a multiple of their number begins.
+        """Vector width along `axis`: elements per access at any multiple of their number.
 
-        A power of two that divides the axis; 1 where neighbours along it are not neighbours in memory.
+        A power of two that divides the axis; 1 where the axis is not contiguous.
         """
         step, size = self.strides[axis], self.shape[axis]
         if step != self.itemsize:
@@ -61,11 +61,11 @@ class Layout(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a launch does.
+    """The parameters of a launch.
 
-    `fields` fill the kernel's structure. There is one thread for each of `threads`, or as many `blocks` as are said, of
-    the kernel's threads or of `block`. `extents` are the numbers that its index arithmetic meets beside the fields.
-    `constants` are macros of the program, in every build of it: each set of them is a program of its own.
+    `fields` fill the kernel's structure. The grid has one thread for each of `threads`, or `blocks` blocks, of the
+    kernel's block size or of `block`. `extents` are further bounds of its index arithmetic, in addition to the fields.
+    `constants` are macros in every build of the program: each set of them is a separate program.
     """
 
     fields: Fields
@@ -77,16 +77,16 @@ class Work(NamedTuple):
     shared_bytes: int = 0  # of dynamic shared memory
 
 
-Form = tuple[tuple[int, ...], tuple[int, ...], int, int]  # a layout as a plain tuple, which is made sooner
+Form = tuple[tuple[int, ...], tuple[int, ...], int, int]  # a layout as a plain tuple, which is cheaper to make
 
 
 def layout(array: Array) -> Layout:
-    """How `array` lies in memory."""
+    """The memory layout of `array`."""
     return Layout(*_form(array))
 
 
 def dense(shape: tuple[int, ...], itemsize: int, channels_last: bool = False) -> Layout:
-    """The layout of a new array [N, C, *] without gaps: in C order, or with its channels innermost.
+    """The layout of a new dense array [N, C, *]: in C order, or with its channels innermost.
 
     Examples
     --------
@@ -106,15 +106,15 @@ def _form(array: Array) -> Form:
 
 
 def address_of(array: Array) -> int:
-    """The address of an array's first element; 0 for NumPy's arrays, which trials launch over."""
+    """The address of an array's first element; 0 for NumPy arrays, which dry runs use."""
     return 0 if isinstance(array, np.ndarray) else int(array.data.ptr)
 
 
 def is_addressable(array: Array) -> bool:
-    """Whether the elements of an array are at multiples of their size.
+    """Whether the elements of an array are aligned to their size.
 
     A field of packed records is not, and a view of real numbers as complex ones may not be. Kernels count strides in
-    elements, and a GPU reads no element across its grain, a complex number neither: some read it by one access.
+    elements, and a GPU reads no misaligned element, not even a complex number, which some kernels read by one access.
     """
     return all(place % array.itemsize == 0 for place in (address_of(array), *array.strides))
 
@@ -148,7 +148,7 @@ def _new(make: Callable[..., Array], shape: Sequence[int], dtype: Any, zeros: bo
 
 
 def needs_int64(layouts: Iterable[Layout | None], extents: Iterable[int]) -> bool:
-    """Whether one of `extents`, an offset in one of the arrays or its number of elements is out of an int's reach."""
+    """Whether an extent, an offset within one of the arrays, or an array's number of elements overflows int."""
     return any(abs(extent) >= INT32_END for extent in extents) or any(
         max(array.size, array.reach + 1) + PAST_END > INT32_END for array in layouts if array is not None
     )
@@ -162,9 +162,9 @@ def launch(
     work: Callable[..., Work],
     **facts: Hashable,
 ) -> None:
-    """Launch `kernel`, in a program for `dtype`, over arrays by the names of its parameters, as `work` says.
+    """Launch `kernel`, in a program for `dtype`, over arrays by the names of its parameters, as planned by `work`.
 
-    `work` is pure, and called once for each set of layouts and facts: with those that its own parameters name.
+    `work` is pure, and called once per set of layouts and facts, with those that its own parameters name.
     """
     ordered = [arrays[name] for name in kernel.arrays]
     device = runtime.device(next(array for array in ordered if array is not None))
@@ -175,7 +175,7 @@ def launch(
 
 
 def enqueue(runtime: Runtime, plan: Plan, arrays: Sequence[Array | None]) -> None:
-    """Launch as planned over `arrays`, whose device is the current one, and tell what listens."""
+    """Launch the plan over `arrays`, which are on the current device, and notify the listener."""
     listener = current()
     if listener is not None and not listener.launched(plan, arrays):
         return

@@ -1,12 +1,12 @@
-"""Recorded calls: what a public operation allocates and launches for arguments of one form.
+"""Recorded calls: the allocations and launches of a public operation for arguments of one form.
 
-The first call runs as it is written, and what it asks of its runtime is written down: new arrays and launches, each
-argument as one of the caller's arrays, a new array or a constant. If that was all, the next call with arguments of the
-same form costs a look-up, its allocations and its launches; checks, geometry and views are not made again. A call that
-computed anything in another way is run as it is written each time.
+The first call runs normally while its requests to the runtime are recorded: new arrays and launches, each argument as
+one of the caller's arrays, a new array or a constant. If these are all its effects, the next call with arguments of the
+same form costs a look-up, its allocations and its launches; checks, geometry and views are not repeated. A call that
+computed anything without a launch runs normally each time.
 
-What it gains, on a stand-in for CuPy that launches nothing: `conv2d` by a product takes 4 us of the host so, and 34 us
-from its launch plans. A CUDA graph would save some of the remaining launches, and hold its arrays' addresses.
+On a stand-in for CuPy that launches nothing, `conv2d` by GEMM takes 4 us of host time when replayed, and 34 us from its
+launch plans. A CUDA graph would save some of the remaining launches, but fix the arrays' addresses.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from gpucnn.numerics import choices
 if TYPE_CHECKING:
     from gpucnn.backends.cuda.device.runtime import Plan
 
-MAX_DISTANCES = 64  # ways in which the arrays of one form of call were seen to lie between each other
-MAX_KEPT = 4096  # forms of calls; beyond it all are forgotten, for programs whose sizes never come again
-MAX_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are forgotten as well
+MAX_DISTANCES = 64  # sets of address distances between interleaved arrays, kept per form of call
+MAX_KEPT = 4096  # forms of calls; beyond it all are dropped, for programs whose sizes never recur
+MAX_CONSTANT_BYTES = 64 << 20  # of the tables that they read; beyond it all are dropped as well
 
 Key = tuple[Hashable, ...]
 Replay = Callable[[Sequence[Array]], Any]
-"""From the arrays of a call to its result; NotImplemented where memory might be shared that must not be."""
+"""Function of a call's arrays that returns its result; NotImplemented where arrays might overlap illegally."""
 
 _SCALARS = frozenset({int, float, bool, str, type(None)})
 _INTS, _BOOLS = frozenset({int}), frozenset({bool})
 
 
 class Replays:
-    """The calls on one runtime's arrays that have been frozen.
+    """The recorded calls on one runtime's arrays.
 
     Attributes
     ----------
     kept : dict
-        By the form of a call what replays it; None where nothing can.
+        The replay of each form of call; None where it cannot be replayed.
     """
 
     def __init__(self, runtime: ReplayingRuntime) -> None:
@@ -53,7 +53,7 @@ class Replays:
         self._constant_bytes = 0
 
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """What ``operation(*arguments, **named)`` returns or raises."""
+        """Call the operation, or replay it: the result is that of ``operation(*arguments, **named)``."""
         arrays: list[Array] = []
         key = None if current() is not None else self._key(operation, arguments, named, arrays)
         if key is None:
@@ -74,7 +74,7 @@ class Replays:
     def _key(
         self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], arrays: list[Array]
     ) -> Key | None:
-        """The form of a call, whose arrays are put to `arrays`; None where an argument is none of the plain ones."""
+        """The form of a call, whose arrays are appended to `arrays`; None where an argument has an unsupported type."""
         key: list[Any] = [operation, *choices()]
         values: Any = arguments
         if named:
@@ -87,7 +87,7 @@ class Replays:
                 data = value.data
                 key += (value.shape, value.strides, value.dtype, ALIGNMENTS[data.ptr & 15], data.device_id)
                 arrays.append(value)
-            elif kind in _SCALARS:  # with its type: 1, 1.0 and True are equal, and not the same
+            elif kind in _SCALARS:  # with its type: 1, 1.0 and True are equal but not the same
                 key += (kind, value)
             elif kind is tuple and (_INTS.issuperset(map(type, value)) or all(map(_is_ints, value))):
                 key.append(value)
@@ -105,9 +105,9 @@ class Replays:
         arguments: tuple[Any, ...],
         named: dict[str, Any],
     ) -> Any:
-        """What the operation returns, and how it came to that kept, where it can be told."""
+        """The operation's result; its replay is kept where the call could be recorded."""
         addresses = {array.data.ptr for array in arrays}
-        if len(addresses) < len(arrays):  # which of them a launch reads cannot be told
+        if len(addresses) < len(arrays):  # the arrays of a launch would be ambiguous
             return operation(*arguments, **named)
         recording = Recording(self._runtime, arrays, named.get("out"))
         try:
@@ -129,7 +129,7 @@ def _is_ints(value: Any) -> bool:
     return type(value) is tuple and _INTS.issuperset(map(type, value))
 
 
-# --- One call, written down ---------------------------------------------------------------------------------------
+# --- One recorded call --------------------------------------------------------------------------------------------
 
 
 class _Step(NamedTuple):
@@ -140,14 +140,14 @@ class _Step(NamedTuple):
 
 
 class _New(NamedTuple):
-    """A new array: itself, which lives as long as the recording so that no other has its address, and its value."""
+    """A new array, kept alive by the recording so that no other has its address, and its initial value."""
 
     array: Array
     zeros: bool
 
 
 class Recording:
-    """What a call asks of its runtime.
+    """The requests of a call to its runtime.
 
     The arrays are numbered: null pointer and None first, then the caller's, then the new ones in their order. Those
     that are the same for all calls are numbered from the other end: -1, -2, …
@@ -164,7 +164,7 @@ class Recording:
         self._is_whole = all(array.size for array in arrays)  # empty arrays may have one address
 
     def new(self, make: Callable[..., Array], shape: tuple[int, ...], dtype: Any, zeros: bool) -> Array:
-        """A new array, written down."""
+        """A new array, recorded."""
         array = make(shape, dtype)
         self._is_whole &= array.size > 0
         self._places[array.data.ptr] = 2 + len(self._given) + len(self._new)
@@ -172,7 +172,7 @@ class Recording:
         return array
 
     def constants(self, arrays: Sequence[Array]) -> None:
-        """Write down `arrays`, which a replay keeps."""
+        """Record `arrays`, which a replay keeps."""
         for array in arrays:
             self._constants.append(array)
             self._places[array.data.ptr] = -len(self._constants)
@@ -183,11 +183,11 @@ class Recording:
         return sum(array.size * array.itemsize for array in self._constants)
 
     def computed(self) -> None:
-        """Take note that something was computed that no launch shows."""
+        """Record that a result was computed without a launch."""
         self._is_whole = False
 
     def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> bool:
-        """Write down a launch over `arrays`."""
+        """Record a launch over `arrays`."""
         places = tuple([0 if array is None else self._places.get(array.data.ptr) for array in arrays])
         if None in places:
             self._is_whole = False
@@ -196,7 +196,7 @@ class Recording:
         return True
 
     def replay(self, result: Any) -> Replay | None:
-        """What does the same for other arrays of the same form and returns a result of the form of `result`."""
+        """A function that repeats the call for other arrays of the same form, with a result of the form of `result`."""
         results: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
         places = tuple(map(self._place_of_result, results))
         made = [place for place in places if place >= 2 + len(self._given)]
@@ -211,10 +211,10 @@ class Recording:
         return replay if self._out is None else _Apart(replay, self._given, self._out)
 
     def _makers(self, results: dict[int, Any]) -> tuple[list[Callable[[], Array]], dict[int, int]]:
-        """What makes the new arrays, in the forms that `results` have, and by their old places the new ones.
+        """Factories of the new arrays, in the forms of `results`, and the new index of each old one.
 
-        An array that is no result lies where an earlier one did, if no launch reads that any more: a call holds no more
-        memory than it did when its arrays were let go of one by one.
+        A temporary reuses the memory of an earlier one that no later launch reads: a call needs no more memory than
+        when its arrays were freed one by one.
         """
         begin = 2 + len(self._given)
         uses: dict[int, list[int]] = {}
@@ -222,7 +222,7 @@ class Recording:
             for place in step.places:
                 uses.setdefault(place, []).append(index)
         made: list[tuple[Any, bool]] = []
-        ends: list[float] = []  # the last launches that the arrays made are read by
+        ends: list[float] = []  # the last launch that reads each array made
         moved: dict[int, int] = {}
         for place, (array, zeros) in enumerate(self._new, start=begin):
             if place not in uses and place not in results:
@@ -245,7 +245,7 @@ class Recording:
         return makers, moved
 
     def forget(self) -> None:
-        """Let go of the arrays."""
+        """Release the arrays."""
         self._given, self._new, self._constants, self._out = (), [], [], None
 
     def _place_of_result(self, result: Array | None) -> int:
@@ -260,7 +260,7 @@ class Recording:
 
 
 def _answer(places: tuple[int, ...], is_tuple: bool) -> Callable[[Sequence[Any]], Any]:
-    """From the pool of arrays to what a call returns."""
+    """A function from the pool of arrays to the return value of a call."""
     if is_tuple and len(places) == 1:
         (place,) = places
         return lambda pool: (pool[place],)
@@ -275,13 +275,13 @@ def _replay(
     kept: Sequence[Array],
     answer: Callable[[Sequence[Any]], Any],
 ) -> Replay:
-    constants = (*(plan.parameters for plan, _ in steps), *reversed(kept))  # the first one kept lies at -1
+    constants = (*(plan.parameters for plan, _ in steps), *reversed(kept))  # the first one kept is at -1
     launches = [
         (
             runtime.here(plan.compiled(runtime), plan.shared_bytes),
             plan.grid,
             plan.block,
-            itemgetter(*places, index - len(constants)),  # parameters lie at the end
+            itemgetter(*places, index - len(constants)),  # parameters are at the end
             plan.shared_bytes,
         )
         for index, (plan, places) in enumerate(steps)
@@ -301,10 +301,10 @@ def _replay(
 
 
 class _Apart:
-    """`replay` for where the memory of `out` is apart from that of the other arrays.
+    """`replay` for calls where `out` does not overlap the other arrays.
 
-    Two arrays may lie between each other and share no element, as parts of the channels of one array do. Whether they
-    do follows from how far apart they begin: what the operation did not refuse once is not asked again.
+    Two arrays may interleave without sharing an element, like slices of the channels of one array. Whether they do
+    follows from the distance of their addresses: one that the operation accepted once is not checked again.
     """
 
     def __init__(self, replay: Replay, arrays: Sequence[Array], out: Array) -> None:
@@ -319,13 +319,13 @@ class _Apart:
         return self._replay(arrays) if not between or between in self._seen else NotImplemented
 
     def learn(self, arrays: Sequence[Array]) -> None:
-        """Take note that the operation took arrays which lie so."""
+        """Record that the operation accepted arrays at these distances."""
         if len(self._seen) >= MAX_DISTANCES:
             self._seen.clear()
         self._seen.add(self._between(arrays))
 
     def _between(self, arrays: Sequence[Array]) -> tuple[tuple[int, int], ...]:
-        """The arrays that begin before `out` ends and end after it begins, and how far from it."""
+        """The arrays whose address range intersects that of `out`, and their distances from it."""
         spans, at = self._spans, self._at
         out = arrays[at].data.ptr
         low, high = (out + reach for reach in spans[at])
@@ -338,6 +338,6 @@ class _Apart:
 
 
 def _span(array: Array) -> tuple[int, int]:
-    """Bytes from an array's address to its lowest one, and to the first one beyond it."""
+    """Byte offsets from an array's address to its lowest byte, and to the first byte past its end."""
     steps = [(size - 1) * step for size, step in zip(array.shape, array.strides, strict=True)]
     return sum(step for step in steps if step < 0), sum(step for step in steps if step > 0) + array.itemsize

@@ -11,12 +11,12 @@ from gpucnn.backends.cuda.device.limits import BANKS
 
 
 def skewed(at: Any, itemsize: int) -> Any:
-    """Where element `at` of an array in shared memory lies that leaves out a word after each 32."""
+    """Padded offset of element `at` in shared memory that skips a word after each 32."""
     return at + at // (128 // itemsize) * max(1, 4 // itemsize)
 
 
 def least_conflict(least: int, conflict: Callable[[int], int]) -> int:
-    """The first number from `least` on that leaves no conflict beyond 2, or the best of as many as there are banks."""
+    """The first pitch from `least` on with at most two-way conflicts, or the best of as many as there are banks."""
     worst = {}
     for size in range(least, least + BANKS):
         worst[size] = conflict(size)
@@ -26,7 +26,7 @@ def least_conflict(least: int, conflict: Callable[[int], int]) -> int:
 
 
 def bank_conflict(at: np.ndarray[Any, Any], itemsize: int) -> int:
-    """The most words of one bank that a round of lanes wants, whose elements of `itemsize` bytes lie at `at`."""
+    """Worst bank conflict, in words of one bank, of an access by lanes to elements `at` of `itemsize` bytes."""
     lanes = BANKS if itemsize <= 4 else 4 * BANKS // itemsize
     word = skewed(at, itemsize) * itemsize // 4
     rounds = len(word) // lanes * lanes or len(word)

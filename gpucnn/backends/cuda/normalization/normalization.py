@@ -1,8 +1,8 @@
-"""The norms on the GPU: reductions over x seen as [N, G, C, P], and elementwise steps with their results.
+"""The norms on the GPU: reductions over x viewed as [N, G, C, P], and elementwise steps with their results.
 
-Rows that lie in one piece and fit into the registers of a block are normalised there, reading x once (`norm_rows`).
-All else goes through general kernels, for any strides: sums over some axes, then a step over all elements. They see x's
-axes in the order in which they lie in memory, so channels-last images are read in the same way as channels-first ones.
+Contiguous rows that fit into the registers of a block are normalised there, reading x once (`norm_rows`). All others
+use general kernels, for any strides: sums over some axes, then a step over all elements. They index x's axes in memory
+order, so channels-last images are read in the same way as channels-first ones.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ ROWS = Kernel("norm_rows", "NormRowParams")
 ROWS_BACKWARD = Kernel("norm_rows_backward", "NormRowParams")
 
 HELD, BACKWARD_HELD = 32, 16  # values of each array that a thread holds, forward and backward: see HELD in kernels/
-COMBINED = 8  # sums that a block adds the parts of: COMBINED in norm_tiles.cuh
+COMBINED = 8  # sums whose parts one block adds: COMBINED in norm_tiles.cuh
 
 Axes = tuple[int, ...]
 
 
-# --- Axes in the order of memory ----------------------------------------------------------------------------------
+# --- Axes in memory order -----------------------------------------------------------------------------------------
 
 
 class Dim(NamedTuple):
-    """An axis, or several that go on where another ends: its size, whether it is reduced, the arrays' steps."""
+    """An axis, or several joined: its size, whether it is reduced, and the arrays' strides."""
 
     size: int
     is_reduced: bool
@@ -56,7 +56,7 @@ def memory_order(x: Layout) -> Axes:
 
 
 def joined(x: Layout, axes: Axes, arrays: Sequence[Layout | None]) -> list[Dim]:
-    """The axes of x in memory order, but for those of size 1, joined where that can be; `axes` are reduced.
+    """The axes of x in memory order, without those of size 1, joined where possible; `axes` are reduced.
 
     Examples
     --------
@@ -81,13 +81,13 @@ def joined(x: Layout, axes: Axes, arrays: Sequence[Layout | None]) -> list[Dim]:
 
 
 def _pack(x: Layout, arrays: Sequence[Layout]) -> int:
-    """How many neighbours one access takes, in each of the arrays of the shape of x."""
+    """Vector width common to all arrays of the shape of x."""
     innermost = [axis for axis in memory_order(x) if x.shape[axis] > 1][-1:]
     return min(array.pack(axis) for axis in innermost for array in arrays) if innermost else 1
 
 
 class Tiling(NamedTuple):
-    """The fields of NormParams that say who takes what, and the launch that follows from them."""
+    """The fields of NormParams that partition the work, and the resulting launch."""
 
     fields: Fields
     block: int
@@ -114,16 +114,16 @@ class Tiling(NamedTuple):
 
 _NAMES = ("x", "y", "z", "added", "mean", "rstd", "weight", "bias", "sum")
 _WHOLE = ("x", "y", "z", "added")  # arrays of the shape of x
-_PLAIN = (("PACK", 1), ("ALONG", 0))  # what kernels are told that add parts
+_PLAIN = (("PACK", 1), ("ALONG", 0))  # macros of the kernels that add parts
 _REST: Fields = {
     "divisor": 1, "weighs": 0, "groups": 1, "has_rstd": 0, "activation": 0, "negative_slope": 0.0, "eps": 0.0
 }  # fmt: skip
 
 
 def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
-    """Who takes what of a reduction of x over `axes`; `arrays` are those that a kernel reads and writes beside x."""
+    """Partition of a reduction of x over `axes`; `arrays` are the others that the kernel reads and writes."""
     given = {"x": x, **arrays}
-    lead = arrays.get("z") or x  # what is written has no gaps, where x may be broadcast
+    lead = arrays.get("z") or x  # the output is dense, while x may be broadcast
     dims = joined(lead, axes, [given.get(name) for name in _NAMES])
     whole = [array for name in _WHOLE if (array := given.get(name)) is not None]
     kept, reduced = (prod(x.shape[axis] for axis in range(4) if (axis in axes) == side) for side in (False, True))
@@ -161,7 +161,7 @@ def _run(dims: Sequence[Dim], reduced: bool) -> int:
 def _flat(kept: int, splits: int, sums: int) -> Fields:
     """The fields of a combination of parts [kept / sums, splits, sums] to sums [kept].
 
-    Of sums that lie apart, `side` threads read the neighbouring parts; those of one part each are all neighbours.
+    Where the parts of a sum are adjacent, `side` threads read them; sums of one part each are all adjacent.
     """
     sums, side = (max(1, kept), 1) if splits == 1 else (max(1, sums), min(32, power_of_two(splits)))
     fields = {f"{name}_{number}": 0 for name in _NAMES for number in range(4)}
@@ -196,7 +196,7 @@ def _parts_shape(
 
 
 def _part_length(kept: int | float) -> int:
-    """Values of one part of all sums, which fill whole sectors: part_length in norm_tiles.cuh."""
+    """Values of one part of all sums, padded to whole sectors: part_length in norm_tiles.cuh."""
     return -(-int(kept) // COMBINED) * COMBINED
 
 
@@ -295,7 +295,7 @@ def _shared(x: Layout, mean: Layout) -> Axes:
 
 
 def _finished(work: Work, residual: Layout | None, activation: Activation) -> Work:
-    """A launch that adds a residual, in a program of its own, and applies an activation."""
+    """A launch that adds a residual, in a separate program, and applies an activation."""
     return work._replace(
         fields=work.fields | {"activation": activation[0], "negative_slope": activation[1]},
         constants=(*work.constants, ("RESIDUAL", int(residual is not None))),
@@ -313,7 +313,7 @@ def _apply_work(
     eps: float | None,
     activation: Activation,
 ) -> Work:
-    """By the variance and eps, or by rstd, which is in the variance's place where eps is None."""
+    """The launch of `norm_apply` by the variance and eps, or by rstd in the variance's place where eps is None."""
     arrays = {"y": residual, "mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
     held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
     facts: Fields = {"has_rstd": 1} if eps is None else {"eps": eps}
@@ -366,13 +366,13 @@ def _apply(
     launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps=eps, activation=activation_of(epilogue))
 
 
-# --- Rows that a block holds --------------------------------------------------------------------------------------
+# --- Rows in the registers of a block -----------------------------------------------------------------------------
 
 
 def _rows(x: Array, geometry: NormGeometry, held: int, *others: Array) -> bool:
-    """Whether a norm over rows can hold them whole: they lie in one piece in x and in other arrays, and are small.
+    """Whether a norm over rows can hold them whole: they are contiguous in x and in the other arrays, and small.
 
-    A result in the order of such an x is in C order, so that its rows lie in one piece as well.
+    A result in the memory order of such an x is in C order, so its rows are contiguous as well.
     """
     if geometry.axes == (0, 2, 3) or not all(is_dense(array, (2, 3)) for array in (x, *others)):
         return False
@@ -380,7 +380,7 @@ def _rows(x: Array, geometry: NormGeometry, held: int, *others: Array) -> bool:
 
 
 def _segments(shape: Axes) -> tuple[int, int, bool]:
-    """The segments of a row, their length, and whether weights move along them: those of layer norm do."""
+    """The segments of a row, their length, and whether weights vary along them, as in layer norm."""
     _, g, c, p = shape
     return (1, c, True) if g == p == 1 else (c, p, False)
 
@@ -457,7 +457,7 @@ def norm_forward(
     eps: float,
     epilogue: Epilogue,
 ) -> None:
-    """Y by x's own statistics, and these: mean, biased variance and ``1 / sqrt(var + eps)``."""
+    """Y by x's own statistics, which are written too: mean, biased variance and ``1 / sqrt(var + eps)``."""
     residual = epilogue.residual
     if _rows(x, geometry, HELD, *(() if residual is None else (residual,))):
         arrays = {"x": x, "weight": weight, "bias": bias, "residual": residual, "z": y}
@@ -517,7 +517,7 @@ def norm_backward(
     grad_bias: Array | None,
     geometry: NormGeometry,
 ) -> None:
-    """The gradients that are wanted, those of weight and bias both or neither, by the sums that they share."""
+    """The requested gradients, those of weight and bias both or neither, from shared sums."""
     given, axes = (grad_y, x, mean, rstd), geometry.axes
     affine = None if grad_weight is None or grad_bias is None else (grad_bias, grad_weight)
     if _rows(x, geometry, BACKWARD_HELD, grad_y):
@@ -555,7 +555,7 @@ def _apply_backward(
     *,
     weighs: bool,
 ) -> None:
-    """grad_x by the closed form; `weighs` says that the sums are yet to be multiplied by weight."""
+    """grad_x by the closed form; with `weighs` the sums have yet to be multiplied by weight."""
     count = max(1, geometry.count)  # an empty batch has none
     arrays = dict(zip(("grad_y", "x", "mean", "rstd"), given, strict=True))
     arrays |= {"weight": weight, "sum_g": sums[0], "sum_gh": sums[1], "z": grad_x}
@@ -569,7 +569,7 @@ def _backward_of_rows(
     grad_x: Array | None,
     affine: Sums | None,
 ) -> None:
-    """All gradients of rows that a block holds whole; each block leaves a part of the sums over them."""
+    """All gradients of rows that a block holds whole; each block writes a partial sum over its rows."""
     x, mean = given[1], given[2]
     parts: Sums | tuple[None, None] = (None, None)
     if affine is not None:
@@ -584,5 +584,5 @@ def _backward_of_rows(
 
 @lru_cache(maxsize=1024)
 def _rows_backward_blocks(grad_y: Layout, x: Layout, mean: Layout, rstd: Layout) -> int:
-    """Blocks of a launch over rows, each of which leaves a part of the sums over them."""
+    """Number of blocks of a launch over rows, each of which writes a partial sum over its rows."""
     return _rows_backward_work(grad_y, x, mean, rstd, None, None).blocks or 0

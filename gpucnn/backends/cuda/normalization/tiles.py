@@ -11,7 +11,7 @@ NORM_THREADS = 256  # wanted of a block
 MAX_NORM_THREADS = 512
 MAX_NORM_SUMS = 64  # of a block: MAX_SUMS in norm_tiles.cuh
 ROW_THREADS = 256  # of a block that holds rows: MAX_THREADS in norm_rows.cuh
-ROWS_OF_BLOCK = 32  # that share what a block reads of weights, and more where rows are short
+ROWS_OF_BLOCK = 32  # that share the weights that a block reads, and more where rows are short
 MIN_LANES = 8  # threads of a segment of a row
 MAX_ROW_SHARED = 40 << 10  # bytes of weights, and of the backward pass's sums
 
@@ -29,10 +29,10 @@ class NormTile(NamedTuple):
 
 
 def norm_tile(is_along: bool, inner: int, beside: int, reduced: int, pack: int, held: int, itemsize: int) -> NormTile:
-    """What a block takes of sums over `reduced` elements each, whose threads hold `held` values in packs.
+    """Tile of a block for sums over `reduced` elements each, whose threads hold `held` values in packs.
 
-    Innermost in memory are `beside` neighbouring sums (`is_along`), or `inner` elements of one sum, `beside` of which
-    lie side by side.
+    Innermost in memory are `beside` neighbouring sums (`is_along`), or `inner` elements of each of `beside` adjacent
+    sums.
 
     Examples
     --------
@@ -78,9 +78,9 @@ class NormRows(NamedTuple):
 
 
 def norm_rows(segments: int, length: int, along: bool, held: int, itemsize: int) -> NormRows | None:
-    """How blocks take rows of `segments` times `length` values, or None where they are too large for that.
+    """Block shape for rows of `segments` times `length` values, or None where they are too large.
 
-    A thread holds `held` values. Where weights move `along` a row, a block keeps them, `itemsize` bytes each.
+    A thread holds `held` values. Where weights vary `along` a row, a block keeps them, `itemsize` bytes each.
 
     Examples
     --------

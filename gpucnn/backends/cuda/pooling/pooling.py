@@ -1,4 +1,4 @@
-"""Pooling on the GPU, and the ways back by index: gathers, so that each result is one thread's and always the same."""
+"""Pooling, unpooling and gathering on the GPU, as gathers: one thread computes each result, deterministically."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ DIVIDES = {"none": 0, "padded": 1, "valid": 2}  # the DIVIDES_… of pooling.cuh
 DIVIDES_NUMBER = 3
 INT_BYTES = 4  # of an index in shared memory
 FLAGS = 32  # planes whose flags a block of max_pool_backward_out_of_window or unpool_anywhere looks at
-PART = 4096  # places of a plane that unpool_anywhere makes at once
+PART = 4096  # positions of a plane that unpool_anywhere computes per pass
 GATHERED = 2048  # values of a block of gather
 LARGEST_BLOCK = 1024
 LANES_BELOW = 256  # windows of a block below which several threads share each
 
 
-# --- What the kernels are told ------------------------------------------------------------------------------------
+# --- Kernel parameters --------------------------------------------------------------------------------------------
 
 
 def _pool_fields(
@@ -81,7 +81,7 @@ def _readers(axis: Axis | AdaptiveAxis) -> int:
 
 
 def _most_of_a_share(total: int, parts: int) -> int:
-    """The most that [floor(i * total / parts), ceil((i + 1) * total / parts)) holds."""
+    """The maximum length of [floor(i * total / parts), ceil((i + 1) * total / parts))."""
     return total // parts if total % parts == 0 else min(total, (total - 1) // parts + 2)
 
 
@@ -92,7 +92,7 @@ def _divisor_fields(divisor: Divisor) -> Fields:
 
 
 def _extents(geometry: PoolGeometry) -> tuple[int, ...]:
-    """Bounds of the numbers that index arithmetic meets: along each axis, positions in a plane, taps of a window."""
+    """Bounds of index arithmetic: along each axis, positions in a plane, taps of a window."""
     sliding = [axis for axis in geometry.axes if isinstance(axis, Axis)]
     return (
         *((axis.size + 1) * (axis.out + 1) for axis in geometry.axes if isinstance(axis, AdaptiveAxis)),
@@ -153,7 +153,7 @@ def _tile(
 ) -> Tile | None:
     """A block's share of the array that is written; None where `arrays` are not to be staged.
 
-    `shared` says how many bytes of shared memory so many elements read and written take.
+    `shared` gives the bytes of shared memory for numbers of elements read and written.
     """
     channels_last = dense_order(*arrays)
     if channels_last is None or not fits_int32(geometry.input_size, geometry.output_size):
@@ -180,7 +180,7 @@ def _work(fields: Fields, geometry: PoolGeometry, arrays: tuple[Layout, ...], ti
     if tile is None:
         fields = {**fields, **NOT_STAGED, "row_lanes": 1, "by_rows": 0, "row_slots": 0}
         threads = written * fields["lanes"]
-        extents = (*extents, arrays[0].size + threads + LARGEST_BLOCK)  # all threads may go through what is read
+        extents = (*extents, arrays[0].size + threads + LARGEST_BLOCK)  # all threads may loop over the inputs
         return Work(fields, threads, extents=extents, constants=(("PACK", 1),))
     return Work(
         {**fields, **tile.fields, "channels_last": int(bool(dense_order(*arrays)))},
@@ -244,14 +244,14 @@ def _forward_work(
     fields |= {"row_lanes": columns, "row_slots": row_slots(tile.read)}
     if not by_rows and not dense_order(*arrays):
         if tile.written < LANES_BELOW and taps[2] >= 4 and prod(taps) >= 32:
-            fields["lanes"] = 16 if taps[2] <= 16 else 32  # whole warps share two windows, or one: two meet in a bank
+            fields["lanes"] = 16 if taps[2] <= 16 else 32  # one or two windows per warp: two-way bank conflicts at most
         else:
             fields["row_lanes"] = _row_lanes(w, columns)
     return _work(fields, geometry, arrays, tile, y.size)
 
 
 def _by_rows(geometry: PoolGeometry) -> bool:
-    """Whether the maxima of rows, which several windows share, save half of the comparisons, and more than a few."""
+    """Whether row maxima, shared by several windows, save half of the comparisons, and more than a few."""
     d, h, w = geometry.axes
     if not (isinstance(d, Axis) and isinstance(h, Axis) and isinstance(w, Axis)) or not _has_rows(geometry):
         return False
@@ -261,14 +261,14 @@ def _by_rows(geometry: PoolGeometry) -> bool:
 
 
 def _has_rows(geometry: PoolGeometry) -> bool:
-    """Whether planes have more than one row, so that bands are made of whole ones."""
+    """Whether planes have more than one row, so that bands consist of whole rows."""
     return any(max(axis.size, axis.out) > 1 for axis in geometry.axes[:2])
 
 
 def _row_lanes(axis: Axis | AdaptiveAxis, columns: int) -> int:
-    """Items from one row of windows to the next: where a warp has windows of two rows, they may meet in a bank.
+    """Item pitch between rows of windows: windows of two rows in one warp may conflict in a bank.
 
-    With a stride of 2 those of one row meet already; half a warp for each row, or more, leaves no more than two.
+    With a stride of 2 those of one row conflict already; at least half a warp per row limits conflicts to two ways.
     """
     stride = axis.stride if isinstance(axis, Axis) else 1
     if columns == 1 or (stride == 1 and (columns >= 32 or columns == axis.size)):
@@ -280,7 +280,7 @@ def _row_lanes(axis: Axis | AdaptiveAxis, columns: int) -> int:
 
 
 def max_pool_backward(runtime: Runtime, grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
-    """grad_x [N, C, D, H, W]: as if all indices were in their windows, then again the planes where some are not."""
+    """grad_x [N, C, D, H, W], assuming in-window indices; planes with out-of-window indices are recomputed."""
     indices = _int64(indices)
     out_of_window = zeros(runtime, grad_y.shape[:2], np.int32)
     arrays = {"grad_y": grad_y, "indices": indices, "out_of_window": out_of_window, "grad_x": grad_x}
@@ -332,7 +332,7 @@ def _backward_work(
 
 
 def unpool(runtime: Runtime, values: Array, indices: Array, planes: Array) -> None:
-    """Planes [N, C, OD, OH, OW] with values put where indices say; of values with one index the last stays.
+    """Planes [N, C, OD, OH, OW] with values scattered by the indices; of values with one index the last is kept.
 
     Raises
     ------
@@ -344,7 +344,7 @@ def unpool(runtime: Runtime, values: Array, indices: Array, planes: Array) -> No
     indices = _int64(indices)
     out_of_window = zeros(runtime, planes.shape[:2], np.int32)
     arrays = {"values": values, "indices": indices, "out_of_window": out_of_window, "planes": planes}
-    launch(runtime, UNPOOL, values.dtype, arrays, _unpool_work)  # nothing where they are not to be staged
+    launch(runtime, UNPOOL, values.dtype, arrays, _unpool_work)  # no launch where they are not staged
     launch(runtime, UNPOOL_ANYWHERE, values.dtype, arrays, _unpool_anywhere_work)
 
 
@@ -378,7 +378,7 @@ def _unpool_fields(values: Layout, indices: Layout, planes: Layout) -> tuple[Fie
 
 
 def _plane_extents(values: Layout, planes: Layout) -> tuple[int, ...]:
-    """Bounds of the numbers that index arithmetic meets."""
+    """Bounds of index arithmetic."""
     pairs = zip(values.shape[2:], planes.shape[2:], strict=True)
     return (prod(planes.shape[2:]), *((size + 1) * (places + 1) for size, places in pairs))
 
@@ -406,7 +406,7 @@ def _unpool_anywhere_work(values: Layout, indices: Layout, out_of_window: Layout
 
 
 def gather(runtime: Runtime, planes: Array, indices: Array, values: Array) -> None:
-    """The values [N, C, D, H, W] that indices point at in planes; 0 where an index is -1."""
+    """Values [N, C, D, H, W] of the planes at the indices; 0 where an index is -1."""
     indices = _int64(indices)
     launch(runtime, GATHER, planes.dtype, {"planes": planes, "indices": indices, "values": values}, _gather_work)
 

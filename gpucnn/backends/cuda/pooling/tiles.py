@@ -1,6 +1,6 @@
-"""Tiles of pooling and unpooling in shared memory (kernels/tiles.cuh): pure choices.
+"""Tiles of pooling and unpooling in shared memory (kernels/tiles.cuh): pure functions.
 
-Arrays whose planes are dense are read in runs, some planes or a band of one at a time. Other arrays are not staged.
+Arrays with dense planes are read in runs, several planes or a band of one at a time. Other arrays are not staged.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout
 from gpucnn.backends.layout import is_dense
 
 WANTED_SHARED = 24 << 10  # enough that six or more blocks share a multiprocessor and each one's halo is small
-WHOLE_SHARED = 16 << 10  # bytes up to which small planes go together
-WANTED_BLOCKS = 512  # below which small planes go apart
+WHOLE_SHARED = 16 << 10  # bytes up to which small planes share a block
+WANTED_BLOCKS = 512  # below which small planes get separate blocks
 MAX_HALO = 1.12  # elements read over elements there are, above which a tile may have MAX_SHARED_BYTES
 PARTS = 32  # grains that a band of parts of rows has at most
 SECTOR = 32  # bytes of global memory that are moved together
@@ -30,7 +30,7 @@ Span = Callable[[int, Ints, Ints], Ints]
 
 
 class Tile(NamedTuple):
-    """A block's share of the array that is written, and what it takes."""
+    """A block's share of the array that is written, and its resources."""
 
     planes: int  # or images where channels are last
     band_axis: int
@@ -52,7 +52,7 @@ class Tile(NamedTuple):
 
     @property
     def fields(self) -> Fields:
-        """As the kernels are told."""
+        """The kernel parameters of the tile."""
         return {
             "tile_planes": self.planes,
             "band_axis": self.band_axis,
@@ -88,13 +88,13 @@ def dense_order(*arrays: Layout) -> bool | None:
 
 
 def pack_of(*arrays: Layout) -> int:
-    """How many elements of the first of `arrays` one access takes: 16 bytes of them, or 1 where one is not aligned."""
+    """Vector width of the first of `arrays` in elements: 16 bytes, or 1 element where one array is not aligned."""
     aligned = all(array.alignment == MAX_BYTES for array in arrays)
     return max(1, MAX_BYTES // arrays[0].itemsize) if aligned else 1
 
 
 def slots(elements: int) -> int:
-    """Slots that hold `elements` wherever they begin; whole sectors of any type."""
+    """Slots that hold `elements` at any alignment; whole sectors of any type."""
     return -(-(elements + SLACK) // SECTOR) * SECTOR
 
 
@@ -117,9 +117,9 @@ def tile_of(
     read, written
         Sizes of both arrays.
     span
-        ``span(axis, first, last)``: how many positions are read for those of [first, last) that are written, of arrays.
+        ``span(axis, first, last)``: the number of positions read for [first, last) written, elementwise for arrays.
     grain
-        Positions along each axis that are best not parted: they read the same.
+        Positions along each axis that should stay in one tile: they read the same inputs.
     planes
         Planes, or images where channels are last.
     channels
@@ -127,9 +127,9 @@ def tile_of(
     itemsize
         Bytes of an element.
     shared
-        ``shared(read, written)``: bytes of shared memory for so many elements.
+        ``shared(read, written)``: bytes of shared memory for these numbers of elements.
     parted
-        Whether the kernel takes parts of rows, which it may where channels fill sectors.
+        Whether the kernel accepts parts of rows, which it may where channels fill sectors.
     """
     if not planes * channels:
         return None
@@ -144,7 +144,7 @@ def tile_of(
         return shared(int(spans(positions).max()) * read_unit * inner, positions * written_unit * inner)
 
     def band(inner: int, most: int) -> int:
-        """The positions of a band that fits into so many bytes; 0 if none does."""
+        """The positions of a band that fits into `most` bytes; 0 if none does."""
         if cost(extent, inner) <= most:
             return extent
         low, high = 0, extent - 1
@@ -192,7 +192,7 @@ def tile_of(
 
 
 def _spans(read: Sizes, written: Sizes, axis: int, span: Span, positions: int) -> Ints:
-    """Positions that each band of so many positions along `axis` reads."""
+    """Number of positions read by each band of `positions` positions along `axis`."""
     if positions >= written[axis]:
         return np.array([read[axis]])
     firsts = np.arange(0, written[axis], positions)
@@ -200,7 +200,7 @@ def _spans(read: Sizes, written: Sizes, axis: int, span: Span, positions: int) -
 
 
 def _taken(read: Sizes, written: Sizes, axis: int, span: Span, inner: int, tile: int, row_tile: int) -> tuple[int, int]:
-    """Elements that a block reads and writes at most: bands of `tile` along `axis`, of `row_tile` along the next."""
+    """Most elements that a block reads and writes: bands of `tile` along `axis`, of `row_tile` along the next."""
     longest, widest = (
         _spans(read, written, axis, span, tile).max(),
         _spans(read, written, axis + 1, span, row_tile).max(),
@@ -220,7 +220,7 @@ def _parted(
     itemsize: int,
     shared: Callable[[int, int], int],
 ) -> tuple[float, int, int, int] | None:
-    """The halo, `inner`, and positions along `axis` and the next of the bands that read least; None where none fits."""
+    """The halo, `inner`, and positions along `axis` and the next of the bands with least reads; None if none fits."""
     candidates = [inner for inner in _inner_candidates(channels, itemsize) if inner * itemsize <= 2 * SECTOR]
 
     def halo(of: int, positions: int) -> float:

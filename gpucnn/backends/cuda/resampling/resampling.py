@@ -1,4 +1,4 @@
-"""Interpolation and its adjoint on the GPU: tables tell a kernel what to add up along each axis."""
+"""Interpolation and its adjoint on the GPU, by per-axis tables of sources and weights."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _work(x: Layout, y: Layout) -> Work:
     return Work(fields, y.size, extents=(y.shape[4] + 1,))
 
 
-OF_A_POSITION, OF_A_ROW, OF_ALL_ROWS = 0, 1, 2  # elements of a tile that are neighbours in memory
+OF_A_POSITION, OF_A_ROW, OF_ALL_ROWS = 0, 1, 2  # contiguous elements of a tile
 
 
 def _tiles_work(x: Layout, y: Layout, tile: ResampleTile) -> Work:
@@ -64,7 +64,7 @@ def _tiles_work(x: Layout, y: Layout, tile: ResampleTile) -> Work:
     channels_last = is_channels_last(y)
     slices = c // tile.inner
     joined = OF_A_POSITION if channels_last and slices > 1 else OF_ALL_ROWS if tile.tile_w == ow else OF_A_ROW
-    of_sectors = x.shape[4] * tile.inner * x.itemsize % SECTOR_BYTES == 0  # rows, each for itself
+    of_sectors = x.shape[4] * tile.inner * x.itemsize % SECTOR_BYTES == 0  # each row separately
     fields = _fields(x, y) | {
         "w": x.shape[4],
         **dict(zip(tile._fields[:-1], tile[:-1], strict=True)),
@@ -82,7 +82,7 @@ def _tiles_work(x: Layout, y: Layout, tile: ResampleTile) -> Work:
 
 
 def _has_dense_slices(x: Layout, channels_last: bool) -> bool:
-    """Whether elements [H, W] of x, or [H, W, C] where channels are last, follow each other, and slices are aligned."""
+    """Whether elements [H, W] of x, or [H, W, C] where channels are last, are contiguous, and slices are aligned."""
     if not is_dense(x, (3, 4, 1) if channels_last else (3, 4)):
         return False
     return x.shape[2] == 1 or x.strides[2] % MAX_BYTES == 0
@@ -110,7 +110,7 @@ def _tile(
     sum_bytes: int,
     dtype: np.dtype[np.generic],
 ) -> ResampleTile | None:
-    """The tile of a block, where `inner` channels are neighbours in memory; None where none fits into shared memory."""
+    """The tile of a block, where `inner` channels are contiguous in memory; None where none fits into shared memory."""
     starts, sources, _ = host_tables(geometry, adjoint, dtype)
     sizes = geometry.output_size if adjoint else geometry.input_size
     outs = geometry.input_size if adjoint else geometry.output_size
@@ -127,7 +127,7 @@ def _tile(
 
 
 class Tables(NamedTuple):
-    """What each output adds up: entries ``starts[o]`` to ``starts[o + 1]``, by ascending sources; axes D, H and W."""
+    """Terms of each output: entries ``starts[o]`` to ``starts[o + 1]``, by ascending sources; axes D, H and W."""
 
     starts: Array  # int32 [OD + 1 + OH + 1 + OW + 1]
     sources: Array  # int32 [entries]
@@ -171,7 +171,7 @@ def host_tables(geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[
 def _entries(axis: InterpolationAxis, dtype: np.dtype[np.generic]) -> tuple[Host, Host, Host]:
     """Outputs, the inputs that they read and their weights, one entry each.
 
-    An axis that blends has two entries for each output, also of weight 0: tiles are laid out for regular tables.
+    An axis that blends has two entries per output, even of weight 0: tiles assume regular tables.
     """
     outputs = np.arange(axis.out)
     if axis.is_identity or not axis.blends:

@@ -1,4 +1,4 @@
-"""Tiles of interpolation (kernels/interpolate.cu): pure choices, from its tables."""
+"""Tiles of interpolation (kernels/interpolate.cu): pure functions of its tables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gpucnn.backends.cuda.device.limits import BANKS, MAX_SHARED_BYTES, SECTOR_B
 from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, least_conflict, skewed
 
 WANTED_BYTES = 24 << 10  # of shared memory, for several blocks on a multiprocessor
-ALLOWED = 1.10  # bytes moved over the least, up to which tiles are chosen by other things
+ALLOWED = 1.10  # bytes moved over the minimum, up to which other criteria decide
 WANTED_ELEMENTS = 5120  # that a tile reads and writes, about
 MAX_INNER = 8  # sectors of channels of a tile
 CUTS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 48, 64)  # tiles of an axis
-SPANS = (64, 32, 16, 8, 4, 2, 1)  # rows at once where those of a tile do not fit
+SPANS = (64, 32, 16, 8, 4, 2, 1)  # rows per step where those of a tile do not fit
 HALF_WARP = 16
-SAMPLE = 1024  # lanes that are looked at for conflicts
-TABLES_SHARE = 32  # times as much as its tables is what a block moves, by taking so many channels
+SAMPLE = 1024  # lanes that are checked for conflicts
+TABLES_SHARE = 32  # least ratio of a block's bytes to those of its tables, which sets its number of channels
 CONFLICT = 2
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -38,13 +38,13 @@ class Table(NamedTuple):
         return len(self.starts) - 1
 
     def windows(self, tile: int) -> tuple[Ints, Ints]:
-        """The first input that each tile of so many outputs reads, and the one after the last."""
+        """Range [first, last) of the inputs that each tile of `tile` outputs reads."""
         begin, end = self._entries(tile)
         sources = np.r_[self.sources, 0]
         return np.where(begin < end, sources[begin], 0), np.where(begin < end, sources[end - 1] + 1, 0)
 
     def most_entries(self, tile: int) -> int:
-        """Entries of a tile of so many outputs."""
+        """Most entries of a tile of `tile` outputs."""
         begin, end = self._entries(tile)
         return int((end - begin).max())
 
@@ -57,7 +57,7 @@ class Table(NamedTuple):
         return np.maximum(self.starts[outputs], np.minimum(self.starts[outputs] + place, self.starts[outputs + 1] - 1))
 
     def source_of(self, outputs: Ints, place: int) -> Ints:
-        """What the place-th entry of each output reads."""
+        """Source of the place-th entry of each output."""
         sources: Ints = np.r_[self.sources, 0]
         return sources[self.entry_of(outputs, place)]
 
@@ -86,14 +86,14 @@ class _Shape(NamedTuple):
     inner: int
     span_h: int
     columns: int  # of x, at most
-    is_direct: bool  # all rows that a tile reads are there at once, and no sums of rows are kept
+    is_direct: bool  # all rows that a tile reads are staged together, and no sums of rows are kept
     lanes: int
 
 
 class Resampling:
-    """A resampling by tables of D, H and W, whose kernel keeps sums and weights of so many bytes.
+    """A resampling by tables of D, H and W, with the sizes in bytes of the kernel's sums and weights.
 
-    Of `c` channels so many as `channels` are neighbours in memory: all or one.
+    Of `c` channels, `channels` are contiguous in memory: all or one.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Resampling:
         self.sector = max(1, SECTOR_BYTES // itemsize)
 
     def tile(self) -> ResampleTile | None:
-        """The tile of a block, or None where not even one output's fits into shared memory.
+        """The tile of a block, or None where not even that of one output fits into shared memory.
 
         Examples
         --------
@@ -131,7 +131,7 @@ class Resampling:
         return None if best is None else best[1]
 
     def _shapes(self) -> Iterator[tuple[tuple[float, ...], _Shape]]:
-        """Shapes of tiles, and how good each is: less is better."""
+        """Shapes of tiles, each with its cost."""
         h, w, sector = self.h, self.w, self.sector
         inners = [self.channels]
         if self.channels % sector == 0:
@@ -170,11 +170,11 @@ class Resampling:
         return sorted({self.w.out, *(width for width in cut if width < self.w.out)})
 
     def _ends_apart(self, size: int, inner: int) -> bool:
-        """Whether parts of rows of so many positions begin and end within sectors."""
+        """Whether parts of rows of `size` positions begin and end within sectors."""
         return inner == self.channels and size * inner * self.itemsize % SECTOR_BYTES != 0
 
     def _tables_share(self, shape: _Shape, read_h: float) -> float:
-        """Bytes of tables that a block reads over those of its tiles, of which each reads so many rows."""
+        """Ratio of the bytes of tables that a block reads to those of its tiles, each of which reads `read_h` rows."""
         tables, tile = self._table_bytes(shape), self._moved(shape, read_h)
         return tables / (tile * self._chunk(tables, tile, shape.inner))
 
@@ -183,14 +183,14 @@ class Resampling:
         return count * (self.weight_bytes + 4) + (shape.tile_h + shape.tile_w) * 4 + 20 * SECTOR_BYTES
 
     def _moved(self, shape: _Shape, read_h: float) -> float:
-        """Bytes of the arrays that a block moves at a time."""
+        """Bytes of the arrays that a block moves per tile."""
         return (read_h * shape.columns + shape.tile_h * shape.tile_w) * shape.inner * self.itemsize
 
     def _chunk(self, tables: int, tile: float, inner: int) -> int:
         return min(self.c // inner, ceil(TABLES_SHARE * tables / tile))
 
     def _tile(self, shape: _Shape, pitches: tuple[int, int] | None = None) -> ResampleTile:
-        """The tile, with rows so far apart in shared memory."""
+        """The tile, with these row pitches in shared memory."""
         tile_h, tile_w, inner, span, columns, is_direct, lanes = shape
         x_pitch, z_pitch = pitches or (columns * inner, tile_w * inner)
         staged, blended = (skewed(span * pitch, self.sum_bytes) + 1 for pitch in (x_pitch, z_pitch))
@@ -208,7 +208,7 @@ class Resampling:
     # --- Banks of shared memory -----------------------------------------------------------------------------------
 
     def _conflict_along_w(self, inner: int) -> int:
-        """Where neighbouring lanes have neighbouring columns: the worst conflict over what they read."""
+        """Worst conflict of the reads where neighbouring lanes have neighbouring columns."""
         worst = 1
         for start in range(0, BANKS, 5):  # where a warp begins
             lane = np.arange(start, max(start + 1, min(start + SAMPLE, self.w.out * inner)))
@@ -222,14 +222,14 @@ class Resampling:
 
     @staticmethod
     def _places(table: Table) -> tuple[int, ...]:
-        """Entries of outputs that are looked at."""
+        """Entries of outputs that are checked."""
         most = table.most_entries(1)
         return tuple(sorted({0, min(1, most - 1), most // 2, most - 1} - {-1}))
 
     def _pitches(self, shape: _Shape) -> tuple[int, int, bool]:
-        """Elements from row to row of inputs and of their sums along W in shared memory, for the fewest conflicts.
+        """Row pitches of inputs and of their sums along W in shared memory, for the fewest conflicts.
 
-        And whether rows of y may be made of the latter without more of them.
+        Also whether rows of y can be computed from the latter without further conflicts.
         """
         inner, span, pack = shape.inner, shape.span_h, max(1, 16 // self.itemsize)
         run, x_run = shape.tile_w * inner, shape.columns * inner

@@ -10,7 +10,7 @@ import numpy as np
 from gpucnn.backends.cuda.device.limits import BANKS, LINE_BYTES, MAX_SHARED_BYTES, SECTOR_BYTES
 from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, least_conflict
 
-TILE_BYTES = 20 << 10  # of shared memory that one block keeps a tile of an image in
+TILE_BYTES = 20 << 10  # of shared memory for the image tile of one block
 LAST_TILE_BYTES = 44 << 10  # and where it takes a sector of channels of it
 MIN_RUN_BYTES = 1536  # of neighbouring entries that a tap has in a tile: few of their sectors are in two tiles
 WANTED_TILES = 264  # two blocks for each multiprocessor of a large device
@@ -19,7 +19,7 @@ WANTED_TILES = 264  # two blocks for each multiprocessor of a large device
 def unfold_tile(
     c: int, h: int, w: int, out: int, stride_h: int, itemsize: int, sum_bytes: int, planes: int, channels_last: bool
 ) -> tuple[int, int, int]:
-    """Channels, rows and columns of the tiles in which `planes` images [C, H, W] are unfolded and folded.
+    """Channels, rows and columns of the tiles for unfolding and folding `planes` images [C, H, W].
 
     Tiles have whole rows, or parts of one. Where channels are innermost in memory a tile has a sector of them. Each
     element takes `sum_bytes` in shared memory, and there are `out` positions of the window for each `stride_h` rows.
@@ -56,19 +56,19 @@ def unfold_tile(
 
 
 class Reader(NamedTuple):
-    """How the lanes of warps go through the rows of a tile: lane by lane `pack` places on, `out` of them a row."""
+    """Lane mapping of a tile's rows: adjacent lanes have a spacing of `pack` elements, `out` per row."""
 
     row_step: int
     step: int
     out: int
     pack: int
     shifts: tuple[int, ...]  # along a row, of different reads
-    starts: tuple[int, ...]  # places before the first lane's
+    starts: tuple[int, ...]  # offsets of the first lane
 
 
 @lru_cache(maxsize=1024)
 def unfold_pitch(rows: int, w: int, itemsize: int, readers: tuple[Reader, ...]) -> int:
-    """Elements from one row of a tile in shared memory to the next, for the fewest bank conflicts.
+    """Row pitch of a tile in shared memory, in elements, for the fewest bank conflicts.
 
     The first of up to 32 elements of padding that leaves no conflict beyond 2 is taken.
 
@@ -83,7 +83,7 @@ def unfold_pitch(rows: int, w: int, itemsize: int, readers: tuple[Reader, ...]) 
 
 @lru_cache(maxsize=1024)
 def unfold_plane(least: int, channels: int, itemsize: int) -> int:
-    """Elements from one channel of a tile in shared memory to the next, where lanes go from channel to channel.
+    """Channel pitch of a tile in shared memory, in elements, where lanes step through channels.
 
     Examples
     --------

@@ -24,7 +24,7 @@ def im2col(runtime: Runtime, x: Array, columns: Array, geometry: ConvGeometry) -
 
 
 def _im2col_work(x: Layout, columns: Layout, geometry: ConvGeometry) -> Work:
-    """Tiles of the inputs and the padding that windows meet, in shared memory as they are."""
+    """Tiles of the inputs and padding covered by windows, staged in shared memory."""
     spans = [(0, _reach(axis)) for axis in geometry.axes]
     has_gaps = _has_gaps(geometry.axes[1])
     return _work(x, columns, geometry, spans, x.itemsize, dense=_is_dense(x) and not has_gaps, has_gaps=has_gaps)
@@ -38,7 +38,7 @@ def col2im(runtime: Runtime, columns: Array, x: Array, geometry: ConvGeometry) -
 
 
 def _col2im_work(columns: Layout, x: Layout, geometry: ConvGeometry, sum_bytes: int) -> Work:
-    """Tiles of the inputs, and of the padding beside their rows, whose sums are in shared memory."""
+    """Tiles of the inputs, and of the padding adjacent to their rows, accumulated in shared memory."""
     depth, rows, row = geometry.axes
     spans = [(depth.low, depth.size), (rows.low, rows.size), (0, max(row.low + row.size, _reach(row)))]
     return _work(x, columns, geometry, spans, sum_bytes, dense=_is_dense(x), has_gaps=False)
@@ -96,7 +96,7 @@ def _work(
 
 
 def _reach(axis: Axis) -> int:
-    """Inputs from the first that a window meets to the last, padding among them."""
+    """Number of inputs from the first to the last in any window, padding included."""
     return (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1
 
 
@@ -121,5 +121,5 @@ def _has_gaps(axis: Axis) -> bool:
 
 
 def _is_dense(x: Layout) -> bool:
-    """Whether the rows of each plane of x [N, C, D, H, W] follow each other, so that accesses may be wide."""
+    """Whether the rows of each plane of x [N, C, D, H, W] are contiguous, so that accesses can be vectorised."""
     return is_dense(x, (3, 4)) and x.alignment == MAX_BYTES
