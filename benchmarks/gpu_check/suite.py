@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Mapping, Sequence
 
 import pytest
@@ -24,6 +25,7 @@ def work(
     """Run the tests that are left, of the whole suite unless a part of `tests` is given."""
     plugin = Told(say, done, lost, backend)
     arguments = [f"--backend={backend}", "-q", f"--maxfail={MAX_FAILURES}", "-p", "no:cacheprovider"]
+    os.environ.pop("PYTEST_ADDOPTS", None)  # options of the caller's own tests
     status = pytest.main([*arguments, *(("-k", filter) if filter else ()), *tests], [plugin])
     if plugin.device_lost:
         return EXIT_DEVICE_LOST
