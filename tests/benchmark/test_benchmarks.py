@@ -440,7 +440,7 @@ def busy_with(load):
     return lambda run: replace(run, environment=run.environment | {"device": run.environment["device"] | load})
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

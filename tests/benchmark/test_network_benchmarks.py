@@ -155,7 +155,7 @@ def test_pytorch_computes_what_gpucnn_does(torch, network, kind, operation):
         np.testing.assert_allclose(actual[name], array, rtol=1e-9, atol=1e-10 * largest, err_msg=name)
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @small_networks
 def test_the_onnx_graph_computes_what_gpucnn_does(network):
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")

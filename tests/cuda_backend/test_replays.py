@@ -88,7 +88,7 @@ CHANGES: tuple[Callable[[Any], Any], ...] = (
 )
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @pytest.mark.parametrize(
     ("name", "algorithm"),
     [

@@ -187,6 +187,7 @@ def test_tuning_again_takes_the_place_of_a_pick(timed: TimedBackend) -> None:
             assert selected() == quicker
 
 
+@pytest.mark.thorough
 def test_what_has_one_algorithm_is_not_timed(timed: TimedBackend) -> None:
     cases = [CASE, ("max_pool2d", {"input": (1, 1, 4, 4), "kernel_size": 2})]
     assert gpucnn.tune(cases, dtype="int32", progress=False) == []

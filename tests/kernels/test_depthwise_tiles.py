@@ -183,7 +183,7 @@ def test_blocks_that_go_through_images(name: str, order: str, monkeypatch: pytes
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.usefixtures("compiler", "forgotten")
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_results_are_the_same_bits_in_any_order_of_threads(kernel: str, cuda: Cu
     assert differing == []
 
 
-@pytest.mark.table(2)
+@pytest.mark.table(1)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_the_same_bits_with_64_bit_indices(
     kernel: str, cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch

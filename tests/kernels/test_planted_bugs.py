@@ -500,7 +500,7 @@ def test_there_are_enough_of_different_kinds() -> None:
     assert len({str(bug.caught) for bug in BUGS}) >= 8
 
 
-@pytest.mark.table(3)
+@pytest.mark.table(2)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.what)
 def test_a_planted_bug_is_caught(bug: Bug) -> None:
     case = case_named(bug.case)

@@ -98,7 +98,7 @@ def complaints(profile: Any) -> list[str]:
     return found
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "order", "dtype"), CASES)
 def test_each_array_is_moved_once_by_whole_sectors(name: str, order: str, dtype: str) -> None:
     arrays = Arrays(name, order, dtype)

@@ -150,7 +150,7 @@ def test_averages_move_each_value_once(name: str, dtype: str, order: str) -> Non
     assert moved(profile) <= MOVED * (x.nbytes + y.nbytes)
 
 
-@pytest.mark.table(1)
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("dtype", "options", "most"),
     [
@@ -199,6 +199,7 @@ def test_unpooling_with_channels_last(dtype: str, c: int, most: float) -> None:
     assert moved(profile) <= most * (planes.nbytes + y.nbytes + indices.nbytes)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["GoogLeNet inception_pool", "ResNet max_pool"])
 def test_unpooling_of_windows_that_overlap(name: str) -> None:
     """Values whose indices are the same meet in one place: banks are not held to it."""

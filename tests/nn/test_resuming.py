@@ -89,6 +89,7 @@ def run(kind: str, optimizer: str, every: int | None, path: Any, at: int | None 
     return weights, states, learner.param_groups[0]["lr"], schedule.state_dict(), history
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize(
     ("kind", "optimizer", "every"),
     [("list", "SGD", 1), ("Loader", "Adam", 1), ("Loader", "SGD", 3), ("list", "Adam", None)],

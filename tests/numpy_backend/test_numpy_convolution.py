@@ -351,6 +351,7 @@ def pieces_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.mark.table(2)
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("layer", THREADED, ids=str)
 @pytest.mark.parametrize("size", ["usual", "small"])

@@ -35,6 +35,7 @@ def test_count(): print("examples:", len(drawn))
 """
 
 
+@pytest.mark.table(1)
 @pytest.mark.parametrize(
     ("options", "rows", "drawn"),
     [((), "048", 20), (("--all",), "012345678", 200), (("--all", "--rows=4"), "0358", 200)],
