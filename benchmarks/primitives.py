@@ -9,7 +9,7 @@ import numpy as np
 
 from gpucnn.backends.base import Backend, Epilogue
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.layout import channels_are_inner
+from gpucnn.backends.layout import empty_rows_like
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
 Array = Any
@@ -172,7 +172,7 @@ def norm_apply(
     activation: str,
     negative_slope: float,
 ) -> Results:
-    y = _rows_like(backend, x)
+    y = empty_rows_like(backend, x)
     backend.norm_apply(x, mean, var, weight, bias, y, eps, Epilogue(residual, activation, negative_slope))
     return (y,)
 
@@ -188,7 +188,7 @@ def norm_forward(
     activation: str,
     negative_slope: float,
 ) -> Results:
-    y, found = _rows_like(backend, x), _statistics(backend, x, geometry)
+    y, found = empty_rows_like(backend, x), _statistics(backend, x, geometry)
     epilogue = Epilogue(residual, activation, negative_slope)
     backend.norm_forward(x, weight, bias, y, *found, geometry, eps, epilogue)
     return y, *found
@@ -206,7 +206,7 @@ def norm_activation_backward(
     activation: str,
     negative_slope: float,
 ) -> Results:
-    grad = _rows_like(backend, x)
+    grad = empty_rows_like(backend, x)
     epilogue = Epilogue(residual, activation, negative_slope)
     backend.norm_activation_backward(grad_y, x, mean, rstd, weight, bias, grad, epilogue)
     return (grad,)
@@ -215,7 +215,7 @@ def norm_activation_backward(
 def norm_backward(
     backend: Backend, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
 ) -> Results:
-    results = _rows_like(backend, x), *_affine(backend, x)
+    results = empty_rows_like(backend, x), *_affine(backend, x)
     backend.norm_backward(grad_y, x, mean, rstd, weight, *results, geometry)
     return results
 
@@ -223,7 +223,7 @@ def norm_backward(
 def norm_backward_input(
     backend: Backend, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, geometry: NormGeometry
 ) -> Results:
-    grad_x = _rows_like(backend, x)
+    grad_x = empty_rows_like(backend, x)
     backend.norm_backward(grad_y, x, mean, rstd, weight, grad_x, None, None, geometry)
     return (grad_x,)
 
@@ -234,14 +234,6 @@ def norm_backward_affine(
     results = _affine(backend, x)
     backend.norm_backward(grad_y, x, mean, rstd, None, None, *results, geometry)
     return results
-
-
-def _rows_like(backend: Backend, x: Array) -> Array:
-    """An array [N, G, C, P] in the memory order of x."""
-    n, g, c, p = x.shape
-    if channels_are_inner(x):
-        return backend.empty((n, p, g, c), x.dtype, on=x).transpose(0, 2, 3, 1)
-    return backend.empty((n, g, c, p), x.dtype, on=x)
 
 
 def _statistics(backend: Backend, x: Array, geometry: NormGeometry) -> Results:

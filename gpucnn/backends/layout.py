@@ -52,3 +52,11 @@ def channels_are_inner(x: Any) -> bool:
     """
     _, g, c, p = (abs(step) if size > 1 else 0 for step, size in zip(x.strides, x.shape, strict=True))
     return bool(p > max(g, c) > 0)
+
+
+def empty_rows_like(backend: Any, x: Any) -> Any:
+    """A new array of `backend` in the shape, dtype and order of x [N, G, C, P]: without gaps, whatever x's strides."""
+    n, g, c, p = x.shape
+    if channels_are_inner(x):
+        return backend.empty((n, p, g, c), x.dtype, on=x).transpose(0, 2, 3, 1)
+    return backend.empty((n, g, c, p), x.dtype, on=x)

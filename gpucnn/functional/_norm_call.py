@@ -8,7 +8,7 @@ from typing import Any
 
 from gpucnn.backends import Epilogue
 from gpucnn.backends.dtypes import FLOATING, accumulator
-from gpucnn.backends.layout import channels_are_inner
+from gpucnn.backends.layout import channels_are_inner, empty_rows_like
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.functional.activation import ACTIVATIONS
 from gpucnn.geometry import NormGeometry
@@ -116,13 +116,6 @@ class NormCall(Call):
         kept = tuple(1 if axis in geometry.axes else size for axis, size in enumerate(geometry.shape))
         return [self.backend.empty(kept, self.wide, on=self.x) for _ in range(3)]
 
-    def like_x(self, shape: Shape4) -> Array:
-        """A new array [N, G, C, P] in the memory order of x."""
-        if not channels_are_inner(self.x.reshape(shape)):
-            return self.backend.empty(shape, self.dtype, on=self.x)
-        n, g, c, p = shape
-        return self.backend.empty((n, p, g, c), self.dtype, on=self.x).transpose(0, 2, 3, 1)
-
     def output(self, shape: Shape4) -> Array:
         """The array for the output [N, G, C, P]: `out`, or a new one.
 
@@ -132,7 +125,7 @@ class NormCall(Call):
             `out` is not as `expect_writable` wants it.
         """
         if self._out is None:
-            return self.like_x(shape)
+            return empty_rows_like(self.backend, self.x.reshape(shape))
         out = self.checked_out(self.x.shape)
         return self._writable(out, channels_are_inner(self.x.reshape(shape))).reshape(shape)
 
@@ -244,7 +237,7 @@ class NormCall(Call):
         weight = self.spread(self.weight, geometry.shape)
         wanted = (self.weight if needs[1] else None, self.bias if needs[2] else None)
         is_affine = any(array is not None for array in wanted)
-        grad_x = self.like_x(geometry.shape) if needs[0] and own_statistics else None
+        grad_x = empty_rows_like(self.backend, self.x.reshape(geometry.shape)) if needs[0] and own_statistics else None
         affine = (1, *geometry.shape[1:3], 1)
         of_weight, of_bias = (self.backend.empty(affine, self.wide, on=self.x) if is_affine else None for _ in range(2))
         if is_affine or grad_x is not None:
@@ -269,7 +262,7 @@ class NormCall(Call):
         if self.activation == "none":
             return grad
         parameters = self.spread(self.weight, shape), self.spread(self.bias, shape)
-        before, epilogue = self.like_x(shape), self.epilogue(shape)
+        before, epilogue = empty_rows_like(self.backend, self.x.reshape(shape)), self.epilogue(shape)
         self.backend.norm_activation_backward(grad, self.x.reshape(shape), mean, rstd, *parameters, before, epilogue)
         return before
 
