@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rich.console import Console
+from bench_fakes import CPU_FACTS, CPU_LIMITS, outcome, printed
 
 from benchmarks import __main__ as command
-from benchmarks import environment, publishing, report, timing
+from benchmarks import environment, publishing, report
 from benchmarks.networks import memory, session
 from benchmarks.networks import report as network_report
 from benchmarks.networks.cases import NETWORKS, Network, NetworkCase, select_networks
@@ -26,41 +26,37 @@ from benchmarks.networks.runners import (
 )
 from benchmarks.networks.subject import make_subject
 from benchmarks.providers.base import Provider
-from benchmarks.results import Outcome, Record, Run
-from benchmarks.timing import Limits, Timing
+from benchmarks.results import Outcome, Run
 from gpucnn import nn
 from gpucnn.functional import adaptive_avg_pool2d
 
 STAGES = [(1, 8, 1, 1), (6, 16, 2, 2), (3, 16, 1, 1)]
 
+
+def small(name, model, twin):
+    return Network(name, model, twin, size=64, classes=5)
+
+
 SMALL = (
-    Network(
+    small(
         "ResNet-18",
         lambda models, seed: models.resnet18(5, width=4, rng=seed),
         lambda torch: torch.ResNet((2, 2, 2, 2), 5, 4, False),
-        size=64,
-        classes=5,
     ),
-    Network(
+    small(
         "ResNet-50",
         lambda models, seed: models.resnet50(5, width=2, rng=seed),
         lambda torch: torch.ResNet((3, 4, 6, 3), 5, 2, True),
-        size=64,
-        classes=5,
     ),
-    Network(
+    small(
         "MobileNetV2",
         lambda models, seed: models.MobileNetV2(5, stages=STAGES, dropout=0.0, last_channels=24, rng=seed),
         lambda torch: torch.MobileNetV2(STAGES, 5, 32, 24),
-        size=64,
-        classes=5,
     ),
-    Network(
+    small(
         "VGG-11",
         lambda models, seed: models.vgg11(5, width=3, hidden=12, dropout=0.0, rng=seed),
         lambda torch: torch.VGG([3, "M", 6, "M", 12, 12, "M", 24, 24, "M", 24, 24, "M"], 5, 12, False),
-        size=64,
-        classes=5,
     ),
 )
 
@@ -309,10 +305,8 @@ def test_where_nothing_is_counted_there_is_no_memory(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def run_command(monkeypatch, tmp_path):
-    """Run the command on a small network with the given runners; its status, and what it printed and wrote."""
-    monkeypatch.setattr(environment, "confine", lambda threads: None)
-    monkeypatch.setattr(timing, "measure_limits", lambda *_: Limits(1e11, "NumPy", 1e10))
+def run_command(folders, monkeypatch, tmp_path):
+    """Run the command on a small network with the given runners; its status, and the files that it wrote."""
     monkeypatch.setitem(session.BUDGET_S, "quick", 0.1)
     quick = replace(SMALL[0], tiers=("quick",))
     monkeypatch.setattr(command, "select_networks", lambda tier, filters: select_networks(tier, filters, (quick,)))
@@ -321,7 +315,8 @@ def run_command(monkeypatch, tmp_path):
         monkeypatch.setattr("benchmarks.providers.PROVIDERS", tuple(runners))
         for kind, runner in runners.items():
             monkeypatch.setitem(RUNNERS, kind, runner)
-        status = command.main(["--quick", "--device", "cpu", "--out", str(tmp_path), *arguments])
+        arguments = ["--quick", "--device", "cpu", "--filter", "whole network", "--out", str(tmp_path), *arguments]
+        status = command.main(arguments)
         device = environment.slug(environment.device_name(), environment.available_cpus())
         return status, {path.name.removeprefix(device + "-"): path for path in tmp_path.iterdir()}
 
@@ -330,7 +325,7 @@ def run_command(monkeypatch, tmp_path):
 
 @pytest.mark.thorough
 def test_a_run_of_networks_alone_writes_its_files(run_command, capsys):
-    status, files = run_command({Ours: GpucnnNetwork, Peer: GpucnnNetwork}, "--filter", "whole network")
+    status, files = run_command({Ours: GpucnnNetwork, Peer: GpucnnNetwork})
     assert status == 0
     assert set(files) == {f"quick-filtered{end}" for end in (".json", ".md", "-networks.png")}
     run = Run.load(files["quick-filtered.json"])
@@ -348,7 +343,7 @@ def test_a_run_of_networks_alone_writes_its_files(run_command, capsys):
 @pytest.mark.thorough
 def test_a_wrong_network_fails_the_run(run_command, capsys):
     runners = {Ours: GpucnnNetwork, Peer: GpucnnNetwork, Other: Doubling}
-    status, files = run_command(runners, "--filter", "whole network", "--filter", "inference")
+    status, files = run_command(runners, "--filter", "inference")
     assert status == command.EXIT_FAULT
     assert "resnet-18/64x64/inference, other peer, wrong: logits differs by" in files["quick-filtered.md"].read_text()
     assert "WRONG" in capsys.readouterr().out
@@ -360,7 +355,7 @@ def test_an_interrupted_run_keeps_the_networks_that_it_has(run_command):
         def training_step(self, subject):
             raise KeyboardInterrupt
 
-    status, files = run_command({Ours: Interrupted}, "--filter", "whole network")
+    status, files = run_command({Ours: Interrupted})
     assert status == command.EXIT_INTERRUPTED
     run = Run.load(files["quick-filtered-partial.json"])
     assert [record.operation for record in run.networks] == ["inference"]
@@ -373,64 +368,33 @@ def test_providers_that_run_no_network_leave_no_record():
 # Reports ------------------------------------------------------------------------------------------
 
 
-def outcome(provider, milliseconds, ours=False, peak=None):
-    timing = Timing(milliseconds / 1e3, 0.9e-3 * milliseconds, 1.1e-3 * milliseconds, 5, 1)
-    return Outcome(provider, ours, "timed", timing, peak_bytes=peak)
-
-
-def record(network, operation, *outcomes):
-    case = NetworkCase(network, operation)
-    return Record(
-        id=case.id,
-        network=network.name,
-        layer=case.layer,
-        operation=operation,
-        family=case.family,
-        shapes=case.shapes,
-        flops=10**10,
-        least_bytes=10**8,
-        outcomes=outcomes,
-    )
-
-
 @pytest.fixture
 def measured():
     """A run of networks alone: ONNX Runtime infers, and failed once."""
     names = ("gpucnn NumPy", "PyTorch", "PyTorch channels_last")
+    subject = SimpleNamespace(parameters=0, images=SimpleNamespace(itemsize=4, size=25 * 10**6))
     networks = []
+
+    def add(network, operation, *outcomes):
+        networks.append(session.record_of(NetworkCase(network, operation), subject, 5 * 10**9, outcomes))
+
     for place, network in enumerate(NETWORKS[1:], 1):
         times = [outcome(name, (200 + 100 * k) * place, k == 0) for k, name in enumerate(names)]
         onnx = Outcome("ONNX Runtime", False, "failed", note="x") if place == 4 else outcome("ONNX Runtime", 50 * place)
-        networks.append(record(network, "inference", *times, onnx))
+        add(network, "inference", *times, onnx)
         steps = [outcome(name, 1000 * place, k == 0, peak=(k + 1) * 10**8) for k, name in enumerate(names)]
-        refused = Outcome("ONNX Runtime", False, "refused", note="no gradients")
-        networks.append(record(network, "training_step", *steps, refused))
-    facts = {
-        "device": {"kind": "cpu", "name": "Some CPU", "cpus": 2, "threads": 2, "load": 0.1},
-        "versions": {"NumPy": "2"},
-        "date": "2026-01-01",
-    }
-    return Run("default", True, 1.0, facts, Limits(100e9, "NumPy", 10e9), (), networks=tuple(networks))
+        add(network, "training_step", *steps, Outcome("ONNX Runtime", False, "refused", note="no gradients"))
+    return Run("default", True, 1.0, CPU_FACTS, CPU_LIMITS, (), networks=tuple(networks))
+
+
+def changed(run, change):
+    """The run with what `change` makes of the outcomes of each network."""
+    return replace(run, networks=tuple(replace(r, outcomes=tuple(change(r.outcomes))) for r in run.networks))
 
 
 def without(run, *names):
     """The run as it is where some implementations are not installed."""
-    return replace(
-        run,
-        networks=tuple(
-            replace(r, outcomes=tuple(o for o in r.outcomes if o.provider not in names)) for r in run.networks
-        ),
-    )
-
-
-def test_json_keeps_the_networks_and_older_files_have_none(measured, tmp_path):
-    path = tmp_path / "run.json"
-    measured.save(path)
-    assert Run.load(path) == measured
-    replace(measured, networks=()).save(path)
-    path.write_text(path.read_text().replace('"schema": 3', '"schema": 2').replace(',\n "networks": []', ""))
-    assert "networks" not in path.read_text()
-    assert Run.load(path).networks == ()
+    return changed(run, lambda outcomes: (o for o in outcomes if o.provider not in names))
 
 
 def test_markdown_shows_each_peer_with_its_ratio(measured):
@@ -454,24 +418,17 @@ def test_absent_peers_and_uncounted_memory_leave_no_columns(measured):
     forms = [table.headings for table in network_report.tables(alone)]
     times = ("network", "gpucnn NumPy, ms", "spread", "of limit")
     assert forms == [times, times, ("network", "gpucnn NumPy")]
-    uncounted = replace(
-        alone,
-        networks=tuple(
-            replace(r, outcomes=tuple(replace(o, peak_bytes=None) for o in r.outcomes)) for r in alone.networks
-        ),
-    )
+    uncounted = changed(alone, lambda outcomes: (replace(o, peak_bytes=None) for o in outcomes))
     assert [table.headings for table in network_report.tables(uncounted)] == [times, times]
     assert "memory" not in network_report.markdown_networks(uncounted)
     assert network_report.markdown_networks(replace(measured, networks=())) == ""
 
 
 def test_the_terminal_shows_all_words_whole(measured):
-    console = Console(width=140, record=True, file=io.StringIO())
-    report.print_report(measured, console)
-    printed = console.export_text()
-    assert "…" not in printed
+    text = printed(measured)
+    assert "…" not in text
     for word in ("MobileNetV2, 4x3x224x224", "channels_last", "Peak memory of a training step, MB", "FAILED"):
-        assert word in printed
+        assert word in text
 
 
 def test_the_figure_is_drawn_with_the_peers_that_there_are_and_not_kept_without_networks(measured, tmp_path):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-
-import pytest
 
 from gpucnn.backends.cuda.device.sources import folder
 
-KERNELS = sorted(folder().glob("*.cu"))
-SOURCES = sorted([*KERNELS, *folder().glob("*.cuh")])
-FIELDS = ("Source", "Reads", "Writes", "Mapping", "Bytes", "Determinism", "Limits")
-HEADERS = {path.name for path in SOURCES if path.suffix == ".cuh"}
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder().glob("*.cu*"))}
+KERNELS = {name.removesuffix(".cu"): text for name, text in TEXTS.items() if name.endswith(".cu")}
+CODES = {name: re.sub(r"//.*", "", text) for name, text in TEXTS.items()}  # without comments
+FIELDS = ["Source", "Reads", "Writes", "Mapping", "Bytes", "Determinism", "Limits"]
+HEADERS = ["common.cuh", "params.cuh", "windows.cuh", "packs.cuh", "unfolding.cuh"]
+"""Those that need others, in the order of their needs."""
 
 # Functions of files that hold more than the one they are named after.
 SEVERAL = {
@@ -24,63 +23,38 @@ SEVERAL = {
     "unpool": {"unpool", "unpool_anywhere"},
 }
 
-_KERNEL = re.compile(
-    r'^extern "C" __global__ void (?:(__launch_bounds__\([^()]+\))\s+)?(\w+)\((.*?)\) \{', re.MULTILINE | re.DOTALL
-)
-_COMMENT = re.compile(r"//.*")
-_ASM = re.compile(r"\basm\b(?: volatile)?\(([^:)]*)")
-each_kernel = pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.name)
-each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 
-
-def text_of(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def code_of(path: Path) -> str:
-    """The text without its comments."""
-    return _COMMENT.sub("", text_of(path))
-
-
-def kernels_in(path: Path) -> list[tuple[str, str, str]]:
-    """The launch bounds of each kernel, its name, and its parameters."""
-    return _KERNEL.findall(text_of(path))
+def kernels_in(text: str) -> list[tuple[str, str]]:
+    """The name of each kernel, all of which say how large their blocks may be, and its parameters."""
+    kernel = r'^extern "C" __global__ void __launch_bounds__\([^()]+\)\s+(\w+)\((.*?)\) \{'
+    return re.findall(kernel, text, re.MULTILINE | re.DOTALL)
 
 
 def test_there_are_kernels() -> None:
-    assert "conv_forward.cu" in {path.name for path in KERNELS}
-    ((bounds, name, parameters),) = kernels_in(folder() / "conv_forward.cu")
-    assert bounds.startswith("__launch_bounds__(256")
+    ((name, parameters),) = kernels_in(KERNELS["conv_forward"])
     assert name == "conv_forward"
     assert parameters.count("\n") == 4
-    assert SEVERAL.keys() <= {path.stem for path in KERNELS}
+    assert SEVERAL.keys() <= KERNELS.keys()
 
 
-@each_kernel
-def test_a_file_opens_with_what_there_is_to_know(path: Path) -> None:
-    header = text_of(path).partition("#include")[0]
-    assert all(line.startswith("//") for line in header.splitlines())
-    fields = re.findall(r"^// ([A-Z]\w+)  +\S", header, re.MULTILINE)
-    assert tuple(field for field in fields if field in FIELDS) == FIELDS
-    assert len(header.partition("// Source")[0].strip()) > 20  # what it computes comes first
+def test_a_file_opens_with_what_there_is_to_know() -> None:
+    for name, text in KERNELS.items():
+        header = text.partition("#include")[0]
+        assert all(line.startswith("//") for line in header.splitlines()), name
+        fields = re.findall(r"^// ([A-Z]\w+)  +\S", header, re.MULTILINE)
+        assert [field for field in fields if field in FIELDS] == FIELDS, name
+        assert len(header.partition("// Source")[0].strip()) > 20, f"{name}: what it computes comes first"
 
 
-@each_kernel
-def test_kernels_are_named_after_their_file(path: Path) -> None:
-    kernels = kernels_in(path)
-    assert {name for _, name, _ in kernels} == SEVERAL.get(path.stem, {path.stem})
-    assert len(kernels) == text_of(path).count("__global__")
-    assert len(kernels) == text_of(path).count('extern "C"')
+def test_kernels_are_named_after_their_file_and_have_bounds() -> None:
+    for name, text in KERNELS.items():
+        kernels = kernels_in(text)
+        assert {kernel for kernel, _ in kernels} == SEVERAL.get(name, {name})
+        assert len(kernels) == text.count("__global__") == text.count('extern "C"'), name
 
 
-@each_kernel
-def test_kernels_say_how_large_their_blocks_may_be(path: Path) -> None:
-    assert all(bounds for bounds, _, _ in kernels_in(path))
-
-
-@each_kernel
-def test_pointers_say_what_they_point_to(path: Path) -> None:
-    for _, name, parameters in kernels_in(path):
+def test_pointers_say_what_they_point_to() -> None:
+    for name, parameters in (kernel for text in KERNELS.values() for kernel in kernels_in(text)):
         *pointers, structure = parameters.splitlines()
         assert re.fullmatch(r"\s*const \w+Params p", structure), f"{name}: the parameters come last, by value"
         for line in pointers:
@@ -88,51 +62,41 @@ def test_pointers_say_what_they_point_to(path: Path) -> None:
             assert re.search(r"// (\[[^\]]*\]|as \w+$)", line), f"{name}: {line} does not say its shape"
 
 
-@each_source
-def test_no_sum_depends_on_the_order_of_threads(path: Path) -> None:
-    code = code_of(path)
-    assert not re.search(r"atomicAdd|atomicSub|atomicExch|atomicCAS|\b(red|atom)\.", code)
-    for call in re.findall(r"atomic\w+\([^;]*;", code):
-        assert call.startswith(("atomicMax(", "atomicMin(")), call  # of integers: any order gives the same
+def test_no_sum_depends_on_the_order_of_threads() -> None:
+    for name, code in CODES.items():
+        assert not re.search(r"\b(red|atom)\.", code), name
+        # of integers: any order gives the same
+        assert set(re.findall(r"atomic\w+", code)) <= {"atomicMax", "atomicMin"}, name
 
 
-@each_source
-def test_one_source_for_every_compiler(path: Path) -> None:
-    directives = re.findall(r"^\s*#\s*(\w+)", code_of(path), re.MULTILINE)
-    assert set(directives) <= {"include", "pragma", "define", "undef"}  # no #if: what is compiled is what is read
-    assert not re.search(r"simulat", text_of(path), re.IGNORECASE)
+def test_one_source_for_every_compiler() -> None:
+    for name, code in CODES.items():
+        directives = set(re.findall(r"^\s*#\s*(\w+)", code, re.MULTILINE))
+        assert directives <= {"include", "pragma", "define", "undef"}, f"{name}: what is compiled is what is read"
+        assert not re.search(r"simulat", TEXTS[name], re.IGNORECASE), name
 
 
-@each_source
-def test_only_own_headers_are_included(path: Path) -> None:
-    included = re.findall(r"^\s*#\s*include\s+(.*)$", text_of(path), re.MULTILINE)
-    assert {name.strip() for name in included} <= {f'"{header}"' for header in HEADERS}
-    assert path.suffix == ".cuh" or '"common.cuh"' in included
-    for name in included:
-        assert f"\n#include {name}\n" in text_of(path), f"{name}: exactly this form is replaced by the file"
+def test_own_headers_are_included_in_the_order_of_their_needs() -> None:
+    for name, text in TEXTS.items():
+        included = re.findall(r'^#include "(\w+\.cuh)"$', text, re.MULTILINE)  # this form is replaced by the file
+        assert len(included) == len(re.findall(r"#\s*include", text)) == len(set(included)), name
+        assert set(included) <= TEXTS.keys(), name
+        assert name.endswith(".cuh") or "common.cuh" in included, name
+        order = [header for header in HEADERS if header in included]
+        assert included[: len(order)] == order, name
 
 
-@each_source
-def test_an_asm_is_one_instruction(path: Path) -> None:
-    for instruction in _ASM.findall(code_of(path)):
-        assert instruction.count(";") == 1, instruction
-        assert not re.search(r"@|\.reg\b|[{}]\s*\\|\bbra\b", instruction), instruction
+def test_an_asm_is_one_instruction() -> None:
+    for name, code in CODES.items():
+        for instruction in re.findall(r"\basm\b(?: volatile)?\(([^:)]*)", code):
+            assert instruction.count(";") == 1, f"{name}: {instruction}"
+            assert not re.search(r"@|\.reg\b|[{}]\s*\\|\bbra\b", instruction), f"{name}: {instruction}"
 
 
-@each_source
-def test_lines_are_short_and_clean(path: Path) -> None:
-    for number, line in enumerate(text_of(path).splitlines(), start=1):
-        assert len(line) <= 120, f"{path.name}:{number}"
-        assert line == line.rstrip(), f"{path.name}:{number}"
-        assert "\t" not in line, f"{path.name}:{number}"
-    assert text_of(path).endswith("\n")
-
-
-@each_source
-def test_the_order_of_headers_is_that_of_their_needs(path: Path) -> None:
-    included = re.findall(r'^#include "(\w+\.cuh)"$', text_of(path), re.MULTILINE)
-    order = [
-        name for name in ("common.cuh", "params.cuh", "windows.cuh", "packs.cuh", "unfolding.cuh") if name in included
-    ]
-    assert included[: len(order)] == order
-    assert len(included) == len(set(included))
+def test_lines_are_short_and_clean() -> None:
+    for name, text in TEXTS.items():
+        for number, line in enumerate(text.splitlines(), start=1):
+            assert len(line) <= 120, f"{name}:{number}"
+            assert line == line.rstrip(), f"{name}:{number}"
+            assert "\t" not in line, f"{name}:{number}"
+        assert text.endswith("\n"), name

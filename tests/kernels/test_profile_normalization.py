@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from memory_traffic import MOVED, excesses, profiled, widths
 from strategies import arranged
 
 import gpucnn.functional as F
 from gpucnn import simulator
+from gpucnn.simulator import Profile
+from gpucnn.simulator.profiles import LaunchProfile
 
 pytestmark = pytest.mark.usefixtures("compiler")
-MOVED, SECTORS, CONFLICT = 1.10, 1.05, 2
 
 
 class Layer(NamedTuple):
@@ -62,6 +64,7 @@ class Arrays:
             return simulator.asarray((rng.random(channels) + 0.5).astype(np.float32))
 
         self.x, self.grad = image(), image()
+        self.in_one = name in IN_ONE and order == "contiguous"
         self.running = (parameter(), parameter()) if self.layer.norm in ("batch_norm", "instance_norm") else ()
         self.affine = (parameter(), parameter())
 
@@ -78,56 +81,35 @@ class Arrays:
         arguments = (self.grad, self.x, *self.layer.options, *running, *self.affine, *flag)
         return getattr(F, f"{self.layer.norm}_backward")(*arguments, mean=mean, rstd=rstd, **named)
 
+    def expect_passes(self, passes: int, profile: Profile) -> None:
+        """All that a call launches moves what reading or writing the image `passes` times does, in whole sectors."""
+        for launch in profile.launches:
+            assert excesses(launch, moved=1.25 if weighs_planes(launch) else MOVED) == []
+        assert profile.moved_bytes <= MOVED * sum(launch.least_bytes for launch in profile.launches)
+        share = 1.10 if self.x.dtype == np.float32 else 1.20  # statistics and weights are float32 in any case
+        assert profile.moved_bytes < share * passes * self.x.nbytes
 
-def complaints(profile: Any) -> list[str]:
-    """What the launches of one operation do beyond the limits."""
-    found = []
-    for launch in profile.launches:
-        # sums of planes are weighed anew for each image: a few sectors of weight, read once an image
-        weighed = launch.kernel == "norm_backward_sums_combine" and any(a.array == "weight" for a in launch.accesses)
-        if launch.moved_bytes > (1.25 if weighed else MOVED) * launch.least_bytes:
-            found.append(f"{launch.kernel} moves {launch.moved_bytes} bytes, the least is {launch.least_bytes}")
-        if launch.sectors > SECTORS * launch.ideal_sectors:
-            found.append(f"{launch.kernel} asks for {launch.sectors} sectors, {launch.ideal_sectors} would do")
-        if launch.worst_conflict > CONFLICT:
-            found.append(f"{launch.kernel} has a bank conflict of {launch.worst_conflict}")
-    if sum(launch.moved_bytes for launch in profile.launches) > MOVED * sum(
-        each.least_bytes for each in profile.launches
-    ):
-        found.append("all launches together move too much")
-    return found
+    @property
+    def width(self) -> int:
+        """Bytes that one access takes: planes of 7 x 7 floats are not aligned."""
+        return 4 if self.x.shape[-2:] == (7, 7) and self.x.dtype == np.float32 and self.x.flags.c_contiguous else 16
+
+
+def weighs_planes(launch: LaunchProfile) -> bool:
+    """Whether sums of planes are weighed anew for each image: a few sectors of weight, read once an image."""
+    return launch.kernel == "norm_backward_sums_combine" and any(a.array == "weight" for a in launch.accesses)
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(("name", "order", "dtype"), CASES)
 def test_each_array_is_moved_once_by_whole_sectors(name: str, order: str, dtype: str) -> None:
     arrays = Arrays(name, order, dtype)
-    size = arrays.x.nbytes
-    with simulator.profile() as forward:
-        _, mean, rstd = arrays.forward(return_statistics=True)
-    with simulator.profile() as backward:
-        arrays.backward(mean, rstd)
-    assert complaints(forward) + complaints(backward) == []
-    in_one = name in IN_ONE and order == "contiguous"
-    passes = (
-        (2, 3) if in_one else (3, 5)
-    )  # x, y; grad_y, x, grad_x: of rows. Else x, and again; grad_y and x, and again
-    for profile, count in zip((forward, backward), passes, strict=True):
-        # statistics and weights are float32 in any case
-        assert (
-            sum(launch.moved_bytes for launch in profile.launches)
-            < (1.10 if dtype == "float32" else 1.20) * count * size
-        )
-    assert {launch.kernel for launch in forward.launches if launch.moved_bytes > size} == (
-        {"norm_rows"} if in_one else {"norm_statistics", "norm_apply"}
-    )
-    widths = {
-        access.bytes
-        for launch in (*forward.launches, *backward.launches)
-        for access in launch.accesses
-        if access.space == "global" and access.array in ("x", "grad_y", "z")
-    }
-    assert widths == ({4} if (name, order) == ("ResNet-50 bn5", "contiguous") else {16})  # planes of 7 x 7 floats
+    (_, mean, rstd), forward = profiled(lambda: arrays.forward(return_statistics=True))
+    _, backward = profiled(lambda: arrays.backward(mean, rstd))
+    arrays.expect_passes(2 if arrays.in_one else 3, forward)  # x, y of rows; else x again
+    arrays.expect_passes(3 if arrays.in_one else 5, backward)  # grad_y, x, grad_x of rows; else both again
+    found = widths(*forward.launches, *backward.launches, of=("x", "grad_y", "z"))
+    assert set().union(*found.values()) == {arrays.width}
 
 
 @pytest.mark.table(1)
@@ -135,10 +117,9 @@ def test_each_array_is_moved_once_by_whole_sectors(name: str, order: str, dtype:
 @pytest.mark.parametrize("name", ["ResNet-50 bn1", "ResNet-50 bn5", "MobileNetV2 bn_144"])
 def test_inference_is_one_launch(name: str, order: str) -> None:
     arrays = Arrays(name, order, "float32")
-    with simulator.profile() as profile:
-        arrays.forward(own=False)
-    assert [launch.kernel for launch in profile.launches] == ["norm_apply"]
-    assert complaints(profile) == []
+    _, profile = profiled(lambda: arrays.forward(own=False))
+    assert len(profile.launches) == 1
+    arrays.expect_passes(2, profile)
 
 
 @pytest.mark.thorough
@@ -154,17 +135,11 @@ def test_inference_is_one_launch(name: str, order: str) -> None:
 )
 def test_a_residual_and_an_activation_cost_a_read_of_the_residual(name: str, order: str, dtype: str) -> None:
     arrays = Arrays(name, order, dtype)
-    own = name in IN_ONE
-    with simulator.profile() as profile:
-        arrays.forward(own=own, residual=arrays.grad, activation="relu")
-    (launch,) = profile.launches
-    assert launch.kernel == ("norm_rows" if own else "norm_apply")
-    assert complaints(profile) == []
-    assert launch.moved_bytes < (1.10 if dtype == "float32" else 1.20) * 3 * arrays.x.nbytes
-    with simulator.profile() as alone:
-        arrays.forward(own=own, activation="relu")
-    assert [launch.kernel for launch in alone.launches] == [launch.kernel]
-    assert alone.launches[0].moved_bytes < (1.10 if dtype == "float32" else 1.20) * 2 * arrays.x.nbytes
+    for passes, residual in ((2, None), (3, arrays.grad)):
+        options: dict[str, Any] = {"own": arrays.in_one, "residual": residual, "activation": "relu"}
+        _, profile = profiled(lambda options=options: arrays.forward(**options))  # type: ignore[misc]
+        assert len(profile.launches) == 1
+        arrays.expect_passes(passes, profile)
 
 
 @pytest.mark.thorough
@@ -185,20 +160,12 @@ def test_a_residual_and_an_activation_cost_a_read_of_the_residual(name: str, ord
 )
 def test_the_gradient_of_an_activation_is_one_pass(name: str, order: str, dtype: str, has_residual: bool) -> None:
     arrays = Arrays(name, order, dtype)
-    residual = simulator.asarray(simulator.asnumpy(arrays.grad)[::-1].copy()) if has_residual else None
-    if residual is not None and order == "channels_last":
-        residual = simulator.asarray(arranged(simulator.asnumpy(residual), order))
+    residual = simulator.asarray(arranged(simulator.asnumpy(arrays.grad)[::-1].copy(), order)) if has_residual else None
     named: dict[str, Any] = {"residual": residual, "activation": "relu"}
     _, mean, rstd = arrays.forward(return_statistics=True, **named)
-    with simulator.profile() as profile:
-        arrays.backward(mean, rstd, **named)
-    assert complaints(profile) == []
+    _, profile = profiled(lambda: arrays.backward(mean, rstd, **named))
+    passes = 4 if has_residual else 3  # grad_y, x, the residual, and the gradient before the activation
+    arrays.expect_passes(passes + (3 if arrays.in_one else 5), profile)
     first, *_ = profile.launches
-    assert first.kernel == "norm_activation_backward"
-    assert first.moved_bytes < MOVED * (4 if has_residual else 3) * arrays.x.nbytes
-    in_one = name in IN_ONE and order == "contiguous"
-    total = (4 if has_residual else 3) + (3 if in_one else 5)
-    moved = sum(launch.moved_bytes for launch in profile.launches)
-    assert moved < (1.10 if dtype == "float32" else 1.20) * total * arrays.x.nbytes
-    widths = {access.bytes for access in first.accesses if access.array in ("x", "grad_y", "residual", "z")}
-    assert widths == ({4} if (name, order) == ("ResNet-50 bn5", "contiguous") else {16})
+    assert first.moved_bytes < MOVED * passes * arrays.x.nbytes
+    assert set().union(*widths(first, of=("x", "grad_y", "residual", "z")).values()) == {arrays.width}
