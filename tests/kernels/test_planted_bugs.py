@@ -170,7 +170,7 @@ BUGS = [
     Bug("scratch read before it is written", "common.cuh", f"backward weight, {MANY}",
         UninitialisedRead, "  scratch[thread] = value;\n", "  if (thread < 16) scratch[thread] = value;\n"),
     Bug("a result read before it is written", "sum_splits.cu", f"backward weight, {MANY}",
-        WRONG, "  acc_t sums[PACK] = {};", "  acc_t sums[PACK] = {widen(grad_w[i])};"),
+        WRONG, "  acc_t sums[PACK] = {};", "  acc_t sums[PACK] = {widen(total[i])};"),
     Bug("a write to an input", "im2col.cu", f"im2col, {TURNED}",
         ReadOnlyWrite, "      scalar_t value = {};",
         "      scalar_t value = {};\n      const_cast<scalar_t*>(x)[0] = value;"),
