@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from gpucnn import simulator
 from gpucnn.backends import available
+from gpucnn.backends.cuda.device import nvrtc
 
 settings.register_profile(
     "suite",
@@ -129,6 +130,17 @@ def torch() -> Any:
         torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.set_num_threads(1)
     return torch
+
+
+@pytest.fixture(scope="session")
+def nvrtc_library() -> nvrtc.Nvrtc:
+    """NVRTC, an optional peer; where GPUCNN_REQUIRE_NVRTC is set, as in CI, its absence is an error."""
+    try:
+        return nvrtc.load()
+    except nvrtc.NvrtcNotFoundError as error:
+        if os.environ.get("GPUCNN_REQUIRE_NVRTC"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture

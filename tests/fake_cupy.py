@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+from gpucnn.backends.cuda.device.nvrtc import Compiled
 
 
 class CUDARuntimeError(RuntimeError):
@@ -20,6 +23,27 @@ class CUDARuntimeError(RuntimeError):
 
 NO_DEVICE = CUDARuntimeError(100, "cudaErrorNoDevice: no CUDA-capable device is detected")
 INSUFFICIENT_DRIVER = CUDARuntimeError(35, "cudaErrorInsufficientDriver: CUDA driver version is insufficient")
+
+
+def elf(payload: bytes = b"code") -> bytes:
+    """The least that is an ELF file: a header, `payload`, and a table of one section."""
+    header = bytearray(64)
+    header[:5] = b"\x7fELF\x02"
+    header[0x28:0x30] = (64 + len(payload)).to_bytes(8, "little")
+    header[0x3A:0x3C] = (64).to_bytes(2, "little")
+    header[0x3C:0x3E] = (1).to_bytes(2, "little")
+    return bytes(header) + payload + bytes(64)
+
+
+class FakeNvrtc:
+    """A compiler whose binaries hold what they were compiled from."""
+
+    version = (12, 9)
+    supported = (80, 86, 90)
+
+    def compile(self, text: str, name: str, options: Sequence[str]) -> Compiled:
+        content = f"{text}{options}".encode()
+        return Compiled(b".version " + content if "-arch=compute_90" in options else elf(content), "")
 
 
 class FakeKernel:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_cupy import FakeNvrtc, elf
 
 from gpucnn.backends.cuda.device import compiler as compiler_module
 from gpucnn.backends.cuda.device import nvrtc
@@ -23,26 +24,6 @@ from gpucnn.backends.cuda.device.nvrtc import CompilationError, Compiled, Nvrtc,
 from gpucnn.backends.cuda.device.sources import Source
 
 SOURCE = Source("add", "add[float32]", '#line 1 "add.cu"\nextern "C" __global__ void add(float* x) { x[0] += 1; }\n')
-
-
-def elf(payload: bytes = b"code") -> bytes:
-    """The least that is an ELF file: a header, `payload`, and a table of one section."""
-    header = bytearray(64)
-    header[:5] = b"\x7fELF\x02"
-    header[0x28:0x30] = (64 + len(payload)).to_bytes(8, "little")
-    header[0x3A:0x3C] = (64).to_bytes(2, "little")
-    header[0x3C:0x3E] = (1).to_bytes(2, "little")
-    return bytes(header) + payload + bytes(64)
-
-
-class FakeNvrtc:
-    """A compiler whose binaries hold what they were compiled from."""
-
-    version = (12, 9)
-
-    def compile(self, text: str, name: str, options: Sequence[str]) -> Compiled:
-        content = f"{text}{options}".encode()
-        return Compiled(b".version " + content if "-arch=compute_90" in options else elf(content), "")
 
 
 class Forbidden:
@@ -56,17 +37,6 @@ class Forbidden:
 
 def compiler_in(folder: Path, nvrtc: Any = None) -> Compiler:
     return Compiler(nvrtc or FakeNvrtc(), lambda: folder)
-
-
-@pytest.fixture(scope="module")
-def real() -> Nvrtc:
-    """NVRTC, an optional peer; where GPUCNN_REQUIRE_NVRTC is set, as in CI, its absence is an error."""
-    try:
-        return nvrtc.load()
-    except NvrtcNotFoundError as error:
-        if os.environ.get("GPUCNN_REQUIRE_NVRTC"):
-            raise
-        pytest.skip(str(error))
 
 
 # --- The folder ---------------------------------------------------------------------------------------------------
@@ -101,14 +71,8 @@ def test_whatever_a_binary_depends_on_is_in_its_name(tmp_path: Path, monkeypatch
         fake.version = version
         return compiler_in(tmp_path, fake).compile(source, target).name
 
-    names = [
-        name(),
-        name(replace(SOURCE, text=SOURCE.text + " ")),
-        name(target="sm_80"),
-        name(target="compute_90"),
-        name(version=(12, 8)),
-        name(version=(13, 9)),
-    ]
+    names = [name(), name(replace(SOURCE, text=SOURCE.text + " ")), name(target="sm_80"), name(target="compute_90")]
+    names += [name(version=(12, 8)), name(version=(13, 9))]
     monkeypatch.setattr(compiler_module, "OPTIONS", ("-std=c++17",))
     names.append(name())
     monkeypatch.setattr(compiler_module, "__version__", "9.9")
@@ -201,17 +165,11 @@ def test_no_home_folder() -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])
-def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    def refuse(path: Path, content: bytes) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr("gpucnn.backends.cuda.device.compiler.write_whole", refuse)
-    expect_compiled_in_memory(compiler_in(tmp_path))
-
-
-def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_or_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def refuse(source: str, target: Path) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "replace", refuse)
     expect_compiled_in_memory(compiler_in(tmp_path))
@@ -227,7 +185,7 @@ def test_a_read_only_folder(tmp_path: Path) -> None:
 
 def test_a_read_only_folder_still_serves_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = compiler_in(tmp_path).compile(SOURCE, "sm_90")
-    monkeypatch.setattr("gpucnn.backends.cuda.device.compiler.write_whole", lambda *_: pytest.fail("it was written to"))
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("it was written to"))
     assert compiler_in(tmp_path, Forbidden()).compile(SOURCE, "sm_90") == good
 
 
@@ -261,12 +219,10 @@ print(compiler.compiled)
 
 
 def start_process(folder: Path, programs: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROCESS, str(folder), str(programs)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
-        [sys.executable, "-c", PROCESS, str(folder), str(programs)],
-        cwd=Path(__file__).parent,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        command, cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
 
 
@@ -317,28 +273,20 @@ CUDA_13 = (75, 80, 86, 87, 89, 90, 100, 103, 120)
 
 
 @pytest.mark.parametrize(
-    ("capability", "supported", "expected"),
+    ("supported", "targets"),
     [
-        ((7, 0), CUDA_12, "sm_70"),
-        ((7, 5), CUDA_12, "sm_75"),
-        ((8, 0), CUDA_12, "sm_80"),
-        ((8, 6), CUDA_12, "sm_86"),
-        ((8, 9), CUDA_12, "sm_89"),
-        ((9, 0), CUDA_12, "sm_90"),
-        ((10, 0), CUDA_12, "sm_100"),
-        ((12, 0), CUDA_12, "sm_120"),
-        ((10, 3), CUDA_13, "sm_103"),
-        ((7, 2), CUDA_12, "compute_70"),  # embedded: no desktop's binary runs there
-        ((8, 8), CUDA_12, "compute_87"),
-        ((10, 3), CUDA_12, "compute_100"),
-        ((12, 1), CUDA_12, "compute_120"),
-        ((13, 0), CUDA_13, "compute_120"),
-        ((9, 0), (90, 75), "sm_90"),
-        ((9, 1), (100, 90, 75), "compute_90"),
+        (CUDA_12, "7.0:sm_70 7.5:sm_75 8.0:sm_80 8.6:sm_86 8.9:sm_89 9.0:sm_90 10.0:sm_100 12.0:sm_120"),
+        (CUDA_12, "7.2:compute_70"),  # embedded: no desktop's binary runs there
+        (CUDA_12, "8.8:compute_87 10.3:compute_100 12.1:compute_120"),
+        (CUDA_13, "10.3:sm_103 13.0:compute_120"),
+        ((90, 75), "9.0:sm_90"),
+        ((100, 90, 75), "9.1:compute_90"),
     ],
 )
-def test_architecture(capability: tuple[int, int], supported: tuple[int, ...], expected: str) -> None:
-    assert architecture(capability, supported) == expected
+def test_architecture(supported: tuple[int, ...], targets: str) -> None:
+    for capability, expected in (target.split(":") for target in targets.split()):
+        major, minor = map(int, capability.split("."))
+        assert architecture((major, minor), supported) == expected, capability
 
 
 def test_architecture_for_a_devices_own_instructions() -> None:
@@ -378,45 +326,45 @@ def test_a_library_of_another_version_is_passed_over(monkeypatch: pytest.MonkeyP
 # --- NVRTC ----------------------------------------------------------------------------------------------------------
 
 
-def test_nvrtc_says_what_it_is(real: Nvrtc) -> None:
-    assert real.version[0] in nvrtc.MAJORS
-    assert {75, 80, 86, 89, 90} <= set(real.supported)
+def test_nvrtc_says_what_it_is(nvrtc_library: Nvrtc) -> None:
+    assert nvrtc_library.version[0] in nvrtc.MAJORS
+    assert {75, 80, 86, 89, 90} <= set(nvrtc_library.supported)
 
 
-def test_nvrtc_compiles_to_a_whole_cubin(real: Nvrtc, tmp_path: Path) -> None:
-    compiler = compiler_in(tmp_path, real)
+def test_nvrtc_compiles_to_a_whole_cubin(nvrtc_library: Nvrtc, tmp_path: Path) -> None:
+    compiler = compiler_in(tmp_path, nvrtc_library)
     binary = compiler.compile(SOURCE, "sm_90")
     assert binary.image.startswith(b"\x7fELF\x02")
     assert b"add" in binary.image
     assert whole(binary.image)
     assert not whole(binary.image[: len(binary.image) // 2])
-    assert compiler_in(tmp_path, real).compile(SOURCE, "sm_90") == binary
-    assert real.compile(SOURCE.text, SOURCE.name, (*nvrtc.OPTIONS, "-arch=sm_90")).image == binary.image
+    assert compiler_in(tmp_path, nvrtc_library).compile(SOURCE, "sm_90") == binary
+    assert nvrtc_library.compile(SOURCE.text, SOURCE.name, (*nvrtc.OPTIONS, "-arch=sm_90")).image == binary.image
 
 
-def test_nvrtc_compiles_to_ptx(real: Nvrtc, tmp_path: Path) -> None:
-    image = compiler_in(tmp_path, real).compile(SOURCE, "compute_80").image
+def test_nvrtc_compiles_to_ptx(nvrtc_library: Nvrtc, tmp_path: Path) -> None:
+    image = compiler_in(tmp_path, nvrtc_library).compile(SOURCE, "compute_80").image
     assert b".target sm_80" in image
     assert b"\0" not in image
 
 
-def test_multiplications_are_not_fused_unless_asked_for(real: Nvrtc, tmp_path: Path) -> None:
+def test_multiplications_are_not_fused_unless_asked_for(nvrtc_library: Nvrtc, tmp_path: Path) -> None:
     text = 'extern "C" __global__ void f(float* x) { x[0] = %s; }'
     products = [("x[0] * x[1] + x[2]", False), ("fmaf(x[0], x[1], x[2])", True)]
     for expression, fused in products:
-        image = compiler_in(tmp_path, real).compile(Source("f", "f", text % expression), "compute_80").image
+        image = compiler_in(tmp_path, nvrtc_library).compile(Source("f", "f", text % expression), "compute_80").image
         assert (b"fma.rn.f32" in image) == fused
         assert (b"mul.rn.f32" in image) == (not fused)  # .rn: the driver may not fuse it either
 
 
-def test_a_program_that_does_not_compile(real: Nvrtc) -> None:
+def test_a_program_that_does_not_compile(nvrtc_library: Nvrtc) -> None:
     lines = ['#line 1 "a.cu"', "// a", '#line 1 "b.cuh"', "__device__ int one = 1;", "__device__ int wrong = unknown;"]
     text = "\n".join((*lines, '#line 3 "a.cu"', "__device__ int other = nameless;\n"))
     with pytest.raises(CompilationError) as caught:
-        real.compile(text, "f[float32]", (*nvrtc.OPTIONS, "-arch=sm_90"))
+        nvrtc_library.compile(text, "f[float32]", (*nvrtc.OPTIONS, "-arch=sm_90"))
     message = str(caught.value)
     assert message.startswith(
-        f"f[float32] does not compile with NVRTC {real.version[0]}.{real.version[1]} and -std=c++17"
+        f"f[float32] does not compile with NVRTC {nvrtc_library.version[0]}.{nvrtc_library.version[1]} and -std=c++17"
     )
     assert 'b.cuh(2): error: identifier "unknown" is undefined' in message
     assert "\nb.cuh:2: __device__ int wrong = unknown;" in message
@@ -424,12 +372,12 @@ def test_a_program_that_does_not_compile(real: Nvrtc) -> None:
     assert "one = 1" not in message
 
 
-def test_options_that_nvrtc_does_not_take(real: Nvrtc) -> None:
+def test_options_that_nvrtc_does_not_take(nvrtc_library: Nvrtc) -> None:
     with pytest.raises(CompilationError, match="invalid value for --gpu-architecture"):
-        real.compile(SOURCE.text, SOURCE.name, ("-arch=sm_999",))
+        nvrtc_library.compile(SOURCE.text, SOURCE.name, ("-arch=sm_999",))
 
 
-def test_many_programs_in_one_process(real: Nvrtc) -> None:
+def test_many_programs_in_one_process(nvrtc_library: Nvrtc) -> None:
     options = (*nvrtc.OPTIONS, "-arch=sm_90")
-    images = {real.compile(SOURCE.text.replace("add", f"add{i}"), "add", options).image for i in range(20)}
+    images = {nvrtc_library.compile(SOURCE.text.replace("add", f"add{i}"), "add", options).image for i in range(20)}
     assert len(images) == 20

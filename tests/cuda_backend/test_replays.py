@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -22,9 +20,6 @@ import gpucnn.functional as F
 from gpucnn import backends, simulator
 from gpucnn.backends import replaying
 from gpucnn.backends.cuda.convolution import im2col
-from gpucnn.backends.cuda.device import nvrtc
-from gpucnn.backends.cuda.device.compiler import Binary
-from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.backends.cuda.launch import replays
 from gpucnn.backends.cuda.resampling import resampling
 
@@ -268,32 +263,6 @@ def test_threads_have_calls_of_their_own(kept: dict[Any, Any]) -> None:
 
 
 # --- On CuPy ------------------------------------------------------------------------------------------------------
-
-
-class Binaries:
-    """A compiler whose binaries are their names."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def compile(self, source: Source, architecture: str) -> Binary:
-        path = self.folder / hashlib.sha256(source.text.encode()).hexdigest()
-        path.write_text(source.name)
-        return Binary(path.name, b"", path)
-
-
-@pytest.fixture
-def cupy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeCupy]:
-    """A CuPy that writes down launches, as what is installed."""
-    cupy = FakeCupy(devices=2)
-    cupy.install(monkeypatch)
-    monkeypatch.setattr(nvrtc, "load", lambda majors: SimpleNamespace(supported=(80, 86, 90), version=(12, 9)))
-    backends._cupy_backend.cache_clear()
-    backend: Any = backends._cupy_backend()
-    backend.runtime.__dict__["compiler"] = Binaries(tmp_path)
-    yield cupy
-    del replaying.REPLAYERS[cupy.ndarray]
-    backends._cupy_backend.cache_clear()
 
 
 def entered(call: Callable[[], Any]) -> list[str]:

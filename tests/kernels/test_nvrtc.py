@@ -14,7 +14,6 @@ registers, only where `MAY_SPILL` says why.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -25,8 +24,7 @@ import sample
 from launches import Launch, launches_of_calls, launches_of_layers, recording
 
 import gpucnn.functional as F
-from gpucnn.backends.cuda.device import nvrtc
-from gpucnn.backends.cuda.device.nvrtc import OPTIONS, CompilationError, Nvrtc, NvrtcNotFoundError
+from gpucnn.backends.cuda.device.nvrtc import OPTIONS, CompilationError, Nvrtc
 from gpucnn.backends.cuda.device.sources import SCALARS, Source, folder
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a", "sm_100", "sm_120")
@@ -58,17 +56,6 @@ def reports(log: str) -> Iterator[Report]:
     for kernel, stack, stores, loads, registers, rest in _PROPERTIES.findall(log):
         shared = re.search(r"(\d+) bytes smem", rest)
         yield Report(kernel, int(stack), max(int(stores), int(loads)), int(registers), int(shared[1]) if shared else 0)
-
-
-@pytest.fixture(scope="module")
-def compiler() -> Nvrtc:
-    """NVRTC, an optional peer; where GPUCNN_REQUIRE_NVRTC is set, as in CI, its absence is an error."""
-    try:
-        return nvrtc.load()
-    except NvrtcNotFoundError as error:
-        if os.environ.get("GPUCNN_REQUIRE_NVRTC"):
-            raise
-        pytest.skip(str(error))
 
 
 def complaints(compiler: Nvrtc, launches: Iterable[Launch], architecture: str) -> Iterator[str]:
@@ -125,41 +112,41 @@ def test_every_kernel_is_launched_by_some_operation() -> None:
 
 @pytest.mark.table(1)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_float32_on_each_architecture(compiler: Nvrtc, architecture: str) -> None:
+def test_float32_on_each_architecture(nvrtc_library: Nvrtc, architecture: str) -> None:
     wide = ARCHITECTURES.index(architecture) % 2 == 1
     launches = [
         *one_of_each(launches_of_calls("float32", True, False)),
         *one_of_each(launches_of_calls("float32", False, wide)),
     ]
-    expect_none(complaints(compiler, sample.some(launches, 6), architecture))
+    expect_none(complaints(nvrtc_library, sample.some(launches, 6), architecture))
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
-def test_layers_of_real_networks(compiler: Nvrtc, architecture: str) -> None:
-    expect_none(complaints(compiler, launches_of_layers(), architecture))
+def test_layers_of_real_networks(nvrtc_library: Nvrtc, architecture: str) -> None:
+    expect_none(complaints(nvrtc_library, launches_of_layers(), architecture))
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("dtype", sorted(SCALARS.keys() - {"float32"}))
-def test_each_dtype(compiler: Nvrtc, dtype: str) -> None:
+def test_each_dtype(nvrtc_library: Nvrtc, dtype: str) -> None:
     wide = sorted(SCALARS).index(dtype) % 2 == 1
     specialised = one_of_each(launches_of_calls(dtype, True, False))
     generic = one_of_each(launches_of_calls(dtype, False, wide))
     assert {launch.source.kernel for launch in generic} == {launch.source.kernel for launch in specialised}
     assert len(generic) >= 14
-    expect_none([*complaints(compiler, specialised, "sm_90"), *complaints(compiler, generic, "sm_75")])
+    expect_none([*complaints(nvrtc_library, specialised, "sm_90"), *complaints(nvrtc_library, generic, "sm_75")])
 
 
 @pytest.mark.table(1)
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
-def test_wide_numbers_and_indices_together(compiler: Nvrtc, architecture: str) -> None:
+def test_wide_numbers_and_indices_together(nvrtc_library: Nvrtc, architecture: str) -> None:
     """What takes the most registers: packs of float64 of two arrays, 64-bit indices, strides not known beforehand."""
     pixels = np.zeros((2, 8, 8, 4))
     with recording(specialises=False, wide=True) as recorder:
         for image in (np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), pixels.transpose(0, 3, 1, 2)):
             F.batch_norm(image, np.zeros(4), np.ones(4), np.ones(4), np.zeros(4), residual=image, activation="relu")
-    expect_none(complaints(compiler, recorder.launches.values(), architecture))
+    expect_none(complaints(nvrtc_library, recorder.launches.values(), architecture))
 
 
 # --- The gate itself ------------------------------------------------------------------------------------------------
@@ -192,7 +179,7 @@ def test_budgets_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(over_budget(second, 256))
 
 
-def test_what_does_not_compile_is_named(compiler: Nvrtc) -> None:
+def test_what_does_not_compile_is_named(nvrtc_library: Nvrtc) -> None:
     good, *_ = launches_of_calls("float32", False, False)
     bad = Launch(Source("f", "f[float32]", 'extern "C" __global__ void f(float* x) { y = 1; }'), 32, 0)
     spilling = Source(
@@ -201,7 +188,7 @@ def test_what_does_not_compile_is_named(compiler: Nvrtc) -> None:
         'extern "C" __global__ void g(float* x, int i) {'
         " volatile float a[64]; for (int j = 0; j < i; ++j) a[x[j] > 0 ? j : i] = x[j]; x[i] = a[i]; }",
     )
-    found = list(complaints(compiler, [good, bad, Launch(spilling, 32, 0)], "sm_90"))
+    found = list(complaints(nvrtc_library, [good, bad, Launch(spilling, 32, 0)], "sm_90"))
     assert len(found) == 2
     assert 'identifier "y" is undefined' in found[0]
     assert "g[float32] on sm_90: g has a stack of 256 bytes, expected 0 at most" in found[1]

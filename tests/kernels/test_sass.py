@@ -19,8 +19,7 @@ import sample
 from launches import Launch, launches_of_layers
 from sass import Code, codes, disassembler, parsed
 
-from gpucnn.backends.cuda.device import nvrtc
-from gpucnn.backends.cuda.device.nvrtc import OPTIONS, Nvrtc, NvrtcNotFoundError
+from gpucnn.backends.cuda.device.nvrtc import OPTIONS, Nvrtc
 
 ARCHITECTURE = "sm_90"
 WIDE = 16  # bytes of the widest access
@@ -54,17 +53,14 @@ def program(launch: Launch) -> Program:
     return Program(match[1], match[2], match[3] or "")
 
 
-@pytest.fixture(scope="module")
-def compiler() -> Nvrtc:
+@pytest.fixture
+def compiler(nvrtc_library: Nvrtc) -> Nvrtc:
     """NVRTC beside a disassembler; where GPUCNN_REQUIRE_NVRTC is set, as in CI, their absence is an error."""
-    try:
-        if disassembler() is None:
-            raise NvrtcNotFoundError("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
-        return nvrtc.load()
-    except NvrtcNotFoundError as error:
-        if os.environ.get("GPUCNN_REQUIRE_NVRTC"):
-            raise
-        pytest.skip(str(error))
+    if disassembler() is None:
+        reason = "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm"
+        assert not os.environ.get("GPUCNN_REQUIRE_NVRTC"), reason
+        pytest.skip(reason)
+    return nvrtc_library
 
 
 @cache
