@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpucnn.simulator import Module, asarray, asnumpy, toolchain
+from gpucnn.simulator import Module, SimulatorError, asarray, asnumpy, toolchain
 from gpucnn.simulator.arrays import Array
 
 needs_gcc = pytest.mark.skipif(
@@ -37,6 +37,27 @@ def argument(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim:
         return asarray(value)
     return np.int32(value) if isinstance(value, int) else value
+
+
+def fails(
+    file: str,
+    kind: type[SimulatorError] | tuple[type[SimulatorError], ...],
+    marks: tuple[str, ...],
+    kernel: str,
+    grid: tuple[int, ...],
+    block: tuple[int, ...],
+    *args: Any,
+    shared_mem: int = 0,
+) -> str:
+    """The message of a launch's error, which must be of just this kind, at a line that holds one of `marks`, if any."""
+    with pytest.raises(kind) as caught:
+        launch(file, kernel, grid, block, *args, shared_mem=shared_mem)
+    error = caught.value
+    assert type(error) in (kind if isinstance(kind, tuple) else (kind,))
+    assert (error.file, error.kernel) == (file, kernel)
+    assert not marks or error.line in [line_of(file, mark) for mark in marks]
+    assert str(error).startswith(f"{file}:{error.line}: ")
+    return str(error)
 
 
 def launch(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from running import launch, line_of
+from running import fails, launch
 
 from gpucnn import simulator
-from gpucnn.simulator import Race, toolchain
+from gpucnn.simulator import Race, SimulatorError, UninitialisedRead, toolchain
 
+FILE = "races.cu"
 ORDERS: list[dict[str, Any]] = [
     {"order": "forward"},
     {"order": "reverse"},
     {"order": "random", "seed": 1},
     {"order": "random", "seed": 2, "yield_every": 3},
 ]
+
+
+def zeros(count: int, dtype: str = "f4") -> Any:
+    return np.zeros(count, dtype)
 
 
 @pytest.fixture(params=ORDERS, ids=lambda chosen: "-".join(map(str, chosen.values())))
@@ -27,111 +32,76 @@ def any_order(request: pytest.FixtureRequest) -> Any:
         yield
 
 
-def races(marks: str | list[str], kernel: str, grid: Any, block: Any, *args: Any, **kwargs: Any) -> str:
-    """The message of the race, which must be at a line of races.cu that holds one of `marks`."""
-    with pytest.raises(Race) as caught:
-        launch("races.cu", kernel, grid, block, *args, **kwargs)
-    lines = [line_of("races.cu", mark) for mark in ([marks] if isinstance(marks, str) else marks)]
-    assert caught.value.file == "races.cu"
-    assert caught.value.line in lines
-    return str(caught.value)
+class Planted(NamedTuple):
+    """A kernel that computes `expected` in its argument `result`, and one whose last argument plants a race."""
+
+    kernel: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    args: tuple[Any, ...]
+    expected: Any = None
+    result: int = 0
+    bug: int = 1
+    errors: tuple[type[SimulatorError], ...] = (Race,)
+    marks: tuple[str, ...] = ()  # of the lines in races.cu
+    words: str = ""  # of the message
+    shared_mem: int = 0
+
+
+EARLY = (Race, UninitialisedRead)  # a read may also come before its write
+X = np.arange(512, dtype="f4")
+PLANTED = {
+    "no barrier between fill and use": Planted(
+        "reverse", (1,), (64,), (zeros(64),), np.arange(64)[::-1] + 1, errors=EARLY
+    ),
+    "a second fill": Planted(
+        "reverse", (1,), (64,), (zeros(64),), bug=2, marks=("// fill", "// use"), words="shared 'tile'"
+    ),
+    "no barrier in a step of a reduction": Planted(
+        "reduce_dynamic", (2,), (64,), (X[:128], zeros(2)), X[:128].reshape(2, 64).sum(1), 1,
+        words="dynamic shared memory", shared_mem=256,
+    ),
+    "blocks that write one place": Planted(
+        "between_blocks", (4,), (32,), (zeros(128),), marks=("// block write",), words="write by another block"
+    ),
+    "a block that overwrites what another reads": Planted(
+        "read_other_block", (4,), (1,), (zeros(4), zeros(4)), words="by another block"
+    ),
+    "a plain sum": Planted("accumulate", (1,), (64,), (zeros(1),), [64], marks=("// plain sum",)),
+    "a plain sum of blocks": Planted("accumulate", (5,), (64,), (zeros(1),), [320], marks=("// plain sum",)),
+    "plain beside atomic": Planted(
+        "atomic_then_plain", (1,), (64,), (zeros(2, "i4"),), [63, 63], words="atomic operation"
+    ),
+    "no fence before the last block": Planted(
+        "last_block", (8,), (64,), (X, zeros(8), zeros(1), zeros(1, "i4")), [X.sum()], 2,
+        marks=("// read of parts",), words="by another block",
+    ),
+    "a fence for what its thread may not rely on": Planted(
+        "fence_without_barrier", (4,), (32,), (zeros(128), zeros(1), zeros(1, "i4")), [128], 1
+    ),
+    "no syncwarp": Planted("neighbours", (1,), (64,), (zeros(64),), np.arange(64) ^ 1, errors=EARLY),
+    "a syncwarp too late": Planted("neighbours", (1,), (64,), (zeros(64),), bug=2, errors=EARLY),
+    "a syncwarp for two warps": Planted("across_warps", (1,), (64,), (zeros(64),), np.arange(64) ^ 32, errors=EARLY),
+}  # fmt: skip
 
 
 @pytest.mark.usefixtures("any_order")
-def test_a_barrier_between_fill_and_use() -> None:
-    (y,) = launch("races.cu", "reverse", (1,), (64,), np.zeros(64, "f4"), 0)
-    np.testing.assert_array_equal(y, np.arange(64)[::-1] + 1)
-    with pytest.raises(simulator.SimulatorError) as caught:  # a read may also come before its write
-        launch("races.cu", "reverse", (1,), (64,), np.zeros(64, "f4"), 1)
-    assert type(caught.value) in (Race, simulator.UninitialisedRead)
-    message = races(["// fill", "// use"], "reverse", (1,), (64,), np.zeros(64, "f4"), 2)
-    assert "shared 'tile'" in message
-
-
-@pytest.mark.usefixtures("any_order")
-def test_a_barrier_in_each_step_of_a_reduction() -> None:
-    x = np.arange(128, dtype="f4")
-    _, y = launch("races.cu", "reduce_dynamic", (2,), (64,), x, np.zeros(2, "f4"), 0, shared_mem=256)
-    np.testing.assert_array_equal(y, x.reshape(2, 64).sum(1))
-    with pytest.raises(Race, match="dynamic shared memory"):
-        launch("races.cu", "reduce_dynamic", (2,), (64,), x, np.zeros(2, "f4"), 1, shared_mem=256)
-
-
-@pytest.mark.usefixtures("any_order")
-def test_blocks_write_places_of_their_own() -> None:
-    launch("races.cu", "between_blocks", (4,), (32,), np.zeros(128, "f4"), 0)
-    message = races("// block write", "between_blocks", (4,), (32,), np.zeros(128, "f4"), 1)
-    assert "write by another block" in message
-
-
-@pytest.mark.usefixtures("any_order")
-def test_a_block_does_not_overwrite_what_another_reads() -> None:
-    launch("races.cu", "read_other_block", (4,), (1,), np.zeros(4, "f4"), np.zeros(4, "f4"), 0)
-    with pytest.raises(Race, match="by another block"):
-        launch("races.cu", "read_other_block", (4,), (1,), np.zeros(4, "f4"), np.zeros(4, "f4"), 1)
-
-
-@pytest.mark.usefixtures("any_order")
-@pytest.mark.parametrize("grid", [(1,), (5,)])
-def test_sums_need_atomic_operations(grid: tuple[int]) -> None:
-    (total,) = launch("races.cu", "accumulate", grid, (64,), np.zeros(1, "f4"), 0)
-    assert total[0] == 64 * grid[0]
-    races("// plain sum", "accumulate", grid, (64,), np.zeros(1, "f4"), 1)
-
-
-@pytest.mark.usefixtures("any_order")
-def test_plain_and_atomic_accesses_need_an_order_too() -> None:
-    (x,) = launch("races.cu", "atomic_then_plain", (1,), (64,), np.zeros(2, "i4"), 0)
-    assert x.tolist() == [63, 63]
-    with pytest.raises(Race, match="atomic operation"):
-        launch("races.cu", "atomic_then_plain", (1,), (64,), np.zeros(2, "i4"), 1)
-
-
-def last_block(bug: int) -> tuple[float, float]:
-    x = np.arange(512, dtype="f4")
-    args = (x, np.zeros(8, "f4"), np.zeros(1, "f4"), np.zeros(1, "i4"))
-    _, _, total, _ = launch("races.cu", "last_block", (8,), (64,), *args, bug)
-    return float(total[0]), float(x.sum())
-
-
-@pytest.mark.usefixtures("any_order")
-def test_the_last_block_may_read_what_the_others_fenced() -> None:
-    found, expected = last_block(0)
-    assert found == expected
-    with pytest.raises(Race, match="by another block") as caught:
-        last_block(1)
-    assert caught.value.line == line_of("races.cu", "// read of parts")
-
-
-@pytest.mark.usefixtures("any_order")
-def test_a_fence_is_for_what_its_thread_may_rely_on() -> None:
-    args = (np.zeros(128, "f4"), np.zeros(1, "f4"), np.zeros(1, "i4"))
-    _, total, _ = launch("races.cu", "fence_without_barrier", (4,), (32,), *args, 0)
-    assert total[0] == 128
-    with pytest.raises(Race):
-        launch("races.cu", "fence_without_barrier", (4,), (32,), *args, 1)
-
-
-@pytest.mark.usefixtures("any_order")
-@pytest.mark.parametrize("bug", [1, 2])
-def test_lanes_need_a_syncwarp(bug: int) -> None:
-    (y,) = launch("races.cu", "neighbours", (1,), (64,), np.zeros(64, "f4"), 0)
-    np.testing.assert_array_equal(y, np.arange(64) ^ 1)
-    with pytest.raises((Race, simulator.UninitialisedRead)):
-        launch("races.cu", "neighbours", (1,), (64,), np.zeros(64, "f4"), bug)
-
-
-@pytest.mark.usefixtures("any_order")
-def test_a_syncwarp_does_not_order_warps() -> None:
-    (y,) = launch("races.cu", "across_warps", (1,), (64,), np.zeros(64, "f4"), 0)
-    np.testing.assert_array_equal(y, np.arange(64) ^ 32)
-    with pytest.raises((Race, simulator.UninitialisedRead)):
-        launch("races.cu", "across_warps", (1,), (64,), np.zeros(64, "f4"), 1)
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_race_is_found_and_none_where_there_is_order(name: str) -> None:
+    race = PLANTED[name]
+    sound = launch(FILE, race.kernel, race.grid, race.block, *race.args, 0, shared_mem=race.shared_mem)
+    if race.expected is not None:
+        np.testing.assert_array_equal(sound[race.result], race.expected)
+    said = fails(
+        FILE, race.errors, race.marks, race.kernel, race.grid, race.block, *race.args, race.bug,
+        shared_mem=race.shared_mem,
+    )  # fmt: skip
+    assert race.words in said
 
 
 @pytest.mark.usefixtures("any_order")
 def test_neighbouring_bytes_are_no_race() -> None:
-    y, z = launch("races.cu", "small_neighbours", (1,), (64,), np.zeros(64, "u1"), np.zeros(64))
+    y, z = launch(FILE, "small_neighbours", (1,), (64,), np.zeros(64, "u1"), np.zeros(64))
     np.testing.assert_array_equal(y, np.arange(64) + 1)
     assert z.view("f4")[6] == 1
 
@@ -139,7 +109,7 @@ def test_neighbouring_bytes_are_no_race() -> None:
 def order_of(**chosen: Any) -> tuple[list[int], list[int]]:
     """The orders in which blocks, and the threads of the first, have taken their turns."""
     with simulator.options(**chosen):
-        places, _ = launch("races.cu", "order", (6,), (40,), np.zeros(6 + 240, "i4"), np.zeros(7, "i4"))
+        places, _ = launch(FILE, "order", (6,), (40,), np.zeros(6 + 240, "i4"), np.zeros(7, "i4"))
     return places[:6].tolist(), places[6:46].tolist()
 
 
@@ -160,7 +130,7 @@ def test_epochs_start_again_before_they_run_out() -> None:
     for epoch in (2**31 - 3, 2**31 + 5, 2**32 - 300):
         library.gpucnn_set_epoch(ctypes.c_uint32(epoch))
         for _ in range(4):
-            launch("races.cu", "between_blocks", (4,), (32,), np.zeros(128, "f4"), 0)
-            launch("races.cu", "reverse", (1,), (64,), np.zeros(64, "f4"), 0)
+            launch(FILE, "between_blocks", (4,), (32,), np.zeros(128, "f4"), 0)
+            launch(FILE, "reverse", (1,), (64,), np.zeros(64, "f4"), 0)
             with pytest.raises(Race):
-                launch("races.cu", "between_blocks", (4,), (32,), np.zeros(128, "f4"), 1)
+                launch(FILE, "between_blocks", (4,), (32,), np.zeros(128, "f4"), 1)

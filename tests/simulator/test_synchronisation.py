@@ -6,20 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import launch, line_of
+from running import fails, launch
 
 from gpucnn import simulator
 from gpucnn.simulator import SynchronisationError
 
 FILE = "synchronisation.cu"
-
-
-def fails(marks: tuple[str, ...], kernel: str, block: tuple[int, ...], *args: Any) -> str:
-    with pytest.raises(SynchronisationError) as caught:
-        launch(FILE, kernel, (1,), block, *args)
-    assert caught.value.line in [line_of(FILE, mark) for mark in marks]
-    assert caught.value.file == FILE
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse", "random"])
@@ -39,12 +31,13 @@ def test_who_must_come(kernel: str, marks: tuple[str, ...], says: str, order: st
     y = np.zeros(32, "f4" if kernel == "divergent" else "i4")
     with simulator.options(order=order):
         launch(FILE, kernel, (1,), (32,), y, 0)
-        assert says in fails(marks, kernel, (32,), y, 1)
+        assert says in fails(FILE, SynchronisationError, marks, kernel, (1,), (32,), y, 1)
 
 
 def test_threads_that_returned_do_not_come_to_a_barrier() -> None:
     launch(FILE, "early_exit", (1,), (64,), np.zeros(64, "f4"), 64)
-    message = fails(("// barrier after exit",), "early_exit", (64,), np.zeros(64, "f4"), 40)
+    marks = ("// barrier after exit",)
+    message = fails(FILE, SynchronisationError, marks, "early_exit", (1,), (64,), np.zeros(64, "f4"), 40)
     assert "40 threads wait at this barrier, but 24 threads, thread (63, 0, 0) among them, have already" in message
 
 
