@@ -152,15 +152,8 @@ def test_nothing_lower_imports_anything_higher(module: str) -> None:
 
 def imported_modules(module: str) -> set[str]:
     """The package's modules that one imports, wherever it does, for annotations too."""
-    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
-    found = set()
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        found |= {name if name in MODULES else name.rpartition(".")[0] for name in names}
+    names = imported(MODULES[module])
+    found = {name if name in MODULES else name.rpartition(".")[0] for name in names}
     return found & set(MODULES) - {module, "gpucnn"}  # its version is there before it imports anything
 
 
