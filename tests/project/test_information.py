@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import platform
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 from fake_cupy import FakeCupy
 
 import gpucnn
@@ -103,9 +103,16 @@ def test_the_threads_are_those_that_operations_take() -> None:
         gpucnn.set_num_threads(before)
 
 
-def processor_name(monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None) -> str:
-    """The name where the system's file about processors holds `cpuinfo`, or is missing."""
-
+@pytest.mark.parametrize(
+    ("cpuinfo", "chip", "expected"),
+    [
+        ("processor : 0\nmodel name\t: Fast 9000: X\nmodel name : another\n", "", "Fast 9000: X"),
+        ("Features : fp asimd\n", "", platform.machine()),
+        (None, "some chip", "some chip"),
+        (None, "", platform.machine()),
+    ],
+)
+def test_the_processors_name(monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, chip: str, expected: str) -> None:
     def read_text(path: Path, **_: Any) -> str:
         if cpuinfo is None:
             raise FileNotFoundError(path)
@@ -113,90 +120,69 @@ def processor_name(monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None) -> str:
 
     monkeypatch.setattr(information, "PEERS", ())  # whose versions are read from files too
     monkeypatch.setattr(Path, "read_text", read_text)
-    name: str = gpucnn.info()["processor"]["name"]
-    return name
-
-
-def test_the_processors_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpuinfo = "processor : 0\nmodel name\t: Fast 9000: X\nmodel name : another\n"
-    assert processor_name(monkeypatch, cpuinfo) == "Fast 9000: X"
-    assert processor_name(monkeypatch, "Features : fp asimd\n") == platform.machine()
-    monkeypatch.setattr(platform, "processor", lambda: "some chip")
-    assert processor_name(monkeypatch, None) == "some chip"
-    monkeypatch.setattr(platform, "processor", lambda: "")
-    assert processor_name(monkeypatch, None) == platform.machine()
+    monkeypatch.setattr(platform, "processor", lambda: chip)
+    assert gpucnn.info()["processor"]["name"] == expected
 
 
 def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
     assert gpucnn.info()["processor"]["cores"] == 3
     monkeypatch.delattr(os, "sched_getaffinity")
-    monkeypatch.setattr(os, "cpu_count", lambda: 7)
-    assert gpucnn.info()["processor"]["cores"] == 7
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert gpucnn.info()["processor"]["cores"] == 1
+    for count, cores in ((7, 7), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert gpucnn.info()["processor"]["cores"] == cores
 
 
 # --- BLAS ---------------------------------------------------------------------------------------------------------
 
 
-def with_pools(monkeypatch: pytest.MonkeyPatch, *pools: dict[str, Any]) -> dict[str, Any]:
-    """What is said of the BLAS where threadpoolctl finds `pools`."""
-    known = importlib.util.find_spec
-    monkeypatch.setattr(information, "find_spec", lambda name: True if name == "threadpoolctl" else known(name))
-    monkeypatch.setitem(sys.modules, "threadpoolctl", SimpleNamespace(threadpool_info=lambda: list(pools)))
-    blas: dict[str, Any] = gpucnn.info()["blas"]
-    return blas
+OURS = {
+    "user_api": "blas", "filepath": "numpy.libs/libopenblas.so", "architecture": "Zen", "num_threads": 4,
+    "version": "0.3.99",
+}  # fmt: skip
+OTHER = {"user_api": "blas", "filepath": "lib/libmkl_rt.so", "architecture": "other", "num_threads": 9}
+OPENMP = {"user_api": "openmp", "filepath": "numpy/libgomp.so", "num_threads": 8}
+BUILT = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index, call-overload]
 
 
-LIBRARY = "site-packages/numpy.libs/libopenblas.so"
-OURS = {"user_api": "blas", "filepath": LIBRARY, "architecture": "Zen", "num_threads": 4}
+@pytest.mark.parametrize(
+    ("pools", "facts"),
+    [
+        ([OPENMP, OTHER, OURS], {"kernels": "Zen", "threads": 4, "version": "0.3.99"}),  # the one that NumPy loaded
+        ([OPENMP, OTHER], {"kernels": "other", "threads": 9}),
+        (
+            [{"user_api": "blas", "num_threads": 2, "version": None}],
+            {"kernels": "unknown", "threads": 2, "version": BUILT["version"]},
+        ),
+        ([], {}),
+        (None, {"kernels": "unknown: install threadpoolctl to see them"}),
+    ],
+)
+def test_blas_is_that_of_numpy(monkeypatch: pytest.MonkeyPatch, pools: list[Any] | None, facts: dict[str, Any]) -> None:
+    """Where threadpoolctl finds `pools`, or is not installed."""
+    monkeypatch.setattr(information, "_vector_extensions", lambda: ["AVX2"])
+    monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda: pools)
+    if pools is None:
+        monkeypatch.setattr(information, "find_spec", lambda name: None)
+    assert gpucnn.info()["blas"] == {"name": BUILT["name"], "version": BUILT["version"], **facts}
 
 
 def test_blas_as_it_was_built() -> None:
-    blas = gpucnn.info()["blas"]
-    assert blas["name"]
-    assert blas["version"]
-    assert blas["kernels"]
-
-
-def test_blas_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(information, "find_spec", lambda name: None)
-    blas = gpucnn.info()["blas"]
-    assert set(blas) == {"name", "version", "kernels"}
-    assert blas["kernels"] == "unknown: install threadpoolctl to see them"
-
-
-def test_blas_is_the_one_that_numpy_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = {"user_api": "blas", "filepath": "lib/libmkl_rt.so", "architecture": "other", "num_threads": 9}
-    openmp = {"user_api": "openmp", "filepath": "numpy/libgomp.so", "num_threads": 8}
-    monkeypatch.setattr(information, "_vector_extensions", lambda: ["AVX2"])
-    blas = with_pools(monkeypatch, openmp, other, {**OURS, "version": "0.3.99"})
-    assert (blas["kernels"], blas["threads"], blas["version"]) == ("Zen", 4, "0.3.99")
-    assert "advice" not in blas
-    assert with_pools(monkeypatch, openmp, other)["kernels"] == "other"
-
-
-def test_blas_of_no_known_version_or_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index, call-overload]
-    blas = with_pools(monkeypatch, {"user_api": "blas", "num_threads": 2, "version": None})
-    assert (blas["kernels"], blas["threads"], blas["version"]) == ("unknown", 2, built["version"])
-
-
-def test_blas_that_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(with_pools(monkeypatch)) == {"name", "version"}
+    assert all(gpucnn.info()["blas"][name] for name in ("name", "version", "kernels"))
 
 
 def test_blas_that_numpy_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np, "show_config", lambda mode: {})
-    blas = with_pools(monkeypatch)
-    assert blas == {"name": "unknown", "version": "unknown"}
+    monkeypatch.setattr(threadpoolctl, "threadpool_info", list)
+    assert gpucnn.info()["blas"] == {"name": "unknown", "version": "unknown"}
 
 
 def test_blas_with_narrow_kernels_comes_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(information, "_vector_extensions", lambda: ["AVX2", "X86_V4"])
-    assert "OPENBLAS_CORETYPE=SkylakeX" in with_pools(monkeypatch, OURS)["advice"]
-    assert "advice" not in with_pools(monkeypatch, {**OURS, "architecture": "SkylakeX"})
+    for architecture, advised in (("Zen", True), ("SkylakeX", False)):
+        pool = {**OURS, "architecture": architecture}
+        monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda pool=pool: [pool])
+        assert ("OPENBLAS_CORETYPE=SkylakeX" in gpucnn.info()["blas"].get("advice", "")) == advised
 
 
 @pytest.mark.parametrize(
@@ -224,26 +210,26 @@ def test_advice_about_blas(extensions: list[str], kernels: str, advised: bool) -
 # --- The cache ----------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_folder_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", "elsewhere")
-    assert cache_folder() == tmp_path
-    assert gpucnn.info()["cache"] == str(tmp_path)
-    monkeypatch.setenv("GPUCNN_CACHE_DIR", "~/kernels")
-    assert cache_folder() == Path.home() / "kernels"
-
-
-@pytest.mark.parametrize("chosen", [None, ""])
-def test_the_cache_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: str | None) -> None:
-    monkeypatch.delenv("GPUCNN_CACHE_DIR", raising=False)
-    if chosen is not None:
-        monkeypatch.setenv("GPUCNN_CACHE_DIR", chosen)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "gpucnn"
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    assert cache_folder() == Path.home() / ".cache" / "gpucnn"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path.home() / ".cache" / "gpucnn"
+@pytest.mark.parametrize(
+    ("chosen", "home", "expected"),
+    [
+        ("/kernels", "elsewhere", Path("/kernels")),
+        ("~/kernels", "elsewhere", Path.home() / "kernels"),
+        (None, "/caches", Path("/caches/gpucnn")),
+        ("", "/caches", Path("/caches/gpucnn")),
+        ("", "", Path.home() / ".cache" / "gpucnn"),
+        (None, None, Path.home() / ".cache" / "gpucnn"),
+    ],
+)
+def test_the_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, home: str | None, expected: Path
+) -> None:
+    for name, value in (("GPUCNN_CACHE_DIR", chosen), ("XDG_CACHE_HOME", home)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert cache_folder() == expected
+    assert gpucnn.info()["cache"] == str(expected)
 
 
 def test_asking_for_the_cache_folder_makes_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
