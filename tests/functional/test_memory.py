@@ -109,12 +109,10 @@ def test_which_arrays_are_channels_last(array: np.ndarray[Any, Any], expected: b
 
 @pytest.mark.parametrize("like", [channels_last(2, 3, 4, 5), np.zeros((2, 3, 4, 5))])
 def test_new_arrays_have_the_order_of_another(like: np.ndarray[Any, Any]) -> None:
-    for make in (memory.empty, memory.zeros):
-        array = make((3, 2, 6, 7), np.float32, like=like)
-        assert array.shape == (3, 2, 6, 7)
-        assert array.dtype == np.float32
-        assert memory.is_channels_last(array) is memory.is_channels_last(like)
-    assert not memory.zeros((3, 2, 6, 7), np.float32, like=like).any()
+    array = memory.empty((3, 2, 6, 7), np.float32, like=like)
+    assert array.shape == (3, 2, 6, 7)
+    assert array.dtype == np.float32
+    assert memory.is_channels_last(array) is memory.is_channels_last(like)
 
 
 # --- Merged axes --------------------------------------------------------------------------------------------------

@@ -340,6 +340,7 @@ THREADED = [
     Layer(Windows(2, (14, 12), (3, 3), (1, 1), (2, 3), 3), 2, (6, 7, 1), "float16", ("contiguous",) * 3),
     Layer(Windows(3, (5, 6, 7), (2, 3, 3), (1, 1, 1), (1, 1, 2), 2), 2, (4, 6, 1), "float32"),
     Layer(Windows(1, (70,), (3,), (1,), (1,), 1), 4, (6, 8, 1), "float32", ("reversed",) * 3),
+    Layer(Windows(2, (24, 24), (3, 3), (1, 1), (1, 1), 1), 1, (96, 144, 1), "float32"),  # BLAS would take several
 ]
 
 
@@ -371,35 +372,6 @@ def test_any_number_of_threads_gives_the_same_bits(
             gpucnn.set_num_threads(count)
             with threadpoolctl.threadpool_limits(blas, user_api="blas"):
                 assert [bits(array) for array in results(layer)] == [bits(array) for array in expected]
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_large_layers_give_the_same_bits_on_any_number_of_threads(name: str) -> None:
-    """Layers for which BLAS would take several threads itself."""
-    layer = Layer(Windows(2, (24, 24), (3, 3), (1, 1), (1, 1), 1), 1, (96, 144, 1), "float32")
-    with held_to(name):
-        gpucnn.set_num_threads(1)
-        with threadpoolctl.threadpool_limits(1, user_api="blas"):
-            expected = [bits(array) for array in results(layer)]
-        for count in (1, 2, 3):
-            gpucnn.set_num_threads(count)
-            with threadpoolctl.threadpool_limits(2, user_api="blas"):
-                assert [bits(array) for array in results(layer)] == expected
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize("order", LAYOUTS)
-@pytest.mark.parametrize("size", ["small", "least"])
-def test_pieces_of_every_size_give_the_same(name: str, order: str, size: str) -> None:
-    layer = Layer(
-        Windows(2, (12, 11), (3, 3), (1, 1), (2, 1), ((3, 0), (1, 4))), 2, (6, 8, 2), "float32", (order, order, order)
-    )
-    with held_to(name):
-        expected = results(layer)
-        with pieces(size), dirty():
-            actual = results(layer)
-    for array, wanted in zip(actual, expected, strict=True):
-        assert_close(array, wanted.astype(np.float64))
 
 
 @pytest.mark.thorough
@@ -567,31 +539,31 @@ def computed(name: str, direction: str, x: Array, w: Array) -> Array:
         return F.conv2d(x, w, padding=1) if direction == "forward" else F.conv2d_input(x.shape, w, x, padding=1)
 
 
-def turned(w: Array) -> Array:
-    """The filters whose convolution is the backward-input of `w`."""
-    return np.ascontiguousarray(w.swapaxes(0, 1)[..., ::-1, ::-1])
+def products(direction: str, x: Array, w: Array) -> tuple[Array, Array]:
+    """The convolution as one product, in float32 and exactly."""
+    applied = w if direction == "forward" else np.ascontiguousarray(w.swapaxes(0, 1)[..., ::-1, ::-1])
+    return product_of_columns(x, applied), product_of_columns(x.astype(np.float64), applied.astype(np.float64))
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize("direction", ["forward", "backward_input"])
-@pytest.mark.parametrize(("channels", "size"), RESNET)
+each_error = pytest.mark.parametrize(
+    ("name", "direction", "channels", "size"),
+    [(name, way, *layer) for name in ALGORITHMS for way in ("forward", "backward_input") for layer in RESNET],
+)
+
+
+@each_error
 def test_errors_are_within_twice_those_of_a_product(name: str, direction: str, channels: int, size: int) -> None:
     x, w = activations(channels, size)
-    applied = w if direction == "forward" else turned(w)
-    exact = product_of_columns(x.astype(np.float64), applied.astype(np.float64))
-    largest, mean = errors(product_of_columns(x, applied), exact)
-    actual = errors(computed(name, direction, x, w), exact)
+    single, exact = products(direction, x, w)
+    (largest, mean), actual = errors(single, exact), errors(computed(name, direction, x, w), exact)
     assert actual[0] <= 2 * largest
     assert actual[1] <= 2 * mean
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize("direction", ["forward", "backward_input"])
-@pytest.mark.parametrize(("channels", "size"), RESNET)
+@each_error
 def test_errors_beside_pytorchs(torch: Any, name: str, direction: str, channels: int, size: int) -> None:
     x, w = activations(channels, size)
-    applied = w if direction == "forward" else turned(w)
-    exact = product_of_columns(x.astype(np.float64), applied.astype(np.float64))
+    _, exact = products(direction, x, w)
     image, filters = torch.from_numpy(x), torch.from_numpy(w)
     if direction == "forward":
         peer = torch.nn.functional.conv2d(image, filters, padding=1)

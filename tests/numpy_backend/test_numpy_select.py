@@ -10,7 +10,7 @@ import pytest
 
 import gpucnn
 from gpucnn.backends.dtypes import NUMERIC
-from gpucnn.backends.numpy import columns, direct, folding, select, winograd
+from gpucnn.backends.numpy import columns, folding, select, winograd
 from gpucnn.geometry import ConvGeometry, Sampling
 from gpucnn.geometry.geometries import Channels, conv_geometry
 from gpucnn.numerics import ALGORITHMS, current_algorithm
@@ -318,12 +318,6 @@ def test_other_dtypes_have_no_tiles(dtype: str) -> None:
         forward(layer(1, (64, 64), 14), dtype)
 
 
-def test_an_unknown_algorithm_is_refused() -> None:
-    for name in ("fold", "Winograd", "", None):
-        with pytest.raises(ValueError, match=r"^algorithm: name is "), gpucnn.algorithm(name):  # type: ignore[arg-type]
-            pass
-
-
 # --- Pieces -------------------------------------------------------------------------------------------------------
 
 
@@ -353,8 +347,3 @@ def test_pieces_are_cut_for_threads_and_caches() -> None:
     assert (parts, most * 576 * 4 <= columns.PIECE_BYTES) == (1, True)
     assert count >= 4
     assert work(1, 14, 64, 10**6)[1] <= columns.MIN_POSITIONS
-
-
-def test_direct_cuts_by_channels_alone() -> None:
-    """A tap's column is as long as the image has channels, however many taps there are."""
-    assert direct.pieces is columns.pieces

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpucnn.backends.layout import is_channels_last
 
-__all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "merged_rows", "runs", "scratch", "zeros"]
+__all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "merged_rows", "runs", "scratch"]
 
 Array = np.ndarray[Any, Any]
 Block = tuple[slice, ...]
@@ -68,13 +68,6 @@ def empty_weight(shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
     if x.shape[1] != shape[1]:
         return np.empty(shape, dtype)
     return np.moveaxis(np.empty((*shape[1:], shape[0]), dtype), -1, 0)
-
-
-def zeros(shape: Sequence[int], dtype: Any, like: Array) -> Array:
-    """As `empty`, filled with zeros."""
-    result = empty(shape, dtype, like)
-    result[...] = 0
-    return result
 
 
 def blocks(extents: Sequence[int], most: int) -> Iterator[Block]:
