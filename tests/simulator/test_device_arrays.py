@@ -116,18 +116,9 @@ def test_what_no_one_wrote_is_nan(dtype: str) -> None:
 
 def test_all_new_memory_is_aligned() -> None:
     x = asarray(image())
-    results = [
-        x + 1,
-        x.sum(),
-        x[x > 0],
-        x.copy(),
-        x.astype("float64"),
-        xp.zeros(3),
-        xp.arange(3),
-        np.exp(x),
-        x.max(axis=1),
-    ]
-    results += [x.T.reshape(-1), xp.concatenate([x, x]), xp.where(x > 0, x, 0), xp.empty(1), xp.ones_like(x), xp.eye(3)]
+    results = [x + 1, x.sum(), x[x > 0], x.copy(), x.astype("float64"), xp.zeros(3), xp.arange(3), np.exp(x)]
+    results += [x.max(axis=1), x.T.reshape(-1), xp.concatenate([x, x]), xp.where(x > 0, x, 0), xp.empty(1)]
+    results += [xp.ones_like(x), xp.eye(3)]
     for array in results:
         assert array.data.ptr % ALIGNMENT == 0
         assert array.base is None
@@ -232,20 +223,21 @@ def test_host_arrays_are_not_mixed_in(mix: Callable[[Array, Host], Any]) -> None
 def test_lists_and_other_things_are_not_mixed_in_either() -> None:
     x = asarray(np.ones(3))
     for other in ([1, 2, 3], (1, 2, 3), "word", None):
-        for mix in (operator.add, operator.iadd, np.multiply):
+        for mix in (operator.add, operator.iadd, np.multiply, lambda x, other: other * x):
             with pytest.raises(TypeError):
                 mix(x, other)
-            with pytest.raises(TypeError):
-                operator.mul(other, x)
 
 
 def test_numbers_of_python_and_numpy_are_mixed_in() -> None:
     x = asarray(np.ones(3, np.float32))
-    assert (x + 1).dtype == (2.5 * x).dtype == (x * np.float32(2)).dtype == (x + np.array(1, np.float32)).dtype == "f4"
-    assert (x + np.float64(1)).dtype == (np.float64(1) + x).dtype == np.float64  # as NEP 50 has it
-    for product in (np.float32(2) * x, np.array(2, np.float32) * x):
-        assert type(product) is Array
-        assert product.tolist() == [2, 2, 2]
+    for number, dtype in (
+        (1, "f4"), (2.5, "f4"), (np.float32(2), "f4"), (np.array(2, np.float32), "f4"),
+        (np.float64(1), "f8"),  # as NEP 50 has it
+    ):  # fmt: skip
+        for product in (x * number, number * x):
+            assert type(product) is Array
+            assert product.dtype == dtype
+            assert product.tolist() == [number] * 3
 
 
 def test_reductions_and_elements_are_arrays_without_axes() -> None:
@@ -280,6 +272,10 @@ BITWISE = ["and_", "or_", "xor"]
 
 
 def assert_same(actual: Any, expected: Any) -> None:
+    if isinstance(expected, tuple | list):
+        for one, other in zip(actual, expected, strict=True):
+            assert_same(one, other)
+        return
     assert type(actual) is Array
     np.testing.assert_array_equal(asnumpy(actual), expected, strict=True)
 
@@ -292,32 +288,23 @@ def test_operators(name: str) -> None:
     assert_same(operation(asarray(a), 2), operation(a, 2))
     assert_same(operation(2, asarray(a)), operation(2, a))
     in_place = getattr(operator, "i" + name.strip("_"), None)
-    if in_place:
-        for kind in (a, a[:, ::-1]):
-            array, host = asarray(kind), kind.copy()
-            view = array[...]
-            result = in_place(array, asarray(b)) if name not in ("truediv",) else in_place(array, 2)
-            host = in_place(host, b) if name not in ("truediv",) else in_place(host, 2)
-            assert result is array
-            assert_same(view, host)
-
-
-@pytest.mark.parametrize("operation", [operator.neg, operator.pos, abs, operator.invert])
-def test_unary_operators(operation: Callable[[Any], Any]) -> None:
-    host = np.array([-2, 3])
-    assert_same(operation(asarray(host)), operation(host))
-
-
-def test_matrix_products() -> None:
-    a, b = numbers(np.random.default_rng(0), (2, 3, 4), "float64"), numbers(np.random.default_rng(1), (4, 5), "float64")
-    assert_same(asarray(a) @ asarray(b), a @ b)
-    assert_same(xp.matmul(asarray(a), asarray(b)), a @ b)
-    assert_same(np.dot(asarray(b).T, asarray(b)), b.T @ b)
+    for kind in (a, a[:, ::-1]) if in_place else ():
+        array, host = asarray(kind), kind.copy()
+        view = array[...]
+        assert in_place(array, asarray(b)) is array
+        assert_same(view, in_place(host, b))
 
 
 @pytest.mark.parametrize(
     "call",
     [
+        lambda x, m: -x,
+        lambda x, m: +x,
+        lambda x, m: abs(x),
+        lambda x, m: ~(x > 0),
+        lambda x, m: x @ x.swapaxes(-1, -2),
+        lambda x, m: m.matmul(x, x.swapaxes(-1, -2)),
+        lambda x, m: np.dot(x[0, 0].T, x[0, 0]),
         lambda x, m: x.sum(axis=(0, 2), keepdims=True),
         lambda x, m: x.max(1),
         lambda x, m: x.mean(axis=0, dtype=m.float64),
@@ -345,24 +332,21 @@ def test_matrix_products() -> None:
         lambda x, m: m.random.default_rng(1).random((2, 3)),
         lambda x, m: m.random.default_rng(1).integers(9, size=4),
         lambda x, m: m.random.default_rng(np.random.default_rng(1)).standard_normal(3),
+        lambda x, m: np.sin(x),
+        lambda x, m: np.add.reduce(x, axis=1),
+        lambda x, m: np.flip(x, 1),
+        lambda x, m: np.split(x, 2),
+        lambda x, m: np.modf(x),
     ],
 )
-def test_methods_and_functions_are_those_of_numpy(call: Callable[[Any, Any], Any]) -> None:
+def test_operators_methods_and_functions_are_those_of_numpy(call: Callable[[Any, Any], Any]) -> None:
     host = image()
     assert_same(call(asarray(host), xp), call(host, np))
 
 
-def test_functions_of_numpy_return_arrays() -> None:
-    host = image()
-    x = asarray(host)
-    assert_same(np.sin(x), np.sin(host))
-    assert_same(np.add.reduce(x, axis=1), np.add.reduce(host, axis=1))
-    assert_same(np.flip(x, 1), np.flip(host, 1))
-    assert_same(np.split(x, 2)[1], np.split(host, 2)[1])
-    whole, fraction = np.modf(x)
-    assert_same(whole, np.modf(host)[0])
-    assert_same(fraction, np.modf(host)[1])
-    assert np.shape(x) == host.shape
+def test_functions_of_numpy_take_arrays() -> None:
+    x = asarray(image())
+    assert np.shape(x) == (2, 3, 4, 5)
     assert np.array_equal(x, x)
 
 

@@ -94,17 +94,9 @@ GOOD = (np.int32(1), np.uint32(1), np.float32(1), np.float64(1), np.bool_(1), np
 @pytest.mark.parametrize(
     ("index", "wrong"),
     [
-        (0, np.int64(1)),
-        (0, np.float32(1)),
-        (0, 1),
-        (0, 1.0),
-        (0, None),
-        (2, np.float64(1)),
-        (2, np.int32(1)),
-        (3, np.float32(1)),
-        (4, np.uint8(1)),
-        (7, np.float32(1)),
-        (7, np.array(1.0)),
+        *((0, wrong) for wrong in (np.int64(1), np.float32(1), 1, 1.0, None)),
+        *((2, np.float64(1)), (2, np.int32(1)), (3, np.float32(1)), (4, np.uint8(1))),
+        *((7, np.float32(1)), (7, np.array(1.0))),
     ],
 )
 def test_a_scalar_of_the_wrong_kind(index: int, wrong: Any) -> None:
@@ -131,16 +123,8 @@ def test_wrong_arguments() -> None:
 @pytest.mark.parametrize(
     ("grid", "block"),
     [
-        ((1,), (1025,)),
-        ((1,), (32, 33)),
-        ((1,), (1, 1, 65)),
-        ((1,), (0,)),
-        ((0,), (1,)),
-        ((1, 65536), (1,)),
-        ((1, 1, 65536), (1,)),
-        ((2**31,), (1,)),
-        ((1, 1, 1, 1), (1,)),
-        ((-1,), (1,)),
+        *(((1,), block) for block in ((1025,), (32, 33), (1, 1, 65), (0,))),
+        *((grid, (1,)) for grid in ((0,), (1, 65536), (1, 1, 65536), (2**31,), (1, 1, 1, 1), (-1,))),
     ],
 )
 def test_launches_that_a_device_refuses(grid: Any, block: Any) -> None:

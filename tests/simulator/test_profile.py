@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import launch, line_of
+from running import launch, line_of, module
 
 import gpucnn.functional as F
 from gpucnn import simulator
@@ -63,19 +63,16 @@ def test_the_place_of_an_access_is_its_line() -> None:
     assert {(access.file, access.line) for access in found.accesses} == {(FILE, line)}
 
 
-def test_a_vector_is_one_access() -> None:
-    found = profiled("copy_four", 1, 64, floats(256), floats(256))
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "count", "width", "sectors"),
+    [("copy_four", np.float32, 256, 16, 32), ("copy_bytes", np.int8, 64, 1, 2)],
+)
+def test_an_access_takes_as_many_sectors_as_its_lanes_fill(
+    kernel: str, dtype: Any, count: int, width: int, sectors: int
+) -> None:
+    found = profiled(kernel, 1, 64, np.zeros(count, dtype), np.zeros(count, dtype))
     assert [(each.kind, each.bytes, each.requests, each.sectors) for each in found.accesses] == [
-        ("read", 16, 2, 32),
-        ("write", 16, 2, 32),
-    ]
-
-
-def test_small_elements_share_a_sector() -> None:
-    found = profiled("copy_bytes", 1, 64, np.zeros(64, np.int8), np.zeros(64, np.int8))
-    assert [(each.kind, each.bytes, each.requests, each.sectors) for each in found.accesses] == [
-        ("read", 1, 2, 2),
-        ("write", 1, 2, 2),
+        (kind, width, 2, sectors) for kind in ("read", "write")
     ]
 
 
@@ -113,59 +110,43 @@ def test_instructions_of_one_line_are_put_together() -> None:
     assert (read.bytes, read.requests, read.sectors) == (16, 2, 4 + 16)
 
 
+def copied(x: Any, y: Any) -> list[tuple[int, int, int]]:
+    """Of each array of a copy of 32 floats, the bytes of its own, and of what is read and written."""
+    with simulator.profile() as profile:
+        module(FILE).function("copy")((1,), (32,), (x, y, np.int32(1), np.int32(0)))
+    (found,) = profile.launches
+    return [(array.bytes, array.read_bytes, array.written_bytes) for array in found.arrays]
+
+
 def test_an_array_that_begins_within_a_sector() -> None:
     x, y = simulator.asarray(floats(40)), simulator.asarray(floats(32))
-    with simulator.profile() as profile:
-        simulator_copy(x[1:33], y)
-    (found,) = profile.launches
-    assert [(array.bytes, array.read_bytes, array.written_bytes) for array in found.arrays] == [
-        (128, 160, 0), (128, 0, 128)
-    ]  # fmt: skip
+    assert copied(x[1:33], y) == [(128, 160, 0), (128, 0, 128)]
 
 
 def test_arrays_that_overlap_are_one() -> None:
     x = simulator.asarray(floats(96))
-    with simulator.profile() as profile:
-        simulator_copy(x[:64], x[32:])
-    (found,) = profile.launches
-    (array,) = found.arrays
-    assert (array.name, array.bytes, array.read_bytes, array.written_bytes) == ("x", 384, 128, 128)
-
-
-def simulator_copy(x: Any, y: Any) -> None:
-    from running import module
-
-    module(FILE).function("copy")((1,), (32,), (x, y, np.int32(1), np.int32(0)))
+    assert copied(x[:64], x[32:]) == [(384, 128, 128)]
 
 
 # --- Shared memory ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("step", "conflict"), [(1, 1), (2, 2), (4, 4), (32, 32), (33, 1), (0, 1), (3, 1)])
-def test_bank_conflicts_of_words(step: int, conflict: int) -> None:
-    found = profiled("shared_four", 1, 32, floats(32), step)
-    read = the_access(found, space="shared", kind="read")
-    assert read.line == line_of(FILE, "tile[threadIdx.x * step % 1024];  // read back")
-    assert (read.worst_conflict, read.wavefronts, read.requests) == (conflict, conflict, 1)
-    assert read.ideal_wavefronts == 1
-    assert (read.sectors, read.array) == (0, "")
-    assert found.worst_conflict == conflict
-
-
 @pytest.mark.parametrize(
-    ("step", "conflict", "wavefronts"), [(1, 1, 2), (2, 2, 4), (16, 16, 32), (0, 1, 2), (17, 1, 2)]
+    ("kernel", "width", "conflicts"),
+    [  # by the step between lanes
+        ("shared_four", 4, {1: 1, 2: 2, 4: 4, 32: 32, 33: 1, 0: 1, 3: 1}),
+        ("shared_eight", 8, {1: 1, 2: 2, 16: 16, 0: 1, 17: 1}),
+        ("shared_sixteen", 16, {1: 1, 2: 2, 8: 8, 9: 1}),
+    ],
 )
-def test_bank_conflicts_of_eight_bytes(step: int, conflict: int, wavefronts: int) -> None:
-    read = the_access(profiled("shared_eight", 1, 32, floats(32), step), space="shared", kind="read")
-    assert (read.bytes, read.worst_conflict, read.wavefronts) == (8, conflict, wavefronts)
-    assert read.ideal_wavefronts == 2
-
-
-@pytest.mark.parametrize(("step", "conflict", "wavefronts"), [(1, 1, 4), (2, 2, 8), (8, 8, 32), (9, 1, 4)])
-def test_bank_conflicts_of_sixteen_bytes(step: int, conflict: int, wavefronts: int) -> None:
-    read = the_access(profiled("shared_sixteen", 1, 32, floats(32), step), space="shared", kind="read")
-    assert (read.bytes, read.worst_conflict, read.wavefronts) == (16, conflict, wavefronts)
-    assert read.ideal_wavefronts == 4
+def test_bank_conflicts(kernel: str, width: int, conflicts: dict[int, int]) -> None:
+    rounds = width // 4  # of 32 words
+    for step, conflict in conflicts.items():
+        found = profiled(kernel, 1, 32, floats(32), step)
+        read = the_access(found, space="shared", kind="read")
+        assert (read.bytes, read.worst_conflict, read.wavefronts) == (width, conflict, rounds * conflict), step
+        assert (read.ideal_wavefronts, read.requests, read.sectors, read.array) == (rounds, 1, 0, "")
+        assert found.worst_conflict == conflict
 
 
 def test_the_worst_conflict_is_kept() -> None:
