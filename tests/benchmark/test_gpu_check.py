@@ -282,40 +282,41 @@ def read(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("on_a_gpu")
-@pytest.mark.parametrize(("status", "code"), [("passed", 0), ("failed", 1)])
-def test_exit_codes_say_whether_all_passed(tmp_path: Path, status: str, code: int) -> None:
-    workers = Workers(*([{"items": 1}, made("a", status)] for _ in range(2)))
-    assert command.main(["--out", str(tmp_path), "--parts", "repeatability,graphs"], workers) == code
-    assert read(tmp_path)["status"] == status
-    assert [part["name"] for part in read(tmp_path)["parts"]] == ["repeatability", "graphs"]
-
-
-@pytest.mark.usefixtures("on_a_gpu")
-def test_a_part_that_cannot_be_run_does_not_count_as_passed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    workers = Workers(ONE)
-    assert command.main(["--out", str(tmp_path), "--parts", "memcheck,graphs"], workers) == 1
+@pytest.mark.parametrize(
+    ("runs", "names", "code", "status", "parts"),
+    [
+        ([ONE, ONE], "repeatability,graphs", 0, "passed", [("passed", "")] * 2),
+        (
+            [({"items": 1}, made("a", "failed")), ONE], "repeatability,graphs", 1, "failed",
+            [("failed", ""), ("passed", "")],
+        ),
+        ([ONE], "memcheck,graphs", 1, "incomplete", [("not run", "not found"), ("passed", "")]),
+        (
+            [ONE, KeyboardInterrupt()], "repeatability,large-arrays,graphs", 130, "incomplete",
+            [("passed", ""), ("not run", "interrupted"), ("not run", "not reached")],
+        ),
+        (
+            [OSError("no space"), ONE], "repeatability,graphs", 1, "failed",
+            [("failed", "OSError: no space"), ("passed", "")],
+        ),
+    ],
+    ids=["all passed", "one failed", "one cannot be run", "interrupted", "a fault of the command"],
+)  # fmt: skip
+def test_the_command_says_and_writes_whether_all_passed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: list[Any], names: str, code: int, status: str, parts: Any
+) -> None:
+    assert command.main(["--out", str(tmp_path), "--parts", names], Workers(*runs)) == code
     content = read(tmp_path)
-    assert content["status"] == "incomplete"
-    assert [(part["status"], part["reason"]) for part in content["parts"]] == [("not run", "not found"), ("passed", "")]
-    assert "without memcheck: not found" in capsys.readouterr().err
-    assert command.main(["--out", str(tmp_path), "--parts", "memcheck"], Workers()) == 2
-
-
-@pytest.mark.usefixtures("on_a_gpu")
-def test_an_interrupted_run_leaves_what_it_found(tmp_path: Path) -> None:
-    workers = Workers(ONE, KeyboardInterrupt())
-    assert command.main(["--out", str(tmp_path), "--parts", "repeatability,large-arrays,graphs"], workers) == 130
-    content = read(tmp_path)
-    assert content["status"] == "incomplete"
-    assert [part["reason"] for part in content["parts"]] == ["", "interrupted", "not reached"]
+    assert content["status"] == status
+    assert [part["name"] for part in content["parts"]] == names.split(",")
+    assert [(part["status"], part["reason"]) for part in content["parts"]] == parts
+    assert ("without memcheck: not found" in capsys.readouterr().err) == ("memcheck" in names)
     assert not list(tmp_path.glob("*.tmp"))
 
 
 @pytest.mark.usefixtures("on_a_gpu")
-def test_a_fault_of_the_command_fails_its_part_only(tmp_path: Path) -> None:
-    workers = Workers(OSError("no space"), ONE)
-    assert command.main(["--out", str(tmp_path), "--parts", "repeatability,graphs"], workers) == 1
-    assert [part["status"] for part in read(tmp_path)["parts"]] == ["failed", "passed"]
+def test_a_run_without_a_part_that_can_be_run_is_a_mistake(tmp_path: Path) -> None:
+    assert command.main(["--out", str(tmp_path), "--parts", "memcheck"], Workers()) == 2
 
 
 def test_mistaken_calls(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

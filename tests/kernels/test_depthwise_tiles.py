@@ -167,34 +167,31 @@ def forgotten() -> Any:
     depthwise._plan.cache_clear()
 
 
-@pytest.mark.thorough
-@pytest.mark.usefixtures("compiler", "forgotten")
-@pytest.mark.parametrize("order", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", ["3-d, all different", "aligned planes", "small planes", "channels of many lines"])
-def test_blocks_that_go_through_images(name: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, geometry = DEPTHWISE[name]
-    alone = results(5, geometry, order)
-    monkeypatch.setattr(depthwise_tiles, "WANTED_BLOCKS", 1)
-    monkeypatch.setattr(depthwise_tiles, "FILTER_SHARE", 1 / 1000)
-    several = results(5, geometry, order)
-    for one, other in zip(alone[:2], several[:2], strict=True):
-        np.testing.assert_array_equal(one, other)
+THROUGH_IMAGES = {"WANTED_BLOCKS": 1, "FILTER_SHARE": 1 / 1000}
+SMALL_TILES = {"MAX_SHARED_BYTES": 2400, "PLANES_BYTES": 1000}
 
 
 @pytest.mark.thorough
 @pytest.mark.usefixtures("compiler", "forgotten")
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(
-    "name", ["3-d, all different", "aligned planes", "residues without taps", "several readers along each axis"]
+    ("name", "limits"),
+    [
+        *((name, THROUGH_IMAGES) for name in ("small planes", "channels of many lines")),
+        *((name, SMALL_TILES) for name in ("residues without taps", "several readers along each axis")),
+        *((name, cut) for name in ("3-d, all different", "aligned planes") for cut in (THROUGH_IMAGES, SMALL_TILES)),
+    ],
 )
-def test_small_tiles_give_the_same_bits(name: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_several_images_and_small_tiles_give_the_same_bits(
+    name: str, limits: dict[str, float], order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     n, geometry = DEPTHWISE[name]
-    whole = results(n, geometry, order)
-    monkeypatch.setattr(depthwise_tiles, "MAX_SHARED_BYTES", 2400)
-    monkeypatch.setattr(depthwise_tiles, "PLANES_BYTES", 1000)
+    n = 5 if limits is THROUGH_IMAGES else n
+    usual = results(n, geometry, order)
+    for constant, value in limits.items():
+        monkeypatch.setattr(depthwise_tiles, constant, value)
     depthwise._plan.cache_clear()
-    cut = results(n, geometry, order)
-    for one, other in zip(whole[:2], cut[:2], strict=True):
+    for one, other in zip(usual[:2], results(n, geometry, order)[:2], strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -55,17 +55,22 @@ def test_results_are_those_of_the_numpy_backend(kernel: str, cuda: CudaBackend) 
     assert [case.name for case in cases if not case.agrees(simulated(case, cuda))] == []
 
 
+def bits(case: Case, cuda: CudaBackend) -> list[bytes]:
+    return [result.tobytes() for result in simulated(case, cuda)]
+
+
+def common(kernel: str) -> list[Case]:
+    return [case for case in COMMON if kernel in case.kernels]
+
+
 @pytest.mark.table(4)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_results_are_the_same_bits_in_any_order_of_threads(kernel: str, cuda: CudaBackend) -> None:
-    differing = []
-    for case in sample.some([case for case in COMMON if kernel in case.kernels], 2):
-        expected = [result.tobytes() for result in simulated(case, cuda)]
+    for case in sample.some(common(kernel), 2):
+        expected = bits(case, cuda)
         for order, seed in (("forward", 1), ("reverse", 1), ("random", 1), ("random", 2)):
             with simulator.options(order=order, seed=seed):
-                if [result.tobytes() for result in simulated(case, cuda)] != expected:
-                    differing.append((case.name, order, seed))
-    assert differing == []
+                assert bits(case, cuda) == expected, (case.name, order, seed)
 
 
 @pytest.mark.table(1)
@@ -73,12 +78,11 @@ def test_results_are_the_same_bits_in_any_order_of_threads(kernel: str, cuda: Cu
 def test_results_are_the_same_bits_with_64_bit_indices(
     kernel: str, cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cases = sample.some([case for case in COMMON if kernel in case.kernels], 2)
-    expected = [[result.tobytes() for result in simulated(case, cuda)] for case in cases]
+    cases = sample.some(common(kernel), 2)
+    expected = [bits(case, cuda) for case in cases]
     monkeypatch.setattr(launching, "needs_int64", lambda layouts, extents: True)
     wide = CudaBackend(SimulatorRuntime())  # with no plans yet
-    found = [[result.tobytes() for result in simulated(case, wide)] for case in cases]
-    assert [case.name for case, one, other in zip(cases, found, expected, strict=True) if one != other] == []
+    assert [case.name for case, one in zip(cases, expected, strict=True) if bits(case, wide) != one] == []
 
 
 @pytest.mark.table(2)
@@ -86,10 +90,9 @@ def test_results_are_the_same_bits_with_64_bit_indices(
 def test_specialised_builds_give_the_same_bits(kernel: str, cuda: CudaBackend) -> None:
     runtime = SimulatorRuntime()
     runtime.specialises = True
-    cases = [case for case in COMMON if kernel in case.kernels]
+    cases = common(kernel)
     for case in sample.some(cases[:: max(1, len(cases) // 4)], 2):  # a build for each takes its time
-        expected = [result.tobytes() for result in simulated(case, cuda)]
-        assert [result.tobytes() for result in simulated(case, CudaBackend(runtime))] == expected, case.name
+        assert bits(case, CudaBackend(runtime)) == bits(case, cuda), case.name
 
 
 # --- Drawn geometries ---------------------------------------------------------------------------------------------
@@ -104,8 +107,7 @@ def agrees(primitive: str, *arguments: Any) -> None:
     results = simulated(case, CudaBackend(_RUNTIME))
     assert case.agrees(results)
     with simulator.options(order="random", seed=3):
-        again = simulated(case, CudaBackend(_RUNTIME))
-    assert [result.tobytes() for result in results] == [result.tobytes() for result in again]
+        assert bits(case, CudaBackend(_RUNTIME)) == [result.tobytes() for result in results]
 
 
 _RUNTIME = SimulatorRuntime()

@@ -155,23 +155,19 @@ def test_photograph_example_filters_what_it_is_given() -> None:
     np.testing.assert_allclose(mean[0, :, 0], [0, 0, 1, 1])
 
 
-def test_photograph_example_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("skimage", reason="scikit-image is not installed")
+@pytest.mark.parametrize("name", ["photograph", "call_to_launch"])
+def test_an_example_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name == "photograph":
+        pytest.importorskip("skimage", reason="scikit-image is not installed")
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    example = load(ROOT / "docs" / "examples" / "photograph.py")
-    picture = tmp_path / "images" / "photograph.png"
-    monkeypatch.setattr(example, "PICTURE", picture)
+    example = load(ROOT / "docs" / "examples" / f"{name}.py")
+    monkeypatch.setattr(example, "PICTURE", tmp_path / "images" / "picture.png")
     example.main()
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert example.PICTURE.read_bytes().startswith(b"\x89PNG")
 
 
-def test_call_to_launch_example_draws_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPLBACKEND", "Agg")
+def test_each_step_from_a_call_to_a_launch_is_linked() -> None:
     example = load(ROOT / "docs" / "examples" / "call_to_launch.py")
-    picture = tmp_path / "images" / "call-to-launch.png"
-    monkeypatch.setattr(example, "PICTURE", picture)
-    example.main()
-    assert picture.read_bytes().startswith(b"\x89PNG")
     assert {name for pair in example.ARROWS for name in pair} == set(example.STEPS)
 
 
