@@ -104,12 +104,13 @@ class FakeMemory:
 
     def memset_async(self, value: int, nbytes: int) -> None:
         self.cupy.computed.append("memset")
+        self.cupy.stream.append(("memset", value, nbytes))
 
 
 class FakeArray:
     """An array as a device holds it: its form and its address, and no values."""
 
-    __slots__ = ("_host", "data", "dtype", "itemsize", "ndim", "shape", "size", "strides")
+    __slots__ = ("_host", "data", "dtype", "itemsize", "nbytes", "ndim", "shape", "size", "strides")
     cupy: FakeCupy
 
     def __init__(self, shape: Any, dtype: Any = float, memptr: Any = None, strides: Any = None) -> None:
@@ -121,7 +122,7 @@ class FakeArray:
     def _hold(self, host: np.ndarray[Any, Any], data: FakeMemory) -> None:
         self._host, self.data = host, data
         self.shape, self.strides, self.dtype = host.shape, host.strides, host.dtype
-        self.ndim, self.size, self.itemsize = host.ndim, host.size, host.itemsize
+        self.ndim, self.size, self.itemsize, self.nbytes = host.ndim, host.size, host.itemsize, host.nbytes
 
     def _view(self, host: np.ndarray[Any, Any]) -> FakeArray:
         offset = host.__array_interface__["data"][0] - self._host.__array_interface__["data"][0]
@@ -175,6 +176,20 @@ class FakeArray:
         raise AssertionError(f"a call asked an array for {name}")
 
 
+class FakeEvent:
+    """An event whose time is its place in the stream; done when it was waited for."""
+
+    def __init__(self, cupy: FakeCupy) -> None:
+        self.cupy, self.place, self.done = cupy, 0, False
+
+    def record(self) -> None:
+        self.place = len(self.cupy.stream)
+        self.cupy.stream.append("event")
+
+    def synchronize(self) -> None:
+        self.done = True
+
+
 class FakeLibraries(ModuleType):
     """CuPy's package of bindings: only what is asked of it as an attribute has its library loaded, and imports."""
 
@@ -202,6 +217,8 @@ class FakeCupy(ModuleType):
         driver: int = 12090,
         is_hip: bool = False,
         has_cublas: bool = True,
+        l2_bytes: int = 1 << 20,
+        stream: int = 0,
     ) -> None:
         super().__init__("cupy")
         self.__version__ = version
@@ -212,11 +229,16 @@ class FakeCupy(ModuleType):
         self.ndarray: Any = type("ndarray", (FakeArray,), {"__module__": "cupy", "__slots__": (), "cupy": self})
         self.capturing = False  # whether a stream is: then nothing may wait, copy from the host or load
         self.computed: list[str] = []  # what was done beside launches
+        self.stream: list[Any] = []  # events, kernels of a text, and what sets memory
+        self.freed = 0
         self.allocated = 0
         self._end = 1 << 40
         self.products: list[tuple[Any, ...]] = []  # the arguments of cuBLAS's calls
         self.has_cublas = has_cublas
         self.cublas = SimpleNamespace(gemmStridedBatchedEx=lambda *arguments: self.products.append(arguments))
+
+        def freed() -> None:
+            self.freed += 1
 
         def device_count() -> int:
             if isinstance(devices, Exception):
@@ -230,6 +252,8 @@ class FakeCupy(ModuleType):
 
             return called
 
+        self.RawKernel = lambda source, name: lambda *launch: self.stream.append((name, *launch))
+        self.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=freed)
         self.RawModule = allowed(lambda *, path: FakeModule(self, path))
         self.asarray = allowed(lambda host: self.ndarray(host.shape, host.dtype))
         self.cuda = SimpleNamespace(
@@ -241,13 +265,19 @@ class FakeCupy(ModuleType):
                 runtimeGetVersion=lambda: runtime,
                 driverGetVersion=lambda: driver,
                 getDeviceProperties=allowed(lambda index: {
-                    "name": f"GPU {index}".encode(), "major": 8, "minor": 6 * index, "multiProcessorCount": 100
+                    "name": f"GPU {index}".encode(), "major": 8, "minor": 6 * index, "multiProcessorCount": 100,
+                    "l2CacheSize": l2_bytes, "totalGlobalMem": 1 << 34,
                 }),
+                memGetInfo=lambda: (1 << 33, 1 << 34),
             ),
+            Event=lambda: FakeEvent(self),
+            get_elapsed_time=lambda first, last: 1e3 * (last.place - first.place),
             Device=lambda index: FakeDevice(self, index),
             alloc=self.alloc,
             get_cublas_handle=lambda: 1000 + self.current,
-            get_current_stream=lambda: SimpleNamespace(synchronize=allowed(lambda: self.waited.append(self.current))),
+            get_current_stream=lambda: SimpleNamespace(
+                ptr=stream, synchronize=allowed(lambda: self.waited.append(self.current))
+            ),
         )  # fmt: skip
 
     def install(self, monkeypatch: Any) -> None:

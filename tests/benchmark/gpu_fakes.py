@@ -1,11 +1,8 @@
-"""A device that is a clock, and arrays of NumPy in a GPU's place: for the benchmarks' own tests."""
+"""A device that is a clock, for the benchmarks' own tests."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
-
-import numpy as np
 
 from benchmarks.gpu.device import Device
 
@@ -81,81 +78,3 @@ class ClockDevice(Device):
 
     def release(self) -> None:
         self.released += 1
-
-
-class BenchCupy(SimpleNamespace):
-    """As much of CuPy as `CupyDevice` uses: arrays of NumPy with a GPU's memory pointer, kernels that write down."""
-
-    def __init__(self, l2_bytes: int = 1 << 20, stream: int = 0, free: int = 1 << 34) -> None:
-        super().__init__()
-        self.queued: list[Any] = []
-        self.pool_freed = 0
-
-        def freed() -> None:
-            self.pool_freed += 1
-
-        properties = {
-            "name": b"NVIDIA Fake 100", "l2CacheSize": l2_bytes, "multiProcessorCount": 10, "totalGlobalMem": 1 << 34,
-            "major": 9, "minor": 0,
-        }  # fmt: skip
-        self.__version__ = "14.2.0"
-        self.cuda = SimpleNamespace(
-            runtime=SimpleNamespace(
-                getDevice=lambda: 0,
-                getDeviceProperties=lambda index: properties,
-                memGetInfo=lambda: (free, 1 << 34),
-                deviceSynchronize=lambda: self.queued.append("wait"),
-                runtimeGetVersion=lambda: 13000,
-                driverGetVersion=lambda: 13010,
-            ),
-            get_current_stream=lambda: SimpleNamespace(ptr=stream),
-            Event=lambda: FakeEvent(self),
-            get_elapsed_time=lambda first, last: 1e3 * (last.place - first.place),
-        )
-        self.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=freed)
-        self.RawKernel = lambda source, name: lambda grid, block, args: self.queued.append((name, grid, block, args))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
-
-    def zeros(self, shape: Any, dtype: str) -> Any:
-        return DeviceArray.of(np.zeros(shape, dtype), self)
-
-    def empty(self, shape: Any, dtype: str) -> Any:
-        return DeviceArray.of(np.zeros(shape, dtype), self)
-
-    def asarray(self, host: Any) -> Any:
-        return np.array(host)
-
-    def asnumpy(self, array: Any) -> Any:
-        return np.asarray(array)
-
-
-class DeviceArray(np.ndarray):
-    """An array whose `data` sets memory on the device."""
-
-    @staticmethod
-    def of(array: Any, cupy: BenchCupy) -> Any:
-        made = array.view(DeviceArray)
-        made.cupy = cupy
-        return made
-
-    @property
-    def data(self) -> Any:  # type: ignore[override]
-        return SimpleNamespace(memset_async=lambda value, size: self.cupy.queued.append(("memset", value, size)))
-
-
-class FakeEvent:
-    """An event whose time is its place in the queue; done when the device was waited for."""
-
-    def __init__(self, cupy: BenchCupy) -> None:
-        self.cupy = cupy
-        self.place = 0
-        self.done = False
-
-    def record(self) -> None:
-        self.place = len(self.cupy.queued)
-        self.cupy.queued.append("event")
-
-    def synchronize(self) -> None:
-        self.done = True

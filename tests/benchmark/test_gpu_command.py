@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from bench_fakes import GPU_FACTS, GPU_LIMITS, TRANSITION, A, B, measured, needs_simulator, on_host
-from gpu_fakes import BenchCupy
+from fake_cupy import FakeCupy
 from scripted_worker import script
 
 from benchmarks import __main__ as command
@@ -280,7 +280,7 @@ def test_the_gpus_facts(monkeypatch: pytest.MonkeyPatch) -> None:
         line = ", ".join(values.get(name, "7") for name in environment.CLOCKS.values())
         return type("Done", (), {"stdout": line + "\n"})
 
-    monkeypatch.setitem(sys.modules, "cupy", BenchCupy())
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(driver=13010))
     monkeypatch.setattr(environment.subprocess, "run", smi)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     known = environment.clocks()
@@ -291,11 +291,9 @@ def test_the_gpus_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     device = environment.make_device("gpu")
     monkeypatch.setattr("benchmarks.environment.subprocess.run", smi)
     facts = environment.describe(2, [], device)
-    assert facts["device"]["name"] == "NVIDIA Fake 100"
-    assert facts["device"]["compute_capability"] == "9.0"
-    assert facts["versions"]["CUDA"] == "13.0"
-    assert facts["versions"]["driver's CUDA"] == "13.1"
-    assert facts["versions"]["driver"] == "7"
+    assert (facts["device"]["name"], facts["device"]["compute_capability"]) == ("GPU 0", "8.0")
+    versions = [facts["versions"][name] for name in ("CUDA", "driver's CUDA", "driver")]
+    assert versions == ["12.9", "13.1", "7"]
     assert facts["host"]["kind"] == "cpu"
     assert environment.slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
     assert [environment._cudnn(number) for number in (91002, 8907)] == ["9.10.2", "8.9.7"]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bench_fakes import TRANSITION, OutOfMemory, case_of, needs_simulator, one_of_each_kind
-from gpu_fakes import BenchCupy, ClockDevice
+from fake_cupy import FakeCupy
+from gpu_fakes import ClockDevice
 
 from benchmarks.cases import Case
 from benchmarks.data import make_operands
@@ -100,7 +101,7 @@ def test_cudnns_search_has_a_thread_of_its_own() -> None:
 
 def test_tf32_is_off_and_both_libraries_are_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     torch: Any = pytest.importorskip("torch")
-    monkeypatch.setitem(sys.modules, "cupy", BenchCupy(stream=7))
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(stream=7))
     torch.backends.cuda.matmul.allow_tf32 = True  # the provider is to set it back
     (kind,) = gpu_kinds("PyTorch")
     if not torch.cuda.is_available():

@@ -7,20 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gpu_fakes import BenchCupy, ClockDevice
+from fake_cupy import FakeCupy
+from gpu_fakes import ClockDevice
 
 from benchmarks.gpu import device as devices
 from benchmarks.gpu import limits, sampling
 from benchmarks.gpu.sampling import Sampler, Subject, interleave
-from gpucnn.backends.cuda.device import nvrtc
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> ClockDevice:
-    device = ClockDevice()
-    monkeypatch.setattr(sampling.time, "perf_counter", device.perf_counter)
-    return device
-
+from gpucnn.backends.cuda.device.nvrtc import Nvrtc
 
 # Samples ----------------------------------------------------------------------------------------------------------
 
@@ -158,65 +151,56 @@ def test_a_call_that_fails_leaves_the_others(clock: ClockDevice) -> None:
 # The GPU ----------------------------------------------------------------------------------------------------------
 
 
-def test_cupys_device_flushes_twice_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    cupy = BenchCupy(l2_bytes=50 << 20)
+def device_of(monkeypatch: pytest.MonkeyPatch, cupy: FakeCupy) -> devices.CupyDevice:
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    device = devices.CupyDevice()
-    assert (device.name, device.l2_bytes) == ("NVIDIA Fake 100", 50 << 20)
+    return devices.CupyDevice()
+
+
+def test_cupys_device_flushes_twice_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = FakeCupy(l2_bytes=50 << 20)
+    device = device_of(monkeypatch, cupy)
+    assert (device.name, device.l2_bytes) == ("GPU 0", 50 << 20)
     first = device.event()
     device.flush()
     last = device.event()
-    (_, value, written), (name, grid, block, (read, count, never)) = cupy.queued[1:3]
+    (_, value, written), (name, grid, block, (read, count, never)) = cupy.stream[1:3]
     assert written >= 2 * device.l2_bytes
-    assert (name, grid, block) == ("read", (40,), (256,))
+    assert (name, grid, block) == ("read", (400,), (256,))
     assert (read.nbytes, int(count)) == (written, written // 16)
     assert never.size == 1
     device.flush()
-    assert cupy.queued[4][1] != value  # other bytes than before
+    assert cupy.stream[4][1] != value  # other bytes than before
     assert not device.reached(first)
-    assert device.seconds(first, last) == pytest.approx(3.0)  # milliseconds into seconds; places in the queue here
+    assert device.seconds(first, last) == pytest.approx(3.0)  # milliseconds into seconds; places in the stream here
     assert device.reached(last)
     device.hold(25e-6)
-    assert cupy.queued[-1] == ("hold", (1,), (1,), (np.uint64(25_000),))
+    assert cupy.stream[-1] == ("hold", (1,), (1,), (np.uint64(25_000),))
     device.raw_launch(3)()
-    name, _, _, args = cupy.queued[-1]
+    name, _, _, args = cupy.stream[-1]
     assert (name, len(args), args[-1].nbytes) == ("raw", 4, devices.PARAMETER_BYTES)
     device.release()
-    assert (cupy.pool_freed, device.free_bytes()) == (1, 1 << 34)
+    assert (cupy.freed, device.free_bytes()) == (1, 1 << 33)
 
 
 def test_small_caches_are_flushed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", BenchCupy(l2_bytes=0))
-    device = devices.CupyDevice()
+    device = device_of(monkeypatch, FakeCupy(l2_bytes=0))
     device.flush()
-    assert device.xp.queued[0][2] == devices.MIN_FLUSHED
+    assert device.xp.stream[0][2] == devices.MIN_FLUSHED
 
 
 def test_a_stream_that_is_not_the_default_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", BenchCupy(stream=2))
     with pytest.raises(RuntimeError, match="CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"):
-        devices.CupyDevice().flush()
+        device_of(monkeypatch, FakeCupy(stream=2)).flush()
 
 
 @pytest.mark.parametrize("text", [devices.SOURCE, devices.raw_source(0), devices.raw_source(5)])
-def test_the_kernels_of_the_timing_compile(text: str) -> None:
-    try:
-        compiler = nvrtc.load(nvrtc.MAJORS)
-    except nvrtc.NvrtcNotFoundError as error:
-        pytest.skip(str(error))
-    assert compiler.compile(text, "bench.cu", ("-arch=sm_90",))
-
-
-class CopyDevice(ClockDevice):
-    """A device with as much of CuPy as the limits use, and calls that take what they are told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.xp = np
+def test_the_kernels_of_the_timing_compile(nvrtc_library: Nvrtc, text: str) -> None:
+    assert nvrtc_library.compile(text, "bench.cu", ("-arch=sm_90",))
 
 
 def test_the_copys_rate_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    device: Any = CopyDevice()
+    device: Any = ClockDevice()
+    device.xp = np
     sizes: list[int] = []
 
     def copies(xp: Any, nbytes: int) -> list[Any]:
