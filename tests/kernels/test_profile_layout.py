@@ -1,4 +1,4 @@
-"""Memory profile of the layout kernels on layers of real networks, counted in the simulator."""
+"""Memory profile of the layout kernels: what the benchmark's layers (test_profile_layers.py) do not show."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ each_dtype = pytest.mark.parametrize("dtype", ["float32", "float16"])
 
 PACKED = {  # N, C, size
     "a photograph": (1, 3, 224),
-    "ResNet conv2": (1, 64, 56),
-    "ResNet conv4": (2, 256, 14),
-    "ResNet conv5": (2, 512, 7),
     "DeepLab logits": (1, 21, 33),
     "many classes": (1, 64, 33),
     "a plane of 17 pixels squared": (1, 17, 17),
@@ -80,9 +77,6 @@ def test_flat_rows_of_any_length_are_read_by_16_bytes() -> None:
 # --- Interpolation ------------------------------------------------------------------------------------------------
 
 RESAMPLED = {  # channels, sizes, mode
-    "FPN upsample": (32, (56, 56), (112, 112), "nearest"),
-    "DeepLabV3 logits": (21, (33, 33), (513, 513), "bilinear"),
-    "DeepLabV3+ decoder": (32, (33, 33), (129, 129), "bilinear"),
     "U-Net": (64, (32, 32), (64, 64), "bilinear"),
     "halved": (16, (128, 128), (64, 64), "bilinear"),
     "nearest-exact": (32, (20, 20), (33, 50), "nearest-exact"),

@@ -1,4 +1,4 @@
-"""Memory profile of the norms' kernels on layers of real networks: each array once, by whole sectors."""
+"""Memory profile of norms with a residual and an activation; without them test_profile_layers.py has their layers."""
 
 from __future__ import annotations
 
@@ -30,21 +30,10 @@ LAYERS = {
     "ResNet-50 bn5": Layer("batch_norm", (4, 2048, 7, 7)),
     "MobileNetV2 bn_144": Layer("batch_norm", (2, 144, 56, 56)),
     "DDPM group_norm": Layer("group_norm", (2, 128, 32, 32), (32,)),
-    "Mask R-CNN group_norm": Layer("group_norm", (1, 256, 56, 56), (32,)),
     "CycleGAN instance_norm": Layer("instance_norm", (1, 256, 64, 64)),
     "ViT-B layer_norm": Layer("layer_norm", (1, 197, 768), ((768,),)),
     "ConvNeXt-T layer_norm": Layer("layer_norm", (1, 56, 56, 96), ((96,),)),
 }
-CASES = [
-    (name, order, "float32")
-    for name, layer in LAYERS.items()
-    for order in (("contiguous",) if layer.norm == "layer_norm" else ("contiguous", "channels_last"))
-] + [
-    ("ResNet-50 bn5", "channels_last", "float16"),
-    ("MobileNetV2 bn_144", "contiguous", "float16"),
-    ("DDPM group_norm", "contiguous", "float16"),
-    ("ViT-B layer_norm", "contiguous", "float16"),
-]
 IN_ONE = {"DDPM group_norm", "CycleGAN instance_norm", "ViT-B layer_norm", "ConvNeXt-T layer_norm"}
 
 
@@ -100,26 +89,12 @@ def weighs_planes(launch: LaunchProfile) -> bool:
     return launch.kernel == "norm_backward_sums_combine" and any(a.array == "weight" for a in launch.accesses)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize(("name", "order", "dtype"), CASES)
-def test_each_array_is_moved_once_by_whole_sectors(name: str, order: str, dtype: str) -> None:
-    arrays = Arrays(name, order, dtype)
-    (_, mean, rstd), forward = profiled(lambda: arrays.forward(return_statistics=True))
-    _, backward = profiled(lambda: arrays.backward(mean, rstd))
-    arrays.expect_passes(2 if arrays.in_one else 3, forward)  # x, y of rows; else x again
-    arrays.expect_passes(3 if arrays.in_one else 5, backward)  # grad_y, x, grad_x of rows; else both again
-    found = widths(*forward.launches, *backward.launches, of=("x", "grad_y", "z"))
-    assert set().union(*found.values()) == {arrays.width}
-
-
 @pytest.mark.table(1)
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("name", ["ResNet-50 bn1", "ResNet-50 bn5", "MobileNetV2 bn_144"])
 def test_inference_is_one_launch(name: str, order: str) -> None:
     arrays = Arrays(name, order, "float32")
-    _, profile = profiled(lambda: arrays.forward(own=False))
-    assert len(profile.launches) == 1
-    arrays.expect_passes(2, profile)
+    assert len(profiled(lambda: arrays.forward(own=False))[1].launches) == 1
 
 
 @pytest.mark.thorough

@@ -1,4 +1,4 @@
-"""Memory profile of pooling and unpooling on layers of real networks, counted in the simulator."""
+"""Memory profile of pooling and unpooling: what the benchmark's layers (test_profile_layers.py) do not show."""
 
 from __future__ import annotations
 
@@ -17,19 +17,14 @@ MOVED = 1.12  # bytes over the least possible; what two bands share is read twic
 MAXIMA_LAST = {"float32": 1.20, "float16": 1.30}  # where channels are last bands are shorter
 SECTORS = 1.02  # of the requests over those that their bytes fill
 
-LAYERS: dict[str, tuple[str, int, tuple[int, ...], dict[str, Any]]] = {  # operation, channels, size, pooling
-    "AlexNet pool1": ("max_pool", 8, (55, 55), {"kernel_size": 3, "stride": 2}),
-    "VGG pool1": ("max_pool", 8, (224, 224), {"kernel_size": 2}),
-    "ResNet max_pool": ("max_pool", 16, (112, 112), {"kernel_size": 3, "stride": 2, "padding": 1}),
-    "GoogLeNet inception_pool": ("max_pool", 32, (28, 28), {"kernel_size": 3, "stride": 1, "padding": 1}),
-    "YOLO spp13": ("max_pool", 32, (19, 19), {"kernel_size": 13, "stride": 1, "padding": 6}),
-    "C3D pool2": ("max_pool", 8, (16, 56, 56), {"kernel_size": 2}),
-    "DenseNet transition1": ("avg_pool", 16, (56, 56), {"kernel_size": 2}),
-    "Inception branch_pool": ("avg_pool", 32, (35, 35), {"kernel_size": 3, "stride": 1, "padding": 1}),
-    "ResNet global_avg": ("adaptive_avg_pool", 2048, (7, 7), {"output_size": 1}),
-    "PSPNet pyramid6": ("adaptive_avg_pool", 16, (60, 60), {"output_size": 6}),
+MAXIMA: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {  # channels, size, pooling
+    "AlexNet pool1": (8, (55, 55), {"kernel_size": 3, "stride": 2}),
+    "VGG pool1": (8, (224, 224), {"kernel_size": 2}),
+    "ResNet max_pool": (16, (112, 112), {"kernel_size": 3, "stride": 2, "padding": 1}),
+    "GoogLeNet inception_pool": (32, (28, 28), {"kernel_size": 3, "stride": 1, "padding": 1}),
+    "YOLO spp13": (32, (19, 19), {"kernel_size": 13, "stride": 1, "padding": 6}),
+    "C3D pool2": (8, (16, 56, 56), {"kernel_size": 2}),
 }
-each_dtype = pytest.mark.parametrize("dtype", ["float32", "float16"])
 
 
 def once(call: Callable[[], Any], *given: Any, moved: float = MOVED, more: int = 0) -> Any:
@@ -37,24 +32,14 @@ def once(call: Callable[[], Any], *given: Any, moved: float = MOVED, more: int =
 
 
 @pytest.mark.table(1)
-@pytest.mark.parametrize("name", LAYERS)
-@each_dtype
+@pytest.mark.parametrize("name", MAXIMA)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
-def test_pooling_and_its_gradient_move_each_value_once(name: str, dtype: str, order: str) -> None:
-    operation, c, size, options = LAYERS[name]
-    c = c if order == "contiguous" else max(c, 16)  # a sector of them
-    forward, backward = (getattr(F, f"{operation}{len(size)}d{way}") for way in ("", "_backward"))
+def test_maxima_and_their_indices_are_moved_once(name: str, dtype: str, order: str) -> None:
+    c, size, options = MAXIMA[name]
+    c, moved = (c, MOVED) if order == "contiguous" else (max(c, 16), MAXIMA_LAST[dtype])
     x = image(1, c, *size, dtype=dtype, order=order)
-    if operation != "max_pool":
-        y = once(lambda: forward(x, **options), x)
-        once(lambda: backward(y, x, **options), y)
-        return
-    moved = MOVED if order == "contiguous" else MAXIMA_LAST[dtype]
-    if order == "contiguous":
-        once(lambda: forward(x, **options), x)
-    y, indices = once(lambda: forward(x, **options, return_indices=True), x, moved=moved)
-    # of each plane, too, whether an index lies outside its window
-    once(lambda: backward(y, x, **options, indices=indices), y, indices, moved=moved, more=4 * c + 32)
+    once(lambda: getattr(F, f"max_pool{len(size)}d")(x, **options, return_indices=True), x, moved=moved)
 
 
 @pytest.mark.thorough
@@ -73,33 +58,11 @@ def test_averages_of_volumes_with_channels_last(dtype: str, options: dict[str, A
     once(lambda: F.avg_pool3d_backward(y, x, **options), y)
 
 
-# --- By index -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize(
-    ("order", "c", "dtype", "most"),
-    [
-        ("contiguous", 8, "float32", MOVED),
-        ("contiguous", 8, "float16", MOVED),
-        ("channels_last", 32, "float32", 1.16),
-        ("channels_last", 32, "float16", 1.26),
-    ],
-)
-def test_unpooling_moves_indices_values_and_planes_once(order: str, c: int, dtype: str, most: float) -> None:
-    """SegNet unpool1: the fewer channels a sector holds, the less the values around a block's places weigh."""
-    x = image(1, c, 224, 224, dtype=dtype, order=order)
-    y, indices = F.max_pool2d(x, 2, return_indices=True)
-    planes = once(lambda: F.max_unpool2d(y, indices, 2), y, indices, moved=most)
-    _, profile = profiled(lambda: F.max_unpool2d_backward(planes, y, indices, 2))
-    assert all(launch.moved_share <= 1.02 for launch in profile.launches)  # its sectors are the data's business
-
-
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["GoogLeNet inception_pool", "ResNet max_pool"])
 def test_unpooling_of_windows_that_overlap(name: str) -> None:
     """Values whose indices are the same meet in one place: banks are not held to it."""
-    _, c, size, options = LAYERS[name]
+    c, size, options = MAXIMA[name]
     x = image(1, c, *size, order="channels_last")
     y, indices = F.max_pool2d(x, **options, return_indices=True)
     _, profile = profiled(lambda: F.max_unpool2d(y, indices, **options, output_size=size))

@@ -59,6 +59,18 @@ def in_pieces(function: Any, *args: Any, **options: Any) -> tuple[Array, ...]:
     return results[0]
 
 
+def same_in_pieces(function: Any, *args: Any, exact: bool = False, **options: Any) -> tuple[Array, ...]:
+    """The arrays that `function` gives as usual: those of pieces are the same, or as near as another order of sums."""
+    with np.errstate(invalid="ignore"):
+        usual = as_tuple(function(*args, **options))
+    for whole, cut_up in zip(usual, in_pieces(function, *args, **options), strict=True):
+        if exact or whole is None:
+            assert_same_bits(cut_up, whole)
+        else:
+            assert_close(cut_up, reference.wide(whole), whole.dtype)
+    return usual
+
+
 # --- Pieces -------------------------------------------------------------------------------------------------------
 
 
@@ -66,14 +78,10 @@ def in_pieces(function: Any, *args: Any, **options: Any) -> tuple[Array, ...]:
 @given(pools(ORDERED, CONTENTS))
 def test_maxima_in_pieces(pool: Pool) -> None:
     x = pool.input()
-    max_pool = operation("max_pool", pool.rank)
-    expected = max_pool(x, **pool.options, return_indices=True)
-    for whole, cut_up in zip(expected, in_pieces(max_pool, x, **pool.options, return_indices=True), strict=True):
-        assert_same_bits(cut_up, whole)
-    assert_same_bits(*in_pieces(max_pool, x, **pool.options), max_pool(x, **pool.options))
-    grad, backward = pool.grad(expected[1].shape), operation("max_pool", pool.rank, "_backward")
-    options = {**pool.options, "indices": expected[1]}
-    assert_same_bits(*in_pieces(backward, grad, x, **options), *backward(grad, x, **options))
+    max_pool, backward = operation("max_pool", pool.rank), operation("max_pool", pool.rank, "_backward")
+    y, indices = same_in_pieces(max_pool, x, **pool.options, return_indices=True, exact=True)
+    assert_same_bits(*same_in_pieces(max_pool, x, **pool.options, exact=True), y)
+    same_in_pieces(backward, pool.grad(indices.shape), x, **pool.options, indices=indices, exact=True)
 
 
 @examples(80)
@@ -81,31 +89,17 @@ def test_maxima_in_pieces(pool: Pool) -> None:
 def test_averages_in_pieces(pool: Pool) -> None:
     x = pool.input()
     for name in ("avg_pool", "sum_pool"):
-        forward, backward = operation(name, pool.rank), operation(name, pool.rank, "_backward")
-        with np.errstate(invalid="ignore"):
-            y = forward(x, **pool.options)
-        (cut_up,) = in_pieces(forward, x, **pool.options)
-        assert_close(cut_up, reference.wide(y), x.dtype)
-        grad = pool.grad(y.shape)
-        (cut_up,) = in_pieces(backward, grad, x, **pool.options)
-        assert_close(cut_up, reference.wide(backward(grad, x, **pool.options)[0]), x.dtype)
+        (y,) = same_in_pieces(operation(name, pool.rank), x, **pool.options)
+        same_in_pieces(operation(name, pool.rank, "_backward"), pool.grad(y.shape), x, **pool.options)
 
 
 @examples(80)
 @given(adaptives(FLOATS, CONTENTS))
 def test_adaptive_pooling_in_pieces(case: Adaptive) -> None:
     x = case.input()
-    adaptive_max_pool = operation("adaptive_max_pool", case.rank)
-    expected = adaptive_max_pool(x, case.out, return_indices=True)
-    for whole, cut_up in zip(expected, in_pieces(adaptive_max_pool, x, case.out, return_indices=True), strict=True):
-        assert_same_bits(cut_up, whole)
-    average = operation("adaptive_avg_pool", case.rank)
-    with np.errstate(invalid="ignore"):
-        y = average(x, case.out)
-    assert_close(*in_pieces(average, x, case.out), reference.wide(y), x.dtype)
-    backward = operation("adaptive_avg_pool", case.rank, "_backward")
-    grad = case.grad()
-    assert_close(*in_pieces(backward, grad, x, case.out), reference.wide(backward(grad, x, case.out)[0]), x.dtype)
+    same_in_pieces(operation("adaptive_max_pool", case.rank), x, case.out, return_indices=True, exact=True)
+    same_in_pieces(operation("adaptive_avg_pool", case.rank), x, case.out)
+    same_in_pieces(operation("adaptive_avg_pool", case.rank, "_backward"), case.grad(), x, case.out)
 
 
 @pytest.mark.parametrize("order", DENSE)
@@ -114,12 +108,8 @@ def test_unpooling_and_its_gradient_in_pieces(rng: np.random.Generator, order: s
     x = arranged(numbers(rng, (3, 4, 5, 6), dtype), order)
     indices = arranged(rng.integers(-1, 120, x.shape), order)
     grad = arranged(numbers(rng, (3, 4, 10, 12), dtype), order)
-    assert_same_bits(*in_pieces(F.max_unpool2d, x, indices, 2), F.max_unpool2d(x, indices, 2))
-    (expected, _), (cut_up, _) = (
-        F.max_unpool2d_backward(grad, x, indices, 2),
-        in_pieces(F.max_unpool2d_backward, grad, x, indices, 2),
-    )
-    assert_same_bits(cut_up, expected)
+    same_in_pieces(F.max_unpool2d, x, indices, 2, exact=True)
+    same_in_pieces(lambda: F.max_unpool2d_backward(grad, x, indices, 2)[0], exact=True)
 
 
 @pytest.mark.parametrize("order", DENSE)

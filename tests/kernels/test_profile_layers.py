@@ -1,0 +1,52 @@
+"""Memory profile of the kernels on the benchmark's layers, counted in the simulator: each value is moved about once."""
+
+from __future__ import annotations
+
+import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by name from here on
+import pytest
+from memory_traffic import excesses
+
+from benchmarks import kernel_profile
+from benchmarks.cases import Case
+from benchmarks.providers import Provider
+from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast
+
+pytestmark = pytest.mark.usefixtures("compiler")
+
+MOVED = {"depthwise convolution": 1.20, "pooling": 1.12, "resampling": 1.20}  # others 1.06: no tiles that overlap
+SECTORS = {"pooling": 1.02}  # others 1.03
+ROWS = [
+    pytest.param(case, kind, id=f"{case.id}, {kind.name}")
+    for case in kernel_profile.cases_of([], ("float32", "float16"))
+    for kind in (GpucnnGpu, GpucnnGpuChannelsLast)
+    if kind(1).refuses(case) is None
+]
+
+
+def arrays_moved(case: Case, kernels: list[str]) -> float:
+    """How often a case's arrays are read and written, over once each."""
+    if case.family == "normalization" and "norm_rows" not in kernels[0]:  # sums first, then x and grad_y again
+        return {"backward": 5 / 3, "inference": 1.0}.get(case.operation, 3 / 2)
+    if case.family == "depthwise convolution" and "pack" in kernels:  # tiles of large filters hold no channels last
+        return 3.0
+    return {"backward_weight": 1.25, "backward": 1.05}.get(case.operation, 1.0)  # parts of sums
+
+
+def is_narrow(case: Case, kind: type[Provider], kernel: str) -> bool:
+    """Whether a launch has no accesses of 16 bytes: of planes of 7 x 7 numbers, and of sums."""
+    planes = case.id.startswith("resnet-50/bn5") and kind is GpucnnGpu
+    volumes = case.id.startswith("c3d/pool2/forward") and kind is GpucnnGpuChannelsLast
+    return planes or volumes or kernel.endswith("_combine")
+
+
+@pytest.mark.table(4)
+@pytest.mark.parametrize(("case", "kind"), ROWS)
+def test_each_value_is_moved_about_once(case: Case, kind: type[Provider]) -> None:
+    profile = kernel_profile.profile_of(case, kind(1))
+    moved = MOVED.get(case.family, 1.06)
+    assert excesses(*profile.launches, moved=moved, sectors=SECTORS.get(case.family, 1.03)) == []
+    for row in kernel_profile.rows_of(case, "", profile):
+        if row.moved_bytes > 1 << 16 and not is_narrow(case, kind, row.kernel):
+            assert row.wide_share > 0.75, row
+    kernels = [launch.kernel for launch in profile.launches]
+    assert profile.moved_bytes <= arrays_moved(case, kernels) * moved * case.least_bytes, kernels
