@@ -28,7 +28,7 @@ from kernel_cases import CASES, Case  # noqa: E402
 from planting import planted  # noqa: E402
 
 from gpucnn import simulator  # noqa: E402
-from gpucnn.backends.cuda import sources  # noqa: E402
+from gpucnn.backends.cuda.device import sources  # noqa: E402
 
 LIMIT_SECONDS = 90.0
 INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
