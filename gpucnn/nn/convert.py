@@ -34,6 +34,8 @@ from gpucnn.nn.pooling import (
 )
 from gpucnn.nn.sliding import POINTWISE, below, named, reach
 
+__all__ = ["conv_to_linear", "linear_to_conv"]
+
 # by rank, from 1
 _CONV = (Conv1d, Conv2d, Conv3d)
 _BATCH_NORM = (BatchNorm1d, BatchNorm2d, BatchNorm3d)

@@ -14,6 +14,11 @@ from gpucnn.geometry.sizes import window_axes
 from gpucnn.nn._family import Ranked, accumulate, data_of, shown, wanted, weights
 from gpucnn.nn.module import Array, Parameter
 
+__all__ = [
+    "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "LocallyConnected1d",
+    "LocallyConnected2d", "LocallyConnected3d",
+]  # fmt: skip
+
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 

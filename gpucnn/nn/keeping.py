@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+__all__ = ["inference"]
+
 _keeps: ContextVar[bool] = ContextVar("gpucnn_nn_keeps", default=True)
 
 

@@ -12,6 +12,8 @@ from gpucnn.geometry.arguments import boolean, integer
 from gpucnn.nn._family import accumulate, data_of, wanted, weights
 from gpucnn.nn.module import Array, Module
 
+__all__ = ["Linear"]
+
 
 class Linear(Module):
     """Fully connected layer, ``x @ weight.T + bias``, as ``torch.nn.Linear``.

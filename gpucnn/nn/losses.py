@@ -13,6 +13,8 @@ from gpucnn.backends.layout import stored_like
 from gpucnn.geometry.arguments import plain
 from gpucnn.nn.module import Array, Module
 
+__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "Loss", "MSELoss"]
+
 REDUCTIONS = ("mean", "sum", "none")
 
 

@@ -12,6 +12,11 @@ from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence, n
 from gpucnn.nn._family import Ranked, accumulate, data_of, wanted
 from gpucnn.nn.module import Array, Module, Parameter
 
+__all__ = [
+    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d",
+    "LayerNorm",
+]  # fmt: skip
+
 
 def _affine(shape: tuple[int, ...], weight: bool, bias: bool, dtype: Any) -> tuple[Parameter | None, Parameter | None]:
     """Ones to scale with and zeros to shift by, where they are wanted."""

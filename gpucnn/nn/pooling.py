@@ -14,6 +14,13 @@ from gpucnn.geometry.axes import extent
 from gpucnn.nn._family import Ranked, shown
 from gpucnn.nn.module import Array, Module
 
+__all__ = [
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "BedOfNails1d", "BedOfNails2d", "BedOfNails3d",
+    "LPPool1d", "LPPool2d", "LPPool3d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MaxUnpool1d", "MaxUnpool2d",
+    "MaxUnpool3d", "SumPool1d", "SumPool2d", "SumPool3d", "Upsample",
+]  # fmt: skip
+
 
 class PlainNd(Ranked):
     """A layer that is one operation of its input, with `options` as its other arguments."""

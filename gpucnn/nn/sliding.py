@@ -25,6 +25,8 @@ from gpucnn.nn.module import Array, Module
 from gpucnn.nn.normalization import BatchNormNd, GroupNorm, InstanceNormNd, LayerNorm
 from gpucnn.nn.pooling import AdaptiveNd, AvgPoolNd, BedOfNailsNd, LPPoolNd, MaxPoolNd, MaxUnpoolNd, SumPoolNd, Upsample
 
+__all__ = ["SlidingGeometry", "average_map", "crop_map", "dense_map", "prediction_map", "sliding_geometry", "vote_map"]
+
 WINDOWED = (ConvNd, MaxPoolNd, AvgPoolNd, SumPoolNd, LPPoolNd)
 POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Dropout, Identity, BatchNormNd, Softmax)
 

@@ -14,6 +14,8 @@ from gpucnn.geometry import ReceptiveField, TransposedWindow, Window, receptive_
 from gpucnn.geometry.arguments import integers, is_sequence
 from gpucnn.nn.keeping import inference
 
+__all__ = ["Summary", "summary"]
+
 Array = Any
 Module = Any  # `gpucnn.nn.module`, whose modules have their summary as a method, imports this file
 

@@ -26,6 +26,8 @@ from gpucnn.nn.module import Array, Module
 from gpucnn.nn.optimizers import Optimizer, clip_grad_norm_
 from gpucnn.nn.schedules import ReduceLROnPlateau, Schedule
 
+__all__ = ["Checkpoint", "EarlyStopping", "Evaluation", "evaluate", "fit"]
+
 Batches = Iterable[tuple[Array, Array]]
 Callback = Callable[[Module, History], Any]
 

@@ -18,6 +18,8 @@ from gpucnn.nn.losses import CrossEntropyLoss
 from gpucnn.nn.module import Module, Parameter
 from gpucnn.nn.optimizers import Adam
 
+__all__ = ["cached_features", "features", "freeze", "linear_classifier", "parameter_groups", "replace_head", "unfreeze"]
+
 Array = Any
 
 
