@@ -134,7 +134,7 @@ def note(kernel: str, built: Built, grid: Sequence[int], block: Sequence[int], a
     }  # fmt: skip
     names = _parameters(built.text, kernel)
     addresses = [row.address for row in (*rows["accesses"], *rows["branches"]) if row.address]
-    places = _places(built.path, addresses)
+    places = source_lines(built.path, addresses)
     collected.launches.append(
         LaunchProfile(
             kernel,
@@ -215,7 +215,7 @@ def _arrays(rows: Iterable[Any], names: Sequence[str]) -> tuple[ArrayProfile, ..
 # --- Places and names ---------------------------------------------------------------------------------------------
 
 
-def _places(library: Path, addresses: Sequence[int]) -> dict[int, tuple[str, int]]:
+def source_lines(library: Path, addresses: Sequence[int]) -> dict[int, tuple[str, int]]:
     """The kernel's line of each return address, for those that have one; functions of the shim are passed over."""
     tool = shutil.which("addr2line") or shutil.which("llvm-addr2line")
     wanted = sorted(set(addresses))
