@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_of
-from gpucnn.nn._chain import chain, evaluation, twin
+from gpucnn.nn._chain import chain, twin
 from gpucnn.nn.activation import Flatten, Softmax
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv1d, Conv2d, Conv3d, ConvNd, ConvTransposeNd, LocallyConnectedNd
-from gpucnn.nn.keeping import inference
+from gpucnn.nn.keeping import evaluation, inference
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.module import Module, Parameter
 from gpucnn.nn.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, BatchNormNd

@@ -126,14 +126,7 @@ def uniform_(tensor: Target, a: float = 0.0, b: float = 1.0, *, rng: Rng = None)
     >>> uniform_(np.empty(3), -1, 1, rng=0)
     array([ 0.27392337, -0.46042657, -0.91805295])
     """
-
-    def draw(generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
-        values = generator.random(shape, dtype)
-        values *= plain(b) - plain(a)
-        values += plain(a)
-        return values
-
-    return _fill(tensor, draw, rng)
+    return _fill(tensor, np.random.Generator.random, rng, plain(b) - plain(a), plain(a))
 
 
 def normal_(tensor: Target, mean: float = 0.0, std: float = 1.0, *, rng: Rng = None) -> Target:
@@ -163,14 +156,7 @@ def normal_(tensor: Target, mean: float = 0.0, std: float = 1.0, *, rng: Rng = N
     >>> normal_(np.empty(2), rng=0)
     array([ 0.12573022, -0.13210486])
     """
-
-    def draw(generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
-        values = generator.standard_normal(shape, dtype)
-        values *= plain(std)
-        values += plain(mean)
-        return values
-
-    return _fill(tensor, draw, rng)
+    return _fill(tensor, np.random.Generator.standard_normal, rng, plain(std), plain(mean))
 
 
 def constant_(tensor: Target, val: float) -> Target:
@@ -345,10 +331,12 @@ def _array(tensor: Any) -> Any:
     return tensor.data if isinstance(tensor, Parameter) else tensor
 
 
-def _fill(tensor: Target, draw: Callable[..., Any], rng: Rng) -> Target:
-    """Fill in place by ``draw(generator, shape, dtype)``, in float64 where the dtype is that, else in float32."""
+def _fill(tensor: Target, draw: Callable[..., Any], rng: Rng, scale: float, shift: float) -> Target:
+    """Fill with ``draw(generator, shape, dtype) * scale + shift``, computed in float64 if that is the dtype, or float32."""
     array = _array(tensor)
     dtype = np.float64 if array.dtype == np.float64 else np.float32
     values = draw(generator_of("nn.init", rng), tuple(array.shape), dtype)
+    values *= scale
+    values += shift
     array[...] = backend_of(array).xp.asarray(values).astype(array.dtype, copy=False)
     return tensor

@@ -12,7 +12,7 @@ import numpy as np
 from gpucnn.backends import backend_of
 from gpucnn.geometry import ReceptiveField, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.arguments import integers, is_sequence
-from gpucnn.nn.keeping import inference
+from gpucnn.nn.keeping import evaluation
 
 __all__ = ["Summary", "summary"]
 
@@ -178,13 +178,8 @@ def summary(model: Module, input_shape: Sequence[int] | int) -> Summary:
     if isinstance(model, type) or not hasattr(model, "multiply_adds"):
         raise TypeError(f"summary: model is of type {type(model).__name__}, expected a Module")
     record = _Record(model, shape)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with _watched(record), inference():
-            model.eval()(record.first)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation(model), _watched(record):
+        model(record.first)
     return Summary(shape, tuple(record.rows()))
 
 

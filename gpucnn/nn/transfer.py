@@ -9,10 +9,11 @@ import numpy as np
 
 from gpucnn.backends import backend_of
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.nn._chain import chain, evaluation, expect_module, pair_of
+from gpucnn.nn._chain import chain, expect_module, pair_of
 from gpucnn.nn.activation import Flatten
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import ConvNd
+from gpucnn.nn.keeping import evaluation
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.losses import CrossEntropyLoss
 from gpucnn.nn.module import Module, Parameter
