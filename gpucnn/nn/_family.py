@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from inspect import cleandoc
-from math import sqrt
+from math import prod, sqrt
 from types import FunctionType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.functional._family import SPACE, fill
 from gpucnn.geometry import Padding, Size, TransposedWindow, Window, same_padding
-from gpucnn.geometry.arguments import SAME, Pairs, integers, padding_form
+from gpucnn.geometry.arguments import SAME, Pairs, boolean, integers, padding_form
 from gpucnn.nn.module import Array, Module, Parameter
+
+Family = TypeVar("Family", bound="Ranked")
 
 # Sections that the docstrings of all families have; one that a docstring has itself is not added
 _RAISES = """\
@@ -44,18 +46,25 @@ class Ranked(Module):
     function: ClassVar[Callable[..., Any]]
     gradient: ClassVar[Callable[..., Any]]
     _op: ClassVar[str]
+    _members: ClassVar[dict[int, Any]]
 
     def __init_subclass__(cls, op: str | None = None, rank: int | None = None) -> None:
         super().__init_subclass__()
         if op is not None:
-            cls._op = op
+            cls._op, cls._members = op, {}
         if rank is not None:
-            cls.rank = rank
+            cls.rank, cls._members[rank] = rank, cls
             cls.__doc__ = fill(_with_sections(cls.__mro__[1].__doc__ or "", cls._op), rank)
             _name_constructor(cls)
             name = cls._op.format(n=rank)
             cls.function = staticmethod(getattr(F, name))
             cls.gradient = staticmethod(getattr(F, f"{name}_backward"))
+
+    @classmethod
+    def member(cls: type[Family], rank: int) -> type[Family]:
+        """The family's layer for images of that rank."""
+        member: type[Family] = cls._members[rank]
+        return member
 
     def _sizes(self, name: str, value: Size, least: int = 1) -> tuple[int, ...]:
         """`value` as one int for each axis."""
@@ -142,12 +151,13 @@ class Weighted(Module):
     bias: Parameter | None
 
     def _draw(
-        self, shape: tuple[int, ...], fan_in: int, bias_shape: tuple[int, ...] | None, dtype: Any, rng: Any
+        self, shape: tuple[int, ...], bias_shape: tuple[int, ...], bias: bool, dtype: Any, rng: Any, fan_in: int = 0
     ) -> None:
-        """Set the weight, and the bias where there is a shape for one."""
-        generator = np.random.default_rng(rng)
+        """Set the weight, and the bias if there is to be one; the fan in is the size of ``weight[0]`` if it is 0."""
+        biased = boolean(type(self).__name__, "bias", bias)
+        generator, fan_in = np.random.default_rng(rng), fan_in or prod(shape[1:])
         self.weight = uniform(generator, shape, fan_in, dtype)
-        self.bias = None if bias_shape is None else uniform(generator, bias_shape, fan_in, dtype)
+        self.bias = uniform(generator, bias_shape, fan_in, dtype) if biased else None
 
     def _arrays(self) -> tuple[Array | None, Array | None]:
         """The values of weight and bias."""

@@ -9,7 +9,7 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.geometry import Padding, Size
-from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence, padding_form
+from gpucnn.geometry.arguments import integer, integers, is_sequence, padding_form
 from gpucnn.geometry.sizes import window_axes
 from gpucnn.nn._family import Enlarging, Sliding, Weighted, Windowed, shown
 from gpucnn.nn.module import Array, Parameter
@@ -111,16 +111,15 @@ class ConvNd(Filters, Sliding, op="conv{n}d"):
         dtype: Any = np.float32,
         rng: Any = None,
     ) -> None:
-        name = type(self).__name__
         self._set_filters(in_channels, out_channels, kernel_size, stride, padding, dilation)
         self._set_groups(groups)
         if padding_mode not in PADDING_MODES:
-            raise ValueError(f"{name}: padding_mode is {padding_mode!r}, expected one of {PADDING_MODES}")
+            raise ValueError(
+                f"{type(self).__name__}: padding_mode is {padding_mode!r}, expected one of {PADDING_MODES}"
+            )
         self.padding_mode = padding_mode
-        depth = self.in_channels // self.groups
-        bias_shape = (self.out_channels,) if boolean(name, "bias", bias) else None
-        shape = (self.out_channels, depth, *self.kernel_size)
-        self._draw(shape, depth * prod(self.kernel_size), bias_shape, dtype, rng)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self._draw(shape, (self.out_channels,), bias, dtype, rng)
 
     def _options(self) -> dict[str, Any]:
         padding = self.padding if self.padding_mode == "zeros" else 0
@@ -213,10 +212,8 @@ class ConvTransposeNd(Filters, Enlarging, op="conv_transpose{n}d"):
         self._set_filters(in_channels, out_channels, kernel_size, stride, padding, dilation)
         self._set_groups(groups)
         self.output_padding = self._sizes("output_padding", output_padding, 0)
-        depth = self.out_channels // self.groups
-        bias_shape = (self.out_channels,) if boolean(type(self).__name__, "bias", bias) else None
-        shape = (self.in_channels, depth, *self.kernel_size)
-        self._draw(shape, depth * prod(self.kernel_size), bias_shape, dtype, rng)
+        shape = (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
+        self._draw(shape, (self.out_channels,), bias, dtype, rng)
 
     def _options(self, extra: tuple[int, ...]) -> dict[str, Any]:
         return {
@@ -333,10 +330,9 @@ class LocallyConnectedNd(Filters, Sliding, op="locally_connected{n}d"):
         padding_pairs = padding_form(name, padding, self.rank)
         axes = window_axes(name, self.input_size, self.kernel_size, self.stride, padding_pairs, self.dilation)
         self.output_size = tuple(axis.out for axis in axes)
-        fan_in = self.in_channels * prod(self.kernel_size)
-        bias_shape = (self.out_channels, *self.output_size) if boolean(name, "bias", bias) else None
-        shape = (self.out_channels, *self.output_size, self.in_channels, *self.kernel_size)
-        self._draw(shape, fan_in, bias_shape, dtype, rng)
+        outputs = (self.out_channels, *self.output_size)
+        inputs = (self.in_channels, *self.kernel_size)  # that each output reads
+        self._draw((*outputs, *inputs), outputs, bias, dtype, rng, fan_in=prod(inputs))
 
     def _options(self) -> dict[str, Any]:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}

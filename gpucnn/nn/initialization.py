@@ -332,7 +332,7 @@ def _array(tensor: Any) -> Any:
 
 
 def _fill(tensor: Target, draw: Callable[..., Any], rng: Rng, scale: float, shift: float) -> Target:
-    """Fill with ``draw(generator, shape, dtype) * scale + shift``, computed in float64 if that is the dtype, or float32."""
+    """Fill with ``draw(generator, shape, dtype) * scale + shift``, in float64 if that is the dtype, else in float32."""
     array = _array(tensor)
     dtype = np.float64 if array.dtype == np.float64 else np.float32
     values = draw(generator_of("nn.init", rng), tuple(array.shape), dtype)

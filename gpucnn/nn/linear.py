@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.geometry.arguments import boolean, integer
+from gpucnn.geometry.arguments import integer
 from gpucnn.nn._family import Weighted
 from gpucnn.nn.module import Array
 
@@ -52,9 +52,7 @@ class Linear(Weighted):
     ) -> None:
         self.in_features = integer("Linear", "in_features", in_features, 1)
         self.out_features = integer("Linear", "out_features", out_features, 1)
-        bias_shape = (self.out_features,) if boolean("Linear", "bias", bias) else None
-        shape = (self.out_features, self.in_features)
-        self._draw(shape, self.in_features, bias_shape, dtype, rng)
+        self._draw((self.out_features, self.in_features), (self.out_features,), bias, dtype, rng)
 
     def forward(self, x: Array) -> Array:
         """``x @ weight.T + bias``: array [*, IN] to array [*, OUT]."""

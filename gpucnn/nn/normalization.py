@@ -39,15 +39,16 @@ class Tracking(Norm, Ranked):
 
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
 
-    def _set(
+    def __init__(
         self,
         num_features: int,
-        eps: float,
-        momentum: float | None,
-        affine: bool,
-        track_running_stats: bool,
-        bias: bool,
-        dtype: Any,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        dtype: Any = np.float32,
     ) -> None:
         name = type(self).__name__
         self.num_features = integer(name, "num_features", num_features, 1)
@@ -138,19 +139,6 @@ class BatchNormNd(Tracking, op="batch_norm"):
     (True, 1)
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        bias: bool = True,
-        dtype: Any = np.float32,
-    ) -> None:
-        self._set(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
-
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
         self._expect_axes(x, *(["N, C"] if self.rank == 1 else []), f"N, C, {SPACE[self.rank]}")
@@ -221,7 +209,7 @@ class InstanceNormNd(Tracking, op="instance_norm"):
         bias: bool = True,
         dtype: Any = np.float32,
     ) -> None:
-        self._set(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias, dtype=dtype)
 
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""

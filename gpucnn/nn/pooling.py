@@ -351,7 +351,7 @@ class AdaptiveNd(PlainNd):
 
     output_size: Any
 
-    def _set_output(self, output_size: Any) -> None:
+    def __init__(self, output_size: Any) -> None:
         given = tuple(output_size) if is_sequence(output_size) else (output_size,) * self.rank
         sizes = self._sizes("output_size", tuple(1 if size is None else size for size in given))
         self.output_size = tuple(None if size is None else read for size, read in zip(given, sizes, strict=True))
@@ -387,7 +387,7 @@ class AdaptiveMaxPoolNd(MaximaNd, AdaptiveNd, op="adaptive_max_pool{n}d"):
     """
 
     def __init__(self, output_size: Any, return_indices: bool = False) -> None:
-        self._set_output(output_size)
+        super().__init__(output_size)
         self.return_indices = boolean(type(self).__name__, "return_indices", return_indices)
 
 
@@ -404,9 +404,6 @@ class AdaptiveAvgPoolNd(AdaptiveNd, op="adaptive_avg_pool{n}d"):
     >>> AdaptiveAvgPool{n}d(1)(np.ones((1, 3, {7}))).shape
     (1, 3, {1})
     """
-
-    def __init__(self, output_size: Any) -> None:
-        self._set_output(output_size)
 
 
 # --- Larger images ------------------------------------------------------------------------------------------------
