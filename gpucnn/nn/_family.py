@@ -151,13 +151,19 @@ class Weighted(Module):
     bias: Parameter | None
 
     def _draw(
-        self, shape: tuple[int, ...], bias_shape: tuple[int, ...], bias: bool, dtype: Any, rng: Any, fan_in: int = 0
+        self,
+        shape: tuple[int, ...],
+        bias_shape: tuple[int, ...],
+        bias: bool,
+        dtype: Any,
+        rng: Any,
+        fan_in: int | None = None,
     ) -> None:
-        """Set the weight, and the bias if there is to be one; the fan in is the size of ``weight[0]`` if it is 0."""
-        biased = boolean(type(self).__name__, "bias", bias)
-        generator, fan_in = np.random.default_rng(rng), fan_in or prod(shape[1:])
-        self.weight = uniform(generator, shape, fan_in, dtype)
-        self.bias = uniform(generator, bias_shape, fan_in, dtype) if biased else None
+        """Set the weight, and the bias if there is to be one; the default fan in is the size of ``weight[0]``."""
+        biased, generator = boolean(type(self).__name__, "bias", bias), np.random.default_rng(rng)
+        inputs = prod(shape[1:]) if fan_in is None else fan_in
+        self.weight = uniform(generator, shape, inputs, dtype)
+        self.bias = uniform(generator, bias_shape, inputs, dtype) if biased else None
 
     def _arrays(self) -> tuple[Array | None, Array | None]:
         """The values of weight and bias."""
