@@ -71,17 +71,24 @@ class Tracking(Norm, Ranked):
 
     def _normalised(self, x: Array, momentum: float) -> tuple[Array, tuple[Any, ...]]:
         """The normalised x, and the values that `_gradient` takes."""
-        own = self.training or self.running_mean is None  # whether by the statistics of x itself
+        by_input = self.training or self.running_mean is None  # by the statistics of x, or by the running ones
         y, mean, rstd = self.function(
-            x, self.running_mean, self.running_var, *self._arrays(), own, momentum, self.eps, return_statistics=True
+            x,
+            self.running_mean,
+            self.running_var,
+            *self._arrays(),
+            by_input,
+            momentum,
+            self.eps,
+            return_statistics=True,
         )
-        return y, (x, own, mean, rstd)
+        return y, (x, by_input, mean, rstd)
 
-    def _gradient(self, grad_output: Array, x: Array, own: bool, mean: Array, rstd: Array) -> Array:
+    def _gradient(self, grad_output: Array, x: Array, by_input: bool, mean: Array, rstd: Array) -> Array:
         """The gradient of x; those of weight and bias are accumulated."""
         running, statistics = (self.running_mean, self.running_var), {"mean": mean, "rstd": rstd}
         grads = self.gradient(
-            grad_output, x, *running, *self._arrays(), own, 0.0, self.eps, **statistics, needs=self._needs(2)
+            grad_output, x, *running, *self._arrays(), by_input, 0.0, self.eps, **statistics, needs=self._needs(2)
         )
         return self._accumulated(grads)
 
@@ -231,18 +238,15 @@ class InstanceNormNd(Tracking, op="instance_norm"):
 
 
 class RowNorm(Norm):
-    """The base of layer and group norm: statistics of the input alone, over rows of it that `_rows` describes."""
+    """The base of layer and group norm: statistics of the input alone, taken over rows of it."""
 
     function: ClassVar[Callable[..., Any]]
     gradient: ClassVar[Callable[..., Any]]
-
-    def _rows(self) -> Any:
-        """The operation's argument after the input."""
-        raise NotImplementedError
+    _rows: ClassVar[str]  # the attribute that tells the operation what a row is
 
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
-        y, mean, rstd = self.function(x, self._rows(), *self._arrays(), self.eps, return_statistics=True)
+        y, mean, rstd = self.function(x, getattr(self, self._rows), *self._arrays(), self.eps, return_statistics=True)
         self.keep(x, mean, rstd)
         return y
 
@@ -250,7 +254,9 @@ class RowNorm(Norm):
         """The gradient of the input; those of weight and bias are accumulated."""
         x, mean, rstd = self.kept()
         arrays, needs = self._arrays(), self._needs()
-        grads = self.gradient(grad_output, x, self._rows(), *arrays, self.eps, mean=mean, rstd=rstd, needs=needs)
+        grads = self.gradient(
+            grad_output, x, getattr(self, self._rows), *arrays, self.eps, mean=mean, rstd=rstd, needs=needs
+        )
         return self._accumulated(grads)
 
 
@@ -295,6 +301,7 @@ class LayerNorm(RowNorm):
     """
 
     function, gradient = staticmethod(F.layer_norm), staticmethod(F.layer_norm_backward)
+    _rows = "normalized_shape"
 
     def __init__(
         self,
@@ -312,9 +319,6 @@ class LayerNorm(RowNorm):
         self.eps = number("LayerNorm", "eps", eps, least=0.0)
         self.elementwise_affine = boolean("LayerNorm", "elementwise_affine", elementwise_affine)
         self._set_affine(self.normalized_shape, self.elementwise_affine, bias, dtype)
-
-    def _rows(self) -> tuple[int, ...]:
-        return self.normalized_shape
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -365,6 +369,7 @@ class GroupNorm(RowNorm):
     """
 
     function, gradient = staticmethod(F.group_norm), staticmethod(F.group_norm_backward)
+    _rows = "num_groups"
 
     def __init__(
         self,
@@ -385,9 +390,6 @@ class GroupNorm(RowNorm):
         self.eps = number("GroupNorm", "eps", eps, least=0.0)
         self.affine = boolean("GroupNorm", "affine", affine)
         self._set_affine((self.num_channels,), self.affine, bias, dtype)
-
-    def _rows(self) -> int:
-        return self.num_groups
 
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
