@@ -21,6 +21,7 @@ Target = TypeVar("Target")
 Rng = np.random.Generator | int | None
 
 MODES = ("fan_in", "fan_out")
+GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3, "relu": math.sqrt(2.0), "selu": 3.0 / 4}
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
@@ -48,16 +49,11 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     >>> calculate_gain("relu") == math.sqrt(2.0)
     True
     """
-    if nonlinearity in ("linear", "sigmoid") or nonlinearity.startswith("conv"):
-        return 1.0
-    if nonlinearity == "tanh":
-        return 5.0 / 3
-    if nonlinearity == "relu":
-        return math.sqrt(2.0)
     if nonlinearity == "leaky_relu":
         return math.sqrt(2.0 / (1 + (0.01 if param is None else plain(param)) ** 2))
-    if nonlinearity == "selu":
-        return 3.0 / 4
+    kind = "linear" if nonlinearity.startswith("conv") else nonlinearity
+    if kind in GAINS:
+        return GAINS[kind]
     raise ValueError(
         f"calculate_gain: nonlinearity is {nonlinearity!r}, expected 'linear', 'conv…', 'sigmoid', 'tanh', 'relu', "
         "'leaky_relu' or 'selu'"

@@ -72,24 +72,14 @@ class Tracking(Norm, Ranked):
     def _normalised(self, x: Array, momentum: float) -> tuple[Array, tuple[Any, ...]]:
         """The normalised x, and the values that `_gradient` takes."""
         by_input = self.training or self.running_mean is None  # by the statistics of x, or by the running ones
-        y, mean, rstd = self.function(
-            x,
-            self.running_mean,
-            self.running_var,
-            *self._arrays(),
-            by_input,
-            momentum,
-            self.eps,
-            return_statistics=True,
-        )
+        running, arrays = (self.running_mean, self.running_var), self._arrays()
+        y, mean, rstd = self.function(x, *running, *arrays, by_input, momentum, self.eps, return_statistics=True)
         return y, (x, by_input, mean, rstd)
 
     def _gradient(self, grad_output: Array, x: Array, by_input: bool, mean: Array, rstd: Array) -> Array:
         """The gradient of x; those of weight and bias are accumulated."""
-        running, statistics = (self.running_mean, self.running_var), {"mean": mean, "rstd": rstd}
-        grads = self.gradient(
-            grad_output, x, *running, *self._arrays(), by_input, 0.0, self.eps, **statistics, needs=self._needs(2)
-        )
+        arguments = (self.running_mean, self.running_var, *self._arrays(), by_input, 0.0, self.eps)
+        grads = self.gradient(grad_output, x, *arguments, mean=mean, rstd=rstd, needs=self._needs(2))
         return self._accumulated(grads)
 
     def extra_repr(self) -> str:
@@ -253,10 +243,8 @@ class RowNorm(Norm):
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input; those of weight and bias are accumulated."""
         x, mean, rstd = self.kept()
-        arrays, needs = self._arrays(), self._needs()
-        grads = self.gradient(
-            grad_output, x, getattr(self, self._rows), *arrays, self.eps, mean=mean, rstd=rstd, needs=needs
-        )
+        arguments = (getattr(self, self._rows), *self._arrays(), self.eps)
+        grads = self.gradient(grad_output, x, *arguments, mean=mean, rstd=rstd, needs=self._needs())
         return self._accumulated(grads)
 
 

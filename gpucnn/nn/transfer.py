@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -125,19 +126,15 @@ def replace_head(model: Module, num_classes: int, rng: np.random.Generator | int
 
 
 def _head(op: str, model: Module) -> tuple[str, Module, Any]:
-    """The last Linear layer or convolution of `model`, its parent, and its name there."""
-    heads = [
-        (name, parent, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, (Linear, ConvNd))
-    ]
-    order = {id(module): place for place, module in enumerate(model.modules())}
+    """The last Linear layer or convolution of `model`: its name in its parent, the parent, and itself."""
+    heads = [name for name, module in model.named_modules() if name and isinstance(module, (Linear, ConvNd))]
     if not heads:
         raise ValueError(
             f"{op}: {type(model).__name__} has no Linear layer or convolution below it, expected a last one"
         )
-    return max(heads, key=lambda head: order[id(head[2])])
+    *path, name = heads[-1].split(".")
+    parent: Module = reduce(getattr, path, model)
+    return name, parent, getattr(parent, name)
 
 
 def freeze(model: Module, but: Module | Iterable[Module] = ()) -> None:
