@@ -139,7 +139,7 @@ class Enlarging(Windowed):
     """A layer whose window slides over its output: the reverse of a layer with that window."""
 
     def window(self, input_shape: tuple[int, ...]) -> TransposedWindow:
-        """The dilated window of the layer that this one reverses."""
+        """The dilated window of the layer that this one reverses, whatever position in it a value has."""
         sizes = tuple(size * step for size, step in zip(self._space(input_shape), self.stride, strict=True))
         return TransposedWindow(self.kernel_size, self.stride, self._pairs(sizes), self.dilation)
 
