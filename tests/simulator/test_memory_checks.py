@@ -123,8 +123,9 @@ def test_a_vector_must_be_aligned() -> None:
     with pytest.raises(Misaligned) as caught:
         vectors((1,), (8,), (x[1:], y))
     assert caught.value.line == line_of(FILE, "// vector read")
-    with pytest.raises(OutOfBounds):
-        vectors((1,), (8,), (x[40:], y))
+    for view in (x[40:], x[:31]):  # the last begins after the array, or within it
+        with pytest.raises(OutOfBounds):
+            vectors((1,), (8,), (view, y))
 
 
 def test_a_null_pointer_may_be_asked_but_not_read() -> None:
