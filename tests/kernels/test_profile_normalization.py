@@ -89,14 +89,6 @@ def weighs_planes(launch: LaunchProfile) -> bool:
     return launch.kernel == "norm_backward_sums_combine" and any(a.array == "weight" for a in launch.accesses)
 
 
-@pytest.mark.table(1)
-@pytest.mark.parametrize("order", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("name", ["ResNet-50 bn1", "ResNet-50 bn5", "MobileNetV2 bn_144"])
-def test_inference_is_one_launch(name: str, order: str) -> None:
-    arrays = Arrays(name, order, "float32")
-    assert len(profiled(lambda: arrays.forward(own=False))[1].launches) == 1
-
-
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "order", "dtype"),

@@ -193,28 +193,38 @@ def of(library: str, modules: set[str]) -> set[str]:
     return {module for module in modules if is_part(module, library)}
 
 
+PARTS = ("backends", "data", "functional", "geometry", "nn", "simulator")
 PEERS = ("cupy", "torch", "ml_dtypes", "jax", "threadpoolctl", "onnxruntime", "matplotlib", "hypothesis", "pytest")
 
 
-def test_importing_the_package_loads_nothing_else() -> None:
-    modules = loaded("import gpucnn")
-    assert of("gpucnn", modules) == {"gpucnn"}
-    assert not of("numpy", modules)
-    assert not any(of(peer, modules) for peer in PEERS)
-
-
-def test_importing_the_operations_loads_no_peer_and_no_more_of_numpy() -> None:
-    modules = loaded("import gpucnn.functional", before="import numpy")
-    assert not any(of(peer, modules) for peer in PEERS)
-    assert not of("numpy", modules)
-    assert not of("gpucnn.backends.numpy", modules)
-    assert not of("gpucnn.information", modules)
-
-
-def test_importing_the_networks_loads_no_library_but_numpy() -> None:
-    modules = loaded("import gpucnn.nn, gpucnn.data", before="import numpy, gpucnn.functional")
-    assert not any(of(peer, modules) for peer in (*PEERS, "rich", "safetensors", "sklearn", "PIL"))
-    assert not of("gpucnn.simulator", modules)
+@pytest.mark.parametrize(
+    ("code", "before", "never"),
+    [
+        ("import gpucnn", "pass", (*PEERS, "numpy", *(f"gpucnn.{part}" for part in PARTS))),
+        (
+            "import gpucnn.functional", "import numpy",
+            (*PEERS, "numpy", "gpucnn.backends.numpy", "gpucnn.information"),
+        ),
+        (
+            "import gpucnn.nn, gpucnn.data", "import numpy, gpucnn.functional",
+            (*PEERS, "rich", "safetensors", "sklearn", "PIL", "gpucnn.simulator"),
+        ),
+        (
+            "x = np.ones((1, 1, 3, 3))\nF.conv2d(x, x)\nF.relu(np.ones(3).view(np.matrix))",
+            "import numpy as np, gpucnn.functional as F",
+            (*(peer for peer in PEERS if peer != "threadpoolctl"), "gpucnn.backends.cuda", "gpucnn.simulator"),
+        ),
+        (
+            "gpucnn.functional.softmax(gpucnn.simulator.asarray(np.ones(3)), 0)", "import numpy as np, gpucnn",
+            (*PEERS, "gpucnn.backends.numpy", "gpucnn.backends.cuda.device.cupy_runtime"),
+        ),
+    ],
+    ids=["the package", "operations", "networks and data", "computing", "computing on the simulator"],
+)  # fmt: skip
+def test_nothing_is_loaded_that_is_not_needed(code: str, before: str, never: tuple[str, ...]) -> None:
+    """Of threadpoolctl only where something is computed: it holds BLAS to one thread."""
+    modules = loaded(code, before)
+    assert {name for library in never for name in of(library, modules)} == set()
 
 
 def test_importing_the_geometry_loads_no_library() -> None:
@@ -224,26 +234,9 @@ def test_importing_the_geometry_loads_no_library() -> None:
     assert not any(of(peer, modules) for peer in PEERS)
 
 
-@pytest.mark.parametrize("part", ["backends", "data", "functional", "geometry", "nn", "simulator"])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_loaded_when_it_is_first_used(part: str) -> None:
     assert f"gpucnn.{part}" in loaded(f"gpucnn.{part}", before="import gpucnn")
-
-
-def test_computing_loads_no_peer() -> None:
-    code = "x = np.ones((1, 1, 3, 3))\nF.conv2d(x, x)\nF.relu(np.ones(3).view(np.matrix))"
-    modules = loaded(code, before="import numpy as np, gpucnn.functional as F")
-    assert "gpucnn.backends.numpy" in modules
-    peers = set(PEERS) - {"threadpoolctl"}  # what holds BLAS to one thread
-    assert not any(of(part, modules) for part in (*peers, "gpucnn.backends.cuda", "gpucnn.simulator"))
-
-
-def test_computing_on_the_simulator_loads_no_cupy() -> None:
-    code = "x = gpucnn.simulator.asarray(np.ones(3))\ngpucnn.functional.softmax(x, 0)"
-    modules = loaded(code, before="import numpy as np, gpucnn")
-    assert {"gpucnn.backends.cuda", "gpucnn.simulator.arrays"} <= modules
-    assert not any(
-        of(part, modules) for part in (*PEERS, "gpucnn.backends.numpy", "gpucnn.backends.cuda.device.cupy_runtime")
-    )
 
 
 # --- The repository -----------------------------------------------------------------------------------------------
