@@ -10,10 +10,12 @@ from benchmarks import kernel_profile
 from benchmarks.cases import Case
 from benchmarks.providers import Provider
 from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast
+from gpucnn.simulator.profiles import LaunchProfile
 
 pytestmark = pytest.mark.usefixtures("compiler")
 
 MOVED = {"depthwise convolution": 1.20, "pooling": 1.12, "resampling": 1.20}  # others 1.06: no tiles that overlap
+IMAGES = {"x", "y", "z", "grad_x", "grad_y", "residual"}
 SECTORS = {"pooling": 1.02}  # others 1.03
 ROWS = [
     pytest.param(case, kind, id=f"{case.id}, {kind.name}")
@@ -32,11 +34,17 @@ def arrays_moved(case: Case, kernels: list[str]) -> float:
     return {"backward_weight": 1.25, "backward": 1.05}.get(case.operation, 1.0)  # parts of sums
 
 
-def is_narrow(case: Case, kind: type[Provider], kernel: str) -> bool:
-    """Whether a launch has no accesses of 16 bytes: of planes of 7 x 7 numbers, and of sums."""
+def is_narrow(case: Case, kind: type[Provider]) -> bool:
+    """Whether images are not read and written 16 bytes at a time: planes of 7 x 7 numbers, small volumes."""
     planes = case.id.startswith("resnet-50/bn5") and kind is GpucnnGpu
-    volumes = case.id.startswith("c3d/pool2/forward") and kind is GpucnnGpuChannelsLast
-    return planes or volumes or kernel.endswith("_combine")
+    return planes or (case.id.startswith("c3d/pool2/forward") and kind is GpucnnGpuChannelsLast)
+
+
+def wide_share(launch: LaunchProfile) -> float:
+    """Of the sectors of images that are moved, those of accesses of 16 bytes a lane."""
+    images = [access for access in launch.accesses if access.array in IMAGES]
+    wide = sum(access.sectors for access in images if access.bytes == 16)
+    return wide / max(1, sum(access.sectors for access in images)) if images else 1.0
 
 
 @pytest.mark.table(4)
@@ -45,8 +53,8 @@ def test_each_value_is_moved_about_once(case: Case, kind: type[Provider]) -> Non
     profile = kernel_profile.profile_of(case, kind(1))
     moved = MOVED.get(case.family, 1.06)
     assert excesses(*profile.launches, moved=moved, sectors=SECTORS.get(case.family, 1.03)) == []
-    for row in kernel_profile.rows_of(case, "", profile):
-        if row.moved_bytes > 1 << 16 and not is_narrow(case, kind, row.kernel):
-            assert row.wide_share > 0.75, row
+    assert is_narrow(case, kind) or min(map(wide_share, profile.launches)) > 0.9
     kernels = [launch.kernel for launch in profile.launches]
+    if case.family == "normalization" and case.dtype == "float16":
+        moved = 1.15  # statistics and weights are float32 in any case
     assert profile.moved_bytes <= arrays_moved(case, kernels) * moved * case.least_bytes, kernels
