@@ -32,11 +32,55 @@ def pool(size: tuple[int, ...], kernel: int, stride: int, padding: int = 0) -> P
     return pool_geometry("pool", size, kernel, stride, padding, 1, False, "valid")
 
 
-def test_small_planes_go_together_but_leave_blocks_for_the_whole_device() -> None:
-    globally = adaptive_geometry("pool", (7, 7), 1, "valid")
-    assert average(globally, 1, 8).fields["tile_planes"] == 8
-    few, many = average(globally, 1, 2048), average(globally, 32, 2048)
-    assert (few.fields["tile_planes"], few.blocks) == (8, 256)
+def unstaged(geometry: PoolGeometry, c: int) -> Work:
+    """The work of a view, whose rows lie apart."""
+    x = layout(np.zeros((1, c, *geometry.input_size[:-1], geometry.input_size[-1] + 1), np.float32)[..., 1:])
+    return pooling._average_work(x, image(1, c, *geometry.output_size), geometry)
+
+
+def max_backward(geometry: PoolGeometry, n: int, c: int, dtype: Any = np.float32) -> Work:
+    """The work of a gradient with channels last."""
+    y, at = (image(n, c, *geometry.output_size, dtype=kind, channels_last=True) for kind in (dtype, np.int64))
+    return pooling._max_backward_work(
+        y, at, image(n, c, *geometry.input_size, dtype=dtype, channels_last=True), geometry
+    )
+
+
+GLOBALLY = adaptive_geometry("pool", (7, 7), 1, "valid")
+UNEVEN = pool_geometry("pool", (13, 173), (3, 2), (4, 1), (2, 1), (3, 1), False, "none")
+WORKS: dict[str, tuple[Work, dict[str, int]]] = {  # and fields of it
+    "small planes go together": (average(GLOBALLY, 1, 8), {"tile_planes": 8}),
+    "but leave blocks for the whole device": (average(GLOBALLY, 1, 2048), {"tile_planes": 8}),
+    "few large windows have several threads each": (average(GLOBALLY, 1, 8), {"lanes": 16}),
+    "larger ones more": (average(adaptive_geometry("pool", (28, 28), 1, "valid"), 1, 8), {"lanes": 32}),
+    "small windows one": (average(pool((56, 56), 3, 2, 1), 1, 8), {"lanes": 1}),
+    "bands of slices": (average(pool((16, 56, 56), 2, 2), 1, 2), {"band_axis": 0}),
+    "bands of rows": (average(pool((224, 224), 2, 2), 1, 2), {"band_axis": 1}),
+    "bands of a signal": (average(pool((40_000,), 2, 2), 1, 2), {"band_axis": 2}),
+    "channels that fill no sectors stay together": (
+        average(pool((28, 28), 3, 2, 1), 2, 3, channels_last=True), {"inner": 3, "channels_last": 1}
+    ),
+    "what does not fit is not staged": (
+        average(adaptive_geometry("pool", (300, 300), 1, "valid"), 1, 4), {"tile_planes": 0, "lanes": 32}
+    ),
+    "a view is not staged": (unstaged(pool((8, 8), 2, 2), 2), {"tile_planes": 0}),
+    "slices that do not fit": (max_backward(pool((16, 56, 56), 2, 2), 1, 128), {"band_axis": 0}),
+    "channels that fill no sectors are not parted": (max_backward(pool((16, 56, 56), 2, 2), 1, 27), {"tile_planes": 0}),
+    "even bands that read more than those that fit": (max_backward(UNEVEN, 8, 17, np.int8), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_tiles_fit_into_shared_memory(name: str) -> None:
+    work, fields = WORKS[name]
+    assert fields.items() <= work.fields.items()
+    assert (work.shared_bytes > 0) == (work.fields["tile_planes"] > 0)
+    assert work.shared_bytes <= tiles.MAX_SHARED_BYTES
+
+
+def test_planes_that_go_together_fill_sectors_and_leave_blocks() -> None:
+    assert average(GLOBALLY, 1, 2048).blocks == 256
+    many = average(GLOBALLY, 32, 2048)
     assert many.fields["tile_planes"] % 8 == 0  # whole sectors
     assert 16 < many.fields["tile_planes"] < 128
     assert many.shared_bytes <= tiles.WHOLE_SHARED
@@ -44,21 +88,19 @@ def test_small_planes_go_together_but_leave_blocks_for_the_whole_device() -> Non
 
 def test_large_planes_are_cut_into_even_bands() -> None:
     work = average(pool((224, 224), 3, 2, 1), 1, 4)
-    assert work.fields["band_axis"] == 1
     assert 1 < work.fields["bands"] == -(-112 // work.fields["tile"])
     assert work.blocks == 4 * work.fields["bands"]
-    assert work.shared_bytes <= tiles.MAX_SHARED_BYTES
-
-
-@pytest.mark.parametrize(("size", "axis"), [((16, 56, 56), 0), ((224, 224), 1), ((40_000,), 2)])
-def test_bands_are_cut_along_the_outermost_axis(size: tuple[int, ...], axis: int) -> None:
-    assert average(pool(size, 2, 2), 1, 2).fields["band_axis"] == axis
+    assert WORKS["even bands that read more than those that fit"][0].fields["bands"] > 1
 
 
 def test_bands_of_inputs_end_where_windows_do() -> None:
     geometry = pool((16, 56, 56), 2, 2)
     grad_y, grad_x = image(1, 2, *geometry.output_size), image(1, 2, *geometry.input_size)
     assert pooling._average_backward_work(grad_y, grad_x, geometry).fields["tile"] % 2 == 0
+    work = WORKS["slices that do not fit"][0]
+    assert (work.fields["tile"] % 2, work.fields["row_tile"] % 2) == (0, 0)
+    assert work.fields["row_bands"] == -(-56 // work.fields["row_tile"]) > 1
+    assert work.shared_bytes <= tiles.WANTED_SHARED  # windows of two blocks share nothing: small ones do
 
 
 @pytest.mark.parametrize("c", [64, 96])
@@ -67,24 +109,7 @@ def test_channels_last_are_parted_by_whole_sectors(c: int) -> None:
     inner = work.fields["inner"]
     assert c % inner == 0
     assert inner * 4 % tiles.SECTOR == 0
-    assert work.fields["channels_last"] == 1
     assert work.blocks == work.fields["bands"] * c // inner
-
-
-def test_channels_that_fill_no_sectors_stay_together() -> None:
-    assert average(pool((28, 28), 3, 2, 1), 2, 3, channels_last=True).fields["inner"] == 3
-
-
-def test_what_does_not_fit_is_not_staged() -> None:
-    work = average(adaptive_geometry("pool", (300, 300), 1, "valid"), 1, 4)
-    assert (work.fields["tile_planes"], work.fields["lanes"], work.shared_bytes) == (0, 32, 0)
-    assert work.threads == 4 * 32
-
-
-def test_views_are_not_staged() -> None:
-    geometry = pool((8, 8), 2, 2)
-    x = layout(np.zeros((1, 2, 1, 8, 9), np.float32)[..., 1:])
-    assert pooling._average_work(x, image(1, 2, 1, 4, 4), geometry).fields["tile_planes"] == 0
 
 
 @pytest.mark.parametrize(
@@ -94,14 +119,6 @@ def test_an_access_takes_16_bytes_where_arrays_are_aligned(dtype: Any, pack: int
     aligned = Layout((1, 1, 1, 1, 32), (0, 0, 0, 0, np.dtype(dtype).itemsize), np.dtype(dtype).itemsize)
     assert tiles.pack_of(aligned) == pack
     assert tiles.pack_of(aligned, aligned._replace(alignment=8)) == 1
-
-
-def test_few_large_windows_have_several_threads_each() -> None:
-    lanes = {
-        size: average(adaptive_geometry("pool", size, 1, "valid"), 1, 8).fields["lanes"] for size in ((7, 7), (28, 28))
-    }
-    assert lanes == {(7, 7): 16, (28, 28): 32}
-    assert average(pool((56, 56), 3, 2, 1), 1, 8).fields["lanes"] == 1
 
 
 def test_maxima_are_sought_by_rows_where_that_halves_the_comparisons() -> None:
@@ -140,31 +157,3 @@ def test_planes_of_many_channels_are_cut_into_parts_of_rows() -> None:
     assert tile.blocks == tile.bands * tile.row_bands * 64 // tile.inner
     assert tile.shared_bytes <= tiles.MAX_SHARED_BYTES
     assert tile.columns(224) == tile.row_tile * tile.inner
-
-
-def test_slices_that_do_not_fit_are_cut_into_bands_of_rows() -> None:
-    geometry = pool((16, 56, 56), 2, 2)
-    y, at = (image(1, 128, *geometry.output_size, dtype=dtype, channels_last=True) for dtype in (np.float32, np.int64))
-    x = image(1, 128, *geometry.input_size, channels_last=True)
-    work = pooling._max_backward_work(y, at, x, geometry)
-    assert (work.fields["band_axis"], work.fields["tile"] % 2, work.fields["row_tile"] % 2) == (0, 0, 0)
-    assert work.fields["row_bands"] == -(-56 // work.fields["row_tile"]) > 1
-    assert work.shared_bytes <= tiles.WANTED_SHARED  # windows of two blocks share nothing: small ones do
-
-
-def test_channels_that_fill_no_sectors_are_not_parted() -> None:
-    geometry = pool((16, 56, 56), 2, 2)
-    y, at = (image(1, 27, *geometry.output_size, dtype=dtype, channels_last=True) for dtype in (np.float32, np.int64))
-    x = image(1, 27, *geometry.input_size, channels_last=True)
-    assert pooling._max_backward_work(y, at, x, geometry).fields["tile_planes"] == 0
-
-
-def test_even_bands_that_read_more_than_those_that_fit_are_not_taken() -> None:
-    geometry = pool_geometry("pool", (13, 173), (3, 2), (4, 1), (2, 1), (3, 1), False, "none")
-    grad_y, grad_x = (
-        image(8, 17, *size, dtype=np.int8, channels_last=True) for size in (geometry.output_size, geometry.input_size)
-    )
-    indices = image(8, 17, *geometry.output_size, dtype=np.int64, channels_last=True)
-    work = pooling._max_backward_work(grad_y, indices, grad_x, geometry)
-    assert work.fields["bands"] > 1
-    assert 0 < work.shared_bytes <= tiles.MAX_SHARED_BYTES
