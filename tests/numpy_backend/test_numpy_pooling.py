@@ -93,6 +93,13 @@ def test_averages_in_pieces(pool: Pool) -> None:
         same_in_pieces(operation(name, pool.rank, "_backward"), pool.grad(y.shape), x, **pool.options)
 
 
+def test_pieces_between_windows_have_no_gradient(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((2, 3, 9, 6))
+    options = {"kernel_size": (1, 4), "stride": (5, 1), "padding": (0, 1)}
+    (grad,) = same_in_pieces(F.sum_pool2d_backward, F.sum_pool2d(x, **options), x, **options)
+    assert not grad[:, :, 1:5].any()
+
+
 @examples(80)
 @given(adaptives(FLOATS, CONTENTS))
 def test_adaptive_pooling_in_pieces(case: Adaptive) -> None:

@@ -318,6 +318,9 @@ def separably(ufunc: np.ufunc, nothing: Any, x: Array, passes: Passes, y: Array)
 
     y has the dtype of x.
     """
+    if not x.size:  # a piece between windows that lie far apart
+        y[...] = nothing
+        return
     for number, (dim, reads) in enumerate(passes, 1):
         name, last = f"pooling pass {number}", number == len(passes)
         shape = resized(x.shape, dim, reads.size)
