@@ -53,12 +53,7 @@ class CudaBackend(Backend):
     host = False
 
     def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-
-    @property
-    def xp(self) -> Any:
-        """The NumPy-like module of the runtime's arrays."""
-        return self.runtime.xp
+        self.runtime, self.xp = runtime, runtime.xp
 
     def empty(self, shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
         """An uninitialised array in C order, on the device of `on`."""

@@ -50,11 +50,8 @@ class Runtime(Protocol):
 
     name: str
     specialises: bool
+    xp: Any  # the NumPy-like module of its arrays
     null: Any  # an argument that is a null pointer
-
-    @property
-    def xp(self) -> Any:
-        """The NumPy-like module of the runtime's arrays."""
 
     def __hash__(self) -> int:
         """Hash of the runtime, by which its compiled kernels are cached."""
@@ -109,17 +106,10 @@ class ReplayingRuntime(Runtime, Protocol):
 class Plan:
     """A launch without its array addresses; its program is compiled at the first launch."""
 
-    source: Source | None
+    source: Source | None  # None where the function needs no compilation
     device: Device
     grid: tuple[int, ...]
     block: tuple[int, ...]
     parameters: Any
     shared_bytes: int
     function: Function | None = None
-
-    def compiled(self, runtime: Runtime) -> Function:
-        """The function that is launched."""
-        if self.function is None:
-            assert self.source is not None
-            self.function = runtime.function(self.source, self.device)
-        return self.function

@@ -25,7 +25,7 @@ class SimulatorRuntime:
     """
 
     name = "simulator"
-    xp = namespace
+    xp: Any = namespace
     specialises = False
     null = None
 

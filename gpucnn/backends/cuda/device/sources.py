@@ -61,11 +61,6 @@ class Kernel:
         return self.function or self.file
 
     @cached_property
-    def structure(self) -> Structure:
-        """The structure of parameters that it takes."""
-        return structure(self.params)
-
-    @cached_property
     def arrays(self) -> tuple[str, ...]:
         """The names of its array parameters, in their order, as its source declares them."""
         text = re.sub(r"//.*", "", _text(f"{self.file}.cu"))
@@ -91,19 +86,11 @@ class Structure:
     name: str
     fields: tuple[tuple[str, bool, bool], ...]
 
-    def dtypes(self, wide: bool, specialised: bool) -> np.dtype[np.void]:
-        """The structure's layout in memory, with 64-bit indices where `wide`."""
-        index = np.int64 if wide else np.int32
-        kept = [
-            (name, index if is_index else np.float64) for name, is_index, live in self.fields if live or not specialised
-        ]
-        return np.dtype(kept, align=True)
-
     def packed(self, values: Mapping[str, Any], wide: bool, specialised: bool) -> np.ndarray[Any, Any]:
-        """`values` as the bytes that the kernel takes: an array of no dimensions."""
-        dtype = self.dtypes(wide, specialised)
-        assert dtype.names is not None
-        record = np.array(tuple(values[name] for name in dtype.names), dtype)
+        """`values` as the bytes that the kernel takes, with 64-bit indices where `wide`: an array of no dimensions."""
+        index, kept = (np.int64 if wide else np.int32), [field for field in self.fields if field[2] or not specialised]
+        dtype = np.dtype([(name, index if is_index else np.float64) for name, is_index, _ in kept], align=True)
+        record = np.array(tuple([values[name] for name, _, _ in kept]), dtype)
         return record.view(np.dtype((np.void, dtype.itemsize)))
 
 

@@ -14,16 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Device, ReplayingRuntime
-from gpucnn.backends.cuda.launch.listening import current, listening
+from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Plan, ReplayingRuntime
+from gpucnn.backends.cuda.launch.listening import listening, this_thread
 from gpucnn.numerics import choices
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda.device.runtime import Plan
 
 MAX_DISTANCES = 64  # sets of address distances between interleaved arrays, kept per form of call
 MAX_KEPT = 4096  # forms of calls; beyond it all are dropped, for programs whose sizes never recur
@@ -55,7 +52,7 @@ class Replays:
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Call the operation, or replay it: the result is that of ``operation(*arguments, **named)``."""
         arrays: list[Array] = []
-        key = None if current() is not None else self._key(operation, arguments, named, arrays)
+        key = None if this_thread.listener is not None else self._key(operation, arguments, named, arrays)
         if key is None:
             return operation(*arguments, **named)
         try:
@@ -106,22 +103,16 @@ class Replays:
         named: dict[str, Any],
     ) -> Any:
         """The operation's result; its replay is kept where the call could be recorded."""
-        addresses = {array.data.ptr for array in arrays}
-        if len(addresses) < len(arrays):  # the arrays of a launch would be ambiguous
+        if len({array.data.ptr for array in arrays}) < len(arrays):  # the arrays of a launch would be ambiguous
             return operation(*arguments, **named)
         recording = Recording(self._runtime, arrays, named.get("out"))
-        try:
-            with listening(recording):
-                result = operation(*arguments, **named)
-            replay = recording.replay(result)
-            constant_bytes = recording.constant_bytes
-        finally:
-            recording.forget()
-        self._constant_bytes += constant_bytes
+        with listening(recording):
+            result = operation(*arguments, **named)
+        self._constant_bytes += recording.constant_bytes
         if len(self.kept) >= MAX_KEPT or self._constant_bytes > MAX_CONSTANT_BYTES:
             self.kept.clear()
-            self._constant_bytes = constant_bytes
-        self.kept[key] = replay
+            self._constant_bytes = recording.constant_bytes
+        self.kept[key] = recording.replay(result)
         return result
 
 
@@ -159,6 +150,7 @@ class Recording:
         self._out = out
         self._new: list[_New] = []
         self._constants: list[Array] = []
+        self.constant_bytes = 0
         self._steps: list[_Step] = []
         self._places = {array.data.ptr: 2 + index for index, array in enumerate(arrays)}
         self._is_whole = all(array.size for array in arrays)  # empty arrays may have one address
@@ -176,11 +168,7 @@ class Recording:
         for array in arrays:
             self._constants.append(array)
             self._places[array.data.ptr] = -len(self._constants)
-
-    @property
-    def constant_bytes(self) -> int:
-        """Bytes of what a replay keeps."""
-        return sum(array.size * array.itemsize for array in self._constants)
+            self.constant_bytes += array.size * array.itemsize
 
     def computed(self) -> None:
         """Record that a result was computed without a launch."""
@@ -205,9 +193,7 @@ class Recording:
         makers, moved = self._makers(dict(zip(places, results, strict=True)))
         steps = [_Step(plan, tuple([moved.get(place, place) for place in taken])) for plan, taken in self._steps]
         places = tuple([moved.get(place, place) for place in places])
-        device = self._runtime.device(self._given[0])
-        answer = _answer(places, isinstance(result, tuple))
-        replay = _replay(self._runtime, device, makers, steps, self._constants, answer)
+        replay = _replay(self._runtime, makers, steps, self._constants, places, isinstance(result, tuple))
         return replay if self._out is None else _Apart(replay, self._given, self._out)
 
     def _makers(self, results: dict[int, Any]) -> tuple[list[Callable[[], Array]], dict[int, int]]:
@@ -244,10 +230,6 @@ class Recording:
         ]
         return makers, moved
 
-    def forget(self) -> None:
-        """Release the arrays."""
-        self._given, self._new, self._constants, self._out = (), [], [], None
-
     def _place_of_result(self, result: Array | None) -> int:
         if result is None:
             return 1
@@ -259,33 +241,25 @@ class Recording:
         return place if any(result is array for array in self._given) else -1
 
 
-def _answer(places: tuple[int, ...], is_tuple: bool) -> Callable[[Sequence[Any]], Any]:
-    """A function from the pool of arrays to the return value of a call."""
-    if is_tuple and len(places) == 1:
-        (place,) = places
-        return lambda pool: (pool[place],)
-    return itemgetter(*places)
-
-
 def _replay(
     runtime: ReplayingRuntime,
-    device: Device,
     makers: Sequence[Callable[[], Array]],
     steps: Sequence[_Step],
     kept: Sequence[Array],
-    answer: Callable[[Sequence[Any]], Any],
+    results: tuple[int, ...],
+    is_tuple: bool,
 ) -> Replay:
+    """A function that makes the new arrays, launches the steps and returns the arrays at the places of the results."""
     constants = (*(plan.parameters for plan, _ in steps), *reversed(kept))  # the first one kept is at -1
-    launches = [
-        (
-            runtime.here(plan.compiled(runtime), plan.shared_bytes),
-            plan.grid,
-            plan.block,
-            itemgetter(*places, index - len(constants)),  # parameters are at the end
-            plan.shared_bytes,
-        )
-        for index, (plan, places) in enumerate(steps)
-    ]
+    launches = []
+    for at, (plan, places) in enumerate(steps, start=-len(constants)):  # parameters are at the end
+        assert plan.function is not None  # since it was launched
+        launch = runtime.here(plan.function, plan.shared_bytes)
+        launches.append((launch, plan.grid, plan.block, itemgetter(*places, at), plan.shared_bytes))
+    answer: Callable[[Sequence[Any]], Any] = itemgetter(*results)
+    if is_tuple and len(results) == 1:
+        answer = itemgetter(slice(results[0], results[0] + 1))
+    device = steps[0].plan.device
     null, index, current_device = runtime.null, device.index, runtime.current_device
 
     def replay(arrays: Sequence[Array]) -> Any:
