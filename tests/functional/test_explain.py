@@ -144,7 +144,7 @@ def test_the_algorithm_is_the_one_that_runs(
         request.getfixturevalue("compiler")
         directions = ("forward", "backward_input", "backward_weight")
         by = {
-            "depthwise": (depthwise, directions), "direct": (on_a_gpu, tuple(f"_{each}" for each in directions)),
+            "depthwise": (depthwise, directions), "direct": (on_a_gpu, tuple(f"direct_{each}" for each in directions)),
             "im2col": (im2col, directions),
         }  # fmt: skip
     ran: list[str] = []

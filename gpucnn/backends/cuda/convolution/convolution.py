@@ -14,12 +14,12 @@ import numpy as np
 
 from gpucnn.backends.cuda.convolution import depthwise
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
-from gpucnn.backends.cuda.convolution.fields import IMAGE, conv_fields, extents, residue_threads, unfold_fields
+from gpucnn.backends.cuda.convolution.fields import SPACE, conv_fields, extents
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.convolution.split_k import add_parts, weight_block, weight_splits
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
-from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout, strides
+from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch, layout
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.geometry import ConvGeometry
 
@@ -35,16 +35,12 @@ LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 def convolve(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW], plus bias [OC]."""
     chosen = algorithm("forward", geometry, x.dtype.name, layout(x), layout(y))
-    by = {"depthwise": depthwise.forward, "im2col": im2col_convolution.forward, "direct": _forward}
+    by = {"depthwise": depthwise.forward, "im2col": im2col_convolution.forward, "direct": direct_forward}
     by[chosen](runtime, x, w, bias, y, geometry)
 
 
-def locally_connect(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    """Y [N, OC, OD, OH, OW] with per-position filters w [OC, OD, OH, OW, C, KD, KH, KW]."""
-    _forward(runtime, x, w, bias, y, geometry)
-
-
-def _forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+def direct_forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+    """Y [N, OC, OD, OH, OW], of a convolution or of a locally connected layer, by its direct kernel."""
     arrays = {"x": x, "w": w, "bias": bias, "y": y}
     launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry)
 
@@ -64,7 +60,7 @@ def convolve_backward_input(
     by = {
         "depthwise": depthwise.backward_input,
         "im2col": im2col_convolution.backward_input,
-        "direct": _backward_input,
+        "direct": direct_backward_input,
     }
     by[chosen](runtime, grad_y, w, bias, grad_x, geometry)
 
@@ -73,10 +69,10 @@ def locally_connect_backward_input(
     runtime: Runtime, grad_y: Array, w: Array, grad_x: Array, geometry: ConvGeometry
 ) -> None:
     """grad_x [N, C, D, H, W] of a locally connected layer."""
-    _backward_input(runtime, grad_y, w, None, grad_x, geometry)
+    direct_backward_input(runtime, grad_y, w, None, grad_x, geometry)
 
 
-def _backward_input(
+def direct_backward_input(
     runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
     arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
@@ -87,8 +83,8 @@ def _backward_input_work(
     grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry
 ) -> Work:
     fields = conv_fields(geometry, grad_x, w, grad_y, bias, written=grad_x)
-    threads = residue_threads(fields, grad_x.shape[0] * grad_x.shape[1])
-    return Work(fields, threads, extents=extents(geometry))
+    inputs = prod(fields[f"residues_{name}"] * fields[f"run_{name}"] for name in SPACE)  # residues of one length
+    return Work(fields, grad_x.shape[0] * grad_x.shape[1] * inputs, extents=extents(geometry))
 
 
 # --- Wgrad --------------------------------------------------------------------------------------------------------
@@ -100,12 +96,12 @@ def convolve_backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: 
     by = {
         "depthwise": depthwise.backward_weight,
         "im2col": im2col_convolution.backward_weight,
-        "direct": _backward_weight,
+        "direct": direct_backward_weight,
     }
     by[chosen](runtime, x, grad_y, grad_w, geometry)
 
 
-def _backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+def direct_backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """Split-K wgrad: sums over parts of the batch and its positions, one block each, then the parts' sum in order."""
     positions = x.shape[0] * prod(geometry.output_size)
     splits = weight_splits(grad_w.size, positions)
@@ -118,7 +114,7 @@ def _backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, g
 def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
     splits = parts.shape[0]
     run = -(-x.shape[0] * prod(geometry.output_size) // splits)
-    fields = unfold_fields(geometry, x, None, written=x) | strides("y", IMAGE, grad_y)
+    fields = conv_fields(geometry, x, None, grad_y, written=x)
     block = weight_block(run)
     reach = (*extents(geometry), splits * run + block)
     return Work(fields | {"splits": splits, "run": run}, blocks=parts.size, block=block, extents=reach)

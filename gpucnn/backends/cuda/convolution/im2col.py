@@ -31,9 +31,10 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     filters = _filters(runtime, w, geometry)
     for images in _chunks(x, geometry):
         out = y[images]
-        products = _before_bias(runtime, bias, out)
+        products = out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
         multiply(runtime, filters, _columns(runtime, x[images], geometry), _grouped(products, geometry))
-        _finish(runtime, products, bias, out)
+        if bias is not None:
+            _add_bias(runtime, products, bias, out)
 
 
 def backward_input(
@@ -43,7 +44,7 @@ def backward_input(
     filters = _filters(runtime, w, geometry).swapaxes(2, 3)
     for images in _chunks(grad_x, geometry):
         out, upstream = grad_x[images], _grouped(as_matrices(runtime, _flat(grad_y[images])), geometry)
-        image = _before_bias(runtime, bias, out)
+        image = out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
         if _is_pixel_by_pixel(geometry):
             multiply(runtime, filters, upstream, _grouped(image, geometry))
         else:
@@ -51,7 +52,8 @@ def backward_input(
             columns = empty(runtime, (n, groups, filters.shape[2], positions), grad_y.dtype)
             multiply(runtime, filters, upstream, columns)
             col2im(runtime, columns.reshape(n, -1, positions), image, geometry)
-        _finish(runtime, image, bias, out)
+        if bias is not None:
+            _add_bias(runtime, image, bias, out)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -71,15 +73,8 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
         add_parts(runtime, parts, grad_w)
 
 
-def _before_bias(runtime: Runtime, bias: Array | None, out: Array) -> Array:
-    """Buffer [N, C, D, H, W] for the result before the bias is added: `out` itself without a bias."""
-    return out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
-
-
-def _finish(runtime: Runtime, image: Array, bias: Array | None, out: Array) -> None:
+def _add_bias(runtime: Runtime, image: Array, bias: Array, out: Array) -> None:
     """Write `out`, of the memory order of `image` and without gaps, as image plus bias."""
-    if bias is None:
-        return
     if out.dtype.kind == "f":
         bias_activation(runtime, _flat(image), bias, _flat(out), Epilogue())
     else:
@@ -117,7 +112,7 @@ def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
 
 def _is_pixel_by_pixel(geometry: ConvGeometry) -> bool:
     """Whether each output's only tap is the input at the same position, so that the columns are the image itself."""
-    return all(sampling.is_identity for sampling in geometry.forward)
+    return all((axis.kernel, axis.stride, axis.low, axis.out) == (1, 1, 0, axis.size) for axis in geometry.axes)
 
 
 def _grouped(y: Array, geometry: ConvGeometry) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 
 _PACKAGE = Path(__file__).parents[3]
 _FOLDERS = (_PACKAGE / "kernels", _PACKAGE.parent / "kernels")  # in a wheel; in a checkout
-_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
+_INCLUDE = re.compile(r'#include "([\w.]+)"$')
 _FIELDS = re.compile(r"^  (RUN_TIME )?(index_t|double) ([\w, ]+);", re.MULTILINE)
 
 
@@ -46,19 +46,14 @@ SCALARS = {
 }
 
 
-@dataclass(frozen=True)
 class Kernel:
-    """One ``extern "C"`` function of kernels/: its file, its name and the structure that it takes."""
+    """One ``extern "C"`` function of kernels/: its file, the structure that it takes, its name and its block size.
 
-    file: str
-    params: str
-    function: str = ""
-    block: int = 256
+    Its name is the file's, unless that holds several.
+    """
 
-    @property
-    def name(self) -> str:
-        """The function's name: the file's, unless it holds several."""
-        return self.function or self.file
+    def __init__(self, file: str, params: str, function: str = "", block: int = 256) -> None:
+        self.file, self.params, self.name, self.block = file, params, function or file, block
 
     @cached_property
     def arrays(self) -> tuple[str, ...]:
@@ -160,12 +155,11 @@ def _inlined(file: str, params: str, fixed: Mapping[str, Any] | None) -> str:
     text = _text(file)
     if file == "params.cuh" and fixed is not None:
         text = _with_constants(text, params, fixed)
-
-    def include(match: re.Match[str]) -> str:
-        line = text.count("\n", 0, match.start()) + 2
-        return f'{_inlined(match[1], params, fixed)}\n#line {line} "{file}"'
-
-    return f'#line 1 "{file}"\n{_INCLUDE.sub(include, text)}'
+    lines = [f'#line 1 "{file}"']
+    for number, line in enumerate(text.split("\n"), start=1):
+        header = _INCLUDE.match(line)
+        lines += [line] if header is None else [_inlined(header[1], params, fixed), f'#line {number + 1} "{file}"']
+    return "\n".join(lines)
 
 
 def _with_constants(text: str, params: str, fixed: Mapping[str, Any]) -> str:
