@@ -75,6 +75,7 @@ def locally_connect_backward_input(
 def direct_backward_input(
     runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
+    """grad_x [N, C, D, H, W], of a convolution or of a locally connected layer, by its direct kernel."""
     arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
     launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry=geometry)
 
