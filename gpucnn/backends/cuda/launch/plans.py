@@ -146,7 +146,8 @@ def launch(
 ) -> None:
     """Launch `kernel`, in a program for `dtype`, over arrays by the names of its parameters, as planned by `work`.
 
-    `work` is pure, and called once per set of layouts and facts, with those that its own parameters name.
+    `work` is pure, and called once per set of layouts and facts, with those that its own parameters name. Arrays that
+    are no parameters of the kernel are left out.
     """
     ordered = [arrays[name] for name in kernel.arrays]
     device = runtime.device(next(array for array in ordered if array is not None))
@@ -182,7 +183,7 @@ def _plan(
 ) -> Plan | None:
     """The launch, or None where there is nothing to do."""
     given = dict(zip(kernel.arrays, layouts, strict=True)) | dict(facts)
-    done = work(**{name: given[name] for name in signature(work).parameters})
+    done = work(**{name: given[name] for name in signature(work).parameters if name in given})
     block = kernel.block if done.block is None else done.block
     blocks = -(-done.threads // block) if done.blocks is None else done.blocks
     if not blocks:
