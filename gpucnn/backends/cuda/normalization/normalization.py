@@ -7,7 +7,7 @@ order, so channels-last images are read in the same way as channels-first ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -94,16 +94,17 @@ class Tiling(NamedTuple):
     constants: tuple[tuple[str, int | str], ...]
 
     @property
-    def blocks(self) -> int:
-        """Blocks of the launch."""
-        fields = self.fields
-        return int(-(-fields["kept"] // fields["sums"]) * fields["splits"])
+    def parts_shape(self) -> tuple[int, int] | None:
+        """The parts of a reduction and the values of each, or None where no sum has several parts."""
+        splits = self.fields["splits"]
+        return None if splits == 1 else (splits, _part_length(self.fields["kept"]))
 
     def work(self, **others: int | float) -> Work:
         """The launch of a kernel over the tiles."""
         fields = self.fields | others
         extents = (fields["reduced"] + fields["run"] + self.block, fields["kept"] + fields["sums"])
-        return Work(fields, blocks=self.blocks, block=self.block, extents=extents, constants=self.constants)
+        blocks = -(-fields["kept"] // fields["sums"]) * fields["splits"]
+        return Work(fields, blocks=blocks, block=self.block, extents=extents, constants=self.constants)
 
     def combine(self, **others: int | float) -> Work:
         """The launch that adds the parts."""
@@ -120,6 +121,7 @@ _REST: Fields = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=1024)
 def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
     """Partition of a reduction of x over `axes`; `arrays` are the others that the kernel reads and writes."""
     given = {"x": x, **arrays}
@@ -173,26 +175,12 @@ def _flat(kept: int, splits: int, sums: int) -> Fields:
 # --- Statistics ---------------------------------------------------------------------------------------------------
 
 
-def _statistics_tiling(x: Layout, mean: Layout, axes: Axes) -> Tiling:
-    return tiling(x, axes, HELD, sum=mean)
-
-
 def _statistics_work(x: Layout, mean: Layout, axes: Axes, eps: float) -> Work:
-    return _statistics_tiling(x, mean, axes).work(eps=eps)
+    return tiling(x, axes, HELD, sum=mean).work(eps=eps)
 
 
 def _statistics_combine_work(mean: Layout, x: Layout, axes: Axes, eps: float) -> Work:
-    return _statistics_tiling(x, mean, axes).combine(eps=eps)
-
-
-@lru_cache(maxsize=1024)
-def _parts_shape(
-    tiled: Callable[..., Tiling], arrays: tuple[Layout | None, ...], facts: tuple[Hashable, ...]
-) -> tuple[int, int] | None:
-    """The parts of a reduction and the values of each, or None where no sum has several parts."""
-    fields = tiled(*arrays, *facts).fields
-    splits = int(fields["splits"])
-    return None if splits == 1 else (splits, _part_length(fields["kept"]))
+    return tiling(x, axes, HELD, sum=mean).combine(eps=eps)
 
 
 def _part_length(kept: int | float) -> int:
@@ -215,7 +203,7 @@ def norm_statistics(
         launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation)
         return
     axes, seen = geometry.axes, layout(x)
-    shape = _parts_shape(_statistics_tiling, (seen, layout(mean)), (axes,))
+    shape = tiling(seen, axes, HELD, sum=layout(mean)).parts_shape
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
     launch(runtime, STATISTICS, x.dtype, {"x": x, "parts": parts, **found}, _statistics_work, axes=axes, eps=eps)
     if parts is not None:
@@ -256,14 +244,16 @@ def _sum(
 ) -> None:
     """Write the sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
     given = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight}
-    layouts = tuple(None if array is None else layout(array) for array in given.values())
-    shape = _parts_shape(_sums_tiling, (*layouts, layout(sums[0])), (axes,))
+    seen: dict[str, Any] = {name: None if array is None else layout(array) for name, array in given.items()}
+    shape = _sums_tiling(**seen, sums=layout(sums[0]), axes=axes).parts_shape
     parts = (None, None) if shape is None else _both(runtime, shape, mean)
     written = {"parts_g": parts[0], "parts_gh": parts[1], "sum_g": sums[0], "sum_gh": sums[1]}
     launch(runtime, BACKWARD_SUMS, x.dtype, given | written, _sums_work, axes=axes)
     if shape is not None:
         arrays = written | {"weight": None}
-        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, arrays, _sums_combine_work, given=layouts, axes=axes)
+        launch(
+            runtime, BACKWARD_SUMS_COMBINE, x.dtype, arrays, _sums_combine_work, given=tuple(seen.values()), axes=axes
+        )
 
 
 def _both(runtime: Runtime, shape: Axes, like: Array) -> Sums:
@@ -343,25 +333,10 @@ def norm_apply(
     weight: Array | None,
     bias: Array | None,
     y: Array,
-    eps: float,
-    epilogue: Epilogue,
-) -> None:
-    """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
-    _apply(runtime, x, mean, var, weight, bias, y, eps, epilogue)
-
-
-def _apply(
-    runtime: Runtime,
-    x: Array,
-    mean: Array,
-    var: Array,
-    weight: Array | None,
-    bias: Array | None,
-    y: Array,
     eps: float | None,
     epilogue: Epilogue,
 ) -> None:
-    """As `norm_apply`; where eps is None, `var` holds the reciprocal standard deviation."""
+    """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``; ``var`` is rstd where eps is None."""
     arrays = {"x": x, "mean": mean, "var": var, "weight": weight, "bias": bias, "residual": epilogue.residual, "z": y}
     launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps=eps, activation=activation_of(epilogue))
 
@@ -465,7 +440,7 @@ def norm_forward(
         launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation_of(epilogue))
         return
     norm_statistics(runtime, x, mean, var, rstd, geometry, eps)
-    _apply(runtime, x, mean, rstd, weight, bias, y, None, epilogue)
+    norm_apply(runtime, x, mean, rstd, weight, bias, y, None, epilogue)
 
 
 # --- Gradients ----------------------------------------------------------------------------------------------------
