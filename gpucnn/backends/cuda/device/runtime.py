@@ -77,9 +77,7 @@ class Runtime(Protocol):
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """An argument for a structure, given as a host array of no dimensions whose dtype is of kind "V"."""
 
-
-class ReplayingRuntime(Runtime, Protocol):
-    """A runtime that supports recorded calls (`gpucnn.backends.cuda.launch.replays`) and ahead-of-time compilation."""
+    # --- Recorded calls (`gpucnn.backends.cuda.launch.replays`) and ahead-of-time compilation -------------------------
 
     def prepare(self, source: Source, device: Device) -> bool:
         """Compile `source` for `device` and return whether it was not compiled before. Thread-safe.

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Plan, ReplayingRuntime
+from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Plan, Runtime
 from gpucnn.backends.cuda.launch.listening import listening, this_thread
 from gpucnn.numerics import choices
 
@@ -43,7 +43,7 @@ class Replays:
         The replay of each form of call; None where it cannot be replayed.
     """
 
-    def __init__(self, runtime: ReplayingRuntime) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._array = runtime.xp.ndarray
         self.kept: dict[Key, Replay | None] = {}
@@ -144,7 +144,7 @@ class Recording:
     that are the same for all calls are numbered from the other end: -1, -2, …
     """
 
-    def __init__(self, runtime: ReplayingRuntime, arrays: Sequence[Array], out: Array | None = None) -> None:
+    def __init__(self, runtime: Runtime, arrays: Sequence[Array], out: Array | None = None) -> None:
         self._runtime = runtime
         self._given = arrays
         self._out = out
@@ -242,7 +242,7 @@ class Recording:
 
 
 def _replay(
-    runtime: ReplayingRuntime,
+    runtime: Runtime,
     makers: Sequence[Callable[[], Array]],
     steps: Sequence[_Step],
     kept: Sequence[Array],
