@@ -41,9 +41,14 @@ class SimulatorRuntime:
         """A simulated copy of `host`."""
         return self.xp.asarray(host)
 
-    def function(self, source: Source, device: Device) -> Function:
+    @staticmethod
+    @lru_cache(maxsize=1024)
+    def function(source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for this CPU."""
-        return _function(source)
+        from gpucnn.simulator import Module  # only what launches a kernel needs a compiler
+
+        function: Function = Module(source.text, source.name).function(source.kernel)
+        return function
 
     def product(self, dtype: np.dtype[Any], device: Device) -> Function:
         """NumPy's matrix products, over the memory that BLAS would read."""
@@ -58,7 +63,7 @@ class SimulatorRuntime:
         from gpucnn.simulator import toolchain
 
         before = toolchain.made()
-        _function(source)
+        self.function(source, device)
         return toolchain.made() > before
 
     def current_device(self) -> int:
@@ -115,11 +120,3 @@ def _new(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any],
     if zeros:
         memory[...] = 0
     return arrays.strided(memory, shape, dtype, strides, 0)
-
-
-@lru_cache(maxsize=1024)
-def _function(source: Source) -> Function:
-    from gpucnn.simulator import Module  # only what launches a kernel needs a compiler
-
-    function: Function = Module(source.text, source.name).function(source.kernel)
-    return function

@@ -185,15 +185,34 @@ class Recording:
 
     def replay(self, result: Any) -> Replay | None:
         """A function that repeats the call for other arrays of the same form, with a result of the form of `result`."""
-        results: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
-        places = tuple(map(self._place_of_result, results))
+        runtime, steps, is_tuple = self._runtime, self._steps, isinstance(result, tuple)
+        results = result if is_tuple else (result,)
+        places = [self._place_of_result(each) for each in results]
         made = [place for place in places if place >= 2 + len(self._given)]
-        if not self._is_whole or not self._steps or -1 in places or len(set(made)) < len(made):
+        if not self._is_whole or not steps or -1 in places or len(set(made)) < len(made):
             return None
         makers, moved = self._makers(dict(zip(places, results, strict=True)))
-        steps = [_Step(plan, tuple([moved.get(place, place) for place in taken])) for plan, taken in self._steps]
-        places = tuple([moved.get(place, place) for place in places])
-        replay = _replay(self._runtime, makers, steps, self._constants, places, isinstance(result, tuple))
+        constants = (*(plan.parameters for plan, _ in steps), *reversed(self._constants))  # the first one kept is at -1
+        launches = []
+        for at, (plan, places_before) in enumerate(steps, start=-len(constants)):  # parameters are at the end
+            assert plan.function is not None  # since it was launched
+            launch = runtime.here(plan.function, plan.shared_bytes)
+            take = itemgetter(*[moved.get(place, place) for place in places_before], at)
+            launches.append((launch, plan.grid, plan.block, take, plan.shared_bytes))
+        places = [moved.get(place, place) for place in places]
+        one_of_a_tuple = is_tuple and len(places) == 1
+        answer = itemgetter(slice(places[0], places[0] + 1)) if one_of_a_tuple else itemgetter(*places)
+        null, device, current_device = runtime.null, steps[0].plan.device, runtime.current_device
+
+        def replay(arrays: Sequence[Array]) -> Any:
+            if current_device() != device.index:
+                with runtime.using(device):
+                    return replay(arrays)
+            pool = (null, None, *arrays, *[make() for make in makers], *constants)
+            for launch, grid, block, take, shared_bytes in launches:
+                launch(grid, block, take(pool), shared_mem=shared_bytes)
+            return answer(pool)
+
         return replay if self._out is None else _Apart(replay, self._given, self._out)
 
     def _makers(self, results: dict[int, Any]) -> tuple[list[Callable[[], Array]], dict[int, int]]:
@@ -239,39 +258,6 @@ class Recording:
             new = self._new[at].array
             return place if (result.size, result.dtype) == (new.size, new.dtype) else -1
         return place if any(result is array for array in self._given) else -1
-
-
-def _replay(
-    runtime: Runtime,
-    makers: Sequence[Callable[[], Array]],
-    steps: Sequence[_Step],
-    kept: Sequence[Array],
-    results: tuple[int, ...],
-    is_tuple: bool,
-) -> Replay:
-    """A function that makes the new arrays, launches the steps and returns the arrays at the places of the results."""
-    constants = (*(plan.parameters for plan, _ in steps), *reversed(kept))  # the first one kept is at -1
-    launches = []
-    for at, (plan, places) in enumerate(steps, start=-len(constants)):  # parameters are at the end
-        assert plan.function is not None  # since it was launched
-        launch = runtime.here(plan.function, plan.shared_bytes)
-        launches.append((launch, plan.grid, plan.block, itemgetter(*places, at), plan.shared_bytes))
-    answer: Callable[[Sequence[Any]], Any] = itemgetter(*results)
-    if is_tuple and len(results) == 1:
-        answer = itemgetter(slice(results[0], results[0] + 1))
-    device = steps[0].plan.device
-    null, index, current_device = runtime.null, device.index, runtime.current_device
-
-    def replay(arrays: Sequence[Array]) -> Any:
-        if current_device() != index:
-            with runtime.using(device):
-                return replay(arrays)
-        pool = (null, None, *arrays, *[make() for make in makers], *constants)
-        for launch, grid, block, take, shared_bytes in launches:
-            launch(grid, block, take(pool), shared_mem=shared_bytes)
-        return answer(pool)
-
-    return replay
 
 
 class _Apart:
