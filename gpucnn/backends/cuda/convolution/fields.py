@@ -27,8 +27,8 @@ def conv_fields(
         **strides("x", IMAGE, x),
         **strides("y", IMAGE, y),
         **dict.fromkeys(("w_od", "w_oh", "w_ow", "bias_d", "bias_h", "bias_w", "splits", "run"), 0),
-        **strides("w", WEIGHT if w is None or w.ndim == len(WEIGHT) else LOCAL_WEIGHT, w),
-        **strides("bias", ("c",) if bias is None or bias.ndim == 1 else ("c", *SPACE), bias),
+        **strides("w", WEIGHT if w is None or len(w.shape) == len(WEIGHT) else LOCAL_WEIGHT, w),
+        **strides("bias", ("c",) if bias is None or len(bias.shape) == 1 else ("c", *SPACE), bias),
         "channels_last": int(is_channels_last(written)),
     }
 

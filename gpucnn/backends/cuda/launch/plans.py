@@ -33,11 +33,6 @@ class Layout(NamedTuple):
     alignment: int = MAX_BYTES  # of its first element's address in bytes, up to those of one access
 
     @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)

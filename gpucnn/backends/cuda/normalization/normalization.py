@@ -8,6 +8,7 @@ order, so channels-last images are read in the same way as channels-first ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ class Dim(NamedTuple):
 
 def memory_order(x: Layout) -> Axes:
     """The axes of x from the outermost to the innermost in memory; axes of size 1 come last."""
-    return tuple(sorted(range(x.ndim), key=lambda axis: (x.shape[axis] == 1, -abs(x.strides[axis]))))
+    return tuple(sorted(range(len(x.shape)), key=lambda axis: (x.shape[axis] == 1, -abs(x.strides[axis]))))
 
 
 def joined(x: Layout, axes: Axes, arrays: Sequence[Layout | None]) -> list[Dim]:
@@ -80,14 +81,9 @@ def joined(x: Layout, axes: Axes, arrays: Sequence[Layout | None]) -> list[Dim]:
     return dims
 
 
-def _pack(x: Layout, arrays: Sequence[Layout]) -> int:
-    """Vector width common to all arrays of the shape of x."""
-    innermost = [axis for axis in memory_order(x) if x.shape[axis] > 1][-1:]
-    return min(array.pack(axis) for axis in innermost for array in arrays) if innermost else 1
-
-
-class Tiling(NamedTuple):
-    """The fields of NormParams that partition the work, and the resulting launch."""
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """The fields of NormParams that partition the work, and the resulting launch; equal only to itself."""
 
     fields: Fields
     block: int
@@ -129,7 +125,8 @@ def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
     dims = joined(lead, axes, [given.get(name) for name in _NAMES])
     whole = [array for name in _WHOLE if (array := given.get(name)) is not None]
     kept, reduced = (prod(x.shape[axis] for axis in range(4) if (axis in axes) == side) for side in (False, True))
-    pack = _pack(lead, whole)
+    innermost = [axis for axis in memory_order(lead) if lead.shape[axis] > 1][-1:]
+    pack = min((array.pack(axis) for axis in innermost for array in whole), default=1)
     inner, is_along = _run(dims, reduced=False), bool(dims) and not dims[-1].is_reduced
     run = 1 if is_along else _run(dims, reduced=True)
     beside = inner if is_along else _run([dim for dim in dims if not dim.is_reduced], reduced=False)
@@ -172,15 +169,12 @@ def _flat(kept: int, splits: int, sums: int) -> Fields:
     return _REST | fields | {"sums": sums, "side": side, "columns": 1, "rows": 1, "apart": 1, "moves": 0}
 
 
-# --- Statistics ---------------------------------------------------------------------------------------------------
+def _tiles_work(tiled: Tiling, eps: float = 0.0) -> Work:
+    return tiled.work(eps=eps)
 
 
-def _statistics_work(x: Layout, mean: Layout, axes: Axes, eps: float) -> Work:
-    return tiling(x, axes, HELD, sum=mean).work(eps=eps)
-
-
-def _statistics_combine_work(mean: Layout, x: Layout, axes: Axes, eps: float) -> Work:
-    return tiling(x, axes, HELD, sum=mean).combine(eps=eps)
+def _combine_work(tiled: Tiling, eps: float = 0.0) -> Work:
+    return tiled.combine(eps=eps)
 
 
 def _part_length(kept: int | float) -> int:
@@ -188,8 +182,7 @@ def _part_length(kept: int | float) -> int:
     return -(-int(kept) // COMBINED) * COMBINED
 
 
-def _sizes_kept(x: Array, axes: Axes) -> Axes:
-    return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+# --- Statistics ---------------------------------------------------------------------------------------------------
 
 
 def norm_statistics(
@@ -202,58 +195,38 @@ def norm_statistics(
         arrays, activation = {"x": x, **absent, **found}, activation_of(Epilogue())
         launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation)
         return
-    axes, seen = geometry.axes, layout(x)
-    shape = tiling(seen, axes, HELD, sum=layout(mean)).parts_shape
+    tiled = tiling(layout(x), geometry.axes, HELD, sum=layout(mean))
+    shape = tiled.parts_shape
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
-    launch(runtime, STATISTICS, x.dtype, {"x": x, "parts": parts, **found}, _statistics_work, axes=axes, eps=eps)
+    arrays = {"x": x, "parts": parts, **found}
+    launch(runtime, STATISTICS, x.dtype, arrays, _tiles_work, tiled=tiled, eps=eps)
     if parts is not None:
-        arrays, facts = {"parts": parts, **found}, {"x": seen, "axes": axes, "eps": eps}
-        launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, _statistics_combine_work, **facts)
+        launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, _combine_work, tiled=tiled, eps=eps)
 
 
 # --- Sums of the backward pass ------------------------------------------------------------------------------------
 
-Given = tuple[Layout, Layout, Layout, Layout, Layout | None]  # grad_y, x, mean, rstd, weight
 Sums = tuple[Array, Array]  # of g and of g * h
-
-
-def _sums_tiling(
-    grad_y: Layout, x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, sums: Layout, axes: Axes
-) -> Tiling:
-    return tiling(x, axes, BACKWARD_HELD, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sums)
-
-
-def _sums_work(
-    grad_y: Layout,
-    x: Layout,
-    mean: Layout,
-    rstd: Layout,
-    weight: Layout | None,
-    sum_g: Layout,
-    axes: Axes,
-) -> Work:
-    return _sums_tiling(grad_y, x, mean, rstd, weight, sum_g, axes).work()
-
-
-def _sums_combine_work(sum_g: Layout, given: Given, axes: Axes) -> Work:
-    return _sums_tiling(*given, sum_g, axes).combine()
 
 
 def _sum(
     runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes, sums: Sums
 ) -> None:
     """Write the sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
-    given = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight}
-    seen: dict[str, Any] = {name: None if array is None else layout(array) for name, array in given.items()}
-    shape = _sums_tiling(**seen, sums=layout(sums[0]), axes=axes).parts_shape
+    seen = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "sum": sums[0]}
+    layouts = {name: layout(array) for name, array in seen.items() if array is not None}
+    tiled = tiling(layout(x), axes, BACKWARD_HELD, **layouts)
+    shape = tiled.parts_shape
     parts = (None, None) if shape is None else _both(runtime, shape, mean)
     written = {"parts_g": parts[0], "parts_gh": parts[1], "sum_g": sums[0], "sum_gh": sums[1]}
-    launch(runtime, BACKWARD_SUMS, x.dtype, given | written, _sums_work, axes=axes)
+    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight, **written}
+    launch(runtime, BACKWARD_SUMS, x.dtype, arrays, _tiles_work, tiled=tiled)
     if shape is not None:
-        arrays = written | {"weight": None}
-        launch(
-            runtime, BACKWARD_SUMS_COMBINE, x.dtype, arrays, _sums_combine_work, given=tuple(seen.values()), axes=axes
-        )
+        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, written | {"weight": None}, _combine_work, tiled=tiled)
+
+
+def _sizes_kept(x: Array, axes: Axes) -> Axes:
+    return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
 
 
 def _both(runtime: Runtime, shape: Axes, like: Array) -> Sums:
