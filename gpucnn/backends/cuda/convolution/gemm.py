@@ -48,11 +48,11 @@ def multiply(runtime: Runtime, a: Array, b: Array, c: Array) -> None:
 
 
 def as_matrices(runtime: Runtime, x: Array) -> Array:
-    """X [N, C, P] itself, if BLAS can read it as matrices [C, P], else a copy in C order."""
-    if not x.size or (any(_leads(layout(x))) and x.strides[0] >= 0):
+    """X [N, G, C, P] itself, if BLAS can read it as matrices [C, P], else a copy in C order."""
+    if not x.size or (any(_leads(layout(x))) and min(x.strides[:2]) >= 0):
         return x
-    copy = empty(runtime, x.shape, x.dtype)
-    pack(runtime, x, copy)
+    copy, flat = empty(runtime, x.shape, x.dtype), (x.shape[0], -1, x.shape[3])
+    pack(runtime, x.reshape(flat), copy.reshape(flat))
     return copy
 
 

@@ -43,7 +43,7 @@ def backward_input(
     """Write grad_x [N, C, D, H, W]: the columns' gradient, w transposed times grad_y, folded."""
     filters = _filters(runtime, w, geometry).swapaxes(2, 3)
     for images in _chunks(grad_x, geometry):
-        out, upstream = grad_x[images], _grouped(as_matrices(runtime, _flat(grad_y[images])), geometry)
+        out, upstream = grad_x[images], as_matrices(runtime, _grouped(grad_y[images], geometry))
         image = out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
         if _is_pixel_by_pixel(geometry):
             multiply(runtime, filters, upstream, _grouped(image, geometry))
@@ -62,7 +62,7 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
         grad_w[...] = 0
     for images in _chunks(x, geometry, grad_w.size):
         columns = _columns(runtime, x[images], geometry)
-        upstream = _grouped(as_matrices(runtime, _flat(grad_y[images])), geometry)
+        upstream = as_matrices(runtime, _grouped(grad_y[images], geometry))
         before = int(images.start > 0)  # whether there is a sum of the images before
         parts = empty(runtime, (before + columns.shape[0], *grad_w.shape), grad_w.dtype)
         if before:
@@ -92,22 +92,20 @@ def _chunks(x: Array, geometry: ConvGeometry, weights: int = 0) -> Iterator[slic
 def _filters(runtime: Runtime, w: Array, geometry: ConvGeometry) -> Array:
     """W [OC, C / G, KD, KH, KW] as [1, G, OC / G, C / G * KD * KH * KW]."""
     _, oc, groups = geometry.channels
-    rows = _flat(w)
-    if not rows.flags.c_contiguous:
-        rows = empty(runtime, rows.shape, w.dtype)
+    if not w.flags.c_contiguous and not _flat(w).flags.c_contiguous:
+        rows = empty(runtime, _flat(w).shape, w.dtype)
         pack(runtime, _flat(w), rows)
-    return rows.reshape(1, groups, oc // groups, -1)
+        w = rows
+    return w.reshape(1, groups, oc // groups, -1)
 
 
 def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
     """The columns [N, G, C / G * KD * KH * KW, OD * OH * OW] of x [N, C, D, H, W]; x itself if pixel by pixel."""
     if _is_pixel_by_pixel(geometry):
-        rows = as_matrices(runtime, _flat(x))
-    else:
-        n, c = x.shape[:2]
-        rows = empty(runtime, (n, c * geometry.taps, prod(geometry.output_size)), x.dtype)
-        im2col(runtime, x, rows, geometry)
-    return rows.reshape(x.shape[0], geometry.channels.groups, -1, rows.shape[2])
+        return as_matrices(runtime, _grouped(x, geometry))
+    columns = empty(runtime, (x.shape[0], x.shape[1] * geometry.taps, prod(geometry.output_size)), x.dtype)
+    im2col(runtime, x, columns, geometry)
+    return _grouped(columns, geometry)
 
 
 def _is_pixel_by_pixel(geometry: ConvGeometry) -> bool:
@@ -116,7 +114,7 @@ def _is_pixel_by_pixel(geometry: ConvGeometry) -> bool:
 
 
 def _grouped(y: Array, geometry: ConvGeometry) -> Array:
-    """Y [N, C, *] of either side of the convolution as [N, G, C / G, P], a view."""
+    """Y [N, C, *], of either side of the convolution or columns, as [N, G, C / G, P]; a view where its order allows."""
     return y.reshape(y.shape[0], geometry.channels.groups, y.shape[1] // geometry.channels.groups, -1)
 
 
