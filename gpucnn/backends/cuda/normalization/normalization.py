@@ -117,7 +117,7 @@ _REST: Fields = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
     """Partition of a reduction of x over `axes`; `arrays` are the others that the kernel reads and writes."""
     given = {"x": x, **arrays}
@@ -169,8 +169,14 @@ def _flat(kept: int, splits: int, sums: int) -> Fields:
     return _REST | fields | {"sums": sums, "side": side, "columns": 1, "rows": 1, "apart": 1, "moves": 0}
 
 
-def _tiles_work(tiled: Tiling, eps: float = 0.0) -> Work:
-    return tiled.work(eps=eps)
+def _tiled(x: Array, axes: Axes, held: int, **arrays: Array | None) -> Tiling:
+    """As `tiling`, of arrays."""
+    layouts = {name: layout(array) for name, array in arrays.items() if array is not None}
+    return tiling(layout(x), axes, held, **layouts)
+
+
+def _tiles_work(tiled: Tiling, eps: float = 0.0, divisor: int = 1, weighs: bool = False) -> Work:
+    return tiled.work(eps=eps, divisor=divisor, weighs=int(weighs))
 
 
 def _combine_work(tiled: Tiling, eps: float = 0.0) -> Work:
@@ -195,7 +201,7 @@ def norm_statistics(
         arrays, activation = {"x": x, **absent, **found}, activation_of(Epilogue())
         launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation)
         return
-    tiled = tiling(layout(x), geometry.axes, HELD, sum=layout(mean))
+    tiled = _tiled(x, geometry.axes, HELD, sum=mean)
     shape = tiled.parts_shape
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
     arrays = {"x": x, "parts": parts, **found}
@@ -213,9 +219,7 @@ def _sum(
     runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes, sums: Sums
 ) -> None:
     """Write the sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
-    seen = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "sum": sums[0]}
-    layouts = {name: layout(array) for name, array in seen.items() if array is not None}
-    tiled = tiling(layout(x), axes, BACKWARD_HELD, **layouts)
+    tiled = _tiled(x, axes, BACKWARD_HELD, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sums[0])
     shape = tiled.parts_shape
     parts = (None, None) if shape is None else _both(runtime, shape, mean)
     written = {"parts_g": parts[0], "parts_gh": parts[1], "sum_g": sums[0], "sum_gh": sums[1]}
@@ -252,9 +256,13 @@ def _add(runtime: Runtime, x: Array, parts: Any, weight: Array | None, result: S
 # --- Element by element -------------------------------------------------------------------------------------------
 
 
-def _shared(x: Layout, mean: Layout) -> Axes:
-    """The axes along which a step over all elements has the same parameters; rows with P = 1 but weight and bias."""
-    return (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
+def _elementwise(x: Array, mean: Array, held: int, **arrays: Array | None) -> Tiling:
+    """The tiling of a step over all elements, which have the same parameters along an axis.
+
+    Rows with P = 1 share all but weight and bias.
+    """
+    axes = (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
+    return _tiled(x, axes, held, mean=mean, **arrays)
 
 
 def _finished(work: Work, residual: Layout | None, activation: Activation) -> Work:
@@ -265,37 +273,9 @@ def _finished(work: Work, residual: Layout | None, activation: Activation) -> Wo
     )
 
 
-def _apply_work(
-    x: Layout,
-    mean: Layout,
-    var: Layout,
-    weight: Layout | None,
-    bias: Layout | None,
-    residual: Layout | None,
-    z: Layout,
-    eps: float | None,
-    activation: Activation,
-) -> Work:
-    """The launch of `norm_apply` by the variance and eps, or by rstd in the variance's place where eps is None."""
-    arrays = {"y": residual, "mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
-    held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
+def _activated_work(tiled: Tiling, residual: Layout | None, activation: Activation, eps: float | None = 0.0) -> Work:
     facts: Fields = {"has_rstd": 1} if eps is None else {"eps": eps}
-    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(**facts), residual, activation)
-
-
-def _backward_apply_work(
-    grad_y: Layout,
-    x: Layout,
-    mean: Layout,
-    rstd: Layout,
-    weight: Layout | None,
-    sum_g: Layout,
-    z: Layout,
-    count: int,
-    weighs: bool,
-) -> Work:
-    arrays = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "sum": sum_g, "z": z}
-    return tiling(x, _shared(x, mean), BACKWARD_HELD, **arrays).work(divisor=count, weighs=int(weighs))
+    return _finished(tiled.work(**facts), residual, activation)
 
 
 def norm_apply(
@@ -310,8 +290,12 @@ def norm_apply(
     epilogue: Epilogue,
 ) -> None:
     """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``; ``var`` is rstd where eps is None."""
-    arrays = {"x": x, "mean": mean, "var": var, "weight": weight, "bias": bias, "residual": epilogue.residual, "z": y}
-    launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps=eps, activation=activation_of(epilogue))
+    residual = epilogue.residual
+    held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
+    tiled = _elementwise(x, mean, held, y=residual, rstd=var, weight=weight, bias=bias, z=y)
+    arrays = {"x": x, "mean": mean, "var": var, "weight": weight, "bias": bias, "residual": residual, "z": y}
+    facts = {"tiled": tiled, "eps": eps, "activation": activation_of(epilogue)}
+    launch(runtime, APPLY, x.dtype, arrays, _activated_work, **facts)
 
 
 # --- Rows in the registers of a block -----------------------------------------------------------------------------
@@ -419,22 +403,6 @@ def norm_forward(
 # --- Gradients ----------------------------------------------------------------------------------------------------
 
 
-def _activation_backward_work(
-    grad_y: Layout,
-    x: Layout,
-    mean: Layout,
-    rstd: Layout,
-    weight: Layout | None,
-    bias: Layout | None,
-    residual: Layout | None,
-    z: Layout,
-    activation: Activation,
-) -> Work:
-    arrays = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "bias": bias, "added": residual, "z": z}
-    held = BACKWARD_HELD if residual is None or x.itemsize < 8 else BACKWARD_HELD // 2  # of three arrays
-    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(), residual, activation)
-
-
 def norm_activation_backward(
     runtime: Runtime,
     grad_y: Array,
@@ -447,10 +415,13 @@ def norm_activation_backward(
     epilogue: Epilogue,
 ) -> None:
     """Grad = the gradient with respect to the activation's input: one pass over the arrays."""
-    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight, "bias": bias}
-    arrays |= {"residual": epilogue.residual, "z": grad}
-    activation = activation_of(epilogue)
-    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, activation=activation)
+    residual = epilogue.residual
+    held = BACKWARD_HELD if residual is None or x.itemsize < 8 else BACKWARD_HELD // 2  # of three arrays
+    given = {"rstd": rstd, "weight": weight, "bias": bias, "z": grad}
+    tiled = _elementwise(x, mean, held, y=grad_y, added=residual, **given)
+    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "residual": residual, **given}
+    facts = {"tiled": tiled, "activation": activation_of(epilogue)}
+    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activated_work, **facts)
 
 
 def norm_backward(
@@ -505,9 +476,11 @@ def _apply_backward(
 ) -> None:
     """grad_x by the closed form; with `weighs` the sums have yet to be multiplied by weight."""
     count = max(1, geometry.count)  # an empty batch has none
-    arrays = dict(zip(("grad_y", "x", "mean", "rstd"), given, strict=True))
-    arrays |= {"weight": weight, "sum_g": sums[0], "sum_gh": sums[1], "z": grad_x}
-    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _backward_apply_work, count=count, weighs=weighs)
+    grad_y, x, mean, rstd = given
+    tiled = _elementwise(x, mean, BACKWARD_HELD, y=grad_y, rstd=rstd, weight=weight, sum=sums[0], z=grad_x)
+    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight}
+    arrays |= {"sum_g": sums[0], "sum_gh": sums[1], "z": grad_x}
+    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _tiles_work, tiled=tiled, divisor=count, weighs=weighs)
 
 
 def _backward_of_rows(
