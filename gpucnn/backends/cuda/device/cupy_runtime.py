@@ -140,11 +140,7 @@ class CupyRuntime:
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
     ) -> Callable[[], Array]:
         """A factory of arrays in the memory of CuPy's current allocator."""
-        expected, step = [], dtype.itemsize
-        for size in reversed(shape):
-            expected.append(step)
-            step *= size
-        if strides == tuple(reversed(expected)):
+        if strides == tuple(prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape))):  # in C order
             return partial(self.xp.zeros if zeros else self.xp.ndarray, shape, dtype)
         return partial(self._strided, shape, strides, dtype, prod(shape) * dtype.itemsize, zeros)
 

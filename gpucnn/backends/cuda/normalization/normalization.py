@@ -355,8 +355,6 @@ def _rows_work(
     residual: Layout | None,
     z: Layout | None,
     mean: Layout,
-    var: Layout,
-    rstd: Layout,
     eps: float,
     activation: Activation,
 ) -> Work:
@@ -365,12 +363,7 @@ def _rows_work(
 
 
 def _rows_backward_work(
-    grad_y: Layout,
-    x: Layout,
-    mean: Layout,
-    rstd: Layout,
-    weight: Layout | None,
-    z: Layout | None,
+    grad_y: Layout, x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, z: Layout | None
 ) -> Work:
     arrays = {"y": grad_y, "z": z, "mean": mean, "rstd": rstd}
     return _row_work(x, BACKWARD_HELD, mean.itemsize, weight, None, arrays)
