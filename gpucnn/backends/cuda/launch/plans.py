@@ -37,7 +37,7 @@ class Layout(NamedTuple):
         """Number of elements."""
         return prod(self.shape)
 
-    def pack(self, axis: int, most_bytes: int = MAX_BYTES) -> int:
+    def pack(self, axis: int) -> int:
         """Vector width along `axis`: elements per access at any multiple of their number.
 
         A power of two that divides the axis; 1 where the axis is not contiguous.
@@ -46,7 +46,7 @@ class Layout(NamedTuple):
         if step != self.itemsize:
             return 1
         others = [abs(step) for other, step in enumerate(self.strides) if other != axis and self.shape[other] > 1]
-        return gcd(most_bytes, self.alignment, size * self.itemsize, *others) // self.itemsize or 1
+        return gcd(MAX_BYTES, self.alignment, size * self.itemsize, *others) // self.itemsize or 1
 
 
 class Work(NamedTuple):
