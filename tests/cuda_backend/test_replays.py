@@ -25,7 +25,7 @@ from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.device import nvrtc
 from gpucnn.backends.cuda.device.compiler import Binary
 from gpucnn.backends.cuda.device.sources import Source
-from gpucnn.backends.cuda.launch import listening, replays
+from gpucnn.backends.cuda.launch import replays
 from gpucnn.backends.cuda.resampling import resampling
 
 PACKAGE = Path(gpucnn.__file__).parent
@@ -471,7 +471,7 @@ def test_a_call_that_fails_half_way_is_not_kept(cupy: FakeCupy, monkeypatch: pyt
             patch.setattr(cupy, "alloc", failing(cupy.alloc, fails))
             with pytest.raises(MemoryError):
                 call()
-        assert listening.this_thread.listener is None
+        assert replays.this_thread.listener is None
         assert not kept
     first, queued = call(), len(cupy.products)
     assert list(map(callable, kept.values())) == [True]

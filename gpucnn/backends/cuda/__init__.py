@@ -78,7 +78,7 @@ class CudaBackend(Backend):
     convolve_backward_input = _on_device(convolution.convolve_backward_input)
     convolve_backward_weight = _on_device(convolution.convolve_backward_weight)
 
-    locally_connect = _on_device(direct.forward)
+    locally_connect = _on_device(direct.locally_connect)
     locally_connect_backward_input = _on_device(direct.locally_connect_backward_input)
     locally_connect_backward_weight = _on_device(direct.locally_connect_backward_weight)
 

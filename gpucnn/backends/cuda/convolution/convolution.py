@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from gpucnn.backends.cuda.convolution import depthwise, direct, im2col
+from gpucnn.backends.cuda.convolution import depthwise, direct
+from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.launch.plans import layout
 from gpucnn.backends.dtypes import name_of
 from gpucnn.geometry import ConvGeometry
 
-MODULES = {"depthwise": depthwise, "direct": direct, "im2col": im2col}
+MODULES = {"depthwise": depthwise, "direct": direct, "im2col": im2col_convolution}
 
 
 def convolve(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:

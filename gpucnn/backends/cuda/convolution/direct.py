@@ -76,7 +76,9 @@ def _sums_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return accumulator(dtype)
 
 
-# --- Locally connected layers, where they differ ------------------------------------------------------------------
+# --- Locally connected layers: w is [OC, OD, OH, OW, C, KD, KH, KW] -----------------------------------------------
+
+locally_connect = forward
 
 
 def locally_connect_backward_input(
