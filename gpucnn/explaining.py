@@ -358,7 +358,7 @@ class _Convolution:
         direction, geometry, batch, dtype = self.direction, self.geometry, self.batch, name_of(self.dtype)
         read = self.shapes[direction == "backward_input"]
         last = is_channels_last(dense(read, self.dtype.itemsize, self.channels_last))
-        name = on_the_cpu.algorithm(direction, geometry, batch, dtype, last)
+        name = on_the_cpu.algorithm(direction, geometry, batch, dtype, last, current_algorithm())
         costs = on_the_cpu.costs(direction, geometry, batch, dtype)
         reason = _asked(name) or _REASONS.get(name) or self._least_cost(name, len(costs), last)
         alternatives = tuple(Alternative(other, cost) for other, cost in costs.items())

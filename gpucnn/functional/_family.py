@@ -6,6 +6,7 @@ import inspect
 import re
 from ast import literal_eval
 from collections.abc import Callable
+from functools import partial
 from types import FunctionType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -28,7 +29,7 @@ def family(define: Callable[Concatenate[int, P], R]) -> tuple[Callable[P, R], Ca
     ``conv_nd`` becomes ``conv1d``, ``conv2d`` and ``conv3d``: each with its own name, its signature without the rank,
     and the docstring as `fill` makes it.
     """
-    one, two, three = (_of_rank(define, rank) for rank in (1, 2, 3))
+    one, two, three = (_of_rank(define, rank, _passed) for rank in (1, 2, 3))
     return one, two, three
 
 
@@ -36,28 +37,38 @@ def replayed_family(
     define: Callable[Concatenate[int, P], R], first: int = 0
 ) -> tuple[Callable[P, R], Callable[P, R], Callable[P, R]]:
     """As `family`, for operations recorded and replayed by `gpucnn.backends.replaying.replayed`."""
-    one, two, three = family(define)
-    return replayed(one, first), replayed(two, first), replayed(three, first)
+    one, two, three = (_of_rank(define, rank, lambda member: replayed(member, first)) for rank in (1, 2, 3))
+    return one, two, three
 
 
-def _of_rank(define: Callable[Concatenate[int, P], R], rank: int) -> Callable[P, R]:
+def _passed(operation: Callable[P, R]) -> Callable[P, R]:
+    """`operation` as a function."""
+
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        return operation(*arguments, **named)
+
+    return call
+
+
+def _of_rank(
+    define: Callable[Concatenate[int, P], R], rank: int, wrap: Callable[[Callable[P, R]], Callable[P, R]]
+) -> Callable[P, R]:
+    """The member of one rank: `wrap` makes a function of ``partial(define, rank)``."""
     source = cast(FunctionType, define)
     name = source.__name__.replace("_nd", f"{rank}d")
     # a copy of the function under its public name, which Python's own messages about arguments then give
     body = FunctionType(source.__code__, source.__globals__, name, source.__defaults__, source.__closure__)
     body.__kwdefaults__ = source.__kwdefaults__
     body.__qualname__ = name
-
-    def member(*args: Any, **kwargs: Any) -> Any:
-        return body(rank, *args, **kwargs)
-
+    member: Any = wrap(partial(cast(Callable[Concatenate[int, P], R], body), rank))
+    member.__dict__.pop("__wrapped__", None)  # else tools look at the partial object, which is no function
     member.__name__ = member.__qualname__ = name
     member.__module__ = source.__module__
     member.__doc__ = fill(source.__doc__ or "", rank)
     member.__annotations__ = {key: value for key, value in source.__annotations__.items() if key != "rank"}
     signature = inspect.signature(source)
     parameters = list(signature.parameters.values())[1:]
-    member.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    member.__signature__ = signature.replace(parameters=parameters)
     return cast(Callable[P, R], member)
 
 

@@ -7,7 +7,7 @@ to arrays of outputs. So an axis takes as little time and memory for 10 million 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from math import gcd
@@ -41,21 +41,18 @@ class Sampling:
     sources: int
     step: int
     offsets: range
+    least: int = field(init=False, repr=False, compare=False)
+    """The least of the offsets."""
+    most: int = field(init=False, repr=False, compare=False)
+    """The largest of the offsets."""
+    spacing: int = field(init=False, repr=False, compare=False)
+    """From one tap's offset to the next tap's; 0 where there is one tap."""
 
-    @property
-    def least(self) -> int:
-        """The least of the offsets."""
-        return min(self.offsets[0], self.offsets[-1])
-
-    @property
-    def most(self) -> int:
-        """The largest of the offsets."""
-        return max(self.offsets[0], self.offsets[-1])
-
-    @property
-    def spacing(self) -> int:
-        """From one tap's offset to the next tap's; 0 where there is one tap."""
-        return self.offsets[1] - self.offsets[0] if len(self.offsets) > 1 else 0
+    def __post_init__(self) -> None:
+        ends = self.offsets[0], self.offsets[-1]
+        object.__setattr__(self, "least", min(ends))
+        object.__setattr__(self, "most", max(ends))
+        object.__setattr__(self, "spacing", self.offsets.step if len(self.offsets) > 1 else 0)
 
     def by_residue(self) -> list[range]:
         """The taps whose offsets are equal modulo `step`, by that residue."""
@@ -122,6 +119,11 @@ class Axis:
         return self.forward.taps()
 
     @property
+    def is_identity(self) -> bool:
+        """Whether each window is the input at its own position."""
+        return self.forward.is_identity
+
+    @property
     def is_whole(self) -> bool:
         """Whether there is one window, which is all of the input."""
         return self.out == 1 and self.forward.offsets == range(self.size)
@@ -158,6 +160,11 @@ class AdaptiveAxis:
     def windows(self, outputs: Any) -> tuple[Any, Any]:
         """The first input that each of `outputs` reads and the one after the last: of an int, or an array of int64."""
         return outputs * self.size // self.out, -(-(outputs + 1) * self.size // self.out)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether each window is the input at its own position."""
+        return self.size == self.out
 
     @property
     def longest(self) -> int:

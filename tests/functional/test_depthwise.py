@@ -45,7 +45,7 @@ ROWS: tuple[int | None, ...] = (None, 0, 1, 2, 5)  # of a band; 0 for columns, N
 def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Sets how work is cut: the bytes of a piece, the plane from which bands are taken, the rows of a band."""
     planned = (
-        depthwise._plane_pieces, depthwise._pixel_pieces, grouped._planned, select._algorithm, select._contraction
+        depthwise._plane_pieces, depthwise._pixel_pieces, grouped._planned, select.algorithm, select.contraction
     )  # fmt: skip
 
     def set_sizes(piece: int, plane: int, rows: int | None = None, lanes: int = 256, run: int = 4096) -> None:
@@ -249,7 +249,7 @@ def test_bands_are_for_near_taps_and_blas() -> None:
 
     def chosen(height: Sampling, width: Sampling, dtype: str = "float32", channels: int = 1) -> str:
         weight = (4, channels, channels, 1, 3, 3)
-        return select.contraction(1, weight, (one, height, width), dtype, channels_last=False)
+        return select.contraction(1, weight, (one, height, width), dtype, False)
 
     assert chosen(near, near) == chosen(near, far) == chosen(near, near, "bfloat16") == "grouped"
     assert chosen(far, near) == chosen(near, near, "int32") == "depthwise"

@@ -37,9 +37,9 @@ def held_to(name: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, gpucnn.algorithm("im2col" if name == "fold" else name):
         if name in ("fold", "im2col"):
             patch.setattr(select, "_folds", lambda *_: name == "fold")
-        select._algorithm.cache_clear()  # it remembers what folded
+        select.algorithm.cache_clear()  # it remembers what folded
         yield
-    select._algorithm.cache_clear()
+    select.algorithm.cache_clear()
 
 
 @contextmanager
@@ -62,9 +62,9 @@ def pieces(kind: str) -> Iterator[None]:
             patch.setattr(folding, "MIN_CHANNELS", 1)
             patch.setattr(folding, "MIN_MULTIPLES", 2)
             patch.setattr(folding, "MAX_POSITIONS", 2 * scale)
-        columns._cut.cache_clear()  # it remembers what the constants were
+        columns.pieces.cache_clear()  # it remembers what the constants were
         yield
-    columns._cut.cache_clear()
+    columns.pieces.cache_clear()
 
 
 @pytest.fixture(autouse=True)

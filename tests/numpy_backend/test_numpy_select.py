@@ -13,7 +13,7 @@ from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.backends.numpy import columns, direct, folding, select, winograd
 from gpucnn.geometry import ConvGeometry, Sampling
 from gpucnn.geometry.geometries import Channels, conv_geometry
-from gpucnn.numerics import ALGORITHMS
+from gpucnn.numerics import ALGORITHMS, current_algorithm
 
 TILED = ("float32", "float16", "bfloat16")
 
@@ -42,7 +42,7 @@ def layer(
 
 
 def chosen(layer: Layer, direction: str, dtype: str = "float32", channels_last: bool = False) -> str:
-    return select.algorithm(direction, layer.geometry, layer.batch, dtype, channels_last)
+    return select.algorithm(direction, layer.geometry, layer.batch, dtype, channels_last, current_algorithm())
 
 
 def forward(layer: Layer, dtype: str = "float32") -> str:
@@ -55,7 +55,7 @@ def backward_input(layer: Layer, dtype: str = "float32") -> set[str]:
     if of_most == "fold":
         return {"fold"}
     parts = select.contractions("backward_input", layer.geometry)
-    found = {select.contraction(layer.batch, *part, dtype, channels_last=False) for part in parts}
+    found = {select.contraction(layer.batch, *part, dtype, False, current_algorithm()) for part in parts}
     assert of_most in found
     return found
 
@@ -173,8 +173,8 @@ def test_the_answer_depends_on_sizes_alone(name: str) -> None:
     try:
         for threads in (1, 2, 3, 2):
             gpucnn.set_num_threads(threads)
-            select._algorithm.cache_clear()
-            select._contraction.cache_clear()
+            select.algorithm.cache_clear()
+            select.contraction.cache_clear()
             answers |= {(forward(case), *backward_input(case)), (forward(case), *backward_input(case))}
     finally:
         gpucnn.set_num_threads(before)

@@ -79,7 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.numpy",
         "gpucnn.backends.samples", "gpucnn.geometry", "numpy",
     },
-    "gpucnn.backends.numpy.select": {
+    "gpucnn.backends.numpy.convolution": {
         "gpucnn.backends.dtypes", "gpucnn.backends.numpy", "gpucnn.geometry", "gpucnn.numerics",
     },
     "gpucnn.backends.numpy.threads": {"gpucnn.geometry", "threadpoolctl"},

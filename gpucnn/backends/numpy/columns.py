@@ -99,18 +99,14 @@ def matrix_of(weight: Array, dtype: np.dtype[Any], last: bool) -> Array:
 Pieces = tuple[tuple[Block, slice], ...]
 
 
+@kept(PLANS_BYTES)  # 9 of the 75 us that a conv2d of 8 x 8 pixels took
 def pieces(extents: tuple[int, ...], filters: int, depth: int, itemsize: int) -> Pieces:
     """Blocks of (N, D, H, W) targets and runs of filters, cut so that columns stay in the cache and threads have work.
 
     `depth` is the length of a column. Few positions with many filters are cut by filters, and each thread computes
     its own columns.
     """
-    return _cut(extents, filters, depth, _fitting(max(depth, filters) * itemsize))
-
-
-@kept(PLANS_BYTES)  # 9 of the 75 us that a conv2d of 8 x 8 pixels took
-def _cut(extents: tuple[int, ...], filters: int, depth: int, most: int) -> Pieces:
-    positions = prod(extents)
+    positions, most = prod(extents), _fitting(max(depth, filters) * itemsize)
     shares = min(4, positions * filters * depth // WORTH_SHARING)
     if shares > 1:
         most = min(most, max(-(-positions // shares), min(MIN_POSITIONS, positions)))

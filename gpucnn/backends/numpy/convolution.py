@@ -20,13 +20,15 @@ from gpucnn.backends.numpy import columns, depthwise, direct, folding, grouped, 
 from gpucnn.backends.numpy.grouped import Part
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry
+from gpucnn.numerics import current_algorithm
 
 
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
-    contract(_algorithm("forward", x, geometry), x, [(weight, geometry.forward, y)], _by_group(bias, groups))
+    bias = None if bias is None else bias.reshape(groups, -1)
+    contract(_algorithm("forward", x, geometry), x, [(weight, geometry.forward, y)], bias)
 
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
@@ -42,14 +44,15 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
     residues = list(product(depth.backward, height.backward, width.backward))
     if len(residues) < prod(min(axis.stride, axis.size) for axis in geometry.axes):  # no tap reaches the others
         grad_x[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+    bias = None if bias is None else bias.reshape(groups, -1)
     for d, h, w_ in residues:
         taps: Any = tuple(slice(each.start, each.stop, each.step) for each in (r.kernel_indices for r in (d, h, w_)))
         target = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
         part: Part = (weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), target)
-        algorithm = select.contraction(len(grad_y), part[0].shape, part[1], dtype, last)
+        algorithm = select.contraction(len(grad_y), part[0].shape, part[1], dtype, last, current_algorithm())
         parts.setdefault(algorithm, []).append(part)
     for algorithm, several in parts.items():
-        contract(algorithm, grad_y, several, _by_group(bias, groups))
+        contract(algorithm, grad_y, several, bias)
 
 
 def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -61,11 +64,8 @@ def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: C
 
 
 def _algorithm(direction: str, source: Array, geometry: ConvGeometry) -> str:
-    return select.algorithm(direction, geometry, len(source), name_of(source.dtype), memory.is_channels_last(source))
-
-
-def _by_group(bias: Array | None, groups: int) -> Array | None:
-    return None if bias is None else bias.reshape(groups, -1)
+    dtype, last = name_of(source.dtype), memory.is_channels_last(source)
+    return select.algorithm(direction, geometry, len(source), dtype, last, current_algorithm())
 
 
 def contract(algorithm: str, source: Array, parts: list[Part], bias: Array | None) -> None:

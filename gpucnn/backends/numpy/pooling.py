@@ -255,11 +255,7 @@ def length_of(axis: AnyAxis) -> int:
 def windowed(geometry: PoolGeometry, space: int) -> list[tuple[int, AnyAxis]]:
     """The axes with something to pool, each with its dimension; at least one."""
     axes = list(enumerate(geometry.axes, space))
-    return [(dim, axis) for dim, axis in axes if not _is_identity(axis)] or axes[-1:]
-
-
-def _is_identity(axis: AnyAxis) -> bool:
-    return isinstance(axis, Axis) and axis.forward.is_identity
+    return [(dim, axis) for dim, axis in axes if not axis.is_identity] or axes[-1:]
 
 
 def in_pieces(

@@ -14,7 +14,6 @@ from math import prod
 from gpucnn.backends.dtypes import LINEAR
 from gpucnn.backends.numpy import folding, winograd
 from gpucnn.geometry import ConvGeometry, Sampling
-from gpucnn.numerics import current_algorithm
 
 Ints = tuple[int, ...]
 
@@ -36,8 +35,11 @@ MIN_PLANE = 150  # outputs of a depthwise plane; smaller ones have their channel
 _TILED = frozenset({"float32", "float16", "bfloat16"})  # float64 is used where rounding matters
 
 
-def algorithm(direction: str, geometry: ConvGeometry, batch: int, dtype: str, channels_last: bool) -> str:
-    """The algorithm of a convolution: the caller's choice, else the cheapest of those that compute it.
+@lru_cache(maxsize=1024)
+def algorithm(
+    direction: str, geometry: ConvGeometry, batch: int, dtype: str, channels_last: bool, chosen: str | None = None
+) -> str:
+    """The algorithm of a convolution: the one `chosen` by the caller, else the cheapest of those that compute it.
 
     It is "direct", "im2col", "winograd", "fold" (a product and a fold, of a backward-input), "depthwise" or "grouped".
     A backward-input that is no fold is a contraction for each stride residue, and `contraction` chooses for each: the
@@ -60,19 +62,12 @@ def algorithm(direction: str, geometry: ConvGeometry, batch: int, dtype: str, ch
     >>> [algorithm(direction, stem, 1, "float32", False) for direction in ("forward", "backward_input")]
     ['im2col', 'fold']
     """
-    return _algorithm(direction, geometry, batch, dtype, channels_last, current_algorithm())
-
-
-@lru_cache(maxsize=1024)
-def _algorithm(
-    direction: str, geometry: ConvGeometry, batch: int, dtype: str, channels_last: bool, chosen: str | None
-) -> str:
     if direction == "backward_weight":
         return _of_weight(geometry, dtype, chosen)
     if direction == "backward_input" and chosen in (None, "im2col") and _folds(geometry, batch, dtype, chosen):
         return "fold"
     parts = contractions(direction, geometry)
-    names = [_contraction(batch, *part, dtype, channels_last, chosen) for part in parts]
+    names = [contraction(batch, *part, dtype, channels_last, chosen) for part in parts]
     work = [prod(weight) * prod(axis.targets for axis in samplings) for weight, samplings in parts]
     return names[work.index(max(work))] if parts else "direct"  # no tap reaches any input: nothing is computed
 
@@ -88,8 +83,14 @@ def _of_weight(geometry: ConvGeometry, dtype: str, chosen: str | None) -> str:
     return "grouped" if _takes_bands(weight, samplings, dtype) else "im2col"
 
 
+@lru_cache(maxsize=1024)  # 17 of the 75 us that a conv2d of 8 x 8 pixels took
 def contraction(
-    batch: int, weight: Sequence[int], samplings: Sequence[Sampling], dtype: str, channels_last: bool
+    batch: int,
+    weight: Ints,
+    samplings: tuple[Sampling, ...],
+    dtype: str,
+    channels_last: bool,
+    chosen: str | None = None,
 ) -> str:
     """The algorithm of one contraction: a forward, or the part of a backward-input that is one stride residue.
 
@@ -106,18 +107,6 @@ def contraction(
     >>> contraction(1, (1, 64, 64, 1, 3, 3), (Sampling(1, 1, 1, range(1)), same, same), "float32", False)
     'winograd'
     """
-    return _contraction(batch, tuple(weight), tuple(samplings), dtype, channels_last, current_algorithm())
-
-
-@lru_cache(maxsize=1024)  # 17 of the 75 us that a conv2d of 8 x 8 pixels took
-def _contraction(
-    batch: int,
-    weight: Ints,
-    samplings: tuple[Sampling, ...],
-    dtype: str,
-    channels_last: bool,
-    chosen: str | None,
-) -> str:
     tiles = _takes_tiles(samplings, dtype)
     if chosen == "winograd" and not tiles:
         raise ValueError(

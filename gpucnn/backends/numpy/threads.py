@@ -141,7 +141,7 @@ def run(task: Callable[[Item], object], items: Sequence[Item]) -> None:
         for item in items:
             task(item)
         return
-    helpers = min(get_num_threads(), len(items)) - 1
+    helpers = min(get_num_threads(), len(items)) - 1 if len(items) > 1 else 0
     with _OneBlasThread():
         if helpers < 1:
             for item in items:
