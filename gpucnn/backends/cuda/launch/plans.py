@@ -99,9 +99,10 @@ def is_addressable(array: Array) -> bool:
 
 def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:
     """The strides of `array` in elements, as the fields ``prefix_name``; zeros where it is None."""
-    if array is None:
-        return dict.fromkeys((f"{prefix}_{name}" for name in names), 0)
-    steps = (step // array.itemsize if size > 1 else 0 for step, size in zip(array.strides, array.shape, strict=True))
+    steps = [0] * len(names)
+    if array is not None:
+        axes = zip(array.strides, array.shape, strict=True)
+        steps = [step // array.itemsize if size > 1 else 0 for step, size in axes]
     return {f"{prefix}_{name}": step for name, step in zip(names, steps, strict=True)}
 
 
