@@ -95,16 +95,21 @@ class Tiling:
         splits = self.fields["splits"]
         return None if splits == 1 else (splits, _part_length(self.fields["kept"]))
 
-    def work(self, **others: int | float) -> Work:
-        """The launch of a kernel over the tiles."""
-        fields = self.fields | others
+    def work(self, eps: float | None = 0.0, divisor: int = 1, weighs: bool = False) -> Work:
+        """The launch of a kernel over the tiles; by rstd in the variance's place where eps is None."""
+        fields = self.fields | {"divisor": divisor, "weighs": int(weighs)}
+        fields |= {"has_rstd": 1} if eps is None else {"eps": eps}
         extents = (fields["reduced"] + fields["run"] + self.block, fields["kept"] + fields["sums"])
         blocks = -(-fields["kept"] // fields["sums"]) * fields["splits"]
         return Work(fields, blocks=blocks, block=self.block, extents=extents, constants=self.constants)
 
-    def combine(self, **others: int | float) -> Work:
+    def activated(self, residual: Layout | None, activation: Activation, eps: float | None = 0.0) -> Work:
+        """As `work`, with a residual and an activation."""
+        return _finished(self.work(eps), residual, activation)
+
+    def combine(self, eps: float = 0.0) -> Work:
         """The launch that adds the parts."""
-        fields = self.fields | {"sums": _part_length(self.fields["kept"])} | others
+        fields = self.fields | {"sums": _part_length(self.fields["kept"]), "eps": eps}
         extents = (fields["splits"] * fields["sums"] + COMBINED,)
         return Work(fields, blocks=-(-fields["kept"] // COMBINED), extents=extents, constants=_PLAIN)
 
@@ -175,14 +180,6 @@ def _tiled(x: Array, axes: Axes, held: int, **arrays: Array | None) -> Tiling:
     return tiling(layout(x), axes, held, **layouts)
 
 
-def _tiles_work(tiled: Tiling, eps: float = 0.0, divisor: int = 1, weighs: bool = False) -> Work:
-    return tiled.work(eps=eps, divisor=divisor, weighs=int(weighs))
-
-
-def _combine_work(tiled: Tiling, eps: float = 0.0) -> Work:
-    return tiled.combine(eps=eps)
-
-
 def _part_length(kept: int | float) -> int:
     """Values of one part of all sums, padded to whole sectors: part_length in norm_tiles.cuh."""
     return -(-int(kept) // COMBINED) * COMBINED
@@ -205,9 +202,9 @@ def norm_statistics(
     shape = tiled.parts_shape
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
     arrays = {"x": x, "parts": parts, **found}
-    launch(runtime, STATISTICS, x.dtype, arrays, _tiles_work, tiled=tiled, eps=eps)
+    launch(runtime, STATISTICS, x.dtype, arrays, tiled.work, eps=eps)
     if parts is not None:
-        launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, _combine_work, tiled=tiled, eps=eps)
+        launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, tiled.combine, eps=eps)
 
 
 # --- Sums of the backward pass ------------------------------------------------------------------------------------
@@ -224,9 +221,9 @@ def _sum(
     parts = (None, None) if shape is None else _both(runtime, shape, mean)
     written = {"parts_g": parts[0], "parts_gh": parts[1], "sum_g": sums[0], "sum_gh": sums[1]}
     arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight, **written}
-    launch(runtime, BACKWARD_SUMS, x.dtype, arrays, _tiles_work, tiled=tiled)
+    launch(runtime, BACKWARD_SUMS, x.dtype, arrays, tiled.work)
     if shape is not None:
-        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, written | {"weight": None}, _combine_work, tiled=tiled)
+        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, written | {"weight": None}, tiled.combine)
 
 
 def _sizes_kept(x: Array, axes: Axes) -> Axes:
@@ -273,11 +270,6 @@ def _finished(work: Work, residual: Layout | None, activation: Activation) -> Wo
     )
 
 
-def _activated_work(tiled: Tiling, residual: Layout | None, activation: Activation, eps: float | None = 0.0) -> Work:
-    facts: Fields = {"has_rstd": 1} if eps is None else {"eps": eps}
-    return _finished(tiled.work(**facts), residual, activation)
-
-
 def norm_apply(
     runtime: Runtime,
     x: Array,
@@ -294,8 +286,7 @@ def norm_apply(
     held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
     tiled = _elementwise(x, mean, held, y=residual, rstd=var, weight=weight, bias=bias, z=y)
     arrays = {"x": x, "mean": mean, "var": var, "weight": weight, "bias": bias, "residual": residual, "z": y}
-    facts = {"tiled": tiled, "eps": eps, "activation": activation_of(epilogue)}
-    launch(runtime, APPLY, x.dtype, arrays, _activated_work, **facts)
+    launch(runtime, APPLY, x.dtype, arrays, tiled.activated, eps=eps, activation=activation_of(epilogue))
 
 
 # --- Rows in the registers of a block -----------------------------------------------------------------------------
@@ -413,8 +404,7 @@ def norm_activation_backward(
     given = {"rstd": rstd, "weight": weight, "bias": bias, "z": grad}
     tiled = _elementwise(x, mean, held, y=grad_y, added=residual, **given)
     arrays = {"grad_y": grad_y, "x": x, "mean": mean, "residual": residual, **given}
-    facts = {"tiled": tiled, "activation": activation_of(epilogue)}
-    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activated_work, **facts)
+    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, tiled.activated, activation=activation_of(epilogue))
 
 
 def norm_backward(
@@ -473,7 +463,7 @@ def _apply_backward(
     tiled = _elementwise(x, mean, BACKWARD_HELD, y=grad_y, rstd=rstd, weight=weight, sum=sums[0], z=grad_x)
     arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight}
     arrays |= {"sum_g": sums[0], "sum_gh": sums[1], "z": grad_x}
-    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _tiles_work, tiled=tiled, divisor=count, weighs=weighs)
+    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, tiled.work, divisor=count, weighs=weighs)
 
 
 def _backward_of_rows(
