@@ -202,10 +202,11 @@ class Recording:
         places = [moved.get(place, place) for place in places]
         one_of_a_tuple = is_tuple and len(places) == 1
         answer = itemgetter(slice(places[0], places[0] + 1)) if one_of_a_tuple else itemgetter(*places)
-        null, device, current_device = runtime.null, steps[0].plan.device, runtime.current_device
+        device = steps[0].plan.device
+        null, index, current_device = runtime.null, device.index, runtime.current_device
 
         def replay(arrays: Sequence[Array]) -> Any:
-            if current_device() != device.index:
+            if current_device() != index:
                 with runtime.using(device):
                     return replay(arrays)
             pool = (null, None, *arrays, *[make() for make in makers], *constants)
