@@ -128,7 +128,7 @@ def needs_int64(layouts: Iterable[Layout | None], extents: Iterable[int]) -> boo
         if array is not None:
             steps = zip(array.strides, array.shape, strict=True)
             reach = sum(abs(step) // array.itemsize * (size - 1) for step, size in steps)
-            ends.append(max(array.size, reach + 1) + PAST_END - 1)
+            ends.append(max(array.size, reach + 1) + PAST_END - 1)  # the last index that is reached
     return any(abs(end) >= INT32_END for end in ends)
 
 
