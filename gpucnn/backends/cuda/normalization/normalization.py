@@ -254,7 +254,7 @@ def _add(runtime: Runtime, x: Array, parts: Any, weight: Array | None, result: S
 
 
 def _elementwise(x: Array, mean: Array, held: int, **arrays: Array | None) -> Tiling:
-    """The tiling of a step over all elements, which have the same parameters along an axis.
+    """The tiling of a step over all elements, by the axes along which they have the same parameters.
 
     Rows with P = 1 share all but weight and bias.
     """
