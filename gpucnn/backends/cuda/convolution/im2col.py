@@ -92,11 +92,11 @@ def _chunks(x: Array, geometry: ConvGeometry, weights: int = 0) -> Iterator[slic
 def _filters(runtime: Runtime, w: Array, geometry: ConvGeometry) -> Array:
     """W [OC, C / G, KD, KH, KW] as [1, G, OC / G, C / G * KD * KH * KW]."""
     _, oc, groups = geometry.channels
-    if not w.flags.c_contiguous and not _flat(w).flags.c_contiguous:
-        rows = empty(runtime, _flat(w).shape, w.dtype)
-        pack(runtime, _flat(w), rows)
-        w = rows
-    return w.reshape(1, groups, oc // groups, -1)
+    rows = w if w.flags.c_contiguous else _flat(w)
+    if not rows.flags.c_contiguous:
+        strided, rows = rows, empty(runtime, rows.shape, w.dtype)
+        pack(runtime, strided, rows)
+    return rows.reshape(1, groups, oc // groups, -1)
 
 
 def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
