@@ -39,7 +39,7 @@ class Gemm(NamedTuple):
 
 
 def multiply(runtime: Runtime, a: Array, b: Array, c: Array) -> None:
-    """Write c [N, G, M, P] = a [N, G, M, K] times b [N, G, K, P], all of matrices that `is_matrix`; a's N may be 1."""
+    """Write c [N, G, M, P] = a [N, G, M, K] times b [N, G, K, P], all as by `as_matrices`; a's N may be 1."""
     if not _leads(layout(c))[0]:  # c is column-major: the product of the transposes
         a, b, c = b.swapaxes(2, 3), a.swapaxes(2, 3), c.swapaxes(2, 3)
     plan = _plan(runtime, runtime.device(c), c.dtype, layout(a), layout(b), layout(c))
