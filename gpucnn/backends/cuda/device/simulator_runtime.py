@@ -41,9 +41,8 @@ class SimulatorRuntime:
         """A simulated copy of `host`."""
         return self.xp.asarray(host)
 
-    @staticmethod
-    @lru_cache(maxsize=1024)
-    def function(source: Source, device: Device) -> Function:
+    @lru_cache(maxsize=1024)  # noqa: B019  runtimes live as long as the process
+    def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for this CPU."""
         from gpucnn.simulator import Module  # only what launches a kernel needs a compiler
 
