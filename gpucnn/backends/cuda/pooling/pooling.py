@@ -53,25 +53,32 @@ def _pool_fields(
 
 
 def _axis_fields(name: str, axis: Axis | AdaptiveAxis) -> Fields:
-    """The fields of an axis, with the taps of its longest window, and the outputs that read one input, at most."""
-    if isinstance(axis, AdaptiveAxis):
-        window, taps = Axis(axis.size, out=axis.out), _most_of_a_share(axis.size, axis.out)
-        readers = _most_of_a_share(axis.out, axis.size)
-    else:
-        window, taps = axis, axis.kernel
-        readers = min(axis.out, -(-axis.kernel // (axis.stride // gcd(axis.stride, axis.dilation))))
+    adaptive = isinstance(axis, AdaptiveAxis)
+    window = Axis(axis.size, out=axis.out) if isinstance(axis, AdaptiveAxis) else axis
     return {
         name: window.size,
         f"o{name}": window.out,
-        f"adaptive_{name}": int(isinstance(axis, AdaptiveAxis)),
-        f"k{name}": taps,
+        f"adaptive_{name}": int(adaptive),
+        f"k{name}": _taps(axis),
         f"stride_{name}": window.stride,
         f"dilation_{name}": window.dilation,
         f"low_{name}": window.low,
         f"high_{name}": window.high,
         f"output_step_{name}": window.dilation // gcd(window.stride, window.dilation),
-        f"readers_{name}": readers,
+        f"readers_{name}": _readers(axis),
     }
+
+
+def _taps(axis: Axis | AdaptiveAxis) -> int:
+    """Taps of the longest window."""
+    return _most_of_a_share(axis.size, axis.out) if isinstance(axis, AdaptiveAxis) else axis.kernel
+
+
+def _readers(axis: Axis | AdaptiveAxis) -> int:
+    """Outputs that read one input, at most."""
+    if isinstance(axis, AdaptiveAxis):
+        return _most_of_a_share(axis.out, axis.size)
+    return min(axis.out, -(-axis.kernel // (axis.stride // gcd(axis.stride, axis.dilation))))
 
 
 def _most_of_a_share(total: int, parts: int) -> int:
@@ -215,8 +222,8 @@ def _forward_work(
         return slots(read) * x.itemsize + row_slots(read) * (x.itemsize + INT_BYTES) + slots(written) * of_output
 
     tile = _tile(geometry, arrays, shared, parted=parted)
+    taps = [_taps(axis) for axis in geometry.axes]
     fields = _pool_fields(geometry, x, y, indices, written=y)
-    taps = [fields[f"k{name}"] for name in SPACE]
     fields |= {"lanes": 1, "by_rows": int(by_rows), "row_slots": 0}
     if tile is None:
         fields["lanes"] = 32 if taps[2] >= 32 and prod(taps) >= 256 else 1
