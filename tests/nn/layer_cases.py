@@ -1,14 +1,16 @@
-"""One small case for each layer of `gpucnn.nn`: how it is made, and the shape of an input."""
+"""One small case for each layer, block and network of `gpucnn.nn`: how it is made, and the shape of an input."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gpucnn import nn
+from gpucnn.nn import models
 
 Shape = tuple[int, ...]
 
@@ -20,9 +22,11 @@ class Case:
     make: Callable[[Any], nn.Module]
     shape: Shape
     positive: bool = False  # where powers are taken
+    settled: bool = False  # its first weights are random, and of a size that many layers in a row can take
+    twin: Callable[[Any], Any] | None = None  # makes the same of torch.nn, given `benchmarks.networks.pytorch`
 
     def layer(self, dtype: Any = np.float64) -> nn.Module:
-        return randomised(self.make(dtype), 1)
+        return self.make(dtype) if self.settled else randomised(self.make(dtype), 1)
 
     def input(self, dtype: Any = np.float64, seed: int = 2) -> np.ndarray[Any, Any]:
         x = np.random.default_rng(seed).standard_normal(self.shape)
@@ -115,7 +119,77 @@ CASES: dict[str, Case] = _families() | {
         lambda dtype: nn.Concat(nn.Identity(), nn.Conv2d(3, 4, 3, padding=1, dtype=dtype, rng=0)), (2, 3, 5, 5)
     ),
 }
-WITH_PARAMETERS = [name for name, case in CASES.items() if any(True for _ in case.layer().parameters())]
+
+
+def _network(make: Callable[..., nn.Module], shape: Shape, twin: Callable[[Any], Any] | None = None) -> Case:
+    return Case(lambda dtype, rng=1: make(dtype=dtype, rng=rng), shape, settled=True, twin=twin)
+
+
+def _plan(depths: tuple[int, ...], width: int) -> list[Any]:
+    return [
+        entry for depth, scale in zip(depths, (1, 2, 4, 8, 8), strict=True) for entry in [scale * width] * depth + ["M"]
+    ]
+
+
+def _dcgan(dtype: Any, rng: Any) -> nn.Sequential:
+    """The opponents one behind the other, as the generator is trained."""
+    options = {"width": 2, "image_size": 8, "dtype": dtype, "rng": np.random.default_rng(rng)}
+    return nn.Sequential(models.DCGANGenerator(5, **options), models.DCGANDiscriminator(**options))
+
+
+STAGES = [(1, 8, 1, 1), (6, 16, 2, 2), (3, 16, 1, 1)]
+NETWORKS = {
+    "lenet": _network(models.LeNet, (3, 1, 28, 28), lambda t: t.LeNet(10)),
+    "alexnet": _network(
+        partial(models.alexnet, 5, width=4, hidden=12, dropout=0.0), (2, 3, 95, 127), lambda t: t.AlexNet(5, 4, 12)
+    ),
+    "vgg11": _network(
+        partial(models.vgg11, 5, width=3, hidden=12, dropout=0.0),
+        (2, 3, 64, 41),
+        lambda t: t.VGG(_plan((1, 1, 2, 2, 2), 3), 5, 12, False),
+    ),
+    "vgg13_bn": _network(
+        partial(models.vgg13_bn, 5, width=2, hidden=12, dropout=0.0),
+        (2, 3, 64, 64),
+        lambda t: t.VGG(_plan((2, 2, 2, 2, 2), 2), 5, 12, True),
+    ),
+    "resnet18": _network(
+        partial(models.resnet18, 5, width=4), (2, 3, 65, 50), lambda t: t.ResNet((2, 2, 2, 2), 5, 4, False)
+    ),
+    "resnet34": _network(
+        partial(models.resnet34, 5, width=2), (2, 3, 64, 64), lambda t: t.ResNet((3, 4, 6, 3), 5, 2, False)
+    ),
+    "resnet50": _network(
+        partial(models.resnet50, 5, width=2), (2, 3, 64, 64), lambda t: t.ResNet((3, 4, 6, 3), 5, 2, True)
+    ),
+    "mobilenet_v2": _network(
+        partial(models.MobileNetV2, 5, stages=STAGES, dropout=0.0, last_channels=24),
+        (2, 3, 33, 40),
+        lambda t: t.MobileNetV2(STAGES, 5, 32, 24),
+    ),
+    "unet": _network(
+        partial(models.UNet, 3, in_channels=2, width=4, depth=3), (2, 2, 37, 30), lambda t: t.UNet(3, 2, 4, 3)
+    ),
+    "generator": _network(
+        partial(models.DCGANGenerator, 7, width=4, image_size=16), (3, 7, 1, 1), lambda t: t.generator(7, 4)
+    ),
+    "discriminator": _network(
+        partial(models.DCGANDiscriminator, width=4, image_size=16), (3, 3, 16, 16), lambda t: t.discriminator(4)
+    ),
+    "dcgan": _network(_dcgan, (3, 5, 1, 1)),
+}
+BLOCKS = {
+    "basic block": _network(partial(models.BasicBlock, 3, 3), (2, 3, 7, 6)),
+    "basic block that strides": _network(partial(models.BasicBlock, 3, 4, stride=2), (2, 3, 7, 6)),
+    "bottleneck": _network(partial(models.Bottleneck, 8, 2), (2, 8, 7, 6)),
+    "bottleneck that strides": _network(partial(models.Bottleneck, 3, 2, stride=2), (2, 3, 7, 6)),
+    "inverted residual": _network(partial(models.InvertedResidual, 3, 3), (2, 3, 7, 6)),
+    "inverted residual that strides": _network(
+        partial(models.InvertedResidual, 3, 4, stride=2, widening=1), (2, 3, 7, 6)
+    ),
+}
+EVERY = CASES | BLOCKS | NETWORKS
+WITH_PARAMETERS = [name for name, case in EVERY.items() if any(True for _ in case.layer().parameters())]
 
 
 def outcome(

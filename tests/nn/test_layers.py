@@ -1,4 +1,4 @@
-"""Behaviour common to all layers: failing, freezing, keeping state, and showing themselves."""
+"""Behaviour common to all layers and networks: failing, freezing, keeping state, and showing themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from layer_cases import CASES, WITH_PARAMETERS, outcome
+from layer_cases import CASES, EVERY, WITH_PARAMETERS, outcome
 from strategies import arranged, numbers
 from tolerances import assert_close
 
@@ -42,10 +42,10 @@ def test_each_layer_has_a_case() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "training"), [case for case in product(CASES, (True, False)) if case != ("Dropout", True)]
+    ("name", "training"), [case for case in product(EVERY, (True, False)) if case != ("Dropout", True)]
 )
 def test_layers_do_the_same_on_each_backend(backend: ArrayBackend, name: str, training: bool) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer, other = case.layer(np.float32).train(training), case.layer(np.float32).train(training)
     other.map_arrays(backend.asarray)
     expected = outcome(layer, case.input(np.float32))
@@ -53,8 +53,8 @@ def test_layers_do_the_same_on_each_backend(backend: ArrayBackend, name: str, tr
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert (found[key] is None) == (value is None)
-        if value is not None:
-            assert_close(backend.asnumpy(found[key]), value, factor=10)  # sums in another order
+        if value is not None:  # sums in another order, of networks layer by layer
+            assert_close(backend.asnumpy(found[key]), value, factor=100 if case.settled else 10)
 
 
 def test_dropout_drops_by_its_seed_and_its_gradient_the_same(backend: ArrayBackend, rng: np.random.Generator) -> None:
@@ -107,21 +107,28 @@ def test_dtypes_stay(name: str, dtype: Any) -> None:
         assert parameter.grad.shape == parameter.shape
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_backward_without_forward_is_an_error(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer, x = case.layer(), case.input()
-    message = r"backward has no forward to go back through; expected one call of it for each forward outside nn\.inf"
-    with pytest.raises(RuntimeError, match=message):
-        layer.backward(x)
-    y = layer(x)
-    layer.backward(np.ones_like(y))
-    with pytest.raises(RuntimeError, match=message):  # what was kept is gone
-        layer.backward(np.ones_like(y))
+    y = np.ones_like(case.layer()(x))
+
+    def keeps_nothing() -> None:
+        assert all(module._kept is None for module in layer.modules() if "_kept" in vars(module))
+        message = r"backward has no forward to go back through; expected one call of it for each forward outside nn\.i"
+        with pytest.raises(RuntimeError, match=message):
+            layer.backward(y)
+
+    keeps_nothing()
+    layer(x)
+    layer.backward(y)
+    keeps_nothing()
+    layer(x)
+    layer.forget()
+    keeps_nothing()
     with nn.inference():
         assert layer(x).shape == y.shape
-    with pytest.raises(RuntimeError, match=message):
-        layer.backward(np.ones_like(y))
+    keeps_nothing()
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("Identity", "Flatten")])
@@ -133,22 +140,13 @@ def test_a_gradient_of_another_shape_is_an_error(name: str) -> None:
         layer.backward(np.ones((*y.shape[:-1], y.shape[-1] + 1)) if name != "Concat" else np.ones((2, 8, 5, 5)))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_forget_lets_go_of_what_is_kept(name: str) -> None:
-    case = CASES[name]
-    layer = case.layer()
-    y = layer(case.input())
-    layer.forget()
-    with pytest.raises(RuntimeError, match="has no forward"):
-        layer.backward(np.ones_like(y))
-
-
 @pytest.mark.parametrize("name", WITH_PARAMETERS)
 def test_frozen_parameters_get_no_gradient(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     expected = outcome(case.layer(), case.input())
     names = [key for key, _ in case.layer().named_parameters()]
-    for frozen in [[key] for key in names] + [names]:
+    parts = [names[::2], names[1::2]] if len(names) > 4 else [[key] for key in names]
+    for frozen in [*parts, names]:
         layer = case.layer()
         for key, parameter in layer.named_parameters():
             parameter.requires_grad = key not in frozen
@@ -157,15 +155,16 @@ def test_frozen_parameters_get_no_gradient(name: str) -> None:
         assert equal(found, {key: expected[key] for key in found})
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_without_the_gradient_of_the_input(name: str) -> None:
-    case = CASES[name]
-    expected = outcome(case.layer(), case.input())
-    layer = case.layer()
+    case = EVERY[name]
+    layer, expected = case.layer(), outcome(case.layer(), case.input())
     layer.needs_input_grad = False
     found = outcome(layer, case.input())
     assert found.pop("grad_input") is None
     assert equal(found, {key: expected[key] for key in found})
+    layer.needs_input_grad = True  # and it can be asked for again
+    assert outcome(layer, case.input())["grad_input"].shape == case.shape
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_PARAMETERS if re.match("Conv|Local|Linear", name)])
@@ -184,7 +183,7 @@ def test_what_no_one_wants_is_not_computed(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_PARAMETERS)
 def test_gradients_add_up_until_they_are_forgotten(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer = case.layer().eval()
     first = outcome(layer, case.input())
     for key, grad in ((key, grad) for key, grad in outcome(layer, case.input()).items() if key.startswith("grad of")):
@@ -193,9 +192,9 @@ def test_gradients_add_up_until_they_are_forgotten(name: str) -> None:
     assert all(parameter.grad is None for parameter in layer.parameters())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_copies_and_pickles_are_independent(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer = case.layer()
     expected = outcome(copy.deepcopy(layer), case.input())
     assert equal(outcome(pickle.loads(pickle.dumps(layer)), case.input()), expected)
@@ -218,9 +217,9 @@ def test_what_is_shown_makes_the_layer_again(name: str) -> None:
         }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_state_can_be_taken_over(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer, other = case.layer(), case.make(np.float64)
     assert other.load_state_dict({key: array.copy() for key, array in layer.state_dict().items()}) == ([], [])
     assert equal(outcome(layer, case.input()), outcome(other, case.input()))

@@ -8,36 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
+from layer_cases import NETWORKS
 
 from gpucnn import nn
 from gpucnn.nn import _family, models
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
-
-# Small forms with an input each; `options` are dtype and rng.
-SMALL: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
-    "lenet": (lambda **o: models.LeNet(**o), (2, 1, 28, 28)),
-    "alexnet": (lambda **o: models.alexnet(3, width=2, hidden=6, dropout=0.0, **o), (2, 3, 67, 63)),
-    "vgg": (lambda **o: models.VGG((1, 1, 1, 1, 1), 3, width=2, hidden=6, dropout=0.0, **o), (2, 3, 32, 35)),
-    "vgg_bn": (lambda **o: models.VGG((1, 1, 1, 1, 1), 3, True, width=2, hidden=6, dropout=0.0, **o), (3, 3, 64, 64)),
-    "basic": (lambda **o: models.ResNet(models.BasicBlock, (1, 2, 1, 1), 3, width=2, **o), (2, 3, 64, 49)),
-    "bottleneck": (lambda **o: models.ResNet(models.Bottleneck, (1, 2, 1, 1), 3, width=2, **o), (2, 3, 64, 49)),
-    "mobilenet": (
-        lambda **o: models.MobileNetV2(3, 0.25, [(1, 8, 2, 1), (2, 8, 1, 2)], 0.0, last_channels=8, **o),
-        (2, 3, 19, 17),
-    ),
-    "unet": (lambda **o: models.UNet(2, 1, width=2, depth=2, **o), (2, 1, 11, 9)),
-    "generator": (lambda **o: models.DCGANGenerator(5, width=2, image_size=16, **o), (3, 5, 1, 1)),
-    "discriminator": (lambda **o: models.DCGANDiscriminator(width=2, image_size=16, **o), (3, 3, 16, 16)),
-    "dcgan": (lambda **o: dcgan(**o), (3, 5, 1, 1)),
-}
-
-
-def dcgan(dtype: Any = np.float32, rng: Any = None) -> nn.Sequential:
-    """The opponents one behind the other, as the generator is trained."""
-    rng = np.random.default_rng(rng)
-    options = {"width": 2, "image_size": 8, "dtype": dtype, "rng": rng}
-    return nn.Sequential(models.DCGANGenerator(5, **options), models.DCGANDiscriminator(**options))
 
 
 @pytest.fixture
@@ -230,16 +206,15 @@ def test_summary(model: Callable[[], nn.Module], multiply_adds: int, layer: str,
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_are_the_slopes(name: str, training: bool) -> None:
     """Of a weighted sum of the result, along one direction through input and parameters together."""
-    make, shape = SMALL[name]
     rng = np.random.default_rng(6)  # with 5 two maxima of a window are almost the same
-    model = make(dtype=np.float64, rng=rng).train(training)
+    model = NETWORKS[name].make(np.float64, rng).train(training)
     for parameter in model.parameters():
         if parameter.data.ndim == 1:  # biases of 0 put rectifiers at their kink where all of a window is 0
             parameter.data += rng.uniform(-0.1, 0.1, parameter.shape)
-    x = rng.standard_normal(shape)
+    x = rng.standard_normal(NETWORKS[name].shape)
     y = model(x)
     grad_output = rng.standard_normal(y.shape)
     arrays = [x, *(parameter.data for parameter in model.parameters())]
@@ -255,48 +230,6 @@ def test_gradients_are_the_slopes(name: str, training: bool) -> None:
     assert slope == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_first_network_needs_no_gradient_of_its_input(name: str) -> None:
-    make, shape = SMALL[name]
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    whole, first = make(rng=3), make(rng=3)
-    first.needs_input_grad = False
-    grad_output = np.ones_like(whole(x))
-    first(x)
-    assert whole.backward(grad_output).shape == x.shape
-    assert first.backward(grad_output) is None
-    for (key, one), (_, other) in zip(whole.named_parameters(), first.named_parameters(), strict=True):
-        np.testing.assert_array_equal(one.grad, other.grad, err_msg=key)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: models.BasicBlock(3, 3, rng=0),
-        lambda: models.BasicBlock(3, 4, stride=2, rng=0),
-        lambda: models.Bottleneck(8, 2, rng=0),
-        lambda: models.Bottleneck(3, 2, stride=2, rng=0),
-        lambda: models.InvertedResidual(3, 3, rng=0),
-        lambda: models.InvertedResidual(3, 4, stride=2, widening=1, rng=0),
-    ],
-)
-def test_first_block_needs_no_gradient_of_its_input(make: Callable[[], nn.Module]) -> None:
-    whole, first = make(), make()
-    first.needs_input_grad = False
-    channels = next(iter(whole.parameters())).shape[1]
-    channels = 3 if channels == 1 else channels  # of one group
-    x = np.random.default_rng(0).standard_normal((2, channels, 7, 6)).astype(np.float32)
-    grad_output = np.random.default_rng(1).standard_normal(whole(x).shape).astype(np.float32)
-    first(x)
-    whole.backward(grad_output)
-    assert first.backward(grad_output) is None
-    for (key, one), (_, other) in zip(whole.named_parameters(), first.named_parameters(), strict=True):
-        np.testing.assert_array_equal(one.grad, other.grad, err_msg=key)
-    first.needs_input_grad = True  # and it can be asked for again
-    first(x)
-    assert first.backward(grad_output).shape == x.shape
-
-
 @pytest.mark.parametrize("block", [models.BasicBlock, models.Bottleneck])
 def test_first_block_leaves_work_out(block: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     first = block(3, 4, stride=2, rng=0)
@@ -308,65 +241,12 @@ def test_first_block_leaves_work_out(block: type[nn.Module], monkeypatch: pytest
     assert results == [None, None]
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_frozen_parameters_get_no_gradient(name: str) -> None:
-    make, shape = SMALL[name]
-    model, free = make(rng=3), make(rng=3)
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    parameters = list(model.parameters())
-    for parameter in parameters[::2]:
-        parameter.requires_grad = False
-    grad_output = np.ones_like(model(x))
-    free(x)
-    np.testing.assert_array_equal(model.backward(grad_output), free.backward(grad_output))
-    for number, (parameter, other) in enumerate(zip(parameters, free.parameters(), strict=True)):
-        if number % 2 == 0:
-            assert parameter.grad is None
-        else:
-            np.testing.assert_array_equal(parameter.grad, other.grad)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_nothing_is_kept(name: str) -> None:
-    """After a backward, or under `inference`, there is nothing to go back through, in any module."""
-    make, shape = SMALL[name]
-    model = make(rng=3)
-    x = np.zeros(shape, np.float32)
-    grad_output = np.ones_like(model(x))
-    model.backward(grad_output)
-    assert all(module._kept is None for module in model.modules() if "_kept" in vars(module))
-    with nn.inference():
-        model(x)
-    assert all(module._kept is None for module in model.modules() if "_kept" in vars(module))
-    with pytest.raises(RuntimeError, match="backward has no forward"):
-        model.backward(grad_output)
-
-
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_seed_means_the_same_weights(name: str) -> None:
-    make, _ = SMALL[name]
-    one, same, other = (make(rng=seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (NETWORKS[name].make(np.float32, seed).state_dict() for seed in (1, 1, 2))
     assert all(np.array_equal(array, same[key]) for key, array in one.items())
     assert any(not np.array_equal(array, other[key]) for key, array in one.items())
     assert {array.dtype for key, array in one.items() if "num_batches" not in key} == {np.dtype(np.float32)}
-
-
-@pytest.mark.parametrize("name", ["lenet", "basic", "bottleneck", "mobilenet", "unet", "generator"])
-def test_other_backends(backend: ArrayBackend, name: str) -> None:
-    make, shape = SMALL[name]
-    host, device = make(rng=3), make(rng=3).map_arrays(backend.asarray)
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    y = host(x)
-    grad_output = np.random.default_rng(1).standard_normal(y.shape).astype(np.float32)
-    near = {"rtol": 1e-3, "atol": 1e-4}
-    np.testing.assert_allclose(backend.asnumpy(device(backend.asarray(x))), y, **near)
-    grad = backend.asnumpy(device.backward(backend.asarray(grad_output)))
-    expected = host.backward(grad_output)
-    np.testing.assert_allclose(grad, expected, rtol=1e-3, atol=1e-3 * abs(expected).max())
-    least = 1e-3 * max(abs(parameter.grad).max() for parameter in host.parameters())  # some cancel to nothing
-    for (key, one), (_, other) in zip(device.named_parameters(), host.named_parameters(), strict=True):
-        atol = 1e-3 * max(abs(other.grad).max(), least)
-        np.testing.assert_allclose(backend.asnumpy(one.grad), other.grad, rtol=1e-3, atol=atol, err_msg=key)
 
 
 # --- First weights ------------------------------------------------------------------------------------------------

@@ -9,70 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from layer_cases import NETWORKS
 
 from gpucnn import nn
 from gpucnn.nn import models
 
 Host = np.ndarray[Any, Any]
 
-STAGES = [(1, 8, 1, 1), (6, 16, 2, 2), (3, 16, 1, 1)]
-
-
-class Case(NamedTuple):
-    """A network, the same with torch.nn (given `benchmarks.networks.pytorch`), and an input."""
-
-    model: Callable[..., nn.Module]
-    twin: Callable[[Any], Any]
-    shape: tuple[int, ...]
-
-
-def _plan(depths: tuple[int, ...], width: int) -> list[Any]:
-    return [
-        entry for depth, scale in zip(depths, (1, 2, 4, 8, 8), strict=True) for entry in [scale * width] * depth + ["M"]
-    ]
-
-
-CASES = {
-    "lenet": Case(lambda **o: models.LeNet(**o), lambda t: t.LeNet(10), (3, 1, 28, 28)),
-    "alexnet": Case(
-        lambda **o: models.alexnet(5, width=4, hidden=12, dropout=0.0, **o),
-        lambda t: t.AlexNet(5, 4, 12),
-        (2, 3, 95, 127),
-    ),
-    "vgg11": Case(
-        lambda **o: models.vgg11(5, width=3, hidden=12, dropout=0.0, **o),
-        lambda t: t.VGG(_plan((1, 1, 2, 2, 2), 3), 5, 12, False),
-        (2, 3, 64, 41),
-    ),
-    "vgg13_bn": Case(
-        lambda **o: models.vgg13_bn(5, width=2, hidden=12, dropout=0.0, **o),
-        lambda t: t.VGG(_plan((2, 2, 2, 2, 2), 2), 5, 12, True),
-        (2, 3, 64, 64),
-    ),
-    "resnet18": Case(
-        lambda **o: models.resnet18(5, width=4, **o), lambda t: t.ResNet((2, 2, 2, 2), 5, 4, False), (2, 3, 65, 50)
-    ),
-    "resnet34": Case(
-        lambda **o: models.resnet34(5, width=2, **o), lambda t: t.ResNet((3, 4, 6, 3), 5, 2, False), (2, 3, 64, 64)
-    ),
-    "resnet50": Case(
-        lambda **o: models.resnet50(5, width=2, **o), lambda t: t.ResNet((3, 4, 6, 3), 5, 2, True), (2, 3, 64, 64)
-    ),
-    "mobilenet_v2": Case(
-        lambda **o: models.MobileNetV2(5, stages=STAGES, dropout=0.0, last_channels=24, **o),
-        lambda t: t.MobileNetV2(STAGES, 5, 32, 24),
-        (2, 3, 33, 40),
-    ),
-    "unet": Case(
-        lambda **o: models.UNet(3, in_channels=2, width=4, depth=3, **o), lambda t: t.UNet(3, 2, 4, 3), (2, 2, 37, 30)
-    ),
-    "generator": Case(
-        lambda **o: models.DCGANGenerator(7, width=4, image_size=16, **o), lambda t: t.generator(7, 4), (3, 7, 1, 1)
-    ),
-    "discriminator": Case(
-        lambda **o: models.DCGANDiscriminator(width=4, image_size=16, **o), lambda t: t.discriminator(4), (3, 3, 16, 16)
-    ),
-}
+TWINS = {name: case for name, case in NETWORKS.items() if case.twin is not None}
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +91,12 @@ def _assert_near(what: str, actual: Host, expected: Host, tolerance: float, leas
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", TWINS)
 def test_results_gradients_and_statistics(torch: Any, twins: Any, tmp_path: Path, name: str, training: bool) -> None:
     """In float64, where what is not rounding shows."""
-    case = CASES[name]
+    case = TWINS[name]
     twin = _twin(torch, lambda: case.twin(twins), "float64").train(training)
-    model = case.model(dtype=np.float64, rng=1).train(training)
+    model = case.make(np.float64).train(training)
     _load(twin, model, tmp_path)
     x = np.random.default_rng(2).standard_normal(case.shape)
     _assert_same(_run(model, x, 3), _run_twin(torch, twin, x, 3), 1e-9, 1e-8)
@@ -161,11 +105,11 @@ def test_results_gradients_and_statistics(torch: Any, twins: Any, tmp_path: Path
         _assert_near(key, np.asarray(state[key]), values.numpy(), 1e-9, 1e-9)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", TWINS)
 def test_pytorch_reads_what_is_saved(torch: Any, twins: Any, tmp_path: Path, name: str) -> None:
-    case = CASES[name]
+    case = TWINS[name]
     files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
-    model, twin = case.model(rng=4), case.twin(twins)
+    model, twin = case.make(np.float32), case.twin(twins)
     nn.save_weights(model, tmp_path / "model.safetensors")
     twin.load_state_dict(files.load_file(tmp_path / "model.safetensors"), strict=True)
     assert list(model.state_dict()) == list(twin.state_dict())
