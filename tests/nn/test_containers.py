@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import OrderedDict
 from typing import Any
@@ -187,39 +188,29 @@ def test_an_error_in_backward_leaves_the_modules_as_they_were() -> None:
     assert model[0].needs_input_grad
 
 
-# --- Residual and Concat against PyTorch --------------------------------------------------------------------------
-
-
-def as_torch(torch: Any, layer: Any) -> Any:
-    """PyTorch's convolution with the same parameters."""
-    theirs = torch.nn.Conv2d(
-        layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding
-    ).double()
-    theirs.load_state_dict({name: torch.from_numpy(array) for name, array in layer.state_dict().items()})
-    return theirs
+# --- Residual and Concat ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activated", [True, False])
 @pytest.mark.parametrize("shortened", [True, False])
-def test_residual(torch: Any, rng: np.random.Generator, shortened: bool, activated: bool) -> None:
+def test_residual_is_the_sum_of_its_ways(rng: np.random.Generator, shortened: bool, activated: bool) -> None:
     stride, outputs = (2, 5) if shortened else (1, 3)
-    body, beside = conv(3, outputs, 3, stride), conv(3, outputs, 1, stride, seed=1)
-    block = nn.Residual(body, beside if shortened else None, nn.ReLU() if activated else None)
-    names = ["body.weight", "body.bias"] + (["shortcut.weight", "shortcut.bias"] if shortened else [])
-    assert list(block.state_dict()) == names
+    body, beside = conv(3, outputs, 3, stride), conv(3, outputs, 1, stride, seed=1) if shortened else nn.Identity()
+    block = nn.Residual(
+        copy.deepcopy(body), copy.deepcopy(beside) if shortened else None, nn.ReLU() if activated else None
+    )
     x = rng.standard_normal((2, 3, 6, 6))
-    tensor = torch.from_numpy(x).requires_grad_()
-    peers = {"body": as_torch(torch, body), "shortcut": as_torch(torch, beside)}
-    expected = peers["body"](tensor) + (peers["shortcut"](tensor) if shortened else tensor)
-    expected = torch.relu(expected) if activated else expected
+    expected = body(x) + beside(x)
+    rises = expected > 0 if activated else np.ones_like(expected)
     y = block(x)
-    assert_close(y, expected.detach().numpy())
+    np.testing.assert_array_equal(y, expected * rises)
     grad = rng.standard_normal(y.shape)
-    expected.backward(torch.from_numpy(grad))
-    assert_close(block.backward(grad), tensor.grad.numpy())
-    for name, parameter in block.named_parameters():
-        part, _, key = name.partition(".")
-        assert_close(parameter.grad, getattr(peers[part], key).grad.numpy())
+    expected = body.backward(grad * rises) + beside.backward(grad * rises)
+    assert_close(block.backward(grad), expected)
+    parts = nn.Sequential({"body": body, "shortcut": beside})
+    assert list(block.state_dict()) == list(parts.state_dict())
+    for parameter, peer in zip(block.parameters(), parts.parameters(), strict=True):
+        assert_close(parameter.grad, peer.grad)
 
 
 def test_residual_of_shapes_that_do_not_fit() -> None:
@@ -240,21 +231,20 @@ def test_a_way_that_needs_no_gradient_adds_none() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, -3, 2])
-def test_concat(torch: Any, rng: np.random.Generator, dim: int) -> None:
+def test_concat_joins_its_branches(rng: np.random.Generator, dim: int) -> None:
     outputs = 4 if dim != 2 else 3
-    branch = conv(3, outputs)
-    other = conv(3, outputs, 1, seed=1)
-    block = nn.Concat({"skip": nn.Identity(), "wide": branch, "narrow": other}, dim=dim)
+    branches = {"skip": nn.Identity(), "wide": conv(3, outputs), "narrow": conv(3, outputs, 1, seed=1)}
+    block = nn.Concat(copy.deepcopy(branches), dim=dim)
     assert [name for name, _ in block.named_children()] == ["skip", "wide", "narrow"]
     assert ("dim" in repr(block)) == (dim != 1)
     x = rng.standard_normal((2, 3, 5, 5))
-    tensor = torch.from_numpy(x).requires_grad_()
-    expected = torch.cat([tensor, as_torch(torch, branch)(tensor), as_torch(torch, other)(tensor)], dim)
+    results = [branch(x) for branch in branches.values()]
     y = block(x)
-    assert_close(y, expected.detach().numpy())
+    np.testing.assert_array_equal(y, np.concatenate(results, dim))
     grad = rng.standard_normal(y.shape)
-    expected.backward(torch.from_numpy(grad))
-    assert_close(block.backward(grad), tensor.grad.numpy())
+    grads = np.split(grad, np.cumsum([result.shape[dim] for result in results])[:-1], dim)
+    expected = sum(branch.backward(part) for branch, part in zip(branches.values(), grads, strict=True))
+    assert_close(block.backward(grad), expected)
 
 
 def test_concat_of_shapes_that_do_not_fit() -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from layer_cases import NETWORKS
+from tolerances import assert_close
+from torch_peers import compare
 
 from gpucnn import nn
 from gpucnn.nn import models
-
-Host = np.ndarray[Any, Any]
 
 TWINS = {name: case for name, case in NETWORKS.items() if case.twin is not None}
 
@@ -47,49 +47,6 @@ def _load(twin: Any, model: nn.Module, folder: Path) -> None:
     assert nn.load_weights(model, folder / "twin.safetensors") == ([], [])
 
 
-class Run(NamedTuple):
-    """A result, the gradient of the input, and those of the parameters."""
-
-    output: Host
-    grad_input: Host
-    grads: dict[str, Host]
-
-
-def _run_twin(torch: Any, twin: Any, x: Host, seed: int) -> Run:
-    given = torch.from_numpy(x).requires_grad_()
-    output = twin(given)
-    output.backward(torch.from_numpy(_grad(output.shape, x.dtype, seed)))
-    grads = {name: parameter.grad.numpy() for name, parameter in twin.named_parameters()}
-    return Run(output.detach().numpy(), given.grad.numpy(), grads)
-
-
-def _run(model: nn.Module, x: Host, seed: int) -> Run:
-    output = model(x)
-    grad_input = model.backward(_grad(output.shape, x.dtype, seed))
-    return Run(output, grad_input, {name: parameter.grad for name, parameter in model.named_parameters()})
-
-
-def _grad(shape: Any, dtype: Any, seed: int) -> Host:
-    return np.random.default_rng(seed).standard_normal(tuple(shape)).astype(dtype)
-
-
-def _assert_same(actual: Run, expected: Run, output: float, gradient: float) -> None:
-    """Errors relative to the largest magnitude of each array; of gradients that cancel to nothing, of all of them."""
-    _assert_near("the output", actual.output, expected.output, output)
-    _assert_near("the input's gradient", actual.grad_input, expected.grad_input, gradient)
-    assert list(actual.grads) == list(expected.grads)
-    least = 1e-3 * max(float(abs(grad).max()) for grad in expected.grads.values())
-    for name, grad in expected.grads.items():
-        _assert_near(f"the gradient of {name}", actual.grads[name], grad, gradient, least)
-
-
-def _assert_near(what: str, actual: Host, expected: Host, tolerance: float, least: float = 0.0) -> None:
-    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype), what
-    scale = max(float(abs(expected).max()), least)
-    error = float(abs(actual - expected).max()) / scale
-    assert error <= tolerance, f"{what} is off by {error:.2e} of its largest magnitude, expected at most {tolerance}"
-
-
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 @pytest.mark.parametrize("name", TWINS)
 def test_results_gradients_and_statistics(torch: Any, twins: Any, tmp_path: Path, name: str, training: bool) -> None:
@@ -99,17 +56,13 @@ def test_results_gradients_and_statistics(torch: Any, twins: Any, tmp_path: Path
     model = case.make(np.float64).train(training)
     _load(twin, model, tmp_path)
     x = np.random.default_rng(2).standard_normal(case.shape)
-    _assert_same(_run(model, x, 3), _run_twin(torch, twin, x, 3), 1e-9, 1e-8)
-    state = model.state_dict()
-    for key, values in twin.state_dict().items():  # the statistics of a training step too
-        _assert_near(key, np.asarray(state[key]), values.numpy(), 1e-9, 1e-9)
+    compare(torch, model, twin, x, factor=10)
 
 
 @pytest.mark.parametrize("name", TWINS)
 def test_pytorch_reads_what_is_saved(torch: Any, twins: Any, tmp_path: Path, name: str) -> None:
-    case = TWINS[name]
     files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
-    model, twin = case.make(np.float32), case.twin(twins)
+    model, twin = TWINS[name].make(np.float32), TWINS[name].twin(twins)
     nn.save_weights(model, tmp_path / "model.safetensors")
     twin.load_state_dict(files.load_file(tmp_path / "model.safetensors"), strict=True)
     assert list(model.state_dict()) == list(twin.state_dict())
@@ -123,21 +76,15 @@ SEED = 62
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
-def test_resnet18(torch: Any, twins: Any, tmp_path: Path, training: bool) -> None:
+@pytest.mark.parametrize("size", [64, 224])
+def test_resnet18(torch: Any, twins: Any, tmp_path: Path, size: int, training: bool) -> None:
     """At its full width and in float32."""
     twin = _twin(torch, lambda: twins.ResNet((2, 2, 2, 2), 1000, 64, False), "float32", SEED).train(training)
     model = models.resnet18(rng=1).train(training)
     _load(twin, model, tmp_path)
-    x = np.random.default_rng(2).standard_normal((2, 3, 64, 64)).astype(np.float32)
-    _assert_same(_run(model, x, 3), _run_twin(torch, twin, x, 3), 1e-4, 1e-3)
-
-
-@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
-def test_resnet18_of_whole_images(torch: Any, twins: Any, tmp_path: Path, training: bool) -> None:
-    twin = _twin(torch, lambda: twins.ResNet((2, 2, 2, 2), 1000, 64, False), "float32").train(training)
-    model = models.resnet18(rng=1).train(training)
-    _load(twin, model, tmp_path)
-    x = np.random.default_rng(2).standard_normal((2, 3, 224, 224)).astype(np.float32)
-    with torch.no_grad():
-        expected = twin(torch.from_numpy(x)).numpy()
-    _assert_near("the output", model(x), expected, 1e-4)
+    x = np.random.default_rng(2).standard_normal((2, 3, size, size)).astype(np.float32)
+    if size == 64:
+        compare(torch, model, twin, x, 3, factor=10)
+    else:
+        with torch.no_grad():
+            assert_close(model(x), twin(torch.from_numpy(x)).numpy(), factor=10)
