@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -380,13 +378,6 @@ def test_back_and_forth(rng: Rng) -> None:
     linear = nn.Linear(2 * 3 * 4, 5, rng=rng)
     conv = nn.linear_to_conv(nn.Sequential(nn.Flatten(), linear), (2, 3, 4))[0]
     np.testing.assert_array_equal(nn.conv_to_linear(conv, (2, 3, 4)).weight.data, linear.weight.data)
-
-
-@pytest.mark.parametrize("module", ["convert", "sliding", "transfer"])
-def test_examples(module: str) -> None:
-    found = doctest.testmod(import_module(f"gpucnn.nn.{module}"))
-    assert found.failed == 0
-    assert found.attempted > 10
 
 
 # --- What cannot be done ------------------------------------------------------------------------------------------

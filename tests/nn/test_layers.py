@@ -241,7 +241,7 @@ def test_docstrings_name_each_argument(name: str) -> None:
     assert sorted(word for word in names if not word.startswith("or ")) == sorted(map(str.strip, parameters))
 
 
-@pytest.mark.parametrize("name", [*LAYERS, "Module", "inference", "summary"])
+@pytest.mark.parametrize("name", LAYERS)
 def test_examples(name: str) -> None:
     found = getattr(nn, name)
     runner, report = doctest.DocTestRunner(verbose=False), []
