@@ -60,7 +60,7 @@ def test_results_gradients_and_statistics(torch: Any, twins: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_pytorch_reads_what_is_saved(torch: Any, twins: Any, tmp_path: Path, name: str) -> None:
+def test_pytorch_reads_what_is_saved_by_torchvisions_names(torch: Any, twins: Any, tmp_path: Path, name: str) -> None:
     files = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     model, twin = TWINS[name].make(np.float32), TWINS[name].twin(twins)
     nn.save_weights(model, tmp_path / "model.safetensors")
