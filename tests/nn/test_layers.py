@@ -86,13 +86,6 @@ def test_layers_keep_channels_last(backend: ArrayBackend, name: str, training: b
         assert is_channels_last(layer.backward(backend.asarray(arranged(grad, "channels_last"))))
 
 
-@pytest.mark.parametrize("layer", [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.Tanh(), nn.Softmax(1), nn.Dropout(0.5)])
-def test_activations_keep_channels_last(backend: ArrayBackend, layer: Module, rng: np.random.Generator) -> None:
-    x, grad = (backend.asarray(arranged(numbers(rng, (2, 3, 4, 5), "float32"), "channels_last")) for _ in range(2))
-    assert is_channels_last(layer(x))
-    assert is_channels_last(layer.backward(grad))
-
-
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("name", CASES)
 def test_dtypes_stay(name: str, dtype: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
+from layer_cases import CASES, WITH_PARAMETERS, outcome
 from refusals import refused, refuses
 
 import gpucnn.functional as F
@@ -147,43 +148,32 @@ def test_uneven_padding(mode: str, padding: Any) -> None:
     assert layer.backward(grad) is None
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_locally_connected_with_one_filter_everywhere_is_a_convolution(rank: int) -> None:
-    arguments: dict[str, Any] = {"stride": 2, "padding": 1, "dilation": 1, "dtype": np.float64}
-    conv = getattr(nn, f"Conv{rank}d")(2, 3, 3, rng=0, **arguments)
-    local = getattr(nn, f"LocallyConnected{rank}d")(2, 3, 5, 3, **arguments)
-    positions = (1,) * rank
-    local.weight.data[...] = conv.weight.data.reshape(3, *positions, 2, *(3,) * rank)
-    local.bias.data[...] = conv.bias.data.reshape(3, *positions)
-    x = np.random.default_rng(0).standard_normal((2, 2, *(5,) * rank))
-    y = local(x)
-    np.testing.assert_allclose(y, conv(x), atol=1e-12)
-    grad = np.random.default_rng(1).standard_normal(y.shape)
-    np.testing.assert_allclose(local.backward(grad), conv.backward(grad), atol=1e-12)
-    axes = tuple(range(1, rank + 1))
-    np.testing.assert_allclose(local.weight.grad.sum(axis=axes), conv.weight.grad, atol=1e-12)
-    np.testing.assert_allclose(local.bias.grad.sum(axis=axes), conv.bias.grad, atol=1e-12)
+GEOMETRY = {"stride": 2, "padding": 1}
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_sum_pooling_is_average_pooling_times_the_window(rank: int) -> None:
-    x = np.random.default_rng(0).standard_normal((2, 3, *(6,) * rank))
-    total, mean = getattr(nn, f"SumPool{rank}d")(3, 2, 1), getattr(nn, f"AvgPool{rank}d")(3, 2, 1)
-    y = total(x)
-    np.testing.assert_allclose(y, mean(x) * 3**rank, atol=1e-12)
-    np.testing.assert_allclose(total.backward(y), mean.backward(y) * 3**rank, atol=1e-12)
-
-
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_a_bed_of_nails(rank: int) -> None:
-    x = np.random.default_rng(0).standard_normal((2, 3, *(4,) * rank))
-    layer = getattr(nn, f"BedOfNails{rank}d")(2)
+@pytest.mark.parametrize(
+    ("name", "function", "arguments", "options"),
+    [
+        ("LocallyConnected", "locally_connected", (3, 2, 5, 3), GEOMETRY),
+        ("SumPool", "sum_pool", (3,), GEOMETRY | {"dilation": 2, "ceil_mode": True}),
+        ("BedOfNails", "bed_of_nails", (2,), {}),
+    ],
+)
+def test_layers_that_pytorch_lacks_are_their_functions(
+    rank: int, name: str, function: str, arguments: tuple[Any, ...], options: dict[str, Any], rng: np.random.Generator
+) -> None:
+    layer = getattr(nn, f"{name}{rank}d")(*arguments, **options)
+    weights = [parameter.data for parameter in layer.parameters()]
+    given = weights or arguments
+    x = rng.standard_normal((2, 3, *(5,) * rank)).astype(np.float32)
     y = layer(x)
-    corners = (..., *(slice(None, None, 2),) * rank)
-    np.testing.assert_array_equal(y[corners], x)
-    assert np.count_nonzero(y) == x.size
-    grad = np.random.default_rng(1).standard_normal(y.shape)
-    np.testing.assert_array_equal(layer.backward(grad), grad[corners])
+    np.testing.assert_array_equal(y, getattr(F, f"{function}{rank}d")(x, *given, **options))
+    grad = rng.standard_normal(y.shape).astype(np.float32)
+    expected = getattr(F, f"{function}{rank}d_backward")(grad, x, *given, **options)
+    found = [layer.backward(grad), *(parameter.grad for parameter in layer.parameters())]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_batch_norm_in_evaluation_has_a_linear_backward() -> None:
@@ -277,24 +267,15 @@ def test_tensors_among_the_buffers_are_moved(torch: Any) -> None:
     assert layer.running_mean.tolist() == [3, 3]
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.ReLU(), nn.LeakyReLU(), nn.ReLU6(), nn.Tanh(), nn.Sigmoid(), nn.GELU(), nn.Softmax(1), nn.Flatten(),
-        nn.Identity(), nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Upsample(scale_factor=2), nn.Dropout(rng=0),
-        nn.Concat(nn.Identity(), nn.ReLU()), nn.Residual(nn.ReLU()), nn.Sequential(nn.Tanh(), nn.Flatten()),
-    ],
-    ids=lambda layer: type(layer).__name__,
-)  # fmt: skip
-def test_layers_without_weights_take_tensors_as_the_functions_do(torch: Any, layer: nn.Module) -> None:
-    x = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float32)
-    y = layer(torch.from_numpy(x))
-    grad_x = layer.backward(torch.ones_like(y))
-    assert isinstance(y, torch.Tensor)
-    assert isinstance(grad_x, torch.Tensor)
-    if not isinstance(layer, nn.Dropout):
-        np.testing.assert_array_equal(layer(x), y.numpy())
-        np.testing.assert_array_equal(layer.backward(np.ones(y.shape, np.float32)), grad_x.numpy())
+@pytest.mark.parametrize("name", [name for name in CASES if name not in WITH_PARAMETERS])
+def test_layers_without_weights_take_tensors_as_the_functions_do(torch: Any, name: str) -> None:
+    layer, x = CASES[name].layer(), CASES[name].input(np.float32)
+    found = outcome(layer, torch.from_numpy(x), torch.ones_like(layer(torch.from_numpy(x))))
+    assert all(isinstance(found[key], torch.Tensor) for key in ("output", "grad_input"))
+    if name != "Dropout":
+        expected = outcome(layer, x, np.ones(tuple(found["output"].shape), np.float32))
+        for key in ("output", "grad_input"):
+            np.testing.assert_array_equal(found[key].numpy(), expected[key])
 
 
 def test_tanh_computes_as_the_other_activations_do(backend: ArrayBackend) -> None:
