@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
+from runs import bits
 from strategies import dtype_of
 
 from gpucnn import nn
@@ -26,10 +27,6 @@ def network(rng: Rng) -> nn.Sequential:
 
 def batches(rng: Rng, classes: int = 3) -> list[tuple[Any, Any]]:
     return [(rng.normal(size=(6, 1, 8, 8)).astype(np.float32), rng.integers(classes, size=6)) for _ in range(3)]
-
-
-def state(model: nn.Module) -> dict[str, bytes]:
-    return {name: np.asarray(array).tobytes() for name, array in model.state_dict().items()}
 
 
 def train(model: nn.Module, params: Any, data: list[tuple[Any, Any]], lr: float = 0.1) -> None:
@@ -102,11 +99,11 @@ def test_features_that_are_not_there(rng: Rng) -> None:
 
 def test_a_new_head_changes_nothing_else(rng: Rng) -> None:
     model = network(rng)
-    before = state(model)
+    before = bits(model)
     head = nn.replace_head(model, 3, rng=1)
     assert model.classifier[-1] is head
     assert (head.in_features, head.out_features) == (8, 3)
-    after = state(model)
+    after = bits(model)
     assert list(after) == list(before)
     assert {name for name in after if after[name] != before[name]} == {"classifier.3.weight", "classifier.3.bias"}
     again = nn.replace_head(copy.deepcopy(model), 3, rng=1)
@@ -143,9 +140,9 @@ def test_only_the_head_learns_then_all_does(rng: Rng) -> None:
     model, data = network(rng), batches(rng)
     head = nn.replace_head(model, 3, rng=rng)
     nn.freeze(model, but=head)
-    before = state(model)
+    before = bits(model)
     train(model, model.parameters(), data)
-    changed = {name for name, now in state(model).items() if now != before[name]}
+    changed = {name for name, now in bits(model).items() if now != before[name]}
     assert changed == {"classifier.3.weight", "classifier.3.bias"}  # bit for bit: no running statistics either
     assert [name for name, module in model.named_modules() if not module.training] == [
         "features", *(f"features.{number}" for number in range(5)), "flatten",
@@ -155,9 +152,9 @@ def test_only_the_head_learns_then_all_does(rng: Rng) -> None:
     nn.unfreeze(model)
     assert all(module.training and not module.frozen for module in model.modules())
     groups = nn.parameter_groups(model, head, lr=0.1)
-    before = state(model)
+    before = bits(model)
     train(model, groups, data)
-    assert all(now != before[name] for name, now in state(model).items())
+    assert all(now != before[name] for name, now in bits(model).items())
 
 
 def test_groups_learn_at_their_rates(rng: Rng) -> None:
@@ -207,11 +204,11 @@ def separable(rng: Rng, count: int) -> tuple[Any, Any]:
 
 def test_a_linear_classifier_learns_on_features(rng: Rng) -> None:
     features = nn.Sequential(nn.Conv2d(1, 2, 1, rng=rng), nn.BatchNorm2d(2)).train()
-    before = state(features)
+    before = bits(features)
     x, y = separable(rng, 240)
     data = [(x[at : at + 50], y[at : at + 50]) for at in range(0, 240, 50)]
     model = nn.linear_classifier(features, data, rng=0)
-    assert state(features) == before
+    assert bits(features) == before
     assert all(module.training for module in features.modules())
     assert [name for name, _ in model.named_children()] == ["features", "flatten", "classifier"]
     assert model.features is features
