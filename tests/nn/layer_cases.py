@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,20 +18,57 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """A layer, made with a dtype, and the shape of what it takes."""
+    """A layer of `gpucnn.nn` by its name, the shape of what it takes, and its arguments."""
 
-    make: Callable[[Any], nn.Module]
+    name: str
     shape: Shape
-    positive: bool = False  # where powers are taken
-    settled: bool = False  # its first weights are random, and of a size that many layers in a row can take
-    twin: Callable[[Any], Any] | None = None  # makes the same of torch.nn, given `benchmarks.networks.pytorch`
+    args: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    settled = False  # its first weights are random, and of a size that many layers in a row can take
+
+    def make(self, dtype: Any = np.float64) -> nn.Module:
+        kind = getattr(nn, self.name)
+        takes = inspect.signature(kind).parameters
+        seeded = {name: value for name, value in (("dtype", dtype), ("rng", 0)) if name in takes}
+        made: nn.Module = kind(*self.args, **seeded | self.options)
+        return made
 
     def layer(self, dtype: Any = np.float64) -> nn.Module:
         return self.make(dtype) if self.settled else randomised(self.make(dtype), 1)
 
     def input(self, dtype: Any = np.float64, seed: int = 2) -> np.ndarray[Any, Any]:
         x = np.random.default_rng(seed).standard_normal(self.shape)
-        return (abs(x) + 0.1 if self.positive else x).astype(dtype)
+        return (abs(x) + 0.1 if self.name.startswith("LP") else x).astype(dtype)  # of which powers are taken
+
+    def __str__(self) -> str:
+        options = [f"{name}={value!r}" for name, value in self.options.items()]
+        return f"{self.name}({', '.join([*map(repr, self.args), *options])}) of {self.shape}"
+
+
+def of(name: str, shape: Shape, *args: Any, **options: Any) -> Case:
+    return Case(name, shape, args, options)
+
+
+@dataclass(frozen=True)
+class Composed(Case):
+    """Several layers in one."""
+
+    maker: Callable[[Any], nn.Module] = nn.Sequential
+
+    def make(self, dtype: Any = np.float64) -> nn.Module:
+        return self.maker(dtype)
+
+
+@dataclass(frozen=True)
+class Network(Case):
+    """A network or a block, and what makes the same of torch.nn, given `benchmarks.networks.pytorch`."""
+
+    maker: Callable[..., nn.Module] = nn.Sequential
+    twin: Callable[[Any], Any] | None = None
+    settled = True
+
+    def make(self, dtype: Any = np.float64, rng: Any = 1) -> nn.Module:
+        return self.maker(dtype=dtype, rng=rng)
 
 
 def randomised(model: nn.Module, seed: int) -> nn.Module:
@@ -44,85 +82,75 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def _families() -> dict[str, Case]:
-    cases: dict[str, Case] = {}
-    for n in (1, 2, 3):
-        size = {1: (7,), 2: (5, 6), 3: (4, 5, 3)}[n]
-        image, half = (2, 4, *size), (2, 4, *(3,) * n)
+def _family(n: int) -> list[Case]:
+    size = {1: (7,), 2: (5, 6), 3: (4, 5, 3)}[n]
+    image, half = (2, 4, *size), (2, 4, *(3,) * n)
 
-        def of(name: str, n: int = n) -> Callable[..., nn.Module]:
-            layer: Callable[..., nn.Module] = getattr(nn, f"{name}{n}d")
-            return layer
+    def paired(dtype: Any) -> nn.Module:
+        """A pooling layer, something between, and the unpooling that is paired with it."""
+        pool = getattr(nn, f"MaxPool{n}d")(2)
+        unpool = getattr(nn, f"MaxUnpool{n}d")(pool)
+        return nn.Sequential({"pool": pool, "between": nn.LeakyReLU(0.5), "unpool": unpool})
 
-        cases |= {
-            f"Conv{n}d": Case(
-                lambda dtype, of=of: of("Conv")(4, 6, 3, stride=2, padding=1, groups=2, dtype=dtype, rng=0), image
-            ),
-            f"ConvTranspose{n}d": Case(
-                lambda dtype, of=of: of("ConvTranspose")(4, 6, 3, 2, 1, 1, groups=2, dtype=dtype, rng=0), half
-            ),
-            f"LocallyConnected{n}d": Case(
-                lambda dtype, of=of, size=size: of("LocallyConnected")(
-                    4, 3, size, 2, stride=2, padding=1, dtype=dtype, rng=0
-                ),
-                image,
-            ),
-            f"MaxPool{n}d": Case(lambda dtype, of=of: of("MaxPool")(3, 2, 1), image),
-            f"AvgPool{n}d": Case(lambda dtype, of=of: of("AvgPool")(3, 2, 1, count_include_pad=False), image),
-            f"SumPool{n}d": Case(lambda dtype, of=of: of("SumPool")(2, ceil_mode=True), image),
-            f"LPPool{n}d": Case(lambda dtype, of=of: of("LPPool")(2.5, 2), image, positive=True),
-            f"AdaptiveMaxPool{n}d": Case(lambda dtype, of=of: of("AdaptiveMaxPool")(2), image),
-            f"AdaptiveAvgPool{n}d": Case(lambda dtype, of=of: of("AdaptiveAvgPool")(2), image),
-            f"BedOfNails{n}d": Case(lambda dtype, of=of: of("BedOfNails")(2), half),
-            f"BatchNorm{n}d": Case(lambda dtype, of=of: of("BatchNorm")(4, dtype=dtype), image),
-            f"InstanceNorm{n}d": Case(
-                lambda dtype, of=of: of("InstanceNorm")(4, affine=True, track_running_stats=True, dtype=dtype), image
-            ),
-            f"MaxUnpool{n}d": Case(lambda dtype, of=of: paired(of("MaxPool")(2), of("MaxUnpool")), image),
-        }
-    return cases
+    return [
+        of(f"Conv{n}d", image, 4, 6, 3, stride=2, padding=1, groups=2),
+        of(f"ConvTranspose{n}d", half, 4, 6, 3, 2, 1, 1, groups=2),
+        of(f"LocallyConnected{n}d", image, 4, 3, size, 2, stride=2, padding=1),
+        of(f"MaxPool{n}d", image, 3, 2, 1),
+        of(f"AvgPool{n}d", image, 3, 2, 1, count_include_pad=False),
+        of(f"SumPool{n}d", image, 2, ceil_mode=True),
+        of(f"LPPool{n}d", image, 2.5, 2),
+        of(f"AdaptiveMaxPool{n}d", image, 2),
+        of(f"AdaptiveAvgPool{n}d", image, 2),
+        of(f"BedOfNails{n}d", half, 2),
+        of(f"BatchNorm{n}d", image, 4),
+        of(f"InstanceNorm{n}d", image, 4, affine=True, track_running_stats=True),
+        Composed(f"MaxUnpool{n}d", image, maker=paired),
+    ]
 
 
-def paired(pool: nn.Module, unpool: Callable[..., nn.Module]) -> nn.Module:
-    """A pooling layer, something between, and the unpooling that is paired with it."""
-    return nn.Sequential({"pool": pool, "between": nn.LeakyReLU(0.5), "unpool": unpool(pool)})
+def _sequential(dtype: Any) -> nn.Module:
+    conv, linear = nn.Conv2d(3, 4, 3, dtype=dtype, rng=0), nn.Linear(16, 2, dtype=dtype, rng=1)
+    return nn.Sequential(conv, nn.ReLU(), nn.Flatten(), linear)
 
 
-CASES: dict[str, Case] = _families() | {
-    "Linear": Case(lambda dtype: nn.Linear(5, 3, dtype=dtype, rng=0), (4, 5)),
-    "LayerNorm": Case(lambda dtype: nn.LayerNorm((3, 5), dtype=dtype), (2, 3, 5)),
-    "GroupNorm": Case(lambda dtype: nn.GroupNorm(2, 4, dtype=dtype), (2, 4, 3, 3)),
-    "ReLU": Case(lambda dtype: nn.ReLU(), (2, 3, 4, 5)),
-    "ReLU6": Case(lambda dtype: nn.ReLU6(), (2, 3, 4, 5)),
-    "LeakyReLU": Case(lambda dtype: nn.LeakyReLU(0.2), (2, 3, 4, 5)),
-    "Tanh": Case(lambda dtype: nn.Tanh(), (2, 3, 4, 5)),
-    "Sigmoid": Case(lambda dtype: nn.Sigmoid(), (2, 3, 4, 5)),
-    "GELU": Case(lambda dtype: nn.GELU(), (2, 3, 4, 5)),
-    "Softmax": Case(lambda dtype: nn.Softmax(1), (2, 3, 4, 5)),
-    "Dropout": Case(lambda dtype: nn.Dropout(0.5, rng=3), (2, 3, 4, 5)),
-    "Flatten": Case(lambda dtype: nn.Flatten(), (2, 3, 4, 5)),
-    "Identity": Case(lambda dtype: nn.Identity(), (2, 3, 4, 5)),
-    "Upsample": Case(lambda dtype: nn.Upsample(scale_factor=2, mode="bilinear"), (2, 3, 4, 5)),
-    "Sequential": Case(
-        lambda dtype: nn.Sequential(
-            nn.Conv2d(3, 4, 3, dtype=dtype, rng=0), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2, dtype=dtype, rng=1)
-        ),
-        (2, 3, 4, 4),
-    ),
-    "Residual": Case(
-        lambda dtype: nn.Residual(
-            nn.Conv2d(3, 4, 3, 2, 1, dtype=dtype, rng=0), nn.Conv2d(3, 4, 1, 2, dtype=dtype, rng=1), nn.ReLU()
-        ),
-        (2, 3, 5, 5),
-    ),
-    "Concat": Case(
-        lambda dtype: nn.Concat(nn.Identity(), nn.Conv2d(3, 4, 3, padding=1, dtype=dtype, rng=0)), (2, 3, 5, 5)
-    ),
+def _residual(dtype: Any) -> nn.Module:
+    body, shortcut = nn.Conv2d(3, 4, 3, 2, 1, dtype=dtype, rng=0), nn.Conv2d(3, 4, 1, 2, dtype=dtype, rng=1)
+    return nn.Residual(body, shortcut, nn.ReLU())
+
+
+def _concat(dtype: Any) -> nn.Module:
+    return nn.Concat(nn.Identity(), nn.Conv2d(3, 4, 3, padding=1, dtype=dtype, rng=0))
+
+
+PIXELS = (2, 3, 4, 5)
+CASES: dict[str, Case] = {
+    case.name: case
+    for case in (
+        *(case for n in (1, 2, 3) for case in _family(n)),
+        of("Linear", (4, 5), 5, 3),
+        of("LayerNorm", (2, 3, 5), (3, 5)),
+        of("GroupNorm", (2, 4, 3, 3), 2, 4),
+        of("ReLU", PIXELS),
+        of("ReLU6", PIXELS),
+        of("LeakyReLU", PIXELS, 0.2),
+        of("Tanh", PIXELS),
+        of("Sigmoid", PIXELS),
+        of("GELU", PIXELS),
+        of("Softmax", PIXELS, 1),
+        of("Dropout", PIXELS, 0.5, rng=3),
+        of("Flatten", PIXELS),
+        of("Identity", PIXELS),
+        of("Upsample", PIXELS, scale_factor=2, mode="bilinear"),
+        Composed("Sequential", (2, 3, 4, 4), maker=_sequential),
+        Composed("Residual", (2, 3, 5, 5), maker=_residual),
+        Composed("Concat", (2, 3, 5, 5), maker=_concat),
+    )
 }
 
 
-def _network(make: Callable[..., nn.Module], shape: Shape, twin: Callable[[Any], Any] | None = None) -> Case:
-    return Case(lambda dtype, rng=1: make(dtype=dtype, rng=rng), shape, settled=True, twin=twin)
+def _network(make: Callable[..., nn.Module], shape: Shape, twin: Callable[[Any], Any] | None = None) -> Network:
+    return Network("", shape, maker=make, twin=twin)
 
 
 def _plan(depths: tuple[int, ...], width: int) -> list[Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from layer_cases import randomised
+from layer_cases import Case, of
 from tolerances import assert_close
 from torch_peers import compare, load
 
@@ -18,29 +17,6 @@ from gpucnn import nn
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # PyTorch copies
 
 # Inputs without a batch axis too, and each argument at another value than its default.
-
-
-@dataclass(frozen=True)
-class Config:
-    """A layer of both libraries: its name, the shape of its input, and its arguments."""
-
-    name: str
-    shape: tuple[int, ...]
-    args: tuple[Any, ...]
-    options: dict[str, Any]
-
-    @property
-    def factor(self) -> float:
-        """By which a tolerance is widened."""
-        return 100 if "Norm" in self.name else 10 if "Pool" in self.name else 4  # few values: 1 / std is large
-
-    def __str__(self) -> str:
-        options = [f"{name}={value!r}" for name, value in self.options.items()]
-        return f"{self.name}({', '.join([*map(repr, self.args), *options])}) of {self.shape}"
-
-
-def of(name: str, shape: tuple[int, ...], *args: Any, **options: Any) -> Config:
-    return Config(name, shape, args, options)
 
 
 CONFIGS = [
@@ -125,26 +101,17 @@ CONFIGS = [
 
 
 @pytest.mark.table(30)
-@pytest.mark.parametrize("double", [True, False], ids=["float64", "float32"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_layers_are_pytorchs(torch: Any, config: Config, training: bool, double: bool) -> None:
+@pytest.mark.parametrize("case", CONFIGS, ids=str)
+def test_layers_are_pytorchs(torch: Any, case: Case, training: bool, dtype: Any) -> None:
     """PyTorch computes in float64."""
-    dtype: Any = np.float64 if double else np.float32
-    ours = getattr(nn, config.name)(*config.args, **config.options, **given(config.name, dtype))
-    ours = randomised(ours, 1).train(training)
-    theirs = getattr(torch.nn, config.name)(*config.args, **config.options).double().train(training)
+    ours = case.layer(dtype).train(training)
+    theirs = getattr(torch.nn, case.name)(*case.args, **case.options).double().train(training)
     load(torch, theirs, ours)
-    x = np.random.default_rng(2).standard_normal(config.shape)
-    x = (abs(x) + 0.1 if config.name.startswith("LP") else x).astype(dtype)
-    compare(torch, ours, theirs, x, 3, config.factor)
+    factor = 100 if "Norm" in case.name else 10 if "Pool" in case.name else 4  # few values: 1 / std is large
+    compare(torch, ours, theirs, case.input(dtype), 3, factor)
     load(torch, theirs, ours)
-
-
-def given(name: str, dtype: Any) -> dict[str, Any]:
-    """The arguments that PyTorch's layer has otherwise, or not."""
-    takes = inspect.signature(getattr(nn, name)).parameters
-    return {key: value for key, value in (("dtype", dtype), ("rng", 0)) if key in takes}
 
 
 def test_each_argument_has_another_value_than_its_default() -> None:
