@@ -222,19 +222,6 @@ def test_the_state_can_be_taken_over(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_docstrings_name_each_argument(name: str) -> None:
-    layer = getattr(nn, name)
-    text = inspect.cleandoc(layer.__doc__)
-    assert not re.search(r"\{\w+\}", text), "a placeholder was left"
-    assert "Examples\n--------" in text
-    documented = re.split(r"\n\w[\w ]*\n-+\n", text.partition("Parameters\n----------\n")[2])[0]
-    lines = [line for line in documented.splitlines() if line and not line.startswith(" ")]
-    names = [word.strip() for line in lines for word in line.partition(" : ")[0].split(",")]
-    parameters = [str(p).partition(":")[0].partition("=")[0] for p in inspect.signature(layer).parameters.values()]
-    assert sorted(word for word in names if not word.startswith("or ")) == sorted(map(str.strip, parameters))
-
-
-@pytest.mark.parametrize("name", LAYERS)
 def test_examples(name: str) -> None:
     found = getattr(nn, name)
     runner, report = doctest.DocTestRunner(verbose=False), []
