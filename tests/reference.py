@@ -2,7 +2,8 @@
 
 Arrays are batched, [N, C, *spatial], with one to three spatial axes. Real input is computed in
 float64, complex input in complex128, integers in int64 (the caller wraps them to their dtype).
-`kernel`, `stride` and `dilation` hold one int for each spatial axis, `pads` one (low, high).
+`kernel`, `stride` and `dilation` hold one int for each spatial axis, `pads` one (low, high);
+`geometry` stands for these four in the order kernel, stride, pads, dilation.
 The gradient of complex input is the adjoint, as in PyTorch: the other factor is conjugated.
 """
 
@@ -275,9 +276,9 @@ def col2im(columns: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs,
 # --- Pooling: over pairs of (output position, input position) ----------------------------------
 
 
-def pool_windows(sizes: Ints, out_sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints) -> Windows:
+def pool_windows(sizes: Ints, out_sizes: Ints, *geometry: Any) -> Windows:
     """The pairs of a pooling."""
-    for out, _, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
+    for out, _, pos in taps(sizes, out_sizes, *geometry):
         yield out, pos
 
 
@@ -330,13 +331,11 @@ def max_over(x: Array, out_sizes: Ints, windows: Windows) -> tuple[Array, Array]
     return y, indices
 
 
-def max_pool(
-    x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, ceil_mode: bool = False
-) -> tuple[Array, Array]:
+def max_pool(x: Array, *geometry: Any, ceil_mode: bool = False) -> tuple[Array, Array]:
     """(y, indices), both [N, C, *out]; a window wholly in padding has the index -1."""
     sizes = x.shape[2:]
-    out_sizes = output_size(sizes, kernel, stride, pads, dilation, ceil_mode)
-    return max_over(x, out_sizes, pool_windows(sizes, out_sizes, kernel, stride, pads, dilation))
+    out_sizes = output_size(sizes, *geometry, ceil_mode)
+    return max_over(x, out_sizes, pool_windows(sizes, out_sizes, *geometry))
 
 
 def located(indices: Array) -> Iterator[tuple[Position, Position]]:
@@ -354,17 +353,16 @@ def max_pool_backward(grad: Array, indices: Array, input_shape: Ints) -> Array:
     return gx.reshape(input_shape)
 
 
-def sum_pool(x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, ceil_mode: bool = False) -> Array:
+def sum_pool(x: Array, *geometry: Any, ceil_mode: bool = False) -> Array:
     """y [N, C, *out] of x [N, C, *in]."""
     sizes = x.shape[2:]
-    out_sizes = output_size(sizes, kernel, stride, pads, dilation, ceil_mode)
-    return sum_over(x, out_sizes, pool_windows(sizes, out_sizes, kernel, stride, pads, dilation))
+    out_sizes = output_size(sizes, *geometry, ceil_mode)
+    return sum_over(x, out_sizes, pool_windows(sizes, out_sizes, *geometry))
 
 
-def sum_pool_backward(grad: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints) -> Array:
+def sum_pool_backward(grad: Array, sizes: Ints, *geometry: Any) -> Array:
     """gx [N, C, *sizes] of grad [N, C, *out]."""
-    windows = pool_windows(sizes, grad.shape[2:], kernel, stride, pads, dilation)
-    return spread_over(grad, sizes, windows)
+    return spread_over(grad, sizes, pool_windows(sizes, grad.shape[2:], *geometry))
 
 
 def pool_divisors(
@@ -387,69 +385,30 @@ def pool_divisors(
     return count_over(out_sizes, windows)
 
 
-def avg_pool(
-    x: Array,
-    kernel: Ints,
-    stride: Ints,
-    pads: Pairs,
-    dilation: Ints,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Array:
-    """y [N, C, *out] of x [N, C, *in]."""
-    y = sum_pool(x, kernel, stride, pads, dilation, ceil_mode)
-    geometry = (x.shape[2:], y.shape[2:], kernel, stride, pads, dilation)
-    return y / pool_divisors(*geometry, count_include_pad, divisor_override)
+def avg_pool(x: Array, *geometry: Any, ceil_mode: bool = False, **divided: Any) -> Array:
+    """y [N, C, *out] of x [N, C, *in]; `divided` are pool_divisors' options."""
+    y = sum_pool(x, *geometry, ceil_mode=ceil_mode)
+    return y / pool_divisors(x.shape[2:], y.shape[2:], *geometry, **divided)
 
 
-def avg_pool_backward(
-    grad: Array,
-    sizes: Ints,
-    kernel: Ints,
-    stride: Ints,
-    pads: Pairs,
-    dilation: Ints,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Array:
+def avg_pool_backward(grad: Array, sizes: Ints, *geometry: Any, **divided: Any) -> Array:
     """gx [N, C, *sizes] of grad [N, C, *out]."""
-    geometry = (sizes, grad.shape[2:], kernel, stride, pads, dilation)
-    divisors = pool_divisors(*geometry, count_include_pad, divisor_override)
-    return spread_over(wide(grad) / divisors, sizes, pool_windows(*geometry))
+    return sum_pool_backward(wide(grad) / pool_divisors(sizes, grad.shape[2:], *geometry, **divided), sizes, *geometry)
 
 
-def lp_pool(
-    x: Array,
-    norm_type: float,
-    kernel: Ints,
-    stride: Ints,
-    pads: Pairs,
-    dilation: Ints,
-    ceil_mode: bool = False,
-) -> Array:
+def lp_pool(x: Array, norm_type: float, *geometry: Any, ceil_mode: bool = False) -> Array:
     """y [N, C, *out] = (mean of x^p times prod(k))^(1/p), so a cut window counts in full."""
-    mean = avg_pool(wide(x) ** norm_type, kernel, stride, pads, dilation, ceil_mode)
-    return (mean * math.prod(kernel)) ** (1 / norm_type)
+    mean = avg_pool(wide(x) ** norm_type, *geometry, ceil_mode=ceil_mode)
+    return (mean * math.prod(geometry[0])) ** (1 / norm_type)
 
 
-def lp_pool_backward(
-    grad: Array,
-    x: Array,
-    norm_type: float,
-    kernel: Ints,
-    stride: Ints,
-    pads: Pairs,
-    dilation: Ints,
-    ceil_mode: bool = False,
-) -> Array:
+def lp_pool_backward(grad: Array, x: Array, norm_type: float, *geometry: Any, ceil_mode: bool = False) -> Array:
     """gx [N, C, *in] by the chain power, mean, root; zero where a window's sum is zero."""
-    x, p = wide(x), norm_type
-    total = avg_pool(x**p, kernel, stride, pads, dilation, ceil_mode) * math.prod(kernel)
+    x, p, taps_of_window = wide(x), norm_type, math.prod(geometry[0])
+    total = avg_pool(x**p, *geometry, ceil_mode=ceil_mode) * taps_of_window
     root_slope = np.where(total == 0, 0, np.where(total == 0, 1, total) ** (1 / p - 1) / p)
-    grad_mean = wide(grad) * root_slope * math.prod(kernel)
-    grad_power = avg_pool_backward(grad_mean, x.shape[2:], kernel, stride, pads, dilation)
-    return grad_power * p * x ** (p - 1)
+    grad_mean = wide(grad) * root_slope * taps_of_window
+    return avg_pool_backward(grad_mean, x.shape[2:], *geometry) * p * x ** (p - 1)
 
 
 def adaptive_max_pool(x: Array, out_sizes: Ints) -> tuple[Array, Array]:
