@@ -18,6 +18,7 @@ import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refused, refuses, saying
+from sample import examples
 
 import gpucnn.geometry
 from gpucnn.geometry import (
@@ -141,30 +142,23 @@ def test_pooling_undoes_unpooling(given: tuple[Any, ...], expected: Any) -> None
     assert conv_output_size(expected, kernel, stride or kernel, padding) in (size, (size,))
 
 
-@given(st.integers(1, 12), small, small, paddings, small)
-def test_output_size_is_the_number_of_windows(size: int, kernel: int, stride: int, padding: Any, dilation: int) -> None:
-    resolved = reference.resolve_padding(padding, [size], [kernel], [stride], [dilation])
-    (expected,) = reference.output_size([size], [kernel], [stride], resolved, [dilation])
-    if expected:
-        result = conv_output_size(size, kernel, stride, padding, dilation)
-        assert result == (expected if isinstance(padding, int | str) else (expected,))
-    else:
-        with pytest.raises(ValueError, match="window of axis 0 spans"):
-            conv_output_size(size, kernel, stride, padding, dilation)
-
-
-@given(st.integers(1, 12), small, st.integers(1, 6), paddings, small, st.booleans())
-def test_pool_output_size_is_the_number_of_windows(
-    size: int, kernel: int, stride: int, padding: Any, dilation: int, ceil_mode: bool
+@examples(200)
+@given(st.integers(1, 12), small, st.integers(1, 6), paddings, small, st.none() | st.booleans())
+def test_output_size_is_the_number_of_windows(
+    size: int, kernel: int, stride: int, padding: Any, dilation: int, ceil_mode: bool | None
 ) -> None:
+    """Of a pooling, whose padding is less than its window, or of a convolution where `ceil_mode` is None."""
     resolved = reference.resolve_padding(padding, [size], [kernel], [stride], [dilation])
-    (expected,) = reference.output_size([size], [kernel], [stride], resolved, [dilation], ceil_mode)
-    if expected and max(resolved[0]) <= dilation * (kernel - 1):
-        result = pool_output_size(size, kernel, stride, padding, dilation, ceil_mode)
+    (expected,) = reference.output_size([size], [kernel], [stride], resolved, [dilation], bool(ceil_mode))
+    output_size, refusal = conv_output_size, "window of axis 0 spans"
+    if ceil_mode is not None:
+        output_size, refusal = partial(pool_output_size, ceil_mode=ceil_mode), f"{refusal}|less than the window"
+    if expected and (ceil_mode is None or max(resolved[0]) <= dilation * (kernel - 1)):
+        result = output_size(size, kernel, stride, padding, dilation)
         assert result == (expected if isinstance(padding, int | str) else (expected,))
     else:
-        with pytest.raises(ValueError, match=r"window of axis 0 spans|less than the window"):
-            pool_output_size(size, kernel, stride, padding, dilation, ceil_mode)
+        with pytest.raises(ValueError, match=refusal):
+            output_size(size, kernel, stride, padding, dilation)
 
 
 @given(st.integers(1, 9), small, small, paddings, small, st.data())

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gpucnn import nn
 from gpucnn.nn import models
@@ -233,3 +234,12 @@ def outcome(
         | {f"grad of {name}": parameter.grad for name, parameter in layer.named_parameters()}
         | dict(layer.named_buffers())
     )
+
+
+def keeps_nothing(model: nn.Module) -> bool:
+    """Whether no module has a forward that it could go back through, which is asked by going back."""
+    for module in model.modules():
+        message = r"backward has no forward to go back through; expected one call of it for each forward outside nn\.i"
+        with pytest.raises(RuntimeError, match=message):
+            module.backward(np.ones(1))
+    return True

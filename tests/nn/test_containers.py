@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layer_cases import outcome
+from layer_cases import keeps_nothing, outcome
 from refusals import refused, refuses
 from tolerances import assert_close
 
@@ -158,8 +158,7 @@ def test_backward_ends_where_nothing_before_learns() -> None:
             else:
                 np.testing.assert_array_equal(grad, expected[name])
         assert all(module.needs_input_grad for module in model)
-        for module in model:
-            assert vars(module).get("_kept") is None, "it waits for a backward that does not come"
+        assert keeps_nothing(model), "it waits for a backward that does not come"
 
 
 def test_backward_ends_at_a_module_that_needs_no_input_gradient() -> None:
@@ -169,7 +168,7 @@ def test_backward_ends_at_a_module_that_needs_no_input_gradient() -> None:
     found = outcome(model, np.ones((2, 3)))
     assert found["grad_input"] is None
     assert said == ["a forward"]
-    assert model[0]._kept is None
+    assert keeps_nothing(model)
 
 
 def test_an_error_in_backward_leaves_the_modules_as_they_were() -> None:
@@ -179,7 +178,7 @@ def test_an_error_in_backward_leaves_the_modules_as_they_were() -> None:
     with pytest.raises(ValueError, match="grad_output"):
         model.backward(np.ones((2, 4)))
     model(np.ones((2, 3)))
-    model[0]._kept = None
+    model[0].forget()
     with pytest.raises(RuntimeError, match="Linear: backward has no forward"):
         model.backward(np.ones((2, 3)))
     assert model[0].needs_input_grad
@@ -325,5 +324,5 @@ def test_a_pool_that_is_not_paired_keeps_no_indices_after_backward() -> None:
     pool = nn.MaxPool1d(2)
     pool.backward(pool(np.ones((1, 1, 4))))
     assert not [value for value in vars(pool).values() if isinstance(value, np.ndarray)]
-    assert pool._kept is None
+    assert keeps_nothing(pool)
     assert not hasattr(pool, "_for_unpooling")

@@ -193,20 +193,6 @@ def test_an_empty_batch_is_not_counted() -> None:
     assert int(layer.num_batches_tracked) == 0  # type: ignore[call-overload]
 
 
-def test_dropout_draws_from_its_generator() -> None:
-    x = np.ones((50, 50))
-    generator = np.random.default_rng(5)
-    first, second = nn.Dropout(rng=generator), nn.Dropout(rng=5)
-    assert first.rng is generator
-    ours = first(x)
-    np.testing.assert_array_equal(ours, second(x))
-    assert not np.array_equal(first(x), ours)
-    second.rng.bit_generator.state = np.random.default_rng(5).bit_generator.state
-    np.testing.assert_array_equal(second(x), ours)
-    assert nn.Dropout(0.0)(x) is x
-    assert not nn.Dropout(1.0)(x).any()
-
-
 # --- Arrays of other libraries, and dtypes ------------------------------------------------------------------------
 
 test_what_is_no_array_is_refused_by_name = refuses(

@@ -68,20 +68,15 @@ def test_receptive_fields_are_what_gradients_reach(name: str) -> None:
     assert field.size == reached(model, shape)
 
 
-def test_a_paired_unpooling() -> None:
+def test_paired_unpoolings() -> None:
     pool = nn.MaxPool2d(3, 2)
-    model = nn.Sequential(pool, conv(1, 1, 1), nn.MaxUnpool2d(pool), conv(1, 1, 2))
-    summary = nn.summary(model, (1, 11, 11))
+    summary = nn.summary(nn.Sequential(pool, conv(1, 1, 1), nn.MaxUnpool2d(pool), conv(1, 1, 2)), (1, 11, 11))
     assert [row.output_shape for row in summary.rows[1:]] == [(1, 5, 5), (1, 5, 5), (1, 11, 11), (1, 10, 10)]
     assert summary["2"].receptive_field == ReceptiveField((5, 5), (1, 1), (-2, -2), (0, 0))
-
-
-def test_a_paired_unpooling_of_a_pool_with_named_padding() -> None:
     pool = nn.MaxPool1d(3, 2, "same")
-    model = nn.Sequential(pool, nn.MaxUnpool1d(pool))
-    summary = nn.summary(model, (1, 8))
+    summary = nn.summary(nn.Sequential(pool, nn.MaxUnpool1d(pool)), (1, 8))
     assert [row.output_shape for row in summary.rows] == [(1, 8), (1, 4), (1, 8)]
-    assert summary["1"].receptive_field.size == (5,)  # type: ignore[union-attr]
+    assert summary["1"].receptive_field.size == (5,)
 
 
 UNKNOWN = {
