@@ -187,18 +187,12 @@ def test_a_transposed_size_is_one_whose_convolution_gives_the_input(
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "dilation", "low", "high"),
     [
-        (224, 3, 1, 1, 1, 1),
         (224, 3, 2, 1, 0, 1),
-        (225, 3, 2, 1, 1, 1),
-        (224, 7, 2, 1, 2, 3),
-        (5, 2, 1, 1, 0, 1),
         (6, 4, 1, 1, 1, 2),
         (6, 4, 1, 3, 4, 5),
-        (33, 3, 1, 12, 12, 12),
         (10, 2, 3, 1, 0, 1),  # stride > kernel, and padding all the same
         (7, 1, 3, 1, 0, 0),
         (8, 2, 5, 1, 0, 0),  # stride > kernel leaves inputs unread at the end
-        (1, 5, 4, 1, 2, 2),
         (1, 1, 1, 1, 0, 0),
     ],
 )
