@@ -28,10 +28,16 @@ from gpucnn.geometry import (
     InterpolationAxis,
     NormGeometry,
     PoolGeometry,
+    Window,
+    conv_multiply_adds,
     conv_output_size,
+    conv_parameters,
     conv_transpose_output_size,
+    im2col_shapes,
+    locally_connected_parameters,
     max_unpool_output_size,
     pool_output_size,
+    receptive_field,
     same_padding,
 )
 from gpucnn.geometry.geometries import (
@@ -255,6 +261,8 @@ def test_sizes_answer_in_the_form_they_were_asked_in(given: tuple[Any, ...], exp
 
 WINDOW = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
 SIZED = {"input_size": 1, **WINDOW}
+COUNTS = {"in_channels": 1, "out_channels": 1, "groups": 1, "rank": 1}  # of which there is one, not one for each axis
+LOCAL = {"in_channels": 1, "out_channels": 1, "rank": 1, "kernel_size": 1, "output_size": 1}
 
 OPERATIONS: dict[str, tuple[Callable[..., Any], dict[str, int]]] = {
     # by its name in messages, each function with the least value of each integer
@@ -274,6 +282,11 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], dict[str, int]]] = {
         {"kernel_size": 1, "stride": 1, "padding": 0, "output_size": 1},
     ),
     "adaptive_max_pool1d": (partial(adaptive_geometry, "adaptive_max_pool1d", (9,)), {"output_size": 1}),
+    "receptive_field": (lambda **window: receptive_field([Window(**window)]), WINDOW),
+    "conv_parameters": (conv_parameters, COUNTS | {"kernel_size": 1}),
+    "locally_connected_parameters": (locally_connected_parameters, LOCAL),
+    "im2col_shapes": (im2col_shapes, COUNTS | SIZED),
+    "conv_multiply_adds": (conv_multiply_adds, COUNTS | SIZED),
 }
 
 
@@ -281,19 +294,19 @@ OPERATIONS: dict[str, tuple[Callable[..., Any], dict[str, int]]] = {
 def test_every_integer_is_checked(op: str, name: str) -> None:
     """What equals a number, and hashes as it, is refused too, whatever a cache holds of earlier calls."""
     function, leasts = OPERATIONS[op]
-    valid = dict(leasts)
-    least = leasts[name]
+    valid, least, counted = leasts, leasts[name], name in COUNTS
     function(**valid)
     function(**valid | {name: np.int64(least)})
-    function(**valid | {name: [least]})
-    scalar = {"padding": "an integer", "output_size": "an integer or 1 of them"}
+    if not counted:
+        function(**valid | {name: [least]})
+    scalar = {"padding": "an integer", "output_size": "an integer or 1 of them", **dict.fromkeys(COUNTS, "an integer")}
     item = {"padding": "an integer or a (low, high) pair for each axis"}
     if op.startswith("adaptive"):
         scalar = item = {"output_size": "an integer, None, or 1 of them"}
     for bad in (True, False, np.bool_(True), 1.0, np.float64(1), Fraction(1), "1", 1j, None, object(), {1: 2}.items):
         if bad is None and name in ("stride", "output_size"):
             continue
-        for form, expected in ((bad, scalar), ([bad], item)):
+        for form, expected in ((bad, scalar), ([bad], item))[: 1 if counted else 2]:
             if isinstance(bad, str) and name == "padding" and form is bad:
                 continue
             wanted = expected.get(name, "an integer or 1 of them")
@@ -301,7 +314,7 @@ def test_every_integer_is_checked(op: str, name: str) -> None:
                 function(**valid | {name: form})
             assert caught.value.__suppress_context__
     for bad, bound in ((least - 1, f"least {least}"), (-(10**30), f"least {least}"), (2**31, f"most {LARGEST}")):
-        for form in (bad, [bad]):
+        for form in (bad, [bad])[: 1 if counted else 2]:
             with pytest.raises(ValueError, match=saying(f"{op}: {name} is {bad}, expected at {bound}")):
                 function(**valid | {name: form})
     for form in ([least] * 2, [least] * 3) if op.endswith("1d") else ():

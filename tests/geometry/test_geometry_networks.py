@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from typing import Any
@@ -248,35 +248,6 @@ def test_costs_are_those_of_the_loops(
 
 
 # --- Errors -------------------------------------------------------------------------------------------------------
-
-INTEGERS = {
-    # each function with valid integers, which are also the least
-    conv_parameters: {"in_channels": 1, "out_channels": 1, "kernel_size": 1, "groups": 1, "rank": 1},
-    locally_connected_parameters: {"in_channels": 1, "out_channels": 1, "kernel_size": 1, "output_size": 1, "rank": 1},
-    **dict.fromkeys(
-        (im2col_shapes, conv_multiply_adds),
-        {"in_channels": 1, "out_channels": 1, "input_size": 1, "kernel_size": 1, "stride": 1, "padding": 0}
-        | {"dilation": 1, "groups": 1, "rank": 1},
-    ),
-    lambda **window: receptive_field([Window(**window)]): {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1},
-}
-
-
-@pytest.mark.parametrize(
-    ("function", "name"), [(function, name) for function, leasts in INTEGERS.items() for name in leasts]
-)
-def test_every_integer_is_checked(function: Callable[..., Any], name: str) -> None:
-    valid = INTEGERS[function]
-    op, least = function.__name__.replace("<lambda>", "receptive_field"), valid[name]
-    function(**valid)
-    spatial = name in ("kernel_size", "input_size", "output_size", "stride", "dilation")
-    for bad in (True, 1.0, None):
-        message = f"{op}: {name} is {bad}, expected an integer" + (" or 1 of them" if spatial else "")
-        refused(TypeError, (message, lambda bad=bad: function(**valid | {name: bad})))
-    for bad, bound in ((least - 1, f"least {least}"), (2**31, f"most {2**31 - 1}")):
-        message = f"{op}: {name} is {bad}, expected at {bound}"
-        refused(ValueError, (message, lambda bad=bad: function(**valid | {name: bad})))
-
 
 EMPTY = "got an empty sequence, expected one value for each spatial axis"
 
