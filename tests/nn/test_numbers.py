@@ -9,6 +9,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from layer_cases import Case, of
+from test_layers_pytorch import CONFIGS as LAYERS
+from test_optimizers import CASES as OPTIMIZERS
+from test_schedules import KINDS as SCHEDULES
 
 from gpucnn import nn
 
@@ -18,25 +22,27 @@ FORMS: tuple[Callable[[Any], Any], ...] = (
     lambda value: np.array(value) if isinstance(value, int) else ml_dtypes.bfloat16(value),
     np.array,
 )
-Read = Callable[[Any], Any]  # puts each of an argument's numbers in another form, or leaves it
+Read = Callable[[Any], Any]  # puts each of an argument's numbers in another form
 
 
-def reshaped(value: Any, form: Callable[[Any], Any]) -> Any:
-    """An argument with each of its numbers in another form."""
+def reshaped(value: Any, form: Callable[[Any], Any], back: bool = False) -> Any:
+    """An argument with each of its numbers in another form, or as the number of Python's that this equals."""
     if isinstance(value, dict):
-        return {name: reshaped(item, form) for name, item in value.items()}
+        return {name: reshaped(item, form, back) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(reshaped(item, form) for item in value)
-    return form(value) if type(value) in (int, float) else value
+        return type(value)(reshaped(item, form, back) for item in value)
+    if type(value) not in (int, float):
+        return value
+    return type(value)(form(value)) if back else form(value)
 
 
 # --- What follows from the numbers --------------------------------------------------------------------------------
 
 
-def learned(kind: type[nn.Optimizer], options: dict[str, Any], read: Read) -> tuple[Any, ...]:
+def learned(name: str, options: dict[str, Any], read: Read) -> tuple[Any, ...]:
     """A parameter after three steps, the last ones at another rate, and what the optimiser says of itself."""
     parameter = nn.Parameter(np.linspace(-1, 1, 5, dtype=np.float32))
-    optimizer = kind([parameter], **read(options))
+    optimizer = getattr(nn, name)([parameter], **read(options))
     said = repr(optimizer)
     for _ in range(3):
         parameter.grad = np.sin(parameter.data)
@@ -45,21 +51,21 @@ def learned(kind: type[nn.Optimizer], options: dict[str, Any], read: Read) -> tu
     return parameter.data.dtype, parameter.data.tobytes(), said
 
 
-def scheduled(kind: type[nn.Schedule], options: dict[str, Any], read: Read) -> Any:
+def scheduled(name: str, options: dict[str, Any], read: Read) -> Any:
     """The rates and momenta of four steps with their types, and what the schedule says of itself."""
     optimizer = nn.SGD([nn.Parameter(np.zeros(1))], lr=0.3, momentum=0.5)
-    schedule = kind(optimizer, **read(options))
+    schedule = getattr(nn, name)(optimizer, **read(options))
     seen = [repr(schedule)]
     for _ in range(4):
-        schedule.step(*([1.0] if kind is nn.ReduceLROnPlateau else []))
+        schedule.step(*([1.0] if name == "ReduceLROnPlateau" else []))
         group = optimizer.param_groups[0]
         seen += [(type(group[name]), group[name]) for name in ("lr", "momentum")]
     return seen
 
 
-def attributes(layer: Callable[..., nn.Module], arguments: tuple[Any, ...], read: Read) -> Any:
+def attributes(case: Case, read: Read) -> Any:
     """The attributes of a layer that are no arrays, with their types."""
-    made = layer(*read(arguments))
+    made = getattr(nn, case.name)(*read(case.args), **read(case.options))
     return repr(made), repr(
         {name: value for name, value in vars(made).items() if not isinstance(value, nn.Parameter | np.random.Generator)}
     )
@@ -95,41 +101,14 @@ def dense(read: Read) -> Any:
     return [nn.dense_map(converted, image, shifts=read(shifts)).tobytes() for shifts in (2, (2, 2))]
 
 
-ADAM = {"lr": 0.25, "betas": (0.5, 0.75), "eps": 0.125, "weight_decay": 0.125}
-CYCLE = {"max_lr": 0.5, "epochs": 2, "steps_per_epoch": 2, "pct_start": 0.25, "div_factor": 3.0, "max_momentum": 0.75}
-PLATEAU = {"factor": 0.75, "patience": 0, "threshold": 0.125, "min_lr": 0.0625, "eps": 0.0}
 RESULTS: list[Callable[[Read], Any]] = [
-    partial(learned, nn.SGD, {"lr": 0.25, "momentum": 0.5, "dampening": 0.25, "weight_decay": 0.125}),
-    partial(learned, nn.Adam, ADAM),
-    partial(learned, nn.AdamW, ADAM),
-    partial(scheduled, nn.StepLR, {"step_size": 2, "gamma": 0.75}),
-    partial(scheduled, nn.MultiStepLR, {"milestones": [1, 3], "gamma": 0.75}),
-    partial(scheduled, nn.ExponentialLR, {"gamma": 0.75}),
-    partial(scheduled, nn.LinearLR, {"start_factor": 0.25, "end_factor": 0.75, "total_iters": 3}),
-    partial(scheduled, nn.CosineAnnealingLR, {"T_max": 3, "eta_min": 0.125}),
-    partial(scheduled, nn.OneCycleLR, CYCLE),
-    partial(scheduled, nn.ReduceLROnPlateau, PLATEAU),
-    partial(attributes, nn.Conv2d, (2, 4, 3, 2, 1, 1, 2)),
-    partial(attributes, nn.ConvTranspose2d, (2, 4, 3, (2, 2), ((1, 0), (0, 1)), 1)),
-    partial(attributes, nn.LocallyConnected1d, (2, 3, 5, 2)),
-    partial(attributes, nn.Linear, (3, 4)),
-    partial(attributes, nn.MaxPool2d, (3, 2, 1, 1)),
-    partial(attributes, nn.AvgPool2d, (3, 2, 1, False, True, 3.0)),
-    partial(attributes, nn.LPPool2d, (3.0, 2)),
-    partial(attributes, nn.AdaptiveAvgPool2d, (3,)),
-    partial(attributes, nn.AdaptiveMaxPool2d, ((3, None),)),
-    partial(attributes, nn.MaxUnpool2d, (2,)),
-    partial(attributes, nn.BedOfNails2d, (2,)),
-    partial(attributes, nn.Upsample, (None, (2.0, 1.5))),
-    partial(attributes, nn.Upsample, (4,)),
-    partial(attributes, nn.BatchNorm2d, (4, 0.125, 0.25)),
-    partial(attributes, nn.InstanceNorm2d, (4, 0.125, 0.25)),
-    partial(attributes, nn.LayerNorm, ((3, 4), 0.125)),
-    partial(attributes, nn.GroupNorm, (2, 4, 0.125)),
-    partial(attributes, nn.LeakyReLU, (0.125,)),
-    partial(attributes, nn.Softmax, (1,)),
-    partial(attributes, nn.Dropout, (0.5,)),
-    partial(attributes, nn.Flatten, (1, 2)),
+    *(partial(learned, name, options) for name, options in OPTIMIZERS),
+    *(partial(scheduled, name, options) for name, options in SCHEDULES.values()),
+    *(
+        partial(attributes, case)
+        for case in (*LAYERS, of("LocallyConnected1d", (), 2, 3, 5, 2), of("Dropout", (), 0.3))
+    ),
+    *(partial(attributes, of(name, (), 2)) for name in ("MaxUnpool2d", "BedOfNails2d", "SumPool2d")),
     lost,
     drawn,
     clipped,
@@ -141,4 +120,4 @@ RESULTS: list[Callable[[Read], Any]] = [
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("result", RESULTS)
 def test_numbers_may_be_an_array_librarys(result: Callable[[Read], Any], form: Callable[[Any], Any]) -> None:
-    assert result(partial(reshaped, form=form)) == result(lambda value: value)
+    assert result(partial(reshaped, form=form)) == result(partial(reshaped, form=form, back=True))
