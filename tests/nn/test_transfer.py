@@ -38,35 +38,19 @@ def train(model: nn.Module, params: Any, data: list[tuple[Any, Any]], lr: float 
 
 
 @pytest.mark.parametrize(
-    ("upto", "shape"),
-    [
-        ("features", (2, 4, 3, 3)),
-        ("features.0", (2, 4, 6, 6)),
-        ("flatten", (2, 36)),
-        ("classifier.2", (2, 8)),
-        (0, (2, 4, 3, 3)),
-        (1, (2, 36)),
-        (-2, (2, 36)),
-        (-1, (2, 5)),
-    ],
+    ("upto", "number"),
+    [("features", 5), ("features.0", 1), ("flatten", 6), ("classifier.2", 9), (0, 5), (1, 6), (-2, 6), (-1, 10)],
 )
-def test_features_are_the_first_layers(upto: str | int, shape: tuple[int, ...], rng: Rng) -> None:
+def test_features_are_the_first_layers(upto: str | int, number: int, rng: Rng) -> None:
     model = network(rng).eval()
     part = nn.features(model, upto)
     x = rng.normal(size=(2, 1, 8, 8)).astype(np.float32)
-    y = part(x)
-    assert y.shape == shape
+    expected = x
+    for layer in [layer for layer in model.modules() if not isinstance(layer, nn.Sequential)][:number]:
+        expected = layer(expected)
+    np.testing.assert_array_equal(part(x), expected)
     assert {id(parameter) for parameter in part.parameters()} <= {id(parameter) for parameter in model.parameters()}
     assert set(part.state_dict()) <= set(model.state_dict())
-    expected = x
-    for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Sequential):
-            expected = layer(expected)
-        if name == {0: "features.4", 1: "flatten", -2: "flatten", -1: "classifier.3", "features": "features.4"}.get(
-            upto, upto
-        ):
-            break
-    np.testing.assert_array_equal(y, expected)
 
 
 def test_features_of_models() -> None:
@@ -122,13 +106,10 @@ def test_a_new_head_is_like_the_old_one(bias: bool) -> None:
     assert len(list(model.children())) == 3
 
 
-@pytest.mark.parametrize("count", [0, -1, 2.5, True, "3"])
-def test_heads_of_no_classes(count: Any, rng: Rng) -> None:
-    with pytest.raises((ValueError, TypeError), match="replace_head: num_classes is"):
-        nn.replace_head(network(rng), count)
-
-
-def test_no_head_to_replace() -> None:
+def test_heads_that_cannot_be(rng: Rng) -> None:
+    for count in (0, -1, 2.5, True, "3"):
+        with pytest.raises((ValueError, TypeError), match="replace_head: num_classes is"):
+            nn.replace_head(network(rng), count)
     with pytest.raises(ValueError, match="replace_head: Sequential has no Linear layer or convolution below it"):
         nn.replace_head(nn.Sequential(nn.ReLU()), 3)
 
