@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from layer_cases import CASES, WITH_PARAMETERS, Case, outcome
+from layer_cases import CASES, CONFIGS, Case, outcome
 from refusals import refused, refuses, saying
-from test_layers_pytorch import CONFIGS
 
 import gpucnn.functional as F
 from gpucnn import nn
@@ -245,7 +244,7 @@ def test_tensors_among_the_buffers_are_moved(torch: Any) -> None:
     assert layer.running_mean.tolist() == [3, 3]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in WITH_PARAMETERS])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.layer().state_dict()])
 def test_layers_without_weights_take_tensors_as_the_functions_do(torch: Any, name: str) -> None:
     layer, x = CASES[name].layer(), CASES[name].input(np.float32)
     found = outcome(layer, torch.from_numpy(x), torch.ones_like(layer(torch.from_numpy(x))))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layer_cases import Case, of
+from layer_cases import CONFIGS, Case
 from tolerances import assert_close
 from torch_peers import compare, load
 
@@ -15,89 +15,6 @@ import gpucnn.functional as F
 from gpucnn import nn
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # PyTorch copies
-
-# Inputs without a batch axis too, and each argument at another value than its default.
-
-
-CONFIGS = [
-    of("Conv1d", (2, 4, 9), 4, 6, 3, stride=2, padding=1, dilation=2, groups=2),
-    of("Conv1d", (4, 9), 4, 2, 3, padding="same", dilation=2, bias=False),
-    of("Conv1d", (2, 3, 6), 3, 2, 2, padding="valid"),
-    of("Conv1d", (2, 2, 6), 2, 3, 3, padding=2, padding_mode="reflect"),
-    of("Conv2d", (2, 4, 7, 6), 4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2),
-    of("Conv2d", (3, 6, 5), 3, 2, 2, padding="same", bias=False),
-    of("Conv2d", (2, 2, 4, 5), 2, 3, (3, 2), stride=(1, 2), padding=(3, 1), padding_mode="reflect"),
-    of("Conv2d", (2, 4, 5), 2, 3, (3, 2), stride=(2, 1), padding=(1, 2), padding_mode="replicate"),
-    of("Conv2d", (2, 2, 4, 5), 2, 3, 3, padding=(0, 2), padding_mode="circular"),
-    of("Conv3d", (2, 2, 4, 5, 3), 2, 3, (1, 3, 2), stride=(1, 2, 1), padding=(0, 1, 1), dilation=(1, 2, 1)),
-    of("Conv3d", (3, 4, 5, 3), 3, 3, 2, groups=3, bias=False),
-    of("Conv3d", (2, 2, 4, 5, 4), 2, 3, (2, 3, 1), padding=(1, 2, 0), padding_mode="circular"),
-    of("Conv3d", (1, 2, 4, 4, 4), 2, 3, 3, padding=2, padding_mode="reflect"),
-    of("ConvTranspose1d", (2, 4, 5), 4, 2, 3, stride=2, padding=1, output_padding=1, groups=2, bias=False),
-    of("ConvTranspose1d", (3, 4), 3, 2, 2, dilation=3),
-    of("ConvTranspose2d", (4, 3, 4), 4, 6, (3, 2), (2, 3), (1, 0), (0, 2), groups=2, dilation=(2, 1)),
-    of("ConvTranspose2d", (2, 3, 4, 4), 3, 2, 4, stride=2, padding=1, bias=False),
-    of("ConvTranspose3d", (2, 2, 3, 2, 3), 2, 4, (2, 1, 3), (1, 2, 1), (1, 0, 1), (0, 1, 1), 2, False, (1, 1, 2)),
-    of("Linear", (4, 5), 5, 3),
-    of("Linear", (5,), 5, 3, bias=False),
-    of("Linear", (2, 3, 4, 5), 5, 2),
-    of("MaxPool1d", (2, 3, 9), 3),
-    of("MaxPool1d", (3, 10), 3, stride=2, padding=1, dilation=2, ceil_mode=True),
-    of("MaxPool2d", (2, 3, 8, 8), (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), ceil_mode=True),
-    of("MaxPool2d", (3, 7, 8), 2),
-    of("MaxPool3d", (2, 3, 5, 4, 6), (2, 1, 3), (2, 1, 2), (1, 0, 1), (1, 1, 2), ceil_mode=True),
-    of("AvgPool1d", (2, 3, 10), 3, stride=2, padding=1, ceil_mode=True, count_include_pad=False),
-    of("AvgPool1d", (3, 9), 2),
-    of("AvgPool2d", (3, 8, 9), (3, 2), stride=(2, 3), padding=(1, 0), ceil_mode=True, count_include_pad=False),
-    of("AvgPool2d", (2, 3, 7, 8), 3, padding=1, divisor_override=7),
-    of("AvgPool3d", (2, 3, 5, 4, 6), (2, 1, 3), (2, 1, 2), (1, 0, 1), True, False),
-    of("AvgPool3d", (3, 5, 4, 6), 2, divisor_override=2),
-    of("LPPool1d", (2, 3, 10), 2.5, 3, stride=2, ceil_mode=True),
-    of("LPPool1d", (3, 9), 3, 2),
-    of("LPPool2d", (2, 3, 8, 8), 2, (3, 2), stride=(2, 1), ceil_mode=True),
-    of("LPPool2d", (3, 7, 8), 1, 2),
-    of("LPPool3d", (2, 3, 5, 4, 6), 2.5, (2, 1, 3), stride=(2, 1, 2), ceil_mode=True),
-    of("AdaptiveMaxPool1d", (3, 7), 3),
-    of("AdaptiveMaxPool2d", (2, 3, 7, 5), (None, 3)),
-    of("AdaptiveMaxPool3d", (2, 3, 7, 5, 4), (2, 1, 4)),
-    of("AdaptiveAvgPool1d", (2, 3, 7), (4,)),
-    of("AdaptiveAvgPool2d", (3, 7, 5), 2),
-    of("AdaptiveAvgPool3d", (2, 3, 7, 5, 4), (3, None, 2)),
-    of("Upsample", (2, 3, 4), scale_factor=2),
-    of("Upsample", (2, 3, 4), 7, mode="linear"),
-    of("Upsample", (2, 3, 4, 3), (5, 2), mode="bilinear", align_corners=True),
-    of("Upsample", (2, 3, 4, 3), scale_factor=(2.0, 1.5), mode="bilinear", align_corners=False),
-    of("Upsample", (2, 3, 4, 3, 2), scale_factor=1.5),
-    of("Upsample", (2, 3, 4, 3, 2), scale_factor=2, mode="trilinear"),
-    of("BatchNorm1d", (5, 3), 3),
-    of("BatchNorm1d", (4, 3, 5), 3, eps=1e-3, momentum=0.7, affine=False),
-    of("BatchNorm2d", (4, 3, 5, 2), 3, eps=1e-3, momentum=None),
-    of("BatchNorm2d", (4, 3, 5, 2), 3, affine=False, track_running_stats=False),
-    of("BatchNorm3d", (2, 3, 2, 4, 3), 3, momentum=0.7, track_running_stats=False),
-    of("InstanceNorm1d", (3, 5), 3, eps=1e-3, momentum=0.7, affine=True, track_running_stats=True),
-    of("InstanceNorm2d", (4, 3, 5, 2), 3, affine=True),
-    of("InstanceNorm2d", (3, 5, 2), 3),
-    of("InstanceNorm3d", (2, 3, 2, 4, 3), 3, track_running_stats=True),
-    of("LayerNorm", (2, 3, 5), 5, eps=1e-3),
-    of("LayerNorm", (2, 3, 5), (3, 5), bias=False),
-    of("LayerNorm", (3, 5), [3, 5], elementwise_affine=False),
-    of("GroupNorm", (2, 6, 3, 3), 3, 6, eps=1e-3),
-    of("GroupNorm", (3, 4), 2, 4, affine=False),
-    of("ReLU", (3, 4)),
-    of("ReLU6", (3, 4)),
-    of("LeakyReLU", (3, 4)),
-    of("LeakyReLU", (2, 3, 4), negative_slope=0.5),
-    of("Tanh", (5,)),
-    of("Sigmoid", (3, 4)),
-    of("GELU", (3, 4)),
-    of("GELU", (3, 4), approximate="tanh"),
-    of("Softmax", (2, 3, 4), dim=1),
-    of("Softmax", (3, 4), -1),
-    of("Identity", (3, 4)),
-    of("Flatten", (2, 3, 4, 5)),
-    of("Flatten", (2, 3, 4, 5), start_dim=2, end_dim=-1),
-    of("Flatten", (2, 3, 4), 0, 1),
-]
 
 
 @pytest.mark.table(30)

@@ -9,8 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from layer_cases import CONFIGS as LAYERS
 from layer_cases import Case, of
-from test_layers_pytorch import CONFIGS as LAYERS
 from test_optimizers import CASES as OPTIMIZERS
 from test_schedules import KINDS as SCHEDULES
 
