@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from benchmarks.layers import (
     DTYPE_BYTES,
@@ -165,77 +165,39 @@ def _place_on_gpu(case: Case) -> tuple[bool, int, bool, int]:
     return not places, TIERS.index(case.layer.tier) if not places else 0, case.dtype != "float32", place
 
 
+Sizes = int | Shape  # one value for all axes, or one per axis; a single image size is that of a square
+
+
+def _axes(size: Sizes, **windows: Sizes) -> dict[str, Any]:
+    """Sizes, strides and so on with one value per axis."""
+    size = (size, size) if isinstance(size, int) else size
+    return {"size": size, **{name: per_axis(value, len(size)) for name, value in windows.items()}}
+
+
 def _conv(
     network: str,
     name: str,
     channels: int,
     out_channels: int,
-    size: int | Shape,
-    kernel: int | Shape,
-    stride: int | Shape = 1,
-    padding: int | Shape = 0,
-    dilation: int | Shape = 1,
+    size: Sizes,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
     groups: int = 1,
-    *,
-    bias: bool = False,
-    transposed: bool = False,
-    tier: Tier = "default",
-    cpu_batch: int = 1,
-    gpu_batch: int = 32,
-    devices: tuple[Device, ...] = ("cpu", "gpu"),
+    **settings: Any,
 ) -> ConvLayer:
-    size = (size, size) if isinstance(size, int) else size
-    rank = len(size)
-    return ConvLayer(
-        network=network,
-        name=name,
-        channels=channels,
-        out_channels=out_channels,
-        size=size,
-        kernel=per_axis(kernel, rank),
-        stride=per_axis(stride, rank),
-        padding=per_axis(padding, rank),
-        dilation=per_axis(dilation, rank),
-        groups=groups,
-        bias=bias,
-        transposed=transposed,
-        tier=tier,
-        cpu_batch=cpu_batch,
-        gpu_batch=gpu_batch,
-        devices=devices,
-    )
+    axes = _axes(size, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
+    shared = {"network": network, "name": name, "channels": channels, **axes, **settings}
+    return ConvLayer(out_channels=out_channels, groups=groups, **shared)
 
 
 def _depthwise(
-    network: str,
-    name: str,
-    channels: int,
-    size: int | Shape,
-    kernel: int,
-    stride: int = 1,
-    dilation: int = 1,
-    tier: Tier = "default",
-    cpu_batch: int = 1,
-    gpu_batch: int = 64,
-    devices: tuple[Device, ...] = ("cpu", "gpu"),
+    network: str, name: str, channels: int, size: Sizes, kernel: int, dilation: int = 1, **settings: Any
 ) -> ConvLayer:
     """One filter per channel, padded so that stride 1 keeps the size."""
-    return _conv(
-        network,
-        name,
-        channels,
-        channels,
-        size,
-        kernel,
-        stride,
-        padding=dilation * (kernel - 1) // 2,
-        dilation=dilation,
-        groups=channels,
-        tier=tier,
-        cpu_batch=cpu_batch,
-        gpu_batch=gpu_batch,
-        devices=devices,
-    )
+    settings = {"padding": dilation * (kernel - 1) // 2, "dilation": dilation, "gpu_batch": 64, **settings}
+    return _conv(network, name, channels, channels, size, kernel, groups=channels, **settings)
 
 
 def _pool(
@@ -243,32 +205,16 @@ def _pool(
     name: str,
     kind: Literal["max", "avg", "adaptive_avg"],
     channels: int,
-    size: int | Shape,
-    kernel: int = 1,
-    stride: int = 1,
-    padding: int = 0,
-    output: int = 1,
-    tier: Tier = "default",
-    cpu_batch: int = 1,
-    gpu_batch: int = 64,
+    size: Sizes,
+    kernel: Sizes = 1,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output: Sizes = 1,
+    **settings: Any,
 ) -> PoolLayer:
-    size = (size, size) if isinstance(size, int) else size
-    rank = len(size)
-    adaptive = kind == "adaptive_avg"
-    return PoolLayer(
-        network=network,
-        name=name,
-        kind=kind,
-        channels=channels,
-        size=size,
-        kernel=() if adaptive else per_axis(kernel, rank),
-        stride=() if adaptive else per_axis(stride, rank),
-        padding=() if adaptive else per_axis(padding, rank),
-        output=per_axis(output, rank) if adaptive else (),
-        tier=tier,
-        cpu_batch=cpu_batch,
-        gpu_batch=gpu_batch,
-    )
+    windows = {"output": output} if kind == "adaptive_avg" else {"kernel": kernel, "stride": stride, "padding": padding}
+    shared = {"gpu_batch": 64, **_axes(size, **windows), **settings}
+    return PoolLayer(network=network, name=name, kind=kind, channels=channels, **shared)
 
 
 def _norm(
@@ -277,74 +223,32 @@ def _norm(
     kind: Literal["batch", "layer", "group", "instance"],
     channels: int,
     size: Shape,
-    groups: int = 1,
-    tier: Tier = "default",
-    cpu_batch: int = 1,
     gpu_batch: int = 64,
+    **settings: Any,
 ) -> NormLayer:
-    return NormLayer(
-        network=network,
-        name=name,
-        kind=kind,
-        channels=channels,
-        size=size,
-        groups=groups,
-        tier=tier,
-        cpu_batch=cpu_batch,
-        gpu_batch=gpu_batch,
-    )
+    shared = {"channels": channels, "size": size, "gpu_batch": gpu_batch, **settings}
+    return NormLayer(network=network, name=name, kind=kind, **shared)
 
 
 def _unfold(
-    network: str,
-    name: str,
-    channels: int,
-    size: int,
-    kernel: int,
-    stride: int = 1,
-    padding: int = 0,
-    tier: Tier = "default",
+    network: str, name: str, channels: int, size: int, kernel: int, stride: int = 1, padding: int = 0, **settings: Any
 ) -> UnfoldLayer:
-    return UnfoldLayer(
-        network=network,
-        name=name,
-        channels=channels,
-        size=(size, size),
-        kernel=(kernel, kernel),
-        stride=(stride, stride),
-        padding=(padding, padding),
-        tier=tier,
-    )
+    axes = _axes(size, kernel=kernel, stride=stride, padding=padding)
+    return UnfoldLayer(network=network, name=name, channels=channels, **axes, **settings)
 
 
 def _resample(
-    network: str,
-    name: str,
-    kind: Literal["nearest", "bilinear", "unpool"],
-    channels: int,
-    size: int,
-    output: int,
-    tier: Tier = "default",
+    network: str, name: str, kind: Literal["nearest", "bilinear", "unpool"], channels: int, size: int, output: int
 ) -> ResampleLayer:
-    return ResampleLayer(
-        network=network,
-        name=name,
-        kind=kind,
-        channels=channels,
-        size=(size, size),
-        output=(output, output),
-        tier=tier,
-    )
+    return ResampleLayer(network=network, name=name, kind=kind, channels=channels, **_axes(size, output=output))
 
 
-def _layout(
-    network: str, name: str, channels: int, size: Shape, cast: bool = False, tier: Tier = "default"
-) -> LayoutLayer:
-    return LayoutLayer(network=network, name=name, channels=channels, size=size, cast=cast, tier=tier, gpu_batch=64)
+def _layout(network: str, name: str, channels: int, size: Shape, **settings: Any) -> LayoutLayer:
+    return LayoutLayer(network=network, name=name, channels=channels, size=size, gpu_batch=64, **settings)
 
 
-def _activation(network: str, name: str, channels: int, size: Shape, tier: Tier = "default") -> ActivationLayer:
-    return ActivationLayer(network=network, name=name, channels=channels, size=size, tier=tier, gpu_batch=64)
+def _activation(network: str, name: str, channels: int, size: Shape, **settings: Any) -> ActivationLayer:
+    return ActivationLayer(network=network, name=name, channels=channels, size=size, gpu_batch=64, **settings)
 
 
 # fmt: off
