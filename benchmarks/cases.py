@@ -109,10 +109,7 @@ def chosen(cases: Iterable[AnyCase], filters: Iterable[str]) -> list[AnyCase]:
 
 
 def select(
-    tier: Tier = "default",
-    filters: Iterable[str] = (),
-    device: Device = "cpu",
-    layers: Sequence[Layer] | None = None,
+    tier: Tier = "default", filters: Iterable[str] = (), device: Device = "cpu", layers: Sequence[Layer] | None = None
 ) -> list[Case]:
     """The cases of `tier` and of those below it that `filters` leave, as `chosen` reads them.
 

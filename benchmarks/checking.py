@@ -184,11 +184,7 @@ def _expect_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> Expecta
     taps = math.prod(layer.kernel)
     name, shape, reduction = {
         "forward": ("output", (batch, small[0], *small[1]), geometry.channels_per_group * taps),
-        "backward_input": (
-            "grad_input",
-            (batch, big[0], *big[1]),
-            geometry.out_channels_per_group * taps,
-        ),
+        "backward_input": ("grad_input", (batch, big[0], *big[1]), geometry.out_channels_per_group * taps),
         "backward_weight": ("grad_weight", layer.weight_shape, batch * math.prod(small[1])),
     }[direction]
     where = _sample(case, shape, reduction)
@@ -333,9 +329,7 @@ def _scatter(values: npt.NDArray[Any], indices: IndexArray, size: Shape) -> Floa
     plane = math.prod(size)
     offsets = np.arange(batch * channels).reshape(batch, channels, *(1,) * len(size)) * plane
     flat = np.bincount(
-        (indices + offsets).ravel(),
-        weights=values.ravel().astype(np.float64),
-        minlength=batch * channels * plane,
+        (indices + offsets).ravel(), weights=values.ravel().astype(np.float64), minlength=batch * channels * plane
     )
     return flat.astype(np.float64).reshape(batch, channels, *size)
 

@@ -40,10 +40,7 @@ class Schedule:
 
 
 def run(
-    cases: Sequence[Case],
-    providers: Sequence[Provider],
-    budget_s: float,
-    max_rounds: int = MAX_ROUNDS,
+    cases: Sequence[Case], providers: Sequence[Provider], budget_s: float, max_rounds: int = MAX_ROUNDS
 ) -> Iterator[Record]:
     """Measure the cases one by one; the caller may stop between two of them."""
     schedule = Schedule(budget_s, len(cases))

@@ -50,10 +50,7 @@ class Timing:
 
 
 def interleave(
-    calls: Mapping[Provider, Call],
-    budget_s: float,
-    max_rounds: int = MAX_ROUNDS,
-    patience_s: float = PATIENCE_S,
+    calls: Mapping[Provider, Call], budget_s: float, max_rounds: int = MAX_ROUNDS, patience_s: float = PATIENCE_S
 ) -> dict[Provider, Timing]:
     """Time every call, one sample of each per round, for about `budget_s` seconds in all.
 

@@ -147,12 +147,7 @@ def conclude(
 
 
 def collect(
-    collected: Collected,
-    task: Task,
-    seconds: float,
-    cases: list[str],
-    console: Console,
-    check: Callable[[], None],
+    collected: Collected, task: Task, seconds: float, cases: list[str], console: Console, check: Callable[[], None]
 ) -> None:
     """Store and show all reports of workers; `check` may end the run once the machine and the peers are known."""
     subjects = [kind.name for kind in kinds("gpu") if kind.ours]

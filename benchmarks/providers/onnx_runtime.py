@@ -14,14 +14,7 @@ import numpy.typing as npt
 from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
-from benchmarks.layers import (
-    ConvLayer,
-    NormLayer,
-    PoolLayer,
-    ResampleLayer,
-    Shape,
-    UnfoldLayer,
-)
+from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, Shape, UnfoldLayer
 from benchmarks.providers.base import Call, Provider
 
 OPSET = 21
@@ -92,10 +85,7 @@ def _graph(node: Any, fed: Arrays, constants: Arrays) -> Any:
     """A graph of one node."""
     import onnx
 
-    types = {
-        np.dtype(np.float32): onnx.TensorProto.FLOAT,
-        np.dtype(np.int64): onnx.TensorProto.INT64,
-    }
+    types = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int64): onnx.TensorProto.INT64}
     return onnx.helper.make_graph(
         [node],
         "layer",
@@ -117,11 +107,7 @@ def _describe(case: Case, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:
     if isinstance(layer, UnfoldLayer):
         constants = {"size": np.array(layer.size), "block": np.array(layer.kernel)}
         node = make_node(
-            "Col2Im",
-            ["columns", "size", "block"],
-            ["output"],
-            pads=_both_sides(layer.padding),
-            strides=layer.stride,
+            "Col2Im", ["columns", "size", "block"], ["output"], pads=_both_sides(layer.padding), strides=layer.stride
         )
         return node, arrays, constants
     if isinstance(layer, PoolLayer):
@@ -158,15 +144,7 @@ def _describe_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> tuple
         "group": layer.groups,
     }
     if adjoint and not forward:  # the rows at the end that the strided windows did not reach
-        axes = zip(
-            layer.size,
-            layer.out_size,
-            layer.kernel,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            strict=True,
-        )
+        axes = zip(layer.size, layer.out_size, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
         attributes["output_padding"] = [i - ((o - 1) * s - 2 * p + d * (k - 1) + 1) for i, o, k, s, p, d in axes]
     source = "input" if forward else "grad_output"
     node = make_node("ConvTranspose" if adjoint else "Conv", [source, *constants], ["output"], **attributes)

@@ -80,13 +80,7 @@ class PyTorch(Provider):
             weight = self.zeros(layer.weight_shape, tensors["grad_output"])
         mask = [case.operation == "backward_input", case.operation == "backward_weight", False]
         return partial(
-            self.torch.ops.aten.convolution_backward,
-            tensors["grad_output"],
-            x,
-            weight,
-            None,
-            *geometry,
-            mask,
+            self.torch.ops.aten.convolution_backward, tensors["grad_output"], x, weight, None, *geometry, mask
         )
 
     def _backward(self, case: Case, tensors: dict[str, Any]) -> Call:

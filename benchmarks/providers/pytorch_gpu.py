@@ -13,14 +13,7 @@ from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.data import Arrays
-from benchmarks.layers import (
-    ActivationLayer,
-    ConvLayer,
-    LayoutLayer,
-    NormLayer,
-    Shape,
-    UnfoldLayer,
-)
+from benchmarks.layers import ActivationLayer, ConvLayer, LayoutLayer, NormLayer, Shape, UnfoldLayer
 from benchmarks.providers.base import Call, Result, channels_last_unfit
 from benchmarks.providers.pytorch import PyTorch, in_channels_last
 
