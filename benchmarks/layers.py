@@ -101,6 +101,11 @@ class WindowedLayer(Layer):
         return (1,) * self.rank
 
     @property
+    def positions(self) -> Shape:
+        """The number of windows along each axis."""
+        return self.out_size
+
+    @property
     def out_size(self) -> Shape:
         axes = zip(self.size, self.kernel, self.stride, self.padding, self.spacing, strict=True)
         return tuple((i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, s, p, d in axes)
@@ -142,6 +147,11 @@ class ConvLayer(WindowedLayer):
         return self.dilation
 
     @property
+    def positions(self) -> Shape:
+        """Of a transposed convolution those of the convolution that it is adjoint to."""
+        return self.size if self.transposed else self.out_size
+
+    @property
     def out_size(self) -> Shape:
         if not self.transposed:
             return super().out_size
@@ -163,8 +173,7 @@ class ConvLayer(WindowedLayer):
 
         The dense positions are those of the smaller side: the output, or the input when transposed.
         """
-        positions = self.size if self.transposed else self.out_size
-        return 2 * batch * math.prod(positions) * math.prod(self.weight_shape)
+        return 2 * batch * math.prod(self.positions) * math.prod(self.weight_shape)
 
     def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """Input, weight and output: each direction reads two of them and writes the third."""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.cases import Case
 from benchmarks.data import Arrays
@@ -44,10 +43,14 @@ class Provider(ABC):
     def prepare(self, case: Case, arrays: Arrays) -> Call:
         """The call to check and to time; it may be repeated and must not change `arrays`."""
 
-    def results(self, returned: Any) -> list[npt.NDArray[Any]]:
-        """The results of a call, as NumPy arrays in the logical order N, C, spatial."""
-        values = returned if isinstance(returned, tuple) else (returned,)
-        return [np.asarray(value) for value in values if value is not None]
+    def results(self, returned: Any) -> list[Any]:
+        """The results of a call, as arrays in the logical order N, C, spatial: of NumPy, or of CuPy on a GPU."""
+        values = returned if isinstance(returned, tuple | list) else (returned,)
+        return [self.array(value) for value in values if value is not None]
+
+    def array(self, value: Any) -> Any:
+        """One result of a call as an array."""
+        return np.asarray(value) if self.device == "cpu" else value
 
     def hot(self, call: Call, results: list[Any]) -> Call:
         """The call as used for host times: it writes into `results`, where the implementation can."""

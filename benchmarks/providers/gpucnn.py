@@ -42,10 +42,9 @@ class Gpucnn(Provider):
         if isinstance(layer, NormLayer):
             return self._normalization(case, layer, arrays)
         if isinstance(layer, UnfoldLayer):
-            window: dict[str, Any] = {"kernel_size": layer.kernel, "padding": layer.padding, "stride": layer.stride}
             if case.operation == "im2col":
-                return partial(self.functional.im2col, arrays["input"], **window)
-            return partial(self.functional.col2im, arrays["columns"], layer.size, **window)
+                return partial(self.functional.im2col, arrays["input"], **layer.window)
+            return partial(self.functional.col2im, arrays["columns"], layer.size, **layer.window)
         if isinstance(layer, ResampleLayer):
             return self._resampling(case, layer, arrays)
         if isinstance(layer, LayoutLayer):
@@ -59,47 +58,32 @@ class Gpucnn(Provider):
 
     def _convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
         f, rank, operation = self.functional, layer.rank, case.operation
-        options: dict[str, Any] = {
-            "stride": layer.stride,
-            "padding": layer.padding,
-            "dilation": layer.dilation,
-            "groups": layer.groups,
-        }
-        x, weight = arrays.get("input"), arrays.get("weight")
-        gradient, bias = arrays.get("grad_output"), arrays.get("bias")
+        geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        options = {**geometry, "groups": layer.groups}
+        x, weight, gradient = (arrays.get(name) for name in ("input", "weight", "grad_output"))
         if operation == "forward":
             name = f"conv_transpose{rank}d" if layer.transposed else f"conv{rank}d"
-            return partial(getattr(f, name), x, weight, bias, **options)
-        if layer.transposed:  # the gradients of the adjoint are a convolution and its adjoint
-            if operation == "backward_input":
-                return partial(getattr(f, f"conv{rank}d"), gradient, weight, None, **options)
-            backward_weight = getattr(f, f"conv{rank}d_weight")
-            return partial(backward_weight, gradient, layer.weight_shape, x, **options)
-        if operation == "backward_input":
-            backward_input = getattr(f, f"conv{rank}d_input")
-            return partial(backward_input, layer.input_shape(case.batch), weight, gradient, **options)
-        backward_weight = getattr(f, f"conv{rank}d_weight")
-        return partial(backward_weight, x, layer.weight_shape, gradient, **options)
+            return partial(getattr(f, name), x, weight, arrays.get("bias"), **options)
+        if operation == "backward_weight":
+            image, gradient = (gradient, x) if layer.transposed else (x, gradient)
+            return partial(getattr(f, f"conv{rank}d_weight"), image, layer.weight_shape, gradient, **options)
+        if layer.transposed:  # the gradient of the adjoint is a convolution
+            return partial(getattr(f, f"conv{rank}d"), gradient, weight, None, **options)
+        return partial(getattr(f, f"conv{rank}d_input"), layer.input_shape(case.batch), weight, gradient, **options)
 
     def _pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
         if layer.kind == "adaptive_avg":
-            name, options = f"adaptive_avg_pool{layer.rank}d", {"output_size": layer.output}
+            options: dict[str, Any] = {"output_size": layer.output}
         else:
-            name = f"{layer.kind}_pool{layer.rank}d"
-            options = {"kernel_size": layer.kernel, "stride": layer.stride, "padding": layer.padding}
+            options = dict(layer.window)
+        name = f"{layer.kind}_pool{layer.rank}d"
+        forward = partial(getattr(self.functional, name), arrays["input"], **options)
         if case.operation == "forward":
-            return partial(getattr(self.functional, name), arrays["input"], **options)
+            return forward
+        if layer.kind == "max":  # as given, or as the forward returns them
+            options["indices"] = arrays["indices"] if "indices" in arrays else forward(return_indices=True)[1]
         backward = getattr(self.functional, f"{name}_backward")
-        handed: dict[str, Any] = {}
-        if layer.kind == "max":
-            handed["indices"] = self._indices(name, options, arrays)
-        return partial(backward, arrays["grad_output"], arrays["input"], **options, **handed)
-
-    def _indices(self, name: str, options: dict[str, Any], arrays: Arrays) -> Any:
-        """The indices of the maxima: as given, or as the forward returns them."""
-        if "indices" in arrays:
-            return arrays["indices"]
-        return getattr(self.functional, name)(arrays["input"], **options, return_indices=True)[1]
+        return partial(backward, arrays["grad_output"], arrays["input"], **options)
 
     def _normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
         """A backward is handed the statistics of its forward, as a network would."""
@@ -124,8 +108,7 @@ class Gpucnn(Provider):
     def _resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
         f = self.functional
         if layer.kind == "unpool":
-            block = tuple(o // i for o, i in zip(layer.output, layer.size, strict=True))
-            return partial(f.max_unpool2d, arrays["input"], arrays["indices"], block)
+            return partial(f.max_unpool2d, arrays["input"], arrays["indices"], layer.block)
         options: dict[str, Any] = {"size": layer.output, "mode": layer.kind}
         if case.operation == "forward":
             return partial(f.interpolate, arrays["input"], **options)
@@ -143,10 +126,6 @@ class GpucnnGpu(Gpucnn):
 
     name = "gpucnn"
     device = "gpu"
-
-    def results(self, returned: Any) -> list[Any]:
-        values = returned if isinstance(returned, tuple) else (returned,)
-        return [value for value in values if value is not None]
 
     def hot(self, call: Call, results: list[Any]) -> Call:
         function = getattr(call, "func", None)

@@ -14,11 +14,19 @@ from typing import Any
 from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
-from benchmarks.layers import ActivationLayer, ConvLayer, LayoutLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
+from benchmarks.layers import (
+    ActivationLayer,
+    ConvLayer,
+    LayoutLayer,
+    NormLayer,
+    PoolLayer,
+    ResampleLayer,
+    UnfoldLayer,
+    WindowedLayer,
+)  # fmt: skip
 from benchmarks.providers.base import Call, Provider
 
 Array = Any
-Windowed = ConvLayer | PoolLayer | UnfoldLayer
 
 MAX_OF_MEMORY = 0.25  # of the device's, that a copy of all windows may take; what follows needs as much again
 
@@ -44,9 +52,6 @@ class _OnCupy(Provider):
     def refuses(self, case: Case) -> str | None:
         return None if case.dtype == "float32" else "float32 only"
 
-    def results(self, returned: Any) -> list[Any]:
-        return list(returned) if isinstance(returned, tuple) else [returned]
-
 
 class PlainCupy(_OnCupy):
     """Every layer by `as_strided`, `matmul` and elementwise functions."""
@@ -58,7 +63,7 @@ class PlainCupy(_OnCupy):
         if isinstance(layer, ConvLayer | PoolLayer):
             transposed = isinstance(layer, ConvLayer) and layer.transposed
             channels = layer.output_shape(1)[1] if transposed else layer.channels
-            windows = 4 * case.batch * channels * math.prod(layer.kernel) * math.prod(_outputs(layer))
+            windows = 4 * case.batch * channels * math.prod(layer.kernel) * math.prod(layer.positions)
             if windows > MAX_OF_MEMORY * self._memory_bytes():
                 return f"a copy of its windows takes {windows / 2**30:.0f} GiB"
         if isinstance(layer, ResampleLayer) and layer.kind == "bilinear":
@@ -94,23 +99,23 @@ class PlainCupy(_OnCupy):
 
     # Windows --------------------------------------------------------------------------------------
 
-    def _windows(self, x: Array, layer: Windowed, fill: float = 0.0) -> Array:
+    def _windows(self, x: Array, layer: WindowedLayer, fill: float = 0.0) -> Array:
         """A view [N, C, *K, *OUT] of the padded input [N, C, *IN]."""
         borders = [(0, 0), (0, 0), *((p, p) for p in layer.padding)]
         padded = self.xp.pad(x, borders, constant_values=fill) if any(layer.padding) else x
         first, second, *inner = padded.strides
-        taps = (step * d for step, d in zip(inner, _dilation(layer), strict=True))
+        taps = (step * d for step, d in zip(inner, layer.spacing, strict=True))
         outputs = (step * s for step, s in zip(inner, layer.stride, strict=True))
-        shape = (*x.shape[:2], *layer.kernel, *_outputs(layer))
+        shape = (*x.shape[:2], *layer.kernel, *layer.positions)
         return self.xp.lib.stride_tricks.as_strided(padded, shape, (first, second, *taps, *outputs))
 
-    def _add_taps(self, taps: Array, layer: Windowed) -> Array:
+    def _add_taps(self, taps: Array, layer: WindowedLayer) -> Array:
         """The adjoint of `_windows`: each tap of [N, C, *K, *OUT] is added where it was read."""
-        size = _inputs(layer)
+        size = _windowed_size(layer)
         padded = [i + 2 * p for i, p in zip(size, layer.padding, strict=True)]
         total = self.xp.zeros((*taps.shape[:2], *padded), taps.dtype)
         for tap in product(*map(range, layer.kernel)):
-            axes = zip(tap, _dilation(layer), layer.stride, _outputs(layer), strict=True)
+            axes = zip(tap, layer.spacing, layer.stride, layer.positions, strict=True)
             total[(..., *(slice(t * d, t * d + s * (o - 1) + 1, s) for t, d, s, o in axes))] += taps[
                 (slice(None), slice(None), *tap)
             ]
@@ -134,23 +139,23 @@ class PlainCupy(_OnCupy):
     def _to_narrow(self, layer: ConvLayer, wide: Array, weight: Array) -> Array:
         """[N, C, *IN] -> [N, OC, *OUT]: columns, and a matrix product for each image and group."""
         y = self.xp.matmul(self._matrices(layer, weight), self._columns(layer, wide))
-        return y.reshape(wide.shape[0], weight.shape[0], *_outputs(layer))
+        return y.reshape(wide.shape[0], weight.shape[0], *layer.positions)
 
     def _to_wide(self, layer: ConvLayer, narrow: Array, weight: Array) -> Array:
         """[N, OC, *OUT] -> [N, C, *IN]."""
-        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(_outputs(layer)))
+        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(layer.positions))
         columns = self.xp.matmul(self._matrices(layer, weight).swapaxes(-1, -2), values)
         channels = layer.groups * weight.shape[1]
-        return self._add_taps(columns.reshape(narrow.shape[0], channels, *layer.kernel, *_outputs(layer)), layer)
+        return self._add_taps(columns.reshape(narrow.shape[0], channels, *layer.kernel, *layer.positions), layer)
 
     def _to_weight(self, layer: ConvLayer, wide: Array, narrow: Array) -> Array:
-        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(_outputs(layer)))
+        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(layer.positions))
         products = self.xp.matmul(values, self._columns(layer, wide).swapaxes(-1, -2))
         return products.sum(0).reshape(layer.weight_shape)
 
     def _columns(self, layer: ConvLayer, wide: Array) -> Array:
         """[N, G, C / G * K, OUT], a copy."""
-        return self._windows(wide, layer).reshape(wide.shape[0], layer.groups, -1, math.prod(_outputs(layer)))
+        return self._windows(wide, layer).reshape(wide.shape[0], layer.groups, -1, math.prod(layer.positions))
 
     def _matrices(self, layer: ConvLayer, weight: Array) -> Array:
         """[G, OC / G, C / G * K]."""
@@ -171,15 +176,15 @@ class PlainCupy(_OnCupy):
         if forward:
             return lambda: self._windows(x, layer, -math.inf).max(taps)
         windows = self._windows(x, layer, -math.inf)
-        flat = windows.reshape(*x.shape[:2], -1, *_outputs(layer)).argmax(2)  # as a forward would keep it
+        flat = windows.reshape(*x.shape[:2], -1, *layer.positions).argmax(2)  # as a forward would keep it
         places = self.xp.arange(math.prod(layer.kernel)).reshape(*layer.kernel, *(1,) * layer.rank)
-        chosen = flat.reshape(*x.shape[:2], *(1,) * layer.rank, *_outputs(layer)) == places
+        chosen = flat.reshape(*x.shape[:2], *(1,) * layer.rank, *layer.positions) == places
         return lambda: self._add_taps(self._each_tap(arrays["grad_output"], layer) * chosen, layer)
 
     def _each_tap(self, values: Array, layer: PoolLayer) -> Array:
         """[N, C, *OUT] for every tap, as a view [N, C, *K, *OUT]."""
-        spread = values.reshape(*values.shape[:2], *(1,) * layer.rank, *_outputs(layer))
-        return self.xp.broadcast_to(spread, (*values.shape[:2], *layer.kernel, *_outputs(layer)))
+        spread = values.reshape(*values.shape[:2], *(1,) * layer.rank, *layer.positions)
+        return self.xp.broadcast_to(spread, (*values.shape[:2], *layer.kernel, *layer.positions))
 
     def _statistics(self, case: Case, layer: NormLayer, arrays: Arrays) -> tuple[Array, Any, tuple[int, ...]]:
         """The normalised input in rows, 1 / deviation, and the axes of a row."""
@@ -217,7 +222,7 @@ class PlainCupy(_OnCupy):
         return to_input.reshape(gradient.shape), products.sum(others), gradient.sum(others)
 
     def _resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
-        block = tuple(o // i for o, i in zip(layer.output, layer.size, strict=True))
+        block = layer.block
         if layer.kind == "unpool":
             x, flat = arrays["input"], (*arrays["input"].shape[:2], -1)
 
@@ -309,18 +314,9 @@ def _spread(xp: Any, values: Array, steps: tuple[int, ...], size: tuple[int, ...
     return spread
 
 
-def _dilation(layer: Windowed) -> tuple[int, ...]:
-    return layer.dilation if isinstance(layer, ConvLayer) else (1,) * layer.rank
-
-
-def _inputs(layer: Windowed) -> tuple[int, ...]:
-    """The size of the windowed image, which a transposed convolution writes."""
+def _windowed_size(layer: WindowedLayer) -> tuple[int, ...]:
+    """The size of the image that windows are taken of, which a transposed convolution writes."""
     return layer.out_size if isinstance(layer, ConvLayer) and layer.transposed else layer.size
-
-
-def _outputs(layer: Windowed) -> tuple[int, ...]:
-    """The number of windows along each axis."""
-    return layer.size if isinstance(layer, ConvLayer) and layer.transposed else layer.out_size
 
 
 def _uneven(layer: PoolLayer) -> list[int]:
