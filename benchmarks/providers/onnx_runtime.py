@@ -6,15 +6,15 @@ optimisations are on. It has no gradients, but its ConvTranspose is a convolutio
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
-from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, Shape, UnfoldLayer
+from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer, WindowedLayer
 from benchmarks.providers.base import Call, Provider
 
 OPSET = 21
@@ -45,10 +45,10 @@ class OnnxRuntime(Provider):
         return None
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
-        node, fed, constants = _describe(case, arrays)
-        return bind(make_session(_graph(node, fed, constants), self.threads), fed)
+        node = _describe(case, arrays)
+        return bind(make_session(node.graph(), self.threads), node.fed)
 
-    def results(self, returned: Any) -> list[npt.NDArray[Any]]:
+    def results(self, returned: Any) -> list[Any]:
         return list(returned.copy_outputs_to_cpu())
 
 
@@ -81,112 +81,92 @@ def bind(session: Any, fed: Arrays) -> Call:
     return call
 
 
-def _graph(node: Any, fed: Arrays, constants: Arrays) -> Any:
-    """A graph of one node."""
-    import onnx
+class Node(NamedTuple):
+    """One operator: the arrays that each run is fed, those that the model holds, and its attributes."""
 
-    types = {np.dtype(np.float32): onnx.TensorProto.FLOAT, np.dtype(np.int64): onnx.TensorProto.INT64}
-    return onnx.helper.make_graph(
-        [node],
-        "layer",
-        [onnx.helper.make_tensor_value_info(name, types[array.dtype], array.shape) for name, array in fed.items()],
-        [onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)],
-        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
+    operator: str
+    fed: Arrays
+    constants: Arrays
+    attributes: dict[str, Any]
+    inputs: Sequence[str] = ()  # their names, where they are others than these arrays
+
+    def graph(self) -> Any:
+        """A graph of this node alone."""
+        import onnx
+
+        helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+        types = {np.dtype(np.float32): floats, np.dtype(np.int64): onnx.TensorProto.INT64}
+        inputs = list(self.inputs or (*self.fed, *self.constants))
+        return helper.make_graph(
+            [helper.make_node(self.operator, inputs, ["output"], **self.attributes)],
+            "layer",
+            [helper.make_tensor_value_info(name, types[array.dtype], array.shape) for name, array in self.fed.items()],
+            [helper.make_tensor_value_info("output", floats, None)],
+            [onnx.numpy_helper.from_array(array, name) for name, array in self.constants.items()],
+        )
 
 
-def _describe(case: Case, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:
-    """The node, the arrays that each run is fed, and those that the model holds."""
-    from onnx.helper import make_node
-
+def _describe(case: Case, arrays: Arrays) -> Node:
     layer = case.layer
     if isinstance(layer, ConvLayer):
-        return _describe_convolution(case, layer, arrays)
+        return _convolution(case, layer, arrays)
     if isinstance(layer, NormLayer):
-        return _describe_norm(layer, arrays)
+        return _norm(layer, arrays)
     if isinstance(layer, UnfoldLayer):
         constants = {"size": np.array(layer.size), "block": np.array(layer.kernel)}
-        node = make_node(
-            "Col2Im", ["columns", "size", "block"], ["output"], pads=_both_sides(layer.padding), strides=layer.stride
-        )
-        return node, arrays, constants
+        window = _window(layer)
+        del window["kernel_shape"]  # that is the block
+        return Node("Col2Im", arrays, constants, window)
     if isinstance(layer, PoolLayer):
         if layer.kind == "adaptive_avg":
-            return make_node("GlobalAveragePool", ["input"], ["output"]), arrays, {}
-        counting: dict[str, Any] = {"count_include_pad": 1} if layer.kind == "avg" else {}
-        node = make_node(
-            "MaxPool" if layer.kind == "max" else "AveragePool",
-            ["input"],
-            ["output"],
-            kernel_shape=layer.kernel,
-            strides=layer.stride,
-            pads=_both_sides(layer.padding),
-            **counting,
-        )
-        return node, arrays, {}
+            return Node("GlobalAveragePool", arrays, {}, {})
+        if layer.kind == "avg":
+            return Node("AveragePool", arrays, {}, {**_window(layer), "count_include_pad": 1})
+        return Node("MaxPool", arrays, {}, _window(layer))
     if isinstance(layer, ResampleLayer):
-        return _describe_resample(case, layer, arrays)
+        return _resample(case, layer, arrays)
     raise TypeError(f"ONNX Runtime does not know {type(layer).__name__}")
 
 
-def _describe_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:
-    """Forward and backward-input; each is a Conv or a ConvTranspose over the same weight."""
-    from onnx.helper import make_node
+def _window(layer: WindowedLayer) -> dict[str, Any]:
+    """Attributes; ONNX lists the low pads of all axes, then the high ones."""
+    return {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": [*layer.padding, *layer.padding]}
 
+
+def _convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> Node:
+    """Forward and backward-input; each is a Conv or a ConvTranspose over the same weight."""
     forward = case.operation == "forward"
     adjoint = layer.transposed == forward
     constants = {name: arrays[name] for name in arrays if name in ("weight", "bias")}
-    attributes: dict[str, Any] = {
-        "kernel_shape": layer.kernel,
-        "strides": layer.stride,
-        "pads": _both_sides(layer.padding),
-        "dilations": layer.dilation,
-        "group": layer.groups,
-    }
+    attributes = {**_window(layer), "dilations": layer.dilation, "group": layer.groups}
     if adjoint and not forward:  # the rows at the end that the strided windows did not reach
         axes = zip(layer.size, layer.out_size, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
         attributes["output_padding"] = [i - ((o - 1) * s - 2 * p + d * (k - 1) + 1) for i, o, k, s, p, d in axes]
     source = "input" if forward else "grad_output"
-    node = make_node("ConvTranspose" if adjoint else "Conv", [source, *constants], ["output"], **attributes)
-    return node, {source: arrays[source]}, constants
+    return Node("ConvTranspose" if adjoint else "Conv", {source: arrays[source]}, constants, attributes)
 
 
-def _describe_norm(layer: NormLayer, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:
-    from onnx.helper import make_node
-
-    names = ["weight", "bias"]
-    if layer.kind == "batch":
-        names += ["running_mean", "running_var"]
-    operators: dict[str, tuple[str, dict[str, Any]]] = {
+def _norm(layer: NormLayer, arrays: Arrays) -> Node:
+    operator, attributes = {
         "batch": ("BatchNormalization", {}),
         "layer": ("LayerNormalization", {"axis": -1}),
         "group": ("GroupNormalization", {"num_groups": layer.groups}),
         "instance": ("InstanceNormalization", {}),
-    }
-    operator, attributes = operators[layer.kind]
-    node = make_node(operator, ["input", *names], ["output"], epsilon=NORM_EPS, **attributes)
-    return node, {"input": arrays["input"]}, {name: arrays[name] for name in names}
+    }[layer.kind]
+    constants = {name: array for name, array in arrays.items() if name != "input"}
+    return Node(operator, {"input": arrays["input"]}, constants, {"epsilon": NORM_EPS, **attributes})
 
 
-def _describe_resample(case: Case, layer: ResampleLayer, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:
-    from onnx.helper import make_node
-
+def _resample(case: Case, layer: ResampleLayer, arrays: Arrays) -> Node:
     if layer.kind == "unpool":  # its indices count through the whole tensor, ours through a plane
-        shape: Shape = layer.output_shape(case.batch)
+        shape = layer.output_shape(case.batch)
         planes = np.arange(shape[0] * shape[1]).reshape(shape[0], shape[1], 1, 1)
         indices = arrays["indices"] + planes * layer.output[0] * layer.output[1]
-        block = [o // i for o, i in zip(layer.output, layer.size, strict=True)]
-        node = make_node("MaxUnpool", ["input", "indices"], ["output"], kernel_shape=block, strides=block)
-        return node, {"input": arrays["input"], "indices": indices}, {}
+        window = {"kernel_shape": layer.block, "strides": layer.block}
+        return Node("MaxUnpool", {"input": arrays["input"], "indices": indices}, {}, window)
     modes = {
         "nearest": {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
         "bilinear": {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
     }
     sizes = np.array(layer.output_shape(case.batch), dtype=np.int64)
-    node = make_node("Resize", ["input", "", "", "sizes"], ["output"], **modes[layer.kind])
-    return node, arrays, {"sizes": sizes}
-
-
-def _both_sides(padding: Shape) -> list[int]:
-    """ONNX lists the low pads of all axes, then the high ones."""
-    return [*padding, *padding]
+    return Node("Resize", arrays, {"sizes": sizes}, modes[layer.kind], ("input", "", "", "sizes"))
