@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.results import FALLBACK, REFERENCES, Ratios, Row, Run, by_family, rows_of
+from benchmarks.results import FALLBACK, PLAIN_CUPY, PYTORCH, Ratios, Row, Run, by_family, rows_of
 
 COLOURS = {
     "forward": "#4477aa",
@@ -30,7 +30,6 @@ COLOURS = {
     "backward_weight": "#ccbb44",
 }
 GREY, PLAIN_COLOUR = "#cccccc", "#222222"  # of operations without a colour, and of peers; of plain CuPy
-PYTORCH, PLAIN_CUPY = REFERENCES
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SHORT_PEERS = {
     "PyTorch channels_last": "PyTorch NHWC",

@@ -14,7 +14,7 @@ from benchmarks.timing import Limits, Timing
 
 SCHEMA = 3
 READ_SCHEMAS = (1, 2, 3)  # the first has no figures of a GPU, the second no whole networks
-REFERENCES = ("PyTorch", "plain CuPy")  # peers with their own columns; the first is PyTorch in its default order, NCHW
+PYTORCH, PLAIN_CUPY = "PyTorch", "plain CuPy"  # peers with their own columns; PyTorch in its default order, NCHW
 FALLBACK = "gpucnn NumPy"  # on a GPU's host: the NumPy backend; neither a peer nor a subject
 
 Status = Literal["timed", "refused", "wrong", "failed"]
@@ -166,8 +166,8 @@ def _timing(name: str, value: Any) -> Any:
 class Row:
     """One timed case of one subject, its quickest peer and its limit.
 
-    `named` are the times of `REFERENCES` and `FALLBACK`, as far as they took the case. `warm` and `host` are a GPU's:
-    the time from a warm cache, and the host's for a call.
+    `named` are the times of `PYTORCH`, `PLAIN_CUPY` and `FALLBACK`, as far as they took the case. `warm` and `host` are
+    a GPU's: the time from a warm cache, and the host's for a call.
     """
 
     record: Record
@@ -216,7 +216,7 @@ def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits
         rate=(record.flops if arithmetic else record.least_bytes) / own.median,
         unit="GFLOP/s" if arithmetic else "GB/s",
         share=limits.least_seconds(record.flops, record.least_bytes, record.dtype) / own.median,
-        named={name: others[name] for name in (*REFERENCES, FALLBACK) if name in others},
+        named={name: others[name] for name in (PYTORCH, PLAIN_CUPY, FALLBACK) if name in others},
         peer=peer,
         peer_timing=peers.get(peer),
         warm=outcome.warm,
@@ -256,23 +256,24 @@ class Summary:
     operation: str
     cases: int
     share: float
-    named: dict[str, Ratios | None]  # to each of `REFERENCES`, and to `FALLBACK`
+    named: dict[str, Ratios | None]  # to `PYTORCH`, `PLAIN_CUPY` and `FALLBACK`
     best: Ratios | None  # to the quickest peer of each case
 
 
 def by_family(record: Record) -> tuple[str, str]:
     """Each operation of each family separately, and each dtype."""
-    return record.family + _in(record.dtype), record.operation
+    return record.family + in_dtype(record.dtype), record.operation
 
 
 def by_group(record: Record) -> tuple[str, str]:
     """Convolutions other than depthwise ones by direction; every other kind together with its gradients."""
     if record.family.endswith("convolution") and not record.family.startswith("depthwise"):
-        return "convolution" + _in(record.dtype), record.operation
-    return record.family + _in(record.dtype), "all"
+        return "convolution" + in_dtype(record.dtype), record.operation
+    return record.family + in_dtype(record.dtype), "all"
 
 
-def _in(dtype: str) -> str:
+def in_dtype(dtype: str) -> str:
+    """The remark on a dtype other than float32."""
     return "" if dtype == "float32" else f", {dtype}"
 
 
@@ -289,7 +290,7 @@ def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> Summary:
         *key,
         cases=len(rows),
         share=geometric_mean([row.share for row in rows]),
-        named={name: Ratios.of(row.ratio_to(name) for row in rows) for name in (*REFERENCES, FALLBACK)},
+        named={name: Ratios.of(row.ratio_to(name) for row in rows) for name in (PYTORCH, PLAIN_CUPY, FALLBACK)},
         best=Ratios.of(row.ratio for row in rows),
     )
 

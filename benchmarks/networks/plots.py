@@ -12,10 +12,10 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from benchmarks.formatting import milliseconds
 from benchmarks.networks.cases import OPERATIONS
 from benchmarks.networks.report import TITLES, implementations, label
 from benchmarks.results import Record, Run
+from benchmarks.tables import milliseconds
 
 COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#66ccee", "#aa3377", "#228833")
 BAR_INCHES = 0.2
