@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.cases import Case
+from benchmarks.providers import Provider
 from benchmarks.timing import Limits, Timing
 
 SCHEMA = 3
@@ -18,6 +19,12 @@ PYTORCH, PLAIN_CUPY = "PyTorch", "plain CuPy"  # peers with their own columns; P
 FALLBACK = "gpucnn NumPy"  # on a GPU's host: the NumPy backend; neither a peer nor a subject
 
 Status = Literal["timed", "refused", "wrong", "failed"]
+
+
+def described(error: Exception) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:400]
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,15 @@ class Outcome:
     warm: Timing | None = None
     host: Timing | None = None
     peak_bytes: int | None = None
+
+    @staticmethod
+    def of(provider: Provider, status: Status, note: str = "", timing: Timing | None = None, **figures: Any) -> Outcome:
+        return Outcome(provider.name, provider.ours, status, timing, note, **figures)
+
+    @staticmethod
+    def failed(provider: Provider, error: Exception) -> Outcome:
+        """The outcome of an error, which is told in one line."""
+        return Outcome.of(provider, "failed", described(error))
 
 
 @dataclass(frozen=True)

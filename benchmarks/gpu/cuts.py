@@ -9,6 +9,7 @@ likely to be written to is filled with NaN before, so that little can be left ou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -79,7 +80,7 @@ def _spread(count: int, size: int) -> IndexArray:
     return np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
 
 
-def expected(case: Case, arrays: Arrays) -> tuple[Cut, list[Expectation]]:
+def expected(case: Case, arrays: Arrays, cut_of: Callable[[Case], Cut] = cut_of) -> tuple[Cut, list[Expectation]]:
     """The checked part of a case, and its expected values."""
     cut = cut_of(case)
     return cut, expect(cut.case, cut.arrays(arrays))

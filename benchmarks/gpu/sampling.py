@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.gpu.device import Device
+from benchmarks.results import described
 from benchmarks.timing import Timing
 
 Call = Callable[[], object]
@@ -57,12 +58,6 @@ def survive(device: Device, provider: str, error: Exception) -> None:
         device.synchronize()
     except Exception:
         raise DeviceLost(provider, described(error)) from error
-
-
-def described(error: Exception) -> str:
-    """An error in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:400]
 
 
 @dataclass(frozen=True)
