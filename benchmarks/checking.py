@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from benchmarks.layers import (
 )
 
 Float64 = npt.NDArray[np.float64]
-Sums = tuple[Float64, Float64]  # sum(a * b) and sum(|a| * |b|)
+Sums = Float64  # [2, ...]: sum(a * b) and sum(|a| * |b|)
 
 EPS = float(np.finfo(np.float32).eps)
 HALF_EPS = float(np.finfo(np.float16).eps)
@@ -105,13 +106,9 @@ def _terms(case: Case) -> int:
     if not isinstance(layer, ConvLayer):
         return 1
     if case.operation == "backward_weight":
-        return case.batch * math.prod(layer.size if layer.transposed else layer.out_size)
-    return max(1, layer.flops("forward", 1) // (2 * math.prod(_result_shape(case)[1:])))
-
-
-def _result_shape(case: Case) -> Shape:
-    backward = case.operation == "backward_input"
-    return case.layer.input_shape(1) if backward else case.layer.output_shape(1)
+        return case.batch * math.prod(layer.positions)
+    result = layer.input_shape(1) if case.operation == "backward_input" else layer.output_shape(1)
+    return max(1, layer.flops("forward", 1) // (2 * math.prod(result)))
 
 
 def _expect_sums(case: Case, arrays: Arrays) -> list[Expectation]:
@@ -146,59 +143,37 @@ def _expect_activation(arrays: Arrays) -> Expectation:
 # Convolution, at sampled positions ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Geometry:
-    """A convolution of `dense` [N, C, *] into `out` [N, OC, *], transposed layers turned round."""
-
-    size: Shape
-    out_size: Shape
-    kernel: Shape
-    stride: Shape
-    padding: Shape
-    dilation: Shape
-    channels_per_group: int
-    out_channels_per_group: int
-
-
 def _expect_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> Expectation:
     """A transposed layer's forward is the backward-input of the convolution it is adjoint to."""
-    batch, operation = case.batch, case.operation
-    big, small = (layer.channels, layer.size), (layer.out_channels, layer.out_size)
-    x: Any = arrays.get("input")
-    gy: Any = arrays.get("grad_output")
-    weight: Any = arrays.get("weight")
-    direction = operation
+    conv, direction = layer.dense, case.operation
+    x, gy, weight = (arrays.get(name) for name in ("input", "grad_output", "weight"))
     if layer.transposed:
-        big, small, x, gy = small, big, gy, x
-        direction = {"forward": "backward_input", "backward_input": "forward"}.get(operation, operation)
-    geometry = _Geometry(
-        size=big[1],
-        out_size=small[1],
-        kernel=layer.kernel,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        channels_per_group=big[0] // layer.groups,
-        out_channels_per_group=small[0] // layer.groups,
-    )
-    taps = math.prod(layer.kernel)
-    name, shape, reduction = {
-        "forward": ("output", (batch, small[0], *small[1]), geometry.channels_per_group * taps),
-        "backward_input": ("grad_input", (batch, big[0], *big[1]), geometry.out_channels_per_group * taps),
-        "backward_weight": ("grad_weight", layer.weight_shape, batch * math.prod(small[1])),
+        x, gy = gy, x
+        direction = {"forward": "backward_input", "backward_input": "forward"}.get(direction, direction)
+    taps = math.prod(conv.kernel)
+    shape, reduction, sums_at = {
+        "forward": (
+            conv.output_shape(case.batch),
+            conv.channels // conv.groups * taps,
+            partial(_forward_at, x, weight, conv),
+        ),
+        "backward_input": (
+            conv.input_shape(case.batch),
+            conv.out_channels // conv.groups * taps,
+            partial(_backward_input_at, gy, weight, conv),
+        ),
+        "backward_weight": (
+            conv.weight_shape,
+            case.batch * math.prod(conv.out_size),
+            partial(_backward_weight_at, x, gy, conv),
+        ),
     }[direction]
     where = _sample(case, shape, reduction)
-    if direction == "forward":
-        values, scale = _forward_at(x, weight, geometry, where)
-    elif direction == "backward_input":
-        values, scale = _backward_input_at(gy, weight, geometry, where)
-    else:
-        values, scale = _backward_weight_at(x, gy, geometry, where)
+    values, scale = sums_at(where)
     if "bias" in arrays:
         bias = arrays["bias"][where[1]].astype(np.float64)
         values, scale = values + bias, scale + np.abs(bias)
-    if layer.transposed and operation != "backward_weight":
-        name = "output" if operation == "forward" else "grad_input"
+    name = {"forward": "output", "backward_input": "grad_input", "backward_weight": "grad_weight"}[case.operation]
     return Expectation(name, shape, values, ROUNDING * EPS * scale, where)
 
 
@@ -215,50 +190,49 @@ def _sample(case: Case, shape: Shape, reduction: int) -> tuple[IndexArray, ...]:
     return tuple(axes)
 
 
-def _forward_at(x: npt.NDArray[Any], w: npt.NDArray[Any], g: _Geometry, where: Sequence[IndexArray]) -> Sums:
+def _forward_at(x: Any, w: Any, conv: ConvLayer, where: Sequence[IndexArray]) -> Sums:
     """Sum over c and taps: x[n, c, o * stride - padding + dilation * tap] * w[oc, c, tap]."""
     n, oc, *out = where
-    c = np.arange(g.channels_per_group)
-    total, scale = np.zeros((2, n.size))
-    for tap in np.ndindex(*g.kernel):
-        at = [o * s - p + d * t for o, s, p, d, t in zip(out, g.stride, g.padding, g.dilation, tap, strict=True)]
-        inside = np.logical_and.reduce([(a >= 0) & (a < i) for a, i in zip(at, g.size, strict=True)])
-        source = [a[inside, None] for a in at]
-        first = oc[inside, None] // g.out_channels_per_group * g.channels_per_group
-        a = x[(n[inside, None], first + c, *source)].astype(np.float64)
+    c = np.arange(conv.channels // conv.groups)
+    sums = np.zeros((2, n.size))
+    for tap in np.ndindex(*conv.kernel):
+        axes = zip(out, conv.stride, conv.padding, conv.dilation, tap, strict=True)
+        at = [o * s - p + d * t for o, s, p, d, t in axes]
+        inside = np.logical_and.reduce([(a >= 0) & (a < i) for a, i in zip(at, conv.size, strict=True)])
+        first = oc[inside, None] // (conv.out_channels // conv.groups) * len(c)
+        a = x[(n[inside, None], first + c, *(axis[inside, None] for axis in at))].astype(np.float64)
         products = a * w[(oc[inside, None], c, *tap)]
-        total[inside] += products.sum(axis=1)
-        scale[inside] += np.abs(products).sum(axis=1)
-    return total, scale
+        sums[:, inside] += products.sum(axis=1), np.abs(products).sum(axis=1)
+    return sums
 
 
-def _backward_input_at(gy: npt.NDArray[Any], w: npt.NDArray[Any], g: _Geometry, where: Sequence[IndexArray]) -> Sums:
+def _backward_input_at(gy: Any, w: Any, conv: ConvLayer, where: Sequence[IndexArray]) -> Sums:
     """Sum over oc and taps: gy[n, oc, (i + padding - dilation * tap) / stride] * w[oc, c, tap]."""
     n, c, *position = where
-    oc = np.arange(g.out_channels_per_group)
-    total, scale = np.zeros((2, n.size))
-    for tap in np.ndindex(*g.kernel):
-        reach = [i + p - d * t for i, p, d, t in zip(position, g.padding, g.dilation, tap, strict=True)]
-        inside = np.logical_and.reduce(
-            [(r >= 0) & (r % s == 0) & (r // s < o) for r, s, o in zip(reach, g.stride, g.out_size, strict=True)]
-        )
-        source = [(r // s)[inside, None] for r, s in zip(reach, g.stride, strict=True)]
-        group, within = np.divmod(c[inside, None], g.channels_per_group)
-        outs = group * g.out_channels_per_group + oc
+    oc = np.arange(conv.out_channels // conv.groups)
+    group, within = np.divmod(c, conv.channels // conv.groups)
+    sums = np.zeros((2, n.size))
+    for tap in np.ndindex(*conv.kernel):
+        axes = zip(position, conv.padding, conv.dilation, tap, strict=True)
+        reach = [i + p - d * t for i, p, d, t in axes]
+        bounds = zip(reach, conv.stride, conv.out_size, strict=True)
+        inside = np.logical_and.reduce([(r >= 0) & (r % s == 0) & (r // s < o) for r, s, o in bounds])
+        source = [(r // s)[inside, None] for r, s in zip(reach, conv.stride, strict=True)]
+        outs = group[inside, None] * len(oc) + oc
         a = gy[(n[inside, None], outs, *source)].astype(np.float64)
-        products = a * w[(outs, within, *tap)]
-        total[inside] += products.sum(axis=1)
-        scale[inside] += np.abs(products).sum(axis=1)
-    return total, scale
+        products = a * w[(outs, within[inside, None], *tap)]
+        sums[:, inside] += products.sum(axis=1), np.abs(products).sum(axis=1)
+    return sums
 
 
-def _backward_weight_at(x: npt.NDArray[Any], gy: npt.NDArray[Any], g: _Geometry, where: Sequence[IndexArray]) -> Sums:
+def _backward_weight_at(x: Any, gy: Any, conv: ConvLayer, where: Sequence[IndexArray]) -> Sums:
     """Sum over n and o: x[n, c, o * stride - padding + dilation * tap] * gy[n, oc, o]."""
-    total, scale = np.zeros((2, where[0].size))
+    sums = np.zeros((2, where[0].size))
+    out_size = conv.out_size
     for index, (oc, c, *tap) in enumerate(zip(*where, strict=True)):
-        group = oc // g.out_channels_per_group
+        group = oc // (conv.out_channels // conv.groups)
         read, written = [], []
-        for t, i, o, s, p, d in zip(tap, g.size, g.out_size, g.stride, g.padding, g.dilation, strict=True):
+        for t, i, o, s, p, d in zip(tap, conv.size, out_size, conv.stride, conv.padding, conv.dilation, strict=True):
             shift = d * t - p
             first = max(0, -(shift // s))  # the first and last output whose tap is inside
             last = min(o - 1, (i - 1 - shift) // s)
@@ -266,10 +240,10 @@ def _backward_weight_at(x: npt.NDArray[Any], gy: npt.NDArray[Any], g: _Geometry,
             count = max(0, last + 1 - first)
             begin = first * s + shift if count else 0
             read.append(slice(begin, begin + s * (count - 1) + 1 if count else begin, s))
-        a = x[(slice(None), group * g.channels_per_group + c, *read)].astype(np.float64)
+        a = x[(slice(None), group * (conv.channels // conv.groups) + c, *read)].astype(np.float64)
         products = a * gy[(slice(None), oc, *written)]
-        total[index], scale[index] = products.sum(), np.abs(products).sum()
-    return total, scale
+        sums[:, index] = products.sum(), np.abs(products).sum()
+    return sums
 
 
 # Everything else, whole ---------------------------------------------------------------------------
@@ -328,22 +302,20 @@ def _scatter(values: npt.NDArray[Any], indices: IndexArray, size: Shape) -> Floa
     batch, channels = values.shape[:2]
     plane = math.prod(size)
     offsets = np.arange(batch * channels).reshape(batch, channels, *(1,) * len(size)) * plane
-    flat = np.bincount(
-        (indices + offsets).ravel(), weights=values.ravel().astype(np.float64), minlength=batch * channels * plane
-    )
+    weights = values.ravel().astype(np.float64)
+    flat = np.bincount((indices + offsets).ravel(), weights, batch * channels * plane)
     return flat.astype(np.float64).reshape(batch, channels, *size)
 
 
 def _expect_unfold(case: Case, layer: UnfoldLayer, arrays: Arrays) -> Expectation:
     """Rows of the columns: channel-major, then the kernel's taps row by row."""
     batch = case.batch
-    borders = [(0, 0), (0, 0), *((p, p) for p in layer.padding)]
-    split = (batch, layer.channels, math.prod(layer.kernel), *layer.out_size)
     if case.operation == "im2col":
-        padded = np.pad(arrays["input"], borders)
+        padded = np.pad(arrays["input"], [(0, 0), (0, 0), *((p, p) for p in layer.padding)])
         columns = np.stack([padded[window] for window in windows(layer)], axis=2)
         columns = columns.reshape(layer.output_shape(batch))
         return Expectation("columns", columns.shape, columns, 0.0)
+    split = (batch, layer.channels, math.prod(layer.kernel), *layer.out_size)
     columns = arrays["columns"].astype(np.float64).reshape(split)
     padded_size = (i + 2 * p for i, p in zip(layer.size, layer.padding, strict=True))
     values, scale = np.zeros((2, batch, layer.channels, *padded_size))
@@ -389,21 +361,17 @@ def _expect_norm(case: Case, layer: NormLayer, arrays: Arrays) -> list[Expectati
     centred = gxhat - gxhat.mean(axes, keepdims=True)
     gx = rstd * (centred - xhat * (gxhat * xhat).mean(axes, keepdims=True))
     scale = rstd * (np.abs(gxhat) + np.abs(gxhat).mean(axes, keepdims=True) * (1 + np.abs(xhat)))
-    products = gy * xhat.reshape(x.shape)
     scale = scale.reshape(x.shape)
-    count = x.size / layer.channels
-    rows_sum = EPS * (ROUNDING + math.sqrt(count))
-    sums = {"grad_weight": products, "grad_bias": gy}
-    return [
-        Expectation("grad_input", x.shape, gx.reshape(x.shape), rounding * scale, magnitude=scale),
-        *(
-            Expectation(
-                name,
-                (layer.channels,),
-                terms.sum(others),
-                rows_sum * np.abs(terms).sum(others),
-                magnitude=np.abs(terms).sum(others) / math.sqrt(count),
-            )
-            for name, terms in sums.items()
-        ),
-    ]
+    grad_input = Expectation("grad_input", x.shape, gx.reshape(x.shape), rounding * scale, magnitude=scale)
+    return [grad_input, *_norm_sums({"grad_weight": gy * xhat.reshape(x.shape), "grad_bias": gy}, others)]
+
+
+def _norm_sums(terms: dict[str, Float64], axes: tuple[int, ...]) -> list[Expectation]:
+    """The gradients of weight and bias: sums over all but the channels."""
+    expectations = []
+    for name, each in terms.items():
+        values, scale = each.sum(axes), np.abs(each).sum(axes)
+        root = math.sqrt(each.size / values.size)
+        tolerance = EPS * (ROUNDING + root) * scale
+        expectations.append(Expectation(name, values.shape, values, tolerance, magnitude=scale / root))
+    return expectations

@@ -13,7 +13,7 @@ Two counts describe a case's cost:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 FLOAT_BYTES = 4
@@ -150,6 +150,14 @@ class ConvLayer(WindowedLayer):
     def positions(self) -> Shape:
         """Of a transposed convolution those of the convolution that it is adjoint to."""
         return self.size if self.transposed else self.out_size
+
+    @property
+    def dense(self) -> ConvLayer:
+        """The convolution that a transposed one is the adjoint of, with the same weight; any other layer itself."""
+        if not self.transposed:
+            return self
+        turned = {"channels": self.out_channels, "size": self.out_size, "out_channels": self.channels}
+        return replace(self, transposed=False, **turned)
 
     @property
     def out_size(self) -> Shape:
