@@ -16,13 +16,13 @@ from benchmarks import environment, publishing
 from benchmarks.cases import Case, select
 from benchmarks.layers import Device, Tier
 from benchmarks.networks.cases import NetworkCase, select_networks
+from benchmarks.publishing import EXIT_FAULT as EXIT_FAULT  # a status of this command
 from benchmarks.publishing import (
-    EXIT_FAULT,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     check_publishable,
+    conclude,
     file_stem,
-    keep,
     split_filters,
 )
 from gpucnn.installing import install_command
@@ -57,14 +57,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="tier", action="store_const", const="quick", help="under 40 seconds")
     size.add_argument("--full", dest="tier", action="store_const", const="full", help="every case, more rounds")
-    parser.add_argument(
-        "--filter",
-        dest="filters",
-        action="append",
-        default=[],
-        metavar="SUBSTR",
-        help="cases whose network/layer/operation or family contains it, or providers so named; "
-        "repeat to narrow, commas for alternatives",
+    publishing.add_filter(
+        parser,
+        "cases whose network/layer/operation or family contains it, or providers so named; repeat to narrow, "
+        "commas for alternatives",
     )
     parser.add_argument(
         "--providers",
@@ -82,13 +78,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gpu", type=int, metavar="INDEX", help="which GPU of several (default: the first visible)")
     parser.add_argument("--threads", type=int, help="for every provider (default: all available CPUs)")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
-    parser.add_argument(
-        "--out",
-        type=publishing.output_folder,
-        default=publishing.LOCAL,
-        metavar="DIR",
-        help="default: benchmarks/results/local, which git ignores",
-    )
+    publishing.add_output(parser)
     parser.add_argument("--report", type=Path, metavar="JSON", help="print and draw an earlier result, run nothing")
     parser.add_argument(
         "--publish",
@@ -147,10 +137,7 @@ def report_again(options: argparse.Namespace) -> int:
     """Print, draw and, where that was asked, publish an earlier result; the exit status."""
     from benchmarks.results import Run
 
-    console = make_console()
-    run = Run.load(options.report)
-    keep(run, options, options.report.stem, console)
-    return EXIT_FAULT if run.faults else 0
+    return conclude(Run.load(options.report), options, options.report.stem, make_console())
 
 
 def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int:
@@ -199,13 +186,10 @@ def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int
         records=tuple(records),
         networks=tuple(network_records),
     )
-    if run.all_records:
-        keep(run, options, file_stem(options.tier, device, filtered, interrupted), console)
-    if interrupted:
-        total = len(cases) + len(networks)
-        console.print(f"interrupted after {len(run.all_records)} of {total} cases", style="red")
+    if not run.all_records:
         return EXIT_INTERRUPTED
-    return EXIT_FAULT if run.faults else 0
+    reached = f"{len(run.all_records)} of {len(cases) + len(networks)}" if interrupted else ""
+    return conclude(run, options, file_stem(tier, device, filtered, interrupted), console, reached)
 
 
 def make_console() -> Console:

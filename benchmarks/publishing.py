@@ -39,6 +39,17 @@ def output_folder(text: str) -> Path:
     return Path(text)
 
 
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add ``--out``."""
+    told = "default: benchmarks/results/local, which git ignores"
+    parser.add_argument("--out", type=output_folder, default=LOCAL, metavar="DIR", help=told)
+
+
+def add_filter(parser: argparse.ArgumentParser, told: str) -> None:
+    """Add ``--filter``, of which there may be several."""
+    parser.add_argument("--filter", dest="filters", action="append", default=[], metavar="SUBSTR", help=told)
+
+
 def split_filters(filters: Sequence[str], device: Device = "cpu") -> tuple[list[str], list[str]]:
     """The words that name providers, and the filters that are about cases."""
     from benchmarks.providers import kinds
@@ -88,6 +99,15 @@ def check_publishable(whole: bool, environment: dict[str, Any], peers: Iterable[
             f"{target} compares with {', '.join(sorted(missing))}, which this run does not: install what is missing "
             "and run again, or remove that file if its comparison is no longer wanted"
         )
+
+
+def conclude(run: Run, options: argparse.Namespace, stem: str, console: Console, interrupted: str = "") -> int:
+    """Keep a run; the exit status. `interrupted` says how far it came, where it did not come to its end."""
+    keep(run, options, stem, console)
+    if interrupted:
+        console.print(f"interrupted after {interrupted} cases", style="red")
+        return EXIT_INTERRUPTED
+    return EXIT_FAULT if run.faults else 0
 
 
 def keep(run: Run, options: argparse.Namespace, stem: str, console: Console) -> None:

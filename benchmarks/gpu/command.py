@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import publishing
 from benchmarks.cases import Case
 from benchmarks.gpu import fallback
 from benchmarks.gpu.environment import chosen_gpu, slug
@@ -29,7 +30,6 @@ from benchmarks.publishing import (
     EXIT_USAGE,
     check_publishable,
     file_stem,
-    keep,
     split_filters,
 )
 from benchmarks.results import Record, Run, record_from
@@ -139,11 +139,10 @@ def conclude(
         records=tuple(collected.records),
         unreached=tuple(collected.unreached),
     )
-    keep(run, options, file_stem(options.tier, slug(run.environment["device"]["name"]), not whole, broken), console)
-    if interrupted:
-        console.print(f"interrupted after {len(run.records)} of {cases} cases", style="red")
-        return EXIT_INTERRUPTED
-    return EXIT_FAULT if run.faults or collected.trouble else 0
+    stem = file_stem(options.tier, slug(run.environment["device"]["name"]), not whole, broken)
+    reached = f"{len(run.records)} of {cases}" if interrupted else ""
+    status = publishing.conclude(run, options, stem, console, reached)
+    return status or (EXIT_FAULT if collected.trouble else 0)
 
 
 def collect(
