@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from benchmarks.layers import (
     DTYPE_BYTES,
@@ -77,17 +77,7 @@ class Case:
         return " -> ".join("x".join(map(str, shape)) for shape in sides)
 
 
-class Named(Protocol):
-    """The text that filters are matched against."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def family(self) -> str: ...
-
-
-AnyCase = TypeVar("AnyCase", bound=Named)
+AnyCase = TypeVar("AnyCase", bound=Any)  # with an `id` and a `family`
 
 
 def slug(network: str) -> str:

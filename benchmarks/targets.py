@@ -65,12 +65,10 @@ class Reached:
 
 def reached(rows: Sequence[Row], cache_bytes: int) -> list[Reached]:
     """Every target that rows of one subject measure, for each dtype."""
-    groups: dict[tuple[Target, str], list[Row]] = {}
-    dtypes = dict.fromkeys(row.record.dtype for row in rows)
-    for target, dtype in product(TARGETS, dtypes):
-        own = [row for row in rows if row.record.dtype == dtype and target.holds(row)]
-        if own:
-            groups[target, dtype] = own
+    groups = {
+        (target, dtype): [row for row in rows if row.record.dtype == dtype and target.holds(row)]
+        for target, dtype in product(TARGETS, dict.fromkeys(row.record.dtype for row in rows))
+    }
     return [
         Reached(
             *key,
@@ -81,6 +79,7 @@ def reached(rows: Sequence[Row], cache_bytes: int) -> list[Reached]:
             host_ratio=_mean(row.host_ratio for row in own),
         )
         for key, own in groups.items()
+        if own
     ]
 
 

@@ -68,6 +68,13 @@ class Provider(ABC):
         return (time.perf_counter() - start) / repeats
 
 
+def channels_last(array: Any) -> Any:
+    """A copy of an image [N, C, *spatial] whose channels are innermost in memory."""
+    order = (0, *range(2, array.ndim), 1)
+    back = (0, array.ndim - 1, *range(1, array.ndim - 1))
+    return array.transpose(order).copy(order="C").transpose(back)
+
+
 def channels_last_unfit(case: Case) -> str | None:
     """The reason why a case has nothing to compute in channels-last order, or None."""
     if isinstance(case.layer, UnfoldLayer):

@@ -11,7 +11,7 @@ from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
 from benchmarks.layers import ActivationLayer, ConvLayer, LayoutLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
-from benchmarks.providers.base import Call, Provider, channels_last_unfit
+from benchmarks.providers.base import Call, Provider, channels_last, channels_last_unfit
 
 
 class Gpucnn(Provider):
@@ -51,7 +51,7 @@ class Gpucnn(Provider):
             dtype = case.dtypes[1] if layer.cast else None
             if case.operation == "pack":
                 return partial(self.copies["last"], arrays["input"], dtype)
-            return partial(self.copies["first"], _channels_last(arrays["input"]), dtype)
+            return partial(self.copies["first"], channels_last(arrays["input"]), dtype)
         if isinstance(layer, ActivationLayer):
             return partial(self.functional.bias_activation, arrays["input"], arrays["bias"])
         raise TypeError(f"{self.name} does not know {type(layer).__name__}")
@@ -143,12 +143,5 @@ class GpucnnGpuChannelsLast(GpucnnGpu):
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
         images = ("input", "grad_output", "indices")
-        turned = {name: _channels_last(array) if name in images else array for name, array in arrays.items()}
+        turned = {name: channels_last(array) if name in images else array for name, array in arrays.items()}
         return super().prepare(case, turned)
-
-
-def _channels_last(array: Any) -> Any:
-    """A copy of an image [N, C, *spatial] whose channels are innermost in memory."""
-    order = (0, *range(2, array.ndim), 1)
-    back = (0, array.ndim - 1, *range(1, array.ndim - 1))
-    return array.transpose(order).copy(order="C").transpose(back)

@@ -24,7 +24,7 @@ from benchmarks.layers import (
     UnfoldLayer,
     WindowedLayer,
 )  # fmt: skip
-from benchmarks.providers.base import Call, Provider
+from benchmarks.providers.base import Call, Provider, channels_last
 
 Array = Any
 
@@ -240,11 +240,10 @@ class PlainCupy(_OnCupy):
         return lambda: blocks.sum((3, 5))
 
     def _layout(self, case: Case, layer: LayoutLayer, x: Array) -> Call:
-        dtype, last, first = case.dtypes[1], (0, *range(2, x.ndim), 1), (0, x.ndim - 1, *range(1, x.ndim - 1))
-        if case.operation == "pack":
-            return lambda: x.transpose(last).astype(dtype, order="C").transpose(first)
-        packed = x.transpose(last).copy(order="C").transpose(first)
-        return lambda: packed.astype(dtype, order="C")
+        if case.operation == "unpack":
+            return partial(channels_last(x).astype, case.dtypes[1], order="C")
+        last, first = (0, *range(2, x.ndim), 1), (0, x.ndim - 1, *range(1, x.ndim - 1))
+        return lambda: x.transpose(last).astype(case.dtypes[1], order="C").transpose(first)
 
 
 class CupyxScipy(_OnCupy):
