@@ -23,7 +23,9 @@ from benchmarks.publishing import (
     check_publishable,
     conclude,
     file_stem,
+    make_console,
     split_filters,
+    usage,
 )
 from gpucnn.installing import install_command
 
@@ -137,7 +139,7 @@ def report_again(options: argparse.Namespace) -> int:
     """Print, draw and, where that was asked, publish an earlier result; the exit status."""
     from benchmarks.results import Run
 
-    return conclude(Run.load(options.report), options, options.report.stem, make_console())
+    return conclude(Run.load(options.report), options, options.report.stem, make_console(140))
 
 
 def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int:
@@ -147,16 +149,14 @@ def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int
     from benchmarks.results import Run
     from benchmarks.timing import measure_limits
 
-    console = make_console()
+    console = make_console(140)
     provider_words, case_filters = split_filters(options.filters)
     cases, networks = select(options.tier, case_filters), select_networks(options.tier, case_filters)
     if not cases and not networks:
-        console.print("no case matches; see --list", style="red")
-        return EXIT_USAGE
+        return usage("no case matches; see --list", console)
     providers = load_providers(threads, [*options.providers, *provider_words], console)
     if not providers:
-        console.print("no such provider is installed", style="red")
-        return EXIT_USAGE
+        return usage("no such provider is installed", console)
     facts = environment.describe(threads, providers)
     filtered = bool(options.filters or options.providers)
     device = environment.slug(environment.device_name(), threads)
@@ -190,12 +190,6 @@ def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int
         return EXIT_INTERRUPTED
     reached = f"{len(run.all_records)} of {len(cases) + len(networks)}" if interrupted else ""
     return conclude(run, options, file_stem(tier, device, filtered, interrupted), console, reached)
-
-
-def make_console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def choose_device(wanted: str) -> tuple[str, str]:

@@ -223,9 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("no case matches; python -m benchmarks --list --full names them", file=sys.stderr)
         return publishing.EXIT_USAGE
 
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = publishing.make_console(160)
     rows = profiled(cases, options.lines, console)
     name = "kernel-profile-filtered" if options.partial else "kernel-profile"
     for folder in (options.out, *([publishing.RESULTS] if options.publish else [])):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,19 @@ def output_folder(text: str) -> Path:
     if Path(text).resolve() == RESULTS.resolve():
         raise argparse.ArgumentTypeError(f"{text} holds the committed results; --publish replaces them")
     return Path(text)
+
+
+def make_console(width: int) -> Console:
+    """The terminal, or plain text of `width` columns."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width)
+
+
+def usage(mistake: str, console: Console) -> int:
+    """Say why nothing can be run; the exit status."""
+    console.print(mistake, style="red")
+    return EXIT_USAGE
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
