@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks.results import FALLBACK, PLAIN_CUPY, PYTORCH, Ratios, Row, Run, by_family, rows_of
+from benchmarks.results import FALLBACK, PLAIN_CUPY, PYTORCH, Ratios, Row, Run, by_family, rows_by_subject
 
 COLOURS = {
     **dict.fromkeys(("forward", "training", "im2col", "pack"), "#4477aa"),
@@ -45,10 +45,8 @@ def draw(run: Run, stem: Path) -> list[Path]:
 
     One of an earlier run that this run has no rows for is removed.
     """
-    rows = rows_of(run)
     written = []
-    for subject in run.subjects:
-        own = [row for row in rows if row.subject == subject]
+    for subject, own in rows_by_subject(run).items():
         tag = "" if len(run.subjects) == 1 else "-" + subject.lower().replace(" ", "-")
         figures = {
             "speedup": _speedup(run, own) if any(row.ratio is not None for row in own) else None,
@@ -56,8 +54,7 @@ def draw(run: Run, stem: Path) -> list[Path]:
             "over-numpy": _over_numpy(run, own) if any(FALLBACK in row.named for row in own) else None,
         }
         for name, figure in figures.items():
-            path = Path(f"{stem}{tag}-{name}.png")
-            written += save(figure, path)
+            written += save(figure, Path(f"{stem}{tag}-{name}.png"))
     return written
 
 

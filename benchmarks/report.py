@@ -22,6 +22,7 @@ from benchmarks.results import (
     by_family,
     by_group,
     in_dtype,
+    rows_by_subject,
     rows_of,
     summarize,
 )
@@ -228,22 +229,18 @@ def target_table(rows: Sequence[Row], cache_bytes: int, title: str = "") -> Tabl
 
 def print_report(run: Run, console: Console) -> None:
     """The table, the faults and the geometric means."""
-    rows = rows_of(run)
-    for subject in run.subjects:
-        own = [row for row in rows if row.subject == subject]
+    rows = rows_by_subject(run)
+    for subject, own in rows.items():
         if own:
             cases = case_table(own, f"{subject} and the quickest peer" if run.peers else subject)
             console.print(cases.terminal(MARKDOWN_ALONE_ON_GPU if run.on_gpu else MARKDOWN_ALONE))
     print_networks(run, console)
     for record, outcome in run.faults:
-        console.print(
-            f"[bold red]{outcome.status.upper()}[/] {escape(record.id)}, "
-            f"{escape(outcome.provider)}: {escape(outcome.note)}"
-        )
+        fault = f"{record.id}, {outcome.provider}: {outcome.note}"
+        console.print(f"[bold red]{outcome.status.upper()}[/] {escape(fault)}")
     if run.unreached:
         console.print(f"[yellow]{len(run.unreached)} cases were not reached in the time that there was[/]")
-    for subject in run.subjects:
-        own = [row for row in rows if row.subject == subject]
+    for subject, own in rows.items():
         if run.on_gpu and own:
             console.print(target_table(own, run.cache_bytes, f"{subject}: targets").terminal(caption=WANTED))
         if len(own) > 1:
@@ -257,8 +254,7 @@ def print_report(run: Run, console: Console) -> None:
 def markdown_summary(run: Run) -> str:
     """The geometric means as Markdown tables, one per subject and kind; a GPU's targets before them."""
     parts = []
-    for subject in run.subjects:
-        own = [row for row in rows_of(run) if row.subject == subject]
+    for subject, own in rows_by_subject(run).items():
         parts.append(f"**{subject}**" if own else f"**{subject}** was not timed")
         if run.on_gpu and own:
             parts += [target_table(own, run.cache_bytes).markdown(), WANTED + "; **bold** is what falls short."]
@@ -268,14 +264,12 @@ def markdown_summary(run: Run) -> str:
 
 def markdown_report(run: Run) -> str:
     """The whole result for a reader of the repository."""
-    lines = [f"# {title(run)}", "", headline(run), ""]
-    lines += [_sentence(legend(run)), ""]
+    lines = [f"# {title(run)}", "", headline(run), "", _sentence(legend(run)), ""]
     if run.networks:
         lines += ["## Whole networks", "", markdown_networks(run), ""]
     if run.records:
         lines += ["## Geometric means", "", markdown_summary(run), "", "## Cases"]
-    for subject in run.subjects:
-        own = [row for row in rows_of(run) if row.subject == subject]
+    for subject, own in rows_by_subject(run).items():
         if own:
             lines += ["", f"**{subject}**", "", case_table(own).markdown()]
     if run.faults:
@@ -300,16 +294,13 @@ def update_readme(path: Path, run: Run, details: str) -> None:
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     if len(pattern.findall(text)) != 1:
         raise ValueError(f"{path.name} needs {start} and {end}, once each")
-    subject = run.subjects[0]
-    rows = [row for row in rows_of(run) if row.subject == subject and row.record.dtype == "float32"]
-    block = "\n\n".join(
-        [
-            start,
-            f"**{subject}**, geometric means",
-            summary_table("group", summarize(rows, by_group)).markdown(),
-            headline(run).replace("\n", "; ") + ".",
-            f"{_sentence(legend(run))} [The cases and all families]({details}).",
-            end,
-        ]
-    )
-    path.write_text(pattern.sub(lambda _: block, text))
+    subject, rows = next(iter(rows_by_subject(run).items()))
+    parts = [
+        start,
+        f"**{subject}**, geometric means",
+        summary_table("group", summarize([row for row in rows if row.record.dtype == "float32"], by_group)).markdown(),
+        headline(run).replace("\n", "; ") + ".",
+        f"{_sentence(legend(run))} [The cases and all families]({details}).",
+        end,
+    ]
+    path.write_text(pattern.sub(lambda _: "\n\n".join(parts), text))

@@ -247,6 +247,12 @@ def rows_of(run: Run) -> list[Row]:
     return [row for row in rows if row is not None]
 
 
+def rows_by_subject(run: Run) -> dict[str, list[Row]]:
+    """The rows of each subject, which may be none."""
+    rows = rows_of(run)
+    return {subject: [row for row in rows if row.subject == subject] for subject in run.subjects}
+
+
 @dataclass(frozen=True)
 class Ratios:
     """Ratios to a peer over the cases that it took: the geometric mean, the least and the largest."""

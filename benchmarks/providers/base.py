@@ -11,10 +11,31 @@ import numpy as np
 
 from benchmarks.cases import Case
 from benchmarks.data import Arrays
-from benchmarks.layers import Device, LayoutLayer, NormLayer, UnfoldLayer
+from benchmarks.layers import (
+    ActivationLayer,
+    ConvLayer,
+    Device,
+    Layer,
+    LayoutLayer,
+    NormLayer,
+    PoolLayer,
+    ResampleLayer,
+    UnfoldLayer,
+)
 
 Call = Callable[[], Any]
 Result = TypeVar("Result")
+
+
+METHODS: dict[type[Layer], str] = {
+    ConvLayer: "convolution",
+    PoolLayer: "pooling",
+    NormLayer: "normalization",
+    UnfoldLayer: "unfolding",
+    ResampleLayer: "resampling",
+    LayoutLayer: "layout",
+    ActivationLayer: "activation",
+}
 
 
 class Provider(ABC):
@@ -39,9 +60,13 @@ class Provider(ABC):
         """The reason why this implementation does not take `case`, or None."""
         return None
 
-    @abstractmethod
     def prepare(self, case: Case, arrays: Arrays) -> Call:
-        """The call to check and to time; it may be repeated and must not change `arrays`."""
+        """The call to check and to time; it may be repeated and must not change `arrays`.
+
+        A provider has a method for each kind of layer that it takes, given the case, its layer and the arrays.
+        """
+        call: Call = getattr(self, METHODS[type(case.layer)])(case, case.layer, arrays)
+        return call
 
     def results(self, returned: Any) -> list[Any]:
         """The results of a call, as arrays in the logical order N, C, spatial: of NumPy, or of CuPy on a GPU."""

@@ -33,30 +33,7 @@ class Gpucnn(Provider):
         except PackageNotFoundError:  # run from a checkout
             return "checkout"
 
-    def prepare(self, case: Case, arrays: Arrays) -> Call:
-        layer = case.layer
-        if isinstance(layer, ConvLayer):
-            return self._convolution(case, layer, arrays)
-        if isinstance(layer, PoolLayer):
-            return self._pooling(case, layer, arrays)
-        if isinstance(layer, NormLayer):
-            return self._normalization(case, layer, arrays)
-        if isinstance(layer, UnfoldLayer):
-            if case.operation == "im2col":
-                return partial(self.functional.im2col, arrays["input"], **layer.window)
-            return partial(self.functional.col2im, arrays["columns"], layer.size, **layer.window)
-        if isinstance(layer, ResampleLayer):
-            return self._resampling(case, layer, arrays)
-        if isinstance(layer, LayoutLayer):
-            dtype = case.dtypes[1] if layer.cast else None
-            if case.operation == "pack":
-                return partial(self.copies["last"], arrays["input"], dtype)
-            return partial(self.copies["first"], channels_last(arrays["input"]), dtype)
-        if isinstance(layer, ActivationLayer):
-            return partial(self.functional.bias_activation, arrays["input"], arrays["bias"])
-        raise TypeError(f"{self.name} does not know {type(layer).__name__}")
-
-    def _convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+    def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
         f, rank, operation = self.functional, layer.rank, case.operation
         geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
         options = {**geometry, "groups": layer.groups}
@@ -71,7 +48,7 @@ class Gpucnn(Provider):
             return partial(getattr(f, f"conv{rank}d"), gradient, weight, None, **options)
         return partial(getattr(f, f"conv{rank}d_input"), layer.input_shape(case.batch), weight, gradient, **options)
 
-    def _pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
+    def pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
         if layer.kind == "adaptive_avg":
             options: dict[str, Any] = {"output_size": layer.output}
         else:
@@ -85,7 +62,7 @@ class Gpucnn(Provider):
         backward = getattr(self.functional, f"{name}_backward")
         return partial(backward, arrays["grad_output"], arrays["input"], **options)
 
-    def _normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
+    def normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
         """A backward is handed the statistics of its forward, as a network would."""
         options: dict[str, Any] = {"weight": arrays["weight"], "bias": arrays["bias"], "eps": NORM_EPS}
         if layer.kind == "batch":
@@ -105,7 +82,21 @@ class Gpucnn(Provider):
         backward = getattr(self.functional, f"{layer.kind}_norm_backward")
         return partial(backward, arrays["grad_output"], arrays["input"], **options, mean=mean, rstd=rstd)
 
-    def _resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
+    def unfolding(self, case: Case, layer: UnfoldLayer, arrays: Arrays) -> Call:
+        if case.operation == "im2col":
+            return partial(self.functional.im2col, arrays["input"], **layer.window)
+        return partial(self.functional.col2im, arrays["columns"], layer.size, **layer.window)
+
+    def layout(self, case: Case, layer: LayoutLayer, arrays: Arrays) -> Call:
+        dtype = case.dtypes[1] if layer.cast else None
+        if case.operation == "pack":
+            return partial(self.copies["last"], arrays["input"], dtype)
+        return partial(self.copies["first"], channels_last(arrays["input"]), dtype)
+
+    def activation(self, case: Case, layer: ActivationLayer, arrays: Arrays) -> Call:
+        return partial(self.functional.bias_activation, arrays["input"], arrays["bias"])
+
+    def resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
         f = self.functional
         if layer.kind == "unpool":
             return partial(f.max_unpool2d, arrays["input"], arrays["indices"], layer.block)

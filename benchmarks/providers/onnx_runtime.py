@@ -7,7 +7,8 @@ optimisations are on. It has no gradients, but its ConvTranspose is a convolutio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -44,9 +45,61 @@ class OnnxRuntime(Provider):
             return "adaptive pooling to one value only"
         return None
 
-    def prepare(self, case: Case, arrays: Arrays) -> Call:
-        node = _describe(case, arrays)
-        return bind(make_session(node.graph(), self.threads), node.fed)
+    def _run(
+        self, operator: str, fed: Arrays, constants: Arrays, attributes: dict[str, Any], inputs: Sequence[str] = ()
+    ) -> Call:
+        """A run of one node on the arrays `fed`; `inputs` are its inputs' names, where not all have an array."""
+        graph = _graph(operator, fed, constants, attributes, inputs or (*fed, *constants))
+        return bind(make_session(graph, self.threads), fed)
+
+    def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+        """Forward and backward-input; each is a Conv or a ConvTranspose over the same weight."""
+        forward = case.operation == "forward"
+        adjoint = layer.transposed == forward
+        constants = {name: arrays[name] for name in arrays if name in ("weight", "bias")}
+        attributes = {**_window(layer), "dilations": layer.dilation, "group": layer.groups}
+        if adjoint and not forward:  # the rows at the end that the strided windows did not reach
+            reached = replace(layer, size=layer.out_size, transposed=True).out_size
+            attributes["output_padding"] = [i - r for i, r in zip(layer.size, reached, strict=True)]
+        source = "input" if forward else "grad_output"
+        return self._run("ConvTranspose" if adjoint else "Conv", {source: arrays[source]}, constants, attributes)
+
+    def normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
+        operator, attributes = {
+            "batch": ("BatchNormalization", {}),
+            "layer": ("LayerNormalization", {"axis": -1}),
+            "group": ("GroupNormalization", {"num_groups": layer.groups}),
+            "instance": ("InstanceNormalization", {}),
+        }[layer.kind]
+        constants = {name: array for name, array in arrays.items() if name != "input"}
+        return self._run(operator, {"input": arrays["input"]}, constants, {"epsilon": NORM_EPS, **attributes})
+
+    def resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
+        if layer.kind == "unpool":  # its indices count through the whole tensor, ours through a plane
+            shape = layer.output_shape(case.batch)
+            planes = np.arange(shape[0] * shape[1]).reshape(shape[0], shape[1], 1, 1)
+            indices = arrays["indices"] + planes * layer.output[0] * layer.output[1]
+            window = {"kernel_shape": layer.block, "strides": layer.block}
+            return self._run("MaxUnpool", {"input": arrays["input"], "indices": indices}, {}, window)
+        modes = {
+            "nearest": {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+            "bilinear": {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+        }
+        sizes = np.array(layer.output_shape(case.batch), dtype=np.int64)
+        return self._run("Resize", arrays, {"sizes": sizes}, modes[layer.kind], ("input", "", "", "sizes"))
+
+    def pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
+        if layer.kind == "adaptive_avg":
+            return self._run("GlobalAveragePool", arrays, {}, {})
+        if layer.kind == "avg":
+            return self._run("AveragePool", arrays, {}, {**_window(layer), "count_include_pad": 1})
+        return self._run("MaxPool", arrays, {}, _window(layer))
+
+    def unfolding(self, case: Case, layer: UnfoldLayer, arrays: Arrays) -> Call:
+        constants = {"size": np.array(layer.size), "block": np.array(layer.kernel)}
+        window = _window(layer)
+        del window["kernel_shape"]  # that is the block
+        return self._run("Col2Im", arrays, constants, window)
 
     def results(self, returned: Any) -> list[Any]:
         return list(returned.copy_outputs_to_cpu())
@@ -81,92 +134,21 @@ def bind(session: Any, fed: Arrays) -> Call:
     return call
 
 
-class Node(NamedTuple):
-    """One operator: the arrays that each run is fed, those that the model holds, and its attributes."""
+def _graph(operator: str, fed: Arrays, constants: Arrays, attributes: dict[str, Any], inputs: Sequence[str]) -> Any:
+    """A graph of one node."""
+    import onnx
 
-    operator: str
-    fed: Arrays
-    constants: Arrays
-    attributes: dict[str, Any]
-    inputs: Sequence[str] = ()  # their names, where they are others than these arrays
-
-    def graph(self) -> Any:
-        """A graph of this node alone."""
-        import onnx
-
-        helper, floats = onnx.helper, onnx.TensorProto.FLOAT
-        types = {np.dtype(np.float32): floats, np.dtype(np.int64): onnx.TensorProto.INT64}
-        inputs = list(self.inputs or (*self.fed, *self.constants))
-        return helper.make_graph(
-            [helper.make_node(self.operator, inputs, ["output"], **self.attributes)],
-            "layer",
-            [helper.make_tensor_value_info(name, types[array.dtype], array.shape) for name, array in self.fed.items()],
-            [helper.make_tensor_value_info("output", floats, None)],
-            [onnx.numpy_helper.from_array(array, name) for name, array in self.constants.items()],
-        )
-
-
-def _describe(case: Case, arrays: Arrays) -> Node:
-    layer = case.layer
-    if isinstance(layer, ConvLayer):
-        return _convolution(case, layer, arrays)
-    if isinstance(layer, NormLayer):
-        return _norm(layer, arrays)
-    if isinstance(layer, UnfoldLayer):
-        constants = {"size": np.array(layer.size), "block": np.array(layer.kernel)}
-        window = _window(layer)
-        del window["kernel_shape"]  # that is the block
-        return Node("Col2Im", arrays, constants, window)
-    if isinstance(layer, PoolLayer):
-        if layer.kind == "adaptive_avg":
-            return Node("GlobalAveragePool", arrays, {}, {})
-        if layer.kind == "avg":
-            return Node("AveragePool", arrays, {}, {**_window(layer), "count_include_pad": 1})
-        return Node("MaxPool", arrays, {}, _window(layer))
-    if isinstance(layer, ResampleLayer):
-        return _resample(case, layer, arrays)
-    raise TypeError(f"ONNX Runtime does not know {type(layer).__name__}")
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    types = {np.dtype(np.float32): floats, np.dtype(np.int64): onnx.TensorProto.INT64}
+    return helper.make_graph(
+        [helper.make_node(operator, list(inputs), ["output"], **attributes)],
+        "layer",
+        [helper.make_tensor_value_info(name, types[array.dtype], array.shape) for name, array in fed.items()],
+        [helper.make_tensor_value_info("output", floats, None)],
+        [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
 
 
 def _window(layer: WindowedLayer) -> dict[str, Any]:
     """Attributes; ONNX lists the low pads of all axes, then the high ones."""
     return {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": [*layer.padding, *layer.padding]}
-
-
-def _convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> Node:
-    """Forward and backward-input; each is a Conv or a ConvTranspose over the same weight."""
-    forward = case.operation == "forward"
-    adjoint = layer.transposed == forward
-    constants = {name: arrays[name] for name in arrays if name in ("weight", "bias")}
-    attributes = {**_window(layer), "dilations": layer.dilation, "group": layer.groups}
-    if adjoint and not forward:  # the rows at the end that the strided windows did not reach
-        axes = zip(layer.size, layer.out_size, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
-        attributes["output_padding"] = [i - ((o - 1) * s - 2 * p + d * (k - 1) + 1) for i, o, k, s, p, d in axes]
-    source = "input" if forward else "grad_output"
-    return Node("ConvTranspose" if adjoint else "Conv", {source: arrays[source]}, constants, attributes)
-
-
-def _norm(layer: NormLayer, arrays: Arrays) -> Node:
-    operator, attributes = {
-        "batch": ("BatchNormalization", {}),
-        "layer": ("LayerNormalization", {"axis": -1}),
-        "group": ("GroupNormalization", {"num_groups": layer.groups}),
-        "instance": ("InstanceNormalization", {}),
-    }[layer.kind]
-    constants = {name: array for name, array in arrays.items() if name != "input"}
-    return Node(operator, {"input": arrays["input"]}, constants, {"epsilon": NORM_EPS, **attributes})
-
-
-def _resample(case: Case, layer: ResampleLayer, arrays: Arrays) -> Node:
-    if layer.kind == "unpool":  # its indices count through the whole tensor, ours through a plane
-        shape = layer.output_shape(case.batch)
-        planes = np.arange(shape[0] * shape[1]).reshape(shape[0], shape[1], 1, 1)
-        indices = arrays["indices"] + planes * layer.output[0] * layer.output[1]
-        window = {"kernel_shape": layer.block, "strides": layer.block}
-        return Node("MaxUnpool", {"input": arrays["input"], "indices": indices}, {}, window)
-    modes = {
-        "nearest": {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
-        "bilinear": {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
-    }
-    sizes = np.array(layer.output_shape(case.batch), dtype=np.int64)
-    return Node("Resize", arrays, {"sizes": sizes}, modes[layer.kind], ("input", "", "", "sizes"))

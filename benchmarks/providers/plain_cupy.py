@@ -75,28 +75,6 @@ class PlainCupy(_OnCupy):
     def _memory_bytes(self) -> int:
         return int(self.xp.cuda.runtime.memGetInfo()[1])
 
-    def prepare(self, case: Case, arrays: Arrays) -> Call:
-        layer = case.layer
-        if isinstance(layer, ConvLayer):
-            return self._convolution(case, layer, arrays)
-        if isinstance(layer, PoolLayer):
-            return self._pooling(case, layer, arrays)
-        if isinstance(layer, NormLayer):
-            return partial(self._norm_backward if case.operation == "backward" else self._norm, case, layer, arrays)
-        if isinstance(layer, UnfoldLayer):
-            if case.operation == "im2col":
-                return lambda: self._windows(arrays["input"], layer).reshape(layer.output_shape(case.batch))
-            taps = arrays["columns"].reshape(case.batch, layer.channels, *layer.kernel, *layer.out_size)
-            return partial(self._add_taps, taps, layer)
-        if isinstance(layer, ResampleLayer):
-            return self._resampling(case, layer, arrays)
-        if isinstance(layer, LayoutLayer):
-            return self._layout(case, layer, arrays["input"])
-        if isinstance(layer, ActivationLayer):
-            bias = arrays["bias"].reshape(-1, *(1,) * layer.rank)
-            return lambda: self.xp.maximum(arrays["input"] + bias, 0)
-        raise TypeError(f"{self.name} does not know {type(layer).__name__}")
-
     # Windows --------------------------------------------------------------------------------------
 
     def _windows(self, x: Array, layer: WindowedLayer, fill: float = 0.0) -> Array:
@@ -123,7 +101,7 @@ class PlainCupy(_OnCupy):
 
     # Convolution: the transposed one is the adjoint of the convolution with the same weight -------------
 
-    def _convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+    def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
         x, gradient, weight = (arrays.get(name) for name in ("input", "grad_output", "weight"))
         if case.operation == "backward_weight":
             wide, narrow = (gradient, x) if layer.transposed else (x, gradient)
@@ -163,7 +141,13 @@ class PlainCupy(_OnCupy):
 
     # The rest -------------------------------------------------------------------------------------
 
-    def _pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
+    def unfolding(self, case: Case, layer: UnfoldLayer, arrays: Arrays) -> Call:
+        if case.operation == "im2col":
+            return lambda: self._windows(arrays["input"], layer).reshape(layer.output_shape(case.batch))
+        taps = arrays["columns"].reshape(case.batch, layer.channels, *layer.kernel, *layer.out_size)
+        return partial(self._add_taps, taps, layer)
+
+    def pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
         x, forward = arrays["input"], case.operation == "forward"
         if layer.kind == "adaptive_avg":
             layer = _even_bins(layer)
@@ -185,6 +169,9 @@ class PlainCupy(_OnCupy):
         """[N, C, *OUT] for every tap, as a view [N, C, *K, *OUT]."""
         spread = values.reshape(*values.shape[:2], *(1,) * layer.rank, *layer.positions)
         return self.xp.broadcast_to(spread, (*values.shape[:2], *layer.kernel, *layer.positions))
+
+    def normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
+        return partial(self._norm_backward if case.operation == "backward" else self._norm, case, layer, arrays)
 
     def _statistics(self, case: Case, layer: NormLayer, arrays: Arrays) -> tuple[Array, Any, tuple[int, ...]]:
         """The normalised input in rows, 1 / deviation, and the axes of a row."""
@@ -221,7 +208,7 @@ class PlainCupy(_OnCupy):
         products = gradient * scaled.reshape(gradient.shape)
         return to_input.reshape(gradient.shape), products.sum(others), gradient.sum(others)
 
-    def _resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
+    def resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
         block = layer.block
         if layer.kind == "unpool":
             x, flat = arrays["input"], (*arrays["input"].shape[:2], -1)
@@ -239,11 +226,16 @@ class PlainCupy(_OnCupy):
         )
         return lambda: blocks.sum((3, 5))
 
-    def _layout(self, case: Case, layer: LayoutLayer, x: Array) -> Call:
+    def layout(self, case: Case, layer: LayoutLayer, arrays: Arrays) -> Call:
+        x = arrays["input"]
         if case.operation == "unpack":
             return partial(channels_last(x).astype, case.dtypes[1], order="C")
         last, first = (0, *range(2, x.ndim), 1), (0, x.ndim - 1, *range(1, x.ndim - 1))
         return lambda: x.transpose(last).astype(case.dtypes[1], order="C").transpose(first)
+
+    def activation(self, case: Case, layer: ActivationLayer, arrays: Arrays) -> Call:
+        bias = arrays["bias"].reshape(-1, *(1,) * layer.rank)
+        return lambda: self.xp.maximum(arrays["input"] + bias, 0)
 
 
 class CupyxScipy(_OnCupy):
@@ -271,21 +263,21 @@ class CupyxScipy(_OnCupy):
             return "no gradients"
         return super().refuses(case)
 
-    def prepare(self, case: Case, arrays: Arrays) -> Call:
-        layer = case.layer
-        if isinstance(layer, ConvLayer):
-            filters = _spread(self.xp, arrays["weight"], layer.dilation)
-            if case.operation == "forward":
-                return lambda: self._correlated(arrays["input"], filters)[_kept(layer, filters.shape[2:])]
-            flipped = filters[(..., *(slice(None, None, -1),) * layer.rank)]
-            return lambda: self._correlated(_spread(self.xp, arrays["grad_output"], layer.stride, layer.size), flipped)
-        if isinstance(layer, PoolLayer):
-            kept = _kept(layer, layer.kernel)
-            window: dict[str, Any] = {"size": (1, 1, *layer.kernel), "mode": "constant"}
-            if layer.kind == "max":
-                return lambda: self.ndimage.maximum_filter(arrays["input"], cval=-math.inf, **window)[kept]
-            return lambda: self.ndimage.uniform_filter(arrays["input"], cval=0.0, **window)[kept]
-        assert isinstance(layer, ResampleLayer)
+    def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+        filters = _spread(self.xp, arrays["weight"], layer.dilation)
+        if case.operation == "forward":
+            return lambda: self._correlated(arrays["input"], filters)[_kept(layer, filters.shape[2:])]
+        flipped = filters[(..., *(slice(None, None, -1),) * layer.rank)]
+        return lambda: self._correlated(_spread(self.xp, arrays["grad_output"], layer.stride, layer.size), flipped)
+
+    def pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
+        kept = _kept(layer, layer.kernel)
+        window: dict[str, Any] = {"size": (1, 1, *layer.kernel), "mode": "constant"}
+        if layer.kind == "max":
+            return lambda: self.ndimage.maximum_filter(arrays["input"], cval=-math.inf, **window)[kept]
+        return lambda: self.ndimage.uniform_filter(arrays["input"], cval=0.0, **window)[kept]
+
+    def resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
         factors = (1, 1, *(o / i for o, i in zip(layer.output, layer.size, strict=True)))
         return lambda: self.ndimage.zoom(arrays["input"], factors, order=1, mode="nearest", grid_mode=True)
 

@@ -35,6 +35,7 @@ class PyTorch(Provider):
         import torch
 
         self.torch: Any = torch
+        self.functional: Any = torch.nn.functional
         torch.set_num_threads(threads)
 
     def version(self) -> str:
@@ -57,13 +58,14 @@ class PyTorch(Provider):
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
         tensors = {name: self.in_order(self.tensor(array)) for name, array in arrays.items()}
-        if isinstance(case.layer, ConvLayer):
-            return self._convolution(case, case.layer, tensors)
-        if case.operation != "backward":
-            return self._forward(case, tensors)
-        return self._backward(case, tensors)
+        if case.operation == "backward":
+            return self._backward(case, tensors)
+        return self._forward(case, tensors)
 
-    def _convolution(self, case: Case, layer: ConvLayer, tensors: dict[str, Any]) -> Call:
+    def _forward(self, case: Case, tensors: dict[str, Any]) -> Call:
+        return super().prepare(case, tensors)
+
+    def convolution(self, case: Case, layer: ConvLayer, tensors: dict[str, Any]) -> Call:
         output_padding = (0,) * layer.rank
         geometry = (layer.stride, layer.padding, layer.dilation, layer.transposed, output_padding, layer.groups)
         x, weight, gradient = (tensors.get(name) for name in ("input", "weight", "grad_output"))
@@ -85,36 +87,36 @@ class PyTorch(Provider):
         output = self._forward(case, tensors)()
         return partial(self.torch.autograd.grad, output, wanted, tensors["grad_output"], retain_graph=True)
 
-    def _forward(self, case: Case, tensors: dict[str, Any]) -> Call:
-        f, layer, x = self.torch.nn.functional, case.layer, tensors.get("input")
-        if isinstance(layer, PoolLayer):
-            pool = getattr(f, f"{layer.kind}_pool{layer.rank}d")
-            return partial(pool, x, layer.output) if layer.kind == "adaptive_avg" else partial(pool, x, **layer.window)
-        if isinstance(layer, UnfoldLayer):
-            if case.operation == "im2col":
-                return partial(f.unfold, x, **layer.window)
-            return partial(f.fold, tensors["columns"], layer.size, **layer.window)
-        if isinstance(layer, ResampleLayer):
-            if layer.kind == "unpool":
-                return partial(f.max_unpool2d, x, tensors["indices"], layer.block)
-            return partial(f.interpolate, x, size=layer.output, mode=layer.kind)
-        if isinstance(layer, NormLayer):
-            return self._norm(case, layer, tensors)
-        if isinstance(layer, LayoutLayer):
-            kept, wanted = self.torch.contiguous_format, self.torch.channels_last
-            if case.operation == "unpack":
-                kept, wanted = wanted, kept
-            x = x.contiguous(memory_format=kept)
-            if layer.cast:
-                return lambda: x.to(dtype=getattr(self.torch, case.dtypes[1]), memory_format=wanted)
-            return lambda: x.contiguous(memory_format=wanted)
-        if isinstance(layer, ActivationLayer):
-            bias = tensors["bias"].reshape(-1, *(1,) * layer.rank)
-            return lambda: self.torch.relu_(x + bias)
-        raise TypeError(f"{self.name} does not know {type(layer).__name__}")
+    def pooling(self, case: Case, layer: PoolLayer, tensors: dict[str, Any]) -> Call:
+        pool, x = getattr(self.functional, f"{layer.kind}_pool{layer.rank}d"), tensors["input"]
+        return partial(pool, x, layer.output) if layer.kind == "adaptive_avg" else partial(pool, x, **layer.window)
 
-    def _norm(self, case: Case, layer: NormLayer, tensors: dict[str, Any]) -> Call:
-        f, x = self.torch.nn.functional, tensors["input"]
+    def unfolding(self, case: Case, layer: UnfoldLayer, tensors: dict[str, Any]) -> Call:
+        if case.operation == "im2col":
+            return partial(self.functional.unfold, tensors["input"], **layer.window)
+        return partial(self.functional.fold, tensors["columns"], layer.size, **layer.window)
+
+    def resampling(self, case: Case, layer: ResampleLayer, tensors: dict[str, Any]) -> Call:
+        x = tensors["input"]
+        if layer.kind == "unpool":
+            return partial(self.functional.max_unpool2d, x, tensors["indices"], layer.block)
+        return partial(self.functional.interpolate, x, size=layer.output, mode=layer.kind)
+
+    def layout(self, case: Case, layer: LayoutLayer, tensors: dict[str, Any]) -> Call:
+        kept, wanted = self.torch.contiguous_format, self.torch.channels_last
+        if case.operation == "unpack":
+            kept, wanted = wanted, kept
+        x = tensors["input"].contiguous(memory_format=kept)
+        if layer.cast:
+            return lambda: x.to(dtype=getattr(self.torch, case.dtypes[1]), memory_format=wanted)
+        return lambda: x.contiguous(memory_format=wanted)
+
+    def activation(self, case: Case, layer: ActivationLayer, tensors: dict[str, Any]) -> Call:
+        x, bias = tensors["input"], tensors["bias"].reshape(-1, *(1,) * layer.rank)
+        return lambda: self.torch.relu_(x + bias)
+
+    def normalization(self, case: Case, layer: NormLayer, tensors: dict[str, Any]) -> Call:
+        f, x = self.functional, tensors["input"]
         affine: dict[str, Any] = {"weight": tensors["weight"], "bias": tensors["bias"], "eps": NORM_EPS}
         if layer.kind == "batch":
             running = [tensors[name].clone() for name in ("running_mean", "running_var")]
