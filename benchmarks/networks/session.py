@@ -38,8 +38,7 @@ def run(
 
     Providers without a runner are left out; there are no records if none has one.
     """
-    kinds = {provider: RUNNERS.get(type(provider)) for provider in providers}
-    runners = {provider: kind(provider.threads) for provider, kind in kinds.items() if kind is not None}
+    runners = {each: RUNNERS[type(each)](each.threads) for each in providers if type(each) in RUNNERS}
     if not runners:
         return
     schedule = Schedule(budget_s, len(cases), most_s=MAX_S)
