@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from benchmarks.data import Arrays, IndexArray, pool_maximum, random_state, wind
 from benchmarks.layers import (
     ActivationLayer,
     ConvLayer,
+    Layer,
     LayoutLayer,
     NormLayer,
     PoolLayer,
@@ -82,7 +83,8 @@ class Expectation:
 
 def expect(case: Case, arrays: Arrays) -> list[Expectation]:
     """The expectations of a correct result's arrays, in the order in which providers return them."""
-    return [_in_dtype(case, expectation) for expectation in _expect_sums(case, arrays)]
+    expectations = EXPECT[type(case.layer)](case, case.layer, arrays)
+    return [_in_dtype(case, expectation) for expectation in expectations]
 
 
 def _in_dtype(case: Case, expectation: Expectation) -> Expectation:
@@ -111,39 +113,21 @@ def _terms(case: Case) -> int:
     return max(1, layer.flops("forward", 1) // (2 * math.prod(result)))
 
 
-def _expect_sums(case: Case, arrays: Arrays) -> list[Expectation]:
-    layer = case.layer
-    if isinstance(layer, ConvLayer):
-        return [_expect_convolution(case, layer, arrays)]
-    if isinstance(layer, NormLayer):
-        return _expect_norm(case, layer, arrays)
-    if isinstance(layer, PoolLayer) and layer.kind == "max":
-        return [_expect_max_pool(case, layer, arrays)]
-    if isinstance(layer, UnfoldLayer):
-        return [_expect_unfold(case, layer, arrays)]
-    if isinstance(layer, ResampleLayer) and layer.kind == "unpool":
-        scattered = _scatter(arrays["input"], arrays["indices"], layer.output)
-        return [Expectation("output", scattered.shape, scattered, 0.0)]
-    if isinstance(layer, PoolLayer | ResampleLayer):
-        return [_expect_separable(case, layer, arrays)]
-    if isinstance(layer, LayoutLayer):
-        copied = arrays["input"].astype(case.dtypes[1])
-        return [Expectation("output", copied.shape, copied, 0.0, channels_last=case.operation == "pack")]
-    if isinstance(layer, ActivationLayer):
-        return [_expect_activation(arrays)]
-    raise TypeError(f"no expectation for {type(layer).__name__}")
+def _expect_layout(case: Case, layer: LayoutLayer, arrays: Arrays) -> list[Expectation]:
+    copied = arrays["input"].astype(case.dtypes[1])
+    return [Expectation("output", copied.shape, copied, 0.0, channels_last=case.operation == "pack")]
 
 
-def _expect_activation(arrays: Arrays) -> Expectation:
+def _expect_activation(case: Case, layer: ActivationLayer, arrays: Arrays) -> list[Expectation]:
     x = arrays["input"].astype(np.float64)
     bias = arrays["bias"].astype(np.float64).reshape(-1, *(1,) * (x.ndim - 2))
-    return Expectation("output", x.shape, np.maximum(x + bias, 0), EPS * (np.abs(x) + np.abs(bias)))
+    return [Expectation("output", x.shape, np.maximum(x + bias, 0), EPS * (np.abs(x) + np.abs(bias)))]
 
 
 # Convolution, at sampled positions ----------------------------------------------------------------
 
 
-def _expect_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> Expectation:
+def _expect_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> list[Expectation]:
     """A transposed layer's forward is the backward-input of the convolution it is adjoint to."""
     conv, direction = layer.dense, case.operation
     x, gy, weight = (arrays.get(name) for name in ("input", "grad_output", "weight"))
@@ -174,7 +158,7 @@ def _expect_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> Expecta
         bias = arrays["bias"][where[1]].astype(np.float64)
         values, scale = values + bias, scale + np.abs(bias)
     name = {"forward": "output", "backward_input": "grad_input", "backward_weight": "grad_weight"}[case.operation]
-    return Expectation(name, shape, values, ROUNDING * EPS * scale, where)
+    return [Expectation(name, shape, values, ROUNDING * EPS * scale, where)]
 
 
 def _sample(case: Case, shape: Shape, reduction: int) -> tuple[IndexArray, ...]:
@@ -249,7 +233,7 @@ def _backward_weight_at(x: Any, gy: Any, conv: ConvLayer, where: Sequence[IndexA
 # Everything else, whole ---------------------------------------------------------------------------
 
 
-def _expect_separable(case: Case, layer: PoolLayer | ResampleLayer, arrays: Arrays) -> Expectation:
+def _expect_separable(case: Case, layer: PoolLayer | ResampleLayer, arrays: Arrays) -> list[Expectation]:
     """Averages and interpolation act on each axis by a matrix; the backward by its transpose."""
     forward = case.operation == "forward"
     values = arrays["input" if forward else "grad_output"].astype(np.float64)
@@ -260,7 +244,7 @@ def _expect_separable(case: Case, layer: PoolLayer | ResampleLayer, arrays: Arra
         values = np.moveaxis(np.tensordot(values, weights, axes=(axis, contract)), -1, axis)
         scale = np.moveaxis(np.tensordot(scale, bounds, axes=(axis, contract)), -1, axis)
     name = "output" if forward else "grad_input"
-    return Expectation(name, values.shape, values, ROUNDING * EPS * scale)
+    return [Expectation(name, values.shape, values, ROUNDING * EPS * scale)]
 
 
 def _axis_matrices(layer: PoolLayer | ResampleLayer, axis: int) -> tuple[Float64, Float64]:
@@ -287,14 +271,23 @@ def _axis_matrices(layer: PoolLayer | ResampleLayer, axis: int) -> tuple[Float64
     return weights, weights + slack
 
 
-def _expect_max_pool(case: Case, layer: PoolLayer, arrays: Arrays) -> Expectation:
+def _expect_resample(case: Case, layer: ResampleLayer, arrays: Arrays) -> list[Expectation]:
+    if layer.kind != "unpool":
+        return _expect_separable(case, layer, arrays)
+    scattered = _scatter(arrays["input"], arrays["indices"], layer.output)
+    return [Expectation("output", scattered.shape, scattered, 0.0)]
+
+
+def _expect_pool(case: Case, layer: PoolLayer, arrays: Arrays) -> list[Expectation]:
+    if layer.kind != "max":
+        return _expect_separable(case, layer, arrays)
     if case.operation == "forward":
         best, _ = pool_maximum(arrays["input"], layer)
-        return Expectation("output", best.shape, best, 0.0)
+        return [Expectation("output", best.shape, best, 0.0)]
     gradient, indices = arrays["grad_output"], arrays["indices"]
     values = _scatter(gradient, indices, layer.size)
     scale = _scatter(np.abs(gradient), indices, layer.size)
-    return Expectation("grad_input", values.shape, values, ROUNDING * EPS * scale)
+    return [Expectation("grad_input", values.shape, values, ROUNDING * EPS * scale)]
 
 
 def _scatter(values: npt.NDArray[Any], indices: IndexArray, size: Shape) -> Float64:
@@ -307,14 +300,14 @@ def _scatter(values: npt.NDArray[Any], indices: IndexArray, size: Shape) -> Floa
     return flat.astype(np.float64).reshape(batch, channels, *size)
 
 
-def _expect_unfold(case: Case, layer: UnfoldLayer, arrays: Arrays) -> Expectation:
+def _expect_unfold(case: Case, layer: UnfoldLayer, arrays: Arrays) -> list[Expectation]:
     """Rows of the columns: channel-major, then the kernel's taps row by row."""
     batch = case.batch
     if case.operation == "im2col":
         padded = np.pad(arrays["input"], [(0, 0), (0, 0), *((p, p) for p in layer.padding)])
         columns = np.stack([padded[window] for window in windows(layer)], axis=2)
         columns = columns.reshape(layer.output_shape(batch))
-        return Expectation("columns", columns.shape, columns, 0.0)
+        return [Expectation("columns", columns.shape, columns, 0.0)]
     split = (batch, layer.channels, math.prod(layer.kernel), *layer.out_size)
     columns = arrays["columns"].astype(np.float64).reshape(split)
     padded_size = (i + 2 * p for i, p in zip(layer.size, layer.padding, strict=True))
@@ -324,7 +317,7 @@ def _expect_unfold(case: Case, layer: UnfoldLayer, arrays: Arrays) -> Expectatio
         scale[window] += np.abs(columns[:, :, tap])
     inside = (slice(p, p + i) for i, p in zip(layer.size, layer.padding, strict=True))
     inner: Any = (..., *inside)
-    return Expectation("input", layer.input_shape(batch), values[inner], ROUNDING * EPS * scale[inner])
+    return [Expectation("input", layer.input_shape(batch), values[inner], ROUNDING * EPS * scale[inner])]
 
 
 def _expect_norm(case: Case, layer: NormLayer, arrays: Arrays) -> list[Expectation]:
@@ -375,3 +368,15 @@ def _norm_sums(terms: dict[str, Float64], axes: tuple[int, ...]) -> list[Expecta
         tolerance = EPS * (ROUNDING + root) * scale
         expectations.append(Expectation(name, values.shape, values, tolerance, magnitude=scale / root))
     return expectations
+
+
+# Each is given the case, its layer and the arrays; results are float32 sums, before `_in_dtype`.
+EXPECT: dict[type[Layer], Callable[[Case, Any, Arrays], list[Expectation]]] = {
+    ConvLayer: _expect_convolution,
+    PoolLayer: _expect_pool,
+    NormLayer: _expect_norm,
+    UnfoldLayer: _expect_unfold,
+    ResampleLayer: _expect_resample,
+    LayoutLayer: _expect_layout,
+    ActivationLayer: _expect_activation,
+}

@@ -90,19 +90,15 @@ def utilization() -> float | None:
 
 def _asked(queries: Iterable[str]) -> list[str]:
     """nvidia-smi's answer for the first visible GPU; empty without one."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(queries)}", "--format=csv,noheader", *_chosen()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    chosen = [f"--id={visible}"] if visible else []
+    command = ["nvidia-smi", f"--query-gpu={','.join(queries)}", "--format=csv,noheader", *chosen]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return []
     lines = done.stdout.strip().splitlines()
     return [value.strip() for value in lines[0].split(",")] if lines else []
-
-
-def _chosen() -> list[str]:
-    """nvidia-smi's option for the GPU that this process sees."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    return [f"--id={visible}"] if visible else []
 
 
 def chosen_gpu(index: int | None, given: Mapping[str, str] = os.environ) -> dict[str, str]:
