@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,11 @@ class Check:
 
     name: str
     run: Callable[[], str]
+
+
+def results_of(function: Callable[..., Any], arguments: Iterable[Any]) -> tuple[Any, ...]:
+    results = function(*arguments)
+    return results if isinstance(results, tuple) else (results,)
 
 
 def same_bits(results: Sequence[Any], others: Sequence[Any]) -> bool:
