@@ -178,7 +178,7 @@ def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int
     if not interrupted:  # again, for the first measurement may have met a busy neighbour
         limits = limits.raised_by(measure_limits(threads, providers))
     run = Run(
-        tier=options.tier,
+        tier=tier,
         complete=not (filtered or interrupted),
         seconds=round(time.perf_counter() - started, 1),
         environment=facts,
@@ -186,8 +186,6 @@ def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int
         records=tuple(records),
         networks=tuple(network_records),
     )
-    if not run.all_records:
-        return EXIT_INTERRUPTED
     reached = f"{len(run.all_records)} of {len(cases) + len(networks)}" if interrupted else ""
     return conclude(run, options, file_stem(tier, device, filtered, interrupted), console, reached)
 
@@ -226,8 +224,7 @@ def load_providers(threads: int, names: Sequence[str], console: Console) -> list
         console.print(f"without {name} ({reason})", style="yellow")
     for provider in present:
         console.print(f"{provider.name} {provider.version()}", highlight=False)
-    if not any(provider.device == "gpu" for provider in present):
-        console.print(f"CPU only, {threads} thread(s) for every provider", highlight=False)
+    console.print(f"CPU only, {threads} thread(s) for every provider", highlight=False)
     return present
 
 

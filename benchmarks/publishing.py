@@ -117,7 +117,8 @@ def check_publishable(whole: bool, environment: dict[str, Any], peers: Iterable[
 
 def conclude(run: Run, options: argparse.Namespace, stem: str, console: Console, interrupted: str = "") -> int:
     """Keep a run; the exit status. `interrupted` says how far it came, where it did not come to its end."""
-    keep(run, options, stem, console)
+    if run.all_records:
+        keep(run, options, stem, console)
     if interrupted:
         console.print(f"interrupted after {interrupted} cases", style="red")
         return EXIT_INTERRUPTED
