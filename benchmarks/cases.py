@@ -8,7 +8,7 @@ The order of the table is the order of the run. To add a case, add a line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -98,9 +98,7 @@ def chosen(cases: Iterable[AnyCase], filters: Iterable[str]) -> list[AnyCase]:
     ]
 
 
-def select(
-    tier: Tier = "default", filters: Iterable[str] = (), device: Device = "cpu", layers: Sequence[Layer] | None = None
-) -> list[Case]:
+def select(tier: Tier = "default", filters: Iterable[str] = (), device: Device = "cpu") -> list[Case]:
     """The cases of `tier` and of those below it that `filters` leave, as `chosen` reads them.
 
     On a GPU the cases of its targets come first, and float16 follows float32.
@@ -108,7 +106,7 @@ def select(
     included = TIERS[: TIERS.index(tier) + 1]
     cases = [
         Case(layer, operation, layer.batch(device), dtype)
-        for layer in (LAYERS if layers is None else layers)
+        for layer in LAYERS
         if layer.tier in included and device in layer.devices
         for operation in layer.operations
         for dtype in ("float32", "float16")
@@ -205,16 +203,11 @@ def _pool(
 
 
 def _norm(
-    network: str,
-    name: str,
-    kind: Literal["batch", "layer", "group", "instance"],
-    channels: int,
-    size: Shape,
-    gpu_batch: int = 64,
+    network: str, name: str, kind: Literal["batch", "layer", "group", "instance"], channels: int, size: Shape,
     **settings: Any,
-) -> NormLayer:
-    shared = {"channels": channels, "size": size, "gpu_batch": gpu_batch, **settings}
-    return NormLayer(network=network, name=name, kind=kind, **shared)
+) -> NormLayer:  # fmt: skip
+    settings = {"gpu_batch": 64, **settings}
+    return NormLayer(network=network, name=name, kind=kind, channels=channels, size=size, **settings)
 
 
 def _unfold(

@@ -212,6 +212,11 @@ class _Turns:
             if not self.is_slow(name):
                 self.turn(name, self.hot[name].warm_up, [])
 
+    def rotated(self) -> list[str]:
+        """The order of this round; the next one begins with the second."""
+        order, self.order = self.order, [*self.order[1:], *self.order[:1]]
+        return order
+
     def is_slow(self, name: str) -> bool:
         return self.once[name] > SLOW_S
 
@@ -225,7 +230,7 @@ class _Turns:
 
     def device_round(self, number: int) -> None:
         """A cold sample of each call, and now and then a warm one."""
-        for name in self.order:
+        for name in self.rotated():
             if self.is_slow(name) and number >= SLOW_ROUNDS:
                 continue
             sampler = self.samplers[name]
@@ -233,17 +238,15 @@ class _Turns:
             if number % WARM_EVERY == 0 and self.cold[name]:
                 calls = min(MAX_QUEUED, math.ceil(WARM_SAMPLE_S / max(self.cold[name][-1], 1e-9)))
                 self.turn(name, partial(sampler.warm, calls), self.warm[name])
-        self.order = [*self.order[1:], *self.order[:1]]
 
     def host_round(self, number: int) -> None:
         """A sample of the host's time for each call."""
-        for name in self.order:
+        for name in self.rotated():
             if not self.cold[name] or (self.is_slow(name) and number):
                 continue
             affordable = int(HOST_SAMPLE_S / max(self.cold[name][-1], 1e-9))
             calls = 1 if self.is_slow(name) else max(MIN_HOST_CALLS, affordable)
             self.turn(name, partial(self.hot[name].host, min(MAX_QUEUED, calls)), self.host[name])
-        self.order = [*self.order[1:], *self.order[:1]]
 
     def measured(self, name: str) -> Measured | Exception:
         if name in self.failed:
