@@ -108,7 +108,7 @@ def _terms(case: Case) -> int:
     if not isinstance(layer, ConvLayer):
         return 1
     if case.operation == "backward_weight":
-        return case.batch * math.prod(layer.positions)
+        return case.batch * math.prod(layer.dense.out_size)
     result = layer.input_shape(1) if case.operation == "backward_input" else layer.output_shape(1)
     return max(1, layer.flops("forward", 1) // (2 * math.prod(result)))
 

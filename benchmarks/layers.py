@@ -101,9 +101,9 @@ class WindowedLayer(Layer):
         return (1,) * self.rank
 
     @property
-    def positions(self) -> Shape:
-        """The number of windows along each axis."""
-        return self.out_size
+    def dense(self) -> WindowedLayer:
+        """The layer whose windows this one computes with: of a transposed convolution the one it is adjoint to."""
+        return self
 
     @property
     def out_size(self) -> Shape:
@@ -147,17 +147,11 @@ class ConvLayer(WindowedLayer):
         return self.dilation
 
     @property
-    def positions(self) -> Shape:
-        """Of a transposed convolution those of the convolution that it is adjoint to."""
-        return self.size if self.transposed else self.out_size
-
-    @property
     def dense(self) -> ConvLayer:
-        """The convolution that a transposed one is the adjoint of, with the same weight; any other layer itself."""
         if not self.transposed:
             return self
-        turned = {"channels": self.out_channels, "size": self.out_size, "out_channels": self.channels}
-        return replace(self, transposed=False, **turned)
+        channels, size = self.out_channels, self.out_size
+        return replace(self, channels=channels, size=size, out_channels=self.channels, transposed=False)
 
     @property
     def out_size(self) -> Shape:
@@ -181,7 +175,7 @@ class ConvLayer(WindowedLayer):
 
         The dense positions are those of the smaller side: the output, or the input when transposed.
         """
-        return 2 * batch * math.prod(self.positions) * math.prod(self.weight_shape)
+        return 2 * batch * math.prod(self.dense.out_size) * math.prod(self.weight_shape)
 
     def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """Input, weight and output: each direction reads two of them and writes the third."""

@@ -61,9 +61,8 @@ class PlainCupy(_OnCupy):
     def refuses(self, case: Case) -> str | None:
         layer = case.layer
         if isinstance(layer, ConvLayer | PoolLayer):
-            transposed = isinstance(layer, ConvLayer) and layer.transposed
-            channels = layer.output_shape(1)[1] if transposed else layer.channels
-            windows = 4 * case.batch * channels * math.prod(layer.kernel) * math.prod(layer.positions)
+            dense = layer.dense
+            windows = 4 * case.batch * dense.channels * math.prod(dense.kernel) * math.prod(dense.out_size)
             if windows > MAX_OF_MEMORY * self._memory_bytes():
                 return f"a copy of its windows takes {windows / 2**30:.0f} GiB"
         if isinstance(layer, ResampleLayer) and layer.kind == "bilinear":
@@ -84,56 +83,56 @@ class PlainCupy(_OnCupy):
         first, second, *inner = padded.strides
         taps = (step * d for step, d in zip(inner, layer.spacing, strict=True))
         outputs = (step * s for step, s in zip(inner, layer.stride, strict=True))
-        shape = (*x.shape[:2], *layer.kernel, *layer.positions)
+        shape = (*x.shape[:2], *layer.kernel, *layer.out_size)
         return self.xp.lib.stride_tricks.as_strided(padded, shape, (first, second, *taps, *outputs))
 
     def _add_taps(self, taps: Array, layer: WindowedLayer) -> Array:
         """The adjoint of `_windows`: each tap of [N, C, *K, *OUT] is added where it was read."""
-        size = _windowed_size(layer)
-        padded = [i + 2 * p for i, p in zip(size, layer.padding, strict=True)]
+        padded = [i + 2 * p for i, p in zip(layer.size, layer.padding, strict=True)]
         total = self.xp.zeros((*taps.shape[:2], *padded), taps.dtype)
         for tap in product(*map(range, layer.kernel)):
-            axes = zip(tap, layer.spacing, layer.stride, layer.positions, strict=True)
+            axes = zip(tap, layer.spacing, layer.stride, layer.out_size, strict=True)
             total[(..., *(slice(t * d, t * d + s * (o - 1) + 1, s) for t, d, s, o in axes))] += taps[
                 (slice(None), slice(None), *tap)
             ]
-        return total[(..., *(slice(p, p + i) for p, i in zip(layer.padding, size, strict=True)))]
+        return total[(..., *(slice(p, p + i) for p, i in zip(layer.padding, layer.size, strict=True)))]
 
     # Convolution: the transposed one is the adjoint of the convolution with the same weight -------------
 
     def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+        conv = layer.dense
         x, gradient, weight = (arrays.get(name) for name in ("input", "grad_output", "weight"))
         if case.operation == "backward_weight":
             wide, narrow = (gradient, x) if layer.transposed else (x, gradient)
-            return partial(self._to_weight, layer, wide, narrow)
+            return partial(self._to_weight, conv, wide, narrow)
         forward = case.operation == "forward"
         multiply = self._to_narrow if layer.transposed != forward else self._to_wide
         given = x if forward else gradient
         if "bias" not in arrays:
-            return partial(multiply, layer, given, weight)
+            return partial(multiply, conv, given, weight)
         bias = arrays["bias"].reshape(-1, *(1,) * layer.rank)
-        return lambda: multiply(layer, given, weight) + bias
+        return lambda: multiply(conv, given, weight) + bias
 
     def _to_narrow(self, layer: ConvLayer, wide: Array, weight: Array) -> Array:
         """[N, C, *IN] -> [N, OC, *OUT]: columns, and a matrix product for each image and group."""
         y = self.xp.matmul(self._matrices(layer, weight), self._columns(layer, wide))
-        return y.reshape(wide.shape[0], weight.shape[0], *layer.positions)
+        return y.reshape(wide.shape[0], weight.shape[0], *layer.out_size)
 
     def _to_wide(self, layer: ConvLayer, narrow: Array, weight: Array) -> Array:
         """[N, OC, *OUT] -> [N, C, *IN]."""
-        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(layer.positions))
+        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(layer.out_size))
         columns = self.xp.matmul(self._matrices(layer, weight).swapaxes(-1, -2), values)
         channels = layer.groups * weight.shape[1]
-        return self._add_taps(columns.reshape(narrow.shape[0], channels, *layer.kernel, *layer.positions), layer)
+        return self._add_taps(columns.reshape(narrow.shape[0], channels, *layer.kernel, *layer.out_size), layer)
 
     def _to_weight(self, layer: ConvLayer, wide: Array, narrow: Array) -> Array:
-        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(layer.positions))
+        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(layer.out_size))
         products = self.xp.matmul(values, self._columns(layer, wide).swapaxes(-1, -2))
         return products.sum(0).reshape(layer.weight_shape)
 
     def _columns(self, layer: ConvLayer, wide: Array) -> Array:
         """[N, G, C / G * K, OUT], a copy."""
-        return self._windows(wide, layer).reshape(wide.shape[0], layer.groups, -1, math.prod(layer.positions))
+        return self._windows(wide, layer).reshape(wide.shape[0], layer.groups, -1, math.prod(layer.out_size))
 
     def _matrices(self, layer: ConvLayer, weight: Array) -> Array:
         """[G, OC / G, C / G * K]."""
@@ -160,15 +159,15 @@ class PlainCupy(_OnCupy):
         if forward:
             return lambda: self._windows(x, layer, -math.inf).max(taps)
         windows = self._windows(x, layer, -math.inf)
-        flat = windows.reshape(*x.shape[:2], -1, *layer.positions).argmax(2)  # as a forward would keep it
+        flat = windows.reshape(*x.shape[:2], -1, *layer.out_size).argmax(2)  # as a forward would keep it
         places = self.xp.arange(math.prod(layer.kernel)).reshape(*layer.kernel, *(1,) * layer.rank)
-        chosen = flat.reshape(*x.shape[:2], *(1,) * layer.rank, *layer.positions) == places
+        chosen = flat.reshape(*x.shape[:2], *(1,) * layer.rank, *layer.out_size) == places
         return lambda: self._add_taps(self._each_tap(arrays["grad_output"], layer) * chosen, layer)
 
     def _each_tap(self, values: Array, layer: PoolLayer) -> Array:
         """[N, C, *OUT] for every tap, as a view [N, C, *K, *OUT]."""
-        spread = values.reshape(*values.shape[:2], *(1,) * layer.rank, *layer.positions)
-        return self.xp.broadcast_to(spread, (*values.shape[:2], *layer.kernel, *layer.positions))
+        spread = values.reshape(*values.shape[:2], *(1,) * layer.rank, *layer.out_size)
+        return self.xp.broadcast_to(spread, (*values.shape[:2], *layer.kernel, *layer.out_size))
 
     def normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
         return partial(self._norm_backward if case.operation == "backward" else self._norm, case, layer, arrays)
@@ -303,11 +302,6 @@ def _spread(xp: Any, values: Array, steps: tuple[int, ...], size: tuple[int, ...
     spread = xp.zeros((*values.shape[:2], *size), values.dtype)
     spread[(..., *(slice(0, s * (i - 1) + 1, s) for s, i in zip(steps, values.shape[2:], strict=True)))] = values
     return spread
-
-
-def _windowed_size(layer: WindowedLayer) -> tuple[int, ...]:
-    """The size of the image that windows are taken of, which a transposed convolution writes."""
-    return layer.out_size if isinstance(layer, ConvLayer) and layer.transposed else layer.size
 
 
 def _uneven(layer: PoolLayer) -> list[int]:
