@@ -216,12 +216,11 @@ class Row:
 
 def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits) -> Row | None:
     """The row of `subject`, or None where it was not timed."""
-    timings = {o.provider: o.timing for o in record.outcomes if o.timing is not None}
-    if subject not in timings:
+    outcome = next((o for o in record.outcomes if o.provider == subject), None)
+    if outcome is None or outcome.timing is None:
         return None
-    own = timings[subject]
-    outcome = next(o for o in record.outcomes if o.provider == subject)
-    others = {name: timing for name, timing in timings.items() if name not in subjects}
+    own = outcome.timing
+    others = {o.provider: o.timing for o in record.outcomes if o.timing and o.provider not in subjects}
     peers = {name: timing for name, timing in others.items() if name != FALLBACK}
     peer = min(peers, key=lambda name: peers[name].median, default="")
     arithmetic = limits.bound_by_arithmetic(record.flops, record.least_bytes, record.dtype)
@@ -304,17 +303,16 @@ def summarize(rows: Iterable[Row], kind_of: Callable[[Record], tuple[str, str]] 
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.subject, *kind_of(row.record)), []).append(row)
-    return [_summary(key, members) for key, members in groups.items()]
-
-
-def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> Summary:
-    return Summary(
-        *key,
-        cases=len(rows),
-        share=geometric_mean([row.share for row in rows]),
-        named={name: Ratios.of(row.ratio_to(name) for row in rows) for name in (PYTORCH, PLAIN_CUPY, FALLBACK)},
-        best=Ratios.of(row.ratio for row in rows),
-    )
+    return [
+        Summary(
+            *key,
+            cases=len(own),
+            share=geometric_mean([row.share for row in own]),
+            named={name: Ratios.of(row.ratio_to(name) for row in own) for name in (PYTORCH, PLAIN_CUPY, FALLBACK)},
+            best=Ratios.of(row.ratio for row in own),
+        )
+        for key, own in groups.items()
+    ]
 
 
 def geometric_mean(values: Sequence[float]) -> float:
