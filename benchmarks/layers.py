@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 FLOAT_BYTES = 4
 HALF_BYTES = 2
@@ -43,6 +43,8 @@ class Layer:
 
     `tier` is the smallest run that includes the layer: quick, default or full.
     """
+
+    computation: ClassVar[str]  # the name of the method by which a provider takes the layer
 
     network: str
     name: str
@@ -124,6 +126,7 @@ class ConvLayer(WindowedLayer):
     bias: bool = False
     transposed: bool = False
 
+    computation = "convolution"
     operations = ("forward", "backward_input", "backward_weight")
 
     @property
@@ -191,7 +194,7 @@ class PoolLayer(WindowedLayer):
     kind: Literal["max", "avg", "adaptive_avg"]
     output: Shape = ()
 
-    family = "pooling"
+    computation = family = "pooling"
 
     @property
     def out_size(self) -> Shape:
@@ -212,7 +215,7 @@ class NormLayer(Layer):
     kind: Literal["batch", "layer", "group", "instance"]
     groups: int = 1  # of group normalisation
 
-    family = "normalization"
+    computation = family = "normalization"
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -231,7 +234,7 @@ class NormLayer(Layer):
 class UnfoldLayer(WindowedLayer):
     """im2col and col2im, its adjoint, of the windows of a convolution."""
 
-    family = "unfolding"
+    computation = family = "unfolding"
     operations = ("im2col", "col2im")
 
     def output_shape(self, batch: int) -> Shape:
@@ -245,7 +248,7 @@ class ResampleLayer(Layer):
     kind: Literal["nearest", "bilinear", "unpool"]
     output: Shape
 
-    family = "resampling"
+    computation = family = "resampling"
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -277,7 +280,7 @@ class LayoutLayer(Layer):
     cast: bool = False
     devices: tuple[Device, ...] = ("gpu",)
 
-    family = "layout"
+    computation = family = "layout"
     operations = ("pack", "unpack")
 
     def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
@@ -291,5 +294,5 @@ class ActivationLayer(Layer):
 
     devices: tuple[Device, ...] = ("gpu",)
 
-    family = "bias and activation"
+    computation, family = "activation", "bias and activation"
     operations = ("forward",)

@@ -11,31 +11,10 @@ import numpy as np
 
 from benchmarks.cases import Case
 from benchmarks.data import Arrays
-from benchmarks.layers import (
-    ActivationLayer,
-    ConvLayer,
-    Device,
-    Layer,
-    LayoutLayer,
-    NormLayer,
-    PoolLayer,
-    ResampleLayer,
-    UnfoldLayer,
-)
+from benchmarks.layers import Device, LayoutLayer, NormLayer, UnfoldLayer
 
 Call = Callable[[], Any]
 Result = TypeVar("Result")
-
-
-METHODS: dict[type[Layer], str] = {
-    ConvLayer: "convolution",
-    PoolLayer: "pooling",
-    NormLayer: "normalization",
-    UnfoldLayer: "unfolding",
-    ResampleLayer: "resampling",
-    LayoutLayer: "layout",
-    ActivationLayer: "activation",
-}
 
 
 class Provider(ABC):
@@ -65,7 +44,7 @@ class Provider(ABC):
 
         A provider has a method for each kind of layer that it takes, given the case, its layer and the arrays.
         """
-        call: Call = getattr(self, METHODS[type(case.layer)])(case, case.layer, arrays)
+        call: Call = getattr(self, case.layer.computation)(case, case.layer, arrays)
         return call
 
     def results(self, returned: Any) -> list[Any]:
