@@ -108,7 +108,7 @@ def _terms(case: Case) -> int:
     if not isinstance(layer, ConvLayer):
         return 1
     if case.operation == "backward_weight":
-        return case.batch * math.prod(layer.dense.out_size)
+        return case.batch * math.prod(layer.untransposed.out_size)
     result = layer.input_shape(1) if case.operation == "backward_input" else layer.output_shape(1)
     return max(1, layer.flops("forward", 1) // (2 * math.prod(result)))
 
@@ -129,7 +129,7 @@ def _expect_activation(case: Case, layer: ActivationLayer, arrays: Arrays) -> li
 
 def _expect_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> list[Expectation]:
     """A transposed layer's forward is the backward-input of the convolution it is adjoint to."""
-    conv, direction = layer.dense, case.operation
+    conv, direction = layer.untransposed, case.operation
     x, gy, weight = (arrays.get(name) for name in ("input", "grad_output", "weight"))
     if layer.transposed:
         x, gy = gy, x

@@ -103,7 +103,7 @@ class WindowedLayer(Layer):
         return (1,) * self.rank
 
     @property
-    def dense(self) -> WindowedLayer:
+    def untransposed(self) -> WindowedLayer:
         """The layer whose windows this one computes with: of a transposed convolution the one it is adjoint to."""
         return self
 
@@ -150,7 +150,7 @@ class ConvLayer(WindowedLayer):
         return self.dilation
 
     @property
-    def dense(self) -> ConvLayer:
+    def untransposed(self) -> ConvLayer:
         if not self.transposed:
             return self
         channels, size = self.out_channels, self.out_size
@@ -178,7 +178,7 @@ class ConvLayer(WindowedLayer):
 
         The dense positions are those of the smaller side: the output, or the input when transposed.
         """
-        return 2 * batch * math.prod(self.dense.out_size) * math.prod(self.weight_shape)
+        return 2 * batch * math.prod(self.untransposed.out_size) * math.prod(self.weight_shape)
 
     def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """Input, weight and output: each direction reads two of them and writes the third."""

@@ -61,8 +61,8 @@ class PlainCupy(_OnCupy):
     def refuses(self, case: Case) -> str | None:
         layer = case.layer
         if isinstance(layer, ConvLayer | PoolLayer):
-            dense = layer.dense
-            windows = 4 * case.batch * dense.channels * math.prod(dense.kernel) * math.prod(dense.out_size)
+            conv = layer.untransposed
+            windows = 4 * case.batch * conv.channels * math.prod(conv.kernel) * math.prod(conv.out_size)
             if windows > MAX_OF_MEMORY * self._memory_bytes():
                 return f"a copy of its windows takes {windows / 2**30:.0f} GiB"
         if isinstance(layer, ResampleLayer) and layer.kind == "bilinear":
@@ -100,7 +100,7 @@ class PlainCupy(_OnCupy):
     # Convolution: the transposed one is the adjoint of the convolution with the same weight -------------
 
     def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
-        conv = layer.dense
+        conv = layer.untransposed
         x, gradient, weight = (arrays.get(name) for name in ("input", "grad_output", "weight"))
         if case.operation == "backward_weight":
             wide, narrow = (gradient, x) if layer.transposed else (x, gradient)
