@@ -80,11 +80,11 @@ def device_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return f"{name} ({widest})" if widest else name
 
 
-def slug(name: str, threads: int) -> str:
-    """For example ``amd-epyc-avx2-2-threads``: the stem of the result files."""
+def slug(name: str, threads: int | None = None) -> str:
+    """The stem of the result files, for example ``amd-epyc-avx2-2-threads`` or ``nvidia-h100-80gb-hbm3``."""
     plain = re.sub(r"\((r|tm)\)|\bcpu\b|@.*$", " ", name.lower())
     plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-    return f"{plain}-{threads}-thread{'s' if threads > 1 else ''}"
+    return plain if threads is None else f"{plain}-{threads}-thread{'s' if threads > 1 else ''}"
 
 
 def describe(threads: int, providers: Sequence[Provider]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks import environment
+from benchmarks.environment import slug as slug
 from benchmarks.gpu.device import CupyDevice, Device, SimulatedDevice
 from benchmarks.providers import Provider
 
@@ -111,11 +111,6 @@ def chosen_gpu(index: int | None, given: Mapping[str, str] = os.environ) -> dict
         raise ValueError(f"--gpu is {index}, expected less than {len(visible)}, the number of visible GPUs")
     chosen = visible[index] if visible else str(index)
     return {"CUDA_VISIBLE_DEVICES": chosen, "CUDA_DEVICE_ORDER": given.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
-
-
-def slug(name: str) -> str:
-    """For example ``nvidia-h100-80gb-hbm3``: the stem of the result files."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def make_device(kind: str) -> Device:
