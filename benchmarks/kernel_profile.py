@@ -21,6 +21,7 @@ from benchmarks.data import make_operands
 from benchmarks.layers import ConvLayer, Layer, NormLayer
 from benchmarks.providers.base import Provider
 from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast
+from benchmarks.publishing import EXIT_USAGE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -217,11 +218,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if simulator.available() != "available":
         print(simulator.available(), file=sys.stderr)
-        return publishing.EXIT_USAGE
+        return EXIT_USAGE
     cases = cases_of(options.filters, options.dtype or ("float32",))
     if not cases:
         print("no case matches; python -m benchmarks --list --full names them", file=sys.stderr)
-        return publishing.EXIT_USAGE
+        return EXIT_USAGE
 
     console = publishing.make_console(160)
     rows = profiled(cases, options.lines, console)
