@@ -91,9 +91,9 @@ class Pool:
 
 
 @st.composite
-def pools(draw: st.DrawFn, dtypes: tuple[str, ...], contents: tuple[str, ...] = ("numbers",)) -> Pool:
+def pools(draw: st.DrawFn, dtypes: tuple[str, ...], contents: tuple[str, ...] = ("numbers",), **kwargs: Any) -> Pool:
     """Pools of all ranks, paddings, layouts, with stride, dilation, padding and ceil_mode together."""
-    drawn = draw(windows(within_window=True))
+    drawn = draw(windows(within_window=True, **kwargs))
     return Pool(
         drawn,
         None if drawn.stride == drawn.kernel else drawn.stride,
