@@ -45,6 +45,10 @@ CASES: dict[str, Callable[[Run, Image, Image], Any]] = {
     "relu_backward": lambda run, x, grad: run(F.relu_backward, grad, x),
     "leaky_relu": lambda run, x, grad: run(F.leaky_relu, x, 0.3),
     "leaky_relu_backward": lambda run, x, grad: run(F.leaky_relu_backward, grad, x, 0.3),
+    "sigmoid": lambda run, x, grad: run(F.sigmoid, x),
+    "sigmoid_backward": lambda run, x, grad: run(F.sigmoid_backward, grad, x),
+    "gelu": lambda run, x, grad: run(F.gelu, x),
+    "gelu_backward": lambda run, x, grad: run(F.gelu_backward, grad, x, approximate="tanh"),
     "softmax": lambda run, x, grad: run(F.softmax, x, 1),
     "softmax_backward": lambda run, x, grad: run(F.softmax_backward, grad, x, 1),
     "softmax_backward with output": lambda run, x, grad: run(F.softmax_backward, grad, x, 1, output=x),
@@ -56,6 +60,12 @@ CASES: dict[str, Callable[[Run, Image, Image], Any]] = {
     "cross_entropy_backward": lambda run, x, grad: run(
         F.cross_entropy_backward, 1.0, x, abs(grad), needs=(True, True, False)
     ),
+    "binary_cross_entropy_with_logits": lambda run, x, grad: run(
+        F.binary_cross_entropy_with_logits, x, abs(grad), np.ones(6, x.dtype), reduction="none"
+    ),
+    "binary_cross_entropy_with_logits_backward": lambda run, x, grad: run(
+        F.binary_cross_entropy_with_logits_backward, grad, x, abs(grad), np.ones(6, x.dtype), reduction="none"
+    )[:2],
     "lp_pool2d": lambda run, x, grad: run(F.lp_pool2d, x, 2, 2),
     "lp_pool2d_backward": lambda run, x, grad: run(F.lp_pool2d_backward, grad, x, 2, 1),
     "batch_norm_backward": lambda run, x, grad: run(F.batch_norm_backward, grad, x, *statistics(x))[0],
