@@ -674,7 +674,7 @@ def pads(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
     rng = np.random.default_rng(draw(seeds))
     x = arranged(np.asarray(numbers(rng, tuple(shape), dtype)), order)
     assume(purpose != "slopes" or x.size <= 100)
-    values = (None, 0, 3) + {"c": (1.5 - 2j,) * (not images), "i": (-2,), "u": ()}.get(x.dtype.kind, (-0.5, np.nan))
+    values = (None, 0, 3) + {"c": (1.5 - 2j,) * (not images), "i": (-2,), "u": ()}.get(x.dtype.kind, (-0.5, np.nan, np.inf))
     value = draw(st.sampled_from(values)) if mode == "constant" else None
     crops, widths = [min(size, 0) for size in pad], [max(size, 0) for size in pad]
     cropped = reference.pad(x, crops)
