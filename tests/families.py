@@ -481,14 +481,17 @@ def interpolations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -
 
 OWN = ("batch", "instance", "layer", "group")  # each normalises by its input's statistics
 KINDS = (*OWN, "batch_kept", "instance_kept")  # by running statistics
+SLOPE = 0.2  # of a leaky_relu below 0
 
 
 @st.composite
-def norms(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, kind: str) -> Case:
-    """A norm of an input with up to three spatial axes, in any dtype and memory order."""
+def norms(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, kind: str, finished: bool = False) -> Case:
+    """A norm of an input with up to three spatial axes; where it is finished, with a residual and an activation."""
+    finish = (False, None)
+    if finished:
+        finish = draw(st.tuples(st.booleans(), st.sampled_from(("relu", "leaky_relu", "none", None))))
     if purpose == "slopes":
-        shape = (2, 4, 3, 2)
-        return norm(kind, shape, {"layer": (3, 2), "group": 2}.get(kind), "float64")
+        return norm(kind, (2, 4, 3, 2), {"layer": (3, 2), "group": 2}.get(kind), "float64", finish=finish)
     sizes = st.integers(1, 6 if purpose == "pytorch" else 4)
     option: Any = None
     if kind == "layer":
@@ -503,17 +506,20 @@ def norms(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, kind: str)
             n, space = 2, [2, *space[1:]]
         shape = (n, c, *space)
     dtype = draw(st.sampled_from(dtypes))
+    # the gradient of an activation is rounded to 16 bits, which a weight of 32 would show
+    wide = dtype in ("float16", "bfloat16") and not finished and draw(st.booleans())
     case = norm(
         kind,
         shape,
         option,
         dtype,
         draw(st.sampled_from(ORDERS if len(shape) > 1 else ("contiguous", "strided"))),
-        "float32" if dtype in ("float16", "bfloat16") and draw(st.booleans()) else dtype,
+        "float32" if wide else dtype,
         draw(st.tuples(st.booleans(), st.booleans(), st.booleans())),
         draw(st.sampled_from((1e-5, 1e-3, 0.5))),
         draw(st.sampled_from((0, 5))),
         draw(st.integers(0, 999)),
+        finish,
     )
     if purpose != "pytorch":
         return case
@@ -532,13 +538,15 @@ def norm(
     eps: float = 1e-5,
     mean: float = 0,
     seed: int = 1,
+    finish: tuple[bool, str | None] = (False, None),
 ) -> Case:
     """A norm of `kind`, one of KINDS, with a weight, a bias and running statistics where these are `given`.
 
-    `option` is layer norm's normalized_shape, or group norm's num_groups.
+    `option` is layer norm's normalized_shape, or group norm's num_groups; `finish` is whether there is a residual, and
+    the activation.
     """
     rng = np.random.default_rng(seed)
-    name, own, with_running = kind.removesuffix("_kept") + "_norm", kind in OWN, kind not in ("layer", "group")
+    name, own, has_running = kind.removesuffix("_kept") + "_norm", kind in OWN, kind not in ("layer", "group")
     parameters = option if kind == "layer" else shape[1:2]
 
     def parameter(positive: bool = False) -> Array:
@@ -548,39 +556,54 @@ def norm(
 
     x = arranged(numbers(rng, shape, dtype) + np.array(mean, dtype_of(dtype)), order)
     grad = arranged(numbers(rng, shape, dtype), order)
-    arrays: dict[str, Array | None] = {"input": x}
-    if with_running:
-        has_running = given[2] or not own
-        arrays["running_mean"] = parameter() if has_running else None
-        arrays["running_var"] = parameter(positive=True) if has_running else None
-    arrays["weight"], arrays["bias"] = (parameter() if has else None for has in given[:2])
+    running: list[Array | None] = [None, None]
+    if has_running and (given[2] or not own):
+        running = [parameter(), parameter(positive=True)]
+    weight, bias = (parameter() if has else None for has in given[:2])
+    (has_residual, activation), residual = finish, arranged(numbers(rng, shape, dtype), order)
+    arrays = {"input": x, "weight": weight, "bias": bias}
     options: dict[str, Any] = {"eps": eps}
-    if with_running:
+    if has_running:
+        arrays = dict(
+            zip(("input", "running_mean", "running_var", "weight", "bias"), (x, *running, weight, bias), strict=True)
+        )
         options |= {"training" if kind.startswith("batch") else "use_input_stats": own, "momentum": MOMENTUM}
     else:
         options["normalized_shape" if kind == "layer" else "num_groups"] = option
-    weight, bias, running = arrays["weight"], arrays["bias"], [arrays.get(f"running_{of}") for of in ("mean", "var")]
-    before = (running, own, MOMENTUM) if with_running else None
+    if has_residual:
+        arrays["residual"] = residual
+    if activation is not None:
+        options |= {"activation": activation, "negative_slope": SLOPE}
+    slope = {"relu": 0.0, "leaky_relu": SLOPE}.get(activation or "", 1.0)
+    middle: tuple[Any, ...] = tuple(running) if has_running else (option,)
+    switch: tuple[Any, ...] = (own,) if has_running else ()
+
+    def normalised() -> tuple[Any, ...]:
+        moved = (own, MOMENTUM) if has_running else ()
+        y, *statistics = getattr(reference_norms, name)(x, *middle, weight, bias, *moved, eps)[:3]
+        return y + reference.wide(residual) if has_residual else y, *statistics
 
     def expected() -> tuple[Any, ...]:
-        oracle = getattr(reference_norms, name)
-        if before is None:
-            return oracle(x, option, weight, bias, eps)
-        return oracle(x, *running, weight, bias, own, MOMENTUM, eps)[:3]
+        y, *statistics = normalised()
+        return np.where(y > 0, y, slope * y), *statistics
+
+    if activation in ("relu", "leaky_relu"):  # rounding decides the sign of what is near 0
+        grad = arranged(np.where(abs(normalised()[0]) < 0.05, grad.dtype.type(0), grad), order)
 
     def gradients() -> tuple[Any, ...]:
+        upstream = np.where(normalised()[0] > 0, 1, slope) * reference.wide(grad)
         graph = "batch_norm_backward_graph" if name == "batch_norm" else f"{name}_backward"
-        backward = getattr(reference_norms, graph)
-        if not with_running:
-            return backward(grad, x, option, weight, eps)
-        gx, gw, gb = backward(grad, x, *running, weight, own, eps)
-        return gx, None, None, gw, gb
+        gx, gw, gb = getattr(reference_norms, graph)(upstream, x, *middle, weight, *switch, eps)
+        return gx, *[None] * (2 * has_running), gw, gb, *[upstream] * has_residual
 
     def peer(torch: Any, **leaves: Any) -> Any:
-        if not with_running and leaves["weight"] is None and leaves["bias"] is not None:
+        after = {key: leaves.pop(key, None) for key in ("residual", "activation", "negative_slope")}
+        if not has_running and leaves["weight"] is None and leaves["bias"] is not None:
             # group_norm's backward breaks on a bias without a weight
             leaves["weight"] = torch.ones_like(leaves["bias"], requires_grad=False)
-        return getattr(torch.nn.functional, name)(**leaves)
+        y = getattr(torch.nn.functional, name)(**leaves)
+        y = y if after["residual"] is None else y + after["residual"]
+        return torch.nn.functional.leaky_relu(y, slope)
 
     # A rounding of the input or of its mean is multiplied by the reciprocal standard deviation, one of the gradient
     # once more; what is computed in float32 and rounded to 16 bits at the end does not show it.
@@ -674,7 +697,9 @@ def pads(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
     rng = np.random.default_rng(draw(seeds))
     x = arranged(np.asarray(numbers(rng, tuple(shape), dtype)), order)
     assume(purpose != "slopes" or x.size <= 100)
-    values = (None, 0, 3) + {"c": (1.5 - 2j,) * (not images), "i": (-2,), "u": ()}.get(x.dtype.kind, (-0.5, np.nan, np.inf))
+    values = (None, 0, 3) + {"c": (1.5 - 2j,) * (not images), "i": (-2,), "u": ()}.get(
+        x.dtype.kind, (-0.5, np.nan, np.inf)
+    )
     value = draw(st.sampled_from(values)) if mode == "constant" else None
     crops, widths = [min(size, 0) for size in pad], [max(size, 0) for size in pad]
     cropped = reference.pad(x, crops)
@@ -825,6 +850,7 @@ FAMILIES = {
     "bed_of_nails": Family(nails, ALL, (), COMPLEX_TOO),
     "interpolate": Family(interpolations, ALL, by_slopes=COMPLEX_TOO),
     **{f"{kind}_norm": Family(norms, FLOATS, tolerance=1e-7, drawn=(("kind", kind),)) for kind in KINDS},
+    **{f"{kind}_norm, finished": Family(norms, FLOATS, drawn=(("kind", kind), ("finished", True))) for kind in KINDS},
     "linear": Family(linear_layers, ALL, SINGLE, COMPLEX_TOO, 1e-7),
     "relu": _unary("relu", (*FLOATS, *INTEGERS)),
     "leaky_relu": _unary("leaky_relu", negative_slope=slopes),
