@@ -677,6 +677,45 @@ def unary_operations(
 
 
 @st.composite
+def bias_activations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
+    """A bias and a residual, where there are any, then an activation."""
+    shape = tuple(draw(st.lists(st.integers(1, 3 if purpose == "slopes" else 5), min_size=2, max_size=4)))
+    shape = (0, *shape[1:]) if purpose == "oracle" and draw(st.integers(0, 9)) == 0 else shape
+    rng, dtype, order = np.random.default_rng(draw(seeds)), draw(st.sampled_from(dtypes)), draw(st.sampled_from(ORDERS))
+    order = order if len(shape) > 2 else "contiguous"
+    x, grad, other = (arranged(numbers(rng, shape, dtype), order) for _ in range(3))
+    bias = numbers(rng, shape[1:2], dtype) if draw(st.booleans()) else None
+    residual = other if draw(st.booleans()) else None
+    activation, negative_slope = (
+        draw(st.sampled_from(("none", "relu", "leaky_relu"))),
+        draw(st.sampled_from((0.3, 0.0, -0.5))),
+    )
+    slope = {"relu": 0.0, "leaky_relu": negative_slope}.get(activation, 1.0)
+    total = reference.wide(x)
+    for term in (None if bias is None else reference.per_channel(bias, x.ndim), residual):
+        total = total if term is None else total + reference.wide(term)
+
+    def gradients() -> Any:
+        through = np.where(total > 0, 1, slope) * reference.wide(grad)
+        return through, reference.sum_per_channel(through), through
+
+    def peer(torch: Any, input: Any, bias: Any, residual: Any, **options: Any) -> Any:
+        y = input if bias is None else input + bias.reshape(-1, *[1] * (x.ndim - 2))
+        return torch.nn.functional.leaky_relu(y if residual is None else y + residual, slope)
+
+    return Case(
+        "bias_activation",
+        {"input": x, "bias": bias, "residual": residual},
+        {"activation": activation, "negative_slope": negative_slope},
+        grad,
+        lambda: np.where(total > 0, total, slope * total),
+        gradients,
+        peer,
+        rank=len(shape) - 2 or None,
+    )
+
+
+@st.composite
 def pads(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
     """Padding and cropping; for PyTorch of images, which it takes in all modes but one."""
     images, mode = purpose == "pytorch", draw(st.sampled_from(MODES[:-1] if purpose == "pytorch" else MODES))
@@ -858,6 +897,7 @@ FAMILIES = {
     "gelu": _unary("gelu", approximate=st.sampled_from((None, "none", "tanh"))),
     "softmax": _unary("softmax"),
     "log_softmax": _unary("log_softmax"),
+    "bias_activation": Family(bias_activations, FLOATS),
     "pad": Family(pads, ALL, SINGLE[:3], COMPLEX_TOO, 1e-7),
     "cross_entropy": Family(cross_entropies, FLOATS, tolerance=1e-8),
     "binary_cross_entropy_with_logits": Family(binary_cross_entropies, FLOATS, tolerance=1e-8),
