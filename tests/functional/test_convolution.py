@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from array_backends import ArrayBackend
 from convolution_cases import CHANNELS, LAYOUTS, Layer, bits, layers, plane
-from families import ALL, convolution
+from families.convolution import convolution
+from families.drawing import ALL
 from hypothesis import given
 from properties import check_gradients, check_pytorch, check_results
 from sample import examples

@@ -11,7 +11,7 @@ import pytest
 import reference
 from array_backends import BACKENDS
 from convolution_cases import Layer, bits
-from families import convolution
+from families.convolution import convolution
 from properties import Case, check_gradients, check_results
 from strategies import ORDERS, Windows
 

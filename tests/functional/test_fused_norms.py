@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from families import KINDS, SLOPE, norm
+from families.norms import KINDS, SLOPE, norm
 from properties import Case
 
 import gpucnn.functional as F

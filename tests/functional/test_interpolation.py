@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import reference
 from array_backends import ArrayBackend
-from families import ALL, FACTORS
+from families.drawing import ALL
+from families.pooling import FACTORS
 from pooling_cases import Array, assert_same_bits, torch_tensor
 from properties import run
 from strategies import ORDERS, arranged, dtype_of, numbers

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from families import KINDS, norm
+from families.norms import KINDS, norm
 from properties import check_gradients, check_results
 from strategies import FLOATS
 from tolerances import assert_close

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import reference
 from array_backends import ArrayBackend
-from families import FAMILIES, MODES
+from families import FAMILIES
+from families.elementwise import MODES
 from hypothesis import assume, given
 from properties import Case
 from sample import examples

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from array_backends import ArrayBackend
 from convolution_cases import Layer, bits
-from families import FAMILIES, unfolding
+from families import FAMILIES
+from families.convolution import unfolding
 from hypothesis import given
 from hypothesis import strategies as st
 from properties import check_gradients, check_results

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from families import seeds, sizes_of
+from families.drawing import seeds, sizes_of
 from hypothesis import given
 from hypothesis import strategies as st
 from pooling_cases import LEADS, assert_same_bits, operation
