@@ -12,6 +12,7 @@ import numpy as np
 import reference
 from array_backends import WRITING, ArrayBackend
 from convolution_cases import bits, poisoned_memory
+from pooling_cases import as_tuple
 from tolerances import assert_close, summed
 
 import gpucnn.functional as F
@@ -68,10 +69,6 @@ class Case:
     def dtype_like(self, array: Array) -> np.dtype[Any]:
         """The dtype of a result that an argument of the same meaning had."""
         return summed(array.dtype) if self.name.startswith(SUMS) else array.dtype
-
-
-def as_tuple(result: Any) -> tuple[Any, ...]:
-    return result if isinstance(result, tuple) else (result,)
 
 
 def first_of(arrays: dict[str, Array | None]) -> Array:

@@ -11,7 +11,7 @@ import reference
 from array_backends import ArrayBackend
 from families.drawing import ALL
 from families.pooling import FACTORS
-from pooling_cases import Array, assert_same_bits, torch_tensor
+from pooling_cases import Array, assert_same_bits
 from properties import run
 from strategies import ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
@@ -41,7 +41,7 @@ def test_which_samples_are_nearest(backend: ArrayBackend, mode: str) -> None:
 def test_torch_finds_the_same_samples_in_float64(backend: ArrayBackend, torch: Any, mode: str) -> None:
     for size in range(1, 25):
         x = np.arange(float(size)).reshape(1, 1, size)
-        tensor = torch_tensor(torch, x)
+        tensor = torch.from_numpy(x)
         options = [{"size": out} for out in range(1, 49)]
         options += [{"scale_factor": factor} for factor in FACTORS if math.floor(size * factor)]
         for asked in options:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from array_backends import ArrayBackend
 from calls import ALIASES, ARRAYS, CALLS, fresh, numbers
-from properties import as_tuple
+from pooling_cases import as_tuple
 from tolerances import assert_close
 
 import gpucnn.functional as F
