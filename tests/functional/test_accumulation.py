@@ -66,6 +66,7 @@ SUMS: dict[str, Callable[[Run, Ones], Any]] = {  # results of which each element
 }
 
 
+@pytest.mark.table(2 * len(SUMS))
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("order", LAYOUTS)
 @pytest.mark.parametrize("label", SUMS)

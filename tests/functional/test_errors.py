@@ -498,6 +498,7 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.table(len(MESSAGES))
 @pytest.mark.parametrize(("name", "others", "message"), MESSAGES)
 def test_messages(backend: ArrayBackend, name: str, others: dict[str, Any], message: str) -> None:
     if " hold" in message and not backend.primitives.host:
