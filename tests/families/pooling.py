@@ -26,9 +26,7 @@ def poolings(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, kind: s
     """Max, average, sum and lp pooling; numbers may be NaN and infinite where the gradient does not read them."""
     by_torch, small = purpose == "pytorch", purpose == "slopes"
     contents = ("numbers",) if small else ("numbers", "ties") if kind == "lp" else CONTENTS
-    pool = draw(
-        torch_pools(kind, contents) if by_torch else pools(dtypes, contents, **({"largest": 3} if small else {}))
-    )
+    pool = draw(torch_pools(kind, contents) if by_torch else pools(dtypes, contents, largest=3 if small else 9))
     x, sizes, rank, batched = pool.input(), pool.windows.sizes, pool.rank, pool.batched
     assume(not small or x.size <= 150)
     grad = pool.grad((*pool.lead, *reference.output_size(sizes, *pool.geometry, ceil_mode=pool.ceil_mode)))
@@ -62,8 +60,8 @@ def poolings(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, kind: s
             grad = np.where(expected()[1] < 0, grad.dtype.type(0), grad)
         if kind == "lp" and rank == 1:  # which takes no sequences
             options |= {"kernel_size": pool.windows.kernel[0], "stride": pool.windows.stride[0]}
-        unknown = {"avg": ("dilation", "divisor_override")[: 3 - min(rank, 2)], "lp": ("padding", "dilation")}
-        options = {key: value for key, value in options.items() if key not in unknown.get(kind, ())}
+        unknown = {"avg": ["dilation"] + ["divisor_override"] * (rank == 1), "lp": ["padding", "dilation"]}
+        options = {key: value for key, value in options.items() if key not in unknown.get(kind, [])}
     return Case(
         f"{kind}_pool{rank}d",
         {"input": x},

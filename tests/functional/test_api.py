@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calls import ALIASES, ARRAYS, CALLS, fresh, said_name
+from calls import ALIASES, ARRAYS, CALLS, as_tensors, fresh, peer_of, said_name
 from docstrings import documented, sections_of
 from tolerances import assert_close
 
@@ -126,23 +126,9 @@ PEERS = [name for name in FORWARDS if not re.search("locally|sum_pool|nails|drop
 ONLY_HERE = {"lp_pool": ("padding", "dilation"), "avg_pool": ("dilation",), "avg_pool1d": ("divisor_override",)}
 
 
-def peer_of(torch: Any, name: str) -> Any:
-    if re.search("d_(input|weight)$", name):
-        return getattr(torch.nn.grad, name)
-    names = {other: alias for alias, other in ALIASES.items()}
-    return getattr(torch.nn.functional, names.get(name, name))
-
-
 def shared_parameters(name: str) -> list[str]:
     only_here = {key for family, keys in ONLY_HERE.items() if name.startswith(family) for key in keys}
     return [key for key, kind, _ in shown(name) if kind is not inspect.Parameter.KEYWORD_ONLY and key not in only_here]
-
-
-def as_tensors(torch: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-        for key, value in arguments.items()
-    }
 
 
 @pytest.mark.parametrize("positional", [True, False])
