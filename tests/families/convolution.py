@@ -17,7 +17,7 @@ from properties import Array, Case
 from strategies import ORDERS, arranged, numbers, paddings
 from tolerances import summed
 
-from families.drawing import PYTORCH, Purpose, over_all_integers, rounding, sizes_of
+from families.drawing import Purpose, over_all_integers, rounding, sizes_of
 
 
 def drawn_layers(
@@ -199,7 +199,7 @@ def unfoldings(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Ca
     rank = {"rank": 2} if purpose == "pytorch" else {}
     layer = draw(drawn_layers(purpose, dtypes, 2000, 60, channels=[(1, 1, 1), (2, 1, 1), (3, 1, 1)], **rank))
     assume(purpose != "pytorch" or layer.batch != 0)  # PyTorch takes no empty batch here
-    return unfolding(layer, draw(st.booleans()), draw)
+    return replace(unfolding(layer, draw(st.booleans()), draw), **rounding(purpose))
 
 
 def unfolding(layer: Layer, folds: bool, draw: st.DrawFn | None = None) -> Case:
@@ -233,5 +233,4 @@ def unfolding(layer: Layer, folds: bool, draw: st.DrawFn | None = None) -> Case:
         lambda torch, **leaves: getattr(torch.nn.functional, "fold" if folds else "unfold")(**leaves),
         rank=0,
         copies="backward" if folds else "forward",
-        factor=PYTORCH if draw is not None else 1,
     )
