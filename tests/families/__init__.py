@@ -66,7 +66,8 @@ FAMILIES = {
     "adaptive_avg_pool": Family(adaptive_poolings, LINEAR, by_slopes=COMPLEX_TOO, drawn=(("kind", "avg"),)),
     "max_unpool": Family(unpoolings, ALL, by_slopes=()),  # of values with one index the last stays
     "bed_of_nails": Family(nails, ALL, (), COMPLEX_TOO),
-    "interpolate": Family(interpolations, ALL, by_slopes=COMPLEX_TOO),
+    "nearest": Family(interpolations, ALL, by_slopes=COMPLEX_TOO, drawn=(("modes", ("nearest", "nearest-exact")),)),
+    "interpolate": Family(interpolations, LINEAR, by_slopes=COMPLEX_TOO, drawn=(("modes", ("linear", "area")),)),
     **{f"{kind}_norm": Family(norms, FLOATS, tolerance=1e-7, drawn=(("kind", kind),)) for kind in KINDS},
     **{f"{kind}_norm, finished": Family(norms, FLOATS, drawn=(("kind", kind), ("finished", True))) for kind in KINDS},
     "linear": Family(linear_layers, ALL, SINGLE, COMPLEX_TOO, 1e-7),

@@ -15,7 +15,7 @@ from pooling_cases import CONTENTS, INTEGERS, LEADS, adaptives, content, of_batc
 from properties import Array, Case
 from strategies import ORDERS, arranged, numbers, paddings, pair_of
 
-from families.drawing import LINEAR, Ints, Purpose, over_all_integers, rounding, seeds, sizes_of
+from families.drawing import Ints, Purpose, over_all_integers, rounding, seeds, sizes_of
 
 LINEAR_MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
 FACTORS = (0.3, 1 / 3, 0.5, 0.75, 1, 1.1, 1.3, 1.7, 2, 2.2, 2.5, 3, 3.7)
@@ -181,11 +181,12 @@ def nails(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
 
 
 @st.composite
-def interpolations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
-    """By sizes or by factors, in every mode; what is copied may be NaN, and of any dtype."""
+def interpolations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, modes: tuple[str, ...]) -> Case:
+    """By sizes or by factors; what the modes "nearest…" copy may be NaN."""
     rank = draw(st.integers(1, 3))
     most = 3 if purpose == "slopes" else 8 if rank < 3 else 4
-    mode = draw(st.sampled_from(("nearest", "nearest-exact", "area", LINEAR_MODE[rank])))
+    mode = draw(st.sampled_from(modes))
+    mode = LINEAR_MODE[rank] if mode == "linear" else mode
     options: dict[str, Any] = {"mode": mode}
     if mode == LINEAR_MODE[rank]:
         options["align_corners"] = draw(st.sampled_from([None, False, True]))
@@ -202,8 +203,7 @@ def interpolations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -
         out = tuple(math.floor(size * factor) for size, factor in zip(sizes, factors, strict=True))
     leads = [(2, 3), (1, 2), (2, 1)] + [(0, 2)] * (purpose == "oracle")
     copied = mode.startswith("nearest")
-    dtype = draw(st.sampled_from([dtype for dtype in dtypes if copied or dtype in LINEAR]))
-    lead, order = draw(st.sampled_from(leads)), draw(st.sampled_from(ORDERS))
+    dtype, lead, order = (draw(st.sampled_from(items)) for items in (dtypes, leads, ORDERS))
     rng = np.random.default_rng(draw(seeds))
     x, grad = (numbers(rng, (*lead, *space), dtype) for space in (sizes, out))
     assume(purpose != "slopes" or x.size <= 100)

@@ -17,7 +17,7 @@ every = pytest.mark.table(len(FAMILIES))
 
 @every
 @pytest.mark.parametrize("family", FAMILIES)
-@examples(300)
+@examples(400)
 @given(data=st.data())
 def test_results_are_those_of_the_oracle(backend: ArrayBackend, family: str, data: st.DataObject) -> None:
     check_results(backend, data.draw(FAMILIES[family].cases()))
@@ -25,7 +25,7 @@ def test_results_are_those_of_the_oracle(backend: ArrayBackend, family: str, dat
 
 @every
 @pytest.mark.parametrize("family", FAMILIES)
-@examples(300)
+@examples(400)
 @given(data=st.data())
 def test_gradients_are_those_of_the_oracle(backend: ArrayBackend, family: str, data: st.DataObject) -> None:
     case = data.draw(FAMILIES[family].cases())
@@ -35,7 +35,7 @@ def test_gradients_are_those_of_the_oracle(backend: ArrayBackend, family: str, d
 
 @every
 @pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.by_pytorch])
-@examples(150)
+@examples(250)
 @given(data=st.data())
 def test_results_and_gradients_are_those_of_pytorch(
     backend: ArrayBackend, torch: Any, family: str, data: st.DataObject
