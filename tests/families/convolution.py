@@ -105,7 +105,7 @@ def convolution_gradients(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Pur
 @st.composite
 def transposed_convolutions(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
     rank = draw(st.integers(1, 3))
-    sizes, kernel = (draw(sizes_of(rank, most if rank < 3 else most - 1)) for most in (5, 4))
+    sizes, kernel = (draw(sizes_of(rank, most if rank < 3 else most - 1)) for most in (6, 4))
     stride, dilation = draw(sizes_of(rank, 4)), draw(sizes_of(rank, 3))
     padding = draw(paddings((4,) * rank, named=purpose != "pytorch"))
     if purpose == "pytorch" and isinstance(padding, tuple):
@@ -123,10 +123,9 @@ def transposed_convolutions(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: P
     lead = () if batch is None else (batch,)
     shapes = (*lead, inputs, *sizes), (inputs, outputs // groups, *kernel), (*lead, outputs, *out)
     rng = np.random.default_rng(1)
-    batched = (bool(lead), True, bool(lead))
     x, w, grad = (
-        arranged(numbers(rng, *each), *view)
-        for each, view in zip(((shape, dtype) for shape in shapes), zip(orders, batched, strict=True), strict=True)
+        arranged(numbers(rng, shape, dtype), order, has_batch)
+        for shape, order, has_batch in zip(shapes, orders, (bool(lead), True, bool(lead)), strict=True)
     )
     bias = numbers(rng, (outputs,), dtype)
     over_all_integers(draw, x, w, bias, grad)
