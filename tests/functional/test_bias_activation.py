@@ -13,6 +13,7 @@ import gpucnn.functional as F
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
+@pytest.mark.table(36)
 @pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu"])
 @pytest.mark.parametrize("slope", [0.3, 0.0, -0.5])
 @pytest.mark.parametrize("dtype", FLOATS)
