@@ -33,7 +33,7 @@ def lowest(dtype: str) -> Any:
 def test_indices_are_those_of_pytorch(backend: ArrayBackend, torch: Any, family: str, data: st.DataObject) -> None:
     case = data.draw(FAMILIES[family].cases("pytorch"))
     _, indices = backend.run(case.forward, **case.arguments, return_indices=True)
-    x = torch.from_numpy(np.ascontiguousarray(case.arrays["input"]))
+    x = torch.from_numpy(np.ascontiguousarray(case.first))
     _, expected = getattr(torch.nn.functional, case.name)(x, **case.options, return_indices=True)
     read = indices >= 0  # PyTorch's index of a window that reads nothing is some position
     np.testing.assert_array_equal(indices[read], expected.numpy()[read])

@@ -98,7 +98,7 @@ def test_large_ones_are_those_of_the_oracle_whatever_the_threads(
 ) -> None:
     monkeypatch.setattr(lanes, "LANES_FROM", 0)
     case = unfolding(Layer(windows, 2, (5, 1, 1), "float32", (order,) * 3), folds)
-    monkeypatch.setattr(lanes, "PIECE_ITEMS", max(case.grad.size, case.arrays["input"].size) // 4)
+    monkeypatch.setattr(lanes, "PIECE_ITEMS", max(case.grad.size, case.first.size) // 4)
     check_results(on_numpy, case)
     results = []
     for count in (1, 2, 3):
