@@ -21,7 +21,7 @@ from families.convolution import (
     unfoldings,
 )
 from families.drawing import ALL, LINEAR, Purpose
-from families.elementwise import bias_activations, linear_layers, pads, unary_operations
+from families.elementwise import MODES, bias_activations, linear_layers, pads, unary_operations
 from families.losses import binary_cross_entropies, cross_entropies
 from families.norms import KINDS, norms
 from families.pooling import adaptive_poolings, interpolations, nails, poolings, unpoolings
@@ -77,7 +77,9 @@ FAMILIES = {
     "softmax": unary("softmax", tolerance=1e-8),
     "log_softmax": unary("log_softmax", tolerance=1e-8),
     "bias_activation": Family(bias_activations, FLOATS),
-    "pad": Family(pads, ALL, SINGLE[:3], COMPLEX_TOO, 1e-7),
+    "pad, constant": Family(partial(pads, mode="constant"), ALL, SINGLE[:3], COMPLEX_TOO, 1e-7),
+    **{f"pad, {mode}": Family(partial(pads, mode=mode), ALL, SINGLE[:2], COMPLEX_TOO, 1e-7) for mode in MODES[1:-1]},
+    "pad, symmetric": Family(partial(pads, mode="symmetric"), ALL, (), COMPLEX_TOO, 1e-7),
     "cross_entropy": Family(cross_entropies, FLOATS, tolerance=1e-8),
     "binary_cross_entropy_with_logits": Family(binary_cross_entropies, FLOATS, tolerance=1e-8),
 }

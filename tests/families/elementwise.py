@@ -11,7 +11,7 @@ import reference_norms
 from hypothesis import assume
 from hypothesis import strategies as st
 from properties import Array, Case
-from strategies import FLOATS, ORDERS, arranged, numbers
+from strategies import ORDERS, arranged, numbers
 
 from families.drawing import Purpose, over_all_integers, seeds
 
@@ -110,9 +110,9 @@ def bias_activations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose)
 
 
 @st.composite
-def pads(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
+def pads(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, mode: str) -> Case:
     """Padding and cropping; for PyTorch of images, which it takes in all modes but one."""
-    images, mode = purpose == "pytorch", draw(st.sampled_from(MODES[:-1] if purpose == "pytorch" else MODES))
+    images = purpose == "pytorch"
     shape = draw(st.lists(st.integers(1, 5), min_size=2 if images else 0, max_size=4))
     axes = draw(st.integers(1, len(shape) - 1)) if images else draw(st.integers(0, len(shape)))
     if images:
@@ -125,7 +125,6 @@ def pads(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
         left = size - low - high
         limit = {"reflect": left - 1, "circular": left, "symmetric": left}.get(mode, 4)
         pad += [-crop if crop else draw(st.integers(0, limit)) for crop in (low, high)]
-    dtypes = dtypes if mode == "constant" or not images else tuple(dtype for dtype in dtypes if dtype in FLOATS)
     dtype, order = draw(st.sampled_from(dtypes)), draw(st.sampled_from(ORDERS if len(shape) > 1 else ("contiguous",)))
     rng = np.random.default_rng(draw(seeds))
     x = arranged(np.asarray(numbers(rng, tuple(shape), dtype)), order)

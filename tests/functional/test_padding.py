@@ -9,26 +9,36 @@ from array_backends import ArrayBackend
 from families import FAMILIES
 from families.elementwise import MODES
 from hypothesis import assume, given
-from properties import Case
+from hypothesis import strategies as st
 from sample import examples
 from strategies import arranged, dtype_of, numbers
 
 import gpucnn.functional as F
 
+NUMPYS = {
+    "constant": "constant",
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+    "symmetric": "symmetric",
+}
 
-@pytest.mark.parametrize(
-    ("mode", "name"),
-    [("constant", "constant"), ("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap")]
-    + [("symmetric", "symmetric")],
-)
+
+@pytest.mark.table(len(NUMPYS))
+@pytest.mark.parametrize("mode", NUMPYS)
 @examples(30)
-@given(case=FAMILIES["pad"].cases())
-def test_padding_is_that_of_numpy(backend: ArrayBackend, mode: str, name: str, case: Case) -> None:
-    x, pad = case.first, [max(size, 0) for size in case.options["pad"]]
-    pairs = reference.pad_pairs(x.ndim, pad)
-    limit = {"reflect": 1, "circular": 0, "symmetric": 0}.get(mode, -4)
-    assume(pairs and all(max(pair) <= size - limit for size, pair in zip(x.shape, pairs, strict=True)))
-    np.testing.assert_array_equal(backend.run(F.pad, x, pad, mode), np.pad(x, pairs, name))  # type: ignore[call-overload]
+@given(data=st.data())
+def test_padding_is_that_of_numpy(backend: ArrayBackend, mode: str, data: st.DataObject) -> None:
+    """Of what is left where it crops."""
+    case = data.draw(FAMILIES[f"pad, {mode}"].cases())
+    x, value = case.first, case.options["value"]
+    pairs = reference.pad_pairs(x.ndim, case.options["pad"])
+    assume(pairs)
+    left = x[tuple(slice(max(-low, 0), size + min(high, 0)) for size, (low, high) in zip(x.shape, pairs, strict=True))]
+    widths = [(max(low, 0), max(high, 0)) for low, high in pairs]
+    fill = {"constant_values": 0 if value is None else value} if mode == "constant" else {}
+    expected = np.pad(left, widths, NUMPYS[mode], **fill)  # type: ignore[call-overload]
+    np.testing.assert_array_equal(backend.run(case.forward, **case.arguments), expected)
 
 
 @pytest.mark.parametrize("pad", [(1, 2, 0, 3), (1, 2, 3, -1, 0, 1), (-1, -1), (0, 0), ()])
