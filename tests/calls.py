@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,22 @@ def said_name(name: str) -> str:
     """The name that an operation gives itself in its messages, where it has two."""
     forward = name.removesuffix("_backward")
     return ALIASES.get(forward, forward) + name[len(forward) :]
+
+
+def peer_of(torch: Any, name: str) -> Any:
+    """PyTorch's function of this name, over tensors."""
+    if re.search("d_(input|weight)$", name):
+        return getattr(torch.nn.grad, name)
+    names = {other: alias for alias, other in ALIASES.items()}
+    return getattr(torch.nn.functional, names.get(name, name))
+
+
+def as_tensors(torch: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with copies of the arrays as PyTorch's tensors."""
+    return {
+        key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+        for key, value in arguments.items()
+    }
 
 
 def rank_of(name: str) -> int:

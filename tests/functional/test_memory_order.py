@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
+from calls import CALLS, fresh, rank_of
 from strategies import FLOATS, arranged, dtype_of, numbers
+from strategies import ORDERS as VIEWS
 from tolerances import assert_close
 
 import gpucnn.functional as F
@@ -45,6 +49,10 @@ CASES: dict[str, Callable[[Run, Image, Image], Any]] = {
     "relu_backward": lambda run, x, grad: run(F.relu_backward, grad, x),
     "leaky_relu": lambda run, x, grad: run(F.leaky_relu, x, 0.3),
     "leaky_relu_backward": lambda run, x, grad: run(F.leaky_relu_backward, grad, x, 0.3),
+    "sigmoid": lambda run, x, grad: run(F.sigmoid, x),
+    "sigmoid_backward": lambda run, x, grad: run(F.sigmoid_backward, grad, x),
+    "gelu": lambda run, x, grad: run(F.gelu, x),
+    "gelu_backward": lambda run, x, grad: run(F.gelu_backward, grad, x, approximate="tanh"),
     "softmax": lambda run, x, grad: run(F.softmax, x, 1),
     "softmax_backward": lambda run, x, grad: run(F.softmax_backward, grad, x, 1),
     "softmax_backward with output": lambda run, x, grad: run(F.softmax_backward, grad, x, 1, output=x),
@@ -56,6 +64,19 @@ CASES: dict[str, Callable[[Run, Image, Image], Any]] = {
     "cross_entropy_backward": lambda run, x, grad: run(
         F.cross_entropy_backward, 1.0, x, abs(grad), needs=(True, True, False)
     ),
+    "binary_cross_entropy_with_logits": lambda run, x, grad: run(
+        F.binary_cross_entropy_with_logits, x, abs(grad), np.ones(6, x.dtype), reduction="none"
+    ),
+    "binary_cross_entropy_with_logits_backward": lambda run, x, grad: run(
+        F.binary_cross_entropy_with_logits_backward, grad, x, abs(grad), np.ones(6, x.dtype), reduction="none"
+    )[:2],
+    **{
+        f"interpolate, {mode}": lambda run, x, grad, mode=mode: (
+            run(F.interpolate, x, size=7, mode=mode),
+            *run(F.interpolate_backward, grad, x[:, :, :2, :3], size=SHAPE[2:], mode=mode),
+        )
+        for mode in ("nearest", "nearest-exact", "bilinear", "area")
+    },
     "lp_pool2d": lambda run, x, grad: run(F.lp_pool2d, x, 2, 2),
     "lp_pool2d_backward": lambda run, x, grad: run(F.lp_pool2d_backward, grad, x, 2, 1),
     "batch_norm_backward": lambda run, x, grad: run(F.batch_norm_backward, grad, x, *statistics(x))[0],
@@ -85,6 +106,31 @@ def test_results_are_in_the_order_and_dtype_of_the_image(
             assert result.dtype == dtype_of(dtype)
             assert is_channels_last(result) == last
             assert_close(result, other, result.dtype)
+
+
+IMAGES = [
+    name
+    for name in CALLS
+    if re.match(r"(conv|conv_transpose|locally_connected|\w+pool|bed_of_nails)\dd(_backward)?$", name)
+]
+
+
+@pytest.mark.table(len(IMAGES))
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_are_in_the_order_of_the_first_one(backend: ArrayBackend, name: str) -> None:
+    """And nothing lies between their elements, with a batch or without."""
+    rank, first = rank_of(name), "grad_output" if name.endswith("_backward") else "input"
+    for order, has_batch in product(VIEWS, (True, False)):
+        images = {
+            key: arranged(value if has_batch else value[0], order, has_batch)
+            for key, value in fresh(name).items()
+            if key in ("input", "grad_output", "indices")
+        }
+        result = backend.run(getattr(F, name), **fresh(name) | images)
+        image = result[0] if isinstance(result, tuple) else result
+        assert image.ndim == images[first].ndim
+        last = np.moveaxis(image, -rank - 1, -1)
+        assert (last if order == "channels_last" else image).flags.c_contiguous, (order, has_batch)
 
 
 @pytest.mark.parametrize("order", ORDERS)

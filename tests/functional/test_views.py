@@ -1,14 +1,15 @@
-"""Each array of a call in turn as a view of another layout: what a launch takes from one array holds for no other."""
+"""Arrays of a call as views of other layouts, each in turn and all at once: each view gives what its copy gives."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
 from calls import ALIASES, ARRAYS, CALLS, fresh, numbers
+from pooling_cases import as_tuple
 from tolerances import assert_close
 
 import gpucnn.functional as F
@@ -63,6 +64,39 @@ def views_of(array: Array, is_written: bool) -> Iterator[tuple[str, Array]]:
         yield "broadcast along the spatial axes", np.broadcast_to(corner, array.shape)
 
 
+class Tagged(np.ndarray[Any, Any]):
+    """A subclass that would rather see its own kind come back."""
+
+
+def zero_strides(array: Array) -> Array:
+    """The first item of each axis but the last, in place of all others."""
+    corner = array[(slice(0, 1),) * (array.ndim - 1)] if array.ndim else array
+    return np.broadcast_to(corner, array.shape)
+
+
+def overlapping(array: Array) -> Array:
+    """Rows that begin one element after each other, as a sliding window reads them."""
+    line = np.resize(array, sum(array.shape) + 1).copy()
+    return np.lib.stride_tricks.as_strided(line, array.shape, (array.itemsize,) * array.ndim)
+
+
+def read_only(array: Array) -> Array:
+    array.flags.writeable = False
+    return array
+
+
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "read-only": lambda array: read_only(array.copy()),
+    "Fortran order": lambda array: np.array(array, order="F"),
+    "zero strides": zero_strides,
+    "overlapping": overlapping,
+    "reversed": lambda array: array[(slice(None, None, -1),) * array.ndim],
+    "every other": lambda array: np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array,
+    "unaligned": lambda array: np.frombuffer(b"." + array.tobytes(), array.dtype, offset=1).reshape(array.shape),
+    "subclass": lambda array: array.view(Tagged),
+}
+
+
 # --- Calls --------------------------------------------------------------------------------------------------------
 
 
@@ -112,33 +146,53 @@ def fresh_of(arguments: Call) -> Call:
     return {key: np.array(value) if key in WRITTEN and value is not None else value for key, value in arguments.items()}
 
 
-def check_views(backend: ArrayBackend, name: str, arguments: Call) -> None:
+def check_views(backend: ArrayBackend, name: str, arguments: Call, views: Call, said: str) -> None:
+    """Raise unless views in the place of arrays give what their copies do, stay as they are and share no memory."""
+    operation, copies = getattr(F, name), {key: np.array(view, order="C", subok=False) for key, view in views.items()}
+    try:
+        expected = backend.run(operation, **{**fresh_of(arguments), **copies})
+        given = {**fresh_of(arguments), **views}
+        result = backend.run(operation, **given)
+        for one, other in zip(as_tuple(result), as_tuple(expected), strict=True):
+            assert (one is None) == (other is None)
+            if one is not None:
+                assert_close(one, other)
+                assert type(one) is np.ndarray
+                assert not any(np.may_share_memory(one, array) for key, array in given.items() if key in ARRAYS)
+        for key, view in views.items():
+            assert key in WRITTEN or np.asarray(view).tobytes() == copies[key].tobytes()
+    except Exception as error:
+        error.add_note(f"{sorted(views)} {said}")
+        raise
+
+
+def arrays_of(arguments: Call) -> dict[str, Array]:
+    return {key: value for key, value in arguments.items() if key in ARRAYS and isinstance(value, np.ndarray)}
+
+
+def check_each(backend: ArrayBackend, name: str, arguments: Call) -> None:
     """Raise where a view of one array gives another result than its copy does."""
-    operation = getattr(F, name)
-    for parameter in [key for key, value in arguments.items() if key in ARRAYS and isinstance(value, np.ndarray)]:
-        for said, view in views_of(arguments[parameter], parameter in WRITTEN):
-            results = []
-            for array in (np.array(view, order="C"), view):
-                result = backend.run(operation, **{**fresh_of(arguments), parameter: array})
-                results.append(result if isinstance(result, tuple) else (result,))
-            try:
-                for other, one in zip(*results, strict=True):
-                    assert (one is None) == (other is None)
-                    if one is not None:
-                        assert_close(one, other)
-            except Exception as error:
-                error.add_note(f"{parameter} is {said}")
-                raise
+    for key, array in arrays_of(arguments).items():
+        for said, view in views_of(array, key in WRITTEN):
+            check_views(backend, name, arguments, {key: view}, said)
 
 
 @pytest.mark.parametrize("name", sorted(CALLS.keys() - ALIASES))
 def test_a_view_of_one_array_gives_what_its_copy_gives(backend: ArrayBackend, name: str) -> None:
-    check_views(backend, name, fresh(name))
+    check_each(backend, name, fresh(name))
 
 
 @pytest.mark.parametrize("label", OF_WHOLE_PACKS)
 def test_a_view_of_one_array_of_whole_packs(backend: ArrayBackend, label: str) -> None:
-    check_views(backend, *OF_WHOLE_PACKS[label])
+    check_each(backend, *OF_WHOLE_PACKS[label])
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_views_of_all_arrays_give_what_their_copies_give(backend: ArrayBackend, name: str) -> None:
+    arguments = fresh(name)
+    arrays = {key: array for key, array in arrays_of(arguments).items() if key not in WRITTEN}
+    for said, layout in LAYOUTS.items():
+        check_views(backend, name, arguments, {key: layout(array) for key, array in arrays.items()}, said)
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(CALLS) if "_norm" in name])

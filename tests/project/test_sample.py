@@ -24,6 +24,10 @@ def test_table(row): pass
 @pytest.mark.parametrize("row", range(20))
 def test_long(row): pass
 
+@pytest.mark.table(20)
+@pytest.mark.parametrize("row", range(20))
+def test_quick(row): pass
+
 @pytest.mark.thorough
 def test_thorough(): pass
 
@@ -49,6 +53,7 @@ def test_rows_and_examples(tmp_path: Path, options: tuple[str, ...], rows: str, 
     assert run.returncode == 0, run.stdout
     assert [row for row in "012345678" if f"test_table[{row}] PASSED" in run.stdout] == list(rows)
     assert run.stdout.count("test_long[") == (20 if options else sample.ROWS)
+    assert run.stdout.count("test_quick[") == 20
     assert ("test_thorough PASSED" in run.stdout) == bool(options)
     assert abs(int(run.stdout.split("examples: ")[1].split()[0]) - drawn) <= 5  # Hypothesis may repeat an example
 

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from gpucnn.backends.base import Backend, Epilogue
-from gpucnn.backends.cuda.convolution import convolution
+from gpucnn.backends.cuda.convolution import convolution, direct
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise import bias_activation as biases
 from gpucnn.backends.cuda.elementwise import masking as elementwise
@@ -53,12 +53,7 @@ class CudaBackend(Backend):
     host = False
 
     def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-
-    @property
-    def xp(self) -> Any:
-        """The NumPy-like module of the runtime's arrays."""
-        return self.runtime.xp
+        self.runtime, self.xp = runtime, runtime.xp
 
     def empty(self, shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
         """An uninitialised array in C order, on the device of `on`."""
@@ -83,9 +78,9 @@ class CudaBackend(Backend):
     convolve_backward_input = _on_device(convolution.convolve_backward_input)
     convolve_backward_weight = _on_device(convolution.convolve_backward_weight)
 
-    locally_connect = _on_device(convolution.locally_connect)
-    locally_connect_backward_input = _on_device(convolution.locally_connect_backward_input)
-    locally_connect_backward_weight = _on_device(convolution.locally_connect_backward_weight)
+    locally_connect = _on_device(direct.locally_connect)
+    locally_connect_backward_input = _on_device(direct.locally_connect_backward_input)
+    locally_connect_backward_weight = _on_device(direct.locally_connect_backward_weight)
 
     im2col = _on_device(unfolding.im2col)
     col2im = _on_device(unfolding.col2im)

@@ -1,0 +1,35 @@
+"""What the drawing of all families shares."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+from pooling_cases import INTEGERS
+from properties import Array
+from strategies import COMPLEX, FLOATS
+
+ALL = (*FLOATS, *COMPLEX, *INTEGERS)
+LINEAR = (*FLOATS, *COMPLEX)
+Ints = tuple[int, ...]
+Purpose = str
+"""What calls are drawn for: "oracle", "pytorch" for what PyTorch takes too, or "slopes", which are small and smooth."""
+PYTORCH = 20.0  # times our tolerance is what PyTorch's own sums, in another order, may differ by
+seeds = st.integers(0, 2**16)
+
+
+def sizes_of(rank: int, most: int) -> st.SearchStrategy[Ints]:
+    return st.tuples(*[st.integers(1, most)] * rank)
+
+
+def rounding(purpose: Purpose) -> dict[str, float]:
+    """What differences to a peer are allowed."""
+    return {"factor": PYTORCH, "gradient_factor": PYTORCH} if purpose == "pytorch" else {}
+
+
+def over_all_integers(draw: st.DrawFn, *arrays: Array) -> None:
+    """Now and then the numbers of integer arrays are of their dtype's whole range: sums of them wrap around."""
+    if arrays[0].dtype.kind in "iu" and draw(st.booleans()):
+        rng = np.random.default_rng(3)
+        for array in arrays:
+            range_ = np.iinfo(array.dtype)
+            array[...] = rng.integers(range_.min, range_.max, array.shape, array.dtype, endpoint=True)
