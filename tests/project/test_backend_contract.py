@@ -14,9 +14,9 @@ from array_backends import ArrayBackend
 from strategies import arranged, dtype_of
 
 from benchmarks import primitives as calls
-from gpucnn.backends.base import Backend
+from gpucnn.backends.base import Backend, implemented_by
 from gpucnn.backends.dtypes import COMPLEX, FLOATING, INTEGER, LINEAR, NUMERIC, ORDERED, accumulator, describe
-from gpucnn.backends.numpy import NumpyBackend
+from gpucnn.backends.numpy import NumpyBackend, average_pooling
 from gpucnn.backends.numpy.memory import is_channels_last
 from gpucnn.geometry import (
     AdaptiveAxis,
@@ -33,8 +33,10 @@ ALLOCATORS = {"empty", "empty_like"}
 PRIMITIVES = sorted(Backend.__abstractmethods__ - ALLOCATORS)
 
 
-def parameters(function: Any) -> list[str]:
-    return [name for name in inspect.signature(function).parameters if name != "self"]
+def parameters(function: Any) -> list[tuple[str, str]]:
+    """Names and annotations."""
+    found = inspect.signature(function).parameters.values()
+    return [(parameter.name, parameter.annotation) for parameter in found if parameter.name != "self"]
 
 
 # --- Its form -----------------------------------------------------------------------------------------------------
@@ -54,6 +56,12 @@ def test_the_numpy_backend_is_a_backend_and_nothing_more() -> None:
     assert (backend.name, backend.xp, backend.host) == ("numpy", np, True)
     public = {name for name in dir(backend) if not name.startswith("_")}
     assert public == {*PRIMITIVES, *ALLOCATORS, "empty_weight", "writes_to", "name", "xp", "host"}
+
+
+def test_a_backend_says_which_primitive_it_lacks_or_has_twice() -> None:
+    for modules, count in (((), 0), ((average_pooling, average_pooling), 2)):
+        with pytest.raises(TypeError, match=rf"^Half: average_pool is in {count} of its modules, expected one$"):
+            implemented_by(*modules, method=staticmethod)(type("Half", (Backend,), {}))
 
 
 @pytest.mark.parametrize("primitive", PRIMITIVES)
