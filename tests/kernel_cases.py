@@ -1,22 +1,25 @@
-"""Calls of every primitive that reach each branch of the kernels, to be compared with the NumPy backend.
+"""Calls of primitives that reach each branch of the kernels, to be compared with the NumPy backend.
 
-They serve where the kernels themselves are in question: bugs planted in them, mutants, coverage, repeatability.
+They serve where the kernels themselves are in question: bugs planted in them, mutants, coverage, repeatability. A
+kernel without branches needs none here: the small calls of `benchmarks.primitives` run it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from launches import Recorder
 from strategies import arranged, dtype_of, numbers
 
-import gpucnn
 from benchmarks import primitives
+from benchmarks.primitives import Call, agree, calls
 from gpucnn.backends.base import Backend
+from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.normalization.tiles import norm_rows
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
@@ -24,7 +27,6 @@ from gpucnn.geometry import ConvGeometry, NormGeometry, PoolGeometry
 from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
 
 Array = Any
-TOLERANCES = {"float16": 4e-3, "bfloat16": 3e-2, "float64": 1e-11, "complex128": 1e-11}  # others 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +41,7 @@ class Case:
 
     def run(self, backend: Backend, put: Callable[[Array], Array] = lambda array: array) -> tuple[Array, ...]:
         """The results on `backend`, whose arrays `put` makes."""
-        given = [put(argument) if isinstance(argument, np.ndarray) else argument for argument in self.arguments]
-        with nullcontext() if self.algorithm is None else gpucnn.algorithm(self.algorithm):
-            return primitives.run(backend, self.primitive, *given)
+        return Call(self.name, self.primitive, lambda: self.arguments, self.algorithm).run(backend, put)
 
     @cached_property
     def expected(self) -> tuple[Array, ...]:
@@ -50,22 +50,7 @@ class Case:
 
     def agrees(self, results: tuple[Array, ...]) -> bool:
         """Whether `results` are the expected ones, up to rounding."""
-        return all(_close(result, other) for result, other in zip(results, self.expected, strict=True))
-
-
-def _close(result: Array, expected: Array) -> bool:
-    if result.shape != expected.shape or result.dtype != expected.dtype:
-        return False
-    if result.dtype.kind in "iu":
-        return bool((result == expected).all())
-    tolerance = TOLERANCES.get(result.dtype.name, 1e-5)
-    wide = np.complex128 if result.dtype.kind == "c" else np.float64
-    result, expected = result.astype(wide), expected.astype(wide)
-    finite = np.isfinite(expected)
-    if not np.array_equal(result[~finite], expected[~finite], equal_nan=True):
-        return False
-    scale = np.abs(expected[finite]).max(initial=1e-30)
-    return bool((np.abs(result[finite] - expected[finite]) <= tolerance * scale).all())
+        return not agree(results, self.expected)
 
 
 # --- Arrays -------------------------------------------------------------------------------------------------------
@@ -587,7 +572,7 @@ def _biases() -> Iterator[Case]:
                     arguments = (x, *others, activation, 0.3)
                     yield Case(f"{given}, {named}", ("bias_activation",), "bias_activation", arguments)
                 backward = ("bias_activation_backward", "sum_splits")
-                yield Case(f"backward, {named}", backward, "bias_activation_backward", (y, x, activation, 0.3))
+                yield Case(f"backward, {named}", backward, "bias_activation_backward", (y, x, None, activation, 0.3))
             yield Case(f"sums, {name}, {dtype}, {order}", backward, "channel_sums", (x,))
 
 
@@ -595,7 +580,15 @@ FAMILIES = (_convolutions, _depthwise, _poolings, _planes, _resamplings, _norms,
 CASES = [case for family in FAMILIES for case in family()]
 
 
-def cases_of(kernel: str) -> list[Case]:
-    """The cases that run a kernel file, or all of them for a header."""
-    found = [case for case in CASES if kernel in case.kernels]
-    return found or CASES
+def _others() -> Iterator[Case]:
+    """The small calls of `benchmarks.primitives` that run kernels without cases here."""
+    reached = {kernel for case in CASES for kernel in case.kernels}
+    for call in calls("odd"):
+        recorder = Recorder(specialises=False)
+        call.run(CudaBackend(recorder))
+        kernels = {re.findall(r'#line 1 "(\w+)\.cu"', launch.source.text)[0] for launch in recorder.launches.values()}
+        if not kernels <= reached:
+            yield Case(call.name, tuple(sorted(kernels)), call.primitive, call.arguments(), call.algorithm)
+
+
+CASES += _others()
