@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.explaining": {
         "gpucnn.backends.Backend", "gpucnn.backends.cuda.convolution.select",
         "gpucnn.backends.cuda.device.simulator_runtime", "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes",
-        "gpucnn.backends.layout", "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry", "gpucnn.numerics", "numpy",
+        "gpucnn.backends.layout", "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry",
+        "gpucnn.numerics", "numpy",
     },
     "gpucnn.tuning": {
         "gpucnn.backends.backend_named", "gpucnn.backends.cuda.convolution.select", "gpucnn.numerics",
