@@ -103,19 +103,20 @@ def test_missing_sources_are_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
-def test_structures_are_read_from_the_header(name: str) -> None:
+def test_structures_are_read_from_their_file(name: str) -> None:
     fields = structure(name).fields
     names = [field for field, _, _ in fields]
     assert len(set(names)) == len(names)
     assert any(live for _, _, live in fields)  # the batch, or what grows with it, is never a constant
     assert not any(field == "n" and not live for field, _, live in fields)
-    body = (sources.folder() / "params.cuh").read_text().partition(f"struct {name} {{")[2].partition("};")[0]
+    texts = (path.read_text() for path in sources.folder().glob("*.cu*"))
+    (body,) = (text.partition(f"struct {name} {{")[2].partition("};")[0] for text in texts if f"struct {name} " in text)
     code = re.sub(r"//.*", "", body)
     assert sorted(names) == sorted(set(re.findall(r"\w+", code)) - {"RUN_TIME", "index_t", "double"})
 
 
 def test_an_unknown_structure_is_an_error() -> None:
-    with pytest.raises(LookupError, match="no structure NoParams"):
+    with pytest.raises(LookupError, match="a structure NoParams"):
         structure("NoParams")
 
 
