@@ -4,7 +4,8 @@ Such a filter has too few weights for a GEMM to amortise im2col. Large planes ar
 small groups (`grouped`). Small planes, and all channels-last images, are copied with channels innermost and zero
 padding: each tap is then a view, and one `numpy.einsum` multiplies and adds all of them, vectorised over the channels
 of several pixels. On MobileNetV2's and EfficientNet's 7 x 7 layers that took a fifth to a third of the time of one
-product per channel.
+product per channel, and on twelve layers, forward and dgrad, 0.2 to 0.8 of the time of an einsum over the windows of
+`columns`, whose inner loops are the channels of one pixel.
 
 Wgrad is the same einsum with the output's gradient; for large planes it is `numpy.vecdot` of that gradient with
 shifted planes [planes, KW, rows, OW], one shifted copy per tap along the width, zero where a tap reads padding. Rows

@@ -251,9 +251,9 @@ class _View:
         """Run the tasks on threads, with ufuncs that process long rows one by one.
 
         Otherwise NumPy copies broadcast operands to a buffer of 8192 values, for inner loops of that length: on rows of
-        768 values and more that is half of the time.
+        3136 values that takes 1.4 times as long, while rows of 16 take a tenth of the time.
         """
-        if self.shape[3] * self.shape[4] < LONG:
+        if _inner(self.shape) < LONG:
             threads.run(task, items)
             return
         size = np.setbufsize(16)  # of this context, which the threads inherit
@@ -261,6 +261,11 @@ class _View:
             threads.run(task, items)
         finally:
             np.setbufsize(size)
+
+
+def _inner(shape: Sequence[int]) -> int:
+    """Length of the inner loop over [B, O, S, I, P] with an array that varies along S: that of the innermost axis."""
+    return shape[4] if shape[4] > 1 else shape[3]
 
 
 @lru_cache(maxsize=1024)
@@ -459,12 +464,13 @@ def _row_gradient_sums(
 def _normalise(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, out: Array) -> None:
     """``(x - mean) * rstd * weight + bias`` as one product and one sum."""
     x, mean, rstd = _centred(x, mean, rstd)
-    if x.shape[1:3] == (1, 1) and x.shape[4] == 1:  # rows: scale and shift are matrices of rank 1 and 2
+    if x.shape[1:3] == (1, 1) and x.shape[4] == 1:  # rows, whose shift BLAS makes: up to 1.35 times as quick
         b, i = len(x), x.shape[3]
         factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
         ends = np.zeros(i, x.dtype) if bias is None else bias.reshape(i)
         matrix, rows = memory.scratch("matrix", (b, i), x.dtype), out.reshape(b, i)
-        np.multiply(x.reshape(b, i), _outer(rstd, factor, matrix), out=rows)
+        np.multiply(rstd.reshape(b, 1), factor, out=matrix)
+        np.multiply(x.reshape(b, i), matrix, out=rows)
         left = np.stack([(-mean * rstd).reshape(b), _ones(b, x.dtype)], axis=1)
         rows += np.matmul(left, np.stack([factor, ends]), out=matrix)
         return
@@ -500,15 +506,8 @@ def _gradient(
     shift = (-rstd * share_g - slope * mean).astype(x.dtype)
     np.multiply(x, _spread(slope.astype(x.dtype), x), out=out)
     out += _spread(shift, x)
-    scaled = memory.scratch("matrix", x.shape, x.dtype)
-    if x.shape[1:3] == (1, 1) and x.shape[4] == 1:
-        b, i = len(x), x.shape[3]
-        scaled = scaled.reshape(b, i)
-        _outer(rstd, _ones(i, x.dtype) if weight is None else weight.reshape(i), scaled)
-        scaled = np.multiply(scaled, grad.reshape(b, i), out=scaled).reshape(x.shape)
-    else:
-        np.multiply(grad, _spread(rstd if weight is None else rstd * weight, x), out=scaled)
-    out += scaled
+    scale = rstd if weight is None else rstd * weight
+    out += np.multiply(grad, _spread(scale, x), out=memory.scratch("matrix", x.shape, x.dtype))
 
 
 def _centred(x: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
@@ -540,16 +539,13 @@ def _less(x: Array, mean: Array) -> Array:
     return np.subtract(x, _spread(mean, x), out=memory.scratch("centred", x.shape, x.dtype))
 
 
-def _outer(column: Array, row: Array, out: Array) -> Array:
-    """Outer product of column [B] and row [I], by BLAS with a second column of zeros, at ten times the speed."""
-    left = np.zeros((column.size, 2), out.dtype)
-    left[:, 0] = column.reshape(-1)
-    return np.matmul(left, np.stack([row, np.zeros_like(row)]), out=out)
-
-
 def _spread(array: Array, x: Array) -> Array:
-    """An array as it is, or broadcast to contiguous memory for short runs of x: one inner loop over S, I and P."""
+    """An array as it is, or broadcast to contiguous memory for short runs of x: one inner loop over S, I and P.
+
+    Batch norm of planes of 3 x 3 to 15 x 15 took 1.1 to 1.4 times as long in training without it, and 1.2 to 1.9 times
+    in inference; the gradient of a group norm of channels-last images took 4 times as long.
+    """
     _, o, s, i, p = x.shape
-    if o == 1 or p == 1 or p >= LONG:
+    if o == 1 or array.shape[2:] == (s, i, p) or _inner(x.shape) >= LONG:
         return array
     return np.ascontiguousarray(np.broadcast_to(array, (len(array), 1, s, i, p)))
