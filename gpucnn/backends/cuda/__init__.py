@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from gpucnn.backends.base import Backend, Epilogue, implemented_by
 from gpucnn.backends.cuda.convolution import convolution
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
-from gpucnn.backends.cuda.elementwise import bias_activation, masking, packing
+from gpucnn.backends.cuda.elementwise import bias_activation, elementwise, packing
 from gpucnn.backends.cuda.launch.plans import empty, is_addressable
 from gpucnn.backends.cuda.normalization import normalization
 from gpucnn.backends.cuda.pooling import pooling
@@ -44,7 +44,9 @@ def _addressable(argument: Any) -> Any:
     return argument if not hasattr(argument, "strides") or is_addressable(argument) else argument.copy(order="K")
 
 
-@implemented_by(bias_activation, convolution, masking, normalization, pooling, resampling, unfolding, method=_on_device)
+@implemented_by(
+    bias_activation, convolution, elementwise, normalization, pooling, resampling, unfolding, method=_on_device
+)
 class CudaBackend(Backend):
     """Primitives over the arrays of a runtime, each the function of its name in one of these modules."""
 
