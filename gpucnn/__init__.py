@@ -17,25 +17,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
-    "__version__",
-    "algorithm",
-    "backends",
-    "channels_first",
-    "channels_last",
-    "data",
-    "explain",
-    "functional",
-    "geometry",
-    "get_num_threads",
-    "info",
-    "nn",
-    "precision",
-    "set_num_threads",
-    "simulator",
-    "tune",
-    "tuned",
-    "warmup",
-]
+    "__version__", "algorithm", "backends", "channels_first", "channels_last", "data", "explain", "functional",
+    "geometry", "get_num_threads", "info", "nn", "precision", "set_num_threads", "simulator", "tune", "tuned", "warmup",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from gpucnn import backends, data, functional, geometry, nn, simulator

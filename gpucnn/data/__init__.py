@@ -10,19 +10,6 @@ from gpucnn.data.images import Images, Split, channel_statistics, normalize, tra
 from gpucnn.data.loader import Loader
 
 __all__ = [
-    "Compose",
-    "Crop",
-    "Flip",
-    "Images",
-    "Loader",
-    "Shift",
-    "Split",
-    "channel_statistics",
-    "digits",
-    "fashion_mnist",
-    "image_folder",
-    "mnist",
-    "normalize",
-    "read_idx",
-    "train_test_split",
-]
+    "Compose", "Crop", "Flip", "Images", "Loader", "Shift", "Split", "channel_statistics", "digits", "fashion_mnist",
+    "image_folder", "mnist", "normalize", "read_idx", "train_test_split",
+]  # fmt: skip

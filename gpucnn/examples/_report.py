@@ -22,16 +22,20 @@ COLUMNS = 8  # of misread images in the picture
 NEEDED = ("matplotlib", "rich", "safetensors", "sklearn")
 
 
-def options(name: str, purpose: str, epochs: int, target: float) -> argparse.ArgumentParser:
-    """The command line of the example `name`."""
+def command_line(name: str, purpose: str, writes: str) -> argparse.ArgumentParser:
+    """The options of every example: here of `name`, which writes what `writes` says to the folder ``--out``."""
     parser = argparse.ArgumentParser(prog=f"python -m gpucnn.examples.{name}", description=purpose)
-    parser.add_argument(
-        "--out", type=Path, default=Path(name), help="folder for plot, history and weights (./%(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path(name), help=f"folder for {writes} (./%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
+    parser.add_argument("--threads", type=int, help="of gpucnn (as many as the process has CPUs)")
+    return parser
+
+
+def options(name: str, purpose: str, epochs: int, target: float) -> argparse.ArgumentParser:
+    """The command line of the training example `name`."""
+    parser = command_line(name, purpose, "plot, history and weights")
     parser.add_argument("--epochs", type=int, default=epochs, help="times through the images (%(default)s)")
     parser.add_argument("--target", type=float, default=target, help="least test accuracy of a success (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
-    add_threads(parser)
     return parser
 
 
@@ -44,11 +48,6 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
     except ModuleNotFoundError as error:
         parser.exit(2, f"{error}\n")
     return chosen
-
-
-def add_threads(parser: argparse.ArgumentParser) -> None:
-    """The option that `threads` takes."""
-    parser.add_argument("--threads", type=int, help="of gpucnn (as many as the process has CPUs)")
 
 
 def threads(count: int | None) -> Any:

@@ -18,7 +18,7 @@ import numpy as np
 
 from gpucnn import data, nn
 from gpucnn.data import Images
-from gpucnn.examples._report import add_threads, parse, threads
+from gpucnn.examples._report import command_line, parse, threads
 
 Host = np.ndarray[Any, Any]
 
@@ -136,21 +136,13 @@ def draw(path: Path, counts: Sequence[int], found: Host) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train to read digits, then to separate even from odd ones in each way; compare."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gpucnn.examples.finetune", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--out", type=Path, default=Path("finetune"), help="folder for the plot (./%(default)s)")
+    parser = command_line("finetune", (__doc__ or "").split("\n")[0], "the plot")
+    counts = [5, 10, 20, 50]
     parser.add_argument(
-        "--counts",
-        type=int,
-        nargs="+",
-        default=[5, 10, 20, 50],
-        help="images of even and of odd digits (5 10 20 50)",
+        "--counts", type=int, nargs="+", default=counts, help="images of even and of odd digits (5 10 20 50)"
     )
     parser.add_argument("--runs", type=int, default=3, help="draws of these images (%(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="training steps with few images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
-    add_threads(parser)
     options = parse(parser, arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     with threads(options.threads):

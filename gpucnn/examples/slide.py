@@ -19,7 +19,7 @@ import numpy as np
 from gpucnn import functional as F
 from gpucnn import nn
 from gpucnn.data import digits
-from gpucnn.examples._report import add_threads, parse, threads
+from gpucnn.examples._report import command_line, parse, threads
 
 Host = np.ndarray[Any, Any]
 
@@ -219,15 +219,10 @@ def seconds(function: Any, repeats: int) -> tuple[float, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, convert, compare, draw."""
-    parser = argparse.ArgumentParser(prog="python -m gpucnn.examples.slide", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path("slide"), help="folder for picture and weights (./%(default)s)"
-    )
+    parser = command_line("slide", (__doc__ or "").split("\n")[0], "picture and weights")
     parser.add_argument("--size", type=int, default=512, help="height and width of the picture (%(default)s)")
     parser.add_argument("--steps", type=int, default=400, help="training steps (%(default)s)")
     parser.add_argument("--weights", type=Path, help="file of an earlier run to load instead of training")
-    parser.add_argument("--seed", type=int, default=0, help="what decides all that is drawn by chance (%(default)s)")
-    add_threads(parser)
     options = parse(parser, arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     with threads(options.threads):

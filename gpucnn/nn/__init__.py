@@ -1,222 +1,26 @@
 """Layers with forward and backward, containers, losses, optimisers and training: networks on top of the operations."""
 
-from __future__ import annotations
-
 from gpucnn.nn import initialization as init
 from gpucnn.nn import models
-from gpucnn.nn.activation import (
-    GELU,
-    Dropout,
-    Flatten,
-    Identity,
-    LeakyReLU,
-    ReLU,
-    ReLU6,
-    Sigmoid,
-    Softmax,
-    Tanh,
-)
-from gpucnn.nn.checkpoints import load_checkpoint, load_weights, read_weights, save_checkpoint, save_weights
-from gpucnn.nn.containers import (
-    Concat,
-    Residual,
-    Sequential,
-)
-from gpucnn.nn.convert import conv_to_linear, linear_to_conv
-from gpucnn.nn.convolution import (
-    Conv1d,
-    Conv2d,
-    Conv3d,
-    ConvTranspose1d,
-    ConvTranspose2d,
-    ConvTranspose3d,
-    LocallyConnected1d,
-    LocallyConnected2d,
-    LocallyConnected3d,
-)
-from gpucnn.nn.history import History
-from gpucnn.nn.keeping import inference
-from gpucnn.nn.linear import (
-    Linear,
-)
-from gpucnn.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss
-from gpucnn.nn.module import LoadResult, Module, Parameter
-from gpucnn.nn.normalization import (
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    GroupNorm,
-    InstanceNorm1d,
-    InstanceNorm2d,
-    InstanceNorm3d,
-    LayerNorm,
-)
-from gpucnn.nn.optimizers import SGD, Adam, AdamW, Optimizer, clip_grad_norm_
-from gpucnn.nn.pooling import (
-    AdaptiveAvgPool1d,
-    AdaptiveAvgPool2d,
-    AdaptiveAvgPool3d,
-    AdaptiveMaxPool1d,
-    AdaptiveMaxPool2d,
-    AdaptiveMaxPool3d,
-    AvgPool1d,
-    AvgPool2d,
-    AvgPool3d,
-    BedOfNails1d,
-    BedOfNails2d,
-    BedOfNails3d,
-    LPPool1d,
-    LPPool2d,
-    LPPool3d,
-    MaxPool1d,
-    MaxPool2d,
-    MaxPool3d,
-    MaxUnpool1d,
-    MaxUnpool2d,
-    MaxUnpool3d,
-    SumPool1d,
-    SumPool2d,
-    SumPool3d,
-    Upsample,
-)
-from gpucnn.nn.schedules import (
-    CosineAnnealingLR,
-    ExponentialLR,
-    LinearLR,
-    MultiStepLR,
-    OneCycleLR,
-    ReduceLROnPlateau,
-    Schedule,
-    StepLR,
-)
-from gpucnn.nn.sliding import (
-    SlidingGeometry,
-    average_map,
-    crop_map,
-    dense_map,
-    prediction_map,
-    sliding_geometry,
-    vote_map,
-)
-from gpucnn.nn.summary import Summary, summary
-from gpucnn.nn.training import Checkpoint, EarlyStopping, Evaluation, evaluate, fit
-from gpucnn.nn.transfer import (
-    cached_features,
-    features,
-    freeze,
-    linear_classifier,
-    parameter_groups,
-    replace_head,
-    unfreeze,
-)
+from gpucnn.nn.activation import *
+from gpucnn.nn.checkpoints import *
+from gpucnn.nn.containers import *
+from gpucnn.nn.convert import *
+from gpucnn.nn.convolution import *
+from gpucnn.nn.history import *
+from gpucnn.nn.keeping import *
+from gpucnn.nn.linear import *
+from gpucnn.nn.losses import *
+from gpucnn.nn.module import *
+from gpucnn.nn.normalization import *
+from gpucnn.nn.optimizers import *
+from gpucnn.nn.pooling import *
+from gpucnn.nn.schedules import *
+from gpucnn.nn.sliding import *
+from gpucnn.nn.summary import *
+from gpucnn.nn.training import *
+from gpucnn.nn.transfer import *
 
-__all__ = [
-    "GELU",
-    "SGD",
-    "Adam",
-    "AdamW",
-    "AdaptiveAvgPool1d",
-    "AdaptiveAvgPool2d",
-    "AdaptiveAvgPool3d",
-    "AdaptiveMaxPool1d",
-    "AdaptiveMaxPool2d",
-    "AdaptiveMaxPool3d",
-    "AvgPool1d",
-    "AvgPool2d",
-    "AvgPool3d",
-    "BCEWithLogitsLoss",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "BatchNorm3d",
-    "BedOfNails1d",
-    "BedOfNails2d",
-    "BedOfNails3d",
-    "Checkpoint",
-    "Concat",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
-    "CosineAnnealingLR",
-    "CrossEntropyLoss",
-    "Dropout",
-    "EarlyStopping",
-    "Evaluation",
-    "ExponentialLR",
-    "Flatten",
-    "GroupNorm",
-    "History",
-    "Identity",
-    "InstanceNorm1d",
-    "InstanceNorm2d",
-    "InstanceNorm3d",
-    "LPPool1d",
-    "LPPool2d",
-    "LPPool3d",
-    "LayerNorm",
-    "LeakyReLU",
-    "Linear",
-    "LinearLR",
-    "LoadResult",
-    "LocallyConnected1d",
-    "LocallyConnected2d",
-    "LocallyConnected3d",
-    "Loss",
-    "MSELoss",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
-    "MaxUnpool1d",
-    "MaxUnpool2d",
-    "MaxUnpool3d",
-    "Module",
-    "MultiStepLR",
-    "OneCycleLR",
-    "Optimizer",
-    "Parameter",
-    "ReLU",
-    "ReLU6",
-    "ReduceLROnPlateau",
-    "Residual",
-    "Schedule",
-    "Sequential",
-    "Sigmoid",
-    "SlidingGeometry",
-    "Softmax",
-    "StepLR",
-    "SumPool1d",
-    "SumPool2d",
-    "SumPool3d",
-    "Summary",
-    "Tanh",
-    "Upsample",
-    "average_map",
-    "cached_features",
-    "clip_grad_norm_",
-    "conv_to_linear",
-    "crop_map",
-    "dense_map",
-    "evaluate",
-    "features",
-    "fit",
-    "freeze",
-    "inference",
-    "init",
-    "linear_classifier",
-    "linear_to_conv",
-    "load_checkpoint",
-    "load_weights",
-    "models",
-    "parameter_groups",
-    "prediction_map",
-    "read_weights",
-    "replace_head",
-    "save_checkpoint",
-    "save_weights",
-    "sliding_geometry",
-    "summary",
-    "unfreeze",
-    "vote_map",
-]
+# each module lists its names, once
+__all__ = ["init", "models"]
+__all__ += sorted(name for name, value in globals().items() if getattr(value, "__module__", "").startswith(__name__))

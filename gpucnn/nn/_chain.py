@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
 from gpucnn.nn.containers import Sequential
-from gpucnn.nn.keeping import inference
 from gpucnn.nn.module import Module, Parameter
 
 M = TypeVar("M", bound=Module)
@@ -65,16 +62,3 @@ def pair_of(op: str, batch: Any) -> tuple[Any, Any]:
     if len(batch) != 2:
         raise ValueError(f"{op}: loader gave a batch of {len(batch)} things, expected (x, y)")
     return batch[0], batch[1]
-
-
-@contextmanager
-def evaluation(model: Module) -> Iterator[None]:
-    """Within the block `model` is in evaluation mode and keeps nothing; each module's mode is restored after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with inference():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -15,6 +15,8 @@ from gpucnn.geometry import Window
 from gpucnn.geometry.arguments import number, plain
 from gpucnn.nn.module import Array, Module
 
+__all__ = ["GELU", "Dropout", "Flatten", "Identity", "LeakyReLU", "ReLU", "ReLU6", "Sigmoid", "Softmax", "Tanh"]
+
 
 class ReLU(Module):
     """Rectified linear unit, ``max(x, 0)``, as ``torch.nn.ReLU``.

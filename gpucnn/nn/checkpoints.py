@@ -17,6 +17,8 @@ from gpucnn.nn._chain import expect_module
 from gpucnn.nn._loading import Host, to_host
 from gpucnn.nn.module import LoadResult, Module
 
+__all__ = ["load_checkpoint", "load_weights", "read_weights", "save_checkpoint", "save_weights"]
+
 File = str | os.PathLike[str]
 
 CHECKPOINT = "gpucnn_checkpoint"  # the key of the metadata that holds everything but the arrays

@@ -10,6 +10,8 @@ from gpucnn.geometry.arguments import plain
 from gpucnn.nn._joining import added, concatenated
 from gpucnn.nn.module import Array, Module
 
+__all__ = ["Concat", "Residual", "Sequential"]
+
 Self = TypeVar("Self", bound="Modules")
 
 

@@ -14,31 +14,18 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_of
-from gpucnn.nn._chain import chain, evaluation, twin
+from gpucnn.nn._chain import chain, twin
 from gpucnn.nn.activation import Flatten, Softmax
 from gpucnn.nn.containers import Sequential
-from gpucnn.nn.convolution import Conv1d, Conv2d, Conv3d, ConvNd, ConvTransposeNd, LocallyConnectedNd
-from gpucnn.nn.keeping import inference
+from gpucnn.nn.convolution import ConvNd, ConvTransposeNd, LocallyConnectedNd
+from gpucnn.nn.keeping import evaluation, inference
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.module import Module, Parameter
-from gpucnn.nn.normalization import BatchNorm1d, BatchNorm2d, BatchNorm3d, BatchNormNd
-from gpucnn.nn.pooling import (
-    AdaptiveAvgPoolNd,
-    AdaptiveNd,
-    AvgPool1d,
-    AvgPool2d,
-    AvgPool3d,
-    MaxPool1d,
-    MaxPool2d,
-    MaxPool3d,
-)
+from gpucnn.nn.normalization import BatchNormNd
+from gpucnn.nn.pooling import AdaptiveAvgPoolNd, AdaptiveNd, AvgPoolNd, MaxPoolNd
 from gpucnn.nn.sliding import POINTWISE, below, named, reach
 
-# by rank, from 1
-_CONV = (Conv1d, Conv2d, Conv3d)
-_BATCH_NORM = (BatchNorm1d, BatchNorm2d, BatchNorm3d)
-_MAX_POOL = (MaxPool1d, MaxPool2d, MaxPool3d)
-_AVG_POOL = (AvgPool1d, AvgPool2d, AvgPool3d)
+__all__ = ["conv_to_linear", "linear_to_conv"]
 
 # --- Linear layers as convolutions --------------------------------------------------------------------------------
 
@@ -189,7 +176,7 @@ class _Conversion:
             )
         channels, *kernel = self.features
         outputs = linear.weight.shape[0]
-        conv = _CONV[self.rank - 1](1, 1, 1, bias=False)  # small: its weight is replaced
+        conv = ConvNd.member(self.rank)(1, 1, 1, bias=False)  # small: its weight is replaced
         conv.in_channels, conv.out_channels, conv.kernel_size = channels, outputs, tuple(kernel)
         conv.weight = Parameter(linear.weight.data.reshape(outputs, *self.features), linear.weight.requires_grad)
         if linear.bias is not None:
@@ -203,13 +190,12 @@ class _Conversion:
                 f"{self.op}: {named(name, norm)} normalises each value of the flattened features {self.features}, "
                 "expected it after a Linear layer, or before Flatten"
             )
-        other = _BATCH_NORM[self.rank - 1](1)
+        other = BatchNormNd.member(self.rank)(1)
         vars(other).update(vars(twin(norm)))
         return other
 
     def pool(self, name: str, module: Any) -> Module | None:
         """The pool with the same windows at this size; None where each window is one value."""
-        average = isinstance(module, AdaptiveAvgPoolNd)
         kernel, stride = [], []
         for full, output in zip(self.features[1:], module.output_size, strict=True):
             count = full if output is None else output
@@ -224,7 +210,8 @@ class _Conversion:
             raise TypeError(f"{self.op}: {named(name, module)} cannot slide: it returns indices")
         if max(kernel) == 1:
             return None
-        pool = (_AVG_POOL if average else _MAX_POOL)[self.rank - 1](tuple(kernel), tuple(stride))
+        family: type[AvgPoolNd] | type[MaxPoolNd] = AvgPoolNd if isinstance(module, AdaptiveAvgPoolNd) else MaxPoolNd
+        pool = family.member(self.rank)(tuple(kernel), tuple(stride))
         return pool.train(module.training)
 
 

@@ -8,31 +8,30 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.geometry import Padding, Size, TransposedWindow, Window, same_padding
-from gpucnn.geometry.arguments import SAME, boolean, integer, integers, is_sequence, padding_form
+from gpucnn.geometry import Padding, Size
+from gpucnn.geometry.arguments import integer, integers, is_sequence, padding_form
 from gpucnn.geometry.sizes import window_axes
-from gpucnn.nn._family import Ranked, accumulate, data_of, shown, wanted, weights
+from gpucnn.nn._family import Enlarging, Sliding, Weighted, Windowed, shown
 from gpucnn.nn.module import Array, Parameter
+
+__all__ = [
+    "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "LocallyConnected1d",
+    "LocallyConnected2d", "LocallyConnected3d",
+]  # fmt: skip
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-class Filters(Ranked):
+class Filters(Weighted, Windowed):
     """The base of the layers below: channels, a window that steps, a weight and perhaps a bias."""
 
     weight: Parameter
-    bias: Parameter | None
 
-    def _set_window(
-        self, in_channels: int, out_channels: int, kernel_size: Size, stride: Size, padding: Padding, dilation: Size
-    ) -> None:
+    def _set_filters(self, in_channels: int, out_channels: int, *window: Any) -> None:
         name = type(self).__name__
         self.in_channels = integer(name, "in_channels", in_channels, 1)
         self.out_channels = integer(name, "out_channels", out_channels, 1)
-        self.kernel_size = self._sizes("kernel_size", kernel_size)
-        self.stride = self._sizes("stride", stride)
-        self.padding = self._padding(padding)
-        self.dilation = self._sizes("dilation", dilation)
+        self._set_window(*window)
 
     def _set_groups(self, groups: int) -> None:
         name = type(self).__name__
@@ -43,16 +42,9 @@ class Filters(Ranked):
                     f"{name}: {channels} is {getattr(self, channels)}, expected a multiple of groups = {self.groups}"
                 )
 
-    def _arrays(self) -> tuple[Array, Array | None]:
-        return self.weight.data, data_of(self.bias)
-
-    def _backward(self, x: Array, grad_output: Array, needs_input: bool, **options: Any) -> Array:
+    def _backward(self, grad_output: Array, x: Array, **options: Any) -> Array:
         """The gradient of x; those of the parameters are accumulated."""
-        parameters = (self.weight, self.bias)
-        needs = (needs_input, *wanted(*parameters))
-        grad, *others = self.gradient(grad_output, x, *self._arrays(), **options, needs=needs)
-        accumulate(parameters, tuple(others))
-        return grad
+        return self._accumulated(self.gradient(grad_output, x, *self._arrays(), **options, needs=self._needs()))
 
     def extra_repr(self) -> str:
         """Channels, the window, and the arguments that differ from the defaults."""
@@ -66,7 +58,7 @@ class Filters(Ranked):
         return ", ".join(parts + ([] if self.bias is not None else ["bias=False"]))
 
 
-class ConvNd(Filters, op="conv{n}d"):
+class ConvNd(Filters, Sliding, op="conv{n}d"):
     """{n}-d convolution, as ``torch.nn.Conv{n}d``.
 
     Parameters
@@ -97,15 +89,6 @@ class ConvNd(Filters, op="conv{n}d"):
     bias : Parameter [OC] or None
         As `weight`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.conv{n}d
-
     Examples
     --------
     >>> layer = Conv{n}d(3, 8, 3, stride=2, padding=1)
@@ -128,31 +111,19 @@ class ConvNd(Filters, op="conv{n}d"):
         dtype: Any = np.float32,
         rng: Any = None,
     ) -> None:
-        name = type(self).__name__
-        self._set_window(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        self._set_filters(in_channels, out_channels, kernel_size, stride, padding, dilation)
         self._set_groups(groups)
         if padding_mode not in PADDING_MODES:
-            raise ValueError(f"{name}: padding_mode is {padding_mode!r}, expected one of {PADDING_MODES}")
+            raise ValueError(
+                f"{type(self).__name__}: padding_mode is {padding_mode!r}, expected one of {PADDING_MODES}"
+            )
         self.padding_mode = padding_mode
-        depth = self.in_channels // self.groups
-        bias_shape = (self.out_channels,) if boolean(name, "bias", bias) else None
-        shape = (self.out_channels, depth, *self.kernel_size)
-        self.weight, self.bias = weights(shape, depth * prod(self.kernel_size), bias_shape, dtype, rng)
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        self._draw(shape, (self.out_channels,), bias, dtype, rng)
 
     def _options(self) -> dict[str, Any]:
         padding = self.padding if self.padding_mode == "zeros" else 0
         return {"stride": self.stride, "padding": padding, "dilation": self.dilation, "groups": self.groups}
-
-    def _pairs(self, space: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-        """The padding of an image of that size as (low, high) of each axis."""
-        form = padding_form(type(self).__name__, self.padding, self.rank)
-        if isinstance(form, str):
-            lower = form == SAME[1]
-            pairs: tuple[tuple[int, int], ...] = same_padding(
-                space, self.kernel_size, self.stride, self.dilation, lower=lower
-            )
-            return pairs
-        return form
 
     def _pad(self, space: tuple[int, ...]) -> list[int]:
         """The padding as `gpucnn.functional.pad` takes it, the last axis first."""
@@ -160,43 +131,28 @@ class ConvNd(Filters, op="conv{n}d"):
 
     def forward(self, x: Array) -> Array:
         """Array [N, C, *space] or [C, *space] to array [N, OC, *out] or [OC, *out]."""
-        if self.padding_mode == "zeros":
-            y = self.function(x, *self._arrays(), **self._options())
-            self.keep(x, None)
-            return y
-        self._expect_image(x)
-        padded = F.pad(x, self._pad(self._space(x.shape)), self.padding_mode)
-        y = self.function(padded, *self._arrays(), **self._options())
+        padded = None
+        if self.padding_mode != "zeros":
+            self._expect_image(x)
+            padded = F.pad(x, self._pad(self._space(x.shape)), self.padding_mode)
+        y = self.function(x if padded is None else padded, *self._arrays(), **self._options())
         self.keep(x, padded)
         return y
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input; those of weight and bias are accumulated."""
         x, padded = self.kept()
-        if padded is None:
-            return self._backward(x, grad_output, self.needs_input_grad, **self._options())
-        grad = self._backward(padded, grad_output, self.needs_input_grad, **self._options())
-        return None if grad is None else F.pad_backward(grad, x, self._pad(self._space(x.shape)), self.padding_mode)[0]
+        grad = self._backward(grad_output, x if padded is None else padded, **self._options())
+        if padded is None or grad is None:
+            return grad
+        return F.pad_backward(grad, x, self._pad(self._space(x.shape)), self.padding_mode)[0]
 
     def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """One for each weight, at each output position."""
         return self.weight.size * prod(self._space(output_shape))
 
-    def window(self, input_shape: tuple[int, ...]) -> Window:
-        """The dilated filter."""
-        return Window(self.kernel_size, self.stride, self._pairs(self._space(input_shape)), self.dilation)
 
-
-class Conv1d(ConvNd, rank=1): ...
-
-
-class Conv2d(ConvNd, rank=2): ...
-
-
-class Conv3d(ConvNd, rank=3): ...
-
-
-class ConvTransposeNd(Filters, op="conv_transpose{n}d"):
+class ConvTransposeNd(Filters, Enlarging, op="conv_transpose{n}d"):
     """{n}-d transposed convolution, as ``torch.nn.ConvTranspose{n}d``.
 
     Parameters
@@ -227,15 +183,6 @@ class ConvTransposeNd(Filters, op="conv_transpose{n}d"):
     bias : Parameter [OC] or None
         As `weight`.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.conv_transpose{n}d
-
     Notes
     -----
     PyTorch's ``padding_mode`` knows only "zeros" here, and is left out.
@@ -262,13 +209,11 @@ class ConvTransposeNd(Filters, op="conv_transpose{n}d"):
         dtype: Any = np.float32,
         rng: Any = None,
     ) -> None:
-        self._set_window(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        self._set_filters(in_channels, out_channels, kernel_size, stride, padding, dilation)
         self._set_groups(groups)
         self.output_padding = self._sizes("output_padding", output_padding, 0)
-        depth = self.out_channels // self.groups
-        bias_shape = (self.out_channels,) if boolean(type(self).__name__, "bias", bias) else None
-        shape = (self.in_channels, depth, *self.kernel_size)
-        self.weight, self.bias = weights(shape, depth * prod(self.kernel_size), bias_shape, dtype, rng)
+        shape = (self.in_channels, self.out_channels // self.groups, *self.kernel_size)
+        self._draw(shape, (self.out_channels,), bias, dtype, rng)
 
     def _options(self, extra: tuple[int, ...]) -> dict[str, Any]:
         return {
@@ -313,31 +258,14 @@ class ConvTransposeNd(Filters, op="conv_transpose{n}d"):
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input; those of weight and bias are accumulated."""
         x, extra = self.kept()
-        return self._backward(x, grad_output, self.needs_input_grad, **self._options(extra))
+        return self._backward(grad_output, x, **self._options(extra))
 
     def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """One for each weight, at each input position."""
         return self.weight.size * prod(self._space(input_shape))
 
-    def window(self, input_shape: tuple[int, ...]) -> TransposedWindow:
-        """The dilated filter, of the reverse convolution."""
-        pads: Any = self.padding
-        if isinstance(pads, str) and pads in SAME:
-            sizes = tuple(size * step for size, step in zip(self._space(input_shape), self.stride, strict=True))
-            pads = same_padding(sizes, self.kernel_size, self.stride, self.dilation, lower=pads == SAME[1])
-        return TransposedWindow(self.kernel_size, self.stride, pads, self.dilation)
 
-
-class ConvTranspose1d(ConvTransposeNd, rank=1): ...
-
-
-class ConvTranspose2d(ConvTransposeNd, rank=2): ...
-
-
-class ConvTranspose3d(ConvTransposeNd, rank=3): ...
-
-
-class LocallyConnectedNd(Filters, op="locally_connected{n}d"):
+class LocallyConnectedNd(Filters, Sliding, op="locally_connected{n}d"):
     """{n}-d locally connected layer: a convolution whose filters are not shared between positions.
 
     Parameters
@@ -371,10 +299,6 @@ class LocallyConnectedNd(Filters, op="locally_connected{n}d"):
     TypeError, ValueError
         A parameter is of another type or out of range, or the window does not fit.
 
-    See Also
-    --------
-    gpucnn.functional.locally_connected{n}d
-
     Notes
     -----
     PyTorch has no such layer.
@@ -401,15 +325,14 @@ class LocallyConnectedNd(Filters, op="locally_connected{n}d"):
         rng: Any = None,
     ) -> None:
         name = type(self).__name__
-        self._set_window(in_channels, out_channels, kernel_size, stride, padding, dilation)
+        self._set_filters(in_channels, out_channels, kernel_size, stride, padding, dilation)
         self.input_size = self._sizes("input_size", input_size)
         padding_pairs = padding_form(name, padding, self.rank)
         axes = window_axes(name, self.input_size, self.kernel_size, self.stride, padding_pairs, self.dilation)
         self.output_size = tuple(axis.out for axis in axes)
-        fan_in = self.in_channels * prod(self.kernel_size)
-        bias_shape = (self.out_channels, *self.output_size) if boolean(name, "bias", bias) else None
-        shape = (self.out_channels, *self.output_size, self.in_channels, *self.kernel_size)
-        self.weight, self.bias = weights(shape, fan_in, bias_shape, dtype, rng)
+        outputs = (self.out_channels, *self.output_size)
+        inputs = (self.in_channels, *self.kernel_size)  # that each output reads
+        self._draw((*outputs, *inputs), outputs, bias, dtype, rng, fan_in=prod(inputs))
 
     def _options(self) -> dict[str, Any]:
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
@@ -428,29 +351,27 @@ class LocallyConnectedNd(Filters, op="locally_connected{n}d"):
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input; those of weight and bias are accumulated."""
         (x,) = self.kept()
-        return self._backward(x, grad_output, self.needs_input_grad, **self._options())
+        return self._backward(grad_output, x, **self._options())
 
     def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """One for each weight."""
         return self.weight.size
-
-    def window(self, input_shape: tuple[int, ...]) -> Window:
-        """The dilated filter."""
-        pads: Any = self.padding
-        if isinstance(pads, str) and pads in SAME:
-            lower = pads == SAME[1]
-            pads = same_padding(self.input_size, self.kernel_size, self.stride, self.dilation, lower=lower)
-        return Window(self.kernel_size, self.stride, pads, self.dilation)
 
     def extra_repr(self) -> str:
         """The arguments of the other layers, and the size of the images."""
         return f"{super().extra_repr()}, {shown(input_size=self.input_size)}"
 
 
+# --- The members of the families --------------------------------------------------------------------------------------
+
+
+# fmt: off
+class Conv1d(ConvNd, rank=1): ...
+class Conv2d(ConvNd, rank=2): ...
+class Conv3d(ConvNd, rank=3): ...
+class ConvTranspose1d(ConvTransposeNd, rank=1): ...
+class ConvTranspose2d(ConvTransposeNd, rank=2): ...
+class ConvTranspose3d(ConvTransposeNd, rank=3): ...
 class LocallyConnected1d(LocallyConnectedNd, rank=1): ...
-
-
 class LocallyConnected2d(LocallyConnectedNd, rank=2): ...
-
-
 class LocallyConnected3d(LocallyConnectedNd, rank=3): ...

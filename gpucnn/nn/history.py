@@ -11,6 +11,8 @@ from typing import Any
 
 from gpucnn.installing import optional
 
+__all__ = ["History"]
+
 File = str | os.PathLike[str]
 
 

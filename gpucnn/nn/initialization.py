@@ -21,6 +21,7 @@ Target = TypeVar("Target")
 Rng = np.random.Generator | int | None
 
 MODES = ("fan_in", "fan_out")
+GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5.0 / 3, "relu": math.sqrt(2.0), "selu": 3.0 / 4}
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
@@ -48,16 +49,11 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     >>> calculate_gain("relu") == math.sqrt(2.0)
     True
     """
-    if nonlinearity in ("linear", "sigmoid") or nonlinearity.startswith("conv"):
-        return 1.0
-    if nonlinearity == "tanh":
-        return 5.0 / 3
-    if nonlinearity == "relu":
-        return math.sqrt(2.0)
     if nonlinearity == "leaky_relu":
         return math.sqrt(2.0 / (1 + (0.01 if param is None else plain(param)) ** 2))
-    if nonlinearity == "selu":
-        return 3.0 / 4
+    kind = "linear" if nonlinearity.startswith("conv") else nonlinearity
+    if kind in GAINS:
+        return GAINS[kind]
     raise ValueError(
         f"calculate_gain: nonlinearity is {nonlinearity!r}, expected 'linear', 'conv…', 'sigmoid', 'tanh', 'relu', "
         "'leaky_relu' or 'selu'"
@@ -126,14 +122,7 @@ def uniform_(tensor: Target, a: float = 0.0, b: float = 1.0, *, rng: Rng = None)
     >>> uniform_(np.empty(3), -1, 1, rng=0)
     array([ 0.27392337, -0.46042657, -0.91805295])
     """
-
-    def draw(generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
-        values = generator.random(shape, dtype)
-        values *= plain(b) - plain(a)
-        values += plain(a)
-        return values
-
-    return _fill(tensor, draw, rng)
+    return _fill(tensor, np.random.Generator.random, rng, plain(b) - plain(a), plain(a))
 
 
 def normal_(tensor: Target, mean: float = 0.0, std: float = 1.0, *, rng: Rng = None) -> Target:
@@ -163,14 +152,7 @@ def normal_(tensor: Target, mean: float = 0.0, std: float = 1.0, *, rng: Rng = N
     >>> normal_(np.empty(2), rng=0)
     array([ 0.12573022, -0.13210486])
     """
-
-    def draw(generator: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> Any:
-        values = generator.standard_normal(shape, dtype)
-        values *= plain(std)
-        values += plain(mean)
-        return values
-
-    return _fill(tensor, draw, rng)
+    return _fill(tensor, np.random.Generator.standard_normal, rng, plain(std), plain(mean))
 
 
 def constant_(tensor: Target, val: float) -> Target:
@@ -345,10 +327,12 @@ def _array(tensor: Any) -> Any:
     return tensor.data if isinstance(tensor, Parameter) else tensor
 
 
-def _fill(tensor: Target, draw: Callable[..., Any], rng: Rng) -> Target:
-    """Fill in place by ``draw(generator, shape, dtype)``, in float64 where the dtype is that, else in float32."""
+def _fill(tensor: Target, draw: Callable[..., Any], rng: Rng, scale: float, shift: float) -> Target:
+    """Fill with ``draw(generator, shape, dtype) * scale + shift``, in float64 if that is the dtype, else in float32."""
     array = _array(tensor)
     dtype = np.float64 if array.dtype == np.float64 else np.float32
     values = draw(generator_of("nn.init", rng), tuple(array.shape), dtype)
+    values *= scale
+    values += shift
     array[...] = backend_of(array).xp.asarray(values).astype(array.dtype, copy=False)
     return tensor

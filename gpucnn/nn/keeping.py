@@ -1,10 +1,13 @@
-"""The switch that decides whether modules keep arrays for a backward."""
+"""Blocks of code in which modules keep nothing for a backward, or after which they have their modes back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
+
+__all__ = ["inference"]
 
 _keeps: ContextVar[bool] = ContextVar("gpucnn_nn_keeps", default=True)
 
@@ -30,3 +33,22 @@ def inference() -> Iterator[None]:
         yield
     finally:
         _keeps.reset(token)
+
+
+@contextmanager
+def modes(model: Any) -> Iterator[None]:
+    """After the block each module below `model`, a `gpucnn.nn.Module`, is in the mode in which it was before."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def evaluation(model: Any) -> Iterator[None]:
+    """Within the block `model` is in evaluation mode and keeps nothing; each module's mode is restored after it."""
+    with modes(model), inference():
+        model.eval()
+        yield

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.geometry.arguments import boolean, integer
-from gpucnn.nn._family import accumulate, data_of, wanted, weights
-from gpucnn.nn.module import Array, Module
+from gpucnn.geometry.arguments import integer
+from gpucnn.nn._family import Weighted
+from gpucnn.nn.module import Array
+
+__all__ = ["Linear"]
 
 
-class Linear(Module):
+class Linear(Weighted):
     """Fully connected layer, ``x @ weight.T + bias``, as ``torch.nn.Linear``.
 
     Parameters
@@ -50,25 +52,18 @@ class Linear(Module):
     ) -> None:
         self.in_features = integer("Linear", "in_features", in_features, 1)
         self.out_features = integer("Linear", "out_features", out_features, 1)
-        bias_shape = (self.out_features,) if boolean("Linear", "bias", bias) else None
-        shape = (self.out_features, self.in_features)
-        self.weight, self.bias = weights(shape, self.in_features, bias_shape, dtype, rng)
+        self._draw((self.out_features, self.in_features), (self.out_features,), bias, dtype, rng)
 
     def forward(self, x: Array) -> Array:
         """``x @ weight.T + bias``: array [*, IN] to array [*, OUT]."""
-        y = F.linear(x, self.weight.data, data_of(self.bias))
+        y = F.linear(x, *self._arrays())
         self.keep(x)
         return y
 
     def backward(self, grad_output: Array) -> Array:
         """``grad_output @ weight``; the gradients with respect to weight and bias are accumulated."""
         (x,) = self.kept()
-        parameters = (self.weight, self.bias)
-        grad, *others = F.linear_backward(
-            grad_output, x, self.weight.data, data_of(self.bias), needs=(self.needs_input_grad, *wanted(*parameters))
-        )
-        accumulate(parameters, tuple(others))
-        return grad
+        return self._accumulated(F.linear_backward(grad_output, x, *self._arrays(), needs=self._needs()))
 
     def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """One for each weight, in each row."""

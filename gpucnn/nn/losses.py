@@ -13,6 +13,8 @@ from gpucnn.backends.layout import stored_like
 from gpucnn.geometry.arguments import plain
 from gpucnn.nn.module import Array, Module
 
+__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "Loss", "MSELoss"]
+
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -131,7 +133,19 @@ class CrossEntropyLoss(Loss):
         return ", ".join(f"{name}={value!r}" for name, value in self._options().items() if value != defaults[name])
 
 
-class BCEWithLogitsLoss(Loss):
+class ElementLoss(Loss):
+    """The base of losses of single elements."""
+
+    def count(self, output: Array, target: Array) -> Any:
+        """The number of elements."""
+        return output.size
+
+    def extra_repr(self) -> str:
+        """The reduction, if it is not the mean."""
+        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
+
+
+class BCEWithLogitsLoss(ElementLoss):
     """Cross entropy between the sigmoid of logits and probabilities, element by element: for yes or no.
 
     Parameters
@@ -187,19 +201,11 @@ class BCEWithLogitsLoss(Loss):
             grad_output, output, target, self.weight, **self._options(), needs=needs
         )[0]
 
-    def count(self, output: Array, target: Array) -> Any:
-        """The number of elements."""
-        return output.size
-
     def _options(self) -> dict[str, Any]:
         return {"reduction": self.reduction, "pos_weight": self.pos_weight}
 
-    def extra_repr(self) -> str:
-        """The reduction, if it is not the mean."""
-        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
 
-
-class MSELoss(Loss):
+class MSELoss(ElementLoss):
     """The mean of the squared differences.
 
     Parameters
@@ -262,14 +268,6 @@ class MSELoss(Loss):
         scale = 2.0 / max(1, difference.size) if self.reduction == "mean" else 2.0
         grad = plain(grad_output) if isinstance(grad_output, np.generic) else grad_output
         return give_back(stored_like(backend_of(difference).xp, difference * scale * grad, difference, dtype))
-
-    def count(self, output: Array, target: Array) -> Any:
-        """The number of elements."""
-        return output.size
-
-    def extra_repr(self) -> str:
-        """The reduction, if it is not the mean."""
-        return "" if self.reduction == "mean" else f"reduction={self.reduction!r}"
 
 
 def _reduction(op: str, reduction: str) -> str:

@@ -14,6 +14,8 @@ from gpucnn.nn._loading import loadable
 from gpucnn.nn.keeping import keeps
 from gpucnn.nn.summary import Summary, summary
 
+__all__ = ["LoadResult", "Module", "Parameter"]
+
 Array = Any
 Self = TypeVar("Self", bound="Module")
 

@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.functional._family import SPACE
 from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence, number
-from gpucnn.nn._family import Ranked, accumulate, data_of, wanted
-from gpucnn.nn.module import Array, Module, Parameter
+from gpucnn.nn._family import Ranked, Weighted
+from gpucnn.nn.module import Array, Parameter
+
+__all__ = [
+    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d",
+    "LayerNorm",
+]  # fmt: skip
 
 
-def _affine(shape: tuple[int, ...], weight: bool, bias: bool, dtype: Any) -> tuple[Parameter | None, Parameter | None]:
-    """Ones to scale with and zeros to shift by, where they are wanted."""
-    return (
-        Parameter(np.ones(shape, dtype)) if weight else None,
-        Parameter(np.zeros(shape, dtype)) if bias else None,
-    )
+class Norm(Weighted):
+    """The base of the norms: a scale and a shift, where they are wanted."""
+
+    eps: float
+
+    def _set_affine(self, shape: tuple[int, ...], scales: bool, bias: bool, dtype: Any) -> None:
+        shifts = boolean(type(self).__name__, "bias", bias) and scales
+        self.weight = Parameter(np.ones(shape, dtype)) if scales else None
+        self.bias = Parameter(np.zeros(shape, dtype)) if shifts else None
+
+    def _bias_repr(self) -> str:
+        """The end of the repr of a norm that scales and does not shift."""
+        return ", bias=False" if self.weight is not None and self.bias is None else ""
 
 
-def _without_bias(norm: Any, affine: bool) -> str:
-    """The repr of a norm that scales and does not shift."""
-    return ", bias=False" if affine and norm.bias is None else ""
-
-
-class Tracking(Ranked):
+class Tracking(Norm, Ranked):
     """The base of batch and instance norm: statistics tracked in training and used in evaluation."""
 
     buffer_names = ("running_mean", "running_var", "num_batches_tracked")
 
-    def _set(
+    def __init__(
         self,
         num_features: int,
-        eps: float,
-        momentum: float | None,
-        affine: bool,
-        track_running_stats: bool,
-        bias: bool,
-        dtype: Any,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        dtype: Any = np.float32,
     ) -> None:
         name = type(self).__name__
         self.num_features = integer(name, "num_features", num_features, 1)
@@ -47,9 +56,7 @@ class Tracking(Ranked):
         self.momentum = None if momentum is None else number(name, "momentum", momentum)
         self.affine = boolean(name, "affine", affine)
         self.track_running_stats = boolean(name, "track_running_stats", track_running_stats)
-        self.weight, self.bias = _affine(
-            (self.num_features,), self.affine, boolean(name, "bias", bias) and self.affine, dtype
-        )
+        self._set_affine((self.num_features,), self.affine, bias, dtype)
         tracks = self.track_running_stats
         self.running_mean: Array | None = np.zeros(self.num_features, dtype) if tracks else None
         self.running_var: Array | None = np.ones(self.num_features, dtype) if tracks else None
@@ -62,23 +69,28 @@ class Tracking(Ranked):
                 f"{self.num_features}"
             )
 
-    def _finish(self, grads: tuple[Array | None, ...]) -> Array:
-        """Add up the gradients of weight and bias; return that of the input."""
-        accumulate((self.weight, self.bias), grads[3:])
-        return grads[0]
+    def _normalised(self, x: Array, momentum: float) -> tuple[Array, tuple[Any, ...]]:
+        """The normalised x, and the values that `_gradient` takes."""
+        by_input = self.training or self.running_mean is None  # by the statistics of x, or by the running ones
+        running, arrays = (self.running_mean, self.running_var), self._arrays()
+        y, mean, rstd = self.function(x, *running, *arrays, by_input, momentum, self.eps, return_statistics=True)
+        return y, (x, by_input, mean, rstd)
 
-    def _needs(self) -> tuple[bool, ...]:
-        return (self.needs_input_grad, False, False, *wanted(self.weight, self.bias))
+    def _gradient(self, grad_output: Array, x: Array, by_input: bool, mean: Array, rstd: Array) -> Array:
+        """The gradient of x; those of weight and bias are accumulated."""
+        arguments = (self.running_mean, self.running_var, *self._arrays(), by_input, 0.0, self.eps)
+        grads = self.gradient(grad_output, x, *arguments, mean=mean, rstd=rstd, needs=self._needs(2))
+        return self._accumulated(grads)
 
     def extra_repr(self) -> str:
         """The arguments."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}{_without_bias(self, self.affine)}"
+            f"track_running_stats={self.track_running_stats}{self._bias_repr()}"
         )
 
 
-class BatchNormNd(Tracking):
+class BatchNormNd(Tracking, op="batch_norm"):
     """Normalise each channel over the batch, as ``torch.nn.BatchNorm{n}d``.
 
     Parameters
@@ -107,15 +119,6 @@ class BatchNormNd(Tracking):
     num_batches_tracked : int64 array [] or None
         The number of batches that updated them.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.batch_norm
-
     Notes
     -----
     Backward goes through the batch's mean and variance where forward normalised by these; where it took the running
@@ -133,81 +136,26 @@ class BatchNormNd(Tracking):
     (True, 1)
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        eps: float = 1e-5,
-        momentum: float | None = 0.1,
-        affine: bool = True,
-        track_running_stats: bool = True,
-        *,
-        bias: bool = True,
-        dtype: Any = np.float32,
-    ) -> None:
-        self._set(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
-
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
-        if not (self.rank == 1 and x.ndim == 2):
-            self._expect_axes(x)
+        self._expect_axes(x, *(["N, C"] if self.rank == 1 else []), f"N, C, {SPACE[self.rank]}")
         self._expect_channels(x, 1)
-        own = self.training or self.running_mean is None
-        momentum = 0.0
-        if self.training and self.num_batches_tracked is not None:
-            batches = self.num_batches_tracked + (1 if x.shape[0] else 0)
+        momentum, counter = 0.0, self.num_batches_tracked if self.training else None
+        if counter is not None:
+            batches = counter + (1 if x.shape[0] else 0)
             momentum = 1 / max(1, int(batches)) if self.momentum is None else self.momentum
-        y, mean, rstd = F.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            data_of(self.weight),
-            data_of(self.bias),
-            own,
-            momentum,
-            self.eps,
-            return_statistics=True,
-        )
-        if self.training and self.num_batches_tracked is not None:
-            self.num_batches_tracked[...] = batches
-        self.keep(x, mean, rstd, own)
+        y, kept = self._normalised(x, momentum)
+        if counter is not None:
+            counter[...] = batches
+        self.keep(*kept)
         return y
-
-    def _expect_axes(self, x: Array) -> None:
-        if x.ndim != self.rank + 2:
-            flat = "2 (N, C) or " if self.rank == 1 else ""
-            expected = f"{flat}{self.rank + 2} (N, C, {SPACE[self.rank]})"
-            raise ValueError(f"{type(self).__name__}: input has {x.ndim} dimensions, expected {expected}")
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input; those of weight and bias are accumulated."""
-        x, mean, rstd, own = self.kept()
-        grads = F.batch_norm_backward(
-            grad_output,
-            x,
-            self.running_mean,
-            self.running_var,
-            data_of(self.weight),
-            data_of(self.bias),
-            own,
-            0.0,
-            self.eps,
-            mean=mean,
-            rstd=rstd,
-            needs=self._needs(),
-        )
-        return self._finish(grads)
+        return self._gradient(grad_output, *self.kept())
 
 
-class BatchNorm1d(BatchNormNd, rank=1): ...
-
-
-class BatchNorm2d(BatchNormNd, rank=2): ...
-
-
-class BatchNorm3d(BatchNormNd, rank=3): ...
-
-
-class InstanceNormNd(Tracking):
+class InstanceNormNd(Tracking, op="instance_norm"):
     """Normalise each channel of each image by itself, as ``torch.nn.InstanceNorm{n}d``.
 
     Parameters
@@ -236,15 +184,6 @@ class InstanceNormNd(Tracking):
     num_batches_tracked : int64 array [] or None
         Always 0, as in PyTorch.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.instance_norm
-
     References
     ----------
     D. Ulyanov, A. Vedaldi, V. Lempitsky, *Instance normalization*, 2016, arXiv:1607.08022v3.
@@ -267,62 +206,49 @@ class InstanceNormNd(Tracking):
         bias: bool = True,
         dtype: Any = np.float32,
     ) -> None:
-        self._set(num_features, eps, momentum, affine, track_running_stats, bias, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias, dtype=dtype)
 
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
         self._expect_image(x)
         self._expect_channels(x, -self.rank - 1)
-        own = self.training or self.running_mean is None
         batch = x if x.ndim == self.rank + 2 else x[None]
-        y, mean, rstd = F.instance_norm(
-            batch,
-            self.running_mean,
-            self.running_var,
-            data_of(self.weight),
-            data_of(self.bias),
-            own,
-            self.momentum or 0.0,
-            self.eps,
-            return_statistics=True,
-        )
-        self.keep(batch, mean, rstd, own, x.shape)
+        y, kept = self._normalised(batch, self.momentum or 0.0)
+        self.keep(x.shape, *kept)
         return y.reshape(x.shape)
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input; those of weight and bias are accumulated."""
-        x, mean, rstd, own, shape = self.kept()
+        shape, x, *others = self.kept()
         if grad_output.shape != shape:
             name = type(self).__name__
             raise ValueError(f"{name}: grad_output has shape {tuple(grad_output.shape)}, expected {tuple(shape)}")
-        grads = F.instance_norm_backward(
-            grad_output.reshape(x.shape),
-            x,
-            self.running_mean,
-            self.running_var,
-            data_of(self.weight),
-            data_of(self.bias),
-            own,
-            0.0,
-            self.eps,
-            mean=mean,
-            rstd=rstd,
-            needs=self._needs(),
-        )
-        grad = self._finish(grads)
+        grad = self._gradient(grad_output.reshape(x.shape), x, *others)
         return None if grad is None else grad.reshape(shape)
 
 
-class InstanceNorm1d(InstanceNormNd, rank=1): ...
+class RowNorm(Norm):
+    """The base of layer and group norm: statistics of the input alone, taken over rows of it."""
+
+    function: ClassVar[Callable[..., Any]]
+    gradient: ClassVar[Callable[..., Any]]
+    _rows: ClassVar[str]  # the attribute that tells the operation what a row is
+
+    def forward(self, x: Array) -> Array:
+        """The normalised x, in its shape."""
+        y, mean, rstd = self.function(x, getattr(self, self._rows), *self._arrays(), self.eps, return_statistics=True)
+        self.keep(x, mean, rstd)
+        return y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input; those of weight and bias are accumulated."""
+        x, mean, rstd = self.kept()
+        arguments = (getattr(self, self._rows), *self._arrays(), self.eps)
+        grads = self.gradient(grad_output, x, *arguments, mean=mean, rstd=rstd, needs=self._needs())
+        return self._accumulated(grads)
 
 
-class InstanceNorm2d(InstanceNormNd, rank=2): ...
-
-
-class InstanceNorm3d(InstanceNormNd, rank=3): ...
-
-
-class LayerNorm(Module):
+class LayerNorm(RowNorm):
     """Normalise over the last axes, as ``torch.nn.LayerNorm``.
 
     Parameters
@@ -362,6 +288,9 @@ class LayerNorm(Module):
     array([[-1.,  1.]])
     """
 
+    function, gradient = staticmethod(F.layer_norm), staticmethod(F.layer_norm_backward)
+    _rows = "normalized_shape"
+
     def __init__(
         self,
         normalized_shape: Any,
@@ -377,35 +306,15 @@ class LayerNorm(Module):
             raise ValueError("LayerNorm: normalized_shape is empty, expected at least one axis")
         self.eps = number("LayerNorm", "eps", eps, least=0.0)
         self.elementwise_affine = boolean("LayerNorm", "elementwise_affine", elementwise_affine)
-        shifts = boolean("LayerNorm", "bias", bias) and self.elementwise_affine
-        self.weight, self.bias = _affine(self.normalized_shape, self.elementwise_affine, shifts, dtype)
-
-    def forward(self, x: Array) -> Array:
-        """The normalised x, in its shape."""
-        arrays = (data_of(self.weight), data_of(self.bias))
-        y, mean, rstd = F.layer_norm(x, self.normalized_shape, *arrays, self.eps, return_statistics=True)
-        self.keep(x, mean, rstd)
-        return y
-
-    def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input; those of weight and bias are accumulated."""
-        x, mean, rstd = self.kept()
-        parameters = (self.weight, self.bias)
-        arrays = (data_of(self.weight), data_of(self.bias))
-        needs = (self.needs_input_grad, *wanted(*parameters))
-        grad, *others = F.layer_norm_backward(
-            grad_output, x, self.normalized_shape, *arrays, self.eps, mean=mean, rstd=rstd, needs=needs
-        )
-        accumulate(parameters, tuple(others))
-        return grad
+        self._set_affine(self.normalized_shape, self.elementwise_affine, bias, dtype)
 
     def extra_repr(self) -> str:
         """The arguments."""
-        bias = _without_bias(self, self.elementwise_affine)
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}{bias}"
+        arguments = f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return arguments + self._bias_repr()
 
 
-class GroupNorm(Module):
+class GroupNorm(RowNorm):
     """Normalise groups of channels of each image, as ``torch.nn.GroupNorm``.
 
     Parameters
@@ -447,6 +356,9 @@ class GroupNorm(Module):
     (1, 4, 3)
     """
 
+    function, gradient = staticmethod(F.group_norm), staticmethod(F.group_norm_backward)
+    _rows = "num_groups"
+
     def __init__(
         self,
         num_groups: int,
@@ -465,31 +377,27 @@ class GroupNorm(Module):
             )
         self.eps = number("GroupNorm", "eps", eps, least=0.0)
         self.affine = boolean("GroupNorm", "affine", affine)
-        shifts = boolean("GroupNorm", "bias", bias) and self.affine
-        self.weight, self.bias = _affine((self.num_channels,), self.affine, shifts, dtype)
+        self._set_affine((self.num_channels,), self.affine, bias, dtype)
 
     def forward(self, x: Array) -> Array:
         """The normalised x, in its shape."""
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"GroupNorm: input has shape {tuple(x.shape)}, expected (N, {self.num_channels}, *space)")
-        arrays = (data_of(self.weight), data_of(self.bias))
-        y, mean, rstd = F.group_norm(x, self.num_groups, *arrays, self.eps, return_statistics=True)
-        self.keep(x, mean, rstd)
-        return y
-
-    def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input; those of weight and bias are accumulated."""
-        x, mean, rstd = self.kept()
-        parameters = (self.weight, self.bias)
-        arrays = (data_of(self.weight), data_of(self.bias))
-        needs = (self.needs_input_grad, *wanted(*parameters))
-        grad, *others = F.group_norm_backward(
-            grad_output, x, self.num_groups, *arrays, self.eps, mean=mean, rstd=rstd, needs=needs
-        )
-        accumulate(parameters, tuple(others))
-        return grad
+        return super().forward(x)
 
     def extra_repr(self) -> str:
         """The arguments."""
         arguments = f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
-        return arguments + _without_bias(self, self.affine)
+        return arguments + self._bias_repr()
+
+
+# --- The members of the families --------------------------------------------------------------------------------------
+
+
+# fmt: off
+class BatchNorm1d(BatchNormNd, rank=1): ...
+class BatchNorm2d(BatchNormNd, rank=2): ...
+class BatchNorm3d(BatchNormNd, rank=3): ...
+class InstanceNorm1d(InstanceNormNd, rank=1): ...
+class InstanceNorm2d(InstanceNormNd, rank=2): ...
+class InstanceNorm3d(InstanceNormNd, rank=3): ...

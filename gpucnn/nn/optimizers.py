@@ -20,6 +20,8 @@ from gpucnn.geometry.arguments import plain
 from gpucnn.nn._loading import loadable
 from gpucnn.nn.module import Array, Module, Parameter
 
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm_"]
+
 Parameters = Iterable[Parameter] | Iterable[Mapping[str, Any]]
 
 

@@ -8,11 +8,18 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.functional._call import choice
-from gpucnn.geometry import Padding, Size, TransposedWindow, Window, same_padding
-from gpucnn.geometry.arguments import SAME, Pairs, boolean, is_sequence, number, padding_form, plain
+from gpucnn.geometry import Padding, Size, TransposedWindow, Window
+from gpucnn.geometry.arguments import boolean, is_sequence, number, plain
 from gpucnn.geometry.axes import extent
-from gpucnn.nn._family import Ranked, shown
+from gpucnn.nn._family import Enlarging, Ranked, Sliding, shown
 from gpucnn.nn.module import Array, Module
+
+__all__ = [
+    "AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveAvgPool3d", "AdaptiveMaxPool1d", "AdaptiveMaxPool2d",
+    "AdaptiveMaxPool3d", "AvgPool1d", "AvgPool2d", "AvgPool3d", "BedOfNails1d", "BedOfNails2d", "BedOfNails3d",
+    "LPPool1d", "LPPool2d", "LPPool3d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "MaxUnpool1d", "MaxUnpool2d",
+    "MaxUnpool3d", "SumPool1d", "SumPool2d", "SumPool3d", "Upsample",
+]  # fmt: skip
 
 
 class PlainNd(Ranked):
@@ -39,16 +46,13 @@ class PlainNd(Ranked):
         return shown(**self.options())
 
 
-class WindowedNd(PlainNd):
+class WindowedNd(PlainNd, Sliding):
     """A pooling layer whose window steps over the image."""
 
-    def _set_window(
+    def _set_pool(
         self, kernel_size: Size, stride: Size | None, padding: Padding, dilation: Size, ceil_mode: bool
     ) -> None:
-        self.kernel_size = self._sizes("kernel_size", kernel_size)
-        self.stride = self.kernel_size if stride is None else self._sizes("stride", stride)
-        self.padding = self._padding(padding)
-        self.dilation = self._sizes("dilation", dilation)
+        self._set_window(kernel_size, kernel_size if stride is None else stride, padding, dilation)
         self.ceil_mode = boolean(type(self).__name__, "ceil_mode", ceil_mode)
 
     def options(self) -> dict[str, Any]:
@@ -61,24 +65,36 @@ class WindowedNd(PlainNd):
             "ceil_mode": self.ceil_mode,
         }
 
-    def _pairs(self, space: tuple[int, ...]) -> Pairs:
-        """The padding of an image of that size as (low, high) of each axis."""
-        form = padding_form(type(self).__name__, self.padding, self.rank)
-        if isinstance(form, str):
-            lower = form == SAME[1]
-            pairs: Pairs = same_padding(space, self.kernel_size, self.stride, self.dilation, lower=lower)
-            return pairs
-        return form
-
-    def window(self, input_shape: tuple[int, ...]) -> Window:
-        """The dilated window."""
-        return Window(self.kernel_size, self.stride, self._pairs(self._space(input_shape)), self.dilation)
-
 
 # --- Max pooling and its unpooling --------------------------------------------------------------------------------
 
 
-class MaxPoolNd(WindowedNd, op="max_pool{n}d"):
+class MaximaNd(PlainNd):
+    """A max pooling layer: its backward, and the caller if asked for, get the indices of the maxima."""
+
+    return_indices: bool
+    _keeps_indices = False  # whatever else is kept, for the layer that undoes this one
+
+    def forward(self, x: Array) -> Any:
+        """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out], and indices if these are returned."""
+        if not (self.keeps or self._keeps_indices or self.return_indices):
+            self.forget()
+            return self.function(x, **self.options())
+        y, indices = self.function(x, **self.options(), return_indices=True)
+        self.keep(x, indices)
+        if self._keeps_indices:
+            self._for_unpooling = indices, self._space(x.shape)
+        return (y, indices) if self.return_indices else y
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input: each output's goes to its maximum."""
+        x, indices = self.kept()
+        needs = (self.needs_input_grad,)
+        (grad,) = self.gradient(grad_output, x, **self.options(), indices=indices, needs=needs)
+        return grad
+
+
+class MaxPoolNd(MaximaNd, WindowedNd, op="max_pool{n}d"):
     """{n}-d max pooling, as ``torch.nn.MaxPool{n}d``.
 
     Parameters
@@ -92,22 +108,11 @@ class MaxPoolNd(WindowedNd, op="max_pool{n}d"):
     ceil_mode : bool
         Round the output size up.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.max_pool{n}d
-
     Examples
     --------
     >>> MaxPool{n}d(2)(np.ones((1, 3, {4}))).shape
     (1, 3, {2})
     """
-
-    _is_paired = False
 
     def __init__(
         self,
@@ -118,26 +123,8 @@ class MaxPoolNd(WindowedNd, op="max_pool{n}d"):
         return_indices: bool = False,
         ceil_mode: bool = False,
     ) -> None:
-        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
+        self._set_pool(kernel_size, stride, padding, dilation, ceil_mode)
         self.return_indices = boolean(type(self).__name__, "return_indices", return_indices)
-
-    def forward(self, x: Array) -> Any:
-        """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out], and indices if these are returned."""
-        if not (self.keeps or self._is_paired or self.return_indices):
-            self.forget()
-            return self.function(x, **self.options())
-        y, indices = self.function(x, **self.options(), return_indices=True)
-        self.keep(x, indices)
-        if self._is_paired:
-            self._for_unpooling = indices, self._space(x.shape)
-        return (y, indices) if self.return_indices else y
-
-    def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input: each output's goes to its maximum."""
-        x, indices = self.kept()
-        needs = (self.needs_input_grad,)
-        (grad,) = self.gradient(grad_output, x, **self.options(), indices=indices, needs=needs)
-        return grad
 
     def take_for_unpooling(self, by: str) -> tuple[Array, tuple[int, ...]]:
         """The indices of the last forward's maxima, and the size of its images; once for each forward."""
@@ -147,16 +134,7 @@ class MaxPoolNd(WindowedNd, op="max_pool{n}d"):
         return taken
 
 
-class MaxPool1d(MaxPoolNd, rank=1): ...
-
-
-class MaxPool2d(MaxPoolNd, rank=2): ...
-
-
-class MaxPool3d(MaxPoolNd, rank=3): ...
-
-
-class MaxUnpoolNd(Ranked, op="max_unpool{n}d"):
+class MaxUnpoolNd(PlainNd, Enlarging, op="max_unpool{n}d"):
     """{n}-d max unpooling: put each value back where the maximum was, zeros elsewhere; ``torch.nn.MaxUnpool{n}d``.
 
     Parameters
@@ -167,15 +145,6 @@ class MaxUnpoolNd(Ranked, op="max_unpool{n}d"):
         As of the pooling; the window itself where it is None.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
         As of the pooling.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.max_unpool{n}d
 
     Notes
     -----
@@ -203,14 +172,10 @@ class MaxUnpoolNd(Ranked, op="max_unpool{n}d"):
             if stride is not None or padding != 0:
                 raise ValueError(f"{name}: got a pooling layer with stride or padding, expected that layer alone")
             self._pool = (pool,)
-            pool._is_paired = True
+            pool._keeps_indices = True
             spans = zip(pool.kernel_size, pool.dilation, strict=True)
-            self.kernel_size, self.stride = tuple(extent(k, d) for k, d in spans), pool.stride
-            self.padding = pool.padding
-        else:
-            self.kernel_size = self._sizes("kernel_size", kernel_size)
-            self.stride = self.kernel_size if stride is None else self._sizes("stride", stride)
-            self.padding = self._padding(padding)
+            kernel_size, stride, padding = tuple(extent(k, d) for k, d in spans), pool.stride, pool.padding
+        self._set_window(kernel_size, kernel_size if stride is None else stride, padding)
 
     def forward(self, x: Array, indices: Array | None = None, output_size: Any = None) -> Array:
         """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out].
@@ -250,27 +215,6 @@ class MaxUnpoolNd(Ranked, op="max_unpool{n}d"):
         """The window."""
         return {"kernel_size": self.kernel_size, "stride": self.stride, "padding": self.padding}
 
-    def window(self, input_shape: tuple[int, ...]) -> TransposedWindow:
-        """The window of the pooling, whatever position in it the value has."""
-        pads: Any = self.padding
-        if isinstance(pads, str) and pads in SAME:
-            sizes = tuple(size * step for size, step in zip(self._space(input_shape), self.stride, strict=True))
-            pads = same_padding(sizes, self.kernel_size, self.stride, lower=pads == SAME[1])
-        return TransposedWindow(self.kernel_size, self.stride, pads)
-
-    def extra_repr(self) -> str:
-        """The arguments."""
-        return shown(**self.options())
-
-
-class MaxUnpool1d(MaxUnpoolNd, rank=1): ...
-
-
-class MaxUnpool2d(MaxUnpoolNd, rank=2): ...
-
-
-class MaxUnpool3d(MaxUnpoolNd, rank=3): ...
-
 
 # --- Averages, sums and powers ------------------------------------------------------------------------------------
 
@@ -293,15 +237,6 @@ class AvgPoolNd(WindowedNd, op="avg_pool{n}d"):
     dilation : int or sequence of {n} int
         Step of the window's taps; PyTorch has none.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.avg_pool{n}d
-
     Examples
     --------
     >>> y = AvgPool{n}d(2)(np.ones((1, 3, {4})))
@@ -320,7 +255,7 @@ class AvgPoolNd(WindowedNd, op="avg_pool{n}d"):
         dilation: Size = 1,
     ) -> None:
         name = type(self).__name__
-        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
+        self._set_pool(kernel_size, stride, padding, dilation, ceil_mode)
         self.count_include_pad = boolean(name, "count_include_pad", count_include_pad)
         self.divisor_override = None
         if divisor_override is not None:
@@ -336,15 +271,6 @@ class AvgPoolNd(WindowedNd, op="avg_pool{n}d"):
         }
 
 
-class AvgPool1d(AvgPoolNd, rank=1): ...
-
-
-class AvgPool2d(AvgPoolNd, rank=2): ...
-
-
-class AvgPool3d(AvgPoolNd, rank=3): ...
-
-
 class SumPoolNd(WindowedNd, op="sum_pool{n}d"):
     """{n}-d sum pooling; PyTorch has no such layer.
 
@@ -356,15 +282,6 @@ class SumPoolNd(WindowedNd, op="sum_pool{n}d"):
         Zeros around the image.
     ceil_mode : bool
         Round the output size up.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.sum_pool{n}d
 
     Examples
     --------
@@ -381,16 +298,7 @@ class SumPoolNd(WindowedNd, op="sum_pool{n}d"):
         ceil_mode: bool = False,
         dilation: Size = 1,
     ) -> None:
-        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
-
-
-class SumPool1d(SumPoolNd, rank=1): ...
-
-
-class SumPool2d(SumPoolNd, rank=2): ...
-
-
-class SumPool3d(SumPoolNd, rank=3): ...
+        self._set_pool(kernel_size, stride, padding, dilation, ceil_mode)
 
 
 class LPPoolNd(WindowedNd, op="lp_pool{n}d"):
@@ -408,15 +316,6 @@ class LPPoolNd(WindowedNd, op="lp_pool{n}d"):
         Zeros around the image; PyTorch has none.
     dilation : int or sequence of {n} int
         Step of the window's taps; PyTorch has none.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.lp_pool{n}d
 
     Examples
     --------
@@ -437,20 +336,11 @@ class LPPoolNd(WindowedNd, op="lp_pool{n}d"):
         self.norm_type = number(type(self).__name__, "norm_type", norm_type)
         if self.norm_type <= 0:
             raise ValueError(f"{type(self).__name__}: norm_type is {norm_type}, expected more than 0")
-        self._set_window(kernel_size, stride, padding, dilation, ceil_mode)
+        self._set_pool(kernel_size, stride, padding, dilation, ceil_mode)
 
     def options(self) -> dict[str, Any]:
         """The power and the window."""
         return {"norm_type": self.norm_type} | super().options()
-
-
-class LPPool1d(LPPoolNd, rank=1): ...
-
-
-class LPPool2d(LPPoolNd, rank=2): ...
-
-
-class LPPool3d(LPPoolNd, rank=3): ...
 
 
 # --- Adaptive pooling ---------------------------------------------------------------------------------------------
@@ -461,7 +351,7 @@ class AdaptiveNd(PlainNd):
 
     output_size: Any
 
-    def _set_output(self, output_size: Any) -> None:
+    def __init__(self, output_size: Any) -> None:
         given = tuple(output_size) if is_sequence(output_size) else (output_size,) * self.rank
         sizes = self._sizes("output_size", tuple(1 if size is None else size for size in given))
         self.output_size = tuple(None if size is None else read for size, read in zip(given, sizes, strict=True))
@@ -480,7 +370,7 @@ class AdaptiveNd(PlainNd):
         return Window(steps, steps)
 
 
-class AdaptiveMaxPoolNd(AdaptiveNd, op="adaptive_max_pool{n}d"):
+class AdaptiveMaxPoolNd(MaximaNd, AdaptiveNd, op="adaptive_max_pool{n}d"):
     """{n}-d max pooling to a given size, as ``torch.nn.AdaptiveMaxPool{n}d``.
 
     Parameters
@@ -490,15 +380,6 @@ class AdaptiveMaxPoolNd(AdaptiveNd, op="adaptive_max_pool{n}d"):
     return_indices : bool
         Let forward return ``(y, indices)``; backward takes the gradient of y.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.adaptive_max_pool{n}d
-
     Examples
     --------
     >>> AdaptiveMaxPool{n}d(3)(np.ones((1, 3, {7}))).shape
@@ -506,31 +387,8 @@ class AdaptiveMaxPoolNd(AdaptiveNd, op="adaptive_max_pool{n}d"):
     """
 
     def __init__(self, output_size: Any, return_indices: bool = False) -> None:
-        self._set_output(output_size)
+        super().__init__(output_size)
         self.return_indices = boolean(type(self).__name__, "return_indices", return_indices)
-
-    def forward(self, x: Array) -> Any:
-        """Array [N, C, *space] or [C, *space] to array [N, C, *out] or [C, *out], and indices if these are returned."""
-        if not (self.keeps or self.return_indices):
-            self.forget()
-            return self.function(x, self.output_size)
-        y, indices = self.function(x, self.output_size, return_indices=True)
-        self.keep(x, indices)
-        return (y, indices) if self.return_indices else y
-
-    def backward(self, grad_output: Array) -> Array:
-        """The gradient of the input: each output's goes to its maximum."""
-        x, indices = self.kept()
-        return self.gradient(grad_output, x, self.output_size, indices=indices, needs=(self.needs_input_grad,))[0]
-
-
-class AdaptiveMaxPool1d(AdaptiveMaxPoolNd, rank=1): ...
-
-
-class AdaptiveMaxPool2d(AdaptiveMaxPoolNd, rank=2): ...
-
-
-class AdaptiveMaxPool3d(AdaptiveMaxPoolNd, rank=3): ...
 
 
 class AdaptiveAvgPoolNd(AdaptiveNd, op="adaptive_avg_pool{n}d"):
@@ -541,32 +399,11 @@ class AdaptiveAvgPoolNd(AdaptiveNd, op="adaptive_avg_pool{n}d"):
     output_size : int, None, or sequence of {n} of them
         Size of the output; None keeps an axis as it is.
 
-    Raises
-    ------
-    TypeError, ValueError
-        A parameter is of another type or out of range.
-
-    See Also
-    --------
-    gpucnn.functional.adaptive_avg_pool{n}d
-
     Examples
     --------
     >>> AdaptiveAvgPool{n}d(1)(np.ones((1, 3, {7}))).shape
     (1, 3, {1})
     """
-
-    def __init__(self, output_size: Any) -> None:
-        self._set_output(output_size)
-
-
-class AdaptiveAvgPool1d(AdaptiveAvgPoolNd, rank=1): ...
-
-
-class AdaptiveAvgPool2d(AdaptiveAvgPoolNd, rank=2): ...
-
-
-class AdaptiveAvgPool3d(AdaptiveAvgPoolNd, rank=3): ...
 
 
 # --- Larger images ------------------------------------------------------------------------------------------------
@@ -585,10 +422,6 @@ class BedOfNailsNd(PlainNd, op="bed_of_nails{n}d"):
     TypeError, ValueError
         It is no integer, or less than 1.
 
-    See Also
-    --------
-    gpucnn.functional.bed_of_nails{n}d
-
     Examples
     --------
     >>> y = BedOfNails{n}d(2)(np.ones((1, 1, {2})))
@@ -606,15 +439,6 @@ class BedOfNailsNd(PlainNd, op="bed_of_nails{n}d"):
     def window(self, input_shape: tuple[int, ...]) -> TransposedWindow:
         """One position of each block."""
         return TransposedWindow(1, self.scale_factor)
-
-
-class BedOfNails1d(BedOfNailsNd, rank=1): ...
-
-
-class BedOfNails2d(BedOfNailsNd, rank=2): ...
-
-
-class BedOfNails3d(BedOfNailsNd, rank=3): ...
 
 
 class Upsample(Module):
@@ -660,22 +484,18 @@ class Upsample(Module):
 
     def forward(self, x: Array) -> Array:
         """Array [N, C, *space] to array [N, C, *out]."""
-        y = F.interpolate(x, self.size, self.scale_factor, self.mode, self.align_corners)
+        y = F.interpolate(x, **self._options())
         self.keep(x)
         return y
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input."""
         (x,) = self.kept()
-        return F.interpolate_backward(
-            grad_output,
-            x,
-            self.size,
-            self.scale_factor,
-            self.mode,
-            self.align_corners,
-            needs=(self.needs_input_grad,),
-        )[0]
+        return F.interpolate_backward(grad_output, x, **self._options(), needs=(self.needs_input_grad,))[0]
+
+    def _options(self) -> dict[str, Any]:
+        options = {"size": self.size, "scale_factor": self.scale_factor, "mode": self.mode}
+        return options | {"align_corners": self.align_corners}
 
     def window(self, input_shape: tuple[int, ...]) -> TransposedWindow | None:
         """The block of each input, or for the linear modes the two around; None where the factor is not an integer."""
@@ -690,6 +510,34 @@ class Upsample(Module):
 
     def extra_repr(self) -> str:
         """The arguments that were given."""
-        given = {"size": self.size, "scale_factor": self.scale_factor, "mode": self.mode}
-        given |= {"align_corners": self.align_corners}
-        return shown(**{name: value for name, value in given.items() if value is not None})
+        return shown(**{name: value for name, value in self._options().items() if value is not None})
+
+
+# --- The members of the families --------------------------------------------------------------------------------------
+
+
+# fmt: off
+class MaxPool1d(MaxPoolNd, rank=1): ...
+class MaxPool2d(MaxPoolNd, rank=2): ...
+class MaxPool3d(MaxPoolNd, rank=3): ...
+class MaxUnpool1d(MaxUnpoolNd, rank=1): ...
+class MaxUnpool2d(MaxUnpoolNd, rank=2): ...
+class MaxUnpool3d(MaxUnpoolNd, rank=3): ...
+class AvgPool1d(AvgPoolNd, rank=1): ...
+class AvgPool2d(AvgPoolNd, rank=2): ...
+class AvgPool3d(AvgPoolNd, rank=3): ...
+class SumPool1d(SumPoolNd, rank=1): ...
+class SumPool2d(SumPoolNd, rank=2): ...
+class SumPool3d(SumPoolNd, rank=3): ...
+class LPPool1d(LPPoolNd, rank=1): ...
+class LPPool2d(LPPoolNd, rank=2): ...
+class LPPool3d(LPPoolNd, rank=3): ...
+class AdaptiveMaxPool1d(AdaptiveMaxPoolNd, rank=1): ...
+class AdaptiveMaxPool2d(AdaptiveMaxPoolNd, rank=2): ...
+class AdaptiveMaxPool3d(AdaptiveMaxPoolNd, rank=3): ...
+class AdaptiveAvgPool1d(AdaptiveAvgPoolNd, rank=1): ...
+class AdaptiveAvgPool2d(AdaptiveAvgPoolNd, rank=2): ...
+class AdaptiveAvgPool3d(AdaptiveAvgPoolNd, rank=3): ...
+class BedOfNails1d(BedOfNailsNd, rank=1): ...
+class BedOfNails2d(BedOfNailsNd, rank=2): ...
+class BedOfNails3d(BedOfNailsNd, rank=3): ...

@@ -15,6 +15,11 @@ from typing import Any
 from gpucnn.geometry.arguments import plain
 from gpucnn.nn.optimizers import Optimizer
 
+__all__ = [
+    "CosineAnnealingLR", "ExponentialLR", "LinearLR", "MultiStepLR", "OneCycleLR", "ReduceLROnPlateau", "Schedule",
+    "StepLR",
+]  # fmt: skip
+
 
 class Schedule:
     """The base of all schedules; a subclass defines in `rate` the learning rate at a step.

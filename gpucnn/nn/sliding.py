@@ -16,14 +16,17 @@ import numpy as np
 from gpucnn.backends import backend_of
 from gpucnn.geometry import Window, receptive_field
 from gpucnn.geometry.arguments import is_sequence, plain
-from gpucnn.nn._chain import chain, evaluation
+from gpucnn.nn._chain import chain
 from gpucnn.nn.activation import GELU, Dropout, Flatten, Identity, LeakyReLU, ReLU, ReLU6, Sigmoid, Softmax, Tanh
 from gpucnn.nn.containers import Concat, Residual
 from gpucnn.nn.convolution import ConvNd, ConvTransposeNd, LocallyConnectedNd
+from gpucnn.nn.keeping import evaluation
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.module import Array, Module
 from gpucnn.nn.normalization import BatchNormNd, GroupNorm, InstanceNormNd, LayerNorm
 from gpucnn.nn.pooling import AdaptiveNd, AvgPoolNd, BedOfNailsNd, LPPoolNd, MaxPoolNd, MaxUnpoolNd, SumPoolNd, Upsample
+
+__all__ = ["SlidingGeometry", "average_map", "crop_map", "dense_map", "prediction_map", "sliding_geometry", "vote_map"]
 
 WINDOWED = (ConvNd, MaxPoolNd, AvgPoolNd, SumPoolNd, LPPoolNd)
 POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Dropout, Identity, BatchNormNd, Softmax)

@@ -12,7 +12,9 @@ import numpy as np
 from gpucnn.backends import backend_of
 from gpucnn.geometry import ReceptiveField, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.arguments import integers, is_sequence
-from gpucnn.nn.keeping import inference
+from gpucnn.nn.keeping import evaluation
+
+__all__ = ["Summary", "summary"]
 
 Array = Any
 Module = Any  # `gpucnn.nn.module`, whose modules have their summary as a method, imports this file
@@ -176,47 +178,44 @@ def summary(model: Module, input_shape: Sequence[int] | int) -> Summary:
     if isinstance(model, type) or not hasattr(model, "multiply_adds"):
         raise TypeError(f"summary: model is of type {type(model).__name__}, expected a Module")
     record = _Record(model, shape)
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with _watched(record), inference():
-            model.eval()(record.first)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation(model), _watched(record):
+        model(record.first)
     return Summary(shape, tuple(record.rows()))
 
 
+@dataclass
+class _Run:
+    """A module that ran: the shape of its output, its multiply-adds, and the windows up to its output."""
+
+    module: Module
+    shape: tuple[int, ...] = ()
+    cost: int = 0
+    field: Field = None
+
+
 class _Record:
-    """The record of a network's run: shapes and fields by module."""
+    """The record of a network's run."""
 
     def __init__(self, model: Module, shape: tuple[int, ...]) -> None:
-        self.names = {id(module): name for name, module in model.named_modules()}
         self.model = model
-        self.order: list[Module] = []
-        self.shapes: dict[int, tuple[int, ...]] = {}  # of outputs, by module
-        self.costs: dict[int, int] = {}
-        self.fields: dict[int, Field] = {}
-        self.seen: list[tuple[Array, Field]] = []  # arrays, which stay alive so that none takes the place of another
-        zeros = _input_like(model, shape)
-        self.first = zeros
-        self.seen.append((zeros, ()))
+        self.first = _input_like(model, shape)
+        self.runs: dict[int, _Run] = {}  # by module, in the order in which they began
+        # arrays, which stay alive so that none takes the place of another
+        self.seen: list[tuple[Array, Field]] = [(self.first, ())]
 
     def begin(self, module: Module) -> None:
-        if id(module) not in self.shapes:
-            self.order.append(module)
-            self.shapes[id(module)] = ()
+        self.runs.setdefault(id(module), _Run(module))
 
     def end(self, module: Module, x: Array, result: Any) -> None:
-        y = result[0] if isinstance(result, tuple) else result
-        self.shapes[id(module)] = tuple(y.shape[1:])
+        run, y = self.runs[id(module)], result[0] if isinstance(result, tuple) else result
+        run.shape = tuple(y.shape[1:])
         if any(True for _ in module.children()):
-            self.fields[id(module)] = self.field_of(y)
+            run.field = self.field_of(y)
             return
-        cost = module.multiply_adds(tuple(x.shape), tuple(y.shape))
-        self.costs[id(module)] = self.costs.get(id(module), 0) + cost
+        run.cost += module.multiply_adds(tuple(x.shape), tuple(y.shape))
         field, window = self.field_of(x), module.window(tuple(x.shape))
-        self.fields[id(module)] = None if field is None or window is None else (*field, window)
-        self.seen.append((y, self.fields[id(module)]))
+        run.field = None if field is None or window is None else (*field, window)
+        self.seen.append((y, run.field))
 
     def field_of(self, array: Array) -> Field:
         """The field of an array: its module's, or the largest among arrays of its spatial size."""
@@ -232,17 +231,18 @@ class _Record:
         return max((field for field in alike if field is not None), key=_extent)
 
     def rows(self) -> Iterator[Row]:
-        for module in self.order:
-            name, parts, learned = self.names[id(module)], list(module.modules()), list(module.parameters())
+        names = {id(module): name for name, module in self.model.named_modules()}
+        for run in self.runs.values():
+            name, parts, learned = names[id(run.module)], run.module.modules(), list(run.module.parameters())
             yield Row(
                 name,
-                type(module).__name__,
+                type(run.module).__name__,
                 name.count(".") + 1 if name else 0,
-                self.shapes[id(module)],
+                run.shape,
                 sum(parameter.size for parameter in learned),
                 sum(parameter.size for parameter in learned if parameter.requires_grad),
-                sum(self.costs.get(id(part), 0) for part in parts),
-                self.whole(self.fields.get(id(module))),
+                sum(self.runs[id(part)].cost for part in parts if id(part) in self.runs),
+                self.whole(run.field),
             )
 
     def whole(self, field: Field) -> ReceptiveField | None:

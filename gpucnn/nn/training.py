@@ -17,14 +17,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends import backend_of
-from gpucnn.nn._chain import evaluation, expect_module, pair_of
+from gpucnn.nn._chain import expect_module, pair_of
 from gpucnn.nn._progress import Display, display
 from gpucnn.nn.checkpoints import File, load_checkpoint, save_checkpoint
 from gpucnn.nn.history import History
+from gpucnn.nn.keeping import evaluation, modes
 from gpucnn.nn.losses import Loss
 from gpucnn.nn.module import Array, Module
 from gpucnn.nn.optimizers import Optimizer, clip_grad_norm_
 from gpucnn.nn.schedules import ReduceLROnPlateau, Schedule
+
+__all__ = ["Checkpoint", "EarlyStopping", "Evaluation", "evaluate", "fit"]
 
 Batches = Iterable[tuple[Array, Array]]
 Callback = Callable[[Module, History], Any]
@@ -261,7 +264,7 @@ def fit(
         model, loader, loss, optimizer, epochs, validation, schedule, keeping, stopping, clip_norm, generators, shown
     )
     try:
-        with _training(model), _interruptions(shown) as run.interruption:
+        with _training(model), _interruptions() as run.interruption:
             run.begin(rng)
             run.go_on(callbacks)
     finally:
@@ -606,19 +609,17 @@ def _seed(model: Module, rng: np.random.Generator | int | None) -> None:
 @contextmanager
 def _training(model: Module) -> Iterator[None]:
     """Within the block no gradient of the input is computed; after it the modes are restored."""
-    modes = [(module, module.training) for module in model.modules()]
     needs = model.needs_input_grad
     model.needs_input_grad = False
     try:
-        yield
+        with modes(model):
+            yield
     finally:
         model.needs_input_grad = needs
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager
-def _interruptions(shown: Display) -> Iterator[_Interruption]:
+def _interruptions() -> Iterator[_Interruption]:
     """Within the block the first Ctrl-C only requests a stop, where this program handles the signal."""
     interruption = _Interruption()
 

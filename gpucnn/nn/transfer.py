@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backends import backend_of
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.nn._chain import chain, evaluation, expect_module, pair_of
+from gpucnn.nn._chain import chain, expect_module, pair_of
 from gpucnn.nn.activation import Flatten
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import ConvNd
+from gpucnn.nn.keeping import evaluation
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.losses import CrossEntropyLoss
 from gpucnn.nn.module import Module, Parameter
 from gpucnn.nn.optimizers import Adam
+
+__all__ = ["cached_features", "features", "freeze", "linear_classifier", "parameter_groups", "replace_head", "unfreeze"]
 
 Array = Any
 
@@ -122,19 +126,15 @@ def replace_head(model: Module, num_classes: int, rng: np.random.Generator | int
 
 
 def _head(op: str, model: Module) -> tuple[str, Module, Any]:
-    """The last Linear layer or convolution of `model`, its parent, and its name there."""
-    heads = [
-        (name, parent, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, (Linear, ConvNd))
-    ]
-    order = {id(module): place for place, module in enumerate(model.modules())}
+    """The last Linear layer or convolution of `model`: its name in its parent, the parent, and itself."""
+    heads = [name for name, module in model.named_modules() if name and isinstance(module, (Linear, ConvNd))]
     if not heads:
         raise ValueError(
             f"{op}: {type(model).__name__} has no Linear layer or convolution below it, expected a last one"
         )
-    return max(heads, key=lambda head: order[id(head[2])])
+    *path, name = heads[-1].split(".")
+    parent: Module = reduce(getattr, path, model)
+    return name, parent, getattr(parent, name)
 
 
 def freeze(model: Module, but: Module | Iterable[Module] = ()) -> None:

@@ -56,32 +56,11 @@ if TYPE_CHECKING:
     from gpucnn.simulator.profiling import profile
 
 __all__ = [
-    "AddressSpaceError",
-    "ArgumentMismatch",
-    "Array",
-    "CompileError",
-    "Function",
-    "LaunchError",
-    "LoweringError",
-    "Misaligned",
-    "Module",
-    "OutOfBounds",
-    "Profile",
-    "Race",
-    "ReadOnlyWrite",
-    "Settings",
-    "SharedMemoryError",
-    "SimulatorError",
-    "SynchronisationError",
-    "Trap",
-    "UndefinedBehaviour",
-    "UninitialisedRead",
-    "asarray",
-    "asnumpy",
-    "available",
-    "options",
-    "profile",
-]
+    "AddressSpaceError", "ArgumentMismatch", "Array", "CompileError", "Function", "LaunchError", "LoweringError",
+    "Misaligned", "Module", "OutOfBounds", "Profile", "Race", "ReadOnlyWrite", "Settings", "SharedMemoryError",
+    "SimulatorError", "SynchronisationError", "Trap", "UndefinedBehaviour", "UninitialisedRead", "asarray", "asnumpy",
+    "available", "options", "profile",
+]  # fmt: skip
 
 _LAZY = {
     "Array": "gpucnn.simulator.arrays",

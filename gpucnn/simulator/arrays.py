@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 
 Host = np.ndarray[Any, Any]
 
@@ -184,34 +185,6 @@ def _operand(value: Any) -> bool:
     return isinstance(value, Array | np.ndarray | np.generic | bool | int | float | complex)
 
 
-def _operator(function: np.ufunc) -> Any:
-    def operator(self: Array, other: Any) -> Any:
-        return compute(function, self, other) if _operand(other) else NotImplemented
-
-    return operator
-
-
-def _reflected(function: np.ufunc) -> Any:
-    def operator(self: Array, other: Any) -> Any:
-        return compute(function, other, self) if _operand(other) else NotImplemented
-
-    return operator
-
-
-def _in_place(function: np.ufunc) -> Any:
-    def operator(self: Array, other: Any) -> Any:
-        return compute(function, self, other, out=self) if _operand(other) else NotImplemented
-
-    return operator
-
-
-def _unary(function: np.ufunc) -> Any:
-    def operator(self: Array) -> Any:
-        return compute(function, self)
-
-    return operator
-
-
 # --- The array ----------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +221,7 @@ class Flags:
     owndata: bool
 
 
-class Array:
+class Array(NDArrayOperatorsMixin):
     """An array on the simulated device; `asarray` makes one and `asnumpy` gives its values back.
 
     It has the attributes, methods and operators of `cupy.ndarray` that arrays usually need. Reductions and single
@@ -385,7 +358,7 @@ class Array:
         """Set every element."""
         self[...] = value
 
-    # --- Methods and operators ------------------------------------------------------------------------------------
+    # --- Methods; the operators are ufuncs ------------------------------------------------------------------------
 
     all, any, max, min, sum, prod, mean, var, std = map(
         _method, ("all", "any", "max", "min", "sum", "prod", "mean", "var", "std")
@@ -399,21 +372,12 @@ class Array:
         _method, ("clip", "conj", "conjugate", "dot", "repeat", "round", "take")
     )
 
-    __add__, __radd__, __iadd__ = _operator(np.add), _reflected(np.add), _in_place(np.add)
-    __sub__, __rsub__, __isub__ = _operator(np.subtract), _reflected(np.subtract), _in_place(np.subtract)
-    __mul__, __rmul__, __imul__ = _operator(np.multiply), _reflected(np.multiply), _in_place(np.multiply)
-    __truediv__, __rtruediv__, __itruediv__ = _operator(np.divide), _reflected(np.divide), _in_place(np.divide)
-    __floordiv__, __rfloordiv__ = _operator(np.floor_divide), _reflected(np.floor_divide)
-    __ifloordiv__ = _in_place(np.floor_divide)
-    __mod__, __rmod__, __imod__ = _operator(np.remainder), _reflected(np.remainder), _in_place(np.remainder)
-    __pow__, __rpow__, __ipow__ = _operator(np.power), _reflected(np.power), _in_place(np.power)
-    __matmul__, __rmatmul__ = _operator(np.matmul), _reflected(np.matmul)
-    __and__, __rand__, __iand__ = _operator(np.bitwise_and), _reflected(np.bitwise_and), _in_place(np.bitwise_and)
-    __or__, __ror__, __ior__ = _operator(np.bitwise_or), _reflected(np.bitwise_or), _in_place(np.bitwise_or)
-    __xor__, __rxor__, __ixor__ = _operator(np.bitwise_xor), _reflected(np.bitwise_xor), _in_place(np.bitwise_xor)
-    __lt__, __le__, __gt__, __ge__ = map(_operator, (np.less, np.less_equal, np.greater, np.greater_equal))
-    __eq__, __ne__ = _operator(np.equal), _operator(np.not_equal)
-    __neg__, __pos__, __abs__, __invert__ = map(_unary, (np.negative, np.positive, np.absolute, np.invert))
+    def __eq__(self, other: Any) -> Any:
+        return super().__eq__(other) if _operand(other) else NotImplemented
+
+    def __ne__(self, other: Any) -> Any:
+        return super().__ne__(other) if _operand(other) else NotImplemented
+
     __hash__ = None  # type: ignore[assignment]
 
 

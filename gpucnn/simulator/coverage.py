@@ -12,6 +12,7 @@ import ctypes
 import fcntl
 import json
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,16 +79,13 @@ def report() -> dict[str, FileCoverage]:
     if gcov is None:
         raise CompileError("gcov, which belongs to g++, was not found")
     _dump()
-    executed: dict[str, set[int]] = {}
-    seen: dict[str, set[int]] = {}
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
     for notes in sorted(_folder().glob("*/*.gcda")):
         for file, line, count in _lines(gcov, notes):
-            seen.setdefault(file, set()).add(line)
-            if count:
-                executed.setdefault(file, set()).add(line)
+            counts[file][line] += count
     return {
-        file: FileCoverage(frozenset(executed.get(file, ())), frozenset(lines - executed.get(file, set())))
-        for file, lines in sorted(seen.items())
+        file: FileCoverage(frozenset(+lines), frozenset(line for line in lines if not lines[line]))
+        for file, lines in sorted(counts.items())
     }
 
 

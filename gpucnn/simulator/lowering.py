@@ -34,11 +34,11 @@ _BEFORE_SHARED = re.compile(
 _SHARED = re.compile(r"\b__shared__\b")
 _ALIGNMENT = re.compile(r"\b(?:__align__|alignas)\s*\(")
 _DECLARATOR = re.compile(r"\s*(?P<type>[^\[]*[\s*&>])?(?P<name>\w+)\s*(?P<dimensions>\[.*\])?\s*", re.S)
-_KERNEL = re.compile(r'\bextern\s+"C"\s*(?=[^;{}()]*\b__global__\b)')
+_KERNEL = re.compile(r'\bextern\s+"C"[^;{}()]*\b__global__\b')
+_KERNEL_HEAD = re.compile(r"\s*void\s+(\w+)\s*\(.*\)\s*", re.S)
+_DEFINED = re.compile("[{;]")
 _C_BLOCK = re.compile(r'\bextern\s+"C"\s*\{')
-_KERNEL_NAME = re.compile(r"\s*(\w+)\s*\(")
-_LAUNCH_BOUNDS = re.compile(r"\s*__launch_bounds__\s*\(")
-_VOID = re.compile(r"\s*void\b")
+_LAUNCH_BOUNDS = re.compile(r"\b__launch_bounds__\s*\(")
 _INSTRUCTION = re.compile(r"([a-z][\w.:]*)\s*(.*)$", re.S)
 _OPERAND = re.compile(r'\s*"([^"]*)"\s*(\(.*\))\s*$', re.S)
 
@@ -77,30 +77,15 @@ def lower(preprocessed: str, name: str) -> Lowered:
 def _kernels(text: str, name: str) -> Iterator[Kernel]:
     """Each extern "C" __global__ function that is defined."""
     for match in _KERNEL.finditer(text):
-        position = text.index("__global__", match.end()) + len("__global__")
-        position, launch_bounds = _skip_bounds(text, _skip_void(text, position))
-        head = _KERNEL_NAME.match(text, _skip_void(text, position))
-        if not head:
+        end = _DEFINED.search(text, match.end())
+        head, launch_bounds = _without_call(_LAUNCH_BOUNDS, text[match.end() : end.start() if end else len(text)])
+        named = _KERNEL_HEAD.fullmatch(head)
+        if not named:
             raise _error(
                 text, match.start(), name, 'a kernel that does not begin with extern "C" __global__ void name('
             )
-        body = _closing(text, head.end() - 1) + 1
-        if text[body:].lstrip().startswith("{"):
-            yield Kernel(head.group(1), launch_bounds)
-
-
-def _skip_void(text: str, position: int) -> int:
-    match = _VOID.match(text, position)
-    return match.end() if match else position
-
-
-def _skip_bounds(text: str, position: int) -> tuple[int, str]:
-    """The position after __launch_bounds__, and its arguments."""
-    match = _LAUNCH_BOUNDS.match(text, position)
-    if not match:
-        return position, ""
-    close = _closing(text, match.end() - 1)
-    return close + 1, text[match.end() : close]
+        if end and end[0] == "{":
+            yield Kernel(named[1], launch_bounds or "")
 
 
 def _entries(kernels: tuple[Kernel, ...]) -> str:
@@ -135,7 +120,7 @@ def _lower_shared(text: str, start: int, end: int) -> tuple[int, int, str]:
     prefix = _BEFORE_SHARED.search(text, max(0, start - 200), start)
     first = prefix.start() if prefix else start
     last = _statement_end(text, end)
-    words, alignment = _take_alignment(text[first:last])
+    words, alignment = _without_call(_ALIGNMENT, text[first:last])
     is_dynamic = bool(re.search(r"\bextern\b", words))
     variables = _variables(re.sub(r"\b(?:__shared__|extern|static)\b", " ", words))
     if is_dynamic:
@@ -182,8 +167,9 @@ def _statement_end(text: str, position: int) -> int:
     return position
 
 
-def _take_alignment(words: str) -> tuple[str, str | None]:
-    match = _ALIGNMENT.search(words)
+def _without_call(call: re.Pattern[str], words: str) -> tuple[str, str | None]:
+    """`words` without what `call` matches up to its bracket, and the text in the brackets; None if it is not there."""
+    match = call.search(words)
     if not match:
         return words, None
     close = _closing(words, match.end() - 1)
@@ -206,12 +192,6 @@ def _depth(text: str, position: int) -> int:
 # --- Inline PTX ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Operand:
-    constraint: str
-    expression: str
-
-
 def _lower_asm(text: str, start: int, end: int) -> tuple[int, int, str]:
     """An asm statement: its begin and end, and the calls that replace it."""
     close = _closing(text, end - 1)
@@ -230,16 +210,18 @@ def _instructions(template: str) -> Iterator[str]:
             yield instruction.strip()
 
 
-def _operands(section: str) -> Iterator[_Operand]:
+def _operands(section: str) -> Iterator[str]:
+    """The expressions of a section's operands, those of pointers as addresses."""
     for item in _split(_LINE_MARKER.sub("", section), ","):
         match = _OPERAND.match(item)
         if match:
-            yield _Operand(match.group(1).lstrip("=+&"), " ".join(match.group(2).split()))
+            address = "::gpucnn::ptx::address" if match.group(1).lstrip("=+&") == "l" else ""
+            yield address + " ".join(match.group(2).split())
         elif item.strip():
             raise LoweringError(f"the asm operand {' '.join(item.split())!r}")
 
 
-def _call(instruction: str, operands: list[_Operand]) -> str:
+def _call(instruction: str, operands: list[str]) -> str:
     match = _INSTRUCTION.match(instruction)
     if not match:
         raise LoweringError(f"the PTX {instruction!r}")
@@ -250,13 +232,12 @@ def _call(instruction: str, operands: list[_Operand]) -> str:
     return f"::gpucnn::ptx::{function}({', '.join(_argument(word, operands) for word in arguments if word)});"
 
 
-def _argument(word: str, operands: list[_Operand]) -> str:
+def _argument(word: str, operands: list[str]) -> str:
     def expression(match: re.Match[str]) -> str:
         number = int(match.group(1))
         if number >= len(operands):
             raise LoweringError(f"the PTX operand {match.group(0)!r}: there are {len(operands)}")
-        operand = operands[number]
-        return f"::gpucnn::ptx::address{operand.expression}" if operand.constraint == "l" else operand.expression
+        return operands[number]
 
     lowered = re.sub(r"%(\d+)", expression, word)
     if "%" in re.sub(r"%\d+", "", word) or re.match(r"[A-Za-z_]", word):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-import shutil
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -349,7 +347,7 @@ def _describe(arg: Any) -> str:
 def _exception(kernel: _Kernel, report: _ErrorReport, args: Sequence[Any]) -> SimulatorError:
     file, line = report.file.decode() or None, report.line or None
     if report.address:
-        file, line = _source_place(kernel.built.path, report.address)
+        file, line = profiling.source_lines(kernel.built.path, [report.address]).get(report.address, (None, None))
     block: Any = tuple(report.block)
     thread: Any = tuple(report.thread)
 
@@ -362,17 +360,3 @@ def _exception(kernel: _Kernel, report: _ErrorReport, args: Sequence[Any]) -> Si
     message = f"{at}{text} [{kernel.name}, block {block}, thread {thread}]"
     kind: type[SimulatorError] = BY_KIND[report.kind - 1]
     return kind(message, kernel=kernel.name, file=file, line=line, block=block, thread=thread)
-
-
-def _source_place(library: Path, address: int) -> tuple[str | None, int | None]:
-    """The kernel's line of a return address; inlined functions of the shim are passed over."""
-    tool = shutil.which("addr2line") or shutil.which("llvm-addr2line")
-    if tool is None:
-        return None, None
-    command = [tool, "-i", "-e", str(library), hex(address - 1)]
-    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    for place in output.splitlines():
-        file, _, line = place.split(" ")[0].rpartition(":")
-        if file and not file.startswith("?") and Path(file).parts[-3:-1] != ("simulator", "include"):
-            return Path(file).name, int(line) if line.isdigit() else None
-    return None, None

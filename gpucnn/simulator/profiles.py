@@ -197,19 +197,8 @@ class Profile:
 
     def as_dict(self) -> dict[str, Any]:
         """All counts as plain values, for JSON."""
-        return {
-            "launches": [
-                {
-                    **asdict(launch),
-                    "moved_bytes": launch.moved_bytes,
-                    "least_bytes": launch.least_bytes,
-                    "sectors": launch.sectors,
-                    "ideal_sectors": launch.ideal_sectors,
-                    "worst_conflict": launch.worst_conflict,
-                }
-                for launch in self.launches
-            ]
-        }
+        totals = ("moved_bytes", "least_bytes", "sectors", "ideal_sectors", "worst_conflict")
+        return {"launches": [asdict(each) | {name: getattr(each, name) for name in totals} for each in self.launches]}
 
     def save(self, path: str | Path) -> None:
         """Write `as_dict` as JSON."""

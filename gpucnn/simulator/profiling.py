@@ -32,6 +32,8 @@ from gpucnn.simulator.profiles import (
 )
 
 _KINDS = ("read", "write", "atomic")
+# the counts of an access, which add up
+_COUNTS = ("requests", "lanes", "sectors", "ideal_sectors", "wavefronts", "ideal_wavefronts")
 
 
 # --- The runtime's structures, as in runtime/profile.h ------------------------------------------------------------
@@ -45,12 +47,7 @@ class _Access(ctypes.Structure):
         ("bytes", ctypes.c_int32),
         ("argument", ctypes.c_int32),
         ("kind", ctypes.c_int32),
-        ("requests", ctypes.c_uint64),
-        ("lanes", ctypes.c_uint64),
-        ("sectors", ctypes.c_uint64),
-        ("ideal_sectors", ctypes.c_uint64),
-        ("wavefronts", ctypes.c_uint64),
-        ("ideal_wavefronts", ctypes.c_uint64),
+        *((name, ctypes.c_uint64) for name in _COUNTS),
         ("worst_conflict", ctypes.c_int32),
         ("unused", ctypes.c_int32),
     )
@@ -134,7 +131,7 @@ def note(kernel: str, built: Built, grid: Sequence[int], block: Sequence[int], a
     }  # fmt: skip
     names = _parameters(built.text, kernel)
     addresses = [row.address for row in (*rows["accesses"], *rows["branches"]) if row.address]
-    places = _places(built.path, addresses)
+    places = source_lines(built.path, addresses)
     collected.launches.append(
         LaunchProfile(
             kernel,
@@ -169,22 +166,19 @@ def _accesses(
         shared = row.argument < 0
         array = "" if shared else names[row.argument]
         space, kind = "shared" if shared else "global", _KINDS[row.kind]
-        one = AccessProfile(
-            Path(file).name, line, space, kind, array, row.bytes, row.requests, row.lanes, row.sectors,
-            row.ideal_sectors, row.wavefronts, row.ideal_wavefronts, row.worst_conflict,
-        )  # fmt: skip
+        counts = {name: getattr(row, name) for name in ("bytes", *_COUNTS, "worst_conflict")}
+        one = AccessProfile(Path(file).name, line, space, kind, array, **counts)
         key = (one.file, line, space, kind, array)
         merged[key] = _sum(merged[key], one) if key in merged else one
     return tuple(sorted(merged.values(), key=lambda access: (access.file, access.line, access.space, access.kind)))
 
 
 def _sum(a: AccessProfile, b: AccessProfile) -> AccessProfile:
-    added = ("requests", "lanes", "sectors", "ideal_sectors", "wavefronts", "ideal_wavefronts")
     return replace(
         a,
         bytes=max(a.bytes, b.bytes),
         worst_conflict=max(a.worst_conflict, b.worst_conflict),
-        **{name: getattr(a, name) + getattr(b, name) for name in added},
+        **{name: getattr(a, name) + getattr(b, name) for name in _COUNTS},
     )
 
 
@@ -215,7 +209,7 @@ def _arrays(rows: Iterable[Any], names: Sequence[str]) -> tuple[ArrayProfile, ..
 # --- Places and names ---------------------------------------------------------------------------------------------
 
 
-def _places(library: Path, addresses: Sequence[int]) -> dict[int, tuple[str, int]]:
+def source_lines(library: Path, addresses: Sequence[int]) -> dict[int, tuple[str, int]]:
     """The kernel's line of each return address, for those that have one; functions of the shim are passed over."""
     tool = shutil.which("addr2line") or shutil.which("llvm-addr2line")
     wanted = sorted(set(addresses))

@@ -161,3 +161,35 @@ def test_buffers_of_the_callers_ufuncs_keep_their_size() -> None:
     before = np.getbufsize()
     F.batch_norm(np.ones((2, 3, 400), np.float32), np.zeros(3, np.float32), np.ones(3, np.float32))
     assert np.getbufsize() == before
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "order", "is_long"),
+    [
+        ((4, 32, 2, 9), normalization.ROW, "contiguous", False),  # groups of channels with planes of 9
+        ((4, 2, 32, 16), normalization.ROW, "contiguous", False),
+        ((4, 2, 32, 400), normalization.ROW, "contiguous", True),
+        ((4, 32, 2, 400), normalization.ROW, "channels_last", False),  # two channels next to each other
+        ((4, 6, 1, 400), normalization.BATCH, "contiguous", True),
+        ((40, 1, 768, 1), normalization.ROW, "contiguous", True),
+    ],
+)
+def test_inner_loops_are_long_or_whole(
+    shape: tuple[int, ...], axes: tuple[int, ...], order: str, is_long: bool
+) -> None:
+    """Rows that NumPy takes one by one are long; over short ones operands are contiguous, for one loop over all."""
+    n, g, c, p = shape
+    x = (
+        np.ones((n, p, g, c), np.float32).transpose(0, 2, 3, 1)
+        if order == "channels_last"
+        else np.ones(shape, np.float32)
+    )
+    view = normalization._View(x, axes)
+    sizes: list[int] = []
+    view.run(lambda _: sizes.append(np.getbufsize()), [0])
+    assert (sizes[0] < np.getbufsize()) == is_long
+    seen = view.of(x)
+    for operand in (np.ones(view.statistics, np.float32), np.ones(view.affine, np.float32)):
+        spread = normalization._spread(operand, seen)
+        assert is_long or seen.shape[1] == 1 or spread.shape[2:] == seen.shape[2:]
+        assert (spread == np.broadcast_to(operand, spread.shape)).all()

@@ -44,7 +44,7 @@ def dcgan(dtype: Any = np.float32, rng: Any = None) -> nn.Sequential:
 def unfilled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parameters are allocated and not written to: memory that no one writes costs none."""
     monkeypatch.setattr(_family, "uniform", lambda rng, shape, fan_in, dtype: nn.Parameter(np.empty(shape, dtype)))
-    monkeypatch.setattr(nn.init, "_fill", lambda tensor, draw, rng: tensor)
+    monkeypatch.setattr(nn.init, "_fill", lambda tensor, *draw: tensor)
 
 
 # --- Names and shapes of weights ----------------------------------------------------------------------------------

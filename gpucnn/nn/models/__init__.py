@@ -15,29 +15,7 @@ from gpucnn.nn.models.unet import UNet
 from gpucnn.nn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 __all__ = [
-    "VGG",
-    "AlexNet",
-    "BasicBlock",
-    "Bottleneck",
-    "DCGANDiscriminator",
-    "DCGANGenerator",
-    "InvertedResidual",
-    "LeNet",
-    "MobileNetV2",
-    "ResNet",
-    "UNet",
-    "alexnet",
-    "mobilenet_v2",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnet101",
-    "vgg11",
-    "vgg11_bn",
-    "vgg13",
-    "vgg13_bn",
-    "vgg16",
-    "vgg16_bn",
-    "vgg19",
-    "vgg19_bn",
-]
+    "VGG", "AlexNet", "BasicBlock", "Bottleneck", "DCGANDiscriminator", "DCGANGenerator", "InvertedResidual", "LeNet",
+    "MobileNetV2", "ResNet", "UNet", "alexnet", "mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101",
+    "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
+]  # fmt: skip

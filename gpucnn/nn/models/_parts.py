@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -32,11 +31,6 @@ def conv_norm_relu(
         BatchNorm2d(out_channels, dtype=dtype),
         activation(),
     ]
-
-
-def named(**modules: Module) -> OrderedDict[str, Module]:
-    """Modules by name, as Sequential takes them."""
-    return OrderedDict(modules)
 
 
 def start_rectified(model: Module, rng: np.random.Generator, *, linear_std: float | None = None) -> None:

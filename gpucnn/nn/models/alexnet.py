@@ -36,7 +36,7 @@ from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d
 from gpucnn.nn.initialization import Rng, generator_of
 from gpucnn.nn.linear import Linear
-from gpucnn.nn.models._parts import expect_positive, named
+from gpucnn.nn.models._parts import expect_positive
 from gpucnn.nn.pooling import AdaptiveAvgPool2d, MaxPool2d
 
 
@@ -117,7 +117,7 @@ class AlexNet(Sequential):
             Linear(hidden, num_classes, **options),
         )
         super().__init__(
-            named(features=features, avgpool=AdaptiveAvgPool2d(6), flatten=Flatten(), classifier=classifier)
+            {"features": features, "avgpool": AdaptiveAvgPool2d(6), "flatten": Flatten(), "classifier": classifier}
         )
 
 

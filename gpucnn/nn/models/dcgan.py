@@ -41,7 +41,7 @@ from gpucnn.nn.activation import LeakyReLU, ReLU, Tanh
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d, ConvTranspose2d
 from gpucnn.nn.initialization import Rng, generator_of
-from gpucnn.nn.models._parts import expect_positive, named
+from gpucnn.nn.models._parts import expect_positive
 from gpucnn.nn.module import Module
 from gpucnn.nn.normalization import BatchNorm2d
 
@@ -109,7 +109,7 @@ class DCGANGenerator(Sequential):
             ]
             channels //= 2
         layers += [ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1, **options), Tanh()]
-        super().__init__(named(main=Sequential(*layers)))
+        super().__init__({"main": Sequential(*layers)})
         _start(self, options["rng"])
 
 
@@ -163,7 +163,7 @@ class DCGANDiscriminator(Sequential):
             ]
             width *= 2
         layers.append(Conv2d(width, 1, 4, **options))
-        super().__init__(named(main=Sequential(*layers)))
+        super().__init__({"main": Sequential(*layers)})
         _start(self, options["rng"])
 
 

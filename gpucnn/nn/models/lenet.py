@@ -32,7 +32,7 @@ from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d
 from gpucnn.nn.initialization import Rng, generator_of
 from gpucnn.nn.linear import Linear
-from gpucnn.nn.models._parts import expect_positive, named
+from gpucnn.nn.models._parts import expect_positive
 from gpucnn.nn.pooling import MaxPool2d
 
 
@@ -99,4 +99,4 @@ class LeNet(Sequential):
             ReLU(),
             Linear(84, num_classes, **options),
         )
-        super().__init__(named(features=features, flatten=Flatten(), classifier=classifier))
+        super().__init__({"features": features, "flatten": Flatten(), "classifier": classifier})

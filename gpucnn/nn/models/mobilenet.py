@@ -36,7 +36,7 @@ from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d
 from gpucnn.nn.initialization import Rng, generator_of
 from gpucnn.nn.linear import Linear
-from gpucnn.nn.models._parts import conv_norm_relu, expect_positive, named, start_rectified
+from gpucnn.nn.models._parts import conv_norm_relu, expect_positive, start_rectified
 from gpucnn.nn.module import Array, Module
 from gpucnn.nn.normalization import BatchNorm2d
 from gpucnn.nn.pooling import AdaptiveAvgPool2d
@@ -195,12 +195,12 @@ class MobileNetV2(Sequential):
                 channels = out_channels
         features.append(_conv_norm_relu6(channels, last, 1, **options))
         super().__init__(
-            named(
-                features=Sequential(*features),
-                avgpool=AdaptiveAvgPool2d(1),
-                flatten=Flatten(),
-                classifier=Sequential(Dropout(dropout, rng=generator), Linear(last, num_classes, **options)),
-            )
+            {
+                "features": Sequential(*features),
+                "avgpool": AdaptiveAvgPool2d(1),
+                "flatten": Flatten(),
+                "classifier": Sequential(Dropout(dropout, rng=generator), Linear(last, num_classes, **options)),
+            }
         )
         start_rectified(self, generator, linear_std=0.01)
 

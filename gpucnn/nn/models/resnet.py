@@ -37,7 +37,7 @@ from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d
 from gpucnn.nn.initialization import Rng, generator_of
 from gpucnn.nn.linear import Linear
-from gpucnn.nn.models._parts import expect_positive, named, start_rectified
+from gpucnn.nn.models._parts import expect_positive, start_rectified
 from gpucnn.nn.module import Array, Module
 from gpucnn.nn.normalization import BatchNorm2d
 from gpucnn.nn.pooling import AdaptiveAvgPool2d, MaxPool2d
@@ -242,16 +242,16 @@ class ResNet(Sequential):
                 channels = (width << stage) * block.expansion
             stages[f"layer{stage + 1}"] = Sequential(*blocks)
         super().__init__(
-            named(
-                conv1=Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False, **options),
-                bn1=BatchNorm2d(width, dtype=dtype),
-                relu=ReLU(),
-                maxpool=MaxPool2d(3, stride=2, padding=1),
+            {
+                "conv1": Conv2d(in_channels, width, 7, stride=2, padding=3, bias=False, **options),
+                "bn1": BatchNorm2d(width, dtype=dtype),
+                "relu": ReLU(),
+                "maxpool": MaxPool2d(3, stride=2, padding=1),
                 **stages,
-                avgpool=AdaptiveAvgPool2d(1),
-                flatten=Flatten(),
-                fc=Linear(channels, num_classes, **options),
-            )
+                "avgpool": AdaptiveAvgPool2d(1),
+                "flatten": Flatten(),
+                "fc": Linear(channels, num_classes, **options),
+            }
         )
         start_rectified(self, generator)
 

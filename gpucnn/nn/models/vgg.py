@@ -36,7 +36,7 @@ from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d
 from gpucnn.nn.initialization import Rng, generator_of
 from gpucnn.nn.linear import Linear
-from gpucnn.nn.models._parts import expect_positive, named, start_rectified
+from gpucnn.nn.models._parts import expect_positive, start_rectified
 from gpucnn.nn.module import Module
 from gpucnn.nn.normalization import BatchNorm2d
 from gpucnn.nn.pooling import AdaptiveAvgPool2d, MaxPool2d
@@ -124,12 +124,12 @@ class VGG(Sequential):
             Linear(hidden, num_classes, **options),
         )
         super().__init__(
-            named(
-                features=Sequential(*features),
-                avgpool=AdaptiveAvgPool2d(7),
-                flatten=Flatten(),
-                classifier=classifier,
-            )
+            {
+                "features": Sequential(*features),
+                "avgpool": AdaptiveAvgPool2d(7),
+                "flatten": Flatten(),
+                "classifier": classifier,
+            }
         )
         start_rectified(self, generator, linear_std=0.01)
 
