@@ -164,7 +164,7 @@ def _varied(fully: bool) -> list[tuple[str, str]]:
 def _directions(
     name: str, n: int, geometry: ConvGeometry, dtype: str, order: str, algorithm: str | None
 ) -> Iterator[Case]:
-    """Those of a convolution, each with and without a bias."""
+    """Every direction of a convolution, those that take a bias with and without one."""
     c, oc, groups = geometry.channels
     x = _array((n, c, *geometry.input_size), dtype, order)
     y = _array((n, oc, *geometry.output_size), dtype, order)
@@ -258,27 +258,21 @@ def _poolings() -> Iterator[Case]:
     small = _pool((9, 11), "valid", 3, 2, 1)  # so small that a block has several planes
     for dtype in ("float32", "float16", "int8"):
         yield from _tiled(f"planes together, {dtype}", (35, 33, 1, 9, 11), small, dtype, "contiguous")
-    for dtype in ("bfloat16", "complex64"):
-        sizes, geometry = TILED["windows of a warp"]
-        yield from _pooling(f"windows of a warp, {dtype}", (2, 3, *sizes), geometry, dtype, "contiguous")
-    rows = _pool((13, 19), "padded", 7, 1, 3)
-    yield from _pooling("long windows, float32", (2, 3, 1, 13, 19), rows, "float32", "contiguous")
-    yield from _pooling("long windows, float16", (2, 16, 1, 13, 19), rows, "float16", "channels_last")
-    yield from _pooling(
-        "one row, float32", (2, 3, 1, 1, 23), _pool((1, 23), "padded", 9, 1, ((4, 4), (0, 0))), "float32", "contiguous"
-    )
     halves = _pool((3, 60, 62), "valid", 2, 2, 0)
     yield from _tiled("parts of slices, halves, float32", (2, 32, 3, 60, 62), halves, "float32", "channels_last")
-    yield from _pooling(
-        "out of window in parts, float32",
-        (2, 8, 2, 44, 41),
-        _pool((2, 44, 41), "padded", 1, (1, 4, 5), 0),
-        "float32",
-        "channels_last",
-    )
-    yield from _pooling(
-        "out of window in bands", (2, 3, 1, 50, 50), _pool((50, 50), "padded", 3, 2, 1), "float64", "contiguous"
-    )
+    sizes, warp = TILED["windows of a warp"]
+    rows, row = _pool((13, 19), "padded", 7, 1, 3), _pool((1, 23), "padded", 9, 1, ((4, 4), (0, 0)))
+    parts, bands = _pool((2, 44, 41), "padded", 1, (1, 4, 5), 0), _pool((50, 50), "padded", 3, 2, 1)
+    for name, shape, geometry, dtype, order in (
+        ("windows of a warp, bfloat16", (2, 3, *sizes), warp, "bfloat16", "contiguous"),
+        ("windows of a warp, complex64", (2, 3, *sizes), warp, "complex64", "contiguous"),
+        ("long windows, float32", (2, 3, 1, 13, 19), rows, "float32", "contiguous"),
+        ("long windows, float16", (2, 16, 1, 13, 19), rows, "float16", "channels_last"),
+        ("one row, float32", (2, 3, 1, 1, 23), row, "float32", "contiguous"),
+        ("out of window in parts, float32", (2, 8, 2, 44, 41), parts, "float32", "channels_last"),
+        ("out of window in bands", (2, 3, 1, 50, 50), bands, "float64", "contiguous"),
+    ):
+        yield from _pooling(name, shape, geometry, dtype, order)
 
 
 def _pooling(
@@ -378,11 +372,7 @@ def _resamplings() -> Iterator[Case]:
             yield Case(f"interpolate, {name}", "interpolate", (x, geometry))
             yield Case(f"interpolate backward, {name}", "interpolate_backward", (y, geometry))
     wide = interpolation_geometry((1, 1, 3), (1, 1, 9000), None, "linear", False)  # by single outputs, the way back
-    yield Case(
-        "interpolate backward, float32, long",
-        "interpolate_backward",
-        (_array((1, 2, 1, 1, 9000)), wide),
-    )
+    yield Case("interpolate backward, float32, long", "interpolate_backward", (_array((1, 2, 1, 1, 9000)), wide))
     double, long = (interpolation_geometry((1, 5, 6), (1, 10, size), None, "linear", False) for size in (12, 300))
     for c, dtype in ((16, "float32"), (24, "float32"), (32, "float16"), (8, "float64"), (21, "float32")):
         for geometry, size in ((double, (1, 10, 12)), (long, (1, 10, 300))):  # slices of channels, and rows in parts

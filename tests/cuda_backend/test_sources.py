@@ -16,16 +16,8 @@ from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.geometry.geometries import pool_geometry
 
 CONV = Kernel("conv_forward", "ConvParams")
-STRUCTURES = (
-    "ConvParams",
-    "SumParams",
-    "PoolParams",
-    "ResampleParams",
-    "PlaneParams",
-    "NormParams",
-    "NormRowParams",
-    "PackParams",
-)
+TEXTS = [path.read_text() for path in sorted(sources.folder().glob("*.cu*"))]
+STRUCTURES = {name: text for text in TEXTS for name in re.findall(r"^struct (\w+Params) ", text, re.MULTILINE)}
 
 
 def fixed_of(kernel: Kernel) -> dict[str, int]:
@@ -109,8 +101,7 @@ def test_structures_are_read_from_their_file(name: str) -> None:
     assert len(set(names)) == len(names)
     assert any(live for _, _, live in fields)  # the batch, or what grows with it, is never a constant
     assert not any(field == "n" and not live for field, _, live in fields)
-    texts = (path.read_text() for path in sources.folder().glob("*.cu*"))
-    (body,) = (text.partition(f"struct {name} {{")[2].partition("};")[0] for text in texts if f"struct {name} " in text)
+    body = STRUCTURES[name].partition(f"struct {name} {{")[2].partition("};")[0]
     code = re.sub(r"//.*", "", body)
     assert sorted(names) == sorted(set(re.findall(r"\w+", code)) - {"RUN_TIME", "index_t", "double"})
 

@@ -84,13 +84,6 @@ SIGNATURES |= {  # what writes to an array of the caller's
 }  # fmt: skip
 FIXED = {name.format(n=n): text for name, text in SIGNATURES.items() for n in ((1, 2, 3) if "{n}" in name else "-")}
 FORWARDS = [name for name in F.__all__ if not name.endswith("_backward") and name not in ALIASES]
-HANDED_OVER = {
-    r"max_pool": ["indices"],
-    r"_norm": ["mean", "rstd"],
-    r"softmax": ["output"],
-    r"bias_activation": ["output"],
-    r"dropout": ["mask"],
-}
 
 Shown = list[tuple[str, Any, Any]]
 
@@ -137,7 +130,7 @@ def test_each_backward_takes_the_gradient_and_the_very_same_arguments(name: str)
     keyword = inspect.Parameter.KEYWORD_ONLY
     direction = name.rpartition("_")[2]
     upstream = f"grad_grad_{direction}" if direction in ("input", "weight") else "grad_output"
-    handed = [kept for family, arrays in HANDED_OVER.items() if re.search(family, name) for kept in arrays]
+    handed = [key for key in CALLS[f"{name}_backward"] if key not in (upstream, *CALLS[name])]
     expected = [
         (upstream, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty),
         *[parameter for parameter in forward if parameter[0] not in ("return_statistics", "out")],
