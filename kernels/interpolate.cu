@@ -18,26 +18,6 @@
 #include "params.cuh"
 #include "packs.cuh"
 
-// A resampling of x [N, C, D, H, W] to y [N, C, OD, OH, OW]: along each axis, output o is the weighted sum of the
-// sources that its table lists, entries [starts[o], starts[o + 1]). The adjoint is a resampling by other tables.
-struct ResampleParams {
-  RUN_TIME index_t n;
-  index_t c;
-  index_t od, oh, ow;
-  index_t starts_h, starts_w;                   // where the tables of H and W begin within `starts`
-  index_t w;                                    // in tiles: columns of x,
-  index_t tile_h, tile_w, inner, chunk;         // of one block: rows and columns of y, channels per step, steps,
-  index_t span_h;                               // rows of x per step,
-  index_t x_pitch, z_pitch;                     // and their pitch in shared memory, before and after W
-  index_t staged, blended, kept, entries;       // elements there: before and after W, of sums (or 0), and of tables
-  index_t lanes;                                // along rows and channels, for each column; 0 where they run along W
-  index_t x_joined, y_joined;                   // contiguous elements: a position's (0), a row's (1), a tile's (2)
-  index_t x_is_dense;                           // rows of x follow each other in memory, and it is aligned
-  index_t x_n, x_c, x_d, x_h, x_w;
-  index_t y_n, y_c, y_d, y_h, y_w;
-  index_t channels_last;                        // of y
-};
-
 constexpr int WIDE = 16 / sizeof(scalar_t);  // elements of one access
 
 // The entries of output o in the table of an axis.
