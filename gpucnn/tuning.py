@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_named
+from gpucnn.backends.cuda.convolution.select import algorithms
 from gpucnn.numerics import Picks, picking
 from gpucnn.warm_up import Case, Options, operation_call, shown
 
@@ -87,10 +88,11 @@ def tune(
         with picking(probe):
             call()
         for asked in probe.asked:
-            names = _algorithms(asked)
+            direction, _, dtype_of_call = asked
+            names = algorithms(direction, dtype_of_call)
             if len(names) > 1:
                 timed = _timed(runtime, call, asked, names)
-                picks.append(Pick(operation, asked[0], kept.keep(*asked, timed), timed))
+                picks.append(Pick(operation, direction, kept.keep(*asked, timed), timed))
     return picks
 
 
@@ -127,13 +129,6 @@ class _Probe:
         """The given algorithm."""
         self.asked[direction, geometry, dtype] = None
         return self._told.get((direction, geometry, dtype))
-
-
-def _algorithms(asked: _Asked) -> tuple[str, ...]:
-    from gpucnn.backends.cuda.convolution.select import algorithms
-
-    direction, _, dtype = asked
-    return algorithms(direction, dtype)
 
 
 def _timed(runtime: Any, call: Callable[[], object], asked: _Asked, names: Iterable[str]) -> dict[str, float]:

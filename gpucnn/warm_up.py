@@ -15,7 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn import functional, nn
 from gpucnn.backends import Backend, backend_named, backend_of
+from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda.launch.dry_run import DryRun
+from gpucnn.backends.cuda.launch.listening import listening
 from gpucnn.geometry.arguments import integer, is_sequence
 
 Array = Any
@@ -158,7 +162,6 @@ def _prepared(index: int, case: Any, options: Options) -> _Prepared:
     if isinstance(what, str):
         _, make = operation_call(index, case, options)
         return _Prepared(lambda xp: make(xp)(), options.backend, False, f"case {index} is {what} with {given}")
-    nn = import_module("gpucnn.nn")
     if not isinstance(what, nn.Module):
         kind = type(what).__name__
         raise TypeError(f"warmup: case {index} is of type {kind}, expected the name of an operation or a Module")
@@ -186,7 +189,6 @@ def operation_call(index: int, case: Any, options: Options) -> tuple[str, Callab
     TypeError, ValueError
         As `warmup`, or the case is a model.
     """
-    functional = import_module("gpucnn.functional")
     name, given = _pair(options.op, index, case)
     where = f"{options.op}: case {index}, {name}"
     if name not in functional.__all__:
@@ -224,7 +226,6 @@ def _made(
     """The call of an operation, and of its backward where that is wanted, on new arrays."""
     arrays = {name: _array(xp, name, shape, options) for name, shape in shapes.items()}
     bound = inspect.signature(operation).bind(**given | arrays)
-    functional = import_module("gpucnn.functional")
     backward = getattr(functional, f"{operation.__name__}_backward", None) if options.backward else None
 
     def call() -> None:
@@ -249,7 +250,6 @@ def _array(xp: Any, name: str, shape: Sequence[int], options: Options) -> Array:
 
 
 def _run_model(model: Any, shape: tuple[int, ...], dtype: Any, options: Options, xp: Any) -> None:
-    nn = import_module("gpucnn.nn")
     twin = copy.deepcopy(model)
     x = _array(xp, "input", shape, replace(options, dtype=dtype))
     if options.backward:
@@ -265,12 +265,7 @@ def _run_model(model: Any, shape: tuple[int, ...], dtype: Any, options: Options,
 
 def _sources(runtime: Any, cases: Sequence[_Prepared]) -> list[tuple[Any, Any]]:
     """The programs of the cases, and the devices that they are for; where there is no runtime, only their checks."""
-    from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
-    from gpucnn.backends.cuda.launch.dry_run import DryRun
-    from gpucnn.backends.cuda.launch.listening import listening
-
-    target = SimulatorRuntime() if runtime is None else runtime  # whose arrays stand for NumPy's
-    dry = DryRun(target)
+    dry = DryRun(SimulatorRuntime() if runtime is None else runtime)  # the simulator's arrays stand for NumPy's
     with listening(dry):
         for case in cases:
             if not case.is_model:

@@ -2,7 +2,8 @@
 
 Arrays are batched, [N, C, *spatial], with one to three spatial axes. Real input is computed in
 float64, complex input in complex128, integers in int64 (the caller wraps them to their dtype).
-`kernel`, `stride` and `dilation` hold one int for each spatial axis, `pads` one (low, high).
+`kernel`, `stride` and `dilation` hold one int for each spatial axis, `pads` one (low, high);
+`geometry` stands for these four in the order kernel, stride, pads, dilation.
 The gradient of complex input is the adjoint, as in PyTorch: the other factor is conjugated.
 """
 
@@ -19,6 +20,7 @@ Position = tuple[int, ...]
 Ints = Sequence[int]
 Pairs = Sequence[tuple[int, int]]
 Windows = Iterable[tuple[Position, Position]]
+Meetings = Iterator[tuple[Any, Any, Any]]  # an index of the input, one of the weight, one of the output
 ALL = slice(None)
 
 
@@ -140,60 +142,61 @@ def channel_groups(c: int, oc: int, groups: int) -> list[tuple[slice, slice]]:
     return [(slice(g * m, (g + 1) * m), slice(g * n, (g + 1) * n)) for g in range(groups)]
 
 
-def conv(
-    x: Array,
-    w: Array,
-    bias: Array | None,
-    stride: Ints,
-    pads: Pairs,
-    dilation: Ints,
-    groups: int = 1,
-) -> Array:
+def gathered(x: Array, w: Array, shape: Ints, meetings: Meetings) -> Array:
+    """y of `shape`: where x [N, C], w [C, OC] and y [N, OC] meet, their product is added."""
+    y = np.zeros(tuple(shape), np.result_type(x, w))
+    for here, tap, there in meetings:
+        y[there] += x[here] @ w[tap]
+    return y
+
+
+def gathered_backward(grad: Array, x: Array, w: Array, meetings: Meetings) -> tuple[Array, Array]:
+    """(gx, gw) of gathered."""
+    gx, gw = np.zeros(x.shape, np.result_type(grad, w)), np.zeros(w.shape, np.result_type(grad, x))
+    for here, tap, there in meetings:
+        gx[here] += grad[there] @ w[tap].conj().T
+        gw[tap] += x[here].conj().T @ grad[there]
+    return gx, gw
+
+
+def conv_meetings(x: Array, w: Array, out_sizes: Ints, geometry: tuple[Any, ...], groups: int) -> Meetings:
+    """Of a convolution of x [N, C, *in] with w [C/groups, OC, *k]."""
+    for out, tap, pos in taps(x.shape[2:], out_sizes, w.shape[2:], *geometry):
+        for ins, outs in channel_groups(x.shape[1], w.shape[1], groups):
+            yield at(ALL, ins, pos), at(ALL, outs, tap), at(ALL, outs, out)
+
+
+def conv(x: Array, w: Array, bias: Array | None, stride: Ints, pads: Pairs, dilation: Ints, groups: int = 1) -> Array:
     """y [N, OC, *out] of x [N, C, *in], w [OC, C/groups, *k] and bias [OC]."""
-    x, w = wide(x), wide(w)
-    (n, c, *sizes), (oc, _, *kernel) = x.shape, w.shape
-    out_sizes = output_size(sizes, kernel, stride, pads, dilation)
-    y = np.zeros((n, oc, *out_sizes), np.result_type(x, w))
-    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
-        for ins, outs in channel_groups(c, oc, groups):
-            y[at(ALL, outs, out)] += x[at(ALL, ins, pos)] @ w[at(outs, ALL, tap)].T
+    x, w, geometry = wide(x), wide(w).swapaxes(0, 1), (stride, pads, dilation)
+    out_sizes = output_size(x.shape[2:], w.shape[2:], *geometry)
+    y = gathered(x, w, (len(x), w.shape[1], *out_sizes), conv_meetings(x, w, out_sizes, geometry, groups))
     return y if bias is None else y + per_channel(bias, y.ndim)
-
-
-def conv_backward_input(
-    grad: Array, w: Array, sizes: Ints, stride: Ints, pads: Pairs, dilation: Ints, groups: int = 1
-) -> Array:
-    """gx [N, C, *sizes] of grad [N, OC, *out] and w [OC, C/groups, *k]."""
-    grad, w = wide(grad), wide(w)
-    (n, oc, *out_sizes), kernel = grad.shape, w.shape[2:]
-    c = w.shape[1] * groups
-    gx = np.zeros((n, c, *sizes), np.result_type(grad, w))
-    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
-        for ins, outs in channel_groups(c, oc, groups):
-            gx[at(ALL, ins, pos)] += grad[at(ALL, outs, out)] @ w[at(outs, ALL, tap)].conj()
-    return gx
-
-
-def conv_backward_weight(
-    grad: Array, x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, groups: int = 1
-) -> Array:
-    """gw [OC, C/groups, *k] of grad [N, OC, *out] and x [N, C, *in]."""
-    grad, x = wide(grad), wide(x)
-    (_, oc, *out_sizes), (_, c, *sizes) = grad.shape, x.shape
-    gw = np.zeros((oc, c // groups, *kernel), np.result_type(grad, x))
-    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
-        for ins, outs in channel_groups(c, oc, groups):
-            gw[at(outs, ALL, tap)] += grad[at(ALL, outs, out)].T @ x[at(ALL, ins, pos)].conj()
-    return gw
 
 
 def conv_backward(
     grad: Array, x: Array, w: Array, stride: Ints, pads: Pairs, dilation: Ints, groups: int = 1
 ) -> tuple[Array, Array, Array]:
     """(gx, gw, gb) of conv."""
-    gx = conv_backward_input(grad, w, x.shape[2:], stride, pads, dilation, groups)
-    gw = conv_backward_weight(grad, x, w.shape[2:], stride, pads, dilation, groups)
-    return gx, gw, sum_per_channel(wide(grad))
+    grad, x, w = wide(grad), wide(x), wide(w).swapaxes(0, 1)
+    meetings = conv_meetings(x, w, grad.shape[2:], (stride, pads, dilation), groups)
+    gx, gw = gathered_backward(grad, x, w, meetings)
+    return gx, gw.swapaxes(0, 1), sum_per_channel(grad)
+
+
+def conv_backward_input(
+    grad: Array, w: Array, sizes: Ints, stride: Ints, pads: Pairs, dilation: Ints, groups: int = 1
+) -> Array:
+    """gx [N, C, *sizes] of grad [N, OC, *out] and w [OC, C/groups, *k]."""
+    x = np.zeros((len(grad), w.shape[1] * groups, *sizes), grad.dtype)
+    return conv_backward(grad, x, w, stride, pads, dilation, groups)[0]
+
+
+def transposed_meetings(x: Array, w: Array, out_sizes: Ints, geometry: tuple[Any, ...], groups: int) -> Meetings:
+    """Of a transposed convolution of x [N, C, *in] with w [C, OC/groups, *k]."""
+    for pos, tap, out in taps(out_sizes, x.shape[2:], w.shape[2:], *geometry):
+        for ins, outs in channel_groups(x.shape[1], w.shape[1] * groups, groups):
+            yield at(ALL, ins, pos), at(ins, ALL, tap), at(ALL, outs, out)
 
 
 def conv_transpose(
@@ -207,14 +210,10 @@ def conv_transpose(
     groups: int = 1,
 ) -> Array:
     """y [N, OC, *out]: every value of x [N, C, *in] adds w [C, OC/groups, *k] times itself."""
-    x, w = wide(x), wide(w)
-    (n, c, *sizes), kernel = x.shape, w.shape[2:]
-    oc = w.shape[1] * groups
-    out_sizes = transposed_size(sizes, kernel, stride, pads, dilation, output_padding)
-    y = np.zeros((n, oc, *out_sizes), np.result_type(x, w))
-    for pos, tap, out in taps(out_sizes, sizes, kernel, stride, pads, dilation):
-        for ins, outs in channel_groups(c, oc, groups):
-            y[at(ALL, outs, out)] += x[at(ALL, ins, pos)] @ w[at(ins, ALL, tap)]
+    x, w, geometry = wide(x), wide(w), (stride, pads, dilation)
+    out_sizes = transposed_size(x.shape[2:], w.shape[2:], *geometry, output_padding)
+    shape = (len(x), w.shape[1] * groups, *out_sizes)
+    y = gathered(x, w, shape, transposed_meetings(x, w, out_sizes, geometry, groups))
     return y if bias is None else y + per_channel(bias, y.ndim)
 
 
@@ -223,24 +222,21 @@ def conv_transpose_backward(
 ) -> tuple[Array, Array, Array]:
     """(gx, gw, gb) of conv_transpose; grad [N, OC, *out] tells the output padding."""
     grad, x, w = wide(grad), wide(x), wide(w)
-    (_, oc, *out_sizes), (_, c, *sizes) = grad.shape, x.shape
-    gx, gw = np.zeros_like(x), np.zeros_like(w)
-    for pos, tap, out in taps(out_sizes, sizes, w.shape[2:], stride, pads, dilation):
-        for ins, outs in channel_groups(c, oc, groups):
-            g = grad[at(ALL, outs, out)]
-            gx[at(ALL, ins, pos)] += g @ w[at(ins, ALL, tap)].conj().T
-            gw[at(ins, ALL, tap)] += x[at(ALL, ins, pos)].conj().T @ g
-    return gx, gw, sum_per_channel(grad)
+    meetings = transposed_meetings(x, w, grad.shape[2:], (stride, pads, dilation), groups)
+    return *gathered_backward(grad, x, w, meetings), sum_per_channel(grad)
+
+
+def local_meetings(x: Array, w: Array, *geometry: Any) -> Meetings:
+    """Of filters w [C, OC, *out, *k] at each position of their own with x [N, C, *in]."""
+    rank = x.ndim - 2
+    for out, tap, pos in taps(x.shape[2:], w.shape[2 : 2 + rank], w.shape[2 + rank :], *geometry):
+        yield at(ALL, ALL, pos), at(ALL, ALL, out, tap), at(ALL, ALL, out)
 
 
 def locally_connected(x: Array, w: Array, bias: Array | None, stride: Ints, pads: Pairs, dilation: Ints) -> Array:
     """y [N, OC, *out] of x [N, C, *in], w [OC, *out, C, *k] and bias [OC, *out]."""
-    x, w = wide(x), wide(w)
-    (n, _, *sizes), rank = x.shape, x.ndim - 2
-    out_sizes, kernel = w.shape[1 : 1 + rank], w.shape[2 + rank :]
-    y = np.zeros((n, w.shape[0], *out_sizes), np.result_type(x, w))
-    for out, tap, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
-        y[at(ALL, ALL, out)] += x[at(ALL, ALL, pos)] @ w[at(ALL, out, ALL, tap)].T
+    x, w = wide(x), np.moveaxis(wide(w), x.ndim - 1, 0)
+    y = gathered(x, w, (len(x), *w.shape[1 : x.ndim]), local_meetings(x, w, stride, pads, dilation))
     return y if bias is None else y + wide(bias)
 
 
@@ -248,14 +244,9 @@ def locally_connected_backward(
     grad: Array, x: Array, w: Array, stride: Ints, pads: Pairs, dilation: Ints
 ) -> tuple[Array, Array, Array]:
     """(gx, gw, gb) of locally_connected, gb [OC, *out]."""
-    grad, x, w = wide(grad), wide(x), wide(w)
-    out_sizes, kernel = grad.shape[2:], w.shape[x.ndim :]
-    gx, gw = np.zeros_like(x), np.zeros_like(w)
-    for out, tap, pos in taps(x.shape[2:], out_sizes, kernel, stride, pads, dilation):
-        g, filters = grad[at(ALL, ALL, out)], w[at(ALL, out, ALL, tap)]
-        gx[at(ALL, ALL, pos)] += g @ filters.conj()
-        gw[at(ALL, out, ALL, tap)] += g.T @ x[at(ALL, ALL, pos)].conj()
-    return gx, gw, grad.sum(axis=0)
+    grad, x, w = wide(grad), wide(x), np.moveaxis(wide(w), x.ndim - 1, 0)
+    gx, gw = gathered_backward(grad, x, w, local_meetings(x, w, stride, pads, dilation))
+    return gx, np.moveaxis(gw, 0, x.ndim - 1), grad.sum(axis=0)
 
 
 # --- Unfolding: each is the gradient of the other -----------------------------------------------
@@ -285,9 +276,9 @@ def col2im(columns: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs,
 # --- Pooling: over pairs of (output position, input position) ----------------------------------
 
 
-def pool_windows(sizes: Ints, out_sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints) -> Windows:
+def pool_windows(sizes: Ints, out_sizes: Ints, *geometry: Any) -> Windows:
     """The pairs of a pooling."""
-    for out, _, pos in taps(sizes, out_sizes, kernel, stride, pads, dilation):
+    for out, _, pos in taps(sizes, out_sizes, *geometry):
         yield out, pos
 
 
@@ -315,11 +306,7 @@ def sum_over(x: Array, out_sizes: Ints, windows: Windows) -> Array:
 
 def spread_over(grad: Array, sizes: Ints, windows: Windows) -> Array:
     """gx [N, C, *sizes]: every value of grad [N, C, *out] goes to all of its window."""
-    grad = wide(grad)
-    gx = np.zeros((*grad.shape[:2], *sizes), grad.dtype)
-    for out, pos in windows:
-        gx[at(ALL, ALL, pos)] += grad[at(ALL, ALL, out)]
-    return gx
+    return sum_over(grad, sizes, ((pos, out) for out, pos in windows))
 
 
 def count_over(out_sizes: Ints, windows: Windows) -> Array:
@@ -344,35 +331,38 @@ def max_over(x: Array, out_sizes: Ints, windows: Windows) -> tuple[Array, Array]
     return y, indices
 
 
-def max_pool(
-    x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, ceil_mode: bool = False
-) -> tuple[Array, Array]:
+def max_pool(x: Array, *geometry: Any, ceil_mode: bool = False) -> tuple[Array, Array]:
     """(y, indices), both [N, C, *out]; a window wholly in padding has the index -1."""
     sizes = x.shape[2:]
-    out_sizes = output_size(sizes, kernel, stride, pads, dilation, ceil_mode)
-    return max_over(x, out_sizes, pool_windows(sizes, out_sizes, kernel, stride, pads, dilation))
+    out_sizes = output_size(sizes, *geometry, ceil_mode)
+    return max_over(x, out_sizes, pool_windows(sizes, out_sizes, *geometry))
+
+
+def located(indices: Array) -> Iterator[tuple[Position, Position]]:
+    """Each place of indices [N, C, *out] that has one, with the flat place (n, c, index) that it stands for."""
+    for n, c, *out in np.ndindex(indices.shape):
+        if (index := int(indices[(n, c, *out)])) >= 0:
+            yield (n, c, *out), (n, c, index)
 
 
 def max_pool_backward(grad: Array, indices: Array, input_shape: Ints) -> Array:
     """gx [N, C, *in]: each value of grad [N, C, *out] goes to its index (also adaptive)."""
     gx = np.zeros((*input_shape[:2], math.prod(input_shape[2:])), wide(grad).dtype)
-    for n, c, *out in np.ndindex(indices.shape):
-        if indices[(n, c, *out)] >= 0:
-            gx[n, c, indices[(n, c, *out)]] += grad[(n, c, *out)]
+    for out, pos in located(indices):
+        gx[pos] += grad[out]
     return gx.reshape(input_shape)
 
 
-def sum_pool(x: Array, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints, ceil_mode: bool = False) -> Array:
+def sum_pool(x: Array, *geometry: Any, ceil_mode: bool = False) -> Array:
     """y [N, C, *out] of x [N, C, *in]."""
     sizes = x.shape[2:]
-    out_sizes = output_size(sizes, kernel, stride, pads, dilation, ceil_mode)
-    return sum_over(x, out_sizes, pool_windows(sizes, out_sizes, kernel, stride, pads, dilation))
+    out_sizes = output_size(sizes, *geometry, ceil_mode)
+    return sum_over(x, out_sizes, pool_windows(sizes, out_sizes, *geometry))
 
 
-def sum_pool_backward(grad: Array, sizes: Ints, kernel: Ints, stride: Ints, pads: Pairs, dilation: Ints) -> Array:
+def sum_pool_backward(grad: Array, sizes: Ints, *geometry: Any) -> Array:
     """gx [N, C, *sizes] of grad [N, C, *out]."""
-    windows = pool_windows(sizes, grad.shape[2:], kernel, stride, pads, dilation)
-    return spread_over(grad, sizes, windows)
+    return spread_over(grad, sizes, pool_windows(sizes, grad.shape[2:], *geometry))
 
 
 def pool_divisors(
@@ -395,69 +385,30 @@ def pool_divisors(
     return count_over(out_sizes, windows)
 
 
-def avg_pool(
-    x: Array,
-    kernel: Ints,
-    stride: Ints,
-    pads: Pairs,
-    dilation: Ints,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Array:
-    """y [N, C, *out] of x [N, C, *in]."""
-    y = sum_pool(x, kernel, stride, pads, dilation, ceil_mode)
-    geometry = (x.shape[2:], y.shape[2:], kernel, stride, pads, dilation)
-    return y / pool_divisors(*geometry, count_include_pad, divisor_override)
+def avg_pool(x: Array, *geometry: Any, ceil_mode: bool = False, **divided: Any) -> Array:
+    """y [N, C, *out] of x [N, C, *in]; `divided` are pool_divisors' options."""
+    y = sum_pool(x, *geometry, ceil_mode=ceil_mode)
+    return y / pool_divisors(x.shape[2:], y.shape[2:], *geometry, **divided)
 
 
-def avg_pool_backward(
-    grad: Array,
-    sizes: Ints,
-    kernel: Ints,
-    stride: Ints,
-    pads: Pairs,
-    dilation: Ints,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Array:
+def avg_pool_backward(grad: Array, sizes: Ints, *geometry: Any, **divided: Any) -> Array:
     """gx [N, C, *sizes] of grad [N, C, *out]."""
-    geometry = (sizes, grad.shape[2:], kernel, stride, pads, dilation)
-    divisors = pool_divisors(*geometry, count_include_pad, divisor_override)
-    return spread_over(wide(grad) / divisors, sizes, pool_windows(*geometry))
+    return sum_pool_backward(wide(grad) / pool_divisors(sizes, grad.shape[2:], *geometry, **divided), sizes, *geometry)
 
 
-def lp_pool(
-    x: Array,
-    norm_type: float,
-    kernel: Ints,
-    stride: Ints,
-    pads: Pairs,
-    dilation: Ints,
-    ceil_mode: bool = False,
-) -> Array:
+def lp_pool(x: Array, norm_type: float, *geometry: Any, ceil_mode: bool = False) -> Array:
     """y [N, C, *out] = (mean of x^p times prod(k))^(1/p), so a cut window counts in full."""
-    mean = avg_pool(wide(x) ** norm_type, kernel, stride, pads, dilation, ceil_mode)
-    return (mean * math.prod(kernel)) ** (1 / norm_type)
+    mean = avg_pool(wide(x) ** norm_type, *geometry, ceil_mode=ceil_mode)
+    return (mean * math.prod(geometry[0])) ** (1 / norm_type)
 
 
-def lp_pool_backward(
-    grad: Array,
-    x: Array,
-    norm_type: float,
-    kernel: Ints,
-    stride: Ints,
-    pads: Pairs,
-    dilation: Ints,
-    ceil_mode: bool = False,
-) -> Array:
+def lp_pool_backward(grad: Array, x: Array, norm_type: float, *geometry: Any, ceil_mode: bool = False) -> Array:
     """gx [N, C, *in] by the chain power, mean, root; zero where a window's sum is zero."""
-    x, p = wide(x), norm_type
-    total = avg_pool(x**p, kernel, stride, pads, dilation, ceil_mode) * math.prod(kernel)
+    x, p, taps_of_window = wide(x), norm_type, math.prod(geometry[0])
+    total = avg_pool(x**p, *geometry, ceil_mode=ceil_mode) * taps_of_window
     root_slope = np.where(total == 0, 0, np.where(total == 0, 1, total) ** (1 / p - 1) / p)
-    grad_mean = wide(grad) * root_slope * math.prod(kernel)
-    grad_power = avg_pool_backward(grad_mean, x.shape[2:], kernel, stride, pads, dilation)
-    return grad_power * p * x ** (p - 1)
+    grad_mean = wide(grad) * root_slope * taps_of_window
+    return avg_pool_backward(grad_mean, x.shape[2:], *geometry) * p * x ** (p - 1)
 
 
 def adaptive_max_pool(x: Array, out_sizes: Ints) -> tuple[Array, Array]:
@@ -485,9 +436,8 @@ def adaptive_avg_pool_backward(grad: Array, sizes: Ints) -> Array:
 def max_unpool(x: Array, indices: Array, out_sizes: Ints) -> Array:
     """y [N, C, *out_sizes]: x at its indices, the last one wins; an index of -1 is dropped."""
     y = np.zeros((*x.shape[:2], math.prod(out_sizes)), wide(x).dtype)
-    for n, c, *pos in np.ndindex(x.shape):
-        if indices[(n, c, *pos)] >= 0:
-            y[n, c, indices[(n, c, *pos)]] = x[(n, c, *pos)]
+    for pos, out in located(indices):
+        y[out] = x[pos]
     return y.reshape(*x.shape[:2], *out_sizes)
 
 
@@ -495,35 +445,36 @@ def max_unpool_backward(grad: Array, indices: Array) -> Array:
     """gx [N, C, *in]: grad [N, C, *out] at the indices, 0 where the index is -1."""
     flat = wide(grad).reshape(*grad.shape[:2], math.prod(grad.shape[2:]))
     gx = np.zeros(indices.shape, flat.dtype)
-    for n, c, *pos in np.ndindex(indices.shape):
-        if indices[(n, c, *pos)] >= 0:
-            gx[(n, c, *pos)] = flat[n, c, indices[(n, c, *pos)]]
+    for pos, out in located(indices):
+        gx[pos] = flat[out]
     return gx
+
+
+def corners(sizes: Ints, scale: Ints) -> Windows:
+    """Each position with the first corner of its block."""
+    for pos in positions(sizes):
+        yield pos, tuple(p * s for p, s in zip(pos, scale, strict=True))
 
 
 def bed_of_nails(x: Array, scale: Ints) -> Array:
     """y [N, C, *(in x scale)]: every value at the first corner of its block of zeros."""
-    n, c, *sizes = x.shape
-    out_sizes = [size * s for size, s in zip(sizes, scale, strict=True)]
-    y = np.zeros((n, c, *out_sizes), wide(x).dtype)
-    for pos in positions(sizes):
-        corner = tuple(p * s for p, s in zip(pos, scale, strict=True))
+    out_sizes = [size * s for size, s in zip(x.shape[2:], scale, strict=True)]
+    y = np.zeros((*x.shape[:2], *out_sizes), wide(x).dtype)
+    for pos, corner in corners(x.shape[2:], scale):
         y[at(ALL, ALL, corner)] = x[at(ALL, ALL, pos)]
     return y
 
 
 def bed_of_nails_backward(grad: Array, scale: Ints) -> Array:
     """gx [N, C, *in] of grad [N, C, *(in x scale)]."""
-    n, c, *out_sizes = grad.shape
-    sizes = [size // s for size, s in zip(out_sizes, scale, strict=True)]
-    gx = np.zeros((n, c, *sizes), wide(grad).dtype)
-    for pos in positions(sizes):
-        corner = tuple(p * s for p, s in zip(pos, scale, strict=True))
+    sizes = [size // s for size, s in zip(grad.shape[2:], scale, strict=True)]
+    gx = np.zeros((*grad.shape[:2], *sizes), wide(grad).dtype)
+    for pos, corner in corners(sizes, scale):
         gx[at(ALL, ALL, pos)] = grad[at(ALL, ALL, corner)]
     return gx
 
 
-Rows = list[list[tuple[int, float]]]  # for each output position its (input position, weight)
+Terms = list[tuple[int, int, float]]  # (output position, input position, weight)
 
 
 def nearest_source(o: int, size: int, out: int, scale: float | None, mode: str) -> int:
@@ -551,15 +502,27 @@ def linear_source(o: int, size: int, out: int, scale: float | None, align_corner
     return lower, source - lower
 
 
-def interpolation_rows(size: int, out: int, scale: float | None, mode: str, align_corners: bool) -> Rows:
+def interpolation_terms(size: int, out: int, scale: float | None, mode: str, align_corners: bool) -> Terms:
     """One axis of an interpolation; a given scale, not size / out, steps through the input."""
     if mode == "area":
         spans = [adaptive_span(o, size, out) for o in range(out)]
-        return [[(i, 1 / len(span)) for i in span] for span in spans]
+        return [(o, i, 1 / len(span)) for o, span in enumerate(spans) for i in span]
     if mode.startswith("nearest"):
-        return [[(nearest_source(o, size, out, scale, mode), 1)] for o in range(out)]
-    sources = [linear_source(o, size, out, scale, align_corners) for o in range(out)]
-    return [[(i, 1 - upper), (min(i + 1, size - 1), upper)] for i, upper in sources]
+        return [(o, nearest_source(o, size, out, scale, mode), 1) for o in range(out)]
+    terms = []
+    for o in range(out):
+        i, upper = linear_source(o, size, out, scale, align_corners)
+        terms += [(o, i, 1 - upper), (o, min(i + 1, size - 1), upper)]
+    return terms
+
+
+def weighted(x: Array, axis: int, size: int, terms: Terms) -> Array:
+    """x with an axis of `size`, each of whose positions is the sum of its terms."""
+    before = np.moveaxis(x, axis, 0)
+    y = np.zeros((size, *before.shape[1:]), x.dtype)
+    for target, source, weight in terms:
+        y[target] += before[source] * weight
+    return np.moveaxis(y, 0, axis)
 
 
 def interpolate(
@@ -574,13 +537,7 @@ def interpolate(
     scales = [None] * (x.ndim - 2) if scale_factor is None else scale_factor
     for axis, scale in enumerate(scales, start=2):
         out = size[axis - 2] if size is not None else math.floor(x.shape[axis] * (scale or 1))
-        rows = interpolation_rows(x.shape[axis], out, scale, mode, align_corners)
-        before = np.moveaxis(y, axis, 0)
-        y = np.zeros((out, *before.shape[1:]), y.dtype)
-        for o, row in enumerate(rows):
-            for i, weight in row:
-                y[o] += before[i] * weight
-        y = np.moveaxis(y, 0, axis)
+        y = weighted(y, axis, out, interpolation_terms(x.shape[axis], out, scale, mode, align_corners))
     return y
 
 
@@ -595,13 +552,8 @@ def interpolate_backward(
     gx = wide(grad)
     scales = [None] * len(sizes) if scale_factor is None else scale_factor
     for axis, (size, scale) in enumerate(zip(sizes, scales, strict=True), start=2):
-        rows = interpolation_rows(size, grad.shape[axis], scale, mode, align_corners)
-        before = np.moveaxis(gx, axis, 0)
-        gx = np.zeros((size, *before.shape[1:]), gx.dtype)
-        for o, row in enumerate(rows):
-            for i, weight in row:
-                gx[i] += before[o] * weight
-        gx = np.moveaxis(gx, 0, axis)
+        terms = interpolation_terms(size, grad.shape[axis], scale, mode, align_corners)
+        gx = weighted(gx, axis, size, [(i, o, weight) for o, i, weight in terms])
     return gx
 
 
@@ -628,27 +580,30 @@ def pad_pairs(ndim: int, flat_pads: Ints) -> Pairs:
     return [(0, 0)] * (ndim - len(pairs)) + pairs
 
 
+def pad_copies(shape: Ints, padded: Ints, flat_pads: Ints, mode: str) -> Windows:
+    """Each position of the padded array with the one that it copies, if it copies one."""
+    for out in positions(padded):
+        axes = zip(out, shape, pad_pairs(len(shape), flat_pads), strict=True)
+        source = tuple(pad_source(o - low, size, mode) for o, size, (low, _) in axes)
+        if None not in source:
+            yield out, source
+
+
 def pad(x: Array, flat_pads: Ints, mode: str = "constant", value: complex = 0) -> Array:
     """x [*in] padded at its last axes; flat_pads as in PyTorch, negative ones crop."""
     pairs = pad_pairs(x.ndim, flat_pads)
     sizes = [low + size + high for size, (low, high) in zip(x.shape, pairs, strict=True)]
     y = np.full(sizes, value, wide(x).dtype)
-    for out in positions(sizes):
-        axes = zip(out, x.shape, pairs, strict=True)
-        source = tuple(pad_source(o - low, size, mode) for o, size, (low, _) in axes)
-        if None not in source:
-            y[out] = x[source]
+    for out, source in pad_copies(x.shape, sizes, flat_pads, mode):
+        y[out] = x[source]
     return y
 
 
 def pad_backward(grad: Array, shape: Ints, flat_pads: Ints, mode: str = "constant") -> Array:
     """gx [*shape]: every position collects the gradients of its copies."""
     gx = np.zeros(tuple(shape), wide(grad).dtype)
-    for out in positions(grad.shape):
-        axes = zip(out, shape, pad_pairs(grad.ndim, flat_pads), strict=True)
-        source = tuple(pad_source(o - low, size, mode) for o, size, (low, _) in axes)
-        if None not in source:
-            gx[source] += grad[out]
+    for out, source in pad_copies(shape, grad.shape, flat_pads, mode):
+        gx[source] += grad[out]
     return gx
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-RowFunction = Callable[[Array], Array]
+RowFunction = Callable[..., Array]
 
 
 def wide(array: Array | None, default: float = 0.0) -> Array:
@@ -145,6 +145,26 @@ def batch_norm_backward_graph(
 # --- Norms of each sample -----------------------------------------------------------------------
 
 
+def row_norm(
+    x: Array, rows: tuple[int, int], weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
+    """(y, mean [R], rstd [R]) of x as rows [R, M]; weight and bias broadcast against x."""
+    values = wide(x).reshape(rows)
+    mean, var = moments(values)
+    normal, rstd = standardize(values, mean, var, eps)
+    return normal.reshape(x.shape) * wide(weight, 1.0) + wide(bias), mean, rstd
+
+
+def row_norm_backward(
+    grad: Array, x: Array, rows: tuple[int, int], weight: Array | None, axes: tuple[int, ...], eps: float
+) -> tuple[Array, Array, Array]:
+    """(gx, gw, gb), the latter two summed over the axes along which weight and bias are the same."""
+    grad, normal = wide(grad), row_norm(x, rows, None, None, eps)[0]
+    grad_normal = grad * wide(weight, 1.0)
+    gx = standardize_backward(grad_normal.reshape(rows), wide(x).reshape(rows), eps)
+    return gx.reshape(x.shape), (grad * normal).sum(axis=axes), grad.sum(axis=axes)
+
+
 def layer_norm(
     x: Array,
     normalized_shape: Sequence[int],
@@ -154,10 +174,7 @@ def layer_norm(
 ) -> tuple[Array, Array, Array]:
     """(y, mean, rstd) of x [*leading, *normalized_shape]; mean and rstd are [*leading]."""
     leading = x.shape[: x.ndim - len(normalized_shape)]
-    rows = wide(x).reshape(math.prod(leading), math.prod(normalized_shape))
-    mean, var = moments(rows)
-    normal, rstd = standardize(rows, mean, var, eps)
-    y = normal.reshape(x.shape) * wide(weight, 1.0) + wide(bias)
+    y, mean, rstd = row_norm(x, (math.prod(leading), math.prod(normalized_shape)), weight, bias, eps)
     return y, mean.reshape(leading), rstd.reshape(leading)
 
 
@@ -169,22 +186,26 @@ def layer_norm_backward(
     eps: float = 1e-5,
 ) -> tuple[Array, Array, Array]:
     """(gx, gw, gb), the latter two [*normalized_shape]."""
-    leading = tuple(range(x.ndim - len(normalized_shape)))
-    shape = (x.size // math.prod(normalized_shape), math.prod(normalized_shape))
-    grad, normal = wide(grad), layer_norm(x, normalized_shape, eps=eps)[0]
-    grad_normal = grad * wide(weight, 1.0)
-    gx = standardize_backward(grad_normal.reshape(shape), wide(x).reshape(shape), eps)
-    return gx.reshape(x.shape), (grad * normal).sum(axis=leading), grad.sum(axis=leading)
+    rows = (x.size // math.prod(normalized_shape), math.prod(normalized_shape))
+    return row_norm_backward(grad, x, rows, weight, tuple(range(x.ndim - len(normalized_shape))), eps)
+
+
+def group_rows(x: Array, groups: int) -> tuple[int, int]:
+    """The number of rows of x [N, C, *spatial] and their length."""
+    return x.shape[0] * groups, math.prod(x.shape[1:]) // groups
+
+
+def per_channel(values: Array | None, ndim: int) -> Array | None:
+    """values [C] in a shape that broadcasts against [N, C, *spatial]."""
+    return None if values is None else values.reshape(-1, *[1] * (ndim - 2))
 
 
 def group_norm(
     x: Array, groups: int, weight: Array | None = None, bias: Array | None = None, eps: float = 1e-5
 ) -> tuple[Array, Array, Array]:
     """(y, mean, rstd) of x [N, C, *spatial]; mean and rstd are [N, G]."""
-    rows = wide(x).reshape(x.shape[0] * groups, math.prod(x.shape[1:]) // groups)
-    mean, var = moments(rows)
-    normal, rstd = standardize(rows, mean, var, eps)
-    y = from_channel_rows(affine(channel_rows(normal.reshape(x.shape)), weight, bias), x.shape)
+    affine = per_channel(weight, x.ndim), per_channel(bias, x.ndim)
+    y, mean, rstd = row_norm(x, group_rows(x, groups), *affine, eps)
     return y, mean.reshape(-1, groups), rstd.reshape(-1, groups)
 
 
@@ -192,11 +213,8 @@ def group_norm_backward(
     grad: Array, x: Array, groups: int, weight: Array | None = None, eps: float = 1e-5
 ) -> tuple[Array, Array, Array]:
     """(gx, gw, gb), the latter two [C]."""
-    shape = (x.shape[0] * groups, math.prod(x.shape[1:]) // groups)
-    grads, normal = channel_rows(grad), channel_rows(group_norm(x, groups, eps=eps)[0])
-    grad_normal = from_channel_rows(affine(grads, weight, None), x.shape)
-    gx = standardize_backward(grad_normal.reshape(shape), wide(x).reshape(shape), eps)
-    return gx.reshape(x.shape), (grads * normal).sum(axis=1), grads.sum(axis=1)
+    axes = (0, *range(2, x.ndim))
+    return row_norm_backward(grad, x, group_rows(x, groups), per_channel(weight, x.ndim), axes, eps)
 
 
 def instance_norm(
@@ -253,52 +271,42 @@ def log_softmax_row(row: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()))
 
 
-def along(x: Array, dim: int, function: RowFunction) -> Array:
-    """A function of one row, for every row along an axis."""
-    y = np.moveaxis(wide(x), dim, -1)
+def along(dim: int, function: RowFunction, *arrays: Array) -> Array:
+    """A function of one row of each array, for every row along an axis."""
+    given = [np.moveaxis(wide(array), dim, -1) for array in arrays]
+    y = np.zeros(given[0].shape)
     for index in np.ndindex(y.shape[:-1]):
-        y[index] = function(y[index])
+        y[index] = function(*(array[index] for array in given))
     return np.moveaxis(y, -1, dim)
 
 
 def softmax(x: Array, dim: int) -> Array:
     """softmax_row along an axis."""
-    return along(x, dim, softmax_row)
+    return along(dim, softmax_row, x)
 
 
 def log_softmax(x: Array, dim: int) -> Array:
     """log_softmax_row along an axis."""
-    return along(x, dim, log_softmax_row)
-
-
-def softmax_jacobian(row: Array) -> Array:
-    """J[i, j] = d softmax_i / d x_j = p_i (delta_ij - p_j)."""
-    p = softmax_row(row)
-    return np.asarray(np.diag(p) - np.outer(p, p))
-
-
-def log_softmax_jacobian(row: Array) -> Array:
-    """J[i, j] = d log softmax_i / d x_j = delta_ij - p_j."""
-    return np.asarray(np.eye(row.size) - softmax_row(row)[None, :])
-
-
-def backward_by_jacobian(grad: Array, x: Array, dim: int, jacobian: RowFunction) -> Array:
-    """gx of an operation on each row along an axis: J^T grad."""
-    rows, grads = np.moveaxis(wide(x), dim, -1), np.moveaxis(wide(grad), dim, -1)
-    gx = np.zeros(rows.shape)
-    for index in np.ndindex(rows.shape[:-1]):
-        gx[index] = jacobian(rows[index]).T @ grads[index]
-    return np.moveaxis(gx, -1, dim)
+    return along(dim, log_softmax_row, x)
 
 
 def softmax_backward(grad: Array, x: Array, dim: int) -> Array:
-    """gx of softmax."""
-    return backward_by_jacobian(grad, x, dim, softmax_jacobian)
+    """gx of softmax: J^T grad, with J[i, j] = d softmax_i / d x_j = p_i (delta_ij - p_j)."""
+
+    def row(grad: Array, x: Array) -> Array:
+        p = softmax_row(x)
+        return np.asarray((np.diag(p) - np.outer(p, p)).T @ grad)
+
+    return along(dim, row, grad, x)
 
 
 def log_softmax_backward(grad: Array, x: Array, dim: int) -> Array:
-    """gx of log_softmax."""
-    return backward_by_jacobian(grad, x, dim, log_softmax_jacobian)
+    """gx of log_softmax: J^T grad, with J[i, j] = d log softmax_i / d x_j = delta_ij - p_j."""
+
+    def row(grad: Array, x: Array) -> Array:
+        return np.asarray((np.eye(x.size) - softmax_row(x)[None, :]).T @ grad)
+
+    return along(dim, row, grad, x)
 
 
 def cross_entropy_terms(
@@ -376,12 +384,9 @@ def binary_cross_entropy_with_logits(
     x: Array, target: Array, weight: Array | None = None, *, reduction: str = "mean", pos_weight: Array | None = None
 ) -> Array:
     """-weight * (pos_weight * t * log(sigmoid(x)) + (1 - t) * log(sigmoid(-x))) of each element."""
-    losses = np.zeros(x.shape)
-    factors, positives = (np.broadcast_to(np.ones(()) if w is None else wide(w), x.shape) for w in (weight, pos_weight))
-    for at in np.ndindex(x.shape):
-        value, share = float(x[at]), float(target[at])
-        terms = positives[at] * share * _softplus(-value) + (1 - share) * _softplus(value)
-        losses[at] = factors[at] * terms
+    x, share = wide(x), wide(target)
+    terms = wide(pos_weight, 1.0) * share * each(softplus, -x) + (1 - share) * each(softplus, x)
+    losses = wide(weight, 1.0) * terms
     if reduction == "none":
         return losses
     return np.asarray(losses.sum() if reduction == "sum" else losses.sum() / x.size if x.size else np.nan)
@@ -397,22 +402,22 @@ def binary_cross_entropy_with_logits_backward(
     pos_weight: Array | None = None,
 ) -> tuple[Array, Array]:
     """(gx, g_target)."""
-    gx, gt = np.zeros(x.shape), np.zeros(x.shape)
-    factors, positives = (np.broadcast_to(np.ones(()) if w is None else wide(w), x.shape) for w in (weight, pos_weight))
-    grads = np.broadcast_to(wide(np.asarray(grad)), x.shape)
-    for at in np.ndindex(x.shape):
-        value, share = float(x[at]), float(target[at])
-        factor = factors[at] * grads[at] / (x.size if reduction == "mean" else 1)
-        gx[at] = factor * ((1 - share) * _slope(value) - positives[at] * share * _slope(-value))
-        gt[at] = factor * (positives[at] * _softplus(-value) - _softplus(value))
-    return gx, gt
+    x, share, positive = wide(x), wide(target), wide(pos_weight, 1.0)
+    factors = wide(weight, 1.0) * wide(np.asarray(grad)) / (x.size if reduction == "mean" and x.size else 1)
+    gx = factors * ((1 - share) * each(slope, x) - positive * share * each(slope, -x))
+    return gx, factors * (positive * each(softplus, -x) - each(softplus, x))
 
 
-def _softplus(value: float) -> float:
+def each(function: Callable[[float], float], x: Array) -> Array:
+    """A function of each element."""
+    return np.array([function(float(value)) for value in x.ravel()], float).reshape(x.shape)
+
+
+def softplus(value: float) -> float:
     """log(1 + exp(value)), of large values themselves."""
     return value if value > 40 else math.log1p(math.exp(value))
 
 
-def _slope(value: float) -> float:
+def slope(value: float) -> float:
     """1 / (1 + exp(-value))."""
     return 1 / (1 + math.exp(-value)) if value > -700 else 0.0

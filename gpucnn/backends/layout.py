@@ -8,7 +8,7 @@ from typing import Any
 
 def is_channels_last(x: Any) -> bool:
     """Whether x [N, C, *spatial] has its channels innermost in memory, contiguously."""
-    if x.ndim < 3 or x.shape[1] == 1 or x.strides[1] != x.itemsize:
+    if len(x.shape) < 3 or x.shape[1] == 1 or x.strides[1] != x.itemsize:
         return False
     spatial = [abs(step) for step, size in zip(x.strides[2:], x.shape[2:], strict=True) if size > 1]
     return bool(spatial) and min(spatial) >= x.itemsize * x.shape[1]

@@ -341,12 +341,6 @@ def test_architecture(capability: tuple[int, int], supported: tuple[int, ...], e
     assert architecture(capability, supported) == expected
 
 
-def test_architecture_for_a_devices_own_instructions() -> None:
-    assert architecture((9, 0), CUDA_12, accelerated=True) == "sm_90a"
-    with pytest.raises(CompilationError, match=r"does not know compute capability 9\.1.*update"):
-        architecture((9, 1), CUDA_12, accelerated=True)
-
-
 def test_a_device_that_nvrtc_has_forgotten() -> None:
     with pytest.raises(CompilationError, match=r"no longer compiles for compute capability 7\.0, only from 7\.5 on"):
         architecture((7, 0), CUDA_13)

@@ -471,7 +471,7 @@ def test_a_call_that_fails_half_way_is_not_kept(cupy: FakeCupy, monkeypatch: pyt
             patch.setattr(cupy, "alloc", failing(cupy.alloc, fails))
             with pytest.raises(MemoryError):
                 call()
-        assert replays.current() is None
+        assert replays.this_thread.listener is None
         assert not kept
     first, queued = call(), len(cupy.products)
     assert list(map(callable, kept.values())) == [True]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import doctest
 import gzip
 import struct
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -82,13 +80,3 @@ def test_no_cut_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory, length:
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_idx(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("module", "least"),
-    [("augmentation", 4), ("datasets", 0), ("folders", 0), ("idx", 3), ("images", 5), ("loader", 2)],
-)
-def test_examples_of_docstrings(module: str, least: int) -> None:
-    found = doctest.testmod(import_module(f"gpucnn.data.{module}"))
-    assert found.failed == 0
-    assert found.attempted >= least

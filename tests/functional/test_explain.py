@@ -15,8 +15,8 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import numerics, simulator
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda.convolution import convolution as on_a_gpu
 from gpucnn.backends.cuda.convolution import depthwise, im2col
+from gpucnn.backends.cuda.convolution import direct as direct_on_a_gpu
 from gpucnn.backends.numpy import NumpyBackend, columns, direct, folding, grouped, winograd
 from gpucnn.backends.numpy import depthwise as depthwise_on_the_cpu
 from gpucnn.explaining import Explanation
@@ -143,10 +143,8 @@ def test_the_algorithm_is_the_one_that_runs(
     else:
         request.getfixturevalue("compiler")
         directions = ("forward", "backward_input", "backward_weight")
-        by = {
-            "depthwise": (depthwise, directions), "direct": (on_a_gpu, tuple(f"_{each}" for each in directions)),
-            "im2col": (im2col, directions),
-        }  # fmt: skip
+        modules = {"depthwise": depthwise, "direct": direct_on_a_gpu, "im2col": im2col}
+        by = {name: (module, directions) for name, module in modules.items()}
     ran: list[str] = []
     for algorithm, (module, functions) in by.items():
         for function in functions:

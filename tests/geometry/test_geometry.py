@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,8 @@ import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused, refuses, saying
+from sample import examples
 
 import gpucnn.geometry
 from gpucnn.geometry import (
@@ -26,10 +28,16 @@ from gpucnn.geometry import (
     InterpolationAxis,
     NormGeometry,
     PoolGeometry,
+    Window,
+    conv_multiply_adds,
     conv_output_size,
+    conv_parameters,
     conv_transpose_output_size,
+    im2col_shapes,
+    locally_connected_parameters,
     max_unpool_output_size,
     pool_output_size,
+    receptive_field,
     same_padding,
 )
 from gpucnn.geometry.geometries import (
@@ -50,11 +58,6 @@ pads = st.integers(0, 5)
 paddings = st.one_of(pads, st.tuples(st.tuples(pads, pads)), st.sampled_from(["valid", "same", "same_lower"]))
 
 
-def exactly(message: str) -> str:
-    """A pattern that matches the whole message and nothing else."""
-    return f"^{re.escape(message)}$"
-
-
 def test_it_needs_only_the_standard_library() -> None:
     """The geometry of a layer can be asked for where NumPy is not installed."""
     code = "import sys; sys.modules['numpy'] = None; import gpucnn.geometry as g; print(g.conv_output_size(227, 11, 4))"
@@ -69,146 +72,99 @@ def test_every_public_name_is_there() -> None:
 
 # --- Output sizes -------------------------------------------------------------------------------------------------
 
-LAYERS = [
-    # size, kernel, stride, padding, dilation, output
-    pytest.param(227, 11, 4, 0, 1, 55, id="AlexNet conv1"),
-    pytest.param(27, 5, 1, 2, 1, 27, id="AlexNet conv2"),
-    pytest.param(13, 3, 1, 1, 1, 13, id="AlexNet conv3"),
-    pytest.param(224, 3, 1, 1, 1, 224, id="VGG conv"),
-    pytest.param(224, 7, 2, 3, 1, 112, id="ResNet stem"),
-    pytest.param(56, 3, 2, 1, 1, 28, id="ResNet conv3 of stride 2"),
-    pytest.param(56, 1, 2, 0, 1, 28, id="ResNet shortcut"),
-    pytest.param(224, 3, 2, "same", 1, 112, id="MobileNet stem in TensorFlow"),
-    pytest.param(33, 3, 1, 6, 6, 33, id="DeepLab rate 6"),
-    pytest.param(33, 3, 1, 12, 12, 33, id="DeepLab rate 12"),
-    pytest.param(33, 3, 1, 18, 18, 33, id="DeepLab rate 18"),
-    pytest.param(65, 3, 1, "same", 24, 65, id="DeepLab rate 24 with same"),
-    pytest.param(572, 3, 1, "valid", 1, 570, id="U-Net conv"),
-    pytest.param(224, 16, 16, 0, 1, 14, id="ViT patches"),
-    pytest.param(16000, 10, 5, 0, 1, 3199, id="wav2vec encoder1"),
-    pytest.param((16, 112, 112), 3, 1, 1, 1, (16, 112, 112), id="C3D conv"),
-    pytest.param((17, 17), (1, 7), 1, (0, 3), 1, (17, 17), id="Inception 1x7"),
-    pytest.param((10, 9), (3, 2), (2, 1), ((1, 0), (0, 2)), (1, 3), (5, 8), id="different on each axis"),
-    pytest.param(1, 1, 1, 0, 1, 1, id="one input"),
-    pytest.param(1, 1, 7, 0, 1, 1, id="stride past the input"),
-    pytest.param(3, 3, 2, 0, 1, 1, id="window of the input's size"),
-    pytest.param(LARGEST, 1, 1, 0, 1, LARGEST, id="largest size"),
-    pytest.param(LARGEST, LARGEST, 1, LARGEST, 1, 2 * LARGEST + 1, id="largest of all"),
-]
-
-
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "dilation", "expected"), LAYERS)
-def test_output_size_of_known_layers(
-    size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, expected: Any
-) -> None:
-    assert conv_output_size(size, kernel, stride, padding, dilation) == expected
-
-
-POOLS = [
-    # size, kernel, stride, padding, dilation, ceil_mode, output
-    pytest.param(55, 3, 2, 0, 1, False, 27, id="AlexNet pool1"),
-    pytest.param(13, 3, 2, 0, 1, False, 6, id="AlexNet pool5"),
-    pytest.param(224, 2, None, 0, 1, False, 112, id="VGG pool"),
-    pytest.param(112, 3, 2, 1, 1, False, 56, id="ResNet pool"),
-    pytest.param(112, 3, 2, 0, 1, True, 56, id="GoogLeNet pool"),
-    pytest.param(109, 3, 2, 0, 1, True, 54, id="SqueezeNet pool, where nothing overhangs"),
-    pytest.param(28, 3, 1, 1, 1, True, 28, id="Inception branch"),
-    pytest.param((16, 28, 28), (2, 2, 2), None, 0, 1, False, (8, 14, 14), id="C3D pool"),
-    pytest.param((7, 7), 2, None, 0, 1, True, (4, 4), id="one more that overhangs"),
-    pytest.param(3, 2, 3, 1, 1, True, 2, id="one more that starts on the last input"),
-    pytest.param(2, 2, 3, 1, 1, True, 1, id="no more that would start past the input"),
-    pytest.param(1, 2, 2, 1, 1, True, 1, id="no more that would start in the padding"),
-    pytest.param(1, 2, 2, ((0, 1),), 1, True, (1,), id="high padding alone"),
-    pytest.param(2, 3, 2, 0, 1, True, 1, id="a first that overhangs, as in PyTorch"),
-    pytest.param(4, 3, 3, 0, 2, True, 1, id="a first that overhangs, dilated"),
-    pytest.param(7, 3, None, "same", 1, False, 3, id="same"),
-    pytest.param(7, 3, 2, "same", 1, True, 4, id="same with ceil_mode"),
-    pytest.param(5, 3, 2, ((1, 2),), 2, False, (2,), id="dilated, asymmetric"),
-]
-
-
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "dilation", "ceil_mode", "expected"), POOLS)
-def test_output_size_of_known_pools(
-    size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, expected: Any
-) -> None:
-    assert pool_output_size(size, kernel, stride, padding, dilation, ceil_mode) == expected
-
-
-TRANSPOSED = [
-    # size, kernel, stride, padding, output_padding, dilation, output
-    pytest.param(1, 4, 1, 0, 0, 1, 4, id="DCGAN 1"),
-    pytest.param(4, 4, 2, 1, 0, 1, 8, id="DCGAN 2"),
-    pytest.param(32, 4, 2, 1, 0, 1, 64, id="DCGAN 5"),
-    pytest.param((28, 28), 2, 2, 0, 0, 1, (56, 56), id="U-Net up"),
-    pytest.param(16, 64, 32, 0, 0, 1, 544, id="FCN-32s"),
-    pytest.param(112, 3, 2, 1, 1, 1, 224, id="output_padding"),
-    pytest.param(5, 3, 1, 0, 2, 3, 13, id="output_padding below the dilation"),
-    pytest.param((3, 4), 2, (3, 2), ((1, 0), (0, 2)), (2, 1), 1, (9, 7), id="different on each axis"),
-    pytest.param(7, 3, 2, "same", 0, 1, 14, id="same"),
-    pytest.param((7, 3), 2, (3, 1), "same_lower", 0, 2, (21, 3), id="same_lower, stride past the kernel"),
-    pytest.param(2, 1, 1, ((0, 1),), 0, 1, (1,), id="one left"),
-]
-
-
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "extra", "dilation", "expected"), TRANSPOSED)
-def test_output_size_of_known_transposed_layers(
-    size: Any, kernel: Any, stride: Any, padding: Any, extra: Any, dilation: Any, expected: Any
-) -> None:
-    assert conv_transpose_output_size(size, kernel, stride, padding, extra, dilation) == expected
+KNOWN: dict[Callable[..., Any], dict[str, tuple[tuple[Any, ...], Any]]] = {
+    # function: {layer: ((size, kernel, stride, padding, …), output)}
+    conv_output_size: {
+        "AlexNet conv1": ((227, 11, 4), 55),
+        "VGG conv": ((224, 3, 1, 1), 224),
+        "ResNet stem": ((224, 7, 2, 3), 112),
+        "MobileNet stem in TensorFlow": ((224, 3, 2, "same"), 112),
+        "DeepLab rate 18": ((33, 3, 1, 18, 18), 33),
+        "DeepLab rate 24 with same": ((65, 3, 1, "same", 24), 65),
+        "U-Net conv": ((572, 3, 1, "valid"), 570),
+        "wav2vec encoder1": ((16000, 10, 5), 3199),
+        "C3D conv": (((16, 112, 112), 3, 1, 1), (16, 112, 112)),
+        "Inception 1x7": (((17, 17), (1, 7), 1, (0, 3)), (17, 17)),
+        "different on each axis": (((10, 9), (3, 2), (2, 1), ((1, 0), (0, 2)), (1, 3)), (5, 8)),
+        "one input": ((1, 1), 1),
+        "stride past the input": ((1, 1, 7), 1),
+        "window of the input's size": ((3, 3, 2), 1),
+        "largest size": ((LARGEST, 1), LARGEST),
+        "largest of all": ((LARGEST, LARGEST, 1, LARGEST), 2 * LARGEST + 1),
+    },
+    pool_output_size: {
+        "AlexNet pool1": ((55, 3, 2), 27),
+        "VGG pool": ((224, 2), 112),
+        "SqueezeNet pool, where nothing overhangs": ((109, 3, 2, 0, 1, True), 54),
+        "Inception branch": ((28, 3, 1, 1, 1, True), 28),
+        "stride as the kernel": ((7, 3), 2),
+        "one more that overhangs": (((7, 7), 2, None, 0, 1, True), (4, 4)),
+        "one more that starts on the last input": ((3, 2, 3, 1, 1, True), 2),
+        "no more that would start past the input": ((2, 2, 3, 1, 1, True), 1),
+        "no more that would start in the padding": ((1, 2, 2, 1, 1, True), 1),
+        "high padding alone": ((1, 2, 2, ((0, 1),), 1, True), (1,)),
+        "a first that overhangs, as in PyTorch": ((2, 3, 2, 0, 1, True), 1),
+        "a first that overhangs, dilated": ((4, 3, 3, 0, 2, True), 1),
+        "same": ((7, 3, None, "same"), 3),
+        "same with ceil_mode": ((7, 3, 2, "same", 1, True), 4),
+        "dilated, asymmetric": ((5, 3, 2, ((1, 2),), 2), (2,)),
+    },
+    conv_transpose_output_size: {
+        "DCGAN 5": ((32, 4, 2, 1), 64),
+        "U-Net up": (((28, 28), 2, 2), (56, 56)),
+        "FCN-32s": ((16, 64, 32), 544),
+        "output_padding": ((112, 3, 2, 1, 1), 224),
+        "output_padding below the dilation": ((5, 3, 1, 0, 2, 3), 13),
+        "different on each axis": (((3, 4), 2, (3, 2), ((1, 0), (0, 2)), (2, 1)), (9, 7)),
+        "same": ((7, 3, 2, "same"), 14),
+        "same_lower, stride past the kernel": (((7, 3), 2, (3, 1), "same_lower", 0, 2), (21, 3)),
+        "one left": ((2, 1, 1, ((0, 1),)), (1,)),
+    },
+    max_unpool_output_size: {
+        "SegNet": ((56, 2, None, 0), 112),
+        "of two axes": (((4, 5), 3, 2, 1), (7, 9)),
+        "high padding alone": ((3, 3, 2, ((0, 1),)), (6,)),
+        "valid": ((3, (3,), None, "valid"), (9,)),
+        "same": ((4, 3, 2, "same"), 8),
+        "same_lower": (((4, 2), 3, (2, 1), "same_lower"), (8, 2)),
+        "one left": ((1, 2, 1, ((1, 0),)), (1,)),
+    },
+}
 
 
 @pytest.mark.parametrize(
-    ("size", "kernel", "stride", "padding", "expected"),
-    [
-        (56, 2, None, 0, 112),
-        ((4, 5), 3, 2, 1, (7, 9)),
-        (3, 3, 2, ((0, 1),), (6,)),
-        (3, (3,), None, "valid", (9,)),
-        (4, 3, 2, "same", 8),
-        ((4, 2), 3, (2, 1), "same_lower", (8, 2)),
-        (1, 2, 1, ((1, 0),), (1,)),
-    ],
+    ("function", "given", "expected"),
+    [pytest.param(function, *row, id=name) for function, rows in KNOWN.items() for name, row in rows.items()],
 )
-def test_max_unpool_output_size(size: Any, kernel: Any, stride: Any, padding: Any, expected: Any) -> None:
-    assert max_unpool_output_size(size, kernel, stride, padding) == expected
-    default = conv_output_size(expected, kernel, kernel if stride is None else stride, padding)
-    assert default in (size, (size,))
+def test_output_sizes_of_known_layers(function: Callable[..., Any], given: tuple[Any, ...], expected: Any) -> None:
+    assert function(*given) == expected
 
 
-def test_what_is_left_out_is_a_plain_layer() -> None:
-    assert conv_output_size(6, 3) == 4
-    assert pool_output_size(7, 3) == 2
-    assert pool_output_size(7, 3, 2) == 3
-    assert conv_transpose_output_size(4, 3) == 6
-    assert conv_transpose_output_size(4, 3, 2) == 9
-    assert max_unpool_output_size(4, 3) == 12
-    assert same_padding(6, 3) == (1, 1)
+@pytest.mark.parametrize(("given", "expected"), KNOWN[max_unpool_output_size].values())
+def test_pooling_undoes_unpooling(given: tuple[Any, ...], expected: Any) -> None:
+    size, kernel, stride, padding = given
+    if stride is None:
+        assert max_unpool_output_size(size, kernel, padding=padding) == expected
+    assert conv_output_size(expected, kernel, stride or kernel, padding) in (size, (size,))
 
 
-@given(st.integers(1, 12), small, small, paddings, small)
-def test_output_size_is_the_number_of_windows(size: int, kernel: int, stride: int, padding: Any, dilation: int) -> None:
-    resolved = reference.resolve_padding(padding, [size], [kernel], [stride], [dilation])
-    (expected,) = reference.output_size([size], [kernel], [stride], resolved, [dilation])
-    if expected:
-        result = conv_output_size(size, kernel, stride, padding, dilation)
-        assert result == (expected if isinstance(padding, int | str) else (expected,))
-    else:
-        with pytest.raises(ValueError, match="window of axis 0 spans"):
-            conv_output_size(size, kernel, stride, padding, dilation)
-
-
-@given(st.integers(1, 12), small, st.integers(1, 6), paddings, small, st.booleans())
-def test_pool_output_size_is_the_number_of_windows(
-    size: int, kernel: int, stride: int, padding: Any, dilation: int, ceil_mode: bool
+@examples(200)
+@given(st.integers(1, 12), small, st.integers(1, 6), paddings, small, st.none() | st.booleans())
+def test_output_size_is_the_number_of_windows(
+    size: int, kernel: int, stride: int, padding: Any, dilation: int, ceil_mode: bool | None
 ) -> None:
+    """Of a pooling, whose padding is less than its window, or of a convolution where `ceil_mode` is None."""
     resolved = reference.resolve_padding(padding, [size], [kernel], [stride], [dilation])
-    (expected,) = reference.output_size([size], [kernel], [stride], resolved, [dilation], ceil_mode)
-    if expected and max(resolved[0]) <= dilation * (kernel - 1):
-        result = pool_output_size(size, kernel, stride, padding, dilation, ceil_mode)
+    (expected,) = reference.output_size([size], [kernel], [stride], resolved, [dilation], bool(ceil_mode))
+    output_size, refusal = conv_output_size, "window of axis 0 spans"
+    if ceil_mode is not None:
+        output_size, refusal = partial(pool_output_size, ceil_mode=ceil_mode), f"{refusal}|less than the window"
+    if expected and (ceil_mode is None or max(resolved[0]) <= dilation * (kernel - 1)):
+        result = output_size(size, kernel, stride, padding, dilation)
         assert result == (expected if isinstance(padding, int | str) else (expected,))
     else:
-        with pytest.raises(ValueError, match=r"window of axis 0 spans|less than the window"):
-            pool_output_size(size, kernel, stride, padding, dilation, ceil_mode)
+        with pytest.raises(ValueError, match=refusal):
+            output_size(size, kernel, stride, padding, dilation)
 
 
 @given(st.integers(1, 9), small, small, paddings, small, st.data())
@@ -237,24 +193,20 @@ def test_a_transposed_size_is_one_whose_convolution_gives_the_input(
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "dilation", "low", "high"),
     [
-        (224, 3, 1, 1, 1, 1),
         (224, 3, 2, 1, 0, 1),
-        (225, 3, 2, 1, 1, 1),
-        (224, 7, 2, 1, 2, 3),
-        (5, 2, 1, 1, 0, 1),
         (6, 4, 1, 1, 1, 2),
         (6, 4, 1, 3, 4, 5),
-        (33, 3, 1, 12, 12, 12),
         (10, 2, 3, 1, 0, 1),  # stride > kernel, and padding all the same
         (7, 1, 3, 1, 0, 0),
         (8, 2, 5, 1, 0, 0),  # stride > kernel leaves inputs unread at the end
-        (1, 5, 4, 1, 2, 2),
         (1, 1, 1, 1, 0, 0),
     ],
 )
 def test_same_padding(size: int, kernel: int, stride: int, dilation: int, low: int, high: int) -> None:
     assert same_padding(size, kernel, stride, dilation) == (low, high)
     assert same_padding(size, kernel, stride, dilation, lower=True) == (high, low)
+    if (stride, dilation) == (1, 1):
+        assert same_padding(size, kernel) == (low, high)
     assert same_padding((size,), kernel, stride, dilation) == ((low, high),)
     assert same_padding((size, 1), kernel, stride, dilation)[0] == (low, high)
     for form, pair in (("same", (low, high)), ("same_lower", (high, low))):
@@ -307,84 +259,73 @@ def test_sizes_answer_in_the_form_they_were_asked_in(given: tuple[Any, ...], exp
     assert all(type(value) is int for value in (result if isinstance(result, tuple) else (result,)))
 
 
-OPERATIONS: dict[Callable[..., Any], tuple[str, dict[str, int]]] = {
-    # each function with its name in messages and the least value of each integer
-    conv_output_size: (
-        "conv_output_size",
-        {"input_size": 1, "kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1},
+WINDOW = {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1}
+SIZED = {"input_size": 1, **WINDOW}
+COUNTS = {"in_channels": 1, "out_channels": 1, "groups": 1, "rank": 1}  # of which there is one, not one for each axis
+LOCAL = {"in_channels": 1, "out_channels": 1, "rank": 1, "kernel_size": 1, "output_size": 1}
+
+OPERATIONS: dict[str, tuple[Callable[..., Any], dict[str, int]]] = {
+    # by its name in messages, each function with the least value of each integer
+    "conv_output_size": (conv_output_size, SIZED),
+    "pool_output_size": (pool_output_size, SIZED),
+    "conv_transpose_output_size": (conv_transpose_output_size, SIZED | {"output_padding": 0}),
+    "max_unpool_output_size": (max_unpool_output_size, {"input_size": 1, "kernel_size": 1, "stride": 1, "padding": 0}),
+    "same_padding": (same_padding, {"input_size": 1, "kernel_size": 1, "stride": 1, "dilation": 1}),
+    "conv1d": (partial(conv_geometry, "conv1d", (9,), Channels(1, 1)), WINDOW),
+    "conv_transpose1d": (
+        partial(conv_transpose_geometry, "conv_transpose1d", (9,), Channels(1, 1)),
+        WINDOW | {"output_padding": 0},
     ),
-    pool_output_size: (
-        "pool_output_size",
-        {"input_size": 1, "kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1},
-    ),
-    conv_transpose_output_size: (
-        "conv_transpose_output_size",
-        {"input_size": 1, "kernel_size": 1, "stride": 1, "padding": 0, "output_padding": 0, "dilation": 1},
-    ),
-    max_unpool_output_size: ("max_unpool_output_size", {"input_size": 1, "kernel_size": 1, "stride": 1, "padding": 0}),
-    same_padding: ("same_padding", {"input_size": 1, "kernel_size": 1, "stride": 1, "dilation": 1}),
-    lambda **k: conv_geometry("conv1d", (9,), Channels(1, 1), **k): (
-        "conv1d",
-        {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1},
-    ),
-    lambda **k: conv_transpose_geometry("conv_transpose1d", (9,), Channels(1, 1), **k): (
-        "conv_transpose1d",
-        {"kernel_size": 1, "stride": 1, "padding": 0, "output_padding": 0, "dilation": 1},
-    ),
-    lambda **k: pool_geometry("max_pool1d", (9,), **k): (
-        "max_pool1d",
-        {"kernel_size": 1, "stride": 1, "padding": 0, "dilation": 1},
-    ),
-    lambda **k: unpool_size("max_unpool1d", (1,), **k): (
-        "max_unpool1d",
+    "max_pool1d": (partial(pool_geometry, "max_pool1d", (9,)), WINDOW),
+    "max_unpool1d": (
+        partial(unpool_size, "max_unpool1d", (1,)),
         {"kernel_size": 1, "stride": 1, "padding": 0, "output_size": 1},
     ),
-    lambda **k: adaptive_geometry("adaptive_max_pool1d", (9,), **k): ("adaptive_max_pool1d", {"output_size": 1}),
+    "adaptive_max_pool1d": (partial(adaptive_geometry, "adaptive_max_pool1d", (9,)), {"output_size": 1}),
+    "receptive_field": (lambda **window: receptive_field([Window(**window)]), WINDOW),
+    "conv_parameters": (conv_parameters, COUNTS | {"kernel_size": 1}),
+    "locally_connected_parameters": (locally_connected_parameters, LOCAL),
+    "im2col_shapes": (im2col_shapes, COUNTS | SIZED),
+    "conv_multiply_adds": (conv_multiply_adds, COUNTS | SIZED),
 }
 
-INTEGERS = [
-    pytest.param(function, op, leasts, name, id=f"{op}-{name}")
-    for function, (op, leasts) in OPERATIONS.items()
-    for name in leasts
-]
 
-
-@pytest.mark.parametrize(("function", "op", "leasts", "name"), INTEGERS)
-def test_every_integer_is_checked(function: Callable[..., Any], op: str, leasts: dict[str, int], name: str) -> None:
-    valid = dict(leasts)
-    least = leasts[name]
+@pytest.mark.parametrize(("op", "name"), [(op, name) for op, (_, leasts) in OPERATIONS.items() for name in leasts])
+def test_every_integer_is_checked(op: str, name: str) -> None:
+    """What equals a number, and hashes as it, is refused too, whatever a cache holds of earlier calls."""
+    function, leasts = OPERATIONS[op]
+    valid, least, counted = leasts, leasts[name], name in COUNTS
     function(**valid)
     function(**valid | {name: np.int64(least)})
-    function(**valid | {name: [least]})
-    scalar = {"padding": "an integer", "output_size": "an integer or 1 of them"}
+    if not counted:
+        function(**valid | {name: [least]})
+    scalar = {"padding": "an integer", "output_size": "an integer or 1 of them", **dict.fromkeys(COUNTS, "an integer")}
     item = {"padding": "an integer or a (low, high) pair for each axis"}
     if op.startswith("adaptive"):
         scalar = item = {"output_size": "an integer, None, or 1 of them"}
     for bad in (True, False, np.bool_(True), 1.0, np.float64(1), Fraction(1), "1", 1j, None, object(), {1: 2}.items):
         if bad is None and name in ("stride", "output_size"):
             continue
-        for form, expected in ((bad, scalar), ([bad], item)):
+        for form, expected in ((bad, scalar), ([bad], item))[: 1 if counted else 2]:
             if isinstance(bad, str) and name == "padding" and form is bad:
                 continue
             wanted = expected.get(name, "an integer or 1 of them")
-            with pytest.raises(TypeError, match=exactly(f"{op}: {name} is {bad!r}, expected {wanted}")) as caught:
+            with pytest.raises(TypeError, match=saying(f"{op}: {name} is {bad!r}, expected {wanted}")) as caught:
                 function(**valid | {name: form})
             assert caught.value.__suppress_context__
     for bad, bound in ((least - 1, f"least {least}"), (-(10**30), f"least {least}"), (2**31, f"most {LARGEST}")):
-        for form in (bad, [bad]):
-            with pytest.raises(ValueError, match=exactly(f"{op}: {name} is {bad}, expected at {bound}")):
+        for form in (bad, [bad])[: 1 if counted else 2]:
+            with pytest.raises(ValueError, match=saying(f"{op}: {name} is {bad}, expected at {bound}")):
                 function(**valid | {name: form})
     for form in ([least] * 2, [least] * 3) if op.endswith("1d") else ():
-        with pytest.raises(ValueError, match=exactly(f"{op}: {name} has {len(form)} values, expected 1")):
+        with pytest.raises(ValueError, match=saying(f"{op}: {name} has {len(form)} values, expected 1")):
             function(**valid | {name: form})
 
 
 @pytest.mark.parametrize("value", ["7", b"7", bytearray(b"7"), {7}, {7: 7}, iter([7])])
 def test_what_has_no_order_of_axes_is_no_sequence(value: Any) -> None:
-    with pytest.raises(
-        TypeError, match=exactly(f"conv_output_size: input_size is {value!r}, expected an integer or 1 of them")
-    ):
-        conv_output_size(value, 3)
+    message = f"conv_output_size: input_size is {value!r}, expected an integer or 1 of them"
+    refused(TypeError, (message, lambda: conv_output_size(value, 3)))
 
 
 CEIL_MODES: dict[str, Callable[[Any], Any]] = {
@@ -399,7 +340,7 @@ def test_flags_are_true_or_false(op: str) -> None:
     assert pool(True) == pool(np.bool_(True)) == pool(np.array(True)) == 4
     assert pool(False) == pool(np.bool_(False)) == pool(np.array(False)) == 3
     for bad in (1, 0, 1.0, None, "True", np.int64(1), np.array(1), np.array([True]), [True], SimpleNamespace(ndim=0)):
-        with pytest.raises(TypeError, match=exactly(f"{op}: ceil_mode is {bad!r}, expected True or False")):
+        with pytest.raises(TypeError, match=saying(f"{op}: ceil_mode is {bad!r}, expected True or False")):
             pool(bad)
 
 
@@ -410,134 +351,83 @@ def test_a_number_may_be_as_large_as_a_kernel_can_take() -> None:
 
 
 CHANNELS = Channels(1, 1)
+EMPTY = "got an empty sequence, expected one value for each spatial axis"
+SPANS = "spans dilation * (kernel - 1) + 1 ="
+SHORT = "expected at most the padded input,"
 
-REFUSED: list[tuple[Callable[[], Any], str]] = [
+test_what_cannot_be_done_says_so = refuses(
+    ValueError,
     (
+        f"conv_output_size: window of axis 1 {SPANS} 9, {SHORT} 1 + 4 + 1 = 6",
         lambda: conv_output_size((9, 4), 3, padding=(0, 1), dilation=4),
-        "conv_output_size: window of axis 1 spans dilation * (kernel - 1) + 1 = 9, "
-        "expected at most the padded input, 1 + 4 + 1 = 6",
     ),
+    ("conv_output_size: stride has 2 values, expected 1", lambda: conv_output_size((5,), 3, stride=(1, 2))),
+    ("conv_output_size: padding has 1 values, expected 2", lambda: conv_output_size((5, 5), 3, padding=(1,))),
     (
-        lambda: conv_output_size((5,), 3, stride=(1, 2)),
-        "conv_output_size: stride has 2 values, expected 1",
-    ),
-    (
-        lambda: conv_output_size((5, 5), 3, padding=(1,)),
-        "conv_output_size: padding has 1 values, expected 2",
-    ),
-    (
-        lambda: conv_output_size(5, 3, padding=((1, 2, 3),)),  # type: ignore[arg-type]
         "conv_output_size: padding of an axis has 3 values, expected (low, high)",
+        lambda: conv_output_size(5, 3, padding=((1, 2, 3),)),
     ),
+    ("conv_output_size: padding is -1, expected at least 0", lambda: conv_output_size(5, 3, padding=((0, -1),))),
+    ("conv_output_size: padding is -2, expected at least 0", lambda: conv_output_size(5, 3, padding=((-2, 0),))),
     (
-        lambda: conv_output_size(5, 3, padding=((0, -1),)),
-        "conv_output_size: padding is -1, expected at least 0",
-    ),
-    (
-        lambda: conv_output_size(5, 3, padding=((-2, 0),)),
-        "conv_output_size: padding is -2, expected at least 0",
-    ),
-    (
-        lambda: conv_output_size(5, 3, padding="SAME"),
         "conv_output_size: padding is 'SAME', expected numbers, 'valid', 'same' or 'same_lower'",
+        lambda: conv_output_size(5, 3, padding="SAME"),
     ),
+    (f"same_padding: {EMPTY}", lambda: same_padding((), 3)),
+    (f"conv_output_size: {EMPTY}", lambda: conv_output_size(5, 3, padding=())),
+    (f"conv_transpose_output_size: {EMPTY}", lambda: conv_transpose_output_size(5, 3, ())),
+    (f"max_unpool_output_size: {EMPTY}", lambda: max_unpool_output_size(5, [])),
     (
-        lambda: same_padding((), 3),
-        "same_padding: got an empty sequence, expected one value for each spatial axis",
-    ),
-    (
-        lambda: conv_output_size(5, 3, padding=()),
-        "conv_output_size: got an empty sequence, expected one value for each spatial axis",
-    ),
-    (
-        lambda: conv_transpose_output_size(5, 3, ()),
-        "conv_transpose_output_size: got an empty sequence, expected one value for each spatial axis",
-    ),
-    (
-        lambda: max_unpool_output_size(5, []),
-        "max_unpool_output_size: got an empty sequence, expected one value for each spatial axis",
-    ),
-    (
-        lambda: pool_output_size(4, 3, padding=3),
         "pool_output_size: padding of axis 0 is (3, 3), expected less than the window, dilation * (kernel - 1) + 1 = 3",
+        lambda: pool_output_size(4, 3, padding=3),
     ),
     (
+        "avg_pool2d: padding of axis 1 is (3, 0), expected less than the window, … = 3",
         lambda: pool_geometry("avg_pool2d", (9, 9), 2, padding=((1, 1), (3, 0)), dilation=2),
-        "avg_pool2d: padding of axis 1 is (3, 0), expected less than the window, dilation * (kernel - 1) + 1 = 3",
     ),
+    ("op: padding of axis 0 is (0, 2), expected less …", lambda: pool_geometry("op", (9,), 2, padding=((0, 2),))),
+    (f"op: window of axis 0 {SPANS} 3, {SHORT} 0 + 2 + 0 = 2", lambda: pool_geometry("op", (2,), 3, 1, ceil_mode=True)),
+    (f"op: window of axis 0 {SPANS} 3, {SHORT} 0 + 2 + 0 = 2", lambda: pool_geometry("op", (2,), 3, 2)),
+    (f"op: window of axis 2 {SPANS} 3, …", lambda: conv_geometry("op", (5, 5, 2), CHANNELS, 3, 1, 0, 1)),
     (
-        lambda: pool_geometry("avg_pool1d", (9,), 2, padding=((0, 2),)),
-        "avg_pool1d: padding of axis 0 is (0, 2), expected less than the window, dilation * (kernel - 1) + 1 = 2",
-    ),
-    (
-        lambda: pool_geometry("max_pool1d", (2,), 3, 1, ceil_mode=True),
-        "max_pool1d: window of axis 0 spans dilation * (kernel - 1) + 1 = 3, "
-        "expected at most the padded input, 0 + 2 + 0 = 2",
-    ),
-    (
-        lambda: pool_geometry("max_pool1d", (2,), 3, 2),
-        "max_pool1d: window of axis 0 spans dilation * (kernel - 1) + 1 = 3, "
-        "expected at most the padded input, 0 + 2 + 0 = 2",
-    ),
-    (
-        lambda: conv_geometry("conv3d", (5, 5, 2), CHANNELS, 3, 1, 0, 1),
-        "conv3d: window of axis 2 spans dilation * (kernel - 1) + 1 = 3, "
-        "expected at most the padded input, 0 + 2 + 0 = 2",
-    ),
-    (
-        lambda: conv_transpose_output_size(4, 3, (2, 2), output_padding=(1, 2), dilation=2),
         "conv_transpose_output_size: output_padding of axis 1 is 2, expected less than stride 2 or dilation 2",
+        lambda: conv_transpose_output_size(4, 3, (2, 2), output_padding=(1, 2), dilation=2),
     ),
     (
-        lambda: conv_transpose_geometry("conv_transpose1d", (4,), CHANNELS, 3, 1, 0, 1, 1),
-        "conv_transpose1d: output_padding of axis 0 is 1, expected less than stride 1 or dilation 1",
+        "op: output_padding of axis 0 is 1, expected less than stride 1 or dilation 1",
+        lambda: conv_transpose_geometry("op", (4,), CHANNELS, 3, 1, 0, 1, 1),
     ),
     (
-        lambda: conv_transpose_geometry("conv_transpose2d", (4, 1), CHANNELS, 3, 1, ((0, 0), (2, 1)), 0, 1),
-        "conv_transpose2d: output of axis 1 has size 0, expected at least 1; padding (2, 1) cuts all of it",
+        "op: output of axis 1 has size 0, expected at least 1; padding (2, 1) cuts all of it",
+        lambda: conv_transpose_geometry("op", (4, 1), CHANNELS, 3, 1, ((0, 0), (2, 1)), 0, 1),
     ),
     (
+        "…output_padding is (1,), expected 0 with padding 'same_lower'",
         lambda: conv_transpose_output_size(4, 3, 2, "same_lower", 1),
-        "conv_transpose_output_size: output_padding is (1,), expected 0 with padding 'same_lower'",
     ),
     (
+        "…output_padding is (0, 1), expected 0 with padding 'same'",
         lambda: conv_transpose_output_size((4, 4), 3, 2, "same", (0, 1)),
-        "conv_transpose_output_size: output_padding is (0, 1), expected 0 with padding 'same'",
     ),
+    ("…output of axis 1 has size 0, …", lambda: max_unpool_output_size((2, 1), 2, padding=((0, 0), (1, 1)))),
+    ("op: output of axis 0 has size 0, expected at least 1", lambda: unpool_size("op", (1, 2), 2, None, 1, None)),
     (
-        lambda: max_unpool_output_size((2, 1), 2, padding=((0, 0), (1, 1))),
-        "max_unpool_output_size: output of axis 1 has size 0, expected at least 1",
+        "op: output_size of axis 1 is 11, expected more than 5 and less than 11",
+        lambda: unpool_size("op", (3, 3), 2, 3, 0, (10, 11)),
     ),
-    (
-        lambda: unpool_size("max_unpool2d", (1, 2), 2, None, 1, None),
-        "max_unpool2d: output of axis 0 has size 0, expected at least 1",
-    ),
-    (
-        lambda: unpool_size("max_unpool2d", (3, 3), 2, 3, 0, (10, 11)),
-        "max_unpool2d: output_size of axis 1 is 11, expected more than 5 and less than 11",
-    ),
-    (
-        lambda: unpool_size("max_unpool1d", (3,), 2, None, 0, 4),
-        "max_unpool1d: output_size of axis 0 is 4, expected more than 4 and less than 8",
-    ),
-    (
-        lambda: adaptive_geometry("adaptive_avg_pool2d", (5, 5), (2, None, 3)),
-        "adaptive_avg_pool2d: output_size has 3 values, expected 2",
-    ),
-]
+    ("…axis 0 is 4, expected more than 4 and less than 8", lambda: unpool_size("op", (3,), 2, None, 0, 4)),
+    ("op: output_size has 3 values, expected 2", lambda: adaptive_geometry("op", (5, 5), (2, None, 3))),
+)
 
 
-@pytest.mark.parametrize(("call", "message"), REFUSED)
-def test_what_cannot_be_done_says_so(call: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=exactly(message)):
-        call()
-
-
-@pytest.mark.parametrize("pair", [(1.5, 1), (1, 1.5)])
-def test_both_ends_of_a_pair_are_checked(pair: Any) -> None:
+def test_both_ends_of_a_pair_are_checked() -> None:
     message = "conv_output_size: padding is 1.5, expected an integer or a (low, high) pair for each axis"
-    with pytest.raises(TypeError, match=exactly(message)):
-        conv_output_size((5, 5), 3, padding=(0, pair))
+    for pair in ((1.5, 1), (1, 1.5)):
+        refused(TypeError, (message, lambda pair=pair: conv_output_size((5, 5), 3, padding=(0, pair))))
+    assert conv_output_size(5, 3, padding=((1, 1),)) == (5,)
+    for one in (True, 1.0):  # equals, and hashes as, what a cache now holds
+        for pair in ((one, 1), (1, one)):
+            refused(TypeError, ("…expected an integer…", lambda pair=pair: conv_output_size(5, 3, padding=(pair,))))
 
 
 # --- Geometries ---------------------------------------------------------------------------------------------------
@@ -676,25 +566,3 @@ def test_a_second_call_is_looked_up() -> None:
         "op", (9,), Channels(1, 1), (3,), [1], "valid", 0, 1
     )
     assert adaptive_geometry("a", (9,), 4) is adaptive_geometry("b", (9,), (4,))
-
-
-@pytest.mark.parametrize("impostor", [True, 1.0, np.float32(1), np.bool_(True)])
-def test_what_equals_a_cached_argument_is_still_refused(impostor: Any) -> None:
-    """1 == 1.0 == True and all three have one hash, so a cache before the check would let them pass."""
-    makers: list[Callable[[Any], Any]] = [
-        lambda one: conv_geometry("op", (9,), Channels(1, 1), one, 1, 0, 1),
-        lambda one: conv_geometry("op", (9,), Channels(1, 1), 1, one, 0, 1),
-        lambda one: conv_geometry("op", (9,), Channels(1, 1), 3, 1, one, 1),
-        lambda one: conv_geometry("op", (9,), Channels(1, 1), 3, 1, ((one, 1),), 1),
-        lambda one: conv_geometry("op", (9,), Channels(1, 1), 3, 1, ((1, one),), 1),
-        lambda one: conv_geometry("op", (9,), Channels(1, 1), 1, 1, 0, one),
-        lambda one: conv_transpose_geometry("op", (9,), Channels(1, 1), 3, 2, 0, one, 1),
-        lambda one: pool_geometry("op", (9,), 3, one),
-        lambda one: pool_geometry("op", (9,), 3, padding=(one,)),
-        lambda one: adaptive_geometry("op", (9,), one),
-        lambda one: adaptive_geometry("op", (9,), (one,)),
-    ]
-    for maker in makers:
-        assert maker(1) is maker(1)
-        with pytest.raises(TypeError, match="expected an integer"):
-            maker(impostor)

@@ -231,26 +231,17 @@ def expect_blend(axis: InterpolationAxis, size: int, positions: list[Fraction]) 
             assert position >= size - 1 - Fraction(1, 10**9)
 
 
-@given(st.integers(1, 30), st.integers(1, 30))
-def test_linear_axis(size: int, out: int) -> None:
-    half = Fraction(1, 2)
-    positions = [max(Fraction(0), (o + half) * size / out - half) for o in range(out)]
-    expect_blend(linear_axis(size, out, None, align_corners=False), size, positions)
-
-
-@given(st.integers(1, 30), st.integers(1, 30), st.sampled_from([None, 0.3, 2.0]))
-def test_linear_axis_with_aligned_corners(size: int, out: int, factor: float | None) -> None:
-    positions = [Fraction(o * (size - 1), max(out - 1, 1)) for o in range(out)]
-    expect_blend(linear_axis(size, out, factor, align_corners=True), size, positions)
-
-
-@given(st.integers(1, 30), st.integers(1, 20), st.integers(1, 20))
-def test_linear_axis_with_a_factor(size: int, up: int, down: int) -> None:
-    half = Fraction(1, 2)
-    out = max(1, size * up // down)
-    scale = Fraction(1) if out == size else Fraction(down, up)
+@given(st.integers(1, 30), st.integers(1, 30), st.none() | st.integers(1, 20), st.booleans())
+def test_linear_axis(size: int, out: int, down: int | None, align_corners: bool) -> None:
+    """Of given sizes, or with a factor of out / down."""
+    half, scale, up = Fraction(1, 2), Fraction(size, out), out
+    if down is not None:
+        out = max(1, size * up // down)
+        scale = Fraction(1) if out == size else Fraction(down, up)
     positions = [max(Fraction(0), (o + half) * scale - half) for o in range(out)]
-    expect_blend(linear_axis(size, out, up / down, align_corners=False), size, positions)
+    if align_corners:
+        positions = [Fraction(o * (size - 1), max(out - 1, 1)) for o in range(out)]
+    expect_blend(linear_axis(size, out, None if down is None else up / down, align_corners), size, positions)
 
 
 def test_linear_axis_past_the_end_holds_the_last_input() -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from fractions import Fraction
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import reference
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused, refuses
 
 from gpucnn.geometry import (
     Im2colShapes,
@@ -68,16 +68,10 @@ def test_receptive_field_of_published_networks(layers: list[Window], size: int, 
     assert (field.size, field.stride) == (size, stride)
 
 
-@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
-@pytest.mark.parametrize("count", [0, 1, 2, 7])
-def test_k_layers_see_one_plus_k_times_f_minus_one(kernel: int, count: int) -> None:
-    assert receptive_field([kernel] * count).size == 1 + count * (kernel - 1)
-    assert receptive_field(Window(kernel) for _ in range(count)).size == 1 + count * (kernel - 1)
-
-
 def test_receptive_field_in_full() -> None:
     assert receptive_field([]) == ReceptiveField(1, 1, 0, Fraction(0))
     assert receptive_field(STEM) == ReceptiveField(11, 4, -5, Fraction(0))
+    assert receptive_field(Window(3) for _ in range(7)).size == 1 + 7 * 2
     assert receptive_field([2]) == ReceptiveField(2, 1, 0, Fraction(1, 2))
     assert receptive_field([Window(4, padding=((2, 1),))]) == ReceptiveField((4,), (1,), (-2,), (Fraction(-1, 2),))
     assert receptive_field([(3, 2), 3]) == ReceptiveField((5, 4), (1, 1), (0, 0), (Fraction(2), Fraction(3, 2)))
@@ -158,9 +152,7 @@ def test_vgg16_by_the_books() -> None:
     [
         ({"in_channels": 3, "out_channels": 96, "kernel_size": 11}, 34944),
         ({"in_channels": 3, "out_channels": 96, "kernel_size": 11, "bias": False}, 34848),
-        ({"in_channels": 3, "out_channels": 64, "kernel_size": 7, "bias": False}, 9408),
         ({"in_channels": 96, "out_channels": 256, "kernel_size": 5, "groups": 2}, 307456),
-        ({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "groups": 32, "bias": False}, 288),
         ({"in_channels": 1, "out_channels": 512, "kernel_size": 10, "rank": 1}, 5632),
         ({"in_channels": 3, "out_channels": 64, "kernel_size": 3, "rank": 3}, 5248),
         ({"in_channels": 3, "out_channels": 64, "kernel_size": (3,), "rank": 3}, 640),
@@ -257,137 +249,29 @@ def test_costs_are_those_of_the_loops(
 
 # --- Errors -------------------------------------------------------------------------------------------------------
 
-REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
+EMPTY = "got an empty sequence, expected one value for each spatial axis"
+
+test_values_that_are_refused = refuses(
+    ValueError,
     (
-        lambda: receptive_field([Window(3, padding="same")]),
-        ValueError,
         "receptive_field: padding is 'same', expected numbers; same_padding gives them for an input size",
+        lambda: receptive_field([Window(3, padding="same")]),
     ),
-    (
-        lambda: receptive_field([Window((3, 3)), Window((3, 3, 3))]),
-        ValueError,
-        "receptive_field: kernel_size has 3 values, expected 2",
-    ),
-    (
-        lambda: receptive_field([3, ()]),
-        ValueError,
-        "receptive_field: got an empty sequence, expected one value for each spatial axis",
-    ),
-    (lambda: receptive_field([0]), ValueError, "receptive_field: kernel_size is 0, expected at least 1"),
-    (lambda: receptive_field([Window(1, 0)]), ValueError, "receptive_field: stride is 0, expected at least 1"),
-    (lambda: receptive_field([Window(1, 1, -1)]), ValueError, "receptive_field: padding is -1, expected at least 0"),
-    (
-        lambda: receptive_field([Window(1, dilation=0)]),
-        ValueError,
-        "receptive_field: dilation is 0, expected at least 1",
-    ),
-    (
-        lambda: receptive_field([True]),
-        TypeError,
-        "receptive_field: kernel_size is True, expected an integer or 1 of them",
-    ),
-    (
-        lambda: receptive_field([Window((3, 3)), Window(1.0)]),  # type: ignore[arg-type]
-        TypeError,
-        "receptive_field: kernel_size is 1.0, expected an integer or 2 of them",
-    ),
-    (lambda: conv_parameters(0, 8, 3), ValueError, "conv_parameters: in_channels is 0, expected at least 1"),
-    (lambda: conv_parameters(8, 0, 3), ValueError, "conv_parameters: out_channels is 0, expected at least 1"),
-    (lambda: conv_parameters(8, 8, 0), ValueError, "conv_parameters: kernel_size is 0, expected at least 1"),
-    (lambda: conv_parameters(8, 8, 3, 0), ValueError, "conv_parameters: groups is 0, expected at least 1"),
-    (
-        lambda: conv_parameters(9, 8, 3, 2),
-        ValueError,
-        "conv_parameters: in_channels is 9, expected a multiple of groups = 2",
-    ),
-    (
-        lambda: conv_parameters(8, 9, 3, 2),
-        ValueError,
-        "conv_parameters: out_channels is 9, expected a multiple of groups = 2",
-    ),
-    (lambda: conv_parameters(8, 8, 3, rank=0), ValueError, "conv_parameters: rank is 0, expected at least 1"),
-    (lambda: conv_parameters(8, 8, 3, rank=True), TypeError, "conv_parameters: rank is True, expected an integer"),
-    (
-        lambda: conv_parameters(8, 8, ()),
-        ValueError,
-        "conv_parameters: got an empty sequence, expected one value for each spatial axis",
-    ),
-    (
-        lambda: locally_connected_parameters(8, 8, 3, ()),
-        ValueError,
-        "locally_connected_parameters: got an empty sequence, expected one value for each spatial axis",
-    ),
-    (
-        lambda: im2col_shapes(8, 8, (), 3),
-        ValueError,
-        "im2col_shapes: got an empty sequence, expected one value for each spatial axis",
-    ),
-    (
-        lambda: conv_parameters(2.0, 8, 3),  # type: ignore[arg-type]
-        TypeError,
-        "conv_parameters: in_channels is 2.0, expected an integer",
-    ),
-    (
-        lambda: locally_connected_parameters(3, 0, 3, 5),
-        ValueError,
-        "locally_connected_parameters: out_channels is 0, expected at least 1",
-    ),
-    (
-        lambda: locally_connected_parameters(3, 8, 0, 5),
-        ValueError,
-        "locally_connected_parameters: kernel_size is 0, expected at least 1",
-    ),
-    (
-        lambda: locally_connected_parameters(3, 8, 3, 0),
-        ValueError,
-        "locally_connected_parameters: output_size is 0, expected at least 1",
-    ),
-    (
-        lambda: locally_connected_parameters(3, 8, (3, 3), (5, 5, 5)),
-        ValueError,
-        "locally_connected_parameters: output_size has 3 values, expected 2",
-    ),
-    (
-        lambda: locally_connected_parameters(3, 8, 3, 5, rank=-1),
-        ValueError,
-        "locally_connected_parameters: rank is -1, expected at least 1",
-    ),
-    (
-        lambda: im2col_shapes(3, 8, 2, 3),
-        ValueError,
-        "im2col_shapes: window of axis 0 spans dilation * (kernel - 1) + 1 = 3, "
-        "expected at most the padded input, 0 + 2 + 0 = 2",
-    ),
-    (lambda: im2col_shapes(3, 8, 5, 3, rank=0), ValueError, "im2col_shapes: rank is 0, expected at least 1"),
-    (lambda: im2col_shapes(3, 8, 0, 3), ValueError, "im2col_shapes: input_size is 0, expected at least 1"),
-    (lambda: im2col_shapes(3, 8, 5, 0), ValueError, "im2col_shapes: kernel_size is 0, expected at least 1"),
-    (lambda: im2col_shapes(3, 8, 5, 3, 0), ValueError, "im2col_shapes: stride is 0, expected at least 1"),
-    (lambda: im2col_shapes(3, 8, 5, 3, 1, -1), ValueError, "im2col_shapes: padding is -1, expected at least 0"),
-    (lambda: im2col_shapes(3, 8, 5, 3, 1, 0, 0), ValueError, "im2col_shapes: dilation is 0, expected at least 1"),
-    (
-        lambda: im2col_shapes(3, 8, 5, 3, groups=2),
-        ValueError,
-        "im2col_shapes: in_channels is 3, expected a multiple of groups = 2",
-    ),
-    (
-        lambda: conv_multiply_adds(4, 9, 5, 3, groups=4),
-        ValueError,
-        "conv_multiply_adds: out_channels is 9, expected a multiple of groups = 4",
-    ),
-    (
-        lambda: conv_multiply_adds(4, 8, 5, 2**31),
-        ValueError,
-        "conv_multiply_adds: kernel_size is 2147483648, expected at most 2147483647",
-    ),
-    (
-        lambda: conv_multiply_adds(4, 8, (5, 5), 3, (1, 1, 1)),
-        ValueError,
-        "conv_multiply_adds: stride has 3 values, expected 2",
-    ),
-]
+    ("receptive_field: kernel_size has 3 values, expected 2", lambda: receptive_field([(3, 3), (3, 3, 3)])),
+    (f"receptive_field: {EMPTY}", lambda: receptive_field([3, ()])),
+    (f"conv_parameters: {EMPTY}", lambda: conv_parameters(8, 8, ())),
+    (f"locally_connected_parameters: {EMPTY}", lambda: locally_connected_parameters(8, 8, 3, ())),
+    (f"im2col_shapes: {EMPTY}", lambda: im2col_shapes(8, 8, (), 3)),
+    ("…in_channels is 9, expected a multiple of groups = 2", lambda: conv_parameters(9, 8, 3, 2)),
+    ("…out_channels is 9, expected a multiple of groups = 2", lambda: conv_parameters(8, 9, 3, 2)),
+    ("im2col_shapes: in_channels is 3, expected a multiple …", lambda: im2col_shapes(3, 8, 5, 3, groups=2)),
+    ("conv_multiply_adds: out_channels is 9, expected a …", lambda: conv_multiply_adds(4, 9, 5, 3, groups=4)),
+    ("…output_size has 3 values, expected 2", lambda: locally_connected_parameters(3, 8, (3, 3), (5, 5, 5))),
+    ("…stride has 3 values, expected 2", lambda: conv_multiply_adds(4, 8, (5, 5), 3, (1, 1, 1))),
+    ("im2col_shapes: window of axis 0 spans …, 0 + 2 + 0 = 2", lambda: im2col_shapes(3, 8, 2, 3)),
+)
 
 
-@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
-def test_what_cannot_be_done_says_so(call: Callable[[], Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=f"^{re.escape(message)}$"):
-        call()
+def test_each_window_is_asked_for_as_many_values_as_the_first_has() -> None:
+    message = "receptive_field: kernel_size is 1.0, expected an integer or 2 of them"
+    refused(TypeError, (message, lambda: receptive_field([Window((3, 3)), Window(1.0)])))

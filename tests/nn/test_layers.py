@@ -1,4 +1,4 @@
-"""Behaviour common to all layers: failing, freezing, keeping state, and showing themselves."""
+"""Behaviour common to all layers and networks: failing, freezing, keeping state, and showing themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from layer_cases import CASES, WITH_PARAMETERS, outcome
+from layer_cases import CASES, EVERY, WITH_PARAMETERS, keeps_nothing, outcome
 from strategies import arranged, numbers
 from tolerances import assert_close
 
@@ -42,10 +42,10 @@ def test_each_layer_has_a_case() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "training"), [case for case in product(CASES, (True, False)) if case != ("Dropout", True)]
+    ("name", "training"), [case for case in product(EVERY, (True, False)) if case != ("Dropout", True)]
 )
 def test_layers_do_the_same_on_each_backend(backend: ArrayBackend, name: str, training: bool) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer, other = case.layer(np.float32).train(training), case.layer(np.float32).train(training)
     other.map_arrays(backend.asarray)
     expected = outcome(layer, case.input(np.float32))
@@ -53,25 +53,34 @@ def test_layers_do_the_same_on_each_backend(backend: ArrayBackend, name: str, tr
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         assert (found[key] is None) == (value is None)
-        if value is not None:
-            assert_close(backend.asnumpy(found[key]), value, factor=10)  # sums in another order
+        if value is not None:  # sums in another order, of networks layer by layer
+            assert_close(backend.asnumpy(found[key]), value, factor=100 if case.settled else 10)
 
 
-def test_dropout_drops_by_its_seed_and_its_gradient_the_same(backend: ArrayBackend, rng: np.random.Generator) -> None:
+def test_dropout_drops_by_its_generator_and_its_gradient_the_same(
+    backend: ArrayBackend, rng: np.random.Generator
+) -> None:
     """Which elements, is another matter on each backend: each array library draws numbers of its own."""
     x, grad = (rng.standard_normal((40, 50)).astype(np.float32) for _ in range(2))
 
-    def dropped(seed: int) -> list[np.ndarray[Any, Any]]:
-        found = outcome(nn.Dropout(0.25, rng=seed), backend.asarray(x), grad, asarray=backend.asarray)
+    def dropped(layer: nn.Dropout) -> list[np.ndarray[Any, Any]]:
+        found = outcome(layer, backend.asarray(x), grad, asarray=backend.asarray)
         return [backend.asnumpy(found[key]) for key in ("output", "grad_input")]
 
-    y, grad_input = dropped(3)
+    layer, generator = nn.Dropout(0.25, rng=3), np.random.default_rng(3)
+    y, grad_input = dropped(layer)
     kept = y != 0
     assert abs(kept.mean() - 0.75) < 5 * np.sqrt(0.25 * 0.75 / x.size)  # five standard deviations of the share
     assert_close(y, np.where(kept, x / 0.75, 0))
     assert_close(grad_input, np.where(kept, grad / 0.75, 0))
-    np.testing.assert_array_equal(dropped(3), [y, grad_input])
-    assert ((dropped(4)[0] != 0) != kept).any()
+    assert nn.Dropout(rng=generator).rng is generator
+    np.testing.assert_array_equal(dropped(nn.Dropout(0.25, rng=generator)), [y, grad_input])
+    for other in (nn.Dropout(0.25, rng=4), layer):
+        assert ((dropped(other)[0] != 0) != kept).any()
+    layer.rng.bit_generator.state = np.random.default_rng(3).bit_generator.state
+    np.testing.assert_array_equal(dropped(layer), [y, grad_input])
+    assert nn.Dropout(0.0)(x) is x
+    assert not nn.Dropout(1.0)(x).any()
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -84,13 +93,6 @@ def test_layers_keep_channels_last(backend: ArrayBackend, name: str, training: b
         assert is_channels_last(y)
         grad = numbers(np.random.default_rng(3), y.shape, "float32")
         assert is_channels_last(layer.backward(backend.asarray(arranged(grad, "channels_last"))))
-
-
-@pytest.mark.parametrize("layer", [nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.Tanh(), nn.Softmax(1), nn.Dropout(0.5)])
-def test_activations_keep_channels_last(backend: ArrayBackend, layer: Module, rng: np.random.Generator) -> None:
-    x, grad = (backend.asarray(arranged(numbers(rng, (2, 3, 4, 5), "float32"), "channels_last")) for _ in range(2))
-    assert is_channels_last(layer(x))
-    assert is_channels_last(layer.backward(grad))
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
@@ -107,21 +109,22 @@ def test_dtypes_stay(name: str, dtype: Any) -> None:
         assert parameter.grad.shape == parameter.shape
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_backward_without_forward_is_an_error(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer, x = case.layer(), case.input()
-    message = r"backward has no forward to go back through; expected one call of it for each forward outside nn\.inf"
-    with pytest.raises(RuntimeError, match=message):
-        layer.backward(x)
-    y = layer(x)
-    layer.backward(np.ones_like(y))
-    with pytest.raises(RuntimeError, match=message):  # what was kept is gone
-        layer.backward(np.ones_like(y))
+    y = np.ones_like(case.layer()(x))
+
+    assert keeps_nothing(layer)
+    layer(x)
+    layer.backward(y)
+    assert keeps_nothing(layer)
+    layer(x)
+    layer.forget()
+    assert keeps_nothing(layer)
     with nn.inference():
         assert layer(x).shape == y.shape
-    with pytest.raises(RuntimeError, match=message):
-        layer.backward(np.ones_like(y))
+    assert keeps_nothing(layer)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in ("Identity", "Flatten")])
@@ -133,22 +136,13 @@ def test_a_gradient_of_another_shape_is_an_error(name: str) -> None:
         layer.backward(np.ones((*y.shape[:-1], y.shape[-1] + 1)) if name != "Concat" else np.ones((2, 8, 5, 5)))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_forget_lets_go_of_what_is_kept(name: str) -> None:
-    case = CASES[name]
-    layer = case.layer()
-    y = layer(case.input())
-    layer.forget()
-    with pytest.raises(RuntimeError, match="has no forward"):
-        layer.backward(np.ones_like(y))
-
-
 @pytest.mark.parametrize("name", WITH_PARAMETERS)
 def test_frozen_parameters_get_no_gradient(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     expected = outcome(case.layer(), case.input())
     names = [key for key, _ in case.layer().named_parameters()]
-    for frozen in [[key] for key in names] + [names]:
+    parts = [names[::2], names[1::2]] if len(names) > 4 else [[key] for key in names]
+    for frozen in [*parts, names]:
         layer = case.layer()
         for key, parameter in layer.named_parameters():
             parameter.requires_grad = key not in frozen
@@ -157,15 +151,16 @@ def test_frozen_parameters_get_no_gradient(name: str) -> None:
         assert equal(found, {key: expected[key] for key in found})
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_without_the_gradient_of_the_input(name: str) -> None:
-    case = CASES[name]
-    expected = outcome(case.layer(), case.input())
-    layer = case.layer()
+    case = EVERY[name]
+    layer, expected = case.layer(), outcome(case.layer(), case.input())
     layer.needs_input_grad = False
     found = outcome(layer, case.input())
     assert found.pop("grad_input") is None
     assert equal(found, {key: expected[key] for key in found})
+    layer.needs_input_grad = True  # and it can be asked for again
+    assert outcome(layer, case.input())["grad_input"].shape == case.shape
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_PARAMETERS if re.match("Conv|Local|Linear", name)])
@@ -184,7 +179,7 @@ def test_what_no_one_wants_is_not_computed(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_PARAMETERS)
 def test_gradients_add_up_until_they_are_forgotten(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer = case.layer().eval()
     first = outcome(layer, case.input())
     for key, grad in ((key, grad) for key, grad in outcome(layer, case.input()).items() if key.startswith("grad of")):
@@ -193,9 +188,9 @@ def test_gradients_add_up_until_they_are_forgotten(name: str) -> None:
     assert all(parameter.grad is None for parameter in layer.parameters())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_copies_and_pickles_are_independent(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer = case.layer()
     expected = outcome(copy.deepcopy(layer), case.input())
     assert equal(outcome(pickle.loads(pickle.dumps(layer)), case.input()), expected)
@@ -218,9 +213,9 @@ def test_what_is_shown_makes_the_layer_again(name: str) -> None:
         }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_state_can_be_taken_over(name: str) -> None:
-    case = CASES[name]
+    case = EVERY[name]
     layer, other = case.layer(), case.make(np.float64)
     assert other.load_state_dict({key: array.copy() for key, array in layer.state_dict().items()}) == ([], [])
     assert equal(outcome(layer, case.input()), outcome(other, case.input()))
@@ -230,19 +225,6 @@ def test_the_state_can_be_taken_over(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_docstrings_name_each_argument(name: str) -> None:
-    layer = getattr(nn, name)
-    text = inspect.cleandoc(layer.__doc__)
-    assert not re.search(r"\{\w+\}", text), "a placeholder was left"
-    assert "Examples\n--------" in text
-    documented = re.split(r"\n\w[\w ]*\n-+\n", text.partition("Parameters\n----------\n")[2])[0]
-    lines = [line for line in documented.splitlines() if line and not line.startswith(" ")]
-    names = [word.strip() for line in lines for word in line.partition(" : ")[0].split(",")]
-    parameters = [str(p).partition(":")[0].partition("=")[0] for p in inspect.signature(layer).parameters.values()]
-    assert sorted(word for word in names if not word.startswith("or ")) == sorted(map(str.strip, parameters))
-
-
-@pytest.mark.parametrize("name", [*LAYERS, "Module", "inference", "summary"])
 def test_examples(name: str) -> None:
     found = getattr(nn, name)
     runner, report = doctest.DocTestRunner(verbose=False), []

@@ -1,4 +1,4 @@
-"""CrossEntropyLoss and MSELoss against PyTorch's, and what they refuse."""
+"""Losses against PyTorch's, and what they refuse."""
 
 from __future__ import annotations
 
@@ -8,77 +8,62 @@ import ml_dtypes
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
+from refusals import refused, refuses
 from strategies import arranged, numbers
 from tolerances import assert_close
 
 from gpucnn import nn
 from gpucnn.backends.layout import is_channels_last
 
-ENTROPIES = [
-    {},
-    {"reduction": "sum"},
-    {"label_smoothing": 0.3},
-    {"weighted": True, "ignore_index": 2},
-    {"weighted": True, "label_smoothing": 0.1, "ignore_index": 0, "reduction": "sum"},
+REDUCTIONS = ("mean", "sum", "none")
+LOSSES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    # the class, the shape of its input, and options, among which weights stand as their shapes
+    *(
+        ("CrossEntropyLoss", shape, options)
+        for shape in ((4, 5), (4, 5, 3, 2))
+        for options in (
+            {},
+            {"reduction": "sum"},
+            {"label_smoothing": 0.3},
+            {"weight": 5, "ignore_index": 2},
+            {"weight": 5, "label_smoothing": 0.1, "ignore_index": 0, "reduction": "sum"},
+        )
+    ),
+    *(("MSELoss", (3, 4, 5), {"reduction": reduction}) for reduction in REDUCTIONS),
+    *(("BCEWithLogitsLoss", (4, 3, 5), {"reduction": reduction}) for reduction in REDUCTIONS),
+    *(
+        ("BCEWithLogitsLoss", (4, 3, 5), {"reduction": reduction, "weight": 5, "pos_weight": (3, 1)})
+        for reduction in REDUCTIONS
+    ),
 ]
 
 
-@pytest.mark.parametrize("options", ENTROPIES, ids=str)
-@pytest.mark.parametrize("space", [(), (3, 2)])
-def test_cross_entropy_is_pytorchs(
-    backend: ArrayBackend, torch: Any, rng: np.random.Generator, options: dict[str, Any], space: tuple[int, ...]
+@pytest.mark.parametrize(("name", "shape", "options"), LOSSES, ids=str)
+def test_losses_are_pytorchs(
+    backend: ArrayBackend,
+    torch: Any,
+    rng: np.random.Generator,
+    name: str,
+    shape: tuple[int, ...],
+    options: dict[str, Any],
 ) -> None:
-    options = dict(options)
-    weight = rng.uniform(0.5, 2, 5) if options.pop("weighted", False) else None
-    x, y = rng.standard_normal((4, 5, *space)), rng.integers(0, 5, (4, *space))
-    loss = nn.CrossEntropyLoss(None if weight is None else backend.asarray(weight), **options)
-    theirs = torch.nn.CrossEntropyLoss(None if weight is None else torch.tensor(weight), **options)
-    tx = torch.tensor(x, requires_grad=True)
-    expected = theirs(tx, torch.tensor(y))
-    expected.backward()
-    assert_close(backend.asnumpy(loss(backend.asarray(x), backend.asarray(y))), expected.detach().numpy())
-    assert_close(backend.asnumpy(loss.backward()), tx.grad.numpy())
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_mean_squared_error_is_pytorchs(
-    backend: ArrayBackend, torch: Any, rng: np.random.Generator, reduction: str
-) -> None:
-    x, y = rng.standard_normal((2, 3, 4, 5))
-    loss, theirs = nn.MSELoss(reduction), torch.nn.MSELoss(reduction=reduction)
-    tx = torch.tensor(x, requires_grad=True)
-    expected = theirs(tx, torch.tensor(y))
-    grad = rng.standard_normal(expected.shape)
-    expected.backward(torch.tensor(grad))
-    assert_close(backend.asnumpy(loss(backend.asarray(x), backend.asarray(y))), expected.detach().numpy())
-    assert_close(backend.asnumpy(loss.backward(backend.asarray(grad))), tx.grad.numpy())
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_binary_cross_entropy_is_pytorchs(
-    backend: ArrayBackend, torch: Any, rng: np.random.Generator, reduction: str, weighted: bool
-) -> None:
-    x, y = rng.standard_normal((4, 3, 5)), rng.integers(0, 2, (4, 3, 5)).astype(float)
-    weights = {"weight": rng.uniform(0.5, 2, 5), "pos_weight": rng.uniform(0.5, 9, (3, 1))} if weighted else {}
-    loss = nn.BCEWithLogitsLoss(reduction=reduction, **weights).map_arrays(backend.asarray)
+    weights = {key: rng.uniform(0.5, 9, size) for key, size in options.items() if "weight" in key}
+    others = {key: value for key, value in options.items() if key not in weights}
+    loss = getattr(nn, name)(**weights, **others).map_arrays(backend.asarray)
     assert list(loss.state_dict()) == list(weights)
-    theirs = torch.nn.BCEWithLogitsLoss(
-        reduction=reduction, **{name: torch.tensor(array) for name, array in weights.items()}
-    )
+    theirs = getattr(torch.nn, name)(**{key: torch.tensor(weight) for key, weight in weights.items()}, **others)
+    x = rng.standard_normal(shape)
+    target = {
+        "CrossEntropyLoss": rng.integers(0, 5, (shape[0], *shape[2:])),
+        "MSELoss": rng.standard_normal(shape),
+        "BCEWithLogitsLoss": rng.integers(0, 2, shape).astype(float),
+    }[name]
     tx = torch.tensor(x, requires_grad=True)
-    expected = theirs(tx, torch.tensor(y))
-    grad = rng.standard_normal(expected.shape)
+    expected = theirs(tx, torch.tensor(target))
+    grad = np.asarray(rng.standard_normal(tuple(expected.shape)))
     expected.backward(torch.tensor(grad))
-    assert_close(backend.asnumpy(loss(backend.asarray(x), backend.asarray(y))), expected.detach().numpy())
+    assert_close(backend.asnumpy(loss(backend.asarray(x), backend.asarray(target))), expected.detach().numpy())
     assert_close(backend.asnumpy(loss.backward(backend.asarray(grad))), tx.grad.numpy())
-    with pytest.raises(ValueError, match="BCEWithLogitsLoss: reduction is 'median'"):
-        nn.BCEWithLogitsLoss(reduction="median")
-
-
-def test_an_array_is_no_reduction() -> None:
-    with pytest.raises(ValueError, match=r"MSELoss: reduction is array\(.*\), expected one of 'mean', 'sum', 'none'"):
-        nn.MSELoss(np.ones(3))  # type: ignore[arg-type]
 
 
 def test_without_an_argument_backward_starts_from_one(rng: np.random.Generator) -> None:
@@ -135,25 +120,31 @@ def test_backward_needs_a_forward(loss: nn.Loss) -> None:
 
 
 def test_a_loss_of_ones_own_says_what_it_lacks() -> None:
-    with pytest.raises(NotImplementedError, match="Loss defines no forward"):
-        nn.Loss()(1, 2)
-    with pytest.raises(NotImplementedError, match="Loss defines no backward"):
-        nn.Loss().backward()
+    refused(
+        NotImplementedError,
+        ("Loss defines no forward…", lambda: nn.Loss()(1, 2)),
+        ("Loss defines no backward…", lambda: nn.Loss().backward()),
+    )
 
 
-def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="CrossEntropyLoss: reduction is 'max', expected one of 'mean', 'sum', 'none'"):
-        nn.CrossEntropyLoss(reduction="max")
-    with pytest.raises(ValueError, match="MSELoss: reduction is None"):
-        nn.MSELoss(None)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"label_smoothing is 1.5, expected a number in \[0, 1\]"):
-        nn.CrossEntropyLoss(label_smoothing=1.5)
-    with pytest.raises(ValueError, match=r"MSELoss: target has shape \(3,\), expected \(2,\) as output"):
-        nn.MSELoss()(np.zeros(2), np.zeros(3))
-    with pytest.raises(TypeError, match="MSELoss: target has dtype float32, expected float64 as output"):
-        nn.MSELoss()(np.zeros(2), np.zeros(2, np.float32))
-    with pytest.raises(TypeError, match="MSELoss: output has dtype int64, expected floating-point"):
-        nn.MSELoss()(np.zeros(2, int), np.zeros(2, int))
+test_values_that_are_refused = refuses(
+    ValueError,
+    (
+        "CrossEntropyLoss: reduction is 'max', expected one of 'mean', 'sum', 'none'",
+        lambda: nn.CrossEntropyLoss(reduction="max"),
+    ),
+    ("BCEWithLogitsLoss: reduction is 'median'…", lambda: nn.BCEWithLogitsLoss(reduction="median")),
+    ("MSELoss: reduction is None…", lambda: nn.MSELoss(None)),
+    ("MSELoss: reduction is array(…), expected one of 'mean', 'sum', 'none'", lambda: nn.MSELoss(np.ones(3))),
+    ("…label_smoothing is 1.5, expected a number in [0, 1]", lambda: nn.CrossEntropyLoss(label_smoothing=1.5)),
+    ("MSELoss: target has shape (3,), expected (2,) as output…", lambda: nn.MSELoss()(np.zeros(2), np.zeros(3))),
+)
+
+test_dtypes_that_are_refused = refuses(
+    TypeError,
+    ("…target has dtype float32, expected float64 …", lambda: nn.MSELoss()(np.zeros(2), np.zeros(2, np.float32))),
+    ("MSELoss: output has dtype int64, …", lambda: nn.MSELoss()(np.zeros(2, int), np.zeros(2, int))),
+)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

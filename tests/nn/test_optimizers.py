@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
+from refusals import refused, refuses
+from runs import state_bits
 
 from gpucnn import nn
 
@@ -43,6 +45,12 @@ def gradients(step: int, dtype: Any = np.float64) -> list[np.ndarray]:
     return [np.asarray(rng.standard_normal(shape) * 3.0 ** (step % 3 - 1), dtype) for shape in SHAPES]
 
 
+def made(name: str, options: dict[str, Any], dtype: Any = np.float64, place: Any = np.copy) -> Any:
+    """An optimiser and its parameters."""
+    parameters = [nn.Parameter(place(array)) for array in start(dtype)]
+    return getattr(nn, name)(parameters, **options), parameters
+
+
 def take_steps(
     optimizer: nn.Optimizer,
     parameters: Sequence[nn.Parameter],
@@ -50,38 +58,56 @@ def take_steps(
     dtype: Any = np.float64,
     place: Any = None,
 ) -> None:
+    """Steps that leave the gradients, and the parameters' arrays where they are."""
+    arrays = [parameter.data for parameter in parameters]
     for step in steps:
         for parameter, grad in zip(parameters, gradients(step, dtype), strict=True):
             parameter.grad = grad if place is None else place(grad)
         optimizer.step()
+        for parameter, array, grad in zip(parameters, arrays, gradients(step, dtype), strict=True):
+            assert parameter.data is array
+            if place is None:
+                np.testing.assert_array_equal(parameter.grad, grad)
 
 
-def torch_steps(torch: Any, optimizer: Any, tensors: Sequence[Any], steps: range, dtype: Any = np.float64) -> None:
-    for step in steps:
-        for tensor, grad in zip(tensors, gradients(step, dtype), strict=True):
-            tensor.grad = torch.tensor(grad)
-        optimizer.step()
+class Peer:
+    """The same optimiser of PyTorch with tensors of its own."""
+
+    def __init__(self, torch: Any, name: str, options: dict[str, Any], dtype: Any = np.float64) -> None:
+        self.torch, self.dtype = torch, dtype
+        self.tensors = [torch.tensor(array) for array in start(dtype)]
+        self.optimizer = getattr(torch.optim, name)(self.tensors, **options)
+
+    def take_steps(self, steps: range) -> None:
+        for step in steps:
+            for tensor, grad in zip(self.tensors, gradients(step, self.dtype), strict=True):
+                tensor.grad = self.torch.tensor(grad)
+            self.optimizer.step()
+
+    def expect(self, parameters: Sequence[nn.Parameter]) -> None:
+        tolerance = TOLERANCE[self.dtype]
+        for parameter, tensor in zip(parameters, self.tensors, strict=True):
+            assert parameter.data.dtype == self.dtype
+            np.testing.assert_allclose(parameter.data, tensor.numpy(), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_steps_are_pytorchs(torch: Any, name: str, options: dict[str, Any], dtype: Any) -> None:
-    parameters = [nn.Parameter(array) for array in start(dtype)]
-    tensors = [torch.tensor(array) for array in start(dtype)]
-    take_steps(getattr(nn, name)(parameters, **options), parameters, range(STEPS), dtype)
-    torch_steps(torch, getattr(torch.optim, name)(tensors, **options), tensors, range(STEPS), dtype)
-    for parameter, tensor, before in zip(parameters, tensors, start(dtype), strict=True):
-        assert parameter.data.dtype == dtype
-        np.testing.assert_allclose(parameter.data, tensor.numpy(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    optimizer, parameters = made(name, options, dtype)
+    peer = Peer(torch, name, options, dtype)
+    take_steps(optimizer, parameters, range(STEPS), dtype)
+    peer.take_steps(range(STEPS))
+    peer.expect(parameters)
+    for parameter, before in zip(parameters, start(dtype), strict=True):
         assert (parameter.data != before).all()
 
 
 @pytest.mark.parametrize(("name", "options"), CASES[3:5] + CASES[7:9] + CASES[11:], ids=str)
 def test_every_backend_takes_the_same_steps(backend: ArrayBackend, name: str, options: dict[str, Any]) -> None:
-    host = [nn.Parameter(array) for array in start(np.float32)]
-    device = [nn.Parameter(backend.asarray(array)) for array in start(np.float32)]
-    take_steps(getattr(nn, name)(host, **options), host, range(5), np.float32)
-    optimizer = getattr(nn, name)(device, **options)
+    optimizer, host = made(name, options, np.float32)
+    take_steps(optimizer, host, range(5), np.float32)
+    optimizer, device = made(name, options, np.float32, backend.asarray)
     take_steps(optimizer, device, range(5), np.float32, backend.asarray)
     for ours, theirs in zip(device, host, strict=True):
         tolerance = 0 if backend.name != "cuda" else 1e-6
@@ -94,27 +120,24 @@ def test_every_backend_takes_the_same_steps(backend: ArrayBackend, name: str, op
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
 def test_groups_have_options_of_their_own(torch: Any, name: str) -> None:
     parameters = [nn.Parameter(array) for array in start()]
-    tensors = [torch.tensor(array) for array in start()]
     ours = getattr(nn, name)([{"params": parameters[:1], "lr": 0.3}, {"params": parameters[1], "weight_decay": 0.2}])
-    theirs = getattr(torch.optim, name)(
-        [{"params": tensors[:1], "lr": 0.3}, {"params": tensors[1], "weight_decay": 0.2}]
-    )
+    peer = Peer(torch, name, {})
+    theirs = [{"params": peer.tensors[:1], "lr": 0.3}, {"params": peer.tensors[1], "weight_decay": 0.2}]
+    peer.optimizer = getattr(torch.optim, name)(theirs)
     for step in range(4):
         if step == 2:
             ours.add_param_group({"params": parameters[2:], "lr": 0.01})
-            theirs.add_param_group({"params": tensors[2:], "lr": 0.01})
+            peer.optimizer.add_param_group({"params": peer.tensors[2:], "lr": 0.01})
         take_steps(ours, parameters, range(step, step + 1))
-        torch_steps(torch, theirs, tensors, range(step, step + 1))
-    for parameter, tensor in zip(parameters, tensors, strict=True):
-        np.testing.assert_allclose(parameter.data, tensor.numpy(), rtol=1e-13, atol=1e-13)
+        peer.take_steps(range(step, step + 1))
+    peer.expect(parameters)
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_a_state_goes_on_bit_for_bit(name: str, options: dict[str, Any]) -> None:
-    whole = [nn.Parameter(array) for array in start(np.float32)]
-    take_steps(getattr(nn, name)(whole, **options), whole, range(10), np.float32)
-    halves = [nn.Parameter(array) for array in start(np.float32)]
-    first = getattr(nn, name)(halves, **options)
+    optimizer, whole = made(name, options, np.float32)
+    take_steps(optimizer, whole, range(10), np.float32)
+    first, halves = made(name, options, np.float32)
     take_steps(first, halves, range(4), np.float32)
     second = getattr(nn, name)(halves, lr=9.0)
     second.load_state_dict(first.state_dict())
@@ -126,34 +149,19 @@ def test_a_state_goes_on_bit_for_bit(name: str, options: dict[str, Any]) -> None
 
 @pytest.mark.parametrize(("name", "options"), CASES[4:5] + CASES[7:9], ids=str)
 def test_a_state_of_pytorchs_is_taken(torch: Any, name: str, options: dict[str, Any]) -> None:
-    tensors = [torch.tensor(array) for array in start()]
-    theirs = getattr(torch.optim, name)(tensors, **options)
-    torch_steps(torch, theirs, tensors, range(3))
-    parameters = [nn.Parameter(tensor.numpy().copy()) for tensor in tensors]
+    peer = Peer(torch, name, options)
+    peer.take_steps(range(3))
+    parameters = [nn.Parameter(tensor.numpy().copy()) for tensor in peer.tensors]
     ours = getattr(nn, name)(parameters)
-    ours.load_state_dict(theirs.state_dict())
+    ours.load_state_dict(peer.optimizer.state_dict())
     take_steps(ours, parameters, range(3, 8))
-    torch_steps(torch, theirs, tensors, range(3, 8))
-    for parameter, tensor in zip(parameters, tensors, strict=True):
-        np.testing.assert_allclose(parameter.data, tensor.numpy(), rtol=1e-13, atol=1e-13)
-
-
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_gradients_and_places_stay(name: str, options: dict[str, Any]) -> None:
-    parameters = [nn.Parameter(array) for array in start()]
-    arrays = [parameter.data for parameter in parameters]
-    optimizer = getattr(nn, name)(parameters, **options)
-    for step in range(3):
-        take_steps(optimizer, parameters, range(step, step + 1))
-        for parameter, grad in zip(parameters, gradients(step), strict=True):
-            np.testing.assert_array_equal(parameter.grad, grad)
-    assert all(parameter.data is array for parameter, array in zip(parameters, arrays, strict=True))
+    peer.take_steps(range(3, 8))
+    peer.expect(parameters)
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 def test_parameters_without_a_gradient_stay(name: str) -> None:
-    parameters = [nn.Parameter(array) for array in start()]
-    optimizer = getattr(nn, name)(parameters, lr=0.1, weight_decay=0.1)
+    optimizer, parameters = made(name, {"lr": 0.1, "weight_decay": 0.1})
     take_steps(optimizer, parameters, range(1))
     optimizer.zero_grad()
     assert all(parameter.grad is None for parameter in parameters)
@@ -165,26 +173,12 @@ def test_parameters_without_a_gradient_stay(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
-def test_16_bits_stay_16_bits(name: str, dtype: Any) -> None:
-    parameters = [nn.Parameter(array) for array in start(dtype)]
-    optimizer = getattr(nn, name)(parameters, lr=0.01, weight_decay=0.1)
-    take_steps(optimizer, parameters, range(3), dtype)
-    exact = [nn.Parameter(array) for array in start()]
-    take_steps(getattr(nn, name)(exact, lr=0.01, weight_decay=0.1), exact, range(3))
-    for parameter, expected in zip(parameters, exact, strict=True):
-        assert parameter.data.dtype == dtype
-        np.testing.assert_allclose(parameter.data.astype(float), expected.data, rtol=0.03, atol=0.03)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_each_step_of_16_bits_is_one_of_float32_rounded_once(
     backend: ArrayBackend, name: str, options: dict[str, Any], dtype: Any
 ) -> None:
-    parameters = [nn.Parameter(backend.asarray(array)) for array in start(dtype)]
-    exact = [nn.Parameter(array.astype(np.float32)) for array in start(dtype)]
-    optimizer, model = getattr(nn, name)(parameters, **options), getattr(nn, name)(exact, **options)
+    optimizer, parameters = made(name, options, dtype, backend.asarray)
+    model, exact = made(name, options, dtype, lambda array: array.astype(np.float32))
     for step in range(4):
         for parameter, grad in zip(exact, gradients(step, dtype), strict=True):
             parameter.grad = grad.astype(np.float32)
@@ -227,50 +221,45 @@ def test_an_optimiser_shows_its_options() -> None:
     assert "; 1 parameters, lr=0.5" in repr(optimizer)
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("SGD", {"lr": -1}, "SGD: lr is -1, expected a number of at least 0"),
-        ("Adam", {"weight_decay": -1}, "Adam: weight_decay is -1"),
-        ("SGD", {"momentum": -0.5}, "SGD: momentum is -0.5"),
-        ("SGD", {"nesterov": True}, "nesterov is True, expected it only with a momentum above 0"),
-        ("SGD", {"nesterov": True, "momentum": 0.9, "dampening": 0.1}, "nesterov is True"),
-        ("Adam", {"eps": -1.0}, "Adam: eps is -1.0"),
-        ("AdamW", {"betas": (0.9, 1.0)}, r"AdamW: betas is \(0.9, 1.0\), expected two numbers in \[0, 1\)"),
-    ],
+ONE = nn.Parameter(np.ones(1))
+
+test_options_out_of_range_are_refused = refuses(
+    ValueError,
+    ("SGD: lr is -1, expected a number of at least 0", lambda: nn.SGD([ONE], lr=-1)),
+    ("Adam: weight_decay is -1…", lambda: nn.Adam([ONE], weight_decay=-1)),
+    ("SGD: momentum is -0.5…", lambda: nn.SGD([ONE], momentum=-0.5)),
+    ("…nesterov is True, expected it only with a momentum above 0…", lambda: nn.SGD([ONE], nesterov=True)),
+    ("…nesterov is True…", lambda: nn.SGD([ONE], nesterov=True, momentum=0.9, dampening=0.1)),
+    ("Adam: eps is -1.0…", lambda: nn.Adam([ONE], eps=-1.0)),
+    ("AdamW: betas is (0.9, 1.0), expected two numbers in [0, 1)", lambda: nn.AdamW([ONE], betas=(0.9, 1.0))),
+    ("SGD: params is empty, expected at least one Parameter…", lambda: nn.SGD([])),
+    ("…twice, expected each parameter once…", lambda: nn.SGD([ONE, ONE])),
+    ("…twice, expected each parameter once…", lambda: nn.SGD([{"params": ONE}, {"params": [ONE]}])),
+    ("SGD: a group has the option 'rate', expected of lr, momentum…", lambda: nn.SGD([{"params": ONE, "rate": 1}])),
 )
-def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        getattr(nn, name)([nn.Parameter(np.ones(1))], **options)
+
+test_options_and_parameters_of_wrong_types_are_refused = refuses(
+    TypeError,
+    *(
+        (
+            f"{make.__name__}: {name} is {value!r}, expected a number…",
+            lambda make=make, name=name, value=value: make([ONE], **{name: value}),
+        )
+        for make, name, value in product(
+            (nn.SGD, nn.Adam, nn.AdamW), ("lr", "weight_decay", "maximize"), ("0.1", None, [0.1])
+        )
+    ),
+    ("SGD: params holds a ndarray, expected nn.Parameter…", lambda: nn.SGD([np.ones(1)])),
+    ("SGD: a group is a dict without 'params'…", lambda: nn.SGD([{"parameters": ONE}])),
+    ("SGD: a group is a dict without 'params'…", lambda: nn.SGD(nn.Linear(2, 2).state_dict())),
+)
 
 
-@pytest.mark.parametrize("name", ["lr", "weight_decay", "maximize"])
-@pytest.mark.parametrize("value", ["0.1", None, [0.1]])
-def test_options_that_are_no_numbers_are_named(name: str, value: Any) -> None:
-    for make in (nn.SGD, nn.Adam, nn.AdamW):
-        with pytest.raises(TypeError, match=f"{make.__name__}: {name} is {re.escape(repr(value))}, expected a number"):
-            make([nn.Parameter(np.ones(1))], **{name: value})
-
-
-def test_wrong_parameters_are_refused() -> None:
-    one = nn.Parameter(np.ones(1))
-    with pytest.raises(ValueError, match="SGD: params is empty, expected at least one Parameter"):
-        nn.SGD([])
-    with pytest.raises(TypeError, match=r"SGD: params holds a ndarray, expected nn.Parameter"):
-        nn.SGD([np.ones(1)])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="twice, expected each parameter once"):
-        nn.SGD([one, one])
-    with pytest.raises(ValueError, match="twice, expected each parameter once"):
-        nn.SGD([{"params": one}, {"params": [one]}])
-    with pytest.raises(ValueError, match="SGD: a group has the option 'rate', expected of lr, momentum"):
-        nn.SGD([{"params": one, "rate": 1}])
-    with pytest.raises(TypeError, match="SGD: a group is a dict without 'params'"):
-        nn.SGD([{"parameters": one}])
-    with pytest.raises(TypeError, match="SGD: a group is a dict without 'params'"):
-        nn.SGD(nn.Linear(2, 2).state_dict())  # type: ignore[arg-type]
-    one.grad = one.data
+def test_an_optimiser_of_ones_own_says_what_it_lacks() -> None:
+    parameter = nn.Parameter(np.ones(1))
+    parameter.grad = parameter.data
     with pytest.raises(NotImplementedError, match="Optimizer defines no update"):
-        nn.Optimizer([one], {"lr": 1.0, "weight_decay": 0.0}).step()
+        nn.Optimizer([parameter], {"lr": 1.0, "weight_decay": 0.0}).step()
 
 
 @pytest.mark.parametrize("learn", [nn.SGD, nn.Adam, nn.AdamW, lambda given: nn.clip_grad_norm_(given, 1.0)])
@@ -279,17 +268,6 @@ def test_what_is_no_parameters_is_told_to_be_models_parameters(learn: Any) -> No
     for given in (model, model[0], model.parameters, 3):
         with pytest.raises(TypeError, match=r"(params|parameters) is .*, expected model.parameters\(\)"):
             learn(given)
-
-
-def held(optimizer: nn.Optimizer) -> Any:
-    """All that an optimiser remembers, in a form that can be compared."""
-    state = optimizer.state_dict()
-    arrays = {
-        (number, name): np.asarray(value).tobytes()
-        for number, values in state["state"].items()
-        for name, value in values.items()
-    }
-    return arrays, state["param_groups"]
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
@@ -314,33 +292,40 @@ def test_a_state_is_loaded_whole_or_not_at_all(name: str, wrong: Any, error: typ
 
     state, target = optimizer(0.5, 3).state_dict(), optimizer(0.1, 1)
     wrong(state)
-    before = held(target)
+    before = state_bits(target), target.state_dict()["param_groups"]
     with pytest.raises(error, match=message):
         target.load_state_dict(state)
-    assert held(target) == before
-
-
-def test_a_state_of_another_kind_of_optimiser_is_refused() -> None:
-    parameters = [nn.Parameter(array) for array in start()]
-    with pytest.raises(KeyError, match=r"Adam.load_state_dict: a group has no betas, expected lr, betas"):
-        nn.Adam(parameters).load_state_dict(nn.SGD(parameters).state_dict())
-    optimizer = nn.Adam(parameters)
-    take_steps(optimizer, parameters, range(1))
-    state = optimizer.state_dict()
-    state["state"][1].pop("exp_avg_sq")
-    with pytest.raises(KeyError, match="the state of parameter 1 has no exp_avg_sq, expected step, exp_avg, exp_avg_s"):
-        optimizer.load_state_dict(state)
+    assert (state_bits(target), target.state_dict()["param_groups"]) == before
 
 
 def test_states_of_others_are_refused() -> None:
-    parameters = [nn.Parameter(array) for array in start()]
-    optimizer = nn.SGD(parameters, momentum=0.9)
-    take_steps(optimizer, parameters, range(1))
-    with pytest.raises(ValueError, match=r"SGD.load_state_dict: groups have \[3\] parameters, expected \[2\]"):
-        nn.SGD(parameters[:2]).load_state_dict(optimizer.state_dict())
-    other = nn.SGD(parameters[::-1], momentum=0.5)
-    with pytest.raises(ValueError, match=r"momentum_buffer of parameter 0 has shape \(5, 3\), expected \(\)"):
-        other.load_state_dict(optimizer.state_dict())
+    sgd, parameters = made("SGD", {"momentum": 0.9})
+    take_steps(sgd, parameters, range(1))
+    adam = nn.Adam(parameters)
+    take_steps(adam, parameters, range(1))
+    state = adam.state_dict()
+    state["state"][1].pop("exp_avg_sq")
+    lacking = "…the state of parameter 1 has no exp_avg_sq, expected step, exp_avg, exp_avg_s…"
+    refused(
+        KeyError,
+        (
+            "…Adam.load_state_dict: a group has no betas, expected lr, betas…",
+            lambda: adam.load_state_dict(sgd.state_dict()),
+        ),
+        (lacking, lambda: adam.load_state_dict(state)),
+    )
+    fewer, other = nn.SGD(parameters[:2]), nn.SGD(parameters[::-1], momentum=0.5)
+    refused(
+        ValueError,
+        (
+            "SGD.load_state_dict: groups have [3] parameters, expected [2]…",
+            lambda: fewer.load_state_dict(sgd.state_dict()),
+        ),
+        (
+            "…momentum_buffer of parameter 0 has shape (5, 3), expected ()…",
+            lambda: other.load_state_dict(sgd.state_dict()),
+        ),
+    )
     assert not other.state
     assert other.param_groups[0]["momentum"] == 0.5
 

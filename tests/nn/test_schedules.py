@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import refused, refuses
 
 from gpucnn import nn
 
@@ -89,73 +90,68 @@ def test_a_plateau_is_pytorchs(torch: Any, options: dict[str, Any]) -> None:
     assert rates(ours) != [0.2, 0.4, 0.0, 0.0]
 
 
-MAKERS = {
-    **{f"{name} {options}": (name, options) for name, options, _ in CASES},
+KINDS = {
+    **{
+        f"{name} {options}": (name, options | ({"max_lr": 0.5} if "max_lr" in options else {}))
+        for name, options, _ in CASES
+    },
     "ReduceLROnPlateau": ("ReduceLROnPlateau", {"patience": 0}),
 }
+MEASURES = (3.0, 2.0, 2.5, 2.4, 1.0, 1.1, 1.2, 0.9)
 
 
-@pytest.mark.parametrize("maker", MAKERS)
-def test_a_state_goes_on(maker: str) -> None:
-    name, options = MAKERS[maker]
-    options = {**options, "max_lr": 0.5} if "max_lr" in options else options
-    measures = [[each] if name == "ReduceLROnPlateau" else [] for each in (3.0, 2.0, 2.5, 2.4, 1.0, 1.1, 1.2, 0.9)]
-    whole = getattr(nn, name)(adam(), **options)
-    for measure in measures:
-        whole.step(*measure)
-    first = getattr(nn, name)(adam(), **options)
-    for measure in measures[:3]:
-        first.step(*measure)
-    second = getattr(nn, name)(adam(), **options)
+def made(kind: str, optimizer: nn.Optimizer) -> nn.Schedule:
+    name, options = KINDS[kind]
+    schedule: nn.Schedule = getattr(nn, name)(optimizer, **options)
+    return schedule
+
+
+def step(schedule: nn.Schedule, measure: float) -> None:
+    schedule.step(*([measure] if isinstance(schedule, nn.ReduceLROnPlateau) else []))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_goes_on(kind: str) -> None:
+    whole, first, second = (made(kind, adam()) for _ in range(3))
+    for measure in MEASURES:
+        step(whole, measure)
+    for measure in MEASURES[:3]:
+        step(first, measure)
     second.optimizer.load_state_dict(json.loads(json.dumps(first.optimizer.state_dict())))
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    for measure in measures[3:]:
-        second.step(*measure)
+    for measure in MEASURES[3:]:
+        step(second, measure)
     assert rates(second.optimizer) == rates(whole.optimizer)
     assert second.state_dict() == whole.state_dict()
     assert second.last_epoch == 8
 
 
-@pytest.mark.parametrize("maker", MAKERS)
-def test_groups_added_later_follow_from_the_next_step_on_as_if_they_had_been_there(maker: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_added_later_follow_from_the_next_step_on_as_if_they_had_been_there(kind: str) -> None:
     def optimizer(*groups: dict[str, Any]) -> nn.SGD:
         return nn.SGD([{"params": nn.Parameter(np.ones(1)), **group} for group in groups], lr=0.4, momentum=0.9)
 
-    name, options = MAKERS[maker]
-    options = {**options, "max_lr": 0.5} if "max_lr" in options else options
-    measures = [[each] if name == "ReduceLROnPlateau" else [] for each in (1.0, 2.0, 2.5, 2.4, 2.0, 3.0)]
-    late = getattr(nn, name)(optimizer({}), **options)
-    whole = getattr(nn, name)(optimizer({}, {"lr": 0.3}), **options)
-    for measure in measures[:1]:
-        late.step(*measure)
-        whole.step(*measure)
+    late, whole = made(kind, optimizer({})), made(kind, optimizer({}, {"lr": 0.3}))
+    for schedule in (late, whole):
+        step(schedule, 1.0)
     late.optimizer.add_param_group({"params": nn.Parameter(np.ones(1)), "lr": 0.3})
-    for measure in measures[1:]:
-        late.step(*measure)
-        whole.step(*measure)
-        assert late.get_last_lr() == whole.get_last_lr()
-        assert late.optimizer.param_groups[1]["momentum"] == whole.optimizer.param_groups[1]["momentum"]
+    for measure in (2.0, 2.5, 2.4, 2.0, 3.0):
+        for schedule in (late, whole):
+            step(schedule, measure)
+        assert rates(late.optimizer) == rates(whole.optimizer)
     assert late.state_dict() == whole.state_dict()
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "rates_of"),
-    [
-        ("OneCycleLR", {"max_lr": [1.0, 2.0], "total_steps": 9}, "max_lrs"),
-        ("ReduceLROnPlateau", {"min_lr": [0.0, 0.1], "patience": 0}, "min_lrs"),
-    ],
-)
-def test_a_group_added_later_that_no_rate_was_given_for_is_refused(
-    name: str, options: dict[str, Any], rates_of: str
-) -> None:
+def test_a_group_added_later_that_no_rate_was_given_for_is_refused() -> None:
     optimizer = nn.SGD([{"params": nn.Parameter(np.ones(1))} for _ in range(2)], lr=1.0, momentum=0.9)
-    schedule = getattr(nn, name)(optimizer, **options)
+    cycle = nn.OneCycleLR(optimizer, [1.0, 2.0], 9)
+    plateau = nn.ReduceLROnPlateau(optimizer, min_lr=[0.0, 0.1], patience=0)
     optimizer.add_param_group({"params": nn.Parameter(np.ones(1))})
-    measures = [math.nan] if name == "ReduceLROnPlateau" else []
-    with pytest.raises(
-        ValueError, match=rf"{name}: {rates_of} is \[.*1 groups more, expected a new schedule after add_"
-    ):
-        schedule.step(*measures)
+    refused(
+        ValueError,
+        ("OneCycleLR: max_lrs is […1 groups more, expected a new schedule after add_…", cycle.step),
+        ("ReduceLROnPlateau: min_lrs is […1 groups more, expected …", lambda: plateau.step(math.nan)),
+    )
 
 
 def test_a_nan_is_no_improvement() -> None:
@@ -212,43 +208,40 @@ def test_a_schedule_shows_its_numbers() -> None:
     assert repr(nn.ExponentialLR(adam(), 0.5)) == "ExponentialLR(gamma=0.5, base_lrs=[0.4], last_epoch=0)"
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        ("StepLR", {"step_size": 0}, "StepLR: step_size is 0, expected at least 1"),
-        ("LinearLR", {"start_factor": 0}, "LinearLR: start_factor is 0"),
-        ("LinearLR", {"end_factor": 2}, "LinearLR: end_factor is 2"),
-        ("LinearLR", {"total_iters": 0}, "LinearLR: total_iters is 0"),
-        ("CosineAnnealingLR", {"T_max": 0}, "CosineAnnealingLR: T_max is 0"),
-        ("OneCycleLR", {"max_lr": 1}, "OneCycleLR: total_steps is None, expected it, or epochs and steps_per_epoch"),
-        ("OneCycleLR", {"max_lr": 1, "total_steps": 0}, "OneCycleLR: total_steps is 0"),
-        ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "pct_start": 2}, "OneCycleLR: pct_start is 2"),
-        ("OneCycleLR", {"max_lr": 1, "total_steps": 9, "anneal_strategy": "exp"}, "anneal_strategy is exp"),
-        ("OneCycleLR", {"max_lr": [1, 2], "total_steps": 9}, r"max_lr is \[1, 2\], expected 1 rates, one a group"),
-        ("ReduceLROnPlateau", {"mode": "low"}, "ReduceLROnPlateau: mode is low, expected 'min' or 'max'"),
-        ("ReduceLROnPlateau", {"factor": 1.0}, "ReduceLROnPlateau: factor is 1.0"),
-        ("ReduceLROnPlateau", {"threshold_mode": "x"}, "threshold_mode is x"),
-        ("ReduceLROnPlateau", {"min_lr": [0, 0]}, r"min_lr is \[0, 0\], expected one rate a group"),
-    ],
+test_options_out_of_range_are_refused = refuses(
+    ValueError,
+    ("StepLR: step_size is 0, expected at least 1…", lambda: nn.StepLR(adam(), 0)),
+    ("LinearLR: start_factor is 0…", lambda: nn.LinearLR(adam(), start_factor=0)),
+    ("LinearLR: end_factor is 2…", lambda: nn.LinearLR(adam(), end_factor=2)),
+    ("LinearLR: total_iters is 0…", lambda: nn.LinearLR(adam(), total_iters=0)),
+    ("CosineAnnealingLR: T_max is 0…", lambda: nn.CosineAnnealingLR(adam(), 0)),
+    ("OneCycleLR: total_steps is None, expected it, or epochs and steps_per_epoch…", lambda: nn.OneCycleLR(adam(), 1)),
+    ("OneCycleLR: total_steps is 0…", lambda: nn.OneCycleLR(adam(), 1, 0)),
+    ("OneCycleLR: pct_start is 2…", lambda: nn.OneCycleLR(adam(), 1, 9, pct_start=2)),
+    ("…anneal_strategy is exp…", lambda: nn.OneCycleLR(adam(), 1, 9, anneal_strategy="exp")),
+    ("…max_lr is [1, 2], expected 1 rates, one a group…", lambda: nn.OneCycleLR(adam(), [1, 2], 9)),
+    (
+        "…cycle_momentum is True, expected an optimizer with a momentum or with betas…",
+        lambda: nn.OneCycleLR(Plain(), 1, 9),
+    ),
+    ("ReduceLROnPlateau: mode is low, expected 'min' or 'max'…", lambda: nn.ReduceLROnPlateau(adam(), "low")),
+    ("ReduceLROnPlateau: factor is 1.0…", lambda: nn.ReduceLROnPlateau(adam(), factor=1.0)),
+    ("…threshold_mode is x…", lambda: nn.ReduceLROnPlateau(adam(), threshold_mode="x")),
+    ("…min_lr is [0, 0], expected one rate a group…", lambda: nn.ReduceLROnPlateau(adam(), min_lr=[0, 0])),
 )
-def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        getattr(nn, name)(adam(), **options)
+
+
+class Plain(nn.Optimizer):
+    def __init__(self) -> None:
+        super().__init__([nn.Parameter(np.ones(1))], {"lr": 1.0, "weight_decay": 0.0})
 
 
 def test_what_else_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"StepLR: optimizer is a list, expected an nn.Optimizer"):
-        nn.StepLR([], 1)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"step\(\) has no metrics"):
-        nn.ReduceLROnPlateau(adam()).step()
-    with pytest.raises(KeyError, match=r"StepLR.load_state_dict: got \['gamma'\], expected"):
-        nn.StepLR(adam(), 1).load_state_dict({"gamma": 1})
-    with pytest.raises(NotImplementedError, match="Schedule defines no rate"):
-        nn.Schedule(adam())
-
-    class Plain(nn.Optimizer):
-        def __init__(self) -> None:
-            super().__init__([nn.Parameter(np.ones(1))], {"lr": 1.0, "weight_decay": 0.0})
-
-    with pytest.raises(ValueError, match="cycle_momentum is True, expected an optimizer with a momentum or with betas"):
-        nn.OneCycleLR(Plain(), 1.0, 9)
+    refused(
+        TypeError,
+        ("StepLR: optimizer is a list, expected an nn.Optimizer…", lambda: nn.StepLR([], 1)),
+        ("…step() has no metrics…", lambda: nn.ReduceLROnPlateau(adam()).step()),
+    )
+    lacking = "…StepLR.load_state_dict: got ['gamma'], expected…"
+    refused(KeyError, (lacking, lambda: nn.StepLR(adam(), 1).load_state_dict({"gamma": 1})))
+    refused(NotImplementedError, ("Schedule defines no rate…", lambda: nn.Schedule(adam())))

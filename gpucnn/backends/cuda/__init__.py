@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from gpucnn.backends.base import Backend, Epilogue, implemented_by
-from gpucnn.backends.cuda.convolution import convolution
+from gpucnn.backends.cuda.convolution import convolution, direct
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise import bias_activation, elementwise, packing
 from gpucnn.backends.cuda.launch.plans import empty, is_addressable
@@ -45,7 +45,7 @@ def _addressable(argument: Any) -> Any:
 
 
 @implemented_by(
-    bias_activation, convolution, elementwise, normalization, pooling, resampling, unfolding, method=_on_device
+    bias_activation, convolution, direct, elementwise, normalization, pooling, resampling, unfolding, method=_on_device
 )
 class CudaBackend(Backend):
     """Primitives over the arrays of a runtime, each the function of its name in one of these modules."""
@@ -54,12 +54,7 @@ class CudaBackend(Backend):
     host = False
 
     def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-
-    @property
-    def xp(self) -> Any:
-        """The NumPy-like module of the runtime's arrays."""
-        return self.runtime.xp
+        self.runtime, self.xp = runtime, runtime.xp
 
     def empty(self, shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
         """An uninitialised array in C order, on the device of `on`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import gcd, prod
+from math import gcd
 
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, strides
 from gpucnn.backends.layout import is_channels_last
@@ -15,39 +15,26 @@ LOCAL_WEIGHT = ("oc", "od", "oh", "ow", "c", "kd", "kh", "kw")
 
 
 def conv_fields(
-    geometry: ConvGeometry, x: Layout, w: Layout, y: Layout, bias: Layout | None = None, *, written: Layout
+    geometry: ConvGeometry, x: Layout, w: Layout | None, y: Layout, bias: Layout | None = None, *, written: Layout
 ) -> Fields:
     """The fields for x and y [N, C, …] and w and bias of a convolution or a locally connected layer."""
-    return {
-        **_window_fields(geometry, x, written),
-        **strides("y", IMAGE, y),
-        **dict.fromkeys(("w_od", "w_oh", "w_ow", "bias_d", "bias_h", "bias_w"), 0),
-        **strides("w", WEIGHT if w.ndim == len(WEIGHT) else LOCAL_WEIGHT, w),
-        **strides("bias", ("c",) if bias is None or bias.ndim == 1 else ("c", *SPACE), bias),
-    }
-
-
-def unfold_fields(geometry: ConvGeometry, x: Layout, columns: Layout | None, *, written: Layout) -> Fields:
-    """The fields for x [N, C, D, H, W] and columns [N, C * KD * KH * KW, OD * OH * OW] or None."""
-    return {
-        **_window_fields(geometry, x, written),
-        **strides("y", ("n", "c", "w"), columns),
-        **dict.fromkeys(("y_d", "y_h"), 0),
-        **strides("w", (*WEIGHT, "od", "oh", "ow"), None),
-        **strides("bias", ("c", *SPACE), None),
-    }
-
-
-def _window_fields(geometry: ConvGeometry, x: Layout, written: Layout) -> Fields:
     c, oc, groups = geometry.channels
     fields: Fields = {"n": x.shape[0], "c": c, "oc": oc, "c_group": c // groups, "oc_group": oc // groups}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
-        fields |= _axis_fields(name, axis)
-    fields |= strides("x", IMAGE, x)
-    return {**fields, "channels_last": int(is_channels_last(written)), "splits": 0, "run": 0}
+        fields |= axis_fields(name, axis)
+    return {
+        **fields,
+        **strides("x", IMAGE, x),
+        **strides("y", IMAGE, y),
+        **dict.fromkeys(("w_od", "w_oh", "w_ow", "bias_d", "bias_h", "bias_w", "splits", "run"), 0),
+        **strides("w", WEIGHT if w is None or len(w.shape) == len(WEIGHT) else LOCAL_WEIGHT, w),
+        **strides("bias", ("c",) if bias is None or len(bias.shape) == 1 else ("c", *SPACE), bias),
+        "channels_last": int(is_channels_last(written)),
+    }
 
 
-def _axis_fields(name: str, axis: Axis) -> Fields:
+def axis_fields(name: str, axis: Axis) -> Fields:
+    """The fields of a window along one axis."""
     shared = gcd(axis.stride, axis.dilation)
     return {
         name: axis.size,
@@ -69,8 +56,3 @@ def extents(geometry: ConvGeometry) -> tuple[int, ...]:
         axis.size + axis.low + axis.high + (axis.out + 1) * axis.stride + (axis.kernel + axis.stride) * axis.dilation
         for axis in geometry.axes
     )
-
-
-def residue_threads(fields: Fields, planes: int) -> int:
-    """One thread per input, residue by residue, each residue padded to the longest."""
-    return planes * prod(int(fields[f"{part}_{name}"]) for part in ("residues", "run") for name in SPACE)

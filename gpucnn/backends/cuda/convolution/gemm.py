@@ -9,11 +9,9 @@ import numpy as np
 
 from gpucnn.backends.cuda.device.runtime import Array, Device, Plan, Runtime
 from gpucnn.backends.cuda.elementwise.packing import pack
-from gpucnn.backends.cuda.launch.plans import empty, enqueue
+from gpucnn.backends.cuda.launch.plans import Layout, empty, enqueue, layout
 
 MAX_INT = 2**31 - 1  # of a size or a lead: BLAS takes C's int
-
-Form = tuple[tuple[int, ...], tuple[int, ...]]  # shape, and strides in elements
 
 
 class Gemm(NamedTuple):
@@ -41,34 +39,29 @@ class Gemm(NamedTuple):
 
 
 def multiply(runtime: Runtime, a: Array, b: Array, c: Array) -> None:
-    """Write c [N, G, M, P] = a [N, G, M, K] times b [N, G, K, P], all of matrices that `is_matrix`; a's N may be 1."""
-    if not _lead(_form(c))[0]:  # c is column-major: the product of the transposes
+    """Write c [N, G, M, P] = a [N, G, M, K] times b [N, G, K, P], all as by `as_matrices`; a's N may be 1."""
+    if not _leads(layout(c))[0]:  # c is column-major: the product of the transposes
         a, b, c = b.swapaxes(2, 3), a.swapaxes(2, 3), c.swapaxes(2, 3)
-    forms = (_form(a), _form(b), _form(c))
-    plan = _plan(runtime, runtime.device(c), c.dtype, *forms)
+    plan = _plan(runtime, runtime.device(c), c.dtype, layout(a), layout(b), layout(c))
     if plan is not None:
         enqueue(runtime, plan, (b, a, c))
 
 
 def as_matrices(runtime: Runtime, x: Array) -> Array:
-    """X [N, C, P] itself, if BLAS can read it as matrices [C, P], else a copy in C order."""
-    if not x.size or (any(_lead(_form(x))) and x.strides[0] >= 0):
+    """X [N, G, C, P] itself, if BLAS can read it as matrices [C, P], else a copy in C order."""
+    if not x.size or (any(_leads(layout(x))) and min(x.strides[:2]) >= 0):
         return x
-    copy = empty(runtime, x.shape, x.dtype)
-    pack(runtime, x, copy)
+    copy, flat = empty(runtime, x.shape, x.dtype), (x.shape[0], -1, x.shape[3])
+    pack(runtime, x.reshape(flat), copy.reshape(flat))
     return copy
 
 
-def _form(x: Array) -> Form:
-    return tuple(x.shape), tuple(step // x.itemsize for step in x.strides)
+def _leads(x: Layout) -> tuple[int, int]:
+    """Leading dimensions of the matrices along the last two axes, read as row-major and as column-major.
 
-
-def _lead(form: Form) -> tuple[int, int]:
-    """Leading dimensions of a matrix read as row-major and as column-major.
-
-    0 where it is not of that order; the matrix is along the last two axes of the form.
+    0 where they are not of that order.
     """
-    (*_, rows, columns), (*_, row, column) = form
+    (*_, rows, columns), (row, column) = x.shape, (step // x.itemsize for step in x.strides[-2:])
     by_rows = columns == 1 or column == 1
     by_columns = rows == 1 or row == 1
     between_rows, between_columns = (columns if rows == 1 else row), (rows if columns == 1 else column)
@@ -79,21 +72,18 @@ def _lead(form: Form) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _plan(runtime: Runtime, device: Device, dtype: np.dtype[Any], a: Form, b: Form, c: Form) -> Plan | None:
+def _plan(runtime: Runtime, device: Device, dtype: np.dtype[Any], a: Layout, b: Layout, c: Layout) -> Plan | None:
     """The calls for row-major c, or None where there is nothing to do.
 
     Read as column-major, all three are their transposes, so b comes first: c' = b' times a'.
     """
-    (n, g, m, p), k = c[0], a[0][3]
-    if not n * g * m * p:
+    (n, g, m, p), k = c.shape, a.shape[3]
+    if not c.size:
         return None
-    apart = [_lead(form) for form in (b, a, c)]
+    apart = [_leads(x) for x in (b, a, c)]
     turned = [int(not rows) for rows, _ in apart[:2]]
     leads = [rows or columns for rows, columns in apart]
-    steps = [
-        tuple(0 if size == 1 else step for size, step in zip(shape[:2], strides[:2], strict=True))
-        for shape, strides in (b, a, c)
-    ]
+    steps = [[0 if x.shape[axis] == 1 else x.strides[axis] // x.itemsize for axis in (0, 1)] for x in (b, a, c)]
     gemms = []
     for starts, between, batch in _batches(n, g, steps):
         begins = [start * dtype.itemsize for start in starts]
@@ -101,7 +91,7 @@ def _plan(runtime: Runtime, device: Device, dtype: np.dtype[Any], a: Form, b: Fo
     return Plan(None, device, (1,), (1,), tuple(gemms), 0, runtime.product(dtype, device))
 
 
-def _batches(n: int, g: int, steps: list[tuple[int, ...]]) -> list[tuple[list[int], list[int], int]]:
+def _batches(n: int, g: int, steps: list[list[int]]) -> list[tuple[list[int], list[int], int]]:
     """Starts, steps and sizes of the fewest strided batches that cover the [N, G] matrices of each array."""
     images, groups = [step[0] for step in steps], [step[1] for step in steps]
     if g == 1:

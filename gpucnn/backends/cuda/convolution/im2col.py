@@ -31,9 +31,10 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     filters = _filters(runtime, w, geometry)
     for images in _chunks(x, geometry):
         out = y[images]
-        products = _before_bias(runtime, bias, out)
+        products = out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
         multiply(runtime, filters, _columns(runtime, x[images], geometry), _grouped(products, geometry))
-        _finish(runtime, products, bias, out)
+        if bias is not None:
+            _add_bias(runtime, products, bias, out)
 
 
 def backward_input(
@@ -42,8 +43,8 @@ def backward_input(
     """Write grad_x [N, C, D, H, W]: the columns' gradient, w transposed times grad_y, folded."""
     filters = _filters(runtime, w, geometry).swapaxes(2, 3)
     for images in _chunks(grad_x, geometry):
-        out, upstream = grad_x[images], _grouped(as_matrices(runtime, _flat(grad_y[images])), geometry)
-        image = _before_bias(runtime, bias, out)
+        out, upstream = grad_x[images], as_matrices(runtime, _grouped(grad_y[images], geometry))
+        image = out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
         if _is_pixel_by_pixel(geometry):
             multiply(runtime, filters, upstream, _grouped(image, geometry))
         else:
@@ -51,7 +52,8 @@ def backward_input(
             columns = empty(runtime, (n, groups, filters.shape[2], positions), grad_y.dtype)
             multiply(runtime, filters, upstream, columns)
             col2im(runtime, columns.reshape(n, -1, positions), image, geometry)
-        _finish(runtime, image, bias, out)
+        if bias is not None:
+            _add_bias(runtime, image, bias, out)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -60,7 +62,7 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
         grad_w[...] = 0
     for images in _chunks(x, geometry, grad_w.size):
         columns = _columns(runtime, x[images], geometry)
-        upstream = _grouped(as_matrices(runtime, _flat(grad_y[images])), geometry)
+        upstream = as_matrices(runtime, _grouped(grad_y[images], geometry))
         before = int(images.start > 0)  # whether there is a sum of the images before
         parts = empty(runtime, (before + columns.shape[0], *grad_w.shape), grad_w.dtype)
         if before:
@@ -71,15 +73,8 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
         add_parts(runtime, parts, grad_w)
 
 
-def _before_bias(runtime: Runtime, bias: Array | None, out: Array) -> Array:
-    """Buffer [N, C, D, H, W] for the result before the bias is added: `out` itself without a bias."""
-    return out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
-
-
-def _finish(runtime: Runtime, image: Array, bias: Array | None, out: Array) -> None:
+def _add_bias(runtime: Runtime, image: Array, bias: Array, out: Array) -> None:
     """Write `out`, of the memory order of `image` and without gaps, as image plus bias."""
-    if bias is None:
-        return
     if out.dtype.kind == "f":
         bias_activation(runtime, _flat(image), bias, _flat(out), Epilogue())
     else:
@@ -97,31 +92,29 @@ def _chunks(x: Array, geometry: ConvGeometry, weights: int = 0) -> Iterator[slic
 def _filters(runtime: Runtime, w: Array, geometry: ConvGeometry) -> Array:
     """W [OC, C / G, KD, KH, KW] as [1, G, OC / G, C / G * KD * KH * KW]."""
     _, oc, groups = geometry.channels
-    rows = _flat(w)
+    rows = w if w.flags.c_contiguous else _flat(w)
     if not rows.flags.c_contiguous:
-        rows = empty(runtime, rows.shape, w.dtype)
-        pack(runtime, _flat(w), rows)
+        strided, rows = rows, empty(runtime, rows.shape, w.dtype)
+        pack(runtime, strided, rows)
     return rows.reshape(1, groups, oc // groups, -1)
 
 
 def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
     """The columns [N, G, C / G * KD * KH * KW, OD * OH * OW] of x [N, C, D, H, W]; x itself if pixel by pixel."""
     if _is_pixel_by_pixel(geometry):
-        rows = as_matrices(runtime, _flat(x))
-    else:
-        n, c = x.shape[:2]
-        rows = empty(runtime, (n, c * geometry.taps, prod(geometry.output_size)), x.dtype)
-        im2col(runtime, x, rows, geometry)
-    return rows.reshape(x.shape[0], geometry.channels.groups, -1, rows.shape[2])
+        return as_matrices(runtime, _grouped(x, geometry))
+    columns = empty(runtime, (x.shape[0], x.shape[1] * geometry.taps, prod(geometry.output_size)), x.dtype)
+    im2col(runtime, x, columns, geometry)
+    return _grouped(columns, geometry)
 
 
 def _is_pixel_by_pixel(geometry: ConvGeometry) -> bool:
     """Whether each output's only tap is the input at the same position, so that the columns are the image itself."""
-    return all(sampling.is_identity for sampling in geometry.forward)
+    return all((axis.kernel, axis.stride, axis.low, axis.out) == (1, 1, 0, axis.size) for axis in geometry.axes)
 
 
 def _grouped(y: Array, geometry: ConvGeometry) -> Array:
-    """Y [N, C, *] of either side of the convolution as [N, G, C / G, P], a view."""
+    """Y [N, C, *], of either side of the convolution or columns, as [N, G, C / G, P]; a view where its order allows."""
     return y.reshape(y.shape[0], geometry.channels.groups, y.shape[1] // geometry.channels.groups, -1)
 
 

@@ -10,7 +10,7 @@ from math import prod
 from gpucnn.backends.cuda.convolution import depthwise
 from gpucnn.backends.cuda.launch.plans import Layout
 from gpucnn.geometry import ConvGeometry
-from gpucnn.numerics import current_algorithm, current_picks
+from gpucnn.numerics import choices
 
 
 def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout) -> str:
@@ -26,10 +26,10 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     ValueError
         The caller's choice does not compute this.
     """
-    chosen = current_algorithm()
+    (chosen, picks), computed = choices(), algorithms(direction, dtype)
     if chosen not in (None, "direct", "im2col"):
         raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected 'direct' or 'im2col'")
-    if chosen == "im2col" and dtype not in _PRODUCTS[direction]:
+    if chosen not in (None, *computed):
         raise ValueError(
             f"algorithm: 'im2col' computes no {direction.replace('_', ' ')} convolution of {dtype}, expected 'direct'"
         )
@@ -37,11 +37,12 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
         return chosen
     if takes_depthwise(direction, geometry, dtype, x, y):
         return "depthwise"
-    picks = current_picks()
     picked = None if picks is None else picks.algorithm(direction, geometry, dtype)
-    if picked in algorithms(direction, dtype):
+    if picked in computed:
         return picked
-    return "im2col" if dtype in _PRODUCTS[direction] and fills_a_product(geometry) else "direct"
+    c, oc, groups = geometry.channels
+    large = c // groups * geometry.taps >= 32 and oc // groups >= 16 and prod(geometry.output_size) >= 16
+    return "im2col" if large and "im2col" in computed else "direct"  # a large product is worth its columns
 
 
 def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
@@ -68,9 +69,3 @@ def takes_depthwise(direction: str, geometry: ConvGeometry, dtype: str, x: Layou
     """Whether each of several channels of floats is filtered alone, in images of which a tile fits."""
     c, _, groups = geometry.channels
     return c == groups > 1 and dtype in _STAGED and depthwise.takes(direction, x, y, geometry)
-
-
-def fills_a_product(geometry: ConvGeometry) -> bool:
-    """Whether the matrix product of one image and group is large enough to be worth its columns."""
-    c, oc, groups = geometry.channels
-    return c // groups * geometry.taps >= 32 and oc // groups >= 16 and prod(geometry.output_size) >= 16

@@ -18,11 +18,6 @@ from gpucnn.geometry import ConvGeometry
 from gpucnn.paths import cache_folder
 
 
-def default_folder() -> Path:
-    """The folder of the picks, within the one that ``GPUCNN_CACHE_DIR`` chooses."""
-    return cache_folder() / "autotune"
-
-
 class AutotuneCache:
     """The picks for one device and driver, read when they are first asked for.
 
@@ -32,10 +27,11 @@ class AutotuneCache:
     driver : int
         The CUDA version that the driver is for, as CUDA numbers them.
     folder : Path, optional
+        By default ``autotune`` within the one that ``GPUCNN_CACHE_DIR`` chooses.
     """
 
     def __init__(self, device: Device, driver: int, folder: Path | None = None) -> None:
-        self._folder = default_folder() if folder is None else folder
+        self._folder = cache_folder() / "autotune" if folder is None else folder
         self._facts = {
             "device": device.name,
             "compute capability": ".".join(map(str, device.compute_capability)),
@@ -55,22 +51,20 @@ class AutotuneCache:
     def keep(self, direction: str, geometry: ConvGeometry, dtype: str, milliseconds: Mapping[str, float]) -> str:
         """Keep the quickest of the algorithms that were timed, and return it."""
         picked = min(milliseconds, key=lambda name: milliseconds[name])
-        facts = self._case(direction, geometry, dtype)
+        path, facts = self._file(direction, geometry, dtype)
         content = {**facts, "algorithm": picked, "milliseconds": dict(milliseconds)}
-        write_whole(self._path(facts), json.dumps(content, indent=1).encode())
+        write_whole(path, json.dumps(content, indent=1).encode())
         self._read[direction, geometry, dtype] = picked
         return picked
 
-    def _case(self, direction: str, geometry: ConvGeometry, dtype: str) -> dict[str, object]:
-        return {**self._facts, "direction": direction, "dtype": dtype, "geometry": repr(geometry)}
-
-    def _path(self, facts: Mapping[str, object]) -> Path:
+    def _file(self, direction: str, geometry: ConvGeometry, dtype: str) -> tuple[Path, dict[str, object]]:
+        """The file of a pick, and all that it depends on."""
+        facts = {**self._facts, "direction": direction, "dtype": dtype, "geometry": repr(geometry)}
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return self._folder / f"{name}.json"
+        return self._folder / f"{name}.json", facts
 
     def _load(self, direction: str, geometry: ConvGeometry, dtype: str) -> str | None:
-        facts = self._case(direction, geometry, dtype)
-        path = self._path(facts)
+        path, facts = self._file(direction, geometry, dtype)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if facts.items() <= content.items() and isinstance(content["algorithm"], str):

@@ -13,24 +13,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from gpucnn import __version__
 from gpucnn.backends.cuda.device.files import write_whole
-from gpucnn.backends.cuda.device.nvrtc import OPTIONS, CompilationError, Compiled
+from gpucnn.backends.cuda.device.nvrtc import OPTIONS, CompilationError, Nvrtc
 from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.paths import cache_folder
 
 _ELF64 = b"\x7fELF\x02"
-
-
-class CompilesText(Protocol):
-    """The interface of NVRTC that a `Compiler` uses."""
-
-    version: tuple[int, int]
-
-    def compile(self, text: str, name: str, options: Sequence[str]) -> Compiled:
-        """As `gpucnn.backends.cuda.device.nvrtc.Nvrtc.compile`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +61,7 @@ class Compiler:
         Programs that this compiler had to compile, since they were not in the folder.
     """
 
-    def __init__(self, nvrtc: CompilesText, folder: Callable[[], Path] = default_folder) -> None:
+    def __init__(self, nvrtc: Nvrtc, folder: Callable[[], Path] = default_folder) -> None:
         self._nvrtc = nvrtc
         self._folder = folder
         self._warned = False
@@ -87,27 +77,26 @@ class Compiler:
             The program does not compile.
         """
         options = (*OPTIONS, f"-arch={architecture}")
-        name = self._name(source, options) + (".cubin" if architecture.startswith("sm_") else ".ptx")
+        parts = (__version__, *map(str, self._nvrtc.version), *options, source.text)
+        suffix = ".cubin" if architecture.startswith("sm_") else ".ptx"
+        name = _digest("\0".join(parts).encode()) + suffix
         try:
             path = self._folder() / name
         except RuntimeError as error:  # there is no home folder
             self._warn(error)
             return Binary(name, self._compile(source, options), None, is_new=True)
         image = _read(path)
-        is_new = image is None
-        if image is None:
-            image = self._compile(source, options)
-            try:
-                _write(path, image)
-            except OSError as error:
-                if _read(path) is None:  # else another process was quicker
-                    self._warn(error)
-                    return Binary(name, image, None, is_new)
-        return Binary(name, image, path, is_new)
-
-    def _name(self, source: Source, options: Sequence[str]) -> str:
-        parts = (__version__, *map(str, self._nvrtc.version), *options, source.text)
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        if image is not None:
+            return Binary(name, image, path)
+        image = self._compile(source, options)
+        try:  # the binary and its digest, each atomically: of several writers any may win, their bytes agree
+            write_whole(path, image)
+            write_whole(path.with_suffix(".sha256"), _digest(image).encode())
+        except OSError as error:
+            if _read(path) is None:  # else another process was quicker
+                self._warn(error)
+                return Binary(name, image, None, is_new=True)
+        return Binary(name, image, path, is_new=True)
 
     def _compile(self, source: Source, options: Sequence[str]) -> bytes:
         with self._counting:
@@ -128,10 +117,6 @@ class Compiler:
             )
 
 
-def _digest_path(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
 def _digest(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()
 
@@ -139,13 +124,7 @@ def _digest(image: bytes) -> str:
 def _read(path: Path) -> bytes | None:
     """The binary at `path`; None where it is missing or corrupt."""
     try:
-        image, digest = path.read_bytes(), _digest_path(path).read_bytes()
+        image, digest = path.read_bytes(), path.with_suffix(".sha256").read_bytes()
     except OSError:
         return None
     return image if _digest(image).encode() == digest and whole(image) else None
-
-
-def _write(path: Path, image: bytes) -> None:
-    """Write a binary and its digest, each atomically; of several writers any may win, their bytes agree."""
-    for target, content in ((path, image), (_digest_path(path), _digest(image).encode())):
-        write_whole(target, content)

@@ -49,22 +49,17 @@ class CupyRuntime:
         if builds not in BUILDS:
             raise ValueError(f"GPUCNN_BUILDS is {builds!r}, expected {' or '.join(map(repr, BUILDS))}")
         self.specialises = builds == "specialised"
-        self._cupy: Any = import_module("cupy")
-        self._arguments = getattr(self._cupy.cuda, "function", None)
+        self.xp: Any = import_module("cupy")
+        self._arguments = getattr(self.xp.cuda, "function", None)
         self.null = self._ready("CIntptr", 0, np.uint64(0))
-        self.current_device: Callable[[], int] = self._cupy.cuda.runtime.getDevice
+        self.current_device: Callable[[], int] = self.xp.cuda.runtime.getDevice
         self._devices: dict[int, Device] = {}
         self._functions: dict[tuple[Source, int], CupyFunction] = {}
         self._autotune_caches: dict[int, AutotuneCache] = {}
 
-    @property
-    def xp(self) -> Any:
-        """CuPy."""
-        return self._cupy
-
     @cached_property
     def _nvrtc(self) -> nvrtc.Nvrtc:
-        return nvrtc.load(_nvrtc_majors(self._cupy))
+        return nvrtc.load(_nvrtc_majors(self.xp))
 
     @cached_property
     def compiler(self) -> Compiler:
@@ -80,21 +75,21 @@ class CupyRuntime:
         return device
 
     def _facts(self, index: int) -> Device:
-        facts = self._cupy.cuda.runtime.getDeviceProperties(index)
+        facts = self.xp.cuda.runtime.getDeviceProperties(index)
         return Device(index, facts["name"].decode(), (facts["major"], facts["minor"]), facts["multiProcessorCount"])
 
     def using(self, device: Device) -> AbstractContextManager[Any]:
         """Within the block, new arrays and launches go to `device`."""
         if self.current_device() == device.index:
             return _NOTHING
-        context: AbstractContextManager[Any] = self._cupy.cuda.Device(device.index)
+        context: AbstractContextManager[Any] = self.xp.cuda.Device(device.index)
         return context
 
     def constant(self, host: Any, device: Device) -> Array:
         """A copy of `host` on `device`; synchronous, since it is made once and kept."""
         with self.using(device):
-            array = self._cupy.asarray(host)
-            self._cupy.cuda.get_current_stream().synchronize()
+            array = self.xp.asarray(host)
+            self.xp.cuda.get_current_stream().synchronize()
         return array
 
     def function(self, source: Source, device: Device) -> Function:
@@ -109,7 +104,7 @@ class CupyRuntime:
         if function is None:
             binary = self._binary(source, device)
             with self.using(device):
-                function = CupyFunction(self._cupy, self._kernel(binary, source), device.index)
+                function = CupyFunction(self.xp, self._kernel(binary, source), device.index)
             self._functions[source, device.index] = function
         return function
 
@@ -122,7 +117,7 @@ class CupyRuntime:
 
     def product(self, dtype: np.dtype[Any], device: Device) -> Function:
         """CuBLAS's products of a dtype, by CuPy's handle of whichever device is the current one."""
-        return CupyProduct(self._cupy, dtype)
+        return CupyProduct(self.xp, dtype)
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """The structure in the form that CuPy passes to kernels, so that launches need not convert it."""
@@ -145,32 +140,28 @@ class CupyRuntime:
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool
     ) -> Callable[[], Array]:
         """A factory of arrays in the memory of CuPy's current allocator."""
-        expected, step = [], dtype.itemsize
-        for size in reversed(shape):
-            expected.append(step)
-            step *= size
-        if strides == tuple(reversed(expected)):
-            return partial(self._cupy.zeros if zeros else self._cupy.ndarray, shape, dtype)
+        if strides == tuple(prod(shape[axis + 1 :]) * dtype.itemsize for axis in range(len(shape))):  # in C order
+            return partial(self.xp.zeros if zeros else self.xp.ndarray, shape, dtype)
         return partial(self._strided, shape, strides, dtype, prod(shape) * dtype.itemsize, zeros)
 
     def _strided(
         self, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], nbytes: int, zeros: bool
     ) -> Array:
-        memory = self._cupy.cuda.alloc(nbytes)
+        memory = self.xp.cuda.alloc(nbytes)
         if zeros:
             memory.memset_async(0, nbytes)
-        return self._cupy.ndarray(shape, dtype, memory, strides)
+        return self.xp.ndarray(shape, dtype, memory, strides)
 
     def autotune_cache(self, anew: bool = False) -> AutotuneCache:
         """The picks for the current device and this driver: as first read, or reread if `anew`."""
         index = self.current_device()
         if anew or index not in self._autotune_caches:
-            self._autotune_caches[index] = AutotuneCache(self._facts(index), self._cupy.cuda.runtime.driverGetVersion())
+            self._autotune_caches[index] = AutotuneCache(self._facts(index), self.xp.cuda.runtime.driverGetVersion())
         return self._autotune_caches[index]
 
     def milliseconds(self, call: Callable[[], object], runs: int) -> float:
         """The median time of `call` on the device over `runs` runs on the current stream; synchronous."""
-        cuda, times = self._cupy.cuda, []
+        cuda, times = self.xp.cuda, []
         for _ in range(runs):
             begin, end = cuda.Event(), cuda.Event()
             begin.record()
@@ -191,7 +182,7 @@ class CupyRuntime:
 
     def _loaded(self, path: Path, source: Source) -> Any:
         try:
-            return self._cupy.RawModule(path=str(path)).get_function(source.kernel)
+            return self.xp.RawModule(path=str(path)).get_function(source.kernel)
         except Exception as error:
             error.add_note(f"gpucnn: the driver did not load {source.name} from {path}")
             raise

@@ -63,11 +63,11 @@ def load(majors: Iterable[int] = MAJORS) -> Nvrtc:
 # --- Target architectures -----------------------------------------------------------------------------------------
 
 
-def architecture(capability: tuple[int, int], supported: Iterable[int], accelerated: bool = False) -> str:
+def architecture(capability: tuple[int, int], supported: Iterable[int]) -> str:
     """The architecture to compile for: the device's own as a binary, else PTX that its driver can translate.
 
     Binaries run on devices of their own kind only (within a major version on most, not on embedded ones), PTX on all
-    newer ones. `accelerated` asks for the instructions of exactly this device, which no other has (sm_90a).
+    newer ones.
 
     Parameters
     ----------
@@ -75,8 +75,6 @@ def architecture(capability: tuple[int, int], supported: Iterable[int], accelera
         The device's compute capability.
     supported : iterable of int
         The architectures that the compiler knows, as 90 for 9.0.
-    accelerated : bool
-        Whether the program needs architecture-specific instructions.
 
     Raises
     ------
@@ -87,23 +85,18 @@ def architecture(capability: tuple[int, int], supported: Iterable[int], accelera
     --------
     >>> architecture((9, 0), [75, 80, 90])
     'sm_90'
-    >>> architecture((9, 0), [75, 80, 90], accelerated=True)
-    'sm_90a'
     >>> architecture((10, 3), [75, 80, 90, 100])  # newer than the compiler: its driver translates
     'compute_100'
     """
     wanted = 10 * capability[0] + capability[1]
     supported = sorted(supported)
-    said = f"compute capability {capability[0]}.{capability[1]}"
     if wanted in supported:
-        return f"sm_{wanted}" + ("a" if accelerated else "")
+        return f"sm_{wanted}"
     older = [known for known in supported if known < wanted]
-    if accelerated:
-        raise CompilationError(f"NVRTC does not know {said}, whose own instructions were asked for: update it")
     if not older:
         raise CompilationError(
-            f"NVRTC no longer compiles for {said}, only from {supported[0] / 10} on: install an older CUDA's, "
-            "as with cupy-cuda12x in place of cupy-cuda13x"
+            f"NVRTC no longer compiles for compute capability {capability[0]}.{capability[1]}, only from "
+            f"{supported[0] / 10} on: install an older CUDA's, as with cupy-cuda12x in place of cupy-cuda13x"
         )
     return f"compute_{older[-1]}"
 

@@ -50,11 +50,8 @@ class Runtime(Protocol):
 
     name: str
     specialises: bool
+    xp: Any  # the NumPy-like module of its arrays
     null: Any  # an argument that is a null pointer
-
-    @property
-    def xp(self) -> Any:
-        """The NumPy-like module of the runtime's arrays."""
 
     def __hash__(self) -> int:
         """Hash of the runtime, by which its compiled kernels are cached."""
@@ -80,9 +77,7 @@ class Runtime(Protocol):
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """An argument for a structure, given as a host array of no dimensions whose dtype is of kind "V"."""
 
-
-class ReplayingRuntime(Runtime, Protocol):
-    """A runtime that supports recorded calls (`gpucnn.backends.cuda.launch.replays`) and ahead-of-time compilation."""
+    # --- Recorded calls (`gpucnn.backends.cuda.launch.replays`) and ahead-of-time compilation -------------------------
 
     def prepare(self, source: Source, device: Device) -> bool:
         """Compile `source` for `device` and return whether it was not compiled before. Thread-safe.
@@ -109,17 +104,10 @@ class ReplayingRuntime(Runtime, Protocol):
 class Plan:
     """A launch without its array addresses; its program is compiled at the first launch."""
 
-    source: Source | None
+    source: Source | None  # None where the function needs no compilation
     device: Device
     grid: tuple[int, ...]
     block: tuple[int, ...]
     parameters: Any
     shared_bytes: int
     function: Function | None = None
-
-    def compiled(self, runtime: Runtime) -> Function:
-        """The function that is launched."""
-        if self.function is None:
-            assert self.source is not None
-            self.function = runtime.function(self.source, self.device)
-        return self.function

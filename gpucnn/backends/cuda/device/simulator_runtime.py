@@ -25,7 +25,7 @@ class SimulatorRuntime:
     """
 
     name = "simulator"
-    xp = namespace
+    xp: Any = namespace
     specialises = False
     null = None
 
@@ -41,13 +41,17 @@ class SimulatorRuntime:
         """A simulated copy of `host`."""
         return self.xp.asarray(host)
 
+    @lru_cache(maxsize=1024)  # noqa: B019  runtimes live as long as the process
     def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for this CPU."""
-        return _function(source)
+        from gpucnn.simulator import Module  # only what launches a kernel needs a compiler
+
+        function: Function = Module(source.text, source.name).function(source.kernel)
+        return function
 
     def product(self, dtype: np.dtype[Any], device: Device) -> Function:
         """NumPy's matrix products, over the memory that BLAS would read."""
-        return partial(_multiply, dtype)
+        return _multiply
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """The structure, which the simulator takes as it is."""
@@ -58,7 +62,7 @@ class SimulatorRuntime:
         from gpucnn.simulator import toolchain
 
         before = toolchain.made()
-        _function(source)
+        self.function(source, device)
         return toolchain.made() > before
 
     def current_device(self) -> int:
@@ -76,38 +80,27 @@ class SimulatorRuntime:
         return partial(_new, shape, strides, dtype, zeros)
 
 
-def _multiply(
-    dtype: np.dtype[Any], grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
-) -> None:
+def _multiply(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0) -> None:
     """Column-major products, as in BLAS; matrices that exceed their array's memory raise ValueError."""
     a, b, c, gemms = args
-    wide = accumulator(dtype)
-    matrices = partial(_matrices, dtype)
+    wide = accumulator(c.dtype)
     for gemm in gemms:
-        first = matrices(a, gemm.start_a, gemm.step_a, gemm.lead_a, gemm.batch, gemm.m, gemm.k, gemm.transposed_a)
-        second = matrices(b, gemm.start_b, gemm.step_b, gemm.lead_b, gemm.batch, gemm.k, gemm.n, gemm.transposed_b)
-        result = matrices(c, gemm.start_c, gemm.step_c, gemm.lead_c, gemm.batch, gemm.m, gemm.n, 0)
+        (m, n, k), batch = (gemm.m, gemm.n, gemm.k), gemm.batch
+        first = _matrices(a, gemm.start_a, gemm.step_a, gemm.lead_a, (batch, m, k), gemm.transposed_a)
+        second = _matrices(b, gemm.start_b, gemm.step_b, gemm.lead_b, (batch, k, n), gemm.transposed_b)
+        result = _matrices(c, gemm.start_c, gemm.step_c, gemm.lead_c, (batch, m, n), 0)
         with np.errstate(all="ignore"):  # a device does not warn
             result[...] = np.matmul(first.astype(wide, copy=False), second.astype(wide, copy=False))
 
 
 def _matrices(
-    dtype: np.dtype[Any],
-    array: Array,
-    start: int,
-    step: int,
-    lead: int,
-    batch: int,
-    rows: int,
-    columns: int,
-    transposed: int,
+    array: Array, start: int, step: int, lead: int, shape: tuple[int, int, int], transposed: int
 ) -> np.ndarray[Any, Any]:
     """The matrices [batch, rows, columns] of a BLAS call, as views of the array's memory."""
-    memory, size = array._memory, dtype.itemsize
+    memory, size = array._memory, array.itemsize
     offset = array.data.ptr - memory.ctypes.data + start
-    shape = (batch, columns, rows) if transposed else (batch, rows, columns)
-    whole: np.ndarray[Any, Any] = np.ndarray(shape, dtype, memory, offset, (step * size, size, lead * size))
-    return whole.swapaxes(1, 2) if transposed else whole
+    strides = (step * size, lead * size, size) if transposed else (step * size, size, lead * size)
+    return np.ndarray(shape, array.dtype, memory, offset, strides)
 
 
 def _new(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any], zeros: bool) -> Array:
@@ -115,11 +108,3 @@ def _new(shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype[Any],
     if zeros:
         memory[...] = 0
     return arrays.strided(memory, shape, dtype, strides, 0)
-
-
-@lru_cache(maxsize=1024)
-def _function(source: Source) -> Function:
-    from gpucnn.simulator import Module  # only what launches a kernel needs a compiler
-
-    function: Function = Module(source.text, source.name).function(source.kernel)
-    return function

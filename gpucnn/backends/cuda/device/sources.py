@@ -16,7 +16,7 @@ import numpy as np
 
 _PACKAGE = Path(__file__).parents[3]
 _FOLDERS = (_PACKAGE / "kernels", _PACKAGE.parent / "kernels")  # in a wheel; in a checkout
-_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
+_INCLUDE = re.compile(r'#include "([\w.]+)"$')
 _FIELDS = re.compile(r"^  (RUN_TIME )?(index_t|double) ([\w, ]+);", re.MULTILINE)
 
 
@@ -46,24 +46,14 @@ SCALARS = {
 }
 
 
-@dataclass(frozen=True)
 class Kernel:
-    """One ``extern "C"`` function of kernels/: its file, its name and the structure that it takes."""
+    """One ``extern "C"`` function of kernels/: its file, the structure that it takes, its name and its block size.
 
-    file: str
-    params: str
-    function: str = ""
-    block: int = 256
+    Its name is the file's, unless that holds several.
+    """
 
-    @property
-    def name(self) -> str:
-        """The function's name: the file's, unless it holds several."""
-        return self.function or self.file
-
-    @cached_property
-    def structure(self) -> Structure:
-        """The structure of parameters that it takes."""
-        return structure(self.params)
+    def __init__(self, file: str, params: str, function: str = "", block: int = 256) -> None:
+        self.file, self.params, self.name, self.block = file, params, function or file, block
 
     @cached_property
     def arrays(self) -> tuple[str, ...]:
@@ -91,19 +81,11 @@ class Structure:
     name: str
     fields: tuple[tuple[str, bool, bool], ...]
 
-    def dtypes(self, wide: bool, specialised: bool) -> np.dtype[np.void]:
-        """The structure's layout in memory, with 64-bit indices where `wide`."""
-        index = np.int64 if wide else np.int32
-        kept = [
-            (name, index if is_index else np.float64) for name, is_index, live in self.fields if live or not specialised
-        ]
-        return np.dtype(kept, align=True)
-
     def packed(self, values: Mapping[str, Any], wide: bool, specialised: bool) -> np.ndarray[Any, Any]:
-        """`values` as the bytes that the kernel takes: an array of no dimensions."""
-        dtype = self.dtypes(wide, specialised)
-        assert dtype.names is not None
-        record = np.array(tuple(values[name] for name in dtype.names), dtype)
+        """`values` as the bytes that the kernel takes, with 64-bit indices where `wide`: an array of no dimensions."""
+        index, kept = (np.int64 if wide else np.int32), [field for field in self.fields if field[2] or not specialised]
+        dtype = np.dtype([(name, index if is_index else np.float64) for name, is_index, _ in kept], align=True)
+        record = np.array(tuple([values[name] for name, _, _ in kept]), dtype)
         return record.view(np.dtype((np.void, dtype.itemsize)))
 
 
@@ -175,12 +157,11 @@ def _inlined(file: str, params: str, fixed: Mapping[str, Any] | None) -> str:
     text = _text(file)
     if fixed is not None and f"struct {params} {{\n" in text:
         text = _with_constants(text, params, fixed)
-
-    def include(match: re.Match[str]) -> str:
-        line = text.count("\n", 0, match.start()) + 2
-        return f'{_inlined(match[1], params, fixed)}\n#line {line} "{file}"'
-
-    return f'#line 1 "{file}"\n{_INCLUDE.sub(include, text)}'
+    lines = [f'#line 1 "{file}"']
+    for number, line in enumerate(text.split("\n"), start=1):
+        header = _INCLUDE.match(line)
+        lines += [line] if header is None else [_inlined(header[1], params, fixed), f'#line {number + 1} "{file}"']
+    return "\n".join(lines)
 
 
 def _with_constants(text: str, params: str, fixed: Mapping[str, Any]) -> str:

@@ -52,12 +52,9 @@ class _Untouched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._namespace, name)
 
-    def empty(self, shape: Any, dtype: Any = float) -> Array:
-        """An array whose memory is committed on first touch."""
-        form = np.empty(shape, dtype)
-        return self._namespace.Array(form, form.reshape(-1).view(np.uint8), None)
-
     def zeros(self, shape: Any, dtype: Any = float) -> Array:
-        """As `empty`, of zeros."""
+        """An array of zeros, whose memory is committed on first touch."""
         form = np.zeros(shape, dtype)
         return self._namespace.Array(form, form.reshape(-1).view(np.uint8), None)
+
+    empty = zeros

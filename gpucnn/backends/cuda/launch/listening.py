@@ -9,8 +9,6 @@ from typing import Any, Protocol
 
 from gpucnn.backends.cuda.device.runtime import Array, Plan
 
-_state = threading.local()
-
 
 class Listener(Protocol):
     """Hooks on all requests of calls to their runtime."""
@@ -28,31 +26,31 @@ class Listener(Protocol):
         """Record that a result was computed without a launch."""
 
 
-def current() -> Listener | None:
-    """The listener of this thread's calls, if any."""
-    return getattr(_state, "listener", None)
+class _Thread(threading.local):
+    listener: Listener | None = None
+
+
+this_thread = _Thread()
+"""The listener of each thread's calls, if any."""
 
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
     """Context in which `listener` records this thread's calls."""
-    before = current()
-    _state.listener = listener
+    before, this_thread.listener = this_thread.listener, listener
     try:
         yield
     finally:
-        _state.listener = before
+        this_thread.listener = before
 
 
 def note_computed() -> None:
     """Notify the listener that a result is computed without a launch."""
-    listener = current()
-    if listener is not None:
-        listener.computed()
+    if this_thread.listener is not None:
+        this_thread.listener.computed()
 
 
 def read(*constants: Array) -> None:
     """Notify the listener of arrays that are the same for all calls of one form."""
-    listener = current()
-    if listener is not None:
-        listener.constants(constants)
+    if this_thread.listener is not None:
+        this_thread.listener.constants(constants)

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, MAX_BYTES, Array, Device, Plan, Runtime
-from gpucnn.backends.cuda.device.sources import Kernel, source
-from gpucnn.backends.cuda.launch.listening import current
+from gpucnn.backends.cuda.device.sources import Kernel, source, structure
+from gpucnn.backends.cuda.launch.listening import this_thread
 from gpucnn.backends.layout import is_channels_last
 
 INT32_END = 2**31
@@ -33,22 +33,11 @@ class Layout(NamedTuple):
     alignment: int = MAX_BYTES  # of its first element's address in bytes, up to those of one access
 
     @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
 
-    @property
-    def reach(self) -> int:
-        """Elements from the first to the one farthest from it, at most."""
-        steps = zip(self.strides, self.shape, strict=True)
-        return sum(abs(step) // self.itemsize * (size - 1) for step, size in steps)
-
-    def pack(self, axis: int, most_bytes: int = MAX_BYTES) -> int:
+    def pack(self, axis: int) -> int:
         """Vector width along `axis`: elements per access at any multiple of their number.
 
         A power of two that divides the axis; 1 where the axis is not contiguous.
@@ -57,7 +46,7 @@ class Layout(NamedTuple):
         if step != self.itemsize:
             return 1
         others = [abs(step) for other, step in enumerate(self.strides) if other != axis and self.shape[other] > 1]
-        return gcd(most_bytes, self.alignment, size * self.itemsize, *others) // self.itemsize or 1
+        return gcd(MAX_BYTES, self.alignment, size * self.itemsize, *others) // self.itemsize or 1
 
 
 class Work(NamedTuple):
@@ -77,12 +66,10 @@ class Work(NamedTuple):
     shared_bytes: int = 0  # of dynamic shared memory
 
 
-Form = tuple[tuple[int, ...], tuple[int, ...], int, int]  # a layout as a plain tuple, which is cheaper to make
-
-
 def layout(array: Array) -> Layout:
-    """The memory layout of `array`."""
-    return Layout(*_form(array))
+    """The memory layout of `array`; NumPy arrays, which dry runs use, count as aligned."""
+    address = 0 if isinstance(array, np.ndarray) else array.data.ptr
+    return Layout(array.shape, array.strides, array.itemsize, ALIGNMENTS[address & 15])
 
 
 def dense(shape: tuple[int, ...], itemsize: int, channels_last: bool = False) -> Layout:
@@ -101,57 +88,48 @@ def dense(shape: tuple[int, ...], itemsize: int, channels_last: bool = False) ->
     return Layout(tuple(shape), tuple(strides), itemsize)
 
 
-def _form(array: Array) -> Form:
-    return array.shape, array.strides, array.itemsize, ALIGNMENTS[address_of(array) & 15]
-
-
-def address_of(array: Array) -> int:
-    """The address of an array's first element; 0 for NumPy arrays, which dry runs use."""
-    return 0 if isinstance(array, np.ndarray) else int(array.data.ptr)
-
-
 def is_addressable(array: Array) -> bool:
     """Whether the elements of an array are aligned to their size.
 
     A field of packed records is not, and a view of real numbers as complex ones may not be. Kernels count strides in
     elements, and a GPU reads no misaligned element, not even a complex number, which some kernels read by one access.
     """
-    return all(place % array.itemsize == 0 for place in (address_of(array), *array.strides))
+    return all(number % array.itemsize == 0 for number in (layout(array).alignment, *array.strides))
 
 
 def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:
     """The strides of `array` in elements, as the fields ``prefix_name``; zeros where it is None."""
-    if array is None:
-        return dict.fromkeys((f"{prefix}_{name}" for name in names), 0)
-    steps = (step // array.itemsize if size > 1 else 0 for step, size in zip(array.strides, array.shape, strict=True))
+    steps = [0] * len(names)
+    if array is not None:
+        axes = zip(array.strides, array.shape, strict=True)
+        steps = [step // array.itemsize if size > 1 else 0 for step, size in axes]
     return {f"{prefix}_{name}": step for name, step in zip(names, steps, strict=True)}
 
 
 def empty(runtime: Runtime, shape: Sequence[int], dtype: Any, like: Array | None = None) -> Array:
     """A new array on the current device, uninitialised: [N, C, *] in the memory order of `like`, else in C order."""
-    if like is None or not is_channels_last(like):
-        return _new(runtime.xp.empty, shape, dtype)
-    n, c, *spatial = shape
-    return runtime.xp.moveaxis(_new(runtime.xp.empty, (n, *spatial, c), dtype), -1, 1)
+    if like is not None and is_channels_last(like):
+        n, c, *spatial = shape
+        return runtime.xp.moveaxis(empty(runtime, (n, *spatial, c), dtype), -1, 1)
+    make, listener = runtime.xp.empty, this_thread.listener
+    return make(tuple(shape), dtype) if listener is None else listener.new(make, tuple(shape), dtype, False)
 
 
 def zeros(runtime: Runtime, shape: Sequence[int], dtype: Any) -> Array:
     """A new array of zeros on the current device, in C order."""
-    return _new(runtime.xp.zeros, shape, dtype, zeros=True)
-
-
-def _new(make: Callable[..., Array], shape: Sequence[int], dtype: Any, zeros: bool = False) -> Array:
-    listener = current()
-    if listener is None:
-        return make(tuple(shape), dtype)
-    return listener.new(make, tuple(shape), dtype, zeros)
+    make, listener = runtime.xp.zeros, this_thread.listener
+    return make(tuple(shape), dtype) if listener is None else listener.new(make, tuple(shape), dtype, True)
 
 
 def needs_int64(layouts: Iterable[Layout | None], extents: Iterable[int]) -> bool:
     """Whether an extent, an offset within one of the arrays, or an array's number of elements overflows int."""
-    return any(abs(extent) >= INT32_END for extent in extents) or any(
-        max(array.size, array.reach + 1) + PAST_END > INT32_END for array in layouts if array is not None
-    )
+    ends = [*extents]
+    for array in layouts:
+        if array is not None:
+            steps = zip(array.strides, array.shape, strict=True)
+            reach = sum(abs(step) // array.itemsize * (size - 1) for step, size in steps)
+            ends.append(max(array.size, reach + 1) + PAST_END - 1)  # the last index that is reached
+    return any(abs(end) >= INT32_END for end in ends)
 
 
 def launch(
@@ -164,24 +142,29 @@ def launch(
 ) -> None:
     """Launch `kernel`, in a program for `dtype`, over arrays by the names of its parameters, as planned by `work`.
 
-    `work` is pure, and called once per set of layouts and facts, with those that its own parameters name.
+    `work` is pure, and called once per set of layouts and facts, with those that its own parameters name. Arrays that
+    are no parameters of the kernel are left out.
     """
     ordered = [arrays[name] for name in kernel.arrays]
     device = runtime.device(next(array for array in ordered if array is not None))
-    forms = tuple([None if array is None else _form(array) for array in ordered])
-    plan = _plan(runtime, device, kernel, dtype, work, forms, tuple(facts.items()))
+    layouts = tuple([None if array is None else layout(array) for array in ordered])
+    plan = _plan(runtime, device, kernel, dtype, work, layouts, tuple(facts.items()))
     if plan is not None:
         enqueue(runtime, plan, ordered)
 
 
 def enqueue(runtime: Runtime, plan: Plan, arrays: Sequence[Array | None]) -> None:
     """Launch the plan over `arrays`, which are on the current device, and notify the listener."""
-    listener = current()
+    listener = this_thread.listener
     if listener is not None and not listener.launched(plan, arrays):
         return
+    function = plan.function
+    if function is None:
+        assert plan.source is not None
+        function = plan.function = runtime.function(plan.source, plan.device)
     null = runtime.null
     taken = [null if array is None else array for array in arrays]
-    plan.compiled(runtime)(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
+    function(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
 
 
 @lru_cache(maxsize=4096)
@@ -191,23 +174,21 @@ def _plan(
     kernel: Kernel,
     dtype: np.dtype[Any],
     work: Callable[..., Work],
-    forms: tuple[Form | None, ...],
+    layouts: tuple[Layout | None, ...],
     facts: tuple[tuple[str, Hashable], ...],
 ) -> Plan | None:
     """The launch, or None where there is nothing to do."""
-    layouts = tuple(None if form is None else Layout(*form) for form in forms)
     given = dict(zip(kernel.arrays, layouts, strict=True)) | dict(facts)
-    done = work(**{name: given[name] for name in signature(work).parameters})
+    done = work(**{name: given[name] for name in signature(work).parameters if name in given})
     block = kernel.block if done.block is None else done.block
     blocks = -(-done.threads // block) if done.blocks is None else done.blocks
     if not blocks:
         return None
     numbers = (value for value in done.fields.values() if isinstance(value, int))
     wide = needs_int64(layouts, (*done.extents, blocks * block, *numbers))
-    structure = kernel.structure
-    fixed = None
+    parameters, fixed = structure(kernel.params), None
     if runtime.specialises:
-        fixed = {name: done.fields[name] for name, _, live in structure.fields if not live}
+        fixed = {name: done.fields[name] for name, _, live in parameters.fields if not live}
     program = source(kernel, dtype.name, wide, fixed, done.constants)
-    parameters = runtime.by_value(structure.packed(done.fields, wide, fixed is not None))
-    return Plan(program, device, (blocks,), (block,), parameters, done.shared_bytes)
+    packed = runtime.by_value(parameters.packed(done.fields, wide, fixed is not None))
+    return Plan(program, device, (blocks,), (block,), packed, done.shared_bytes)

@@ -14,16 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from math import inf
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Device, ReplayingRuntime
-from gpucnn.backends.cuda.launch.listening import current, listening
+from gpucnn.backends.cuda.device.runtime import ALIGNMENTS, Array, Plan, Runtime
+from gpucnn.backends.cuda.launch.listening import listening, this_thread
 from gpucnn.numerics import choices
-
-if TYPE_CHECKING:
-    from gpucnn.backends.cuda.device.runtime import Plan
 
 MAX_DISTANCES = 64  # sets of address distances between interleaved arrays, kept per form of call
 MAX_KEPT = 4096  # forms of calls; beyond it all are dropped, for programs whose sizes never recur
@@ -46,7 +43,7 @@ class Replays:
         The replay of each form of call; None where it cannot be replayed.
     """
 
-    def __init__(self, runtime: ReplayingRuntime) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._array = runtime.xp.ndarray
         self.kept: dict[Key, Replay | None] = {}
@@ -55,7 +52,7 @@ class Replays:
     def __call__(self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Call the operation, or replay it: the result is that of ``operation(*arguments, **named)``."""
         arrays: list[Array] = []
-        key = None if current() is not None else self._key(operation, arguments, named, arrays)
+        key = None if this_thread.listener is not None else self._key(operation, arguments, named, arrays)
         if key is None:
             return operation(*arguments, **named)
         try:
@@ -106,22 +103,16 @@ class Replays:
         named: dict[str, Any],
     ) -> Any:
         """The operation's result; its replay is kept where the call could be recorded."""
-        addresses = {array.data.ptr for array in arrays}
-        if len(addresses) < len(arrays):  # the arrays of a launch would be ambiguous
+        if len({array.data.ptr for array in arrays}) < len(arrays):  # the arrays of a launch would be ambiguous
             return operation(*arguments, **named)
         recording = Recording(self._runtime, arrays, named.get("out"))
-        try:
-            with listening(recording):
-                result = operation(*arguments, **named)
-            replay = recording.replay(result)
-            constant_bytes = recording.constant_bytes
-        finally:
-            recording.forget()
-        self._constant_bytes += constant_bytes
+        with listening(recording):
+            result = operation(*arguments, **named)
+        self._constant_bytes += recording.constant_bytes
         if len(self.kept) >= MAX_KEPT or self._constant_bytes > MAX_CONSTANT_BYTES:
             self.kept.clear()
-            self._constant_bytes = constant_bytes
-        self.kept[key] = replay
+            self._constant_bytes = recording.constant_bytes
+        self.kept[key] = recording.replay(result)
         return result
 
 
@@ -153,12 +144,13 @@ class Recording:
     that are the same for all calls are numbered from the other end: -1, -2, …
     """
 
-    def __init__(self, runtime: ReplayingRuntime, arrays: Sequence[Array], out: Array | None = None) -> None:
+    def __init__(self, runtime: Runtime, arrays: Sequence[Array], out: Array | None = None) -> None:
         self._runtime = runtime
         self._given = arrays
         self._out = out
         self._new: list[_New] = []
         self._constants: list[Array] = []
+        self.constant_bytes = 0
         self._steps: list[_Step] = []
         self._places = {array.data.ptr: 2 + index for index, array in enumerate(arrays)}
         self._is_whole = all(array.size for array in arrays)  # empty arrays may have one address
@@ -176,11 +168,7 @@ class Recording:
         for array in arrays:
             self._constants.append(array)
             self._places[array.data.ptr] = -len(self._constants)
-
-    @property
-    def constant_bytes(self) -> int:
-        """Bytes of what a replay keeps."""
-        return sum(array.size * array.itemsize for array in self._constants)
+            self.constant_bytes += array.size * array.itemsize
 
     def computed(self) -> None:
         """Record that a result was computed without a launch."""
@@ -197,17 +185,35 @@ class Recording:
 
     def replay(self, result: Any) -> Replay | None:
         """A function that repeats the call for other arrays of the same form, with a result of the form of `result`."""
-        results: tuple[Any, ...] = result if isinstance(result, tuple) else (result,)
-        places = tuple(map(self._place_of_result, results))
+        runtime, steps, is_tuple = self._runtime, self._steps, isinstance(result, tuple)
+        results = result if is_tuple else (result,)
+        places = [self._place_of_result(each) for each in results]
         made = [place for place in places if place >= 2 + len(self._given)]
-        if not self._is_whole or not self._steps or -1 in places or len(set(made)) < len(made):
+        if not self._is_whole or not steps or -1 in places or len(set(made)) < len(made):
             return None
         makers, moved = self._makers(dict(zip(places, results, strict=True)))
-        steps = [_Step(plan, tuple([moved.get(place, place) for place in taken])) for plan, taken in self._steps]
-        places = tuple([moved.get(place, place) for place in places])
-        device = self._runtime.device(self._given[0])
-        answer = _answer(places, isinstance(result, tuple))
-        replay = _replay(self._runtime, device, makers, steps, self._constants, answer)
+        constants = (*(plan.parameters for plan, _ in steps), *reversed(self._constants))  # the first one kept is at -1
+        launches = []
+        for at, (plan, places_before) in enumerate(steps, start=-len(constants)):  # parameters are at the end
+            assert plan.function is not None  # since it was launched
+            launch = runtime.here(plan.function, plan.shared_bytes)
+            take = itemgetter(*[moved.get(place, place) for place in places_before], at)
+            launches.append((launch, plan.grid, plan.block, take, plan.shared_bytes))
+        places = [moved.get(place, place) for place in places]
+        one_of_a_tuple = is_tuple and len(places) == 1
+        answer = itemgetter(slice(places[0], places[0] + 1)) if one_of_a_tuple else itemgetter(*places)
+        device = steps[0].plan.device
+        null, index, current_device = runtime.null, device.index, runtime.current_device
+
+        def replay(arrays: Sequence[Array]) -> Any:
+            if current_device() != index:
+                with runtime.using(device):
+                    return replay(arrays)
+            pool = (null, None, *arrays, *[make() for make in makers], *constants)
+            for launch, grid, block, take, shared_bytes in launches:
+                launch(grid, block, take(pool), shared_mem=shared_bytes)
+            return answer(pool)
+
         return replay if self._out is None else _Apart(replay, self._given, self._out)
 
     def _makers(self, results: dict[int, Any]) -> tuple[list[Callable[[], Array]], dict[int, int]]:
@@ -244,10 +250,6 @@ class Recording:
         ]
         return makers, moved
 
-    def forget(self) -> None:
-        """Release the arrays."""
-        self._given, self._new, self._constants, self._out = (), [], [], None
-
     def _place_of_result(self, result: Array | None) -> int:
         if result is None:
             return 1
@@ -257,47 +259,6 @@ class Recording:
             new = self._new[at].array
             return place if (result.size, result.dtype) == (new.size, new.dtype) else -1
         return place if any(result is array for array in self._given) else -1
-
-
-def _answer(places: tuple[int, ...], is_tuple: bool) -> Callable[[Sequence[Any]], Any]:
-    """A function from the pool of arrays to the return value of a call."""
-    if is_tuple and len(places) == 1:
-        (place,) = places
-        return lambda pool: (pool[place],)
-    return itemgetter(*places)
-
-
-def _replay(
-    runtime: ReplayingRuntime,
-    device: Device,
-    makers: Sequence[Callable[[], Array]],
-    steps: Sequence[_Step],
-    kept: Sequence[Array],
-    answer: Callable[[Sequence[Any]], Any],
-) -> Replay:
-    constants = (*(plan.parameters for plan, _ in steps), *reversed(kept))  # the first one kept is at -1
-    launches = [
-        (
-            runtime.here(plan.compiled(runtime), plan.shared_bytes),
-            plan.grid,
-            plan.block,
-            itemgetter(*places, index - len(constants)),  # parameters are at the end
-            plan.shared_bytes,
-        )
-        for index, (plan, places) in enumerate(steps)
-    ]
-    null, index, current_device = runtime.null, device.index, runtime.current_device
-
-    def replay(arrays: Sequence[Array]) -> Any:
-        if current_device() != index:
-            with runtime.using(device):
-                return replay(arrays)
-        pool = (null, None, *arrays, *[make() for make in makers], *constants)
-        for launch, grid, block, take, shared_bytes in launches:
-            launch(grid, block, take(pool), shared_mem=shared_bytes)
-        return answer(pool)
-
-    return replay
 
 
 class _Apart:

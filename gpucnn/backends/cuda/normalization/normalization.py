@@ -7,7 +7,8 @@ order, so channels-last images are read in the same way as channels-first ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ class Dim(NamedTuple):
 
 def memory_order(x: Layout) -> Axes:
     """The axes of x from the outermost to the innermost in memory; axes of size 1 come last."""
-    return tuple(sorted(range(x.ndim), key=lambda axis: (x.shape[axis] == 1, -abs(x.strides[axis]))))
+    return tuple(sorted(range(len(x.shape)), key=lambda axis: (x.shape[axis] == 1, -abs(x.strides[axis]))))
 
 
 def joined(x: Layout, axes: Axes, arrays: Sequence[Layout | None]) -> list[Dim]:
@@ -80,34 +81,35 @@ def joined(x: Layout, axes: Axes, arrays: Sequence[Layout | None]) -> list[Dim]:
     return dims
 
 
-def _pack(x: Layout, arrays: Sequence[Layout]) -> int:
-    """Vector width common to all arrays of the shape of x."""
-    innermost = [axis for axis in memory_order(x) if x.shape[axis] > 1][-1:]
-    return min(array.pack(axis) for axis in innermost for array in arrays) if innermost else 1
-
-
-class Tiling(NamedTuple):
-    """The fields of NormParams that partition the work, and the resulting launch."""
+@dataclass(frozen=True, eq=False)
+class Tiling:
+    """The fields of NormParams that partition the work, and the resulting launch; equal only to itself."""
 
     fields: Fields
     block: int
     constants: tuple[tuple[str, int | str], ...]
 
     @property
-    def blocks(self) -> int:
-        """Blocks of the launch."""
-        fields = self.fields
-        return int(-(-fields["kept"] // fields["sums"]) * fields["splits"])
+    def parts_shape(self) -> tuple[int, int] | None:
+        """The parts of a reduction and the values of each, or None where no sum has several parts."""
+        splits = self.fields["splits"]
+        return None if splits == 1 else (splits, _part_length(self.fields["kept"]))
 
-    def work(self, **others: int | float) -> Work:
-        """The launch of a kernel over the tiles."""
-        fields = self.fields | others
+    def work(self, eps: float | None = 0.0, divisor: int = 1, weighs: bool = False) -> Work:
+        """The launch of a kernel over the tiles; by rstd in the variance's place where eps is None."""
+        fields = self.fields | {"divisor": divisor, "weighs": int(weighs)}
+        fields |= {"has_rstd": 1} if eps is None else {"eps": eps}
         extents = (fields["reduced"] + fields["run"] + self.block, fields["kept"] + fields["sums"])
-        return Work(fields, blocks=self.blocks, block=self.block, extents=extents, constants=self.constants)
+        blocks = -(-fields["kept"] // fields["sums"]) * fields["splits"]
+        return Work(fields, blocks=blocks, block=self.block, extents=extents, constants=self.constants)
 
-    def combine(self, **others: int | float) -> Work:
+    def activated(self, residual: Layout | None, activation: Activation, eps: float | None = 0.0) -> Work:
+        """As `work`, with a residual and an activation."""
+        return _finished(self.work(eps), residual, activation)
+
+    def combine(self, eps: float = 0.0) -> Work:
         """The launch that adds the parts."""
-        fields = self.fields | {"sums": _part_length(self.fields["kept"])} | others
+        fields = self.fields | {"sums": _part_length(self.fields["kept"]), "eps": eps}
         extents = (fields["splits"] * fields["sums"] + COMBINED,)
         return Work(fields, blocks=-(-fields["kept"] // COMBINED), extents=extents, constants=_PLAIN)
 
@@ -120,6 +122,7 @@ _REST: Fields = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=4096)
 def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
     """Partition of a reduction of x over `axes`; `arrays` are the others that the kernel reads and writes."""
     given = {"x": x, **arrays}
@@ -127,7 +130,8 @@ def tiling(x: Layout, axes: Axes, held: int, **arrays: Layout | None) -> Tiling:
     dims = joined(lead, axes, [given.get(name) for name in _NAMES])
     whole = [array for name in _WHOLE if (array := given.get(name)) is not None]
     kept, reduced = (prod(x.shape[axis] for axis in range(4) if (axis in axes) == side) for side in (False, True))
-    pack = _pack(lead, whole)
+    innermost = [axis for axis in memory_order(lead) if lead.shape[axis] > 1][-1:]
+    pack = min((array.pack(axis) for axis in innermost for array in whole), default=1)
     inner, is_along = _run(dims, reduced=False), bool(dims) and not dims[-1].is_reduced
     run = 1 if is_along else _run(dims, reduced=True)
     beside = inner if is_along else _run([dim for dim in dims if not dim.is_reduced], reduced=False)
@@ -170,29 +174,10 @@ def _flat(kept: int, splits: int, sums: int) -> Fields:
     return _REST | fields | {"sums": sums, "side": side, "columns": 1, "rows": 1, "apart": 1, "moves": 0}
 
 
-# --- Statistics ---------------------------------------------------------------------------------------------------
-
-
-def _statistics_tiling(x: Layout, mean: Layout, axes: Axes) -> Tiling:
-    return tiling(x, axes, HELD, sum=mean)
-
-
-def _statistics_work(x: Layout, mean: Layout, axes: Axes, eps: float) -> Work:
-    return _statistics_tiling(x, mean, axes).work(eps=eps)
-
-
-def _statistics_combine_work(mean: Layout, x: Layout, axes: Axes, eps: float) -> Work:
-    return _statistics_tiling(x, mean, axes).combine(eps=eps)
-
-
-@lru_cache(maxsize=1024)
-def _parts_shape(
-    tiled: Callable[..., Tiling], arrays: tuple[Layout | None, ...], facts: tuple[Hashable, ...]
-) -> tuple[int, int] | None:
-    """The parts of a reduction and the values of each, or None where no sum has several parts."""
-    fields = tiled(*arrays, *facts).fields
-    splits = int(fields["splits"])
-    return None if splits == 1 else (splits, _part_length(fields["kept"]))
+def _tiled(x: Array, axes: Axes, held: int, **arrays: Array | None) -> Tiling:
+    """As `tiling`, of arrays."""
+    layouts = {name: layout(array) for name, array in arrays.items() if array is not None}
+    return tiling(layout(x), axes, held, **layouts)
 
 
 def _part_length(kept: int | float) -> int:
@@ -200,8 +185,7 @@ def _part_length(kept: int | float) -> int:
     return -(-int(kept) // COMBINED) * COMBINED
 
 
-def _sizes_kept(x: Array, axes: Axes) -> Axes:
-    return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+# --- Statistics ---------------------------------------------------------------------------------------------------
 
 
 def norm_statistics(
@@ -214,56 +198,36 @@ def norm_statistics(
         arrays, activation = {"x": x, **absent, **found}, activation_of(Epilogue())
         launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation)
         return
-    axes, seen = geometry.axes, layout(x)
-    shape = _parts_shape(_statistics_tiling, (seen, layout(mean)), (axes,))
+    tiled = _tiled(x, geometry.axes, HELD, sum=mean)
+    shape = tiled.parts_shape
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
-    launch(runtime, STATISTICS, x.dtype, {"x": x, "parts": parts, **found}, _statistics_work, axes=axes, eps=eps)
+    arrays = {"x": x, "parts": parts, **found}
+    launch(runtime, STATISTICS, x.dtype, arrays, tiled.work, eps=eps)
     if parts is not None:
-        arrays, facts = {"parts": parts, **found}, {"x": seen, "axes": axes, "eps": eps}
-        launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, _statistics_combine_work, **facts)
+        launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, tiled.combine, eps=eps)
 
 
 # --- Sums of the backward pass ------------------------------------------------------------------------------------
 
-Given = tuple[Layout, Layout, Layout, Layout, Layout | None]  # grad_y, x, mean, rstd, weight
 Sums = tuple[Array, Array]  # of g and of g * h
-
-
-def _sums_tiling(
-    grad_y: Layout, x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, sums: Layout, axes: Axes
-) -> Tiling:
-    return tiling(x, axes, BACKWARD_HELD, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sums)
-
-
-def _sums_work(
-    grad_y: Layout,
-    x: Layout,
-    mean: Layout,
-    rstd: Layout,
-    weight: Layout | None,
-    sum_g: Layout,
-    axes: Axes,
-) -> Work:
-    return _sums_tiling(grad_y, x, mean, rstd, weight, sum_g, axes).work()
-
-
-def _sums_combine_work(sum_g: Layout, given: Given, axes: Axes) -> Work:
-    return _sums_tiling(*given, sum_g, axes).combine()
 
 
 def _sum(
     runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes, sums: Sums
 ) -> None:
     """Write the sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
-    given = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight}
-    layouts = tuple(None if array is None else layout(array) for array in given.values())
-    shape = _parts_shape(_sums_tiling, (*layouts, layout(sums[0])), (axes,))
+    tiled = _tiled(x, axes, BACKWARD_HELD, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sums[0])
+    shape = tiled.parts_shape
     parts = (None, None) if shape is None else _both(runtime, shape, mean)
     written = {"parts_g": parts[0], "parts_gh": parts[1], "sum_g": sums[0], "sum_gh": sums[1]}
-    launch(runtime, BACKWARD_SUMS, x.dtype, given | written, _sums_work, axes=axes)
+    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight, **written}
+    launch(runtime, BACKWARD_SUMS, x.dtype, arrays, tiled.work)
     if shape is not None:
-        arrays = written | {"weight": None}
-        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, arrays, _sums_combine_work, given=layouts, axes=axes)
+        launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, written | {"weight": None}, tiled.combine)
+
+
+def _sizes_kept(x: Array, axes: Axes) -> Axes:
+    return tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
 
 
 def _both(runtime: Runtime, shape: Axes, like: Array) -> Sums:
@@ -289,9 +253,13 @@ def _add(runtime: Runtime, x: Array, parts: Any, weight: Array | None, result: S
 # --- Element by element -------------------------------------------------------------------------------------------
 
 
-def _shared(x: Layout, mean: Layout) -> Axes:
-    """The axes along which a step over all elements has the same parameters; rows with P = 1 but weight and bias."""
-    return (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
+def _elementwise(x: Array, mean: Array, held: int, **arrays: Array | None) -> Tiling:
+    """The tiling of a step over all elements, by the axes along which they have the same parameters.
+
+    Rows with P = 1 share all but weight and bias.
+    """
+    axes = (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
+    return _tiled(x, axes, held, mean=mean, **arrays)
 
 
 def _finished(work: Work, residual: Layout | None, activation: Activation) -> Work:
@@ -302,39 +270,6 @@ def _finished(work: Work, residual: Layout | None, activation: Activation) -> Wo
     )
 
 
-def _apply_work(
-    x: Layout,
-    mean: Layout,
-    var: Layout,
-    weight: Layout | None,
-    bias: Layout | None,
-    residual: Layout | None,
-    z: Layout,
-    eps: float | None,
-    activation: Activation,
-) -> Work:
-    """The launch of `norm_apply` by the variance and eps, or by rstd in the variance's place where eps is None."""
-    arrays = {"y": residual, "mean": mean, "rstd": var, "weight": weight, "bias": bias, "z": z}
-    held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
-    facts: Fields = {"has_rstd": 1} if eps is None else {"eps": eps}
-    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(**facts), residual, activation)
-
-
-def _backward_apply_work(
-    grad_y: Layout,
-    x: Layout,
-    mean: Layout,
-    rstd: Layout,
-    weight: Layout | None,
-    sum_g: Layout,
-    z: Layout,
-    count: int,
-    weighs: bool,
-) -> Work:
-    arrays = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "sum": sum_g, "z": z}
-    return tiling(x, _shared(x, mean), BACKWARD_HELD, **arrays).work(divisor=count, weighs=int(weighs))
-
-
 def norm_apply(
     runtime: Runtime,
     x: Array,
@@ -343,27 +278,15 @@ def norm_apply(
     weight: Array | None,
     bias: Array | None,
     y: Array,
-    eps: float,
-    epilogue: Epilogue,
-) -> None:
-    """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
-    _apply(runtime, x, mean, var, weight, bias, y, eps, epilogue)
-
-
-def _apply(
-    runtime: Runtime,
-    x: Array,
-    mean: Array,
-    var: Array,
-    weight: Array | None,
-    bias: Array | None,
-    y: Array,
     eps: float | None,
     epilogue: Epilogue,
 ) -> None:
-    """As `norm_apply`; where eps is None, `var` holds the reciprocal standard deviation."""
-    arrays = {"x": x, "mean": mean, "var": var, "weight": weight, "bias": bias, "residual": epilogue.residual, "z": y}
-    launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps=eps, activation=activation_of(epilogue))
+    """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``; ``var`` is rstd where eps is None."""
+    residual = epilogue.residual
+    held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
+    tiled = _elementwise(x, mean, held, y=residual, rstd=var, weight=weight, bias=bias, z=y)
+    arrays = {"x": x, "mean": mean, "var": var, "weight": weight, "bias": bias, "residual": residual, "z": y}
+    launch(runtime, APPLY, x.dtype, arrays, tiled.activated, eps=eps, activation=activation_of(epilogue))
 
 
 # --- Rows in the registers of a block -----------------------------------------------------------------------------
@@ -423,8 +346,6 @@ def _rows_work(
     residual: Layout | None,
     z: Layout | None,
     mean: Layout,
-    var: Layout,
-    rstd: Layout,
     eps: float,
     activation: Activation,
 ) -> Work:
@@ -433,12 +354,7 @@ def _rows_work(
 
 
 def _rows_backward_work(
-    grad_y: Layout,
-    x: Layout,
-    mean: Layout,
-    rstd: Layout,
-    weight: Layout | None,
-    z: Layout | None,
+    grad_y: Layout, x: Layout, mean: Layout, rstd: Layout, weight: Layout | None, z: Layout | None
 ) -> Work:
     arrays = {"y": grad_y, "z": z, "mean": mean, "rstd": rstd}
     return _row_work(x, BACKWARD_HELD, mean.itemsize, weight, None, arrays)
@@ -465,26 +381,10 @@ def norm_forward(
         launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation_of(epilogue))
         return
     norm_statistics(runtime, x, mean, var, rstd, geometry, eps)
-    _apply(runtime, x, mean, rstd, weight, bias, y, None, epilogue)
+    norm_apply(runtime, x, mean, rstd, weight, bias, y, None, epilogue)
 
 
 # --- Gradients ----------------------------------------------------------------------------------------------------
-
-
-def _activation_backward_work(
-    grad_y: Layout,
-    x: Layout,
-    mean: Layout,
-    rstd: Layout,
-    weight: Layout | None,
-    bias: Layout | None,
-    residual: Layout | None,
-    z: Layout,
-    activation: Activation,
-) -> Work:
-    arrays = {"y": grad_y, "mean": mean, "rstd": rstd, "weight": weight, "bias": bias, "added": residual, "z": z}
-    held = BACKWARD_HELD if residual is None or x.itemsize < 8 else BACKWARD_HELD // 2  # of three arrays
-    return _finished(tiling(x, _shared(x, mean), held, **arrays).work(), residual, activation)
 
 
 def norm_activation_backward(
@@ -499,10 +399,12 @@ def norm_activation_backward(
     epilogue: Epilogue,
 ) -> None:
     """Grad = the gradient with respect to the activation's input: one pass over the arrays."""
-    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight, "bias": bias}
-    arrays |= {"residual": epilogue.residual, "z": grad}
-    activation = activation_of(epilogue)
-    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, activation=activation)
+    residual = epilogue.residual
+    held = BACKWARD_HELD if residual is None or x.itemsize < 8 else BACKWARD_HELD // 2  # of three arrays
+    given = {"rstd": rstd, "weight": weight, "bias": bias, "z": grad}
+    tiled = _elementwise(x, mean, held, y=grad_y, added=residual, **given)
+    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "residual": residual, **given}
+    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, tiled.activated, activation=activation_of(epilogue))
 
 
 def norm_backward(
@@ -557,9 +459,11 @@ def _apply_backward(
 ) -> None:
     """grad_x by the closed form; with `weighs` the sums have yet to be multiplied by weight."""
     count = max(1, geometry.count)  # an empty batch has none
-    arrays = dict(zip(("grad_y", "x", "mean", "rstd"), given, strict=True))
-    arrays |= {"weight": weight, "sum_g": sums[0], "sum_gh": sums[1], "z": grad_x}
-    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _backward_apply_work, count=count, weighs=weighs)
+    grad_y, x, mean, rstd = given
+    tiled = _elementwise(x, mean, BACKWARD_HELD, y=grad_y, rstd=rstd, weight=weight, sum=sums[0], z=grad_x)
+    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight}
+    arrays |= {"sum_g": sums[0], "sum_gh": sums[1], "z": grad_x}
+    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, tiled.work, divisor=count, weighs=weighs)
 
 
 def _backward_of_rows(

@@ -13,7 +13,6 @@ from gpucnn.backends.cuda.launch.plans import INT32_END, Fields, Layout, Work, l
 from gpucnn.backends.cuda.pooling.tiles import NOT_STAGED, Ints, Tile, dense_order, fits_int32, pack_of, slots, tile_of
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
-from gpucnn.geometry.geometries import Divisor
 
 MAX_POOL = Kernel("max_pool", "PoolParams")
 MAX_POOL_WITH_INDICES = Kernel("max_pool", "PoolParams", function="max_pool_with_indices")
@@ -48,7 +47,9 @@ def _pool_fields(
     for name, axis in zip(SPACE, geometry.axes, strict=True):
         fields |= _axis_fields(name, axis)
     fields |= {**strides("x", IMAGE, x), **strides("y", IMAGE, y), **strides("at", IMAGE, indices)}
-    return {**fields, **_divisor_fields(geometry.divisor), "channels_last": int(is_channels_last(written))}
+    by = geometry.divisor
+    divides, divisor = (DIVIDES[by], 1.0) if isinstance(by, str) else (DIVIDES_NUMBER, float(by))
+    return {**fields, "divides": divides, "divisor": divisor, "channels_last": int(is_channels_last(written))}
 
 
 def _axis_fields(name: str, axis: Axis | AdaptiveAxis) -> Fields:
@@ -83,12 +84,6 @@ def _readers(axis: Axis | AdaptiveAxis) -> int:
 def _most_of_a_share(total: int, parts: int) -> int:
     """The maximum length of [floor(i * total / parts), ceil((i + 1) * total / parts))."""
     return total // parts if total % parts == 0 else min(total, (total - 1) // parts + 2)
-
-
-def _divisor_fields(divisor: Divisor) -> Fields:
-    if isinstance(divisor, str):
-        return {"divides": DIVIDES[divisor], "divisor": 1.0}
-    return {"divides": DIVIDES_NUMBER, "divisor": float(divisor)}
 
 
 def _extents(geometry: PoolGeometry) -> tuple[int, ...]:
@@ -196,11 +191,8 @@ def _work(fields: Fields, geometry: PoolGeometry, arrays: tuple[Layout, ...], ti
 
 def max_pool(runtime: Runtime, x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
     """Y [N, C, OD, OH, OW], NaN where a window holds one, and indices: the first of equal maxima, the last of NaNs."""
-    if indices is None:
-        launch(runtime, MAX_POOL, x.dtype, {"x": x, "y": y}, _max_work, geometry=geometry)
-    else:
-        arrays = {"x": x, "y": y, "indices": indices}
-        launch(runtime, MAX_POOL_WITH_INDICES, x.dtype, arrays, _max_with_indices_work, geometry=geometry)
+    kernel = MAX_POOL if indices is None else MAX_POOL_WITH_INDICES
+    launch(runtime, kernel, x.dtype, {"x": x, "y": y, "indices": indices}, _max_work, geometry=geometry)
 
 
 def average_pool(runtime: Runtime, x: Array, y: Array, geometry: PoolGeometry) -> None:
@@ -208,11 +200,7 @@ def average_pool(runtime: Runtime, x: Array, y: Array, geometry: PoolGeometry) -
     launch(runtime, AVERAGE_POOL, x.dtype, {"x": x, "y": y}, _average_work, geometry=geometry)
 
 
-def _max_work(x: Layout, y: Layout, geometry: PoolGeometry) -> Work:
-    return _forward_work(geometry, x, y, None, by_rows=_by_rows(geometry))
-
-
-def _max_with_indices_work(x: Layout, y: Layout, indices: Layout, geometry: PoolGeometry) -> Work:
+def _max_work(x: Layout, y: Layout, geometry: PoolGeometry, indices: Layout | None = None) -> Work:
     return _forward_work(geometry, x, y, indices, by_rows=_by_rows(geometry))
 
 
@@ -253,16 +241,13 @@ def _forward_work(
 def _by_rows(geometry: PoolGeometry) -> bool:
     """Whether row maxima, shared by several windows, save half of the comparisons, and more than a few."""
     d, h, w = geometry.axes
-    if not (isinstance(d, Axis) and isinstance(h, Axis) and isinstance(w, Axis)) or not _has_rows(geometry):
+    if not (isinstance(d, Axis) and isinstance(h, Axis) and isinstance(w, Axis)):
+        return False
+    if d.size == d.out == h.size == h.out == 1:  # one row, so that bands do not consist of whole rows
         return False
     rows = d.kernel * h.kernel
     shared = w.kernel * min(d.stride, d.kernel) * min(h.stride, h.kernel) + rows
     return rows > 1 and 2 * shared <= rows * w.kernel and rows * w.kernel - shared >= 12
-
-
-def _has_rows(geometry: PoolGeometry) -> bool:
-    """Whether planes have more than one row, so that bands consist of whole rows."""
-    return any(max(axis.size, axis.out) > 1 for axis in geometry.axes[:2])
 
 
 def _row_lanes(axis: Axis | AdaptiveAxis, columns: int) -> int:

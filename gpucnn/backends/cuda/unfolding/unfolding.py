@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import gcd, prod
 
-from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
+from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, SECTOR_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
@@ -25,9 +25,9 @@ def im2col(runtime: Runtime, x: Array, columns: Array, geometry: ConvGeometry) -
 
 def _im2col_work(x: Layout, columns: Layout, geometry: ConvGeometry) -> Work:
     """Tiles of the inputs and padding covered by windows, staged in shared memory."""
-    spans = [(0, _reach(axis)) for axis in geometry.axes]
-    has_gaps = _has_gaps(geometry.axes[1])
-    return _work(x, columns, geometry, spans, x.itemsize, dense=_is_dense(x) and not has_gaps, has_gaps=has_gaps)
+    spans, rows = [(0, _reach(axis)) for axis in geometry.axes], geometry.axes[1]
+    read = {tap * rows.dilation % rows.stride for tap in range(rows.kernel)}  # of the rows between two windows
+    return _work(x, columns, geometry, spans, x.itemsize, has_gaps=len(read) < rows.stride)
 
 
 def col2im(runtime: Runtime, columns: Array, x: Array, geometry: ConvGeometry) -> None:
@@ -41,7 +41,7 @@ def _col2im_work(columns: Layout, x: Layout, geometry: ConvGeometry, sum_bytes: 
     """Tiles of the inputs, and of the padding adjacent to their rows, accumulated in shared memory."""
     depth, rows, row = geometry.axes
     spans = [(depth.low, depth.size), (rows.low, rows.size), (0, max(row.low + row.size, _reach(row)))]
-    return _work(x, columns, geometry, spans, sum_bytes, dense=_is_dense(x), has_gaps=False)
+    return _work(x, columns, geometry, spans, sum_bytes, has_gaps=False)
 
 
 def _work(
@@ -51,10 +51,12 @@ def _work(
     spans: list[tuple[int, int]],
     itemsize: int,
     *,
-    dense: bool,
     has_gaps: bool,
 ) -> Work:
-    """The launch over tiles of `spans`, first input from the first padding and how many along each axis."""
+    """The launch over tiles of `spans`: along each axis the first input from the first padding, and how many.
+
+    With `has_gaps` there are rows between the windows, or within them, that no tap reads.
+    """
     (n, c), (_, axis_h, axis_w) = x.shape[:2], geometry.axes
     last = is_channels_last(x)
     pack = gcd(MAX_BYTES, columns.alignment) // x.itemsize or 1 if columns.strides[2] == x.itemsize else 1
@@ -74,9 +76,11 @@ def _work(
     if skewed(tile[0] * plane, itemsize) * itemsize > MAX_SHARED_BYTES:
         pitch, plane = tile[2], tile[1] * tile[2]
     run = -(-tile[1] // axis_h.stride) * min(axis_w.out, -(-tile[2] // axis_w.stride))
-    fields: Fields = {
-        **{"n": n, "c": c},
-        **{name: value for each in zip(SPACE, geometry.axes, spans, strict=True) for name, value in _axis(*each)},
+    fields: Fields = {"n": n, "c": c}
+    for name, axis, (first, span) in zip(SPACE, geometry.axes, spans, strict=True):
+        fields |= axis_fields(name, axis) | {f"first_{name}": first, f"span_{name}": span}
+        fields[f"step_{name}"] = min(axis.kernel, fields[f"tap_step_{name}"])
+    fields |= {
         **strides("x", IMAGE, x),
         **strides("y", ("n", "c", "w"), columns),
         **dict(zip(("tile_c", "tile_h", "tile_w"), tile, strict=True)),
@@ -85,7 +89,7 @@ def _work(
         "pitch": pitch,
         "shared": skewed(tile[0] * plane, itemsize),
         "lanes": min(256, max(16, power_of_two(-(-run // pack) + 1))),
-        "x_is_dense": int(dense),
+        "x_is_dense": int(is_dense(x, (3, 4)) and x.alignment == MAX_BYTES and not has_gaps),  # whole accesses
         "x_is_channels_last": int(last),
         "has_gaps": int(has_gaps),
     }
@@ -98,28 +102,3 @@ def _work(
 def _reach(axis: Axis) -> int:
     """Number of inputs from the first to the last in any window, padding included."""
     return (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation + 1
-
-
-def _axis(name: str, axis: Axis, span: tuple[int, int]) -> list[tuple[str, int]]:
-    """The fields of one axis."""
-    return [
-        (name, axis.size),
-        (f"o{name}", axis.out),
-        (f"k{name}", axis.kernel),
-        (f"stride_{name}", axis.stride),
-        (f"dilation_{name}", axis.dilation),
-        (f"low_{name}", axis.low),
-        (f"first_{name}", span[0]),
-        (f"span_{name}", span[1]),
-        (f"step_{name}", min(axis.kernel, axis.stride // gcd(axis.stride, axis.dilation))),
-    ]
-
-
-def _has_gaps(axis: Axis) -> bool:
-    """Whether there are inputs between the windows, or within them, that no tap reads."""
-    return len({tap * axis.dilation % axis.stride for tap in range(axis.kernel)}) < axis.stride
-
-
-def _is_dense(x: Layout) -> bool:
-    """Whether the rows of each plane of x [N, C, D, H, W] are contiguous, so that accesses can be vectorised."""
-    return is_dense(x, (3, 4)) and x.alignment == MAX_BYTES

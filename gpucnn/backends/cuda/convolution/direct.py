@@ -1,0 +1,100 @@
+"""Direct convolution on the GPU: each result is the sum of one thread or one block.
+
+A locally connected layer is a convolution whose weight varies with the output position, so both run the same kernels.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.cuda.convolution.fields import SPACE, conv_fields, extents
+from gpucnn.backends.cuda.convolution.split_k import add_parts, weight_block, weight_splits
+from gpucnn.backends.cuda.device.runtime import Array, Runtime
+from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.geometry import ConvGeometry
+
+FORWARD = Kernel("conv_forward", "ConvParams")
+BACKWARD_INPUT = Kernel("conv_backward_input", "ConvParams")
+BACKWARD_WEIGHT = Kernel("conv_backward_weight", "ConvParams", block=128)
+LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
+
+
+def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+    """Y [N, OC, OD, OH, OW], of a convolution or of a locally connected layer."""
+    arrays = {"x": x, "w": w, "bias": bias, "y": y}
+    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry)
+
+
+def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry) -> Work:
+    return Work(conv_fields(geometry, x, w, y, bias, written=y), y.size, extents=extents(geometry))
+
+
+def backward_input(
+    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+) -> None:
+    """grad_x [N, C, D, H, W], of a convolution or of a locally connected layer."""
+    arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
+    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry=geometry)
+
+
+def _backward_input_work(
+    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry
+) -> Work:
+    fields = conv_fields(geometry, grad_x, w, grad_y, bias, written=grad_x)
+    inputs = prod(fields[f"residues_{name}"] * fields[f"run_{name}"] for name in SPACE)  # residues of one length
+    return Work(fields, grad_x.shape[0] * grad_x.shape[1] * inputs, extents=extents(geometry))
+
+
+def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+    """Split-K wgrad: sums over parts of the batch and its positions, one block each, then the parts' sum in order."""
+    positions = x.shape[0] * prod(geometry.output_size)
+    splits = weight_splits(grad_w.size, positions)
+    parts = empty(runtime, (splits, *grad_w.shape), _sums_dtype(x.dtype))
+    arrays = {"x": x, "grad_y": grad_y, "parts": parts}
+    launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry)
+    add_parts(runtime, parts, grad_w)
+
+
+def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
+    splits = parts.shape[0]
+    run = -(-x.shape[0] * prod(geometry.output_size) // splits)
+    fields = conv_fields(geometry, x, None, grad_y, written=x)
+    block = weight_block(run)
+    reach = (*extents(geometry), splits * run + block)
+    return Work(fields | {"splits": splits, "run": run}, blocks=parts.size, block=block, extents=reach)
+
+
+def _sums_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of a workspace that passes acc_t from one kernel to the next."""
+    if dtype.kind in "iu":
+        return np.dtype(np.uint64 if dtype.itemsize == 8 else np.uint32)
+    return accumulator(dtype)
+
+
+# --- Locally connected layers: w is [OC, OD, OH, OW, C, KD, KH, KW] -----------------------------------------------
+
+locally_connect = forward
+
+
+def locally_connect_backward_input(
+    runtime: Runtime, grad_y: Array, w: Array, grad_x: Array, geometry: ConvGeometry
+) -> None:
+    """grad_x [N, C, D, H, W]."""
+    backward_input(runtime, grad_y, w, None, grad_x, geometry)
+
+
+def locally_connect_backward_weight(
+    runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry
+) -> None:
+    """grad_w [OC, OD, OH, OW, C, KD, KH, KW]: each filter's sum over the batch."""
+    arrays = {"x": x, "grad_y": grad_y, "grad_w": grad_w}
+    launch(runtime, LOCAL_BACKWARD_WEIGHT, x.dtype, arrays, _local_weight_work, geometry=geometry)
+
+
+def _local_weight_work(x: Layout, grad_y: Layout, grad_w: Layout, geometry: ConvGeometry) -> Work:
+    return Work(conv_fields(geometry, x, grad_w, grad_y, written=grad_w), grad_w.size, extents=extents(geometry))
