@@ -15,8 +15,8 @@ pytest-benchmark.
 `isolation`             work in processes that may be lost with the GPU, and others for what is left
 `environment`           thread count, device name, versions
 `results`, `targets`    the records of a run: ratios, means, JSON; the targets of a GPU's run
-`report`, `plots`       terminal and Markdown tables; figures
-`formatting`            numbers as tables show them
+`report`, `plots`       reports in the terminal and in Markdown; figures
+`tables`                tables for both, numbers as they show them
 `progress`              the display of a run's progress
 `publishing`            the files of a run, rules for replacing a committed result, exit codes
 `kernel_profile`        the kernels' memory traffic, counted in the simulator

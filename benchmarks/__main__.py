@@ -16,14 +16,16 @@ from benchmarks import environment, publishing
 from benchmarks.cases import Case, select
 from benchmarks.layers import Device, Tier
 from benchmarks.networks.cases import NetworkCase, select_networks
+from benchmarks.publishing import EXIT_FAULT as EXIT_FAULT  # a status of this command
 from benchmarks.publishing import (
-    EXIT_FAULT,
     EXIT_INTERRUPTED,
     EXIT_USAGE,
     check_publishable,
+    conclude,
     file_stem,
-    keep,
+    make_console,
     split_filters,
+    usage,
 )
 from gpucnn.installing import install_command
 
@@ -57,14 +59,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", dest="tier", action="store_const", const="quick", help="under 40 seconds")
     size.add_argument("--full", dest="tier", action="store_const", const="full", help="every case, more rounds")
-    parser.add_argument(
-        "--filter",
-        dest="filters",
-        action="append",
-        default=[],
-        metavar="SUBSTR",
-        help="cases whose network/layer/operation or family contains it, or providers so named; "
-        "repeat to narrow, commas for alternatives",
+    publishing.add_filter(
+        parser,
+        "cases whose network/layer/operation or family contains it, or providers so named; repeat to narrow, "
+        "commas for alternatives",
     )
     parser.add_argument(
         "--providers",
@@ -82,13 +80,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gpu", type=int, metavar="INDEX", help="which GPU of several (default: the first visible)")
     parser.add_argument("--threads", type=int, help="for every provider (default: all available CPUs)")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
-    parser.add_argument(
-        "--out",
-        type=publishing.output_folder,
-        default=publishing.LOCAL,
-        metavar="DIR",
-        help="default: benchmarks/results/local, which git ignores",
-    )
+    publishing.add_output(parser)
     parser.add_argument("--report", type=Path, metavar="JSON", help="print and draw an earlier result, run nothing")
     parser.add_argument(
         "--publish",
@@ -147,10 +139,7 @@ def report_again(options: argparse.Namespace) -> int:
     """Print, draw and, where that was asked, publish an earlier result; the exit status."""
     from benchmarks.results import Run
 
-    console = make_console()
-    run = Run.load(options.report)
-    keep(run, options, options.report.stem, console)
-    return EXIT_FAULT if run.faults else 0
+    return conclude(Run.load(options.report), options, options.report.stem, make_console(140))
 
 
 def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int:
@@ -160,16 +149,14 @@ def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int
     from benchmarks.results import Run
     from benchmarks.timing import measure_limits
 
-    console = make_console()
+    console = make_console(140)
     provider_words, case_filters = split_filters(options.filters)
     cases, networks = select(options.tier, case_filters), select_networks(options.tier, case_filters)
     if not cases and not networks:
-        console.print("no case matches; see --list", style="red")
-        return EXIT_USAGE
+        return usage("no case matches; see --list", console)
     providers = load_providers(threads, [*options.providers, *provider_words], console)
     if not providers:
-        console.print("no such provider is installed", style="red")
-        return EXIT_USAGE
+        return usage("no such provider is installed", console)
     facts = environment.describe(threads, providers)
     filtered = bool(options.filters or options.providers)
     device = environment.slug(environment.device_name(), threads)
@@ -191,7 +178,7 @@ def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int
     if not interrupted:  # again, for the first measurement may have met a busy neighbour
         limits = limits.raised_by(measure_limits(threads, providers))
     run = Run(
-        tier=options.tier,
+        tier=tier,
         complete=not (filtered or interrupted),
         seconds=round(time.perf_counter() - started, 1),
         environment=facts,
@@ -199,19 +186,8 @@ def run_on_cpu(options: argparse.Namespace, threads: int, started: float) -> int
         records=tuple(records),
         networks=tuple(network_records),
     )
-    if run.all_records:
-        keep(run, options, file_stem(options.tier, device, filtered, interrupted), console)
-    if interrupted:
-        total = len(cases) + len(networks)
-        console.print(f"interrupted after {len(run.all_records)} of {total} cases", style="red")
-        return EXIT_INTERRUPTED
-    return EXIT_FAULT if run.faults else 0
-
-
-def make_console() -> Console:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)
+    reached = f"{len(run.all_records)} of {len(cases) + len(networks)}" if interrupted else ""
+    return conclude(run, options, file_stem(tier, device, filtered, interrupted), console, reached)
 
 
 def choose_device(wanted: str) -> tuple[str, str]:
@@ -248,8 +224,7 @@ def load_providers(threads: int, names: Sequence[str], console: Console) -> list
         console.print(f"without {name} ({reason})", style="yellow")
     for provider in present:
         console.print(f"{provider.name} {provider.version()}", highlight=False)
-    if not any(provider.device == "gpu" for provider in present):
-        console.print(f"CPU only, {threads} thread(s) for every provider", highlight=False)
+    console.print(f"CPU only, {threads} thread(s) for every provider", highlight=False)
     return present
 
 

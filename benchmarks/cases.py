@@ -8,9 +8,9 @@ The order of the table is the order of the run. To add a case, add a line.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from benchmarks.layers import (
     DTYPE_BYTES,
@@ -77,17 +77,7 @@ class Case:
         return " -> ".join("x".join(map(str, shape)) for shape in sides)
 
 
-class Named(Protocol):
-    """The text that filters are matched against."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def family(self) -> str: ...
-
-
-AnyCase = TypeVar("AnyCase", bound=Named)
+AnyCase = TypeVar("AnyCase", bound=Any)  # with an `id` and a `family`
 
 
 def slug(network: str) -> str:
@@ -108,12 +98,7 @@ def chosen(cases: Iterable[AnyCase], filters: Iterable[str]) -> list[AnyCase]:
     ]
 
 
-def select(
-    tier: Tier = "default",
-    filters: Iterable[str] = (),
-    device: Device = "cpu",
-    layers: Sequence[Layer] | None = None,
-) -> list[Case]:
+def select(tier: Tier = "default", filters: Iterable[str] = (), device: Device = "cpu") -> list[Case]:
     """The cases of `tier` and of those below it that `filters` leave, as `chosen` reads them.
 
     On a GPU the cases of its targets come first, and float16 follows float32.
@@ -121,7 +106,7 @@ def select(
     included = TIERS[: TIERS.index(tier) + 1]
     cases = [
         Case(layer, operation, layer.batch(device), dtype)
-        for layer in (LAYERS if layers is None else layers)
+        for layer in LAYERS
         if layer.tier in included and device in layer.devices
         for operation in layer.operations
         for dtype in ("float32", "float16")
@@ -165,77 +150,39 @@ def _place_on_gpu(case: Case) -> tuple[bool, int, bool, int]:
     return not places, TIERS.index(case.layer.tier) if not places else 0, case.dtype != "float32", place
 
 
+Sizes = int | Shape  # one value for all axes, or one per axis; a single image size is that of a square
+
+
+def _axes(size: Sizes, **windows: Sizes) -> dict[str, Any]:
+    """Sizes, strides and so on with one value per axis."""
+    size = (size, size) if isinstance(size, int) else size
+    return {"size": size, **{name: per_axis(value, len(size)) for name, value in windows.items()}}
+
+
 def _conv(
     network: str,
     name: str,
     channels: int,
     out_channels: int,
-    size: int | Shape,
-    kernel: int | Shape,
-    stride: int | Shape = 1,
-    padding: int | Shape = 0,
-    dilation: int | Shape = 1,
+    size: Sizes,
+    kernel: Sizes,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
     groups: int = 1,
-    *,
-    bias: bool = False,
-    transposed: bool = False,
-    tier: Tier = "default",
-    cpu_batch: int = 1,
-    gpu_batch: int = 32,
-    devices: tuple[Device, ...] = ("cpu", "gpu"),
+    **settings: Any,
 ) -> ConvLayer:
-    size = (size, size) if isinstance(size, int) else size
-    rank = len(size)
-    return ConvLayer(
-        network=network,
-        name=name,
-        channels=channels,
-        out_channels=out_channels,
-        size=size,
-        kernel=per_axis(kernel, rank),
-        stride=per_axis(stride, rank),
-        padding=per_axis(padding, rank),
-        dilation=per_axis(dilation, rank),
-        groups=groups,
-        bias=bias,
-        transposed=transposed,
-        tier=tier,
-        cpu_batch=cpu_batch,
-        gpu_batch=gpu_batch,
-        devices=devices,
-    )
+    axes = _axes(size, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
+    shared = {"network": network, "name": name, "channels": channels, **axes, **settings}
+    return ConvLayer(out_channels=out_channels, groups=groups, **shared)
 
 
 def _depthwise(
-    network: str,
-    name: str,
-    channels: int,
-    size: int | Shape,
-    kernel: int,
-    stride: int = 1,
-    dilation: int = 1,
-    tier: Tier = "default",
-    cpu_batch: int = 1,
-    gpu_batch: int = 64,
-    devices: tuple[Device, ...] = ("cpu", "gpu"),
+    network: str, name: str, channels: int, size: Sizes, kernel: int, dilation: int = 1, **settings: Any
 ) -> ConvLayer:
     """One filter per channel, padded so that stride 1 keeps the size."""
-    return _conv(
-        network,
-        name,
-        channels,
-        channels,
-        size,
-        kernel,
-        stride,
-        padding=dilation * (kernel - 1) // 2,
-        dilation=dilation,
-        groups=channels,
-        tier=tier,
-        cpu_batch=cpu_batch,
-        gpu_batch=gpu_batch,
-        devices=devices,
-    )
+    settings = {"padding": dilation * (kernel - 1) // 2, "dilation": dilation, "gpu_batch": 64, **settings}
+    return _conv(network, name, channels, channels, size, kernel, groups=channels, **settings)
 
 
 def _pool(
@@ -243,108 +190,45 @@ def _pool(
     name: str,
     kind: Literal["max", "avg", "adaptive_avg"],
     channels: int,
-    size: int | Shape,
-    kernel: int = 1,
-    stride: int = 1,
-    padding: int = 0,
-    output: int = 1,
-    tier: Tier = "default",
-    cpu_batch: int = 1,
-    gpu_batch: int = 64,
+    size: Sizes,
+    kernel: Sizes = 1,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output: Sizes = 1,
+    **settings: Any,
 ) -> PoolLayer:
-    size = (size, size) if isinstance(size, int) else size
-    rank = len(size)
-    adaptive = kind == "adaptive_avg"
-    return PoolLayer(
-        network=network,
-        name=name,
-        kind=kind,
-        channels=channels,
-        size=size,
-        kernel=() if adaptive else per_axis(kernel, rank),
-        stride=() if adaptive else per_axis(stride, rank),
-        padding=() if adaptive else per_axis(padding, rank),
-        output=per_axis(output, rank) if adaptive else (),
-        tier=tier,
-        cpu_batch=cpu_batch,
-        gpu_batch=gpu_batch,
-    )
+    windows = {"output": output} if kind == "adaptive_avg" else {"kernel": kernel, "stride": stride, "padding": padding}
+    shared = {"gpu_batch": 64, **_axes(size, **windows), **settings}
+    return PoolLayer(network=network, name=name, kind=kind, channels=channels, **shared)
 
 
 def _norm(
-    network: str,
-    name: str,
-    kind: Literal["batch", "layer", "group", "instance"],
-    channels: int,
-    size: Shape,
-    groups: int = 1,
-    tier: Tier = "default",
-    cpu_batch: int = 1,
-    gpu_batch: int = 64,
-) -> NormLayer:
-    return NormLayer(
-        network=network,
-        name=name,
-        kind=kind,
-        channels=channels,
-        size=size,
-        groups=groups,
-        tier=tier,
-        cpu_batch=cpu_batch,
-        gpu_batch=gpu_batch,
-    )
+    network: str, name: str, kind: Literal["batch", "layer", "group", "instance"], channels: int, size: Shape,
+    **settings: Any,
+) -> NormLayer:  # fmt: skip
+    settings = {"gpu_batch": 64, **settings}
+    return NormLayer(network=network, name=name, kind=kind, channels=channels, size=size, **settings)
 
 
 def _unfold(
-    network: str,
-    name: str,
-    channels: int,
-    size: int,
-    kernel: int,
-    stride: int = 1,
-    padding: int = 0,
-    tier: Tier = "default",
+    network: str, name: str, channels: int, size: int, kernel: int, stride: int = 1, padding: int = 0, **settings: Any
 ) -> UnfoldLayer:
-    return UnfoldLayer(
-        network=network,
-        name=name,
-        channels=channels,
-        size=(size, size),
-        kernel=(kernel, kernel),
-        stride=(stride, stride),
-        padding=(padding, padding),
-        tier=tier,
-    )
+    axes = _axes(size, kernel=kernel, stride=stride, padding=padding)
+    return UnfoldLayer(network=network, name=name, channels=channels, **axes, **settings)
 
 
 def _resample(
-    network: str,
-    name: str,
-    kind: Literal["nearest", "bilinear", "unpool"],
-    channels: int,
-    size: int,
-    output: int,
-    tier: Tier = "default",
+    network: str, name: str, kind: Literal["nearest", "bilinear", "unpool"], channels: int, size: int, output: int
 ) -> ResampleLayer:
-    return ResampleLayer(
-        network=network,
-        name=name,
-        kind=kind,
-        channels=channels,
-        size=(size, size),
-        output=(output, output),
-        tier=tier,
-    )
+    return ResampleLayer(network=network, name=name, kind=kind, channels=channels, **_axes(size, output=output))
 
 
-def _layout(
-    network: str, name: str, channels: int, size: Shape, cast: bool = False, tier: Tier = "default"
-) -> LayoutLayer:
-    return LayoutLayer(network=network, name=name, channels=channels, size=size, cast=cast, tier=tier, gpu_batch=64)
+def _layout(network: str, name: str, channels: int, size: Shape, **settings: Any) -> LayoutLayer:
+    return LayoutLayer(network=network, name=name, channels=channels, size=size, gpu_batch=64, **settings)
 
 
-def _activation(network: str, name: str, channels: int, size: Shape, tier: Tier = "default") -> ActivationLayer:
-    return ActivationLayer(network=network, name=name, channels=channels, size=size, tier=tier, gpu_batch=64)
+def _activation(network: str, name: str, channels: int, size: Shape, **settings: Any) -> ActivationLayer:
+    return ActivationLayer(network=network, name=name, channels=channels, size=size, gpu_batch=64, **settings)
 
 
 # fmt: off

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from benchmarks.data import Arrays, IndexArray, pool_maximum, random_state, wind
 from benchmarks.layers import (
     ActivationLayer,
     ConvLayer,
+    Layer,
     LayoutLayer,
     NormLayer,
     PoolLayer,
@@ -34,7 +36,7 @@ from benchmarks.layers import (
 )
 
 Float64 = npt.NDArray[np.float64]
-Sums = tuple[Float64, Float64]  # sum(a * b) and sum(|a| * |b|)
+Sums = Float64  # [2, ...]: sum(a * b) and sum(|a| * |b|)
 
 EPS = float(np.finfo(np.float32).eps)
 HALF_EPS = float(np.finfo(np.float16).eps)
@@ -81,7 +83,8 @@ class Expectation:
 
 def expect(case: Case, arrays: Arrays) -> list[Expectation]:
     """The expectations of a correct result's arrays, in the order in which providers return them."""
-    return [_in_dtype(case, expectation) for expectation in _expect_sums(case, arrays)]
+    expectations = EXPECT[type(case.layer)](case, case.layer, arrays)
+    return [_in_dtype(case, expectation) for expectation in expectations]
 
 
 def _in_dtype(case: Case, expectation: Expectation) -> Expectation:
@@ -105,105 +108,57 @@ def _terms(case: Case) -> int:
     if not isinstance(layer, ConvLayer):
         return 1
     if case.operation == "backward_weight":
-        return case.batch * math.prod(layer.size if layer.transposed else layer.out_size)
-    return max(1, layer.flops("forward", 1) // (2 * math.prod(_result_shape(case)[1:])))
+        return case.batch * math.prod(layer.untransposed.out_size)
+    result = layer.input_shape(1) if case.operation == "backward_input" else layer.output_shape(1)
+    return max(1, layer.flops("forward", 1) // (2 * math.prod(result)))
 
 
-def _result_shape(case: Case) -> Shape:
-    backward = case.operation == "backward_input"
-    return case.layer.input_shape(1) if backward else case.layer.output_shape(1)
+def _expect_layout(case: Case, layer: LayoutLayer, arrays: Arrays) -> list[Expectation]:
+    copied = arrays["input"].astype(case.dtypes[1])
+    return [Expectation("output", copied.shape, copied, 0.0, channels_last=case.operation == "pack")]
 
 
-def _expect_sums(case: Case, arrays: Arrays) -> list[Expectation]:
-    layer = case.layer
-    if isinstance(layer, ConvLayer):
-        return [_expect_convolution(case, layer, arrays)]
-    if isinstance(layer, NormLayer):
-        return _expect_norm(case, layer, arrays)
-    if isinstance(layer, PoolLayer) and layer.kind == "max":
-        return [_expect_max_pool(case, layer, arrays)]
-    if isinstance(layer, UnfoldLayer):
-        return [_expect_unfold(case, layer, arrays)]
-    if isinstance(layer, ResampleLayer) and layer.kind == "unpool":
-        scattered = _scatter(arrays["input"], arrays["indices"], layer.output)
-        return [Expectation("output", scattered.shape, scattered, 0.0)]
-    if isinstance(layer, PoolLayer | ResampleLayer):
-        return [_expect_separable(case, layer, arrays)]
-    if isinstance(layer, LayoutLayer):
-        copied = arrays["input"].astype(case.dtypes[1])
-        return [Expectation("output", copied.shape, copied, 0.0, channels_last=case.operation == "pack")]
-    if isinstance(layer, ActivationLayer):
-        return [_expect_activation(arrays)]
-    raise TypeError(f"no expectation for {type(layer).__name__}")
-
-
-def _expect_activation(arrays: Arrays) -> Expectation:
+def _expect_activation(case: Case, layer: ActivationLayer, arrays: Arrays) -> list[Expectation]:
     x = arrays["input"].astype(np.float64)
     bias = arrays["bias"].astype(np.float64).reshape(-1, *(1,) * (x.ndim - 2))
-    return Expectation("output", x.shape, np.maximum(x + bias, 0), EPS * (np.abs(x) + np.abs(bias)))
+    return [Expectation("output", x.shape, np.maximum(x + bias, 0), EPS * (np.abs(x) + np.abs(bias)))]
 
 
 # Convolution, at sampled positions ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Geometry:
-    """A convolution of `dense` [N, C, *] into `out` [N, OC, *], transposed layers turned round."""
-
-    size: Shape
-    out_size: Shape
-    kernel: Shape
-    stride: Shape
-    padding: Shape
-    dilation: Shape
-    channels_per_group: int
-    out_channels_per_group: int
-
-
-def _expect_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> Expectation:
+def _expect_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> list[Expectation]:
     """A transposed layer's forward is the backward-input of the convolution it is adjoint to."""
-    batch, operation = case.batch, case.operation
-    big, small = (layer.channels, layer.size), (layer.out_channels, layer.out_size)
-    x: Any = arrays.get("input")
-    gy: Any = arrays.get("grad_output")
-    weight: Any = arrays.get("weight")
-    direction = operation
+    conv, direction = layer.untransposed, case.operation
+    x, gy, weight = (arrays.get(name) for name in ("input", "grad_output", "weight"))
     if layer.transposed:
-        big, small, x, gy = small, big, gy, x
-        direction = {"forward": "backward_input", "backward_input": "forward"}.get(operation, operation)
-    geometry = _Geometry(
-        size=big[1],
-        out_size=small[1],
-        kernel=layer.kernel,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        channels_per_group=big[0] // layer.groups,
-        out_channels_per_group=small[0] // layer.groups,
-    )
-    taps = math.prod(layer.kernel)
-    name, shape, reduction = {
-        "forward": ("output", (batch, small[0], *small[1]), geometry.channels_per_group * taps),
-        "backward_input": (
-            "grad_input",
-            (batch, big[0], *big[1]),
-            geometry.out_channels_per_group * taps,
+        x, gy = gy, x
+        direction = {"forward": "backward_input", "backward_input": "forward"}.get(direction, direction)
+    taps = math.prod(conv.kernel)
+    shape, reduction, sums_at = {
+        "forward": (
+            conv.output_shape(case.batch),
+            conv.channels // conv.groups * taps,
+            partial(_forward_at, x, weight, conv),
         ),
-        "backward_weight": ("grad_weight", layer.weight_shape, batch * math.prod(small[1])),
+        "backward_input": (
+            conv.input_shape(case.batch),
+            conv.out_channels // conv.groups * taps,
+            partial(_backward_input_at, gy, weight, conv),
+        ),
+        "backward_weight": (
+            conv.weight_shape,
+            case.batch * math.prod(conv.out_size),
+            partial(_backward_weight_at, x, gy, conv),
+        ),
     }[direction]
     where = _sample(case, shape, reduction)
-    if direction == "forward":
-        values, scale = _forward_at(x, weight, geometry, where)
-    elif direction == "backward_input":
-        values, scale = _backward_input_at(gy, weight, geometry, where)
-    else:
-        values, scale = _backward_weight_at(x, gy, geometry, where)
+    values, scale = sums_at(where)
     if "bias" in arrays:
         bias = arrays["bias"][where[1]].astype(np.float64)
         values, scale = values + bias, scale + np.abs(bias)
-    if layer.transposed and operation != "backward_weight":
-        name = "output" if operation == "forward" else "grad_input"
-    return Expectation(name, shape, values, ROUNDING * EPS * scale, where)
+    name = {"forward": "output", "backward_input": "grad_input", "backward_weight": "grad_weight"}[case.operation]
+    return [Expectation(name, shape, values, ROUNDING * EPS * scale, where)]
 
 
 def _sample(case: Case, shape: Shape, reduction: int) -> tuple[IndexArray, ...]:
@@ -219,50 +174,49 @@ def _sample(case: Case, shape: Shape, reduction: int) -> tuple[IndexArray, ...]:
     return tuple(axes)
 
 
-def _forward_at(x: npt.NDArray[Any], w: npt.NDArray[Any], g: _Geometry, where: Sequence[IndexArray]) -> Sums:
+def _forward_at(x: Any, w: Any, conv: ConvLayer, where: Sequence[IndexArray]) -> Sums:
     """Sum over c and taps: x[n, c, o * stride - padding + dilation * tap] * w[oc, c, tap]."""
     n, oc, *out = where
-    c = np.arange(g.channels_per_group)
-    total, scale = np.zeros((2, n.size))
-    for tap in np.ndindex(*g.kernel):
-        at = [o * s - p + d * t for o, s, p, d, t in zip(out, g.stride, g.padding, g.dilation, tap, strict=True)]
-        inside = np.logical_and.reduce([(a >= 0) & (a < i) for a, i in zip(at, g.size, strict=True)])
-        source = [a[inside, None] for a in at]
-        first = oc[inside, None] // g.out_channels_per_group * g.channels_per_group
-        a = x[(n[inside, None], first + c, *source)].astype(np.float64)
+    c = np.arange(conv.channels // conv.groups)
+    sums = np.zeros((2, n.size))
+    for tap in np.ndindex(*conv.kernel):
+        axes = zip(out, conv.stride, conv.padding, conv.dilation, tap, strict=True)
+        at = [o * s - p + d * t for o, s, p, d, t in axes]
+        inside = np.logical_and.reduce([(a >= 0) & (a < i) for a, i in zip(at, conv.size, strict=True)])
+        first = oc[inside, None] // (conv.out_channels // conv.groups) * len(c)
+        a = x[(n[inside, None], first + c, *(axis[inside, None] for axis in at))].astype(np.float64)
         products = a * w[(oc[inside, None], c, *tap)]
-        total[inside] += products.sum(axis=1)
-        scale[inside] += np.abs(products).sum(axis=1)
-    return total, scale
+        sums[:, inside] += products.sum(axis=1), np.abs(products).sum(axis=1)
+    return sums
 
 
-def _backward_input_at(gy: npt.NDArray[Any], w: npt.NDArray[Any], g: _Geometry, where: Sequence[IndexArray]) -> Sums:
+def _backward_input_at(gy: Any, w: Any, conv: ConvLayer, where: Sequence[IndexArray]) -> Sums:
     """Sum over oc and taps: gy[n, oc, (i + padding - dilation * tap) / stride] * w[oc, c, tap]."""
     n, c, *position = where
-    oc = np.arange(g.out_channels_per_group)
-    total, scale = np.zeros((2, n.size))
-    for tap in np.ndindex(*g.kernel):
-        reach = [i + p - d * t for i, p, d, t in zip(position, g.padding, g.dilation, tap, strict=True)]
-        inside = np.logical_and.reduce(
-            [(r >= 0) & (r % s == 0) & (r // s < o) for r, s, o in zip(reach, g.stride, g.out_size, strict=True)]
-        )
-        source = [(r // s)[inside, None] for r, s in zip(reach, g.stride, strict=True)]
-        group, within = np.divmod(c[inside, None], g.channels_per_group)
-        outs = group * g.out_channels_per_group + oc
+    oc = np.arange(conv.out_channels // conv.groups)
+    group, within = np.divmod(c, conv.channels // conv.groups)
+    sums = np.zeros((2, n.size))
+    for tap in np.ndindex(*conv.kernel):
+        axes = zip(position, conv.padding, conv.dilation, tap, strict=True)
+        reach = [i + p - d * t for i, p, d, t in axes]
+        bounds = zip(reach, conv.stride, conv.out_size, strict=True)
+        inside = np.logical_and.reduce([(r >= 0) & (r % s == 0) & (r // s < o) for r, s, o in bounds])
+        source = [(r // s)[inside, None] for r, s in zip(reach, conv.stride, strict=True)]
+        outs = group[inside, None] * len(oc) + oc
         a = gy[(n[inside, None], outs, *source)].astype(np.float64)
-        products = a * w[(outs, within, *tap)]
-        total[inside] += products.sum(axis=1)
-        scale[inside] += np.abs(products).sum(axis=1)
-    return total, scale
+        products = a * w[(outs, within[inside, None], *tap)]
+        sums[:, inside] += products.sum(axis=1), np.abs(products).sum(axis=1)
+    return sums
 
 
-def _backward_weight_at(x: npt.NDArray[Any], gy: npt.NDArray[Any], g: _Geometry, where: Sequence[IndexArray]) -> Sums:
+def _backward_weight_at(x: Any, gy: Any, conv: ConvLayer, where: Sequence[IndexArray]) -> Sums:
     """Sum over n and o: x[n, c, o * stride - padding + dilation * tap] * gy[n, oc, o]."""
-    total, scale = np.zeros((2, where[0].size))
+    sums = np.zeros((2, where[0].size))
+    out_size = conv.out_size
     for index, (oc, c, *tap) in enumerate(zip(*where, strict=True)):
-        group = oc // g.out_channels_per_group
+        group = oc // (conv.out_channels // conv.groups)
         read, written = [], []
-        for t, i, o, s, p, d in zip(tap, g.size, g.out_size, g.stride, g.padding, g.dilation, strict=True):
+        for t, i, o, s, p, d in zip(tap, conv.size, out_size, conv.stride, conv.padding, conv.dilation, strict=True):
             shift = d * t - p
             first = max(0, -(shift // s))  # the first and last output whose tap is inside
             last = min(o - 1, (i - 1 - shift) // s)
@@ -270,16 +224,16 @@ def _backward_weight_at(x: npt.NDArray[Any], gy: npt.NDArray[Any], g: _Geometry,
             count = max(0, last + 1 - first)
             begin = first * s + shift if count else 0
             read.append(slice(begin, begin + s * (count - 1) + 1 if count else begin, s))
-        a = x[(slice(None), group * g.channels_per_group + c, *read)].astype(np.float64)
+        a = x[(slice(None), group * (conv.channels // conv.groups) + c, *read)].astype(np.float64)
         products = a * gy[(slice(None), oc, *written)]
-        total[index], scale[index] = products.sum(), np.abs(products).sum()
-    return total, scale
+        sums[:, index] = products.sum(), np.abs(products).sum()
+    return sums
 
 
 # Everything else, whole ---------------------------------------------------------------------------
 
 
-def _expect_separable(case: Case, layer: PoolLayer | ResampleLayer, arrays: Arrays) -> Expectation:
+def _expect_separable(case: Case, layer: PoolLayer | ResampleLayer, arrays: Arrays) -> list[Expectation]:
     """Averages and interpolation act on each axis by a matrix; the backward by its transpose."""
     forward = case.operation == "forward"
     values = arrays["input" if forward else "grad_output"].astype(np.float64)
@@ -290,7 +244,7 @@ def _expect_separable(case: Case, layer: PoolLayer | ResampleLayer, arrays: Arra
         values = np.moveaxis(np.tensordot(values, weights, axes=(axis, contract)), -1, axis)
         scale = np.moveaxis(np.tensordot(scale, bounds, axes=(axis, contract)), -1, axis)
     name = "output" if forward else "grad_input"
-    return Expectation(name, values.shape, values, ROUNDING * EPS * scale)
+    return [Expectation(name, values.shape, values, ROUNDING * EPS * scale)]
 
 
 def _axis_matrices(layer: PoolLayer | ResampleLayer, axis: int) -> tuple[Float64, Float64]:
@@ -317,14 +271,23 @@ def _axis_matrices(layer: PoolLayer | ResampleLayer, axis: int) -> tuple[Float64
     return weights, weights + slack
 
 
-def _expect_max_pool(case: Case, layer: PoolLayer, arrays: Arrays) -> Expectation:
+def _expect_resample(case: Case, layer: ResampleLayer, arrays: Arrays) -> list[Expectation]:
+    if layer.kind != "unpool":
+        return _expect_separable(case, layer, arrays)
+    scattered = _scatter(arrays["input"], arrays["indices"], layer.output)
+    return [Expectation("output", scattered.shape, scattered, 0.0)]
+
+
+def _expect_pool(case: Case, layer: PoolLayer, arrays: Arrays) -> list[Expectation]:
+    if layer.kind != "max":
+        return _expect_separable(case, layer, arrays)
     if case.operation == "forward":
         best, _ = pool_maximum(arrays["input"], layer)
-        return Expectation("output", best.shape, best, 0.0)
+        return [Expectation("output", best.shape, best, 0.0)]
     gradient, indices = arrays["grad_output"], arrays["indices"]
     values = _scatter(gradient, indices, layer.size)
     scale = _scatter(np.abs(gradient), indices, layer.size)
-    return Expectation("grad_input", values.shape, values, ROUNDING * EPS * scale)
+    return [Expectation("grad_input", values.shape, values, ROUNDING * EPS * scale)]
 
 
 def _scatter(values: npt.NDArray[Any], indices: IndexArray, size: Shape) -> Float64:
@@ -332,24 +295,20 @@ def _scatter(values: npt.NDArray[Any], indices: IndexArray, size: Shape) -> Floa
     batch, channels = values.shape[:2]
     plane = math.prod(size)
     offsets = np.arange(batch * channels).reshape(batch, channels, *(1,) * len(size)) * plane
-    flat = np.bincount(
-        (indices + offsets).ravel(),
-        weights=values.ravel().astype(np.float64),
-        minlength=batch * channels * plane,
-    )
+    weights = values.ravel().astype(np.float64)
+    flat = np.bincount((indices + offsets).ravel(), weights, batch * channels * plane)
     return flat.astype(np.float64).reshape(batch, channels, *size)
 
 
-def _expect_unfold(case: Case, layer: UnfoldLayer, arrays: Arrays) -> Expectation:
+def _expect_unfold(case: Case, layer: UnfoldLayer, arrays: Arrays) -> list[Expectation]:
     """Rows of the columns: channel-major, then the kernel's taps row by row."""
     batch = case.batch
-    borders = [(0, 0), (0, 0), *((p, p) for p in layer.padding)]
-    split = (batch, layer.channels, math.prod(layer.kernel), *layer.out_size)
     if case.operation == "im2col":
-        padded = np.pad(arrays["input"], borders)
+        padded = np.pad(arrays["input"], [(0, 0), (0, 0), *((p, p) for p in layer.padding)])
         columns = np.stack([padded[window] for window in windows(layer)], axis=2)
         columns = columns.reshape(layer.output_shape(batch))
-        return Expectation("columns", columns.shape, columns, 0.0)
+        return [Expectation("columns", columns.shape, columns, 0.0)]
+    split = (batch, layer.channels, math.prod(layer.kernel), *layer.out_size)
     columns = arrays["columns"].astype(np.float64).reshape(split)
     padded_size = (i + 2 * p for i, p in zip(layer.size, layer.padding, strict=True))
     values, scale = np.zeros((2, batch, layer.channels, *padded_size))
@@ -358,7 +317,7 @@ def _expect_unfold(case: Case, layer: UnfoldLayer, arrays: Arrays) -> Expectatio
         scale[window] += np.abs(columns[:, :, tap])
     inside = (slice(p, p + i) for i, p in zip(layer.size, layer.padding, strict=True))
     inner: Any = (..., *inside)
-    return Expectation("input", layer.input_shape(batch), values[inner], ROUNDING * EPS * scale[inner])
+    return [Expectation("input", layer.input_shape(batch), values[inner], ROUNDING * EPS * scale[inner])]
 
 
 def _expect_norm(case: Case, layer: NormLayer, arrays: Arrays) -> list[Expectation]:
@@ -395,21 +354,29 @@ def _expect_norm(case: Case, layer: NormLayer, arrays: Arrays) -> list[Expectati
     centred = gxhat - gxhat.mean(axes, keepdims=True)
     gx = rstd * (centred - xhat * (gxhat * xhat).mean(axes, keepdims=True))
     scale = rstd * (np.abs(gxhat) + np.abs(gxhat).mean(axes, keepdims=True) * (1 + np.abs(xhat)))
-    products = gy * xhat.reshape(x.shape)
     scale = scale.reshape(x.shape)
-    count = x.size / layer.channels
-    rows_sum = EPS * (ROUNDING + math.sqrt(count))
-    sums = {"grad_weight": products, "grad_bias": gy}
-    return [
-        Expectation("grad_input", x.shape, gx.reshape(x.shape), rounding * scale, magnitude=scale),
-        *(
-            Expectation(
-                name,
-                (layer.channels,),
-                terms.sum(others),
-                rows_sum * np.abs(terms).sum(others),
-                magnitude=np.abs(terms).sum(others) / math.sqrt(count),
-            )
-            for name, terms in sums.items()
-        ),
-    ]
+    grad_input = Expectation("grad_input", x.shape, gx.reshape(x.shape), rounding * scale, magnitude=scale)
+    return [grad_input, *_norm_sums({"grad_weight": gy * xhat.reshape(x.shape), "grad_bias": gy}, others)]
+
+
+def _norm_sums(terms: dict[str, Float64], axes: tuple[int, ...]) -> list[Expectation]:
+    """The gradients of weight and bias: sums over all but the channels."""
+    expectations = []
+    for name, each in terms.items():
+        values, scale = each.sum(axes), np.abs(each).sum(axes)
+        root = math.sqrt(each.size / values.size)
+        tolerance = EPS * (ROUNDING + root) * scale
+        expectations.append(Expectation(name, values.shape, values, tolerance, magnitude=scale / root))
+    return expectations
+
+
+# Each is given the case, its layer and the arrays; results are float32 sums, before `_in_dtype`.
+EXPECT: dict[type[Layer], Callable[[Case, Any, Arrays], list[Expectation]]] = {
+    ConvLayer: _expect_convolution,
+    PoolLayer: _expect_pool,
+    NormLayer: _expect_norm,
+    UnfoldLayer: _expect_unfold,
+    ResampleLayer: _expect_resample,
+    LayoutLayer: _expect_layout,
+    ActivationLayer: _expect_activation,
+}

@@ -1,9 +1,9 @@
-"""Collects ``bench_*.py`` and gives their tests one case and one provider each.
+"""Collects ``bench_layers.py`` and gives its test one case and one provider each.
 
-``pytest benchmarks/`` takes the quick cases; ``--tier default`` and ``--tier full`` take more,
-``-k`` narrows. Every provider runs with the same number of threads, ``--threads`` or all CPUs.
-On a machine with a GPU they run there (``--device cpu`` for the CPU): a round is a call and the wait
-for it, and the device's own times are in each benchmark's extra info.
+``pytest benchmarks/`` takes the quick cases; ``--tier default`` and ``--tier full`` take more, ``-k`` narrows by
+family, network, operation and implementation. Every provider runs with the same number of threads, ``--threads`` or all
+CPUs. On a machine with a GPU they run there (``--device cpu`` for the CPU): a round is a call and the wait for it, and
+the device's own times are in each benchmark's extra info.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,7 +20,10 @@ from benchmarks import environment
 from benchmarks.__main__ import choose_device
 from benchmarks.cases import Case, select
 from benchmarks.gpu.worker import SIMULATED_BATCH
-from benchmarks.layers import TIERS, Device, Layer
+from benchmarks.layers import TIERS, Device
+
+if TYPE_CHECKING:  # this imports NumPy, which must wait for the thread limits
+    from benchmarks.providers import Provider
 
 DEVICE_BUDGET_S = 0.2
 Measure = Callable[[Case, Any], None]
@@ -47,17 +50,16 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Mod
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every case of the module's layers with every installed provider that takes it."""
+    """Every case with every installed provider that takes it, named after its family too, so that ``-k`` finds it."""
     if not {"case", "provider"} <= set(metafunc.fixturenames):
         return
-    layers: tuple[Layer, ...] = metafunc.module.LAYERS
     chosen = _device(metafunc.config.getoption("--device"))
     device: Device = "cpu" if chosen == "cpu" else "gpu"
-    cases = select(metafunc.config.getoption("--tier"), device=device, layers=layers)
+    cases = select(metafunc.config.getoption("--tier"), device=device)
     if chosen == "simulator":
         cases = [replace(case, batch=SIMULATED_BATCH) for case in cases]
     pairs = [
-        pytest.param(case, provider, id=f"{case.id}-{provider.name}")
+        pytest.param(case, provider, id=f"{case.family}-{case.id}-{provider.name}")
         for case in cases
         for provider in _providers(_threads(metafunc.config), device)
         if provider.refuses(case) is None
@@ -78,7 +80,7 @@ def _device(wanted: str) -> str:
 
 
 @cache
-def _providers(threads: int, device: Device) -> list[Any]:
+def _providers(threads: int, device: Device) -> list[Provider]:
     from benchmarks.providers import installed
 
     return installed(threads, device=device)[0]
@@ -87,46 +89,38 @@ def _providers(threads: int, device: Device) -> list[Any]:
 @cache
 def _on_device(kind: str) -> Any:
     """A device for all tests: its buffers are large."""
+    from benchmarks.gpu.device import Device
     from benchmarks.gpu.environment import make_device
 
-    return make_device(kind)
+    return Device() if kind == "cpu" else make_device(kind)
 
 
 @pytest.fixture
 def measure(benchmark: Any, request: pytest.FixtureRequest) -> Measure:
     """Check a provider's result, then let pytest-benchmark time it."""
+    from benchmarks.gpu.cuts import Cut, cut_of
     from benchmarks.gpu.session import Session
-    from benchmarks.session import check
 
-    def run(case: Case, provider: Any) -> None:
-        if provider.device == "gpu":
-            device = _on_device(_device(request.config.getoption("--device")))
-            session = Session(device, [provider])
-            outcomes, calls, _ = session.check(case)
-        else:
-            outcomes, calls = check(case, [provider])
+    def run(case: Case, provider: Provider) -> None:
+        on_gpu = provider.device == "gpu"
+        device = _on_device(_device(request.config.getoption("--device")) if on_gpu else "cpu")
+        session = Session(device, [provider], cut_of=cut_of if on_gpu else Cut)
+        outcomes, calls, _ = session.check(case)
         if outcomes:
             pytest.fail(f"{outcomes[provider].status}: {outcomes[provider].note}", pytrace=False)
         benchmark.group = case.id
-        benchmark.extra_info.update(
-            provider=provider.name,
-            version=provider.version(),
-            threads=provider.threads,
-            flops=case.flops,
-            least_bytes=case.least_bytes,
-        )
-        if provider.device == "gpu":
+        about = {"provider": provider.name, "version": provider.version(), "threads": provider.threads}
+        benchmark.extra_info.update(about, flops=case.flops, least_bytes=case.least_bytes)
+        if on_gpu:
             measured = session.time(calls, DEVICE_BUDGET_S)[provider]
             if isinstance(measured, Exception):
                 raise measured
             benchmark.extra_info.update(device=device.name, **asdict(measured))
 
-            def waited() -> None:
-                calls[provider].call()
-                device.synchronize()
+        def waited() -> None:
+            calls[provider].call()
+            device.synchronize()
 
-            provider.within(lambda: benchmark(waited))
-        else:
-            benchmark(calls[provider])
+        provider.within(lambda: benchmark(waited))
 
     return run

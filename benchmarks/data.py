@@ -13,15 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.cases import Case
-from benchmarks.layers import (
-    ActivationLayer,
-    ConvLayer,
-    NormLayer,
-    PoolLayer,
-    ResampleLayer,
-    Shape,
-    UnfoldLayer,
-)
+from benchmarks.layers import ActivationLayer, ConvLayer, NormLayer, PoolLayer, ResampleLayer, Shape, UnfoldLayer
 
 FloatArray = npt.NDArray[np.float32]
 IndexArray = npt.NDArray[np.int64]

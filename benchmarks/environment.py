@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,7 @@ def confine(threads: int) -> None:
 
     threadpool_limits(threads)
     if find_spec("gpucnn"):
-        import gpucnn
-
-        gpucnn.set_num_threads(threads)
+        import_module("gpucnn").set_num_threads(threads)
 
 
 def load() -> float:
@@ -81,11 +80,11 @@ def device_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return f"{name} ({widest})" if widest else name
 
 
-def slug(name: str, threads: int) -> str:
-    """For example ``amd-epyc-avx2-2-threads``: the stem of the result files."""
+def slug(name: str, threads: int | None = None) -> str:
+    """The stem of the result files, for example ``amd-epyc-avx2-2-threads`` or ``nvidia-h100-80gb-hbm3``."""
     plain = re.sub(r"\((r|tm)\)|\bcpu\b|@.*$", " ", name.lower())
     plain = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-    return f"{plain}-{threads}-thread{'s' if threads > 1 else ''}"
+    return plain if threads is None else f"{plain}-{threads}-thread{'s' if threads > 1 else ''}"
 
 
 def describe(threads: int, providers: Sequence[Provider]) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def describe(threads: int, providers: Sequence[Provider]) -> dict[str, Any]:
     import numpy as np
     from threadpoolctl import threadpool_info
 
-    pools = threadpool_info()
+    of_pool = ("user_api", "internal_api", "version", "architecture", "num_threads")
     return {
         "device": {
             "kind": "cpu",
@@ -104,41 +103,34 @@ def describe(threads: int, providers: Sequence[Provider]) -> dict[str, Any]:
             "load": round(load(), 2),
         },
         "system": platform.system(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": now(),
         "commit": _commit(),
         "versions": {
             "Python": platform.python_version(),
             "NumPy": np.__version__,
             **{provider.name: provider.version() for provider in providers},
         },
-        "thread_pools": [
-            {key: pool.get(key) for key in ("user_api", "internal_api", "version", "architecture", "num_threads")}
-            for pool in pools
-        ],
-        **_own_threads(),
+        "thread_pools": [{key: pool.get(key) for key in of_pool} for pool in threadpool_info()],
+        **({"gpucnn_threads": import_module("gpucnn").get_num_threads()} if find_spec("gpucnn") else {}),
     }
 
 
-def _own_threads() -> dict[str, int]:
-    """The threads that gpucnn itself uses, where it is installed."""
-    if not find_spec("gpucnn"):
-        return {}
-    import gpucnn
+def now() -> str:
+    """The date and the time of day."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
-    return {"gpucnn_threads": gpucnn.get_num_threads()}
+
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git answers in a folder; None outside a repository."""
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def _commit() -> str:
     """The checkout's short commit, with ``+`` when files differ from it; empty outside git."""
     folder = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(folder), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        commit = git("rev-parse", "--short", "HEAD")
-        return commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    commit = git(folder, "rev-parse", "--short", "HEAD")
+    return commit + ("+" if git(folder, "status", "--porcelain", "--untracked-files=no") else "") if commit else ""

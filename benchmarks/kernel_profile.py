@@ -21,16 +21,22 @@ from benchmarks.data import make_operands
 from benchmarks.layers import ConvLayer, Layer, NormLayer
 from benchmarks.providers.base import Provider
 from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast
+from benchmarks.publishing import EXIT_USAGE
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from gpucnn.simulator import Profile
 
 FAMILIES = ("depthwise", "pooling", "normalization", "unfolding", "resampling", "layout", "bias and activation")
 MAX_TAPS, FEW_CHANNELS = 200, 16
 HALOS = ("depthwise", "pooling", "resampling")  # families whose windows overlap: tile borders are read twice
 MOST = {"moved": 1.10, "moved with halo": 1.35, "sectors": 1.05, "conflict": 2}
-
-EXIT_USAGE = 2
+# What a launch of the simulator has under the same names as a row.
+COUNTED = (
+    "kernel", "moved_bytes", "least_bytes", "sectors", "ideal_sectors", "requests", "worst_conflict",
+    "divergent_branches", "barriers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,23 +120,10 @@ def profile_of(case: Case, provider: Provider) -> Profile:
 def rows_of(case: Case, order: str, profile: Profile) -> Iterator[Row]:
     """A row for each launch."""
     for launch in profile.launches:
-        yield Row(
-            case.id,
-            case.family,
-            order,
-            case.dtype,
-            case.shapes,
-            launch.kernel,
-            launch.moved_bytes,
-            launch.least_bytes,
-            launch.sectors,
-            launch.ideal_sectors,
-            launch.requests,
-            launch.worst_conflict,
-            launch.divergent_branches,
-            launch.barriers,
-            sum(access.sectors for access in launch.accesses if access.bytes == 16) / max(1, launch.sectors),
-        )
+        wide = sum(access.sectors for access in launch.accesses if access.bytes == 16)
+        counted = {name: getattr(launch, name) for name in COUNTED}
+        wide_share = wide / max(1, launch.sectors)
+        yield Row(case.id, case.family, order, case.dtype, case.shapes, **counted, wide_share=wide_share)
 
 
 # --- What is written ----------------------------------------------------------------------------------------------
@@ -173,15 +166,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     colours = {"channels first": "#31688e", "channels last": "#e07b39"}
     for shift, (order, colour) in zip((0.13, -0.13), colours.items(), strict=True):
         own = [row for row in rows if row.order == order]
-        if not own:
-            continue
-        axes.scatter(
-            [row.moved for row in own],
-            [kernels.index(row.kernel) + shift for row in own],
-            s=16,
-            color=colour,
-            label=order,
-        )
+        places = [kernels.index(row.kernel) + shift for row in own]
+        if own:
+            axes.scatter([row.moved for row in own], places, s=16, color=colour, label=order)
     for limit, style in ((MOST["moved"], "-"), (MOST["moved with halo"], ":")):
         axes.axvline(limit, color="#888888", linewidth=0.8, linestyle=style)
     axes.set_yticks(range(len(kernels)), kernels, fontsize=8, family="monospace")
@@ -207,28 +194,26 @@ def write(rows: Sequence[Row], stem: Path) -> list[Path]:
     return paths
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.kernel_profile", description=(__doc__ or "").split("\n\n")[1]
     )
-    parser.add_argument(
-        "--filter", dest="filters", action="append", default=[], metavar="SUBSTR", help="as benchmarks'"
-    )
+    publishing.add_filter(parser, "as benchmarks'")
     parser.add_argument("--dtype", action="append", choices=("float32", "float16"), help="default: float32")
     parser.add_argument("--lines", action="store_true", help="print each launch line by line")
-    parser.add_argument(
-        "--out",
-        type=publishing.output_folder,
-        default=publishing.LOCAL,
-        metavar="DIR",
-        help="default: benchmarks/results/local, which git ignores",
-    )
+    publishing.add_output(parser)
     parser.add_argument(
         "--publish", action="store_true", help="replace the committed profile in benchmarks/results too; of all cases"
     )
     options = parser.parse_args(arguments)
-    if options.publish and (options.filters or options.dtype):
+    options.partial = bool(options.filters or options.dtype)
+    if options.publish and options.partial:
         parser.error("--publish: the committed profile is of all cases in float32; leave out --filter and --dtype")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
     from gpucnn import simulator
 
     if simulator.available() != "available":
@@ -239,18 +224,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("no case matches; python -m benchmarks --list --full names them", file=sys.stderr)
         return EXIT_USAGE
 
-    from rich.console import Console
+    console = publishing.make_console(160)
+    rows = profiled(cases, options.lines, console)
+    name = "kernel-profile-filtered" if options.partial else "kernel-profile"
+    for folder in (options.out, *([publishing.RESULTS] if options.publish else [])):
+        publishing.tell(write(rows, folder / name), console)
+    return 0
+
+
+def profiled(cases: Sequence[Case], by_line: bool, console: Console) -> list[Row]:
+    """The rows of all cases in both memory orders, printed as they come, `by_line` with each launch line by line."""
     from rich.progress import track
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
     providers: dict[str, Provider] = {"channels first": GpucnnGpu(1), "channels last": GpucnnGpuChannelsLast(1)}
     runs = [(case, order) for case in cases for order, provider in providers.items() if provider.refuses(case) is None]
     rows: list[Row] = []
     for case, order in track(runs, "profiling", console=console, disable=not console.is_terminal):
         profile = profile_of(case, providers[order])
-        found = list(rows_of(case, order, profile))
-        rows += found
-        for row in found:
+        for row in rows_of(case, order, profile):
+            rows.append(row)
             remark = f"beyond: {', '.join(row.excesses)}" if row.excesses else ""
             console.print(
                 f"{row.case:50} {row.order:14} {row.dtype} {row.kernel:30} moved {row.moved:6.3f}  sectors "
@@ -258,12 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 highlight=False,
                 soft_wrap=True,
             )
-        if options.lines:
+        if by_line:
             console.print(str(profile), highlight=False, markup=False, soft_wrap=True)
-    name = "kernel-profile-filtered" if options.filters or options.dtype else "kernel-profile"
-    for folder in (options.out, *([publishing.RESULTS] if options.publish else [])):
-        publishing.tell(write(rows, folder / name), console)
-    return 0
+    return rows
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ Two counts describe a case's cost:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 FLOAT_BYTES = 4
 HALF_BYTES = 2
@@ -44,6 +44,8 @@ class Layer:
     `tier` is the smallest run that includes the layer: quick, default or full.
     """
 
+    computation: ClassVar[str]  # the name of the method by which a provider takes the layer
+
     network: str
     name: str
     channels: int  # of the input
@@ -63,7 +65,7 @@ class Layer:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        return ("forward", "backward")
 
     def batch(self, device: Device) -> int:
         return self.cpu_batch if device == "cpu" else self.gpu_batch
@@ -72,7 +74,7 @@ class Layer:
         return (batch, self.channels, *self.size)
 
     def output_shape(self, batch: int) -> Shape:
-        raise NotImplementedError
+        return self.input_shape(batch)
 
     def flops(self, operation: str, batch: int) -> int:
         return 0
@@ -83,17 +85,49 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvLayer(Layer):
+class WindowedLayer(Layer):
+    """A layer that reads windows of its input."""
+
+    kernel: Shape = ()
+    stride: Shape = ()
+    padding: Shape = ()
+
+    @property
+    def window(self) -> dict[str, Shape]:
+        """The arguments of a function for windows without dilation, as gpucnn and PyTorch name them."""
+        return {"kernel_size": self.kernel, "stride": self.stride, "padding": self.padding}
+
+    @property
+    def spacing(self) -> Shape:
+        """The dilation: the distance between the taps of a window."""
+        return (1,) * self.rank
+
+    @property
+    def untransposed(self) -> WindowedLayer:
+        """The layer whose windows this one computes with: of a transposed convolution the one it is adjoint to."""
+        return self
+
+    @property
+    def out_size(self) -> Shape:
+        axes = zip(self.size, self.kernel, self.stride, self.padding, self.spacing, strict=True)
+        return tuple((i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, s, p, d in axes)
+
+    def output_shape(self, batch: int) -> Shape:
+        return (batch, self.channels, *self.out_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvLayer(WindowedLayer):
     """A convolution of rank 1 to 3, or the transposed convolution with the same parameters."""
 
     out_channels: int
-    kernel: Shape
-    stride: Shape
-    padding: Shape
     dilation: Shape
     groups: int = 1
     bias: bool = False
     transposed: bool = False
+
+    computation = "convolution"
+    operations = ("forward", "backward_input", "backward_weight")
 
     @property
     def family(self) -> str:
@@ -112,15 +146,22 @@ class ConvLayer(Layer):
         return "dense convolution"
 
     @property
-    def operations(self) -> tuple[str, ...]:
-        return ("forward", "backward_input", "backward_weight")
+    def spacing(self) -> Shape:
+        return self.dilation
+
+    @property
+    def untransposed(self) -> ConvLayer:
+        if not self.transposed:
+            return self
+        channels, size = self.out_channels, self.out_size
+        return replace(self, channels=channels, size=size, out_channels=self.channels, transposed=False)
 
     @property
     def out_size(self) -> Shape:
+        if not self.transposed:
+            return super().out_size
         axes = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
-        if self.transposed:
-            return tuple((i - 1) * s - 2 * p + d * (k - 1) + 1 for i, k, s, p, d in axes)
-        return tuple((i + 2 * p - d * (k - 1) - 1) // s + 1 for i, k, s, p, d in axes)
+        return tuple((i - 1) * s - 2 * p + d * (k - 1) + 1 for i, k, s, p, d in axes)
 
     def output_shape(self, batch: int) -> Shape:
         return (batch, self.out_channels, *self.out_size)
@@ -137,8 +178,7 @@ class ConvLayer(Layer):
 
         The dense positions are those of the smaller side: the output, or the input when transposed.
         """
-        positions = self.size if self.transposed else self.out_size
-        return 2 * batch * math.prod(positions) * math.prod(self.weight_shape)
+        return 2 * batch * math.prod(self.untransposed.out_size) * math.prod(self.weight_shape)
 
     def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """Input, weight and output: each direction reads two of them and writes the third."""
@@ -148,32 +188,17 @@ class ConvLayer(Layer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolLayer(Layer):
+class PoolLayer(WindowedLayer):
     """Maximum or average pooling; `output` makes it adaptive average pooling."""
 
     kind: Literal["max", "avg", "adaptive_avg"]
-    kernel: Shape = ()
-    stride: Shape = ()
-    padding: Shape = ()
     output: Shape = ()
 
-    @property
-    def family(self) -> str:
-        return "pooling"
-
-    @property
-    def operations(self) -> tuple[str, ...]:
-        return ("forward", "backward")
+    computation = family = "pooling"
 
     @property
     def out_size(self) -> Shape:
-        if self.kind == "adaptive_avg":
-            return self.output
-        axes = zip(self.size, self.kernel, self.stride, self.padding, strict=True)
-        return tuple((i + 2 * p - k) // s + 1 for i, k, s, p in axes)
-
-    def output_shape(self, batch: int) -> Shape:
-        return (batch, self.channels, *self.out_size)
+        return self.output if self.kind == "adaptive_avg" else super().out_size
 
     def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """The backward of maximum pooling reads the indices that the forward left."""
@@ -190,23 +215,14 @@ class NormLayer(Layer):
     kind: Literal["batch", "layer", "group", "instance"]
     groups: int = 1  # of group normalisation
 
-    @property
-    def family(self) -> str:
-        return "normalization"
+    computation = family = "normalization"
 
     @property
     def operations(self) -> tuple[str, ...]:
-        if self.kind == "batch":
-            return ("training", "inference", "backward")
-        return ("forward", "backward")
+        return ("training", "inference", "backward") if self.kind == "batch" else super().operations
 
     def input_shape(self, batch: int) -> Shape:
-        if self.kind == "layer":
-            return (batch, *self.size, self.channels)
-        return super().input_shape(batch)
-
-    def output_shape(self, batch: int) -> Shape:
-        return self.input_shape(batch)
+        return (batch, *self.size, self.channels) if self.kind == "layer" else super().input_shape(batch)
 
     def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         """Forward: x read, y written. Backward: x and grad_output read, grad_input written."""
@@ -215,25 +231,11 @@ class NormLayer(Layer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnfoldLayer(Layer):
+class UnfoldLayer(WindowedLayer):
     """im2col and col2im, its adjoint, of the windows of a convolution."""
 
-    kernel: Shape
-    stride: Shape
-    padding: Shape
-
-    @property
-    def family(self) -> str:
-        return "unfolding"
-
-    @property
-    def operations(self) -> tuple[str, ...]:
-        return ("im2col", "col2im")
-
-    @property
-    def out_size(self) -> Shape:
-        axes = zip(self.size, self.kernel, self.stride, self.padding, strict=True)
-        return tuple((i + 2 * p - k) // s + 1 for i, k, s, p in axes)
+    computation = family = "unfolding"
+    operations = ("im2col", "col2im")
 
     def output_shape(self, batch: int) -> Shape:
         return (batch, self.channels * math.prod(self.kernel), math.prod(self.out_size))
@@ -246,18 +248,22 @@ class ResampleLayer(Layer):
     kind: Literal["nearest", "bilinear", "unpool"]
     output: Shape
 
-    @property
-    def family(self) -> str:
-        return "resampling"
+    computation = family = "resampling"
 
     @property
     def operations(self) -> tuple[str, ...]:
-        return ("forward",) if self.kind == "unpool" else ("forward", "backward")
+        return ("forward",) if self.kind == "unpool" else super().operations
+
+    @property
+    def block(self) -> Shape:
+        """The size of the block of the output that belongs to an element of the input, where sizes divide."""
+        return tuple(o // i for o, i in zip(self.output, self.size, strict=True))
 
     def output_shape(self, batch: int) -> Shape:
         return (batch, self.channels, *self.output)
 
     def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
+        """Unpooling reads indices too."""
         moved = super().least_bytes(operation, batch, itemsize)
         if self.kind == "unpool":
             moved += INDEX_BYTES * math.prod(self.input_shape(batch))
@@ -274,16 +280,8 @@ class LayoutLayer(Layer):
     cast: bool = False
     devices: tuple[Device, ...] = ("gpu",)
 
-    @property
-    def family(self) -> str:
-        return "layout"
-
-    @property
-    def operations(self) -> tuple[str, ...]:
-        return ("pack", "unpack")
-
-    def output_shape(self, batch: int) -> Shape:
-        return self.input_shape(batch)
+    computation = family = "layout"
+    operations = ("pack", "unpack")
 
     def least_bytes(self, operation: str, batch: int, itemsize: int = FLOAT_BYTES) -> int:
         both = FLOAT_BYTES + HALF_BYTES if self.cast else 2 * itemsize
@@ -296,13 +294,5 @@ class ActivationLayer(Layer):
 
     devices: tuple[Device, ...] = ("gpu",)
 
-    @property
-    def family(self) -> str:
-        return "bias and activation"
-
-    @property
-    def operations(self) -> tuple[str, ...]:
-        return ("forward",)
-
-    def output_shape(self, batch: int) -> Shape:
-        return self.input_shape(batch)
+    computation, family = "activation", "bias and activation"
+    operations = ("forward",)

@@ -13,24 +13,17 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks.results import FALLBACK, REFERENCES, Ratios, Row, Run, by_family, rows_of
+from benchmarks.results import FALLBACK, PLAIN_CUPY, PYTORCH, Ratios, Row, Run, by_family, rows_by_subject
 
 COLOURS = {
-    "forward": "#4477aa",
-    "training": "#4477aa",
-    "im2col": "#4477aa",
-    "pack": "#4477aa",
+    **dict.fromkeys(("forward", "training", "im2col", "pack"), "#4477aa"),
     "inference": "#66ccee",
-    "backward": "#ee6677",
-    "backward_input": "#ee6677",
-    "col2im": "#ee6677",
-    "unpack": "#ee6677",
+    **dict.fromkeys(("backward", "backward_input", "col2im", "unpack"), "#ee6677"),
     "backward_weight": "#ccbb44",
 }
 GREY, PLAIN_COLOUR = "#cccccc", "#222222"  # of operations without a colour, and of peers; of plain CuPy
-PYTORCH, PLAIN_CUPY = REFERENCES
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SHORT_PEERS = {
     "PyTorch channels_last": "PyTorch NHWC",
@@ -52,10 +45,8 @@ def draw(run: Run, stem: Path) -> list[Path]:
 
     One of an earlier run that this run has no rows for is removed.
     """
-    rows = rows_of(run)
     written = []
-    for subject in run.subjects:
-        own = [row for row in rows if row.subject == subject]
+    for subject, own in rows_by_subject(run).items():
         tag = "" if len(run.subjects) == 1 else "-" + subject.lower().replace(" ", "-")
         figures = {
             "speedup": _speedup(run, own) if any(row.ratio is not None for row in own) else None,
@@ -63,20 +54,66 @@ def draw(run: Run, stem: Path) -> list[Path]:
             "over-numpy": _over_numpy(run, own) if any(FALLBACK in row.named for row in own) else None,
         }
         for name, figure in figures.items():
-            path = Path(f"{stem}{tag}-{name}.png")
-            if figure is None:
-                path.unlink(missing_ok=True)
-                continue
-            figure.savefig(path, dpi=110)
-            plt.close(figure)
-            written.append(path)
+            written += save(figure, Path(f"{stem}{tag}-{name}.png"))
     return written
 
 
-def _caption(run: Run) -> str:
+# What all figures share ---------------------------------------------------------------------------
+
+
+def save(figure: Any, path: Path) -> list[Path]:
+    """Write a figure, or remove the one of an earlier run where there is none; what was written."""
+    if figure is None:
+        path.unlink(missing_ok=True)
+        return []
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return [path]
+
+
+def caption(run: Run) -> str:
     device = run.environment["device"]
     threads = "" if run.on_gpu else f", {device['threads']} threads"
     return f"{device['name']}{threads}, {run.environment['date']}"
+
+
+def head(figure: Any, lines: tuple[str, str], handles: Sequence[Any], below: tuple[float, float, float]) -> None:
+    """A title, a line in grey and a legend, in inches `below` the upper edge."""
+    width, height = figure.get_size_inches()
+    title, remark, legend = (1 - inches / height for inches in below)
+    place: dict[str, Any] = {"x": 0.15 / width, "va": "center"}
+    figure.text(y=title, s=lines[0], fontsize=13, weight="bold", **place)
+    figure.text(y=remark, s=lines[1], fontsize=9, color="#555555", **place)
+    place = {"loc": "center left", "bbox_to_anchor": (0.0, legend)}
+    figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, **place)
+
+
+def frame_of_bars(
+    axes: Any, title: str, places: Sequence[float], names: Sequence[str], sizes: tuple[float, float], pad: int
+) -> None:
+    """The frame of horizontal bars: their names and a scale, in fonts of `sizes`, and a title."""
+    axes.set_yticks(places, names, fontsize=sizes[0])
+    axes.set_title(title, fontsize=10, weight="bold", loc="left", pad=pad)
+    axes.tick_params(axis="x", labelsize=sizes[1])
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    grid(axes, "x")
+
+
+def grid(axes: Any, axis: Any = "both") -> None:
+    axes.grid(axis=axis, which="major", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def mark(label: str, colour: str, marker: str = "o") -> Line2D:
+    """The entry of a legend for points of one kind."""
+    return Line2D([], [], marker=marker, color=colour, linestyle="none", label=label)
+
+
+def _plain(*axes: Any) -> None:
+    """Numbers without powers of ten."""
+    for axis in axes:
+        axis.set_major_formatter("{x:g}")
 
 
 # Speed-up -----------------------------------------------------------------------------------------
@@ -109,33 +146,14 @@ def _speedup(run: Run, rows: Sequence[Row]) -> Any:
             )
             _bars(figure.add_axes(box), name, families[name], span)
             top -= inches
-    figure.text(
-        0.15 / width,
-        1 - 0.3 / height,
+    lines = (
         f"{rows[0].subject}: speed-up over the quickest peer (right of the line: we are quicker)",
-        fontsize=13,
-        weight="bold",
-        va="center",
-    )
-    figure.text(
-        0.15 / width,
-        1 - 0.58 / height,
-        f"{_caption(run)}; geometric means above each panel, the text beside a bar names its peer",
-        fontsize=9,
-        color="#555555",
-        va="center",
+        f"{caption(run)}; geometric means above each panel, the text beside a bar names its peer",
     )
     handles: list[Any] = [Rectangle((0, 0), 1, 1, color=c, label=n) for n, c in _directions(shown).items()]
     if any(PYTORCH in row.named for row in shown):
-        handles.append(Line2D([], [], marker="|", color="black", linestyle="none", label=f"over {PYTORCH}"))
-    figure.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(0.0, 1 - 0.85 / height),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=9,
-    )
+        handles.append(mark(f"over {PYTORCH}", "black", "|"))
+    head(figure, lines, handles, (0.3, 0.58, 0.85))
     return figure
 
 
@@ -182,21 +200,16 @@ def _bars(axes: Any, family: str, rows: list[Row], span: tuple[float, float]) ->
     axes.set_xscale("log")
     axes.set_xlim(span)
     axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_yticks(places, [f"{r.record.network} {r.record.layer}" for r in rows], fontsize=7.5)
     axes.axvline(1, color="black", linewidth=1)
     best, references = Ratios.of(ratios), Ratios.of(row.ratio_to(PYTORCH) for row in rows)
     title = f"{family}: {best.mean:.2f}" if best else family
     if references:
         title += f", over {PYTORCH} {references.mean:.2f}"
-    axes.set_title(title, fontsize=10, weight="bold", loc="left", pad=3)
+    names = [f"{row.record.network} {row.record.layer}" for row in rows]
+    frame_of_bars(axes, title, places, names, (7.5, 7.5), pad=3)
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(axis="x", labelsize=7.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    _plain(axes.xaxis)
 
 
 # Roofline -----------------------------------------------------------------------------------------
@@ -211,21 +224,22 @@ def _roofline(run: Run, rows: Sequence[Row]) -> Any:
         1, len(widths), figsize=(sum(widths), 7.2), width_ratios=widths, squeeze=False, layout="constrained"
     )
     axes = list(grid[0])
-    handles = [Line2D([], [], marker="o", color=c, linestyle="none", label=n) for n, c in _directions(rows).items()]
+    handles = [mark(name, colour) for name, colour in _directions(rows).items()]
     if computing:
         handles += _roofs(axes.pop(0), run, computing)
     if moving:
         handles += _bandwidths(axes.pop(0), run, moving)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=max(1, int(sum(widths) / LEGEND_ENTRY_INCHES)),
-        frameon=False,
-        fontsize=8.5,
-    )
-    title = f"{rows[0].subject} under the measured limits\n{_caption(run)}"
-    figure.suptitle(title, fontsize=11, weight="bold", x=0.01, ha="left")
+    _legend_below(figure, handles, max(1, int(sum(widths) / LEGEND_ENTRY_INCHES)))
+    _title(figure, f"{rows[0].subject} under the measured limits\n{caption(run)}")
     return figure
+
+
+def _legend_below(figure: Any, handles: Sequence[Any], columns: int) -> None:
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5)
+
+
+def _title(figure: Any, text: str) -> None:
+    figure.suptitle(text, fontsize=11, weight="bold", x=0.01, ha="left")
 
 
 def _roofs(axes: Any, run: Run, rows: Sequence[Row]) -> list[Any]:
@@ -239,39 +253,20 @@ def _roofs(axes: Any, run: Run, rows: Sequence[Row]) -> list[Any]:
     axes.plot([left, ridge, right], [left * copy, gemm, gemm], color="black", linewidth=1.4)
     for rate in run.limits.other_flops.values():  # other precisions
         axes.plot([rate / 1e9 / copy, right], [rate / 1e9] * 2, color="black", linewidth=0.8, linestyle="--")
-    axes.text(
-        0.015,
-        0.98,
-        f"roof: copy {copy:.1f} GB/s, then GEMM {gemm:.0f} GFLOP/s",
-        transform=axes.transAxes,
-        va="top",
-        fontsize=9,
-    )
+    roof = f"roof: copy {copy:.1f} GB/s, then GEMM {gemm:.0f} GFLOP/s"
+    axes.text(0.015, 0.98, roof, transform=axes.transAxes, va="top", fontsize=9)
+    markers = {family: MARKERS[number % len(MARKERS)] for number, family in enumerate(families)}
+    form: dict[str, Any] = {"markersize": 6, "alpha": 0.8, "markeredgecolor": "white", "markeredgewidth": 0.4}
     for row, intensity, rate in zip(rows, intensities, rates, strict=True):
-        axes.plot(
-            intensity,
-            rate,
-            marker=MARKERS[families.index(row.record.family) % len(MARKERS)],
-            color=_colour(row.record.operation),
-            markersize=6,
-            alpha=0.8,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-            linestyle="none",
-        )
+        axes.plot(intensity, rate, markers[row.record.family], color=_colour(row.record.operation), **form)
     axes.set(xscale="log", yscale="log", xlim=(left, right))
     axes.set_ylim(min(*rates, left * copy) / 1.5, max(*rates, gemm) * 1.8)
     axes.set_xlabel("flop per byte, every array moved once")
     axes.set_ylabel("GFLOP/s")
     axes.set_title("convolutions", loc="left")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.grid(which="major", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return [
-        Line2D([], [], marker=MARKERS[i % len(MARKERS)], color="#777777", linestyle="none", label=f)
-        for i, f in enumerate(families)
-    ]
+    _plain(axes.xaxis, axes.yaxis)
+    grid(axes)
+    return [mark(family, "#777777", marker) for family, marker in markers.items()]
 
 
 def _bandwidths(axes: Any, run: Run, rows: Sequence[Row]) -> list[Any]:
@@ -294,12 +289,9 @@ def _bandwidths(axes: Any, run: Run, rows: Sequence[Row]) -> list[Any]:
     axes.set_ylim(len(groups) - 0.4, -1.1)
     axes.set_xlabel("GB/s, every array moved once")
     axes.set_title("limited by memory", loc="left")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    if not any(row.peer for row in rows):
-        return []
-    return [Line2D([], [], marker="o", color=GREY, linestyle="none", label="quickest peer (limited by memory)")]
+    _plain(axes.xaxis)
+    grid(axes, "x")
+    return [mark("quickest peer (limited by memory)", GREY)] if any(row.peer for row in rows) else []
 
 
 # Over the CPU -------------------------------------------------------------------------------------
@@ -322,14 +314,13 @@ def _over_numpy(run: Run, rows: Sequence[Row]) -> Any:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.set_xlabel("times as fast as the NumPy backend (geometric means by the names)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    handles = [Line2D([], [], marker="o", color=c, linestyle="none", label=n) for n, c in _directions(rows).items()]
+    _plain(axes.xaxis)
+    grid(axes, "x")
+    handles = [mark(name, colour) for name, colour in _directions(rows).items()]
     if any(PLAIN_CUPY in row.named for row in rows):
-        handles.append(Line2D([], [], marker="|", color=PLAIN_COLOUR, linestyle="none", label=PLAIN_CUPY))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+        handles.append(mark(PLAIN_CUPY, PLAIN_COLOUR, "|"))
+    _legend_below(figure, handles, 3)
     host = run.environment["host"]
-    title = f"{rows[0].subject} over gpucnn's NumPy backend, float32\n{_caption(run)}; NumPy on {host['name']}, "
-    figure.suptitle(f"{title}{host['threads']} threads", fontsize=11, weight="bold", x=0.01, ha="left")
+    title = f"{rows[0].subject} over gpucnn's NumPy backend, float32\n{caption(run)}"
+    _title(figure, f"{title}; NumPy on {host['name']}, {host['threads']} threads")
     return figure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,30 @@ def output_folder(text: str) -> Path:
     if Path(text).resolve() == RESULTS.resolve():
         raise argparse.ArgumentTypeError(f"{text} holds the committed results; --publish replaces them")
     return Path(text)
+
+
+def make_console(width: int) -> Console:
+    """The terminal, or plain text of `width` columns."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width)
+
+
+def usage(mistake: str, console: Console) -> int:
+    """Say why nothing can be run; the exit status."""
+    console.print(mistake, style="red")
+    return EXIT_USAGE
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add ``--out``."""
+    told = "default: benchmarks/results/local, which git ignores"
+    parser.add_argument("--out", type=output_folder, default=LOCAL, metavar="DIR", help=told)
+
+
+def add_filter(parser: argparse.ArgumentParser, told: str) -> None:
+    """Add ``--filter``, of which there may be several."""
+    parser.add_argument("--filter", dest="filters", action="append", default=[], metavar="SUBSTR", help=told)
 
 
 def split_filters(filters: Sequence[str], device: Device = "cpu") -> tuple[list[str], list[str]]:
@@ -88,6 +113,16 @@ def check_publishable(whole: bool, environment: dict[str, Any], peers: Iterable[
             f"{target} compares with {', '.join(sorted(missing))}, which this run does not: install what is missing "
             "and run again, or remove that file if its comparison is no longer wanted"
         )
+
+
+def conclude(run: Run, options: argparse.Namespace, stem: str, console: Console, interrupted: str = "") -> int:
+    """Keep a run; the exit status. `interrupted` says how far it came, where it did not come to its end."""
+    if run.all_records:
+        keep(run, options, stem, console)
+    if interrupted:
+        console.print(f"interrupted after {interrupted} cases", style="red")
+        return EXIT_INTERRUPTED
+    return EXIT_FAULT if run.faults else 0
 
 
 def keep(run: Run, options: argparse.Namespace, stem: str, console: Console) -> None:

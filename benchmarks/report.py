@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table as RichTable
 
-from benchmarks.formatting import milliseconds
 from benchmarks.networks.report import markdown_networks, print_networks
 from benchmarks.results import (
     FALLBACK,
-    REFERENCES,
+    PLAIN_CUPY,
+    PYTORCH,
     Ratios,
     Record,
     Row,
@@ -24,9 +21,12 @@ from benchmarks.results import (
     Summary,
     by_family,
     by_group,
+    in_dtype,
+    rows_by_subject,
     rows_of,
     summarize,
 )
+from benchmarks.tables import Cell, Columns, Table, milliseconds, ratio
 from benchmarks.targets import COPY_SHARE, HOST_OVER_RAW, HOST_S, Reached, reached
 from benchmarks.timing import Timing
 
@@ -44,37 +44,30 @@ TO = {
     "plain CuPy": "to plain CuPy: as_strided, matmul and elementwise functions",
     FALLBACK: "to NumPy: gpucnn's NumPy backend",
 }
-CASE_HEADINGS = (
-    "case", "operation", "shapes", "ms", "spread", "rate", "of limit", "to PyTorch", "to plain CuPy", "to best",
-    "best peer", "NumPy ms", "to NumPy", "warm ms", "host µs", "over raw",
-)  # fmt: skip
-MARKDOWN_ALONE = ("shapes", "warm ms", "host µs", "over raw")  # for want of room in a terminal
+WANTED = (
+    f"Wanted of all: at least {COPY_SHARE:.0%} of the copy's rate on arrays beyond the cache, at most "
+    f"{HOST_S * 1e6:.0f} µs of the host for a call and {HOST_OVER_RAW:.2f} times a raw launch"
+)
+# Columns that only Markdown has, for want of room in a terminal.
+MARKDOWN_ALONE = ("shapes", "warm ms", "host µs", "over raw")
 MARKDOWN_ALONE_ON_GPU = (*MARKDOWN_ALONE, "spread", "rate", "NumPy ms")
-SUMMARY_HEADINGS = ("to PyTorch", "range", "to plain CuPy", "to best", "range", "to NumPy")
-TARGET_HEADINGS = (
-    "target", "dtype", "cases", "to best", "wanted", "share of copy beyond the cache", "host per call",
-    "over a raw launch",
-)  # fmt: skip
-TEXTS = ("case", "operation", "shapes", "best peer", "group", "family", "target", "dtype")  # aligned left
 
 
 def headline(run: Run) -> str:
     """The device, the limits and the versions in two lines."""
-    device = run.environment["device"]
     versions = ", ".join(f"{name} {text}" for name, text in run.environment["versions"].items())
-    if run.on_gpu:
-        return f"GPU: {_gpu_line(run)}\n{versions}; {run.environment['date']}"
-    kind = "CPU only"
+    return f"{_gpu_line(run) if run.on_gpu else _cpu_line(run)}\n{versions}; {run.environment['date']}"
+
+
+def _cpu_line(run: Run) -> str:
+    limits = run.limits
     return (
-        f"{kind}: {device['name']}, {_threads(run)} for every provider; "
-        f"limits: {run.limits.gemm_flops / 1e9:.0f} GFLOP/s float32 GEMM "
-        f"({run.limits.gemm_library}), {run.limits.copy_bytes / 1e9:.1f} GB/s copy\n"
-        f"{versions}; {run.environment['date']}"
+        f"CPU only: {title(run)} for every provider; limits: {limits.gemm_flops / 1e9:.0f} GFLOP/s float32 GEMM "
+        f"({limits.gemm_library}), {limits.copy_bytes / 1e9:.1f} GB/s copy"
     )
 
 
 def _gpu_line(run: Run) -> str:
-    """The GPU and its limits."""
     device, limits = run.environment["device"], run.limits
     rates = {"float32": limits.gemm_flops, **limits.other_flops}
     products = ", ".join(f"{rate / 1e12:.0f} TFLOP/s {name}" for name, rate in rates.items())
@@ -84,7 +77,7 @@ def _gpu_line(run: Run) -> str:
         if known
     ]
     parts = [
-        str(device["name"]),
+        f"GPU: {device['name']}",
         f"{run.cache_bytes / 2**20:.0f} MiB L2",
         f"limits: {limits.copy_bytes / 1e9:.0f} GB/s copy, matrix products {products} ({limits.gemm_library})",
         *clocks,
@@ -124,13 +117,6 @@ def _threads(run: Run) -> str:
     return f"{count} thread" + ("s" if count != 1 else "")
 
 
-def _wanted_line() -> str:
-    return (
-        f"Wanted of all: at least {COPY_SHARE:.0%} of the copy's rate on arrays beyond the cache, at most "
-        f"{HOST_S * 1e6:.0f} µs of the host for a call and {HOST_OVER_RAW:.2f} times a raw launch"
-    )
-
-
 def progress_line(record: Record, row: Row | None) -> str:
     """The progress line of a finished case."""
     faults = [
@@ -149,145 +135,93 @@ def progress_line(record: Record, row: Row | None) -> str:
     return f"{record.id}: {'; '.join(faults) or 'not timed'}"
 
 
-# Tables, each made once for the terminal and for Markdown -----------------------------------------
+# Tables -------------------------------------------------------------------------------------------
 
 
-class Cell(NamedTuple):
-    """A cell's text, its colour in the terminal, and whether it is bold in Markdown."""
-
-    text: str = ""
-    colour: str = ""
-    bold: bool = False
+def _milliseconds(timing: Timing | None) -> str:
+    return milliseconds(timing.median) if timing else ""
 
 
-@dataclass
-class Table:
-    """Headings and rows of cells; a column without any text is not shown."""
-
-    headings: Sequence[str]
-    rows: list[list[Cell]]
-    sections: Sequence[int] = ()  # rows that a line follows in the terminal
-
-    def shown(self, without: Sequence[str] = ()) -> list[int]:
-        """The columns that have text."""
-        columns = range(len(self.headings))
-        return [n for n in columns if self.headings[n] not in without and any(row[n].text for row in self.rows)]
-
-    def markdown(self) -> str:
-        shown = self.shown()
-        lines = [
-            [self.headings[n] for n in shown],
-            ["---" if self.headings[n] in TEXTS else "--:" for n in shown],
-            *([f"**{row[n].text}**" if row[n].bold else row[n].text for n in shown] for row in self.rows),
-        ]
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-    def terminal(self, title: str, without: Sequence[str] = (), caption: str = "") -> RichTable:
-        shown = self.shown(without)
-        table = RichTable(title=title, title_justify="left", caption=caption or None, caption_justify="left")
-        for n in shown:
-            table.add_column(
-                self.headings[n], justify="left" if self.headings[n] in TEXTS else "right", no_wrap=not caption
-            )
-        for place, row in enumerate(self.rows):
-            cells = [f"[{row[n].colour}]{row[n].text}[/]" if row[n].colour else escape(row[n].text) for n in shown]
-            table.add_row(*cells, end_section=place in self.sections)
-        return table
+CASE_COLUMNS: Columns = (
+    ("case", lambda row: f"{row.record.network} {row.record.layer}"),
+    ("operation", lambda row: row.record.operation.replace("_", " ") + in_dtype(row.record.dtype)),
+    ("shapes", lambda row: row.record.shapes),
+    ("ms", lambda row: _milliseconds(row.timing)),
+    ("spread", lambda row: f"{row.timing.spread:.0%}"),
+    ("rate", lambda row: f"{row.rate / 1e9:.3g} {row.unit}"),
+    ("of limit", lambda row: f"{row.share:.0%}"),
+    ("to PyTorch", lambda row: ratio(row.ratio_to(PYTORCH))),
+    ("to plain CuPy", lambda row: ratio(row.ratio_to(PLAIN_CUPY))),
+    ("to best", lambda row: ratio(row.ratio)),
+    ("best peer", lambda row: row.peer),
+    ("NumPy ms", lambda row: _milliseconds(row.named.get(FALLBACK))),
+    ("to NumPy", lambda row: ratio(row.ratio_to(FALLBACK))),
+    ("warm ms", lambda row: _milliseconds(row.warm)),
+    ("host µs", lambda row: f"{row.host.median * 1e6:.1f}" if row.host else ""),
+    ("over raw", lambda row: "" if row.host_ratio is None else f"{row.host_ratio:.2f}"),
+)
+CASE_HEADINGS = tuple(heading for heading, _ in CASE_COLUMNS)
 
 
-def _ratio(value: float | None) -> Cell:
-    if value is None:
-        return Cell()
-    return Cell(
-        f"{value:.2f}" if value < 100 else f"{value:.0f}",
-        "green" if value >= 1 else "yellow" if value >= 0.5 else "red",
-    )
-
-
-def _mean(ratios: Ratios | None) -> Cell:
-    return _ratio(ratios and ratios.mean)
-
-
-def _range(ratios: Ratios | None) -> Cell:
-    """The least and the largest ratio of a single case."""
-    return Cell(f"{ratios.lowest:.2f} to {ratios.highest:.2f}") if ratios else Cell()
-
-
-def _milliseconds(timing: Timing | None) -> Cell:
-    return Cell(milliseconds(timing.median)) if timing else Cell()
-
-
-def case_table(rows: Sequence[Row]) -> Table:
+def case_table(rows: Sequence[Row], title: str = "") -> Table:
     """The cases of one subject."""
     families = [row.record.family for row in rows]
     last = [n for n in range(len(rows) - 1) if families[n] != families[n + 1]]
-    return Table(CASE_HEADINGS, [_case_cells(row) for row in rows], last)
+    return Table.of(title, CASE_COLUMNS, rows, last)
 
 
-def _case_cells(row: Row) -> list[Cell]:
-    record = row.record
-    operation = record.operation.replace("_", " ") + ("" if record.dtype == "float32" else f", {record.dtype}")
-    return [
-        Cell(f"{record.network} {record.layer}"),
-        Cell(operation),
-        Cell(record.shapes),
-        _milliseconds(row.timing),
-        Cell(f"{row.timing.spread:.0%}"),
-        Cell(f"{row.rate / 1e9:.3g} {row.unit}"),
-        Cell(f"{row.share:.0%}"),
-        *(_ratio(row.ratio_to(name)) for name in REFERENCES),
-        _ratio(row.ratio),
-        Cell(row.peer),
-        _milliseconds(row.named.get(FALLBACK)),
-        _ratio(row.ratio_to(FALLBACK)),
-        _milliseconds(row.warm),
-        Cell(f"{row.host.median * 1e6:.1f}" if row.host else ""),
-        Cell("" if row.host_ratio is None else f"{row.host_ratio:.2f}"),
-    ]
+def _mean(ratios: Ratios | None) -> Cell:
+    return ratio(ratios.mean if ratios else None)
 
 
-def summary_table(kind: str, summaries: Sequence[Summary]) -> Table:
+def _range(ratios: Ratios | None) -> str:
+    """The least and the largest ratio of a single case."""
+    return f"{ratios.lowest:.2f} to {ratios.highest:.2f}" if ratios else ""
+
+
+SUMMARY_COLUMNS: Columns = (
+    ("operation", lambda summary: summary.operation.replace("_", " ")),
+    ("cases", lambda summary: str(summary.cases)),
+    ("of limit", lambda summary: f"{summary.share:.0%}"),
+    ("to PyTorch", lambda summary: _mean(summary.named[PYTORCH])),
+    ("range", lambda summary: _range(summary.named[PYTORCH])),
+    ("to plain CuPy", lambda summary: _mean(summary.named[PLAIN_CUPY])),
+    ("to best", lambda summary: _mean(summary.best)),
+    ("range", lambda summary: _range(summary.best)),
+    ("to NumPy", lambda summary: _mean(summary.named[FALLBACK])),
+)
+
+
+def summary_table(kind: str, summaries: Sequence[Summary], title: str = "") -> Table:
     """The geometric means over the cases of each `kind` and operation."""
-    headings = (kind, "operation", "cases", "of limit", *SUMMARY_HEADINGS)
-    return Table(headings, [_summary_cells(summary) for summary in summaries])
+    return Table.of(title, ((kind, lambda summary: summary.kind), *SUMMARY_COLUMNS), summaries)
 
 
-def _summary_cells(summary: Summary) -> list[Cell]:
-    reference, plain = (summary.named[name] for name in REFERENCES)
-    return [
-        Cell(summary.kind),
-        Cell(summary.operation.replace("_", " ")),
-        Cell(str(summary.cases)),
-        Cell(f"{summary.share:.0%}"),
-        _mean(reference),
-        _range(reference),
-        _mean(plain),
-        _mean(summary.best),
-        _range(summary.best),
-        _mean(summary.named[FALLBACK]),
-    ]
+def _figure(name: str, text: str, scale: float = 1) -> Callable[[Reached], Cell]:
+    """A figure of a target, green where it meets it, else red and bold."""
+
+    def cell(figures: Reached) -> Cell:
+        met, value = figures.met[name], getattr(figures, name)
+        return Cell() if met is None else Cell(text.format(value * scale), "green" if met else "red", bold=not met)
+
+    return cell
 
 
-def target_table(rows: Sequence[Row], cache_bytes: int) -> Table:
+TARGET_COLUMNS: Columns = (
+    ("target", lambda figures: figures.target.name),
+    ("dtype", lambda figures: figures.dtype),
+    ("cases", lambda figures: str(figures.cases)),
+    ("to best", _figure("ratio", "{:.2f}")),
+    ("wanted", lambda figures: f"{figures.target.ratio:.2f}"),
+    ("share of copy beyond the cache", _figure("share", "{:.0%}")),
+    ("host per call", _figure("host_s", "{:.1f} µs", 1e6)),
+    ("over a raw launch", _figure("host_ratio", "{:.2f}")),
+)
+
+
+def target_table(rows: Sequence[Row], cache_bytes: int, title: str = "") -> Table:
     """The targets of a GPU's kernels, and the measured figures."""
-    return Table(TARGET_HEADINGS, [_target_cells(figures) for figures in reached(rows, cache_bytes)])
-
-
-def _target_cells(figures: Reached) -> list[Cell]:
-    def figure(name: str, text: str) -> Cell:
-        met = figures.met[name]
-        return Cell() if met is None else Cell(text, "green" if met else "red", bold=not met)
-
-    return [
-        Cell(figures.target.name),
-        Cell(figures.dtype),
-        Cell(str(figures.cases)),
-        figure("ratio", f"{figures.ratio or 0:.2f}"),
-        Cell(f"{figures.target.ratio:.2f}"),
-        figure("share", f"{figures.share or 0:.0%}"),
-        figure("host_s", f"{(figures.host_s or 0) * 1e6:.1f} µs"),
-        figure("host_ratio", f"{figures.host_ratio or 0:.2f}"),
-    ]
+    return Table.of(title, TARGET_COLUMNS, reached(rows, cache_bytes))
 
 
 # Reports ------------------------------------------------------------------------------------------
@@ -295,29 +229,24 @@ def _target_cells(figures: Reached) -> list[Cell]:
 
 def print_report(run: Run, console: Console) -> None:
     """The table, the faults and the geometric means."""
-    rows = rows_of(run)
-    for subject in run.subjects:
-        own = [row for row in rows if row.subject == subject]
+    rows = rows_by_subject(run)
+    for subject, own in rows.items():
         if own:
-            title = f"{subject} and the quickest peer" if run.peers else subject
-            console.print(case_table(own).terminal(title, MARKDOWN_ALONE_ON_GPU if run.on_gpu else MARKDOWN_ALONE))
+            cases = case_table(own, f"{subject} and the quickest peer" if run.peers else subject)
+            console.print(cases.terminal(MARKDOWN_ALONE_ON_GPU if run.on_gpu else MARKDOWN_ALONE))
     print_networks(run, console)
     for record, outcome in run.faults:
-        console.print(
-            f"[bold red]{outcome.status.upper()}[/] {escape(record.id)}, "
-            f"{escape(outcome.provider)}: {escape(outcome.note)}"
-        )
+        fault = f"{record.id}, {outcome.provider}: {outcome.note}"
+        console.print(f"[bold red]{outcome.status.upper()}[/] {escape(fault)}")
     if run.unreached:
         console.print(f"[yellow]{len(run.unreached)} cases were not reached in the time that there was[/]")
-    for subject in run.subjects:
-        own = [row for row in rows if row.subject == subject]
+    for subject, own in rows.items():
         if run.on_gpu and own:
-            targets = target_table(own, run.cache_bytes)
-            console.print(targets.terminal(f"{subject}: targets", caption=_wanted_line()))
+            console.print(target_table(own, run.cache_bytes, f"{subject}: targets").terminal(caption=WANTED))
         if len(own) > 1:
             for kind, kind_of in KINDS.items():
-                means = summary_table(kind, summarize(own, kind_of))
-                console.print(means.terminal(f"{subject}: geometric means by {kind}"))
+                means = summary_table(kind, summarize(own, kind_of), f"{subject}: geometric means by {kind}")
+                console.print(means.terminal())
     console.print(escape(headline(run)), highlight=False)
     console.print(legend(run), style="dim", markup=False, highlight=False)
 
@@ -325,25 +254,22 @@ def print_report(run: Run, console: Console) -> None:
 def markdown_summary(run: Run) -> str:
     """The geometric means as Markdown tables, one per subject and kind; a GPU's targets before them."""
     parts = []
-    for subject in run.subjects:
-        own = [row for row in rows_of(run) if row.subject == subject]
+    for subject, own in rows_by_subject(run).items():
         parts.append(f"**{subject}**" if own else f"**{subject}** was not timed")
         if run.on_gpu and own:
-            parts += [target_table(own, run.cache_bytes).markdown(), _wanted_line() + "; **bold** is what falls short."]
+            parts += [target_table(own, run.cache_bytes).markdown(), WANTED + "; **bold** is what falls short."]
         parts += [summary_table(kind, summarize(own, kind_of)).markdown() for kind, kind_of in KINDS.items() if own]
     return "\n\n".join(parts)
 
 
 def markdown_report(run: Run) -> str:
     """The whole result for a reader of the repository."""
-    lines = [f"# {title(run)}", "", headline(run), ""]
-    lines += [_sentence(legend(run)), ""]
+    lines = [f"# {title(run)}", "", headline(run), "", _sentence(legend(run)), ""]
     if run.networks:
         lines += ["## Whole networks", "", markdown_networks(run), ""]
     if run.records:
         lines += ["## Geometric means", "", markdown_summary(run), "", "## Cases"]
-    for subject in run.subjects:
-        own = [row for row in rows_of(run) if row.subject == subject]
+    for subject, own in rows_by_subject(run).items():
         if own:
             lines += ["", f"**{subject}**", "", case_table(own).markdown()]
     if run.faults:
@@ -368,16 +294,13 @@ def update_readme(path: Path, run: Run, details: str) -> None:
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     if len(pattern.findall(text)) != 1:
         raise ValueError(f"{path.name} needs {start} and {end}, once each")
-    subject = run.subjects[0]
-    rows = [row for row in rows_of(run) if row.subject == subject and row.record.dtype == "float32"]
-    block = "\n\n".join(
-        [
-            start,
-            f"**{subject}**, geometric means",
-            summary_table("group", summarize(rows, by_group)).markdown(),
-            headline(run).replace("\n", "; ") + ".",
-            f"{_sentence(legend(run))} [The cases and all families]({details}).",
-            end,
-        ]
-    )
-    path.write_text(pattern.sub(lambda _: block, text))
+    subject, rows = next(iter(rows_by_subject(run).items()))
+    parts = [
+        start,
+        f"**{subject}**, geometric means",
+        summary_table("group", summarize([row for row in rows if row.record.dtype == "float32"], by_group)).markdown(),
+        headline(run).replace("\n", "; ") + ".",
+        f"{_sentence(legend(run))} [The cases and all families]({details}).",
+        end,
+    ]
+    path.write_text(pattern.sub(lambda _: "\n\n".join(parts), text))

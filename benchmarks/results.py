@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.cases import Case
+from benchmarks.providers import Provider
 from benchmarks.timing import Limits, Timing
 
 SCHEMA = 3
 READ_SCHEMAS = (1, 2, 3)  # the first has no figures of a GPU, the second no whole networks
-REFERENCES = ("PyTorch", "plain CuPy")  # peers with their own columns; the first is PyTorch in its default order, NCHW
+PYTORCH, PLAIN_CUPY = "PyTorch", "plain CuPy"  # peers with their own columns; PyTorch in its default order, NCHW
 FALLBACK = "gpucnn NumPy"  # on a GPU's host: the NumPy backend; neither a peer nor a subject
 
 Status = Literal["timed", "refused", "wrong", "failed"]
+
+
+def described(error: Exception) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:400]
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,15 @@ class Outcome:
     warm: Timing | None = None
     host: Timing | None = None
     peak_bytes: int | None = None
+
+    @staticmethod
+    def of(provider: Provider, status: Status, note: str = "", timing: Timing | None = None, **figures: Any) -> Outcome:
+        return Outcome(provider.name, provider.ours, status, timing, note, **figures)
+
+    @staticmethod
+    def failed(provider: Provider, error: Exception) -> Outcome:
+        """The outcome of an error, which is told in one line."""
+        return Outcome.of(provider, "failed", described(error))
 
 
 @dataclass(frozen=True)
@@ -166,8 +182,8 @@ def _timing(name: str, value: Any) -> Any:
 class Row:
     """One timed case of one subject, its quickest peer and its limit.
 
-    `named` are the times of `REFERENCES` and `FALLBACK`, as far as they took the case. `warm` and `host` are a GPU's:
-    the time from a warm cache, and the host's for a call.
+    `named` are the times of `PYTORCH`, `PLAIN_CUPY` and `FALLBACK`, as far as they took the case. `warm` and `host` are
+    a GPU's: the time from a warm cache, and the host's for a call.
     """
 
     record: Record
@@ -200,12 +216,11 @@ class Row:
 
 def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits) -> Row | None:
     """The row of `subject`, or None where it was not timed."""
-    timings = {o.provider: o.timing for o in record.outcomes if o.timing is not None}
-    if subject not in timings:
+    outcome = next((o for o in record.outcomes if o.provider == subject), None)
+    if outcome is None or outcome.timing is None:
         return None
-    own = timings[subject]
-    outcome = next(o for o in record.outcomes if o.provider == subject)
-    others = {name: timing for name, timing in timings.items() if name not in subjects}
+    own = outcome.timing
+    others = {o.provider: o.timing for o in record.outcomes if o.timing and o.provider not in subjects}
     peers = {name: timing for name, timing in others.items() if name != FALLBACK}
     peer = min(peers, key=lambda name: peers[name].median, default="")
     arithmetic = limits.bound_by_arithmetic(record.flops, record.least_bytes, record.dtype)
@@ -216,7 +231,7 @@ def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits
         rate=(record.flops if arithmetic else record.least_bytes) / own.median,
         unit="GFLOP/s" if arithmetic else "GB/s",
         share=limits.least_seconds(record.flops, record.least_bytes, record.dtype) / own.median,
-        named={name: others[name] for name in (*REFERENCES, FALLBACK) if name in others},
+        named={name: others[name] for name in (PYTORCH, PLAIN_CUPY, FALLBACK) if name in others},
         peer=peer,
         peer_timing=peers.get(peer),
         warm=outcome.warm,
@@ -229,6 +244,12 @@ def rows_of(run: Run) -> list[Row]:
     subjects = run.subjects
     rows = (row_of(record, subject, subjects, run.limits) for record in run.records for subject in subjects)
     return [row for row in rows if row is not None]
+
+
+def rows_by_subject(run: Run) -> dict[str, list[Row]]:
+    """The rows of each subject, which may be none."""
+    rows = rows_of(run)
+    return {subject: [row for row in rows if row.subject == subject] for subject in run.subjects}
 
 
 @dataclass(frozen=True)
@@ -256,23 +277,24 @@ class Summary:
     operation: str
     cases: int
     share: float
-    named: dict[str, Ratios | None]  # to each of `REFERENCES`, and to `FALLBACK`
+    named: dict[str, Ratios | None]  # to `PYTORCH`, `PLAIN_CUPY` and `FALLBACK`
     best: Ratios | None  # to the quickest peer of each case
 
 
 def by_family(record: Record) -> tuple[str, str]:
     """Each operation of each family separately, and each dtype."""
-    return record.family + _in(record.dtype), record.operation
+    return record.family + in_dtype(record.dtype), record.operation
 
 
 def by_group(record: Record) -> tuple[str, str]:
     """Convolutions other than depthwise ones by direction; every other kind together with its gradients."""
     if record.family.endswith("convolution") and not record.family.startswith("depthwise"):
-        return "convolution" + _in(record.dtype), record.operation
-    return record.family + _in(record.dtype), "all"
+        return "convolution" + in_dtype(record.dtype), record.operation
+    return record.family + in_dtype(record.dtype), "all"
 
 
-def _in(dtype: str) -> str:
+def in_dtype(dtype: str) -> str:
+    """The remark on a dtype other than float32."""
     return "" if dtype == "float32" else f", {dtype}"
 
 
@@ -281,17 +303,16 @@ def summarize(rows: Iterable[Row], kind_of: Callable[[Record], tuple[str, str]] 
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.subject, *kind_of(row.record)), []).append(row)
-    return [_summary(key, members) for key, members in groups.items()]
-
-
-def _summary(key: tuple[str, str, str], rows: Sequence[Row]) -> Summary:
-    return Summary(
-        *key,
-        cases=len(rows),
-        share=geometric_mean([row.share for row in rows]),
-        named={name: Ratios.of(row.ratio_to(name) for row in rows) for name in (*REFERENCES, FALLBACK)},
-        best=Ratios.of(row.ratio for row in rows),
-    )
+    return [
+        Summary(
+            *key,
+            cases=len(own),
+            share=geometric_mean([row.share for row in own]),
+            named={name: Ratios.of(row.ratio_to(name) for row in own) for name in (PYTORCH, PLAIN_CUPY, FALLBACK)},
+            best=Ratios.of(row.ratio for row in own),
+        )
+        for key, own in groups.items()
+    ]
 
 
 def geometric_mean(values: Sequence[float]) -> float:

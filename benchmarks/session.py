@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.cases import Case
-from benchmarks.checking import expect
-from benchmarks.data import make_arrays
-from benchmarks.gpu.cuts import Cut, fault_of
+from benchmarks.gpu.cuts import Cut
 from benchmarks.gpu.device import Device
-from benchmarks.providers import Call, Provider
-from benchmarks.results import Outcome, Record, Status
+from benchmarks.gpu.session import Session
+from benchmarks.providers import Provider
+from benchmarks.results import Outcome, Record
 from benchmarks.timing import MAX_ROUNDS, interleave
 
 
@@ -40,46 +39,17 @@ class Schedule:
 
 
 def run(
-    cases: Sequence[Case],
-    providers: Sequence[Provider],
-    budget_s: float,
-    max_rounds: int = MAX_ROUNDS,
+    cases: Sequence[Case], providers: Sequence[Provider], budget_s: float, max_rounds: int = MAX_ROUNDS
 ) -> Iterator[Record]:
     """Measure the cases one by one; the caller may stop between two of them."""
     schedule = Schedule(budget_s, len(cases))
+    session = Session(Device(), providers, cut_of=Cut)
     for case in cases:
         start = time.perf_counter()
-        outcomes, calls = check(case, providers)
+        outcomes, checked, _ = session.check(case)
         schedule.overhead_s += time.perf_counter() - start
+        calls = {provider: each.call for provider, each in checked.items()}
         timings = interleave(calls, schedule.share(), max_rounds) if calls else {}
         schedule.done += 1
-        outcomes |= {
-            provider: Outcome(provider.name, provider.ours, "timed", timing) for provider, timing in timings.items()
-        }
+        outcomes |= {provider: Outcome.of(provider, "timed", timing=timing) for provider, timing in timings.items()}
         yield Record.of(case, [outcomes[provider] for provider in providers])
-
-
-def check(case: Case, providers: Sequence[Provider]) -> tuple[dict[Provider, Outcome], dict[Provider, Call]]:
-    """The outcome of each provider that must not be timed, and the calls of those that may be."""
-    outcomes: dict[Provider, Outcome] = {}
-    calls: dict[Provider, Call] = {}
-    arrays = make_arrays(case)
-    expectations = expect(case, arrays)
-    for provider in providers:
-        status: Status
-        reason = provider.refuses(case)
-        if reason:
-            status, note = "refused", reason
-        else:
-            try:
-                call = provider.prepare(case, arrays)
-                fault = fault_of(Cut(case), case, expectations, provider.results(call()), Device())
-            except Exception as error:  # one implementation's failure must not end the run
-                status, note = "failed", f"{type(error).__name__}: {error}"
-            else:
-                if fault is None:
-                    calls[provider] = call
-                    continue
-                status, note = "wrong", fault
-        outcomes[provider] = Outcome(provider.name, provider.ours, status, note=note)
-    return outcomes, calls

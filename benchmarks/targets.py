@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
-from benchmarks.results import Row, geometric_mean
+from benchmarks.results import Ratios, Row
 
 COPY_SHARE = 0.85  # of the copy's rate, by memory-bound kernels, on arrays beyond the last-level cache
 HOST_S = 8e-6  # for a call
@@ -62,32 +63,26 @@ class Reached:
         }
 
 
-def reached(rows: Iterable[Row], cache_bytes: int) -> list[Reached]:
+def reached(rows: Sequence[Row], cache_bytes: int) -> list[Reached]:
     """Every target that rows of one subject measure, for each dtype."""
-    rows = list(rows)
-    dtypes = list(dict.fromkeys(row.record.dtype for row in rows))
-    found = []
-    for target in TARGETS:
-        for dtype in dtypes:
-            own = [row for row in rows if row.record.dtype == dtype and target.holds(row)]
-            if own:
-                found.append(_reached(target, dtype, own, cache_bytes))
-    return found
+    groups = {
+        (target, dtype): [row for row in rows if row.record.dtype == dtype and target.holds(row)]
+        for target, dtype in product(TARGETS, dict.fromkeys(row.record.dtype for row in rows))
+    }
+    return [
+        Reached(
+            *key,
+            cases=len(own),
+            ratio=_mean(row.ratio for row in own),
+            share=_mean(row.share for row in own if row.record.least_bytes > cache_bytes),
+            host_s=_mean(row.host.median for row in own if row.host),
+            host_ratio=_mean(row.host_ratio for row in own),
+        )
+        for key, own in groups.items()
+        if own
+    ]
 
 
-def _reached(target: Target, dtype: str, rows: list[Row], cache_bytes: int) -> Reached:
-    beyond = [row.share for row in rows if row.record.least_bytes > cache_bytes]
-    return Reached(
-        target=target,
-        dtype=dtype,
-        cases=len(rows),
-        ratio=_mean([row.ratio for row in rows]),
-        share=_mean(beyond),
-        host_s=_mean([row.host.median if row.host else None for row in rows]),
-        host_ratio=_mean([row.host_ratio for row in rows]),
-    )
-
-
-def _mean(values: list[float | None] | list[float]) -> float | None:
-    known = [value for value in values if value is not None]
-    return geometric_mean(known) if known else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    ratios = Ratios.of(values)
+    return ratios.mean if ratios else None

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -50,10 +50,7 @@ class Timing:
 
 
 def interleave(
-    calls: Mapping[Provider, Call],
-    budget_s: float,
-    max_rounds: int = MAX_ROUNDS,
-    patience_s: float = PATIENCE_S,
+    calls: Mapping[Provider, Call], budget_s: float, max_rounds: int = MAX_ROUNDS, patience_s: float = PATIENCE_S
 ) -> dict[Provider, Timing]:
     """Time every call, one sample of each per round, for about `budget_s` seconds in all.
 
@@ -109,11 +106,9 @@ class Limits:
         return max(flops / self.flops(dtype), moved_bytes / self.copy_bytes)
 
     def raised_by(self, other: Limits) -> Limits:
-        """The higher of two measurements: a limit is the best rate that was observed."""
+        """The higher of two measurements of a CPU: a limit is the best rate that was observed."""
         gemm = max(self, other, key=lambda limits: limits.gemm_flops)
-        names = {**self.other_flops, **other.other_flops}
-        others = {name: max(self.other_flops.get(name, 0), other.other_flops.get(name, 0)) for name in names}
-        return Limits(gemm.gemm_flops, gemm.gemm_library, max(self.copy_bytes, other.copy_bytes), others)
+        return replace(gemm, copy_bytes=max(self.copy_bytes, other.copy_bytes))
 
     def bound_by_arithmetic(self, flops: int, moved_bytes: int, dtype: str = "float32") -> bool:
         return flops / self.flops(dtype) > moved_bytes / self.copy_bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import publishing
 from benchmarks.cases import Case
 from benchmarks.gpu import fallback
 from benchmarks.gpu.environment import chosen_gpu, slug
@@ -26,11 +26,11 @@ from benchmarks.providers.gpucnn import GpucnnNumpy
 from benchmarks.publishing import (
     EXIT_FAULT,
     EXIT_INTERRUPTED,
-    EXIT_USAGE,
     check_publishable,
     file_stem,
-    keep,
+    make_console,
     split_filters,
+    usage,
 )
 from benchmarks.results import Record, Run, record_from
 from benchmarks.timing import Limits
@@ -68,20 +68,23 @@ class Collected:
         self.trouble = event.get("trouble", self.trouble)
 
 
+def subjects() -> list[str]:
+    """The names of gpucnn's own implementations on a GPU."""
+    return [kind.name for kind in kinds("gpu") if kind.ours]
+
+
 def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: float) -> int:
     """Measure the GPU, then the NumPy backend; print, write; the exit status."""
-    console = Console(width=None if sys.stdout.isatty() else 176)
+    console = make_console(176)
     words, filters = split_filters(options.filters, "gpu")
     names = [*options.providers, *words]
     cases = cases_of(options.tier, filters, device)
     if not cases:
-        console.print("no case matches; see --list", style="red")
-        return EXIT_USAGE
+        return usage("no case matches; see --list", console)
     try:
         environment = chosen_gpu(options.gpu)
     except ValueError as error:
-        console.print(str(error), style="red")
-        return EXIT_USAGE
+        return usage(str(error), console)
     whole = not (options.filters or options.providers or device == "simulator")
 
     def left() -> float:
@@ -91,14 +94,12 @@ def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: 
         """Refuse, before measuring, runs that are known not to be publishable."""
         if options.publish:
             stem = file_stem(options.tier, slug(collected.environment["device"]["name"]), not whole, interrupted=False)
-            ours = {kind.name for kind in kinds("gpu") if kind.ours}
-            peers = set(collected.providers) - ours
+            peers = set(collected.providers) - set(subjects())
             check_publishable(whole and options.tier != "quick", collected.environment, peers, stem)
 
     seconds = left() * (1 - HOST_SHARE if fallback.is_wanted(names) else 1)
-    tier, rounds = options.tier, MAX_ROUNDS[options.tier]
-    wanted = {"device": device, "tier": tier, "filters": filters, "providers": names, "threads": threads}
-    task = Task("benchmarks.gpu.worker", {**wanted, "rounds": rounds}, environment)
+    wanted = {"device": device, "tier": options.tier, "filters": filters, "providers": names, "threads": threads}
+    task = Task("benchmarks.gpu.worker", {**wanted, "rounds": MAX_ROUNDS[options.tier]}, environment)
     collected, interrupted = Collected(), False
     try:
         with ended_by_sigterm():
@@ -107,29 +108,23 @@ def run_on_gpu(options: argparse.Namespace, device: str, threads: int, started: 
                 add_fallback(collected, cases, threads, left(), console)
     except KeyboardInterrupt:
         interrupted = True
-    return conclude(collected, options, whole, interrupted, len(cases), started, console)
+    reached = f"{len(collected.records)} of {len(cases)}" if interrupted else ""
+    return conclude(collected, options, whole, reached, started, console)
 
 
 def conclude(
-    collected: Collected,
-    options: argparse.Namespace,
-    whole: bool,
-    interrupted: bool,
-    cases: int,
-    started: float,
-    console: Console,
+    collected: Collected, options: argparse.Namespace, whole: bool, reached: str, started: float, console: Console
 ) -> int:
-    """Print and write the results of a `whole` run or of part of one; the exit status."""
+    """Print and write the results of a `whole` run or of part of one, that of `reached` cases; the exit status."""
     if collected.trouble:
         console.print(collected.trouble, style="red", markup=False, highlight=False)
-    if interrupted and not collected.records:
+    if reached and not collected.records:
         return EXIT_INTERRUPTED
     if not collected.providers:
-        console.print("nothing was measured: no such implementation is installed here", style="red")
-        return EXIT_USAGE
+        return usage("nothing was measured: no such implementation is installed here", console)
     if not collected.records or collected.limits is None:
         return EXIT_FAULT
-    broken = interrupted or bool(collected.trouble)
+    broken = bool(reached or collected.trouble)
     run = Run(
         tier=options.tier,
         complete=whole and not broken,
@@ -139,26 +134,18 @@ def conclude(
         records=tuple(collected.records),
         unreached=tuple(collected.unreached),
     )
-    keep(run, options, file_stem(options.tier, slug(run.environment["device"]["name"]), not whole, broken), console)
-    if interrupted:
-        console.print(f"interrupted after {len(run.records)} of {cases} cases", style="red")
-        return EXIT_INTERRUPTED
-    return EXIT_FAULT if run.faults or collected.trouble else 0
+    stem = file_stem(options.tier, slug(run.environment["device"]["name"]), not whole, broken)
+    status = publishing.conclude(run, options, stem, console, reached)
+    return status or (EXIT_FAULT if collected.trouble else 0)
 
 
 def collect(
-    collected: Collected,
-    task: Task,
-    seconds: float,
-    cases: list[str],
-    console: Console,
-    check: Callable[[], None],
+    collected: Collected, task: Task, seconds: float, cases: list[str], console: Console, check: Callable[[], None]
 ) -> None:
     """Store and show all reports of workers; `check` may end the run once the machine and the peers are known."""
-    subjects = [kind.name for kind in kinds("gpu") if kind.ours]
     with (
         tempfile.TemporaryDirectory(prefix="gpucnn-benchmark-") as folder,
-        Shown(cases, subjects, console) as shown,
+        Shown(cases, subjects(), console) as shown,
         closing(follow(task, Path(folder, "events.jsonl"), seconds)) as events,
     ):
         for event in events:
@@ -191,19 +178,18 @@ def add_fallback(collected: Collected, cases: Sequence[Case], threads: int, seco
     if not chosen:
         return
     provider = GpucnnNumpy(threads)
-    versions = {**collected.environment["versions"], provider.name: provider.version()}
-    collected.environment = {**collected.environment, "versions": versions}
-    subjects = [kind.name for kind in kinds("gpu") if kind.ours]
-    with Shown([case.id for case in chosen], subjects, console) as shown:
+    environment = collected.environment
+    versions = {**environment["versions"], provider.name: provider.version()}
+    collected.environment = {**environment, "versions": versions}
+    missed = 0
+    with Shown([case.id for case in chosen], subjects(), console) as shown:
         shown.line(f"{provider.name} on the host: {len(chosen)} cases, at most {max(0.0, seconds):.0f} s")
-        missed = 0
         for case, outcome in zip(chosen, fallback.outcomes(chosen, provider, seconds), strict=True):
             place = places[case.id]
             collected.records[place] = fallback.added(collected.records[place], outcome)
-            if outcome.note != fallback.NOT_REACHED:
+            if outcome.note == fallback.NOT_REACHED:
+                missed += 1
+            else:
                 shown.record(collected.records[place], collected.limits)
-        missed = sum(
-            outcome.note == fallback.NOT_REACHED for record in collected.records for outcome in record.outcomes
-        )
         if missed:
             shown.line(f"{provider.name}: {missed} cases are not reached: the time is over", "yellow")

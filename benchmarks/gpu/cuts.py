@@ -9,6 +9,7 @@ likely to be written to is filled with NaN before, so that little can be left ou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -79,7 +80,7 @@ def _spread(count: int, size: int) -> IndexArray:
     return np.unique(np.linspace(0, count - 1, wanted).round().astype(np.int64))
 
 
-def expected(case: Case, arrays: Arrays) -> tuple[Cut, list[Expectation]]:
+def expected(case: Case, arrays: Arrays, cut_of: Callable[[Case], Cut] = cut_of) -> tuple[Cut, list[Expectation]]:
     """The checked part of a case, and its expected values."""
     cut = cut_of(case)
     return cut, expect(cut.case, cut.arrays(arrays))
@@ -104,7 +105,8 @@ def _fault(cut: Cut, case: Case, expectation: Expectation, result: Array, device
     if str(result.dtype) != expectation.dtype:
         return f"{name} is {result.dtype}, expected {expectation.dtype}"
     if expectation.channels_last is not None and is_channels_last(result) != expectation.channels_last:
-        return f"{name} has strides {result.strides}, expected channels {_order(expectation.channels_last)}"
+        order = "last" if expectation.channels_last else "first"
+        return f"{name} has strides {result.strides}, expected channels {order}"
     if not device.finite(result):
         return f"{name} holds values that are not finite"
     if expectation.where is not None:
@@ -123,7 +125,3 @@ def whole_shape(cut: Cut, case: Case, expectation: Expectation) -> Shape:
 def result_bytes(cut: Cut, case: Case, expectations: list[Expectation]) -> int:
     """The bytes of all results of a case."""
     return sum(prod(whole_shape(cut, case, one)) * np.dtype(one.dtype).itemsize for one in expectations)
-
-
-def _order(channels_last: bool) -> str:
-    return "last" if channels_last else "first"

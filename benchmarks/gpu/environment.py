@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks import environment
+from benchmarks.environment import slug as slug
 from benchmarks.gpu.device import CupyDevice, Device, SimulatedDevice
 from benchmarks.providers import Provider
 
@@ -90,19 +90,15 @@ def utilization() -> float | None:
 
 def _asked(queries: Iterable[str]) -> list[str]:
     """nvidia-smi's answer for the first visible GPU; empty without one."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(queries)}", "--format=csv,noheader", *_chosen()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    chosen = [f"--id={visible}"] if visible else []
+    command = ["nvidia-smi", f"--query-gpu={','.join(queries)}", "--format=csv,noheader", *chosen]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return []
     lines = done.stdout.strip().splitlines()
     return [value.strip() for value in lines[0].split(",")] if lines else []
-
-
-def _chosen() -> list[str]:
-    """nvidia-smi's option for the GPU that this process sees."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    return [f"--id={visible}"] if visible else []
 
 
 def chosen_gpu(index: int | None, given: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -115,11 +111,6 @@ def chosen_gpu(index: int | None, given: Mapping[str, str] = os.environ) -> dict
         raise ValueError(f"--gpu is {index}, expected less than {len(visible)}, the number of visible GPUs")
     chosen = visible[index] if visible else str(index)
     return {"CUDA_VISIBLE_DEVICES": chosen, "CUDA_DEVICE_ORDER": given.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
-
-
-def slug(name: str) -> str:
-    """For example ``nvidia-h100-80gb-hbm3``: the stem of the result files."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def make_device(kind: str) -> Device:

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from benchmarks.cases import Case
-from benchmarks.data import make_operands
-from benchmarks.gpu.cuts import expected, fault_of
 from benchmarks.gpu.device import Device
-from benchmarks.gpu.sampling import described
+from benchmarks.gpu.session import Session
 from benchmarks.providers import Provider
 from benchmarks.results import FALLBACK, Outcome, Record
 from benchmarks.session import Schedule
@@ -45,7 +43,7 @@ def outcomes(cases: Sequence[Case], provider: Provider, budget_s: float) -> Iter
     longest = 0.0
     for case in cases:
         if schedule.left() <= longest:  # costs rise, so the next one takes about as long
-            yield Outcome(provider.name, True, "refused", note=NOT_REACHED)
+            yield Outcome.of(provider, "refused", NOT_REACHED)
             continue
         started = time.perf_counter()
         yield _outcome(case, provider, schedule)
@@ -57,24 +55,18 @@ def _outcome(case: Case, provider: Provider, schedule: Schedule) -> Outcome:
     """Check a result, then time the call."""
     started = time.perf_counter()
     try:
-        operands = make_operands(case)
-        cut, expectations = expected(case, operands)
-        call = provider.prepare(case, operands)
-        before = time.perf_counter()
-        results = provider.results(call())
-        seconds = time.perf_counter() - before
-        fault = fault_of(cut, case, expectations, results, Device())
-        del results
+        outcomes, calls, _ = Session(Device(), [provider]).check(case)
         schedule.overhead_s += time.perf_counter() - started
-        if fault:
-            return Outcome(provider.name, True, "wrong", note=fault)
+        if provider in outcomes:
+            return outcomes[provider]
+        call, _, seconds = calls[provider]
         if seconds >= LONG_S:
             timing = Timing.of([seconds], 1)
         else:
             timing = interleave({provider: call}, schedule.share(), MAX_ROUNDS)[provider]
     except Exception as error:  # of one case; the others go on
-        return Outcome(provider.name, True, "failed", note=described(error))
-    return Outcome(provider.name, True, "timed", timing)
+        return Outcome.failed(provider, error)
+    return Outcome.of(provider, "timed", timing=timing)
 
 
 def added(record: Record, outcome: Outcome) -> Record:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.gpu.device import Device
+from benchmarks.results import described
 from benchmarks.timing import Timing
 
 Call = Callable[[], object]
@@ -59,20 +60,6 @@ def survive(device: Device, provider: str, error: Exception) -> None:
         raise DeviceLost(provider, described(error)) from error
 
 
-def described(error: Exception) -> str:
-    """An error in one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}"[:400]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Seconds of a call; `exposed` says that the device had to wait for the host."""
-
-    seconds: float
-    exposed: bool
-
-
 class Sampler:
     """Samples of one call; the hold that hides the host from the device is found as they are taken."""
 
@@ -104,14 +91,15 @@ class Sampler:
 
     def _hidden(self, calls: int, before: Call) -> float:
         for _ in range(TRIES):
-            sample = self._sample(calls, before)
-            if not sample.exposed or sample.seconds > LONG_S * calls:
-                return sample.seconds
+            seconds, exposed = self._sample(calls, before)
+            if not exposed or seconds > LONG_S * calls:
+                return seconds
             self.hold_s = min(MAX_HOLD_S, 2 * self.hold_s)
         self.exposed += 1
-        return sample.seconds
+        return seconds
 
-    def _sample(self, calls: int, before: Call) -> Sample:
+    def _sample(self, calls: int, before: Call) -> tuple[float, bool]:
+        """The seconds of all calls, and whether the device had to wait for the host."""
         device = self.device
         device.hold(self.hold_s * calls)
         before()
@@ -120,7 +108,7 @@ class Sampler:
             self.call()
         last = device.event()
         exposed = device.reached(first)
-        return Sample(device.seconds(first, last), exposed)
+        return device.seconds(first, last), exposed
 
     def host(self, calls: int) -> float:
         """The mean time of issuing `calls` calls, without waiting for them."""
@@ -203,9 +191,7 @@ class _Turns:
         self.hot = {name: Sampler(device, subject.hot or subject.call) for name, subject in subjects.items()}
         self.once: dict[str, float] = {}
         self.failed: dict[str, Exception] = {}
-        self.cold: dict[str, list[float]] = {name: [] for name in subjects}
-        self.warm: dict[str, list[float]] = {name: [] for name in subjects}
-        self.host: dict[str, list[float]] = {name: [] for name in subjects}
+        self.cold, self.warm, self.host = ({name: list[float]() for name in subjects} for _ in range(3))
 
     def turn(self, name: str, take: Callable[[], float], kept: list[float]) -> None:
         """Take a sample of the call, and keep it."""
@@ -226,6 +212,11 @@ class _Turns:
             if not self.is_slow(name):
                 self.turn(name, self.hot[name].warm_up, [])
 
+    def rotated(self) -> list[str]:
+        """The order of this round; the next one begins with the second."""
+        order, self.order = self.order, [*self.order[1:], *self.order[:1]]
+        return order
+
     def is_slow(self, name: str) -> bool:
         return self.once[name] > SLOW_S
 
@@ -239,7 +230,7 @@ class _Turns:
 
     def device_round(self, number: int) -> None:
         """A cold sample of each call, and now and then a warm one."""
-        for name in self.order:
+        for name in self.rotated():
             if self.is_slow(name) and number >= SLOW_ROUNDS:
                 continue
             sampler = self.samplers[name]
@@ -247,17 +238,15 @@ class _Turns:
             if number % WARM_EVERY == 0 and self.cold[name]:
                 calls = min(MAX_QUEUED, math.ceil(WARM_SAMPLE_S / max(self.cold[name][-1], 1e-9)))
                 self.turn(name, partial(sampler.warm, calls), self.warm[name])
-        self.order = [*self.order[1:], *self.order[:1]]
 
     def host_round(self, number: int) -> None:
         """A sample of the host's time for each call."""
-        for name in self.order:
+        for name in self.rotated():
             if not self.cold[name] or (self.is_slow(name) and number):
                 continue
             affordable = int(HOST_SAMPLE_S / max(self.cold[name][-1], 1e-9))
             calls = 1 if self.is_slow(name) else max(MIN_HOST_CALLS, affordable)
             self.turn(name, partial(self.hot[name].host, min(MAX_QUEUED, calls)), self.host[name])
-        self.order = [*self.order[1:], *self.order[:1]]
 
     def measured(self, name: str) -> Measured | Exception:
         if name in self.failed:
@@ -266,17 +255,18 @@ class _Turns:
         return Measured(cold, warm, host, self.samplers[name].exposed)
 
 
-def host_time(device: Device, call: Call, samples: int = 3 * HOST_SAMPLES) -> Timing:
+def host_time(device: Device, call: Call) -> Timing:
     """The host's time for one call alone, such as a raw launch."""
-    sampler = Sampler(device, call)
-    sampler.warm_up()
-    with without_collections():
-        return Timing.of([sampler.host(MAX_QUEUED) for _ in range(samples)], MAX_QUEUED)
+    return _alone(device, call, lambda sampler: sampler.host(MAX_QUEUED), 3 * HOST_SAMPLES, MAX_QUEUED)
 
 
 def overhead(device: Device, call: Call) -> Timing:
     """The cold time of an empty kernel: it is part of every time, and not subtracted."""
+    return _alone(device, call, Sampler.cold, 2 * HOST_SAMPLES)
+
+
+def _alone(device: Device, call: Call, take: Callable[[Sampler], float], samples: int, calls: int = 1) -> Timing:
     sampler = Sampler(device, call)
     sampler.warm_up()
     with without_collections():
-        return Timing.of([sampler.cold() for _ in range(2 * HOST_SAMPLES)], 1)
+        return Timing.of([take(sampler) for _ in range(samples)], calls)

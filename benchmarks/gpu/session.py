@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -9,9 +10,9 @@ from typing import NamedTuple
 from benchmarks.cases import Case
 from benchmarks.checking import Expectation
 from benchmarks.data import Arrays, make_operands
-from benchmarks.gpu.cuts import Cut, expected, fault_of, result_bytes
+from benchmarks.gpu.cuts import Cut, cut_of, expected, fault_of, result_bytes
 from benchmarks.gpu.device import Device
-from benchmarks.gpu.sampling import MAX_ROUNDS, Measured, Subject, described, host_time, interleave, survive
+from benchmarks.gpu.sampling import MAX_ROUNDS, Measured, Subject, host_time, interleave, survive
 from benchmarks.providers import Call, Provider
 from benchmarks.results import Outcome, Record
 
@@ -19,10 +20,11 @@ HEADROOM = 0.85  # of the free memory that a case may take
 
 
 class Checked(NamedTuple):
-    """A call whose result was right; `hot` is the one whose host time is asked for."""
+    """A call whose result was right, after `seconds`; `hot` is the one whose host time is asked for."""
 
     call: Call
     hot: Call
+    seconds: float
 
 
 @dataclass
@@ -30,13 +32,14 @@ class Session:
     """The context in which cases are measured. `say` reports which implementation is about to run, and on what.
 
     `lost` are those that took the device with them, by case and name, with what they said: they are not run again. An
-    empty name stands for all.
+    empty name stands for all. `cut_of` chooses the part of a case that is checked.
     """
 
     device: Device
     providers: Sequence[Provider]
     say: Callable[[str, str], None] = lambda provider, step: None
     lost: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    cut_of: Callable[[Case], Cut] = cut_of
     _raw: dict[int, float] = field(default_factory=dict)
 
     def record(self, case: Case, budget_s: float, max_rounds: int = MAX_ROUNDS) -> Record:
@@ -56,11 +59,11 @@ class Session:
         needed, free = case.least_bytes * (2 + len(able)), self.device.free_bytes()
         if needed > HEADROOM * free:
             note = f"needs {needed / 2**30:.1f} GiB of the device's memory, {free / 2**30:.1f} are free"
-            return {provider: _outcome(provider, "refused", note) for provider in self.providers} | outcomes, {}, 0
+            return {provider: Outcome.of(provider, "refused", note) for provider in self.providers} | outcomes, {}, 0
         if not able:
             return outcomes, {}, 0
         operands = make_operands(case)
-        cut, expectations = expected(case, operands)
+        cut, expectations = expected(case, operands, self.cut_of)
         given = {name: self.device.asarray(array) for name, array in operands.items()}
         del operands
         calls: dict[Provider, Checked] = {}
@@ -73,20 +76,20 @@ class Session:
             except Exception as error:  # one implementation's failure must not end the run
                 survive(self.device, provider.name, error)
                 self.device.release()
-                outcomes[provider] = _outcome(provider, "failed", described(error))
+                outcomes[provider] = Outcome.failed(provider, error)
             else:
                 if fault is None:
                     calls[provider] = call
                 else:
-                    outcomes[provider] = _outcome(provider, "wrong", fault)
+                    outcomes[provider] = Outcome.of(provider, "wrong", fault)
         return outcomes, calls, len(given) + len(expectations)
 
     def _refusal(self, provider: Provider, case: Case) -> Outcome | None:
         lost = self.lost.get((case.id, provider.name), self.lost.get((case.id, "")))
         if lost is not None:
-            return _outcome(provider, "failed", lost)
+            return Outcome.of(provider, "failed", lost)
         reason = provider.refuses(case)
-        return None if reason is None else _outcome(provider, "refused", reason)
+        return None if reason is None else Outcome.of(provider, "refused", reason)
 
     def _checked(
         self, provider: Provider, case: Case, given: Arrays, cut: Cut, expectations: list[Expectation]
@@ -94,33 +97,34 @@ class Session:
         """The call of an implementation, and the fault of its result."""
         call = provider.prepare(case, given)
         self.device.spoil(result_bytes(cut, case, expectations))
+        start = time.perf_counter()
         results = provider.results(call())
         self.device.synchronize()  # so that a failure is this implementation's
+        seconds = time.perf_counter() - start
         fault = fault_of(cut, case, expectations, results, self.device)
-        return Checked(call, provider.hot(call, results)), fault
+        return Checked(call, provider.hot(call, results), seconds), fault
 
     def time(
         self, calls: Mapping[Provider, Checked], budget_s: float, max_rounds: int = MAX_ROUNDS
     ) -> dict[Provider, Measured | Exception]:
         """The times of every call, or the error that ended it."""
-        by_name = {provider.name: provider for provider in calls}
 
-        def subject(provider: Provider) -> Subject:
+        def subject(provider: Provider, checked: Checked) -> Subject:
             def within(function: Callable[[], float]) -> float:
                 self.say(provider.name, "time")
                 return provider.within(function)
 
-            return Subject(calls[provider].call, within, calls[provider].hot)
+            return Subject(checked.call, within, checked.hot)
 
-        subjects = {name: subject(provider) for name, provider in by_name.items()}
+        subjects = {provider.name: subject(provider, checked) for provider, checked in calls.items()}
         measured = interleave(self.device, subjects, budget_s, max_rounds)
-        return {by_name[name]: result for name, result in measured.items()}
+        return dict(zip(calls, measured.values(), strict=True))
 
     def _outcome(self, provider: Provider, measured: Measured | Exception) -> Outcome:
         if isinstance(measured, Exception):
-            return _outcome(provider, "failed", described(measured))
+            return Outcome.failed(provider, measured)
         note = f"the host shows in {measured.exposed} samples" if measured.exposed else ""
-        return Outcome(provider.name, provider.ours, "timed", measured.cold, note, measured.warm, measured.host)
+        return Outcome.of(provider, "timed", note, measured.cold, warm=measured.warm, host=measured.host)
 
     def raw_launch(self, arrays: int) -> float | None:
         """The host's time for a bare launch with the given number of arrays."""
@@ -129,7 +133,3 @@ class Session:
         if arrays not in self._raw:
             self._raw[arrays] = host_time(self.device, self.device.raw_launch(arrays)).median
         return self._raw[arrays]
-
-
-def _outcome(provider: Provider, status: str, note: str) -> Outcome:
-    return Outcome(provider.name, provider.ours, status, note=note)  # type: ignore[arg-type]

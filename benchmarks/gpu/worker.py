@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Case, select
 from benchmarks.isolation import EXIT_DEVICE_LOST, Say
+
+if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
+    from benchmarks.gpu.session import Session
+    from benchmarks.session import Schedule
 
 EXIT_NO_PROVIDER = 4
 SIMULATED_BATCH = 1
@@ -40,7 +44,6 @@ def work(
     from benchmarks import environment as host
     from benchmarks.gpu import environment
     from benchmarks.gpu.ahead import compile_ahead
-    from benchmarks.gpu.sampling import DeviceLost
     from benchmarks.gpu.session import Session
     from benchmarks.providers import installed
     from benchmarks.session import Schedule
@@ -57,26 +60,40 @@ def work(
     say(items=len(cases))
     cases = cases[done:]
     if first:
-        facts = environment.describe(threads, present, subject)
-        facts["clocks"] = {"at the start": environment.clocks()} if on_gpu else {}
-        limits, facts["device"]["event_overhead_s"] = _limits(device, subject)
-        if used is not None:
-            facts["device"]["utilization"] = used
-        if on_gpu:
-            facts["clocks"]["after the limits"] = environment.clocks()
-        say(environment=facts, limits=asdict(limits))
+        say(**_machine(environment.describe(threads, present, subject), subject, on_gpu, used))
     if first and on_gpu:
         began = time.perf_counter()
         programs = compile_ahead("cuda", subject, present, cases, threads, lambda: say(alive=True))
         say(programs=programs, seconds=round(time.perf_counter() - began, 1))
+    losses = {(case.id, who): note for case in cases[:1] for who, note in lost.items()}
+    session = Session(subject, present, lambda provider, step: say(by=provider, step=step), losses)
+    status = _measure(say, session, cases, Schedule(seconds, len(cases), started=started), rounds)
+    if on_gpu and not status:
+        say(clocks={"at the end": environment.clocks()})
+    return status
 
-    def step(provider: str, doing: str) -> None:
-        say(by=provider, step=doing)
 
-    session = Session(
-        subject, present, step, {(case.id, who): note for case in cases[:1] for who, note in lost.items()}
-    )
-    schedule = Schedule(seconds, len(cases), started=started)
+def _machine(facts: dict[str, Any], device: Any, on_gpu: bool, used: float | None) -> dict[str, Any]:
+    """The facts of the machine and its limits; those of the simulator are not worth measuring."""
+    from benchmarks.gpu.environment import clocks
+    from benchmarks.gpu.limits import measure_limits
+    from benchmarks.gpu.sampling import overhead
+    from benchmarks.timing import Limits
+
+    limits, facts["clocks"], facts["device"]["event_overhead_s"] = Limits(1e9, "none", 1e9), {}, 0.0
+    if on_gpu:
+        before, limits = clocks(), measure_limits(device)
+        facts["device"]["event_overhead_s"] = overhead(device, device.raw_launch(3)).median
+        facts["clocks"] = {"at the start": before, "after the limits": clocks()}
+    if used is not None:
+        facts["device"]["utilization"] = used
+    return {"environment": facts, "limits": asdict(limits)}
+
+
+def _measure(say: Say, session: Session, cases: Sequence[Case], schedule: Schedule, rounds: int) -> int:
+    """Measure the cases in order, until the time is over."""
+    from benchmarks.gpu.sampling import DeviceLost
+
     for case in cases:
         if schedule.left() <= 0:
             say(unreached=[case.id for case in cases[schedule.done :]])
@@ -92,17 +109,4 @@ def work(
         schedule.done += 1
         schedule.overhead_s += max(0.0, time.perf_counter() - before - share)
         say(result=asdict(record))
-    if on_gpu:
-        say(clocks={"at the end": environment.clocks()})
     return 0
-
-
-def _limits(kind: str, device: Any) -> tuple[Any, float]:
-    """The device's limits, and the overhead of the events in each time; the simulator's are not worth measuring."""
-    from benchmarks.gpu.limits import measure_limits
-    from benchmarks.gpu.sampling import overhead
-    from benchmarks.timing import Limits
-
-    if kind == "simulator":
-        return Limits(1e9, "none", 1e9), 0.0
-    return measure_limits(device), overhead(device, device.raw_launch(3)).median

@@ -9,16 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from benchmarks.gpu_check import preflight
 from benchmarks.gpu_check.parts import PARTS, Context, Follow, Part
 from benchmarks.gpu_check.report import FAILED, NOT_RUN, PASSED, Outcome, Report, facts
 from benchmarks.isolation import ended_by_sigterm, follow
-
-EXIT_NOT_ALL_PASSED = 1
-EXIT_NOTHING_TO_RUN = 2
-EXIT_INTERRUPTED = 130
+from benchmarks.publishing import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USAGE
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -63,12 +59,13 @@ def main(arguments: Sequence[str] | None = None, follow: Follow = follow) -> int
     found = preflight.look(options.backend)
     if found.hopeless:
         print(found.hopeless, file=sys.stderr)
-        return EXIT_NOTHING_TO_RUN
+        return EXIT_USAGE
     reasons = {part.name: found.missing[part.name] for part in options.chosen if part.name in found.missing}
-    for reason, names in _by_reason(reasons).items():
+    for reason in dict.fromkeys(reasons.values()):
+        names = [name for name, why in reasons.items() if why == reason]
         print(f"without {', '.join(names)}: {reason}", file=sys.stderr)
     if len(reasons) == len(options.chosen):
-        return EXIT_NOTHING_TO_RUN
+        return EXIT_USAGE
     report = Report(facts(options.backend))  # before the tree holds anything of this run
     if options.filter:
         report.facts["only what contains"] = options.filter
@@ -79,14 +76,7 @@ def main(arguments: Sequence[str] | None = None, follow: Follow = follow) -> int
     print(f"{report.status}: see {(options.out / 'gpu_check.md').resolve()}")
     if not complete:
         return EXIT_INTERRUPTED
-    return 0 if report.status == PASSED else EXIT_NOT_ALL_PASSED
-
-
-def _by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        names.setdefault(reason, []).append(name)
-    return names
+    return 0 if report.status == PASSED else EXIT_FAULT
 
 
 def run(chosen: Sequence[Part], context: Context, limit_s: float, reasons: dict[str, str], display: Display) -> bool:
@@ -97,29 +87,25 @@ def run(chosen: Sequence[Part], context: Context, limit_s: float, reasons: dict[
     report = context.report
     report.outcomes = [Outcome(part.name, NOT_RUN, reasons.get(part.name, "not reached")) for part in chosen]
     possible = [part for part in chosen if part.name not in reasons]
-    started, shares = time.perf_counter(), 0.0
+    started, shares, interrupted = time.perf_counter(), 0.0, False
     report.write(context.out)
-    for number, part in enumerate(chosen):
-        if part not in possible:
-            continue
+    for part in possible:
         shares += part.share
         deadline = limit_s * shares / sum(part.share for part in possible)
         display.begin(part)
         try:
             outcome = part.run(context, part, deadline - (time.perf_counter() - started))
         except KeyboardInterrupt:
-            report.outcomes[number].reason = "interrupted"
-            report.write(context.out)
-            display.end(report.outcomes[number])
-            return False
+            outcome, interrupted = Outcome(part.name, NOT_RUN, "interrupted"), True
         except Exception as error:  # a fault of this command: the other parts are to be run all the same
             outcome = Outcome(part.name, FAILED, f"{type(error).__name__}: {error}")
-        report.outcomes[number] = outcome
+        report.outcomes[chosen.index(part)] = outcome
+        report.complete = part is possible[-1] and not interrupted
         report.write(context.out)
         display.end(outcome)
-    report.complete = True
-    report.write(context.out)
-    return True
+        if interrupted:
+            break
+    return not interrupted
 
 
 # --- What is shown --------------------------------------------------------------------------------------------------
@@ -155,11 +141,7 @@ def progress() -> Iterator[Display]:
 
     console = Console(highlight=False)
     with console.status("") as status:
-
-        def update(text: str) -> Any:
-            status.update(text)
-
-        yield Display(lambda text: console.print(text, markup=False), update)
+        yield Display(lambda text: console.print(text, markup=False), status.update)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.gpu_check.report import FAILED, NOT_RUN, PASSED, SHOWN, Outcome, Report
 from benchmarks.isolation import Event, Task, follow
 
+WORKER = "benchmarks.gpu_check.worker"
 SILENCE_S = 300.0  # that a check may take: compute-sanitizer slows it down many times
 Follow = Callable[[Task, Path, float, float, float], Generator[Event]]
 
@@ -47,34 +48,17 @@ class Part:
 
 def run_suite(context: Context, part: Part, limit_s: float) -> Outcome:
     """Pytest over the generic builds, each test a check."""
-    return _outcome(context, part.name, _checked(context, part.name, limit_s, "benchmarks.gpu_check.suite"))
+    return _run(context, part.name, limit_s, Task("benchmarks.gpu_check.suite"))[0]
 
 
 def run_checks(context: Context, part: Part, limit_s: float) -> Outcome:
     """The checks of the family that has the part's name."""
-    return _outcome(context, part.name, _checked(context, part.name, limit_s, family=part.name))
+    return _run(context, part.name, limit_s, Task(WORKER, {"family": part.name}))[0]
 
 
-class Checked(NamedTuple):
-    """The results of checks, and why there are not all of them."""
-
-    results: list[dict[str, Any]]
-    reason: str
-    seconds: float
-
-
-def _checked(
-    context: Context,
-    name: str,
-    limit_s: float,
-    module: str = "benchmarks.gpu_check.worker",
-    prefix: Sequence[str] = (),
-    environment: Mapping[str, str] | None = None,
-    **options: Any,
-) -> Checked:
-    """Run workers until each check was made, or time is up."""
-    options = {"backend": context.backend, "filter": context.filter, **options}
-    task = Task(module, options, environment or {}, prefix)
+def _run(context: Context, name: str, limit_s: float, task: Task) -> tuple[Outcome, list[dict[str, Any]]]:
+    """Run workers until each check was made, or time is up; the outcome, and the results of the checks."""
+    task = replace(task, options={"backend": context.backend, "filter": context.filter, **task.options})
     started = time.perf_counter()
     results, total, reason = [], None, ""
     with closing(context.follow(task, context.out / f"{name}.jsonl", limit_s, limit_s, SILENCE_S)) as events:
@@ -88,14 +72,15 @@ def _checked(
     if reason or total is None or len(results) < total:
         made = f"{len(results)} of {'?' if total is None else total} checks were made, see {name}.log"
         reason = f"{reason}; {made}" if reason else made
-    return Checked(results, reason, time.perf_counter() - started)
+    outcome = Outcome(name, PASSED, reason, seconds=time.perf_counter() - started)
+    _count(outcome, results, context.report)
+    return outcome, results
 
 
-def _outcome(context: Context, name: str, checked: Checked) -> Outcome:
+def _count(outcome: Outcome, results: Sequence[dict[str, Any]], report: Report) -> None:
     """Count the results of a part, and the kernels that they name."""
-    outcome = Outcome(name, PASSED, checked.reason, seconds=checked.seconds)
     reasons: dict[str, int] = {}
-    for result in checked.results:
+    for result in results:
         outcome.passed += result["status"] == PASSED
         outcome.failed += result["status"] == FAILED
         outcome.not_run += result["status"] == NOT_RUN
@@ -104,14 +89,13 @@ def _outcome(context: Context, name: str, checked: Checked) -> Outcome:
         if result["status"] == NOT_RUN:
             reasons[result["detail"]] = reasons.get(result["detail"], 0) + 1
         else:
-            context.report.count(result.get("kernels", ()), result["status"] == PASSED)
+            report.count(result.get("kernels", ()), result["status"] == PASSED)
     outcome.failures = outcome.failures[:SHOWN]
     outcome.notes = [f"{count} not run: {detail}" for detail, count in reasons.items()][:SHOWN]
     if outcome.failed or outcome.reason:
         outcome.status = FAILED
     elif not outcome.passed:
         outcome.status, outcome.reason = NOT_RUN, "no check could be made" if outcome.not_run else "no check was chosen"
-    return outcome
 
 
 # --- compute-sanitizer --------------------------------------------------------------------------------------------
@@ -142,8 +126,8 @@ def run_sanitizer(context: Context, part: Part, limit_s: float) -> Outcome:
     """Each primitive at odd sizes under the tool of the part's name: no wrong result, and no error reported."""
     assert context.sanitizer is not None
     prefix = (context.sanitizer, "--tool", part.name, "--target-processes", "all", *_TOOL_OPTIONS.get(part.name, ()))
-    checked = _checked(context, part.name, limit_s, prefix=prefix, family="odd-shapes", guard=True)
-    outcome = _outcome(context, part.name, checked)
+    task = Task(WORKER, {"family": "odd-shapes", "guard": True}, prefix=prefix)
+    outcome, _ = _run(context, part.name, limit_s, task)
     log = context.out / f"{part.name}.log"
     text = log.read_text(errors="replace").strip()
     found = read_sanitizer(text)
@@ -169,14 +153,12 @@ def run_cold_start(context: Context, part: Part, limit_s: float) -> Outcome:
     started = time.perf_counter()
     said = []
     with tempfile.TemporaryDirectory(prefix="gpucnn-check-") as cache:
-        environment = {"GPUCNN_CACHE_DIR": cache}
+        task = Task(WORKER, {"family": part.name}, {"GPUCNN_CACHE_DIR": cache})
         for _ in range(2):
-            left = limit_s - (time.perf_counter() - started)
-            checked = _checked(context, part.name, left, environment=environment, family=part.name)
-            outcome = _outcome(context, part.name, checked)
+            outcome, results = _run(context, part.name, limit_s - (time.perf_counter() - started), task)
             if outcome.status != PASSED:
                 return outcome
-            said.append(checked.results[0]["detail"])
+            said.append(results[0]["detail"])
     outcome.seconds = time.perf_counter() - started
     outcome.notes = [f"cold {said[0]}", f"warm {said[1]}"]
     if not said[1].endswith(" 0 compiled"):

@@ -7,14 +7,13 @@ import json
 import os
 import platform
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import environment as host
 from benchmarks.gpu import environment
 from benchmarks.gpu_check.machine import KernelBuild
 from benchmarks.isolation import ROOT
@@ -79,24 +78,14 @@ class Report:
         }
 
     def as_markdown(self) -> str:
-        facts = [f"- {name}: {value}" for name, value in self.facts.items()]
-        rows = [_row(outcome) for outcome in self.outcomes]
-        failures = [
-            line
-            for outcome in self.outcomes
-            if outcome.failures
-            for line in (f"\n### {outcome.name}\n", *(f"- {text}" for text in outcome.failures))
-        ]
-        lines = [
-            f"# GPU check: {self.status}\n",
-            *facts,
-            "\n| part | status | passed | failed | not run | seconds | |",
-            "|---|---|--:|--:|--:|--:|---|",
-            *rows,
-            *(["\n## Failures", *failures] if failures else []),
-            "\n## Kernels\n",
-            *self._kernel_lines(),
-        ]
+        lines = [f"# GPU check: {self.status}\n", *(f"- {name}: {value}" for name, value in self.facts.items())]
+        lines += ["\n| part | status | passed | failed | not run | seconds | |", "|---|---|--:|--:|--:|--:|---|"]
+        lines += map(_row, self.outcomes)
+        failing = [outcome for outcome in self.outcomes if outcome.failures]
+        lines += ["\n## Failures"] if failing else []
+        for outcome in failing:
+            lines += [f"\n### {outcome.name}\n", *(f"- {text}" for text in outcome.failures)]
+        lines += ["\n## Kernels\n", *self._kernel_lines()]
         return scrubbed("\n".join(lines) + "\n")
 
     def _kernel_lines(self) -> list[str]:
@@ -158,7 +147,7 @@ def facts(backend: str) -> dict[str, Any]:
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         **sources_facts(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": host.now(),
     }
 
 
@@ -185,18 +174,9 @@ def device_facts() -> dict[str, Any]:
 
 def sources_facts() -> dict[str, Any]:
     """The commit, whether files differ from it, and a digest of the sources that needs no git."""
-    commit, clean = "unknown", "unknown"
-    try:
-        commit = _git("rev-parse", "HEAD")
-        clean = "no" if _git("status", "--porcelain") else "yes"
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    return {"commit": commit, "tree clean": clean, "digest of gpucnn and kernels": sources_digest()}
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    commit, changes = host.git(ROOT, "rev-parse", "HEAD"), host.git(ROOT, "status", "--porcelain")
+    clean = "unknown" if changes is None else "no" if changes else "yes"
+    return {"commit": commit or "unknown", "tree clean": clean, "digest of gpucnn and kernels": sources_digest()}
 
 
 def sources_digest() -> str:

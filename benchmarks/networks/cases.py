@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.cases import chosen, slug
@@ -15,15 +15,10 @@ BATCH = 4
 CLASSES = 1000
 SEED = 0
 
+# of each stage: widening, channels, blocks, the stride of the first one
 MOBILENET_V2 = [
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-]
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+]  # fmt: skip
 VGG_11 = [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"]
 
 
@@ -69,20 +64,15 @@ class NetworkCase:
         return f"{network.batch}x3x{network.size}x{network.size} -> {network.batch}x{network.classes}"
 
 
+RESNET_18 = Network(
+    "ResNet-18",
+    lambda models, seed: models.resnet18(rng=seed),
+    lambda torch: torch.ResNet((2, 2, 2, 2), CLASSES, 64, False),
+)
 NETWORKS = (
     # He, Zhang, Ren, Sun 2016
-    Network(
-        "ResNet-18",
-        lambda models, seed: models.resnet18(rng=seed),
-        lambda torch: torch.ResNet((2, 2, 2, 2), CLASSES, 64, False),
-        size=64,
-        tiers=("quick",),
-    ),
-    Network(
-        "ResNet-18",
-        lambda models, seed: models.resnet18(rng=seed),
-        lambda torch: torch.ResNet((2, 2, 2, 2), CLASSES, 64, False),
-    ),
+    replace(RESNET_18, size=64, tiers=("quick",)),
+    RESNET_18,
     Network(
         "ResNet-50",
         lambda models, seed: models.resnet50(rng=seed),

@@ -30,9 +30,12 @@ def find_difference(
         return f"names differ: {', '.join(names[:5]) or 'another order'}"
     largest = max((_norm(array) for name, array in expected.items() if _is_gradient(name)), default=0.0)
     for name, array in actual.items():
-        fault = _form_fault(name, array, expected[name])
-        if fault:
-            return fault
+        if array.shape != expected[name].shape:
+            return f"{name} has shape {array.shape}, expected {expected[name].shape}"
+        if array.dtype not in (np.float32, np.int64):
+            return f"{name} has dtype {array.dtype}, expected float32"
+        if not np.isfinite(array).all():
+            return f"{name} is not finite"
         before = start.get(name)
         scale = _norm(expected[name] if before is None else expected[name] - before)
         if before is not None:
@@ -45,16 +48,6 @@ def find_difference(
         if not difference <= allowed:
             what = name if before is None else f"the change of {name}"
             return f"{what} differs by {difference:.3g} of norm {scale:.3g}, at most {allowed:.3g} is expected"
-    return None
-
-
-def _form_fault(name: str, actual: Array, expected: Array) -> str | None:
-    if actual.shape != expected.shape:
-        return f"{name} has shape {actual.shape}, expected {expected.shape}"
-    if actual.dtype not in (np.float32, np.int64):
-        return f"{name} has dtype {actual.dtype}, expected float32"
-    if not np.isfinite(actual).all():
-        return f"{name} is not finite"
     return None
 
 

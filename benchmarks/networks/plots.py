@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from benchmarks.formatting import milliseconds
 from benchmarks.networks.cases import OPERATIONS
 from benchmarks.networks.report import TITLES, implementations, label
+from benchmarks.plots import caption, frame_of_bars, head, plt, save
 from benchmarks.results import Record, Run
+from benchmarks.tables import milliseconds
 
 COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#66ccee", "#aa3377", "#228833")
 BAR_INCHES = 0.2
@@ -28,15 +24,8 @@ LABEL_INCHES = 2.2
 
 def draw_networks(run: Run, stem: Path) -> list[Path]:
     """Write the figure under the name `stem`; where no network was timed, remove that of an earlier run."""
-    path = Path(f"{stem}-networks.png")
     timed = [record for record in run.networks if implementations([record])]
-    if not timed:
-        path.unlink(missing_ok=True)
-        return []
-    figure = _figure(run, timed)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-    return [path]
+    return save(_figure(run, timed) if timed else None, Path(f"{stem}-networks.png"))
 
 
 def _figure(run: Run, records: list[Record]) -> Any:
@@ -55,20 +44,9 @@ def _figure(run: Run, records: list[Record]) -> Any:
         axes = figure.add_axes(box)
         _bars(axes, TITLES[operation], members, run.subjects, colours)
         top -= heights[operation]
-    device = run.environment["device"]
-    head: dict[str, Any] = {"va": "center", "x": 0.15 / WIDTH_INCHES}
-    figure.text(y=1 - 0.25 / height, s="Whole networks: time for a batch", fontsize=13, weight="bold", **head)
-    figure.text(
-        y=1 - 0.52 / height,
-        s=f"{device['name']}, {device['threads']} threads, {run.environment['date']}; "
-        f"in brackets the ratio to {run.subjects[0]}",
-        fontsize=9,
-        color="#555555",
-        **head,
-    )
+    lines = ("Whole networks: time for a batch", f"{caption(run)}; in brackets the ratio to {run.subjects[0]}")
     handles = [Rectangle((0, 0), 1, 1, color=colour, label=name) for name, colour in colours.items()]
-    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (0.0, 1 - 0.8 / height)}
-    figure.legend(handles=handles, ncols=len(handles), frameon=False, fontsize=9, **place)
+    head(figure, lines, handles, (0.25, 0.52, 0.8))
     return figure
 
 
@@ -98,11 +76,5 @@ def _bars(axes: Any, title: str, records: list[Record], subjects: list[str], col
         top += GAP_INCHES
     axes.set_ylim(top, -GAP_INCHES / 2)
     axes.set_xlim(0, longest * 1.2)  # room for the text next to the longest bar
-    axes.set_yticks(ticks, [label(record) for record in records], fontsize=9)
-    axes.set_title(title, fontsize=10, weight="bold", loc="left", pad=4)
     axes.set_xlabel("ms", fontsize=8.5, loc="right", labelpad=1)
-    axes.tick_params(axis="x", labelsize=8)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    frame_of_bars(axes, title, ticks, [label(record) for record in records], (9, 8), pad=4)

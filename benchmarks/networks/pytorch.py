@@ -6,6 +6,7 @@ imports PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,45 +14,47 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class LeNet(nn.Module):
-    def __init__(self, classes: int) -> None:
+class Classifier(nn.Module):
+    """Features of images, pooled to `size`, and a perceptron on them."""
+
+    def __init__(self, features: Sequence[nn.Module], size: int, classifier: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.features = nn.Sequential(
+        self.features, self.size, self.classifier = nn.Sequential(*features), size, nn.Sequential(*classifier)
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(F.adaptive_avg_pool2d(self.features(x), self.size).flatten(1))
+
+
+class LeNet(Classifier):
+    def __init__(self, classes: int) -> None:
+        features = (
             *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2)),
         )
-        self.classifier = nn.Sequential(
-            *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes))
-        )
-
-    def forward(self, x: Any) -> Any:
-        return self.classifier(self.features(x).flatten(1))
+        classifier = (nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes))
+        super().__init__(features, 5, classifier)
 
 
-class AlexNet(nn.Module):
+class AlexNet(Classifier):
     def __init__(self, classes: int, width: int, hidden: int) -> None:
-        super().__init__()
         one, three, four, six = (width * factor for factor in (1, 3, 4, 6))
-        self.features = nn.Sequential(
+        features = (
             *(nn.Conv2d(3, one, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
             *(nn.Conv2d(one, three, 5, 1, 2), nn.ReLU(), nn.MaxPool2d(3, 2)),
             *(nn.Conv2d(three, six, 3, 1, 1), nn.ReLU(), nn.Conv2d(six, four, 3, 1, 1), nn.ReLU()),
             *(nn.Conv2d(four, four, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2)),
         )
-        self.classifier = nn.Sequential(
+        classifier = (
             *(nn.Dropout(0.0), nn.Linear(four * 36, hidden), nn.ReLU()),
             *(nn.Dropout(0.0), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, classes)),
         )
-
-    def forward(self, x: Any) -> Any:
-        return self.classifier(F.adaptive_avg_pool2d(self.features(x), (6, 6)).flatten(1))
+        super().__init__(features, 6, classifier)
 
 
-class VGG(nn.Module):
+class VGG(Classifier):
     """`plan` holds channels, and "M" for a pooling."""
 
     def __init__(self, plan: list[Any], classes: int, hidden: int, batch_norm: bool) -> None:
-        super().__init__()
         layers: list[nn.Module] = []
         channels = 3
         for entry in plan:
@@ -62,14 +65,11 @@ class VGG(nn.Module):
             layers += [nn.BatchNorm2d(entry)] if batch_norm else []
             layers.append(nn.ReLU())
             channels = entry
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(
+        classifier = (
             *(nn.Linear(channels * 49, hidden), nn.ReLU(), nn.Dropout(0.0)),
             *(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(0.0), nn.Linear(hidden, classes)),
         )
-
-    def forward(self, x: Any) -> Any:
-        return self.classifier(F.adaptive_avg_pool2d(self.features(x), (7, 7)).flatten(1))
+        super().__init__(layers, 7, classifier)
 
 
 class Block(nn.Module):

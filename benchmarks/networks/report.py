@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table as TerminalTable
 
-from benchmarks.formatting import coloured, milliseconds, ratio_text
 from benchmarks.networks.cases import OPERATIONS
-from benchmarks.results import Outcome, Record, Run, row_of
+from benchmarks.results import Outcome, Record, Row, Run, row_of
+from benchmarks.tables import Cell, Table, milliseconds, ratio
 
 TITLES = {"inference": "Inference", "training_step": "Training step"}
 CONDITIONS = (
@@ -23,30 +23,20 @@ MEMORY_CONDITIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A heading, columns, and for each line the cells; `ratios` has a ratio for each cell that shows one, else None."""
-
-    title: str
-    headings: tuple[str, ...]
-    lines: tuple[tuple[str, ...], ...]
-    ratios: tuple[tuple[float | None, ...], ...]
-
-
 def tables(run: Run) -> Iterator[Table]:
     """For each of gpucnn's implementations and each operation the times, then the memory, where it was counted."""
     for subject in run.subjects:
         for operation in OPERATIONS:
             records = [record for record in run.networks if record.operation == operation]
-            times = [record for record in records if row_of(record, subject, run.subjects, run.limits)]
-            if times:
-                yield _times(run, subject, operation, times)
+            rows = [row for row in (row_of(record, subject, run.subjects, run.limits) for record in records) if row]
+            if rows:
+                yield _times(run, f"{TITLES[operation]}: {subject} and its peers", rows)
         counted = [record for record in run.networks if any(o.peak_bytes is not None for o in record.outcomes)]
         if counted:
             yield _memory(counted)
 
 
-def implementations(records: list[Record]) -> list[str]:
+def implementations(records: Sequence[Record]) -> list[str]:
     """Names of those that were timed in one of the cases."""
     outcomes = [outcome for record in records for outcome in record.outcomes]
     return list(dict.fromkeys(outcome.provider for outcome in outcomes if outcome.timing))
@@ -57,34 +47,27 @@ def label(record: Record) -> str:
     return f"{record.network}, {record.shapes.partition(' -> ')[0]}"
 
 
-def _times(run: Run, subject: str, operation: str, records: list[Record]) -> Table:
+def _times(run: Run, title: str, rows: Sequence[Row]) -> Table:
     """Our time, its spread and share of the limit; each peer's time and its ratio to ours."""
-    peers = [name for name in implementations(records) if name not in run.subjects]
-    headings = ["network", f"{subject}, ms", "spread", "of limit"]
-    for peer in peers:
-        headings += [f"{peer}, ms", "ratio"]
-    lines, ratios = [], []
-    for record in records:
-        row = row_of(record, subject, run.subjects, run.limits)
-        assert row is not None  # by the choice of records
-        cells = [label(record), milliseconds(row.timing.median), f"{row.timing.spread:.0%}", f"{row.share:.0%}"]
-        known: list[float | None] = [None] * len(cells)
-        for peer in peers:
-            outcome = _outcome(record, peer)
-            ratio = outcome.timing.median / row.timing.median if outcome and outcome.timing else None
-            cells += [_time(outcome), ratio_text(ratio)]
-            known += [None, ratio]
-        lines.append(tuple(cells))
-        ratios.append(tuple(known))
-    return Table(f"{TITLES[operation]}: {subject} and its peers", tuple(headings), tuple(lines), tuple(ratios))
+    columns: list[Any] = [
+        ("network", lambda row: label(row.record)),
+        (f"{rows[0].subject}, ms", lambda row: milliseconds(row.timing.median)),
+        ("spread", lambda row: f"{row.timing.spread:.0%}"),
+        ("of limit", lambda row: f"{row.share:.0%}"),
+    ]
+    for name in implementations([row.record for row in rows]):
+        if name not in run.subjects:
+            columns += [
+                (f"{name}, ms", lambda row, name=name: _time(_outcome(row.record, name))),
+                ("ratio", lambda row, name=name: _ratio(row, _outcome(row.record, name))),
+            ]
+    return Table.of(title, columns, rows)
 
 
-def _memory(records: list[Record]) -> Table:
+def _memory(records: Sequence[Record]) -> Table:
     """The peak of each implementation, in MB."""
-    names = [name for name in implementations(records) if any(_peak(record, name) for record in records)]
-    lines = tuple((label(record), *(_peak(record, name) for name in names)) for record in records)
-    blank = tuple((None,) * (1 + len(names)) for _ in records)
-    return Table("Peak memory of a training step, MB", ("network", *names), lines, blank)
+    peaks = [(name, partial(_peak, name)) for name in implementations(records)]
+    return Table.of("Peak memory of a training step, MB", [("network", label), *peaks], records)
 
 
 def _outcome(record: Record, name: str) -> Outcome | None:
@@ -98,33 +81,23 @@ def _time(outcome: Outcome | None) -> str:
     return milliseconds(outcome.timing.median) if outcome.timing else outcome.status
 
 
-def _peak(record: Record, name: str) -> str:
+def _ratio(row: Row, outcome: Outcome | None) -> Cell:
+    return ratio(outcome.timing.median / row.timing.median if outcome and outcome.timing else None)
+
+
+def _peak(name: str, record: Record) -> str:
     outcome = _outcome(record, name)
     return "" if outcome is None or outcome.peak_bytes is None else f"{outcome.peak_bytes / 1e6:.0f}"
 
 
 def markdown_networks(run: Run) -> str:
     """The tables as Markdown; nothing where no network was timed."""
-    parts = []
-    for table in tables(run):
-        lines = [
-            f"| {' | '.join(table.headings)} |",
-            "| --- |" + " --: |" * (len(table.headings) - 1),
-            *(f"| {' | '.join(cells)} |" for cells in table.lines),
-        ]
-        parts += [f"**{table.title}**", "\n".join(lines)]
-    if not parts:
-        return ""
+    parts = [part for table in tables(run) for part in (f"**{table.title}**", table.markdown())]
     memory = f" {MEMORY_CONDITIONS}." if any("memory" in part for part in parts) else ""
-    return "\n\n".join([f"{CONDITIONS}.{memory}", *parts])
+    return "\n\n".join([f"{CONDITIONS}.{memory}", *parts]) if parts else ""
 
 
 def print_networks(run: Run, console: Console) -> None:
     """The tables in the terminal."""
     for table in tables(run):
-        shown = TerminalTable(title=table.title, title_justify="left")
-        for place, heading in enumerate(table.headings):
-            shown.add_column(heading, justify="right" if place else "left", overflow="fold")
-        for cells, ratios in zip(table.lines, table.ratios, strict=True):
-            shown.add_row(*(coloured(ratio, cell) for cell, ratio in zip(cells, ratios, strict=True)))
-        console.print(shown)
+        console.print(table.terminal(wraps=True))

@@ -5,7 +5,6 @@ Adding one: subclass `Runner` and name it in `RUNNERS` with the provider whose t
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,27 +35,24 @@ class Prepared:
     results: Callable[[Any], Results]
 
 
-class Runner(ABC):
-    """One implementation of whole networks."""
+class Runner:
+    """One implementation of whole networks; it has a method for each operation that it takes, given the subject.
+
+    `inference` computes the logits of the batch, in evaluation mode, with nothing kept for a backward; `training_step`
+    is forward in training mode, cross entropy, backward, and a step of gradient descent with momentum.
+    """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
 
     def refuses(self, operation: str) -> str | None:
         """The reason why this implementation does not take an operation, or None."""
-        return None
+        return None if hasattr(self, operation) else "no gradients"
 
     def prepare(self, subject: Subject, operation: str) -> Prepared:
         """One-time preparation, with a copy of the subject's weights."""
-        return self.inference(subject) if operation == "inference" else self.training_step(subject)
-
-    @abstractmethod
-    def inference(self, subject: Subject) -> Prepared:
-        """The logits of the batch, in evaluation mode, with nothing kept for a backward."""
-
-    @abstractmethod
-    def training_step(self, subject: Subject) -> Prepared:
-        """Forward in training mode, cross entropy, backward, and a step of gradient descent with momentum."""
+        prepared: Prepared = getattr(self, operation)(subject)
+        return prepared
 
 
 class GpucnnNetwork(Runner):
@@ -149,18 +145,12 @@ class PyTorchNetworkChannelsLast(PyTorchNetwork):
 
 
 class OnnxRuntimeNetwork(Runner):
-    def refuses(self, operation: str) -> str | None:
-        return "no gradients" if operation == "training_step" else None
-
     def inference(self, subject: Subject) -> Prepared:
         from benchmarks.networks.onnx_graph import graph_of
 
         session = make_session(graph_of(subject.model, subject.images.shape), self.threads)
         call = bind(session, {"input": subject.images})
         return Prepared(call, lambda bound: {"logits": bound.copy_outputs_to_cpu()[0]})
-
-    def training_step(self, subject: Subject) -> Prepared:
-        raise NotImplementedError("ONNX Runtime has no gradients")
 
 
 RUNNERS: dict[type[Provider], type[Runner]] = {

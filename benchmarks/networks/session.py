@@ -38,8 +38,7 @@ def run(
 
     Providers without a runner are left out; there are no records if none has one.
     """
-    kinds = {provider: RUNNERS.get(type(provider)) for provider in providers}
-    runners = {provider: kind(provider.threads) for provider, kind in kinds.items() if kind is not None}
+    runners = {each: RUNNERS[type(each)](each.threads) for each in providers if type(each) in RUNNERS}
     if not runners:
         return
     schedule = Schedule(budget_s, len(cases), most_s=MAX_S)
@@ -77,15 +76,15 @@ def check(
     ready: dict[Provider, Ready] = {}
     results: dict[Provider, Results] = {}
     for provider, runner in runners.items():
-        outcomes[provider] = Outcome(provider.name, provider.ours, "timed")
+        outcomes[provider] = Outcome.of(provider, "timed")
         reason = runner.refuses(case.operation)
         if reason:
-            outcomes[provider] = replace(outcomes[provider], status="refused", note=reason)
+            outcomes[provider] = Outcome.of(provider, "refused", reason)
             continue
         try:
             ready[provider], results[provider] = first_call(runner, subject, case.operation)
         except Exception as error:  # one implementation's failure must not end the run
-            outcomes[provider] = replace(outcomes[provider], status="failed", note=f"{type(error).__name__}: {error}")
+            outcomes[provider] = Outcome.failed(provider, error)
     peers = [provider for provider in results if not provider.ours]
     if len(results) > 1 and peers:
         name, expected = peers[0].name, results[peers[0]]
@@ -95,8 +94,7 @@ def check(
     for provider, actual in results.items():
         difference = find_difference(actual, expected, subject.state)
         if difference is not None:
-            note = f"{difference} (compared with {name})"
-            outcomes[provider] = replace(outcomes[provider], status="wrong", note=note)
+            outcomes[provider] = Outcome.of(provider, "wrong", f"{difference} (compared with {name})")
             del ready[provider]
     return outcomes, ready
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.cases import Case
 from benchmarks.data import Arrays
@@ -40,14 +39,22 @@ class Provider(ABC):
         """The reason why this implementation does not take `case`, or None."""
         return None
 
-    @abstractmethod
     def prepare(self, case: Case, arrays: Arrays) -> Call:
-        """The call to check and to time; it may be repeated and must not change `arrays`."""
+        """The call to check and to time; it may be repeated and must not change `arrays`.
 
-    def results(self, returned: Any) -> list[npt.NDArray[Any]]:
-        """The results of a call, as NumPy arrays in the logical order N, C, spatial."""
-        values = returned if isinstance(returned, tuple) else (returned,)
-        return [np.asarray(value) for value in values if value is not None]
+        A provider has a method for each kind of layer that it takes, given the case, its layer and the arrays.
+        """
+        call: Call = getattr(self, case.layer.computation)(case, case.layer, arrays)
+        return call
+
+    def results(self, returned: Any) -> list[Any]:
+        """The results of a call, as arrays in the logical order N, C, spatial: of NumPy, or of CuPy on a GPU."""
+        values = returned if isinstance(returned, tuple | list) else (returned,)
+        return [self.array(value) for value in values if value is not None]
+
+    def array(self, value: Any) -> Any:
+        """One result of a call as an array."""
+        return np.asarray(value) if self.device == "cpu" else value
 
     def hot(self, call: Call, results: list[Any]) -> Call:
         """The call as used for host times: it writes into `results`, where the implementation can."""
@@ -63,6 +70,13 @@ class Provider(ABC):
         for _ in range(repeats):
             call()
         return (time.perf_counter() - start) / repeats
+
+
+def channels_last(array: Any) -> Any:
+    """A copy of an image [N, C, *spatial] whose channels are innermost in memory."""
+    order = (0, *range(2, array.ndim), 1)
+    back = (0, array.ndim - 1, *range(1, array.ndim - 1))
+    return array.transpose(order).copy(order="C").transpose(back)
 
 
 def channels_last_unfit(case: Case) -> str | None:

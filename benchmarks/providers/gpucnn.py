@@ -11,7 +11,7 @@ from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
 from benchmarks.layers import ActivationLayer, ConvLayer, LayoutLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
-from benchmarks.providers.base import Call, Provider, channels_last_unfit
+from benchmarks.providers.base import Call, Provider, channels_last, channels_last_unfit
 
 
 class Gpucnn(Provider):
@@ -33,75 +33,36 @@ class Gpucnn(Provider):
         except PackageNotFoundError:  # run from a checkout
             return "checkout"
 
-    def prepare(self, case: Case, arrays: Arrays) -> Call:
-        layer = case.layer
-        if isinstance(layer, ConvLayer):
-            return self._convolution(case, layer, arrays)
-        if isinstance(layer, PoolLayer):
-            return self._pooling(case, layer, arrays)
-        if isinstance(layer, NormLayer):
-            return self._normalization(case, layer, arrays)
-        if isinstance(layer, UnfoldLayer):
-            window: dict[str, Any] = {"kernel_size": layer.kernel, "padding": layer.padding, "stride": layer.stride}
-            if case.operation == "im2col":
-                return partial(self.functional.im2col, arrays["input"], **window)
-            return partial(self.functional.col2im, arrays["columns"], layer.size, **window)
-        if isinstance(layer, ResampleLayer):
-            return self._resampling(case, layer, arrays)
-        if isinstance(layer, LayoutLayer):
-            dtype = case.dtypes[1] if layer.cast else None
-            if case.operation == "pack":
-                return partial(self.copies["last"], arrays["input"], dtype)
-            return partial(self.copies["first"], _channels_last(arrays["input"]), dtype)
-        if isinstance(layer, ActivationLayer):
-            return partial(self.functional.bias_activation, arrays["input"], arrays["bias"])
-        raise TypeError(f"{self.name} does not know {type(layer).__name__}")
-
-    def _convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+    def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
         f, rank, operation = self.functional, layer.rank, case.operation
-        options: dict[str, Any] = {
-            "stride": layer.stride,
-            "padding": layer.padding,
-            "dilation": layer.dilation,
-            "groups": layer.groups,
-        }
-        x, weight = arrays.get("input"), arrays.get("weight")
-        gradient, bias = arrays.get("grad_output"), arrays.get("bias")
+        geometry: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+        options = {**geometry, "groups": layer.groups}
+        x, weight, gradient = (arrays.get(name) for name in ("input", "weight", "grad_output"))
         if operation == "forward":
             name = f"conv_transpose{rank}d" if layer.transposed else f"conv{rank}d"
-            return partial(getattr(f, name), x, weight, bias, **options)
-        if layer.transposed:  # the gradients of the adjoint are a convolution and its adjoint
-            if operation == "backward_input":
-                return partial(getattr(f, f"conv{rank}d"), gradient, weight, None, **options)
-            backward_weight = getattr(f, f"conv{rank}d_weight")
-            return partial(backward_weight, gradient, layer.weight_shape, x, **options)
-        if operation == "backward_input":
-            backward_input = getattr(f, f"conv{rank}d_input")
-            return partial(backward_input, layer.input_shape(case.batch), weight, gradient, **options)
-        backward_weight = getattr(f, f"conv{rank}d_weight")
-        return partial(backward_weight, x, layer.weight_shape, gradient, **options)
+            return partial(getattr(f, name), x, weight, arrays.get("bias"), **options)
+        if operation == "backward_weight":
+            image, gradient = (gradient, x) if layer.transposed else (x, gradient)
+            return partial(getattr(f, f"conv{rank}d_weight"), image, layer.weight_shape, gradient, **options)
+        if layer.transposed:  # the gradient of the adjoint is a convolution
+            return partial(getattr(f, f"conv{rank}d"), gradient, weight, None, **options)
+        return partial(getattr(f, f"conv{rank}d_input"), layer.input_shape(case.batch), weight, gradient, **options)
 
-    def _pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
+    def pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
         if layer.kind == "adaptive_avg":
-            name, options = f"adaptive_avg_pool{layer.rank}d", {"output_size": layer.output}
+            options: dict[str, Any] = {"output_size": layer.output}
         else:
-            name = f"{layer.kind}_pool{layer.rank}d"
-            options = {"kernel_size": layer.kernel, "stride": layer.stride, "padding": layer.padding}
+            options = dict(layer.window)
+        name = f"{layer.kind}_pool{layer.rank}d"
+        forward = partial(getattr(self.functional, name), arrays["input"], **options)
         if case.operation == "forward":
-            return partial(getattr(self.functional, name), arrays["input"], **options)
+            return forward
+        if layer.kind == "max":  # as given, or as the forward returns them
+            options["indices"] = arrays["indices"] if "indices" in arrays else forward(return_indices=True)[1]
         backward = getattr(self.functional, f"{name}_backward")
-        handed: dict[str, Any] = {}
-        if layer.kind == "max":
-            handed["indices"] = self._indices(name, options, arrays)
-        return partial(backward, arrays["grad_output"], arrays["input"], **options, **handed)
+        return partial(backward, arrays["grad_output"], arrays["input"], **options)
 
-    def _indices(self, name: str, options: dict[str, Any], arrays: Arrays) -> Any:
-        """The indices of the maxima: as given, or as the forward returns them."""
-        if "indices" in arrays:
-            return arrays["indices"]
-        return getattr(self.functional, name)(arrays["input"], **options, return_indices=True)[1]
-
-    def _normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
+    def normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
         """A backward is handed the statistics of its forward, as a network would."""
         options: dict[str, Any] = {"weight": arrays["weight"], "bias": arrays["bias"], "eps": NORM_EPS}
         if layer.kind == "batch":
@@ -121,11 +82,24 @@ class Gpucnn(Provider):
         backward = getattr(self.functional, f"{layer.kind}_norm_backward")
         return partial(backward, arrays["grad_output"], arrays["input"], **options, mean=mean, rstd=rstd)
 
-    def _resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
+    def unfolding(self, case: Case, layer: UnfoldLayer, arrays: Arrays) -> Call:
+        if case.operation == "im2col":
+            return partial(self.functional.im2col, arrays["input"], **layer.window)
+        return partial(self.functional.col2im, arrays["columns"], layer.size, **layer.window)
+
+    def layout(self, case: Case, layer: LayoutLayer, arrays: Arrays) -> Call:
+        dtype = case.dtypes[1] if layer.cast else None
+        if case.operation == "pack":
+            return partial(self.copies["last"], arrays["input"], dtype)
+        return partial(self.copies["first"], channels_last(arrays["input"]), dtype)
+
+    def activation(self, case: Case, layer: ActivationLayer, arrays: Arrays) -> Call:
+        return partial(self.functional.bias_activation, arrays["input"], arrays["bias"])
+
+    def resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
         f = self.functional
         if layer.kind == "unpool":
-            block = tuple(o // i for o, i in zip(layer.output, layer.size, strict=True))
-            return partial(f.max_unpool2d, arrays["input"], arrays["indices"], block)
+            return partial(f.max_unpool2d, arrays["input"], arrays["indices"], layer.block)
         options: dict[str, Any] = {"size": layer.output, "mode": layer.kind}
         if case.operation == "forward":
             return partial(f.interpolate, arrays["input"], **options)
@@ -144,10 +118,6 @@ class GpucnnGpu(Gpucnn):
     name = "gpucnn"
     device = "gpu"
 
-    def results(self, returned: Any) -> list[Any]:
-        values = returned if isinstance(returned, tuple) else (returned,)
-        return [value for value in values if value is not None]
-
     def hot(self, call: Call, results: list[Any]) -> Call:
         function = getattr(call, "func", None)
         takes_out = function is not None and "out" in signature(function).parameters
@@ -164,12 +134,5 @@ class GpucnnGpuChannelsLast(GpucnnGpu):
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
         images = ("input", "grad_output", "indices")
-        turned = {name: _channels_last(array) if name in images else array for name, array in arrays.items()}
+        turned = {name: channels_last(array) if name in images else array for name, array in arrays.items()}
         return super().prepare(case, turned)
-
-
-def _channels_last(array: Any) -> Any:
-    """A copy of an image [N, C, *spatial] whose channels are innermost in memory."""
-    order = (0, *range(2, array.ndim), 1)
-    back = (0, array.ndim - 1, *range(1, array.ndim - 1))
-    return array.transpose(order).copy(order="C").transpose(back)

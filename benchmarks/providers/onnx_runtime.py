@@ -6,22 +6,16 @@ optimisations are on. It has no gradients, but its ConvTranspose is a convolutio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
-from benchmarks.layers import (
-    ConvLayer,
-    NormLayer,
-    PoolLayer,
-    ResampleLayer,
-    Shape,
-    UnfoldLayer,
-)
+from benchmarks.layers import ConvLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer, WindowedLayer
 from benchmarks.providers.base import Call, Provider
 
 OPSET = 21
@@ -51,11 +45,63 @@ class OnnxRuntime(Provider):
             return "adaptive pooling to one value only"
         return None
 
-    def prepare(self, case: Case, arrays: Arrays) -> Call:
-        node, fed, constants = _describe(case, arrays)
-        return bind(make_session(_graph(node, fed, constants), self.threads), fed)
+    def _run(
+        self, operator: str, fed: Arrays, constants: Arrays, attributes: dict[str, Any], inputs: Sequence[str] = ()
+    ) -> Call:
+        """A run of one node on the arrays `fed`; `inputs` are its inputs' names, where not all have an array."""
+        graph = _graph(operator, fed, constants, attributes, inputs or (*fed, *constants))
+        return bind(make_session(graph, self.threads), fed)
 
-    def results(self, returned: Any) -> list[npt.NDArray[Any]]:
+    def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+        """Forward and backward-input; each is a Conv or a ConvTranspose over the same weight."""
+        forward = case.operation == "forward"
+        adjoint = layer.transposed == forward
+        constants = {name: arrays[name] for name in arrays if name in ("weight", "bias")}
+        attributes = {**_window(layer), "dilations": layer.dilation, "group": layer.groups}
+        if adjoint and not forward:  # the rows at the end that the strided windows did not reach
+            reached = replace(layer, size=layer.out_size, transposed=True).out_size
+            attributes["output_padding"] = [i - r for i, r in zip(layer.size, reached, strict=True)]
+        source = "input" if forward else "grad_output"
+        return self._run("ConvTranspose" if adjoint else "Conv", {source: arrays[source]}, constants, attributes)
+
+    def normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
+        operator, attributes = {
+            "batch": ("BatchNormalization", {}),
+            "layer": ("LayerNormalization", {"axis": -1}),
+            "group": ("GroupNormalization", {"num_groups": layer.groups}),
+            "instance": ("InstanceNormalization", {}),
+        }[layer.kind]
+        constants = {name: array for name, array in arrays.items() if name != "input"}
+        return self._run(operator, {"input": arrays["input"]}, constants, {"epsilon": NORM_EPS, **attributes})
+
+    def resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
+        if layer.kind == "unpool":  # its indices count through the whole tensor, ours through a plane
+            shape = layer.output_shape(case.batch)
+            planes = np.arange(shape[0] * shape[1]).reshape(shape[0], shape[1], 1, 1)
+            indices = arrays["indices"] + planes * layer.output[0] * layer.output[1]
+            window = {"kernel_shape": layer.block, "strides": layer.block}
+            return self._run("MaxUnpool", {"input": arrays["input"], "indices": indices}, {}, window)
+        modes = {
+            "nearest": {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+            "bilinear": {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
+        }
+        sizes = np.array(layer.output_shape(case.batch), dtype=np.int64)
+        return self._run("Resize", arrays, {"sizes": sizes}, modes[layer.kind], ("input", "", "", "sizes"))
+
+    def pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
+        if layer.kind == "adaptive_avg":
+            return self._run("GlobalAveragePool", arrays, {}, {})
+        if layer.kind == "avg":
+            return self._run("AveragePool", arrays, {}, {**_window(layer), "count_include_pad": 1})
+        return self._run("MaxPool", arrays, {}, _window(layer))
+
+    def unfolding(self, case: Case, layer: UnfoldLayer, arrays: Arrays) -> Call:
+        constants = {"size": np.array(layer.size), "block": np.array(layer.kernel)}
+        window = _window(layer)
+        del window["kernel_shape"]  # that is the block
+        return self._run("Col2Im", arrays, constants, window)
+
+    def results(self, returned: Any) -> list[Any]:
         return list(returned.copy_outputs_to_cpu())
 
 
@@ -88,127 +134,21 @@ def bind(session: Any, fed: Arrays) -> Call:
     return call
 
 
-def _graph(node: Any, fed: Arrays, constants: Arrays) -> Any:
+def _graph(operator: str, fed: Arrays, constants: Arrays, attributes: dict[str, Any], inputs: Sequence[str]) -> Any:
     """A graph of one node."""
     import onnx
 
-    types = {
-        np.dtype(np.float32): onnx.TensorProto.FLOAT,
-        np.dtype(np.int64): onnx.TensorProto.INT64,
-    }
-    return onnx.helper.make_graph(
-        [node],
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    types = {np.dtype(np.float32): floats, np.dtype(np.int64): onnx.TensorProto.INT64}
+    return helper.make_graph(
+        [helper.make_node(operator, list(inputs), ["output"], **attributes)],
         "layer",
-        [onnx.helper.make_tensor_value_info(name, types[array.dtype], array.shape) for name, array in fed.items()],
-        [onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(name, types[array.dtype], array.shape) for name, array in fed.items()],
+        [helper.make_tensor_value_info("output", floats, None)],
         [onnx.numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
 
 
-def _describe(case: Case, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:
-    """The node, the arrays that each run is fed, and those that the model holds."""
-    from onnx.helper import make_node
-
-    layer = case.layer
-    if isinstance(layer, ConvLayer):
-        return _describe_convolution(case, layer, arrays)
-    if isinstance(layer, NormLayer):
-        return _describe_norm(layer, arrays)
-    if isinstance(layer, UnfoldLayer):
-        constants = {"size": np.array(layer.size), "block": np.array(layer.kernel)}
-        node = make_node(
-            "Col2Im",
-            ["columns", "size", "block"],
-            ["output"],
-            pads=_both_sides(layer.padding),
-            strides=layer.stride,
-        )
-        return node, arrays, constants
-    if isinstance(layer, PoolLayer):
-        if layer.kind == "adaptive_avg":
-            return make_node("GlobalAveragePool", ["input"], ["output"]), arrays, {}
-        counting: dict[str, Any] = {"count_include_pad": 1} if layer.kind == "avg" else {}
-        node = make_node(
-            "MaxPool" if layer.kind == "max" else "AveragePool",
-            ["input"],
-            ["output"],
-            kernel_shape=layer.kernel,
-            strides=layer.stride,
-            pads=_both_sides(layer.padding),
-            **counting,
-        )
-        return node, arrays, {}
-    if isinstance(layer, ResampleLayer):
-        return _describe_resample(case, layer, arrays)
-    raise TypeError(f"ONNX Runtime does not know {type(layer).__name__}")
-
-
-def _describe_convolution(case: Case, layer: ConvLayer, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:
-    """Forward and backward-input; each is a Conv or a ConvTranspose over the same weight."""
-    from onnx.helper import make_node
-
-    forward = case.operation == "forward"
-    adjoint = layer.transposed == forward
-    constants = {name: arrays[name] for name in arrays if name in ("weight", "bias")}
-    attributes: dict[str, Any] = {
-        "kernel_shape": layer.kernel,
-        "strides": layer.stride,
-        "pads": _both_sides(layer.padding),
-        "dilations": layer.dilation,
-        "group": layer.groups,
-    }
-    if adjoint and not forward:  # the rows at the end that the strided windows did not reach
-        axes = zip(
-            layer.size,
-            layer.out_size,
-            layer.kernel,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            strict=True,
-        )
-        attributes["output_padding"] = [i - ((o - 1) * s - 2 * p + d * (k - 1) + 1) for i, o, k, s, p, d in axes]
-    source = "input" if forward else "grad_output"
-    node = make_node("ConvTranspose" if adjoint else "Conv", [source, *constants], ["output"], **attributes)
-    return node, {source: arrays[source]}, constants
-
-
-def _describe_norm(layer: NormLayer, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:
-    from onnx.helper import make_node
-
-    names = ["weight", "bias"]
-    if layer.kind == "batch":
-        names += ["running_mean", "running_var"]
-    operators: dict[str, tuple[str, dict[str, Any]]] = {
-        "batch": ("BatchNormalization", {}),
-        "layer": ("LayerNormalization", {"axis": -1}),
-        "group": ("GroupNormalization", {"num_groups": layer.groups}),
-        "instance": ("InstanceNormalization", {}),
-    }
-    operator, attributes = operators[layer.kind]
-    node = make_node(operator, ["input", *names], ["output"], epsilon=NORM_EPS, **attributes)
-    return node, {"input": arrays["input"]}, {name: arrays[name] for name in names}
-
-
-def _describe_resample(case: Case, layer: ResampleLayer, arrays: Arrays) -> tuple[Any, Arrays, Arrays]:
-    from onnx.helper import make_node
-
-    if layer.kind == "unpool":  # its indices count through the whole tensor, ours through a plane
-        shape: Shape = layer.output_shape(case.batch)
-        planes = np.arange(shape[0] * shape[1]).reshape(shape[0], shape[1], 1, 1)
-        indices = arrays["indices"] + planes * layer.output[0] * layer.output[1]
-        block = [o // i for o, i in zip(layer.output, layer.size, strict=True)]
-        node = make_node("MaxUnpool", ["input", "indices"], ["output"], kernel_shape=block, strides=block)
-        return node, {"input": arrays["input"], "indices": indices}, {}
-    modes = {
-        "nearest": {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
-        "bilinear": {"mode": "linear", "coordinate_transformation_mode": "half_pixel"},
-    }
-    sizes = np.array(layer.output_shape(case.batch), dtype=np.int64)
-    node = make_node("Resize", ["input", "", "", "sizes"], ["output"], **modes[layer.kind])
-    return node, arrays, {"sizes": sizes}
-
-
-def _both_sides(padding: Shape) -> list[int]:
-    """ONNX lists the low pads of all axes, then the high ones."""
-    return [*padding, *padding]
+def _window(layer: WindowedLayer) -> dict[str, Any]:
+    """Attributes; ONNX lists the low pads of all axes, then the high ones."""
+    return {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": [*layer.padding, *layer.padding]}

@@ -14,11 +14,19 @@ from typing import Any
 from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
-from benchmarks.layers import ActivationLayer, ConvLayer, LayoutLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
-from benchmarks.providers.base import Call, Provider
+from benchmarks.layers import (
+    ActivationLayer,
+    ConvLayer,
+    LayoutLayer,
+    NormLayer,
+    PoolLayer,
+    ResampleLayer,
+    UnfoldLayer,
+    WindowedLayer,
+)  # fmt: skip
+from benchmarks.providers.base import Call, Provider, channels_last
 
 Array = Any
-Windowed = ConvLayer | PoolLayer | UnfoldLayer
 
 MAX_OF_MEMORY = 0.25  # of the device's, that a copy of all windows may take; what follows needs as much again
 
@@ -44,9 +52,6 @@ class _OnCupy(Provider):
     def refuses(self, case: Case) -> str | None:
         return None if case.dtype == "float32" else "float32 only"
 
-    def results(self, returned: Any) -> list[Any]:
-        return list(returned) if isinstance(returned, tuple) else [returned]
-
 
 class PlainCupy(_OnCupy):
     """Every layer by `as_strided`, `matmul` and elementwise functions."""
@@ -56,9 +61,8 @@ class PlainCupy(_OnCupy):
     def refuses(self, case: Case) -> str | None:
         layer = case.layer
         if isinstance(layer, ConvLayer | PoolLayer):
-            transposed = isinstance(layer, ConvLayer) and layer.transposed
-            channels = layer.output_shape(1)[1] if transposed else layer.channels
-            windows = 4 * case.batch * channels * math.prod(layer.kernel) * math.prod(_outputs(layer))
+            conv = layer.untransposed
+            windows = 4 * case.batch * conv.channels * math.prod(conv.kernel) * math.prod(conv.out_size)
             if windows > MAX_OF_MEMORY * self._memory_bytes():
                 return f"a copy of its windows takes {windows / 2**30:.0f} GiB"
         if isinstance(layer, ResampleLayer) and layer.kind == "bilinear":
@@ -70,87 +74,65 @@ class PlainCupy(_OnCupy):
     def _memory_bytes(self) -> int:
         return int(self.xp.cuda.runtime.memGetInfo()[1])
 
-    def prepare(self, case: Case, arrays: Arrays) -> Call:
-        layer = case.layer
-        if isinstance(layer, ConvLayer):
-            return self._convolution(case, layer, arrays)
-        if isinstance(layer, PoolLayer):
-            return self._pooling(case, layer, arrays)
-        if isinstance(layer, NormLayer):
-            return partial(self._norm_backward if case.operation == "backward" else self._norm, case, layer, arrays)
-        if isinstance(layer, UnfoldLayer):
-            if case.operation == "im2col":
-                return lambda: self._windows(arrays["input"], layer).reshape(layer.output_shape(case.batch))
-            taps = arrays["columns"].reshape(case.batch, layer.channels, *layer.kernel, *layer.out_size)
-            return partial(self._add_taps, taps, layer)
-        if isinstance(layer, ResampleLayer):
-            return self._resampling(case, layer, arrays)
-        if isinstance(layer, LayoutLayer):
-            return self._layout(case, layer, arrays["input"])
-        if isinstance(layer, ActivationLayer):
-            bias = arrays["bias"].reshape(-1, *(1,) * layer.rank)
-            return lambda: self.xp.maximum(arrays["input"] + bias, 0)
-        raise TypeError(f"{self.name} does not know {type(layer).__name__}")
-
     # Windows --------------------------------------------------------------------------------------
 
-    def _windows(self, x: Array, layer: Windowed, fill: float = 0.0) -> Array:
+    def _windows(self, x: Array, layer: WindowedLayer, fill: float = 0.0) -> Array:
         """A view [N, C, *K, *OUT] of the padded input [N, C, *IN]."""
         borders = [(0, 0), (0, 0), *((p, p) for p in layer.padding)]
         padded = self.xp.pad(x, borders, constant_values=fill) if any(layer.padding) else x
         first, second, *inner = padded.strides
-        taps = (step * d for step, d in zip(inner, _dilation(layer), strict=True))
+        taps = (step * d for step, d in zip(inner, layer.spacing, strict=True))
         outputs = (step * s for step, s in zip(inner, layer.stride, strict=True))
-        shape = (*x.shape[:2], *layer.kernel, *_outputs(layer))
+        shape = (*x.shape[:2], *layer.kernel, *layer.out_size)
         return self.xp.lib.stride_tricks.as_strided(padded, shape, (first, second, *taps, *outputs))
 
-    def _add_taps(self, taps: Array, layer: Windowed) -> Array:
+    def _add_taps(self, taps: Array, layer: WindowedLayer) -> Array:
         """The adjoint of `_windows`: each tap of [N, C, *K, *OUT] is added where it was read."""
-        size = _inputs(layer)
-        padded = [i + 2 * p for i, p in zip(size, layer.padding, strict=True)]
+        padded = [i + 2 * p for i, p in zip(layer.size, layer.padding, strict=True)]
         total = self.xp.zeros((*taps.shape[:2], *padded), taps.dtype)
         for tap in product(*map(range, layer.kernel)):
-            axes = zip(tap, _dilation(layer), layer.stride, _outputs(layer), strict=True)
+            axes = zip(tap, layer.spacing, layer.stride, layer.out_size, strict=True)
             total[(..., *(slice(t * d, t * d + s * (o - 1) + 1, s) for t, d, s, o in axes))] += taps[
                 (slice(None), slice(None), *tap)
             ]
-        return total[(..., *(slice(p, p + i) for p, i in zip(layer.padding, size, strict=True)))]
+        return total[(..., *(slice(p, p + i) for p, i in zip(layer.padding, layer.size, strict=True)))]
 
     # Convolution: the transposed one is the adjoint of the convolution with the same weight -------------
 
-    def _convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+    def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+        conv = layer.untransposed
         x, gradient, weight = (arrays.get(name) for name in ("input", "grad_output", "weight"))
         if case.operation == "backward_weight":
             wide, narrow = (gradient, x) if layer.transposed else (x, gradient)
-            return partial(self._to_weight, layer, wide, narrow)
+            return partial(self._to_weight, conv, wide, narrow)
         forward = case.operation == "forward"
         multiply = self._to_narrow if layer.transposed != forward else self._to_wide
         given = x if forward else gradient
         if "bias" not in arrays:
-            return partial(multiply, layer, given, weight)
+            return partial(multiply, conv, given, weight)
         bias = arrays["bias"].reshape(-1, *(1,) * layer.rank)
-        return lambda: multiply(layer, given, weight) + bias
+        return lambda: multiply(conv, given, weight) + bias
 
     def _to_narrow(self, layer: ConvLayer, wide: Array, weight: Array) -> Array:
         """[N, C, *IN] -> [N, OC, *OUT]: columns, and a matrix product for each image and group."""
         y = self.xp.matmul(self._matrices(layer, weight), self._columns(layer, wide))
-        return y.reshape(wide.shape[0], weight.shape[0], *_outputs(layer))
+        return y.reshape(wide.shape[0], weight.shape[0], *layer.out_size)
 
     def _to_wide(self, layer: ConvLayer, narrow: Array, weight: Array) -> Array:
         """[N, OC, *OUT] -> [N, C, *IN]."""
-        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(_outputs(layer)))
+        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(layer.out_size))
         columns = self.xp.matmul(self._matrices(layer, weight).swapaxes(-1, -2), values)
         channels = layer.groups * weight.shape[1]
-        return self._add_taps(columns.reshape(narrow.shape[0], channels, *layer.kernel, *_outputs(layer)), layer)
+        return self._add_taps(columns.reshape(narrow.shape[0], channels, *layer.kernel, *layer.out_size), layer)
 
     def _to_weight(self, layer: ConvLayer, wide: Array, narrow: Array) -> Array:
-        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(_outputs(layer)))
+        values = narrow.reshape(narrow.shape[0], layer.groups, -1, math.prod(layer.out_size))
         products = self.xp.matmul(values, self._columns(layer, wide).swapaxes(-1, -2))
         return products.sum(0).reshape(layer.weight_shape)
 
     def _columns(self, layer: ConvLayer, wide: Array) -> Array:
         """[N, G, C / G * K, OUT], a copy."""
-        return self._windows(wide, layer).reshape(wide.shape[0], layer.groups, -1, math.prod(_outputs(layer)))
+        return self._windows(wide, layer).reshape(wide.shape[0], layer.groups, -1, math.prod(layer.out_size))
 
     def _matrices(self, layer: ConvLayer, weight: Array) -> Array:
         """[G, OC / G, C / G * K]."""
@@ -158,7 +140,13 @@ class PlainCupy(_OnCupy):
 
     # The rest -------------------------------------------------------------------------------------
 
-    def _pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
+    def unfolding(self, case: Case, layer: UnfoldLayer, arrays: Arrays) -> Call:
+        if case.operation == "im2col":
+            return lambda: self._windows(arrays["input"], layer).reshape(layer.output_shape(case.batch))
+        taps = arrays["columns"].reshape(case.batch, layer.channels, *layer.kernel, *layer.out_size)
+        return partial(self._add_taps, taps, layer)
+
+    def pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
         x, forward = arrays["input"], case.operation == "forward"
         if layer.kind == "adaptive_avg":
             layer = _even_bins(layer)
@@ -171,15 +159,18 @@ class PlainCupy(_OnCupy):
         if forward:
             return lambda: self._windows(x, layer, -math.inf).max(taps)
         windows = self._windows(x, layer, -math.inf)
-        flat = windows.reshape(*x.shape[:2], -1, *_outputs(layer)).argmax(2)  # as a forward would keep it
+        flat = windows.reshape(*x.shape[:2], -1, *layer.out_size).argmax(2)  # as a forward would keep it
         places = self.xp.arange(math.prod(layer.kernel)).reshape(*layer.kernel, *(1,) * layer.rank)
-        chosen = flat.reshape(*x.shape[:2], *(1,) * layer.rank, *_outputs(layer)) == places
+        chosen = flat.reshape(*x.shape[:2], *(1,) * layer.rank, *layer.out_size) == places
         return lambda: self._add_taps(self._each_tap(arrays["grad_output"], layer) * chosen, layer)
 
     def _each_tap(self, values: Array, layer: PoolLayer) -> Array:
         """[N, C, *OUT] for every tap, as a view [N, C, *K, *OUT]."""
-        spread = values.reshape(*values.shape[:2], *(1,) * layer.rank, *_outputs(layer))
-        return self.xp.broadcast_to(spread, (*values.shape[:2], *layer.kernel, *_outputs(layer)))
+        spread = values.reshape(*values.shape[:2], *(1,) * layer.rank, *layer.out_size)
+        return self.xp.broadcast_to(spread, (*values.shape[:2], *layer.kernel, *layer.out_size))
+
+    def normalization(self, case: Case, layer: NormLayer, arrays: Arrays) -> Call:
+        return partial(self._norm_backward if case.operation == "backward" else self._norm, case, layer, arrays)
 
     def _statistics(self, case: Case, layer: NormLayer, arrays: Arrays) -> tuple[Array, Any, tuple[int, ...]]:
         """The normalised input in rows, 1 / deviation, and the axes of a row."""
@@ -216,8 +207,8 @@ class PlainCupy(_OnCupy):
         products = gradient * scaled.reshape(gradient.shape)
         return to_input.reshape(gradient.shape), products.sum(others), gradient.sum(others)
 
-    def _resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
-        block = tuple(o // i for o, i in zip(layer.output, layer.size, strict=True))
+    def resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
+        block = layer.block
         if layer.kind == "unpool":
             x, flat = arrays["input"], (*arrays["input"].shape[:2], -1)
 
@@ -234,12 +225,16 @@ class PlainCupy(_OnCupy):
         )
         return lambda: blocks.sum((3, 5))
 
-    def _layout(self, case: Case, layer: LayoutLayer, x: Array) -> Call:
-        dtype, last, first = case.dtypes[1], (0, *range(2, x.ndim), 1), (0, x.ndim - 1, *range(1, x.ndim - 1))
-        if case.operation == "pack":
-            return lambda: x.transpose(last).astype(dtype, order="C").transpose(first)
-        packed = x.transpose(last).copy(order="C").transpose(first)
-        return lambda: packed.astype(dtype, order="C")
+    def layout(self, case: Case, layer: LayoutLayer, arrays: Arrays) -> Call:
+        x = arrays["input"]
+        if case.operation == "unpack":
+            return partial(channels_last(x).astype, case.dtypes[1], order="C")
+        last, first = (0, *range(2, x.ndim), 1), (0, x.ndim - 1, *range(1, x.ndim - 1))
+        return lambda: x.transpose(last).astype(case.dtypes[1], order="C").transpose(first)
+
+    def activation(self, case: Case, layer: ActivationLayer, arrays: Arrays) -> Call:
+        bias = arrays["bias"].reshape(-1, *(1,) * layer.rank)
+        return lambda: self.xp.maximum(arrays["input"] + bias, 0)
 
 
 class CupyxScipy(_OnCupy):
@@ -267,21 +262,21 @@ class CupyxScipy(_OnCupy):
             return "no gradients"
         return super().refuses(case)
 
-    def prepare(self, case: Case, arrays: Arrays) -> Call:
-        layer = case.layer
-        if isinstance(layer, ConvLayer):
-            filters = _spread(self.xp, arrays["weight"], layer.dilation)
-            if case.operation == "forward":
-                return lambda: self._correlated(arrays["input"], filters)[_kept(layer, filters.shape[2:])]
-            flipped = filters[(..., *(slice(None, None, -1),) * layer.rank)]
-            return lambda: self._correlated(_spread(self.xp, arrays["grad_output"], layer.stride, layer.size), flipped)
-        if isinstance(layer, PoolLayer):
-            kept = _kept(layer, layer.kernel)
-            window: dict[str, Any] = {"size": (1, 1, *layer.kernel), "mode": "constant"}
-            if layer.kind == "max":
-                return lambda: self.ndimage.maximum_filter(arrays["input"], cval=-math.inf, **window)[kept]
-            return lambda: self.ndimage.uniform_filter(arrays["input"], cval=0.0, **window)[kept]
-        assert isinstance(layer, ResampleLayer)
+    def convolution(self, case: Case, layer: ConvLayer, arrays: Arrays) -> Call:
+        filters = _spread(self.xp, arrays["weight"], layer.dilation)
+        if case.operation == "forward":
+            return lambda: self._correlated(arrays["input"], filters)[_kept(layer, filters.shape[2:])]
+        flipped = filters[(..., *(slice(None, None, -1),) * layer.rank)]
+        return lambda: self._correlated(_spread(self.xp, arrays["grad_output"], layer.stride, layer.size), flipped)
+
+    def pooling(self, case: Case, layer: PoolLayer, arrays: Arrays) -> Call:
+        kept = _kept(layer, layer.kernel)
+        window: dict[str, Any] = {"size": (1, 1, *layer.kernel), "mode": "constant"}
+        if layer.kind == "max":
+            return lambda: self.ndimage.maximum_filter(arrays["input"], cval=-math.inf, **window)[kept]
+        return lambda: self.ndimage.uniform_filter(arrays["input"], cval=0.0, **window)[kept]
+
+    def resampling(self, case: Case, layer: ResampleLayer, arrays: Arrays) -> Call:
         factors = (1, 1, *(o / i for o, i in zip(layer.output, layer.size, strict=True)))
         return lambda: self.ndimage.zoom(arrays["input"], factors, order=1, mode="nearest", grid_mode=True)
 
@@ -307,20 +302,6 @@ def _spread(xp: Any, values: Array, steps: tuple[int, ...], size: tuple[int, ...
     spread = xp.zeros((*values.shape[:2], *size), values.dtype)
     spread[(..., *(slice(0, s * (i - 1) + 1, s) for s, i in zip(steps, values.shape[2:], strict=True)))] = values
     return spread
-
-
-def _dilation(layer: Windowed) -> tuple[int, ...]:
-    return layer.dilation if isinstance(layer, ConvLayer) else (1,) * layer.rank
-
-
-def _inputs(layer: Windowed) -> tuple[int, ...]:
-    """The size of the windowed image, which a transposed convolution writes."""
-    return layer.out_size if isinstance(layer, ConvLayer) and layer.transposed else layer.size
-
-
-def _outputs(layer: Windowed) -> tuple[int, ...]:
-    """The number of windows along each axis."""
-    return layer.size if isinstance(layer, ConvLayer) and layer.transposed else layer.out_size
 
 
 def _uneven(layer: PoolLayer) -> list[int]:

@@ -7,7 +7,6 @@ run a recorded graph again, with the indices and statistics that its forward sav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -36,109 +35,88 @@ class PyTorch(Provider):
         import torch
 
         self.torch: Any = torch
+        self.functional: Any = torch.nn.functional
         torch.set_num_threads(threads)
 
     def version(self) -> str:
         return str(self.torch.__version__)
 
     def tensor(self, array: Any) -> Any:
-        """`array` as this provider's memory order would hold it."""
+        """A tensor of the elements of `array`."""
         return self.torch.from_numpy(array)
+
+    def in_order(self, tensor: Any) -> Any:
+        """The tensor in this provider's memory order."""
+        return tensor
+
+    def array(self, value: Any) -> Any:
+        return value.numpy()
 
     def zeros(self, shape: Shape, like: Any) -> Any:
         """A tensor of which only the shape, dtype and memory order matter."""
-        return self.tensor(self.torch.zeros(shape, dtype=like.dtype).numpy())
+        return self.in_order(self.torch.zeros(shape, dtype=like.dtype, device=like.device))
 
     def prepare(self, case: Case, arrays: Arrays) -> Call:
-        tensors = {name: self.tensor(array) for name, array in arrays.items()}
-        if isinstance(case.layer, ConvLayer):
-            return self._convolution(case, case.layer, tensors)
-        if case.operation != "backward":
-            return self._forward(case, tensors)
-        return self._backward(case, tensors)
+        tensors = {name: self.in_order(self.tensor(array)) for name, array in arrays.items()}
+        if case.operation == "backward":
+            return self._backward(case, tensors)
+        return self._forward(case, tensors)
 
-    def results(self, returned: Any) -> list[Any]:
-        values = returned if isinstance(returned, tuple | list) else (returned,)
-        return [value.numpy() for value in values if value is not None]
+    def _forward(self, case: Case, tensors: dict[str, Any]) -> Call:
+        return super().prepare(case, tensors)
 
-    def _convolution(self, case: Case, layer: ConvLayer, tensors: dict[str, Any]) -> Call:
-        geometry = (
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.transposed,
-            (0,) * layer.rank,  # output_padding
-            layer.groups,
-        )
-        x, weight = tensors.get("input"), tensors.get("weight")
+    def convolution(self, case: Case, layer: ConvLayer, tensors: dict[str, Any]) -> Call:
+        output_padding = (0,) * layer.rank
+        geometry = (layer.stride, layer.padding, layer.dilation, layer.transposed, output_padding, layer.groups)
+        x, weight, gradient = (tensors.get(name) for name in ("input", "weight", "grad_output"))
         if case.operation == "forward":
             return partial(self.torch.convolution, x, weight, tensors.get("bias"), *geometry)
         # The operand that a gradient does not depend on still gives its shape.
         if x is None:
-            x = self.zeros(layer.input_shape(case.batch), tensors["grad_output"])
+            x = self.zeros(layer.input_shape(case.batch), gradient)
         if weight is None:
-            weight = self.zeros(layer.weight_shape, tensors["grad_output"])
+            weight = self.zeros(layer.weight_shape, gradient)
         mask = [case.operation == "backward_input", case.operation == "backward_weight", False]
-        return partial(
-            self.torch.ops.aten.convolution_backward,
-            tensors["grad_output"],
-            x,
-            weight,
-            None,
-            *geometry,
-            mask,
-        )
+        return partial(self.torch.ops.aten.convolution_backward, gradient, x, weight, None, *geometry, mask)
 
     def _backward(self, case: Case, tensors: dict[str, Any]) -> Call:
         """Run the graph of one forward backwards, any number of times."""
         if "input" not in tensors:
             tensors["input"] = self.zeros(case.layer.input_shape(case.batch), tensors["grad_output"])
-        wanted: Sequence[Any] = [
-            tensors[name].requires_grad_() for name in ("input", "weight", "bias") if name in tensors
-        ]
+        wanted = [tensors[name].requires_grad_() for name in ("input", "weight", "bias") if name in tensors]
         output = self._forward(case, tensors)()
-        gradient = tensors["grad_output"]
-        return partial(self.torch.autograd.grad, output, wanted, gradient, retain_graph=True)
+        return partial(self.torch.autograd.grad, output, wanted, tensors["grad_output"], retain_graph=True)
 
-    def _forward(self, case: Case, tensors: dict[str, Any]) -> Call:
-        f, layer, x = self.torch.nn.functional, case.layer, tensors.get("input")
-        if isinstance(layer, PoolLayer):
-            if layer.kind == "adaptive_avg":
-                pool = getattr(f, f"adaptive_avg_pool{layer.rank}d")
-                return partial(pool, x, layer.output)
-            pool = getattr(f, f"{layer.kind}_pool{layer.rank}d")
-            return partial(pool, x, layer.kernel, layer.stride, layer.padding)
-        if isinstance(layer, UnfoldLayer):
-            window = {"kernel_size": layer.kernel, "padding": layer.padding, "stride": layer.stride}
-            if case.operation == "im2col":
-                return partial(f.unfold, x, **window)
-            return partial(f.fold, tensors["columns"], layer.size, **window)
-        if isinstance(layer, ResampleLayer):
-            if layer.kind == "unpool":
-                block = [o // i for o, i in zip(layer.output, layer.size, strict=True)]
-                return partial(f.max_unpool2d, x, tensors["indices"], block)
-            return partial(f.interpolate, x, size=layer.output, mode=layer.kind)
-        if isinstance(layer, NormLayer):
-            return self._norm(case, layer, tensors)
-        if isinstance(layer, LayoutLayer):
-            last = self.torch.channels_last
-            kept, wanted = (
-                (self.torch.contiguous_format, last)
-                if case.operation == "pack"
-                else (last, self.torch.contiguous_format)
-            )
-            x = x.contiguous(memory_format=kept)
-            if layer.cast:
-                dtype = self.torch.float16 if case.operation == "pack" else self.torch.float32
-                return lambda: x.to(dtype=dtype, memory_format=wanted)
-            return lambda: x.contiguous(memory_format=wanted)
-        if isinstance(layer, ActivationLayer):
-            bias = tensors["bias"].reshape(-1, *(1,) * layer.rank)
-            return lambda: self.torch.relu_(x + bias)
-        raise TypeError(f"{self.name} does not know {type(layer).__name__}")
+    def pooling(self, case: Case, layer: PoolLayer, tensors: dict[str, Any]) -> Call:
+        pool, x = getattr(self.functional, f"{layer.kind}_pool{layer.rank}d"), tensors["input"]
+        return partial(pool, x, layer.output) if layer.kind == "adaptive_avg" else partial(pool, x, **layer.window)
 
-    def _norm(self, case: Case, layer: NormLayer, tensors: dict[str, Any]) -> Call:
-        f, x = self.torch.nn.functional, tensors["input"]
+    def unfolding(self, case: Case, layer: UnfoldLayer, tensors: dict[str, Any]) -> Call:
+        if case.operation == "im2col":
+            return partial(self.functional.unfold, tensors["input"], **layer.window)
+        return partial(self.functional.fold, tensors["columns"], layer.size, **layer.window)
+
+    def resampling(self, case: Case, layer: ResampleLayer, tensors: dict[str, Any]) -> Call:
+        x = tensors["input"]
+        if layer.kind == "unpool":
+            return partial(self.functional.max_unpool2d, x, tensors["indices"], layer.block)
+        return partial(self.functional.interpolate, x, size=layer.output, mode=layer.kind)
+
+    def layout(self, case: Case, layer: LayoutLayer, tensors: dict[str, Any]) -> Call:
+        kept, wanted = self.torch.contiguous_format, self.torch.channels_last
+        if case.operation == "unpack":
+            kept, wanted = wanted, kept
+        x = tensors["input"].contiguous(memory_format=kept)
+        if layer.cast:
+            return lambda: x.to(dtype=getattr(self.torch, case.dtypes[1]), memory_format=wanted)
+        return lambda: x.contiguous(memory_format=wanted)
+
+    def activation(self, case: Case, layer: ActivationLayer, tensors: dict[str, Any]) -> Call:
+        x, bias = tensors["input"], tensors["bias"].reshape(-1, *(1,) * layer.rank)
+        return lambda: self.torch.relu_(x + bias)
+
+    def normalization(self, case: Case, layer: NormLayer, tensors: dict[str, Any]) -> Call:
+        f, x = self.functional, tensors["input"]
         affine: dict[str, Any] = {"weight": tensors["weight"], "bias": tensors["bias"], "eps": NORM_EPS}
         if layer.kind == "batch":
             running = [tensors[name].clone() for name in ("running_mean", "running_var")]
@@ -155,22 +133,14 @@ class PyTorchChannelsLast(PyTorch):
     name = "PyTorch channels_last"
 
     def refuses(self, case: Case) -> str | None:
-        unfit = channels_last_unfit(case)
-        if unfit:
-            return unfit
-        if (
-            isinstance(case.layer, NormLayer)
-            and case.layer.kind == "instance"
-            and case.operation == "backward"
-            and case.batch == 1
-        ):
+        instance_norm = isinstance(case.layer, NormLayer) and case.layer.kind == "instance"
+        if instance_norm and case.operation == "backward" and case.batch == 1:
             return "PyTorch 2.13 gives a wrong gradient here: batch of one, channels_last gradient"
-        if case.layer.rank == 1:
-            return "channels_last is for two and three spatial axes"
-        return None
+        unfit = "channels_last is for two and three spatial axes" if case.layer.rank == 1 else None
+        return channels_last_unfit(case) or unfit or super().refuses(case)
 
-    def tensor(self, array: Any) -> Any:
-        return in_channels_last(super().tensor(array), self.torch)
+    def in_order(self, tensor: Any) -> Any:
+        return in_channels_last(tensor, self.torch)
 
 
 def in_channels_last(tensor: Any, torch: Any) -> Any:

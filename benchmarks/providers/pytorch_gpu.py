@@ -13,16 +13,9 @@ from typing import Any
 
 from benchmarks.cases import Case
 from benchmarks.data import Arrays
-from benchmarks.layers import (
-    ActivationLayer,
-    ConvLayer,
-    LayoutLayer,
-    NormLayer,
-    Shape,
-    UnfoldLayer,
-)
-from benchmarks.providers.base import Call, Result, channels_last_unfit
-from benchmarks.providers.pytorch import PyTorch, in_channels_last
+from benchmarks.layers import ActivationLayer, ConvLayer, LayoutLayer, NormLayer, UnfoldLayer
+from benchmarks.providers.base import Call, Result
+from benchmarks.providers.pytorch import PyTorch, PyTorchChannelsLast
 
 COMPILE_ALLOWANCE_S = 100.0  # for all cases of a run together
 
@@ -53,31 +46,12 @@ class PyTorchGpu(PyTorch):
     def tensor(self, array: Any) -> Any:
         return self.torch.from_dlpack(array)
 
-    def zeros(self, shape: Shape, like: Any) -> Any:
-        return self.in_order(self.torch.zeros(shape, dtype=like.dtype, device=like.device))
-
-    def in_order(self, tensor: Any) -> Any:
-        """The tensor in this provider's memory order."""
-        return tensor
-
-    def results(self, returned: Any) -> list[Any]:
-        values = returned if isinstance(returned, tuple | list) else (returned,)
-        return [self.from_dlpack(value.detach()) for value in values if value is not None]
+    def array(self, value: Any) -> Any:
+        return self.from_dlpack(value.detach())
 
 
-class PyTorchGpuChannelsLast(PyTorchGpu):
-    name = "PyTorch channels_last"
-
-    def refuses(self, case: Case) -> str | None:
-        if case.layer.rank == 1:
-            return "channels_last is for two and three spatial axes"
-        return channels_last_unfit(case) or super().refuses(case)
-
-    def tensor(self, array: Any) -> Any:
-        return self.in_order(super().tensor(array))
-
-    def in_order(self, tensor: Any) -> Any:
-        return in_channels_last(tensor, self.torch)
+class PyTorchGpuChannelsLast(PyTorchChannelsLast, PyTorchGpu):
+    pass
 
 
 class _Searching(PyTorchGpu):

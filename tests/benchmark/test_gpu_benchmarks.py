@@ -817,7 +817,7 @@ def test_the_suites_of_pytest_benchmark_run_on_a_device(tmp_path: Path) -> None:
     written = tmp_path / "benchmark.json"
     ran = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks/bench_pooling.py"),
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "benchmarks/bench_layers.py"),
             *("--device", "simulator", "-k", "transition1/forward-gpucnn] and not last"),
             *("--benchmark-json", str(written)),
         ],

@@ -59,7 +59,7 @@ def test_results_gradients_and_statistics(torch: Any, twins: Any, tmp_path: Path
     model = case.make(np.float64).train(training)
     _load(twin, model, tmp_path)
     x = np.random.default_rng(2).standard_normal(case.shape)
-    compare(torch, model, twin, x, factor=10)
+    compare(torch, model, twin, x, factor=100, relative=True)
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -87,10 +87,11 @@ def test_resnet18(torch: Any, twins: Any, tmp_path: Path, size: int, training: b
     _load(twin, model, tmp_path)
     x = np.random.default_rng(2).standard_normal((2, 3, size, size)).astype(np.float32)
     if size == 64:
-        compare(torch, model, twin, x, 3, factor=10)
+        compare(torch, model, twin, x, 3, factor=10, relative=True)
     else:
         with torch.no_grad():
-            assert_close(model(x), twin(torch.from_numpy(x)).numpy(), factor=10)
+            expected = twin(torch.from_numpy(x)).numpy()
+        assert_close(model(x), expected, factor=10 * min(1.0, float(abs(expected).max())))
 
 
 # --- Random networks ----------------------------------------------------------------------------------------------
