@@ -20,13 +20,7 @@ from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import empty_rows_like
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
-from gpucnn.geometry.geometries import (
-    Channels,
-    adaptive_geometry,
-    conv_geometry,
-    interpolation_geometry,
-    pool_geometry,
-)
+from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
 
 Array = Any
 Arguments = tuple[Any, ...]
