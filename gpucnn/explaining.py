@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn import functional
+from gpucnn.backends import Backend
 from gpucnn.backends.cuda.convolution import select as on_a_gpu
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
@@ -35,22 +36,17 @@ _DIRECTIONS = {  # of the operations that have several algorithms; names are wit
     "conv_weight": "backward_weight",
     "conv_transpose": "backward_input",
 }
-_PRIMITIVES = {  # of the others, where they are a backend's primitive; see `gpucnn.backends.Backend`
+_PRIMITIVES = {  # of the others, where they are a primitive of another name; see `gpucnn.backends.Backend`
     "adaptive_avg_pool": "average_pool",
     "adaptive_max_pool": "max_pool",
     "avg_pool": "average_pool",
     "batch_norm": "norm_forward",
-    "bias_activation": "bias_activation",
-    "col2im": "col2im",
     "fold": "col2im",
     "group_norm": "norm_forward",
-    "im2col": "im2col",
     "instance_norm": "norm_forward",
-    "interpolate": "interpolate",
     "layer_norm": "norm_forward",
     "locally_connected": "locally_connect",
     "lp_pool": "average_pool",
-    "max_pool": "max_pool",
     "max_unpool": "unpool",
     "sum_pool": "average_pool",
     "unfold": "im2col",
@@ -188,7 +184,8 @@ def explain(
     arrays = _arrays(function, bound.arguments, _dtype(dtype))
     last = channels_last or any(each.channels_last for each in arrays.values())
     family = re.sub(r"[123]d", "", operation)
-    launches = family in _DIRECTIONS or (family in _PRIMITIVES and family != "lp_pool")  # which takes powers as well
+    is_primitive = family in _PRIMITIVES or hasattr(Backend, family)
+    launches = family in _DIRECTIONS or (is_primitive and family != "lp_pool")  # which takes powers as well
     _check(function, bound, arrays, last, launches)
     if family not in _DIRECTIONS:
         return _one_way(operation, family, backend, bound.arguments, arrays["input"].dtype)
@@ -324,7 +321,7 @@ def _geometry(operation: str, family: str, given: Mapping[str, Any]) -> tuple[st
 
 
 def _one_way(operation: str, family: str, backend: str, given: Mapping[str, Any], dtype: np.dtype[Any]) -> Explanation:
-    name = _PRIMITIVES.get(family, "elementwise")
+    name = _PRIMITIVES.get(family, family if hasattr(Backend, family) else "elementwise")
     if family == "interpolate" and given.get("mode") == "area":
         name = "average_pool"
     elif (family == "batch_norm" and not given.get("training")) or not given.get("use_input_stats", True):

@@ -13,6 +13,18 @@
 #include "packs.cuh"
 #include "bias_activation.cuh"
 
+// Bias and activation of arrays of one memory order: `count` elements that cycle through the channels, with `run`
+// contiguous elements of each, P or 1.
+struct BiasParams {
+  RUN_TIME index_t count;
+  index_t c, run;
+  index_t bias_c;
+  index_t chunk;                                // elements of one block
+  index_t slots;                                // channels whose bias it keeps
+  index_t activation;                           // one of those of bias_activation.cuh
+  double negative_slope;
+};
+
 extern "C" __global__ void __launch_bounds__(256, 1)
 bias_activation(const scalar_t* __restrict__ x,         // [N, C, P]
                 const scalar_t* __restrict__ bias,      // [C] or null

@@ -16,6 +16,18 @@
 #include "packs.cuh"
 #include "bias_activation.cuh"
 
+// grad_x and the sums of its channels, over arrays of one memory order as those of bias_activation.cu.
+struct BiasSumParams {
+  index_t c, run;
+  RUN_TIME index_t rows;                        // of a channel: N of P neighbours, or N * P of 1
+  index_t piece, pieces;                        // a row is summed in pieces, the last one shorter; 0: in whole lines
+  RUN_TIME index_t segments;                    // pieces of all rows that one block sums
+  RUN_TIME index_t splits;                      // blocks of a channel, or of some adjacent ones
+  index_t lanes, teams;                         // threads along a piece, or along channels; and number of such teams
+  index_t activation;
+  double negative_slope;
+};
+
 extern "C" __global__ void __launch_bounds__(256, 1)
 bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
                          const scalar_t* __restrict__ y,       // [N, C, P] or null

@@ -14,6 +14,21 @@
 #include "params.cuh"
 #include "packs.cuh"
 
+// A copy of x [N, C, P] to y [N, C, P] of another memory order or dtype, plus bias [C].
+struct PackParams {
+  RUN_TIME index_t n;
+  index_t c, p;
+  index_t x_n, x_c, x_p;
+  index_t y_n, y_c, y_p;
+  index_t bias_c;
+  index_t tile_c, tile_p;
+  index_t x_along_c, y_along_c;                 // whether channels are innermost in memory
+  index_t x_is_one, y_is_one;                   // whether a tile's rows are whole and contiguous
+  index_t x_lanes, y_lanes;                     // threads of one row, a power of two
+  index_t pitch;                                // from row to row of x in shared memory
+  index_t biases;                               // room for the biases before them
+};
+
 // A double as the float that rounds to the same 16 bits: truncated, and made odd where inexact.
 __device__ __forceinline__ float shortened(double value) {
   const float rounded = static_cast<float>(value);

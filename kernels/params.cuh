@@ -1,4 +1,5 @@
-// Kernel parameters, one structure for each family of operations, passed by value.
+// Kernel parameters, one structure for each family of operations, passed by value. The structure of a single kernel is
+// declared in the kernel's file, in the same form.
 //
 // A generic build compiles these structures unchanged. In a specialised build all fields but those marked RUN_TIME
 // become `static constexpr` members with their values, so that `p.kernel_h` is a constant there; the kernels' source is
@@ -93,12 +94,6 @@ struct DepthwiseParams {
   index_t vectors;                              // adjacent VECs of channels, forward and backward input: of a block
   index_t segment;                              // backward weight: lanes of a warp that share a sum
   index_t units, parts, part_run;               // parallel sums, parts of each, and groups of rows of a part
-};
-
-// The sum of parts [splits, weights].
-struct SumParams {
-  RUN_TIME index_t splits;
-  index_t weights;
 };
 
 // A pooling of x [N, C, D, H, W] to y [N, C, OD, OH, OW], with indices at [N, C, OD, OH, OW].
@@ -222,43 +217,4 @@ struct NormRowParams {
   index_t rstd_n, rstd_g;
   index_t weight_g, weight_c;
   index_t bias_g, bias_c;
-};
-
-// A copy of x [N, C, P] to y [N, C, P] of another memory order or dtype, plus bias [C]: see pack.cu.
-struct PackParams {
-  RUN_TIME index_t n;
-  index_t c, p;
-  index_t x_n, x_c, x_p;
-  index_t y_n, y_c, y_p;
-  index_t bias_c;
-  index_t tile_c, tile_p;
-  index_t x_along_c, y_along_c;                 // whether channels are innermost in memory
-  index_t x_is_one, y_is_one;                   // whether a tile's rows are whole and contiguous
-  index_t x_lanes, y_lanes;                     // threads of one row, a power of two
-  index_t pitch;                                // from row to row of x in shared memory
-  index_t biases;                               // room for the biases before them
-};
-
-// Bias and activation of arrays of one memory order: `count` elements that cycle through the channels, with `run`
-// contiguous elements of each, P or 1.
-struct BiasParams {
-  RUN_TIME index_t count;
-  index_t c, run;
-  index_t bias_c;
-  index_t chunk;                                // elements of one block
-  index_t slots;                                // channels whose bias it keeps
-  index_t activation;                           // one of those of bias_activation.cuh
-  double negative_slope;
-};
-
-// Its backward pass: grad_x and the sums of its channels.
-struct BiasSumParams {
-  index_t c, run;
-  RUN_TIME index_t rows;                        // of a channel: N of P neighbours, or N * P of 1
-  index_t piece, pieces;                        // a row is summed in pieces, the last one shorter; 0: in whole lines
-  RUN_TIME index_t segments;                    // pieces of all rows that one block sums
-  RUN_TIME index_t splits;                      // blocks of a channel, or of some adjacent ones
-  index_t lanes, teams;                         // threads along a piece, or along channels; and number of such teams
-  index_t activation;
-  double negative_slope;
 };

@@ -10,6 +10,12 @@
 #include "common.cuh"
 #include "params.cuh"
 
+// The sum of parts [splits, weights].
+struct SumParams {
+  RUN_TIME index_t splits;
+  index_t weights;
+};
+
 extern "C" __global__ void __launch_bounds__(256, 1)
 sum_splits(const acc_t* __restrict__ parts,  // [splits, OC, C / G, KD, KH, KW]
            scalar_t* __restrict__ total,     // [OC, C / G, KD, KH, KW]

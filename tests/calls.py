@@ -1,7 +1,11 @@
-"""One small valid call of every public operation, by name: arguments for tests to spoil, or to hand in otherwise."""
+"""One small valid call of every public operation, by name: arguments for tests to spoil, or to hand in otherwise.
+
+An operation whose other arguments have defaults is called with these on an image, unless it is listed here.
+"""
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
@@ -77,10 +81,6 @@ def _other_calls() -> dict[str, dict[str, Any]]:
         "group_norm": {"input": x, "num_groups": 2, **affine, **finish},
         "linear": {"input": numbers(2, 3), "weight": numbers(4, 3), "bias": numbers(4)},
         "bias_activation": {"input": x, "bias": numbers(4), **finish},
-        "relu": {"input": x},
-        "leaky_relu": {"input": x, "negative_slope": 0.01},
-        "sigmoid": {"input": x},
-        "gelu": {"input": x, "approximate": "none"},
         "softmax": {"input": x, "dim": 1},
         "log_softmax": {"input": x, "dim": 1},
         "cross_entropy": {
@@ -101,6 +101,17 @@ def _other_calls() -> dict[str, dict[str, Any]]:
         "dropout": {"input": x, "p": 0.5, "training": True, "rng": 1},
         "pad": {"input": x, "pad": (1, 1), "mode": "constant", "value": None},
     }  # fmt: skip
+
+
+def _calls_by_default() -> dict[str, dict[str, Any]]:
+    """The operations that need an input alone: everything else is as it is by default."""
+    calls = {}
+    for name in F.__all__:
+        input_, *others = inspect.signature(getattr(F, name)).parameters.values()
+        if input_.name == "input" and not any(each.default is each.empty for each in others):
+            given = {each.name: each.default for each in others if each.name != "out"}
+            calls[name] = {"input": numbers(2, 4, 3, 3), **given}
+    return calls
 
 
 def _copied(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -130,7 +141,7 @@ def _with_backward(name: str, arguments: dict[str, Any]) -> dict[str, dict[str, 
 
 def _all_calls() -> dict[str, dict[str, Any]]:
     calls: dict[str, dict[str, Any]] = {}
-    for forwards in (*map(_calls_of_rank, (1, 2, 3)), _other_calls()):
+    for forwards in (*map(_calls_of_rank, (1, 2, 3)), _calls_by_default() | _other_calls()):
         for name, arguments in forwards.items():
             calls |= _with_backward(name, arguments)
     for alias, name in ALIASES.items():
@@ -159,6 +170,15 @@ def peer_of(torch: Any, name: str) -> Any:
         return getattr(torch.nn.grad, name)
     names = {other: alias for alias, other in ALIASES.items()}
     return getattr(torch.nn.functional, names.get(name, name))
+
+
+def has_peer(torch: Any, name: str) -> bool:
+    """Whether PyTorch has a function of this name."""
+    try:
+        peer_of(torch, name)
+    except AttributeError:
+        return False
+    return True
 
 
 def as_tensors(torch: Any, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -1,47 +1,56 @@
-"""Calls of every primitive that reach each branch of the kernels, to be compared with the NumPy backend.
+"""Calls of primitives that reach each branch of the kernels, to be compared with the NumPy backend.
 
-They serve where the kernels themselves are in question: bugs planted in them, mutants, coverage, repeatability.
+They serve where the kernels themselves are in question: bugs planted in them, mutants, coverage, repeatability. A
+primitive without cases here has its small calls of `benchmarks.primitives`: enough for a kernel without branches.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from launches import Recorder
 from strategies import arranged, dtype_of, numbers
 
-import gpucnn
 from benchmarks import primitives
+from benchmarks.primitives import Call, agree, calls
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda.normalization.tiles import norm_rows
+from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import ConvGeometry, NormGeometry, PoolGeometry
 from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
 
 Array = Any
-TOLERANCES = {"float16": 4e-3, "bfloat16": 3e-2, "float64": 1e-11, "complex128": 1e-11}  # others 1e-5
+RECORDER = Recorder(specialises=False)
+DRY = CudaBackend(RECORDER)
+"""A backend that only notes what it is to launch."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One call of a primitive; `kernels` are the files that it runs."""
+    """One call of a primitive."""
 
     name: str
-    kernels: tuple[str, ...]
     primitive: str
     arguments: tuple[Any, ...]
     algorithm: str | None = "direct"  # None: whichever is chosen by itself
 
     def run(self, backend: Backend, put: Callable[[Array], Array] = lambda array: array) -> tuple[Array, ...]:
         """The results on `backend`, whose arrays `put` makes."""
-        given = [put(argument) if isinstance(argument, np.ndarray) else argument for argument in self.arguments]
-        with nullcontext() if self.algorithm is None else gpucnn.algorithm(self.algorithm):
-            return primitives.run(backend, self.primitive, *given)
+        return Call(self.name, self.primitive, lambda: self.arguments, self.algorithm).run(backend, put)
+
+    @cached_property
+    def kernels(self) -> frozenset[str]:
+        """The files that it runs: those that a dry run launches."""
+        RECORDER.launches.clear()
+        self.run(DRY)
+        firsts = (re.search(r'#line 1 "(\w+)\.cu"', launch.source.text) for launch in RECORDER.launches.values())
+        return frozenset(first[1] for first in firsts if first)
 
     @cached_property
     def expected(self) -> tuple[Array, ...]:
@@ -50,22 +59,7 @@ class Case:
 
     def agrees(self, results: tuple[Array, ...]) -> bool:
         """Whether `results` are the expected ones, up to rounding."""
-        return all(_close(result, other) for result, other in zip(results, self.expected, strict=True))
-
-
-def _close(result: Array, expected: Array) -> bool:
-    if result.shape != expected.shape or result.dtype != expected.dtype:
-        return False
-    if result.dtype.kind in "iu":
-        return bool((result == expected).all())
-    tolerance = TOLERANCES.get(result.dtype.name, 1e-5)
-    wide = np.complex128 if result.dtype.kind == "c" else np.float64
-    result, expected = result.astype(wide), expected.astype(wide)
-    finite = np.isfinite(expected)
-    if not np.array_equal(result[~finite], expected[~finite], equal_nan=True):
-        return False
-    scale = np.abs(expected[finite]).max(initial=1e-30)
-    return bool((np.abs(result[finite] - expected[finite]) <= tolerance * scale).all())
+        return not agree(results, self.expected)
 
 
 # --- Arrays -------------------------------------------------------------------------------------------------------
@@ -150,28 +144,12 @@ def _depthwise() -> Iterator[Case]:
     for name, (n, geometry) in DEPTHWISE.items():
         for dtype, order in _varied(name == "3-d, all different"):
             if dtype_of(dtype).kind in "fV":
-                yield from _depthwise_cases(f"depthwise, {name}, {dtype}, {order}", n, geometry, dtype, order)
+                yield from _directions(f"depthwise, {name}, {dtype}, {order}", n, geometry, dtype, order, None)
     for dtype in ("float16", "bfloat16", "float64"):
         for name in ("aligned planes", "channels of many lines"):
             for order in ("contiguous", "channels_last"):
                 n, geometry = DEPTHWISE[name]
-                yield from _depthwise_cases(f"depthwise, {name}, {dtype}, {order}", n, geometry, dtype, order)
-
-
-def _depthwise_cases(name: str, n: int, geometry: ConvGeometry, dtype: str, order: str) -> Iterator[Case]:
-    """Every direction; by the direct kernels where the arrays' images have gaps."""
-    c, oc, _ = geometry.channels
-    x = _array((n, c, *geometry.input_size), dtype, order)
-    y = _array((n, oc, *geometry.output_size), dtype, order)
-    w = _array((oc, 1, *geometry.kernel_size), dtype, order)
-    bias, bias_x = _array((2 * oc,), dtype)[::2], _array((c,), dtype)
-    kernels = "depthwise" if order in ("contiguous", "channels_last") else "conv"
-    inputs, weights = (f"{kernels}_backward_input",), (f"{kernels}_backward_weight", "sum_splits")
-    for given, named in ((bias, ""), (None, " without bias")):
-        yield Case(f"forward{named}, {name}", (f"{kernels}_forward",), "convolve", (x, w, given, geometry), None)
-    yield Case(f"backward input, {name}", inputs, "convolve_backward_input", (y, w, None, geometry), None)
-    yield Case(f"transposed, {name}", inputs, "convolve_backward_input", (y, w, bias_x, geometry), None)
-    yield Case(f"backward weight, {name}", weights, "convolve_backward_weight", (x, y, geometry), None)
+                yield from _directions(f"depthwise, {name}, {dtype}, {order}", n, geometry, dtype, order, None)
 
 
 def _varied(fully: bool) -> list[tuple[str, str]]:
@@ -183,28 +161,28 @@ def _varied(fully: bool) -> list[tuple[str, str]]:
     return [("float32", order) for order in orders] + [(dtype, "contiguous") for dtype in dtypes]
 
 
-def _convolution(
-    name: str, n: int, geometry: ConvGeometry, dtype: str, order: str, algorithm: str = "direct"
+def _directions(
+    name: str, n: int, geometry: ConvGeometry, dtype: str, order: str, algorithm: str | None
 ) -> Iterator[Case]:
+    """Every direction of a convolution, those that take a bias with and without one."""
     c, oc, groups = geometry.channels
     x = _array((n, c, *geometry.input_size), dtype, order)
     y = _array((n, oc, *geometry.output_size), dtype, order)
     w = _array((oc, c // groups, *geometry.kernel_size), dtype, order)
     bias, bias_x = _array((2 * oc,), dtype)[::2], _array((c,), dtype)
-    if algorithm == "direct":
-        forward, backward_input = ("conv_forward",), ("conv_backward_input",)
-        backward_weight: tuple[str, ...] = ("conv_backward_weight", "sum_splits")
-    else:
-        forward = ("im2col", "pack" if dtype == "complex64" else "bias_activation")
-        backward_input, backward_weight = ("col2im",), ("im2col", "sum_splits")
-    yield Case(f"forward, {name}", forward, "convolve", (x, w, bias, geometry), algorithm)
-    yield Case(f"backward input, {name}", backward_input, "convolve_backward_input", (y, w, None, geometry), algorithm)
-    yield Case(f"transposed, {name}", backward_input, "convolve_backward_input", (y, w, bias_x, geometry), algorithm)
-    yield Case(f"backward weight, {name}", backward_weight, "convolve_backward_weight", (x, y, geometry), algorithm)
-    if algorithm == "im2col":
-        return
-    yield Case(f"forward without bias, {name}", forward, "convolve", (x, w, None, geometry))
-    if groups == 1 or "all different" in name:
+    yield Case(f"forward, {name}", "convolve", (x, w, bias, geometry), algorithm)
+    yield Case(f"forward without bias, {name}", "convolve", (x, w, None, geometry), algorithm)
+    yield Case(f"backward input, {name}", "convolve_backward_input", (y, w, None, geometry), algorithm)
+    yield Case(f"transposed, {name}", "convolve_backward_input", (y, w, bias_x, geometry), algorithm)
+    yield Case(f"backward weight, {name}", "convolve_backward_weight", (x, y, geometry), algorithm)
+
+
+def _convolution(
+    name: str, n: int, geometry: ConvGeometry, dtype: str, order: str, algorithm: str = "direct"
+) -> Iterator[Case]:
+    yield from _directions(name, n, geometry, dtype, order, algorithm)
+    if algorithm == "direct" and (geometry.channels.groups == 1 or "all different" in name):
+        x = _array((n, geometry.channels.inputs, *geometry.input_size), dtype, order)
         yield from _locally_connected(name, x, geometry, dtype, order)
         yield from _unfolding(name, x, geometry, dtype)
 
@@ -214,18 +192,18 @@ def _locally_connected(name: str, x: Array, geometry: ConvGeometry, dtype: str, 
     w = _array((3, *local.output_size, x.shape[1], *local.kernel_size), dtype)
     y = _array((x.shape[0], 3, *local.output_size), dtype, order)
     bias = _array((3, *local.output_size), dtype)
-    yield Case(f"local, {name}", ("conv_forward",), "locally_connect", (x, w, bias, local))
-    yield Case(f"local input, {name}", ("conv_backward_input",), "locally_connect_backward_input", (y, w, local))
-    yield Case(f"local weight, {name}", ("local_backward_weight",), "locally_connect_backward_weight", (x, y, local))
+    yield Case(f"local, {name}", "locally_connect", (x, w, bias, local))
+    yield Case(f"local input, {name}", "locally_connect_backward_input", (y, w, local))
+    yield Case(f"local weight, {name}", "locally_connect_backward_weight", (x, y, local))
 
 
 def _unfolding(name: str, x: Array, geometry: ConvGeometry, dtype: str) -> Iterator[Case]:
     unfold = ConvGeometry(geometry.rank, Channels(geometry.channels.inputs, 1), geometry.axes)
-    yield Case(f"im2col, {name}", ("im2col",), "im2col", (x, unfold))
+    yield Case(f"im2col, {name}", "im2col", (x, unfold))
     columns = numbers(np.random.default_rng(5), primitives.run(NumpyBackend(), "im2col", x, unfold)[0].shape, dtype)
-    yield Case(f"col2im, {name}", ("col2im",), "col2im", (columns, unfold))
+    yield Case(f"col2im, {name}", "col2im", (columns, unfold))
     turned = np.ascontiguousarray(columns.swapaxes(1, 2)).swapaxes(1, 2)
-    yield Case(f"col2im of a view, {name}", ("col2im",), "col2im", (turned, unfold))
+    yield Case(f"col2im of a view, {name}", "col2im", (turned, unfold))
 
 
 # --- Pooling and planes -------------------------------------------------------------------------------------------
@@ -280,47 +258,26 @@ def _poolings() -> Iterator[Case]:
     small = _pool((9, 11), "valid", 3, 2, 1)  # so small that a block has several planes
     for dtype in ("float32", "float16", "int8"):
         yield from _tiled(f"planes together, {dtype}", (35, 33, 1, 9, 11), small, dtype, "contiguous")
-    for dtype in ("bfloat16", "complex64"):
-        sizes, geometry = TILED["windows of a warp"]
-        yield from _pooling(f"windows of a warp, {dtype}", (2, 3, *sizes), geometry, dtype, "contiguous")
-    rows = _pool((13, 19), "padded", 7, 1, 3)
-    yield from _pooling("long windows, float32", (2, 3, 1, 13, 19), rows, "float32", "contiguous")
-    yield from _pooling("long windows, float16", (2, 16, 1, 13, 19), rows, "float16", "channels_last")
-    yield from _pooling(
-        "one row, float32", (2, 3, 1, 1, 23), _pool((1, 23), "padded", 9, 1, ((4, 4), (0, 0))), "float32", "contiguous"
-    )
     halves = _pool((3, 60, 62), "valid", 2, 2, 0)
     yield from _tiled("parts of slices, halves, float32", (2, 32, 3, 60, 62), halves, "float32", "channels_last")
-    yield from _pooling(
-        "out of window in parts, float32",
-        (2, 8, 2, 44, 41),
-        _pool((2, 44, 41), "padded", 1, (1, 4, 5), 0),
-        "float32",
-        "channels_last",
-    )
-    yield from _pooling(
-        "out of window in bands", (2, 3, 1, 50, 50), _pool((50, 50), "padded", 3, 2, 1), "float64", "contiguous"
-    )
+    sizes, warp = TILED["windows of a warp"]
+    rows, row = _pool((13, 19), "padded", 7, 1, 3), _pool((1, 23), "padded", 9, 1, ((4, 4), (0, 0)))
+    parts, bands = _pool((2, 44, 41), "padded", 1, (1, 4, 5), 0), _pool((50, 50), "padded", 3, 2, 1)
+    for name, shape, geometry, dtype, order in (
+        ("windows of a warp, bfloat16", (2, 3, *sizes), warp, "bfloat16", "contiguous"),
+        ("windows of a warp, complex64", (2, 3, *sizes), warp, "complex64", "contiguous"),
+        ("long windows, float32", (2, 3, 1, 13, 19), rows, "float32", "contiguous"),
+        ("long windows, float16", (2, 16, 1, 13, 19), rows, "float16", "channels_last"),
+        ("one row, float32", (2, 3, 1, 1, 23), row, "float32", "contiguous"),
+        ("out of window in parts, float32", (2, 8, 2, 44, 41), parts, "float32", "channels_last"),
+        ("out of window in bands", (2, 3, 1, 50, 50), bands, "float64", "contiguous"),
+    ):
+        yield from _pooling(name, shape, geometry, dtype, order)
 
 
-def _tiled(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str) -> Iterator[Case]:
-    """As `_pooling`, for arrays so large that planes with indices out of their windows would take long."""
-    x = _array(shape, dtype, order)
-    y = _array((*shape[:2], *geometry.output_size), dtype, order)
-    tied = arranged(np.round(x).astype(x.dtype), order)
-    if x.dtype.kind == "f":
-        tied[0, 0, 0, 0, :2] = np.nan
-        tied[0, 1, :, : shape[3] // 2] = -np.inf
-    _, indices = primitives.run(NumpyBackend(), "max_pool_with_indices", tied, geometry)
-    yield Case(f"max, {name}", ("max_pool",), "max_pool", (tied, geometry))
-    yield Case(f"max with indices, {name}", ("max_pool",), "max_pool_with_indices", (tied, geometry))
-    yield Case(f"max backward, {name}", ("max_pool_backward",), "max_pool_backward", (y, indices, geometry))
-    if x.dtype.kind == "f":
-        yield Case(f"average, {name}", ("average_pool",), "average_pool", (x, geometry))
-        yield Case(f"average backward, {name}", ("average_pool_backward",), "average_pool_backward", (y, geometry))
-
-
-def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str) -> Iterator[Case]:
+def _pooling(
+    name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str, out_of_window: bool = True
+) -> Iterator[Case]:
     x = _array(shape, dtype, order)
     y = _array((*shape[:2], *geometry.output_size), dtype, order)
     if x.dtype.kind != "c":
@@ -328,23 +285,34 @@ def _pooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: s
         tied = arranged(tied.astype(x.dtype), order)
         if x.dtype.kind == "f":
             tied[0, 0, 0, 0, :2] = np.nan
-            tied[1, 1, -1, -1, -1] = np.inf
-            tied[1, 2] = -np.inf
+            tied[0, 1, :, : shape[3] // 2] = -np.inf
+            tied[1:2, 1, -1, -1, -1] = np.inf
+            tied[1:2, 2:3] = -np.inf
         _, indices = primitives.run(NumpyBackend(), "max_pool_with_indices", tied, geometry)
-        yield Case(f"max, {name}", ("max_pool",), "max_pool", (tied, geometry))
-        yield Case(f"max with indices, {name}", ("max_pool",), "max_pool_with_indices", (tied, geometry))
-        yield Case(f"max backward, {name}", ("max_pool_backward",), "max_pool_backward", (y, indices, geometry))
-        out_of_window = np.random.default_rng(4).integers(-1, np.prod(shape[2:]), indices.shape)
-        out_of_window[0] = indices[0]  # some planes stay as the forward left them
-        for axis in range(3):  # and some have one that is out of its window along one axis
-            out_of_window[1, axis] = indices[1, axis]
-            place = list(np.unravel_index(max(0, out_of_window[1, axis, 0, 0, 0]), shape[2:]))
-            place[axis] = shape[2 + axis] - 1
-            out_of_window[1, axis, 0, 0, 0] = np.ravel_multi_index(place, shape[2:])
-        yield Case(f"out of window, {name}", ("max_pool_backward",), "max_pool_backward", (y, out_of_window, geometry))
+        yield Case(f"max, {name}", "max_pool", (tied, geometry))
+        yield Case(f"max with indices, {name}", "max_pool_with_indices", (tied, geometry))
+        yield Case(f"max backward, {name}", "max_pool_backward", (y, indices, geometry))
+        if out_of_window:
+            out = _out_of_window(indices, shape[2:])
+            yield Case(f"out of window, {name}", "max_pool_backward", (y, out, geometry))
     if geometry.divisor == "none" or x.dtype.kind in "fcV":
-        yield Case(f"average, {name}", ("average_pool",), "average_pool", (x, geometry))
-        yield Case(f"average backward, {name}", ("average_pool_backward",), "average_pool_backward", (y, geometry))
+        yield Case(f"average, {name}", "average_pool", (x, geometry))
+        yield Case(f"average backward, {name}", "average_pool_backward", (y, geometry))
+
+
+_tiled = partial(_pooling, out_of_window=False)  # those would take long in arrays of several tiles
+
+
+def _out_of_window(indices: Array, size: tuple[int, ...]) -> Array:
+    """Indices from anywhere, but for some planes that stay as the forward left them."""
+    found = np.random.default_rng(4).integers(-1, np.prod(size), indices.shape)
+    found[0] = indices[0]
+    for axis in range(3):  # and some have one that is out of its window along one axis
+        found[1, axis] = indices[1, axis]
+        place = list(np.unravel_index(max(0, found[1, axis, 0, 0, 0]), size))
+        place[axis] = size[axis] - 1
+        found[1, axis, 0, 0, 0] = np.ravel_multi_index(place, size)
+    return found
 
 
 def _unpooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype: str, order: str) -> Iterator[Case]:
@@ -352,11 +320,11 @@ def _unpooling(name: str, shape: tuple[int, ...], geometry: PoolGeometry, dtype:
     planes = _array(shape, dtype, order)
     _, indices = primitives.run(NumpyBackend(), "max_pool_with_indices", _array(shape, "float32", order), geometry)
     values = _array(indices.shape, dtype, order)
-    yield Case(f"unpool, {name}", ("unpool",), "unpool", (values, indices, shape[2:]))
-    yield Case(f"gather, {name}", ("gather",), "gather", (planes, indices))
+    yield Case(f"unpool, {name}", "unpool", (values, indices, shape[2:]))
+    yield Case(f"gather, {name}", "gather", (planes, indices))
     indices = indices.copy()
     indices[0, 1, -1, -1, -1] = indices[0, 1, 0, 0, 0] = 0
-    yield Case(f"unpool from anywhere, {name}", ("unpool",), "unpool", (values, indices, shape[2:]))
+    yield Case(f"unpool from anywhere, {name}", "unpool", (values, indices, shape[2:]))
 
 
 def _planes() -> Iterator[Case]:
@@ -365,8 +333,8 @@ def _planes() -> Iterator[Case]:
     indices = rng.integers(-1, 60, (2, 3, 2, 3, 4))
     for dtype, order in _varied(True):
         values, planes = _array(indices.shape, dtype, order), _array((2, 3, *size), dtype, order)
-        yield Case(f"unpool, {dtype}, {order}", ("unpool",), "unpool", (values, indices, size))
-        yield Case(f"gather, {dtype}, {order}", ("gather",), "gather", (planes, indices))
+        yield Case(f"unpool, {dtype}, {order}", "unpool", (values, indices, size))
+        yield Case(f"gather, {dtype}, {order}", "gather", (planes, indices))
     for name in ("bands of rows", "bands of slices", "parts of slices", "bands of columns", "maxima of rows"):
         sizes, geometry = TILED[name]
         for order in ("contiguous", "channels_last"):
@@ -377,8 +345,8 @@ def _planes() -> Iterator[Case]:
     halves = _pool((40, 44), "valid", 2, 2, 0)
     yield from _unpooling("parts of rows, float16", (2, 32, 1, 40, 44), halves, "float16", "channels_last")
     turned = arranged(indices, "channels_last")
-    yield Case("unpool, turned indices", ("unpool",), "unpool", (_array(indices.shape), turned, size))
-    yield Case("gather, turned indices", ("gather",), "gather", (_array((2, 3, *size)), turned))
+    yield Case("unpool, turned indices", "unpool", (_array(indices.shape), turned, size))
+    yield Case("gather, turned indices", "gather", (_array((2, 3, *size)), turned))
 
 
 # --- Resampling ---------------------------------------------------------------------------------------------------
@@ -401,22 +369,17 @@ def _resamplings() -> Iterator[Case]:
                 continue
             name = f"{mode}, {sizes} to {outs}, {dtype}, {order}"
             x, y = _array((2, 3, *sizes), dtype, order), _array((2, 3, *outs), dtype, order)
-            yield Case(f"interpolate, {name}", ("interpolate",), "interpolate", (x, geometry))
-            yield Case(f"interpolate backward, {name}", ("interpolate",), "interpolate_backward", (y, geometry))
+            yield Case(f"interpolate, {name}", "interpolate", (x, geometry))
+            yield Case(f"interpolate backward, {name}", "interpolate_backward", (y, geometry))
     wide = interpolation_geometry((1, 1, 3), (1, 1, 9000), None, "linear", False)  # by single outputs, the way back
-    yield Case(
-        "interpolate backward, float32, long",
-        ("interpolate",),
-        "interpolate_backward",
-        (_array((1, 2, 1, 1, 9000)), wide),
-    )
+    yield Case("interpolate backward, float32, long", "interpolate_backward", (_array((1, 2, 1, 1, 9000)), wide))
     double, long = (interpolation_geometry((1, 5, 6), (1, 10, size), None, "linear", False) for size in (12, 300))
     for c, dtype in ((16, "float32"), (24, "float32"), (32, "float16"), (8, "float64"), (21, "float32")):
         for geometry, size in ((double, (1, 10, 12)), (long, (1, 10, 300))):  # slices of channels, and rows in parts
             x, y = (_array((2, c, *shape), dtype, "channels_last") for shape in ((1, 5, 6), size))
             name = f"{dtype}, {c} channels last, to {size[2]}"
-            yield Case(f"interpolate, {name}", ("interpolate",), "interpolate", (x, geometry))
-            yield Case(f"interpolate backward, {name}", ("interpolate",), "interpolate_backward", (y, geometry))
+            yield Case(f"interpolate, {name}", "interpolate", (x, geometry))
+            yield Case(f"interpolate backward, {name}", "interpolate_backward", (y, geometry))
 
 
 # --- Normalisation ------------------------------------------------------------------------------------------------
@@ -468,11 +431,11 @@ def _norms() -> Iterator[Case]:
     x = _array(geometry.shape, "float32") + np.arange(3085, dtype=np.float32)[:, None, None, None]
     huge = x * np.float32(1e25)  # squares of these overflow
     for name, values in (("many parts", x), ("many parts of huge values", huge)):
-        yield Case(f"statistics, float32, {name}", ("norm_statistics",), "norm_statistics", (values, geometry, 1e-5))
-    for name, kernels in (("batch", ("norm_statistics", "norm_apply")), ("layer, aligned", ("norm_rows",))):
+        yield Case(f"statistics, float32, {name}", "norm_statistics", (values, geometry, 1e-5))
+    for name in ("batch", "layer, aligned"):
         geometry = NormGeometry(*NORMS[name])
         arguments = (_array(geometry.shape) * np.float32(1e25), None, None, geometry, 1e-5, None, "none", 0.0)
-        yield Case(f"forward of huge values, {name}, float32", kernels, "norm_forward", arguments)
+        yield Case(f"forward of huge values, {name}, float32", "norm_forward", arguments)
 
 
 def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator[Case]:
@@ -482,49 +445,32 @@ def _norm(name: str, geometry: NormGeometry, dtype: str, order: str) -> Iterator
     x = arranged(x, order)
     mean, var, rstd = primitives.run(NumpyBackend(), "norm_statistics", x, geometry, 1e-5)
     affine = _array((1, shape[1], shape[2], 1), accumulator(x.dtype).name)
-    holds_rows, holds_rows_backward = (_holds_rows(x, geometry, held) for held in (32, 16))
-    statistics, forward = ("norm_statistics",), ("norm_statistics", "norm_apply")
-    if holds_rows:
-        statistics = forward = ("norm_rows",)
-    yield Case(f"statistics, {name}", statistics, "norm_statistics", (x, geometry, 1e-5))
+    yield Case(f"statistics, {name}", "norm_statistics", (x, geometry, 1e-5))
     alone = (None, "none", 0.0)
     for weight, bias in ((affine, -affine), (None, None), (affine, None), (None, affine)):
         given = (
             f"{'with' if weight is not None else 'without'} weight, {'with' if bias is not None else 'without'} bias"
         )
-        yield Case(f"apply {given}, {name}", ("norm_apply",), "norm_apply", (x, mean, var, weight, bias, 1e-5, *alone))
-        yield Case(f"forward {given}, {name}", forward, "norm_forward", (x, weight, bias, geometry, 1e-5, *alone))
+        yield Case(f"apply {given}, {name}", "norm_apply", (x, mean, var, weight, bias, 1e-5, *alone))
+        yield Case(f"forward {given}, {name}", "norm_forward", (x, weight, bias, geometry, 1e-5, *alone))
     for residual, activation in ((grad, "relu"), (grad, "none"), (None, "leaky_relu")):
         given = f"{'with' if residual is not None else 'without'} residual, {activation}, {name}"
         finish = (residual, activation, 0.1)
-        yield Case(f"apply {given}", ("norm_apply",), "norm_apply", (x, mean, var, affine, -affine, 1e-5, *finish))
-        yield Case(f"forward {given}", forward, "norm_forward", (x, affine, -affine, geometry, 1e-5, *finish))
-    masks = ("norm_activation_backward",)
+        yield Case(f"apply {given}", "norm_apply", (x, mean, var, affine, -affine, 1e-5, *finish))
+        yield Case(f"forward {given}", "norm_forward", (x, affine, -affine, geometry, 1e-5, *finish))
     for weight, bias, finish in (
         (affine, -affine, (grad, "relu", 0.0)),
         (None, affine, (None, "leaky_relu", 0.1)),
         (affine, None, (None, "relu", 0.0)),
     ):
         arguments = (grad, x, mean, rstd, weight, bias, *finish)
-        yield Case(f"activation's gradient {finish[1]}, {name}", masks, "norm_activation_backward", arguments)
-    sums, both = ("norm_backward_sums",), ("norm_backward_sums", "norm_backward_apply")
-    if holds_rows_backward:
-        sums, both = ("norm_rows_backward", "norm_backward_sums"), ("norm_rows_backward",)
-    yield Case(f"affine, {name}", sums, "norm_backward_affine", (grad, x, mean, rstd, geometry))
+        yield Case(f"activation's gradient {finish[1]}, {name}", "norm_activation_backward", arguments)
+    yield Case(f"affine, {name}", "norm_backward_affine", (grad, x, mean, rstd, geometry))
     for weight in (affine, None):
         named = f"{'with' if weight is not None else 'without'} weight, {name}"
         arguments = (grad, x, mean, rstd, weight, geometry)
-        yield Case(f"backward {named}", both, "norm_backward_input", arguments)
-        yield Case(f"all gradients {named}", tuple({*sums, *both}), "norm_backward", arguments)
-
-
-def _holds_rows(x: Array, geometry: NormGeometry, held: int) -> bool:
-    """Whether blocks hold the rows of x whole, whose threads hold so many values."""
-    _, g, c, p = x.shape
-    if geometry.axes != (2, 3) or not x[:1, :1].flags.c_contiguous:
-        return False
-    segments, length, wide = (1, c, True) if g == p == 1 else (c, p, False)
-    return norm_rows(segments, length, wide, held, accumulator(x.dtype).itemsize) is not None
+        yield Case(f"backward {named}", "norm_backward_input", arguments)
+        yield Case(f"all gradients {named}", "norm_backward", arguments)
 
 
 # --- Packing ------------------------------------------------------------------------------------------------------
@@ -550,7 +496,7 @@ def _packings() -> Iterator[Case]:
             for target in (dtype, *others):
                 for last in (False, True):
                     named = f"{name}, {dtype}, {order} to {target}{', channels last' if last else ''}"
-                    yield Case(f"pack, {named}", ("pack",), "copy", (x, dtype_of(target), last))
+                    yield Case(f"pack, {named}", "copy", (x, dtype_of(target), last))
 
 
 # --- Bias and activation ------------------------------------------------------------------------------------------
@@ -585,17 +531,16 @@ def _biases() -> Iterator[Case]:
                     ("both", (bias, residual)),
                 ):
                     arguments = (x, *others, activation, 0.3)
-                    yield Case(f"{given}, {named}", ("bias_activation",), "bias_activation", arguments)
-                backward = ("bias_activation_backward", "sum_splits")
-                yield Case(f"backward, {named}", backward, "bias_activation_backward", (y, x, activation, 0.3))
-            yield Case(f"sums, {name}, {dtype}, {order}", backward, "channel_sums", (x,))
+                    yield Case(f"{given}, {named}", "bias_activation", arguments)
+                yield Case(f"backward, {named}", "bias_activation_backward", (y, x, None, activation, 0.3))
+            yield Case(f"sums, {name}, {dtype}, {order}", "channel_sums", (x,))
 
 
 FAMILIES = (_convolutions, _depthwise, _poolings, _planes, _resamplings, _norms, _packings, _biases)
 CASES = [case for family in FAMILIES for case in family()]
-
-
-def cases_of(kernel: str) -> list[Case]:
-    """The cases that run a kernel file, or all of them for a header."""
-    found = [case for case in CASES if kernel in case.kernels]
-    return found or CASES
+_LISTED = {case.primitive for case in CASES}
+CASES += [
+    Case(call.name, call.primitive, call.arguments(), call.algorithm)
+    for call in calls("odd")
+    if call.primitive not in _LISTED
+]

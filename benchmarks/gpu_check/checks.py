@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 import gpucnn
 import gpucnn.functional as F
-from benchmarks import primitives
-from benchmarks.gpu_check.calls import Call, Scale, agree, calls
 from benchmarks.gpu_check.machine import Machine, NotRun
+from benchmarks.primitives import Call, Results, Scale, agree, calls, placed, run
 from gpucnn.backends import Backend
 from gpucnn.backends.numpy import NumpyBackend
 
@@ -62,17 +61,17 @@ def odd_shapes(machine: Machine) -> Iterator[Check]:
 
 def _repeats(machine: Machine, call: Call) -> str:
     host = call.arguments()
-    given = _on_device(machine, host)
+    given = placed(host, machine.put)
     first = _computed(machine, machine.backends["specialised"], call, given)
-    for run in range(1, RUNS):
+    for number in range(1, RUNS):
         again = _computed(machine, machine.backends["specialised"], call, given)
-        expect(same_bits(first, again), f"run {run + 1} has other bits than run 1")
+        expect(same_bits(first, again), f"run {number + 1} has other bits than run 1")
     generic = _computed(machine, machine.backends["generic"], call, given)
     expect(same_bits(first, generic), "the generic build has other bits than the specialised one")
-    said = agree(first, primitives.run(NumpyBackend(), call.primitive, *host))
+    said = agree(first, run(NumpyBackend(), call.primitive, *host))
     expect(not said, f"against the NumPy backend: {said}")
     if call.algorithm != "direct":
-        direct = Call(call.name, call.primitive, call.dtype, call.arguments)
+        direct = replace(call, algorithm="direct")
         said = agree(first, _computed(machine, machine.backends["specialised"], direct, given))
         expect(not said, f"{call.algorithm or 'as chosen'} against direct: {said}")
     return ""
@@ -80,22 +79,16 @@ def _repeats(machine: Machine, call: Call) -> str:
 
 def _agrees(machine: Machine, call: Call) -> str:
     host = call.arguments()
-    given = _on_device(machine, host)
-    expected = primitives.run(NumpyBackend(), call.primitive, *host)
+    given = placed(host, machine.put)
+    expected = run(NumpyBackend(), call.primitive, *host)
     for build, backend in machine.backends.items():
         said = agree(_computed(machine, backend, call, given), expected)
         expect(not said, f"{build} build against the NumPy backend: {said}")
     return ""
 
 
-def _on_device(machine: Machine, arguments: Sequence[Any]) -> list[Any]:
-    return [machine.put(value) if isinstance(value, np.ndarray) else value for value in arguments]
-
-
-def _computed(machine: Machine, backend: Backend, call: Call, given: Sequence[Any]) -> tuple[Any, ...]:
-    with call.within():
-        results = primitives.run(backend, call.primitive, *given)
-    return tuple(map(machine.get, results))
+def _computed(machine: Machine, backend: Backend, call: Call, given: tuple[Any, ...]) -> Results:
+    return tuple(map(machine.get, call.of(backend, given)))
 
 
 # --- CUDA graphs --------------------------------------------------------------------------------------------------

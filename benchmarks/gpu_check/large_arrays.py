@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 import gpucnn
-from benchmarks import primitives
-from benchmarks.gpu_check.calls import agree, numbers
 from benchmarks.gpu_check.checks import Check, expect
 from benchmarks.gpu_check.machine import KernelBuild, Machine, NotRun
+from benchmarks.primitives import agree, numbers, placed, run
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import NormGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry, interpolation_geometry, pool_geometry
@@ -128,12 +127,11 @@ def _beyond(machine: Machine, call: Large, side: str) -> str:
     kept = sorted({0, images // 2, images - 1})
     shown = [_image(call, number, len(kept)) for number in range(len(call.batched))]
     given = [_batch(machine, host, images, kept, side) for host in shown]
-    shared = call.shared(images)
-    on_device = [machine.put(value) if isinstance(value, np.ndarray) else value for value in shared]
+    on_device = placed(call.shared(images), machine.put)
     expected = _expected(call, shown, images, len(kept))
     for build, backend in machine.backends.items():
         with gpucnn.algorithm("direct"):
-            results = primitives.run(backend, call.primitive, *(*given, *on_device))
+            results = run(backend, call.primitive, *(*given, *on_device))
         machine.synchronise()
         found = tuple(_seen(machine, call, result, kept) for result in results)
         del results  # before the next build's take as much memory
@@ -189,7 +187,7 @@ def _expected(call: Large, shown: Sequence[Any], images: int, count: int) -> tup
     if call.sums and call.primitive == "norm_statistics":
         return _batch_statistics(shown[0], images)
     shared = [_for_fewer(value, count) for value in call.shared(images)]
-    return primitives.run(NumpyBackend(), call.primitive, *(*shown, *shared))
+    return run(NumpyBackend(), call.primitive, *(*shown, *shared))
 
 
 def _for_fewer(value: Any, count: int) -> Any:

@@ -3,6 +3,9 @@
 All arrays are the backend's own. Images are [N, C, D, H, W]: an operation of rank 1 or 2 has leading spatial axes of
 size 1. Callers have validated shapes and dtypes; `gpucnn.geometry` defines the elements that each method reads.
 
+A backend names the modules of its folder (`implemented_by`): `backend.convolve` is the function `convolve` in one of
+them.
+
 Primitives write their results into preallocated arrays, passed after their inputs: dense, in the memory order that
 `Backend.empty_like` gives for the first input (columns and statistics in C order, weights in any). Inputs have any
 strides. 16-bit floats accumulate in float32. Results are bitwise reproducible.
@@ -10,13 +13,46 @@ strides. 16-bit floats accumulate in float32. Results are bitwise reproducible.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC, abstractmethod, update_abstractmethods
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, TypeVar
 
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
 Array = Any
+Class = TypeVar("Class", bound=type)
+Method = TypeVar("Method", bound=Callable[..., None])
+
+
+def primitive(declared: Method) -> Method:
+    """Declare a primitive, which each backend implements by a function of this name and these parameters.
+
+    It is abstract to Python, not to type checkers, which cannot see what `implemented_by` adds to a class.
+    """
+    return abstractmethod(declared)
+
+
+def implemented_by(*modules: ModuleType, method: Callable[[Any], Any]) -> Callable[[Class], Class]:
+    """Give a backend its primitives: of each, the function of that name in one of `modules`, as `method` wraps it.
+
+    Raises
+    ------
+    TypeError
+        A primitive is not in exactly one of the modules, and the class does not define it.
+    """
+
+    def complete(backend: Class) -> Class:
+        for name in sorted(Backend.__abstractmethods__ - vars(backend).keys()):
+            found = [vars(module)[name] for module in modules if name in vars(module)]
+            if len(found) != 1:
+                raise TypeError(f"{backend.__name__}: {name} is in {len(found)} of its modules, expected one")
+            setattr(backend, name, method(found[0]))
+        update_abstractmethods(backend)
+        return backend
+
+    return complete
 
 
 @dataclass(frozen=True)
@@ -66,17 +102,17 @@ class Backend(ABC):
         """Whether primitives can write to `array` in place."""
         return True
 
-    @abstractmethod
+    @primitive
     def copy(self, x: Array, y: Array) -> None:
         """Write x to y [N, C, *], of the same shape and any strides; in y's dtype, where both are floating-point."""
 
     # --- Convolution: w is [OC, C / groups, KD, KH, KW], bias [OC] or None ----------------------------------------
 
-    @abstractmethod
+    @primitive
     def convolve(self, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
         """Cross-correlate x [N, C, D, H, W] with w: y [N, OC, OD, OH, OW], plus bias."""
 
-    @abstractmethod
+    @primitive
     def convolve_backward_input(
         self, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
     ) -> None:
@@ -85,37 +121,37 @@ class Backend(ABC):
         It is the transposed convolution as well, whose `bias` [C] is added; nothing is conjugated.
         """
 
-    @abstractmethod
+    @primitive
     def convolve_backward_weight(self, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
         """Correlate x [N, C, D, H, W] with grad_y [N, OC, OD, OH, OW]: grad_w [OC, C / groups, KD, KH, KW] (wgrad)."""
 
     # --- Locally connected: w is [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW] or None -------------------
 
-    @abstractmethod
+    @primitive
     def locally_connect(self, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
         """Convolve with a separate filter at each position: y [N, OC, OD, OH, OW]."""
 
-    @abstractmethod
+    @primitive
     def locally_connect_backward_input(self, grad_y: Array, w: Array, grad_x: Array, geometry: ConvGeometry) -> None:
         """grad_x [N, C, D, H, W] of a locally connected layer; nothing is conjugated."""
 
-    @abstractmethod
+    @primitive
     def locally_connect_backward_weight(self, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
         """grad_w [OC, OD, OH, OW, C, KD, KH, KW] of a locally connected layer."""
 
     # --- Unfolding ------------------------------------------------------------------------------------------------
 
-    @abstractmethod
+    @primitive
     def im2col(self, x: Array, columns: Array, geometry: ConvGeometry) -> None:
         """Columns [N, C * KD * KH * KW, OD * OH * OW] of x [N, C, D, H, W]; padding reads as zero."""
 
-    @abstractmethod
+    @primitive
     def col2im(self, columns: Array, x: Array, geometry: ConvGeometry) -> None:
         """Image [N, C, D, H, W]: each input's sum over the columns' entries that im2col copies it to."""
 
     # --- Pooling --------------------------------------------------------------------------------------------------
 
-    @abstractmethod
+    @primitive
     def max_pool(self, x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
         """Maximum of each window, NaN if it holds one: y [N, C, OD, OH, OW].
 
@@ -123,42 +159,42 @@ class Backend(ABC):
         the first of equal ones, the last of NaNs, -1 for a window wholly in padding.
         """
 
-    @abstractmethod
+    @primitive
     def max_pool_backward(self, grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
         """grad_x [N, C, D, H, W]: each input's sum over the windows of which it was the maximum."""
 
-    @abstractmethod
+    @primitive
     def unpool(self, values: Array, indices: Array, planes: Array) -> None:
         """Scatter values [N, C, D, H, W] by their indices into zeroed planes [N, C, OD, OH, OW]; the last one is kept.
 
         A value with index -1 is dropped; other indices are within the planes.
         """
 
-    @abstractmethod
+    @primitive
     def gather(self, planes: Array, indices: Array, values: Array) -> None:
         """Values = ``planes[n, c].flat[indices[n, c]]`` for planes [N, C, D, H, W]; 0 where the index is -1."""
 
-    @abstractmethod
+    @primitive
     def average_pool(self, x: Array, y: Array, geometry: PoolGeometry) -> None:
         """Sum of each window over ``geometry.divisor``: y [N, C, OD, OH, OW]."""
 
-    @abstractmethod
+    @primitive
     def average_pool_backward(self, grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
         """grad_x [N, C, D, H, W]: each input's sum over its windows, each over its divisor."""
 
     # --- Resampling -----------------------------------------------------------------------------------------------
 
-    @abstractmethod
+    @primitive
     def interpolate(self, x: Array, y: Array, geometry: InterpolationGeometry) -> None:
         """Resample x [N, C, D, H, W]: y [N, C, OD, OH, OW]."""
 
-    @abstractmethod
+    @primitive
     def interpolate_backward(self, grad_y: Array, grad_x: Array, geometry: InterpolationGeometry) -> None:
         """The adjoint of `interpolate`: grad_x [N, C, D, H, W]."""
 
     # --- Normalisation: x is [N, G, C, P], weight and bias [1, G, C, 1]; see NormGeometry --------------------------
 
-    @abstractmethod
+    @primitive
     def norm_statistics(
         self, x: Array, mean: Array, var: Array, rstd: Array, geometry: NormGeometry, eps: float
     ) -> None:
@@ -167,7 +203,7 @@ class Backend(ABC):
         All are float32 for 16-bit x.
         """
 
-    @abstractmethod
+    @primitive
     def norm_apply(
         self,
         x: Array,
@@ -181,7 +217,7 @@ class Backend(ABC):
     ) -> None:
         """Y = epilogue of ``(x - mean) * rstd * weight + bias`` with rstd = 1 / sqrt(var + eps), rounded once."""
 
-    @abstractmethod
+    @primitive
     def norm_forward(
         self,
         x: Array,
@@ -197,7 +233,7 @@ class Backend(ABC):
     ) -> None:
         """As `norm_apply` with x's own statistics, which are written as by `norm_statistics`."""
 
-    @abstractmethod
+    @primitive
     def norm_activation_backward(
         self,
         grad_y: Array,
@@ -211,7 +247,7 @@ class Backend(ABC):
     ) -> None:
         """Grad = grad_y times the activation's derivative, by the signs of `norm_apply`'s pre-activation values."""
 
-    @abstractmethod
+    @primitive
     def norm_backward(
         self,
         grad_y: Array,
@@ -232,20 +268,20 @@ class Backend(ABC):
 
     # --- Element by element: the rest is `xp` ---------------------------------------------------------------------
 
-    @abstractmethod
+    @primitive
     def masked(self, values: Array, mask: Array, y: Array) -> None:
         """Y = values where the mask of their shape is True, and 0 elsewhere, even for infinities and NaN."""
 
-    @abstractmethod
+    @primitive
     def bias_activation(self, x: Array, bias: Array | None, y: Array, epilogue: Epilogue) -> None:
         """Y = epilogue of ``x + bias`` for x [N, C, P] and bias [C], rounded once."""
 
-    @abstractmethod
+    @primitive
     def bias_activation_backward(
         self, grad_y: Array, y: Array, grad_x: Array, grad_bias: Array | None, epilogue: Epilogue
     ) -> None:
         """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
 
-    @abstractmethod
+    @primitive
     def channel_sums(self, x: Array, sums: Array) -> None:
         """The sums [C] of x [N, C, *] over all but its channels, kept in float32 where x has 16 bits."""

@@ -8,21 +8,6 @@ a tuple with the gradient of each array argument in order, and None for those wi
 skips the gradients that are not needed.
 """
 
-from gpucnn.functional import (
-    activation,
-    average_pooling,
-    convolution,
-    elementwise,
-    locally_connected,
-    losses,
-    max_pooling,
-    normalization,
-    padding,
-    row_normalization,
-    smooth_activation,
-    unfolding,
-    upsampling,
-)
 from gpucnn.functional.activation import *
 from gpucnn.functional.average_pooling import *
 from gpucnn.functional.convolution import *
@@ -37,18 +22,5 @@ from gpucnn.functional.smooth_activation import *
 from gpucnn.functional.unfolding import *
 from gpucnn.functional.upsampling import *
 
-__all__ = sorted(
-    activation.__all__
-    + average_pooling.__all__
-    + convolution.__all__
-    + elementwise.__all__
-    + locally_connected.__all__
-    + losses.__all__
-    + max_pooling.__all__
-    + normalization.__all__
-    + padding.__all__
-    + row_normalization.__all__
-    + smooth_activation.__all__
-    + unfolding.__all__
-    + upsampling.__all__
-)
+# each module lists its names, once
+__all__ = sorted(name for name, value in globals().items() if getattr(value, "__module__", "").startswith(__name__))

@@ -391,8 +391,9 @@ def lp_pool_nd(
     wide = _widened(lifted(x, rank))
     with _quiet():
         sums = _average_pool(call, wide**power, geometry) * taps
-        y = sums ** (1 / power)
-    return call.result(lowered(call.stored_like(y, lifted(x, rank)), rank, like=x))
+        y = call.image(pooled_shape(x.shape, geometry), rank, like=x)
+        y[...] = sums ** (1 / power)
+    return call.result(lowered(y, rank, like=x))
 
 
 def lp_pool_nd_backward(
@@ -447,8 +448,9 @@ def lp_pool_nd_backward(
         slope = call.xp.where(sums == 0, 0, upstream * taps * sums ** (1 / power - 1))
         spread = call.backend.empty_like(wide.shape, wide.dtype, slope)
         call.backend.average_pool_backward(slope, spread, geometry)
-        result = spread * wide ** (power - 1)
-    return call.result((lowered(call.stored_like(result, lifted(grad, rank)), rank, like=x),))
+        grad_x = call.image(x.shape, rank, like=grad)
+        grad_x[...] = spread * wide ** (power - 1)
+    return call.result((lowered(grad_x, rank, like=x),))
 
 
 avg_pool1d, avg_pool2d, avg_pool3d = replayed_family(avg_pool_nd)

@@ -177,7 +177,7 @@ def bed_of_nails_nd(rank: int, input: Array, scale_factor: Size) -> Array:
     image_shape(call.op, "input", x.shape, rank)
     factors = integers(call.op, "scale_factor", scale_factor, rank, 1)
     size = tuple(length * factor for length, factor in zip(x.shape[-rank:], factors, strict=True))
-    y = call.xp.empty_like(x, shape=(*x.shape[:-rank], *size))
+    y = lowered(call.image((*x.shape[:-rank], *size), rank, like=x), rank, like=x)
     y[...] = 0
     y[_nails(factors)] = x
     return call.result(y)

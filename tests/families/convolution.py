@@ -78,7 +78,7 @@ def convolution_gradients(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Pur
         return layer.without(reference.conv_backward_input(batched_grad, w, layer.windows.sizes, *layer.loops))
 
     def by_weight() -> Array:
-        return reference.conv_backward_weight(batched_grad, batched_x, layer.windows.kernel, *layer.loops)
+        return reference.conv_backward(batched_grad, batched_x, w, *layer.loops)[1]
 
     def forward() -> Array:
         return layer.without(reference.conv(batched_x, w, None, *layer.loops))

@@ -41,17 +41,19 @@ def poolings(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, kind: s
     elif kind == "sum":
         over_all_integers(draw, x, grad)
     oracle, backward = (getattr(reference, f"{kind}_pool{end}") for end in ("", "_backward"))
-    named = {**dict(zip(("kernel", "stride", "pads", "dilation"), pool.geometry, strict=True)), **more}
+    power, divided = ((more["norm_type"],), {}) if kind == "lp" else ((), more)
 
     def expected() -> Any:
-        return of_batches(lambda x: oracle(x, **named, ceil_mode=pool.ceil_mode), batched, x)
+        return of_batches(lambda x: oracle(x, *power, *pool.geometry, ceil_mode=pool.ceil_mode, **divided), batched, x)
 
     def gradient() -> Array:
         if kind == "max":
             return of_batches(lambda x, g, at: backward(g, at, x.shape), batched, x, grad, expected()[1])
         if kind == "lp":
-            return of_batches(lambda x, g: backward(g, x, **named, ceil_mode=pool.ceil_mode), batched, x, grad)
-        return of_batches(lambda g: backward(g, sizes, **named), batched, grad)
+            return of_batches(
+                lambda x, g: backward(g, x, *power, *pool.geometry, ceil_mode=pool.ceil_mode), batched, x, grad
+            )
+        return of_batches(lambda g: backward(g, sizes, *pool.geometry, **divided), batched, grad)
 
     options = {**pool.options, **more}
     assume(not small or kind != "max" or (expected()[1] >= 0).all())  # no maximum is infinite

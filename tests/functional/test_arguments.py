@@ -17,10 +17,10 @@ from gpucnn import geometry
 from gpucnn.geometry.arguments import boolean, integer, number
 
 NUMBERS: dict[str, int | float] = {
-    "eps": 0.125, "momentum": 0.25, "negative_slope": 0.125, "p": 0.5, "label_smoothing": 0.25, "norm_type": 3.0,
-    "divisor_override": 3.0, "scale_factor": 2.0, "value": 0.5, "ignore_index": 1, "rng": 1, "dim": 1,
+    "eps": 0.125, "label_smoothing": 0.25, "norm_type": 3.0, "divisor_override": 3.0, "scale_factor": 2.0, "value": 0.5,
+    "ignore_index": 1, "rng": 1, "dim": 1,
 }  # fmt: skip
-"""Values for arguments of `CALLS` that every form holds exactly, and that change the result."""
+"""Values for arguments of `CALLS` that every form holds exactly, and that change the result; others are rounded."""
 
 INTEGER_FORMS: dict[str, Callable[[int], Any]] = {
     "int8": np.int8,
@@ -54,9 +54,14 @@ def _in_form(name: str, value: Any) -> Any:
     return INTEGER_FORMS[name](value) if isinstance(value, int) else tuple(_in_form(name, item) for item in value)
 
 
+def _rounded(value: Any) -> Any:
+    """The number, where it is no integer, as one that 16-bit floats hold."""
+    return float(ml_dtypes.bfloat16(value)) if isinstance(value, float) else value
+
+
 def parameters_of(name: str) -> dict[str, Any]:
     """The arguments of a call that are numbers, and what is given for each."""
-    given = {key: NUMBERS.get(key, value) for key, value in CALLS[name].items() if key not in ARRAYS}
+    given = {key: NUMBERS.get(key, _rounded(value)) for key, value in CALLS[name].items() if key not in ARRAYS}
     if "bed_of_nails" in name:
         given["scale_factor"] = 2
     return {key: value for key, value in given.items() if isinstance(value, int | float | tuple)}

@@ -124,27 +124,15 @@ WRONG: dict[str, Callable[[int], Wrong]] = {
     "weight_size": lambda n: types(None, 4, "412", b"412", {1}, (4, 1, *(2.0,) * n), (4, 1, *(None,) * n))
     + values((), (4, 1), (4, 1, *(0,) * n), (0, 1, *(2,) * n), (3, 1, *(2,) * n), (4, 2, *(2,) * n))
     + values((4, 1, *(99,) * n), (4, 1, *(2,) * (n - 1), 2**31)),
-    "ceil_mode": lambda n: FLAGS,
-    "count_include_pad": lambda n: FLAGS,
-    "return_indices": lambda n: FLAGS,
-    "return_statistics": lambda n: FLAGS,
-    "return_mask": lambda n: FLAGS,
-    "training": lambda n: FLAGS,
-    "use_input_stats": lambda n: FLAGS,
     "align_corners": lambda n: [item for item in FLAGS if item[0] is not None] + values(True, False),
     "divisor_override": lambda n: wrong_numbers(0, 0.0, optional=True),
     "norm_type": lambda n: wrong_numbers(0, -1, -0.5),
-    "momentum": lambda n: wrong_numbers(),
     "eps": lambda n: wrong_numbers(-1e-9, -1),
-    "negative_slope": lambda n: wrong_numbers(),
     "p": lambda n: wrong_numbers(-0.1, 1.1, 2),
     "label_smoothing": lambda n: wrong_numbers(-0.1, 1.1),
     "ignore_index": lambda n: wrong_integers(-(2**31)) + types(None, (1,)),
     "dim": lambda n: wrong_integers(-4) + types(None, (0,), [0]) + values(4, 99),
-    "mode": lambda n: CHOICES,
     "activation": lambda n: CHOICES,
-    "approximate": lambda n: CHOICES,
-    "reduction": lambda n: CHOICES,
     "pad": lambda n: types(None, 1, "11", b"11", {1}, Junk(), (1.5, 1), (True, True), ("1", "1"), ((1, 1), (1, 1)))
     + values((1,), (1, 1, 1), (1,) * 10, (2**31, 0), (-(2**31) - 1, 0), (-9, 0), (-2, -2)),
     "value": lambda n: types(*NO_NUMBERS, (1.0,), np.ones(1), np.array(True), np.array(None)) + values(10**400),
@@ -155,7 +143,13 @@ WRONG: dict[str, Callable[[int], Wrong]] = {
 }  # fmt: skip
 
 
+BY_ANNOTATION = {"bool": FLAGS, "float": wrong_numbers(), "str": CHOICES}
+"""For parameters that are not in `WRONG`."""
+
+
 def wrong_values(name: str, parameter: str) -> Wrong:
+    if parameter not in WRONG:
+        return BY_ANNOTATION[getattr(F, name).__annotations__[parameter]]
     wrong = WRONG[parameter](rank_of(name))
     if parameter == "stride" and "pool" not in name:  # no window to stand for it
         wrong = wrong + types(None)
@@ -271,8 +265,11 @@ def test_wrong_shapes_of_further_arrays(backend: ArrayBackend, name: str) -> Non
         assert_refused(backend, name, parameter, values(*(np.ones(shape, array.dtype) for shape in shapes)), said)
 
 
-ANY_SHAPE = "relu|sigmoid|gelu|softmax|binary|dropout|pad"
-WITH_INPUT = [name for name in CALLS if "input" in CALLS[name] and not re.search(ANY_SHAPE, name)]
+def takes_any_shape(name: str) -> bool:
+    return "any shape" in (getattr(F, name.removesuffix("_backward")).__doc__ or "")
+
+
+WITH_INPUT = [name for name in CALLS if "input" in CALLS[name] and not takes_any_shape(name)]
 
 
 @pytest.mark.parametrize("name", WITH_INPUT)

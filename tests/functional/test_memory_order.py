@@ -133,6 +133,20 @@ def test_images_are_in_the_order_of_the_first_one(backend: ArrayBackend, name: s
         assert (last if order == "channels_last" else image).flags.c_contiguous, (order, has_batch)
 
 
+@pytest.mark.parametrize("size", [(1, 6), (6, 1)])
+def test_images_of_one_row_or_column_keep_their_order(
+    backend: ArrayBackend, size: tuple[int, int], rng: np.random.Generator
+) -> None:
+    x = arranged(numbers(rng, (1, 3, *size), "float32"), "channels_last")
+    for result in (
+        backend.run(F.bed_of_nails2d, x, 2),
+        backend.run(F.lp_pool2d, x, 2, 3, 1, padding=1),
+        backend.run(F.lp_pool2d_backward, x, x, 2, 3, 1, padding=1)[0],
+        backend.run(F.avg_pool2d, x, 3, 1, 1),
+    ):
+        assert np.moveaxis(result, 1, -1).flags.c_contiguous
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_rectified_integers_are_in_the_order_of_the_image(
     backend: ArrayBackend, order: str, rng: np.random.Generator

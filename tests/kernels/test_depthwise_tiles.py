@@ -152,7 +152,7 @@ def results(n: int, geometry: ConvGeometry, order: str) -> list[np.ndarray[Any, 
         ("convolve_backward_input", (y, w, bias[:c], geometry)),
         ("convolve_backward_weight", (x, y, geometry)),
     ):
-        case = Case(primitive, (), primitive, arguments, None)
+        case = Case(primitive, primitive, arguments, None)
         (result,) = case.run(CudaBackend(SimulatorRuntime()), simulator.asarray)
         found.append(simulator.asnumpy(result))
         assert case.agrees((found[-1],)), primitive

@@ -41,9 +41,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.tuning", "gpucnn.warm_up",
     },
     "gpucnn.explaining": {
-        "gpucnn.backends.cuda.convolution.select", "gpucnn.backends.cuda.device.simulator_runtime",
-        "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
-        "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry", "gpucnn.numerics", "numpy",
+        "gpucnn.backends.Backend", "gpucnn.backends.cuda.convolution.select",
+        "gpucnn.backends.cuda.device.simulator_runtime", "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes",
+        "gpucnn.backends.layout", "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry",
+        "gpucnn.numerics", "numpy",
     },
     "gpucnn.tuning": {
         "gpucnn.backends.backend_named", "gpucnn.backends.cuda.convolution.select", "gpucnn.numerics",

@@ -10,12 +10,10 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
-from gpucnn.backends.base import Backend, Epilogue
+from gpucnn.backends.base import Backend, Epilogue, implemented_by
 from gpucnn.backends.cuda.convolution import convolution, direct
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
-from gpucnn.backends.cuda.elementwise import bias_activation as biases
-from gpucnn.backends.cuda.elementwise import masking as elementwise
-from gpucnn.backends.cuda.elementwise import packing
+from gpucnn.backends.cuda.elementwise import bias_activation, elementwise, packing
 from gpucnn.backends.cuda.launch.plans import empty, is_addressable
 from gpucnn.backends.cuda.normalization import normalization
 from gpucnn.backends.cuda.pooling import pooling
@@ -46,8 +44,11 @@ def _addressable(argument: Any) -> Any:
     return argument if not hasattr(argument, "strides") or is_addressable(argument) else argument.copy(order="K")
 
 
+@implemented_by(
+    bias_activation, convolution, direct, elementwise, normalization, pooling, resampling, unfolding, method=_on_device
+)
 class CudaBackend(Backend):
-    """Primitives over the arrays of a runtime, one function each in this folder's modules."""
+    """Primitives over the arrays of a runtime, each the function of its name in one of these modules."""
 
     name = "cuda"
     host = False
@@ -73,35 +74,3 @@ class CudaBackend(Backend):
         """Write x to y: by a kernel where both can be seen as [N, C, P]; by the array library elsewhere."""
         with self.runtime.using(self.runtime.device(y)):
             packing.copy(self.runtime, _addressable(x), y)
-
-    convolve = _on_device(convolution.convolve)
-    convolve_backward_input = _on_device(convolution.convolve_backward_input)
-    convolve_backward_weight = _on_device(convolution.convolve_backward_weight)
-
-    locally_connect = _on_device(direct.locally_connect)
-    locally_connect_backward_input = _on_device(direct.locally_connect_backward_input)
-    locally_connect_backward_weight = _on_device(direct.locally_connect_backward_weight)
-
-    im2col = _on_device(unfolding.im2col)
-    col2im = _on_device(unfolding.col2im)
-
-    max_pool = _on_device(pooling.max_pool)
-    max_pool_backward = _on_device(pooling.max_pool_backward)
-    unpool = _on_device(pooling.unpool)
-    gather = _on_device(pooling.gather)
-    average_pool = _on_device(pooling.average_pool)
-    average_pool_backward = _on_device(pooling.average_pool_backward)
-
-    interpolate = _on_device(resampling.interpolate)
-    interpolate_backward = _on_device(resampling.interpolate_backward)
-
-    norm_statistics = _on_device(normalization.norm_statistics)
-    norm_apply = _on_device(normalization.norm_apply)
-    norm_forward = _on_device(normalization.norm_forward)
-    norm_activation_backward = _on_device(normalization.norm_activation_backward)
-    norm_backward = _on_device(normalization.norm_backward)
-
-    masked = _on_device(elementwise.masked)
-    bias_activation = _on_device(biases.bias_activation)
-    bias_activation_backward = _on_device(biases.bias_activation_backward)
-    channel_sums = _on_device(biases.channel_sums)

@@ -76,7 +76,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Structure:
-    """The fields of a structure of params.cuh in order: name, whether it is an index, whether it is set at run time."""
+    """The fields of a structure of parameters in order: name, whether it is an index, whether it is set at run time."""
 
     name: str
     fields: tuple[tuple[str, bool, bool], ...]
@@ -113,10 +113,12 @@ def _text(file: str) -> str:
 
 @cache
 def structure(name: str) -> Structure:
-    """The structure `name` of params.cuh."""
-    body = re.search(rf"^struct {name} {{\n(.*?)^}};", _text("params.cuh"), re.MULTILINE | re.DOTALL)
+    """The structure `name`, which params.cuh declares or, where it serves a single kernel, that kernel's file."""
+    texts = map(_text, ("params.cuh", *sorted(path.name for path in folder().glob("*.cu"))))
+    found = (re.search(rf"^struct {name} {{\n(.*?)^}};", text, re.MULTILINE | re.DOTALL) for text in texts)
+    body = next(filter(None, found), None)
     if body is None:
-        raise LookupError(f"params.cuh has no structure {name}")
+        raise LookupError(f"no file of kernels/ has a structure {name}")
     fields = [
         (field.strip(), kind == "index_t", bool(live))
         for live, kind, names in _FIELDS.findall(body[1])
@@ -153,7 +155,7 @@ def source(
 def _inlined(file: str, params: str, fixed: Mapping[str, Any] | None) -> str:
     """The text of `file` with its headers inlined; #line directives keep each line's file and number."""
     text = _text(file)
-    if file == "params.cuh" and fixed is not None:
+    if fixed is not None and f"struct {params} {{\n" in text:
         text = _with_constants(text, params, fixed)
     lines = [f'#line 1 "{file}"']
     for number, line in enumerate(text.split("\n"), start=1):
@@ -163,7 +165,7 @@ def _inlined(file: str, params: str, fixed: Mapping[str, Any] | None) -> str:
 
 
 def _with_constants(text: str, params: str, fixed: Mapping[str, Any]) -> str:
-    """params.cuh with the fields of one structure as constants; line numbers are unchanged."""
+    """The text with the fields of one structure as constants; line numbers are unchanged."""
     start = text.index(f"struct {params} {{\n")
     end = text.index("\n};", start)
 

@@ -1,4 +1,4 @@
-"""Masks, by the array library's own kernels."""
+"""Elementwise primitives: masks, by the array library's own kernels."""
 
 from __future__ import annotations
 
