@@ -80,8 +80,8 @@ def test_float32(layer: str, order: str, direction: str) -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_16_bits(dtype: str, order: str, direction: str) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_floats(dtype: str, order: str, direction: str) -> None:
     for layer in ("MobileNetV2 dw_144", "MobileNetV2 dw_384", "EfficientNet dw5_672_s2"):
         holds(profiled(LAYERS[layer], direction, order, dtype), layer)
 
