@@ -32,7 +32,6 @@ DIVIDES_NUMBER = 3
 INT_BYTES = 4  # of an index in shared memory
 FLAGS = 32  # planes whose flags a block of max_pool_backward_out_of_window or unpool_anywhere looks at
 PART = 4096  # positions of a plane that unpool_anywhere computes per pass
-GATHERED = 2048  # values of a block of gather
 LARGEST_BLOCK = 1024
 LANES_BELOW = 256  # windows of a block below which several threads share each
 
@@ -412,17 +411,5 @@ def gather(runtime: Runtime, planes: Array, indices: Array, values: Array) -> No
 
 
 def _gather_work(planes: Layout, indices: Layout, values: Layout) -> Work:
-    fields = _plane_fields(values, planes, indices, written=values)
-    extents = (prod(planes.shape[2:]),)
-    channels_last = dense_order(planes, indices, values)
-    if channels_last is None or not fits_int32(planes.shape[2:]):
-        return Work({**fields, **NOT_STAGED}, values.size, extents=extents, constants=(("PACK", 1),))
-    fields |= {**NOT_STAGED, "tile_planes": 1, "tile": GATHERED, "channels_last": int(channels_last)}
-    fields |= {"read_slots": GATHERED, "write_slots": GATHERED}
-    return Work(
-        fields,
-        blocks=-(-values.size // GATHERED),
-        extents=(*extents, values.size + GATHERED),
-        constants=(("PACK", pack_of(values, planes, indices)),),
-        shared_bytes=GATHERED * (values.itemsize + INT_BYTES),
-    )
+    fields = {**_plane_fields(values, planes, indices, written=values), **NOT_STAGED}
+    return Work(fields, values.size, extents=(prod(planes.shape[2:]),))
