@@ -33,6 +33,7 @@ INT_BYTES = 4  # of an index in shared memory
 FLAGS = 32  # planes whose flags a block of max_pool_backward_out_of_window or unpool_anywhere looks at
 PART = 4096  # positions of a plane that unpool_anywhere computes per pass
 LARGEST_BLOCK = 1024
+LARGE_WINDOW = 256  # taps, from which on one window has several threads
 LANES_BELOW = 256  # windows of a block below which several threads share each
 
 
@@ -232,12 +233,12 @@ def _forward_work(
     def shared(read: int, written: int) -> int:
         return slots(read) * x.itemsize + row_slots(read) * (x.itemsize + INT_BYTES) + slots(written) * of_output
 
-    tile = _tile(geometry, arrays, shared, parted=parted)
     taps = [_taps(axis) for axis in geometry.axes]
+    tile = None if _reads_once(geometry, arrays) else _tile(geometry, arrays, shared, parted=parted)
     fields = _pool_fields(geometry, x, y, indices, written=y)
     fields |= {"lanes": 1, "by_rows": int(by_rows), "row_slots": 0}
     if tile is None:
-        fields["lanes"] = 32 if taps[2] >= 32 and prod(taps) >= 256 else 1
+        fields["lanes"] = 32 if taps[2] >= 32 and prod(taps) >= LARGE_WINDOW else 1
         return _work(fields, geometry, arrays, None, y.size)
     columns = tile.columns(w.out)
     fields |= {"row_lanes": columns, "row_slots": row_slots(tile.read)}
@@ -247,6 +248,12 @@ def _forward_work(
         else:
             fields["row_lanes"] = _row_lanes(w, columns)
     return _work(fields, geometry, arrays, tile, y.size)
+
+
+def _reads_once(geometry: PoolGeometry, arrays: tuple[Layout, ...]) -> bool:
+    """Whether plain kernels read each input once, in order: small windows that share no input, channels last."""
+    few = prod(_taps(axis) for axis in geometry.axes) < LARGE_WINDOW
+    return few and bool(dense_order(*arrays)) and all(_readers(axis) == 1 for axis in geometry.axes)
 
 
 def _by_rows(geometry: PoolGeometry) -> bool:
