@@ -1,8 +1,8 @@
 """``python -m benchmarks.kernel_gains``: what the kernels' staged paths save over their plain ones.
 
-Layers of the benchmarks run in the simulator by both paths. What is compared is counted, not timed: bytes of the sectors
-that requests to global memory touch, caches credited with nothing, and memory instructions of warps, to global and to
-shared memory. A plain kernel's repeated reads of a sector are mostly hits in L1 on a device.
+Layers of the benchmarks run in the simulator by both paths. What is compared is counted, not timed: bytes of the
+sectors that requests to global memory touch, caches credited with nothing, and memory instructions of warps, to
+global and to shared memory. A plain kernel's repeated reads of a sector are mostly hits in L1 on a device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from benchmarks.providers.base import Provider
 from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast
 
 LAYERS = {  # by the path that they take
-    "depthwise tiles": ("mobilenetv2/dw_96_s2/", "mobilenetv2/dw_384/", "mobilenetv2/dw_960/", "efficientnet-b0/dw5_240/"),
+    "depthwise tiles": (
+        "mobilenetv2/dw_96_s2/", "mobilenetv2/dw_384/", "mobilenetv2/dw_960/", "efficientnet-b0/dw5_240/",
+    ),
     "pooling tiles": (
         "resnet-50/max_pool/", "vgg-16/pool1/", "googlenet/inception_pool/", "yolov3-spp/spp13/forward",
         "densenet-121/transition1/", "resnet-50/global_avg/", "segnet/unpool1/",
@@ -80,11 +82,13 @@ def markdown(staged: dict[str, dict[str, int]], plain: dict[str, dict[str, int]]
                 cells += [f"{after / unit:.1f}", f"{before / unit:.1f}", f"{1 - after / before:.0%}"]
             text.append(f"| {name} | {' | '.join(cells)} |")
         text.append("")
-    return "\n".join(text) + _TAIL
+    return "\n".join(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_gains", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kernel_gains", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--plain", action="store_true", help="print the counts of the plain paths as JSON, and no more")
     parser.add_argument("--publish", action="store_true", help="replace the committed page in benchmarks/results too")
     options = parser.parse_args(arguments)
@@ -107,14 +111,7 @@ _HEAD = """# What the staged kernels save
 Counted in the simulator on layers of the benchmarks in float32; nothing has run on a GPU, nothing is timed. *MB* is the
 sectors that all requests to global memory touch, caches credited with nothing: on a device most of a plain kernel's
 repeated reads hit L1. *Instructions* are the loads and stores that warps issue, to shared memory too; arithmetic is not
-counted. A negative share is a cost. A path, or a part of one, that saves less than a tenth of both is not kept.
-"""
-
-_TAIL = """## Parts of the paths
-
-Each against the simplest rule in its place.
-
-PARTS
+counted. A negative share is a cost. README.md has the parts of these paths.
 """
 
 if __name__ == "__main__":

@@ -100,7 +100,9 @@ __device__ __forceinline__ Tile tile_of_block(const ResampleParams& p) {
 struct Tables {
   const int* sources;        // skewed; along H places in the ring, along W relative to the first column
   const real_t* weights;     // skewed
-  const int *rows, *columns;  // [rows + 1], [columns + 1]: the first entry of each, and the end
+  const int* rows;           // [rows + 1]: the first entry of each row, and the end
+  const int* columns;        // [columns + 1]: the same of columns
+  const int* reach;          // [rows + 1]: the inputs, from the first on, that the rows before each read
   int depth;                 // entries along D
   index_t h;                 // the first row of x that the tile reads
   index_t w, w_end;          // and columns, from sector to sector
@@ -113,7 +115,8 @@ __device__ __forceinline__ Tables stage_tables(const int* __restrict__ starts, c
   __shared__ int bounds[6], inputs[3];  // [first, last) of the tile's entries of D, H and W; its inputs [h, …), [w, w_end)
   int* const places = reinterpret_cast<int*>(staged_weights + p.entries);
   int* const rows = places + p.entries;
-  int* const columns = rows + p.tile_h + 1;
+  int* const reach = rows + p.tile_h + 1;
+  int* const columns = reach + p.tile_h + 1;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   if (thread < 6) {
     const index_t first = thread < 2 ? tile.od : thread < 4 ? p.starts_h + tile.oh : p.starts_w + tile.ow;
@@ -139,11 +142,15 @@ __device__ __forceinline__ Tables stage_tables(const int* __restrict__ starts, c
                                             : source - static_cast<int>(w);
     staged_weights[skewed<real_t>(i)] = weights[entry];
   }
-  for (int i = thread; i <= tile.rows; i += threads) rows[i] = starts[p.starts_h + tile.oh + i] - bounds[2] + depth;
+  for (int i = thread; i <= tile.rows; i += threads) {
+    const int entry = starts[p.starts_h + tile.oh + i];
+    rows[i] = entry - bounds[2] + depth;
+    reach[i] = entry == bounds[2] ? 0 : sources[entry - 1] + 1 - inputs[0];
+  }
   for (int i = thread; i <= tile.columns; i += threads) {
     columns[i] = starts[p.starts_w + tile.ow + i] - bounds[4] + before_w;
   }
-  return {places, staged_weights, rows, columns, depth, inputs[0], w, w_end,
+  return {places, staged_weights, rows, columns, reach, depth, inputs[0], w, w_end,
           p.lanes ? p.x_pitch : (w_end - w) * p.inner};
 }
 
@@ -196,7 +203,7 @@ __device__ __forceinline__ void for_each_pack(const Box& box, OfPack pack, OfSin
   const bool by_position = box.length < box.run;  // each of which is whole sectors
   const bool whole = (box.first | box.row_step | box.column_step | box.length | box.run) % BORDER == 0;
   const index_t packs = (whole ? box.run : (box.run / BORDER + 1) * BORDER) / WIDE;  // that begin in one row, at most
-  const index_t half = packs > 16 ? 32 : 16, lanes = (packs + half - 1) / half * half;
+  const index_t half = whole && packs <= 16 ? 16 : 32, lanes = (packs + half - 1) / half * half;
   const index_t items = box.count / box.run * lanes;
 #pragma unroll 2
   for (index_t i = thread; i - thread % 32 < items; i += threads) {
@@ -284,7 +291,7 @@ __device__ __forceinline__ void sum_along_w(const acc_t* inputs, const ResampleP
     if (i < items && row < rows && column < columns) {
       acc_t sum = {};
       weigh<1>(&sum, inputs, row * tables.pitch + c, p.inner, tables, tables.columns[column], tables.columns[column + 1]);
-      sums[skewed<acc_t>((first + row) % p.ring * p.z_pitch + column * p.inner + c)] = sum;
+      sums[skewed<acc_t>((first % p.ring + row) * p.z_pitch + column * p.inner + c)] = sum;
     }
     __syncwarp();
   }
@@ -334,22 +341,20 @@ resample_tiles(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
 
   const index_t c_end = least(tile.c + p.chunk * p.inner, p.c);
   for (index_t c = tile.c; c < c_end; c += p.inner) {
-    const index_t from = tile.n * p.x_n + c * p.x_c + tables.w * p.x_w;
+    const index_t from = tile.n * p.x_n + c * p.x_c + tables.h * p.x_h + tables.w * p.x_w;
     const index_t to = tile.n * p.y_n + c * p.y_c + tile.od * p.y_d + tile.oh * p.y_h + tile.ow * p.y_w;
-    index_t row = tables.h;  // of x, the first that is not staged yet
+    index_t row = 0;  // of those that the tile reads, the first that is not staged yet
     for (index_t first = 0; first < tile.rows; first += p.band_h) {
-      const index_t last = least(first + p.band_h, tile.rows), end_entry = starts[p.starts_h + tile.oh + last];
-      const bool reads = end_entry > starts[p.starts_h + tile.oh];
-      const index_t row_end = reads ? sources[end_entry - 1] + 1 : row;
-      do {
-        const index_t rows = most(least(p.span_h, row_end - row), 0);
-        __syncthreads();
+      const index_t last = least(first + p.band_h, tile.rows);
+      __syncthreads();
+      for (const index_t end = tables.reach[last]; row < end;) {
+        const index_t rows = least(least(p.span_h, end - row), p.ring - row % p.ring);
         stage_rows(x, p, tables, from + row * p.x_h, rows, inputs);
         __syncthreads();
-        sum_along_w(inputs, p, tables, tile.columns, row - tables.h, rows, sums);
+        sum_along_w(inputs, p, tables, tile.columns, row, rows, sums);
+        __syncthreads();
         row += rows;
-      } while (row < row_end);
-      __syncthreads();
+      }
       write_rows(sums, p, tables, tile.columns, first, last, to + first * p.y_h, y);
     }
   }

@@ -2,6 +2,11 @@
 
 A block stages the boxes of its tile in shared memory once, so the tile determines the halo, which is read twice, and
 the bytes in flight. The best of some tens of tiles is taken, by bytes moved and shared memory used.
+
+Gain over the plain kernels, counted on layers (benchmarks/results/kernel-gains.md): 75 to 98 % of the sectors where
+channels are first, 93 to 99 % where they are last, mostly reads that L1 would serve; 25 to 90 % of the memory
+instructions. Segments of 8 lanes save 57 % of those of a weight gradient over planes of 7 x 7; images that share a
+block's filters save the filters' reads, once a batch fills the device.
 """
 
 from __future__ import annotations
@@ -301,7 +306,7 @@ def _walks(request: Request, candidate: Tile) -> Iterator[Walk]:
     if request.vec > 1:
         most = min(most, MAX_ROWS // 2, MAX_SUMS // request.vec // (2 if request.taps >= MAX_TAPS - 1 else 1))
     columns = _columns(request, -(-candidate.sizes[2] // residues))
-    segments = (WARP,)
+    segments: tuple[int, ...] = (WARP,)
     if request.direction == "backward_weight" and not request.channels_last:
         # With a stride, segments of neighbouring taps read between each other's words.
         segments = (8, 16, WARP) if width.stride == 1 else (8,)

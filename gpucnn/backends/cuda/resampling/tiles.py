@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
+from functools import lru_cache
 from math import ceil, log2
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpucnn.backends.cuda.device.limits import BANKS, MAX_SHARED_BYTES, SECTOR_BYTES
-from gpucnn.backends.cuda.launch.shared_memory import skewed
+from gpucnn.backends.cuda.launch.shared_memory import bank_conflict, skewed
 
 WANTED_BYTES = 24 << 10  # of shared memory, for several blocks on a multiprocessor
 ALLOWED = 1.10  # bytes moved over the minimum, up to which other criteria decide
@@ -112,7 +112,7 @@ class Resampling(NamedTuple):
         best = None
         for most in (WANTED_BYTES, MAX_SHARED_BYTES):
             best = min(self._candidates(most), default=None)
-            if best is not None and best[0][0] <= ALLOWED:
+            if best is not None and best[0][:2] <= (ALLOWED, 1):
                 break
         return None if best is None else best[1]
 
@@ -137,7 +137,7 @@ class Resampling(NamedTuple):
                     moved = halo * (1 + self._table_bytes(h, w) / (self._moved(h, w, inner) * tile.chunk))
                     idle = tile.lanes / (tile.span_h * inner) if tile.lanes else 1.0
                     elements = (tile.span_h * w.longest + h.band * w.tile) * inner
-                    yield (round(max(moved, ALLOWED), 2), idle + abs(log2(elements / WANTED_ELEMENTS))), tile
+                    yield (round(max(moved, ALLOWED), 2), round(idle), abs(log2(elements / WANTED_ELEMENTS))), tile
 
     def _heights(self) -> Iterator[_Cut]:
         """Rows of tiles, in one step or several, which read their common rows once."""
@@ -183,7 +183,7 @@ class Resampling(NamedTuple):
         blended = skewed(h.ring * z_pitch, self.sum_bytes) + 1
         entries = self._entries(h, w)
         entries = -(-(max(skewed(entries, 4), skewed(entries, self.weight_bytes)) + 1) // 4) * 4
-        others = blended * self.sum_bytes + entries * (self.weight_bytes + 4) + (h.tile + w.tile + 2) * 4
+        others = blended * self.sum_bytes + entries * (self.weight_bytes + 4) + (2 * h.tile + w.tile + 3) * 4
         for span in (h.ring, *(span for span in SPANS if span < h.ring)):
             staged = skewed(span * x_pitch, self.sum_bytes) + 1
             shared_bytes = staged * self.sum_bytes + others
@@ -207,8 +207,11 @@ def _cut(table: Table, tile: int, whole: int) -> _Cut:
     return _Cut(tile, int(lengths.sum()), max(1, int(lengths.max())), table.most_entries(tile))
 
 
+@lru_cache(maxsize=4096)
 def _pitch(run: int, inner: int, sum_bytes: int, along_rows: bool) -> int:
-    """Row pitch in shared memory: rows that lanes run along begin in different banks."""
+    """Row pitch in shared memory: the least by which rows that lanes run along are in different banks."""
     if not along_rows:
         return run
-    return next(pitch for pitch in count(run) if skewed(pitch, sum_bytes) % (2 * inner) == inner)
+    row, c = np.divmod(np.arange(BANKS), inner)
+    pitches = range(run, run + 2 * BANKS, inner)
+    return min(pitches, key=lambda pitch: bank_conflict(row * pitch + c, sum_bytes))  # the first of equal ones
