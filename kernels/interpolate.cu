@@ -5,14 +5,14 @@
 // Reads        x [N, C, D, H, W], any strides; starts [OD + 1 + OH + 1 + OW + 1], sources and weights of all entries
 // Writes       y [N, C, OD, OH, OW], each of them once
 // Mapping      resample_tiles: one block per tile_h rows by tile_w columns of y, of `inner` channels where they are
-//              last or else one, looping over `chunk` times as many. It walks down the tile, band_h rows of y at a time: it
+//              last or else one, looping over `chunk` times as many. It walks down the tile by band_h rows of y: it
 //              stages the rows of x that these read and those before did not, span_h at once, already summed along
 //              D, and adds their sums along W to a ring of rows, from which it sums the rows of y
 //              resample: one thread per output, in y's memory order, where a tile of one output does not fit
 // Bytes        resample_tiles: y once; x once plus the overlap of tiles; the tables once per chunk * inner channels.
 //              resample: x once for each entry, from L1 and L2 but for the first; the tables stay in L1
-// Gain         over resample, counted on layers (benchmarks/results/kernel-gains.md): 2.3 to 95 times fewer sectors;
-//              memory instructions, shared ones included, from half as many to 2.6 times as many
+// Gain         over resample, counted on layers (benchmarks/results/kernel-gains.md): 58 to 99 % of the sectors;
+//              from 75 % of the memory instructions, shared ones included, to 17 % more of them
 // Determinism  each output is one thread's sum, along D within W within H, in the ascending order of inputs; each
 //              product and sum is rounded, so a copy is exact and all memory orders give the same bits
 // Limits       2^31 - 1 entries
@@ -96,7 +96,7 @@ __device__ __forceinline__ Tile tile_of_block(const ResampleParams& p) {
   return tile;
 }
 
-// The entries of a tile in shared memory: first those of its slice along D, then those of its rows, then of its columns.
+// The entries of a tile in shared memory: those of its slice along D, then of its rows, then of its columns.
 struct Tables {
   const int* sources;        // skewed; along H places in the ring, along W relative to the first column
   const real_t* weights;     // skewed
@@ -112,7 +112,8 @@ struct Tables {
 __device__ __forceinline__ Tables stage_tables(const int* __restrict__ starts, const int* __restrict__ sources,
                                                const real_t* __restrict__ weights, const ResampleParams& p,
                                                const Tile& tile, real_t* staged_weights) {
-  __shared__ int bounds[6], inputs[3];  // [first, last) of the tile's entries of D, H and W; its inputs [h, …), [w, w_end)
+  __shared__ int bounds[6];  // [first, last) of the tile's entries of D, H and W
+  __shared__ int inputs[3];  // its first row of x, and [first, last) of columns
   int* const places = reinterpret_cast<int*>(staged_weights + p.entries);
   int* const rows = places + p.entries;
   int* const reach = rows + p.tile_h + 1;
@@ -194,16 +195,16 @@ __device__ __forceinline__ Box box_of(index_t first, index_t row_step, index_t c
 }
 
 // pack(offset, at) for packs of elements at, …, at + WIDE - 1 at `offset`, and single(offset, at) for ends of runs
-// within sectors. A warp takes packs of one row or two, for rows in shared memory may share banks.
+// within sectors. A warp takes packs of one row, or `by_two` of short ones: rows in shared memory may share banks.
 template <typename OfPack, typename OfSingle>
-__device__ __forceinline__ void for_each_pack(const Box& box, OfPack pack, OfSingle single) {
+__device__ __forceinline__ void for_each_pack(const Box& box, bool by_two, OfPack pack, OfSingle single) {
   if (box.count == 0) return;
   constexpr index_t BORDER = Packed<WIDE>::BORDER;
   const index_t thread = static_cast<index_t>(threadIdx.x), threads = static_cast<index_t>(blockDim.x);
   const bool by_position = box.length < box.run;  // each of which is whole sectors
   const bool whole = (box.first | box.row_step | box.column_step | box.length | box.run) % BORDER == 0;
   const index_t packs = (whole ? box.run : (box.run / BORDER + 1) * BORDER) / WIDE;  // that begin in one row, at most
-  const index_t half = whole && packs <= 16 ? 16 : 32, lanes = (packs + half - 1) / half * half;
+  const index_t half = packs <= 16 && (whole || by_two) ? 16 : 32, lanes = (packs + half - 1) / half * half;
   const index_t items = box.count / box.run * lanes;
 #pragma unroll 2
   for (index_t i = thread; i - thread % 32 < items; i += threads) {
@@ -268,7 +269,7 @@ __device__ __forceinline__ void stage_rows(const scalar_t* __restrict__ x, const
         if (++k == run) k = 0, ++row;
       }
     };
-    for_each_pack(box_of(from, p.x_h, p.x_w, rows, columns, p.inner, p.x_joined), pack, single);
+    for_each_pack(box_of(from, p.x_h, p.x_w, rows, columns, p.inner, p.x_joined), false, pack, single);
     return;
   }
   for (index_t at = static_cast<index_t>(threadIdx.x); at < rows * run; at += static_cast<index_t>(blockDim.x)) {
@@ -277,8 +278,8 @@ __device__ __forceinline__ void stage_rows(const scalar_t* __restrict__ x, const
   }
 }
 
-// Sum staged rows along W: sums [ring, columns, inner] from row `first` on, row pitch `z_pitch`, skewed. Lanes run along
-// a row or, where there are `lanes`, along rows and channels of one column: columns far apart would share banks.
+// Sum staged rows along W: sums [ring, columns, inner] from row `first` on, row pitch `z_pitch`, skewed. Lanes run
+// along a row or, where there are `lanes`, along rows and channels of one column: columns far apart would share banks.
 __device__ __forceinline__ void sum_along_w(const acc_t* inputs, const ResampleParams& p, const Tables& tables,
                                             index_t columns, index_t first, index_t rows, acc_t* sums) {
   const index_t thread = static_cast<index_t>(threadIdx.x);
@@ -290,7 +291,8 @@ __device__ __forceinline__ void sum_along_w(const acc_t* inputs, const ResampleP
     const index_t row = p.lanes ? lane / p.inner : outer, column = p.lanes ? outer : lane / p.inner;
     if (i < items && row < rows && column < columns) {
       acc_t sum = {};
-      weigh<1>(&sum, inputs, row * tables.pitch + c, p.inner, tables, tables.columns[column], tables.columns[column + 1]);
+      const int* const entries = tables.columns + column;
+      weigh<1>(&sum, inputs, row * tables.pitch + c, p.inner, tables, entries[0], entries[1]);
       sums[skewed<acc_t>((first % p.ring + row) * p.z_pitch + column * p.inner + c)] = sum;
     }
     __syncwarp();
@@ -323,7 +325,7 @@ __device__ __forceinline__ void write_rows(const acc_t* sums, const ResamplePara
     store_pack(y + offset, values);
   };
   const auto single = [&](index_t offset, index_t at) { y[offset] = element(at); };
-  for_each_pack(box_of(to, p.y_h, p.y_w, last - first, columns, p.inner, p.y_joined), pack, single);
+  for_each_pack(box_of(to, p.y_h, p.y_w, last - first, columns, p.inner, p.y_joined), WIDE <= 4, pack, single);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)

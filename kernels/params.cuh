@@ -4,6 +4,8 @@
 // become `static constexpr` members with their values, so that `p.kernel_h` is a constant there; the kernels' source is
 // the same. Fields are index_t, counted in elements, or double; the host parses each line that declares some.
 //
+// Most fields of the structures with more than 40 are one property of each of three axes, or of each array's five.
+//
 // Names: n images, c channels, (d, h, w) sizes; strides are named after their array and axis.
 
 #define RUN_TIME
