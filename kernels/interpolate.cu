@@ -11,8 +11,8 @@
 //              resample: one thread per output, in y's memory order, where a tile of one output does not fit
 // Bytes        resample_tiles: y once; x once plus the overlap of tiles; the tables once per chunk * inner channels.
 //              resample: x once for each entry, from L1 and L2 but for the first; the tables stay in L1
-// Gain         over resample, counted on layers (benchmarks/results/kernel-gains.md): 58 to 99 % of the sectors;
-//              from 75 % of the memory instructions, shared ones included, to 17 % more of them
+// Gain         over resample, counted on layers (benchmarks/results/kernel-gains.md): saves 58 to 99 % of the
+//              sectors, and of the memory instructions, to shared memory too, 75 % down to -17 %
 // Determinism  each output is one thread's sum, along D within W within H, in the ascending order of inputs; each
 //              product and sum is rounded, so a copy is exact and all memory orders give the same bits
 // Limits       2^31 - 1 entries
