@@ -5,8 +5,8 @@ the bytes in flight. The best of some tens of tiles is taken, by bytes moved and
 
 Gain over the plain kernels, counted on layers (benchmarks/results/kernel-gains.md): 75 to 97 % of the sectors are saved
 where channels are first, 93 to 99 % where they are last, mostly reads that L1 would serve; 25 to 90 % of the memory
-instructions. Segments of 8 lanes save 57 % of those of a weight gradient over planes of 7 x 7. Two images of a block save
-10 % of the sectors of 5 x 5 filters over such planes, 17 % of those of the weight gradient, in a batch of 512.
+instructions. Segments of 8 lanes save 57 % of those of a weight gradient over planes of 7 x 7. Two images of a block
+save 10 % of the sectors of 5 x 5 filters over such planes, 17 % of those of the weight gradient, in a batch of 512.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Arrays with dense planes are read in runs, several planes or a band of one at a time. Other arrays are not staged.
 
 Gain over the plain kernels, counted on layers (benchmarks/results/kernel-gains.md): 19 to 99 % of the sectors are
-saved, mostly reads that L1 would serve, at 0.3 to 3.4 times the memory instructions. Bands that are cut along rows, too, save 63 to 68 % of the sectors of volumes and of unpooling where channels are last;
-small planes that share a block save 22 to 39 % of those of 7 x 7.
+saved, mostly reads that L1 would serve, at 0.3 to 3.4 times the memory instructions. Bands that are cut along rows,
+too, save 63 to 68 % of the sectors of volumes and of unpooling where channels are last; small planes that share a block
+save 22 to 39 % of those of 7 x 7.
 """
 
 from __future__ import annotations
