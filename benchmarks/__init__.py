@@ -20,6 +20,7 @@ pytest-benchmark.
 `progress`              the display of a run's progress
 `publishing`            the files of a run, rules for replacing a committed result, exit codes
 `kernel_profile`        the kernels' memory traffic, counted in the simulator
+`kernel_gains`          what staged kernels save over plain ones, by the same counts
 `gpu_check`             whether the kernels run on a GPU as they should
 ======================  ==========================================================================
 """

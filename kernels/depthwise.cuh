@@ -295,3 +295,34 @@ template <typename Params>
 __device__ __forceinline__ index_t first_row(const Params& p, index_t slot, index_t step) {
   return slot % p.classes + slot / p.classes * ROWS * step;
 }
+
+// The weights of TAPS rows of a filter, at stride `step` from `first_kh` on, in column kw: for each of VEC channels.
+template <typename Params>
+__device__ __forceinline__ void load_weights(const Params& p, const acc_t* filter, index_t kd, index_t first_kh,
+                                             index_t step, index_t kw, acc_t (&weights)[TAPS * VEC]) {
+#pragma unroll
+  for (int tap = 0; tap < TAPS; ++tap) {
+    const index_t kh = least(first_kh + tap * step, p.kh - 1);
+#pragma unroll
+    for (int e = 0; e < VEC; ++e) {
+      weights[tap * VEC + e] = filter[e * p.filter_pitch + (kd * p.kh + kh) * p.kw + kw];
+    }
+  }
+}
+
+// Store the first `count` of a thread's rows, at stride `step`, plus the biases of their channels, at stride `pitch`.
+__device__ __forceinline__ void store_rows(const acc_t (&sums)[ROWS * VEC], const acc_t* biases, index_t pitch,
+                                           scalar_t* to, index_t step, index_t count) {
+#pragma unroll
+  for (int row = 0; row < ROWS; ++row) {
+    if (row >= count) break;
+    Pack<scalar_t, VEC> results;
+#pragma unroll
+    for (int e = 0; e < VEC; ++e) {
+      acc_t sum = sums[row * VEC + e];
+      if (biases) sum = sum + biases[e * pitch];
+      results.at[e] = narrow(sum);
+    }
+    store_pack(to + row * step, results);
+  }
+}

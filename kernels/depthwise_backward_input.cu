@@ -17,6 +17,41 @@
 #include "windows.cuh"
 #include "depthwise.cuh"
 
+// Add the terms of one kd to the sums of ROWS inputs of a column, from (h, x) on, of a slice in shared memory. Their
+// taps are those of one residue, from first_kh and first_kw on.
+__device__ __forceinline__ void add_slice(const DepthwiseParams& p, const Box& box, const scalar_t* slice,
+                                          const acc_t* filter, index_t kd, index_t first_kh, index_t first_kw,
+                                          index_t h, index_t x, acc_t (&sums)[ROWS * VEC]) {
+  for (index_t first = first_kh; first < p.kh; first += TAPS * p.tap_step_h) {
+    // The last output that any of the rows reads, by their first tap.
+    const index_t last_oh = (h + p.low_h - first * p.dilation_h) / p.stride_h + (ROWS - 1) * p.output_step_h;
+#pragma unroll 1
+    for (index_t kw = first_kw; kw < p.kw; kw += p.tap_step_w) {
+      acc_t weights[TAPS * VEC];
+      load_weights(p, filter, kd, first, p.tap_step_h, kw, weights);
+      const index_t ow = (x + p.low_w - kw * p.dilation_w) / p.stride_w;
+      const bool has_column = x + p.low_w >= kw * p.dilation_w && within(ow, box.w);
+      const scalar_t* values = slice + nearest(ow, box.w) * p.y_pitch_w;
+#pragma unroll
+      for (index_t r = 0; r < ROWS - 1 + TAPS; ++r) {
+        const index_t oh = last_oh - r * p.output_step_h;
+        const Pack<scalar_t, VEC> value =
+            load_or_zeros<VEC>(values + nearest(oh, box.h) * p.y_pitch_h, has_column && within(oh, box.h));
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row) {
+          const index_t tap = r + row - (ROWS - 1);  // of those of this residue
+          if (tap < 0 || tap >= TAPS || first + tap * p.tap_step_h >= p.kh) continue;
+#pragma unroll
+          for (int e = 0; e < VEC; ++e) {
+            acc_t* sum = &sums[row * VEC + e];
+            *sum = multiply_add(widen(value.at[e]), weights[tap * VEC + e], *sum);
+          }
+        }
+      }
+    }
+  }
+}
+
 extern "C" __global__ void __launch_bounds__(256, RESIDENT)
 depthwise_backward_input(const scalar_t* __restrict__ grad_y,  // [N, C * M, OD, OH, OW]
                          const scalar_t* __restrict__ w,       // [C * M, 1, KD, KH, KW]
@@ -59,68 +94,19 @@ depthwise_backward_input(const scalar_t* __restrict__ grad_y,  // [N, C * M, OD,
         for (index_t kd = first_kd; kd < p.kd; kd += p.tap_step_d) {
           const index_t od = (d + p.low_d - kd * p.dilation_d) / p.stride_d;
           if (d + p.low_d < kd * p.dilation_d || !within(od, box.d)) continue;
-          for (index_t first = first_kh; first < p.kh; first += TAPS * p.tap_step_h) {
-#pragma unroll 1
-            for (index_t kw = first_kw; kw < p.kw; kw += p.tap_step_w) {
-              acc_t weights[TAPS * VEC];
-#pragma unroll
-              for (int tap = 0; tap < TAPS; ++tap) {
-                const index_t kh = least(first + tap * p.tap_step_h, p.kh - 1);
-#pragma unroll
-                for (int e = 0; e < VEC; ++e) {
-                  weights[tap * VEC + e] = filter[e * p.filter_pitch + (kd * p.kh + kh) * p.kw + kw];
-                }
-              }
-              const index_t ow = (x + p.low_w - kw * p.dilation_w) / p.stride_w;
-              const bool has_column = x + p.low_w >= kw * p.dilation_w && within(ow, box.w);
-              const scalar_t* values = grads + in_phase + (item.channel * p.multiplier + m) * p.y_pitch_c +
-                                       (od - box.d.first) * p.y_pitch_d + nearest(ow, box.w) * p.y_pitch_w;
-              // The last output that any of the rows reads, by their first tap.
-              const index_t last_oh =
-                  (h + p.low_h - first * p.dilation_h) / p.stride_h + (ROWS - 1) * p.output_step_h;
-#pragma unroll
-              for (index_t r = 0; r < ROWS - 1 + TAPS; ++r) {
-                const index_t oh = last_oh - r * p.output_step_h;
-                const Pack<scalar_t, VEC> value =
-                    load_or_zeros<VEC>(values + nearest(oh, box.h) * p.y_pitch_h, has_column && within(oh, box.h));
-#pragma unroll
-                for (int row = 0; row < ROWS; ++row) {
-                  const index_t tap = r + row - (ROWS - 1);  // of those of this residue
-                  if (tap < 0 || tap >= TAPS || first + tap * p.tap_step_h >= p.kh) continue;
-#pragma unroll
-                  for (int e = 0; e < VEC; ++e) {
-                    acc_t* sum = &sums[row * VEC + e];
-                    *sum = multiply_add(widen(value.at[e]), weights[tap * VEC + e], *sum);
-                  }
-                }
-              }
-            }
-          }
+          const scalar_t* slice =
+              grads + in_phase + (item.channel * p.multiplier + m) * p.y_pitch_c + (od - box.d.first) * p.y_pitch_d;
+          add_slice(p, box, slice, filter, kd, first_kh, first_kw, h, x, sums);
         }
       }
 
-#pragma unroll
-      for (int row = 0; row < ROWS; ++row) {
-        const index_t at = h + row * step;
-        if (at >= place.tile.h.last) break;
-        Pack<scalar_t, VEC> values;
-#pragma unroll
-        for (int e = 0; e < VEC; ++e) {
-          acc_t sum = sums[row * VEC + e];
-          if (bias) {
-            sum = sum + filters[(item.channel + e) * p.multiplier * p.filter_pitch + p.kd * p.kh * p.kw];
-          }
-          values.at[e] = narrow(sum);
-        }
-        if (p.channels_last) {
-          store_pack(grad_x + n * p.x_n + (place.c + item.channel) * p.x_c + d * p.x_d + at * p.x_h + x * p.x_w,
-                     values);
-        } else {
-          store_pack(results + out_phase + item.channel * p.x_pitch_c + item.d * p.x_pitch_d +
-                         (at - place.tile.h.first) * p.x_pitch_h + (x - place.tile.w.first) * p.x_pitch_w,
-                     values);
-        }
-      }
+      const acc_t* biases = filters + item.channel * p.multiplier * p.filter_pitch + p.kd * p.kh * p.kw;
+      scalar_t* const first =
+          p.channels_last ? grad_x + n * p.x_n + (place.c + item.channel) * p.x_c + d * p.x_d + h * p.x_h + x * p.x_w
+                          : results + out_phase + item.channel * p.x_pitch_c + item.d * p.x_pitch_d +
+                                (h - place.tile.h.first) * p.x_pitch_h + (x - place.tile.w.first) * p.x_pitch_w;
+      store_rows(sums, bias ? biases : nullptr, p.multiplier * p.filter_pitch, first,
+                 step * (p.channels_last ? p.x_h : p.x_pitch_h), ceil_div(place.tile.h.last - h, step));
     }
     __syncthreads();
     if (!p.channels_last) unstage(results, to, place.tile, place.c, place.channels, grad_x + n * p.x_n);

@@ -17,6 +17,78 @@
 #include "windows.cuh"
 #include "depthwise.cuh"
 
+// What a segment of lanes sums in one turn: up to TAPS kh of one kw and kd, of some channels, over part of a tile.
+struct Unit {
+  index_t kd, first_kh, kw, channel, part;
+};
+
+__device__ __forceinline__ Unit unit_of(const DepthwiseParams& p, index_t i, index_t vector) {
+  Unit unit;  // [parts, channels, KD, groups of TAPS kh, KW]
+  unit.kw = i % p.kw;
+  i /= p.kw;
+  unit.first_kh = i % ((p.kh + TAPS - 1) / TAPS) * TAPS;
+  i /= (p.kh + TAPS - 1) / TAPS;
+  unit.kd = i % p.kd;
+  i /= p.kd;
+  const index_t groups = (p.planes * p.multiplier + p.vectors * VEC - 1) / (p.vectors * VEC);
+  unit.channel = (i % groups * p.vectors + vector) * VEC;
+  unit.part = i / groups;
+  return unit;
+}
+
+// Add the products of the i-th ROWS outputs of a tile's column with their inputs; the planes are in shared memory.
+__device__ __forceinline__ void add_rows(const DepthwiseParams& p, const Place& place, const Box& box,
+                                         const Unit& unit, index_t i, const scalar_t* inputs, const scalar_t* grads,
+                                         acc_t (&sums)[TAPS * VEC]) {
+  const index_t lane = i % p.lanes, slot = i / p.lanes % p.slots, od = place.tile.d.first + i / p.lanes / p.slots;
+  const index_t oh = place.tile.h.first + first_row(p, slot, p.output_step_h), ow = place.tile.w.first + lane;
+  const index_t d = od * p.stride_d + unit.kd * p.dilation_d - p.low_d;
+  const index_t column = ow * p.stride_w + unit.kw * p.dilation_w - p.low_w;
+  if (od >= place.tile.d.last || oh >= place.tile.h.last || ow >= place.tile.w.last || !within(d, box.d)) return;
+  const bool has_column = within(column, box.w);
+  const scalar_t* ours = grads + (od - place.tile.d.first) * p.y_pitch_d + lane * p.y_pitch_w;
+  Pack<scalar_t, VEC> grad[ROWS];
+#pragma unroll
+  for (int row = 0; row < ROWS; ++row) {
+    grad[row] = load_pack<VEC>(ours + nearest(oh + row * p.output_step_h, place.tile.h) * p.y_pitch_h);
+  }
+  const scalar_t* values = inputs + (d - box.d.first) * p.x_pitch_d + nearest(column, box.w) * p.x_pitch_w;
+#pragma unroll
+  for (index_t r = 0; r < (ROWS - 1) * p.tap_step_h + TAPS; ++r) {
+    const index_t h = oh * p.stride_h - p.low_h + (unit.first_kh + r) * p.dilation_h;
+    const Pack<scalar_t, VEC> value =
+        load_or_zeros<VEC>(values + nearest(h, box.h) * p.x_pitch_h, has_column && within(h, box.h));
+#pragma unroll
+    for (int row = 0; row < ROWS; ++row) {
+      if (oh + row * p.output_step_h >= place.tile.h.last) continue;
+#pragma unroll
+      for (int tap = 0; tap < TAPS; ++tap) {
+        if (r != row * p.tap_step_h + tap) continue;
+#pragma unroll
+        for (int e = 0; e < VEC; ++e) {
+          acc_t* sum = &sums[tap * VEC + e];
+          *sum = multiply_add(widen(value.at[e]), widen(grad[row].at[e]), *sum);
+        }
+      }
+    }
+  }
+}
+
+// Store the block's totals, of each weight the sum over its parts in order.
+__device__ __forceinline__ void store_parts(const DepthwiseParams& p, const Place& place, const acc_t* totals,
+                                            acc_t* __restrict__ parts) {
+  const index_t taps = p.kd * p.kh * p.kw, weights = p.planes * p.multiplier * taps;
+  const index_t to = (place.split * p.c + place.c) * p.multiplier * taps;
+  const index_t count = place.channels * p.multiplier * taps;
+  for (index_t i = static_cast<index_t>(threadIdx.x) - to % SECTOR(acc_t); i < count;
+       i += static_cast<index_t>(blockDim.x)) {
+    if (i < 0) continue;
+    acc_t sum = totals[i];
+    for (index_t part = 1; part < p.parts; ++part) sum = sum + totals[part * weights + i];
+    parts[to + i] = sum;
+  }
+}
+
 extern "C" __global__ void __launch_bounds__(256, RESIDENT)
 depthwise_backward_weight(const scalar_t* __restrict__ x,       // [N, C, D, H, W]
                           const scalar_t* __restrict__ grad_y,  // [N, C * M, OD, OH, OW]
@@ -44,56 +116,14 @@ depthwise_backward_weight(const scalar_t* __restrict__ x,       // [N, C, D, H, 
     __syncthreads();
 
     for (index_t first = 0; first < p.units; first += at_once) {
-      index_t unit = first + thread / p.segment;  // [parts, channels, KD, groups of TAPS kh, KW]
-      const index_t kw = unit % p.kw;
-      unit /= p.kw;
-      const index_t first_kh = unit % ((p.kh + TAPS - 1) / TAPS) * TAPS;
-      unit /= (p.kh + TAPS - 1) / TAPS;
-      const index_t kd = unit % p.kd;
-      unit /= p.kd;
-      const index_t groups = (p.planes * p.multiplier + p.vectors * VEC - 1) / (p.vectors * VEC);
-      const index_t channel = (unit % groups * p.vectors + thread % p.vectors) * VEC;
-      const index_t part = unit / groups;
-      const bool taken = part < p.parts && channel < ocs && !is_empty(box);
-
+      const Unit unit = unit_of(p, first + thread / p.segment, thread % p.vectors);
+      const bool taken = unit.part < p.parts && unit.channel < ocs && !is_empty(box);
+      const scalar_t* plane = inputs + x_phase + unit.channel / p.multiplier * p.x_pitch_c;
       acc_t sums[TAPS * VEC] = {};
-      const index_t end = taken ? least(part * p.part_run + p.part_run, p.tile_d * p.slots * p.lanes) : 0;
-      for (index_t i = part * p.part_run + share; i < end; i += p.segment / p.vectors) {
-        const index_t lane = i % p.lanes, slot = i / p.lanes % p.slots, od = place.tile.d.first + i / p.lanes / p.slots;
-        const index_t oh = place.tile.h.first + first_row(p, slot, p.output_step_h), ow = place.tile.w.first + lane;
-        const index_t d = od * p.stride_d + kd * p.dilation_d - p.low_d;
-        const index_t column = ow * p.stride_w + kw * p.dilation_w - p.low_w;
-        if (od >= place.tile.d.last || oh >= place.tile.h.last || ow >= place.tile.w.last) continue;
-        if (!within(d, box.d)) continue;
-        const bool has_column = within(column, box.w);
-        const scalar_t* ours = grads + y_phase + channel * p.y_pitch_c + (od - place.tile.d.first) * p.y_pitch_d +
-                               lane * p.y_pitch_w;
-        Pack<scalar_t, VEC> grad[ROWS];
-#pragma unroll
-        for (int row = 0; row < ROWS; ++row) {
-          grad[row] = load_pack<VEC>(ours + nearest(oh + row * p.output_step_h, place.tile.h) * p.y_pitch_h);
-        }
-        const scalar_t* values = inputs + x_phase + channel / p.multiplier * p.x_pitch_c +
-                                 (d - box.d.first) * p.x_pitch_d + nearest(column, box.w) * p.x_pitch_w;
-#pragma unroll
-        for (index_t r = 0; r < (ROWS - 1) * p.tap_step_h + TAPS; ++r) {
-          const index_t h = oh * p.stride_h - p.low_h + (first_kh + r) * p.dilation_h;
-          const Pack<scalar_t, VEC> value =
-              load_or_zeros<VEC>(values + nearest(h, box.h) * p.x_pitch_h, has_column && within(h, box.h));
-#pragma unroll
-          for (int row = 0; row < ROWS; ++row) {
-            if (oh + row * p.output_step_h >= place.tile.h.last) continue;
-#pragma unroll
-            for (int tap = 0; tap < TAPS; ++tap) {
-              if (r != row * p.tap_step_h + tap) continue;
-#pragma unroll
-              for (int e = 0; e < VEC; ++e) {
-                acc_t* sum = &sums[tap * VEC + e];
-                *sum = multiply_add(widen(value.at[e]), widen(grad[row].at[e]), *sum);
-              }
-            }
-          }
-        }
+      const index_t begin = unit.part * p.part_run;
+      const index_t end = taken ? least(begin + p.part_run, p.tile_d * p.slots * p.lanes) : 0;
+      for (index_t i = begin + share; i < end; i += p.segment / p.vectors) {
+        add_rows(p, place, box, unit, i, plane, grads + y_phase + unit.channel * p.y_pitch_c, sums);
       }
 
       for (index_t offset = p.segment / 2; offset >= p.vectors; offset /= 2) {
@@ -105,10 +135,11 @@ depthwise_backward_weight(const scalar_t* __restrict__ x,       // [N, C, D, H, 
       if (!taken || share > 0) continue;
 #pragma unroll
       for (int tap = 0; tap < TAPS; ++tap) {
-        if (first_kh + tap >= p.kh) break;
+        if (unit.first_kh + tap >= p.kh) break;
 #pragma unroll
         for (int e = 0; e < VEC; ++e) {
-          acc_t* total = totals + part * weights + (channel + e) * taps + (kd * p.kh + first_kh + tap) * p.kw + kw;
+          acc_t* total = totals + unit.part * weights + (unit.channel + e) * taps +
+                         (unit.kd * p.kh + unit.first_kh + tap) * p.kw + unit.kw;
           *total = *total + sums[tap * VEC + e];
         }
       }
@@ -116,11 +147,5 @@ depthwise_backward_weight(const scalar_t* __restrict__ x,       // [N, C, D, H, 
     __syncthreads();
   }
 
-  const index_t to = (place.split * p.c * p.multiplier + oc) * taps;
-  for (index_t i = thread - to % SECTOR(acc_t); i < ocs * taps; i += threads) {
-    if (i < 0) continue;
-    acc_t sum = totals[i];
-    for (index_t part = 1; part < p.parts; ++part) sum = sum + totals[part * weights + i];
-    parts[to + i] = sum;
-  }
+  store_parts(p, place, totals, parts);
 }

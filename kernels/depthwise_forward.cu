@@ -18,6 +18,40 @@
 #include "windows.cuh"
 #include "depthwise.cuh"
 
+// Add the terms of one kd to the sums of ROWS outputs of a column, from (oh, ow) on, of a slice in shared memory.
+__device__ __forceinline__ void add_slice(const DepthwiseParams& p, const Box& box, const scalar_t* slice,
+                                          const acc_t* filter, index_t kd, index_t oh, index_t ow,
+                                          acc_t (&sums)[ROWS * VEC]) {
+  for (index_t first_kh = 0; first_kh < p.kh; first_kh += TAPS) {
+#pragma unroll 1
+    for (index_t kw = 0; kw < p.kw; ++kw) {
+      acc_t weights[TAPS * VEC];
+      load_weights(p, filter, kd, first_kh, 1, kw, weights);
+      const index_t column = ow * p.stride_w + kw * p.dilation_w - p.low_w;
+      const bool has_column = within(column, box.w);
+      const scalar_t* values = slice + nearest(column, box.w) * p.x_pitch_w;
+#pragma unroll
+      for (index_t r = 0; r < (ROWS - 1) * p.tap_step_h + TAPS; ++r) {
+        const index_t h = oh * p.stride_h - p.low_h + (first_kh + r) * p.dilation_h;
+        const Pack<scalar_t, VEC> value =
+            load_or_zeros<VEC>(values + nearest(h, box.h) * p.x_pitch_h, has_column && within(h, box.h));
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row) {
+#pragma unroll
+          for (int tap = 0; tap < TAPS; ++tap) {
+            if (r != row * p.tap_step_h + tap || first_kh + tap >= p.kh) continue;
+#pragma unroll
+            for (int e = 0; e < VEC; ++e) {
+              acc_t* sum = &sums[row * VEC + e];
+              *sum = multiply_add(widen(value.at[e]), weights[tap * VEC + e], *sum);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 extern "C" __global__ void __launch_bounds__(256, RESIDENT)
 depthwise_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
                   const scalar_t* __restrict__ w,     // [C * M, 1, KD, KH, KW]
@@ -53,63 +87,18 @@ depthwise_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
       for (index_t kd = 0; kd < kds; ++kd) {
         const index_t d = od * p.stride_d + kd * p.dilation_d - p.low_d;
         if (!within(d, box.d)) continue;
-        for (index_t first_kh = 0; first_kh < p.kh; first_kh += TAPS) {
-#pragma unroll 1
-          for (index_t kw = 0; kw < p.kw; ++kw) {
-            acc_t weights[TAPS * VEC];
-#pragma unroll
-            for (int tap = 0; tap < TAPS; ++tap) {
-              const index_t kh = least(first_kh + tap, p.kh - 1);
-#pragma unroll
-              for (int e = 0; e < VEC; ++e) {
-                weights[tap * VEC + e] = filter[e * p.filter_pitch + (kd * p.kh + kh) * p.kw + kw];
-              }
-            }
-            const index_t column = ow * p.stride_w + kw * p.dilation_w - p.low_w;
-            const bool has_column = within(column, box.w);
-            const scalar_t* values = inputs + in_phase + item.channel / p.multiplier * p.x_pitch_c +
-                                     (d - box.d.first) * p.x_pitch_d + nearest(column, box.w) * p.x_pitch_w;
-#pragma unroll
-            for (index_t r = 0; r < (ROWS - 1) * p.tap_step_h + TAPS; ++r) {
-              const index_t h = oh * p.stride_h - p.low_h + (first_kh + r) * p.dilation_h;
-              const Pack<scalar_t, VEC> value =
-                  load_or_zeros<VEC>(values + nearest(h, box.h) * p.x_pitch_h, has_column && within(h, box.h));
-#pragma unroll
-              for (int row = 0; row < ROWS; ++row) {
-#pragma unroll
-                for (int tap = 0; tap < TAPS; ++tap) {
-                  if (r != row * p.tap_step_h + tap || first_kh + tap >= p.kh) continue;
-#pragma unroll
-                  for (int e = 0; e < VEC; ++e) {
-                    acc_t* sum = &sums[row * VEC + e];
-                    *sum = multiply_add(widen(value.at[e]), weights[tap * VEC + e], *sum);
-                  }
-                }
-              }
-            }
-          }
-        }
+        const scalar_t* slice =
+            inputs + in_phase + item.channel / p.multiplier * p.x_pitch_c + (d - box.d.first) * p.x_pitch_d;
+        add_slice(p, box, slice, filter, kd, oh, ow, sums);
       }
 
-#pragma unroll
-      for (int row = 0; row < ROWS; ++row) {
-        const index_t h = oh + row * p.output_step_h;
-        if (h >= place.tile.h.last) break;
-        Pack<scalar_t, VEC> results;
-#pragma unroll
-        for (int e = 0; e < VEC; ++e) {
-          acc_t sum = sums[row * VEC + e];
-          if (bias) sum = sum + filter[e * p.filter_pitch + p.kd * p.kh * p.kw];
-          results.at[e] = narrow(sum);
-        }
-        if (p.channels_last) {
-          store_pack(y + n * p.y_n + (oc + item.channel) * p.y_c + od * p.y_d + h * p.y_h + ow * p.y_w, results);
-        } else {
-          store_pack(outputs + out_phase + item.channel * p.y_pitch_c + item.d * p.y_pitch_d +
-                         (h - place.tile.h.first) * p.y_pitch_h + item.lane * p.y_pitch_w,
-                     results);
-        }
-      }
+      scalar_t* const first =
+          p.channels_last ? y + n * p.y_n + (oc + item.channel) * p.y_c + od * p.y_d + oh * p.y_h + ow * p.y_w
+                          : outputs + out_phase + item.channel * p.y_pitch_c + item.d * p.y_pitch_d +
+                                (oh - place.tile.h.first) * p.y_pitch_h + item.lane * p.y_pitch_w;
+      store_rows(sums, bias ? filter + p.kd * p.kh * p.kw : nullptr, p.filter_pitch, first,
+                 p.output_step_h * (p.channels_last ? p.y_h : p.y_pitch_h),
+                 ceil_div(place.tile.h.last - oh, p.output_step_h));
     }
     __syncthreads();
     if (!p.channels_last) unstage(outputs, to, place.tile, oc, ocs, y + n * p.y_n);

@@ -5,12 +5,14 @@
 // Reads        x [N, C, D, H, W], any strides; starts [OD + 1 + OH + 1 + OW + 1], sources and weights of all entries
 // Writes       y [N, C, OD, OH, OW], each of them once
 // Mapping      resample_tiles: one block per tile_h rows by tile_w columns of y, of `inner` channels where they are
-//              last or else one, looping over `chunk` times as many. It stages span_h rows of x per step,
-//              already summed along D; then their sums along W, and from these their terms of rows of y. Where lanes
-//              along W would have bank conflicts, they run along rows and channels there
+//              last or else one, looping over `chunk` times as many. It walks down the tile by band_h rows of y: it
+//              stages the rows of x that these read and those before did not, span_h at once, already summed along
+//              D, and adds their sums along W to a ring of rows, from which it sums the rows of y
 //              resample: one thread per output, in y's memory order, where a tile of one output does not fit
 // Bytes        resample_tiles: y once; x once plus the overlap of tiles; the tables once per chunk * inner channels.
 //              resample: x once for each entry, from L1 and L2 but for the first; the tables stay in L1
+// Gain         over resample, counted on layers (benchmarks/results/kernel-gains.md): saves 58 to 99 % of the
+//              sectors, and of the memory instructions, to shared memory too, 75 % down to -17 %
 // Determinism  each output is one thread's sum, along D within W within H, in the ascending order of inputs; each
 //              product and sum is rounded, so a copy is exact and all memory orders give the same bits
 // Limits       2^31 - 1 entries
@@ -69,14 +71,97 @@ resample(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
   y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = narrow(sum);
 }
 
-// Accumulate the sums of COUNT adjacent elements, from values[skewed(place + places[e] * step)] on for each entry e of
-// [begin, last); entry `first` is the first of all.
+// --- Tiles -----------------------------------------------------------------------------------------------------------
+
+struct Tile {  // of y: its first element, and its rows and columns
+  index_t n, c, od, oh, ow;
+  index_t rows, columns;
+};
+
+__device__ __forceinline__ Tile tile_of_block(const ResampleParams& p) {
+  index_t block = static_cast<index_t>(blockIdx.x);  // [0, N * chunks * OD * tiles along H * tiles along W)
+  const index_t tiles_h = ceil_div(p.oh, p.tile_h), tiles_w = ceil_div(p.ow, p.tile_w);
+  const index_t chunks = ceil_div(p.c, p.chunk * p.inner);
+  Tile tile;
+  tile.ow = block % tiles_w * p.tile_w;
+  block /= tiles_w;
+  tile.oh = block % tiles_h * p.tile_h;
+  block /= tiles_h;
+  tile.od = block % p.od;
+  block /= p.od;
+  tile.c = block % chunks * p.chunk * p.inner;
+  tile.n = block / chunks;
+  tile.rows = least(p.tile_h, p.oh - tile.oh);
+  tile.columns = least(p.tile_w, p.ow - tile.ow);
+  return tile;
+}
+
+// The entries of a tile in shared memory: those of its slice along D, then of its rows, then of its columns.
+struct Tables {
+  const int* sources;        // skewed; along H places in the ring, along W relative to the first column
+  const real_t* weights;     // skewed
+  const int* rows;           // [rows + 1]: the first entry of each row, and the end
+  const int* columns;        // [columns + 1]: the same of columns
+  const int* reach;          // [rows + 1]: the inputs, from the first on, that the rows before each read
+  int depth;                 // entries along D
+  index_t h;                 // the first row of x that the tile reads
+  index_t w, w_end;          // and columns, from sector to sector
+  index_t pitch;             // of a staged row
+};
+
+__device__ __forceinline__ Tables stage_tables(const int* __restrict__ starts, const int* __restrict__ sources,
+                                               const real_t* __restrict__ weights, const ResampleParams& p,
+                                               const Tile& tile, real_t* staged_weights) {
+  __shared__ int bounds[6];  // [first, last) of the tile's entries of D, H and W
+  __shared__ int inputs[3];  // its first row of x, and [first, last) of columns
+  int* const places = reinterpret_cast<int*>(staged_weights + p.entries);
+  int* const rows = places + p.entries;
+  int* const reach = rows + p.tile_h + 1;
+  int* const columns = reach + p.tile_h + 1;
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  if (thread < 6) {
+    const index_t first = thread < 2 ? tile.od : thread < 4 ? p.starts_h + tile.oh : p.starts_w + tile.ow;
+    bounds[thread] = starts[first + (thread % 2 == 0 ? 0 : thread < 2 ? 1 : thread < 4 ? tile.rows : tile.columns)];
+  }
+  __syncthreads();
+  if (thread < 3) {
+    const int* const own = bounds + (thread == 0 ? 2 : 4);
+    const int end = thread == 2;
+    inputs[thread] = own[0] == own[1] ? 0 : sources[own[end] - end] + end;
+  }
+  __syncthreads();
+  const bool whole = p.tile_w == p.ow;  // rows are read whole
+  const index_t sector = p.inner == 1 ? Packed<WIDE>::BORDER : 1;
+  const index_t w = whole ? 0 : inputs[1] / sector * sector;
+  const index_t w_end = whole ? p.w : least(ceil_div(inputs[2], sector) * sector, p.w);
+  const int depth = bounds[1] - bounds[0], before_w = depth + bounds[3] - bounds[2];
+  for (int i = thread; i < before_w + bounds[5] - bounds[4]; i += threads) {
+    const int entry = i < depth ? bounds[0] + i : i < before_w ? bounds[2] + i - depth : bounds[4] + i - before_w;
+    const int source = sources[entry];
+    places[skewed<int>(i)] = i < depth      ? source
+                             : i < before_w ? (source - inputs[0]) % static_cast<int>(p.ring)
+                                            : source - static_cast<int>(w);
+    staged_weights[skewed<real_t>(i)] = weights[entry];
+  }
+  for (int i = thread; i <= tile.rows; i += threads) {
+    const int entry = starts[p.starts_h + tile.oh + i];
+    rows[i] = entry - bounds[2] + depth;
+    reach[i] = entry == bounds[2] ? 0 : sources[entry - 1] + 1 - inputs[0];
+  }
+  for (int i = thread; i <= tile.columns; i += threads) {
+    columns[i] = starts[p.starts_w + tile.ow + i] - bounds[4] + before_w;
+  }
+  return {places, staged_weights, rows, columns, reach, depth, inputs[0], w, w_end,
+          p.lanes ? p.x_pitch : (w_end - w) * p.inner};
+}
+
+// The weighted sums of entries [first, last) for COUNT adjacent elements each: values[skewed(place + source * step)].
 template <int COUNT>
-__device__ __forceinline__ void weigh(acc_t* sums, const acc_t* values, index_t place, index_t step, const int* places,
-                                      const real_t* table, int first, int begin, int last) {
-  for (int e = begin; e < last; ++e) {
-    const index_t from = place + places[skewed<int>(e)] * step;
-    const real_t weight = table[skewed<real_t>(e)];
+__device__ __forceinline__ void weigh(acc_t* sums, const acc_t* values, index_t place, index_t step,
+                                      const Tables& tables, int first, int last) {
+  for (int e = first; e < last; ++e) {
+    const index_t from = place + tables.sources[skewed<int>(e)] * step;
+    const real_t weight = tables.weights[skewed<real_t>(e)];
 #pragma unroll
     for (int j = 0; j < COUNT; ++j) {
       const acc_t term = weighted(values[skewed<acc_t>(from + j)], weight);
@@ -84,6 +169,8 @@ __device__ __forceinline__ void weigh(acc_t* sums, const acc_t* values, index_t 
     }
   }
 }
+
+// --- Runs in memory --------------------------------------------------------------------------------------------------
 
 constexpr index_t ONE_ROW = 1, ALL_ROWS = 2;  // contiguous in memory; else the elements of a position
 
@@ -108,35 +195,137 @@ __device__ __forceinline__ Box box_of(index_t first, index_t row_step, index_t c
 }
 
 // pack(offset, at) for packs of elements at, …, at + WIDE - 1 at `offset`, and single(offset, at) for ends of runs
-// within sectors. IN_STEP, a warp's lanes synchronise at each step, for the planned bank access pattern.
-template <bool IN_STEP, typename OfPack, typename OfSingle>
-__device__ __forceinline__ void for_each_pack(const Box& box, OfPack pack, OfSingle single) {
+// within sectors. A warp takes packs of one row, or `by_two` of short ones: rows in shared memory may share banks.
+template <typename OfPack, typename OfSingle>
+__device__ __forceinline__ void for_each_pack(const Box& box, bool by_two, OfPack pack, OfSingle single) {
   if (box.count == 0) return;
   constexpr index_t BORDER = Packed<WIDE>::BORDER;
   const index_t thread = static_cast<index_t>(threadIdx.x), threads = static_cast<index_t>(blockDim.x);
-  const index_t runs = box.count / box.length, packs = box.length / WIDE;  // of a run, at most
-  const bool whole = (box.first | box.row_step | box.column_step | box.length) % BORDER == 0;  // sectors
-  const index_t half = packs > 16 ? 32 : 16;  // a warp covers one long run, or two short ones, against bank conflicts
-  const index_t lanes = runs == 1 || (whole && packs < 32) ? packs : (packs + half - 1) / half * half;
+  const bool by_position = box.length < box.run;  // each of which is whole sectors
+  const bool whole = (box.first | box.row_step | box.column_step | box.length | box.run) % BORDER == 0;
+  const index_t packs = (whole ? box.run : (box.run / BORDER + 1) * BORDER) / WIDE;  // that begin in one row, at most
+  const index_t half = packs <= 16 && (whole || by_two) ? 16 : 32, lanes = (packs + half - 1) / half * half;
+  const index_t items = box.count / box.run * lanes;
 #pragma unroll 2
-  for (index_t i = thread; i - thread % 32 < runs * lanes; i += threads) {
-    const index_t at = i / lanes * box.length, offset = box.offset(at);
+  for (index_t i = thread; i - thread % 32 < items; i += threads) {
+    const index_t begin = i / lanes * box.run, within = i % lanes * WIDE;
+    const index_t at = (by_position ? begin + within : begin) / box.length * box.length, offset = box.offset(at);
     const Packed<WIDE> packed(offset, box.length);
-    const index_t k = packed.first + i % lanes * WIDE;
-    if (i < runs * lanes && k < packed.end) pack(offset + k, at + k);
-    if (IN_STEP) __syncwarp();
+    const auto sector = [&](index_t k) {  // the first that begins at k or after it
+      return packed.first + most(k - packed.first + BORDER - 1, 0) / BORDER * BORDER;
+    };
+    const index_t k = by_position ? begin + within - at : sector(begin - at) + within;
+    const bool has = by_position ? within < box.run : k < least(packed.end, sector(begin - at + box.run));
+    if (i < items && has) pack(offset + k, at + k);
+    __syncwarp();
   }
-  if (whole) return;
+  if (box.length % BORDER == 0 && (box.first | box.row_step | box.column_step) % BORDER == 0) return;
   constexpr index_t SINGLES = 2 * BORDER > 32 ? 2 * BORDER : 32;  // lanes of a run: whole warps
-  for (index_t i = thread; i < runs * SINGLES; i += threads) {
+  for (index_t i = thread; i < box.count / box.length * SINGLES; i += threads) {
     const index_t at = i / SINGLES * box.length, offset = box.offset(at);
     const Packed<WIDE> packed(offset, box.length);
     if (i % SINGLES < packed.singles) {
       const index_t k = packed.single(i % SINGLES);
       single(offset + k, at + k);
     }
-    if (IN_STEP) __syncwarp();
+    __syncwarp();
   }
+}
+
+// --- The steps of a tile ---------------------------------------------------------------------------------------------
+
+// The sums along D of COUNT adjacent elements of x from `offset` on.
+template <int COUNT>
+__device__ __forceinline__ void sum_along_d(acc_t* sums, const scalar_t* __restrict__ x, const ResampleParams& p,
+                                            const Tables& tables, index_t offset) {
+  for (int d = 0; d < tables.depth; ++d) {
+    const Pack<scalar_t, COUNT> values = load_pack<COUNT>(x + offset + tables.sources[skewed<int>(d)] * p.x_d);
+    const real_t weight = tables.weights[skewed<real_t>(d)];
+#pragma unroll
+    for (int j = 0; j < COUNT; ++j) {
+      const acc_t term = weighted(widen(values.at[j]), weight);
+      sums[j] = d == 0 ? term : sums[j] + term;
+    }
+  }
+}
+
+// Stage `rows` rows of x, from offset `from` on: inputs [rows, columns of x, inner], skewed.
+__device__ __forceinline__ void stage_rows(const scalar_t* __restrict__ x, const ResampleParams& p,
+                                           const Tables& tables, index_t from, index_t rows, acc_t* inputs) {
+  const index_t columns = tables.w_end - tables.w, run = columns * p.inner;
+  const auto single = [&](index_t offset, index_t at) {
+    acc_t sum = {};
+    sum_along_d<1>(&sum, x, p, tables, offset);
+    inputs[skewed<acc_t>(at / run * tables.pitch + at % run)] = sum;
+  };
+  if (p.x_is_dense) {
+    const auto pack = [&](index_t offset, index_t at) {
+      acc_t sums[WIDE] = {};
+      sum_along_d<WIDE>(sums, x, p, tables, offset);
+      index_t row = at / run, k = at % run;
+#pragma unroll
+      for (int j = 0; j < WIDE; ++j) {
+        inputs[skewed<acc_t>(row * tables.pitch + k)] = sums[j];
+        if (++k == run) k = 0, ++row;
+      }
+    };
+    for_each_pack(box_of(from, p.x_h, p.x_w, rows, columns, p.inner, p.x_joined), false, pack, single);
+    return;
+  }
+  for (index_t at = static_cast<index_t>(threadIdx.x); at < rows * run; at += static_cast<index_t>(blockDim.x)) {
+    const index_t k = at % run;
+    single(from + at / run * p.x_h + k / p.inner * p.x_w + k % p.inner * p.x_c, at);
+  }
+}
+
+// Sum staged rows along W: sums [ring, columns, inner] from row `first` on, row pitch `z_pitch`, skewed. Lanes run
+// along a row or, where there are `lanes`, along rows and channels of one column: columns far apart would share banks.
+__device__ __forceinline__ void sum_along_w(const acc_t* inputs, const ResampleParams& p, const Tables& tables,
+                                            index_t columns, index_t first, index_t rows, acc_t* sums) {
+  const index_t thread = static_cast<index_t>(threadIdx.x);
+  const index_t half = p.w > p.ow ? 32 : 16;  // a warp has one row or two, for their inputs may share banks
+  const index_t lanes = p.lanes ? p.lanes : (columns * p.inner + half - 1) / half * half;
+  const index_t items = (p.lanes ? columns : rows) * lanes;
+  for (index_t i = thread; i - thread % 32 < items; i += static_cast<index_t>(blockDim.x)) {
+    const index_t outer = i / lanes, lane = i % lanes, c = lane % p.inner;
+    const index_t row = p.lanes ? lane / p.inner : outer, column = p.lanes ? outer : lane / p.inner;
+    if (i < items && row < rows && column < columns) {
+      acc_t sum = {};
+      const int* const entries = tables.columns + column;
+      weigh<1>(&sum, inputs, row * tables.pitch + c, p.inner, tables, entries[0], entries[1]);
+      sums[skewed<acc_t>((first % p.ring + row) * p.z_pitch + column * p.inner + c)] = sum;
+    }
+    __syncwarp();
+  }
+}
+
+// Write rows [first, last) of the tile, from offset `to` on: their terms are among the sums along W.
+__device__ __forceinline__ void write_rows(const acc_t* sums, const ResampleParams& p, const Tables& tables,
+                                           index_t columns, index_t first, index_t last, index_t to,
+                                           scalar_t* __restrict__ y) {
+  const index_t run = columns * p.inner;
+  const auto element = [&](index_t at) {
+    acc_t sum = {};
+    const index_t row = first + at / run;
+    weigh<1>(&sum, sums, at % run, p.z_pitch, tables, tables.rows[row], tables.rows[row + 1]);
+    return narrow(sum);
+  };
+  const auto pack = [&](index_t offset, index_t at) {
+    const index_t row = first + at / run, k = at % run;
+    Pack<scalar_t, WIDE> values;
+    if (k + WIDE <= run) {
+      acc_t results[WIDE] = {};
+      weigh<WIDE>(results, sums, k, p.z_pitch, tables, tables.rows[row], tables.rows[row + 1]);
+#pragma unroll
+      for (int j = 0; j < WIDE; ++j) values.at[j] = narrow(results[j]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < WIDE; ++j) values.at[j] = element(at + j);
+    }
+    store_pack(y + offset, values);
+  };
+  const auto single = [&](index_t offset, index_t at) { y[offset] = element(at); };
+  for_each_pack(box_of(to, p.y_h, p.y_w, last - first, columns, p.inner, p.y_joined), WIDE <= 4, pack, single);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
@@ -146,166 +335,29 @@ resample_tiles(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
                const int* __restrict__ sources,     // [entries]
                const real_t* __restrict__ weights,  // [entries]
                const ResampleParams p) {
-  extern __shared__ acc_t inputs[];    // [span_h, columns of x, inner], row pitch `x_pitch`, skewed; then
-  acc_t* blended = inputs + p.staged;  // [span_h, tile_w, inner]: sums along W, pitch `z_pitch`, skewed
-  acc_t* kept = blended + p.blended;   // [tile_h, tile_w, inner]: running sums, skewed; or none
-  real_t* table = reinterpret_cast<real_t*>(kept + p.kept);      // weights of the entries of D, H and W
-  int* places = reinterpret_cast<int*>(table + p.entries);       // and their sources
-  int* begins = places + p.entries;                              // [tile_h + 1 + tile_w + 1] of rows and columns
-  int* cursors = begins + p.tile_h + p.tile_w + 2;               // [2, tile_h] entries that read the staged rows
-  const index_t thread = static_cast<index_t>(threadIdx.x), threads = static_cast<index_t>(blockDim.x);
+  extern __shared__ acc_t inputs[];     // [span_h, columns of x, inner]; then
+  acc_t* const sums = inputs + p.staged;  // [ring, tile_w, inner]
+  const Tile tile = tile_of_block(p);
+  real_t* const staged_weights = reinterpret_cast<real_t*>(sums + p.blended);
+  const Tables tables = stage_tables(starts, sources, weights, p, tile, staged_weights);
 
-  index_t block = static_cast<index_t>(blockIdx.x);  // [0, N * chunks * OD * tiles along H * tiles along W)
-  const index_t tiles_h = ceil_div(p.oh, p.tile_h), tiles_w = ceil_div(p.ow, p.tile_w);
-  const index_t ow = block % tiles_w * p.tile_w, columns = least(p.tile_w, p.ow - ow);
-  block /= tiles_w;
-  const index_t oh = block % tiles_h * p.tile_h, rows = least(p.tile_h, p.oh - oh);
-  block /= tiles_h;
-  const index_t od = block % p.od;
-  block /= p.od;
-  const index_t chunks = ceil_div(p.c, p.chunk * p.inner);
-  const index_t c_first = block % chunks * p.chunk * p.inner, n = block / chunks;
-
-  __shared__ int bounds[10];  // the block's entries of D, H and W, and the first and last inputs of H and W
-  if (thread < 6) {
-    const index_t first = thread < 2 ? od : thread < 4 ? p.starts_h + oh : p.starts_w + ow;
-    bounds[thread] = starts[first + (thread % 2 == 0 ? 0 : thread < 2 ? 1 : thread < 4 ? rows : columns)];
-  }
-  __syncthreads();
-  if (thread < 4) {
-    const int* const own = bounds + 2 + thread / 2 * 2;
-    bounds[6 + thread] = own[0] == own[1] ? -(static_cast<int>(thread) % 2) : sources[own[thread % 2] - thread % 2];
-  }
-  __syncthreads();
-  const Entries ds = {bounds[0], bounds[1]}, hs = {bounds[2], bounds[3]}, ws = {bounds[4], bounds[5]};
-  const index_t row_first = bounds[6], row_last = bounds[7] + 1;
-  const bool whole = p.tile_w == p.ow;  // rows are read whole
-  const index_t sector = p.inner == 1 ? Packed<WIDE>::BORDER : 1;
-  const index_t x_first = whole ? 0 : bounds[8] / sector * sector;
-  const index_t x_last = whole ? p.w : least(ceil_div(bounds[9] + 1, sector) * sector, p.w);
-  const int depth = ds.last - ds.first, before_w = depth + hs.last - hs.first;
-  for (index_t i = thread; i < before_w + ws.last - ws.first; i += threads) {
-    const index_t entry = i < depth ? ds.first + i : i < before_w ? hs.first + i - depth : ws.first + i - before_w;
-    places[skewed<int>(i)] = sources[entry] - (i < before_w ? 0 : static_cast<int>(x_first));
-    table[skewed<real_t>(i)] = weights[entry];
-  }
-  for (index_t i = thread; i <= rows; i += threads) begins[i] = starts[p.starts_h + oh + i] - hs.first + depth;
-  int* const begins_w = begins + p.tile_h + 1;
-  for (index_t i = thread; i <= columns; i += threads) {
-    begins_w[i] = starts[p.starts_w + ow + i] - ws.first + before_w;
-  }
-
-  const index_t run = columns * p.inner, x_run = (x_last - x_first) * p.inner;
-  for (index_t c = c_first; c < least(c_first + p.chunk * p.inner, p.c); c += p.inner) {
-    index_t row = row_first;  // of x, the first staged
-    do {
-      const index_t end = least(row + p.span_h, row_last);
+  const index_t c_end = least(tile.c + p.chunk * p.inner, p.c);
+  for (index_t c = tile.c; c < c_end; c += p.inner) {
+    const index_t from = tile.n * p.x_n + c * p.x_c + tables.h * p.x_h + tables.w * p.x_w;
+    const index_t to = tile.n * p.y_n + c * p.y_c + tile.od * p.y_d + tile.oh * p.y_h + tile.ow * p.y_w;
+    index_t row = 0;  // of those that the tile reads, the first that is not staged yet
+    for (index_t first = 0; first < tile.rows; first += p.band_h) {
+      const index_t last = least(first + p.band_h, tile.rows);
       __syncthreads();
-      for (index_t i = thread / 32; i < rows && thread % 32 == 0; i += threads / 32) {  // one lane, for the banks
-        int low = row == row_first ? begins[i] : cursors[p.tile_h + i], high = begins[i + 1];
-        cursors[i] = low;
-        while (low < high) {
-          const int middle = (low + high) / 2;
-          if (places[skewed<int>(middle)] < end) low = middle + 1; else high = middle;
-        }
-        cursors[p.tile_h + i] = low;
-      }
-
-      const index_t from = n * p.x_n + c * p.x_c + row * p.x_h + x_first * p.x_w;
-      const auto single = [&](index_t offset, index_t at) {
-        acc_t sum = {};
-        for (int d = 0; d < depth; ++d) {
-          const acc_t term = widen(x[offset + places[skewed<int>(d)] * p.x_d]) * table[skewed<real_t>(d)];
-          sum = d == 0 ? term : sum + term;
-        }
-        inputs[skewed<acc_t>(at / x_run * p.x_pitch + at % x_run)] = sum;
-      };
-      if (p.x_is_dense) {
-        const auto pack = [&](index_t offset, index_t at) {
-          acc_t sums[WIDE] = {};
-          for (int d = 0; d < depth; ++d) {
-            const Pack<scalar_t, WIDE> values = load_pack<WIDE>(x + offset + places[skewed<int>(d)] * p.x_d);
-#pragma unroll
-            for (int j = 0; j < WIDE; ++j) {
-              const acc_t term = widen(values.at[j]) * table[skewed<real_t>(d)];
-              sums[j] = d == 0 ? term : sums[j] + term;
-            }
-          }
-          index_t r = at / x_run, k = at % x_run;
-#pragma unroll
-          for (int j = 0; j < WIDE; ++j) {
-            inputs[skewed<acc_t>(r * p.x_pitch + k)] = sums[j];
-            if (++k == x_run) k = 0, ++r;
-          }
-        };
-        const Box box = box_of(from, p.x_h, p.x_w, end - row, x_last - x_first, p.inner, p.x_joined);
-        for_each_pack<false>(box, pack, single);
-      } else {
-        for (index_t at = thread; at < (end - row) * x_run; at += threads) {
-          const index_t k = at % x_run;
-          single(from + at / x_run * p.x_h + k / p.inner * p.x_w + k % p.inner * p.x_c, at);
-        }
-      }
-      __syncthreads();
-
-      const index_t lanes = p.lanes ? p.lanes : run, items = (p.lanes ? columns : end - row) * lanes;
-      for (index_t i = thread; i - thread % 32 < items; i += threads) {
-        const index_t outer = i / lanes, lane = i % lanes, c = lane % p.inner;
-        const index_t r = p.lanes ? lane / p.inner : outer, column = p.lanes ? outer : lane / p.inner;
-        if (i < items && r < end - row) {
-          acc_t sum = {};
-          weigh<1>(&sum, inputs, r * p.x_pitch + c, p.inner, places, table, begins_w[column], begins_w[column],
-                   begins_w[column + 1]);
-          blended[skewed<acc_t>(r * p.z_pitch + column * p.inner + c)] = sum;
-        }
-        __syncwarp();
-      }
-      __syncthreads();
-
-      if (p.kept) {
-        const index_t along = run > 30 ? run : run > 16 ? 32 : 16;  // lanes of a row: a warp has two rows at most
-        for (index_t i = thread; i < rows * along; i += threads) {
-          const index_t r = i / along, k = i % along;
-          if (k >= run) continue;
-          acc_t* const to = &kept[skewed<acc_t>(r * run + k)];
-          acc_t sum = cursors[r] > begins[r] ? *to : acc_t{};
-          weigh<1>(&sum, blended, k - row * p.z_pitch, p.z_pitch, places, table, begins[r], cursors[r],
-                   cursors[p.tile_h + r]);
-          *to = sum;
-        }
-        row = end;
-        if (end < row_last) continue;
+      for (const index_t end = tables.reach[last]; row < end;) {
+        const index_t rows = least(least(p.span_h, end - row), p.ring - row % p.ring);
+        stage_rows(x, p, tables, from + row * p.x_h, rows, inputs);
         __syncthreads();
+        sum_along_w(inputs, p, tables, tile.columns, row, rows, sums);
+        __syncthreads();
+        row += rows;
       }
-      const auto sum_of = [&](index_t at) {  // of one element, without running sums
-        acc_t sum = {};
-        const index_t r = at / run;
-        weigh<1>(&sum, blended, at % run - row * p.z_pitch, p.z_pitch, places, table, begins[r], begins[r],
-                 begins[r + 1]);
-        return sum;
-      };
-      const index_t to = n * p.y_n + c * p.y_c + od * p.y_d + oh * p.y_h + ow * p.y_w;
-      for_each_pack<true>(
-          box_of(to, p.y_h, p.y_w, rows, columns, p.inner, p.y_joined),
-          [&](index_t offset, index_t at) {
-            acc_t sums[WIDE] = {};
-            const index_t r = at / run, k = at % run;
-            if (!p.kept && k + WIDE <= run) {
-              weigh<WIDE>(sums, blended, k - row * p.z_pitch, p.z_pitch, places, table, begins[r], begins[r],
-                          begins[r + 1]);
-            } else {
-#pragma unroll
-              for (int j = 0; j < WIDE; ++j) sums[j] = p.kept ? kept[skewed<acc_t>(at + j)] : sum_of(at + j);
-            }
-            Pack<scalar_t, WIDE> values;
-#pragma unroll
-            for (int j = 0; j < WIDE; ++j) values.at[j] = narrow(sums[j]);
-            store_pack(y + offset, values);
-          },
-          [&](index_t offset, index_t at) {
-            y[offset] = narrow(p.kept ? kept[skewed<acc_t>(at)] : sum_of(at));
-          });
-      row = end;
-    } while (row < row_last);
+      write_rows(sums, p, tables, tile.columns, first, last, to + first * p.y_h, y);
+    }
   }
 }

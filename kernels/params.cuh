@@ -5,6 +5,8 @@
 // become `static constexpr` members with their values, so that `p.kernel_h` is a constant there; the kernels' source is
 // the same. Fields are index_t, counted in elements, or double; the host parses each line that declares some.
 //
+// Most fields of the structures with more than 40 are one property of each of three axes, or of each array's five.
+//
 // Names: n images, c channels, (d, h, w) sizes; strides are named after their array and axis.
 
 #define RUN_TIME
@@ -136,9 +138,9 @@ struct ResampleParams {
   index_t starts_h, starts_w;                   // where the tables of H and W begin within `starts`
   index_t w;                                    // in tiles: columns of x,
   index_t tile_h, tile_w, inner, chunk;         // of one block: rows and columns of y, channels per step, steps,
-  index_t span_h;                               // rows of x per step,
-  index_t x_pitch, z_pitch;                     // and their pitch in shared memory, before and after W
-  index_t staged, blended, kept, entries;       // elements there: before and after W, of sums (or 0), and of tables
+  index_t band_h, span_h, ring;                 // rows of y per step, rows of x staged at once, and kept after W
+  index_t x_pitch, z_pitch;                     // row pitch in shared memory, before W (of lanes along rows) and after
+  index_t staged, blended, entries;             // elements there: before and after W, and of tables
   index_t lanes;                                // along rows and channels, for each column; 0 where they run along W
   index_t x_joined, y_joined;                   // contiguous elements: a position's (0), a row's (1), a tile's (2)
   index_t x_is_dense;                           // rows of x follow each other in memory, and it is aligned

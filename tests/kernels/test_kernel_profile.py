@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
 
-from benchmarks import kernel_profile, publishing
+from benchmarks import kernel_gains, kernel_profile, publishing
 from benchmarks.kernel_profile import Row, cases_of, main, markdown
 
 ROW = Row(
@@ -83,3 +85,30 @@ def test_only_a_profile_of_all_cases_replaces_the_committed_one(
 def test_no_case_is_a_mistaken_call(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--filter", "no such layer"]) == kernel_profile.EXIT_USAGE
     assert "no case matches" in capsys.readouterr().err
+
+
+def test_gains_are_shares_of_the_plain_paths() -> None:
+    layer = "resnet-50/max_pool/forward, channels first"
+    page = kernel_gains.markdown(
+        {layer: {"bytes": 4_000_000, "instructions": 9_000}}, {layer: {"bytes": 16_000_000, "instructions": 6_000}}
+    )
+    assert f"| {layer} | 4.0 | 16.0 | 75% | 9.0 | 6.0 | -50% |" in page
+
+
+def test_gains_are_of_cases_that_there_are() -> None:
+    names = [case.id for case in cases_of([])]
+    layers = [layer for layers in kernel_gains.LAYERS.values() for layer in layers]
+    assert all(any(name.startswith(layer) for name in names) for layer in layers)
+
+
+@pytest.mark.thorough
+@pytest.mark.usefixtures("compiler")
+def test_the_plain_paths_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_gains, "LAYERS", {"pooling tiles": ("resnet-50/global_avg/forward",)})
+    staged = kernel_gains.counts()
+    code = "from benchmarks import kernel_gains as g; g.LAYERS = {'pooling': ('resnet-50/global_avg/forward',)}; "
+    command = [sys.executable, "-c", code + "g.main(['--plain'])"]
+    plain = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert staged.keys() == plain.keys()
+    name = "resnet-50/global_avg/forward, channels first"
+    assert staged[name]["bytes"] < plain[name]["bytes"] / 2

@@ -19,7 +19,7 @@ MOVED = 1.35  # times the least, halo and filters read again by each block inclu
 @pytest.mark.thorough
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_images_are_read_and_written_16_bytes_at_a_time(dtype: str, order: str, direction: str) -> None:
     """EfficientNet dw5_240."""
     x, grad_y = (image(2, 48, 28, 28, dtype=dtype, order=order) for _ in range(2))

@@ -1,6 +1,7 @@
 """Choice of a convolution's algorithm on a GPU: pure functions, so that results never depend on the device.
 
-A kernel that has passed on no device is never chosen automatically, except the plain direct and im2col ones.
+No kernel has run on a device yet. The plain direct and im2col ones are the default; depthwise tiles stand before them
+for what they are counted to save (benchmarks/results/kernel-gains.md).
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ from __future__ import annotations
 from math import gcd, prod
 
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
-from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, SECTOR_BYTES, power_of_two
+from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
-from gpucnn.backends.cuda.unfolding.tiles import Reader, unfold_pitch, unfold_plane, unfold_tile
+from gpucnn.backends.cuda.unfolding.tiles import channel_pitch, unfold_tile
 from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.geometry import Axis, ConvGeometry
 
@@ -64,15 +64,8 @@ def _work(
         c, spans[1][1], spans[2][1], axis_w.out, axis_h.stride, x.itemsize, itemsize, n * spans[0][1], last
     )
     tiles = [-(-size // part) for size, part in zip((c, spans[1][1], spans[2][1]), tile, strict=True)]
-    sector = SECTOR_BYTES // x.itemsize
-    starts = tuple(range(0, sector if prod(geometry.output_size) % sector or axis_w.out % sector else 1))
-    shifts = tuple(tap * axis_w.dilation - spans[2][0] for tap in range(axis_w.kernel))
-    readers = (
-        Reader(axis_h.stride, axis_w.stride, axis_w.out, pack, shifts, starts),
-        Reader(1, 1, axis_w.size, MAX_BYTES // x.itemsize, (axis_w.low - spans[2][0],), tuple(range(sector))),
-    )
-    pitch = unfold_pitch(tile[1], tile[2], itemsize, readers)
-    plane = unfold_plane(tile[1] * pitch, tile[0], itemsize) if last else tile[1] * pitch
+    pitch = -(-tile[2] // pack) * pack if axis_w.stride == 1 else tile[2]  # rows at the same place within a pack
+    plane = channel_pitch(tile[1] * pitch, tile[0], itemsize) if last else tile[1] * pitch
     if skewed(tile[0] * plane, itemsize) * itemsize > MAX_SHARED_BYTES:
         pitch, plane = tile[2], tile[1] * tile[2]
     run = -(-tile[1] // axis_h.stride) * min(axis_w.out, -(-tile[2] // axis_w.stride))
