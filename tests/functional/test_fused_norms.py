@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
 from families.norms import KINDS, SLOPE, norm
-from properties import Case
+from properties import Case, check_pytorch
 
 import gpucnn.functional as F
 
@@ -39,6 +40,13 @@ def test_forward_is_norm_then_sum_then_activation_to_the_bit(
     y = backend.run(case.forward, **plain)
     fused = backend.run(case.forward, **case.arguments)
     np.testing.assert_array_equal(fused, activated(y if residual is None else y + residual, finish[1]), strict=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_and_gradients_are_those_of_pytorch(backend: ArrayBackend, torch: Any, kind: str) -> None:
+    """Within the tolerance itself; drawn calls can be ill-conditioned."""
+    case = norm_of(kind, finish=(True, "relu"))
+    check_pytorch(backend, torch, replace(case, factor=1.0, gradient_factor=1.0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
