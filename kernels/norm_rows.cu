@@ -19,6 +19,87 @@
 
 constexpr int HELD = 32 / PACK;  // packs of a thread
 
+// Statistics of the row that the threads hold. Where its squares would leave the range of acc_t, the values that they
+// hold are multiplied by `scale`, a power of two.
+__device__ __forceinline__ Statistics statistics_of_row(Pack<scalar_t, PACK> (&held)[HELD], acc_t& scale, index_t last,
+                                                        bool works, Sum* scratch, acc_t* factors, const RowThread& own,
+                                                        const NormRowParams& p) {
+  const acc_t n = static_cast<acc_t>(p.segments * p.length);
+  acc_t pivot;
+  Sum moments[2];  // of d, and of d^2
+  for (bool again = false;; again = true) {
+    Sum total[1] = {};
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+      if ((h * own.lanes + own.lane) * PACK >= last) continue;
+      acc_t terms[PACK];
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
+      total[0] = total[0] + paired(terms);
+    }
+    add_row(total, nullptr, 1, scratch, factors, own, p);
+    pivot = rounded(total[0]) / n;
+
+    moments[0] = moments[1] = Sum{};
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+      if ((h * own.lanes + own.lane) * PACK >= last) continue;
+      acc_t terms[PACK], squares[PACK];
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) {
+        terms[e] = widen(held[h].at[e]) - pivot;
+        squares[e] = terms[e] * terms[e];
+      }
+      moments[0] = moments[0] + paired(terms);
+      moments[1] = moments[1] + paired(squares);
+    }
+    add_row(moments, nullptr, 1, scratch, factors, own, p);
+    if (again || SQUARES_FIT<scalar_t>) break;
+    scale = scale_for(rounded(moments[1]), n, p.eps);
+    if (!any_row(works && scale != 1, own, p)) break;
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) held[h].at[e] = narrow(widen(held[h].at[e]) * scale);
+    }
+  }
+  return statistics(pivot, rounded(moments[0]), rounded(moments[1]), n, p.eps, scale);
+}
+
+// What a row's values become: ((value - centre) * rstd) * factor + term, of values as they are held.
+struct Scaling {
+  acc_t centre, rstd;
+  acc_t factor, term;  // of the thread's segment, where they do not vary along a row
+};
+
+// Write the row that the threads hold, after its norm, residual and activation.
+__device__ __forceinline__ void write_row(Pack<scalar_t, PACK> (&held)[HELD], const Scaling& row, index_t last,
+                                          const acc_t* affine, bool has_weight, bool has_bias,
+                                          const scalar_t* __restrict__ residual, scalar_t* __restrict__ to,
+                                          const RowThread& own, const NormRowParams& p) {
+#pragma unroll
+  for (int h = 0; h < HELD; ++h) {
+    const index_t i = (h * own.lanes + own.lane) * PACK;
+    if (i >= last) continue;
+    acc_t by[PACK], plus[PACK];
+    Pack<scalar_t, PACK> added;
+    if (RESIDUAL) added = load_pack<PACK>(residual + i);
+    if (p.along) {
+      load_values(affine + i, by);
+      load_values(affine + p.length + i, plus);
+    }
+#pragma unroll
+    for (int e = 0; e < PACK; ++e) {
+      acc_t value = (widen(held[h].at[e]) - row.centre) * row.rstd;
+      if (has_weight) value = value * (p.along ? by[e] : row.factor);
+      if (has_bias) value = value + (p.along ? plus[e] : row.term);
+      if (RESIDUAL) value = value + widen(added.at[e]);
+      held[h].at[e] = narrow(activated(value, p.activation, p.negative_slope));
+    }
+    store_pack(to + i, held[h]);
+  }
+}
+
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
           const acc_t* __restrict__ weight,       // [1, G, C, 1] or null
@@ -41,7 +122,6 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
     __syncthreads();
   }
 
-  const acc_t n = static_cast<acc_t>(p.segments * p.length);
   for (index_t turn = 0; turn < p.turns; ++turn) {
     const index_t row = (static_cast<index_t>(blockIdx.x) * p.turns + turn) * p.at_once + own.local;
     const bool works = own.works && row < p.rows;
@@ -55,45 +135,8 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
       if (i < last) held[h] = load_pack<PACK>(from + i);
     }
 
-    acc_t scale = 1, pivot;
-    Sum moments[2];  // of d, and of d^2
-    for (bool again = false;; again = true) {
-      Sum total[1] = {};
-#pragma unroll
-      for (int h = 0; h < HELD; ++h) {
-        if ((h * own.lanes + own.lane) * PACK >= last) continue;
-        acc_t terms[PACK];
-#pragma unroll
-        for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
-        total[0] = total[0] + paired(terms);
-      }
-      add_row(total, nullptr, 1, scratch, factors, own, p);
-      pivot = rounded(total[0]) / n;
-
-      moments[0] = moments[1] = Sum{};
-#pragma unroll
-      for (int h = 0; h < HELD; ++h) {
-        if ((h * own.lanes + own.lane) * PACK >= last) continue;
-        acc_t terms[PACK], squares[PACK];
-#pragma unroll
-        for (int e = 0; e < PACK; ++e) {
-          terms[e] = widen(held[h].at[e]) - pivot;
-          squares[e] = terms[e] * terms[e];
-        }
-        moments[0] = moments[0] + paired(terms);
-        moments[1] = moments[1] + paired(squares);
-      }
-      add_row(moments, nullptr, 1, scratch, factors, own, p);
-      if (again || SQUARES_FIT<scalar_t>) break;
-      scale = scale_for(rounded(moments[1]), n, p.eps);
-      if (!any_row(works && scale != 1, own, p)) break;
-#pragma unroll
-      for (int h = 0; h < HELD; ++h) {
-#pragma unroll
-        for (int e = 0; e < PACK; ++e) held[h].at[e] = narrow(widen(held[h].at[e]) * scale);
-      }
-    }
-    const Statistics found = statistics(pivot, rounded(moments[0]), rounded(moments[1]), n, p.eps, scale);
+    acc_t scale = 1;
+    const Statistics found = statistics_of_row(held, scale, last, works, scratch, factors, own, p);
 
     if (!works) continue;
     if (own.lane == 0 && own.segment == 0) {
@@ -102,34 +145,14 @@ norm_rows(const scalar_t* __restrict__ x,         // [N, G, C, P]
       rstd[row] = found.rstd;
     }
     if (!z) continue;
-    acc_t factor = 1, term = 0;
+    Scaling scaling = {found.mean * scale, found.rstd / scale, 1, 0};
     if (!p.along) {
-      if (weight) factor = weight[group * p.weight_g + own.segment * p.weight_c];
-      if (bias) term = bias[group * p.bias_g + own.segment * p.bias_c];
+      if (weight) scaling.factor = weight[group * p.weight_g + own.segment * p.weight_c];
+      if (bias) scaling.term = bias[group * p.bias_g + own.segment * p.bias_c];
     }
-    const acc_t centre = found.mean * scale, rstd_of_held = found.rstd / scale;
-    scalar_t* const to = z + image * p.z_n + group * p.z_g + own.segment * p.length;
     const index_t residual_at = image * p.y_n + group * p.y_g + own.segment * p.length;
-#pragma unroll
-    for (int h = 0; h < HELD; ++h) {
-      const index_t i = (h * own.lanes + own.lane) * PACK;
-      if (i >= last) continue;
-      acc_t by[PACK], plus[PACK];
-      Pack<scalar_t, PACK> added;
-      if (RESIDUAL) added = load_pack<PACK>(residual + residual_at + i);
-      if (p.along) {
-        load_values(affine + i, by);
-        load_values(affine + p.length + i, plus);
-      }
-#pragma unroll
-      for (int e = 0; e < PACK; ++e) {
-        acc_t value = (widen(held[h].at[e]) - centre) * rstd_of_held;
-        if (weight) value = value * (p.along ? by[e] : factor);
-        if (bias) value = value + (p.along ? plus[e] : term);
-        if (RESIDUAL) value = value + widen(added.at[e]);
-        held[h].at[e] = narrow(activated(value, p.activation, p.negative_slope));
-      }
-      store_pack(to + i, held[h]);
-    }
+    const scalar_t* const added = RESIDUAL ? residual + residual_at : nullptr;
+    scalar_t* const to = z + image * p.z_n + group * p.z_g + own.segment * p.length;
+    write_row(held, scaling, last, affine, weight != nullptr, bias != nullptr, added, to, own, p);
   }
 }

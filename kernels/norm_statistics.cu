@@ -33,6 +33,67 @@ __device__ __forceinline__ void write_statistics(const Statistics& found, index_
   rstd[to] = found.rstd;
 }
 
+// Of a part's values times `scale`: the pivot, and the sums of d, then of d^2. A thread has EACH of them.
+struct Moments {
+  acc_t pivot[EACH], scale[EACH];
+  Sum sums[2 * EACH];
+};
+
+// The moments of the part whose packs the threads hold. Where squares leave the range of acc_t, what they hold is
+// multiplied by a power of two.
+__device__ __forceinline__ Moments moments_of_part(Pack<scalar_t, PACK> (&held)[HELD], int packs, Sum* scratch,
+                                                   const Tile& own, const NormParams& p) {
+  const acc_t n = static_cast<acc_t>(own.count);
+  Moments found;
+#pragma unroll
+  for (int e = 0; e < EACH; ++e) found.scale[e] = 1;
+  for (bool again = false;; again = true) {
+    Sum sums[EACH] = {};
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+      if (h >= packs) continue;
+      acc_t terms[PACK];
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
+      add_terms(sums, terms);
+    }
+    add_threads(sums, scratch, own, p);
+#pragma unroll
+    for (int e = 0; e < EACH; ++e) {
+      found.pivot[e] = rounded(sums[e]) / n;
+      found.sums[e] = found.sums[EACH + e] = Sum{};
+    }
+
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+      if (h >= packs) continue;
+      acc_t terms[PACK], squares[PACK];
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) {
+        terms[e] = widen(held[h].at[e]) - found.pivot[ALONG ? e : 0];
+        squares[e] = terms[e] * terms[e];
+      }
+      add_terms(found.sums, terms);
+      add_terms(found.sums + EACH, squares);
+    }
+    add_threads(found.sums, scratch, own, p);
+    if (again || SQUARES_FIT<scalar_t>) break;
+    bool scales = false;
+#pragma unroll
+    for (int e = 0; e < EACH; ++e) {
+      found.scale[e] = scale_for(rounded(found.sums[EACH + e]), n, p.eps);
+      scales = scales || found.scale[e] != 1;
+    }
+    if (!__syncthreads_or(scales && own.sum < p.kept)) break;
+#pragma unroll
+    for (int h = 0; h < HELD; ++h) {
+#pragma unroll
+      for (int e = 0; e < PACK; ++e) held[h].at[e] = narrow(widen(held[h].at[e]) * found.scale[ALONG ? e : 0]);
+    }
+  }
+  return found;
+}
+
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
                 acc_t* __restrict__ parts,       // [3, splits, part_length], or null where there is one part
@@ -58,63 +119,16 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
   }
 
   const acc_t n = static_cast<acc_t>(own.count);
-  acc_t pivot[EACH], scale[EACH];
-#pragma unroll
-  for (int e = 0; e < EACH; ++e) scale[e] = 1;
-  Sum moments[2 * EACH];  // of d, then of d^2
-  for (bool again = false;; again = true) {
-    Sum sums[EACH] = {};
-#pragma unroll
-    for (int h = 0; h < HELD; ++h) {
-      if (h >= packs) continue;
-      acc_t terms[PACK];
-#pragma unroll
-      for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
-      add_terms(sums, terms);
-    }
-    add_threads(sums, scratch, own, p);
-#pragma unroll
-    for (int e = 0; e < EACH; ++e) {
-      pivot[e] = rounded(sums[e]) / n;
-      moments[e] = moments[EACH + e] = Sum{};
-    }
-
-#pragma unroll
-    for (int h = 0; h < HELD; ++h) {
-      if (h >= packs) continue;
-      acc_t terms[PACK], squares[PACK];
-#pragma unroll
-      for (int e = 0; e < PACK; ++e) {
-        terms[e] = widen(held[h].at[e]) - pivot[ALONG ? e : 0];
-        squares[e] = terms[e] * terms[e];
-      }
-      add_terms(moments, terms);
-      add_terms(moments + EACH, squares);
-    }
-    add_threads(moments, scratch, own, p);
-    if (again || SQUARES_FIT<scalar_t>) break;
-    bool scales = false;
-#pragma unroll
-    for (int e = 0; e < EACH; ++e) {
-      scale[e] = scale_for(rounded(moments[EACH + e]), n, p.eps);
-      scales = scales || scale[e] != 1;
-    }
-    if (!__syncthreads_or(scales && own.sum < p.kept)) break;
-#pragma unroll
-    for (int h = 0; h < HELD; ++h) {
-#pragma unroll
-      for (int e = 0; e < PACK; ++e) held[h].at[e] = narrow(widen(held[h].at[e]) * scale[ALONG ? e : 0]);
-    }
-  }
+  const Moments found = moments_of_part(held, packs, scratch, own, p);
 
   // adjacent threads write adjacent sums, coalesced
 #pragma unroll
   for (int e = 0; e < EACH; ++e) {
     if (!own.leads) continue;
-    results[0][own.local + e] = pivot[e];
-    results[1][own.local + e] = rounded(moments[e]);
-    results[2][own.local + e] = rounded(moments[EACH + e]);
-    results[3][own.local + e] = scale[e];
+    results[0][own.local + e] = found.pivot[e];
+    results[1][own.local + e] = rounded(found.sums[e]);
+    results[2][own.local + e] = rounded(found.sums[EACH + e]);
+    results[3][own.local + e] = found.scale[e];
   }
   __syncthreads();
   const index_t values = p.splits * part_length(p);
@@ -128,8 +142,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
       parts[values + to] = sum_d / scaled;
       parts[2 * values + to] = sqrt(sum_dd / n) / scaled;
     } else {
-      const Statistics found = statistics(mean_part, sum_d, sum_dd, n, p.eps, scaled);
-      write_statistics(found, sum, mean, var, rstd, p);
+      write_statistics(statistics(mean_part, sum_d, sum_dd, n, p.eps, scaled), sum, mean, var, rstd, p);
     }
   }
 }
