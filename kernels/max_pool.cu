@@ -127,6 +127,44 @@ __device__ __forceinline__ void pool_anywhere(const scalar_t* __restrict__ x, sc
   if (WITH_INDICES) indices[o.n * p.at_n + o.c * p.at_c + o.d * p.at_d + o.h * p.at_h + o.w * p.at_w] = best.at;
 }
 
+// The best of each row of each window, of all rows [planes, D, H] that are staged; `first` is the slot of input 0.
+__device__ __forceinline__ void find_row_bests(const scalar_t* inputs, index_t first, index_t plane_inputs,
+                                               const Share& rows, const PoolParams& p, scalar_t* row_values,
+                                               int* row_at) {
+  for_each_item(rows, p.band_axis, p.d, p.h, p.ow, p.inner, p.ow * p.inner, 1, [&](const Item& item) {
+    if (!item.active) return;
+    const index_t of_plane = first + item.plane * plane_inputs + item.c;
+    const Taps ws = taps_of(axis_w(p), item.w);
+    Best best = {Lowest<scalar_t>::value(), -1};
+    for (index_t kw = 0; kw < p.kw; ++kw) {
+      const Tap w = tap_of(ws, kw);
+      const scalar_t value = inputs[of_plane + ((item.d * p.h + item.h) * p.w + w.at) * p.inner];
+      take(best, value, w.at, w.inside);
+    }
+    row_values[item.element] = best.value;
+    row_at[item.element] = static_cast<int>(best.at);
+  });
+}
+
+// The best of an output's window, from those of its rows; `rows_before` rows of each plane are not staged.
+__device__ __forceinline__ Best best_of_rows(const scalar_t* row_values, const int* row_at, const Item& item,
+                                             index_t rows_before, const PoolParams& p) {
+  Best best = {Lowest<scalar_t>::value(), -1};
+  const Taps ds = taps_of(axis_d(p), item.d), hs = taps_of(axis_h(p), item.h);
+  for (index_t kd = 0; kd < p.kd && item.active; ++kd) {
+    const Tap d = tap_of(ds, kd);
+    for (index_t kh = 0; kh < p.kh; ++kh) {
+      const Tap h = tap_of(hs, kh);
+      const index_t row = d.at * p.h + h.at;
+      const index_t slot = ((item.plane * p.d * p.h + row - rows_before) * p.ow + item.w) * p.inner + item.c;
+      const scalar_t value = row_values[slot];
+      const index_t w = row_at[slot];
+      take(best, value, row * p.w + w, d.inside & h.inside & (w >= 0));
+    }
+  }
+  return best;
+}
+
 template <bool WITH_INDICES>
 __device__ __forceinline__ void pool(const scalar_t* __restrict__ x, scalar_t* __restrict__ y,
                                      long long* __restrict__ indices, const PoolParams& p) {
@@ -148,21 +186,9 @@ __device__ __forceinline__ void pool(const scalar_t* __restrict__ x, scalar_t* _
   stage(x, read, size, inputs);
   __syncthreads();
 
-  if (p.by_rows) {  // the best of each row of each window, for the rows [planes, D, H] that are staged
+  if (p.by_rows) {
     const Share rows = {share.plane, share.planes, range.first, range.last, share.c};
-    for_each_item(rows, p.band_axis, p.d, p.h, p.ow, p.inner, p.ow * p.inner, 1, [&](const Item& item) {
-      if (!item.active) return;
-      const index_t first = skew + item.plane * plane_inputs - before + item.c;
-      const Taps ws = taps_of(axis_w(p), item.w);
-      Best best = {Lowest<scalar_t>::value(), -1};
-      for (index_t kw = 0; kw < p.kw; ++kw) {
-        const Tap w = tap_of(ws, kw);
-        const scalar_t value = inputs[first + ((item.d * p.h + item.h) * p.w + w.at) * p.inner];
-        take(best, value, w.at, w.inside);
-      }
-      row_values[item.element] = best.value;
-      row_at[item.element] = static_cast<int>(best.at);
-    });
+    find_row_bests(inputs, skew - before, plane_inputs, rows, p, row_values, row_at);
     __syncthreads();
   }
 
@@ -170,19 +196,7 @@ __device__ __forceinline__ void pool(const scalar_t* __restrict__ x, scalar_t* _
   for_each_item(share, p.band_axis, p.od, p.oh, p.ow, p.inner, p.row_lanes, p.lanes, [&](const Item& item) {
     Best best = {Lowest<scalar_t>::value(), -1};
     if (p.by_rows) {
-      const index_t rows_before = p.band_axis == 0 ? range.first * p.h : range.first;
-      const Taps ds = taps_of(axis_d(p), item.d), hs = taps_of(axis_h(p), item.h);
-      for (index_t kd = 0; kd < p.kd && item.active; ++kd) {
-        const Tap d = tap_of(ds, kd);
-        for (index_t kh = 0; kh < p.kh; ++kh) {
-          const Tap h = tap_of(hs, kh);
-          const index_t row = d.at * p.h + h.at;
-          const index_t slot = ((item.plane * p.d * p.h + row - rows_before) * p.ow + item.w) * p.inner + item.c;
-          const scalar_t value = row_values[slot];
-          const index_t w = row_at[slot];
-          take(best, value, row * p.w + w, d.inside & h.inside & (w >= 0));
-        }
-      }
+      best = best_of_rows(row_values, row_at, item, p.band_axis == 0 ? range.first * p.h : range.first, p);
     } else {
       const index_t first = skew + item.plane * plane_inputs - before + item.c;
       const View view = {first, p.h * p.w * p.inner, p.w * p.inner, p.inner};
