@@ -28,6 +28,41 @@ struct BiasSumParams {
   double negative_slope;
 };
 
+// The sum over the pieces [begin, end) of a channel's rows that are the thread's, whose grad_x it writes.
+__device__ __forceinline__ acc_t sum_of_pieces(const scalar_t* __restrict__ grad_y, const scalar_t* __restrict__ y,
+                                               scalar_t* __restrict__ grad_x, index_t begin, index_t end,
+                                               index_t channel, int lane, int team, const BiasSumParams& p) {
+  const int lanes = static_cast<int>(p.lanes), teams = static_cast<int>(p.teams);
+  acc_t sum = {};
+  for (index_t segment = begin + team; segment < end; segment += teams) {
+    const index_t row = segment / p.pieces, place = (segment - row * p.pieces) * p.piece;
+    const index_t offset = (row * p.c + channel) * p.run + place, length = least(p.piece, p.run - place);
+    const Packed<PACK> packed(offset, length);
+#pragma unroll 4
+    for (index_t k = packed.first + lane * PACK; k < packed.end; k += lanes * PACK) {
+      Pack<scalar_t, PACK> grad = load_pack<PACK>(grad_y + offset + k);
+      Pack<scalar_t, PACK> sign = {};
+      if (y) sign = load_pack<PACK>(y + offset + k);
+#pragma unroll
+      for (int j = 0; j < PACK; ++j) {
+        const acc_t value =
+            activated_backward(widen(grad.at[j]), widen(sign.at[j]), p.activation, p.negative_slope);
+        sum = sum + value;
+        grad.at[j] = narrow(value);
+      }
+      if (grad_x) store_pack(grad_x + offset + k, grad);
+    }
+    for (index_t k = lane; k < packed.singles; k += lanes) {
+      const index_t i = offset + packed.single(k);
+      const acc_t sign = y ? widen(y[i]) : acc_t(0);
+      const acc_t value = activated_backward(widen(grad_y[i]), sign, p.activation, p.negative_slope);
+      sum = sum + value;
+      if (grad_x) grad_x[i] = narrow(value);
+    }
+  }
+  return sum;
+}
+
 extern "C" __global__ void __launch_bounds__(256, 1)
 bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
                          const scalar_t* __restrict__ y,       // [N, C, P] or null
@@ -44,32 +79,7 @@ bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
   acc_t sums[PACK] = {};
 
   if (p.piece) {
-    for (index_t segment = begin + team; segment < end; segment += teams) {
-      const index_t row = segment / p.pieces, place = (segment - row * p.pieces) * p.piece;
-      const index_t offset = (row * p.c + group) * p.run + place, length = least(p.piece, p.run - place);
-      const Packed<PACK> packed(offset, length);
-#pragma unroll 4
-      for (index_t k = packed.first + lane * PACK; k < packed.end; k += lanes * PACK) {
-        Pack<scalar_t, PACK> grad = load_pack<PACK>(grad_y + offset + k);
-        Pack<scalar_t, PACK> sign = {};
-        if (y) sign = load_pack<PACK>(y + offset + k);
-#pragma unroll
-        for (int j = 0; j < PACK; ++j) {
-          const acc_t value =
-              activated_backward(widen(grad.at[j]), widen(sign.at[j]), p.activation, p.negative_slope);
-          sums[0] = sums[0] + value;
-          grad.at[j] = narrow(value);
-        }
-        if (grad_x) store_pack(grad_x + offset + k, grad);
-      }
-      for (index_t k = lane; k < packed.singles; k += lanes) {
-        const index_t i = offset + packed.single(k);
-        const acc_t sign = y ? widen(y[i]) : acc_t(0);
-        const acc_t value = activated_backward(widen(grad_y[i]), sign, p.activation, p.negative_slope);
-        sums[0] = sums[0] + value;
-        if (grad_x) grad_x[i] = narrow(value);
-      }
-    }
+    sums[0] = sum_of_pieces(grad_y, y, grad_x, begin, end, group, lane, team, p);
     const acc_t sum = block_sum(sums[0], scratch);
     if (thread == 0) parts[split * p.c + group] = sum;
     return;

@@ -73,30 +73,14 @@ __device__ __forceinline__ Line line_of(bool is_one, index_t rows, index_t lengt
   return is_one ? Line{1, rows * length, 0, inner} : Line{rows, length, outer, inner};
 }
 
-extern "C" __global__ void __launch_bounds__(256, 1)
-pack(const scalar_t* __restrict__ x,     // [N, C, P]
-     const scalar_t* __restrict__ bias,  // [C] or null
-     TARGET* __restrict__ y,             // [N, C, P]
-     const PackParams p) {
-  extern __shared__ acc_t biases[];                               // [tile_c], skewed; empty without bias
-  scalar_t* tile = reinterpret_cast<scalar_t*>(biases + p.biases);  // [rows of x, pitch], skewed
+// Read a tile from offset `x_first` on: rows of x, of pitch `p.pitch`, skewed.
+__device__ __forceinline__ void read_tile(const scalar_t* __restrict__ x, index_t x_first, index_t channels,
+                                          index_t positions, scalar_t* tile, const PackParams& p) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const index_t p_tiles = (p.p + p.tile_p - 1) / p.tile_p, c_tiles = (p.c + p.tile_c - 1) / p.tile_c;
-  index_t block = static_cast<index_t>(blockIdx.x);  // [0, N * c_tiles * p_tiles)
-  const index_t p0 = block % p_tiles * p.tile_p;
-  block /= p_tiles;
-  const index_t c0 = block % c_tiles * p.tile_c;
-  const index_t n = block / c_tiles;
-  const index_t channels = least(p.tile_c, p.c - c0), positions = least(p.tile_p, p.p - p0);
-
-  if (bias) {
-    for (int c = thread; c < channels; c += threads) biases[skewed<acc_t>(c)] = widen(bias[(c0 + c) * p.bias_c]);
-  }
   const index_t x_row = p.x_along_c ? p.tile_c : p.tile_p;
   const Line from = p.x_along_c ? line_of(p.x_is_one, positions, channels, p.x_p, p.x_c)
                                 : line_of(p.x_is_one, channels, positions, p.x_c, p.x_p);
   const int x_lanes = static_cast<int>(p.x_lanes), x_lane = thread % x_lanes, x_teams = threads / x_lanes;
-  const index_t x_first = n * p.x_n + c0 * p.x_c + p0 * p.x_p;
 #pragma unroll 2
   for (index_t row = thread / x_lanes; row < from.rows; row += x_teams) {
     const index_t offset = x_first + row * from.outer;
@@ -123,15 +107,19 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
     for (index_t k = packed.end + thread % 32; k < from.length; k += 32) read(k);
     __syncwarp();
   }
-  __syncthreads();
+}
 
+// Write a tile from offset `y_first` on, plus the biases of its channels if there are any.
+__device__ __forceinline__ void write_tile(const scalar_t* tile, const acc_t* biases, bool has_bias,
+                                           TARGET* __restrict__ y, index_t y_first, index_t channels,
+                                           index_t positions, const PackParams& p) {
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const index_t y_row = p.y_along_c ? p.tile_c : p.tile_p;
   const Line to = p.y_along_c ? line_of(p.y_is_one, positions, channels, p.y_p, p.y_c)
                               : line_of(p.y_is_one, channels, positions, p.y_c, p.y_p);
   const bool turned = p.x_along_c != p.y_along_c;
   const index_t step_o = turned ? 1 : p.pitch, step_i = turned ? p.pitch : 1;
   const int y_lanes = static_cast<int>(p.y_lanes), y_lane = thread % y_lanes, y_teams = threads / y_lanes;
-  const index_t y_first = n * p.y_n + c0 * p.y_c + p0 * p.y_p;
   for (index_t first = 0; first < to.rows; first += y_teams) {
     const index_t row = first + thread / y_lanes, offset = y_first + row * to.outer;
     const Packed<Y_PACK, TARGET> packed(offset, to.length);
@@ -142,7 +130,7 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
 #pragma unroll
       for (int j = 0; j < Y_PACK; ++j) {
         acc_t value = widen(tile[skewed<scalar_t>(o * step_o + i * step_i)]);
-        if (bias) value = value + biases[skewed<acc_t>(p.y_along_c ? i : o)];
+        if (has_bias) value = value + biases[skewed<acc_t>(p.y_along_c ? i : o)];
         pack.at[j] = Cast<TARGET, acc_t>::from(value);
         if (++i == y_row) i = 0, ++o;
       }
@@ -156,7 +144,7 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
     const auto write = [&](index_t k) {
       const index_t o = row + k / y_row, i = k % y_row;
       acc_t value = widen(tile[skewed<scalar_t>(o * step_o + i * step_i)]);
-      if (bias) value = value + biases[skewed<acc_t>(p.y_along_c ? i : o)];
+      if (has_bias) value = value + biases[skewed<acc_t>(p.y_along_c ? i : o)];
       y[offset + k] = Cast<TARGET, acc_t>::from(value);
     };
     for (index_t k = thread % 32; k < packed.first; k += 32) write(k);
@@ -164,4 +152,29 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
     for (index_t k = packed.end + thread % 32; k < to.length; k += 32) write(k);
     __syncwarp();
   }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+pack(const scalar_t* __restrict__ x,     // [N, C, P]
+     const scalar_t* __restrict__ bias,  // [C] or null
+     TARGET* __restrict__ y,             // [N, C, P]
+     const PackParams p) {
+  extern __shared__ acc_t biases[];                               // [tile_c], skewed; empty without bias
+  scalar_t* tile = reinterpret_cast<scalar_t*>(biases + p.biases);  // [rows of x, pitch], skewed
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const index_t p_tiles = (p.p + p.tile_p - 1) / p.tile_p, c_tiles = (p.c + p.tile_c - 1) / p.tile_c;
+  index_t block = static_cast<index_t>(blockIdx.x);  // [0, N * c_tiles * p_tiles)
+  const index_t p0 = block % p_tiles * p.tile_p;
+  block /= p_tiles;
+  const index_t c0 = block % c_tiles * p.tile_c;
+  const index_t n = block / c_tiles;
+  const index_t channels = least(p.tile_c, p.c - c0), positions = least(p.tile_p, p.p - p0);
+
+  if (bias) {
+    for (int c = thread; c < channels; c += threads) biases[skewed<acc_t>(c)] = widen(bias[(c0 + c) * p.bias_c]);
+  }
+  read_tile(x, n * p.x_n + c0 * p.x_c + p0 * p.x_p, channels, positions, tile, p);
+  __syncthreads();
+
+  write_tile(tile, biases, bias != nullptr, y, n * p.y_n + c0 * p.y_c + p0 * p.y_p, channels, positions, p);
 }
