@@ -16,17 +16,11 @@
 #include "packs.cuh"
 #include "unfolding.cuh"
 
-extern "C" __global__ void __launch_bounds__(256, 1)
-col2im(const scalar_t* __restrict__ columns,  // [N, C * KD * KH * KW, OD * OH * OW]
-       scalar_t* __restrict__ x,              // [N, C, D, H, W]
-       const UnfoldParams p) {
-  extern __shared__ acc_t sums[];  // [tile_c, tile_h, tile_w] at strides plane, pitch and 1, skewed
-  const Tile tile = tile_of_block(p);
+// Add the columns' entries of a tile's inputs to its sums: taps in turn, those at once that meet other inputs.
+__device__ __forceinline__ void add_columns(const scalar_t* __restrict__ columns, const Tile& tile, acc_t* sums,
+                                            const UnfoldParams& p) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int lanes = static_cast<int>(p.lanes), lane = thread % lanes, team = thread / lanes, teams = threads / lanes;
-
-  for (int i = thread; i < p.shared; i += threads) sums[i] = {};
-  __syncthreads();
   for (index_t kd = 0; kd < p.kd; kd += p.step_d) {
     for (index_t kh = 0; kh < p.kh; kh += p.step_h) {
       for (index_t kw = 0; kw < p.kw; kw += p.step_w) {
@@ -61,7 +55,13 @@ col2im(const scalar_t* __restrict__ columns,  // [N, C * KD * KH * KW, OD * OH *
       }
     }
   }
+}
 
+// Write a tile's sums to its inputs; those of the padding are dropped.
+__device__ __forceinline__ void write_inputs(const acc_t* sums, const Tile& tile, scalar_t* __restrict__ x,
+                                             const UnfoldParams& p) {
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const int lanes = static_cast<int>(p.lanes), lane = thread % lanes, team = thread / lanes, teams = threads / lanes;
   if (p.x_is_dense) {
     for (int c = team; c < tile.channels; c += teams) {
       const Rows rows = rows_of_channel(p, tile, c);
@@ -89,4 +89,18 @@ col2im(const scalar_t* __restrict__ columns,  // [N, C * KD * KH * KW, OD * OH *
     if (at.c >= tile.channels || at.h >= tile.rows || at.w >= tile.columns || w < 0 || w >= p.w) continue;
     x[at.c * p.x_c + h * p.x_h + w * p.x_w] = narrow(sums[skewed<acc_t>(at.c * p.plane + at.h * p.pitch + at.w)]);
   }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+col2im(const scalar_t* __restrict__ columns,  // [N, C * KD * KH * KW, OD * OH * OW]
+       scalar_t* __restrict__ x,              // [N, C, D, H, W]
+       const UnfoldParams p) {
+  extern __shared__ acc_t sums[];  // [tile_c, tile_h, tile_w] at strides plane, pitch and 1, skewed
+  const Tile tile = tile_of_block(p);
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+
+  for (int i = thread; i < p.shared; i += threads) sums[i] = {};
+  __syncthreads();
+  add_columns(columns, tile, sums, p);
+  write_inputs(sums, tile, x, p);
 }

@@ -22,17 +22,11 @@ __device__ __forceinline__ bool is_read(index_t shift, index_t kernel, index_t s
   return k < kernel;
 }
 
-extern "C" __global__ void __launch_bounds__(256, 1)
-im2col(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
-       scalar_t* __restrict__ columns,      // [N, C * KD * KH * KW, OD * OH * OW]
-       const UnfoldParams p) {
-  extern __shared__ scalar_t inputs[];  // [tile_c, tile_h, tile_w] at strides plane, pitch and 1, skewed
-  const Tile tile = tile_of_block(p);
+// Stage the inputs of a tile, at strides plane, pitch and 1, skewed; its slots of the padding are zero already.
+__device__ __forceinline__ void stage_inputs(const scalar_t* __restrict__ x, const Tile& tile, scalar_t* inputs,
+                                             const UnfoldParams& p) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int lanes = static_cast<int>(p.lanes), lane = thread % lanes, team = thread / lanes, teams = threads / lanes;
-
-  for (int i = thread; i < p.shared; i += threads) inputs[i] = {};
-  __syncthreads();
   const bool inside = tile.d >= p.low_d && tile.d < p.low_d + p.d;
   if (inside && p.x_is_dense) {
     for (int c = team; c < tile.channels; c += teams) {
@@ -66,8 +60,13 @@ im2col(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
       inputs[skewed<scalar_t>(at.c * p.plane + at.h * p.pitch + at.w)] = value;
     }
   }
-  __syncthreads();
+}
 
+// Write the columns of a tile's windows: runs of each tap along a row of outputs.
+__device__ __forceinline__ void write_columns(const scalar_t* inputs, const Tile& tile,
+                                              scalar_t* __restrict__ columns, const UnfoldParams& p) {
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const int lanes = static_cast<int>(p.lanes), lane = thread % lanes, team = thread / lanes, teams = threads / lanes;
   const index_t taps = p.kd * p.kh * p.kw;
   for (index_t first = 0; first < tile.channels * taps; first += teams) {
     const index_t row = first + team;
@@ -91,4 +90,20 @@ im2col(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
     }
     __syncwarp();
   }
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+im2col(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
+       scalar_t* __restrict__ columns,      // [N, C * KD * KH * KW, OD * OH * OW]
+       const UnfoldParams p) {
+  extern __shared__ scalar_t inputs[];  // [tile_c, tile_h, tile_w] at strides plane, pitch and 1, skewed
+  const Tile tile = tile_of_block(p);
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+
+  for (int i = thread; i < p.shared; i += threads) inputs[i] = {};
+  __syncthreads();
+  stage_inputs(x, tile, inputs, p);
+  __syncthreads();
+
+  write_columns(inputs, tile, columns, p);
 }

@@ -21,6 +21,20 @@ struct Shares {  // of all that share a mean
   acc_t centre, scale, g, gh;
 };
 
+// Those at the e-th place after `at`.
+__device__ __forceinline__ Shares shares_at(const Place& at, int e, const acc_t* __restrict__ mean,
+                                            const acc_t* __restrict__ rstd, const acc_t* __restrict__ sum_g,
+                                            const acc_t* __restrict__ sum_gh, const NormParams& p) {
+  const index_t sum = offset(at, p.sum_0, p.sum_1, p.sum_2, p.sum_3) + e * p.sum_3;
+  const acc_t n = static_cast<acc_t>(p.divisor);
+  Shares found;
+  found.centre = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3) + e * p.mean_3];
+  found.scale = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3) + e * p.rstd_3];
+  found.g = sum_g[sum] / n;
+  found.gh = sum_gh[sum] / n;
+  return found;
+}
+
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_backward_apply(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                     const scalar_t* __restrict__ x,       // [N, G, C, P]
@@ -48,17 +62,6 @@ norm_backward_apply(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     values[h] = load_pack<PACK>(x + offset(at, p.x_0, p.x_1, p.x_2, p.x_3));
   }
 
-  const auto shares = [&](const Place& at, int e) {  // of the e-th place after one
-    const index_t sum = offset(at, p.sum_0, p.sum_1, p.sum_2, p.sum_3) + e * p.sum_3;
-    const acc_t n = static_cast<acc_t>(p.divisor);
-    Shares found;
-    found.centre = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3) + e * p.mean_3];
-    found.scale = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3) + e * p.rstd_3];
-    found.g = sum_g[sum] / n;
-    found.gh = sum_gh[sum] / n;
-    return found;
-  };
-
   for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
     const index_t sum = own.tile * p.sums + local;
     if (sum >= p.kept) break;
@@ -66,7 +69,7 @@ norm_backward_apply(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     const acc_t factor = weight ? weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)] : 1;
     factors[local] = factor;
     if (p.moves) continue;
-    const Shares found = shares(at, 0);
+    const Shares found = shares_at(at, 0, mean, rstd, sum_g, sum_gh, p);
     centres[local] = found.centre;
     scales[local] = found.scale;
     gs[local] = p.weighs ? found.g * factor : found.g;
@@ -86,7 +89,7 @@ norm_backward_apply(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     Shares moved = {};
 #pragma unroll
     for (int e = 0; e < PACK; ++e) {
-      if (p.moves && (e == 0 || p.mean_3 != 0)) moved = shares(at, e);
+      if (p.moves && (e == 0 || p.mean_3 != 0)) moved = shares_at(at, e, mean, rstd, sum_g, sum_gh, p);
       const index_t local = own.local + (ALONG ? e : 0);
       const Shares all = p.moves ? moved : Shares{centres[local], scales[local], gs[local], ghs[local]};
       const acc_t value = (widen(values[h].at[e]) - all.centre) * all.scale;

@@ -18,6 +18,36 @@
 
 constexpr int HELD = PACK == 1 ? 6 : 16 / PACK;  // packs of a thread, of each array
 
+// Add g, then g * h, of the elements that a thread holds: by the `centres` and `scales` of the block's sums or, where
+// these vary within a sum, by mean and rstd.
+__device__ __forceinline__ void add_elements(Sum* sums, const Pack<scalar_t, PACK> (&grads)[HELD],
+                                             const Pack<scalar_t, PACK> (&values)[HELD],
+                                             const acc_t* __restrict__ mean, const acc_t* __restrict__ rstd,
+                                             const acc_t* __restrict__ weight, const acc_t* centres,
+                                             const acc_t* scales, const Tile& own, const NormParams& p) {
+#pragma unroll
+  for (int h = 0; h < HELD; ++h) {
+    const index_t i = own.first + h * own.step;
+    if (i >= own.last) continue;
+    const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
+    const index_t mean_at = offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
+    const index_t rstd_at = offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
+    const index_t weight_at = offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3);
+    acc_t terms[PACK], products[PACK];
+#pragma unroll
+    for (int e = 0; e < PACK; ++e) {
+      const index_t held = own.local + (ALONG ? e : 0);
+      const acc_t centre = p.moves ? mean[mean_at + e * p.mean_3] : centres[held];
+      const acc_t scale = p.moves ? rstd[rstd_at + e * p.rstd_3] : scales[held];
+      terms[e] = widen(grads[h].at[e]);
+      if (weight) terms[e] = terms[e] * weight[weight_at + e * p.weight_3];
+      products[e] = terms[e] * ((widen(values[h].at[e]) - centre) * scale);
+    }
+    add_terms(sums, terms);
+    add_terms(sums + EACH, products);
+  }
+}
+
 extern "C" __global__ void __launch_bounds__(MAX_THREADS, 1)
 norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
                    const scalar_t* __restrict__ x,       // [N, G, C, P]
@@ -59,27 +89,7 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
   rstd += offset(kept, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
   if (weight) weight += offset(kept, p.weight_0, p.weight_1, p.weight_2, p.weight_3);
   Sum sums[2 * EACH] = {};  // of g, then of g * h
-#pragma unroll
-  for (int h = 0; h < HELD; ++h) {
-    const index_t i = own.first + h * own.step;
-    if (i >= own.last) continue;
-    const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
-    const index_t mean_at = offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
-    const index_t rstd_at = offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
-    const index_t weight_at = offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3);
-    acc_t terms[PACK], products[PACK];
-#pragma unroll
-    for (int e = 0; e < PACK; ++e) {
-      const index_t held = own.local + (ALONG ? e : 0);
-      const acc_t centre = p.moves ? mean[mean_at + e * p.mean_3] : centres[held];
-      const acc_t scale = p.moves ? rstd[rstd_at + e * p.rstd_3] : scales[held];
-      terms[e] = widen(grads[h].at[e]);
-      if (weight) terms[e] = terms[e] * weight[weight_at + e * p.weight_3];
-      products[e] = terms[e] * ((widen(values[h].at[e]) - centre) * scale);
-    }
-    add_terms(sums, terms);
-    add_terms(sums + EACH, products);
-  }
+  add_elements(sums, grads, values, mean, rstd, weight, centres, scales, own, p);
   add_threads(sums, scratch, own, p);
 
   // adjacent threads write adjacent sums, coalesced

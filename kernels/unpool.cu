@@ -54,6 +54,19 @@ __device__ __forceinline__ bool finds(const PlaneAxis& axis, index_t value, inde
   return value >= near_it.first && value < near_it.last;
 }
 
+// Stage a patch of indices as int: -1 for those that are not in a plane of `places`.
+__device__ __forceinline__ void stage_indices(const long long* __restrict__ indices, const Patch& patch, index_t size,
+                                              index_t places, int* to) {
+  load_patch<INDEX_PACK>(indices, patch, size, [&](index_t e, const Pack<long long, INDEX_PACK>& pack) {
+    Pack<int, INDEX_PACK> found;
+#pragma unroll
+    for (int i = 0; i < INDEX_PACK; ++i) {
+      found.at[i] = pack.at[i] >= 0 && pack.at[i] < places ? static_cast<int>(pack.at[i]) : -1;
+    }
+    store_pack(to + e, found);
+  });
+}
+
 extern "C" __global__ void __launch_bounds__(256, 1)
 unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
        const long long* __restrict__ indices,  // [N, C, D, H, W]
@@ -84,14 +97,7 @@ unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
   if (threadIdx.x == 0) staged[zero] = {};
   stage(values, read, size, staged);
   const index_t at_skew = skew_of<INDEX_PACK>(read);
-  load_patch<INDEX_PACK>(indices, read, size, [&](index_t e, const Pack<long long, INDEX_PACK>& pack) {
-    Pack<int, INDEX_PACK> found;
-#pragma unroll
-    for (int i = 0; i < INDEX_PACK; ++i) {
-      found.at[i] = pack.at[i] >= 0 && pack.at[i] < plane_places ? static_cast<int>(pack.at[i]) : -1;
-    }
-    store_pack(at + at_skew + e, found);
-  });
+  stage_indices(indices, read, size, plane_places, at + at_skew);
   __syncthreads();
 
   const auto claim = [&](index_t v) {  // for value v of those staged
