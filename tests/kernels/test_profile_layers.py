@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from operator import ge
+
 import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by name from here on
+import numpy as np
 import pytest
 from memory_traffic import excesses
 
 from benchmarks import kernel_profile
 from benchmarks.cases import Case
+from benchmarks.layers import NormLayer, PoolLayer
 from benchmarks.providers import Provider
 from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast
 from gpucnn.simulator.profiles import LaunchProfile
@@ -36,9 +40,18 @@ def arrays_moved(case: Case, kernels: list[str]) -> float:
 
 
 def is_narrow(case: Case, kind: type[Provider]) -> bool:
-    """Whether images are not read and written 16 bytes at a time: planes of 7 x 7 numbers, small volumes."""
-    planes = case.id.startswith("resnet-50/bn5") and kind is GpucnnGpu
-    return planes or (case.id.startswith("c3d/pool2/forward") and kind is GpucnnGpuChannelsLast)
+    """Whether images are not read and written 16 bytes at a time: planes of 7 x 7 numbers, and two of channels last.
+
+    Windows that share no input are pooled plainly, by half of the instructions of staging; groups of few channels have
+    fewer bytes.
+    """
+    layer = case.layer
+    if kind is GpucnnGpu:
+        return case.id.startswith("resnet-50/bn5")
+    if isinstance(layer, PoolLayer):
+        return case.operation == "forward" and all(map(ge, layer.stride, layer.kernel))
+    is_group = isinstance(layer, NormLayer) and layer.kind == "group"
+    return is_group and layer.channels // layer.groups * np.dtype(case.dtype).itemsize < 16
 
 
 def wide_share(launch: LaunchProfile) -> float:
@@ -53,6 +66,8 @@ def wide_share(launch: LaunchProfile) -> float:
 def test_each_value_is_moved_about_once(case: Case, kind: type[Provider]) -> None:
     profile = kernel_profile.profile_of(case, kind(1))
     moved = MOVED.get(case.family, 1.06)
+    if case.family == "normalization" and case.dtype == "float16":
+        moved = 1.10  # a row's weights are float32 in any case
     assert excesses(*profile.launches, moved=moved, sectors=SECTORS.get(case.family, 1.03)) == []
     assert is_narrow(case, kind) or min(map(wide_share, profile.launches)) > 0.9
     kernels = [launch.kernel for launch in profile.launches]
