@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__", "algorithm", "backends", "channels_first", "channels_last", "data", "explain", "functional",
     "geometry", "get_num_threads", "info", "nn", "precision", "set_num_threads", "simulator", "tune", "tuned", "warmup",
+    "workspace_limit",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from gpucnn.explaining import explain
     from gpucnn.information import info
     from gpucnn.memory_format import channels_first, channels_last
-    from gpucnn.numerics import algorithm, precision
+    from gpucnn.numerics import algorithm, precision, workspace_limit
     from gpucnn.tuning import tune, tuned
     from gpucnn.warm_up import warmup
 
@@ -44,6 +45,7 @@ _HOMES = {
     "tune": "gpucnn.tuning",
     "tuned": "gpucnn.tuning",
     "warmup": "gpucnn.warm_up",
+    "workspace_limit": "gpucnn.numerics",
 }
 
 

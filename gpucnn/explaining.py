@@ -26,7 +26,7 @@ from gpucnn.backends.numpy import select as on_the_cpu
 from gpucnn.functional._convolution_geometry import geometry_of, transposed_geometry
 from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.arguments import integer, is_sequence
-from gpucnn.numerics import algorithm, current_algorithm, current_picks
+from gpucnn.numerics import algorithm, choices
 
 Shape = tuple[int, ...]
 
@@ -355,7 +355,7 @@ class _Convolution:
         direction, geometry, batch, dtype = self.direction, self.geometry, self.batch, name_of(self.dtype)
         read = self.shapes[direction == "backward_input"]
         last = is_channels_last(dense(read, self.dtype.itemsize, self.channels_last))
-        name = on_the_cpu.algorithm(direction, geometry, batch, dtype, last, current_algorithm())
+        name = on_the_cpu.algorithm(direction, geometry, batch, dtype, last, choices().algorithm)
         costs = on_the_cpu.costs(direction, geometry, batch, dtype)
         reason = _asked(name) or _REASONS.get(name) or self._least_cost(name, len(costs), last)
         alternatives = tuple(Alternative(other, cost) for other, cost in costs.items())
@@ -376,16 +376,16 @@ class _Convolution:
         direction, geometry, dtype = self.direction, self.geometry, name_of(self.dtype)
         x, y = (dense(shape, self.dtype.itemsize, self.channels_last) for shape in self.shapes)
         name = on_a_gpu.algorithm(direction, geometry, dtype, x, y)
-        names = on_a_gpu.algorithms(direction, dtype)
-        picks = current_picks()
-        if current_algorithm() is not None:
+        names = on_a_gpu.algorithms(dtype)
+        picks = choices().picks
+        if choices().algorithm is not None:
             reason = _asked(name)
         elif name == "depthwise":
             reason = "Each channel is filtered alone, and a tile of the images fits into a block's shared memory."
         elif picks is not None and picks.algorithm(direction, geometry, dtype) == name:
             reason = "It was the quickest when gpucnn.tune timed it."
         elif len(names) == 1:
-            reason = f"No matrix product is taken of {dtype} in this direction."
+            reason = f"No matrix product is taken of {dtype}."
         elif name == "im2col":
             reason = "The matrix product of one image and group is large enough to be worth its columns."
         else:
@@ -412,7 +412,7 @@ _REASONS = {  # of what is chosen on the CPU by no cost
 
 def _asked(name: str) -> str:
     """The reason where the caller asks for an algorithm, else an empty text."""
-    chosen = current_algorithm()
+    chosen = choices().algorithm
     if chosen is None:
         return ""
     fold = ", by which a product and a fold cost less here than columns" if name == "fold" else ""

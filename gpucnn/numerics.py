@@ -1,14 +1,14 @@
-"""Precision and algorithm of convolutions, where there is a choice."""
+"""Precision, algorithm and workspace of convolutions, where there is a choice."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-NOT_COMPUTED = ("tf32", "fp32x3")  # precisions that have a name and no kernels
-
+PRECISIONS = ("fp32", "tf32")
+NOT_COMPUTED = ("fp32x3",)  # precisions that have a name and no kernels
 ALGORITHMS = ("direct", "im2col", "winograd")
 
 
@@ -19,24 +19,54 @@ class Picks(Protocol):
         """The algorithm for a convolution in that direction; None where there is no pick."""
 
 
-_picks: ContextVar[Picks | None] = ContextVar("gpucnn_picks", default=None)
-_algorithm: ContextVar[str | None] = ContextVar("gpucnn_algorithm", default=None)
+class Choices(NamedTuple):
+    """The choices in force: those of the open blocks, else the defaults."""
+
+    algorithm: str | None = None  # None: by the convolution's size
+    picks: Picks | None = None
+    precision: str = "fp32"
+    workspace_bytes: int = 256 << 20
+
+
+_choices: ContextVar[Choices] = ContextVar("gpucnn_choices", default=Choices())  # noqa: B039  a tuple
+
+
+@contextmanager
+def _choosing(**fields: Any) -> Iterator[None]:
+    token = _choices.set(_choices.get()._replace(**fields))
+    try:
+        yield
+    finally:
+        _choices.reset(token)
+
+
+def choices() -> Choices:
+    """The choices in force.
+
+    Examples
+    --------
+    >>> with algorithm("direct"):
+    ...     choices().algorithm
+    'direct'
+    """
+    return _choices.get()
 
 
 @contextmanager
 def precision(mode: str) -> Iterator[None]:
-    """Within the block, compute float32 convolutions at a chosen precision: at present in full float32, as outside it.
+    """Within the block, compute float32 convolutions at a chosen precision.
 
     Parameters
     ----------
-    mode : "fp32"
-        Full float32. "tf32", the 10-bit mantissa of tensor cores, and "fp32x3", three such products in place of one,
-        are reserved names: nothing is computed with them yet.
+    mode : "fp32" or "tf32"
+        "fp32", the default, is full float32. With "tf32", matrix products on a GPU read their factors at the 10-bit
+        mantissa of tensor cores and sum in float32; what is no matrix product, and all on a CPU, stays in full
+        float32. "fp32x3", three such products in place of one, is a reserved name: nothing is computed with it yet.
 
     Raises
     ------
     NotImplementedError
-        The mode is "tf32" or "fp32x3", whatever the arrays are.
+        The mode is "fp32x3", whatever the arrays are.
     ValueError
         There is no such mode.
 
@@ -47,61 +77,56 @@ def precision(mode: str) -> Iterator[None]:
 
     Examples
     --------
-    >>> with precision("fp32"):
-    ...     pass
+    >>> with precision("tf32"):
+    ...     choices().precision
+    'tf32'
     """
     if mode in NOT_COMPUTED:
         raise NotImplementedError(
-            f"precision: mode is {mode!r}, by which nothing is computed yet; expected 'fp32', or arrays of float16 "
-            "for quicker products"
+            f"precision: mode is {mode!r}, by which nothing is computed yet; expected 'fp32' or 'tf32', or arrays of "
+            "float16 for quicker products"
         )
-    if mode != "fp32":
-        raise ValueError(f"precision: mode is {mode!r}, expected 'fp32'")
-    yield
-
-
-def current_algorithm() -> str | None:
-    """The algorithm forced on convolutions, or None where each is chosen by its size.
-
-    Examples
-    --------
-    >>> current_algorithm() is None
-    True
-    """
-    return _algorithm.get()
-
-
-def choices() -> tuple[str | None, Picks | None]:
-    """The open blocks' choices: algorithm and picks, None where there is none.
-
-    Examples
-    --------
-    >>> with algorithm("direct"):
-    ...     choices()
-    ('direct', None)
-    """
-    return _algorithm.get(), _picks.get()
-
-
-def current_picks() -> Picks | None:
-    """The picks that convolutions on a GPU use where no algorithm is requested, or None.
-
-    Examples
-    --------
-    >>> current_picks() is None
-    True
-    """
-    return _picks.get()
+    if mode not in PRECISIONS:
+        raise ValueError(f"precision: mode is {mode!r}, expected 'fp32' or 'tf32'")
+    with _choosing(precision=mode):
+        yield
 
 
 @contextmanager
-def picking(picks: Picks) -> Iterator[None]:
-    """Within the block, let convolutions on a GPU use `picks` where no algorithm is requested."""
-    token = _picks.set(picks)
-    try:
+def workspace_limit(nbytes: int) -> Iterator[None]:
+    """Within the block, bound the workspace of a convolution by im2col on a GPU.
+
+    Parameters
+    ----------
+    nbytes : int
+        Bytes of columns or partial sums per call, 256 MiB by default. As many images as fit are multiplied at once, at
+        least one, whatever it takes.
+
+    Raises
+    ------
+    ValueError
+        `nbytes` is negative.
+
+    Notes
+    -----
+    Results do not depend on it, but for the rounding of the weight's gradient, which is summed over the parts of a
+    batch in their order.
+
+    Examples
+    --------
+    >>> with workspace_limit(64 << 20):
+    ...     choices().workspace_bytes
+    67108864
+    """
+    if nbytes < 0:
+        raise ValueError(f"workspace_limit: nbytes is {nbytes}, expected at least 0")
+    with _choosing(workspace_bytes=int(nbytes)):
         yield
-    finally:
-        _picks.reset(token)
+
+
+def picking(picks: Picks) -> AbstractContextManager[None]:
+    """Within the block, let convolutions on a GPU use `picks` where no algorithm is requested."""
+    return _choosing(picks=picks)
 
 
 @contextmanager
@@ -137,13 +162,10 @@ def algorithm(name: str) -> Iterator[None]:
     Examples
     --------
     >>> with algorithm("direct"):
-    ...     current_algorithm()
+    ...     choices().algorithm
     'direct'
     """
     if name not in ALGORITHMS:
         raise ValueError(f"algorithm: name is {name!r}, expected one of {ALGORITHMS}")
-    token = _algorithm.set(name)
-    try:
+    with _choosing(algorithm=name):
         yield
-    finally:
-        _algorithm.reset(token)

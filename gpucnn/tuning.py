@@ -89,7 +89,7 @@ def tune(
             call()
         for asked in probe.asked:
             direction, _, dtype_of_call = asked
-            names = algorithms(direction, dtype_of_call)
+            names = algorithms(dtype_of_call)
             if len(names) > 1:
                 timed = _timed(runtime, call, asked, names)
                 picks.append(Pick(operation, direction, kept.keep(*asked, timed), timed))

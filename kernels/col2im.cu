@@ -1,7 +1,7 @@
 // Folding: x[n, c, i] = sum over k, o with o * stride + k * dilation - low = i of columns[n, (c, k), o]
 //
 // Source       the adjoint of im2col
-// Reads        columns [N, C * KD * KH * KW, OD * OH * OW]; any strides
+// Reads        columns [N, C * KD * KH * KW, OD * OH * OW] of ENTRY, scalar_t or acc_t; any strides
 // Writes       x [N, C, D, H, W]; any strides
 // Mapping      one block per tile of x, see unfolding.cuh, accumulated in shared memory; p.lanes threads per run of
 //              positions, PACK each, and the other threads the next taps and channels
@@ -17,7 +17,7 @@
 #include "unfolding.cuh"
 
 // Add the columns' entries of a tile's inputs to its sums: taps in turn, those at once that meet other inputs.
-__device__ __forceinline__ void add_columns(const scalar_t* __restrict__ columns, const Tile& tile, acc_t* sums,
+__device__ __forceinline__ void add_columns(const ENTRY* __restrict__ columns, const Tile& tile, acc_t* sums,
                                             const UnfoldParams& p) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int lanes = static_cast<int>(p.lanes), lane = thread % lanes, team = thread / lanes, teams = threads / lanes;
@@ -32,11 +32,11 @@ __device__ __forceinline__ void add_columns(const scalar_t* __restrict__ columns
             const index_t c = (((tile.c + tap.c) * p.kd + tap.d) * p.kh + tap.h) * p.kw + tap.w;
             const Run run = run_of_tap(p, tile, tap.c, tap.d, tap.h, tap.w);
             const index_t offset = tile.n * p.y_n + c * p.y_c + (run.slice + run.first) * p.y_w;
-            const scalar_t* from = columns + offset;
-            const Packed<PACK> packed(offset, run.length);
+            const ENTRY* from = columns + offset;
+            const Packed<PACK, ENTRY> packed(offset, run.length);
 #pragma unroll 4
             for (index_t k = packed.first + lane * PACK; k < packed.end; k += lanes * PACK) {
-              const Pack<scalar_t, PACK> pack = load_pack<PACK>(from + k * p.y_w);
+              const Pack<ENTRY, PACK> pack = load_pack<PACK>(from + k * p.y_w);
               Walk walk(p, run, k);
 #pragma unroll
               for (int j = 0; j < PACK; ++j, walk.next(p)) {
@@ -92,8 +92,8 @@ __device__ __forceinline__ void write_inputs(const acc_t* sums, const Tile& tile
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
-col2im(const scalar_t* __restrict__ columns,  // [N, C * KD * KH * KW, OD * OH * OW]
-       scalar_t* __restrict__ x,              // [N, C, D, H, W]
+col2im(const ENTRY* __restrict__ columns,  // [N, C * KD * KH * KW, OD * OH * OW]
+       scalar_t* __restrict__ x,           // [N, C, D, H, W]
        const UnfoldParams p) {
   extern __shared__ acc_t sums[];  // [tile_c, tile_h, tile_w] at strides plane, pitch and 1, skewed
   const Tile tile = tile_of_block(p);

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cupy import FakeCupy
+from ml_dtypes import bfloat16
 from strategies import arranged
 
 import gpucnn
@@ -16,6 +17,7 @@ import gpucnn.functional as F
 from gpucnn import simulator
 from gpucnn.backends.cuda.convolution import gemm as products
 from gpucnn.backends.cuda.convolution import im2col
+from gpucnn.backends.cuda.device import cublas
 from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 
@@ -43,12 +45,13 @@ class Blas:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
+        self.status = 0
 
-    def gemmStridedBatchedEx(  # noqa: N802
+    def gemm(
         self, handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, a: int, a_type: int, lda: int,
         step_a: int, b: int, b_type: int, ldb: int, step_b: int, beta: int, c: int, c_type: int, ldc: int, step_c: int,
         batch: int, compute: int, algo: int,
-    ) -> None:  # fmt: skip
+    ) -> int:  # fmt: skip
         self.calls.append((handle, transa, transb, m, n, k, batch, algo))
         assert lda >= (k if transa else m)
         assert ldb >= (n if transb else k)
@@ -65,6 +68,7 @@ class Blas:
                     at(a, dtype, image * step_a + (i + row * lda if transa else row + i * lda))
                 ) * wide.type(at(b, dtype, image * step_b + (column + i * ldb if transb else i + column * ldb)))
             at(c, dtype, image * step_c + row + column * ldc, total)
+        return self.status
 
 
 def at(address: int, dtype: np.dtype[Any], index: int, value: Any = None) -> Any:
@@ -90,10 +94,11 @@ class Placed:
 
 @pytest.fixture
 def blas(monkeypatch: pytest.MonkeyPatch) -> Blas:
-    """What CuPy's cuBLAS is, and a CuPy."""
-    cupy, blas = FakeCupy(), Blas()
-    cupy.cublas = blas  # type: ignore[assignment]
-    cupy.install(monkeypatch)
+    """CuBLAS, and a CuPy."""
+    blas = Blas()
+    FakeCupy().install(monkeypatch)
+    monkeypatch.setattr(cublas, "library", lambda majors: blas)
+    monkeypatch.setattr(cublas, "handle", lambda *of: 1000)
     return blas
 
 
@@ -122,6 +127,20 @@ def test_cublas_takes_each_dtype(blas: Blas, dtype: str) -> None:
     a, b, c = numbers(1, 1, 2, 3, dtype=dtype), numbers(2, 1, 3, 2, dtype=dtype), numbers(2, 1, 2, 2, dtype=dtype)
     products.multiply(CupyRuntime(), *map(Placed, (a, b, c)))
     np.testing.assert_array_equal(c, a @ b)
+
+
+def test_a_product_that_fails_says_how(blas: Blas) -> None:
+    blas.status = 13
+    a, b, c = numbers(1, 1, 2, 3), numbers(1, 1, 3, 2), numbers(1, 1, 2, 2)
+    with pytest.raises(cublas.CublasError, match=r"^cublasGemmStridedBatchedEx failed: CUBLAS_STATUS_EXECUTION_FA"):
+        products.multiply(CupyRuntime(), *map(Placed, (a, b, c)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "complex64"])
+def test_precision_is_that_of_float32_products(dtype: str) -> None:
+    expected = {"float64": 70, "float32": 77, "complex64": 77}.get(dtype, 68)
+    assert cublas.compute_type(dtype, "tf32") == expected
+    assert cublas.compute_type(dtype, "fp32") == {77: 68}.get(expected, expected)
 
 
 @pytest.mark.usefixtures("compiler")
@@ -159,6 +178,7 @@ CALLS: dict[str, Any] = {
     "transposed": lambda x, w, b, y: F.conv_transpose2d(y, w, b[:4], 1, 1, 0, 2),
     "transposed 1x1": lambda x, w, b, y: F.conv_transpose2d(y, w[:, :, :1, :1], b[:4], groups=2),
     "backward": lambda x, w, b, y: F.conv2d_backward(y, x, w, b, 1, 1, 1, 2),
+    "many weights": lambda x, w, b, y: F.conv2d_backward(y[:, :, 4:, 4:], x[:, :, 2:, 2:], w, b, groups=2),
     "1x1 backward": lambda x, w, b, y: F.conv2d_backward(y, x, w[:, :, :1, :1], b, groups=2),
 }
 
@@ -166,14 +186,15 @@ CALLS: dict[str, Any] = {
 @pytest.mark.table(2)
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "complex128"])
 @pytest.mark.parametrize("order", ["contiguous", "channels_last", "strided", "reversed"])
 @pytest.mark.parametrize("images", [1, 2, 4])
 def test_convolutions_by_products_are_those_of_the_direct_kernels(
-    call: str, dtype: str, order: str, images: int, monkeypatch: pytest.MonkeyPatch
+    call: str, dtype: Any, order: str, images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In as many chunks as there are `images` at once."""
     monkeypatch.setattr(im2col, "images_at_once", lambda image_bytes: images)
+    dtype = bfloat16 if dtype == "bfloat16" else dtype
     shapes = ((3, 4, 5, 6), (6, 2, 3, 3), (6,), (3, 6, 5, 6))
     hosts = [numbers(*shape, dtype=dtype) for shape in shapes]
     arrays = [simulator.asarray(arranged(host, order) if host.ndim > 2 else host) for host in hosts]
@@ -185,3 +206,73 @@ def test_convolutions_by_products_are_those_of_the_direct_kernels(
     for found, expected in zip(*results, strict=True):
         assert found.strides == expected.strides
         np.testing.assert_array_equal(simulator.asnumpy(found), simulator.asnumpy(expected))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_16_bit_gradients_are_rounded_once(rng: np.random.Generator) -> None:
+    """Columns and parts of the sum are float32: each result is within half a unit of the float64 sum."""
+    x, w, y = (
+        rng.standard_normal(shape).astype(np.float16) for shape in ((3, 16, 6, 6), (16, 16, 3, 3), (3, 16, 4, 4))
+    )
+    wide = F.conv2d_backward(*(array.astype(np.float64) for array in (y, x, w)))
+    with gpucnn.algorithm("im2col"):
+        found = F.conv2d_backward(*map(simulator.asarray, (y, x, w)))
+    for result, expected in zip(found[:2], wide[:2], strict=True):
+        error = np.abs(simulator.asnumpy(result) - expected)
+        assert np.all(error <= 0.501 * np.spacing(np.abs(expected).astype(np.float16)).astype(np.float64) + 1e-5)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_tf32_rounds_the_factors_of_float32_products(rng: np.random.Generator) -> None:
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, 8, 4, 4), (16, 8, 3, 3)))
+    a, b = simulator.asarray(x), simulator.asarray(w)
+    with gpucnn.algorithm("im2col"):
+        full = simulator.asnumpy(F.conv2d(a, b))
+        with gpucnn.precision("tf32"):
+            found = simulator.asnumpy(F.conv2d(a, b))
+            again = simulator.asnumpy(F.conv2d(a, b))  # replayed
+        assert np.array_equal(simulator.asnumpy(F.conv2d(a, b)), full)
+    rounded = [tf32(host).astype(np.float64) for host in (x, w)]
+    np.testing.assert_allclose(found, F.conv2d(*rounded), rtol=1e-5, atol=1e-5)
+    assert np.array_equal(found, again)
+    assert 1e-4 < np.abs(found - full).max() < 1e-1
+    ones = simulator.asarray(np.full((1, 1, 1, 1), 1 + 2**-11, np.float32))
+    with gpucnn.algorithm("im2col"), gpucnn.precision("tf32"):
+        assert simulator.asnumpy(F.conv2d(ones, ones)).item() == (1 + 2**-10) ** 2
+
+
+def tf32(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Rounded to 10 bits of mantissa."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(mantissa * 2**11) / 2**11, exponent).astype(x.dtype)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_weights_gradient_in_several_chunks_is_replayed(dtype: str, rng: np.random.Generator) -> None:
+    """The sum of the chunks before is a launch, as all that a replay repeats must be."""
+    for _ in range(3):
+        x, w, y = (rng.integers(-3, 4, shape).astype(dtype) for shape in ((5, 8, 4, 4), (16, 8, 3, 3), (5, 16, 2, 2)))
+        expected = F.conv2d_backward(*(array.astype(np.float64) for array in (y, x, w)), needs=(False, True, False))[1]
+        with gpucnn.algorithm("im2col"), gpucnn.workspace_limit(2 * 72 * 16 * 4):
+            arrays = map(simulator.asarray, (y, x, w))
+            found = F.conv2d_backward(*arrays, needs=(False, True, False))[1]
+        np.testing.assert_array_equal(simulator.asnumpy(found), expected.astype(dtype))
+
+
+@pytest.mark.usefixtures("compiler")
+def test_rows_of_columns_begin_at_16_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that cuBLAS may read them by its fast kernels, whatever the number of positions."""
+    leads: list[int] = []
+    planned = products._plan.__wrapped__
+
+    def plan(*arguments: Any) -> Any:
+        found = planned(*arguments)
+        leads.extend((gemm.lead_a * 2) % 16 for gemm in found.parameters)
+        return found
+
+    monkeypatch.setattr(products, "_plan", plan)
+    x, w = numbers(2, 8, 7, 7, dtype=np.float16), numbers(16, 8, 3, 3, dtype=np.float16)
+    with gpucnn.algorithm("im2col"):
+        F.conv2d(simulator.asarray(x), simulator.asarray(w), padding=1)  # 49 positions
+    assert leads == [0]

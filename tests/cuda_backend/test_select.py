@@ -10,20 +10,19 @@ import pytest
 import gpucnn
 from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
-from gpucnn.backends.cuda.convolution.im2col import WORKSPACE_BYTES, images_at_once
+from gpucnn.backends.cuda.convolution.im2col import images_at_once
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.convolution.split_k import weight_splits
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES
 from gpucnn.backends.cuda.launch.plans import Layout, dense
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.cuda.unfolding.tiles import unfold_tile
-from gpucnn.backends.dtypes import NUMERIC
+from gpucnn.backends.dtypes import INTEGER, NUMERIC
 from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
-from gpucnn.numerics import current_algorithm
+from gpucnn.numerics import choices
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
-WIDE = {"float32", "float64", "complex64", "complex128"}
 
 
 def layer(c: int, oc: int, kernel: int = 3, size: int = 14, groups: int = 1) -> ConvGeometry:
@@ -87,10 +86,10 @@ def test_filters_that_fill_shared_memory_are_left_to_the_direct_kernels() -> Non
 
 
 @pytest.mark.parametrize("dtype", sorted(NUMERIC))
-def test_what_a_product_would_round_or_cannot_compute_is_direct(dtype: str) -> None:
+def test_what_a_product_cannot_compute_is_direct(dtype: str) -> None:
     for direction in DIRECTIONS:
-        products = dtype in WIDE or (dtype, direction) == ("float16", "forward")
-        assert chosen(direction, layer(64, 64), dtype) == ("im2col" if products else "direct")
+        products = "direct" if dtype in INTEGER else "im2col"
+        assert chosen(direction, layer(64, 64), dtype) == products
 
 
 def test_the_callers_algorithm_is_taken() -> None:
@@ -98,10 +97,10 @@ def test_the_callers_algorithm_is_taken() -> None:
         assert chosen("forward", layer(64, 64), "float32") == "direct"
         with gpucnn.algorithm("im2col"):
             assert chosen("forward", layer(1, 1), "float32") == "im2col"
-            with pytest.raises(ValueError, match="algorithm: 'im2col' computes no backward weight convolution of int8"):
+            with pytest.raises(ValueError, match="algorithm: 'im2col' computes no convolution of int8"):
                 chosen("backward_weight", layer(1, 1), "int8")
-        assert current_algorithm() == "direct"
-    assert current_algorithm() is None
+        assert choices().algorithm == "direct"
+    assert choices().algorithm is None
 
 
 def test_an_unknown_algorithm_is_refused() -> None:
@@ -132,10 +131,17 @@ def test_splits_of_a_backward_weight(weights: int, positions: int, splits: int) 
 
 
 def test_workspace_holds_at_least_one_image() -> None:
-    assert images_at_once(0) == WORKSPACE_BYTES
-    assert images_at_once(WORKSPACE_BYTES) == 1
-    assert images_at_once(10 * WORKSPACE_BYTES) == 1
-    assert images_at_once(WORKSPACE_BYTES // 3) == 3
+    default = 256 << 20
+    assert images_at_once(0) == default
+    assert images_at_once(default) == images_at_once(10 * default) == 1
+    assert images_at_once(default // 3) == 3
+    with gpucnn.workspace_limit(1000):
+        assert [images_at_once(size) for size in (100, 999, 1000, 1001)] == [10, 1, 1, 1]
+        with gpucnn.workspace_limit(0):
+            assert images_at_once(0) == images_at_once(1) == 1
+    assert images_at_once(default) == 1
+    with pytest.raises(ValueError, match=r"^workspace_limit: nbytes is -1, expected at least 0$"):
+        gpucnn.workspace_limit(-1).__enter__()
 
 
 def test_an_images_workspace_counts_products_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,10 +149,22 @@ def test_an_images_workspace_counts_products_too(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(im2col, "images_at_once", lambda image_bytes: asked.append(image_bytes) or 2)
     x = np.zeros((5, 4, 1, 8, 8), np.float32)
     geometry = layer(4, 8, size=8)
-    assert list(im2col_convolution._chunks(x, geometry)) == [slice(0, 2), slice(2, 4), slice(4, 6)]
-    list(im2col_convolution._chunks(x, layer(4, 64, size=8)))
-    list(im2col_convolution._chunks(x, geometry, 10**6))
-    assert asked == [4 * 9 * 64 * 4, 64 * 64 * 4, 4 * 10**6]
+    assert list(im2col_convolution._chunks(x, geometry, 4)) == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    list(im2col_convolution._chunks(x, layer(4, 64, size=8), 2))
+    list(im2col_convolution._chunks(x, geometry, 4, 10**6))
+    assert asked == [4 * 9 * 64 * 4, 64 * 64 * 2, 10**6]
+
+
+def test_images_share_a_product_where_that_moves_fewer_bytes() -> None:
+    """The weight's gradient: copies of the images against a part of the sum for each."""
+    small, large = layer(64, 64, size=56), layer(512, 512, size=7)
+    is_one = im2col_convolution._is_one_product
+    assert not is_one(small, 2, 4, False, False)  # 64 * 3136 * 2 > 36864 * 4
+    assert is_one(large, 2, 4, False, False)
+    assert is_one(small, 2, 4, False, True)  # channels-last gradients need no copy
+    pointwise = layer(64, 256, 1, size=14)  # (256 + 64) * 196 * 2 > 16384 * 4 > 256 * 196 * 1
+    assert not is_one(pointwise, 2, 4, False, False)
+    assert is_one(pointwise, 2, 4, True, True)
 
 
 @pytest.mark.parametrize("sum_bytes", [4, 8, 16])

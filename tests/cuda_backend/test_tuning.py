@@ -21,7 +21,7 @@ from gpucnn.backends.cuda.device.autotune_cache import AutotuneCache
 from gpucnn.backends.cuda.device.runtime import Device
 from gpucnn.backends.cuda.launch.plans import dense
 from gpucnn.geometry.geometries import Channels, conv_geometry
-from gpucnn.numerics import current_picks
+from gpucnn.numerics import choices
 from gpucnn.simulator import namespace
 
 DEVICE = Device(0, "A GPU", (9, 0), 132)
@@ -124,7 +124,7 @@ class TimedBackend:
     def milliseconds(self, call: Callable[[], object], runs: int) -> float:
         assert runs >= 10
         call()
-        probe: Any = current_picks()
+        probe: Any = choices().picks
         (name,) = probe._told.values()
         self.timed.append(name)
         return self.times[name]
@@ -171,7 +171,7 @@ def test_the_quicker_one_is_picked_and_gone_by_where_that_is_asked_for(timed: Ti
         with gpucnn.algorithm("direct"):
             assert selected() == "direct"
         assert selected("backward_weight") == before  # which was not timed
-    assert current_picks() is None
+    assert choices().picks is None
 
 
 def test_a_backward_has_picks_of_its_own(timed: TimedBackend) -> None:

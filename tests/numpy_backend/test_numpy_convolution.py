@@ -24,7 +24,7 @@ from tolerances import assert_close, summed
 import gpucnn
 import gpucnn.functional as F
 from gpucnn.backends.numpy import columns, direct, folding, memory, select, threads, winograd
-from gpucnn.numerics import current_algorithm
+from gpucnn.numerics import choices
 
 ALGORITHMS = ("direct", "im2col", "fold", "winograd")
 CHANNELS = [(1, 1, 1), (3, 4, 1), (5, 2, 1), (4, 6, 2), (6, 4, 2), (9, 6, 3), (4, 4, 4), (3, 6, 3)]
@@ -91,7 +91,7 @@ def results(layer: Layer, backward: bool = True) -> list[Array]:
     y = layer.op()(x, w, b, **layer.options)
     if not backward:
         return [y]
-    needs = (True, current_algorithm() != "winograd", False)
+    needs = (True, choices().algorithm != "winograd", False)
     gradients = layer.op("_backward")(grad, x, w, b, **layer.options, needs=needs)
     return [y, *(gradient for gradient in gradients if gradient is not None)]
 

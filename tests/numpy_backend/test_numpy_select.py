@@ -13,7 +13,7 @@ from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.backends.numpy import columns, folding, select, winograd
 from gpucnn.geometry import ConvGeometry, Sampling
 from gpucnn.geometry.geometries import Channels, conv_geometry
-from gpucnn.numerics import ALGORITHMS, current_algorithm
+from gpucnn.numerics import ALGORITHMS, choices
 
 TILED = ("float32", "float16", "bfloat16")
 
@@ -42,7 +42,7 @@ def layer(
 
 
 def chosen(layer: Layer, direction: str, dtype: str = "float32", channels_last: bool = False) -> str:
-    return select.algorithm(direction, layer.geometry, layer.batch, dtype, channels_last, current_algorithm())
+    return select.algorithm(direction, layer.geometry, layer.batch, dtype, channels_last, choices().algorithm)
 
 
 def forward(layer: Layer, dtype: str = "float32") -> str:
@@ -55,7 +55,7 @@ def backward_input(layer: Layer, dtype: str = "float32") -> set[str]:
     if of_most == "fold":
         return {"fold"}
     parts = select.contractions("backward_input", layer.geometry)
-    found = {select.contraction(layer.batch, *part, dtype, False, current_algorithm()) for part in parts}
+    found = {select.contraction(layer.batch, *part, dtype, False, choices().algorithm) for part in parts}
     assert of_most in found
     return found
 

@@ -20,7 +20,7 @@ from gpucnn.backends.numpy import columns, depthwise, direct, folding, grouped, 
 from gpucnn.backends.numpy.grouped import Part
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry
-from gpucnn.numerics import current_algorithm
+from gpucnn.numerics import choices
 
 
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
@@ -49,7 +49,7 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
         taps: Any = tuple(slice(each.start, each.stop, each.step) for each in (r.kernel_indices for r in (d, h, w_)))
         target = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
         part: Part = (weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), target)
-        algorithm = select.contraction(len(grad_y), part[0].shape, part[1], dtype, last, current_algorithm())
+        algorithm = select.contraction(len(grad_y), part[0].shape, part[1], dtype, last, choices().algorithm)
         parts.setdefault(algorithm, []).append(part)
     for algorithm, several in parts.items():
         contract(algorithm, grad_y, several, bias)
@@ -65,7 +65,7 @@ def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: C
 
 def _algorithm(direction: str, source: Array, geometry: ConvGeometry) -> str:
     dtype, last = name_of(source.dtype), memory.is_channels_last(source)
-    return select.algorithm(direction, geometry, len(source), dtype, last, current_algorithm())
+    return select.algorithm(direction, geometry, len(source), dtype, last, choices().algorithm)
 
 
 def contract(algorithm: str, source: Array, parts: list[Part], bias: Array | None) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from gpucnn.backends.cuda.device.runtime import Array, Device, Plan, Runtime
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import Layout, empty, enqueue, layout
+from gpucnn.numerics import choices
 
 MAX_INT = 2**31 - 1  # of a size or a lead: BLAS takes C's int
 
@@ -39,10 +40,14 @@ class Gemm(NamedTuple):
 
 
 def multiply(runtime: Runtime, a: Array, b: Array, c: Array) -> None:
-    """Write c [N, G, M, P] = a [N, G, M, K] times b [N, G, K, P], all as by `as_matrices`; a's N may be 1."""
+    """Write c [N, G, M, P] = a [N, G, M, K] times b [N, G, K, P], all as by `as_matrices`; a's N may be 1.
+
+    16-bit a and b may have a float32 c.
+    """
     if not _leads(layout(c))[0]:  # c is column-major: the product of the transposes
         a, b, c = b.swapaxes(2, 3), a.swapaxes(2, 3), c.swapaxes(2, 3)
-    plan = _plan(runtime, runtime.device(c), c.dtype, layout(a), layout(b), layout(c))
+    product = (a.dtype, c.dtype, choices().precision)
+    plan = _plan(runtime, runtime.device(c), product, layout(a), layout(b), layout(c))
     if plan is not None:
         enqueue(runtime, plan, (b, a, c))
 
@@ -72,7 +77,14 @@ def _leads(x: Layout) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _plan(runtime: Runtime, device: Device, dtype: np.dtype[Any], a: Layout, b: Layout, c: Layout) -> Plan | None:
+def _plan(
+    runtime: Runtime,
+    device: Device,
+    product: tuple[np.dtype[Any], np.dtype[Any], str],
+    a: Layout,
+    b: Layout,
+    c: Layout,
+) -> Plan | None:
     """The calls for row-major c, or None where there is nothing to do.
 
     Read as column-major, all three are their transposes, so b comes first: c' = b' times a'.
@@ -86,9 +98,9 @@ def _plan(runtime: Runtime, device: Device, dtype: np.dtype[Any], a: Layout, b: 
     steps = [[0 if x.shape[axis] == 1 else x.strides[axis] // x.itemsize for axis in (0, 1)] for x in (b, a, c)]
     gemms = []
     for starts, between, batch in _batches(n, g, steps):
-        begins = [start * dtype.itemsize for start in starts]
+        begins = [start * x.itemsize for start, x in zip(starts, (b, a, c), strict=True)]
         gemms.append(Gemm._make((*turned, p, m, k, *leads, *between, *begins, batch)))
-    return Plan(None, device, (1,), (1,), tuple(gemms), 0, runtime.product(dtype, device))
+    return Plan(None, device, (1,), (1,), tuple(gemms), 0, runtime.product(*product, device))
 
 
 def _batches(n: int, g: int, steps: list[list[int]]) -> list[tuple[list[int], list[int], int]]:

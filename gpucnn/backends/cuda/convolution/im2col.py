@@ -7,29 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution.gemm import as_matrices, multiply
 from gpucnn.backends.cuda.convolution.split_k import add_parts
-from gpucnn.backends.cuda.device.runtime import Array, Runtime
+from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.elementwise.bias_activation import bias_activation
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import empty
 from gpucnn.backends.cuda.unfolding.unfolding import col2im, im2col
+from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.layout import is_channels_last
 from gpucnn.geometry import ConvGeometry
-
-WORKSPACE_BYTES = 256 << 20  # workspace for the columns, or products, of a convolution by im2col
+from gpucnn.numerics import choices
 
 
 def images_at_once(image_bytes: int) -> int:
     """Number of images per GEMM, each of which takes `image_bytes` of workspace."""
-    return max(1, WORKSPACE_BYTES // max(1, image_bytes))
+    return max(1, choices().workspace_bytes // max(1, image_bytes))
 
 
 def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Write y [N, OC, OD, OH, OW]: w [G, OC / G, C / G * K] times columns [N, G, C / G * K, O]."""
     filters = _filters(runtime, w, geometry)
-    for images in _chunks(x, geometry):
+    for images in _chunks(x, geometry, x.itemsize):
         out = y[images]
         products = out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
         multiply(runtime, filters, _columns(runtime, x[images], geometry), _grouped(products, geometry))
@@ -40,37 +42,98 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
 def backward_input(
     runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
-    """Write grad_x [N, C, D, H, W]: the columns' gradient, w transposed times grad_y, folded."""
+    """Write grad_x [N, C, D, H, W]: the columns' gradient, w transposed times grad_y, folded.
+
+    The columns of 16-bit images are in float32, so that each result is rounded once.
+    """
     filters = _filters(runtime, w, geometry).swapaxes(2, 3)
-    for images in _chunks(grad_x, geometry):
+    sums = accumulator(grad_y.dtype)
+    for images in _chunks(grad_x, geometry, sums.itemsize):
         out, upstream = grad_x[images], as_matrices(runtime, _grouped(grad_y[images], geometry))
         image = out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
         if _is_pixel_by_pixel(geometry):
             multiply(runtime, filters, upstream, _grouped(image, geometry))
         else:
-            n, groups, _, positions = upstream.shape
-            columns = empty(runtime, (n, groups, filters.shape[2], positions), grad_y.dtype)
-            multiply(runtime, filters, upstream, columns)
-            col2im(runtime, columns.reshape(n, -1, positions), image, geometry)
+            columns = _empty_columns(runtime, len(out), geometry, sums)
+            multiply(runtime, filters, upstream, _grouped(columns, geometry))
+            col2im(runtime, columns, image, geometry)
         if bias is not None:
             _add_bias(runtime, image, bias, out)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
-    """Write grad_w [OC, C / G, KD, KH, KW]: each image's grad_y times its columns, summed in order."""
+    """Write grad_w [OC, C / G, KD, KH, KW]: grad_y times the columns, over one image or all of a chunk at a time.
+
+    The products are parts of the sum, of 16-bit images in float32, which are added in the order of the images.
+    """
     if not x.shape[0]:
         grad_w[...] = 0
-    for images in _chunks(x, geometry, grad_w.size):
-        columns = _columns(runtime, x[images], geometry)
-        upstream = as_matrices(runtime, _grouped(grad_y[images], geometry))
+        return
+    sums = accumulator(x.dtype)
+    as_one = _is_one_product(geometry, x.itemsize, sums.itemsize, is_channels_last(x), is_channels_last(grad_y))
+    part_bytes = 0 if as_one else grad_w.size * sums.itemsize
+    multiply_chunk = _multiply_as_one if as_one else _multiply_image_by_image
+    chunks = list(_chunks(x, geometry, x.itemsize, part_bytes))
+    total = grad_w if len(chunks) == 1 or grad_w.dtype == sums else empty(runtime, grad_w.shape, sums)
+    for images in chunks:
         before = int(images.start > 0)  # whether there is a sum of the images before
-        parts = empty(runtime, (before + columns.shape[0], *grad_w.shape), grad_w.dtype)
+        count = 1 if as_one else len(x[images])
+        parts = empty(runtime, (before + count, *grad_w.shape), sums)
         if before:
-            parts[0] = grad_w
-        n, groups, rows, _ = columns.shape
-        products = parts[before:].reshape(n, groups, -1, rows)
-        multiply(runtime, upstream, columns.swapaxes(2, 3), products)
-        add_parts(runtime, parts, grad_w)
+            pack(runtime, _as_row(total), _as_row(parts[0]))
+        multiply_chunk(runtime, x[images], grad_y[images], parts[before:], geometry)
+        add_parts(runtime, parts, total)
+    if total is not grad_w:
+        pack(runtime, _as_row(total), _as_row(grad_w))
+
+
+def _as_row(weights: Array) -> Array:
+    return weights.reshape(1, 1, -1)
+
+
+def _multiply_image_by_image(runtime: Runtime, x: Array, grad_y: Array, parts: Array, geometry: ConvGeometry) -> None:
+    """Write parts [N, OC, C / G, KD, KH, KW]: each image's grad_y times its columns."""
+    columns = _columns(runtime, x, geometry)
+    upstream = as_matrices(runtime, _grouped(grad_y, geometry))
+    products = parts.reshape(*columns.shape[:2], -1, columns.shape[2])
+    multiply(runtime, upstream, columns.swapaxes(2, 3), products)
+
+
+def _multiply_as_one(runtime: Runtime, x: Array, grad_y: Array, parts: Array, geometry: ConvGeometry) -> None:
+    """Write parts [1, OC, C / G, KD, KH, KW]: all images' grad_y times their columns, as one product over N * O."""
+    groups = geometry.channels.groups
+    if _is_pixel_by_pixel(geometry):
+        columns = _joined(runtime, x.reshape(*x.shape[:2], -1))
+    else:
+        rows, positions = x.shape[1] * geometry.taps, prod(geometry.output_size)
+        columns = _empty_rows(runtime, (rows,), len(x) * positions, x.dtype)
+        im2col(runtime, x, columns.reshape(rows, len(x), positions).swapaxes(0, 1), geometry)
+    upstream = _joined(runtime, grad_y.reshape(*grad_y.shape[:2], -1))
+    columns, upstream = (
+        as_matrices(runtime, each.reshape(1, groups, -1, each.shape[1])) for each in (columns, upstream)
+    )
+    products = parts.reshape(1, groups, upstream.shape[2], columns.shape[2])
+    multiply(runtime, upstream, columns.swapaxes(2, 3), products)
+
+
+def _joined(runtime: Runtime, images: Array) -> Array:
+    """Images [N, C, P] as rows [C, N * P]: a view of one image or of channels-last ones, else a copy."""
+    n, c, positions = images.shape
+    if n == 1 or images.strides[0] == positions * images.strides[2]:
+        return images.swapaxes(0, 1).reshape(c, n * positions)
+    rows = _empty_rows(runtime, (c,), n * positions, images.dtype)
+    pack(runtime, images, rows.reshape(c, n, positions).swapaxes(0, 1))
+    return rows
+
+
+def _is_one_product(geometry: ConvGeometry, itemsize: int, sum_itemsize: int, x_is_last: bool, y_is_last: bool) -> bool:
+    """Whether joining a chunk's images for one product moves fewer bytes than a part of the sum per image does."""
+    c, oc, groups = geometry.channels
+    joined = 0 if y_is_last else oc
+    if _is_pixel_by_pixel(geometry) and not x_is_last:
+        joined += c
+    weights = oc * (c // groups) * geometry.taps
+    return joined * prod(geometry.output_size) * itemsize <= weights * sum_itemsize
 
 
 def _add_bias(runtime: Runtime, image: Array, bias: Array, out: Array) -> None:
@@ -81,11 +144,11 @@ def _add_bias(runtime: Runtime, image: Array, bias: Array, out: Array) -> None:
         pack(runtime, _flat(image), _flat(out), bias)
 
 
-def _chunks(x: Array, geometry: ConvGeometry, weights: int = 0) -> Iterator[slice]:
-    """Images whose columns and products, of as many values as y or the weights have, fit the workspace."""
+def _chunks(x: Array, geometry: ConvGeometry, itemsize: int, part_bytes: int = 0) -> Iterator[slice]:
+    """Images whose columns, or products of as many values as y has, or else parts of the sum fit the workspace."""
     c, oc, _ = geometry.channels
-    values = max(c * geometry.taps * prod(geometry.output_size), oc * prod(geometry.output_size), weights)
-    step = images_at_once(values * x.itemsize)
+    values = max(c * geometry.taps, oc) * prod(geometry.output_size)
+    step = images_at_once(max(values * itemsize, part_bytes))
     return (slice(start, start + step) for start in range(0, x.shape[0], step))
 
 
@@ -103,9 +166,21 @@ def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
     """The columns [N, G, C / G * KD * KH * KW, OD * OH * OW] of x [N, C, D, H, W]; x itself if pixel by pixel."""
     if _is_pixel_by_pixel(geometry):
         return as_matrices(runtime, _grouped(x, geometry))
-    columns = empty(runtime, (x.shape[0], x.shape[1] * geometry.taps, prod(geometry.output_size)), x.dtype)
+    columns = _empty_columns(runtime, len(x), geometry, x.dtype)
     im2col(runtime, x, columns, geometry)
     return _grouped(columns, geometry)
+
+
+def _empty_columns(runtime: Runtime, n: int, geometry: ConvGeometry, dtype: Any) -> Array:
+    """New columns [N, C * KD * KH * KW, OD * OH * OW]."""
+    return _empty_rows(runtime, (n, geometry.channels.inputs * geometry.taps), prod(geometry.output_size), dtype)
+
+
+def _empty_rows(runtime: Runtime, shape: tuple[int, ...], length: int, dtype: Any) -> Array:
+    """New rows [*shape, length], each at a multiple of 16 bytes, which cuBLAS's fast kernels require."""
+    per_access = max(1, MAX_BYTES // dtype.itemsize)
+    padded = empty(runtime, (*shape, -(-length // per_access) * per_access), dtype)
+    return padded[..., :length]
 
 
 def _is_pixel_by_pixel(geometry: ConvGeometry) -> bool:

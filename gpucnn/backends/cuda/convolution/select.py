@@ -27,13 +27,11 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     ValueError
         The caller's choice does not compute this.
     """
-    (chosen, picks), computed = choices(), algorithms(direction, dtype)
+    (chosen, picks, *_), computed = choices(), algorithms(dtype)
     if chosen not in (None, "direct", "im2col"):
         raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected 'direct' or 'im2col'")
     if chosen not in (None, *computed):
-        raise ValueError(
-            f"algorithm: 'im2col' computes no {direction.replace('_', ' ')} convolution of {dtype}, expected 'direct'"
-        )
+        raise ValueError(f"algorithm: 'im2col' computes no convolution of {dtype}, expected 'direct'")
     if chosen is not None:
         return chosen
     if takes_depthwise(direction, geometry, dtype, x, y):
@@ -46,21 +44,18 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     return "im2col" if large and "im2col" in computed else "direct"  # a large product is worth its columns
 
 
-def algorithms(direction: str, dtype: str) -> tuple[str, ...]:
-    """The algorithms of any convolution of `dtype` in that direction; depthwise kernels are selected separately.
+def algorithms(dtype: str) -> tuple[str, ...]:
+    """The algorithms of any convolution of `dtype`, in each direction; depthwise kernels are selected separately.
 
     Examples
     --------
-    >>> algorithms("forward", "int32")
+    >>> algorithms("int32")
     ('direct',)
     """
-    return ("direct", "im2col") if dtype in _PRODUCTS[direction] else ("direct",)
+    return ("direct", "im2col") if dtype in _PRODUCTS else ("direct",)
 
 
-# Between product and fold, or between images, sums would be rounded to 16 bits: those use the direct kernels.
-_WIDE = frozenset({"float32", "float64", "complex64", "complex128"})
-_PRODUCTS = {"forward": _WIDE | {"float16"}, "backward_input": _WIDE, "backward_weight": _WIDE}
-
+_PRODUCTS = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})  # of cuBLAS
 
 # Other dtypes are too rare for separate kernels.
 _STAGED = frozenset({"float16", "bfloat16", "float32", "float64"})

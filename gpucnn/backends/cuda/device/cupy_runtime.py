@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cuda.device import nvrtc
+from gpucnn.backends.cuda.device import cublas, nvrtc
 from gpucnn.backends.cuda.device.autotune_cache import AutotuneCache
 from gpucnn.backends.cuda.device.compiler import Binary, Compiler
 from gpucnn.backends.cuda.device.libraries import cublas_version
@@ -60,6 +60,11 @@ class CupyRuntime:
     @cached_property
     def _nvrtc(self) -> nvrtc.Nvrtc:
         return nvrtc.load(_nvrtc_majors(self.xp))
+
+    @cached_property
+    def _cublas(self) -> cublas.Cublas:
+        _load_cublas()
+        return cublas.library((_cuda_major(self.xp),))
 
     @cached_property
     def compiler(self) -> Compiler:
@@ -115,9 +120,12 @@ class CupyRuntime:
         """Compile to the disk cache; return whether it was missing there. Thread-safe."""
         return (source, device.index) not in self._functions and self._binary(source, device).is_new
 
-    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
-        """CuBLAS's products of a dtype, by CuPy's handle of whichever device is the current one."""
-        return CupyProduct(self.xp, dtype)
+    def product(self, factors: np.dtype[Any], result: np.dtype[Any], precision: str, device: Device) -> Function:
+        """CuBLAS's products of `factors` with a `result` on `device`."""
+        types = (cublas.data_type(factors.name), cublas.data_type(result.name))
+        compute = cublas.compute_type(factors.name, precision)
+        scales = np.array([1, 0], accumulator(factors))
+        return cublas.CublasProduct(self._cublas, self.xp, device, (*types, compute), scales)
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """The structure in the form that CuPy passes to kernels, so that launches need not convert it."""
@@ -252,48 +260,9 @@ def facts() -> dict[str, Any]:
     }
 
 
-_DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "complex64": 4, "complex128": 5}  # cudaDataType_t
-_COMPUTE_32F, _COMPUTE_64F = 68, 70  # cublasComputeType_t
-_GEMM_DEFAULT = -1
-
-
-class CupyProduct:
-    """Products by cuBLAS, on the current stream, by CuPy's handle for the current device and its math mode."""
-
-    def __init__(self, cupy: Any, dtype: np.dtype[Any]) -> None:
-        self._multiply = _cublas().gemmStridedBatchedEx
-        self._handle = cupy.cuda.get_cublas_handle
-        self._dtype = _DATA_TYPES[dtype.name]
-        wide = accumulator(dtype)
-        self._compute = _COMPUTE_64F if wide.name in ("float64", "complex128") else _COMPUTE_32F
-        self._factors = np.array([1, 0], wide)  # of the product, and of what c held
-        self._one = self._factors.ctypes.data
-        self._zero = self._one + wide.itemsize
-
-    def __call__(
-        self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0
-    ) -> None:
-        """Queue the products that the last of `args` describes, of arrays whose device is the current one."""
-        a, b, c, gemms = args
-        handle, dtype = self._handle(), self._dtype
-        at_a, at_b, at_c = a.data.ptr, b.data.ptr, c.data.ptr
-        for (turn_a, turn_b, m, n, k, lead_a, lead_b, lead_c, step_a, step_b, step_c,
-             start_a, start_b, start_c, batch) in gemms:  # fmt: skip
-            self._multiply(
-                *(handle, turn_a, turn_b, m, n, k, self._one),
-                *(at_a + start_a, dtype, lead_a, step_a),
-                *(at_b + start_b, dtype, lead_b, step_b),
-                self._zero,
-                *(at_c + start_c, dtype, lead_c, step_c),
-                *(batch, self._compute, _GEMM_DEFAULT),
-            )
-
-
-def _cublas() -> Any:
-    """CuPy's binding of cuBLAS, as an attribute of its package, which loads the library; importing it would not."""
-    from cupy_backends.cuda.libs import cublas
-
-    return cublas
+def _load_cublas() -> None:
+    """Let CuPy load cuBLAS; it is an attribute of a package, and importing the module would not search for it."""
+    from cupy_backends.cuda.libs import cublas as _  # noqa: F401
 
 
 def _version(number: int) -> str:
@@ -361,7 +330,7 @@ def _why_no_driver(runtime: Any) -> str:
 def _why_no_library(cupy: Any) -> str | None:
     try:
         nvrtc.load(_nvrtc_majors(cupy))
-        _cublas()
+        _load_cublas()
     except nvrtc.NvrtcNotFoundError as error:
         return str(error)
     except ImportError:

@@ -68,10 +68,11 @@ class Runtime(Protocol):
     def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for `device` or from the cache."""
 
-    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
-        """Matrix products of a dtype: launched over A, B, C and a tuple of `products.Gemm`, it computes these.
+    def product(self, factors: np.dtype[Any], result: np.dtype[Any], precision: str, device: Device) -> Function:
+        """Matrix products by their dtypes: launched over A, B, C and a tuple of `gemm.Gemm`, it computes these.
 
-        On the current stream, ignoring the grid and the block. 16-bit floats are summed in float32.
+        On the current stream, ignoring the grid and the block. 16-bit floats are summed in float32, which may be the
+        dtype of their result. `precision` is that of float32 factors, as in `gpucnn.precision`.
         """
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:

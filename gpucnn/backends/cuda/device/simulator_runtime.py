@@ -49,9 +49,9 @@ class SimulatorRuntime:
         function: Function = Module(source.text, source.name).function(source.kernel)
         return function
 
-    def product(self, dtype: np.dtype[Any], device: Device) -> Function:
+    def product(self, factors: np.dtype[Any], result: np.dtype[Any], precision: str, device: Device) -> Function:
         """NumPy's matrix products, over the memory that BLAS would read."""
-        return _multiply
+        return _multiply_tf32 if precision == "tf32" and factors.name in ("float32", "complex64") else _multiply
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:
         """The structure, which the simulator takes as it is."""
@@ -82,15 +82,30 @@ class SimulatorRuntime:
 
 def _multiply(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0) -> None:
     """Column-major products, as in BLAS; matrices that exceed their array's memory raise ValueError."""
+    _products(args, lambda matrices: matrices.astype(accumulator(matrices.dtype), copy=False))
+
+
+def _multiply_tf32(grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], shared_mem: int = 0) -> None:
+    """`_multiply` with factors rounded to the 10-bit mantissa of TF32, as tensor cores read them."""
+    _products(args, _as_tf32)
+
+
+def _as_tf32(matrices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Rounded to nearest, ties away from zero; infinities and NaN stay."""
+    bits = np.ascontiguousarray(matrices).view(np.uint32)
+    finite = bits & 0x7F800000 != 0x7F800000
+    return np.where(finite, (bits + 0x1000) & 0xFFFFE000, bits).view(matrices.dtype)
+
+
+def _products(args: tuple[Any, ...], read: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> None:
     a, b, c, gemms = args
-    wide = accumulator(c.dtype)
     for gemm in gemms:
         (m, n, k), batch = (gemm.m, gemm.n, gemm.k), gemm.batch
         first = _matrices(a, gemm.start_a, gemm.step_a, gemm.lead_a, (batch, m, k), gemm.transposed_a)
         second = _matrices(b, gemm.start_b, gemm.step_b, gemm.lead_b, (batch, k, n), gemm.transposed_b)
         result = _matrices(c, gemm.start_c, gemm.step_c, gemm.lead_c, (batch, m, n), 0)
         with np.errstate(all="ignore"):  # a device does not warn
-            result[...] = np.matmul(first.astype(wide, copy=False), second.astype(wide, copy=False))
+            result[...] = np.matmul(read(first), read(second))
 
 
 def _matrices(

@@ -72,7 +72,7 @@ class Replays:
         self, operation: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any], arrays: list[Array]
     ) -> Key | None:
         """The form of a call, whose arrays are appended to `arrays`; None where an argument has an unsupported type."""
-        key: list[Any] = [operation, *choices()]
+        key: list[Any] = [operation, choices()]
         values: Any = arguments
         if named:
             key += named

@@ -11,6 +11,7 @@ from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, strides
 from gpucnn.backends.cuda.launch.shared_memory import skewed
 from gpucnn.backends.cuda.unfolding.tiles import channel_pitch, unfold_tile
+from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.geometry import Axis, ConvGeometry
 
@@ -31,17 +32,22 @@ def _im2col_work(x: Layout, columns: Layout, geometry: ConvGeometry) -> Work:
 
 
 def col2im(runtime: Runtime, columns: Array, x: Array, geometry: ConvGeometry) -> None:
-    """Image x [N, C, D, H, W], of any strides: each input's sum over the entries that it was unfolded into."""
+    """Image x [N, C, D, H, W], of any strides: each input's sum over the entries that it was unfolded into.
+
+    The columns of a 16-bit image may be in float32.
+    """
     sum_bytes = max(4, x.itemsize)
     arrays = {"columns": columns, "x": x}
-    launch(runtime, COL2IM, x.dtype, arrays, _col2im_work, geometry=geometry, sum_bytes=sum_bytes)
+    facts = {"geometry": geometry, "sum_bytes": sum_bytes, "entry": name_of(columns.dtype)}
+    launch(runtime, COL2IM, x.dtype, arrays, _col2im_work, **facts)
 
 
-def _col2im_work(columns: Layout, x: Layout, geometry: ConvGeometry, sum_bytes: int) -> Work:
+def _col2im_work(columns: Layout, x: Layout, geometry: ConvGeometry, sum_bytes: int, entry: str) -> Work:
     """Tiles of the inputs, and of the padding adjacent to their rows, accumulated in shared memory."""
     depth, rows, row = geometry.axes
     spans = [(depth.low, depth.size), (rows.low, rows.size), (0, max(row.low + row.size, _reach(row)))]
-    return _work(x, columns, geometry, spans, sum_bytes, has_gaps=False)
+    work = _work(x, columns, geometry, spans, sum_bytes, has_gaps=False)
+    return work._replace(constants=(*work.constants, ("ENTRY", entry)))
 
 
 def _work(
@@ -59,7 +65,8 @@ def _work(
     """
     (n, c), (_, axis_h, axis_w) = x.shape[:2], geometry.axes
     last = is_channels_last(x)
-    pack = gcd(MAX_BYTES, columns.alignment) // x.itemsize or 1 if columns.strides[2] == x.itemsize else 1
+    contiguous = columns.strides[2] == columns.itemsize
+    pack = gcd(MAX_BYTES, columns.alignment) // columns.itemsize or 1 if contiguous else 1
     tile = unfold_tile(
         c, spans[1][1], spans[2][1], axis_w.out, axis_h.stride, x.itemsize, itemsize, n * spans[0][1], last
     )
