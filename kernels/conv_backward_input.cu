@@ -22,23 +22,26 @@ conv_backward_input(const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
                     const ConvParams p) {
   Position at;
   if (!residue_position(p, &at)) return;
-  const Readers ds = readers(at.d + p.low_d, p.kd, p.stride_d, p.dilation_d, p.tap_step_d, p.output_step_d, p.od);
-  const Readers hs = readers(at.h + p.low_h, p.kh, p.stride_h, p.dilation_h, p.tap_step_h, p.output_step_h, p.oh);
-  const Readers ws = readers(at.w + p.low_w, p.kw, p.stride_w, p.dilation_w, p.tap_step_w, p.output_step_w, p.ow);
+  const Readers ds = readers(at.d + p.low_d, p.kd, p.stride_d, p.dilation_d, p.tap_step_d);
+  const Readers hs = readers(at.h + p.low_h, p.kh, p.stride_h, p.dilation_h, p.tap_step_h);
+  const Readers ws = readers(at.w + p.low_w, p.kw, p.stride_w, p.dilation_w, p.tap_step_w);
   const index_t oc0 = at.c / p.c_group * p.oc_group;  // the group's first output channel
 
   grad_y += at.n * p.y_n + oc0 * p.y_c;
   w += oc0 * p.w_oc + at.c % p.c_group * p.w_c;
   acc_t sum = {};
   for (index_t oc = 0; oc < p.oc_group; ++oc) {
-    for (index_t i = 0; i < ds.count; ++i) {
-      const index_t kd = ds.k + i * p.tap_step_d, od = ds.o - i * p.output_step_d;
-      for (index_t j = 0; j < hs.count; ++j) {
-        const index_t kh = hs.k + j * p.tap_step_h, oh = hs.o - j * p.output_step_h;
+    for (index_t i = 0; i < p.kd; i += p.tap_step_d) {
+      const index_t kd = ds.k + i, od = ds.o - i / p.tap_step_d * p.output_step_d;
+      const bool d_exists = kd < p.kd && is_inside(od, p.od);
+      for (index_t j = 0; j < p.kh; j += p.tap_step_h) {
+        const index_t kh = hs.k + j, oh = hs.o - j / p.tap_step_h * p.output_step_h;
+        const bool row_exists = d_exists && kh < p.kh && is_inside(oh, p.oh);
         const index_t row = oc * p.y_c + od * p.y_d + oh * p.y_h;
         const index_t filter = oc * p.w_oc + kd * p.w_kd + kh * p.w_kh + od * p.w_od + oh * p.w_oh;
-        for (index_t k = 0; k < ws.count; ++k) {
-          const index_t kw = ws.k + k * p.tap_step_w, ow = ws.o - k * p.output_step_w;
+        for (index_t k = 0; k < p.kw; k += p.tap_step_w) {  // a predicate: the trip count is constant
+          const index_t kw = ws.k + k, ow = ws.o - k / p.tap_step_w * p.output_step_w;
+          if (!row_exists || kw >= p.kw || !is_inside(ow, p.ow)) continue;
           sum = multiply_add(widen(grad_y[row + ow * p.y_w]), widen(w[filter + kw * p.w_kw + ow * p.w_ow]), sum);
         }
       }

@@ -24,21 +24,22 @@ conv_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
   const Position o = position(i, p.oc, p.od, p.oh, p.ow, p.channels_last);
 
   const index_t d0 = o.d * p.stride_d - p.low_d, h0 = o.h * p.stride_h - p.low_h, w0 = o.w * p.stride_w - p.low_w;
-  const Range kds = taps_inside(d0, p.kd, p.dilation_d, p.d);
-  const Range khs = taps_inside(h0, p.kh, p.dilation_h, p.h);
-  const Range kws = taps_inside(w0, p.kw, p.dilation_w, p.w);
   const index_t c0 = o.c / p.oc_group * p.c_group;  // the group's first channel
 
   x += o.n * p.x_n + c0 * p.x_c;
   w += o.c * p.w_oc + o.d * p.w_od + o.h * p.w_oh + o.w * p.w_ow;
   acc_t sum = {};
   for (index_t c = 0; c < p.c_group; ++c) {
-    for (index_t kd = kds.first; kd < kds.last; ++kd) {
-      for (index_t kh = khs.first; kh < khs.last; ++kh) {
-        const index_t row = c * p.x_c + (d0 + kd * p.dilation_d) * p.x_d + (h0 + kh * p.dilation_h) * p.x_h;
+    for (index_t kd = 0; kd < p.kd; ++kd) {
+      for (index_t kh = 0; kh < p.kh; ++kh) {
+        const index_t d = d0 + kd * p.dilation_d, h = h0 + kh * p.dilation_h;
+        const bool row_is_inside = is_inside(d, p.d) && is_inside(h, p.h);
+        const index_t row = c * p.x_c + d * p.x_d + h * p.x_h;
         const index_t filter = c * p.w_c + kd * p.w_kd + kh * p.w_kh;
-        for (index_t kw = kws.first; kw < kws.last; ++kw) {
-          sum = multiply_add(widen(x[row + (w0 + kw * p.dilation_w) * p.x_w]), widen(w[filter + kw * p.w_kw]), sum);
+        for (index_t kw = 0; kw < p.kw; ++kw) {  // a predicate rather than bounds: the trip count is constant
+          const index_t w_in = w0 + kw * p.dilation_w;
+          if (!row_is_inside || !is_inside(w_in, p.w)) continue;
+          sum = multiply_add(widen(x[row + w_in * p.x_w]), widen(w[filter + kw * p.w_kw]), sum);
         }
       }
     }

@@ -11,28 +11,24 @@ __device__ __forceinline__ Range taps_inside(index_t start, index_t kernel, inde
   return {first, last};
 }
 
-// The pairs (tap, output) that read one input: (k, o), (k + tap_step, o - output_step), …, `count` of them.
+// Whether an index is one of `size`.
+__device__ __forceinline__ bool is_inside(index_t i, index_t size) { return i >= 0 && i < size; }
+
+// The pairs (tap, output) that may read one input: (k + j * tap_step, o - j * output_step) for j = 0, 1, …, as far as
+// tap and output exist.
 struct Readers {
-  index_t k, o, count;
+  index_t k, o;
 };
 
 // The pairs that read input i, where shift = i + low: k * dilation + o * stride = shift.
 //
 // All inputs of one residue i mod stride share their taps, with spacing tap_step = stride / gcd(stride, dilation), and
-// spacing output_step = dilation / gcd of their outputs. A residue without taps has no pairs: its gradient is 0.
+// spacing output_step = dilation / gcd of their outputs. A residue without taps has none that exists: its gradient is 0.
 __device__ __forceinline__ Readers readers(index_t shift, index_t kernel, index_t stride, index_t dilation,
-                                           index_t tap_step, index_t output_step, index_t out) {
+                                           index_t tap_step) {
   index_t k = 0;
   while (k < tap_step && (shift - k * dilation) % stride != 0) ++k;
-  if (k == tap_step) return {0, 0, 0};
-  index_t o = (shift - k * dilation) / stride;
-  if (o >= out) {  // advance to the first tap whose output exists
-    const index_t skipped = ceil_div(o - out + 1, output_step);
-    k += skipped * tap_step;
-    o -= skipped * output_step;
-  }
-  if (k >= kernel || o < 0) return {0, 0, 0};
-  return {k, o, least((kernel - 1 - k) / tap_step, o / output_step) + 1};
+  return k < tap_step ? Readers{k, (shift - k * dilation) / stride} : Readers{kernel, 0};
 }
 
 // The input [N, C, D, H, W] of this thread in a launch over residues modulo the stride, [residues_d, residues_h,
