@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from itertools import islice
 from math import prod
@@ -125,6 +125,13 @@ RESULTS: dict[str, Callable[..., Named]] = {
     "convolve": _output,
     "convolve_backward_input": _input_gradient,
     "convolve_backward_weight": _weight_gradient,
+    "linear": lambda backend, x, w, bias: {"y": backend.empty((len(x), len(w)), x.dtype, on=x)},
+    "linear_backward_input": lambda backend, grad_y, w: {
+        "grad_x": backend.empty((len(grad_y), w.shape[1]), w.dtype, on=w)
+    },
+    "linear_backward_weight": lambda backend, x, grad_y: {
+        "grad_w": backend.empty((grad_y.shape[1], x.shape[1]), x.dtype, on=x)
+    },
     "locally_connect": _output,
     "locally_connect_backward_input": _input_gradient,
     "locally_connect_backward_weight": _local_weight_gradient,
@@ -223,6 +230,7 @@ def _calls(name: str, made: dict[str, Callable[[], Arguments]], algorithm: str |
 def calls(scale: Scale) -> Iterator[Call]:
     """Every primitive: the first layer of each kind in all dtypes, the others in float32."""
     yield from _convolutions(scale)
+    yield from _linear(scale)
     yield from _local(scale)
     yield from _poolings(scale)
     yield from _planes(scale)
@@ -325,6 +333,23 @@ _LAYERS: dict[Scale, tuple[_Conv, ...]] = {
 }  # fmt: skip
 _OTHER_DTYPES = ("float16", "bfloat16", "float64", "complex64", "int8")
 _HOST_PRODUCTS = 1 << 28  # multiply-adds that NumPy does in a second without BLAS
+
+
+def _linear(scale: Scale) -> Iterator[Call]:
+    """Fully connected layers, in all dtypes."""
+    n, inputs, outputs = (64, 1024, 256) if scale == "layers" else (3, 37, 17)
+    for dtype in ("float32", *_OTHER_DTYPES):
+        x, w, grad = (numbers(shape, dtype) for shape in ((n, inputs), (outputs, inputs), (n, outputs)))
+        made: dict[str, Callable[[], Arguments]] = {
+            "linear": partial(_tuple, x, w, numbers((outputs,), dtype)),
+            "linear_backward_input": partial(_tuple, grad, w),
+            "linear_backward_weight": partial(_tuple, x, grad),
+        }
+        yield from _calls(dtype, made, None)
+
+
+def _tuple(*arguments: Any) -> Arguments:
+    return arguments
 
 
 def _convolutions(scale: Scale) -> Iterator[Call]:

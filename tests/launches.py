@@ -63,9 +63,7 @@ class Recorder:
     def constant(self, host: Any, device: Device) -> Array:
         return host
 
-    def product(
-        self, factors: np.dtype[Any], result: np.dtype[Any], precision: str, device: Device
-    ) -> Function:
+    def product(self, factors: np.dtype[Any], result: np.dtype[Any], precision: str, device: Device) -> Function:
         return lambda grid, block, args, shared_mem=0: None
 
     def by_value(self, structure: np.ndarray[Any, Any]) -> Any:

@@ -125,6 +125,20 @@ class Backend(ABC):
     def convolve_backward_weight(self, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
         """Correlate x [N, C, D, H, W] with grad_y [N, OC, OD, OH, OW]: grad_w [OC, C / groups, KD, KH, KW] (wgrad)."""
 
+    # --- Fully connected: w is [OUT, IN], bias [OUT] or None -----------------------------------------------------
+
+    @primitive
+    def linear(self, x: Array, w: Array, bias: Array | None, y: Array) -> None:
+        """Y [N, OUT] = x [N, IN] times w transposed, plus bias; 16-bit results are rounded once."""
+
+    @primitive
+    def linear_backward_input(self, grad_y: Array, w: Array, grad_x: Array) -> None:
+        """grad_x [N, IN] = grad_y [N, OUT] times w; nothing is conjugated."""
+
+    @primitive
+    def linear_backward_weight(self, x: Array, grad_y: Array, grad_w: Array) -> None:
+        """grad_w [OUT, IN] = grad_y [N, OUT] transposed times x [N, IN]."""
+
     # --- Locally connected: w is [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW] or None -------------------
 
     @primitive

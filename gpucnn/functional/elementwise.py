@@ -21,6 +21,7 @@ __all__ = [
 # --- Linear -------------------------------------------------------------------------------------------------------
 
 
+@replayed
 def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array | None = None) -> Array:
     """Fully connected layer: ``input @ weight.T + bias``.
 
@@ -57,16 +58,20 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
     call = ProductCall("linear", NUMERIC, input=input, weight=weight, bias=bias, out=out)
     x, w, b = call.arrays
     _check_linear(call, x, w, b)
-    written = None if out is None else call.checked_out((*x.shape[:-1], *w.shape[:-1]))
-    y = _product(call, x, w.T)
-    y = call.xp.asarray(y)  # not a scalar where there are no axes
-    if b is not None:
-        y += b.astype(y.dtype, copy=False)
-    if written is not None:
-        written[...] = y
-    return call.result(y.astype(call.dtype, copy=False))
+    shape = (*x.shape[:-1], *w.shape[:-1])
+    written = None if out is None else call.checked_out(shape)
+    rows, filters = x.reshape(-1, x.shape[-1]), w.reshape(-1, w.shape[-1])
+    y = written
+    if y is None or not (y.ndim <= 2 or y.flags.c_contiguous):  # it cannot be seen as rows
+        y = call.backend.empty(shape, call.dtype, on=x)
+    call.backend.linear(rows, filters, None if b is None else b.reshape(-1), y.reshape(-1, len(filters)))
+    if written is not None and written is not y:
+        call.backend.copy(y, written)
+        y = written
+    return call.result(y)
 
 
+@replayed
 def linear_backward(
     grad_output: Array, input: Array, weight: Array, bias: Array | None = None, *, needs: Needs = None
 ) -> tuple[Array | None, Array | None, Array | None]:
@@ -106,11 +111,13 @@ def linear_backward(
     conj = call.xp.conj if call.dtype.kind == "c" else _unchanged
     grad_x = grad_w = grad_b = None
     if need_x:
+        grad_x = call.backend.empty(x.shape, call.dtype, on=x)
         filters = conj(w).reshape(-1, w.shape[-1])
-        grad_x = _product(call, rows, filters).astype(call.dtype, copy=False).reshape(x.shape)
+        call.backend.linear_backward_input(rows, filters, grad_x.reshape(-1, x.shape[-1]))
     if need_w:
-        images = conj(x).reshape(-1, x.shape[-1])
-        grad_w = _product(call, rows.T, images).astype(call.dtype, copy=False).reshape(w.shape)
+        grad_w = call.backend.empty(w.shape, call.dtype, on=x)
+        inputs = conj(x).reshape(-1, x.shape[-1])
+        call.backend.linear_backward_weight(inputs, rows, grad_w.reshape(-1, w.shape[-1]))
     if need_b and b is not None:
         grad_b = call.sum(rows, (0,)).reshape(b.shape)
     return call.result((grad_x, grad_w, grad_b))
@@ -118,12 +125,6 @@ def linear_backward(
 
 def _unchanged(array: Array) -> Array:
     return array
-
-
-def _product(call: Call, a: Array, b: Array) -> Array:
-    """A @ b in the dtype that sums are kept in."""
-    dtype = accumulator(call.dtype)
-    return call.xp.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False))
 
 
 def _check_linear(call: Call, x: Array, w: Array, b: Array | None) -> None:

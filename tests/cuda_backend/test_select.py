@@ -54,7 +54,8 @@ def chosen(direction: str, geometry: ConvGeometry, dtype: str, channels_last: bo
         (layer(64, 64, groups=32), "direct"),
         (layer(64, 8), "direct"),
         (layer(2, 64), "direct"),
-        (layer(64, 64, 1, size=3), "direct"),
+        (layer(64, 64, 3, size=3), "direct"),
+        (layer(64, 64, 1, size=3), "im2col"),  # without columns
         (layer(128, 128, groups=4), "im2col"),
     ],
 )

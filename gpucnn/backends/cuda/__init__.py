@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from gpucnn.backends.base import Backend, Epilogue, implemented_by
-from gpucnn.backends.cuda.convolution import convolution, direct
+from gpucnn.backends.cuda.convolution import convolution, direct, linear
 from gpucnn.backends.cuda.device.runtime import Array, Device, Runtime
 from gpucnn.backends.cuda.elementwise import bias_activation, elementwise, packing
 from gpucnn.backends.cuda.launch.plans import empty, is_addressable
@@ -45,7 +45,16 @@ def _addressable(argument: Any) -> Any:
 
 
 @implemented_by(
-    bias_activation, convolution, direct, elementwise, normalization, pooling, resampling, unfolding, method=_on_device
+    bias_activation,
+    convolution,
+    direct,
+    elementwise,
+    linear,
+    normalization,
+    pooling,
+    resampling,
+    unfolding,
+    method=_on_device,
 )
 class CudaBackend(Backend):
     """Primitives over the arrays of a runtime, each the function of its name in one of these modules."""

@@ -9,6 +9,7 @@ from gpucnn.backends.numpy import (
     average_pooling,
     convolution,
     elementwise,
+    linear,
     max_pooling,
     memory,
     normalization,
@@ -18,7 +19,15 @@ from gpucnn.backends.numpy import (
 
 
 @implemented_by(
-    average_pooling, convolution, elementwise, max_pooling, normalization, resampling, unfolding, method=staticmethod
+    average_pooling,
+    convolution,
+    elementwise,
+    linear,
+    max_pooling,
+    normalization,
+    resampling,
+    unfolding,
+    method=staticmethod,
 )
 class NumpyBackend(Backend):
     """Primitives over `numpy.ndarray`, each the function of its name in one of these modules."""

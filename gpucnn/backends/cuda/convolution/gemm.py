@@ -18,6 +18,8 @@ MAX_INT = 2**31 - 1  # of a size or a lead: BLAS takes C's int
 class Gemm(NamedTuple):
     """One strided-batched BLAS call, column-major: C [m, n] = op(A) [m, k] times op(B) [k, n], `batch` times.
 
+    With `add`, plus C.
+
     A lead is the stride between columns, a step the stride between matrices, in elements. A start is the offset of the
     first matrix from the array's first element, in bytes.
     """
@@ -37,17 +39,18 @@ class Gemm(NamedTuple):
     start_b: int
     start_c: int
     batch: int
+    add: int
 
 
-def multiply(runtime: Runtime, a: Array, b: Array, c: Array) -> None:
+def multiply(runtime: Runtime, a: Array, b: Array, c: Array, add: bool = False) -> None:
     """Write c [N, G, M, P] = a [N, G, M, K] times b [N, G, K, P], all as by `as_matrices`; a's N may be 1.
 
-    16-bit a and b may have a float32 c.
+    With `add`, c is added to the product before it is rounded. 16-bit a and b may have a float32 c.
     """
     if not _leads(layout(c))[0]:  # c is column-major: the product of the transposes
         a, b, c = b.swapaxes(2, 3), a.swapaxes(2, 3), c.swapaxes(2, 3)
     product = (a.dtype, c.dtype, choices().precision)
-    plan = _plan(runtime, runtime.device(c), product, layout(a), layout(b), layout(c))
+    plan = _plan(runtime, runtime.device(c), product, layout(a), layout(b), layout(c), add)
     if plan is not None:
         enqueue(runtime, plan, (b, a, c))
 
@@ -84,6 +87,7 @@ def _plan(
     a: Layout,
     b: Layout,
     c: Layout,
+    add: bool,
 ) -> Plan | None:
     """The calls for row-major c, or None where there is nothing to do.
 
@@ -99,7 +103,7 @@ def _plan(
     gemms = []
     for starts, between, batch in _batches(n, g, steps):
         begins = [start * x.itemsize for start, x in zip(starts, (b, a, c), strict=True)]
-        gemms.append(Gemm._make((*turned, p, m, k, *leads, *between, *begins, batch)))
+        gemms.append(Gemm._make((*turned, p, m, k, *leads, *between, *begins, batch, int(add))))
     return Plan(None, device, (1,), (1,), tuple(gemms), 0, runtime.product(*product, device))
 
 

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from math import prod
 from typing import Any
 
-from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution.gemm import as_matrices, multiply
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
-from gpucnn.backends.cuda.elementwise.bias_activation import bias_activation
 from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import empty
 from gpucnn.backends.cuda.unfolding.unfolding import col2im, im2col
@@ -32,11 +30,10 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     """Write y [N, OC, OD, OH, OW]: w [G, OC / G, C / G * K] times columns [N, G, C / G * K, O]."""
     filters = _filters(runtime, w, geometry)
     for images in _chunks(x, geometry, x.itemsize):
-        out = y[images]
-        products = out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
-        multiply(runtime, filters, _columns(runtime, x[images], geometry), _grouped(products, geometry))
+        columns, out = _columns(runtime, x[images], geometry), _grouped(y[images], geometry)
         if bias is not None:
-            _add_bias(runtime, products, bias, out)
+            _spread(runtime, bias, y[images])
+        multiply(runtime, filters, columns, out, add=bias is not None)
 
 
 def backward_input(
@@ -50,15 +47,17 @@ def backward_input(
     sums = accumulator(grad_y.dtype)
     for images in _chunks(grad_x, geometry, sums.itemsize):
         out, upstream = grad_x[images], as_matrices(runtime, _grouped(grad_y[images], geometry))
-        image = out if bias is None else empty(runtime, out.shape, out.dtype, like=out)
-        if _is_pixel_by_pixel(geometry):
-            multiply(runtime, filters, upstream, _grouped(image, geometry))
-        else:
-            columns = _empty_columns(runtime, len(out), geometry, sums)
-            multiply(runtime, filters, upstream, _grouped(columns, geometry))
-            col2im(runtime, columns, image, geometry)
+        if is_pixel_by_pixel(geometry):
+            if bias is not None:
+                _spread(runtime, bias, out)
+            multiply(runtime, filters, upstream, _grouped(out, geometry), add=bias is not None)
+            continue
+        columns = _empty_columns(runtime, len(out), geometry, sums)
+        multiply(runtime, filters, upstream, _grouped(columns, geometry))
+        image = out if bias is None else empty(runtime, out.shape, sums, like=out)
+        col2im(runtime, columns, image, geometry)
         if bias is not None:
-            _add_bias(runtime, image, bias, out)
+            pack(runtime, _flat(image), _flat(out), _in_dtype(runtime, bias, sums))
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -102,7 +101,7 @@ def _multiply_image_by_image(runtime: Runtime, x: Array, grad_y: Array, parts: A
 def _multiply_as_one(runtime: Runtime, x: Array, grad_y: Array, parts: Array, geometry: ConvGeometry) -> None:
     """Write parts [1, OC, C / G, KD, KH, KW]: all images' grad_y times their columns, as one product over N * O."""
     groups = geometry.channels.groups
-    if _is_pixel_by_pixel(geometry):
+    if is_pixel_by_pixel(geometry):
         columns = _joined(runtime, x.reshape(*x.shape[:2], -1))
     else:
         rows, positions = x.shape[1] * geometry.taps, prod(geometry.output_size)
@@ -130,18 +129,24 @@ def _is_one_product(geometry: ConvGeometry, itemsize: int, sum_itemsize: int, x_
     """Whether joining a chunk's images for one product moves fewer bytes than a part of the sum per image does."""
     c, oc, groups = geometry.channels
     joined = 0 if y_is_last else oc
-    if _is_pixel_by_pixel(geometry) and not x_is_last:
+    if is_pixel_by_pixel(geometry) and not x_is_last:
         joined += c
     weights = oc * (c // groups) * geometry.taps
     return joined * prod(geometry.output_size) * itemsize <= weights * sum_itemsize
 
 
-def _add_bias(runtime: Runtime, image: Array, bias: Array, out: Array) -> None:
-    """Write `out`, of the memory order of `image` and without gaps, as image plus bias."""
-    if out.dtype.kind == "f":
-        bias_activation(runtime, _flat(image), bias, _flat(out), Epilogue())
-    else:
-        pack(runtime, _flat(image), _flat(out), bias)
+def _spread(runtime: Runtime, bias: Array, y: Array) -> None:
+    """Write bias [C] to each position of y [N, C, *]: products are then added to it before they are rounded."""
+    flat = _flat(y)
+    pack(runtime, runtime.xp.broadcast_to(bias[None, :, None], flat.shape), flat)
+
+
+def _in_dtype(runtime: Runtime, bias: Array, dtype: Any) -> Array:
+    if bias.dtype == dtype:
+        return bias
+    wide = empty(runtime, bias.shape, dtype)
+    pack(runtime, bias[None, None], wide[None, None])
+    return wide
 
 
 def _chunks(x: Array, geometry: ConvGeometry, itemsize: int, part_bytes: int = 0) -> Iterator[slice]:
@@ -164,7 +169,7 @@ def _filters(runtime: Runtime, w: Array, geometry: ConvGeometry) -> Array:
 
 def _columns(runtime: Runtime, x: Array, geometry: ConvGeometry) -> Array:
     """The columns [N, G, C / G * KD * KH * KW, OD * OH * OW] of x [N, C, D, H, W]; x itself if pixel by pixel."""
-    if _is_pixel_by_pixel(geometry):
+    if is_pixel_by_pixel(geometry):
         return as_matrices(runtime, _grouped(x, geometry))
     columns = _empty_columns(runtime, len(x), geometry, x.dtype)
     im2col(runtime, x, columns, geometry)
@@ -183,7 +188,7 @@ def _empty_rows(runtime: Runtime, shape: tuple[int, ...], length: int, dtype: An
     return padded[..., :length]
 
 
-def _is_pixel_by_pixel(geometry: ConvGeometry) -> bool:
+def is_pixel_by_pixel(geometry: ConvGeometry) -> bool:
     """Whether each output's only tap is the input at the same position, so that the columns are the image itself."""
     return all((axis.kernel, axis.stride, axis.low, axis.out) == (1, 1, 0, axis.size) for axis in geometry.axes)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import prod
 
-from gpucnn.backends.cuda.convolution import depthwise
+from gpucnn.backends.cuda.convolution import depthwise, im2col
 from gpucnn.backends.cuda.launch.plans import Layout
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
@@ -40,8 +40,9 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     if picked in computed:
         return picked
     c, oc, groups = geometry.channels
-    large = c // groups * geometry.taps >= 32 and oc // groups >= 16 and prod(geometry.output_size) >= 16
-    return "im2col" if large and "im2col" in computed else "direct"  # a large product is worth its columns
+    large = c // groups * geometry.taps >= 32 and oc // groups >= 16
+    worth = prod(geometry.output_size) >= 16 or im2col.is_pixel_by_pixel(geometry)  # its columns, if it takes any
+    return "im2col" if large and worth and "im2col" in computed else "direct"
 
 
 def algorithms(dtype: str) -> tuple[str, ...]:

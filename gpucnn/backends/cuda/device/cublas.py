@@ -187,12 +187,12 @@ class CublasProduct:
         at, factors, result = handle(self._cublas, self._cupy, self._device), self._factors, self._result
         at_a, at_b, at_c = a.data.ptr, b.data.ptr, c.data.ptr
         for (turn_a, turn_b, m, n, k, lead_a, lead_b, lead_c, step_a, step_b, step_c,
-             start_a, start_b, start_c, batch) in gemms:  # fmt: skip
+             start_a, start_b, start_c, batch, add) in gemms:  # fmt: skip
             status = self._cublas.gemm(
                 *(at, turn_a, turn_b, m, n, k, self._one),
                 *(at_a + start_a, factors, lead_a, step_a),
                 *(at_b + start_b, factors, lead_b, step_b),
-                self._zero,
+                self._one if add else self._zero,
                 *(at_c + start_c, result, lead_c, step_c),
                 *(batch, self._compute, _GEMM_DEFAULT),
             )

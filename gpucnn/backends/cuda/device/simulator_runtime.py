@@ -105,7 +105,8 @@ def _products(args: tuple[Any, ...], read: Callable[[np.ndarray[Any, Any]], np.n
         second = _matrices(b, gemm.start_b, gemm.step_b, gemm.lead_b, (batch, k, n), gemm.transposed_b)
         result = _matrices(c, gemm.start_c, gemm.step_c, gemm.lead_c, (batch, m, n), 0)
         with np.errstate(all="ignore"):  # a device does not warn
-            result[...] = np.matmul(read(first), read(second))
+            sums = np.matmul(read(first), read(second))
+            result[...] = sums + result if gemm.add else sums
 
 
 def _matrices(
