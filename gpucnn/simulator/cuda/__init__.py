@@ -1,0 +1,1 @@
+"""The CUDA driver, runtime and libraries, simulated on the CPU."""
