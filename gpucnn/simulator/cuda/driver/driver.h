@@ -31,18 +31,33 @@ struct Settings {
 };
 Settings& settings();
 
-// ---- Devices and contexts (devices.cpp) ----------------------------------------------------------------------------
+// ---- Devices and contexts (devices.cpp, contexts.cpp) --------------------------------------------------------------
 
 CUcontext current_context();  // of this thread, or null
 int current_device();         // of the current context, 0 without one
 int device_of(CUcontext context);
+bool is_device(int device);   // in [0, number of devices)
 int device_attribute(int device, CUdevice_attribute attribute);
+
+// What most calls begin with: CUDA_ERROR_NOT_INITIALIZED before cuInit, CUDA_ERROR_INVALID_CONTEXT without a context,
+// CUDA_ERROR_CONTEXT_IS_DESTROYED with one that has been released or reset.
+CUresult require_context();
+
+// Whether kernels of `device` may use memory of `owner`: the same device, or peer access has been enabled.
+bool can_access(int device, int owner);
 
 // ---- Memory (memory.cpp) -------------------------------------------------------------------------------------------
 
-enum class MemoryKind { kDevice, kManaged, kPinned };
+enum class MemoryKind {
+  kDevice,
+  kManaged,
+  kPinned,
+  kRegistered,  // the program's host memory, after cuMemHostRegister
+  kVariable,    // a __device__ or __constant__ variable of a module
+};
 
-// A block of memory that the program asked for. Each is surrounded by guard bytes, and freed ones are kept for a while.
+// A block of memory that the program asked for. Each is surrounded by guard bytes, and freed ones are kept for a while;
+// registered memory and variables are neither.
 struct Allocation {
   uint64_t serial;          // counts allocations of the process
   char* low;
@@ -52,17 +67,37 @@ struct Allocation {
   CUstream stream;          // of cuMemAllocAsync, else null
   bool freed;
   uint8_t* initialised;     // a byte for each byte: whether it was written since it was allocated; null if not tracked
+  unsigned flags;           // of cuMemHostAlloc and its like
+  CUcontext context;        // that it was allocated in
+  CUmemoryPool pool;        // that it was allocated from, or null
+  bool free_is_pending;     // cuMemFreeAsync was called, its turn in the stream has not come
+  char* block;              // what the host's allocator gave: guard bytes, memory, guard bytes; null if there are none
 };
 
 // The allocation, live or freed, that `pointer` points into or, with its guard bytes, next to; null if there is none.
 // Valid until driver_lock() is released.
 Allocation* allocation_at(const void* pointer);
 
+// "allocation 17 of 4096 bytes", for messages.
+std::string describe(const Allocation& allocation);
+
 // The live allocations of all devices, by address.
 std::vector<const Allocation*> live_allocations();
 
 // Frees at once, for a cuMemFreeAsync whose turn in the stream has come.
 CUresult free_now(CUdeviceptr pointer);
+
+// Makes a variable of a module known, so that copies may use it. `remove_variable` before the module is unloaded.
+void add_variable(void* low, size_t bytes, int device);
+void remove_variable(void* low);
+
+// [pointer, pointer + bytes) has been written. Nothing happens where that is not tracked.
+void mark_initialised(const void* pointer, size_t bytes);
+
+// Whether the guard bytes of all live allocations, and those that were freed last, are as they were. `after` names what
+// ran last: "kernel 'add'". The failure is CUDA_ERROR_ILLEGAL_ADDRESS; each damage is reported once.
+CUresult check_guards(const std::string& after);
+CUresult check_guards(Allocation& allocation, const std::string& after);
 
 // ---- Streams (streams.cpp) -----------------------------------------------------------------------------------------
 
