@@ -119,6 +119,11 @@ def sources_of(library: Library, sources: Path = HERE) -> list[Path]:
     return sorted((sources / library.name).glob("*.cpp"))
 
 
+def parallel_compilers() -> int:
+    """How many compilers may run at once."""
+    return min(MAX_COMPILERS, len(os.sched_getaffinity(0)))
+
+
 class _Job:
     """What one build has in common: sources, headers, the compiler and its flags."""
 
@@ -131,12 +136,12 @@ class _Job:
         self.flags = (*FLAGS, *toolchain.processor_flags(), f"-DCUDASIM_CUDA_VERSION={major * 1000 + minor * 10}")
         simulator = toolchain.sources_identity()  # the launcher includes some of its headers
         self.common = toolchain.hash_of(
-            self.compiler.identity, *self.flags, simulator, _identity(headers), _identity(sources / "host_headers")
+            self.compiler.identity, *self.flags, simulator, identity(headers), identity(sources / "host_headers")
         )
 
     def compile_all(self) -> dict[str, list[Path]]:
         """The object files of each library."""
-        with ThreadPoolExecutor(min(MAX_COMPILERS, len(os.sched_getaffinity(0)))) as pool:
+        with ThreadPoolExecutor(parallel_compilers()) as pool:
             started = {
                 library.name: [pool.submit(self.compile, library, path) for path in self.checked_sources(library)]
                 for library in LIBRARIES
@@ -156,7 +161,7 @@ class _Job:
 
     def compile(self, library: Library, source: Path) -> Path:
         """The object file of a source, from the cache if it is there."""
-        headers = [_identity(self.sources / name, (".h", ".inc")) for name in (library.name, *library.needs)]
+        headers = [identity(self.sources / name, (".h", ".inc")) for name in (library.name, *library.needs)]
         key = toolchain.hash_of(self.common, *headers, source.name, source.read_text(encoding="utf-8"))
 
         def compile_to(target: Path) -> None:
@@ -193,7 +198,7 @@ class _Job:
         return toolchain.cached(f"cuda-{library.name}-{key}.so", link_to)
 
 
-def _identity(folder: Path, suffixes: tuple[str, ...] = (".h", ".hpp", ".inc")) -> str:
+def identity(folder: Path, suffixes: tuple[str, ...] = (".h", ".hpp", ".inc")) -> str:
     """A hash of the names and contents of a folder's headers."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
