@@ -28,8 +28,10 @@ struct Settings {
   bool check;               // GPUCNN_CUDA_CHECK, on by default: kernels are compiled and run with checks
   uint64_t stream_seed;     // GPUCNN_CUDA_STREAM_SEED: 0 runs work when it is issued; else an order of streams by seed
   int log_level;            // GPUCNN_CUDA_LOG: 1 failures, 2 every call
+  bool report_leaks;        // GPUCNN_CUDA_LEAKS: at exit, to the standard error
 };
 Settings& settings();
+void reset_settings();  // memory_bytes and stream_seed, which a program may change
 
 // ---- Devices and contexts (devices.cpp, contexts.cpp) --------------------------------------------------------------
 
