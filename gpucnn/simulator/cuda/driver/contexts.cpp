@@ -146,16 +146,14 @@ ENTRY_POINT cuDevicePrimaryCtxRelease(CUdevice device) {
   return error;
 }
 
-// Streams, events and modules of the context stay valid, which CUDA does not promise.
+// The context stays retained, and its streams, events and modules valid, which CUDA does not promise for the latter.
 ENTRY_POINT cuDevicePrimaryCtxReset(CUdevice device) {
   Lock held(driver_lock());
   BEGIN_CALL();
   if (CUresult error = require_device(device)) return error;
   CUcontext context = primary_context(device);
-  const CUresult error = tear_down(context);
-  context->retained = 0;
   context->flags = 0;
-  return error;
+  return tear_down(context);
 }
 
 ENTRY_POINT cuDevicePrimaryCtxSetFlags(CUdevice device, unsigned flags) {
@@ -350,15 +348,6 @@ ENTRY_POINT cuCtxSetCacheConfig(CUfunc_cache config) {
   }
   if (CUresult error = require_context()) return error;
   current_context()->cache = config;
-  return CUDA_SUCCESS;
-}
-
-ENTRY_POINT cuCtxGetStreamPriorityRange(int* least, int* greatest) {
-  Lock held(driver_lock());
-  BEGIN_CALL();
-  if (CUresult error = require_context()) return error;
-  if (least) *least = 0;
-  if (greatest) *greatest = -5;
   return CUDA_SUCCESS;
 }
 
