@@ -62,7 +62,7 @@ class _ErrorReport(ctypes.Structure):
 
 
 _LAUNCH = struct.Struct("=8Q3I3I4iI4x")
-_BUFFER = struct.Struct("=QQQQ4i")
+_BUFFER = struct.Struct("=5Q3i4x")
 
 
 class _Runtime:
@@ -330,7 +330,7 @@ def _buffer(array: Array, pointer: int, slot: _Slot) -> bytes:
         low += sum(step for step in steps if step < 0)
         size = host.itemsize + sum(map(abs, steps))
     grain = host.itemsize // 2 if host.dtype.kind == "c" else host.itemsize
-    return _BUFFER.pack(low, size, 0, 0, grain, slot.index, slot.kind == "c", 0)
+    return _BUFFER.pack(low, size, 0, 0, 0, grain, slot.index, slot.kind == "c")
 
 
 # --- Errors -------------------------------------------------------------------------------------------------------

@@ -13,10 +13,11 @@ struct Buffer {
   uint64_t bytes;
   const char* name;      // for messages; null: "argument N"
   uint8_t* initialised;  // a byte for each byte: whether it has been written; null: not tracked
+  const char* refusal;   // why any access is an error, as it ends the message: "in memory that was freed"; or null
   int32_t grain;         // bytes that a thread reads or writes at least, mostly
   int32_t argument;
   int32_t read_only;
-  int32_t freed;  // memory that was freed: any access is an error
+  int32_t unused;
 };
 
 // module.py packs it.

@@ -267,11 +267,12 @@ static Region* find_late(const char* pointer, size_t bytes, Access access, Where
   const Buffer* buffer = machine.find(pointer);
   if (!buffer) out_of_bounds(pointer, bytes, access, nullptr, where);
   Region region = global_region(*buffer);
-  if (buffer->freed) {
-    fail(ErrorKind::kOutOfBounds, where, "%s of %zu bytes at byte %td of %s, in memory that was freed", verb(access),
-         bytes, pointer - region.low, name_of(region));
+  const bool is_inside = pointer >= region.low && pointer + bytes <= region.high;
+  if (!is_inside && !buffer->refusal) out_of_bounds(pointer, bytes, access, &region, where);
+  if (buffer->refusal) {
+    fail(ErrorKind::kOutOfBounds, where, "%s of %zu bytes at byte %td of %s, %s", verb(access), bytes,
+         pointer - region.low, name_of(region), buffer->refusal);
   }
-  if (pointer < region.low || pointer + bytes > region.high) out_of_bounds(pointer, bytes, access, &region, where);
   region.cells = reserve(cells_of(region.bytes()));
   if (!region.cells) fail(ErrorKind::kTrap, where, "not enough address space for the shadow of %s", name_of(region));
   region.found_late = true;
