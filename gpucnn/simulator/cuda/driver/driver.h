@@ -109,7 +109,15 @@ CUresult enqueue(CUstream stream, std::string name, Work work);
 CUresult finish_stream(CUstream stream);  // runs what is pending in it, and what that waits for
 CUresult finish_device(int device);
 bool is_capturing(CUstream stream);
-bool is_any_capturing_in_global_mode();  // then calls such as cuMemAlloc are refused: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+bool is_any_capturing_in_global_mode();  // then calls such as cuMemAlloc are refused
+
+// Such a call begins with it: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, and the capture is invalid from then on.
+CUresult refuse_while_capturing(const char* call);
+
+// With GPUCNN_CUDA_STICKY=1 a failed kernel spoils its device, as on a GPU: what uses it fails in the same way until
+// cuDevicePrimaryCtxReset. By default the next call works, which suits tests that provoke failures.
+CUresult sticky_error(int device);
+void clear_sticky_error(int device);
 
 // ---- Failures (errors.cpp) -----------------------------------------------------------------------------------------
 

@@ -271,6 +271,7 @@ static std::string place_of(const Call& call, const ErrorReport& report) {
 
 static CUresult report_failure(const Call& call) {
   const ErrorReport& report = *call.module->image.error();
+  note_sticky_error(device_of(call.module->context), error_of(report));
   const std::string place = place_of(call, report);
   return failure(error_of(report), "%s%s%s [%s, block %s, thread %s]%s", place.c_str(), place.empty() ? "" : ": ",
                  report.message, readable_name(call.entry->name).c_str(), text_of(report.block).c_str(),

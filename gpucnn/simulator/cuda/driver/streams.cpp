@@ -2,6 +2,9 @@
 // program allows and in a random order among the streams that may go on: a missing wait then gives wrong numbers.
 #include "streams.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include <algorithm>
 #include <condition_variable>
 #include <map>
@@ -85,6 +88,31 @@ static void forget_finished_streams() {
   auto is_empty = [](const StreamPointer& stream) { return stream->pending.empty() && !stream->busy; };
   auto& all = leaving();
   all.erase(std::remove_if(all.begin(), all.end(), is_empty), all.end());
+}
+
+// ---- Errors that stay ----------------------------------------------------------------------------------------------
+
+static std::map<int, CUresult>& sticky_errors() {
+  static auto& all = *new std::map<int, CUresult>;
+  return all;
+}
+
+void note_sticky_error(int device, CUresult error) {
+  static const char* wanted = getenv("GPUCNN_CUDA_STICKY");
+  if (wanted && strcmp(wanted, "1") == 0) sticky_errors().emplace(device, error);
+}
+
+CUresult sticky_error(int device) {
+  Guard guard(driver_lock());
+  auto found = sticky_errors().find(device);
+  if (found == sticky_errors().end()) return CUDA_SUCCESS;
+  return failure(found->second, "a kernel has failed on device %d, which stays unusable until cuDevicePrimaryCtxReset",
+                 device);
+}
+
+void clear_sticky_error(int device) {
+  Guard guard(driver_lock());
+  sticky_errors().erase(device);
 }
 
 // ---- Running -------------------------------------------------------------------------------------------------------
@@ -247,6 +275,7 @@ static CUresult run_if_immediate(const Position& position) {
 
 CUresult issue(const StreamPointer& stream, std::string name, WorkKind kind, Work work) {
   if (CUresult error = refuse_host_function()) return error;
+  if (CUresult error = sticky_error(device_of(stream->context))) return error;
   if (stream->capture) return capture_work(stream, std::move(name), kind, std::move(work));
   if (stream->is_legacy) {
     if (CUresult error = refuse_legacy_stream(stream->context, true)) return error;
@@ -289,11 +318,13 @@ CUresult finish_stream(CUstream handle) {
   if (stream->is_legacy) {
     if (CUresult refused = refuse_legacy_stream(stream->context, true)) return refused;
   }
+  if (CUresult spoilt = sticky_error(device_of(stream->context))) return spoilt;
   return run_until(end_of(stream));
 }
 
 CUresult finish_device(int device) {
   Guard guard(driver_lock());
+  if (CUresult error = sticky_error(device)) return error;
   std::vector<Position> ends;
   for (const StreamPointer& stream : streams_of(nullptr)) {
     if (device_of(stream->context) != device) continue;

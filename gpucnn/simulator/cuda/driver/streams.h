@@ -94,6 +94,9 @@ CUresult poll(const Position& goal);
 // The end of a stream as it is now; that of the legacy stream includes the blocking streams.
 std::vector<Position> end_of(const StreamPointer& stream);
 
+// A kernel has failed on the device.
+void note_sticky_error(int device, CUresult error);
+
 // Whether this thread is inside a host function, where CUDA must not be called.
 bool in_host_function();
 
