@@ -36,7 +36,6 @@ gpucnn_cuda.pth imports this at each start of this environment's Python. What is
 """
 
 import os
-import sys
 
 DEFAULTS = {defaults}
 
@@ -48,7 +47,6 @@ def set_defaults():
     )
     # A folder apart: no real GPU may ever be given the images that are compiled here.
     os.environ.setdefault("CUPY_CACHE_DIR", os.path.join(os.path.expanduser(cache), "cupy-kernels"))
-    os.environ.setdefault("GPUCNN_CUDA_PYTHON", sys.executable)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
 

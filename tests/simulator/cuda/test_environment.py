@@ -191,7 +191,7 @@ def defaults(tmp_path: Path, **given: str) -> dict[str, str]:
     (tmp_path / environment.PACKAGE).mkdir()
     environment._write_defaults(python, environment.Description("14.2.0", 12, "a100", "linked", complete=True))
     assert (tmp_path / "gpucnn_cuda.pth").read_text(encoding="utf-8") == "import gpucnn_cuda\n"
-    names = ("CUPY_ACCELERATORS", "CUPY_CACHE_DIR", "GPUCNN_CUDA_DEVICE", "GPUCNN_CUDA_PYTHON")
+    names = ("CUPY_ACCELERATORS", "CUPY_CACHE_DIR", "GPUCNN_CUDA_DEVICE")
     code = f"import os, gpucnn_cuda; print('|'.join(os.environ[name] for name in {names}))"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUPY_", "GPUCNN_", "XDG_"))}
     clean |= {"PYTHONPATH": str(tmp_path), "HOME": "/home/somebody", **given}
@@ -204,12 +204,11 @@ def test_defaults_of_variables(tmp_path: Path) -> None:
         "CUPY_ACCELERATORS": "",
         "CUPY_CACHE_DIR": "/home/somebody/.cache/gpucnn/cupy-kernels",
         "GPUCNN_CUDA_DEVICE": "a100",
-        "GPUCNN_CUDA_PYTHON": sys.executable,
     }
 
 
 def test_variables_that_are_set_stay(tmp_path: Path) -> None:
-    given = {"CUPY_ACCELERATORS": "cub", "GPUCNN_CUDA_DEVICE": "t4", "GPUCNN_CUDA_PYTHON": "/bin/python"}
+    given = {"CUPY_ACCELERATORS": "cub", "GPUCNN_CUDA_DEVICE": "t4"}
     found = defaults(tmp_path, GPUCNN_CACHE_DIR="/cache", **given)
     assert found == given | {"CUPY_CACHE_DIR": "/cache/cupy-kernels"}
 
