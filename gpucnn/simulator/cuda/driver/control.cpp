@@ -23,6 +23,9 @@ CONTROL uint64_t cudasim_inject(const char* function, uint64_t first, uint64_t l
   return parse_error(error, &injection.error) ? add_injection(injection) : 0;
 }
 
+// Whether the driver has a function of this documented name.
+CONTROL int cudasim_exports(const char* function) { return latest_entry_point(function) != nullptr; }
+
 // The number of calls that the injection let fail.
 CONTROL uint64_t cudasim_withdraw(uint64_t id) {
   Lock held(driver_lock());

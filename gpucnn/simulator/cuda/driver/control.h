@@ -39,8 +39,13 @@ struct CallCount {
 };
 std::vector<CallCount> call_counts();  // valid until the next reset
 
+// ---- entry_points.cpp ----------------------------------------------------------------------------------------------
+
 // The address of an entry point of entry_points.inc; null for other names.
 void* entry_point(const std::string& name);
+
+// The latest version of a function, as the plain name means it: cuMemAlloc is cuMemAlloc_v2.
+void* latest_entry_point(const std::string& name);
 
 // ---- memory.cpp ----------------------------------------------------------------------------------------------------
 

@@ -26,4 +26,11 @@ void* entry_point(const std::string& name) {
   return nullptr;
 }
 
+void* latest_entry_point(const std::string& name) {
+  for (const char* version : {"_v4", "_v3", "_v2", ""}) {
+    if (void* found = entry_point(name + version)) return found;
+  }
+  return nullptr;
+}
+
 }  // namespace cudasim

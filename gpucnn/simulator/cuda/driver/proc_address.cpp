@@ -8,14 +8,6 @@
 
 namespace cudasim {
 
-// The latest version of a function, as the plain name means it: cuMemAlloc is cuMemAlloc_v2.
-static void* latest_entry_point(const std::string& name) {
-  for (const char* version : {"_v4", "_v3", "_v2", ""}) {
-    if (void* found = entry_point(name + version)) return found;
-  }
-  return nullptr;
-}
-
 // CUDA's libraries that are linked into a program look the driver's functions up here, among them one that is not
 // documented and by which they ask the driver to prove that it is NVIDIA's. What they go on to run is compiled for a
 // GPU, and some of them do not look at errors: they would leave wrong numbers behind without a word.
