@@ -99,9 +99,7 @@ def _library() -> ctypes.CDLL:
     for name in ("marker", "memory_limit", "stream_seed"):
         getattr(library, f"cudasim_{name}").restype = ctypes.c_uint64
     for name in ("memory_limit", "stream_seed"):
-        setter = getattr(library, f"cudasim_set_{name}")
-        setter.restype = None
-        setter.argtypes = (ctypes.c_uint64,)
+        getattr(library, f"cudasim_set_{name}").argtypes = (ctypes.c_uint64,)
     return library
 
 
@@ -288,6 +286,11 @@ def stream_order(seed: int) -> Iterator[None]:
     ----------
     seed : int
         0 to run work when it is issued. See GPUCNN_CUDA_STREAM_SEED, which is the default.
+
+    Raises
+    ------
+    SimulatorError
+        At the end of the block, if work that was still pending failed.
     """
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
@@ -296,5 +299,8 @@ def stream_order(seed: int) -> Iterator[None]:
     library.cudasim_set_stream_seed(seed)
     try:
         yield
-    finally:
+    except BaseException:
         library.cudasim_set_stream_seed(before)
+        raise
+    if library.cudasim_set_stream_seed(before):
+        raise SimulatorError(last_failure())
