@@ -32,6 +32,14 @@ static std::optional<Plan> find(cufftHandle handle) {
   return found->second;
 }
 
+static cufftResult create(cufftHandle* handle) {
+  if (!handle) return CUFFT_INVALID_VALUE;
+  std::lock_guard<std::mutex> guard(plans_lock);
+  *handle = ++last_handle;
+  plans()[*handle] = Plan();
+  return CUFFT_SUCCESS;
+}
+
 // Does change(plan), counted as a call of `name`.
 template <class Change>
 static cufftResult with_plan(const char* name, cufftHandle handle, Change change) {
@@ -110,7 +118,7 @@ static cufftResult make(const char* name, Plan& plan, const Request<Integer>& re
                    static_cast<size_t>(request.output_distance)};
   }
   plan.batch = static_cast<size_t>(request.batch);
-  if (work_bytes) *work_bytes = 0;  // the work area is the process's own memory
+  if (work_bytes) *work_bytes = plan.work_bytes();
   return CUFFT_SUCCESS;
 }
 
@@ -125,6 +133,25 @@ static cufftResult make_typed(const char* name, cufftHandle handle, cufftType ty
   });
 }
 
+// A dense plan of this shape.
+static cufftResult make_dense(const char* name, cufftHandle handle, std::vector<int> sizes, cufftType type, int batch,
+                              size_t* work_bytes) {
+  const Request<int> request{static_cast<int>(sizes.size()), sizes.data(), nullptr, 1, 0, nullptr, 1, 0, batch};
+  return make_typed(name, handle, type, request, work_bytes);
+}
+
+// What makes a plan in one call creates the handle, too.
+template <class Make>
+static cufftResult create_and_make(cufftHandle* handle, Make make) {
+  if (cufftResult result = create(handle)) return result;
+  const cufftResult result = make(*handle);
+  if (result) {
+    std::lock_guard<std::mutex> guard(plans_lock);
+    plans().erase(*handle);
+  }
+  return result;
+}
+
 // ---- Execution -----------------------------------------------------------------------------------------------------
 
 struct Task {
@@ -135,9 +162,16 @@ struct Task {
   int sign;
 };
 
+// A GPU would write to the work area: the program's must be there. What is computed here has memory of the process.
+static CUresult check_work_area(const Plan& plan, const std::string& name) {
+  if (plan.allocates) return CUDA_SUCCESS;
+  return cudasim_check_range((name + ": work area").c_str(), plan.work_area, plan.work_bytes(), true);
+}
+
 static CUresult run(void* data) {
   const auto* task = static_cast<Task*>(data);
-  const CUresult result = execute(task->plan, task->name, task->input, task->output, task->sign);
+  CUresult result = check_work_area(task->plan, task->name);
+  if (!result) result = execute(task->plan, task->name, task->input, task->output, task->sign);
   if (result) {
     const char* text = nullptr;
     if (cuGetErrorString(result, &text) || !text) text = "failed";
@@ -155,6 +189,7 @@ static cufftResult enqueue(const char* name, cufftHandle handle, const void* inp
   if (sign != CUFFT_FORWARD && sign != CUFFT_INVERSE) {
     return refuse(CUFFT_INVALID_VALUE, call + ": the direction must be CUFFT_FORWARD or CUFFT_INVERSE");
   }
+  if (!plan->allocates && !plan->work_area) return refuse(CUFFT_NO_WORKSPACE, call + ": the plan has no work area");
   auto* task = new Task{*plan, name, input, output, sign};
   const auto destroy = [](void* data) { delete static_cast<Task*>(data); };
   return cudasim_enqueue(plan->stream, name, run, task, destroy) ? CUFFT_EXEC_FAILED : CUFFT_SUCCESS;
@@ -176,6 +211,7 @@ static cufftResult enqueue_typed(const char* name, cufftHandle handle, cufftType
 using namespace cudasim::cufft;
 
 CUFFT_ENTRY cufftGetVersion(int* version) {
+  if (cudasim_begin_call(__func__)) return CUFFT_SETUP_FAILED;
   if (!version) return CUFFT_INVALID_VALUE;
   *version = CUDASIM_CUDA_VERSION >= 13000 ? 12000 : 11400;
   return CUFFT_SUCCESS;
@@ -183,11 +219,7 @@ CUFFT_ENTRY cufftGetVersion(int* version) {
 
 CUFFT_ENTRY cufftCreate(cufftHandle* handle) {
   if (cudasim_begin_call(__func__)) return CUFFT_SETUP_FAILED;
-  if (!handle) return CUFFT_INVALID_VALUE;
-  std::lock_guard<std::mutex> guard(plans_lock);
-  *handle = ++last_handle;
-  plans()[*handle] = Plan();
-  return CUFFT_SUCCESS;
+  return create(handle);
 }
 
 CUFFT_ENTRY cufftDestroy(cufftHandle handle) {
@@ -196,12 +228,27 @@ CUFFT_ENTRY cufftDestroy(cufftHandle handle) {
   return plans().erase(handle) ? CUFFT_SUCCESS : refuse(CUFFT_INVALID_PLAN, "cufftDestroy: there is no such plan");
 }
 
-CUFFT_ENTRY cufftSetAutoAllocation(cufftHandle handle, int) {
-  return with_plan(__func__, handle, [](Plan&) { return CUFFT_SUCCESS; });
+CUFFT_ENTRY cufftSetAutoAllocation(cufftHandle handle, int allocates) {
+  return with_plan(__func__, handle, [=](Plan& plan) {
+    plan.allocates = allocates != 0;
+    return CUFFT_SUCCESS;
+  });
 }
 
-CUFFT_ENTRY cufftSetWorkArea(cufftHandle handle, void*) {
-  return with_plan(__func__, handle, [](Plan&) { return CUFFT_SUCCESS; });
+CUFFT_ENTRY cufftSetWorkArea(cufftHandle handle, void* work_area) {
+  return with_plan(__func__, handle, [=](Plan& plan) {
+    plan.allocates = false;
+    plan.work_area = work_area;
+    return CUFFT_SUCCESS;
+  });
+}
+
+CUFFT_ENTRY cufftGetSize(cufftHandle handle, size_t* work_bytes) {
+  return with_plan(__func__, handle, [=](Plan& plan) {
+    if (!work_bytes || plan.batch == 0) return refuse(CUFFT_INVALID_PLAN, "cufftGetSize: the plan was not made");
+    *work_bytes = plan.work_bytes();
+    return CUFFT_SUCCESS;
+  });
 }
 
 CUFFT_ENTRY cufftSetStream(cufftHandle handle, CUstream stream) {
@@ -211,9 +258,16 @@ CUFFT_ENTRY cufftSetStream(cufftHandle handle, CUstream stream) {
   });
 }
 
-CUFFT_ENTRY cufftMakePlan1d(cufftHandle handle, int size, cufftType type, int batch, size_t* work_bytes) {
-  const Request<int> request{1, &size, nullptr, 1, 0, nullptr, 1, 0, batch};
-  return make_typed(__func__, handle, type, request, work_bytes);
+CUFFT_ENTRY cufftMakePlan1d(cufftHandle handle, int nx, cufftType type, int batch, size_t* work_bytes) {
+  return make_dense(__func__, handle, {nx}, type, batch, work_bytes);
+}
+
+CUFFT_ENTRY cufftMakePlan2d(cufftHandle handle, int nx, int ny, cufftType type, size_t* work_bytes) {
+  return make_dense(__func__, handle, {nx, ny}, type, 1, work_bytes);
+}
+
+CUFFT_ENTRY cufftMakePlan3d(cufftHandle handle, int nx, int ny, int nz, cufftType type, size_t* work_bytes) {
+  return make_dense(__func__, handle, {nx, ny, nz}, type, 1, work_bytes);
 }
 
 CUFFT_ENTRY cufftMakePlanMany(cufftHandle handle, int rank, int* sizes, int* input_embed, int input_stride,
@@ -222,6 +276,40 @@ CUFFT_ENTRY cufftMakePlanMany(cufftHandle handle, int rank, int* sizes, int* inp
   const Request<int> request{rank,         sizes,         input_embed,     input_stride, input_distance,
                              output_embed, output_stride, output_distance, batch};
   return make_typed(__func__, handle, type, request, work_bytes);
+}
+
+CUFFT_ENTRY cufftMakePlanMany64(cufftHandle handle, int rank, long long* sizes, long long* input_embed,
+                                long long input_stride, long long input_distance, long long* output_embed,
+                                long long output_stride, long long output_distance, cufftType type, long long batch,
+                                size_t* work_bytes) {
+  const Request<long long> request{rank,         sizes,         input_embed,     input_stride, input_distance,
+                                   output_embed, output_stride, output_distance, batch};
+  return make_typed(__func__, handle, type, request, work_bytes);
+}
+
+CUFFT_ENTRY cufftPlan1d(cufftHandle* handle, int nx, cufftType type, int batch) {
+  const char* name = __func__;
+  return create_and_make(handle, [=](cufftHandle made) { return make_dense(name, made, {nx}, type, batch, nullptr); });
+}
+
+CUFFT_ENTRY cufftPlan2d(cufftHandle* handle, int nx, int ny, cufftType type) {
+  const char* name = __func__;
+  return create_and_make(handle, [=](cufftHandle made) { return make_dense(name, made, {nx, ny}, type, 1, nullptr); });
+}
+
+CUFFT_ENTRY cufftPlan3d(cufftHandle* handle, int nx, int ny, int nz, cufftType type) {
+  const char* name = __func__;
+  const auto make = [=](cufftHandle made) { return make_dense(name, made, {nx, ny, nz}, type, 1, nullptr); };
+  return create_and_make(handle, make);
+}
+
+CUFFT_ENTRY cufftPlanMany(cufftHandle* handle, int rank, int* sizes, int* input_embed, int input_stride,
+                          int input_distance, int* output_embed, int output_stride, int output_distance,
+                          cufftType type, int batch) {
+  const char* name = __func__;
+  const Request<int> request{rank,         sizes,         input_embed,     input_stride, input_distance,
+                             output_embed, output_stride, output_distance, batch};
+  return create_and_make(handle, [=](cufftHandle made) { return make_typed(name, made, type, request, nullptr); });
 }
 
 CUFFT_ENTRY cufftXtMakePlanMany(cufftHandle handle, int rank, long long* sizes, long long* input_embed,

@@ -82,6 +82,12 @@ Kind Plan::kind() const {
   return is_complex(output.type) ? Kind::kComplex : Kind::kComplexToReal;
 }
 
+// A size that cuFFT might ask for.
+size_t Plan::work_bytes() const {
+  const Layout& complex = is_complex(input.type) ? input : output;
+  return batch * rows() * sizes.back() * bytes_of(complex.type);
+}
+
 size_t Plan::rows() const {
   size_t rows = 1;
   for (size_t d = 0; d + 1 < sizes.size(); d++) rows *= sizes[d];

@@ -24,7 +24,10 @@ struct Plan {
   Layout output;
   bool is_default_layout = false;  // then real data in place are padded
   CUstream stream = nullptr;
+  bool allocates = true;  // its work area itself, as cuFFT would
+  void* work_area = nullptr;
 
+  size_t work_bytes() const;
   Kind kind() const;
   size_t rows() const;  // of the innermost dimension, in a transform
   // Of the innermost dimension, as stored in the input or the output: half the spectrum of real data is not.
