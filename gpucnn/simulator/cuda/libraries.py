@@ -134,10 +134,8 @@ class _Job:
         major, minor = (int(part) for part in cuda_version.split(".")[:2])
         self.includes = (f"-I{sources}", f"-I{sources / 'host_headers'}", f"-I{toolchain.HERE}", f"-isystem{headers}")
         self.flags = (*FLAGS, *toolchain.processor_flags(), f"-DCUDASIM_CUDA_VERSION={major * 1000 + minor * 10}")
-        simulator = toolchain.sources_identity()  # the launcher includes some of its headers
-        self.common = toolchain.hash_of(
-            self.compiler.identity, *self.flags, simulator, identity(headers), identity(sources / "host_headers")
-        )
+        included = [sources / "host_headers", toolchain.HERE / "runtime", toolchain.HERE / "include", headers]
+        self.common = toolchain.hash_of(self.compiler.identity, *self.flags, *map(identity, included))
 
     def compile_all(self) -> dict[str, list[Path]]:
         """The object files of each library."""
@@ -159,10 +157,16 @@ class _Job:
             raise CompileError(f"the sources of the simulated library {library.name} are not in {self.sources}")
         return found
 
+    def services(self, name: str) -> list[Path]:
+        """The header of a library that others include."""
+        return list((self.sources / name).glob("services.h"))
+
     def compile(self, library: Library, source: Path) -> Path:
         """The object file of a source, from the cache if it is there."""
-        headers = [identity(self.sources / name, (".h", ".inc")) for name in (library.name, *library.needs)]
-        key = toolchain.hash_of(self.common, *headers, source.name, source.read_text(encoding="utf-8"))
+        # Of the libraries that it needs, a library includes the services alone.
+        services = [path.read_text(encoding="utf-8") for name in library.needs for path in self.services(name)]
+        own = identity(self.sources / library.name)
+        key = toolchain.hash_of(self.common, own, *services, source.name, source.read_text(encoding="utf-8"))
 
         def compile_to(target: Path) -> None:
             command = [self.compiler.path, *self.flags, *self.includes, "-c", str(source), "-o", str(target)]
@@ -198,11 +202,11 @@ class _Job:
         return toolchain.cached(f"cuda-{library.name}-{key}.so", link_to)
 
 
-def identity(folder: Path, suffixes: tuple[str, ...] = (".h", ".hpp", ".inc")) -> str:
+def identity(folder: Path) -> str:
     """A hash of the names and contents of a folder's headers."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.suffix in suffixes:
+        if path.suffix in (".h", ".hpp", ".inc"):
             digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from gpucnn.simulator import toolchain
 from gpucnn.simulator.cuda import libraries
+from gpucnn.simulator.cupy.capi import check_interface
 from gpucnn.simulator.cupy.downloads import BuildError, run
 from gpucnn.simulator.cupy.versions import Versions
 from gpucnn.simulator.errors import CompileError
@@ -87,6 +89,8 @@ class Module:
     loads : tuple of str
         Those that it is linked with for others: CuPy and cuda-pathfinder look a library up by its soname, and find
         it loaded, without a search path.
+    has_interface : bool
+        Whether other modules of CuPy call its C functions, which must then be those of the wheel's module.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Module:
     sources: str = ""
     needs: tuple[str, ...] = ("cudart", "driver")
     loads: tuple[str, ...] = ()
+    has_interface: bool = False
 
     @property
     def path(self) -> Path:
@@ -105,6 +110,7 @@ RUNTIME = Module(
     "cupy_backends.cuda.api.runtime",
     ("cupy_backends/cuda/api",),
     loads=("nvrtc", "cublas", "cublasLt", "curand", "cufft"),
+    has_interface=True,
 )
 GENERATOR = Module("cupy.random._generator_api", ("cupy/random", "cupy/cuda", "cupy/_core"), sources="curand/generator")
 MODULES = (RUNTIME, GENERATOR)
@@ -141,10 +147,16 @@ class Builder:
             *(str(linked[name]) for name in names),
             f"-Wl,-rpath,$ORIGIN/{os.path.relpath(folder, target.parent)}",
         ]
+        wheels = folder.parent / "wheel" / target.name
+        if module.has_interface and not wheels.exists():
+            wheels.parent.mkdir(exist_ok=True)
+            shutil.copy(target, wheels)
         with tempfile.TemporaryDirectory(prefix="new-", dir=target.parent) as scratch:
             made = Path(scratch) / target.name
             toolchain.run([*command, "-o", str(made)])
             os.replace(made, target)
+        if module.has_interface:
+            check_interface(wheels, target, name=module.name, python=self.python.executable)
 
     def objects(self, module: Module) -> list[Path]:
         """The object files of a module, from the cache if they are there."""
@@ -175,7 +187,7 @@ class Builder:
     def _key(self, module: Module) -> str:
         python = f"{self.python.tag} {self.python.include}"
         host_headers = libraries.identity(libraries.HERE / "host_headers")
-        services = libraries.identity(libraries.HERE / "driver")
+        services = (libraries.HERE / "driver/services.h").read_text(encoding="utf-8")
         compiler = toolchain.compiler().identity
         return toolchain.hash_of(compiler, repr(self.versions), python, module.name, *FLAGS, host_headers, services)
 

@@ -195,3 +195,14 @@ def test_headers_that_are_missing_are_told(tmp_path: Path, sources: Path) -> Non
 def test_an_unknown_version_of_cuda_is_refused(tmp_path: Path, sources: Path, headers: Path) -> None:
     with pytest.raises(ValueError, match=r"cuda_version must be of CUDA 12 or 13, got '11\.8'"):
         built(tmp_path, sources, headers, "11.8")
+
+
+def test_a_library_includes_nothing_of_another_but_its_services() -> None:
+    """The objects that a header is part of are known from this."""
+    names = {library.name for library in libraries.LIBRARIES}
+    for library in libraries.LIBRARIES:
+        for path in (libraries.HERE / library.name).rglob("*"):
+            if path.suffix in (".cpp", ".h", ".inc"):
+                included = re.findall(r'#include "(\w+)/(.*)"', path.read_text(encoding="utf-8"))
+                others = [item for item in included if item[0] in names - {library.name}]
+                assert set(others) <= {("driver", "services.h")}, path
