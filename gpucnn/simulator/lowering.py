@@ -171,7 +171,7 @@ def _description(number: int, head: _Head) -> str:
     bounds = " ".join(_without_markers(head.launch_bounds).split())
     return (
         f" GPUCNN_C_LINKAGE {{ GPUCNN_SYMBOL gpucnn_symbol_{number} = (void*){kernel};"
-        f" void gpucnn_describe_{number}(::gpucnn::Entry& entry) {{"
+        f" GPUCNN_KEPT void gpucnn_describe_{number}(::gpucnn::Entry& entry) {{"
         f" entry = ::gpucnn::KernelEntry<{kernel}>::describe("
         f'"{_PLACEHOLDER.format(number)}", ::gpucnn::launch_bound({bounds})); }} }}'
     )
@@ -222,7 +222,7 @@ def _lower_variable(text: str, start: int, end: int) -> tuple[int, int, str]:
         if text[position : position + 1] == "(" and _ATTRIBUTE.search(text, max(end, position - 40), position):
             position = _closing(text, position) + 1
     is_variable = text[position : position + 1] in list(";=[{") and "operator" not in text[end:position]
-    return start, end, f"{text[start:end]} GPUCNN_GLOBAL" if is_variable else text[start:end]
+    return start, end, f"{text[start:end]} GPUCNN_KEPT" if is_variable else text[start:end]
 
 
 def _table_of_variables(assembly: str) -> str:

@@ -6,9 +6,13 @@
 #include "interface.h"
 
 #define GPUCNN_C_LINKAGE extern "C"  // what the lowering adds; programs have none
+#ifdef __clang__
 #define GPUCNN_EXPORTED extern "C" __attribute__((visibility("default")))
-// Kept, and never taken for a constant: the host may read and write it.
-#define GPUCNN_GLOBAL __attribute__((used))
+#else
+#define GPUCNN_EXPORTED extern "C" __attribute__((visibility("default"), externally_visible))
+#endif
+// Kept though nothing in the program may need it; a variable is never taken for a constant, as the host may write to it.
+#define GPUCNN_KEPT __attribute__((used))
 // A constant whose value in the assembly code is the symbol of a kernel or of a variable.
 #define GPUCNN_SYMBOL __attribute__((used)) void*
 
