@@ -11,8 +11,7 @@ using Lock = std::lock_guard<std::recursive_mutex>;
 // What every call that allocates or frees begins with: they order themselves against all streams.
 static CUresult require_no_capture() {
   if (CUresult error = require_context()) return error;
-  if (!is_any_capturing_in_global_mode()) return CUDA_SUCCESS;
-  return failure(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "memory is allocated or freed while a stream is captured");
+  return refuse_while_capturing("a call that allocates or frees memory");
 }
 
 static CUresult allocate_simple(size_t bytes, MemoryKind kind, unsigned flags, void** result) {

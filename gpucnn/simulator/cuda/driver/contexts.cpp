@@ -91,6 +91,9 @@ bool can_access(int device, int owner) {
 // Ends a context: its work is finished, its memory freed, its settings forgotten.
 static CUresult tear_down(CUcontext context) {
   const CUresult error = finish_device(context->device);
+  release_streams(context);
+  release_modules(context);
+  clear_sticky_error(context->device);
   release_context(context);
   context->peers.clear();
   for (CUcontext other : contexts().all) {
@@ -275,9 +278,7 @@ ENTRY_POINT cuCtxSynchronize(void) {
   Lock held(driver_lock());
   BEGIN_CALL();
   if (CUresult error = require_context()) return error;
-  if (is_any_capturing_in_global_mode()) {
-    return failure(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "a device cannot be waited for while a stream is captured");
-  }
+  if (CUresult error = refuse_while_capturing("cuCtxSynchronize")) return error;
   return finish_device(current_device());
 }
 

@@ -119,6 +119,10 @@ CUresult refuse_while_capturing(const char* call);
 CUresult sticky_error(int device);
 void clear_sticky_error(int device);
 
+// At the end of a context: its streams and modules are gone, and what is still pending in them.
+void release_streams(CUcontext context);
+void release_modules(CUcontext context);
+
 // ---- Failures (errors.cpp) -----------------------------------------------------------------------------------------
 
 // Records the description of a failure, logs it, and returns `error`. The text reaches Python through cuGetErrorString.

@@ -96,9 +96,7 @@ static double milliseconds(const timespec& from, const timespec& to) {
   return static_cast<double>(to.tv_sec - from.tv_sec) * 1e3 + static_cast<double>(to.tv_nsec - from.tv_nsec) * 1e-6;
 }
 
-// The time that the simulation took: it says nothing about a GPU.
-ENTRY_POINT cuEventElapsedTime(float* elapsed, CUevent start, CUevent end) {
-  BEGIN_CALL();
+static CUresult elapsed_time(float* elapsed, CUevent start, CUevent end) {
   return with_event(start, [&](CUevent_st& from) {
     return with_event(end, [&](CUevent_st& to) {
       if (CUresult error = refuse_captured(from)) return error;
@@ -114,6 +112,18 @@ ENTRY_POINT cuEventElapsedTime(float* elapsed, CUevent start, CUevent end) {
       return CUDA_SUCCESS;
     });
   });
+}
+
+// The time that the simulation took: it says nothing about a GPU.
+#undef cuEventElapsedTime
+ENTRY_POINT cuEventElapsedTime(float* elapsed, CUevent start, CUevent end) {
+  BEGIN_CALL();
+  return elapsed_time(elapsed, start, end);
+}
+
+ENTRY_POINT cuEventElapsedTime_v2(float* elapsed, CUevent start, CUevent end) {
+  BEGIN_CALL();
+  return elapsed_time(elapsed, start, end);
 }
 
 static CUresult wait_for(const StreamPointer& stream, const CUevent_st& event) {

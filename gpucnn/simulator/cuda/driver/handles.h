@@ -3,6 +3,9 @@
 #include <map>
 #include <memory>
 #include <utility>
+#include <vector>
+
+#include <cuda.h>
 
 namespace cudasim {
 
@@ -21,6 +24,14 @@ class Handles {
   }
 
   bool remove(T* handle) { return objects_.erase(handle) != 0; }
+
+  std::vector<std::shared_ptr<T>> of(CUcontext context) const {
+    std::vector<std::shared_ptr<T>> found;
+    for (const auto& [handle, object] : objects_) {
+      if (object->context == context) found.push_back(object);
+    }
+    return found;
+  }
 
   auto begin() const { return objects_.begin(); }
   auto end() const { return objects_.end(); }

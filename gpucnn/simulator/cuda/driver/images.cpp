@@ -81,11 +81,20 @@ int memory_file(const char* name, const void* data, size_t bytes, unsigned flags
   return -1;
 }
 
+// A path of an open file that was never used before: the loader takes a file for one that it has loaded by its path,
+// and file numbers come again. The count of paths is written into it, a bit as "/." or as "/", which mean nothing.
+static std::string new_path(int file) {
+  static uint64_t count = 0;
+  std::string path = "/proc/self/fd";
+  for (uint64_t bits = ++count; bits; bits >>= 1) path += bits & 1 ? "/." : "/";
+  return path + "/" + std::to_string(file);
+}
+
 // Each load is of a new file: the same image loaded twice has its variables twice, as on a device.
 static void* load(const void* data, size_t bytes) {
   const int file = memory_file("cuda-module", data, bytes, MFD_CLOEXEC);
   if (file < 0) return nullptr;
-  const std::string path = "/proc/self/fd/" + std::to_string(file);
+  const std::string path = new_path(file);
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   close(file);
   return library;

@@ -130,6 +130,17 @@ static CUresult with_module(CUmodule handle, Answer answer) {
   return module ? answer(module) : refuse_module(handle);
 }
 
+// ---- The end of a context ------------------------------------------------------------------------------------------
+
+void release_modules(CUcontext context) {
+  Guard guard(driver_lock());
+  for (const ModulePointer& module : modules().of(context)) {
+    forget_functions(module);
+    modules().remove(module.get());
+  }
+  for (const auto& [handle, library] : libraries()) library->modules.erase(context);
+}
+
 // ---- Libraries -----------------------------------------------------------------------------------------------------
 
 static CUresult refuse_library(CUlibrary handle) {

@@ -129,7 +129,8 @@ static std::condition_variable_any& host_function_ended() {
 }
 
 uint64_t draw(uint64_t below) {
-  static uint64_t state = settings().stream_seed;
+  static uint64_t seed = 0, state = 0;
+  if (seed != settings().stream_seed) seed = state = settings().stream_seed;
   state += 0x9e3779b97f4a7c15ull;
   uint64_t mixed = (state ^ state >> 30) * 0xbf58476d1ce4e5b9ull;
   mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111ebull;
@@ -305,6 +306,19 @@ CUresult enqueue(CUstream handle, std::string name, Work work) {
   if (!stream) return error;
   const WorkKind kind = kind_of(name);
   return issue(stream, std::move(name), kind, std::move(work));
+}
+
+// ---- The end of a context ------------------------------------------------------------------------------------------
+
+void release_streams(CUcontext context) {
+  Guard guard(driver_lock());
+  for (const StreamPointer& stream : streams_of(context)) {
+    if (stream->capture) leave_capture(stream);
+    stream->pending.clear();  // what a failure left
+    stream->done = stream->issued;
+  }
+  for (const StreamPointer& stream : streams().of(context)) streams().remove(stream.get());
+  forget_finished_streams();
 }
 
 // ---- Waiting for streams -------------------------------------------------------------------------------------------
