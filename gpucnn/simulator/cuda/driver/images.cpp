@@ -39,25 +39,16 @@ static CUresult refuse_foreign(const void* data) {
                  magic);
 }
 
-size_t image_bytes(const void* data) {
-  if (!data) {
-    failure(CUDA_ERROR_INVALID_VALUE, "no image was given");
-    return 0;
-  }
-  if (memcmp(data, ELFMAG, SELFMAG) != 0) {
-    refuse_foreign(data);
-    return 0;
-  }
+CUresult measure_image(const void* data, size_t* bytes) {
+  if (!data) return failure(CUDA_ERROR_INVALID_VALUE, "no image was given");
+  if (memcmp(data, ELFMAG, SELFMAG) != 0) return refuse_foreign(data);
   const auto* header = static_cast<const Elf64_Ehdr*>(data);
-  if (header->e_machine == EM_CUDA) {
-    refuse_gpu_image("a cubin");
-    return 0;
-  }
+  if (header->e_machine == EM_CUDA) return refuse_gpu_image("a cubin");
   if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_machine != kHostMachine || header->e_type != ET_DYN) {
-    failure(CUDA_ERROR_INVALID_IMAGE, "the image is an ELF file, but no shared object for this processor");
-    return 0;
+    return failure(CUDA_ERROR_INVALID_IMAGE, "the image is an ELF file, but no shared object for this processor");
   }
-  return header->e_shoff + size_t{header->e_shentsize} * header->e_shnum;  // linkers put the section headers last
+  *bytes = header->e_shoff + size_t{header->e_shentsize} * header->e_shnum;  // linkers put the section headers last
+  return CUDA_SUCCESS;
 }
 
 // ---- Loading -------------------------------------------------------------------------------------------------------
@@ -139,8 +130,11 @@ CUresult read_image(const char* path, std::string* bytes) {
   char part[1 << 16];
   for (size_t count; (count = fread(part, 1, sizeof part, file)) > 0;) bytes->append(part, count);
   fclose(file);
-  // Text ends with a zero, and a header can be read of any file.
-  if (bytes->size() < sizeof(Elf64_Ehdr)) bytes->resize(sizeof(Elf64_Ehdr));
+  const size_t read = bytes->size();
+  if (read < sizeof(Elf64_Ehdr)) bytes->resize(sizeof(Elf64_Ehdr));  // a header can be read of any file
+  size_t wanted = 0;
+  if (CUresult error = measure_image(bytes->data(), &wanted)) return error;
+  if (read < wanted) return failure(CUDA_ERROR_INVALID_IMAGE, "the image %s is cut short", path);
   return CUDA_SUCCESS;
 }
 

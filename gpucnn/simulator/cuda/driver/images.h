@@ -27,8 +27,8 @@ struct Image {
   ~Image();
 };
 
-// The number of bytes of an image that a program gives without its size; 0 after failure() for one that cannot run.
-size_t image_bytes(const void* data);
+// The size of an image, which programs do not tell; a failure for one that cannot run.
+CUresult measure_image(const void* data, size_t* bytes);
 
 CUresult open_image(const void* data, size_t bytes, const std::string& name, Image& image);
 // A file that exists in memory only; -1 if there is no room for it.

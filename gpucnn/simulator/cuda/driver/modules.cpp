@@ -85,8 +85,8 @@ static CUresult load(CUmodule* handle, const void* data, const std::string& name
   Guard guard(driver_lock());
   if (CUresult error = require_context()) return error;
   if (!handle) return failure(CUDA_ERROR_INVALID_VALUE, "no place for the module was given");
-  const size_t bytes = image_bytes(data);
-  if (!bytes) return data ? CUDA_ERROR_INVALID_IMAGE : CUDA_ERROR_INVALID_VALUE;
+  size_t bytes = 0;
+  if (CUresult error = measure_image(data, &bytes)) return error;
   ModulePointer module;
   if (CUresult error = load_module(data, bytes, name, &module)) return error;
   *handle = modules().add(module);
@@ -177,8 +177,8 @@ static CUresult module_of(const LibraryPointer& library, ModulePointer* module) 
 static CUresult load_library(CUlibrary* handle, const void* data, const std::string& name) {
   Guard guard(driver_lock());
   if (!handle) return failure(CUDA_ERROR_INVALID_VALUE, "no place for the library was given");
-  const size_t bytes = image_bytes(data);
-  if (!bytes) return data ? CUDA_ERROR_INVALID_IMAGE : CUDA_ERROR_INVALID_VALUE;
+  size_t bytes = 0;
+  if (CUresult error = measure_image(data, &bytes)) return error;
   auto library = std::make_shared<CUlib_st>();
   library->name = name;
   library->bytes.assign(static_cast<const char*>(data), bytes);
