@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ LIBRARIES = (
     Library("cufft", {12: "libcufft.so.11", 13: "libcufft.so.12"}),
 )
 MAJORS = (12, 13)
+_INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"]+)[>"]', re.MULTILINE)
 
 
 def build(
@@ -132,10 +134,10 @@ class _Job:
         self.compiler = toolchain.compiler()
         self.report = report
         major, minor = (int(part) for part in cuda_version.split(".")[:2])
-        self.includes = (f"-I{sources}", f"-I{sources / 'host_headers'}", f"-I{toolchain.HERE}", f"-isystem{headers}")
+        self.folders = (sources, sources / "host_headers", toolchain.HERE)
+        self.includes = (*(f"-I{folder}" for folder in self.folders), f"-isystem{headers}")
         self.flags = (*FLAGS, *toolchain.processor_flags(), f"-DCUDASIM_CUDA_VERSION={major * 1000 + minor * 10}")
-        included = [sources / "host_headers", toolchain.HERE / "runtime", toolchain.HERE / "include", headers]
-        self.common = toolchain.hash_of(self.compiler.identity, *self.flags, *map(identity, included))
+        self.common = toolchain.hash_of(self.compiler.identity, *self.flags, identity(headers))
 
     def compile_all(self) -> dict[str, list[Path]]:
         """The object files of each library."""
@@ -157,16 +159,10 @@ class _Job:
             raise CompileError(f"the sources of the simulated library {library.name} are not in {self.sources}")
         return found
 
-    def services(self, name: str) -> list[Path]:
-        """The header of a library that others include."""
-        return list((self.sources / name).glob("services.h"))
-
     def compile(self, library: Library, source: Path) -> Path:
         """The object file of a source, from the cache if it is there."""
-        # Of the libraries that it needs, a library includes the services alone.
-        services = [path.read_text(encoding="utf-8") for name in library.needs for path in self.services(name)]
-        own = identity(self.sources / library.name)
-        key = toolchain.hash_of(self.common, own, *services, source.name, source.read_text(encoding="utf-8"))
+        parts = [path.read_text(encoding="utf-8") for path in (source, *included_by(source, self.folders))]
+        key = toolchain.hash_of(self.common, *parts)
 
         def compile_to(target: Path) -> None:
             command = [self.compiler.path, *self.flags, *self.includes, "-c", str(source), "-o", str(target)]
@@ -200,6 +196,21 @@ class _Job:
             self.report(soname)
 
         return toolchain.cached(f"cuda-{library.name}-{key}.so", link_to)
+
+
+def included_by(source: Path, folders: Sequence[Path]) -> list[Path]:
+    """The headers in `folders`, and next to what includes them, that a source includes; and those that they include."""
+    found: set[Path] = set()
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        names = _INCLUDE.findall(path.read_text(encoding="utf-8"))
+        for name in names:
+            there = [folder / name for folder in (path.parent, *folders) if (folder / name).is_file()]
+            if there and there[0].resolve() not in found:
+                found.add(there[0].resolve())
+                waiting.append(there[0].resolve())
+    return sorted(found)
 
 
 def identity(folder: Path) -> str:

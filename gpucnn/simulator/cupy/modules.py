@@ -176,8 +176,8 @@ class Builder:
 
     def _compiled(self, module: Module, source: Path) -> Path:
         """The object file of C++ of ours that a module calls."""
-        headers = [path.read_text(encoding="utf-8") for path in sorted(source.parent.glob("*.h"))]
-        key = toolchain.hash_of(self._key(module), source.name, source.read_text(encoding="utf-8"), *headers)
+        included = libraries.included_by(source, [libraries.HERE / "host_headers", libraries.HERE])
+        key = toolchain.hash_of(self._key(module), *(path.read_text(encoding="utf-8") for path in (source, *included)))
 
         def compile_to(target: Path) -> None:
             self._compile(module, source, target)
@@ -187,9 +187,8 @@ class Builder:
     def _key(self, module: Module) -> str:
         python = f"{self.python.tag} {self.python.include}"
         host_headers = libraries.identity(libraries.HERE / "host_headers")
-        services = (libraries.HERE / "driver/services.h").read_text(encoding="utf-8")
         compiler = toolchain.compiler().identity
-        return toolchain.hash_of(compiler, repr(self.versions), python, module.name, *FLAGS, host_headers, services)
+        return toolchain.hash_of(compiler, repr(self.versions), python, module.name, *FLAGS, host_headers)
 
     def _cython(self, module: Module, target: Path) -> None:
         constants = {

@@ -142,11 +142,23 @@ def test_only_what_changed_is_built_again(tmp_path: Path, sources: Path, headers
     assert built(lib, sources, headers) == []
 
 
-def test_a_header_of_the_driver_is_part_of_all_that_call_it(tmp_path: Path, sources: Path, headers: Path) -> None:
+def test_a_header_is_part_of_all_that_include_it(tmp_path: Path, sources: Path, headers: Path) -> None:
     built(tmp_path, sources, headers)
     edit(sources / "driver/services.h", "int hidden();", "int hidden();  // of other.cpp")
     again = built(tmp_path, sources, headers)
-    assert {name for name in again if name.endswith(".cpp")} == {name for name in SOURCES if name.endswith(".cpp")}
+    assert [name for name in again if name.endswith(".cpp")] == ["cudart/memory.cpp", "driver/memory.cpp"]
+
+
+def test_the_headers_of_a_source_are_found_through_others(tmp_path: Path, sources: Path, headers: Path) -> None:
+    built(tmp_path, sources, headers)
+    (sources / "driver/more.h").write_text("#define MORE 3\n", encoding="utf-8")
+    edit(sources / "cudart/own.h", "// nothing", '# include "../driver/more.h"\n#include <crt/host_defines.h>')
+    found = libraries.included_by(sources / "cudart/memory.cpp", [sources, sources / "host_headers"])
+    names = ["cudart/own.h", "driver/more.h", "driver/services.h", "host_headers/crt/host_defines.h"]
+    assert [str(path.relative_to(sources)) for path in found] == names
+    assert built(tmp_path, sources, headers) == ["cudart/memory.cpp", "libcudart.so.12"]
+    edit(sources / "driver/more.h", "3", "4")
+    assert built(tmp_path, sources, headers) == ["cudart/memory.cpp", "libcudart.so.12"]
 
 
 def test_the_version_of_cuda_is_part_of_every_object(tmp_path: Path, sources: Path, headers: Path) -> None:
@@ -195,14 +207,3 @@ def test_headers_that_are_missing_are_told(tmp_path: Path, sources: Path) -> Non
 def test_an_unknown_version_of_cuda_is_refused(tmp_path: Path, sources: Path, headers: Path) -> None:
     with pytest.raises(ValueError, match=r"cuda_version must be of CUDA 12 or 13, got '11\.8'"):
         built(tmp_path, sources, headers, "11.8")
-
-
-def test_a_library_includes_nothing_of_another_but_its_services() -> None:
-    """The objects that a header is part of are known from this."""
-    names = {library.name for library in libraries.LIBRARIES}
-    for library in libraries.LIBRARIES:
-        for path in (libraries.HERE / library.name).rglob("*"):
-            if path.suffix in (".cpp", ".h", ".inc"):
-                included = re.findall(r'#include "(\w+)/(.*)"', path.read_text(encoding="utf-8"))
-                others = [item for item in included if item[0] in names - {library.name}]
-                assert set(others) <= {("driver", "services.h")}, path
