@@ -7,9 +7,19 @@ namespace cudasim::cufft {
 // Above it, n * radix operations take longer than three transforms of a power of two.
 constexpr size_t kLargestRadix = 61;
 
+// exp(sign 2 pi i numerator / denominator), from an angle of at most an eighth of a turn, where rounding costs least.
 static Number unit(size_t numerator, size_t denominator, int sign) {
-  const double angle = 2 * M_PI * static_cast<double>(numerator) / static_cast<double>(denominator);
-  return {cos(angle), sign * sin(angle)};
+  const size_t turn = 4 * denominator;
+  size_t part = 4 * (numerator % denominator);
+  const bool is_lower = 2 * part > turn;
+  if (is_lower) part = turn - part;
+  const bool is_left = 4 * part > turn;
+  if (is_left) part = turn / 2 - part;
+  const bool is_steep = 8 * part > turn;
+  if (is_steep) part = turn / 4 - part;
+  const double angle = 2 * M_PI * static_cast<double>(part) / static_cast<double>(turn);
+  const double x = is_steep ? sin(angle) : cos(angle), y = is_steep ? cos(angle) : sin(angle);
+  return {is_left ? -x : x, is_lower ? -sign * y : sign * y};
 }
 
 static size_t smallest_factor(size_t number) {
