@@ -1,6 +1,8 @@
 // Entry points that allocate, free and describe memory.
-#include <stdlib.h>
 #include <string.h>
+
+#include <algorithm>
+#include <initializer_list>
 
 #include "control.h"
 #include "devices.h"
@@ -8,15 +10,16 @@
 using namespace cudasim;
 using Lock = std::lock_guard<std::recursive_mutex>;
 
-// What every call that allocates or frees begins with: they order themselves against all streams.
-static CUresult require_no_capture() {
+// What every call that allocates or frees begins with: on a card they wait for all streams, or may do so.
+static CUresult require_no_capture(const char* call) {
   if (CUresult error = require_context()) return error;
-  return refuse_while_capturing("a call that allocates or frees memory");
+  if (CUresult error = refuse_while_capturing(documented_name(call).c_str())) return error;
+  return sticky_error(current_device());
 }
 
-static CUresult allocate_simple(size_t bytes, MemoryKind kind, unsigned flags, void** result) {
+static CUresult allocate_simple(const char* call, size_t bytes, MemoryKind kind, unsigned flags, void** result) {
   if (!result) return failure(CUDA_ERROR_INVALID_VALUE, "the pointer to the result must not be null");
-  if (CUresult error = require_no_capture()) return error;
+  if (CUresult error = require_no_capture(call)) return error;
   char* low = nullptr;
   const Request request = {bytes, kind, current_device(), nullptr, nullptr, flags};
   if (CUresult error = allocate(request, &low)) return error;
@@ -24,9 +27,9 @@ static CUresult allocate_simple(size_t bytes, MemoryKind kind, unsigned flags, v
   return CUDA_SUCCESS;
 }
 
-static CUresult allocate_device(size_t bytes, MemoryKind kind, unsigned flags, CUdeviceptr* result) {
+static CUresult allocate_device(const char* call, size_t bytes, MemoryKind kind, unsigned flags, CUdeviceptr* result) {
   void* low = nullptr;
-  if (CUresult error = allocate_simple(bytes, kind, flags, result ? &low : nullptr)) return error;
+  if (CUresult error = allocate_simple(call, bytes, kind, flags, result ? &low : nullptr)) return error;
   *result = reinterpret_cast<CUdeviceptr>(low);
   return CUDA_SUCCESS;
 }
@@ -47,6 +50,19 @@ static CUresult find_to_free(const char* low, Allocation** found) {
   return CUDA_SUCCESS;
 }
 
+// Whether `pointer` may be freed by `function`, which frees memory of these kinds; null always may.
+static CUresult check_free(CUdeviceptr pointer, std::initializer_list<MemoryKind> kinds, const char* function,
+                           int* device) {
+  Lock held(driver_lock());
+  if (CUresult error = require_no_capture(function)) return error;
+  if (!pointer) return CUDA_SUCCESS;
+  Allocation* allocation = nullptr;
+  if (CUresult error = find_to_free(reinterpret_cast<const char*>(pointer), &allocation)) return error;
+  *device = allocation->device;
+  if (std::find(kinds.begin(), kinds.end(), allocation->kind) != kinds.end()) return CUDA_SUCCESS;
+  return failure(CUDA_ERROR_INVALID_VALUE, "%s is not freed by %s", describe(*allocation).c_str(), function);
+}
+
 // ---- Device memory -------------------------------------------------------------------------------------------------
 
 ENTRY_POINT cuMemGetInfo(size_t* free_bytes, size_t* total) {
@@ -63,7 +79,7 @@ ENTRY_POINT cuMemGetInfo(size_t* free_bytes, size_t* total) {
 ENTRY_POINT cuMemAlloc(CUdeviceptr* pointer, size_t bytes) {
   Lock held(driver_lock());
   BEGIN_CALL();
-  return allocate_device(bytes, MemoryKind::kDevice, 0, pointer);
+  return allocate_device(__func__, bytes, MemoryKind::kDevice, 0, pointer);
 }
 
 ENTRY_POINT cuMemAllocManaged(CUdeviceptr* pointer, size_t bytes, unsigned flags) {
@@ -73,7 +89,7 @@ ENTRY_POINT cuMemAllocManaged(CUdeviceptr* pointer, size_t bytes, unsigned flags
     return failure(CUDA_ERROR_INVALID_VALUE, "the flags must be CU_MEM_ATTACH_GLOBAL or CU_MEM_ATTACH_HOST, got %u",
                    flags);
   }
-  return allocate_device(bytes, MemoryKind::kManaged, flags, pointer);
+  return allocate_device(__func__, bytes, MemoryKind::kManaged, flags, pointer);
 }
 
 ENTRY_POINT cuMemAllocPitch(CUdeviceptr* pointer, size_t* pitch, size_t width, size_t height, unsigned element) {
@@ -89,24 +105,19 @@ ENTRY_POINT cuMemAllocPitch(CUdeviceptr* pointer, size_t* pitch, size_t width, s
   if (row < width || __builtin_mul_overflow(row, height, &bytes)) {
     return failure(CUDA_ERROR_OUT_OF_MEMORY, "%zu rows of %zu bytes are too much", height, width);
   }
-  if (CUresult error = allocate_device(bytes, MemoryKind::kDevice, 0, pointer)) return error;
+  if (CUresult error = allocate_device(__func__, bytes, MemoryKind::kDevice, 0, pointer)) return error;
   *pitch = row;
   return CUDA_SUCCESS;
 }
 
-// Waits for the device first, as documented.
+// Waits for the device first, as documented, but without the lock: see finish_uncaptured.
 ENTRY_POINT cuMemFree(CUdeviceptr pointer) {
-  Lock held(driver_lock());
   BEGIN_CALL();
-  if (CUresult error = require_no_capture()) return error;
+  int device = 0;
+  const auto kinds = {MemoryKind::kDevice, MemoryKind::kManaged};
+  if (CUresult error = check_free(pointer, kinds, "cuMemFree", &device)) return error;
   if (!pointer) return CUDA_SUCCESS;
-  Allocation* allocation = nullptr;
-  const auto* low = reinterpret_cast<const char*>(pointer);
-  if (CUresult error = find_to_free(low, &allocation)) return error;
-  if (allocation->kind != MemoryKind::kDevice && allocation->kind != MemoryKind::kManaged) {
-    return failure(CUDA_ERROR_INVALID_VALUE, "%s is not freed by cuMemFree", describe(*allocation).c_str());
-  }
-  const CUresult earlier = finish_device(allocation->device);
+  const CUresult earlier = finish_uncaptured(device);
   const CUresult error = free_now(pointer);
   return error ? error : earlier;
 }
@@ -132,30 +143,32 @@ ENTRY_POINT cuMemHostAlloc(void** pointer, size_t bytes, unsigned flags) {
   Lock held(driver_lock());
   BEGIN_CALL();
   if (flags & ~kHostAllocFlags) return failure(CUDA_ERROR_INVALID_VALUE, "there are no flags 0x%x", flags);
-  return allocate_simple(bytes, MemoryKind::kPinned, flags, pointer);
+  return allocate_simple(__func__, bytes, MemoryKind::kPinned, flags, pointer);
 }
 
 ENTRY_POINT cuMemAllocHost(void** pointer, size_t bytes) {
   Lock held(driver_lock());
   BEGIN_CALL();
-  return allocate_simple(bytes, MemoryKind::kPinned, 0, pointer);
+  return allocate_simple(__func__, bytes, MemoryKind::kPinned, 0, pointer);
+}
+
+// Waits for all devices: each may use the memory.
+static CUresult finish_all_devices() {
+  CUresult result = CUDA_SUCCESS;
+  for (int device = 0; device < settings().device_count; device++) {
+    if (CUresult error = finish_uncaptured(device)) result = error;
+  }
+  return result;
 }
 
 ENTRY_POINT cuMemFreeHost(void* pointer) {
-  Lock held(driver_lock());
   BEGIN_CALL();
-  if (CUresult error = require_no_capture()) return error;
+  int device = 0;
+  const auto address = reinterpret_cast<CUdeviceptr>(pointer);
+  if (CUresult error = check_free(address, {MemoryKind::kPinned}, "cuMemFreeHost", &device)) return error;
   if (!pointer) return CUDA_SUCCESS;
-  Allocation* allocation = nullptr;
-  if (CUresult error = find_to_free(static_cast<const char*>(pointer), &allocation)) return error;
-  if (allocation->kind != MemoryKind::kPinned) {
-    return failure(CUDA_ERROR_INVALID_VALUE, "%s is not freed by cuMemFreeHost", describe(*allocation).c_str());
-  }
-  CUresult earlier = CUDA_SUCCESS;  // of the devices' work that may still use the memory
-  for (int device = 0; device < settings().device_count; device++) {
-    if (CUresult error = finish_device(device)) earlier = error;
-  }
-  const CUresult error = free_now(reinterpret_cast<CUdeviceptr>(pointer));
+  const CUresult earlier = finish_all_devices();
+  const CUresult error = free_now(address);
   return error ? error : earlier;
 }
 
@@ -167,24 +180,26 @@ ENTRY_POINT cuMemHostRegister(void* pointer, size_t bytes, unsigned flags) {
   BEGIN_CALL();
   if (!pointer || bytes == 0) return failure(CUDA_ERROR_INVALID_VALUE, "memory to register must have at least a byte");
   if (flags & ~kRegisterFlags) return failure(CUDA_ERROR_INVALID_VALUE, "there are no flags 0x%x", flags);
-  if (CUresult error = require_no_capture()) return error;
+  if (CUresult error = require_no_capture(__func__)) return error;
   return register_host(static_cast<char*>(pointer), bytes, flags);
 }
 
-ENTRY_POINT cuMemHostUnregister(void* pointer) {
+static CUresult check_registered(const void* pointer) {
   Lock held(driver_lock());
-  BEGIN_CALL();
-  if (CUresult error = require_no_capture()) return error;
-  Allocation* allocation = allocation_at(pointer);
+  if (CUresult error = require_no_capture("cuMemHostUnregister")) return error;
+  const Allocation* allocation = allocation_at(pointer);
   const bool is_registered = allocation && allocation->kind == MemoryKind::kRegistered && allocation->low == pointer;
-  if (!is_registered) {
-    return failure(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, "%p was not registered", static_cast<void*>(pointer));
-  }
-  CUresult earlier = CUDA_SUCCESS;
-  for (int device = 0; device < settings().device_count; device++) {
-    if (CUresult error = finish_device(device)) earlier = error;
-  }
-  release(*allocation);
+  if (is_registered) return CUDA_SUCCESS;
+  return failure(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, "%p was not registered", pointer);
+}
+
+ENTRY_POINT cuMemHostUnregister(void* pointer) {
+  BEGIN_CALL();
+  if (CUresult error = check_registered(pointer)) return error;
+  const CUresult earlier = finish_all_devices();
+  Lock held(driver_lock());
+  if (CUresult error = check_registered(pointer)) return error;  // another thread may have been first
+  release(*allocation_at(pointer));
   return earlier;
 }
 
@@ -325,6 +340,7 @@ ENTRY_POINT cuPointerSetAttribute(const void* value, CUpointer_attribute attribu
 
 // Prefetches and advice change where managed memory lies, not what is in it: only their arguments are checked.
 static CUresult check_managed(CUdeviceptr pointer, size_t bytes, int device) {
+  Lock held(driver_lock());
   if (CUresult error = require_context()) return error;
   if (bytes == 0) return failure(CUDA_ERROR_INVALID_VALUE, "the number of bytes must not be 0");
   if (device != CU_DEVICE_CPU && !is_device(device)) {
@@ -348,7 +364,6 @@ static int device_at(const CUmemLocation& location) {
 #undef cuMemAdvise_v2
 
 ENTRY_POINT cuMemPrefetchAsync(CUdeviceptr pointer, size_t bytes, CUdevice device, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   if (CUresult error = check_managed(pointer, bytes, device)) return error;
   return enqueue(stream, "cuMemPrefetchAsync", [] { return CUDA_SUCCESS; });
@@ -356,7 +371,6 @@ ENTRY_POINT cuMemPrefetchAsync(CUdeviceptr pointer, size_t bytes, CUdevice devic
 
 ENTRY_POINT cuMemPrefetchAsync_v2(CUdeviceptr pointer, size_t bytes, CUmemLocation location, unsigned flags,
                                   CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   if (flags) return failure(CUDA_ERROR_INVALID_VALUE, "the flags must be 0, got %u", flags);
   if (CUresult error = check_managed(pointer, bytes, device_at(location))) return error;
@@ -367,18 +381,17 @@ static CUresult advise(CUdeviceptr pointer, size_t bytes, CUmem_advise advice, i
   if (advice < CU_MEM_ADVISE_SET_READ_MOSTLY || advice > CU_MEM_ADVISE_UNSET_ACCESSED_BY) {
     return failure(CUDA_ERROR_INVALID_VALUE, "there is no advice %d", advice);
   }
-  const bool names_device = advice > CU_MEM_ADVISE_UNSET_READ_MOSTLY && advice != CU_MEM_ADVISE_UNSET_PREFERRED_LOCATION;
+  const bool names_device =
+      advice > CU_MEM_ADVISE_UNSET_READ_MOSTLY && advice != CU_MEM_ADVISE_UNSET_PREFERRED_LOCATION;
   return check_managed(pointer, bytes, names_device ? device : static_cast<int>(CU_DEVICE_CPU));
 }
 
 ENTRY_POINT cuMemAdvise(CUdeviceptr pointer, size_t bytes, CUmem_advise advice, CUdevice device) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return advise(pointer, bytes, advice, device);
 }
 
 ENTRY_POINT cuMemAdvise_v2(CUdeviceptr pointer, size_t bytes, CUmem_advise advice, CUmemLocation location) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return advise(pointer, bytes, advice, device_at(location));
 }

@@ -88,20 +88,18 @@ bool can_access(int device, int owner) {
   return false;
 }
 
-// Ends a context: its work is finished, its memory freed, its settings forgotten.
-static CUresult tear_down(CUcontext context) {
-  const CUresult error = finish_device(context->device);
+// Ends a context whose work is finished: streams, modules and memory are gone, settings and failures forgotten.
+static void tear_down(CUcontext context) {
   release_streams(context);
   release_modules(context);
-  clear_sticky_error(context->device);
   release_context(context);
+  clear_sticky_error(context->device);
   context->peers.clear();
   for (CUcontext other : contexts().all) {
     other->peers.erase(std::remove(other->peers.begin(), other->peers.end(), context), other->peers.end());
   }
   std::copy(kUsualLimits, kUsualLimits + kLimitCount, context->limits);
   context->cache = CU_FUNC_CACHE_PREFER_NONE;
-  return error;
 }
 
 static CUresult create_context(CUcontext* context, unsigned flags, CUdevice device) {
@@ -131,32 +129,41 @@ ENTRY_POINT cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
   return CUDA_SUCCESS;
 }
 
-ENTRY_POINT cuDevicePrimaryCtxRelease(CUdevice device) {
+// The last release ends the context.
+static CUresult release_once(CUdevice device, bool* is_last) {
   Lock held(driver_lock());
-  BEGIN_CALL();
   if (CUresult error = require_device(device)) return error;
   CUcontext context = primary_context(device);
+  *is_last = context->retained == 1;
   if (context->retained == 0) {
     return failure(CUDA_ERROR_INVALID_CONTEXT, "the primary context of device %d is released more often than retained",
                    device);
   }
-  if (context->retained > 1) {
-    context->retained--;
-    return CUDA_SUCCESS;
-  }
-  const CUresult error = tear_down(context);
-  context->retained = 0;
+  if (!*is_last) context->retained--;
+  return CUDA_SUCCESS;
+}
+
+ENTRY_POINT cuDevicePrimaryCtxRelease(CUdevice device) {
+  BEGIN_CALL();
+  bool is_last = false;
+  if (CUresult error = release_once(device, &is_last)) return error;
+  if (!is_last) return CUDA_SUCCESS;
+  const CUresult error = finish_uncaptured(device);
+  Lock held(driver_lock());
+  tear_down(primary_context(device));
+  primary_context(device)->retained = 0;
   return error;
 }
 
-// The context stays retained, and its streams, events and modules valid, which CUDA does not promise for the latter.
+// The context stays retained: what held it goes on with an empty one.
 ENTRY_POINT cuDevicePrimaryCtxReset(CUdevice device) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   if (CUresult error = require_device(device)) return error;
-  CUcontext context = primary_context(device);
-  context->flags = 0;
-  return tear_down(context);
+  const CUresult error = finish_uncaptured(device);
+  Lock held(driver_lock());
+  tear_down(primary_context(device));
+  primary_context(device)->flags = 0;
+  return error;
 }
 
 ENTRY_POINT cuDevicePrimaryCtxSetFlags(CUdevice device, unsigned flags) {
@@ -194,14 +201,19 @@ ENTRY_POINT cuCtxCreate_v4(CUcontext* context, CUctxCreateParams* parameters, un
   return create_context(context, flags, device);
 }
 
-ENTRY_POINT cuCtxDestroy(CUcontext context) {
+static CUresult check_destroy(CUcontext context) {
   Lock held(driver_lock());
-  BEGIN_CALL();
   if (CUresult error = require_context(context)) return error;
-  if (context->is_primary) {
-    return failure(CUDA_ERROR_INVALID_CONTEXT, "a primary context is released, not destroyed");
-  }
-  const CUresult error = tear_down(context);
+  if (!context->is_primary) return CUDA_SUCCESS;
+  return failure(CUDA_ERROR_INVALID_CONTEXT, "a primary context is released, not destroyed");
+}
+
+ENTRY_POINT cuCtxDestroy(CUcontext context) {
+  BEGIN_CALL();
+  if (CUresult error = check_destroy(context)) return error;
+  const CUresult error = finish_uncaptured(context->device);
+  Lock held(driver_lock());
+  tear_down(context);
   context->destroyed = true;
   if (current_context() == context) stack().pop_back();
   return error;
@@ -274,11 +286,15 @@ ENTRY_POINT cuCtxGetApiVersion(CUcontext context, unsigned* version) {
   return CUDA_SUCCESS;
 }
 
-ENTRY_POINT cuCtxSynchronize(void) {
+static CUresult check_synchronize() {
   Lock held(driver_lock());
-  BEGIN_CALL();
   if (CUresult error = require_context()) return error;
-  if (CUresult error = refuse_while_capturing("cuCtxSynchronize")) return error;
+  return refuse_while_capturing("cuCtxSynchronize");
+}
+
+ENTRY_POINT cuCtxSynchronize(void) {
+  BEGIN_CALL();
+  if (CUresult error = check_synchronize()) return error;
   return finish_device(current_device());
 }
 

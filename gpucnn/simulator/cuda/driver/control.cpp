@@ -101,11 +101,11 @@ CONTROL void cudasim_set_memory_limit(uint64_t bytes) {
 
 // What is pending is done first, in the order of the seed so far; the result is its error.
 CONTROL CUresult cudasim_set_stream_seed(uint64_t seed) {
-  Lock held(driver_lock());
   CUresult result = CUDA_SUCCESS;
   for (int device = 0; device < settings().device_count; device++) {
-    if (CUresult error = finish_device(device)) result = error;
+    if (CUresult error = finish_uncaptured(device)) result = error;
   }
+  Lock held(driver_lock());
   settings().stream_seed = seed;
   return result;
 }

@@ -61,7 +61,7 @@ struct Request {
 
 CUresult allocate(const Request& request, char** low);
 CUresult release(Allocation& allocation);       // the allocation is live
-void release_context(CUcontext context);        // what was allocated in it
+void release_context(CUcontext context);        // the memory that was allocated in it
 size_t used_bytes(int device);                  // of its memory limit
 CUresult register_host(char* low, size_t bytes, unsigned flags);
 uint64_t last_serial();                         // of the latest allocation
@@ -69,6 +69,12 @@ void report_leaks();
 
 // The live allocation that holds all of [pointer, pointer + bytes), or a failure with `error` that begins with `what`.
 CUresult live_range(CUresult error, const std::string& what, const void* pointer, size_t bytes, Allocation** found);
+
+// ---- waiting.cpp ---------------------------------------------------------------------------------------------------
+
+// Finishes the device's streams, except those that are being captured, whose work does not run. As finish_device(), it
+// is called without the lock: a host function in a stream may wait for another thread that needs it.
+CUresult finish_uncaptured(int device);
 
 // ---- pools.cpp -----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@
 namespace {
 
 using namespace cudasim;
+using Lock = std::lock_guard<std::recursive_mutex>;
 
 enum class Side { kHost, kDevice, kEither };
 
@@ -106,29 +107,46 @@ std::shared_ptr<std::vector<char>> stage(const Copy& copy) {
   return staged;
 }
 
-// Copies in the order of `stream`. As documented, pageable memory is read before the call returns and written before
-// it returns; where the stream is captured, whenever the graph runs. A call that is not asynchronous also waits for
-// pinned memory, but not for copies within devices.
-CUresult issue(const std::string& name, Copy copy, CUstream stream, Waits waits) {
-  if (CUresult error = require_context()) return error;
-  if (copy.width == 0 || copy.height == 0 || copy.depth == 0) return CUDA_SUCCESS;
-  if (CUresult error = check(CUDA_ERROR_INVALID_VALUE, name, &copy)) return error;
+// Whether the call waits for the copy: it writes pageable memory, or is not asynchronous and touches host memory.
+bool must_wait(const Copy& copy, Waits waits) {
   const Allocation* source = allocation_at(copy.from.low);
   const Allocation* target = allocation_at(copy.to.low);
   const bool touches_host = !source || !target || is_host_kind(*source) || is_host_kind(*target);
-  const bool captured = is_capturing(stream);
-  const bool must_wait = !captured && (copy.to.is_pageable || (waits == Waits::kForHostMemory && touches_host));
+  return copy.to.is_pageable || (waits == Waits::kForHostMemory && touches_host);
+}
+
+// What is known when the call is made.
+struct Plan {
+  bool waits = false;
   std::shared_ptr<std::vector<char>> staged;
-  if (copy.from.is_pageable && !captured && !must_wait) {
-    staged = stage(copy);
-    copy.from = {Side::kHost, staged->data(), copy.width, copy.width * copy.height, true};
-  }
-  const CUresult error = enqueue(stream, name, [name, copy, staged]() mutable {
+};
+
+CUresult make_plan(const std::string& name, Copy* copy, CUstream stream, Waits waits, Plan* plan) {
+  Lock held(driver_lock());
+  if (CUresult error = require_context()) return error;
+  if (CUresult error = check(CUDA_ERROR_INVALID_VALUE, name, copy)) return error;
+  if (is_capturing(stream)) return CUDA_SUCCESS;
+  plan->waits = must_wait(*copy, waits);
+  if (!copy->from.is_pageable || plan->waits) return CUDA_SUCCESS;
+  plan->staged = stage(*copy);
+  copy->from = {Side::kHost, plan->staged->data(), copy->width, copy->width * copy->height, true};
+  return CUDA_SUCCESS;
+}
+
+// Copies in the order of `stream`. As documented, pageable memory is read before the call returns and written before
+// it returns; where the stream is captured, whenever the graph runs. A call that is not asynchronous also waits for
+// pinned memory, but not for copies within devices. The lock is not held while the stream works: a host function in it
+// may wait for another thread that needs the lock.
+CUresult issue(const std::string& name, Copy copy, CUstream stream, Waits waits) {
+  if (copy.width == 0 || copy.height == 0 || copy.depth == 0) return CUDA_SUCCESS;
+  Plan plan;
+  if (CUresult error = make_plan(name, &copy, stream, waits, &plan)) return error;
+  const CUresult error = enqueue(stream, name, [name, copy, staged = plan.staged]() mutable {
     if (CUresult bad = check(CUDA_ERROR_ILLEGAL_ADDRESS, name, &copy)) return bad;
     do_copy(copy);
     return CUDA_SUCCESS;
   });
-  return error || !must_wait ? error : finish_stream(stream);
+  return error || !plan.waits ? error : finish_stream(stream);
 }
 
 Place line(Side side, const void* pointer) {
@@ -199,6 +217,7 @@ CUresult issue_3d(const char* name, const Description* given, CUstream stream, W
 
 // Whether memory of a copy between peers lies where its caller says.
 CUresult check_owner(const char* what, CUdeviceptr pointer, CUcontext context) {
+  Lock held(driver_lock());
   if (CUresult error = require_context(context)) return error;
   const Allocation* allocation = allocation_at(reinterpret_cast<const void*>(pointer));
   if (!allocation || is_host_kind(*allocation) || allocation->device == device_of(context)) return CUDA_SUCCESS;
@@ -224,60 +243,50 @@ CUresult check_peer_box(const CUDA_MEMCPY3D_PEER* given) {
 
 }  // namespace
 
-using Lock = std::lock_guard<std::recursive_mutex>;
-
 // ---- One dimension -------------------------------------------------------------------------------------------------
 
 ENTRY_POINT cuMemcpy(CUdeviceptr to, CUdeviceptr from, size_t bytes) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemcpy", line(Side::kEither, to), line(Side::kEither, from), bytes, nullptr,
                     Waits::kForHostMemory);
 }
 
 ENTRY_POINT cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemcpyAsync", line(Side::kEither, to), line(Side::kEither, from), bytes, stream, Waits::kNever);
 }
 
 ENTRY_POINT cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t bytes) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemcpyHtoD", line(Side::kDevice, to), line(Side::kHost, from), bytes, nullptr,
                     Waits::kForHostMemory);
 }
 
 ENTRY_POINT cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemcpyHtoDAsync", line(Side::kDevice, to), line(Side::kHost, from), bytes, stream,
                     Waits::kNever);
 }
 
 ENTRY_POINT cuMemcpyDtoH(void* to, CUdeviceptr from, size_t bytes) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemcpyDtoH", line(Side::kHost, to), line(Side::kDevice, from), bytes, nullptr,
                     Waits::kForHostMemory);
 }
 
 ENTRY_POINT cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemcpyDtoHAsync", line(Side::kHost, to), line(Side::kDevice, from), bytes, stream,
                     Waits::kNever);
 }
 
 ENTRY_POINT cuMemcpyDtoD(CUdeviceptr to, CUdeviceptr from, size_t bytes) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemcpyDtoD", line(Side::kDevice, to), line(Side::kDevice, from), bytes, nullptr,
                     Waits::kForHostMemory);
 }
 
 ENTRY_POINT cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemcpyDtoDAsync", line(Side::kDevice, to), line(Side::kDevice, from), bytes, stream,
                     Waits::kNever);
@@ -286,14 +295,12 @@ ENTRY_POINT cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CU
 // Without peer access too, as documented: a card then copies by way of the host.
 ENTRY_POINT cuMemcpyPeer(CUdeviceptr to, CUcontext to_context, CUdeviceptr from, CUcontext from_context,
                          size_t bytes) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_peer("cuMemcpyPeer", to, to_context, from, from_context, bytes, nullptr);
 }
 
 ENTRY_POINT cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr from, CUcontext from_context,
                               size_t bytes, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_peer("cuMemcpyPeerAsync", to, to_context, from, from_context, bytes, stream);
 }
@@ -301,44 +308,37 @@ ENTRY_POINT cuMemcpyPeerAsync(CUdeviceptr to, CUcontext to_context, CUdeviceptr 
 // ---- Two and three dimensions --------------------------------------------------------------------------------------
 
 ENTRY_POINT cuMemcpy2D(const CUDA_MEMCPY2D* copy) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_2d("cuMemcpy2D", copy, nullptr, Waits::kForHostMemory);
 }
 
 ENTRY_POINT cuMemcpy2DUnaligned(const CUDA_MEMCPY2D* copy) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_2d("cuMemcpy2DUnaligned", copy, nullptr, Waits::kForHostMemory);
 }
 
 ENTRY_POINT cuMemcpy2DAsync(const CUDA_MEMCPY2D* copy, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_2d("cuMemcpy2DAsync", copy, stream, Waits::kNever);
 }
 
 ENTRY_POINT cuMemcpy3D(const CUDA_MEMCPY3D* copy) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_3d("cuMemcpy3D", copy, nullptr, Waits::kForHostMemory);
 }
 
 ENTRY_POINT cuMemcpy3DAsync(const CUDA_MEMCPY3D* copy, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_3d("cuMemcpy3DAsync", copy, stream, Waits::kNever);
 }
 
 ENTRY_POINT cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER* copy) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   if (CUresult error = check_peer_box(copy)) return error;
   return issue_3d("cuMemcpy3DPeer", copy, nullptr, Waits::kForHostMemory);
 }
 
 ENTRY_POINT cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER* copy, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   if (CUresult error = check_peer_box(copy)) return error;
   return issue_3d("cuMemcpy3DPeerAsync", copy, stream, Waits::kNever);

@@ -36,10 +36,15 @@ void fill_row(char* row, const Fill& fill) {
   for (size_t i = 0; i < fill.width; i++) memcpy(row + i * fill.element, &fill.value, fill.element);
 }
 
-CUresult issue(const std::string& name, const Fill& fill, CUstream stream) {
+CUresult check_call(const std::string& name, const Fill& fill) {
+  std::lock_guard<std::recursive_mutex> held(driver_lock());
   if (CUresult error = require_context()) return error;
+  return check(CUDA_ERROR_INVALID_VALUE, name, fill);
+}
+
+CUresult issue(const std::string& name, const Fill& fill, CUstream stream) {
   if (fill.width == 0 || fill.height == 0) return CUDA_SUCCESS;
-  if (CUresult error = check(CUDA_ERROR_INVALID_VALUE, name, fill)) return error;
+  if (CUresult error = check_call(name, fill)) return error;
   return enqueue(stream, name, [name, fill] {
     if (CUresult error = check(CUDA_ERROR_ILLEGAL_ADDRESS, name, fill)) return error;
     for (size_t y = 0; y < fill.height; y++) {
@@ -62,79 +67,65 @@ CUresult issue_rows(const char* name, CUdeviceptr low, size_t pitch, unsigned va
 
 }  // namespace
 
-using Lock = std::lock_guard<std::recursive_mutex>;
-
 ENTRY_POINT cuMemsetD8(CUdeviceptr low, unsigned char value, size_t count) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemsetD8", low, value, sizeof value, count, nullptr);
 }
 
 ENTRY_POINT cuMemsetD16(CUdeviceptr low, unsigned short value, size_t count) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemsetD16", low, value, sizeof value, count, nullptr);
 }
 
 ENTRY_POINT cuMemsetD32(CUdeviceptr low, unsigned value, size_t count) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemsetD32", low, value, sizeof value, count, nullptr);
 }
 
 ENTRY_POINT cuMemsetD8Async(CUdeviceptr low, unsigned char value, size_t count, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemsetD8Async", low, value, sizeof value, count, stream);
 }
 
 ENTRY_POINT cuMemsetD16Async(CUdeviceptr low, unsigned short value, size_t count, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemsetD16Async", low, value, sizeof value, count, stream);
 }
 
 ENTRY_POINT cuMemsetD32Async(CUdeviceptr low, unsigned value, size_t count, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_line("cuMemsetD32Async", low, value, sizeof value, count, stream);
 }
 
 ENTRY_POINT cuMemsetD2D8(CUdeviceptr low, size_t pitch, unsigned char value, size_t width, size_t height) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_rows("cuMemsetD2D8", low, pitch, value, sizeof value, width, height, nullptr);
 }
 
 ENTRY_POINT cuMemsetD2D16(CUdeviceptr low, size_t pitch, unsigned short value, size_t width, size_t height) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_rows("cuMemsetD2D16", low, pitch, value, sizeof value, width, height, nullptr);
 }
 
 ENTRY_POINT cuMemsetD2D32(CUdeviceptr low, size_t pitch, unsigned value, size_t width, size_t height) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_rows("cuMemsetD2D32", low, pitch, value, sizeof value, width, height, nullptr);
 }
 
 ENTRY_POINT cuMemsetD2D8Async(CUdeviceptr low, size_t pitch, unsigned char value, size_t width, size_t height,
                               CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_rows("cuMemsetD2D8Async", low, pitch, value, sizeof value, width, height, stream);
 }
 
 ENTRY_POINT cuMemsetD2D16Async(CUdeviceptr low, size_t pitch, unsigned short value, size_t width, size_t height,
                                CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_rows("cuMemsetD2D16Async", low, pitch, value, sizeof value, width, height, stream);
 }
 
 ENTRY_POINT cuMemsetD2D32Async(CUdeviceptr low, size_t pitch, unsigned value, size_t width, size_t height,
                                CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
   return issue_rows("cuMemsetD2D32Async", low, pitch, value, sizeof value, width, height, stream);
 }

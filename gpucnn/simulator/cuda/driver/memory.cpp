@@ -168,8 +168,8 @@ static CUresult check_freed(Allocation& allocation, const std::string& after) {
   const Damage damage = find_damage(allocation.low, allocation.low + allocation.bytes, [](uintptr_t) { return kFill; });
   if (!damage.low) return CUDA_SUCCESS;
   memset(damage.low, kFill, static_cast<size_t>(damage.high - damage.low));
-  return failure(CUDA_ERROR_ILLEGAL_ADDRESS, "%td bytes were written at byte %td of %s after it had been freed; found after %s",
-                 damage.high - damage.low, damage.low - allocation.low, describe(allocation).c_str(), after.c_str());
+  return failure(CUDA_ERROR_ILLEGAL_ADDRESS,
+                 "%td bytes were written at byte %td of %s after it had been freed; found after %s", damage.high - damage.low, damage.low - allocation.low, describe(allocation).c_str(), after.c_str());
 }
 
 CUresult check_guards(const std::string& after) {
@@ -224,6 +224,16 @@ static CUresult check_limit(const Request& request) {
                  request.bytes, used, limit, request.device);
 }
 
+static void charge(const Allocation& allocation) {
+  if (!counts_for_limit(allocation.kind)) return;
+  memory().used[static_cast<size_t>(allocation.device)] += round_up(allocation.bytes);
+}
+
+static void uncharge(const Allocation& allocation) {
+  if (!counts_for_limit(allocation.kind)) return;
+  memory().used[static_cast<size_t>(allocation.device)] -= round_up(allocation.bytes);
+}
+
 static char* new_block(size_t bytes) {
   const size_t size = block_bytes(bytes);
   void* block = aligned_alloc(kAlignment, size);
@@ -240,6 +250,13 @@ static void keep(Allocation* allocation) {
   memory().by_address[key_of(*allocation)] = allocation;
 }
 
+static void fill(const Allocation& allocation) {
+  char* end = allocation.low + allocation.bytes;
+  fill_guard(allocation.block, allocation.low);
+  memset(allocation.low, kFill, allocation.bytes);
+  fill_guard(end, allocation.block + block_bytes(allocation.bytes));
+}
+
 CUresult allocate(const Request& request, char** low) {
   if (request.bytes == 0) return failure(CUDA_ERROR_INVALID_VALUE, "an allocation must have at least one byte");
   if (CUresult error = check_limit(request)) return error;
@@ -252,19 +269,17 @@ CUresult allocate(const Request& request, char** low) {
     return failure(CUDA_ERROR_OUT_OF_MEMORY, "the host has no memory for %zu bytes", request.bytes);
   }
   auto* made = new Allocation{};
-  made->block = block;
   made->low = block + kGuard;
   made->bytes = request.bytes;
   made->kind = request.kind;
   made->device = request.device;
   made->stream = request.stream;
-  made->pool = request.pool;
-  made->flags = request.flags;
   made->initialised = static_cast<uint8_t*>(shadow);
-  fill_guard(block, made->low);
-  memset(made->low, kFill, request.bytes);
-  fill_guard(made->low + request.bytes, block + block_bytes(request.bytes));
-  if (counts_for_limit(made->kind)) memory().used[static_cast<size_t>(made->device)] += round_up(made->bytes);
+  made->flags = request.flags;
+  made->pool = request.pool;
+  made->block = block;
+  fill(*made);
+  charge(*made);
   keep(made);
   *low = made->low;
   return CUDA_SUCCESS;
@@ -277,7 +292,7 @@ CUresult release(Allocation& allocation) {
     return CUDA_SUCCESS;
   }
   CUresult result = check_guards(allocation, "it was freed");
-  if (counts_for_limit(allocation.kind)) memory().used[static_cast<size_t>(allocation.device)] -= round_up(allocation.bytes);
+  uncharge(allocation);
   if (allocation.pool) note_pool_free(allocation.pool, allocation.bytes);
   free(allocation.initialised);
   allocation.initialised = nullptr;

@@ -65,31 +65,38 @@ static void note_pool_use(CUmemoryPool pool, size_t bytes) {
   pool->highest_reserved = std::max(pool->highest_reserved, pool->used);
 }
 
-static CUresult allocate_once(CUmemoryPool pool, size_t bytes, CUstream stream, char** low) {
-  if (pool->max_bytes && (bytes > pool->max_bytes || pool->used > pool->max_bytes - bytes)) {
-    return failure(CUDA_ERROR_OUT_OF_MEMORY, "%zu bytes were asked for, %zu of the pool's %zu bytes are in use", bytes,
-                   pool->used, pool->max_bytes);
-  }
-  return allocate({bytes, MemoryKind::kDevice, pool->device, stream, pool, 0}, low);
+static CUresult check_pool_limit(CUmemoryPool pool, size_t bytes) {
+  if (!pool->max_bytes || (bytes <= pool->max_bytes && pool->used <= pool->max_bytes - bytes)) return CUDA_SUCCESS;
+  return failure(CUDA_ERROR_OUT_OF_MEMORY, "%zu bytes were asked for, %zu of the pool's %zu bytes are in use", bytes,
+                 pool->used, pool->max_bytes);
 }
 
-static CUresult allocate_from(CUmemoryPool pool, CUdeviceptr* pointer, size_t bytes, CUstream stream) {
-  if (!pointer) return failure(CUDA_ERROR_INVALID_VALUE, "the pointer to the result must not be null");
+// From the pool, or with null from the one that the device uses.
+static CUresult allocate_once(CUmemoryPool pool, size_t bytes, CUstream stream, char** low) {
+  std::lock_guard<std::recursive_mutex> held(driver_lock());
   if (CUresult error = require_context()) return error;
+  if (!pool) pool = pools().current[static_cast<size_t>(current_device())];
   if (CUresult error = require_pool(pool)) return error;
   if (is_capturing(stream)) {
     return failure(CUDA_ERROR_NOT_SUPPORTED, "memory nodes of graphs are not simulated: allocate before the capture");
   }
+  if (CUresult error = sticky_error(pool->device)) return error;
+  if (CUresult error = check_pool_limit(pool, bytes)) return error;
+  if (CUresult error = allocate({bytes, MemoryKind::kDevice, pool->device, stream, pool, 0}, low)) return error;
+  note_pool_use(pool, bytes);
+  return CUDA_SUCCESS;
+}
+
+static CUresult allocate_from(CUmemoryPool pool, CUdeviceptr* pointer, size_t bytes, CUstream stream) {
+  if (!pointer) return failure(CUDA_ERROR_INVALID_VALUE, "the pointer to the result must not be null");
   char* low = nullptr;
   CUresult error = allocate_once(pool, bytes, stream, &low);
   if (error == CUDA_ERROR_OUT_OF_MEMORY) {  // frees that streams have yet to come to may make room
-    if (CUresult earlier = finish_device(pool->device)) return earlier;
+    if (CUresult earlier = finish_uncaptured(pool ? pool->device : current_device())) return earlier;
     error = allocate_once(pool, bytes, stream, &low);
   }
-  if (error) return error;
-  note_pool_use(pool, bytes);
-  *pointer = reinterpret_cast<CUdeviceptr>(low);
-  return CUDA_SUCCESS;
+  if (!error) *pointer = reinterpret_cast<CUdeviceptr>(low);
+  return error;
 }
 
 // ---- Attributes ----------------------------------------------------------------------------------------------------
@@ -147,22 +154,19 @@ using Lock = std::lock_guard<std::recursive_mutex>;
 // ---- Allocating and freeing ----------------------------------------------------------------------------------------
 
 ENTRY_POINT cuMemAllocAsync(CUdeviceptr* pointer, size_t bytes, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
-  if (CUresult error = require_context()) return error;
-  return allocate_from(pools().current[static_cast<size_t>(current_device())], pointer, bytes, stream);
+  return allocate_from(nullptr, pointer, bytes, stream);
 }
 
 ENTRY_POINT cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, CUmemoryPool pool, CUstream stream) {
-  Lock held(driver_lock());
   BEGIN_CALL();
+  if (!pool) return failure(CUDA_ERROR_INVALID_VALUE, "the pool must not be null");
   return allocate_from(pool, pointer, bytes, stream);
 }
 
 // Memory of cuMemAlloc may be freed in a stream, too.
-ENTRY_POINT cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
+static CUresult begin_free(CUdeviceptr pointer, CUstream stream) {
   Lock held(driver_lock());
-  BEGIN_CALL();
   if (CUresult error = require_context()) return error;
   const auto* low = reinterpret_cast<const char*>(pointer);
   Allocation* allocation = low ? allocation_at(low) : nullptr;
@@ -176,10 +180,17 @@ ENTRY_POINT cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
     return failure(CUDA_ERROR_NOT_SUPPORTED, "memory nodes of graphs are not simulated: free after the capture");
   }
   allocation->free_is_pending = true;
+  return CUDA_SUCCESS;
+}
+
+ENTRY_POINT cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
+  BEGIN_CALL();
+  if (CUresult error = begin_free(pointer, stream)) return error;
   const CUresult error = enqueue(stream, "cuMemFreeAsync", [pointer] { return free_now(pointer); });
   if (!error) return CUDA_SUCCESS;
-  allocation = allocation_at(low);
-  if (allocation) allocation->free_is_pending = false;
+  Lock held(driver_lock());
+  Allocation* allocation = allocation_at(reinterpret_cast<const void*>(pointer));
+  if (allocation) allocation->free_is_pending = false;  // it was not issued
   return error;
 }
 
