@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpucnn.simulator import toolchain
-from gpucnn.simulator.compilation import compile_kernel, kernel_flags, lowering_identity
+from gpucnn.simulator.compilation import Source, compile_kernel, kernel_flags, lowering_identity
 from gpucnn.simulator.errors import CompileError
 
 _DUMP = """
 #line 1 "<coverage>"
 extern "C" void __gcov_dump();
 extern "C" void __gcov_reset();
-EXPORTED void gpucnn_coverage_dump() {
+GPUCNN_EXPORTED void gpucnn_coverage_dump() {
   __gcov_dump();
   __gcov_reset();
 }
@@ -60,7 +60,7 @@ def build(text: str, name: str, runtime: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target.parent):  # gcov's files must stay where the compiler put them: no renaming here
         if not toolchain.is_whole(target):
-            compile_kernel(text, name, flags, runtime, target, epilogue=_DUMP)
+            compile_kernel(Source(text, name, epilogue=_DUMP), "coverage", runtime, target)
             toolchain.seal(target)
     _loaded.add(target)
     return target

@@ -1,11 +1,17 @@
 """CUDA C++ as C++17 for g++ and clang++.
 
 The compiler's own preprocessor resolves the macros first. Of CUDA C++, `include/cuda_shim.h` then gives meaning to
-everything but three constructs, which are rewritten here, line for line:
+everything but these constructs, which are rewritten here, line for line:
 
 - shared variables: ``__shared__ float tile[32];`` becomes a reference to memory that the runtime gives to each block;
 - inline PTX: ``asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h))`` becomes ``gpucnn::ptx::cvt_f32_f16(f, h)``;
-- ``extern "C"`` is dropped and everything put into a namespace, so that no name clashes with the C library's.
+- kernels: a function follows each, which describes it to the launcher in the scope of its definition;
+- global variables: they are kept and never taken for constants, since the host may write to them.
+
+Names stay as they are, so a kernel has the symbol that NVIDIA's compiler would give it: ``_Z3addPfS_i``. Which symbol
+that is, only the compiler knows: the text has placeholders for it, and `Lowered.finish` puts the symbols that the
+compiler chose into its assembly code. Only C linkage is taken away, or a kernel ``read`` would be the C library's;
+such a kernel gets its plain name in the table of kernels.
 
 What cannot be lowered is an error, never left out.
 """
@@ -13,14 +19,13 @@ What cannot be lowered is an error, never left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from gpucnn.simulator.errors import LoweringError
 
-NAMESPACE = "gpucnn_kernel"
 INCLUDE = Path(__file__).parent / "include"
 PREPROCESSOR_FLAGS = ("-E", "-x", "c++", "-std=c++17", "-undef", "-nostdinc", "-D__CUDACC__", "-D__CUDACC_RTC__")
 CUDA_ARCH = "-D__CUDA_ARCH__=800"
@@ -34,13 +39,23 @@ _BEFORE_SHARED = re.compile(
 _SHARED = re.compile(r"\b__shared__\b")
 _ALIGNMENT = re.compile(r"\b(?:__align__|alignas)\s*\(")
 _DECLARATOR = re.compile(r"\s*(?P<type>[^\[]*[\s*&>])?(?P<name>\w+)\s*(?P<dimensions>\[.*\])?\s*", re.S)
-_KERNEL = re.compile(r'\bextern\s+"C"[^;{}()]*\b__global__\b')
-_KERNEL_HEAD = re.compile(r"\s*void\s+(\w+)\s*\(.*\)\s*", re.S)
-_DEFINED = re.compile("[{;]")
-_C_BLOCK = re.compile(r'\bextern\s+"C"\s*\{')
+_KERNEL = re.compile(r"\b__global__\b")
+_KERNEL_NAME = re.compile(r"(?P<name>\b[A-Za-z_]\w*(?:\s*::\s*\w+)*\s*(?:<[^;{}]*>)?)\s*\Z")
 _LAUNCH_BOUNDS = re.compile(r"\b__launch_bounds__\s*\(")
+_ATTRIBUTE = re.compile(r"\b(?:__\w+__|alignas|__attribute__)\s*\Z")
+_C_LINKAGE = re.compile(r'\bextern(\s+)"C"(?=\s*([{]?))')
+_TEMPLATE = re.compile(r"\btemplate\s*<\s*[^\s>]")
+_INSTANTIATION = re.compile(r"\btemplate\b(?!\s*<)")
+_GLOBAL_VARIABLE = re.compile(r"\b__(?:device|constant|managed)__\b")
 _INSTRUCTION = re.compile(r"([a-z][\w.:]*)\s*(.*)$", re.S)
 _OPERAND = re.compile(r'\s*"([^"]*)"\s*(\(.*\))\s*$', re.S)
+_PLACEHOLDER = "gpucnn kernel {}"
+_SYMBOL = re.compile(r"^gpucnn_symbol_(\d+):\n\s*\.\w+\s+([\w.$]+)", re.M)
+_OBJECT = re.compile(r"^\s*\.type\s+([\w.$]+),\s*[@%](?:object|gnu_unique_object)\b", re.M)
+_NOT_CUDA = re.compile(
+    r"gpucnn|_ZGV|_ZZ|_ZT|_ZN6gpucnn|_ZNS?t|_ZNK?St|_ZSt|\.|_ZN12_GLOBAL__N_1\d+gpucnn|_ZL\d+gpucnn|__"
+)
+_POINTER_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -49,57 +64,181 @@ class Kernel:
 
     name: str
     launch_bounds: str
+    has_c_linkage: bool = False
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A C++ program, which `cuda_shim.h` must precede, and its kernels."""
+    """A C++ program, which `cuda_shim.h` must precede, its kernels, and the name expressions whose symbols it has."""
 
     text: str
     kernels: tuple[Kernel, ...]
+    expressions: tuple[str, ...] = ()
+
+    def finish(self, assembly: str) -> tuple[str, dict[str, str]]:
+        """Put the symbols of kernels and variables into assembly code; that, and the symbols of the expressions."""
+        found = {int(match.group(1)): match.group(2) for match in _SYMBOL.finditer(assembly)}
+        plain = {found[i]: kernel.name for i, kernel in enumerate(self.kernels) if kernel.has_c_linkage}
+        symbols = {number: plain.get(symbol, symbol) for number, symbol in found.items()}
+        for number, symbol in symbols.items():
+            assembly = assembly.replace(f'"{_PLACEHOLDER.format(number)}"', f'"{symbol}"')
+        first = len(self.kernels)
+        lowered = {expression: symbols[first + i] for i, expression in enumerate(self.expressions)}
+        return assembly + _table_of_variables(assembly), lowered
 
 
-def lower(preprocessed: str, name: str) -> Lowered:
+def lower(preprocessed: str, name: str, expressions: Sequence[str] = ()) -> Lowered:
     """Rewrite the preprocessed text of a CUDA C++ source called `name`."""
-    block = _C_BLOCK.search(preprocessed)
-    if block:
-        raise _error(preprocessed, block.start(), name, 'an extern "C" block; write extern "C" before each kernel')
-    kernels = tuple(_kernels(preprocessed, name))
     text = _rewrite(preprocessed, name, _ASM, _lower_asm)
     text = _rewrite(text, name, _SHARED, _lower_shared)
-    text = re.sub(r'\bextern\s+"C"', "", text)
-    return Lowered(f"namespace {NAMESPACE} {{\n{text}\n}}\n{_entries(kernels)}", kernels)
+    text = _rewrite(text, name, _GLOBAL_VARIABLE, _lower_variable)
+    text, kernels = _describe_kernels(text, name)
+    text = _C_LINKAGE.sub(r'extern\1"C++"', text)
+    return Lowered(f"{text}\n{_entries(len(kernels), expressions)}", kernels, tuple(expressions))
 
 
 # --- Kernels ------------------------------------------------------------------------------------------------------
 
 
-def _kernels(text: str, name: str) -> Iterator[Kernel]:
-    """Each extern "C" __global__ function that is defined."""
+@dataclass(frozen=True)
+class _Head:
+    """The head of a kernel's definition or declaration: its pieces, and the index of the brace or semicolon after it."""
+
+    prefix: str
+    name: str
+    parameters: str
+    launch_bounds: str
+    end: int
+
+
+def _describe_kernels(text: str, name: str) -> tuple[str, tuple[Kernel, ...]]:
+    """Add a description after each kernel: a function in its scope, which the table of entries calls."""
+    parts, kernels, position = [], [], 0
+    blocks = _blocks_of_c_linkage(text)
     for match in _KERNEL.finditer(text):
-        end = _DEFINED.search(text, match.end())
-        head, launch_bounds = _without_call(_LAUNCH_BOUNDS, text[match.end() : end.start() if end else len(text)])
-        named = _KERNEL_HEAD.fullmatch(head)
-        if not named:
-            raise _error(
-                text, match.start(), name, 'a kernel that does not begin with extern "C" __global__ void name('
-            )
-        if end and end[0] == "{":
-            yield Kernel(named[1], launch_bounds or "")
+        try:
+            head = _kernel_head(text, match.start(), match.end())
+            is_instantiation = bool(_INSTANTIATION.search(head.prefix))
+            if _TEMPLATE.search(head.prefix) or (text[head.end] == ";" and not is_instantiation):
+                continue
+            last = head.end if is_instantiation else _closing(text, head.end)
+        except LoweringError as error:
+            raise _error(text, match.start(), name, str(error)) from None
+        parts += [text[position : last + 1], _description(len(kernels), head)]
+        position = last + 1
+        has_c_linkage = bool(_C_LINKAGE.search(head.prefix)) or any(match.start() in block for block in blocks)
+        kernels.append(Kernel(" ".join(head.name.split()), head.launch_bounds, has_c_linkage))
+    return "".join([*parts, text[position:]]), tuple(kernels)
 
 
-def _entries(kernels: tuple[Kernel, ...]) -> str:
-    """A table of the kernels for the launcher."""
-    described = "".join(
-        f'::gpucnn::KernelEntry<&{NAMESPACE}::{kernel.name}>::describe("{kernel.name}", '
-        f"[] {{ using namespace {NAMESPACE}; return ::gpucnn::launch_bound({kernel.launch_bounds}); }}()),\n"
-        for kernel in kernels
+def _blocks_of_c_linkage(text: str) -> list[range]:
+    """The extents of ``extern "C" { ... }``."""
+    starts = [match.start(2) for match in _C_LINKAGE.finditer(text) if match.group(2)]
+    return [range(start, _closing(text, start)) for start in starts]
+
+
+def _kernel_head(text: str, start: int, end: int) -> _Head:
+    """The head around a ``__global__`` in [start, end)."""
+    first = max(text.rfind(mark, 0, start) for mark in ";{}") + 1
+    position, bounds = end, ""
+    while position < len(text) and text[position] not in "{;":
+        if text[position] != "(":
+            position += 1
+            continue
+        close = _closing(text, position)
+        attribute = _ATTRIBUTE.search(text, max(end, position - 40), position)
+        if not attribute:
+            break
+        if attribute[0].strip() == "__launch_bounds__":
+            bounds = text[position + 1 : close]
+        position = close + 1
+    named = _KERNEL_NAME.search(text[end:position])
+    if position == len(text) or text[position] != "(" or not named or not re.search(r"\bvoid\b", text[first:position]):
+        raise LoweringError("a kernel that is not a function of the form __global__ void name(...)")
+    last = close + 1
+    while last < len(text) and text[last] not in "{;":
+        last = _closing(text, last) + 1 if text[last] in _OPEN else last + 1
+    after = _without_call(_LAUNCH_BOUNDS, text[close + 1 : last])[1]
+    return _Head(text[first:start], named["name"], text[position + 1 : close], after or bounds, last)
+
+
+def _description(number: int, head: _Head) -> str:
+    """A function that describes a kernel, and a constant by which the assembly code tells its symbol."""
+    parameters = ", ".join(
+        _without_default(part) for part in _split(_without_markers(head.parameters), ",", angles=True)
+    )
+    kernel = f"static_cast<void (*)({parameters})>(&{head.name})"
+    bounds = " ".join(_without_markers(head.launch_bounds).split())
+    return (
+        f" GPUCNN_C_LINKAGE {{ GPUCNN_SYMBOL gpucnn_symbol_{number} = (void*){kernel};"
+        f" GPUCNN_KEPT void gpucnn_describe_{number}(::gpucnn::Entry& entry) {{"
+        f" entry = ::gpucnn::KernelEntry<{kernel}>::describe("
+        f'"{_PLACEHOLDER.format(number)}", ::gpucnn::launch_bound({bounds})); }} }}'
+    )
+
+
+def _without_default(parameter: str) -> str:
+    """A parameter without its default argument, on one line."""
+    return " ".join(_split(parameter, "=")[0].split())
+
+
+def _without_markers(text: str) -> str:
+    return _LINE_MARKER.sub("", text)
+
+
+def _entries(kernel_count: int, expressions: Sequence[str]) -> str:
+    """A table of the kernels for the launcher, filled as the library is loaded."""
+    numbers = range(kernel_count)
+    declared = "".join(f'extern "C" void gpucnn_describe_{number}(::gpucnn::Entry&);\n' for number in numbers)
+    called = "".join(f"gpucnn_describe_{number}(gpucnn_entries[{number}]);\n" for number in numbers)
+    named = ""
+    for number, expression in enumerate(expressions, kernel_count):
+        declared += (
+            f'#line 1 "<name expression {number - kernel_count}>"\n'
+            f'extern "C" {{ GPUCNN_SYMBOL gpucnn_symbol_{number} = (void*)::gpucnn::named({expression}); }}\n'
+        )
+        named += (
+            f"if (::gpucnn::NamedEntry<::gpucnn::named({expression})>::describe("
+            f'"{_PLACEHOLDER.format(number)}", gpucnn_entries[gpucnn_entry_count], 0)) gpucnn_entry_count++;\n'
+        )
+    return (
+        f'#line 1 "<kernels>"\n{declared}'
+        '#line 1 "<kernels>"\n'
+        f"GPUCNN_EXPORTED ::gpucnn::Entry gpucnn_entries[{kernel_count + len(expressions) + 1}] = {{}};\n"
+        f"GPUCNN_EXPORTED int gpucnn_entry_count = {kernel_count};\n"
+        "__attribute__((constructor)) GPUCNN_UNCHECKED static void gpucnn_describe_all() {\n"
+        f"{called}{named}}}\n"
+    )
+
+
+# --- Global variables ---------------------------------------------------------------------------------------------
+
+
+def _lower_variable(text: str, start: int, end: int) -> tuple[int, int, str]:
+    """The memory space of a variable; with it an attribute that keeps it, where it is one and not a function's."""
+    position = end
+    while position < len(text) and text[position] not in "(){};=[":
+        position += 1
+        if text[position : position + 1] == "(" and _ATTRIBUTE.search(text, max(end, position - 40), position):
+            position = _closing(text, position) + 1
+    is_variable = text[position : position + 1] in list(";=[{") and "operator" not in text[end:position]
+    return start, end, f"{text[start:end]} GPUCNN_KEPT" if is_variable else text[start:end]
+
+
+def _table_of_variables(assembly: str) -> str:
+    """Assembly code of a table of the program's variables, for the driver."""
+    names = [name for name in dict.fromkeys(_OBJECT.findall(assembly)) if not _NOT_CUDA.match(name)]
+    sizes = dict(re.findall(r"^\s*\.size\s+([\w.$]+),\s*(\d+)\s*$", assembly, re.M))
+    rows = [name for name in names if name in sizes]
+    strings = "".join(f'.Lgpucnn_name_{i}:\n\t.string "{name}"\n' for i, name in enumerate(rows))
+    table = "".join(
+        f"\t.8byte .Lgpucnn_name_{i}\n\t.8byte {name}\n\t.8byte {sizes[name]}\n" for i, name in enumerate(rows)
     )
     return (
-        '#line 1 "<kernels>"\n'
-        '#define EXPORTED extern "C" __attribute__((visibility("default")))\n'
-        f"EXPORTED const ::gpucnn::Entry gpucnn_entries[] = {{\n{described}{{}}}};\n"
-        f"EXPORTED const int gpucnn_entry_count = {len(kernels)};\n"
+        f'\t.section .rodata.gpucnn,"a"\n{strings}'
+        '\t.section .data.rel.ro.gpucnn,"aw"\n\t.balign 8\n'
+        "\t.globl gpucnn_variables\n\t.type gpucnn_variables, %object\n"
+        f"\t.size gpucnn_variables, {24 * (len(rows) + 1)}\ngpucnn_variables:\n{table}\t.8byte 0\n\t.8byte 0\n\t.8byte 0\n"
     )
 
 

@@ -32,7 +32,7 @@ _SLOT = 16  # arguments begin at multiples of it
 _running = threading.Lock()  # the runtime simulates one machine at a time
 
 
-# --- The runtime's structures, as in include/interface.h, runtime/errors.h and runtime/launch.cpp ---------------------
+# --- The runtime's structures, as in include/interface.h and runtime/launch.h -----------------------------------------
 
 
 class _Parameter(ctypes.Structure):
@@ -61,8 +61,8 @@ class _ErrorReport(ctypes.Structure):
     )
 
 
-_LAUNCH = struct.Struct("=7Q3I3I4iI4x")
-_BUFFER = struct.Struct("=QQ3i4x")
+_LAUNCH = struct.Struct("=8Q3I3I4iI4x")
+_BUFFER = struct.Struct("=5Q3i4x")
 
 
 class _Runtime:
@@ -239,6 +239,7 @@ class Function:
                 shared_mem,
                 *kernel.image,
                 wanted.seed,
+                0,
                 *blocks,
                 *threads,
                 len(buffers) // _BUFFER.size,
@@ -329,7 +330,7 @@ def _buffer(array: Array, pointer: int, slot: _Slot) -> bytes:
         low += sum(step for step in steps if step < 0)
         size = host.itemsize + sum(map(abs, steps))
     grain = host.itemsize // 2 if host.dtype.kind == "c" else host.itemsize
-    return _BUFFER.pack(low, size, grain, slot.index, slot.kind == "c")
+    return _BUFFER.pack(low, size, 0, 0, 0, grain, slot.index, slot.kind == "c")
 
 
 # --- Errors -------------------------------------------------------------------------------------------------------

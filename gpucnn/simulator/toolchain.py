@@ -28,17 +28,16 @@ from gpucnn.simulator.errors import CompileError
 HERE = Path(__file__).parent
 RUNTIME_FLAGS = ("-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fvisibility=default", "-pthread")
 KERNEL_FLAGS = (
-    "-std=c++17",
     "-fPIC",
     "-w",
-    "-g1",
-    "-gdwarf-4",  # some addr2line mistake a file of version 5 for another
     "-fno-exceptions",
+    "-fno-asynchronous-unwind-tables",
     "-fsigned-char",
     "-fno-strict-aliasing",
     "-ffp-contract=off",
     "-fvisibility=hidden",
 )
+_LINES = ("-g1", "-gdwarf-4")  # some addr2line mistake a file of version 5 for another
 _UNDEFINED_BEHAVIOUR = "alignment,shift,integer-divide-by-zero,signed-integer-overflow"
 _SEAL = b"gpucnn-sealed:"
 
@@ -102,13 +101,16 @@ def processor_flags() -> tuple[str, ...]:
 
 def mode_flags(mode: str, is_clang: bool) -> tuple[str, ...]:
     """The flags that a mode adds for a kernel."""
+    # What no kernel calls is not compiled: headers hold many functions.
+    whole = () if is_clang else ("-fwhole-program",)
     if mode == "fast":
-        return ("-O2",)
+        return ("-O2", "-g0", "-DGPUCNN_CHECKED=0", *whole)
     if mode == "coverage":
-        return ("-O0", "--coverage")
+        return ("-O0", *_LINES, "--coverage", "-DGPUCNN_CHECKED=0")
     bounds = "array-bounds" if is_clang else "bounds"
     blocks = ("-fsanitize-coverage=trace-pc",) if mode == "profile" else ()
-    flags = ("-O1", "-fsanitize=thread", f"-fsanitize={bounds},{_UNDEFINED_BEHAVIOUR}", *blocks)
+    sanitizers = ("-fsanitize=thread", f"-fsanitize={bounds},{_UNDEFINED_BEHAVIOUR}", *blocks)
+    flags = ("-O1", *_LINES, "-DGPUCNN_CHECKED=1", *whole, *sanitizers)
     if is_clang:
         return (*flags, "-mllvm", "-tsan-instrument-func-entry-exit=0")
     return (*flags, "-fno-tree-loop-distribute-patterns", "--param", "tsan-instrument-func-entry-exit=0")
@@ -178,7 +180,7 @@ def cached(name: str, build: Callable[[Path], None]) -> Path:
         raise CompileError(f"cannot make the cache folder {path.parent}: {error}; set GPUCNN_CACHE_DIR") from error
     _announce(path.parent)
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as scratch:
-        target = Path(scratch) / name
+        target = Path(scratch) / path.name
         build(target)
         seal(target)
         os.replace(target, path)
@@ -205,6 +207,11 @@ def seal(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     with path.open("ab") as file:
         file.write(_SEAL + digest.encode())
+
+
+def content(path: Path) -> bytes:
+    """What a file of the cache held before its checksum was appended."""
+    return path.read_bytes().rpartition(_SEAL)[0]
 
 
 def is_whole(path: Path) -> bool:

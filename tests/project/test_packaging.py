@@ -20,6 +20,7 @@ def test_files_that_are_not_python_are_listed() -> None:
         "gpucnn": ROOT / "gpucnn",
         "gpucnn.kernels": ROOT / "kernels",
         "gpucnn.simulator": ROOT / "gpucnn/simulator",
+        "gpucnn.simulator.cuda": ROOT / "gpucnn/simulator/cuda",
     }
     listed = {
         path
@@ -28,6 +29,6 @@ def test_files_that_are_not_python_are_listed() -> None:
         for path in folders[package].glob(pattern)
         if path.is_file()
     }
-    suffixes = {".cu", ".cuh", ".cpp", ".h", ".hpp", ".typed"}
+    suffixes = {".cu", ".cuh", ".cpp", ".h", ".hpp", ".inc", ".typed"}
     there = {path for folder in ("gpucnn", "kernels") for path in (ROOT / folder).rglob("*") if path.suffix in suffixes}
     assert there - listed == set()

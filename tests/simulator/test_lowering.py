@@ -22,7 +22,7 @@ def test_lines_stay_where_they_are() -> None:
     )
     lowered = lower(text, "x.cu").text
     before = lowered.index('#line 1 "<kernels>"')
-    assert lowered[:before].count("\n") == text.count("\n") + 3  # the namespace around it
+    assert lowered[:before].count("\n") == text.count("\n") + 1
 
 
 @pytest.mark.no_compiler
@@ -34,12 +34,24 @@ def test_kernels_are_found() -> None:
     extern "C" __global__ void __launch_bounds__(64 * 2, 3) after(int) {}
     extern "C" __global__ __launch_bounds__((32)) void before(int (*f)(int)) {}
     __device__ void nor_this() {}
+    __global__ void mangled(int) {}
+    namespace a { namespace { static void __global__ late(int x = (1, 2)) __launch_bounds__(16) { if (x) { x = '}'; } } } }
+    extern "C" { __global__ void in_a_block(int) {} }
+    __global__ void in_a_block(float) {}
+    template <> __global__ void not_this<int>(int* x) {}
+    template __global__ void not_this<float>(float*);
     """
     kernels = lower(text, "x.cu").kernels
     assert [(found.name, found.launch_bounds) for found in kernels] == [
         ("plain", ""),
         ("after", "64 * 2, 3"),
         ("before", "(32)"),
+        ("mangled", ""),
+        ("late", "16"),
+        ("in_a_block", ""),
+        ("in_a_block", ""),
+        ("not_this<int>", ""),
+        ("not_this<float>", ""),
     ]
 
 
@@ -77,9 +89,35 @@ def test_shared_variables_belong_into_functions() -> None:
 
 
 @pytest.mark.no_compiler
-def test_blocks_of_c_linkage_are_refused() -> None:
-    with pytest.raises(LoweringError, match=r'x\.cu:1: .* extern "C" block'):
-        lower('extern "C" {\n}\n', "x.cu")
+@pytest.mark.parametrize("head", ["__global__ int kernel(int x)", "__global__ struct kernel", "__global__ auto x = 1"])
+def test_kernels_that_are_no_functions_without_result_are_refused(head: str) -> None:
+    with pytest.raises(LoweringError, match=r"x\.cu:2: .* a kernel that is not a function of the form"):
+        lower(f"\n{head} {{\n}}\n", "x.cu")
+
+
+def test_kernels_have_the_symbols_of_cuda() -> None:
+    text = """
+struct Pair { int a, b; };
+__global__ void add(float* y, Pair p = {1, 2}) { y[0] += p.a + p.b; }
+__global__ void add(float* y, const float* x) { y[0] += x[0]; }
+namespace outer { namespace inner { __global__ void scale(double* y, int n) { y[0] *= n; } } }
+extern "C" { __global__ void plain(float* y) { y[0] = -1; } }
+template <class T, int N> __global__ void of_type(T* y) { y[0] = N; }
+template __global__ void of_type<float, 7>(float*);
+"""
+    module = Module(text, "symbols")
+    y = asarray(np.zeros(1, "f4"))
+    module.function("_Z3addPf4Pair")((1,), (1,), (y, np.array((3, 4), "i4, i4")))
+    assert asnumpy(y)[0] == 7
+    module.function("_Z3addPfPKf")((1,), (1,), (y, asarray(np.full(1, 0.5, "f4"))))
+    assert asnumpy(y)[0] == 7.5
+    module.function("plain")((1,), (1,), (y,))
+    assert asnumpy(y)[0] == -1
+    module.function("_Z7of_typeIfLi7EEvPT_")((1,), (1,), (y,))
+    assert asnumpy(y)[0] == 7
+    z = asarray(np.full(1, 1.5))
+    module.function("_ZN5outer5inner5scaleEPdi")((1,), (1,), (z, np.int32(3)))
+    assert asnumpy(z)[0] == 4.5
 
 
 @pytest.mark.no_compiler

@@ -2,10 +2,21 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
-#include <stdio.h>
-#include <string.h>
+
+// The parts of the standard library that NVIDIA's compiler or its headers offer to kernels.
+#include <initializer_list>
+#include <limits>
+#include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include "interface.h"
+
+// Declared here and not by <stdio.h> and <string.h>, whose other names are free for kernels.
+extern "C" int printf(const char* format, ...) noexcept;
+extern "C" void* memcpy(void* to, const void* from, size_t bytes) noexcept;
+extern "C" void* memmove(void* to, const void* from, size_t bytes) noexcept;
+extern "C" void* memset(void* to, int value, size_t bytes) noexcept;
 
 // For the shim's own code: its accesses are not the kernel's.
 #define GPUCNN_UNCHECKED __attribute__((no_sanitize("thread"), noinline))
@@ -13,6 +24,7 @@
 #include "builtins.h"
 #include "atomics.h"
 #include "device_math.h"
+#include "float16.h"
 #include "kernel_entry.h"
 #include "ptx.h"
 #include "warp.h"

@@ -26,6 +26,7 @@ struct Site {
 struct Parameter {
   int bytes;
   char kind;  // p: pointer, c: pointer to const, i, u, f, b: integers, float and bool, s: struct
+  unsigned char align;
 };
 
 constexpr int kMaxParameters = 64;
@@ -36,6 +37,13 @@ struct Entry {
   int max_threads;  // of __launch_bounds__, or 0
   int parameter_count;
   Parameter parameters[kMaxParameters];
+};
+
+// A __device__ or __constant__ variable of a module, by its symbol. The table of them ends with a row of zeros.
+struct Variable {
+  const char* name;
+  void* address;
+  size_t bytes;
 };
 
 // ---- Shared memory -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-// What Python calls: one function that runs a launch.
+// What Python and the simulated CUDA driver call: one function that runs a launch.
 #include <link.h>
 
 #include <string.h>
@@ -13,25 +13,6 @@ extern dim3 blockDim, gridDim;
 
 namespace gpucnn {
 
-// module.py packs it.
-struct Launch {
-  const Entry* entry;
-  void** arguments;
-  const Buffer* buffers;
-  uint64_t dynamic_bytes;
-  uint64_t image_low;
-  uint64_t image_high;
-  uint64_t seed;
-  uint32_t grid[3];
-  uint32_t block[3];
-  int32_t buffer_count;
-  int32_t check;
-  int32_t profile;
-  int32_t order;
-  uint32_t yield_every;
-  int32_t unused;
-};
-
 static void set_up(const Launch& launch) {
   gridDim = {launch.grid[0], launch.grid[1], launch.grid[2]};
   blockDim = {launch.block[0], launch.block[1], launch.block[2]};
@@ -40,6 +21,7 @@ static void set_up(const Launch& launch) {
   machine.dynamic_bytes = launch.dynamic_bytes;
   machine.image_low = launch.image_low;
   machine.image_high = launch.image_high;
+  machine.find = launch.find;
   machine.check = launch.check != 0;
   machine.profile = launch.profile != 0;
   machine.order = static_cast<Order>(launch.order);

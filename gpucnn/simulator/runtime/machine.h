@@ -5,8 +5,8 @@
 
 #include <vector>
 
-#include "../include/interface.h"
 #include "context_switch.h"
+#include "launch.h"
 
 namespace gpucnn {
 
@@ -18,21 +18,6 @@ constexpr int kWarpSize = 32;
 constexpr int kMaxThreads = 1024;
 
 // ---- Errors --------------------------------------------------------------------------------------------------------
-
-// errors.py has an exception for each, by number.
-enum class ErrorKind : int {
-  kNone,
-  kOutOfBounds,
-  kReadOnly,
-  kRace,
-  kMisaligned,
-  kSynchronisation,
-  kUninitialised,
-  kUndefinedBehaviour,
-  kSharedMemory,
-  kAddressSpace,
-  kTrap,
-};
 
 // Where in the source something happens: known as a place, or as a code address that debug information explains.
 struct Where {
@@ -114,6 +99,7 @@ struct Machine {
   uint64_t random_state;
   uint32_t launch_epoch;
   uintptr_t image_low, image_high;  // of the module that the kernel is in
+  const Buffer* (*find)(const void* address);  // as in Launch
 
   // Of the block. Epochs count barriers and blocks, over all launches: what an earlier epoch left is over.
   unsigned thread_count;
@@ -151,15 +137,6 @@ void begin_block_shared_memory();
 // ---- Checked accesses ----------------------------------------------------------------------------------------------
 
 enum class Access : uint8_t { kRead, kWrite, kAtomic, kAsyncCopy, kAsyncLanding };
-
-// An array argument, or several that overlap. Python fills it.
-struct Buffer {
-  char* low;
-  uint64_t bytes;
-  int32_t grain;     // bytes that a thread reads or writes at least, mostly
-  int32_t argument;
-  int32_t read_only;
-};
 
 // Checks one access of the current thread; does not return if it is wrong.
 void check_access(const void* pointer, size_t bytes, Access access, Where where);

@@ -19,6 +19,7 @@ extern dim3 blockDim, gridDim;
 
 namespace gpucnn {
 
+constexpr uintptr_t kNullPage = 4096;
 constexpr uint16_t kMany = 0xffff;  // in place of a thread or a warp: several
 
 enum WriteKind : uint8_t { kPlain, kAtomically, kStillCopying };
@@ -38,12 +39,15 @@ struct Cell {
 struct Region {
   char* low;
   char* high;
-  Cell* cells;       // room for one per byte
-  const char* name;  // of a shared variable
-  int argument;      // of global memory
-  unsigned grain;    // log2 of the bytes per cell
+  Cell* cells;           // room for one per byte
+  const char* name;      // of a shared variable; of global memory where it is not an argument
+  uint8_t* initialised;  // of global memory: a byte for each byte; null: not tracked
+  int argument;          // of global memory
+  unsigned grain;        // log2 of the bytes per cell
   bool shared;
   bool read_only;
+  bool used;  // there has been an access in this launch
+  bool found_late;  // not given at the launch: its cells are its own
 
   uint32_t since() const { return shared ? machine.block_epoch : machine.launch_epoch; }
   size_t bytes() const { return static_cast<size_t>(high - low); }
@@ -65,6 +69,9 @@ static Cell* reserve(size_t cells) {
   return memory == MAP_FAILED ? nullptr : static_cast<Cell*>(memory);
 }
 
+// For the cells of so many bytes: refine() writes a few more than one for each byte.
+static size_t cells_of(size_t bytes) { return bytes + 8; }
+
 static bool reserve_global(size_t cells) {
   if (cells <= global_capacity) return true;
   if (global_cells) munmap(global_cells, global_capacity * sizeof(Cell));
@@ -77,6 +84,10 @@ static bool reserve_global(size_t cells) {
 
 // Gives the pages of a large launch back to the system; they read as zero, an epoch long past.
 void end_launch_checks() {
+  for (const Region& region : global_regions) {
+    if (region.found_late) munmap(region.cells, cells_of(region.bytes()) * sizeof(Cell));
+  }
+  global_regions.clear();
   constexpr size_t kKeep = size_t{1} << 20;
   if (global_capacity > kKeep) madvise(global_cells, global_capacity * sizeof(Cell), MADV_DONTNEED);
 }
@@ -93,6 +104,10 @@ void restart_late_epochs() {
 static void refine(Region& region, size_t offset, size_t bytes) {
   const size_t needed = offset | bytes;
   while (needed & ((size_t{1} << region.grain) - 1)) {
+    if (!region.used) {  // the cells say nothing yet
+      region.grain--;
+      continue;
+    }
     size_t count = (region.bytes() >> region.grain) + 1;
     while (count-- > 0) region.cells[2 * count] = region.cells[2 * count + 1] = region.cells[count];
     region.grain--;
@@ -105,6 +120,18 @@ static unsigned initial_grain(int bytes) {
   unsigned grain = 0;
   while (grain < 3 && bytes % (2 << grain) == 0) grain++;
   return grain;
+}
+
+static Region global_region(const Buffer& buffer) {
+  Region region = {};
+  region.low = buffer.low;
+  region.high = buffer.low + buffer.bytes;
+  region.name = buffer.name;
+  region.initialised = buffer.initialised;
+  region.argument = buffer.argument;
+  region.grain = initial_grain(buffer.grain);
+  region.read_only = buffer.read_only != 0;
+  return region;
 }
 
 static void merge(Region& region, const Buffer& buffer) {
@@ -121,13 +148,7 @@ static void add_global_regions(std::vector<Buffer>& buffers) {
       merge(global_regions.back(), buffer);
       continue;
     }
-    Region region = {};
-    region.low = buffer.low;
-    region.high = buffer.low + buffer.bytes;
-    region.argument = buffer.argument;
-    region.grain = initial_grain(buffer.grain);
-    region.read_only = buffer.read_only != 0;
-    global_regions.push_back(region);
+    global_regions.push_back(global_region(buffer));
   }
 }
 
@@ -142,12 +163,12 @@ bool begin_launch_checks(const Buffer* buffers, int count) {
   std::vector<Buffer> sorted(buffers, buffers + count);
   add_global_regions(sorted);
   size_t cells = 0;
-  for (const Region& region : global_regions) cells += region.bytes() + 8;
+  for (const Region& region : global_regions) cells += cells_of(region.bytes());
   if (!reserve_global(cells)) return false;
   cells = 0;
   for (Region& region : global_regions) {
     region.cells = global_cells + cells;
-    cells += region.bytes() + 8;
+    cells += cells_of(region.bytes());
     if (machine.profile) add_profiled_array(&region - global_regions.data(), region.argument, region.low, region.high);
   }
   return true;
@@ -186,6 +207,7 @@ static const char* name_of(const Region& region) {
   char* name = names[next++ % 2];
   if (region.shared && strchr(region.name, ' ')) snprintf(name, sizeof names[0], "%s", region.name);
   else if (region.shared) snprintf(name, sizeof names[0], "shared '%s'", region.name);
+  else if (region.name) snprintf(name, sizeof names[0], "%s", region.name);
   else snprintf(name, sizeof names[0], "argument %d", region.argument);
   return name;
 }
@@ -213,17 +235,49 @@ static const Region* nearest(const std::vector<Region>& regions, const char* poi
   return best;
 }
 
+// Where an access outside of a region lies, for launches of the simulated driver.
+static const char* distance_from(const Region& region, const char* pointer, size_t bytes) {
+  static char text[96];
+  if (!machine.find || region.shared) return "";
+  if (pointer < region.low) snprintf(text, sizeof text, ": %td bytes before its start", region.low - pointer);
+  else if (pointer > region.high) snprintf(text, sizeof text, ": %td bytes past its end", pointer - region.high);
+  else if (pointer == region.high) snprintf(text, sizeof text, ": right past its end");
+  else snprintf(text, sizeof text, ": the last %td of them past its end", pointer + bytes - region.high);
+  return text;
+}
+
 [[noreturn]] static void out_of_bounds(const char* pointer, size_t bytes, Access access, const Region* region,
                                        Where where) {
-  constexpr uintptr_t kNullPage = 4096;
   if (reinterpret_cast<uintptr_t>(pointer) < kNullPage) {
     fail(ErrorKind::kOutOfBounds, where, "%s of %zu bytes through a null pointer", verb(access), bytes);
+  }
+  if (!region && machine.find) {
+    fail(ErrorKind::kOutOfBounds, where, "%s of %zu bytes at %p, where there is no memory of the device", verb(access),
+         bytes, pointer);
   }
   if (!region) {
     fail(ErrorKind::kOutOfBounds, where, "%s of %zu bytes at %p, outside all arrays", verb(access), bytes, pointer);
   }
-  fail(ErrorKind::kOutOfBounds, where, "%s of %zu bytes at byte %td of %s, which has %zu bytes", verb(access), bytes,
-       pointer - region->low, name_of(*region), region->bytes());
+  fail(ErrorKind::kOutOfBounds, where, "%s of %zu bytes at byte %td of %s, which has %zu bytes%s", verb(access), bytes,
+       pointer - region->low, name_of(*region), region->bytes(), distance_from(*region, pointer, bytes));
+}
+
+// Memory that the launch was not given, but that its launcher knows: a table holds its address, or a struct.
+static Region* find_late(const char* pointer, size_t bytes, Access access, Where where) {
+  const Buffer* buffer = machine.find(pointer);
+  if (!buffer) out_of_bounds(pointer, bytes, access, nullptr, where);
+  Region region = global_region(*buffer);
+  const bool is_inside = pointer >= region.low && pointer + bytes <= region.high;
+  if (!is_inside && !buffer->refusal) out_of_bounds(pointer, bytes, access, &region, where);
+  if (buffer->refusal) {
+    fail(ErrorKind::kOutOfBounds, where, "%s of %zu bytes at byte %td of %s, %s", verb(access), bytes,
+         pointer - region.low, name_of(region), buffer->refusal);
+  }
+  region.cells = reserve(cells_of(region.bytes()));
+  if (!region.cells) fail(ErrorKind::kTrap, where, "not enough address space for the shadow of %s", name_of(region));
+  region.found_late = true;
+  global_regions.push_back(region);
+  return &global_regions.back();
 }
 
 static bool in_own_stack(const char* pointer) {
@@ -251,6 +305,8 @@ static Region* region_of(const char* pointer, size_t bytes, Access access, Where
   Region* region = find(regions, shared ? last_shared : last_global, pointer);
   if (region && pointer + bytes <= region->high) return region;
   if (!region && !shared && (in_module(pointer) || is_index(pointer))) return nullptr;
+  const bool is_null = reinterpret_cast<uintptr_t>(pointer) < kNullPage;
+  if (!region && !shared && !is_null && machine.find) return find_late(pointer, bytes, access, where);
   out_of_bounds(pointer, bytes, access, region ? region : nearest(regions, pointer), where);
 }
 
@@ -381,6 +437,7 @@ static void check_cells(const Checked& now) {
   Region& region = now.region;
   const size_t offset = now.pointer - region.low;
   if ((offset | now.bytes) & ((size_t{1} << region.grain) - 1)) refine(region, offset, now.bytes);
+  region.used = true;
   const unsigned thread = machine.current->number;
   const uint32_t warp_epoch = machine.warps[thread / kWarpSize].epoch;
   const uint32_t since = region.since();
@@ -401,6 +458,21 @@ static void check_cells(const Checked& now) {
   }
 }
 
+// ---- Uninitialised global memory -----------------------------------------------------------------------------------
+
+static void check_initialised(const Checked& now) {
+  const size_t offset = now.pointer - now.region.low;
+  uint8_t* const flags = now.region.initialised + offset;
+  const bool reads = now.access == Access::kRead || now.access == Access::kAtomic;
+  for (size_t i = 0; reads && i < now.bytes; i++) {
+    if (flags[i]) continue;
+    fail(ErrorKind::kUninitialised, now.where,
+         "%s of %zu bytes at byte %zu of %s, which nothing has written since it was allocated", verb(now.access),
+         now.bytes, offset, name_of(now.region));
+  }
+  if (now.access != Access::kRead) memset(flags, 1, now.bytes);
+}
+
 // ---- All checks of one access --------------------------------------------------------------------------------------
 
 void check_access(const void* pointer, size_t bytes, Access access, Where where) {
@@ -419,6 +491,7 @@ void check_access(const void* pointer, size_t bytes, Access access, Where where)
     profile_access(low, bytes, access, where, region->shared ? -1 : region->argument, number);
   }
   const Checked now = {*region, low, bytes, access, where};
+  if (region->initialised) check_initialised(now);
   check_cells(now);
 }
 
