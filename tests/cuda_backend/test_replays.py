@@ -113,29 +113,45 @@ def test_a_call_gives_the_same_bits_each_time_on_whatever_arrays(
 def image(*shape: int, dtype: Any = np.float32, offset: int = 0) -> Any:
     """Numbers on the simulator, `offset` elements into their memory."""
     size = int(np.prod(shape))
-    return simulator.asarray(np.arange(size + offset, dtype=dtype) % 7)[offset:].reshape(shape)
+    return simulator.asarray((np.arange(size + offset) % 7).astype(dtype))[offset:].reshape(shape)
 
 
 def test_what_a_plan_depends_on_is_in_its_key(kept: dict[Any, Any]) -> None:
     x = image(2, 4, 6, 6)
+    views = [  # each differs from the one before in one stride, the fifth in their order
+        image(2, 8, 6, 6)[:, :4],
+        image(2, 8, 6, 6)[:, ::2],
+        image(2, 4, 12, 6)[:, :, ::2],
+        image(2, 4, 6, 12)[..., ::2],
+        image(2, 4, 6, 12)[..., ::2].swapaxes(2, 3),
+        image(2, 6, 6, 4).transpose(0, 3, 1, 2),
+    ]
     calls: list[Callable[[], Any]] = [
         lambda: F.avg_pool2d(x, 2),
         lambda: F.avg_pool2d(x, 3),
         lambda: F.avg_pool2d(x, (2, 3)),
+        lambda: F.avg_pool2d(x, (3, 2)),
+        lambda: F.avg_pool2d(x, 2, stride=1),
+        lambda: F.avg_pool2d(x, 2, padding=1),
         lambda: F.avg_pool2d(x, 2, stride=2),
         lambda: F.avg_pool2d(x, 2, padding=((0, 1), (1, 0))),
         lambda: F.avg_pool2d(x, 2, ceil_mode=True),
         lambda: F.sum_pool2d(x, 2),
         lambda: F.avg_pool2d(x[0], 2),
-        lambda: F.avg_pool2d(x[:, ::2], 2),
+        lambda: F.avg_pool2d(image(3, 4, 6, 6), 2),  # of the same strides
         lambda: F.avg_pool2d(image(2, 4, 6, 6, dtype=np.float64), 2),
+        lambda: F.avg_pool2d(image(2, 4, 6, 6, dtype=np.complex64), 2),  # as well
         lambda: F.avg_pool2d(image(2, 4, 6, 6, offset=1), 2),
         lambda: F.avg_pool2d(image(2, 4, 6, 6, offset=2), 2),
+        *[lambda view=view: F.avg_pool2d(view, 2) for view in views],
     ]
     for count, call in enumerate(calls, start=1):
         first, second = call(), call()
         assert len(kept) == count
         assert simulator.asnumpy(first).tobytes() == simulator.asnumpy(second).tobytes()
+    for view in views:
+        expected = F.avg_pool2d(simulator.asnumpy(view), 2)
+        np.testing.assert_array_equal(simulator.asnumpy(F.avg_pool2d(view, 2)), expected, strict=True)
     F.avg_pool2d(image(2, 4, 6, 6, offset=3), 2)  # 12 bytes past 16 are as 4 are
     with gpucnn.algorithm("direct"):
         F.avg_pool2d(x, 2)
