@@ -313,9 +313,9 @@ CUPY_CALLS: dict[str, Callable[[Any], Any]] = {  # on `Arrays`
     "conv2d, product and bias": lambda a: F.conv2d(a.x, a.dense, a.bias, 1, 1),
     "conv2d_backward, products and bias": lambda a: F.conv2d_backward(a.grad, a.x, a.dense, a.bias, 1, 1),
     "interpolate": lambda a: F.interpolate(a.x, None, 2, "bilinear"),
-    "conv2d": lambda a: F.conv2d(a.x, a.depthwise, a.bias, padding=1, groups=16),
-    "conv2d_input": lambda a: F.conv2d_input(a.x.shape, a.depthwise, a.x, 1, 1, 1, 16),
-    "conv_transpose2d": lambda a: F.conv_transpose2d(a.x, a.depthwise, None, 2, groups=16),
+    "conv2d": lambda a: F.conv2d(a.x, a.depthwise, a.bias, padding=1, groups=32),
+    "conv2d_input": lambda a: F.conv2d_input(a.x.shape, a.depthwise, a.x, 1, 1, 1, 32),
+    "conv_transpose2d": lambda a: F.conv_transpose2d(a.x, a.depthwise, None, 2, groups=32),
     "max_pool2d": lambda a: F.max_pool2d(a.x, 3, 2, 1),
     "max_pool2d, indices": lambda a: F.max_pool2d(a.x, 3, 2, 1, return_indices=True),
     "avg_pool2d": lambda a: F.avg_pool2d(a.x, 2),
@@ -332,8 +332,8 @@ class Arrays:
         def array(*shape: int) -> Any:
             return xp.asarray(rng.integers(-3, 4, shape).astype(np.float32))
 
-        self.x, self.depthwise, self.bias = array(2, 16, 8, 8), array(16, 1, 3, 3), array(16)
-        self.dense, self.pixels, self.grad = array(16, 16, 3, 3), array(16, 16, 1, 1), array(2, 16, 8, 8)
+        self.x, self.depthwise, self.bias = array(2, 32, 8, 8), array(32, 1, 3, 3), array(32)
+        self.dense, self.pixels, self.grad = array(32, 32, 3, 3), array(32, 32, 1, 1), array(2, 32, 8, 8)
 
 
 def expect_values_of_numpy(case: str, found: Any, seed: int) -> None:
@@ -402,7 +402,7 @@ def test_a_frozen_call_launches_what_the_first_one_did(cupy: Any, watch: Watch) 
     assert first.addresses == (x.data.ptr, results[0].data.ptr)
     assert second.addresses == (other.data.ptr, results[1].data.ptr)
     assert first._replace(args=first.args[2:]) == second._replace(args=second.args[2:])
-    assert [(result.shape, result.strides) for result in results] == [((2, 16, 4, 4), (1024, 64, 16, 4))] * 2
+    assert [(result.shape, result.strides) for result in results] == [((2, 32, 4, 4), (2048, 64, 16, 4))] * 2
     for seed, result in enumerate(results, start=1):
         expect_values_of_numpy("avg_pool2d", result, seed)
 
@@ -426,7 +426,7 @@ def test_out_takes_the_place_of_the_new_array(cupy: Any, watch: Watch, channels_
 
 def test_a_result_that_was_copied_is_copied_each_time(cupy: Any) -> None:
     for seed in (1, 2, 3):
-        x, out = Arrays(cupy, seed).x, cupy.zeros((2, 16, 8, 8), np.float32)[:, :, ::2, ::2]
+        x, out = Arrays(cupy, seed).x, cupy.zeros((2, 32, 8, 8), np.float32)[:, :, ::2, ::2]
         assert F.avg_pool2d(x, 2, out=out) is out
         expect_values_of_numpy("avg_pool2d", out, seed)
 
