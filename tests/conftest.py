@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import signal
@@ -70,7 +71,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Drop what the sample leaves out and, on another backend than NumPy, all that would say the same again."""
     kept = sample.sampled(items)
     if config.getoption("--backend") != "numpy":
-        kept = [item for item in kept if "backend" in getattr(item, "fixturenames", ())]
+        wanted = {"backend", "cupy"} if config.getoption("--backend") == "cuda" else {"backend"}
+        kept = [item for item in kept if wanted.intersection(getattr(item, "fixturenames", ()))]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 
@@ -130,6 +132,24 @@ def torch() -> Any:
         torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.set_num_threads(1)
     return torch
+
+
+@pytest.fixture(scope="session")
+def cupy() -> Any:
+    """CuPy on a GPU, a real or a simulated one; where GPUCNN_REQUIRE_CUPY is set, as in CI, its absence is an error."""
+    reason = available()["cuda"]
+    if reason != "available":
+        if os.environ.get("GPUCNN_REQUIRE_CUPY"):
+            raise pytest.UsageError(f"GPUCNN_REQUIRE_CUPY is set, but CuPy is {reason}")
+        pytest.skip(f"CuPy is {reason}")
+    return importlib.import_module("cupy")
+
+
+@pytest.fixture(scope="session")
+def two_devices(cupy: Any) -> None:
+    """For tests that need a second GPU, a real or a simulated one."""
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("there is one GPU, the test needs two")
 
 
 @pytest.fixture(scope="session")

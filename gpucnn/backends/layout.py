@@ -27,6 +27,31 @@ def is_dense(x: Any, axes: Sequence[int]) -> bool:
     return True
 
 
+def outermost_first(x: Any) -> tuple[int, ...]:
+    """The axes of an array from the outermost to the innermost in memory.
+
+    Axes of size 1 fit anywhere, whatever their strides: the order is C order where that is possible, else channels last
+    where that is, and only for other orders do their strides count.
+    """
+    axes = range(len(x.shape))
+    by_stride = sorted(axes, key=lambda axis: -abs(x.strides[axis]))
+    longer = [axis for axis in by_stride if x.shape[axis] > 1]
+    for order in ((*axes,), (*axes[:1], *axes[2:], *axes[1:2])):
+        if longer == [axis for axis in order if x.shape[axis] > 1]:
+            return order
+    return tuple(by_stride)
+
+
+def empty_in_order(xp: Any, shape: Sequence[int], dtype: Any, like: Any) -> Any:
+    """A new array, uninitialised and without gaps, in the memory order of `like`, which has as many axes.
+
+    What `empty_like` of an array library returns depends on the strides of axes of size 1, which say nothing.
+    """
+    order = outermost_first(like)
+    array = xp.empty([shape[axis] for axis in order], dtype)
+    return array.transpose([order.index(axis) for axis in range(len(order))])
+
+
 def stored_like(xp: Any, values: Any, like: Any, dtype: Any = None) -> Any:
     """`values`, or one of NumPy's scalars as an array, in the memory order of `like`, and in its dtype or another.
 
@@ -37,10 +62,9 @@ def stored_like(xp: Any, values: Any, like: Any, dtype: Any = None) -> Any:
     if values.dtype == dtype:
         if values.strides == like.strides:
             return values
-        outermost_first = sorted(range(like.ndim), key=lambda axis: -abs(like.strides[axis]))
-        if values.transpose(outermost_first).flags.c_contiguous:
+        if values.transpose(outermost_first(like)).flags.c_contiguous:
             return values
-    stored = xp.empty_like(like, dtype=dtype, shape=values.shape)
+    stored = empty_in_order(xp, values.shape, dtype, like)
     stored[...] = values
     return stored
 

@@ -197,7 +197,8 @@ def batch_norm_backward(
     With g = grad_output * weight, h = (x - mean) * rstd and means over the batch, the training gradient is
     ``rstd * (g - mean(g) - h * mean(g * h))``: the closed form of backpropagation through the mean and the variance.
     Otherwise it is ``g * rstd``. With an activation, grad_output is first multiplied by its derivative, at values that
-    are recomputed; that is also the gradient with respect to `residual`.
+    are recomputed, and rounded to its dtype as between two operations; that is also the gradient with respect to
+    `residual`.
 
     Examples
     --------

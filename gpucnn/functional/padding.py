@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import NUMERIC, accumulator
+from gpucnn.backends.layout import empty_in_order
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.geometry.arguments import Pairs, integer, is_boolean, is_sequence, plain
 
@@ -63,16 +64,17 @@ def pad(input: Array, pad: Any, mode: str = "constant", value: float | None = No
     call = Call("pad", NUMERIC, input=input)
     (x,) = call.arrays
     pairs = _pairs(call, x, pad, mode, value)
+    y = empty_in_order(call.xp, _padded(x.shape, pairs), x.dtype, x)
     x = x[(*_cropped(x.shape, pairs), ...)]  # a view, also of an array without axes
-    if mode != "constant":
-        for axis, (low, high) in enumerate(pairs):
-            if max(low, high) > 0:
-                x = _take(call, x, _sources(x.shape[axis], max(low, 0), max(high, 0), mode), axis)
-        return call.result(x.copy(order="K") if x is call.arrays[0] or x.base is not None else x)
-    shape = tuple(size + max(low, 0) + max(high, 0) for size, (low, high) in zip(x.shape, pairs, strict=True))
-    y = call.xp.empty_like(x, shape=shape)
-    y[...] = _filling(call, x, value)
-    y[_core(x.shape, pairs)] = x
+    if mode == "constant":
+        y[...] = _filling(call, x, value)
+        y[_core(x.shape, pairs)] = x
+        return call.result(y)
+    for axis, (low, high) in enumerate(pairs):
+        if max(low, high) > 0:
+            sources = _sources(x.shape[axis], max(low, 0), max(high, 0), mode)
+            x = x.take(call.xp.asarray(sources), axis=axis)
+    y[...] = x
     return call.result(y)
 
 
@@ -115,7 +117,7 @@ def pad_backward(
     grad, x = call.arrays
     pairs = _pairs(call, x, pad, mode, value)
     _filling(call, x, value)
-    call.expect_shape("grad_output", grad, tuple(n + sum(pair) for n, pair in zip(x.shape, pairs, strict=True)))
+    call.expect_shape("grad_output", grad, _padded(x.shape, pairs))
     if not needed(call.op, needs, 1)[0]:
         return (None,)
     cropped = x[_cropped(x.shape, pairs)].shape
@@ -126,7 +128,8 @@ def pad_backward(
                 grad = _give_back(call, grad, cropped[axis], max(low, 0), max(high, 0), mode, axis)
     else:
         grad = grad[_core(cropped, pairs)]
-    result = call.xp.zeros_like(x)
+    result = empty_in_order(call.xp, x.shape, x.dtype, x)
+    result[...] = 0
     result[_cropped(x.shape, pairs)] = grad
     return call.result((result,))
 
@@ -175,6 +178,10 @@ def _filling(call: Call, x: Array, value: Any) -> Any:
     return scalar
 
 
+def _padded(shape: tuple[int, ...], pairs: Pairs) -> tuple[int, ...]:
+    return tuple(size + low + high for size, (low, high) in zip(shape, pairs, strict=True))
+
+
 def _cropped(shape: tuple[int, ...], pairs: Pairs) -> tuple[slice, ...]:
     """The part of x that negative padding leaves."""
     return tuple(slice(max(-low, 0), size + min(high, 0)) for size, (low, high) in zip(shape, pairs, strict=True))
@@ -195,13 +202,6 @@ def _sources(size: int, low: int, high: int, mode: str) -> list[int]:
     if mode == "reflect":
         return [abs(place) if place < size else 2 * (size - 1) - place for place in places]
     return [place if 0 <= place < size else (-1 - place if place < 0 else 2 * size - 1 - place) for place in places]
-
-
-def _take(call: Call, x: Array, sources: list[int], axis: int) -> Array:
-    """X at `sources` along an axis, in its memory order."""
-    y = call.xp.empty_like(x, shape=(*x.shape[:axis], len(sources), *x.shape[axis + 1 :]))
-    y[...] = x.take(call.xp.asarray(sources), axis=axis)
-    return y
 
 
 def _give_back(call: Call, grad: Array, size: int, low: int, high: int, mode: str, axis: int) -> Array:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gpucnn.backends import receive
+from gpucnn.backends.layout import empty_in_order
 from gpucnn.nn.module import Array
 
 
@@ -14,7 +15,7 @@ def added(one: Array, other: Array) -> Array:
     """``one + other``, of one shape."""
     backend, (x, y), give_back = receive("added", {"one": one, "other": other})
     xp = backend.xp
-    return give_back(xp.add(x, y, out=xp.empty_like(x, dtype=np.result_type(x.dtype, y.dtype))))
+    return give_back(xp.add(x, y, out=empty_in_order(xp, x.shape, np.result_type(x.dtype, y.dtype), x)))
 
 
 def concatenated(arrays: Sequence[Array], axis: int) -> Array:
@@ -22,7 +23,7 @@ def concatenated(arrays: Sequence[Array], axis: int) -> Array:
     backend, parts, give_back = receive("concatenated", {f"array {i}": array for i, array in enumerate(arrays)})
     first, axis = parts[0], axis % parts[0].ndim
     shape = (*first.shape[:axis], sum(part.shape[axis] for part in parts), *first.shape[axis + 1 :])
-    result = backend.xp.empty_like(first, dtype=np.result_type(*(part.dtype for part in parts)), shape=shape)
+    result = empty_in_order(backend.xp, shape, np.result_type(*(part.dtype for part in parts)), first)
     start = 0
     for part in parts:
         result[(slice(None),) * axis + (slice(start, start + part.shape[axis]),)] = part

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from bench_fakes import GPU_FACTS, GPU_LIMITS, TRANSITION, A, B, measured, needs_simulator, on_host
-from fake_cupy import FakeCupy
 from scripted_worker import script
 
 from benchmarks import __main__ as command
@@ -271,7 +270,7 @@ def test_a_gpu_is_chosen_by_its_number() -> None:
         chosen_gpu(2, {"CUDA_VISIBLE_DEVICES": "4,6"})
 
 
-def test_the_gpus_facts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpus_facts(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
     def smi(arguments: Any, **options: Any) -> Any:
@@ -280,7 +279,8 @@ def test_the_gpus_facts(monkeypatch: pytest.MonkeyPatch) -> None:
         line = ", ".join(values.get(name, "7") for name in environment.CLOCKS.values())
         return type("Done", (), {"stdout": line + "\n"})
 
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(driver=13010))
+    monkeypatch.setattr(cupy.cuda.runtime, "runtimeGetVersion", lambda: 12090)
+    monkeypatch.setattr(cupy.cuda.runtime, "driverGetVersion", lambda: 13010)
     monkeypatch.setattr(environment.subprocess, "run", smi)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
     known = environment.clocks()
@@ -291,7 +291,9 @@ def test_the_gpus_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     device = environment.make_device("gpu")
     monkeypatch.setattr("benchmarks.environment.subprocess.run", smi)
     facts = environment.describe(2, [], device)
-    assert (facts["device"]["name"], facts["device"]["compute_capability"]) == ("GPU 0", "8.0")
+    properties = cupy.cuda.runtime.getDeviceProperties(0)
+    assert facts["device"]["name"] == properties["name"].decode()
+    assert facts["device"]["compute_capability"] == f"{properties['major']}.{properties['minor']}"
     versions = [facts["versions"][name] for name in ("CUDA", "driver's CUDA", "driver")]
     assert versions == ["12.9", "13.1", "7"]
     assert facts["host"]["kind"] == "cpu"

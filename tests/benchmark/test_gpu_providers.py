@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from bench_fakes import TRANSITION, OutOfMemory, case_of, needs_simulator, one_of_each_kind
-from fake_cupy import FakeCupy
 from gpu_fakes import ClockDevice
 
 from benchmarks.cases import Case
@@ -101,7 +101,8 @@ def test_cudnns_search_has_a_thread_of_its_own() -> None:
 
 def test_tf32_is_off_and_both_libraries_are_on_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     torch: Any = pytest.importorskip("torch")
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(stream=7))
+    stream = SimpleNamespace(ptr=7)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(get_current_stream=lambda: stream)))
     torch.backends.cuda.matmul.allow_tf32 = True  # the provider is to set it back
     (kind,) = gpu_kinds("PyTorch")
     if not torch.cuda.is_available():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_cupy import FakeCupy
 from gpu_fakes import ClockDevice
 
 from benchmarks.gpu import device as devices
@@ -151,46 +149,84 @@ def test_a_call_that_fails_leaves_the_others(clock: ClockDevice) -> None:
 # The GPU ----------------------------------------------------------------------------------------------------------
 
 
-def device_of(monkeypatch: pytest.MonkeyPatch, cupy: FakeCupy) -> devices.CupyDevice:
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    return devices.CupyDevice()
+@pytest.fixture
+def device(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> devices.CupyDevice:
+    """The current GPU; its cache is that of the smallest flush, and `hold` and `read` are not launched but kept."""
+    monkeypatch.setattr(devices, "MIN_FLUSHED", 1 << 20)
+    device = devices.CupyDevice()
+    device.l2_bytes = 1 << 20
+    return device
 
 
-def test_cupys_device_flushes_twice_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    cupy = FakeCupy(l2_bytes=50 << 20)
-    device = device_of(monkeypatch, cupy)
-    assert (device.name, device.l2_bytes) == ("GPU 0", 50 << 20)
-    first = device.event()
-    device.flush()
-    last = device.event()
-    (_, value, written), (name, grid, block, (read, count, never)) = cupy.stream[1:3]
-    assert written >= 2 * device.l2_bytes
-    assert (name, grid, block) == ("read", (400,), (256,))
-    assert (read.nbytes, int(count)) == (written, written // 16)
-    assert never.size == 1
-    device.flush()
-    assert cupy.stream[4][1] != value  # other bytes than before
-    assert not device.reached(first)
-    assert device.seconds(first, last) == pytest.approx(3.0)  # milliseconds into seconds; places in the stream here
-    assert device.reached(last)
+def launched(device: devices.CupyDevice) -> list[Any]:
+    """What the device launches of `hold` and `read` from now on, which are not run."""
+    launches: list[Any] = []
+    device._hold_kernel = lambda *launch: launches.append(("hold", *launch))
+    device._read_kernel = lambda *launch: launches.append(("read", *launch))
+    return launches
+
+
+def test_cupys_device_flushes_twice_the_cache(cupy: Any, device: devices.CupyDevice) -> None:
+    properties = cupy.cuda.runtime.getDeviceProperties(0)
+    assert devices.CupyDevice().l2_bytes == properties["l2CacheSize"]
+    assert device.name == properties["name"].decode()
+    launches = launched(device)
+    values = set()
+    for _ in range(2):
+        device.flush()
+        written = cupy.asnumpy(device._flushed[0])
+        assert written.nbytes == 2 << 20
+        values |= set(written.tobytes())
+    assert len(values) == 2  # other bytes each time
+    for name, grid, block, (read, count, never) in launches:
+        assert (name, grid, block) == ("read", (4 * properties["multiProcessorCount"],), (256,))
+        assert (read.nbytes, int(count), never.size) == (2 << 20, (2 << 20) // 16, 1)
     device.hold(25e-6)
-    assert cupy.stream[-1] == ("hold", (1,), (1,), (np.uint64(25_000),))
-    device.raw_launch(3)()
-    name, _, _, args = cupy.stream[-1]
-    assert (name, len(args), args[-1].nbytes) == ("raw", 4, devices.PARAMETER_BYTES)
-    device.release()
-    assert (cupy.freed, device.free_bytes()) == (1, 1 << 33)
+    assert launches[-1] == ("hold", (1,), (1,), (np.uint64(25_000),))
 
 
-def test_small_caches_are_flushed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    device = device_of(monkeypatch, FakeCupy(l2_bytes=0))
+def test_cupys_device_reads_what_it_wrote(cupy: Any, device: devices.CupyDevice) -> None:
+    device._read_kernel = cupy.RawKernel(
+        devices.SOURCE[devices.SOURCE.index('extern "C" __global__ void read') :], "read"
+    )
     device.flush()
-    assert device.xp.stream[0][2] == devices.MIN_FLUSHED
+    device.synchronize()
+    assert device._flushed[2].tolist() == [0]
 
 
-def test_a_stream_that_is_not_the_default_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError, match="CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"):
-        device_of(monkeypatch, FakeCupy(stream=2)).flush()
+def test_cupys_events_are_in_seconds(cupy: Any, device: devices.CupyDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, last = device.event(), device.event()
+    monkeypatch.setattr(cupy.cuda, "get_elapsed_time", lambda begin, end: 3.0 if (begin, end) == (first, last) else 0)
+    assert device.seconds(first, last) == pytest.approx(3e-3)
+    assert device.reached(last)
+
+
+def test_a_raw_launch_passes_arrays_and_a_structure(device: devices.CupyDevice) -> None:
+    for arrays in (0, 3):
+        device.raw_launch(arrays)()
+    device.synchronize()
+
+
+def test_cupys_device_gives_memory_back(cupy: Any, device: devices.CupyDevice) -> None:
+    pool = cupy.get_default_memory_pool()
+    with cupy.cuda.using_allocator(pool.malloc):
+        device.spoil(1 << 20)
+        assert pool.free_bytes() >= 1 << 20
+        device.release()
+    assert pool.free_bytes() == 0
+    assert device.free_bytes() == cupy.cuda.runtime.memGetInfo()[0]
+
+
+def test_small_caches_are_flushed_all_the_same(device: devices.CupyDevice) -> None:
+    launched(device)
+    device.l2_bytes = 0
+    device.flush()
+    assert device._flushed[0].nbytes == devices.MIN_FLUSHED
+
+
+def test_a_stream_that_is_not_the_default_one_is_refused(cupy: Any, device: devices.CupyDevice) -> None:
+    with cupy.cuda.Stream(), pytest.raises(RuntimeError, match="CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"):
+        device.flush()
 
 
 @pytest.mark.parametrize("text", [devices.SOURCE, devices.raw_source(0), devices.raw_source(5)])

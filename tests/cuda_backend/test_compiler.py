@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_cupy import FakeNvrtc, elf
 
 from gpucnn.backends.cuda.device import compiler as compiler_module
 from gpucnn.backends.cuda.device import nvrtc
@@ -24,6 +23,27 @@ from gpucnn.backends.cuda.device.nvrtc import CompilationError, Compiled, Nvrtc,
 from gpucnn.backends.cuda.device.sources import Source
 
 SOURCE = Source("add", "add[float32]", '#line 1 "add.cu"\nextern "C" __global__ void add(float* x) { x[0] += 1; }\n')
+
+
+def elf(payload: bytes = b"code") -> bytes:
+    """The least that is an ELF file: a header, `payload`, and a table of one section."""
+    header = bytearray(64)
+    header[:5] = b"\x7fELF\x02"
+    header[0x28:0x30] = (64 + len(payload)).to_bytes(8, "little")
+    header[0x3A:0x3C] = (64).to_bytes(2, "little")
+    header[0x3C:0x3E] = (1).to_bytes(2, "little")
+    return bytes(header) + payload + bytes(64)
+
+
+class FakeNvrtc:
+    """A compiler whose binaries hold what they were compiled from."""
+
+    version = (12, 9)
+    supported = (80, 86, 90)
+
+    def compile(self, text: str, name: str, options: Sequence[str]) -> Compiled:
+        content = f"{text}{options}".encode()
+        return Compiled(b".version " + content if "-arch=compute_90" in options else elf(content), "")
 
 
 class Forbidden:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import pytest
-from fake_cupy import INSUFFICIENT_DRIVER, NO_DEVICE, CUDARuntimeError, FakeCupy
+from cupy_stub import INSUFFICIENT_DRIVER, NO_DEVICE, CUDARuntimeError, CupyStub
 
 from gpucnn.backends.cuda.device import nvrtc
 from gpucnn.backends.cuda.device.cupy_runtime import why_unavailable
@@ -16,7 +16,7 @@ from gpucnn.installing import install_command
 def reason(monkeypatch: pytest.MonkeyPatch, cupy: Any, load: Any = lambda majors: None) -> str | None:
     """Why there is no GPU where `cupy` is installed, and `load` gives NVRTC; a sentence, in one line."""
     monkeypatch.setattr(nvrtc, "load", load)
-    if isinstance(cupy, FakeCupy):
+    if isinstance(cupy, CupyStub):
         cupy.install(monkeypatch)
     else:
         monkeypatch.setitem(sys.modules, "cupy", cupy)
@@ -33,40 +33,40 @@ NO_CUBLAS = (
     "nvidia-cublas for CUDA 13, or set CUDA_PATH"
 )
 CASES: dict[str, tuple[Any, str | None]] = {
-    "nothing is lacking": (FakeCupy(), None),
+    "nothing is lacking": (CupyStub(), None),
     "no CuPy": (  # None is what the import system takes for "not installed"
         None, f"CuPy is not installed: {INSTALL}; for a driver of CUDA 13, cuda13 instead of cuda12"
     ),
     **{
         f"old, {version}": (
-            FakeCupy(version=version), f"CuPy {version} is too old, expected 13.0 or later: {INSTALL}"
+            CupyStub(version=version), f"CuPy {version} is too old, expected 13.0 or later: {INSTALL}"
         ) for version in ("12.3.0", "9.0.0b1", "1.0")
     },
-    **{f"new, {version}": (FakeCupy(version=version), None) for version in ("13.0.0", "14.0.0a1", "15.1")},
+    **{f"new, {version}": (CupyStub(version=version), None) for version in ("13.0.0", "14.0.0a1", "15.1")},
     "for other GPUs": (
-        FakeCupy(is_hip=True),
+        CupyStub(is_hip=True),
         "this CuPy is built for AMD's GPUs, expected one for NVIDIA's: cupy-cuda12x or cupy-cuda13x",
     ),
     "no driver": (
-        FakeCupy(INSUFFICIENT_DRIVER, driver=0),
+        CupyStub(INSUFFICIENT_DRIVER, driver=0),
         "there is no NVIDIA driver: install one for CUDA 12, or where there is one give the container its GPUs "
         "(docker run --gpus all)",
     ),
     "an old driver for CUDA 13": (
-        FakeCupy(INSUFFICIENT_DRIVER, runtime=13000, driver=12040),
+        CupyStub(INSUFFICIENT_DRIVER, runtime=13000, driver=12040),
         f"{OLD_DRIVER} 12 and CuPy for CUDA 13: update it, or install cupy-cuda12x in place of this CuPy",
     ),
     "an old driver for CUDA 12": (
-        FakeCupy(INSUFFICIENT_DRIVER, runtime=12090, driver=11080), f"{OLD_DRIVER} 11 and CuPy for CUDA 12: update it"
+        CupyStub(INSUFFICIENT_DRIVER, runtime=12090, driver=11080), f"{OLD_DRIVER} 11 and CuPy for CUDA 12: update it"
     ),
-    "no device": (FakeCupy(0), NO_GPU),
-    "no device, as an error": (FakeCupy(NO_DEVICE), NO_GPU),
+    "no device": (CupyStub(0), NO_GPU),
+    "no device, as an error": (CupyStub(NO_DEVICE), NO_GPU),
     "a CUDA that does not start": (
-        FakeCupy(CUDARuntimeError(802, "cudaErrorSystemNotReady: system not\nyet initialized")),
+        CupyStub(CUDARuntimeError(802, "cudaErrorSystemNotReady: system not\nyet initialized")),
         "CUDA does not start on this machine: cudaErrorSystemNotReady: system not yet initialized",
     ),
-    "no cuBLAS of CUDA 12": (FakeCupy(runtime=12090, has_cublas=False), NO_CUBLAS.format(12)),
-    "no cuBLAS of CUDA 13": (FakeCupy(runtime=13000, has_cublas=False), NO_CUBLAS.format(13)),
+    "no cuBLAS of CUDA 12": (CupyStub(runtime=12090, has_cublas=False), NO_CUBLAS.format(12)),
+    "no cuBLAS of CUDA 13": (CupyStub(runtime=13000, has_cublas=False), NO_CUBLAS.format(13)),
 }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def test_a_module_that_is_called_cupy_and_is_not(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("visible", ["", "-1", "7"])
 def test_no_visible_device(monkeypatch: pytest.MonkeyPatch, devices: Any, visible: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert reason(monkeypatch, FakeCupy(devices)) == (
+    assert reason(monkeypatch, CupyStub(devices)) == (
         f"no GPU is visible: CUDA_VISIBLE_DEVICES is {visible!r}, expected the number of a GPU, or not to be set"
     )
 
@@ -120,5 +120,5 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, runtime: int, driver: int,
         assert wanted == majors
         raise nvrtc.NvrtcNotFoundError(f"NVRTC {wanted} was not found: pip install it")
 
-    said = reason(monkeypatch, FakeCupy(runtime=runtime, driver=driver), load)
+    said = reason(monkeypatch, CupyStub(runtime=runtime, driver=driver), load)
     assert said == f"NVRTC {majors} was not found: pip install it"

@@ -1,40 +1,69 @@
-"""CuPy as the CUDA backend's runtime: devices, loading and launches, held against a CuPy that only writes down."""
+"""CuPy as the CUDA backend's runtime: devices, loading and launches, on the real CuPy and a real or simulated GPU."""
 
 from __future__ import annotations
 
+import tempfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_cupy import FakeCupy, FakeKernel
+from cupy_watch import Watch
 
-from gpucnn.backends.cuda.device.compiler import Binary
-from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
-from gpucnn.backends.cuda.device.runtime import Device, Runtime
+import gpucnn.functional as F
+from gpucnn import backends
+from gpucnn.backends.cuda.device import cupy_runtime
+from gpucnn.backends.cuda.device.compiler import Binary, default_folder
+from gpucnn.backends.cuda.device.cupy_runtime import CupyFunction, CupyRuntime
+from gpucnn.backends.cuda.device.runtime import Device, Function, Runtime
 from gpucnn.backends.cuda.device.sources import Source
 
-SOURCE = Source("add", "add[float32]", "the text")
+SOURCE = Source(
+    "add",
+    "add[int32]",
+    """
+struct Params { int step, count; };
+extern "C" __global__ void add(int* x, const int* absent, const Params p) {
+  extern __shared__ int shared[];
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (absent == nullptr && i < p.count) x[i] += p.step;
+}
+""",
+)
+PARAMS = np.dtype([("step", "i4"), ("count", "i4")])
 
 
 @pytest.fixture
-def runtime(cupy: FakeCupy) -> CupyRuntime:
+def runtime(cupy: Any) -> CupyRuntime:
     return CupyRuntime()
 
 
-def array_on(index: int) -> Any:
-    return SimpleNamespace(data=SimpleNamespace(device_id=index))
+def parameters(step: int) -> Any:
+    return np.array((step, 50), PARAMS).view(f"V{PARAMS.itemsize}")
 
 
-def test_it_is_a_runtime(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+def add(runtime: CupyRuntime, function: Function, x: Any, step: int, shared_bytes: int = 0) -> None:
+    """Add `step` to the 50 elements of x."""
+    function((2,), (32,), (x, runtime.null, runtime.by_value(parameters(step))), shared_mem=shared_bytes)
+
+
+def function_of(runtime: CupyRuntime, index: int = 0) -> CupyFunction:
+    with runtime.xp.cuda.Device(index):
+        function = runtime.function(SOURCE, runtime.device(runtime.xp.empty(1)))
+    assert isinstance(function, CupyFunction)
+    return function
+
+
+def test_it_is_a_runtime(runtime: CupyRuntime, cupy: Any) -> None:
     typed: Runtime = runtime
     assert typed.xp is cupy
-    assert typed.specialises
+    assert typed.specialises == (cupy_runtime.os.environ.get("GPUCNN_BUILDS") != "generic")
     assert hash(runtime) == hash(runtime)
 
 
-def test_builds_are_chosen_by_the_environment(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builds_are_chosen_by_the_environment(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUCNN_BUILDS", "generic")
     assert not CupyRuntime().specialises
     monkeypatch.setenv("GPUCNN_BUILDS", "fast")
@@ -42,28 +71,30 @@ def test_builds_are_chosen_by_the_environment(cupy: FakeCupy, monkeypatch: pytes
         CupyRuntime()
 
 
-def test_arguments_are_made_ready_where_cupy_lets_them(cupy: FakeCupy) -> None:
-    record = np.array(b"four", "V4")
-    runtime = CupyRuntime()
-    assert (runtime.null, runtime.by_value(record)) == (np.uint64(0), record)
-    cupy.cuda.function = SimpleNamespace(
-        CIntptr=lambda value: ("pointer", value), CNumpyArray=lambda value: ("by value", value)
-    )
-    runtime = CupyRuntime()
-    assert (runtime.null, runtime.by_value(record)) == (("pointer", 0), ("by value", record))
-
-
-def test_cupys_own_function_is_launched_where_it_can_be_had(
-    runtime: CupyRuntime, cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_ready_arguments", [True, False])
+def test_arguments_are_made_ready_where_cupy_lets_them(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch, has_ready_arguments: bool
 ) -> None:
-    launched: list[Any] = []
-    monkeypatch.setattr(FakeKernel, "kernel", lambda *args, **named: launched.append((args, named)), raising=False)
-    function = runtime.function(SOURCE, runtime.device(array_on(1)))
-    runtime.here(function, 0)((5,), (64,), (), shared_mem=0)
-    assert launched[0][0][-3:] == ((5,), (64,), ())
+    if not has_ready_arguments:
+        monkeypatch.setattr(cupy.cuda, "function", None)
+    runtime = CupyRuntime()
+    kinds = [type(runtime.null).__name__, type(runtime.by_value(parameters(1))).__name__]
+    assert kinds == (["CIntptr", "CNumpyArray"] if has_ready_arguments else ["uint64", "ndarray"])
+    x = cupy.arange(50, dtype=np.int32)
+    add(runtime, function_of(runtime), x, 7)
+    assert x.tolist() == list(range(7, 57))
 
 
-def test_makers_of_new_arrays(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+def test_cupys_own_function_is_launched_where_it_can_be_had(runtime: CupyRuntime, cupy: Any) -> None:
+    function = function_of(runtime)
+    bare = runtime.here(function, 0)
+    assert type(bare) is cupy.cuda.Function
+    x = cupy.zeros(50, np.int32)
+    bare((2,), (32,), (x, runtime.null, runtime.by_value(parameters(3))), shared_mem=0)
+    assert x.tolist() == [3] * 50
+
+
+def test_makers_of_new_arrays(runtime: CupyRuntime, watch: Watch) -> None:
     made = [
         runtime.maker((2, 3), strides, np.dtype(np.float32), zeros)()
         for strides in ((12, 4), (4, 8))
@@ -72,11 +103,11 @@ def test_makers_of_new_arrays(runtime: CupyRuntime, cupy: FakeCupy) -> None:
     assert [(array.shape, array.strides, array.dtype) for array in made] == [
         ((2, 3), strides, np.float32) for strides in ((12, 4), (12, 4), (4, 8), (4, 8))
     ]
-    assert cupy.computed == ["zeros", "memset"]
-    assert cupy.allocated == 4
+    assert [made[1].tolist(), made[3].tolist()] == [[[0.0] * 3] * 2] * 2
+    assert watch.allocated[:4] == [24] * 4
 
 
-def test_times_are_the_median_between_events(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+def test_times_are_the_median_between_events(runtime: CupyRuntime, cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, done = iter([0.0, 5.0, 10.0, 11.0, 20.0, 22.5]), []
 
     class Event:
@@ -86,78 +117,134 @@ def test_times_are_the_median_between_events(runtime: CupyRuntime, cupy: FakeCup
         def synchronize(self) -> None:
             done.append(self.at)
 
-    cupy.cuda.Event = Event
-    cupy.cuda.get_elapsed_time = lambda begin, end: end.at - begin.at
+    monkeypatch.setattr(cupy.cuda, "Event", Event)
+    monkeypatch.setattr(cupy.cuda, "get_elapsed_time", lambda begin, end: end.at - begin.at)
     called: list[int] = []
     assert runtime.milliseconds(lambda: called.append(1), runs=3) == 2.5
     assert (len(called), done) == (3, [5.0, 11.0, 22.5])
 
 
-def test_picks_are_those_of_the_current_device(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+def test_calls_are_timed(runtime: CupyRuntime, cupy: Any) -> None:
+    x, function = cupy.zeros(50, np.int32), function_of(runtime)
+    assert runtime.milliseconds(lambda: add(runtime, function, x, 1), runs=3) >= 0
+    assert x.tolist() == [3] * 50
+
+
+def test_picks_are_those_of_the_current_device(runtime: CupyRuntime, cupy: Any, two_devices: None) -> None:
     first = runtime.autotune_cache()
     assert runtime.autotune_cache() is first
-    assert first._facts["device"] == "GPU 0"
-    assert first._facts["driver"] == 12090
+    assert first._facts["device"] == cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    assert first._facts["driver"] == cupy.cuda.runtime.driverGetVersion()
     assert runtime.autotune_cache(anew=True) is not first
-    cupy.current = 1
-    assert runtime.autotune_cache()._facts["compute capability"] == "8.6"
+    with cupy.cuda.Device(1):
+        assert runtime.autotune_cache() is not runtime._autotune_caches[0]
 
 
-def test_devices(runtime: CupyRuntime) -> None:
-    assert runtime.device(array_on(0)) == Device(0, "GPU 0", (8, 0), 100)
-    assert runtime.device(array_on(1)) == Device(1, "GPU 1", (8, 6), 100)
-    assert runtime.device(array_on(1)) is runtime.device(array_on(1))
+def test_devices(runtime: CupyRuntime, cupy: Any) -> None:
+    for index in range(cupy.cuda.runtime.getDeviceCount()):
+        facts = cupy.cuda.runtime.getDeviceProperties(index)
+        with cupy.cuda.Device(index):
+            array = cupy.empty(1)
+        capability = facts["major"], facts["minor"]
+        expected = Device(index, facts["name"].decode(), capability, facts["multiProcessorCount"])
+        assert runtime.device(array) == expected
+        assert runtime.device(array) is runtime.device(array)
 
 
-def test_constants_are_waited_for_on_their_device(runtime: CupyRuntime, cupy: FakeCupy) -> None:
+def test_constants_are_on_their_device(runtime: CupyRuntime, cupy: Any, two_devices: None) -> None:
     host = np.arange(3)
-    copy = runtime.constant(host, runtime.device(array_on(1)))
-    assert (copy.shape, copy.dtype, copy.data.device_id) == ((3,), host.dtype, 1)
-    assert cupy.waited == [1]
-    assert cupy.current == 0
+    with cupy.cuda.Device(1):
+        device = runtime.device(cupy.empty(1))
+    copy = runtime.constant(host, device)
+    assert (copy.tolist(), copy.dtype, copy.data.device_id) == ([0, 1, 2], host.dtype, 1)
+    assert cupy.cuda.runtime.getDevice() == 0
 
 
-def test_each_device_has_its_own_binary(runtime: CupyRuntime, cupy: FakeCupy) -> None:
-    functions = [runtime.function(SOURCE, runtime.device(array_on(index))) for index in (0, 1, 0, 1)]
-    assert functions[:2] == functions[2:]
-    for kernel, architecture in zip(cupy.kernels, (b"sm_80", b"sm_86"), strict=True):
-        assert b"the text" in kernel.image
-        assert architecture in kernel.image
-    assert [kernel.loaded_on for kernel in cupy.kernels] == [0, 1]
-    assert [kernel.name for kernel in cupy.kernels] == ["add", "add"]
-    assert cupy.current == 0
+def test_a_launch_goes_to_the_kernels_device(runtime: CupyRuntime, cupy: Any, two_devices: None) -> None:
+    first, second = functions = [function_of(runtime, index) for index in (0, 1)]
+    assert [function_of(runtime, index) for index in (0, 1)] == functions
+    assert first is not second
+    with cupy.cuda.Device(1):
+        x = cupy.arange(50, dtype=np.int32)
+        add(runtime, second, x, 10)
+    add(runtime, second, x, 1)
+    add(runtime, second, x, 1, shared_bytes=100)
+    assert cupy.cuda.runtime.getDevice() == 0
+    assert cupy.asnumpy(x).tolist() == list(range(12, 62))
 
 
-def test_a_binary_that_could_not_be_kept_is_loaded_from_a_temporary_file(runtime: CupyRuntime, cupy: FakeCupy) -> None:
-    runtime.__dict__["compiler"] = SimpleNamespace(compile=lambda source, target: Binary("x.cubin", b"the image", None))
-    runtime.function(SOURCE, runtime.device(array_on(1)))
-    (kernel,) = cupy.kernels
-    assert kernel.image == b"the image"
-    assert not Path(kernel.module.path).exists()
+def test_a_binary_that_could_not_be_kept_is_loaded_from_a_temporary_file(
+    runtime: CupyRuntime, cupy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiled = runtime.compiler.compile
+    kept_nowhere = SimpleNamespace(compile=lambda *wanted: Binary("x.cubin", compiled(*wanted).image, None))
+    runtime.__dict__["compiler"] = kept_nowhere
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    x = cupy.zeros(50, np.int32)
+    add(runtime, function_of(runtime), x, 2)
+    assert x.tolist() == [2] * 50
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_binary_that_the_driver_refuses(runtime: CupyRuntime, cupy: FakeCupy) -> None:
-    cupy.broken = True
-    with pytest.raises(RuntimeError, match="INVALID_IMAGE") as caught:
-        runtime.function(SOURCE, runtime.device(array_on(0)))
-    assert caught.value.__notes__[0].startswith("gpucnn: the driver did not load add[float32] from ")
+def test_a_binary_that_the_driver_refuses(runtime: CupyRuntime) -> None:
+    runtime.__dict__["compiler"] = SimpleNamespace(compile=lambda *wanted: Binary("x.cubin", b"the image", None))
+    with pytest.raises(Exception, match="CUDA_ERROR") as caught:
+        function_of(runtime)
+    assert caught.value.__notes__[0].startswith("gpucnn: the driver did not load add[int32] from ")
 
 
-def test_a_launch_goes_to_the_kernels_device(runtime: CupyRuntime, cupy: FakeCupy) -> None:
-    function = runtime.function(SOURCE, runtime.device(array_on(1)))
-    args = (array_on(1), runtime.null, np.int32(3), runtime.by_value(np.array(b"four", "V4")))
-    function((5,), (64,), args)
-    with runtime.using(runtime.device(array_on(1))):
-        function((5, 2), (64, 2), args, shared_mem=100)
-    assert args[1:] == (np.uint64(0), np.int32(3), np.array(b"four", "V4"))  # eight bytes of zeros are a null pointer
-    assert cupy.kernels[0].launches == [(1, (5,), (64,), args, 0), (1, (5, 2), (64, 2), args, 100)]
-    assert cupy.current == 0
+def test_shared_memory_beyond_48_kib_is_asked_for_once(runtime: CupyRuntime, cupy: Any) -> None:
+    function, asked = function_of(runtime), []
+    kernel = function._kernel
+
+    class Settings:
+        def __setattr__(self, name: str, value: int) -> None:
+            asked.append((name, value))
+            setattr(kernel, name, value)
+
+    function._kernel = Settings()
+    x, own = cupy.zeros(50, np.int32), kernel.shared_size_bytes
+    sizes = [0, 47 << 10, (48 << 10) - own, (48 << 10) - own + 1, (48 << 10) - own + 1, 60 << 10, 50 << 10]
+    for shared_bytes in sizes:
+        add(runtime, function, x, 1, shared_bytes)
+    assert asked == [("max_dynamic_shared_size_bytes", size) for size in (sizes[3], 60 << 10)]
+    assert x.tolist() == [len(sizes)] * 50
 
 
-def test_shared_memory_beyond_48_kib_is_asked_for_once(runtime: CupyRuntime, cupy: FakeCupy) -> None:
-    function = runtime.function(SOURCE, runtime.device(array_on(0)))
-    (kernel,) = cupy.kernels
-    for shared_mem in (0, 47 * 1024, 47 * 1024 + 1, 47 * 1024 + 1, 100 * 1024, 64 * 1024):
-        function((1,), (32,), (), shared_mem=shared_mem)
-    assert kernel.settings == [47 * 1024 + 1, 100 * 1024]  # 1 KiB of the 48 is the kernel's own
-    assert len(kernel.launches) == 6
+def test_a_kernel_is_compiled_once_for_all_processes(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path))
+    assert default_folder() is not None
+    device = CupyRuntime().device(cupy.empty(1))
+    runtimes = [CupyRuntime() for _ in range(2)]
+    assert [runtime.prepare(SOURCE, device) for runtime in runtimes] == [True, False]
+    x = cupy.zeros(50, np.int32)
+    add(runtimes[1], function_of(runtimes[1]), x, 1)
+    assert not runtimes[1].prepare(SOURCE, device)
+    assert x.tolist() == [1] * 50
+
+
+def test_facts(cupy: Any) -> None:
+    facts = cupy_runtime.facts()
+    assert len(facts["devices"]) == cupy.cuda.runtime.getDeviceCount()
+    assert facts.keys() == {"devices", "driver", "runtime", "nvrtc", "cublas"}
+    assert cupy_runtime.why_unavailable() is None
+
+
+def test_values_are_those_of_numpy(cupy: Any, rng: np.random.Generator) -> None:
+    """A call for each kind of request: a kernel, a product, parts of sums, a table of constants."""
+    x, w, b = (rng.integers(-3, 4, shape).astype(np.float32) for shape in ((2, 16, 8, 8), (32, 16, 3, 3), (32,)))
+    calls = [
+        partial(F.max_pool2d, x, 2),
+        partial(F.conv2d, x, w, b, padding=1),
+        partial(F.conv2d_weight, x, w.shape, F.conv2d(x, w)),
+        partial(F.interpolate, x, None, 2, "nearest"),
+    ]
+    backend = backends.backend_named("cuda")
+    for call in calls:
+        given = [cupy.asarray(arg) if isinstance(arg, np.ndarray) else arg for arg in call.args]
+        for _ in range(2):  # as recorded, and as replayed
+            result = call.func(*given, **call.keywords)
+            np.testing.assert_array_equal(cupy.asnumpy(result), call(), strict=True)
+    assert backend.name == "cuda"

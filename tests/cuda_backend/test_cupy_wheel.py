@@ -35,16 +35,16 @@ CUBLAS = """
 extern "C" int cublasGetProperty(int which, int* value) { *value = 12 + which; return 0; }
 """
 
-pytestmark = pytest.mark.usefixtures("cupy", "compiler")
+pytestmark = pytest.mark.usefixtures("bindings", "compiler")
 
 
 @pytest.fixture(scope="module")
-def cupy() -> Path:
-    """The folder of CuPy's bindings; where GPUCNN_REQUIRE_CUPY is set, as in CI, the wheel's absence is an error."""
+def bindings() -> Path:
+    """The folder of CuPy's bindings; where GPUCNN_REQUIRE_CUPY_WHEEL is set, as in CI, its absence is an error."""
     try:
         wheel = metadata.distribution("cupy-cuda12x")
     except metadata.PackageNotFoundError:
-        if os.environ.get("GPUCNN_REQUIRE_CUPY"):
+        if os.environ.get("GPUCNN_REQUIRE_CUPY_WHEEL"):
             raise
         pytest.skip("cupy-cuda12x is not installed")
     return Path(str(wheel.locate_file("cupy_backends")))
@@ -60,11 +60,11 @@ def built(folder: Path, name: str, code: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory, cupy: Path) -> Path:
+def packages(tmp_path_factory: pytest.TempPathFactory, bindings: Path) -> Path:
     """A prefix whose site-packages hold stubs of cuBLAS and NVRTC, with each symbol that CuPy asks of cuBLAS."""
     prefix = tmp_path_factory.mktemp("prefix")
     nvidia = Path(site.getsitepackages([str(prefix)])[0], "nvidia")
-    (binding,) = (cupy / "cuda" / "libs").glob("cublas.*.so")
+    (binding,) = (bindings / "cuda" / "libs").glob("cublas.*.so")
     listed = subprocess.run(["nm", "-D", "--undefined-only", binding], capture_output=True, text=True, check=True)
     asked = "".join(
         f'extern "C" int {name}() {{ return 1; }}\n' for name in re.findall(r"cublas\w+(?=@)", listed.stdout)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from calls import ALIASES, ARRAYS, CALLS, fresh
-from fake_cupy import FakeCupy
+from cupy_watch import Watch
 from strategies import IMPOSTORS, arranged
 
 import gpucnn
@@ -113,29 +113,45 @@ def test_a_call_gives_the_same_bits_each_time_on_whatever_arrays(
 def image(*shape: int, dtype: Any = np.float32, offset: int = 0) -> Any:
     """Numbers on the simulator, `offset` elements into their memory."""
     size = int(np.prod(shape))
-    return simulator.asarray(np.arange(size + offset, dtype=dtype) % 7)[offset:].reshape(shape)
+    return simulator.asarray((np.arange(size + offset) % 7).astype(dtype))[offset:].reshape(shape)
 
 
 def test_what_a_plan_depends_on_is_in_its_key(kept: dict[Any, Any]) -> None:
     x = image(2, 4, 6, 6)
+    views = [  # each differs from the one before in one stride, the fifth in their order
+        image(2, 8, 6, 6)[:, :4],
+        image(2, 8, 6, 6)[:, ::2],
+        image(2, 4, 12, 6)[:, :, ::2],
+        image(2, 4, 6, 12)[..., ::2],
+        image(2, 4, 6, 12)[..., ::2].swapaxes(2, 3),
+        image(2, 6, 6, 4).transpose(0, 3, 1, 2),
+    ]
     calls: list[Callable[[], Any]] = [
         lambda: F.avg_pool2d(x, 2),
         lambda: F.avg_pool2d(x, 3),
         lambda: F.avg_pool2d(x, (2, 3)),
+        lambda: F.avg_pool2d(x, (3, 2)),
+        lambda: F.avg_pool2d(x, 2, stride=1),
+        lambda: F.avg_pool2d(x, 2, padding=1),
         lambda: F.avg_pool2d(x, 2, stride=2),
         lambda: F.avg_pool2d(x, 2, padding=((0, 1), (1, 0))),
         lambda: F.avg_pool2d(x, 2, ceil_mode=True),
         lambda: F.sum_pool2d(x, 2),
         lambda: F.avg_pool2d(x[0], 2),
-        lambda: F.avg_pool2d(x[:, ::2], 2),
+        lambda: F.avg_pool2d(image(3, 4, 6, 6), 2),  # of the same strides
         lambda: F.avg_pool2d(image(2, 4, 6, 6, dtype=np.float64), 2),
+        lambda: F.avg_pool2d(image(2, 4, 6, 6, dtype=np.complex64), 2),  # as well
         lambda: F.avg_pool2d(image(2, 4, 6, 6, offset=1), 2),
         lambda: F.avg_pool2d(image(2, 4, 6, 6, offset=2), 2),
+        *[lambda view=view: F.avg_pool2d(view, 2) for view in views],
     ]
     for count, call in enumerate(calls, start=1):
         first, second = call(), call()
         assert len(kept) == count
         assert simulator.asnumpy(first).tobytes() == simulator.asnumpy(second).tobytes()
+    for view in views:
+        expected = F.avg_pool2d(simulator.asnumpy(view), 2)
+        np.testing.assert_array_equal(simulator.asnumpy(F.avg_pool2d(view, 2)), expected, strict=True)
     F.avg_pool2d(image(2, 4, 6, 6, offset=3), 2)  # 12 bytes past 16 are as 4 are
     with gpucnn.algorithm("direct"):
         F.avg_pool2d(x, 2)
@@ -291,26 +307,42 @@ def entered(call: Callable[[], Any]) -> list[str]:
     return names
 
 
-def cupy_calls(cupy: FakeCupy) -> dict[str, Callable[[], Any]]:
-    def array(*shape: int) -> Any:
-        return cupy.empty(shape, np.float32)
+CUPY_CALLS: dict[str, Callable[[Any], Any]] = {  # on `Arrays`
+    "conv2d, product": lambda a: F.conv2d(a.x, a.dense, None, 1, 1),
+    "conv2d, 1x1": lambda a: F.conv2d(a.x, a.pixels),
+    "conv2d, product and bias": lambda a: F.conv2d(a.x, a.dense, a.bias, 1, 1),
+    "conv2d_backward, products and bias": lambda a: F.conv2d_backward(a.grad, a.x, a.dense, a.bias, 1, 1),
+    "interpolate": lambda a: F.interpolate(a.x, None, 2, "bilinear"),
+    "conv2d": lambda a: F.conv2d(a.x, a.depthwise, a.bias, padding=1, groups=32),
+    "conv2d_input": lambda a: F.conv2d_input(a.x.shape, a.depthwise, a.x, 1, 1, 1, 32),
+    "conv_transpose2d": lambda a: F.conv_transpose2d(a.x, a.depthwise, None, 2, groups=32),
+    "max_pool2d": lambda a: F.max_pool2d(a.x, 3, 2, 1),
+    "max_pool2d, indices": lambda a: F.max_pool2d(a.x, 3, 2, 1, return_indices=True),
+    "avg_pool2d": lambda a: F.avg_pool2d(a.x, 2),
+    "im2col": lambda a: F.im2col(a.x, 3, padding=1),
+}
 
-    x, depthwise, bias = array(8, 64, 14, 14), array(64, 1, 3, 3), array(64)
-    dense, pixels, grad = array(64, 64, 3, 3), array(64, 64, 1, 1), array(8, 64, 14, 14)
-    return {
-        "conv2d, product": lambda: F.conv2d(x, dense, None, 1, 1),
-        "conv2d, 1x1": lambda: F.conv2d(x, pixels),
-        "conv2d, product and bias": lambda: F.conv2d(x, dense, bias, 1, 1),
-        "conv2d_backward, products and bias": lambda: F.conv2d_backward(grad, x, dense, bias, 1, 1),
-        "interpolate": lambda: F.interpolate(x, None, 2, "bilinear"),
-        "conv2d": lambda: F.conv2d(x, depthwise, bias, padding=1, groups=64),
-        "conv2d_input": lambda: F.conv2d_input(x.shape, depthwise, x, 1, 1, 1, 64),
-        "conv_transpose2d": lambda: F.conv_transpose2d(x, depthwise, None, 2, groups=64),
-        "max_pool2d": lambda: F.max_pool2d(x, 3, 2, 1),
-        "max_pool2d, indices": lambda: F.max_pool2d(x, 3, 2, 1, return_indices=True),
-        "avg_pool2d": lambda: F.avg_pool2d(x, 2),
-        "im2col": lambda: F.im2col(x, 3, padding=1),
-    }
+
+class Arrays:
+    """Small integers, whose sums are exact in every order."""
+
+    def __init__(self, xp: Any, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+
+        def array(*shape: int) -> Any:
+            return xp.asarray(rng.integers(-3, 4, shape).astype(np.float32))
+
+        self.x, self.depthwise, self.bias = array(2, 32, 8, 8), array(32, 1, 3, 3), array(32)
+        self.dense, self.pixels, self.grad = array(32, 32, 3, 3), array(32, 32, 1, 1), array(2, 32, 8, 8)
+
+
+def expect_values_of_numpy(case: str, found: Any, seed: int) -> None:
+    expected = CUPY_CALLS[case](Arrays(np, seed))
+    pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
+    for one, other in pairs:
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_array_equal(one.get(), other, strict=True)
 
 
 # The call, the replays' own, the key, the choices in force, the replay and, for an argument that is a tuple of tuples
@@ -323,77 +355,84 @@ NEW_ARRAYS = {  # where it is not the result alone: columns and products are arr
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", cupy_calls(FakeCupy()))
-def test_a_frozen_call_takes_few_steps(case: str, cupy: FakeCupy) -> None:
-    call = cupy_calls(cupy)[case]
-    call()
-    launches, allocated, waited = cupy.queued(), cupy.allocated, len(cupy.waited)
-    steps = [step for step in entered(call) if step != "CupyProduct.__call__"]
+@pytest.mark.parametrize("case", CUPY_CALLS)
+def test_a_frozen_call_takes_few_steps(case: str, cupy: Any, watch: Watch) -> None:
+    call, arrays = CUPY_CALLS[case], [Arrays(cupy, seed) for seed in (1, 2)]
+    results = [call(arrays[0])]
+    launches, allocated = watch.queued(), len(watch.allocated)
+    steps = [step for step in entered(lambda: results.append(call(arrays[1]))) if step != "CupyProduct.__call__"]
     assert 4 < len(steps) <= MAX_ENTERED, steps
-    assert cupy.queued() == 2 * launches
-    assert cupy.allocated == allocated + NEW_ARRAYS.get(case, 1)
-    assert not cupy.computed
-    assert len(cupy.waited) == waited
+    assert watch.queued() == 2 * launches
+    assert len(watch.allocated) == allocated + NEW_ARRAYS.get(case, 1)
+    for seed, result in enumerate(results, start=1):
+        expect_values_of_numpy(case, result, seed)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("case", cupy_calls(FakeCupy()))
+@pytest.mark.parametrize("case", CUPY_CALLS)
 def test_a_stream_can_capture_a_call_that_was_made_before(
-    case: str, frozen: bool, cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch
+    case: str, frozen: bool, cupy: Any, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call = cupy_calls(cupy)[case]
+    """In a CUDA graph, which is then launched on other values; CuPy refuses products, with a sentence."""
     if not frozen:
         monkeypatch.setitem(replaying.REPLAYERS, cupy.ndarray, lambda operation, args, named: operation(*args, **named))
-    call()
-    launches = cupy.queued()
-    cupy.capturing = True  # from here on nothing may wait, copy from the host, or load
-    call()
-    assert cupy.queued() == 2 * launches
+    call, arrays = CUPY_CALLS[case], Arrays(cupy, 1)
+    call(arrays)
+    launches, stream = watch.queued(), cupy.cuda.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture()
+        refused = watch.products and pytest.raises(NotImplementedError, match="cuBLAS")
+        with refused or contextlib.nullcontext():
+            result = call(arrays)
+        graph = stream.end_capture()
+    if not refused:
+        assert watch.queued() == 2 * launches
+        for name, array in vars(Arrays(cupy, 2)).items():
+            getattr(arrays, name)[...] = array
+        cupy.cuda.get_current_stream().synchronize()
+        graph.launch(stream)
+        stream.synchronize()
+        expect_values_of_numpy(case, result, 2)
 
 
-def test_what_a_stream_cannot_capture_is_told(cupy: FakeCupy) -> None:
-    cupy.capturing = True
-    with pytest.raises(AssertionError, match="a stream cannot capture this"):
-        F.avg_pool2d(cupy.empty((1, 1, 4, 4), np.float32), 2)
-
-
-def test_a_frozen_call_launches_what_the_first_one_did(cupy: FakeCupy) -> None:
-    x, other = (cupy.empty((2, 3, 8, 8), np.float32) for _ in range(2))
+def test_a_frozen_call_launches_what_the_first_one_did(cupy: Any, watch: Watch) -> None:
+    x, other = (Arrays(cupy, seed).x for seed in (1, 2))
     results = [F.avg_pool2d(array, 2) for array in (x, other)]
-    (kernel,) = cupy.kernels
-    first, second = kernel.launches
-    addresses = [[array.data.ptr for array in launch[3][:-1]] for launch in (first, second)]
-    assert addresses == [[x.data.ptr, results[0].data.ptr], [other.data.ptr, results[1].data.ptr]]
-    assert [*first[:3], first[3][-1], first[4]] == [*second[:3], second[3][-1], second[4]]
-    assert [(result.shape, result.strides) for result in results] == [((2, 3, 4, 4), (192, 64, 16, 4))] * 2
+    first, second = watch.launches
+    assert first.addresses == (x.data.ptr, results[0].data.ptr)
+    assert second.addresses == (other.data.ptr, results[1].data.ptr)
+    assert first._replace(args=first.args[2:]) == second._replace(args=second.args[2:])
+    assert [(result.shape, result.strides) for result in results] == [((2, 32, 4, 4), (2048, 64, 16, 4))] * 2
+    for seed, result in enumerate(results, start=1):
+        expect_values_of_numpy("avg_pool2d", result, seed)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_out_takes_the_place_of_the_new_array(cupy: FakeCupy, channels_last: bool) -> None:
+def test_out_takes_the_place_of_the_new_array(cupy: Any, watch: Watch, channels_last: bool) -> None:
     def image(channels: int, size: int) -> Any:
         if channels_last:
-            return cupy.moveaxis(cupy.empty((2, size, size, channels), np.float32), -1, 1)
-        return cupy.empty((2, channels, size, size), np.float32)
+            return cupy.moveaxis(cupy.ones((2, size, size, channels), np.float32), -1, 1)
+        return cupy.ones((2, channels, size, size), np.float32)
 
-    x, outs, w = image(4, 8), [image(6, 8) for _ in range(3)], cupy.empty((6, 4, 3, 3), np.float32)
-    allocated = cupy.allocated
+    x, outs, w = image(4, 8), [image(6, 8) for _ in range(3)], cupy.ones((6, 4, 3, 3), np.float32)
+    allocated = len(watch.allocated)
     with gpucnn.algorithm("direct"):
         assert all(F.conv2d(x, w, padding=1, out=out) is out for out in outs)
-    (kernel,) = cupy.kernels
-    assert [launch[3][3].data.ptr for launch in kernel.launches] == [out.data.ptr for out in outs]
-    assert cupy.allocated == allocated
-    assert not cupy.computed
+    assert [launch.args[3].data.ptr for launch in watch.launches] == [out.data.ptr for out in outs]
+    assert len(watch.allocated) == allocated
+    expected = F.conv2d(x.get(), w.get(), padding=1)
+    assert all((out.get() == expected).all() for out in outs)
 
 
-def test_a_result_that_was_copied_is_copied_each_time(cupy: FakeCupy) -> None:
-    x, out = cupy.empty((2, 4, 8, 8), np.float32), cupy.empty((2, 4, 8, 8), np.float32)[:, :, ::2, ::2]
-    for _ in range(3):
+def test_a_result_that_was_copied_is_copied_each_time(cupy: Any) -> None:
+    for seed in (1, 2, 3):
+        x, out = Arrays(cupy, seed).x, cupy.zeros((2, 32, 8, 8), np.float32)[:, :, ::2, ::2]
         assert F.avg_pool2d(x, 2, out=out) is out
-    assert cupy.computed == ["copy"] * 3
+        expect_values_of_numpy("avg_pool2d", out, seed)
 
 
-def test_out_is_held_apart_from_the_arguments_each_time(cupy: FakeCupy) -> None:
-    whole = cupy.empty((200,), np.float32)
+def test_out_is_held_apart_from_the_arguments_each_time(cupy: Any) -> None:
+    whole = cupy.zeros((200,), np.float32)
     x, apart, within = (whole[a:b] for a, b in ((0, 128), (128, 160), (96, 128)))
     for _ in range(2):
         F.avg_pool2d(x.reshape(2, 4, 4, 4), 2, out=apart.reshape(2, 4, 2, 2))
@@ -401,10 +440,10 @@ def test_out_is_held_apart_from_the_arguments_each_time(cupy: FakeCupy) -> None:
             F.avg_pool2d(x.reshape(2, 4, 4, 4), 2, out=within.reshape(2, 4, 2, 2))
 
 
-def test_out_between_the_channels_of_an_argument_is_kept_where_it_was_not_refused(cupy: FakeCupy) -> None:
+def test_out_between_the_channels_of_an_argument_is_kept_where_it_was_not_refused(cupy: Any, watch: Watch) -> None:
     """As in a dense block, whose layers add channels to one array."""
-    whole, others = (cupy.empty((2, 12, 6, 6), np.float32) for _ in range(2))
-    w = cupy.empty((4, 4, 3, 3), np.float32)
+    whole, others = (cupy.zeros((2, 12, 6, 6), np.float32) for _ in range(2))
+    w = cupy.zeros((4, 4, 3, 3), np.float32)
 
     def call(features: Any, begin: int) -> list[str]:
         def layer() -> None:
@@ -423,57 +462,41 @@ def test_out_between_the_channels_of_an_argument_is_kept_where_it_was_not_refuse
                 call(whole, 2)
 
 
-def failing(alloc: Callable[[int], Any], at: int) -> Callable[[int], Any]:
-    """`alloc`, whose call number `at` finds no memory."""
-    left = at
-
-    def limited(nbytes: int) -> Any:
-        nonlocal left
-        left -= 1
-        if not left:
-            raise MemoryError
-        return alloc(nbytes)
-
-    return limited
-
-
-def test_a_call_that_fails_half_way_is_not_kept(cupy: FakeCupy, monkeypatch: pytest.MonkeyPatch) -> None:
-    x, w, b = (cupy.empty(shape, np.float32) for shape in ((2, 16, 8, 8), (32, 16, 3, 3), (32,)))
+def test_a_call_that_fails_half_way_is_not_kept(cupy: Any, watch: Watch) -> None:
+    arrays = Arrays(cupy, 1)
     kept = cast(replays.Replays, replaying.REPLAYERS[cupy.ndarray]).kept
-
-    def call() -> Any:
-        return F.conv2d(x, w, b, padding=1)
-
+    case = "conv2d, product and bias"
     for fails in (1, 2, 3):  # the result, columns, products
-        with monkeypatch.context() as patch:
-            patch.setattr(cupy, "alloc", failing(cupy.alloc, fails))
-            with pytest.raises(MemoryError):
-                call()
+        watch.fails = fails
+        with pytest.raises(MemoryError):
+            CUPY_CALLS[case](arrays)
         assert replays.this_thread.listener is None
         assert not kept
-    first, queued = call(), len(cupy.products)
+    watch.products.clear()
+    expect_values_of_numpy(case, CUPY_CALLS[case](arrays), 1)
+    queued = len(watch.products)
     assert list(map(callable, kept.values())) == [True]
-    with monkeypatch.context() as patch:  # and the replay of one leaves nothing half done
-        patch.setattr(cupy, "alloc", failing(cupy.alloc, 2))
-        with pytest.raises(MemoryError):
-            call()
-    assert len(cupy.products) == queued
-    assert call().shape == first.shape
-    assert len(cupy.products) == 2 * queued
+    watch.fails = 2
+    with pytest.raises(MemoryError):  # and the replay of one leaves nothing half done
+        CUPY_CALLS[case](arrays)
+    assert len(watch.products) == queued
+    expect_values_of_numpy(case, CUPY_CALLS[case](arrays), 1)
+    assert len(watch.products) == 2 * queued
 
 
-def test_a_replay_holds_no_more_memory_than_the_call_did(cupy: FakeCupy) -> None:
+def test_a_replay_holds_no_more_memory_than_the_call_did(cupy: Any, watch: Watch) -> None:
     """Columns of both directions lie in one place, as one is done with when the other begins."""
-    x, w, grad = (cupy.empty(shape, np.float32) for shape in ((2, 16, 8, 8), (32, 16, 3, 3), (2, 32, 8, 8)))
+    x, w, grad = (cupy.ones(shape, np.float32) for shape in ((2, 16, 8, 8), (32, 16, 3, 3), (2, 32, 8, 8)))
     asked = []
     for _ in range(2):
-        before = cupy._end
+        watch.allocated.clear()
+        watch.launches.clear()
         F.conv2d_backward(grad, x, w, None, padding=1)
-        asked.append(cupy._end - before)
+        asked.append(sum(watch.allocated))
     columns = 2 * 16 * 9 * 64 * 4
     assert asked[0] - asked[1] == columns
-    addresses = [tuple(array.data.ptr for array in launch[3][:-1]) for k in cupy.kernels for launch in k.launches[1:]]
-    assert len({address for launch in addresses for address in launch}) == 5  # x, grad_x, grad_w, columns, parts
+    assert len({address for launch in watch.launches for address in launch.addresses}) == 5
+    # x, grad_x, grad_w, columns, parts
 
 
 def test_a_zero_has_no_sign(kept: dict[Any, Any]) -> None:
@@ -499,50 +522,48 @@ def test_tables_of_an_interpolation_are_kept_with_its_calls(kept: dict[Any, Any]
     assert resampling._tables.cache_info().misses == 0
 
 
-def test_nothing_holds_on_to_the_arrays_of_a_call(cupy: FakeCupy) -> None:
-    arrays = [cupy.empty((2, 3, 8, 8), np.float32), cupy.empty((2, 3, 4, 4), np.float32)]
+def test_nothing_holds_on_to_the_arrays_of_a_call(cupy: Any) -> None:
+    arrays = [cupy.zeros((2, 3, 8, 8), np.float32), cupy.zeros((2, 3, 4, 4), np.float32)]
     x, out = arrays
     before = [sys.getrefcount(array) for array in arrays]
     results = [F.avg_pool2d(x, 2) for _ in range(3)]
-    for kernel in cupy.kernels:
-        kernel.launches.clear()
     counts = [sys.getrefcount(result) for result in results]
     F.avg_pool2d(x, 2, out=out)
     F.avg_pool2d(x, 2, out=out)
-    for kernel in cupy.kernels:
-        kernel.launches.clear()
     assert [sys.getrefcount(array) for array in arrays] == before
     assert len(set(counts)) == 1
 
 
-def test_a_frozen_call_keeps_channels_last(cupy: FakeCupy) -> None:
-    x = cupy.moveaxis(cupy.empty((2, 8, 8, 3), np.float32), -1, 1)
+def test_a_frozen_call_keeps_channels_last(cupy: Any) -> None:
+    x = cupy.moveaxis(cupy.zeros((2, 8, 8, 3), np.float32), -1, 1)
     results = [F.avg_pool2d(x, 2) for _ in range(2)]
     assert [(result.shape, result.strides) for result in results] == [((2, 3, 4, 4), (192, 4, 48, 12))] * 2
 
 
-def test_a_frozen_call_runs_on_the_device_of_its_arrays(cupy: FakeCupy) -> None:
-    cupy.current = 1
-    x = cupy.empty((2, 3, 8, 8), np.float32)
-    cupy.current = 0
-    results = [F.avg_pool2d(x, 2) for _ in range(2)]
+def test_a_frozen_call_runs_on_the_device_of_its_arrays(cupy: Any, two_devices: None, watch: Watch) -> None:
+    with cupy.cuda.Device(1):
+        inputs = [Arrays(cupy, seed).x for seed in (1, 2)]
+    results = [F.avg_pool2d(x, 2) for x in inputs]
     assert [result.data.device_id for result in results] == [1, 1]
-    assert [launch[0] for kernel in cupy.kernels for launch in kernel.launches] == [1, 1]
-    assert cupy.current == 0
-    F.avg_pool2d(cupy.empty((2, 3, 8, 8), np.float32), 2)
-    assert [kernel.loaded_on for kernel in cupy.kernels] == [1, 0]
+    assert [launch.device for launch in watch.launches] == [1, 1]
+    assert cupy.cuda.runtime.getDevice() == 0
+    results.append(F.avg_pool2d(Arrays(cupy, 3).x, 2))
+    assert [launch.device for launch in watch.launches] == [1, 1, 0]
+    for seed, result in enumerate(results, start=1):
+        expect_values_of_numpy("avg_pool2d", result, seed)
 
 
-def test_products_are_computed_on_the_device_of_their_arrays(cupy: FakeCupy) -> None:
-    cupy.current = 1
-    x, w, other = (cupy.empty(shape, np.float32) for shape in ((2, 16, 8, 8), (32, 16, 3, 3), (2, 16, 8, 8)))
-    cupy.current = 0
-    results = [F.conv2d(array, w) for array in (x, other)]
+def test_products_are_computed_on_the_device_of_their_arrays(cupy: Any, two_devices: None, watch: Watch) -> None:
+    with cupy.cuda.Device(1):
+        arrays, handle = [Arrays(cupy, seed) for seed in (1, 2)], cupy.cuda.get_cublas_handle()
+    results = [F.conv2d(each.x, each.pixels) for each in arrays]
     assert [result.data.device_id for result in results] == [1, 1]
-    assert [product[0] for product in cupy.products] == [1001, 1001]  # the handle
-    read = [product[11] for product in cupy.products]
-    written = [product[16] for product in cupy.products]
-    assert read == [w.data.ptr] * 2
+    assert [product[0] for product in watch.products] == [handle] * 2
+    read = [product[11] for product in watch.products]
+    written = [product[16] for product in watch.products]
+    assert read == [each.pixels.data.ptr for each in arrays]
     assert written == [result.data.ptr for result in results]
-    sizes = [product[:6] + product[8:11] + product[12:15] + product[17:] for product in cupy.products]
+    sizes = [product[:6] + product[8:11] + product[12:15] + product[17:] for product in watch.products]
     assert sizes[0] == sizes[1]
+    for seed, result in enumerate(results, start=1):
+        expect_values_of_numpy("conv2d, 1x1", result, seed)

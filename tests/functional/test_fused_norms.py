@@ -15,6 +15,7 @@ import gpucnn.functional as F
 
 Array = np.ndarray[Any, Any]
 
+FINISH = ("residual", "activation", "negative_slope")  # the arguments of one
 FINISHES = ((True, "relu"), (True, None), (False, "leaky_relu"), (True, "leaky_relu"), (False, "relu"), (True, "none"))
 
 
@@ -35,8 +36,8 @@ def test_forward_is_norm_then_sum_then_activation_to_the_bit(
     backend: ArrayBackend, kind: str, finish: tuple[bool, str | None], order: str
 ) -> None:
     case = norm_of(kind, "float32", order, finish=finish)
-    residual, more = case.arrays.get("residual"), ("residual", "activation", "negative_slope")
-    plain = {key: value for key, value in case.arguments.items() if key not in more}
+    residual = case.arrays.get("residual")
+    plain = {key: value for key, value in case.arguments.items() if key not in FINISH}
     y = backend.run(case.forward, **plain)
     fused = backend.run(case.forward, **case.arguments)
     np.testing.assert_array_equal(fused, activated(y if residual is None else y + residual, finish[1]), strict=True)
@@ -47,6 +48,28 @@ def test_results_and_gradients_are_those_of_pytorch(backend: ArrayBackend, torch
     """Within the tolerance itself; drawn calls can be ill-conditioned."""
     case = norm_of(kind, finish=(True, "relu"))
     check_pytorch(backend, torch, replace(case, factor=1.0, gradient_factor=1.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+def test_gradients_are_those_of_the_activation_and_then_of_the_norm_to_the_bit(
+    backend: ArrayBackend, kind: str, dtype: str, activation: str
+) -> None:
+    """In 16 bits too, where parameters in float32 show that PyTorch rounds the gradient between two operations."""
+    case = norm_of(kind, dtype, parameter_dtype="float32", finish=(True, activation))
+    plain = {key: value for key, value in case.arguments.items() if key not in FINISH}
+    wide = {key: case.arguments[key].astype("float32") for key in ("input", "residual")}
+    before = case.forward(**plain | {"input": wide["input"]}) + wide["residual"]
+    below = F.leaky_relu_backward(case.grad, -np.ones_like(case.grad), SLOPE if activation == "leaky_relu" else 0.0)[0]
+    grad = np.where(before > 0, case.grad, below)
+    expected = backend.run(case.backward, grad, **plain)
+    *found, of_residual = backend.run(case.backward, case.grad, **case.arguments)
+    np.testing.assert_array_equal(of_residual, grad, strict=True)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_array_equal(one, other, strict=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -16,7 +16,7 @@ from strategies import ORDERS as VIEWS
 from tolerances import assert_close
 
 import gpucnn.functional as F
-from gpucnn.backends.layout import is_channels_last, stored_like
+from gpucnn.backends.layout import empty_in_order, is_channels_last, outermost_first, stored_like
 from gpucnn.nn._joining import added, concatenated
 
 SHAPE = (2, 3, 4, 6)
@@ -194,6 +194,38 @@ def test_joined_branches_are_in_the_order_of_the_first(
         result = backend.asnumpy(concatenated(parts, axis))
         np.testing.assert_array_equal(result, np.concatenate([x, other, x], axis))
         assert is_channels_last(result) == last
+
+
+@pytest.mark.parametrize(
+    ("shape", "order", "expected"),
+    [
+        ((2, 3, 4, 5), (0, 2, 3, 1), (0, 2, 3, 1)),
+        ((2, 3, 4, 5), (3, 1, 0, 2), (3, 1, 0, 2)),
+        ((1, 3, 1, 5), (0, 2, 3, 1), (0, 2, 3, 1)),  # a row, which NumPy takes for Fortran's order
+        ((1, 3, 1, 5), (2, 3, 0, 1), (0, 2, 3, 1)),
+        ((2, 1, 4, 5), (0, 2, 3, 1), (0, 1, 2, 3)),  # of one channel both orders are C order
+        ((1, 3, 1, 1), (0, 2, 3, 1), (0, 1, 2, 3)),
+        ((3, 1, 5), (1, 2, 0), (1, 2, 0)),  # channels last, without a batch
+        ((1, 3), (1, 0), (0, 1)),
+        ((3, 2), (1, 0), (1, 0)),
+        ((), (), ()),
+    ],
+)
+def test_new_arrays_are_in_the_order_of_another(
+    backend: ArrayBackend, shape: tuple[int, ...], order: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    stored = np.zeros([shape[axis] for axis in order]).transpose(np.argsort(order))
+    like = backend.asarray(stored)
+    assert outermost_first(like) == expected
+    larger = tuple(size + 1 for size in shape)
+    result = empty_in_order(backend.primitives.xp, larger, "float32", like)
+    assert (result.shape, result.dtype) == (larger, np.float32)
+    assert result.transpose(expected).flags.c_contiguous
+
+
+def test_joined_branches_of_one_channel_are_in_c_order(backend: ArrayBackend) -> None:
+    x = backend.asarray(arranged(np.zeros((2, 1, 4, 5)), "channels_last"))
+    assert concatenated([x, x], 1).flags.c_contiguous
 
 
 def test_what_is_stored_as_wanted_is_not_copied(backend: ArrayBackend, rng: np.random.Generator) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import reference
@@ -14,6 +16,7 @@ from sample import examples
 from strategies import arranged, dtype_of, numbers
 
 import gpucnn.functional as F
+from gpucnn.backends.layout import is_channels_last
 
 NUMPYS = {
     "constant": "constant",
@@ -51,6 +54,22 @@ def test_memory_order_is_that_of_the_input(
         y = backend.run(F.pad, x, pad, mode)
         assert y.strides == arranged(y, order).strides
         assert backend.run(F.pad_backward, y, x, pad, mode)[0].strides == x.strides
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("sizes", list(product((1, 3), (1, 4), (1, 5), (1, 6))))
+def test_axes_of_size_1_keep_the_memory_order(
+    backend: ArrayBackend, mode: str, sizes: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    """Whether they are padded or left by cropping; of one channel or one pixel, both orders are C order."""
+    for shape, order in product((sizes, (*sizes, 1), sizes[:-1]), ("contiguous", "channels_last")):
+        x = arranged(numbers(rng, shape, "float32"), order)
+        last = order == "channels_last" and is_channels_last(x)
+        by_one = [int(mode != "reflect" or size > 1) for size in shape[::-1] for _ in range(2)]
+        for pad in ((0, 1 - shape[-1], 0, 1 - shape[-2]), by_one):
+            y = backend.run(F.pad, x, pad, mode)
+            for result in (y, backend.run(F.pad_backward, y, x, pad, mode)[0]):
+                assert (np.moveaxis(result, 1, -1) if last else result).flags.c_contiguous, (shape, order, pad)
 
 
 def test_pad_is_any_sequence_of_integers(backend: ArrayBackend) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from array_backends import ArrayBackend
-from fake_cupy import NO_DEVICE, FakeCupy
+from cupy_stub import NO_DEVICE, CupyStub
 from layer_cases import keeps_nothing
 from refusals import refused
 
@@ -204,7 +204,7 @@ def test_no_such_device(net: Net, device: Any) -> None:
 @pytest.mark.parametrize("lacking", ["CuPy", "GPU"])
 def test_to_cuda_without_a_gpu_says_why(net: Net, monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
     gpucnn.backends._cupy_backend.cache_clear()
-    cupy = None if lacking == "CuPy" else FakeCupy(devices=NO_DEVICE)
+    cupy = None if lacking == "CuPy" else CupyStub(devices=NO_DEVICE)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     says = {

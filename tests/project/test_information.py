@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import threadpoolctl
-from fake_cupy import FakeCupy
+from cupy_stub import CupyStub
 
 import gpucnn
 from gpucnn import information
@@ -54,26 +54,31 @@ def test_the_precision_is_what_is_computed(monkeypatch: pytest.MonkeyPatch, aske
     assert gpucnn.info()["precision"] == said
 
 
-def test_gpus_are_shown_where_they_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    FakeCupy(devices=2, runtime=12060, driver=13010).install(monkeypatch)
+def test_gpus_are_shown_where_they_can_be_used(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = cupy.cuda.runtime
+    properties = [runtime.getDeviceProperties(index) for index in range(runtime.getDeviceCount())]
     monkeypatch.setattr(nvrtc, "load", lambda majors: SimpleNamespace(version=(12, 9), supported=(80,)))
     monkeypatch.setattr(cupy_runtime, "cublas_version", lambda major: f"{major}.6.3")
+    monkeypatch.setattr(runtime, "runtimeGetVersion", lambda: 12060)
+    monkeypatch.setattr(runtime, "driverGetVersion", lambda: 13010)
     facts = gpucnn.info()
     assert facts["backends"]["cuda"] == "available"
     assert facts["cuda"] == {
         "devices": [
-            "GPU 0 (compute capability 8.0, 100 multiprocessors)", "GPU 1 (compute capability 8.6, 100 multiprocessors)"
+            f"{each['name'].decode()} (compute capability {each['major']}.{each['minor']}, "
+            f"{each['multiProcessorCount']} multiprocessors)"
+            for each in properties
         ],
         "driver": "for CUDA 13.1",
         "runtime": "CUDA 12.6",
         "nvrtc": "12.9",
         "cublas": "12.6.3",
-    }  # fmt: skip
+    }
     assert json.loads(json.dumps(facts)) == facts
 
 
 def test_gpus_that_cannot_be_used_are_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy(devices=0))
+    CupyStub(devices=0).install(monkeypatch)
     facts = gpucnn.info()
     assert facts["backends"]["cuda"].startswith("not available: ")
     assert "cuda" not in facts

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import gcd, prod
+from math import prod
 from typing import NamedTuple
 
 from gpucnn.backends.cuda.convolution import depthwise_tiles
 from gpucnn.backends.cuda.convolution.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
-from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, extents
+from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
@@ -17,7 +17,7 @@ from gpucnn.backends.cuda.elementwise.packing import pack
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, dense, empty, launch, layout, strides
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_channels_last, is_dense
-from gpucnn.geometry import Axis, ConvGeometry
+from gpucnn.geometry import ConvGeometry
 
 FORWARD = Kernel("depthwise_forward", "DepthwiseParams", block=BLOCK)
 BACKWARD_INPUT = Kernel("depthwise_backward_input", "DepthwiseParams", block=BLOCK)
@@ -183,7 +183,7 @@ def _work(
     }
     del fields["w_c"]
     for name, axis, size, whole in zip(SPACE, request.axes, tile.sizes, request.written, strict=True):
-        fields |= {**_axis_fields(name, axis), f"tile_{name}": size, f"tiles_{name}": -(-whole // size)}
+        fields |= {**axis_fields(name, axis), f"tile_{name}": size, f"tiles_{name}": -(-whole // size)}
     chunks = -(-request.geometry.channels.inputs // tile.planes)
     return Work(
         fields,
@@ -192,20 +192,6 @@ def _work(
         constants=(("PACK", request.pack), ("VEC", request.vec), ("ROWS", walk.rows), ("TAPS", request.taps)),
         shared_bytes=end + more,
     )
-
-
-def _axis_fields(name: str, axis: Axis) -> Fields:
-    shared = gcd(axis.stride, axis.dilation)
-    return {
-        name: axis.size,
-        f"o{name}": axis.out,
-        f"k{name}": axis.kernel,
-        f"stride_{name}": axis.stride,
-        f"dilation_{name}": axis.dilation,
-        f"low_{name}": axis.low,
-        f"tap_step_{name}": axis.stride // shared,
-        f"output_step_{name}": axis.dilation // shared,
-    }
 
 
 def _side_fields(name: str, part: Side) -> Fields:

@@ -22,6 +22,7 @@ from gpucnn.backends.layout import is_channels_last
 INT32_END = 2**31
 PAST_END = 64  # elements past an array's end that indices reach: an access, or a sector of the smallest elements
 Fields = dict[str, Any]
+_NONE_KNOWN: Mapping[str, Any] = {}
 
 
 class Layout(NamedTuple):
@@ -68,8 +69,16 @@ class Work(NamedTuple):
 
 def layout(array: Array) -> Layout:
     """The memory layout of `array`; NumPy arrays, which dry runs use, count as aligned."""
-    address = 0 if isinstance(array, np.ndarray) else array.data.ptr
-    return Layout(array.shape, array.strides, array.itemsize, ALIGNMENTS[address & 15])
+    return Layout(array.shape, array.strides, array.itemsize, _alignment(array))
+
+
+def layouts(arrays: Mapping[str, Array | None]) -> dict[str, Layout | None]:
+    """The memory layout of each array, None where there is none."""
+    return {name: None if array is None else layout(array) for name, array in arrays.items()}
+
+
+def _alignment(array: Array) -> int:
+    return ALIGNMENTS[0 if isinstance(array, np.ndarray) else array.data.ptr & 15]
 
 
 def dense(shape: tuple[int, ...], itemsize: int, channels_last: bool = False) -> Layout:
@@ -94,7 +103,8 @@ def is_addressable(array: Array) -> bool:
     A field of packed records is not, and a view of real numbers as complex ones may not be. Kernels count strides in
     elements, and a GPU reads no misaligned element, not even a complex number, which some kernels read by one access.
     """
-    return all(number % array.itemsize == 0 for number in (layout(array).alignment, *array.strides))
+    itemsize = array.itemsize
+    return _alignment(array) % itemsize == 0 and all(step % itemsize == 0 for step in array.strides)
 
 
 def strides(prefix: str, names: Sequence[str], array: Layout | None) -> Fields:
@@ -138,17 +148,19 @@ def launch(
     dtype: np.dtype[Any],
     arrays: Mapping[str, Array | None],
     work: Callable[..., Work],
+    known: Mapping[str, Layout | None] = _NONE_KNOWN,
     **facts: Hashable,
 ) -> None:
     """Launch `kernel`, in a program for `dtype`, over arrays by the names of its parameters, as planned by `work`.
 
     `work` is pure, and called once per set of layouts and facts, with those that its own parameters name. Arrays that
-    are no parameters of the kernel are left out.
+    are no parameters of the kernel are left out. `known` are layouts that the caller has read.
     """
     ordered = [arrays[name] for name in kernel.arrays]
     device = runtime.device(next(array for array in ordered if array is not None))
-    layouts = tuple([None if array is None else layout(array) for array in ordered])
-    plan = _plan(runtime, device, kernel, dtype, work, layouts, tuple(facts.items()))
+    pairs = zip(kernel.arrays, ordered, strict=True)
+    found = tuple([known.get(name) or (None if array is None else layout(array)) for name, array in pairs])
+    plan = _plan(runtime, device, kernel, dtype, work, found, tuple(facts.items()))
     if plan is not None:
         enqueue(runtime, plan, ordered)
 

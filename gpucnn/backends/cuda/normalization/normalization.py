@@ -18,7 +18,7 @@ from gpucnn.backends.cuda.device.limits import power_of_two
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activation_of
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, layouts
 from gpucnn.backends.cuda.normalization.tiles import norm_rows, norm_tile
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_dense
@@ -103,10 +103,6 @@ class Tiling:
         blocks = -(-fields["kept"] // fields["sums"]) * fields["splits"]
         return Work(fields, blocks=blocks, block=self.block, extents=extents, constants=self.constants)
 
-    def activated(self, residual: Layout | None, activation: Activation, eps: float | None = 0.0) -> Work:
-        """As `work`, with a residual and an activation."""
-        return _finished(self.work(eps), residual, activation)
-
     def combine(self, eps: float = 0.0) -> Work:
         """The launch that adds the parts."""
         fields = self.fields | {"sums": _part_length(self.fields["kept"]), "eps": eps}
@@ -174,12 +170,6 @@ def _flat(kept: int, splits: int, sums: int) -> Fields:
     return _REST | fields | {"sums": sums, "side": side, "columns": 1, "rows": 1, "apart": 1, "moves": 0}
 
 
-def _tiled(x: Array, axes: Axes, held: int, **arrays: Array | None) -> Tiling:
-    """As `tiling`, of arrays."""
-    layouts = {name: layout(array) for name, array in arrays.items() if array is not None}
-    return tiling(layout(x), axes, held, **layouts)
-
-
 def _part_length(kept: int | float) -> int:
     """Values of one part of all sums, padded to whole sectors: part_length in norm_tiles.cuh."""
     return -(-int(kept) // COMBINED) * COMBINED
@@ -198,11 +188,12 @@ def norm_statistics(
         arrays, activation = {"x": x, **absent, **found}, activation_of(Epilogue())
         launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation)
         return
-    tiled = _tiled(x, geometry.axes, HELD, sum=mean)
+    read = layouts({"x": x, **found})
+    tiled = tiling(read["x"], geometry.axes, HELD, sum=read["mean"])
     shape = tiled.parts_shape
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
     arrays = {"x": x, "parts": parts, **found}
-    launch(runtime, STATISTICS, x.dtype, arrays, tiled.work, eps=eps)
+    launch(runtime, STATISTICS, x.dtype, arrays, tiled.work, read, eps=eps)
     if parts is not None:
         launch(runtime, STATISTICS_COMBINE, x.dtype, arrays, tiled.combine, eps=eps)
 
@@ -216,12 +207,16 @@ def _sum(
     runtime: Runtime, grad_y: Array, x: Array, mean: Array, rstd: Array, weight: Array | None, axes: Axes, sums: Sums
 ) -> None:
     """Write the sums over `axes` of ``g = grad_y * weight`` and of ``g * (x - mean) * rstd``, as axes of size 1."""
-    tiled = _tiled(x, axes, BACKWARD_HELD, y=grad_y, mean=mean, rstd=rstd, weight=weight, sum=sums[0])
+    given = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight, "sum_g": sums[0]}
+    read = layouts(given)
+    statistics = {"mean": read["mean"], "rstd": read["rstd"]}
+    tiled = tiling(
+        read["x"], axes, BACKWARD_HELD, y=read["grad_y"], **statistics, weight=read["weight"], sum=read["sum_g"]
+    )
     shape = tiled.parts_shape
     parts = (None, None) if shape is None else _both(runtime, shape, mean)
     written = {"parts_g": parts[0], "parts_gh": parts[1], "sum_g": sums[0], "sum_gh": sums[1]}
-    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight, **written}
-    launch(runtime, BACKWARD_SUMS, x.dtype, arrays, tiled.work)
+    launch(runtime, BACKWARD_SUMS, x.dtype, given | written, tiled.work, read)
     if shape is not None:
         launch(runtime, BACKWARD_SUMS_COMBINE, x.dtype, written | {"weight": None}, tiled.combine)
 
@@ -253,13 +248,13 @@ def _add(runtime: Runtime, x: Array, parts: Any, weight: Array | None, result: S
 # --- Element by element -------------------------------------------------------------------------------------------
 
 
-def _elementwise(x: Array, mean: Array, held: int, **arrays: Array | None) -> Tiling:
+def _elementwise(x: Layout, mean: Layout, held: int, **arrays: Layout | None) -> Tiling:
     """The tiling of a step over all elements, by the axes along which they have the same parameters.
 
     Rows with P = 1 share all but weight and bias.
     """
     axes = (3,) if x.shape[3] > 1 and mean.shape[0] > 1 else (0, 3)
-    return _tiled(x, axes, held, mean=mean, **arrays)
+    return tiling(x, axes, held, mean=mean, **arrays)
 
 
 def _finished(work: Work, residual: Layout | None, activation: Activation) -> Work:
@@ -282,11 +277,24 @@ def norm_apply(
     epilogue: Epilogue,
 ) -> None:
     """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``; ``var`` is rstd where eps is None."""
-    residual = epilogue.residual
+    arrays = {"x": x, "mean": mean, "var": var, "weight": weight, "bias": bias, "residual": epilogue.residual, "z": y}
+    launch(runtime, APPLY, x.dtype, arrays, _apply_work, eps=eps, activation=activation_of(epilogue))
+
+
+def _apply_work(
+    x: Layout,
+    mean: Layout,
+    var: Layout,
+    weight: Layout | None,
+    bias: Layout | None,
+    residual: Layout | None,
+    z: Layout,
+    eps: float | None,
+    activation: Activation,
+) -> Work:
     held = HELD if residual is None else BACKWARD_HELD if x.itemsize < 8 else BACKWARD_HELD // 2  # of two arrays
-    tiled = _elementwise(x, mean, held, y=residual, rstd=var, weight=weight, bias=bias, z=y)
-    arrays = {"x": x, "mean": mean, "var": var, "weight": weight, "bias": bias, "residual": residual, "z": y}
-    launch(runtime, APPLY, x.dtype, arrays, tiled.activated, eps=eps, activation=activation_of(epilogue))
+    tiled = _elementwise(x, mean, held, y=residual, rstd=var, weight=weight, bias=bias, z=z)
+    return _finished(tiled.work(eps), residual, activation)
 
 
 # --- Rows in the registers of a block -----------------------------------------------------------------------------
@@ -399,12 +407,26 @@ def norm_activation_backward(
     epilogue: Epilogue,
 ) -> None:
     """Grad = the gradient with respect to the activation's input: one pass over the arrays."""
-    residual = epilogue.residual
+    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight, "bias": bias}
+    arrays |= {"residual": epilogue.residual, "z": grad}
+    activation = activation_of(epilogue)
+    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, _activation_backward_work, activation=activation)
+
+
+def _activation_backward_work(
+    grad_y: Layout,
+    x: Layout,
+    mean: Layout,
+    rstd: Layout,
+    weight: Layout | None,
+    bias: Layout | None,
+    residual: Layout | None,
+    z: Layout,
+    activation: Activation,
+) -> Work:
     held = BACKWARD_HELD if residual is None or x.itemsize < 8 else BACKWARD_HELD // 2  # of three arrays
-    given = {"rstd": rstd, "weight": weight, "bias": bias, "z": grad}
-    tiled = _elementwise(x, mean, held, y=grad_y, added=residual, **given)
-    arrays = {"grad_y": grad_y, "x": x, "mean": mean, "residual": residual, **given}
-    launch(runtime, ACTIVATION_BACKWARD, x.dtype, arrays, tiled.activated, activation=activation_of(epilogue))
+    tiled = _elementwise(x, mean, held, y=grad_y, added=residual, rstd=rstd, weight=weight, bias=bias, z=z)
+    return _finished(tiled.work(), residual, activation)
 
 
 def norm_backward(
@@ -460,10 +482,24 @@ def _apply_backward(
     """grad_x by the closed form; with `weighs` the sums have yet to be multiplied by weight."""
     count = max(1, geometry.count)  # an empty batch has none
     grad_y, x, mean, rstd = given
-    tiled = _elementwise(x, mean, BACKWARD_HELD, y=grad_y, rstd=rstd, weight=weight, sum=sums[0], z=grad_x)
     arrays = {"grad_y": grad_y, "x": x, "mean": mean, "rstd": rstd, "weight": weight}
     arrays |= {"sum_g": sums[0], "sum_gh": sums[1], "z": grad_x}
-    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, tiled.work, divisor=count, weighs=weighs)
+    launch(runtime, BACKWARD_APPLY, grad_x.dtype, arrays, _apply_backward_work, divisor=count, weighs=weighs)
+
+
+def _apply_backward_work(
+    grad_y: Layout,
+    x: Layout,
+    mean: Layout,
+    rstd: Layout,
+    weight: Layout | None,
+    sum_g: Layout,
+    z: Layout,
+    divisor: int,
+    weighs: bool,
+) -> Work:
+    tiled = _elementwise(x, mean, BACKWARD_HELD, y=grad_y, rstd=rstd, weight=weight, sum=sum_g, z=z)
+    return tiled.work(divisor=divisor, weighs=weighs)
 
 
 def _backward_of_rows(
