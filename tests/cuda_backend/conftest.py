@@ -9,14 +9,17 @@ import pytest
 from cupy_watch import Launch, Watch
 
 from gpucnn import backends
-from gpucnn.backends.cuda.device import cupy_runtime
-from gpucnn.backends.cuda.device.cupy_runtime import CupyFunction
+from gpucnn.backends.cuda.device import cublas, cupy_runtime
+from gpucnn.backends.cuda.device.cupy_runtime import CupyFunction, CupyRuntime
+from gpucnn.backends.cuda.device.runtime import Device
 
 
 @pytest.fixture
 def watch(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     """What the backend asks of CuPy, as of a new process: no plan, kernel or recorded call is kept from before."""
-    watch, allocate, cublas = Watch(), cupy.cuda.get_allocator(), cupy_runtime._cublas()
+    watch, allocate = Watch(), cupy.cuda.get_allocator()
+    library, device = _cublas(cupy)
+    cublas.handle(library, cupy, device)  # its workspace is no array of the test's
 
     class Function(CupyFunction):
         """One whose launches are written down, those of recorded calls too."""
@@ -31,20 +34,25 @@ def watch(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
 
             self.bare = launch
 
-    class Cublas:
-        @staticmethod
-        def gemmStridedBatchedEx(*arguments: Any) -> None:  # noqa: N802 (CuPy's name)
-            watch.products.append(arguments)
-            cublas.gemmStridedBatchedEx(*arguments)
+    def gemm(*arguments: Any) -> int:
+        watch.products.append(arguments)
+        status: int = gemm_of_cublas(*arguments)
+        return status
 
     def counted(nbytes: int) -> Any:
         watch.allocation(nbytes)
         return allocate(nbytes)
 
     monkeypatch.setattr(cupy_runtime, "CupyFunction", Function)
-    monkeypatch.setattr(cupy_runtime, "_cublas", Cublas)
+    gemm_of_cublas = library.gemm
+    monkeypatch.setattr(library, "gemm", gemm)
     backends._cupy_backend.cache_clear()
     backends._cupy_backend()  # so that the first call is recorded
     with cupy.cuda.using_allocator(counted):
         yield watch
     backends._cupy_backend.cache_clear()  # the next call makes one that nobody watches
+
+
+def _cublas(cupy: Any) -> tuple[cublas.Cublas, Device]:
+    runtime = CupyRuntime()
+    return runtime._cublas, runtime.device(cupy.empty(1))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cupy import FakeCupy
 from ml_dtypes import bfloat16
 from strategies import arranged
 
@@ -18,8 +17,8 @@ from gpucnn import simulator
 from gpucnn.backends.cuda.convolution import gemm as products
 from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.device import cublas
-from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.dtypes import accumulator
 
 ORDERS = ("rows", "columns", "channels innermost")
 
@@ -92,14 +91,22 @@ class Placed:
         return Placed(self.host.swapaxes(one, other))
 
 
+class BlasRuntime(SimulatorRuntime):
+    """A runtime whose products are those that cuBLAS is told, as on a GPU."""
+
+    def __init__(self, blas: Blas) -> None:
+        self._blas = blas
+
+    def product(self, factors: Any, result: Any, precision: str, device: Any) -> Any:
+        types = (*map(cublas.data_type, (factors.name, result.name)), cublas.compute_type(factors.name, precision))
+        one = np.array([1, 0], accumulator(factors))
+        return cublas.CublasProduct(self._blas, None, device, types, one)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def blas(monkeypatch: pytest.MonkeyPatch) -> Blas:
-    """CuBLAS, and a CuPy."""
-    blas = Blas()
-    FakeCupy().install(monkeypatch)
-    monkeypatch.setattr(cublas, "library", lambda majors: blas)
     monkeypatch.setattr(cublas, "handle", lambda *of: 1000)
-    return blas
+    return Blas()
 
 
 SIZES = [  # N, N of a, G, M, K, P
@@ -116,7 +123,7 @@ def test_cublas_is_told_the_product_that_is_meant(
     n, n_a, g, m, k, p = sizes
     a, b = turned(numbers(n_a, g, m, k), orders[0]), turned(numbers(n, g, k, p), orders[1])
     c = turned(np.full((n, g, m, p), np.nan, np.float32), orders[2])
-    products.multiply(CupyRuntime(), *map(Placed, (a, b, c)))
+    products.multiply(BlasRuntime(blas), *map(Placed, (a, b, c)))
     np.testing.assert_array_equal(c, a @ b)
     assert len(blas.calls) <= min(n, g)
     assert {(call[0], call[-1]) for call in blas.calls} == {(1000, -1)}
@@ -125,7 +132,7 @@ def test_cublas_is_told_the_product_that_is_meant(
 @pytest.mark.parametrize("dtype", ["float16", "float64", "complex64", "complex128"])
 def test_cublas_takes_each_dtype(blas: Blas, dtype: str) -> None:
     a, b, c = numbers(1, 1, 2, 3, dtype=dtype), numbers(2, 1, 3, 2, dtype=dtype), numbers(2, 1, 2, 2, dtype=dtype)
-    products.multiply(CupyRuntime(), *map(Placed, (a, b, c)))
+    products.multiply(BlasRuntime(blas), *map(Placed, (a, b, c)))
     np.testing.assert_array_equal(c, a @ b)
 
 
@@ -133,7 +140,7 @@ def test_a_product_that_fails_says_how(blas: Blas) -> None:
     blas.status = 13
     a, b, c = numbers(1, 1, 2, 3), numbers(1, 1, 3, 2), numbers(1, 1, 2, 2)
     with pytest.raises(cublas.CublasError, match=r"^cublasGemmStridedBatchedEx failed: CUBLAS_STATUS_EXECUTION_FA"):
-        products.multiply(CupyRuntime(), *map(Placed, (a, b, c)))
+        products.multiply(BlasRuntime(blas), *map(Placed, (a, b, c)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "complex64"])
@@ -166,7 +173,7 @@ def test_what_blas_cannot_read_is_copied(order: str) -> None:
 
 def test_nothing_is_planned_for_empty_batches(blas: Blas) -> None:
     a, b, c = (Placed(numbers(*shape)) for shape in ((1, 2, 3, 4), (0, 2, 4, 5), (0, 2, 3, 5)))
-    products.multiply(CupyRuntime(), a, b, c)
+    products.multiply(BlasRuntime(blas), a, b, c)
     assert not blas.calls
 
 
