@@ -230,15 +230,15 @@ class Recording:
         made: list[tuple[Any, bool]] = []
         ends: list[float] = []  # the last launch that reads each array made
         moved: dict[int, int] = {}
-        for place, (array, zeros) in enumerate(self._new, start=begin):
-            if place not in uses and place not in results:
-                continue
+        wanted = [place for place in range(begin, begin + len(self._new)) if place in uses or place in results]
+        for place in sorted(wanted, key=lambda place: uses.get(place, [0])[0]):
+            array, zeros = self._new[place - begin]
             first, last = (uses[place][0], uses[place][-1]) if place in uses else (0, 0)
             is_lasting = zeros or place in results
             free = [at for at, end in enumerate(ends) if end < first and not is_lasting]
             if free:
-                at = free[0]
-                made[at] = max(made[at], (array, False), key=lambda item: item[0].size * item[0].itemsize)
+                at = max(free, key=lambda at: _nbytes(made[at]))
+                made[at] = max(made[at], (array, False), key=_nbytes)
                 ends[at] = last
             else:
                 at = len(made)
@@ -296,6 +296,11 @@ class _Apart:
             if address + begin < high and low < address + end and index != at:
                 found.append((index, address - out))
         return tuple(found)
+
+
+def _nbytes(made: tuple[Array, bool]) -> int:
+    nbytes: int = made[0].size * made[0].itemsize
+    return nbytes
 
 
 def _span(array: Array) -> tuple[int, int]:
