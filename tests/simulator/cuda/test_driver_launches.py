@@ -152,8 +152,8 @@ def test_cooperative_launches_of_several_blocks_are_not_simulated(driver: Driver
         driver.call("cuLaunchCooperativeKernel", function, 2, 1, 1, 32, 1, 1, 0, None, None)
     assert caught.value.name == "NOT_SUPPORTED"
     assert caught.value.detail == (
-        "a cooperative launch of several blocks is not simulated: blocks run one after another, so that the grid cannot "
-        "be synchronised"
+        "a cooperative launch of several blocks is not simulated: blocks run one after another, so that the grid "
+        "cannot be synchronised"
     )
 
 
@@ -227,8 +227,8 @@ def test_past_the_end_of_an_argument(driver: Driver, kernels: Kernels) -> None:
     y = ones(driver, 100)
     assert kernels.failure("fill", y, ctypes.c_float(1), grid=(4, 1, 1)) == (
         "ILLEGAL_ADDRESS",
-        f"{kernels.line('void fill(')}: write of 4 bytes at byte 400 of argument 0, which has 400 bytes: right past its "
-        "end [fill, block (3, 0, 0), thread (4, 0, 0)]",
+        f"{kernels.line('void fill(')}: write of 4 bytes at byte 400 of argument 0, which has 400 bytes: right past "
+        "its end [fill, block (3, 0, 0), thread (4, 0, 0)]",
     )
     kernels.launch("fill", y, ctypes.c_float(1), grid=(3, 1, 1))  # the next call works
 
@@ -329,8 +329,8 @@ def test_uninitialised_memory(driver: Driver, kernels: Kernels) -> None:
     driver.call("cuMemsetD8_v2", x, ctypes.c_ubyte(0), ctypes.c_size_t(64))
     assert kernels.failure("add", y, x) == (
         "LAUNCH_FAILED",
-        f"{kernels.line('void add(')}: read of 4 bytes at byte 64 of argument 1, which nothing has written since it was "
-        "allocated [add, block (0, 0, 0), thread (16, 0, 0)]",
+        f"{kernels.line('void add(')}: read of 4 bytes at byte 64 of argument 1, which nothing has written since it "
+        "was allocated [add, block (0, 0, 0), thread (16, 0, 0)]",
     )
     kernels.launch("fill", x, ctypes.c_float(2))
     kernels.launch("add", y, x)
@@ -339,8 +339,8 @@ def test_uninitialised_memory(driver: Driver, kernels: Kernels) -> None:
 def test_an_atomic_operation_reads(driver: Driver, kernels: Kernels) -> None:
     assert kernels.failure("atomic", driver.alloc(4)) == (
         "LAUNCH_FAILED",
-        f"{kernels.line('void atomic(')}: atomic operation of 4 bytes at byte 0 of argument 0, which nothing has written "
-        "since it was allocated [atomic, block (0, 0, 0), thread (0, 0, 0)]",
+        f"{kernels.line('void atomic(')}: atomic operation of 4 bytes at byte 0 of argument 0, which nothing has "
+        "written since it was allocated [atomic, block (0, 0, 0), thread (0, 0, 0)]",
     )
 
 
@@ -353,7 +353,8 @@ def test_an_atomic_operation_reads(driver: Driver, kernels: Kernels) -> None:
         (
             "race",
             "LAUNCH_FAILED",
-            "write of 4 bytes at byte 0 of argument 0 conflicts with the write by thread (0, 0, 0): nothing orders the two",
+            "write of 4 bytes at byte 0 of argument 0 conflicts with the write by thread (0, 0, 0): nothing "
+            "orders the two",
         ),
         ("misaligned", "MISALIGNED_ADDRESS", "access of type 'float' at an address that is no multiple of 4"),
         ("checked", "ASSERT", "assert(*y == 3) failed"),
