@@ -29,6 +29,13 @@ __global__ void race(float* y) { y[0] = threadIdx.x; }
 __global__ void misaligned(char* y) { *(float*)(y + 1) = 1; }
 __global__ void checked(int* y) { assert(*y == 3); }
 __global__ void trapped() { __trap(); }
+__global__ void early(int* y, int n) {
+  __shared__ int all[32];
+  if (threadIdx.x >= n) return;
+  all[threadIdx.x] = threadIdx.x;
+  __syncthreads();
+  y[threadIdx.x] = all[n - 1 - threadIdx.x];
+}
 __global__ void far_off(float* y, long long index) { y[index] = 1; }
 }
 template <class T> __global__ void typed(T* y) { y[threadIdx.x] = 1; }
@@ -374,3 +381,9 @@ def test_kernels_of_templates_are_named_as_in_the_source(driver: Driver, kernels
     name, text = kernels.failure("_Z5typedIfEvPT_", ones(driver, 8))
     assert name == "ILLEGAL_ADDRESS"
     assert text.endswith("[typed<float>, block (0, 0, 0), thread (8, 0, 0)]")
+
+
+def test_threads_that_have_returned_do_not_count_at_barriers(driver: Driver, kernels: Kernels) -> None:
+    y = driver.alloc(4 * 20)
+    kernels.launch("early", y, ctypes.c_int(20))
+    np.testing.assert_array_equal(driver.download(y, 20, np.int32), np.arange(19, -1, -1))
