@@ -319,7 +319,7 @@ def can_be_captured() -> None:
             F.bias_activation(x, b, out=y)
             convolve("direct", y, w, out=out)
             F.max_pool2d(out, 2)
-        stream.begin_capture()
+        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeGlobal)
         F.bias_activation(x, b, out=y)
         convolve("direct", y, w, out=out)
         pooled = F.max_pool2d(out, 2)
