@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 
 import pytest
 
@@ -12,10 +11,7 @@ REASON = "the simulated CUDA is not installed here (python -m gpucnn.simulator.c
 
 def is_installed() -> bool:
     """Whether this Python's CuPy runs over the simulated CUDA libraries."""
-    forced = os.environ.get("GPUCNN_TEST_SIMULATED_CUDA") == "1"
-    return importlib.util.find_spec("cupy") is not None and (
-        forced or importlib.util.find_spec("gpucnn_cuda") is not None
-    )
+    return all(importlib.util.find_spec(name) is not None for name in ("cupy", "gpucnn_cuda"))
 
 
 needs_simulated_cuda = pytest.mark.skipif(not is_installed(), reason=REASON)

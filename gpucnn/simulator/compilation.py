@@ -29,8 +29,8 @@ class Source:
         C++ that stands before the lowered text.
     epilogue : str
         C++ that follows it.
-    standard : str
-        Of C++, "c++17" or "c++20".
+    compiler_flags : tuple of str
+        Options of the compiler that follow those of the mode.
     expressions : tuple of str
         Kernels and variables, as C++ names them, whose symbols are wanted: ``add<float>``.
     """
@@ -40,7 +40,7 @@ class Source:
     preprocessor_flags: tuple[str, ...] = (lowering.CUDA_ARCH,)
     prelude: str = ""
     epilogue: str = ""
-    standard: str = "c++17"
+    compiler_flags: tuple[str, ...] = ()
     expressions: tuple[str, ...] = ()
 
 
@@ -55,11 +55,10 @@ def build(text: str, name: str, mode: str, runtime: Path) -> Path:
     return toolchain.cached(f"kernel-{key}.so", compile_to)
 
 
-def kernel_flags(mode: str, standard: str = "c++17") -> tuple[str, ...]:
+def kernel_flags(mode: str) -> tuple[str, ...]:
     """The options with which a kernel is compiled."""
     is_clang = toolchain.compiler().is_clang
     return (
-        f"-std={standard}",
         *toolchain.KERNEL_FLAGS,
         *toolchain.processor_flags(),
         *toolchain.mode_flags(mode, is_clang),
@@ -88,7 +87,9 @@ def compile_preprocessed(preprocessed: str, source: Source, mode: str, runtime: 
     """Compile a source from its preprocessed text; the symbols of its name expressions."""
     lowered = lowering.lower(preprocessed, source.name, source.expressions)
     assembly = target.with_suffix(".s")
-    compile_lowered(source.prelude + lowered.text + source.epilogue, kernel_flags(mode, source.standard), assembly)
+    compile_lowered(
+        source.prelude + lowered.text + source.epilogue, (*kernel_flags(mode), *source.compiler_flags), assembly
+    )
     text, symbols = lowered.finish(assembly.read_text(encoding="utf-8"))
     assembly.write_text(text, encoding="utf-8")
     # Without the flags of the mode, or the compiler would add its sanitizers' libraries.

@@ -113,7 +113,9 @@ class _Head:
 
 def _describe_kernels(text: str, name: str) -> tuple[str, tuple[Kernel, ...]]:
     """Add a description after each kernel: a function in its scope, which the table of entries calls."""
-    parts, kernels, position = [], [], 0
+    parts: list[str] = []
+    kernels: list[Kernel] = []
+    position = 0
     blocks = _blocks_of_c_linkage(text)
     for match in _KERNEL.finditer(text):
         try:
@@ -378,6 +380,12 @@ def _argument(word: str, operands: list[str]) -> str:
             raise LoweringError(f"the PTX operand {match.group(0)!r}: there are {len(operands)}")
         return operands[number]
 
+    special = re.fullmatch(r"%%([a-z]\w*(?:\.[xyz])?)", word)
+    if special:
+        function = f"special_{special.group(1).replace('.', '_')}"
+        if function not in known_registers():
+            raise LoweringError(f"the PTX register {word[1:]!r}; include/ptx.h has those that it knows")
+        return f"::gpucnn::ptx::{function}()"
     lowered = re.sub(r"%(\d+)", expression, word)
     if "%" in re.sub(r"%\d+", "", word) or re.match(r"[A-Za-z_]", word):
         raise LoweringError(f"the PTX operand {word!r}")
@@ -388,6 +396,14 @@ def _argument(word: str, operands: list[str]) -> str:
 def known_instructions() -> frozenset[str]:
     """The functions of `include/ptx.h` that inline PTX may call."""
     return frozenset(re.findall(r"^inline void (\w+)\(", (INCLUDE / "ptx.h").read_text(encoding="utf-8"), re.M))
+
+
+@cache
+def known_registers() -> frozenset[str]:
+    """The functions of `include/ptx.h` for the special registers of PTX."""
+    return frozenset(
+        re.findall(r"^inline uint\d+_t (special_\w+)\(", (INCLUDE / "ptx.h").read_text(encoding="utf-8"), re.M)
+    )
 
 
 # --- Text ---------------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ class _ErrorReport(ctypes.Structure):
     )
 
 
-_LAUNCH = struct.Struct("=8Q3I3I4iI4x")
+_LAUNCH = struct.Struct("=8Q3I3I4iIi")
 _BUFFER = struct.Struct("=5Q3i4x")
 
 
@@ -247,6 +247,7 @@ class Function:
                 wanted.mode == "profile",
                 settings.ORDERS.index(wanted.order),
                 wanted.yield_every,
+                0,
             )
             if runtime.launch(request):
                 raise _exception(kernel, runtime.error().contents, args)

@@ -28,6 +28,7 @@ from gpucnn.simulator.errors import CompileError
 HERE = Path(__file__).parent
 RUNTIME_FLAGS = ("-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fvisibility=default", "-pthread")
 KERNEL_FLAGS = (
+    "-std=c++17",
     "-fPIC",
     "-w",
     "-fno-exceptions",

@@ -62,7 +62,7 @@ def test_kernels_are_found() -> None:
         ('asm("sin.approx.f32 %0, %1;" : "=f"(y[0]) : "f"(y[1]));', "the PTX instruction 'sin.approx.f32'"),
         ('asm("@p cvt.f32.f16 %0, %1;" : "=f"(y[0]) : "h"(h));', "the PTX '@p cvt.f32.f16 %0, %1'"),
         ('asm(".reg .pred p;");', "the PTX '.reg .pred p'"),
-        ('asm("cvt.rna.tf32.f32 %0, %%laneid;" : "=r"(u));', "the PTX operand '%%laneid'"),
+        ('asm("cvt.rna.tf32.f32 %0, %%pm0;" : "=r"(u));', "the PTX register '%pm0'"),
         ('asm("cvt.rna.tf32.f32 %0, %2;" : "=r"(u) : "f"(x));', "the PTX operand '%2': there are 2"),
         ('asm("cvt.rna.tf32.f32 %0, x;" : "=r"(u));', "the PTX operand 'x'"),
         ('asm("cvt.rna.tf32.f32 %[d], %1;" : [d] "=r"(u) : "f"(x));', "the asm operand"),

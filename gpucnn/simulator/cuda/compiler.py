@@ -234,7 +234,7 @@ def mode() -> str:
 def identity() -> str:
     """A digest that changes with everything that an image depends on except its program."""
     parts = [toolchain.sources_identity(), compilation.lowering_identity(), Path(__file__).read_text(encoding="utf-8")]
-    parts += [path.read_text(encoding="utf-8") for path in sorted(HEADERS.rglob("*.h"))]
+    parts += [path.read_text(encoding="utf-8") for path in sorted(HEADERS.rglob("*")) if path.is_file()]
     return toolchain.hash_of(*parts)
 
 
@@ -256,7 +256,7 @@ def _image(
             text=text,
             name=file_name(name),
             preprocessor_flags=(*_definitions(options), *_search(folder, headers, options)),
-            standard="c++20" if options.standard == "c++20" else "c++17",
+            compiler_flags=_compiler_flags(options),
             prelude="#undef assert\n#define assert(condition) ((void)0)\n" if _has(options, "NDEBUG") else "",
             expressions=expressions,
         )
@@ -288,6 +288,16 @@ def file_name(name: str) -> str:
     """The name of a program in images: without its folder where that is one of the machine, often a temporary one."""
     path = PurePosixPath(name or "default_program")
     return path.name if path.is_absolute() else str(path)
+
+
+def _compiler_flags(options: Options) -> tuple[str, ...]:
+    """What the compiler is told besides the simulator's usual options.
+
+    Signed integers wrap around, as they do on a GPU and as programs that follow NumPy's rules expect.
+    """
+    checks = ("-fno-sanitize=signed-integer-overflow,shift-base",) if is_checked() else ()
+    standard = ("-std=c++20",) if options.standard == "c++20" else ()
+    return ("-fwrapv", *checks, *standard)
 
 
 def _definitions(options: Options) -> Iterator[str]:

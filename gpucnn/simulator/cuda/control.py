@@ -172,7 +172,9 @@ def failing_at(call: int, *, error: str = "CUDA_ERROR_UNKNOWN", times: int | Non
     """Within the block, let one call of CUDA fail, counted over all functions; see `failing`.
 
     Calls that give something back (cuMemFree, cuStreamDestroy, cublasDestroy and the like) are not counted and do not
-    fail: if they did nothing, what they leave behind would be no fault of the program's.
+    fail: if they did nothing, what they leave behind would be no fault of the program's. Nor do those that ask for
+    devices and contexts or choose one (cuDeviceGet..., cuCtxGet..., cuCtxSetCurrent): the runtime makes some of them
+    before each call of the program's. By their names, in `failing`, all can fail.
 
     Examples
     --------

@@ -74,6 +74,26 @@ GPUCNN_VECTOR_MAKERS(unsigned, uint)
   GPUCNN_VECTOR_MAKERS(T, NAME)
 GPUCNN_WIDE_VECTOR_TYPES(double, double)
 GPUCNN_WIDE_VECTOR_TYPES(long long, longlong)
+GPUCNN_WIDE_VECTOR_TYPES(unsigned long long, ulonglong)
+GPUCNN_WIDE_VECTOR_TYPES(long, long)
+GPUCNN_WIDE_VECTOR_TYPES(unsigned long, ulong)
+// Of one element.
+#define GPUCNN_SINGLE(T, NAME)             \
+  struct NAME##1 { T x; };                 \
+  inline NAME##1 make_##NAME##1(T x) { return {x}; }
+GPUCNN_SINGLE(signed char, char)
+GPUCNN_SINGLE(unsigned char, uchar)
+GPUCNN_SINGLE(short, short)
+GPUCNN_SINGLE(unsigned short, ushort)
+GPUCNN_SINGLE(int, int)
+GPUCNN_SINGLE(unsigned, uint)
+GPUCNN_SINGLE(long, long)
+GPUCNN_SINGLE(unsigned long, ulong)
+GPUCNN_SINGLE(long long, longlong)
+GPUCNN_SINGLE(unsigned long long, ulonglong)
+GPUCNN_SINGLE(float, float)
+GPUCNN_SINGLE(double, double)
+#undef GPUCNN_SINGLE
 #undef GPUCNN_VECTOR_TYPES
 #undef GPUCNN_WIDE_VECTOR_TYPES
 #undef GPUCNN_VECTOR_MAKERS
@@ -95,6 +115,7 @@ inline int __syncthreads_and(int predicate, gpucnn::Site site = gpucnn::Site::he
   return gpucnn::barrier(predicate == 0, site) == 0;
 }
 inline void __threadfence(gpucnn::Site site = gpucnn::Site::here()) { gpucnn::threadfence(site); }
+inline void __threadfence_system(gpucnn::Site site = gpucnn::Site::here()) { gpucnn::threadfence(site); }
 inline void __threadfence_block() {}  // orders one thread's own accesses: barriers alone order threads here
 
 inline size_t __cvta_generic_to_shared(const void* pointer, gpucnn::Site site = gpucnn::Site::here()) {

@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 // The parts of the standard library that NVIDIA's compiler or its headers offer to kernels.
+#include <array>
 #include <initializer_list>
 #include <limits>
 #include <tuple>
@@ -17,14 +18,15 @@ extern "C" int printf(const char* format, ...) noexcept;
 extern "C" void* memcpy(void* to, const void* from, size_t bytes) noexcept;
 extern "C" void* memmove(void* to, const void* from, size_t bytes) noexcept;
 extern "C" void* memset(void* to, int value, size_t bytes) noexcept;
+extern "C" int memcmp(const void* a, const void* b, size_t bytes) noexcept;
 
 // For the shim's own code: its accesses are not the kernel's.
 #define GPUCNN_UNCHECKED __attribute__((no_sanitize("thread"), noinline))
 
 #include "builtins.h"
-#include "atomics.h"
 #include "device_math.h"
 #include "float16.h"
+#include "atomics.h"
 #include "kernel_entry.h"
 #include "ptx.h"
 #include "warp.h"

@@ -30,11 +30,14 @@ GPUCNN_UNARY(exp2)
 GPUCNN_UNARY(expm1)
 GPUCNN_UNARY(fabs)
 GPUCNN_UNARY(floor)
+GPUCNN_UNARY(j0)
+GPUCNN_UNARY(j1)
 GPUCNN_UNARY(lgamma)
 GPUCNN_UNARY(log)
 GPUCNN_UNARY(log10)
 GPUCNN_UNARY(log1p)
 GPUCNN_UNARY(log2)
+GPUCNN_UNARY(logb)
 GPUCNN_UNARY(nearbyint)
 GPUCNN_UNARY(rint)
 GPUCNN_UNARY(round)
@@ -45,6 +48,8 @@ GPUCNN_UNARY(tan)
 GPUCNN_UNARY(tanh)
 GPUCNN_UNARY(tgamma)
 GPUCNN_UNARY(trunc)
+GPUCNN_UNARY(y0)
+GPUCNN_UNARY(y1)
 GPUCNN_BINARY(atan2)
 GPUCNN_BINARY(copysign)
 GPUCNN_BINARY(fdim)
@@ -64,9 +69,49 @@ inline float fma(float x, float y, float z) { return fmaf(x, y, z); }
 inline float pow(float x, int y) { return powf(x, static_cast<float>(y)); }
 inline double pow(double x, int y) { return pow(x, static_cast<double>(y)); }
 
-extern "C" double ldexp(double, int) noexcept;
-extern "C" float ldexpf(float, int) noexcept;
-inline float ldexp(float x, int exponent) { return ldexpf(x, exponent); }
+// Functions with other arguments: `T` stands for the number's type in the list of parameters.
+#define GPUCNN_FUNCTION_OF(RESULT, NAME, PARAMETERS, ARGUMENTS)  \
+  extern "C" RESULT(double) NAME PARAMETERS(double) noexcept;    \
+  extern "C" RESULT(float) NAME##f PARAMETERS(float) noexcept;   \
+  inline RESULT(float) NAME PARAMETERS(float) { return NAME##f ARGUMENTS; }
+#define GPUCNN_SAME(T) T
+#define GPUCNN_INT(T) int
+#define GPUCNN_LONG(T) long
+#define GPUCNN_LONG_LONG(T) long long
+#define GPUCNN_X_INT(T) (T x, int n)
+#define GPUCNN_X_LONG(T) (T x, long n)
+#define GPUCNN_X_INT_POINTER(T) (T x, int* n)
+#define GPUCNN_X_POINTER(T) (T x, T* y)
+#define GPUCNN_X_Y_INT_POINTER(T) (T x, T y, int* n)
+#define GPUCNN_N_X(T) (int n, T x)
+#define GPUCNN_X(T) (T x)
+GPUCNN_FUNCTION_OF(GPUCNN_SAME, ldexp, GPUCNN_X_INT, (x, n))
+GPUCNN_FUNCTION_OF(GPUCNN_SAME, scalbn, GPUCNN_X_INT, (x, n))
+GPUCNN_FUNCTION_OF(GPUCNN_SAME, scalbln, GPUCNN_X_LONG, (x, n))
+GPUCNN_FUNCTION_OF(GPUCNN_SAME, frexp, GPUCNN_X_INT_POINTER, (x, n))
+GPUCNN_FUNCTION_OF(GPUCNN_SAME, modf, GPUCNN_X_POINTER, (x, y))
+GPUCNN_FUNCTION_OF(GPUCNN_SAME, remquo, GPUCNN_X_Y_INT_POINTER, (x, y, n))
+GPUCNN_FUNCTION_OF(GPUCNN_SAME, jn, GPUCNN_N_X, (n, x))
+GPUCNN_FUNCTION_OF(GPUCNN_SAME, yn, GPUCNN_N_X, (n, x))
+GPUCNN_FUNCTION_OF(GPUCNN_INT, ilogb, GPUCNN_X, (x))
+GPUCNN_FUNCTION_OF(GPUCNN_LONG, lrint, GPUCNN_X, (x))
+GPUCNN_FUNCTION_OF(GPUCNN_LONG, lround, GPUCNN_X, (x))
+GPUCNN_FUNCTION_OF(GPUCNN_LONG_LONG, llrint, GPUCNN_X, (x))
+GPUCNN_FUNCTION_OF(GPUCNN_LONG_LONG, llround, GPUCNN_X, (x))
+#undef GPUCNN_FUNCTION_OF
+#undef GPUCNN_SAME
+#undef GPUCNN_INT
+#undef GPUCNN_LONG
+#undef GPUCNN_LONG_LONG
+#undef GPUCNN_X_INT
+#undef GPUCNN_X_LONG
+#undef GPUCNN_X_INT_POINTER
+#undef GPUCNN_X_POINTER
+#undef GPUCNN_X_Y_INT_POINTER
+#undef GPUCNN_N_X
+#undef GPUCNN_X
+extern "C" double nan(const char*) noexcept;
+extern "C" float nanf(const char*) noexcept;
 
 inline int abs(int x) { return x < 0 ? -x : x; }
 inline long abs(long x) { return x < 0 ? -x : x; }
@@ -96,62 +141,37 @@ constexpr std::common_type_t<A, B> max(A a, B b) {
   return T(a) < T(b) ? T(b) : T(a);
 }
 
-template <class T>
-__forceinline__ T __ldg(const T* pointer) { return *pointer; }
-template <class T>
-__forceinline__ T __ldcs(const T* pointer) { return *pointer; }
-template <class T>
-__forceinline__ T __ldcg(const T* pointer) { return *pointer; }
-template <class T>
-__forceinline__ void __stcs(T* pointer, T value) { *pointer = value; }
+// Of mixed integers CUDA takes the unsigned type, as C++ does.
+inline int imin(int a, int b) { return a < b ? a : b; }
+inline int imax(int a, int b) { return a < b ? b : a; }
+inline unsigned umin(unsigned a, unsigned b) { return a < b ? a : b; }
+inline unsigned umax(unsigned a, unsigned b) { return a < b ? b : a; }
+inline long long llmin(long long a, long long b) { return a < b ? a : b; }
+inline long long llmax(long long a, long long b) { return a < b ? b : a; }
+inline unsigned long long ullmin(unsigned long long a, unsigned long long b) { return a < b ? a : b; }
+inline unsigned long long ullmax(unsigned long long a, unsigned long long b) { return a < b ? b : a; }
+inline long labs(long x) { return x < 0 ? -x : x; }
+inline long long llabs(long long x) { return x < 0 ? -x : x; }
 
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-inline double rsqrt(double x) { return 1.0 / sqrt(x); }
-inline float rsqrt(float x) { return rsqrtf(x); }
-inline float __expf(float x) { return expf(x); }
-inline float __logf(float x) { return logf(x); }
-inline float __powf(float x, float y) { return powf(x, y); }
-inline float __fdividef(float a, float b) { return a / b; }
-inline float __frcp_rn(float a) { return 1.0f / a; }
-inline float __fsqrt_rn(float a) { return sqrtf(a); }
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fsub_rn(float a, float b) { return a - b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-inline double __dadd_rn(double a, double b) { return a + b; }
-inline double __dmul_rn(double a, double b) { return a * b; }
-inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
-inline float __saturatef(float a) { return a > 1 ? 1.f : a >= 0 ? a : 0.f; }
+// Loads and stores with a hint for the caches.
+#define GPUCNN_LOAD(NAME) \
+  template <class T>      \
+  __forceinline__ T NAME(const T* pointer) { return *pointer; }
+#define GPUCNN_STORE(NAME) \
+  template <class T>       \
+  __forceinline__ void NAME(T* pointer, T value) { *pointer = value; }
+GPUCNN_LOAD(__ldg)
+GPUCNN_LOAD(__ldcs)
+GPUCNN_LOAD(__ldcg)
+GPUCNN_LOAD(__ldca)
+GPUCNN_LOAD(__ldlu)
+GPUCNN_LOAD(__ldcv)
+GPUCNN_STORE(__stcs)
+GPUCNN_STORE(__stcg)
+GPUCNN_STORE(__stwb)
+GPUCNN_STORE(__stwt)
+#undef GPUCNN_LOAD
+#undef GPUCNN_STORE
 
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
-inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
-inline int __ffs(int x) { return __builtin_ffs(x); }
-inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((uint64_t{a} * b) >> 32); }
-inline int __mulhi(int a, int b) { return static_cast<int>((int64_t{a} * b) >> 32); }
-inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-  return static_cast<unsigned long long>((static_cast<unsigned __int128>(a) * b) >> 64);
-}
-
-namespace gpucnn {
-
-template <class To, class From>
-__forceinline__ To same_bits(From from) {
-  static_assert(sizeof(To) == sizeof(From), "bits of another size");
-  To to;
-  __builtin_memcpy(&to, &from, sizeof(To));
-  return to;
-}
-
-}  // namespace gpucnn
-
-inline float __int_as_float(int bits) { return gpucnn::same_bits<float>(bits); }
-inline int __float_as_int(float value) { return gpucnn::same_bits<int>(value); }
-inline float __uint_as_float(unsigned bits) { return gpucnn::same_bits<float>(bits); }
-inline unsigned __float_as_uint(float value) { return gpucnn::same_bits<unsigned>(value); }
-inline double __longlong_as_double(long long bits) { return gpucnn::same_bits<double>(bits); }
-inline long long __double_as_longlong(double value) { return gpucnn::same_bits<long long>(value); }
-inline int __float2int_rn(float value) { return static_cast<int>(rintf(value)); }
-inline int __float2int_rd(float value) { return static_cast<int>(floorf(value)); }
-inline int __float2int_rz(float value) { return static_cast<int>(value); }
+#include "special_functions.h"
+#include "intrinsics.h"

@@ -336,16 +336,6 @@ gpucnn::IfPair<T> operator-(const T& a) { return __hneg2(a); }
 
 namespace gpucnn {
 
-// From a number to an integer: NaN is 0, what is out of range becomes the nearest limit.
-template <class Integer>
-Integer clamped(double value) {
-  using Limits = std::numeric_limits<Integer>;
-  if (value != value) return 0;
-  if (value <= static_cast<double>(Limits::min())) return Limits::min();
-  if (value >= static_cast<double>(Limits::max())) return Limits::max();
-  return static_cast<Integer>(value);
-}
-
 // The neighbours of a 16-bit number: its bits count magnitudes.
 template <class T>
 T next_up(T value) {

@@ -12,6 +12,75 @@ namespace ptx {
 inline const char* address(const volatile void* pointer) { return (const char*)pointer; }
 inline const char* address(uint64_t bits) { return (const char*)bits; }
 
+// ---- Special registers: %laneid is special_laneid() -----------------------------------------------------------------
+
+inline uint32_t special_tid_x() { return threadIdx.x; }
+inline uint32_t special_tid_y() { return threadIdx.y; }
+inline uint32_t special_tid_z() { return threadIdx.z; }
+inline uint32_t special_ntid_x() { return blockDim.x; }
+inline uint32_t special_ntid_y() { return blockDim.y; }
+inline uint32_t special_ntid_z() { return blockDim.z; }
+inline uint32_t special_ctaid_x() { return blockIdx.x; }
+inline uint32_t special_ctaid_y() { return blockIdx.y; }
+inline uint32_t special_ctaid_z() { return blockIdx.z; }
+inline uint32_t special_nctaid_x() { return gridDim.x; }
+inline uint32_t special_nctaid_y() { return gridDim.y; }
+inline uint32_t special_nctaid_z() { return gridDim.z; }
+inline uint32_t thread_in_block() { return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z); }
+inline uint32_t special_laneid() { return thread_in_block() % 32; }
+inline uint32_t special_warpid() { return thread_in_block() / 32; }
+inline uint32_t special_lanemask_eq() { return 1u << special_laneid(); }
+inline uint32_t special_lanemask_lt() { return special_lanemask_eq() - 1; }
+inline uint32_t special_lanemask_le() { return special_lanemask_lt() | special_lanemask_eq(); }
+inline uint32_t special_lanemask_gt() { return ~special_lanemask_le(); }
+inline uint32_t special_lanemask_ge() { return ~special_lanemask_lt(); }
+inline uint32_t special_smid() { return 0; }  // blocks run one after another
+inline uint32_t special_nsmid() { return 1; }
+inline uint32_t special_clock() { return static_cast<uint32_t>(clock64()); }
+inline uint64_t special_clock64() { return static_cast<uint64_t>(clock64()); }
+inline uint64_t special_globaltimer() { return static_cast<uint64_t>(clock64()); }
+
+// ---- Moves and integers --------------------------------------------------------------------------------------------
+
+inline void mov_u32(uint32_t& d, uint32_t a, Site = {}) { d = a; }
+inline void mov_u32(int& d, uint32_t a, Site = {}) { d = static_cast<int>(a); }
+inline void mov_s32(int& d, int a, Site = {}) { d = a; }
+inline void mov_u64(unsigned long& d, uint64_t a, Site = {}) { d = a; }
+inline void mov_u64(unsigned long long& d, uint64_t a, Site = {}) { d = a; }
+inline void mov_u64(long long& d, uint64_t a, Site = {}) { d = static_cast<long long>(a); }
+inline void mov_b32(uint32_t& d, float a, Site = {}) { d = float_to_bits(a); }
+inline void mov_b32(uint32_t& d, uint32_t a, Site = {}) { d = a; }
+inline void mov_b32(float& d, uint32_t a, Site = {}) { d = bits_to_float(a); }
+inline void popc_b32(uint32_t& d, uint32_t a, Site = {}) { d = static_cast<uint32_t>(__popc(a)); }
+inline void brev_b32(uint32_t& d, uint32_t a, Site = {}) { d = __brev(a); }
+inline void clz_b32(uint32_t& d, uint32_t a, Site = {}) { d = static_cast<uint32_t>(__clz(static_cast<int>(a))); }
+inline void prmt_b32(uint32_t& d, uint32_t a, uint32_t b, uint32_t c, Site = {}) { d = __byte_perm(a, b, c); }
+inline void bfe_u32(uint32_t& d, uint32_t a, uint32_t start, uint32_t length, Site = {}) {
+  start &= 0xff, length &= 0xff;
+  const uint64_t shifted = start < 32 ? a >> start : 0;
+  d = static_cast<uint32_t>(length < 32 ? shifted & ((1ull << length) - 1) : shifted);
+}
+inline void bfi_b32(uint32_t& d, uint32_t a, uint32_t b, uint32_t start, uint32_t length, Site = {}) {
+  start &= 0xff, length &= 0xff;
+  const uint64_t field = ((length < 32 ? 1ull << length : 1ull << 32) - 1) << (start < 32 ? start : 32);
+  d = static_cast<uint32_t>((b & ~field) | (uint64_t{a} << (start < 32 ? start : 32) & field));
+}
+inline void add_u32(uint32_t& d, uint32_t a, uint32_t b, Site = {}) { d = a + b; }
+inline void sub_u32(uint32_t& d, uint32_t a, uint32_t b, Site = {}) { d = a - b; }
+inline void mul_lo_u32(uint32_t& d, uint32_t a, uint32_t b, Site = {}) { d = a * b; }
+inline void mul_hi_u32(uint32_t& d, uint32_t a, uint32_t b, Site = {}) { d = __umulhi(a, b); }
+inline void mad_lo_u32(uint32_t& d, uint32_t a, uint32_t b, uint32_t c, Site = {}) { d = a * b + c; }
+
+// ---- Barriers and fences -------------------------------------------------------------------------------------------
+
+inline void bar_sync(uint32_t number, Site site = Site::here()) {
+  if (number != 0) trap("bar.sync of a barrier other than 0 is not simulated", site);
+  barrier(false, site);
+}
+inline void membar_gl(Site site = Site::here()) { threadfence(site); }
+inline void membar_sys(Site site = Site::here()) { threadfence(site); }
+inline void membar_cta(Site = {}) {}
+
 // ---- Conversions ---------------------------------------------------------------------------------------------------
 
 inline void cvt_f32_f16(float& d, uint16_t a, Site = {}) { d = half_to_float(a); }

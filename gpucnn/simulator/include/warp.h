@@ -78,3 +78,53 @@ inline int __reduce_max_sync(unsigned mask, int value, gpucnn::Site site = gpucn
 inline unsigned __reduce_max_sync(unsigned mask, unsigned value, gpucnn::Site site = gpucnn::Site::here()) {
   return gpucnn::reduce(gpucnn::Operation::kReduceMax, mask, value, site);
 }
+
+// Bitwise reductions, from the bits that any lane has: and(x) is not(or(not x)).
+namespace gpucnn {
+
+template <class Combine>
+GPUCNN_UNCHECKED unsigned combine_lanes(unsigned mask, unsigned value, unsigned initial, Combine combine, Site site) {
+  unsigned result = initial;
+  for (unsigned lane = 0; lane < 32; lane++) {
+    if (mask >> lane & 1) {
+      const unsigned other = shuffle(Operation::kShuffleIndex, mask, value, static_cast<int>(lane), 32, site);
+      result = combine(result, other);
+    }
+  }
+  return result;
+}
+
+// The lanes of the mask whose value has the same bits.
+template <class T>
+GPUCNN_UNCHECKED unsigned matching_lanes(unsigned mask, T value, Site site) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "__match_any_sync() takes values of 4 or 8 bytes");
+  unsigned result = 0;
+  for (unsigned lane = 0; lane < 32; lane++) {
+    if (mask >> lane & 1) {
+      const T other = shuffle(Operation::kShuffleIndex, mask, value, static_cast<int>(lane), 32, site);
+      if (__builtin_memcmp(&other, &value, sizeof(T)) == 0) result |= 1u << lane;
+    }
+  }
+  return result;
+}
+
+}  // namespace gpucnn
+
+inline unsigned __reduce_and_sync(unsigned mask, unsigned value, gpucnn::Site site = gpucnn::Site::here()) {
+  return gpucnn::combine_lanes(mask, value, ~0u, [](unsigned a, unsigned b) { return a & b; }, site);
+}
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value, gpucnn::Site site = gpucnn::Site::here()) {
+  return gpucnn::combine_lanes(mask, value, 0u, [](unsigned a, unsigned b) { return a | b; }, site);
+}
+inline unsigned __reduce_xor_sync(unsigned mask, unsigned value, gpucnn::Site site = gpucnn::Site::here()) {
+  return gpucnn::combine_lanes(mask, value, 0u, [](unsigned a, unsigned b) { return a ^ b; }, site);
+}
+template <class T>
+unsigned __match_any_sync(unsigned mask, T value, gpucnn::Site site = gpucnn::Site::here()) {
+  return gpucnn::matching_lanes(mask, value, site);
+}
+template <class T>
+unsigned __match_all_sync(unsigned mask, T value, int* predicate, gpucnn::Site site = gpucnn::Site::here()) {
+  *predicate = gpucnn::matching_lanes(mask, value, site) == mask;
+  return *predicate ? mask : 0;
+}

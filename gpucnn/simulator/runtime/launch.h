@@ -39,7 +39,9 @@ struct Launch {
   int32_t profile;
   int32_t order;  // 0 forward, 1 reverse, 2 random
   uint32_t yield_every;
-  int32_t unused;
+  // Whether __syncthreads waits only for the threads that have not returned, as devices have done since Volta. Else a
+  // thread that returned before a barrier of the others is an error.
+  int32_t returned_leave_barriers;
 };
 
 // errors.py has an exception for each, by number.

@@ -105,9 +105,11 @@ static void begin_epoch() {
 
 // All threads have arrived: lets them go on, if it is one barrier that they have arrived at.
 static bool release_barrier() {
-  const Thread& first = machine.threads[0];
+  const auto is_waiting = [](const Thread& thread) { return thread.state == ThreadState::kAtBarrier; };
+  const Thread& first = *std::find_if(machine.threads.begin(), machine.threads.end(), is_waiting);
   machine.barrier_count = 0;
   for (const Thread& thread : machine.threads) {
+    if (!is_waiting(thread)) continue;
     if (thread.site.line != first.site.line || strcmp(thread.site.file, first.site.file) != 0) {
       threadIdx = thread.index;
       record_error(ErrorKind::kSynchronisation, Where(thread.site),
@@ -117,7 +119,9 @@ static bool release_barrier() {
     }
     machine.barrier_count += thread.predicate;
   }
-  for (Thread& thread : machine.threads) thread.state = ThreadState::kReady;
+  for (Thread& thread : machine.threads) {
+    if (is_waiting(thread)) thread.state = ThreadState::kReady;
+  }
   if (machine.profile) flush_profile();
   begin_epoch();
   return true;
@@ -250,7 +254,8 @@ static bool run_block(std::vector<unsigned>& order) {
       if (machine.profile) flush_profile();
       return true;
     }
-    if (census.at_barrier != machine.thread_count) report_stuck(census);
+    const unsigned left = machine.returned_leave_barriers ? census.returned : 0;
+    if (census.at_barrier + left != machine.thread_count) report_stuck(census);
     else release_barrier();
   }
   abandon_block();

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from driver_calls import REASON, SETTINGS, VARIABLES, Calls, library_path
@@ -12,6 +15,7 @@ from driving import Driver
 
 from gpucnn.simulator import toolchain
 from gpucnn.simulator.cuda import control
+from gpucnn.simulator.cupy.environment import MARK
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +82,20 @@ def late_driver(driver: Driver) -> Driver:
     """The driver with a stream seed: work runs as late as the program allows."""
     driver.set_stream_seed(1)
     return driver
+
+
+# ---- For tests of CuPy ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def cuda_environment() -> Path:
+    """The folder of this Python's environment, which ``python -m gpucnn.simulator.cupy`` made.
+
+    Where GPUCNN_REQUIRE_CUDA_SIMULATOR is set, as in CI, it is an error if that did not make it.
+    """
+    folder = Path(sys.prefix)
+    if not (folder / MARK).is_file():
+        if os.environ.get("GPUCNN_REQUIRE_CUDA_SIMULATOR"):
+            raise pytest.UsageError(f"python -m gpucnn.simulator.cupy did not make {folder}")
+        pytest.skip("needs an environment that python -m gpucnn.simulator.cupy made")
+    return folder

@@ -208,6 +208,17 @@ def test_calls_that_give_back_are_not_among_any(cu: Calls, name: str) -> None:
         assert cu.status(name, 4096, *stream) == UNKNOWN
 
 
+def test_calls_that_choose_a_device_are_not_among_any(cu: Calls) -> None:
+    with cuda.failing_at(1, times=None) as failure:
+        context = cu.number("cuCtxGetCurrent")
+        cu("cuCtxSetCurrent", context)
+        assert cu.number("cuDeviceGetCount", kind=ctypes.c_int32) == 2
+        assert cu.number("cuDeviceGetAttribute", 10, 0, kind=ctypes.c_int32) == 32
+    assert failure.injected == 0
+    with cuda.failing("cuCtxGetCurrent", error="unknown"):
+        assert cu.status("cuCtxGetCurrent", ctypes.byref(ctypes.c_uint64())) == UNKNOWN
+
+
 def test_questions_about_errors_are_not_calls(cu: Calls) -> None:
     with cuda.failing_at(1, times=None) as failure:
         assert cu.text(1) == "invalid argument"
@@ -228,7 +239,7 @@ ALLOCATE = (
     [
         ("cuMemAlloc:3=out_of_memory", "0 0 2 0"),
         ("cuMemAlloc:1=launch_failed,cuMemAlloc:4", "719 0 0 999"),
-        ("any:5=CUDA_ERROR_OUT_OF_MEMORY", "0 2 0 0"),
+        ("any:4=CUDA_ERROR_OUT_OF_MEMORY", "0 2 0 0"),
         ("cuMemAlloc_v2:2=2", "0 2 0 0"),
         ("", "0 0 0 0"),
     ],

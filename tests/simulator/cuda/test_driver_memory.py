@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from driver_calls import (
     NOT_REGISTERED,
     NOT_SUPPORTED,
     OUT_OF_MEMORY,
+    STREAM_CAPTURE_INVALIDATED,
+    STREAM_CAPTURE_UNSUPPORTED,
     UNIFIED,
     Calls,
     Copy2D,
@@ -603,6 +606,88 @@ def test_free_waits_for_the_device(cu: Calls, stream: int) -> None:
         cu("cuMemcpyDtoDAsync_v2", b, a, 4, stream)
         cu("cuMemFree_v2", a)
     assert cu.read(b, 4) == b"data"
+
+
+@pytest.mark.parametrize("call", ["cuMemFree_v2", "cuMemFreeHost", "cuMemcpyDtoH_v2", "cuMemAllocAsync", "seed"])
+def test_waiting_leaves_the_lock_to_other_threads(cu: Calls, call: str) -> None:
+    blocking = cu.number("cuStreamCreate", 0)
+    results: list[int] = []
+
+    def ask() -> None:
+        results.append(cu.status("cuDeviceGetCount", ctypes.byref(ctypes.c_int())))
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def wait_for_a_thread_that_calls_cuda(_: int) -> None:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join(timeout=60)
+
+    device, pinned = cu.allocate(4), cu.number("cuMemAllocHost_v2", 4)
+    with cuda.stream_order(1):
+        cu("cuLaunchHostFunc", blocking, wait_for_a_thread_that_calls_cuda, None)
+        assert results == []
+        if call == "cuMemAllocAsync":
+            with cuda.memory_limit(1024):
+                assert cu.status(call, ctypes.byref(ctypes.c_uint64()), 2048, 0) == OUT_OF_MEMORY
+        elif call == "cuMemcpyDtoH_v2":
+            cu.read(device, 4)
+        elif call != "seed":
+            cu(call, pinned if call == "cuMemFreeHost" else device)
+        assert results == ([] if call == "seed" else [0])
+    assert results == [0]
+    cu("cuStreamDestroy_v2", blocking)
+
+
+# ---- Capture ---------------------------------------------------------------------------------------------------------
+
+GLOBAL, RELAXED = 0, 2
+
+
+def test_memory_is_not_allocated_or_freed_while_a_stream_is_captured(cu: Calls, stream: int) -> None:
+    pointer = cu.allocate(4)
+    cu("cuStreamBeginCapture_v2", stream, GLOBAL)
+    assert cu.failure("cuMemAlloc_v2", ctypes.byref(ctypes.c_uint64()), 4) == (
+        STREAM_CAPTURE_UNSUPPORTED,
+        "cuMemAlloc must not be called while a stream is being captured; the capture is now invalid",
+    )
+    for name, arguments in [("cuMemFree_v2", (pointer,)), ("cuMemFreeHost", (4096,)), ("cuCtxSynchronize", ())]:
+        assert cu.status(name, *arguments) == STREAM_CAPTURE_UNSUPPORTED
+    graph = ctypes.c_uint64()
+    assert cu.status("cuStreamEndCapture", stream, ctypes.byref(graph)) == STREAM_CAPTURE_INVALIDATED
+    assert [live.address for live in cuda.live_allocations()] == [pointer]
+
+
+def test_a_relaxed_capture_lets_memory_be_allocated_and_freed(cu: Calls, stream: int) -> None:
+    cu("cuStreamBeginCapture_v2", stream, RELAXED)
+    cu("cuMemFree_v2", cu.allocate(4))
+    assert cu.failure("cuMemAllocAsync", ctypes.byref(ctypes.c_uint64()), 4, stream) == (
+        NOT_SUPPORTED,
+        "memory nodes of graphs are not simulated: allocate before the capture",
+    )
+    graph = ctypes.c_uint64()
+    cu("cuStreamEndCapture", stream, ctypes.byref(graph))
+    cu("cuGraphDestroy", graph.value)
+
+
+def test_a_captured_copy_reads_the_host_when_the_graph_runs(cu: Calls, stream: int) -> None:
+    pointer, data = cu.allocate(4), ctypes.create_string_buffer(b"old!", 4)
+    back = ctypes.create_string_buffer(4)
+    cu("cuStreamBeginCapture_v2", stream, RELAXED)
+    cu("cuMemcpyHtoDAsync_v2", pointer, data, 4, stream)
+    cu("cuMemcpyDtoHAsync_v2", back, pointer, 4, stream)
+    graph = ctypes.c_uint64()
+    cu("cuStreamEndCapture", stream, ctypes.byref(graph))
+    assert back.raw == bytes(4)
+    ready = cu.number("cuGraphInstantiateWithFlags", graph.value, 0)
+    for value in (b"new!", b"more"):
+        data.raw = value
+        cu("cuGraphLaunch", ready, stream)
+        cu("cuStreamSynchronize", stream)
+        assert back.raw == value
+    cu("cuMemFree_v2", pointer)
+    assert cu.status("cuGraphLaunch", ready, stream) == ILLEGAL_ADDRESS  # the memory that it copies to is gone
+    cu("cuGraphExecDestroy", ready)
+    cu("cuGraphDestroy", graph.value)
 
 
 # ---- Fills -----------------------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ constexpr ErrorName kErrors[] = {
     {904, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capture has work that was not joined to its first stream"},
     {905, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION", "dependency would cross the border of the capture"},
     {906, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT", "operation would make the legacy stream depend on a capturing stream"},
-    {907, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event that was last recorded in a capturing stream"},
+    {907, "CUDA_ERROR_CAPTURED_EVENT", "operation not permitted on an event last recorded in a capturing stream"},
     {908, "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "capture was begun by another thread"},
     {909, "CUDA_ERROR_TIMEOUT", "wait timed out"},
     {910, "CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE", "graph cannot be updated: its structure changed"},

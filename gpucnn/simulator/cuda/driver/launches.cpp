@@ -218,35 +218,46 @@ static void begin_known(const Call& call) {
   }
 }
 
-static size_t distance(const Allocation& allocation, const char* pointer) {
-  if (pointer < allocation.low) return static_cast<size_t>(allocation.low - pointer);
-  const char* end = allocation.low + allocation.bytes;
+static size_t distance(const char* low, size_t bytes, const char* pointer) {
+  if (pointer < low) return static_cast<size_t>(low - pointer);
+  const char* end = low + bytes;
   return pointer < end ? 0 : static_cast<size_t>(pointer - end);
 }
 
-static const Allocation* nearest_allocation(const char* pointer) {
-  const Allocation* best = nullptr;
-  for (const Allocation* allocation : live_allocations()) {
-    if (!best || distance(*allocation, pointer) < distance(*best, pointer)) best = allocation;
+static const Buffer* answer_with(const Allocation& allocation) {
+  known.answer = buffer_of(allocation);
+  known.answer.name = keep("allocation " + std::to_string(allocation.serial));
+  return &known.answer;
+}
+
+// What an address outside of all memory was probably meant for; null where nothing is near.
+static const Buffer* nearest_memory(const char* pointer) {
+  constexpr size_t kFar = size_t{16} << 30;  // not by a wrong index, but by a wrong pointer
+  size_t best = kFar;
+  const Buffer* argument = nullptr;
+  for (const Buffer& buffer : known.buffers) {
+    const size_t away = distance(buffer.low, buffer.bytes, pointer);
+    if (away >= best) continue;
+    best = away;
+    argument = &buffer;
   }
-  return best;
+  const Allocation* other = nullptr;
+  for (const Allocation* allocation : live_allocations()) {
+    const size_t away = distance(allocation->low, allocation->bytes, pointer);
+    if (away >= best) continue;
+    best = away;
+    other = allocation;
+  }
+  return other ? answer_with(*other) : argument;
 }
 
 // The runtime asks here about addresses that are in no argument.
 static const Buffer* find_memory(const void* address) {
   const char* pointer = static_cast<const char*>(address);
   const Allocation* allocation = allocation_at(pointer);
-  if (!allocation || !holds(*allocation, pointer)) {
-    // An argument's own allocation is told by the argument's name.
-    for (const Buffer& buffer : known.buffers) {
-      if (allocation && buffer.low == allocation->low) return &buffer;
-    }
-    if (!allocation) allocation = nearest_allocation(pointer);
-  }
-  if (!allocation) return nullptr;
-  known.answer = buffer_of(*allocation);
-  known.answer.name = keep("allocation " + std::to_string(allocation->serial));
-  return &known.answer;
+  const bool is_dead = allocation && allocation->freed;  // its guard bytes count as well
+  if (allocation && (is_dead || holds(*allocation, pointer))) return answer_with(*allocation);
+  return nearest_memory(pointer);
 }
 
 // ---- Failures ------------------------------------------------------------------------------------------------------
@@ -307,6 +318,7 @@ static CUresult run(const Call& call) {
   launch.dynamic_bytes = call.shape.dynamic_shared;
   std::copy(call.shape.grid, call.shape.grid + 3, launch.grid);
   std::copy(call.shape.block, call.shape.block + 3, launch.block);
+  launch.returned_leave_barriers = 1;  // kernels of CuPy rely on it
   launch.order = order_of_threads().order;
   launch.seed = order_of_threads().seed;
   image.range(reinterpret_cast<const void*>(call.entry->call), &launch.image_low, &launch.image_high);

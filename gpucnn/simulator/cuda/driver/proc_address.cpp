@@ -16,8 +16,9 @@ namespace cudasim {
   const char* from = dladdr(caller, &info) && info.dli_fname ? info.dli_fname : "the program";
   fprintf(stderr,
           "simulated CUDA: %s contains NVIDIA's runtime and asks the driver for %s, which is not simulated. Its code "
-          "is compiled for a GPU and cannot run here: CuPy's parts of this kind are cub, thrust, jitify and the random "
-          "generators of its wheel. The program ends, as its results would be wrong.\n",
+          "is compiled for a GPU and cannot run here: CuPy's parts of this kind are cub (set CUPY_ACCELERATORS to "
+          "nothing), thrust, jitify and the random generators of its wheel. The program ends, as its results would be "
+          "wrong; python -X faulthandler shows where.\n",
           from, name);
   abort();
 }

@@ -1,0 +1,2 @@
+// Its names are known without it.
+#pragma once
