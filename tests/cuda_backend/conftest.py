@@ -17,7 +17,7 @@ from gpucnn.backends.cuda.device.runtime import Device
 @pytest.fixture
 def watch(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     """What the backend asks of CuPy, as of a new process: no plan, kernel or recorded call is kept from before."""
-    watch, allocate = Watch(), cupy.cuda.get_allocator()
+    watch, allocate = Watch(), cupy.get_default_memory_pool().malloc  # whatever allocator the other tests run with
     library, device = _cublas(cupy)
     cublas.handle(library, cupy, device)  # its workspace is no array of the test's
 

@@ -33,7 +33,7 @@ from gpucnn.backends import replaying
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.convolution import gemm, im2col, split_k
-from gpucnn.backends.cuda.device import compiler, cupy_runtime, sources
+from gpucnn.backends.cuda.device import compiler, cublas, cupy_runtime, sources
 from gpucnn.backends.cuda.launch import plans, replays
 from gpucnn.backends.cuda.pooling import pooling
 from gpucnn.functional._call import Call
@@ -490,7 +490,7 @@ def every(*faults: Fault) -> Iterator[None]:
         yield
 
 
-Function, Runtime, Product = cupy_runtime.CupyFunction, cupy_runtime.CupyRuntime, cupy_runtime.CupyProduct
+Function, Runtime, Product = cupy_runtime.CupyFunction, cupy_runtime.CupyRuntime, cublas.CublasProduct
 HERE = edit(Runtime, "here", "isinstance(function, CupyFunction)", "False")  # replays launch through CupyFunction, too
 WRONG = "wrong value"
 UNWRITTEN = "nothing has written|never written"
@@ -625,14 +625,14 @@ FAULTS = {
         "EXECUTION_FAILED|" + WRONG,
     ),
     "start of a batch": Planted(
-        edit(gemm, "_plan", "start * dtype.itemsize for", "start for"), multiplies_grouped_views, WRONG
+        edit(gemm, "_plan", "start * x.itemsize for", "start for"), multiplies_grouped_views, WRONG
     ),
     "product added to what there was": Planted(
-        edit(Product, "__init__", "self._one + wide.itemsize", "self._one"),
+        edit(Product, "__init__", "self._one + one.itemsize", "self._one"),
         allocates_what_it_uses,
         "EXECUTION_FAILED|" + WRONG,
     ),
-    "products by TF32": Planted(edit(Product, "__init__", "else _COMPUTE_32F", "else 77"), multiplies_exactly, WRONG),
+    "products by TF32": Planted(edit(cublas, "compute_type", "else _COMPUTE_32F", "else 77"), multiplies_exactly, WRONG),
     # arguments
     "order of fields": Planted(
         edit(

@@ -496,8 +496,8 @@ def test_a_replay_holds_no_more_memory_than_the_call_did(cupy: Any, watch: Watch
         asked.append(sum(watch.allocated))
     columns = 2 * 16 * 9 * 64 * 4
     assert asked[0] - asked[1] == columns
-    assert len({address for launch in watch.launches for address in launch.addresses}) == 5
-    # x, grad_x, grad_w, columns, parts
+    assert len({address for launch in watch.launches for address in launch.addresses}) == 7
+    # x, grad, grad_x, grad_w, columns, parts, and grad with all images side by side
 
 
 def test_a_zero_has_no_sign(kept: dict[Any, Any]) -> None:
