@@ -118,10 +118,21 @@ class Allocations:
         self.cupy.get_default_pinned_memory_pool().free_all_blocks()
 
     def _allocate(self, nbytes: int) -> Any:
-        """As ``cupy.cuda.set_allocator(None)`` allocates."""
-        pointer = self.cupy.cuda.MemoryPointer(self.cupy.cuda.Memory(nbytes), 0)
-        self._record(pointer.ptr, nbytes, pointer.device_id)
-        return pointer
+        """As ``cupy.cuda.set_allocator(None)`` allocates, with the error of CuPy's pool where memory is short."""
+        cuda_of_cupy = self.cupy.cuda
+        try:
+            memory = cuda_of_cupy.Memory(nbytes)
+        except cuda_of_cupy.runtime.CUDARuntimeError as error:
+            if error.status != cuda_of_cupy.runtime.errorMemoryAllocation:
+                raise
+            gc.collect()
+            try:
+                memory = cuda_of_cupy.Memory(nbytes)
+            except cuda_of_cupy.runtime.CUDARuntimeError:
+                free, total = cuda_of_cupy.runtime.memGetInfo()
+                raise cuda_of_cupy.memory.OutOfMemoryError(nbytes, total - free) from error
+        self._record(memory.ptr, nbytes, memory.device_id)
+        return cuda_of_cupy.MemoryPointer(memory, 0)
 
     def _record(self, address: int, nbytes: int, device: int) -> None:
         lines, is_kept = _lines_of_program(sys._getframe(1))
