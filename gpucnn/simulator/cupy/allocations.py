@@ -17,6 +17,7 @@ from gpucnn.simulator import cuda
 
 ALLOCATORS = ("exact", "pool")
 MAX_LINES = 4  # of a traceback
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 UNKNOWN = ("not by an array of CuPy's on the main thread",)
 
 
@@ -123,7 +124,7 @@ class Allocations:
         try:
             memory = cuda_of_cupy.Memory(nbytes)
         except cuda_of_cupy.runtime.CUDARuntimeError as error:
-            if error.status != cuda_of_cupy.runtime.errorMemoryAllocation:
+            if error.status != OUT_OF_MEMORY:
                 raise
             gc.collect()
             try:
