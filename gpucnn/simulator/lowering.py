@@ -55,7 +55,6 @@ _OBJECT = re.compile(r"^\s*\.type\s+([\w.$]+),\s*[@%](?:object|gnu_unique_object
 _NOT_CUDA = re.compile(
     r"gpucnn|_ZGV|_ZZ|_ZT|_ZN6gpucnn|_ZNS?t|_ZNK?St|_ZSt|\.|_ZN12_GLOBAL__N_1\d+gpucnn|_ZL\d+gpucnn|__"
 )
-_POINTER_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def lower(preprocessed: str, name: str, expressions: Sequence[str] = ()) -> Lowe
 
 @dataclass(frozen=True)
 class _Head:
-    """The head of a kernel's definition or declaration: its pieces, and the index of the brace or semicolon after it."""
+    """The head of a kernel's definition or declaration, and the index of the brace or semicolon after it."""
 
     prefix: str
     name: str
@@ -240,7 +239,8 @@ def _table_of_variables(assembly: str) -> str:
         f'\t.section .rodata.gpucnn,"a"\n{strings}'
         '\t.section .data.rel.ro.gpucnn,"aw"\n\t.balign 8\n'
         "\t.globl gpucnn_variables\n\t.type gpucnn_variables, %object\n"
-        f"\t.size gpucnn_variables, {24 * (len(rows) + 1)}\ngpucnn_variables:\n{table}\t.8byte 0\n\t.8byte 0\n\t.8byte 0\n"
+        f"\t.size gpucnn_variables, {24 * (len(rows) + 1)}\ngpucnn_variables:\n{table}"
+        "\t.8byte 0\n\t.8byte 0\n\t.8byte 0\n"
     )
 
 

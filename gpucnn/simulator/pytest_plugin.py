@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -180,12 +181,12 @@ class _Simulated:
         # Fixtures of a wider scope have allocated theirs by now.
         self._since[item] = self._allocations.marker()
         limit = item.get_closest_marker("cuda_memory")
-        if limit:
-            with cuda.memory_limit(*limit.args, **limit.kwargs):
-                yield
-        else:
+        limited = cuda.memory_limit(*limit.args, **limit.kwargs) if limit else nullcontext()
+        with limited, _failures_in_destructors() as failures:
             yield
-        _finish_devices()
+            _finish_devices()
+        if failures:
+            raise failures[0]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -244,6 +245,26 @@ def _finish_devices() -> None:
     finally:
         if count:
             runtime.setDevice(current)
+
+
+@contextmanager
+def _failures_in_destructors() -> Iterator[list[BaseException]]:
+    """The errors of CUDA that Python ignores otherwise: memory is freed when earlier work, which failed, is done."""
+    failures: list[BaseException] = []
+    others = sys.unraisablehook
+    errors = (_runtime().CUDARuntimeError, importlib.import_module("cupy_backends.cuda.api.driver").CUDADriverError)
+
+    def hook(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, errors):
+            failures.append(unraisable.exc_value)
+        else:
+            others(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield failures
+    finally:
+        sys.unraisablehook = others
 
 
 def _runtime() -> Any:

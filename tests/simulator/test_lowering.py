@@ -35,7 +35,7 @@ def test_kernels_are_found() -> None:
     extern "C" __global__ __launch_bounds__((32)) void before(int (*f)(int)) {}
     __device__ void nor_this() {}
     __global__ void mangled(int) {}
-    namespace a { namespace { static void __global__ late(int x = (1, 2)) __launch_bounds__(16) { if (x) { x = '}'; } } } }
+    namespace a { namespace { static void __global__ late(int x = (1, 2)) __launch_bounds__(16) { if (x) x = '}'; } } }
     extern "C" { __global__ void in_a_block(int) {} }
     __global__ void in_a_block(float) {}
     template <> __global__ void not_this<int>(int* x) {}

@@ -56,26 +56,95 @@ _VALUED = {
     "-rdc": "rdc",
     "--relocatable-device-code": "rdc",
 }
-# Options with a value that change nothing here: of code generation for a GPU, of precision, of diagnostics.
+# What changes nothing here, of code generation, precision and messages: options with a value, and others.
 _IGNORED_VALUED = frozenset(
-    "-maxrregcount --maxrregcount -ftz --ftz -prec-sqrt --prec-sqrt -prec-div --prec-div -fmad --fmad -Xptxas "
-    "--ptxas-options -opt-level --opt-level -dopt --dopt -O --optimize -default-stream -builtin-move-forward "
-    "--builtin-move-forward "
-    "-builtin-initializer-list --builtin-initializer-list -diag-error --diag-error -diag-suppress --diag-suppress "
-    "-diag-warn --diag-warn -brief-diag --brief-diagnostics -time --time -split-compile --split-compile "
-    "-optimization-info --optimization-info -jtd --jump-table-density -fdevice-time-trace --fdevice-time-trace "
-    "-pch-dir --pch-dir -create-pch --create-pch -use-pch --use-pch -pch-verbose --pch-verbose -pch-messages "
-    "--pch-messages -device-stack-protector --device-stack-protector -instantiate-templates-in-pch "
-    "--instantiate-templates-in-pch -frandom-seed --frandom-seed -arch-list".split()
-)
+    f"--{name}"
+    for name in (
+        "maxrregcount",
+        "ftz",
+        "prec-sqrt",
+        "prec-div",
+        "fmad",
+        "ptxas-options",
+        "opt-level",
+        "dopt",
+        "optimize",
+        "default-stream",
+        "builtin-move-forward",
+        "builtin-initializer-list",
+        "diag-error",
+        "diag-suppress",
+        "diag-warn",
+        "brief-diagnostics",
+        "time",
+        "split-compile",
+        "optimization-info",
+        "jump-table-density",
+        "fdevice-time-trace",
+        "pch-dir",
+        "create-pch",
+        "use-pch",
+        "pch-verbose",
+        "pch-messages",
+        "device-stack-protector",
+        "instantiate-templates-in-pch",
+        "frandom-seed",
+    )
+) | {
+    "-Xptxas",
+    "-O",
+    "-brief-diag",
+    "-jtd",
+    "-maxrregcount",
+    "-ftz",
+    "-prec-sqrt",
+    "-prec-div",
+    "-fmad",
+    "-opt-level",
+    "-dopt",
+    "-diag-error",
+    "-diag-suppress",
+    "-diag-warn",
+    "-split-compile",
+    "-pch-dir",
+}
 _IGNORED = frozenset(
-    "-G --device-debug -lineinfo --generate-line-info -use_fast_math --use_fast_math "
-    "-extra-device-vectorization --extra-device-vectorization -modify-stack-limit --modify-stack-limit "
-    "-default-device --device-as-default-execution-space -restrict --restrict -w --disable-warnings "
-    "-no-source-include --no-source-include -err-no --display-error-number -no-err-no --no-display-error-number "
-    "-device-int128 --device-int128 -device-float128 --device-float128 -minimal --minimal -pch --pch "
-    "-no-cache --no-cache -ewp --extensible-whole-program -version-ident --version-ident".split()
-)
+    f"--{name}"
+    for name in (
+        "device-debug",
+        "generate-line-info",
+        "use_fast_math",
+        "extra-device-vectorization",
+        "modify-stack-limit",
+        "device-as-default-execution-space",
+        "restrict",
+        "disable-warnings",
+        "no-source-include",
+        "display-error-number",
+        "no-display-error-number",
+        "device-int128",
+        "device-float128",
+        "minimal",
+        "pch",
+        "no-cache",
+        "extensible-whole-program",
+        "version-ident",
+    )
+) | {
+    "-G",
+    "-lineinfo",
+    "-use_fast_math",
+    "-extra-device-vectorization",
+    "-default-device",
+    "-restrict",
+    "-w",
+    "-err-no",
+    "-no-err-no",
+    "-device-int128",
+    "-minimal",
+    "-pch",
+    "-ewp",
+}
 _UNSUPPORTED = {
     "-dlto": "link-time optimisation is not simulated",
     "--dlink-time-opt": "link-time optimisation is not simulated",
@@ -264,14 +333,8 @@ def _image(
     if options.is_virtual and not expressions and _is_empty(preprocessed):
         return _empty_ptx(options), []
     runtime = toolchain.runtime(settings.current().context_switch)
-    key = toolchain.hash_of(
-        toolchain.compiler().identity,
-        runtime.name,
-        identity(),
-        mode(),
-        repr(source),
-        _without_folder(preprocessed, folder),
-    )
+    parts = (source.prelude, *source.compiler_flags, *expressions, preprocessed.replace(folder, ""))
+    key = toolchain.hash_of(toolchain.compiler().identity, runtime.name, identity(), mode(), *parts)
 
     def build(target: Path) -> None:
         image = target.with_suffix(".so")
@@ -325,10 +388,6 @@ def _search(folder: str, headers: Mapping[str, str], options: Options) -> Iterat
 
 def _has(options: Options, macro: str) -> bool:
     return any(option.partition("=")[0] == f"-D{macro}" for option in options.macros)
-
-
-def _without_folder(preprocessed: str, folder: str) -> str:
-    return preprocessed.replace(folder, "")
 
 
 def _is_empty(preprocessed: str) -> bool:

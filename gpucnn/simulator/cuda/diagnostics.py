@@ -29,7 +29,7 @@ _WORDINGS = tuple(
         (r"expected (?:primary-)?expression.*", "expected an expression"),
         (r"expected unqualified-id.*", "expected an identifier"),
         (
-            rf"no matching function for call to [\"'‘]([\w:~]+)[^\"'’]*[\"'’]",
+            r"no matching function for call to [\"'‘]([\w:~]+)[^\"'’]*[\"'’]",
             r'no instance of overloaded function "\1" matches the argument list',
         ),
         (r"too (few|many) arguments to function.*", r"too \1 arguments in function call"),
@@ -98,8 +98,22 @@ class Diagnostics:
             file = self._file(match["file"])
             column = int(groups.get("column") or 0)
             text = match["text"].strip() if is_lowering else in_nvrtc_words(match["text"].strip())
-            found.append(_Error(file, int(match["line"]), column, groups.get("kind") == "fatal error", text))
+            line = int(match["line"])
+            if text.startswith('expected a "'):
+                line, column = self._next_word(file, line, column)
+            found.append(_Error(file, line, column, groups.get("kind") == "fatal error", text))
         return found
+
+    def _next_word(self, file: str, line: int, column: int) -> tuple[int, int]:
+        """Where the next word stands: NVRTC points at what it found in place of what it expected."""
+        lines = self._texts.get(file, "").split("\n")
+        rest = re.compile(r"\s*\S")
+        text = "\n".join(lines[line - 1 :])
+        match = rest.match(text, min(column - 1, len(text)))
+        if not match:
+            return line, column
+        before = text[: match.end() - 1]
+        return line + before.count("\n"), len(before) - before.rfind("\n")
 
     def _file(self, file: str) -> str:
         """The name by which the program knows a file."""
@@ -113,15 +127,16 @@ class Diagnostics:
     def _described(self, error: _Error) -> str:
         kind = "catastrophic error" if error.is_fatal else "error"
         lines = self._texts.get(error.file, "").split("\n")
-        shown = ""
-        if 0 < error.line <= len(lines) and lines[error.line - 1].strip():
-            line = lines[error.line - 1]
-            column = min(max(error.column - 1, 0), len(line))
-            if not error.column:
-                column = len(line) - len(line.lstrip())
-            indented = len(line) - len(line.lstrip())
-            shown = f"  {line[indented:] if column >= indented else line}\n  {' ' * (column - indented)}^\n"
+        line = lines[error.line - 1].rstrip() if 0 < error.line <= len(lines) else ""
+        shown = f"  {line}\n  {' ' * _caret(line, error)}^\n" if line else ""
         return f"{error.file}({error.line}): {kind}: {error.text}\n{shown}\n"
+
+
+def _caret(line: str, error: _Error) -> int:
+    """The column that NVRTC points at, from 0: behind an inclusion, else at the word of the error."""
+    if error.is_fatal:
+        return len(line)
+    return min(error.column - 1, len(line)) if error.column else len(line) - len(line.lstrip())
 
 
 def in_nvrtc_words(text: str) -> str:

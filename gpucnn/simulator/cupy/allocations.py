@@ -17,6 +17,7 @@ from gpucnn.simulator import cuda
 
 ALLOCATORS = ("exact", "pool")
 MAX_LINES = 4  # of a traceback
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 UNKNOWN = ("not by an array of CuPy's on the main thread",)
 
 
@@ -118,10 +119,21 @@ class Allocations:
         self.cupy.get_default_pinned_memory_pool().free_all_blocks()
 
     def _allocate(self, nbytes: int) -> Any:
-        """As ``cupy.cuda.set_allocator(None)`` allocates."""
-        pointer = self.cupy.cuda.MemoryPointer(self.cupy.cuda.Memory(nbytes), 0)
-        self._record(pointer.ptr, nbytes, pointer.device_id)
-        return pointer
+        """As ``cupy.cuda.set_allocator(None)`` allocates, with the error of CuPy's pool where memory is short."""
+        cuda_of_cupy = self.cupy.cuda
+        try:
+            memory = cuda_of_cupy.Memory(nbytes)
+        except cuda_of_cupy.runtime.CUDARuntimeError as error:
+            if error.status != OUT_OF_MEMORY:
+                raise
+            gc.collect()
+            try:
+                memory = cuda_of_cupy.Memory(nbytes)
+            except cuda_of_cupy.runtime.CUDARuntimeError:
+                free, total = cuda_of_cupy.runtime.memGetInfo()
+                raise cuda_of_cupy.memory.OutOfMemoryError(nbytes, total - free) from error
+        self._record(memory.ptr, nbytes, memory.device_id)
+        return cuda_of_cupy.MemoryPointer(memory, 0)
 
     def _record(self, address: int, nbytes: int, device: int) -> None:
         lines, is_kept = _lines_of_program(sys._getframe(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import gpucnn
 from gpucnn.simulator import toolchain
 from gpucnn.simulator.cuda import libraries
+from gpucnn.simulator.cupy import absent
 from gpucnn.simulator.cupy.downloads import PIP, BuildError, Downloads, make_venv, run
 from gpucnn.simulator.cupy.modules import MODULES, Builder, Python
 from gpucnn.simulator.cupy.progress import Progress
@@ -155,6 +157,7 @@ def _complete(folder: Path, plan: Description, python: Python, downloads: Downlo
             python.site_packages / PACKAGE / "lib", headers=builder.headers, cuda_version=versions.cuda
         )
         elsewhere = _place(plan, python, linked)
+        linked |= absent.build(python, plan.cuda, python.site_packages / PACKAGE / "lib")
     with progress.step(f"CuPy's modules {' and '.join(module.name for module in MODULES)}"):
         builder.compile_all(MODULES)
         for module in MODULES:
@@ -177,6 +180,10 @@ def _place(plan: Description, python: Python, linked: dict[str, Path]) -> tuple[
         target = python.site_packages / folder / linked[name].name
         target.parent.mkdir(parents=True, exist_ok=True)
         linked[name].replace(target)
+        # NVIDIA's driver is where the system looks; a library finds this one next to itself.
+        driver = target.parent / linked["driver"].name
+        driver.unlink(missing_ok=True)
+        driver.symlink_to(os.path.relpath(linked["driver"], driver.parent))
     return tuple(moved)
 
 

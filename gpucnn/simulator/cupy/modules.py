@@ -109,7 +109,7 @@ class Module:
 RUNTIME = Module(
     "cupy_backends.cuda.api.runtime",
     ("cupy_backends/cuda/api",),
-    loads=("nvrtc", "cublas", "cublasLt", "curand", "cufft"),
+    loads=("nvrtc", "cublas", "cublasLt", "curand", "cufft", "nvJitLink", "cusparse", "cusolver"),
     has_interface=True,
 )
 GENERATOR = Module("cupy.random._generator_api", ("cupy/random", "cupy/cuda", "cupy/_core"), sources="curand/generator")

@@ -3,9 +3,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// The parts of the standard library that NVIDIA's compiler or its headers offer to kernels.
-#include <array>
+// Of the standard library NVIDIA's compiler knows std::initializer_list alone, so programs define in std what they need.
+// What CUDA has in cuda::std is here under a name that programs do not meet.
 #include <initializer_list>
+namespace gpucnn_std {
+using namespace std;
+}
+#define std gpucnn_std
+#include <array>
 #include <limits>
 #include <tuple>
 #include <type_traits>
@@ -30,3 +35,4 @@ extern "C" int memcmp(const void* a, const void* b, size_t bytes) noexcept;
 #include "kernel_entry.h"
 #include "ptx.h"
 #include "warp.h"
+#undef std

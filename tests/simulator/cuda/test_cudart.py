@@ -54,6 +54,12 @@ NOT_SIMULATED = """
 """
 
 
+class Location(ctypes.Structure):
+    """cudaMemLocation."""
+
+    _fields_ = (("type", ctypes.c_int), ("id", ctypes.c_int))
+
+
 class PointerAttributes(ctypes.Structure):
     """cudaPointerAttributes; CUDA 13 has more at its end."""
 
@@ -488,6 +494,18 @@ def test_memory_of_pools(cudart: Runtime) -> None:
     cudart("cudaMemPoolTrimTo", pool, 0)
     value.value = 0
     cudart("cudaMemPoolSetAttribute", pool, release_threshold, ctypes.byref(value))
+
+
+def test_advice_and_prefetching_of_managed_memory(cudart: Runtime) -> None:
+    """CUDA 13 takes a location in the place of a device."""
+    is_new = cudart.number("cudaRuntimeGetVersion", kind=ctypes.c_int) >= 13000
+    pointer = cudart.number("cudaMallocManaged", 4096, 1)
+    on_device, read_mostly = 1, 1
+    place = (Location(on_device, 0),) if is_new else (0,)
+    cudart("cudaMemAdvise", pointer, 4096, read_mostly, *place)
+    cudart("cudaMemPrefetchAsync", pointer, 4096, *place, *([0] if is_new else []), None)
+    cudart("cudaDeviceSynchronize")
+    cudart("cudaFree", pointer)
 
 
 class PoolProperties(ctypes.Structure):

@@ -186,6 +186,7 @@ def test_the_version_is_that_of_the_headers() -> None:
         ("STREAM_SEED", "x", "a number, 0 or greater"),
         ("LOG", "3", "0, 1 or 2"),
         ("LEAKS", "2", "0 or 1"),
+        ("STICKY", "on", "0 or 1"),
     ],
 )
 def test_a_setting_that_makes_no_sense_ends_the_program(cu: Calls, variable: str, value: str, allowed: str) -> None:

@@ -265,6 +265,28 @@ def test_freed_memory_is_kept_for_a_while_and_checked_when_it_goes(cu: Calls) ->
     assert cuda.live_allocations() == []
 
 
+def test_threads_allocate_and_free_at_the_same_time(cu: Calls) -> None:
+    context = cu.number("cuCtxGetCurrent")
+    failures: list[int] = []
+
+    def work(value: int) -> None:
+        cu("cuCtxSetCurrent", context)
+        for _ in range(50):
+            pointer = cu.allocate(64)
+            cu("cuMemsetD8_v2", pointer, value, 64)
+            if cu.read(pointer, 64) != bytes([value]) * 64 or cu.status("cuMemFree_v2", pointer):
+                failures.append(value)
+
+    threads = [threading.Thread(target=work, args=(value,)) for value in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert cuda.live_allocations() == []
+    cuda.check_memory()
+
+
 # ---- Kinds of memory -------------------------------------------------------------------------------------------------
 
 

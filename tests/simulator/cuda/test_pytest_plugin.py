@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import metadata
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).resolve().parents[3]
 PLUGIN = "gpucnn.simulator.pytest_plugin"
-INSTALLED = any(point.value == PLUGIN for point in metadata.entry_points(group="pytest11"))
 
 KERNEL = """
 import cupy
@@ -31,15 +30,20 @@ pytestmark = pytest.mark.no_compiler
 
 @pytest.fixture(autouse=True)
 def project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project is found from any folder, and no setting of the caller's is."""
+    """The project is found from any folder, its plugin where it is not installed; no setting of the caller's is."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     for name in ("DEVICE", "DEVICES", "MEMORY", "STREAM_SEED", "CHECK"):
         monkeypatch.delenv(f"GPUCNN_CUDA_{name}", raising=False)
 
 
 def run(pytester: pytest.Pytester, *options: str) -> pytest.RunResult:
-    given = () if INSTALLED else ("-p", PLUGIN)
-    return pytester.runpytest_subprocess(*given, "-p", "no:cacheprovider", *options)
+    return pytester.runpytest_subprocess("-p", PLUGIN, "-p", "no:cacheprovider", *options)
+
+
+def test_the_plugin_is_registered() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["pytest11"] == {"gpucnn-cuda-simulator": PLUGIN}
 
 
 # ---- In any environment --------------------------------------------------------------------------------------------
@@ -118,8 +122,8 @@ def test_settings_reach_the_driver(on_cuda: pytest.Pytester) -> None:
 
 
 def test_settings_that_come_too_late_are_an_error(on_cuda: pytest.Pytester) -> None:
-    given = [] if INSTALLED else ["-p", PLUGIN]
-    code = f"import cupy, pytest; print(int(pytest.main({[*given, '--cuda-simulator', '--cuda-device=t4']})))"
+    options = ["-p", PLUGIN, "--cuda-simulator", "--cuda-device=t4"]
+    code = f"import cupy, pytest; print(int(pytest.main({options})))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.split()[-1] == "4"
     assert "CuPy was imported before pytest read its options" in ran.stderr
@@ -172,8 +176,8 @@ def test_failing():
 )
 
 
-@pytest.mark.parametrize(("allocator", "nbytes"), [("exact", 1200), ("pool", 1536)])
-def test_memory_that_is_left_behind_is_reported(allocator: str, nbytes: int, on_cuda: pytest.Pytester) -> None:
+@pytest.mark.parametrize("allocator", ["exact", "pool"])
+def test_memory_that_is_left_behind_is_reported(allocator: str, on_cuda: pytest.Pytester) -> None:
     path = on_cuda.makepyfile(LEAKS)
     result = run(on_cuda, "--cuda-simulator", f"--cuda-allocator={allocator}")
     result.assert_outcomes(passed=4, failed=1)
@@ -185,8 +189,7 @@ def test_memory_that_is_left_behind_is_reported(allocator: str, nbytes: int, on_
     )
     assert shown[start + 1 : start + 3] == [
         f"{path.name}::test_leaking",
-        f"    {nbytes} bytes on device 0, allocated at {path}:{keep} in keep, "
-        f"called at {path}:{test + 1} in test_leaking",
+        f"    1200 bytes on device 0, allocated at {path}:{keep} in keep, called at {path}:{test + 1} in test_leaking",
     ]
     assert "=====" in shown[start + 3]
 
@@ -235,8 +238,10 @@ def test_the_fixture_controls_the_driver(on_cuda: pytest.Pytester) -> None:
         import pytest
 
         def test_failure(cuda_simulator):
-            with cuda_simulator.failing("cuMemAlloc"), pytest.raises(cupy.cuda.memory.OutOfMemoryError):
-                cupy.zeros(10)
+            with cuda_simulator.failing("cuMemAlloc", times=None) as failure:
+                with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+                    cupy.zeros(10)
+            assert failure.injected == 2  # once more after garbage was collected
 
         def test_counts_begin_at_zero(cuda_simulator):
             assert cuda_simulator.calls().get("cuMemAlloc_v2", 0) == 0
@@ -251,7 +256,13 @@ def test_pending_work_that_fails_is_the_failure_of_its_test(on_cuda: pytest.Pyte
     on_cuda.makepyfile(
         KERNEL
         + """
-def test_without_synchronisation():
+@pytest.mark.cuda_keeps_memory
+def test_pending():
+    held.append(cupy.zeros(3, "f4"))
+    with cupy.cuda.Stream(non_blocking=True):
+        poke(held[0], 3)
+
+def test_noticed_by_a_destructor():
     with cupy.cuda.Stream(non_blocking=True):
         poke(cupy.zeros(3, "f4"), 3)
 
@@ -260,8 +271,9 @@ def test_next():
 """
     )
     result = run(on_cuda, "--cuda-simulator", "--cuda-stream-seed=5")
-    result.assert_outcomes(passed=2, errors=1)
-    result.stdout.fnmatch_lines(["*ERROR at teardown of test_without_synchronisation*", "*write of 4 bytes*"])
+    result.assert_outcomes(passed=3, errors=2)
+    for name in ("test_pending", "test_noticed_by_a_destructor"):
+        result.stdout.fnmatch_lines([f"*ERROR at teardown of {name}*", "*write of 4 bytes*"])
 
 
 def test_no_device(on_cuda: pytest.Pytester) -> None:

@@ -18,8 +18,8 @@ CUDASIM_EXPORT CUresult cudasim_enqueue(CUstream stream, const char* name, CUres
                                         void (*destroy)(void* data));
 
 // Checks [pointer, pointer + bytes), which a library function is about to read or to write on the device: inside one
-// live allocation and, for a read, initialised. Marks what is written as initialised. `what` names the argument in
-// messages: "cublasSgemm: matrix A".
+// live allocation (else CUDA_ERROR_ILLEGAL_ADDRESS) and, for a read, initialised (else CUDA_ERROR_LAUNCH_FAILED). Marks
+// what is written as initialised. `what` names the argument in messages: "cublasSgemm: matrix A".
 CUDASIM_EXPORT CUresult cudasim_check_range(const char* what, const void* pointer, size_t bytes, bool writes);
 
 // Sets the text that describes the last failure, after the error's own: cuGetErrorString returns both.

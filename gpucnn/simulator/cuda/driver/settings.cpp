@@ -73,6 +73,7 @@ static Settings* from_environment() {
   read->device_name = device_from("GPUCNN_CUDA_DEVICE");
   read->check = number_from("GPUCNN_CUDA_CHECK", 1, 0, 1, "0 or 1") != 0;
   read->log_level = static_cast<int>(number_from("GPUCNN_CUDA_LOG", 0, 0, 2, "0, 1 or 2"));
+  read->sticky_errors = number_from("GPUCNN_CUDA_STICKY", 0, 0, 1, "0 or 1") != 0;
   read->report_leaks = number_from("GPUCNN_CUDA_LEAKS", 0, 0, 1, "0 or 1") != 0;
   read_changeable(read);
   return read;

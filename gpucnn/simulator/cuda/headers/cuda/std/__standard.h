@@ -1,8 +1,7 @@
-// CUDA's standard library: the host's, which is compiled for the CPU as the kernels are. It is a namespace of its own,
-// as programs may define in std what they miss there.
+// CUDA's standard library: parts of the host's, which is compiled for the CPU as the kernels are.
 #pragma once
 namespace cuda {
 namespace std {
-using namespace ::std;
+using namespace gpucnn_std;
 }
 }  // namespace cuda
