@@ -169,6 +169,11 @@ def test_the_version_is_that_of_the_headers() -> None:
         assert run(code).stdout == f"{major * 1000 + minor * 10}\n"
 
 
+def test_contexts_cannot_be_bound_to_multiprocessors(cu: Calls) -> None:
+    assert cu.number("cuDeviceGetExecAffinitySupport", 0, 0, kind=INT) == 0
+    assert cu.status("cuDeviceGetExecAffinitySupport", ctypes.byref(INT()), 0, 2) == INVALID_DEVICE
+
+
 # ---- Settings --------------------------------------------------------------------------------------------------------
 
 
