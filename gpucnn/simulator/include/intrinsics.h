@@ -250,5 +250,17 @@ inline long long clock64() {
   return ticks;
 #endif
 }
+// Nanoseconds, as %globaltimer counts them.
+namespace gpucnn {
+struct HostTime {
+  long seconds, nanoseconds;
+};
+extern "C" int gpucnn_host_clock(int clock, HostTime* time) noexcept __asm__("clock_gettime");
+inline uint64_t host_nanoseconds() {
+  HostTime time;
+  gpucnn_host_clock(1, &time);  // the monotonic clock
+  return static_cast<uint64_t>(time.seconds) * 1000000000 + static_cast<uint64_t>(time.nanoseconds);
+}
+}  // namespace gpucnn
 inline int clock() { return static_cast<int>(static_cast<unsigned>(clock64())); }
 inline void __nanosleep(unsigned) {}

@@ -38,7 +38,7 @@ inline uint32_t special_smid() { return 0; }  // blocks run one after another
 inline uint32_t special_nsmid() { return 1; }
 inline uint32_t special_clock() { return static_cast<uint32_t>(clock64()); }
 inline uint64_t special_clock64() { return static_cast<uint64_t>(clock64()); }
-inline uint64_t special_globaltimer() { return static_cast<uint64_t>(clock64()); }
+inline uint64_t special_globaltimer() { return host_nanoseconds(); }
 
 // ---- Moves and integers --------------------------------------------------------------------------------------------
 
