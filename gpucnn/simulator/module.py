@@ -61,7 +61,7 @@ class _ErrorReport(ctypes.Structure):
     )
 
 
-_LAUNCH = struct.Struct("=8Q3I3I4iIi")
+_LAUNCH = struct.Struct("=9Q3I3I4iIi")
 _BUFFER = struct.Struct("=5Q3i4x")
 
 
@@ -239,6 +239,7 @@ class Function:
                 shared_mem,
                 *kernel.image,
                 wanted.seed,
+                0,
                 0,
                 *blocks,
                 *threads,

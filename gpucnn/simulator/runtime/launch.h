@@ -20,6 +20,8 @@ struct Buffer {
   int32_t unused;
 };
 
+enum class Use : int { kRead, kWrite, kAtomic };
+
 // module.py packs it.
 struct Launch {
   const Entry* entry;
@@ -32,6 +34,8 @@ struct Launch {
   // The memory that an address outside `buffers` lies in, or nearest to; null: there is none. The answer need only
   // live until the next call. Null: kernels may access nothing but `buffers`.
   const Buffer* (*find)(const void* address);
+  // The earlier work that an access conflicts with, as it ends the message; null if there is none. Null: not asked.
+  const char* (*conflict)(const void* address, size_t bytes, Use use);
   uint32_t grid[3];
   uint32_t block[3];
   int32_t buffer_count;

@@ -100,6 +100,7 @@ struct Machine {
   uint32_t launch_epoch;
   uintptr_t image_low, image_high;  // of the module that the kernel is in
   const Buffer* (*find)(const void* address);  // as in Launch
+  const char* (*conflict)(const void* address, size_t bytes, Use use);  // as in Launch
   bool returned_leave_barriers;                // as in Launch
 
   // Of the block. Epochs count barriers and blocks, over all launches: what an earlier epoch left is over.

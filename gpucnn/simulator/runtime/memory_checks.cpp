@@ -473,6 +473,18 @@ static void check_initialised(const Checked& now) {
   if (now.access != Access::kRead) memset(flags, 1, now.bytes);
 }
 
+// ---- Work of other streams, of which the launcher knows ------------------------------------------------------------
+
+static void check_streams(const Checked& now) {
+  Use use = Use::kWrite;
+  if (now.access == Access::kRead) use = Use::kRead;
+  if (now.access == Access::kAtomic) use = Use::kAtomic;
+  const char* conflict = machine.conflict(now.pointer, now.bytes, use);
+  if (!conflict) return;
+  fail(ErrorKind::kRace, now.where, "%s of %zu bytes at byte %td of %s conflicts with %s", verb(now.access), now.bytes,
+       now.pointer - now.region.low, name_of(now.region), conflict);
+}
+
 // ---- All checks of one access --------------------------------------------------------------------------------------
 
 void check_access(const void* pointer, size_t bytes, Access access, Where where) {
@@ -492,6 +504,7 @@ void check_access(const void* pointer, size_t bytes, Access access, Where where)
   }
   const Checked now = {*region, low, bytes, access, where};
   if (region->initialised) check_initialised(now);
+  if (machine.conflict && !region->shared) check_streams(now);
   check_cells(now);
 }
 

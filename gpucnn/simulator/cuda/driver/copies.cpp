@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "control.h"
+#include "stream_races.h"
 #include "devices.h"
 
 namespace {
@@ -89,13 +90,31 @@ void copy_row(const char* from, char* to, size_t bytes) {
   copy_initialised(from, to, bytes);
 }
 
-void do_copy(const Copy& copy) {
+// Calls `visit` with source and destination of each row, until it returns an error.
+template <class Visit>
+CUresult for_each_row(const Copy& copy, Visit visit) {
   for (size_t z = 0; z < copy.depth; z++) {
     for (size_t y = 0; y < copy.height; y++) {
-      const char* from = copy.from.low + z * copy.from.slice + y * copy.from.pitch;
-      copy_row(from, copy.to.low + z * copy.to.slice + y * copy.to.pitch, copy.width);
+      char* from = copy.from.low + z * copy.from.slice + y * copy.from.pitch;
+      char* to = copy.to.low + z * copy.to.slice + y * copy.to.pitch;
+      if (CUresult error = visit(from, to)) return error;
     }
   }
+  return CUDA_SUCCESS;
+}
+
+void do_copy(const Copy& copy) {
+  for_each_row(copy, [&](const char* from, char* to) {
+    copy_row(from, to, copy.width);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult check_races(const std::string& name, const Copy& copy) {
+  return for_each_row(copy, [&](const char* from, const char* to) {
+    if (CUresult error = check_stream_races(name, from, copy.width, false)) return error;
+    return check_stream_races(name, to, copy.width, true);
+  });
 }
 
 // The source's bytes as they are now, one after the other.
@@ -143,6 +162,7 @@ CUresult issue(const std::string& name, Copy copy, CUstream stream, Waits waits)
   if (CUresult error = make_plan(name, &copy, stream, waits, &plan)) return error;
   const CUresult error = enqueue(stream, name, [name, copy, staged = plan.staged]() mutable {
     if (CUresult bad = check(CUDA_ERROR_ILLEGAL_ADDRESS, name, &copy)) return bad;
+    if (CUresult bad = check_races(name, copy)) return bad;
     do_copy(copy);
     return CUDA_SUCCESS;
   });

@@ -29,6 +29,7 @@ struct Settings {
   uint64_t stream_seed;     // GPUCNN_CUDA_STREAM_SEED: 0 runs work when it is issued; else an order of streams by seed
   int log_level;            // GPUCNN_CUDA_LOG: 1 failures, 2 every call
   bool report_leaks;        // GPUCNN_CUDA_LEAKS: at exit, to the standard error
+  bool stream_races;        // GPUCNN_CUDA_STREAM_RACES: work that uses the same memory must be ordered across streams
   bool sticky_errors;       // GPUCNN_CUDA_STICKY: a failed kernel spoils its device
 };
 Settings& settings();

@@ -59,10 +59,12 @@ static CUresult record(CUevent_st& event, CUstream handle) {
   recording->position = {stream, stream->issued + 1};
   event.capture = nullptr;
   event.recording = recording;
-  return issue(stream, "cuEventRecord", WorkKind::kEmpty, [recording] {
+  const CUresult result = issue(stream, "cuEventRecord", WorkKind::kEmpty, [recording] {
     clock_gettime(CLOCK_MONOTONIC, &recording->time);
     return CUDA_SUCCESS;
   });
+  recording->clock = stream->clock;
+  return result;
 }
 
 ENTRY_POINT cuEventRecord(CUevent handle, CUstream stream) {
@@ -80,7 +82,10 @@ ENTRY_POINT cuEventQuery(CUevent handle) {
   BEGIN_CALL();
   return with_event(handle, [](CUevent_st& event) {
     if (CUresult error = refuse_captured(event)) return error;
-    return event.recording ? poll(event.recording->position) : CUDA_SUCCESS;
+    if (!event.recording) return CUDA_SUCCESS;
+    const CUresult result = poll(event.recording->position);
+    if (!result) merge(host_clock(), event.recording->clock);
+    return result;
   });
 }
 
@@ -88,7 +93,10 @@ ENTRY_POINT cuEventSynchronize(CUevent handle) {
   BEGIN_CALL();
   return with_event(handle, [](CUevent_st& event) {
     if (CUresult error = refuse_captured(event)) return error;
-    return event.recording ? run_until({event.recording->position}) : CUDA_SUCCESS;
+    if (!event.recording) return CUDA_SUCCESS;
+    const CUresult result = run_until({event.recording->position});
+    if (!result) merge(host_clock(), event.recording->clock);
+    return result;
   });
 }
 
@@ -129,7 +137,7 @@ ENTRY_POINT cuEventElapsedTime_v2(float* elapsed, CUevent start, CUevent end) {
 static CUresult wait_for(const StreamPointer& stream, const CUevent_st& event) {
   if (event.capture || stream->capture) return capture_wait(stream, event);
   if (!event.recording) return CUDA_SUCCESS;
-  return issue_wait(stream, event.recording->position);
+  return issue_wait(stream, *event.recording);
 }
 
 ENTRY_POINT cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsigned flags) {

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "control.h"
+#include "stream_races.h"
 
 namespace {
 
@@ -49,6 +50,7 @@ CUresult issue(const std::string& name, const Fill& fill, CUstream stream) {
     if (CUresult error = check(CUDA_ERROR_ILLEGAL_ADDRESS, name, fill)) return error;
     for (size_t y = 0; y < fill.height; y++) {
       char* row = fill.low + y * fill.pitch;
+      if (CUresult error = check_stream_races(name, row, fill.width * fill.element, true)) return error;
       fill_row(row, fill);
       mark_initialised(row, fill.width * fill.element);
     }

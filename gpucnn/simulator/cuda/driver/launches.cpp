@@ -260,6 +260,11 @@ static const Buffer* find_memory(const void* address) {
   return nearest_memory(pointer);
 }
 
+// The runtime asks here about each access, where races between streams are looked for.
+static const char* find_conflict(const void* address, size_t bytes, gpucnn::Use use) {
+  return stream_conflict(address, bytes, static_cast<Use>(use));
+}
+
 // ---- Failures ------------------------------------------------------------------------------------------------------
 
 static CUresult error_of(const ErrorReport& report) {
@@ -328,6 +333,7 @@ static CUresult run(const Call& call) {
     launch.buffers = known.buffers.data();
     launch.buffer_count = static_cast<int32_t>(known.buffers.size());
     launch.find = find_memory;
+    if (are_stream_races_wanted()) launch.conflict = find_conflict;
   }
   if (image.launch(&launch)) return report_failure(call);
   if (image.checked || !settings().check) return CUDA_SUCCESS;

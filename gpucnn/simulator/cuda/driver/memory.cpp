@@ -15,6 +15,7 @@
 #include <map>
 
 #include "control.h"
+#include "stream_races.h"
 
 namespace cudasim {
 
@@ -419,6 +420,7 @@ CUDASIM_EXPORT CUresult cudasim_check_range(const char* what, const void* pointe
   if (bytes == 0) return CUDA_SUCCESS;
   Allocation* allocation = nullptr;
   if (CUresult error = live_range(CUDA_ERROR_ILLEGAL_ADDRESS, what, pointer, bytes, &allocation)) return error;
+  if (CUresult error = check_stream_races(what, pointer, bytes, writes)) return error;
   const char* low = static_cast<const char*>(pointer);
   if (!writes) return check_initialised(what, *allocation, low, bytes);
   mark_initialised(low, bytes);

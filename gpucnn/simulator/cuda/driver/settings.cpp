@@ -65,6 +65,8 @@ static void read_changeable(Settings* read) {
   constexpr uint64_t kAll = ~uint64_t{0};
   read->memory_bytes = bytes_from("GPUCNN_CUDA_MEMORY", uint64_t{8} << 30);
   read->stream_seed = number_from("GPUCNN_CUDA_STREAM_SEED", 0, 0, kAll, "a number, 0 or greater");
+  read->stream_races = number_from("GPUCNN_CUDA_STREAM_RACES", 0, 0, 1, "0 or 1") != 0;
+  read->sticky_errors = number_from("GPUCNN_CUDA_STICKY", 0, 0, 1, "0 or 1") != 0;
 }
 
 static Settings* from_environment() {
@@ -73,7 +75,6 @@ static Settings* from_environment() {
   read->device_name = device_from("GPUCNN_CUDA_DEVICE");
   read->check = number_from("GPUCNN_CUDA_CHECK", 1, 0, 1, "0 or 1") != 0;
   read->log_level = static_cast<int>(number_from("GPUCNN_CUDA_LOG", 0, 0, 2, "0, 1 or 2"));
-  read->sticky_errors = number_from("GPUCNN_CUDA_STICKY", 0, 0, 1, "0 or 1") != 0;
   read->report_leaks = number_from("GPUCNN_CUDA_LEAKS", 0, 0, 1, "0 or 1") != 0;
   read_changeable(read);
   return read;

@@ -98,8 +98,7 @@ static std::map<int, CUresult>& sticky_errors() {
 }
 
 void note_sticky_error(int device, CUresult error) {
-  static const char* wanted = getenv("GPUCNN_CUDA_STICKY");
-  if (wanted && strcmp(wanted, "1") == 0) sticky_errors().emplace(device, error);
+  if (settings().sticky_errors) sticky_errors().emplace(device, error);
 }
 
 CUresult sticky_error(int device) {
@@ -190,7 +189,9 @@ static CUresult run_next(const StreamPointer& stream, bool late) {
   const bool outer = running_late;
   running_late = late;
   CUresult result = CUDA_SUCCESS;
+  if (item.clock) begin_work({stream->id, item.number, item.name, item.clock});
   if (item.work) result = item.kind == WorkKind::kHost ? run_host_function(*stream, item.work) : item.work();
+  if (item.clock) end_work();
   running_late = outer;
   stream->done = item.number;
   return result;
@@ -226,7 +227,11 @@ CUresult run_until(const std::vector<Position>& goals) {
   if (CUresult error = refuse_host_function()) return error;
   Needs needs;
   add_needs(needs, goals);
-  return run(needs, SIZE_MAX, true);
+  const CUresult result = run(needs, SIZE_MAX, true);
+  for (const Position& goal : goals) {
+    if (!result && goal.number == goal.stream->issued) merge(host_clock(), goal.stream->clock);
+  }
+  return result;
 }
 
 CUresult poll(const Position& goal) {
@@ -244,12 +249,16 @@ static void add_end(std::vector<Position>& ends, const StreamPointer& stream) {
   if (stream->done < stream->issued) ends.push_back({stream, stream->issued});
 }
 
+// The streams that are ordered with `stream` by the rules of the legacy stream, whether they have work or not.
+static bool is_implicitly_ordered(const CUstream_st& stream, const CUstream_st& other) {
+  return stream.is_legacy ? other.is_blocking() : stream.is_blocking() && other.is_legacy;
+}
+
 // The legacy stream waits for all blocking streams of its context, and they wait for it.
 static std::vector<Position> implicit_order(const CUstream_st& stream) {
   std::vector<Position> after;
   for (const StreamPointer& other : streams_of(stream.context)) {
-    const bool is_ordered = stream.is_legacy ? other->is_blocking() : stream.is_blocking() && other->is_legacy;
-    if (is_ordered) add_end(after, other);
+    if (is_implicitly_ordered(stream, *other)) add_end(after, other);
   }
   return after;
 }
@@ -261,9 +270,22 @@ std::vector<Position> end_of(const StreamPointer& stream) {
   return ends;
 }
 
+// What the next piece of work of a stream comes after.
+static std::shared_ptr<const Clock> next_clock(CUstream_st& stream) {
+  if (!are_stream_races_wanted()) return nullptr;
+  merge(stream.clock, host_clock());
+  for (const StreamPointer& other : streams_of(stream.context)) {
+    if (is_implicitly_ordered(stream, *other)) merge(stream.clock, other->clock);
+  }
+  stream.clock[stream.id] = stream.issued + 1;
+  return std::make_shared<const Clock>(stream.clock);
+}
+
 static Position append(const StreamPointer& stream, std::string name, WorkKind kind, Work work,
                        std::vector<Position> after) {
-  stream->pending.push_back({std::move(name), kind, std::move(work), ++stream->issued, std::move(after)});
+  std::shared_ptr<const Clock> clock = next_clock(*stream);
+  stream->pending.push_back(
+      {std::move(name), kind, std::move(work), ++stream->issued, std::move(after), std::move(clock)});
   return {stream, stream->issued};
 }
 
@@ -284,12 +306,13 @@ CUresult issue(const StreamPointer& stream, std::string name, WorkKind kind, Wor
   return run_if_immediate(append(stream, std::move(name), kind, std::move(work), implicit_order(*stream)));
 }
 
-CUresult issue_wait(const StreamPointer& stream, const Position& position) {
+CUresult issue_wait(const StreamPointer& stream, const Recording& recording) {
   if (stream->is_legacy) {
     if (CUresult error = refuse_legacy_stream(stream->context, true)) return error;
   }
   std::vector<Position> after = implicit_order(*stream);
-  if (!position.is_done()) after.push_back(position);
+  if (!recording.position.is_done()) after.push_back(recording.position);
+  merge(stream->clock, recording.clock);
   return run_if_immediate(append(stream, "cuStreamWaitEvent", WorkKind::kEmpty, nullptr, std::move(after)));
 }
 
@@ -343,7 +366,7 @@ CUresult finish_device(int device) {
   for (const StreamPointer& stream : streams_of(nullptr)) {
     if (device_of(stream->context) != device) continue;
     if (stream->capture) return refuse_capturing(stream, "synchronising its device");
-    add_end(ends, stream);
+    ends.push_back({stream, stream->issued});
   }
   return run_until(ends);
 }
@@ -359,6 +382,7 @@ static CUresult query(const StreamPointer& stream) {
     if (one) result = one;
     if (one && one != CUDA_ERROR_NOT_READY) return one;
   }
+  if (!result) merge(host_clock(), stream->clock);
   return result;
 }
 

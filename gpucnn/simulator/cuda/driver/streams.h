@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "driver.h"
+#include "stream_races.h"
 
 namespace cudasim {
 
@@ -33,11 +34,13 @@ struct Item {
   Work work;  // null: only waits
   uint64_t number;
   std::vector<Position> after;  // what else must be done first
+  std::shared_ptr<const Clock> clock;  // null where races are not looked for
 };
 
 // A record of an event in a stream. Later records of the same event do not change what waits for this one.
 struct Recording {
   Position position;
+  Clock clock;
   timespec time;
 };
 
@@ -53,6 +56,7 @@ struct CUstream_st {
   std::deque<cudasim::Item> pending;
   uint64_t issued = 0;
   uint64_t done = 0;
+  cudasim::Clock clock;  // of the last piece of work that was issued
   bool busy = false;  // a host function of it runs, without the lock
 
   std::shared_ptr<cudasim::Capture> capture;
@@ -83,7 +87,7 @@ std::vector<StreamPointer> streams_of(CUcontext context);
 CUresult issue(const StreamPointer& stream, std::string name, WorkKind kind, Work work);
 
 // Lets the stream wait for a position of another one.
-CUresult issue_wait(const StreamPointer& stream, const Position& position);
+CUresult issue_wait(const StreamPointer& stream, const Recording& recording);
 
 // Runs what these positions need.
 CUresult run_until(const std::vector<Position>& goals);
