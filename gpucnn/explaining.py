@@ -328,10 +328,7 @@ def _one_way(operation: str, family: str, backend: str, given: Mapping[str, Any]
         name = "norm_apply"
     elif family in ("relu", "leaky_relu") and backend == "cuda" and name_of(dtype) in FLOATING:
         name = "bias_activation"
-    elif family == "linear":
-        name = "matmul"
-    of_library = {"elementwise": "the array library's functions", "matmul": "a product of the array library"}
-    by = of_library.get(name, f"the {backend} backend's primitive of that name")
+    by = "the array library's functions" if name == "elementwise" else f"the {backend} backend's primitive of that name"
     return Explanation(operation, backend, name, f"It is the only way to compute {operation}: {by}.")
 
 
