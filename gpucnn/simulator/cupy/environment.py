@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-import gpucnn
 from gpucnn.simulator import toolchain
 from gpucnn.simulator.cuda import libraries
 from gpucnn.simulator.cupy import absent
@@ -189,8 +188,7 @@ def _place(plan: Description, python: Python, linked: dict[str, Path]) -> tuple[
 
 def _install_gpucnn(python: Python, tools: Path) -> None:
     """Install the gpucnn that runs: from its checkout if that is where it is, else a copy of its files."""
-    package = Path(gpucnn.__file__).parent
-    checkout = package.parent
+    checkout = toolchain.HERE.parents[1]
     if (checkout / "pyproject.toml").is_file():
         command = [python.executable, *PIP, "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
         run([*command, "--editable", checkout], "installing gpucnn from its checkout", {"PYTHONPATH": str(tools)})

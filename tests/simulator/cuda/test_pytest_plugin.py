@@ -189,7 +189,8 @@ def test_memory_that_is_left_behind_is_reported(allocator: str, on_cuda: pytest.
     )
     assert shown[start + 1 : start + 3] == [
         f"{path.name}::test_leaking",
-        f"    1200 bytes on device 0, allocated at {path}:{keep} in keep, called at {path}:{test + 1} in test_leaking",
+        f"    1200 bytes on device 0, allocated at {path.name}:{keep} in keep, "
+        f"called at {path.name}:{test + 1} in test_leaking",
     ]
     assert "=====" in shown[start + 3]
 
