@@ -94,11 +94,9 @@ def compile_preprocessed(preprocessed: str, source: Source, mode: str, runtime: 
     assembly.write_text(text, encoding="utf-8")
     # Without the flags of the mode, or the compiler would add its sanitizers' libraries.
     extra = ["--coverage"] if mode == "coverage" else []
-    found_in = f"-Wl,-rpath,$ORIGIN:{runtime.parent}"  # mostly it is loaded by then
-    compiler = toolchain.compiler().path
-    toolchain.run(
-        [compiler, "-shared", *extra, str(assembly), str(runtime), found_in, "-Wl,-z,defs", "-o", str(target)]
-    )
+    # An empty kernel needs nothing of the runtime, its image does. Mostly the runtime is loaded by then.
+    linked = ["-Wl,--no-as-needed", str(runtime), f"-Wl,-rpath,$ORIGIN:{runtime.parent}", "-Wl,-z,defs"]
+    toolchain.run([toolchain.compiler().path, "-shared", *extra, str(assembly), *linked, "-o", str(target)])
     return symbols
 
 
