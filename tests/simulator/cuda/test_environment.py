@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import pytest
 
@@ -211,6 +212,27 @@ def test_variables_that_are_set_stay(tmp_path: Path) -> None:
     given = {"CUPY_ACCELERATORS": "cub", "GPUCNN_CUDA_DEVICE": "t4"}
     found = defaults(tmp_path, GPUCNN_CACHE_DIR="/cache", **given)
     assert found == given | {"CUPY_CACHE_DIR": "/cache/cupy-kernels"}
+
+
+class Installed(PurePosixPath):
+    """A file of an installed distribution, as importlib.metadata has it."""
+
+    root: ClassVar[Path]
+
+    def locate(self) -> Path:
+        return self.root / self
+
+
+def test_a_gpucnn_that_is_not_a_checkout_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Installed.root = tmp_path / "from"
+    (tmp_path / "from/gpucnn/simulator").mkdir(parents=True)
+    (tmp_path / "from/gpucnn/module.py").write_text("text", encoding="utf-8")
+    listed = [Installed("gpucnn/module.py"), Installed("gpucnn/missing.py"), Installed("../../../bin/program")]
+    monkeypatch.setattr(environment.metadata, "files", lambda name: listed)
+    monkeypatch.setattr(toolchain, "HERE", tmp_path / "from/gpucnn/simulator")
+    python = modules.Python(Path(sys.executable), tmp_path, tmp_path / "to", ".cpython-311-x86_64-linux-gnu.so", "3.11")
+    environment._install_gpucnn(python, tmp_path)
+    assert [path for path in (tmp_path / "to").rglob("*") if path.is_file()] == [tmp_path / "to/gpucnn/module.py"]
 
 
 def test_a_module_is_linked_with_what_programs_look_up_by_name() -> None:
