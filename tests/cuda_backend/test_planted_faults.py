@@ -37,6 +37,7 @@ from gpucnn.backends.cuda.convolution import gemm, im2col, split_k
 from gpucnn.backends.cuda.device import compiler, cublas, cupy_runtime, sources
 from gpucnn.backends.cuda.launch import plans, replays
 from gpucnn.backends.cuda.pooling import pooling
+from gpucnn.backends.cuda.resampling import resampling
 from gpucnn.functional._call import Call
 from gpucnn.simulator import cuda
 
@@ -97,9 +98,13 @@ def free_memory() -> None:
 
 @pytest.fixture(autouse=True)
 def clean() -> Iterator[None]:
-    yield
-    free_memory()
-    cuda.reset()
+    """CuPy's own pool, whatever the suite's allocator, and nothing left of one check for the next one."""
+    with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
+        yield
+        KEPT.clear()
+        resampling._tables.cache_clear()
+        free_memory()
+        cuda.reset()
 
 
 # --- Arrays -----------------------------------------------------------------------------------------------------------
@@ -503,8 +508,11 @@ def kept_by_kernel(plan: Any) -> Any:
     return planned
 
 
-def kept_arrays(makers: list[Any], made: dict[int, Any] = {}) -> list[Any]:  # noqa: B006 (that is the fault)
-    return [made.setdefault(id(make), make()) for make in makers]
+KEPT: dict[int, Any] = {}
+
+
+def kept_arrays(makers: list[Any]) -> list[Any]:
+    return [KEPT.setdefault(id(make), make()) for make in makers]
 
 
 @contextmanager
