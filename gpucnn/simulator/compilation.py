@@ -94,11 +94,9 @@ def compile_preprocessed(preprocessed: str, source: Source, mode: str, runtime: 
     assembly.write_text(text, encoding="utf-8")
     # Without the flags of the mode, or the compiler would add its sanitizers' libraries.
     extra = ["--coverage"] if mode == "coverage" else []
-    found_in = f"-Wl,-rpath,$ORIGIN:{runtime.parent}"  # mostly it is loaded by then
-    compiler = toolchain.compiler().path
-    toolchain.run(
-        [compiler, "-shared", *extra, str(assembly), str(runtime), found_in, "-Wl,-z,defs", "-o", str(target)]
-    )
+    # An empty kernel needs nothing of the runtime, its image does. Mostly the runtime is loaded by then.
+    linked = ["-Wl,--no-as-needed", str(runtime), f"-Wl,-rpath,$ORIGIN:{runtime.parent}", "-Wl,-z,defs"]
+    toolchain.run([toolchain.compiler().path, "-shared", *extra, str(assembly), *linked, "-o", str(target)])
     return symbols
 
 
@@ -110,13 +108,20 @@ def preprocess(source: Source) -> str:
 
 def compile_lowered(text: str, flags: tuple[str, ...], assembly: Path) -> None:
     """Compile C++ to assembly code."""
-    options = (*flags, f"-I{shim(flags)}", f"-I{INCLUDE}", "-include", SHIM, "-fno-diagnostics-show-caret")
+    options = (
+        *flags,
+        f"-I{shim(flags, toolchain.folder())}",
+        f"-I{INCLUDE}",
+        "-include",
+        SHIM,
+        "-fno-diagnostics-show-caret",
+    )
     toolchain.run([toolchain.compiler().path, *options, "-S", "-x", "c++", "-", "-o", str(assembly)], text)
 
 
 @cache
-def shim(flags: tuple[str, ...]) -> Path:
-    """A folder with the shim, where g++ finds it compiled already."""
+def shim(flags: tuple[str, ...], cache: Path) -> Path:
+    """A folder of the cache with the shim, where g++ finds it compiled already; verified once a process."""
     compiler = toolchain.compiler()
     if compiler.is_clang:
         return INCLUDE
@@ -125,4 +130,4 @@ def shim(flags: tuple[str, ...]) -> Path:
     def precompile(target: Path) -> None:
         toolchain.run([compiler.path, *flags, "-x", "c++-header", str(INCLUDE / SHIM), "-o", str(target)])
 
-    return toolchain.cached(f"shim-{key}/{SHIM}.gch", precompile).parent
+    return toolchain.cached(str(cache / f"shim-{key}" / f"{SHIM}.gch"), precompile).parent

@@ -47,6 +47,7 @@ _C_LINKAGE = re.compile(r'\bextern(\s+)"C"(?=\s*([{]?))')
 _TEMPLATE = re.compile(r"\btemplate\s*<\s*[^\s>]")
 _INSTANTIATION = re.compile(r"\btemplate\b(?!\s*<)")
 _GLOBAL_VARIABLE = re.compile(r"\b__(?:device|constant|managed)__\b")
+_DIGITS = re.compile(r"\b\d[\w']*\Z")
 _INSTRUCTION = re.compile(r"([a-z][\w.:]*)\s*(.*)$", re.S)
 _OPERAND = re.compile(r'\s*"([^"]*)"\s*(\(.*\))\s*$', re.S)
 _PLACEHOLDER = "gpucnn kernel {}"
@@ -347,8 +348,9 @@ def _instructions(template: str) -> Iterator[str]:
     """The instructions of an asm template, which is one or more string literals."""
     code = "".join(re.findall(r'"((?:\\.|[^"\\])*)"', template)).replace("\\n", "\n").replace("\\t", " ")
     for instruction in re.split(r"[;\n]", re.sub(r"//.*", "", code)):
-        if instruction.strip():
-            yield instruction.strip()
+        bare = instruction.strip().lstrip("{").strip()  # braces may enclose the whole
+        if bare and bare != "}":
+            yield bare
 
 
 def _operands(section: str) -> Iterator[str]:
@@ -442,6 +444,11 @@ def place(text: str, position: int, name: str) -> tuple[str, int]:
 def _skip_literal(text: str, position: int) -> int:
     """The index of the quote that closes the literal at `position`."""
     quote = text[position]
+    if quote == "'" and _DIGITS.search(text, max(0, position - 80), position):
+        return position  # it separates digits
+    if quote == '"' and text[position - 1 : position] == "R":
+        end = f'){text[position + 1 : text.index("(", position)]}"'
+        return text.index(end, position) + len(end) - 1
     position += 1
     while position < len(text) and text[position] != quote:
         position += 2 if text[position] == "\\" else 1

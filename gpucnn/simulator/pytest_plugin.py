@@ -64,6 +64,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     for setting in SETTINGS:
         group.addoption(setting.option, type=_checked(setting), metavar=setting.pattern, help=setting.help)
+    group.addoption(
+        "--cuda-stream-races",
+        action="store_true",
+        help="work that uses the same memory in two streams must be ordered between them",
+    )
     group.addoption("--cuda-fast", action="store_true", help="run kernels without checks, many times faster")
     group.addoption(
         "--cuda-allocator",
@@ -93,6 +98,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     options = early_config.known_args_namespace
     wanted = {setting.variable: getattr(options, setting.attribute, None) for setting in SETTINGS}
     wanted["GPUCNN_CUDA_CHECK"] = "0" if options.cuda_fast else None
+    wanted["GPUCNN_CUDA_STREAM_RACES"] = "1" if options.cuda_stream_races else None
     given = {variable: value for variable, value in wanted.items() if value is not None}
     if given and not options.cuda_simulator:
         raise pytest.UsageError("the options --cuda-... are for --cuda-simulator, which is not given")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from gpucnn.backends.cuda.convolution import gemm, im2col, split_k
 from gpucnn.backends.cuda.device import compiler, cublas, cupy_runtime, sources
 from gpucnn.backends.cuda.launch import plans, replays
 from gpucnn.backends.cuda.pooling import pooling
+from gpucnn.backends.cuda.resampling import resampling
 from gpucnn.functional._call import Call
 from gpucnn.simulator import cuda
 
@@ -78,7 +80,8 @@ def instead(owner: Any, name: str, make: Callable[[Any], Any]) -> Fault:
 def new_backend(*, specialises: bool = False) -> Iterator[CudaBackend]:
     """The backend over CuPy as a new process has it: nothing is planned, recorded or loaded yet."""
     kind = cupy.ndarray
-    with mock.patch.dict(backends._NATIVE), mock.patch.dict(replaying.REPLAYERS):
+    handles = mock.patch.object(cublas, "_handles", cublas._Handles())
+    with handles, mock.patch.dict(backends._NATIVE), mock.patch.dict(replaying.REPLAYERS):
         runtime = cupy_runtime.CupyRuntime()
         runtime.specialises = specialises
         backends._with_replays(runtime)
@@ -95,9 +98,13 @@ def free_memory() -> None:
 
 @pytest.fixture(autouse=True)
 def clean() -> Iterator[None]:
-    yield
-    free_memory()
-    cuda.reset()
+    """CuPy's own pool, whatever the suite's allocator, and nothing left of one check for the next one."""
+    with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
+        yield
+        KEPT.clear()
+        resampling._tables.cache_clear()
+        free_memory()
+        cuda.reset()
 
 
 # --- Arrays -----------------------------------------------------------------------------------------------------------
@@ -310,6 +317,29 @@ def keeps_scratch_in_its_stream() -> None:
                 same(y, CONVOLVED)
 
 
+@contextmanager
+def reporting_races() -> Iterator[None]:
+    """Work of two streams that uses the same memory is an error unless something orders it."""
+    with mock.patch.dict(os.environ, {"GPUCNN_CUDA_STREAM_RACES": "1"}):
+        cuda.reset()
+        yield
+    cuda.reset()
+
+
+def multiplies_on_two_streams() -> None:
+    arrays = given(IMAGES, FILTERS, BIAS)
+    cupy.cuda.Device().synchronize()
+    with reporting_races(), new_backend():
+        streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(2)]
+        results = []
+        for stream in streams:
+            with stream:
+                results.append(convolve("im2col", *arrays))
+        for stream, result in zip(streams, results, strict=True):
+            with stream:
+                same(result, CONVOLVED)
+
+
 def can_be_captured() -> None:
     """After a call that warms up, the launches go into a graph, whose replay computes with new values."""
     with cupy.cuda.Stream(non_blocking=True) as stream:
@@ -478,8 +508,11 @@ def kept_by_kernel(plan: Any) -> Any:
     return planned
 
 
-def kept_arrays(makers: list[Any], made: dict[int, Any] = {}) -> list[Any]:  # noqa: B006 (that is the fault)
-    return [made.setdefault(id(make), make()) for make in makers]
+KEPT: dict[int, Any] = {}
+
+
+def kept_arrays(makers: list[Any]) -> list[Any]:
+    return [KEPT.setdefault(id(make), make()) for make in makers]
 
 
 @contextmanager
@@ -618,7 +651,9 @@ FAULTS = {
         convolves_by_products,
         "EXECUTION_FAILED|" + WRONG,
     ),
-    "transposition": Planted(edit(gemm, "_plan", "int(not rows)", "int(bool(rows))"), convolves_by_products, UNWRITTEN),
+    "transposition": Planted(
+        edit(gemm, "_plan", "int(not rows)", "int(bool(rows))"), convolves_by_products, f"out of bounds|{UNWRITTEN}"
+    ),
     "step between matrices": Planted(
         edit(gemm, "_plan", "0 if x.shape[axis] == 1 else x.strides[axis] // x.itemsize", "x.shape[-1] * x.shape[-2]"),
         multiplies_grouped_views,
@@ -632,7 +667,25 @@ FAULTS = {
         allocates_what_it_uses,
         "EXECUTION_FAILED|" + WRONG,
     ),
-    "products by TF32": Planted(edit(cublas, "compute_type", "else _COMPUTE_32F", "else 77"), multiplies_exactly, WRONG),
+    "bias that is not added to": Planted(edit(gemm, "_plan", "int(add)", "0"), convolves_by_products, WRONG),
+    "handle that stays on its first stream": Planted(
+        edit(cublas._Handle, "on", "stream != self._stream", "self._stream is None"),
+        multiplies_on_two_streams,
+        f"{WRONG}|{UNWRITTEN}|nothing orders",
+    ),
+    "one workspace for all streams": Planted(
+        edit(cublas._Handle, "_workspace", "if stream not in", "stream = 0\n    if stream not in"),
+        multiplies_on_two_streams,
+        "workspace.*nothing orders",
+    ),
+    "workspace that nothing keeps": Planted(
+        edit(cublas._Handle, "_workspace", "return self._workspaces[stream]", "return self._workspaces.pop(stream)"),
+        allocates_what_it_uses,
+        "workspace",
+    ),
+    "products by TF32": Planted(
+        edit(cublas, "compute_type", "else _COMPUTE_32F", "else 77"), multiplies_exactly, WRONG
+    ),
     # arguments
     "order of fields": Planted(
         edit(

@@ -89,6 +89,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.cuda.device.libraries": {"cuda"},
     "gpucnn.backends.cuda.device.simulator_runtime": CUDA_BACKEND | {"gpucnn.simulator"},
     "gpucnn.simulator": {"gpucnn.simulator", "gpucnn.paths", "numpy"},
+    "gpucnn.simulator.cupy": {"cupy", "gpucnn.paths", "gpucnn.simulator", "rich"},
+    "gpucnn.simulator.pytest_plugin": {"cupy", "cupy_backends", "gpucnn.simulator", "pytest"},
     "gpucnn.simulator.profiles": {"gpucnn.installing", "gpucnn.simulator", "matplotlib"},
     "gpucnn.geometry": {"gpucnn.geometry"},
     "gpucnn.nn": NETWORKS,
@@ -176,7 +178,11 @@ def test_each_rule_is_about_a_module(part: str) -> None:
 @pytest.mark.parametrize("library", ["cupy", "torch", "ml_dtypes", "jax"])
 def test_no_module_imports_a_peer(library: str) -> None:
     # NumPy's bfloat16 is that of ml_dtypes, which is loaded where a tensor of that dtype is taken
-    may = {"cupy": {"gpucnn.backends.cuda.device.cupy_runtime"}, "ml_dtypes": {"gpucnn.backends"}}.get(library, set())
+    simulated = {"cupy.allocations", "cupy.self_test", "pytest_plugin"}  # run in an environment with CuPy alone
+    may = {
+        "cupy": {"gpucnn.backends.cuda.device.cupy_runtime", *(f"gpucnn.simulator.{name}" for name in simulated)},
+        "ml_dtypes": {"gpucnn.backends"},
+    }.get(library, set())
     assert {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))} == may
 
 

@@ -77,9 +77,14 @@ def test_code_fits_between_the_sidebars(document: Path) -> None:
 def test_every_environment_variable_is_documented() -> None:
     sources = [path for folder in ("gpucnn", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     text = "".join(
-        path.read_text(encoding="utf-8") for path in (*sources, ROOT / "tests/conftest.py", ROOT / ".ci/run")
+        path.read_text(encoding="utf-8")
+        for path in (*sources, ROOT / "tests/conftest.py", ROOT / "tests/simulator/cuda/conftest.py", ROOT / ".ci/run")
     )
     read = set(re.findall(r"(?<!-D)\bGPUCNN_[A-Z_]*[A-Z]\b", text))  # -DGPUCNN_…: a macro of the simulator's C++
+    for path in (ROOT / "gpucnn/simulator/cuda").rglob("*.cpp"):
+        read |= set(re.findall(r'"(GPUCNN_[A-Z_]+)"', path.read_text(encoding="utf-8")))
+    for path in (ROOT / "gpucnn/simulator/include").glob("*.h"):  # macros, which the compiled C++ names
+        read -= set(re.findall(r"#define (GPUCNN_[A-Z_]+)", path.read_text(encoding="utf-8")))
     page = (ROOT / "docs" / "environment-variables.md").read_text(encoding="utf-8")
     assert read == set(re.findall(r"^\| `(GPUCNN_[A-Z_]+)` \|", page, flags=re.MULTILINE))
 
@@ -107,7 +112,7 @@ def test_each_extra_that_the_documents_name_exists() -> None:
 
 def test_no_document_installs_from_an_index_that_has_no_gpucnn() -> None:
     named = {
-        document.name: re.findall(r"pip install [^\n`]*", document.read_text(encoding="utf-8"))
+        document.name: re.findall(r"pip install [^\n`&]*", document.read_text(encoding="utf-8"))
         for document in DOCUMENTS
     }
     bare = {

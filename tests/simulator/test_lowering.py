@@ -95,6 +95,21 @@ def test_kernels_that_are_no_functions_without_result_are_refused(head: str) -> 
         lower(f"\n{head} {{\n}}\n", "x.cu")
 
 
+def test_literals_with_brackets_and_separated_digits() -> None:
+    text = """
+extern "C" __global__ void kernel(float* y) {
+  const char* text = R"x(}"{)x";
+  const char quote = '\\'', brace = '{';
+  dim3 sizes(4, 2);
+  asm volatile("{\\n mov.u32 %0, %%laneid;\\n}" : "=r"(sizes.x));
+  y[0] = 1'000'000 + text[0] - '}' + (quote == 39) + brace - '{' + sizes.x + 10 * sizes.y + sizes.z;
+}
+"""
+    y = asarray(np.zeros(1, "f4"))
+    Module(text, "literals").function("kernel")((1,), (1,), (y,))
+    assert asnumpy(y)[0] == 1_000_000 + 1 + 20 + 1
+
+
 def test_kernels_have_the_symbols_of_cuda() -> None:
     text = """
 struct Pair { int a, b; };

@@ -23,6 +23,8 @@ GPUCNN_CUDA_CHECK
     ``0`` to run kernels without checks, some twenty times faster.
 GPUCNN_CUDA_STREAM_SEED
     ``0``, the default, to run work when it is issued; else as late as the program allows, in an order by this seed.
+GPUCNN_CUDA_STREAM_RACES
+    ``1`` to report work in different streams that uses the same memory and that nothing orders.
 GPUCNN_CUDA_STICKY
     ``1`` to let a failed kernel spoil its device, as on a GPU.
 GPUCNN_CUDA_FAIL

@@ -30,7 +30,6 @@ HEADERS = Path(__file__).parent / "headers"
 SUCCESS = 0
 INVALID_OPTION = 5
 COMPILATION = 6
-INTERNAL_ERROR = 11
 
 STANDARDS = ("c++03", "c++11", "c++14", "c++17", "c++20")
 ARCHITECTURES = {
@@ -173,7 +172,8 @@ class OptionError(ValueError):
 class Options:
     """The options of a compilation, as far as they have an effect."""
 
-    architecture: str = ""
+    major: int  # of CUDA's version
+    architecture: str
     standard: str = "c++17"
     macros: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
@@ -238,7 +238,7 @@ def compile_program(
 def parse_options(options: Iterable[str], major: int = 12) -> Options:
     """NVRTC's options; an OptionError for one that is unknown, wrong or not simulated."""
     supported = ARCHITECTURES[major]
-    parsed = Options(architecture=f"compute_{52 if major == 12 else supported[0]}")
+    parsed = Options(major, f"compute_{52 if major == 12 else supported[0]}")
     remaining = iter(options)
     for option in remaining:
         _take(parsed, option.strip(), remaining, supported)
@@ -368,7 +368,7 @@ def _definitions(options: Options) -> Iterator[str]:
     yield f"-std={options.standard}"
     yield f"-D__CUDA_ARCH__={options.capability * 10}"
     yield f"-D__CUDA_ARCH_LIST__={options.capability * 10}"
-    yield from ("-D__LP64__", "-D_LP64", "-D__CUDACC_VER_MAJOR__=12", "-D__CUDACC_VER_MINOR__=9")
+    yield from ("-D__LP64__", "-D_LP64", f"-D__CUDACC_VER_MAJOR__={options.major}", "-D__CUDACC_VER_MINOR__=9")
     yield from ("-D__CUDACC_VER_BUILD__=0", "-DNULL=__null", "-D__GPUCNN_SIMULATOR__")
     yield from options.macros
 

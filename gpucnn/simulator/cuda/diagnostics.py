@@ -102,7 +102,8 @@ class Diagnostics:
             if text.startswith('expected a "'):
                 line, column = self._next_word(file, line, column)
             found.append(_Error(file, line, column, groups.get("kind") == "fatal error", text))
-        return found
+        # The table of kernels repeats what is wrong in a name expression.
+        return [error for error in found if error.file != "<kernels>"] or found
 
     def _next_word(self, file: str, line: int, column: int) -> tuple[int, int]:
         """Where the next word stands: NVRTC points at what it found in place of what it expected."""

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def self_test(folder: Path) -> str:
     """What the self-test prints in an environment; a BuildError if it fails."""
-    return run([folder / "bin/python", "-m", "gpucnn.simulator.cupy.self_test"], "the self-test")
+    return run([folder / "bin/python", "-P", "-m", "gpucnn.simulator.cupy.self_test"], "the self-test")
 
 
 if __name__ == "__main__":

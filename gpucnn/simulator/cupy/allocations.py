@@ -174,9 +174,11 @@ def _lines_of_program(frame: FrameType | None) -> tuple[tuple[str, ...], bool]:
     lines: list[str] = []
     outermost: list[str] = []
     is_kept = False
+    here = Path.cwd()
     while frame is not None and len(lines) < MAX_LINES:
         path = Path(frame.f_code.co_filename)
-        text = f"at {path}:{frame.f_lineno} in {frame.f_code.co_name}"
+        shown = path.relative_to(here) if path.is_relative_to(here) else path
+        text = f"at {shown}:{frame.f_lineno} in {frame.f_code.co_name}"
         is_kept = is_kept or (path.name == "_generator.py" and frame.f_code.co_name == "get_random_state")
         if not outermost and path != Path(__file__):
             outermost = [text]

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-import gpucnn
 from gpucnn.simulator import toolchain
 from gpucnn.simulator.cuda import libraries
 from gpucnn.simulator.cupy import absent
@@ -23,8 +22,8 @@ MARK = "gpucnn-cuda.json"  # in the folder of each environment that was made her
 PACKAGE = "gpucnn_cuda"  # in its site-packages: the libraries, and the defaults of environment variables
 REQUIRED = ("numpy>=2.3", "threadpoolctl>=3.5", "cuda-pathfinder>=1.3.4")  # by gpucnn
 DEVICES = ("t4", "a100", "h100", "rtx4090")
-# Kernels that CuPy's wheel has in NVIDIA's machine code only; without these files CuPy says that they are missing.
-MACHINE_CODE = ("thrust", "jitify")
+# What CuPy's wheel has in NVIDIA's machine code only; without these files CuPy says that they are missing.
+MACHINE_CODE = ("jitify",)
 PLACES = ("linked", "nvidia-wheels")
 # Where NVIDIA's wheels put the two libraries that gpucnn needs, by the major version of CUDA.
 NVIDIA_FOLDERS = {
@@ -158,7 +157,7 @@ def _complete(folder: Path, plan: Description, python: Python, downloads: Downlo
         )
         elsewhere = _place(plan, python, linked)
         linked |= absent.build(python, plan.cuda, python.site_packages / PACKAGE / "lib")
-    with progress.step(f"CuPy's modules {' and '.join(module.name for module in MODULES)}"):
+    with progress.step(f"CuPy's modules {', '.join(module.name for module in MODULES)}"):
         builder.compile_all(MODULES)
         for module in MODULES:
             builder.build(module, linked, elsewhere)
@@ -189,8 +188,7 @@ def _place(plan: Description, python: Python, linked: dict[str, Path]) -> tuple[
 
 def _install_gpucnn(python: Python, tools: Path) -> None:
     """Install the gpucnn that runs: from its checkout if that is where it is, else a copy of its files."""
-    package = Path(gpucnn.__file__).parent
-    checkout = package.parent
+    checkout = toolchain.HERE.parents[1]
     if (checkout / "pyproject.toml").is_file():
         command = [python.executable, *PIP, "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
         run([*command, "--editable", checkout], "installing gpucnn from its checkout", {"PYTHONPATH": str(tools)})

@@ -1,8 +1,9 @@
 """The modules of CuPy that are compiled anew from its own source, over the simulated libraries.
 
 The wheel's `runtime` holds a copy of NVIDIA's runtime library, which runs on NVIDIA's driver alone; the wheel's
-`_generator_api` holds kernels in NVIDIA's machine code. Both are small modules of Cython: the same source is translated
-again and linked with the simulated libraries. Every other file of the wheel stays as it is.
+`_generator_api` and `thrust` hold kernels in NVIDIA's machine code. All are small modules of Cython: the same source is
+translated again, and linked with the simulated libraries and with C++ in the place of the kernels. Every other file of
+the wheel stays as it is.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ RUNTIME = Module(
     has_interface=True,
 )
 GENERATOR = Module("cupy.random._generator_api", ("cupy/random", "cupy/cuda", "cupy/_core"), sources="curand/generator")
-MODULES = (RUNTIME, GENERATOR)
+THRUST = Module("cupy.cuda.thrust", ("cupy/cuda",), sources="thrust")
+MODULES = (RUNTIME, GENERATOR, THRUST)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,15 @@
 // Of the standard library NVIDIA's compiler knows std::initializer_list alone, so programs define in std what they need.
 // What CUDA has in cuda::std is here under a name that programs do not meet.
 #include <initializer_list>
+#if __cplusplus < 202002L
 namespace gpucnn_std {
 using namespace std;
 }
 #define std gpucnn_std
+#else  // the compiler itself needs names of std then
+namespace std {}
+namespace gpucnn_std = std;
+#endif
 #include <array>
 #include <limits>
 #include <tuple>

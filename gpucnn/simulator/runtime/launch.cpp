@@ -23,7 +23,7 @@ static void set_up(const Launch& launch) {
   machine.image_high = launch.image_high;
   machine.find = launch.find;
   machine.conflict = launch.conflict;
-  machine.returned_leave_barriers = launch.returned_leave_barriers != 0;
+  machine.tolerant = launch.tolerant != 0;
   machine.check = launch.check != 0;
   machine.profile = launch.profile != 0;
   machine.order = static_cast<Order>(launch.order);

@@ -43,9 +43,9 @@ struct Launch {
   int32_t profile;
   int32_t order;  // 0 forward, 1 reverse, 2 random
   uint32_t yield_every;
-  // Whether __syncthreads waits only for the threads that have not returned, as devices have done since Volta. Else a
-  // thread that returned before a barrier of the others is an error.
-  int32_t returned_leave_barriers;
+  // Lets pass what is right on devices and common in CuPy's kernels, but hides mistakes: threads that return before a
+  // barrier of the others; reads of padding with the struct around it; plain reads of what others change atomically.
+  int32_t tolerant;
 };
 
 // errors.py has an exception for each, by number.

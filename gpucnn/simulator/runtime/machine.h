@@ -101,7 +101,7 @@ struct Machine {
   uintptr_t image_low, image_high;  // of the module that the kernel is in
   const Buffer* (*find)(const void* address);  // as in Launch
   const char* (*conflict)(const void* address, size_t bytes, Use use);  // as in Launch
-  bool returned_leave_barriers;                // as in Launch
+  bool tolerant;  // as in Launch
 
   // Of the block. Epochs count barriers and blocks, over all launches: what an earlier epoch left is over.
   unsigned thread_count;

@@ -254,7 +254,7 @@ static bool run_block(std::vector<unsigned>& order) {
       if (machine.profile) flush_profile();
       return true;
     }
-    const unsigned left = machine.returned_leave_barriers ? census.returned : 0;
+    const unsigned left = machine.tolerant ? census.returned : 0;
     if (census.at_barrier + left != machine.thread_count) report_stuck(census);
     else release_barrier();
   }

@@ -16,7 +16,7 @@ from gpucnn.simulator.cuda import libraries
 
 CUDA_VERSION = "12.9"
 SETTINGS = {"GPUCNN_CUDA_DEVICES": "2", "GPUCNN_CUDA_MEMORY": "64M"}
-VARIABLES = ("DEVICES", "DEVICE", "MEMORY", "CHECK", "STREAM_SEED", "LOG", "FAIL", "LEAKS", "STICKY")
+VARIABLES = ("DEVICES", "DEVICE", "MEMORY", "CHECK", "STREAM_SEED", "LOG", "FAIL", "LEAKS", "STICKY", "STREAM_RACES")
 REASON = (
     "NVIDIA's headers are not here: set GPUCNN_CUDA_HEADERS to the include folder of the package "
     "nvidia-cuda-runtime-cu12, or run this in an environment that python -m gpucnn.simulator.cupy made"

@@ -787,6 +787,27 @@ def test_reads_of_what_nobody_wrote(blas: Blas, exact: Any, capfd: pytest.Captur
     blas("cublasSaxpy_v2", 16, one, x, 1, y, 1)
 
 
+def test_workspace(blas: Blas, exact: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """Products write to the workspace that they were given, until the handle's stream is set."""
+    a, workspace = exact(np.ones((4, 4), "f4")), exact(np.zeros(8192, "u1"))
+    c, one, zero = exact(np.zeros((4, 4), "f4")), scalar(1, "f4"), scalar(0, "f4")
+    product = ("cublasSgemm_v2", N, N, 4, 4, 4, one, a, 4, a, 4, zero, c, 4)
+    blas("cublasSetWorkspace_v2", workspace, ctypes.c_size_t(8192))
+    blas(*product)
+    assert cupy.asnumpy(workspace)[:4096].all()
+    assert not cupy.asnumpy(workspace)[4096:].any()
+    blas("cublasSetWorkspace_v2", workspace, ctypes.c_size_t(1 << 20))
+    blas(*product)
+    freed = address(workspace)
+    del workspace
+    assert blas.status(*product) == EXECUTION_FAILED
+    assert "cublasSgemm: workspace" in capfd.readouterr().err
+    blas("cublasSetStream_v2", None)
+    blas(*product)
+    unaligned = ctypes.c_void_p(freed.value + 16)
+    assert blas.status("cublasSetWorkspace_v2", unaligned, ctypes.c_size_t(64)) == INVALID_VALUE
+
+
 # --- Through CuPy -----------------------------------------------------------------------------------------------------
 
 

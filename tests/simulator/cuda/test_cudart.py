@@ -49,7 +49,7 @@ ENTRY_POINTS = """
 """
 NOT_SIMULATED = """
     cudaCreateSurfaceObject cudaCreateTextureObject cudaDestroySurfaceObject cudaDestroyTextureObject
-    cudaGetTextureObjectResourceDesc cudaGetTextureObjectTextureDesc cudaGraphDebugDotPrint cudaIpcCloseMemHandle
+    cudaGetTextureObjectResourceDesc cudaGetTextureObjectTextureDesc cudaIpcCloseMemHandle
     cudaIpcGetEventHandle cudaIpcGetMemHandle
 """
 
@@ -578,7 +578,7 @@ def test_host_functions_and_callbacks(cudart: Runtime) -> None:
     cudart("cudaStreamDestroy", stream)
 
 
-def test_a_captured_copy_runs_when_its_graph_is_launched(cudart: Runtime) -> None:
+def test_a_captured_copy_runs_when_its_graph_is_launched(cudart: Runtime, tmp_path: Path) -> None:
     source = np.arange(16, dtype=np.int64)
     first, second = cudart.upload(source), cudart.upload(np.zeros_like(source))
     stream = cudart.number("cudaStreamCreateWithFlags", NON_BLOCKING)
@@ -590,6 +590,8 @@ def test_a_captured_copy_runs_when_its_graph_is_launched(cudart: Runtime) -> Non
     graph = ctypes.c_void_p()
     cudart("cudaStreamEndCapture", stream, ctypes.byref(graph))
     assert (cudart.download(second, source) == 0).all()
+    cudart("cudaGraphDebugDotPrint", graph, str(tmp_path / "graph.dot").encode(), 0)
+    assert (tmp_path / "graph.dot").read_text(encoding="utf-8").startswith("digraph")
     executable = cudart.number("cudaGraphInstantiate", graph, 0)
     cudart("cudaGraphUpload", executable, stream)
     cudart("cudaGraphLaunch", executable, stream)

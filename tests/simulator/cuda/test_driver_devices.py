@@ -192,6 +192,7 @@ def test_contexts_cannot_be_bound_to_multiprocessors(cu: Calls) -> None:
         ("LOG", "3", "0, 1 or 2"),
         ("LEAKS", "2", "0 or 1"),
         ("STICKY", "on", "0 or 1"),
+        ("STREAM_RACES", "2", "0 or 1"),
     ],
 )
 def test_a_setting_that_makes_no_sense_ends_the_program(cu: Calls, variable: str, value: str, allowed: str) -> None:

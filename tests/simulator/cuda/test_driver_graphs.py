@@ -420,11 +420,14 @@ def test_a_clone_outlives_its_original(driver: Driver, capture: Capture) -> None
     assert capture.values(y) == {3}
 
 
-def test_a_picture_of_a_graph(driver: Driver, capture: Capture, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flags", "details"), [(0, ("", "")), (1, ("\\nkernel", "\\nhost function"))])
+def test_a_picture_of_a_graph(
+    driver: Driver, capture: Capture, tmp_path: Path, flags: int, details: tuple[str, str]
+) -> None:
     path = tmp_path / "graph.dot"
-    driver.call("cuGraphDebugDotPrint", captured_pair(capture), str(path).encode(), 0)
+    driver.call("cuGraphDebugDotPrint", captured_pair(capture), str(path).encode(), flags)
     assert path.read_text(encoding="utf-8") == (
-        'digraph {\n  n0 [label="fill"];\n  n1 [label="cuLaunchHostFunc"];\n  n0 -> n1;\n}\n'
+        f'digraph {{\n  n0 [label="fill{details[0]}"];\n  n1 [label="cuLaunchHostFunc{details[1]}"];\n  n0 -> n1;\n}}\n'
     )
 
 

@@ -36,6 +36,20 @@ __global__ void early(int* y, int n) {
   __syncthreads();
   y[threadIdx.x] = all[n - 1 - threadIdx.x];
 }
+struct Padded { double value; int index; };
+__global__ void padded(Padded* y, const Padded* x) {
+  __shared__ Padded all[32];
+  all[threadIdx.x].value = 2;
+  all[threadIdx.x].index = threadIdx.x;
+  y[threadIdx.x] = x ? x[threadIdx.x] : all[threadIdx.x];
+}
+__global__ void add_by_cas(int* y) {
+  int old = *y, assumed;
+  do {
+    assumed = old;
+    old = atomicCAS(y, assumed, assumed + 1);
+  } while (assumed != old);
+}
 __global__ void far_off(float* y, long long index) { y[index] = 1; }
 }
 template <class T> __global__ void typed(T* y) { y[threadIdx.x] = 1; }
@@ -387,3 +401,20 @@ def test_threads_that_have_returned_do_not_count_at_barriers(driver: Driver, ker
     y = driver.alloc(4 * 20)
     kernels.launch("early", y, ctypes.c_int(20))
     np.testing.assert_array_equal(driver.download(y, 20, np.int32), np.arange(19, -1, -1))
+
+
+def test_padding_of_structs_need_not_be_written(driver: Driver, kernels: Kernels) -> None:
+    x, y = driver.alloc(16 * N), driver.alloc(16 * N)
+    kernels.launch("padded", x, ctypes.c_void_p())
+    kernels.launch("padded", y, x)
+    structs = driver.download(y, N, np.dtype([("value", "f8"), ("index", "i4"), ("padding", "V4")]))
+    np.testing.assert_array_equal(structs["index"], np.arange(N))
+    name, text = kernels.failure("padded", y, driver.alloc(16 * N))
+    assert name == "LAUNCH_FAILED"
+    assert "which nothing has written since it was allocated" in text
+
+
+def test_a_loop_of_compare_and_swap(driver: Driver, kernels: Kernels) -> None:
+    y = driver.upload(np.zeros(1, np.int32))
+    kernels.launch("add_by_cas", y, grid=(3, 1, 1))
+    assert driver.download(y, 1, np.int32)[0] == 3 * N

@@ -638,15 +638,15 @@ def test_waiting_leaves_the_lock_to_other_threads(cu: Calls, call: str) -> None:
     def ask() -> None:
         results.append(cu.status("cuDeviceGetCount", ctypes.byref(ctypes.c_int())))
 
-    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     def wait_for_a_thread_that_calls_cuda(_: int) -> None:
         thread = threading.Thread(target=ask)
         thread.start()
         thread.join(timeout=60)
 
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(wait_for_a_thread_that_calls_cuda)
     device, pinned = cu.allocate(4), cu.number("cuMemAllocHost_v2", 4)
     with cuda.stream_order(1):
-        cu("cuLaunchHostFunc", blocking, wait_for_a_thread_that_calls_cuda, None)
+        cu("cuLaunchHostFunc", blocking, function, None)
         assert results == []
         if call == "cuMemAllocAsync":
             with cuda.memory_limit(1024):

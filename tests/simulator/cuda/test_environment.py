@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import pytest
 
 from gpucnn.simulator import toolchain
 from gpucnn.simulator.cupy import __main__ as command
-from gpucnn.simulator.cupy import downloads, environment, modules, versions
+from gpucnn.simulator.cupy import absent, downloads, environment, modules, versions
 from gpucnn.simulator.cupy.downloads import BuildError
 from gpucnn.simulator.cupy.progress import Progress
 
@@ -194,7 +195,7 @@ def defaults(tmp_path: Path, **given: str) -> dict[str, str]:
     names = ("CUPY_ACCELERATORS", "CUPY_CACHE_DIR", "GPUCNN_CUDA_DEVICE")
     code = f"import os, gpucnn_cuda; print('|'.join(os.environ[name] for name in {names}))"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUPY_", "GPUCNN_", "XDG_"))}
-    clean |= {"PYTHONPATH": str(tmp_path), "HOME": "/home/somebody", **given}
+    clean |= {"PYTHONPATH": str(tmp_path), "HOME": "/somebody", **given}
     ran = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
     return dict(zip(names, ran.stdout.strip().split("|"), strict=True))
 
@@ -202,7 +203,7 @@ def defaults(tmp_path: Path, **given: str) -> dict[str, str]:
 def test_defaults_of_variables(tmp_path: Path) -> None:
     assert defaults(tmp_path) == {
         "CUPY_ACCELERATORS": "",
-        "CUPY_CACHE_DIR": "/home/somebody/.cache/gpucnn/cupy-kernels",
+        "CUPY_CACHE_DIR": "/somebody/.cache/gpucnn/cupy-kernels",
         "GPUCNN_CUDA_DEVICE": "a100",
     }
 
@@ -213,13 +214,42 @@ def test_variables_that_are_set_stay(tmp_path: Path) -> None:
     assert found == given | {"CUPY_CACHE_DIR": "/cache/cupy-kernels"}
 
 
+class Installed(PurePosixPath):
+    """A file of an installed distribution, as importlib.metadata has it."""
+
+    root: ClassVar[Path]
+
+    def locate(self) -> Path:
+        return self.root / self
+
+
+def test_a_gpucnn_that_is_not_a_checkout_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Installed.root = tmp_path / "from"
+    (tmp_path / "from/gpucnn/simulator").mkdir(parents=True)
+    (tmp_path / "from/gpucnn/module.py").write_text("text", encoding="utf-8")
+    listed = [Installed("gpucnn/module.py"), Installed("gpucnn/missing.py"), Installed("../../../bin/program")]
+    monkeypatch.setattr(environment.metadata, "files", lambda name: listed)
+    monkeypatch.setattr(toolchain, "HERE", tmp_path / "from/gpucnn/simulator")
+    python = modules.Python(Path(sys.executable), tmp_path, tmp_path / "to", ".cpython-311-x86_64-linux-gnu.so", "3.11")
+    environment._install_gpucnn(python, tmp_path)
+    assert [path for path in (tmp_path / "to").rglob("*") if path.is_file()] == [tmp_path / "to/gpucnn/module.py"]
+
+
 def test_a_module_is_linked_with_what_programs_look_up_by_name() -> None:
     from gpucnn.simulator.cuda.libraries import LIBRARIES
 
     linked = {*modules.RUNTIME.needs, *modules.RUNTIME.loads}
-    assert linked == {library.name for library in LIBRARIES}
+    assert linked == {library.name for library in (*LIBRARIES, *absent.LIBRARIES)}
     for moved in environment.NVIDIA_FOLDERS.values():
         assert set(moved) < linked
+
+
+def test_a_library_that_is_not_simulated_says_so() -> None:
+    library = absent.Absent("cusparse", {12: "libcusparse.so.12"}, 10)
+    text = absent.source_of(library, ["cusparseCreate", "cusparseGetErrorString"])
+    assert "int cusparseCreate() { return absent(__func__); }" in text
+    assert 'const char* cusparseGetErrorString() { return "not simulated"; }' in text
+    assert "  return 10;" in text
 
 
 def test_the_instructions_name_the_environment() -> None:

@@ -33,7 +33,7 @@ def project(monkeypatch: pytest.MonkeyPatch) -> None:
     """The project is found from any folder, its plugin where it is not installed; no setting of the caller's is."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    for name in ("DEVICE", "DEVICES", "MEMORY", "STREAM_SEED", "CHECK"):
+    for name in ("DEVICE", "DEVICES", "MEMORY", "STREAM_SEED", "STREAM_RACES", "CHECK"):
         monkeypatch.delenv(f"GPUCNN_CUDA_{name}", raising=False)
 
 
@@ -189,7 +189,8 @@ def test_memory_that_is_left_behind_is_reported(allocator: str, on_cuda: pytest.
     )
     assert shown[start + 1 : start + 3] == [
         f"{path.name}::test_leaking",
-        f"    1200 bytes on device 0, allocated at {path}:{keep} in keep, called at {path}:{test + 1} in test_leaking",
+        f"    1200 bytes on device 0, allocated at {path.name}:{keep} in keep, "
+        f"called at {path.name}:{test + 1} in test_leaking",
     ]
     assert "=====" in shown[start + 3]
 
@@ -274,6 +275,27 @@ def test_next():
     result.assert_outcomes(passed=3, errors=2)
     for name in ("test_pending", "test_noticed_by_a_destructor"):
         result.stdout.fnmatch_lines([f"*ERROR at teardown of {name}*", "*write of 4 bytes*"])
+
+
+def test_streams_that_nothing_orders(on_cuda: pytest.Pytester) -> None:
+    on_cuda.makepyfile(
+        KERNEL
+        + """
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_it(is_ordered):
+    x = cupy.zeros(3, "f4")
+    event = cupy.cuda.Event()
+    event.record()
+    other = cupy.cuda.Stream(non_blocking=True)
+    if is_ordered:
+        other.wait_event(event)
+    with other:
+        poke(x, 0)
+    other.synchronize()
+"""
+    )
+    run(on_cuda, "--cuda-simulator", "--cuda-stream-races").assert_outcomes(passed=1, failed=1)
+    run(on_cuda, "--cuda-simulator").assert_outcomes(passed=2)
 
 
 def test_no_device(on_cuda: pytest.Pytester) -> None:

@@ -1,5 +1,5 @@
 // The GEMM family: one product, strided batches, and batches by tables of pointers, of all types.
-#include <vector>
+#include <string.h>
 
 #include "call.h"
 #include "device_memory.h"
@@ -30,6 +30,7 @@ struct Gemm {
   Batch b;
   Batch c;
   int count;
+  Workspace workspace;
 };
 
 // ---- Work on the device --------------------------------------------------------------------------------------------
@@ -62,6 +63,16 @@ void check_product(Checks& checks, const Gemm& gemm, int index, bool reads_c) {
   checks.writes("matrix C", c);
 }
 
+// A split product writes to the beginning of its workspace. Each product does so here: a workspace that was freed, or
+// that two streams use at once, is noticed whatever the sizes of the matrices.
+static void use_workspace(Checks& checks, const Workspace& workspace) {
+  constexpr size_t kUsed = 4096;
+  const size_t bytes = std::min(workspace.bytes, kUsed);
+  if (!workspace.memory || !bytes) return;
+  checks.range("workspace", workspace.memory, bytes, Access::kWrite);
+  if (!checks.failed()) memset(workspace.memory, 0x5a, bytes);
+}
+
 template <class In, class Out, class Sum, class Scale>
 CUresult run(const Gemm& gemm) {
   Scale alpha, beta;
@@ -69,6 +80,7 @@ CUresult run(const Gemm& gemm) {
   if (CUresult error = gemm.beta.get(gemm.name + std::string(": beta"), beta)) return error;
   const Sum factor = static_cast<Sum>(alpha), factor_c = static_cast<Sum>(beta);
   Checks checks(gemm.name);
+  use_workspace(checks, gemm.workspace);
   check_table(checks, "table of matrices A", gemm.a, gemm.count);
   check_table(checks, "table of matrices B", gemm.b, gemm.count);
   check_table(checks, "table of matrices C", gemm.c, gemm.count);
@@ -212,7 +224,7 @@ static cublasStatus_t multiply_batch(const char* name, cublasHandle_t handle, co
                            known->compute == CUBLAS_COMPUTE_16F};
   const Gemm gemm = {name, product, call.scalar(alpha, known->scale_bytes), call.scalar(beta, known->scale_bytes),
                      a,    b,       c,
-                     shape.count};
+                     shape.count, handle->workspace};
   const auto run = known->run;
   return call.enqueue([=] { return run(gemm); });
 }

@@ -88,10 +88,11 @@ CUBLAS_ENTRY cublasDestroy_v2(cublasHandle_t handle) {
 
 // ---- Settings ------------------------------------------------------------------------------------------------------
 
-// It also goes back to the library's own workspace; the simulated routines use none.
+// It also goes back to the library's own workspace.
 CUBLAS_ENTRY cublasSetStream_v2(cublasHandle_t handle, CUstream stream) {
   return with_handle("cublasSetStream", handle, [=](cublasContext& context) {
     context.stream = stream;
+    context.workspace = {};
     return CUBLAS_STATUS_SUCCESS;
   });
 }
@@ -135,9 +136,11 @@ CUBLAS_ENTRY cublasGetSmCountTarget(cublasHandle_t handle, int* count) {
 }
 
 CUBLAS_ENTRY cublasSetWorkspace_v2(cublasHandle_t handle, void* workspace, size_t bytes) {
-  return with_handle("cublasSetWorkspace", handle, [=](cublasContext&) {
+  return with_handle("cublasSetWorkspace", handle, [=](cublasContext& context) {
     const bool aligned = reinterpret_cast<uintptr_t>(workspace) % 256 == 0;
-    return aligned && (workspace || !bytes) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+    if (!aligned || (!workspace && bytes)) return CUBLAS_STATUS_INVALID_VALUE;
+    context.workspace = {workspace, bytes};
+    return CUBLAS_STATUS_SUCCESS;
   });
 }
 

@@ -51,7 +51,7 @@ struct Operand {
 
 // Room for the packed blocks of A and B and for the sums of a block of C.
 template <class Sum>
-struct Workspace {
+struct Blocks {
   Sum a[kBlockRows * kBlockDepth];
   Sum b[kBlockDepth * kBlockColumns];
   Sum sums[kBlockColumns / kTileColumns * (kBlockRows / kTileRows)][kTileColumns][kTileRows];
@@ -97,8 +97,8 @@ void multiply_tile(const Sum* __restrict a, const Sum* __restrict b, int depth, 
 }
 
 template <class Sum>
-void round_sums(Workspace<Sum>&, int) {}
-inline void round_sums(Workspace<float>& space, int tiles) {
+void round_sums(Blocks<Sum>&, int) {}
+inline void round_sums(Blocks<float>& space, int tiles) {
   float* sums = &space.sums[0][0][0];
   for (int i = 0; i < tiles * kTileRows * kTileColumns; i++) sums[i] = rounded(sums[i], Rounding::kHalf);
 }
@@ -106,7 +106,7 @@ inline void round_sums(Workspace<float>& space, int tiles) {
 // Sums of C's block [row, row + rows) x [column, column + columns).
 template <class Sum, class In>
 void sum_block(const Product& product, const Operand<In>& a, const Operand<In>& b, int row, int rows, int column,
-               int columns, Workspace<Sum>& space) {
+               int columns, Blocks<Sum>& space) {
   const int tile_rows = divide_up(rows, kTileRows), tile_columns = divide_up(columns, kTileColumns);
   const int tiles = tile_rows * tile_columns;
   std::fill_n(&space.sums[0][0][0], tiles * kTileRows * kTileColumns, Sum(0));
@@ -130,7 +130,7 @@ void sum_block(const Product& product, const Operand<In>& a, const Operand<In>& 
 template <class Sum, class In, class Write>
 void for_each_sum(const Product& product, const In* a, int64_t lead_a, const In* b, int64_t lead_b, Write write) {
   const Operand<In> left(a, lead_a, product.op_a), right(b, lead_b, product.op_b);
-  const std::unique_ptr<Workspace<Sum>> space(new Workspace<Sum>);
+  const std::unique_ptr<Blocks<Sum>> space(new Blocks<Sum>);
   for (int column = 0; column < product.n; column += kBlockColumns) {
     const int columns = std::min(kBlockColumns, product.n - column);
     for (int row = 0; row < product.m; row += kBlockRows) {

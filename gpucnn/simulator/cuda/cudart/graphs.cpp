@@ -18,6 +18,6 @@ RUNTIME_ENTRY cudaGraphUpload(cudaGraphExec_t executable, cudaStream_t stream) {
 RUNTIME_ENTRY cudaGraphDestroy(cudaGraph_t graph) { return forward(cuGraphDestroy, graph); }
 RUNTIME_ENTRY cudaGraphExecDestroy(cudaGraphExec_t executable) { return forward(cuGraphExecDestroy, executable); }
 
-RUNTIME_ENTRY cudaGraphDebugDotPrint(cudaGraph_t, const char*, unsigned) {
-  return unsupported(__func__, "a simulated graph has no drawing");
+RUNTIME_ENTRY cudaGraphDebugDotPrint(cudaGraph_t graph, const char* path, unsigned flags) {
+  return forward(cuGraphDebugDotPrint, graph, path, flags);
 }

@@ -45,8 +45,8 @@ CONTROL size_t cudasim_calls(CallCount* counts, size_t room) {
   return all.size();
 }
 
-// Forgets counts, injections and this thread's last failure, and reads memory limit and stream seed anew from the
-// environment. Memory stays.
+// Forgets counts, injections and this thread's last failure, and reads the settings that a program may change anew from
+// the environment. Memory stays.
 CONTROL void cudasim_reset() {
   Lock held(driver_lock());
   reset_calls();

@@ -33,7 +33,7 @@ struct Settings {
   bool sticky_errors;       // GPUCNN_CUDA_STICKY: a failed kernel spoils its device
 };
 Settings& settings();
-void reset_settings();  // memory_bytes and stream_seed, which a program may change
+void reset_settings();  // those that a program may change: memory_bytes, stream_seed, stream_races, sticky_errors
 
 // ---- Devices and contexts (devices.cpp, contexts.cpp) --------------------------------------------------------------
 

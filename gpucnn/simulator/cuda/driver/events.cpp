@@ -67,6 +67,10 @@ static CUresult record(CUevent_st& event, CUstream handle) {
   return result;
 }
 
+static CUresult refuse_external(const char* flag) {
+  return failure(CUDA_ERROR_NOT_SUPPORTED, "event nodes in graphs (%s) are not simulated", flag);
+}
+
 ENTRY_POINT cuEventRecord(CUevent handle, CUstream stream) {
   BEGIN_CALL();
   return with_event(handle, [&](CUevent_st& event) { return record(event, stream); });
@@ -74,7 +78,7 @@ ENTRY_POINT cuEventRecord(CUevent handle, CUstream stream) {
 
 ENTRY_POINT cuEventRecordWithFlags(CUevent handle, CUstream stream, unsigned flags) {
   BEGIN_CALL();
-  if (flags) return failure(CUDA_ERROR_NOT_SUPPORTED, "event nodes in graphs (CU_EVENT_RECORD_EXTERNAL) are not simulated");
+  if (flags) return refuse_external("CU_EVENT_RECORD_EXTERNAL");
   return with_event(handle, [&](CUevent_st& event) { return record(event, stream); });
 }
 
@@ -142,7 +146,7 @@ static CUresult wait_for(const StreamPointer& stream, const CUevent_st& event) {
 
 ENTRY_POINT cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsigned flags) {
   BEGIN_CALL();
-  if (flags) return failure(CUDA_ERROR_NOT_SUPPORTED, "event nodes in graphs (CU_EVENT_WAIT_EXTERNAL) are not simulated");
+  if (flags) return refuse_external("CU_EVENT_WAIT_EXTERNAL");
   return with_event(event_handle, [&](CUevent_st& event) {
     CUresult error = CUDA_SUCCESS;
     StreamPointer stream = stream_of(handle, &error);

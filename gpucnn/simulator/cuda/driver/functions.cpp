@@ -58,7 +58,8 @@ static CUresult get_attribute(const CUfunc_st& function, CUfunction_attribute at
 static CUresult set_max_dynamic_shared(CUfunc_st& function, int bytes) {
   const int limit = shared_limit_of(function);
   if (bytes < 0 || bytes > limit) {
-    return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s' cannot be allowed %d bytes of dynamic shared memory: the device has %d",
+    return failure(CUDA_ERROR_INVALID_VALUE,
+                   "kernel '%s' cannot be allowed %d bytes of dynamic shared memory: the device has %d",
                    readable_name(function.entry->name).c_str(), bytes, limit);
   }
   function.max_dynamic_shared = bytes;
@@ -74,8 +75,8 @@ static CUresult set_attribute(CUfunc_st& function, CUfunction_attribute attribut
       return CUDA_SUCCESS;
     default: break;
   }
-  return failure(CUDA_ERROR_INVALID_VALUE, "attribute %d of a function cannot be set to %d", static_cast<int>(attribute),
-                 value);
+  return failure(CUDA_ERROR_INVALID_VALUE, "attribute %d of a function cannot be set to %d",
+                 static_cast<int>(attribute), value);
 }
 
 // ---- Occupancy -----------------------------------------------------------------------------------------------------
@@ -248,8 +249,8 @@ ENTRY_POINT cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, CU
   return get_active_blocks(blocks, function, threads, shared);
 }
 
-static CUresult get_best_block(int* min_grid, int* block, CUfunction handle, CUoccupancyB2DSize shared_of, size_t shared,
-                               int limit) {
+static CUresult get_best_block(int* min_grid, int* block, CUfunction handle, CUoccupancyB2DSize shared_of,
+                               size_t shared, int limit) {
   if (!min_grid || !block) return failure(CUDA_ERROR_INVALID_VALUE, "no place for the grid or the block was given");
   return with_function(handle, [&](CUfunc_st& function) {
     best_block(function, shared_of, shared, limit, min_grid, block);
@@ -264,7 +265,8 @@ ENTRY_POINT cuOccupancyMaxPotentialBlockSize(int* min_grid, int* block, CUfuncti
 }
 
 ENTRY_POINT cuOccupancyMaxPotentialBlockSizeWithFlags(int* min_grid, int* block, CUfunction function,
-                                                      CUoccupancyB2DSize shared_of, size_t shared, int limit, unsigned) {
+                                                      CUoccupancyB2DSize shared_of, size_t shared, int limit,
+                                                      unsigned) {
   BEGIN_CALL();
   return get_best_block(min_grid, block, function, shared_of, shared, limit);
 }

@@ -395,7 +395,8 @@ ENTRY_POINT cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph graph, 
 
 #undef cuGraphInstantiate
 // Before CUDA 12. There is never a node to blame, and nothing to log.
-static CUresult instantiate_with_log(CUgraphExec* executable, CUgraph graph, CUgraphNode* node, char* log, size_t bytes) {
+static CUresult instantiate_with_log(CUgraphExec* executable, CUgraph graph, CUgraphNode* node, char* log,
+                                     size_t bytes) {
   if (node) *node = nullptr;
   if (log && bytes) *log = 0;
   return instantiate(executable, graph);
@@ -538,14 +539,30 @@ ENTRY_POINT cuGraphNodeGetType(CUgraphNode node, CUgraphNodeType* type) {
 
 // ---- A picture of a graph ------------------------------------------------------------------------------------------
 
-ENTRY_POINT cuGraphDebugDotPrint(CUgraph handle, const char* path, unsigned) {
+static const char* word_for(WorkKind kind) {
+  switch (kind) {
+    case WorkKind::kCopy: return "copy";
+    case WorkKind::kSet: return "fill";
+    case WorkKind::kHost: return "host function";
+    case WorkKind::kEmpty: return "empty";
+    default: return "kernel";
+  }
+}
+
+static std::string label_of(const CUgraphNode_st& node, unsigned flags) {
+  const bool is_verbose = flags & CU_GRAPH_DEBUG_DOT_FLAGS_VERBOSE;
+  return is_verbose ? node.name + "\\n" + word_for(node.kind) : node.name;
+}
+
+// Of the flags, only the one for all details counts.
+ENTRY_POINT cuGraphDebugDotPrint(CUgraph handle, const char* path, unsigned flags) {
   BEGIN_CALL();
   return with_graph(handle, [&](const CUgraph_st& graph) {
     FILE* file = fopen(path, "w");
     if (!file) return failure(CUDA_ERROR_OPERATING_SYSTEM, "cannot write %s", path);
     fprintf(file, "digraph {\n");
     for (size_t i = 0; i < graph.nodes.size(); i++) {
-      fprintf(file, "  n%zu [label=\"%s\"];\n", i, graph.nodes[i]->name.c_str());
+      fprintf(file, "  n%zu [label=\"%s\"];\n", i, label_of(*graph.nodes[i], flags).c_str());
       for (size_t earlier : graph.nodes[i]->after) fprintf(file, "  n%zu -> n%zu;\n", earlier, i);
     }
     fprintf(file, "}\n");

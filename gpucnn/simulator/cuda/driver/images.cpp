@@ -22,8 +22,9 @@ constexpr uint16_t kHostMachine = EM_AARCH64;
 
 static CUresult refuse_gpu_image(const char* kind) {
   return failure(CUDA_ERROR_INVALID_IMAGE,
-                 "the image is %s: it was compiled for a GPU and cannot run here; the simulator runs what its own NVRTC "
-                 "compiles from CUDA C++", kind);
+                 "the image is %s: it was compiled for a GPU and cannot run here; the simulator runs what its own "
+                 "NVRTC compiles from CUDA C++",
+                 kind);
 }
 
 static bool is_ptx(const char* text) {
@@ -35,8 +36,8 @@ static CUresult refuse_foreign(const void* data) {
   memcpy(&magic, data, sizeof magic);
   if (magic == kFatBinary || magic == kFatBinaryWrapper) return refuse_gpu_image("a fat binary of NVIDIA's compiler");
   if (is_ptx(static_cast<const char*>(data))) return refuse_gpu_image("PTX");
-  return failure(CUDA_ERROR_INVALID_IMAGE, "the image is none that the simulator's NVRTC compiles, it begins with 0x%08x",
-                 magic);
+  return failure(CUDA_ERROR_INVALID_IMAGE,
+                 "the image is none that the simulator's NVRTC compiles, it begins with 0x%08x", magic);
 }
 
 CUresult measure_image(const void* data, size_t* bytes) {

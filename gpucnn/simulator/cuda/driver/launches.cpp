@@ -52,28 +52,30 @@ static CUresult check_extent(const std::string& kernel, const char* what, const 
   bool is_valid = true;
   for (int i = 0; i < 3; i++) is_valid = is_valid && sizes[i] >= 1 && sizes[i] <= limits[i];
   if (is_valid) return CUDA_SUCCESS;
-  return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s': the %s must be from (1, 1, 1) to %s, got %s", kernel.c_str(), what,
-                 text_of(limits).c_str(), text_of(sizes).c_str());
+  return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s': the %s must be from (1, 1, 1) to %s, got %s", kernel.c_str(),
+                 what, text_of(limits).c_str(), text_of(sizes).c_str());
 }
 
 static CUresult check_threads(const std::string& kernel, const CUfunc_st& function, const Shape& shape, int device) {
   const uint64_t threads = uint64_t{shape.block[0]} * shape.block[1] * shape.block[2];
   const int limit = device_attribute(device, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
   if (threads > static_cast<uint64_t>(limit)) {
-    return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s': %llu threads in a block of %s, the limit is %d", kernel.c_str(),
-                   static_cast<unsigned long long>(threads), text_of(shape.block).c_str(), limit);
+    return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s': %llu threads in a block of %s, the limit is %d",
+                   kernel.c_str(), static_cast<unsigned long long>(threads), text_of(shape.block).c_str(), limit);
   }
   if (threads <= static_cast<uint64_t>(max_threads_of(function))) return CUDA_SUCCESS;
-  return failure(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, "kernel '%s': %llu threads in a block of %s, __launch_bounds__ allows %d",
+  return failure(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
+                 "kernel '%s': %llu threads in a block of %s, __launch_bounds__ allows %d",
                  kernel.c_str(), static_cast<unsigned long long>(threads), text_of(shape.block).c_str(),
                  max_threads_of(function));
 }
 
 static CUresult check_shape(const CUfunc_st& function, const Shape& shape, int device) {
   const std::string kernel = readable_name(function.entry->name);
-  if (CUresult error = check_extent(kernel, "grid", shape.grid, CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X, device)) return error;
-  if (CUresult error = check_extent(kernel, "block", shape.block, CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, device)) return error;
-  if (CUresult error = check_threads(kernel, function, shape, device)) return error;
+  CUresult error = check_extent(kernel, "grid", shape.grid, CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X, device);
+  if (!error) error = check_extent(kernel, "block", shape.block, CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, device);
+  if (!error) error = check_threads(kernel, function, shape, device);
+  if (error) return error;
   if (shape.dynamic_shared <= static_cast<unsigned>(function.max_dynamic_shared)) return CUDA_SUCCESS;
   return failure(CUDA_ERROR_INVALID_VALUE,
                  "kernel '%s': %u bytes of dynamic shared memory, the limit is %d; its attribute "
@@ -89,8 +91,8 @@ static CUresult check_contexts(const CUfunc_st& function, const CUmod_st& module
                    kernel.c_str(), device_of(module.context), current_device());
   }
   if (stream.context == module.context) return CUDA_SUCCESS;
-  return failure(CUDA_ERROR_INVALID_HANDLE, "kernel '%s' of device %d is launched in a stream of device %d", kernel.c_str(),
-                 device_of(module.context), device_of(stream.context));
+  return failure(CUDA_ERROR_INVALID_HANDLE, "kernel '%s' of device %d is launched in a stream of device %d",
+                 kernel.c_str(), device_of(module.context), device_of(stream.context));
 }
 
 // ---- Arguments -----------------------------------------------------------------------------------------------------
@@ -104,12 +106,21 @@ struct Given {
 
 static CUresult read_extra(const std::string& kernel, void** extra, Given* given) {
   for (; *extra != CU_LAUNCH_PARAM_END; extra += 2) {
-    if (extra[0] == CU_LAUNCH_PARAM_BUFFER_POINTER) given->buffer = static_cast<const char*>(extra[1]);
-    else if (extra[0] == CU_LAUNCH_PARAM_BUFFER_SIZE) given->buffer_bytes = *static_cast<size_t*>(extra[1]);
-    else return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s': an option of `extra` that is not known", kernel.c_str());
+    if (extra[0] == CU_LAUNCH_PARAM_BUFFER_POINTER) {
+      given->buffer = static_cast<const char*>(extra[1]);
+    } else if (extra[0] == CU_LAUNCH_PARAM_BUFFER_SIZE) {
+      given->buffer_bytes = *static_cast<size_t*>(extra[1]);
+    } else {
+      return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s': an unknown option of `extra`", kernel.c_str());
+    }
   }
   if (given->buffer) return CUDA_SUCCESS;
   return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s': `extra` has no buffer of arguments", kernel.c_str());
+}
+
+static size_t bytes_of_arguments(const Entry& entry) {
+  const int last = entry.parameter_count - 1;
+  return last < 0 ? 0 : offset_of_parameter(entry, last) + static_cast<size_t>(entry.parameters[last].bytes);
 }
 
 static CUresult locate_arguments(const Entry& entry, void** pointers, void** extra, Given* given) {
@@ -121,11 +132,10 @@ static CUresult locate_arguments(const Entry& entry, void** pointers, void** ext
   }
   if (extra) {
     if (CUresult error = read_extra(kernel, extra, given)) return error;
-    const int last = entry.parameter_count - 1;
-    const size_t wanted = last < 0 ? 0 : offset_of_parameter(entry, last) + static_cast<size_t>(entry.parameters[last].bytes);
+    const size_t wanted = bytes_of_arguments(entry);
     if (given->buffer_bytes >= wanted) return CUDA_SUCCESS;
-    return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s' takes %zu bytes of arguments, the buffer has %zu", kernel.c_str(),
-                   wanted, given->buffer_bytes);
+    return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s' takes %zu bytes of arguments, the buffer has %zu",
+                   kernel.c_str(), wanted, given->buffer_bytes);
   }
   if (pointers || entry.parameter_count == 0) return CUDA_SUCCESS;
   return failure(CUDA_ERROR_INVALID_VALUE, "kernel '%s' takes %d arguments, none are given", kernel.c_str(),
@@ -193,7 +203,9 @@ static void add_argument(int number, char* pointer) {
   Buffer buffer = buffer_of(*allocation);
   if (buffer.refusal) return;  // an error only if the kernel uses it
   buffer.argument = number;
-  if (pointer != allocation->low) buffer.name = keep("the allocation that argument " + std::to_string(number) + " points into");
+  if (pointer != allocation->low) {
+    buffer.name = keep("the allocation that argument " + std::to_string(number) + " points into");
+  }
   known.buffers.push_back(buffer);
 }
 
@@ -268,12 +280,13 @@ static const char* find_conflict(const void* address, size_t bytes, gpucnn::Use 
 // ---- Failures ------------------------------------------------------------------------------------------------------
 
 static CUresult error_of(const ErrorReport& report) {
+  const bool is_assertion = strncmp(report.message, "assert(", 7) == 0;
   switch (static_cast<ErrorKind>(report.kind)) {
     case ErrorKind::kOutOfBounds:
     case ErrorKind::kReadOnly: return CUDA_ERROR_ILLEGAL_ADDRESS;
     case ErrorKind::kMisaligned: return CUDA_ERROR_MISALIGNED_ADDRESS;
     case ErrorKind::kAddressSpace: return CUDA_ERROR_INVALID_ADDRESS_SPACE;
-    case ErrorKind::kTrap: return strncmp(report.message, "assert(", 7) == 0 ? CUDA_ERROR_ASSERT : CUDA_ERROR_LAUNCH_FAILED;
+    case ErrorKind::kTrap: return is_assertion ? CUDA_ERROR_ASSERT : CUDA_ERROR_LAUNCH_FAILED;
     default: return CUDA_ERROR_LAUNCH_FAILED;
   }
 }
@@ -323,7 +336,7 @@ static CUresult run(const Call& call) {
   launch.dynamic_bytes = call.shape.dynamic_shared;
   std::copy(call.shape.grid, call.shape.grid + 3, launch.grid);
   std::copy(call.shape.block, call.shape.block + 3, launch.block);
-  launch.returned_leave_barriers = 1;  // kernels of CuPy rely on it
+  launch.tolerant = 1;
   launch.order = order_of_threads().order;
   launch.seed = order_of_threads().seed;
   image.range(reinterpret_cast<const void*>(call.entry->call), &launch.image_low, &launch.image_high);
@@ -340,7 +353,8 @@ static CUresult run(const Call& call) {
   return check_guards("kernel '" + readable_name(call.entry->name) + "'");
 }
 
-static CUresult launch_kernel(CUfunction handle, const Shape& shape, CUstream stream_handle, void** pointers, void** extra) {
+static CUresult launch_kernel(CUfunction handle, const Shape& shape, CUstream stream_handle, void** pointers,
+                              void** extra) {
   Guard guard(driver_lock());
   CUresult error = CUDA_SUCCESS;
   FunctionPointer function = function_of(handle, &error);
@@ -395,8 +409,9 @@ ENTRY_POINT cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, 
   if (!config) return failure(CUDA_ERROR_INVALID_VALUE, "no launch configuration was given");
   for (unsigned i = 0; i < config->numAttrs; i++) {
     if (is_harmless(config->attrs[i])) continue;
-    return failure(CUDA_ERROR_NOT_SUPPORTED, "launch attribute %d (cooperative launches, clusters, programmatic launches) "
-                   "is not simulated", static_cast<int>(config->attrs[i].id));
+    return failure(CUDA_ERROR_NOT_SUPPORTED,
+                   "launch attribute %d (cooperative launches, clusters, programmatic launches) is not simulated",
+                   static_cast<int>(config->attrs[i].id));
   }
   const Shape shape = {{config->gridDimX, config->gridDimY, config->gridDimZ},
                        {config->blockDimX, config->blockDimY, config->blockDimZ},

@@ -95,7 +95,10 @@ static CUresult load(CUmodule* handle, const void* data, const std::string& name
 
 static std::string names_of_functions(const CUmod_st& module) {
   std::string names;
-  for (const auto& function : module.functions) names += (names.empty() ? "" : ", ") + std::string(function->entry->name);
+  for (const auto& function : module.functions) {
+    if (!names.empty()) names += ", ";
+    names += function->entry->name;
+  }
   return names.empty() ? "none" : names;
 }
 
@@ -167,7 +170,8 @@ static CUresult module_of(const LibraryPointer& library, ModulePointer* module) 
   if (CUresult error = require_context()) return error;
   ModulePointer& loaded = library->modules[current_context()];
   if (!loaded) {
-    if (CUresult error = load_module(library->bytes.data(), library->bytes.size(), library->name, &loaded)) return error;
+    const std::string& bytes = library->bytes;
+    if (CUresult error = load_module(bytes.data(), bytes.size(), library->name, &loaded)) return error;
     modules().add(loaded);
   }
   *module = loaded;

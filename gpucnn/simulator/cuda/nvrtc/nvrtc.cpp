@@ -4,7 +4,7 @@
 #include <string.h>
 
 
-#include "../driver/services.h"
+#include "driver/services.h"
 #include "python_compiler.h"
 
 using cudasim::Program;
