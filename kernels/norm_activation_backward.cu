@@ -14,6 +14,7 @@
 #include "params.cuh"
 #include "norms.cuh"
 #include "norm_tiles.cuh"
+#include "norm_affine.cuh"
 #include "bias_activation.cuh"
 
 constexpr int VALUES = RESIDUAL && sizeof(scalar_t) == 8 ? 8 : 16;  // of a thread, of each array
@@ -29,7 +30,8 @@ norm_activation_backward(const scalar_t* __restrict__ grad_y,    // [N, G, C, P]
                          const scalar_t* __restrict__ residual,  // [N, G, C, P], or null where RESIDUAL is 0
                          scalar_t* __restrict__ z,               // [N, G, C, P]
                          const NormParams p) {
-  __shared__ acc_t centres[MAX_SUMS], scales[MAX_SUMS], factors[MAX_SUMS], terms[MAX_SUMS];
+  __shared__ Parameters shared;
+  const auto as_it_is = [](acc_t found) { return found; };
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
   grad_y += offset(kept, p.y_0, p.y_1, p.y_2, p.y_3);
@@ -48,17 +50,7 @@ norm_activation_backward(const scalar_t* __restrict__ grad_y,    // [N, G, C, P]
     if (RESIDUAL) added[h] = load_pack<PACK>(residual + offset(at, p.added_0, p.added_1, p.added_2, p.added_3));
   }
 
-  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
-    const index_t sum = own.tile * p.sums + local;
-    if (sum >= p.kept) break;
-    const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
-    if (!p.moves) {
-      centres[local] = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
-      scales[local] = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)];
-    }
-    if (weight) factors[local] = weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)];
-    if (bias) terms[local] = bias[offset(at, p.bias_0, p.bias_1, p.bias_2, p.bias_3)];
-  }
+  load_parameters(shared, mean, rstd, weight, bias, own, p, as_it_is);
   __syncthreads();
 
   mean += offset(kept, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
@@ -68,22 +60,12 @@ norm_activation_backward(const scalar_t* __restrict__ grad_y,    // [N, G, C, P]
     const index_t i = own.first + h * own.step;
     if (i >= own.last) continue;
     const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
-    const index_t mean_at = offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
-    const index_t rstd_at = offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
-    acc_t moved_centre = 0, moved_scale = 0;
+    acc_t before[PACK];
+    before_activation(before, values[h], added[h], at, shared, mean, rstd, weight, bias, own, p, as_it_is);
 #pragma unroll
     for (int e = 0; e < PACK; ++e) {
-      const index_t local = own.local + (ALONG ? e : 0);
-      if (p.moves && (e == 0 || p.mean_3 != 0)) {
-        moved_centre = mean[mean_at + e * p.mean_3];
-        moved_scale = rstd[rstd_at + e * p.rstd_3];
-      }
-      const acc_t centre = p.moves ? moved_centre : centres[local], scale = p.moves ? moved_scale : scales[local];
-      acc_t sign = (widen(values[h].at[e]) - centre) * scale;
-      if (weight) sign = sign * factors[local];
-      if (bias) sign = sign + terms[local];
-      if (RESIDUAL) sign = sign + widen(added[h].at[e]);
-      grads[h].at[e] = narrow(activated_backward(widen(grads[h].at[e]), sign, p.activation, p.negative_slope));
+      const acc_t grad = widen(grads[h].at[e]);
+      grads[h].at[e] = narrow(activated_backward(grad, before[e], p.activation, p.negative_slope));
     }
     store_pack(z + offset(at, p.z_0, p.z_1, p.z_2, p.z_3), grads[h]);
   }

@@ -14,6 +14,7 @@
 #include "params.cuh"
 #include "norms.cuh"
 #include "norm_tiles.cuh"
+#include "norm_affine.cuh"
 #include "bias_activation.cuh"
 
 constexpr int VALUES = !RESIDUAL ? 32 : sizeof(scalar_t) < 8 ? 16 : 8;  // of a thread, of each array
@@ -28,7 +29,7 @@ norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
            const scalar_t* __restrict__ residual,  // [N, G, C, P], or null where RESIDUAL is 0
            scalar_t* __restrict__ z,               // [N, G, C, P]
            const NormParams p) {
-  __shared__ acc_t centres[MAX_SUMS], scales[MAX_SUMS], factors[MAX_SUMS], terms[MAX_SUMS];
+  __shared__ Parameters shared;
   const auto reciprocal = [&](acc_t found) { return p.has_rstd ? found : reciprocal_deviation(found, p.eps); };
   const Tile own = tile(p);
   const Place kept = place(own.sum, p.kept_1, p.kept_2, p.kept_3);
@@ -46,17 +47,7 @@ norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
     if (RESIDUAL) added[h] = load_pack<PACK>(residual + offset(at, p.y_0, p.y_1, p.y_2, p.y_3));
   }
 
-  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
-    const index_t sum = own.tile * p.sums + local;
-    if (sum >= p.kept) break;
-    const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
-    if (!p.moves) {
-      centres[local] = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
-      scales[local] = reciprocal(var[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)]);
-    }
-    if (weight) factors[local] = weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)];
-    if (bias) terms[local] = bias[offset(at, p.bias_0, p.bias_1, p.bias_2, p.bias_3)];
-  }
+  load_parameters(shared, mean, var, weight, bias, own, p, reciprocal);
   __syncthreads();
 
   mean += offset(kept, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
@@ -66,23 +57,10 @@ norm_apply(const scalar_t* __restrict__ x,         // [N, G, C, P]
     const index_t i = own.first + h * own.step;
     if (i >= own.last) continue;
     const Place at = place(i, p.reduced_1, p.reduced_2, p.reduced_3);
-    const index_t mean_at = offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3);
-    const index_t var_at = offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3);
-    acc_t moved_centre = 0, moved_scale = 0;
+    acc_t before[PACK];
+    before_activation(before, held[h], added[h], at, shared, mean, var, weight, bias, own, p, reciprocal);
 #pragma unroll
-    for (int e = 0; e < PACK; ++e) {
-      const index_t local = own.local + (ALONG ? e : 0);
-      if (p.moves && (e == 0 || p.mean_3 != 0)) {
-        moved_centre = mean[mean_at + e * p.mean_3];
-        moved_scale = reciprocal(var[var_at + e * p.rstd_3]);
-      }
-      const acc_t centre = p.moves ? moved_centre : centres[local], scale = p.moves ? moved_scale : scales[local];
-      acc_t value = (widen(held[h].at[e]) - centre) * scale;
-      if (weight) value = value * factors[local];
-      if (bias) value = value + terms[local];
-      if (RESIDUAL) value = value + widen(added[h].at[e]);
-      held[h].at[e] = narrow(activated(value, p.activation, p.negative_slope));
-    }
+    for (int e = 0; e < PACK; ++e) held[h].at[e] = narrow(activated(before[e], p.activation, p.negative_slope));
     store_pack(z + offset(at, p.z_0, p.z_1, p.z_2, p.z_3), held[h]);
   }
 }

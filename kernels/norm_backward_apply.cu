@@ -62,19 +62,17 @@ norm_backward_apply(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     values[h] = load_pack<PACK>(x + offset(at, p.x_0, p.x_1, p.x_2, p.x_3));
   }
 
-  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
-    const index_t sum = own.tile * p.sums + local;
-    if (sum >= p.kept) break;
+  each_sum(own, p, [&](index_t local, index_t sum) {
     const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
     const acc_t factor = weight ? weight[offset(at, p.weight_0, p.weight_1, p.weight_2, p.weight_3)] : 1;
     factors[local] = factor;
-    if (p.moves) continue;
+    if (p.moves) return;
     const Shares found = shares_at(at, 0, mean, rstd, sum_g, sum_gh, p);
     centres[local] = found.centre;
     scales[local] = found.scale;
     gs[local] = p.weighs ? found.g * factor : found.g;
     ghs[local] = p.weighs ? found.gh * factor : found.gh;
-  }
+  });
   __syncthreads();
 
   mean += offset(kept, p.mean_0, p.mean_1, p.mean_2, p.mean_3);

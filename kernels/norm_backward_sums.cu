@@ -76,12 +76,12 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     values[h] = load_pack<PACK>(x + offset(at, p.x_0, p.x_1, p.x_2, p.x_3));
   }
 
-  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
-    const index_t sum = own.tile * p.sums + local;
-    if (p.moves || sum >= p.kept) break;
-    const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
-    centres[local] = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
-    scales[local] = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)];
+  if (!p.moves) {
+    each_sum(own, p, [&](index_t local, index_t sum) {
+      const Place at = place(sum, p.kept_1, p.kept_2, p.kept_3);
+      centres[local] = mean[offset(at, p.mean_0, p.mean_1, p.mean_2, p.mean_3)];
+      scales[local] = rstd[offset(at, p.rstd_0, p.rstd_1, p.rstd_2, p.rstd_3)];
+    });
   }
   __syncthreads();
 
@@ -100,9 +100,7 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
     results[1][own.local + e] = rounded(sums[EACH + e]);
   }
   __syncthreads();
-  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
-    const index_t sum = own.tile * p.sums + local;
-    if (sum >= p.kept) break;
+  each_sum(own, p, [&](index_t local, index_t sum) {
     if (parts_g) {
       parts_g[part_place(own, p) + local] = results[0][local];
       parts_gh[part_place(own, p) + local] = results[1][local];
@@ -112,7 +110,7 @@ norm_backward_sums(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
       sum_g[to] = results[0][local] / static_cast<acc_t>(p.divisor);
       sum_gh[to] = results[1][local] / static_cast<acc_t>(p.divisor);
     }
-  }
+  });
 }
 
 extern "C" __global__ void __launch_bounds__(COMBINERS, 1)

@@ -132,9 +132,8 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
   }
   __syncthreads();
   const index_t values = p.splits * part_length(p);
-  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
-    const index_t sum = own.tile * p.sums + local, to = part_place(own, p) + local;
-    if (sum >= p.kept) break;
+  each_sum(own, p, [&](index_t local, index_t sum) {
+    const index_t to = part_place(own, p) + local;
     const acc_t mean_part = results[0][local], sum_d = results[1][local], sum_dd = results[2][local];
     const acc_t scaled = results[3][local];
     if (parts) {
@@ -144,7 +143,7 @@ norm_statistics(const scalar_t* __restrict__ x,  // [N, G, C, P]
     } else {
       write_statistics(statistics(mean_part, sum_d, sum_dd, n, p.eps, scaled), sum, mean, var, rstd, p);
     }
-  }
+  });
 }
 
 // One part of `size` elements, times `scale` and shifted by `shift` to the common pivot. Its values start at `part`,

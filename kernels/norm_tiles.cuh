@@ -45,6 +45,15 @@ __device__ __forceinline__ Tile tile(const NormParams& p) {
   return own;
 }
 
+// Call `act(local, sum)` for each sum of the block, its place in the block and among all; the threads take turns.
+template <class Act>
+__device__ __forceinline__ void each_sum(const Tile& own, const NormParams& p, Act act) {
+  for (index_t local = threadIdx.x; local < p.sums; local += blockDim.x) {
+    const index_t sum = own.tile * p.sums + local;
+    if (sum < p.kept) act(local, sum);
+  }
+}
+
 constexpr int COMBINED = 8;  // sums of a block that adds parts: their values fill a sector
 
 // Values of one part of all sums, padded to whole sectors.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cupy_stub import NO_DEVICE, CupyStub
 from cupy_watch import Watch
 
 import gpucnn
@@ -124,8 +125,11 @@ def test_programs_are_compiled_ahead_and_then_found(
         assert (later.compiled, later.found) == (0, 2)
 
 
-def test_a_backend_that_is_not_there() -> None:
-    with pytest.raises(RuntimeError, match=r"CuPy|GPU|driver"):
+def test_a_backend_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    CupyStub(devices=NO_DEVICE).install(monkeypatch)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    backends._cupy_backend.cache_clear()
+    with pytest.raises(RuntimeError, match="the NVIDIA driver finds no GPU"):
         gpucnn.warmup([POOL])
     with pytest.raises(ValueError, match="backend_named: name is 'gpu', expected one of"):
         gpucnn.warmup([POOL], backend="gpu")

@@ -149,6 +149,7 @@ def launch(
     arrays: Mapping[str, Array | None],
     work: Callable[..., Work],
     known: Mapping[str, Layout | None] = _NONE_KNOWN,
+    /,
     **facts: Hashable,
 ) -> None:
     """Launch `kernel`, in a program for `dtype`, over arrays by the names of its parameters, as planned by `work`.
