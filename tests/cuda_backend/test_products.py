@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_cupy import FakeCupy
+from cupy_stub import CupyStub
 from strategies import arranged
 
 import gpucnn
@@ -16,6 +16,7 @@ import gpucnn.functional as F
 from gpucnn import simulator
 from gpucnn.backends.cuda.convolution import gemm as products
 from gpucnn.backends.cuda.convolution import im2col
+from gpucnn.backends.cuda.device import cupy_runtime
 from gpucnn.backends.cuda.device.cupy_runtime import CupyRuntime
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 
@@ -90,10 +91,14 @@ class Placed:
 
 @pytest.fixture
 def blas(monkeypatch: pytest.MonkeyPatch) -> Blas:
-    """What CuPy's cuBLAS is, and a CuPy."""
-    cupy, blas = FakeCupy(), Blas()
-    cupy.cublas = blas  # type: ignore[assignment]
+    """What CuPy's cuBLAS is, and of CuPy what a product needs."""
+    cupy, blas = CupyStub(), Blas()
+    properties = {"name": b"GPU", "major": 8, "minor": 0, "multiProcessorCount": 100}
+    cupy.cuda.get_cublas_handle = lambda: 1000
+    cupy.cuda.runtime.getDevice = lambda: 0
+    cupy.cuda.runtime.getDeviceProperties = lambda index: properties
     cupy.install(monkeypatch)
+    monkeypatch.setattr(cupy_runtime, "_cublas", lambda: blas)
     return blas
 
 
@@ -122,6 +127,17 @@ def test_cublas_takes_each_dtype(blas: Blas, dtype: str) -> None:
     a, b, c = numbers(1, 1, 2, 3, dtype=dtype), numbers(2, 1, 3, 2, dtype=dtype), numbers(2, 1, 2, 2, dtype=dtype)
     products.multiply(CupyRuntime(), *map(Placed, (a, b, c)))
     np.testing.assert_array_equal(c, a @ b)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("order", ORDERS)
+def test_cupys_cublas_computes_what_it_is_told(cupy: Any, sizes: tuple[int, ...], order: str) -> None:
+    n, n_a, g, m, k, p = sizes
+    a, b, c = (turned(numbers(*shape), order) for shape in ((n_a, g, m, k), (n, g, k, p), (n, g, m, p)))
+    x, y, z = (cupy.ndarray(host.shape, host.dtype, strides=host.strides) for host in (a, b, c))
+    x[...], y[...] = cupy.asarray(a), cupy.asarray(b)
+    products.multiply(CupyRuntime(), x, y, z)
+    np.testing.assert_array_equal(cupy.asnumpy(z), a @ b)
 
 
 @pytest.mark.usefixtures("compiler")
