@@ -23,7 +23,7 @@ struct Readers {
 // The pairs that read input i, where shift = i + low: k * dilation + o * stride = shift.
 //
 // All inputs of one residue i mod stride share their taps, with spacing tap_step = stride / gcd(stride, dilation), and
-// spacing output_step = dilation / gcd of their outputs. A residue without taps has none that exists: its gradient is 0.
+// spacing output_step = dilation / gcd of their outputs. A residue without taps has none that exists, and gradient 0.
 __device__ __forceinline__ Readers readers(index_t shift, index_t kernel, index_t stride, index_t dilation,
                                            index_t tap_step) {
   index_t k = 0;
