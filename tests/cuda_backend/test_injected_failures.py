@@ -27,7 +27,7 @@ import cupy
 from gpucnn import backends, nn
 from gpucnn.backends import replaying
 from gpucnn.backends.cuda.convolution import gemm
-from gpucnn.backends.cuda.device import cupy_runtime
+from gpucnn.backends.cuda.device import cublas, cupy_runtime
 from gpucnn.backends.cuda.launch import plans
 from gpucnn.simulator import cuda
 
@@ -44,7 +44,8 @@ class Training:
     def __init__(self) -> None:
         layers = (
             *(nn.Conv2d(3, 4, 3, padding=1, rng=0), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(4, 16, 3, rng=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5, rng=2)),
+            *(nn.Conv2d(4, 16, 3, padding=1, rng=1), nn.ReLU()),  # by cuBLAS
+            *(nn.Flatten(), nn.Linear(256, 5, rng=2)),
         )
         self.model = nn.Sequential(*layers).to("cuda")
         self.loss = nn.CrossEntropyLoss()
@@ -75,7 +76,8 @@ def new_backend(folder: Path) -> Iterator[None]:
     """The backend over CuPy as a new process has it, with an empty folder of binaries: nothing is planned or loaded."""
     runtime = cupy_runtime.CupyRuntime()
     runtime.compiler._folder = lambda: folder
-    with mock.patch.dict(backends._NATIVE), mock.patch.dict(replaying.REPLAYERS):
+    handles = mock.patch.object(cublas, "_handles", cublas._Handles())
+    with handles, mock.patch.dict(backends._NATIVE), mock.patch.dict(replaying.REPLAYERS):
         backends._with_replays(runtime)
         yield
     for plan in (plans._plan, gemm._plan):  # they keep runtimes, and with them what those loaded
