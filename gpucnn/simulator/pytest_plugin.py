@@ -142,7 +142,7 @@ def cuda_simulator(request: pytest.FixtureRequest) -> ModuleType:
     return importlib.import_module("gpucnn.simulator.cuda")
 
 
-@dataclass
+@dataclass(eq=False)  # pytest keeps plugins in sets
 class _Simulated:
     """Hooks and fixtures that are there under --cuda-simulator only."""
 
