@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
-import pytest
-
 REASON = "the simulated CUDA is not installed here (python -m gpucnn.simulator.cupy makes an environment that has it)"
 
 
 def is_installed() -> bool:
     """Whether this Python's CuPy runs over the simulated CUDA libraries."""
     return all(importlib.util.find_spec(name) is not None for name in ("cupy", "gpucnn_cuda"))
-
-
-needs_simulated_cuda = pytest.mark.skipif(not is_installed(), reason=REASON)

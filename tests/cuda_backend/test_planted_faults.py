@@ -46,10 +46,6 @@ Fault = Callable[[], AbstractContextManager[Any]]
 SEEDS = range(1, 9)
 """Orders of work in streams; one that shows the fault is enough."""
 
-two_devices = pytest.mark.skipif(
-    cupy.cuda.runtime.getDeviceCount() < 2, reason="one simulated device: set GPUCNN_CUDA_DEVICES=2"
-)
-
 
 # --- Planting ---------------------------------------------------------------------------------------------------------
 
@@ -373,7 +369,7 @@ def works_on_both_devices() -> None:
                 same(y, CONVOLVED)
 
 
-def compiles_each_program(tmp_path_factory: pytest.TempPathFactory | None = None) -> None:
+def compiles_each_program() -> None:
     """Sizes and macros are part of a program's text: of two programs each one is compiled."""
     with new_backend(specialises=True) as backend:
         for x in (IMAGES, numbers(2, 5, 7, 9, seed=20)):
