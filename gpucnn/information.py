@@ -13,6 +13,7 @@ from typing import Any
 from gpucnn import __version__
 from gpucnn.backends import available
 from gpucnn.backends.numpy.threads import get_num_threads
+from gpucnn.numerics import choices
 from gpucnn.paths import cache_folder
 
 _AVX512 = ("AVX512_SKX", "X86_V4")  # NumPy's names for it before and since 2.4
@@ -43,7 +44,7 @@ def info() -> dict[str, Any]:
         "processor": {"name": _processor_name(), "cores": _cores(), "vector extensions": _vector_extensions()},
         "threads": get_num_threads(),
         "blas": _blas(),
-        "precision": _precision(),
+        "precision": choices().precision,
         "cache": str(cache_folder()),
     }
 
@@ -52,14 +53,6 @@ def _cuda() -> dict[str, Any]:
     from gpucnn.backends.cuda.device.cupy_runtime import facts
 
     return facts()
-
-
-def _precision() -> str:
-    """The precision at which float32 arrays are computed."""
-    asked = os.environ.get("CUPY_TF32", "0")
-    if asked in ("", "0"):
-        return "fp32"
-    return f"fp32, but for linear on a GPU: CUPY_TF32 is {asked}, and its products are CuPy's own"
 
 
 def _versions() -> dict[str, str]:

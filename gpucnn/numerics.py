@@ -72,8 +72,7 @@ def precision(mode: str) -> Iterator[None]:
 
     Notes
     -----
-    CuPy's variable ``CUPY_TF32`` applies to `gpucnn.functional.linear` on a GPU, whose products are CuPy's own,
-    and to nothing else here.
+    CuPy's variable ``CUPY_TF32`` has no effect here.
 
     Examples
     --------

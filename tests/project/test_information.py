@@ -38,20 +38,11 @@ def test_info_is_plain_and_says_what_is_here() -> None:
     assert facts["precision"].startswith("fp32")
 
 
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        (None, "fp32"),
-        ("", "fp32"),
-        ("0", "fp32"),
-        ("1", "fp32, but for linear on a GPU: CUPY_TF32 is 1, and its products are CuPy's own"),
-    ],
-)
-def test_the_precision_is_what_is_computed(monkeypatch: pytest.MonkeyPatch, asked: str | None, said: str) -> None:
-    monkeypatch.delenv("CUPY_TF32", raising=False)
-    if asked is not None:
-        monkeypatch.setenv("CUPY_TF32", asked)
-    assert gpucnn.info()["precision"] == said
+def test_the_precision_is_that_of_the_open_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUPY_TF32", "1")  # CuPy's own
+    assert gpucnn.info()["precision"] == "fp32"
+    with gpucnn.precision("tf32"):
+        assert gpucnn.info()["precision"] == "tf32"
 
 
 def test_gpus_are_shown_where_they_can_be_used(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
