@@ -55,7 +55,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.backends.cuda", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy", "rich",
     },
     "gpucnn.__main__": {"gpucnn.information"},
-    "gpucnn.information": {"gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "gpucnn.paths", "numpy", "threadpoolctl"},
+    "gpucnn.information": {
+        "gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "gpucnn.paths", "numpy", "threadpoolctl",
+    },
     "gpucnn.memory_format": {
         "gpucnn.backends.dtypes", "gpucnn.backends.replaying", "gpucnn.functional._call", "numpy",
     },
