@@ -73,12 +73,18 @@ int memory_file(const char* name, const void* data, size_t bytes, unsigned flags
   return -1;
 }
 
+// Appends a number to a path in a form that means nothing: each bit as "/." or as "/".
+static void append_bits(std::string& path, uint64_t number) {
+  for (int bit = 0; bit < 64; bit++) path += number >> bit & 1 ? "/." : "/";
+}
+
 // A path of an open file that was never used before: the loader takes a file for one that it has loaded by its path,
-// and file numbers come again. The count of paths is written into it, a bit as "/." or as "/", which mean nothing.
+// and file numbers come again. The count of paths is written into it, and which driver of the process counts them.
 static std::string new_path(int file) {
   static uint64_t count = 0;
   std::string path = "/proc/self/fd";
-  for (uint64_t bits = ++count; bits; bits >>= 1) path += bits & 1 ? "/." : "/";
+  append_bits(path, reinterpret_cast<uintptr_t>(&count));
+  append_bits(path, ++count);
   return path + "/" + std::to_string(file);
 }
 
