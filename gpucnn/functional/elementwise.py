@@ -119,7 +119,8 @@ def linear_backward(
         inputs = conj(x).reshape(-1, x.shape[-1])
         call.backend.linear_backward_weight(inputs, rows, grad_w.reshape(-1, w.shape[-1]))
     if need_b and b is not None:
-        grad_b = call.sum(rows, (0,)).reshape(b.shape)
+        grad_b = call.in_c_order(b.shape)
+        call.backend.channel_sums(rows[:, :, None], grad_b.reshape(-1))
     return call.result((grad_x, grad_w, grad_b))
 
 
