@@ -88,3 +88,24 @@ def test_views_in_several_dimensions(driver: Driver) -> None:
     np.testing.assert_array_equal(got[:6], part.ravel())
     np.testing.assert_array_equal(got[6:], part.ravel("F"))
     assert driver.download(total, 1) == part.sum() + 6 + 200
+
+
+COPY = r"""
+#include <cuda/barrier>
+#include <cooperative_groups.h>
+#include <cooperative_groups/memcpy_async.h>
+extern "C" __global__ void copy(const int* x, int* y) {
+  __shared__ int tile[32];
+  auto group = cooperative_groups::this_thread_block();
+  cooperative_groups::memcpy_async(group, tile, x, cuda::aligned_size_t<16>(sizeof(tile)));
+  cooperative_groups::wait(group);
+  y[threadIdx.x] = tile[31 - threadIdx.x];
+}
+"""
+
+
+def test_a_copy_of_an_aligned_size(driver: Driver) -> None:
+    x = driver.upload(np.arange(32, dtype=np.int32))
+    y = driver.alloc(32 * 4)
+    driver.launch(kernel(driver, COPY, "copy"), x, y)
+    assert driver.download(y, 32, np.int32).tolist() == list(range(31, -1, -1))
