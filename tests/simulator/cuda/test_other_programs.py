@@ -109,3 +109,18 @@ def test_a_copy_of_an_aligned_size(driver: Driver) -> None:
     y = driver.alloc(32 * 4)
     driver.launch(kernel(driver, COPY, "copy"), x, y)
     assert driver.download(y, 32, np.int32).tolist() == list(range(31, -1, -1))
+
+
+FLAGS = r"""
+extern "C" __global__ void flags(long long* y) {
+  atomicOr(&y[0], 1LL << (40 + threadIdx.x));
+  atomicAnd(&y[1], ~(1LL << threadIdx.x));
+  atomicXor(&y[2], -1LL);
+}
+"""
+
+
+def test_atomic_operations_on_bits_of_signed_numbers(driver: Driver) -> None:
+    y = driver.upload(np.array([1, -1, 5], dtype=np.int64))
+    driver.launch(kernel(driver, FLAGS, "flags"), y, block=(3, 1, 1))
+    assert driver.download(y, 3, np.int64).tolist() == [1 + (7 << 40), -8, -6]
