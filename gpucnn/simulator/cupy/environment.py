@@ -44,7 +44,7 @@ DEFAULTS = {defaults}
 def set_defaults():
     """Set the variables that are not set, and those of CUDA's toolkit."""
     # CuPy wants a folder with CUDA's headers. This one has none: the simulated NVRTC has those that kernels include.
-    # A toolkit of this machine would give kernels its own headers, and CuPy its nvcc.
+    # A toolkit of this machine would give kernels its own headers.
     os.environ["CUDA_PATH"] = os.environ["CUDA_HOME"] = os.path.dirname(os.path.abspath(__file__))
     cache = os.environ.get("GPUCNN_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn"
