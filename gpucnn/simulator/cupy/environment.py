@@ -42,7 +42,10 @@ DEFAULTS = {defaults}
 
 
 def set_defaults():
-    """Set the variables that are not set."""
+    """Set the variables that are not set, and those of CUDA's toolkit."""
+    # CuPy wants a folder with CUDA's headers. This one has none: the simulated NVRTC has those that kernels include.
+    # A toolkit of this machine would give kernels its own headers.
+    os.environ["CUDA_PATH"] = os.environ["CUDA_HOME"] = os.path.dirname(os.path.abspath(__file__))
     cache = os.environ.get("GPUCNN_CACHE_DIR") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "gpucnn"
     )
@@ -54,6 +57,8 @@ def set_defaults():
 
 set_defaults()
 '''
+
+_HEADER = "#pragma once  // by this file CuPy finds the folder; what kernels need of CUDA, the simulated NVRTC knows\n"
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,8 @@ def _write_defaults(python: Python, plan: Description) -> None:
     # CuPy's CUB kernels are machine code of NVIDIA's: called, they would find no device to run on.
     defaults = {"CUPY_ACCELERATORS": "", "GPUCNN_CUDA_DEVICE": plan.device}
     package = python.site_packages / PACKAGE
+    (package / "include").mkdir(parents=True, exist_ok=True)
+    (package / "include" / "cuda_runtime.h").write_text(_HEADER, encoding="utf-8")
     (package / "__init__.py").write_text(_DEFAULTS.format(defaults=json.dumps(defaults)), encoding="utf-8")
     (python.site_packages / f"{PACKAGE}.pth").write_text(f"import {PACKAGE}\n", encoding="utf-8")
 

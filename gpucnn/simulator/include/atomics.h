@@ -59,9 +59,9 @@ GPUCNN_ATOMIC(atomicSub, gpucnn::wrapping_add(old, gpucnn::wrapping_negative(val
 GPUCNN_ATOMIC(atomicMax, old > value ? old : value, int, unsigned, long long, unsigned long long)
 GPUCNN_ATOMIC(atomicMin, old < value ? old : value, int, unsigned, long long, unsigned long long)
 GPUCNN_ATOMIC(atomicExch, value, int, unsigned, unsigned long long, float)
-GPUCNN_ATOMIC(atomicOr, old | value, int, unsigned, unsigned long long)
-GPUCNN_ATOMIC(atomicAnd, old & value, int, unsigned, unsigned long long)
-GPUCNN_ATOMIC(atomicXor, old ^ value, int, unsigned, unsigned long long)
+GPUCNN_ATOMIC(atomicOr, old | value, int, unsigned, long long, unsigned long long)
+GPUCNN_ATOMIC(atomicAnd, old & value, int, unsigned, long long, unsigned long long)
+GPUCNN_ATOMIC(atomicXor, old ^ value, int, unsigned, long long, unsigned long long)
 GPUCNN_ATOMIC(atomicInc, old >= value ? T(0) : T(old + 1), unsigned)
 GPUCNN_ATOMIC(atomicDec, old == 0 || old > value ? value : T(old - 1), unsigned)
 #undef GPUCNN_ATOMIC

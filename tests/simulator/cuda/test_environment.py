@@ -186,13 +186,15 @@ def test_a_download_that_fails_leaves_nothing_in_the_cache(tmp_path: Path, monke
     assert [path.name for path in made.iterdir()] == ["whole"]
 
 
-def defaults(tmp_path: Path, **given: str) -> dict[str, str]:
+DEFAULTS = ("CUPY_ACCELERATORS", "CUPY_CACHE_DIR", "GPUCNN_CUDA_DEVICE")
+
+
+def defaults(tmp_path: Path, names: tuple[str, ...] = DEFAULTS, **given: str) -> dict[str, str]:
     """The variables that a new Python has after the import of the defaults."""
     python = modules.Python(Path(sys.executable), tmp_path, tmp_path, ".cpython-311-x86_64-linux-gnu.so", "3.11")
     (tmp_path / environment.PACKAGE).mkdir()
     environment._write_defaults(python, environment.Description("14.2.0", 12, "a100", "linked", complete=True))
     assert (tmp_path / "gpucnn_cuda.pth").read_text(encoding="utf-8") == "import gpucnn_cuda\n"
-    names = ("CUPY_ACCELERATORS", "CUPY_CACHE_DIR", "GPUCNN_CUDA_DEVICE")
     code = f"import os, gpucnn_cuda; print('|'.join(os.environ[name] for name in {names}))"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("CUPY_", "GPUCNN_", "XDG_"))}
     clean |= {"PYTHONPATH": str(tmp_path), "HOME": "/somebody", **given}
@@ -212,6 +214,14 @@ def test_variables_that_are_set_stay(tmp_path: Path) -> None:
     given = {"CUPY_ACCELERATORS": "cub", "GPUCNN_CUDA_DEVICE": "t4"}
     found = defaults(tmp_path, GPUCNN_CACHE_DIR="/cache", **given)
     assert found == given | {"CUPY_CACHE_DIR": "/cache/cupy-kernels"}
+
+
+def test_a_toolkit_of_the_machine_is_not_used(tmp_path: Path) -> None:
+    variables = defaults(tmp_path, ("CUDA_PATH", "CUDA_HOME"), CUDA_PATH="/toolkit", CUDA_HOME="/other")
+    package = tmp_path / "gpucnn_cuda"
+    assert variables == {"CUDA_PATH": str(package), "CUDA_HOME": str(package)}
+    assert (package / "include" / "cuda_runtime.h").is_file()
+    assert not (package / "bin").exists()
 
 
 class Installed(PurePosixPath):

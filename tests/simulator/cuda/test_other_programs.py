@@ -88,3 +88,39 @@ def test_views_in_several_dimensions(driver: Driver) -> None:
     np.testing.assert_array_equal(got[:6], part.ravel())
     np.testing.assert_array_equal(got[6:], part.ravel("F"))
     assert driver.download(total, 1) == part.sum() + 6 + 200
+
+
+COPY = r"""
+#include <cuda/barrier>
+#include <cooperative_groups.h>
+#include <cooperative_groups/memcpy_async.h>
+extern "C" __global__ void copy(const int* x, int* y) {
+  __shared__ int tile[32];
+  auto group = cooperative_groups::this_thread_block();
+  cooperative_groups::memcpy_async(group, tile, x, cuda::aligned_size_t<16>(sizeof(tile)));
+  cooperative_groups::wait(group);
+  y[threadIdx.x] = tile[31 - threadIdx.x];
+}
+"""
+
+
+def test_a_copy_of_an_aligned_size(driver: Driver) -> None:
+    x = driver.upload(np.arange(32, dtype=np.int32))
+    y = driver.alloc(32 * 4)
+    driver.launch(kernel(driver, COPY, "copy"), x, y)
+    assert driver.download(y, 32, np.int32).tolist() == list(range(31, -1, -1))
+
+
+FLAGS = r"""
+extern "C" __global__ void flags(long long* y) {
+  atomicOr(&y[0], 1LL << (40 + threadIdx.x));
+  atomicAnd(&y[1], ~(1LL << threadIdx.x));
+  atomicXor(&y[2], -1LL);
+}
+"""
+
+
+def test_atomic_operations_on_bits_of_signed_numbers(driver: Driver) -> None:
+    y = driver.upload(np.array([1, -1, 5], dtype=np.int64))
+    driver.launch(kernel(driver, FLAGS, "flags"), y, block=(3, 1, 1))
+    assert driver.download(y, 3, np.int64).tolist() == [1 + (7 << 40), -8, -6]
