@@ -272,6 +272,7 @@ def test_a_gpu_is_chosen_by_its_number() -> None:
 
 def test_the_gpus_facts(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
+    device = environment.make_device("gpu")  # CuPy may start programs to find CUDA
 
     def smi(arguments: Any, **options: Any) -> Any:
         asked.append(arguments)
@@ -288,7 +289,6 @@ def test_the_gpus_facts(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "SM clock": "1980 MHz", "memory clock": "2619 MHz", "power limit": "700.00 W", "temperature": "7", "driver": "7"
     }  # fmt: skip
     assert asked[0][-1] == "--id=3"
-    device = environment.make_device("gpu")
     monkeypatch.setattr("benchmarks.environment.subprocess.run", smi)
     facts = environment.describe(2, [], device)
     properties = cupy.cuda.runtime.getDeviceProperties(0)
