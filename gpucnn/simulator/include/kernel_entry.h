@@ -36,6 +36,23 @@ constexpr Parameter describe_parameter() {
 // The first argument of __launch_bounds__, 0 without one.
 constexpr int launch_bound(int threads = 0, int = 0, int = 0) { return threads; }
 
+// An argument with a copy constructor of the program's own, which is checked as the kernel is: it may read the thread's
+// stack, where a copy of the bytes lies, but not the launcher's memory.
+template <class T>
+struct CopiedArgument {
+  alignas(T) unsigned char bytes[sizeof(T)];
+  GPUCNN_UNCHECKED explicit CopiedArgument(const void* from) { __builtin_memcpy(bytes, from, sizeof(T)); }
+  GPUCNN_UNCHECKED T& value() { return *reinterpret_cast<T*>(bytes); }
+};
+template <class T>
+struct DirectArgument {
+  T* from;
+  GPUCNN_UNCHECKED explicit DirectArgument(void* pointer) : from(static_cast<T*>(pointer)) {}
+  GPUCNN_UNCHECKED T& value() { return *from; }
+};
+template <class T>
+using Argument = std::conditional_t<std::is_trivially_copy_constructible_v<T>, DirectArgument<T>, CopiedArgument<T>>;
+
 template <auto kKernel>
 struct KernelEntry;
 
@@ -45,7 +62,7 @@ struct KernelEntry<kKernel> {
 
   template <size_t... kIndex>
   GPUCNN_UNCHECKED static void call_with(void** arguments, std::index_sequence<kIndex...>) {
-    kKernel(*static_cast<std::remove_cv_t<Arguments>*>(arguments[kIndex])...);
+    kKernel(Argument<std::remove_cv_t<Arguments>>(arguments[kIndex]).value()...);
   }
 
   GPUCNN_UNCHECKED static void call(void** arguments) {

@@ -124,3 +124,22 @@ def test_atomic_operations_on_bits_of_signed_numbers(driver: Driver) -> None:
     y = driver.upload(np.array([1, -1, 5], dtype=np.int64))
     driver.launch(kernel(driver, FLAGS, "flags"), y, block=(3, 1, 1))
     assert driver.download(y, 3, np.int64).tolist() == [1 + (7 << 40), -8, -6]
+
+
+PAIR = r"""
+struct Pair {
+  int first, second;
+  __device__ Pair(const Pair& other) : first(other.first), second(other.second) {}
+};
+extern "C" __global__ void sum(Pair pair, int* y) { *y = pair.first + pair.second; }
+"""
+
+
+class Pair(ctypes.Structure):
+    _fields_ = (("first", ctypes.c_int), ("second", ctypes.c_int))
+
+
+def test_an_argument_with_a_copy_constructor(driver: Driver) -> None:
+    y = driver.alloc(4)
+    driver.launch(kernel(driver, PAIR, "sum"), Pair(3, 4), y, block=(1, 1, 1))
+    assert driver.download(y, 1, np.int32).tolist() == [7]
