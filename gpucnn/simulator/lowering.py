@@ -354,11 +354,11 @@ def _instructions(template: str) -> Iterator[str]:
 
 
 def _operands(section: str) -> Iterator[str]:
-    """The expressions of a section's operands, those of pointers as addresses."""
+    """The expressions of a section's operands, those of 64 bits that are read as addresses."""
     for item in _split(_LINE_MARKER.sub("", section), ","):
         match = _OPERAND.match(item)
         if match:
-            address = "::gpucnn::ptx::address" if match.group(1).lstrip("=+&") == "l" else ""
+            address = "::gpucnn::ptx::address" if match.group(1) == "l" else ""
             yield address + " ".join(match.group(2).split())
         elif item.strip():
             raise LoweringError(f"the asm operand {' '.join(item.split())!r}")

@@ -545,6 +545,20 @@ def test_bits_and_integers(build: Build) -> None:
     assert asnumpy(z).tolist() == [1 << 63, 2**64 - 2, 2**64 - 2, 2]
 
 
+def test_the_clock_of_the_device_goes_on(build: Build) -> None:
+    text = """
+    extern "C" __global__ void f(long long* y) {
+      long long from, to;
+      asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(from));
+      do asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(to)); while (to < from + 1000);
+      y[0] = to - from;
+    }
+    """
+    y = asarray(np.zeros(1, "i8"))
+    build(text).run("f", y)
+    assert asnumpy(y).item() >= 1000
+
+
 ATOMICS = {
     "int": ("i4", "Add Sub Max Min Exch Or And Xor CAS"),
     "unsigned": ("u4", "Add Sub Max Min Exch Or And Xor CAS Inc Dec"),
