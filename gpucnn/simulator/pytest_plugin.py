@@ -166,7 +166,8 @@ class _Simulated:
         """Record CuPy's allocations from here on."""
         from gpucnn.simulator.cupy.allocations import Allocations
 
-        self._allocations = Allocations(self.config.getoption("--cuda-allocator"))
+        options = self.config.getoption
+        self._allocations = Allocations(options("--cuda-allocator"), traced=options("--cuda-leaks") != "off")
         self._allocations.start()
 
     def pytest_sessionfinish(self) -> None:
