@@ -56,7 +56,7 @@ __device__ __forceinline__ void pool_anywhere(const scalar_t* __restrict__ x, sc
   y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = narrow(mean);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 average_pool(const scalar_t* __restrict__ x,  // [N, C, D, H, W]
              scalar_t* __restrict__ y,        // [N, C, OD, OH, OW]
              const PoolParams p) {

@@ -59,7 +59,7 @@ __device__ __forceinline__ void backward_anywhere(const scalar_t* __restrict__ g
   grad_x[x.n * p.x_n + x.c * p.x_c + x.d * p.x_d + x.h * p.x_h + x.w * p.x_w] = narrow(sum);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 average_pool_backward(const scalar_t* __restrict__ grad_y,  // [N, C, OD, OH, OW]
                       scalar_t* __restrict__ grad_x,        // [N, C, D, H, W]
                       const PoolParams p) {

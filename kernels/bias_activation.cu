@@ -25,7 +25,7 @@ struct BiasParams {
   double negative_slope;
 };
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 bias_activation(const scalar_t* __restrict__ x,         // [N, C, P]
                 const scalar_t* __restrict__ bias,      // [C] or null
                 const scalar_t* __restrict__ residual,  // [N, C, P] or null

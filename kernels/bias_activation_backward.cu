@@ -63,7 +63,7 @@ __device__ __forceinline__ acc_t sum_of_pieces(const scalar_t* __restrict__ grad
   return sum;
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 bias_activation_backward(const scalar_t* __restrict__ grad_y,  // [N, C, P]
                          const scalar_t* __restrict__ y,       // [N, C, P] or null
                          scalar_t* __restrict__ grad_x,        // [N, C, P] or null

@@ -91,7 +91,7 @@ __device__ __forceinline__ void write_inputs(const acc_t* sums, const Tile& tile
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 col2im(const ENTRY* __restrict__ columns,  // [N, C * KD * KH * KW, OD * OH * OW]
        scalar_t* __restrict__ x,           // [N, C, D, H, W]
        const UnfoldParams p) {

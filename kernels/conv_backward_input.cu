@@ -14,7 +14,7 @@
 #include "params.cuh"
 #include "windows.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 conv_backward_input(const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
                     const scalar_t* __restrict__ w,       // [OC, C / G, KD, KH, KW]
                     const scalar_t* __restrict__ bias,    // [C] or null

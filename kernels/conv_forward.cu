@@ -13,7 +13,7 @@
 #include "params.cuh"
 #include "windows.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 conv_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
              const scalar_t* __restrict__ w,     // [OC, C / G, KD, KH, KW]
              const scalar_t* __restrict__ bias,  // [OC] or null

@@ -10,7 +10,7 @@
 #include "common.cuh"
 #include "params.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 gather(const scalar_t* __restrict__ planes,    // [N, C, PD, PH, PW]
        const long long* __restrict__ indices,  // [N, C, D, H, W]
        scalar_t* __restrict__ values,          // [N, C, D, H, W]

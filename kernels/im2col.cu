@@ -92,7 +92,7 @@ __device__ __forceinline__ void write_columns(const scalar_t* inputs, const Tile
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 im2col(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
        scalar_t* __restrict__ columns,      // [N, C * KD * KH * KW, OD * OH * OW]
        const UnfoldParams p) {

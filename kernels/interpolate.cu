@@ -36,7 +36,7 @@ __device__ __forceinline__ acc_t weighted(acc_t value, real_t weight) {
   return weight == 0 ? acc_t{} : value * weight;
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 resample(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
          scalar_t* __restrict__ y,            // [N, C, OD, OH, OW]
          const int* __restrict__ starts,      // [OD + 1 + OH + 1 + OW + 1]
@@ -328,7 +328,7 @@ __device__ __forceinline__ void write_rows(const acc_t* sums, const ResamplePara
   for_each_pack(box_of(to, p.y_h, p.y_w, last - first, columns, p.inner, p.y_joined), WIDE <= 4, pack, single);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 resample_tiles(const scalar_t* __restrict__ x,      // [N, C, D, H, W]
                scalar_t* __restrict__ y,            // [N, C, OD, OH, OW]
                const int* __restrict__ starts,      // [OD + 1 + OH + 1 + OW + 1]

@@ -12,7 +12,7 @@
 #include "params.cuh"
 #include "windows.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 local_backward_weight(const scalar_t* __restrict__ x,       // [N, C, D, H, W]
                       const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
                       scalar_t* __restrict__ grad_w,        // [OC, OD, OH, OW, C, KD, KH, KW]

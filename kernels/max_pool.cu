@@ -213,14 +213,14 @@ __device__ __forceinline__ void pool(const scalar_t* __restrict__ x, scalar_t* _
   if (WITH_INDICES) store_patch<INDEX_PACK>(at, indices, written);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 max_pool(const scalar_t* __restrict__ x,  // [N, C, D, H, W]
          scalar_t* __restrict__ y,        // [N, C, OD, OH, OW]
          const PoolParams p) {
   pool<false>(x, y, nullptr, p);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 max_pool_with_indices(const scalar_t* __restrict__ x,   // [N, C, D, H, W]
                       scalar_t* __restrict__ y,         // [N, C, OD, OH, OW]
                       long long* __restrict__ indices,  // [N, C, OD, OH, OW]

@@ -154,7 +154,7 @@ __device__ __forceinline__ void write_tile(const scalar_t* tile, const acc_t* bi
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 pack(const scalar_t* __restrict__ x,     // [N, C, P]
      const scalar_t* __restrict__ bias,  // [C] or null
      TARGET* __restrict__ y,             // [N, C, P]

@@ -16,7 +16,7 @@ struct SumParams {
   index_t weights;
 };
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 sum_splits(const acc_t* __restrict__ parts,  // [splits, OC, C / G, KD, KH, KW]
            scalar_t* __restrict__ total,     // [OC, C / G, KD, KH, KW]
            const SumParams p) {

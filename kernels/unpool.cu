@@ -67,7 +67,7 @@ __device__ __forceinline__ void stage_indices(const long long* __restrict__ indi
   });
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
        const long long* __restrict__ indices,  // [N, C, D, H, W]
        int* __restrict__ out_of_window,        // [N, C]
@@ -133,7 +133,7 @@ unpool(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
   store_patch<PACK>(results, planes, written);
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 1)
 unpool_anywhere(const scalar_t* __restrict__ values,    // [N, C, D, H, W]
                 const long long* __restrict__ indices,  // [N, C, D, H, W]
                 const int* __restrict__ out_of_window,  // [N, C]

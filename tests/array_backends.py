@@ -64,10 +64,9 @@ def _cupy_asarray(host: np.ndarray[Any, Any]) -> Any:
         return cupy.asarray(host)
     reaches = [(size - 1) * step for size, step in zip(host.shape, host.strides, strict=True)]
     below, above = -sum(min(0, reach) for reach in reaches), sum(max(0, reach) for reach in reaches)
-    memory = cupy.full(below + above + host.itemsize, 1 if host.dtype == np.bool_ else 0xFF, np.uint8)
-    array = cupy.ndarray(host.shape, host.dtype, memory.data + below, strides=host.strides)
-    array[...] = cupy.asarray(np.ascontiguousarray(host))
-    return array
+    image = np.full(below + above + host.itemsize, 1 if host.dtype == np.bool_ else 0xFF, np.uint8)
+    np.ndarray(host.shape, host.dtype, image, below, host.strides)[...] = host
+    return cupy.ndarray(host.shape, host.dtype, cupy.asarray(image).data + below, strides=host.strides)
 
 
 def _cupy_asnumpy(array: Any) -> np.ndarray[Any, Any]:
