@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 
 from gpucnn.simulator import cuda
 
-ALLOCATORS = ("exact", "pool")
 MAX_LINES = 4  # of a traceback
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 UNKNOWN = ("not by an array of CuPy's on the main thread",)
@@ -160,17 +157,6 @@ class Allocations:
                 made.pop(of["mem_ptr"], None)
 
         return Hook()
-
-
-@contextmanager
-def recorded(allocator: str) -> Iterator[Allocations]:
-    """Record CuPy's allocations within the block."""
-    allocations = Allocations(allocator)
-    allocations.start()
-    try:
-        yield allocations
-    finally:
-        allocations.stop()
 
 
 def _lines_of_program(frame: FrameType | None) -> tuple[tuple[str, ...], bool]:

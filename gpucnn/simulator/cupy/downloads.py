@@ -1,4 +1,4 @@
-"""What pip fetches for an environment, with the user's configuration, kept in the cache."""
+"""Downloads for an environment, by pip with the user's configuration, kept in the cache."""
 
 from __future__ import annotations
 

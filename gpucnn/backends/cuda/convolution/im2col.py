@@ -73,6 +73,9 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
     part_bytes = 0 if as_one else grad_w.size * sums.itemsize
     multiply_chunk = _multiply_as_one if as_one else _multiply_image_by_image
     chunks = list(_chunks(x, geometry, x.itemsize, part_bytes))
+    if len(chunks) == 1 and (as_one or len(x) == 1):
+        multiply_chunk(runtime, x, grad_y, grad_w[None], geometry)
+        return
     total = grad_w if len(chunks) == 1 or grad_w.dtype == sums else empty(runtime, grad_w.shape, sums)
     for images in chunks:
         before = int(images.start > 0)  # whether there is a sum of the images before
