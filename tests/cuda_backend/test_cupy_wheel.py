@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[2]
 STARTED = """
 import site
 import cupy, numpy as np
-from gpucnn.backends.cuda.device import cupy_runtime, libraries, nvrtc
+from gpucnn.backends.cuda.device import cublas, cupy_runtime, libraries, nvrtc
 site.PREFIXES[:] = [{prefix!r}]
 cupy.cuda.runtime.getDeviceCount = lambda: 1
 """
@@ -33,6 +33,12 @@ extern "C" const char* nvrtcGetErrorString(int) { return ""; }
 """
 CUBLAS = """
 extern "C" int cublasGetProperty(int which, int* value) { *value = 12 + which; return 0; }
+extern "C" int cublasCreate_v2() { return 0; }
+extern "C" int cublasDestroy_v2() { return 0; }
+extern "C" int cublasSetStream_v2() { return 0; }
+extern "C" int cublasSetWorkspace_v2() { return 0; }
+extern "C" int cublasSetMathMode() { return 0; }
+extern "C" int cublasGemmStridedBatchedEx() { return 16; }
 """
 
 pytestmark = pytest.mark.usefixtures("bindings", "compiler")
@@ -89,10 +95,11 @@ def printed(prefix: Path, code: str) -> str:
 
 def test_the_product_of_a_convolution_finds_cublas(packages: Path) -> None:
     code = """
-product = cupy_runtime.CupyProduct(cupy, np.dtype(np.float32))
-print(product._multiply.__name__, libraries.cublas_version(12))
+cupy_runtime._load_cublas()
+found = cublas.library((12,))
+print(found.gemm(*[0] * 23), libraries.cublas_version(12), found._library._name)
 """
-    assert printed(packages, code) == "gemmStridedBatchedEx 12.13.14"
+    assert printed(packages, code).startswith(f"16 12.13.14 {packages}")
 
 
 def test_the_compiler_finds_nvrtc(packages: Path) -> None:
