@@ -60,7 +60,8 @@ class ArrayBackend:
 def _cupy_asarray(host: np.ndarray[Any, Any]) -> Any:
     """A copy on the GPU with the strides of `host`; what lies between its elements is NaN."""
     cupy: Any = importlib.import_module("cupy")
-    if not host.size or not host.flags.aligned or any(step % host.itemsize for step in host.strides):
+    is_addressable = host.flags.aligned and not any(step % host.itemsize for step in host.strides)
+    if not host.size or not is_addressable or host.dtype.hasobject:  # what CuPy takes or refuses by itself
         return cupy.asarray(host)
     reaches = [(size - 1) * step for size, step in zip(host.shape, host.strides, strict=True)]
     below, above = -sum(min(0, reach) for reach in reaches), sum(max(0, reach) for reach in reaches)
