@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import hypothesis
 import numpy as np
+import pytest
 
 from gpucnn import simulator
 from gpucnn.backends import Backend, backend_of
@@ -60,6 +62,10 @@ class ArrayBackend:
 def _cupy_asarray(host: np.ndarray[Any, Any]) -> Any:
     """A copy on the GPU with the strides of `host`; what lies between its elements is NaN."""
     cupy: Any = importlib.import_module("cupy")
+    if host.dtype.name == "bfloat16" and int(cupy.__version__.split(".")[0]) < 14:
+        if hypothesis.currently_in_test_context():
+            hypothesis.reject()
+        pytest.skip(f"CuPy {cupy.__version__} has no bfloat16")
     is_addressable = host.flags.aligned and not any(step % host.itemsize for step in host.strides)
     if not host.size or not is_addressable or host.dtype.hasobject:  # what CuPy takes or refuses by itself
         return cupy.asarray(host)
