@@ -161,7 +161,8 @@ def explain(
     Nothing is measured. On the CPU, costs are those of the model that makes the choice: nanoseconds of one core, of
     which only the ratios mean much. A gradient of the weight is counted as its forward. On a GPU nothing is chosen by
     cost: the bytes are those of input, weight and output, the least that is moved, and for ``"im2col"`` twice those of
-    the columns, which are written and read. The bias is left out.
+    the columns, which are written and read, and for ``"implicit_gemm"`` twice those of images that it first copies to
+    channels last. It is that of a GPU of compute capability 8.0 or later. The bias is left out.
 
     Examples
     --------
@@ -372,8 +373,8 @@ class _Convolution:
     def on_a_gpu(self, operation: str) -> Explanation:
         direction, geometry, dtype = self.direction, self.geometry, name_of(self.dtype)
         x, y = (dense(shape, self.dtype.itemsize, self.channels_last) for shape in self.shapes)
-        name = on_a_gpu.algorithm(direction, geometry, dtype, x, y)
-        names = on_a_gpu.algorithms(dtype)
+        name = on_a_gpu.algorithm(direction, geometry, dtype, x, y, tensor_cores=True)
+        names = on_a_gpu.algorithms(dtype, tensor_cores=True)
         picks = choices().picks
         if choices().algorithm is not None:
             reason = _asked(name)
@@ -383,6 +384,8 @@ class _Convolution:
             reason = "It was the quickest when gpucnn.tune timed it."
         elif len(names) == 1:
             reason = f"No matrix product is taken of {dtype}."
+        elif name == "implicit_gemm":
+            reason = "The matrix product is large enough for tensor cores, which gather its columns as they go."
         elif name == "im2col":
             reason = "The matrix product of one image and group is large enough to be worth its columns."
         else:
@@ -398,6 +401,9 @@ class _Convolution:
         values = weights + sum(map(prod, self.shapes))
         if name == "im2col" and not all(sampling.is_identity for sampling in self.geometry.forward):
             values += 2 * positions * inputs * self.geometry.taps
+        if name == "implicit_gemm" and not self.channels_last:
+            x, y = map(prod, self.shapes)
+            values += 2 * {"forward": x, "backward_input": y, "backward_weight": x + y}[self.direction]
         return Alternative(name, None, values * self.dtype.itemsize, positions * weights)
 
 

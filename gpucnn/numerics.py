@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 PRECISIONS = ("fp32", "tf32")
 NOT_COMPUTED = ("fp32x3",)  # precisions that have a name and no kernels
-ALGORITHMS = ("direct", "im2col", "winograd")
+ALGORITHMS = ("direct", "im2col", "winograd", "implicit_gemm")
 
 
 class Picks(Protocol):
@@ -134,10 +134,11 @@ def algorithm(name: str) -> Iterator[None]:
 
     Parameters
     ----------
-    name : "direct", "im2col" or "winograd"
+    name : "direct", "im2col", "winograd" or "implicit_gemm"
         On the CPU: tap by tap; columns and a matrix product, or for the gradient of the input a product and a fold
-        where that costs less; Winograd's minimal filtering. On a GPU: one kernel that sums each result; or columns and
-        a matrix product, which takes workspace; no Winograd.
+        where that costs less; Winograd's minimal filtering; no implicit GEMM. On a GPU: one kernel that sums each
+        result; columns and a matrix product, which takes workspace; no Winograd; a product on tensor cores that
+        gathers its columns as it goes, of 16 bits, and of float32 within ``precision("tf32")``.
 
     Raises
     ------
@@ -145,7 +146,8 @@ def algorithm(name: str) -> Iterator[None]:
         There is no such algorithm. Within the block, a convolution that it does not compute raises ValueError too. On
         the CPU ``"winograd"`` computes the output, and the gradient of the input but not of the weight, in float32 and
         16 bits, at stride 1, three taps along the width, and three or one along the height; on a GPU nothing. On a GPU
-        ``"im2col"`` computes no convolution of integers, among others.
+        ``"im2col"`` computes no convolution of integers, among others, and ``"implicit_gemm"`` needs compute capability
+        8.0.
 
     See Also
     --------

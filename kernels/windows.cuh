@@ -14,6 +14,9 @@ __device__ __forceinline__ Range taps_inside(index_t start, index_t kernel, inde
 // Whether an index is one of `size`.
 __device__ __forceinline__ bool is_inside(index_t i, index_t size) { return i >= 0 && i < size; }
 
+// An index outside of every axis, whatever tap, or this once more, is added to it.
+constexpr index_t NOWHERE = index_t(1) << (sizeof(index_t) * 8 - 3);
+
 // The pairs (tap, output) that may read one input: (k + j * tap_step, o - j * output_step) for j = 0, 1, …, as far as
 // tap and output exist.
 struct Readers {

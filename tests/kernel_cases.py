@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -54,8 +54,9 @@ class Case:
 
     @cached_property
     def expected(self) -> tuple[Array, ...]:
-        """What the NumPy backend gives."""
-        return self.run(NumpyBackend())
+        """What the NumPy backend gives, which has no implicit GEMM."""
+        case = replace(self, algorithm=None) if self.algorithm == "implicit_gemm" else self
+        return case.run(NumpyBackend())
 
     def agrees(self, results: tuple[Array, ...]) -> bool:
         """Whether `results` are the expected ones, up to rounding."""
@@ -114,6 +115,27 @@ def _convolutions() -> Iterator[Case]:
         yield from _unfolding(f"of {sizes}, float32", _array((2, 8, 1, *sizes)), unfold, "float32")
     pixels = _conv((4, 6, 2), (4, 5), 1, 1, 0)
     yield from _convolution("1x1, im2col", 2, pixels, "float64", "contiguous", "im2col")
+
+
+TENSOR_CORES: dict[str, tuple[int, ConvGeometry]] = {
+    "steps of channels": (2, _conv((40, 20), (5, 6), 3, 1, 1)),
+    "four taps at once": (2, _conv((3, 16), (9, 8), (3, 2), 2, 1)),
+    "two taps at once": (1, _conv((12, 16), (6, 7), 3, (2, 1), 1)),
+    "groups": (2, _conv((40, 24, 2), (3, 5, 4), (2, 3, 1), (1, 2, 1), 1)),
+    "residues without taps": (2, _conv((8, 16), (9, 8), (3, 2), (4, 2), ((3, 2), (1, 4)), (2, 4))),
+    "32 rows": (1, _conv((16, 24), (19, 18), 3, 1, 1)),
+    "64 rows": (1, _conv((24, 56), (7, 8), 3, 1, 1)),
+    "128 rows, 1-d": (2, _conv((8, 136), (16640,), 1, 2, 0)),
+    "windows that miss the input": (1, _conv((8, 8), (3, 4), 2, 2, 5, 2)),
+}  # fmt: skip
+
+
+def _tensor_cores() -> Iterator[Case]:
+    for name, (n, geometry) in TENSOR_CORES.items():
+        for dtype in ("float16", "bfloat16"):
+            for order in ("contiguous", "channels_last", "offset") if "rows" not in name else ("contiguous",):
+                title = f"implicit GEMM, {name}, {dtype}, {order}"
+                yield from _directions(title, n, geometry, dtype, order, "implicit_gemm")
 
 
 # --- Depthwise convolution ----------------------------------------------------------------------------------------
@@ -536,7 +558,9 @@ def _biases() -> Iterator[Case]:
             yield Case(f"sums, {name}, {dtype}, {order}", "channel_sums", (x,))
 
 
-FAMILIES = (_convolutions, _depthwise, _poolings, _planes, _resamplings, _norms, _packings, _biases)
+FAMILIES = (
+    _convolutions, _tensor_cores, _depthwise, _poolings, _planes, _resamplings, _norms, _packings, _biases
+)  # fmt: skip
 CASES = [case for family in FAMILIES for case in family()]
 _LISTED = {case.primitive for case in CASES}
 CASES += [

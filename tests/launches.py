@@ -22,10 +22,10 @@ from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.device.runtime import Array, Device, Function
 from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.backends.cuda.launch import plans as launching
-from gpucnn.numerics import algorithm
+from gpucnn.numerics import algorithm, precision
 
 Shape = tuple[int, ...]
-ALGORITHMS = (None, "direct", "im2col")  # None: as chosen by itself
+ALGORITHMS = (None, "direct", "im2col", "implicit_gemm")  # None: as chosen by itself
 
 
 class ZeroedNumpy:
@@ -55,7 +55,7 @@ class Recorder:
     null: None = None
 
     def device(self, array: Array) -> Device:
-        return Device(0, "recorder", (7, 5), 4)
+        return Device(0, "recorder", (8, 0), 4)
 
     def using(self, device: Device) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -81,9 +81,14 @@ class Recorder:
         return launch
 
 
-def by(chosen: str | None) -> AbstractContextManager[None]:
-    """Within the block convolutions are computed by this algorithm."""
-    return nullcontext() if chosen is None else algorithm(chosen)
+@contextlib.contextmanager
+def by(chosen: str | None) -> Iterator[None]:
+    """Within the block convolutions are computed by this algorithm, which may need a precision for float32."""
+    with (
+        nullcontext() if chosen is None else algorithm(chosen),
+        precision("tf32" if chosen == "implicit_gemm" else "fp32"),
+    ):
+        yield
 
 
 @contextlib.contextmanager

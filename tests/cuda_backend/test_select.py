@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import gpucnn
+from benchmarks.cases import select
+from benchmarks.layers import ConvLayer
 from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.cuda.convolution.im2col import images_at_once
@@ -29,6 +31,19 @@ def layer(c: int, oc: int, kernel: int = 3, size: int = 14, groups: int = 1) -> 
     return conv_geometry("conv2d", (size, size), Channels(c, oc, groups), kernel, 1, kernel // 2, 1)
 
 
+def dense_layers() -> list[ConvGeometry]:
+    """Those of the benchmark, grouped and transposed ones included, but no depthwise ones."""
+    layers = {case.layer.untransposed for case in select("full", device="gpu") if isinstance(case.layer, ConvLayer)}
+    return [
+        conv_geometry(
+            "conv", each.size, Channels(each.channels, each.out_channels, each.groups), each.kernel, each.stride,
+            tuple(zip(each.padding, each.padding, strict=True)), each.dilation,
+        )
+        for each in layers
+        if not each.channels == each.groups > 1
+    ]  # fmt: skip
+
+
 def layouts(geometry: ConvGeometry, dtype: str, n: int = 2, channels_last: bool = False) -> tuple[Layout, Layout]:
     """Those of x and y."""
     itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
@@ -37,8 +52,10 @@ def layouts(geometry: ConvGeometry, dtype: str, n: int = 2, channels_last: bool 
     return dense(x, itemsize, channels_last), dense(y, itemsize, channels_last)
 
 
-def chosen(direction: str, geometry: ConvGeometry, dtype: str, channels_last: bool = False) -> str:
-    return algorithm(direction, geometry, dtype, *layouts(geometry, dtype, channels_last=channels_last))
+def chosen(
+    direction: str, geometry: ConvGeometry, dtype: str, channels_last: bool = False, tensor_cores: bool = True
+) -> str:
+    return algorithm(direction, geometry, dtype, *layouts(geometry, dtype, channels_last=channels_last), tensor_cores)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -73,9 +90,9 @@ def test_depthwise_is_what_its_kernels_compute(direction: str) -> None:
     assert chosen(direction, geometry, "float32", channels_last=True) == "depthwise"
     x, y = layouts(geometry, "float32")
     gaps = x._replace(strides=tuple(2 * step for step in x.strides))
-    assert algorithm(direction, geometry, "float32", gaps, y) == "direct"
+    assert algorithm(direction, geometry, "float32", gaps, y, True) == "direct"
     mixed = layouts(geometry, "float32", channels_last=True)[0]
-    assert algorithm(direction, geometry, "float32", mixed, y) == "depthwise"  # by copies in C order
+    assert algorithm(direction, geometry, "float32", mixed, y, True) == "depthwise"  # by copies in C order
     for name in ("direct", "im2col"):
         with gpucnn.algorithm(name):
             assert chosen(direction, geometry, "float32") == name
@@ -90,12 +107,42 @@ def test_filters_that_fill_shared_memory_are_left_to_the_direct_kernels() -> Non
 def test_what_a_product_cannot_compute_is_direct(dtype: str) -> None:
     for direction in DIRECTIONS:
         products = "direct" if dtype in INTEGER else "im2col"
-        assert chosen(direction, layer(64, 64), dtype) == products
+        assert chosen(direction, layer(64, 64), dtype, tensor_cores=False) == products
+        gathered = "implicit_gemm" if dtype in ("float16", "bfloat16") else products
+        assert chosen(direction, layer(64, 64), dtype) == gathered
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("tensor_cores", [False, True])
+def test_no_dense_layer_of_the_benchmark_has_one_output_a_thread_in_16_bits(direction: str, tensor_cores: bool) -> None:
+    found = {
+        geometry: chosen(direction, geometry, dtype, tensor_cores=tensor_cores)
+        for geometry in dense_layers()
+        for dtype in ("float16", "bfloat16")
+    }
+    assert len(found) > 40
+    assert set(found.values()) == ({"im2col", "implicit_gemm"} if tensor_cores else {"im2col"})
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_float32_is_rounded_to_tf32_where_that_is_asked_for(direction: str) -> None:
+    with gpucnn.precision("tf32"):
+        assert chosen(direction, layer(64, 64), "float32") == "implicit_gemm"
+        assert chosen(direction, layer(64, 64), "float32", tensor_cores=False) == "im2col"
+        assert chosen(direction, layer(64, 64), "complex64") == "im2col"
+        assert chosen(direction, layer(64, 64, 1), "float16") == "im2col"  # a product without columns
 
 
 def test_the_callers_algorithm_is_taken() -> None:
     with gpucnn.algorithm("direct"):
         assert chosen("forward", layer(64, 64), "float32") == "direct"
+        with gpucnn.algorithm("implicit_gemm"):
+            assert chosen("forward", layer(1, 1), "float16") == "implicit_gemm"
+            with pytest.raises(ValueError, match="'implicit_gemm' computes no convolution of float32, expected one of"):
+                chosen("forward", layer(64, 64), "float32")
+            below = "computes no convolution of float16 on a GPU of compute capability below 8.0, expected one of"
+            with pytest.raises(ValueError, match=below):
+                chosen("forward", layer(64, 64), "float16", tensor_cores=False)
         with gpucnn.algorithm("im2col"):
             assert chosen("forward", layer(1, 1), "float32") == "im2col"
             with pytest.raises(ValueError, match="algorithm: 'im2col' computes no convolution of int8"):
@@ -106,7 +153,7 @@ def test_the_callers_algorithm_is_taken() -> None:
 
 def test_an_unknown_algorithm_is_refused() -> None:
     for name in ("fft", "fold", "Winograd", "", None):
-        message = rf"^algorithm: name is {name!r}, expected one of \('direct', 'im2col', 'winograd'\)$"
+        message = rf"^algorithm: name is {name!r}, expected one of \('direct', 'im2col', 'winograd', 'implicit_gemm'\)$"
         with pytest.raises(ValueError, match=message), gpucnn.algorithm(name):  # type: ignore[arg-type]
             pass
 
@@ -115,7 +162,7 @@ def test_an_unknown_algorithm_is_refused() -> None:
 def test_what_a_gpu_does_not_compute_is_refused(direction: str) -> None:
     with (
         gpucnn.algorithm("winograd"),
-        pytest.raises(ValueError, match=r"^algorithm: 'winograd' is not computed on a GPU, expected 'direct' or"),
+        pytest.raises(ValueError, match=r"^algorithm: 'winograd' is not computed on a GPU, expected one of"),
     ):
         chosen(direction, layer(64, 64), "float32")
 

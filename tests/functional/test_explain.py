@@ -15,7 +15,7 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import numerics, simulator
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cuda.convolution import depthwise, im2col
+from gpucnn.backends.cuda.convolution import depthwise, im2col, implicit_gemm
 from gpucnn.backends.cuda.convolution import direct as direct_on_a_gpu
 from gpucnn.backends.numpy import NumpyBackend, columns, direct, folding, grouped, winograd
 from gpucnn.backends.numpy import depthwise as depthwise_on_the_cpu
@@ -70,11 +70,12 @@ def test_convolutions_on_the_cpu(call: Any, dtype: str, algorithm: str, reason: 
     ("call", "dtype", "algorithm", "reason", "names"),
     [
         (RESNET, "float32", "im2col", "large enough", ["direct", "im2col"]),
-        (RESNET, "bfloat16", "im2col", "large enough", ["direct", "im2col"]),
+        (RESNET, "bfloat16", "implicit_gemm", "tensor cores", ["direct", "im2col", "implicit_gemm"]),
         (RESNET, "int8", "direct", "No matrix product is taken of int32", ["direct"]),
-        (RESNET_INPUT, "float16", "im2col", "large enough", ["direct", "im2col"]),
+        (RESNET_INPUT, "float16", "implicit_gemm", "tensor cores", ["direct", "im2col", "implicit_gemm"]),
         (RESNET_WEIGHT, "complex64", "im2col", "large enough", ["direct", "im2col"]),
         (RESNEXT, "float32", "direct", "too small", ["direct", "im2col"]),
+        (RESNEXT, "float16", "implicit_gemm", "tensor cores", ["direct", "im2col", "implicit_gemm"]),
         (MOBILENET, "float32", "depthwise", "filtered alone", ["direct", "im2col", "depthwise"]),
         (MOBILENET, "complex64", "direct", "too small", ["direct", "im2col"]),
         (DCGAN, "float32", "im2col", "large enough", ["direct", "im2col"]),
@@ -91,13 +92,15 @@ def test_convolutions_on_a_gpu(call: Any, dtype: str, algorithm: str, reason: st
 
 
 def test_the_model_of_a_gpu_by_hand() -> None:
-    """Each array once, columns twice, and none of them where a tap is a pixel."""
+    """Each array once, columns twice and none of them where a tap is a pixel, copies to channels last twice."""
     told = gpucnn.explain("conv2d", (2, 3, 8, 8), (4, 3, 3, 3), dtype="float16", backend="cuda")
     arrays = 2 * (2 * 3 * 64 + 4 * 27 + 2 * 4 * 36)
     sums = 2 * 4 * 36 * 27
     assert [(each.bytes_moved, each.multiply_adds) for each in told.alternatives] == [
-        (arrays, sums), (arrays + 2 * 2 * 27 * 2 * 36, sums)
+        (arrays, sums), (arrays + 2 * 2 * 27 * 2 * 36, sums), (arrays + 2 * 2 * 2 * 3 * 64, sums)
     ]  # fmt: skip
+    told = gpucnn.explain("conv2d", (2, 3, 8, 8), (4, 3, 3, 3), dtype="float16", backend="cuda", channels_last=True)
+    assert told.alternatives[-1].bytes_moved == arrays
     told = gpucnn.explain("conv1d_weight", (2, 3, 8), (4, 3, 1), (2, 4, 8), backend="cuda")
     assert {each.bytes_moved for each in told.alternatives} == {4 * (2 * 3 * 8 + 12 + 2 * 4 * 8)}
 
@@ -143,7 +146,7 @@ def test_the_algorithm_is_the_one_that_runs(
     else:
         request.getfixturevalue("compiler")
         directions = ("forward", "backward_input", "backward_weight")
-        modules = {"depthwise": depthwise, "direct": direct_on_a_gpu, "im2col": im2col}
+        modules = {"depthwise": depthwise, "direct": direct_on_a_gpu, "im2col": im2col, "implicit_gemm": implicit_gemm}
         by = {name: (module, directions) for name, module in modules.items()}
     ran: list[str] = []
     for algorithm, (module, functions) in by.items():

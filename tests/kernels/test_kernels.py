@@ -29,7 +29,6 @@ from gpucnn.geometry.geometries import Channels, conv_geometry
 pytestmark = pytest.mark.usefixtures("compiler")
 KERNELS = sorted(path.stem for path in sources.folder().glob("*.cu"))
 DRAWN = random.Random(1).sample(CASES, len(CASES))  # so that evenly spread rows are of all dtypes and orders
-COMMON = [case for case in DRAWN if "float32" in case.name]
 
 
 def simulated(case: Case, cuda: CudaBackend) -> tuple[np.ndarray[Any, Any], ...]:
@@ -60,7 +59,9 @@ def bits(case: Case, cuda: CudaBackend) -> list[bytes]:
 
 
 def common(kernel: str) -> list[Case]:
-    return [case for case in COMMON if kernel in case.kernels]
+    """The cases of a kernel in float32, or of one that takes 16 bits, in float16."""
+    cases = [case for case in DRAWN if kernel in case.kernels]
+    return [case for case in cases if "float32" in case.name] or [case for case in cases if "float16" in case.name]
 
 
 @pytest.mark.table(4)

@@ -62,6 +62,8 @@ def algorithm(
     >>> [algorithm(direction, stem, 1, "float32", False) for direction in ("forward", "backward_input")]
     ['im2col', 'fold']
     """
+    if chosen == "implicit_gemm":
+        raise ValueError("algorithm: 'implicit_gemm' is not computed on the CPU, expected 'direct' or 'im2col'")
     if direction == "backward_weight":
         return _of_weight(geometry, dtype, chosen)
     if direction == "backward_input" and chosen in (None, "im2col") and _folds(geometry, batch, dtype, chosen):

@@ -142,8 +142,8 @@ def failing(
     call : int
         The first call that fails, counted from 1 at the beginning of the block.
     error : str
-        The error's name, with or without its prefix CUDA_ERROR and in either case. Libraries above the driver turn it into one
-        of theirs.
+        The error's name, with or without its prefix CUDA_ERROR and in either case. Libraries above the driver turn it
+        into one of theirs.
     times : int or None
         The number of calls that fail, one after the other; None for all that follow.
 

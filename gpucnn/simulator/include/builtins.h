@@ -121,6 +121,9 @@ inline void __threadfence_block() {}  // orders one thread's own accesses: barri
 inline size_t __cvta_generic_to_shared(const void* pointer, gpucnn::Site site = gpucnn::Site::here()) {
   return gpucnn::shared_address(pointer, site);
 }
+inline void* __cvta_shared_to_generic(size_t address, gpucnn::Site site = gpucnn::Site::here()) {
+  return gpucnn::generic_address(static_cast<uint32_t>(address), site);
+}
 
 [[noreturn]] inline void __trap(gpucnn::Site site = gpucnn::Site::here()) {
   gpucnn::trap("__trap() was executed", site);

@@ -67,6 +67,7 @@ struct SharedVariable {
 
 void* dynamic_shared();
 uint32_t shared_address(const void* pointer, Site site);
+void* generic_address(uint32_t shared, Site site);
 
 // ---- Synchronisation ---------------------------------------------------------------------------------------------
 

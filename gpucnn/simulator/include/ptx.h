@@ -48,6 +48,7 @@ inline void mov_s32(int& d, int a, Site = {}) { d = a; }
 inline void mov_u64(unsigned long& d, uint64_t a, Site = {}) { d = a; }
 inline void mov_u64(unsigned long long& d, uint64_t a, Site = {}) { d = a; }
 inline void mov_u64(long long& d, uint64_t a, Site = {}) { d = static_cast<long long>(a); }
+inline void mov_u64(unsigned long long& d, const char* a, Site = {}) { d = reinterpret_cast<uint64_t>(a); }
 inline void mov_b32(uint32_t& d, float a, Site = {}) { d = float_to_bits(a); }
 inline void mov_b32(uint32_t& d, uint32_t a, Site = {}) { d = a; }
 inline void mov_b32(float& d, uint32_t a, Site = {}) { d = bits_to_float(a); }

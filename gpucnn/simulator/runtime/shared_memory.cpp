@@ -73,6 +73,8 @@ char* shared_pointer(uint32_t address, Where where) {
   return arena + address;
 }
 
+void* generic_address(uint32_t shared, Site site) { return shared_pointer(shared, Where(site)); }
+
 // ---- cp.async ------------------------------------------------------------------------------------------------------
 
 static AsyncCopies& own_copies() {

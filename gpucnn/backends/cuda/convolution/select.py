@@ -1,7 +1,7 @@
-"""Choice of a convolution's algorithm on a GPU: pure functions, so that results never depend on the device.
+"""Choice of a convolution's algorithm on a GPU: pure functions of sizes, dtype and whether there are tensor cores.
 
-No kernel has run on a device yet. The plain direct and im2col ones are the default; depthwise tiles stand before them
-for what they are counted to save (benchmarks/results/kernel-gains.md).
+No kernel has run on a device yet. Depthwise tiles and the implicit GEMM stand before the direct and im2col ones for
+what they save by count: of bytes (benchmarks/results/kernel-gains.md), or of instructions per multiply-add.
 """
 
 from __future__ import annotations
@@ -9,29 +9,33 @@ from __future__ import annotations
 from math import prod
 
 from gpucnn.backends.cuda.convolution import depthwise, im2col
+from gpucnn.backends.cuda.device.runtime import Device
 from gpucnn.backends.cuda.launch.plans import Layout
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
 
 
-def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout) -> str:
+def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout, tensor_cores: bool) -> str:
     """The algorithm of a convolution: the caller's choice, or the pick within `gpucnn.tuned`, else by its size.
 
     Without the caller's choice, depthwise convolutions of floats are ``"depthwise"``, regardless of tuning, if the
     kernels accept images with the layouts x [N, C, D, H, W] and y [N, OC, OD, OH, OW].
 
-    `direction` is "forward", "backward_input" or "backward_weight".
+    `direction` is "forward", "backward_input" or "backward_weight"; `tensor_cores` as `has_tensor_cores` says.
 
     Raises
     ------
     ValueError
         The caller's choice does not compute this.
     """
-    (chosen, picks, *_), computed = choices(), algorithms(dtype)
-    if chosen not in (None, "direct", "im2col"):
-        raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected 'direct' or 'im2col'")
+    (chosen, picks, *_), computed = choices(), algorithms(dtype, tensor_cores)
+    if chosen not in (None, *_ON_A_GPU):
+        raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected one of {_ON_A_GPU}")
     if chosen not in (None, *computed):
-        raise ValueError(f"algorithm: 'im2col' computes no convolution of {dtype}, expected 'direct'")
+        on_this = "" if tensor_cores or chosen == "im2col" else " on a GPU of compute capability below 8.0"
+        raise ValueError(
+            f"algorithm: {chosen!r} computes no convolution of {dtype}{on_this}, expected one of {computed}"
+        )
     if chosen is not None:
         return chosen
     if takes_depthwise(direction, geometry, dtype, x, y):
@@ -40,21 +44,41 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     if picked in computed:
         return picked
     c, oc, groups = geometry.channels
-    large = c // groups * geometry.taps >= 32 and oc // groups >= 16
-    worth = prod(geometry.output_size) >= 16 or im2col.is_pixel_by_pixel(geometry)  # its columns, if it takes any
+    length, rows = c // groups * geometry.taps, oc // groups
+    has_columns = not im2col.is_pixel_by_pixel(geometry)
+    large = length >= 32 and rows >= 16
+    if has_columns or not large:
+        if "implicit_gemm" in computed and length * rows >= _MIN_PRODUCTS:
+            return "implicit_gemm"
+        large = large or (dtype in _16_BITS and length * rows >= _MIN_PRODUCTS)
+    worth = not has_columns or prod(geometry.output_size) >= 16
     return "im2col" if large and worth and "im2col" in computed else "direct"
 
 
-def algorithms(dtype: str) -> tuple[str, ...]:
+def algorithms(dtype: str, tensor_cores: bool) -> tuple[str, ...]:
     """The algorithms of any convolution of `dtype`, in each direction; depthwise kernels are selected separately.
+
+    ``"implicit_gemm"`` computes 16-bit floats, and float32 where `gpucnn.precision` is "tf32".
 
     Examples
     --------
-    >>> algorithms("int32")
-    ('direct',)
+    >>> algorithms("int32", tensor_cores=True), algorithms("float16", tensor_cores=True)
+    (('direct',), ('direct', 'im2col', 'implicit_gemm'))
     """
-    return ("direct", "im2col") if dtype in _PRODUCTS else ("direct",)
+    if dtype not in _PRODUCTS:
+        return ("direct",)
+    rounds = dtype in _16_BITS or (dtype == "float32" and choices().precision == "tf32")
+    return _ON_A_GPU if tensor_cores and rounds else ("direct", "im2col")
 
+
+def has_tensor_cores(device: Device) -> bool:
+    """Whether the device has those that "implicit_gemm" needs, of compute capability 8.0."""
+    return device.compute_capability >= (8, 0)
+
+
+_ON_A_GPU = ("direct", "im2col", "implicit_gemm")
+_16_BITS = frozenset({"float16", "bfloat16"})
+_MIN_PRODUCTS = 64  # of an output of a group, below which a tile is mostly padding
 
 _PRODUCTS = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})  # of cuBLAS
 

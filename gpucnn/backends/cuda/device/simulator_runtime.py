@@ -15,7 +15,7 @@ from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.simulator import arrays, namespace
 
-_DEVICE = Device(0, "simulator", (7, 5), 4)  # the capabilities common to all supported GPUs
+_DEVICE = Device(0, "simulator", (8, 0), 4)  # the first with all that the kernels use
 
 
 class SimulatorRuntime:
@@ -44,10 +44,12 @@ class SimulatorRuntime:
     @lru_cache(maxsize=1024)  # noqa: B019  runtimes live as long as the process
     def function(self, source: Source, device: Device) -> Function:
         """The kernel of `source`, compiled for this CPU."""
-        from gpucnn.simulator import Module  # only what launches a kernel needs a compiler
+        from gpucnn.simulator.module import MAX_SHARED, Module  # only what launches a kernel needs a compiler
 
-        function: Function = Module(source.text, source.name).function(source.kernel)
-        return function
+        function = Module(source.text, source.name).function(source.kernel)
+        function.max_dynamic_shared_size_bytes = MAX_SHARED
+        taken: Function = function
+        return taken
 
     def product(self, factors: np.dtype[Any], result: np.dtype[Any], precision: str, device: Device) -> Function:
         """NumPy's matrix products, over the memory that BLAS would read."""

@@ -1,0 +1,115 @@
+// Products on tensor cores, sm_80 and later, of 16-bit floats or of floats rounded to TF32, summed in float.
+//
+// A fragment spans 32 bytes along the inner dimension, 16 values of 16 bits or 8 of TF32, so both types share their
+// layouts in shared memory, whose unit is a chunk of 16 bytes.
+
+constexpr int CHUNK = 16 / sizeof(scalar_t);  // elements
+
+// Where a chunk of a row of N stands: turned by the row, so that TURN chunks of each of 8 / TURN rows lie in different
+// banks.
+template <int N, int TURN = 1>
+__device__ __forceinline__ int chunk_at(int row, int chunk) {
+  constexpr int TURNED = N < 8 ? N : 8;
+  return row * N + (chunk ^ row * TURNED / 8 * TURN % TURNED);
+}
+
+__device__ __forceinline__ unsigned shared_address(const void* at) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(at));
+}
+
+// The same pointer, which the compiler takes as it is, instead of adding up its parts at each use.
+__device__ __forceinline__ const scalar_t* as_is(const scalar_t* pointer) {
+  unsigned long long address = reinterpret_cast<unsigned long long>(pointer);
+  asm volatile("mov.u64 %0, %1;" : "=l"(address) : "l"(address));
+  return reinterpret_cast<const scalar_t*>(address);
+}
+
+// --- Asynchronous copies ---------------------------------------------------------------------------------------------
+
+// Copies a chunk that other taps read too, so L1 keeps it; zeros where it does not exist.
+__device__ __forceinline__ void copy_async(unsigned to, const scalar_t* from, bool exists) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+               :
+               : "r"(to), "l"(from), "n"(16), "r"(exists ? 16 : 0)
+               : "memory");
+}
+
+// Copies a chunk that no other copy of this block reads.
+__device__ __forceinline__ void copy_once_async(unsigned to, const scalar_t* from, bool exists) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], %2, %3;"
+               :
+               : "r"(to), "l"(from), "n"(16), "r"(exists ? 16 : 0)
+               : "memory");
+}
+
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
+
+// Waits for all groups of copies but the LEFT last ones.
+template <int LEFT>
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" : : "n"(LEFT) : "memory");
+}
+
+// --- Products --------------------------------------------------------------------------------------------------------
+
+template <typename T>
+struct Mma;  // sums [16, 8] += a [16, 32 bytes] times b [32 bytes, 8], spread over a warp as PTX defines
+
+template <>
+struct Mma<half_t> {
+  static __device__ __forceinline__ void add(float (&sums)[4], const unsigned (&a)[4], const unsigned* b) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%10,%11,%12,%13};"
+                 : "=f"(sums[0]), "=f"(sums[1]), "=f"(sums[2]), "=f"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(sums[0]), "f"(sums[1]),
+                   "f"(sums[2]), "f"(sums[3]));
+  }
+  static __device__ __forceinline__ void round(unsigned&) {}
+};
+
+template <>
+struct Mma<bfloat16_t> {
+  static __device__ __forceinline__ void add(float (&sums)[4], const unsigned (&a)[4], const unsigned* b) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%10,%11,%12,%13};"
+                 : "=f"(sums[0]), "=f"(sums[1]), "=f"(sums[2]), "=f"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(sums[0]), "f"(sums[1]),
+                   "f"(sums[2]), "f"(sums[3]));
+  }
+  static __device__ __forceinline__ void round(unsigned&) {}
+};
+
+template <>
+struct Mma<float> {
+  static __device__ __forceinline__ void add(float (&sums)[4], const unsigned (&a)[4], const unsigned* b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+                 "{%10,%11,%12,%13};"
+                 : "=f"(sums[0]), "=f"(sums[1]), "=f"(sums[2]), "=f"(sums[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(sums[0]), "f"(sums[1]),
+                   "f"(sums[2]), "f"(sums[3]));
+  }
+  // To nearest; the product itself would drop the last 13 bits.
+  static __device__ __forceinline__ void round(unsigned& bits) {
+    asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(__uint_as_float(bits)));
+  }
+};
+
+__device__ __forceinline__ unsigned load_shared(unsigned at) {
+  return *static_cast<const unsigned*>(__cvta_shared_to_generic(at));
+}
+
+// Four 8 x 16-byte matrices, whose rows' addresses each lane gives one of; rounded for the product.
+__device__ __forceinline__ void load_fragments(unsigned (&to)[4], unsigned row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(row));
+#pragma unroll
+  for (int i = 0; i < 4; ++i) Mma<scalar_t>::round(to[i]);
+}
+
+// The same of matrices of 16-bit values stored with the inner dimension along rows.
+__device__ __forceinline__ void load_fragments_transposed(unsigned (&to)[4], unsigned row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(row));
+}
