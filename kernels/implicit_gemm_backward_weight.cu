@@ -211,22 +211,24 @@ implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C,
   }
   wait_for_copies<0>();
 
+  // A fragment's pairs of lanes exchange halves, so that each lane has four columns of one row.
   const index_t columns = taps * p.chunks * CHUNK;
+  const bool is_upper = lane % 2 == 0;
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f) {
+    const index_t m = m0 + (warp_m * FRAGMENTS + f) * 16 + lane / 4 + (is_upper ? 0 : 8);
+    float* const row = parts + ((split * p.groups + group) * p.rows + m) * columns;
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
-      const index_t m = m0 + (warp_m * FRAGMENTS + f) * 16 + upper * 8 + lane / 4;
-      if (m >= p.rows) continue;
-      float* const row = parts + ((split * p.groups + group) * p.rows + m) * columns;
-#pragma unroll
-      for (int g = 0; g < 8; ++g) {
-        const index_t at = n0 + warp_n * 64 + g * 8 + lane % 4 * 2;
-        if (at >= columns) continue;
-        Pack<float, 2> pair;
-        pair.at[0] = sums[f][g][upper * 2], pair.at[1] = sums[f][g][upper * 2 + 1];
-        store_pack(row + at, pair);
-      }
+    for (int g = 0; g < 8; ++g) {
+      float(&own)[4] = sums[f][g];
+      const float first = __shfl_xor_sync(0xffffffffu, is_upper ? own[2] : own[0], 1);
+      const float second = __shfl_xor_sync(0xffffffffu, is_upper ? own[3] : own[1], 1);
+      const index_t at = n0 + warp_n * 64 + g * 8 + lane % 4 / 2 * 4;
+      if (m >= p.rows || at >= columns) continue;
+      Pack<float, 4> four;
+      four.at[0] = is_upper ? own[0] : first, four.at[1] = is_upper ? own[1] : second;
+      four.at[2] = is_upper ? first : own[2], four.at[3] = is_upper ? second : own[3];
+      store_pack(row + at, four);
     }
   }
 }

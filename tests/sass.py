@@ -17,6 +17,7 @@ PACKAGE = "nvidia-cuda-nvdisasm"
 
 _FUNCTION = re.compile(r"^\s*\.section\s+\.text\.(\w+)", re.MULTILINE)
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
+_LINE = re.compile(rf"^(?:\s*(\.L_\w+):|{_INSTRUCTION.pattern[1:]}(?:.*`\((\.L_\w+)\))?)", re.MULTILINE)
 _GLOBAL = {"LDG": "load", "STG": "store", "LDGSTS": "load"}
 _LOCAL = ("LDL", "STL")
 
@@ -41,6 +42,11 @@ class Code:
     """How many instructions of each kind a kernel has."""
 
     instructions: Counter[str]
+    loops: tuple[Counter[str], ...] = ()  # opcodes from the target of each backward branch to it
+
+    def main_loop(self, opcode: str) -> Counter[str]:
+        """Opcodes of the shortest loop with an instruction of `opcode`."""
+        return min((loop for loop in self.loops if loop[opcode]), key=lambda loop: loop.total())
 
     def of(self, opcode: str) -> Counter[int]:
         """Instructions of an opcode by the bits that each moves."""
@@ -92,6 +98,20 @@ def parsed(text: str) -> dict[str, Code]:
     heads = [*_FUNCTION.finditer(text)]
     ends = [head.start() for head in heads[1:]] + [len(text)]
     return {
-        head[1]: Code(Counter(_INSTRUCTION.findall(text, head.end(), end)))
+        head[1]: Code(Counter(_INSTRUCTION.findall(text, head.end(), end)), _loops(text[head.end() : end]))
         for head, end in zip(heads, ends, strict=True)
     }
+
+
+def _loops(text: str) -> tuple[Counter[str], ...]:
+    labels: dict[str, int] = {}
+    opcodes: list[str] = []
+    loops = []
+    for label, name, target in _LINE.findall(text):
+        if label:
+            labels[label] = len(opcodes)
+            continue
+        opcodes.append(name.partition(".")[0])
+        if opcodes[-1] == "BRA" and target in labels:
+            loops.append(Counter(opcodes[labels[target] :]))
+    return tuple(loops)

@@ -111,6 +111,13 @@ TEXT = """
         /*0090*/              @UP1 LDG.E.U16.CONSTANT R12, desc[UR6][R2.64] ;
         /*00f0*/                   STS.128 [R0], R12 ;
         /*0150*/                   STG.E desc[UR6][R2.64], R4 ;
+.L_x_1:
+        /*0160*/                   HMMA.16816.F32 R4, R12, R14, R4 ;
+.L_x_2:
+        /*0170*/                   HMMA.16816.F32 R8, R12, R14, R8 ;
+        /*0180*/              @!P0 BRA `(.L_x_2) ;
+        /*0190*/              @P1  BRA `(.L_x_1) ;
+        /*01a0*/                   BRA `(.L_x_3) ;
 	.section	.text.second,"ax",@progbits
         /*0000*/                   STL.64 [R1], R2 ;
         /*0010*/               @P1 LDL R2, [R1] ;
@@ -123,6 +130,8 @@ def test_the_code_is_read() -> None:
     assert found["first"].loads == {128: 2, 64: 1, 16: 1}
     assert found["first"].stores == {32: 1}
     assert found["first"].of("STS") == {128: 1}
+    assert found["first"].loops == ({"HMMA": 1, "BRA": 1}, {"HMMA": 2, "BRA": 2})
+    assert found["first"].main_loop("HMMA") == {"HMMA": 1, "BRA": 1}
     assert (found["first"].local, found["second"].local) == (0, 2)
 
 

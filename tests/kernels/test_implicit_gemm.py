@@ -1,0 +1,143 @@
+"""The kernels on tensor cores: what their main loops issue, what they move, and how exact their sums are."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+import pytest
+import sample
+from launches import Launch, recording
+from memory_traffic import CONFLICT, SECTORS, image, profiled
+from strategies import dtype_of, numbers
+from test_sass import code_of
+from test_sass import compiler as compiler_beside_a_disassembler
+
+import gpucnn
+import gpucnn.functional as F
+from gpucnn import simulator
+from gpucnn.backends.cuda.convolution import implicit_gemm
+from gpucnn.backends.cuda.device.nvrtc import Nvrtc
+
+sass_compiler = compiler_beside_a_disassembler
+
+LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {  # x, w, options
+    "ResNet, 56 x 56": ((32, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}),
+    "ResNet, 28 x 28": ((32, 128, 28, 28), (128, 128, 3, 3), {"padding": 1}),
+    "ResNet, a stride": ((32, 256, 28, 28), (256, 256, 3, 3), {"padding": 1, "stride": 2}),
+    "ResNet, 7 x 7": ((32, 512, 7, 7), (512, 512, 3, 3), {"padding": 1}),
+    "ResNet, a shortcut": ((32, 512, 28, 28), (1024, 512, 1, 1), {"stride": 2}),
+    "ResNet, the stem": ((32, 3, 224, 224), (64, 3, 7, 7), {"padding": 3, "stride": 2}),
+    "DeepLab": ((8, 256, 33, 33), (256, 256, 3, 3), {"padding": 12, "dilation": 12}),
+}
+DIRECTIONS = ("forward", "dgrad", "wgrad")
+OTHERS = {"float16": 3.0, "bfloat16": 3.0, "float32": 6.0}
+"""Instructions for each HMMA of a main loop, of which 2 round to TF32 in float32; the wgrad's loads are 1 more."""
+FEW_ROWS = ("ResNet, the stem", "dgrad")
+"""Has four times as many: its 3 channels fill a fifth of a fragment, so each column that is copied serves one HMMA."""
+
+
+def programs(dtype: str, layer: str) -> dict[str, Launch]:
+    """What the three directions of a layer launch, built for its sizes."""
+    (x, w, options), found = LAYERS[layer], {}
+    arrays = [np.zeros(shape, dtype_of(dtype)) for shape in (x, w)]
+    with recording(specialises=True) as recorder, gpucnn.precision("tf32"), gpucnn.algorithm("implicit_gemm"):
+        y = F.conv2d(*arrays, **options)
+        calls = (
+            lambda: F.conv2d(*arrays, **options),
+            lambda: F.conv2d_input(x, arrays[1], y, **options),
+            lambda: F.conv2d_weight(arrays[0], w, y, **options),
+        )
+        for direction, call in zip(DIRECTIONS, calls, strict=True):
+            recorder.launches.clear()
+            call()
+            found[direction] = next(each for each in recorder.launches.values() if "gemm" in each.source.kernel)
+    return found
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("dtype", OTHERS)
+def test_main_loops_issue_few_other_instructions(sass_compiler: Nvrtc, dtype: str) -> None:
+    found = []
+    for layer in sample.some(list(LAYERS), 4):
+        for direction, launch in programs(dtype, layer).items():
+            code = code_of(sass_compiler, launch)
+            loop = code.main_loop("HMMA")
+            others = (loop.total() - loop["HMMA"]) / loop["HMMA"]
+            most = OTHERS[dtype] * (4.1 if (layer, direction) == FEW_ROWS else 1.0)
+            if others > most:
+                found.append(f"{layer}, {direction}: {others:.2f} others for each HMMA, expected {most}")
+            if code.local:
+                found.append(f"{layer}, {direction}: {code.local} accesses of local memory")
+            if set(code.of("LDGSTS")) != {128}:
+                found.append(f"{layer}, {direction}: copies of {dict(code.of('LDGSTS'))} bits, expected 128")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("order", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_each_tile_reads_its_factors_once(dtype: str, order: str) -> None:
+    """Global traffic is that of the tiles: w once per tile of positions, x once per tap and tile of rows."""
+    x, w = image(2, 64, 16, 16, dtype=dtype, order=order), image(96, 64, 3, 3, dtype=dtype)
+    y = image(2, 96, 16, 16, dtype=dtype, order=order)
+    with gpucnn.precision("tf32"):
+        for direction, call in (
+            ("forward", lambda: F.conv2d(x, w, padding=1)),
+            ("dgrad", lambda: F.conv2d_input(x.shape, w, y, padding=1)),
+            ("wgrad", lambda: F.conv2d_weight(x, w.shape, y, padding=1)),
+        ):
+            _, profile = profiled(call)
+            (launch,) = [each for each in profile.launches if "gemm" in each.kernel]
+            assert launch.worst_conflict <= CONFLICT, direction
+            assert launch.sector_share <= SECTORS, direction
+            assert all(access.bytes == 16 for access in launch.accesses if access.space == "global"), direction
+            assert launch.moved_bytes <= 1.1 * scheme(direction, x, w, y), direction
+
+
+def scheme(direction: str, x: Any, w: Any, y: Any) -> int:
+    """The bytes that the tiles of a direction read and write."""
+    rows, columns = (96, 64) if direction != "dgrad" else (64, 96)
+    if direction == "wgrad":
+        tile = implicit_gemm._weight_tile(rows)
+        splits = implicit_gemm._splits(2, columns, x.itemsize, _geometry())[0]
+        tiles_m, tiles_n = -(-rows // tile.rows), -(-9 * columns // tile.columns)
+        return int(tiles_n * y.nbytes + tiles_m * 9 * x.nbytes + splits * prod(w.shape) * 4)
+    tile = implicit_gemm.tile(rows, 2 * 16 * 16, 1)
+    tiles_m, tiles_n = -(-rows // tile.rows), -(-2 * 16 * 16 // tile.columns)
+    read, written = (x, y) if direction == "forward" else (y, x)
+    return int(tiles_n * w.nbytes + tiles_m * 9 * read.nbytes + written.nbytes)
+
+
+def _geometry() -> Any:
+    from gpucnn.geometry.geometries import Channels, conv_geometry
+
+    return conv_geometry("conv2d", (16, 16), Channels(64, 96), 3, 1, 1, 1)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_errors_are_those_of_a_sequential_sum(dtype: str) -> None:
+    """Against float64: at most those of a sum in float32 one after another, of factors as they are read, rounded once.
+
+    Factors of float32 are read with the 11 bits of TF32, others as they are.
+    """
+    rng = np.random.default_rng(1)
+    x, w, y = (numbers(rng, shape, dtype) for shape in ((2, 40, 9, 11), (24, 40, 3, 3), (2, 24, 9, 11)))
+    given = [simulator.asarray(each) for each in (x, w, y)]
+    exact = [each.astype(np.float64) for each in (x, w, y)]
+    factors = 2.0**-10 if dtype == "float32" else 0.0  # two factors of an error of 2**-11 each
+    result = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}[dtype]
+    with gpucnn.precision("tf32"):
+        assert gpucnn.explain("conv2d", *given[:2], padding=1, backend="cuda").algorithm == "implicit_gemm"
+        for name, at, terms in (("conv2d", (0, 1), 360), ("conv2d_input", (1, 2), 216), ("conv2d_weight", (0, 2), 198)):
+            calls = [
+                {"conv2d": lambda a: F.conv2d(a[0], a[1], padding=1),
+                 "conv2d_input": lambda a: F.conv2d_input(x.shape, a[1], a[2], padding=1),
+                 "conv2d_weight": lambda a: F.conv2d_weight(a[0], w.shape, a[2], padding=1)}[name](arrays)
+                for arrays in (given, exact, [abs(each) for each in exact])
+            ]  # fmt: skip
+            got, expected, size = simulator.asnumpy(calls[0]).astype(np.float64), calls[1], calls[2]
+            allowed = (factors + terms * 2.0**-24) * size + result * abs(expected) + 2.0**-24
+            assert (abs(got - expected) <= allowed).all(), (name, at)
