@@ -333,7 +333,7 @@ THREADED = [
     Layer(Windows(2, (14, 12), (3, 3), (1, 1), (2, 3), 3), 2, (6, 7, 1), "float16", ("contiguous",) * 3),
     Layer(Windows(3, (5, 6, 7), (2, 3, 3), (1, 1, 1), (1, 1, 2), 2), 2, (4, 6, 1), "float32"),
     Layer(Windows(1, (70,), (3,), (1,), (1,), 1), 4, (6, 8, 1), "float32", ("reversed",) * 3),
-    Layer(Windows(2, (24, 24), (3, 3), (1, 1), (1, 1), 1), 1, (96, 144, 1), "float32"),  # BLAS would take several
+    Layer(Windows(2, (17, 16), (3, 3), (1, 1), (1, 1), 1), 1, (96, 144, 1), "float32"),  # BLAS would take several
 ]
 
 
@@ -361,7 +361,7 @@ def test_any_number_of_threads_gives_the_same_bits(
             assert sum(count >= 2 for count in counts) >= len(expected), (
                 "output and gradients are to be cut into pieces"
             )
-        for count, blas in ((1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (2, 2)):
+        for count, blas in ((1, 2), (2, 1), (2, 2), (3, 2)):
             gpucnn.set_num_threads(count)
             with threadpoolctl.threadpool_limits(blas, user_api="blas"):
                 assert [bits(array) for array in results(layer)] == [bits(array) for array in expected]
