@@ -212,7 +212,8 @@ class Call:
 
     def of(self, backend: Backend, arguments: Arguments) -> Results:
         """The results of arrays that are on `backend` already."""
-        with nullcontext() if self.algorithm is None else gpucnn.algorithm(self.algorithm):
+        chosen = nullcontext() if self.algorithm is None else gpucnn.algorithm(self.algorithm)
+        with chosen, gpucnn.precision("tf32" if self.algorithm == "implicit_gemm" else "fp32"):
             return run(backend, self.primitive, *arguments)
 
 
@@ -364,9 +365,12 @@ def _convolutions(scale: Scale) -> Iterator[Call]:
         yield from _conv_calls(layer, dtype, algorithm="im2col")
     yield from _conv_calls(first, "float32", order="last", algorithm="im2col")
     for layer in others:
-        if layer.channels.groups == layer.channels.inputs > 1:
-            for order in ("first", "last"):
-                yield from _conv_calls(layer, "float32", order, None)
+        is_depthwise = layer.channels.groups == layer.channels.inputs > 1
+        for order in ("first", "last") if is_depthwise else ():
+            yield from _conv_calls(layer, "float32", order, None)
+    for layer in (first, *others):  # on tensor cores, where there are such
+        for dtype, order in (("float16", "first"), ("bfloat16", "last")):
+            yield from _conv_calls(layer, dtype, order, None)
     for layer in (first, others[0]):
         yield from _unfold_calls(layer, "float32")
     yield from _unfold_calls(first, "int16")

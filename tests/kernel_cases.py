@@ -67,6 +67,9 @@ class Case:
 
 
 def _array(shape: tuple[int, ...], dtype: str = "float32", order: str = "contiguous") -> Array:
+    """Random numbers; of "tf32" as float32 that rounding to TF32 leaves as they are."""
+    if dtype == "tf32":
+        return arranged(numbers(np.random.default_rng(shape), shape, "bfloat16").astype(np.float32), order)
     return arranged(numbers(np.random.default_rng(shape), shape, dtype), order)
 
 
@@ -132,7 +135,7 @@ TENSOR_CORES: dict[str, tuple[int, ConvGeometry]] = {
 
 def _tensor_cores() -> Iterator[Case]:
     for name, (n, geometry) in TENSOR_CORES.items():
-        for dtype in ("float16", "bfloat16"):
+        for dtype in ("float16", "bfloat16", "tf32"):
             for order in ("contiguous", "channels_last", "offset") if "rows" not in name else ("contiguous",):
                 title = f"implicit GEMM, {name}, {dtype}, {order}"
                 yield from _directions(title, n, geometry, dtype, order, "implicit_gemm")

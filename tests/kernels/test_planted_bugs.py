@@ -51,6 +51,7 @@ MANY = "many positions"
 PLANES = "depthwise, aligned planes"
 TURNED = "3-d, all different, float32, channels_last"
 MANY_TURNED = "many positions, float32, channels_last"
+GEMM = "implicit GEMM, steps of channels, float16, contiguous"
 
 BUGS = [
     # --- borders --------------------------------------------------------------------------------------------------
@@ -188,6 +189,30 @@ BUGS = [
         "const index_t i = thread_index() * 0x4000000 / 0x4000000;"),
     Bug("a share of nothing", "pooling.cuh", "average, adaptive",
         UndefinedBehaviour, "i * total / parts;", "i * total / (parts - parts);"),
+    # --- tensor cores ---------------------------------------------------------------------------------------------
+    Bug("a step multiplied before its copies land", "implicit_gemm.cu", f"forward, {GEMM}",
+        UninitialisedRead, "wait_for_copies<STAGES - 2>", "wait_for_copies<STAGES - 1>"),
+    Bug("a step multiplied before others' copies land", "implicit_gemm.cu", f"forward, {GEMM}",
+        UninitialisedRead, "    __syncthreads();\n    copy_next_step", "    copy_next_step"),
+    Bug("matrices of a fragment in the other order", "implicit_gemm.cu", f"forward, {GEMM}",
+        WRONG, "lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2", "lane % 16, half * 2 + lane / 16"),
+    Bug("channels beyond the last", "implicit_gemm.cu", f"forward, {GEMM}",
+        OutOfBounds, "tap < taps && chunk < p.chunks", "tap < taps"),
+    Bug("taps beyond the last", "implicit_gemm.cu", "forward, implicit GEMM, four taps at once, float16, contiguous",
+        OutOfBounds, "tap < taps && chunk < p.chunks", "chunk < p.chunks"),
+    Bug("rows beyond the last", "implicit_gemm.cu", f"forward, {GEMM}",
+        OutOfBounds, "p.rows % TILE_M == 0 ||", "true ||"),
+    Bug("positions beyond the last", "implicit_gemm.cu", f"forward, {GEMM}",
+        OutOfBounds, "at.n >= p.n ||", ""),
+    Bug("a residue's first tap for all", "implicit_gemm.cu",
+        "backward input, implicit GEMM, residues without taps, float16, contiguous",
+        WRONG, "first.k, (kernel - first.k", "0, (kernel - first.k"),
+    Bug("a part's positions run into the next", "implicit_gemm_backward_weight.cu", f"backward weight, {GEMM}",
+        OutOfBounds, "number < end ? h : NOWHERE", "h"),
+    Bug("places of another step", "implicit_gemm_backward_weight.cu", f"backward weight, {GEMM}",
+        UninitialisedRead, "Places& to = places[step % 2];", "Places& to = places[(step + 1) % 2];"),
+    Bug("halves not exchanged", "implicit_gemm_backward_weight.cu", f"backward weight, {GEMM}",
+        WRONG, "is_upper ? own[2] : own[0], 1", "is_upper ? own[0] : own[2], 1"),
 ]  # fmt: skip
 
 
