@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sample
+from kernel_cases import CASES
 from launches import Launch, recording
 from memory_traffic import CONFLICT, SECTORS, image, profiled
 from strategies import dtype_of, numbers
@@ -38,6 +39,22 @@ FEW_ROWS = ("ResNet, the stem", "dgrad")
 """Has four times as many: its 3 channels fill a fifth of a fragment, so each column that is copied serves one HMMA."""
 
 
+def test_every_tile_has_a_case() -> None:
+    found: dict[str, set[Any]] = {"forward": set(), "backward weight": set()}
+    for case in CASES:
+        direction = case.name.partition(",")[0]
+        if "implicit GEMM" not in case.name or direction not in found:
+            continue
+        x = case.arguments[0]
+        geometry = case.arguments[-1]
+        rows = geometry.channels.outputs // geometry.channels.groups
+        columns = len(x) * prod(geometry.output_size)
+        tile = implicit_gemm.tile(rows, columns, geometry.channels.groups)
+        found[direction].add(tile if direction == "forward" else implicit_gemm._weight_tile(rows))
+    assert found["forward"] == set(implicit_gemm.TILES)
+    assert found["backward weight"] == {implicit_gemm._weight_tile(rows) for rows in (16, 32, 64, 128)}
+
+
 def programs(dtype: str, layer: str) -> dict[str, Launch]:
     """What the three directions of a layer launch, built for its sizes."""
     (x, w, options), found = LAYERS[layer], {}
@@ -63,7 +80,7 @@ def test_main_loops_issue_few_other_instructions(sass_compiler: Nvrtc, dtype: st
     for layer in sample.some(list(LAYERS), 4):
         for direction, launch in programs(dtype, layer).items():
             code = code_of(sass_compiler, launch)
-            loop = code.main_loop("HMMA")
+            loop = code.main_loop("HMMA") or code.opcodes
             others = (loop.total() - loop["HMMA"]) / loop["HMMA"]
             most = OTHERS[dtype] * (4.1 if (layer, direction) == FEW_ROWS else 1.0)
             if others > most:

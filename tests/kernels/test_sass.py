@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import sample
 from launches import Launch, launches_of_layers
-from sass import Code, codes, disassembler, parsed
 
+from benchmarks.sass import Code, codes, disassembler, parsed
 from gpucnn.backends.cuda.device.nvrtc import OPTIONS, Nvrtc
 
 ARCHITECTURE = "sm_90"

@@ -26,7 +26,8 @@ GROUPED = ("n", "g", "c", *SPACE)
 
 STEP_BYTES = 64  # of each row of both factors, which one step of the inner dimension takes
 WARP_COLUMNS = 64
-WANTED_BLOCKS = 256  # enough to fill any current device about once
+MULTIPROCESSORS, SCHEDULERS = 132, 4  # of the device that tiles are chosen for, whichever runs them
+WANTED_WARPS = 2 * MULTIPROCESSORS * SCHEDULERS  # of a wgrad
 MIN_STEPS = 8  # of a part of a split sum
 
 
@@ -49,9 +50,9 @@ class Tile(NamedTuple):
         return WARP_COLUMNS * self.warps_n
 
     @property
-    def threads(self) -> int:
-        """Threads of the block."""
-        return 32 * self.warps_m * self.warps_n
+    def warps(self) -> int:
+        """Warps of the block."""
+        return self.warps_m * self.warps_n
 
     @property
     def constants(self) -> tuple[tuple[str, int], ...]:
@@ -61,25 +62,27 @@ class Tile(NamedTuple):
         )  # fmt: skip
 
 
-TILES = (Tile(1, 1, 2, 4), Tile(2, 1, 2, 4), Tile(4, 1, 2, 4), Tile(4, 2, 2, 3))
+TILES = (Tile(4, 2, 2, 3), Tile(4, 1, 2, 4), Tile(2, 2, 2, 4), Tile(2, 1, 2, 4), Tile(1, 1, 2, 4))
+"""Those that read and issue less for each product first."""
 
 
 def tile(rows: int, columns: int, batch: int) -> Tile:
-    """The tile for `batch` products of `rows` by `columns`: the largest whose blocks still fill a device.
+    """The tile for `batch` products of `rows` by `columns`: that which keeps a multiprocessor's schedulers least long.
 
-    Of fewer rows it is the smallest that takes them all.
+    A warp's step takes as long as its fragments, and once more for its copies and what else it issues.
 
     Examples
     --------
-    >>> tile(64, 32 * 56 * 56, batch=1).rows, tile(512, 32 * 28 * 28, batch=1).rows, tile(512, 32 * 7 * 7, batch=1).rows
-    (64, 128, 64)
+    >>> [tile(*size, batch=1)[:3] for size in ((64, 32 * 56 * 56), (512, 32 * 28 * 28), (512, 32 * 7 * 7))]
+    [(4, 1, 2), (4, 2, 2), (2, 2, 2)]
     """
-    narrow, middle, wide, widest = TILES
-    for each in (narrow, middle, wide):
-        if rows <= each.rows:
-            return each
-    blocks = batch * -(-rows // widest.rows) * -(-columns // widest.columns)
-    return widest if blocks >= WANTED_BLOCKS else wide
+
+    def duration(each: Tile) -> int:
+        blocks = batch * -(-rows // each.rows) * -(-columns // each.columns)
+        warps = -(-blocks // MULTIPROCESSORS) * each.warps
+        return -(-warps // SCHEDULERS) * (each.fragments + 1)
+
+    return min(TILES, key=duration)
 
 
 def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
@@ -196,7 +199,7 @@ def _gemm_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: C
     return Work(
         fields,
         blocks=groups * residues * tiles_m * tiles_n,
-        block=chosen.threads,
+        block=32 * chosen.warps,
         extents=(*extents(geometry), positions + chosen.columns, (groups * rows + chosen.rows) * prod(w.shape[1:])),
         constants=chosen.constants,
     )
@@ -221,13 +224,17 @@ def _splits(n: int, depth: int, itemsize: int, geometry: ConvGeometry) -> tuple[
     chosen = _weight_tile(outputs // groups)
     blocks = groups * -(-outputs // groups // chosen.rows) * -(-columns // chosen.columns)
     steps = -(-positions // step)
-    wanted = min(-(-2 * WANTED_BLOCKS // blocks), steps // MIN_STEPS, MAX_PART_VALUES // (outputs * columns))
+    wanted = min(
+        -(-WANTED_WARPS // (blocks * chosen.warps)), steps // MIN_STEPS, MAX_PART_VALUES // (outputs * columns)
+    )
     run = -(-steps // max(1, wanted)) * step
     return -(-positions // run), run
 
 
 def _weight_tile(rows: int) -> Tile:
-    return next((each for each in TILES if rows <= each.rows), TILES[-1])
+    """The smallest that takes all rows, else the largest; warps that stand on each other have 64 rows each."""
+    tiles = [each for each in TILES if each.warps_m == 1 or each.fragments == 4]
+    return next((each for each in reversed(tiles) if rows <= each.rows), tiles[0])
 
 
 def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
@@ -247,7 +254,7 @@ def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: Co
     return Work(
         fields,
         blocks=groups * splits * tiles_m * tiles_n,
-        block=chosen.threads,
+        block=32 * chosen.warps,
         extents=(*extents(geometry), splits * run + run, parts.size + chosen.rows * parts.shape[2]),
         constants=chosen.constants,
         shared_bytes=chosen.stages * (chosen.rows + chosen.columns) * STEP_BYTES,

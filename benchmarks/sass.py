@@ -44,9 +44,17 @@ class Code:
     instructions: Counter[str]
     loops: tuple[Counter[str], ...] = ()  # opcodes from the target of each backward branch to it
 
-    def main_loop(self, opcode: str) -> Counter[str]:
-        """Opcodes of the shortest loop with an instruction of `opcode`."""
-        return min((loop for loop in self.loops if loop[opcode]), key=lambda loop: loop.total())
+    def main_loop(self, opcode: str) -> Counter[str] | None:
+        """Opcodes of the shortest loop with an instruction of `opcode`; None where the compiler unrolled it."""
+        return min((loop for loop in self.loops if loop[opcode]), key=lambda loop: loop.total(), default=None)
+
+    @property
+    def opcodes(self) -> Counter[str]:
+        """How many instructions of each opcode the kernel has."""
+        found: Counter[str] = Counter()
+        for name, count in self.instructions.items():
+            found[name.partition(".")[0]] += count
+        return found
 
     def of(self, opcode: str) -> Counter[int]:
         """Instructions of an opcode by the bits that each moves."""

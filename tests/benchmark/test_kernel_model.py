@@ -1,0 +1,72 @@
+"""The model of dense convolutions on tensor cores: its parts by hand, and a layer from source to page."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks import kernel_model, publishing
+from benchmarks.kernel_model import GPUS, Launch, Row, gemm_time, launches, main, markdown, steps_of
+from benchmarks.sass import Code, disassembler
+from gpucnn.backends.cuda.device.nvrtc import Nvrtc
+from gpucnn.backends.cuda.device.runtime import Device, Plan
+from gpucnn.backends.cuda.device.sources import Source
+from gpucnn.geometry.geometries import Channels, conv_geometry
+
+H100 = next(gpu for gpu in GPUS if gpu.name == "H100")
+ROW = Row("net/conv", "forward", "H100", "64 × 128", 30e-6, 10e-6, "L2", 60e-6)
+
+
+def test_steps_of_a_block() -> None:
+    """Of 32 channels of 16 bits each; of a residue's taps on the way back."""
+    square = conv_geometry("conv2d", (56, 56), Channels(64, 96), 3, 1, 1, 1)
+    assert steps_of("forward", square, 32) == 9 * 2
+    assert steps_of("backward_input", square, 32) == 9 * 3
+    stem = conv_geometry("conv2d", (224, 224), Channels(3, 64), 7, 2, 3, 1)
+    assert steps_of("forward", stem, 32) == 13  # four taps at once
+    assert steps_of("backward_input", stem, 32) == 2 * (9 + 12 + 12 + 16) / 4
+    gaps = conv_geometry("conv2d", (8, 8), Channels(16, 16), 1, 2, 0, 1)
+    assert steps_of("backward_input", gaps, 1) == 1 / 4  # three residues have no tap
+
+
+def test_the_time_is_that_of_what_takes_longest() -> None:
+    """132 blocks of 2 warps, one on each multiprocessor: a warp on each of two schedulers."""
+    source = Source("implicit_gemm", "implicit_gemm[float16,FRAGMENTS=4,WARPS_M=1,WARPS_N=2,STAGES=4]", "")
+    launch = Launch(Plan(source, Device(0, "", (9, 0), 132), (132,), (64,), None, 0), nbytes=1000)
+    loop = Counter({"HMMA": 64, "LDSM": 16, "IADD3": 48})
+    code = Code(Counter({"HMMA.16816.F32": 64, "LDSM.16": 16, "IADD3": 148}), (loop,))
+    time, limit = gemm_time(H100, launch, code, 240, 48 << 10, 1000, taps=9)
+    assert limit == "tensor cores"
+    assert time == pytest.approx((1000 * 64 * 6.4 + 100) / 1.755e9 + kernel_model.LAUNCH_S)
+    busy = Code(code.instructions, (loop + Counter({"IADD3": 1000}),))
+    assert gemm_time(H100, launch, busy, 240, 48 << 10, 1000, taps=9)[1] == "issue"
+    assert gemm_time(H100, Launch(launch.plan, 10**9), code, 240, 48 << 10, 1000, taps=9)[1] == "memory"
+
+
+def test_what_other_algorithms_compute_is_left_out() -> None:
+    pixels = conv_geometry("conv2d", (56, 56), Channels(64, 256), 1, 1, 0, 1)
+    assert launches("forward", pixels, 2) == []
+    square = conv_geometry("conv2d", (56, 56), Channels(64, 64), 3, 1, 1, 1)
+    kernels = [launch.plan.source.kernel for launch in launches("backward_weight", square, 2) if launch.plan.source]
+    assert kernels.count("implicit_gemm_backward_weight") == 1
+    assert kernels.count("pack") == 3
+
+
+def test_the_page() -> None:
+    page = markdown([ROW])
+    assert "| net/conv | forward | 64 × 128 | 40 | 10 | L2 | 60 | 1.50 |" in page
+    assert "forward 1.50" in page
+
+
+@pytest.mark.thorough
+def test_the_command(nvrtc_library: Nvrtc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if disassembler() is None:
+        assert not os.environ.get("GPUCNN_REQUIRE_NVRTC")
+        pytest.skip("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
+    monkeypatch.setattr(publishing, "LOCAL", tmp_path)
+    assert main(["--filter", "resnet-50/conv5"]) == 0
+    page = (tmp_path / "kernel-model.md").read_text(encoding="utf-8")
+    assert page.count("| resnet-50/conv5_3x3 |") == 3 * len(GPUS)
