@@ -167,7 +167,7 @@ def _taps_of_residues(axis: Axis) -> list[int]:
 def gemm_time(
     gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int, steps: float, taps: int
 ) -> tuple[float, str]:
-    """The time of an implicit GEMM and what limits it; other `taps` of a tile's positions hit L1 where it holds them."""
+    """The time of an implicit GEMM and what limits it; a tile's other taps hit L1 where that holds them."""
     (blocks,), (threads,) = launch.plan.grid, launch.plan.block
     warps, loop = threads // 32, code.main_loop("HMMA")
     if loop is None:  # of so few steps that the compiler unrolled them
@@ -270,13 +270,13 @@ def _mean(rows: Sequence[Row]) -> float:
 _HEAD = """# Dense convolutions in float16 on tensor cores: a model
 
 Predicted, not measured: no kernel has run on a GPU. `python -m benchmarks.kernel_model` compiles what each layer of the
-benchmark launches, channels first, and counts: instructions of the main loop, registers and shared memory, so blocks of a
-multiprocessor, and the bytes that tiles read; L1 is credited with a tile's other taps where it holds them. *Limit* is what
-takes longest:
-tensor cores (mma.sync, 62 % of an H100's peak), issue slots, shared memory, L2 or memory. *Copies* change images and
-filters to channels last and add parts of sums. *cuDNN* is an estimate that favours it: a product at 75 % of the peak or
-85 % of the memory's rate, and changes of layout of input and output at 85 %. The one public
-measurement known is of resnet-50/conv2_3x3 on an H100: 31 µs for the product and 41 µs for the layouts. A ratio over 1 is ours to win. The model does not know latency, clocks under load, hits in L1 or what else a GPU does.
+benchmark launches, channels first, and counts: instructions of the main loop, registers and shared memory, so blocks of
+a multiprocessor, and the bytes that tiles read; L1 is credited with a tile's other taps where it holds them. *Limit* is
+what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak), issue slots, shared memory, L2 or memory.
+*Copies* change images and filters to channels last and add the parts of sums. *cuDNN* is an estimate that favours it: a
+product at 75 % of the peak or 85 % of the memory's rate, and changes of layout of input and output at 85 %. The one
+public measurement known is of resnet-50/conv2_3x3 on an H100: 31 µs for the product and 41 µs for the layouts. The ratio
+is cuDNN's time over ours. The model does not know latencies, clocks under load, or what else runs.
 """
 
 
