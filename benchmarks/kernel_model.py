@@ -275,8 +275,8 @@ a multiprocessor, and the bytes that tiles read; L1 is credited with a tile's ot
 what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak), issue slots, shared memory, L2 or memory.
 *Copies* change images and filters to channels last and add the parts of sums. *cuDNN* is an estimate that favours it: a
 product at 75 % of the peak or 85 % of the memory's rate, and changes of layout of input and output at 85 %. The one
-public measurement known is of resnet-50/conv2_3x3 on an H100: 31 µs for the product and 41 µs for the layouts. The ratio
-is cuDNN's time over ours. The model does not know latencies, clocks under load, or what else runs.
+public measurement known is of resnet-50/conv2_3x3 on an H100: 31 µs for the product and 41 µs for the layouts. The
+ratio is cuDNN's time over ours. The model does not know latencies, clocks under load, or what else runs.
 """
 
 
