@@ -32,13 +32,13 @@ struct ImplicitGemmWeightParams {
   index_t y_n, y_g, y_d, y_h, y_w;
 };
 
-constexpr int WARPS = WARPS_M * WARPS_N, THREADS = 32 * WARPS;
-constexpr int TILE_M = 16 * FRAGMENTS * WARPS_M, TILE_N = 64 * WARPS_N;
-constexpr int POSITIONS = 64 / sizeof(scalar_t);                // of one step: two fragments of 32 bytes
+constexpr int WARPS = WARPS_M * WARPS_N;
+constexpr int POSITIONS = 64 / sizeof(scalar_t);  // of one step: two fragments of 32 bytes
 constexpr int CHUNKS_M = TILE_M / CHUNK, CHUNKS_N = TILE_N / CHUNK;
 constexpr int Y_BYTES = POSITIONS * CHUNKS_M * 16, STAGE_BYTES = Y_BYTES + POSITIONS * CHUNKS_N * 16;
-constexpr bool IS_WIDE = sizeof(scalar_t) == 4;                 // which ldmatrix does not transpose
+constexpr bool IS_WIDE = sizeof(scalar_t) == 4;   // which ldmatrix does not transpose
 constexpr int TURN = IS_WIDE ? 2 : 1;
+static_assert(WARPS_M == 1 || FRAGMENTS * 16 * sizeof(scalar_t) % 128 == 0, "warps begin at whole turns of chunks");
 
 // How a lane reads fragments of two registers by two from [POSITIONS, N chunks] of shared memory: in bytes, where those
 // of each of four pairs of chunks begin; further pairs repeat these every 128 bytes. Of A the second register is of the
@@ -76,12 +76,6 @@ struct Reader {
   }
 };
 
-// Positions of y as the copies of one step need them: the offset in y, and the input of the window's first tap.
-struct Places {
-  index_t y[POSITIONS], x[POSITIONS], d[POSITIONS];
-  Pack<index_t, 2> hw[POSITIONS];
-};
-
 // The places in shared memory, in bytes from [POSITIONS, N] chunks, of those that one thread copies: of every
 // THREADS / N positions. Positions 8 apart are turned alike.
 template <int N>
@@ -101,129 +95,104 @@ struct Writer {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 256 / THREADS)
-implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C, D, H, W]
-                              const scalar_t* __restrict__ grad_y,  // [N, G, rows, OD, OH, OW]
-                              float* __restrict__ parts,            // [splits, G * rows, KD * KH * KW * C]
-                              const ImplicitGemmWeightParams p) {
-  extern __shared__ uint4 shared[];  // [STAGES, STAGE_BYTES]
-  __shared__ Places places[2];
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int warp_m = warp % WARPS_M, warp_n = warp / WARPS_M;
-  const unsigned room = shared_address(shared);
+// Positions of y as the copies of one step need them: the offset in y, and the input of the window's first tap.
+struct Places {
+  index_t y[POSITIONS], x[POSITIONS], d[POSITIONS];
+  Pack<index_t, 2> hw[POSITIONS];
+};
 
-  index_t block = static_cast<index_t>(blockIdx.x);
-  const index_t m0 = block % p.tiles_m * TILE_M;
-  block /= p.tiles_m;
-  const index_t n0 = block % p.tiles_n * TILE_N;
-  block /= p.tiles_n;
-  const index_t group = block % p.groups, split = block / p.groups;
-  x += group * p.x_g;
-  grad_y += group * p.y_g;
+// What a block computes: rows from m on and columns from n on, of a group, summed over positions from begin to end.
+struct Tile {
+  index_t m, n, group, split, begin, end, steps;
 
-  const index_t begin = split * p.run, end = least(begin + p.run, p.n * p.od * p.oh * p.ow);
-  const index_t steps = ceil_div(end - begin, POSITIONS);
-  const auto place_step = [&](index_t step) {  // by one warp, of each step another one
-    if (warp != static_cast<int>(step % WARPS) || lane >= POSITIONS) return;
-    const index_t number = begin + step * POSITIONS + lane;
-    const Position o = position(number, 1, p.od, p.oh, p.ow, false);
-    const index_t d = o.d * p.stride_d - p.low_d, h = o.h * p.stride_h - p.low_h, w = o.w * p.stride_w - p.low_w;
-    Places& to = places[step % 2];
-    to.y[lane] = o.n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w;
-    to.x[lane] = o.n * p.x_n + d * p.x_d + h * p.x_h + w * p.x_w;
-    to.d[lane] = d;
-    to.hw[lane] = {{number < end ? h : NOWHERE, w}};
-  };
+  __device__ __forceinline__ explicit Tile(const ImplicitGemmWeightParams& p) {
+    index_t block = static_cast<index_t>(blockIdx.x);
+    m = block % p.tiles_m * TILE_M;
+    block /= p.tiles_m;
+    n = block % p.tiles_n * TILE_N;
+    block /= p.tiles_n;
+    group = block % p.groups, split = block / p.groups;
+    begin = split * p.run, end = least(begin + p.run, p.n * p.od * p.oh * p.ow);
+    steps = ceil_div(end - begin, POSITIONS);
+  }
+};
 
-  // What this thread copies: a chunk of rows, and one of a tap's channels, of some positions of each step.
+// Notes the places of a step, by one warp: of each step another one.
+__device__ __forceinline__ void place(Places& to, index_t step, const Tile& tile, const ImplicitGemmWeightParams& p) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  if (warp != static_cast<int>(step % WARPS) || lane >= POSITIONS) return;
+  const index_t number = tile.begin + step * POSITIONS + lane;
+  const bool exists = number < tile.end;
+  const Position o = position(exists ? number : 0, 1, p.od, p.oh, p.ow, false);
+  const index_t d = o.d * p.stride_d - p.low_d, h = o.h * p.stride_h - p.low_h, w = o.w * p.stride_w - p.low_w;
+  to.y[lane] = o.n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w;
+  to.x[lane] = o.n * p.x_n + d * p.x_d + h * p.x_h + w * p.x_w;
+  to.d[lane] = d;
+  to.hw[lane] = {{exists ? h : NOWHERE, w}};
+}
+
+// What one thread copies: a chunk of rows, and one of a tap's channels, of some positions of each step.
+struct Copies {
   using YWriter = Writer<CHUNKS_M>;
   using XWriter = Writer<CHUNKS_N>;
   const YWriter y_writer;
   const XWriter x_writer;
-  const index_t column = n0 / CHUNK + x_writer.chunk, taps = p.kd * p.kh * p.kw, tap = column / p.chunks;
-  const index_t tap_h = tap / p.kw % p.kh * p.dilation_h, move_h = tap < taps ? tap_h : NOWHERE;
-  const index_t move_w = tap % p.kw * p.dilation_w, move_d = tap / (p.kw * p.kh) * p.dilation_d;
-  const bool has_depth = p.d > 1 || p.od > 1 || p.kd > 1;
-  const index_t own_end = m0 / CHUNK + y_writer.chunk < p.row_chunks ? end : 0;
-  grad_y = as_is(grad_y + m0 + y_writer.chunk * CHUNK);
-  x = as_is(x + move_d * p.x_d + tap_h * p.x_h + move_w * p.x_w + column % p.chunks * CHUNK);
-  const auto copy_step = [&](index_t step, int stage) {
-    if (step < steps) {
-      const Places& from = places[step % 2];
-      index_t of_y[YWriter::COPIES], of_x[XWriter::COPIES];
-      bool inside[XWriter::COPIES];
-#pragma unroll
-      for (int i = 0; i < YWriter::COPIES; ++i) of_y[i] = from.y[y_writer.position + i * YWriter::APART];
-#pragma unroll
-      for (int i = 0; i < XWriter::COPIES; ++i) {
-        const int at = x_writer.position + i * XWriter::APART;
-        const Pack<index_t, 2> hw = load_pack<2>(&from.hw[at].at[0]);
-        of_x[i] = from.x[at];
-        inside[i] = is_inside(hw.at[0] + move_h, p.h) && is_inside(hw.at[1] + move_w, p.w) &&
-                    (!has_depth || is_inside(from.d[at] + move_d, p.d));
-      }
-      const unsigned to = room + stage * STAGE_BYTES;
-      const index_t left = own_end - begin - step * POSITIONS;
-#pragma unroll
-      for (int i = 0; i < YWriter::COPIES; ++i) {
-        copy_async(to + y_writer(i), grad_y + of_y[i], y_writer.position + i * YWriter::APART < left);
-      }
-#pragma unroll
-      for (int i = 0; i < XWriter::COPIES; ++i) {
-        copy_async(to + Y_BYTES + x_writer(i), x + of_x[i], inside[i]);
-      }
-    }
-    commit_copies();
-  };
+  const scalar_t *x, *grad_y;
+  index_t move_d, move_h, move_w, positions;
+  bool has_depth;
 
-  float sums[FRAGMENTS][8][4] = {};
-#pragma unroll
-  for (int s = 0; s < STAGES; ++s) {
-    place_step(s);
-    __syncthreads();
-    if (s < STAGES - 1) copy_step(s, s);
+  __device__ __forceinline__ Copies(const scalar_t* x_all, const scalar_t* y_all, const Tile& tile,
+                                    const ImplicitGemmWeightParams& p) {
+    const index_t column = tile.n / CHUNK + x_writer.chunk, taps = p.kd * p.kh * p.kw, tap = column / p.chunks;
+    const index_t tap_h = tap / p.kw % p.kh * p.dilation_h;
+    move_d = tap / (p.kw * p.kh) * p.dilation_d, move_w = tap % p.kw * p.dilation_w;
+    move_h = tap < taps ? tap_h : NOWHERE;
+    has_depth = p.d > 1 || p.od > 1 || p.kd > 1;
+    x = as_is(x_all + tile.group * p.x_g + move_d * p.x_d + tap_h * p.x_h + move_w * p.x_w + column % p.chunks * CHUNK);
+    grad_y = as_is(y_all + tile.group * p.y_g + tile.m + y_writer.chunk * CHUNK);
+    positions = tile.m / CHUNK + y_writer.chunk < p.row_chunks ? tile.end - tile.begin : 0;
   }
-  static_assert(WARPS_M == 1 || FRAGMENTS * 16 * sizeof(scalar_t) % 128 == 0, "warps begin at whole turns");
-  const Reader<CHUNKS_M, true> a_reader(warp_m * FRAGMENTS * 16);
-  const Reader<CHUNKS_N, false> b_reader(warp_n * 64);
-  int stage = 0, free_stage = STAGES - 1;
-  for (index_t step = 0; step < steps; ++step) {
-    wait_for_copies<STAGES - 2>();
-    __syncthreads();
-    copy_step(step + STAGES - 1, free_stage);
-    place_step(step + STAGES);
-    const unsigned of_y = room + stage * STAGE_BYTES, of_x = of_y + Y_BYTES;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      unsigned a[FRAGMENTS][4], b[4][4];
-#pragma unroll
-      for (int f = 0; f < FRAGMENTS; ++f) a_reader.load(a[f], of_y, half, f * 16);
-#pragma unroll
-      for (int g = 0; g < 4; ++g) b_reader.load(b[g], of_x, half, g * 16);
-#pragma unroll
-      for (int f = 0; f < FRAGMENTS; ++f) {
-#pragma unroll
-        for (int g = 0; g < 8; ++g) Mma<scalar_t>::add(sums[f][g], a[f], &b[g / 2][g % 2 * 2]);
-      }
-    }
-    stage = stage + 1 == STAGES ? 0 : stage + 1;
-    free_stage = free_stage + 1 == STAGES ? 0 : free_stage + 1;
-  }
-  wait_for_copies<0>();
 
-  // A fragment's pairs of lanes exchange halves, so that each lane has four columns of one row.
-  const index_t columns = taps * p.chunks * CHUNK;
+  __device__ __forceinline__ void copy(unsigned to, index_t step, const Places& from,
+                                       const ImplicitGemmWeightParams& p) const {
+    index_t of_y[YWriter::COPIES], of_x[XWriter::COPIES];
+    bool inside[XWriter::COPIES];
+#pragma unroll
+    for (int i = 0; i < YWriter::COPIES; ++i) of_y[i] = from.y[y_writer.position + i * YWriter::APART];
+#pragma unroll
+    for (int i = 0; i < XWriter::COPIES; ++i) {
+      const int at = x_writer.position + i * XWriter::APART;
+      const Pack<index_t, 2> hw = load_pack<2>(&from.hw[at].at[0]);
+      of_x[i] = from.x[at];
+      inside[i] = is_inside(hw.at[0] + move_h, p.h) && is_inside(hw.at[1] + move_w, p.w) &&
+                  (!has_depth || is_inside(from.d[at] + move_d, p.d));
+    }
+    const index_t left = positions - step * POSITIONS;
+#pragma unroll
+    for (int i = 0; i < YWriter::COPIES; ++i) {
+      copy_async(to + y_writer(i), grad_y + of_y[i], y_writer.position + i * YWriter::APART < left);
+    }
+#pragma unroll
+    for (int i = 0; i < XWriter::COPIES; ++i) copy_async(to + Y_BYTES + x_writer(i), x + of_x[i], inside[i]);
+  }
+};
+
+// Pairs of lanes exchange halves of a fragment, so that each lane writes four columns of one row.
+__device__ __forceinline__ void write_sums(float* parts, const Sums& sums, const Tile& tile,
+                                           const ImplicitGemmWeightParams& p) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const index_t columns = p.kd * p.kh * p.kw * p.chunks * CHUNK;
   const bool is_upper = lane % 2 == 0;
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f) {
-    const index_t m = m0 + (warp_m * FRAGMENTS + f) * 16 + lane / 4 + (is_upper ? 0 : 8);
-    float* const row = parts + ((split * p.groups + group) * p.rows + m) * columns;
+    const index_t m = tile.m + (warp % WARPS_M * FRAGMENTS + f) * 16 + lane / 4 + (is_upper ? 0 : 8);
+    float* const row = parts + ((tile.split * p.groups + tile.group) * p.rows + m) * columns;
 #pragma unroll
     for (int g = 0; g < 8; ++g) {
-      float(&own)[4] = sums[f][g];
+      const float(&own)[4] = sums[f][g];
       const float first = __shfl_xor_sync(0xffffffffu, is_upper ? own[2] : own[0], 1);
       const float second = __shfl_xor_sync(0xffffffffu, is_upper ? own[3] : own[1], 1);
-      const index_t at = n0 + warp_n * 64 + g * 8 + lane % 4 / 2 * 4;
+      const index_t at = tile.n + warp / WARPS_M * 64 + g * 8 + lane % 4 / 2 * 4;
       if (m >= p.rows || at >= columns) continue;
       Pack<float, 4> four;
       four.at[0] = is_upper ? own[0] : first, four.at[1] = is_upper ? own[1] : second;
@@ -231,4 +200,39 @@ implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C,
       store_pack(row + at, four);
     }
   }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 256 / THREADS)
+implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C, D, H, W]
+                              const scalar_t* __restrict__ grad_y,  // [N, G, rows, OD, OH, OW]
+                              float* __restrict__ parts,            // [splits, G * rows, KD * KH * KW * C]
+                              const ImplicitGemmWeightParams p) {
+  extern __shared__ uint4 shared[];  // [STAGES, STAGE_BYTES]
+  __shared__ Places places[STAGES];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const unsigned room = shared_address(shared);
+  const Tile tile(p);
+  const Copies copies(x, grad_y, tile, p);
+  const Reader<CHUNKS_M, true> a_reader(warp % WARPS_M * FRAGMENTS * 16);
+  const Reader<CHUNKS_N, false> b_reader(warp / WARPS_M * 64);
+#pragma unroll
+  for (int s = 0; s < STAGES; ++s) place(places[s], s, tile, p);
+  __syncthreads();
+
+  Sums sums = {};
+  add_products(
+      sums, tile.steps,
+      [&](index_t step, int stage) {
+        if (step < tile.steps) copies.copy(room + stage * STAGE_BYTES, step, places[stage], p);
+        commit_copies();
+        if (step >= STAGES - 1) place(places[stage + 1 == STAGES ? 0 : stage + 1], step + 1, tile, p);
+      },
+      [&](FragmentsA& a, FragmentsB& b, int stage, int half) {
+        const unsigned of_y = room + stage * STAGE_BYTES, of_x = of_y + Y_BYTES;
+#pragma unroll
+        for (int f = 0; f < FRAGMENTS; ++f) a_reader.load(a[f], of_y, half, f * 16);
+#pragma unroll
+        for (int g = 0; g < 4; ++g) b_reader.load(b[g], of_x, half, g * 16);
+      });
+  write_sums(parts, sums, tile, p);
 }

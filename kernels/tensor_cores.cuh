@@ -1,8 +1,11 @@
 // Products on tensor cores, sm_80 and later, of 16-bit floats or of floats rounded to TF32, summed in float.
 //
 // A fragment spans 32 bytes along the inner dimension, 16 values of 16 bits or 8 of TF32, so both types share their
-// layouts in shared memory, whose unit is a chunk of 16 bytes.
+// layouts in shared memory, whose unit is a chunk of 16 bytes. A block has WARPS_M * WARPS_N warps, each of which sums
+// 16 * FRAGMENTS rows by 64 columns.
 
+constexpr int THREADS = 32 * WARPS_M * WARPS_N;
+constexpr int TILE_M = 16 * FRAGMENTS * WARPS_M, TILE_N = 64 * WARPS_N;
 constexpr int CHUNK = 16 / sizeof(scalar_t);  // elements
 
 // Where a chunk of a row of N stands: turned by the row, so that TURN chunks of each of 8 / TURN rows lie in different
@@ -112,4 +115,39 @@ __device__ __forceinline__ void load_fragments_transposed(unsigned (&to)[4], uns
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(row));
+}
+
+// --- A tile's product ------------------------------------------------------------------------------------------------
+
+using Sums = float[FRAGMENTS][8][4];  // of a warp, of 16 * FRAGMENTS rows and 64 columns
+using FragmentsA = unsigned[FRAGMENTS][4];
+using FragmentsB = unsigned[4][4];
+
+// Adds the products of all steps. copy(step, stage) starts the copies of a step's factors, if there is such a step, to
+// one of the STAGES of shared memory: those of STAGES - 1 steps are under way while one is multiplied.
+// read(a, b, stage, half) loads the fragments of half a step from there.
+template <typename Copy, typename Read>
+__device__ __forceinline__ void add_products(Sums& sums, index_t steps, const Copy& copy, const Read& read) {
+#pragma unroll
+  for (int s = 0; s < STAGES - 1; ++s) copy(s, s);
+  int stage = 0, free_stage = STAGES - 1;
+  for (index_t step = 0; step < steps; ++step) {
+    wait_for_copies<STAGES - 2>();
+    __syncthreads();
+    copy(step + STAGES - 1, free_stage);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      FragmentsA a;
+      FragmentsB b;
+      read(a, b, stage, half);
+#pragma unroll
+      for (int f = 0; f < FRAGMENTS; ++f) {
+#pragma unroll
+        for (int g = 0; g < 8; ++g) Mma<scalar_t>::add(sums[f][g], a[f], &b[g / 2][g % 2 * 2]);
+      }
+    }
+    stage = stage + 1 == STAGES ? 0 : stage + 1;
+    free_stage = free_stage + 1 == STAGES ? 0 : free_stage + 1;
+  }
+  wait_for_copies<0>();
 }
