@@ -126,22 +126,27 @@ TENSOR_CORES: dict[str, tuple[int, ConvGeometry]] = {
     "two taps at once": (1, _conv((12, 16), (6, 7), 3, (2, 1), 1)),
     "groups": (2, _conv((40, 24, 2), (3, 5, 4), (2, 3, 1), (1, 2, 1), 1)),
     "residues without taps": (2, _conv((8, 16), (9, 8), (3, 2), (4, 2), ((3, 2), (1, 4)), (2, 4))),
+    "windows that miss the input": (1, _conv((8, 8), (3, 4), 2, 2, 5, 2)),
+}  # fmt: skip
+MANY_TILES: dict[str, tuple[int, ConvGeometry]] = {  # as many as a device has multiprocessors, or twice
     "tiles of 32 rows": (2, _conv((8, 31), (33790,), 1, 2, 0)),
     "tiles of 64 rows": (2, _conv((8, 63), (33790,), 1, 2, 0)),
     "tiles of 2 by 32 rows": (1, _conv((8, 63), (33790,), 1, 2, 0)),
     "tiles of 128 rows": (1, _conv((8, 127), (33790,), 1, 2, 0)),
-    "windows that miss the input": (1, _conv((8, 8), (3, 4), 2, 2, 5, 2)),
 }  # fmt: skip
 
 
 def _tensor_cores() -> Iterator[Case]:
     for name, (n, geometry) in TENSOR_CORES.items():
         for dtype in ("float16", "bfloat16", "tf32"):
-            if "tiles" in name and dtype == "bfloat16":
-                continue
-            for order in ("contiguous", "channels_last", "offset") if "tiles" not in name else ("contiguous",):
+            for order in ("contiguous", "channels_last", "offset"):
                 title = f"implicit GEMM, {name}, {dtype}, {order}"
                 yield from _directions(title, n, geometry, dtype, order, "implicit_gemm")
+    for name, (n, geometry) in MANY_TILES.items():
+        for dtype in ("float16", "tf32"):
+            title = f"implicit GEMM, {name}, {dtype}"
+            forward, *_, weight = _directions(title, n, geometry, dtype, "contiguous", "implicit_gemm")
+            yield from (forward, weight)
 
 
 # --- Depthwise convolution ----------------------------------------------------------------------------------------

@@ -285,7 +285,14 @@ def test_costs_of_tiles_by_hand() -> None:
 # --- The caller's choice ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
+def test_what_the_cpu_does_not_compute_is_refused(direction: str) -> None:
+    message = r"^algorithm: 'implicit_gemm' is not computed on the CPU, expected 'direct' or 'im2col'$"
+    with gpucnn.algorithm("implicit_gemm"), pytest.raises(ValueError, match=message):
+        chosen(LAYERS["resnet-50 conv1"][0], direction)
+
+
+@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {"implicit_gemm"}))
 def test_the_callers_algorithm_is_taken(name: str) -> None:
     """Also of depthwise and grouped layers, which have algorithms of their own."""
     assert name in ("direct", "im2col", "winograd")
