@@ -148,9 +148,9 @@ def steps_of(direction: str, geometry: ConvGeometry, batch: int) -> float:
     inputs, outputs, groups = geometry.channels
     per_step = implicit_gemm.STEP_BYTES // ITEMSIZE
     if direction == "backward_weight":
-        depth = implicit_gemm._depth(inputs // groups, ITEMSIZE)
-        return implicit_gemm._splits(batch, depth, ITEMSIZE, geometry)[1] / per_step
-    each = implicit_gemm._depth((inputs if direction == "forward" else outputs) // groups, ITEMSIZE)
+        depth = implicit_gemm.padded_depth(inputs // groups, ITEMSIZE)
+        return implicit_gemm.split_positions(batch, depth, ITEMSIZE, geometry)[1] / per_step
+    each = implicit_gemm.padded_depth((inputs if direction == "forward" else outputs) // groups, ITEMSIZE)
     taps_at_once = max(1, per_step // each) if each <= per_step // 2 else 1
     taps = [geometry.taps]
     if direction == "backward_input":

@@ -50,9 +50,9 @@ def test_every_tile_has_a_case() -> None:
         rows = geometry.channels.outputs // geometry.channels.groups
         columns = len(x) * prod(geometry.output_size)
         tile = implicit_gemm.tile(rows, columns, geometry.channels.groups)
-        found[direction].add(tile if direction == "forward" else implicit_gemm._weight_tile(rows))
+        found[direction].add(tile if direction == "forward" else implicit_gemm.weight_tile(rows))
     assert found["forward"] == set(implicit_gemm.TILES)
-    assert found["backward weight"] == {implicit_gemm._weight_tile(rows) for rows in (16, 32, 64, 128)}
+    assert found["backward weight"] == {implicit_gemm.weight_tile(rows) for rows in (16, 32, 64, 128)}
 
 
 def programs(dtype: str, layer: str) -> dict[str, Launch]:
@@ -117,8 +117,8 @@ def scheme(direction: str, x: Any, w: Any, y: Any) -> int:
     """The bytes that the tiles of a direction read and write."""
     rows, columns = (96, 64) if direction != "dgrad" else (64, 96)
     if direction == "wgrad":
-        tile = implicit_gemm._weight_tile(rows)
-        splits = implicit_gemm._splits(2, columns, x.itemsize, _geometry())[0]
+        tile = implicit_gemm.weight_tile(rows)
+        splits = implicit_gemm.split_positions(2, columns, x.itemsize, _geometry())[0]
         tiles_m, tiles_n = -(-rows // tile.rows), -(-9 * columns // tile.columns)
         return int(tiles_n * y.nbytes + tiles_m * 9 * x.nbytes + splits * prod(w.shape) * 4)
     tile = implicit_gemm.tile(rows, 2 * 16 * 16, 1)

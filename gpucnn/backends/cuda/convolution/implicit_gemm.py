@@ -110,7 +110,7 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
     groups, rows, taps = geometry.channels.groups, grad_w.shape[0], geometry.taps
     images, upstream = _image(runtime, x, groups), _image(runtime, grad_y, groups)
     depth = images.shape[2]
-    splits, _ = _splits(x.shape[0], depth, x.itemsize, geometry)
+    splits, _ = split_positions(x.shape[0], depth, x.itemsize, geometry)
     parts = empty(runtime, (splits, rows, taps * depth), np.dtype(np.float32))
     arrays = {"x": images, "grad_y": upstream, "parts": parts}
     launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry)
@@ -125,7 +125,7 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
 # --- Factors with their channels innermost --------------------------------------------------------------------------
 
 
-def _depth(channels: int, itemsize: int) -> int:
+def padded_depth(channels: int, itemsize: int) -> int:
     """`channels`, filled up to whole runs of 16 bytes."""
     whole = MAX_BYTES // itemsize
     return -(-channels // whole) * whole
@@ -135,7 +135,7 @@ def _image(runtime: Runtime, x: Array, groups: int) -> Array:
     """X [N, C, D, H, W] as [N, G, C / G, D, H, W] with channels innermost, filled up with zeros: a view, or a copy."""
     n, c, *space = x.shape
     each = c // groups
-    depth = _depth(each, x.itemsize)
+    depth = padded_depth(each, x.itemsize)
     if depth == each and layout(x).pack(1) * x.itemsize == MAX_BYTES:
         return x.reshape(n, groups, each, *space)
     if groups > 1 and not x.flags.c_contiguous:
@@ -152,7 +152,7 @@ def _filters(runtime: Runtime, w: Array) -> Array:
     last = runtime.xp.moveaxis(w, 1, -1)
     if last.flags.c_contiguous and c * w.itemsize % MAX_BYTES == 0 and layout(w).alignment == MAX_BYTES:
         return last
-    depth = _depth(c, w.itemsize)
+    depth = padded_depth(c, w.itemsize)
     filters = (empty if depth == c else zeros)(runtime, (rows, *taps, depth), w.dtype)
     copy(runtime, w, runtime.xp.moveaxis(filters[..., :c], -1, 1))
     return filters
@@ -165,7 +165,7 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
     if not w.flags.c_contiguous:
         strided, w = w, empty(runtime, w.shape, w.dtype)
         copy(runtime, strided, w)
-    depth = _depth(rows, w.itemsize)
+    depth = padded_depth(rows, w.itemsize)
     filters = (empty if depth == rows else zeros)(runtime, (groups, c * prod(taps), depth), w.dtype)
     pack(runtime, w.reshape(groups, rows, -1), filters[..., :rows].swapaxes(1, 2))
     return filters.reshape(groups * c, *taps, depth)
@@ -217,11 +217,11 @@ def _accesses(y: Layout, rows: int, residues: int) -> dict[str, int]:
     return {"rows_are_contiguous": 0, "vector": vector}
 
 
-def _splits(n: int, depth: int, itemsize: int, geometry: ConvGeometry) -> tuple[int, int]:
+def split_positions(n: int, depth: int, itemsize: int, geometry: ConvGeometry) -> tuple[int, int]:
     """The number of parts of a wgrad's sum, and the positions of each."""
     _, outputs, groups = geometry.channels
     positions, columns, step = n * prod(geometry.output_size), geometry.taps * depth, STEP_BYTES // itemsize
-    chosen = _weight_tile(outputs // groups)
+    chosen = weight_tile(outputs // groups)
     blocks = groups * -(-outputs // groups // chosen.rows) * -(-columns // chosen.columns)
     steps = -(-positions // step)
     wanted = min(
@@ -231,7 +231,7 @@ def _splits(n: int, depth: int, itemsize: int, geometry: ConvGeometry) -> tuple[
     return -(-positions // run), run
 
 
-def _weight_tile(rows: int) -> Tile:
+def weight_tile(rows: int) -> Tile:
     """The smallest that takes all rows, else the largest; warps that stand on each other have 64 rows each."""
     tiles = [each for each in TILES if each.warps_m == 1 or each.fragments == 4]
     return next((each for each in reversed(tiles) if rows <= each.rows), tiles[0])
@@ -239,8 +239,8 @@ def _weight_tile(rows: int) -> Tile:
 
 def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
     n, groups, depth, *_ = x.shape
-    rows, (splits, run) = parts.shape[1] // groups, _splits(n, depth, x.itemsize, geometry)
-    chosen = _weight_tile(rows)
+    rows, (splits, run) = parts.shape[1] // groups, split_positions(n, depth, x.itemsize, geometry)
+    chosen = weight_tile(rows)
     tiles_m, tiles_n = -(-rows // chosen.rows), -(-parts.shape[2] // chosen.columns)
     fields: Fields = {"n": n, "groups": groups, "rows": rows, "splits": splits, "run": run}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
