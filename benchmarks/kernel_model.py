@@ -35,6 +35,7 @@ from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
+_TURNED = {"forward": "backward_input", "backward_input": "forward"}  # of a transposed convolution
 ITEMSIZE = 2
 LAUNCH_S = 2e-6  # that a kernel takes at least
 COPY_SHARE, PEAK_SHARE = 0.85, 0.75  # of the memory's rate and of the arithmetic peak that cuBLAS and cuDNN reach
@@ -50,22 +51,18 @@ class Gpu:
     architecture: str
     multiprocessors: int
     clock: float
+    peak: float  # floating-point operations a second, of which mma.sync reaches 62 % on an H100
     hmma_clocks: float  # of a subpartition, for 16 x 8 x 16 products of 16 bits by mma.sync
     dram: float
     l2: float
     shared: int  # bytes of a multiprocessor,
     l1: int  # and of what it shares with L1
 
-    @property
-    def peak(self) -> float:
-        """Floating-point operations a second; mma.sync reaches 62 % of it on an H100."""
-        return {"H100": 989e12, "A100": 312e12, "RTX 4090": 165e12}[self.name]
-
 
 GPUS = (
-    Gpu("A100", "sm_80", 108, 1.41e9, 8.0, 2.0e12, 4.8e12, 164 << 10, 192 << 10),
-    Gpu("H100", "sm_90", 132, 1.755e9, 6.4, 3.35e12, 5.5e12, 228 << 10, 256 << 10),
-    Gpu("RTX 4090", "sm_89", 128, 2.52e9, 16.0, 1.01e12, 5.0e12, 100 << 10, 128 << 10),
+    Gpu("A100", "sm_80", 108, 1.41e9, 312e12, 8.0, 2.0e12, 4.8e12, 164 << 10, 192 << 10),
+    Gpu("H100", "sm_90", 132, 1.755e9, 989e12, 6.4, 3.35e12, 5.5e12, 228 << 10, 256 << 10),
+    Gpu("RTX 4090", "sm_89", 128, 2.52e9, 165e12, 16.0, 1.01e12, 5.0e12, 100 << 10, 128 << 10),
 )
 
 
@@ -75,6 +72,13 @@ class Launch:
 
     plan: Plan
     nbytes: int
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Rows and columns of a block of an implicit GEMM, as its program's name says."""
+        assert self.plan.source is not None
+        tile = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", self.plan.source.name)}
+        return 16 * tile["FRAGMENTS"] * tile["WARPS_M"], implicit_gemm.WARP_COLUMNS * tile["WARPS_N"]
 
 
 @dataclass(frozen=True)
@@ -183,8 +187,7 @@ def gemm_time(
         clocks["outside of the loop"] += running * (sum(code.instructions.values()) - loop.total())
     outside = clocks.pop("outside of the loop") / gpu.clock
     times = {name: count / gpu.clock + outside for name, count in clocks.items()}
-    tile = dict(part for part in _constants(launch))
-    rows, columns = 16 * tile["FRAGMENTS"] * tile["WARPS_M"], implicit_gemm.WARP_COLUMNS * tile["WARPS_N"]
+    rows, columns = launch.tile
     running = min(resident, on_one)
     left = gpu.l1 - running * (shared + 1024)
     again = 1.0 if left < running * _HALO * columns * implicit_gemm.STEP_BYTES else _HALO / taps
@@ -197,12 +200,6 @@ def gemm_time(
 def _shared_clocks(loop: Counter[str]) -> int:
     """Clocks of shared memory, of 128 bytes, for what a warp reads and its copies write."""
     return 4 * loop["LDSM"] + 4 * loop["LDGSTS"] + loop["LDS"] + loop["STS"]
-
-
-def _constants(launch: Launch) -> Iterator[tuple[str, int]]:
-    assert launch.plan.source is not None
-    for name, value in re.findall(r"(\w+)=(\d+)", launch.plan.source.name):
-        yield name, int(value)
 
 
 def cudnn_time(gpu: Gpu, layer: ConvLayer, direction: str, batch: int) -> float:
@@ -220,8 +217,8 @@ def model(layers: Sequence[ConvLayer]) -> Iterator[Row]:
     compiler = nvrtc.load()
     for layer, direction in product(layers, DIRECTIONS):
         geometry, batch = geometry_of(layer), layer.batch("gpu")
-        inner = {"forward": "backward_input", "backward_input": "forward"}.get(direction, direction)
-        planned = launches(inner if layer.transposed else direction, geometry, batch)
+        way = _TURNED.get(direction, direction) if layer.transposed else direction
+        planned, steps = launches(way, geometry, batch), steps_of(way, geometry, batch)
         for gpu in GPUS if planned else ():
             copies, gemm, limit, tile = 0.0, 0.0, "", ""
             for launch in planned:
@@ -233,12 +230,10 @@ def model(layers: Sequence[ConvLayer]) -> Iterator[Row]:
                 built = compiler.compile(source.text, source.name, options)
                 registers = max(map(int, re.findall(r"Used (\d+) registers", built.log)))
                 static = max(map(int, re.findall(r"(\d+) bytes smem", built.log)), default=0)
-                steps = steps_of(inner if layer.transposed else direction, geometry, batch)
                 code = codes(built.image)[source.kernel]
                 taps = geometry.taps if direction != "backward_weight" else 1
                 gemm, limit = gemm_time(gpu, launch, code, registers, static + launch.plan.shared_bytes, steps, taps)
-                constants = dict(_constants(launch))
-                tile = f"{16 * constants['FRAGMENTS'] * constants['WARPS_M']} × {64 * constants['WARPS_N']}"
+                tile = " × ".join(map(str, launch.tile))
             cudnn = cudnn_time(gpu, layer, direction, batch)
             yield Row(f"{slug(layer.network)}/{layer.name}", direction, gpu.name, tile, gemm, copies, limit, cudnn)
 

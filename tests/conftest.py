@@ -164,6 +164,18 @@ def nvrtc_library() -> nvrtc.Nvrtc:
 
 
 @pytest.fixture
+def sass_compiler(nvrtc_library: nvrtc.Nvrtc) -> nvrtc.Nvrtc:
+    """NVRTC beside a disassembler; where GPUCNN_REQUIRE_NVRTC is set, as in CI, their absence is an error."""
+    from benchmarks.sass import disassembler
+
+    if disassembler() is None:
+        reason = "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm"
+        assert not os.environ.get("GPUCNN_REQUIRE_NVRTC"), reason
+        pytest.skip(reason)
+    return nvrtc_library
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     """The same numbers on each run."""
     return np.random.default_rng(20260101)

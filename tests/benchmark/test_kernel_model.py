@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from benchmarks import kernel_model, publishing
 from benchmarks.kernel_model import GPUS, Launch, Row, gemm_time, launches, main, markdown, steps_of
-from benchmarks.sass import Code, disassembler
+from benchmarks.sass import Code
 from gpucnn.backends.cuda.device.nvrtc import Nvrtc
 from gpucnn.backends.cuda.device.runtime import Device, Plan
 from gpucnn.backends.cuda.device.sources import Source
@@ -62,10 +61,7 @@ def test_the_page() -> None:
 
 
 @pytest.mark.thorough
-def test_the_command(nvrtc_library: Nvrtc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if disassembler() is None:
-        assert not os.environ.get("GPUCNN_REQUIRE_NVRTC")
-        pytest.skip("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
+def test_the_command(sass_compiler: Nvrtc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publishing, "LOCAL", tmp_path)
     assert main(["--filter", "resnet-50/conv5"]) == 0
     page = (tmp_path / "kernel-model.md").read_text(encoding="utf-8")

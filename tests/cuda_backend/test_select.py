@@ -9,6 +9,7 @@ import pytest
 
 import gpucnn
 from benchmarks.cases import select
+from benchmarks.kernel_model import geometry_of
 from benchmarks.layers import ConvLayer
 from gpucnn.backends.cuda.convolution import im2col
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
@@ -34,14 +35,7 @@ def layer(c: int, oc: int, kernel: int = 3, size: int = 14, groups: int = 1) -> 
 def dense_layers() -> list[ConvGeometry]:
     """Those of the benchmark, grouped and transposed ones included, but no depthwise ones."""
     layers = {case.layer.untransposed for case in select("full", device="gpu") if isinstance(case.layer, ConvLayer)}
-    return [
-        conv_geometry(
-            "conv", each.size, Channels(each.channels, each.out_channels, each.groups), each.kernel, each.stride,
-            tuple(zip(each.padding, each.padding, strict=True)), each.dilation,
-        )
-        for each in layers
-        if not each.channels == each.groups > 1
-    ]  # fmt: skip
+    return [geometry_of(each) for each in layers if not each.channels == each.groups > 1]
 
 
 def layouts(geometry: ConvGeometry, dtype: str, n: int = 2, channels_last: bool = False) -> tuple[Layout, Layout]:

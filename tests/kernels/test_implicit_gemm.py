@@ -13,15 +13,13 @@ from launches import Launch, recording
 from memory_traffic import CONFLICT, SECTORS, image, profiled
 from strategies import dtype_of, numbers
 from test_sass import code_of
-from test_sass import compiler as compiler_beside_a_disassembler
 
 import gpucnn
 import gpucnn.functional as F
 from gpucnn import simulator
 from gpucnn.backends.cuda.convolution import implicit_gemm
 from gpucnn.backends.cuda.device.nvrtc import Nvrtc
-
-sass_compiler = compiler_beside_a_disassembler
+from gpucnn.geometry.geometries import Channels, conv_geometry
 
 LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {  # x, w, options
     "ResNet, 56 x 56": ((32, 64, 56, 56), (64, 64, 3, 3), {"padding": 1}),
@@ -118,19 +116,14 @@ def scheme(direction: str, x: Any, w: Any, y: Any) -> int:
     rows, columns = (96, 64) if direction != "dgrad" else (64, 96)
     if direction == "wgrad":
         tile = implicit_gemm.weight_tile(rows)
-        splits = implicit_gemm.split_positions(2, columns, x.itemsize, _geometry())[0]
+        geometry = conv_geometry("conv2d", (16, 16), Channels(64, 96), 3, 1, 1, 1)
+        splits = implicit_gemm.split_positions(2, columns, x.itemsize, geometry)[0]
         tiles_m, tiles_n = -(-rows // tile.rows), -(-9 * columns // tile.columns)
         return int(tiles_n * y.nbytes + tiles_m * 9 * x.nbytes + splits * prod(w.shape) * 4)
     tile = implicit_gemm.tile(rows, 2 * 16 * 16, 1)
     tiles_m, tiles_n = -(-rows // tile.rows), -(-2 * 16 * 16 // tile.columns)
     read, written = (x, y) if direction == "forward" else (y, x)
     return int(tiles_n * w.nbytes + tiles_m * 9 * read.nbytes + written.nbytes)
-
-
-def _geometry() -> Any:
-    from gpucnn.geometry.geometries import Channels, conv_geometry
-
-    return conv_geometry("conv2d", (16, 16), Channels(64, 96), 3, 1, 1, 1)
 
 
 @pytest.mark.usefixtures("compiler")

@@ -7,18 +7,16 @@ such loads and stores. That they are what moves the bytes is the profile's to sa
 
 from __future__ import annotations
 
-import os
 import re
 from functools import cache
 from typing import NamedTuple
 
 import ml_dtypes  # noqa: F401  NumPy knows bfloat16 by name from here on
 import numpy as np
-import pytest
 import sample
 from launches import Launch, launches_of_layers
 
-from benchmarks.sass import Code, codes, disassembler, parsed
+from benchmarks.sass import Code, codes, parsed
 from gpucnn.backends.cuda.device.nvrtc import OPTIONS, Nvrtc
 
 ARCHITECTURE = "sm_90"
@@ -60,16 +58,6 @@ def program(launch: Launch) -> Program:
     return Program(match[1], match[2], match[3] or "")
 
 
-@pytest.fixture
-def compiler(nvrtc_library: Nvrtc) -> Nvrtc:
-    """NVRTC beside a disassembler; where GPUCNN_REQUIRE_NVRTC is set, as in CI, their absence is an error."""
-    if disassembler() is None:
-        reason = "nvdisasm is not installed: pip install nvidia-cuda-nvdisasm"
-        assert not os.environ.get("GPUCNN_REQUIRE_NVRTC"), reason
-        pytest.skip(reason)
-    return nvrtc_library
-
-
 @cache
 def programs() -> list[tuple[Program, Launch]]:
     """The first and the last layer's launch of each program with a PACK: channels first, and last."""
@@ -92,10 +80,10 @@ def test_kernels_that_memory_limits_are_known_by_their_packs() -> None:
     assert {one.kernel for one, _ in programs() if one.is_wide} == kernels
 
 
-def test_wide_programs_load_and_store_128_bits_and_none_uses_local_memory(compiler: Nvrtc) -> None:
+def test_wide_programs_load_and_store_128_bits_and_none_uses_local_memory(sass_compiler: Nvrtc) -> None:
     found = []
     for one, launch in sample.some(programs(), 4):
-        code = code_of(compiler, launch)
+        code = code_of(sass_compiler, launch)
         name = launch.source.name
         if code.local:
             found.append(f"{name}: {code.local} accesses of local memory")
@@ -142,13 +130,13 @@ def test_the_code_is_read() -> None:
     assert (found["first"].local, found["second"].local) == (0, 2)
 
 
-def test_the_disassembler_shows_what_was_compiled(compiler: Nvrtc) -> None:
+def test_the_disassembler_shows_what_was_compiled(sass_compiler: Nvrtc) -> None:
     text = (
         'extern "C" __global__ void wide(const uint4* __restrict__ x, uint4* __restrict__ y) { y[0] = x[0]; }\n'
         'extern "C" __global__ void kept(float* x, int i) {'
         " volatile float a[64]; for (int j = 0; j < i; ++j) a[x[j] > 0 ? j : i] = x[j]; x[i] = a[i]; }"
     )
-    found = codes(compiler.compile(text, "test", (*OPTIONS, f"-arch={ARCHITECTURE}")).image)
+    found = codes(sass_compiler.compile(text, "test", (*OPTIONS, f"-arch={ARCHITECTURE}")).image)
     assert found["wide"].loads == {128: 1}
     assert found["wide"].stores == {128: 1}
     assert found["wide"].local == 0

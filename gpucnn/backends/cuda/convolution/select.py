@@ -45,14 +45,12 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
         return picked
     c, oc, groups = geometry.channels
     length, rows = c // groups * geometry.taps, oc // groups
-    has_columns = not im2col.is_pixel_by_pixel(geometry)
-    large = length >= 32 and rows >= 16
-    if has_columns or not large:
-        if "implicit_gemm" in computed and length * rows >= _MIN_PRODUCTS:
-            return "implicit_gemm"
-        large = large or (dtype in _16_BITS and length * rows >= _MIN_PRODUCTS)
-    worth = not has_columns or prod(geometry.output_size) >= 16
-    return "im2col" if large and worth and "im2col" in computed else "direct"
+    large, is_pixel_by_pixel = length >= 32 and rows >= 16, im2col.is_pixel_by_pixel(geometry)
+    if "implicit_gemm" in computed and length * rows >= _MIN_PRODUCTS and not (large and is_pixel_by_pixel):
+        return "implicit_gemm"
+    enough = length * rows >= _MIN_PRODUCTS if dtype in _16_BITS else large
+    worth = prod(geometry.output_size) >= 16 or is_pixel_by_pixel  # its columns, if it takes any
+    return "im2col" if enough and worth and "im2col" in computed else "direct"
 
 
 def algorithms(dtype: str, tensor_cores: bool) -> tuple[str, ...]:

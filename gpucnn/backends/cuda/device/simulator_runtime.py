@@ -48,8 +48,7 @@ class SimulatorRuntime:
 
         function = Module(source.text, source.name).function(source.kernel)
         function.max_dynamic_shared_size_bytes = MAX_SHARED
-        taken: Function = function
-        return taken
+        return function
 
     def product(self, factors: np.dtype[Any], result: np.dtype[Any], precision: str, device: Device) -> Function:
         """NumPy's matrix products, over the memory that BLAS would read."""
