@@ -48,17 +48,18 @@ constexpr int PASS_M = 16 * WARPS_M;  // rows that are written at once
 static_assert(PASS_M * (TILE_N + 8) * sizeof(scalar_t) <= STAGES * STAGE_BYTES, "results fit in the factors' room");
 static_assert(TILE_N * (PASS_M + 8) * sizeof(scalar_t) <= STAGES * STAGE_BYTES, "results fit in the factors' room");
 
-// One residue along one axis: position q and its j-th tap read input first + q * input_step + j * tap_input.
+// One residue along one axis: position q and its j-th tap read x at first + q * input_step + j * tap_input, and the
+// position is residue + q * output_step of y.
 struct Line {
-  index_t residue, first, input_step, tap_input;
+  index_t residue, output_step, first, input_step, tap_input;
   index_t tap, taps;  // the first of its taps, and their number
 };
 
 __device__ __forceinline__ Line line(index_t residue, bool is_dgrad, index_t kernel, index_t stride, index_t dilation,
                                      index_t low, index_t tap_step, index_t output_step) {
-  if (!is_dgrad) return {0, -low, stride, dilation, 0, kernel};
+  if (!is_dgrad) return {0, 1, -low, stride, dilation, 0, kernel};
   const Readers first = readers(residue + low, kernel, stride, dilation, tap_step);
-  return {residue, first.o, 1, -output_step, first.k, (kernel - first.k + tap_step - 1) / tap_step};
+  return {residue, stride, first.o, 1, -output_step, first.k, (kernel - first.k + tap_step - 1) / tap_step};
 }
 
 // What a block computes: rows from m on, and positions from n on, of a group and a residue.
@@ -225,9 +226,8 @@ __device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* results,
     const int row = p.rows_are_contiguous ? i % inner : i / inner;
     const int column = p.rows_are_contiguous ? i / inner : i % inner;
     const Position at = run_position(tile.n + column, p);
-    const index_t d = p.is_dgrad ? at.d * p.stride_d + tile.d.residue : at.d;
-    const index_t h = p.is_dgrad ? at.h * p.stride_h + tile.h.residue : at.h;
-    const index_t w = p.is_dgrad ? at.w * p.stride_w + tile.w.residue : at.w;
+    const index_t d = tile.d.residue + at.d * tile.d.output_step, h = tile.h.residue + at.h * tile.h.output_step;
+    const index_t w = tile.w.residue + at.w * tile.w.output_step;
     if (m + row >= p.rows || at.n >= p.n || d >= p.od || h >= p.oh || w >= p.ow) continue;
     const index_t c = tile.group * p.rows + m + row;
     move(y + (at.n * p.y_n + c * p.y_c + d * p.y_d + h * p.y_h + w * p.y_w),

@@ -131,6 +131,15 @@ def padded_depth(channels: int, itemsize: int) -> int:
     return -(-channels // whole) * whole
 
 
+def _contiguous(runtime: Runtime, array: Array) -> Array:
+    """The array in C order: itself, or a copy."""
+    if array.flags.c_contiguous:
+        return array
+    contiguous = empty(runtime, array.shape, array.dtype)
+    copy(runtime, array, contiguous)
+    return contiguous
+
+
 def _image(runtime: Runtime, x: Array, groups: int) -> Array:
     """X [N, C, D, H, W] as [N, G, C / G, D, H, W] with channels innermost, filled up with zeros: a view, or a copy."""
     n, c, *space = x.shape
@@ -138,9 +147,7 @@ def _image(runtime: Runtime, x: Array, groups: int) -> Array:
     depth = padded_depth(each, x.itemsize)
     if depth == each and layout(x).pack(1) * x.itemsize == MAX_BYTES:
         return x.reshape(n, groups, each, *space)
-    if groups > 1 and not x.flags.c_contiguous:
-        strided, x = x, empty(runtime, x.shape, x.dtype)
-        copy(runtime, strided, x)
+    x = x if groups == 1 else _contiguous(runtime, x)
     image = (empty if depth == each else zeros)(runtime, (n * groups, *space, depth), x.dtype)
     copy(runtime, x.reshape(n * groups, each, *space), runtime.xp.moveaxis(image[..., :each], -1, 1))
     return runtime.xp.moveaxis(image.reshape(n, groups, *space, depth), -1, 2)
@@ -162,9 +169,7 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
     """W [OC, C / G, KD, KH, KW] as [C, KD, KH, KW, OC / G], filled up with zeros."""
     outputs, c, *taps = w.shape
     rows = outputs // groups
-    if not w.flags.c_contiguous:
-        strided, w = w, empty(runtime, w.shape, w.dtype)
-        copy(runtime, strided, w)
+    w = _contiguous(runtime, w)
     depth = padded_depth(rows, w.itemsize)
     filters = (empty if depth == rows else zeros)(runtime, (groups, c * prod(taps), depth), w.dtype)
     pack(runtime, w.reshape(groups, rows, -1), filters[..., :rows].swapaxes(1, 2))
