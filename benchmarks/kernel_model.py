@@ -132,7 +132,7 @@ def launches(direction: str, geometry: ConvGeometry, batch: int) -> list[Launch]
         for channels, size in ((inputs, geometry.input_size), (outputs, geometry.output_size))
     )
     w = dry.xp.empty((outputs, inputs // groups, *geometry.kernel_size), np.float16)
-    if algorithm(direction, geometry, "float16", layout(x), layout(y), tensor_cores=True) != "implicit_gemm":
+    if algorithm(direction, geometry, "float16", layout(x), layout(y), sm_80=True) != "implicit_gemm":
         return []
     with listening(dry):
         if direction == "forward":

@@ -7,8 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
-PRECISIONS = ("fp32", "tf32")
-NOT_COMPUTED = ("fp32x3",)  # precisions that have a name and no kernels
+PRECISIONS = ("fp32", "tf32", "fp32x3")
 ALGORITHMS = ("direct", "im2col", "winograd", "implicit_gemm")
 
 
@@ -58,21 +57,21 @@ def precision(mode: str) -> Iterator[None]:
 
     Parameters
     ----------
-    mode : "fp32" or "tf32"
+    mode : "fp32", "tf32" or "fp32x3"
         "fp32", the default, is full float32. With "tf32", matrix products on a GPU read their factors at the 10-bit
-        mantissa of tensor cores and sum in float32; what is no matrix product, and all on a CPU, stays in full
-        float32. "fp32x3", three such products in place of one, is a reserved name: nothing is computed with it yet.
+        mantissa of tensor cores and sum in float32. With "fp32x3" the implicit GEMM splits each factor into two such
+        numbers and adds three products of them, which leaves out some 2⁻²¹ of a product. What is no matrix product,
+        and all on a CPU, stays in full float32.
 
     Raises
     ------
-    NotImplementedError
-        The mode is "fp32x3", whatever the arrays are.
     ValueError
         There is no such mode.
 
     Notes
     -----
-    CuPy's variable ``CUPY_TF32`` has no effect here.
+    CuPy's variable ``CUPY_TF32`` has no effect here. With "fp32x3" an infinite factor gives NaN, for one of its two
+    numbers is infinity minus infinity.
 
     Examples
     --------
@@ -80,13 +79,8 @@ def precision(mode: str) -> Iterator[None]:
     ...     choices().precision
     'tf32'
     """
-    if mode in NOT_COMPUTED:
-        raise NotImplementedError(
-            f"precision: mode is {mode!r}, by which nothing is computed yet; expected 'fp32' or 'tf32', or arrays of "
-            "float16 for quicker products"
-        )
     if mode not in PRECISIONS:
-        raise ValueError(f"precision: mode is {mode!r}, expected 'fp32' or 'tf32'")
+        raise ValueError(f"precision: mode is {mode!r}, expected 'fp32', 'tf32' or 'fp32x3'")
     with _choosing(precision=mode):
         yield
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import backend_named
-from gpucnn.backends.cuda.convolution.select import algorithms, has_tensor_cores
+from gpucnn.backends.cuda.convolution.select import algorithms, has_sm_80
 from gpucnn.numerics import Picks, picking
 from gpucnn.warm_up import Case, Options, operation_call, shown
 
@@ -81,7 +81,7 @@ def tune(
     calls = [operation_call(index, case, options) for index, case in enumerate(cases)]
     runtime = backend.runtime
     kept = runtime.autotune_cache(anew=True)
-    tensor_cores = has_tensor_cores(runtime.device(backend.xp.empty(1)))
+    sm_80 = has_sm_80(runtime.device(backend.xp.empty(1)))
     picks = []
     for operation, make in shown(calls, "cases tuned", len(calls), progress):
         call = make(backend.xp)
@@ -90,7 +90,7 @@ def tune(
             call()
         for asked in probe.asked:
             direction, _, dtype_of_call = asked
-            names = algorithms(dtype_of_call, tensor_cores)
+            names = algorithms(dtype_of_call, sm_80)
             if len(names) > 1:
                 timed = _timed(runtime, call, asked, names)
                 picks.append(Pick(operation, direction, kept.keep(*asked, timed), timed))

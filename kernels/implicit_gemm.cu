@@ -1,4 +1,4 @@
-// Convolution as an implicit GEMM on tensor cores, forward, dgrad or transposed: y [rows, positions] of each group is
+// Convolution as an implicit GEMM, on tensor cores or by FFMA, forward, dgrad or transposed: y [rows, positions] of each group is
 // w [rows, taps * C] times the columns [taps * C, positions] of x, which are gathered from x and never stored.
 //
 // Source       the definition; dgrad is the convolution of grad_y with the taps of each residue modulo the stride
@@ -10,12 +10,13 @@
 //              or of 2 or 4 taps where these are few. Copies of STAGES - 1 steps are under way while one is multiplied
 // Bytes        w once per tile of positions, x once per tap and tile of rows: from L1 and L2 but for the first; y once,
 //              VECTOR elements per access
-// Determinism  sums are in the order of channels' steps, in these of taps; within a fragment as the hardware adds
-// Limits       sm_80; 16-bit floats, or floats rounded to TF32; a residue without taps writes its bias or zeros
+// Determinism  sums are in the order of channels' steps, in these of taps; within a fragment as
+//              the hardware adds
+// Limits       sm_80; 16-bit floats, or floats in TERMS; a residue without taps writes its bias or zeros
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
-#include "tensor_cores.cuh"
+#include "gemm.cuh"
 
 struct ImplicitGemmParams {
   RUN_TIME index_t n;
@@ -175,13 +176,18 @@ struct Copies {
   }
 };
 
-// How a lane reads factors: its row of the four matrices of a load, in bytes, by halves of a step. Of A the second
+// A lane's part in a step's product.
+template <bool>
+struct Multiplier;
+
+// On tensor cores a lane gives its row of the four matrices of a load, in bytes, by halves of a step. Of A the second
 // matrix is below the first, and the next two are to their right; of B it is the other way round. Rows 16 apart lie in
 // the same way.
-struct Reader {
+template <>
+struct Multiplier<false> {
   unsigned a_at[2], b_at[2];
 
-  __device__ __forceinline__ Reader(int warp_m, int warp_n, unsigned shared) {
+  __device__ __forceinline__ Multiplier(int warp_m, int warp_n, unsigned shared) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int a_row = warp_m * 16 + lane % 16, b_row = TILE_M + warp_n * 64 + lane % 8 + lane / 16 * 8;
 #pragma unroll
@@ -191,13 +197,68 @@ struct Reader {
     }
   }
 
-  __device__ __forceinline__ void read(FragmentsA& a, FragmentsB& b, int stage, int half) const {
-    const unsigned a_from = a_at[half] + stage * STAGE_BYTES, b_from = b_at[half] + stage * STAGE_BYTES;
+  __device__ __forceinline__ void add_step(Sums& sums, int stage) const {
 #pragma unroll
-    for (int f = 0; f < FRAGMENTS; ++f) load_fragments(a[f], a_from + f * (PASS_M * ROW_BYTES));
+    for (int half = 0; half < 2; ++half) {
+      const unsigned a_from = a_at[half] + stage * STAGE_BYTES, b_from = b_at[half] + stage * STAGE_BYTES;
+      FragmentsA a;
+      FragmentsB b;
 #pragma unroll
-    for (int g = 0; g < 4; ++g) load_fragments(b[g], b_from + g * (16 * ROW_BYTES));
+      for (int f = 0; f < FRAGMENTS; ++f) load_fragments(a[f], a_from + f * (PASS_M * ROW_BYTES));
+#pragma unroll
+      for (int g = 0; g < 4; ++g) load_fragments(b[g], b_from + g * (16 * ROW_BYTES));
+      add_fragments(sums, a, b);
+    }
   }
+
+  // The place of the i-th sum of group g, in the fragment's 16 rows and the warp's 64 columns.
+  static __device__ __forceinline__ int row(int lane, int i) { return i / 2 * 8 + lane / 4; }
+  static __device__ __forceinline__ int column(int lane, int g, int i) { return g * 8 + lane % 4 * 2 + i % 2; }
+};
+
+// By FFMA a lane sums every 4th row and every 8th column, so that the rows which a warp reads at once lie in different
+// banks: 24 loads of 16 bytes for 512 FFMA.
+template <>
+struct Multiplier<true> {
+  unsigned a_at[ROW_CHUNKS], b_at[ROW_CHUNKS];
+
+  __device__ __forceinline__ Multiplier(int warp_m, int warp_n, unsigned shared) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int chunk = 0; chunk < ROW_CHUNKS; ++chunk) {
+      a_at[chunk] = shared + chunk_at<ROW_CHUNKS>(warp_m * 16 + row(lane, 0), chunk) * 16;
+      b_at[chunk] = shared + chunk_at<ROW_CHUNKS>(TILE_M + warp_n * 64 + column(lane, 0, 0), chunk) * 16;
+    }
+  }
+
+  __device__ __forceinline__ void add_step(Sums& sums, int stage) const {
+#pragma unroll
+    for (int chunk = 0; chunk < ROW_CHUNKS; ++chunk) {
+      Pack<float, 4> b[8];
+#pragma unroll
+      for (int g = 0; g < 8; ++g) b[g] = load(b_at[chunk], stage, g * 8);
+#pragma unroll
+      for (int f = 0; f < FRAGMENTS; ++f) {
+        Pack<float, 4> a[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) a[i] = load(a_at[chunk ^ i % 2 * 2], stage, f * PASS_M + i * 4);
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const float a_k[] = {a[0].at[k], a[1].at[k], a[2].at[k], a[3].at[k]};
+          const float b_k[] = {b[0].at[k], b[1].at[k], b[2].at[k], b[3].at[k],
+                               b[4].at[k], b[5].at[k], b[6].at[k], b[7].at[k]};
+          add_outer_product(sums[f], a_k, b_k);
+        }
+      }
+    }
+  }
+
+  static __device__ __forceinline__ Pack<float, 4> load(unsigned at, int stage, int row) {
+    return load_shared<float, 4>(at + stage * STAGE_BYTES + row * ROW_BYTES);
+  }
+
+  static __device__ __forceinline__ int row(int lane, int i) { return i * 4 + lane / 8; }
+  static __device__ __forceinline__ int column(int lane, int g, int) { return g * 8 + lane % 8; }
 };
 
 template <int N>
@@ -246,12 +307,13 @@ implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
   const int warp_m = warp % WARPS_M, warp_n = warp / WARPS_M;
   const Tile tile(p);
   Copies copies(x, w, shared_address(shared), tile, p);
-  const Reader reader(warp_m, warp_n, shared_address(shared));
+  using Product = Multiplier<USES_FFMA>;
+  const Product product(warp_m, warp_n, shared_address(shared));
 
   Sums sums = {};
-  add_products(
+  add_steps(
       sums, copies.steps, [&](index_t, int stage) { copies.next(stage); },
-      [&](FragmentsA& a, FragmentsB& b, int stage, int half) { reader.read(a, b, stage, half); });
+      [&](Sums& to, int stage) { product.add_step(to, stage); });
 
   scalar_t* const results = reinterpret_cast<scalar_t*>(shared);
   const int row_pitch = p.rows_are_contiguous ? 1 : TILE_N + 8, position_pitch = p.rows_are_contiguous ? PASS_M + 8 : 1;
@@ -260,15 +322,14 @@ implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
     const index_t m = tile.m + f * PASS_M;
     __syncthreads();
 #pragma unroll
-    for (int upper = 0; upper < 2; ++upper) {
-      const int row = warp_m * 16 + upper * 8 + lane / 4;
+    for (int i = 0; i < 4; ++i) {
+      const int row = warp_m * 16 + Product::row(lane, i);
       const bool has_bias = bias && m + row < p.rows;
       const float added = has_bias ? widen(bias[(tile.group * p.rows + m + row) * p.bias_c]) : 0.0f;
 #pragma unroll
       for (int g = 0; g < 8; ++g) {
-        scalar_t* const to = results + row * row_pitch + (warp_n * 64 + g * 8 + lane % 4 * 2) * position_pitch;
-        to[0] = narrow(sums[f][g][upper * 2] + added);
-        to[position_pitch] = narrow(sums[f][g][upper * 2 + 1] + added);
+        const int position = warp_n * 64 + Product::column(lane, g, i);
+        results[row * row_pitch + position * position_pitch] = narrow(sums[f][g][i] + added);
       }
     }
     __syncthreads();

@@ -1,4 +1,4 @@
-// Convolution wgrad as an implicit GEMM on tensor cores, split-K, the first of two kernels:
+// Convolution wgrad as an implicit GEMM, on tensor cores or by FFMA, split-K, the first of two kernels:
 // parts [splits, G * rows, KD * KH * KW * C] = grad_y [rows, positions] times the columns [positions, taps * C] of x
 //
 // Source       the derivative of implicit_gemm.cu
@@ -10,11 +10,11 @@
 //              under way while one is multiplied
 // Bytes        grad_y once per tile of columns, x once per tap and tile of rows: from L2 but for the first; parts once
 // Determinism  each sum is in the order of positions, as the hardware adds within a fragment
-// Limits       sm_80; 16-bit floats, or floats rounded to TF32
+// Limits       sm_80; 16-bit floats, or floats in TERMS
 #include "common.cuh"
 #include "params.cuh"
 #include "windows.cuh"
-#include "tensor_cores.cuh"
+#include "gemm.cuh"
 
 struct ImplicitGemmWeightParams {
   RUN_TIME index_t n;
@@ -66,12 +66,78 @@ struct Reader {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int later = IS_A ? i / 2 : i % 2, pair = column / 8 + (IS_A ? i % 2 : i / 2);
-        to[i] = load_shared(tile + at[pair % 4] + (half * 8 + later * 4) * PITCH + pair / 4 * 128);
-        Mma<scalar_t>::round(to[i]);
+        to[i] = load_shared<unsigned, 1>(tile + at[pair % 4] + (half * 8 + later * 4) * PITCH + pair / 4 * 128).at[0];
       }
     } else {
       const int pair = column / 16;
       load_fragments_transposed(to, tile + at[pair % 4] + half * 16 * PITCH + pair / 4 * 128);
+    }
+  }
+};
+
+// A lane's part in a step's product.
+template <bool>
+struct Multiplier;
+
+template <>
+struct Multiplier<false> {
+  const Reader<CHUNKS_M, true> a_reader;
+  const Reader<CHUNKS_N, false> b_reader;
+
+  __device__ __forceinline__ Multiplier(int m, int n) : a_reader(m), b_reader(n) {}
+
+  __device__ __forceinline__ void add_step(Sums& sums, unsigned of_y, unsigned of_x) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      FragmentsA a;
+      FragmentsB b;
+#pragma unroll
+      for (int f = 0; f < FRAGMENTS; ++f) a_reader.load(a[f], of_y, half, f * 16);
+#pragma unroll
+      for (int g = 0; g < 4; ++g) b_reader.load(b[g], of_x, half, g * 16);
+      add_fragments(sums, a, b);
+    }
+  }
+};
+
+// By FFMA a lane sums 4 rows of each fragment and 4 columns of each 32: 6 loads of 16 bytes for 128 FFMA. Where those
+// of [POSITIONS, N chunks] begin, in bytes, by how its row is turned; a chunk 4 further lies where the other turn has it.
+template <int N>
+struct FloatReader {
+  unsigned at[4];
+
+  __device__ __forceinline__ FloatReader(int first, int chunk) {
+#pragma unroll
+    for (int turn = 0; turn < (N < 8 ? N / 2 : 4); ++turn) at[turn] = (chunk ^ turn * 2) * 16 + first * sizeof(float);
+  }
+
+  // 4 columns, `chunk` of 0, 4, 8, … chunks after the lane's first ones.
+  __device__ __forceinline__ Pack<float, 4> load(unsigned tile, int position, int chunk) const {
+    const int turn = chunk_at<N, TURN>(position, 0) % N / 2 ^ chunk / 4 % 2 * 2;
+    return load_shared<float, 4>(tile + at[turn] + position * (N * 16) + chunk / 8 * 128);
+  }
+};
+
+template <>
+struct Multiplier<true> {
+  const FloatReader<CHUNKS_M> a_reader;
+  const FloatReader<CHUNKS_N> b_reader;
+
+  __device__ __forceinline__ Multiplier(int m, int n)
+      : a_reader(m, static_cast<int>(threadIdx.x) % 32 / 8), b_reader(n, static_cast<int>(threadIdx.x) % 8) {}
+
+  __device__ __forceinline__ void add_step(Sums& sums, unsigned of_y, unsigned of_x) const {
+#pragma unroll
+    for (int k = 0; k < POSITIONS; ++k) {
+      float b[8];
+#pragma unroll
+      for (int g = 0; g < 8; g += 4) {
+        const Pack<float, 4> columns = b_reader.load(of_x, k, g * 2);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) b[g + i] = columns.at[i];
+      }
+#pragma unroll
+      for (int f = 0; f < FRAGMENTS; ++f) add_outer_product(sums[f], a_reader.load(of_y, k, f * 4).at, b);
     }
   }
 };
@@ -177,27 +243,38 @@ struct Copies {
   }
 };
 
-// Pairs of lanes exchange halves of a fragment, so that each lane writes four columns of one row.
-__device__ __forceinline__ void write_sums(float* parts, const Sums& sums, const Tile& tile,
+// Writes the warp's sums from [m, n] on, four columns at once. On tensor cores pairs of lanes exchange halves of a
+// fragment for that.
+__device__ __forceinline__ void write_sums(float* parts, const Sums& sums, index_t m, index_t n, const Tile& tile,
                                            const ImplicitGemmWeightParams& p) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const index_t columns = p.kd * p.kh * p.kw * p.chunks * CHUNK;
+  const auto write = [&](index_t row, index_t column, const Pack<float, 4>& four) {
+    if (row < p.rows && column < columns) {
+      store_pack(parts + (((tile.split * p.groups + tile.group) * p.rows + row) * columns + column), four);
+    }
+  };
   const bool is_upper = lane % 2 == 0;
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f) {
-    const index_t m = tile.m + (warp % WARPS_M * FRAGMENTS + f) * 16 + lane / 4 + (is_upper ? 0 : 8);
-    float* const row = parts + ((tile.split * p.groups + tile.group) * p.rows + m) * columns;
+    if (USES_FFMA) {
 #pragma unroll
-    for (int g = 0; g < 8; ++g) {
-      const float(&own)[4] = sums[f][g];
-      const float first = __shfl_xor_sync(0xffffffffu, is_upper ? own[2] : own[0], 1);
-      const float second = __shfl_xor_sync(0xffffffffu, is_upper ? own[3] : own[1], 1);
-      const index_t at = tile.n + warp / WARPS_M * 64 + g * 8 + lane % 4 / 2 * 4;
-      if (m >= p.rows || at >= columns) continue;
-      Pack<float, 4> four;
-      four.at[0] = is_upper ? own[0] : first, four.at[1] = is_upper ? own[1] : second;
-      four.at[2] = is_upper ? first : own[2], four.at[3] = is_upper ? second : own[3];
-      store_pack(row + at, four);
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int g = 0; g < 8; g += 4) {
+          const Pack<float, 4> four = {{sums[f][g][i], sums[f][g + 1][i], sums[f][g + 2][i], sums[f][g + 3][i]}};
+          write(m + f * 16 + lane / 8 * 4 + i, n + g * 8 + lane % 8 * 4, four);
+        }
+      }
+    } else {
+#pragma unroll
+      for (int g = 0; g < 8; ++g) {
+        const float(&own)[4] = sums[f][g];
+        const float first = __shfl_xor_sync(0xffffffffu, is_upper ? own[2] : own[0], 1);
+        const float second = __shfl_xor_sync(0xffffffffu, is_upper ? own[3] : own[1], 1);
+        const Pack<float, 4> upper = {{own[0], own[1], first, second}}, lower = {{first, second, own[2], own[3]}};
+        write(m + f * 16 + lane / 4 + (is_upper ? 0 : 8), n + g * 8 + lane % 4 / 2 * 4, is_upper ? upper : lower);
+      }
     }
   }
 }
@@ -213,26 +290,22 @@ implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C,
   const unsigned room = shared_address(shared);
   const Tile tile(p);
   const Copies copies(x, grad_y, tile, p);
-  const Reader<CHUNKS_M, true> a_reader(warp % WARPS_M * FRAGMENTS * 16);
-  const Reader<CHUNKS_N, false> b_reader(warp / WARPS_M * 64);
+  const int m = warp % WARPS_M * FRAGMENTS * 16, n = warp / WARPS_M * 64;
+  const Multiplier<USES_FFMA> product(m, n);
 #pragma unroll
   for (int s = 0; s < STAGES; ++s) place(places[s], s, tile, p);
   __syncthreads();
 
   Sums sums = {};
-  add_products(
+  add_steps(
       sums, tile.steps,
       [&](index_t step, int stage) {
         if (step < tile.steps) copies.copy(room + stage * STAGE_BYTES, step, places[stage], p);
         commit_copies();
         if (step >= STAGES - 1) place(places[stage + 1 == STAGES ? 0 : stage + 1], step + 1, tile, p);
       },
-      [&](FragmentsA& a, FragmentsB& b, int stage, int half) {
-        const unsigned of_y = room + stage * STAGE_BYTES, of_x = of_y + Y_BYTES;
-#pragma unroll
-        for (int f = 0; f < FRAGMENTS; ++f) a_reader.load(a[f], of_y, half, f * 16);
-#pragma unroll
-        for (int g = 0; g < 4; ++g) b_reader.load(b[g], of_x, half, g * 16);
+      [&](Sums& to, int stage) {
+        product.add_step(to, room + stage * STAGE_BYTES, room + stage * STAGE_BYTES + Y_BYTES);
       });
-  write_sums(parts, sums, tile, p);
+  write_sums(parts, sums, tile.m + m, tile.n + n, tile, p);
 }

@@ -47,9 +47,9 @@ def layouts(geometry: ConvGeometry, dtype: str, n: int = 2, channels_last: bool 
 
 
 def chosen(
-    direction: str, geometry: ConvGeometry, dtype: str, channels_last: bool = False, tensor_cores: bool = True
+    direction: str, geometry: ConvGeometry, dtype: str, channels_last: bool = False, sm_80: bool = True
 ) -> str:
-    return algorithm(direction, geometry, dtype, *layouts(geometry, dtype, channels_last=channels_last), tensor_cores)
+    return algorithm(direction, geometry, dtype, *layouts(geometry, dtype, channels_last=channels_last), sm_80)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -101,28 +101,28 @@ def test_filters_that_fill_shared_memory_are_left_to_the_direct_kernels() -> Non
 def test_what_a_product_cannot_compute_is_direct(dtype: str) -> None:
     for direction in DIRECTIONS:
         products = "direct" if dtype in INTEGER else "im2col"
-        assert chosen(direction, layer(64, 64), dtype, tensor_cores=False) == products
+        assert chosen(direction, layer(64, 64), dtype, sm_80=False) == products
         gathered = "implicit_gemm" if dtype in ("float16", "bfloat16") else products
         assert chosen(direction, layer(64, 64), dtype) == gathered
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("tensor_cores", [False, True])
-def test_no_dense_layer_of_the_benchmark_has_one_output_a_thread_in_16_bits(direction: str, tensor_cores: bool) -> None:
+@pytest.mark.parametrize("sm_80", [False, True])
+def test_no_dense_layer_of_the_benchmark_has_one_output_a_thread_in_16_bits(direction: str, sm_80: bool) -> None:
     found = {
-        geometry: chosen(direction, geometry, dtype, tensor_cores=tensor_cores)
+        geometry: chosen(direction, geometry, dtype, sm_80=sm_80)
         for geometry in dense_layers()
         for dtype in ("float16", "bfloat16")
     }
     assert len(found) > 40
-    assert set(found.values()) == ({"im2col", "implicit_gemm"} if tensor_cores else {"im2col"})
+    assert set(found.values()) == ({"im2col", "implicit_gemm"} if sm_80 else {"im2col"})
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_float32_is_rounded_to_tf32_where_that_is_asked_for(direction: str) -> None:
     with gpucnn.precision("tf32"):
         assert chosen(direction, layer(64, 64), "float32") == "implicit_gemm"
-        assert chosen(direction, layer(64, 64), "float32", tensor_cores=False) == "im2col"
+        assert chosen(direction, layer(64, 64), "float32", sm_80=False) == "im2col"
         assert chosen(direction, layer(64, 64), "complex64") == "im2col"
         assert chosen(direction, layer(64, 64, 1), "float16") == "im2col"  # a product without columns
 
@@ -136,7 +136,7 @@ def test_the_callers_algorithm_is_taken() -> None:
                 chosen("forward", layer(64, 64), "float32")
             below = "computes no convolution of float16 on a GPU of compute capability below 8.0, expected one of"
             with pytest.raises(ValueError, match=below):
-                chosen("forward", layer(64, 64), "float16", tensor_cores=False)
+                chosen("forward", layer(64, 64), "float16", sm_80=False)
         with gpucnn.algorithm("im2col"):
             assert chosen("forward", layer(1, 1), "float32") == "im2col"
             with pytest.raises(ValueError, match="algorithm: 'im2col' computes no convolution of int8"):

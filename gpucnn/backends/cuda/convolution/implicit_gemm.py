@@ -1,4 +1,4 @@
-"""Convolution as an implicit GEMM on tensor cores, of compute capability 8.0 and later.
+"""Convolution as an implicit GEMM, on tensor cores or in full float32; of compute capability 8.0 and later.
 
 Both factors are read with their channels innermost, in runs of 16 bytes: images and weights in another order, or of
 other numbers of channels, are copied first, once per call. Columns are gathered on the way to shared memory.
@@ -19,6 +19,7 @@ from gpucnn.backends.cuda.elementwise.packing import copy, pack
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides, zeros
 from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.geometry import ConvGeometry
+from gpucnn.numerics import choices
 
 GEMM = Kernel("implicit_gemm", "ImplicitGemmParams")
 BACKWARD_WEIGHT = Kernel("implicit_gemm_backward_weight", "ImplicitGemmWeightParams")
@@ -65,8 +66,20 @@ class Tile(NamedTuple):
 TILES = (Tile(4, 2, 2, 3), Tile(4, 1, 2, 4), Tile(2, 2, 2, 4), Tile(2, 1, 2, 4), Tile(1, 1, 2, 4))
 """Those that read and issue less for each product first."""
 
+_TERMS = {"fp32": 0, "tf32": 1, "fp32x3": 2}
 
-def tile(rows: int, columns: int, batch: int) -> Tile:
+
+def terms(dtype: np.dtype[Any]) -> int:
+    """The values whose sum a factor is read as: two of TF32 make three products; 0 is float32 as it is, by FFMA."""
+    return _TERMS[choices().precision] if dtype == np.float32 else 1
+
+
+def tiles(terms: int) -> tuple[Tile, ...]:
+    """The tiles for factors of so many terms: two need registers for fragments and sums twice."""
+    return TILES if terms < 2 else tuple(each for each in TILES if each.fragments <= 2)
+
+
+def tile(rows: int, columns: int, batch: int, terms: int = 1) -> Tile:
     """The tile for `batch` products of `rows` by `columns`: that which keeps a multiprocessor's schedulers least long.
 
     A warp's step takes as long as its fragments, and once more for its copies and what else it issues.
@@ -82,14 +95,14 @@ def tile(rows: int, columns: int, batch: int) -> Tile:
         warps = -(-blocks // MULTIPROCESSORS) * each.warps
         return -(-warps // SCHEDULERS) * (each.fragments + 1)
 
-    return min(TILES, key=duration)
+    return min(tiles(terms), key=duration)
 
 
 def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Write y [N, OC, OD, OH, OW]."""
     groups = geometry.channels.groups
     arrays = {"x": _image(runtime, x, groups), "w": _filters(runtime, w), "bias": bias, "y": y}
-    launch(runtime, GEMM, x.dtype, arrays, _gemm_work, geometry=geometry, is_dgrad=False)
+    launch(runtime, GEMM, x.dtype, arrays, _gemm_work, geometry=geometry, is_dgrad=False, terms=terms(x.dtype))
 
 
 def backward_input(
@@ -99,7 +112,8 @@ def backward_input(
     groups = geometry.channels.groups
     filters = _transposed_filters(runtime, w, groups)
     arrays = {"x": _image(runtime, grad_y, groups), "w": filters, "bias": bias, "y": grad_x}
-    launch(runtime, GEMM, grad_y.dtype, arrays, _gemm_work, geometry=geometry, is_dgrad=True)
+    factors = terms(w.dtype)
+    launch(runtime, GEMM, w.dtype, arrays, _gemm_work, geometry=geometry, is_dgrad=True, terms=factors)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -110,10 +124,11 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
     groups, rows, taps = geometry.channels.groups, grad_w.shape[0], geometry.taps
     images, upstream = _image(runtime, x, groups), _image(runtime, grad_y, groups)
     depth = images.shape[2]
-    splits, _ = split_positions(x.shape[0], depth, x.itemsize, geometry)
+    factors = terms(x.dtype)
+    splits, _ = split_positions(x.shape[0], depth, x.itemsize, geometry, factors)
     parts = empty(runtime, (splits, rows, taps * depth), np.dtype(np.float32))
     arrays = {"x": images, "grad_y": upstream, "parts": parts}
-    launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry)
+    launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry, terms=factors)
     total = parts[0]
     if splits > 1:
         total = empty(runtime, total.shape, grad_w.dtype)
@@ -179,7 +194,9 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
 # --- Works ------------------------------------------------------------------------------------------------------------
 
 
-def _gemm_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, is_dgrad: bool) -> Work:
+def _gemm_work(
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, is_dgrad: bool, terms: int
+) -> Work:
     n, groups, depth, *_ = x.shape
     rows = y.shape[1] // groups
     chunks = depth * x.itemsize // MAX_BYTES
@@ -192,7 +209,7 @@ def _gemm_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: C
             fields |= {f"residues_{name}": 1, f"run_{name}": axis.out, f"tap_step_{name}": 1, f"output_step_{name}": 0}
     residues = prod(fields[f"residues_{name}"] for name in SPACE)
     positions = n * prod(fields[f"run_{name}"] for name in SPACE)
-    chosen = tile(rows, positions, groups * residues)
+    chosen = tile(rows, positions, groups * residues, terms)
     tiles_m, tiles_n = -(-rows // chosen.rows), -(-positions // chosen.columns)
     fields |= {
         **{"taps_at_once": {1: 4, 2: 2}.get(chunks, 1), "tiles_m": tiles_m, "tiles_n": tiles_n},
@@ -206,7 +223,7 @@ def _gemm_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: C
         blocks=groups * residues * tiles_m * tiles_n,
         block=32 * chosen.warps,
         extents=(*extents(geometry), positions + chosen.columns, (groups * rows + chosen.rows) * prod(w.shape[1:])),
-        constants=chosen.constants,
+        constants=(*chosen.constants, ("TERMS", terms)),
     )
 
 
@@ -222,11 +239,11 @@ def _accesses(y: Layout, rows: int, residues: int) -> dict[str, int]:
     return {"rows_are_contiguous": 0, "vector": vector}
 
 
-def split_positions(n: int, depth: int, itemsize: int, geometry: ConvGeometry) -> tuple[int, int]:
+def split_positions(n: int, depth: int, itemsize: int, geometry: ConvGeometry, terms: int = 1) -> tuple[int, int]:
     """The number of parts of a wgrad's sum, and the positions of each."""
     _, outputs, groups = geometry.channels
     positions, columns, step = n * prod(geometry.output_size), geometry.taps * depth, STEP_BYTES // itemsize
-    chosen = weight_tile(outputs // groups)
+    chosen = weight_tile(outputs // groups, terms)
     blocks = groups * -(-outputs // groups // chosen.rows) * -(-columns // chosen.columns)
     steps = -(-positions // step)
     wanted = min(
@@ -236,16 +253,16 @@ def split_positions(n: int, depth: int, itemsize: int, geometry: ConvGeometry) -
     return -(-positions // run), run
 
 
-def weight_tile(rows: int) -> Tile:
-    """The smallest that takes all rows, else the largest; warps that stand on each other have 64 rows each."""
-    tiles = [each for each in TILES if each.warps_m == 1 or each.fragments == 4]
-    return next((each for each in reversed(tiles) if rows <= each.rows), tiles[0])
+def weight_tile(rows: int, terms: int = 1) -> Tile:
+    """The smallest that takes all rows, else the largest; warps that stand on each other have whole turns of chunks."""
+    usable = [each for each in tiles(terms) if each.warps_m == 1 or each.fragments == 4 or terms == 2]
+    return next((each for each in reversed(usable) if rows <= each.rows), usable[0])
 
 
-def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
+def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry, terms: int) -> Work:
     n, groups, depth, *_ = x.shape
-    rows, (splits, run) = parts.shape[1] // groups, split_positions(n, depth, x.itemsize, geometry)
-    chosen = weight_tile(rows)
+    rows, (splits, run) = parts.shape[1] // groups, split_positions(n, depth, x.itemsize, geometry, terms)
+    chosen = weight_tile(rows, terms)
     tiles_m, tiles_n = -(-rows // chosen.rows), -(-parts.shape[2] // chosen.columns)
     fields: Fields = {"n": n, "groups": groups, "rows": rows, "splits": splits, "run": run}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
@@ -261,6 +278,6 @@ def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: Co
         blocks=groups * splits * tiles_m * tiles_n,
         block=32 * chosen.warps,
         extents=(*extents(geometry), splits * run + run, parts.size + chosen.rows * parts.shape[2]),
-        constants=chosen.constants,
+        constants=(*chosen.constants, ("TERMS", terms)),
         shared_bytes=chosen.stages * (chosen.rows + chosen.columns) * STEP_BYTES,
     )

@@ -1,4 +1,4 @@
-"""Choice of a convolution's algorithm on a GPU: pure functions of sizes, dtype and whether there are tensor cores.
+"""Choice of a convolution's algorithm on a GPU: pure functions of sizes, dtype and compute capability.
 
 No kernel has run on a device yet. Depthwise tiles and the implicit GEMM stand before the direct and im2col ones for
 what they save by count: of bytes (benchmarks/results/kernel-gains.md), or of instructions per multiply-add.
@@ -15,24 +15,25 @@ from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
 
 
-def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout, tensor_cores: bool) -> str:
+def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: Layout, sm_80: bool) -> str:
     """The algorithm of a convolution: the caller's choice, or the pick within `gpucnn.tuned`, else by its size.
 
     Without the caller's choice, depthwise convolutions of floats are ``"depthwise"``, regardless of tuning, if the
     kernels accept images with the layouts x [N, C, D, H, W] and y [N, OC, OD, OH, OW].
 
-    `direction` is "forward", "backward_input" or "backward_weight"; `tensor_cores` as `has_tensor_cores` says.
+    `direction` is "forward", "backward_input" or "backward_weight"; `sm_80` is whether the device has
+    compute capability 8.0.
 
     Raises
     ------
     ValueError
         The caller's choice does not compute this.
     """
-    (chosen, picks, *_), computed = choices(), algorithms(dtype, tensor_cores)
+    (chosen, picks, *_), computed = choices(), algorithms(dtype, sm_80)
     if chosen not in (None, *_ON_A_GPU):
         raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected one of {_ON_A_GPU}")
     if chosen not in (None, *computed):
-        on_this = "" if tensor_cores or chosen == "im2col" else " on a GPU of compute capability below 8.0"
+        on_this = "" if sm_80 or chosen == "im2col" else " on a GPU of compute capability below 8.0"
         raise ValueError(
             f"algorithm: {chosen!r} computes no convolution of {dtype}{on_this}, expected one of {computed}"
         )
@@ -46,36 +47,36 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     c, oc, groups = geometry.channels
     length, rows = c // groups * geometry.taps, oc // groups
     large, is_pixel_by_pixel = length >= 32 and rows >= 16, im2col.is_pixel_by_pixel(geometry)
-    if "implicit_gemm" in computed and length * rows >= _MIN_PRODUCTS and not (large and is_pixel_by_pixel):
+    is_split = dtype == "float32" and choices().precision == "fp32x3"  # which cuBLAS does not compute
+    by_cublas = large and is_pixel_by_pixel and not is_split
+    if "implicit_gemm" in computed and length * rows >= _MIN_PRODUCTS and not by_cublas:
         return "implicit_gemm"
     enough = length * rows >= _MIN_PRODUCTS if dtype in _16_BITS else large
     worth = prod(geometry.output_size) >= 16 or is_pixel_by_pixel  # its columns, if it takes any
     return "im2col" if enough and worth and "im2col" in computed else "direct"
 
 
-def algorithms(dtype: str, tensor_cores: bool) -> tuple[str, ...]:
+def algorithms(dtype: str, sm_80: bool) -> tuple[str, ...]:
     """The algorithms of any convolution of `dtype`, in each direction; depthwise kernels are selected separately.
-
-    ``"implicit_gemm"`` computes 16-bit floats, and float32 where `gpucnn.precision` is "tf32".
 
     Examples
     --------
-    >>> algorithms("int32", tensor_cores=True), algorithms("float16", tensor_cores=True)
+    >>> algorithms("int32", sm_80=True), algorithms("float16", sm_80=True)
     (('direct',), ('direct', 'im2col', 'implicit_gemm'))
     """
     if dtype not in _PRODUCTS:
         return ("direct",)
-    rounds = dtype in _16_BITS or (dtype == "float32" and choices().precision == "tf32")
-    return _ON_A_GPU if tensor_cores and rounds else ("direct", "im2col")
+    return _ON_A_GPU if sm_80 and dtype in _GATHERED else ("direct", "im2col")
 
 
-def has_tensor_cores(device: Device) -> bool:
-    """Whether the device has those that "implicit_gemm" needs, of compute capability 8.0."""
+def has_sm_80(device: Device) -> bool:
+    """Whether the device has compute capability 8.0, whose asynchronous copies "implicit_gemm" needs."""
     return device.compute_capability >= (8, 0)
 
 
 _ON_A_GPU = ("direct", "im2col", "implicit_gemm")
 _16_BITS = frozenset({"float16", "bfloat16"})
+_GATHERED = _16_BITS | {"float32"}  # dtypes of the implicit GEMM
 _MIN_PRODUCTS = 64  # of an output of a group, below which a tile is mostly padding
 
 _PRODUCTS = frozenset({"float16", "bfloat16", "float32", "float64", "complex64", "complex128"})  # of cuBLAS

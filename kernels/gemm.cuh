@@ -1,6 +1,9 @@
-// Products on tensor cores, sm_80 and later, of 16-bit floats or of floats rounded to TF32, summed in float.
+// Products of a block's tiles, summed in float; sm_80 and later. A factor is read as a sum of TERMS values:
+//   1  16-bit floats as they are, or floats rounded to TF32: one product on tensor cores
+//   2  a float as the sum of two TF32 values: three products on tensor cores, all but that of the two small ones
+//   0  a float as it is: fused multiply-adds, no tensor cores
 //
-// A fragment spans 32 bytes along the inner dimension, 16 values of 16 bits or 8 of TF32, so both types share their
+// A fragment spans 32 bytes along the inner dimension, 16 values of 16 bits or 8 floats, so all types share their
 // layouts in shared memory, whose unit is a chunk of 16 bytes. A block has WARPS_M * WARPS_N warps, each of which sums
 // 16 * FRAGMENTS rows by 64 columns.
 
@@ -67,7 +70,6 @@ struct Mma<half_t> {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(sums[0]), "f"(sums[1]),
                    "f"(sums[2]), "f"(sums[3]));
   }
-  static __device__ __forceinline__ void round(unsigned&) {}
 };
 
 template <>
@@ -79,7 +81,6 @@ struct Mma<bfloat16_t> {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(sums[0]), "f"(sums[1]),
                    "f"(sums[2]), "f"(sums[3]));
   }
-  static __device__ __forceinline__ void round(unsigned&) {}
 };
 
 template <>
@@ -91,23 +92,48 @@ struct Mma<float> {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(sums[0]), "f"(sums[1]),
                    "f"(sums[2]), "f"(sums[3]));
   }
-  // To nearest; the product itself would drop the last 13 bits.
-  static __device__ __forceinline__ void round(unsigned& bits) {
-    asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(__uint_as_float(bits)));
-  }
 };
 
-__device__ __forceinline__ unsigned load_shared(unsigned at) {
-  return *static_cast<const unsigned*>(__cvta_shared_to_generic(at));
+// To nearest; the product itself would drop the last 13 bits.
+__device__ __forceinline__ unsigned rounded(float value) {
+  unsigned bits;
+  asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
 }
 
-// Four 8 x 16-byte matrices, whose rows' addresses each lane gives one of; rounded for the product.
+// The two terms of floats, in place and in `low`: 11 bits each, so that 2^-22 of a float is left out.
+template <int N>
+__device__ __forceinline__ void split(unsigned (&values)[N][4], unsigned (&low)[N][4]) {
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float value = __uint_as_float(values[n][i]);
+      values[n][i] = rounded(value);
+      low[n][i] = __float_as_uint(value - __uint_as_float(values[n][i]));
+    }
+  }
+}
+
+template <int N>
+__device__ __forceinline__ void round_all(unsigned (&values)[N][4]) {
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) values[n][i] = rounded(__uint_as_float(values[n][i]));
+  }
+}
+
+template <typename T, int N>
+__device__ __forceinline__ Pack<T, N> load_shared(unsigned at) {
+  return load_pack<N>(static_cast<const T*>(__cvta_shared_to_generic(at)));
+}
+
+// Four 8 x 16-byte matrices, whose rows' addresses each lane gives one of.
 __device__ __forceinline__ void load_fragments(unsigned (&to)[4], unsigned row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(row));
-#pragma unroll
-  for (int i = 0; i < 4; ++i) Mma<scalar_t>::round(to[i]);
 }
 
 // The same of matrices of 16-bit values stored with the inner dimension along rows.
@@ -123,29 +149,69 @@ using Sums = float[FRAGMENTS][8][4];  // of a warp, of 16 * FRAGMENTS rows and 6
 using FragmentsA = unsigned[FRAGMENTS][4];
 using FragmentsB = unsigned[4][4];
 
+constexpr bool IS_SPLIT = TERMS == 2, USES_FFMA = TERMS == 0;
+constexpr int PROMOTED_STEPS = 16;  // of 16 floats: tensor cores drop bits of longer sums
+
+__device__ __forceinline__ void add_products(Sums& sums, const FragmentsA& a, const FragmentsB& b) {
+#pragma unroll
+  for (int f = 0; f < FRAGMENTS; ++f) {
+#pragma unroll
+    for (int g = 0; g < 8; ++g) Mma<scalar_t>::add(sums[f][g], a[f], &b[g / 2][g % 2 * 2]);
+  }
+}
+
+// Adds the products of half a step, of fragments as they are in shared memory.
+__device__ __forceinline__ void add_fragments(Sums& sums, FragmentsA& a, FragmentsB& b) {
+  if (IS_SPLIT) {
+    FragmentsA a_low;
+    FragmentsB b_low;
+    split(a, a_low);
+    split(b, b_low);
+    add_products(sums, a_low, b);
+    add_products(sums, a, b_low);
+  } else if (sizeof(scalar_t) == 4) {
+    round_all(a);
+    round_all(b);
+  }
+  add_products(sums, a, b);
+}
+
+// Adds a[i] * b[g] to the sums [8][4] of a fragment's rows.
+__device__ __forceinline__ void add_outer_product(float (&sums)[8][4], const float (&a)[4], const float (&b)[8]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int g = 0; g < 8; ++g) sums[g][i] = fmaf(a[i], b[g], sums[g][i]);
+  }
+}
+
+// Adds the sums of the last steps, and begins them anew.
+__device__ __forceinline__ void promote(Sums& sums, Sums& recent) {
+#pragma unroll
+  for (int f = 0; f < FRAGMENTS; ++f) {
+#pragma unroll
+    for (int g = 0; g < 8; ++g) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[f][g][i] += recent[f][g][i], recent[f][g][i] = 0.0f;
+    }
+  }
+}
+
 // Adds the products of all steps. copy(step, stage) starts the copies of a step's factors, if there is such a step, to
 // one of the STAGES of shared memory: those of STAGES - 1 steps are under way while one is multiplied.
-// read(a, b, stage, half) loads the fragments of half a step from there.
-template <typename Copy, typename Read>
-__device__ __forceinline__ void add_products(Sums& sums, index_t steps, const Copy& copy, const Read& read) {
+// multiply(sums, stage) adds the products of one step.
+template <typename Copy, typename Multiply>
+__device__ __forceinline__ void add_steps(Sums& sums, index_t steps, const Copy& copy, const Multiply& multiply) {
 #pragma unroll
   for (int s = 0; s < STAGES - 1; ++s) copy(s, s);
   int stage = 0, free_stage = STAGES - 1;
+  Sums recent = {};
   for (index_t step = 0; step < steps; ++step) {
     wait_for_copies<STAGES - 2>();
     __syncthreads();
     copy(step + STAGES - 1, free_stage);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      FragmentsA a;
-      FragmentsB b;
-      read(a, b, stage, half);
-#pragma unroll
-      for (int f = 0; f < FRAGMENTS; ++f) {
-#pragma unroll
-        for (int g = 0; g < 8; ++g) Mma<scalar_t>::add(sums[f][g], a[f], &b[g / 2][g % 2 * 2]);
-      }
-    }
+    multiply(IS_SPLIT ? recent : sums, stage);
+    if (IS_SPLIT && (step % PROMOTED_STEPS == PROMOTED_STEPS - 1 || step == steps - 1)) promote(sums, recent);
     stage = stage + 1 == STAGES ? 0 : stage + 1;
     free_stage = free_stage + 1 == STAGES ? 0 : free_stage + 1;
   }
