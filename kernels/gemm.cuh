@@ -1,5 +1,5 @@
 // Products of a block's tiles, summed in float; sm_80 and later. A factor is read as a sum of TERMS values:
-//   1  16-bit floats as they are, or floats rounded to TF32: one product on tensor cores
+//   1  16-bit floats, or floats that were rounded to TF32 before: one product on tensor cores
 //   2  a float as the sum of two TF32 values: three products on tensor cores, all but that of the two small ones
 //   0  a float as it is: fused multiply-adds, no tensor cores
 //
@@ -10,6 +10,7 @@
 constexpr int THREADS = 32 * WARPS_M * WARPS_N;
 constexpr int TILE_M = 16 * FRAGMENTS * WARPS_M, TILE_N = 64 * WARPS_N;
 constexpr int CHUNK = 16 / sizeof(scalar_t);  // elements
+constexpr bool USES_FFMA = TERMS == 0, IS_SPLIT = TERMS == 2;
 
 // Where a chunk of a row of N stands: turned by the row, so that TURN chunks of each of 8 / TURN rows lie in different
 // banks.
@@ -94,33 +95,13 @@ struct Mma<float> {
   }
 };
 
-// To nearest; the product itself would drop the last 13 bits.
-__device__ __forceinline__ unsigned rounded(float value) {
-  unsigned bits;
-  asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-  return bits;
-}
-
-// The two terms of floats, in place and in `low`: 11 bits each, so that 2^-22 of a float is left out.
-template <int N>
-__device__ __forceinline__ void split(unsigned (&values)[N][4], unsigned (&low)[N][4]) {
+// The two terms of four floats: 11 bits each, so that 2^-22 of a float is left out. The second of a NaN is NaN.
+__device__ __forceinline__ void split(unsigned (&values)[4], unsigned (&low)[4]) {
 #pragma unroll
-  for (int n = 0; n < N; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float value = __uint_as_float(values[n][i]);
-      values[n][i] = rounded(value);
-      low[n][i] = __float_as_uint(value - __uint_as_float(values[n][i]));
-    }
-  }
-}
-
-template <int N>
-__device__ __forceinline__ void round_all(unsigned (&values)[N][4]) {
-#pragma unroll
-  for (int n = 0; n < N; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) values[n][i] = rounded(__uint_as_float(values[n][i]));
+  for (int i = 0; i < 4; ++i) {
+    const float value = __uint_as_float(values[i]);
+    values[i] = values[i] + 0x1000u & ~0x1fffu;
+    low[i] = __float_as_uint(value - __uint_as_float(values[i]));
   }
 }
 
@@ -149,31 +130,32 @@ using Sums = float[FRAGMENTS][8][4];  // of a warp, of 16 * FRAGMENTS rows and 6
 using FragmentsA = unsigned[FRAGMENTS][4];
 using FragmentsB = unsigned[4][4];
 
-constexpr bool IS_SPLIT = TERMS == 2, USES_FFMA = TERMS == 0;
 constexpr int PROMOTED_STEPS = 16;  // of 16 floats: tensor cores drop bits of longer sums
 
-__device__ __forceinline__ void add_products(Sums& sums, const FragmentsA& a, const FragmentsB& b) {
+// Adds the products with 16 columns.
+__device__ __forceinline__ void add_products(Sums& sums, int g, const FragmentsA& a, const unsigned (&b)[4]) {
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f) {
 #pragma unroll
-    for (int g = 0; g < 8; ++g) Mma<scalar_t>::add(sums[f][g], a[f], &b[g / 2][g % 2 * 2]);
+    for (int side = 0; side < 2; ++side) Mma<scalar_t>::add(sums[f][g * 2 + side], a[f], &b[side * 2]);
   }
 }
 
 // Adds the products of half a step, of fragments as they are in shared memory.
 __device__ __forceinline__ void add_fragments(Sums& sums, FragmentsA& a, FragmentsB& b) {
-  if (IS_SPLIT) {
-    FragmentsA a_low;
-    FragmentsB b_low;
-    split(a, a_low);
-    split(b, b_low);
-    add_products(sums, a_low, b);
-    add_products(sums, a, b_low);
-  } else if (sizeof(scalar_t) == 4) {
-    round_all(a);
-    round_all(b);
+  FragmentsA a_low;
+#pragma unroll
+  for (int f = 0; f < FRAGMENTS && IS_SPLIT; ++f) split(a[f], a_low[f]);
+#pragma unroll
+  for (int g = 0; g < 4; ++g) {
+    if (IS_SPLIT) {
+      unsigned b_low[4];
+      split(b[g], b_low);
+      add_products(sums, g, a_low, b[g]);
+      add_products(sums, g, a, b_low);
+    }
+    add_products(sums, g, a, b[g]);
   }
-  add_products(sums, a, b);
 }
 
 // Adds a[i] * b[g] to the sums [8][4] of a fragment's rows.
@@ -206,14 +188,17 @@ __device__ __forceinline__ void add_steps(Sums& sums, index_t steps, const Copy&
   for (int s = 0; s < STAGES - 1; ++s) copy(s, s);
   int stage = 0, free_stage = STAGES - 1;
   Sums recent = {};
-  for (index_t step = 0; step < steps; ++step) {
-    wait_for_copies<STAGES - 2>();
-    __syncthreads();
-    copy(step + STAGES - 1, free_stage);
-    multiply(IS_SPLIT ? recent : sums, stage);
-    if (IS_SPLIT && (step % PROMOTED_STEPS == PROMOTED_STEPS - 1 || step == steps - 1)) promote(sums, recent);
-    stage = stage + 1 == STAGES ? 0 : stage + 1;
-    free_stage = free_stage + 1 == STAGES ? 0 : free_stage + 1;
+  for (index_t step = 0; step < steps;) {
+    const index_t end = IS_SPLIT ? least(step + PROMOTED_STEPS, steps) : steps;
+    for (; step < end; ++step) {
+      wait_for_copies<STAGES - 2>();
+      __syncthreads();
+      copy(step + STAGES - 1, free_stage);
+      multiply(IS_SPLIT ? recent : sums, stage);
+      stage = stage + 1 == STAGES ? 0 : stage + 1;
+      free_stage = free_stage + 1 == STAGES ? 0 : free_stage + 1;
+    }
+    if (IS_SPLIT) promote(sums, recent);
   }
   wait_for_copies<0>();
 }

@@ -36,51 +36,40 @@ constexpr int WARPS = WARPS_M * WARPS_N;
 constexpr int POSITIONS = 64 / sizeof(scalar_t);  // of one step: two fragments of 32 bytes
 constexpr int CHUNKS_M = TILE_M / CHUNK, CHUNKS_N = TILE_N / CHUNK;
 constexpr int Y_BYTES = POSITIONS * CHUNKS_M * 16, STAGE_BYTES = Y_BYTES + POSITIONS * CHUNKS_N * 16;
-constexpr bool IS_WIDE = sizeof(scalar_t) == 4;   // which ldmatrix does not transpose
-constexpr int TURN = IS_WIDE ? 2 : 1;
+constexpr bool IS_FLOAT = sizeof(scalar_t) == 4;  // which ldmatrix does not transpose
+constexpr int TURN = IS_FLOAT ? 2 : 1;
 static_assert(WARPS_M == 1 || FRAGMENTS * 16 * sizeof(scalar_t) % 128 == 0, "warps begin at whole turns of chunks");
 
-// How a lane reads fragments of two registers by two from [POSITIONS, N chunks] of shared memory: in bytes, where those
-// of each of four pairs of chunks begin; further pairs repeat these every 128 bytes. Of A the second register is of the
-// next 8 rows, and the next two of later positions; of B it is the other way round.
+// A lane's part in a step's product: a step of 16-bit values on tensor cores, of floats on tensor cores, or by FFMA.
+template <bool IS_FLOAT, bool BY_FFMA>
+struct Multiplier;
+
+// How a lane reads fragments of 16-bit values from [POSITIONS, N chunks] of shared memory: in bytes, where those of each
+// of four pairs of chunks begin; further pairs repeat these every 128 bytes. Of A the second register is of the next 8
+// rows, and the next two of later positions; of B it is the other way round.
 template <int N, bool IS_A>
 struct Reader {
-  static constexpr unsigned PITCH = N * 16;
   unsigned at[4];
 
   // Of columns from `first` on, which lies whole turns of 128 bytes from the first column.
   __device__ __forceinline__ explicit Reader(int first) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int position = IS_WIDE ? lane % 4 : lane % 8 + (IS_A ? lane / 16 : lane / 8 % 2) * 8;
-    const int chunk = IS_WIDE ? lane / 16 : IS_A ? lane / 8 % 2 : lane / 16;
+    const int position = lane % 8 + (IS_A ? lane / 16 : lane / 8 % 2) * 8, chunk = IS_A ? lane / 8 % 2 : lane / 16;
 #pragma unroll
     for (int pair = 0; pair < (N < 8 ? N / 2 : 4); ++pair) {
-      at[pair] = chunk_at<N, TURN>(position, pair * 2 + chunk) * 16 + (IS_WIDE ? lane / 4 % 4 * 4 : 0) +
-                 first * sizeof(scalar_t);
+      at[pair] = chunk_at<N, TURN>(position, pair * 2 + chunk) * 16 + first * sizeof(scalar_t);
     }
   }
 
   // 16 columns, counted from `first`, at that half of the positions.
   __device__ __forceinline__ void load(unsigned (&to)[4], unsigned tile, int half, int column) const {
-    if (IS_WIDE) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int later = IS_A ? i / 2 : i % 2, pair = column / 8 + (IS_A ? i % 2 : i / 2);
-        to[i] = load_shared<unsigned, 1>(tile + at[pair % 4] + (half * 8 + later * 4) * PITCH + pair / 4 * 128).at[0];
-      }
-    } else {
-      const int pair = column / 16;
-      load_fragments_transposed(to, tile + at[pair % 4] + half * 16 * PITCH + pair / 4 * 128);
-    }
+    const int pair = column / 16;
+    load_fragments_transposed(to, tile + at[pair % 4] + half * (16 * N * 16) + pair / 4 * 128);
   }
 };
 
-// A lane's part in a step's product.
-template <bool>
-struct Multiplier;
-
 template <>
-struct Multiplier<false> {
+struct Multiplier<false, false> {
   const Reader<CHUNKS_M, true> a_reader;
   const Reader<CHUNKS_N, false> b_reader;
 
@@ -100,31 +89,78 @@ struct Multiplier<false> {
   }
 };
 
-// By FFMA a lane sums 4 rows of each fragment and 4 columns of each 32: 6 loads of 16 bytes for 128 FFMA. Where those
-// of [POSITIONS, N chunks] begin, in bytes, by how its row is turned; a chunk 4 further lies where the other turn has it.
+// How a lane reads floats from [POSITIONS, N chunks], by whole chunks: rows and columns of a product may come in any
+// order, so that those of a chunk belong to different fragments or groups. In bytes, where the lane's chunk begins by
+// how its row is turned; a chunk 4 further lies where the other turn has it.
 template <int N>
 struct FloatReader {
   unsigned at[4];
 
-  __device__ __forceinline__ FloatReader(int first, int chunk) {
+  __device__ __forceinline__ FloatReader(int first, int position, int chunk) {
 #pragma unroll
-    for (int turn = 0; turn < (N < 8 ? N / 2 : 4); ++turn) at[turn] = (chunk ^ turn * 2) * 16 + first * sizeof(float);
+    for (int turn = 0; turn < (N < 8 ? N / 2 : 4); ++turn) {
+      at[turn] = chunk_at<N, TURN>(position, chunk ^ turn * 2) * 16 + first * sizeof(float);
+    }
   }
 
-  // 4 columns, `chunk` of 0, 4, 8, … chunks after the lane's first ones.
-  __device__ __forceinline__ Pack<float, 4> load(unsigned tile, int position, int chunk) const {
+  // COUNT columns of the chunk that lies 0, 4, 8, … chunks after the lane's.
+  template <int COUNT>
+  __device__ __forceinline__ Pack<float, COUNT> load(unsigned tile, int position, int chunk) const {
     const int turn = chunk_at<N, TURN>(position, 0) % N / 2 ^ chunk / 4 % 2 * 2;
-    return load_shared<float, 4>(tile + at[turn] + position * (N * 16) + chunk / 8 * 128);
+    return load_shared<float, COUNT>(tile + at[turn] + position * (N * 16) + chunk / 8 * 128);
   }
 };
 
 template <>
-struct Multiplier<true> {
+struct Multiplier<true, false> {
+  static constexpr int HELD = FRAGMENTS == 1 ? 2 : 4;  // rows that a lane reads at once, of as many halves of fragments
   const FloatReader<CHUNKS_M> a_reader;
   const FloatReader<CHUNKS_N> b_reader;
 
   __device__ __forceinline__ Multiplier(int m, int n)
-      : a_reader(m, static_cast<int>(threadIdx.x) % 32 / 8), b_reader(n, static_cast<int>(threadIdx.x) % 8) {}
+      : a_reader(m + threadIdx.x / 4 % (4 / HELD) * HELD, threadIdx.x % 4, threadIdx.x % 32 / 4 * HELD / 4),
+        b_reader(n, threadIdx.x % 4, threadIdx.x % 32 / 4) {}
+
+  __device__ __forceinline__ void add_step(Sums& sums, unsigned of_y, unsigned of_x) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      FragmentsA a;
+      FragmentsB b;
+#pragma unroll
+      for (int later = 0; later < 2; ++later) {
+        const int position = half * 8 + later * 4;
+#pragma unroll
+        for (int f = 0; f < FRAGMENTS; f += HELD / 2) {
+          const Pack<float, HELD> rows = a_reader.template load<HELD>(of_y, position, f * 4);
+#pragma unroll
+          for (int i = 0; i < HELD; ++i) a[f + i / 2][later * 2 + i % 2] = __float_as_uint(rows.at[i]);
+        }
+#pragma unroll
+        for (int g = 0; g < 8; g += 4) {
+          const Pack<float, 4> columns = b_reader.template load<4>(of_x, position, g * 2);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) b[(g + i) / 2][i % 2 * 2 + later] = __float_as_uint(columns.at[i]);
+        }
+      }
+      add_fragments(sums, a, b);
+    }
+  }
+
+  // The row of sums i of fragment f, and the first column of those of groups g to g + 3.
+  static __device__ __forceinline__ int row(int lane, int f, int i) {
+    return f / 2 * 32 + lane / 4 * HELD + f % 2 * 2 + i / 2;
+  }
+  static __device__ __forceinline__ int column(int lane, int g, int i) { return g * 8 + (lane % 4 * 2 + i % 2) * 4; }
+};
+
+// A lane sums 4 rows of each fragment and 4 columns of each 32: 6 loads of 16 bytes for 128 FFMA.
+template <>
+struct Multiplier<true, true> {
+  const FloatReader<CHUNKS_M> a_reader;
+  const FloatReader<CHUNKS_N> b_reader;
+
+  __device__ __forceinline__ Multiplier(int m, int n)
+      : a_reader(m, 0, threadIdx.x % 32 / 8), b_reader(n, 0, threadIdx.x % 8) {}
 
   __device__ __forceinline__ void add_step(Sums& sums, unsigned of_y, unsigned of_x) const {
 #pragma unroll
@@ -132,14 +168,19 @@ struct Multiplier<true> {
       float b[8];
 #pragma unroll
       for (int g = 0; g < 8; g += 4) {
-        const Pack<float, 4> columns = b_reader.load(of_x, k, g * 2);
+        const Pack<float, 4> columns = b_reader.template load<4>(of_x, k, g * 2);
 #pragma unroll
         for (int i = 0; i < 4; ++i) b[g + i] = columns.at[i];
       }
 #pragma unroll
-      for (int f = 0; f < FRAGMENTS; ++f) add_outer_product(sums[f], a_reader.load(of_y, k, f * 4).at, b);
+      for (int f = 0; f < FRAGMENTS; ++f) {
+        add_outer_product(sums[f], a_reader.template load<4>(of_y, k, f * 4).at, b);
+      }
     }
   }
+
+  static __device__ __forceinline__ int row(int lane, int f, int i) { return f * 16 + lane / 8 * 4 + i; }
+  static __device__ __forceinline__ int column(int lane, int g, int) { return g * 8 + lane % 8 * 4; }
 };
 
 // The places in shared memory, in bytes from [POSITIONS, N] chunks, of those that one thread copies: of every
@@ -243,38 +284,48 @@ struct Copies {
   }
 };
 
-// Writes the warp's sums from [m, n] on, four columns at once. On tensor cores pairs of lanes exchange halves of a
-// fragment for that.
-__device__ __forceinline__ void write_sums(float* parts, const Sums& sums, index_t m, index_t n, const Tile& tile,
-                                           const ImplicitGemmWeightParams& p) {
+// Writes a warp's sums four columns at once: to the parts of this block's split and group, from its tile on.
+struct SumWriter {
+  float* parts;
+  index_t pitch, rows, columns;  // rows and columns from the block's first ones on
+  int m, n;                      // of the warp
+
+  __device__ __forceinline__ void write(int row, int column, float a, float b, float c, float d) const {
+    if (m + row >= rows || n + column >= columns) return;
+    store_pack(parts + ((m + row) * pitch + n + column), Pack<float, 4>{{a, b, c, d}});
+  }
+};
+
+template <typename Product>
+__device__ __forceinline__ void write_sums(const SumWriter& to, const Sums& sums, const Product&) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const index_t columns = p.kd * p.kh * p.kw * p.chunks * CHUNK;
-  const auto write = [&](index_t row, index_t column, const Pack<float, 4>& four) {
-    if (row < p.rows && column < columns) {
-      store_pack(parts + (((tile.split * p.groups + tile.group) * p.rows + row) * columns + column), four);
+#pragma unroll
+  for (int f = 0; f < FRAGMENTS; ++f) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+      for (int g = 0; g < 8; g += 4) {
+        to.write(Product::row(lane, f, i), Product::column(lane, g, i), sums[f][g][i], sums[f][g + 1][i],
+                 sums[f][g + 2][i], sums[f][g + 3][i]);
+      }
     }
-  };
+  }
+}
+
+// Of 16-bit values: pairs of lanes exchange halves of a fragment, so that each lane has four columns of one row.
+__device__ __forceinline__ void write_sums(const SumWriter& to, const Sums& sums, const Multiplier<false, false>&) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   const bool is_upper = lane % 2 == 0;
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f) {
-    if (USES_FFMA) {
+    const int row = f * 16 + lane / 4 + (is_upper ? 0 : 8);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int g = 0; g < 8; g += 4) {
-          const Pack<float, 4> four = {{sums[f][g][i], sums[f][g + 1][i], sums[f][g + 2][i], sums[f][g + 3][i]}};
-          write(m + f * 16 + lane / 8 * 4 + i, n + g * 8 + lane % 8 * 4, four);
-        }
-      }
-    } else {
-#pragma unroll
-      for (int g = 0; g < 8; ++g) {
-        const float(&own)[4] = sums[f][g];
-        const float first = __shfl_xor_sync(0xffffffffu, is_upper ? own[2] : own[0], 1);
-        const float second = __shfl_xor_sync(0xffffffffu, is_upper ? own[3] : own[1], 1);
-        const Pack<float, 4> upper = {{own[0], own[1], first, second}}, lower = {{first, second, own[2], own[3]}};
-        write(m + f * 16 + lane / 4 + (is_upper ? 0 : 8), n + g * 8 + lane % 4 / 2 * 4, is_upper ? upper : lower);
-      }
+    for (int g = 0; g < 8; ++g) {
+      const float(&own)[4] = sums[f][g];
+      const float first = __shfl_xor_sync(0xffffffffu, is_upper ? own[2] : own[0], 1);
+      const float second = __shfl_xor_sync(0xffffffffu, is_upper ? own[3] : own[1], 1);
+      to.write(row, g * 8 + lane % 4 / 2 * 4, is_upper ? own[0] : first, is_upper ? own[1] : second,
+               is_upper ? first : own[2], is_upper ? second : own[3]);
     }
   }
 }
@@ -291,7 +342,7 @@ implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C,
   const Tile tile(p);
   const Copies copies(x, grad_y, tile, p);
   const int m = warp % WARPS_M * FRAGMENTS * 16, n = warp / WARPS_M * 64;
-  const Multiplier<USES_FFMA> product(m, n);
+  const Multiplier<IS_FLOAT, USES_FFMA> product(m, n);
 #pragma unroll
   for (int s = 0; s < STAGES; ++s) place(places[s], s, tile, p);
   __syncthreads();
@@ -307,5 +358,7 @@ implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C,
       [&](Sums& to, int stage) {
         product.add_step(to, room + stage * STAGE_BYTES, room + stage * STAGE_BYTES + Y_BYTES);
       });
-  write_sums(parts, sums, tile.m + m, tile.n + n, tile, p);
+  const index_t columns = p.kd * p.kh * p.kw * p.chunks * CHUNK;
+  float* const part = parts + (tile.split * p.groups + tile.group) * p.rows * columns;
+  write_sums(SumWriter{part + tile.m * columns + tile.n, columns, p.rows - tile.m, columns - tile.n, m, n}, sums, product);
 }

@@ -64,6 +64,19 @@ struct Cast<half_t, double> : Shortened<half_t> {};
 template <>
 struct Cast<bfloat16_t, double> : Shortened<bfloat16_t> {};
 
+struct tf32_t {  // a float of 11 bits; tensor cores do not read the last 13
+  float value;
+};
+
+template <>
+struct Cast<tf32_t, float> {
+  static __device__ __forceinline__ tf32_t from(float value) {
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+    return {__uint_as_float(bits)};
+  }
+};
+
 // A row of a tile in memory, or several contiguous ones.
 struct Line {
   index_t rows, length, outer, inner;  // their number, elements of each, and the strides between rows and along one

@@ -74,6 +74,11 @@ def terms(dtype: np.dtype[Any]) -> int:
     return _TERMS[choices().precision] if dtype == np.float32 else 1
 
 
+def _rounded(dtype: np.dtype[Any]) -> str | None:
+    """The dtype that factors are copied to where they must be rounded: then even those in the right order are."""
+    return "tf32" if dtype == np.float32 and choices().precision == "tf32" else None
+
+
 def tiles(terms: int) -> tuple[Tile, ...]:
     """The tiles for factors of so many terms: two need registers for fragments and sums twice."""
     return TILES if terms < 2 else tuple(each for each in TILES if each.fragments <= 2)
@@ -159,24 +164,24 @@ def _image(runtime: Runtime, x: Array, groups: int) -> Array:
     """X [N, C, D, H, W] as [N, G, C / G, D, H, W] with channels innermost, filled up with zeros: a view, or a copy."""
     n, c, *space = x.shape
     each = c // groups
-    depth = padded_depth(each, x.itemsize)
-    if depth == each and layout(x).pack(1) * x.itemsize == MAX_BYTES:
+    depth, target = padded_depth(each, x.itemsize), _rounded(x.dtype)
+    if not target and depth == each and layout(x).pack(1) * x.itemsize == MAX_BYTES:
         return x.reshape(n, groups, each, *space)
     x = x if groups == 1 else _contiguous(runtime, x)
     image = (empty if depth == each else zeros)(runtime, (n * groups, *space, depth), x.dtype)
-    copy(runtime, x.reshape(n * groups, each, *space), runtime.xp.moveaxis(image[..., :each], -1, 1))
+    copy(runtime, x.reshape(n * groups, each, *space), runtime.xp.moveaxis(image[..., :each], -1, 1), target)
     return runtime.xp.moveaxis(image.reshape(n, groups, *space, depth), -1, 2)
 
 
 def _filters(runtime: Runtime, w: Array) -> Array:
     """W [OC, C / G, KD, KH, KW] as [OC, KD, KH, KW, C / G], filled up with zeros: a view of it, or a copy."""
     rows, c, *taps = w.shape
-    last = runtime.xp.moveaxis(w, 1, -1)
-    if last.flags.c_contiguous and c * w.itemsize % MAX_BYTES == 0 and layout(w).alignment == MAX_BYTES:
+    last, target = runtime.xp.moveaxis(w, 1, -1), _rounded(w.dtype)
+    if not target and last.flags.c_contiguous and c * w.itemsize % MAX_BYTES == 0 and layout(w).alignment == MAX_BYTES:
         return last
     depth = padded_depth(c, w.itemsize)
     filters = (empty if depth == c else zeros)(runtime, (rows, *taps, depth), w.dtype)
-    copy(runtime, w, runtime.xp.moveaxis(filters[..., :c], -1, 1))
+    copy(runtime, w, runtime.xp.moveaxis(filters[..., :c], -1, 1), target)
     return filters
 
 
@@ -187,7 +192,7 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
     w = _contiguous(runtime, w)
     depth = padded_depth(rows, w.itemsize)
     filters = (empty if depth == rows else zeros)(runtime, (groups, c * prod(taps), depth), w.dtype)
-    pack(runtime, w.reshape(groups, rows, -1), filters[..., :rows].swapaxes(1, 2))
+    pack(runtime, w.reshape(groups, rows, -1), filters[..., :rows].swapaxes(1, 2), target=_rounded(w.dtype))
     return filters.reshape(groups * c, *taps, depth)
 
 

@@ -31,6 +31,7 @@ SCALARS = {
     "float16": ScalarType("half_t", "float"),
     "bfloat16": ScalarType("bfloat16_t", "float"),
     "float32": ScalarType("float", "float"),
+    "tf32": ScalarType("tf32_t", "float"),  # float32 whose last 13 bits are not read, as copies write it
     "float64": ScalarType("double", "double"),
     "complex64": ScalarType("Complex<float>", "Complex<float>"),
     "complex128": ScalarType("Complex<double>", "Complex<double>"),

@@ -21,18 +21,21 @@ AXES = ("n", "c", "p")
 MIN_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
 
 
-def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None) -> None:
-    """Write x [N, C, P] plus bias [C] to y [N, C, P], whatever the strides of the two, in y's dtype."""
+def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None, target: str | None = None) -> None:
+    """Write x [N, C, P] plus bias [C] to y [N, C, P], whatever the strides of the two.
+
+    `target` is y's dtype, or "tf32" for float32 that is rounded to what tensor cores read of it.
+    """
     sum_bytes = max(MIN_SUM_BYTES, accumulator(x.dtype).itemsize)
     arrays = {"x": x, "bias": bias, "y": y}
-    launch(runtime, PACK, x.dtype, arrays, _work, target=y.dtype.name, sum_bytes=sum_bytes)
+    launch(runtime, PACK, x.dtype, arrays, _work, target=target or y.dtype.name, sum_bytes=sum_bytes)
 
 
-def copy(runtime: Runtime, x: Array, y: Array) -> None:
-    """Write x to y [N, C, *], of the same shape: as planes [N, C, P], or by the array library."""
+def copy(runtime: Runtime, x: Array, y: Array, target: str | None = None) -> None:
+    """Write x to y [N, C, *], of the same shape: as planes [N, C, P] by `pack`, or by the array library."""
     planes = _planes(y)
     if planes is not None:
-        pack(runtime, x.reshape(planes.shape), planes)
+        pack(runtime, x.reshape(planes.shape), planes, target=target)
         return
     note_computed()
     y[...] = x
