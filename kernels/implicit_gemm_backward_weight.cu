@@ -70,6 +70,7 @@ struct Reader {
 
 template <>
 struct Multiplier<false, false> {
+  static constexpr int HELD_B = 1;
   const Reader<CHUNKS_M, true> a_reader;
   const Reader<CHUNKS_N, false> b_reader;
 
@@ -87,39 +88,44 @@ struct Multiplier<false, false> {
       add_fragments(sums, a, b);
     }
   }
+
+  static __device__ __forceinline__ int row(int lane, int f, int i) { return f * 16 + i / 2 * 8 + lane / 4; }
+  static __device__ __forceinline__ int column(int lane, int g, int i) { return g * 8 + lane % 4 * 2 + i % 2; }
 };
 
-// How a lane reads floats from [POSITIONS, N chunks], by whole chunks: rows and columns of a product may come in any
-// order, so that those of a chunk belong to different fragments or groups. In bytes, where the lane's chunk begins by
-// how its row is turned; a chunk 4 further lies where the other turn has it.
+// How a lane reads floats from [POSITIONS, N chunks]: rows and columns of a product may come in any order, so that
+// adjacent ones can belong to different fragments or groups. In bytes, where the lane's first of all columns is, by how
+// its row is turned; one 16 further lies where the other turn has it.
 template <int N>
 struct FloatReader {
   unsigned at[4];
 
-  __device__ __forceinline__ FloatReader(int first, int position, int chunk) {
+  __device__ __forceinline__ FloatReader(int first, int position, int column) {
 #pragma unroll
     for (int turn = 0; turn < (N < 8 ? N / 2 : 4); ++turn) {
-      at[turn] = chunk_at<N, TURN>(position, chunk ^ turn * 2) * 16 + first * sizeof(float);
+      const int chunk = chunk_at<N, TURN>(position, column / CHUNK ^ turn * 2);
+      at[turn] = chunk * 16 + (first + column % CHUNK) * sizeof(float);
     }
   }
 
-  // COUNT columns of the chunk that lies 0, 4, 8, … chunks after the lane's.
+  // COUNT columns, `column` after the lane's first.
   template <int COUNT>
-  __device__ __forceinline__ Pack<float, COUNT> load(unsigned tile, int position, int chunk) const {
-    const int turn = chunk_at<N, TURN>(position, 0) % N / 2 ^ chunk / 4 % 2 * 2;
-    return load_shared<float, COUNT>(tile + at[turn] + position * (N * 16) + chunk / 8 * 128);
+  __device__ __forceinline__ Pack<float, COUNT> load(unsigned tile, int position, int column) const {
+    const int turn = (chunk_at<N, TURN>(position, 0) % N ^ column % 32 / CHUNK) / 2;
+    return load_shared<float, COUNT>(tile + at[turn] + position * (N * 16) + column / 32 * 128);
   }
 };
 
+// HELD_A rows, of as many halves of fragments, and HELD_B columns, of as many groups, lie side by side and are read at
+// once: as few loads as may be where splitting moves values to other registers anyway, else those that need no moves.
 template <>
 struct Multiplier<true, false> {
-  static constexpr int HELD = FRAGMENTS == 1 ? 2 : 4;  // rows that a lane reads at once, of as many halves of fragments
+  static constexpr int HELD_A = IS_SPLIT && FRAGMENTS > 1 ? 4 : 2, HELD_B = IS_SPLIT ? 4 : 1;
   const FloatReader<CHUNKS_M> a_reader;
   const FloatReader<CHUNKS_N> b_reader;
 
   __device__ __forceinline__ Multiplier(int m, int n)
-      : a_reader(m + threadIdx.x / 4 % (4 / HELD) * HELD, threadIdx.x % 4, threadIdx.x % 32 / 4 * HELD / 4),
-        b_reader(n, threadIdx.x % 4, threadIdx.x % 32 / 4) {}
+      : a_reader(m, threadIdx.x % 4, threadIdx.x % 32 / 4 * HELD_A), b_reader(n, threadIdx.x % 4, threadIdx.x % 32 / 4 * HELD_B) {}
 
   __device__ __forceinline__ void add_step(Sums& sums, unsigned of_y, unsigned of_x) const {
 #pragma unroll
@@ -130,37 +136,40 @@ struct Multiplier<true, false> {
       for (int later = 0; later < 2; ++later) {
         const int position = half * 8 + later * 4;
 #pragma unroll
-        for (int f = 0; f < FRAGMENTS; f += HELD / 2) {
-          const Pack<float, HELD> rows = a_reader.template load<HELD>(of_y, position, f * 4);
+        for (int f = 0; f < FRAGMENTS; f += HELD_A / 2) {
+          const Pack<float, HELD_A> rows = a_reader.template load<HELD_A>(of_y, position, f * 16);
 #pragma unroll
-          for (int i = 0; i < HELD; ++i) a[f + i / 2][later * 2 + i % 2] = __float_as_uint(rows.at[i]);
+          for (int i = 0; i < HELD_A; ++i) a[f + i / 2][later * 2 + i % 2] = __float_as_uint(rows.at[i]);
         }
 #pragma unroll
-        for (int g = 0; g < 8; g += 4) {
-          const Pack<float, 4> columns = b_reader.template load<4>(of_x, position, g * 2);
+        for (int g = 0; g < 8; g += HELD_B) {
+          const Pack<float, HELD_B> columns = b_reader.template load<HELD_B>(of_x, position, g * 8);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) b[(g + i) / 2][i % 2 * 2 + later] = __float_as_uint(columns.at[i]);
+          for (int i = 0; i < HELD_B; ++i) b[(g + i) / 2][(g + i) % 2 * 2 + later] = __float_as_uint(columns.at[i]);
         }
       }
       add_fragments(sums, a, b);
     }
   }
 
-  // The row of sums i of fragment f, and the first column of those of groups g to g + 3.
+  // The row of sums i of fragment f, and the column of group g.
   static __device__ __forceinline__ int row(int lane, int f, int i) {
-    return f / 2 * 32 + lane / 4 * HELD + f % 2 * 2 + i / 2;
+    return f * 16 / (HELD_A * 8) * (HELD_A * 8) + lane / 4 * HELD_A + f * 2 % HELD_A + i / 2;
   }
-  static __device__ __forceinline__ int column(int lane, int g, int i) { return g * 8 + (lane % 4 * 2 + i % 2) * 4; }
+  static __device__ __forceinline__ int column(int lane, int g, int i) {
+    return g / HELD_B * (HELD_B * 8) + (lane % 4 * 2 + i % 2) * HELD_B + g % HELD_B;
+  }
 };
 
 // A lane sums 4 rows of each fragment and 4 columns of each 32: 6 loads of 16 bytes for 128 FFMA.
 template <>
 struct Multiplier<true, true> {
+  static constexpr int HELD_B = 4;
   const FloatReader<CHUNKS_M> a_reader;
   const FloatReader<CHUNKS_N> b_reader;
 
   __device__ __forceinline__ Multiplier(int m, int n)
-      : a_reader(m, 0, threadIdx.x % 32 / 8), b_reader(n, 0, threadIdx.x % 8) {}
+      : a_reader(m, 0, threadIdx.x % 32 / 8 * 4), b_reader(n, 0, threadIdx.x % 8 * 4) {}
 
   __device__ __forceinline__ void add_step(Sums& sums, unsigned of_y, unsigned of_x) const {
 #pragma unroll
@@ -168,19 +177,19 @@ struct Multiplier<true, true> {
       float b[8];
 #pragma unroll
       for (int g = 0; g < 8; g += 4) {
-        const Pack<float, 4> columns = b_reader.template load<4>(of_x, k, g * 2);
+        const Pack<float, 4> columns = b_reader.template load<4>(of_x, k, g * 8);
 #pragma unroll
         for (int i = 0; i < 4; ++i) b[g + i] = columns.at[i];
       }
 #pragma unroll
       for (int f = 0; f < FRAGMENTS; ++f) {
-        add_outer_product(sums[f], a_reader.template load<4>(of_y, k, f * 4).at, b);
+        add_outer_product(sums[f], a_reader.template load<4>(of_y, k, f * 16).at, b);
       }
     }
   }
 
   static __device__ __forceinline__ int row(int lane, int f, int i) { return f * 16 + lane / 8 * 4 + i; }
-  static __device__ __forceinline__ int column(int lane, int g, int) { return g * 8 + lane % 8 * 4; }
+  static __device__ __forceinline__ int column(int lane, int g, int) { return g * 8 + lane % 8 * 4 + g % 4; }
 };
 
 // The places in shared memory, in bytes from [POSITIONS, N] chunks, of those that one thread copies: of every
@@ -296,36 +305,28 @@ struct SumWriter {
   }
 };
 
+// Where a lane has two columns of two rows each, pairs of lanes exchange halves, so that each has four of one row.
 template <typename Product>
 __device__ __forceinline__ void write_sums(const SumWriter& to, const Sums& sums, const Product&) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-  for (int f = 0; f < FRAGMENTS; ++f) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-      for (int g = 0; g < 8; g += 4) {
-        to.write(Product::row(lane, f, i), Product::column(lane, g, i), sums[f][g][i], sums[f][g + 1][i],
-                 sums[f][g + 2][i], sums[f][g + 3][i]);
-      }
-    }
-  }
-}
-
-// Of 16-bit values: pairs of lanes exchange halves of a fragment, so that each lane has four columns of one row.
-__device__ __forceinline__ void write_sums(const SumWriter& to, const Sums& sums, const Multiplier<false, false>&) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const bool is_upper = lane % 2 == 0;
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f) {
-    const int row = f * 16 + lane / 4 + (is_upper ? 0 : 8);
 #pragma unroll
-    for (int g = 0; g < 8; ++g) {
-      const float(&own)[4] = sums[f][g];
-      const float first = __shfl_xor_sync(0xffffffffu, is_upper ? own[2] : own[0], 1);
-      const float second = __shfl_xor_sync(0xffffffffu, is_upper ? own[3] : own[1], 1);
-      to.write(row, g * 8 + lane % 4 / 2 * 4, is_upper ? own[0] : first, is_upper ? own[1] : second,
-               is_upper ? first : own[2], is_upper ? second : own[3]);
+    for (int g = 0; g < 8; g += Product::HELD_B) {
+      if (Product::HELD_B == 4) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          to.write(Product::row(lane, f, i), Product::column(lane, g, i), sums[f][g][i], sums[f][g + 1][i],
+                   sums[f][g + 2][i], sums[f][g + 3][i]);
+        }
+      } else {
+        const float(&own)[4] = sums[f][g];
+        const float first = __shfl_xor_sync(0xffffffffu, is_upper ? own[2] : own[0], 1);
+        const float second = __shfl_xor_sync(0xffffffffu, is_upper ? own[3] : own[1], 1);
+        to.write(Product::row(lane, f, is_upper ? 0 : 2), Product::column(lane & ~1, g, 0), is_upper ? own[0] : first,
+                 is_upper ? own[1] : second, is_upper ? first : own[2], is_upper ? second : own[3]);
+      }
     }
   }
 }
