@@ -198,13 +198,14 @@ def _as_it_is(array: Array) -> Array:
 class Call:
     """A call of one primitive; `arguments` makes its host arrays, the same each time.
 
-    `algorithm` is that of a convolution; None is the one chosen by itself.
+    `algorithm` is that of a convolution, None the one chosen by itself, and `precision` that of float32.
     """
 
     name: str
     primitive: str
     arguments: Callable[[], Arguments]
     algorithm: str | None = "direct"
+    precision: str = "fp32"
 
     def run(self, backend: Backend, put: Callable[[Array], Array] = _as_it_is) -> Results:
         """The results on `backend`, whose arrays `put` makes of the host's."""
@@ -213,7 +214,7 @@ class Call:
     def of(self, backend: Backend, arguments: Arguments) -> Results:
         """The results of arrays that are on `backend` already."""
         chosen = nullcontext() if self.algorithm is None else gpucnn.algorithm(self.algorithm)
-        with chosen, gpucnn.precision("tf32" if self.algorithm == "implicit_gemm" else "fp32"):
+        with chosen, gpucnn.precision(self.precision):
             return run(backend, self.primitive, *arguments)
 
 
@@ -222,10 +223,12 @@ def placed(arguments: Arguments, put: Callable[[Array], Array]) -> Arguments:
     return tuple(put(value) if isinstance(value, np.ndarray) else value for value in arguments)
 
 
-def _calls(name: str, made: dict[str, Callable[[], Arguments]], algorithm: str | None = "direct") -> Iterator[Call]:
+def _calls(
+    name: str, made: dict[str, Callable[[], Arguments]], algorithm: str | None = "direct", precision: str = "fp32"
+) -> Iterator[Call]:
     """A call of each of some primitives; its name begins with the primitive's."""
     for primitive, arguments in made.items():
-        yield Call(f"{primitive} {name}", primitive, arguments, algorithm)
+        yield Call(f"{primitive} {name}", primitive, arguments, algorithm, precision)
 
 
 def calls(scale: Scale) -> Iterator[Call]:
@@ -369,8 +372,10 @@ def _convolutions(scale: Scale) -> Iterator[Call]:
         for order in ("first", "last") if is_depthwise else ():
             yield from _conv_calls(layer, "float32", order, None)
     for layer in (first, *others):  # on tensor cores, where there are such
-        for dtype, order in (("float16", "first"), ("bfloat16", "last")):
+        for dtype, order in (("float16", "first"), ("bfloat16", "last"), ("float32", "first")):
             yield from _conv_calls(layer, dtype, order, None)
+        for precision in ("tf32", "fp32x3"):
+            yield from _conv_calls(layer, "float32", "first", None, precision)
     for layer in (first, others[0]):
         yield from _unfold_calls(layer, "float32")
     yield from _unfold_calls(first, "int16")
@@ -384,24 +389,31 @@ def _lighter(layer: _Conv, dtype: str) -> _Conv:
     return _Conv(layer.name, n, layer.channels, layer.size, layer.kernel, layer.stride, layer.padding, layer.dilation)
 
 
-def _conv_calls(layer: _Conv, dtype: str, order: str = "first", algorithm: str | None = "direct") -> Iterator[Call]:
+def _conv_calls(
+    layer: _Conv, dtype: str, order: str = "first", algorithm: str | None = "direct", precision: str = "fp32"
+) -> Iterator[Call]:
     geometry, (c, oc, groups) = layer.geometry, layer.channels
 
+    def exact(x: Any) -> Any:
+        """Numbers that rounding to TF32 leaves as they are, where that is done."""
+        return (x.view(np.uint32) & 0xFFFFE000).view(np.float32) if precision == "tf32" else x
+
     def x() -> Any:
-        return numbers((layer.n, c, *geometry.input_size), dtype, order)
+        return exact(numbers((layer.n, c, *geometry.input_size), dtype, order))
 
     def y() -> Any:
-        return numbers((layer.n, oc, *geometry.output_size), dtype, order, "y")
+        return exact(numbers((layer.n, oc, *geometry.output_size), dtype, order, "y"))
 
     def w() -> Any:
-        return numbers((oc, c // groups, *geometry.kernel_size), dtype, seed="w")
+        return exact(numbers((oc, c // groups, *geometry.kernel_size), dtype, seed="w"))
 
     made: dict[str, Callable[[], Arguments]] = {
         "convolve": lambda: (x(), w(), numbers((oc,), dtype), geometry),
         "convolve_backward_input": lambda: (y(), w(), numbers((c,), dtype), geometry),
         "convolve_backward_weight": lambda: (x(), y(), geometry),
     }
-    yield from _calls(f"{layer.name}, {dtype}, channels {order}, {algorithm or 'as chosen'}", made, algorithm)
+    name = f"{layer.name}, {dtype if precision == 'fp32' else precision}, channels {order}, {algorithm or 'as chosen'}"
+    yield from _calls(name, made, algorithm, precision)
 
 
 def _unfold_calls(layer: _Conv, dtype: str) -> Iterator[Call]:

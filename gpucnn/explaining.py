@@ -385,7 +385,7 @@ class _Convolution:
         elif len(names) == 1:
             reason = f"No matrix product is taken of {dtype}."
         elif name == "implicit_gemm":
-            reason = "The matrix product is large enough for tensor cores, which gather its columns as they go."
+            reason = "The matrix product is large enough for tiles, whose columns are gathered as they are multiplied."
         elif name == "im2col":
             reason = "The matrix product of one image and group is large enough to be worth its columns."
         else:

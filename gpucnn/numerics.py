@@ -131,8 +131,8 @@ def algorithm(name: str) -> Iterator[None]:
     name : "direct", "im2col", "winograd" or "implicit_gemm"
         On the CPU: tap by tap; columns and a matrix product, or for the gradient of the input a product and a fold
         where that costs less; Winograd's minimal filtering; no implicit GEMM. On a GPU: one kernel that sums each
-        result; columns and a matrix product, which takes workspace; no Winograd; a product on tensor cores that
-        gathers its columns as it goes, of 16 bits, and of float32 within ``precision("tf32")``.
+        result; columns and a matrix product, which takes workspace; no Winograd; a product that gathers its
+        columns as it goes, of 16-bit floats on tensor cores and of float32 as `precision` says.
 
     Raises
     ------

@@ -23,6 +23,7 @@ from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import ConvGeometry, NormGeometry, PoolGeometry
+from gpucnn.numerics import PRECISIONS
 from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
 
 Array = Any
@@ -39,10 +40,12 @@ class Case:
     primitive: str
     arguments: tuple[Any, ...]
     algorithm: str | None = "direct"  # None: whichever is chosen by itself
+    precision: str = "fp32"  # of float32
 
     def run(self, backend: Backend, put: Callable[[Array], Array] = lambda array: array) -> tuple[Array, ...]:
         """The results on `backend`, whose arrays `put` makes."""
-        return Call(self.name, self.primitive, lambda: self.arguments, self.algorithm).run(backend, put)
+        call = Call(self.name, self.primitive, lambda: self.arguments, self.algorithm, self.precision)
+        return call.run(backend, put)
 
     @cached_property
     def kernels(self) -> frozenset[str]:
@@ -67,9 +70,10 @@ class Case:
 
 
 def _array(shape: tuple[int, ...], dtype: str = "float32", order: str = "contiguous") -> Array:
-    """Random numbers; of "tf32" as float32 that rounding to TF32 leaves as they are."""
+    """Random numbers; of "tf32" as float32 that rounding to TF32 leaves as they are, of "fp32x3" as any float32."""
     if dtype == "tf32":
         return arranged(numbers(np.random.default_rng(shape), shape, "bfloat16").astype(np.float32), order)
+    dtype = "float32" if dtype == "fp32x3" else dtype
     return arranged(numbers(np.random.default_rng(shape), shape, dtype), order)
 
 
@@ -120,7 +124,7 @@ def _convolutions() -> Iterator[Case]:
     yield from _convolution("1x1, im2col", 2, pixels, "float64", "contiguous", "im2col")
 
 
-TENSOR_CORES: dict[str, tuple[int, ConvGeometry]] = {
+IMPLICIT_GEMM: dict[str, tuple[int, ConvGeometry]] = {
     "steps of channels": (2, _conv((40, 20), (5, 6), 3, 1, 1)),
     "four taps at once": (2, _conv((3, 16), (9, 8), (3, 2), 2, 1)),
     "two taps at once": (1, _conv((12, 16), (6, 7), 3, (2, 1), 1)),
@@ -136,14 +140,14 @@ MANY_TILES: dict[str, tuple[int, ConvGeometry]] = {  # as many as a device has m
 }  # fmt: skip
 
 
-def _tensor_cores() -> Iterator[Case]:
-    for name, (n, geometry) in TENSOR_CORES.items():
-        for dtype in ("float16", "bfloat16", "tf32"):
+def _implicit_gemm() -> Iterator[Case]:
+    for name, (n, geometry) in IMPLICIT_GEMM.items():
+        for dtype in ("float16", "bfloat16", "tf32", "fp32x3", "float32"):
             for order in ("contiguous", "channels_last", "offset"):
                 title = f"implicit GEMM, {name}, {dtype}, {order}"
                 yield from _directions(title, n, geometry, dtype, order, "implicit_gemm")
     for name, (n, geometry) in MANY_TILES.items():
-        for dtype in ("float16", "tf32"):
+        for dtype in ("float16", "tf32", "fp32x3", "float32"):
             title = f"implicit GEMM, {name}, {dtype}"
             forward, *_, weight = _directions(title, n, geometry, dtype, "contiguous", "implicit_gemm")
             yield from (forward, weight)
@@ -203,11 +207,12 @@ def _directions(
     y = _array((n, oc, *geometry.output_size), dtype, order)
     w = _array((oc, c // groups, *geometry.kernel_size), dtype, order)
     bias, bias_x = _array((2 * oc,), dtype)[::2], _array((c,), dtype)
-    yield Case(f"forward, {name}", "convolve", (x, w, bias, geometry), algorithm)
-    yield Case(f"forward without bias, {name}", "convolve", (x, w, None, geometry), algorithm)
-    yield Case(f"backward input, {name}", "convolve_backward_input", (y, w, None, geometry), algorithm)
-    yield Case(f"transposed, {name}", "convolve_backward_input", (y, w, bias_x, geometry), algorithm)
-    yield Case(f"backward weight, {name}", "convolve_backward_weight", (x, y, geometry), algorithm)
+    how = (algorithm, dtype if dtype in PRECISIONS else "fp32")
+    yield Case(f"forward, {name}", "convolve", (x, w, bias, geometry), *how)
+    yield Case(f"forward without bias, {name}", "convolve", (x, w, None, geometry), *how)
+    yield Case(f"backward input, {name}", "convolve_backward_input", (y, w, None, geometry), *how)
+    yield Case(f"transposed, {name}", "convolve_backward_input", (y, w, bias_x, geometry), *how)
+    yield Case(f"backward weight, {name}", "convolve_backward_weight", (x, y, geometry), *how)
 
 
 def _convolution(
@@ -570,7 +575,7 @@ def _biases() -> Iterator[Case]:
 
 
 FAMILIES = (
-    _convolutions, _tensor_cores, _depthwise, _poolings, _planes, _resamplings, _norms, _packings, _biases
+    _convolutions, _implicit_gemm, _depthwise, _poolings, _planes, _resamplings, _norms, _packings, _biases
 )  # fmt: skip
 CASES = [case for family in FAMILIES for case in family()]
 _LISTED = {case.primitive for case in CASES}

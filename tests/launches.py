@@ -22,10 +22,11 @@ from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.device.runtime import Array, Device, Function
 from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.backends.cuda.launch import plans as launching
-from gpucnn.numerics import algorithm, precision
+from gpucnn.numerics import PRECISIONS, algorithm, precision
 
 Shape = tuple[int, ...]
-ALGORITHMS = (None, "direct", "im2col", "implicit_gemm")  # None: as chosen by itself
+WAYS = ((None, "fp32"), ("direct", "fp32"), ("im2col", "fp32"), *(("implicit_gemm", each) for each in PRECISIONS))
+"""Algorithms, None for the one chosen by itself, and precisions of float32."""
 
 
 class ZeroedNumpy:
@@ -82,12 +83,9 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def by(chosen: str | None) -> Iterator[None]:
-    """Within the block convolutions are computed by this algorithm, which may need a precision for float32."""
-    with (
-        nullcontext() if chosen is None else algorithm(chosen),
-        precision("tf32" if chosen == "implicit_gemm" else "fp32"),
-    ):
+def by(chosen: str | None, mode: str) -> Iterator[None]:
+    """Within the block convolutions are computed by this algorithm, if any is requested, and at this precision."""
+    with nullcontext() if chosen is None else algorithm(chosen), precision(mode):
         yield
 
 
@@ -116,9 +114,9 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
                 if parameter in ARRAYS and isinstance(value, np.ndarray) and value.dtype.kind == "f":
                     arguments[parameter] = value.astype(dtype)
             without = [arguments | {"residual": None}] if "norm" in name else []  # by a program of its own
-            for chosen in ALGORITHMS:
+            for way in WAYS:
                 for each in (arguments, *without):
-                    with by(chosen), contextlib.suppress(TypeError, ValueError):  # not of this dtype
+                    with by(*way), contextlib.suppress(TypeError, ValueError):  # not of this dtype
                         getattr(F, name)(**each)
         with contextlib.suppress(TypeError):  # by another kernel, for a tile does not fit
             x, grad = np.zeros((1, 1, 3), dtype), np.zeros((1, 1, 9000), dtype)
@@ -149,8 +147,8 @@ def _run_layers(channels_last: bool) -> None:
     def weight(*shape: int) -> np.ndarray[Any, Any]:
         return np.zeros(shape, np.float32)
 
-    for chosen in () if channels_last else ALGORITHMS[1:]:
-        with by(chosen):
+    for way in () if channels_last else WAYS[1:]:
+        with by(*way):
             run(F.conv2d, image(1, 3, 224, 224), weight(64, 3, 7, 7), None, stride=2, padding=3)  # ResNet's stem
             run(F.conv2d, image(2, 64, 56, 56), weight(64, 64, 3, 3), weight(64), padding=1)
             run(F.conv2d, image(2, 128, 28, 28), weight(256, 128, 1, 1), None, stride=2)

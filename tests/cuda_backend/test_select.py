@@ -56,22 +56,41 @@ def chosen(
 @pytest.mark.parametrize(
     ("geometry", "expected"),
     [
-        (layer(64, 64), "im2col"),
-        (layer(3, 64, 7, 224), "im2col"),
-        (layer(256, 256, 1), "im2col"),
+        (layer(64, 64), "implicit_gemm"),
+        (layer(3, 64, 7, 224), "implicit_gemm"),
+        (layer(256, 256, 1), "im2col"),  # without columns
         (layer(64, 64, groups=64), "depthwise"),
         (layer(64, 128, groups=64), "depthwise"),  # two filters a channel
         (layer(1, 64), "direct"),  # one channel is no group
         (layer(64, 64, groups=32), "direct"),
-        (layer(64, 8), "direct"),
-        (layer(2, 64), "direct"),
-        (layer(64, 64, 3, size=3), "direct"),
-        (layer(64, 64, 1, size=3), "im2col"),  # without columns
-        (layer(128, 128, groups=4), "im2col"),
+        (layer(64, 8), "implicit_gemm"),
+        (layer(2, 64), "implicit_gemm"),
+        (layer(64, 64, 3, size=3), "implicit_gemm"),
+        (layer(64, 64, 1, size=3), "im2col"),
+        (layer(128, 128, groups=4), "implicit_gemm"),
     ],
 )
 def test_algorithms_by_size(direction: str, geometry: ConvGeometry, expected: str) -> None:
     assert chosen(direction, geometry, "float32") == expected
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(
+    ("geometry", "expected"),
+    [
+        (layer(64, 64), "im2col"),
+        (layer(64, 8), "direct"),
+        (layer(2, 64), "direct"),
+        (layer(64, 64, 3, size=3), "direct"),
+        (layer(64, 64, 1, size=3), "im2col"),
+        (layer(128, 128, groups=4), "im2col"),
+    ],
+)
+def test_algorithms_by_size_where_there_is_no_implicit_gemm(
+    direction: str, geometry: ConvGeometry, expected: str
+) -> None:
+    assert chosen(direction, geometry, "float32", sm_80=False) == expected
+    assert chosen(direction, geometry, "float64") == expected
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -102,7 +121,7 @@ def test_what_a_product_cannot_compute_is_direct(dtype: str) -> None:
     for direction in DIRECTIONS:
         products = "direct" if dtype in INTEGER else "im2col"
         assert chosen(direction, layer(64, 64), dtype, sm_80=False) == products
-        gathered = "implicit_gemm" if dtype in ("float16", "bfloat16") else products
+        gathered = "implicit_gemm" if dtype in ("float16", "bfloat16", "float32") else products
         assert chosen(direction, layer(64, 64), dtype) == gathered
 
 
@@ -119,12 +138,14 @@ def test_no_dense_layer_of_the_benchmark_has_one_output_a_thread_in_16_bits(dire
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_float32_is_rounded_to_tf32_where_that_is_asked_for(direction: str) -> None:
-    with gpucnn.precision("tf32"):
-        assert chosen(direction, layer(64, 64), "float32") == "implicit_gemm"
-        assert chosen(direction, layer(64, 64), "float32", sm_80=False) == "im2col"
-        assert chosen(direction, layer(64, 64), "complex64") == "im2col"
-        assert chosen(direction, layer(64, 64, 1), "float16") == "im2col"  # a product without columns
+def test_products_without_columns_are_those_of_cublas_where_it_has_the_precision(direction: str) -> None:
+    for precision, expected in (("fp32", "im2col"), ("tf32", "im2col"), ("fp32x3", "implicit_gemm")):
+        with gpucnn.precision(precision):
+            assert chosen(direction, layer(64, 64), "float32") == "implicit_gemm"
+            assert chosen(direction, layer(64, 64, 1), "float32") == expected
+            assert chosen(direction, layer(64, 64, 1), "float16") == "im2col"
+            assert chosen(direction, layer(64, 64), "float32", sm_80=False) == "im2col"
+            assert chosen(direction, layer(64, 64), "complex64") == "im2col"
 
 
 def test_the_callers_algorithm_is_taken() -> None:
@@ -132,8 +153,8 @@ def test_the_callers_algorithm_is_taken() -> None:
         assert chosen("forward", layer(64, 64), "float32") == "direct"
         with gpucnn.algorithm("implicit_gemm"):
             assert chosen("forward", layer(1, 1), "float16") == "implicit_gemm"
-            with pytest.raises(ValueError, match="'implicit_gemm' computes no convolution of float32, expected one of"):
-                chosen("forward", layer(64, 64), "float32")
+            with pytest.raises(ValueError, match="'implicit_gemm' computes no convolution of float64, expected one of"):
+                chosen("forward", layer(64, 64), "float64")
             below = "computes no convolution of float16 on a GPU of compute capability below 8.0, expected one of"
             with pytest.raises(ValueError, match=below):
                 chosen("forward", layer(64, 64), "float16", sm_80=False)

@@ -1,7 +1,8 @@
-"""The kernels on tensor cores: what their main loops issue, what they move, and how exact their sums are."""
+"""The implicit GEMM: what its main loops issue, what it moves, and how exact its sums are."""
 
 from __future__ import annotations
 
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -31,10 +32,17 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {  
     "DeepLab": ((8, 256, 33, 33), (256, 256, 3, 3), {"padding": 12, "dilation": 12}),
 }
 DIRECTIONS = ("forward", "dgrad", "wgrad")
-OTHERS = {"float16": 3.0, "bfloat16": 3.0, "float32": 6.0}
-"""Instructions for each HMMA of a main loop, of which 2 round to TF32 in float32; the wgrad's loads are 1 more."""
+PRODUCTS = {"float16": "HMMA", "bfloat16": "HMMA", "tf32": "HMMA", "fp32x3": "HMMA", "fp32": "FFMA"}
+"""Dtypes, or precisions of float32, and the instruction that multiplies."""
+OTHERS = {"float16": 3.0, "bfloat16": 3.0, "tf32": 3.6, "fp32x3": 3.0, "fp32": 0.2}
+"""Other instructions for each of these in a main loop: a wgrad of TF32 has loads of 4 bytes, for want of a transpose."""
 FEW_ROWS = ("ResNet, the stem", "dgrad")
-"""Has four times as many: its 3 channels fill a fifth of a fragment, so each column that is copied serves one HMMA."""
+"""Has four times as many: its 3 channels fill a fifth of a fragment, so what is copied serves a quarter of the products."""
+
+
+def precision_of(name: str) -> tuple[str, str]:
+    """The dtype and the precision that a name of PRODUCTS stands for."""
+    return (name, "fp32") if "float" in name else ("float32", name)
 
 
 def test_every_tile_has_a_case() -> None:
@@ -47,17 +55,19 @@ def test_every_tile_has_a_case() -> None:
         geometry = case.arguments[-1]
         rows = geometry.channels.outputs // geometry.channels.groups
         columns = len(x) * prod(geometry.output_size)
-        tile = implicit_gemm.tile(rows, columns, geometry.channels.groups)
-        found[direction].add(tile if direction == "forward" else implicit_gemm.weight_tile(rows))
+        terms = 2 if case.precision == "fp32x3" else 1
+        tile = implicit_gemm.tile(rows, columns, geometry.channels.groups, terms)
+        found[direction].add(tile if direction == "forward" else implicit_gemm.weight_tile(rows, terms))
     assert found["forward"] == set(implicit_gemm.TILES)
-    assert found["backward weight"] == {implicit_gemm.weight_tile(rows) for rows in (16, 32, 64, 128)}
+    sizes = product((16, 32, 64, 128), (1, 2))
+    assert found["backward weight"] == {implicit_gemm.weight_tile(rows, terms) for rows, terms in sizes}
 
 
-def programs(dtype: str, layer: str) -> dict[str, Launch]:
+def programs(name: str, layer: str) -> dict[str, Launch]:
     """What the three directions of a layer launch, built for its sizes."""
-    (x, w, options), found = LAYERS[layer], {}
+    (x, w, options), (dtype, precision), found = LAYERS[layer], precision_of(name), {}
     arrays = [np.zeros(shape, dtype_of(dtype)) for shape in (x, w)]
-    with recording(specialises=True) as recorder, gpucnn.precision("tf32"), gpucnn.algorithm("implicit_gemm"):
+    with recording(specialises=True) as recorder, gpucnn.precision(precision), gpucnn.algorithm("implicit_gemm"):
         y = F.conv2d(*arrays, **options)
         calls = (
             lambda: F.conv2d(*arrays, **options),
@@ -72,17 +82,17 @@ def programs(dtype: str, layer: str) -> dict[str, Launch]:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("dtype", OTHERS)
-def test_main_loops_issue_few_other_instructions(sass_compiler: Nvrtc, dtype: str) -> None:
-    found = []
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_main_loops_issue_few_other_instructions(sass_compiler: Nvrtc, name: str) -> None:
+    found, opcode = [], PRODUCTS[name]
     for layer in sample.some(list(LAYERS), 4):
-        for direction, launch in programs(dtype, layer).items():
+        for direction, launch in programs(name, layer).items():
             code = code_of(sass_compiler, launch)
-            loop = code.main_loop("HMMA") or code.opcodes
-            others = (loop.total() - loop["HMMA"]) / loop["HMMA"]
-            most = OTHERS[dtype] * (4.1 if (layer, direction) == FEW_ROWS else 1.0)
+            loop = code.main_loop(opcode) or code.opcodes
+            others = (loop.total() - loop[opcode]) / loop[opcode]
+            most = OTHERS[name] * (4.1 if (layer, direction) == FEW_ROWS else 1.0)
             if others > most:
-                found.append(f"{layer}, {direction}: {others:.2f} others for each HMMA, expected {most}")
+                found.append(f"{layer}, {direction}: {others:.2f} others for each {opcode}, expected {most}")
             if code.local:
                 found.append(f"{layer}, {direction}: {code.local} accesses of local memory")
             if set(code.of("LDGSTS")) != {128}:
@@ -92,12 +102,14 @@ def test_main_loops_issue_few_other_instructions(sass_compiler: Nvrtc, dtype: st
 
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("order", ["contiguous", "channels_last"])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_each_tile_reads_its_factors_once(dtype: str, order: str) -> None:
+@pytest.mark.parametrize("name", ["float16", "tf32", "fp32x3", "fp32"])
+def test_each_tile_reads_its_factors_once(name: str, order: str) -> None:
     """Global traffic is that of the tiles: w once per tile of positions, x once per tap and tile of rows."""
+    dtype, precision = precision_of(name)
     x, w = image(2, 64, 16, 16, dtype=dtype, order=order), image(96, 64, 3, 3, dtype=dtype)
     y = image(2, 96, 16, 16, dtype=dtype, order=order)
-    with gpucnn.precision("tf32"):
+    with gpucnn.precision(precision):
+        terms = implicit_gemm.terms(x.dtype)
         for direction, call in (
             ("forward", lambda: F.conv2d(x, w, padding=1)),
             ("dgrad", lambda: F.conv2d_input(x.shape, w, y, padding=1)),
@@ -108,38 +120,39 @@ def test_each_tile_reads_its_factors_once(dtype: str, order: str) -> None:
             assert launch.worst_conflict <= CONFLICT, direction
             assert launch.sector_share <= SECTORS, direction
             assert all(access.bytes == 16 for access in launch.accesses if access.space == "global"), direction
-            assert launch.moved_bytes <= 1.1 * scheme(direction, x, w, y), direction
+            assert launch.moved_bytes <= 1.1 * scheme(direction, x, w, y, terms), direction
 
 
-def scheme(direction: str, x: Any, w: Any, y: Any) -> int:
+def scheme(direction: str, x: Any, w: Any, y: Any, terms: int) -> int:
     """The bytes that the tiles of a direction read and write."""
     rows, columns = (96, 64) if direction != "dgrad" else (64, 96)
     if direction == "wgrad":
-        tile = implicit_gemm.weight_tile(rows)
+        tile = implicit_gemm.weight_tile(rows, terms)
         geometry = conv_geometry("conv2d", (16, 16), Channels(64, 96), 3, 1, 1, 1)
-        splits = implicit_gemm.split_positions(2, columns, x.itemsize, geometry)[0]
+        splits = implicit_gemm.split_positions(2, columns, x.itemsize, geometry, terms)[0]
         tiles_m, tiles_n = -(-rows // tile.rows), -(-9 * columns // tile.columns)
         return int(tiles_n * y.nbytes + tiles_m * 9 * x.nbytes + splits * prod(w.shape) * 4)
-    tile = implicit_gemm.tile(rows, 2 * 16 * 16, 1)
+    tile = implicit_gemm.tile(rows, 2 * 16 * 16, 1, terms)
     tiles_m, tiles_n = -(-rows // tile.rows), -(-2 * 16 * 16 // tile.columns)
     read, written = (x, y) if direction == "forward" else (y, x)
     return int(tiles_n * w.nbytes + tiles_m * 9 * read.nbytes + written.nbytes)
 
 
 @pytest.mark.usefixtures("compiler")
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_errors_are_those_of_a_sequential_sum(dtype: str) -> None:
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_errors_are_those_of_a_sequential_sum(name: str) -> None:
     """Against float64: at most those of a sum in float32 one after another, of factors as they are read, rounded once.
 
-    Factors of float32 are read with the 11 bits of TF32, others as they are.
+    TF32 reads factors with 11 bits, fp32x3 with 22, of which it leaves out the product of the last 11.
     """
+    dtype, precision = precision_of(name)
     rng = np.random.default_rng(1)
     x, w, y = (numbers(rng, shape, dtype) for shape in ((2, 40, 9, 11), (24, 40, 3, 3), (2, 24, 9, 11)))
     given = [simulator.asarray(each) for each in (x, w, y)]
     exact = [each.astype(np.float64) for each in (x, w, y)]
-    factors = 2.0**-10 if dtype == "float32" else 0.0  # two factors of an error of 2**-11 each
+    factors = {"tf32": 2 * 2.0**-11, "fp32x3": 3 * 2.0**-22}.get(name, 0.0)
     result = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}[dtype]
-    with gpucnn.precision("tf32"):
+    with gpucnn.precision(precision):
         assert gpucnn.explain("conv2d", *given[:2], padding=1, backend="cuda").algorithm == "implicit_gemm"
         for name, at, terms in (("conv2d", (0, 1), 360), ("conv2d_input", (1, 2), 216), ("conv2d_weight", (0, 2), 198)):
             calls = [
@@ -151,3 +164,33 @@ def test_errors_are_those_of_a_sequential_sum(dtype: str) -> None:
             got, expected, size = simulator.asnumpy(calls[0]).astype(np.float64), calls[1], calls[2]
             allowed = (factors + terms * 2.0**-24) * size + result * abs(expected) + 2.0**-24
             assert (abs(got - expected) <= allowed).all(), (name, at)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_three_products_of_tf32_are_as_exact_as_float32() -> None:
+    """The error of fp32x3 is at most twice that of a sequential sum in float32, and a thousandth of TF32's."""
+    rng = np.random.default_rng(2)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, 96, 12, 12), (64, 96, 3, 3)))
+    exact = F.conv2d(x.astype(np.float64), w.astype(np.float64), padding=1)
+    errors = {}
+    for precision in ("fp32", "fp32x3", "tf32"):
+        with gpucnn.precision(precision), gpucnn.algorithm("implicit_gemm"):
+            y = F.conv2d(simulator.asarray(x), simulator.asarray(w), padding=1)
+        errors[precision] = float(np.sqrt(np.mean((simulator.asnumpy(y) - exact) ** 2)))
+    assert errors["fp32x3"] <= 2 * errors["fp32"]
+    assert errors["fp32x3"] <= errors["tf32"] / 1000
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_what_is_no_number_stays_none(name: str) -> None:
+    """NaN of any bits, and infinity but for fp32x3, where one of its two terms is NaN."""
+    dtype, precision = precision_of(name)
+    x = np.ones((1, 16, 1, 4), np.float32)
+    x[0, 3, 0, 1], x[0, 5, 0, 3] = np.uint32(0x7FFFFFFF).view(np.float32), np.inf
+    x = x.astype(dtype_of(dtype))
+    w = np.ones((16, 16, 1, 1), dtype_of(dtype))
+    with gpucnn.precision(precision), gpucnn.algorithm("implicit_gemm"):
+        y = F.conv2d(simulator.asarray(x), simulator.asarray(w))
+    found = simulator.asnumpy(y)[0, 0, 0].astype(np.float64)
+    np.testing.assert_array_equal(found, [16, np.nan, 16, np.nan if name == "fp32x3" else np.inf])

@@ -189,11 +189,11 @@ BUGS = [
         "const index_t i = thread_index() * 0x4000000 / 0x4000000;"),
     Bug("a share of nothing", "pooling.cuh", "average, adaptive",
         UndefinedBehaviour, "i * total / parts;", "i * total / (parts - parts);"),
-    # --- tensor cores ---------------------------------------------------------------------------------------------
-    Bug("a step multiplied before its copies land", "tensor_cores.cuh", f"forward, {GEMM}",
+    # --- implicit GEMM --------------------------------------------------------------------------------------------
+    Bug("a step multiplied before its copies land", "gemm.cuh", f"forward, {GEMM}",
         UninitialisedRead, "wait_for_copies<STAGES - 2>", "wait_for_copies<STAGES - 1>"),
-    Bug("a step multiplied before others' copies land", "tensor_cores.cuh", f"forward, {GEMM}",
-        UninitialisedRead, "    __syncthreads();\n    copy(", "    copy("),
+    Bug("a step multiplied before others' copies land", "gemm.cuh", f"forward, {GEMM}",
+        UninitialisedRead, "      __syncthreads();\n      copy(", "      copy("),
     Bug("matrices of a fragment in the other order", "implicit_gemm.cu", f"forward, {GEMM}",
         WRONG, "half * 2 + lane / 8 % 2", "half * 2 + lane / 16"),
     Bug("channels beyond the last", "implicit_gemm.cu", f"forward, {GEMM}",
