@@ -24,9 +24,10 @@ from benchmarks.cases import chosen, select, slug
 from benchmarks.layers import ConvLayer
 from benchmarks.sass import Code, codes, disassembler
 from gpucnn.backends.cuda.convolution import implicit_gemm
+from gpucnn.backends.cuda.convolution.folding import fold_of_gradient, fold_of_input
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.device import nvrtc
-from gpucnn.backends.cuda.device.runtime import Plan
+from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Plan
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
 from gpucnn.backends.cuda.launch.listening import listening
@@ -147,19 +148,34 @@ def launches(direction: str, geometry: ConvGeometry, batch: int) -> list[Launch]
 # --- Times ------------------------------------------------------------------------------------------------------------
 
 
-def steps_of(direction: str, geometry: ConvGeometry, batch: int) -> float:
-    """Steps of a block's main loop; of residues with different numbers of taps their mean."""
+@dataclass(frozen=True)
+class Reads:
+    """What the blocks of an implicit GEMM read: of residues with different numbers of taps their mean."""
+
+    steps: float  # of a block's main loop
+    taps: float  # that read x, of each position,
+    inputs: int  # and the inputs that each position adds to those of its neighbours
+    run: int  # bytes of an input that its taps read before the next
+
+
+def reads_of(direction: str, geometry: ConvGeometry, batch: int) -> Reads:
+    """That of a layer's direction, as it is folded."""
+    fold = fold_of_gradient(geometry) if direction == "backward_input" else fold_of_input(geometry, ITEMSIZE)
+    if fold is not None and direction != "backward_input":
+        geometry = fold.convolution
     inputs, outputs, groups = geometry.channels
-    per_step = implicit_gemm.STEP_BYTES // ITEMSIZE
+    depth = implicit_gemm.padded_depth((outputs if direction == "backward_input" else inputs) // groups, ITEMSIZE)
     if direction == "backward_weight":
-        depth = implicit_gemm.padded_depth(inputs // groups, ITEMSIZE)
-        return implicit_gemm.split_positions(batch, depth, ITEMSIZE, geometry)[1] / per_step
-    each = implicit_gemm.padded_depth((inputs if direction == "forward" else outputs) // groups, ITEMSIZE)
-    taps_at_once = max(1, per_step // each) if each <= per_step // 2 else 1
-    taps = [geometry.taps]
-    if direction == "backward_input":
-        taps = [math.prod(each) for each in product(*map(_taps_of_residues, geometry.axes))]
-    return sum(math.ceil(each / per_step) * math.ceil(count / taps_at_once) for count in taps) / len(taps)
+        run = implicit_gemm.split_positions(batch, depth, ITEMSIZE, geometry)[1]
+        return Reads(run * ITEMSIZE / implicit_gemm.STEP_BYTES, 1, 1, implicit_gemm.STEP_BYTES)
+    taps, step = [geometry.taps], math.prod(axis.stride for axis in geometry.axes)
+    if fold is not None:
+        taps, step = [fold.taps], math.prod(fold.times)
+    elif direction == "backward_input":
+        taps, step = [math.prod(each) for each in product(*map(_taps_of_residues, geometry.axes))], 1
+    steps = sum(implicit_gemm.gemm_steps(each, depth, ITEMSIZE) for each in taps) / len(taps)
+    run = implicit_gemm.chunks_at_once(depth * ITEMSIZE // MAX_BYTES) * MAX_BYTES
+    return Reads(steps, sum(taps) / len(taps), step, run)
 
 
 def _taps_of_residues(axis: Axis) -> list[int]:
@@ -168,11 +184,9 @@ def _taps_of_residues(axis: Axis) -> list[int]:
     return found + [0] * (min(axis.stride, axis.size) - len(found))
 
 
-def gemm_time(
-    gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int, steps: float, taps: int
-) -> tuple[float, str]:
-    """The time of an implicit GEMM and what limits it; a tile's other taps hit L1 where that holds them."""
-    (blocks,), (threads,) = launch.plan.grid, launch.plan.block
+def gemm_time(gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int, reads: Reads) -> tuple[float, str]:
+    """The time of an implicit GEMM and what limits it; a tile's other taps hit L1 where that holds their inputs."""
+    (blocks,), (threads,), steps = launch.plan.grid, launch.plan.block, reads.steps
     warps, loop = threads // 32, code.main_loop("HMMA")
     if loop is None:  # of so few steps that the compiler unrolled them
         loop, steps = code.opcodes, 1.0
@@ -190,8 +204,9 @@ def gemm_time(
     rows, columns = launch.tile
     running = min(resident, on_one)
     left = gpu.l1 - running * (shared + 1024)
-    again = 1.0 if left < running * _HALO * columns * implicit_gemm.STEP_BYTES else _HALO / taps
-    times["L2"] = blocks * steps * (rows + min(1.0, again) * columns) * implicit_gemm.STEP_BYTES / gpu.l2
+    holds = left >= running * _HALO * columns * reads.inputs * reads.run
+    again = min(1.0, _HALO * reads.inputs / max(1.0, reads.taps)) if holds else 1.0
+    times["L2"] = blocks * steps * (rows + again * columns) * implicit_gemm.STEP_BYTES / gpu.l2
     times["memory"] = launch.nbytes / (COPY_SHARE * gpu.dram)
     limit = max(times, key=lambda name: times[name])
     return times[limit] + LAUNCH_S, limit
@@ -218,7 +233,7 @@ def model(layers: Sequence[ConvLayer]) -> Iterator[Row]:
     for layer, direction in product(layers, DIRECTIONS):
         geometry, batch = geometry_of(layer), layer.batch("gpu")
         way = _TURNED.get(direction, direction) if layer.transposed else direction
-        planned, steps = launches(way, geometry, batch), steps_of(way, geometry, batch)
+        planned, reads = launches(way, geometry, batch), reads_of(way, geometry, batch)
         for gpu in GPUS if planned else ():
             copies, gemm, limit, tile = 0.0, 0.0, "", ""
             for launch in planned:
@@ -231,8 +246,7 @@ def model(layers: Sequence[ConvLayer]) -> Iterator[Row]:
                 registers = max(map(int, re.findall(r"Used (\d+) registers", built.log)))
                 static = max(map(int, re.findall(r"(\d+) bytes smem", built.log)), default=0)
                 code = codes(built.image)[source.kernel]
-                taps = geometry.taps if direction != "backward_weight" else 1
-                gemm, limit = gemm_time(gpu, launch, code, registers, static + launch.plan.shared_bytes, steps, taps)
+                gemm, limit = gemm_time(gpu, launch, code, registers, static + launch.plan.shared_bytes, reads)
                 tile = " × ".join(map(str, launch.tile))
             cudnn = cudnn_time(gpu, layer, direction, batch)
             yield Row(f"{slug(layer.network)}/{layer.name}", direction, gpu.name, tile, gemm, copies, limit, cudnn)

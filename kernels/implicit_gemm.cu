@@ -1,13 +1,14 @@
-// Convolution as an implicit GEMM, on tensor cores or by FFMA, forward, dgrad or transposed: y [rows, positions] of each group is
-// w [rows, taps * C] times the columns [taps * C, positions] of x, which are gathered from x and never stored.
+// Convolution as an implicit GEMM, on tensor cores or by FFMA, forward, dgrad or transposed: y [rows, positions] of each
+// group is w [rows, taps * C] times the columns [taps * C, positions] of x, gathered from x and never stored.
 //
-// Source       the definition; dgrad is the convolution of grad_y with the taps of each residue modulo the stride
+// Source       the definition; dgrad is the convolution of grad_y with the taps of each residue modulo the stride, or, of
+//              few channels, a convolution whose rows are the positions of blocks of y too (folding.py)
 // Reads        x [N, G, C, D, H, W] with its C channels contiguous, each run of 16 bytes aligned; zeros fill it up
 //              w [G * rows, KD, KH, KW, C], contiguous; bias [G * rows] or null
 // Writes       y [N, G * rows, OD, OH, OW], any strides
 // Mapping      a block of WARPS_M * WARPS_N warps per tile of rows by 64 * WARPS_N positions; a warp sums
 //              16 * FRAGMENTS rows by 64 positions. The inner dimension goes in steps of 64 bytes: channels of one tap,
-//              or of 2 or 4 taps where these are few. Copies of STAGES - 1 steps are under way while one is multiplied
+//              or of several where these are few. Copies of STAGES - 1 steps are under way while one is multiplied
 // Bytes        w once per tile of positions, x once per tap and tile of rows: from L1 and L2 but for the first; y once,
 //              VECTOR elements per access
 // Determinism  sums are in the order of channels' steps, in these of taps; within a fragment as
@@ -22,7 +23,7 @@ struct ImplicitGemmParams {
   RUN_TIME index_t n;
   index_t groups, rows;                         // rows of a group: its channels of y
   index_t chunks;                               // of 16 bytes, of a group's channels of x
-  index_t taps_at_once;                         // in one step: 4 of 1 chunk, 2 of 2 chunks, else 1
+  index_t chunks_at_once;                       // of a tap, before those of the next tap: all up to 7, else 4
   index_t is_dgrad;
   index_t d, h, w;                              // of x
   index_t od, oh, ow;                           // of y
@@ -34,6 +35,9 @@ struct ImplicitGemmParams {
   index_t run_d, run_h, run_w;                  // positions of the longest residue
   index_t tap_step_d, tap_step_h, tap_step_w;   // spacing of the taps of one residue; forward: 1
   index_t output_step_d, output_step_h, output_step_w;  // dgrad: and of the outputs that they read
+  index_t fold_d, fold_h, fold_w;               // positions of y in one of the product, that are rows; 1 without a fold
+  index_t cut_d, cut_h, cut_w;                  // of these, how many the first begins before y
+  index_t adjacent_rows;                        // of positions that follow each other along w, as far as 16 rows hold
   index_t tiles_m;                              // blocks of a group's rows,
   RUN_TIME index_t tiles_n;                     // and of a residue's positions
   index_t x_n, x_g, x_d, x_h, x_w;
@@ -50,15 +54,15 @@ static_assert(PASS_M * (TILE_N + 8) * sizeof(scalar_t) <= STAGES * STAGE_BYTES, 
 static_assert(TILE_N * (PASS_M + 8) * sizeof(scalar_t) <= STAGES * STAGE_BYTES, "results fit in the factors' room");
 
 // One residue along one axis: position q and its j-th tap read x at first + q * input_step + j * tap_input, and the
-// position is residue + q * output_step of y.
+// position is residue + q * output_step of y, or of a fold the first of as many.
 struct Line {
   index_t residue, output_step, first, input_step, tap_input;
   index_t tap, taps;  // the first of its taps, and their number
 };
 
 __device__ __forceinline__ Line line(index_t residue, bool is_dgrad, index_t kernel, index_t stride, index_t dilation,
-                                     index_t low, index_t tap_step, index_t output_step) {
-  if (!is_dgrad) return {0, 1, -low, stride, dilation, 0, kernel};
+                                     index_t low, index_t tap_step, index_t output_step, index_t fold, index_t cut) {
+  if (!is_dgrad) return {-cut, fold, -low, stride, dilation, 0, kernel};
   const Readers first = readers(residue + low, kernel, stride, dilation, tap_step);
   return {residue, stride, first.o, 1, -output_step, first.k, (kernel - first.k + tap_step - 1) / tap_step};
 }
@@ -75,11 +79,14 @@ struct Tile {
     block /= p.tiles_m;
     n = block % p.tiles_n * TILE_N;
     block /= p.tiles_n;
-    w = line(block % p.residues_w, p.is_dgrad, p.kw, p.stride_w, p.dilation_w, p.low_w, p.tap_step_w, p.output_step_w);
+    w = line(block % p.residues_w, p.is_dgrad, p.kw, p.stride_w, p.dilation_w, p.low_w, p.tap_step_w, p.output_step_w,
+             p.fold_w, p.cut_w);
     block /= p.residues_w;
-    h = line(block % p.residues_h, p.is_dgrad, p.kh, p.stride_h, p.dilation_h, p.low_h, p.tap_step_h, p.output_step_h);
+    h = line(block % p.residues_h, p.is_dgrad, p.kh, p.stride_h, p.dilation_h, p.low_h, p.tap_step_h, p.output_step_h,
+             p.fold_h, p.cut_h);
     block /= p.residues_h;
-    d = line(block % p.residues_d, p.is_dgrad, p.kd, p.stride_d, p.dilation_d, p.low_d, p.tap_step_d, p.output_step_d);
+    d = line(block % p.residues_d, p.is_dgrad, p.kd, p.stride_d, p.dilation_d, p.low_d, p.tap_step_d, p.output_step_d,
+             p.fold_d, p.cut_d);
     group = block / p.residues_d;
   }
 };
@@ -90,17 +97,17 @@ __device__ __forceinline__ Position run_position(index_t i, const ImplicitGemmPa
 }
 
 // What one thread copies: one chunk of every APART rows of both factors, which lie as far apart in shared memory. Steps
-// go through the taps, for so many channels, then for the next ones.
+// go through the taps, for chunks_at_once of their chunks, then for the next ones.
 struct Copies {
   static constexpr int APART = THREADS / ROW_CHUNKS, COUNT_M = TILE_M / APART, COUNT_N = TILE_N / APART;
   const ImplicitGemmParams& p;
   const Tile& tile;
   const scalar_t *x, *w;
-  int row, own_chunk, chunks_of_tap;
+  int row, own_chunk;
   unsigned to;
-  index_t taps, tap_steps, steps;
+  index_t taps, steps_at_once, steps;
   index_t filter_length, row_length;
-  index_t copied = 0, tap_step = 0, chunk;  // of the next step
+  index_t copied = 0, tap_step = 0, first_chunk = 0;  // of the next step
   struct {
     index_t offset, d, h, w;  // of tap 0
   } sources[COUNT_N];
@@ -110,10 +117,8 @@ struct Copies {
       : p(params), tile(of) {
     row = static_cast<int>(threadIdx.x) / ROW_CHUNKS, own_chunk = static_cast<int>(threadIdx.x) % ROW_CHUNKS;
     to = shared + chunk_at<ROW_CHUNKS>(row, own_chunk) * 16;
-    chunks_of_tap = ROW_CHUNKS / static_cast<int>(p.taps_at_once);
-    chunk = own_chunk % chunks_of_tap;
-    taps = tile.d.taps * tile.h.taps * tile.w.taps, tap_steps = ceil_div(taps, p.taps_at_once);
-    steps = ceil_div(p.chunks, ROW_CHUNKS) * tap_steps;
+    taps = tile.d.taps * tile.h.taps * tile.w.taps, steps_at_once = ceil_div(taps * p.chunks_at_once, ROW_CHUNKS);
+    steps = ceil_div(p.chunks, p.chunks_at_once) * steps_at_once;
     filter_length = p.chunks * CHUNK, row_length = p.kd * p.kh * p.kw * filter_length;
     x = x_all + tile.group * p.x_g;
     w = w_all + (tile.group * p.rows + tile.m + row) * row_length;
@@ -134,15 +139,18 @@ struct Copies {
   // The factors of the next step, if there is one.
   __device__ __forceinline__ void next(int stage) {
     if (copied < steps) {
-      const index_t tap = tap_step * p.taps_at_once + own_chunk / chunks_of_tap;
+      const index_t at = tap_step * ROW_CHUNKS + own_chunk;
+      const bool is_one_tap = p.chunks_at_once == ROW_CHUNKS;  // of which the compiler knows the quotients
+      const index_t tap = is_one_tap ? tap_step : at / p.chunks_at_once;
+      const index_t chunk = first_chunk + (is_one_tap ? own_chunk : at % p.chunks_at_once);
       const index_t kw = tap % tile.w.taps, kh = tap / tile.w.taps % tile.h.taps;
       const index_t kd = tap / (tile.w.taps * tile.h.taps);
       const bool exists = tap < taps && chunk < p.chunks;
       const bool is_every_tap = p.tap_step_d * p.tap_step_h * p.tap_step_w == 1;
-      copy_rows(stage, is_every_tap ? tap : filter(kd, kh, kw), exists);
-      copy_positions(stage, kd, kh, kw, exists);
+      copy_rows(stage, is_every_tap ? tap : filter(kd, kh, kw), chunk, exists);
+      copy_positions(stage, kd, kh, kw, chunk, exists);
       ++copied;
-      if (++tap_step == tap_steps) tap_step = 0, chunk += ROW_CHUNKS;
+      if (++tap_step == steps_at_once) tap_step = 0, first_chunk += p.chunks_at_once;
     }
     commit_copies();
   }
@@ -153,7 +161,7 @@ struct Copies {
     return (d * p.kh + h) * p.kw + tile.w.tap + kw * p.tap_step_w;
   }
 
-  __device__ __forceinline__ void copy_rows(int stage, index_t filter, bool exists) const {
+  __device__ __forceinline__ void copy_rows(int stage, index_t filter, index_t chunk, bool exists) const {
     const scalar_t* const from = w + (filter * filter_length + chunk * CHUNK);
 #pragma unroll
     for (int i = 0; i < COUNT_M; ++i) {
@@ -163,7 +171,8 @@ struct Copies {
     }
   }
 
-  __device__ __forceinline__ void copy_positions(int stage, index_t kd, index_t kh, index_t kw, bool exists) const {
+  __device__ __forceinline__ void copy_positions(int stage, index_t kd, index_t kh, index_t kw, index_t chunk,
+                                                 bool exists) const {
     const index_t move_d = kd * tile.d.tap_input, move_w = kw * tile.w.tap_input, tap_h = kh * tile.h.tap_input;
     const index_t move_h = exists ? tap_h : NOWHERE;
     const scalar_t* const from = as_is(x + (move_d * p.x_d + tap_h * p.x_h + move_w * p.x_w + chunk * CHUNK));
@@ -278,20 +287,32 @@ __device__ __forceinline__ void move(scalar_t* to, const scalar_t* from, index_t
   }
 }
 
+// The channel of y of a row of all groups, and the place of its positions in a fold.
+struct Row {
+  index_t c, d, h, w;
+
+  __device__ __forceinline__ Row(index_t row, const ImplicitGemmParams& p) {
+    w = row % p.fold_w, h = row / p.fold_w % p.fold_h, d = row / (p.fold_w * p.fold_h) % p.fold_d;
+    c = row / (p.fold_w * p.fold_h * p.fold_d);
+  }
+};
+
 // Writes the block's rows from m on, PASS_M of them, from shared memory, contiguous there along rows or positions as
-// they are in y.
+// they are in y. Of a fold, adjacent rows are written together, position by position.
 __device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* results, index_t m, int row_pitch,
                                            int position_pitch, const Tile& tile, const ImplicitGemmParams& p) {
   const int vector = static_cast<int>(p.vector), inner = p.rows_are_contiguous ? PASS_M : TILE_N;
+  const int adjacent = static_cast<int>(p.adjacent_rows);
   for (int i = static_cast<int>(threadIdx.x) * vector; i < PASS_M * TILE_N; i += THREADS * vector) {
-    const int row = p.rows_are_contiguous ? i % inner : i / inner;
-    const int column = p.rows_are_contiguous ? i / inner : i % inner;
+    const int row = p.rows_are_contiguous ? i % inner : i / adjacent / inner * adjacent + i % adjacent;
+    const int column = p.rows_are_contiguous ? i / inner : i / adjacent % inner;
+    const Row at_row(tile.group * p.rows + m + row, p);
     const Position at = run_position(tile.n + column, p);
-    const index_t d = tile.d.residue + at.d * tile.d.output_step, h = tile.h.residue + at.h * tile.h.output_step;
-    const index_t w = tile.w.residue + at.w * tile.w.output_step;
-    if (m + row >= p.rows || at.n >= p.n || d >= p.od || h >= p.oh || w >= p.ow) continue;
-    const index_t c = tile.group * p.rows + m + row;
-    move(y + (at.n * p.y_n + c * p.y_c + d * p.y_d + h * p.y_h + w * p.y_w),
+    const index_t d = tile.d.residue + at.d * tile.d.output_step + at_row.d;
+    const index_t h = tile.h.residue + at.h * tile.h.output_step + at_row.h;
+    const index_t w = tile.w.residue + at.w * tile.w.output_step + at_row.w;
+    if (m + row >= p.rows || at.n >= p.n || !is_inside(d, p.od) || !is_inside(h, p.oh) || !is_inside(w, p.ow)) continue;
+    move(y + (at.n * p.y_n + at_row.c * p.y_c + d * p.y_d + h * p.y_h + w * p.y_w),
          results + row * row_pitch + column * position_pitch, p.vector);
   }
 }
@@ -325,7 +346,7 @@ implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
     for (int i = 0; i < 4; ++i) {
       const int row = warp_m * 16 + Product::row(lane, i);
       const bool has_bias = bias && m + row < p.rows;
-      const float added = has_bias ? widen(bias[(tile.group * p.rows + m + row) * p.bias_c]) : 0.0f;
+      const float added = has_bias ? widen(bias[Row(tile.group * p.rows + m + row, p).c * p.bias_c]) : 0.0f;
 #pragma unroll
       for (int g = 0; g < 8; ++g) {
         const int position = warp_n * 64 + Product::column(lane, g, i);

@@ -23,8 +23,8 @@ from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import ConvGeometry, NormGeometry, PoolGeometry
-from gpucnn.numerics import PRECISIONS
 from gpucnn.geometry.geometries import Channels, adaptive_geometry, conv_geometry, interpolation_geometry, pool_geometry
+from gpucnn.numerics import PRECISIONS
 
 Array = Any
 RECORDER = Recorder(specialises=False)
@@ -125,17 +125,24 @@ def _convolutions() -> Iterator[Case]:
 
 
 IMPLICIT_GEMM: dict[str, tuple[int, ConvGeometry]] = {
-    "steps of channels": (2, _conv((40, 20), (5, 6), 3, 1, 1)),
-    "four taps at once": (2, _conv((3, 16), (9, 8), (3, 2), 2, 1)),
+    "steps of channels": (2, _conv((72, 20), (5, 6), 3, 1, 1)),
+    "four taps at once": (2, _conv((3, 16), (9, 8), (3, 2), 1, 1)),
     "two taps at once": (1, _conv((12, 16), (6, 7), 3, (2, 1), 1)),
     "groups": (2, _conv((40, 24, 2), (3, 5, 4), (2, 3, 1), (1, 2, 1), 1)),
     "residues without taps": (2, _conv((8, 16), (9, 8), (3, 2), (4, 2), ((3, 2), (1, 4)), (2, 4))),
     "windows that miss the input": (1, _conv((8, 8), (3, 4), 2, 2, 5, 2)),
+    "residues": (2, _conv((40, 24), (6, 7), 3, 2, 1)),
+    "blocks that begin before the image": (2, _conv((3, 20), (8, 9), 4, 2, 1)),
+    "blocks of several strides": (1, _conv((3, 24), (5, 6, 9), 3, 1, ((1, 0), (0, 1), (2, 1)))),
+    "blocks of groups": (2, _conv((6, 10, 2), (9, 16), (2, 5), (1, 4), (0, (2, 3)))),
+    "blocks with gaps": (2, _conv((2, 8), (11,), 2, 5, 3)),
 }  # fmt: skip
 MANY_TILES: dict[str, tuple[int, ConvGeometry]] = {  # as many as a device has multiprocessors, or twice
     "tiles of 32 rows": (2, _conv((8, 31), (33790,), 1, 2, 0)),
+    "tiles of 48 rows": (2, _conv((8, 47), (33790,), 1, 2, 0)),
     "tiles of 64 rows": (2, _conv((8, 63), (33790,), 1, 2, 0)),
     "tiles of 2 by 32 rows": (1, _conv((8, 63), (33790,), 1, 2, 0)),
+    "tiles of 96 rows": (1, _conv((8, 95), (33790,), 1, 2, 0)),
     "tiles of 128 rows": (1, _conv((8, 127), (33790,), 1, 2, 0)),
 }  # fmt: skip
 

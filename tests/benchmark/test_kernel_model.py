@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kernel_model, publishing
-from benchmarks.kernel_model import GPUS, Launch, Row, gemm_time, launches, main, markdown, steps_of
+from benchmarks.kernel_model import GPUS, Launch, Reads, Row, gemm_time, launches, main, markdown, reads_of
 from benchmarks.sass import Code
 from gpucnn.backends.cuda.device.nvrtc import Nvrtc
 from gpucnn.backends.cuda.device.runtime import Device, Plan
@@ -16,19 +16,23 @@ from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
 H100 = next(gpu for gpu in GPUS if gpu.name == "H100")
+READS = Reads(1000, 9, 1, 64)
 ROW = Row("net/conv", "forward", "H100", "64 × 128", 30e-6, 10e-6, "L2", 60e-6)
 
 
 def test_steps_of_a_block() -> None:
-    """Of 32 channels of 16 bits each; of a residue's taps on the way back."""
+    """Of 32 channels of 16 bits each; of a residue's taps on the way back, or of a fold's."""
     square = conv_geometry("conv2d", (56, 56), Channels(64, 96), 3, 1, 1, 1)
-    assert steps_of("forward", square, 32) == 9 * 2
-    assert steps_of("backward_input", square, 32) == 9 * 3
+    assert reads_of("forward", square, 32) == Reads(9 * 2, 9, 1, 64)
+    assert reads_of("backward_input", square, 32) == Reads(9 * 3, 9, 1, 64)
+    strided = conv_geometry("conv2d", (56, 56), Channels(64, 96), 3, 2, 1, 1)
+    assert reads_of("forward", strided, 32) == Reads(9 * 2, 9, 4, 64)
+    assert reads_of("backward_input", strided, 32) == Reads(9 * 3 / 4, 9 / 4, 1, 64)
     stem = conv_geometry("conv2d", (224, 224), Channels(3, 64), 7, 2, 3, 1)
-    assert steps_of("forward", stem, 32) == 13  # four taps at once
-    assert steps_of("backward_input", stem, 32) == 2 * (9 + 12 + 12 + 16) / 4
-    gaps = conv_geometry("conv2d", (8, 8), Channels(16, 16), 1, 2, 0, 1)
-    assert steps_of("backward_input", gaps, 1) == 1 / 4  # three residues have no tap
+    assert reads_of("forward", stem, 32) == Reads(8, 16, 1, 32)  # two taps of 12 channels at once
+    assert reads_of("backward_input", stem, 32) == Reads(25 * 2, 25, 4, 64)
+    gaps = conv_geometry("conv2d", (8, 8), Channels(64, 16), 1, 2, 0, 1)
+    assert reads_of("backward_input", gaps, 1) == Reads(1 / 4, 1 / 4, 1, 32)  # three residues have no tap
 
 
 def test_the_time_is_that_of_what_takes_longest() -> None:
@@ -37,12 +41,12 @@ def test_the_time_is_that_of_what_takes_longest() -> None:
     launch = Launch(Plan(source, Device(0, "", (9, 0), 132), (132,), (64,), None, 0), nbytes=1000)
     loop = Counter({"HMMA": 64, "LDSM": 16, "IADD3": 48})
     code = Code(Counter({"HMMA.16816.F32": 64, "LDSM.16": 16, "IADD3": 148}), (loop,))
-    time, limit = gemm_time(H100, launch, code, 240, 48 << 10, 1000, taps=9)
+    time, limit = gemm_time(H100, launch, code, 240, 48 << 10, READS)
     assert limit == "tensor cores"
     assert time == pytest.approx((1000 * 64 * 6.4 + 100) / 1.755e9 + kernel_model.LAUNCH_S)
     busy = Code(code.instructions, (loop + Counter({"IADD3": 1000}),))
-    assert gemm_time(H100, launch, busy, 240, 48 << 10, 1000, taps=9)[1] == "issue"
-    assert gemm_time(H100, Launch(launch.plan, 10**9), code, 240, 48 << 10, 1000, taps=9)[1] == "memory"
+    assert gemm_time(H100, launch, busy, 240, 48 << 10, READS)[1] == "issue"
+    assert gemm_time(H100, Launch(launch.plan, 10**9), code, 240, 48 << 10, READS)[1] == "memory"
 
 
 def test_what_other_algorithms_compute_is_left_out() -> None:

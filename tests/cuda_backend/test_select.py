@@ -46,9 +46,7 @@ def layouts(geometry: ConvGeometry, dtype: str, n: int = 2, channels_last: bool 
     return dense(x, itemsize, channels_last), dense(y, itemsize, channels_last)
 
 
-def chosen(
-    direction: str, geometry: ConvGeometry, dtype: str, channels_last: bool = False, sm_80: bool = True
-) -> str:
+def chosen(direction: str, geometry: ConvGeometry, dtype: str, channels_last: bool = False, sm_80: bool = True) -> str:
     return algorithm(direction, geometry, dtype, *layouts(geometry, dtype, channels_last=channels_last), sm_80)
 
 

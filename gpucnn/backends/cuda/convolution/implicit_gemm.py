@@ -7,11 +7,12 @@ other numbers of channels, are copied first, once per call. Columns are gathered
 from __future__ import annotations
 
 from math import gcd, prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
+from gpucnn.backends.cuda.convolution.folding import Fold, fold_of_gradient, fold_of_input
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
@@ -26,6 +27,7 @@ BACKWARD_WEIGHT = Kernel("implicit_gemm_backward_weight", "ImplicitGemmWeightPar
 GROUPED = ("n", "g", "c", *SPACE)
 
 STEP_BYTES = 64  # of each row of both factors, which one step of the inner dimension takes
+STEP_CHUNKS = STEP_BYTES // MAX_BYTES
 WARP_COLUMNS = 64
 MULTIPROCESSORS, SCHEDULERS = 132, 4  # of the device that tiles are chosen for, whichever runs them
 WANTED_WARPS = 2 * MULTIPROCESSORS * SCHEDULERS  # of a wgrad
@@ -63,7 +65,10 @@ class Tile(NamedTuple):
         )  # fmt: skip
 
 
-TILES = (Tile(4, 2, 2, 3), Tile(4, 1, 2, 4), Tile(2, 2, 2, 4), Tile(2, 1, 2, 4), Tile(1, 1, 2, 4))
+TILES = (
+    Tile(4, 2, 2, 3), Tile(3, 2, 2, 3), Tile(4, 1, 2, 4), Tile(3, 1, 2, 4),
+    Tile(2, 2, 2, 4), Tile(2, 1, 2, 4), Tile(1, 1, 2, 4),
+)  # fmt: skip
 """Those that read and issue less for each product first."""
 
 _TERMS = {"fp32": 0, "tf32": 1, "fp32x3": 2}
@@ -105,26 +110,42 @@ def tile(rows: int, columns: int, batch: int, terms: int = 1) -> Tile:
 
 def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Write y [N, OC, OD, OH, OW]."""
+    fold = fold_of_input(geometry, x.itemsize)
+    if fold is not None:
+        x, w, geometry = fold.image(runtime, x), fold.filters(runtime, w), fold.convolution
     groups = geometry.channels.groups
     arrays = {"x": _image(runtime, x, groups), "w": _filters(runtime, w), "bias": bias, "y": y}
-    launch(runtime, GEMM, x.dtype, arrays, _gemm_work, geometry=geometry, is_dgrad=False, terms=terms(x.dtype))
+    launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry, terms=terms(x.dtype))
 
 
 def backward_input(
     runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
 ) -> None:
-    """Write grad_x [N, C, D, H, W]: for each residue modulo the stride the convolution of grad_y with its taps."""
-    groups = geometry.channels.groups
-    filters = _transposed_filters(runtime, w, groups)
+    """Write grad_x [N, C, D, H, W]: for each residue modulo the stride the convolution of grad_y with its taps.
+
+    Of few channels, it is one convolution of grad_y whose rows are blocks of grad_x's positions.
+    """
+    groups, fold = geometry.channels.groups, fold_of_gradient(geometry)
+    filters = _transposed_filters(runtime, w if fold is None else fold.filters(runtime, w), groups)
     arrays = {"x": _image(runtime, grad_y, groups), "w": filters, "bias": bias, "y": grad_x}
-    factors = terms(w.dtype)
-    launch(runtime, GEMM, w.dtype, arrays, _gemm_work, geometry=geometry, is_dgrad=True, terms=factors)
+    facts = {"terms": terms(w.dtype)}
+    if fold is None:
+        launch(runtime, GEMM, w.dtype, arrays, _backward_input_work, geometry=geometry, **facts)
+    else:
+        launch(runtime, GEMM, w.dtype, arrays, _folded_backward_input_work, fold=fold, **facts)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """Write grad_w [OC, C / G, KD, KH, KW]: parts over runs of positions, and their sum in order."""
     if not x.shape[0]:
         grad_w[...] = 0
+        return
+    fold = fold_of_input(geometry, x.itemsize)
+    if fold is not None:
+        inner = fold.convolution
+        folded = empty(runtime, (len(grad_w), grad_w.shape[1] * fold.positions, *inner.kernel_size), grad_w.dtype)
+        backward_weight(runtime, fold.image(runtime, x), grad_y, folded, inner)
+        fold.gather_filters(runtime, folded, grad_w)
         return
     groups, rows, taps = geometry.channels.groups, grad_w.shape[0], geometry.taps
     images, upstream = _image(runtime, x, groups), _image(runtime, grad_y, groups)
@@ -199,45 +220,99 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
 # --- Works ------------------------------------------------------------------------------------------------------------
 
 
-def _gemm_work(
-    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, is_dgrad: bool, terms: int
-) -> Work:
-    n, groups, depth, *_ = x.shape
-    rows = y.shape[1] // groups
-    chunks = depth * x.itemsize // MAX_BYTES
-    fields: Fields = {"n": n, "groups": groups, "rows": rows, "chunks": chunks, "is_dgrad": int(is_dgrad)}
+def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, terms: int) -> Work:
+    fields: Fields = {"is_dgrad": 0}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
-        fields |= axis_fields(name, axis)
-        if is_dgrad:
-            fields |= {name: axis.out, f"o{name}": axis.size}
-        else:
-            fields |= {f"residues_{name}": 1, f"run_{name}": axis.out, f"tap_step_{name}": 1, f"output_step_{name}": 0}
-    residues = prod(fields[f"residues_{name}"] for name in SPACE)
-    positions = n * prod(fields[f"run_{name}"] for name in SPACE)
+        fields |= axis_fields(name, axis) | _positions(name, axis.out)
+    return _gemm_work(x, w, bias, y, fields, extents(geometry), terms)
+
+
+def _backward_input_work(
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, terms: int
+) -> Work:
+    fields: Fields = {"is_dgrad": 1}
+    for name, axis in zip(SPACE, geometry.axes, strict=True):
+        fields |= {**_positions(name, 0), **axis_fields(name, axis), name: axis.out, f"o{name}": axis.size}
+    return _gemm_work(x, w, bias, y, fields, extents(geometry), terms)
+
+
+def _folded_backward_input_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, fold: Fold, terms: int) -> Work:
+    """A forward over blocks of y, whose taps go backwards."""
+    fields: Fields = {"is_dgrad": 0}
+    for name, axis, to in zip(SPACE, fold.geometry.axes, fold.axes, strict=True):
+        fields |= {
+            **{name: axis.out, f"o{name}": axis.size, f"k{name}": to.taps},
+            **{f"stride_{name}": to.times, f"dilation_{name}": -1, f"low_{name}": -to.before},
+            **_positions(name, to.blocks, to.size, to.cut),
+        }
+    reach = [(axis.blocks + 1) * max(axis.times, axis.size) + axis.taps for axis in fold.axes]
+    return _gemm_work(x, w, bias, y, fields, (*extents(fold.geometry), *reach), terms)
+
+
+def _positions(name: str, count: int, fold: int = 1, cut: int = 0) -> Fields:
+    """The fields of a forward's positions along one axis."""
+    return {
+        **{f"residues_{name}": 1, f"run_{name}": count, f"tap_step_{name}": 1, f"output_step_{name}": 0},
+        **{f"fold_{name}": fold, f"cut_{name}": cut},
+    }
+
+
+def _gemm_work(
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, axes: Fields, reach: tuple[int, ...], terms: int
+) -> Work:
+    (n, groups, depth, *_), fold = x.shape, prod(axes[f"fold_{name}"] for name in SPACE)
+    rows = y.shape[1] // groups * fold
+    chunks = depth * x.itemsize // MAX_BYTES
+    residues = prod(axes[f"residues_{name}"] for name in SPACE)
+    positions = n * prod(axes[f"run_{name}"] for name in SPACE)
     chosen = tile(rows, positions, groups * residues, terms)
     tiles_m, tiles_n = -(-rows // chosen.rows), -(-positions // chosen.columns)
-    fields |= {
-        **{"taps_at_once": {1: 4, 2: 2}.get(chunks, 1), "tiles_m": tiles_m, "tiles_n": tiles_n},
+    fields = {
+        **axes,
+        **{"n": n, "groups": groups, "rows": rows, "chunks": chunks, "chunks_at_once": chunks_at_once(chunks)},
+        **{"tiles_m": tiles_m, "tiles_n": tiles_n, "adjacent_rows": gcd(axes["fold_w"], 16)},
         **strides("x", GROUPED, x),
         **strides("y", IMAGE, y),
         **strides("bias", ("c",), bias),
-        **_accesses(y, rows, residues),
+        **_accesses(y, rows, residues, fold),
     }
     return Work(
         fields,
         blocks=groups * residues * tiles_m * tiles_n,
         block=32 * chosen.warps,
-        extents=(*extents(geometry), positions + chosen.columns, (groups * rows + chosen.rows) * prod(w.shape[1:])),
+        extents=(*reach, positions + chosen.columns, (groups * rows + chosen.rows) * prod(w.shape[1:])),
         constants=(*chosen.constants, ("TERMS", terms)),
     )
 
 
-def _accesses(y: Layout, rows: int, residues: int) -> dict[str, int]:
-    """The direction of accesses to y, along rows or positions, and their elements."""
-    if is_channels_last(y):
+def chunks_at_once(chunks: int) -> int:
+    """Chunks of a tap that follow each other before those of the next tap.
+
+    All, if they are no whole steps, so that only the last step is not full; else those of one step, so that all taps of
+    a few channels follow each other and find these in L1.
+    """
+    return chunks if chunks < 2 * STEP_CHUNKS else STEP_CHUNKS
+
+
+def gemm_steps(taps: int, depth: int, itemsize: int) -> int:
+    """Steps of a block's product, of so many taps of `depth` channels.
+
+    Examples
+    --------
+    >>> gemm_steps(9, 64, 2), gemm_steps(9, 48, 2), gemm_steps(49, 8, 2)
+    (18, 14, 13)
+    """
+    chunks = depth * itemsize // MAX_BYTES
+    at_once = chunks_at_once(chunks)
+    return -(-chunks // at_once) * -(-taps * at_once // STEP_CHUNKS)
+
+
+def _accesses(y: Layout, rows: int, residues: int, fold: int) -> dict[str, int]:
+    """The direction of accesses to y, along rows or positions, and their elements; one at a time of a fold."""
+    if is_channels_last(y) and fold == 1:
         return {"rows_are_contiguous": 1, "vector": gcd(rows, y.pack(1))}
     vector = 1
-    if residues == 1 and is_dense(y, (2, 3, 4)):
+    if residues == fold == 1 and is_dense(y, (2, 3, 4)):
         n, c, *space = y.shape
         planes = Layout((n, c, prod(space)), (*y.strides[:2], y.itemsize), y.itemsize, y.alignment)
         vector = planes.pack(2)
@@ -260,7 +335,8 @@ def split_positions(n: int, depth: int, itemsize: int, geometry: ConvGeometry, t
 
 def weight_tile(rows: int, terms: int = 1) -> Tile:
     """The smallest that takes all rows, else the largest; warps that stand on each other have whole turns of chunks."""
-    usable = [each for each in tiles(terms) if each.warps_m == 1 or each.fragments == 4 or terms == 2]
+    stacked = {4} if terms < 2 else {2}
+    usable = [each for each in tiles(terms) if each.fragments in (stacked if each.warps_m == 2 else (1, 2, 4))]
     return next((each for each in reversed(usable) if rows <= each.rows), usable[0])
 
 
