@@ -89,8 +89,9 @@ struct Multiplier<false, false> {
     }
   }
 
+  // The row of sums i of fragment f, and the first of four columns that are written from group g on.
   static __device__ __forceinline__ int row(int lane, int f, int i) { return f * 16 + i / 2 * 8 + lane / 4; }
-  static __device__ __forceinline__ int column(int lane, int g, int i) { return g * 8 + lane % 4 * 2 + i % 2; }
+  static __device__ __forceinline__ int column(int lane, int g) { return g * 8 + lane % 4 / 2 * 4; }
 };
 
 // How a lane reads floats from [POSITIONS, N chunks]: rows and columns of a product may come in any order, so that
@@ -117,15 +118,16 @@ struct FloatReader {
 };
 
 // HELD_A rows, of as many halves of fragments, and HELD_B columns, of as many groups, lie side by side and are read at
-// once: as few loads as may be where splitting moves values to other registers anyway, else those that need no moves.
+// once: more where splitting moves values to other registers anyway, else those that need no moves.
 template <>
 struct Multiplier<true, false> {
-  static constexpr int HELD_A = IS_SPLIT && FRAGMENTS > 1 ? 4 : 2, HELD_B = IS_SPLIT ? 4 : 1;
+  static constexpr int HELD_A = IS_SPLIT && FRAGMENTS > 1 ? 4 : 2, HELD_B = IS_SPLIT ? 2 : 1;
   const FloatReader<CHUNKS_M> a_reader;
   const FloatReader<CHUNKS_N> b_reader;
 
   __device__ __forceinline__ Multiplier(int m, int n)
-      : a_reader(m, threadIdx.x % 4, threadIdx.x % 32 / 4 * HELD_A), b_reader(n, threadIdx.x % 4, threadIdx.x % 32 / 4 * HELD_B) {}
+      : a_reader(m, threadIdx.x % 4, threadIdx.x % 32 / 4 * HELD_A),
+        b_reader(n, threadIdx.x % 4, threadIdx.x % 32 / 4 * HELD_B) {}
 
   __device__ __forceinline__ void add_step(Sums& sums, unsigned of_y, unsigned of_x) const {
 #pragma unroll
@@ -152,13 +154,10 @@ struct Multiplier<true, false> {
     }
   }
 
-  // The row of sums i of fragment f, and the column of group g.
   static __device__ __forceinline__ int row(int lane, int f, int i) {
     return f * 16 / (HELD_A * 8) * (HELD_A * 8) + lane / 4 * HELD_A + f * 2 % HELD_A + i / 2;
   }
-  static __device__ __forceinline__ int column(int lane, int g, int i) {
-    return g / HELD_B * (HELD_B * 8) + (lane % 4 * 2 + i % 2) * HELD_B + g % HELD_B;
-  }
+  static __device__ __forceinline__ int column(int lane, int g) { return g * 8 + lane % 4 * HELD_B / 2 * 4; }
 };
 
 // A lane sums 4 rows of each fragment and 4 columns of each 32: 6 loads of 16 bytes for 128 FFMA.
@@ -189,7 +188,7 @@ struct Multiplier<true, true> {
   }
 
   static __device__ __forceinline__ int row(int lane, int f, int i) { return f * 16 + lane / 8 * 4 + i; }
-  static __device__ __forceinline__ int column(int lane, int g, int) { return g * 8 + lane % 8 * 4 + g % 4; }
+  static __device__ __forceinline__ int column(int lane, int g) { return g * 8 + lane % 8 * 4; }
 };
 
 // The places in shared memory, in bytes from [POSITIONS, N] chunks, of those that one thread copies: of every
@@ -305,7 +304,8 @@ struct SumWriter {
   }
 };
 
-// Where a lane has two columns of two rows each, pairs of lanes exchange halves, so that each has four of one row.
+// A lane has HELD_B groups of columns side by side: by FFMA four of one; on tensor cores two of each, so four of two
+// groups, while of single ones pairs of lanes exchange halves.
 template <typename Product>
 __device__ __forceinline__ void write_sums(const SumWriter& to, const Sums& sums, const Product&) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -314,18 +314,23 @@ __device__ __forceinline__ void write_sums(const SumWriter& to, const Sums& sums
   for (int f = 0; f < FRAGMENTS; ++f) {
 #pragma unroll
     for (int g = 0; g < 8; g += Product::HELD_B) {
+      const int column = Product::column(lane, g);
       if (Product::HELD_B == 4) {
+        const float(&of)[8][4] = sums[f];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          to.write(Product::row(lane, f, i), Product::column(lane, g, i), sums[f][g][i], sums[f][g + 1][i],
-                   sums[f][g + 2][i], sums[f][g + 3][i]);
+          to.write(Product::row(lane, f, i), column, of[g][i], of[g + 1][i], of[g + 2][i], of[g + 3][i]);
         }
+      } else if (Product::HELD_B == 2) {
+        const float(&one)[4] = sums[f][g], (&other)[4] = sums[f][g + 1];
+        to.write(Product::row(lane, f, 0), column, one[0], other[0], one[1], other[1]);
+        to.write(Product::row(lane, f, 2), column, one[2], other[2], one[3], other[3]);
       } else {
         const float(&own)[4] = sums[f][g];
         const float first = __shfl_xor_sync(0xffffffffu, is_upper ? own[2] : own[0], 1);
         const float second = __shfl_xor_sync(0xffffffffu, is_upper ? own[3] : own[1], 1);
-        to.write(Product::row(lane, f, is_upper ? 0 : 2), Product::column(lane & ~1, g, 0), is_upper ? own[0] : first,
-                 is_upper ? own[1] : second, is_upper ? first : own[2], is_upper ? second : own[3]);
+        to.write(Product::row(lane, f, is_upper ? 0 : 2), column, is_upper ? own[0] : first, is_upper ? own[1] : second,
+                 is_upper ? first : own[2], is_upper ? second : own[3]);
       }
     }
   }
@@ -361,5 +366,6 @@ implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C,
       });
   const index_t columns = p.kd * p.kh * p.kw * p.chunks * CHUNK;
   float* const part = parts + (tile.split * p.groups + tile.group) * p.rows * columns;
-  write_sums(SumWriter{part + tile.m * columns + tile.n, columns, p.rows - tile.m, columns - tile.n, m, n}, sums, product);
+  const SumWriter writer{part + tile.m * columns + tile.n, columns, p.rows - tile.m, columns - tile.n, m, n};
+  write_sums(writer, sums, product);
 }

@@ -135,11 +135,12 @@ class TimedBackend:
 
 @pytest.fixture
 def timed(compiler: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TimedBackend:
-    backend = TimedBackend(tmp_path, {"direct": 2.0, "im2col": 1.0})
+    backend = TimedBackend(tmp_path, dict.fromkeys(TIMED, 2.0) | {"im2col": 1.0})
     monkeypatch.setattr(tuning, "backend_named", lambda name: {"cuda": backend}[name])
     return backend
 
 
+TIMED = ("direct", "im2col", "implicit_gemm")  # algorithms of float32, in their order
 CASE = ("conv2d", {"input": (2, 4, 8, 8), "weight": (8, 4, 3, 3), "padding": 1})
 
 
@@ -151,15 +152,15 @@ def selected(direction: str = "forward", dtype: str = "float32") -> str:
     return algorithm(direction, GEOMETRY, dtype, x, y, sm_80=True)
 
 
-@pytest.mark.parametrize("quicker", ["direct", "im2col"])
+@pytest.mark.parametrize("quicker", TIMED)
 def test_the_quicker_one_is_picked_and_gone_by_where_that_is_asked_for(timed: TimedBackend, quicker: str) -> None:
-    timed.times = {name: 1.0 if name == quicker else 2.0 for name in ("direct", "im2col")}
+    timed.times = {name: 1.0 if name == quicker else 2.0 for name in TIMED}
     before = selected()
     (pick,) = gpucnn.tune([CASE], progress=False)
     assert (pick.operation, pick.direction, pick.algorithm, pick.milliseconds) == (
         "conv2d", "forward", quicker, timed.times
     )  # fmt: skip
-    assert timed.timed == ["direct", "im2col"]
+    assert tuple(timed.timed) == TIMED
     assert selected() == before  # nothing depends on a device outside
     x, w = (
         simulator.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
@@ -184,10 +185,12 @@ def test_a_backward_has_picks_of_its_own(timed: TimedBackend) -> None:
 
 def test_tuning_again_takes_the_place_of_a_pick(timed: TimedBackend) -> None:
     for quicker in ("direct", "im2col"):
-        timed.times = {name: 1.0 if name == quicker else 2.0 for name in ("direct", "im2col")}
+        timed.times = {name: 1.0 if name == quicker else 2.0 for name in TIMED}
         gpucnn.tune([CASE], progress=False)
         with gpucnn.tuned():
             assert selected() == quicker
+            with gpucnn.precision("tf32"):
+                assert selected() == "implicit_gemm"  # which was not timed at this precision
 
 
 @pytest.mark.thorough
@@ -202,7 +205,7 @@ def test_a_pick_that_computes_nothing_is_passed_over(timed: TimedBackend) -> Non
     timed.kept.keep("forward", GEOMETRY, "float32", {"wgmma": 1.0})
     with gpucnn.tuned():
         assert selected(dtype="int32") == "direct"
-        assert selected() in ("direct", "im2col")
+        assert selected() in TIMED
 
 
 def test_wrong_cases(timed: TimedBackend) -> None:

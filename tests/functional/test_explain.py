@@ -69,16 +69,18 @@ def test_convolutions_on_the_cpu(call: Any, dtype: str, algorithm: str, reason: 
 @pytest.mark.parametrize(
     ("call", "dtype", "algorithm", "reason", "names"),
     [
-        (RESNET, "float32", "im2col", "large enough", ["direct", "im2col"]),
-        (RESNET, "bfloat16", "implicit_gemm", "tensor cores", ["direct", "im2col", "implicit_gemm"]),
+        (RESNET, "float32", "implicit_gemm", "large enough", ["direct", "im2col", "implicit_gemm"]),
+        (RESNET, "bfloat16", "implicit_gemm", "large enough", ["direct", "im2col", "implicit_gemm"]),
+        (RESNET, "float64", "im2col", "large enough", ["direct", "im2col"]),
         (RESNET, "int8", "direct", "No matrix product is taken of int32", ["direct"]),
-        (RESNET_INPUT, "float16", "implicit_gemm", "tensor cores", ["direct", "im2col", "implicit_gemm"]),
+        (RESNET_INPUT, "float16", "implicit_gemm", "large enough", ["direct", "im2col", "implicit_gemm"]),
         (RESNET_WEIGHT, "complex64", "im2col", "large enough", ["direct", "im2col"]),
-        (RESNEXT, "float32", "direct", "too small", ["direct", "im2col"]),
-        (RESNEXT, "float16", "implicit_gemm", "tensor cores", ["direct", "im2col", "implicit_gemm"]),
-        (MOBILENET, "float32", "depthwise", "filtered alone", ["direct", "im2col", "depthwise"]),
+        (RESNEXT, "float32", "implicit_gemm", "large enough", ["direct", "im2col", "implicit_gemm"]),
+        (RESNEXT, "float64", "direct", "too small", ["direct", "im2col"]),
+        (RESNEXT, "float16", "implicit_gemm", "large enough", ["direct", "im2col", "implicit_gemm"]),
+        (MOBILENET, "float32", "depthwise", "filtered alone", ["direct", "im2col", "implicit_gemm", "depthwise"]),
         (MOBILENET, "complex64", "direct", "too small", ["direct", "im2col"]),
-        (DCGAN, "float32", "im2col", "large enough", ["direct", "im2col"]),
+        (DCGAN, "float32", "implicit_gemm", "large enough", ["direct", "im2col", "implicit_gemm"]),
     ],
 )
 def test_convolutions_on_a_gpu(call: Any, dtype: str, algorithm: str, reason: str, names: list[str]) -> None:
@@ -101,8 +103,8 @@ def test_the_model_of_a_gpu_by_hand() -> None:
     ]  # fmt: skip
     told = gpucnn.explain("conv2d", (2, 3, 8, 8), (4, 3, 3, 3), dtype="float16", backend="cuda", channels_last=True)
     assert told.alternatives[-1].bytes_moved == arrays
-    told = gpucnn.explain("conv1d_weight", (2, 3, 8), (4, 3, 1), (2, 4, 8), backend="cuda")
-    assert {each.bytes_moved for each in told.alternatives} == {4 * (2 * 3 * 8 + 12 + 2 * 4 * 8)}
+    told = gpucnn.explain("conv1d_weight", (2, 3, 8), (4, 3, 1), (2, 4, 8), dtype="float64", backend="cuda")
+    assert {each.bytes_moved for each in told.alternatives} == {8 * (2 * 3 * 8 + 12 + 2 * 4 * 8)}
 
 
 def test_the_memory_order_is_that_of_what_is_read() -> None:
@@ -276,12 +278,12 @@ def test_an_explanation_is_frozen() -> None:
 
 def test_the_text_is_a_line_and_a_table() -> None:
     assert str(explained(MOBILENET)).splitlines()[-1] == "depthwise              not modelled"
-    text = str(gpucnn.explain("conv2d", (1, 2, 4, 4), (2, 2, 1, 1), backend="cuda"))
+    text = str(gpucnn.explain("conv2d", (1, 2, 4, 4), (2, 2, 1, 1), dtype="float64", backend="cuda"))
     assert text.splitlines() == [
         "direct: The matrix product of one image and group is too small to be worth its columns.",
         "algorithm  estimated bytes moved  multiply-adds",
-        "direct                       272             64",
-        "im2col                       272             64",
+        "direct                       544             64",
+        "im2col                       544             64",
     ]
 
 

@@ -15,6 +15,7 @@ from gpucnn import __version__
 from gpucnn.backends.cuda.device.files import write_whole
 from gpucnn.backends.cuda.device.runtime import Device
 from gpucnn.geometry import ConvGeometry
+from gpucnn.numerics import choices
 from gpucnn.paths import cache_folder
 
 
@@ -38,14 +39,14 @@ class AutotuneCache:
             "driver": driver,
             "gpucnn": __version__,
         }
-        self._read: dict[tuple[str, ConvGeometry, str], str | None] = {}
+        self._read: dict[tuple[str, ConvGeometry, str, str], str | None] = {}
         self._warned = False
 
     def algorithm(self, direction: str, geometry: ConvGeometry, dtype: str) -> str | None:
         """The algorithm that was picked for a convolution, None where none was."""
-        key = direction, geometry, dtype
+        key = direction, geometry, dtype, choices().precision
         if key not in self._read:
-            self._read[key] = self._load(*key)
+            self._read[key] = self._load(direction, geometry, dtype)
         return self._read[key]
 
     def keep(self, direction: str, geometry: ConvGeometry, dtype: str, milliseconds: Mapping[str, float]) -> str:
@@ -54,12 +55,13 @@ class AutotuneCache:
         path, facts = self._file(direction, geometry, dtype)
         content = {**facts, "algorithm": picked, "milliseconds": dict(milliseconds)}
         write_whole(path, json.dumps(content, indent=1).encode())
-        self._read[direction, geometry, dtype] = picked
+        self._read[direction, geometry, dtype, choices().precision] = picked
         return picked
 
     def _file(self, direction: str, geometry: ConvGeometry, dtype: str) -> tuple[Path, dict[str, object]]:
         """The file of a pick, and all that it depends on."""
-        facts = {**self._facts, "direction": direction, "dtype": dtype, "geometry": repr(geometry)}
+        asked = {"direction": direction, "dtype": dtype, "precision": choices().precision, "geometry": repr(geometry)}
+        facts = {**self._facts, **asked}
         name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         return self._folder / f"{name}.json", facts
 
