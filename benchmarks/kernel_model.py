@@ -156,6 +156,8 @@ class Reads:
     taps: float  # that read x, of each position,
     inputs: int  # and the inputs that each position adds to those of its neighbours
     run: int  # bytes of an input that its taps read before the next
+    window: int = 0  # inputs from a position's first tap to its last; 0: of all positions of a tile
+    row: float = 1  # taps that hit L1 whatever it holds: those that follow each other along w
 
 
 def reads_of(direction: str, geometry: ConvGeometry, batch: int) -> Reads:
@@ -167,7 +169,8 @@ def reads_of(direction: str, geometry: ConvGeometry, batch: int) -> Reads:
     depth = implicit_gemm.padded_depth((outputs if direction == "backward_input" else inputs) // groups, ITEMSIZE)
     if direction == "backward_weight":
         run = implicit_gemm.split_positions(batch, depth, ITEMSIZE, geometry)[1]
-        return Reads(run * ITEMSIZE / implicit_gemm.STEP_BYTES, 1, 1, implicit_gemm.STEP_BYTES)
+        steps = run * ITEMSIZE / implicit_gemm.STEP_BYTES
+        return _weight_reads(steps, geometry)
     taps, step = [geometry.taps], math.prod(axis.stride for axis in geometry.axes)
     if fold is not None:
         taps, step = [fold.taps], math.prod(fold.times)
@@ -176,6 +179,17 @@ def reads_of(direction: str, geometry: ConvGeometry, batch: int) -> Reads:
     steps = sum(implicit_gemm.gemm_steps(each, depth, ITEMSIZE) for each in taps) / len(taps)
     run = implicit_gemm.chunks_at_once(depth * ITEMSIZE // MAX_BYTES) * MAX_BYTES
     return Reads(steps, sum(taps) / len(taps), step, run)
+
+
+def _weight_reads(steps: float, geometry: ConvGeometry) -> Reads:
+    """That of a wgrad: a tile's taps of one block of channels, of which L1 holds the rows that they read."""
+    (inputs, outputs, groups), (_, axis_h, axis_w) = geometry.channels, geometry.axes
+    block = implicit_gemm.weight_chunks(inputs // groups, ITEMSIZE) * MAX_BYTES
+    columns = implicit_gemm.weight_tile(outputs // groups).columns * ITEMSIZE
+    taps = max(1, min(axis_h.kernel * axis_w.kernel, columns // block))
+    rows = -(-taps // axis_w.kernel)
+    window = (rows - 1) * axis_h.dilation * axis_w.size + axis_w.kernel * axis_w.dilation
+    return Reads(steps, taps, axis_h.stride * axis_w.stride, block, window, max(1.0, taps / rows / axis_w.stride))
 
 
 def _taps_of_residues(axis: Axis) -> list[int]:
@@ -204,8 +218,8 @@ def gemm_time(gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int,
     rows, columns = launch.tile
     running = min(resident, on_one)
     left = gpu.l1 - running * (shared + 1024)
-    holds = left >= running * _HALO * columns * reads.inputs * reads.run
-    again = min(1.0, _HALO * reads.inputs / max(1.0, reads.taps)) if holds else 1.0
+    holds = left >= running * (reads.window or _HALO * columns * reads.inputs) * reads.run
+    again = min(1.0, _HALO * (reads.inputs / max(1.0, reads.taps) if holds else 1 / reads.row))
     times["L2"] = blocks * steps * (rows + again * columns) * implicit_gemm.STEP_BYTES / gpu.l2
     times["memory"] = launch.nbytes / (COPY_SHARE * gpu.dram)
     limit = max(times, key=lambda name: times[name])

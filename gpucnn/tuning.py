@@ -71,8 +71,8 @@ def tune(
     -----
     Each algorithm runs 20 times between two events of the device; the median counts, with the caches as they are in
     such a loop. A pick is kept by device, compute capability, driver, gpucnn's version, direction, dtype, precision
-    and geometry, in a separate file in the folder ``autotune`` of ``GPUCNN_CACHE_DIR``. Batch size and memory order are those of
-    the case, and not part of the key: tune with the cases that will be run.
+    and geometry, in a separate file in the folder ``autotune`` of ``GPUCNN_CACHE_DIR``. Batch size and memory order are
+    those of the case, and not part of the key: tune with the cases that will be run.
 
     Only calls within `tuned` use a pick. This has not yet run on a GPU: times were faked to test it.
     """

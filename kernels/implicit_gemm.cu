@@ -1,8 +1,8 @@
 // Convolution as an implicit GEMM, on tensor cores or by FFMA, forward, dgrad or transposed: y [rows, positions] of each
 // group is w [rows, taps * C] times the columns [taps * C, positions] of x, gathered from x and never stored.
 //
-// Source       the definition; dgrad is the convolution of grad_y with the taps of each residue modulo the stride, or, of
-//              few channels, a convolution whose rows are the positions of blocks of y too (folding.py)
+// Source       the definition; dgrad is the convolution of grad_y with the taps of each residue modulo the stride, or,
+//              of few channels, a convolution whose rows are the positions of blocks of y too (folding.py)
 // Reads        x [N, G, C, D, H, W] with its C channels contiguous, each run of 16 bytes aligned; zeros fill it up
 //              w [G * rows, KD, KH, KW, C], contiguous; bias [G * rows] or null
 // Writes       y [N, G * rows, OD, OH, OW], any strides

@@ -1,5 +1,6 @@
 // Convolution wgrad as an implicit GEMM, on tensor cores or by FFMA, split-K, the first of two kernels:
-// parts [splits, G * rows, KD * KH * KW * C] = grad_y [rows, positions] times the columns [positions, taps * C] of x
+// parts [splits, G * rows, KD * KH * KW * C] = grad_y [rows, positions] times the columns [positions, taps * C] of x,
+// which are in the order [blocks of channels, taps, channels of a block]
 //
 // Source       the derivative of implicit_gemm.cu
 // Reads        x [N, G, C, D, H, W] with its C channels contiguous, each run of 16 bytes aligned; zeros fill it up
@@ -8,7 +9,8 @@
 // Mapping      a block of WARPS_M * WARPS_N warps per split and tile of rows by 64 * WARPS_N columns; a warp sums
 //              16 * FRAGMENTS rows by 64 columns. Positions go in steps of 64 bytes; the copies of STAGES - 1 steps are
 //              under way while one is multiplied
-// Bytes        grad_y once per tile of columns, x once per tap and tile of rows: from L2 but for the first; parts once
+// Bytes        grad_y once per tile of columns, from L2 but for the first; x once per tap and tile of rows, from L1
+//              what other taps of the tile have read; parts once
 // Determinism  each sum is in the order of positions, as the hardware adds within a fragment
 // Limits       sm_80; 16-bit floats, or floats in TERMS
 #include "common.cuh"
@@ -19,7 +21,8 @@
 struct ImplicitGemmWeightParams {
   RUN_TIME index_t n;
   index_t groups, rows;                         // rows of a group: its channels of y
-  index_t row_chunks, chunks;                   // of 16 bytes, of a group's channels of y and of x
+  index_t row_chunks, chunks;                   // of 16 bytes, of a group's channels of y and of x,
+  index_t chunks_at_once;                       // and of a block of x's
   index_t d, h, w;                              // of x
   index_t od, oh, ow;                           // of y
   index_t kd, kh, kw;                           // kernel
@@ -210,10 +213,13 @@ struct Writer {
   }
 };
 
-// Positions of y as the copies of one step need them: the offset in y, and the input of the window's first tap.
+// Positions of y as the copies of one step need them: the offsets in y and x, and the input of the window's first tap;
+// what both factors' copies need of one is read at once.
 struct Places {
-  index_t y[POSITIONS], x[POSITIONS], d[POSITIONS];
-  Pack<index_t, 2> hw[POSITIONS];
+  struct {
+    Pack<index_t, 2> yx, hw;
+  } at[POSITIONS];
+  index_t d[POSITIONS];
 };
 
 // What a block computes: rows from m on and columns from n on, of a group, summed over positions from begin to end.
@@ -240,10 +246,10 @@ __device__ __forceinline__ void place(Places& to, index_t step, const Tile& tile
   const bool exists = number < tile.end;
   const Position o = position(exists ? number : 0, 1, p.od, p.oh, p.ow, false);
   const index_t d = o.d * p.stride_d - p.low_d, h = o.h * p.stride_h - p.low_h, w = o.w * p.stride_w - p.low_w;
-  to.y[lane] = o.n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w;
-  to.x[lane] = o.n * p.x_n + d * p.x_d + h * p.x_h + w * p.x_w;
+  const index_t y = o.n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w;
+  const index_t x = o.n * p.x_n + d * p.x_d + h * p.x_h + w * p.x_w;
+  to.at[lane] = {{{y, x}}, {{exists ? h : NOWHERE, w}}};
   to.d[lane] = d;
-  to.hw[lane] = {{exists ? h : NOWHERE, w}};
 }
 
 // What one thread copies: a chunk of rows, and one of a tap's channels, of some positions of each step.
@@ -258,12 +264,14 @@ struct Copies {
 
   __device__ __forceinline__ Copies(const scalar_t* x_all, const scalar_t* y_all, const Tile& tile,
                                     const ImplicitGemmWeightParams& p) {
-    const index_t column = tile.n / CHUNK + x_writer.chunk, taps = p.kd * p.kh * p.kw, tap = column / p.chunks;
+    const index_t column = tile.n / CHUNK + x_writer.chunk, block_length = p.kd * p.kh * p.kw * p.chunks_at_once;
+    const index_t in_block = column % block_length, tap = in_block / p.chunks_at_once;
+    const index_t chunk = column / block_length * p.chunks_at_once + in_block % p.chunks_at_once;
     const index_t tap_h = tap / p.kw % p.kh * p.dilation_h;
     move_d = tap / (p.kw * p.kh) * p.dilation_d, move_w = tap % p.kw * p.dilation_w;
-    move_h = tap < taps ? tap_h : NOWHERE;
+    move_h = chunk < p.chunks ? tap_h : NOWHERE;
     has_depth = p.d > 1 || p.od > 1 || p.kd > 1;
-    x = as_is(x_all + tile.group * p.x_g + move_d * p.x_d + tap_h * p.x_h + move_w * p.x_w + column % p.chunks * CHUNK);
+    x = as_is(x_all + tile.group * p.x_g + move_d * p.x_d + tap_h * p.x_h + move_w * p.x_w + chunk * CHUNK);
     grad_y = as_is(y_all + tile.group * p.y_g + tile.m + y_writer.chunk * CHUNK);
     positions = tile.m / CHUNK + y_writer.chunk < p.row_chunks ? tile.end - tile.begin : 0;
   }
@@ -273,19 +281,21 @@ struct Copies {
     index_t of_y[YWriter::COPIES], of_x[XWriter::COPIES];
     bool inside[XWriter::COPIES];
 #pragma unroll
-    for (int i = 0; i < YWriter::COPIES; ++i) of_y[i] = from.y[y_writer.position + i * YWriter::APART];
+    for (int i = 0; i < YWriter::COPIES; ++i) {
+      of_y[i] = load_pack<2>(&from.at[y_writer.position + i * YWriter::APART].yx.at[0]).at[0];
+    }
 #pragma unroll
     for (int i = 0; i < XWriter::COPIES; ++i) {
       const int at = x_writer.position + i * XWriter::APART;
-      const Pack<index_t, 2> hw = load_pack<2>(&from.hw[at].at[0]);
-      of_x[i] = from.x[at];
+      const Pack<index_t, 2> yx = load_pack<2>(&from.at[at].yx.at[0]), hw = load_pack<2>(&from.at[at].hw.at[0]);
+      of_x[i] = yx.at[1];
       inside[i] = is_inside(hw.at[0] + move_h, p.h) && is_inside(hw.at[1] + move_w, p.w) &&
                   (!has_depth || is_inside(from.d[at] + move_d, p.d));
     }
     const index_t left = positions - step * POSITIONS;
 #pragma unroll
     for (int i = 0; i < YWriter::COPIES; ++i) {
-      copy_async(to + y_writer(i), grad_y + of_y[i], y_writer.position + i * YWriter::APART < left);
+      copy_once_async(to + y_writer(i), grad_y + of_y[i], y_writer.position + i * YWriter::APART < left);
     }
 #pragma unroll
     for (int i = 0; i < XWriter::COPIES; ++i) copy_async(to + Y_BYTES + x_writer(i), x + of_x[i], inside[i]);

@@ -126,6 +126,7 @@ def _convolutions() -> Iterator[Case]:
 
 IMPLICIT_GEMM: dict[str, tuple[int, ConvGeometry]] = {
     "steps of channels": (2, _conv((72, 20), (5, 6), 3, 1, 1)),
+    "blocks of channels": (2, _conv((64, 20), (5, 6), 3, 1, 1)),
     "four taps at once": (2, _conv((3, 16), (9, 8), (3, 2), 1, 1)),
     "two taps at once": (1, _conv((12, 16), (6, 7), 3, (2, 1), 1)),
     "groups": (2, _conv((40, 24, 2), (3, 5, 4), (2, 3, 1), (1, 2, 1), 1)),

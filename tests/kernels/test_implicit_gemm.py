@@ -61,6 +61,18 @@ def test_every_tile_has_a_case() -> None:
     assert found["backward weight"] == {implicit_gemm.weight_tile(rows, terms) for rows, terms in sizes}
 
 
+@pytest.mark.parametrize(
+    ("channels", "size", "n", "splits"),
+    [(64, 56, 32, 105), (256, 56, 32, 11), (512, 7, 32, 1), (512, 1, 1, 1), (4096, 8, 1, 1)],
+)
+def test_parts_of_a_sum_are_whole_rounds_of_blocks(channels: int, size: int, n: int, splits: int) -> None:
+    geometry = conv_geometry("conv2d", (size, size), Channels(channels, channels), 3, 1, 1, 1)
+    found, run = implicit_gemm.split_positions(n, channels, 2, geometry)
+    assert found == splits
+    assert (found - 1) * run < n * size * size <= found * run
+    assert run % 32 == 0
+
+
 def programs(name: str, layer: str) -> dict[str, Launch]:
     """What the three directions of a layer launch, built for its sizes."""
     (x, w, options), (dtype, precision), found = LAYERS[layer], precision_of(name), {}

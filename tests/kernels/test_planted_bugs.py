@@ -220,6 +220,9 @@ BUGS = [
         OutOfBounds, "exists = number < tile.end;", "exists = true;"),
     Bug("places of several steps in one room", "implicit_gemm_backward_weight.cu", f"backward weight, {GEMM}",
         Race, "place(places[s], s, tile, p)", "place(places[0], s, tile, p)"),
+    Bug("one block of channels for all", "implicit_gemm_backward_weight.cu",
+        "backward weight, implicit GEMM, blocks of channels, float16, contiguous",
+        WRONG, "column / block_length * p.chunks_at_once + ", ""),
     Bug("halves not exchanged", "implicit_gemm_backward_weight.cu", f"backward weight, {GEMM}",
         WRONG, "is_upper ? own[2] : own[0], 1", "is_upper ? own[0] : own[2], 1"),
 ]  # fmt: skip
