@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
+from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, bias_dtype, extents
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
@@ -89,7 +89,8 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     """Write y [N, OC, OD, OH, OW]."""
     groups = geometry.channels.groups
     arrays = {"x": _image(runtime, x, groups), "w": _filters(runtime, w), "bias": bias, "y": y}
-    launch(runtime, GEMM, x.dtype, arrays, _gemm_work, geometry=geometry, is_dgrad=False)
+    facts = {"geometry": geometry, "is_dgrad": False, "biases": bias_dtype(x, bias)}
+    launch(runtime, GEMM, x.dtype, arrays, _gemm_work, **facts)
 
 
 def backward_input(
@@ -99,7 +100,8 @@ def backward_input(
     groups = geometry.channels.groups
     filters = _transposed_filters(runtime, w, groups)
     arrays = {"x": _image(runtime, grad_y, groups), "w": filters, "bias": bias, "y": grad_x}
-    launch(runtime, GEMM, grad_y.dtype, arrays, _gemm_work, geometry=geometry, is_dgrad=True)
+    facts = {"geometry": geometry, "is_dgrad": True, "biases": bias_dtype(grad_y, bias)}
+    launch(runtime, GEMM, grad_y.dtype, arrays, _gemm_work, **facts)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -179,7 +181,9 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
 # --- Works ------------------------------------------------------------------------------------------------------------
 
 
-def _gemm_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, is_dgrad: bool) -> Work:
+def _gemm_work(
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, is_dgrad: bool, biases: str
+) -> Work:
     n, groups, depth, *_ = x.shape
     rows = y.shape[1] // groups
     chunks = depth * x.itemsize // MAX_BYTES
@@ -206,7 +210,7 @@ def _gemm_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: C
         blocks=groups * residues * tiles_m * tiles_n,
         block=32 * chosen.warps,
         extents=(*extents(geometry), positions + chosen.columns, (groups * rows + chosen.rows) * prod(w.shape[1:])),
-        constants=chosen.constants,
+        constants=(*chosen.constants, ("BIAS", biases)),
     )
 
 
