@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, TypeVar, overload
 
 from gpucnn.geometry.arguments import plain
-from gpucnn.nn._joining import added, concatenated
+from gpucnn.nn._joining import added, concatenated, parted
 from gpucnn.nn.module import Array, Module
 from gpucnn.nn.precision import cast, half
 
@@ -231,7 +231,7 @@ class Residual(Module):
         dtypes = self.kept()
         if self.activation is not None:
             grad_output = self.activation.backward(grad_output)
-        grad, beside = (grad_output if dtypes[0] == dtypes[1] else cast(grad_output, dtype) for dtype in dtypes)
+        grad, beside = parted(grad_output, *dtypes)
         grad = _backward(self.body, grad, self.needs_input_grad)
         if self.shortcut is not None:
             beside = _backward(self.shortcut, beside, self.needs_input_grad)

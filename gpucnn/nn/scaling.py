@@ -50,7 +50,7 @@ class LossScaler:
     A step is ``model.backward(loss.backward(scaler.scale))``, then ``scaler.step(optimizer)`` and ``scaler.update()``.
     A gradient below 6e-8 is 0 in float16; times the scale it is not. Where the scale was too large, gradients overflow,
     the step is skipped, and the next one has a smaller scale. Powers of two, as all are by default, change no other
-    bit. bfloat16 has the range of float32 and needs no scale.
+    bit. bfloat16 has the range of float32 and needs no scale. Outside of `fit` NumPy warns of gradients that overflow.
 
     Examples
     --------

@@ -226,7 +226,7 @@ def fit(
     Raises
     ------
     ModuleNotFoundError
-        With `checkpoint`: the package safetensors is not installed.
+        The package safetensors, for `checkpoint`, or ml_dtypes, for bfloat16, is not installed.
     TypeError
         An argument is of another type.
     ValueError

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import runs
 from array_backends import ArrayBackend
+from layer_cases import CASES, EVERY
 from strategies import dtype_of
 
 from gpucnn import nn
@@ -82,6 +83,28 @@ def test_locally_connected_layers(backend: ArrayBackend, dtype: str) -> None:
     for parameter, other in zip(layer.parameters(), wide.parameters(), strict=True):
         assert parameter.grad.dtype == np.float32
         asserted_close(backend.asnumpy(parameter.grad), backend.asnumpy(other.grad), dtype, 12)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("name", EVERY)
+def test_every_layer_and_network_takes_what_the_others_give(backend: ArrayBackend, name: str, dtype: str) -> None:
+    """From float32 to float32, whatever is rounded within, with the same bits each time; layers as in float32."""
+    case, found = EVERY[name], []
+    for _ in range(2):
+        layer = case.layer(np.float32).map_arrays(backend.asarray)
+        with nn.mixed_precision(dtype):
+            y = layer(backend.asarray(case.input(np.float32)))
+            assert y.dtype in (np.float32, dtype_of(dtype))
+            grad = np.random.default_rng(4).standard_normal(y.shape).astype(y.dtype)
+            grad_x = layer.backward(backend.asarray(grad))
+        assert grad_x.dtype == np.float32
+        assert {parameter.grad.dtype for parameter in layer.parameters()} <= {np.dtype(np.float32)}
+        arrays = (y, grad_x, *(parameter.grad for parameter in layer.parameters()))
+        found.append([backend.asnumpy(array).tobytes() for array in arrays])
+    assert found[0] == found[1]
+    if name in CASES and name != "Dropout":
+        expected = case.layer(np.float32)(case.input(np.float32))
+        asserted_close(backend.asnumpy(y), expected, dtype, 6)
 
 
 # --- Networks -----------------------------------------------------------------------------------------------------
