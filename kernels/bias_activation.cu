@@ -1,7 +1,7 @@
 // Fused epilogue of a convolution, in one pass: y = activation(x + bias[c] + residual)
 //
 // Source       the definition
-// Reads        x and residual or null, dense and of one memory order; bias [C] or null
+// Reads        x and residual or null, dense and of one memory order; bias [C] of BIAS or null
 // Writes       y, of that order
 // Mapping      one block per p.chunk contiguous elements, whose biases it keeps in shared memory; a thread takes PACK
 //              per access, adjacent threads adjacent packs
@@ -27,7 +27,7 @@ struct BiasParams {
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 bias_activation(const scalar_t* __restrict__ x,         // [N, C, P]
-                const scalar_t* __restrict__ bias,      // [C] or null
+                const BIAS* __restrict__ bias,          // [C] or null
                 const scalar_t* __restrict__ residual,  // [N, C, P] or null
                 scalar_t* __restrict__ y,               // [N, C, P]
                 const BiasParams p) {

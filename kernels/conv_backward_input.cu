@@ -2,7 +2,7 @@
 // grad_x[n, c, i] = bias[c] + sum over oc, k with o * stride + k * dilation - low = i of grad_y[n, oc, o] * w[oc, c, k]
 //
 // Source       the adjoint of conv_forward: the convolution of dilated grad_y with the flipped filter, zeros skipped
-// Reads        grad_y [N, OC, OD, OH, OW], w [OC, C / G, KD, KH, KW], bias [C] or null; any strides
+// Reads        grad_y [N, OC, OD, OH, OW], w [OC, C / G, KD, KH, KW], bias [C] of BIAS or null; any strides
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW]
 // Writes       grad_x [N, C, D, H, W]
 // Mapping      residue by residue modulo the stride, one thread per input: threads of one residue have the same taps
@@ -17,7 +17,7 @@
 extern "C" __global__ void __launch_bounds__(256, 1)
 conv_backward_input(const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
                     const scalar_t* __restrict__ w,       // [OC, C / G, KD, KH, KW]
-                    const scalar_t* __restrict__ bias,    // [C] or null
+                    const BIAS* __restrict__ bias,        // [C] or null
                     scalar_t* __restrict__ grad_x,        // [N, C, D, H, W]
                     const ConvParams p) {
   Position at;

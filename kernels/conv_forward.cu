@@ -2,7 +2,7 @@
 // y[n, oc, o] = bias[oc] + sum over c, k of x[n, c, o * stride + k * dilation - low] * w[oc, c, k]
 //
 // Source       the definition; as in PyTorch, a cross-correlation
-// Reads        x [N, C, D, H, W], w [OC, C / G, KD, KH, KW], bias [OC] or null; any strides
+// Reads        x [N, C, D, H, W], w [OC, C / G, KD, KH, KW], bias [OC] of BIAS or null; any strides
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW]
 // Writes       y [N, OC, OD, OH, OW]
 // Mapping      one thread per output, in y's memory order: ow innermost, or oc where channels are last
@@ -16,7 +16,7 @@
 extern "C" __global__ void __launch_bounds__(256, 1)
 conv_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
              const scalar_t* __restrict__ w,     // [OC, C / G, KD, KH, KW]
-             const scalar_t* __restrict__ bias,  // [OC] or null
+             const BIAS* __restrict__ bias,      // [OC] or null
              scalar_t* __restrict__ y,           // [N, OC, OD, OH, OW]
              const ConvParams p) {
   const index_t i = thread_index();  // [0, N * OC * OD * OH * OW)

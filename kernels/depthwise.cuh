@@ -243,9 +243,9 @@ __device__ __forceinline__ void unstage(const scalar_t* shared, const Staged& s,
 }
 
 // The weights of channels [c, c + count) of x, [count * M, filter_pitch], the bias of each sum after them.
-template <typename Params>
+template <typename Params, typename Bias>
 __device__ __forceinline__ void stage_filters(const Params& p, const scalar_t* __restrict__ w,
-                                              const scalar_t* __restrict__ bias, index_t c, index_t count,
+                                              const Bias* __restrict__ bias, index_t c, index_t count,
                                               index_t sums_a_channel, acc_t* filters) {
   const index_t taps = p.kd * p.kh * p.kw, threads = static_cast<index_t>(blockDim.x);
   const index_t lead = c * p.multiplier * taps % SECTOR(scalar_t);

@@ -55,7 +55,7 @@ __device__ __forceinline__ void add_slice(const DepthwiseParams& p, const Box& b
 extern "C" __global__ void __launch_bounds__(256, RESIDENT)
 depthwise_backward_input(const scalar_t* __restrict__ grad_y,  // [N, C * M, OD, OH, OW]
                          const scalar_t* __restrict__ w,       // [C * M, 1, KD, KH, KW]
-                         const scalar_t* __restrict__ bias,    // [C] or null
+                         const BIAS* __restrict__ bias,        // [C] or null
                          scalar_t* __restrict__ grad_x,        // [N, C, D, H, W]
                          const DepthwiseParams p) {
   extern __shared__ uint4 memory[];

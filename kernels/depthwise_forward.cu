@@ -55,7 +55,7 @@ __device__ __forceinline__ void add_slice(const DepthwiseParams& p, const Box& b
 extern "C" __global__ void __launch_bounds__(256, RESIDENT)
 depthwise_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
                   const scalar_t* __restrict__ w,     // [C * M, 1, KD, KH, KW]
-                  const scalar_t* __restrict__ bias,  // [C * M] or null
+                  const BIAS* __restrict__ bias,      // [C * M] or null
                   scalar_t* __restrict__ y,           // [N, C * M, OD, OH, OW]
                   const DepthwiseParams p) {
   extern __shared__ uint4 memory[];

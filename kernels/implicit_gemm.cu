@@ -4,7 +4,7 @@
 // Source       the definition; dgrad is the convolution of grad_y with the taps of each residue modulo the stride, or,
 //              of few channels, a convolution whose rows are the positions of blocks of y too (folding.py)
 // Reads        x [N, G, C, D, H, W] with its C channels contiguous, each run of 16 bytes aligned; zeros fill it up
-//              w [G * rows, KD, KH, KW, C], contiguous; bias [G * rows] or null
+//              w [G * rows, KD, KH, KW, C], contiguous; bias [G * rows] of BIAS or null
 // Writes       y [N, G * rows, OD, OH, OW], any strides
 // Mapping      a block of WARPS_M * WARPS_N warps per tile of rows by 64 * WARPS_N positions; a warp sums
 //              16 * FRAGMENTS rows by 64 positions. The inner dimension goes in steps of 64 bytes: channels of one tap,
@@ -320,7 +320,7 @@ __device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* results,
 extern "C" __global__ void __launch_bounds__(THREADS, 256 / THREADS)
 implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
               const scalar_t* __restrict__ w,     // [G * rows, KD, KH, KW, C]
-              const scalar_t* __restrict__ bias,  // [G * rows] or null
+              const BIAS* __restrict__ bias,      // [G * rows] or null
               scalar_t* __restrict__ y,           // [N, G * rows, OD, OH, OW]
               const ImplicitGemmParams p) {
   __shared__ uint4 shared[STAGES * STAGE_BYTES / 16];

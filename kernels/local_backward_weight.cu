@@ -3,7 +3,7 @@
 //
 // Source       the derivative of conv_forward with a separate weight at each position
 // Reads        x [N, C, D, H, W], grad_y [N, OC, OD, OH, OW]; any strides
-// Writes       grad_w [OC, OD, OH, OW, C, KD, KH, KW]
+// Writes       grad_w [OC, OD, OH, OW, C, KD, KH, KW] of TARGET
 // Mapping      one thread per weight, kw innermost
 // Bytes        x is read OC * KD * KH * KW / stride times, from L1 and L2 but for the first; grad_w written once
 // Determinism  each weight is one thread's sum in the order of n
@@ -15,7 +15,7 @@
 extern "C" __global__ void __launch_bounds__(256, 1)
 local_backward_weight(const scalar_t* __restrict__ x,       // [N, C, D, H, W]
                       const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
-                      scalar_t* __restrict__ grad_w,        // [OC, OD, OH, OW, C, KD, KH, KW]
+                      TARGET* __restrict__ grad_w,          // [OC, OD, OH, OW, C, KD, KH, KW]
                       const ConvParams p) {
   const index_t filter = p.c * p.kd * p.kh * p.kw;
   const index_t i = thread_index();  // [0, OC * OD * OH * OW * C * KD * KH * KW)
@@ -32,5 +32,5 @@ local_backward_weight(const scalar_t* __restrict__ x,       // [N, C, D, H, W]
     grad_y += o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w;
     for (index_t n = 0; n < p.n; ++n) sum = multiply_add(widen(x[n * p.x_n]), widen(grad_y[n * p.y_n]), sum);
   }
-  grad_w[i] = narrow(sum);
+  grad_w[i] = Narrow<TARGET>::from(sum);
 }

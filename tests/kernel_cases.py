@@ -206,15 +206,39 @@ def _varied(fully: bool) -> list[tuple[str, str]]:
     return [("float32", order) for order in orders] + [(dtype, "contiguous") for dtype in dtypes]
 
 
+def _wide_biases() -> Iterator[Case]:
+    """Images of 16 bits with a bias of float32."""
+    for name, algorithm, (n, geometry) in (
+        ("direct", "direct", CONVOLUTIONS["3-d, all different"]),
+        ("im2col", "im2col", CONVOLUTIONS["a tile and one"]),
+        ("im2col of pixels", "im2col", (2, _conv((4, 6, 2), (4, 5), 1, 1, 0))),
+        ("implicit GEMM", "implicit_gemm", IMPLICIT_GEMM["two taps at once"]),
+        ("depthwise", None, DEPTHWISE["bands of rows, a multiplier"]),
+    ):
+        for dtype, order in (("float16", "contiguous"), ("bfloat16", "channels_last")):
+            cases = _directions(
+                f"{name}, a wide bias, {dtype}, {order}", n, geometry, dtype, order, algorithm, "float32"
+            )
+            yield from (case for case in cases if case.name.startswith(("forward, ", "transposed")))
+    x, bias = _array((2, 33, 50), "float16"), _array((33,))
+    yield Case("a wide bias, float16", "bias_activation", (x, bias, x, "leaky_relu", 0.3))
+
+
 def _directions(
-    name: str, n: int, geometry: ConvGeometry, dtype: str, order: str, algorithm: str | None
+    name: str,
+    n: int,
+    geometry: ConvGeometry,
+    dtype: str,
+    order: str,
+    algorithm: str | None,
+    biases: str | None = None,
 ) -> Iterator[Case]:
     """Every direction of a convolution, those that take a bias with and without one."""
     c, oc, groups = geometry.channels
     x = _array((n, c, *geometry.input_size), dtype, order)
     y = _array((n, oc, *geometry.output_size), dtype, order)
     w = _array((oc, c // groups, *geometry.kernel_size), dtype, order)
-    bias, bias_x = _array((2 * oc,), dtype)[::2], _array((c,), dtype)
+    bias, bias_x = _array((2 * oc,), biases or dtype)[::2], _array((c,), biases or dtype)
     how = (algorithm, dtype if dtype in PRECISIONS else "fp32")
     yield Case(f"forward, {name}", "convolve", (x, w, bias, geometry), *how)
     yield Case(f"forward without bias, {name}", "convolve", (x, w, None, geometry), *how)
@@ -583,7 +607,8 @@ def _biases() -> Iterator[Case]:
 
 
 FAMILIES = (
-    _convolutions, _implicit_gemm, _depthwise, _poolings, _planes, _resamplings, _norms, _packings, _biases
+    _convolutions, _implicit_gemm, _depthwise, _wide_biases, _poolings, _planes, _resamplings, _norms, _packings,
+    _biases,
 )  # fmt: skip
 CASES = [case for family in FAMILIES for case in family()]
 _LISTED = {case.primitive for case in CASES}

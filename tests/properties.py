@@ -142,6 +142,13 @@ def check_gradients(backend: ArrayBackend, case: Case, needs: tuple[bool, ...] |
             assert_close(grad, wanted, case.dtype_like(array), case.gradient_factor)
             if "backward" in case.copies:
                 np.testing.assert_array_equal(reference.wide(grad), wanted)
+    if case.first.dtype.name in ("float16", "bfloat16") and "dtype" in case.backward.__annotations__:
+        with poisoned_memory():
+            wide = run(backend, case.backward, case.grad, **case.arguments, dtype=np.float32)
+        assert bits(wide[0]) == bits(grads[0])
+        for grad, wanted in zip(wide[1:], expected[1:], strict=True):
+            if grad is not None:
+                assert_close(grad, wanted, np.float32, case.gradient_factor)
     if case.rank is not None and grads[0] is not None:
         assert_order(grads[0], case.grad, case.rank)
     if needs is not None:

@@ -8,7 +8,8 @@ them.
 
 Primitives write their results into preallocated arrays, passed after their inputs: dense, in the memory order that
 `Backend.empty_like` gives for the first input (columns and statistics in C order, weights in any). Inputs have any
-strides. 16-bit floats accumulate in float32. Results are bitwise reproducible.
+strides. 16-bit floats accumulate in float32: of them a bias, and the gradient of a weight or a bias, may be float32.
+Results are bitwise reproducible.
 """
 
 from __future__ import annotations

@@ -30,13 +30,21 @@ class Call:
     """The arrays of one call as their backend's own, all of one dtype that the operation takes.
 
     `arrays` holds them in the order given, None where one of the `optional` ones was left out. The first one names the
-    dtype.
+    dtype. A `bias` of 16-bit images may be float32, as the sums are that it is added to. `dtype` is the one that the
+    caller requests of the gradients of parameters.
     """
 
     widened = ""  # kinds of dtypes that `_widen` exchanges for wider ones
 
     def __init__(
-        self, op: str, dtypes: frozenset[str], *, optional: Sequence[str] = ("bias",), out: Any = None, **arrays: Any
+        self,
+        op: str,
+        dtypes: frozenset[str],
+        *,
+        optional: Sequence[str] = ("bias",),
+        out: Any = None,
+        dtype: Any = None,
+        **arrays: Any,
     ) -> None:
         self.op, self._taken = op, dtypes
         if out is not None:
@@ -61,14 +69,32 @@ class Call:
         self._later: list[Array] = []
         if out is not None:
             self._out = self.arrays.pop()
+        self._requested = None if dtype is None else self._of_gradients(dtype)
         for name, array in zip(arrays, self.arrays, strict=False):
-            if array is not None and array.dtype != self.dtype:
+            if array is None or array.dtype == self.dtype:
+                continue
+            if name != "bias" or array.dtype != accumulator(self.dtype):
                 raise self.mixed(name, dict(zip(arrays, self.arrays, strict=False)))
-        if self._out is not None and self._out.dtype != self.dtype:
-            raise TypeError(f"{op}: out has dtype {self._out.dtype}, expected {self.dtype}, that of the result")
+        if self._out is not None and self._out.dtype != self._requested_else(self.dtype):
+            expected = f"{self._requested_else(self.dtype)}, that of the result"
+            raise TypeError(f"{op}: out has dtype {self._out.dtype}, expected {expected}")
 
     def _widen(self) -> None:
         """Exchange the arrays for ones of a wider dtype that the operation computes in."""
+
+    def _requested_else(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        return dtype if self._requested is None else self._requested
+
+    def _of_gradients(self, dtype: Any) -> np.dtype[Any]:
+        """The dtype that the caller requests of gradients: that of the arrays, or float32 where they have 16 bits."""
+        names = dict.fromkeys((name_of(self.dtype), name_of(accumulator(self.dtype))))
+        try:
+            requested = np.dtype(str(dtype).removeprefix("torch.") if str(dtype).startswith("torch.") else dtype)
+        except (TypeError, ValueError):
+            requested = None
+        if requested is None or name_of(requested) not in names or not requested.isnative:
+            raise TypeError(f"{self.op}: dtype is {dtype!r}, expected {' or '.join(names)}")
+        return requested
 
     def mixed(self, name: str, arrays: dict[str, Array | None]) -> TypeError:
         """The error for arrays of several dtypes, such as `name` and the first one, naming the one to cast."""
@@ -134,6 +160,14 @@ class Call:
             return self.backend.empty(shape, self.dtype, on=self.arrays[0])
         return self._writable(self.checked_out(shape), channels_last=False)
 
+    def gradient_of(self, parameter: Array) -> Array:
+        """A new array in C order for the gradient of a parameter, in the dtype of `gradient_dtype`."""
+        return self.backend.empty(parameter.shape, self.gradient_dtype(parameter), on=self.arrays[0])
+
+    def gradient_dtype(self, parameter: Array) -> np.dtype[Any]:
+        """The dtype of a parameter's gradient: that requested, else the parameter's."""
+        return self._requested_else(parameter.dtype)
+
     def weight_gradient(self, shape: tuple[int, ...], x: Array) -> Array:
         """The array for the gradient of a weight of `shape`, which images x [N, C, *] meet: `out`, or a new array.
 
@@ -143,7 +177,7 @@ class Call:
             As `image`.
         """
         if self._out is None:
-            return self.backend.empty_weight(shape, self.dtype, x)
+            return self.backend.empty_weight(shape, self._requested_else(self.dtype), x)
         return self._writable(self.checked_out(shape), channels_last=False)
 
     def _writable(self, out: Array, channels_last: bool) -> Array:
@@ -241,10 +275,6 @@ class Call:
         y = self.xp.empty_like(values)
         self.backend.masked(values, mask, y)
         return y
-
-    def sum(self, array: Array, axes: tuple[int, ...]) -> Array:
-        """Sum over `axes`, accumulated in float32 where the dtype has 16 bits."""
-        return self.xp.sum(array, axis=axes, dtype=accumulator(array.dtype)).astype(array.dtype, copy=False)
 
 
 class ProductCall(Call):

@@ -30,6 +30,7 @@ def bias_activation(
     input : array [N, C, *]
         Floating-point, with any number of axes after the channels.
     bias : array [C], optional
+        In the dtype of `input`, or float32 where that has 16 bits.
     residual : array [N, C, *], optional
         The result of a shortcut, added to the sum.
     activation : "none", "relu" or "leaky_relu"
@@ -100,8 +101,8 @@ def bias_activation_backward(
     Returns
     -------
     tuple of (array or None)
-        Gradients with respect to `input`, `bias` and `residual` (None where absent). Those of `input` and `residual`
-        are equal.
+        Gradients with respect to `input`, `bias` and `residual` (None where absent), each in that one's dtype. Those of
+        `input` and `residual` are equal.
 
     Raises
     ------
@@ -146,7 +147,7 @@ def bias_activation_backward(
         signs = _planes(call.destination(x.shape, like=x))
         call.backend.bias_activation(_planes(x), b, signs, Epilogue(None if r is None else _planes(r)))
     grad_x = call.destination(x.shape, like=grad)
-    grad_b = call.in_c_order(x.shape[1:2]) if need_b else None
+    grad_b = call.gradient_of(b) if need_b else None
     epilogue = Epilogue(None, activation, slope)
     call.backend.bias_activation_backward(_planes(grad), signs, _planes(grad_x), grad_b, epilogue)
     grad_r = (grad_x.copy(order="K") if need_x else grad_x) if need_r else None

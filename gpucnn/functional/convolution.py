@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from gpucnn.backends.dtypes import NUMERIC
 from gpucnn.functional._call import (
@@ -51,6 +52,7 @@ def conv_nd(
     weight : array [OC, C / groups, {kernel}]
         The filters, in the dtype of `input`.
     bias : array [OC], optional
+        In the dtype of `input`, or float32 where that has 16 bits.
     stride, dilation : int or sequence of {n} int
         Step of the window, and step of its taps.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
@@ -117,6 +119,7 @@ def conv_nd_backward(
     groups: int = 1,
     *,
     needs: Needs = None,
+    dtype: Any = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of `conv{n}d`.
 
@@ -128,6 +131,9 @@ def conv_nd_backward(
         As they were given to `conv{n}d`.
     needs : sequence of 3 bools, optional
         Which gradients to compute; the others are None.
+    dtype : dtype, optional
+        Of the gradients of `weight` and `bias`: float32 is possible where the images have 16 bits. By default each is
+        in the dtype of its parameter.
 
     Returns
     -------
@@ -155,7 +161,8 @@ def conv_nd_backward(
     >>> grad_x.shape, grad_w.shape, grad_b is None
     ((1, 3, {4}), (8, 3, {2}), True)
     """
-    call = ProductCall(f"conv{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
+    op, arrays = f"conv{rank}d_backward", {"grad_output": grad_output, "input": input, "weight": weight, "bias": bias}
+    call = ProductCall(op, NUMERIC, **arrays, dtype=dtype)
     grad, x, w, b = call.arrays
     geometry = geometry_of(call.op, rank, x.shape, w.shape, stride, padding, dilation, groups)
     call.expect_shape("bias", b, (w.shape[0],))
@@ -165,7 +172,7 @@ def conv_nd_backward(
         (
             _backward_input(call, grad, call.conjugate(w), None, geometry) if need_x else None,
             _backward_weight(call, call.conjugate(x), grad, geometry) if need_w else None,
-            _bias_gradient(call, grad, rank) if need_b and b is not None else None,
+            _bias_gradient(call, grad, b, rank) if need_b and b is not None else None,
         )
     )
 
@@ -288,6 +295,7 @@ def conv_nd_weight(
     groups: int = 1,
     *,
     out: Array | None = None,
+    dtype: Any = None,
 ) -> Array:
     """Gradient of `conv{n}d` with respect to its weight, of which only the shape is needed.
 
@@ -301,6 +309,8 @@ def conv_nd_weight(
         As they were given to `conv{n}d`.
     out : array of shape `weight_size`, optional
         An array to write the result to, of any strides; it is returned.
+    dtype : dtype, optional
+        Of the result: that of the images, which is the default, or float32 where they have 16 bits.
 
     Returns
     -------
@@ -321,7 +331,7 @@ def conv_nd_weight(
     >>> grad.shape, np.unique(grad)
     ((1, 1, {2}), array([{3**n}.]))
     """
-    call = ProductCall(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output, out=out)
+    call = ProductCall(f"conv{rank}d_weight", NUMERIC, input=input, grad_output=grad_output, out=out, dtype=dtype)
     x, grad = call.arrays
     shape = shape_argument(call.op, "weight_size", weight_size)
     geometry = geometry_of(call.op, rank, x.shape, shape, stride, padding, dilation, groups, "input", "weight_size")
@@ -406,6 +416,7 @@ def conv_transpose_nd(
     weight : array [C, OC / groups, {kernel}]
         The filters, in the dtype of `input`.
     bias : array [OC], optional
+        In the dtype of `input`, or float32 where that has 16 bits.
     stride, dilation : int or sequence of {n} int
         Step of the filters in the output, and step of their taps.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
@@ -470,6 +481,7 @@ def conv_transpose_nd_backward(
     dilation: Size = 1,
     *,
     needs: Needs = None,
+    dtype: Any = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of `conv_transpose{n}d`.
 
@@ -481,6 +493,9 @@ def conv_transpose_nd_backward(
         As they were given to `conv_transpose{n}d`.
     needs : sequence of 3 bools, optional
         Which gradients to compute; the others are None.
+    dtype : dtype, optional
+        Of the gradients of `weight` and `bias`: float32 is possible where the images have 16 bits. By default each is
+        in the dtype of its parameter.
 
     Returns
     -------
@@ -500,9 +515,8 @@ def conv_transpose_nd_backward(
     >>> np.unique(grad_x), np.unique(grad_w), grad_b is None
     (array([{2**n}.]), array([{3**n}.]), True)
     """
-    call = ProductCall(
-        f"conv_transpose{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
-    )
+    arrays = {"grad_output": grad_output, "input": input, "weight": weight, "bias": bias}
+    call = ProductCall(f"conv_transpose{rank}d_backward", NUMERIC, **arrays, dtype=dtype)
     grad, x, w, b = call.arrays
     geometry = transposed_geometry(call.op, rank, x.shape, w.shape, stride, padding, output_padding, dilation, groups)
     call.expect_shape("bias", b, (geometry.channels.inputs,))
@@ -513,7 +527,7 @@ def conv_transpose_nd_backward(
         (
             _forward(call, grad, call.conjugate(w), None, geometry) if need_x else None,
             _backward_weight(call, grad, call.conjugate(x), geometry) if need_w else None,
-            _bias_gradient(call, grad, rank) if need_b and b is not None else None,
+            _bias_gradient(call, grad, b, rank) if need_b and b is not None else None,
         )
     )
 
@@ -557,9 +571,8 @@ def _backward_weight(call: Call, x: Array, grad: Array, geometry: ConvGeometry) 
     return filters
 
 
-def _bias_gradient(call: Call, grad: Array, rank: int) -> Array:
+def _bias_gradient(call: Call, grad: Array, bias: Array, rank: int) -> Array:
     """The sum of grad over all axes but the channels."""
-    image = lifted(grad, rank)
-    sums = call.in_c_order(image.shape[1:2])
-    call.backend.channel_sums(image, sums)
+    sums = call.gradient_of(bias)
+    call.backend.channel_sums(lifted(grad, rank), sums)
     return sums

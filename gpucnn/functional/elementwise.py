@@ -30,7 +30,9 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
     input : array [*, IN]
         Floating-point, complex or integer.
     weight : array [OUT, IN] or [IN]
+        In the dtype of `input`.
     bias : array [OUT] or [], optional
+        In the dtype of `input`, or float32 where that has 16 bits.
     out : array in the shape of the result, optional
         An array to write the result to, of any strides; it is returned.
 
@@ -73,7 +75,13 @@ def linear(input: Array, weight: Array, bias: Array | None = None, *, out: Array
 
 @replayed
 def linear_backward(
-    grad_output: Array, input: Array, weight: Array, bias: Array | None = None, *, needs: Needs = None
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    needs: Needs = None,
+    dtype: Any = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of `linear`.
 
@@ -85,6 +93,9 @@ def linear_backward(
         As they were given to `linear`.
     needs : sequence of 3 bools, optional
         Which gradients to compute; the others are None.
+    dtype : dtype, optional
+        Of the gradients of `weight` and `bias`: float32 is possible where the images have 16 bits. By default each is
+        in the dtype of its parameter.
 
     Returns
     -------
@@ -102,7 +113,8 @@ def linear_backward(
     array([[4., 4., 4.],
            [4., 4., 4.]])
     """
-    call = ProductCall("linear_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias)
+    arrays = {"grad_output": grad_output, "input": input, "weight": weight, "bias": bias}
+    call = ProductCall("linear_backward", NUMERIC, **arrays, dtype=dtype)
     grad, x, w, b = call.arrays
     _check_linear(call, x, w, b)
     call.expect_shape("grad_output", grad, (*x.shape[:-1], *w.shape[:-1]))
@@ -115,11 +127,11 @@ def linear_backward(
         filters = conj(w).reshape(-1, w.shape[-1])
         call.backend.linear_backward_input(rows, filters, grad_x.reshape(-1, x.shape[-1]))
     if need_w:
-        grad_w = call.backend.empty(w.shape, call.dtype, on=x)
+        grad_w = call.gradient_of(w)
         inputs = conj(x).reshape(-1, x.shape[-1])
         call.backend.linear_backward_weight(inputs, rows, grad_w.reshape(-1, w.shape[-1]))
     if need_b and b is not None:
-        grad_b = call.in_c_order(b.shape)
+        grad_b = call.gradient_of(b)
         call.backend.channel_sums(rows[:, :, None], grad_b.reshape(-1))
     return call.result((grad_x, grad_w, grad_b))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gpucnn.backends.dtypes import NUMERIC
+from typing import Any
+
+from gpucnn.backends.dtypes import NUMERIC, accumulator
 from gpucnn.functional._call import (
     Array,
     Needs,
@@ -44,6 +46,7 @@ def locally_connected_nd(
     weight : array [OC, {out}, C, {kernel}]
         A filter for each output, in the dtype of `input`.
     bias : array [OC, {out}], optional
+        In the dtype of `input`, or float32 where that has 16 bits.
     stride, dilation : int or sequence of {n} int
         Step of the window, and step of its taps.
     padding : int, sequence of {n} int or (low, high) pairs, "valid", "same" or "same_lower"
@@ -100,6 +103,7 @@ def locally_connected_nd_backward(
     dilation: Size = 1,
     *,
     needs: Needs = None,
+    dtype: Any = None,
 ) -> tuple[Array | None, Array | None, Array | None]:
     """Gradients of `locally_connected{n}d`.
 
@@ -111,6 +115,9 @@ def locally_connected_nd_backward(
         As they were given to `locally_connected{n}d`.
     needs : sequence of 3 bools, optional
         Which gradients to compute; the others are None.
+    dtype : dtype, optional
+        Of the gradients of `weight` and `bias`: float32 is possible where the images have 16 bits. By default each is
+        in the dtype of its parameter.
 
     Returns
     -------
@@ -130,9 +137,8 @@ def locally_connected_nd_backward(
     >>> grad_x.shape, grad_w.shape, grad_b is None
     ((2, 1, {4}), (1, {3}, 1, {2}), True)
     """
-    call = ProductCall(
-        f"locally_connected{rank}d_backward", NUMERIC, grad_output=grad_output, input=input, weight=weight, bias=bias
-    )
+    arrays = {"grad_output": grad_output, "input": input, "weight": weight, "bias": bias}
+    call = ProductCall(f"locally_connected{rank}d_backward", NUMERIC, **arrays, dtype=dtype)
     grad, x, w, b = call.arrays
     geometry = _local_geometry(call.op, rank, x.shape, w.shape, stride, padding, dilation)
     call.expect_shape("bias", b, w.shape[: rank + 1])
@@ -146,11 +152,12 @@ def locally_connected_nd_backward(
         call.backend.locally_connect_backward_input(grad_image, filters, grad_x, geometry)
         grad_x = lowered(grad_x, rank, like=x)
     if need_w:
-        grad_w = call.in_c_order(w.shape)
+        grad_w = call.gradient_of(w)
         filters = _lifted_local(grad_w, geometry)
         call.backend.locally_connect_backward_weight(call.conjugate(image), grad_image, filters, geometry)
     if need_b and b is not None:
-        grad_b = call.sum(grad_image, (0,)).reshape(b.shape)
+        sums = call.xp.sum(grad, axis=tuple(range(grad.ndim - b.ndim)), dtype=accumulator(grad.dtype))
+        grad_b = sums.astype(call.gradient_dtype(b), copy=False)
     return call.result((grad_x, grad_w, grad_b))
 
 

@@ -15,6 +15,8 @@ from gpucnn.nn.module import *
 from gpucnn.nn.normalization import *
 from gpucnn.nn.optimizers import *
 from gpucnn.nn.pooling import *
+from gpucnn.nn.precision import *
+from gpucnn.nn.scaling import *
 from gpucnn.nn.schedules import *
 from gpucnn.nn.sliding import *
 from gpucnn.nn.summary import *

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from inspect import cleandoc
 from math import prod, sqrt
 from types import FunctionType
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import cast as typed
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from gpucnn.functional._family import SPACE, fill
 from gpucnn.geometry import Padding, Size, TransposedWindow, Window, same_padding
 from gpucnn.geometry.arguments import SAME, Pairs, boolean, integers, padding_form
 from gpucnn.nn.module import Array, Module, Parameter
+from gpucnn.nn.precision import HALVES, cast, half
 
 Family = TypeVar("Family", bound="Ranked")
 
@@ -95,7 +97,7 @@ def _with_sections(text: str, op: str) -> str:
 
 def _name_constructor(cls: type) -> None:
     """Give a member a constructor under its own name, which Python's messages about arguments then show."""
-    source = cast(FunctionType, cls.__init__)  # type: ignore[misc]
+    source = typed(FunctionType, cls.__init__)  # type: ignore[misc]
     own = FunctionType(source.__code__, source.__globals__, "__init__", source.__defaults__, source.__closure__)
     own.__kwdefaults__, own.__annotations__ = source.__kwdefaults__, source.__annotations__
     own.__qualname__, own.__module__ = f"{cls.__name__}.__init__", cls.__module__
@@ -144,6 +146,15 @@ class Enlarging(Windowed):
         return TransposedWindow(self.kernel_size, self.stride, self._pairs(sizes), self.dilation)
 
 
+class Operands(NamedTuple):
+    """The arrays that a layer multiplied, which its backward takes, and the dtype that its input had."""
+
+    dtype: Any
+    x: Array
+    weight: Array
+    bias: Array | None
+
+
 class Weighted(Module):
     """A layer with a weight and a bias, either of which may be None."""
 
@@ -169,6 +180,24 @@ class Weighted(Module):
         """The values of weight and bias."""
         return _data(self.weight), _data(self.bias)
 
+    def _operands(self, x: Array) -> Operands:
+        """x, weight and bias as an operation takes them: x and weight in 16 bits within `mixed_precision`."""
+        weight, bias = _data(self.weight), _data(self.bias)
+        dtype, given = half(), getattr(x, "dtype", None)
+        if dtype is not None and weight.dtype == np.float32 and str(given) in ("float32", *HALVES):
+            x, weight = cast(x, dtype), cast(weight, dtype)
+        return Operands(given, x, weight, bias)
+
+    def _multiplied_backward(self, gradient: Any, grad_output: Array, operands: Operands, **options: Any) -> Array:
+        """The gradient of the input by the operation `gradient`; those of the parameters are accumulated."""
+        given, *arrays = operands
+        dtype = self.weight.data.dtype
+        if operands.weight.dtype == dtype:
+            return self._accumulated(gradient(grad_output, *arrays, **options, needs=self._needs()))
+        grad_output = cast(grad_output, operands.x.dtype)
+        grad = self._accumulated(gradient(grad_output, *arrays, **options, needs=self._needs(), dtype=dtype))
+        return None if grad is None else cast(grad, given)
+
     def _needs(self, others: int = 0) -> tuple[bool, ...]:
         """Whether to compute the gradients of the input, of so many other arrays (no), of weight and of bias."""
         wanted = (parameter is not None and parameter.requires_grad for parameter in (self.weight, self.bias))
@@ -182,7 +211,7 @@ class Weighted(Module):
         return grads[0]
 
 
-def _data(parameter: Parameter | None) -> Array | None:
+def _data(parameter: Parameter | None) -> Array:
     return None if parameter is None else parameter.data
 
 

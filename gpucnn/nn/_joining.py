@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from gpucnn.backends import receive
 from gpucnn.backends.layout import empty_in_order
 from gpucnn.nn.module import Array
+from gpucnn.nn.precision import cast
 
 
 def added(one: Array, other: Array) -> Array:
@@ -16,6 +18,11 @@ def added(one: Array, other: Array) -> Array:
     backend, (x, y), give_back = receive("added", {"one": one, "other": other})
     xp = backend.xp
     return give_back(xp.add(x, y, out=empty_in_order(xp, x.shape, np.result_type(x.dtype, y.dtype), x)))
+
+
+def parted(grad: Array, *dtypes: Any) -> list[Array]:
+    """The gradient of a sum for each of its terms, in that one's dtype; they differ within `mixed_precision` only."""
+    return [grad if len(set(dtypes)) == 1 else cast(grad, dtype) for dtype in dtypes]
 
 
 def concatenated(arrays: Sequence[Array], axis: int) -> Array:

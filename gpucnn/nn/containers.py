@@ -7,8 +7,9 @@ from itertools import count
 from typing import Any, TypeVar, overload
 
 from gpucnn.geometry.arguments import plain
-from gpucnn.nn._joining import added, concatenated
+from gpucnn.nn._joining import added, concatenated, parted
 from gpucnn.nn.module import Array, Module
+from gpucnn.nn.precision import cast, half
 
 __all__ = ["Concat", "Residual", "Sequential"]
 
@@ -216,24 +217,24 @@ class Residual(Module):
             raise ValueError(
                 f"Residual: body makes shape {tuple(y.shape)} of it, expected the shortcut's {tuple(beside.shape)}"
             )
-        if y.dtype != beside.dtype:
+        if y.dtype != beside.dtype and half() is None:
             raise TypeError(
                 f"Residual: body makes dtype {y.dtype} of it and the shortcut {beside.dtype}, expected one; cast the "
                 "input to the dtype of the parameters"
             )
-        self.keep()
+        self.keep(y.dtype, beside.dtype)
         total = added(y, beside)
         return total if self.activation is None else self.activation(total)
 
     def backward(self, grad_output: Array) -> Array:
         """The sum of the gradients of both ways."""
-        self.kept()
+        dtypes = self.kept()
         if self.activation is not None:
             grad_output = self.activation.backward(grad_output)
-        grad = _backward(self.body, grad_output, self.needs_input_grad)
-        beside = grad_output
+        grad, beside = parted(grad_output, *dtypes)
+        grad = _backward(self.body, grad, self.needs_input_grad)
         if self.shortcut is not None:
-            beside = _backward(self.shortcut, grad_output, self.needs_input_grad)
+            beside = _backward(self.shortcut, beside, self.needs_input_grad)
         return _added([grad, beside]) if self.needs_input_grad else None
 
 
@@ -281,25 +282,26 @@ class Concat(Modules):
             raise ValueError(
                 f"Concat: branches give shapes {shapes}, expected them to differ along dim = {self.dim} only"
             )
-        dtypes = [str(part.dtype) for part in parts]
-        if len(set(dtypes)) > 1:
+        dtypes = [part.dtype for part in parts]
+        if len(set(dtypes)) > 1 and half() is None:
             raise TypeError(
-                f"Concat: branches give dtypes {', '.join(dtypes)}, expected one; cast the input to the dtype of the "
-                "parameters"
+                f"Concat: branches give dtypes {', '.join(map(str, dtypes))}, expected one; cast the input to the "
+                "dtype of the parameters"
             )
-        self.keep(axis, [shape[axis] for shape in shapes])
+        self.keep(axis, [shape[axis] for shape in shapes], dtypes)
         return concatenated(parts, axis)
 
     def backward(self, grad_output: Array) -> Array:
         """The sum of the branches' gradients."""
-        axis, sizes = self.kept()
+        axis, sizes, dtypes = self.kept()
         if grad_output.shape[axis] != sum(sizes):
             raise ValueError(
                 f"Concat: grad_output has size {grad_output.shape[axis]} along axis {axis}, expected {sum(sizes)}"
             )
         grads, start = [], 0
-        for branch, size in zip(self, sizes, strict=True):
+        for branch, size, dtype in zip(self, sizes, dtypes, strict=True):
             part = grad_output[(slice(None),) * axis + (slice(start, start + size),)]
+            part = part if len(set(dtypes)) == 1 else cast(part, dtype)
             grads.append(_backward(branch, part, self.needs_input_grad))
             start += size
         return _added(grads) if self.needs_input_grad else None

@@ -11,7 +11,7 @@ import gpucnn.functional as F
 from gpucnn.geometry import Padding, Size
 from gpucnn.geometry.arguments import integer, integers, is_sequence, padding_form
 from gpucnn.geometry.sizes import window_axes
-from gpucnn.nn._family import Enlarging, Sliding, Weighted, Windowed, shown
+from gpucnn.nn._family import Enlarging, Operands, Sliding, Weighted, Windowed, shown
 from gpucnn.nn.module import Array, Parameter
 
 __all__ = [
@@ -42,9 +42,14 @@ class Filters(Weighted, Windowed):
                     f"{name}: {channels} is {getattr(self, channels)}, expected a multiple of groups = {self.groups}"
                 )
 
-    def _backward(self, grad_output: Array, x: Array, **options: Any) -> Array:
+    def _forward(self, x: Array, **options: Any) -> tuple[Array, Operands]:
+        """The operation's result, and what `_backward` takes."""
+        operands = self._operands(x)
+        return self.function(*operands[1:], **options), operands
+
+    def _backward(self, grad_output: Array, operands: Operands, **options: Any) -> Array:
         """The gradient of x; those of the parameters are accumulated."""
-        return self._accumulated(self.gradient(grad_output, x, *self._arrays(), **options, needs=self._needs()))
+        return self._multiplied_backward(self.gradient, grad_output, operands, **options)
 
     def extra_repr(self) -> str:
         """Channels, the window, and the arguments that differ from the defaults."""
@@ -135,15 +140,15 @@ class ConvNd(Filters, Sliding, op="conv{n}d"):
         if self.padding_mode != "zeros":
             self._expect_image(x)
             padded = F.pad(x, self._pad(self._space(x.shape)), self.padding_mode)
-        y = self.function(x if padded is None else padded, *self._arrays(), **self._options())
-        self.keep(x, padded)
+        y, operands = self._forward(x if padded is None else padded, **self._options())
+        self.keep(operands, None if padded is None else x)
         return y
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input; those of weight and bias are accumulated."""
-        x, padded = self.kept()
-        grad = self._backward(grad_output, x if padded is None else padded, **self._options())
-        if padded is None or grad is None:
+        operands, x = self.kept()
+        grad = self._backward(grad_output, operands, **self._options())
+        if x is None or grad is None:
             return grad
         return F.pad_backward(grad, x, self._pad(self._space(x.shape)), self.padding_mode)[0]
 
@@ -231,8 +236,8 @@ class ConvTransposeNd(Filters, Enlarging, op="conv_transpose{n}d"):
         a convolution with this stride makes one of, it says which.
         """
         extra = self.output_padding if output_size is None else self._extra(x, output_size)
-        y = self.function(x, *self._arrays(), **self._options(extra))
-        self.keep(x, extra)
+        y, operands = self._forward(x, **self._options(extra))
+        self.keep(operands, extra)
         return y
 
     def _extra(self, x: Array, output_size: Any) -> tuple[int, ...]:
@@ -257,8 +262,8 @@ class ConvTransposeNd(Filters, Enlarging, op="conv_transpose{n}d"):
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input; those of weight and bias are accumulated."""
-        x, extra = self.kept()
-        return self._backward(grad_output, x, **self._options(extra))
+        operands, extra = self.kept()
+        return self._backward(grad_output, operands, **self._options(extra))
 
     def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """One for each weight, at each input position."""
@@ -344,14 +349,14 @@ class LocallyConnectedNd(Filters, Sliding, op="locally_connected{n}d"):
             raise ValueError(
                 f"{type(self).__name__}: input has spatial size {self._space(x.shape)}, expected {self.input_size}"
             )
-        y = self.function(x, *self._arrays(), **self._options())
-        self.keep(x)
+        y, operands = self._forward(x, **self._options())
+        self.keep(operands)
         return y
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the input; those of weight and bias are accumulated."""
-        (x,) = self.kept()
-        return self._backward(grad_output, x, **self._options())
+        (operands,) = self.kept()
+        return self._backward(grad_output, operands, **self._options())
 
     def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """One for each weight."""

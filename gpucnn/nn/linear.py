@@ -56,14 +56,15 @@ class Linear(Weighted):
 
     def forward(self, x: Array) -> Array:
         """``x @ weight.T + bias``: array [*, IN] to array [*, OUT]."""
-        y = F.linear(x, *self._arrays())
-        self.keep(x)
+        operands = self._operands(x)
+        y = F.linear(*operands[1:])
+        self.keep(operands)
         return y
 
     def backward(self, grad_output: Array) -> Array:
         """``grad_output @ weight``; the gradients with respect to weight and bias are accumulated."""
-        (x,) = self.kept()
-        return self._accumulated(F.linear_backward(grad_output, x, *self._arrays(), needs=self._needs()))
+        (operands,) = self.kept()
+        return self._multiplied_backward(F.linear_backward, grad_output, operands)
 
     def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """One for each weight, in each row."""

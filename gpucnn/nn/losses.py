@@ -12,6 +12,7 @@ from gpucnn.backends.dtypes import FLOATING, accumulator, describe
 from gpucnn.backends.layout import stored_like
 from gpucnn.geometry.arguments import plain
 from gpucnn.nn.module import Array, Module
+from gpucnn.nn.precision import HALVES, cast, half
 
 __all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "Loss", "MSELoss"]
 
@@ -36,6 +37,11 @@ class Loss(Module):
     def backward(self, grad_output: Any = 1.0) -> Array:
         """The gradient with respect to the last forward's `output`, times `grad_output`."""
         raise NotImplementedError(f"{type(self).__name__} defines no backward")
+
+    def _wide(self, output: Array) -> Array:
+        """The output as the loss takes it: within `mixed_precision` in float32, if it has 16 bits."""
+        is_mixed = half() is not None and str(getattr(output, "dtype", None)) in HALVES
+        return cast(output, np.float32) if is_mixed else output
 
     def count(self, output: Array, target: Array) -> Any:
         """The number that the mean divides the sum of the losses by, a number or an array []: here that of samples.
@@ -100,15 +106,17 @@ class CrossEntropyLoss(Loss):
 
     def forward(self, output: Array, target: Array) -> Array:  # type: ignore[override]
         """The loss of logits [N, C, *space] or [C] for classes [N, *space] or [], or for probabilities."""
-        self.keep(output, target)
-        return F.cross_entropy(output, target, self.weight, **self._options())
+        wide = self._wide(output)
+        value = F.cross_entropy(wide, target, self.weight, **self._options())
+        self.keep(wide, target, output.dtype)
+        return value
 
     def backward(self, grad_output: Any = 1.0) -> Array:
         """The gradient with respect to the last forward's logits."""
-        output, target = self.kept()
+        output, target, dtype = self.kept()
         needs = (True, False, False)
         grads = F.cross_entropy_backward(grad_output, output, target, self.weight, **self._options(), needs=needs)
-        return grads[0]
+        return cast(grads[0], dtype)
 
     def count(self, output: Array, target: Array) -> Any:
         """The sum of the weights of the targets that are not ignored; for probabilities, the number of targets."""
@@ -190,16 +198,19 @@ class BCEWithLogitsLoss(ElementLoss):
 
     def forward(self, output: Array, target: Array) -> Array:  # type: ignore[override]
         """The loss of logits for probabilities of the same shape and dtype."""
-        self.keep(output, target)
-        return F.binary_cross_entropy_with_logits(output, target, self.weight, **self._options())
+        wide = self._wide(output)
+        value = F.binary_cross_entropy_with_logits(wide, target, self.weight, **self._options())
+        self.keep(wide, target, output.dtype)
+        return value
 
     def backward(self, grad_output: Any = 1.0) -> Array:
         """The gradient with respect to the last forward's logits."""
-        output, target = self.kept()
+        output, target, dtype = self.kept()
         needs = (True, False, False, False)
-        return F.binary_cross_entropy_with_logits_backward(
+        grads = F.binary_cross_entropy_with_logits_backward(
             grad_output, output, target, self.weight, **self._options(), needs=needs
-        )[0]
+        )
+        return cast(grads[0], dtype)
 
     def _options(self) -> dict[str, Any]:
         return {"reduction": self.reduction, "pos_weight": self.pos_weight}
@@ -245,7 +256,8 @@ class MSELoss(ElementLoss):
         ValueError
             The shapes differ.
         """
-        backend, (x, y), give_back = receive("MSELoss", {"output": output, "target": target})
+        backend, (given, y), give_back = receive("MSELoss", {"output": output, "target": target})
+        x = self._wide(given)
         if x.dtype.name not in FLOATING:
             raise TypeError(f"MSELoss: output has dtype {x.dtype}, expected {describe(FLOATING)}")
         if y.dtype != x.dtype:
@@ -254,7 +266,7 @@ class MSELoss(ElementLoss):
             raise ValueError(f"MSELoss: target has shape {tuple(y.shape)}, expected {tuple(x.shape)} as output")
         wide = accumulator(x.dtype)
         difference = stored_like(backend.xp, x.astype(wide, copy=False) - y, x, wide)
-        self.keep(difference, x.dtype, give_back)
+        self.keep(difference, given.dtype, give_back)
         losses = stored_like(backend.xp, backend.xp.square(difference), x, wide)
         if self.reduction != "none":
             losses = losses.sum()

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends import backend_of
+from gpucnn.backends.dtypes import accumulator
 from gpucnn.nn._chain import expect_module, pair_of
 from gpucnn.nn._progress import Display, display
 from gpucnn.nn.checkpoints import File, load_checkpoint, save_checkpoint
@@ -25,6 +26,9 @@ from gpucnn.nn.keeping import evaluation, modes
 from gpucnn.nn.losses import Loss
 from gpucnn.nn.module import Array, Module
 from gpucnn.nn.optimizers import Optimizer, clip_grad_norm_
+from gpucnn.nn.precision import cast
+from gpucnn.nn.precision import mixed_precision as mixed
+from gpucnn.nn.scaling import LossScaler
 from gpucnn.nn.schedules import ReduceLROnPlateau, Schedule
 
 __all__ = ["Checkpoint", "EarlyStopping", "Evaluation", "evaluate", "fit"]
@@ -170,6 +174,8 @@ def fit(
     checkpoint: File | Checkpoint | None = None,
     early_stopping: int | EarlyStopping | None = None,
     clip_norm: float | None = None,
+    mixed_precision: str | None = None,
+    scaler: LossScaler | None = None,
     rng: np.random.Generator | int | None = None,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
@@ -201,6 +207,10 @@ def fit(
         Stop after this number of epochs without a lower validation loss, and restore the best weights.
     clip_norm : float, optional
         Scale each batch's gradients to this norm if theirs is larger, by `clip_grad_norm_`.
+    mixed_precision : "float16" or "bfloat16", optional
+        Compute in 16 bits with float32 parameters, as within `gpucnn.nn.mixed_precision`.
+    scaler : LossScaler, optional
+        Scales the loss; by default one does with `mixed_precision` "float16", none otherwise.
     rng : Generator or int, optional
         Seeds the generators of the modules, such as dropouts, when a run begins.
     progress : bool
@@ -216,7 +226,7 @@ def fit(
     Raises
     ------
     ModuleNotFoundError
-        With `checkpoint`: the package safetensors is not installed.
+        The package safetensors, for `checkpoint`, or ml_dtypes, for bfloat16, is not installed.
     TypeError
         An argument is of another type.
     ValueError
@@ -225,13 +235,13 @@ def fit(
 
     See Also
     --------
-    evaluate, Checkpoint, EarlyStopping, History
+    evaluate, Checkpoint, EarlyStopping, History, LossScaler
 
     Notes
     -----
-    A checkpoint holds the model, the optimiser, the schedule, the history, the best weights of early stopping, the
-    states of all generators, and where in the epoch the run is. Generators are `rng` and the attribute ``rng`` of each
-    module, where that is a `numpy.random.Generator`. A loader or validation with ``state_dict()`` and
+    A checkpoint holds the model, the optimiser, the schedule, the scaler, the history, the best weights of early
+    stopping, the states of all generators, and where in the epoch the run is. Generators are `rng` and the attribute
+    ``rng`` of each module, where that is a `numpy.random.Generator`. A loader or validation with ``state_dict()`` and
     ``load_state_dict(state)`` saves its own position: the state is taken between two batches, and an equal loader that
     loads it continues, when iterated, with the batch that would have come next. With any other iterable, batches
     already done are skipped, so it must give the same ones in each epoch.
@@ -257,14 +267,31 @@ def fit(
         raise TypeError(f"fit: early_stopping is {early_stopping!r}, expected a number of epochs or nn.EarlyStopping")
     if stopping is not None and stopping.monitor.startswith("validation") and validation is None:
         raise ValueError(f"fit: early_stopping watches {stopping.monitor}, expected validation batches")
+    if scaler is not None and not isinstance(scaler, LossScaler):
+        raise TypeError(f"fit: scaler is a {type(scaler).__name__}, expected an nn.LossScaler")
+    if scaler is None and mixed_precision == "float16":
+        scaler = LossScaler()
     keeping = checkpoint if isinstance(checkpoint, Checkpoint | None) else Checkpoint(checkpoint)
     generators = _generators(model, rng)
     shown = display(epochs, progress)
     run = _Run(
-        model, loader, loss, optimizer, epochs, validation, schedule, keeping, stopping, clip_norm, generators, shown
+        model,
+        loader,
+        loss,
+        optimizer,
+        epochs,
+        validation,
+        schedule,
+        keeping,
+        stopping,
+        clip_norm,
+        scaler,
+        generators,
+        shown,
     )
     try:
-        with _training(model), _interruptions() as run.interruption:
+        precision = nullcontext() if mixed_precision is None else mixed(mixed_precision)
+        with _training(model), precision, _interruptions() as run.interruption:
             run.begin(rng)
             run.go_on(callbacks)
     finally:
@@ -321,6 +348,7 @@ class _Run:
     checkpoint: Checkpoint | None
     early_stopping: EarlyStopping | None
     clip_norm: float | None
+    scaler: LossScaler | None
     generators: dict[str, np.random.Generator]
     display: Display
 
@@ -415,11 +443,20 @@ class _Run:
         value = self.loss(output, y)
         self.model.zero_grad()
         self.optimizer.zero_grad()
-        self.model.backward(self.loss.backward())
+        if self.scaler is None:
+            self.model.backward(self.loss.backward())
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):  # by which the scaler finds its limit
+                self.model.backward(self.loss.backward(self.scaler.scale))
+            self.scaler.unscale_(self.optimizer)
         if self.clip_norm is not None:
             learned = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             clip_grad_norm_(learned, self.clip_norm)
-        self.optimizer.step()
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         if self.schedule is not None and self.schedule.per_batch:
             self.schedule.step()
         self.tally.add(value, output, y, self.loss)
@@ -470,6 +507,7 @@ class _Run:
             "model": self.model,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
+            "scaler": self.scaler,
             "loader": self.loader,
             "validation": self.validation,
         }
@@ -521,7 +559,7 @@ class _Run:
             for name, generator in self.generators.items():
                 undo.append(partial(setattr, generator.bit_generator, "state", generator.bit_generator.state))
                 generator.bit_generator.state = state["generators"][name]
-            for name in (name for name in ("schedule", "optimizer", "validation", "loader") if name in parts):
+            for name in (name for name in ("schedule", "scaler", "optimizer", "validation", "loader") if name in parts):
                 undo.append(partial(parts[name].load_state_dict, parts[name].state_dict()))
                 parts[name].load_state_dict(state[name])
         except BaseException:
@@ -550,7 +588,7 @@ class _Tally:
         classes = None
         if target.dtype.kind in "iu" and output.ndim == target.ndim + 1:
             counted = target != getattr(loss, "ignore_index", -100)
-            hits = (output.argmax(min(1, output.ndim - 1)) == target) & counted
+            hits = (cast(output, accumulator(output.dtype)).argmax(min(1, output.ndim - 1)) == target) & counted
             classes = hits.sum(), counted.sum()
         self._pending.append((value, count, getattr(loss, "reduction", "mean") == "sum", classes))
         self.batches += 1

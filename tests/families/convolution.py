@@ -17,7 +17,7 @@ from properties import Array, Case
 from strategies import ORDERS, arranged, numbers, paddings
 from tolerances import summed
 
-from families.drawing import Purpose, over_all_integers, rounding, sizes_of
+from families.drawing import Purpose, bias_of, over_all_integers, rounding, sizes_of
 
 
 def drawn_layers(
@@ -38,7 +38,7 @@ def convolutions(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> 
     x, w, b, grad = arrays
     if grad.dtype.kind in "iu" and draw(st.booleans()):
         grad = grad.astype(summed(grad.dtype))  # as a result is
-    return replace(convolution(layer, (x, w, b if with_bias else None, grad)), **rounding(purpose))
+    return replace(convolution(layer, (x, w, bias_of(draw, b) if with_bias else None, grad)), **rounding(purpose))
 
 
 def convolution(layer: Layer, arrays: tuple[Any, ...] | None = None) -> Case:
@@ -129,7 +129,7 @@ def transposed_convolutions(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: P
     )
     bias = numbers(rng, (outputs,), dtype)
     over_all_integers(draw, x, w, bias, grad)
-    b = bias if purpose != "oracle" or draw(st.booleans()) else None
+    b = bias_of(draw, bias) if purpose != "oracle" or draw(st.booleans()) else None
 
     def gradients() -> tuple[Array, Array, Array]:
         one = (lambda array: array) if lead else (lambda array: array[None])
@@ -167,7 +167,7 @@ def local_layers(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> 
     w = numbers(rng, (outputs, *layer.output_size, inputs, *windows.kernel), layer.dtype)
     w, bias = arranged(w, layer.orders[1]), numbers(rng, (outputs, *layer.output_size), layer.dtype)
     over_all_integers(draw, x, w, bias, grad)
-    b = bias if purpose != "oracle" or draw(st.booleans()) else None
+    b = bias_of(draw, bias) if purpose != "oracle" or draw(st.booleans()) else None
     options = {key: value for key, value in layer.options.items() if key != "groups"}
 
     def gradients() -> tuple[Array, Array, Array]:

@@ -26,6 +26,12 @@ def rounding(purpose: Purpose) -> dict[str, float]:
     return {"factor": PYTORCH, "gradient_factor": PYTORCH} if purpose == "pytorch" else {}
 
 
+def bias_of(draw: st.DrawFn, bias: Array) -> Array:
+    """The bias of 16-bit images: of their dtype, or of float32."""
+    is_half = bias.itemsize == 2 and bias.dtype.kind in "fV"
+    return bias.astype(np.float32) if is_half and draw(st.booleans()) else bias
+
+
 def over_all_integers(draw: st.DrawFn, *arrays: Array) -> None:
     """Now and then the numbers of integer arrays are of their dtype's whole range: sums of them wrap around."""
     if arrays[0].dtype.kind in "iu" and draw(st.booleans()):

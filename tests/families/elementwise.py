@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from properties import Array, Case
 from strategies import ORDERS, arranged, numbers
 
-from families.drawing import Purpose, over_all_integers, seeds
+from families.drawing import Purpose, bias_of, over_all_integers, seeds
 
 MODES = ("constant", "reflect", "replicate", "circular", "symmetric")
 
@@ -29,7 +29,7 @@ def linear_layers(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) ->
     order = draw(st.sampled_from(("contiguous", "strided", "reversed")))
     x, w = arranged(x, order), np.asfortranarray(w) if draw(st.booleans()) else arranged(w, order)
     over_all_integers(draw, x, w, bias, grad)
-    b = bias if draw(st.booleans()) else None
+    b = bias_of(draw, bias) if draw(st.booleans()) else None
     assume(purpose != "pytorch" or outputs or (x.size and b is None))  # PyTorch breaks on others
 
     def gradients() -> tuple[Array, Array, Array]:
@@ -78,7 +78,7 @@ def bias_activations(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose)
     rng, dtype, order = np.random.default_rng(draw(seeds)), draw(st.sampled_from(dtypes)), draw(st.sampled_from(ORDERS))
     order = order if len(shape) > 2 else "contiguous"
     x, grad, other = (arranged(numbers(rng, shape, dtype), order) for _ in range(3))
-    bias = numbers(rng, shape[1:2], dtype) if draw(st.booleans()) else None
+    bias = bias_of(draw, numbers(rng, shape[1:2], dtype)) if draw(st.booleans()) else None
     residual = other if draw(st.booleans()) else None
     activation, negative_slope = (
         draw(st.sampled_from(("none", "relu", "leaky_relu"))),

@@ -89,11 +89,14 @@ def test_each_backward_takes_the_gradient_and_the_very_same_arguments(name: str)
     direction = name.rpartition("_")[2]
     upstream = f"grad_grad_{direction}" if direction in ("input", "weight") else "grad_output"
     handed = [key for key in CALLS[f"{name}_backward"] if key not in (upstream, *CALLS[name])]
+    of_results = ("return_statistics", "out", "dtype")
+    has_filters = re.fullmatch(r"conv[123]d|conv_transpose.d|locally_connected.d|linear", name)
     expected = [
         (upstream, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty),
-        *[parameter for parameter in shown(name) if parameter[0] not in ("return_statistics", "out")],
+        *[parameter for parameter in shown(name) if parameter[0] not in of_results],
         *[(array, keyword, None) for array in handed],
         ("needs", keyword, None),
+        *([("dtype", keyword, None)] if has_filters else []),
     ]
     assert shown(f"{name}_backward") == expected
 

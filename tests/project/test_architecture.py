@@ -29,7 +29,7 @@ CUDA_BACKEND = {
 NETWORKS = {
     "gpucnn.__version__", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of", "gpucnn.backends.receive",
     "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.functional", "gpucnn.geometry", "gpucnn.installing",
-    "gpucnn.nn", "numpy", "matplotlib", "rich", "safetensors",
+    "gpucnn.nn", "numpy", "matplotlib", "ml_dtypes", "rich", "safetensors",
 }  # fmt: skip
 
 # What each part of the package may import: parts of the package, and libraries beside the standard one. A part is a
@@ -179,11 +179,11 @@ def test_each_rule_is_about_a_module(part: str) -> None:
 
 @pytest.mark.parametrize("library", ["cupy", "torch", "ml_dtypes", "jax"])
 def test_no_module_imports_a_peer(library: str) -> None:
-    # NumPy's bfloat16 is that of ml_dtypes, which is loaded where a tensor of that dtype is taken
+    # NumPy's bfloat16 is that of ml_dtypes, which is loaded where a tensor of it is taken or layers compute in it
     simulated = {"cupy.allocations", "cupy.self_test", "pytest_plugin"}  # run in an environment with CuPy alone
     may = {
         "cupy": {"gpucnn.backends.cuda.device.cupy_runtime", *(f"gpucnn.simulator.{name}" for name in simulated)},
-        "ml_dtypes": {"gpucnn.backends"},
+        "ml_dtypes": {"gpucnn.backends", "gpucnn.nn.precision"},
     }.get(library, set())
     assert {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))} == may
 

@@ -215,10 +215,10 @@ def locally_connect(x: Array, w: Array, bias: Array | None, y: Array, geometry: 
 
     def compute(block: Block) -> None:
         result = _at_positions(w[:, *block], dtype) @ _columns_at(x, geometry, block)  # [P, OC, N]
+        if bias is not None:
+            np.add(result, _at_positions(bias[:, *block], dtype), out=result)
         part = y[:, :, *block]
         part[...] = result.transpose(2, 1, 0).reshape(part.shape)
-        if bias is not None:
-            np.add(part, bias[:, *block], out=part)
 
     threads.run(compute, _blocks(geometry, n, dtype))
 
@@ -250,7 +250,7 @@ def locally_connect_backward_weight(x: Array, grad_y: Array, grad_w: Array, geom
 
 
 def _at_positions(w: Array, dtype: np.dtype) -> Array:
-    """W [OC, d, h, w, C, KD, KH, KW] as [P, OC, K]."""
+    """W [OC, d, h, w, C, KD, KH, KW] as [P, OC, K], or bias [OC, d, h, w] as [P, OC, 1]."""
     positions = prod(w.shape[1:4])
     return w.reshape(w.shape[0], positions, -1).swapaxes(0, 1).astype(dtype, copy=False)
 

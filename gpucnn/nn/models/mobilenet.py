@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.nn._joining import added
+from gpucnn.nn._joining import added, parted
 from gpucnn.nn.activation import Dropout, Flatten, ReLU6
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d
@@ -94,7 +94,7 @@ class InvertedResidual(Module):
     def forward(self, x: Array) -> Array:
         """The result [N, channels, ceil(H / stride), ceil(W / stride)] of `x` [N, in_channels, H, W]."""
         y = self.conv(x)
-        self.keep()
+        self.keep(x.dtype, y.dtype)
         return added(x, y) if self.adds_input else y
 
     def branches(self) -> tuple[tuple[Module, ...], ...]:
@@ -103,10 +103,11 @@ class InvertedResidual(Module):
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient with respect to the input: the part through the convolutions plus the part of the shortcut."""
-        self.kept()
+        dtypes = self.kept()
+        past, through = parted(grad_output, *dtypes) if self.adds_input else (None, grad_output)
         self.conv.needs_input_grad = self.needs_input_grad
-        grad = self.conv.backward(grad_output)
-        return added(grad, grad_output) if self.adds_input and self.needs_input_grad else grad
+        grad = self.conv.backward(through)
+        return added(grad, past) if self.adds_input and self.needs_input_grad else grad
 
 
 def _conv_norm_relu6(in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> Sequential:

@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpucnn.nn._joining import added
+from gpucnn.nn._joining import added, parted
 from gpucnn.nn.activation import Flatten, ReLU
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d
@@ -56,13 +56,12 @@ class _Block(Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         for layer in self._residual():
             x = layer(x)
-        self.keep()
+        self.keep(x.dtype, shortcut.dtype)
         return self.relu(added(x, shortcut))
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient with respect to the input: the part through f plus the part of the shortcut."""
-        self.kept()
-        past = through = self.relu.backward(grad_output)
+        through, past = parted(self.relu.backward(grad_output), *self.kept())
         self.conv1.needs_input_grad = self.needs_input_grad
         for layer in reversed(self._residual()):
             through = layer.backward(through)

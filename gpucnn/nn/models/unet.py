@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
-from gpucnn.nn._joining import added, concatenated
+from gpucnn.nn._joining import added, concatenated, parted
 from gpucnn.nn.containers import Sequential
 from gpucnn.nn.convolution import Conv2d, ConvTranspose2d
 from gpucnn.nn.initialization import Rng, generator_of
@@ -100,15 +100,15 @@ class Decoder(Module):
 
     def forward(self, x: Array, skip: Array) -> Array:  # type: ignore[override]
         """The result, of the shape of `skip` [N, channels, H, W], of `x` [N, in_channels, H // 2, W // 2]."""
-        self.keep(skip.shape[-3])
         y = self.pad(self.up(x), skip.shape[-2:])
+        self.keep(skip.shape[-3], skip.dtype, y.dtype)
         return self.conv(concatenated([skip, y], -3))
 
     def backward(self, grad_output: Array) -> tuple[Array, Array]:
         """The gradients with respect to `x` and `skip`."""
-        (channels,) = self.kept()
-        grad = self.conv.backward(grad_output)
-        grad_skip, grad_up = grad[..., :channels, :, :], grad[..., channels:, :, :]
+        channels, *dtypes = self.kept()
+        of_skip, of_up = parted(self.conv.backward(grad_output), *dtypes)
+        grad_skip, grad_up = of_skip[..., :channels, :, :], of_up[..., channels:, :, :]
         return self.up.backward(self.pad.backward(grad_up)), grad_skip
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gpucnn.backends.cuda.convolution import depthwise_tiles
 from gpucnn.backends.cuda.convolution.depthwise_tiles import ALONG_CHANNELS, BLOCK, Request, Side, Tile, Walk
-from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
+from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, bias_dtype, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.limits import MAX_SHARED_BYTES, power_of_two
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
@@ -51,7 +51,7 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     arrays = {"x": x, "w": w, "bias": bias, "y": y}
     if not fits:
         arrays |= {"x": _in_planes(runtime, x), "y": empty(runtime, y.shape, y.dtype)}
-    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry)
+    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry, biases=bias_dtype(x, bias))
     if not fits:
         pack(runtime, _flat(arrays["y"]), _flat(y))
 
@@ -64,7 +64,8 @@ def backward_input(
     arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
     if not fits:
         arrays |= {"grad_y": _in_planes(runtime, grad_y), "grad_x": empty(runtime, grad_x.shape, grad_x.dtype)}
-    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry=geometry)
+    facts = {"geometry": geometry, "biases": bias_dtype(grad_y, bias)}
+    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, **facts)
     if not fits:
         pack(runtime, _flat(arrays["grad_x"]), _flat(grad_x))
 
@@ -111,17 +112,18 @@ def _flat(image: Array) -> Array:
 # --- Works ------------------------------------------------------------------------------------------------------------
 
 
-def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry) -> Work:
+def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, biases: str) -> Work:
     plan = _planned("forward", x, y, geometry)
     vectors = -(-plan.tile.y.channels // plan.request.vec)
-    return _work(plan, x, y, w, bias, vectors=vectors)
+    return _work(plan, x, y, w, bias, vectors=vectors, types=(("BIAS", biases),))
 
 
 def _backward_input_work(
-    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry
+    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry, biases: str
 ) -> Work:
     plan = _planned("backward_input", grad_x, grad_y, geometry)
-    return _work(plan, grad_x, grad_y, w, bias, vectors=-(-plan.tile.planes // plan.request.vec))
+    vectors = -(-plan.tile.planes // plan.request.vec)
+    return _work(plan, grad_x, grad_y, w, bias, vectors=vectors, types=(("BIAS", biases),))
 
 
 def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry) -> Work:
@@ -153,6 +155,7 @@ def _work(
     units: int = 0,
     parts: int = 1,
     part_run: int = 0,
+    types: tuple[tuple[str, str], ...] = (),
 ) -> Work:
     request, tile, walk = plan
     n = x.shape[0]
@@ -189,7 +192,7 @@ def _work(
         fields,
         blocks=chunks * _tiles(plan) * -(-n // images),
         extents=(*extents(request.geometry), n + images, chunks * tile.planes * max(1, request.multiplier)),
-        constants=(("PACK", request.pack), ("VEC", request.vec), ("ROWS", walk.rows), ("TAPS", request.taps)),
+        constants=(("PACK", request.pack), ("VEC", request.vec), ("ROWS", walk.rows), ("TAPS", request.taps), *types),
         shared_bytes=end + more,
     )
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cuda.convolution.fields import SPACE, conv_fields, extents
+from gpucnn.backends.cuda.convolution.fields import SPACE, bias_dtype, conv_fields, extents
 from gpucnn.backends.cuda.convolution.split_k import add_parts, weight_block, weight_splits
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.launch.plans import Layout, Work, empty, launch
-from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.dtypes import accumulator, name_of
 from gpucnn.geometry import ConvGeometry
 
 FORWARD = Kernel("conv_forward", "ConvParams")
@@ -27,11 +27,12 @@ LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW], of a convolution or of a locally connected layer."""
     arrays = {"x": x, "w": w, "bias": bias, "y": y}
-    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry)
+    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry, biases=bias_dtype(x, bias))
 
 
-def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry) -> Work:
-    return Work(conv_fields(geometry, x, w, y, bias, written=y), y.size, extents=extents(geometry))
+def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, biases: str) -> Work:
+    fields = conv_fields(geometry, x, w, y, bias, written=y)
+    return Work(fields, y.size, extents=extents(geometry), constants=(("BIAS", biases),))
 
 
 def backward_input(
@@ -39,15 +40,17 @@ def backward_input(
 ) -> None:
     """grad_x [N, C, D, H, W], of a convolution or of a locally connected layer."""
     arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
-    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry=geometry)
+    facts = {"geometry": geometry, "biases": bias_dtype(grad_y, bias)}
+    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, **facts)
 
 
 def _backward_input_work(
-    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry
+    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry, biases: str
 ) -> Work:
     fields = conv_fields(geometry, grad_x, w, grad_y, bias, written=grad_x)
     inputs = prod(fields[f"residues_{name}"] * fields[f"run_{name}"] for name in SPACE)  # residues of one length
-    return Work(fields, grad_x.shape[0] * grad_x.shape[1] * inputs, extents=extents(geometry))
+    threads = grad_x.shape[0] * grad_x.shape[1] * inputs
+    return Work(fields, threads, extents=extents(geometry), constants=(("BIAS", biases),))
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -93,8 +96,10 @@ def locally_connect_backward_weight(
 ) -> None:
     """grad_w [OC, OD, OH, OW, C, KD, KH, KW]: each filter's sum over the batch."""
     arrays = {"x": x, "grad_y": grad_y, "grad_w": grad_w}
-    launch(runtime, LOCAL_BACKWARD_WEIGHT, x.dtype, arrays, _local_weight_work, geometry=geometry)
+    facts = {"geometry": geometry, "target": name_of(grad_w.dtype)}
+    launch(runtime, LOCAL_BACKWARD_WEIGHT, x.dtype, arrays, _local_weight_work, **facts)
 
 
-def _local_weight_work(x: Layout, grad_y: Layout, grad_w: Layout, geometry: ConvGeometry) -> Work:
-    return Work(conv_fields(geometry, x, grad_w, grad_y, written=grad_w), grad_w.size, extents=extents(geometry))
+def _local_weight_work(x: Layout, grad_y: Layout, grad_w: Layout, geometry: ConvGeometry, target: str) -> Work:
+    fields = conv_fields(geometry, x, grad_w, grad_y, written=grad_w)
+    return Work(fields, grad_w.size, extents=extents(geometry), constants=(("TARGET", target),))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
+from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, bias_dtype, extents
 from gpucnn.backends.cuda.convolution.folding import Fold, fold_of_gradient, fold_of_input
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
@@ -82,6 +82,13 @@ def terms(dtype: np.dtype[Any]) -> int:
     return _TERMS[choices().precision] if dtype == np.float32 else 1
 
 
+class Numbers(NamedTuple):
+    """Those that a launch computes with: the terms of a factor, and the dtype of biases."""
+
+    terms: int
+    bias: str
+
+
 def _rounded(dtype: np.dtype[Any]) -> str | None:
     """The dtype that factors are copied to where they must be rounded: then even those in the right order are."""
     return "tf32" if dtype == np.float32 and choices().precision == "tf32" else None
@@ -118,7 +125,8 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
         x, w, geometry = fold.image(runtime, x), fold.filters(runtime, w), fold.convolution
     groups = geometry.channels.groups
     arrays = {"x": _image(runtime, x, groups), "w": _filters(runtime, w), "bias": bias, "y": y}
-    launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry, terms=terms(x.dtype))
+    numbers = Numbers(terms(x.dtype), bias_dtype(x, bias))
+    launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry, numbers=numbers)
 
 
 def backward_input(
@@ -131,11 +139,11 @@ def backward_input(
     groups, fold = geometry.channels.groups, fold_of_gradient(geometry)
     filters = _transposed_filters(runtime, w if fold is None else fold.filters(runtime, w), groups)
     arrays = {"x": _image(runtime, grad_y, groups), "w": filters, "bias": bias, "y": grad_x}
-    facts = {"terms": terms(w.dtype)}
+    numbers = Numbers(terms(w.dtype), bias_dtype(grad_y, bias))
     if fold is None:
-        launch(runtime, GEMM, w.dtype, arrays, _backward_input_work, geometry=geometry, **facts)
+        launch(runtime, GEMM, w.dtype, arrays, _backward_input_work, geometry=geometry, numbers=numbers)
     else:
-        launch(runtime, GEMM, w.dtype, arrays, _folded_backward_input_work, fold=fold, **facts)
+        launch(runtime, GEMM, w.dtype, arrays, _folded_backward_input_work, fold=fold, numbers=numbers)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -232,23 +240,27 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
 # --- Works ------------------------------------------------------------------------------------------------------------
 
 
-def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, terms: int) -> Work:
+def _forward_work(
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, numbers: Numbers
+) -> Work:
     fields: Fields = {"is_dgrad": 0}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
         fields |= axis_fields(name, axis) | _positions(name, axis.out)
-    return _gemm_work(x, w, bias, y, fields, extents(geometry), terms)
+    return _gemm_work(x, w, bias, y, fields, extents(geometry), numbers)
 
 
 def _backward_input_work(
-    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, terms: int
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, numbers: Numbers
 ) -> Work:
     fields: Fields = {"is_dgrad": 1}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
         fields |= {**_positions(name, 0), **axis_fields(name, axis), name: axis.out, f"o{name}": axis.size}
-    return _gemm_work(x, w, bias, y, fields, extents(geometry), terms)
+    return _gemm_work(x, w, bias, y, fields, extents(geometry), numbers)
 
 
-def _folded_backward_input_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, fold: Fold, terms: int) -> Work:
+def _folded_backward_input_work(
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, fold: Fold, numbers: Numbers
+) -> Work:
     """A forward over blocks of y, whose taps go backwards."""
     fields: Fields = {"is_dgrad": 0}
     for name, axis, to in zip(SPACE, fold.geometry.axes, fold.axes, strict=True):
@@ -258,7 +270,7 @@ def _folded_backward_input_work(x: Layout, w: Layout, bias: Layout | None, y: La
             **_positions(name, to.blocks, to.size, to.cut),
         }
     reach = [(axis.blocks + 1) * max(axis.times, axis.size) + axis.taps for axis in fold.axes]
-    return _gemm_work(x, w, bias, y, fields, (*extents(fold.geometry), *reach), terms)
+    return _gemm_work(x, w, bias, y, fields, (*extents(fold.geometry), *reach), numbers)
 
 
 def _positions(name: str, count: int, fold: int = 1, cut: int = 0) -> Fields:
@@ -270,14 +282,14 @@ def _positions(name: str, count: int, fold: int = 1, cut: int = 0) -> Fields:
 
 
 def _gemm_work(
-    x: Layout, w: Layout, bias: Layout | None, y: Layout, axes: Fields, reach: tuple[int, ...], terms: int
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, axes: Fields, reach: tuple[int, ...], numbers: Numbers
 ) -> Work:
     (n, groups, depth, *_), fold = x.shape, prod(axes[f"fold_{name}"] for name in SPACE)
     rows = y.shape[1] // groups * fold
     chunks = depth * x.itemsize // MAX_BYTES
     residues = prod(axes[f"residues_{name}"] for name in SPACE)
     positions = n * prod(axes[f"run_{name}"] for name in SPACE)
-    chosen = tile(rows, positions, groups * residues, terms)
+    chosen = tile(rows, positions, groups * residues, numbers.terms)
     tiles_m, tiles_n = -(-rows // chosen.rows), -(-positions // chosen.columns)
     fields = {
         **axes,
@@ -293,7 +305,7 @@ def _gemm_work(
         blocks=groups * residues * tiles_m * tiles_n,
         block=32 * chosen.warps,
         extents=(*reach, positions + chosen.columns, (groups * rows + chosen.rows) * prod(w.shape[1:])),
-        constants=(*chosen.constants, ("TERMS", terms)),
+        constants=(*chosen.constants, ("TERMS", numbers.terms), ("BIAS", numbers.bias)),
     )
 
 

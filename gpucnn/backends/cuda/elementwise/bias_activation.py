@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import gcd
 
 from gpucnn.backends.base import Epilogue
+from gpucnn.backends.cuda.convolution.fields import bias_dtype
 from gpucnn.backends.cuda.convolution.split_k import add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
@@ -27,6 +28,7 @@ def bias_activation(runtime: Runtime, x: Array, bias: Array | None, y: Array, ep
     residual = None if residual is None else _in_order_of(runtime, residual, y)
     arrays = {"x": x, "bias": bias, "residual": residual, "y": y}
     facts = {"activation": activation_of(epilogue), "sum_bytes": accumulator(x.dtype).itemsize}
+    facts |= {"biases": bias_dtype(x, bias)}
     launch(runtime, FORWARD, x.dtype, arrays, _forward_work, **facts)
 
 
@@ -45,6 +47,7 @@ def _forward_work(
     y: Layout,
     activation: Activation,
     sum_bytes: int,
+    biases: str,
 ) -> Work:
     c, run = x.shape[1], run_of(x) or 1
     width = _width(x, residual, y)
@@ -58,7 +61,7 @@ def _forward_work(
         fields,
         blocks=-(-x.size // chunk),
         extents=(x.size + 2 * chunk,),
-        constants=(("PACK", width),),
+        constants=(("PACK", width), ("BIAS", biases)),
         shared_bytes=(skewed(slots, sum_bytes) + 1) * sum_bytes,
     )
 
