@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,7 +26,9 @@ from gpucnn.backends import replaying
 from gpucnn.backends.cuda.device import background as module
 from gpucnn.backends.cuda.device import compiler as compiler_module
 from gpucnn.backends.cuda.device import cupy_runtime, nvrtc
+from gpucnn.backends.cuda.device.autotune_cache import AutotuneCache
 from gpucnn.backends.cuda.device.background import Background
+from gpucnn.backends.cuda.device.compiler import Compiler
 from gpucnn.backends.cuda.device.nvrtc import CompilationError, Nvrtc
 from gpucnn.backends.cuda.device.runtime import Device, Function
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
@@ -444,9 +447,10 @@ class SlowNvrtc:
 
 @pytest.fixture
 def slow_nvrtc(cupy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SlowNvrtc]:
-    """CuPy's backend with a background, an empty cache and nothing planned or recorded."""
+    """CuPy's backend with a background, no binaries and nothing planned or recorded; what g++ compiled stays."""
     monkeypatch.setenv("GPUCNN_BUILDS", "background")
-    monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cupy_runtime, "Compiler", partial(Compiler, folder=lambda: tmp_path))
+    monkeypatch.setattr(cupy_runtime, "AutotuneCache", partial(AutotuneCache, folder=tmp_path / "autotune"))
     slow = SlowNvrtc(monkeypatch)
     backends._cupy_backend.cache_clear()
     backends._cupy_backend()
