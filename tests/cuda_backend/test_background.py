@@ -284,6 +284,22 @@ def test_programs_are_compiled_in_order_by_one_thread() -> None:
     assert background._thread is None  # there is none while there is nothing to do
 
 
+def test_threads_that_ask_at_the_same_moment_ask_once() -> None:
+    class Both(Programs):
+        """Two threads find out at once that the program is not there."""
+
+        def is_built(self, source: Source, device: Any) -> bool:
+            both.wait(SECONDS)
+            return False
+
+    compiled: list[str] = []
+    both, background = threading.Barrier(2), Background(Both(compiled.append))
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda _: ask(background, "a"), range(2))) == [False, False]
+    background.wait()
+    assert compiled == ["a"]
+
+
 def test_waiting_where_nothing_is_compiled() -> None:
     gpucnn.wait_for_builds()
     Background(Programs(pytest.fail)).wait()

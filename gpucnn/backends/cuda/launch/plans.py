@@ -183,10 +183,12 @@ def _loaded(runtime: Runtime, plan: Plan) -> Plan:
     """The plan with its function loaded, or the generic one while its program is compiled in the background."""
     source, generic, background = plan.source, plan.generic, runtime.background
     assert source is not None  # since other plans have their function from the start
-    if background is not None and generic is not None:
-        launched_before = generic.function is not None
-        if not background.is_ready(source, plan.device, launched_before):
-            return generic if launched_before else _loaded(runtime, generic)
+    if (
+        background is not None
+        and generic is not None
+        and not background.is_ready(source, plan.device, recurs=generic.function is not None)
+    ):
+        return _loaded(runtime, generic)
     plan.function = runtime.function(source, plan.device)
     return plan
 
