@@ -4,8 +4,8 @@
 backends, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.simulator`` runs the CUDA kernels
 on a CPU, ``gpucnn.channels_last`` and ``channels_first`` copy images from one memory order or dtype to another,
 ``gpucnn.info()`` reports what this machine offers, ``gpucnn.explain`` which algorithm a call takes, ``gpucnn.warmup``
-compiles ahead, ``gpucnn.tune`` times algorithms, and ``gpucnn.set_num_threads`` sets how many of a CPU's cores the
-operations use.
+compiles ahead, ``gpucnn.wait_for_builds`` waits for what is compiled in the background, ``gpucnn.tune`` times
+algorithms, and ``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use.
 Importing gpucnn imports none of that: each part is loaded when it is first used.
 """
 
@@ -18,8 +18,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__", "algorithm", "backends", "channels_first", "channels_last", "data", "explain", "functional",
-    "geometry", "get_num_threads", "info", "nn", "precision", "set_num_threads", "simulator", "tune", "tuned", "warmup",
-    "workspace_limit",
+    "geometry", "get_num_threads", "info", "nn", "precision", "set_num_threads", "simulator", "tune", "tuned",
+    "wait_for_builds", "warmup", "workspace_limit",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gpucnn.memory_format import channels_first, channels_last
     from gpucnn.numerics import algorithm, precision, workspace_limit
     from gpucnn.tuning import tune, tuned
-    from gpucnn.warm_up import warmup
+    from gpucnn.warm_up import wait_for_builds, warmup
 
 _MODULES = ("backends", "data", "functional", "geometry", "nn", "simulator")
 _HOMES = {
@@ -44,6 +44,7 @@ _HOMES = {
     "set_num_threads": "gpucnn.backends.numpy.threads",
     "tune": "gpucnn.tuning",
     "tuned": "gpucnn.tuning",
+    "wait_for_builds": "gpucnn.warm_up",
     "warmup": "gpucnn.warm_up",
     "workspace_limit": "gpucnn.numerics",
 }

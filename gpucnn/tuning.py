@@ -11,6 +11,7 @@ import numpy as np
 
 from gpucnn.backends import backend_named
 from gpucnn.backends.cuda.convolution.select import algorithms, has_sm_80
+from gpucnn.backends.cuda.device.background import at_once
 from gpucnn.numerics import Picks, picking
 from gpucnn.warm_up import Case, Options, operation_call, shown
 
@@ -86,7 +87,7 @@ def tune(
     for operation, make in shown(calls, "cases tuned", len(calls), progress):
         call = make(backend.xp)
         probe = _Probe({})
-        with picking(probe):
+        with picking(probe), at_once():
             call()
         for asked in probe.asked:
             direction, _, dtype_of_call = asked
@@ -137,7 +138,7 @@ def _timed(runtime: Any, call: Callable[[], object], asked: _Asked, names: Itera
     times = {}
     for name in names:
         picks: Picks = _Probe({asked: name})
-        with picking(picks):
+        with picking(picks), at_once():
             call()  # compiles and plans
             times[name] = runtime.milliseconds(call, RUNS)
     return times

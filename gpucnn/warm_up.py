@@ -1,4 +1,7 @@
-"""Warm-up before the first call: `warmup` compiles the programs that calls need, in parallel, and plans the calls."""
+"""Warm-up before the first call: `warmup` compiles the programs that calls need, in parallel, and plans the calls.
+
+`wait_for_builds` waits for what is compiled meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ import numpy as np
 
 from gpucnn import functional, nn
 from gpucnn.backends import Backend, backend_named, backend_of
+from gpucnn.backends.cuda.device import background
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
 from gpucnn.backends.cuda.launch.listening import listening
@@ -99,6 +103,8 @@ def warmup(
     are made and CuPy's pool of the current stream has the memory. One case at a time is in memory. NumPy compiles
     nothing: calls are checked and their geometry is kept, models are run once.
 
+    With ``GPUCNN_BUILDS=background`` both builds of each kernel are compiled, so that other sizes do not wait either.
+
     A model is run as a copy: neither its statistics nor its gradients change.
 
     Examples
@@ -116,9 +122,23 @@ def warmup(
         fresh = _compiled(runtime, sources, progress)
         compiled, found = compiled + fresh, found + len(sources) - fresh
     launching = [case for case in prepared if case.is_model or case.runtime is not None]
-    for case in shown(launching, "cases run", len(launching), progress):
-        case.run()
+    with background.at_once():
+        for case in shown(launching, "cases run", len(launching), progress):
+            case.run()
     return WarmUp(len(prepared), compiled, found, time.perf_counter() - started)
+
+
+def wait_for_builds() -> None:
+    """Wait until no kernel is left to compile in the background, where ``GPUCNN_BUILDS`` is ``background``.
+
+    Later calls launch the builds for their sizes, if calls of the same sizes and arguments were made at least twice
+    before: what was called once is not compiled. Otherwise there is nothing to wait for.
+
+    Examples
+    --------
+    >>> wait_for_builds()
+    """
+    background.wait()
 
 
 # --- Cases --------------------------------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ class Recorder:
     xp: Any = field(default_factory=ZeroedNumpy)
     launches: dict[str, Launch] = field(default_factory=dict)
     null: None = None
+    background: None = None
 
     def device(self, array: Array) -> Device:
         return Device(0, "recorder", (8, 0), 4)
@@ -125,9 +126,9 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
 
 
 @cache
-def launches_of_layers() -> tuple[Launch, ...]:
+def launches_of_layers(specialises: bool = True) -> tuple[Launch, ...]:
     """What layers of real networks launch in float32, forward and backward, channels first and last."""
-    with recording(specialises=True) as recorder:
+    with recording(specialises) as recorder:
         for channels_last in (False, True):
             _run_layers(channels_last)
     return tuple(recorder.launches.values())

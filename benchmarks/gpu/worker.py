@@ -47,6 +47,7 @@ def work(
     from benchmarks.gpu.session import Session
     from benchmarks.providers import installed
     from benchmarks.session import Schedule
+    from gpucnn.backends.cuda.device.background import at_once
 
     host.confine(threads)
     on_gpu, first = device == "gpu", not (done or lost)
@@ -67,7 +68,8 @@ def work(
         say(programs=programs, seconds=round(time.perf_counter() - began, 1))
     losses = {(case.id, who): note for case in cases[:1] for who, note in lost.items()}
     session = Session(subject, present, lambda provider, step: say(by=provider, step=step), losses)
-    status = _measure(say, session, cases, Schedule(seconds, len(cases), started=started), rounds)
+    with at_once():  # no generic build serves, whatever GPUCNN_BUILDS says
+        status = _measure(say, session, cases, Schedule(seconds, len(cases), started=started), rounds)
     if on_gpu and not status:
         say(clocks={"at the end": environment.clocks()})
     return status

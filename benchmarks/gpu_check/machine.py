@@ -52,7 +52,7 @@ class RecordingRuntime:
 
     def __init__(self, runtime: Runtime, specialises: bool, recorder: Recorder) -> None:
         self._runtime, self._recorder = runtime, recorder
-        self.specialises = specialises
+        self.specialises, self.background = specialises, None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._runtime, name)

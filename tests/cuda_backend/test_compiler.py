@@ -7,8 +7,10 @@ import os
 import stat
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,7 +162,7 @@ def expect_compiled_in_memory(compiler: Compiler) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is said once
         assert compiler.compile(SOURCE, "sm_90") == binary
-    assert compiler.compiled == 2
+    assert compiler.compiled == 1
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX has a umask")
@@ -218,6 +220,28 @@ def test_another_process_that_was_quicker_is_no_reason_to_warn(tmp_path: Path, m
     monkeypatch.setattr(os, "replace", replaced_by_another)
     binary = compiler_in(tmp_path).compile(SOURCE, "sm_90")
     assert binary.path is not None
+
+
+# --- Many threads ---------------------------------------------------------------------------------------------------
+
+
+def test_threads_compile_a_program_once(tmp_path: Path) -> None:
+    class Slow(FakeNvrtc):
+        def compile(self, text: str, name: str, options: Sequence[str]) -> Compiled:
+            compiled.append(text)
+            time.sleep(0.05)
+            return super().compile(text, name, options)
+
+    compiled: list[str] = []
+    compiler = compiler_in(tmp_path, Slow())
+    sources = [replace(SOURCE, text=f"// {number}") for number in range(2)]
+    assert compiler.find(sources[0], "sm_90") is None
+    with ThreadPoolExecutor(8) as threads:
+        binaries = list(threads.map(lambda number: compiler.compile(sources[number % 2], "sm_90"), range(16)))
+    assert sorted(compiled) == ["// 0", "// 1"]
+    assert sum(binary.is_new for binary in binaries) == 2
+    assert len(set(binaries)) == 2
+    assert compiler.find(sources[0], "sm_90") == binaries[0]
 
 
 # --- Many processes -------------------------------------------------------------------------------------------------

@@ -739,7 +739,7 @@ FAULTS = {
     ),
     # the rest of the host's side
     "compiled program by its name alone": Planted(
-        edit(compiler.Compiler, "compile", "*options, source.text)", "*options, source.name)"),
+        edit(compiler.Compiler, "_name", "source.text)", "source.name)"),
         compiles_each_program,
         "",
     ),

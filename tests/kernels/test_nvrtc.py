@@ -4,7 +4,7 @@ No GPU is needed. What is compiled is what the public operations launch (`launch
 
 - float32 on each architecture: one build of each file for known sizes, one generic, whose indices have 32 or 64 bits
   in turn;
-- float32 layers of real networks, built for their sizes, on sm_75 and sm_90;
+- float32 layers of real networks, built for their sizes, on sm_75 and sm_90, and generic on sm_90;
 - every other dtype: each file that takes it, built for known sizes on sm_90 and generic on sm_75, with 32- or 64-bit
   indices in turn.
 
@@ -126,9 +126,10 @@ def test_float32_on_each_architecture(nvrtc_library: Nvrtc, architecture: str) -
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
-def test_layers_of_real_networks(nvrtc_library: Nvrtc, architecture: str) -> None:
-    expect_none(complaints(nvrtc_library, launches_of_layers(), architecture))
+@pytest.mark.parametrize(("architecture", "specialises"), [("sm_75", True), ("sm_90", True), ("sm_90", False)])
+def test_layers_of_real_networks(nvrtc_library: Nvrtc, architecture: str, specialises: bool) -> None:
+    """Of generic builds too, which are launched in the same blocks until the others have been compiled."""
+    expect_none(complaints(nvrtc_library, launches_of_layers(specialises), architecture))
 
 
 @pytest.mark.thorough

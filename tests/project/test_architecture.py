@@ -47,8 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.numerics", "numpy",
     },
     "gpucnn.tuning": {
-        "gpucnn.backends.backend_named", "gpucnn.backends.cuda.convolution.select", "gpucnn.numerics",
-        "gpucnn.warm_up", "numpy",
+        "gpucnn.backends.backend_named", "gpucnn.backends.cuda.convolution.select",
+        "gpucnn.backends.cuda.device.background", "gpucnn.numerics", "gpucnn.warm_up", "numpy",
     },
     "gpucnn.warm_up": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of",

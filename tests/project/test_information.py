@@ -63,6 +63,7 @@ def test_gpus_are_shown_where_they_can_be_used(cupy: Any, monkeypatch: pytest.Mo
         "driver": "for CUDA 13.1",
         "runtime": "CUDA 12.6",
         "nvrtc": "12.9",
+        "builds": os.environ.get("GPUCNN_BUILDS", "specialised"),
         "cublas": "12.6.3",
     }
     assert json.loads(json.dumps(facts)) == facts

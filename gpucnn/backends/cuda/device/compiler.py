@@ -11,7 +11,7 @@ import hashlib
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpucnn import __version__
@@ -65,41 +65,63 @@ class Compiler:
         self._nvrtc = nvrtc
         self._folder = folder
         self._warned = False
-        self._counting = threading.Lock()
+        self._lock = threading.Lock()
+        self._compiling: dict[str, threading.Lock] = {}
+        self._in_memory: dict[str, Binary] = {}  # those that could not be stored
         self.compiled = 0
 
+    def find(self, source: Source, architecture: str) -> Binary | None:
+        """The binary of `source` for an `architecture` as ``sm_90``; None where it has to be compiled."""
+        return self._find(self._name(source, architecture))
+
     def compile(self, source: Source, architecture: str) -> Binary:
-        """The binary of `source` for an `architecture` as ``sm_90``, from the folder if it is there.
+        """The binary of `source` for an `architecture`, found or compiled; of several threads one compiles it.
 
         Raises
         ------
         CompilationError
             The program does not compile.
         """
-        options = (*OPTIONS, f"-arch={architecture}")
-        parts = (__version__, *map(str, self._nvrtc.version), *options, source.text)
-        suffix = ".cubin" if architecture.startswith("sm_") else ".ptx"
-        name = _digest("\0".join(parts).encode()) + suffix
+        name = self._name(source, architecture)
+        with self._lock:
+            compiling = self._compiling.setdefault(name, threading.Lock())
+        with compiling:
+            binary = self._find(name)
+            if binary is None:
+                binary = self._store(name, self._compile(source, _options(architecture)))
+                if binary.path is None:
+                    self._in_memory[name] = replace(binary, is_new=False)
+        return binary
+
+    def _name(self, source: Source, architecture: str) -> str:
+        parts = (__version__, *map(str, self._nvrtc.version), *_options(architecture), source.text)
+        return _digest("\0".join(parts).encode()) + (".cubin" if architecture.startswith("sm_") else ".ptx")
+
+    def _find(self, name: str) -> Binary | None:
+        if name in self._in_memory:
+            return self._in_memory[name]
         try:
             path = self._folder() / name
-        except RuntimeError as error:  # there is no home folder
-            self._warn(error)
-            return Binary(name, self._compile(source, options), None, is_new=True)
+        except RuntimeError:  # there is no home folder
+            return None
         image = _read(path)
-        if image is not None:
-            return Binary(name, image, path)
-        image = self._compile(source, options)
+        return None if image is None else Binary(name, image, path)
+
+    def _store(self, name: str, image: bytes) -> Binary:
+        """The new binary, in the folder where that can be used."""
+        path = None
         try:  # the binary and its digest, each atomically: of several writers any may win, their bytes agree
+            path = self._folder() / name
             write_whole(path, image)
             write_whole(path.with_suffix(".sha256"), _digest(image).encode())
-        except OSError as error:
-            if _read(path) is None:  # else another process was quicker
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
+            if path is None or _read(path) is None:  # else another process was quicker
                 self._warn(error)
-                return Binary(name, image, None, is_new=True)
+                path = None
         return Binary(name, image, path, is_new=True)
 
     def _compile(self, source: Source, options: Sequence[str]) -> bytes:
-        with self._counting:
+        with self._lock:
             self.compiled += 1
         image = self._nvrtc.compile(source.text, source.name, options).image
         if not whole(image):
@@ -115,6 +137,10 @@ class Compiler:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+
+def _options(architecture: str) -> tuple[str, ...]:
+    return (*OPTIONS, f"-arch={architecture}")
 
 
 def _digest(image: bytes) -> str:

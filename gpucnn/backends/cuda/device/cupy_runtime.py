@@ -17,6 +17,7 @@ import numpy as np
 
 from gpucnn.backends.cuda.device import cublas, nvrtc
 from gpucnn.backends.cuda.device.autotune_cache import AutotuneCache
+from gpucnn.backends.cuda.device.background import Background
 from gpucnn.backends.cuda.device.compiler import Binary, Compiler
 from gpucnn.backends.cuda.device.libraries import cublas_version
 from gpucnn.backends.cuda.device.runtime import Array, Device, Function
@@ -24,7 +25,7 @@ from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.installing import install_command
 
-BUILDS = ("specialised", "generic")
+BUILDS = ("specialised", "background", "generic")
 MIN_CUPY = (13, 0)
 SHARED_BY_RIGHT = 48 * 1024  # bytes of shared memory that every block may have; for more a kernel has to ask
 
@@ -39,16 +40,17 @@ class CupyRuntime:
 
     Kernels are specialised for the sizes of each call and cached on disk, so that a process compiles only what no
     earlier one did. With ``GPUCNN_BUILDS=generic`` one build serves all sizes, with the same bits: for programs with
-    too many sizes.
+    too many sizes. With ``background`` it serves until the specialised one has been compiled in another thread.
     """
 
     name = "cuda"
 
     def __init__(self) -> None:
-        builds = os.environ.get("GPUCNN_BUILDS", "specialised")
-        if builds not in BUILDS:
-            raise ValueError(f"GPUCNN_BUILDS is {builds!r}, expected {' or '.join(map(repr, BUILDS))}")
-        self.specialises = builds == "specialised"
+        self.builds = os.environ.get("GPUCNN_BUILDS", "specialised")
+        if self.builds not in BUILDS:
+            raise ValueError(f"GPUCNN_BUILDS is {self.builds!r}, expected {' or '.join(map(repr, BUILDS))}")
+        self.specialises = self.builds != "generic"
+        self.background = Background(self) if self.builds == "background" else None
         self.xp: Any = import_module("cupy")
         self._arguments = getattr(self.xp.cuda, "function", None)
         self.null = self._ready("CIntptr", 0, np.uint64(0))
@@ -107,18 +109,29 @@ class CupyRuntime:
         """
         function = self._functions.get((source, device.index))
         if function is None:
-            binary = self._binary(source, device)
+            binary = self.compiler.compile(source, self._architecture(device))
             with self.using(device):
                 function = CupyFunction(self.xp, self._kernel(binary, source), device.index)
             self._functions[source, device.index] = function
         return function
 
-    def _binary(self, source: Source, device: Device) -> Binary:
-        return self.compiler.compile(source, nvrtc.architecture(device.compute_capability, self._nvrtc.supported))
+    def _architecture(self, device: Device) -> str:
+        return nvrtc.architecture(device.compute_capability, self._nvrtc.supported)
 
     def prepare(self, source: Source, device: Device) -> bool:
         """Compile to the disk cache; return whether it was missing there. Thread-safe."""
-        return (source, device.index) not in self._functions and self._binary(source, device).is_new
+        loaded = (source, device.index) in self._functions
+        return not loaded and self.compiler.compile(source, self._architecture(device)).is_new
+
+    def is_built(self, source: Source, device: Device) -> bool:
+        """Whether the kernel of `source` is loaded on `device`, or its binary in the cache."""
+        loaded = (source, device.index) in self._functions
+        return loaded or self.compiler.find(source, self._architecture(device)) is not None
+
+    def is_capturing(self) -> bool:
+        """Whether CuPy's current stream is being captured in a graph."""
+        capturing: bool = self.xp.cuda.get_current_stream().is_capturing()
+        return capturing
 
     def product(self, factors: np.dtype[Any], result: np.dtype[Any], precision: str, device: Device) -> Function:
         """CuBLAS's products of `factors` with a `result` on `device`."""
@@ -256,6 +269,7 @@ def facts() -> dict[str, Any]:
         "driver": f"for CUDA {_version(cuda.driverGetVersion())}",
         "runtime": f"CUDA {_version(cuda.runtimeGetVersion())}",
         "nvrtc": ".".join(map(str, runtime._nvrtc.version)),
+        "builds": runtime.builds,
         "cublas": cublas_version(_cuda_major(runtime.xp)),
     }
 

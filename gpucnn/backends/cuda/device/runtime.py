@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpucnn.backends.cuda.device.background import Background
 from gpucnn.backends.cuda.device.sources import Source
 
 Array = Any
@@ -45,11 +46,13 @@ class Runtime(Protocol):
     """Arrays, compilation and launches of one kind of device.
 
     With `specialises`, kernels are built for the sizes of each call, which costs a compilation per layer and makes it
-    faster; otherwise one generic build serves all.
+    faster; otherwise one generic build serves all. With a `background`, which compiles for calls to come, it serves
+    until then.
     """
 
     name: str
     specialises: bool
+    background: Background | None
     xp: Any  # the NumPy-like module of its arrays
     null: Any  # an argument that is a null pointer
 
@@ -103,7 +106,10 @@ class Runtime(Protocol):
 
 @dataclass
 class Plan:
-    """A launch without its array addresses; its program is compiled at the first launch."""
+    """A launch without its array addresses; its program is compiled at the first launch, or in the background.
+
+    Meanwhile `generic` is launched, whose program serves all sizes.
+    """
 
     source: Source | None  # None where the function needs no compilation
     device: Device
@@ -112,3 +118,4 @@ class Plan:
     parameters: Any
     shared_bytes: int
     function: Function | None = None
+    generic: Plan | None = None

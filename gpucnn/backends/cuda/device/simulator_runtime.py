@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.backends.cuda.device.background import Background
 from gpucnn.backends.cuda.device.runtime import Array, Device, Function
 from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.backends.dtypes import accumulator
@@ -27,6 +28,7 @@ class SimulatorRuntime:
     name = "simulator"
     xp: Any = namespace
     specialises = False
+    background: Background | None = None
     null = None
 
     def device(self, array: Array) -> Device:

@@ -31,9 +31,10 @@ class DryRun:
         return self.xp.zeros(shape, dtype) if zeros else self.xp.empty(shape, dtype)
 
     def launched(self, plan: Plan, arrays: Sequence[Array | None]) -> bool:
-        """Collect the program of a launch without launching it."""
-        if plan.source is not None:
-            self.sources[plan.source, plan.device.index] = plan.device
+        """Collect the programs of a launch, the generic one that may serve first included, without launching it."""
+        for each in (plan, plan.generic):
+            if each is not None and each.source is not None:
+                self.sources[each.source, each.device.index] = each.device
         return False
 
     def constants(self, arrays: Sequence[Array]) -> None:

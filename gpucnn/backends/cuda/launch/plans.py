@@ -171,13 +171,26 @@ def enqueue(runtime: Runtime, plan: Plan, arrays: Sequence[Array | None]) -> Non
     listener = this_thread.listener
     if listener is not None and not listener.launched(plan, arrays):
         return
-    function = plan.function
-    if function is None:
-        assert plan.source is not None
-        function = plan.function = runtime.function(plan.source, plan.device)
+    if plan.function is None:
+        plan = _loaded(runtime, plan)
+    assert plan.function is not None
     null = runtime.null
     taken = [null if array is None else array for array in arrays]
-    function(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
+    plan.function(plan.grid, plan.block, (*taken, plan.parameters), plan.shared_bytes)
+
+
+def _loaded(runtime: Runtime, plan: Plan) -> Plan:
+    """The plan with its function loaded, or the generic one while its program is compiled in the background."""
+    source, generic, background = plan.source, plan.generic, runtime.background
+    assert source is not None  # since other plans have their function from the start
+    if (
+        background is not None
+        and generic is not None
+        and not background.is_ready(source, plan.device, recurs=generic.function is not None)
+    ):
+        return _loaded(runtime, generic)
+    plan.function = runtime.function(source, plan.device)
+    return plan
 
 
 @lru_cache(maxsize=4096)
@@ -199,9 +212,16 @@ def _plan(
         return None
     numbers = (value for value in done.fields.values() if isinstance(value, int))
     wide = needs_int64(layouts, (*done.extents, blocks * block, *numbers))
-    parameters, fixed = structure(kernel.params), None
-    if runtime.specialises:
-        fixed = {name: done.fields[name] for name, _, live in parameters.fields if not live}
-    program = source(kernel, dtype.name, wide, fixed, done.constants)
-    packed = runtime.by_value(parameters.packed(done.fields, wide, fixed is not None))
-    return Plan(program, device, (blocks,), (block,), packed, done.shared_bytes)
+    parameters = structure(kernel.params)
+
+    def build(fixed: Fields | None) -> Plan:
+        program = source(kernel, dtype.name, wide, fixed, done.constants)
+        packed = runtime.by_value(parameters.packed(done.fields, wide, fixed is not None))
+        return Plan(program, device, (blocks,), (block,), packed, done.shared_bytes)
+
+    if not runtime.specialises:
+        return build(None)
+    plan = build({name: done.fields[name] for name, _, live in parameters.fields if not live})
+    if runtime.background is not None:
+        plan.generic = build(None)
+    return plan
