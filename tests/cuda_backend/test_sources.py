@@ -28,7 +28,7 @@ def fixed_of(kernel: Kernel) -> dict[str, int]:
 
 
 def test_each_dtype_has_a_cuda_type() -> None:
-    assert set(SCALARS) == NUMERIC
+    assert set(SCALARS) == NUMERIC | {"tf32"}  # which copies write
 
 
 @pytest.mark.parametrize("dtype", sorted(SCALARS))
