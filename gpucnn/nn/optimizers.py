@@ -2,7 +2,8 @@
 
 They compute in the parameters' dtype, in place and in a fixed order, so that a run repeats bit for bit. For parameters
 of float16 and bfloat16 they compute in float32, their states included, and round the parameter once a step: a step
-below half the distance between two 16-bit numbers is lost, so learn weights of float32 where steps are that small.
+below half the distance between two 16-bit numbers is lost, so learn weights of float32 where steps are that small, as
+`gpucnn.nn.mixed_precision` does.
 """
 
 from __future__ import annotations
