@@ -1,4 +1,4 @@
-"""``python -m benchmarks.kernel_model``: the time that dense convolutions in 16 bits should take on tensor cores.
+"""``python -m benchmarks.kernel_model``: the time that dense convolutions should take as an implicit GEMM.
 
 No GPU is needed: NVIDIA's compiler builds what each layer launches, and the machine code tells what its main loop
 issues. From that, the launch's blocks and the bytes that its tiles read follow the time on a GPU and what limits it,
@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks import publishing
 from benchmarks.cases import chosen, select, slug
+from benchmarks.gpus import COPY_SHARE, GPUS, LAUNCH_S, SUBPARTITIONS, Gpu
 from benchmarks.layers import ConvLayer
 from benchmarks.sass import Code, codes, disassembler
 from gpucnn.backends.cuda.convolution import implicit_gemm
@@ -34,37 +35,46 @@ from gpucnn.backends.cuda.launch.listening import listening
 from gpucnn.backends.cuda.launch.plans import layout
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
+from gpucnn.numerics import precision
 
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
 _TURNED = {"forward": "backward_input", "backward_input": "forward"}  # of a transposed convolution
-ITEMSIZE = 2
-LAUNCH_S = 2e-6  # that a kernel takes at least
-COPY_SHARE, PEAK_SHARE = 0.85, 0.75  # of the memory's rate and of the arithmetic peak that cuBLAS and cuDNN reach
+PEAK_SHARE = 0.75  # of the arithmetic peak that cuBLAS and cuDNN reach
 _HALO = 1.5  # positions that the taps of a tile's read, over those of the tile
-SUBPARTITIONS = 4  # of a multiprocessor, each with a scheduler and tensor cores
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """What the model knows of a GPU; rates are those of its data sheet, in SI units."""
+class Arithmetic:
+    """What is multiplied, at which precision of float32, and by which instruction."""
 
     name: str
-    architecture: str
-    multiprocessors: int
-    clock: float
-    peak: float  # floating-point operations a second, of which mma.sync reaches 62 % on an H100
-    hmma_clocks: float  # of a subpartition, for 16 x 8 x 16 products of 16 bits by mma.sync
-    dram: float
-    l2: float
-    shared: int  # bytes of a multiprocessor,
-    l1: int  # and of what it shares with L1
+    dtype: str
+    precision: str
+    opcode: str
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.dtype).itemsize
+
+    def clocks(self, gpu: Gpu) -> float:
+        """Clocks of a subpartition for one instruction."""
+        return gpu.ffma_clocks if self.opcode == "FFMA" else gpu.hmma_clocks
+
+    def peak(self, gpu: Gpu) -> float:
+        """Operations a second of the library to compare with, which has no three products of TF32."""
+        return {"float16": gpu.peak, "tf32": gpu.peak / 2}.get(self.name, gpu.ffma_peak)
 
 
-GPUS = (
-    Gpu("A100", "sm_80", 108, 1.41e9, 312e12, 8.0, 2.0e12, 4.8e12, 164 << 10, 192 << 10),
-    Gpu("H100", "sm_90", 132, 1.755e9, 989e12, 6.4, 3.35e12, 5.5e12, 228 << 10, 256 << 10),
-    Gpu("RTX 4090", "sm_89", 128, 2.52e9, 165e12, 16.0, 1.01e12, 5.0e12, 100 << 10, 128 << 10),
-)
+ARITHMETIC = {
+    each.name: each
+    for each in (
+        Arithmetic("float16", "float16", "fp32", "HMMA"),
+        Arithmetic("tf32", "float32", "tf32", "HMMA"),
+        Arithmetic("fp32", "float32", "fp32", "FFMA"),
+        Arithmetic("fp32x3", "float32", "fp32x3", "HMMA"),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -122,18 +132,18 @@ def geometry_of(layer: ConvLayer) -> ConvGeometry:
     return conv_geometry("conv", each.size, channels, each.kernel, each.stride, padding, each.dilation)
 
 
-def launches(direction: str, geometry: ConvGeometry, batch: int) -> list[Launch]:
-    """What float16 images of `batch`, channels first, launch; empty where another algorithm computes the layer."""
+def launches(direction: str, geometry: ConvGeometry, batch: int, of: Arithmetic) -> list[Launch]:
+    """What images of `batch`, channels first, launch; empty where another algorithm computes the layer."""
     runtime = SimulatorRuntime()
     runtime.specialises = True
     dry = _Collector(runtime)
     inputs, outputs, groups = geometry.channels
     x, y = (
-        dry.xp.empty((batch, channels, *size), np.float16)
+        dry.xp.empty((batch, channels, *size), of.dtype)
         for channels, size in ((inputs, geometry.input_size), (outputs, geometry.output_size))
     )
-    w = dry.xp.empty((outputs, inputs // groups, *geometry.kernel_size), np.float16)
-    if algorithm(direction, geometry, "float16", layout(x), layout(y), sm_80=True) != "implicit_gemm":
+    w = dry.xp.empty((outputs, inputs // groups, *geometry.kernel_size), of.dtype)
+    if algorithm(direction, geometry, of.dtype, layout(x), layout(y), sm_80=True) != "implicit_gemm":
         return []
     with listening(dry):
         if direction == "forward":
@@ -160,32 +170,31 @@ class Reads:
     row: float = 1  # taps that hit L1 whatever it holds: those that follow each other along w
 
 
-def reads_of(direction: str, geometry: ConvGeometry, batch: int) -> Reads:
+def reads_of(direction: str, geometry: ConvGeometry, batch: int, itemsize: int, terms: int = 1) -> Reads:
     """That of a layer's direction, as it is folded."""
-    fold = fold_of_gradient(geometry) if direction == "backward_input" else fold_of_input(geometry, ITEMSIZE)
+    fold = fold_of_gradient(geometry) if direction == "backward_input" else fold_of_input(geometry, itemsize)
     if fold is not None and direction != "backward_input":
         geometry = fold.convolution
     inputs, outputs, groups = geometry.channels
-    depth = implicit_gemm.padded_depth((outputs if direction == "backward_input" else inputs) // groups, ITEMSIZE)
+    depth = implicit_gemm.padded_depth((outputs if direction == "backward_input" else inputs) // groups, itemsize)
     if direction == "backward_weight":
-        run = implicit_gemm.split_positions(batch, depth, ITEMSIZE, geometry)[1]
-        steps = run * ITEMSIZE / implicit_gemm.STEP_BYTES
-        return _weight_reads(steps, geometry)
+        run = implicit_gemm.split_positions(batch, depth, itemsize, geometry, terms)[1]
+        return _weight_reads(run * itemsize / implicit_gemm.STEP_BYTES, geometry, itemsize, terms)
     taps, step = [geometry.taps], math.prod(axis.stride for axis in geometry.axes)
     if fold is not None:
         taps, step = [fold.taps], math.prod(fold.times)
     elif direction == "backward_input":
         taps, step = [math.prod(each) for each in product(*map(_taps_of_residues, geometry.axes))], 1
-    steps = sum(implicit_gemm.gemm_steps(each, depth, ITEMSIZE) for each in taps) / len(taps)
-    run = implicit_gemm.chunks_at_once(depth * ITEMSIZE // MAX_BYTES) * MAX_BYTES
+    steps = sum(implicit_gemm.gemm_steps(each, depth, itemsize) for each in taps) / len(taps)
+    run = implicit_gemm.chunks_at_once(depth * itemsize // MAX_BYTES) * MAX_BYTES
     return Reads(steps, sum(taps) / len(taps), step, run)
 
 
-def _weight_reads(steps: float, geometry: ConvGeometry) -> Reads:
+def _weight_reads(steps: float, geometry: ConvGeometry, itemsize: int, terms: int) -> Reads:
     """That of a wgrad: a tile's taps of one block of channels, of which L1 holds the rows that they read."""
     (inputs, outputs, groups), (_, axis_h, axis_w) = geometry.channels, geometry.axes
-    block = implicit_gemm.weight_chunks(inputs // groups, ITEMSIZE) * MAX_BYTES
-    columns = implicit_gemm.weight_tile(outputs // groups).columns * ITEMSIZE
+    block = implicit_gemm.weight_chunks(inputs // groups, itemsize) * MAX_BYTES
+    columns = implicit_gemm.weight_tile(outputs // groups, terms).columns * itemsize
     taps = max(1, min(axis_h.kernel * axis_w.kernel, columns // block))
     rows = -(-taps // axis_w.kernel)
     window = (rows - 1) * axis_h.dilation * axis_w.size + axis_w.kernel * axis_w.dilation
@@ -198,10 +207,12 @@ def _taps_of_residues(axis: Axis) -> list[int]:
     return found + [0] * (min(axis.stride, axis.size) - len(found))
 
 
-def gemm_time(gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int, reads: Reads) -> tuple[float, str]:
+def gemm_time(
+    gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int, reads: Reads, of: Arithmetic
+) -> tuple[float, str]:
     """The time of an implicit GEMM and what limits it; a tile's other taps hit L1 where that holds their inputs."""
     (blocks,), (threads,), steps = launch.plan.grid, launch.plan.block, reads.steps
-    warps, loop = threads // 32, code.main_loop("HMMA")
+    warps, loop = threads // 32, code.main_loop(of.opcode)
     if loop is None:  # of so few steps that the compiler unrolled them
         loop, steps = code.opcodes, 1.0
     resident = min(65_536 // (math.ceil(registers / 8) * 8 * threads), gpu.shared // (shared + 1024), 2048 // threads)
@@ -209,7 +220,7 @@ def gemm_time(gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int,
     clocks: Counter[str] = Counter()
     for together in [resident] * (on_one // resident) + [on_one % resident]:
         running = math.ceil(together * warps / SUBPARTITIONS)  # warps of a subpartition
-        clocks["tensor cores"] += math.ceil(steps * running * loop["HMMA"] * gpu.hmma_clocks)
+        clocks[_UNITS[of.opcode]] += math.ceil(steps * running * loop[of.opcode] * of.clocks(gpu))
         clocks["issue"] += math.ceil(steps * running * loop.total())
         clocks["shared memory"] += math.ceil(steps * together * warps * _shared_clocks(loop))
         clocks["outside of the loop"] += running * (sum(code.instructions.values()) - loop.total())
@@ -226,28 +237,37 @@ def gemm_time(gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int,
     return times[limit] + LAUNCH_S, limit
 
 
+_UNITS = {"HMMA": "tensor cores", "FFMA": "multipliers"}
+
+
 def _shared_clocks(loop: Counter[str]) -> int:
-    """Clocks of shared memory, of 128 bytes, for what a warp reads and its copies write."""
+    """Clocks of shared memory, of 128 bytes, for what a warp reads and its copies write; lanes share what LDS reads."""
     return 4 * loop["LDSM"] + 4 * loop["LDGSTS"] + loop["LDS"] + loop["STS"]
 
 
-def cudnn_time(gpu: Gpu, layer: ConvLayer, direction: str, batch: int) -> float:
-    """An estimate for channels first: a product at cuBLAS's share of the peak, between changes of layout."""
+def cudnn_time(gpu: Gpu, layer: ConvLayer, direction: str, batch: int, of: Arithmetic) -> float:
+    """An estimate for channels first: a product at cuBLAS's share of the peak, on tensor cores between changes of
+    layout.
+    """
     kernel = max(
-        layer.flops(direction, batch) / (PEAK_SHARE * gpu.peak),
-        layer.least_bytes(direction, batch, ITEMSIZE) / (COPY_SHARE * gpu.dram),
+        layer.flops(direction, batch) / (PEAK_SHARE * of.peak(gpu)),
+        layer.least_bytes(direction, batch, of.itemsize) / (COPY_SHARE * gpu.dram),
     )
+    if of.peak(gpu) == gpu.ffma_peak:
+        return kernel + LAUNCH_S
     images = sum(math.prod(shape) for shape in (layer.input_shape(batch), layer.output_shape(batch)))
-    return kernel + 2 * ITEMSIZE * images / (COPY_SHARE * gpu.dram) + 3 * LAUNCH_S
+    return kernel + 2 * of.itemsize * images / (COPY_SHARE * gpu.dram) + 3 * LAUNCH_S
 
 
-def model(layers: Sequence[ConvLayer]) -> Iterator[Row]:
-    """The rows of all layers that run on tensor cores, by direction and GPU."""
+def model(layers: Sequence[ConvLayer], of: Arithmetic) -> Iterator[Row]:
+    """The rows of all layers that run as an implicit GEMM, by direction and GPU."""
     compiler = nvrtc.load()
     for layer, direction in product(layers, DIRECTIONS):
         geometry, batch = geometry_of(layer), layer.batch("gpu")
         way = _TURNED.get(direction, direction) if layer.transposed else direction
-        planned, reads = launches(way, geometry, batch), reads_of(way, geometry, batch)
+        with precision(of.precision):
+            planned, terms = launches(way, geometry, batch, of), implicit_gemm.terms(np.dtype(of.dtype))
+        reads = reads_of(way, geometry, batch, of.itemsize, terms)
         for gpu in GPUS if planned else ():
             copies, gemm, limit, tile = 0.0, 0.0, "", ""
             for launch in planned:
@@ -260,18 +280,18 @@ def model(layers: Sequence[ConvLayer]) -> Iterator[Row]:
                 registers = max(map(int, re.findall(r"Used (\d+) registers", built.log)))
                 static = max(map(int, re.findall(r"(\d+) bytes smem", built.log)), default=0)
                 code = codes(built.image)[source.kernel]
-                gemm, limit = gemm_time(gpu, launch, code, registers, static + launch.plan.shared_bytes, reads)
+                gemm, limit = gemm_time(gpu, launch, code, registers, static + launch.plan.shared_bytes, reads, of)
                 tile = " × ".join(map(str, launch.tile))
-            cudnn = cudnn_time(gpu, layer, direction, batch)
+            cudnn = cudnn_time(gpu, layer, direction, batch, of)
             yield Row(f"{slug(layer.network)}/{layer.name}", direction, gpu.name, tile, gemm, copies, limit, cudnn)
 
 
 # --- The page ---------------------------------------------------------------------------------------------------------
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], name: str) -> str:
     """A table for each GPU, and the geometric means."""
-    text = [_HEAD]
+    text = [_HEAD.format(name=name)]
     for gpu in dict.fromkeys(row.gpu for row in rows):
         own = [row for row in rows if row.gpu == gpu]
         text += [f"## {gpu}\n", "| layer | direction | tile | µs | of that copies | limit | cuDNN, µs | ratio |"]
@@ -290,34 +310,37 @@ def _mean(rows: Sequence[Row]) -> float:
     return math.exp(sum(math.log(row.ratio) for row in rows) / max(1, len(rows)))
 
 
-_HEAD = """# Dense convolutions in float16 on tensor cores: a model
+_HEAD = """# Dense convolutions in {name} as an implicit GEMM: a model
 
-Predicted, not measured: no kernel has run on a GPU. `python -m benchmarks.kernel_model` compiles what each layer of the
-benchmark launches, channels first, and counts: instructions of the main loop, registers and shared memory, so blocks of
-a multiprocessor, and the bytes that tiles read; L1 is credited with a tile's other taps where it holds them. *Limit* is
-what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak), issue slots, shared memory, L2 or memory.
-*Copies* change images and filters to channels last and add the parts of sums. *cuDNN* is an estimate that favours it: a
-product at 75 % of the peak or 85 % of the memory's rate, and changes of layout of input and output at 85 %. The one
-public measurement known is of resnet-50/conv2_3x3 on an H100: 31 µs for the product and 41 µs for the layouts. The
-ratio is cuDNN's time over ours. The model does not know latencies, clocks under load, or what else runs.
+Predicted, not measured: no kernel has run on a GPU. `python -m benchmarks.kernel_model --numbers {name}` compiles what
+each layer of the benchmark launches, channels first, and counts: instructions of the main loop, registers and shared
+memory, so blocks of a multiprocessor, and the bytes that tiles read; L1 is credited with a tile's other taps where it
+holds them. *Limit* is what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak) or multipliers of float32,
+issue slots, shared memory, L2 or memory. *Copies* change images and filters to channels last and add the parts of sums.
+*cuDNN* is an estimate that favours it: a product at 75 % of the peak or 85 % of the memory's rate, and on tensor cores
+changes of layout of input and output at 85 %; it is not credited with Winograd's filtering. The one public measurement
+known is of resnet-50/conv2_3x3 in 16 bits on an H100: 31 µs for the product and 41 µs for the layouts. The ratio is
+cuDNN's time over ours. The model does not know latencies, clocks under load, or what else runs.
 """
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_model", description=_first(__doc__))
     parser.add_argument("--filter", action="append", default=[], metavar="WORDS", help="only layers with these words")
+    parser.add_argument("--numbers", choices=ARITHMETIC, default="float16", help="a dtype, or a precision of float32")
     parser.add_argument("--publish", action="store_true", help="replace the committed page in benchmarks/results too")
     options = parser.parse_args(arguments)
     if disassembler() is None:
         parser.error("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
     cases = chosen(select("full", device="gpu"), options.filter)
     layers = list(dict.fromkeys(case.layer for case in cases if isinstance(case.layer, ConvLayer)))
-    page = markdown(list(model(layers)))
+    page = markdown(list(model(layers, ARITHMETIC[options.numbers])), options.numbers)
+    name = "kernel-model.md" if options.numbers == "float16" else f"kernel-model-{options.numbers}.md"
     print(page)
     for folder in (publishing.LOCAL, *([publishing.RESULTS] if options.publish else [])):
         folder.mkdir(parents=True, exist_ok=True)
-        Path(folder, "kernel-model.md").write_text(page, encoding="utf-8")
-        print(f"wrote {folder / 'kernel-model.md'}")
+        Path(folder, name).write_text(page, encoding="utf-8")
+        print(f"wrote {folder / name}")
     return 0
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import kernel_model, publishing
-from benchmarks.kernel_model import GPUS, Launch, Reads, Row, gemm_time, launches, main, markdown, reads_of
+from benchmarks.gpus import GPUS, LAUNCH_S, SUBPARTITIONS, Gpu
+from benchmarks.kernel_model import Launch, Reads, Row, gemm_time, launches, main, markdown, reads_of
 from benchmarks.sass import Code
 from gpucnn.backends.cuda.device.nvrtc import Nvrtc
 from gpucnn.backends.cuda.device.runtime import Device, Plan
@@ -17,22 +18,23 @@ from gpucnn.geometry.geometries import Channels, conv_geometry
 
 H100 = next(gpu for gpu in GPUS if gpu.name == "H100")
 READS = Reads(1000, 9, 1, 64)
+HALF = kernel_model.ARITHMETIC["float16"]
 ROW = Row("net/conv", "forward", "H100", "64 × 128", 30e-6, 10e-6, "L2", 60e-6)
 
 
 def test_steps_of_a_block() -> None:
     """Of 32 channels of 16 bits each; of a residue's taps on the way back, or of a fold's."""
     square = conv_geometry("conv2d", (56, 56), Channels(64, 96), 3, 1, 1, 1)
-    assert reads_of("forward", square, 32) == Reads(9 * 2, 9, 1, 64)
-    assert reads_of("backward_input", square, 32) == Reads(9 * 3, 9, 1, 64)
+    assert reads_of("forward", square, 32, 2) == Reads(9 * 2, 9, 1, 64)
+    assert reads_of("backward_input", square, 32, 2) == Reads(9 * 3, 9, 1, 64)
     strided = conv_geometry("conv2d", (56, 56), Channels(64, 96), 3, 2, 1, 1)
-    assert reads_of("forward", strided, 32) == Reads(9 * 2, 9, 4, 64)
-    assert reads_of("backward_input", strided, 32) == Reads(9 * 3 / 4, 9 / 4, 1, 64)
+    assert reads_of("forward", strided, 32, 2) == Reads(9 * 2, 9, 4, 64)
+    assert reads_of("backward_input", strided, 32, 2) == Reads(9 * 3 / 4, 9 / 4, 1, 64)
     stem = conv_geometry("conv2d", (224, 224), Channels(3, 64), 7, 2, 3, 1)
-    assert reads_of("forward", stem, 32) == Reads(8, 16, 1, 32)  # two taps of 12 channels at once
-    assert reads_of("backward_input", stem, 32) == Reads(25 * 2, 25, 4, 64)
+    assert reads_of("forward", stem, 32, 2) == Reads(8, 16, 1, 32)  # two taps of 12 channels at once
+    assert reads_of("backward_input", stem, 32, 2) == Reads(25 * 2, 25, 4, 64)
     gaps = conv_geometry("conv2d", (8, 8), Channels(64, 16), 1, 2, 0, 1)
-    assert reads_of("backward_input", gaps, 1) == Reads(1 / 4, 1 / 4, 1, 32)  # three residues have no tap
+    assert reads_of("backward_input", gaps, 1, 2) == Reads(1 / 4, 1 / 4, 1, 32)  # three residues have no tap
 
 
 def test_the_time_is_that_of_what_takes_longest() -> None:
@@ -41,32 +43,45 @@ def test_the_time_is_that_of_what_takes_longest() -> None:
     launch = Launch(Plan(source, Device(0, "", (9, 0), 132), (132,), (64,), None, 0), nbytes=1000)
     loop = Counter({"HMMA": 64, "LDSM": 16, "IADD3": 48})
     code = Code(Counter({"HMMA.16816.F32": 64, "LDSM.16": 16, "IADD3": 148}), (loop,))
-    time, limit = gemm_time(H100, launch, code, 240, 48 << 10, READS)
+    time, limit = gemm_time(H100, launch, code, 240, 48 << 10, READS, HALF)
     assert limit == "tensor cores"
-    assert time == pytest.approx((1000 * 64 * 6.4 + 100) / 1.755e9 + kernel_model.LAUNCH_S)
+    assert time == pytest.approx((1000 * 64 * 6.4 + 100) / 1.755e9 + LAUNCH_S)
     busy = Code(code.instructions, (loop + Counter({"IADD3": 1000}),))
-    assert gemm_time(H100, launch, busy, 240, 48 << 10, READS)[1] == "issue"
-    assert gemm_time(H100, Launch(launch.plan, 10**9), code, 240, 48 << 10, READS)[1] == "memory"
+    assert gemm_time(H100, launch, busy, 240, 48 << 10, READS, HALF)[1] == "issue"
+    assert gemm_time(H100, Launch(launch.plan, 10**9), code, 240, 48 << 10, READS, HALF)[1] == "memory"
 
 
 def test_what_other_algorithms_compute_is_left_out() -> None:
     pixels = conv_geometry("conv2d", (56, 56), Channels(64, 256), 1, 1, 0, 1)
-    assert launches("forward", pixels, 2) == []
+    assert launches("forward", pixels, 2, HALF) == []
     square = conv_geometry("conv2d", (56, 56), Channels(64, 64), 3, 1, 1, 1)
-    kernels = [launch.plan.source.kernel for launch in launches("backward_weight", square, 2) if launch.plan.source]
+    kernels = [
+        launch.plan.source.kernel for launch in launches("backward_weight", square, 2, HALF) if launch.plan.source
+    ]
     assert kernels.count("implicit_gemm_backward_weight") == 1
     assert kernels.count("pack") == 3
 
 
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)
+def test_clocks_of_an_instruction_are_those_of_the_data_sheet(gpu: Gpu) -> None:
+    """Peak rates in TFLOP/s, of which mma.sync reaches 62 % on an H100."""
+    rate = gpu.multiprocessors * SUBPARTITIONS * gpu.clock
+    share = 0.62 if gpu.name == "H100" else 1.0
+    assert 2 * 16 * 8 * 16 * rate / gpu.hmma_clocks == pytest.approx(share * gpu.peak, rel=0.05)
+    assert gpu.ffma_peak == pytest.approx({"A100": 19.5e12, "H100": 59.3e12, "RTX 4090": 82.6e12}[gpu.name], rel=0.01)
+
+
 def test_the_page() -> None:
-    page = markdown([ROW])
+    page = markdown([ROW], "float16")
     assert "| net/conv | forward | 64 × 128 | 40 | 10 | L2 | 60 | 1.50 |" in page
     assert "forward 1.50" in page
 
 
 @pytest.mark.thorough
-def test_the_command(sass_compiler: Nvrtc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("numbers", ["float16", "fp32"])
+def test_the_command(sass_compiler: Nvrtc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: str) -> None:
     monkeypatch.setattr(publishing, "LOCAL", tmp_path)
-    assert main(["--filter", "resnet-50/conv5"]) == 0
-    page = (tmp_path / "kernel-model.md").read_text(encoding="utf-8")
+    assert main(["--filter", "resnet-50/conv5", "--numbers", numbers]) == 0
+    (file,) = tmp_path.iterdir()
+    page = file.read_text(encoding="utf-8")
     assert page.count("| resnet-50/conv5_3x3 |") == 3 * len(GPUS)
