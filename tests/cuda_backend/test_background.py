@@ -61,7 +61,8 @@ class SlowRuntime(SimulatorRuntime):
         self.launched: list[str] = []
 
     def prepare(self, source: Source, device: Device) -> bool:
-        assert self.let_go.wait(SECONDS)
+        if threading.current_thread().name == "gpucnn-compiler":  # not one of a warm-up
+            assert self.let_go.wait(SECONDS)
         if self.failure is not None and build(source) == "specialised":
             raise self.failure
         SimulatorRuntime.function(self, source, device)
@@ -204,9 +205,8 @@ def test_a_captured_call_waits_for_its_program(slow: SlowRuntime) -> None:
 
 def test_a_warm_up_leaves_nothing_to_the_background(slow: SlowRuntime) -> None:
     convolved()
-    convolved()  # from now on, it is waited for
+    convolved()  # from now on, the background has it to compile
     slow.drain()
-    threading.Timer(0.1, slow.let_go.set).start()
     case = ("conv2d", {"input": X.shape, "weight": W.shape, "padding": 1})
     with gpucnn.algorithm("direct"):
         gpucnn.warmup([case], backend="simulator", progress=False)
