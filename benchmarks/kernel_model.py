@@ -24,7 +24,7 @@ from benchmarks.cases import chosen, select, slug
 from benchmarks.layers import ConvLayer
 from benchmarks.sass import Code, codes, disassembler
 from gpucnn.backends.cuda.convolution import implicit_gemm
-from gpucnn.backends.cuda.convolution.folding import fold_of_gradient, fold_of_input
+from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.device import nvrtc
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Plan
@@ -162,9 +162,13 @@ class Reads:
 
 def reads_of(direction: str, geometry: ConvGeometry, batch: int) -> Reads:
     """That of a layer's direction, as it is folded."""
-    fold = fold_of_gradient(geometry) if direction == "backward_input" else fold_of_input(geometry, ITEMSIZE)
-    if fold is not None and direction != "backward_input":
-        geometry = fold.convolution
+    fold: Fold | OutputFold | None = fold_of_gradient(geometry)
+    if direction != "backward_input":
+        folded = fold_of_input(geometry, ITEMSIZE)
+        geometry = geometry if folded is None else folded.convolution
+        is_weight = direction == "backward_weight"
+        fold = implicit_gemm.fold_of_weight(geometry, ITEMSIZE) if is_weight else fold_of_output(geometry)
+        geometry = fold.convolution if is_weight and fold is not None else geometry
     inputs, outputs, groups = geometry.channels
     depth = implicit_gemm.padded_depth((outputs if direction == "backward_input" else inputs) // groups, ITEMSIZE)
     if direction == "backward_weight":
@@ -173,7 +177,7 @@ def reads_of(direction: str, geometry: ConvGeometry, batch: int) -> Reads:
         return _weight_reads(steps, geometry)
     taps, step = [geometry.taps], math.prod(axis.stride for axis in geometry.axes)
     if fold is not None:
-        taps, step = [fold.taps], math.prod(fold.times)
+        taps, step = [fold.taps], math.prod(line.stride for line in fold.lines)
     elif direction == "backward_input":
         taps, step = [math.prod(each) for each in product(*map(_taps_of_residues, geometry.axes))], 1
     steps = sum(implicit_gemm.gemm_steps(each, depth, ITEMSIZE) for each in taps) / len(taps)
@@ -188,7 +192,7 @@ def _weight_reads(steps: float, geometry: ConvGeometry) -> Reads:
     columns = implicit_gemm.weight_tile(outputs // groups).columns * ITEMSIZE
     taps = max(1, min(axis_h.kernel * axis_w.kernel, columns // block))
     rows = -(-taps // axis_w.kernel)
-    window = (rows - 1) * axis_h.dilation * axis_w.size + axis_w.kernel * axis_w.dilation
+    window = (rows - 1) * abs(axis_h.dilation) * axis_w.size + axis_w.kernel * abs(axis_w.dilation)
     return Reads(steps, taps, axis_h.stride * axis_w.stride, block, window, max(1.0, taps / rows / axis_w.stride))
 
 

@@ -7,7 +7,15 @@ from math import prod
 
 import pytest
 
-from gpucnn.backends.cuda.convolution.folding import MAX_ROWS, Fold, _folded, fold_of_gradient, fold_of_input
+from gpucnn.backends.cuda.convolution.folding import (
+    MAX_ROWS,
+    Fold,
+    OutputFold,
+    _folded,
+    fold_of_gradient,
+    fold_of_input,
+    fold_of_output,
+)
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
@@ -38,6 +46,43 @@ def test_each_pair_of_an_output_and_a_tap_is_met_once(stride: int, times: int) -
         assert set(found) == expected
         assert 0 <= to.low < to.size
         assert (to.taps - 1) * stride + to.size - to.low >= kernel
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_each_pair_is_met_once_by_a_block_of_outputs(stride: int, times: int) -> None:
+    for size, kernel, low, high in product((5, 12), (1, 2, 3, 4), (0, 1, 4), (0, 3)):
+        if size + low + high < kernel:
+            continue
+        geometry = conv_geometry("conv", (size,), Channels(4, 4), kernel, stride, ((low, high),), 1)
+        (out,) = geometry.output_size[2:]
+        to = OutputFold(geometry, (1, 1, times)).lines[2]
+        expected = {
+            (o, k, o * stride + k - low) for o in range(out) for k in range(kernel) if 0 <= o * stride + k - low < size
+        }
+        found = []
+        for q, t, r in product(range(to.blocks), range(to.taps), range(to.size)):
+            o, i = q * to.size + r - to.cut, q * to.stride - t - to.low
+            k = to.taps - 1 - t - r * stride
+            if 0 <= o < out and 0 <= k < kernel and 0 <= i < size:
+                found.append((o, k, i))
+        assert len(found) == len(expected)
+        assert set(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("geometry", "times"),
+    [
+        (conv_geometry("conv", (56, 56), Channels(128, 128, 32), 3, 1, 1, 1), (1, 4, 4)),  # a ResNeXt's
+        (conv_geometry("conv", (56, 56), Channels(64, 24), 3, 1, 1, 1), (1, 1, 2)),  # 48 rows, not 32
+        (conv_geometry("conv", (56, 56), Channels(64, 64), 3, 1, 1, 1), None),
+        (conv_geometry("conv", (56, 56), Channels(64, 2), 1, 1, 0, 1), None),  # no taps to share
+        (conv_geometry("conv", (56, 56), Channels(64, 2), 3, 1, 2, 2), None),
+    ],
+)
+def test_outputs_are_folded_where_rows_are_few(geometry: ConvGeometry, times: tuple[int, ...] | None) -> None:
+    fold = fold_of_output(geometry)
+    assert (fold and fold.times) == times
 
 
 @pytest.mark.parametrize(

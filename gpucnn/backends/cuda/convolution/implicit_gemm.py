@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, extents
-from gpucnn.backends.cuda.convolution.folding import Fold, fold_of_gradient, fold_of_input
+from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
@@ -98,9 +98,13 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     fold = fold_of_input(geometry, x.itemsize)
     if fold is not None:
         x, w, geometry = fold.image(runtime, x), fold.filters(runtime, w), fold.convolution
-    groups = geometry.channels.groups
-    arrays = {"x": _image(runtime, x, groups), "w": _filters(runtime, w), "bias": bias, "y": y}
-    launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry)
+    groups, blocks = geometry.channels.groups, fold_of_output(geometry)
+    filters = _filters(runtime, w if blocks is None else blocks.filters(runtime, w))
+    arrays = {"x": _image(runtime, x, groups), "w": filters, "bias": bias, "y": y}
+    if blocks is None:
+        launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry)
+    else:
+        launch(runtime, GEMM, x.dtype, arrays, _folded_work, fold=blocks)
 
 
 def backward_input(
@@ -116,7 +120,7 @@ def backward_input(
     if fold is None:
         launch(runtime, GEMM, grad_y.dtype, arrays, _backward_input_work, geometry=geometry)
     else:
-        launch(runtime, GEMM, grad_y.dtype, arrays, _folded_backward_input_work, fold=fold)
+        launch(runtime, GEMM, grad_y.dtype, arrays, _folded_work, fold=fold)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -131,7 +135,19 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
         backward_weight(runtime, fold.image(runtime, x), grad_y, folded, inner)
         fold.gather_filters(runtime, folded, grad_w)
         return
-    groups, rows, taps = geometry.channels.groups, grad_w.shape[0], geometry.taps
+    blocks = fold_of_weight(geometry, x.itemsize)
+    if blocks is None:
+        _sum_positions(runtime, x, grad_y, grad_w, geometry)
+        return
+    inner = blocks.convolution
+    parted = empty(runtime, (*grad_w.shape[:2], blocks.positions, *inner.kernel_size), np.dtype(np.float32))
+    _sum_positions(runtime, x, blocks.image(runtime, grad_y), parted, inner)
+    blocks.add_filters(runtime, parted, grad_w)
+
+
+def _sum_positions(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+    """Write grad_w [OC, C / G, …]: of each pair of channels the taps' sums, of those of a block one after another."""
+    groups, rows, taps = geometry.channels.groups, grad_y.shape[1], geometry.taps
     images, upstream = _image(runtime, x, groups), _image(runtime, grad_y, groups)
     depth = images.shape[2]
     splits, _ = split_positions(x.shape[0], depth, x.itemsize, geometry)
@@ -146,7 +162,7 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
 
 
 def _reorder(runtime: Runtime, total: Array, grad_w: Array, block: int) -> None:
-    """Write total [OC, blocks of channels, KD * KH * KW, channels of a block] to grad_w [OC, C / G, KD, KH, KW]."""
+    """Write total [OC, blocks of channels, taps, channels of a block] to grad_w [OC, C / G, *], of as many taps."""
     _, channels, *size = grad_w.shape
     ordered = grad_w if grad_w.flags.c_contiguous else empty(runtime, grad_w.shape, grad_w.dtype)
     by_tap = total.reshape(-1, prod(size), block)[..., :channels].swapaxes(1, 2)
@@ -226,16 +242,16 @@ def _backward_input_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, g
     return _gemm_work(x, w, bias, y, fields, extents(geometry))
 
 
-def _folded_backward_input_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, fold: Fold) -> Work:
-    """A forward over blocks of y, whose taps go backwards."""
+def _folded_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, fold: Fold | OutputFold) -> Work:
+    """A forward whose rows are blocks of y's positions too, and whose taps go backwards."""
     fields: Fields = {"is_dgrad": 0}
-    for name, axis, to in zip(SPACE, fold.geometry.axes, fold.axes, strict=True):
+    for name, line in zip(SPACE, fold.lines, strict=True):
         fields |= {
-            **{name: axis.out, f"o{name}": axis.size, f"k{name}": to.taps},
-            **{f"stride_{name}": to.times, f"dilation_{name}": -1, f"low_{name}": -to.before},
-            **_positions(name, to.blocks, to.size, to.cut),
+            **{name: line.inputs, f"o{name}": line.outputs, f"k{name}": line.taps},
+            **{f"stride_{name}": line.stride, f"dilation_{name}": -1, f"low_{name}": line.low},
+            **_positions(name, line.blocks, line.size, line.cut),
         }
-    reach = [(axis.blocks + 1) * max(axis.times, axis.size) + axis.taps for axis in fold.axes]
+    reach = [(line.blocks + 1) * max(line.stride, line.size) + line.taps + abs(line.low) for line in fold.lines]
     return _gemm_work(x, w, bias, y, fields, (*extents(fold.geometry), *reach))
 
 
@@ -343,6 +359,13 @@ def weight_chunks(channels: int, itemsize: int) -> int:
     whole = MAX_BYTES // itemsize
     chunks = -(-channels // whole)
     return next((block for block in (4, 2) if chunks % block == 0 and channels % whole == 0), chunks)
+
+
+def fold_of_weight(geometry: ConvGeometry, itemsize: int) -> OutputFold | None:
+    """Blocks of outputs for a wgrad: those of a forward, where all channels are one block of its columns."""
+    channels = geometry.channels.inputs // geometry.channels.groups
+    is_one = weight_chunks(channels, itemsize) * MAX_BYTES >= channels * itemsize
+    return fold_of_output(geometry) if is_one else None
 
 
 def weight_tile(rows: int) -> Tile:
