@@ -22,7 +22,7 @@ from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels
 
 MAX_ROWS = 64  # of a group and a fold: more of them have more zeros, for no fewer reads
-MAX_LENGTH = 0.75  # of a folded forward's inner dimension, over that of the convolution as it is
+MAX_SHARE = 0.75  # of the convolution as it is, that a fold may take: it has more to copy
 
 
 class FoldedAxis(NamedTuple):
@@ -234,7 +234,7 @@ def fold_of_input(geometry: ConvGeometry, itemsize: int) -> Fold | None:
     folded, direct = (-(-each // whole) * taps for each, taps in (
         (c // groups * fold.positions, fold.taps), (c // groups, geometry.taps)
     ))  # fmt: skip
-    return fold if folded <= MAX_LENGTH * direct else None
+    return fold if folded <= MAX_SHARE * direct else None
 
 
 @lru_cache(maxsize=1024)
@@ -281,29 +281,32 @@ def fold_of_output(geometry: ConvGeometry) -> OutputFold | None:
 
 
 def _times(rows: int, most: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Strides of a block along each axis, at most so many, whose rows fit if those of one stride are `rows`."""
-    for d in range(1, min(max(1, most[0]), MAX_ROWS // rows) + 1):
-        for h in range(1, min(max(1, most[1]), MAX_ROWS // (rows * d)) + 1):
-            for w in range(1, min(max(1, most[2]), MAX_ROWS // (rows * d * h)) + 1):
+    """Strides of a block along each axis, at most so many, whose rows fit if those of one stride are `rows`.
+
+    The fewest along w first: taps along w follow each other, and of fewer strides more of them read the same.
+    """
+    for w in range(1, min(max(1, most[2]), MAX_ROWS // rows) + 1):
+        for h in range(1, min(max(1, most[1]), MAX_ROWS // (rows * w)) + 1):
+            for d in range(1, min(max(1, most[0]), MAX_ROWS // (rows * w * h)) + 1):
                 yield d, h, w
 
 
 def _fastest(folds: Iterable[AnyFold], channels: int, direct: int) -> AnyFold | None:
-    """The fastest of them, if it is faster than `direct` taps of all positions, and multiplies no more.
+    """The fastest of them, if it takes less than that share of `direct` taps of all positions, and multiplies no more.
 
     A step of f fragments of rows takes as long as 2 * f of them, and at least as 5 + f, for its copies.
     """
 
-    def fragments(rows: int) -> tuple[int, int]:
-        return max(2 * -(-rows // 16), 5 + -(-rows // 16)), -(-rows // 16)
+    def products(rows: int, taps: int) -> tuple[int, int]:
+        fragments = -(-rows // 16)
+        return max(2 * fragments, 5 + fragments) * taps, fragments * taps
 
-    least, most_products = (each * direct for each in fragments(channels))
-    best = None
+    whole, most_products = products(channels, direct)
+    best, least = None, MAX_SHARE * whole
     for fold in folds:
-        cost, products = (
-            each * fold.taps * prod(line.blocks for line in fold.lines) for each in fragments(channels * fold.positions)
-        )
-        if cost < least and products <= most_products:
+        blocks = prod(line.blocks for line in fold.lines)
+        cost, on_tensor_cores = products(channels * fold.positions, fold.taps * blocks)
+        if cost < least and on_tensor_cores <= most_products:
             best, least = fold, cost
     return best
 
