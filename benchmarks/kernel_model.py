@@ -25,7 +25,7 @@ from benchmarks.gpus import COPY_SHARE, GPUS, LAUNCH_S, SUBPARTITIONS, Gpu
 from benchmarks.layers import ConvLayer
 from benchmarks.sass import Code, codes, disassembler
 from gpucnn.backends.cuda.convolution import implicit_gemm
-from gpucnn.backends.cuda.convolution.folding import fold_of_gradient, fold_of_input
+from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.device import nvrtc
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Plan
@@ -160,45 +160,55 @@ def launches(direction: str, geometry: ConvGeometry, batch: int, of: Arithmetic)
 
 @dataclass(frozen=True)
 class Reads:
-    """What the blocks of an implicit GEMM read: of residues with different numbers of taps their mean."""
+    """What the blocks of an implicit GEMM read: of residues with different numbers of taps their mean.
+
+    L1 holds the inputs of all taps of a tile, or those of its taps along w, or none.
+    """
 
     steps: float  # of a block's main loop
-    taps: float  # that read x, of each position,
-    inputs: int  # and the inputs that each position adds to those of its neighbours
-    run: int  # bytes of an input that its taps read before the next
-    window: int = 0  # inputs from a position's first tap to its last; 0: of all positions of a tile
-    row: float = 1  # taps that hit L1 whatever it holds: those that follow each other along w
+    hits: tuple[tuple[float, float], ...]  # bytes of L1 for each block, and the share of x that is then read from L2
 
 
 def reads_of(direction: str, geometry: ConvGeometry, batch: int, itemsize: int, terms: int = 1) -> Reads:
     """That of a layer's direction, as it is folded."""
-    fold = fold_of_gradient(geometry) if direction == "backward_input" else fold_of_input(geometry, itemsize)
-    if fold is not None and direction != "backward_input":
-        geometry = fold.convolution
+    fold: Fold | OutputFold | None = fold_of_gradient(geometry)
+    if direction != "backward_input":
+        folded = fold_of_input(geometry, itemsize)
+        geometry = geometry if folded is None else folded.convolution
+        is_weight = direction == "backward_weight"
+        fold = implicit_gemm.fold_of_weight(geometry, itemsize) if is_weight else fold_of_output(geometry)
+        geometry = fold.convolution if is_weight and fold is not None else geometry
     inputs, outputs, groups = geometry.channels
     depth = implicit_gemm.padded_depth((outputs if direction == "backward_input" else inputs) // groups, itemsize)
     if direction == "backward_weight":
         run = implicit_gemm.split_positions(batch, depth, itemsize, geometry, terms)[1]
         return _weight_reads(run * itemsize / implicit_gemm.STEP_BYTES, geometry, itemsize, terms)
-    taps, step = [geometry.taps], math.prod(axis.stride for axis in geometry.axes)
+    taps, taps_w, strides = [geometry.taps], geometry.axes[2].kernel, [axis.stride for axis in geometry.axes]
     if fold is not None:
-        taps, step = [fold.taps], math.prod(fold.times)
+        taps, taps_w, strides = [fold.taps], fold.lines[2].taps, [line.stride for line in fold.lines]
     elif direction == "backward_input":
-        taps, step = [math.prod(each) for each in product(*map(_taps_of_residues, geometry.axes))], 1
+        taps = [math.prod(each) for each in product(*map(_taps_of_residues, geometry.axes))]
+        taps_w, strides = -(-taps_w // strides[2]), [1]
     steps = sum(implicit_gemm.gemm_steps(each, depth, itemsize) for each in taps) / len(taps)
     run = implicit_gemm.chunks_at_once(depth * itemsize // MAX_BYTES) * MAX_BYTES
-    return Reads(steps, sum(taps) / len(taps), step, run)
+    positions = _HALO * implicit_gemm.TILES[0].columns
+    hits = [
+        (positions * step * run, _HALO * step / max(1.0, count))
+        for step, count in ((math.prod(strides), sum(taps) / len(taps)), (strides[-1], taps_w))
+    ]
+    return Reads(steps, tuple(hits))
 
 
 def _weight_reads(steps: float, geometry: ConvGeometry, itemsize: int, terms: int) -> Reads:
-    """That of a wgrad: a tile's taps of one block of channels, of which L1 holds the rows that they read."""
+    """That of a wgrad: a tile's taps of one block of channels; those along w follow each other in one step."""
     (inputs, outputs, groups), (_, axis_h, axis_w) = geometry.channels, geometry.axes
     block = implicit_gemm.weight_chunks(inputs // groups, itemsize) * MAX_BYTES
     columns = implicit_gemm.weight_tile(outputs // groups, terms).columns * itemsize
     taps = max(1, min(axis_h.kernel * axis_w.kernel, columns // block))
     rows = -(-taps // axis_w.kernel)
-    window = (rows - 1) * axis_h.dilation * axis_w.size + axis_w.kernel * axis_w.dilation
-    return Reads(steps, taps, axis_h.stride * axis_w.stride, block, window, max(1.0, taps / rows / axis_w.stride))
+    window = (rows - 1) * abs(axis_h.dilation) * axis_w.size + axis_w.kernel * abs(axis_w.dilation)
+    along_w = _HALO * rows * axis_w.stride / taps
+    return Reads(steps, ((window * block, _HALO * axis_h.stride * axis_w.stride / taps), (0, along_w)))
 
 
 def _taps_of_residues(axis: Axis) -> list[int]:
@@ -229,8 +239,7 @@ def gemm_time(
     rows, columns = launch.tile
     running = min(resident, on_one)
     left = gpu.l1 - running * (shared + 1024)
-    holds = left >= running * (reads.window or _HALO * columns * reads.inputs) * reads.run
-    again = min(1.0, _HALO * (reads.inputs / max(1.0, reads.taps) if holds else 1 / reads.row))
+    again = min((1.0, *(share for held, share in reads.hits if running * held <= left)))
     times["L2"] = blocks * steps * (rows + again * columns) * implicit_gemm.STEP_BYTES / gpu.l2
     times["memory"] = launch.nbytes / (COPY_SHARE * gpu.dram)
     limit = max(times, key=lambda name: times[name])

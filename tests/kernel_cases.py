@@ -125,7 +125,7 @@ def _convolutions() -> Iterator[Case]:
 
 
 IMPLICIT_GEMM: dict[str, tuple[int, ConvGeometry]] = {
-    "steps of channels": (2, _conv((72, 20), (5, 6), 3, 1, 1)),
+    "steps of channels": (2, _conv((72, 30), (5, 6), 3, 1, 1)),
     "blocks of channels": (2, _conv((64, 20), (5, 6), 3, 1, 1)),
     "four taps at once": (2, _conv((3, 16), (9, 8), (3, 2), 1, 1)),
     "two taps at once": (1, _conv((12, 16), (6, 7), 3, (2, 1), 1)),
@@ -136,6 +136,7 @@ IMPLICIT_GEMM: dict[str, tuple[int, ConvGeometry]] = {
     "blocks that begin before the image": (2, _conv((3, 20), (8, 9), 4, 2, 1)),
     "blocks of several strides": (1, _conv((3, 24), (5, 6, 9), 3, 1, ((1, 0), (0, 1), (2, 1)))),
     "blocks of groups": (2, _conv((6, 10, 2), (9, 16), (2, 5), (1, 4), (0, (2, 3)))),
+    "blocks of outputs": (2, _conv((8, 6, 2), (5, 7), (3, 2), (2, 1), (1, (0, 2)))),
     "blocks with gaps": (2, _conv((2, 8), (11,), 2, 5, 3)),
 }  # fmt: skip
 MANY_TILES: dict[str, tuple[int, ConvGeometry]] = {  # as many as a device has multiprocessors, or twice

@@ -17,24 +17,33 @@ from gpucnn.backends.cuda.device.sources import Source
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
 H100 = next(gpu for gpu in GPUS if gpu.name == "H100")
-READS = Reads(1000, 9, 1, 64)
+READS = Reads(1000, ((1.5 * 128 * 64, 1.5 / 9),))
 HALF = kernel_model.ARITHMETIC["float16"]
 ROW = Row("net/conv", "forward", "H100", "64 × 128", 30e-6, 10e-6, "L2", 60e-6)
 
 
-def test_steps_of_a_block() -> None:
-    """Of 32 channels of 16 bits each; of a residue's taps on the way back, or of a fold's."""
+def test_what_a_block_reads() -> None:
+    """Steps of 32 channels of 16 bits each; of a residue's taps on the way back, or of a fold's."""
     square = conv_geometry("conv2d", (56, 56), Channels(64, 96), 3, 1, 1, 1)
-    assert reads_of("forward", square, 32, 2) == Reads(9 * 2, 9, 1, 64)
-    assert reads_of("backward_input", square, 32, 2) == Reads(9 * 3, 9, 1, 64)
+    tile = 1.5 * 128 * 64  # bytes of its positions and a halo
+    assert reads_of("forward", square, 32, 2) == Reads(9 * 2, ((tile, 1.5 / 9), (tile, 1.5 / 3)))
+    assert reads_of("backward_input", square, 32, 2) == Reads(9 * 3, ((tile, 1.5 / 9), (tile, 1.5 / 3)))
     strided = conv_geometry("conv2d", (56, 56), Channels(64, 96), 3, 2, 1, 1)
-    assert reads_of("forward", strided, 32, 2) == Reads(9 * 2, 9, 4, 64)
-    assert reads_of("backward_input", strided, 32, 2) == Reads(9 * 3 / 4, 9 / 4, 1, 64)
+    assert reads_of("forward", strided, 32, 2) == Reads(9 * 2, ((4 * tile, 1.5 * 4 / 9), (2 * tile, 1.5 * 2 / 3)))
+    assert reads_of("backward_input", strided, 32, 2) == Reads(9 * 3 / 4, ((tile, 1.5 * 4 / 9), (tile, 1.5 / 2)))
     stem = conv_geometry("conv2d", (224, 224), Channels(3, 64), 7, 2, 3, 1)
-    assert reads_of("forward", stem, 32, 2) == Reads(8, 16, 1, 32)  # two taps of 12 channels at once
-    assert reads_of("backward_input", stem, 32, 2) == Reads(25 * 2, 25, 4, 64)
+    assert reads_of("forward", stem, 32, 2) == Reads(8, ((tile / 2, 1.5 / 16), (tile / 2, 1.5 / 4)))  # of 12 channels
+    assert reads_of("backward_input", stem, 32, 2) == Reads(25 * 2, ((4 * tile, 6 / 25), (2 * tile, 3 / 5)))
     gaps = conv_geometry("conv2d", (8, 8), Channels(64, 16), 1, 2, 0, 1)
-    assert reads_of("backward_input", gaps, 1, 2) == Reads(1 / 4, 1 / 4, 1, 32)  # three residues have no tap
+    assert reads_of("backward_input", gaps, 1, 2).steps == 1 / 4  # three residues have no tap
+
+
+def test_what_a_block_of_a_wgrad_reads() -> None:
+    """A tile has 4 taps of 32 channels, of two rows of the kernel."""
+    square = conv_geometry("conv2d", (56, 56), Channels(64, 128), 3, 1, 1, 1)
+    held, along_w = reads_of("backward_weight", square, 32, 2).hits
+    assert held == ((56 + 3) * 64, 1.5 / 4)
+    assert along_w == (0, 1.5 * 2 / 4)
 
 
 def test_the_time_is_that_of_what_takes_longest() -> None:

@@ -7,7 +7,15 @@ from math import prod
 
 import pytest
 
-from gpucnn.backends.cuda.convolution.folding import MAX_ROWS, Fold, _folded, fold_of_gradient, fold_of_input
+from gpucnn.backends.cuda.convolution.folding import (
+    MAX_ROWS,
+    Fold,
+    OutputFold,
+    _folded,
+    fold_of_gradient,
+    fold_of_input,
+    fold_of_output,
+)
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
 
@@ -40,6 +48,43 @@ def test_each_pair_of_an_output_and_a_tap_is_met_once(stride: int, times: int) -
         assert (to.taps - 1) * stride + to.size - to.low >= kernel
 
 
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_each_pair_is_met_once_by_a_block_of_outputs(stride: int, times: int) -> None:
+    for size, kernel, low, high in product((5, 12), (1, 2, 3, 4), (0, 1, 4), (0, 3)):
+        if size + low + high < kernel:
+            continue
+        geometry = conv_geometry("conv", (size,), Channels(4, 4), kernel, stride, ((low, high),), 1)
+        (out,) = geometry.output_size[2:]
+        to = OutputFold(geometry, (1, 1, times)).lines[2]
+        expected = {
+            (o, k, o * stride + k - low) for o in range(out) for k in range(kernel) if 0 <= o * stride + k - low < size
+        }
+        found = []
+        for q, t, r in product(range(to.blocks), range(to.taps), range(to.size)):
+            o, i = q * to.size + r - to.cut, q * to.stride - t - to.low
+            k = to.taps - 1 - t - r * stride
+            if 0 <= o < out and 0 <= k < kernel and 0 <= i < size:
+                found.append((o, k, i))
+        assert len(found) == len(expected)
+        assert set(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("geometry", "times"),
+    [
+        (conv_geometry("conv", (56, 56), Channels(128, 128, 32), 3, 1, 1, 1), (1, 4, 4)),  # a ResNeXt's
+        (conv_geometry("conv", (56, 56), Channels(64, 24), 3, 1, 1, 1), None),  # 3 of 4 rows are used
+        (conv_geometry("conv", (56, 56), Channels(64, 64), 3, 1, 1, 1), None),
+        (conv_geometry("conv", (56, 56), Channels(64, 2), 1, 1, 0, 1), None),  # no taps to share
+        (conv_geometry("conv", (56, 56), Channels(64, 2), 3, 1, 2, 2), None),
+    ],
+)
+def test_outputs_are_folded_where_rows_are_few(geometry: ConvGeometry, times: tuple[int, ...] | None) -> None:
+    fold = fold_of_output(geometry)
+    assert (fold and fold.times) == times
+
+
 @pytest.mark.parametrize(
     ("geometry", "taps", "length"),
     [
@@ -68,7 +113,7 @@ def test_images_are_folded_where_that_shortens_the_product(
         (conv(3, 224, 7, 2, 3), (1, 2, 2), 48),
         (conv(3, 227, 11, 4, 0), (1, 1, 1), 48),
         (conv(3, 224, 3, 1, 1), (1, 4, 4), 48),
-        (conv(3, 112, 3, 1, 1, rank=3), (2, 2, 4), 48),
+        (conv(3, 112, 3, 1, 1, rank=3), (4, 2, 2), 48),
         (conv(64, 56, 3, 1, 1), None, 0),
         (conv(64, 56, 3, 2, 1), None, 0),
         (conv(16, 56, 3, 1, 1), None, 0),  # a fragment is full

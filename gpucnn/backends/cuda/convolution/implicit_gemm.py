@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, bias_dtype, extents
-from gpucnn.backends.cuda.convolution.folding import Fold, fold_of_gradient, fold_of_input
+from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
@@ -30,6 +30,8 @@ GROUPED = ("n", "g", "c", *SPACE)
 STEP_BYTES = 64  # of each row of both factors, which one step of the inner dimension takes
 STEP_CHUNKS = STEP_BYTES // MAX_BYTES
 WARP_COLUMNS = 64
+FRAGMENT_CLOCKS = 512, 102, 307  # of a scheduler, on an H100, for a step of 16 rows by a warp's columns, by terms
+SHARED_BYTES = 128  # that shared memory moves in a clock
 MULTIPROCESSORS, SCHEDULERS = (108, 132), 4  # of the devices that tiles are chosen for, whichever runs them
 WANTED_WARPS = 2 * SCHEDULERS  # of a multiprocessor, to overlap copies and products
 MIN_STEPS = 8  # of a part of a split sum
@@ -69,10 +71,14 @@ class Tile(NamedTuple):
 
 
 TILES = (
-    Tile(4, 2, 2, 3), Tile(3, 2, 2, 3), Tile(4, 1, 2, 4), Tile(3, 1, 2, 4),
+    Tile(4, 2, 2, 3), Tile(3, 2, 2, 3), Tile(4, 1, 2, 4), Tile(3, 1, 2, 3),
     Tile(2, 2, 2, 4), Tile(2, 1, 2, 4), Tile(1, 1, 2, 4),
 )  # fmt: skip
-"""Those that read and issue less for each product first."""
+"""Those that read and issue less for each product first.
+
+That of 48 rows, which folds fill, has a stage fewer than fit: in the model L1 then holds a ResNet's first dgrad's taps
+along w, which takes 0.7 of the time on an H100.
+"""
 
 _TERMS = {"fp32": 0, "tf32": 1, "fp32x3": 2}
 
@@ -102,7 +108,8 @@ def tiles(terms: int) -> tuple[Tile, ...]:
 def tile(rows: int, columns: int, batch: int, terms: int = 1) -> Tile:
     """The tile for `batch` products of `rows` by `columns`: that which keeps a multiprocessor's schedulers least long.
 
-    A warp's step takes as long as its fragments, and once more for its copies and what else it issues.
+    These take as long as the products, by a scheduler's warps, or as shared memory's accesses: of the fragments that
+    warps read, and of the copies.
 
     Examples
     --------
@@ -112,8 +119,10 @@ def tile(rows: int, columns: int, batch: int, terms: int = 1) -> Tile:
 
     def duration(each: Tile) -> int:
         blocks = batch * -(-rows // each.rows) * -(-columns // each.columns)
-        warps = -(-blocks // MULTIPROCESSORS[-1]) * each.warps
-        return -(-warps // SCHEDULERS) * (each.fragments + 1)
+        on_one = -(-blocks // MULTIPROCESSORS[-1])
+        products = -(-on_one * each.warps // SCHEDULERS) * each.fragments * FRAGMENT_CLOCKS[terms]
+        reads = 4 * (2 * each.fragments + 8) * each.warps
+        return max(products, on_one * (reads + (each.rows + each.columns) * STEP_BYTES // SHARED_BYTES))
 
     return min(tiles(terms), key=duration)
 
@@ -123,10 +132,14 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     fold = fold_of_input(geometry, x.itemsize)
     if fold is not None:
         x, w, geometry = fold.image(runtime, x), fold.filters(runtime, w), fold.convolution
-    groups = geometry.channels.groups
-    arrays = {"x": _image(runtime, x, groups), "w": _filters(runtime, w), "bias": bias, "y": y}
+    groups, blocks = geometry.channels.groups, fold_of_output(geometry)
+    filters = _filters(runtime, w if blocks is None else blocks.filters(runtime, w))
+    arrays = {"x": _image(runtime, x, groups), "w": filters, "bias": bias, "y": y}
     numbers = Numbers(terms(x.dtype), bias_dtype(x, bias))
-    launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry, numbers=numbers)
+    if blocks is None:
+        launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry, numbers=numbers)
+    else:
+        launch(runtime, GEMM, x.dtype, arrays, _folded_work, fold=blocks, numbers=numbers)
 
 
 def backward_input(
@@ -143,7 +156,7 @@ def backward_input(
     if fold is None:
         launch(runtime, GEMM, w.dtype, arrays, _backward_input_work, geometry=geometry, numbers=numbers)
     else:
-        launch(runtime, GEMM, w.dtype, arrays, _folded_backward_input_work, fold=fold, numbers=numbers)
+        launch(runtime, GEMM, w.dtype, arrays, _folded_work, fold=fold, numbers=numbers)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
@@ -158,7 +171,19 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
         backward_weight(runtime, fold.image(runtime, x), grad_y, folded, inner)
         fold.gather_filters(runtime, folded, grad_w)
         return
-    groups, rows, taps = geometry.channels.groups, grad_w.shape[0], geometry.taps
+    blocks = fold_of_weight(geometry, x.itemsize)
+    if blocks is None:
+        _sum_positions(runtime, x, grad_y, grad_w, geometry)
+        return
+    inner = blocks.convolution
+    parted = empty(runtime, (*grad_w.shape[:2], blocks.positions, *inner.kernel_size), np.dtype(np.float32))
+    _sum_positions(runtime, x, blocks.image(runtime, grad_y), parted, inner)
+    blocks.add_filters(runtime, parted, grad_w)
+
+
+def _sum_positions(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+    """Write grad_w [OC, C / G, …]: of each pair of channels the taps' sums, of those of a block one after another."""
+    groups, rows, taps = geometry.channels.groups, grad_y.shape[1], geometry.taps
     images, upstream = _image(runtime, x, groups), _image(runtime, grad_y, groups)
     depth = images.shape[2]
     factors = terms(x.dtype)
@@ -174,7 +199,7 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
 
 
 def _reorder(runtime: Runtime, total: Array, grad_w: Array, block: int) -> None:
-    """Write total [OC, blocks of channels, KD * KH * KW, channels of a block] to grad_w [OC, C / G, KD, KH, KW]."""
+    """Write total [OC, blocks of channels, taps, channels of a block] to grad_w [OC, C / G, *], of as many taps."""
     _, channels, *size = grad_w.shape
     ordered = grad_w if grad_w.flags.c_contiguous else empty(runtime, grad_w.shape, grad_w.dtype)
     by_tap = total.reshape(-1, prod(size), block)[..., :channels].swapaxes(1, 2)
@@ -258,18 +283,18 @@ def _backward_input_work(
     return _gemm_work(x, w, bias, y, fields, extents(geometry), numbers)
 
 
-def _folded_backward_input_work(
-    x: Layout, w: Layout, bias: Layout | None, y: Layout, fold: Fold, numbers: Numbers
+def _folded_work(
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, fold: Fold | OutputFold, numbers: Numbers
 ) -> Work:
-    """A forward over blocks of y, whose taps go backwards."""
+    """A forward whose rows are blocks of y's positions too, and whose taps go backwards."""
     fields: Fields = {"is_dgrad": 0}
-    for name, axis, to in zip(SPACE, fold.geometry.axes, fold.axes, strict=True):
+    for name, line in zip(SPACE, fold.lines, strict=True):
         fields |= {
-            **{name: axis.out, f"o{name}": axis.size, f"k{name}": to.taps},
-            **{f"stride_{name}": to.times, f"dilation_{name}": -1, f"low_{name}": -to.before},
-            **_positions(name, to.blocks, to.size, to.cut),
+            **{name: line.inputs, f"o{name}": line.outputs, f"k{name}": line.taps},
+            **{f"stride_{name}": line.stride, f"dilation_{name}": -1, f"low_{name}": line.low},
+            **_positions(name, line.blocks, line.size, line.cut),
         }
-    reach = [(axis.blocks + 1) * max(axis.times, axis.size) + axis.taps for axis in fold.axes]
+    reach = [(line.blocks + 1) * max(line.stride, line.size) + line.taps + abs(line.low) for line in fold.lines]
     return _gemm_work(x, w, bias, y, fields, (*extents(fold.geometry), *reach), numbers)
 
 
@@ -379,6 +404,13 @@ def weight_chunks(channels: int, itemsize: int) -> int:
     whole = MAX_BYTES // itemsize
     chunks = -(-channels // whole)
     return next((block for block in (4, 2) if chunks % block == 0 and channels % whole == 0), chunks)
+
+
+def fold_of_weight(geometry: ConvGeometry, itemsize: int) -> OutputFold | None:
+    """Blocks of outputs for a wgrad: those of a forward, where all channels are one block of its columns."""
+    channels = geometry.channels.inputs // geometry.channels.groups
+    is_one = weight_chunks(channels, itemsize) * MAX_BYTES >= channels * itemsize
+    return fold_of_output(geometry) if is_one else None
 
 
 def weight_tile(rows: int, terms: int = 1) -> Tile:
