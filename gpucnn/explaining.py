@@ -374,7 +374,7 @@ class _Convolution:
         direction, geometry, dtype = self.direction, self.geometry, name_of(self.dtype)
         x, y = (dense(shape, self.dtype.itemsize, self.channels_last) for shape in self.shapes)
         name = on_a_gpu.algorithm(direction, geometry, dtype, x, y, sm_80=True)
-        names = on_a_gpu.algorithms(dtype, sm_80=True)
+        names = on_a_gpu.algorithms(direction, geometry, dtype, sm_80=True)
         picks = choices().picks
         if choices().algorithm is not None:
             reason = _asked(name)
@@ -384,6 +384,8 @@ class _Convolution:
             reason = "It was the quickest when gpucnn.tune timed it."
         elif len(names) == 1:
             reason = f"No matrix product is taken of {dtype}."
+        elif name == "winograd":
+            reason = "There are channels enough that fewer products are worth the transforms of images."
         elif name == "implicit_gemm":
             reason = "The matrix product is large enough for tiles, whose columns are gathered as they are multiplied."
         elif name == "im2col":
@@ -404,7 +406,12 @@ class _Convolution:
         if name == "implicit_gemm" and not self.channels_last:
             x, y = map(prod, self.shapes)
             values += 2 * {"forward": x, "backward_input": y, "backward_weight": x + y}[self.direction]
-        return Alternative(name, None, values * self.dtype.itemsize, positions * weights)
+        products = positions * weights
+        if name == "winograd":
+            written = self.geometry.output_size if self.direction == "forward" else self.geometry.input_size
+            tiles = 16 * self.batch * prod(-(-size // 2) for size in written)
+            values, products = values + 2 * tiles * (inputs + outputs), tiles * inputs * outputs
+        return Alternative(name, None, values * self.dtype.itemsize, products)
 
 
 _REASONS = {  # of what is chosen on the CPU by no cost

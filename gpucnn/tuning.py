@@ -90,8 +90,8 @@ def tune(
         with picking(probe), at_once():
             call()
         for asked in probe.asked:
-            direction, _, dtype_of_call = asked
-            names = algorithms(dtype_of_call, sm_80)
+            direction = asked[0]
+            names = algorithms(*asked, sm_80)
             if len(names) > 1:
                 timed = _timed(runtime, call, asked, names)
                 picks.append(Pick(operation, direction, kept.keep(*asked, timed), timed))

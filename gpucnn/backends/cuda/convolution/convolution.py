@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpucnn.backends.cuda.convolution import depthwise, direct, implicit_gemm
+from gpucnn.backends.cuda.convolution import depthwise, direct, implicit_gemm, winograd
 from gpucnn.backends.cuda.convolution import im2col as im2col_convolution
 from gpucnn.backends.cuda.convolution.select import algorithm, has_sm_80
 from gpucnn.backends.cuda.device.runtime import Array, Runtime
@@ -11,7 +11,8 @@ from gpucnn.backends.dtypes import name_of
 from gpucnn.geometry import ConvGeometry
 
 MODULES = {
-    "depthwise": depthwise, "direct": direct, "im2col": im2col_convolution, "implicit_gemm": implicit_gemm
+    "depthwise": depthwise, "direct": direct, "im2col": im2col_convolution, "implicit_gemm": implicit_gemm,
+    "winograd": winograd,
 }  # fmt: skip
 
 

@@ -19,8 +19,10 @@ from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import copy, pack
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides, zeros
+from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import is_channels_last, is_dense
-from gpucnn.geometry import ConvGeometry
+from gpucnn.geometry import Axis, ConvGeometry
+from gpucnn.geometry.geometries import Channels
 from gpucnn.numerics import choices
 
 GEMM = Kernel("implicit_gemm", "ImplicitGemmParams")
@@ -140,6 +142,23 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
         launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry, numbers=numbers)
     else:
         launch(runtime, GEMM, x.dtype, arrays, _folded_work, fold=blocks, numbers=numbers)
+
+
+def multiply(runtime: Runtime, x: Array, w: Array, y: Array) -> None:
+    """Write y [N, G * rows, D, H, W] as w [G * rows, 1, 1, 1, C] times x [N, G, C, D, H, W], C contiguous in both."""
+    groups, depth = x.shape[1:3]
+    axes = [Axis(size, 1, 1, 1, 0, 0, size) for size in x.shape[3:]]
+    geometry = ConvGeometry(3, Channels(groups * depth, y.shape[1], groups), (axes[0], axes[1], axes[2]))
+    numbers = Numbers(terms(x.dtype), name_of(x.dtype))
+    launch(
+        runtime,
+        GEMM,
+        x.dtype,
+        {"x": x, "w": w, "bias": None, "y": y},
+        _forward_work,
+        geometry=geometry,
+        numbers=numbers,
+    )
 
 
 def backward_input(

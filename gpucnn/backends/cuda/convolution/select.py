@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import prod
 
-from gpucnn.backends.cuda.convolution import depthwise, im2col
+from gpucnn.backends.cuda.convolution import depthwise, im2col, winograd
 from gpucnn.backends.cuda.device.runtime import Device
 from gpucnn.backends.cuda.launch.plans import Layout
 from gpucnn.geometry import ConvGeometry
@@ -29,14 +29,13 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     ValueError
         The caller's choice does not compute this.
     """
-    (chosen, picks, *_), computed = choices(), algorithms(dtype, sm_80)
+    (chosen, picks, *_), computed = choices(), algorithms(direction, geometry, dtype, sm_80)
     if chosen not in (None, *_ON_A_GPU):
         raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected one of {_ON_A_GPU}")
     if chosen not in (None, *computed):
         on_this = "" if sm_80 or chosen == "im2col" else " on a GPU of compute capability below 8.0"
-        raise ValueError(
-            f"algorithm: {chosen!r} computes no convolution of {dtype}{on_this}, expected one of {computed}"
-        )
+        what = "no such convolution" if chosen == "winograd" else "no convolution"
+        raise ValueError(f"algorithm: {chosen!r} computes {what} of {dtype}{on_this}, expected one of {computed}")
     if chosen is not None:
         return chosen
     if takes_depthwise(direction, geometry, dtype, x, y):
@@ -49,6 +48,8 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     large, is_pixel_by_pixel = length >= 32 and rows >= 16, im2col.is_pixel_by_pixel(geometry)
     is_split = dtype == "float32" and choices().precision == "fp32x3"  # which cuBLAS does not compute
     by_cublas = large and is_pixel_by_pixel and not is_split
+    if "winograd" in computed and winograd.pays(geometry):
+        return "winograd"
     if "implicit_gemm" in computed and length * rows >= _MIN_PRODUCTS and not by_cublas:
         return "implicit_gemm"
     enough = length * rows >= _MIN_PRODUCTS if dtype in _16_BITS else large
@@ -56,17 +57,24 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     return "im2col" if enough and worth and "im2col" in computed else "direct"
 
 
-def algorithms(dtype: str, sm_80: bool) -> tuple[str, ...]:
-    """The algorithms of any convolution of `dtype`, in each direction; depthwise kernels are selected separately.
+def algorithms(direction: str, geometry: ConvGeometry, dtype: str, sm_80: bool) -> tuple[str, ...]:
+    """The algorithms that compute a convolution of `dtype`; depthwise kernels are selected separately.
 
     Examples
     --------
-    >>> algorithms("int32", sm_80=True), algorithms("float16", sm_80=True)
-    (('direct',), ('direct', 'im2col', 'implicit_gemm'))
+    >>> from gpucnn.geometry.geometries import Channels, conv_geometry
+    >>> geometry = conv_geometry("conv2d", (56, 56), Channels(64, 64), 3, 1, 1, 1)
+    >>> for dtype in ("int32", "float16", "float32"):
+    ...     algorithms("forward", geometry, dtype, sm_80=True)
+    ('direct',)
+    ('direct', 'im2col', 'implicit_gemm')
+    ('direct', 'im2col', 'implicit_gemm', 'winograd')
     """
     if dtype not in _PRODUCTS:
         return ("direct",)
-    return _ON_A_GPU if sm_80 and dtype in _GATHERED else ("direct", "im2col")
+    if not sm_80 or dtype not in _GATHERED:
+        return ("direct", "im2col")
+    return _ON_A_GPU if winograd.computes(direction, geometry, dtype) else _ON_A_GPU[:-1]
 
 
 def has_sm_80(device: Device) -> bool:
@@ -74,7 +82,7 @@ def has_sm_80(device: Device) -> bool:
     return device.compute_capability >= (8, 0)
 
 
-_ON_A_GPU = ("direct", "im2col", "implicit_gemm")
+_ON_A_GPU = ("direct", "im2col", "implicit_gemm", "winograd")
 _16_BITS = frozenset({"float16", "bfloat16"})
 _GATHERED = _16_BITS | {"float32"}  # dtypes of the implicit GEMM
 _MIN_PRODUCTS = 64  # of an output of a group, below which a tile is mostly padding
