@@ -2,6 +2,8 @@
 //
 // Source       as winograd_input.cu
 // Reads        m [N, 16, OC, TH, TW], the sums over c of u[k, oc, c] v[n, th, tw, k, c]; bias [OC] of BIAS or null
+//              x [N, C, XH, XW] and w [OC, C, 3, 3] for results that are no finite numbers: a tile mixes its inputs, so
+//              these are summed anew by the definition
 // Writes       y [N, OC, H, W]; any strides
 // Mapping      one thread per tile, in y's memory order
 // Bytes        m and y once
@@ -14,14 +16,33 @@ struct WinogradOutputParams {
   RUN_TIME index_t n;
   index_t oc, h, w;
   index_t tiles_h, tiles_w;
+  index_t c, xh, xw, low_h, low_w;
+  index_t x_n, x_c, x_h, x_w;
+  index_t w_oc, w_c, w_h, w_w;
   index_t m_n, m_k, m_c, m_h, m_w;
   index_t y_n, y_c, y_h, y_w;
   index_t bias_c;
   index_t channels_last;
 };
 
+// One output by the definition.
+__device__ __noinline__ float convolved(const float* x, const float* w, index_t h0, index_t w0,
+                                        const WinogradOutputParams& p) {
+  float sum = 0.0f;
+  for (index_t c = 0; c < p.c; ++c) {
+    for (int k = 0; k < 9; ++k) {
+      const index_t h = h0 + k / 3, column = w0 + k % 3;
+      if (h < 0 || h >= p.xh || column < 0 || column >= p.xw) continue;
+      sum = fmaf(x[c * p.x_c + h * p.x_h + column * p.x_w], w[c * p.w_c + k / 3 * p.w_h + k % 3 * p.w_w], sum);
+    }
+  }
+  return sum;
+}
+
 extern "C" __global__ void __launch_bounds__(256, 1)
 winograd_output(const scalar_t* __restrict__ m,   // [N, 16, OC, TH, TW]
+                const scalar_t* __restrict__ x,   // [N, C, XH, XW]
+                const scalar_t* __restrict__ w,   // [OC, C, 3, 3]
                 const BIAS* __restrict__ bias,    // [OC] or null
                 scalar_t* __restrict__ y,         // [N, OC, H, W]
                 const WinogradOutputParams p) {
@@ -39,12 +60,18 @@ winograd_output(const scalar_t* __restrict__ m,   // [N, 16, OC, TH, TW]
     rows[1][j] = column[1] - column[2] - column[3];
   }
   const float added = bias ? widen(bias[at.c * p.bias_c]) : 0.0f;
-  scalar_t* const to = y + at.n * p.y_n + at.c * p.y_c + 2 * at.h * p.y_h + 2 * at.w * p.y_w;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    if (2 * at.h + i >= p.h) continue;
-    const float* const row = rows[i];
-    to[i * p.y_h] = row[0] + row[1] + row[2] + added;
-    if (2 * at.w + 1 < p.w) to[i * p.y_h + p.y_w] = row[1] - row[2] - row[3] + added;
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const index_t h = 2 * at.h + i, column = 2 * at.w + j;
+      if (h >= p.h || column >= p.w) continue;
+      const float(&row)[4] = rows[i];
+      float sum = j == 0 ? row[0] + row[1] + row[2] : row[1] - row[2] - row[3];
+      if (!isfinite(sum)) {
+        sum = convolved(x + at.n * p.x_n, w + at.c * p.w_oc, h - p.low_h, column - p.low_w, p);
+      }
+      y[at.n * p.y_n + at.c * p.y_c + h * p.y_h + column * p.y_w] = sum + added;
+    }
   }
 }

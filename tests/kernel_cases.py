@@ -57,8 +57,9 @@ class Case:
 
     @cached_property
     def expected(self) -> tuple[Array, ...]:
-        """What the NumPy backend gives, which has no implicit GEMM."""
-        case = replace(self, algorithm=None) if self.algorithm == "implicit_gemm" else self
+        """What the NumPy backend gives, which has no implicit GEMM, and directly for Winograd's filtering."""
+        others = {"implicit_gemm": None, "winograd": "direct"}
+        case = replace(self, algorithm=others.get(self.algorithm, self.algorithm))
         return case.run(NumpyBackend())
 
     def agrees(self, results: tuple[Array, ...]) -> bool:
@@ -160,6 +161,21 @@ def _implicit_gemm() -> Iterator[Case]:
             title = f"implicit GEMM, {name}, {dtype}"
             forward, *_, weight = _directions(title, n, geometry, dtype, "contiguous", "implicit_gemm")
             yield from (forward, weight)
+
+
+WINOGRAD: dict[str, tuple[int, ConvGeometry]] = {
+    "tiles beyond the last": (2, _conv((5, 20), (5, 8), 3, 1, 1)),
+    "blocks of channels and of tiles": (1, _conv((36, 4), (3, 37), 3, 1, 1)),
+    "uneven padding": (2, _conv((4, 3), (6, 5), 3, 1, ((2, 0), (0, 3)))),
+    "no padding": (1, _conv((3, 2), (4, 3), 3, 1, 0)),
+}  # fmt: skip
+
+
+def _winograd() -> Iterator[Case]:
+    for name, (n, geometry) in WINOGRAD.items():
+        for order in ("contiguous", "channels_last", "offset"):
+            cases = _directions(f"Winograd, {name}, {order}", n, geometry, "float32", order, "winograd")
+            yield from (case for case in cases if case.primitive != "convolve_backward_weight")
 
 
 # --- Depthwise convolution ----------------------------------------------------------------------------------------
@@ -608,8 +624,8 @@ def _biases() -> Iterator[Case]:
 
 
 FAMILIES = (
-    _convolutions, _implicit_gemm, _depthwise, _wide_biases, _poolings, _planes, _resamplings, _norms, _packings,
-    _biases,
+    _convolutions, _implicit_gemm, _winograd, _depthwise, _wide_biases, _poolings, _planes, _resamplings, _norms,
+    _packings, _biases,
 )  # fmt: skip
 CASES = [case for family in FAMILIES for case in family()]
 _LISTED = {case.primitive for case in CASES}

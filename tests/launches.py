@@ -115,7 +115,7 @@ def launches_of_calls(dtype: str, specialises: bool, wide: bool) -> tuple[Launch
                 if parameter in ARRAYS and isinstance(value, np.ndarray) and value.dtype.kind == "f":
                     arguments[parameter] = value.astype(dtype)
             without = [arguments | {"residual": None}] if "norm" in name else []  # by a program of its own
-            for way in WAYS:
+            for way in (*WAYS, ("winograd", "fp32")):
                 for each in (arguments, *without):
                     with by(*way), contextlib.suppress(TypeError, ValueError):  # not of this dtype
                         getattr(F, name)(**each)
@@ -160,6 +160,7 @@ def _run_layers(channels_last: bool) -> None:
             run(F.conv3d, image(1, 8, 8, 28, 28), weight(8, 8, 3, 3, 3), None, padding=1)
             run(F.conv1d, image(1, 16, 1000), weight(32, 16, 9), None, stride=3, padding=4)
     run(F.conv2d, image(2, 64, 28, 28), weight(64, 64, 3, 3), None, padding=1)
+    run(F.conv2d, image(2, 256, 14, 14), weight(256, 256, 3, 3), None, padding=1)  # by Winograd's filtering
     run(F.conv2d, image(2, 96, 112, 112), weight(96, 1, 3, 3), None, stride=2, padding=1, groups=96)  # MobileNetV2
     run(F.conv2d, image(2, 240, 28, 28), weight(240, 1, 5, 5), None, padding=2, groups=240)  # EfficientNet
     run(F.conv2d, image(2, 96, 56, 56), weight(96, 1, 7, 7), weight(96), padding=3, groups=96)  # ConvNeXt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
@@ -313,7 +313,8 @@ def entered(call: Callable[[], Any]) -> list[str]:
     return names
 
 
-CUPY_CALLS: dict[str, Callable[[Any], Any]] = {  # on `Arrays`
+CUPY_CALLS: dict[str, Callable[[Any], Any]] = {  # on `Arrays`; products are those of cuBLAS
+    "conv2d, implicit GEMM": lambda a: F.conv2d(a.x, a.dense, a.bias, 1, 1),
     "conv2d, product": lambda a: F.conv2d(a.x, a.dense, None, 1, 1),
     "conv2d, 1x1": lambda a: F.conv2d(a.x, a.pixels),
     "conv2d, product and bias": lambda a: F.conv2d(a.x, a.dense, a.bias, 1, 1),
@@ -357,12 +358,21 @@ def expect_values_of_numpy(case: str, found: Any, seed: int) -> None:
 # or for each array in another order than C, one more.
 MAX_ENTERED = 7
 
+
+@pytest.fixture
+def by_cublas(case: str) -> Iterator[None]:
+    """Within a test of products, convolutions are computed by columns and cuBLAS."""
+    with gpucnn.algorithm("im2col") if "product" in case else contextlib.nullcontext():
+        yield
+
+
 NEW_ARRAYS = {  # where it is not the result alone: columns and products are arrays too, parts of sums, indices
-    "conv2d, product": 2, "conv2d, product and bias": 2, "conv2d_backward, products and bias": 4,
-    "max_pool2d, indices": 2,
+    "conv2d, implicit GEMM": 3, "conv2d, product": 2, "conv2d, product and bias": 2,
+    "conv2d_backward, products and bias": 4, "max_pool2d, indices": 2,
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("by_cublas")
 @pytest.mark.parametrize("case", CUPY_CALLS)
 def test_a_frozen_call_takes_few_steps(case: str, cupy: Any, watch: Watch) -> None:
     call, arrays = CUPY_CALLS[case], [Arrays(cupy, seed) for seed in (1, 2)]
@@ -377,6 +387,7 @@ def test_a_frozen_call_takes_few_steps(case: str, cupy: Any, watch: Watch) -> No
         expect_values_of_numpy(case, result, seed)
 
 
+@pytest.mark.usefixtures("by_cublas")
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("case", CUPY_CALLS)
 def test_a_stream_can_capture_a_call_that_was_made_before(
@@ -468,6 +479,7 @@ def test_out_between_the_channels_of_an_argument_is_kept_where_it_was_not_refuse
                 call(whole, 2)
 
 
+@gpucnn.algorithm("im2col")
 def test_a_call_that_fails_half_way_is_not_kept(cupy: Any, watch: Watch) -> None:
     arrays = Arrays(cupy, 1)
     kept = cast(replays.Replays, replaying.REPLAYERS[cupy.ndarray]).kept
@@ -490,6 +502,7 @@ def test_a_call_that_fails_half_way_is_not_kept(cupy: Any, watch: Watch) -> None
     assert len(watch.products) == 2 * queued
 
 
+@gpucnn.algorithm("im2col")
 def test_a_replay_holds_no_more_memory_than_the_call_did(cupy: Any, watch: Watch) -> None:
     """Columns of both directions lie in one place, as one is done with when the other begins."""
     x, w, grad = (cupy.ones(shape, np.float32) for shape in ((2, 16, 8, 8), (32, 16, 3, 3), (2, 32, 8, 8)))

@@ -59,7 +59,7 @@ def chosen(direction: str, geometry: ConvGeometry, dtype: str, channels_last: bo
         (layer(256, 256, 1), "im2col"),  # without columns
         (layer(64, 64, groups=64), "depthwise"),
         (layer(64, 128, groups=64), "depthwise"),  # two filters a channel
-        (layer(1, 64), "direct"),  # one channel is no group
+        (layer(1, 64), "implicit_gemm"),  # one channel is no group
         (layer(64, 64, groups=32), "direct"),
         (layer(64, 8), "implicit_gemm"),
         (layer(2, 64), "implicit_gemm"),
@@ -172,12 +172,29 @@ def test_an_unknown_algorithm_is_refused() -> None:
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_what_a_gpu_does_not_compute_is_refused(direction: str) -> None:
-    with (
-        gpucnn.algorithm("winograd"),
-        pytest.raises(ValueError, match=r"^algorithm: 'winograd' is not computed on a GPU, expected one of"),
-    ):
-        chosen(direction, layer(64, 64), "float32")
+def test_winograd_is_what_its_transforms_apply_to(direction: str) -> None:
+    """Ungrouped 3 x 3 taps in full float32, by itself where the channels are many."""
+    is_weight = direction == "backward_weight"
+    assert chosen(direction, layer(256, 256), "float32") == ("implicit_gemm" if is_weight else "winograd")
+    assert chosen(direction, layer(256, 256), "float32", sm_80=False) == "im2col"
+    assert chosen(direction, layer(512, 16), "float32") == "implicit_gemm"
+    line = conv_geometry("conv1d", (56,), Channels(256, 256), 3, 1, 1, 1)
+    volume = conv_geometry("conv3d", (3, 56, 56), Channels(256, 256), (1, 3, 3), 1, (0, 1, 1), 1)
+    others = (layer(256, 256, 5), layer(256, 256, 3, groups=2), line, volume)
+    with gpucnn.algorithm("winograd"):
+        for geometry in (*others, layer(64, 64))[: 4 + is_weight]:
+            with pytest.raises(
+                ValueError, match=r"^algorithm: 'winograd' computes no such convolution of float32, exp"
+            ):
+                chosen(direction, geometry, "float32")
+        with pytest.raises(ValueError, match=r"of float32 on a GPU of compute capability below 8\.0"):
+            chosen(direction, layer(64, 64), "float32", sm_80=False)
+        with gpucnn.precision("tf32"), pytest.raises(ValueError, match="'winograd' computes no such convolution"):
+            chosen(direction, layer(64, 64), "float32")
+        if not is_weight:
+            assert chosen(direction, layer(1, 1), "float32") == "winograd"
+    with gpucnn.precision("tf32"):
+        assert chosen(direction, layer(256, 256), "float32") == "implicit_gemm"
 
 
 @pytest.mark.parametrize(

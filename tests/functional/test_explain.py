@@ -17,6 +17,7 @@ from gpucnn import numerics, simulator
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cuda.convolution import depthwise, im2col, implicit_gemm
 from gpucnn.backends.cuda.convolution import direct as direct_on_a_gpu
+from gpucnn.backends.cuda.convolution import winograd as winograd_on_a_gpu
 from gpucnn.backends.numpy import NumpyBackend, columns, direct, folding, grouped, winograd
 from gpucnn.backends.numpy import depthwise as depthwise_on_the_cpu
 from gpucnn.explaining import Explanation
@@ -24,6 +25,7 @@ from gpucnn.explaining import Explanation
 OPERATIONS = sorted(name for name in F.__all__ if not name.endswith("_backward"))
 
 RESNET: tuple[Any, ...] = ("conv2d", (2, 64, 56, 56), (64, 64, 3, 3)), {"padding": 1}
+WIDE: tuple[Any, ...] = ("conv2d", (2, 256, 14, 14), (256, 256, 3, 3)), {"padding": 1}
 RESNET_INPUT: tuple[Any, ...] = ("conv2d_input", (2, 64, 56, 56), (64, 64, 3, 3), (2, 64, 56, 56)), {"padding": 1}
 RESNET_WEIGHT: tuple[Any, ...] = ("conv2d_weight", (2, 64, 56, 56), (64, 64, 3, 3), (2, 64, 56, 56)), {"padding": 1}
 STEM: tuple[Any, ...] = ("conv2d_input", (1, 3, 64, 64), (64, 3, 7, 7), (1, 64, 32, 32)), {"stride": 2, "padding": 3}
@@ -69,7 +71,8 @@ def test_convolutions_on_the_cpu(call: Any, dtype: str, algorithm: str, reason: 
 @pytest.mark.parametrize(
     ("call", "dtype", "algorithm", "reason", "names"),
     [
-        (RESNET, "float32", "implicit_gemm", "large enough", ["direct", "im2col", "implicit_gemm"]),
+        (RESNET, "float32", "implicit_gemm", "large enough", ["direct", "im2col", "implicit_gemm", "winograd"]),
+        (WIDE, "float32", "winograd", "channels enough", ["direct", "im2col", "implicit_gemm", "winograd"]),
         (RESNET, "bfloat16", "implicit_gemm", "large enough", ["direct", "im2col", "implicit_gemm"]),
         (RESNET, "float64", "im2col", "large enough", ["direct", "im2col"]),
         (RESNET, "int8", "direct", "No matrix product is taken of int32", ["direct"]),
@@ -103,6 +106,10 @@ def test_the_model_of_a_gpu_by_hand() -> None:
     ]  # fmt: skip
     told = gpucnn.explain("conv2d", (2, 3, 8, 8), (4, 3, 3, 3), dtype="float16", backend="cuda", channels_last=True)
     assert told.alternatives[-1].bytes_moved == arrays
+    told = gpucnn.explain("conv2d", (2, 3, 8, 8), (4, 3, 3, 3), backend="cuda", channels_last=True)
+    tiles = 2 * 9 * 16
+    winograd = told.alternatives[-1]
+    assert (winograd.bytes_moved, winograd.multiply_adds) == (2 * arrays + 4 * 2 * tiles * (3 + 4), tiles * 3 * 4)
     told = gpucnn.explain("conv1d_weight", (2, 3, 8), (4, 3, 1), (2, 4, 8), dtype="float64", backend="cuda")
     assert {each.bytes_moved for each in told.alternatives} == {8 * (2 * 3 * 8 + 12 + 2 * 4 * 8)}
 
@@ -148,8 +155,11 @@ def test_the_algorithm_is_the_one_that_runs(
     else:
         request.getfixturevalue("compiler")
         directions = ("forward", "backward_input", "backward_weight")
-        modules = {"depthwise": depthwise, "direct": direct_on_a_gpu, "im2col": im2col, "implicit_gemm": implicit_gemm}
-        by = {name: (module, directions) for name, module in modules.items()}
+        modules = {
+            "depthwise": depthwise, "direct": direct_on_a_gpu, "im2col": im2col, "implicit_gemm": implicit_gemm,
+            "winograd": winograd_on_a_gpu,
+        }  # fmt: skip
+        by = {name: (module, directions[: 2 if name == "winograd" else 3]) for name, module in modules.items()}
     ran: list[str] = []
     for algorithm, (module, functions) in by.items():
         for function in functions:
@@ -185,8 +195,11 @@ def test_what_a_block_does_not_compute_is_refused_as_by_the_call() -> None:
         assert explained(RESNET).algorithm == "winograd"
         with pytest.raises(ValueError, match=r"^algorithm: 'winograd' computes no backward weight convolution"):
             explained(RESNET_WEIGHT)
-        with pytest.raises(ValueError, match=r"^algorithm: 'winograd' is not computed on a GPU"):
-            explained(RESNET, backend="cuda")
+        assert explained(RESNET, backend="cuda").algorithm == "winograd"
+        with pytest.raises(
+            ValueError, match=r"^algorithm: 'winograd' computes no such convolution of float32, expected"
+        ):
+            explained(RESNET_WEIGHT, backend="cuda")
         assert gpucnn.explain("relu", (2, 3)).algorithm == "elementwise"
 
 

@@ -189,6 +189,13 @@ BUGS = [
         "const index_t i = thread_index() * 0x4000000 / 0x4000000;"),
     Bug("a share of nothing", "pooling.cuh", "average, adaptive",
         UndefinedBehaviour, "i * total / parts;", "i * total / (parts - parts);"),
+    # --- Winograd's filtering ---------------------------------------------------------------------------------------
+    Bug("tiles beyond the last", "winograd_input.cu", "forward, Winograd, tiles beyond the last, contiguous",
+        Race, "tw0 + tile >= p.tiles_w ||", ""),  # with the first tiles of the next row
+    Bug("inputs read before they are there", "winograd_input.cu", "forward, Winograd, uneven padding, contiguous",
+        Race, "  __syncthreads();\n\n  for (int tile", "\n  for (int tile"),
+    Bug("filters that are not flipped", "winograd_filters.cu", "backward input, Winograd, uneven padding, contiguous",
+        WRONG, "k / 3 * p.w_h + k % 3 * p.w_w", "k % 3 * p.w_h + k / 3 * p.w_w"),
     # --- implicit GEMM --------------------------------------------------------------------------------------------
     Bug("a step multiplied before its copies land", "gemm.cuh", f"forward, {GEMM}",
         UninitialisedRead, "wait_for_copies<STAGES - 2>", "wait_for_copies<STAGES - 1>"),

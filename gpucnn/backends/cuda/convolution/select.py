@@ -30,8 +30,6 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
         The caller's choice does not compute this.
     """
     (chosen, picks, *_), computed = choices(), algorithms(direction, geometry, dtype, sm_80)
-    if chosen not in (None, *_ON_A_GPU):
-        raise ValueError(f"algorithm: {chosen!r} is not computed on a GPU, expected one of {_ON_A_GPU}")
     if chosen not in (None, *computed):
         on_this = "" if sm_80 or chosen == "im2col" else " on a GPU of compute capability below 8.0"
         what = "no such convolution" if chosen == "winograd" else "no convolution"

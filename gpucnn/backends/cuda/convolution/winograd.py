@@ -4,7 +4,7 @@ A tile of 2 x 2 outputs takes 16 products in place of 36. Images and filters are
 is a group of one implicit GEMM, and the sums are transformed back; as many images at once as their transforms fit
 `gpucnn.workspace_limit`. The gradient of the input is the convolution with flipped filters.
 
-Errors are relative to the tile, so an infinity or NaN spreads over the 2 x 2 outputs of each that reads it.
+Errors are relative to the tile. Results that are infinite or NaN are summed anew, without transforms.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def _filter(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
         implicit_gemm.multiply(
             runtime, runtime.xp.moveaxis(transformed, (4, 5), (1, 2)), filters.reshape(-1, 1, 1, 1, depth), sums
         )
-        arrays = {"m": sums, "bias": bias, "y": out}
-        launch(runtime, OUTPUT, x.dtype, arrays, _output_work, biases=bias_dtype(x, bias))
+        arrays = {"m": sums, "x": images, "w": w, "bias": bias, "y": out}
+        launch(runtime, OUTPUT, x.dtype, arrays, _output_work, low=low, biases=bias_dtype(x, bias))
 
 
 # --- Works ------------------------------------------------------------------------------------------------------------
@@ -117,19 +117,23 @@ def _filters_work(w: Layout, u: Layout) -> Work:
     return Work(fields, oc * depth)
 
 
-def _output_work(m: Layout, bias: Layout | None, y: Layout, biases: str) -> Work:
-    n, oc, _, h, w = y.shape
+def _output_work(
+    m: Layout, x: Layout, w: Layout, bias: Layout | None, y: Layout, low: tuple[int, int], biases: str
+) -> Work:
+    n, oc, _, height, width = y.shape
     tiles_h, tiles_w = m.shape[3:]
-    sums = strides("m", PLANE, _plane(m))
     fields = {
-        **{"n": n, "oc": oc, "h": h, "w": w, "tiles_h": tiles_h, "tiles_w": tiles_w},
-        **sums,
+        **{"n": n, "oc": oc, "h": height, "w": width, "tiles_h": tiles_h, "tiles_w": tiles_w},
+        **{"c": x.shape[1], "xh": x.shape[3], "xw": x.shape[4], "low_h": low[0], "low_w": low[1]},
+        **strides("x", PLANE, _plane(x)),
+        **strides("w", ("oc", "c", "h", "w"), _plane(w)),
+        **strides("m", PLANE, _plane(m)),
         **{"m_k": m.strides[1] // m.itemsize * oc, "m_c": m.strides[1] // m.itemsize},
         **strides("y", PLANE, _plane(y)),
         **strides("bias", ("c",), bias),
         "channels_last": int(is_channels_last(y)),
     }
-    return Work(fields, n * oc * tiles_h * tiles_w, extents=(h + 2, w + 2), constants=(("BIAS", biases),))
+    return Work(fields, n * oc * tiles_h * tiles_w, extents=(height + 2, width + 2), constants=(("BIAS", biases),))
 
 
 def _plane(x: Layout) -> Layout:

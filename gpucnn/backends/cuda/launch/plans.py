@@ -7,7 +7,7 @@ another call of the same layer costs a look-up and the launch.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from inspect import signature
 from math import gcd, prod
 from typing import Any, NamedTuple
@@ -215,8 +215,7 @@ def _plan(
     parameters = structure(kernel.params)
 
     def build(fixed: Fields | None) -> Plan:
-        write = _generic_source if fixed is None else source
-        program = write(kernel, dtype.name, wide, fixed, done.constants)
+        program = source(kernel, dtype.name, wide, fixed, done.constants)
         packed = runtime.by_value(parameters.packed(done.fields, wide, fixed is not None))
         return Plan(program, device, (blocks,), (block,), packed, done.shared_bytes)
 
@@ -226,6 +225,3 @@ def _plan(
     if runtime.background is not None:
         plan.generic = build(None)
     return plan
-
-
-_generic_source = cache(source)  # half a millisecond less for each new size
