@@ -111,8 +111,9 @@ class Background:
             self._states[program] = _WAITING
             self._queue.append(program)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._compile, name="gpucnn-compiler", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._compile, name="gpucnn-compiler", daemon=True)
+                thread.start()  # it waits for the lock
+                self._thread = thread
 
     def _compile(self) -> None:
         while True:
