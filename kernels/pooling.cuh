@@ -35,8 +35,8 @@ struct Steps {
 
 // The i-th of `parts` shares of [0, total): [floor(i * total / parts), ceil((i + 1) * total / parts)).
 __device__ __forceinline__ Steps share(index_t i, index_t parts, index_t total) {
-  const index_t first = i * total / parts;
-  return {first, 1, ((i + 1) * total + parts - 1) / parts - first};
+  const index_t first = quotient(i * total, parts);
+  return {first, 1, quotient((i + 1) * total + parts - 1, parts) - first};
 }
 
 // The inputs that output o's window reads; taps on the padding read none. Padding is smaller than a window here.
@@ -47,22 +47,27 @@ __device__ __forceinline__ Steps inputs_of(const PoolAxis& axis, index_t o) {
   return {start + taps.first * axis.dilation, axis.dilation, taps.last - taps.first};
 }
 
-// The outputs whose windows read input i: first, first + step, …, as far as they are outputs and not beyond `last`.
+// The outputs whose windows read input i: first, first + step, …, as far as they are outputs and not beyond `last`, or
+// `always` the first alone.
 struct Readings {
   index_t first, step, last;
+  bool always;
 };
 
 __device__ __forceinline__ Readings readings_of(const PoolAxis& axis, index_t i) {
   if (axis.adaptive) {  // the rule of windows, inverted
     const Steps outputs = share(i, axis.size, axis.out);
-    return {outputs.first, 1, outputs.first + outputs.count - 1};
+    return {outputs.first, 1, outputs.first + outputs.count - 1, axis.size % axis.out == 0};
   }
   const index_t shift = i + axis.low;  // = output * stride + tap * dilation
+  if (axis.kernel == axis.stride && axis.dilation == 1 && axis.low == 0 && axis.out * axis.stride >= axis.size) {
+    return {quotient(shift, axis.stride), 1, 0, true};
+  }
   const index_t last = quotient(shift, axis.stride), reach = (axis.kernel - 1) * axis.dilation;
   const index_t lift = (reach + axis.stride - 1) / axis.stride;  // so that what is divided is not negative
   index_t first = quotient(shift - reach + lift * axis.stride + axis.stride - 1, axis.stride) - lift;
   while (first <= last && (shift - first * axis.stride) % axis.dilation != 0) ++first;
-  return {first, axis.output_step, last};
+  return {first, axis.output_step, last, false};
 }
 
 // A window's taps, the same number for every output, so that the threads of a warp stay converged: tap k is at
@@ -97,6 +102,7 @@ __device__ __forceinline__ Tap tap_of(const Taps& taps, index_t k) {
 __device__ __forceinline__ Tap reader_of(const PoolAxis& axis, const Readings& outputs, index_t k, index_t begin,
                                          index_t end) {
   const index_t at = outputs.first + k * outputs.step;
+  if (outputs.always) return {least(at, end - 1), true};  // beyond the end where the input is
   return {most(least(at, end - 1), begin), at >= 0 && at < axis.out && at <= outputs.last};
 }
 
