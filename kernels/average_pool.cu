@@ -26,7 +26,7 @@ __device__ __forceinline__ acc_t average(const scalar_t* __restrict__ x, index_t
                                          index_t step_w, index_t last, const PoolParams& p, index_t od, index_t oh,
                                          index_t ow, index_t lane, bool active) {
   const PoolAxis d_axis = axis_d(p), h_axis = axis_h(p), w_axis = axis_w(p);
-  const Taps ds = taps_of(d_axis, od), hs = taps_of(h_axis, oh), ws = taps_of(w_axis, ow);
+  const Taps ds = taps_of(d_axis, od), hs = taps_of(h_axis, oh), ws = taps_of(w_axis, ow, p.lanes);
   acc_t sum = {};
   for (index_t kd = 0; kd < p.kd && active; ++kd) {
     const Tap d = tap_of(ds, kd);

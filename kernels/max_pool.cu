@@ -155,7 +155,7 @@ __device__ __forceinline__ void pool_anywhere(const scalar_t* __restrict__ x, sc
   const index_t lane = thread_index() % p.lanes;
   const bool active = i < p.n * p.c * p.od * p.oh * p.ow;
   const Position o = position(active ? i : 0, p.c, p.od, p.oh, p.ow, p.channels_last);
-  const Taps ws = taps_of(axis_w(p), o.w);
+  const Taps ws = taps_of(axis_w(p), o.w, p.lanes);
   Best best = best_of_window(p, o.d, o.h, [&](index_t d, index_t h) {
     return best_of_row(x, o.n * p.x_n + o.c * p.x_c + d * p.x_d + h * p.x_h, p.x_w, p, ws, lane);
   });
@@ -222,7 +222,7 @@ __device__ __forceinline__ void pool(const scalar_t* __restrict__ x, scalar_t* _
   } else if (p.lanes > 1) {
     for_each_item<1>(share, p.band_axis, p.oh, p.ow, p.inner, p.row_lanes, p.lanes, [&](const Item& item) {
       const index_t first = skew + item.plane * plane_inputs - before + item.c;
-      const Taps ws = taps_of(axis_w(p), item.w);
+      const Taps ws = taps_of(axis_w(p), item.w, p.lanes);
       Best best = nothing();
       if (item.active) {
         best = best_of_window(p, item.d, item.h, [&](index_t d, index_t h) {
@@ -237,7 +237,7 @@ __device__ __forceinline__ void pool(const scalar_t* __restrict__ x, scalar_t* _
       if (!item.active) return;
       const index_t first = skew + item.plane * plane_inputs - before + item.c;
       const index_t last = p.band_axis == 1 ? range.last - 1 : p.h - 1;  // of the staged rows
-      const Taps ws = taps_of(axis_w(p), item.w);
+      const Taps ws = taps_of(axis_w(p), item.w, p.lanes);
       Best bests[RUN];
 #pragma unroll
       for (int r = 0; r < RUN; ++r) {

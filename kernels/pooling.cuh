@@ -71,19 +71,20 @@ __device__ __forceinline__ Readings readings_of(const PoolAxis& axis, index_t i)
 }
 
 // A window's taps, the same number for every output, so that the threads of a warp stay converged: tap k is at
-// first + k * step, and belongs to the window where that is in [begin, end), or `always`.
+// first + k * step, and belongs to the window where that is in [begin, end), or `always`. Of several `lanes` some have
+// taps after the last.
 struct Taps {
   index_t first, step, begin, end;
   bool always;
 };
 
-__device__ __forceinline__ Taps taps_of(const PoolAxis& axis, index_t o) {
+__device__ __forceinline__ Taps taps_of(const PoolAxis& axis, index_t o, index_t lanes = 1) {
   if (!axis.adaptive) {
-    const bool always = axis.low == 0 && (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation < axis.size;
-    return {o * axis.stride - axis.low, axis.dilation, 0, axis.size, always};
+    const bool fits = axis.low == 0 && (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation < axis.size;
+    return {o * axis.stride - axis.low, axis.dilation, 0, axis.size, fits && lanes == 1};
   }
   const Steps inputs = share(o, axis.out, axis.size);
-  return {inputs.first, 1, inputs.first, inputs.first + inputs.count, axis.size % axis.out == 0};
+  return {inputs.first, 1, inputs.first, inputs.first + inputs.count, axis.size % axis.out == 0 && lanes == 1};
 }
 
 // Position of a tap; clamped to a nearby input if it is not in the window.
