@@ -18,21 +18,24 @@
 #include "pooling.cuh"
 #include "tiles.cuh"
 
+constexpr int RUN = 4;  // windows below each other that a thread takes: what they share is read once
+
 // The sum over a window of the plane that starts at `first`, over its divisor; computed by `lanes` threads, of which
-// the first gets the result. Warps must be converged.
+// the first gets the result. Warps must be converged. Rows after `last` are not read.
 __device__ __forceinline__ acc_t average(const scalar_t* __restrict__ x, index_t first, index_t step_d, index_t step_h,
-                                         index_t step_w, const PoolParams& p, index_t od, index_t oh, index_t ow,
-                                         index_t lane, bool active) {
+                                         index_t step_w, index_t last, const PoolParams& p, index_t od, index_t oh,
+                                         index_t ow, index_t lane, bool active) {
   const PoolAxis d_axis = axis_d(p), h_axis = axis_h(p), w_axis = axis_w(p);
-  const Taps ds = taps_of(d_axis, od), hs = taps_of(h_axis, oh), ws = taps_of(w_axis, ow);
+  const Taps ds = taps_of(d_axis, od), hs = taps_of(h_axis, oh), ws = taps_of(w_axis, ow, p.lanes);
   acc_t sum = {};
   for (index_t kd = 0; kd < p.kd && active; ++kd) {
     const Tap d = tap_of(ds, kd);
     for (index_t kh = 0; kh < p.kh; ++kh) {
       const Tap h = tap_of(hs, kh);
+      const index_t row = first + d.at * step_d + least(h.at, last) * step_h;
       for (index_t kw = lane; kw - lane < p.kw; kw += p.lanes) {
         const Tap w = tap_of(ws, kw);
-        const scalar_t value = x[first + d.at * step_d + h.at * step_h + w.at * step_w];
+        const scalar_t value = x[row + w.at * step_w];
         const acc_t with_it = sum + widen(value);
         sum = d.inside & h.inside & w.inside & (kw < p.kw) ? with_it : sum;
       }
@@ -51,7 +54,7 @@ __device__ __forceinline__ void pool_anywhere(const scalar_t* __restrict__ x, sc
   const bool active = i < p.n * p.c * p.od * p.oh * p.ow;
   const Position o = position(active ? i : 0, p.c, p.od, p.oh, p.ow, p.channels_last);
   const acc_t mean =
-      average(x, o.n * p.x_n + o.c * p.x_c, p.x_d, p.x_h, p.x_w, p, o.d, o.h, o.w, lane, active);
+      average(x, o.n * p.x_n + o.c * p.x_c, p.x_d, p.x_h, p.x_w, p.h - 1, p, o.d, o.h, o.w, lane, active);
   if (!active || lane) return;
   y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = narrow(mean);
 }
@@ -81,12 +84,29 @@ average_pool(const scalar_t* __restrict__ x,  // [N, C, D, H, W]
   const index_t step_d = (share.parted && p.band_axis == 0 ? taken.run : p.h * p.w) * p.inner;
   const index_t step_h = (share.parted && p.band_axis == 1 ? taken.run : p.w) * p.inner;
   const index_t skew = skew_of<PACK>(written);
-  for_each_item(share, p.band_axis, p.od, p.oh, p.ow, p.inner, p.row_lanes, p.lanes, [&](const Item& item) {
-    const index_t plane = first + item.plane * p.d * p.h * p.w * p.inner + item.c;
-    const acc_t mean = average(inputs, plane, step_d, step_h, p.inner, p, item.d, item.h, item.w,
-                               item.lane, item.active);
-    if (item.active && item.lane == 0) results[skew + item.element] = narrow(mean);
-  });
+  const index_t last = p.band_axis == 1 ? range.last - 1 : share.parted ? rows.last - 1 : p.h - 1;  // of staged rows
+  if (p.lanes > 1) {
+    for_each_item<1>(share, p.band_axis, p.oh, p.ow, p.inner, p.row_lanes, p.lanes, [&](const Item& item) {
+      const index_t plane = first + item.plane * p.d * p.h * p.w * p.inner + item.c;
+      const acc_t mean = average(inputs, plane, step_d, step_h, p.inner, last, p, item.d, item.h, item.w, item.lane,
+                                 item.active);
+      if (item.active && item.lane == 0) results[skew + item.element] = narrow(mean);
+    });
+  } else {
+    for_each_item<RUN>(share, p.band_axis, p.oh, p.ow, p.inner, p.row_lanes, 1, [&](const Item& item) {
+      if (!item.active) return;
+      const index_t plane = first + item.plane * p.d * p.h * p.w * p.inner + item.c;
+      acc_t means[RUN];
+#pragma unroll
+      for (int r = 0; r < RUN; ++r) {
+        means[r] = average(inputs, plane, step_d, step_h, p.inner, last, p, item.d, item.h + r, item.w, 0, true);
+      }
+#pragma unroll
+      for (int r = 0; r < RUN; ++r) {
+        if (r < item.rows) results[skew + item.element + r * item.pitch] = narrow(means[r]);
+      }
+    });
+  }
   __syncthreads();
   store_patch<PACK>(results, y, written);
 }

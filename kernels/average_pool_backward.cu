@@ -18,6 +18,8 @@
 #include "pooling.cuh"
 #include "tiles.cuh"
 
+constexpr int RUN = 4;  // inputs below each other that a thread takes: what they share is read once
+
 // The contribution of output (od, oh, ow) to the gradient of each of its inputs.
 __device__ __forceinline__ acc_t given(scalar_t grad, const PoolParams& p, index_t od, index_t oh, index_t ow) {
   const index_t taps = counted_taps(axis_d(p), od, p.divides) * counted_taps(axis_h(p), oh, p.divides) *
@@ -25,21 +27,20 @@ __device__ __forceinline__ acc_t given(scalar_t grad, const PoolParams& p, index
   return divided(widen(grad), taps, p);
 }
 
-// The sum of value(od, oh, ow) over the windows that read input (d, h, w).
+// The sum of value(od, oh, ow) over the windows that read input (d, h, w), of outputs within the ranges.
 template <typename Value>
-__device__ __forceinline__ acc_t sum_over_windows(const PoolParams& p, index_t d, index_t h, index_t w, Value value) {
-  const Steps ods = outputs_of(axis_d(p), d);
-  const Steps ohs = outputs_of(axis_h(p), h);
-  const Steps ows = outputs_of(axis_w(p), w);
+__device__ __forceinline__ acc_t sum_over_windows(const PoolParams& p, index_t d, index_t h, index_t w,
+                                                  const Range (&within)[3], Value value) {
+  const PoolAxis d_axis = axis_d(p), h_axis = axis_h(p), w_axis = axis_w(p);
+  const Readings ods = readings_of(d_axis, d), ohs = readings_of(h_axis, h), ows = readings_of(w_axis, w);
   acc_t sum = {};
   for (index_t kd = 0; kd < p.readers_d; ++kd) {
-    const Tap od = reader_of(ods, kd, p.od);
+    const Tap od = reader_of(d_axis, ods, kd, within[0].first, within[0].last);
     for (index_t kh = 0; kh < p.readers_h; ++kh) {
-      const Tap oh = reader_of(ohs, kh, p.oh);
+      const Tap oh = reader_of(h_axis, ohs, kh, within[1].first, within[1].last);
       for (index_t kw = 0; kw < p.readers_w; ++kw) {
-        const Tap ow = reader_of(ows, kw, p.ow);
-        const acc_t gradient = value(od.at, oh.at, ow.at);
-        const acc_t with_it = sum + gradient;
+        const Tap ow = reader_of(w_axis, ows, kw, within[2].first, within[2].last);
+        const acc_t with_it = sum + value(od.at, oh.at, ow.at);
         sum = od.inside & oh.inside & ow.inside ? with_it : sum;
       }
     }
@@ -53,7 +54,8 @@ __device__ __forceinline__ void backward_anywhere(const scalar_t* __restrict__ g
   if (i >= p.n * p.c * p.d * p.h * p.w) return;
   const Position x = position(i, p.c, p.d, p.h, p.w, p.channels_last);
   grad_y += x.n * p.y_n + x.c * p.y_c;
-  const acc_t sum = sum_over_windows(p, x.d, x.h, x.w, [&](index_t od, index_t oh, index_t ow) {
+  const Range within[3] = {{0, p.od}, {0, p.oh}, {0, p.ow}};
+  const acc_t sum = sum_over_windows(p, x.d, x.h, x.w, within, [&](index_t od, index_t oh, index_t ow) {
     return given(grad_y[od * p.y_d + oh * p.y_h + ow * p.y_w], p, od, oh, ow);
   });
   grad_x[x.n * p.x_n + x.c * p.x_c + x.d * p.x_d + x.h * p.x_h + x.w * p.x_w] = narrow(sum);
@@ -89,14 +91,23 @@ average_pool_backward(const scalar_t* __restrict__ grad_y,  // [N, C, OD, OH, OW
   __syncthreads();
 
   const index_t result_skew = skew_of<PACK>(written);
-  for_each_item(share, p.band_axis, p.d, p.h, p.w, p.inner, p.row_lanes, 1, [&](const Item& item) {
+  const Range within[3] = {p.band_axis == 0 ? range : Range{0, p.od},
+                           p.band_axis == 1 ? range : share.parted && p.band_axis == 0 ? rows : Range{0, p.oh},
+                           p.band_axis == 2 ? range : share.parted && p.band_axis == 1 ? rows : Range{0, p.ow}};
+  for_each_item<RUN>(share, p.band_axis, p.h, p.w, p.inner, p.row_lanes, 1, [&](const Item& item) {
     if (!item.active) return;
     const index_t plane = item.plane * p.od * p.oh * p.ow;
-    const acc_t sum = sum_over_windows(p, item.d, item.h, item.w, [&](index_t od, index_t oh, index_t ow) {
-      const index_t slot = order_of(outputs, plane + (od * p.oh + oh) * p.ow + ow) * p.inner + item.c;
-      return gradients[skew + most(least(slot, read.count - 1), 0)];  // an input outside all windows may be far off
-    });
-    results[result_skew + item.element] = narrow(sum);
+    acc_t sums[RUN];
+#pragma unroll
+    for (int r = 0; r < RUN; ++r) {
+      sums[r] = sum_over_windows(p, item.d, item.h + r, item.w, within, [&](index_t od, index_t oh, index_t ow) {
+        return gradients[skew + order_of(outputs, plane + (od * p.oh + oh) * p.ow + ow) * p.inner + item.c];
+      });
+    }
+#pragma unroll
+    for (int r = 0; r < RUN; ++r) {
+      if (r < item.rows) results[result_skew + item.element + r * item.pitch] = narrow(sums[r]);
+    }
   });
   __syncthreads();
   store_patch<PACK>(results, grad_x, written);

@@ -135,6 +135,21 @@ __device__ __forceinline__ Complex<Real> weigh_add(Complex<Real> value, Real wei
   return {multiply_add(value.re, weight, sum.re), multiply_add(value.im, weight, sum.im)};
 }
 
+template <int BYTES>
+struct Unsigned {
+  using type = unsigned int;
+};
+template <>
+struct Unsigned<8> {
+  using type = unsigned long long;
+};
+
+// a / b for a >= 0 and b > 0, in one to two instructions less for a constant b than a signed division.
+__device__ __forceinline__ index_t quotient(index_t a, index_t b) {
+  using Number = Unsigned<sizeof(index_t)>::type;
+  return static_cast<index_t>(static_cast<Number>(a) / static_cast<Number>(b));
+}
+
 // The least a with a * step >= value, for step > 0 and any value.
 __device__ __forceinline__ index_t ceil_div(index_t value, index_t step) {
   return value >= 0 ? (value + step - 1) / step : -(-value / step);
@@ -208,22 +223,17 @@ struct Position {  // in an array [N, C, D, H, W]
 __device__ __forceinline__ Position position(index_t i, index_t c, index_t d, index_t h, index_t w,
                                              bool channels_last) {
   Position at;
-  if (channels_last) {
-    at.c = i % c;
-    i /= c;
-  }
-  at.w = i % w;
-  i /= w;
-  at.h = i % h;
-  i /= h;
-  at.d = i % d;
-  i /= d;
-  if (channels_last) {
-    at.n = i;
-  } else {
-    at.c = i % c;
-    at.n = i / c;
-  }
+  const auto next = [&](index_t size) {
+    const index_t rest = quotient(i, size), found = i - rest * size;
+    i = rest;
+    return found;
+  };
+  if (channels_last) at.c = next(c);
+  at.w = next(w);
+  at.h = next(h);
+  at.d = next(d);
+  if (!channels_last) at.c = next(c);
+  at.n = i;
   return at;
 }
 

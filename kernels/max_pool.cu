@@ -19,6 +19,8 @@
 #include "pooling.cuh"
 #include "tiles.cuh"
 
+constexpr int RUN = 4;  // windows below each other that a thread takes: what they share is read once
+
 // --- The order of values ---------------------------------------------------------------------------------------------
 
 // The type of comparisons: integers and floats themselves, float for 16-bit floats.
@@ -30,6 +32,11 @@ __device__ __forceinline__ T comparable(T value) {
 __device__ __forceinline__ float comparable(half_t value) { return widen(value); }
 
 __device__ __forceinline__ float comparable(bfloat16_t value) { return widen(value); }
+
+// The inverse, exact but for the bits of NaN.
+__device__ __forceinline__ scalar_t stored(decltype(comparable(scalar_t{})) value) {
+  return Written<scalar_t, decltype(comparable(scalar_t{}))>::from(value);
+}
 
 template <typename T>
 struct Lowest {  // of an integer type
@@ -60,38 +67,66 @@ struct Lowest<bfloat16_t> {
 
 // --- Windows ---------------------------------------------------------------------------------------------------------
 
+using Comparable = decltype(comparable(scalar_t{}));
+
 struct Best {
-  scalar_t value;
+  Comparable value;
   index_t at;  // in the plane; -1 where nothing was seen
 };
 
-// Update of the best by a window's next element, if valid: taken if it is the first, NaN, or larger. Branchless, so
-// that the threads of a warp stay converged.
-__device__ __forceinline__ void take(Best& best, scalar_t value, index_t at, bool inside) {
-  const bool is_nan = comparable(value) != comparable(value);
-  const bool wins = inside & ((best.at < 0) | is_nan | (comparable(value) > comparable(best.value)));
-  best.value = wins ? value : best.value;
-  best.at = wins ? at : best.at;
+__device__ __forceinline__ Best nothing() { return {comparable(Lowest<scalar_t>::value()), -1}; }
+
+// Update of the best by a later element, if valid: taken if it is NaN, or larger, or, unless the best `is_one`, the
+// first. Branchless, so that the threads of a warp stay converged.
+__device__ __forceinline__ void take(Best& best, const Best& next, bool valid, bool is_one) {
+  const bool is_first = !is_one & (best.at < 0), is_nan = next.value != next.value;
+  const bool wins = valid & (is_first | is_nan | (next.value > best.value));
+  best.value = wins ? next.value : best.value;
+  best.at = wins ? next.at : best.at;
 }
 
-// Addressing of a plane's elements: the offset `first`, and the strides along each axis.
-struct View {
-  index_t first, d, h, w;
-};
+// Whether all windows along an axis have an input, and a tap beyond them may count as the nearest of their inputs once
+// more: that changes no maximum, nor which is the first.
+__device__ __forceinline__ bool repeats(const PoolAxis& axis) {
+  if (axis.adaptive) return true;
+  return axis.dilation == 1 && axis.low < axis.kernel && (axis.out - 1) * axis.stride - axis.low < axis.size;
+}
 
-// The best of output (od, oh, ow)'s window, or of every `lanes`-th tap along w from this thread's on.
-__device__ __forceinline__ Best scan(const scalar_t* __restrict__ x, const View& view, const PoolParams& p, index_t od,
-                                     index_t oh, index_t ow, index_t lane) {
-  Best best = {Lowest<scalar_t>::value(), -1};
-  const Taps ds = taps_of(axis_d(p), od), hs = taps_of(axis_h(p), oh), ws = taps_of(axis_w(p), ow);
+// The best along w of the row of x at `first`, or of every `lanes`-th tap from this thread's on; `at` is in the row.
+__device__ __forceinline__ Best best_of_row(const scalar_t* __restrict__ x, index_t first, index_t step,
+                                            const PoolParams& p, const Taps& ws, index_t lane) {
+  const bool all = repeats(axis_w(p));
+  Best best = nothing();
+  for (index_t kw = lane; kw - lane < p.kw; kw += p.lanes) {
+    const Tap w = tap_of(ws, kw);
+    const Best next = {comparable(x[first + w.at * step]), w.at};
+    if (all && kw == lane) {
+      best = next;
+    } else {
+      take(best, next, all || (w.inside & (kw < p.kw)), all);
+    }
+  }
+  return best;
+}
+
+// The best of output (od, oh, ow)'s window, of which row_best(d, h) gives those of rows, at -1 where they have none.
+// Windows that share a row of constant sizes share the row's, too, once the compiler has unrolled them.
+template <typename RowBest>
+__device__ __forceinline__ Best best_of_window(const PoolParams& p, index_t od, index_t oh, RowBest row_best) {
+  const Taps ds = taps_of(axis_d(p), od), hs = taps_of(axis_h(p), oh);
+  const bool all = repeats(axis_d(p)) && repeats(axis_h(p)) && repeats(axis_w(p));
+  Best best = nothing();
   for (index_t kd = 0; kd < p.kd; ++kd) {
     const Tap d = tap_of(ds, kd);
     for (index_t kh = 0; kh < p.kh; ++kh) {
       const Tap h = tap_of(hs, kh);
-      for (index_t kw = lane; kw - lane < p.kw; kw += p.lanes) {
-        const Tap w = tap_of(ws, kw);
-        const scalar_t value = x[view.first + d.at * view.d + h.at * view.h + w.at * view.w];
-        take(best, value, (d.at * p.h + h.at) * p.w + w.at, d.inside & h.inside & w.inside & (kw < p.kw));
+      Best next = row_best(d.at, h.at);
+      const bool valid = all || (d.inside & h.inside & (next.at >= 0));
+      next.at = (d.at * p.h + h.at) * p.w + next.at;
+      if (all && kd + kh == 0) {
+        best = next;
+      } else {
+        take(best, next, valid, all);
       }
     }
   }
@@ -102,7 +137,7 @@ __device__ __forceinline__ Best scan(const scalar_t* __restrict__ x, const View&
 __device__ __forceinline__ Best best_of_lanes(Best best, index_t lanes) {
   for (index_t step = lanes / 2; step > 0; step /= 2) {
     const Best other = {from_lane_after(best.value, step), from_lane_after(best.at, step)};
-    const auto value = comparable(other.value), own = comparable(best.value);
+    const Comparable value = other.value, own = best.value;
     const bool is_nan = value != value, own_is_nan = own != own;
     const bool wins = is_nan ? !own_is_nan || other.at > best.at
                              : !own_is_nan && (value > own || (value == own && other.at < best.at));
@@ -120,10 +155,13 @@ __device__ __forceinline__ void pool_anywhere(const scalar_t* __restrict__ x, sc
   const index_t lane = thread_index() % p.lanes;
   const bool active = i < p.n * p.c * p.od * p.oh * p.ow;
   const Position o = position(active ? i : 0, p.c, p.od, p.oh, p.ow, p.channels_last);
-  const View view = {o.n * p.x_n + o.c * p.x_c, p.x_d, p.x_h, p.x_w};
-  const Best best = best_of_lanes(scan(x, view, p, o.d, o.h, o.w, lane), p.lanes);
+  const Taps ws = taps_of(axis_w(p), o.w, p.lanes);
+  Best best = best_of_window(p, o.d, o.h, [&](index_t d, index_t h) {
+    return best_of_row(x, o.n * p.x_n + o.c * p.x_c + d * p.x_d + h * p.x_h, p.x_w, p, ws, lane);
+  });
+  best = best_of_lanes(best, p.lanes);
   if (!active || lane) return;
-  y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = best.value;
+  y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = stored(best.value);
   if (WITH_INDICES) indices[o.n * p.at_n + o.c * p.at_c + o.d * p.at_d + o.h * p.at_h + o.w * p.at_w] = best.at;
 }
 
@@ -131,38 +169,13 @@ __device__ __forceinline__ void pool_anywhere(const scalar_t* __restrict__ x, sc
 __device__ __forceinline__ void find_row_bests(const scalar_t* inputs, index_t first, index_t plane_inputs,
                                                const Share& rows, const PoolParams& p, scalar_t* row_values,
                                                int* row_at) {
-  for_each_item(rows, p.band_axis, p.d, p.h, p.ow, p.inner, p.ow * p.inner, 1, [&](const Item& item) {
+  for_each_item<1>(rows, p.band_axis, p.h, p.ow, p.inner, p.ow * p.inner, 1, [&](const Item& item) {
     if (!item.active) return;
-    const index_t of_plane = first + item.plane * plane_inputs + item.c;
-    const Taps ws = taps_of(axis_w(p), item.w);
-    Best best = {Lowest<scalar_t>::value(), -1};
-    for (index_t kw = 0; kw < p.kw; ++kw) {
-      const Tap w = tap_of(ws, kw);
-      const scalar_t value = inputs[of_plane + ((item.d * p.h + item.h) * p.w + w.at) * p.inner];
-      take(best, value, w.at, w.inside);
-    }
-    row_values[item.element] = best.value;
+    const index_t row = first + item.plane * plane_inputs + item.c + (item.d * p.h + item.h) * p.w * p.inner;
+    const Best best = best_of_row(inputs, row, p.inner, p, taps_of(axis_w(p), item.w), 0);
+    row_values[item.element] = stored(best.value);
     row_at[item.element] = static_cast<int>(best.at);
   });
-}
-
-// The best of an output's window, from those of its rows; `rows_before` rows of each plane are not staged.
-__device__ __forceinline__ Best best_of_rows(const scalar_t* row_values, const int* row_at, const Item& item,
-                                             index_t rows_before, const PoolParams& p) {
-  Best best = {Lowest<scalar_t>::value(), -1};
-  const Taps ds = taps_of(axis_d(p), item.d), hs = taps_of(axis_h(p), item.h);
-  for (index_t kd = 0; kd < p.kd && item.active; ++kd) {
-    const Tap d = tap_of(ds, kd);
-    for (index_t kh = 0; kh < p.kh; ++kh) {
-      const Tap h = tap_of(hs, kh);
-      const index_t row = d.at * p.h + h.at;
-      const index_t slot = ((item.plane * p.d * p.h + row - rows_before) * p.ow + item.w) * p.inner + item.c;
-      const scalar_t value = row_values[slot];
-      const index_t w = row_at[slot];
-      take(best, value, row * p.w + w, d.inside & h.inside & (w >= 0));
-    }
-  }
-  return best;
 }
 
 template <bool WITH_INDICES>
@@ -186,27 +199,58 @@ __device__ __forceinline__ void pool(const scalar_t* __restrict__ x, scalar_t* _
   stage(x, read, size, inputs);
   __syncthreads();
 
+  const index_t value_skew = skew_of<PACK>(written), at_skew = skew_of<INDEX_PACK>(written);
+  const auto put = [&](const Best& best, index_t element) {
+    values[value_skew + element] = stored(best.value);
+    if (WITH_INDICES) at[at_skew + element] = static_cast<int>(best.at);
+  };
   if (p.by_rows) {
-    const Share rows = {share.plane, share.planes, range.first, range.last, share.c};
+    const Share rows = {share.plane, share.planes, range.first, range.last, share.c,
+                        false, 0, 0, range.last - range.first, 0};
     find_row_bests(inputs, skew - before, plane_inputs, rows, p, row_values, row_at);
     __syncthreads();
-  }
-
-  const index_t value_skew = skew_of<PACK>(written), at_skew = skew_of<INDEX_PACK>(written);
-  for_each_item(share, p.band_axis, p.od, p.oh, p.ow, p.inner, p.row_lanes, p.lanes, [&](const Item& item) {
-    Best best = {Lowest<scalar_t>::value(), -1};
-    if (p.by_rows) {
-      best = best_of_rows(row_values, row_at, item, p.band_axis == 0 ? range.first * p.h : range.first, p);
-    } else {
+    const index_t rows_before = p.band_axis == 0 ? range.first * p.h : range.first;
+    for_each_item<1>(share, p.band_axis, p.oh, p.ow, p.inner, p.row_lanes, 1, [&](const Item& item) {
+      if (!item.active) return;
+      const Best best = best_of_window(p, item.d, item.h, [&](index_t d, index_t h) {
+        const index_t row = item.plane * p.d * p.h + d * p.h + h - rows_before;
+        const index_t slot = (row * p.ow + item.w) * p.inner + item.c;
+        return Best{comparable(row_values[slot]), row_at[slot]};
+      });
+      put(best, item.element);
+    });
+  } else if (p.lanes > 1) {
+    for_each_item<1>(share, p.band_axis, p.oh, p.ow, p.inner, p.row_lanes, p.lanes, [&](const Item& item) {
       const index_t first = skew + item.plane * plane_inputs - before + item.c;
-      const View view = {first, p.h * p.w * p.inner, p.w * p.inner, p.inner};
-      if (item.active) best = scan(inputs, view, p, item.d, item.h, item.w, item.lane);
+      const Taps ws = taps_of(axis_w(p), item.w, p.lanes);
+      Best best = nothing();
+      if (item.active) {
+        best = best_of_window(p, item.d, item.h, [&](index_t d, index_t h) {
+          return best_of_row(inputs, first + (d * p.h + h) * p.w * p.inner, p.inner, p, ws, item.lane);
+        });
+      }
       best = best_of_lanes(best, p.lanes);
-    }
-    if (!item.active || item.lane) return;
-    values[value_skew + item.element] = best.value;
-    if (WITH_INDICES) at[at_skew + item.element] = static_cast<int>(best.at);
-  });
+      if (item.active && item.lane == 0) put(best, item.element);
+    });
+  } else {
+    for_each_item<RUN>(share, p.band_axis, p.oh, p.ow, p.inner, p.row_lanes, 1, [&](const Item& item) {
+      if (!item.active) return;
+      const index_t first = skew + item.plane * plane_inputs - before + item.c;
+      const index_t last = p.band_axis == 1 ? range.last - 1 : p.h - 1;  // of the staged rows
+      const Taps ws = taps_of(axis_w(p), item.w, p.lanes);
+      Best bests[RUN];
+#pragma unroll
+      for (int r = 0; r < RUN; ++r) {
+        bests[r] = best_of_window(p, item.d, item.h + r, [&](index_t d, index_t h) {
+          return best_of_row(inputs, first + (d * p.h + least(h, last)) * p.w * p.inner, p.inner, p, ws, 0);
+        });
+      }
+#pragma unroll
+      for (int r = 0; r < RUN; ++r) {
+        if (r < item.rows) put(bests[r], item.element + r * item.pitch);
+      }
+    });
+  }
   __syncthreads();
 
   store_patch<PACK>(values, y, written);

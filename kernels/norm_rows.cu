@@ -28,7 +28,7 @@ __device__ __forceinline__ Statistics statistics_of_row(Pack<scalar_t, PACK> (&h
   acc_t pivot;
   Sum moments[2];  // of d, and of d^2
   for (bool again = false;; again = true) {
-    Sum total[1] = {};
+    acc_t total[1] = {};
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
       if ((h * own.lanes + own.lane) * PACK >= last) continue;
@@ -37,8 +37,8 @@ __device__ __forceinline__ Statistics statistics_of_row(Pack<scalar_t, PACK> (&h
       for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
       total[0] = total[0] + paired(terms);
     }
-    add_row(total, nullptr, 1, scratch, factors, own, p);
-    pivot = rounded(total[0]) / n;
+    add_row(total, 1, reinterpret_cast<acc_t*>(scratch), factors, own, p);
+    pivot = total[0] / n;
 
     moments[0] = moments[1] = Sum{};
 #pragma unroll
@@ -53,7 +53,7 @@ __device__ __forceinline__ Statistics statistics_of_row(Pack<scalar_t, PACK> (&h
       moments[0] = moments[0] + paired(terms);
       moments[1] = moments[1] + paired(squares);
     }
-    add_row(moments, nullptr, 1, scratch, factors, own, p);
+    add_row(moments, 1, scratch, factors, own, p);
     if (again || SQUARES_FIT<scalar_t>) break;
     scale = scale_for(rounded(moments[1]), n, p.eps);
     if (!any_row(works && scale != 1, own, p)) break;

@@ -33,9 +33,9 @@ __device__ __forceinline__ bool any_row(bool marked, const RowThread& own, const
 
 // The sums over a row's threads, each segment's times its factor, in each of the threads. All threads of the block call
 // it. `by_segment`, if given, gets the segment's unscaled sums, for the thread of lane 0.
-template <int N>
-__device__ __forceinline__ void add_row(Sum (&sums)[N], Sum* by_segment, acc_t factor, Sum* scratch, acc_t* factors,
-                                        const RowThread& own, const NormRowParams& p) {
+template <int N, typename T>
+__device__ __forceinline__ void add_row(T (&sums)[N], acc_t factor, T* scratch, acc_t* factors, const RowThread& own,
+                                        const NormRowParams& p, T* by_segment = nullptr) {
   const int lanes = lanes_of_leader(own), leader = static_cast<int>(threadIdx.x) / lanes;
   const int of_segment = own.lanes / lanes, of_row = of_segment * static_cast<int>(p.segments);
   add_lanes(sums, lanes, 1);
@@ -59,13 +59,12 @@ __device__ __forceinline__ void add_row(Sum (&sums)[N], Sum* by_segment, acc_t f
 #pragma unroll
   for (int k = 0; k < N; ++k) {
     if (of_row == 1) {
-      sums[k] = Sum{sums[k].value * factor, sums[k].lost * factor};
+      sums[k] = sums[k] * factor;
       continue;
     }
-    sums[k] = Sum{};
+    sums[k] = T{};
     for (int other = own.local * of_row; other < (own.local + 1) * of_row; ++other) {
-      const Sum sum = scratch[k * LEADERS + other];
-      sums[k] = sums[k] + Sum{sum.value * factors[other], sum.lost * factors[other]};
+      sums[k] = sums[k] + scratch[k * LEADERS + other] * factors[other];
     }
   }
   if (of_row > 1) __syncthreads();  // no thread may rewrite scratch before all have read their sums

@@ -143,7 +143,7 @@ norm_rows_backward(const scalar_t* __restrict__ grad_y,  // [N, G, C, P]
 
     Sum sums[2] = {}, by_segment[2] = {};  // of g and g * h, including weights that vary along a row
     add_elements(sums, column_g, column_gh, held, affine, own, p);
-    add_row(sums, by_segment, held.factor, scratch, factors, own, p);
+    add_row(sums, held.factor, scratch, factors, own, p, by_segment);
 
     if (!works) continue;
     if (parts_g && !p.along && own.lane == 0) {

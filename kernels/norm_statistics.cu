@@ -1,7 +1,8 @@
 // Mean, biased variance and reciprocal standard deviation over the reduced axes of x, as axes of size 1.
 //
 // Source       two passes about a pivot (Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance"):
-//              a part's rough mean m is the pivot of the second pass over it, which sums d = x - m and d^2;
+//              a part's rough mean m, of a plain sum, is the pivot of the second pass over it, which sums d = x - m
+//              and d^2;
 //              mean = m + sum(d) / n, var = (sum(d^2) - sum(d)^2 / n) / n, rstd = 1 / sqrt(var + eps)
 // Accuracy     m is within some roundings of the mean, and x - m is exact where |mean| is large against the deviation:
 //              sum(d)^2 / n is only a small correction for the rounding of m, without cancellation.
@@ -20,8 +21,9 @@
 #include "norms.cuh"
 #include "norm_tiles.cuh"
 
-constexpr int HELD = PACK == 1 ? 12 : 32 / PACK;  // packs of a thread
-constexpr int HELD_PIVOTS = 8;                    // of a thread that adds parts
+constexpr int VALUES = sizeof(scalar_t) == 2 ? 64 : 32;           // of a thread: what it does once costs half of them
+constexpr int HELD = PACK == 1 ? 3 * VALUES / 8 : VALUES / PACK;  // packs
+constexpr int HELD_PIVOTS = 8;                                    // of a thread that adds parts
 
 __device__ __forceinline__ void write_statistics(const Statistics& found, index_t sum, acc_t* __restrict__ mean,
                                                  acc_t* __restrict__ var, acc_t* __restrict__ rstd,
@@ -48,7 +50,7 @@ __device__ __forceinline__ Moments moments_of_part(Pack<scalar_t, PACK> (&held)[
 #pragma unroll
   for (int e = 0; e < EACH; ++e) found.scale[e] = 1;
   for (bool again = false;; again = true) {
-    Sum sums[EACH] = {};
+    acc_t sums[EACH] = {};
 #pragma unroll
     for (int h = 0; h < HELD; ++h) {
       if (h >= packs) continue;
@@ -57,10 +59,10 @@ __device__ __forceinline__ Moments moments_of_part(Pack<scalar_t, PACK> (&held)[
       for (int e = 0; e < PACK; ++e) terms[e] = widen(held[h].at[e]);
       add_terms(sums, terms);
     }
-    add_threads(sums, scratch, own, p);
+    add_threads(sums, reinterpret_cast<acc_t*>(scratch), own, p);
 #pragma unroll
     for (int e = 0; e < EACH; ++e) {
-      found.pivot[e] = rounded(sums[e]) / n;
+      found.pivot[e] = sums[e] / n;
       found.sums[e] = found.sums[EACH + e] = Sum{};
     }
 

@@ -67,31 +67,34 @@ __device__ __forceinline__ index_t part_place(const Tile& own, const NormParams&
 }
 
 // Add the terms of one pack to their sums.
-__device__ __forceinline__ void add_terms(Sum* sums, acc_t (&terms)[PACK]) {
+template <typename T>
+__device__ __forceinline__ void add_terms(T* sums, acc_t (&terms)[PACK]) {
 #pragma unroll
   for (int e = 0; e < EACH; ++e) sums[e] = sums[e] + (ALONG ? terms[e] : paired(terms));
 }
 
 // Reduce sums over the threads that share them, with the result in each of them and a fixed pairing. All threads of the
 // block call it; `scratch` [SCRATCH] may be reused afterwards.
-template <int N>
-__device__ __forceinline__ void add_threads(Sum (&sums)[N], Sum* scratch, const Tile& own, const NormParams& p) {
+template <int N, typename T>
+__device__ __forceinline__ void add_threads(T (&sums)[N], T* scratch, const Tile& own, const NormParams& p) {
   const int thread = static_cast<int>(threadIdx.x);
   if (p.apart > 0) {  // lanes of stride p.apart share their sums
     const int apart = static_cast<int>(p.apart), warps = static_cast<int>(blockDim.x) / 32;
     const int lane = thread % 32, warp = thread / 32;
     add_lanes(sums, 32, apart);
     if (lane < apart) {
+#pragma unroll
       for (int k = 0; k < N; ++k) scratch[(k * warps + warp) * apart + lane] = sums[k];
     }
     __syncthreads();
-#pragma unroll
-    for (int k = 0; k < N; ++k) {
-      sums[k] = Sum{};
-      for (int other = 0; other < warps; ++other) {
-        sums[k] = sums[k] + scratch[(k * warps + other) * apart + lane % apart];
-      }
+    // one thread adds a sum's warps, for all
+    for (int of = thread; of < N * apart; of += static_cast<int>(blockDim.x)) {
+      T* const at = scratch + of / apart * warps * apart + of % apart;
+      for (int other = 1; other < warps; ++other) *at = *at + at[other * apart];
     }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < N; ++k) sums[k] = scratch[k * warps * apart + lane % apart];
   } else {  // first over the rows of threads, then over those of a sum in a row
     const int columns = static_cast<int>(p.columns), rows = static_cast<int>(p.rows), side = static_cast<int>(p.side);
     const int row = static_cast<int>(own.row), within = static_cast<int>(own.column) % side;
@@ -100,7 +103,7 @@ __device__ __forceinline__ void add_threads(Sum (&sums)[N], Sum* scratch, const 
     for (int size = rows; size > 1; size = (size + 1) / 2) {
       const int half = (size + 1) / 2;
       for (int k = 0; k < N && row + half < size; ++k) {
-        Sum* const at = scratch + k * rows * columns + thread;
+        T* const at = scratch + k * rows * columns + thread;
         *at = *at + at[half * columns];
       }
       __syncthreads();
@@ -108,7 +111,7 @@ __device__ __forceinline__ void add_threads(Sum (&sums)[N], Sum* scratch, const 
     for (int size = side; size > 1; size = (size + 1) / 2) {
       const int half = (size + 1) / 2;
       for (int k = 0; k < N && row == 0 && within + half < size; ++k) {
-        Sum* const at = scratch + k * rows * columns + thread;
+        T* const at = scratch + k * rows * columns + thread;
         *at = *at + at[half];
       }
       __syncthreads();

@@ -8,14 +8,8 @@ struct Place {  // along axes 0 to 3, see params.cuh
 
 // The i-th position, axis 3 fastest. Axis 0 takes the quotient, so its size is not needed.
 __device__ __forceinline__ Place place(index_t i, index_t size_1, index_t size_2, index_t size_3) {
-  Place at;
-  at.i3 = i % size_3;
-  i /= size_3;
-  at.i2 = i % size_2;
-  i /= size_2;
-  at.i1 = i % size_1;
-  at.i0 = i / size_1;
-  return at;
+  const index_t rest_3 = quotient(i, size_3), rest_2 = quotient(rest_3, size_2), rest_1 = quotient(rest_2, size_1);
+  return {rest_1, rest_2 - rest_1 * size_1, rest_3 - rest_2 * size_2, i - rest_3 * size_3};
 }
 
 __device__ __forceinline__ index_t offset(Place at, index_t step_0, index_t step_1, index_t step_2, index_t step_3) {
@@ -41,6 +35,9 @@ __device__ __forceinline__ Sum operator+(Sum a, Sum b) {
 
 __device__ __forceinline__ Sum operator+(Sum a, acc_t b) { return a + Sum{b, 0}; }
 
+// Exact for a factor that is a power of two.
+__device__ __forceinline__ Sum operator*(Sum a, acc_t factor) { return {a.value * factor, a.lost * factor}; }
+
 // The sum in acc_t. Where it is infinite, the error term is NaN and is ignored.
 __device__ __forceinline__ acc_t rounded(Sum sum) { return sum.lost == sum.lost ? sum.value + sum.lost : sum.value; }
 
@@ -55,17 +52,21 @@ __device__ __forceinline__ acc_t paired(acc_t (&values)[N]) {
   return values[0];
 }
 
+__device__ __forceinline__ acc_t of_lane(acc_t value, int distance) {
+  return __shfl_xor_sync(0xffffffffu, value, distance);
+}
+
+__device__ __forceinline__ Sum of_lane(Sum sum, int distance) {
+  return {of_lane(sum.value, distance), of_lane(sum.lost, distance)};
+}
+
 // Sums over lanes of a warp with stride `apart`, within groups of `lanes`; both are powers of two, and all lanes of the
 // warp call it. The result is in each of them.
-template <int N>
-__device__ __forceinline__ void add_lanes(Sum (&sums)[N], int lanes, int apart) {
+template <int N, typename T>
+__device__ __forceinline__ void add_lanes(T (&sums)[N], int lanes, int apart) {
   for (int distance = lanes / 2; distance >= apart; distance /= 2) {
 #pragma unroll
-    for (int k = 0; k < N; ++k) {
-      const acc_t value = __shfl_xor_sync(0xffffffffu, sums[k].value, distance);
-      const acc_t lost = __shfl_xor_sync(0xffffffffu, sums[k].lost, distance);
-      sums[k] = sums[k] + Sum{value, lost};
-    }
+    for (int k = 0; k < N; ++k) sums[k] = sums[k] + of_lane(sums[k], distance);
   }
 }
 

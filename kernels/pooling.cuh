@@ -35,8 +35,8 @@ struct Steps {
 
 // The i-th of `parts` shares of [0, total): [floor(i * total / parts), ceil((i + 1) * total / parts)).
 __device__ __forceinline__ Steps share(index_t i, index_t parts, index_t total) {
-  const index_t first = i * total / parts;
-  return {first, 1, ((i + 1) * total + parts - 1) / parts - first};
+  const index_t first = quotient(i * total, parts);
+  return {first, 1, quotient((i + 1) * total + parts - 1, parts) - first};
 }
 
 // The inputs that output o's window reads; taps on the padding read none. Padding is smaller than a window here.
@@ -47,26 +47,44 @@ __device__ __forceinline__ Steps inputs_of(const PoolAxis& axis, index_t o) {
   return {start + taps.first * axis.dilation, axis.dilation, taps.last - taps.first};
 }
 
-// The outputs whose windows read input i.
-__device__ __forceinline__ Steps outputs_of(const PoolAxis& axis, index_t i) {
-  if (axis.adaptive) return share(i, axis.size, axis.out);  // the same rule, inverted
+// The outputs whose windows read input i: first, first + step, …, as far as they are outputs and not beyond `last`, or
+// `always` the first alone.
+struct Readings {
+  index_t first, step, last;
+  bool always;
+};
+
+__device__ __forceinline__ Readings readings_of(const PoolAxis& axis, index_t i) {
+  if (axis.adaptive) {  // the rule of windows, inverted
+    const Steps outputs = share(i, axis.size, axis.out);
+    return {outputs.first, 1, outputs.first + outputs.count - 1, axis.size % axis.out == 0};
+  }
   const index_t shift = i + axis.low;  // = output * stride + tap * dilation
-  const index_t last = least(shift / axis.stride, axis.out - 1);
-  index_t first = most(ceil_div(shift - (axis.kernel - 1) * axis.dilation, axis.stride), 0);
+  if (axis.kernel == axis.stride && axis.dilation == 1 && axis.low == 0 && axis.out * axis.stride >= axis.size) {
+    return {quotient(shift, axis.stride), 1, 0, true};
+  }
+  const index_t last = quotient(shift, axis.stride), reach = (axis.kernel - 1) * axis.dilation;
+  const index_t lift = (reach + axis.stride - 1) / axis.stride;  // so that what is divided is not negative
+  index_t first = quotient(shift - reach + lift * axis.stride + axis.stride - 1, axis.stride) - lift;
   while (first <= last && (shift - first * axis.stride) % axis.dilation != 0) ++first;
-  return {first, axis.output_step, first <= last ? (last - first) / axis.output_step + 1 : 0};
+  return {first, axis.output_step, last, false};
 }
 
 // A window's taps, the same number for every output, so that the threads of a warp stay converged: tap k is at
-// first + k * step, and belongs to the window where that is in [begin, end).
+// first + k * step, and belongs to the window where that is in [begin, end), or `always`. Of several `lanes` some have
+// taps after the last.
 struct Taps {
   index_t first, step, begin, end;
+  bool always;
 };
 
-__device__ __forceinline__ Taps taps_of(const PoolAxis& axis, index_t o) {
-  if (!axis.adaptive) return {o * axis.stride - axis.low, axis.dilation, 0, axis.size};
+__device__ __forceinline__ Taps taps_of(const PoolAxis& axis, index_t o, index_t lanes = 1) {
+  if (!axis.adaptive) {
+    const bool fits = axis.low == 0 && (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation < axis.size;
+    return {o * axis.stride - axis.low, axis.dilation, 0, axis.size, fits && lanes == 1};
+  }
   const Steps inputs = share(o, axis.out, axis.size);
-  return {inputs.first, 1, inputs.first, inputs.first + inputs.count};
+  return {inputs.first, 1, inputs.first, inputs.first + inputs.count, axis.size % axis.out == 0 && lanes == 1};
 }
 
 // Position of a tap; clamped to a nearby input if it is not in the window.
@@ -77,13 +95,16 @@ struct Tap {
 
 __device__ __forceinline__ Tap tap_of(const Taps& taps, index_t k) {
   const index_t at = taps.first + k * taps.step;
+  if (taps.always) return {at, true};
   return {most(least(at, taps.end - 1), taps.begin), at >= taps.begin && at < taps.end};
 }
 
-// The k-th of the outputs that read an input; clamped to a nearby one if there are fewer.
-__device__ __forceinline__ Tap reader_of(const Steps& outputs, index_t k, index_t out) {
-  const index_t at = outputs.first + least(k, outputs.count - 1) * outputs.step;
-  return {most(least(at, out - 1), 0), k < outputs.count};
+// The k-th of the outputs that read an input; clamped to one of [begin, end) where there are fewer.
+__device__ __forceinline__ Tap reader_of(const PoolAxis& axis, const Readings& outputs, index_t k, index_t begin,
+                                         index_t end) {
+  const index_t at = outputs.first + k * outputs.step;
+  if (outputs.always) return {least(at, end - 1), true};  // beyond the end where the input is
+  return {most(least(at, end - 1), begin), at >= 0 && at < axis.out && at <= outputs.last};
 }
 
 // Whether output o's window reads input i, which is within the axis.
@@ -121,7 +142,11 @@ __device__ __forceinline__ Range outputs_within(const PoolAxis& axis, index_t fi
 // Number of taps of output o's window that count for its divisor along one axis; 1 where taps are not counted.
 __device__ __forceinline__ index_t counted_taps(const PoolAxis& axis, index_t o, index_t divides) {
   if (divides == DIVIDES_NOTHING || divides == DIVIDES_NUMBER) return 1;
+  if (taps_of(axis, 0).always) return axis.kernel;  // whatever the output
   if (divides == DIVIDES_VALID || axis.adaptive) return inputs_of(axis, o).count;
+  if ((axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation < axis.low + axis.size + axis.high) {
+    return axis.kernel;
+  }
   return taps_inside(o * axis.stride, axis.kernel, axis.dilation, axis.low + axis.size + axis.high).last;
 }
 

@@ -19,6 +19,7 @@ struct Share {            // of a block
   index_t c;              // the first channel where they are last
   bool parted;            // whether bands are also cut along the next axis: there
   index_t row_first, row_last;
+  index_t tile, row_tile;  // the most positions of any block
 };
 
 template <typename Params>
@@ -33,7 +34,8 @@ __device__ __forceinline__ Share share_of_block(const Params& p, index_t extent,
   const index_t plane = block / p.bands * p.tile_planes;
   const index_t planes = p.channels_last ? p.n : p.n * p.c;
   return {plane, least(p.tile_planes, planes - plane), first, least(first + p.tile, extent), c,
-          p.row_bands > 1, row_first, least(row_first + p.row_tile, row_extent)};
+          p.row_bands > 1, row_first, least(row_first + p.row_tile, row_extent),
+          p.bands == 1 ? extent : p.tile, p.row_tile};
 }
 
 // --- Between global and shared memory --------------------------------------------------------------------------------
@@ -105,6 +107,19 @@ __device__ __forceinline__ index_t place_of(const Patch& patch, index_t e) {
   return start + (patch.inner == patch.pitch ? e : e / patch.inner * patch.pitch + e % patch.inner);
 }
 
+// The pack from `place` on, of an array of `size`; zeros beyond its end.
+template <int N, typename T>
+__device__ __forceinline__ Pack<T, N> load_whole(const T* __restrict__ from, index_t place, index_t size) {
+  Pack<T, N> pack;
+  if (place + N <= size) {
+    pack = load_pack<N>(from + place);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) pack.at[i] = place + i < size ? from[place + i] : T{};
+  }
+  return pack;
+}
+
 // put(e, pack) for packs of elements e, …, e + N - 1 that cover the patch; the first and the last may hold further
 // elements. `size` is that of the array.
 template <int N, typename T, typename Put>
@@ -119,13 +134,7 @@ __device__ __forceinline__ void load_patch(const T* __restrict__ from, const Pat
     for (int j = 0; j < BATCH; ++j) {
       const index_t e = (k + j * threads) * N - skew;
       if (e + N <= 0 || e >= patch.count) continue;
-      const index_t place = place_of(patch, e);
-      if (place + N <= size) {
-        batch[j] = load_pack<N>(from + place);
-      } else {
-#pragma unroll
-        for (int i = 0; i < N; ++i) batch[j].at[i] = place + i < size ? from[place + i] : T{};
-      }
+      batch[j] = load_whole<N>(from, place_of(patch, e), size);
     }
 #pragma unroll
     for (int j = 0; j < BATCH; ++j) {
@@ -148,6 +157,29 @@ __device__ __forceinline__ void store_slots(T* to, const Pack<T, N>& pack) {
   }
 }
 
+template <int N, typename T>
+__device__ __forceinline__ Pack<T, N> load_slots(const T* from) {
+  constexpr int PART = sizeof(T) * N <= 16 ? N : 16 / sizeof(T);
+  Pack<T, N> pack;
+#pragma unroll
+  for (int i = 0; i < N; i += PART) {
+    const Pack<T, PART> part = load_pack<PART>(from + i);
+#pragma unroll
+    for (int j = 0; j < PART; ++j) pack.at[i + j] = part.at[j];
+  }
+  return pack;
+}
+
+// What is written of a slot's value.
+template <typename T, typename Slot>
+struct Written {
+  static __device__ __forceinline__ T from(Slot value) { return static_cast<T>(value); }
+};
+template <>
+struct Written<half_t, float> : Narrow<half_t> {};
+template <>
+struct Written<bfloat16_t, float> : Narrow<bfloat16_t> {};
+
 // Copy the patch unchanged to slots.
 template <typename T>
 __device__ __forceinline__ void stage(const T* __restrict__ from, const Patch& patch, index_t size, T* slots) {
@@ -165,15 +197,15 @@ __device__ __forceinline__ void store_patch(const Slot* slots, T* __restrict__ t
     const index_t e = k * N - skew;
     const index_t place = place_of(patch, e);
     if (e >= 0 && e + N <= patch.count) {
-      const Pack<Slot, N> values = load_pack<N>(slots + skew + e);
+      const Pack<Slot, N> values = load_slots<N>(slots + skew + e);
       Pack<T, N> pack;
 #pragma unroll
-      for (int i = 0; i < N; ++i) pack.at[i] = static_cast<T>(values.at[i]);
+      for (int i = 0; i < N; ++i) pack.at[i] = Written<T, Slot>::from(values.at[i]);
       store_pack(to + place, pack);
     } else {
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        if (e + i >= 0 && e + i < patch.count) to[place + i] = static_cast<T>(slots[skew + e + i]);
+        if (e + i >= 0 && e + i < patch.count) to[place + i] = Written<T, Slot>::from(slots[skew + e + i]);
       }
     }
   }
@@ -202,39 +234,46 @@ __device__ __forceinline__ Complex<Real> from_lane_after(Complex<Real> value, in
 
 // --- The elements that a block computes ------------------------------------------------------------------------------
 
-struct Item {        // one of them, and the thread's part in it
+struct Item {        // some of them below each other along H, and the thread's part in them
   bool active;       // false for threads that only keep their warp converged
-  index_t element;   // of the patch
+  index_t rows;      // how many
+  index_t element;   // the first of the patch,
+  index_t pitch;     // and the distance to the next
   index_t plane;     // of the block's
   index_t c;         // channel, of the block's
-  index_t d, h, w;
-  index_t lane;      // [0, lanes) of the threads that share the element
+  index_t d, h, w;   // of the first
+  index_t lane;      // [0, lanes) of the threads that share them
 };
 
-// f(item) for each element of a block's share of an array [planes, D, H, W], for `lanes` threads each. Rows have pitch
-// `row_lanes` in items. Warps stay converged.
-template <typename F>
-__device__ __forceinline__ void for_each_item(const Share& share, index_t band_axis, index_t d, index_t h, index_t w,
+// f(item) for the elements of a block's share of an array [planes, D, H, W], RUN below each other, for `lanes` threads
+// each. Rows have pitch `row_lanes` in items. Warps stay converged.
+template <int RUN, typename F>
+__device__ __forceinline__ void for_each_item(const Share& share, index_t band_axis, index_t h, index_t w,
                                               index_t inner, index_t row_lanes, index_t lanes, F f) {
   const bool by_h = share.parted && band_axis == 0, by_w = share.parted && band_axis == 1;
-  const index_t columns = band_axis == 2 ? share.last - share.first : by_w ? share.row_last - share.row_first : w;
-  const index_t unit_rows = by_h ? share.row_last - share.row_first : band_axis == 0 ? h : 1;
-  const index_t rows = share.planes * (band_axis == 2 ? 1 : (share.last - share.first) * unit_rows);
-  const index_t first_row = band_axis == 2 ? 0 : share.first * unit_rows;
+  const index_t band = share.last - share.first, row_band = share.row_last - share.row_first;
+  const index_t columns = band_axis == 2 ? band : by_w ? row_band : w;
+  const index_t lines = band_axis == 2 ? 1 : band_axis == 1 ? band : by_h ? row_band : h;
+  const index_t most = band_axis == 2 ? 1 : band_axis == 1 ? share.tile : by_h ? share.row_tile : h;
+  const index_t runs = (most + RUN - 1) / RUN, depth = band_axis == 0 ? share.tile : 1;
+  const index_t rows = share.planes * depth * runs;
   const index_t end = (rows * row_lanes * lanes + 31) / 32 * 32;
   for (index_t t = static_cast<index_t>(threadIdx.x); t < end; t += static_cast<index_t>(blockDim.x)) {
-    const index_t i = t / lanes;
-    const index_t row = i / row_lanes, place = i % row_lanes;
+    const index_t i = quotient(t, lanes), row = quotient(i, row_lanes), place = i - row * row_lanes;
+    const index_t slice = quotient(row, runs), line = (row - slice * runs) * RUN;
     Item item;
-    item.active = row < rows && place < columns * inner;
-    item.element = row * columns * inner + place;
-    item.lane = t % lanes;
-    item.c = place % inner;
-    item.w = place / inner + (band_axis == 2 ? share.first : by_w ? share.row_first : 0);
-    const index_t at = by_h ? (share.first + row / unit_rows) * h + share.row_first + row % unit_rows : first_row + row;
-    item.h = at % h;
-    item.d = at / h % d;
-    item.plane = at / h / d;
+    item.plane = quotient(slice, depth);
+    item.d = slice - item.plane * depth;
+    item.active = row < rows && place < columns * inner && line < lines && (band_axis != 0 || item.d < band);
+    item.rows = least(lines - line, RUN);
+    item.pitch = columns * inner;
+    item.element = ((band_axis == 0 ? item.plane * band + item.d : item.plane) * lines + line) * item.pitch + place;
+    item.lane = t - i * lanes;
+    const index_t column = quotient(place, inner);
+    item.c = place - column * inner;
+    item.w = column + (band_axis == 2 ? share.first : by_w ? share.row_first : 0);
+    item.h = line + (band_axis == 1 ? share.first : by_h ? share.row_first : 0);
+    if (band_axis == 0) item.d += share.first;
     f(item);
   }
 }

@@ -189,7 +189,8 @@ def norm_statistics(
         launch(runtime, ROWS, x.dtype, arrays, _rows_work, eps=eps, activation=activation)
         return
     read = layouts({"x": x, **found})
-    tiled = tiling(read["x"], geometry.axes, HELD, sum=read["mean"])
+    held = HELD if x.dtype.itemsize > 2 else 2 * HELD
+    tiled = tiling(read["x"], geometry.axes, held, sum=read["mean"])
     shape = tiled.parts_shape
     parts = None if shape is None else empty(runtime, (3, *shape), mean.dtype)
     arrays = {"x": x, "parts": parts, **found}
@@ -321,11 +322,11 @@ def _row_work(
 ) -> Work:
     n, g, _, _ = x.shape
     segments, length, along = _segments(x.shape)
-    chosen = norm_rows(segments, length, along, held, wide)
-    assert chosen is not None  # as `_rows` has found
     axis = 2 if along else 3
     whole = [x, *(array for name, array in arrays.items() if name in _WHOLE and array is not None)]
     pack = min(array.pack(axis) if length > 1 else 1 for array in whole)
+    chosen = norm_rows(segments, length, along, held, wide, pack, n * g)
+    assert chosen is not None  # as `_rows` has found
     fields: Fields = {"rows": n * g, "g": g, "segments": segments, "length": length, "along": int(along), "eps": 0.0}
     fields |= {"lanes": chosen.lanes, "at_once": chosen.at_once, "turns": chosen.turns}
     fields |= {"activation": 0, "negative_slope": 0.0}

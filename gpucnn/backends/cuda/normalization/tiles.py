@@ -17,7 +17,9 @@ MAX_NORM_THREADS = 512
 MAX_NORM_SUMS = 64  # of a block: MAX_SUMS in norm_tiles.cuh
 ROW_THREADS = 256  # of a block that holds rows: MAX_THREADS in norm_rows.cuh
 ROWS_OF_BLOCK = 32  # that share the weights that a block reads, and more where rows are short
-MIN_LANES = 8  # threads of a segment of a row
+MAX_TURNS = 8  # of a block, whose weights and sums of columns cost as much as a turn, where
+WANTED_BLOCKS = 512  # remain
+MIN_LANES = 8  # threads of a segment of a row: single values of 4 bytes fill a sector
 MAX_ROW_SHARED = 40 << 10  # bytes of weights, and of the backward pass's sums
 
 
@@ -58,7 +60,8 @@ def norm_tile(is_along: bool, inner: int, beside: int, reduced: int, pack: int, 
     while sums > 1 and sums * packs > MAX_NORM_THREADS:
         sums = -(-sums // 2)
     if sums == 1 and packs >= 32:
-        side = max(32, min(NORM_THREADS, -(-reduced // (slots * pack * 32)) * 32))
+        splits = -(-reduced // (slots * pack * NORM_THREADS))
+        side = max(32, -(-reduced // (max(1, splits) * slots * pack * 32)) * 32)
         return _norm_tile(1, side, side, side * pack, reduced, slots)
     while 2 * sums <= min(beside, MAX_NORM_SUMS) and 2 * sums * packs <= NORM_THREADS:
         sums *= 2
@@ -82,10 +85,12 @@ class NormRows(NamedTuple):
     shared_bytes: int
 
 
-def norm_rows(segments: int, length: int, along: bool, held: int, itemsize: int) -> NormRows | None:
-    """Block shape for rows of `segments` times `length` values, or None where they are too large.
+def norm_rows(
+    segments: int, length: int, along: bool, held: int, itemsize: int, pack: int = 1, rows: int = 1
+) -> NormRows | None:
+    """Block shape for `rows` of `segments` times `length` values, or None where they are too large.
 
-    A thread holds `held` values. Where weights vary `along` a row, a block keeps them, `itemsize` bytes each.
+    A thread holds `held` values in packs. Where weights vary `along` a row, a block keeps them, `itemsize` bytes each.
 
     Examples
     --------
@@ -96,10 +101,11 @@ def norm_rows(segments: int, length: int, along: bool, held: int, itemsize: int)
     >>> norm_rows(8, 3136, False, held=16, itemsize=4) is None
     True
     """
-    lanes = max(MIN_LANES, power_of_two(-(-length // held)))
+    least = MIN_LANES // 2 if along and pack >= 4 else MIN_LANES  # these are whole sectors, and fewer lanes idle
+    lanes = max(least, power_of_two(-(-length // held)))
     shared_bytes = 3 * length * itemsize if along else 0
     if lanes * segments > ROW_THREADS or shared_bytes > MAX_ROW_SHARED:
         return None
     at_once = ROW_THREADS // (lanes * segments)
-    turns = max(2, ROWS_OF_BLOCK // at_once) if along else 1
+    turns = max(2, ROWS_OF_BLOCK // at_once, min(MAX_TURNS, rows // (WANTED_BLOCKS * at_once))) if along else 1
     return NormRows(lanes, at_once, turns, -(-at_once * segments * lanes // 32) * 32, shared_bytes)
