@@ -24,7 +24,7 @@ from benchmarks.cases import chosen, select, slug
 from benchmarks.gpus import COPY_SHARE, GPUS, LAUNCH_S, SUBPARTITIONS, Gpu
 from benchmarks.layers import ConvLayer
 from benchmarks.sass import Code, codes, disassembler
-from gpucnn.backends.cuda.convolution import implicit_gemm
+from gpucnn.backends.cuda.convolution import implicit_gemm, winograd
 from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
 from gpucnn.backends.cuda.convolution.select import algorithm
 from gpucnn.backends.cuda.device import nvrtc
@@ -85,6 +85,11 @@ class Launch:
     nbytes: int
 
     @property
+    def kernel(self) -> str:
+        """The kernel's name; empty of a library's product."""
+        return "" if self.plan.source is None else self.plan.source.kernel
+
+    @property
     def tile(self) -> tuple[int, int]:
         """Rows and columns of a block of an implicit GEMM, as its program's name says."""
         assert self.plan.source is not None
@@ -143,13 +148,15 @@ def launches(direction: str, geometry: ConvGeometry, batch: int, of: Arithmetic)
         for channels, size in ((inputs, geometry.input_size), (outputs, geometry.output_size))
     )
     w = dry.xp.empty((outputs, inputs // groups, *geometry.kernel_size), of.dtype)
-    if algorithm(direction, geometry, of.dtype, layout(x), layout(y), sm_80=True) != "implicit_gemm":
+    chosen = algorithm(direction, geometry, of.dtype, layout(x), layout(y), sm_80=True)
+    if chosen not in ("implicit_gemm", "winograd"):
         return []
+    by = winograd if chosen == "winograd" else implicit_gemm
     with listening(dry):
         if direction == "forward":
-            implicit_gemm.forward(runtime, x, w, None, y, geometry)
+            by.forward(runtime, x, w, None, y, geometry)
         elif direction == "backward_input":
-            implicit_gemm.backward_input(runtime, y, w, None, x, geometry)
+            by.backward_input(runtime, y, w, None, x, geometry)
         else:
             implicit_gemm.backward_weight(runtime, x, y, w, geometry)
     return dry.launches
@@ -167,6 +174,13 @@ class Reads:
 
     steps: float  # of a block's main loop
     hits: tuple[tuple[float, float], ...]  # bytes of L1 for each block, and the share of x that is then read from L2
+
+
+def winograd_reads(direction: str, geometry: ConvGeometry, itemsize: int) -> Reads:
+    """That of a product of transformed images, without taps."""
+    inputs, outputs, _ = geometry.channels
+    depth = implicit_gemm.padded_depth(inputs if direction == "forward" else outputs, itemsize)
+    return Reads(implicit_gemm.gemm_steps(1, depth, itemsize), ())
 
 
 def reads_of(direction: str, geometry: ConvGeometry, batch: int, itemsize: int, terms: int = 1) -> Reads:
@@ -276,12 +290,15 @@ def model(layers: Sequence[ConvLayer], of: Arithmetic) -> Iterator[Row]:
         way = _TURNED.get(direction, direction) if layer.transposed else direction
         with precision(of.precision):
             planned, terms = launches(way, geometry, batch, of), implicit_gemm.terms(np.dtype(of.dtype))
+        transforms = [launch for launch in planned if launch.kernel.startswith("winograd")]
         reads = reads_of(way, geometry, batch, of.itemsize, terms)
+        if transforms:
+            reads = winograd_reads(way, geometry, of.itemsize)
         for gpu in GPUS if planned else ():
             copies, gemm, limit, tile = 0.0, 0.0, "", ""
             for launch in planned:
                 source = launch.plan.source
-                if source is None or "implicit_gemm" not in source.kernel:
+                if source is None or "implicit_gemm" not in launch.kernel:
                     copies += launch.nbytes / (COPY_SHARE * gpu.dram) + LAUNCH_S
                     continue
                 options = (*nvrtc.OPTIONS, f"-arch={gpu.architecture}", "-Xptxas=-v")
@@ -289,8 +306,9 @@ def model(layers: Sequence[ConvLayer], of: Arithmetic) -> Iterator[Row]:
                 registers = max(map(int, re.findall(r"Used (\d+) registers", built.log)))
                 static = max(map(int, re.findall(r"(\d+) bytes smem", built.log)), default=0)
                 code = codes(built.image)[source.kernel]
-                gemm, limit = gemm_time(gpu, launch, code, registers, static + launch.plan.shared_bytes, reads, of)
-                tile = " × ".join(map(str, launch.tile))
+                time, limit = gemm_time(gpu, launch, code, registers, static + launch.plan.shared_bytes, reads, of)
+                gemm += time
+                tile = ("Winograd, " if transforms else "") + " × ".join(map(str, launch.tile))
             cudnn = cudnn_time(gpu, layer, direction, batch, of)
             yield Row(f"{slug(layer.network)}/{layer.name}", direction, gpu.name, tile, gemm, copies, limit, cudnn)
 
@@ -325,11 +343,12 @@ Predicted, not measured: no kernel has run on a GPU. `python -m benchmarks.kerne
 each layer of the benchmark launches, channels first, and counts: instructions of the main loop, registers and shared
 memory, so blocks of a multiprocessor, and the bytes that tiles read; L1 is credited with a tile's other taps where it
 holds them. *Limit* is what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak) or multipliers of float32,
-issue slots, shared memory, L2 or memory. *Copies* change images and filters to channels last and add the parts of sums.
-*cuDNN* is an estimate that favours it: a product at 75 % of the peak or 85 % of the memory's rate, and on tensor cores
-changes of layout of input and output at 85 %; it is not credited with Winograd's filtering. The one public measurement
-known is of resnet-50/conv2_3x3 in 16 bits on an H100: 31 µs for the product and 41 µs for the layouts. The ratio is
-cuDNN's time over ours. The model does not know latencies, clocks under load, or what else runs.
+issue slots, shared memory, L2 or memory. *Copies* change images and filters to channels last, or transform them for
+Winograd's filtering, and add the parts of sums. *cuDNN* is an estimate that favours it: a product at 75 % of the peak
+or 85 % of the memory's rate, and on tensor cores changes of layout of input and output at 85 %; it is not credited with
+Winograd's filtering. The one public measurement known is of resnet-50/conv2_3x3 in 16 bits on an H100: 31 µs for the
+product and 41 µs for the layouts. The ratio is cuDNN's time over ours. The model does not know latencies, clocks under
+load, or what else runs.
 """
 
 

@@ -33,6 +33,7 @@ STEP_BYTES = 64  # of each row of both factors, which one step of the inner dime
 STEP_CHUNKS = STEP_BYTES // MAX_BYTES
 WARP_COLUMNS = 64
 FRAGMENT_CLOCKS = 512, 102, 307  # of a scheduler, on an H100, for a step of 16 rows by a warp's columns, by terms
+STEP_CLOCKS = 250, 0, 0  # for what a warp's step issues besides, while FFMA waits; tensor cores do not
 SHARED_BYTES = 128  # that shared memory moves in a clock
 MULTIPROCESSORS, SCHEDULERS = (108, 132), 4  # of the devices that tiles are chosen for, whichever runs them
 WANTED_WARPS = 2 * SCHEDULERS  # of a multiprocessor, to overlap copies and products
@@ -122,7 +123,8 @@ def tile(rows: int, columns: int, batch: int, terms: int = 1) -> Tile:
     def duration(each: Tile) -> int:
         blocks = batch * -(-rows // each.rows) * -(-columns // each.columns)
         on_one = -(-blocks // MULTIPROCESSORS[-1])
-        products = -(-on_one * each.warps // SCHEDULERS) * each.fragments * FRAGMENT_CLOCKS[terms]
+        step = each.fragments * FRAGMENT_CLOCKS[terms] + STEP_CLOCKS[terms]
+        products = -(-on_one * each.warps // SCHEDULERS) * step
         reads = 4 * (2 * each.fragments + 8) * each.warps
         return max(products, on_one * (reads + (each.rows + each.columns) * STEP_BYTES // SHARED_BYTES))
 
