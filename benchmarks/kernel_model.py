@@ -197,7 +197,7 @@ def _weight_reads(steps: float, geometry: ConvGeometry) -> Reads:
     columns = implicit_gemm.weight_tile(outputs // groups).columns * ITEMSIZE
     taps = max(1, min(axis_h.kernel * axis_w.kernel, columns // block))
     rows = -(-taps // axis_w.kernel)
-    window = (rows - 1) * abs(axis_h.dilation) * axis_w.size + axis_w.kernel * abs(axis_w.dilation)
+    window = (rows - 1) * axis_h.dilation * axis_w.size + axis_w.kernel * axis_w.dilation
     along_w = _HALO * rows * axis_w.stride / taps
     return Reads(steps, ((window * block, _HALO * axis_h.stride * axis_w.stride / taps), (0, along_w)))
 
@@ -303,8 +303,8 @@ _HEAD = """# Dense convolutions in float16 on tensor cores: a model
 
 Predicted, not measured: no kernel has run on a GPU. `python -m benchmarks.kernel_model` compiles what each layer of the
 benchmark launches, channels first, and counts: instructions of the main loop, registers and shared memory, so blocks of
-a multiprocessor, and the bytes that tiles read; L1 is credited with a tile's other taps where it holds them. *Limit* is
-what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak), issue slots, shared memory, L2 or memory.
+a multiprocessor, and the bytes that tiles read; L1 is credited with a tile's other taps where it holds what they read,
+or with those along w. *Limit* is what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak), issue slots, shared memory, L2 or memory.
 *Copies* change images and filters to channels last and add the parts of sums. *cuDNN* is an estimate that favours it: a
 product at 75 % of the peak or 85 % of the memory's rate, and changes of layout of input and output at 85 %. The one
 public measurement known is of resnet-50/conv2_3x3 on an H100: 31 µs for the product and 41 µs for the layouts. The

@@ -20,7 +20,8 @@
 
 struct ImplicitGemmWeightParams {
   RUN_TIME index_t n;
-  index_t groups, rows;                         // rows of a group: its channels of y
+  index_t groups, rows;                         // rows of a group: its channels of y,
+  index_t block;                                // each so many, from whose last on they are written
   index_t row_chunks, chunks;                   // of 16 bytes, of a group's channels of y and of x,
   index_t chunks_at_once;                       // and of a block of x's
   index_t d, h, w;                              // of x
@@ -196,7 +197,8 @@ __device__ __forceinline__ void write_sums(float* parts, const Sums& sums, const
 #pragma unroll
   for (int f = 0; f < FRAGMENTS; ++f) {
     const index_t m = tile.m + (warp % WARPS_M * FRAGMENTS + f) * 16 + lane / 4 + (is_upper ? 0 : 8);
-    float* const row = parts + ((tile.split * p.groups + tile.group) * p.rows + m) * columns;
+    const index_t backwards = m + p.block - 1 - m % p.block * 2;
+    float* const row = parts + ((tile.split * p.groups + tile.group) * p.rows + backwards) * columns;
 #pragma unroll
     for (int g = 0; g < 8; ++g) {
       const float(&own)[4] = sums[f][g];

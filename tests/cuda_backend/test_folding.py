@@ -62,8 +62,7 @@ def test_each_pair_is_met_once_by_a_block_of_outputs(stride: int, times: int) ->
         }
         found = []
         for q, t, r in product(range(to.blocks), range(to.taps), range(to.size)):
-            o, i = q * to.size + r - to.cut, q * to.stride - t - to.low
-            k = to.taps - 1 - t - r * stride
+            o, i, k = q * to.size + r - to.cut, q * to.stride + t * to.step - to.low, t - r * stride
             if 0 <= o < out and 0 <= k < kernel and 0 <= i < size:
                 found.append((o, k, i))
         assert len(found) == len(expected)
@@ -129,6 +128,11 @@ def test_gradients_are_folded_where_rows_are_few(
         channels = geometry.channels.inputs // geometry.channels.groups
         assert channels * fold.positions == rows <= MAX_ROWS
         assert prod(axis.blocks * axis.size for axis in fold.axes) >= prod(geometry.input_size)
+
+
+def test_folds_of_two_kinds_have_two_plans() -> None:
+    geometry = conv(4, 16, 3, 1, 1)
+    assert len({Fold(geometry, (1, 2, 2)), OutputFold(geometry, (1, 2, 2))}) == 2
 
 
 def test_the_convolution_of_blocks_has_the_same_outputs() -> None:
