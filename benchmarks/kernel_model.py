@@ -304,11 +304,17 @@ _HEAD = """# Dense convolutions in float16 on tensor cores: a model
 Predicted, not measured: no kernel has run on a GPU. `python -m benchmarks.kernel_model` compiles what each layer of the
 benchmark launches, channels first, and counts: instructions of the main loop, registers and shared memory, so blocks of
 a multiprocessor, and the bytes that tiles read; L1 is credited with a tile's other taps where it holds what they read,
-or with those along w. *Limit* is what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak), issue slots, shared memory, L2 or memory.
-*Copies* change images and filters to channels last and add the parts of sums. *cuDNN* is an estimate that favours it: a
-product at 75 % of the peak or 85 % of the memory's rate, and changes of layout of input and output at 85 %. The one
-public measurement known is of resnet-50/conv2_3x3 on an H100: 31 µs for the product and 41 µs for the layouts. The
-ratio is cuDNN's time over ours. The model does not know latencies, clocks under load, or what else runs.
+or with those along w. *Limit* is what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak), issue slots,
+shared memory, L2 or memory. *Copies* change images and filters to channels last, and add the parts of sums. *cuDNN* is
+an estimate that favours it: a product at 75 % of the peak or 85 % of the memory's rate, and changes of layout of input
+and output at 85 %. The one public measurement known is of resnet-50/conv2_3x3 on an H100: 31 µs for the product and
+41 µs for the layouts. The ratio is cuDNN's time over ours. The model does not know latencies, clocks under load, or
+what else runs.
+
+What keeps ratios below 1 on an H100: a product by mma.sync takes at least 1.2 times the estimate's; 7 × 7 images in
+batches of 32 are fewer tiles than there are multiprocessors, which the estimate leaves out; a wgrad copies both images
+and adds parts, each by a launch of 2 µs at least; the gradient of a stem's input reads that of its output 2 to 6 times,
+from L2.
 """
 
 
