@@ -107,7 +107,7 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     fold = fold_of_input(geometry, x.itemsize)
     if fold is not None:
         x, w, geometry = fold.image(runtime, x), fold.filters(runtime, w), fold.convolution
-    groups, blocks = geometry.channels.groups, fold_of_output(geometry)
+    groups, blocks = geometry.channels.groups, fold_of_output(geometry) if _takes_blocks(y) else None
     filters = _filters(runtime, w if blocks is None else blocks.filters(runtime, w))
     arrays = {"x": _image(runtime, x, groups), "w": filters, "bias": bias, "y": y}
     if blocks is None:
@@ -123,7 +123,7 @@ def backward_input(
 
     Of few channels, it is one convolution of grad_y whose rows are blocks of grad_x's positions.
     """
-    groups, fold = geometry.channels.groups, fold_of_gradient(geometry)
+    groups, fold = geometry.channels.groups, fold_of_gradient(geometry) if _takes_blocks(grad_x) else None
     filters = _transposed_filters(runtime, w if fold is None else fold.filters(runtime, w), groups)
     arrays = {"x": _image(runtime, grad_y, groups), "w": filters, "bias": bias, "y": grad_x}
     if fold is None:
@@ -180,6 +180,11 @@ def _reorder(runtime: Runtime, total: Array, grad_w: Array, block: int) -> None:
     pack(runtime, by_tap, ordered.reshape(len(by_tap), -1, prod(size)))
     if ordered is not grad_w:
         copy(runtime, ordered, grad_w)
+
+
+def _takes_blocks(y: Array) -> bool:
+    """Whether rows may be positions of y: each value is written alone, so neighbours along w are to share sectors."""
+    return not is_channels_last(y) or y.shape[1] * y.itemsize <= MAX_BYTES
 
 
 # --- Factors with their channels innermost --------------------------------------------------------------------------
