@@ -220,7 +220,7 @@ def _weight_reads(steps: float, geometry: ConvGeometry, itemsize: int, terms: in
     columns = implicit_gemm.weight_tile(outputs // groups, terms).columns * itemsize
     taps = max(1, min(axis_h.kernel * axis_w.kernel, columns // block))
     rows = -(-taps // axis_w.kernel)
-    window = (rows - 1) * abs(axis_h.dilation) * axis_w.size + axis_w.kernel * abs(axis_w.dilation)
+    window = (rows - 1) * axis_h.dilation * axis_w.size + axis_w.kernel * axis_w.dilation
     along_w = _HALO * rows * axis_w.stride / taps
     return Reads(steps, ((window * block, _HALO * axis_h.stride * axis_w.stride / taps), (0, along_w)))
 
@@ -349,6 +349,11 @@ or 85 % of the memory's rate, and on tensor cores changes of layout of input and
 Winograd's filtering. The one public measurement known is of resnet-50/conv2_3x3 in 16 bits on an H100: 31 µs for the
 product and 41 µs for the layouts. The ratio is cuDNN's time over ours. The model does not know latencies, clocks under
 load, or what else runs.
+
+What keeps ratios below 1 on an H100: a product by mma.sync takes at least 1.2 times the estimate's; 7 × 7 images in
+batches of 32 are fewer tiles than there are multiprocessors, which the estimate leaves out; a wgrad copies both images
+and adds parts, each by a launch of 2 µs at least; the gradient of a stem's input reads that of its output 2 to 6 times,
+from L2.
 """
 
 

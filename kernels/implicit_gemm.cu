@@ -2,7 +2,8 @@
 // group is w [rows, taps * C] times the columns [taps * C, positions] of x, gathered from x and never stored.
 //
 // Source       the definition; dgrad is the convolution of grad_y with the taps of each residue modulo the stride, or,
-//              of few channels, a convolution whose rows are the positions of blocks of y too (folding.py)
+//              of few channels, a convolution whose rows are the positions of blocks of y too, as of few channels of
+//              the forward (folding.py)
 // Reads        x [N, G, C, D, H, W] with its C channels contiguous, each run of 16 bytes aligned; zeros fill it up
 //              w [G * rows, KD, KH, KW, C], contiguous; bias [G * rows] of BIAS or null
 // Writes       y [N, G * rows, OD, OH, OW], any strides
@@ -37,6 +38,7 @@ struct ImplicitGemmParams {
   index_t output_step_d, output_step_h, output_step_w;  // dgrad: and of the outputs that they read
   index_t fold_d, fold_h, fold_w;               // positions of y in one of the product, that are rows; 1 without a fold
   index_t cut_d, cut_h, cut_w;                  // of these, how many the first begins before y
+  index_t is_backwards;                         // whether the first row is the last of these
   index_t adjacent_rows;                        // of positions that follow each other along w, as far as 16 rows hold
   index_t tiles_m;                              // blocks of a group's rows,
   RUN_TIME index_t tiles_n;                     // and of a residue's positions
@@ -292,8 +294,9 @@ struct Row {
   index_t c, d, h, w;
 
   __device__ __forceinline__ Row(index_t row, const ImplicitGemmParams& p) {
-    w = row % p.fold_w, h = row / p.fold_w % p.fold_h, d = row / (p.fold_w * p.fold_h) % p.fold_d;
-    c = row / (p.fold_w * p.fold_h * p.fold_d);
+    const index_t fold = p.fold_w * p.fold_h * p.fold_d, place = p.is_backwards ? fold - 1 - row % fold : row % fold;
+    w = place % p.fold_w, h = place / p.fold_w % p.fold_h, d = place / (p.fold_w * p.fold_h);
+    c = row / fold;
   }
 };
 

@@ -20,7 +20,8 @@
 
 struct ImplicitGemmWeightParams {
   RUN_TIME index_t n;
-  index_t groups, rows;                         // rows of a group: its channels of y
+  index_t groups, rows;                         // rows of a group: its channels of y,
+  index_t block;                                // each so many, from whose last on they are written
   index_t row_chunks, chunks;                   // of 16 bytes, of a group's channels of y and of x,
   index_t chunks_at_once;                       // and of a block of x's
   index_t d, h, w;                              // of x
@@ -302,15 +303,18 @@ struct Copies {
   }
 };
 
-// Writes a warp's sums four columns at once: to the parts of this block's split and group, from its tile on.
+// Writes a warp's sums four columns at once to the parts of this block's split and group, from the tile's columns on;
+// those of a fold's positions backwards.
 struct SumWriter {
   float* parts;
-  index_t pitch, rows, columns;  // rows and columns from the block's first ones on
-  int m, n;                      // of the warp
+  index_t pitch, rows, columns, fold;
+  index_t m;  // the warp's first row
+  int n;      // and column of the tile
 
   __device__ __forceinline__ void write(int row, int column, float a, float b, float c, float d) const {
     if (m + row >= rows || n + column >= columns) return;
-    store_pack(parts + ((m + row) * pitch + n + column), Pack<float, 4>{{a, b, c, d}});
+    const index_t backwards = m + row + fold - 1 - (m + row) % fold * 2;
+    store_pack(parts + (backwards * pitch + n + column), Pack<float, 4>{{a, b, c, d}});
   }
 };
 
@@ -376,6 +380,6 @@ implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C,
       });
   const index_t columns = p.kd * p.kh * p.kw * p.chunks * CHUNK;
   float* const part = parts + (tile.split * p.groups + tile.group) * p.rows * columns;
-  const SumWriter writer{part + tile.m * columns + tile.n, columns, p.rows - tile.m, columns - tile.n, m, n};
+  const SumWriter writer{part + tile.n, columns, p.rows, columns - tile.n, p.block, tile.m + m, n};
   write_sums(writer, sums, product);
 }

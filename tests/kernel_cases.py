@@ -138,6 +138,7 @@ IMPLICIT_GEMM: dict[str, tuple[int, ConvGeometry]] = {
     "blocks of several strides": (1, _conv((3, 24), (5, 6, 9), 3, 1, ((1, 0), (0, 1), (2, 1)))),
     "blocks of groups": (2, _conv((6, 10, 2), (9, 16), (2, 5), (1, 4), (0, (2, 3)))),
     "blocks of outputs": (2, _conv((8, 6, 2), (5, 7), (3, 2), (2, 1), (1, (0, 2)))),
+    "blocks both ways": (2, _conv((8, 8, 2), (9, 9), 3, 1, 1)),
     "blocks with gaps": (2, _conv((2, 8), (11,), 2, 5, 3)),
 }  # fmt: skip
 MANY_TILES: dict[str, tuple[int, ConvGeometry]] = {  # as many as a device has multiprocessors, or twice

@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import product
 from math import prod
 
+import numpy as np
 import pytest
+from strategies import arranged
 
+from gpucnn.backends.cuda.convolution import implicit_gemm
 from gpucnn.backends.cuda.convolution.folding import (
     MAX_ROWS,
     Fold,
@@ -62,8 +65,7 @@ def test_each_pair_is_met_once_by_a_block_of_outputs(stride: int, times: int) ->
         }
         found = []
         for q, t, r in product(range(to.blocks), range(to.taps), range(to.size)):
-            o, i = q * to.size + r - to.cut, q * to.stride - t - to.low
-            k = to.taps - 1 - t - r * stride
+            o, i, k = q * to.size + r - to.cut, q * to.stride + t * to.step - to.low, t - r * stride
             if 0 <= o < out and 0 <= k < kernel and 0 <= i < size:
                 found.append((o, k, i))
         assert len(found) == len(expected)
@@ -129,6 +131,22 @@ def test_gradients_are_folded_where_rows_are_few(
         channels = geometry.channels.inputs // geometry.channels.groups
         assert channels * fold.positions == rows <= MAX_ROWS
         assert prod(axis.blocks * axis.size for axis in fold.axes) >= prod(geometry.input_size)
+
+
+def test_long_pixels_are_written_as_they_are() -> None:
+    """Of a channels-last image, neighbouring positions are as many bytes apart as its channels are."""
+    for channels, order, taken in (
+        (3, "contiguous", True),
+        (64, "contiguous", True),
+        (3, "channels_last", True),
+        (64, "channels_last", False),
+    ):
+        assert implicit_gemm._takes_blocks(arranged(np.zeros((2, channels, 5, 5), np.float16), order)) == taken
+
+
+def test_folds_of_two_kinds_have_two_plans() -> None:
+    geometry = conv(4, 16, 3, 1, 1)
+    assert len({Fold(geometry, (1, 2, 2)), OutputFold(geometry, (1, 2, 2))}) == 2
 
 
 def test_the_convolution_of_blocks_has_the_same_outputs() -> None:

@@ -248,6 +248,27 @@ def test_copies_in_another_order_and_dtype_are_kept_by_it(kept: dict[Any, Any]) 
     assert [replay is not None for replay in kept.values()] == [True] * 10
 
 
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "options"),
+    [
+        ((1, 8, 9, 9), (8, 4, 3, 3), {"padding": 1, "groups": 2}),
+        ((1, 3, 12, 12), (16, 3, 4, 4), {"stride": 2, "padding": 1}),
+    ],
+)
+def test_convolutions_over_blocks_of_positions_are_kept(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], options: dict[str, Any], kept: dict[Any, Any]
+) -> None:
+    x, w = image(*x_shape, dtype=np.float16), image(*w_shape, dtype=np.float16)
+    y = F.conv2d(x, w, **options)
+    for call in (
+        lambda: F.conv2d(x, w, **options),
+        lambda: F.conv2d_input(x_shape, w, y, **options),
+        lambda: F.conv2d_weight(x, w_shape, y, **options),
+    ):
+        assert simulator.asnumpy(call()).tobytes() == simulator.asnumpy(call()).tobytes()
+    assert [replay is not None for replay in kept.values()] == [True] * 3
+
+
 def test_arrays_by_name_are_found(kept: dict[Any, Any]) -> None:
     x, w, grad = image(1, 2, 5, 5), image(3, 2, 3, 3), image(1, 3, 3, 3)
     calls: list[Callable[[], Any]] = [

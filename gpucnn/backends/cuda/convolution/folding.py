@@ -10,6 +10,7 @@ at the price of these zeros.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import NamedTuple, TypeVar
@@ -42,23 +43,25 @@ class FoldedAxis(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A product whose rows are blocks of positions, along one axis: taps go backwards from those of the last input.
+    """A product whose rows are blocks of positions, along one axis.
 
-    Tap t of block q reads input ``q * stride - t - low`` of `inputs`; position r of the block is output
-    ``q * size + r - cut`` of `outputs`.
+    Tap t of block q reads input ``q * stride + t * step - low`` of `inputs`; position r of the block, counted backwards
+    where taps go forwards, is output ``q * size + r - cut`` of `outputs`.
     """
 
     inputs: int
     outputs: int
     taps: int
     stride: int
+    step: int  # 1 or -1
     low: int
     blocks: int
     size: int
     cut: int
 
 
-class Fold(NamedTuple):
+@dataclass(frozen=True)  # and no tuple: a plan of one kind must not be found for the other
+class Fold:
     """A convolution over blocks of the input, of `times` strides along each axis."""
 
     geometry: ConvGeometry
@@ -83,7 +86,7 @@ class Fold(NamedTuple):
     def lines(self) -> list[Line]:
         """The gradient of the input as a product."""
         return [
-            Line(axis.out, axis.size, to.taps, to.times, -to.before, to.blocks, to.size, to.cut)
+            Line(axis.out, axis.size, to.taps, to.times, -1, -to.before, to.blocks, to.size, to.cut)
             for axis, to in zip(self.geometry.axes, self.axes, strict=True)
         ]
 
@@ -124,7 +127,8 @@ class Fold(NamedTuple):
         ]  # fmt: skip
 
 
-class OutputFold(NamedTuple):
+@dataclass(frozen=True)
+class OutputFold:
     """A convolution whose outputs are blocks of `times` positions along each axis."""
 
     geometry: ConvGeometry
@@ -139,8 +143,10 @@ class OutputFold(NamedTuple):
     def lines(self) -> list[Line]:
         """The outputs as a product."""
         return [
-            Line(axis.size, axis.out, axis.kernel + (m - 1) * axis.stride, m * axis.stride,
-                 axis.low - axis.kernel + 1 - (m - 1) * axis.stride, -(-axis.out // m), m, 0)
+            Line(
+                axis.size, axis.out, axis.kernel + (m - 1) * axis.stride, m * axis.stride, 1, axis.low,
+                -(-axis.out // m), m, 0,
+            )
             for axis, m in zip(self.geometry.axes, self.times, strict=True)
         ]  # fmt: skip
 
@@ -151,8 +157,8 @@ class OutputFold(NamedTuple):
 
     @property
     def convolution(self) -> ConvGeometry:
-        """The convolution of all blocks, with its taps backwards."""
-        axes = [Axis(to.inputs, to.taps, to.stride, -1, to.low, 0, to.blocks) for to in self.lines]
+        """The convolution of all blocks."""
+        axes = [Axis(to.inputs, to.taps, to.stride, 1, to.low, 0, to.blocks) for to in self.lines]
         c, oc, groups = self.geometry.channels
         return ConvGeometry(self.geometry.rank, Channels(c, oc * self.positions, groups), (axes[0], axes[1], axes[2]))
 
@@ -162,21 +168,27 @@ class OutputFold(NamedTuple):
         return _unfolded(runtime, y, windows)
 
     def filters(self, runtime: Runtime, w: Array) -> Array:
-        """The filters [OC * F, C / G, TD, TH, TW], with channels innermost, of w [OC, C / G, KD, KH, KW]."""
-        columns = _unfolded(runtime, w[:, :, ::-1, ::-1, ::-1], self._filter_windows)
+        """The filters [OC * F, C / G, TD, TH, TW], with channels innermost, of w [OC, C / G, KD, KH, KW].
+
+        Those of a block's last position are the first.
+        """
+        columns = _unfolded(runtime, w, self._filter_windows)
         (rows, channels), taps = w.shape[:2], columns.shape[2:]
         filters = empty(runtime, (rows * self.positions, *taps, channels), w.dtype)
         pack(runtime, columns.reshape(rows, channels, -1), filters.reshape(rows, -1, channels).swapaxes(1, 2))
         return runtime.xp.moveaxis(filters, -1, 1)
 
     def add_filters(self, runtime: Runtime, folded: Array, w: Array) -> None:
-        """Write w [OC, C / G, KD, KH, KW] as the sums over a block's positions of folded [OC, C / G, F, TD, TH, TW]."""
+        """Write w [OC, C / G, KD, KH, KW] as the sums over a block's positions of folded [OC, C / G, F, TD, TH, TW].
+
+        Its last position is the first.
+        """
         columns = folded.reshape(len(w), w.shape[1] * self.positions, -1)
-        col2im(runtime, columns, w[:, :, ::-1, ::-1, ::-1], _geometry(w, self._filter_windows))
+        col2im(runtime, columns, w, _geometry(w, self._filter_windows))
 
     @property
     def _filter_windows(self) -> list[Axis]:
-        """Those of w backwards: each position of a block is a stride before the next."""
+        """Those of w: the taps of each position of a block begin a stride after those of the one before."""
         return [
             Axis(axis.kernel, m, 1, axis.stride, (m - 1) * axis.stride, (m - 1) * axis.stride, line.taps)
             for axis, m, line in zip(self.geometry.axes, self.times, self.lines, strict=True)

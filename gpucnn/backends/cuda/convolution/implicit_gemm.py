@@ -136,7 +136,7 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     fold = fold_of_input(geometry, x.itemsize)
     if fold is not None:
         x, w, geometry = fold.image(runtime, x), fold.filters(runtime, w), fold.convolution
-    groups, blocks = geometry.channels.groups, fold_of_output(geometry)
+    groups, blocks = geometry.channels.groups, fold_of_output(geometry) if _takes_blocks(y) else None
     filters = _filters(runtime, w if blocks is None else blocks.filters(runtime, w))
     arrays = {"x": _image(runtime, x, groups), "w": filters, "bias": bias, "y": y}
     numbers = Numbers(terms(x.dtype), bias_dtype(x, bias))
@@ -170,7 +170,7 @@ def backward_input(
 
     Of few channels, it is one convolution of grad_y whose rows are blocks of grad_x's positions.
     """
-    groups, fold = geometry.channels.groups, fold_of_gradient(geometry)
+    groups, fold = geometry.channels.groups, fold_of_gradient(geometry) if _takes_blocks(grad_x) else None
     filters = _transposed_filters(runtime, w if fold is None else fold.filters(runtime, w), groups)
     arrays = {"x": _image(runtime, grad_y, groups), "w": filters, "bias": bias, "y": grad_x}
     numbers = Numbers(terms(w.dtype), bias_dtype(grad_y, bias))
@@ -198,12 +198,14 @@ def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, ge
         return
     inner = blocks.convolution
     parted = empty(runtime, (*grad_w.shape[:2], blocks.positions, *inner.kernel_size), np.dtype(np.float32))
-    _sum_positions(runtime, x, blocks.image(runtime, grad_y), parted, inner)
+    _sum_positions(runtime, x, blocks.image(runtime, grad_y), parted, inner, blocks.positions)
     blocks.add_filters(runtime, parted, grad_w)
 
 
-def _sum_positions(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
-    """Write grad_w [OC, C / G, …]: of each pair of channels the taps' sums, of those of a block one after another."""
+def _sum_positions(
+    runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry, block: int = 1
+) -> None:
+    """Write grad_w [OC, C / G, …]: of each pair of channels the taps' sums, of a block's positions from the last on."""
     groups, rows, taps = geometry.channels.groups, grad_y.shape[1], geometry.taps
     images, upstream = _image(runtime, x, groups), _image(runtime, grad_y, groups)
     depth = images.shape[2]
@@ -211,7 +213,9 @@ def _sum_positions(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geo
     splits, _ = split_positions(x.shape[0], depth, x.itemsize, geometry, factors)
     parts = empty(runtime, (splits, rows, taps * depth), np.dtype(np.float32))
     arrays = {"x": images, "grad_y": upstream, "parts": parts}
-    launch(runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry, terms=factors)
+    launch(
+        runtime, BACKWARD_WEIGHT, x.dtype, arrays, _backward_weight_work, geometry=geometry, block=block, terms=factors
+    )
     total = parts[0]
     if splits > 1:
         total = empty(runtime, total.shape, grad_w.dtype)
@@ -227,6 +231,11 @@ def _reorder(runtime: Runtime, total: Array, grad_w: Array, block: int) -> None:
     pack(runtime, by_tap, ordered.reshape(len(by_tap), -1, prod(size)))
     if ordered is not grad_w:
         copy(runtime, ordered, grad_w)
+
+
+def _takes_blocks(y: Array) -> bool:
+    """Whether rows may be positions of y: each value is written alone, so neighbours along w are to share sectors."""
+    return not is_channels_last(y) or y.shape[1] * y.itemsize <= MAX_BYTES
 
 
 # --- Factors with their channels innermost --------------------------------------------------------------------------
@@ -289,7 +298,7 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
 def _forward_work(
     x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, numbers: Numbers
 ) -> Work:
-    fields: Fields = {"is_dgrad": 0}
+    fields: Fields = {"is_dgrad": 0, "is_backwards": 0}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
         fields |= axis_fields(name, axis) | _positions(name, axis.out)
     return _gemm_work(x, w, bias, y, fields, extents(geometry), numbers)
@@ -298,7 +307,7 @@ def _forward_work(
 def _backward_input_work(
     x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, numbers: Numbers
 ) -> Work:
-    fields: Fields = {"is_dgrad": 1}
+    fields: Fields = {"is_dgrad": 1, "is_backwards": 0}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
         fields |= {**_positions(name, 0), **axis_fields(name, axis), name: axis.out, f"o{name}": axis.size}
     return _gemm_work(x, w, bias, y, fields, extents(geometry), numbers)
@@ -307,12 +316,12 @@ def _backward_input_work(
 def _folded_work(
     x: Layout, w: Layout, bias: Layout | None, y: Layout, fold: Fold | OutputFold, numbers: Numbers
 ) -> Work:
-    """A forward whose rows are blocks of y's positions too, and whose taps go backwards."""
-    fields: Fields = {"is_dgrad": 0}
+    """A forward whose rows are blocks of y's positions too."""
+    fields: Fields = {"is_dgrad": 0, "is_backwards": int(fold.lines[0].step > 0)}
     for name, line in zip(SPACE, fold.lines, strict=True):
         fields |= {
             **{name: line.inputs, f"o{name}": line.outputs, f"k{name}": line.taps},
-            **{f"stride_{name}": line.stride, f"dilation_{name}": -1, f"low_{name}": line.low},
+            **{f"stride_{name}": line.stride, f"dilation_{name}": line.step, f"low_{name}": line.low},
             **_positions(name, line.blocks, line.size, line.cut),
         }
     reach = [(line.blocks + 1) * max(line.stride, line.size) + line.taps + abs(line.low) for line in fold.lines]
@@ -441,12 +450,14 @@ def weight_tile(rows: int, terms: int = 1) -> Tile:
     return next((each for each in reversed(usable) if rows <= each.rows), usable[0])
 
 
-def _backward_weight_work(x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry, terms: int) -> Work:
+def _backward_weight_work(
+    x: Layout, grad_y: Layout, parts: Layout, geometry: ConvGeometry, block: int, terms: int
+) -> Work:
     n, groups, depth, *_ = x.shape
     rows, (splits, run) = parts.shape[1] // groups, split_positions(n, depth, x.itemsize, geometry, terms)
     chosen = weight_tile(rows, terms)
     tiles_m, tiles_n = -(-rows // chosen.rows), -(-parts.shape[2] // chosen.columns)
-    fields: Fields = {"n": n, "groups": groups, "rows": rows, "splits": splits, "run": run}
+    fields: Fields = {"n": n, "groups": groups, "rows": rows, "block": block, "splits": splits, "run": run}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
         fields |= axis_fields(name, axis)
     fields |= {
