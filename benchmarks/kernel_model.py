@@ -11,7 +11,7 @@ import argparse
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -79,19 +79,20 @@ ARITHMETIC = {
 
 @dataclass(frozen=True)
 class Launch:
-    """A planned launch and the bytes of its arrays."""
+    """A planned launch, or an array filled with zeros, and the bytes of its arrays."""
 
-    plan: Plan
+    plan: Plan | None
     nbytes: int
 
     @property
     def kernel(self) -> str:
         """The kernel's name; empty of a library's product."""
-        return "" if self.plan.source is None else self.plan.source.kernel
+        return "" if self.plan is None or self.plan.source is None else self.plan.source.kernel
 
     @property
     def tile(self) -> tuple[int, int]:
         """Rows and columns of a block of an implicit GEMM, as its program's name says."""
+        assert self.plan is not None
         assert self.plan.source is not None
         tile = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", self.plan.source.name)}
         return 16 * tile["FRAGMENTS"] * tile["WARPS_M"], implicit_gemm.WARP_COLUMNS * tile["WARPS_N"]
@@ -123,6 +124,12 @@ class _Collector(DryRun):
     def __init__(self, runtime: SimulatorRuntime) -> None:
         super().__init__(runtime)
         self.launches: list[Launch] = []
+
+    def new(self, make: Callable[..., Any], shape: tuple[int, ...], dtype: Any, zeros: bool) -> Any:
+        array = super().new(make, shape, dtype, zeros)
+        if zeros:
+            self.launches.append(Launch(None, array.nbytes))
+        return array
 
     def launched(self, plan: Plan, arrays: Sequence[Any]) -> bool:
         self.launches.append(Launch(plan, sum(array.nbytes for array in arrays if array is not None)))
@@ -235,6 +242,7 @@ def gemm_time(
     gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int, reads: Reads, of: Arithmetic
 ) -> tuple[float, str]:
     """The time of an implicit GEMM and what limits it; a tile's other taps hit L1 where that holds their inputs."""
+    assert launch.plan is not None
     (blocks,), (threads,), steps = launch.plan.grid, launch.plan.block, reads.steps
     warps, loop = threads // 32, code.main_loop(of.opcode)
     if loop is None:  # of so few steps that the compiler unrolled them
@@ -297,8 +305,9 @@ def model(layers: Sequence[ConvLayer], of: Arithmetic) -> Iterator[Row]:
         for gpu in GPUS if planned else ():
             copies, gemm, limit, tile = 0.0, 0.0, "", ""
             for launch in planned:
-                source = launch.plan.source
-                if source is None or "implicit_gemm" not in launch.kernel:
+                plan = launch.plan
+                source = None if plan is None else plan.source
+                if plan is None or source is None or "implicit_gemm" not in source.kernel:
                     copies += launch.nbytes / (COPY_SHARE * gpu.dram) + LAUNCH_S
                     continue
                 options = (*nvrtc.OPTIONS, f"-arch={gpu.architecture}", "-Xptxas=-v")
@@ -306,7 +315,7 @@ def model(layers: Sequence[ConvLayer], of: Arithmetic) -> Iterator[Row]:
                 registers = max(map(int, re.findall(r"Used (\d+) registers", built.log)))
                 static = max(map(int, re.findall(r"(\d+) bytes smem", built.log)), default=0)
                 code = codes(built.image)[source.kernel]
-                time, limit = gemm_time(gpu, launch, code, registers, static + launch.plan.shared_bytes, reads, of)
+                time, limit = gemm_time(gpu, launch, code, registers, static + plan.shared_bytes, reads, of)
                 gemm += time
                 tile = ("Winograd, " if transforms else "") + " × ".join(map(str, launch.tile))
             cudnn = cudnn_time(gpu, layer, direction, batch, of)
@@ -343,12 +352,12 @@ Predicted, not measured: no kernel has run on a GPU. `python -m benchmarks.kerne
 each layer of the benchmark launches, channels first, and counts: instructions of the main loop, registers and shared
 memory, so blocks of a multiprocessor, and the bytes that tiles read; L1 is credited with a tile's other taps where it
 holds them. *Limit* is what takes longest: tensor cores (by mma.sync, 62 % of an H100's peak) or multipliers of float32,
-issue slots, shared memory, L2 or memory. *Copies* change images and filters to channels last, or transform them for
-Winograd's filtering, and add the parts of sums. *cuDNN* is an estimate that favours it: a product at 75 % of the peak
-or 85 % of the memory's rate, and on tensor cores changes of layout of input and output at 85 %; it is not credited with
-Winograd's filtering. The one public measurement known is of resnet-50/conv2_3x3 in 16 bits on an H100: 31 µs for the
-product and 41 µs for the layouts. The ratio is cuDNN's time over ours. The model does not know latencies, clocks under
-load, or what else runs.
+issue slots, shared memory, L2 or memory. *Copies* change images and filters to channels last and fill these up with
+zeros, or transform them for Winograd's filtering, and add the parts of sums. *cuDNN* is an estimate that favours it: a
+product at 75 % of the peak or 85 % of the memory's rate, and on tensor cores changes of layout of input and output at
+85 %; it is not credited with Winograd's filtering. The one public measurement known is of resnet-50/conv2_3x3 in 16
+bits on an H100: 31 µs for the product and 41 µs for the layouts. The ratio is cuDNN's time over ours. The model does
+not know latencies, clocks under load, or what else runs.
 
 What keeps ratios below 1 on an H100: a product by mma.sync takes at least 1.2 times the estimate's; 7 × 7 images in
 batches of 32 are fewer tiles than there are multiprocessors, which the estimate leaves out; a wgrad copies both images
