@@ -1,5 +1,7 @@
 """``python -m benchmarks.kernel_model``: the time that dense convolutions in 16 bits should take on tensor cores.
 
+The page has the kernels that memory should limit as well: see `benchmarks.memory_model`.
+
 No GPU is needed: NVIDIA's compiler builds what each layer launches, and the machine code tells what its main loop
 issues. From that, the launch's blocks and the bytes that its tiles read follow the time on a GPU and what limits it,
 beside an estimate of cuDNN's. It is a model: latencies, clocks under load and hits in L1 are not in it.
@@ -19,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import publishing
+from benchmarks import memory_model, publishing
 from benchmarks.cases import chosen, select, slug
+from benchmarks.gpus import COPY_SHARE, GPUS, LAUNCH_S, SUBPARTITIONS, Gpu
 from benchmarks.layers import ConvLayer
 from benchmarks.sass import Code, codes, disassembler
 from gpucnn.backends.cuda.convolution import implicit_gemm
@@ -37,33 +40,8 @@ from gpucnn.geometry.geometries import Channels, conv_geometry
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
 _TURNED = {"forward": "backward_input", "backward_input": "forward"}  # of a transposed convolution
 ITEMSIZE = 2
-LAUNCH_S = 2e-6  # that a kernel takes at least
-COPY_SHARE, PEAK_SHARE = 0.85, 0.75  # of the memory's rate and of the arithmetic peak that cuBLAS and cuDNN reach
+PEAK_SHARE = 0.75  # of the arithmetic peak that cuBLAS and cuDNN reach
 _HALO = 1.5  # positions that the taps of a tile's read, over those of the tile
-SUBPARTITIONS = 4  # of a multiprocessor, each with a scheduler and tensor cores
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """What the model knows of a GPU; rates are those of its data sheet, in SI units."""
-
-    name: str
-    architecture: str
-    multiprocessors: int
-    clock: float
-    peak: float  # floating-point operations a second, of which mma.sync reaches 62 % on an H100
-    hmma_clocks: float  # of a subpartition, for 16 x 8 x 16 products of 16 bits by mma.sync
-    dram: float
-    l2: float
-    shared: int  # bytes of a multiprocessor,
-    l1: int  # and of what it shares with L1
-
-
-GPUS = (
-    Gpu("A100", "sm_80", 108, 1.41e9, 312e12, 8.0, 2.0e12, 4.8e12, 164 << 10, 192 << 10),
-    Gpu("H100", "sm_90", 132, 1.755e9, 989e12, 6.4, 3.35e12, 5.5e12, 228 << 10, 256 << 10),
-    Gpu("RTX 4090", "sm_89", 128, 2.52e9, 165e12, 16.0, 1.01e12, 5.0e12, 100 << 10, 128 << 10),
-)
 
 
 @dataclass(frozen=True)
@@ -284,7 +262,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
     cases = chosen(select("full", device="gpu"), options.filter)
     layers = list(dict.fromkeys(case.layer for case in cases if isinstance(case.layer, ConvLayer)))
-    page = markdown(list(model(layers)))
+    dense, bound = list(model(layers)), list(memory_model.model(memory_model.cases_of(options.filter)))
+    page = "\n".join([*([markdown(dense)] if dense else []), *([memory_model.markdown(bound)] if bound else [])])
     print(page)
     for folder in (publishing.LOCAL, *([publishing.RESULTS] if options.publish else [])):
         folder.mkdir(parents=True, exist_ok=True)
