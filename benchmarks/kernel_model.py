@@ -1,5 +1,7 @@
 """``python -m benchmarks.kernel_model``: the time that dense convolutions should take as an implicit GEMM.
 
+With ``--memory``, the kernels that memory should limit: see `benchmarks.memory_model`.
+
 No GPU is needed: NVIDIA's compiler builds what each layer launches, and the machine code tells what its main loop
 issues. From that, the launch's blocks and the bytes that its tiles read follow the time on a GPU and what limits it,
 beside an estimate of cuDNN's. It is a model: latencies, clocks under load and hits in L1 are not in it.
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import publishing
+from benchmarks import memory_model, publishing
 from benchmarks.cases import chosen, select, slug
 from benchmarks.gpus import COPY_SHARE, GPUS, LAUNCH_S, SUBPARTITIONS, Gpu
 from benchmarks.layers import ConvLayer
@@ -370,14 +372,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernel_model", description=_first(__doc__))
     parser.add_argument("--filter", action="append", default=[], metavar="WORDS", help="only layers with these words")
     parser.add_argument("--numbers", choices=ARITHMETIC, default="float16", help="a dtype, or a precision of float32")
+    parser.add_argument("--memory", action="store_true", help="the kernels that memory should limit instead")
     parser.add_argument("--publish", action="store_true", help="replace the committed page in benchmarks/results too")
     options = parser.parse_args(arguments)
     if disassembler() is None:
         parser.error("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
     cases = chosen(select("full", device="gpu"), options.filter)
-    layers = list(dict.fromkeys(case.layer for case in cases if isinstance(case.layer, ConvLayer)))
-    page = markdown(list(model(layers, ARITHMETIC[options.numbers])), options.numbers)
-    name = "kernel-model.md" if options.numbers == "float16" else f"kernel-model-{options.numbers}.md"
+    if options.memory:
+        name, page = (
+            "kernel-model-memory.md",
+            memory_model.markdown(list(memory_model.model(memory_model.cases_of(options.filter)))),
+        )
+    else:
+        layers = list(dict.fromkeys(case.layer for case in cases if isinstance(case.layer, ConvLayer)))
+        name = "kernel-model.md" if options.numbers == "float16" else f"kernel-model-{options.numbers}.md"
+        page = markdown(list(model(layers, ARITHMETIC[options.numbers])), options.numbers)
     print(page)
     for folder in (publishing.LOCAL, *([publishing.RESULTS] if options.publish else [])):
         folder.mkdir(parents=True, exist_ok=True)

@@ -90,15 +90,20 @@ def _bits(modifiers: list[str]) -> int:
     return 32
 
 
-def codes(image: bytes) -> dict[str, Code]:
-    """The code of each kernel in a binary."""
+def disassembled(image: bytes) -> str:
+    """The disassembler's output for a binary."""
     path = disassembler()
     assert path is not None
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(image)
         done = subprocess.run([path, "-c", str(file)], capture_output=True, check=True)
-    return parsed(done.stdout.decode(errors="replace"))
+    return done.stdout.decode(errors="replace")
+
+
+def codes(image: bytes) -> dict[str, Code]:
+    """The code of each kernel in a binary."""
+    return parsed(disassembled(image))
 
 
 def parsed(text: str) -> dict[str, Code]:

@@ -26,7 +26,7 @@ __device__ __forceinline__ acc_t average(const scalar_t* __restrict__ x, index_t
                                          index_t step_w, index_t last, const PoolParams& p, index_t od, index_t oh,
                                          index_t ow, index_t lane, bool active) {
   const PoolAxis d_axis = axis_d(p), h_axis = axis_h(p), w_axis = axis_w(p);
-  const Taps ds = taps_of(d_axis, od), hs = taps_of(h_axis, oh), ws = taps_of(w_axis, ow, p.lanes);
+  const Taps ds = taps_of(d_axis, od), hs = taps_of(h_axis, oh), ws = taps_of(w_axis, ow);
   acc_t sum = {};
   for (index_t kd = 0; kd < p.kd && active; ++kd) {
     const Tap d = tap_of(ds, kd);
@@ -34,7 +34,7 @@ __device__ __forceinline__ acc_t average(const scalar_t* __restrict__ x, index_t
       const Tap h = tap_of(hs, kh);
       const index_t row = first + d.at * step_d + least(h.at, last) * step_h;
       for (index_t kw = lane; kw - lane < p.kw; kw += p.lanes) {
-        const Tap w = tap_of(ws, kw);
+        const Tap w = tap_of(ws, least(kw, p.kw - 1));
         const scalar_t value = x[row + w.at * step_w];
         const acc_t with_it = sum + widen(value);
         sum = d.inside & h.inside & w.inside & (kw < p.kw) ? with_it : sum;

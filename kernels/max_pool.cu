@@ -98,12 +98,12 @@ __device__ __forceinline__ Best best_of_row(const scalar_t* __restrict__ x, inde
   const bool all = repeats(axis_w(p));
   Best best = nothing();
   for (index_t kw = lane; kw - lane < p.kw; kw += p.lanes) {
-    const Tap w = tap_of(ws, kw);
+    const Tap w = tap_of(ws, least(kw, p.kw - 1));  // of several lanes some repeat the last tap
     const Best next = {comparable(x[first + w.at * step]), w.at};
     if (all && kw == lane) {
       best = next;
     } else {
-      take(best, next, all || (w.inside & (kw < p.kw)), all);
+      take(best, next, all || w.inside, all);
     }
   }
   return best;
@@ -155,7 +155,7 @@ __device__ __forceinline__ void pool_anywhere(const scalar_t* __restrict__ x, sc
   const index_t lane = thread_index() % p.lanes;
   const bool active = i < p.n * p.c * p.od * p.oh * p.ow;
   const Position o = position(active ? i : 0, p.c, p.od, p.oh, p.ow, p.channels_last);
-  const Taps ws = taps_of(axis_w(p), o.w, p.lanes);
+  const Taps ws = taps_of(axis_w(p), o.w);
   Best best = best_of_window(p, o.d, o.h, [&](index_t d, index_t h) {
     return best_of_row(x, o.n * p.x_n + o.c * p.x_c + d * p.x_d + h * p.x_h, p.x_w, p, ws, lane);
   });
@@ -222,7 +222,7 @@ __device__ __forceinline__ void pool(const scalar_t* __restrict__ x, scalar_t* _
   } else if (p.lanes > 1) {
     for_each_item<1>(share, p.band_axis, p.oh, p.ow, p.inner, p.row_lanes, p.lanes, [&](const Item& item) {
       const index_t first = skew + item.plane * plane_inputs - before + item.c;
-      const Taps ws = taps_of(axis_w(p), item.w, p.lanes);
+      const Taps ws = taps_of(axis_w(p), item.w);
       Best best = nothing();
       if (item.active) {
         best = best_of_window(p, item.d, item.h, [&](index_t d, index_t h) {
@@ -237,7 +237,7 @@ __device__ __forceinline__ void pool(const scalar_t* __restrict__ x, scalar_t* _
       if (!item.active) return;
       const index_t first = skew + item.plane * plane_inputs - before + item.c;
       const index_t last = p.band_axis == 1 ? range.last - 1 : p.h - 1;  // of the staged rows
-      const Taps ws = taps_of(axis_w(p), item.w, p.lanes);
+      const Taps ws = taps_of(axis_w(p), item.w);
       Best bests[RUN];
 #pragma unroll
       for (int r = 0; r < RUN; ++r) {

@@ -47,8 +47,8 @@ __device__ __forceinline__ Steps inputs_of(const PoolAxis& axis, index_t o) {
   return {start + taps.first * axis.dilation, axis.dilation, taps.last - taps.first};
 }
 
-// The outputs whose windows read input i: first, first + step, …, as far as they are outputs and not beyond `last`, or
-// `always` the first alone.
+// The outputs whose windows read input i: first, first + step, …, as far as they are outputs and not beyond `last`; or,
+// `always`, the first alone.
 struct Readings {
   index_t first, step, last;
   bool always;
@@ -66,25 +66,25 @@ __device__ __forceinline__ Readings readings_of(const PoolAxis& axis, index_t i)
   const index_t last = quotient(shift, axis.stride), reach = (axis.kernel - 1) * axis.dilation;
   const index_t lift = (reach + axis.stride - 1) / axis.stride;  // so that what is divided is not negative
   index_t first = quotient(shift - reach + lift * axis.stride + axis.stride - 1, axis.stride) - lift;
+  if (axis.readers == axis.out) first = most(first, 0);  // no more are looked at
   while (first <= last && (shift - first * axis.stride) % axis.dilation != 0) ++first;
   return {first, axis.output_step, last, false};
 }
 
 // A window's taps, the same number for every output, so that the threads of a warp stay converged: tap k is at
-// first + k * step, and belongs to the window where that is in [begin, end), or `always`. Of several `lanes` some have
-// taps after the last.
+// first + k * step, and belongs to the window where that is in [begin, end), or `always`.
 struct Taps {
   index_t first, step, begin, end;
   bool always;
 };
 
-__device__ __forceinline__ Taps taps_of(const PoolAxis& axis, index_t o, index_t lanes = 1) {
+__device__ __forceinline__ Taps taps_of(const PoolAxis& axis, index_t o) {
   if (!axis.adaptive) {
     const bool fits = axis.low == 0 && (axis.out - 1) * axis.stride + (axis.kernel - 1) * axis.dilation < axis.size;
-    return {o * axis.stride - axis.low, axis.dilation, 0, axis.size, fits && lanes == 1};
+    return {o * axis.stride - axis.low, axis.dilation, 0, axis.size, fits};
   }
   const Steps inputs = share(o, axis.out, axis.size);
-  return {inputs.first, 1, inputs.first, inputs.first + inputs.count, axis.size % axis.out == 0 && lanes == 1};
+  return {inputs.first, 1, inputs.first, inputs.first + inputs.count, axis.size % axis.out == 0};
 }
 
 // Position of a tap; clamped to a nearby input if it is not in the window.
