@@ -70,8 +70,8 @@ def precision(mode: str) -> Iterator[None]:
 
     Notes
     -----
-    CuPy's variable ``CUPY_TF32`` has no effect here. With "fp32x3" an infinite factor gives NaN, for one of its two
-    numbers is infinity minus infinity.
+    CuPy's variable ``CUPY_TF32`` has no effect here. With "fp32x3" a factor that is infinite, or from
+    2¹²⁸ (1 - 2⁻¹²) on, gives NaN, for one of its two numbers is infinity minus infinity.
 
     Examples
     --------
