@@ -1,6 +1,6 @@
 """Tiles and rows of the norms: pure functions of sizes.
 
-Rows that a block holds save 33 to 73 % of the sectors over the general kernels, and 53 to 95 % of the memory
+Rows that a block holds save 33 to 73 % of the sectors over the general kernels, and 51 to 95 % of the memory
 instructions (benchmarks/results/kernel-gains.md). In these, several sums of a block save 34 to 37 % of the sectors of
 planes of 7 x 7, whose ends share sectors, at up to three times the memory instructions, to shared memory.
 """
