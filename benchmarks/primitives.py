@@ -372,9 +372,10 @@ def _convolutions(scale: Scale) -> Iterator[Call]:
         for order in ("first", "last") if is_depthwise else ():
             yield from _conv_calls(layer, "float32", order, None)
     for layer in (first, *others):  # on tensor cores, where there are such
-        for dtype, order in (("float16", "first"), ("bfloat16", "last"), ("float32", "first")):
+        for dtype, order in (("float16", "first"), ("bfloat16", "last")):
             yield from _conv_calls(layer, dtype, order, None)
-        for precision in ("tf32", "fp32x3"):
+    for layer in (first, *others):
+        for precision in ("fp32", "tf32", "fp32x3") if layer.channels.groups == 1 else ():
             yield from _conv_calls(layer, "float32", "first", None, precision)
     for layer in (first, others[0]):
         yield from _unfold_calls(layer, "float32")

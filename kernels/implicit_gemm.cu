@@ -1,4 +1,4 @@
-// Convolution as an implicit GEMM, on tensor cores or by FFMA, forward, dgrad or transposed: y [rows, positions] of each
+// Convolution as an implicit GEMM, on tensor cores or by FFMA, forward, dgrad or transposed: y [rows, positions] of a
 // group is w [rows, taps * C] times the columns [taps * C, positions] of x, gathered from x and never stored.
 //
 // Source       the definition; dgrad is the convolution of grad_y with the taps of each residue modulo the stride, or,

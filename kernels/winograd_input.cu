@@ -1,4 +1,4 @@
-// Winograd's filtering F(2 x 2, 3 x 3), its first step: v[n, th, tw, k, c] = (B^T d B)[k] of the 4 x 4 inputs d of a tile
+// Winograd's filtering F(2 x 2, 3 x 3), its first step: v[n, th, tw, k, c] = (B^T d B)[k] of a tile's 4 x 4 inputs d
 //
 // Source       Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015), section 4.1
 // Reads        x [N, C, H, W], any strides; zeros outside

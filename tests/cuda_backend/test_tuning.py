@@ -140,7 +140,7 @@ def timed(compiler: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ti
     return backend
 
 
-TIMED = ("direct", "im2col", "implicit_gemm")  # algorithms of float32, in their order
+TIMED = ("direct", "im2col", "implicit_gemm", "winograd")  # algorithms of 3 x 3 taps in float32, in their order
 CASE = ("conv2d", {"input": (2, 4, 8, 8), "weight": (8, 4, 3, 3), "padding": 1})
 
 

@@ -45,12 +45,12 @@ def algorithm(direction: str, geometry: ConvGeometry, dtype: str, x: Layout, y: 
     length, rows = c // groups * geometry.taps, oc // groups
     large, is_pixel_by_pixel = length >= 32 and rows >= 16, im2col.is_pixel_by_pixel(geometry)
     is_split = dtype == "float32" and choices().precision == "fp32x3"  # which cuBLAS does not compute
-    by_cublas = large and is_pixel_by_pixel and not is_split
+    by_cublas = is_pixel_by_pixel and not is_split  # it has nothing to copy
     if "winograd" in computed and winograd.pays(geometry):
         return "winograd"
     if "implicit_gemm" in computed and length * rows >= _MIN_PRODUCTS and not by_cublas:
         return "implicit_gemm"
-    enough = length * rows >= _MIN_PRODUCTS if dtype in _16_BITS else large
+    enough = length * rows >= _MIN_PRODUCTS if dtype in _16_BITS or is_pixel_by_pixel else large
     worth = prod(geometry.output_size) >= 16 or is_pixel_by_pixel  # its columns, if it takes any
     return "im2col" if enough and worth and "im2col" in computed else "direct"
 
