@@ -48,9 +48,9 @@ static_assert(WARPS_M == 1 || FRAGMENTS * 16 * sizeof(scalar_t) % 128 == 0, "war
 template <bool IS_FLOAT, bool BY_FFMA>
 struct Multiplier;
 
-// How a lane reads fragments of 16-bit values from [POSITIONS, N chunks] of shared memory: in bytes, where those of four
-// pairs of chunks begin; further pairs repeat these every 128 bytes. Of A the second register is of the next 8 rows, and
-// the next two of later positions; of B it is the other way round.
+// How a lane reads fragments of 16-bit values from [POSITIONS, N chunks] of shared memory: in bytes, where those of
+// four pairs of chunks begin; further pairs repeat these every 128 bytes. Of A the second register is of the next 8
+// rows, and the next two of later positions; of B it is the other way round.
 template <int N, bool IS_A>
 struct Reader {
   unsigned at[4];
