@@ -12,7 +12,7 @@
 
 struct WinogradFilterParams {
   index_t oc, c, depth;
-  index_t w_oc, w_c, w_h, w_w;
+  index_t w_first, w_oc, w_c, w_h, w_w;         // of a filter's first tap, and the strides
 };
 
 // G times three taps of which each is `step` after the last.
@@ -27,7 +27,7 @@ winograd_filters(const scalar_t* __restrict__ w,  // [OC, C, 3, 3]
                  const WinogradFilterParams p) {
   const index_t i = thread_index();  // [0, OC * DEPTH)
   if (i >= p.oc * p.depth) return;
-  const index_t c = i % p.depth, from = i / p.depth * p.w_oc + c * p.w_c;
+  const index_t c = i % p.depth, from = p.w_first + i / p.depth * p.w_oc + c * p.w_c;
   float filter[9], columns[3][4];
 #pragma unroll
   for (int k = 0; k < 9; ++k) filter[k] = c < p.c ? w[from + k / 3 * p.w_h + k % 3 * p.w_w] : 0.0f;

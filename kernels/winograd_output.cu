@@ -18,7 +18,7 @@ struct WinogradOutputParams {
   index_t tiles_h, tiles_w;
   index_t c, xh, xw, low_h, low_w;
   index_t x_n, x_c, x_h, x_w;
-  index_t w_oc, w_c, w_h, w_w;
+  index_t w_first, w_oc, w_c, w_h, w_w;         // of a filter's first tap, and the strides
   index_t m_n, m_k, m_c, m_h, m_w;
   index_t y_n, y_c, y_h, y_w;
   index_t bias_c;
@@ -69,7 +69,7 @@ winograd_output(const scalar_t* __restrict__ m,   // [N, 16, OC, TH, TW]
       const float(&row)[4] = rows[i];
       float sum = j == 0 ? row[0] + row[1] + row[2] : row[1] - row[2] - row[3];
       if (!isfinite(sum)) {
-        sum = convolved(x + at.n * p.x_n, w + at.c * p.w_oc, h - p.low_h, column - p.low_w, p);
+        sum = convolved(x + at.n * p.x_n, w + p.w_first + at.c * p.w_oc, h - p.low_h, column - p.low_w, p);
       }
       y[at.n * p.y_n + at.c * p.y_c + h * p.y_h + column * p.y_w] = sum + added;
     }

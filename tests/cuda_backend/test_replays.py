@@ -336,6 +336,8 @@ def entered(call: Callable[[], Any]) -> list[str]:
 
 CUPY_CALLS: dict[str, Callable[[Any], Any]] = {  # on `Arrays`; products are those of cuBLAS
     "conv2d, implicit GEMM": lambda a: F.conv2d(a.x, a.dense, a.bias, 1, 1),
+    "conv2d, Winograd": lambda a: F.conv2d(a.x, a.dense, a.bias, 1, 1),
+    "conv2d_input, Winograd": lambda a: F.conv2d_input(a.x.shape, a.dense, a.grad, 1, 1),
     "conv2d, product": lambda a: F.conv2d(a.x, a.dense, None, 1, 1),
     "conv2d, 1x1": lambda a: F.conv2d(a.x, a.pixels),
     "conv2d, product and bias": lambda a: F.conv2d(a.x, a.dense, a.bias, 1, 1),
@@ -381,19 +383,22 @@ MAX_ENTERED = 7
 
 
 @pytest.fixture
-def by_cublas(case: str) -> Iterator[None]:
-    """Within a test of products, convolutions are computed by columns and cuBLAS."""
-    with gpucnn.algorithm("im2col") if "product" in case else contextlib.nullcontext():
+def by_name(case: str) -> Iterator[None]:
+    """Within a test of products or Winograd's filtering, convolutions are computed so."""
+    names = {"product": "im2col", "Winograd": "winograd"}
+    chosen = next((gpucnn.algorithm(name) for word, name in names.items() if word in case), contextlib.nullcontext())
+    with chosen:
         yield
 
 
 NEW_ARRAYS = {  # where it is not the result alone: columns and products are arrays too, parts of sums, indices
-    "conv2d, implicit GEMM": 3, "conv2d, product": 2, "conv2d, product and bias": 2,
-    "conv2d_backward, products and bias": 4, "max_pool2d, indices": 2,
+    "conv2d, implicit GEMM": 3, "conv2d, Winograd": 4, "conv2d_input, Winograd": 4, "conv2d, product": 2,
+    "conv2d, product and bias": 2, "conv2d_backward, products and bias": 5, "linear_backward": 2,
+    "max_pool2d, indices": 2,
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("by_cublas")
+@pytest.mark.usefixtures("by_name")
 @pytest.mark.parametrize("case", CUPY_CALLS)
 def test_a_frozen_call_takes_few_steps(case: str, cupy: Any, watch: Watch) -> None:
     call, arrays = CUPY_CALLS[case], [Arrays(cupy, seed) for seed in (1, 2)]
@@ -408,7 +413,7 @@ def test_a_frozen_call_takes_few_steps(case: str, cupy: Any, watch: Watch) -> No
         expect_values_of_numpy(case, result, seed)
 
 
-@pytest.mark.usefixtures("by_cublas")
+@pytest.mark.usefixtures("by_name")
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("case", CUPY_CALLS)
 def test_a_stream_can_capture_a_call_that_was_made_before(
