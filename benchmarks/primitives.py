@@ -377,6 +377,11 @@ def _convolutions(scale: Scale) -> Iterator[Call]:
     for layer in (first, *others):
         for precision in ("fp32", "tf32", "fp32x3") if layer.channels.groups == 1 else ():
             yield from _conv_calls(layer, "float32", "first", None, precision)
+    for layer in (first, *others):
+        sizes = {(axis.kernel, axis.stride, axis.dilation) for axis in layer.geometry.axes[1:]}
+        if layer.channels.groups == 1 and sizes == {(3, 1, 1)} and layer.geometry.rank == 2:
+            calls = _conv_calls(layer, "float32", "first", "winograd")
+            yield from (call for call in calls if call.primitive != "convolve_backward_weight")
     for layer in (first, others[0]):
         yield from _unfold_calls(layer, "float32")
     yield from _unfold_calls(first, "int16")

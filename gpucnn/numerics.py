@@ -154,8 +154,6 @@ def algorithm(name: str) -> Iterator[None]:
 
     Depthwise and grouped convolutions have separate algorithms on both backends, and follow the name as all others do.
     Results of ``"winograd"`` that are infinite or NaN are computed anew without its transforms, which mix a tile.
-    ``"implicit_gemm"`` of a few channels multiplies blocks of positions, whose filters are filled up with zeros: there
-    an infinity or NaN makes the results of neighbouring windows NaN too.
 
     Examples
     --------

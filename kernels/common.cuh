@@ -150,6 +150,17 @@ __device__ __forceinline__ index_t quotient(index_t a, index_t b) {
   return static_cast<index_t>(static_cast<Number>(a) / static_cast<Number>(b));
 }
 
+// Whether a float is neither infinite nor NaN.
+template <typename T>
+__device__ __forceinline__ bool is_finite(T) {
+  return true;
+}
+
+template <>
+__device__ __forceinline__ bool is_finite(float value) {
+  return value - value == 0.0f;
+}
+
 // The least a with a * step >= value, for step > 0 and any value.
 __device__ __forceinline__ index_t ceil_div(index_t value, index_t step) {
   return value >= 0 ? (value + step - 1) / step : -(-value / step);

@@ -4,7 +4,7 @@
 // Source       the adjoint of conv_forward: the convolution of dilated grad_y with the flipped filter, zeros skipped
 // Reads        grad_y [N, OC, OD, OH, OW], w [OC, C / G, KD, KH, KW], bias [C] of BIAS or null; any strides
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW]
-// Writes       grad_x [N, C, D, H, W]
+// Writes       grad_x [N, C, D, H, W]; where LEAVES_FINITE only those that are infinite or NaN
 // Mapping      residue by residue modulo the stride, one thread per input: threads of one residue have the same taps
 //              and read adjacent outputs; within a residue grad_x's memory order, so writes are strided
 // Bytes        grad_y is read C / G * KD * KH * KW times, from L1 and L2 but for the first; grad_x written once
@@ -22,6 +22,9 @@ conv_backward_input(const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
                     const ConvParams p) {
   Position at;
   if (!residue_position(p, &at)) return;
+  scalar_t* const to = grad_x + (at.n * p.x_n + at.c * p.x_c + at.d * p.x_d + at.h * p.x_h + at.w * p.x_w);
+  if (LEAVES_FINITE && is_finite(widen(*to))) return;
+
   const Readers ds = readers(at.d + p.low_d, p.kd, p.stride_d, p.dilation_d, p.tap_step_d);
   const Readers hs = readers(at.h + p.low_h, p.kh, p.stride_h, p.dilation_h, p.tap_step_h);
   const Readers ws = readers(at.w + p.low_w, p.kw, p.stride_w, p.dilation_w, p.tap_step_w);
@@ -48,5 +51,5 @@ conv_backward_input(const scalar_t* __restrict__ grad_y,  // [N, OC, OD, OH, OW]
     }
   }
   if (bias) sum = sum + widen(bias[at.c * p.bias_c]);
-  grad_x[at.n * p.x_n + at.c * p.x_c + at.d * p.x_d + at.h * p.x_h + at.w * p.x_w] = narrow(sum);
+  *to = narrow(sum);
 }

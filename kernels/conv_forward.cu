@@ -4,7 +4,7 @@
 // Source       the definition; as in PyTorch, a cross-correlation
 // Reads        x [N, C, D, H, W], w [OC, C / G, KD, KH, KW], bias [OC] of BIAS or null; any strides
 //              locally connected layers too: w [OC, OD, OH, OW, C, KD, KH, KW], bias [OC, OD, OH, OW]
-// Writes       y [N, OC, OD, OH, OW]
+// Writes       y [N, OC, OD, OH, OW]; where LEAVES_FINITE only those that are infinite or NaN
 // Mapping      one thread per output, in y's memory order: ow innermost, or oc where channels are last
 // Bytes        x is read OC / G * KD * KH * KW / stride times, from L1 and L2 but for the first; w once a warp and tap
 // Determinism  each output is one thread's sum over c, kd, kh, kw in that order
@@ -22,6 +22,9 @@ conv_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
   const index_t i = thread_index();  // [0, N * OC * OD * OH * OW)
   if (i >= p.n * p.oc * p.od * p.oh * p.ow) return;
   const Position o = position(i, p.oc, p.od, p.oh, p.ow, p.channels_last);
+
+  scalar_t* const to = y + (o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w);
+  if (LEAVES_FINITE && is_finite(widen(*to))) return;
 
   const index_t d0 = o.d * p.stride_d - p.low_d, h0 = o.h * p.stride_h - p.low_h, w0 = o.w * p.stride_w - p.low_w;
   const index_t c0 = o.c / p.oc_group * p.c_group;  // the group's first channel
@@ -45,5 +48,5 @@ conv_forward(const scalar_t* __restrict__ x,     // [N, C, D, H, W]
     }
   }
   if (bias) sum = sum + widen(bias[o.c * p.bias_c + o.d * p.bias_d + o.h * p.bias_h + o.w * p.bias_w]);
-  y[o.n * p.y_n + o.c * p.y_c + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w] = narrow(sum);
+  *to = narrow(sum);
 }

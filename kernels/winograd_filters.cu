@@ -11,7 +11,8 @@
 #include "params.cuh"
 
 struct WinogradFilterParams {
-  index_t oc, c, depth;
+  RUN_TIME index_t oc;
+  index_t c, depth;
   index_t w_first, w_oc, w_c, w_h, w_w;         // of a filter's first tap, and the strides
 };
 

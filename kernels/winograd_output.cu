@@ -68,7 +68,7 @@ winograd_output(const scalar_t* __restrict__ m,   // [N, 16, OC, TH, TW]
       if (h >= p.h || column >= p.w) continue;
       const float(&row)[4] = rows[i];
       float sum = j == 0 ? row[0] + row[1] + row[2] : row[1] - row[2] - row[3];
-      if (!isfinite(sum)) {
+      if (!is_finite(sum)) {
         sum = convolved(x + at.n * p.x_n, w + p.w_first + at.c * p.w_oc, h - p.low_h, column - p.low_w, p);
       }
       y[at.n * p.y_n + at.c * p.y_c + h * p.y_h + column * p.y_w] = sum + added;

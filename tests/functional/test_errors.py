@@ -139,6 +139,7 @@ WRONG: dict[str, Callable[[int], Wrong]] = {
     "rng": lambda n: types("seed", 1.5, Junk(), -1, (1.5,), {1: 1}),
     "out": lambda n: types([1.0], 1, "out", np.float64(1), Junk(), np.ones((1,) * 7, np.float32), np.ndarray)
     + values(np.ones((1,) * 7), np.ones(()), np.ones(0)),
+    "dtype": lambda n: types("float33", "float16", "int8", 1, 1.5, Junk(), np.complex64, True),
     "needs": lambda n: types(1, "yes", True, Junk(), (1,) * 5, (None,) * 5, "xx") + values((), (True,) * 9),
 }  # fmt: skip
 

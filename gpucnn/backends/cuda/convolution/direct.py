@@ -23,34 +23,60 @@ BACKWARD_INPUT = Kernel("conv_backward_input", "ConvParams")
 BACKWARD_WEIGHT = Kernel("conv_backward_weight", "ConvParams", block=128)
 LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 
+Constants = tuple[tuple[str, int | str], ...]
 
-def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    """Y [N, OC, OD, OH, OW], of a convolution or of a locally connected layer."""
+
+def forward(
+    runtime: Runtime,
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    y: Array,
+    geometry: ConvGeometry,
+    leaves_finite: bool = False,
+) -> None:
+    """Y [N, OC, OD, OH, OW], of a convolution or of a locally connected layer.
+
+    With `leaves_finite` only the results that are infinite or NaN, whatever computed the others.
+    """
     arrays = {"x": x, "w": w, "bias": bias, "y": y}
-    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry, biases=bias_dtype(x, bias))
+    facts = {"geometry": geometry, "constants": _constants(x, bias, leaves_finite)}
+    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, **facts)
 
 
-def _forward_work(x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, biases: str) -> Work:
+def _constants(x: Array, bias: Array | None, leaves_finite: bool) -> Constants:
+    return (("BIAS", bias_dtype(x, bias)), ("LEAVES_FINITE", int(leaves_finite)))
+
+
+def _forward_work(
+    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, constants: Constants
+) -> Work:
     fields = conv_fields(geometry, x, w, y, bias, written=y)
-    return Work(fields, y.size, extents=extents(geometry), constants=(("BIAS", biases),))
+    return Work(fields, y.size, extents=extents(geometry), constants=constants)
 
 
 def backward_input(
-    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+    runtime: Runtime,
+    grad_y: Array,
+    w: Array,
+    bias: Array | None,
+    grad_x: Array,
+    geometry: ConvGeometry,
+    leaves_finite: bool = False,
 ) -> None:
-    """grad_x [N, C, D, H, W], of a convolution or of a locally connected layer."""
+    """grad_x [N, C, D, H, W], of a convolution or of a locally connected layer; `leaves_finite` as in `forward`."""
     arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
-    facts = {"geometry": geometry, "biases": bias_dtype(grad_y, bias)}
+    facts = {"geometry": geometry, "constants": _constants(grad_y, bias, leaves_finite)}
     launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, **facts)
 
 
 def _backward_input_work(
-    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry, biases: str
+    grad_y: Layout, w: Layout, bias: Layout | None, grad_x: Layout, geometry: ConvGeometry, constants: Constants
 ) -> Work:
     fields = conv_fields(geometry, grad_x, w, grad_y, bias, written=grad_x)
     inputs = prod(fields[f"residues_{name}"] * fields[f"run_{name}"] for name in SPACE)  # residues of one length
     threads = grad_x.shape[0] * grad_x.shape[1] * inputs
-    return Work(fields, threads, extents=extents(geometry), constants=(("BIAS", biases),))
+    return Work(fields, threads, extents=extents(geometry), constants=constants)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucnn.backends.cuda.convolution import direct
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, bias_dtype, extents
 from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
@@ -132,8 +133,12 @@ def tile(rows: int, columns: int, batch: int, terms: int = 1) -> Tile:
 
 
 def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    """Write y [N, OC, OD, OH, OW]."""
-    fold = fold_of_input(geometry, x.itemsize)
+    """Write y [N, OC, OD, OH, OW].
+
+    The zeros of a fold's filters make NaN of an infinity or NaN that a window does not read: these results are computed
+    anew, by one more pass that reads y.
+    """
+    fold, given = fold_of_input(geometry, x.itemsize), (x, w, bias, y, geometry)
     if fold is not None:
         x, w, geometry = fold.image(runtime, x), fold.filters(runtime, w), fold.convolution
     groups, blocks = geometry.channels.groups, fold_of_output(geometry) if _takes_blocks(y) else None
@@ -144,6 +149,8 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
         launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry, numbers=numbers)
     else:
         launch(runtime, GEMM, x.dtype, arrays, _folded_work, fold=blocks, numbers=numbers)
+    if fold is not None or blocks is not None:
+        direct.forward(runtime, *given, leaves_finite=True)
 
 
 def multiply(runtime: Runtime, x: Array, w: Array, y: Array) -> None:
@@ -168,7 +175,8 @@ def backward_input(
 ) -> None:
     """Write grad_x [N, C, D, H, W]: for each residue modulo the stride the convolution of grad_y with its taps.
 
-    Of few channels, it is one convolution of grad_y whose rows are blocks of grad_x's positions.
+    Of few channels, it is one convolution of grad_y whose rows are blocks of grad_x's positions; what is not finite is
+    computed anew, as by `forward`.
     """
     groups, fold = geometry.channels.groups, fold_of_gradient(geometry) if _takes_blocks(grad_x) else None
     filters = _transposed_filters(runtime, w if fold is None else fold.filters(runtime, w), groups)
@@ -178,6 +186,7 @@ def backward_input(
         launch(runtime, GEMM, w.dtype, arrays, _backward_input_work, geometry=geometry, numbers=numbers)
     else:
         launch(runtime, GEMM, w.dtype, arrays, _folded_work, fold=fold, numbers=numbers)
+        direct.backward_input(runtime, grad_y, w, bias, grad_x, geometry, leaves_finite=True)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
