@@ -307,6 +307,7 @@ POOLINGS: dict[str, tuple[tuple[int, ...], PoolGeometry]] = {  # spatial sizes o
     "3-d, all different": (
         (5, 7, 6), _pool((5, 7, 6), "padded", (2, 3, 2), (2, 3, 1), ((1, 0), (2, 1), (0, 1)), (1, 2, 1))
     ),
+    "windows beyond the padding": ((1, 6, 8), _pool((1, 6, 8), "padded", (1, 3, 3), 2, (0, 1, 1), 1, True)),
     "several readers along each axis": (
         (9, 5, 6), _pool((9, 5, 6), "valid", (3, 2, 3), (2, 1, 1), ((3, 3), (1, 1), (1, 2)), (3, 2, 1))
     ),

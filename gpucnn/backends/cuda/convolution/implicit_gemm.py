@@ -34,7 +34,7 @@ STEP_BYTES = 64  # of each row of both factors, which one step of the inner dime
 STEP_CHUNKS = STEP_BYTES // MAX_BYTES
 WARP_COLUMNS = 64
 FRAGMENT_CLOCKS = 512, 102, 307  # of a scheduler, on an H100, for a step of 16 rows by a warp's columns, by terms
-STEP_CLOCKS = 250, 0, 0  # for what a warp's step issues besides, while FFMA waits; tensor cores do not
+STEP_CLOCKS = 300, 0, 0  # for what a warp's step issues besides, while FFMA waits; tensor cores do not
 SHARED_BYTES = 128  # that shared memory moves in a clock
 MULTIPROCESSORS, SCHEDULERS = (108, 132), 4  # of the devices that tiles are chosen for, whichever runs them
 WANTED_WARPS = 2 * SCHEDULERS  # of a multiprocessor, to overlap copies and products
@@ -105,8 +105,8 @@ def _rounded(dtype: np.dtype[Any]) -> str | None:
 
 
 def tiles(terms: int) -> tuple[Tile, ...]:
-    """The tiles for factors of so many terms: two need registers for fragments and sums twice."""
-    return TILES if terms < 2 else tuple(each for each in TILES if each.fragments <= 2)
+    """The tiles for factors of so many terms: two need registers for fragments and sums twice, and time for the split."""
+    return TILES if terms < 2 else tuple(each for each in TILES if each.fragments == 2)
 
 
 def tile(rows: int, columns: int, batch: int, terms: int = 1) -> Tile:

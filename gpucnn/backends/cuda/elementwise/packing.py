@@ -108,9 +108,10 @@ def _side(x: Layout) -> _Side:
     along_c = _channels_are_innermost(x)
     inner, outer = (1, 2) if along_c else (2, 1)
     is_packed = x.shape[inner] == 1 or x.strides[inner] == x.itemsize
-    width = gcd(MAX_BYTES, x.alignment) // x.itemsize or 1 if is_packed else 1
     row_bytes = x.shape[inner] * x.itemsize
     follow = is_packed and (x.shape[outer] == 1 or x.strides[outer] == row_bytes)
+    is_wide = is_packed and (follow or row_bytes >= SECTOR_BYTES)  # else no row holds a whole sector
+    width = gcd(MAX_BYTES, x.alignment) // x.itemsize or 1 if is_wide else 1
     return _Side(along_c, width, follow and row_bytes % SECTOR_BYTES != 0)
 
 
