@@ -175,8 +175,12 @@ WINOGRAD: dict[str, tuple[int, ConvGeometry]] = {
 def _winograd() -> Iterator[Case]:
     for name, (n, geometry) in WINOGRAD.items():
         for order in ("contiguous", "channels_last", "offset"):
-            cases = _directions(f"Winograd, {name}, {order}", n, geometry, "float32", order, "winograd")
+            cases = _directions(f"Winograd, {name}, float32, {order}", n, geometry, "float32", order, "winograd")
             yield from (case for case in cases if case.primitive != "convolve_backward_weight")
+    n, geometry = WINOGRAD["uneven padding"]
+    x, w = _array((n, 4, *geometry.input_size)).copy(), _array((3, 4, *geometry.kernel_size))
+    x[0, 1, 0, 2, 2], x[1, 3, 0, 0, 4] = np.nan, np.inf
+    yield Case("forward, Winograd, no numbers, float32", "convolve", (x, w, None, geometry), "winograd")
 
 
 # --- Depthwise convolution ----------------------------------------------------------------------------------------

@@ -190,11 +190,11 @@ BUGS = [
     Bug("a share of nothing", "pooling.cuh", "average, adaptive",
         UndefinedBehaviour, "quotient(i * total, parts)", "quotient(i * total, parts - parts)"),
     # --- Winograd's filtering ---------------------------------------------------------------------------------------
-    Bug("tiles beyond the last", "winograd_input.cu", "forward, Winograd, tiles beyond the last, contiguous",
+    Bug("tiles beyond the last", "winograd_input.cu", "forward, Winograd, tiles beyond the last",
         Race, "tw0 + tile >= p.tiles_w ||", ""),  # with the first tiles of the next row
-    Bug("inputs read before they are there", "winograd_input.cu", "forward, Winograd, uneven padding, contiguous",
+    Bug("inputs read before they are there", "winograd_input.cu", "forward, Winograd, uneven padding",
         UninitialisedRead, "  __syncthreads();\n\n  for (int tile", "\n  for (int tile"),
-    Bug("filters that are not flipped", "winograd_filters.cu", "backward input, Winograd, uneven padding, contiguous",
+    Bug("filters that are not flipped", "winograd_filters.cu", "backward input, Winograd, uneven padding",
         WRONG, "k / 3 * p.w_h + k % 3 * p.w_w", "k % 3 * p.w_h + k / 3 * p.w_w"),
     # --- implicit GEMM --------------------------------------------------------------------------------------------
     Bug("a step multiplied before its copies land", "gemm.cuh", f"forward, {GEMM}",

@@ -105,7 +105,7 @@ def _rounded(dtype: np.dtype[Any]) -> str | None:
 
 
 def tiles(terms: int) -> tuple[Tile, ...]:
-    """The tiles for factors of so many terms: two need registers for fragments and sums twice, and time for the split."""
+    """The tiles for factors of so many terms: two need registers for fragments and sums twice, and time to split."""
     return TILES if terms < 2 else tuple(each for each in TILES if each.fragments == 2)
 
 
