@@ -71,9 +71,8 @@ struct tf32_t {  // a float of 11 bits; tensor cores do not read the last 13
 template <>
 struct Cast<tf32_t, float> {
   static __device__ __forceinline__ tf32_t from(float value) {
-    unsigned bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
-    return {__uint_as_float(bits)};
+    const unsigned bits = __float_as_uint(value);
+    return {value == value ? __uint_as_float((bits + 0x1000u) & ~0x1fffu) : value};  // as cvt.rna, which sm_75 lacks
   }
 };
 
