@@ -26,7 +26,7 @@ struct WinogradOutputParams {
 };
 
 // One output by the definition.
-__device__ __noinline__ float convolved(const float* x, const float* w, index_t h0, index_t w0,
+__device__ __forceinline__ float convolved(const float* x, const float* w, index_t h0, index_t w0,
                                         const WinogradOutputParams& p) {
   float sum = 0.0f;
   for (index_t c = 0; c < p.c; ++c) {

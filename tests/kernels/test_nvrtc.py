@@ -33,7 +33,9 @@ STATIC_SHARED = 48 * 1024
 
 FROM_SM_80 = {"implicit_gemm", "implicit_gemm_backward_weight"}  # by asynchronous copies and tensor cores
 
-MAY_SPILL: dict[str, int] = {}  # bytes that a kernel's threads may spill or keep on a stack, with the reason
+MAY_SPILL: dict[str, int] = {  # bytes that a kernel's threads may spill or keep on a stack, with the reason
+    "implicit_gemm": 96,  # generic builds with 64-bit indices of fp32x3; test_implicit_gemm.py allows the others none
+}
 
 
 class Report(NamedTuple):

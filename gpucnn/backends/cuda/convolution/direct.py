@@ -26,22 +26,23 @@ LOCAL_BACKWARD_WEIGHT = Kernel("local_backward_weight", "ConvParams")
 Constants = tuple[tuple[str, int | str], ...]
 
 
-def forward(
-    runtime: Runtime,
-    x: Array,
-    w: Array,
-    bias: Array | None,
-    y: Array,
-    geometry: ConvGeometry,
-    leaves_finite: bool = False,
-) -> None:
-    """Y [N, OC, OD, OH, OW], of a convolution or of a locally connected layer.
+def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+    """Y [N, OC, OD, OH, OW], of a convolution or of a locally connected layer."""
+    _forward(runtime, x, w, bias, y, geometry, _constants(x, bias, leaves_finite=False))
 
-    With `leaves_finite` only the results that are infinite or NaN, whatever computed the others.
-    """
+
+def forward_where_not_finite(
+    runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry
+) -> None:
+    """Those of y that are infinite or NaN, whatever computed the others."""
+    _forward(runtime, x, w, bias, y, geometry, _constants(x, bias, leaves_finite=True))
+
+
+def _forward(
+    runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry, constants: Constants
+) -> None:
     arrays = {"x": x, "w": w, "bias": bias, "y": y}
-    facts = {"geometry": geometry, "constants": _constants(x, bias, leaves_finite)}
-    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, **facts)
+    launch(runtime, FORWARD, x.dtype, arrays, _forward_work, geometry=geometry, constants=constants)
 
 
 def _constants(x: Array, bias: Array | None, leaves_finite: bool) -> Constants:
@@ -56,18 +57,30 @@ def _forward_work(
 
 
 def backward_input(
+    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+) -> None:
+    """grad_x [N, C, D, H, W], of a convolution or of a locally connected layer."""
+    _backward_input(runtime, grad_y, w, bias, grad_x, geometry, _constants(grad_y, bias, leaves_finite=False))
+
+
+def backward_input_where_not_finite(
+    runtime: Runtime, grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry
+) -> None:
+    """Those of grad_x that are infinite or NaN, whatever computed the others."""
+    _backward_input(runtime, grad_y, w, bias, grad_x, geometry, _constants(grad_y, bias, leaves_finite=True))
+
+
+def _backward_input(
     runtime: Runtime,
     grad_y: Array,
     w: Array,
     bias: Array | None,
     grad_x: Array,
     geometry: ConvGeometry,
-    leaves_finite: bool = False,
+    constants: Constants,
 ) -> None:
-    """grad_x [N, C, D, H, W], of a convolution or of a locally connected layer; `leaves_finite` as in `forward`."""
     arrays = {"grad_y": grad_y, "w": w, "bias": bias, "grad_x": grad_x}
-    facts = {"geometry": geometry, "constants": _constants(grad_y, bias, leaves_finite)}
-    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, **facts)
+    launch(runtime, BACKWARD_INPUT, grad_y.dtype, arrays, _backward_input_work, geometry=geometry, constants=constants)
 
 
 def _backward_input_work(

@@ -150,7 +150,7 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     else:
         launch(runtime, GEMM, x.dtype, arrays, _folded_work, fold=blocks, numbers=numbers)
     if fold is not None or blocks is not None:
-        direct.forward(runtime, *given, leaves_finite=True)
+        direct.forward_where_not_finite(runtime, *given)
 
 
 def multiply(runtime: Runtime, x: Array, w: Array, y: Array) -> None:
@@ -186,7 +186,7 @@ def backward_input(
         launch(runtime, GEMM, w.dtype, arrays, _backward_input_work, geometry=geometry, numbers=numbers)
     else:
         launch(runtime, GEMM, w.dtype, arrays, _folded_work, fold=fold, numbers=numbers)
-        direct.backward_input(runtime, grad_y, w, bias, grad_x, geometry, leaves_finite=True)
+        direct.backward_input_where_not_finite(runtime, grad_y, w, bias, grad_x, geometry)
 
 
 def backward_weight(runtime: Runtime, x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
