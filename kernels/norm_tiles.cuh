@@ -81,20 +81,21 @@ __device__ __forceinline__ void add_threads(T (&sums)[N], T* scratch, const Tile
   if (p.apart > 0) {  // lanes of stride p.apart share their sums
     const int apart = static_cast<int>(p.apart), warps = static_cast<int>(blockDim.x) / 32;
     const int lane = thread % 32, warp = thread / 32;
+    const int pitch = (warps + (apart < 32 ? 1 : 0)) * apart;  // of a sum's values: a gap, for the banks
     add_lanes(sums, 32, apart);
     if (lane < apart) {
 #pragma unroll
-      for (int k = 0; k < N; ++k) scratch[(k * warps + warp) * apart + lane] = sums[k];
+      for (int k = 0; k < N; ++k) scratch[k * pitch + warp * apart + lane] = sums[k];
     }
     __syncthreads();
     // one thread adds a sum's warps, for all
     for (int of = thread; of < N * apart; of += static_cast<int>(blockDim.x)) {
-      T* const at = scratch + of / apart * warps * apart + of % apart;
+      T* const at = scratch + of / apart * pitch + of % apart;
       for (int other = 1; other < warps; ++other) *at = *at + at[other * apart];
     }
     __syncthreads();
 #pragma unroll
-    for (int k = 0; k < N; ++k) sums[k] = scratch[k * warps * apart + lane % apart];
+    for (int k = 0; k < N; ++k) sums[k] = scratch[k * pitch + lane % apart];
   } else {  // first over the rows of threads, then over those of a sum in a row
     const int columns = static_cast<int>(p.columns), rows = static_cast<int>(p.rows), side = static_cast<int>(p.side);
     const int row = static_cast<int>(own.row), within = static_cast<int>(own.column) % side;
