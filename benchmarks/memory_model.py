@@ -1,4 +1,4 @@
-"""What the kernels that memory should limit issue, beside what they move: a model of their time.
+"""A model of the kernels that memory should limit: the instructions that they issue, beside the bytes that they move.
 
 A layer's launches are planned without a GPU and built for sm_90; one block of each is executed instruction by
 instruction (`benchmarks.sass_run`). The blocks' instructions over the schedulers' rate are the launch's issue time, and
