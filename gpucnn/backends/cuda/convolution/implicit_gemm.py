@@ -6,6 +6,7 @@ other numbers of channels, are copied first, once per call. Columns are gathered
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from functools import lru_cache
 from math import gcd, prod
 from typing import Any, NamedTuple
@@ -20,7 +21,6 @@ from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import copy, pack
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides, zeros
-from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels
@@ -143,12 +143,11 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
         x, w, geometry = fold.image(runtime, x), fold.filters(runtime, w), fold.convolution
     groups, blocks = geometry.channels.groups, fold_of_output(geometry) if _takes_blocks(y) else None
     filters = _filters(runtime, w if blocks is None else blocks.filters(runtime, w))
-    arrays = {"x": _image(runtime, x, groups), "w": filters, "bias": bias, "y": y}
-    numbers = Numbers(terms(x.dtype), bias_dtype(x, bias))
+    image = _image(runtime, x, groups)
     if blocks is None:
-        launch(runtime, GEMM, x.dtype, arrays, _forward_work, geometry=geometry, numbers=numbers)
+        _launch(runtime, image, filters, bias, y, _forward_work, geometry=geometry)
     else:
-        launch(runtime, GEMM, x.dtype, arrays, _folded_work, fold=blocks, numbers=numbers)
+        _launch(runtime, image, filters, bias, y, _folded_work, fold=blocks)
     if fold is not None or blocks is not None:
         direct.forward_where_not_finite(runtime, *given)
 
@@ -158,16 +157,15 @@ def multiply(runtime: Runtime, x: Array, w: Array, y: Array) -> None:
     groups, depth = x.shape[1:3]
     axes = [Axis(size, 1, 1, 1, 0, 0, size) for size in x.shape[3:]]
     geometry = ConvGeometry(3, Channels(groups * depth, y.shape[1], groups), (axes[0], axes[1], axes[2]))
-    numbers = Numbers(terms(x.dtype), name_of(x.dtype))
-    launch(
-        runtime,
-        GEMM,
-        x.dtype,
-        {"x": x, "w": w, "bias": None, "y": y},
-        _forward_work,
-        geometry=geometry,
-        numbers=numbers,
-    )
+    _launch(runtime, x, w, None, y, _forward_work, geometry=geometry)
+
+
+def _launch(
+    runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, work: Callable[..., Work], **facts: Hashable
+) -> None:
+    """Launch the kernel over factors that are as it reads them."""
+    numbers = Numbers(terms(x.dtype), bias_dtype(x, bias))
+    launch(runtime, GEMM, x.dtype, {"x": x, "w": w, "bias": bias, "y": y}, work, numbers=numbers, **facts)
 
 
 def backward_input(
@@ -180,12 +178,11 @@ def backward_input(
     """
     groups, fold = geometry.channels.groups, fold_of_gradient(geometry) if _takes_blocks(grad_x) else None
     filters = _transposed_filters(runtime, w if fold is None else fold.filters(runtime, w), groups)
-    arrays = {"x": _image(runtime, grad_y, groups), "w": filters, "bias": bias, "y": grad_x}
-    numbers = Numbers(terms(w.dtype), bias_dtype(grad_y, bias))
+    image = _image(runtime, grad_y, groups)
     if fold is None:
-        launch(runtime, GEMM, w.dtype, arrays, _backward_input_work, geometry=geometry, numbers=numbers)
+        _launch(runtime, image, filters, bias, grad_x, _backward_input_work, geometry=geometry)
     else:
-        launch(runtime, GEMM, w.dtype, arrays, _folded_work, fold=fold, numbers=numbers)
+        _launch(runtime, image, filters, bias, grad_x, _folded_work, fold=fold)
         direct.backward_input_where_not_finite(runtime, grad_y, w, bias, grad_x, geometry)
 
 
