@@ -1,22 +1,21 @@
 // Max pooling, backward: each output's gradient is added to the input at its index:
 // grad_x[n, c, i] = sum of grad_y[n, c, o] over the outputs o whose index is i
 //
-// Source       the definition. Dense arrays: each output adds to its input, in phases that keep the order of outputs.
-//              Others gather: an input searches the indices of the windows that read it. A plane with out-of-window
-//              indices from the caller is flagged and recomputed by max_pool_backward_out_of_window, where each input
-//              searches the indices of all outputs
+// Source       the definition, as a gather: an input searches the indices of the windows that read it.
+//              A plane with out-of-window indices from the caller is flagged and recomputed by
+//              max_pool_backward_out_of_window, where each input searches the indices of all outputs
 // Reads        grad_y [N, C, OD, OH, OW], indices [N, C, OD, OH, OW]; any strides. An index outside the plane adds
 //              nothing
 // Writes       out_of_window [N, C], 0 before, 1 where a plane is flagged; grad_x [N, C, D, H, W], each of them once,
 //              and once more in flagged planes
-// Mapping      dense arrays: one block per group of planes of grad_x, band of one, or part of each row of a band, whose
-//              sums it keeps in shared memory (tiles.cuh). A thread takes some outputs at a time, adjacent threads
-//              adjacent ones: a fourth of the instructions of a gather for windows of 3 x 3. Others: one thread per
-//              input, in grad_x's memory order, from global memory. Flagged: one block per 32 planes
+// Mapping      dense arrays: one block per group of planes of grad_x, band of one, or part of each row of a band; it
+//              stages gradients and indices of the outputs that read it (tiles.cuh); then one thread per input, and
+//              grad_x is staged too. Others: one thread per input, in grad_x's memory order, from global memory.
+//              Flagged: one block per 32 planes
 // Bytes        dense: indices and grad_y once, and the rows that two bands share once more; grad_x once; one flag a
 //              plane read once more. Others read indices and grad_y KD * KH * KW / stride times and indices once more,
 //              from L1 and L2 but for the first
-// Determinism  each input is a sum in the ascending order of outputs, as in the NumPy backend
+// Determinism  each input is one thread's sum in the ascending order of outputs, as in the NumPy backend
 // Limits       a flagged plane costs D * H * W * OD * OH * OW comparisons; the forward makes none
 #include "common.cuh"
 #include "params.cuh"
@@ -24,67 +23,12 @@
 #include "pooling.cuh"
 #include "tiles.cuh"
 
-constexpr int HELD = 4 / INDEX_PACK;  // packs of INDEX_PACK outputs that a thread takes at once
-
 // Whether an in-plane index is out-of-window for output (od, oh, ow).
 __device__ __forceinline__ bool is_out_of_window(const PoolParams& p, index_t index, index_t od, index_t oh,
                                                  index_t ow) {
   const Position x = position(index, 1, p.d, p.h, p.w, false);
   return !(reads(axis_d(p), od, x.d) && reads(axis_h(p), oh, x.h) && reads(axis_w(p), ow, x.w));
 }
-
-// --- Dense arrays: each output adds to the input at its index --------------------------------------------------------
-
-// The number of phases along an axis: in each of them no two windows add to the same input, and of two windows that
-// share an input the one of the earlier output has the higher phase. Adaptive windows, of at least one input each,
-// share no more than their ends.
-__device__ __forceinline__ index_t phases_of(const PoolAxis& axis) {
-  if (axis.adaptive) return axis.size % axis.out == 0 ? 1 : 2;
-  return (axis.kernel - 1) * axis.dilation / axis.stride + 1;
-}
-
-// The phase of output o and input i; -1 where the window does not read it.
-__device__ __forceinline__ index_t phase_of(const PoolAxis& axis, index_t o, index_t i) {
-  if (axis.adaptive) {
-    const Steps inputs = share(o, axis.out, axis.size);
-    const index_t tap = i - inputs.first;
-    return is_inside(tap, inputs.count) ? axis.size % axis.out != 0 && tap == inputs.count - 1 : -1;
-  }
-  const index_t offset = i + axis.low - o * axis.stride;  // = tap * dilation
-  const bool reads = is_inside(offset, (axis.kernel - 1) * axis.dilation + 1) && offset % axis.dilation == 0;
-  return reads ? offset / axis.stride : -1;
-}
-
-// What one output adds: to which of the block's sums, in bytes from their first, and when; phase -1 adds nothing.
-struct Term {
-  acc_t value;
-  int place, phase;
-};
-
-// The term of the block's output o, in the order of `outputs`, in channel c of the block's. `flagged` becomes its plane
-// where its index is out-of-window.
-__device__ __forceinline__ Term term_of(const PoolParams& p, const Share& share, const Piece& outputs,
-                                        const Piece& inputs, index_t o, index_t c, index_t index, acc_t value,
-                                        index_t* flagged) {
-  const index_t at = position_of(outputs, o), row = at / p.ow, rows = row / p.oh, plane = rows / p.od;
-  const Position x = position(index, 1, p.d, p.h, p.w, false);
-  const index_t d = phase_of(axis_d(p), rows - plane * p.od, x.d), h = phase_of(axis_h(p), row - rows * p.oh, x.h);
-  const index_t w = phase_of(axis_w(p), at - row * p.ow, x.w);
-  const bool reads = d >= 0 && h >= 0 && w >= 0;
-  if (!reads) *flagged = plane;
-
-  index_t place = plane * p.d * p.h * p.w + index - inputs.before;  // among the block's
-  bool held = p.bands == 1 || is_inside(place, (share.last - share.first) * inputs.unit);
-  if (share.parted) {
-    const index_t unit = place / inputs.unit, within = place - unit * inputs.unit;
-    held = place >= 0 && unit < share.last - share.first && within < inputs.run;
-    place = unit * inputs.run + within;
-  }
-  const index_t phase = (d * phases_of(axis_h(p)) + h) * phases_of(axis_w(p)) + w;
-  return {value, static_cast<int>((place * p.inner + c) * sizeof(acc_t)), held && reads ? static_cast<int>(phase) : -1};
-}
-
-// --- Other arrays: each input adds the outputs with its index --------------------------------------------------------
 
 // The sum of grad(od, oh, ow) over the outputs whose windows read input (d, h, w) and whose index(od, oh, ow) is that
 // input.
@@ -141,7 +85,10 @@ max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
                   scalar_t* __restrict__ grad_x,          // [N, C, D, H, W]
                   const PoolParams p) {
   if (p.tile_planes == 0) return backward_anywhere(grad_y, indices, out_of_window, grad_x, p);
-  acc_t* const sums = reinterpret_cast<acc_t*>(shared_memory);  // [write_slots]
+  scalar_t* const gradients = reinterpret_cast<scalar_t*>(shared_memory);  // [read_slots]
+  scalar_t* const results = gradients + p.read_slots;                      // [write_slots]
+  int* const at = reinterpret_cast<int*>(results + p.write_slots);         // [read_slots]; -1 outside the plane
+
   const Band band = band_of(p);
   const Share share = share_of_block(p, band.axis.size, band.row_axis.size);
   const Range range = p.bands == 1 ? Range{0, band.axis.out} : outputs_within(band.axis, share.first, share.last);
@@ -151,57 +98,41 @@ max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
       piece_of(share, share.first, band.input_unit, share.row_first, share.row_last, band.row_input_unit);
   const Patch read = patch_of(p, share, outputs, range.last - range.first, band.axis.out);
   const Patch written = patch_of(p, share, inputs, share.last - share.first, band.axis.size);
-  const index_t size = p.n * p.c * p.od * p.oh * p.ow, thread = static_cast<index_t>(threadIdx.x);
-  const index_t threads = static_cast<index_t>(blockDim.x);
-  for (index_t k = thread; k < p.write_slots; k += threads) sums[k] = acc_t{};
+  const index_t size = p.n * p.c * p.od * p.oh * p.ow, plane_outputs = p.od * p.oh * p.ow;
+  const index_t skew = skew_of<PACK>(read), at_skew = skew_of<INDEX_PACK>(read);
+  stage(grad_y, read, size, gradients);
+  load_patch<INDEX_PACK>(indices, read, size, [&](index_t e, const Pack<long long, INDEX_PACK>& pack) {
+    Pack<int, INDEX_PACK> found;
+#pragma unroll
+    for (int i = 0; i < INDEX_PACK; ++i) {
+      const bool inside = pack.at[i] >= 0 && pack.at[i] < p.d * p.h * p.w;
+      found.at[i] = inside ? static_cast<int>(pack.at[i]) : -1;
+      if (!inside || e + i < 0 || e + i >= read.count) continue;
+      const index_t o = position_of(outputs, (e + i) / p.inner);
+      if (!is_out_of_window(p, found.at[i], o / p.ow / p.oh % p.od, o / p.ow % p.oh, o % p.ow)) continue;
+      const index_t plane = share.plane + o / plane_outputs;
+      atomicMax(out_of_window + (p.channels_last ? plane * p.c + share.c + (e + i) % p.inner : plane), 1);
+    }
+    store_pack(at + at_skew + e, found);
+  });
   __syncthreads();
 
-  const int phases = static_cast<int>(phases_of(axis_d(p)) * phases_of(axis_h(p)) * phases_of(axis_w(p)));
-  acc_t* const first_sum = sums + skew_of<PACK>(written);
-  const index_t skew = skew_of<INDEX_PACK>(read), packs = (skew + read.count + INDEX_PACK - 1) / INDEX_PACK;
-  for (index_t begin = thread; begin - thread < packs; begin += HELD * threads) {
-    Pack<scalar_t, INDEX_PACK> grads[HELD];
-    Pack<long long, INDEX_PACK> found[HELD];
-#pragma unroll
-    for (int h = 0; h < HELD; ++h) {
-#pragma unroll
-      for (int i = 0; i < INDEX_PACK; ++i) found[h].at[i] = -1;
-      const index_t k = begin + h * threads, e = k * INDEX_PACK - skew;
-      if (k >= packs) continue;
-      grads[h] = load_whole<INDEX_PACK>(grad_y, place_of(read, e), size);
-      found[h] = load_whole<INDEX_PACK>(indices, place_of(read, e), size);
-    }
-    Term terms[HELD][INDEX_PACK];
-#pragma unroll
-    for (int h = 0; h < HELD; ++h) {
-#pragma unroll
-      for (int i = 0; i < INDEX_PACK; ++i) {
-        const index_t e = (begin + h * threads) * INDEX_PACK - skew + i;
-        terms[h][i] = {acc_t{}, 0, -1};
-        if (!is_inside(e, read.count) || found[h].at[i] < 0 || found[h].at[i] >= p.d * p.h * p.w) continue;
-        const index_t c = e % p.inner, index = static_cast<index_t>(found[h].at[i]);
-        index_t flagged = -1;
-        terms[h][i] = term_of(p, share, outputs, inputs, e / p.inner, c, index, widen(grads[h].at[i]), &flagged);
-        if (flagged < 0) continue;
-        const index_t plane = share.plane + flagged;
-        atomicMax(out_of_window + (p.channels_last ? plane * p.c + share.c + c : plane), 1);
-      }
-    }
-    for (int phase = phases - 1; phase >= 0; --phase) {
-#pragma unroll
-      for (int h = 0; h < HELD; ++h) {
-#pragma unroll
-        for (int i = 0; i < INDEX_PACK; ++i) {
-          if (terms[h][i].phase != phase) continue;
-          acc_t& sum = *reinterpret_cast<acc_t*>(reinterpret_cast<char*>(first_sum) + terms[h][i].place);
-          sum = sum + terms[h][i].value;
-        }
-      }
-      if (phases > 1) __syncthreads();  // the next phase, or pass, may add to the same inputs
-    }
-  }
-  if (phases == 1) __syncthreads();
-  store_patch<PACK>(sums, grad_x, written);
+  const index_t result_skew = skew_of<PACK>(written);
+  for_each_item<1>(share, p.band_axis, p.h, p.w, p.inner, p.row_lanes, 1, [&](const Item& item) {
+    if (!item.active) return;
+    const auto slot = [&](index_t od, index_t oh, index_t ow) {
+      const index_t place = item.plane * plane_outputs + (od * p.oh + oh) * p.ow + ow;
+      const index_t o = order_of(outputs, place) * p.inner + item.c;
+      return most(least(o, read.count - 1), 0);  // an input outside all windows may be far off
+    };
+    const acc_t sum = sum_of_own(
+        p, item.d, item.h, item.w,
+        [&](index_t od, index_t oh, index_t ow) { return at[at_skew + slot(od, oh, ow)]; },
+        [&](index_t od, index_t oh, index_t ow) { return gradients[skew + slot(od, oh, ow)]; });
+    results[result_skew + item.element] = narrow(sum);
+  });
+  __syncthreads();
+  store_patch<PACK>(results, grad_x, written);
 }
 
 constexpr int FLAGS = 32;  // planes of a block

@@ -1,4 +1,4 @@
-"""What the kernels that memory should limit issue, held to what an H100's memory leaves time for.
+"""Instructions of the kernels that memory should limit, held to what an H100's memory leaves time for.
 
 NVRTC compiles for sm_90 what layers of real networks launch, and one block of each is executed instruction by
 instruction: no GPU is needed.
@@ -24,7 +24,9 @@ H100 = next(gpu for gpu in GPUS if gpu.name == "H100")
 SMALL = 1e-6  # seconds of a launch that is not looked at: its own latency is longer
 
 # Issue time over memory time, in float32 and in float16. Beyond 1 are windows that overlap, in 16 bits above all: each
-# tap is widened and added or compared by itself, in an order that the results' bits depend on.
+# tap is widened and added or compared by itself, in an order that the results' bits depend on. The backward of max
+# pooling gathers: adding each output to its input took a third of the instructions, at four-way bank conflicts where
+# channels are last.
 BUDGETS = {
     "resnet-50/bn1/training": (0.8, 0.95),
     "resnet-50/bn1/backward": (0.5, 0.8),
@@ -32,7 +34,7 @@ BUDGETS = {
     "convnext-t/layer_norm/backward": (0.5, 1.0),
     "vgg-16/conv3_relu/forward": (0.3, 0.6),
     "resnet-50/max_pool/forward": (0.75, 1.3),
-    "resnet-50/max_pool/backward": (0.7, 1.0),
+    "resnet-50/max_pool/backward": (1.75, 2.6),
     "densenet-121/transition1/forward": (0.5, 0.8),
     "densenet-121/transition1/backward": (0.7, 1.2),
     "inception-v3/branch_pool/forward": (1.4, 2.5),

@@ -285,11 +285,9 @@ def max_pool_backward(runtime: Runtime, grad_y: Array, indices: Array, grad_x: A
 
 def _max_backward_work(grad_y: Layout, indices: Layout, grad_x: Layout, geometry: PoolGeometry) -> Work:
     def shared(read: int, written: int) -> int:
-        return slots(written) * max(grad_y.itemsize, 4)  # sums
+        return slots(read) * (grad_y.itemsize + INT_BYTES) + slots(written) * grad_y.itemsize
 
-    # Windows of more outputs than inputs coincide, so that one phase would add two of them to one input.
-    distinct = all(axis.out <= axis.size for axis in geometry.axes if isinstance(axis, AdaptiveAxis))
-    return _backward_work(geometry, (grad_y, grad_x, indices), shared, staged=distinct)
+    return _backward_work(geometry, (grad_y, grad_x, indices), shared)
 
 
 def _out_of_window_work(
@@ -312,11 +310,9 @@ def _average_backward_work(grad_y: Layout, grad_x: Layout, geometry: PoolGeometr
     return _backward_work(geometry, (grad_y, grad_x), shared)
 
 
-def _backward_work(
-    geometry: PoolGeometry, arrays: tuple[Layout, ...], shared: Callable[[int, int], int], *, staged: bool = True
-) -> Work:
+def _backward_work(geometry: PoolGeometry, arrays: tuple[Layout, ...], shared: Callable[[int, int], int]) -> Work:
     grad_y, grad_x, *indices = arrays
-    tile = _tile(geometry, arrays, shared, backward=True, parted=True) if staged else None
+    tile = _tile(geometry, arrays, shared, backward=True, parted=True)
     fields = _pool_fields(geometry, grad_x, grad_y, *indices, written=grad_x)
     columns = 1 if tile is None else tile.columns(geometry.input_size[2])
     fields |= {"lanes": 1, "row_lanes": columns, "by_rows": 0, "row_slots": 0}
