@@ -85,6 +85,7 @@ def _cupy_asnumpy(array: Any) -> np.ndarray[Any, Any]:
 
 BACKENDS = {
     "numpy": ArrayBackend("numpy", lambda array: array, lambda array: array),
+    "compiled": ArrayBackend("compiled", lambda array: array, lambda array: array),
     "simulator": ArrayBackend("simulator", simulator.asarray, simulator.asnumpy),
     "cuda": ArrayBackend("cuda", _cupy_asarray, _cupy_asnumpy),
 }

@@ -50,10 +50,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """The suite draws thousands of sizes: a build for each of them would be hours of compilation."""
     sample.everything, sample.longest = config.getoption("--all"), config.getoption("--rows")
-    sample.divisor = 1 if config.getoption("--backend") == "numpy" else 4
+    chosen = config.getoption("--backend")
+    sample.divisor = 1 if chosen in ("numpy", "compiled") else 4
+    os.environ["GPUCNN_CPU"] = "compiled" if chosen == "compiled" else "numpy"
     config.addinivalue_line("markers", "table(n): of the test's rows of parameters, n run without --all")
     config.addinivalue_line("markers", "thorough: runs under --all only")
-    if config.getoption("--backend") == "cuda":
+    if chosen == "cuda":
         os.environ.setdefault("GPUCNN_BUILDS", "generic")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in its background
         signal.signal(signal.SIGINT, signal.default_int_handler)

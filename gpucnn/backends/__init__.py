@@ -6,9 +6,11 @@ type. CuPy is imported for other libraries' arrays in GPU memory, and by `availa
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 from gpucnn.backends.base import Backend, Epilogue
 from gpucnn.backends.replaying import REPLAYERS
 
-__all__ = ["Backend", "Epilogue", "available", "backend_named", "backend_of", "receive"]
+__all__ = ["Backend", "Epilogue", "available", "backend", "backend_named", "backend_of", "receive"]
 
 _NUMPY_ONLY = frozenset({np.ndarray, type(None)})
 _NATIVE: dict[type, Backend] = {}
@@ -29,11 +31,82 @@ _CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged
 _BFLOAT16 = 4  # kDLBfloat, the code of the dtype
 
 
+_chosen: ContextVar[Backend | None] = ContextVar("gpucnn_cpu_backend", default=None)
+CPU_CHOICES = ("auto", "compiled", "numpy")
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Within the block, compute on NumPy arrays by one of the two CPU backends.
+
+    Parameters
+    ----------
+    name : "compiled" or "numpy"
+        Kernels in C++, or NumPy alone.
+
+    Raises
+    ------
+    ValueError
+        There is no such CPU backend.
+    RuntimeError
+        There is no C++ compiler.
+
+    Examples
+    --------
+    >>> with backend("numpy"):
+    ...     backend_of(np.ones(3)).name
+    'numpy'
+    """
+    if name not in ("compiled", "numpy"):
+        raise ValueError(f"backend: name is {name!r}, expected 'compiled' or 'numpy'")
+    token = _chosen.set(backend_named(name))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _cpu_backend() -> Backend:
+    """The backend of NumPy arrays: that of the open `backend` block, else the process's."""
+    return _chosen.get() or _cpu_backend_of_process()
+
+
+@cache
+def _cpu_backend_of_process() -> Backend:
+    """The backend that ``GPUCNN_CPU`` chooses, read once: "numpy", "compiled", or compiled where that can be ("auto").
+
+    Raises
+    ------
+    ValueError
+        The variable is none of these.
+    RuntimeError
+        It is "compiled", and there is no C++ compiler.
+    """
+    choice = os.environ.get("GPUCNN_CPU", "").strip() or "auto"
+    if choice not in CPU_CHOICES:
+        raise ValueError(f"GPUCNN_CPU is {choice!r}, expected one of {CPU_CHOICES}")
+    if choice == "auto":
+        from gpucnn.backends.cpu import why_unavailable
+
+        choice = "numpy" if why_unavailable() else "compiled"
+    return backend_named(choice)
+
+
 @cache
 def _numpy_backend() -> Backend:
     from gpucnn.backends.numpy import NumpyBackend
 
     return NumpyBackend()
+
+
+@cache
+def _compiled_backend() -> Backend:
+    from gpucnn.backends.cpu import CompiledBackend, why_unavailable
+
+    reason = why_unavailable()
+    if reason:
+        raise RuntimeError(reason)
+    return CompiledBackend()
 
 
 @cache
@@ -72,9 +145,15 @@ def available() -> dict[str, str]:
     'available'
     """
     from gpucnn import simulator
+    from gpucnn.backends import cpu
     from gpucnn.backends.cuda.device.cupy_runtime import why_unavailable
 
-    states = {"numpy": "available", "cuda": why_unavailable() or "available", "simulator": simulator.available()}
+    states = {
+        "numpy": "available",
+        "compiled": cpu.why_unavailable() or "available",
+        "cuda": why_unavailable() or "available",
+        "simulator": simulator.available(),
+    }
     return {name: state if state == "available" else f"not available: {state}" for name, state in states.items()}
 
 
@@ -93,7 +172,12 @@ def backend_named(name: str) -> Backend:
     >>> backend_named("numpy").name
     'numpy'
     """
-    makers = {"numpy": _numpy_backend, "cuda": _cupy_backend, "simulator": _simulator_backend}
+    makers = {
+        "numpy": _numpy_backend,
+        "compiled": _compiled_backend,
+        "cuda": _cupy_backend,
+        "simulator": _simulator_backend,
+    }
     if name not in makers:
         raise ValueError(f"backend_named: name is {name!r}, expected one of {tuple(makers)}")
     if name == "simulator":
@@ -139,8 +223,8 @@ def backend_of(*arrays: Any) -> Backend:
 
     Examples
     --------
-    >>> backend_of(np.ones(3)).name
-    'numpy'
+    >>> backend_of(np.ones(3)).host
+    True
     """
     return receive("backend_of", {f"array {i}": array for i, array in enumerate(arrays)})[0]
 
@@ -156,7 +240,7 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
         As `backend_of`, naming `op` and the argument.
     """
     if _NUMPY_ONLY.issuperset(map(type, arrays.values())):
-        return _numpy_backend(), list(arrays.values()), _unchanged
+        return _cpu_backend(), list(arrays.values()), _unchanged
     native = _native_backend(arrays)
     if native is not None:
         return native, list(arrays.values()), _unchanged
@@ -172,7 +256,7 @@ def receive(op: str, arrays: Mapping[str, Any]) -> tuple[Backend, list[Any], Cal
         )
     (kind,) = kinds
     if kind == "numpy":
-        return _numpy_backend(), _each(np.asarray, arrays), _unchanged
+        return _cpu_backend(), _each(np.asarray, arrays), _unchanged
     if kind == "simulator":
         return _simulator_backend(), list(arrays.values()), _unchanged
     if kind == "cupy":
@@ -214,7 +298,7 @@ def _receive_shared(
     first = next(iter(given))
     if devices[first] is None:
         _teach_numpy_bfloat16(op, kind, given)
-        backend, from_dlpack, native = _numpy_backend(), np.from_dlpack, np.ndarray
+        backend, from_dlpack, native = _cpu_backend(), np.from_dlpack, np.ndarray
     else:
         backend = _cuda_backend(op, first, given[first])
         from_dlpack, native = backend.xp.from_dlpack, backend.xp.ndarray

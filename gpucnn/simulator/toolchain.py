@@ -1,29 +1,24 @@
-"""The C++ compiler: its choice, its flags, and the cache of its results.
-
-Results live in ``gpucnn.paths.cache_folder() / "simulator"``, each under a hash of everything that it was made
-from. A file is written under another name and renamed, so several processes may build it concurrently; it ends in a
-checksum, so a truncated one is detected and rebuilt.
-"""
+"""The C++ compiler's flags for the simulator, and its results in ``gpucnn.paths.cache_folder() / "simulator"``."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from gpucnn.compilation import cache as cache_of_files
+from gpucnn.compilation import compiler as compiler_of_machine
+from gpucnn.compilation.cache import content, is_whole, load, made, seal
+from gpucnn.compilation.compiler import Compiler, CompilerError, find_compiler, hash_of
 from gpucnn.paths import cache_folder
 from gpucnn.simulator.errors import CompileError
+
+__all__ = ["content", "find_compiler", "hash_of", "is_whole", "load", "made", "seal"]
 
 HERE = Path(__file__).parent
 RUNTIME_FLAGS = ("-std=c++17", "-O2", "-g1", "-fPIC", "-shared", "-fvisibility=default", "-pthread")
@@ -40,38 +35,10 @@ KERNEL_FLAGS = (
 )
 _LINES = ("-g1", "-gdwarf-4")  # some addr2line mistake a file of version 5 for another
 _UNDEFINED_BEHAVIOUR = "alignment,shift,integer-divide-by-zero,signed-integer-overflow"
-_SEAL = b"gpucnn-sealed:"
 
 MISSING = (
     "the simulator needs g++ 11 or newer, or clang++; install one, for instance with your system's package manager"
 )
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """A C++ compiler, and the facts that identify its version without running it."""
-
-    path: str
-    is_clang: bool
-    identity: str
-
-
-@cache
-def _find(chosen: str | None, search_path: str | None) -> Compiler | None:
-    for name in [chosen] if chosen else ["g++", "clang++"]:
-        found = shutil.which(name, path=search_path)
-        if found:
-            real = Path(found).resolve()
-            status = real.stat()
-            return Compiler(
-                found, "clang" in real.name or "clang" in name, f"{real} {status.st_size} {status.st_mtime_ns}"
-            )
-    return None
-
-
-def find_compiler() -> Compiler | None:
-    """The compiler that CXX names, else g++, else clang++; None if there is none."""
-    return _find(os.environ.get("CXX"), os.environ.get("PATH"))
 
 
 def availability() -> str:
@@ -133,10 +100,10 @@ def sources_identity() -> str:
 
 def run(command: list[str], text: str | None = None) -> str:
     """The output of a command; a CompileError with its messages if it fails."""
-    result = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    if result.returncode:
-        raise CompileError(result.stderr.strip() or f"{command[0]} failed with exit status {result.returncode}")
-    return result.stdout
+    try:
+        return compiler_of_machine.run(command, text)
+    except CompilerError as error:
+        raise CompileError(str(error)) from None
 
 
 def runtime(context_switch: str) -> Path:
@@ -159,34 +126,21 @@ def folder() -> Path:
     return cache_folder() / "simulator"
 
 
-def hash_of(*parts: str) -> str:
-    """A short name for the result of these parts."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
-
-
 # --- The cache ----------------------------------------------------------------------------------------------------
-
-
-_made = threading.local()
 
 
 def cached(name: str, build: Callable[[Path], None]) -> Path:
     """The file `name` of the cache, made by `build` if it is not there or not whole."""
     path = folder() / name
-    if is_whole(path):
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CompileError(f"cannot make the cache folder {path.parent}: {error}; set GPUCNN_CACHE_DIR") from error
-    _announce(path.parent)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as scratch:
-        target = Path(scratch) / path.name
+
+    def announced(target: Path) -> None:
+        _announce(path.parent)
         build(target)
-        seal(target)
-        os.replace(target, path)
-    _made.files = made() + 1
-    return path
+
+    try:
+        return cache_of_files.cached(path, announced)
+    except OSError as error:
+        raise CompileError(f"cannot write to the cache folder {path.parent}: {error}; set GPUCNN_CACHE_DIR") from error
 
 
 @cache
@@ -195,37 +149,3 @@ def _announce(kept_in: Path) -> None:
     if sys.stderr.isatty():
         said = f"simulator: compiling kernels with {compiler().path}, seconds each; kept in {kept_in}"
         print(said, file=sys.stderr, flush=True)
-
-
-def made() -> int:
-    """The number of files that this thread has built, as they were not in the cache."""
-    files: int = getattr(_made, "files", 0)
-    return files
-
-
-def seal(path: Path) -> None:
-    """Append a checksum; a loader does not look behind the end of a shared library."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with path.open("ab") as file:
-        file.write(_SEAL + digest.encode())
-
-
-def content(path: Path) -> bytes:
-    """What a file of the cache held before its checksum was appended."""
-    return path.read_bytes().rpartition(_SEAL)[0]
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a file is there and its checksum is right."""
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return False
-    body, mark, digest = data.rpartition(_SEAL)
-    return bool(mark) and hashlib.sha256(body).hexdigest().encode() == digest
-
-
-@cache
-def load(path: Path) -> ctypes.CDLL:
-    """The shared library at `path`."""
-    return ctypes.CDLL(str(path))

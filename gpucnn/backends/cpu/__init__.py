@@ -1,0 +1,63 @@
+"""The CPU backend in C++: primitives of float32 and float64 by compiled kernels, all others as NumPy computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.cpu import elementwise
+from gpucnn.backends.cpu.library import MISSING, addressable, is_addressable
+from gpucnn.backends.numpy import NumpyBackend
+from gpucnn.compilation.compiler import find_compiler
+
+DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
+Primitive = Callable[..., None]
+
+
+def why_unavailable() -> str:
+    """A sentence that says why kernels cannot be compiled here, and what to do; empty if they can."""
+    return "" if find_compiler() else MISSING
+
+
+def _compiled(*modules: ModuleType) -> Callable[[type], type]:
+    """Replace the primitives of a NumPy backend by the functions of the same names in `modules`, for `DTYPES`."""
+
+    def replace(backend: type) -> type:
+        for module in modules:
+            for name, function in vars(module).items():
+                if getattr(function, "__module__", "") == module.__name__ and hasattr(NumpyBackend, name):
+                    setattr(backend, name, staticmethod(_by_dtype(function, getattr(NumpyBackend, name))))
+        return backend
+
+    return replace
+
+
+def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
+    """The primitive in C++ for the dtypes that it has, in NumPy for others, by the dtype of the first array."""
+
+    @wraps(plain)
+    def primitive(*arguments: Any) -> None:
+        if arguments[0].dtype not in DTYPES:
+            plain(*arguments)
+            return
+        if all(is_addressable(value) for value in arguments if isinstance(value, np.ndarray)):
+            compiled(*arguments)
+            return
+        taken = [addressable(value) if isinstance(value, np.ndarray) else value for value in arguments]
+        compiled(*taken)
+        for given, copy in zip(arguments, taken, strict=True):
+            if given is not copy and given.flags.writeable:
+                given[...] = copy
+
+    return primitive
+
+
+@_compiled(elementwise)
+class CompiledBackend(NumpyBackend):
+    """Primitives over `numpy.ndarray` in C++ where there is a kernel, else in NumPy."""
+
+    name = "compiled"

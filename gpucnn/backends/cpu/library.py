@@ -1,0 +1,239 @@
+"""Compiled CPU kernels: ``kernels/cpu/*.cpp``, built on first use for the machine at hand and called by ctypes.
+
+A file is compiled once for each dtype, with ``SCALAR`` as its type. The build is named after all that it depends on:
+the text with its headers, the flags, the compiler and the processor. Calls release the interpreter's lock.
+
+The host fills the structure ``Params`` of a kernel's file by name, passes arrays by name, and hands out work items to
+the threads of `gpucnn.backends.numpy.threads`. The items depend on sizes alone, so results do not depend on the number
+of threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+import struct
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.numpy import threads
+from gpucnn.backends.numpy.memory import Array, scratch
+from gpucnn.compilation import cache as compiled_files
+from gpucnn.compilation.compiler import CompilerError, find_compiler, hash_of, run
+from gpucnn.paths import cache_folder
+
+_PACKAGE = Path(__file__).parents[2]
+_FOLDERS = (_PACKAGE / "kernels" / "cpu", _PACKAGE.parent / "kernels" / "cpu")  # in a wheel; in a checkout
+_FIELDS = re.compile(r"^  (index_t|double) ([\w, ]+);", re.MULTILINE)
+_SCALARS = {"float32": "float", "float64": "double"}
+
+# -ffp-contract=fast: a * b + c is rounded once. Nothing of -ffast-math that changes results: sums have a fixed order.
+FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fPIC",
+    "-shared",
+    "-fvisibility=hidden",
+)
+
+Value = int | float
+
+
+class Kernel:
+    """One ``extern "C"`` function of a file in kernels/cpu/.
+
+    It takes ``const Params*``, its arrays, a workspace of scalars for the calling thread, and a work item.
+    """
+
+    def __init__(self, file: str, function: str = "") -> None:
+        self.file, self.name = file, function or file
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """The names in its structure ``Params``, in their order."""
+        return tuple(name for name, _ in _fields(self.file))
+
+    @cached_property
+    def format(self) -> str:
+        """The layout of ``Params`` for `struct.pack`."""
+        return "=" + "".join("q" if is_index else "d" for _, is_index in _fields(self.file))
+
+    @cached_property
+    def arrays(self) -> tuple[str, ...]:
+        """The names of its array parameters, in their order, as its source declares them."""
+        declared = re.search(rf"\b{self.name}\(const Params\* \w+,([^)]*)\)", re.sub(r"//.*", "", _text(self.file)))
+        if declared is None:
+            raise LookupError(f"kernels/cpu/{self.file}.cpp declares no kernel {self.name}")
+        return tuple(name for name in re.findall(r"\*(?: __restrict__)? (\w+)", declared[1]) if name != "workspace")
+
+    def function(self, dtype: str) -> Any:
+        """The function for arrays of `dtype`; compiled if it is not in the cache."""
+        found = _functions.get((self.name, dtype))
+        if found is None:
+            found = getattr(compiled_files.load(built(self.file, dtype)), self.name)
+            found.argtypes = [ctypes.c_char_p, *[ctypes.c_void_p] * (len(self.arrays) + 1), ctypes.c_int64]
+            found.restype = None
+            _functions[self.name, dtype] = found
+        return found
+
+
+_functions: dict[tuple[str, str], Any] = {}
+
+
+def launch(
+    kernel: Kernel,
+    dtype: str,
+    values: Mapping[str, Value],
+    arrays: Mapping[str, Array | None],
+    items: int = 1,
+    workspace: int = 0,
+) -> None:
+    """Call `kernel` for each of `items` work items, on the threads of the pool.
+
+    Parameters
+    ----------
+    kernel : Kernel
+    dtype : str
+        The build: "float32" or "float64".
+    values : mapping
+        The fields of ``Params`` by name. Others are ignored, so that kernels of one family can share what they are
+        given; strides come from `strides`.
+    arrays : mapping
+        The kernel's arrays by name; None is a null pointer.
+    items : int
+        Work items; each call gets its number, in ``[0, items)``. They write to disjoint memory.
+    workspace : int
+        Scalars of `dtype` that a call may use, aligned to 64 bytes and uninitialised.
+    """
+    function = kernel.function(dtype)
+    packed = struct.pack(kernel.format, *[values[name] for name in kernel.fields])
+    pointers = [_address(arrays[name]) for name in kernel.arrays]
+
+    def compute(item: int) -> None:
+        room = scratch(kernel.name, (workspace,), dtype).ctypes.data if workspace else None
+        function(packed, *pointers, room, item)
+
+    if items == 1:
+        compute(0)
+    else:
+        threads.run(compute, range(items))
+
+
+def strides(name: str, array: Array | None, axes: str) -> dict[str, int]:
+    """The strides of an array in elements, as fields ``name_axis``; 0 for an axis of one element, or without array."""
+    if array is None:
+        return dict.fromkeys([f"{name}_{axis}" for axis in axes], 0)
+    steps = zip(axes, array.shape, array.strides, strict=True)
+    return {f"{name}_{axis}": step // array.itemsize if size > 1 else 0 for axis, size, step in steps}
+
+
+def _address(array: Array | None) -> int | None:
+    if array is None:
+        return None
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+# --- Builds ---------------------------------------------------------------------------------------------------------
+
+
+def files() -> list[str]:
+    """The names of the files of kernels, without suffix."""
+    return sorted(path.stem for path in folder().glob("*.cpp"))
+
+
+def built(file: str, dtype: str) -> Path:
+    """The shared library of a file for `dtype`, compiled if it is not in the cache.
+
+    Raises
+    ------
+    CompilerError
+        There is no compiler, or it refused the program.
+    OSError
+        The cache cannot be written to.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise CompilerError(MISSING)
+    flags = (*FLAGS, *target_flags(), f"-DSCALAR={_SCALARS[dtype]}", f"-I{folder()}")
+    texts = (path.read_text(encoding="utf-8") for path in sorted(folder().glob("*.hpp")))
+    key = hash_of(compiler.identity, _processor(), *flags, _text(file), *texts)
+
+    def build(target: Path) -> None:
+        run([compiler.path, *flags, str(folder() / f"{file}.cpp"), "-o", str(target)])
+
+    return compiled_files.cached(cache_folder() / "cpu" / f"{file}-{dtype}-{key}.so", build)
+
+
+MISSING = (
+    "compiled CPU kernels need g++ 11 or newer, or clang++ 15 or newer; install one, for instance with your system's "
+    "package manager"
+)
+
+
+def target_flags() -> tuple[str, ...]:
+    """The flags that choose this machine's instructions."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return ("-march=native", "-mprefer-vector-width=512")
+    return ("-mcpu=native",)
+
+
+@cache
+def _processor() -> str:
+    """What ``native`` stands for: the processor's name and features."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return "\n".join(sorted({line for line in lines if line.partition("\t")[0] in ("model name", "flags", "Features")}))
+
+
+@cache
+def folder() -> Path:
+    """The folder that holds the C++ sources.
+
+    Raises
+    ------
+    FileNotFoundError
+        This installation has none.
+    """
+    for candidate in _FOLDERS:
+        if (candidate / "vectors.hpp").is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"gpucnn: its CPU kernels are in none of {', '.join(map(str, _FOLDERS))}; install gpucnn again"
+    )
+
+
+@cache
+def _text(file: str) -> str:
+    return (folder() / f"{file}.cpp").read_text(encoding="utf-8")
+
+
+@cache
+def _fields(file: str) -> list[tuple[str, bool]]:
+    """The fields of a file's ``Params``, and whether each is an index."""
+    body = re.search(r"^struct Params {\n(.*?)^};", _text(file), re.MULTILINE | re.DOTALL)
+    if body is None:
+        raise LookupError(f"kernels/cpu/{file}.cpp has no structure Params")
+    return [(name.strip(), kind == "index_t") for kind, names in _FIELDS.findall(body[1]) for name in names.split(",")]
+
+
+def is_addressable(array: Array) -> bool:
+    """Whether a kernel can read the elements in place: aligned, at whole steps."""
+    return bool(array.flags.aligned) and not any(step % array.itemsize for step in array.strides)
+
+
+def addressable(array: Array) -> Array:
+    """The array, or a copy that a kernel can read."""
+    return array if is_addressable(array) else np.array(array, order="K")

@@ -1,0 +1,57 @@
+// Vectors of SCALAR in the compiler's vector extensions: as wide as the machine's registers, the same source for all.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+using index_t = int64_t;
+using scalar_t = SCALAR;
+
+#define KERNEL extern "C" __attribute__((visibility("default"))) void
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32;
+#else
+constexpr int VECTOR_BYTES = 16;
+#endif
+
+typedef scalar_t vector_t __attribute__((vector_size(VECTOR_BYTES)));
+
+constexpr int LANES = VECTOR_BYTES / sizeof(scalar_t);
+
+INLINE vector_t load(const scalar_t* from) {
+  vector_t v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+
+INLINE void store(scalar_t* to, vector_t v) { memcpy(to, &v, sizeof v); }
+
+// The first `count` lanes, count in [0, LANES); the others are zero, and not stored.
+INLINE vector_t load_first(const scalar_t* from, index_t count) {
+  vector_t v = {};
+  memcpy(&v, from, count * sizeof(scalar_t));
+  return v;
+}
+
+INLINE void store_first(scalar_t* to, vector_t v, index_t count) { memcpy(to, &v, count * sizeof(scalar_t)); }
+
+INLINE vector_t broadcast(scalar_t value) { return value - vector_t{}; }
+
+INLINE index_t round_up(index_t count, index_t multiple) { return (count + multiple - 1) / multiple * multiple; }
+
+INLINE index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
+
+// The range [begin, end) of the `part`-th of `parts` nearly equal parts of `count` items.
+struct Range {
+  index_t begin, end;
+};
+
+INLINE Range part_of(index_t count, index_t part, index_t parts) {
+  return {count * part / parts, count * (part + 1) / parts};
+}
