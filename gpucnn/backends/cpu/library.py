@@ -189,6 +189,14 @@ def target_flags() -> tuple[str, ...]:
 
 
 @cache
+def vector_bytes() -> int:
+    """Bytes of a vector in the builds for this machine: ``VECTOR_BYTES`` of vectors.hpp."""
+    function = compiled_files.load(built("convolution", "float32")).vector_bytes
+    function.restype = ctypes.c_int64
+    return int(function())
+
+
+@cache
 def _processor() -> str:
     """What ``native`` stands for: the processor's name and features."""
     try:

@@ -1,0 +1,186 @@
+// Convolution as an implicit GEMM: y[n, (g, m), o] = bias[g, m] + sum over c, taps of w[g, m, c, tap] * x[n, (g, c), at].
+//
+// A work item is a tile of outputs of one group, and a part of its filters. Its input is copied to a block (blocks.hpp);
+// then, for each panel of up to MAX_VECTORS vectors of filters and each chunk of multiply-adds, a register tile passes
+// over all positions. Sums of a panel are kept in the workspace, and transposed to y's memory order at the end.
+//
+// dgrad is the same with the roles of channels exchanged, once per stride residue: the host describes the samplings.
+#include "blocks.hpp"
+#include "gemm.hpp"
+
+struct Params {
+  index_t groups, channels, filters;        // of one group
+  index_t d, h, w;                          // sources
+  index_t od, oh, ow;                       // targets
+  index_t kd, kh, kw;                       // taps
+  index_t step_d, step_h, step_w;
+  index_t least_d, least_h, least_w;
+  index_t gap_d, gap_h, gap_w;
+  index_t x_n, x_c, x_d, x_h, x_w;
+  index_t y_n, y_c, y_d, y_h, y_w;
+  index_t w_g, w_m, w_c, w_d, w_h, w_w;     // of ascending taps
+  index_t bias_g, bias_m;
+  index_t n, tile_n, tile_d, tile_h, tile_w;
+  index_t parts;                            // of the filters
+  index_t block, room;                      // scalars of the largest block; and of its positions, rounded up
+};
+
+struct Problem {
+  Axis d, h, w;
+  Steps x, y;
+  explicit Problem(const Params* p)
+      : d{p->d, p->od, p->kd, p->step_d, p->least_d, p->gap_d, p->tile_d},
+        h{p->h, p->oh, p->kh, p->step_h, p->least_h, p->gap_h, p->tile_h},
+        w{p->w, p->ow, p->kw, p->step_w, p->least_w, p->gap_w, p->tile_w},
+        x{p->x_n, p->x_c, p->x_d, p->x_h, p->x_w},
+        y{p->y_n, p->y_c, p->y_d, p->y_h, p->y_w} {}
+};
+
+// The panels of the filters: as few as hold MAX_VECTORS vectors at most, and about equal.
+struct Panels {
+  index_t vectors, count;
+  explicit Panels(index_t filters)
+      : vectors(ceil_div(filters, LANES)), count(ceil_div(vectors, MAX_VECTORS)) {}
+  index_t first(index_t panel) const { return vectors * panel / count; }  // vector
+};
+
+// --- Weights --------------------------------------------------------------------------------------------------------
+
+// packed[g][panel][k][lane of the panel]: of one item's panel; lanes beyond the filters are zero.
+KERNEL pack_weights(const Params* p, const scalar_t* w, scalar_t* packed, scalar_t* workspace, int64_t item) {
+  Panels panels(p->filters);
+  index_t g = item / panels.count, panel = item % panels.count, depth = p->channels * p->kd * p->kh * p->kw;
+  index_t first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
+  scalar_t* to = packed + (g * panels.vectors + first) * LANES * depth;
+  index_t m = first * LANES, count = std::min(lanes, p->filters - m);
+  const scalar_t* from = w + g * p->w_g + m * p->w_m;
+  // Along W outermost, so that the inner loops read a C-order weight's channels and filters once per tap.
+  for (index_t d = 0; d < p->kd; d++)
+    for (index_t h = 0; h < p->kh; h++)
+      for (index_t k = 0; k < p->kw; k++) {
+        const scalar_t* tap = from + d * p->w_d + h * p->w_h + k * p->w_w;
+        for (index_t c = 0; c < p->channels; c++, to += lanes) {
+          for (index_t i = 0; i < count; i++) to[i] = tap[c * p->w_c + i * p->w_m];
+          for (index_t i = count; i < lanes; i++) to[i] = 0;
+        }
+      }
+}
+
+// --- Outputs --------------------------------------------------------------------------------------------------------
+
+// Copies sums[position][lane] to y, whose first channel is that of lane 0.
+static void write(const scalar_t* sums, index_t lanes, index_t channels, const Tile& tile, const Steps& by, scalar_t* y,
+                  scalar_t* turned) {
+  if (by.c != 1) transposed(sums, lanes, tile.positions(), lanes, turned, tile.positions());
+  index_t position = 0;
+  for (index_t n = 0; n < tile.ns; n++)
+    for (index_t d = 0; d < tile.ds; d++)
+      for (index_t h = 0; h < tile.hs; h++, position += tile.ws) {
+        scalar_t* row = y + (tile.n + n) * by.n + (tile.d + d) * by.d + (tile.h + h) * by.h + tile.w * by.w;
+        for (index_t w = 0; w < tile.ws && by.c == 1; w++)
+          memcpy(row + w * by.w, sums + (position + w) * lanes, channels * sizeof(scalar_t));
+        for (index_t c = 0; c < channels && by.c != 1; c++) {
+          const scalar_t* from = turned + c * tile.positions() + position;
+          if (by.w == 1) memcpy(row + c * by.c, from, tile.ws * sizeof(scalar_t));
+          for (index_t w = 0; w < tile.ws && by.w != 1; w++) row[c * by.c + w * by.w] = from[w];
+        }
+      }
+}
+
+// --- The product ----------------------------------------------------------------------------------------------------
+
+struct Chunks {
+  Piece* pieces;
+  index_t* starts;  // of each chunk in the pieces, and in the packed weights
+  index_t* depths;
+  index_t count;
+
+  // Runs that reach the image, in pieces of at most CHUNK, gathered in chunks of at most CHUNK.
+  Chunks(const Problem& at, const Runs& runs, const Block& block, const Tile& tile, Piece* pieces, index_t* starts,
+         index_t* depths)
+      : pieces(pieces), starts(starts), depths(depths), count(0) {
+    index_t made = 0, filled = CHUNK, depth = 0, expected = -1;
+    for (index_t run = 0; run < runs.count(); run++, depth += runs.length) {
+      if (!runs.reaches(run, at.d, at.h, tile)) continue;
+      index_t offset = runs.offset(run, at.d, at.h, at.w, block);
+      for (index_t k = 0; k < runs.length; k += CHUNK) {
+        index_t length = std::min(CHUNK, runs.length - k);
+        if (filled + length > CHUNK || depth + k != expected) {
+          starts[count] = made, depths[count++] = depth + k, filled = 0;
+        }
+        pieces[made++] = {offset + k, length};
+        filled += length, expected = depth + k + length;
+      }
+    }
+    starts[count] = made;
+  }
+};
+
+template <int V>
+static void multiply_panel(const scalar_t* block, const index_t* at, index_t positions, const Chunks& chunks,
+                           const scalar_t* weights, const scalar_t* bias, index_t filters, index_t bias_step,
+                           scalar_t* sums) {
+  vector_t first[V] = {};
+  for (index_t i = 0; i < std::min<index_t>(filters, V * LANES) && bias; i++)
+    first[i / LANES][i % LANES] = bias[i * bias_step];
+  positions = round_up(positions, ROWS[V]);
+  if (chunks.count == 0)
+    for (index_t i = 0; i < positions * V; i++) store(sums + i * LANES, first[i % V]);
+  for (index_t chunk = 0; chunk < chunks.count; chunk++)
+    multiply<V>(block, at, positions, chunks.pieces + chunks.starts[chunk],
+                chunks.starts[chunk + 1] - chunks.starts[chunk], weights + chunks.depths[chunk] * V * LANES,
+                chunk ? nullptr : first, sums);
+}
+
+static Tile tile_of(const Params* p, const Problem& at, index_t* item) {
+  auto next = [&](index_t count, index_t tile) {
+    index_t tiles = ceil_div(count, tile), first = *item % tiles * tile;
+    *item /= tiles;
+    return Range{first, std::min(tile, count - first)};
+  };
+  Range w = next(p->ow, p->tile_w), h = next(p->oh, p->tile_h), d = next(p->od, p->tile_d), n = next(p->n, p->tile_n);
+  return {n.begin, n.end, d.begin, d.end, h.begin, h.end, w.begin, w.end};
+}
+
+KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, const scalar_t* bias, scalar_t* y,
+                   scalar_t* workspace, int64_t item) {
+  Problem at(p);
+  Panels panels(p->filters);
+  Range part = part_of(panels.count, item % p->parts, p->parts);
+  item /= p->parts;
+  Tile tile = tile_of(p, at, &item);
+  index_t g = item, depth = p->channels * p->kd * p->kh * p->kw;
+
+  Block block(at.d, at.h, at.w, tile, p->channels);
+  Runs runs(at.d, at.h, at.w, p->channels);
+  scalar_t* sums = workspace + round_up(p->block, LANES);
+  scalar_t* turned = sums + p->room * MAX_VECTORS * LANES;
+  index_t* offsets = reinterpret_cast<index_t*>(turned + p->room * MAX_VECTORS * LANES);
+  index_t pieces = runs.count() * ceil_div(runs.length, CHUNK);
+  Piece* list = reinterpret_cast<Piece*>(offsets + p->room);
+  index_t* starts = reinterpret_cast<index_t*>(list + pieces);
+
+  block.fill(x + g * p->channels * p->x_c, at.x, at.d, at.h, at.w, tile, workspace);
+  block.positions(at.d, at.h, at.w, tile, offsets);
+  for (index_t i = tile.positions(); i < p->room; i++) offsets[i] = 0;  // computed, never written
+  Chunks chunks(at, runs, block, tile, list, starts, starts + pieces + 1);
+
+  for (index_t panel = part.begin; panel < part.end; panel++) {
+    index_t first = panels.first(panel), vectors = panels.first(panel + 1) - first;
+    const scalar_t* weights = packed + (g * panels.vectors + first) * LANES * depth;
+    index_t m = first * LANES, filters = std::min(vectors * LANES, p->filters - m);
+    const scalar_t* shift = bias ? bias + g * p->bias_g + m * p->bias_m : nullptr;
+    auto run = [&](auto multiply_some) {
+      multiply_some(workspace, offsets, tile.positions(), chunks, weights, shift, filters, p->bias_m, sums);
+    };
+    if (vectors == 1) run(multiply_panel<1>);
+    if (vectors == 2) run(multiply_panel<2>);
+    if constexpr (MAX_VECTORS > 2) {
+      if (vectors == 3) run(multiply_panel<3>);
+      if (vectors == 4) run(multiply_panel<4>);
+    }
+    write(sums, vectors * LANES, filters, tile, at.y, y + (g * p->filters + m) * p->y_c, turned);
+  }
+}
+
+extern "C" __attribute__((visibility("default"))) int64_t vector_bytes() { return VECTOR_BYTES; }
