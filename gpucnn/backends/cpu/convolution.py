@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cpu.library import Kernel, launch, strides, vector_bytes
+from gpucnn.backends.cpu import winograd
+from gpucnn.backends.cpu.library import Kernel, aligned, launch, strides, vector_bytes
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry, Sampling
 
@@ -62,11 +63,21 @@ def contract(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | N
     """
     if y.size == 0:
         return
-    x, y, samplings = _flattened(x, y, samplings)
-    groups, filters, channels = w.shape[:3]
     w = w[..., *[slice(None, None, -1 if axis.spacing < 0 else 1) for axis in samplings]]
+    groups, filters, channels = w.shape[:3]
+    if winograd.computes(samplings, channels, x.dtype.name) and winograd.pays(samplings, len(x), filters, channels):
+        for n in winograd.contract(x, w, samplings, y, bias):
+            multiply(x[n : n + 1], w, samplings, y[n : n + 1], bias)
+    else:
+        multiply(x, w, samplings, y, bias)
+
+
+def multiply(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None) -> None:
+    """As `contract`, by the implicit GEMM, with the taps of w in the order of their sources."""
+    groups, filters, channels = w.shape[:3]
+    x, y, samplings = _flattened(x, y, samplings)
     lanes = vector_bytes() // x.itemsize
-    packed = np.empty(groups * -(-filters // lanes) * lanes * prod(w.shape[2:]), x.dtype)
+    packed = aligned(groups * -(-filters // lanes) * lanes * prod(w.shape[2:]), x.dtype)
     tile = tile_of(len(x), channels, samplings, x.itemsize)
     counts = [-(-count // each) for count, each in zip((len(x), *y.shape[2:]), tile, strict=True)]
     panels = -(-filters // (4 * lanes))
@@ -84,7 +95,7 @@ def contract(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | N
         **strides("w", w, "gmcdhw"),
         **strides("bias", bias, "gm"),
     }
-    launch(_PACK, x.dtype.name, values, {"w": w, "packed": packed}, groups * panels)
+    launch(_PACK, x.dtype.name, values, {"w": w, "packed": packed}, groups * -(-filters // lanes), lanes * max(256, prod(w.shape[3:])))
     arrays = {"x": x, "packed": packed, "bias": bias, "y": y}
     workspace = block + lanes + 2 * room * 4 * lanes + 2 * (room + 4 * pieces + 8)
     launch(_CONVOLUTION, x.dtype.name, values, arrays, groups * prod(counts) * parts, workspace)

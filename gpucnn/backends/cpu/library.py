@@ -117,7 +117,7 @@ def launch(
     """
     function = kernel.function(dtype)
     packed = struct.pack(kernel.format, *[values[name] for name in kernel.fields])
-    pointers = [_address(arrays[name]) for name in kernel.arrays]
+    pointers = [None if (array := arrays[name]) is None else _address(array) for name in kernel.arrays]
 
     def compute(item: int) -> None:
         room = scratch(kernel.name, (workspace,), dtype).ctypes.data if workspace else None
@@ -137,9 +137,7 @@ def strides(name: str, array: Array | None, axes: str) -> dict[str, int]:
     return {f"{name}_{axis}": step // array.itemsize if size > 1 else 0 for axis, size, step in steps}
 
 
-def _address(array: Array | None) -> int | None:
-    if array is None:
-        return None
+def _address(array: Array) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
 
@@ -235,6 +233,13 @@ def _fields(file: str) -> list[tuple[str, bool]]:
     if body is None:
         raise LookupError(f"kernels/cpu/{file}.cpp has no structure Params")
     return [(name.strip(), kind == "index_t") for kind, names in _FIELDS.findall(body[1]) for name in names.split(",")]
+
+
+def aligned(count: int, dtype: Any) -> Array:
+    """An uninitialised array [count] at the start of a cache line: a vector that crosses one takes two loads."""
+    dtype = np.dtype(dtype)
+    room = np.empty(count * dtype.itemsize + 64, np.uint8)
+    return np.ndarray((count,), dtype, room, -_address(room) % 64)
 
 
 def is_addressable(array: Array) -> bool:
