@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.backends.base import Backend
 from gpucnn.backends.cpu import convolution, elementwise
 from gpucnn.backends.cpu.library import MISSING, addressable, is_addressable
 from gpucnn.backends.numpy import NumpyBackend
@@ -29,7 +30,7 @@ def _compiled(*modules: ModuleType) -> Callable[[type], type]:
     def replace(backend: type) -> type:
         for module in modules:
             for name, function in vars(module).items():
-                if getattr(function, "__module__", "") == module.__name__ and hasattr(NumpyBackend, name):
+                if getattr(function, "__module__", "") == module.__name__ and name in Backend.__abstractmethods__:
                     setattr(backend, name, staticmethod(_by_dtype(function, getattr(NumpyBackend, name))))
         return backend
 
@@ -61,3 +62,5 @@ class CompiledBackend(NumpyBackend):
     """Primitives over `numpy.ndarray` in C++ where there is a kernel, else in NumPy."""
 
     name = "compiled"
+
+    empty_weight = staticmethod(convolution.empty_weight)

@@ -19,10 +19,13 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 BLOCK_BYTES = 384 << 10  # of the input of a tile, which stays in the second-level cache
 POSITIONS = 256  # of a tile: each chunk of weights that is read serves so many
 MIN_ITEMS = 16  # work items below which the filters are cut in parts too
+RANGE_BYTES = 4 << 20  # of the sums of a range of tiles, of which there are more the smaller they are
 MAX_ROWS = 14  # of a register tile: positions are rounded up to them
 
 _CONVOLUTION = Kernel("convolution")
 _PACK = Kernel("convolution", "pack_weights")
+_WEIGHT = Kernel("convolution_backward_weight")
+_SUM = Kernel("convolution_backward_weight", "sum_ranges")
 
 
 class Tile(NamedTuple):
@@ -152,3 +155,55 @@ def _block_bytes(
 ) -> int:
     n, *space = [*tile[:axis], count, *tile[axis + 1 :]]
     return n * channels * itemsize * prod(map(_extent, samplings, space))
+
+
+# --- wgrad ----------------------------------------------------------------------------------------------------------
+
+
+def empty_weight(shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
+    """An array [OC, C / groups, *k] for a weight's gradient, in the order of its sums: the channels innermost."""
+    return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+
+
+def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+    """grad_w [OC, C / groups, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, OC, OD, OH, OW]."""
+    inputs, outputs, groups = geometry.channels
+    channels, filters = inputs // groups, outputs // groups
+    if len(x) == 0:
+        grad_w[...] = 0
+        return
+    x, grad_y, samplings = _flattened(x, grad_y, geometry.forward)
+    by_group = grad_w.reshape(groups, filters, channels, *geometry.kernel_size)
+    assert np.may_share_memory(by_group, grad_w)
+    lanes = vector_bytes() // x.itemsize
+    row = _rounded_runs(samplings, channels, lanes)
+    tile = tile_of(len(x), channels, samplings, x.itemsize)
+    tiles = prod(-(-count // each) for count, each in zip((len(x), *grad_y.shape[2:]), tile, strict=True))
+    ranges = max(1, min(tiles, MIN_ITEMS // groups, RANGE_BYTES // (filters * row * x.itemsize)))
+    parts = min(-(-filters // 16), max(1, MIN_ITEMS // 2 // (groups * ranges)))
+    part = -(-filters // parts)
+    block = tile.n * channels * prod(map(_extent, samplings, tile[1:]))
+    values = {
+        **{"n": len(x), "groups": groups, "channels": channels, "filters": filters},
+        **_axes(samplings),
+        **dict(zip(("tile_n", "tile_d", "tile_h", "tile_w"), tile, strict=True)),
+        **{"tiles": tiles, "ranges": ranges, "parts": parts, "part": part, "row": row},
+        **{"block": block, "positions": prod(tile)},
+        **strides("x", x, "ncdhw"),
+        **strides("y", grad_y, "ncdhw"),
+        **strides("w", by_group, "gmcdhw"),
+    }
+    items = groups * ranges * parts
+    sums = aligned(items * (part + MAX_ROWS) * row, x.dtype)
+    workspace = block + 3 * lanes + prod(tile) * part + MAX_ROWS + lanes + 2 * prod(tile)
+    arrays = {"x": x, "grad_y": grad_y, "sums": sums, "grad_w": by_group}
+    launch(_WEIGHT, x.dtype.name, values, arrays, items, workspace)
+    launch(_SUM, x.dtype.name, values, arrays, groups * filters, row)
+
+
+def _rounded_runs(samplings: Samplings, channels: int, lanes: int) -> int:
+    """Scalars of all runs of a block that an output reads (see blocks.hpp), each rounded up to whole vectors."""
+    depth, height, width = (len(axis.offsets) for axis in samplings)
+    if abs(samplings[2].spacing) > 1:
+        return depth * height * width * -(-channels // lanes) * lanes
+    return depth * height * -(-channels * width // lanes) * lanes

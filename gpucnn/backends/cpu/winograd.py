@@ -42,7 +42,7 @@ def pays(samplings: Samplings, batch: int, filters: int, channels: int) -> bool:
     _, height, width = samplings
     tiles = batch * -(-height.targets // 2) * -(-width.targets // 2)
     products = 16 * channels * filters
-    transforms = 30 * (channels + filters) + 60 * channels * filters / tiles
+    transforms = 30 * (channels + filters) + 25 * channels * filters / tiles
     direct = 9 * channels * filters * height.targets * width.targets * batch / tiles
     return products + transforms * 16 < direct
 
