@@ -140,7 +140,7 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, c
     index_t m = first * LANES, filters = std::min(vectors * LANES, p->filters - m);
     const scalar_t* shift = bias ? bias + g * p->bias_g + m * p->bias_m : nullptr;
     Product product{workspace, offsets, nullptr, 0, weights, vectors * LANES, sums, vectors * LANES};
-    with_vectors(vectors, [&](auto v) {
+    with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
       multiply_panel<v()>(product, tile.positions(), chunks, shift, filters, p->bias_m);
     });
     write(sums, vectors * LANES, filters, tile, at.y, y + (g * p->filters + m) * p->y_c, turned);

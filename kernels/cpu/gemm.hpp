@@ -20,6 +20,9 @@ constexpr index_t CHUNK = 8192 / MAX_VECTORS / LANES;
 // The length of equal pieces of at most CHUNK of a run.
 INLINE index_t piece_of(index_t length) { return ceil_div(length, ceil_div(length, CHUNK)); }
 
+// A function of its own: registers are not shared with what surrounds its loop.
+#define REGISTERS static __attribute__((noinline))
+
 struct Piece {
   index_t offset, length;  // in the block
 };
@@ -38,7 +41,7 @@ struct Product {
 
 // R rows of V vectors. `first` is null where sums are continued.
 template <int R, int V>
-INLINE void multiply_tile(const Product& p, index_t row, const vector_t* first, scalar_t* sums, index_t sums_step) {
+REGISTERS void multiply_tile(const Product& p, index_t row, const vector_t* first, scalar_t* sums, index_t sums_step) {
   vector_t total[R][V];
   for (int i = 0; i < R; i++)
     for (int v = 0; v < V; v++) total[i][v] = first ? first[v] : load(sums + i * sums_step + v * LANES);
@@ -75,15 +78,12 @@ static void multiply(const Product& p, index_t rows, const vector_t* first) {
     memcpy(p.sums + i * p.sums_step, last + (i - row) * V * LANES, V * LANES * sizeof(scalar_t));
 }
 
-// Calls `function` with the number of vectors as a constant.
-template <typename Function>
+// Calls `function` with the number of vectors, in [1, MOST], as a constant.
+template <int MOST, typename Function>
 INLINE void with_vectors(index_t vectors, Function function) {
-  if (vectors == 1) function(std::integral_constant<int, 1>());
-  if (vectors == 2) function(std::integral_constant<int, 2>());
-  if constexpr (MAX_VECTORS > 2) {
-    if (vectors == 3) function(std::integral_constant<int, 3>());
-    if (vectors == 4) function(std::integral_constant<int, 4>());
-  }
+  if (vectors == MOST) function(std::integral_constant<int, MOST>());
+  if constexpr (MOST > 1)
+    if (vectors < MOST) with_vectors<MOST - 1>(vectors, function);
 }
 
 // The panels of the filters: as few as hold MAX_VECTORS vectors at most, and about equal.
@@ -100,7 +100,7 @@ struct Panels {
 
 // sums[i][V] += sum over p of grads[p][i] * block[at[p] + lane]: R filters, V vectors of a run.
 template <int R, int V>
-INLINE void correlate_tile(const scalar_t* block, const index_t* at, index_t positions, const scalar_t* grads,
+REGISTERS void correlate_tile(const scalar_t* block, const index_t* at, index_t positions, const scalar_t* grads,
                            index_t grads_row, scalar_t* sums, index_t sums_row) {
   vector_t total[R][V];
   for (int i = 0; i < R; i++)

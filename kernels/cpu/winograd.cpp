@@ -161,7 +161,7 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* packed, cons
   for (index_t panel = part.begin; panel < part.end; panel++) {
     index_t first = panels.first(panel), vectors = panels.first(panel + 1) - first, m = first * LANES;
     const scalar_t* weights = packed + (g * panels.vectors + first) * LANES * p->channels * FREQUENCIES;
-    with_vectors(vectors, [&](auto v) {
+    with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
       multiply_panel<v()>(transformed, at, tiles, p->channels, weights, products);
     });
     index_t filters = std::min(vectors * LANES, p->filters - m);

@@ -188,6 +188,7 @@ def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: C
         **_axes(samplings),
         **dict(zip(("tile_n", "tile_d", "tile_h", "tile_w"), tile, strict=True)),
         **{"tiles": tiles, "ranges": ranges, "parts": parts, "part": part, "row": row},
+        **{"items": min(MIN_ITEMS, groups * filters)},
         **{"block": block, "positions": prod(tile)},
         **strides("x", x, "ncdhw"),
         **strides("y", grad_y, "ncdhw"),
@@ -198,7 +199,7 @@ def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: C
     workspace = block + 3 * lanes + prod(tile) * part + MAX_ROWS + lanes + 2 * prod(tile)
     arrays = {"x": x, "grad_y": grad_y, "sums": sums, "grad_w": by_group}
     launch(_WEIGHT, x.dtype.name, values, arrays, items, workspace)
-    launch(_SUM, x.dtype.name, values, arrays, groups * filters, row)
+    launch(_SUM, x.dtype.name, values, arrays, values["items"], row)
 
 
 def _rounded_runs(samplings: Samplings, channels: int, lanes: int) -> int:
