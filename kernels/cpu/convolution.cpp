@@ -90,8 +90,8 @@ static void multiply_panel(Product product, index_t positions, const Chunks& chu
   vector_t first[V] = {};
   for (index_t i = 0; i < std::min<index_t>(filters, V * LANES) && bias; i++)
     first[i / LANES][i % LANES] = bias[i * bias_step];
-  if (chunks.count == 0)
-    for (index_t i = 0; i < positions * V; i++) store(product.sums + i * LANES, first[i % V]);
+  for (index_t i = 0; i < positions * V && chunks.count == 0; i++)
+    store(product.sums + i / V * product.sums_step + i % V * LANES, first[i % V]);
   const scalar_t* columns = product.columns;
   for (index_t chunk = 0; chunk < chunks.count; chunk++) {
     product.pieces = chunks.pieces + chunks.starts[chunk];
@@ -109,6 +109,18 @@ static Tile tile_of(const Params* p, const Problem& at, index_t* item) {
   };
   Range w = next(p->ow, p->tile_w), h = next(p->oh, p->tile_h), d = next(p->od, p->tile_d), n = next(p->n, p->tile_n);
   return {n.begin, n.end, d.begin, d.end, h.begin, h.end, w.begin, w.end};
+}
+
+// Whether each output reads the pixel at its place, of rows of one pixel after another with its channels innermost.
+static bool reads_in_place(const Params* p) {
+  return p->kd * p->kh * p->kw == 1 && p->x_c == 1 && p->d == 1 && p->h == 1 && p->step_w == 1 && p->least_w == 0 &&
+         p->w == p->ow;
+}
+
+// Whether the outputs of a tile are evenly spaced, with their channels innermost.
+static bool writes_in_place(const Params* p, const Tile& tile) {
+  return p->y_c == 1 && tile.ns == 1 && tile.ds == 1 && p->od == 1 &&
+         (tile.hs == 1 || (tile.ws == p->ow && p->y_h == p->ow * p->y_w));
 }
 
 KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, const scalar_t* bias, scalar_t* y,
@@ -129,8 +141,16 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, c
   Piece* list = reinterpret_cast<Piece*>(offsets + p->room);
   index_t* starts = reinterpret_cast<index_t*>(list + pieces);
 
-  block.fill(x + g * p->channels * p->x_c, at.x, at.d, at.h, at.w, tile, workspace);
-  block.positions(at.d, at.h, at.w, tile, offsets);
+  x += g * p->channels * p->x_c;
+  const scalar_t* rows = workspace;
+  if (reads_in_place(p)) {
+    rows = x + tile.n * p->x_n + tile.w * p->x_w;
+    for (index_t n = 0, i = 0; n < tile.ns; n++)
+      for (index_t w = 0; w < tile.ws; w++) offsets[i++] = n * p->x_n + w * p->x_w;
+  } else {
+    block.fill(x, at.x, at.d, at.h, at.w, tile, workspace);
+    block.positions(at.d, at.h, at.w, tile, offsets);
+  }
   for (index_t i = tile.positions(); i < p->room; i++) offsets[i] = 0;  // computed, never written
   Chunks chunks(at, runs, block, tile, list, starts, starts + pieces + 1);
 
@@ -139,11 +159,14 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, c
     const scalar_t* weights = packed + (g * panels.vectors + first) * LANES * depth;
     index_t m = first * LANES, filters = std::min(vectors * LANES, p->filters - m);
     const scalar_t* shift = bias ? bias + g * p->bias_g + m * p->bias_m : nullptr;
-    Product product{workspace, offsets, nullptr, 0, weights, vectors * LANES, sums, vectors * LANES};
+    scalar_t* to = y + (g * p->filters + m) * p->y_c;
+    bool is_in_place = writes_in_place(p, tile) && filters == vectors * LANES;
+    Product product{rows, offsets, nullptr, 0, weights, vectors * LANES, sums, vectors * LANES};
+    if (is_in_place) product.sums = to + tile.n * p->y_n + tile.h * p->y_h + tile.w * p->y_w, product.sums_step = p->y_w;
     with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
       multiply_panel<v()>(product, tile.positions(), chunks, shift, filters, p->bias_m);
     });
-    write(sums, vectors * LANES, filters, tile, at.y, y + (g * p->filters + m) * p->y_c, turned);
+    if (!is_in_place) write(sums, vectors * LANES, filters, tile, at.y, to, turned);
   }
 }
 

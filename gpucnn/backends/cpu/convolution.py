@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cpu import winograd
+from gpucnn.backends.cpu import pointwise, winograd
 from gpucnn.backends.cpu.library import Kernel, aligned, launch, strides, vector_bytes
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry, Sampling
@@ -79,6 +79,9 @@ def multiply(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | N
     """As `contract`, by the implicit GEMM, with the taps of w in the order of their sources."""
     groups, filters, channels = w.shape[:3]
     x, y, samplings = _flattened(x, y, samplings)
+    if pointwise.computes(x, y, samplings):
+        pointwise.contract(x, w, y, bias)
+        return
     lanes = vector_bytes() // x.itemsize
     packed = aligned(groups * -(-filters // lanes) * lanes * prod(w.shape[2:]), x.dtype)
     tile = tile_of(len(x), channels, samplings, x.itemsize)
