@@ -131,16 +131,31 @@ struct Filters {
 
   // to[(channel * taps + tap)][lane] for `count` filters; lanes beyond are zero.
   void turn(const scalar_t* from, index_t count, index_t channels, scalar_t* to) const {
-    index_t taps = kd * kh * kw;
-    bool is_dense = c == taps && (d == kh * kw || kd == 1) && (h == kw || kh == 1) && (w == 1 || kw == 1);
-    if (is_dense && count == LANES) {
+    index_t taps = kd * kh * kw, channel = 0;
+    if (count == LANES && c == taps && has_dense_taps(1)) {
       transposed(from, m, LANES, channels * taps, to, LANES);
       return;
     }
-    for (index_t channel = 0; channel < channels; channel++)
-      for (index_t tap = 0; tap < taps; tap++, to += LANES) {
-        const scalar_t* each = from + channel * c + tap / (kh * kw) * d + tap / kw % kh * h + tap % kw * w;
-        for (index_t i = 0; i < LANES; i++) to[i] = i < count ? each[i * m] : scalar_t(0);
+    // All but the last channel: a row of vectors reads up to LANES scalars, which the next channel has.
+    if (count == LANES && taps <= LANES && c >= LANES && (has_dense_taps(1) || has_dense_taps(-1)))
+      for (bool ascends = has_dense_taps(1); channel < channels - 1; channel++) {
+        const scalar_t* first = from + channel * c - (ascends ? 0 : taps - 1);
+        vector_t rows[LANES];
+        for (int i = 0; i < LANES; i++) rows[i] = load(first + i * m);
+        transpose(rows);
+        for (index_t tap = 0; tap < taps; tap++)
+          store(to + (channel * taps + (ascends ? tap : taps - 1 - tap)) * LANES, rows[tap]);
       }
+    for (; channel < channels; channel++)
+      for (index_t tap = 0; tap < taps; tap++) {
+        const scalar_t* each = from + channel * c + tap / (kh * kw) * d + tap / kw % kh * h + tap % kw * w;
+        for (index_t i = 0; i < LANES; i++) to[(channel * taps + tap) * LANES + i] = i < count ? each[i * m] : scalar_t(0);
+      }
+  }
+
+ private:
+  // Whether taps follow each other in memory, forwards or backwards.
+  bool has_dense_taps(index_t sign) const {
+    return (d == sign * kh * kw || kd == 1) && (h == sign * kw || kh == 1) && (w == sign || kw == 1);
   }
 };
