@@ -22,6 +22,9 @@ struct Params {
 
 constexpr int FREQUENCIES = 16;
 
+// Scalars from one frequency to the next, of `count`: not a multiple of 4096 bytes, or all 16 fall into one cache set.
+INLINE index_t spaced(index_t count) { return count + LANES; }
+
 // --- Transforms -----------------------------------------------------------------------------------------------------
 
 // G g: taps 0..2 `step` apart, to frequencies 0..3.
@@ -41,12 +44,13 @@ INLINE void to_outputs(const vector_t* m, int step, vector_t* to, int to_step) {
   to[0] = m[0] + m[step] + m[2 * step], to[to_step] = m[step] - m[2 * step] - m[3 * step];
 }
 
-// packed[g][panel][frequency][c][lane of the panel]: of one item's group and vector of filters.
+// packed[g][panel][frequency][c][lane of the panel], with c in [0, channels]: of one item's group and vector of
+// filters. The last c is not used, but spaces the frequencies.
 KERNEL transform_weights(const Params* p, const scalar_t* w, scalar_t* packed, scalar_t* workspace, int64_t item) {
   Panels panels(p->filters);
   index_t g = item / panels.vectors, vector = item % panels.vectors;
   index_t panel = panels.of(vector), first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
-  scalar_t* to = packed + (g * panels.vectors + first) * LANES * p->channels * FREQUENCIES + (vector - first) * LANES;
+  scalar_t* to = packed + (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES + (vector - first) * LANES;
   Filters filters(p->w_m, p->w_c, 0, p->w_h, p->w_w, 1, 3, 3);
   index_t m = vector * LANES, count = std::min<index_t>(LANES, p->filters - m), some = filters.channels_at_once();
   for (index_t c = 0; c < p->channels; c += some) {
@@ -57,7 +61,7 @@ KERNEL transform_weights(const Params* p, const scalar_t* w, scalar_t* packed, s
       for (int tap = 0; tap < 9; tap++) taps[tap] = load(workspace + (i * 9 + tap) * LANES);
       for (int row = 0; row < 3; row++) of_taps(taps + row * 3, 1, rows + row * 4, 1);
       for (int column = 0; column < 4; column++) of_taps(rows + column, 4, all + column, 4);
-      for (int f = 0; f < FREQUENCIES; f++) store(to + (f * p->channels + c + i) * lanes, all[f]);
+      for (int f = 0; f < FREQUENCIES; f++) store(to + (f * (p->channels + 1) + c + i) * lanes, all[f]);
     }
   }
 }
@@ -85,8 +89,9 @@ static void multiply_panel(const scalar_t* transformed, const index_t* at, index
   for (int f = 0; f < FREQUENCIES; f++)
     for (index_t k = 0, most = piece_of(channels); k < channels; k += most) {
       Piece piece{k, std::min(most, channels - k)};
-      Product product{transformed + f * tiles * channels, at, &piece, 1, weights + (f * channels + k) * V * LANES,
-                      V * LANES, products + f * tiles * V * LANES, V * LANES};
+      Product product{transformed + f * spaced(tiles * channels), at, &piece, 1,
+                      weights + (f * (channels + 1) + k) * V * LANES, V * LANES,
+                      products + f * spaced(tiles * V * LANES), V * LANES};
       multiply<V>(product, tiles, k ? nullptr : zero);
     }
 }
@@ -94,7 +99,7 @@ static void multiply_panel(const scalar_t* transformed, const index_t* at, index
 // Sums [position][lane] of a region from its products; returns whether all of them are finite.
 static bool to_sums(const scalar_t* products, index_t lanes, const Tile& tile, const scalar_t* bias, index_t filters,
                     index_t bias_step, scalar_t* sums) {
-  index_t high = ceil_div(tile.hs, 2), wide = ceil_div(tile.ws, 2), step = tile.ns * high * wide * lanes;
+  index_t high = ceil_div(tile.hs, 2), wide = ceil_div(tile.ws, 2), step = spaced(tile.ns * high * wide * lanes);
   vector_t strange = {};
   for (index_t lane = 0; lane < lanes; lane += LANES) {
     vector_t shift = {};
@@ -141,8 +146,8 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* packed, cons
   Block block(depth, height, width, padded, p->channels);
   index_t most = p->tile_n * p->tile_h * p->tile_w, row = block.ws * p->channels;
   scalar_t* transformed = workspace;
-  scalar_t* products = transformed + round_up(FREQUENCIES * most * p->channels, LANES);
-  scalar_t* pixels = products + FREQUENCIES * most * MAX_VECTORS * LANES;  // the block; later sums, and those turned
+  scalar_t* products = transformed + FREQUENCIES * spaced(round_up(most * p->channels, LANES));
+  scalar_t* pixels = products + FREQUENCIES * spaced(most * MAX_VECTORS * LANES);  // the block; later sums, and those turned
   scalar_t* sums = pixels;
   scalar_t* turned = sums + 4 * most * MAX_VECTORS * LANES;
   index_t* at = reinterpret_cast<index_t*>(
@@ -154,13 +159,13 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* packed, cons
     for (index_t j = 0; j < high; j++)
       for (index_t k = 0; k < wide; k++, t++)
         transform_tile(pixels + block.offset(i, 0, 2 * j, 2 * k), row, p->channels, transformed + t * p->channels,
-                       tiles * p->channels);
+                       spaced(tiles * p->channels));
   for (index_t i = 0; i < tiles + ROWS[1]; i++) at[i] = std::min(i, tiles - 1) * p->channels;
 
   bool is_finite = true;
   for (index_t panel = part.begin; panel < part.end; panel++) {
     index_t first = panels.first(panel), vectors = panels.first(panel + 1) - first, m = first * LANES;
-    const scalar_t* weights = packed + (g * panels.vectors + first) * LANES * p->channels * FREQUENCIES;
+    const scalar_t* weights = packed + (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES;
     with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
       multiply_panel<v()>(transformed, at, tiles, p->channels, weights, products);
     });

@@ -13,9 +13,7 @@ from gpucnn.backends.numpy.memory import Array
 
 TRANSFORMED_BYTES = 3 << 19  # of a region's transformed input, which stays in the second-level cache
 TILES = 96  # most in a region
-PART_FILTERS = (
-    192  # least in a part: each part transforms the region's input anew, as many operations as for 30 filters
-)
+PART_FILTERS = 192  # least in a part: each transforms its input anew, as many operations as for 30 filters
 FREQUENCIES = 16
 
 _WINOGRAD = Kernel("winograd")
@@ -49,10 +47,10 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Sampli
     }
     items, tiles = groups * regions * parts, tile_n * tile_h * tile_w
     pixels = max(8 * tiles * 4 * lanes, tile_n * (2 * tile_h + 2) * (2 * tile_w + 2) * channels)
-    workspace = FREQUENCIES * tiles * (channels + 4 * lanes) + pixels + 2 * (tiles + 32) + 2 * lanes
+    workspace = FREQUENCIES * (tiles * (channels + 4 * lanes) + 3 * lanes) + pixels + 2 * (tiles + 32) + 2 * lanes
     transform = Launch(_TRANSFORM, dtype, values, groups * vectors, lanes * 256)
     multiply = Launch(_WINOGRAD, dtype, values, items, workspace)
-    room = groups * vectors * lanes * channels * FREQUENCIES
+    room = groups * vectors * lanes * (channels + 1) * FREQUENCIES
 
     def contract(x: Array, w: Array, y: Array, bias: Array | None) -> list[int]:
         packed, not_finite = shared_scratch("filters", room, dtype), np.empty(items, np.int64)
