@@ -160,7 +160,7 @@ def _note(kept: Path) -> Path:
 
 def _last_compiler(kept: Path) -> str:
     with suppress(OSError):
-        return _note(kept).read_text(encoding="utf-8")
+        return _note(kept).read_text(encoding="utf-8", errors="replace")
     return ""
 
 
