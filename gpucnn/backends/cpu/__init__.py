@@ -11,17 +11,11 @@ import numpy as np
 
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cpu import convolution, elementwise
-from gpucnn.backends.cpu.library import MISSING, addressable, is_addressable
+from gpucnn.backends.cpu.library import addressable, is_addressable
 from gpucnn.backends.numpy import NumpyBackend
-from gpucnn.compilation.compiler import find_compiler
 
 DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 Primitive = Callable[..., None]
-
-
-def why_unavailable() -> str:
-    """A sentence that says why kernels cannot be compiled here, and what to do; empty if they can."""
-    return "" if find_compiler() else MISSING
 
 
 def _compiled(*modules: ModuleType) -> Callable[[type], type]:
@@ -40,7 +34,7 @@ def _compiled(*modules: ModuleType) -> Callable[[type], type]:
 def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
     """The primitive in C++ for the dtypes that it has, in NumPy for others, by the dtype of the first array."""
 
-    @wraps(plain)
+    @wraps(compiled)
     def primitive(*arguments: Any) -> None:
         if arguments[0].dtype not in DTYPES:
             plain(*arguments)
