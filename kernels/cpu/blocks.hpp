@@ -45,7 +45,7 @@ static void copy_row(const scalar_t* from, const Steps& by, index_t channels, co
   } else if (by.c == 1) {
     for (index_t w = 0; w < count; w++) memcpy(to + w * channels, inner + w * step * by.w, channels * sizeof(scalar_t));
   } else if (step * by.w == 1) {
-    transposed(inner, by.c, channels, count, to, channels);
+    copy_transposed(inner, by.c, to, channels, channels, count);
   } else {
     for (index_t w = 0; w < count; w++)
       for (index_t c = 0; c < channels; c++) to[w * channels + c] = inner[w * step * by.w + c * by.c];
@@ -116,7 +116,7 @@ struct Runs {
 // Copies sums[position][lane] to y, whose first channel is that of lane 0.
 static void write(const scalar_t* sums, index_t lanes, index_t channels, const Tile& tile, const Steps& by, scalar_t* y,
                   scalar_t* turned) {
-  if (by.c != 1) transposed(sums, lanes, tile.positions(), lanes, turned, tile.positions());
+  if (by.c != 1) copy_transposed(sums, lanes, turned, tile.positions(), tile.positions(), lanes);
   index_t position = 0;
   for (index_t n = 0; n < tile.ns; n++)
     for (index_t d = 0; d < tile.ds; d++)

@@ -133,7 +133,7 @@ struct Filters {
   void turn(const scalar_t* from, index_t count, index_t channels, scalar_t* to) const {
     index_t taps = kd * kh * kw, channel = 0;
     if (count == LANES && c == taps && has_dense_taps(1)) {
-      transposed(from, m, LANES, channels * taps, to, LANES);
+      copy_transposed(from, m, to, LANES, LANES, channels * taps);
       return;
     }
     // All but the last channel: a row of vectors reads up to LANES scalars, which the next channel has.
@@ -142,7 +142,7 @@ struct Filters {
         const scalar_t* first = from + channel * c - (ascends ? 0 : taps - 1);
         vector_t rows[LANES];
         for (int i = 0; i < LANES; i++) rows[i] = load(first + i * m);
-        transpose(rows);
+        transpose<Wide>(rows);
         for (index_t tap = 0; tap < taps; tap++)
           store(to + (channel * taps + (ascends ? tap : taps - 1 - tap)) * LANES, rows[tap]);
       }

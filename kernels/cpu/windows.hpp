@@ -1,0 +1,26 @@
+// Windows that slide over an image: tap k of output o reads input o * stride + k * dilation - low, along each axis.
+#pragma once
+
+#include "vectors.hpp"
+
+// The outputs [begin, end) of `out` whose tap at `offset` = k * dilation - low is within [0, size).
+INLINE Range inside(index_t offset, index_t stride, index_t size, index_t out) {
+  index_t begin = offset < 0 ? ceil_div(-offset, stride) : 0;
+  index_t end = offset < size ? (size - 1 - offset) / stride + 1 : 0;
+  begin = std::min(begin, out);
+  return {begin, std::max(begin, std::min(end, out))};
+}
+
+INLINE void fill_zero(scalar_t* to, index_t count) {
+  for (index_t i = 0; i < count; i++) to[i] = 0;
+}
+
+// to[0, count) = from[0, count), apart from each other; the last vector overlaps the one before.
+INLINE void copy_run(const scalar_t* from, scalar_t* to, index_t count) {
+  if (count < LANES) {
+    for (index_t i = 0; i < count; i++) to[i] = from[i];
+    return;
+  }
+  for (index_t i = 0; i < count - LANES; i += LANES) store(to + i, load(from + i));
+  store(to + count - LANES, load(from + count - LANES));
+}
