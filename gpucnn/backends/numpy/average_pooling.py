@@ -147,7 +147,7 @@ def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tu
     if all(_are_full(axis, padded) for axis in geometry.axes):
         taps = prod(length_of(axis) for axis in geometry.axes)
         return np.broadcast_to(np.array(taps, real), shape)
-    d, h, w = (_counts(axis, padded) for axis in geometry.axes)
+    d, h, w = (tap_counts(axis, padded) for axis in geometry.axes)
     counts: Array = d[:, None, None] * h[:, None] * w
     counts = np.maximum(counts, 1).astype(real, copy=False)  # a window that counts no tap sums to 0, and stays 0
     return np.broadcast_to(as_stored(counts[None, None], space), shape)
@@ -167,7 +167,7 @@ def _are_full(axis: AnyAxis, padded: bool) -> bool:
     return first >= begin and last + axis.dilation * (axis.kernel - 1) < end
 
 
-def _counts(axis: AnyAxis, padded: bool) -> Array:
+def tap_counts(axis: AnyAxis, padded: bool) -> Array:
     """The number of taps that count in each output's window."""
     if isinstance(axis, AdaptiveAxis):
         windows: tuple[Array, Array] = axis.windows(np.arange(axis.out))

@@ -1,0 +1,312 @@
+"""Pooling in C++: maxima and sums of windows, rows first, and the operations that use indices of maxima.
+
+Windows that are long and overlap are left to NumPy's passes, whose number grows with the logarithm of their length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpucnn.backends.cpu.elementwise import work_items
+from gpucnn.backends.cpu.library import Kernel, Value, launch, strides
+from gpucnn.backends.numpy import average_pooling, max_pooling
+from gpucnn.backends.numpy.average_pooling import tap_counts
+from gpucnn.backends.numpy.memory import SCRATCH_BYTES, Array, is_channels_last, merged
+from gpucnn.backends.numpy.pooling import AnyAxis, Spans
+from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
+from gpucnn.geometry.caches import kept
+from gpucnn.geometry.geometries import Divisor
+
+Axes = tuple[AnyAxis, AnyAxis, AnyAxis]
+
+_MAX_POOL = Kernel("pooling", "max_pool")
+_WINDOW_SUMS = Kernel("pooling", "window_sums")
+_SCATTER_ADD = Kernel("pool_indices", "scatter_add")
+_SCATTER_LAST = Kernel("pool_indices", "scatter_last")
+_GATHER = Kernel("pool_indices", "gather")
+
+BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED = range(5)  # the ways along W of kernels/cpu/pooling.cpp
+MAX_ROWS = 8  # of one pass, as there
+MAX_TAPS = 64  # of windows that overlap much; NumPy's passes are fewer from about there on
+MAX_SUM = 4096  # sources that are added up one by one
+TABLES_BYTES = 4 << 20  # of all cached tables
+LABELS = 1 << 31  # positions of a plane that float32's lanes can hold
+PART = 16  # channels that are not divided between work items: a cache line of float32
+ALIGNED = 16  # scalars that parts of the workspace are aligned to
+
+
+def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
+    """Y [N, C, OD, OH, OW], NaN where a window holds one, and the indices of the maxima."""
+    plan = plan_of(geometry, True, is_channels_last(x), x.dtype.name)
+    if not plan.is_direct or (indices is not None and prod(geometry.input_size) >= LABELS):
+        max_pooling.max_pool(x, y, indices, geometry)
+    else:
+        _reduce(_MAX_POOL, plan, x, y, indices)
+
+
+def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
+    """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
+    plan = plan_of(geometry, True, is_channels_last(x), x.dtype.name)
+    if plan.is_direct:
+        _reduce(_WINDOW_SUMS, plan, x, y)
+    else:
+        average_pooling.average_pool(x, y, geometry)
+
+
+def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
+    """grad_x [N, C, D, H, W]: each window's gradient over its divisor, added to all inputs of the window."""
+    plan = plan_of(geometry, False, is_channels_last(grad_y), grad_y.dtype.name)
+    if plan.is_direct:
+        _reduce(_WINDOW_SUMS, plan, grad_y, grad_x)
+    else:
+        average_pooling.average_pool_backward(grad_y, grad_x, geometry)
+
+
+def _reduce(kernel: Kernel, plan: Plan, x: Array, y: Array, indices: Array | None = None) -> None:
+    """Reduce x [N, C, D, H, W] to y by a plan: the windows of `max_pool`, or the sums of windows or of gradients."""
+    if y.size == 0:
+        return
+    x, y = plan.seen(x), plan.seen(y)
+    if not plan.channels_last and x.shape[4] > 1 and x.strides[4] != x.itemsize:
+        x = np.ascontiguousarray(x)
+    n, c, _, _, ow = y.shape
+    lanes = c if plan.channels_last else 1
+    pitch = -(-ow * lanes // ALIGNED) * ALIGNED
+    margin = plan.margin * lanes
+    slots_d, slots_h = plan.slots(pitch * x.itemsize)
+    slots = slots_d * slots_h or MAX_ROWS
+    items = min(work_items(x.size + y.size), y.size // (ow * lanes))
+    values = {
+        **plan.values,
+        **{"n": n, "c": c, "margin": margin, "pitch": pitch, "slots_d": slots_d, "slots_h": slots_h, "items": items},
+        **strides("x", x, "ncdhw"),
+        **strides("y", y, "ncdhw"),
+    }
+    arrays = {"x": x, "y": y, "indices": None if indices is None else plan.seen(indices), **plan.arrays}
+    tags = -(-slots * 8 // 64) * 64 // x.itemsize
+    workspace = tags + margin + ALIGNED + (1 + slots) * pitch * (1 if indices is None else 2) + ow
+    launch(kernel, x.dtype.name, values, arrays, items, workspace)
+
+
+# --- By indices -----------------------------------------------------------------------------------------------------
+
+
+def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
+    """grad_x [N, C, D, H, W]: grad_y scatter-added by the indices, in the order of the windows."""
+    _by_indices(_SCATTER_ADD, grad_y, indices, grad_x, is_channels_last(grad_y))
+
+
+def unpool(values: Array, indices: Array, planes: Array) -> None:
+    """Planes [N, C, OD, OH, OW] with values scattered by the indices; of values with one index the last is kept."""
+    _by_indices(_SCATTER_LAST, values, indices, planes, is_channels_last(values))
+
+
+def gather(planes: Array, indices: Array, values: Array) -> None:
+    """Values [N, C, D, H, W] of the planes at the indices, 0 where an index is -1."""
+    _by_indices(_GATHER, values, indices, planes, is_channels_last(planes))
+
+
+def _by_indices(kernel: Kernel, values: Array, indices: Array, planes: Array, channels_last: bool) -> None:
+    """Move values [N, C, D, H, W] to the indices in planes [N, C, *], or from there."""
+    if values.size == 0:
+        return
+    n, c = values.shape[:2]
+    values, indices, planes = (
+        np.ascontiguousarray(np.moveaxis(array, 1, -1) if channels_last else array)
+        for array in (values, indices.astype(np.int64, copy=False), planes)
+    )
+    planes_each, channels = (n, c) if channels_last else (n * c, 1)
+    parts = planes_each * -(-channels // PART)
+    fields = {
+        "n": planes_each,
+        "c": channels,
+        "windows": values.size // (n * c),
+        "positions": planes.size // (n * c),
+        "part": PART,
+        "items": min(work_items(planes.size + values.size), parts),
+    }
+    arrays = {"values": values, "indices": indices, "planes": planes}
+    launch(kernel, values.dtype.name, fields, arrays, fields["items"])
+
+
+# --- Axes -----------------------------------------------------------------------------------------------------------
+
+
+class Reads(NamedTuple):
+    """The sources of each target along an axis: ``first + k * step`` for k in [0, count)."""
+
+    first: Array
+    count: Array
+    step: int
+    sources: int
+
+    @property
+    def reach(self) -> int:
+        """Sources from the first to the last that one target reads, both counted."""
+        return (max(1, int(self.count.max())) - 1) * self.step + 1
+
+    @property
+    def overlap(self) -> bool:
+        """Whether targets share sources."""
+        return int(self.count.sum()) > self.sources
+
+    def is_direct(self, in_blocks: bool) -> bool:
+        """Whether one tap after the other is fast; and exact enough, as sums `in_blocks` always are."""
+        taps, reads = int(self.count.max()), int(self.count.sum())
+        return taps <= MAX_TAPS or (reads <= 2 * self.sources and (in_blocks or taps <= MAX_SUM))
+
+
+@kept(TABLES_BYTES)
+def reads_of(axis: AnyAxis, of_windows: bool) -> Reads:
+    """The reads of an axis: of its inputs by its windows, or of its windows by its inputs."""
+    targets, sources = (axis.out, axis.size) if of_windows else (axis.size, axis.out)
+    first, count, step = Spans(axis, 0, targets, of_windows).runs()
+    return Reads(np.where(count, first, 0), count.astype(np.int64), int(step), sources)
+
+
+class Row(NamedTuple):
+    """How rows in C order are reduced along W, as fields of the kernel; `last` is the last source that is read."""
+
+    way: int
+    taps: int = 0
+    low: int = 0
+    even: int = 0
+    odd: int = 0
+    even_taps: int = 0
+    odd_taps: int = 0
+    last: int = 0
+
+
+def row_of(axis: AnyAxis, of_windows: bool) -> Row:
+    """The way along W, and what it needs to know."""
+    if isinstance(axis, AdaptiveAxis) or reads_of(axis, of_windows).reach > MAX_TAPS:
+        return Row(BY_TABLE)
+    if of_windows:
+        if axis.out == 1 or axis.stride > 2 or axis.kernel < axis.stride:
+            return Row(BY_TABLE)
+        last = (axis.out - 1) * axis.stride + axis.dilation * (axis.kernel - 1) - axis.low
+        return Row((SHIFTED, HALVED)[axis.stride - 1], axis.kernel, axis.low, last=last)
+    if axis.is_whole:
+        return Row(REPEATED)
+    if axis.stride == 1:
+        sampling = axis.backward[0].sampling
+        return Row(SHIFTED, axis.kernel, -sampling.least, last=axis.size - 1 + sampling.most)
+    if axis.stride > 2:
+        return Row(BY_TABLE)
+    phases = {residue.first: residue.sampling for residue in axis.backward}
+    even, odd = phases.get(0), phases.get(1)
+    present = [each for each in (even, odd) if each is not None]
+    return Row(
+        DOUBLED,
+        low=max(0, *(-each.least for each in present)),
+        even=even.least if even else 0,
+        odd=odd.least if odd else 0,
+        even_taps=len(even.offsets) if even else 0,
+        odd_taps=len(odd.offsets) if odd else 0,
+        last=max(each.targets - 1 + each.most for each in present),
+    )
+
+
+# --- Plans ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a reduction over windows needs that depends on the geometry and the memory order alone.
+
+    `views` are the steps to the arrays as the kernel sees them, `rows` what it keeps of reduced rows, see `slots`.
+    """
+
+    is_direct: bool
+    channels_last: bool
+    views: tuple[str, ...]
+    margin: int
+    values: dict[str, Value]
+    arrays: dict[str, Array | None]
+    reads: tuple[Reads, Reads, Reads]
+
+    def seen(self, x: Array) -> Array:
+        """X as the kernel sees it."""
+        for view in self.views:
+            if view == "turned":
+                x = x[..., 0][:, :, None]
+                continue
+            rows = merged(x, 3)
+            if rows is None:
+                x = np.moveaxis(np.moveaxis(x, 1, -1).copy(), -1, 1) if self.channels_last else x.copy()
+                rows = merged(x, 3)
+            x = rows[:, :, None]
+        return x
+
+    def slots(self, row_bytes: int) -> tuple[int, int]:
+        """Reduced rows that are kept along D and H: (0, 0) where no other window needs them."""
+        d, h, _ = self.reads
+        if not (d.overlap or h.overlap):
+            return 0, 0
+        if d.overlap and d.reach * h.sources * row_bytes <= SCRATCH_BYTES:
+            return d.reach, h.sources
+        return d.reach, h.reach
+
+
+@kept(TABLES_BYTES)
+def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype: str) -> Plan:
+    """The plan of the windows of a geometry, or of its gradient's."""
+    axes, views = _simplified(geometry.axes)
+    d, h, w = reads = tuple(reads_of(axis, of_windows) for axis in axes)
+    in_blocks = (False, False, not channels_last and w.step == 1)
+    divides = 0 if geometry.divisor == "none" else 2 if of_windows else 1
+    row = Row(BY_TABLE) if channels_last else row_of(axes[2], of_windows)
+    beside = row.low or row.last >= w.sources or divides == 1
+    named = dict(zip("dhw", reads, strict=True))
+    return Plan(
+        all(map(Reads.is_direct, reads, in_blocks)),
+        channels_last,
+        views,
+        row.low + max(w.sources, row.last + 1) if beside else 0,
+        {
+            **row._asdict(),
+            **{axis: each.sources for axis, each in named.items()},
+            **{f"o{axis}": len(each.count) for axis, each in named.items()},
+            **{f"{axis}_step": each.step for axis, each in named.items()},
+            **{"channels_last": channels_last, "divides": divides},
+        },
+        {
+            **{f"{axis}_first": each.first for axis, each in named.items()},
+            **{f"{axis}_count": each.count for axis, each in named.items()},
+            **_divisors(geometry.divisor, axes, dtype),
+        },
+        reads,
+    )
+
+
+def _divisors(divisor: Divisor, axes: Axes, dtype: str) -> dict[str, Array | None]:
+    """Three factors of the windows' divisor, one along each axis."""
+    names = ("d_divisor", "h_divisor", "w_divisor")
+    if divisor == "none":
+        return dict.fromkeys(names)
+    if isinstance(divisor, str):
+        factors = [np.maximum(tap_counts(axis, divisor == "padded"), 1) for axis in axes]
+    else:
+        factors = [np.full(axis.out, factor) for axis, factor in zip(axes, (1, 1, divisor), strict=True)]
+    return {name: factor.astype(dtype) for name, factor in zip(names, factors, strict=True)}
+
+
+def _simplified(axes: Axes) -> tuple[Axes, tuple[str, ...]]:
+    """The axes with a longer one last: without those of size 1 at the end, and with whole ones merged; and the steps.
+
+    A step is "turned", from [N, C, D, H, 1] to [N, C, 1, D, H], or "merged", to [N, C, 1, D, H * W].
+    """
+    d, h, w = axes
+    views = []
+    while w == Axis(1) and (d, h) != (w, w):
+        d, h, w = Axis(1), d, h
+        views.append("turned")
+    while h != Axis(1) and all(isinstance(axis, Axis) and axis.is_whole for axis in (h, w)):
+        size = h.size * w.size
+        d, h, w = Axis(1), d, Axis(size, size, size)
+        views.append("merged")
+    return (d, h, w), tuple(views)
