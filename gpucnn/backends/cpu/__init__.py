@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cpu import convolution, elementwise
+from gpucnn.backends.cpu import convolution, elementwise, normalization
 from gpucnn.backends.cpu.library import MISSING, addressable, is_addressable
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.compilation.compiler import find_compiler
@@ -56,7 +56,7 @@ def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
     return primitive
 
 
-@_compiled(convolution, elementwise)
+@_compiled(convolution, elementwise, normalization)
 class CompiledBackend(NumpyBackend):
     """Primitives over `numpy.ndarray` in C++ where there is a kernel, else in NumPy."""
 
