@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucnn.backends.cpu import depthwise
 from gpucnn.backends.cpu.library import Kernel, launch, strides, vector_bytes
+from gpucnn.backends.numpy import convolution
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry, Sampling
 
@@ -35,6 +37,9 @@ class Tile(NamedTuple):
 
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
+    if depthwise.computes("forward", geometry):
+        depthwise.forward(x, w, bias, y, geometry)
+        return
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
     contract(x, weight, geometry.forward, y, None if bias is None else bias.reshape(groups, -1))
@@ -42,6 +47,9 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
+    if depthwise.computes("backward_input", geometry):
+        depthwise.backward_input(grad_y, w, bias, grad_x, geometry)
+        return
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     depth, height, width = geometry.axes
@@ -53,6 +61,14 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
         taps: Any = tuple(slice(each.start, each.stop, each.step) for each in (r.kernel_indices for r in (d, h, w_)))
         target = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
         contract(grad_y, weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), target, bias)
+
+
+def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+    """grad_w [OC, C / groups, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, OC, OD, OH, OW]."""
+    if depthwise.computes("backward_weight", geometry):
+        depthwise.backward_weight(x, grad_y, grad_w, geometry)
+        return
+    convolution.convolve_backward_weight(x, grad_y, grad_w, geometry)
 
 
 def contract(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None) -> None:
