@@ -70,6 +70,11 @@ struct Rows {
   index_t count;
   pixel_t* start;  // of the source's row
   index_t* tap;    // of the weight's row
+
+  // The first pixel of block j in the row after the last; past the image where that ends.
+  pixel_t ahead(const Params* p, const Run& run, index_t j) const {
+    return count ? start[count - 1] + p->from_h + (j * run.step + run.base) * p->from_w : nullptr;
+  }
 };
 
 template <bool dgrad>
@@ -125,10 +130,18 @@ INLINE void find_pixels(const Params* p, const Rows& rows, const Run& run, index
   }
 }
 
+// Asks for the vectors of memory that the same block of the next row of targets reads first, of channels c on: whole
+// rows are too far apart for the processor to guess. Took a fifth off the time of layers larger than the cache.
+template <int STEP>
+INLINE void prefetch(const Params* p, pixel_t ahead, index_t c) {
+  for (int row = 0; row < STEP; row++)
+    for (int i = 0; i < BLOCK * STEP; i++) __builtin_prefetch(ahead + row * p->from_h + i * p->from_w + c);
+}
+
 // The targets of a block: sums over rows of taps. TAPS = 0 stands for any taps, each with BLOCK pixels of its own.
 template <int TAPS, int STEP>
-INLINE void sum_block(const Params* p, const Rows& rows, const Run& run, const pixel_t* pixels, const scalar_t* weight,
-                      scalar_t* to, index_t count, Range channels) {
+INLINE void sum_block(const Params* p, const Rows& rows, const Run& run, const pixel_t* pixels, pixel_t ahead,
+                      const scalar_t* weight, scalar_t* to, index_t count, Range channels) {
   constexpr int COLUMNS = (BLOCK - 1) * STEP + TAPS;
   const scalar_t* bias = weight + p->kernel_d * p->kernel_h * p->kernel_w * p->width;
   for (index_t v = channels.begin; v < channels.end; v += LANES) {
@@ -156,6 +169,8 @@ INLINE void sum_block(const Params* p, const Rows& rows, const Run& run, const p
         }
       }
     }
+    prefetch<STEP>(p, ahead, c);
+    for (int b = 0; b < BLOCK; b++) __builtin_prefetch(to + p->to_h + b * run.hop * p->to_w + c, 1);
     for (int b = 0; b < BLOCK; b++)
       if (b < count) store(to + b * run.hop * p->to_w + c, sums[b]);
   }
@@ -163,13 +178,15 @@ INLINE void sum_block(const Params* p, const Rows& rows, const Run& run, const p
 
 // The gradients of the taps of a block's rows: sums [taps, v], v counting whole vectors, grow by the block's products.
 template <int TAPS, int STEP>
-INLINE void add_products(const Params* p, const Rows& rows, const Run& run, const pixel_t* pixels, const pixel_t* grads,
-                         scalar_t* sums, Range channels) {
+INLINE void add_products(const Params* p, const Rows& rows, const Run& run, const pixel_t* pixels, pixel_t ahead,
+                         const pixel_t* grads, scalar_t* sums, Range channels) {
   constexpr int COLUMNS = (BLOCK - 1) * STEP + TAPS;
   for (index_t v = channels.begin; v < channels.end; v += LANES) {
     index_t c = std::min(v, p->c - LANES);
     vector_t g[BLOCK];
     for (int b = 0; b < BLOCK; b++) g[b] = load(grads[b] + c);
+    prefetch<STEP>(p, ahead, c);
+    for (int b = 0; b < BLOCK; b++) __builtin_prefetch(grads[b] + p->to_h + c);
     const pixel_t* next = pixels;
     for (index_t row = 0; row < rows.count; row++) {
       scalar_t* taps = sums + rows.tap[row] * p->width + v;
@@ -264,7 +281,8 @@ static void contract_box(const Params* p, Room& room, const scalar_t* from, cons
               index_t count = std::min<index_t>(BLOCK, end - j);
               find_pixels(p, room.rows, run, j, count, TAPS > 0, room.zeros, room.pixels);
               scalar_t* first = line + (run.first + j * run.hop) * p->to_w;
-              sum_block<TAPS, STEP>(p, room.rows, run, room.pixels, weight, first, count, channels);
+              sum_block<TAPS, STEP>(p, room.rows, run, room.pixels, room.rows.ahead(p, run, j), weight, first, count,
+                                    channels);
             }
           });
         }
@@ -297,13 +315,13 @@ static void add_box(const Params* p, Room& room, const scalar_t* from, const sca
           for (index_t j = columns.begin; j < columns.end; j += BLOCK) {
             index_t count = std::min<index_t>(BLOCK, columns.end - j);
             bool dense = TAPS > 0 && count == BLOCK;  // zeros past the last target could meet pixels that are infinite
-            pixel_t grads[BLOCK];
+            pixel_t grads[BLOCK], ahead = room.rows.ahead(p, run, j);
             for (int b = 0; b < BLOCK; b++) grads[b] = b < count ? line + (j + b) * p->to_w : room.zeros;
             find_pixels(p, room.rows, run, j, count, dense, room.zeros, room.pixels);
             if (dense)
-              add_products<TAPS, STEP>(p, room.rows, run, room.pixels, grads, stages.sums, channels);
+              add_products<TAPS, STEP>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
             else
-              add_products<0, 1>(p, room.rows, run, room.pixels, grads, stages.sums, channels);
+              add_products<0, 1>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
           }
         });
       }
