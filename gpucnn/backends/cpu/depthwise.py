@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 
+from gpucnn.backends.cpu import depthwise_groups
 from gpucnn.backends.cpu.library import Kernel, Value, launch, strides
 from gpucnn.backends.numpy.memory import Array, scratch
 from gpucnn.geometry import Axis, ConvGeometry
@@ -23,23 +24,36 @@ PIXELS = 1024  # of grad_y whose products are summed before they join the others
 MAX_PARTS = 8  # of a wgrad's batch, each with partial sums
 BOX_BYTES = 384 << 10  # of a box's copies, which stay in the second-level cache
 CHUNKS = (64, 32, 16)  # channels that are transposed together: as many as let a box hold whole planes
+MAX_CHANNELS = 16  # of a small group, on either side
 BLOCK = 7  # targets along the width of a register block
 
 
 def computes(direction: str, geometry: ConvGeometry) -> bool:
     """Whether this module computes a `direction` of a convolution of this geometry."""
     inputs, outputs, groups = geometry.channels
-    return groups > 1 and inputs == outputs == groups
+    return groups > 1 and max(inputs, outputs) <= MAX_CHANNELS * groups
+
+
+def _is_plain(geometry: ConvGeometry) -> bool:
+    """Whether each channel has one filter."""
+    inputs, outputs, groups = geometry.channels
+    return inputs == outputs == groups
 
 
 def forward(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, C, OD, OH, OW] from x [N, C, D, H, W], w [C, 1, KD, KH, KW] and bias [C]."""
-    _contract(x, w, bias, y, geometry, False)
+    if _is_plain(geometry):
+        _contract(x, w, bias, y, geometry, False)
+    else:
+        depthwise_groups.forward(x, w, bias, y, geometry)
 
 
 def backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, C, OD, OH, OW], plus bias [C]."""
-    _contract(grad_y, w, bias, grad_x, geometry, True)
+    if _is_plain(geometry):
+        _contract(grad_y, w, bias, grad_x, geometry, True)
+    else:
+        depthwise_groups.backward_input(grad_y, w, bias, grad_x, geometry)
 
 
 def _contract(source: Array, w: Array, bias: Array | None, target: Array, geometry: ConvGeometry, dgrad: bool) -> None:
@@ -60,6 +74,9 @@ def _contract(source: Array, w: Array, bias: Array | None, target: Array, geomet
 
 def backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [C, 1, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, C, OD, OH, OW]."""
+    if not _is_plain(geometry):
+        depthwise_groups.backward_weight(x, grad_y, grad_w, geometry)
+        return
     dtype = x.dtype.name
     values = _values(x, grad_y, geometry, False) | strides("w", grad_w, "cxdhw") | strides("bias", None, "c")
     last = _is_innermost(x, grad_y)
