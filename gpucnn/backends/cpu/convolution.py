@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cpu import implicit_gemm, pointwise, select, winograd
+from gpucnn.backends.cpu import depthwise, implicit_gemm, pointwise, select, winograd
 from gpucnn.backends.cpu.library import Layout, layout
 from gpucnn.backends.cpu.tiling import Samplings, flattened
 from gpucnn.backends.dtypes import name_of
@@ -24,11 +24,19 @@ from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
 
+_NUMPY = (in_numpy.convolve, in_numpy.convolve_backward_input, in_numpy.convolve_backward_weight)
+_OTHERS: dict[str, tuple[Callable[..., None], ...]] = {  # than contractions: forward, dgrad, wgrad
+    "direct": _NUMPY,
+    "im2col": _NUMPY,
+    "depthwise": (depthwise.forward, depthwise.backward_input, depthwise.backward_weight),
+}
+
 
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
-    if choices().algorithm in select.OF_NUMPY:
-        in_numpy.convolve(x, w, bias, y, geometry)
+    algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    if algorithm is not None:
+        _OTHERS[algorithm][0](x, w, bias, y, geometry)
         return
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
@@ -37,8 +45,9 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
-    if choices().algorithm in select.OF_NUMPY:
-        in_numpy.convolve_backward_input(grad_y, w, bias, grad_x, geometry)
+    algorithm = select.algorithm("backward_input", geometry, choices().algorithm)
+    if algorithm is not None:
+        _OTHERS[algorithm][1](grad_y, w, bias, grad_x, geometry)
         return
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
@@ -94,8 +103,9 @@ def _plan(
 
 def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [OC, C / groups, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, OC, OD, OH, OW]."""
-    if choices().algorithm not in (None, "implicit_gemm"):
-        in_numpy.convolve_backward_weight(x, grad_y, grad_w, geometry)
+    algorithm = select.algorithm("backward_weight", geometry, choices().algorithm)
+    if algorithm is not None:
+        _OTHERS[algorithm][2](x, grad_y, grad_w, geometry)
         return
     if x.size == 0:
         grad_w[...] = 0

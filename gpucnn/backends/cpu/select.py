@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from math import prod
 
+from gpucnn.backends.cpu import depthwise
 from gpucnn.backends.cpu.tiling import Samplings
+from gpucnn.geometry import ConvGeometry
 
 WINOGRAD_CHANNELS = 16  # fewer are less than a vector
 POINTWISE_POSITIONS = 112  # of an image: of 49 positions a quarter of the lanes would have nothing to do
 
-OF_NUMPY = ("direct", "im2col")  # computed by the NumPy backend where a caller asks for them
+
+def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None) -> str | None:
+    """The algorithm of a convolution that is computed as a whole; None where it is by `contraction`, or a plain wgrad.
+
+    Parameters
+    ----------
+    direction : str
+        "forward", "backward_input" or "backward_weight".
+    geometry : ConvGeometry
+    chosen : str or None
+        What the caller asks for. "direct" and "im2col" are computed by the NumPy backend.
+
+    Raises
+    ------
+    ValueError
+        The caller's choice does not compute this.
+    """
+    if chosen in ("direct", "im2col"):
+        return chosen
+    if chosen == "winograd" and direction == "backward_weight":
+        raise ValueError("algorithm: 'winograd' computes no backward weight convolution, expected another one")
+    return "depthwise" if chosen is None and depthwise.computes(direction, geometry) else None
 
 
 def contraction(
