@@ -417,7 +417,7 @@ static void pack(const scalar_t* image, const Steps& by, index_t channels, const
   if (channels < copy.channels) memset(copy.start, 0, copy.size() * sizeof(scalar_t));
   for_runs(copy, by, [&](index_t offset, scalar_t* to, index_t count) {
     const scalar_t* from = image + offset;
-    if (by.w == 1) return transposed(from, by.c, channels, count, to, copy.channels);
+    if (by.w == 1) return copy_transposed(from, by.c, to, copy.channels, channels, count);
     for (index_t i = 0; i < count; i++)
       for (index_t c = 0; c < channels; c++) to[i * copy.channels + c] = from[i * by.w + c * by.c];
   });
@@ -426,7 +426,7 @@ static void pack(const scalar_t* image, const Steps& by, index_t channels, const
 static void unpack(const Copy& copy, index_t channels, const Steps& by, scalar_t* image) {
   for_runs(copy, by, [&](index_t offset, const scalar_t* from, index_t count) {
     scalar_t* to = image + offset;
-    if (by.w == 1) return transposed(from, copy.channels, count, channels, to, by.c);
+    if (by.w == 1) return copy_transposed(from, copy.channels, to, by.c, count, channels);
     for (index_t i = 0; i < count; i++)
       for (index_t c = 0; c < channels; c++) to[i * by.w + c * by.c] = from[i * copy.channels + c];
   });

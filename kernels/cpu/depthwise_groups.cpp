@@ -165,7 +165,7 @@ struct Planes {
       : image(given), by(steps) {
     if (!innermost(by)) return;
     for_runs(part, by, [&](index_t offset, index_t at, index_t count) {
-      transposed(given + offset, by.w, count, channels, start + at, part.size());
+      copy_transposed(given + offset, by.w, start + at, part.size(), count, channels);
     });
     image = origin(start, part), by = dense(part);
   }
@@ -285,7 +285,7 @@ KERNEL depthwise_groups(const Params* p, const scalar_t* from, const scalar_t* w
     }
     if (innermost(by_to))
       for_runs(written, by_to, [&](index_t offset, index_t at, index_t run) {
-        transposed(result + at, written.size(), groups * p->filters, run, to_image + offset, p->to_w);
+        copy_transposed(result + at, written.size(), to_image + offset, p->to_w, groups * p->filters, run);
       });
   }
 }
