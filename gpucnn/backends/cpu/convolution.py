@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cpu import depthwise, implicit_gemm, pointwise, select, winograd
+from gpucnn.backends.cpu import depthwise, folding, implicit_gemm, pointwise, select, winograd
 from gpucnn.backends.cpu.library import Layout, layout
 from gpucnn.backends.cpu.tiling import Samplings, flattened
 from gpucnn.backends.dtypes import name_of
@@ -46,6 +46,9 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
     algorithm = select.algorithm("backward_input", geometry, choices().algorithm)
+    if algorithm == "fold":
+        folding.backward_input(grad_y, w, bias, grad_x, geometry, contract)
+        return
     if algorithm is not None:
         _OTHERS[algorithm][1](grad_y, w, bias, grad_x, geometry)
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from gpucnn.backends.cpu import depthwise
+from gpucnn.backends.cpu import depthwise, folding
 from gpucnn.backends.cpu.tiling import Samplings
 from gpucnn.geometry import ConvGeometry
 
@@ -32,7 +32,11 @@ def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None)
         return chosen
     if chosen == "winograd" and direction == "backward_weight":
         raise ValueError("algorithm: 'winograd' computes no backward weight convolution, expected another one")
-    return "depthwise" if chosen is None and depthwise.computes(direction, geometry) else None
+    if chosen is not None:
+        return None
+    if depthwise.computes(direction, geometry):
+        return "depthwise"
+    return "fold" if direction == "backward_input" and folding.computes(geometry) else None
 
 
 def contraction(
