@@ -32,11 +32,11 @@ def _compiled(*modules: ModuleType) -> Callable[[type], type]:
 
 
 def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
-    """The primitive in C++ for the dtypes that it has, in NumPy for others, by the dtype of the first array."""
+    """The primitive in C++ for the dtypes that it has, in NumPy for others and of nothing: by the first array."""
 
     @wraps(compiled)
     def primitive(*arguments: Any) -> None:
-        if arguments[0].dtype not in DTYPES:
+        if arguments[0].dtype not in DTYPES or arguments[0].size == 0:
             plain(*arguments)
             return
         if all(is_addressable(value) for value in arguments if isinstance(value, np.ndarray)):
