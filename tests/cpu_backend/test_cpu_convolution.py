@@ -192,3 +192,20 @@ def test_tiles() -> None:
     assert tile_of(1, 1, (ONE, ONE, Sampling(10**7, 10**7, 1, range(1))), 4).w <= 256
     assert region(8, 28, 28, 64) == (1, 3, 28)
     assert region(8, 4, 4, 512) == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "algorithm"),
+    [
+        (("conv2d", (8, 64, 56, 56), (64, 64, 3, 3)), {"padding": 1}, "winograd"),
+        (("conv2d", (8, 64, 56, 56), (64, 64, 1, 1)), {}, "pointwise"),
+        (("conv2d", (8, 64, 56, 56), (64, 64, 1, 1)), {"channels_last": True}, "implicit_gemm"),
+        (("conv2d", (8, 64, 56, 56), (64, 1, 3, 3)), {"groups": 64}, "depthwise"),
+        (("conv2d_input", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 32, 32)), {"stride": 2, "padding": 3}, "fold"),
+        (("conv2d_weight", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 58, 58)), {}, "implicit_gemm"),
+    ],
+)
+def test_explain_names_it(call: tuple[Any, ...], options: dict[str, Any], algorithm: str) -> None:
+    told = gpucnn.explain(*call, backend="compiled", **options)
+    assert (told.backend, told.algorithm) == ("compiled", algorithm)
+    assert str(told).startswith(f"{algorithm}: ")

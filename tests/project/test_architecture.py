@@ -41,8 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.tuning", "gpucnn.warm_up",
     },
     "gpucnn.explaining": {
-        "gpucnn.backends.Backend", "gpucnn.backends.cuda.convolution.select",
-        "gpucnn.backends.cuda.device.simulator_runtime", "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes",
+        "gpucnn.backends.Backend", "gpucnn.backends.backend_of", "gpucnn.backends.cpu",
+        "gpucnn.backends.cuda.convolution.select", "gpucnn.backends.cuda.device.simulator_runtime", "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes",
         "gpucnn.backends.layout", "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry",
         "gpucnn.numerics", "numpy",
     },
