@@ -27,7 +27,8 @@ def why_unsafe(path: Path) -> str:
     """
     if os.name != "posix":
         return ""
-    parts = (path, *path.parents)
+    whole = path.absolute()
+    parts = (whole, *whole.parents)
     reasons = (_why_unsafe(parts[level], level) for level in reversed(range(len(parts))))
     return next(filter(None, reasons), "")
 

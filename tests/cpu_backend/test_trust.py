@@ -81,6 +81,13 @@ def test_whose_it_is(file: Path, monkeypatch: pytest.MonkeyPatch, level: int) ->
         assert reason == ("" if is_safe else f"{part} belongs to user {owner}, not to user {me} or root")
 
 
+def test_a_relative_path_has_folders_above_it_too(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    assert why_unsafe(Path(file.name)) == ""
+    file.parents[2].chmod(0o777)
+    assert "above can be written by everybody" in why_unsafe(Path(file.name))
+
+
 def test_another_system_has_other_permissions(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.chmod(0o666)
     monkeypatch.setattr(trust, "os", SimpleNamespace(name="nt"))
