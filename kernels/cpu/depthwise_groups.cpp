@@ -84,48 +84,55 @@ INLINE index_t flat_size(const Params* p, const Box& box) {
   return round_up(((box.ds - 1) * p->rows + box.hs - 1) * p->pitch + box.ws, 2 * LANES);
 }
 
+// to[i] = from[i] for i in [0, count), a vector at a time: the last one overlaps the one before.
+template <int LENGTH = LANES>
+INLINE void copy_run(const scalar_t* from, index_t count, scalar_t* to) {
+  if (count >= LENGTH) {
+    for (index_t i = 0; i < count - LENGTH; i += LENGTH) memcpy(to + i, from + i, LENGTH * sizeof(scalar_t));
+    memcpy(to + count - LENGTH, from + count - LENGTH, LENGTH * sizeof(scalar_t));
+  } else if constexpr (LENGTH > 1) {
+    copy_run<LENGTH / 2>(from, count, to);
+  }
+}
+
 template <int STEP>
 INLINE void copy_strided(const scalar_t* from, index_t step, index_t count, scalar_t* to) {
   if (STEP) step = STEP;
   for (index_t i = 0; i < count; i++) to[i] = from[i * step];
 }
 
-// to[i] = row[(first + i) * p->step_w + phase] for i in [0, pitch), where first is the copy's first position; else 0.
-INLINE void copy_row(const Params* p, const scalar_t* row, index_t by, index_t first, index_t phase, scalar_t* to) {
-  index_t at = first * p->step_w + phase, begin = std::clamp<index_t>(at < 0 ? ceil_div(-at, p->step_w) : 0, 0, p->pitch);
-  index_t end = std::clamp<index_t>(ceil_div(p->source_w - at, p->step_w), begin, p->pitch);
-  for (index_t i = 0; i < begin; i++) to[i] = 0;
-  for (index_t i = end; i < p->pitch; i++) to[i] = 0;
-  const scalar_t* from = row + (at + begin * p->step_w) * by;
-  index_t step = p->step_w * by, count = end - begin;
-  if (step == 1)
-    copy_strided<1>(from, step, count, to + begin);
-  else if (step == 2)
-    copy_strided<2>(from, step, count, to + begin);
-  else
-    copy_strided<0>(from, step, count, to + begin);
+INLINE void copy_row(const scalar_t* from, index_t step, index_t count, scalar_t* to) {
+  if (step == 1) return copy_run(from, count, to);
+  step == 2 ? copy_strided<2>(from, step, count, to) : copy_strided<0>(from, step, count, to);
+}
+
+// Of the positions [first, first + count) of one residue, those on the image, counted from the first.
+INLINE Range inside(index_t first, index_t count, index_t step, index_t phase, index_t sources) {
+  index_t at = first * step + phase;
+  index_t begin = std::clamp<index_t>(at < 0 ? ceil_div(-at, step) : 0, 0, count);
+  return {begin, std::clamp<index_t>(at < sources ? (sources - 1 - at) / step + 1 : 0, begin, count)};
 }
 
 // The copies of `channels` planes: [channels][phases D, H, W][planes][rows][pitch].
 static void pack(const Params* p, const Table& table, const scalar_t* image, const Steps& by, index_t channels,
                  const Box& box, scalar_t* to) {
-  index_t plane = p->rows * p->pitch;
-  for (index_t c = 0; c < channels; c++)
-    for (index_t i = 0; i < p->phases_d * p->phases_h * p->phases_w; i++) {
-      index_t phase_d = table.phases_d[i / p->phases_w / p->phases_h], phase_w = table.phases_w[i % p->phases_w];
-      index_t phase_h = table.phases_h[i / p->phases_w % p->phases_h];
-      for (index_t d = 0; d < p->planes; d++, to += plane) {
-        index_t from_d = (box.d + p->least_d + d) * p->step_d + phase_d;
-        for (index_t h = 0; h < p->rows; h++) {
-          index_t from_h = (box.h + p->least_h + h) * p->step_h + phase_h;
-          scalar_t* row = to + h * p->pitch;
-          if (from_d < 0 || from_d >= p->source_d || from_h < 0 || from_h >= p->source_h)
-            memset(row, 0, p->pitch * sizeof(scalar_t));
-          else
-            copy_row(p, image + c * by.c + from_d * by.d + from_h * by.h, by.w, box.w + p->least_w, phase_w, row);
-        }
-      }
-    }
+  index_t first_d = box.d + p->least_d, first_h = box.h + p->least_h, first_w = box.w + p->least_w;
+  index_t phases = p->phases_d * p->phases_h * p->phases_w, size = p->planes * p->rows * p->pitch;
+  memset(to, 0, channels * phases * size * sizeof(scalar_t));
+  for (index_t i = 0; i < phases; i++) {
+    index_t phase_d = table.phases_d[i / p->phases_w / p->phases_h], phase_w = table.phases_w[i % p->phases_w];
+    index_t phase_h = table.phases_h[i / p->phases_w % p->phases_h];
+    Range ds = inside(first_d, p->planes, p->step_d, phase_d, p->source_d);
+    Range hs = inside(first_h, p->rows, p->step_h, phase_h, p->source_h);
+    Range ws = inside(first_w, p->pitch, p->step_w, phase_w, p->source_w);
+    const scalar_t* start = image + (first_d * p->step_d + phase_d) * by.d + (first_h * p->step_h + phase_h) * by.h +
+                            ((first_w + ws.begin) * p->step_w + phase_w) * by.w;
+    for (index_t c = 0; c < channels; c++)
+      for (index_t d = ds.begin; d < ds.end; d++)
+        for (index_t h = hs.begin; h < hs.end; h++)
+          copy_row(start + c * by.c + d * p->step_d * by.d + h * p->step_h * by.h, p->step_w * by.w, ws.end - ws.begin,
+                   to + (c * phases + i) * size + (d * p->rows + h) * p->pitch + ws.begin);
+  }
 }
 
 // Calls `body(offset, at, count)` for runs of pixels of a box of an image, `by.w` apart, that planes in C order hold from
@@ -210,10 +217,10 @@ static void sum_part(const scalar_t* copies, index_t copy, index_t channels, con
 
 constexpr decltype(&sum_part<1>) SUM_PART[] = {nullptr, sum_part<1>, sum_part<2>, sum_part<3>, sum_part<4>};
 
-// A row of targets, `count` of each part along the width: part r has target i * p->hop_w + r.
+// A row of targets, of which part r has those at i * p->hop_w + r: sums are `part` apart.
 INLINE void interleave(const Params* p, const scalar_t* sums, index_t part, index_t count, scalar_t* to, index_t by) {
   if (p->hop_w == 1 && by == 1) {
-    copy_strided<1>(sums, 1, count, to);
+    copy_run(sums, count, to);
   } else if (p->hop_w == 2 && by == 1) {
     const scalar_t* odd = sums + part;
     for (index_t i = 0; i < count / 2; i++) to[2 * i] = sums[i], to[2 * i + 1] = odd[i];
@@ -232,13 +239,15 @@ INLINE Box written_by(const Params* p, const Box& box) {
 }
 
 // The targets of a box, of one filter, to its place in an image: sums are flat planes, `part` apart.
-INLINE void unpack(const Params* p, const scalar_t* sums, index_t part, const Box& box, const Box& written,
-                   const Steps& by, scalar_t* to) {
-  for (index_t d = written.d; d < written.d + written.ds; d++)
-    for (index_t h = written.h; h < written.h + written.hs; h++) {
-      index_t residue = (d % p->hop_d * p->hop_h + h % p->hop_h) * p->hop_w;
-      index_t at = ((d / p->hop_d - box.d) * p->rows + h / p->hop_h - box.h) * p->pitch;
-      interleave(p, sums + residue * part + at, part, written.ws, to + d * by.d + h * by.h + written.w * by.w, by.w);
+INLINE void unpack(const Params* p, const scalar_t* sums, index_t part, const Box& written, const Steps& by,
+                   scalar_t* to) {
+  to += written.d * by.d + written.h * by.h + written.w * by.w;
+  for (index_t residue_d = 0; residue_d < p->hop_d; residue_d++)
+    for (index_t residue_h = 0; residue_h < p->hop_h; residue_h++) {
+      const scalar_t* from = sums + (residue_d * p->hop_h + residue_h) * p->hop_w * part;
+      for (index_t d = residue_d, i = 0; d < written.ds; d += p->hop_d, i++)
+        for (index_t h = residue_h, j = 0; h < written.hs; h += p->hop_h, j++)
+          interleave(p, from + (i * p->rows + j) * p->pitch, part, written.ws, to + d * by.d + h * by.h, by.w);
     }
 }
 
@@ -280,7 +289,7 @@ KERNEL depthwise_groups(const Params* p, const scalar_t* from, const scalar_t* w
           w += p->channels * taps * p->width;
         }
         for (index_t i = 0; i < p->width && m + i < p->filters; i++)
-          unpack(p, sums + i * size, p->width * size, box, written, by, image + (g * p->filters + m + i) * by.c);
+          unpack(p, sums + i * size, p->width * size, written, by, image + (g * p->filters + m + i) * by.c);
       }
     }
     if (innermost(by_to))
@@ -324,7 +333,7 @@ static void pack_grads(const Params* p, const Planes& grads, index_t first, inde
         index_t at = (box.d + d) * grads.by.d + (box.h + h) * grads.by.h + box.w * grads.by.w;
         const scalar_t* from = grads.image + (first + m) * grads.by.c + at;
         scalar_t* row = to + (d * p->rows + h) * p->pitch;
-        grads.by.w == 1 ? copy_strided<1>(from, 1, box.ws, row) : copy_strided<0>(from, grads.by.w, box.ws, row);
+        copy_row(from, grads.by.w, box.ws, row);
       }
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import product
 from math import prod
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpucnn.backends.cpu.library import Kernel, Value, launch, strides
+from gpucnn.backends.cpu.library import Kernel, Launch, Layout, strides
 from gpucnn.backends.numpy.memory import Array, scratch
 from gpucnn.geometry import Axis, ConvGeometry
 
@@ -26,7 +26,7 @@ MAX_PARTS = 8  # of a wgrad's batch, each with partial sums
 
 
 class Tap(NamedTuple):
-    """A tap along one axis: its number in the kernel, and the source of target i, at ``(i + offset) * step + phase``."""
+    """A tap along one axis: its number in the kernel, and target i's source at ``(i + offset) * step + phase``."""
 
     number: int
     phase: int
@@ -74,19 +74,18 @@ def _side(axis: Axis, dgrad: bool) -> Side:
     return Side(tuple(parts), 1, axis.stride, axis.out, axis.size)
 
 
-class Plan(NamedTuple):
-    """The fields that follow from a geometry, the kernel's table, and scalars of the workspace and packed weights."""
+class _Sizes(NamedTuple):
+    """What follows from a geometry: fields of ``Params``, the kernel's table, and numbers of scalars."""
 
-    values: dict[str, Value]
+    values: dict[str, int]
     table: Array
-    boxes: int
-    room: int
-    packed: int
-    sums: int
+    units: int  # boxes of blocks of groups of an image
+    room: int  # of the workspace, without sums
+    packed: int  # of all weights
+    sums: int  # of a block of groups in wgrad
 
 
-@lru_cache(maxsize=256)
-def _plan(geometry: ConvGeometry, dgrad: bool, itemsize: int) -> Plan:
+def _sizes(geometry: ConvGeometry, dgrad: bool, itemsize: int) -> _Sizes:
     inputs, outputs, groups = geometry.channels
     channels, filters = inputs // groups, outputs // groups
     if dgrad:
@@ -100,7 +99,7 @@ def _plan(geometry: ConvGeometry, dgrad: bool, itemsize: int) -> Plan:
     sizes = [count + side.spread for count, side in zip(box, sides, strict=True)]
     table = _table(sides, geometry.kernel_size, sizes)
     taps = sum(prod(len(taps) for taps in part) for part in product(*(side.parts for side in sides)))
-    values: dict[str, Value] = {"groups": groups, "channels": channels, "filters": filters, "block": block}
+    values = {"groups": groups, "channels": channels, "filters": filters, "block": block}
     values |= {"width": width, "taps": taps, **dict(zip(("planes", "rows", "pitch"), sizes, strict=True))}
     for name, side, count, kernel in zip("dhw", sides, box, geometry.kernel_size, strict=True):
         values |= {f"source_{name}": side.sources, f"target_{name}": side.targets, f"box_{name}": count}
@@ -115,7 +114,8 @@ def _plan(geometry: ConvGeometry, dgrad: bool, itemsize: int) -> Plan:
     room += block * (channels * read + filters * written)
     boxes = prod(-(-side.longest // count) for side, count in zip(sides, box, strict=True))
     sums = block * packed * channels * taps * lanes
-    return Plan(values, table, boxes, room, groups * packed * (channels * taps + 1), sums)
+    units = boxes * -(-groups // block)
+    return _Sizes(values, table, units, room, groups * packed * (channels * taps + 1), sums)
 
 
 def _table(sides: Sequence[Side], kernel: Sequence[int], sizes: Sequence[int]) -> Array:
@@ -151,51 +151,62 @@ def _box(sides: Sequence[Side], limit: int) -> list[int]:
     return box
 
 
-def forward(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    """Y [N, OC, OD, OH, OW] from x [N, C, D, H, W], w [OC, C / groups, KD, KH, KW] and bias [OC]."""
-    _contract(x, _by_group(w, geometry), bias, y, _plan(geometry, False, x.itemsize))
+@lru_cache(maxsize=512)
+def plan(
+    source: Layout,
+    w: Layout,
+    bias: Layout | None,
+    target: Layout,
+    geometry: ConvGeometry,
+    direction: str,
+    dtype: str,
+) -> Callable[[Array, Array, Array | None, Array], None]:
+    """The function of arrays of these layouts that computes a forward or a dgrad."""
+    sizes = _sizes(geometry, direction == "backward_input", source.itemsize)
+    axes = "gcmdhw" if direction == "backward_input" else "gmcdhw"
+    groups, channels, filters, taps = (sizes.values[name] for name in ("groups", "channels", "filters", "taps"))
+    images = {"n": source.shape[0], "parts": 1, **strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
+    weights = {**strides("w", _by_group(w, geometry), axes), **strides("bias", bias, "c")}
+    values = {**sizes.values, **images, **weights}
+    items = max(1, min(MAX_ITEMS, groups, sizes.packed >> 14))
+    pack = Launch(_WEIGHT, dtype, values | {"items": items}, items)
+    work = max(prod(source.shape) * filters, prod(target.shape) * channels) * taps
+    items = max(1, min(MAX_ITEMS, source.shape[0] * sizes.units, work // MULTIPLY_ADDS))
+    contract = Launch(_GROUPS, dtype, values | {"items": items}, items, sizes.room)
+
+    def run(source: Array, w: Array, bias: Array | None, target: Array) -> None:
+        weight = scratch("depthwise groups weight", (sizes.packed,), dtype)
+        pack(w=w, bias=bias, weight=weight, table=sizes.table)
+        contract(**{"from": source}, weight=weight, table=sizes.table, to=target)
+
+    return run
 
 
-def backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
-    """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW], plus bias [C]."""
-    _contract(grad_y, _by_group(w, geometry).swapaxes(1, 2), bias, grad_x, _plan(geometry, True, grad_y.itemsize))
+@lru_cache(maxsize=512)
+def plan_gradient(
+    x: Layout, grad_y: Layout, grad_w: Layout, geometry: ConvGeometry, dtype: str
+) -> Callable[[Array, Array, Array], None]:
+    """The function of arrays of these layouts that computes a wgrad."""
+    sizes = _sizes(geometry, False, x.itemsize)
+    blocks = -(-sizes.values["groups"] // sizes.values["block"])
+    work = prod(grad_y.shape) * sizes.values["channels"] * sizes.values["taps"]
+    parts = max(1, min(MAX_PARTS, x.shape[0], work // MULTIPLY_ADDS // blocks))
+    images = {"n": x.shape[0], **strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
+    weights = {**strides("w", _by_group(grad_w, geometry), "gmcdhw"), **strides("bias", None, "c")}
+    values = {**sizes.values, **images, **weights, "parts": parts, "items": parts * blocks}
+    add = Launch(_GRADIENT, dtype, values, parts * blocks, sizes.sums + sizes.room)
+    total = Launch(_TOTAL, dtype, values)
+
+    def run(x: Array, grad_y: Array, grad_w: Array) -> None:
+        partial = scratch("depthwise groups partial sums", (parts, grad_w.size), dtype)
+        add(**{"from": x}, to=grad_y, table=sizes.table, partial=partial)
+        total(partial=partial, w=grad_w)
+
+    return run
 
 
-def _by_group(w: Array, geometry: ConvGeometry) -> Array:
-    """The view [G, M, C, KD, KH, KW] of a weight."""
-    groups = geometry.channels.groups
-    filters = len(w) // groups
-    steps = (filters * w.strides[0], *w.strides)
-    return np.lib.stride_tricks.as_strided(w, (groups, filters, *w.shape[1:]), steps)
-
-
-def _contract(source: Array, w: Array, bias: Array | None, target: Array, plan: Plan) -> None:
-    if target.size == 0:
-        return
-    dtype, values = source.dtype.name, plan.values
-    weight = scratch("depthwise groups weight", (plan.packed,), dtype)
-    images = {"n": len(source), "parts": 1, **strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
-    given = values | images | strides("w", w, "gmcdhw") | strides("bias", bias, "c")
-    items = max(1, min(MAX_ITEMS, values["groups"], plan.packed >> 12))
-    arrays = {"w": w, "bias": bias, "weight": weight, "table": plan.table, "from": source, "to": target}
-    launch(_WEIGHT, dtype, given | {"items": items}, arrays, items)
-    units = len(source) * -(-values["groups"] // values["block"]) * plan.boxes
-    work = max(source.size * values["filters"], target.size * values["channels"]) * values["taps"]
-    items = max(1, min(MAX_ITEMS, units, work // MULTIPLY_ADDS))
-    launch(_GROUPS, dtype, given | {"items": items}, arrays, items, plan.room)
-
-
-def backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
-    """grad_w [OC, C / groups, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, OC, OD, OH, OW]."""
-    plan, dtype = _plan(geometry, False, x.itemsize), x.dtype.name
-    values = plan.values
-    blocks = -(-values["groups"] // values["block"])
-    work = grad_y.size * values["channels"] * values["taps"]
-    parts = max(1, min(MAX_PARTS, len(x), work // MULTIPLY_ADDS // blocks))
-    partial = scratch("depthwise groups partial sums", (parts, grad_w.size), dtype)
-    images = {"n": len(x), "parts": parts, "items": parts * blocks, **strides("bias", None, "c")}
-    images |= {**strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
-    given = values | images | strides("w", _by_group(grad_w, geometry), "gmcdhw")
-    arrays = {"from": x, "to": grad_y, "table": plan.table, "partial": partial, "w": grad_w}
-    launch(_GRADIENT, dtype, given, arrays, parts * blocks, plan.sums + plan.room)
-    launch(_TOTAL, dtype, given, arrays)
+def _by_group(w: Layout, geometry: ConvGeometry) -> Layout:
+    """A weight [OC, C / groups, KD, KH, KW] as [G, M, C, KD, KH, KW]."""
+    groups, (filters, *rest) = geometry.channels.groups, w.shape
+    each = filters // groups
+    return Layout((groups, each, *rest), (each * w.strides[0], *w.strides), w.itemsize)
