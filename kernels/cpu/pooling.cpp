@@ -18,8 +18,9 @@ struct Params {
   index_t low;          // scalars before the row
   index_t even, odd;    // DOUBLED: targets 2 j and 2 j + 1 read the sources j + k * w_step + even, and + odd,
   index_t even_taps, odd_taps;
-  index_t margin;       // scalars of the row with what windows read beside it; 0 if they read nothing there
-  index_t slots_d, slots_h;  // reduced rows that are kept: row (d, h) at (d % slots_d, h % slots_h); 0 if none is reused
+  index_t margin;       // scalars of a row with what windows read beside it; 0 if rows are read in place
+  index_t block;        // rows that are reduced at once: 1, or all of a plane, `margin` or `w` apart, as one
+  index_t slots_d, slots_h;  // powers of 2: row (d, h) is kept at (d % slots_d, h % slots_h); 0 if none is needed again
   index_t pitch;        // scalars of a reduced row
   index_t divides;      // 0 nothing, 1 the rows of x, 2 the rows of y
   index_t items;
@@ -43,11 +44,12 @@ struct Pooling {
   int64_t* indices;
   Reads d_reads, h_reads, w_reads;
   Divisors divisors;
-  scalar_t* margins;  // [margin]: a row with what windows read beside it
+  scalar_t* margins;  // [block][margin]: rows with what windows read beside them
   Row kept;           // [slots][pitch]
-  int64_t* tags;      // [slots]: which row each slot holds
+  int64_t* tags;      // [slots]: which row each slot holds, or which block of rows begins there
   label_t* labels;    // [pitch]: of a row of y
-  label_t* starts;    // [ow]: the first source that each target reads along W
+  label_t* corners;   // [block][pitch]: positions of the first taps in the block, which may be in the padding
+  label_t* starts;    // [block][pitch]: positions of the first taps that are not
 
   index_t slots() const { return p->slots_d ? p->slots_d * p->slots_h : MAX_ROWS; }
 
@@ -55,52 +57,61 @@ struct Pooling {
     index_t rows = slots() * p->pitch;
     tags = reinterpret_cast<int64_t*>(workspace);
     workspace += round_up(slots() * sizeof(int64_t), 64) / sizeof(scalar_t);
-    margins = workspace, workspace += round_up(p->margin, LANES);
+    margins = workspace, workspace += round_up(p->block * p->margin, LANES);
     kept.values = workspace, workspace += rows;
-    kept.labels = reinterpret_cast<label_t*>(workspace), workspace += Op::LABELLED ? rows : 0;
-    labels = reinterpret_cast<label_t*>(workspace), workspace += Op::LABELLED ? p->pitch : 0;
-    starts = reinterpret_cast<label_t*>(workspace);
     std::fill(tags, tags + slots(), -1);
-    std::fill(margins, margins + p->margin, Op::NOTHING);
-    if (Op::LABELLED)
-      for (index_t o = 0; o < p->ow; o++) starts[o] = label_t(w_reads.first[o]);
+    std::fill(margins, margins + p->block * p->margin, Op::NOTHING);
+    if (!Op::LABELLED) return;
+    kept.labels = reinterpret_cast<label_t*>(workspace);
+    labels = kept.labels + rows, corners = labels + p->pitch, starts = corners + p->block * p->pitch;
+    label_t stride = p->way == HALVED ? 2 : 1;
+    for (index_t h = 0; h < p->block; h++)
+      for (index_t o = 0; o < p->ow; o++) {
+        corners[h * p->pitch + o] = label_t(h * p->w + o * stride - p->low);
+        starts[h * p->pitch + o] = label_t(h * p->w + w_reads.first[o]);
+      }
   }
 
   // --- Rows of x, reduced along W ---------------------------------------------------------------------------------
 
   index_t lanes() const { return p->channels_last ? p->c : 1; }
 
-  // The row with its margins, divided where that is asked for.
-  const scalar_t* prepared(const scalar_t* row, index_t d, index_t h) const {
-    if (!p->margin) return row;
-    scalar_t* to = margins + p->low * lanes();
-    if (p->divides != 1) {
-      over(p->w, [&](auto width, index_t i) { write(to + i, read<Values<width>>(row + i)); });
-      return margins;
-    }
-    scalar_t outer = divisors.d[d] * divisors.h[h];
-    if (!p->channels_last) {
-      over(p->w, [&](auto width, index_t i) {
-        using V = Values<width>;
-        write(to + i, read<V>(row + i) / (outer * read<V>(divisors.w + i)));
-      });
-      return margins;
-    }
-    for (index_t w = 0; w < p->w; w++) {
-      scalar_t divisor = outer * divisors.w[w];
-      over(p->c, [&](auto width, index_t i) {
-        write(to + w * p->c + i, read<Values<width>>(row + w * p->x_w + i) / divisor);
-      });
+  // Rows with their margins, divided where that is asked for: `block` of them, from row (d, h) of a plane on.
+  const scalar_t* prepared(const scalar_t* plane, index_t d, index_t h) const {
+    plane += d * p->x_d + h * p->x_h;
+    if (!p->margin) return plane;
+    for (index_t i = 0; i < p->block; i++, plane += p->x_h) {
+      scalar_t* to = margins + i * p->margin + p->low * lanes();
+      if (p->divides == 1)
+        divided(plane, divisors.d[d] * divisors.h[h + i], to);
+      else
+        over(p->w, [&](auto width, index_t w) { write(to + w, read<Values<width>>(plane + w)); });
     }
     return margins;
   }
 
+  void divided(const scalar_t* row, scalar_t outer, scalar_t* to) const {
+    if (!p->channels_last) {
+      over(p->w, [&](auto width, index_t w) {
+        using V = Values<width>;
+        write(to + w, read<V>(row + w) / (outer * read<V>(divisors.w + w)));
+      });
+      return;
+    }
+    for (index_t w = 0; w < p->w; w++, row += p->x_w, to += p->c) {
+      scalar_t divisor = outer * divisors.w[w];
+      over(p->c, [&](auto width, index_t c) { write(to + c, read<Values<width>>(row + c) / divisor); });
+    }
+  }
+
+  // Targets of a block along W. Between its rows are some that nobody reads.
+  index_t targets() const { return (p->block - 1) * p->pitch + p->ow; }
+
   // Labels count from the window's first tap: make them positions in the plane, none before the first that is read.
   template <int L>
-  MEMBER void put(Row to, index_t o, Reduced<Op, L> reduced, label_t stride, label_t label) const {
+  MEMBER void put(Row to, index_t o, Reduced<Op, L> reduced, label_t label) const {
     if constexpr (Op::LABELLED) {
-      auto at = reduced.label + label_t(o * stride - p->low) + lane_numbers<L>() * stride;
-      auto start = read<Labels<L>>(starts + o);
+      auto at = reduced.label + read<Labels<L>>(corners + o), start = read<Labels<L>>(starts + o);
       reduced.label = (at > start ? at : start) + label;
     }
     to.put(o, reduced);
@@ -109,10 +120,10 @@ struct Pooling {
   template <int TAPS>
   void shifted(const scalar_t* row, Row to, label_t label) const {
     index_t taps = TAPS ? TAPS : p->taps, step = p->w_step;
-    over(p->ow, [&](auto width, index_t o) {
+    over(targets(), [&](auto width, index_t o) {
       Reduced<Op, width> reduced = {read<Values<width>>(row + o), {}};
       for (index_t k = 1; k < taps; k++) reduced.update(read<Values<width>>(row + o + k * step), label_t(k * step));
-      put(to, o, reduced, 1, label);
+      put(to, o, reduced, label);
     });
   }
 
@@ -121,7 +132,7 @@ struct Pooling {
   template <int TAPS>
   void halved(const scalar_t* row, Row to, label_t label) const {
     index_t taps = TAPS ? TAPS : p->taps, step = p->w_step;
-    over(p->ow, [&](auto width, index_t o) {
+    over(targets(), [&](auto width, index_t o) {
       const scalar_t* from = row + 2 * o;
       Reduced<Op, width> reduced = {every_second<width, 0>(from), {}};
       for (index_t k = 1; k < taps; k++) {
@@ -129,7 +140,7 @@ struct Pooling {
         auto value = leads ? every_second<width, 0>(from + k) : every_second<width, 1>(from + k * step - 1);
         reduced.update(value, label_t(k * step));
       }
-      put(to, o, reduced, 2, label);
+      put(to, o, reduced, label);
     });
   }
 
@@ -143,11 +154,12 @@ struct Pooling {
 
   void doubled(const scalar_t* row, Row to) const {
     const scalar_t *even = row + p->low + p->even, *odd = row + p->low + p->odd;
-    over(p->ow / 2, [&](auto width, index_t j) {
+    index_t count = targets();
+    over(count / 2, [&](auto width, index_t j) {
       auto a = phase<width>(even + j, p->even_taps), b = phase<width>(odd + j, p->odd_taps);
       interleave<width>(to.values + 2 * j, a.value, b.value);
     });
-    if (p->ow % 2) to.values[p->ow - 1] = phase<1>(even + p->ow / 2, p->even_taps).value[0];
+    if (count % 2) to.values[count - 1] = phase<1>(even + count / 2, p->even_taps).value[0];
   }
 
   void by_table(const scalar_t* row, Row to, label_t label) const {
@@ -191,13 +203,19 @@ struct Pooling {
 
   // The row of x at (d, h) of a plane, reduced along W, at its slot.
   Row reduced_row(const scalar_t* plane, index_t plane_number, index_t d, index_t h, index_t ordinal) const {
-    index_t slot = p->slots_d ? d % p->slots_d * p->slots_h + h % p->slots_h : ordinal;
+    index_t first = p->block > 1 ? 0 : h, slot = ordinal;
+    if (p->slots_d) slot = (d & (p->slots_d - 1)) * p->slots_h + (first & (p->slots_h - 1));
     Row to = {kept.values + slot * p->pitch, kept.labels + slot * p->pitch};
-    int64_t tag = (plane_number * p->d + d) * p->h + h;
-    if (tags[slot] == tag) return to;
-    tags[slot] = tag;
-    label_t label = label_t((d * p->h + h) * p->w);
-    const scalar_t* row = prepared(plane + d * p->x_d + h * p->x_h, d, h);
+    int64_t tag = (plane_number * p->d + d) * p->h + first;
+    if (tags[slot] != tag) {
+      tags[slot] = tag;
+      reduce_block(prepared(plane, d, first), to, label_t((d * p->h + first) * p->w));
+    }
+    index_t offset = (h - first) * p->pitch;
+    return {to.values + offset, to.labels + offset};
+  }
+
+  void reduce_block(const scalar_t* row, Row to, label_t label) const {
     if (p->channels_last)
       channels_last(row, to, label);
     else if (p->way == BY_TABLE)
@@ -212,7 +230,6 @@ struct Pooling {
       regular<3>(row, to, label);
     else
       regular<0>(row, to, label);
-    return to;
   }
 
   // --- Rows of y --------------------------------------------------------------------------------------------------
@@ -224,18 +241,19 @@ struct Pooling {
     index_t depth = d_reads.count[od], height = h_reads.count[oh], taps = depth * height;
     Row target = {y + offset, labels};
     if (!taps) std::fill(target.values, target.values + length, Op::NOTHING);
-    for (index_t begin = 0; begin < taps; begin += MAX_ROWS) {
-      Row rows[MAX_ROWS];
-      int here = std::min<index_t>(taps - begin, MAX_ROWS);
-      for (int k = 0; k < here; k++) {
-        index_t d = d_reads.first[od] + (begin + k) / height * p->d_step;
-        index_t h = h_reads.first[oh] + (begin + k) % height * p->h_step;
-        rows[k] = reduced_row(plane, plane_number, d, h, k);
+    Row rows[MAX_ROWS];
+    int count = 0;
+    bool first = true;
+    for (index_t i = 0, d = d_reads.first[od]; i < depth; i++, d += p->d_step)
+      for (index_t j = 0, h = h_reads.first[oh]; j < height; j++, h += p->h_step) {
+        rows[count] = reduced_row(plane, plane_number, d, h, count);
+        taps--;
+        if (++count < MAX_ROWS && taps) continue;
+        reduce_rows<Op>(rows, count, first, target, length);
+        count = 0, first = false;
       }
-      reduce_rows<Op>(rows, here, begin == 0, target, length);
-    }
     if (p->divides == 2) divide(target.values, divisors.d[od] * divisors.h[oh]);
-    if (Op::LABELLED) put_indices(indices + offset, taps);
+    if (Op::LABELLED) put_indices(indices + offset, depth && height);
   }
 
   void divide(scalar_t* row, scalar_t outer) const {
@@ -252,9 +270,9 @@ struct Pooling {
     }
   }
 
-  void put_indices(int64_t* to, index_t taps) const {
+  void put_indices(int64_t* to, bool any) const {
     index_t length = p->ow * lanes();
-    for (index_t i = 0; i < length; i++) to[i] = taps ? labels[i] : -1;
+    for (index_t i = 0; i < length; i++) to[i] = any ? labels[i] : -1;
     for (index_t o = 0; o < p->ow; o++)
       if (!w_reads.count[o]) std::fill(to + o * lanes(), to + (o + 1) * lanes(), -1);
   }
@@ -276,28 +294,30 @@ struct Pooling {
   }
 };
 
+// `reads` are the tables of the axes D, H and W: first[out], then count[out] of each; `divisors` have a number for each
+// row or column of what is divided, along D, H and W.
 template <class Op>
-static void pool(const Params* p, const scalar_t* x, scalar_t* y, int64_t* indices, Reads d, Reads h, Reads w,
-                 Divisors divisors, scalar_t* workspace, int64_t item) {
-  Pooling<Op> pooling = {p, x, y, indices, d, h, w, divisors, {}, {}, {}, {}, {}};
+static void pool(const Params* p, const scalar_t* x, scalar_t* y, int64_t* indices, const int64_t* reads,
+                 const scalar_t* divisors, scalar_t* workspace, int64_t item) {
+  const int64_t *h = reads + 2 * p->od, *w = h + 2 * p->oh;
+  bool of_sources = p->divides == 1;
+  const scalar_t* h_divisors = p->divides ? divisors + (of_sources ? p->d : p->od) : nullptr;
+  Pooling<Op> pooling = {
+      p, x, y, indices, {reads, reads + p->od}, {h, h + p->oh}, {w, w + p->ow},
+      {divisors, h_divisors, p->divides ? h_divisors + (of_sources ? p->h : p->oh) : nullptr}, {}, {}, {}, {}, {}, {}};
   pooling.lay_out(workspace);
   pooling.compute(item);
 }
 
-KERNEL max_pool(const Params* p, const scalar_t* x, scalar_t* y, int64_t* indices, const int64_t* d_first,
-                const int64_t* d_count, const int64_t* h_first, const int64_t* h_count, const int64_t* w_first,
-                const int64_t* w_count, scalar_t* workspace, int64_t item) {
-  Reads d = {d_first, d_count}, h = {h_first, h_count}, w = {w_first, w_count};
+KERNEL max_pool(const Params* p, const scalar_t* x, scalar_t* y, int64_t* indices, const int64_t* reads,
+                scalar_t* workspace, int64_t item) {
   if (indices)
-    pool<LabelledMaximum>(p, x, y, indices, d, h, w, {}, workspace, item);
+    pool<LabelledMaximum>(p, x, y, indices, reads, nullptr, workspace, item);
   else
-    pool<Maximum>(p, x, y, nullptr, d, h, w, {}, workspace, item);
+    pool<Maximum>(p, x, y, nullptr, reads, nullptr, workspace, item);
 }
 
-KERNEL window_sums(const Params* p, const scalar_t* x, scalar_t* y, const int64_t* d_first, const int64_t* d_count,
-                   const int64_t* h_first, const int64_t* h_count, const int64_t* w_first, const int64_t* w_count,
-                   const scalar_t* d_divisor, const scalar_t* h_divisor, const scalar_t* w_divisor, scalar_t* workspace,
-                   int64_t item) {
-  Reads d = {d_first, d_count}, h = {h_first, h_count}, w = {w_first, w_count};
-  pool<Sum>(p, x, y, nullptr, d, h, w, {d_divisor, h_divisor, w_divisor}, workspace, item);
+KERNEL window_sums(const Params* p, const scalar_t* x, scalar_t* y, const int64_t* reads, const scalar_t* divisors,
+                   scalar_t* workspace, int64_t item) {
+  pool<Sum>(p, x, y, nullptr, reads, divisors, workspace, item);
 }
