@@ -22,9 +22,12 @@ struct Params {
   index_t block;        // rows that are reduced at once: 1, or all of a plane, `margin` or `w` apart, as one
   index_t slots_d, slots_h;  // powers of 2: row (d, h) is kept at (d % slots_d, h % slots_h); 0 if none is needed again
   index_t pitch;        // scalars of a reduced row
+  index_t holes;        // whether some window reads nothing along W
   index_t divides;      // 0 nothing, 1 the rows of x, 2 the rows of y
   index_t items;
 };
+
+constexpr int MAX_ROWS = 8;  // of one pass: each reads and writes the row of results
 
 enum Way { BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED };
 
@@ -159,20 +162,28 @@ struct Pooling {
       auto a = phase<width>(even + j, p->even_taps), b = phase<width>(odd + j, p->odd_taps);
       interleave<width>(to.values + 2 * j, a.value, b.value);
     });
-    if (count % 2) to.values[count - 1] = phase<1>(even + count / 2, p->even_taps).value[0];
+    if (count % 2) to.values[count - 1] = phase<1>(even + count / 2, p->even_taps).value;
   }
 
   void by_table(const scalar_t* row, Row to, label_t label) const {
+    for (index_t i = 0; i < p->block; i++) {
+      row_by_table(row, to, label);
+      row += p->margin ? p->margin : p->x_h;
+      to.values += p->pitch, to.labels += p->pitch, label += label_t(p->w);
+    }
+  }
+
+  void row_by_table(const scalar_t* row, Row to, label_t label) const {
     for (index_t o = 0; o < p->ow; o++) {
       index_t first = w_reads.first[o], count = w_reads.count[o], step = p->w_step;
-      Reduced<Op, 1> reduced = {Values<1>{Op::NOTHING}, Labels<1>{}};
+      Reduced<Op, 1> reduced = {Op::NOTHING, 0};
       if (count >= LANES && step == 1) {
         reduced = along<Op>(row + p->low + first, count, label_t(label + first));
       } else if (count) {
         const scalar_t* from = row + p->low + first;
-        reduced = {Values<1>{*from}, Labels<1>{label_t(label + first)}};
+        reduced = {*from, label_t(label + first)};
         for (index_t k = 1; k < count; k++)
-          reduced.update(Values<1>{from[k * step]}, label_t(label + first + k * step));
+          reduced.update(from[k * step], label_t(label + first + k * step));
       }
       to.put(o, reduced);
     }
@@ -184,15 +195,8 @@ struct Pooling {
       index_t first = w_reads.first[o], count = w_reads.count[o];
       Row target = {to.values + o * p->c, to.labels + o * p->c};
       if (!count) std::fill(target.values, target.values + p->c, Op::NOTHING);
-      for (index_t begin = 0; begin < count; begin += MAX_ROWS) {
-        Tap taps[MAX_ROWS];
-        int here = std::min<index_t>(count - begin, MAX_ROWS);
-        for (int k = 0; k < here; k++) {
-          index_t w = first + (begin + k) * p->w_step;
-          taps[k] = {row + w * pitch, label_t(label + w)};
-        }
-        reduce_rows<Op>(taps, here, begin == 0, target, p->c);
-      }
+      Taps taps = {{row + first * pitch, label_t(label + first)}, p->w_step * pitch, p->w_step};
+      if (count) reduce_rows<Op>(taps, count, true, target, p->c);
     }
   }
 
@@ -234,10 +238,9 @@ struct Pooling {
 
   // --- Rows of y --------------------------------------------------------------------------------------------------
 
-  void row(index_t n, index_t c, index_t od, index_t oh) const {
-    const scalar_t* plane = x + n * p->x_n + c * p->x_c;
-    index_t offset = n * p->y_n + c * p->y_c + od * p->y_d + oh * p->y_h, length = p->ow * lanes();
-    index_t plane_number = p->channels_last ? n : n * p->c + c;
+  // Row `oh` of y at the offset, by the windows of `od`. Planes are numbered for the tags.
+  void row(const scalar_t* plane, index_t plane_number, index_t offset, index_t od, index_t oh) const {
+    index_t length = p->ow * lanes();
     index_t depth = d_reads.count[od], height = h_reads.count[oh], taps = depth * height;
     Row target = {y + offset, labels};
     if (!taps) std::fill(target.values, target.values + length, Op::NOTHING);
@@ -252,8 +255,31 @@ struct Pooling {
         reduce_rows<Op>(rows, count, first, target, length);
         count = 0, first = false;
       }
-    if (p->divides == 2) divide(target.values, divisors.d[od] * divisors.h[oh]);
-    if (Op::LABELLED) put_indices(indices + offset, depth && height);
+    finish(target, offset, od, oh, depth && height);
+  }
+
+  // Rows [begin, end) of y, `y_h` apart, where each plane of x is one block.
+  void rows_of_plane(const scalar_t* plane, index_t plane_number, index_t offset, index_t od, index_t begin,
+                     index_t end) const {
+    Row planes[MAX_ROWS];
+    index_t depth = d_reads.count[od];
+    for (index_t i = 0; i < depth; i++)
+      planes[i] = reduced_row(plane, plane_number, d_reads.first[od] + i * p->d_step, 0, 0);
+    for (index_t oh = begin; oh < end; oh++, offset += p->y_h) {
+      Row target = {y + offset, labels};
+      index_t height = h_reads.count[oh], from = h_reads.first[oh] * p->pitch;
+      if (!depth || !height) std::fill(target.values, target.values + p->ow, Op::NOTHING);
+      for (index_t i = 0; height && i < depth; i++) {
+        Rows rows = {{planes[i].values + from, planes[i].labels + from}, p->h_step * p->pitch};
+        reduce_rows<Op>(rows, height, i == 0, target, p->ow);
+      }
+      finish(target, offset, od, oh, depth && height);
+    }
+  }
+
+  MEMBER void finish(Row row, index_t offset, index_t od, index_t oh, bool any) const {
+    if (p->divides == 2) divide(row.values, divisors.d[od] * divisors.h[oh]);
+    if (Op::LABELLED) put_indices(indices + offset, any);
   }
 
   void divide(scalar_t* row, scalar_t outer) const {
@@ -273,23 +299,24 @@ struct Pooling {
   void put_indices(int64_t* to, bool any) const {
     index_t length = p->ow * lanes();
     for (index_t i = 0; i < length; i++) to[i] = any ? labels[i] : -1;
+    if (!p->holes) return;
     for (index_t o = 0; o < p->ow; o++)
       if (!w_reads.count[o]) std::fill(to + o * lanes(), to + (o + 1) * lanes(), -1);
   }
 
   void compute(int64_t item) const {
-    index_t planes = p->channels_last ? 1 : p->c, rows = p->od * p->oh;
-    Range range = part_of(p->n * planes * rows, item, p->items);
-    index_t oh = range.begin % p->oh, od = range.begin / p->oh % p->od;
-    index_t c = range.begin / rows % planes, n = range.begin / rows / planes;
-    for (index_t i = range.begin; i < range.end; i++) {
-      row(n, c, od, oh);
-      if (++oh < p->oh) continue;
-      oh = 0;
-      if (++od < p->od) continue;
-      od = 0;
-      if (++c < planes) continue;
-      c = 0, n++;
+    index_t planes = p->channels_last ? 1 : p->c;
+    Range range = part_of(p->n * planes * p->od * p->oh, item, p->items);
+    for (index_t begin = range.begin; begin < range.end;) {
+      index_t oh = begin % p->oh, od = begin / p->oh % p->od, plane = begin / p->oh / p->od;
+      index_t n = plane / planes, c = plane % planes, rows = std::min(p->oh - oh, range.end - begin);
+      const scalar_t* from = x + n * p->x_n + c * p->x_c;
+      index_t offset = n * p->y_n + c * p->y_c + od * p->y_d + oh * p->y_h;
+      if (p->block > 1 && d_reads.count[od] <= MAX_ROWS)
+        rows_of_plane(from, plane, offset, od, oh, oh + rows);
+      else
+        for (index_t i = 0; i < rows; i++) row(from, plane, offset + i * p->y_h, od, oh + i);
+      begin += rows;
     }
   }
 };

@@ -242,11 +242,11 @@ def plane_of(row: Row, length: int, h: Reads, w: Reads, depth: int) -> Plane | N
         length = _multiple(length, 2)
     elif row.way == DOUBLED:
         length = max(length, -(-targets // 2))
-    elif row.way != SHIFTED:
+    elif row.way == REPEATED:
         return None
     if h.sources == 1 or h.sources * length > PLANE:
         return None
-    pitch = {SHIFTED: length, HALVED: length // 2, DOUBLED: 2 * length}[row.way]
+    pitch = {BY_TABLE: targets, SHIFTED: length, HALVED: length // 2, DOUBLED: 2 * length}[row.way]
     return Plane(length, pitch, _power_of_2(depth), _power_of_2(h.sources))
 
 
@@ -318,14 +318,14 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
         **{axis: each.sources for axis, each in named.items()},
         **{f"o{axis}": len(each.count) for axis, each in named.items()},
         **{f"{axis}_step": each.step for axis, each in named.items()},
-        **{"channels_last": channels_last, "divides": divides},
+        **{"channels_last": channels_last, "divides": divides, "holes": not w.count.all()},
     }
     return Plan(
         is_direct=all(map(Reads.is_direct, reads, in_blocks)),
         channels_last=channels_last,
         views=views,
         margin=margin,
-        plane=plane_of(row, margin or w.sources, h, w, d.reach),
+        plane=None if channels_last else plane_of(row, margin or w.sources, h, w, d.reach),
         d_reach=d.reach,
         h_reach=h.reach,
         d_overlap=d.overlap,
