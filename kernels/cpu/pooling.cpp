@@ -18,12 +18,16 @@ struct Params {
   index_t low;          // scalars before the row
   index_t even, odd;    // DOUBLED: targets 2 j and 2 j + 1 read the sources j + k * w_step + even, and + odd,
   index_t even_taps, odd_taps;
-  index_t margin;       // scalars of the row with what windows read beside it; 0 if they read nothing there
-  index_t slots_d, slots_h;  // reduced rows that are kept: row (d, h) at (d % slots_d, h % slots_h); 0 if none is reused
+  index_t margin;       // scalars of a row with what windows read beside it; 0 if rows are read in place
+  index_t block;        // rows that are reduced at once: 1, or all of a plane, `margin` or `w` apart, as one
+  index_t slots_d, slots_h;  // powers of 2: row (d, h) is kept at (d % slots_d, h % slots_h); 0 if none is needed again
   index_t pitch;        // scalars of a reduced row
+  index_t holes;        // whether some window reads nothing along W
   index_t divides;      // 0 nothing, 1 the rows of x, 2 the rows of y
   index_t items;
 };
+
+constexpr int MAX_ROWS = 8;  // of one pass: each reads and writes the row of results
 
 enum Way { BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED };
 
@@ -43,11 +47,12 @@ struct Pooling {
   int64_t* indices;
   Reads d_reads, h_reads, w_reads;
   Divisors divisors;
-  scalar_t* margins;  // [margin]: a row with what windows read beside it
+  scalar_t* margins;  // [block][margin]: rows with what windows read beside them
   Row kept;           // [slots][pitch]
-  int64_t* tags;      // [slots]: which row each slot holds
+  int64_t* tags;      // [slots]: which row each slot holds, or which block of rows begins there
   label_t* labels;    // [pitch]: of a row of y
-  label_t* starts;    // [ow]: the first source that each target reads along W
+  label_t* corners;   // [block][pitch]: positions of the first taps in the block, which may be in the padding
+  label_t* starts;    // [block][pitch]: positions of the first taps that are not
 
   index_t slots() const { return p->slots_d ? p->slots_d * p->slots_h : MAX_ROWS; }
 
@@ -55,52 +60,61 @@ struct Pooling {
     index_t rows = slots() * p->pitch;
     tags = reinterpret_cast<int64_t*>(workspace);
     workspace += round_up(slots() * sizeof(int64_t), 64) / sizeof(scalar_t);
-    margins = workspace, workspace += round_up(p->margin, LANES);
+    margins = workspace, workspace += round_up(p->block * p->margin, LANES);
     kept.values = workspace, workspace += rows;
-    kept.labels = reinterpret_cast<label_t*>(workspace), workspace += Op::LABELLED ? rows : 0;
-    labels = reinterpret_cast<label_t*>(workspace), workspace += Op::LABELLED ? p->pitch : 0;
-    starts = reinterpret_cast<label_t*>(workspace);
     std::fill(tags, tags + slots(), -1);
-    std::fill(margins, margins + p->margin, Op::NOTHING);
-    if (Op::LABELLED)
-      for (index_t o = 0; o < p->ow; o++) starts[o] = label_t(w_reads.first[o]);
+    std::fill(margins, margins + p->block * p->margin, Op::NOTHING);
+    if (!Op::LABELLED) return;
+    kept.labels = reinterpret_cast<label_t*>(workspace);
+    labels = kept.labels + rows, corners = labels + p->pitch, starts = corners + p->block * p->pitch;
+    label_t stride = p->way == HALVED ? 2 : 1;
+    for (index_t h = 0; h < p->block; h++)
+      for (index_t o = 0; o < p->ow; o++) {
+        corners[h * p->pitch + o] = label_t(h * p->w + o * stride - p->low);
+        starts[h * p->pitch + o] = label_t(h * p->w + w_reads.first[o]);
+      }
   }
 
   // --- Rows of x, reduced along W ---------------------------------------------------------------------------------
 
   index_t lanes() const { return p->channels_last ? p->c : 1; }
 
-  // The row with its margins, divided where that is asked for.
-  const scalar_t* prepared(const scalar_t* row, index_t d, index_t h) const {
-    if (!p->margin) return row;
-    scalar_t* to = margins + p->low * lanes();
-    if (p->divides != 1) {
-      over(p->w, [&](auto width, index_t i) { write(to + i, read<Values<width>>(row + i)); });
-      return margins;
-    }
-    scalar_t outer = divisors.d[d] * divisors.h[h];
-    if (!p->channels_last) {
-      over(p->w, [&](auto width, index_t i) {
-        using V = Values<width>;
-        write(to + i, read<V>(row + i) / (outer * read<V>(divisors.w + i)));
-      });
-      return margins;
-    }
-    for (index_t w = 0; w < p->w; w++) {
-      scalar_t divisor = outer * divisors.w[w];
-      over(p->c, [&](auto width, index_t i) {
-        write(to + w * p->c + i, read<Values<width>>(row + w * p->x_w + i) / divisor);
-      });
+  // Rows with their margins, divided where that is asked for: `block` of them, from row (d, h) of a plane on.
+  const scalar_t* prepared(const scalar_t* plane, index_t d, index_t h) const {
+    plane += d * p->x_d + h * p->x_h;
+    if (!p->margin) return plane;
+    for (index_t i = 0; i < p->block; i++, plane += p->x_h) {
+      scalar_t* to = margins + i * p->margin + p->low * lanes();
+      if (p->divides == 1)
+        divided(plane, divisors.d[d] * divisors.h[h + i], to);
+      else
+        over(p->w, [&](auto width, index_t w) { write(to + w, read<Values<width>>(plane + w)); });
     }
     return margins;
   }
 
+  void divided(const scalar_t* row, scalar_t outer, scalar_t* to) const {
+    if (!p->channels_last) {
+      over(p->w, [&](auto width, index_t w) {
+        using V = Values<width>;
+        write(to + w, read<V>(row + w) / (outer * read<V>(divisors.w + w)));
+      });
+      return;
+    }
+    for (index_t w = 0; w < p->w; w++, row += p->x_w, to += p->c) {
+      scalar_t divisor = outer * divisors.w[w];
+      over(p->c, [&](auto width, index_t c) { write(to + c, read<Values<width>>(row + c) / divisor); });
+    }
+  }
+
+  // Targets of a block along W. Between its rows are some that nobody reads.
+  index_t targets() const { return (p->block - 1) * p->pitch + p->ow; }
+
   // Labels count from the window's first tap: make them positions in the plane, none before the first that is read.
   template <int L>
-  MEMBER void put(Row to, index_t o, Reduced<Op, L> reduced, label_t stride, label_t label) const {
+  MEMBER void put(Row to, index_t o, Reduced<Op, L> reduced, label_t label) const {
     if constexpr (Op::LABELLED) {
-      auto at = reduced.label + label_t(o * stride - p->low) + lane_numbers<L>() * stride;
-      auto start = read<Labels<L>>(starts + o);
+      auto at = reduced.label + read<Labels<L>>(corners + o), start = read<Labels<L>>(starts + o);
       reduced.label = (at > start ? at : start) + label;
     }
     to.put(o, reduced);
@@ -109,10 +123,10 @@ struct Pooling {
   template <int TAPS>
   void shifted(const scalar_t* row, Row to, label_t label) const {
     index_t taps = TAPS ? TAPS : p->taps, step = p->w_step;
-    over(p->ow, [&](auto width, index_t o) {
+    over(targets(), [&](auto width, index_t o) {
       Reduced<Op, width> reduced = {read<Values<width>>(row + o), {}};
       for (index_t k = 1; k < taps; k++) reduced.update(read<Values<width>>(row + o + k * step), label_t(k * step));
-      put(to, o, reduced, 1, label);
+      put(to, o, reduced, label);
     });
   }
 
@@ -121,7 +135,7 @@ struct Pooling {
   template <int TAPS>
   void halved(const scalar_t* row, Row to, label_t label) const {
     index_t taps = TAPS ? TAPS : p->taps, step = p->w_step;
-    over(p->ow, [&](auto width, index_t o) {
+    over(targets(), [&](auto width, index_t o) {
       const scalar_t* from = row + 2 * o;
       Reduced<Op, width> reduced = {every_second<width, 0>(from), {}};
       for (index_t k = 1; k < taps; k++) {
@@ -129,7 +143,7 @@ struct Pooling {
         auto value = leads ? every_second<width, 0>(from + k) : every_second<width, 1>(from + k * step - 1);
         reduced.update(value, label_t(k * step));
       }
-      put(to, o, reduced, 2, label);
+      put(to, o, reduced, label);
     });
   }
 
@@ -143,24 +157,33 @@ struct Pooling {
 
   void doubled(const scalar_t* row, Row to) const {
     const scalar_t *even = row + p->low + p->even, *odd = row + p->low + p->odd;
-    over(p->ow / 2, [&](auto width, index_t j) {
+    index_t count = targets();
+    over(count / 2, [&](auto width, index_t j) {
       auto a = phase<width>(even + j, p->even_taps), b = phase<width>(odd + j, p->odd_taps);
       interleave<width>(to.values + 2 * j, a.value, b.value);
     });
-    if (p->ow % 2) to.values[p->ow - 1] = phase<1>(even + p->ow / 2, p->even_taps).value[0];
+    if (count % 2) to.values[count - 1] = phase<1>(even + count / 2, p->even_taps).value;
   }
 
   void by_table(const scalar_t* row, Row to, label_t label) const {
+    for (index_t i = 0; i < p->block; i++) {
+      row_by_table(row, to, label);
+      row += p->margin ? p->margin : p->x_h;
+      to.values += p->pitch, to.labels += p->pitch, label += label_t(p->w);
+    }
+  }
+
+  void row_by_table(const scalar_t* row, Row to, label_t label) const {
     for (index_t o = 0; o < p->ow; o++) {
       index_t first = w_reads.first[o], count = w_reads.count[o], step = p->w_step;
-      Reduced<Op, 1> reduced = {Values<1>{Op::NOTHING}, Labels<1>{}};
+      Reduced<Op, 1> reduced = {Op::NOTHING, 0};
       if (count >= LANES && step == 1) {
         reduced = along<Op>(row + p->low + first, count, label_t(label + first));
       } else if (count) {
         const scalar_t* from = row + p->low + first;
-        reduced = {Values<1>{*from}, Labels<1>{label_t(label + first)}};
+        reduced = {*from, label_t(label + first)};
         for (index_t k = 1; k < count; k++)
-          reduced.update(Values<1>{from[k * step]}, label_t(label + first + k * step));
+          reduced.update(from[k * step], label_t(label + first + k * step));
       }
       to.put(o, reduced);
     }
@@ -172,15 +195,8 @@ struct Pooling {
       index_t first = w_reads.first[o], count = w_reads.count[o];
       Row target = {to.values + o * p->c, to.labels + o * p->c};
       if (!count) std::fill(target.values, target.values + p->c, Op::NOTHING);
-      for (index_t begin = 0; begin < count; begin += MAX_ROWS) {
-        Tap taps[MAX_ROWS];
-        int here = std::min<index_t>(count - begin, MAX_ROWS);
-        for (int k = 0; k < here; k++) {
-          index_t w = first + (begin + k) * p->w_step;
-          taps[k] = {row + w * pitch, label_t(label + w)};
-        }
-        reduce_rows<Op>(taps, here, begin == 0, target, p->c);
-      }
+      Taps taps = {{row + first * pitch, label_t(label + first)}, p->w_step * pitch, p->w_step};
+      if (count) reduce_rows<Op>(taps, count, true, target, p->c);
     }
   }
 
@@ -191,13 +207,19 @@ struct Pooling {
 
   // The row of x at (d, h) of a plane, reduced along W, at its slot.
   Row reduced_row(const scalar_t* plane, index_t plane_number, index_t d, index_t h, index_t ordinal) const {
-    index_t slot = p->slots_d ? d % p->slots_d * p->slots_h + h % p->slots_h : ordinal;
+    index_t first = p->block > 1 ? 0 : h, slot = ordinal;
+    if (p->slots_d) slot = (d & (p->slots_d - 1)) * p->slots_h + (first & (p->slots_h - 1));
     Row to = {kept.values + slot * p->pitch, kept.labels + slot * p->pitch};
-    int64_t tag = (plane_number * p->d + d) * p->h + h;
-    if (tags[slot] == tag) return to;
-    tags[slot] = tag;
-    label_t label = label_t((d * p->h + h) * p->w);
-    const scalar_t* row = prepared(plane + d * p->x_d + h * p->x_h, d, h);
+    int64_t tag = (plane_number * p->d + d) * p->h + first;
+    if (tags[slot] != tag) {
+      tags[slot] = tag;
+      reduce_block(prepared(plane, d, first), to, label_t((d * p->h + first) * p->w));
+    }
+    index_t offset = (h - first) * p->pitch;
+    return {to.values + offset, to.labels + offset};
+  }
+
+  void reduce_block(const scalar_t* row, Row to, label_t label) const {
     if (p->channels_last)
       channels_last(row, to, label);
     else if (p->way == BY_TABLE)
@@ -212,30 +234,52 @@ struct Pooling {
       regular<3>(row, to, label);
     else
       regular<0>(row, to, label);
-    return to;
   }
 
   // --- Rows of y --------------------------------------------------------------------------------------------------
 
-  void row(index_t n, index_t c, index_t od, index_t oh) const {
-    const scalar_t* plane = x + n * p->x_n + c * p->x_c;
-    index_t offset = n * p->y_n + c * p->y_c + od * p->y_d + oh * p->y_h, length = p->ow * lanes();
-    index_t plane_number = p->channels_last ? n : n * p->c + c;
+  // Row `oh` of y at the offset, by the windows of `od`. Planes are numbered for the tags.
+  void row(const scalar_t* plane, index_t plane_number, index_t offset, index_t od, index_t oh) const {
+    index_t length = p->ow * lanes();
     index_t depth = d_reads.count[od], height = h_reads.count[oh], taps = depth * height;
     Row target = {y + offset, labels};
     if (!taps) std::fill(target.values, target.values + length, Op::NOTHING);
-    for (index_t begin = 0; begin < taps; begin += MAX_ROWS) {
-      Row rows[MAX_ROWS];
-      int here = std::min<index_t>(taps - begin, MAX_ROWS);
-      for (int k = 0; k < here; k++) {
-        index_t d = d_reads.first[od] + (begin + k) / height * p->d_step;
-        index_t h = h_reads.first[oh] + (begin + k) % height * p->h_step;
-        rows[k] = reduced_row(plane, plane_number, d, h, k);
+    Row rows[MAX_ROWS];
+    int count = 0;
+    bool first = true;
+    for (index_t i = 0, d = d_reads.first[od]; i < depth; i++, d += p->d_step)
+      for (index_t j = 0, h = h_reads.first[oh]; j < height; j++, h += p->h_step) {
+        rows[count] = reduced_row(plane, plane_number, d, h, count);
+        taps--;
+        if (++count < MAX_ROWS && taps) continue;
+        reduce_rows<Op>(rows, count, first, target, length);
+        count = 0, first = false;
       }
-      reduce_rows<Op>(rows, here, begin == 0, target, length);
+    finish(target, offset, od, oh, depth && height);
+  }
+
+  // Rows [begin, end) of y, `y_h` apart, where each plane of x is one block.
+  void rows_of_plane(const scalar_t* plane, index_t plane_number, index_t offset, index_t od, index_t begin,
+                     index_t end) const {
+    Row planes[MAX_ROWS];
+    index_t depth = d_reads.count[od];
+    for (index_t i = 0; i < depth; i++)
+      planes[i] = reduced_row(plane, plane_number, d_reads.first[od] + i * p->d_step, 0, 0);
+    for (index_t oh = begin; oh < end; oh++, offset += p->y_h) {
+      Row target = {y + offset, labels};
+      index_t height = h_reads.count[oh], from = h_reads.first[oh] * p->pitch;
+      if (!depth || !height) std::fill(target.values, target.values + p->ow, Op::NOTHING);
+      for (index_t i = 0; height && i < depth; i++) {
+        Rows rows = {{planes[i].values + from, planes[i].labels + from}, p->h_step * p->pitch};
+        reduce_rows<Op>(rows, height, i == 0, target, p->ow);
+      }
+      finish(target, offset, od, oh, depth && height);
     }
-    if (p->divides == 2) divide(target.values, divisors.d[od] * divisors.h[oh]);
-    if (Op::LABELLED) put_indices(indices + offset, taps);
+  }
+
+  MEMBER void finish(Row row, index_t offset, index_t od, index_t oh, bool any) const {
+    if (p->divides == 2) divide(row.values, divisors.d[od] * divisors.h[oh]);
+    if (Op::LABELLED) put_indices(indices + offset, any);
   }
 
   void divide(scalar_t* row, scalar_t outer) const {
@@ -252,52 +296,55 @@ struct Pooling {
     }
   }
 
-  void put_indices(int64_t* to, index_t taps) const {
+  void put_indices(int64_t* to, bool any) const {
     index_t length = p->ow * lanes();
-    for (index_t i = 0; i < length; i++) to[i] = taps ? labels[i] : -1;
+    for (index_t i = 0; i < length; i++) to[i] = any ? labels[i] : -1;
+    if (!p->holes) return;
     for (index_t o = 0; o < p->ow; o++)
       if (!w_reads.count[o]) std::fill(to + o * lanes(), to + (o + 1) * lanes(), -1);
   }
 
   void compute(int64_t item) const {
-    index_t planes = p->channels_last ? 1 : p->c, rows = p->od * p->oh;
-    Range range = part_of(p->n * planes * rows, item, p->items);
-    index_t oh = range.begin % p->oh, od = range.begin / p->oh % p->od;
-    index_t c = range.begin / rows % planes, n = range.begin / rows / planes;
-    for (index_t i = range.begin; i < range.end; i++) {
-      row(n, c, od, oh);
-      if (++oh < p->oh) continue;
-      oh = 0;
-      if (++od < p->od) continue;
-      od = 0;
-      if (++c < planes) continue;
-      c = 0, n++;
+    index_t planes = p->channels_last ? 1 : p->c;
+    Range range = part_of(p->n * planes * p->od * p->oh, item, p->items);
+    for (index_t begin = range.begin; begin < range.end;) {
+      index_t oh = begin % p->oh, od = begin / p->oh % p->od, plane = begin / p->oh / p->od;
+      index_t n = plane / planes, c = plane % planes, rows = std::min(p->oh - oh, range.end - begin);
+      const scalar_t* from = x + n * p->x_n + c * p->x_c;
+      index_t offset = n * p->y_n + c * p->y_c + od * p->y_d + oh * p->y_h;
+      if (p->block > 1 && d_reads.count[od] <= MAX_ROWS)
+        rows_of_plane(from, plane, offset, od, oh, oh + rows);
+      else
+        for (index_t i = 0; i < rows; i++) row(from, plane, offset + i * p->y_h, od, oh + i);
+      begin += rows;
     }
   }
 };
 
+// `reads` are the tables of the axes D, H and W: first[out], then count[out] of each; `divisors` have a number for each
+// row or column of what is divided, along D, H and W.
 template <class Op>
-static void pool(const Params* p, const scalar_t* x, scalar_t* y, int64_t* indices, Reads d, Reads h, Reads w,
-                 Divisors divisors, scalar_t* workspace, int64_t item) {
-  Pooling<Op> pooling = {p, x, y, indices, d, h, w, divisors, {}, {}, {}, {}, {}};
+static void pool(const Params* p, const scalar_t* x, scalar_t* y, int64_t* indices, const int64_t* reads,
+                 const scalar_t* divisors, scalar_t* workspace, int64_t item) {
+  const int64_t *h = reads + 2 * p->od, *w = h + 2 * p->oh;
+  bool of_sources = p->divides == 1;
+  const scalar_t* h_divisors = p->divides ? divisors + (of_sources ? p->d : p->od) : nullptr;
+  Pooling<Op> pooling = {
+      p, x, y, indices, {reads, reads + p->od}, {h, h + p->oh}, {w, w + p->ow},
+      {divisors, h_divisors, p->divides ? h_divisors + (of_sources ? p->h : p->oh) : nullptr}, {}, {}, {}, {}, {}, {}};
   pooling.lay_out(workspace);
   pooling.compute(item);
 }
 
-KERNEL max_pool(const Params* p, const scalar_t* x, scalar_t* y, int64_t* indices, const int64_t* d_first,
-                const int64_t* d_count, const int64_t* h_first, const int64_t* h_count, const int64_t* w_first,
-                const int64_t* w_count, scalar_t* workspace, int64_t item) {
-  Reads d = {d_first, d_count}, h = {h_first, h_count}, w = {w_first, w_count};
+KERNEL max_pool(const Params* p, const scalar_t* x, scalar_t* y, int64_t* indices, const int64_t* reads,
+                scalar_t* workspace, int64_t item) {
   if (indices)
-    pool<LabelledMaximum>(p, x, y, indices, d, h, w, {}, workspace, item);
+    pool<LabelledMaximum>(p, x, y, indices, reads, nullptr, workspace, item);
   else
-    pool<Maximum>(p, x, y, nullptr, d, h, w, {}, workspace, item);
+    pool<Maximum>(p, x, y, nullptr, reads, nullptr, workspace, item);
 }
 
-KERNEL window_sums(const Params* p, const scalar_t* x, scalar_t* y, const int64_t* d_first, const int64_t* d_count,
-                   const int64_t* h_first, const int64_t* h_count, const int64_t* w_first, const int64_t* w_count,
-                   const scalar_t* d_divisor, const scalar_t* h_divisor, const scalar_t* w_divisor, scalar_t* workspace,
-                   int64_t item) {
-  Reads d = {d_first, d_count}, h = {h_first, h_count}, w = {w_first, w_count};
-  pool<Sum>(p, x, y, nullptr, d, h, w, {d_divisor, h_divisor, w_divisor}, workspace, item);
+KERNEL window_sums(const Params* p, const scalar_t* x, scalar_t* y, const int64_t* reads, const scalar_t* divisors,
+                   scalar_t* workspace, int64_t item) {
+  pool<Sum>(p, x, y, nullptr, reads, divisors, workspace, item);
 }

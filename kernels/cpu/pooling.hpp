@@ -18,6 +18,12 @@ struct Lanes {
   typedef label_t labels __attribute__((vector_size(L * sizeof(label_t))));
 };
 
+template <>
+struct Lanes<1> {
+  using values = scalar_t;
+  using labels = label_t;
+};
+
 template <int L>
 using Values = typename Lanes<L>::values;
 template <int L>
@@ -70,7 +76,10 @@ INLINE Values<L> in_turn(Values<L> a, Values<L> b, std::integer_sequence<int, I.
 // from[0], from[2], ...: reads 2 L scalars. With FIRST = 1, from[1], from[3], ...
 template <int L, int FIRST>
 INLINE Values<L> every_second(const scalar_t* from) {
-  return every_second<L, FIRST>(read<Values<L>>(from), read<Values<L>>(from + L), std::make_integer_sequence<int, L>());
+  if constexpr (L == 1)
+    return from[FIRST];
+  else
+    return every_second<L, FIRST>(read<Values<L>>(from), read<Values<L>>(from + L), std::make_integer_sequence<int, L>());
 }
 
 // to = a[0], b[0], a[1], b[1], ...
@@ -169,6 +178,14 @@ struct Row {
   }
 };
 
+// Rows that lie `pitch` apart.
+struct Rows {
+  Row first;
+  index_t pitch;
+
+  Row operator[](int k) const { return {first.values + k * pitch, first.labels + k * pitch}; }
+};
+
 // A row of values with one label.
 struct Tap {
   const scalar_t* values;
@@ -180,12 +197,17 @@ struct Tap {
   }
 };
 
-// A reduction takes so many rows in one pass: each pass reads and writes the row of results.
-constexpr int MAX_ROWS = 8;
+// Taps that lie `pitch` apart, whose labels count in steps.
+struct Taps {
+  Tap first;
+  index_t pitch, step;
+
+  Tap operator[](int k) const { return {first.values + k * pitch, label_t(first.label + k * step)}; }
+};
 
 // target = the reduction of `count` rows, and, unless it is the FIRST pass, of the target. COUNT is `count`, or 0.
-template <class Op, bool FIRST, int COUNT, class Source>
-static void reduce_rows(const Source* sources, int count, Row target, index_t length) {
+template <class Op, bool FIRST, int COUNT, class Sources>
+static void reduce_rows(const Sources& sources, int count, Row target, index_t length) {
   if (COUNT) count = COUNT;
   auto body = [&](auto width, index_t i) {
     constexpr int L = decltype(width)::value;
@@ -199,8 +221,8 @@ static void reduce_rows(const Source* sources, int count, Row target, index_t le
     over_once(length, body);
 }
 
-template <class Op, class Source>
-static void reduce_rows(const Source* sources, int count, bool first, Row target, index_t length) {
+template <class Op, class Sources>
+INLINE void reduce_rows(const Sources& sources, int count, bool first, Row target, index_t length) {
   if (!first) return reduce_rows<Op, false, 0>(sources, count, target, length);
   if (count == 1) return reduce_rows<Op, true, 1>(sources, count, target, length);
   if (count == 2) return reduce_rows<Op, true, 2>(sources, count, target, length);
@@ -210,6 +232,44 @@ static void reduce_rows(const Source* sources, int count, bool first, Row target
 
 // --- Long runs --------------------------------------------------------------------------------------------------------
 
+template <int H, class V, int... I>
+INLINE V upper_half(V v, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(v, v, ((I + H) % LANES)...);
+#else
+  return __builtin_shuffle(v, Labels<LANES>{((I + H) % LANES)...});
+#endif
+}
+
+// Lanes i + H of all lanes i.
+template <int H, class V>
+INLINE V upper_half(V v) {
+  return upper_half<H>(v, std::make_integer_sequence<int, LANES>());
+}
+
+template <int H = LANES / 2>
+INLINE scalar_t sum_of_lanes(Values<LANES> v) {
+  v += upper_half<H>(v);
+  if constexpr (H > 1)
+    return sum_of_lanes<H / 2>(v);
+  else
+    return v[0];
+}
+
+// Of equal lanes the first label, of NaN the last one.
+template <class Op, int H = LANES / 2>
+INLINE Reduced<Op, 1> best_of_lanes(Reduced<Op, LANES> a) {
+  Reduced<Op, LANES> b = {upper_half<H>(a.value), upper_half<H>(a.label)};
+  auto is_nan = b.value != b.value, was_nan = a.value != a.value;
+  auto tied = (b.value == a.value) & (b.label < a.label), later = is_nan & was_nan & (b.label > a.label);
+  auto better = (b.value > a.value) | tied | (is_nan & ~was_nan) | later;
+  a.value = better ? b.value : a.value, a.label = better ? b.label : a.label;
+  if constexpr (H > 1)
+    return best_of_lanes<Op, H / 2>(a);
+  else
+    return {a.value[0], a.label[0]};
+}
+
 // Sums of blocks of 8 vectors, added up in double precision.
 static scalar_t long_sum(const scalar_t* from, index_t count) {
   double total = 0;
@@ -217,9 +277,7 @@ static scalar_t long_sum(const scalar_t* from, index_t count) {
     index_t vectors = std::min<index_t>(count / LANES, 8);
     vector_t sums = load(from);
     for (index_t i = 1; i < vectors; i++) sums += load(from + i * LANES);
-    for (int half = LANES / 2; half; half /= 2)
-      for (int l = 0; l < half; l++) sums[l] += sums[l + half];
-    total += sums[0];
+    total += sum_of_lanes(sums);
     from += vectors * LANES, count -= vectors * LANES;
   }
   for (; count; count--) total += *from++;
@@ -229,18 +287,15 @@ static scalar_t long_sum(const scalar_t* from, index_t count) {
 // The reduction of from[0, count), count >= LANES, whose labels begin with `label`.
 template <class Op>
 static Reduced<Op, 1> along(const scalar_t* from, index_t count, label_t label) {
-  if constexpr (std::is_same_v<Op, Sum>) return {Values<1>{long_sum(from, count)}, Labels<1>{}};
-  Reduced<Op, LANES> lanes = {load(from), label + lane_numbers<LANES>()};
-  index_t i = LANES;
-  for (; i + LANES <= count; i += LANES)
-    lanes.update(Reduced<Op, LANES>{load(from + i), label_t(label + i) + lane_numbers<LANES>()});
-  Reduced<Op, 1> best = {Values<1>{lanes.value[0]}, Labels<1>{lanes.label[0]}};
-  for (int l = 1; l < LANES; l++) {  // of equal lanes the first label, of NaN the last one
-    scalar_t value = lanes.value[l], held = best.value[0];
-    bool is_nan = value != value, was_nan = held != held, later = lanes.label[l] > best.label[0];
-    if (is_nan ? !was_nan || later : value > held || (value == held && !later))
-      best = {Values<1>{value}, Labels<1>{lanes.label[l]}};
+  if constexpr (std::is_same_v<Op, Sum>) {
+    return {long_sum(from, count), 0};
+  } else {
+    Reduced<Op, LANES> lanes = {load(from), label + lane_numbers<LANES>()};
+    index_t i = LANES;
+    for (; i + LANES <= count; i += LANES)
+      lanes.update(Reduced<Op, LANES>{load(from + i), label_t(label + i) + lane_numbers<LANES>()});
+    Reduced<Op, 1> best = best_of_lanes(lanes);
+    for (; i < count; i++) best.update(from[i], label_t(label + i));
+    return best;
   }
-  for (; i < count; i++) best.update(Values<1>{from[i]}, label_t(label + i));
-  return best;
 }

@@ -36,6 +36,8 @@ MAX_SUM = 4096  # sources that are added up one by one
 TABLES_BYTES = 4 << 20  # of all cached tables
 LABELS = 1 << 31  # positions of a plane that float32's lanes can hold
 PART = 16  # channels that are not divided between work items: a cache line of float32
+WORK = 4  # elements that take as long as one of `work_items`
+PLANE = 4096  # most elements of a small plane, with margins: it and its reduced rows fit into the first-level cache
 ALIGNED = 16  # scalars that parts of the workspace are aligned to
 
 
@@ -75,20 +77,27 @@ def _reduce(kernel: Kernel, plan: Plan, x: Array, y: Array, indices: Array | Non
         x = np.ascontiguousarray(x)
     n, c, _, _, ow = y.shape
     lanes = c if plan.channels_last else 1
-    pitch = -(-ow * lanes // ALIGNED) * ALIGNED
-    margin = plan.margin * lanes
-    slots_d, slots_h = plan.slots(pitch * x.itemsize)
-    slots = slots_d * slots_h or MAX_ROWS
-    items = min(work_items(x.size + y.size), y.size // (ow * lanes))
+    margin, pitch = plan.margin * lanes, _multiple(ow * lanes, ALIGNED)
+    block, depth, height = 1, *plan.slots(pitch * x.itemsize)
+    if plan.plane:
+        pitch, block, depth, height = plan.plane.pitch, x.shape[3], plan.plane.depth, plan.plane.height
+        if margin or plan.plane.row * x.itemsize != x.strides[3]:
+            margin = plan.plane.row
+    slots = depth * height or MAX_ROWS
+    items = min(work_items((x.size + y.size) // WORK), y.size // (ow * lanes))
     values = {
         **plan.values,
-        **{"n": n, "c": c, "margin": margin, "pitch": pitch, "slots_d": slots_d, "slots_h": slots_h, "items": items},
+        **{"n": n, "c": c, "margin": margin, "pitch": pitch, "block": block, "items": items},
+        **{"slots_d": depth, "slots_h": height},
         **strides("x", x, "ncdhw"),
         **strides("y", y, "ncdhw"),
     }
-    arrays = {"x": x, "y": y, "indices": None if indices is None else plan.seen(indices), **plan.arrays}
-    tags = -(-slots * 8 // 64) * 64 // x.itemsize
-    workspace = tags + margin + ALIGNED + (1 + slots) * pitch * (1 if indices is None else 2) + ow
+    if indices is not None:
+        indices = plan.seen(indices)
+    arrays = {"x": x, "y": y, "indices": indices, "reads": plan.reads, "divisors": plan.divisors}
+    tags = _multiple(slots * 8, 64) // x.itemsize
+    labels = 0 if indices is None else slots + 1 + 2 * block
+    workspace = tags + block * margin + ALIGNED + (slots + labels) * pitch
     launch(kernel, x.dtype.name, values, arrays, items, workspace)
 
 
@@ -127,7 +136,7 @@ def _by_indices(kernel: Kernel, values: Array, indices: Array, planes: Array, ch
         "windows": values.size // (n * c),
         "positions": planes.size // (n * c),
         "part": PART,
-        "items": min(work_items(planes.size + values.size), parts),
+        "items": min(work_items((planes.size + values.size) // WORK), parts),
     }
     arrays = {"values": values, "indices": indices, "planes": planes}
     launch(kernel, values.dtype.name, fields, arrays, fields["items"])
@@ -214,20 +223,53 @@ def row_of(axis: AnyAxis, of_windows: bool) -> Row:
 # --- Plans ----------------------------------------------------------------------------------------------------------
 
 
+class Plane(NamedTuple):
+    """How all rows of a small plane are reduced along W at once: each with its margin, and the reduced rows kept.
+
+    Their stores then lie far enough from the loads that read them again, and a vector spans several short rows.
+    """
+
+    row: int
+    pitch: int
+    depth: int
+    height: int
+
+
+def plane_of(row: Row, length: int, h: Reads, w: Reads, depth: int) -> Plane | None:
+    """The way of planes whose rows, with their margins, have that length, or None where they are large."""
+    targets = len(w.count)
+    if row.way == HALVED:
+        length = _multiple(length, 2)
+    elif row.way == DOUBLED:
+        length = max(length, -(-targets // 2))
+    elif row.way == REPEATED:
+        return None
+    if h.sources == 1 or h.sources * length > PLANE:
+        return None
+    pitch = {BY_TABLE: targets, SHIFTED: length, HALVED: length // 2, DOUBLED: 2 * length}[row.way]
+    return Plane(length, pitch, _power_of_2(depth), _power_of_2(h.sources))
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a reduction over windows needs that depends on the geometry and the memory order alone.
 
-    `views` are the steps to the arrays as the kernel sees them, `rows` what it keeps of reduced rows, see `slots`.
+    `views` are the steps to the arrays as the kernel sees them, `margin` counts positions of a row with what windows
+    read beside it, `reads` and `divisors` are the kernel's tables.
     """
 
     is_direct: bool
     channels_last: bool
     views: tuple[str, ...]
     margin: int
+    plane: Plane | None
+    d_reach: int
+    h_reach: int
+    d_overlap: bool
+    h_overlap: bool
     values: dict[str, Value]
-    arrays: dict[str, Array | None]
-    reads: tuple[Reads, Reads, Reads]
+    reads: Array
+    divisors: Array | None
 
     def seen(self, x: Array) -> Array:
         """X as the kernel sees it."""
@@ -243,13 +285,21 @@ class Plan:
         return x
 
     def slots(self, row_bytes: int) -> tuple[int, int]:
-        """Reduced rows that are kept along D and H: (0, 0) where no other window needs them."""
-        d, h, _ = self.reads
-        if not (d.overlap or h.overlap):
+        """Reduced rows that are kept along D and H, powers of 2: (0, 0) where no other window needs them."""
+        if not (self.d_overlap or self.h_overlap):
             return 0, 0
-        if d.overlap and d.reach * h.sources * row_bytes <= SCRATCH_BYTES:
-            return d.reach, h.sources
-        return d.reach, h.reach
+        depth, height = _power_of_2(self.d_reach), _power_of_2(int(self.values["h"]))
+        if self.d_overlap and depth * height * row_bytes <= SCRATCH_BYTES:
+            return depth, height
+        return depth, _power_of_2(self.h_reach)
+
+
+def _power_of_2(least: int) -> int:
+    return 1 << (least - 1).bit_length()
+
+
+def _multiple(least: int, of: int) -> int:
+    return -(-least // of) * of
 
 
 @kept(TABLES_BYTES)
@@ -261,38 +311,40 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
     divides = 0 if geometry.divisor == "none" else 2 if of_windows else 1
     row = Row(BY_TABLE) if channels_last else row_of(axes[2], of_windows)
     beside = row.low or row.last >= w.sources or divides == 1
+    margin = row.low + max(w.sources, row.last + 1) if beside else 0
     named = dict(zip("dhw", reads, strict=True))
+    values = {
+        **row._asdict(),
+        **{axis: each.sources for axis, each in named.items()},
+        **{f"o{axis}": len(each.count) for axis, each in named.items()},
+        **{f"{axis}_step": each.step for axis, each in named.items()},
+        **{"channels_last": channels_last, "divides": divides, "holes": not w.count.all()},
+    }
     return Plan(
-        all(map(Reads.is_direct, reads, in_blocks)),
-        channels_last,
-        views,
-        row.low + max(w.sources, row.last + 1) if beside else 0,
-        {
-            **row._asdict(),
-            **{axis: each.sources for axis, each in named.items()},
-            **{f"o{axis}": len(each.count) for axis, each in named.items()},
-            **{f"{axis}_step": each.step for axis, each in named.items()},
-            **{"channels_last": channels_last, "divides": divides},
-        },
-        {
-            **{f"{axis}_first": each.first for axis, each in named.items()},
-            **{f"{axis}_count": each.count for axis, each in named.items()},
-            **_divisors(geometry.divisor, axes, dtype),
-        },
-        reads,
+        is_direct=all(map(Reads.is_direct, reads, in_blocks)),
+        channels_last=channels_last,
+        views=views,
+        margin=margin,
+        plane=None if channels_last else plane_of(row, margin or w.sources, h, w, d.reach),
+        d_reach=d.reach,
+        h_reach=h.reach,
+        d_overlap=d.overlap,
+        h_overlap=h.overlap,
+        values=values,
+        reads=np.concatenate([table for each in reads for table in (each.first, each.count)]),
+        divisors=_divisors(geometry.divisor, axes, dtype),
     )
 
 
-def _divisors(divisor: Divisor, axes: Axes, dtype: str) -> dict[str, Array | None]:
-    """Three factors of the windows' divisor, one along each axis."""
-    names = ("d_divisor", "h_divisor", "w_divisor")
+def _divisors(divisor: Divisor, axes: Axes, dtype: str) -> Array | None:
+    """Three factors of the windows' divisor, one along each axis: the tables [OD], [OH] and [OW] as one."""
     if divisor == "none":
-        return dict.fromkeys(names)
+        return None
     if isinstance(divisor, str):
         factors = [np.maximum(tap_counts(axis, divisor == "padded"), 1) for axis in axes]
     else:
         factors = [np.full(axis.out, factor) for axis, factor in zip(axes, (1, 1, divisor), strict=True)]
-    return {name: factor.astype(dtype) for name, factor in zip(names, factors, strict=True)}
+    return np.concatenate(factors).astype(dtype)
 
 
 def _simplified(axes: Axes) -> tuple[Axes, tuple[str, ...]]:
