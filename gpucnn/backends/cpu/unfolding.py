@@ -27,7 +27,7 @@ def im2col(x: Array, columns: Array, geometry: ConvGeometry) -> None:
         c_block = max(c_block, LANES)
     values: dict[str, Value] = {
         **window_fields(geometry),
-        **strides("x", x, ("n", "c", "d", "h", "w")),
+        **strides("x", x, "ncdhw"),
         **_columns_strides(geometry),
         **{"n": n, "is_planar": is_planar, "c_block": c_block},
     }
