@@ -84,7 +84,11 @@ class ReLU6(Module):
         """``min(max(x, 0), 6)``."""
         call = Call("ReLU6", ORDERED, input=F.relu(x))
         (positive,) = call.arrays
-        y = call.result(call.stored_like(call.xp.minimum(positive, call.xp.full((), 6, positive.dtype)), positive))
+        six = call.xp.full((), 6, positive.dtype)
+        if call.backend.host:
+            y = call.result(call.xp.minimum(positive, six, out=positive))
+        else:
+            y = call.result(call.stored_like(call.xp.minimum(positive, six), positive))
         self.keep(y)
         return y
 
