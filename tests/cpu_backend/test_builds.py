@@ -158,12 +158,13 @@ def test_a_missing_compiler_is_named_with_what_to_do(monkeypatch: pytest.MonkeyP
 
 
 def test_a_failure_is_decided_once(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builds, "usable_cores", lambda: 1)
     log = fake("echo one.cpp: error: no >&2; exit 1")
     message = r"(?s)^(one|two)\.cpp does not compile for float(32|64) with .*fake-compiler:\none\.cpp: error: no$"
     for _ in range(2):
         with pytest.raises(RuntimeError, match=message):
             builds.load_all(quietly)
-    assert 1 <= len(log.read_text().splitlines()) <= 4
+    assert 1 <= len(log.read_text().splitlines()) <= 2  # the others are not tried; one had begun
     monkeypatch.delenv("CXX")  # a compiler that comes later changes nothing
     with pytest.raises(RuntimeError, match=message):
         builds.load_all(quietly)
@@ -268,10 +269,7 @@ def test_no_folder_at_all(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     cache.parent.write_text("in the way")
     monkeypatch.setattr(builds, "private_folder", refuse)
-    with (
-        pytest.warns(RuntimeWarning, match=NOT_KEPT),
-        pytest.raises(RuntimeError, match="No usable temporary directory"),
-    ):
+    with pytest.raises(RuntimeError, match="No usable temporary directory"):
         builds.load_all(quietly)
 
 

@@ -191,15 +191,18 @@ def compiled(wanted: list[Build]) -> Iterator[Build]:
         try:
             for future in as_completed(asked):
                 build = asked[future]
-                _libraries[build.file, build.dtype] = load(future.result())
+                path, not_kept = future.result()
+                if not_kept is not None:
+                    _warn_not_kept(not_kept)
+                _libraries[build.file, build.dtype] = load(path)
                 yield build
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _compile(build: Build, compiler: Compiler) -> Path:
-    """The shared library of a build, in the cache, else in the private folder of this process."""
+def _compile(build: Build, compiler: Compiler) -> tuple[Path, OSError | None]:
+    """The shared library of a build; and where it is in the private folder of this process, why not in the cache."""
     source = folder() / f"{build.file}.cpp"
     flags = (*FLAGS, *target_flags(), f"-DSCALAR={_SCALARS[build.dtype]}", f"-I{folder()}")
 
@@ -212,10 +215,9 @@ def _compile(build: Build, compiler: Compiler) -> Path:
             raise CompilerError(message) from None
 
     try:
-        return cached(build.path, compile_to)
+        return cached(build.path, compile_to), None
     except OSError as error:
-        _warn_not_kept(error)
-        return cached(private_folder() / "cpu" / build.path.name, compile_to)
+        return cached(private_folder() / "cpu" / build.path.name, compile_to), error
 
 
 _said: set[str] = set()  # warnings of this process
