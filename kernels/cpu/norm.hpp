@@ -71,14 +71,35 @@ INLINE void for_strips(index_t length, F f) {
   });
 }
 
-// The sum of the lanes, in double.
-INLINE double total(vector_t v) {
-  double sums[LANES];
-  for (int i = 0; i < LANES; i++) sums[i] = v[i];
-  for (int half = LANES / 2; half; half /= 2) {
-    for (int i = 0; i < half; i++) sums[i] += sums[i + half];
+template <int BYTES>
+struct Doubles {
+  typedef double vector __attribute__((vector_size(BYTES)));
+};
+
+// The sum of a vector of doubles, by halves.
+template <int BYTES>
+INLINE double by_halves(typename Doubles<BYTES>::vector v) {
+  if constexpr (BYTES == 16) {
+    return v[0] + v[1];
+  } else {
+    typename Doubles<BYTES / 2>::vector half[2];
+    memcpy(half, &v, sizeof v);
+    return by_halves<BYTES / 2>(half[0] + half[1]);
   }
-  return sums[0];
+}
+
+// The sum of the lanes, in double.
+template <class Scalar = scalar_t>
+INLINE double total(vector_t v) {
+  typedef typename Doubles<VECTOR_BYTES>::vector wide_t;
+  if constexpr (sizeof(Scalar) == sizeof(double)) {
+    return by_halves<VECTOR_BYTES>((wide_t)v);
+  } else {
+    typedef Scalar half_t __attribute__((vector_size(VECTOR_BYTES / 2)));
+    half_t half[2];
+    memcpy(half, &v, sizeof v);
+    return by_halves<VECTOR_BYTES>(__builtin_convertvector(half[0], wide_t) + __builtin_convertvector(half[1], wide_t));
+  }
 }
 
 // --- Statistics ------------------------------------------------------------------------------------------------------
@@ -91,6 +112,7 @@ struct Runs {
 // Call f(offset, runs) for pieces of about PIECE values, of whole runs where these are shorter.
 template <class F>
 INLINE void for_pieces(Runs runs, F f) {
+  if (runs.length * runs.count <= PIECE) return f(0, runs);
   index_t pieces = ceil_div(runs.length, PIECE), together = std::max<index_t>(1, PIECE / runs.length);
   for (index_t run = 0; run < runs.count; run += together) {
     for (index_t piece = 0; piece < pieces; piece++) {
@@ -135,6 +157,7 @@ struct Moments {
 
 // Moments of both, by Chan's formula.
 INLINE Moments merged(Moments a, Moments b) {
+  if (!a.count) return b;
   double count = a.count + b.count, away = b.mean - a.mean, share = b.count / count;
   return {count, a.mean + away * share, a.square + b.square + away * away * a.count * share};
 }

@@ -16,25 +16,26 @@ struct Params {
   index_t parts;  // of the rows, of which moments are combined
 };
 
-constexpr index_t ROWS = 4;  // that are taken together, so that what the lanes share is loaded once
-
 struct Strip {
   index_t rows, stride, width;
 };
 
-// A strip of an item: its image b, and its first lane.
+// A strip within x: its image b, its first lane, and where its first row starts.
 struct Place {
-  index_t b, lane;
+  index_t b, lane, start;
   Strip strip;
-
-  INLINE_METHOD Place(const Params* p, index_t item) {
-    index_t strips = ceil_div(p->lanes, p->width);
-    b = item / strips, lane = item % strips * p->width;
-    strip = {p->o, p->lanes, std::min(p->width, p->lanes - lane)};
-  }
-
-  INLINE_METHOD index_t start() const { return b * strip.rows * strip.stride + lane; }
 };
+
+// The strip of an item: all rows of some lanes of an image.
+INLINE Place strip_of(const Params* p, index_t item) {
+  index_t strips = ceil_div(p->lanes, p->width), b = item / strips, lane = item % strips * p->width;
+  return {b, lane, b * p->o * p->lanes + lane, {p->o, p->lanes, std::min(p->width, p->lanes - lane)}};
+}
+
+// All lanes of some rows of [B * O], which are of one image.
+INLINE Place rows_of(const Params* p, Range rows) {
+  return {rows.begin / p->o, 0, rows.begin * p->lanes, {rows.end - rows.begin, p->lanes, p->lanes}};
+}
 
 // Rows of a piece: enough to pay for its merging, few enough for the first cache and for sums in SCALAR.
 INLINE index_t rows_of_piece(index_t width) { return std::clamp<index_t>((1 << 13) / width, 8, 64); }
@@ -97,28 +98,25 @@ INLINE void store_statistics(const Params* p, const scalar_t* x, Place place, co
     for (index_t j = i; j < i + together; j++) {
       found = merged(found, {double(strip.rows), lane_mean[j], square[j]});
     }
-    Statistic of_lanes = statistic(x + place.start() + i, {strip.rows, strip.stride, together}, p->eps, found);
+    Statistic of_lanes = statistic(x + place.start + i, {strip.rows, strip.stride, together}, p->eps, found);
     mean[s] = of_lanes.mean, var[s] = of_lanes.var, rstd[s] = of_lanes.rstd;
   }
 }
 
-// Call op for the values of a strip from x + `start` on, with what is given for its lanes.
+// Call op for the values of a strip, with what is given for its lanes. Row by row: a store and a load of the next row
+// at the same place in a page would wait for each other.
 template <class Become, class... Given>
-INLINE void become(Become op, index_t start, Strip strip, Given... given) {
-  for (index_t row = 0; row < strip.rows; row += ROWS) {
-    index_t rows = std::min(ROWS, strip.rows - row), from = start + row * strip.stride;
-    for_vectors(strip.width, [&]<class V>(index_t i) LAMBDA {
-      [&](auto... of_lanes) LAMBDA {
-        for (index_t r = 0; r < rows; r++) op(from + r * strip.stride + i, of_lanes...);
-      }(get<V>(given + i)...);
-    });
+INLINE void become(Become op, Place place, Given... given) {
+  for (index_t row = 0; row < place.strip.rows; row++) {
+    index_t from = place.start + row * place.strip.stride;
+    for_vectors(place.strip.width, [&]<class V>(index_t i) LAMBDA { op(from + i, get<V>(given + i)...); });
   }
 }
 
-// As above for the values of rows by the statistics of image b, with 3 * width scalars of workspace.
+// As above for values by the statistics of their image, with 3 * width scalars of workspace.
 template <class Become>
-INLINE void normalise(const Params* p, Become op, Place place, index_t start, const scalar_t* mean,
-                      const scalar_t* rstd, const scalar_t* weight, const scalar_t* bias, scalar_t* workspace) {
+INLINE void normalise(const Params* p, Become op, Place place, const scalar_t* mean, const scalar_t* rstd,
+                      const scalar_t* weight, const scalar_t* bias, scalar_t* workspace) {
   scalar_t *centre = workspace, *scale = centre + place.strip.width, *shift = scale + place.strip.width;
   index_t of_image = place.b * (p->lanes / p->per_statistic);
   for_lanes(p, place.lane, place.strip.width, [&](index_t s, index_t c, index_t i) LAMBDA {
@@ -126,30 +124,29 @@ INLINE void normalise(const Params* p, Become op, Place place, index_t start, co
     scale[i] = rstd[of_image + s] * weight[c];
     shift[i] = bias[c];
   });
-  become(op, start, place.strip, centre, scale, shift);
+  become(op, place, centre, scale, shift);
 }
 
 // Statistics and, unless y is null, values; an item is a strip of an image.
 KERNEL norm_lanes_forward(const Params* p, const scalar_t* x, const scalar_t* weight, const scalar_t* bias,
                           const scalar_t* residual, scalar_t* mean, scalar_t* var, scalar_t* rstd, scalar_t* y,
                           scalar_t* workspace, int64_t item) {
-  Place place(p, item);
+  Place place = strip_of(p, item);
   double *lane_mean = reinterpret_cast<double*>(workspace), *square = lane_mean + p->width;
   scalar_t* room = reinterpret_cast<scalar_t*>(square + p->width);
-  lane_moments(x + place.start(), place.strip, lane_mean, square, room);
+  lane_moments(x + place.start, place.strip, lane_mean, square, room);
   store_statistics(p, x, place, lane_mean, square, mean, var, rstd);
   if (!y) return;
   with_activation(p->activation, p->negative_slope, nullptr, x, residual, y, [&](auto op) LAMBDA {
-    normalise(p, op, place, place.start(), mean, rstd, weight, bias, room);
+    normalise(p, op, place, mean, rstd, weight, bias, room);
   });
 }
 
 // Moments [items, 2, L] of parts of the rows.
 KERNEL norm_lanes_moments(const Params* p, const scalar_t* x, double* partial, scalar_t* workspace, int64_t item) {
-  Range rows = part_of(p->o, item, p->items);
+  Place place = rows_of(p, part_of(p->o, item, p->items));
   double* mean = partial + item * 2 * p->lanes;
-  Strip strip = {rows.end - rows.begin, p->lanes, p->lanes};
-  lane_moments(x + rows.begin * p->lanes, strip, mean, mean + p->lanes, workspace);
+  lane_moments(x + place.start, place.strip, mean, mean + p->lanes, workspace);
 }
 
 // Statistics of the moments of parts; a single item.
@@ -168,7 +165,7 @@ KERNEL norm_lanes_combine(const Params* p, const scalar_t* x, const double* part
       square[i] += squares[i] + away * away * (before * share);
     }
   }
-  store_statistics(p, x, Place(p, 0), centre, square, mean, var, rstd);
+  store_statistics(p, x, rows_of(p, {0, p->o}), centre, square, mean, var, rstd);
 }
 
 // Values by given statistics, or with grad_y the gradient with respect to the activation's input; an item is some rows.
@@ -178,10 +175,8 @@ KERNEL norm_lanes_apply(const Params* p, const scalar_t* grad_y, const scalar_t*
   Range rows = part_of(p->b * p->o, item, p->items);
   with_activation(p->activation, p->negative_slope, grad_y, x, residual, y, [&](auto op) LAMBDA {
     for (index_t row = rows.begin, end; row < rows.end; row = end) {
-      Place place(p, row / p->o);
-      end = std::min(rows.end, (place.b + 1) * p->o);
-      place.strip.rows = end - row;
-      normalise(p, op, place, row * p->lanes, mean, rstd, weight, bias, workspace);
+      end = std::min(rows.end, (row / p->o + 1) * p->o);
+      normalise(p, op, rows_of(p, {row, end}), mean, rstd, weight, bias, workspace);
     }
   });
 }
@@ -224,12 +219,11 @@ INLINE void spread(const Params* p, Place place, const scalar_t* mean, const sca
   });
 }
 
-// The gradient of a strip's rows from `start` on by the sums of its lanes, `count` values a lane; centre [3 * width]
-// and scale are as of `spread`.
-INLINE void gradient(const Params* p, Gradient op, Place place, index_t start, const double* of_g, const double* of_gh,
-                     const scalar_t* weight, scalar_t* centre, scalar_t* scale, scalar_t* room) {
+// The gradient of a strip by the sums of its lanes, whose mean and rstd are given, with 3 * width scalars of workspace.
+INLINE void gradient(const Params* p, Gradient op, Place place, const double* of_g, const double* of_gh,
+                     const scalar_t* weight, const scalar_t* centre, const scalar_t* scale, scalar_t* workspace) {
   index_t width = place.strip.width, together = p->per_statistic, c = place.lane / p->per_affine;
-  scalar_t *of_grad = room, *of_h = of_grad + width, *shift = of_h + width;
+  scalar_t *of_grad = workspace, *of_h = of_grad + width, *shift = of_h + width;
   for (index_t i = 0; i < width; i += together) {
     Sums shares = {};
     for (index_t j = i; j < i + together; c++) {
@@ -243,44 +237,38 @@ INLINE void gradient(const Params* p, Gradient op, Place place, index_t start, c
     std::fill(of_h + i, of_h + i + together, -scale[i] * scalar_t(shares.gh / count));
     std::fill(shift + i, shift + i + together, -scale[i] * scalar_t(shares.g / count));
   }
-  become(op, start, place.strip, centre, scale, of_grad, of_h, shift);
+  become(op, place, centre, scale, of_grad, of_h, shift);
 }
 
 // Sums [B, 2, L] of grad_y and of grad_y * h and, unless grad_x is null, the gradient; an item is a strip of an image.
 KERNEL norm_lanes_backward(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
                            const scalar_t* rstd, const scalar_t* weight, double* sums, scalar_t* grad_x,
                            scalar_t* workspace, int64_t item) {
-  Place place(p, item);
-  index_t width = place.strip.width, start = place.start();
+  Place place = strip_of(p, item);
+  index_t width = place.strip.width, start = place.start;
   scalar_t *centre = workspace, *scale = centre + width, *room = scale + width;
   double *of_g = sums + place.b * 2 * p->lanes + place.lane, *of_gh = of_g + p->lanes;
   spread(p, place, mean, rstd, centre, scale);
   lane_sums(grad_y + start, x + start, place.strip, centre, scale, of_g, of_gh, room);
-  if (grad_x) gradient(p, {grad_y, x, grad_x}, place, start, of_g, of_gh, weight, centre, scale, room);
+  if (grad_x) gradient(p, {grad_y, x, grad_x}, place, of_g, of_gh, weight, centre, scale, room);
 }
 
 // Sums [items, 2, L] of grad_y and of grad_y * h over parts of the rows.
 KERNEL norm_lanes_sums(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
                        const scalar_t* rstd, double* sums, scalar_t* workspace, int64_t item) {
-  Range rows = part_of(p->o, item, p->items);
-  Place place(p, 0);
-  place.strip.rows = rows.end - rows.begin;
-  index_t start = rows.begin * p->lanes;
+  Place place = rows_of(p, part_of(p->o, item, p->items));
   scalar_t *centre = workspace, *scale = centre + p->lanes;
   double* of_g = sums + item * 2 * p->lanes;
   spread(p, place, mean, rstd, centre, scale);
-  lane_sums(grad_y + start, x + start, place.strip, centre, scale, of_g, of_g + p->lanes, scale + p->lanes);
+  lane_sums(grad_y + place.start, x + place.start, place.strip, centre, scale, of_g, of_g + p->lanes, scale + p->lanes);
 }
 
 // The gradient by the sums [2, L]; an item is some rows.
 KERNEL norm_lanes_gradient(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
                            const scalar_t* rstd, const scalar_t* weight, const double* sums, scalar_t* grad_x,
                            scalar_t* workspace, int64_t item) {
-  Range rows = part_of(p->o, item, p->items);
-  Place place(p, 0);
-  place.strip.rows = rows.end - rows.begin;
+  Place place = rows_of(p, part_of(p->o, item, p->items));
   scalar_t *centre = workspace, *scale = centre + p->lanes;
   spread(p, place, mean, rstd, centre, scale);
-  gradient(p, {grad_y, x, grad_x}, place, rows.begin * p->lanes, sums, sums + p->lanes, weight, centre, scale,
-           scale + p->lanes);
+  gradient(p, {grad_y, x, grad_x}, place, sums, sums + p->lanes, weight, centre, scale, scale + p->lanes);
 }

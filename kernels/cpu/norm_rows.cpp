@@ -66,59 +66,99 @@ INLINE Sums row_sums(const scalar_t* grad_y, const scalar_t* x, const scalar_t* 
   return sums;
 }
 
-// The sums over a block of rows, `stride` apart, of each column's grad_y and grad_y * h, in columns [2, C]; and, unless
-// grad_x is null, the gradient.
-INLINE void block_backward(Gradient op, index_t rows, index_t stride, index_t length, const scalar_t* mean,
-                           const scalar_t* rstd, index_t of_row, const scalar_t* weight, const scalar_t* of_h,
-                           const scalar_t* shift, scalar_t* columns) {
+// What rows `stride` values apart have for the gradient, each `step` values apart.
+struct Block {
+  index_t rows, stride, step;
+  const scalar_t *mean, *rstd, *of_h, *shift;
+};
+
+// The sums over a block's rows of each column's grad_y and grad_y * h, added to of_g and of_gh; and, unless grad_x is
+// null, the gradient. The workspace has 2 * length scalars.
+INLINE void block_backward(Gradient op, Block block, index_t length, const scalar_t* weight, double* of_g,
+                           double* of_gh, scalar_t* workspace) {
   for_strips(length, [&]<class V, int S>(index_t i) LAMBDA {
     V g[S] = {}, gh[S] = {};
-    for (index_t r = 0; r < rows; r++) {
-      V centre = all<V>(mean[r * of_row]), scale = all<V>(rstd[r * of_row]);
+    for (index_t r = 0; r < block.rows; r++) {
+      index_t row = r * block.step, at = r * block.stride + i;
+      V mean = all<V>(block.mean[row]), rstd = all<V>(block.rstd[row]);
+      V of_h = all<V>(block.of_h[row]), shift = all<V>(block.shift[row]);
       for (int j = 0; j < S; j++) {
-        index_t column = i + j * WIDTH<V>, at = r * stride + column;
-        V grad = get<V>(op.grad_y + at), h = (get<V>(op.x + at) - centre) * scale;
+        V grad = get<V>(op.grad_y + at + j * WIDTH<V>);
         g[j] += grad;
-        gh[j] += grad * h;
-        if (op.grad_x) {
-          V of_grad = scale * get<V>(weight + column);
-          put(op.grad_x + at, grad * of_grad + (h * all<V>(of_h[r]) + all<V>(shift[r])));
-        }
+        gh[j] += grad * ((get<V>(op.x + at + j * WIDTH<V>) - mean) * rstd);
+      }
+      if (!op.grad_x) continue;
+      for (int j = 0; j < S; j++) {
+        op(at + j * WIDTH<V>, mean, rstd, rstd * get<V>(weight + i + j * WIDTH<V>), of_h, shift);
       }
     }
     for (int j = 0; j < S; j++) {
-      put(columns + i + j * WIDTH<V>, g[j]);
-      put(columns + length + i + j * WIDTH<V>, gh[j]);
+      put(workspace + i + j * WIDTH<V>, g[j]);
+      put(workspace + length + i + j * WIDTH<V>, gh[j]);
     }
   });
+  for (index_t i = 0; i < length; i++) of_g[i] += workspace[i];
+  for (index_t i = 0; i < length; i++) of_gh[i] += workspace[length + i];
 }
 
-// Sums [items, 2, G * C] of grad_y and of grad_y * h and, unless grad_x is null, the gradient.
+// What a row has in common for the gradient: the factor of h, and what is added.
+INLINE void store_shares(const scalar_t* grad_y, const scalar_t* x, const scalar_t* weight, index_t length,
+                         scalar_t mean, scalar_t rstd, scalar_t* of_h, scalar_t* shift) {
+  Sums found = row_sums(grad_y, x, weight, length, mean, rstd);
+  *of_h = -rstd * scalar_t(found.gh / double(length));
+  *shift = -rstd * scalar_t(found.g / double(length));
+}
+
+// Sums [items, 2, G * C] of grad_y and of grad_y * h and, unless grad_x is null, the gradient; an item is some images.
 KERNEL norm_rows_backward(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
                           const scalar_t* rstd, const scalar_t* weight, double* sums, scalar_t* grad_x,
                           scalar_t* workspace, int64_t item) {
   Range images = part_of(p->n, item, p->items);
   index_t length = p->c, stride = p->g * length, most = std::clamp<index_t>((1 << 15) / length, 1, BLOCK);
-  sums += item * 2 * stride;
-  std::fill(sums, sums + 2 * stride, 0.0);
+  double *of_g = sums + item * 2 * stride, *of_gh = of_g + stride;
+  std::fill(of_g, of_g + 2 * stride, 0.0);
   for (index_t n = images.begin; n < images.end; n += most) {
     index_t rows = std::min(most, images.end - n);
     for (index_t g = 0; g < p->g; g++) {
-      const scalar_t *centre = mean + n * p->g + g, *scale = rstd + n * p->g + g, *factor = weight + g * length;
-      index_t start = n * stride + g * length;
-      scalar_t of_h[BLOCK], shift[BLOCK];
+      index_t first = n * p->g + g, start = first * length;
+      scalar_t of_h[BLOCK * 4], *shift = of_h + BLOCK, *centre = shift + BLOCK, *scale = centre + BLOCK;
       for (index_t r = 0; r < rows; r++) {
         index_t at = start + r * stride;
-        scalar_t by = scale[r * p->g];
-        Sums found = row_sums(grad_y + at, x + at, factor, length, centre[r * p->g], by);
-        of_h[r] = -by * scalar_t(found.gh / double(length));
-        shift[r] = -by * scalar_t(found.g / double(length));
+        centre[r] = mean[first + r * p->g], scale[r] = rstd[first + r * p->g];
+        store_shares(grad_y + at, x + at, weight + g * length, length, centre[r], scale[r], of_h + r, shift + r);
       }
       Gradient op = {grad_y + start, x + start, grad_x ? grad_x + start : nullptr};
-      block_backward(op, rows, stride, length, centre, scale, p->g, factor, of_h, shift, workspace);
-      double *of_g = sums + g * length, *of_gh = of_g + stride;
-      for (index_t i = 0; i < length; i++) of_g[i] += workspace[i];
-      for (index_t i = 0; i < length; i++) of_gh[i] += workspace[length + i];
+      block_backward(op, {rows, stride, 1, centre, scale, of_h, shift}, length, weight + g * length,
+                     of_g + g * length, of_gh + g * length, workspace);
     }
+  }
+}
+
+// For long rows, of which sums [2, G * C] of each item would take too long: first what rows have in common.
+KERNEL norm_rows_shares(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
+                        const scalar_t* rstd, const scalar_t* weight, scalar_t* of_h, scalar_t* shift,
+                        scalar_t* workspace, int64_t item) {
+  Range rows = part_of(p->n * p->g, item, p->items);
+  for (index_t row = rows.begin; row < rows.end; row++) {
+    index_t at = row * p->c;
+    store_shares(grad_y + at, x + at, weight + row % p->g * p->c, p->c, mean[row], rstd[row], of_h + row, shift + row);
+  }
+}
+
+// Then the sums [2, G * C] and the gradient; an item is some columns of a group.
+KERNEL norm_rows_columns(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
+                         const scalar_t* rstd, const scalar_t* weight, const scalar_t* of_h, const scalar_t* shift,
+                         double* sums, scalar_t* grad_x, scalar_t* workspace, int64_t item) {
+  index_t parts = p->items / p->g, g = item / parts, row = p->g * p->c;
+  Range columns = part_of(p->c, item % parts, parts);
+  index_t length = columns.end - columns.begin, first = g * p->c + columns.begin;
+  double *of_g = sums + first, *of_gh = of_g + row;
+  std::fill(of_g, of_g + length, 0.0);
+  std::fill(of_gh, of_gh + length, 0.0);
+  for (index_t n = 0; n < p->n; n += BLOCK) {
+    index_t start = n * row + first, s = n * p->g + g;
+    Gradient op = {grad_y + start, x + start, grad_x ? grad_x + start : nullptr};
+    Block block = {std::min(BLOCK, p->n - n), row, p->g, mean + s, rstd + s, of_h + s, shift + s};
+    block_backward(op, block, length, weight + first, of_g, of_gh, workspace);
   }
 }

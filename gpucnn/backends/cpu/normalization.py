@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.base import Epilogue
-from gpucnn.backends.cpu.elementwise import ACTIVATIONS, work_items
+from gpucnn.backends.cpu.elementwise import ACTIVATIONS
 from gpucnn.backends.cpu.library import Kernel, Value, launch
 from gpucnn.backends.layout import channels_are_inner
 from gpucnn.backends.numpy.memory import Array
@@ -28,15 +28,18 @@ from gpucnn.geometry import NormGeometry
 
 ROW = (2, 3)
 SHORT_PLANE = 16  # values; shorter planes of a batch are lanes
-STRIP = 64  # lanes of which a row is some whole cache lines
-STRIP_BYTES = 1 << 18  # of a strip that is read twice
-CACHED_BYTES = 1 << 20  # where strips are larger than this, a second pass is over whole rows
-MAX_PARTS = 16  # whose sums are combined by one thread
+LONG_ROW = 8192  # values of a row from which on gradients of weights are summed column by column
+CACHED_BYTES = 1 << 19  # of a batch whose lanes are summed strip by strip
+MIN_STRIP = 256  # lanes, so that a row of a strip is read at the speed of memory
+MIN_ITEMS = 8  # strips, if they can be so wide
+MIN_ROWS = 32  # that an item has, to pay for what it prepares for each lane
+MAX_PARTS = 32  # arrays of sums, which one thread adds up
 
 _FORWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_forward") for name in ("planes", "lanes", "rows")}
 _APPLY = {name: Kernel(f"norm_{name}", f"norm_{name}_apply") for name in ("planes", "lanes", "rows")}
 _BACKWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_backward") for name in ("planes", "lanes", "rows")}
 _MOMENTS, _COMBINE = Kernel("norm_lanes", "norm_lanes_moments"), Kernel("norm_lanes", "norm_lanes_combine")
+_SHARES, _COLUMNS = Kernel("norm_rows", "norm_rows_shares"), Kernel("norm_rows", "norm_rows_columns")
 _SUMS, _GRADIENT = Kernel("norm_lanes", "norm_lanes_sums"), Kernel("norm_lanes", "norm_lanes_gradient")
 
 
@@ -139,7 +142,7 @@ def _forward(
         return
     form = _form(x, geometry.axes == ROW)
     arrays = {"x": form.of(x), "mean": mean, "var": var, "rstd": rstd}
-    if form.strips is None:
+    if form.name == "lanes" and form.is_split:
         partial = np.empty((form.parts, 2, form.affine))
         form.launch(_MOMENTS, {**arrays, "partial": partial}, form.parts)
         form.launch(_COMBINE, {**arrays, "partial": partial}, 1, eps=eps, parts=form.parts)
@@ -149,7 +152,7 @@ def _forward(
     arrays |= form.parameters(weight=weight, bias=bias)
     with form.written(y) as out:
         arrays |= {"residual": form.of(epilogue.residual), "y": out}
-        form.launch(_FORWARD[form.name], arrays, form.items, eps=eps, **form.strips, **_fields(epilogue))
+        form.launch(_FORWARD[form.name], arrays, form.items, eps=eps, **_fields(epilogue))
 
 
 def _apply(
@@ -172,17 +175,24 @@ def _apply(
         form.launch(_APPLY[form.name], {**arrays, "y": out}, form.passes, **_fields(epilogue))
 
 
-def _backward(form: _Form, arrays: Mapping[str, Array | None]) -> Array:
+def _backward(form: _Form, arrays: dict[str, Array | None]) -> Array:
     """The sums [2, affine] of grad_y and of grad_y * h; and the gradient, where there is an array for it."""
-    partial = np.empty((form.parts, 2, form.affine))
-    if form.strips is not None:
-        form.launch(_BACKWARD[form.name], {**arrays, "sums": partial}, form.items, **form.strips)
+    if not form.is_split:
+        partial = np.empty((form.parts, 2, form.affine))
+        form.launch(_BACKWARD[form.name], {**arrays, "sums": partial}, form.items)
         return np.asarray(partial.sum(axis=0))
+    if form.name == "rows":
+        sums, of_h, shift = np.empty((2, form.affine)), *(np.empty_like(arrays["rstd"]) for _ in range(2))
+        arrays |= {"of_h": of_h, "shift": shift, "sums": sums}
+        form.launch(_SHARES, arrays, form.items)
+        form.launch(_COLUMNS, arrays, form.parts)
+        return sums
+    partial = np.empty((form.parts, 2, form.affine))
     form.launch(_SUMS, {**arrays, "sums": partial}, form.parts)
-    sums = np.asarray(partial.sum(axis=0))
+    sums = partial.sum(axis=0)
     if arrays["grad_x"] is not None:
         form.launch(_GRADIENT, {**arrays, "sums": sums}, form.passes)
-    return sums
+    return np.asarray(sums)
 
 
 def _fields(epilogue: Epilogue) -> dict[str, Value]:
@@ -200,11 +210,11 @@ class _Form:
     dtype: str
     is_last: bool  # whether channels are innermost
     values: Mapping[str, int]  # fields of the kernels' structure
-    strips: Mapping[str, int] | None  # further ones of items that have whole statistics; None where no cache holds them
     affine: int  # weights, or lanes that have one
     items: int  # that have whole statistics
-    parts: int  # that sums are put together from
     passes: int  # items of a pass value by value
+    parts: int  # arrays of sums that are added up; or, where sums are split, their items
+    is_split: bool  # whether gradients take two passes over all values; statistics of lanes too
     workspace: int = 0
 
     def launch(self, kernel: Kernel, arrays: Mapping[str, Array | None], items: int, **values: Value) -> None:
@@ -251,43 +261,46 @@ def _form(x: Array, per_image: bool) -> _Form:
     return _form_of(x.shape, x.dtype.name, per_image, channels_are_inner(x))
 
 
+def _items(values: int) -> int:
+    """Items of work of at least 128 Ki values: 40 us, while a thread takes 50 us to wake up and an item's call 2 us."""
+    return max(1, min(64, values >> 17))
+
+
 @lru_cache(maxsize=1024)
 def _form_of(shape: tuple[int, int, int, int], dtype: str, per_image: bool, is_last: bool) -> _Form:
     n, g, c, p = shape
-    passes = work_items(n * g * c * p)
     if per_image and p == 1:
-        items = min(n, passes, MAX_PARTS)
-        return _Form(
-            "rows", dtype, is_last, {"n": n, "g": g, "c": c}, {}, g * c, items, items, min(n * g, passes), 2 * c
-        )
-    if not is_last and (per_image or p >= SHORT_PLANE):
-        values = {"n": n, "g": g, "c": c, "p": p, "per_image": per_image}
-        statistics, parts = (n * g, n) if per_image else (g, 1)
-        return _Form(
-            "planes", dtype, is_last, values, {}, g * c, min(statistics, passes), parts, min(n * g * c, passes)
-        )
-    b, o = (n, p) if per_image else (1, n * p) if is_last else (1, n)
-    per_affine = 1 if is_last else p
-    return _lanes(b, o, g * c * per_affine, c * per_affine, per_affine, dtype, is_last)
+        return _rows(n, g, c, dtype, is_last)
+    if is_last:
+        return _lanes((n, p) if per_image else (1, n * p), g * c, c, 1, dtype, is_last)
+    if not per_image and p < SHORT_PLANE:
+        return _lanes((1, n), g * c * p, c * p, p, dtype, is_last)
+    values = {"n": n, "g": g, "c": c, "p": p, "per_image": per_image}
+    statistics, parts = (n * g, n) if per_image else (g, 1)
+    most = _items(n * g * c * p)
+    items, passes = min(statistics, most), min(n * g * c, most)
+    return _Form("planes", dtype, is_last, values, g * c, items, passes, parts, False)
 
 
-def _lanes(b: int, o: int, lanes: int, per_statistic: int, per_affine: int, dtype: str, is_last: bool) -> _Form:
+def _rows(n: int, g: int, c: int, dtype: str, is_last: bool) -> _Form:
+    """[N, G, C], of which statistics are over C."""
+    most, is_long = _items(n * g * c), c > LONG_ROW
+    items = min(n * g, most) if is_long else max(1, min(n // MIN_ROWS, most, MAX_PARTS))
+    parts = g * -(-c // LONG_ROW) if is_long else items
+    passes = min(n * g, most)
+    workspace = 2 * min(c, LONG_ROW)
+    return _Form("rows", dtype, is_last, {"n": n, "g": g, "c": c}, g * c, items, passes, parts, is_long, workspace)
+
+
+def _lanes(
+    extents: tuple[int, int], lanes: int, per_statistic: int, per_affine: int, dtype: str, is_last: bool
+) -> _Form:
     """[B, O, lanes], of which statistics, per_statistic lanes each, are over O."""
-    values = {"b": b, "o": o, "lanes": lanes, "per_statistic": per_statistic, "per_affine": per_affine, "width": lanes}
-    row = o * np.dtype(dtype).itemsize
-    most = max(STRIP, STRIP_BYTES // row // STRIP * STRIP)
-    width = min(lanes, max(1, most // per_statistic) * per_statistic)
-    is_cached = b > 1 or row * width <= CACHED_BYTES
-    passes = max(1, min(work_items(b * o * lanes), b * o // 32))
-    return _Form(
-        "lanes",
-        dtype,
-        is_last,
-        values,
-        {"width": width} if is_cached else None,
-        lanes,
-        b * -(-lanes // width),
-        b if is_cached else min(passes, MAX_PARTS),
-        passes,
-        8 * lanes,
-    )
+    b, o = extents
+    values = {"b": b, "o": o, "lanes": lanes, "per_statistic": per_statistic, "per_affine": per_affine}
+    width = -(-max(MIN_STRIP, lanes * b // MIN_ITEMS) // per_statistic) * per_statistic
+    width = min(lanes, width)
+    is_split = b == 1 and o * lanes * np.dtype(dtype).itemsize > CACHED_BYTES
+    passes = max(1, min(_items(b * o * lanes), b * o // MIN_ROWS))
+    items, parts = b * -(-lanes // width), min(passes, MAX_PARTS) if is_split else b
+    return _Form("lanes", dtype, is_last, {**values, "width": width}, lanes, items, passes, parts, is_split, 8 * lanes)
