@@ -1,7 +1,8 @@
 """Depthwise convolution in C++, and that of small groups: forward, dgrad and wgrad.
 
 Lanes run along channels where each has one filter: in place where they are innermost in memory, else on blocks of
-channels that are transposed to the workspace and back. `depthwise_groups` computes the others.
+channels that are transposed to the workspace and back. So they do in groups of 4, 8 or 16 channels, in place.
+`depthwise_groups` computes the others.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from math import prod
 from typing import NamedTuple
 
 from gpucnn.backends.cpu import depthwise_groups
+from gpucnn.backends.cpu.depthwise_groups import by_group
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, layout, strides
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy.memory import Array, scratch
@@ -23,6 +25,10 @@ _PIXELS, _PIXELS_GRADIENT, _PLANES, _PLANES_GRADIENT, _WEIGHT, _GRADIENT = (
     Kernel("depthwise", "depthwise_" + name)
     for name in ("pixels", "pixels_gradient", "planes", "planes_gradient", "weight", "gradient")
 )
+_LANES, _LANES_GRADIENT, _LANES_WEIGHT, _LANES_TOTAL = (
+    Kernel("depthwise_lanes", "depthwise_lanes" + suffix) for suffix in ("", "_gradient", "_weight", "_total")
+)
+GROUPS = (4, 8, 16)  # channels of groups for which depthwise_lanes is built
 MAX_CHANNELS = 16  # of a small group, on either side
 VECTOR_BYTES = 64  # of the widest vector
 ITEM = 1 << 17  # elements of a work item: handing one out takes as long as 8 Ki of them
@@ -52,14 +58,18 @@ def backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, g
 
 def backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [OC, C / groups, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, OC, OD, OH, OW]."""
-    module = _plan_gradient if _is_plain(geometry) else depthwise_groups.plan_gradient
-    module(layout(x), layout(grad_y), layout(grad_w), geometry, name_of(x.dtype))(x, grad_y, grad_w)
+    layouts = layout(x), layout(grad_y)
+    plan = _plan_gradient if _in_lanes(geometry, *layouts) else depthwise_groups.plan_gradient
+    plan(*layouts, layout(grad_w), geometry, name_of(x.dtype))(x, grad_y, grad_w)
 
 
-def _is_plain(geometry: ConvGeometry) -> bool:
-    """Whether each channel has one filter."""
+def _in_lanes(geometry: ConvGeometry, source: Layout, target: Layout) -> bool:
+    """Whether lanes run along channels: each has one filter, or groups are whole parts of a vector, or the reverse."""
     inputs, outputs, groups = geometry.channels
-    return inputs == outputs == groups
+    if inputs != outputs:
+        return False
+    whole = inputs * source.itemsize % VECTOR_BYTES == 0
+    return inputs == groups or (inputs // groups in GROUPS and whole and _is_innermost(source, target))
 
 
 def _contract(
@@ -67,18 +77,18 @@ def _contract(
 ) -> None:
     if target.size == 0:
         return
-    plan = _plan if _is_plain(geometry) else depthwise_groups.plan
-    shape = None if bias is None else layout(bias)
-    dtype = name_of(source.dtype)
-    plan(layout(source), layout(w), shape, layout(target), geometry, direction, dtype)(source, w, bias, target)
+    layouts = layout(source), layout(target)
+    plan = _plan if _in_lanes(geometry, *layouts) else depthwise_groups.plan
+    of_weights = layout(w), None if bias is None else layout(bias)
+    plan(*layouts, *of_weights, geometry, direction, name_of(source.dtype))(source, w, bias, target)
 
 
 @lru_cache(maxsize=512)
 def _plan(
     source: Layout,
+    target: Layout,
     w: Layout,
     bias: Layout | None,
-    target: Layout,
     geometry: ConvGeometry,
     direction: str,
     dtype: str,
@@ -86,17 +96,22 @@ def _plan(
     """The function of arrays of these layouts that computes a forward or a dgrad."""
     sizes = _sizes(geometry, direction == "backward_input", source.itemsize)
     n, _, depth, height, _ = target.shape
-    last = _is_innermost(source) and _is_innermost(target)
+    last, group = _is_innermost(source, target), geometry.channels.inputs // geometry.channels.groups
     units = n * depth * height if last else n * sizes.chunks * sizes.boxes
     items = max(1, min(units, MAX_ITEMS, max(prod(source.shape), prod(target.shape)) // ITEM))
     images = {"n": n, "items": items, "parts": 1, **strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
-    values = {**sizes.values, **images, **strides("w", w, "cxdhw"), **strides("bias", bias, "c")}
-    pack = Launch(_WEIGHT, dtype, values)
-    workspace = sizes.room + (0 if last else sizes.copies)
-    contract = Launch(_PIXELS if last else _PLANES, dtype, values, items, workspace)
+    values = {**sizes.values, **images, **strides("bias", bias, "c"), "group": group}
+    if group > 1:
+        values |= strides("w", by_group(w, geometry), "gcmdhw" if direction == "backward_input" else "gmcdhw")
+        pack, contract = Launch(_LANES_WEIGHT, dtype, values), Launch(_LANES, dtype, values, items, sizes.room)
+    else:
+        values |= strides("w", w, "cxdhw")
+        workspace = sizes.room + (0 if last else sizes.copies)
+        contract = Launch(_PIXELS if last else _PLANES, dtype, values, items, workspace)
+        pack = Launch(_WEIGHT, dtype, values)
 
     def run(source: Array, w: Array, bias: Array | None, target: Array) -> None:
-        weight = scratch("depthwise weight", (geometry.taps + 1, sizes.width), dtype)
+        weight = scratch("depthwise weight", (geometry.taps * group + 1, sizes.width), dtype)
         pack(w=w, bias=bias, weight=weight)
         contract(**{"from": source}, weight=weight, to=target)
 
@@ -110,16 +125,21 @@ def _plan_gradient(
     """The function of arrays of these layouts that computes a wgrad."""
     sizes = _sizes(geometry, False, x.itemsize)
     n, _, depth, height, _ = grad_y.shape
-    last = _is_innermost(x) and _is_innermost(grad_y)
+    last, group = _is_innermost(x, grad_y), geometry.channels.inputs // geometry.channels.groups
     most = min(MAX_PARTS, max(prod(x.shape), prod(grad_y.shape)) // ITEM)
     parts = max(1, min(most, n * depth * height if last else n))
     items = parts if last else parts * sizes.chunks
     images = {"n": n, "items": items, "parts": parts, **strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
-    values = {**sizes.values, **images, **strides("w", grad_w, "cxdhw"), **strides("bias", None, "c")}
-    sums = geometry.taps * sizes.width
+    values = {**sizes.values, **images, **strides("bias", None, "c"), "group": group}
+    sums = geometry.taps * group * sizes.width
     workspace = sizes.room + sums + 64 + (0 if last else sizes.copies)
-    add = Launch(_PIXELS_GRADIENT if last else _PLANES_GRADIENT, dtype, values, items, workspace)
-    total = Launch(_GRADIENT, dtype, values)
+    if group > 1:
+        values |= strides("w", by_group(grad_w, geometry), "gmcdhw")
+        add, total = Launch(_LANES_GRADIENT, dtype, values, items, workspace), Launch(_LANES_TOTAL, dtype, values)
+    else:
+        values |= strides("w", grad_w, "cxdhw")
+        add = Launch(_PIXELS_GRADIENT if last else _PLANES_GRADIENT, dtype, values, items, workspace)
+        total = Launch(_GRADIENT, dtype, values)
 
     def run(x: Array, grad_y: Array, grad_w: Array) -> None:
         partial = scratch("depthwise partial sums", (parts, sums), dtype)
@@ -129,9 +149,9 @@ def _plan_gradient(
     return run
 
 
-def _is_innermost(image: Layout) -> bool:
-    """Whether an image [N, C, D, H, W] has channels innermost in memory, enough of them for a vector."""
-    return image.strides[1] == image.itemsize and image.shape[1] * image.itemsize >= VECTOR_BYTES
+def _is_innermost(*images: Layout) -> bool:
+    """Whether images [N, C, D, H, W] have channels innermost in memory, enough of them for a vector."""
+    return all(x.strides[1] == x.itemsize and x.shape[1] * x.itemsize >= VECTOR_BYTES for x in images)
 
 
 class _Sizes(NamedTuple):

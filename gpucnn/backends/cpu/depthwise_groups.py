@@ -154,9 +154,9 @@ def _box(sides: Sequence[Side], limit: int) -> list[int]:
 @lru_cache(maxsize=512)
 def plan(
     source: Layout,
+    target: Layout,
     w: Layout,
     bias: Layout | None,
-    target: Layout,
     geometry: ConvGeometry,
     direction: str,
     dtype: str,
@@ -166,7 +166,7 @@ def plan(
     axes = "gcmdhw" if direction == "backward_input" else "gmcdhw"
     groups, channels, filters, taps = (sizes.values[name] for name in ("groups", "channels", "filters", "taps"))
     images = {"n": source.shape[0], "parts": 1, **strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
-    weights = {**strides("w", _by_group(w, geometry), axes), **strides("bias", bias, "c")}
+    weights = {**strides("w", by_group(w, geometry), axes), **strides("bias", bias, "c")}
     values = {**sizes.values, **images, **weights}
     items = max(1, min(MAX_ITEMS, groups, sizes.packed >> 14))
     pack = Launch(_WEIGHT, dtype, values | {"items": items}, items)
@@ -192,7 +192,7 @@ def plan_gradient(
     work = prod(grad_y.shape) * sizes.values["channels"] * sizes.values["taps"]
     parts = max(1, min(MAX_PARTS, x.shape[0], work // MULTIPLY_ADDS // blocks))
     images = {"n": x.shape[0], **strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
-    weights = {**strides("w", _by_group(grad_w, geometry), "gmcdhw"), **strides("bias", None, "c")}
+    weights = {**strides("w", by_group(grad_w, geometry), "gmcdhw"), **strides("bias", None, "c")}
     values = {**sizes.values, **images, **weights, "parts": parts, "items": parts * blocks}
     add = Launch(_GRADIENT, dtype, values, parts * blocks, sizes.sums + sizes.room)
     total = Launch(_TOTAL, dtype, values)
@@ -205,7 +205,7 @@ def plan_gradient(
     return run
 
 
-def _by_group(w: Layout, geometry: ConvGeometry) -> Layout:
+def by_group(w: Layout, geometry: ConvGeometry) -> Layout:
     """A weight [OC, C / groups, KD, KH, KW] as [G, M, C, KD, KH, KW]."""
     groups, (filters, *rest) = geometry.channels.groups, w.shape
     each = filters // groups

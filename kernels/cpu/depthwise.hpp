@@ -1,0 +1,401 @@
+// Depthwise convolution and that of small groups where channels are innermost: lanes run along the channels of a pixel.
+//
+// A block is up to BLOCK targets along the width. A table holds where each row of taps finds its pixels, a pixel of zeros
+// where that is padding; then a pass over channels sums all taps in registers. Work goes by tiles of channels and columns
+// whose rows of pixels, as many as a window has, stay in the first-level cache from one row of targets to the next.
+//
+// With groups of GROUP channels, each tap has GROUP rows of weights: the k-th multiplies each group's k-th channel.
+#pragma once
+
+#include <utility>
+
+#include "transpose.hpp"
+
+constexpr int BLOCK = 7;  // divides the sizes of most networks' planes: 112, 56, 28, 14, 7
+
+using pixel_t = const scalar_t*;
+
+// The position that tap k of a target reads along one axis, -1 if there is none.
+template <bool dgrad>
+INLINE index_t position(index_t target, index_t k, index_t stride, index_t dilation, index_t low, index_t sources) {
+  index_t at = dgrad ? target + low - k * dilation : target * stride + k * dilation - low;
+  if (dgrad && at % stride) return -1;
+  if (dgrad) at /= stride;
+  return at < sources ? at : -1;
+}
+
+// Targets first, first + hop, ... along the width: the j-th reads pixel j * step + base + t * spacing through kernel column
+// tap + t * tap_step, t in [0, taps). A strided dgrad has one run for each residue.
+struct Run {
+  index_t first, hop, tap, tap_step, taps, base, step, spacing;
+};
+
+template <bool dgrad>
+INLINE Run run_of(const Params* p, index_t residue) {
+  if (!dgrad) return {0, 1, 0, 1, p->kernel_w, -p->low_w, p->stride_w, p->dilation_w};
+  Run run = {residue, p->stride_w, 0, -1, 0, 0, 1, 1};
+  index_t last = -1;
+  for (index_t k = 0; k < p->kernel_w; k++) {
+    index_t at = residue + p->low_w - k * p->dilation_w;
+    if (at % p->stride_w) continue;
+    if (run.taps++) {
+      run.tap_step = run.tap - k;
+      run.spacing = last - at / p->stride_w;
+    }
+    run.tap = k;
+    run.base = last = at / p->stride_w;
+  }
+  return run;
+}
+
+// The rows of taps that find a row of the source, for one row of targets.
+struct Rows {
+  index_t count;
+  pixel_t* start;  // of the source's row
+  index_t* tap;    // of the weight's row
+
+  // The first pixel of block j in the row after the last; past the image where that ends.
+  pixel_t ahead(const Params* p, const Run& run, index_t j) const {
+    return count ? start[count - 1] + p->from_h + (j * run.step + run.base) * p->from_w : nullptr;
+  }
+};
+
+template <bool dgrad>
+INLINE void find_rows(const Params* p, const scalar_t* image, index_t d, index_t h, Rows& rows) {
+  rows.count = 0;
+  for (index_t kd = 0; kd < p->kernel_d; kd++) {
+    index_t from_d = position<dgrad>(d, kd, p->stride_d, p->dilation_d, p->low_d, p->source_d);
+    if (from_d < 0) continue;
+    for (index_t kh = 0; kh < p->kernel_h; kh++) {
+      index_t from_h = position<dgrad>(h, kh, p->stride_h, p->dilation_h, p->low_h, p->source_h);
+      if (from_h < 0) continue;
+      rows.start[rows.count] = image + from_d * p->from_d + from_h * p->from_h;
+      rows.tap[rows.count++] = (kd * p->kernel_h + kh) * p->kernel_w;
+    }
+  }
+}
+
+INLINE pixel_t pixel(const Params* p, pixel_t row, index_t column, pixel_t zeros) {
+  return column >= 0 && column < p->source_w ? row + column * p->from_w : zeros;
+}
+
+// Channels [begin, end) and targets along the width that a pass down the rows computes.
+struct Tile {
+  index_t channels, columns;
+
+  Tile(const Params* p, index_t step, index_t group) {
+    constexpr index_t CACHE = 24 << 10;  // bytes; more than 28 columns have few at their borders that two tiles read
+    columns = std::min(round_up(p->target_w, BLOCK), index_t(4) * BLOCK);
+    index_t pixels = p->kernel_d * p->kernel_h * ((columns - 1) * step + p->kernel_w);
+    index_t weights = p->kernel_d * p->kernel_h * p->kernel_w * (group - 1);  // few where group is 1
+    channels = CACHE / index_t(sizeof(scalar_t)) / (pixels + weights) / LANES * LANES;
+    channels = std::max<index_t>((group > 1 ? 2 : 4) * LANES, channels);
+  }
+};
+
+// The pixels of a block of `count` targets from the j-th on: [rows][columns], or [rows][taps][BLOCK] if not `dense`.
+INLINE void find_pixels(const Params* p, const Rows& rows, const Run& run, index_t j, index_t count, bool dense,
+                        pixel_t zeros, pixel_t* pixels) {
+  index_t columns = (BLOCK - 1) * run.step + run.taps;
+  for (index_t row = 0; row < rows.count; row++) {
+    index_t column = j * run.step + run.base;
+    if (dense && column >= 0 && column + columns <= p->source_w) {
+      pixel_t at = rows.start[row] + column * p->from_w;
+      for (index_t i = 0; i < columns; i++) pixels[i] = at + i * p->from_w;
+      pixels += columns;
+      continue;
+    }
+    if (dense) {
+      for (index_t i = 0; i < columns; i++) *pixels++ = pixel(p, rows.start[row], column + i, zeros);
+      continue;
+    }
+    for (index_t t = 0; t < run.taps; t++)
+      for (index_t b = 0; b < BLOCK; b++)
+        *pixels++ = b < count ? pixel(p, rows.start[row], (j + b) * run.step + run.base + t * run.spacing, zeros) : zeros;
+  }
+}
+
+// Asks for the vectors of memory that the same block of the next row of targets reads first, of channels c on: whole
+// rows are too far apart for the processor to guess. Took a fifth off the time of layers larger than the cache.
+template <int STEP>
+INLINE void prefetch(const Params* p, pixel_t ahead, index_t c) {
+  for (int row = 0; row < STEP; row++)
+    for (int i = 0; i < BLOCK * STEP; i++) __builtin_prefetch(ahead + row * p->from_h + i * p->from_w + c);
+}
+
+// Lane i is channel (i / GROUP) * GROUP + k of the pixel's channels [c, c + LANES): what the lane's group has in place k.
+template <int GROUP, int K, int... I>
+INLINE vector_t spread(pixel_t pixel, index_t c, std::integer_sequence<int, I...>) {
+  vector_t x = load(pixel + c);
+  if constexpr (GROUP == 1) return x;
+#if defined(__clang__)
+  return __builtin_shufflevector(x, x, (I / GROUP * GROUP + K)...);
+#else
+  using lane_t = std::conditional_t<sizeof(scalar_t) == 4, int32_t, int64_t>;
+  typedef lane_t lanes_t __attribute__((vector_size(VECTOR_BYTES)));
+  return __builtin_shuffle(x, lanes_t{(I / GROUP * GROUP + K)...});
+#endif
+}
+
+// Calls `body(k, x)` for k in [0, GROUP), where `x(pixel, c)` is `spread` of k.
+template <int GROUP, class Body, int... K>
+INLINE void for_group(Body body, std::integer_sequence<int, K...>) {
+  if constexpr (GROUP >= LANES && GROUP > 1) {
+    for (index_t k = 0; k < GROUP; k++)
+      body(k, [k](pixel_t pixel, index_t c) { return broadcast(pixel[c / GROUP * GROUP + k]); });
+  } else {
+    auto x = [](auto k) {
+      return [](pixel_t pixel, index_t c) __attribute__((always_inline)) {
+        return spread<GROUP, decltype(k)::value>(pixel, c, std::make_integer_sequence<int, LANES>());
+      };
+    };
+    (body(K, x(std::integral_constant<int, K>())), ...);
+  }
+}
+
+// The targets of a block: sums over rows of taps. TAPS = 0 stands for any taps, each with BLOCK pixels of its own.
+template <int TAPS, int STEP, int GROUP>
+static void sum_block(const Params* p, const Rows& rows, const Run& run, const pixel_t* pixels, pixel_t ahead,
+                      const scalar_t* weight, scalar_t* to, index_t count, Range channels) {
+  constexpr int COLUMNS = (BLOCK - 1) * STEP + TAPS;
+  const scalar_t* bias = weight + p->kernel_d * p->kernel_h * p->kernel_w * GROUP * p->width;
+  for (index_t v = channels.begin; v < channels.end; v += LANES) {
+    index_t c = std::min(v, p->c - LANES);  // the last lanes may be computed twice
+    vector_t sums[BLOCK];
+    for (int b = 0; b < BLOCK; b++) sums[b] = load(bias + c);
+    const pixel_t* next = pixels;
+    for (index_t row = 0; row < rows.count; row++) {
+      auto add = [&](index_t k, auto spread) __attribute__((always_inline)) {
+        const scalar_t* taps = weight + ((rows.tap[row] + run.tap) * GROUP + k) * p->width + c;
+        index_t step = run.tap_step * GROUP * p->width;
+        if constexpr (TAPS > 0) {
+          vector_t w[TAPS];
+          for (int t = 0; t < TAPS; t++) w[t] = load(taps + t * step);
+#pragma GCC unroll 32
+          for (int i = 0; i < COLUMNS; i++) {
+            vector_t x = spread(next[i], c);
+#pragma GCC unroll 8
+            for (int t = 0; t < TAPS; t++)
+              if (i >= t && (i - t) % STEP == 0 && (i - t) / STEP < BLOCK) sums[(i - t) / STEP] += w[t] * x;
+          }
+        } else {
+          for (index_t t = 0; t < run.taps; t++) {
+            vector_t w = load(taps + t * step);
+            for (int b = 0; b < BLOCK; b++) sums[b] += w * spread(next[t * BLOCK + b], c);
+          }
+        }
+      };
+      for_group<GROUP>(add, std::make_integer_sequence<int, GROUP>());
+      next += TAPS > 0 ? COLUMNS : run.taps * BLOCK;
+    }
+    prefetch<STEP>(p, ahead, c);
+    for (int b = 0; b < BLOCK; b++) __builtin_prefetch(to + p->to_h + b * run.hop * p->to_w + c, 1);
+    for (int b = 0; b < BLOCK; b++)
+      if (b < count) store(to + b * run.hop * p->to_w + c, sums[b]);
+  }
+}
+
+// The gradients of the taps of a block's rows: sums [taps, v], v counting whole vectors, grow by the block's products.
+template <int TAPS, int STEP, int GROUP>
+static void add_products(const Params* p, const Rows& rows, const Run& run, const pixel_t* pixels, pixel_t ahead,
+                         const pixel_t* grads, scalar_t* sums, Range channels) {
+  constexpr int COLUMNS = (BLOCK - 1) * STEP + TAPS;
+  for (index_t v = channels.begin; v < channels.end; v += LANES) {
+    index_t c = std::min(v, p->c - LANES);
+    vector_t g[BLOCK];
+    for (int b = 0; b < BLOCK; b++) g[b] = load(grads[b] + c);
+    prefetch<STEP>(p, ahead, c);
+    for (int b = 0; b < BLOCK; b++) __builtin_prefetch(grads[b] + p->to_h + c);
+    const pixel_t* next = pixels;
+    for (index_t row = 0; row < rows.count; row++) {
+      auto add = [&](index_t k, auto spread) __attribute__((always_inline)) {
+        scalar_t* taps = sums + (rows.tap[row] * GROUP + k) * p->width + v;
+        index_t step = GROUP * p->width;
+        if constexpr (TAPS > 0) {
+          vector_t s[TAPS];
+          for (int t = 0; t < TAPS; t++) s[t] = load(taps + t * step);
+#pragma GCC unroll 32
+          for (int i = 0; i < COLUMNS; i++) {
+            vector_t x = spread(next[i], c);
+#pragma GCC unroll 8
+            for (int t = 0; t < TAPS; t++)
+              if (i >= t && (i - t) % STEP == 0 && (i - t) / STEP < BLOCK) s[t] += g[(i - t) / STEP] * x;
+          }
+          for (int t = 0; t < TAPS; t++) store(taps + t * step, s[t]);
+        } else {
+          for (index_t t = 0; t < run.taps; t++) {
+            vector_t s = load(taps + t * step);
+            for (int b = 0; b < BLOCK; b++) s += g[b] * spread(next[t * BLOCK + b], c);
+            store(taps + t * step, s);
+          }
+        }
+      };
+      for_group<GROUP>(add, std::make_integer_sequence<int, GROUP>());
+      next += TAPS > 0 ? COLUMNS : run.taps * BLOCK;
+    }
+  }
+}
+
+// Calls `body` with TAPS and STEP as constants for the windows of networks, else with 0 and 1.
+template <int GROUP, class Body>
+INLINE void specialised(const Run& run, Body body) {
+  auto is = [&](index_t taps, index_t step) {
+    return run.taps == taps && run.step == step && (taps == 1 || run.spacing == 1);
+  };
+  if (is(3, 1)) return body.template operator()<3, 1>();
+  if (is(3, 2)) return body.template operator()<3, 2>();
+  if constexpr (GROUP == 1) {
+    if (is(5, 1)) return body.template operator()<5, 1>();
+    if (is(7, 1)) return body.template operator()<7, 1>();
+    if (is(5, 2)) return body.template operator()<5, 2>();
+    if (is(1, 1)) return body.template operator()<1, 1>();
+    if (is(2, 1)) return body.template operator()<2, 1>();
+  }
+  body.template operator()<0, 1>();
+}
+
+// A box of positions of one image.
+struct Box {
+  Range d, h, w;
+};
+
+// A call's workspace: a pixel of zeros, tables, and the rest.
+struct Room {
+  scalar_t* zeros;
+  Rows rows;
+  pixel_t* pixels;
+  scalar_t* rest;
+
+  Room(const Params* p, scalar_t* workspace) {
+    index_t taps = p->kernel_d * p->kernel_h;
+    zeros = workspace;
+    memset(zeros, 0, p->width * sizeof(scalar_t));
+    scalar_t* tables = workspace + round_up(p->width, 64);
+    rows = {0, reinterpret_cast<pixel_t*>(tables), reinterpret_cast<index_t*>(tables) + taps};
+    pixels = reinterpret_cast<pixel_t*>(tables) + 2 * taps;
+    index_t most = std::max((BLOCK - 1) * p->stride_w + p->kernel_w, BLOCK * p->kernel_w);
+    rest = tables + round_up((2 + most) * taps * sizeof(pixel_t) / sizeof(scalar_t), 64);
+  }
+};
+
+// Calls `body(channels, columns)` for each tile of targets along the width.
+template <int GROUP, class Body>
+INLINE void for_tiles(const Params* p, index_t step, Range targets, Body body) {
+  Tile tile(p, step, GROUP);
+  for (index_t c = 0; c < p->c; c += tile.channels)
+    for (index_t j = targets.begin; j < targets.end; j += tile.columns)
+      body(Range{c, std::min(c + tile.channels, p->c)}, Range{j, std::min(j + tile.columns, targets.end)});
+}
+
+// The targets of a box of an image; channels are innermost in both images.
+template <bool dgrad, int GROUP>
+static void contract_box(const Params* p, Room& room, const scalar_t* from, const scalar_t* weight, scalar_t* to,
+                         const Box& box) {
+  index_t hop = dgrad ? p->stride_w : 1;
+  Range runs = {box.w.begin / hop, ceil_div(box.w.end, hop)};  // boxes begin at multiples of the stride
+  for_tiles<GROUP>(p, dgrad ? 1 : p->stride_w, runs, [&](Range channels, Range columns) {
+    for (index_t d = box.d.begin; d < box.d.end; d++)
+      for (index_t h = box.h.begin; h < box.h.end; h++) {
+        find_rows<dgrad>(p, from, d, h, room.rows);
+        scalar_t* line = to + d * p->to_d + h * p->to_h;
+        for (index_t residue = 0; residue < std::min(hop, p->target_w); residue++) {
+          Run run = run_of<dgrad>(p, residue);
+          index_t end = std::min(columns.end, ceil_div(p->target_w - residue, hop));
+          specialised<GROUP>(run, [&]<int TAPS, int STEP>() __attribute__((always_inline)) {
+            for (index_t j = columns.begin; j < end; j += BLOCK) {
+              index_t count = std::min<index_t>(BLOCK, end - j);
+              find_pixels(p, room.rows, run, j, count, TAPS > 0, room.zeros, room.pixels);
+              scalar_t* first = line + (run.first + j * run.hop) * p->to_w;
+              sum_block<TAPS, STEP, GROUP>(p, room.rows, run, room.pixels, room.rows.ahead(p, run, j), weight, first, count,
+                                    channels);
+            }
+          });
+        }
+      }
+  });
+}
+
+template <int GROUP = 1>
+INLINE void contract(const Params* p, Room& room, const scalar_t* from, const scalar_t* weight, scalar_t* to,
+                     const Box& box) {
+  p->dgrad ? contract_box<true, GROUP>(p, room, from, weight, to, box)
+           : contract_box<false, GROUP>(p, room, from, weight, to, box);
+}
+
+// Partial sums [taps, channels] of which `sums` is one stage, `total` the other: short sums are more exact.
+struct Stages {
+  scalar_t* total;
+  scalar_t* sums;
+  index_t pixels;  // whose products are in `sums`
+};
+
+// Adds the products of a box of rows of an image to the sums.
+template <int GROUP = 1>
+static void add_box(const Params* p, Room& room, const scalar_t* from, const scalar_t* grad, Stages& stages,
+                    const Box& box) {
+  Run run = run_of<false>(p, 0);
+  for_tiles<GROUP>(p, p->stride_w, box.w, [&](Range channels, Range columns) {
+    for (index_t d = box.d.begin; d < box.d.end; d++)
+      for (index_t h = box.h.begin; h < box.h.end; h++) {
+        find_rows<false>(p, from, d, h, room.rows);
+        const scalar_t* line = grad + d * p->to_d + h * p->to_h;
+        specialised<GROUP>(run, [&]<int TAPS, int STEP>() __attribute__((always_inline)) {
+          for (index_t j = columns.begin; j < columns.end; j += BLOCK) {
+            index_t count = std::min<index_t>(BLOCK, columns.end - j);
+            bool dense = TAPS > 0 && count == BLOCK;  // zeros past the last target could meet pixels that are infinite
+            pixel_t grads[BLOCK], ahead = room.rows.ahead(p, run, j);
+            for (int b = 0; b < BLOCK; b++) grads[b] = b < count ? line + (j + b) * p->to_w : room.zeros;
+            find_pixels(p, room.rows, run, j, count, dense, room.zeros, room.pixels);
+            if (dense)
+              add_products<TAPS, STEP, GROUP>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
+            else
+              add_products<0, 1, GROUP>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
+          }
+        });
+      }
+  });
+}
+
+// Adds the sums of one stage to the other, if they are of so many positions.
+template <int GROUP = 1>
+INLINE void join(const Params* p, Stages& stages, index_t least) {
+  if (stages.pixels < least) return;
+  stages.pixels = 0;
+  for (index_t t = 0; t < p->kernel_d * p->kernel_h * p->kernel_w * GROUP; t++)
+    for (index_t v = t * p->width; v < t * p->width + p->c; v += LANES) {
+      store(stages.total + v, load(stages.total + v) + load(stages.sums + v));
+      store(stages.sums + v, vector_t{});
+    }
+}
+
+// Calls `body(n, box)` for each row of targets of a work item.
+template <class Body>
+INLINE void for_rows(const Params* p, index_t item, Body body) {
+  Range part = part_of(p->n * p->target_d * p->target_h, item, p->items);
+  for (index_t row = part.begin; row < part.end;) {
+    index_t n = row / p->target_h / p->target_d, d = row / p->target_h % p->target_d, h = row % p->target_h;
+    index_t end = std::min(p->target_h, h + part.end - row);
+    body(n, Box{{d, d + 1}, {h, end}, {0, p->target_w}});
+    row += end - h;
+  }
+}
+
+// The partial sums [taps, group, width] of a work item, of [N, D, H, W, C].
+template <int GROUP>
+INLINE void add_rows(const Params* p, Room& room, const scalar_t* from, const scalar_t* to, scalar_t* partial,
+                     index_t item) {
+  index_t count = p->kernel_d * p->kernel_h * p->kernel_w * GROUP * p->width;
+  Stages stages = {partial + item * count, room.rest, 0};
+  memset(stages.total, 0, count * sizeof(scalar_t));
+  memset(stages.sums, 0, count * sizeof(scalar_t));
+  for_rows(p, item, [&](index_t n, Box box) {
+    index_t step = std::max<index_t>(1, p->pixels / p->target_w);
+    for (index_t h = box.h.begin; h < box.h.end; h += step) {
+      Range rows = {h, std::min(h + step, box.h.end)};
+      add_box<GROUP>(p, room, from + n * p->from_n, to + n * p->to_n, stages, {box.d, rows, box.w});
+      stages.pixels += (rows.end - rows.begin) * p->target_w;
+      join<GROUP>(p, stages, p->pixels);
+    }
+  });
+  join<GROUP>(p, stages, 0);
+}
