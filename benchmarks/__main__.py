@@ -240,8 +240,9 @@ def measure(
     `measured` gives the record of each of `cases` in turn.
     """
     from benchmarks.progress import Shown
+    from benchmarks.results import subjects_of
 
-    subjects = [p.name for p in providers if p.ours] or [providers[0].name]
+    subjects = subjects_of(p.name for p in providers if p.ours) or [providers[0].name]
     records: list[Record] = []
     if not cases:
         return records, False

@@ -25,7 +25,8 @@ COLOURS = {
 }
 GREY, PLAIN_COLOUR = "#cccccc", "#222222"  # of operations without a colour, and of peers; of plain CuPy
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-SHORT_PEERS = {
+SHORT_NAMES = {
+    "gpucnn compiled channels_last": "gpucnn compiled NHWC",
     "PyTorch channels_last": "PyTorch NHWC",
     "PyTorch cudnn.benchmark": "PyTorch, search",
     "PyTorch channels_last, cudnn.benchmark": "PyTorch NHWC, search",
@@ -116,6 +117,13 @@ def _plain(*axes: Any) -> None:
         axis.set_major_formatter("{x:g}")
 
 
+def _ticks(axis: Any) -> None:
+    """Marks of a logarithmic axis at 1, 2 and 5 times the powers of ten."""
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.set_minor_formatter(NullFormatter())
+    _plain(axis)
+
+
 # Speed-up -----------------------------------------------------------------------------------------
 
 
@@ -192,7 +200,7 @@ def _bars(axes: Any, family: str, rows: list[Row], span: tuple[float, float]) ->
     colours = [_colour(row.record.operation) for row in rows]
     axes.barh(places, [r - 1 for r in ratios], left=1, color=colours, height=0.78)
     for place, ratio, row in zip(places, ratios, rows, strict=True):
-        text = f" {ratio:.2f} {SHORT_PEERS.get(row.peer, row.peer)}"
+        text = f" {ratio:.2f} {SHORT_NAMES.get(row.peer, row.peer)}"
         reference = row.ratio_to(PYTORCH)
         axes.text(max(ratio, reference or 1, 1), place, text, va="center", fontsize=6.5, color="#333333")
         if reference:
@@ -207,9 +215,7 @@ def _bars(axes: Any, family: str, rows: list[Row], span: tuple[float, float]) ->
         title += f", over {PYTORCH} {references.mean:.2f}"
     names = [f"{row.record.network} {row.record.layer}" for row in rows]
     frame_of_bars(axes, title, places, names, (7.5, 7.5), pad=3)
-    axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    _plain(axes.xaxis)
+    _ticks(axes.xaxis)
 
 
 # Roofline -----------------------------------------------------------------------------------------
@@ -314,13 +320,15 @@ def _over_numpy(run: Run, rows: Sequence[Row]) -> Any:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.set_xlabel("times as fast as the NumPy backend (geometric means by the names)")
-    _plain(axes.xaxis)
+    _ticks(axes.xaxis)
     grid(axes, "x")
     handles = [mark(name, colour) for name, colour in _directions(rows).items()]
     if any(PLAIN_CUPY in row.named for row in rows):
         handles.append(mark(PLAIN_CUPY, PLAIN_COLOUR, "|"))
     _legend_below(figure, handles, 3)
-    host = run.environment["host"]
     title = f"{rows[0].subject} over gpucnn's NumPy backend, float32\n{caption(run)}"
-    _title(figure, f"{title}; NumPy on {host['name']}, {host['threads']} threads")
+    if run.on_gpu:
+        host = run.environment["host"]
+        title += f"; NumPy on {host['name']}, {host['threads']} threads"
+    _title(figure, title)
     return figure

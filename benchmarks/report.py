@@ -12,6 +12,7 @@ from rich.markup import escape
 from benchmarks.networks.report import markdown_networks, print_networks
 from benchmarks.results import (
     FALLBACK,
+    ORDERS,
     PLAIN_CUPY,
     PYTORCH,
     Ratios,
@@ -49,8 +50,9 @@ WANTED = (
     f"{HOST_S * 1e6:.0f} µs of the host for a call and {HOST_OVER_RAW:.2f} times a raw launch"
 )
 # Columns that only Markdown has, for want of room in a terminal.
-MARKDOWN_ALONE = ("shapes", "warm ms", "host µs", "over raw")
-MARKDOWN_ALONE_ON_GPU = (*MARKDOWN_ALONE, "spread", "rate", "NumPy ms")
+IN_ORDERS = tuple(f"{order} ms" for orders in ORDERS.values() for order in orders)
+MARKDOWN_ALONE = ("shapes", "best ms", *IN_ORDERS, "warm ms", "host µs", "over raw")
+MARKDOWN_ALONE_BESIDE_NUMPY = (*MARKDOWN_ALONE, "spread", "rate", "NumPy ms")
 
 
 def headline(run: Run) -> str:
@@ -97,13 +99,15 @@ def legend(run: Run) -> str:
     others = [text for name, text in TO.items() if any(name in row.named for row in rows)]
     if run.peers:
         others.append("to best: whichever peer is quickest")
+    orders = {row.subject: row.orders for row in rows if row.orders}
     parts = [f"ratio = another's time / our time, above 1 we are quicker ({'; '.join(others)})"] if others else []
     parts.append(
         "limit = the measured GEMM or copy rate, whichever binds (data that fits the caches can pass the copy limit)"
     )
     if run.on_gpu:
         parts.append("times are the device's, each call from a flushed cache")
-    if any(FALLBACK in row.named for row in rows):
+    parts += [f"{name} is in the quicker of {' and '.join(times)} on each case" for name, times in orders.items()]
+    if run.on_gpu and any(FALLBACK in row.named for row in rows):
         host = run.environment["host"]
         parts.append(
             f"gpucnn's NumPy backend ran on the same arrays on the host ({host['name']}, {_threads(run)}), while the "
@@ -154,8 +158,10 @@ CASE_COLUMNS: Columns = (
     ("to plain CuPy", lambda row: ratio(row.ratio_to(PLAIN_CUPY))),
     ("to best", lambda row: ratio(row.ratio)),
     ("best peer", lambda row: row.peer),
+    ("best ms", lambda row: _milliseconds(row.peer_timing)),
     ("NumPy ms", lambda row: _milliseconds(row.named.get(FALLBACK))),
     ("to NumPy", lambda row: ratio(row.ratio_to(FALLBACK))),
+    *((name, lambda row, name=name: _milliseconds(row.orders.get(name.removesuffix(" ms")))) for name in IN_ORDERS),
     ("warm ms", lambda row: _milliseconds(row.warm)),
     ("host µs", lambda row: f"{row.host.median * 1e6:.1f}" if row.host else ""),
     ("over raw", lambda row: "" if row.host_ratio is None else f"{row.host_ratio:.2f}"),
@@ -233,7 +239,8 @@ def print_report(run: Run, console: Console) -> None:
     for subject, own in rows.items():
         if own:
             cases = case_table(own, f"{subject} and the quickest peer" if run.peers else subject)
-            console.print(cases.terminal(MARKDOWN_ALONE_ON_GPU if run.on_gpu else MARKDOWN_ALONE))
+            wide = run.on_gpu or any(FALLBACK in row.named for row in own)
+            console.print(cases.terminal(MARKDOWN_ALONE_BESIDE_NUMPY if wide else MARKDOWN_ALONE))
     print_networks(run, console)
     for record, outcome in run.faults:
         fault = f"{record.id}, {outcome.provider}: {outcome.note}"

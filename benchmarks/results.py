@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,11 @@ from benchmarks.timing import Limits, Timing
 SCHEMA = 3
 READ_SCHEMAS = (1, 2, 3)  # the first has no figures of a GPU, the second no whole networks
 PYTORCH, PLAIN_CUPY = "PyTorch", "plain CuPy"  # peers with their own columns; PyTorch in its default order, NCHW
-FALLBACK = "gpucnn NumPy"  # on a GPU's host: the NumPy backend; neither a peer nor a subject
+FALLBACK = "gpucnn NumPy"  # the NumPy backend: neither a peer nor a subject beside another of gpucnn's backends
+COMPILED, COMPILED_CHANNELS_LAST = "gpucnn compiled", "gpucnn compiled channels_last"
+
+# A subject that is timed in several memory orders, whose figures are those of the quickest on each case.
+ORDERS = {COMPILED: {"C order": COMPILED, "channels_last": COMPILED_CHANNELS_LAST}}
 
 Status = Literal["timed", "refused", "wrong", "failed"]
 
@@ -138,12 +142,10 @@ class Run:
 
     @property
     def subjects(self) -> list[str]:
-        """The providers that the tables are about: gpucnn's own or, without it, the first."""
+        """The providers that the tables are about: `subjects_of` gpucnn's own or, without it, the first."""
         outcomes = [outcome for record in self.all_records for outcome in record.outcomes]
-        ours = list(dict.fromkeys(outcome.provider for outcome in outcomes if outcome.ours))
-        if self.on_gpu:
-            ours = [name for name in ours if name != FALLBACK]
-        return ours or [outcome.provider for outcome in outcomes[:1]]
+        ours = dict.fromkeys(outcome.provider for outcome in outcomes if outcome.ours)
+        return subjects_of(ours) or [outcome.provider for outcome in outcomes[:1]]
 
     @property
     def peers(self) -> list[str]:
@@ -160,6 +162,14 @@ class Run:
             for outcome in record.outcomes
             if outcome.status in ("wrong", "failed")
         ]
+
+
+def subjects_of(ours: Iterable[str]) -> list[str]:
+    """Those of gpucnn's own implementations that tables are about: one for all its memory orders, NumPy if alone."""
+    names = list(ours)
+    others = {name for subject in names for name in ORDERS.get(subject, {}).values() if name != subject}
+    subjects = [name for name in names if name not in others]
+    return [name for name in subjects if name != FALLBACK] or subjects
 
 
 def _measured(record: dict[str, Any]) -> dict[str, Any]:
@@ -182,8 +192,9 @@ def _timing(name: str, value: Any) -> Any:
 class Row:
     """One timed case of one subject, its quickest peer and its limit.
 
-    `named` are the times of `PYTORCH`, `PLAIN_CUPY` and `FALLBACK`, as far as they took the case. `warm` and `host` are
-    a GPU's: the time from a warm cache, and the host's for a call.
+    `named` are the times of `PYTORCH`, `PLAIN_CUPY` and `FALLBACK`, as far as they took the case; `orders` those of the
+    subject in each memory order, where there are several. `warm` and `host` are a GPU's: the time from a warm cache,
+    and the host's for a call.
     """
 
     record: Record
@@ -193,6 +204,7 @@ class Row:
     unit: Literal["GFLOP/s", "GB/s"]
     share: float  # of the limit; above 1 if the caches hold the data
     named: dict[str, Timing]
+    orders: dict[str, Timing] = field(default_factory=dict)
     peer: str = ""
     peer_timing: Timing | None = None
     warm: Timing | None = None
@@ -216,12 +228,14 @@ class Row:
 
 def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits) -> Row | None:
     """The row of `subject`, or None where it was not timed."""
-    outcome = next((o for o in record.outcomes if o.provider == subject), None)
-    if outcome is None or outcome.timing is None:
+    timings = {outcome.provider: outcome.timing for outcome in record.outcomes if outcome.timing}
+    orders = {order: name for order, name in ORDERS.get(subject, {"": subject}).items() if name in timings}
+    if not orders:
         return None
-    own = outcome.timing
-    others = {o.provider: o.timing for o in record.outcomes if o.timing and o.provider not in subjects}
-    peers = {name: timing for name, timing in others.items() if name != FALLBACK}
+    quickest = min(orders.values(), key=lambda name: timings[name].median)
+    outcome, own = next(o for o in record.outcomes if o.provider == quickest), timings[quickest]
+    others = {name: timing for name, timing in timings.items() if name not in subjects}
+    peers = {o.provider: others[o.provider] for o in record.outcomes if o.provider in others and not o.ours}
     peer = min(peers, key=lambda name: peers[name].median, default="")
     arithmetic = limits.bound_by_arithmetic(record.flops, record.least_bytes, record.dtype)
     return Row(
@@ -232,6 +246,7 @@ def row_of(record: Record, subject: str, subjects: Sequence[str], limits: Limits
         unit="GFLOP/s" if arithmetic else "GB/s",
         share=limits.least_seconds(record.flops, record.least_bytes, record.dtype) / own.median,
         named={name: others[name] for name in (PYTORCH, PLAIN_CUPY, FALLBACK) if name in others},
+        orders={order: timings[name] for order, name in orders.items() if len(orders) > 1},
         peer=peer,
         peer_timing=peers.get(peer),
         warm=outcome.warm,

@@ -58,13 +58,17 @@ def interleave(
     The order rotates from round to round.
     """
     order = list(calls)
+
+    def measure(provider: Provider, repeats: int) -> float:
+        return provider.within(lambda: provider.time(calls[provider], repeats))
+
     once: dict[Provider, float] = {}
     repeats: dict[Provider, int] = {}
     turn_s = 0.0
     for provider in order:
-        seconds = provider.time(calls[provider], 1)
+        seconds = measure(provider, 1)
         if seconds < WARM_S:  # the first call after the check also met cold caches
-            seconds = provider.time(calls[provider], 1)
+            seconds = measure(provider, 1)
         once[provider] = seconds
         repeats[provider] = max(1, math.ceil(SAMPLE_S / seconds))
         turn_s += PAUSE_S + seconds * (repeats[provider] + warming(seconds))
@@ -77,8 +81,8 @@ def interleave(
             time.sleep(PAUSE_S)
             previous = samples[provider]
             if untimed := warming(once[provider] if not previous else previous[-1]):
-                provider.time(calls[provider], untimed)
-            previous.append(provider.time(calls[provider], repeats[provider]))
+                measure(provider, untimed)
+            previous.append(measure(provider, repeats[provider]))
         order.append(order.pop(0))
     return {provider: Timing.of(samples[provider], repeats[provider]) for provider in calls}
 

@@ -9,8 +9,8 @@ from matplotlib.patches import Rectangle
 
 from benchmarks.networks.cases import OPERATIONS
 from benchmarks.networks.report import TITLES, implementations, label
-from benchmarks.plots import caption, frame_of_bars, head, plt, save
-from benchmarks.results import Record, Run
+from benchmarks.plots import SHORT_NAMES, caption, frame_of_bars, head, plt, save
+from benchmarks.results import Record, Run, row_of
 from benchmarks.tables import milliseconds
 
 COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#66ccee", "#aa3377", "#228833")
@@ -42,10 +42,12 @@ def _figure(run: Run, records: list[Record]) -> Any:
         width = WIDTH_INCHES - LABEL_INCHES - 0.2
         box = (LABEL_INCHES / WIDTH_INCHES, bottom / height, width / WIDTH_INCHES, inches / height)
         axes = figure.add_axes(box)
-        _bars(axes, TITLES[operation], members, run.subjects, colours)
+        _bars(axes, TITLES[operation], members, run, colours)
         top -= heights[operation]
     lines = ("Whole networks: time for a batch", f"{caption(run)}; in brackets the ratio to {run.subjects[0]}")
-    handles = [Rectangle((0, 0), 1, 1, color=colour, label=name) for name, colour in colours.items()]
+    handles = [
+        Rectangle((0, 0), 1, 1, color=colour, label=SHORT_NAMES.get(name, name)) for name, colour in colours.items()
+    ]
     head(figure, lines, handles, (0.25, 0.52, 0.8))
     return figure
 
@@ -55,12 +57,13 @@ def _inches(records: list[Record]) -> float:
     return sum(GAP_INCHES + BAR_INCHES * len(implementations([record])) for record in records)
 
 
-def _bars(axes: Any, title: str, records: list[Record], subjects: list[str], colours: dict[str, str]) -> None:
+def _bars(axes: Any, title: str, records: list[Record], run: Run, colours: dict[str, str]) -> None:
     """A group of bars for each network, from the top down."""
     top, ticks, longest = 0.0, [], 0.0
     for record in records:
         timings = {outcome.provider: outcome.timing for outcome in record.outcomes if outcome.timing}
-        own = next((timings[name] for name in subjects if name in timings), None)
+        rows = (row_of(record, subject, run.subjects, run.limits) for subject in run.subjects)
+        own = next((row.timing for row in rows if row), None)
         first = top
         for name, timing in timings.items():
             top += BAR_INCHES
@@ -68,7 +71,7 @@ def _bars(axes: Any, title: str, records: list[Record], subjects: list[str], col
             axes.barh(middle, value, color=colours[name], height=0.85 * BAR_INCHES)
             spread = [[value - timing.p20 * 1e3], [timing.p80 * 1e3 - value]]
             axes.errorbar(value, middle, xerr=spread, color="#333333", linewidth=0.8)
-            ratio = f" ({timing.median / own.median:.2f})" if own and name not in subjects else ""
+            ratio = f" ({timing.median / own.median:.2f})" if own and timing is not own else ""
             text = f"  {milliseconds(timing.median)} ms{ratio}"
             axes.text(timing.p80 * 1e3, middle, text, va="center", fontsize=8, color="#333333")
             longest = max(longest, timing.p80 * 1e3)

@@ -9,9 +9,10 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.networks.cases import OPERATIONS
-from benchmarks.results import Outcome, Record, Row, Run, row_of
+from benchmarks.results import ORDERS, Outcome, Record, Row, Run, row_of
 from benchmarks.tables import Cell, Table, milliseconds, ratio
 
+IN_ORDERS = tuple(f"{order}, ms" for orders in ORDERS.values() for order in orders)
 TITLES = {"inference": "Inference", "training_step": "Training step"}
 CONDITIONS = (
     "One batch, and the same weights for all. Inference is in evaluation mode and keeps nothing for a backward; a "
@@ -48,7 +49,8 @@ def label(record: Record) -> str:
 
 
 def _times(run: Run, title: str, rows: Sequence[Row]) -> Table:
-    """Our time, its spread and share of the limit; each peer's time and its ratio to ours."""
+    """Our time, its spread and share of the limit; each other's time and its ratio to ours; ours by memory order."""
+    orders = ORDERS.get(rows[0].subject, {})
     columns: list[Any] = [
         ("network", lambda row: label(row.record)),
         (f"{rows[0].subject}, ms", lambda row: milliseconds(row.timing.median)),
@@ -56,12 +58,17 @@ def _times(run: Run, title: str, rows: Sequence[Row]) -> Table:
         ("of limit", lambda row: f"{row.share:.0%}"),
     ]
     for name in implementations([row.record for row in rows]):
-        if name not in run.subjects:
+        if name not in (*run.subjects, *orders.values()):
             columns += [
                 (f"{name}, ms", lambda row, name=name: _time(_outcome(row.record, name))),
                 ("ratio", lambda row, name=name: _ratio(row, _outcome(row.record, name))),
             ]
+    columns += [(f"{order}, ms", partial(_time_in, order)) for order in orders]
     return Table.of(title, columns, rows)
+
+
+def _time_in(order: str, row: Row) -> str:
+    return milliseconds(row.orders[order].median) if order in row.orders else ""
 
 
 def _memory(records: Sequence[Record]) -> Table:
@@ -100,4 +107,5 @@ def markdown_networks(run: Run) -> str:
 def print_networks(run: Run, console: Console) -> None:
     """The tables in the terminal."""
     for table in tables(run):
-        console.print(table.terminal(wraps=True))
+        is_wide = any(heading in table.headings for heading in IN_ORDERS)
+        console.print(table.terminal((*IN_ORDERS, "spread") if is_wide else (), wraps=True))

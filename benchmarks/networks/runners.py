@@ -13,7 +13,8 @@ import numpy as np
 
 from benchmarks.networks.subject import Array, Subject
 from benchmarks.providers import Call, Provider
-from benchmarks.providers.gpucnn import GpucnnNumpy
+from benchmarks.providers.base import channels_last
+from benchmarks.providers.gpucnn import GpucnnCompiled, GpucnnCompiledChannelsLast, GpucnnNumpy
 from benchmarks.providers.onnx_runtime import OnnxRuntime, bind, make_session
 from benchmarks.providers.pytorch import PyTorch, PyTorchChannelsLast, in_channels_last
 
@@ -56,28 +57,32 @@ class Runner:
 
 
 class GpucnnNetwork(Runner):
+    def in_order(self, images: Array) -> Array:
+        """The images in this implementation's memory order, in which the network computes."""
+        return images
+
     def inference(self, subject: Subject) -> Prepared:
         from gpucnn import nn
 
-        model = subject.copied_model().eval()
+        model, images = subject.copied_model().eval(), self.in_order(subject.images)
 
         def call() -> Any:
             with nn.inference():
-                return model(subject.images)
+                return model(images)
 
         return Prepared(call, lambda logits: {"logits": logits})
 
     def training_step(self, subject: Subject) -> Prepared:
         from gpucnn import nn
 
-        model = subject.copied_model().train()
+        model, images = subject.copied_model().train(), self.in_order(subject.images)
         model.needs_input_grad = False  # the images are data
         loss = nn.CrossEntropyLoss()
         optimizer = nn.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
 
         def call() -> Any:
             optimizer.zero_grad()
-            value = loss(model(subject.images), subject.labels)
+            value = loss(model(images), subject.labels)
             model.backward(loss.backward())
             optimizer.step()
             return value
@@ -87,6 +92,11 @@ class GpucnnNetwork(Runner):
             return {"loss": np.asarray(value), **gradients, **model.state_dict()}
 
         return Prepared(call, results)
+
+
+class GpucnnNetworkChannelsLast(GpucnnNetwork):
+    def in_order(self, images: Array) -> Array:
+        return channels_last(images)
 
 
 class PyTorchNetwork(Runner):
@@ -154,6 +164,8 @@ class OnnxRuntimeNetwork(Runner):
 
 
 RUNNERS: dict[type[Provider], type[Runner]] = {
+    GpucnnCompiled: GpucnnNetwork,
+    GpucnnCompiledChannelsLast: GpucnnNetworkChannelsLast,
     GpucnnNumpy: GpucnnNetwork,
     PyTorch: PyTorchNetwork,
     PyTorchChannelsLast: PyTorchNetworkChannelsLast,

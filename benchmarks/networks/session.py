@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import groupby
 
 from benchmarks.layers import Tier
@@ -14,6 +15,7 @@ from benchmarks.networks.memory import growth_during, held_bytes
 from benchmarks.networks.runners import RUNNERS, GpucnnNetwork, Results, Runner
 from benchmarks.networks.subject import Subject, make_subject
 from benchmarks.providers import Call, Provider
+from benchmarks.providers.gpucnn import GpucnnNumpy
 from benchmarks.results import Outcome, Record
 from benchmarks.session import Schedule
 from benchmarks.timing import interleave
@@ -57,7 +59,8 @@ def measured(
     start = time.perf_counter()
     outcomes, ready = check(case, subject, runners)
     if case.operation == "training_step":
-        outcomes |= {provider: with_peak(outcomes[provider], each) for provider, each in ready.items()}
+        for provider, each in ready.items():
+            outcomes[provider] = provider.within(partial(with_peak, outcomes[provider], each))
     schedule.overhead_s += time.perf_counter() - start
     calls = {provider: each.call for provider, each in ready.items()}
     timings = interleave(calls, schedule.share(), max_rounds, PATIENCE_S) if calls else {}
@@ -82,15 +85,16 @@ def check(
             outcomes[provider] = Outcome.of(provider, "refused", reason)
             continue
         try:
-            ready[provider], results[provider] = first_call(runner, subject, case.operation)
+            ready[provider], results[provider] = provider.within(partial(first_call, runner, subject, case.operation))
         except Exception as error:  # one implementation's failure must not end the run
             outcomes[provider] = Outcome.failed(provider, error)
     peers = [provider for provider in results if not provider.ours]
     if len(results) > 1 and peers:
         name, expected = peers[0].name, results[peers[0]]
     elif results:
-        alone = GpucnnNetwork(next(iter(results)).threads)
-        name, expected = "gpucnn in float64", first_call(alone, subject.in_float64(), case.operation)[1]
+        alone = GpucnnNumpy(next(iter(results)).threads)
+        first = partial(first_call, GpucnnNetwork(alone.threads), subject.in_float64(), case.operation)
+        name, expected = "gpucnn in float64", alone.within(first)[1]
     for provider, actual in results.items():
         difference = find_difference(actual, expected, subject.state)
         if difference is not None:

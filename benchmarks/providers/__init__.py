@@ -7,11 +7,16 @@ Adding one: subclass `Provider` in a module here and name it in `PROVIDERS`, or 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.util import find_spec
 
 from benchmarks.layers import Device
 from benchmarks.providers.base import Call, Provider
-from benchmarks.providers.gpucnn import GpucnnGpu, GpucnnGpuChannelsLast, GpucnnNumpy
+from benchmarks.providers.gpucnn import (
+    GpucnnCompiled,
+    GpucnnCompiledChannelsLast,
+    GpucnnGpu,
+    GpucnnGpuChannelsLast,
+    GpucnnNumpy,
+)
 from benchmarks.providers.onnx_runtime import OnnxRuntime
 from benchmarks.providers.plain_cupy import CupyxScipy, PlainCupy
 from benchmarks.providers.pytorch import PyTorch, PyTorchChannelsLast
@@ -25,7 +30,14 @@ from benchmarks.providers.pytorch_gpu import (
 
 __all__ = ["GPU_PROVIDERS", "PROVIDERS", "Call", "Provider", "installed", "kinds"]
 
-PROVIDERS: tuple[type[Provider], ...] = (GpucnnNumpy, PyTorch, PyTorchChannelsLast, OnnxRuntime)
+PROVIDERS: tuple[type[Provider], ...] = (
+    GpucnnCompiled,
+    GpucnnCompiledChannelsLast,
+    GpucnnNumpy,
+    PyTorch,
+    PyTorchChannelsLast,
+    OnnxRuntime,
+)
 GPU_PROVIDERS: tuple[type[Provider], ...] = (
     GpucnnGpu,
     GpucnnGpuChannelsLast,
@@ -55,9 +67,9 @@ def installed(threads: int, names: Iterable[str] = (), device: Device = "cpu") -
     for kind in kinds(device):
         if words and not any(word in kind.name.lower() for word in words):
             continue
-        missing = [module for module in kind.requires if find_spec(module) is None]
-        if missing:
-            absent[kind.name] = f"not installed: {', '.join(missing)}"
+        reason = kind.why_absent()
+        if reason is not None:
+            absent[kind.name] = reason
             continue
         try:
             present.append(kind(threads))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -31,6 +32,12 @@ class Provider(ABC):
     def __init__(self, threads: int) -> None:
         """Confine the implementation to `threads` threads."""
         self.threads = threads
+
+    @classmethod
+    def why_absent(cls) -> str | None:
+        """The reason why this implementation cannot run here, or None."""
+        missing = [module for module in cls.requires if find_spec(module) is None]
+        return f"not installed: {', '.join(missing)}" if missing else None
 
     @abstractmethod
     def version(self) -> str: ...

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from benchmarks.cases import Case
 from benchmarks.checking import NORM_EPS
 from benchmarks.data import Arrays
 from benchmarks.layers import ActivationLayer, ConvLayer, LayoutLayer, NormLayer, PoolLayer, ResampleLayer, UnfoldLayer
 from benchmarks.providers.base import Call, Provider, channels_last, channels_last_unfit
+
+Result = TypeVar("Result")
 
 
 class Gpucnn(Provider):
@@ -108,8 +111,56 @@ class Gpucnn(Provider):
         return partial(f.interpolate_backward, arrays["grad_output"], like, **options)
 
 
-class GpucnnNumpy(Gpucnn):
+class ChannelsLast(Gpucnn):
+    """The same with channels-last images; weights keep their usual memory order."""
+
+    def refuses(self, case: Case) -> str | None:
+        return channels_last_unfit(case) or super().refuses(case)
+
+    def prepare(self, case: Case, arrays: Arrays) -> Call:
+        images = ("input", "grad_output", "indices")
+        turned = {name: channels_last(array) if name in images else array for name, array in arrays.items()}
+        return super().prepare(case, turned)
+
+
+class GpucnnCpu(Gpucnn):
+    """One of the CPU backends, whichever the process would choose; its kernels are compiled when it is made."""
+
+    backend: ClassVar[str]
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        from gpucnn.backends import backend, backend_named
+
+        backend_named(self.backend)
+        self._computing_by: Any = backend
+
+    def within(self, function: Callable[[], Result]) -> Result:
+        with self._computing_by(self.backend):
+            return function()
+
+
+class GpucnnNumpy(GpucnnCpu):
     name = "gpucnn NumPy"
+    backend = "numpy"
+
+
+class GpucnnCompiled(GpucnnCpu):
+    name = "gpucnn compiled"
+    backend = "compiled"
+
+    @classmethod
+    def why_absent(cls) -> str | None:
+        reason = super().why_absent()
+        if reason is None:
+            from gpucnn.backends.cpu.builds import why_unavailable
+
+            reason = why_unavailable() or None
+        return reason
+
+
+class GpucnnCompiledChannelsLast(ChannelsLast, GpucnnCompiled):
+    name = "gpucnn compiled channels_last"
 
 
 class GpucnnGpu(Gpucnn):
@@ -124,15 +175,5 @@ class GpucnnGpu(Gpucnn):
         return partial(call, out=results[0]) if takes_out else call
 
 
-class GpucnnGpuChannelsLast(GpucnnGpu):
-    """The same with channels-last images; weights keep their usual memory order."""
-
+class GpucnnGpuChannelsLast(ChannelsLast, GpucnnGpu):
     name = "gpucnn channels_last"
-
-    def refuses(self, case: Case) -> str | None:
-        return channels_last_unfit(case) or super().refuses(case)
-
-    def prepare(self, case: Case, arrays: Arrays) -> Call:
-        images = ("input", "grad_output", "indices")
-        turned = {name: channels_last(array) if name in images else array for name, array in arrays.items()}
-        return super().prepare(case, turned)

@@ -105,8 +105,9 @@ def test_the_tables_compare_with_numpy_and_with_plain_cupy() -> None:
     assert (tiny.peer, tiny.ratio) == ("PyTorch", pytest.approx(2))  # the NumPy backend is no peer, be it the quickest
     assert [row.ratio_to("gpucnn NumPy") for row in rows] == [pytest.approx(500), pytest.approx(50), None]
     text = report.markdown_report(run)
-    assert f"| {' | '.join(report.CASE_HEADINGS)} |" in text
-    assert "| 2.00 | 8.00 | 2.00 | PyTorch | 50 | 500 |" in text
+    headings = (heading for heading in report.CASE_HEADINGS if heading not in report.IN_ORDERS)
+    assert f"| {' | '.join(headings)} |" in text
+    assert "| 2.00 | 8.00 | 2.00 | PyTorch | 0.2 | 50 | 500 |" in text
     assert (
         "| group | operation | cases | of limit | to PyTorch | range | to plain CuPy | to best | range | to NumPy |"
         in text
@@ -115,6 +116,75 @@ def test_the_tables_compare_with_numpy_and_with_plain_cupy() -> None:
     without = report.markdown_report(gpu_run(measured(A)))
     assert "NumPy" not in without
     assert "CuPy" not in without
+
+
+def on_cpu(case: Case, c_order: float, channels_last: float, numpy: float, *peers: Outcome) -> Record:
+    """A record with the times, in ms, of gpucnn's implementations on a CPU and of peers."""
+    names = {"gpucnn compiled": c_order, "gpucnn compiled channels_last": channels_last, "gpucnn NumPy": numpy}
+    return Record.of(case, [*(outcome(name, time, True) for name, time in names.items()), *peers])
+
+
+@pytest.fixture
+def compiled_run(small_run):
+    """A convolution that is quicker in C order, and a norm that is quicker channels last."""
+    computing = Case(layer_of("VGG-16", "conv1_2"), "forward", 1)
+    moving = Case(layer_of("ResNet-50", "bn1"), "training", 2)
+    records = (
+        on_cpu(computing, 40, 50, 80, outcome("PyTorch", 60), outcome("quick", 20)),
+        on_cpu(moving, 4, 2, 1, outcome("PyTorch", 8)),
+    )
+    return replace(small_run, records=records, networks=records)
+
+
+def test_what_is_compiled_is_one_subject_in_its_quicker_order_beside_numpy(compiled_run):
+    assert (compiled_run.subjects, compiled_run.peers) == (["gpucnn compiled"], ["PyTorch", "quick"])
+    computing, moving = rows_of(compiled_run)
+    assert [row.timing.median for row in (computing, moving)] == [0.04, 0.002]
+    assert {order: timing.median for order, timing in moving.orders.items()} == {
+        "C order": 0.004,
+        "channels_last": 2e-3,
+    }
+    assert [(row.peer, row.ratio) for row in (computing, moving)] == [("quick", 0.5), ("PyTorch", 4)]
+    assert [row.ratio_to("gpucnn NumPy") for row in (computing, moving)] == [2, 0.5]  # never a peer
+    text = report.markdown_report(compiled_run)
+    assert "| to best | best peer | best ms | NumPy ms | to NumPy | C order ms | channels_last ms |" in text
+    assert "| 4.00 | PyTorch | 8 | 1 | 0.50 | 4 | 2 |" in text
+    assert "to best | range | to NumPy |" in text
+    assert "gpucnn compiled is in the quicker of C order and channels_last on each case" in text
+    assert "on the host" not in text
+    line = report.progress_line(compiled_run.records[1], moving)
+    assert line.endswith(": 2 ms, 4.00 x PyTorch, 0.50 x gpucnn NumPy")
+
+
+def test_an_order_that_fails_or_an_implementation_alone_is_no_different(compiled_run):
+    def kept(*names):
+        return replace(
+            compiled_run,
+            records=tuple(
+                replace(r, outcomes=tuple(o for o in r.outcomes if o.provider in names)) for r in compiled_run.records
+            ),
+            networks=(),
+        )
+
+    names = ["gpucnn compiled", "gpucnn compiled channels_last", "gpucnn NumPy"]
+    for name in names:
+        alone = kept(name, "PyTorch")
+        assert alone.subjects == [name]
+        assert [row.orders for row in rows_of(alone)] == [{}, {}]
+    assert [row.timing.median for row in rows_of(kept(names[2]))] == [0.08, 0.001]
+    failed = Outcome(names[0], True, "wrong", note="so it was")
+    record = replace(compiled_run.records[0], outcomes=(failed, *compiled_run.records[0].outcomes[1:]))
+    (row,) = rows_of(replace(compiled_run, records=(record,)))
+    assert (row.subject, row.timing.median) == (names[0], 0.05)
+
+
+def test_the_terminal_has_room_for_what_is_compiled(compiled_run):
+    longest = max(select("full"), key=lambda case: len(f"{case.layer.network} {case.layer.name}"))
+    record = on_cpu(longest, 1234.5, 1234.5, 1e5, outcome("PyTorch", 123456), outcome("PyTorch channels_last", 12345))
+    text = printed(replace(compiled_run, records=(*compiled_run.records, record)))
+    assert "…" not in text
+    for word in (f"{longest.layer.network} {longest.layer.name}", "PyTorch channels_last", "to NumPy"):
+        assert word in text
 
 
 # Files --------------------------------------------------------------------------------------------
@@ -247,12 +317,17 @@ def test_legends_name_what_is_drawn_and_nothing_else(small_run):
     assert texts_of(plots._roofline(small_run, [row])) == ["backward", "quickest peer (limited by memory)"]
 
 
-def test_the_figure_over_numpy_has_what_was_timed() -> None:
+def test_the_figure_over_numpy_has_what_was_timed(compiled_run) -> None:
     run = gpu_run(with_others(measured(A), 8e-4, 0.05), with_others(measured(B), 2e-4, 0.005), measured(TRANSITION))
     figure = plots._over_numpy(run, rows_of(run))
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["depthwise convolution: 500", "normalization: 50"]
     assert texts_of(figure) == ["forward", "backward", "plain CuPy"]
+    figure = plots._over_numpy(compiled_run, rows_of(compiled_run))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "dense convolution: 2",
+        "normalization: 0.5",
+    ]
     alone = gpu_run(fallback.added(measured(A), on_host(0.05)))
     assert texts_of(plots._over_numpy(alone, rows_of(alone))) == ["forward"]
 

@@ -20,6 +20,7 @@ from benchmarks.networks.plots import draw_networks
 from benchmarks.networks.runners import (
     RUNNERS,
     GpucnnNetwork,
+    GpucnnNetworkChannelsLast,
     OnnxRuntimeNetwork,
     PyTorchNetwork,
     PyTorchNetworkChannelsLast,
@@ -422,6 +423,28 @@ def test_absent_peers_and_uncounted_memory_leave_no_columns(measured):
     assert [table.headings for table in network_report.tables(uncounted)] == [times, times]
     assert "memory" not in network_report.markdown_networks(uncounted)
     assert network_report.markdown_networks(replace(measured, networks=())) == ""
+
+
+def test_what_is_compiled_is_in_its_quicker_order_beside_both(measured):
+    more = (outcome("gpucnn compiled", 160, True), outcome("gpucnn compiled channels_last", 100, True))
+    run = changed(measured, lambda outcomes: (*more, *outcomes))
+    text = report.markdown_report(run)
+    assert "Inference: gpucnn compiled and its peers" in text
+    assert "| ONNX Runtime, ms | ratio | C order, ms | channels_last, ms |" in text
+    assert "| ResNet-18, 4x3x224x224 | 100 | 20% | 100% | 200 | 2.00 | 300 | 3.00 |" in text
+    assert "| 50 | 0.50 | 160 | 100 |" in text
+    shown = printed(run)
+    assert "…" not in shown
+    assert "channels_last" in shown
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("operation", ["inference", "training_step"])
+def test_channels_last_computes_what_c_order_does(operation):
+    subject = make_subject(SMALL[2])
+    kinds = GpucnnNetwork, GpucnnNetworkChannelsLast
+    expected, actual = (results_of(runner(1), subject, operation) for runner in kinds)
+    assert find_difference(actual, expected, subject.state) is None
 
 
 def test_the_terminal_shows_all_words_whole(measured):
