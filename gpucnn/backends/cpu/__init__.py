@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cpu import elementwise, resampling, unfolding
+from gpucnn.backends.cpu import elementwise, locally_connected, resampling, unfolding
 from gpucnn.backends.cpu.library import MISSING, addressable, is_addressable
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.compilation.compiler import find_compiler
@@ -56,7 +56,7 @@ def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
     return primitive
 
 
-@_compiled(elementwise, resampling, unfolding)
+@_compiled(elementwise, locally_connected, resampling, unfolding)
 class CompiledBackend(NumpyBackend):
     """Primitives over `numpy.ndarray` in C++ where there is a kernel, else in NumPy."""
 
