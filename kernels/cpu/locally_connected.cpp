@@ -80,12 +80,15 @@ static void gather(const Params* p, const Block& block, const scalar_t* x, scala
   }
 }
 
-// The sums over K of FILTERS rows of w with IMAGES columns, as the lanes [FILTERS, IMAGES].
-INLINE vector_t multiply(const scalar_t* const* filters, const scalar_t* columns, index_t step, index_t depth) {
+// The sums over K of FILTERS rows of w with IMAGES columns, as the lanes [FILTERS, IMAGES]. The rows that come next,
+// `ahead` of these, are fetched: they are too short for the processor to see them coming.
+INLINE vector_t multiply(const scalar_t* const* filters, index_t ahead, const scalar_t* columns, index_t step,
+                         index_t depth) {
   vector_t sums[LANES] = {};
   index_t k = 0;
   for (; k + LANES <= depth; k += LANES) {
     for (index_t o = 0; o < FILTERS; o++) {
+      __builtin_prefetch(filters[o] + k + ahead);
       vector_t w = load(filters[o] + k);
       for (index_t n = 0; n < IMAGES; n++) sums[o * IMAGES + n] += w * load(columns + n * step + k);
     }
@@ -111,11 +114,12 @@ KERNEL locally_connect(const Params* p, const scalar_t* x, const scalar_t* w, co
       index_t position = block.first + i;
       for (index_t oc = 0; oc < p->outputs; oc += FILTERS) {
         const scalar_t* filters[FILTERS];
+        index_t ahead = (oc + FILTERS < p->outputs ? FILTERS * positions : 1 - oc * positions) * depth;
         for (index_t o = 0; o < FILTERS; o++) {
           filters[o] = w + (std::min(oc + o, p->outputs - 1) * positions + position) * depth;
         }
         for (index_t n = 0; n < p->n; n += IMAGES) {
-          vector_t sums = multiply(filters, columns + (i * images + n) * step, step, depth);
+          vector_t sums = multiply(filters, ahead, columns + (i * images + n) * step, step, depth);
           for (index_t o = 0; o < std::min(FILTERS, p->outputs - oc); o++) {
             index_t at = (oc + o) * positions + position;
             for (index_t m = 0; m < std::min(IMAGES, p->n - n); m++) {
@@ -128,20 +132,22 @@ KERNEL locally_connect(const Params* p, const scalar_t* x, const scalar_t* w, co
   }
 }
 
-// sums [IMAGES, count] at columns, of `vectors` vectors: over the filters, of gradients [OC, images] times w.
-template <int VECTORS>
-INLINE void spread(const Params* p, const scalar_t* gradients, index_t images, const scalar_t* w, index_t count,
+// columns [IMAGES, depth] += gradients [COUNT, IMAGES] times the rows of COUNT filters, `next` apart. The rows of the
+// next ones are fetched.
+template <int COUNT>
+INLINE void spread(const scalar_t* gradients, index_t images, const scalar_t* w, index_t next, index_t depth,
                    scalar_t* columns, index_t step) {
-  index_t next = positions_of(p) * depth_of(p);
-  vector_t sums[VECTORS][IMAGES] = {};
-  for (index_t oc = 0; oc < p->outputs; oc++, w += next, gradients += images) {
-    for (int v = 0; v < VECTORS; v++) {
-      vector_t filter = count == VECTORS * LANES ? load(w + v * LANES) : load_first(w, count);
-      for (index_t n = 0; n < IMAGES; n++) sums[v][n] += gradients[n] * filter;
+  for (index_t k = 0; k < depth; k += LANES) {
+    vector_t filters[COUNT];
+    for (index_t o = 0; o < COUNT; o++) {
+      __builtin_prefetch(w + (COUNT + o) * next + k);
+      filters[o] = k + LANES <= depth ? load(w + o * next + k) : load_first(w + o * next + k, depth - k);
     }
-  }
-  for (int v = 0; v < VECTORS; v++) {
-    for (index_t n = 0; n < IMAGES; n++) store(columns + n * step + v * LANES, sums[v][n]);
+    for (index_t n = 0; n < IMAGES; n++) {
+      vector_t sum = load(columns + n * step + k);
+      for (index_t o = 0; o < COUNT; o++) sum += gradients[o * images + n] * filters[o];
+      store(columns + n * step + k, sum);
+    }
   }
 }
 
@@ -160,22 +166,25 @@ KERNEL locally_connect_backward_input(const Params* p, const scalar_t* grad_y, c
                                       scalar_t* workspace, int64_t item) {
   index_t c = item * p->c_block, channels = std::min(p->c_block, p->c - c), taps = p->kd * p->kh * p->kw;
   index_t depth = channels * taps, step = round_up(depth, LANES), images = round_up(p->n, IMAGES);
-  index_t plane = p->d * p->h * p->w;
+  index_t plane = p->d * p->h * p->w, next = positions_of(p) * depth_of(p);
   scalar_t *columns = workspace, *rows = columns + p->together * images * step, *gradients = rows + depth * p->together;
   for (index_t n = 0; n < p->n; n++) std::fill_n(grad_x + (n * p->c + c) * plane, channels * plane, scalar_t(0));
   for (index_t number = 0; number < blocks_of(p); number++) {
     Block block(p, number);
     for (index_t i = 0; i < block.count; i++) {
       const scalar_t* filters = w + (block.first + i) * depth_of(p) + c * taps;
+      scalar_t* to = columns + i * images * step;
       gather_gradients(p, grad_y, block.first + i, images, gradients);
-      for (index_t n = 0; n < p->n; n += IMAGES) {
-        scalar_t* to = columns + (i * images + n) * step;
-        index_t k = 0;
-        for (; k + 2 * LANES <= depth; k += 2 * LANES) {
-          spread<2>(p, gradients + n, images, filters + k, 2 * LANES, to + k, step);
+      std::fill_n(to, images * step, scalar_t(0));
+      index_t oc = 0;
+      for (; oc + 4 <= p->outputs; oc += 4) {
+        for (index_t n = 0; n < p->n; n += IMAGES) {
+          spread<4>(gradients + oc * images + n, images, filters + oc * next, next, depth, to + n * step, step);
         }
-        for (; k < depth; k += LANES) {
-          spread<1>(p, gradients + n, images, filters + k, std::min(index_t(LANES), depth - k), to + k, step);
+      }
+      for (; oc < p->outputs; oc++) {
+        for (index_t n = 0; n < p->n; n += IMAGES) {
+          spread<1>(gradients + oc * images + n, images, filters + oc * next, next, depth, to + n * step, step);
         }
       }
     }

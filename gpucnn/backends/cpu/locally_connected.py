@@ -20,7 +20,7 @@ WEIGHTS = 1 << 18  # that are worth a thread
 COLUMNS = 1 << 16  # elements that some positions read of all images, which stay in the L2 cache
 MOST_TOGETHER = 16  # positions
 LANES, IMAGES = 16, 4  # most lanes of a vector, and images of a tile
-ROW = 64  # elements of a filter, at least, in each part of the channels
+ROW = 288  # elements of a filter, at least, in each part of the channels: shorter runs come slowly from memory
 
 
 def locally_connect(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
@@ -63,7 +63,7 @@ def _fields(n: int, geometry: ConvGeometry) -> tuple[dict[str, Value], int]:
     values = {
         **window_fields(geometry),
         **{"n": n, "outputs": outputs, "together": together, "items": max(1, min(64, work // WEIGHTS))},
-        "c_block": min(inputs, max(-(-ROW // geometry.taps), -(-inputs // parts))),
+        "c_block": min(inputs, -(-max(-(-ROW // geometry.taps), -(-inputs // parts)) // LANES) * LANES),
     }
     return values, together * (images * step + depth) + outputs * images
 
