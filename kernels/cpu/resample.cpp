@@ -2,6 +2,7 @@
 // is the sum of weights[e] * source[index[e]] over its entries e in [starts[t], starts[t + 1]). Interpolation and its
 // adjoint differ in their matrices only. Rows of y are computed some at a time: first along D and H, then along W.
 #include "transpose.hpp"
+#include "windows.hpp"
 
 struct Params {
   index_t n, c, d, h, w;
@@ -74,36 +75,70 @@ static void sum_down(const Matrix& depths, const Matrix& heights, index_t td, in
   if (is_first) std::fill_n(y, count, scalar_t(0));
 }
 
-// y [TW, C] of x [W, C].
-static void sum_pixels(const Params* p, const Matrix& widths, const scalar_t* x, scalar_t* y) {
+// Rows [W, C] whose weighted sum is resampled along W: two at most, read once for each pixel.
+struct Rows {
+  const scalar_t* x[2];
+  scalar_t weights[2];
+};
+
+// y [TW, C] of COUNT rows.
+template <int COUNT>
+static void sum_pixels(const Params* p, const Matrix& widths, const Rows& rows, scalar_t* y) {
   index_t c = p->c;
-  auto pixel = [=](int64_t e) { return x + widths.index[e] * c; };
+  const scalar_t *upper = rows.x[0], *lower = rows.x[COUNT - 1];
+  scalar_t of_upper = rows.weights[0], of_lower = rows.weights[COUNT - 1];
   for (index_t t = 0; t < p->tw; t++, y += c) {
     int64_t e = widths.starts[t], end = widths.starts[t + 1];
     if (e + 1 < end) {
-      blend(pixel(e), widths.weights[e], pixel(e + 1), widths.weights[e + 1], y, c);
-      for (e += 2; e < end; e++) add(pixel(e), widths.weights[e], y, c);
+      index_t a = widths.index[e] * c, b = widths.index[e + 1] * c;
+      scalar_t of_a = widths.weights[e], of_b = widths.weights[e + 1];
+      if (COUNT == 1) blend(upper + a, of_upper * of_a, upper + b, of_upper * of_b, y, c);
+      if (COUNT == 2) {
+        for_each(
+            c,
+            [=](index_t i) {
+              return of_upper * (of_a * load(upper + a + i) + of_b * load(upper + b + i)) +
+                     of_lower * (of_a * load(lower + a + i) + of_b * load(lower + b + i));
+            },
+            [=](index_t i) {
+              return of_upper * (of_a * upper[a + i] + of_b * upper[b + i]) +
+                     of_lower * (of_a * lower[a + i] + of_b * lower[b + i]);
+            },
+            y);
+      }
+      e += 2;
     } else if (e < end) {
-      scale(pixel(e), widths.weights[e], y, c);
+      index_t a = widths.index[e] * c;
+      scalar_t of_a = widths.weights[e];
+      if (COUNT == 1) scale(upper + a, of_upper * of_a, y, c);
+      if (COUNT == 2) blend(upper + a, of_upper * of_a, lower + a, of_lower * of_a, y, c);
+      e++;
     } else {
       std::fill_n(y, c, scalar_t(0));
+    }
+    for (; e < end; e++) {
+      for (int k = 0; k < COUNT; k++) {
+        add(rows.x[k] + widths.index[e] * c, rows.weights[k] * widths.weights[e], y, c);
+      }
     }
   }
 }
 
-// y [rows, TW] of x [L, W], of which `rows` are valid: along W in vectors of L rows.
-static void sum_across(const Params* p, const Matrix& widths, const scalar_t* x, scalar_t* y, index_t rows,
-                       scalar_t* workspace) {
-  scalar_t *columns = workspace, *sums = workspace + p->w * L;
-  copy_transposed(x, p->w, columns, L, L, p->w);
+// Along W in vectors of L rows: y [rows, columns] of x [L, W], whose rows are a multiple of L long in memory, and so is
+// the buffer of sums. What y has beyond TW is not valid.
+static void sum_across(const Params* p, const Matrix& widths, const scalar_t* x, scalar_t* y, index_t y_step,
+                       index_t rows, index_t columns, scalar_t* workspace) {
+  index_t x_step = round_up(p->w, L);
+  scalar_t *turned = workspace, *sums = workspace + x_step * L;
+  copy_transposed(x, x_step, turned, L, L, x_step);
   for (index_t t = 0; t < p->tw; t++) {
     vector_t sum = {};
     for (int64_t e = widths.starts[t]; e < widths.starts[t + 1]; e++) {
-      sum += widths.weights[e] * load(columns + widths.index[e] * L);
+      sum += widths.weights[e] * load(turned + widths.index[e] * L);
     }
     store(sums + t * L, sum);
   }
-  copy_transposed(sums, L, y, p->tw, p->tw, rows);
+  copy_transposed(sums, L, y, y_step, columns, rows);
 }
 
 struct Matrices {
@@ -115,49 +150,83 @@ static Planes planes_of(const Params* p, const scalar_t* x, index_t plane) {
   return {x + plane / channels * p->x_n + plane % channels * p->x_c, p->x_d, p->x_h};
 }
 
+// One row of y [TW, C]: at once of up to two rows of x, else of their sum.
+static void resample_pixels(const Params* p, const Matrices& of, index_t td, index_t th, const Planes& planes,
+                            scalar_t* y, scalar_t* workspace) {
+  int64_t e = of.depths.starts[td], f = of.heights.starts[th];
+  index_t depths = of.depths.starts[td + 1] - e, heights = of.heights.starts[th + 1] - f;
+  if (depths != 1 || heights < 1 || heights > 2) {
+    sum_down(of.depths, of.heights, td, th, planes, workspace, p->w * p->c);
+    sum_pixels<1>(p, of.widths, {{workspace}, {1}}, y);
+    return;
+  }
+  Rows rows = {};
+  for (index_t k = 0; k < heights; k++) {
+    rows.x[k] = planes.x + of.depths.index[e] * planes.d_step + of.heights.index[f + k] * planes.h_step;
+    rows.weights[k] = of.depths.weights[e] * of.heights.weights[f + k];
+  }
+  heights == 1 ? sum_pixels<1>(p, of.widths, rows, y) : sum_pixels<2>(p, of.widths, rows, y);
+}
+
 // Rows [begin, end) of y [planes, TD, TH]: down, then across.
-static void shrink(const Params* p, const Matrices& of, const scalar_t* x, scalar_t* y, Range range,
-                   scalar_t* workspace) {
-  index_t length = p->is_last ? p->w * p->c : p->w, target = p->is_last ? p->tw * p->c : p->tw;
-  index_t together = p->is_last ? 1 : L;
+static void resample_rows(const Params* p, const Matrices& of, const scalar_t* x, scalar_t* y, Range range,
+                          scalar_t* workspace) {
+  index_t together = p->is_last ? 1 : L, step = round_up(p->w, L);
   for (index_t first = range.begin; first < range.end; first += together) {
     index_t rows = std::min(together, range.end - first);
     for (index_t i = 0; i < rows; i++) {
       index_t row = first + i, plane = row / (p->td * p->th), td = row / p->th % p->td, th = row % p->th;
-      sum_down(of.depths, of.heights, td, th, planes_of(p, x, plane), workspace + i * length, length);
+      Planes planes = planes_of(p, x, plane);
+      if (p->is_last) {
+        resample_pixels(p, of, td, th, planes, y + row * p->tw * p->c, workspace);
+      } else {
+        sum_down(of.depths, of.heights, td, th, planes, workspace + i * step, p->w);
+      }
     }
-    if (p->is_last) {
-      sum_pixels(p, of.widths, workspace, y + first * target);
-    } else {
-      std::fill_n(workspace + rows * length, (L - rows) * length, scalar_t(0));
-      sum_across(p, of.widths, workspace, y + first * target, rows, workspace + L * length);
+    if (p->is_last) continue;
+    sum_across(p, of.widths, workspace, y + first * p->tw, p->tw, rows, p->tw, workspace + L * step);
+  }
+}
+
+// A plane of y [TD, TH, TW] of one that is resampled along W, whose rows are `step` long in memory.
+static void sum_plane(const Params* p, const Matrices& of, const scalar_t* x, index_t step, scalar_t* y) {
+  const Matrix& heights = of.heights;
+  Planes planes = {x, p->h * step, step};
+  for (index_t td = 0; td < p->td; td++) {
+    int64_t e = of.depths.starts[td];
+    bool is_copied = of.depths.starts[td + 1] == e + 1 && of.depths.weights[e] == 1;
+    const scalar_t* plane = is_copied ? x + of.depths.index[e] * planes.d_step : nullptr;
+    for (index_t th = 0; th < p->th; th++, y += p->tw) {
+      int64_t f = heights.starts[th], count = heights.starts[th + 1] - f;
+      if (is_copied && count == 1) {  // no call for each row, which may be short
+        scale(plane + heights.index[f] * step, heights.weights[f], y, p->tw);
+      } else if (is_copied && count == 2) {
+        blend(plane + heights.index[f] * step, heights.weights[f], plane + heights.index[f + 1] * step,
+              heights.weights[f + 1], y, p->tw);
+      } else {
+        sum_down(of.depths, heights, td, th, planes, y, p->tw);
+      }
     }
   }
 }
 
 // Planes [begin, end) of y, some at a time: across, then down, which is less work where there are more rows after it.
-static void grow(const Params* p, const Matrices& of, const scalar_t* x, scalar_t* y, Range range,
-                 scalar_t* workspace) {
-  index_t rows = p->d * p->h;  // of a plane
-  scalar_t *wide = workspace, *given = wide + p->planes * rows * p->tw, *rest = given + L * p->w;
+static void resample_planes(const Params* p, const Matrices& of, const scalar_t* x, scalar_t* y, Range range,
+                            scalar_t* workspace) {
+  index_t rows = p->d * p->h, from_step = round_up(p->w, L), step = round_up(p->tw, L);
+  scalar_t *wide = workspace, *given = wide + round_up(p->planes * rows, L) * step, *rest = given + L * from_step;
   for (index_t first = range.begin; first < range.end; first += p->planes) {
     index_t planes = std::min(p->planes, range.end - first);
-    for (index_t row = 0; row < planes * rows; row += L) {
-      index_t count = std::min(L, planes * rows - row);
-      for (index_t i = 0; i < count; i++) {
-        auto [from, d_step, h_step] = planes_of(p, x, first + (row + i) / rows);
-        index_t d = (row + i) % rows / p->h, h = (row + i) % p->h;
-        memcpy(given + i * p->w, from + d * d_step + h * h_step, p->w * sizeof(scalar_t));
+    for (index_t row = 0; row < planes * rows; row++) {
+      auto [from, d_step, h_step] = planes_of(p, x, first + row / rows);
+      index_t d = row % rows / p->h, h = row % p->h;
+      copy_run(from + d * d_step + h * h_step, given + row % L * from_step, p->w);
+      if (row % L == L - 1 || row == planes * rows - 1) {
+        sum_across(p, of.widths, given, wide + row / L * L * step, step, L, step, rest);
       }
-      std::fill_n(given + count * p->w, (L - count) * p->w, scalar_t(0));
-      sum_across(p, of.widths, given, wide + row * p->tw, count, rest);
     }
     for (index_t i = 0; i < planes; i++) {
-      Planes source = {wide + i * rows * p->tw, p->h * p->tw, p->tw};
-      scalar_t* to = y + (first + i) * p->td * p->th * p->tw;
-      for (index_t t = 0; t < p->td * p->th; t++, to += p->tw) {
-        sum_down(of.depths, of.heights, t / p->th, t % p->th, source, to, p->tw);
-      }
+      sum_plane(p, of, wide + i * rows * step, step, y + (first + i) * p->td * p->th * p->tw);
     }
   }
 }
@@ -169,8 +238,8 @@ KERNEL resample(const Params* p, const scalar_t* x, const int64_t* starts, const
                  {starts + p->td + p->th + 2, index, weights}};
   index_t planes = p->is_last ? p->n : p->n * p->c;
   if (p->planes) {
-    grow(p, of, x, y, part_of(planes, item, p->items), workspace);
+    resample_planes(p, of, x, y, part_of(planes, item, p->items), workspace);
   } else {
-    shrink(p, of, x, y, part_of(planes * p->td * p->th, item, p->items), workspace);
+    resample_rows(p, of, x, y, part_of(planes * p->td * p->th, item, p->items), workspace);
   }
 }

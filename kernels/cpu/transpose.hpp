@@ -54,6 +54,24 @@ INLINE void transpose(typename V::vector* rows) {
   if constexpr (D > 1) transpose<V, D / 2>(rows);
 }
 
+// Of LANES vectors, whose contents are lost, the vector of their sums: a transposition that adds the halves it swaps.
+template <int D, int... LANE>
+INLINE void add_blocks(vector_t* rows, std::integer_sequence<int, LANE...>) {
+#pragma GCC unroll 16
+  for (int i = 0; i < D; i++) {
+    vector_t a = rows[i], b = rows[i + D];
+    rows[i] = Wide::lanes<(LANE & D ? LANES + LANE - D : LANE)...>(a, b) +
+              Wide::lanes<(LANE & D ? LANES + LANE : LANE + D)...>(a, b);
+  }
+}
+
+template <int D = LANES / 2>
+INLINE vector_t sums_of(vector_t* rows) {
+  add_blocks<D>(rows, std::make_integer_sequence<int, LANES>{});
+  if constexpr (D > 1) return sums_of<D / 2>(rows);
+  return rows[0];
+}
+
 // y[j * y_step + i] = x[i * x_step + j] for i, j in [0, L).
 template <class V>
 INLINE void copy_tile(const scalar_t* x, index_t x_step, scalar_t* y, index_t y_step) {

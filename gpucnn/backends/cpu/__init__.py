@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cpu import convolution, elementwise, normalization, pooling, resampling, unfolding
+from gpucnn.backends.cpu import convolution, elementwise, locally_connected, normalization, pooling, resampling, unfolding
 from gpucnn.backends.cpu.library import addressable, is_addressable
 from gpucnn.backends.numpy import NumpyBackend
 
@@ -51,7 +51,7 @@ def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
     return primitive
 
 
-@_compiled(convolution, elementwise, normalization, pooling, resampling, unfolding)
+@_compiled(convolution, elementwise, locally_connected, normalization, pooling, resampling, unfolding)
 class CompiledBackend(NumpyBackend):
     """Primitives over `numpy.ndarray` in C++ where there is a kernel, else in NumPy."""
 

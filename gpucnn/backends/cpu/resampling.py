@@ -51,7 +51,8 @@ def _resample(x: Array, y: Array, matrices: Matrix) -> None:
     }
     x = _with_contiguous_rows(x, is_last)
     values |= strides("x", x, "ncdhw")
-    workspace = w * c if is_last else planes * plane + LANES * (2 * w + tw)
+    wide, long = (-(-size // LANES) * LANES for size in (w, tw))
+    workspace = w * c if is_last else (planes * d * h + LANES) * long + LANES * (2 * wide + long)
     arrays = {"x": x, "starts": starts, "index": index, "weights": weights, "y": y}
     if y.size:
         launch(_RESAMPLE, x.dtype.name, values, arrays, int(values["items"]), workspace)
