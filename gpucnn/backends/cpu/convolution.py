@@ -136,8 +136,6 @@ def tile_of(batch: int, channels: int, samplings: Samplings, itemsize: int) -> T
     return Tile(*tile)
 
 
-def _block_bytes(
-    tile: list[int], axis: int, count: int, channels: int, samplings: Samplings, itemsize: int
-) -> int:
+def _block_bytes(tile: list[int], axis: int, count: int, channels: int, samplings: Samplings, itemsize: int) -> int:
     n, *space = [*tile[:axis], count, *tile[axis + 1 :]]
     return n * channels * itemsize * prod(map(_extent, samplings, space))
