@@ -3,9 +3,10 @@
 ``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` the
 backends, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.simulator`` runs the CUDA kernels
 on a CPU, ``gpucnn.channels_last`` and ``channels_first`` copy images from one memory order or dtype to another,
-``gpucnn.info()`` reports what this machine offers, ``gpucnn.explain`` which algorithm a call takes, ``gpucnn.warmup``
-compiles ahead, ``gpucnn.wait_for_builds`` waits for what is compiled in the background, ``gpucnn.tune`` times
-algorithms, and ``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use.
+``gpucnn.info()`` reports what this machine offers, ``gpucnn.backend`` chooses between the two CPU backends,
+``gpucnn.explain`` says which algorithm a call takes, ``gpucnn.warmup`` compiles ahead, ``gpucnn.wait_for_builds`` waits
+for what is compiled in the background, ``gpucnn.tune`` times algorithms, and ``gpucnn.set_num_threads`` sets how many
+of a CPU's cores the operations use.
 Importing gpucnn imports none of that: each part is loaded when it is first used.
 """
 
@@ -17,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
-    "__version__", "algorithm", "backends", "channels_first", "channels_last", "data", "explain", "functional",
-    "geometry", "get_num_threads", "info", "nn", "precision", "set_num_threads", "simulator", "tune", "tuned",
-    "wait_for_builds", "warmup", "workspace_limit",
+    "__version__", "algorithm", "backend", "backends", "channels_first", "channels_last", "data", "explain",
+    "functional", "geometry", "get_num_threads", "info", "nn", "precision", "set_num_threads", "simulator", "tune",
+    "tuned", "wait_for_builds", "warmup", "workspace_limit",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from gpucnn import backends, data, functional, geometry, nn, simulator
+    from gpucnn.backends import backend
     from gpucnn.backends.numpy.threads import get_num_threads, set_num_threads
     from gpucnn.explaining import explain
     from gpucnn.information import info
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 _MODULES = ("backends", "data", "functional", "geometry", "nn", "simulator")
 _HOMES = {
     "algorithm": "gpucnn.numerics",
+    "backend": "gpucnn.backends",
     "channels_first": "gpucnn.memory_format",
     "channels_last": "gpucnn.memory_format",
     "explain": "gpucnn.explaining",

@@ -1,5 +1,7 @@
-"""``python -m gpucnn``: print what this machine offers."""
+"""``python -m gpucnn``: print what this machine offers, or compile the CPU kernels for it."""
+
+import sys
 
 from gpucnn.information import main
 
-main()
+main(sys.argv[1:])

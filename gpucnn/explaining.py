@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from gpucnn import functional
-from gpucnn.backends import Backend
+from gpucnn.backends import Backend, backend_of
+from gpucnn.backends.cpu import DTYPES
+from gpucnn.backends.cpu import select as in_cpp
 from gpucnn.backends.cuda.convolution import select as on_a_gpu
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
@@ -51,6 +53,9 @@ _PRIMITIVES = {  # of the others, where they are a primitive of another name; se
     "sum_pool": "average_pool",
     "unfold": "im2col",
 }
+
+
+_COMPILED = frozenset(map(name_of, DTYPES))
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Explanation:
         if not self.alternatives:
             return head
         rows: list[tuple[str, ...]] = [("algorithm", "estimated ns of one core")]
-        if self.backend == "numpy":
+        if self.backend != "cuda":
             rows += [(each.name, _number(each.nanoseconds)) for each in self.alternatives]
         else:
             rows = [("algorithm", "estimated bytes moved", "multiply-adds")]
@@ -116,7 +121,7 @@ def explain(
     operation: str,
     *shapes_or_arrays: Any,
     dtype: Any = "float32",
-    backend: str = "numpy",
+    backend: str | None = None,
     channels_last: bool = False,
     **parameters: Any,
 ) -> Explanation:
@@ -131,8 +136,9 @@ def explain(
         Its arguments in order; a shape may stand for each array.
     dtype : dtype
         Of the arrays that shapes stand for; where an array is given, that one's dtype counts.
-    backend : "numpy" or "cuda"
-        The backend that would run it. No GPU is needed for either.
+    backend : "numpy", "compiled", "cuda" or None
+        The backend that would run it: without one, that which NumPy arrays meet in this process. Neither a GPU nor a
+        compiler is needed.
     channels_last : bool
         Whether `input` and `grad_output` have their channels innermost in memory, as an array that is given may have.
     **parameters
@@ -171,12 +177,13 @@ def explain(
     algorithm  estimated bytes moved  multiply-adds
     direct                25,763,840  3,699,376,128
     im2col               256,974,848  3,699,376,128
-    >>> print(explain("max_pool2d", (8, 64, 56, 56), 2))
+    >>> print(explain("max_pool2d", (8, 64, 56, 56), 2, backend="numpy"))
     max_pool: It is the only way to compute max_pool2d: the numpy backend's primitive of that name.
     """
     function = _function(operation)
-    if backend not in ("numpy", "cuda"):
-        raise ValueError(f"explain: backend is {backend!r}, expected 'numpy' or 'cuda'")
+    backend = backend or backend_of(np.zeros(1)).name
+    if backend not in ("numpy", "compiled", "cuda"):
+        raise ValueError(f"explain: backend is {backend!r}, expected 'numpy', 'compiled' or 'cuda'")
     try:
         bound = inspect.signature(function).bind(*shapes_or_arrays, **parameters)
     except TypeError as error:
@@ -193,7 +200,9 @@ def explain(
     bound.apply_defaults()
     given = dict(bound.arguments) | {name: array.shape for name, array in arrays.items()}
     convolution = _Convolution(*_geometry(operation, family, given), _dtype_of_products(arrays), last)
-    return convolution.on_the_cpu(operation) if backend == "numpy" else convolution.on_a_gpu(operation)
+    if backend == "compiled" and name_of(convolution.dtype) in _COMPILED:
+        return convolution.compiled(operation)
+    return convolution.on_the_cpu(operation, backend) if backend != "cuda" else convolution.on_a_gpu(operation)
 
 
 # --- What was asked -------------------------------------------------------------------------------------------------
@@ -349,7 +358,21 @@ class _Convolution:
         inputs, outputs, _ = self.geometry.channels
         return (self.batch, inputs, *self.geometry.input_size), (self.batch, outputs, *self.geometry.output_size)
 
-    def on_the_cpu(self, operation: str) -> Explanation:
+    def compiled(self, operation: str) -> Explanation:
+        """By the kernels in C++, which have no model of cost; a dgrad by its stride residue with the most taps."""
+        direction, geometry, dtype = self.direction, self.geometry, name_of(self.dtype)
+        asked = choices().algorithm
+        name = in_cpp.algorithm(direction, geometry, asked)
+        if name is None and direction == "backward_weight":
+            name = "implicit_gemm"
+        elif name is None:
+            weight, samplings = max(on_the_cpu.contractions(direction, geometry), key=lambda part: prod(part[0]))
+            whole = len(on_the_cpu.contractions(direction, geometry)) == 1
+            name = in_cpp.contraction(self.batch, weight, samplings, dtype, whole and not self.channels_last, asked)
+        reason = _asked(name) or _REASONS_IN_CPP[name]
+        return Explanation(operation, "compiled", name, reason)
+
+    def on_the_cpu(self, operation: str, backend: str) -> Explanation:
         direction, geometry, batch, dtype = self.direction, self.geometry, self.batch, name_of(self.dtype)
         read = self.shapes[direction == "backward_input"]
         last = is_channels_last(dense(read, self.dtype.itemsize, self.channels_last))
@@ -357,7 +380,7 @@ class _Convolution:
         costs = on_the_cpu.costs(direction, geometry, batch, dtype)
         reason = _asked(name) or _REASONS.get(name) or self._least_cost(name, len(costs), last)
         alternatives = tuple(Alternative(other, cost) for other, cost in costs.items())
-        return Explanation(operation, "numpy", name, reason, alternatives)
+        return Explanation(operation, backend, name, reason, alternatives)
 
     def _least_cost(self, name: str, count: int, last: bool) -> str:
         if self.direction == "backward_weight":
@@ -414,6 +437,13 @@ class _Convolution:
         return Alternative(name, None, values * self.dtype.itemsize, products)
 
 
+_REASONS_IN_CPP = {
+    "depthwise": "Each group has few channels, over which lanes run, or over the width.",
+    "fold": "The image has few channels: lanes run over positions, and columns are folded into it.",
+    "implicit_gemm": "It is the kernel for all shapes: tiles of outputs, whose input is copied channels-last.",
+    "pointwise": "Taps are 1 x 1 and images in C order: the product needs no copy of a tile.",
+    "winograd": "There are channels and tiles enough that 16 products instead of 36 are worth the transforms.",
+}
 _REASONS = {  # of what is chosen on the CPU by no cost
     "depthwise": "Groups have one channel on a side, which is too little for matrix products.",
     "grouped": "Groups are small, so each matrix product computes a band of rows.",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import argparse
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from gpucnn import __version__
-from gpucnn.backends import available
-from gpucnn.backends.numpy.threads import get_num_threads
+from gpucnn.backends import available, cpu_state
+from gpucnn.backends.numpy.threads import get_num_threads, usable_cores
 from gpucnn.numerics import choices
 from gpucnn.paths import cache_folder
 
@@ -21,7 +22,7 @@ PEERS = ("numpy", "ml_dtypes", "cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", 
 
 
 def info() -> dict[str, Any]:
-    """Report versions, backends and why one is missing, the GPUs, the processor, threads and BLAS of this machine.
+    """Report versions, backends and why one is missing, which one the CPU takes, GPUs, processor, threads and BLAS.
 
     Returns
     -------
@@ -40,8 +41,9 @@ def info() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": _versions(),
         "backends": backends,
+        "cpu": cpu_state(),
         **({"cuda": _cuda()} if backends["cuda"] == "available" else {}),
-        "processor": {"name": _processor_name(), "cores": _cores(), "vector extensions": _vector_extensions()},
+        "processor": {"name": _processor_name(), "cores": usable_cores(), "vector extensions": _vector_extensions()},
         "threads": get_num_threads(),
         "blas": _blas(),
         "precision": choices().precision,
@@ -63,11 +65,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor_name() -> str:
@@ -145,6 +142,26 @@ def render(facts: dict[str, Any], indent: int = 0) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Print what this machine offers."""
-    sys.stdout.write(render(info()) + "\n")
+def main(arguments: Sequence[str] = ()) -> None:
+    """Print what this machine offers; with ``--build`` compile the CPU kernels for it."""
+    parser = argparse.ArgumentParser(prog="python -m gpucnn", description="Print what this machine offers.")
+    parser.add_argument(
+        "--build", action="store_true", help="compile the CPU kernels now, not when the first operation runs"
+    )
+    if parser.parse_args(arguments).build:
+        _build()
+    else:
+        sys.stdout.write(render(info()) + "\n")
+
+
+def _build() -> None:
+    from gpucnn.warm_up import warmup
+
+    try:
+        done = warmup(backend="compiled")
+    except RuntimeError as error:
+        sys.exit(f"gpucnn: {error}")
+    sys.stdout.write(
+        f"{done.compiled + done.found} builds of the CPU kernels in {cache_folder() / 'cpu'}: "
+        f"{done.compiled} compiled, {done.found} found, {done.seconds:.1f} s\n"
+    )

@@ -1,4 +1,4 @@
-"""Warm-up before the first call: `warmup` compiles the programs that calls need, in parallel, and plans the calls.
+"""Warm-up before the first call: `warmup` compiles what calls need, in parallel, and plans the calls.
 
 `wait_for_builds` waits for what is compiled meanwhile.
 """
@@ -20,6 +20,7 @@ import numpy as np
 
 from gpucnn import functional, nn
 from gpucnn.backends import Backend, backend_named, backend_of
+from gpucnn.backends.cpu import builds
 from gpucnn.backends.cuda.device import background
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
@@ -43,9 +44,9 @@ class WarmUp:
     cases : int
         Calls and models that were run.
     compiled : int
-        Programs that had to be compiled.
+        Programs, or builds of CPU kernels, that had to be compiled.
     found : int
-        Programs that an earlier process, or this one, had compiled.
+        Those that an earlier process, or this one, had compiled.
     seconds : float
         The time it took.
     """
@@ -57,7 +58,7 @@ class WarmUp:
 
 
 def warmup(
-    cases: Iterable[Case],
+    cases: Iterable[Case] = (),
     *,
     backend: str = "cuda",
     dtype: Any = "float32",
@@ -71,8 +72,8 @@ def warmup(
     ----------
     cases : iterable of (str, dict) or (nn.Module, sequence of int)
         Calls: the name of an operation of `gpucnn.functional` and its arguments, where a shape stands for each array.
-        Or models, and the shape of their input with its batch axis.
-    backend : "cuda", "simulator" or "numpy"
+        Or models, and the shape of their input with its batch axis. The CPU kernels need none.
+    backend : "cuda", "simulator", "compiled" or "numpy"
         The backend whose arrays the calls will be made with. Models are run where their parameters are.
     dtype : dtype
         Of the arrays, but for indices, targets and masks.
@@ -100,8 +101,11 @@ def warmup(
     -----
     The calls are made twice, on arrays of zeros. The first is a dry run: it yields the programs, which are then
     compiled in several threads, where NVRTC and g++ allow it. Then all is launched, so that kernels are loaded, plans
-    are made and CuPy's pool of the current stream has the memory. One case at a time is in memory. NumPy compiles
-    nothing: calls are checked and their geometry is kept, models are run once.
+    are made and CuPy's pool of the current stream has the memory. One case at a time is in memory.
+
+    On a CPU calls are checked and their geometry is kept, models are run once. With "compiled" all CPU kernels are
+    compiled that are not on disk, as many at once as there are cores, whatever the cases; ``python -m gpucnn --build``
+    does that too. NumPy compiles nothing.
 
     With ``GPUCNN_BUILDS=background`` both builds of each kernel are compiled, so that other sizes do not wait either.
 
@@ -114,9 +118,12 @@ def warmup(
     (1, 0)
     """
     started = time.perf_counter()
+    found = compiled = 0
+    if backend == "compiled":
+        compiled = builds.load_all(lambda done, total: shown(done, "CPU kernels ready", total, progress))
+        found = len(builds.builds()) - compiled
     options = Options("warmup", backend_named(backend), np.dtype(dtype), channels_last, backward)
     prepared = [_prepared(index, case, options) for index, case in enumerate(cases)]
-    found = compiled = 0
     for runtime in dict.fromkeys(case.runtime for case in prepared):
         sources = _sources(runtime, [case for case in prepared if case.runtime is runtime])
         fresh = _compiled(runtime, sources, progress)

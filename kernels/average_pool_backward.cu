@@ -20,11 +20,20 @@
 
 constexpr int RUN = 4;  // inputs below each other that a thread takes: what they share is read once
 
+// How many of a pack's divisors have code of their own: all where sizes are constants, else one, for divisions by
+// numbers that are not known are so long that NVRTC took half a minute for a pack of 16.
+template <index_t>
+using Constant = void;
+template <typename Params, typename = void>
+constexpr int COPIES = 1;
+template <typename Params>
+constexpr int COPIES<Params, Constant<Params::ow>> = PACK;
+
 // The contribution of output (od, oh, ow) to the gradient of each of its inputs.
-__device__ __forceinline__ acc_t given(scalar_t grad, const PoolParams& p, index_t od, index_t oh, index_t ow) {
+__device__ __forceinline__ acc_t given(acc_t grad, const PoolParams& p, index_t od, index_t oh, index_t ow) {
   const index_t taps = counted_taps(axis_d(p), od, p.divides) * counted_taps(axis_h(p), oh, p.divides) *
                        counted_taps(axis_w(p), ow, p.divides);
-  return divided(widen(grad), taps, p);
+  return divided(grad, taps, p);
 }
 
 // The sum of value(od, oh, ow) over the windows that read input (d, h, w), of outputs within the ranges.
@@ -56,7 +65,7 @@ __device__ __forceinline__ void backward_anywhere(const scalar_t* __restrict__ g
   grad_y += x.n * p.y_n + x.c * p.y_c;
   const Range within[3] = {{0, p.od}, {0, p.oh}, {0, p.ow}};
   const acc_t sum = sum_over_windows(p, x.d, x.h, x.w, within, [&](index_t od, index_t oh, index_t ow) {
-    return given(grad_y[od * p.y_d + oh * p.y_h + ow * p.y_w], p, od, oh, ow);
+    return given(widen(grad_y[od * p.y_d + oh * p.y_h + ow * p.y_w]), p, od, oh, ow);
   });
   grad_x[x.n * p.x_n + x.c * p.x_c + x.d * p.x_d + x.h * p.x_h + x.w * p.x_w] = narrow(sum);
 }
@@ -82,9 +91,14 @@ average_pool_backward(const scalar_t* __restrict__ grad_y,  // [N, C, OD, OH, OW
   load_patch<PACK>(grad_y, read, p.n * p.c * p.od * p.oh * p.ow, [&](index_t e, const Pack<scalar_t, PACK>& pack) {
     Pack<acc_t, PACK> values;
 #pragma unroll
-    for (int i = 0; i < PACK; ++i) {
+    for (int i = 0; i < PACK; ++i) values.at[i] = widen(pack.at[i]);
+#pragma unroll COPIES<PoolParams>
+    for (int i = 0; i < PACK; ++i) {  // values turn in their pack, for a rolled loop cannot index registers
       const index_t o = position_of(outputs, (e + i) / p.inner);
-      values.at[i] = given(pack.at[i], p, o / p.ow / p.oh % p.od, o / p.ow % p.oh, o % p.ow);
+      const acc_t value = given(values.at[0], p, o / p.ow / p.oh % p.od, o / p.ow % p.oh, o % p.ow);
+#pragma unroll
+      for (int j = 0; j + 1 < PACK; ++j) values.at[j] = values.at[j + 1];
+      values.at[PACK - 1] = value;
     }
     store_slots(gradients + skew + e, values);
   });

@@ -105,11 +105,10 @@ struct Copies {
   const ImplicitGemmParams& p;
   const Tile& tile;
   const scalar_t *x, *w;
-  int row, own_chunk;
+  int row;
   unsigned to;
-  index_t taps, steps_at_once, steps;
-  index_t filter_length, row_length;
-  index_t copied = 0, tap_step = 0, first_chunk = 0;  // of the next step
+  index_t steps, filter_length, row_length;
+  index_t kd = 0, kh = 0, kw = 0, chunk;  // of the next step, this thread's tap and chunk
   struct {
     index_t offset, d, h, w;  // of tap 0
   } sources[COUNT_N];
@@ -117,10 +116,10 @@ struct Copies {
   __device__ __forceinline__ Copies(const scalar_t* x_all, const scalar_t* w_all, unsigned shared, const Tile& of,
                                     const ImplicitGemmParams& params)
       : p(params), tile(of) {
-    row = static_cast<int>(threadIdx.x) / ROW_CHUNKS, own_chunk = static_cast<int>(threadIdx.x) % ROW_CHUNKS;
-    to = shared + chunk_at<ROW_CHUNKS>(row, own_chunk) * 16;
-    taps = tile.d.taps * tile.h.taps * tile.w.taps, steps_at_once = ceil_div(taps * p.chunks_at_once, ROW_CHUNKS);
-    steps = ceil_div(p.chunks, p.chunks_at_once) * steps_at_once;
+    row = static_cast<int>(threadIdx.x) / ROW_CHUNKS, chunk = static_cast<int>(threadIdx.x) % ROW_CHUNKS;
+    to = shared + chunk_at<ROW_CHUNKS>(row, static_cast<int>(chunk)) * 16;
+    const index_t taps = tile.d.taps * tile.h.taps * tile.w.taps;
+    steps = ceil_div(p.chunks, p.chunks_at_once) * ceil_div(taps * p.chunks_at_once, ROW_CHUNKS);
     filter_length = p.chunks * CHUNK, row_length = p.kd * p.kh * p.kw * filter_length;
     x = x_all + tile.group * p.x_g;
     w = w_all + (tile.group * p.rows + tile.m + row) * row_length;
@@ -139,32 +138,43 @@ struct Copies {
   }
 
   // The factors of the next step, if there is one.
-  __device__ __forceinline__ void next(int stage) {
-    if (copied < steps) {
-      const index_t at = tap_step * ROW_CHUNKS + own_chunk;
-      const bool is_one_tap = p.chunks_at_once == ROW_CHUNKS;  // of which the compiler knows the quotients
-      const index_t tap = is_one_tap ? tap_step : at / p.chunks_at_once;
-      const index_t chunk = first_chunk + (is_one_tap ? own_chunk : at % p.chunks_at_once);
-      const index_t kw = tap % tile.w.taps, kh = tap / tile.w.taps % tile.h.taps;
-      const index_t kd = tap / (tile.w.taps * tile.h.taps);
-      const bool exists = tap < taps && chunk < p.chunks;
-      const bool is_every_tap = p.tap_step_d * p.tap_step_h * p.tap_step_w == 1;
-      copy_rows(stage, is_every_tap ? tap : filter(kd, kh, kw), chunk, exists);
-      copy_positions(stage, kd, kh, kw, chunk, exists);
-      ++copied;
-      if (++tap_step == steps_at_once) tap_step = 0, first_chunk += p.chunks_at_once;
+  __device__ __forceinline__ void next(index_t step, int stage) {
+    const bool is_one_tap = p.chunks_at_once == ROW_CHUNKS;
+    if (step < steps) {
+      if (!is_one_tap) find_tap(step * ROW_CHUNKS + static_cast<int>(threadIdx.x) % ROW_CHUNKS);
+      const bool exists = kd < tile.d.taps && chunk < p.chunks;
+      copy_rows(stage, exists);
+      copy_positions(stage, exists);
+      if (is_one_tap) next_tap();
     }
     commit_copies();
   }
 
-  // The number, among all taps of the kernel, of one of the residue's.
-  __device__ __forceinline__ index_t filter(index_t kd, index_t kh, index_t kw) const {
+  // The tap and the chunk of this thread's `at`-th chunk, of taps of chunks_at_once each.
+  __device__ __forceinline__ void find_tap(index_t at) {
+    const index_t tap = quotient(at, p.chunks_at_once), line = quotient(tap, tile.w.taps);
+    chunk = at - tap * p.chunks_at_once, kw = tap - line * tile.w.taps;
+    kd = quotient(line, tile.h.taps), kh = line - kd * tile.h.taps;
+  }
+
+  // Those of the next step, where each is of one tap: a division by a residue's number of taps takes 20 instructions.
+  __device__ __forceinline__ void next_tap() {
+    if (++kw < tile.w.taps) return;
+    kw = 0;
+    if (++kh < tile.h.taps) return;
+    kh = 0;
+    if (++kd < tile.d.taps) return;
+    kd = 0, chunk += ROW_CHUNKS;
+  }
+
+  // The number of the next step's tap among all taps of the kernel.
+  __device__ __forceinline__ index_t filter() const {
     const index_t d = tile.d.tap + kd * p.tap_step_d, h = tile.h.tap + kh * p.tap_step_h;
     return (d * p.kh + h) * p.kw + tile.w.tap + kw * p.tap_step_w;
   }
 
-  __device__ __forceinline__ void copy_rows(int stage, index_t filter, index_t chunk, bool exists) const {
-    const scalar_t* const from = w + (filter * filter_length + chunk * CHUNK);
+  __device__ __forceinline__ void copy_rows(int stage, bool exists) const {
+    const scalar_t* const from = w + (filter() * filter_length + chunk * CHUNK);
 #pragma unroll
     for (int i = 0; i < COUNT_M; ++i) {
       const bool row_exists = p.rows % TILE_M == 0 || tile.m + row + i * APART < p.rows;
@@ -173,8 +183,7 @@ struct Copies {
     }
   }
 
-  __device__ __forceinline__ void copy_positions(int stage, index_t kd, index_t kh, index_t kw, index_t chunk,
-                                                 bool exists) const {
+  __device__ __forceinline__ void copy_positions(int stage, bool exists) const {
     const index_t move_d = kd * tile.d.tap_input, move_w = kw * tile.w.tap_input, tap_h = kh * tile.h.tap_input;
     const index_t move_h = exists ? tap_h : NOWHERE;
     const scalar_t* const from = as_is(x + (move_d * p.x_d + tap_h * p.x_h + move_w * p.x_w + chunk * CHUNK));
@@ -336,7 +345,7 @@ implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
 
   Sums sums = {};
   add_steps(
-      sums, copies.steps, [&](index_t, int stage) { copies.next(stage); },
+      sums, copies.steps, [&](index_t step, int stage) { copies.next(step, stage); },
       [&](Sums& to, int stage) { product.add_step(to, stage); });
 
   scalar_t* const results = reinterpret_cast<scalar_t*>(shared);

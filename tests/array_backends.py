@@ -26,6 +26,11 @@ class ArrayBackend:
     asnumpy: Callable[[Any], np.ndarray[Any, Any]]
 
     @property
+    def takes_numpy(self) -> bool:
+        """Whether its arrays are NumPy's."""
+        return self.name in ("numpy", "compiled")
+
+    @property
     def primitives(self) -> Backend:
         """What computes on these arrays."""
         return backend_of(self.asarray(np.zeros(1)))

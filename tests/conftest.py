@@ -74,7 +74,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = sample.sampled(items)
     if config.getoption("--backend") != "numpy":
         wanted = {"backend", "cupy"} if config.getoption("--backend") == "cuda" else {"backend"}
-        kept = [item for item in kept if wanted.intersection(getattr(item, "fixturenames", ()))]
+        folder = "cpu_backend" if config.getoption("--backend") == "compiled" else None
+        kept = [
+            item
+            for item in kept
+            if wanted.intersection(getattr(item, "fixturenames", ())) or item.path.parent.name == folder
+        ]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
 

@@ -97,7 +97,7 @@ def recording(specialises: bool, wide: bool = False) -> Iterator[Recorder]:
     backend = CudaBackend(recorder)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # zeros where a result should be are not sound numbers
-        patch.setattr(backends, "_numpy_backend", lambda: backend)
+        patch.setattr(backends, "_cpu_backend", lambda: backend)
         if wide:
             patch.setattr(launching, "needs_int64", lambda arrays, extents: True)
         yield recorder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -20,7 +21,7 @@ import numpy as np
 from gpucnn.backends.base import Backend, Epilogue
 from gpucnn.backends.replaying import REPLAYERS
 
-__all__ = ["Backend", "Epilogue", "available", "backend", "backend_named", "backend_of", "receive"]
+__all__ = ["Backend", "Epilogue", "available", "backend", "backend_named", "backend_of", "cpu_state", "receive"]
 
 _NUMPY_ONLY = frozenset({np.ndarray, type(None)})
 _NATIVE: dict[type, Backend] = {}
@@ -42,14 +43,19 @@ def backend(name: str) -> Iterator[None]:
     Parameters
     ----------
     name : "compiled" or "numpy"
-        Kernels in C++, or NumPy alone.
+        Kernels in C++ for float32 and float64, which the first use of a machine compiles; or NumPy alone.
 
     Raises
     ------
     ValueError
         There is no such CPU backend.
     RuntimeError
-        There is no C++ compiler.
+        The kernels cannot be compiled here; the message says why, and what to do.
+
+    Notes
+    -----
+    Without a block the environment variable ``GPUCNN_CPU`` decides, once a process. Both compute the same; roundings
+    differ.
 
     Examples
     --------
@@ -73,23 +79,55 @@ def _cpu_backend() -> Backend:
 
 @cache
 def _cpu_backend_of_process() -> Backend:
-    """The backend that ``GPUCNN_CPU`` chooses, read once: "numpy", "compiled", or compiled where that can be ("auto").
+    """The backend that ``GPUCNN_CPU`` chooses, decided once: "numpy", "compiled", or "auto": compiled if that can be.
 
     Raises
     ------
     ValueError
         The variable is none of these.
     RuntimeError
-        It is "compiled", and there is no C++ compiler.
+        It is "compiled", and the kernels cannot be compiled here.
     """
+    choice = _cpu_choice()
+    if choice != "auto":
+        return backend_named(choice)
+    try:
+        return backend_named("compiled")
+    except RuntimeError as error:
+        warnings.warn(
+            f"gpucnn: NumPy computes on the CPU, slower than compiled kernels would: {error}. GPUCNN_CPU=numpy chooses "
+            "NumPy without this warning",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return backend_named("numpy")
+
+
+def _cpu_choice() -> str:
     choice = os.environ.get("GPUCNN_CPU", "").strip() or "auto"
     if choice not in CPU_CHOICES:
         raise ValueError(f"GPUCNN_CPU is {choice!r}, expected one of {CPU_CHOICES}")
-    if choice == "auto":
-        from gpucnn.backends.cpu import why_unavailable
+    return choice
 
-        choice = "numpy" if why_unavailable() else "compiled"
-    return backend_named(choice)
+
+def cpu_state() -> dict[str, str]:
+    """The backend that computes on NumPy arrays in this process, why, and its builds; nothing is compiled for it.
+
+    Raises
+    ------
+    ValueError
+        ``GPUCNN_CPU`` is neither empty nor one of its values.
+    """
+    from gpucnn.backends.cpu import builds
+
+    choice = _cpu_choice()
+    if choice == "numpy":
+        return {"backend": "numpy", "because": "GPUCNN_CPU is numpy"}
+    reason = builds.why_unavailable()
+    if reason:
+        return {"backend": "numpy" if choice == "auto" else f"none, as GPUCNN_CPU is {choice}", "because": reason}
+    because = "GPUCNN_CPU is compiled" if choice == "compiled" else "its kernels can be used here"
+    return {"backend": "compiled", "because": because, **builds.state()}
 
 
 @cache
@@ -101,11 +139,9 @@ def _numpy_backend() -> Backend:
 
 @cache
 def _compiled_backend() -> Backend:
-    from gpucnn.backends.cpu import CompiledBackend, why_unavailable
+    from gpucnn.backends.cpu import CompiledBackend, builds
 
-    reason = why_unavailable()
-    if reason:
-        raise RuntimeError(reason)
+    builds.load_all()
     return CompiledBackend()
 
 
@@ -145,12 +181,12 @@ def available() -> dict[str, str]:
     'available'
     """
     from gpucnn import simulator
-    from gpucnn.backends import cpu
+    from gpucnn.backends.cpu import builds
     from gpucnn.backends.cuda.device.cupy_runtime import why_unavailable
 
     states = {
         "numpy": "available",
-        "compiled": cpu.why_unavailable() or "available",
+        "compiled": builds.why_unavailable() or "available",
         "cuda": why_unavailable() or "available",
         "simulator": simulator.available(),
     }

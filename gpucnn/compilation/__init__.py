@@ -1,1 +1,1 @@
-"""Compilation of C++ at run time, with a disk cache: shared by the CPU backend and the simulator."""
+"""Compilation at run time, with a disk cache: shared by the CPU backend, the simulator and the CUDA backend."""

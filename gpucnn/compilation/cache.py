@@ -1,7 +1,8 @@
 """Disk cache of compiled files.
 
 Each file is named after a hash of everything that it was made from. It is written under another name and renamed, so
-several processes may build it concurrently; it ends in a checksum, so a truncated one is detected and rebuilt.
+several processes may build it concurrently; it ends in a checksum, so a truncated one is detected and rebuilt. Nothing
+is taken from a place where others could change it (`gpucnn.compilation.trust`).
 """
 
 from __future__ import annotations
@@ -15,25 +16,29 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from gpucnn.compilation.trust import deny_others, make_folder, safe
+
 _SEAL = b"gpucnn-sealed:"
 _made = threading.local()
 
 
 def cached(path: Path, build: Callable[[Path], None]) -> Path:
-    """The file at `path`, made by `build` if it is not there or not whole.
+    """The file at `path`, made by `build` if it is not there or not whole; elsewhere if others could change it there.
 
     Raises
     ------
     OSError
         The folder cannot be made, or not be written to.
     """
+    path = safe(path)
     if is_whole(path):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with tempfile.TemporaryDirectory(prefix="build-", dir=path.parent) as scratch:
         target = Path(scratch) / path.name
         build(target)
         seal(target)
+        deny_others(target)
         os.replace(target, path)
     _made.files = made() + 1
     return path

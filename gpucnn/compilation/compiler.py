@@ -48,9 +48,14 @@ def run(command: list[str], text: str | None = None) -> str:
     Raises
     ------
     CompilerError
-        It failed; the message is what it printed.
+        It failed, and the message is what it printed; or it cannot be run.
     """
-    result = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    try:
+        result = subprocess.run(
+            command, input=text, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
+    except OSError as error:
+        raise CompilerError(f"{command[0]} cannot be run: {error}") from error
     if result.returncode:
         raise CompilerError(result.stderr.strip() or f"{command[0]} failed with exit status {result.returncode}")
     return result.stdout

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpucnn.compilation.trust import deny_others, make_folder, safe, why_unsafe
 from gpucnn.simulator import toolchain
 from gpucnn.simulator.compilation import Source, compile_kernel, kernel_flags, lowering_identity
 from gpucnn.simulator.errors import CompileError
@@ -57,11 +58,12 @@ def build(text: str, name: str, runtime: Path) -> Path:
     flags = kernel_flags("coverage")
     key = toolchain.hash_of(compiler.identity, runtime.name, lowering_identity(), name, text, *flags)
     target = _folder() / key / "kernel.so"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with _locked(target.parent):  # gcov's files must stay where the compiler put them: no renaming here
-        if not toolchain.is_whole(target):
+        if why_unsafe(target) or not toolchain.is_whole(target):
             compile_kernel(Source(text, name, epilogue=_DUMP), "coverage", runtime, target)
             toolchain.seal(target)
+            deny_others(target)
     _loaded.add(target)
     return target
 
@@ -109,7 +111,7 @@ def _dump() -> None:
 
 
 def _folder() -> Path:
-    return toolchain.folder() / "coverage"
+    return safe(toolchain.folder() / "coverage")
 
 
 @contextmanager

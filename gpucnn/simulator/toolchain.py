@@ -15,6 +15,7 @@ from gpucnn.compilation import cache as cache_of_files
 from gpucnn.compilation import compiler as compiler_of_machine
 from gpucnn.compilation.cache import content, is_whole, load, made, seal
 from gpucnn.compilation.compiler import Compiler, CompilerError, find_compiler, hash_of
+from gpucnn.compilation.trust import safe
 from gpucnn.paths import cache_folder
 from gpucnn.simulator.errors import CompileError
 
@@ -130,8 +131,11 @@ def folder() -> Path:
 
 
 def cached(name: str, build: Callable[[Path], None]) -> Path:
-    """The file `name` of the cache, made by `build` if it is not there or not whole."""
-    path = folder() / name
+    """The file `name` of the cache, made by `build` if it is not there or not whole.
+
+    It is in a private folder of this process if others could change it in the cache.
+    """
+    path = safe(folder() / name)
 
     def announced(target: Path) -> None:
         _announce(path.parent)

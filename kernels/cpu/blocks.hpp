@@ -45,7 +45,7 @@ static void copy_row(const scalar_t* from, const Steps& by, index_t channels, co
   } else if (by.c == 1) {
     for (index_t w = 0; w < count; w++) memcpy(to + w * channels, inner + w * step * by.w, channels * sizeof(scalar_t));
   } else if (step * by.w == 1) {
-    transposed(inner, by.c, channels, count, to, channels);
+    copy_transposed(inner, by.c, to, channels, channels, count);
   } else {
     for (index_t w = 0; w < count; w++)
       for (index_t c = 0; c < channels; c++) to[w * channels + c] = inner[w * step * by.w + c * by.c];
@@ -112,3 +112,22 @@ struct Runs {
     return inside <= last && inside < axis.sources;
   }
 };
+
+// Copies sums[position][lane] to y, whose first channel is that of lane 0.
+static void write(const scalar_t* sums, index_t lanes, index_t channels, const Tile& tile, const Steps& by, scalar_t* y,
+                  scalar_t* turned) {
+  if (by.c != 1) copy_transposed(sums, lanes, turned, tile.positions(), tile.positions(), lanes);
+  index_t position = 0;
+  for (index_t n = 0; n < tile.ns; n++)
+    for (index_t d = 0; d < tile.ds; d++)
+      for (index_t h = 0; h < tile.hs; h++, position += tile.ws) {
+        scalar_t* row = y + (tile.n + n) * by.n + (tile.d + d) * by.d + (tile.h + h) * by.h + tile.w * by.w;
+        for (index_t w = 0; w < tile.ws && by.c == 1; w++)
+          memcpy(row + w * by.w, sums + (position + w) * lanes, channels * sizeof(scalar_t));
+        for (index_t c = 0; c < channels && by.c != 1; c++) {
+          const scalar_t* from = turned + c * tile.positions() + position;
+          if (by.w == 1) memcpy(row + c * by.c, from, tile.ws * sizeof(scalar_t));
+          for (index_t w = 0; w < tile.ws && by.w != 1; w++) row[c * by.c + w * by.w] = from[w];
+        }
+      }
+}

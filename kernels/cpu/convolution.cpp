@@ -36,55 +36,23 @@ struct Problem {
         y{p->y_n, p->y_c, p->y_d, p->y_h, p->y_w} {}
 };
 
-// The panels of the filters: as few as hold MAX_VECTORS vectors at most, and about equal.
-struct Panels {
-  index_t vectors, count;
-  explicit Panels(index_t filters)
-      : vectors(ceil_div(filters, LANES)), count(ceil_div(vectors, MAX_VECTORS)) {}
-  index_t first(index_t panel) const { return vectors * panel / count; }  // vector
-};
-
 // --- Weights --------------------------------------------------------------------------------------------------------
 
-// packed[g][panel][k][lane of the panel]: of one item's panel; lanes beyond the filters are zero.
+// packed[g][panel][k][lane of the panel], k in the order of the runs: of one item's group and vector of filters.
 KERNEL pack_weights(const Params* p, const scalar_t* w, scalar_t* packed, scalar_t* workspace, int64_t item) {
   Panels panels(p->filters);
-  index_t g = item / panels.count, panel = item % panels.count, depth = p->channels * p->kd * p->kh * p->kw;
-  index_t first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
-  scalar_t* to = packed + (g * panels.vectors + first) * LANES * depth;
-  index_t m = first * LANES, count = std::min(lanes, p->filters - m);
-  const scalar_t* from = w + g * p->w_g + m * p->w_m;
-  // Along W outermost, so that the inner loops read a C-order weight's channels and filters once per tap.
-  for (index_t d = 0; d < p->kd; d++)
-    for (index_t h = 0; h < p->kh; h++)
-      for (index_t k = 0; k < p->kw; k++) {
-        const scalar_t* tap = from + d * p->w_d + h * p->w_h + k * p->w_w;
-        for (index_t c = 0; c < p->channels; c++, to += lanes) {
-          for (index_t i = 0; i < count; i++) to[i] = tap[c * p->w_c + i * p->w_m];
-          for (index_t i = count; i < lanes; i++) to[i] = 0;
-        }
-      }
-}
-
-// --- Outputs --------------------------------------------------------------------------------------------------------
-
-// Copies sums[position][lane] to y, whose first channel is that of lane 0.
-static void write(const scalar_t* sums, index_t lanes, index_t channels, const Tile& tile, const Steps& by, scalar_t* y,
-                  scalar_t* turned) {
-  if (by.c != 1) transposed(sums, lanes, tile.positions(), lanes, turned, tile.positions());
-  index_t position = 0;
-  for (index_t n = 0; n < tile.ns; n++)
-    for (index_t d = 0; d < tile.ds; d++)
-      for (index_t h = 0; h < tile.hs; h++, position += tile.ws) {
-        scalar_t* row = y + (tile.n + n) * by.n + (tile.d + d) * by.d + (tile.h + h) * by.h + tile.w * by.w;
-        for (index_t w = 0; w < tile.ws && by.c == 1; w++)
-          memcpy(row + w * by.w, sums + (position + w) * lanes, channels * sizeof(scalar_t));
-        for (index_t c = 0; c < channels && by.c != 1; c++) {
-          const scalar_t* from = turned + c * tile.positions() + position;
-          if (by.w == 1) memcpy(row + c * by.c, from, tile.ws * sizeof(scalar_t));
-          for (index_t w = 0; w < tile.ws && by.w != 1; w++) row[c * by.c + w * by.w] = from[w];
-        }
-      }
+  index_t g = item / panels.vectors, vector = item % panels.vectors, taps = p->kd * p->kh * p->kw;
+  index_t panel = panels.of(vector), first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
+  scalar_t* to = packed + (g * panels.vectors + first) * LANES * p->channels * taps + (vector - first) * LANES;
+  Filters filters(p->w_m, p->w_c, p->w_d, p->w_h, p->w_w, p->kd, p->kh, p->kw);
+  index_t m = vector * LANES, count = std::min<index_t>(LANES, p->filters - m), some = filters.channels_at_once();
+  for (index_t c = 0; c < p->channels; c += some) {
+    index_t channels = std::min(some, p->channels - c);
+    filters.turn(w + g * p->w_g + m * p->w_m + c * p->w_c, count, channels, workspace);
+    for (index_t i = 0; i < channels; i++)
+      for (index_t tap = 0; tap < taps; tap++)
+        store(to + (tap * p->channels + c + i) * lanes, load(workspace + (i * taps + tap) * LANES));
+  }
 }
 
 // --- The product ----------------------------------------------------------------------------------------------------
@@ -103,8 +71,8 @@ struct Chunks {
     for (index_t run = 0; run < runs.count(); run++, depth += runs.length) {
       if (!runs.reaches(run, at.d, at.h, tile)) continue;
       index_t offset = runs.offset(run, at.d, at.h, at.w, block);
-      for (index_t k = 0; k < runs.length; k += CHUNK) {
-        index_t length = std::min(CHUNK, runs.length - k);
+      for (index_t k = 0, most = piece_of(runs.length); k < runs.length; k += most) {
+        index_t length = std::min(most, runs.length - k);
         if (filled + length > CHUNK || depth + k != expected) {
           starts[count] = made, depths[count++] = depth + k, filled = 0;
         }
@@ -117,19 +85,20 @@ struct Chunks {
 };
 
 template <int V>
-static void multiply_panel(const scalar_t* block, const index_t* at, index_t positions, const Chunks& chunks,
-                           const scalar_t* weights, const scalar_t* bias, index_t filters, index_t bias_step,
-                           scalar_t* sums) {
+static void multiply_panel(Product product, index_t positions, const Chunks& chunks, const scalar_t* bias,
+                           index_t filters, index_t bias_step) {
   vector_t first[V] = {};
   for (index_t i = 0; i < std::min<index_t>(filters, V * LANES) && bias; i++)
     first[i / LANES][i % LANES] = bias[i * bias_step];
-  positions = round_up(positions, ROWS[V]);
-  if (chunks.count == 0)
-    for (index_t i = 0; i < positions * V; i++) store(sums + i * LANES, first[i % V]);
-  for (index_t chunk = 0; chunk < chunks.count; chunk++)
-    multiply<V>(block, at, positions, chunks.pieces + chunks.starts[chunk],
-                chunks.starts[chunk + 1] - chunks.starts[chunk], weights + chunks.depths[chunk] * V * LANES,
-                chunk ? nullptr : first, sums);
+  for (index_t i = 0; i < positions * V && chunks.count == 0; i++)
+    store(product.sums + i / V * product.sums_step + i % V * LANES, first[i % V]);
+  const scalar_t* columns = product.columns;
+  for (index_t chunk = 0; chunk < chunks.count; chunk++) {
+    product.pieces = chunks.pieces + chunks.starts[chunk];
+    product.count = chunks.starts[chunk + 1] - chunks.starts[chunk];
+    product.columns = columns + chunks.depths[chunk] * V * LANES;
+    multiply<V>(product, positions, chunk ? nullptr : first);
+  }
 }
 
 static Tile tile_of(const Params* p, const Problem& at, index_t* item) {
@@ -140,6 +109,18 @@ static Tile tile_of(const Params* p, const Problem& at, index_t* item) {
   };
   Range w = next(p->ow, p->tile_w), h = next(p->oh, p->tile_h), d = next(p->od, p->tile_d), n = next(p->n, p->tile_n);
   return {n.begin, n.end, d.begin, d.end, h.begin, h.end, w.begin, w.end};
+}
+
+// Whether each output reads the pixel at its place, of rows of one pixel after another with its channels innermost.
+static bool reads_in_place(const Params* p) {
+  return p->kd * p->kh * p->kw == 1 && p->x_c == 1 && p->d == 1 && p->h == 1 && p->step_w == 1 && p->least_w == 0 &&
+         p->w == p->ow;
+}
+
+// Whether the outputs of a tile are evenly spaced, with their channels innermost.
+static bool writes_in_place(const Params* p, const Tile& tile) {
+  return p->y_c == 1 && tile.ns == 1 && tile.ds == 1 && p->od == 1 &&
+         (tile.hs == 1 || (tile.ws == p->ow && p->y_h == p->ow * p->y_w));
 }
 
 KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, const scalar_t* bias, scalar_t* y,
@@ -156,12 +137,20 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, c
   scalar_t* sums = workspace + round_up(p->block, LANES);
   scalar_t* turned = sums + p->room * MAX_VECTORS * LANES;
   index_t* offsets = reinterpret_cast<index_t*>(turned + p->room * MAX_VECTORS * LANES);
-  index_t pieces = runs.count() * ceil_div(runs.length, CHUNK);
+  index_t pieces = runs.count() * ceil_div(runs.length, piece_of(runs.length));
   Piece* list = reinterpret_cast<Piece*>(offsets + p->room);
   index_t* starts = reinterpret_cast<index_t*>(list + pieces);
 
-  block.fill(x + g * p->channels * p->x_c, at.x, at.d, at.h, at.w, tile, workspace);
-  block.positions(at.d, at.h, at.w, tile, offsets);
+  x += g * p->channels * p->x_c;
+  const scalar_t* rows = workspace;
+  if (reads_in_place(p)) {
+    rows = x + tile.n * p->x_n + tile.w * p->x_w;
+    for (index_t n = 0, i = 0; n < tile.ns; n++)
+      for (index_t w = 0; w < tile.ws; w++) offsets[i++] = n * p->x_n + w * p->x_w;
+  } else {
+    block.fill(x, at.x, at.d, at.h, at.w, tile, workspace);
+    block.positions(at.d, at.h, at.w, tile, offsets);
+  }
   for (index_t i = tile.positions(); i < p->room; i++) offsets[i] = 0;  // computed, never written
   Chunks chunks(at, runs, block, tile, list, starts, starts + pieces + 1);
 
@@ -170,16 +159,14 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, c
     const scalar_t* weights = packed + (g * panels.vectors + first) * LANES * depth;
     index_t m = first * LANES, filters = std::min(vectors * LANES, p->filters - m);
     const scalar_t* shift = bias ? bias + g * p->bias_g + m * p->bias_m : nullptr;
-    auto run = [&](auto multiply_some) {
-      multiply_some(workspace, offsets, tile.positions(), chunks, weights, shift, filters, p->bias_m, sums);
-    };
-    if (vectors == 1) run(multiply_panel<1>);
-    if (vectors == 2) run(multiply_panel<2>);
-    if constexpr (MAX_VECTORS > 2) {
-      if (vectors == 3) run(multiply_panel<3>);
-      if (vectors == 4) run(multiply_panel<4>);
-    }
-    write(sums, vectors * LANES, filters, tile, at.y, y + (g * p->filters + m) * p->y_c, turned);
+    scalar_t* to = y + (g * p->filters + m) * p->y_c;
+    bool is_in_place = writes_in_place(p, tile) && filters == vectors * LANES;
+    Product product{rows, offsets, nullptr, 0, weights, vectors * LANES, sums, vectors * LANES};
+    if (is_in_place) product.sums = to + tile.n * p->y_n + tile.h * p->y_h + tile.w * p->y_w, product.sums_step = p->y_w;
+    with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
+      multiply_panel<v()>(product, tile.positions(), chunks, shift, filters, p->bias_m);
+    });
+    if (!is_in_place) write(sums, vectors * LANES, filters, tile, at.y, to, turned);
   }
 }
 

@@ -1,7 +1,9 @@
 // The part of a convolution that multiplies: a tile of outputs in registers, over runs of a block.
 #pragma once
 
-#include "vectors.hpp"
+#include <type_traits>
+
+#include "transpose.hpp"
 
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int MAX_VECTORS = 4;  // 32 registers
@@ -15,44 +17,90 @@ constexpr int ROWS[] = {0, 8, 6};
 // the first-level cache from one tile of positions to the next.
 constexpr index_t CHUNK = 8192 / MAX_VECTORS / LANES;
 
+// The length of equal pieces of at most CHUNK of a run.
+INLINE index_t piece_of(index_t length) { return ceil_div(length, ceil_div(length, CHUNK)); }
+
+// A function of its own: registers are not shared with what surrounds its loop.
+#define REGISTERS static __attribute__((noinline))
+
 struct Piece {
   index_t offset, length;  // in the block
 };
 
-// sums[i][V] (+)= sum over k of block[at[i] + k] * weights[k][V] for the pieces, R rows of V vectors.
+// The operands of a product sums[i][lane] = first[lane] + sum over k of rows[at[i] + k] * columns[k][lane].
+struct Product {
+  const scalar_t* rows;
+  const index_t* at;
+  const Piece* pieces;  // the runs of k in a row; columns follow each other
+  index_t count;
+  const scalar_t* columns;
+  index_t columns_step;
+  scalar_t* sums;
+  index_t sums_step;
+};
+
+// R rows of V vectors. `first` is null where sums are continued.
 template <int R, int V>
-INLINE void multiply_tile(const scalar_t* block, const index_t* at, const Piece* pieces, index_t count,
-                          const scalar_t* weights, const vector_t* first, scalar_t* sums) {
+REGISTERS void multiply_tile(const Product& p, index_t row, const vector_t* first, scalar_t* sums, index_t sums_step) {
   vector_t total[R][V];
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) total[i][v] = first ? first[v] : load(sums + (i * V + v) * LANES);
-  for (index_t piece = 0; piece < count; piece++) {
+    for (int v = 0; v < V; v++) total[i][v] = first ? first[v] : load(sums + i * sums_step + v * LANES);
+  const scalar_t* columns = p.columns;
+  for (index_t piece = 0; piece < p.count; piece++) {
     const scalar_t* from[R];
-    for (int i = 0; i < R; i++) from[i] = block + at[i] + pieces[piece].offset;
-    for (index_t k = 0; k < pieces[piece].length; k++, weights += V * LANES) {
-      vector_t w[V];
-      for (int v = 0; v < V; v++) w[v] = load(weights + v * LANES);
+    for (int i = 0; i < R; i++) from[i] = p.rows + p.at[row + i] + p.pieces[piece].offset;
+    for (index_t k = 0; k < p.pieces[piece].length; k++, columns += p.columns_step) {
+      vector_t column[V];
+      for (int v = 0; v < V; v++) column[v] = load(columns + v * LANES);
       for (int i = 0; i < R; i++) {
-        vector_t x = broadcast(from[i][k]);
-        for (int v = 0; v < V; v++) total[i][v] += x * w[v];
+        vector_t factor = broadcast(from[i][k]);
+        for (int v = 0; v < V; v++) total[i][v] += factor * column[v];
       }
     }
   }
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) store(sums + (i * V + v) * LANES, total[i][v]);
+    for (int v = 0; v < V; v++) store(sums + i * sums_step + v * LANES, total[i][v]);
 }
 
-// The same for all positions, whose number is a multiple of ROWS[V].
+// All rows. The last tile has less than ROWS[V] of them: it reads offsets at[] beyond them, which have to be valid, and
+// its sums are kept aside.
 template <int V>
-static void multiply(const scalar_t* block, const index_t* at, index_t positions, const Piece* pieces, index_t count,
-                     const scalar_t* weights, const vector_t* first, scalar_t* sums) {
-  for (index_t i = 0; i < positions; i += ROWS[V])
-    multiply_tile<ROWS[V], V>(block, at + i, pieces, count, weights, first, sums + i * V * LANES);
+static void multiply(const Product& p, index_t rows, const vector_t* first) {
+  constexpr int R = ROWS[V];
+  index_t row = 0;
+  for (; row + R <= rows; row += R) multiply_tile<R, V>(p, row, first, p.sums + row * p.sums_step, p.sums_step);
+  if (row == rows) return;
+  scalar_t last[R * V * LANES] = {};
+  for (index_t i = row; i < rows && !first; i++)
+    memcpy(last + (i - row) * V * LANES, p.sums + i * p.sums_step, V * LANES * sizeof(scalar_t));
+  multiply_tile<R, V>(p, row, first, last, V * LANES);
+  for (index_t i = row; i < rows; i++)
+    memcpy(p.sums + i * p.sums_step, last + (i - row) * V * LANES, V * LANES * sizeof(scalar_t));
 }
+
+// Calls `function` with the number of vectors, in [1, MOST], as a constant.
+template <int MOST, typename Function>
+INLINE void with_vectors(index_t vectors, Function function) {
+  if (vectors == MOST) function(std::integral_constant<int, MOST>());
+  if constexpr (MOST > 1)
+    if (vectors < MOST) with_vectors<MOST - 1>(vectors, function);
+}
+
+// The panels of the filters: as few as hold MAX_VECTORS vectors at most, and about equal.
+struct Panels {
+  index_t vectors, count;
+  explicit Panels(index_t filters) : vectors(ceil_div(filters, LANES)), count(ceil_div(vectors, MAX_VECTORS)) {}
+  index_t first(index_t panel) const { return vectors * panel / count; }  // vector
+  index_t of(index_t vector) const {
+    index_t panel = 0;
+    while (first(panel + 1) <= vector) panel++;
+    return panel;
+  }
+};
 
 // sums[i][V] += sum over p of grads[p][i] * block[at[p] + lane]: R filters, V vectors of a run.
 template <int R, int V>
-INLINE void correlate_tile(const scalar_t* block, const index_t* at, index_t positions, const scalar_t* grads,
+REGISTERS void correlate_tile(const scalar_t* block, const index_t* at, index_t positions, const scalar_t* grads,
                            index_t grads_row, scalar_t* sums, index_t sums_row) {
   vector_t total[R][V];
   for (int i = 0; i < R; i++)
@@ -69,3 +117,45 @@ INLINE void correlate_tile(const scalar_t* block, const index_t* at, index_t pos
   for (int i = 0; i < R; i++)
     for (int v = 0; v < V; v++) store(sums + i * sums_row + v * LANES, total[i][v]);
 }
+
+// Filters with their lanes innermost: of some channels at a time, into the workspace.
+struct Filters {
+  index_t m, c, d, h, w;   // steps of filters, channels and taps
+  index_t kd, kh, kw;
+
+  Filters(index_t m, index_t c, index_t d, index_t h, index_t w, index_t kd, index_t kh, index_t kw)
+      : m(m), c(c), d(d), h(h), w(w), kd(kd), kh(kh), kw(kw) {}
+
+  // So many that their taps are some hundreds, which workspace of max(256, taps) vectors holds.
+  index_t channels_at_once() const { return std::max<index_t>(1, 256 / (kd * kh * kw)); }
+
+  // to[(channel * taps + tap)][lane] for `count` filters; lanes beyond are zero.
+  void turn(const scalar_t* from, index_t count, index_t channels, scalar_t* to) const {
+    index_t taps = kd * kh * kw, channel = 0;
+    if (count == LANES && c == taps && has_dense_taps(1)) {
+      copy_transposed(from, m, to, LANES, LANES, channels * taps);
+      return;
+    }
+    // All but the last channel: a row of vectors reads up to LANES scalars, which the next channel has.
+    if (count == LANES && taps <= LANES && c >= LANES && (has_dense_taps(1) || has_dense_taps(-1)))
+      for (bool ascends = has_dense_taps(1); channel < channels - 1; channel++) {
+        const scalar_t* first = from + channel * c - (ascends ? 0 : taps - 1);
+        vector_t rows[LANES];
+        for (int i = 0; i < LANES; i++) rows[i] = load(first + i * m);
+        transpose<Wide>(rows);
+        for (index_t tap = 0; tap < taps; tap++)
+          store(to + (channel * taps + (ascends ? tap : taps - 1 - tap)) * LANES, rows[tap]);
+      }
+    for (; channel < channels; channel++)
+      for (index_t tap = 0; tap < taps; tap++) {
+        const scalar_t* each = from + channel * c + tap / (kh * kw) * d + tap / kw % kh * h + tap % kw * w;
+        for (index_t i = 0; i < LANES; i++) to[(channel * taps + tap) * LANES + i] = i < count ? each[i * m] : scalar_t(0);
+      }
+  }
+
+ private:
+  // Whether taps follow each other in memory, forwards or backwards.
+  bool has_dense_taps(index_t sign) const {
+    return (d == sign * kh * kw || kd == 1) && (h == sign * kw || kh == 1) && (w == sign || kw == 1);
+  }
+};

@@ -5,7 +5,7 @@
 // the windows that hold an input. Each row of x is reduced along W once and kept for as long as windows of other rows
 // need it; a row of y is the reduction of its windows' reduced rows. Lanes lie along W, or along C where channels are
 // last. Sums are in the order of the taps. A work item is a range of rows of y.
-#include "windows.hpp"
+#include "pooling.hpp"
 
 struct Params {
   index_t n, c, d, h, w, od, oh, ow;

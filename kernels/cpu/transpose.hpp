@@ -1,49 +1,130 @@
-// Transposes of LANES x LANES scalars in registers, and of whole matrices by them.
+// Transposition of tiles in registers.
 #pragma once
 
 #include <utility>
 
 #include "vectors.hpp"
 
-// Swaps the lanes with bit S of a with those without it of b: one stage of a transpose.
-template <int S, int... L>
-INLINE void exchange(vector_t& a, vector_t& b, std::integer_sequence<int, L...>) {
-#if defined(__clang__)
-  vector_t low = __builtin_shufflevector(a, b, (L & S ? LANES + L - S : L)...);
-  vector_t high = __builtin_shufflevector(a, b, (L & S ? LANES + L : L + S)...);
+// Vectors as wide as registers, and of 4 lanes, with lanes<...>(a, b): those of a are numbered [0, L), of b [L, 2 L).
+// No template on L: GCC 11 takes shuffles of no dependent type.
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-  using lane_t = std::conditional_t<sizeof(scalar_t) == 4, int32_t, int64_t>;
-  typedef lane_t lanes_t __attribute__((vector_size(VECTOR_BYTES)));
-  vector_t low = __builtin_shuffle(a, b, lanes_t{(L & S ? LANES + L - S : L)...});
-  vector_t high = __builtin_shuffle(a, b, lanes_t{(L & S ? LANES + L : L + S)...});
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, indices{__VA_ARGS__})
 #endif
-  a = low, b = high;
-}
 
-template <int S = LANES / 2>
-INLINE void transpose(vector_t (&rows)[LANES]) {
-  for (int i = 0; i < LANES; i++)
-    if (!(i & S)) exchange<S>(rows[i], rows[i + S], std::make_integer_sequence<int, LANES>());
-  if constexpr (S > 1) transpose<S / 2>(rows);
-}
+struct Wide {
+  static constexpr int L = LANES;
+  typedef vector_t vector;
+  typedef decltype(vector{} < vector{}) indices;
 
-// to[j * to_row + i] = from[i * from_row + j] for i in [0, rows), j in [0, columns). Where an extent is no multiple of
-// LANES, the last part overlaps the one before.
-static void transposed(const scalar_t* from, index_t from_row, index_t rows, index_t columns, scalar_t* to,
-                       index_t to_row) {
-  if (rows < LANES || columns < LANES) {
-    for (index_t j = 0; j < columns; j++)
-      for (index_t i = 0; i < rows; i++) to[j * to_row + i] = from[i * from_row + j];
-    return;
+  template <int... LANE>
+  INLINE vector lanes(vector a, vector b) {
+    return SHUFFLE(a, b, LANE...);
   }
-  for (index_t row = 0; row < rows; row += LANES) {
-    index_t i = std::min(row, rows - LANES);
-    for (index_t column = 0; column < columns; column += LANES) {
-      index_t j = std::min(column, columns - LANES);
-      vector_t part[LANES];
-      for (int r = 0; r < LANES; r++) part[r] = load(from + (i + r) * from_row + j);
-      transpose(part);
-      for (int r = 0; r < LANES; r++) store(to + (j + r) * to_row + i, part[r]);
+};
+
+struct Quad {
+  static constexpr int L = 4;
+  typedef scalar_t vector __attribute__((vector_size(4 * sizeof(scalar_t))));
+  typedef decltype(vector{} < vector{}) indices;
+
+  template <int... LANE>
+  INLINE vector lanes(vector a, vector b) {
+    return SHUFFLE(a, b, LANE...);
+  }
+};
+
+// Swap the blocks of D x D off the diagonal in each block of 2 D x 2 D.
+template <class V, int D, int... LANE>
+INLINE void swap_blocks(typename V::vector* rows, std::integer_sequence<int, LANE...>) {
+  constexpr int L = V::L;
+#pragma GCC unroll 16
+  for (int i = 0; i < L; i++) {
+    if (i & D) continue;
+    typename V::vector a = rows[i], b = rows[i + D];
+    rows[i] = V::template lanes<(LANE & D ? L + LANE - D : LANE)...>(a, b);
+    rows[i + D] = V::template lanes<(LANE & D ? L + LANE : LANE + D)...>(a, b);
+  }
+}
+
+template <class V, int D = V::L / 2>
+INLINE void transpose(typename V::vector* rows) {
+  swap_blocks<V, D>(rows, std::make_integer_sequence<int, V::L>{});
+  if constexpr (D > 1) transpose<V, D / 2>(rows);
+}
+
+// y[j * y_step + i] = x[i * x_step + j] for i, j in [0, L).
+template <class V>
+INLINE void copy_tile(const scalar_t* x, index_t x_step, scalar_t* y, index_t y_step) {
+  typename V::vector rows[V::L];
+#pragma GCC unroll 16
+  for (int i = 0; i < V::L; i++) memcpy(&rows[i], x + i * x_step, sizeof rows[i]);
+  transpose<V>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < V::L; i++) memcpy(y + i * y_step, &rows[i], sizeof rows[i]);
+}
+
+// y[j * y_step + i] = x[i * x_step + j] for i in [0, rows), j in [0, columns), both at least L: the last tiles overlap.
+// Two tiles side by side read whole cache lines of x where it is not aligned.
+template <class V>
+INLINE void copy_tiles(const scalar_t* x, index_t x_step, scalar_t* y, index_t y_step, index_t rows, index_t columns) {
+  constexpr index_t L = V::L;
+  for (index_t j = 0; j < columns; j += 2 * L) {
+    for (index_t i = 0; i < rows; i += L) {
+      index_t row = std::min(i, rows - L);
+      for (index_t k = j; k < std::min(j + 2 * L, columns); k += L) {
+        index_t column = std::min(k, columns - L);
+        copy_tile<V>(x + row * x_step + column, x_step, y + column * y_step + row, y_step);
+      }
+    }
+  }
+}
+
+// y[j * rows + i] = x[i * x_step + j] for rows of 2 to 4: each store writes 4 lanes, of which the next one overwrites
+// those beyond `rows`.
+static inline void interleave(const scalar_t* x, index_t x_step, scalar_t* y, index_t rows, index_t columns) {
+  index_t j = 0;
+  for (; j + 8 <= columns; j += 4) {
+    Quad::vector tile[4];
+    for (index_t i = 0; i < 4; i++) memcpy(&tile[i], x + std::min(i, rows - 1) * x_step + j, sizeof tile[i]);
+    transpose<Quad>(tile);
+    for (index_t k = 0; k < 4; k++) memcpy(y + (j + k) * rows, &tile[k], sizeof tile[k]);
+  }
+  for (; j < columns; j++) {
+    for (index_t i = 0; i < rows; i++) y[j * rows + i] = x[i * x_step + j];
+  }
+}
+
+// y[j * y_step + i] = x[i * columns + j] for columns of 2 to 4: each load reads 4 lanes, those of the next row too.
+static inline void deinterleave(const scalar_t* x, scalar_t* y, index_t y_step, index_t rows, index_t columns) {
+  index_t i = 0;
+  for (; i + 8 <= rows; i += 4) {
+    Quad::vector tile[4];
+    for (index_t k = 0; k < 4; k++) memcpy(&tile[k], x + (i + k) * columns, sizeof tile[k]);
+    transpose<Quad>(tile);
+    for (index_t j = 0; j < columns; j++) memcpy(y + j * y_step + i, &tile[j], sizeof tile[j]);
+  }
+  for (; i < rows; i++) {
+    for (index_t j = 0; j < columns; j++) y[j * y_step + i] = x[i * columns + j];
+  }
+}
+
+// y[j * y_step + i] = x[i * x_step + j] for i in [0, rows), j in [0, columns).
+static inline void copy_transposed(const scalar_t* x, index_t x_step, scalar_t* y, index_t y_step, index_t rows,
+                                   index_t columns) {
+  index_t least = std::min(rows, columns);
+  if (least >= LANES) {
+    copy_tiles<Wide>(x, x_step, y, y_step, rows, columns);
+  } else if (rows > 1 && rows <= 4 && y_step == rows) {
+    interleave(x, x_step, y, rows, columns);
+  } else if (columns > 1 && columns <= 4 && x_step == columns) {
+    deinterleave(x, y, y_step, rows, columns);
+  } else if (least >= 4) {
+    copy_tiles<Quad>(x, x_step, y, y_step, rows, columns);
+  } else {
+    for (index_t j = 0; j < columns; j++) {
+      for (index_t i = 0; i < rows; i++) y[j * y_step + i] = x[i * x_step + j];
     }
   }
 }

@@ -43,6 +43,15 @@ INLINE void store_first(scalar_t* to, vector_t v, index_t count) { memcpy(to, &v
 
 INLINE vector_t broadcast(scalar_t value) { return value - vector_t{}; }
 
+INLINE scalar_t sum_of_lanes(vector_t v) {
+  scalar_t lanes[LANES];
+  memcpy(lanes, &v, sizeof v);
+  for (int half = LANES / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; i++) lanes[i] += lanes[i + half];
+  }
+  return lanes[0];
+}
+
 INLINE index_t round_up(index_t count, index_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
 INLINE index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }

@@ -166,12 +166,35 @@ def expect_compiled_in_memory(compiler: Compiler) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="only POSIX has a umask")
-def test_others_may_read_what_the_umask_lets_them_read(tmp_path: Path) -> None:
-    plain = tmp_path / "plain"
-    plain.touch()
-    compiler_in(tmp_path / "cubin").compile(SOURCE, "sm_90")
-    modes = {path.stat().st_mode for path in (tmp_path / "cubin").iterdir()}
-    assert modes == {plain.stat().st_mode}
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o644), (0o077, 0o600)])
+def test_others_may_read_what_the_umask_lets_them_read(tmp_path: Path, umask: int, mode: int) -> None:
+    """But not write it, whatever the umask says; the folder is this user's."""
+    before = os.umask(umask)
+    try:
+        compiler_in(tmp_path / "cubin").compile(SOURCE, "sm_90")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "cubin").iterdir()} == {mode}
+    assert stat.S_IMODE((tmp_path / "cubin").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX has these permissions")
+@pytest.mark.parametrize("part", ["the folder", "the binary"])
+def test_where_others_can_write_nothing_is_loaded_or_stored(tmp_path: Path, part: str) -> None:
+    folder = tmp_path / "cubin"
+    good = compiler_in(folder).compile(SOURCE, "sm_90")
+    assert good.path is not None
+    unsafe = folder if part == "the folder" else good.path
+    unsafe.chmod(0o777)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    compiler = compiler_in(folder)
+    assert compiler.find(SOURCE, "sm_90") is None
+    with pytest.warns(RuntimeWarning, match=rf"{unsafe} can be written by everybody.*chmod go-w") as caught:
+        binary = compiler.compile(SOURCE, "sm_90")
+    assert len(caught) == 1
+    assert (binary.path, binary.image, compiler.compiled) == (None, good.image, 1)
+    assert compiler.compile(SOURCE, "sm_90") == binary  # kept in memory, without another warning
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

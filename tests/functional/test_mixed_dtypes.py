@@ -35,7 +35,7 @@ def each_algorithm(backend: ArrayBackend, label: str, of_weight: bool = False) -
     """The algorithms that compute a layer on a backend: that of its choice, and then by name."""
     yield
     names = ["direct", "im2col"]
-    if backend.name != "numpy":
+    if not backend.takes_numpy:
         names.append("implicit_gemm")
     elif label == "groups" and not of_weight:
         names.append("winograd")

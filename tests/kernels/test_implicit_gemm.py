@@ -35,9 +35,8 @@ LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {  
 DIRECTIONS = ("forward", "dgrad", "wgrad")
 PRODUCTS = {"float16": "HMMA", "bfloat16": "HMMA", "tf32": "HMMA", "fp32x3": "HMMA", "fp32": "FFMA"}
 """Dtypes, or precisions of float32, and the instruction that multiplies."""
-OTHERS = {"float16": 3.0, "bfloat16": 3.0, "tf32": 3.6, "fp32x3": 3.3, "fp32": 0.2}
-"""Other instructions for each of these in a main loop: a wgrad of floats has more loads, for want of a transpose, and
-fp32x3 splits its factors, with 2.5, or 3.25 where residues have taps of their own."""
+OTHERS = {"float16": 3.0, "bfloat16": 3.0, "tf32": 3.6, "fp32x3": 3.0, "fp32": 0.2}
+"""Other instructions for each of these in a main loop: a wgrad of floats has more loads, for want of a transpose."""
 
 
 def precision_of(name: str) -> tuple[str, str]:

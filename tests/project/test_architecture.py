@@ -23,7 +23,7 @@ STDLIB = frozenset(sys.stdlib_module_names)
 CUDA_BACKEND = {
     "gpucnn.__version__", "gpucnn.backends.base", "gpucnn.backends.cuda", "gpucnn.backends.dtypes",
     "gpucnn.backends.layout", "gpucnn.backends.samples", "gpucnn.geometry", "gpucnn.paths",
-    "gpucnn.installing", "gpucnn.numerics", "numpy",
+    "gpucnn.compilation", "gpucnn.installing", "gpucnn.numerics", "numpy",
 }  # fmt: skip
 
 NETWORKS = {
@@ -41,8 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.tuning", "gpucnn.warm_up",
     },
     "gpucnn.explaining": {
-        "gpucnn.backends.Backend", "gpucnn.backends.cuda.convolution.select",
-        "gpucnn.backends.cuda.device.simulator_runtime", "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes",
+        "gpucnn.backends.Backend", "gpucnn.backends.backend_of", "gpucnn.backends.cpu",
+        "gpucnn.backends.cuda.convolution.select", "gpucnn.backends.cuda.device.simulator_runtime", "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes",
         "gpucnn.backends.layout", "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry",
         "gpucnn.numerics", "numpy",
     },
@@ -52,11 +52,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gpucnn.warm_up": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of",
-        "gpucnn.backends.cuda", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn", "numpy", "rich",
+        "gpucnn.backends.cpu.builds", "gpucnn.backends.cuda", "gpucnn.functional", "gpucnn.geometry", "gpucnn.nn",
+        "numpy", "rich",
     },
     "gpucnn.__main__": {"gpucnn.information"},
     "gpucnn.information": {
-        "gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "gpucnn.paths", "numpy", "threadpoolctl",
+        "gpucnn.__version__", "gpucnn.backends", "gpucnn.numerics", "gpucnn.paths", "gpucnn.warm_up", "numpy",
+        "threadpoolctl",
     },
     "gpucnn.memory_format": {
         "gpucnn.backends.dtypes", "gpucnn.backends.replaying", "gpucnn.functional._call", "numpy",

@@ -28,7 +28,8 @@ def test_info_is_plain_and_says_what_is_here() -> None:
     facts = gpucnn.info()
     assert json.loads(json.dumps(facts)) == facts
     assert [name for name in facts if name != "cuda"] == [
-        "gpucnn", "python", "platform", "packages", "backends", "processor", "threads", "blas", "precision", "cache"
+        "gpucnn", "python", "platform", "packages", "backends", "cpu", "processor", "threads", "blas", "precision",
+        "cache",
     ]  # fmt: skip
     assert facts["gpucnn"] == gpucnn.__version__
     assert facts["python"] == platform.python_version()

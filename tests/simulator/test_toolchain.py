@@ -15,6 +15,7 @@ import pytest
 from running import needs_gcc
 
 from gpucnn import simulator
+from gpucnn.compilation import trust
 from gpucnn.simulator import CompileError, Module, asarray, asnumpy, coverage, toolchain
 
 SOURCE = r"""
@@ -138,6 +139,33 @@ def test_a_damaged_kernel_is_built_again(cache: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     run_python(code)
     assert toolchain.is_whole(path)
+
+
+@pytest.mark.no_compiler
+def test_nothing_is_loaded_from_where_others_can_write(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(target: Path) -> None:
+        target.write_text("code")
+
+    monkeypatch.setattr(trust, "_warned", False)
+    toolchain.cached("thing.so", build)
+    cache_folder.chmod(0o777)
+    with pytest.warns(RuntimeWarning, match=r"simulator can be written by everybody \(mode 0777\)"):
+        path = toolchain.cached("thing.so", build)
+    assert path == trust.private_folder() / "simulator" / "thing.so"
+    path.unlink()
+
+
+@needs_gcc
+def test_nor_are_the_lines_that_ran_counted_there(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "_warned", False)
+    (cache / "coverage").mkdir()
+    (cache / "coverage").chmod(0o777)
+    with simulator.options(mode="coverage"):
+        with pytest.warns(RuntimeWarning, match="coverage can be written by everybody"):
+            assert result() == 2
+        assert coverage.report()["add.cu"].missed == {6}
+        coverage.reset()
+    assert not list((cache / "coverage").iterdir())
 
 
 @pytest.mark.no_compiler

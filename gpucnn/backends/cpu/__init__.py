@@ -9,18 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cpu import convolution, elementwise, pooling
-from gpucnn.backends.cpu.library import MISSING, addressable, is_addressable
+from gpucnn.backends.base import Backend
+from gpucnn.backends.cpu import convolution, elementwise, normalization, pooling, resampling, unfolding
+from gpucnn.backends.cpu.library import addressable, is_addressable
 from gpucnn.backends.numpy import NumpyBackend
-from gpucnn.compilation.compiler import find_compiler
 
 DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
 Primitive = Callable[..., None]
-
-
-def why_unavailable() -> str:
-    """A sentence that says why kernels cannot be compiled here, and what to do; empty if they can."""
-    return "" if find_compiler() else MISSING
 
 
 def _compiled(*modules: ModuleType) -> Callable[[type], type]:
@@ -29,7 +24,7 @@ def _compiled(*modules: ModuleType) -> Callable[[type], type]:
     def replace(backend: type) -> type:
         for module in modules:
             for name, function in vars(module).items():
-                if getattr(function, "__module__", "") == module.__name__ and hasattr(NumpyBackend, name):
+                if getattr(function, "__module__", "") == module.__name__ and name in Backend.__abstractmethods__:
                     setattr(backend, name, staticmethod(_by_dtype(function, getattr(NumpyBackend, name))))
         return backend
 
@@ -37,11 +32,11 @@ def _compiled(*modules: ModuleType) -> Callable[[type], type]:
 
 
 def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
-    """The primitive in C++ for the dtypes that it has, in NumPy for others, by the dtype of the first array."""
+    """The primitive in C++ for the dtypes that it has, in NumPy for others and of nothing: by the first array."""
 
-    @wraps(plain)
+    @wraps(compiled)
     def primitive(*arguments: Any) -> None:
-        if arguments[0].dtype not in DTYPES:
+        if arguments[0].dtype not in DTYPES or arguments[0].size == 0:
             plain(*arguments)
             return
         if all(is_addressable(value) for value in arguments if isinstance(value, np.ndarray)):
@@ -56,8 +51,10 @@ def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
     return primitive
 
 
-@_compiled(convolution, elementwise, pooling)
+@_compiled(convolution, elementwise, normalization, pooling, resampling, unfolding)
 class CompiledBackend(NumpyBackend):
     """Primitives over `numpy.ndarray` in C++ where there is a kernel, else in NumPy."""
 
     name = "compiled"
+
+    empty_weight = staticmethod(convolution.empty_weight)

@@ -1,40 +1,43 @@
-"""Convolution, dgrad and wgrad in C++: an implicit GEMM over tiles of outputs."""
+"""Convolution, dgrad and wgrad in C++.
+
+All three are contractions of images with filters along samplings (`gpucnn.geometry.Sampling`): the forward, and dgrad
+once per stride residue, by `contract`; wgrad by `convolve_backward_weight`. `select` chooses the algorithm. What a call
+launches depends on shapes and strides alone, and is kept for the next one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import product
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.cpu.library import Kernel, launch, strides, vector_bytes
+from gpucnn.backends.cpu import depthwise, folding, implicit_gemm, pointwise, select, winograd
+from gpucnn.backends.cpu.library import Layout, layout
+from gpucnn.backends.cpu.tiling import Samplings, flattened
+from gpucnn.backends.dtypes import name_of
+from gpucnn.backends.numpy import convolution as in_numpy
 from gpucnn.backends.numpy.memory import Array
-from gpucnn.geometry import ConvGeometry, Sampling
+from gpucnn.geometry import ConvGeometry
+from gpucnn.numerics import choices
 
-Samplings = tuple[Sampling, Sampling, Sampling]
-
-BLOCK_BYTES = 384 << 10  # of the input of a tile, which stays in the second-level cache
-POSITIONS = 256  # of a tile: each chunk of weights that is read serves so many
-MIN_ITEMS = 16  # work items below which the filters are cut in parts too
-MAX_ROWS = 14  # of a register tile: positions are rounded up to them
-
-_CONVOLUTION = Kernel("convolution")
-_PACK = Kernel("convolution", "pack_weights")
-
-
-class Tile(NamedTuple):
-    """Targets of one work item: images, and a box of positions."""
-
-    n: int
-    d: int
-    h: int
-    w: int
+_NUMPY = (in_numpy.convolve, in_numpy.convolve_backward_input, in_numpy.convolve_backward_weight)
+_OTHERS: dict[str, tuple[Callable[..., None], ...]] = {  # than contractions: forward, dgrad, wgrad
+    "direct": _NUMPY,
+    "im2col": _NUMPY,
+    "depthwise": (depthwise.forward, depthwise.backward_input, depthwise.backward_weight),
+}
 
 
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
+    algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    if algorithm is not None:
+        _OTHERS[algorithm][0](x, w, bias, y, geometry)
+        return
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
     contract(x, weight, geometry.forward, y, None if bias is None else bias.reshape(groups, -1))
@@ -42,6 +45,13 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
+    algorithm = select.algorithm("backward_input", geometry, choices().algorithm)
+    if algorithm == "fold":
+        folding.backward_input(grad_y, w, bias, grad_x, geometry, contract)
+        return
+    if algorithm is not None:
+        _OTHERS[algorithm][1](grad_y, w, bias, grad_x, geometry)
+        return
     inputs, outputs, groups = geometry.channels
     weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
     depth, height, width = geometry.axes
@@ -62,80 +72,64 @@ def contract(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | N
     """
     if y.size == 0:
         return
-    x, y, samplings = _flattened(x, y, samplings)
-    groups, filters, channels = w.shape[:3]
-    w = w[..., *[slice(None, None, -1 if axis.spacing < 0 else 1) for axis in samplings]]
-    lanes = vector_bytes() // x.itemsize
-    packed = np.empty(groups * -(-filters // lanes) * lanes * prod(w.shape[2:]), x.dtype)
-    tile = tile_of(len(x), channels, samplings, x.itemsize)
-    counts = [-(-count // each) for count, each in zip((len(x), *y.shape[2:]), tile, strict=True)]
-    panels = -(-filters // (4 * lanes))
-    parts = min(panels, max(1, MIN_ITEMS // (groups * prod(counts))))
-    room = -(-prod(tile) // MAX_ROWS) * MAX_ROWS + MAX_ROWS
-    block = tile.n * channels * prod(map(_extent, samplings, tile[1:]))
-    pieces = prod(w.shape[3:]) * (1 + w.shape[2] * w.shape[5] // 256)
-    values = {
-        **{"n": len(x), "groups": groups, "channels": channels, "filters": filters, "parts": parts},
-        **_axes(samplings),
-        **dict(zip(("tile_n", "tile_d", "tile_h", "tile_w"), tile, strict=True)),
-        **{"block": block, "room": room},
-        **strides("x", x, "ncdhw"),
-        **strides("y", y, "ncdhw"),
-        **strides("w", w, "gmcdhw"),
-        **strides("bias", bias, "gm"),
-    }
-    launch(_PACK, x.dtype.name, values, {"w": w, "packed": packed}, groups * panels)
-    arrays = {"x": x, "packed": packed, "bias": bias, "y": y}
-    workspace = block + lanes + 2 * room * 4 * lanes + 2 * (room + 4 * pieces + 8)
-    launch(_CONVOLUTION, x.dtype.name, values, arrays, groups * prod(counts) * parts, workspace)
+    if any(axis.spacing < 0 for axis in samplings):
+        ascending: Any = (..., *(slice(None, None, -1 if axis.spacing < 0 else 1) for axis in samplings))
+        w = w[ascending]
+    shape = None if bias is None else layout(bias)
+    planned = _plan(layout(x), layout(w), layout(y), shape, samplings, name_of(x.dtype), choices().algorithm)
+    for n in planned(x, w, y, bias) or ():
+        _again(x[n : n + 1], w, samplings, y[n : n + 1], bias)
 
 
-def _flattened(x: Array, y: Array, samplings: Samplings) -> tuple[Array, Array, Samplings]:
-    """Images as one row each where every output reads the pixel at its place, and memory allows it."""
-    if not all(sampling.is_identity for sampling in samplings):
-        return x, y, samplings
-    rows = [array.reshape(*array.shape[:2], 1, 1, -1) for array in (x, y)]
-    if not all(np.may_share_memory(row, array) for row, array in zip(rows, (x, y), strict=True)):
-        return x, y, samplings
-    count = prod(y.shape[2:])
-    one, along = Sampling(1, 1, 1, range(1)), Sampling(count, count, 1, range(1))
-    return rows[0], rows[1], (one, one, along)
+def _again(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None) -> None:
+    """An image whose results are infinite or NaN, which Winograd's transforms spread over a tile."""
+    shape = None if bias is None else layout(bias)
+    planned = _plan(layout(x), layout(w), layout(y), shape, samplings, name_of(x.dtype), "implicit_gemm")
+    planned(x, w, y, bias)
 
 
-def _axes(samplings: Samplings) -> dict[str, int]:
-    values = {}
-    for name, axis in zip("dhw", samplings, strict=True):
-        values |= {
-            name: axis.sources,
-            f"o{name}": axis.targets,
-            f"k{name}": len(axis.offsets),
-            f"step_{name}": axis.step,
-            f"least_{name}": axis.least,
-            f"gap_{name}": abs(axis.spacing) or 1,
-        }
-    return values
+@lru_cache(maxsize=512)
+def _plan(
+    x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Samplings, dtype: str, chosen: str | None
+) -> Callable[..., list[int] | None]:
+    """The function of arrays of these layouts that computes a contraction, by the algorithm that `select` chooses."""
+    flat = flattened(x, y, samplings)
+    in_rows = flat[0].strides[-1] == flat[1].strides[-1] == x.itemsize
+    algorithm = select.contraction(x.shape[0], w.shape, samplings, dtype, in_rows, chosen)
+    if algorithm == "winograd":
+        return winograd.plan(x, w, y, bias, samplings, dtype)
+    x, y, samplings = flat
+    if algorithm == "pointwise":
+        return pointwise.plan(x, w, y, bias, dtype)
+    return implicit_gemm.plan(x, w, y, bias, samplings, dtype)
 
 
-def _extent(axis: Sampling, targets: int) -> int:
-    """Positions of a block along an axis."""
-    return targets if len(axis.offsets) == 1 else (targets - 1) * axis.step + axis.most - axis.least + 1
+def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+    """grad_w [OC, C / groups, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, OC, OD, OH, OW]."""
+    algorithm = select.algorithm("backward_weight", geometry, choices().algorithm)
+    if algorithm is not None:
+        _OTHERS[algorithm][2](x, grad_y, grad_w, geometry)
+        return
+    if x.size == 0:
+        grad_w[...] = 0
+        return
+    inputs, outputs, groups = geometry.channels
+    by_group = grad_w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size)
+    planned = _plan_weight(layout(x), layout(grad_y), layout(by_group), geometry.forward, name_of(x.dtype))
+    planned(x, grad_y, by_group)
+    if not np.may_share_memory(by_group, grad_w):
+        grad_w[...] = by_group.reshape(grad_w.shape)
 
 
-@lru_cache(maxsize=1024)
-def tile_of(batch: int, channels: int, samplings: Samplings, itemsize: int) -> Tile:
-    """The tile of a work item: whole rows and planes up to POSITIONS and BLOCK_BYTES, then images."""
-    tile = [1, 1, 1, 1]
-    for axis in (3, 2, 1, 0):
-        count = batch if axis == 0 else samplings[axis - 1].targets
-        most = max(1, POSITIONS // prod(tile))
-        while most > 1 and _block_bytes(tile, axis, most, channels, samplings, itemsize) > BLOCK_BYTES:
-            most = most * 3 // 4
-        tile[axis] = -(-count // -(-count // min(most, count)))
-        if tile[axis] < count:
-            break
-    return Tile(*tile)
+@lru_cache(maxsize=512)
+def _plan_weight(
+    x: Layout, grad_y: Layout, grad_w: Layout, samplings: Samplings, dtype: str
+) -> Callable[[Array, Array, Array], None]:
+    """The function of arrays of these layouts that computes a wgrad."""
+    x, grad_y, samplings = flattened(x, grad_y, samplings)
+    return implicit_gemm.plan_weight(x, grad_y, grad_w, samplings, dtype)
 
 
-def _block_bytes(tile: list[int], axis: int, count: int, channels: int, samplings: Samplings, itemsize: int) -> int:
-    n, *space = [*tile[:axis], count, *tile[axis + 1 :]]
-    return n * channels * itemsize * prod(map(_extent, samplings, space))
+def empty_weight(shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
+    """An array [OC, C / groups, *k] for a weight's gradient, in the order of its sums: the channels innermost."""
+    return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)

@@ -1,7 +1,4 @@
-"""Compiled CPU kernels: ``kernels/cpu/*.cpp``, built on first use for the machine at hand and called by ctypes.
-
-A file is compiled once for each dtype, with ``SCALAR`` as its type. The build is named after all that it depends on:
-the text with its headers, the flags, the compiler and the processor. Calls release the interpreter's lock.
+"""Calls of the compiled CPU kernels in ``kernels/cpu/*.cpp`` by ctypes, which release the interpreter's lock.
 
 The host fills the structure ``Params`` of a kernel's file by name, passes arrays by name, and hands out work items to
 the threads of `gpucnn.backends.numpy.threads`. The items depend on sizes alone, so results do not depend on the number
@@ -11,42 +8,24 @@ of threads.
 from __future__ import annotations
 
 import ctypes
-import platform
 import re
 import struct
 from collections.abc import Mapping
 from functools import cache, cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucnn.backends.cpu import builds
 from gpucnn.backends.numpy import threads
 from gpucnn.backends.numpy.memory import Array, scratch
-from gpucnn.compilation import cache as compiled_files
-from gpucnn.compilation.compiler import CompilerError, find_compiler, hash_of, run
-from gpucnn.paths import cache_folder
 
-_PACKAGE = Path(__file__).parents[2]
-_FOLDERS = (_PACKAGE / "kernels" / "cpu", _PACKAGE.parent / "kernels" / "cpu")  # in a wheel; in a checkout
 _FIELDS = re.compile(r"^  (index_t|double) ([\w, ]+);", re.MULTILINE)
-_SCALARS = {"float32": "float", "float64": "double"}
-
-# -ffp-contract=fast: a * b + c is rounded once. Nothing of -ffast-math that changes results: sums have a fixed order.
-FLAGS = (
-    "-std=c++20",
-    "-O3",
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-fno-exceptions",
-    "-fno-rtti",
-    "-fPIC",
-    "-shared",
-    "-fvisibility=hidden",
-)
 
 Value = int | float
+
+# Most bytes of a buffer for all items of a call that a thread keeps: transformed filters, sums of filters.
+SHARED_BYTES = 32 << 20
 
 
 class Kernel:
@@ -71,7 +50,8 @@ class Kernel:
     @cached_property
     def arrays(self) -> tuple[str, ...]:
         """The names of its array parameters, in their order, as its source declares them."""
-        declared = re.search(rf"\b{self.name}\(const Params\* \w+,([^)]*)\)", re.sub(r"//.*", "", _text(self.file)))
+        code = re.sub(r"//.*", "", builds.text(self.file))
+        declared = re.search(rf"\b{self.name}\(const Params\* \w+,([^)]*)\)", code)
         if declared is None:
             raise LookupError(f"kernels/cpu/{self.file}.cpp declares no kernel {self.name}")
         return tuple(name for name in re.findall(r"\*(?: __restrict__)? (\w+)", declared[1]) if name != "workspace")
@@ -80,7 +60,7 @@ class Kernel:
         """The function for arrays of `dtype`; compiled if it is not in the cache."""
         found = _functions.get((self.name, dtype))
         if found is None:
-            found = getattr(compiled_files.load(built(self.file, dtype)), self.name)
+            found = getattr(builds.library(self.file, dtype), self.name)
             found.argtypes = [ctypes.c_char_p, *[ctypes.c_void_p] * (len(self.arrays) + 1), ctypes.c_int64]
             found.restype = None
             _functions[self.name, dtype] = found
@@ -88,6 +68,32 @@ class Kernel:
 
 
 _functions: dict[tuple[str, str], Any] = {}
+
+
+class Launch:
+    """A kernel with all that it takes but its arrays; see `launch`. Made once for arrays of one layout, and kept."""
+
+    __slots__ = ("_arrays", "_buffer", "_dtype", "_function", "_items", "_packed", "_workspace")
+
+    def __init__(
+        self, kernel: Kernel, dtype: str, values: Mapping[str, Value], items: int = 1, workspace: int = 0
+    ) -> None:
+        self._function, self._arrays, self._buffer = kernel.function(dtype), kernel.arrays, kernel.name
+        self._packed = struct.pack(kernel.format, *[values[name] for name in kernel.fields])
+        self._dtype, self._items, self._workspace = dtype, range(items), workspace
+
+    def __call__(self, **arrays: Array | None) -> None:
+        """Run it on arrays by name, more than it takes if need be."""
+        pointers = [None if (array := arrays[name]) is None else _address(array) for name in self._arrays]
+
+        def compute(item: int) -> None:
+            room = _address(scratch(self._buffer, (self._workspace,), self._dtype)) if self._workspace else None
+            self._function(self._packed, *pointers, room, item)
+
+        if len(self._items) == 1:
+            compute(0)
+        else:
+            threads.run(compute, self._items)
 
 
 def launch(
@@ -115,21 +121,23 @@ def launch(
     workspace : int
         Scalars of `dtype` that a call may use, aligned to 64 bytes and uninitialised.
     """
-    function = kernel.function(dtype)
-    packed = struct.pack(kernel.format, *[values[name] for name in kernel.fields])
-    pointers = [_address(arrays[name]) for name in kernel.arrays]
-
-    def compute(item: int) -> None:
-        room = scratch(kernel.name, (workspace,), dtype).ctypes.data if workspace else None
-        function(packed, *pointers, room, item)
-
-    if items == 1:
-        compute(0)
-    else:
-        threads.run(compute, range(items))
+    Launch(kernel, dtype, values, items, workspace)(**arrays)
 
 
-def strides(name: str, array: Array | None, axes: str) -> dict[str, int]:
+class Layout(NamedTuple):
+    """The shape and strides of an array: what a launch of kernels depends on."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    itemsize: int
+
+
+def layout(array: Array) -> Layout:
+    """The layout of an array."""
+    return Layout(array.shape, array.strides, array.itemsize)
+
+
+def strides(name: str, array: Array | Layout | None, axes: str) -> dict[str, int]:
     """The strides of an array in elements, as fields ``name_axis``; 0 for an axis of one element, or without array."""
     if array is None:
         return dict.fromkeys([f"{name}_{axis}" for axis in axes], 0)
@@ -137,104 +145,34 @@ def strides(name: str, array: Array | None, axes: str) -> dict[str, int]:
     return {f"{name}_{axis}": step // array.itemsize if size > 1 else 0 for axis, size, step in steps}
 
 
-def _address(array: Array | None) -> int | None:
-    if array is None:
-        return None
+def _address(array: Array) -> int:
     address: int = array.__array_interface__["data"][0]
     return address
-
-
-# --- Builds ---------------------------------------------------------------------------------------------------------
-
-
-def files() -> list[str]:
-    """The names of the files of kernels, without suffix."""
-    return sorted(path.stem for path in folder().glob("*.cpp"))
-
-
-def built(file: str, dtype: str) -> Path:
-    """The shared library of a file for `dtype`, compiled if it is not in the cache.
-
-    Raises
-    ------
-    CompilerError
-        There is no compiler, or it refused the program.
-    OSError
-        The cache cannot be written to.
-    """
-    compiler = find_compiler()
-    if compiler is None:
-        raise CompilerError(MISSING)
-    flags = (*FLAGS, *target_flags(), f"-DSCALAR={_SCALARS[dtype]}", f"-I{folder()}")
-    texts = (path.read_text(encoding="utf-8") for path in sorted(folder().glob("*.hpp")))
-    key = hash_of(compiler.identity, _processor(), *flags, _text(file), *texts)
-
-    def build(target: Path) -> None:
-        run([compiler.path, *flags, str(folder() / f"{file}.cpp"), "-o", str(target)])
-
-    return compiled_files.cached(cache_folder() / "cpu" / f"{file}-{dtype}-{key}.so", build)
-
-
-MISSING = (
-    "compiled CPU kernels need g++ 11 or newer, or clang++ 15 or newer; install one, for instance with your system's "
-    "package manager"
-)
-
-
-def target_flags() -> tuple[str, ...]:
-    """The flags that choose this machine's instructions."""
-    if platform.machine() in ("x86_64", "AMD64"):
-        return ("-march=native", "-mprefer-vector-width=512")
-    return ("-mcpu=native",)
 
 
 @cache
 def vector_bytes() -> int:
     """Bytes of a vector in the builds for this machine: ``VECTOR_BYTES`` of vectors.hpp."""
-    function = compiled_files.load(built("convolution", "float32")).vector_bytes
+    function = builds.library("convolution", "float32").vector_bytes
     function.restype = ctypes.c_int64
     return int(function())
 
 
 @cache
-def _processor() -> str:
-    """What ``native`` stands for: the processor's name and features."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return "\n".join(sorted({line for line in lines if line.partition("\t")[0] in ("model name", "flags", "Features")}))
-
-
-@cache
-def folder() -> Path:
-    """The folder that holds the C++ sources.
-
-    Raises
-    ------
-    FileNotFoundError
-        This installation has none.
-    """
-    for candidate in _FOLDERS:
-        if (candidate / "vectors.hpp").is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"gpucnn: its CPU kernels are in none of {', '.join(map(str, _FOLDERS))}; install gpucnn again"
-    )
-
-
-@cache
-def _text(file: str) -> str:
-    return (folder() / f"{file}.cpp").read_text(encoding="utf-8")
-
-
-@cache
 def _fields(file: str) -> list[tuple[str, bool]]:
     """The fields of a file's ``Params``, and whether each is an index."""
-    body = re.search(r"^struct Params {\n(.*?)^};", _text(file), re.MULTILINE | re.DOTALL)
+    body = re.search(r"^struct Params {\n(.*?)^};", builds.text(file), re.MULTILINE | re.DOTALL)
     if body is None:
         raise LookupError(f"kernels/cpu/{file}.cpp has no structure Params")
     return [(name.strip(), kind == "index_t") for kind, names in _FIELDS.findall(body[1]) for name in names.split(",")]
+
+
+def shared_scratch(name: str, count: int, dtype: str) -> Array:
+    """An uninitialised array [count] of this thread for all work items of a call, at the start of a cache line.
+
+    Its pages stay mapped: those of a new array of filters took a quarter of the time of a 7 x 7 convolution.
+    """
+    return scratch(name, (count,), dtype, SHARED_BYTES)
 
 
 def is_addressable(array: Array) -> bool:

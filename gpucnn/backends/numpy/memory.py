@@ -33,11 +33,12 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def scratch(name: str, shape: Sequence[int], dtype: Any) -> Array:
+def scratch(name: str, shape: Sequence[int], dtype: Any, most: int = SCRATCH_BYTES) -> Array:
     """An uninitialised array in a per-thread buffer, whose pages are mapped and often still cached.
 
     It is overwritten by the thread's next request for the same name. So each name belongs to one function, which is not
-    re-entered while the array is in use; operations must not run in finalisers or signal handlers.
+    re-entered while the array is in use; operations must not run in finalisers or signal handlers. A buffer of at most
+    `most` bytes is kept.
     """
     dtype = np.dtype(dtype)
     size = prod(shape) * dtype.itemsize
@@ -45,7 +46,7 @@ def scratch(name: str, shape: Sequence[int], dtype: Any) -> Array:
     if buffer is None or buffer.size < size:
         buffer = np.empty(size + 64, np.uint8)
         buffer = buffer[-buffer.ctypes.data % 64 :]  # a cache line's start
-        if size <= SCRATCH_BYTES:
+        if size <= most:
             _scratch.buffers[name] = buffer
     return np.ndarray(tuple(shape), dtype, buffer)
 

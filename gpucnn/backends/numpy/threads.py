@@ -36,7 +36,9 @@ from typing import Any, TypeVar
 
 from gpucnn.geometry.arguments import integer
 
-__all__ = ["blas_libraries", "get_num_threads", "one_blas_thread", "results_of", "run", "set_num_threads"]
+__all__ = [
+    "blas_libraries", "get_num_threads", "one_blas_thread", "results_of", "run", "set_num_threads", "usable_cores",
+]  # fmt: skip
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -109,10 +111,20 @@ def _default() -> int:
         if not own.isdecimal() or int(own) < 1:
             raise ValueError(f"GPUCNN_NUM_THREADS is {own!r}, expected an integer of at least 1")
         return int(own)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     of_blas = (os.environ.get(f"{name}_NUM_THREADS", "") for name in ("OMP", "OPENBLAS", "MKL"))
     outermost = (value.partition(",")[0].strip() for value in of_blas)  # "4,2" is 4, and 2 in each of those
-    return min([cpus, *(int(value) for value in outermost if value.isdecimal() and int(value))])
+    return min([usable_cores(), *(int(value) for value in outermost if value.isdecimal() and int(value))])
+
+
+def usable_cores() -> int:
+    """Cores that this process may use.
+
+    Examples
+    --------
+    >>> usable_cores() >= 1
+    True
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # --- Work ---------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gpucnn import __version__
-from gpucnn.backends.cuda.device.files import write_whole
 from gpucnn.backends.cuda.device.runtime import Device
+from gpucnn.compilation.files import write_whole
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
 from gpucnn.paths import cache_folder

@@ -1,8 +1,8 @@
 """Compilation of a program's text to a binary, with a disk cache of compiled binaries.
 
 Everything that a binary depends on is in its name: the text with all headers inlined, the options, the architecture,
-NVRTC's version and gpucnn's. A corrupt file is recompiled; an unusable folder costs time, never a result. Processes may
-share a folder: files are written atomically.
+NVRTC's version and gpucnn's. A corrupt file is recompiled; a folder that is unusable, or where others could change
+files (`gpucnn.compilation.trust`), costs time, never a result. Processes may share one: files are written atomically.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gpucnn import __version__
-from gpucnn.backends.cuda.device.files import write_whole
 from gpucnn.backends.cuda.device.nvrtc import OPTIONS, CompilationError, Nvrtc
 from gpucnn.backends.cuda.device.sources import Source
+from gpucnn.compilation.files import write_whole
+from gpucnn.compilation.trust import not_kept_message, unsafe_message, why_unsafe
 from gpucnn.paths import cache_folder
 
 _ELF64 = b"\x7fELF\x02"
@@ -104,7 +105,7 @@ class Compiler:
             path = self._folder() / name
         except RuntimeError:  # there is no home folder
             return None
-        image = _read(path)
+        image = None if why_unsafe(path) else _read(path)
         return None if image is None else Binary(name, image, path)
 
     def _store(self, name: str, image: bytes) -> Binary:
@@ -112,11 +113,15 @@ class Compiler:
         path = None
         try:  # the binary and its digest, each atomically: of several writers any may win, their bytes agree
             path = self._folder() / name
+            reason = why_unsafe(path)
+            if reason:
+                self._warn(unsafe_message(reason))
+                return Binary(name, image, None, is_new=True)
             write_whole(path, image)
             write_whole(path.with_suffix(".sha256"), _digest(image).encode())
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
             if path is None or _read(path) is None:  # else another process was quicker
-                self._warn(error)
+                self._warn(not_kept_message(error))
                 path = None
         return Binary(name, image, path, is_new=True)
 
@@ -128,15 +133,10 @@ class Compiler:
             raise CompilationError(f"{source.name}: NVRTC returned {len(image)} bytes that are no whole binary")
         return image
 
-    def _warn(self, error: Exception) -> None:
+    def _warn(self, message: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"gpucnn: compiled kernels cannot be kept, so each process compiles its own ({error}); "
-                "set GPUCNN_CACHE_DIR to a folder that can be written",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def _options(architecture: str) -> tuple[str, ...]:

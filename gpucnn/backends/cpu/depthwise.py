@@ -1,0 +1,192 @@
+"""Depthwise convolution in C++, and that of small groups: forward, dgrad and wgrad.
+
+Lanes run along channels where each has one filter: in place where they are innermost in memory, else on blocks of
+channels that are transposed to the workspace and back. `depthwise_groups` computes the others.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
+from typing import NamedTuple
+
+from gpucnn.backends.cpu import depthwise_groups
+from gpucnn.backends.cpu.library import Kernel, Launch, Layout, layout, strides
+from gpucnn.backends.dtypes import name_of
+from gpucnn.backends.numpy.memory import Array, scratch
+from gpucnn.geometry import Axis, ConvGeometry
+from gpucnn.geometry.axes import extent
+
+_PIXELS, _PIXELS_GRADIENT, _PLANES, _PLANES_GRADIENT, _WEIGHT, _GRADIENT = (
+    Kernel("depthwise", "depthwise_" + name)
+    for name in ("pixels", "pixels_gradient", "planes", "planes_gradient", "weight", "gradient")
+)
+MAX_CHANNELS = 16  # of a small group, on either side
+VECTOR_BYTES = 64  # of the widest vector
+ITEM = 1 << 17  # elements of a work item: handing one out takes as long as 8 Ki of them
+MAX_ITEMS = 64
+PIXELS = 1024  # of grad_y whose products are summed before they join the others: short sums are more exact
+MAX_PARTS = 8  # of a wgrad's batch, each with partial sums
+BOX_BYTES = 384 << 10  # of a box's copies, which stay in the second-level cache
+CHUNKS = (64, 32, 16)  # channels that are transposed together: as many as let a box hold whole planes
+BLOCK = 7  # targets along the width of a register block
+
+
+def computes(direction: str, geometry: ConvGeometry) -> bool:
+    """Whether this module computes a `direction` of a convolution of this geometry."""
+    inputs, outputs, groups = geometry.channels
+    return groups > 1 and max(inputs, outputs) <= MAX_CHANNELS * groups
+
+
+def forward(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
+    """Y [N, OC, OD, OH, OW] from x [N, C, D, H, W], w [OC, C / groups, KD, KH, KW] and bias [OC]."""
+    _contract(x, w, bias, y, geometry, "forward")
+
+
+def backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
+    """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW], plus bias [C]."""
+    _contract(grad_y, w, bias, grad_x, geometry, "backward_input")
+
+
+def backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
+    """grad_w [OC, C / groups, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, OC, OD, OH, OW]."""
+    module = _plan_gradient if _is_plain(geometry) else depthwise_groups.plan_gradient
+    module(layout(x), layout(grad_y), layout(grad_w), geometry, name_of(x.dtype))(x, grad_y, grad_w)
+
+
+def _is_plain(geometry: ConvGeometry) -> bool:
+    """Whether each channel has one filter."""
+    inputs, outputs, groups = geometry.channels
+    return inputs == outputs == groups
+
+
+def _contract(
+    source: Array, w: Array, bias: Array | None, target: Array, geometry: ConvGeometry, direction: str
+) -> None:
+    if target.size == 0:
+        return
+    plan = _plan if _is_plain(geometry) else depthwise_groups.plan
+    shape = None if bias is None else layout(bias)
+    dtype = name_of(source.dtype)
+    plan(layout(source), layout(w), shape, layout(target), geometry, direction, dtype)(source, w, bias, target)
+
+
+@lru_cache(maxsize=512)
+def _plan(
+    source: Layout,
+    w: Layout,
+    bias: Layout | None,
+    target: Layout,
+    geometry: ConvGeometry,
+    direction: str,
+    dtype: str,
+) -> Callable[[Array, Array, Array | None, Array], None]:
+    """The function of arrays of these layouts that computes a forward or a dgrad."""
+    sizes = _sizes(geometry, direction == "backward_input", source.itemsize)
+    n, _, depth, height, _ = target.shape
+    last = _is_innermost(source) and _is_innermost(target)
+    units = n * depth * height if last else n * sizes.chunks * sizes.boxes
+    items = max(1, min(units, MAX_ITEMS, max(prod(source.shape), prod(target.shape)) // ITEM))
+    images = {"n": n, "items": items, "parts": 1, **strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
+    values = {**sizes.values, **images, **strides("w", w, "cxdhw"), **strides("bias", bias, "c")}
+    pack = Launch(_WEIGHT, dtype, values)
+    workspace = sizes.room + (0 if last else sizes.copies)
+    contract = Launch(_PIXELS if last else _PLANES, dtype, values, items, workspace)
+
+    def run(source: Array, w: Array, bias: Array | None, target: Array) -> None:
+        weight = scratch("depthwise weight", (geometry.taps + 1, sizes.width), dtype)
+        pack(w=w, bias=bias, weight=weight)
+        contract(**{"from": source}, weight=weight, to=target)
+
+    return run
+
+
+@lru_cache(maxsize=512)
+def _plan_gradient(
+    x: Layout, grad_y: Layout, grad_w: Layout, geometry: ConvGeometry, dtype: str
+) -> Callable[[Array, Array, Array], None]:
+    """The function of arrays of these layouts that computes a wgrad."""
+    sizes = _sizes(geometry, False, x.itemsize)
+    n, _, depth, height, _ = grad_y.shape
+    last = _is_innermost(x) and _is_innermost(grad_y)
+    most = min(MAX_PARTS, max(prod(x.shape), prod(grad_y.shape)) // ITEM)
+    parts = max(1, min(most, n * depth * height if last else n))
+    items = parts if last else parts * sizes.chunks
+    images = {"n": n, "items": items, "parts": parts, **strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
+    values = {**sizes.values, **images, **strides("w", grad_w, "cxdhw"), **strides("bias", None, "c")}
+    sums = geometry.taps * sizes.width
+    workspace = sizes.room + sums + 64 + (0 if last else sizes.copies)
+    add = Launch(_PIXELS_GRADIENT if last else _PLANES_GRADIENT, dtype, values, items, workspace)
+    total = Launch(_GRADIENT, dtype, values)
+
+    def run(x: Array, grad_y: Array, grad_w: Array) -> None:
+        partial = scratch("depthwise partial sums", (parts, sums), dtype)
+        add(**{"from": x}, to=grad_y, partial=partial)
+        total(partial=partial, w=grad_w)
+
+    return run
+
+
+def _is_innermost(image: Layout) -> bool:
+    """Whether an image [N, C, D, H, W] has channels innermost in memory, enough of them for a vector."""
+    return image.strides[1] == image.itemsize and image.shape[1] * image.itemsize >= VECTOR_BYTES
+
+
+class _Sizes(NamedTuple):
+    """What follows from a geometry: fields of ``Params``, and numbers of scalars."""
+
+    values: dict[str, int]
+    width: int  # of a row of packed weights
+    chunks: int
+    boxes: int
+    room: int  # of the workspace, without copies
+    copies: int
+
+
+def _sizes(geometry: ConvGeometry, dgrad: bool, itemsize: int) -> _Sizes:
+    channels, axes = geometry.channels.inputs, geometry.axes
+    lanes = VECTOR_BYTES // itemsize
+    width = -(-channels // lanes) * lanes
+    sources, targets = geometry.input_size, geometry.output_size
+    if dgrad:
+        sources, targets = targets, sources
+    chunk = next((c for c in CHUNKS[:-1] if _copied(axes, targets, dgrad) * c * itemsize <= BOX_BYTES), CHUNKS[-1])
+    box = _box(axes, targets, dgrad, BOX_BYTES // (chunk * itemsize))
+    chunks = max(1, channels // chunk)
+    values = {"c": channels, "width": width, "dgrad": int(dgrad), "pixels": PIXELS, "chunks": chunks}
+    for name, axis, size, out, each in zip("dhw", axes, sources, targets, box, strict=True):
+        values |= {f"source_{name}": size, f"target_{name}": out, f"kernel_{name}": axis.kernel, f"box_{name}": each}
+        values |= {f"stride_{name}": axis.stride, f"dilation_{name}": axis.dilation, f"low_{name}": axis.low}
+    boxes = prod(-(-count // each) for count, each in zip(targets, box, strict=True))
+    copies = (-(-channels // chunks) + 2 * lanes) * _copied(axes, box, dgrad) + 128
+    columns = max((BLOCK - 1) * axes[2].stride + axes[2].kernel, BLOCK * axes[2].kernel)
+    tables = (2 + columns) * axes[0].kernel * axes[1].kernel * 8 // itemsize
+    return _Sizes(values, width, chunks, boxes, width + tables + 192, copies)
+
+
+def _copied(axes: Sequence[Axis], box: Sequence[int], dgrad: bool) -> int:
+    """Most elements of a channel that a box of targets and its sources have."""
+    sources = 1
+    for axis, count in zip(axes, box, strict=True):
+        far = extent(axis.kernel, axis.dilation)
+        if dgrad:
+            sources *= min(axis.out, (count + far) // axis.stride + 1)
+        else:
+            sources *= min(axis.size, (count - 1) * axis.stride + far)
+    return sources + prod(box)
+
+
+def _box(axes: Sequence[Axis], targets: Sequence[int], dgrad: bool, limit: int) -> list[int]:
+    """The box of targets: all, or as many planes, rows or columns as have no more than `limit` elements."""
+    box = list(targets)
+    for i, step in enumerate((1, 1, BLOCK * axes[2].stride)):
+        choices = range(step, box[i], step)
+        if choices and _copied(axes, box, dgrad) > limit:
+            boxes = [[*box[:i], count, *box[i + 1 :]] for count in choices]
+            fits = choices[max(0, bisect_right(boxes, limit, key=lambda each: _copied(axes, each, dgrad)) - 1)]
+            pieces = -(-box[i] // fits)
+            each = -(-box[i] // pieces)
+            box[i] = -(-each // step) * step
+    return box

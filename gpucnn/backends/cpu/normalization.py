@@ -1,0 +1,293 @@
+"""Norms in C++, over x seen as [N, G, C, P] (see `NormGeometry`).
+
+There are kernels for three orders of an array's values, the innermost of which are neighbours:
+
+======  ==================  ==========================================================================
+planes  [N, G, C, P]        images in C order
+lanes   [N, P, G * C]       channels-last images; batch norm of short planes, as lanes [N, G * C * P]
+rows    [N, G, C]           layer norm, and group norm without positions
+======  ==================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from gpucnn.backends.base import Epilogue
+from gpucnn.backends.cpu.elementwise import ACTIVATIONS, work_items
+from gpucnn.backends.cpu.library import Kernel, Value, launch
+from gpucnn.backends.layout import channels_are_inner
+from gpucnn.backends.numpy.memory import Array
+from gpucnn.geometry import NormGeometry
+
+ROW = (2, 3)
+SHORT_PLANE = 16  # values; shorter planes of a batch are lanes
+STRIP = 64  # lanes of which a row is some whole cache lines
+STRIP_BYTES = 1 << 18  # of a strip that is read twice
+CACHED_BYTES = 1 << 20  # where strips are larger than this, a second pass is over whole rows
+MAX_PARTS = 16  # whose sums are combined by one thread
+
+_FORWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_forward") for name in ("planes", "lanes", "rows")}
+_APPLY = {name: Kernel(f"norm_{name}", f"norm_{name}_apply") for name in ("planes", "lanes", "rows")}
+_BACKWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_backward") for name in ("planes", "lanes", "rows")}
+_MOMENTS, _COMBINE = Kernel("norm_lanes", "norm_lanes_moments"), Kernel("norm_lanes", "norm_lanes_combine")
+_SUMS, _GRADIENT = Kernel("norm_lanes", "norm_lanes_sums"), Kernel("norm_lanes", "norm_lanes_gradient")
+
+
+# --- Primitives ---------------------------------------------------------------------------------------------------
+
+
+def norm_statistics(x: Array, mean: Array, var: Array, rstd: Array, geometry: NormGeometry, eps: float) -> None:
+    """Mean, biased variance and ``1 / sqrt(var + eps)`` over ``geometry.axes``, as axes of size 1."""
+    _forward(x, None, None, None, (mean, var, rstd), geometry, eps, Epilogue())
+
+
+def norm_apply(
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    y: Array,
+    eps: float,
+    epilogue: Epilogue,
+) -> None:
+    """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
+    _apply(None, x, mean, 1 / np.sqrt(var + eps), weight, bias, y, epilogue)
+
+
+def norm_forward(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    y: Array,
+    mean: Array,
+    var: Array,
+    rstd: Array,
+    geometry: NormGeometry,
+    eps: float,
+    epilogue: Epilogue,
+) -> None:
+    """As `norm_apply` with x's own statistics, which are returned too: mean, variance, rstd."""
+    _forward(x, weight, bias, y, (mean, var, rstd), geometry, eps, epilogue)
+
+
+def norm_activation_backward(
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    bias: Array | None,
+    grad: Array,
+    epilogue: Epilogue,
+) -> None:
+    """Grad = the gradient with respect to the activation's input, whose signs are recomputed."""
+    _apply(grad_y, x, mean, rstd, weight, bias, grad, epilogue)
+
+
+def norm_backward(
+    grad_y: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    grad_x: Array | None,
+    grad_weight: Array | None,
+    grad_bias: Array | None,
+    geometry: NormGeometry,
+) -> None:
+    """Gradients of weight and bias, and grad_x by the closed form, with g = grad_y * weight and h = (x - mean) * rstd:
+
+    ``grad_x = rstd * (g - mean(g) - h * mean(g * h))``: the contributions through mean and variance are subtracted.
+    """
+    totals: Any = (0, 0)
+    if x.size:
+        form = _form(x, geometry.axes == ROW)
+        arrays = {"grad_y": form.of(grad_y), "x": form.of(x), **form.parameters(mean=mean, rstd=rstd, weight=weight)}
+        with form.written(grad_x) as out:
+            totals = _backward(form, {**arrays, "grad_x": out}).reshape(2, 1, *x.shape[1:3], 1, -1).sum(axis=-1)
+    for array, total in zip((grad_bias, grad_weight), totals, strict=True):
+        if array is not None:
+            array[...] = total
+
+
+# --- Launches -----------------------------------------------------------------------------------------------------
+
+
+def _forward(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    y: Array | None,
+    statistics: tuple[Array, Array, Array],
+    geometry: NormGeometry,
+    eps: float,
+    epilogue: Epilogue,
+) -> None:
+    """Statistics and, where there is an array for it, y."""
+    mean, var, rstd = statistics
+    if not x.size:
+        mean[...], var[...] = 0, 0
+        rstd[...] = 1 / np.sqrt(var + eps)
+        return
+    form = _form(x, geometry.axes == ROW)
+    arrays = {"x": form.of(x), "mean": mean, "var": var, "rstd": rstd}
+    if form.strips is None:
+        partial = np.empty((form.parts, 2, form.affine))
+        form.launch(_MOMENTS, {**arrays, "partial": partial}, form.parts)
+        form.launch(_COMBINE, {**arrays, "partial": partial}, 1, eps=eps, parts=form.parts)
+        if y is not None:
+            _apply(None, x, mean, rstd, weight, bias, y, epilogue)
+        return
+    arrays |= form.parameters(weight=weight, bias=bias)
+    with form.written(y) as out:
+        arrays |= {"residual": form.of(epilogue.residual), "y": out}
+        form.launch(_FORWARD[form.name], arrays, form.items, eps=eps, **form.strips, **_fields(epilogue))
+
+
+def _apply(
+    grad_y: Array | None,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    bias: Array | None,
+    y: Array,
+    epilogue: Epilogue,
+) -> None:
+    """The epilogue's values, or with grad_y the gradient with respect to the activation's input."""
+    if not x.size:
+        return
+    form = _form(x, len(mean) > 1)
+    arrays = {"grad_y": form.of(grad_y), "x": form.of(x), "residual": form.of(epilogue.residual)}
+    arrays |= form.parameters(mean=mean, rstd=rstd, weight=weight, bias=bias)
+    with form.written(y) as out:
+        form.launch(_APPLY[form.name], {**arrays, "y": out}, form.passes, **_fields(epilogue))
+
+
+def _backward(form: _Form, arrays: Mapping[str, Array | None]) -> Array:
+    """The sums [2, affine] of grad_y and of grad_y * h; and the gradient, where there is an array for it."""
+    partial = np.empty((form.parts, 2, form.affine))
+    if form.strips is not None:
+        form.launch(_BACKWARD[form.name], {**arrays, "sums": partial}, form.items, **form.strips)
+        return np.asarray(partial.sum(axis=0))
+    form.launch(_SUMS, {**arrays, "sums": partial}, form.parts)
+    sums = np.asarray(partial.sum(axis=0))
+    if arrays["grad_x"] is not None:
+        form.launch(_GRADIENT, {**arrays, "sums": sums}, form.passes)
+    return sums
+
+
+def _fields(epilogue: Epilogue) -> dict[str, Value]:
+    return {"activation": ACTIVATIONS[epilogue.activation], "negative_slope": epilogue.negative_slope}
+
+
+# --- Forms --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Form:
+    """An order of the values of arrays, and how kernels share the work."""
+
+    name: str
+    dtype: str
+    is_last: bool  # whether channels are innermost
+    values: Mapping[str, int]  # fields of the kernels' structure
+    strips: Mapping[str, int] | None  # further ones of items that have whole statistics; None where no cache holds them
+    affine: int  # weights, or lanes that have one
+    items: int  # that have whole statistics
+    parts: int  # that sums are put together from
+    passes: int  # items of a pass value by value
+    workspace: int = 0
+
+    def launch(self, kernel: Kernel, arrays: Mapping[str, Array | None], items: int, **values: Value) -> None:
+        given = {**_DEFAULTS, **self.values, "items": items, "parts": items, **values}
+        launch(kernel, self.dtype, given, arrays, items, self.workspace)
+
+    def of(self, array: Array | None) -> Array | None:
+        """An array [N, G, C, P] in this order and without gaps: itself, or a copy."""
+        return None if array is None else np.ascontiguousarray(self._seen(array))
+
+    @contextmanager
+    def written(self, array: Array | None) -> Iterator[Array | None]:
+        """An array for a result in this order, which is copied to `array` unless it is that itself."""
+        if array is None or self._seen(array).flags.c_contiguous:
+            yield array
+            return
+        out = np.empty(self._seen(array).shape, self.dtype)
+        yield out
+        self._seen(array)[...] = out
+
+    def parameters(self, **arrays: Array | None) -> dict[str, Array]:
+        """Statistics and parameters without gaps, and those that are missing."""
+        return {
+            name: _missing(name, self.affine, self.dtype) if array is None else np.ascontiguousarray(array)
+            for name, array in arrays.items()
+        }
+
+    def _seen(self, array: Array) -> Array:
+        return array.transpose(0, 3, 1, 2) if self.is_last else array
+
+
+_DEFAULTS: dict[str, Value] = {"eps": 0.0, "activation": 0, "negative_slope": 0.0}
+
+
+@lru_cache(maxsize=64)
+def _missing(name: str, size: int, dtype: str) -> Array:
+    """A weight of ones or a bias of zeros."""
+    array = np.full(size, name == "weight", dtype)
+    array.flags.writeable = False
+    return array
+
+
+def _form(x: Array, per_image: bool) -> _Form:
+    return _form_of(x.shape, x.dtype.name, per_image, channels_are_inner(x))
+
+
+@lru_cache(maxsize=1024)
+def _form_of(shape: tuple[int, int, int, int], dtype: str, per_image: bool, is_last: bool) -> _Form:
+    n, g, c, p = shape
+    passes = work_items(n * g * c * p)
+    if per_image and p == 1:
+        items = min(n, passes, MAX_PARTS)
+        return _Form(
+            "rows", dtype, is_last, {"n": n, "g": g, "c": c}, {}, g * c, items, items, min(n * g, passes), 2 * c
+        )
+    if not is_last and (per_image or p >= SHORT_PLANE):
+        values = {"n": n, "g": g, "c": c, "p": p, "per_image": per_image}
+        statistics, parts = (n * g, n) if per_image else (g, 1)
+        return _Form(
+            "planes", dtype, is_last, values, {}, g * c, min(statistics, passes), parts, min(n * g * c, passes)
+        )
+    b, o = (n, p) if per_image else (1, n * p) if is_last else (1, n)
+    per_affine = 1 if is_last else p
+    return _lanes(b, o, g * c * per_affine, c * per_affine, per_affine, dtype, is_last)
+
+
+def _lanes(b: int, o: int, lanes: int, per_statistic: int, per_affine: int, dtype: str, is_last: bool) -> _Form:
+    """[B, O, lanes], of which statistics, per_statistic lanes each, are over O."""
+    values = {"b": b, "o": o, "lanes": lanes, "per_statistic": per_statistic, "per_affine": per_affine, "width": lanes}
+    row = o * np.dtype(dtype).itemsize
+    most = max(STRIP, STRIP_BYTES // row // STRIP * STRIP)
+    width = min(lanes, max(1, most // per_statistic) * per_statistic)
+    is_cached = b > 1 or row * width <= CACHED_BYTES
+    passes = max(1, min(work_items(b * o * lanes), b * o // 32))
+    return _Form(
+        "lanes",
+        dtype,
+        is_last,
+        values,
+        {"width": width} if is_cached else None,
+        lanes,
+        b * -(-lanes // width),
+        b if is_cached else min(passes, MAX_PARTS),
+        passes,
+        8 * lanes,
+    )

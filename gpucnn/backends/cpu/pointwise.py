@@ -1,0 +1,36 @@
+"""1 x 1 convolution of images in C order in C++."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gpucnn.backends.cpu.library import Kernel, Launch, Layout, strides, vector_bytes
+from gpucnn.backends.cpu.tiling import MIN_ITEMS
+from gpucnn.backends.numpy.memory import Array
+
+_POINTWISE = Kernel("pointwise")
+
+
+def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, dtype: str) -> Callable[..., None]:
+    """The function of arrays x [N, G * C, 1, 1, P], w [G, M, C, 1, 1, 1], y [N, G * M, 1, 1, P] and bias [G, M]."""
+    batch, positions = x.shape[0], x.shape[-1]
+    groups, filters, channels = w.shape[:3]
+    lanes = vector_bytes() // x.itemsize
+    panels = -(-positions // (4 * lanes))
+    parts = min(panels, max(1, MIN_ITEMS // (groups * batch)))
+    values = {
+        **{"n": batch, "groups": groups, "channels": channels, "filters": filters},
+        **{"positions": positions, "parts": parts},
+        **strides("x", x, "ncdhw"),
+        **strides("y", y, "ncdhw"),
+        **strides("bias", bias, "gm"),
+    }
+    workspace = 8192 + filters * 4 * lanes + 2 * (filters + 16) + lanes
+    launch = Launch(_POINTWISE, dtype, values, batch * groups * parts, workspace)
+
+    def contract(x: Array, w: Array, y: Array, bias: Array | None) -> None:
+        launch(x=x, w=np.ascontiguousarray(w), y=y, bias=bias)
+
+    return contract

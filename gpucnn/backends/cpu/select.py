@@ -1,0 +1,111 @@
+"""Choice of a convolution's algorithm in C++: pure functions of sizes."""
+
+from __future__ import annotations
+
+from math import prod
+
+from gpucnn.backends.cpu import depthwise, folding
+from gpucnn.backends.cpu.tiling import Samplings
+from gpucnn.geometry import ConvGeometry
+
+WINOGRAD_CHANNELS = 16  # fewer are less than a vector
+POINTWISE_POSITIONS = 112  # of an image: of 49 positions a quarter of the lanes would have nothing to do
+
+
+def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None) -> str | None:
+    """The algorithm of a convolution that is computed as a whole; None where it is by `contraction`, or a plain wgrad.
+
+    Parameters
+    ----------
+    direction : str
+        "forward", "backward_input" or "backward_weight".
+    geometry : ConvGeometry
+    chosen : str or None
+        What the caller asks for. "direct" and "im2col" are computed by the NumPy backend.
+
+    Raises
+    ------
+    ValueError
+        The caller's choice does not compute this.
+    """
+    if chosen in ("direct", "im2col"):
+        return chosen
+    if chosen == "winograd" and direction == "backward_weight":
+        raise ValueError("algorithm: 'winograd' computes no backward weight convolution, expected another one")
+    if chosen is not None:
+        return None
+    if depthwise.computes(direction, geometry):
+        return "depthwise"
+    return "fold" if direction == "backward_input" and folding.computes(geometry) else None
+
+
+def contraction(
+    batch: int, weight: tuple[int, ...], samplings: Samplings, dtype: str, in_rows: bool, chosen: str | None = None
+) -> str:
+    """The algorithm of a forward, or of one stride residue of a dgrad.
+
+    Parameters
+    ----------
+    batch : int
+        Images.
+    weight : tuple of 6 int
+        The shape [G, M, C, KD, KH, KW].
+    samplings : tuple of 3 Sampling
+        Along (D, H, W).
+    dtype : str
+        "float32" or "float64".
+    in_rows : bool
+        Whether positions are contiguous in memory, in both images, so that a plane is one row.
+    chosen : str or None
+        What the caller asks for: "winograd" or "implicit_gemm".
+
+    Returns
+    -------
+    str
+        "winograd", "pointwise" or "implicit_gemm".
+
+    Raises
+    ------
+    ValueError
+        The caller's choice does not compute this.
+    """
+    tiled = _takes_tiles(weight, samplings, dtype)
+    if chosen == "winograd" and not tiled:
+        raise ValueError(
+            f"algorithm: 'winograd' computes no convolution of {dtype} with {weight[2]} channels, {weight[3:]} taps "
+            f"and steps {tuple(axis.step for axis in samplings)}, expected float32, 3 x 3 taps, stride 1 and at least "
+            f"{WINOGRAD_CHANNELS} channels"
+        )
+    if chosen is not None:
+        return chosen
+    if tiled and _tiles_pay(batch, weight, samplings):
+        return "winograd"
+    is_pointwise = in_rows and all(axis.is_identity for axis in samplings)
+    if is_pointwise and prod(axis.targets for axis in samplings) >= POINTWISE_POSITIONS:
+        return "pointwise"
+    return "implicit_gemm"
+
+
+def _takes_tiles(weight: tuple[int, ...], samplings: Samplings, dtype: str) -> bool:
+    depth, *plane = samplings
+    return (
+        dtype == "float32"
+        and weight[2] >= WINOGRAD_CHANNELS
+        and depth.is_identity
+        and depth.targets == 1
+        and all(len(axis.offsets) == 3 and axis.step == 1 and abs(axis.spacing) == 1 for axis in plane)
+    )
+
+
+def _tiles_pay(batch: int, weight: tuple[int, ...], samplings: Samplings) -> bool:
+    """Whether Winograd's tiles take less time than the implicit GEMM.
+
+    A tile of four outputs takes 16 products instead of 36. Their operands pass through transforms, some 30 operations
+    of a channel or filter for 16 products each; with few tiles those of the filters count.
+    """
+    _, filters, channels, *_ = weight
+    height, width = samplings[1:]
+    tiles = batch * -(-height.targets // 2) * -(-width.targets // 2)
+    direct = 9 * channels * filters * batch * height.targets * width.targets
+    transforms = 16 * 30 * (channels + filters) * tiles + 400 * channels * filters
+    return 16 * channels * filters * tiles + transforms < direct

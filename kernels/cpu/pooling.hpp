@@ -1,0 +1,301 @@
+// Reductions of windows, and what they need of vectors: L scalars, as many labels, and loops over rows of any length.
+#pragma once
+
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "vectors.hpp"
+
+// Labels are positions in a plane, in lanes as wide as the scalars': the host sees to it that they suffice.
+using label_t = std::conditional_t<sizeof(scalar_t) == 4, int32_t, int64_t>;
+
+#define MEMBER inline __attribute__((always_inline))
+
+template <int L>
+struct Lanes {
+  typedef scalar_t values __attribute__((vector_size(L * sizeof(scalar_t))));
+  typedef label_t labels __attribute__((vector_size(L * sizeof(label_t))));
+};
+
+template <>
+struct Lanes<1> {
+  using values = scalar_t;
+  using labels = label_t;
+};
+
+template <int L>
+using Values = typename Lanes<L>::values;
+template <int L>
+using Labels = typename Lanes<L>::labels;
+template <int L>
+using Width = std::integral_constant<int, L>;
+
+template <class V, class T>
+INLINE V read(const T* from) {
+  V v;
+  memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V, class T>
+INLINE void write(T* to, V v) {
+  memcpy(to, &v, sizeof v);
+}
+
+template <int L, int... I>
+INLINE Labels<L> counted(std::integer_sequence<int, I...>) {
+  return Labels<L>{I...};
+}
+
+// 0, 1, ..., L - 1.
+template <int L>
+INLINE Labels<L> lane_numbers() {
+  return counted<L>(std::make_integer_sequence<int, L>());
+}
+
+template <int L, int... I>
+INLINE Values<L> picked(Values<L> a, Values<L> b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, Labels<L>{I...});
+#endif
+}
+
+template <int L, int FIRST, int... I>
+INLINE Values<L> every_second(Values<L> a, Values<L> b, std::integer_sequence<int, I...>) {
+  return picked<L>(a, b, std::integer_sequence<int, (2 * I + FIRST)...>());
+}
+
+template <int L, int FIRST, int... I>
+INLINE Values<L> in_turn(Values<L> a, Values<L> b, std::integer_sequence<int, I...>) {
+  return picked<L>(a, b, std::integer_sequence<int, (I % 2 * L + (FIRST + I) / 2)...>());
+}
+
+// from[0], from[2], ...: reads 2 L scalars. With FIRST = 1, from[1], from[3], ...
+template <int L, int FIRST>
+INLINE Values<L> every_second(const scalar_t* from) {
+  if constexpr (L == 1)
+    return from[FIRST];
+  else
+    return every_second<L, FIRST>(read<Values<L>>(from), read<Values<L>>(from + L), std::make_integer_sequence<int, L>());
+}
+
+// to = a[0], b[0], a[1], b[1], ...
+template <int L>
+INLINE void interleave(scalar_t* to, Values<L> a, Values<L> b) {
+  if constexpr (L == 1) {
+    write(to, a), write(to + 1, b);
+  } else {
+    write(to, in_turn<L, 0>(a, b, std::make_integer_sequence<int, L>()));
+    write(to + L, in_turn<L, L>(a, b, std::make_integer_sequence<int, L>()));
+  }
+}
+
+// --- Loops over rows: body(Width<L>(), i) for lanes [i, i + L) of [0, count) ------------------------------------------
+
+// The last vector may overlap the one before, so a body must not read what it writes.
+template <int L = LANES, class Body>
+INLINE void over(index_t count, const Body& body) {
+  if constexpr (L == 1) {
+    for (index_t i = 0; i < count; i++) body(Width<1>(), i);
+  } else if (count >= L) {
+    for (index_t i = 0; i <= count - L; i += L) body(Width<L>(), i);
+    if (count % L) body(Width<L>(), count - L);
+  } else {
+    over<(L > 4 ? L / 2 : 1)>(count, body);
+  }
+}
+
+// Each index once.
+template <int L = LANES, class Body>
+INLINE void over_once(index_t count, const Body& body, index_t i = 0) {
+  for (; i + L <= count; i += L) body(Width<L>(), i);
+  if constexpr (L > 1) over_once<(L > 4 ? L / 2 : 1)>(count, body, i);
+}
+
+// --- Reductions -------------------------------------------------------------------------------------------------------
+
+struct Sum {
+  static constexpr bool LABELLED = false;
+  static constexpr scalar_t NOTHING = 0;
+
+  template <class V, class P>
+  static MEMBER void update(V& total, P&, V value, P) {
+    total += value;
+  }
+};
+
+struct Maximum {
+  static constexpr bool LABELLED = false;
+  static constexpr scalar_t NOTHING = -std::numeric_limits<scalar_t>::infinity();
+
+  template <class V, class P>
+  static MEMBER void update(V& best, P&, V value, P) {
+    best = (value > best) | (value != value) ? value : best;
+  }
+};
+
+// The label of the first of equal maxima, and of the last NaN.
+struct LabelledMaximum {
+  static constexpr bool LABELLED = true;
+  static constexpr scalar_t NOTHING = Maximum::NOTHING;
+
+  template <class V, class P>
+  static MEMBER void update(V& best, P& label, V value, P other) {
+    P better = (value > best) | (value != value);
+    best = better ? value : best;
+    label = better ? other : label;
+  }
+};
+
+template <class Op, int L>
+struct Reduced {
+  Values<L> value;
+  Labels<L> label;
+
+  MEMBER void update(const Reduced& other) { Op::update(value, label, other.value, other.label); }
+  MEMBER void update(Values<L> v, label_t l) { Op::update(value, label, v, l - Labels<L>{}); }
+};
+
+// A row of values, with labels where the reduction has them.
+struct Row {
+  scalar_t* values;
+  label_t* labels;
+
+  template <class Op, int L>
+  MEMBER Reduced<Op, L> at(index_t i) const {
+    Reduced<Op, L> found = {read<Values<L>>(values + i), {}};
+    if constexpr (Op::LABELLED) found.label = read<Labels<L>>(labels + i);
+    return found;
+  }
+
+  template <class Op, int L>
+  MEMBER void put(index_t i, Reduced<Op, L> reduced) const {
+    write(values + i, reduced.value);
+    if constexpr (Op::LABELLED) write(labels + i, reduced.label);
+  }
+};
+
+// Rows that lie `pitch` apart.
+struct Rows {
+  Row first;
+  index_t pitch;
+
+  Row operator[](int k) const { return {first.values + k * pitch, first.labels + k * pitch}; }
+};
+
+// A row of values with one label.
+struct Tap {
+  const scalar_t* values;
+  label_t label;
+
+  template <class Op, int L>
+  MEMBER Reduced<Op, L> at(index_t i) const {
+    return {read<Values<L>>(values + i), label - Labels<L>{}};
+  }
+};
+
+// Taps that lie `pitch` apart, whose labels count in steps.
+struct Taps {
+  Tap first;
+  index_t pitch, step;
+
+  Tap operator[](int k) const { return {first.values + k * pitch, label_t(first.label + k * step)}; }
+};
+
+// target = the reduction of `count` rows, and, unless it is the FIRST pass, of the target. COUNT is `count`, or 0.
+template <class Op, bool FIRST, int COUNT, class Sources>
+static void reduce_rows(const Sources& sources, int count, Row target, index_t length) {
+  if (COUNT) count = COUNT;
+  auto body = [&](auto width, index_t i) {
+    constexpr int L = decltype(width)::value;
+    auto reduced = FIRST ? sources[0].template at<Op, L>(i) : target.at<Op, L>(i);
+    for (int k = FIRST; k < count; k++) reduced.update(sources[k].template at<Op, L>(i));
+    target.put(i, reduced);
+  };
+  if constexpr (FIRST)
+    over(length, body);
+  else
+    over_once(length, body);
+}
+
+template <class Op, class Sources>
+INLINE void reduce_rows(const Sources& sources, int count, bool first, Row target, index_t length) {
+  if (!first) return reduce_rows<Op, false, 0>(sources, count, target, length);
+  if (count == 1) return reduce_rows<Op, true, 1>(sources, count, target, length);
+  if (count == 2) return reduce_rows<Op, true, 2>(sources, count, target, length);
+  if (count == 3) return reduce_rows<Op, true, 3>(sources, count, target, length);
+  reduce_rows<Op, true, 0>(sources, count, target, length);
+}
+
+// --- Long runs --------------------------------------------------------------------------------------------------------
+
+template <int H, class V, int... I>
+INLINE V upper_half(V v, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(v, v, ((I + H) % LANES)...);
+#else
+  return __builtin_shuffle(v, Labels<LANES>{((I + H) % LANES)...});
+#endif
+}
+
+// Lanes i + H of all lanes i.
+template <int H, class V>
+INLINE V upper_half(V v) {
+  return upper_half<H>(v, std::make_integer_sequence<int, LANES>());
+}
+
+template <int H = LANES / 2>
+INLINE scalar_t sum_of_lanes(Values<LANES> v) {
+  v += upper_half<H>(v);
+  if constexpr (H > 1)
+    return sum_of_lanes<H / 2>(v);
+  else
+    return v[0];
+}
+
+// Of equal lanes the first label, of NaN the last one.
+template <class Op, int H = LANES / 2>
+INLINE Reduced<Op, 1> best_of_lanes(Reduced<Op, LANES> a) {
+  Reduced<Op, LANES> b = {upper_half<H>(a.value), upper_half<H>(a.label)};
+  auto is_nan = b.value != b.value, was_nan = a.value != a.value;
+  auto tied = (b.value == a.value) & (b.label < a.label), later = is_nan & was_nan & (b.label > a.label);
+  auto better = (b.value > a.value) | tied | (is_nan & ~was_nan) | later;
+  a.value = better ? b.value : a.value, a.label = better ? b.label : a.label;
+  if constexpr (H > 1)
+    return best_of_lanes<Op, H / 2>(a);
+  else
+    return {a.value[0], a.label[0]};
+}
+
+// Sums of blocks of 8 vectors, added up in double precision.
+static scalar_t long_sum(const scalar_t* from, index_t count) {
+  double total = 0;
+  while (count >= LANES) {
+    index_t vectors = std::min<index_t>(count / LANES, 8);
+    vector_t sums = load(from);
+    for (index_t i = 1; i < vectors; i++) sums += load(from + i * LANES);
+    total += sum_of_lanes(sums);
+    from += vectors * LANES, count -= vectors * LANES;
+  }
+  for (; count; count--) total += *from++;
+  return scalar_t(total);
+}
+
+// The reduction of from[0, count), count >= LANES, whose labels begin with `label`.
+template <class Op>
+static Reduced<Op, 1> along(const scalar_t* from, index_t count, label_t label) {
+  if constexpr (std::is_same_v<Op, Sum>) {
+    return {long_sum(from, count), 0};
+  } else {
+    Reduced<Op, LANES> lanes = {load(from), label + lane_numbers<LANES>()};
+    index_t i = LANES;
+    for (; i + LANES <= count; i += LANES)
+      lanes.update(Reduced<Op, LANES>{load(from + i), label_t(label + i) + lane_numbers<LANES>()});
+    Reduced<Op, 1> best = best_of_lanes(lanes);
+    for (; i < count; i++) best.update(from[i], label_t(label + i));
+    return best;
+  }
+}

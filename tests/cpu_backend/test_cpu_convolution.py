@@ -1,0 +1,211 @@
+"""Convolutions in C++: drawn geometries against NumPy in float64, infinities, threads, and the choice of algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerances import TOLERANCES
+
+import gpucnn
+import gpucnn.functional as F
+from gpucnn.backends import backend
+from gpucnn.backends.cpu import select
+from gpucnn.backends.cpu.convolution import convolve, convolve_backward_input, convolve_backward_weight
+from gpucnn.backends.cpu.tiling import Tile, tile_of
+from gpucnn.backends.cpu.winograd import region
+from gpucnn.backends.numpy import convolution as in_numpy
+from gpucnn.geometry import ConvGeometry, Sampling
+from gpucnn.geometry.geometries import Channels, conv_geometry
+
+pytestmark = pytest.mark.usefixtures("compiler")
+DIRECTIONS = ("forward", "backward_input", "backward_weight")
+
+
+def arranged(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
+    """Normal numbers [N, C, D, H, W] in C order, with the channels innermost, or as a view with gaps."""
+    values = rng.standard_normal(shape).astype(dtype)
+    order = rng.integers(3)
+    if order == 1:
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1)
+    if order == 2:
+        wide = np.zeros((*shape[:-1], 2 * shape[-1] + 1), dtype)
+        wide[..., 1::2] = values
+        return wide[..., 1::2]
+    return values
+
+
+def drawn(seed: int) -> tuple[ConvGeometry, int, np.random.Generator]:
+    """A geometry, a batch size, and the generator that drew them."""
+    rng = np.random.default_rng(seed)
+    rank = int(rng.choice([1, 2, 2, 2, 3]))
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    channels = Channels(*(groups * int(count) for count in rng.choice([1, 2, 3, 5, 16, 17, 33, 70], 2)), groups)
+    kernel = tuple(int(k) for k in rng.choice([1, 1, 2, 3, 3, 3, 5], rank))
+    stride, dilation = (tuple(int(s) for s in rng.choice([1, 1, 1, 2, 3], rank)) for _ in range(2))
+    padding = [tuple(int(p) for p in rng.integers(0, 4, 2)) for _ in range(rank)]
+    most = {1: 200, 2: 40, 3: 12}[rank]
+    reach = [d * (k - 1) + 1 - sum(p) for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    size = tuple(max(1, r, int(rng.integers(1, most))) for r in reach)
+    return conv_geometry("conv", size, channels, kernel, stride, padding, dilation), int(rng.integers(1, 5)), rng
+
+
+def computed(direction: str, geometry: ConvGeometry, batch: int, rng: np.random.Generator, dtype: str) -> None:
+    """Compare one direction with the NumPy backend's definition in float64."""
+    inputs, outputs, groups = geometry.channels
+    x = arranged(rng, (batch, inputs, *geometry.input_size), dtype)
+    y = arranged(rng, (batch, outputs, *geometry.output_size), dtype)
+    w = rng.standard_normal((outputs, inputs // groups, *geometry.kernel_size)).astype(dtype)
+    bias = rng.standard_normal(outputs if direction == "forward" else inputs).astype(dtype)
+    bias = bias if rng.integers(2) else None
+    given, result = {
+        "forward": ((x, w, bias), y),
+        "backward_input": ((y, w, bias), x),
+        "backward_weight": ((x, y), w),
+    }[direction]
+    plain, compiled = {
+        "forward": (in_numpy.convolve, convolve),
+        "backward_input": (in_numpy.convolve_backward_input, convolve_backward_input),
+        "backward_weight": (in_numpy.convolve_backward_weight, convolve_backward_weight),
+    }[direction]
+    ours = np.full_like(result, np.nan)
+    expected = np.zeros(result.shape)
+    compiled(*given, ours, geometry)
+    with gpucnn.algorithm("direct"):
+        plain(*(None if each is None else each.astype(np.float64) for each in given), expected, geometry)
+    scale = TOLERANCES[dtype] * max(1.0, float(np.abs(expected).max(initial=0.0)))
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=scale, err_msg=f"{direction} {geometry} batch {batch}")
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_drawn_geometries(direction: str, dtype: str) -> None:
+    for seed in range(120):
+        geometry, batch, rng = drawn(seed)
+        computed(direction, geometry, batch, rng, dtype)
+
+
+def layers() -> Iterator[tuple[ConvGeometry, int]]:
+    """A layer for each algorithm, large enough for several work items, with tails of tiles."""
+    for size, channels, kernel, options in (
+        ((37, 45), Channels(35, 67), 3, {"padding": 1}),
+        ((37, 45), Channels(67, 35), 1, {}),
+        ((37, 45), Channels(33, 40), 3, {"stride": 2, "padding": (1, 2)}),
+        ((60, 60), Channels(3, 20), 7, {"stride": 2, "padding": 3}),
+        ((33, 33), Channels(40, 20), 3, {"padding": 12, "dilation": 12}),
+        ((9, 14, 13), Channels(18, 17), 3, {"padding": 1}),
+    ):
+        given = {"stride": 1, "padding": 0, "dilation": 1} | options
+        yield conv_geometry("conv", size, channels, kernel, **given), 3
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_layers_of_every_algorithm(direction: str) -> None:
+    for geometry, batch in layers():
+        computed(direction, geometry, batch, np.random.default_rng(7), "float32")
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(rng: np.random.Generator) -> None:
+    threads = gpucnn.get_num_threads()
+    try:
+        for geometry, batch in layers():
+            inputs, outputs, _ = geometry.channels
+            x = rng.standard_normal((batch, inputs, *geometry.input_size), dtype=np.float32)
+            y = rng.standard_normal((batch, outputs, *geometry.output_size), dtype=np.float32)
+            w = rng.standard_normal((outputs, inputs, *geometry.kernel_size), dtype=np.float32)
+            found = []
+            for count in (1, 2, 5):
+                gpucnn.set_num_threads(count)
+                results = np.empty_like(y), np.empty_like(x), np.empty_like(w)
+                convolve(x, w, None, results[0], geometry)
+                convolve_backward_input(y, w, None, results[1], geometry)
+                convolve_backward_weight(x, y, results[2], geometry)
+                found.append([result.tobytes() for result in results])
+            assert found[0] == found[1] == found[2]
+    finally:
+        gpucnn.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3e38])
+def test_infinities_stay_within_their_windows(rng: np.random.Generator, value: float) -> None:
+    x = rng.standard_normal((2, 20, 17, 19), dtype=np.float32)
+    w = rng.standard_normal((18, 20, 3, 3), dtype=np.float32)
+    x[1, 5, 8, 9] = value
+    y = np.empty((2, 18, 17, 19), np.float32)
+    geometry = conv_geometry("conv", (17, 19), Channels(20, 18), 3, 1, 1, 1)
+    convolve(x[:, :, None], w[:, :, None], None, y[:, :, None], geometry)
+    expected = F.conv2d(x.astype(np.float64), w.astype(np.float64), padding=1)
+    far = np.ones((17, 19), bool)
+    far[7:10, 8:11] = False
+    np.testing.assert_allclose(y[..., far], expected[..., far], rtol=1e-4, atol=1e-3)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(y[:, :, ~far], expected[:, :, ~far].astype(np.float32), rtol=1e-4)
+
+
+# --- The choice -----------------------------------------------------------------------------------------------------
+
+ONE = Sampling(1, 1, 1, range(1))
+
+
+def same(count: int, taps: int = 3, step: int = 1) -> Sampling:
+    return Sampling(-(-count // step), count, step, range(-(taps // 2), taps // 2 + 1))
+
+
+@pytest.mark.parametrize(
+    ("weight", "plane", "dtype", "in_rows", "expected"),
+    [
+        ((1, 64, 64, 1, 3, 3), same(56), "float32", True, "winograd"),
+        ((1, 64, 64, 1, 3, 3), same(56), "float64", True, "implicit_gemm"),
+        ((1, 64, 3, 1, 3, 3), same(56), "float32", True, "implicit_gemm"),
+        ((1, 64, 64, 1, 3, 3), same(56, step=2), "float32", True, "implicit_gemm"),
+        ((1, 64, 64, 1, 1, 1), same(56, taps=1), "float32", True, "pointwise"),
+        ((1, 64, 64, 1, 1, 1), same(56, taps=1), "float32", False, "implicit_gemm"),
+        ((1, 64, 64, 1, 1, 1), same(7, taps=1), "float32", True, "implicit_gemm"),
+    ],
+)
+def test_the_choice(weight: tuple[int, ...], plane: Sampling, dtype: str, in_rows: bool, expected: str) -> None:
+    assert select.contraction(8, weight, (ONE, plane, plane), dtype, in_rows) == expected
+
+
+def test_a_request_is_obeyed_or_refused(rng: np.random.Generator) -> None:
+    x, w = rng.standard_normal((2, 17, 9, 9), dtype=np.float32), rng.standard_normal((4, 17, 3, 3), dtype=np.float32)
+    with backend("numpy"), gpucnn.algorithm("direct"):
+        direct = F.conv2d(x, w)
+    with backend("compiled"):
+        with gpucnn.algorithm("direct"):
+            np.testing.assert_array_equal(F.conv2d(x, w), direct)
+        for name in ("winograd", "implicit_gemm", "im2col"):
+            with gpucnn.algorithm(name):
+                np.testing.assert_allclose(F.conv2d(x, w), direct, atol=1e-4)
+        with gpucnn.algorithm("winograd"), pytest.raises(ValueError, match="computes no convolution of float32"):
+            F.conv2d(x, w, stride=2)
+        with gpucnn.algorithm("winograd"), pytest.raises(ValueError, match="computes no backward weight convolution"):
+            F.conv2d_weight(x, w.shape, direct)
+
+
+def test_tiles() -> None:
+    plane = (ONE, same(56), same(56))
+    assert tile_of(8, 64, plane, 4) == Tile(1, 1, 4, 56)
+    assert tile_of(8, 512, (ONE, same(7), same(7)), 4) == Tile(2, 1, 7, 7)
+    assert tile_of(1, 1, (ONE, ONE, Sampling(10**7, 10**7, 1, range(1))), 4).w <= 256
+    assert region(8, 28, 28, 64) == (1, 3, 28)
+    assert region(8, 4, 4, 512) == (3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "algorithm"),
+    [
+        (("conv2d", (8, 64, 56, 56), (64, 64, 3, 3)), {"padding": 1}, "winograd"),
+        (("conv2d", (8, 64, 56, 56), (64, 64, 1, 1)), {}, "pointwise"),
+        (("conv2d", (8, 64, 56, 56), (64, 64, 1, 1)), {"channels_last": True}, "implicit_gemm"),
+        (("conv2d", (8, 64, 56, 56), (64, 1, 3, 3)), {"groups": 64}, "depthwise"),
+        (("conv2d_input", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 32, 32)), {"stride": 2, "padding": 3}, "fold"),
+        (("conv2d_weight", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 58, 58)), {}, "implicit_gemm"),
+    ],
+)
+def test_explain_names_it(call: tuple[Any, ...], options: dict[str, Any], algorithm: str) -> None:
+    told = gpucnn.explain(*call, backend="compiled", **options)
+    assert (told.backend, told.algorithm) == ("compiled", algorithm)
+    assert str(told).startswith(f"{algorithm}: ")
