@@ -238,13 +238,15 @@ class Call:
         """
         if indices.dtype.kind not in "iu":
             raise TypeError(f"{self.op}: {name} has dtype {indices.dtype}, expected an integer dtype")
-        if self.backend.host and indices.size:
-            least, most = int(indices.min()), int(indices.max())
-            if least < -1 or most >= plane:
-                wrong = least if least < -1 else most
-                raise ValueError(
-                    f"{self.op}: {name} hold {wrong}, expected positions in the plane, [0, {plane}), or -1"
-                )
+        if not self.backend.host or not indices.size:
+            return
+        unsigned = indices.view(indices.dtype.str.replace("i", "u"))
+        if int(unsigned.max()) < plane:  # no -1 either, which is the largest of them
+            return
+        least, most = int(indices.min()), int(indices.max())
+        if least < -1 or most >= plane:
+            wrong = least if least < -1 else most
+            raise ValueError(f"{self.op}: {name} hold {wrong}, expected positions in the plane, [0, {plane}), or -1")
 
     # --- Arithmetic -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-// By the indices of maxima: the gradient of max pooling (sums), unpooling (the last value stays) and their gather.
+// By the indices of maxima: gradients of max pooling (sums), unpooling (the last value stays), and the gather of both.
 //
 // windows, indices [N, windows, C] <-> planes [N, positions, C] with channels last, and in C order C = 1 and N counts
 // all planes. An index is a position in its plane, or -1. Windows are taken in their order, so sums are too. A work item
@@ -11,7 +11,13 @@ struct Params {
   index_t items;
 };
 
-constexpr int MAX_PLANES = 4;  // planes at a time, so that sums of one do not wait for each other
+constexpr int PLANES = 4;
+
+// Of one image, or plane: its windows, its positions, and its channels, which lie next to each other; 1 in C order.
+struct Extents {
+  index_t windows, positions, channels;
+};
+
 constexpr index_t CLEARED = 2048;  // scalars that are cleared at a time, just before the first of them is written
 
 template <bool ADD>
@@ -19,42 +25,43 @@ INLINE void put(scalar_t* to, scalar_t value) {
   *to = ADD ? *to + value : value;
 }
 
-// PLANES planes in C order. Positions are cleared as windows come near them.
-template <bool ADD, int PLANES>
-static void scatter_planes(const Params* p, const scalar_t* values, const int64_t* indices, scalar_t* planes) {
-  index_t cleared = 0;
-  auto clear = [&](index_t end) {
-    end = std::min(end, p->positions);
-    for (int k = 0; k < PLANES; k++) std::fill(planes + k * p->positions + cleared, planes + k * p->positions + end, 0);
-    cleared = end;
-  };
-  for (index_t i = 0; i < p->windows; i++)
-    for (int k = 0; k < PLANES; k++) {
-      index_t at = indices[k * p->windows + i];
-      if (at < 0) continue;
-      if (at >= cleared) clear(at + CLEARED);
-      put<ADD>(planes + k * p->positions + at, values[k * p->windows + i]);
-    }
-  clear(p->positions);
-}
-
 // `count` channels of an image, from its first on.
 template <bool ADD>
-static void scatter_channels(const Params* p, const scalar_t* values, const int64_t* indices, scalar_t* planes,
+static void scatter_channels(const scalar_t* values, const int64_t* indices, scalar_t* planes, Extents of,
                              index_t count) {
   index_t cleared = 0;
   auto clear = [&](index_t end) {
-    for (end = std::min(end, p->positions); cleared < end; cleared++)
-      std::fill(planes + cleared * p->c, planes + cleared * p->c + count, 0);
+    for (end = std::min(end, of.positions); cleared < end; cleared++)
+      std::fill(planes + cleared * of.channels, planes + cleared * of.channels + count, scalar_t(0));
   };
-  for (index_t i = 0; i < p->windows; i++)
+  for (index_t i = 0; i < of.windows; i++)
     for (index_t c = 0; c < count; c++) {
-      index_t at = indices[i * p->c + c];
+      index_t at = indices[i * of.channels + c];
       if (at < 0) continue;
       if (at >= cleared) clear(at + 1 + CLEARED / count);
-      put<ADD>(planes + at * p->c + c, values[i * p->c + c]);
+      put<ADD>(planes + at * of.channels + c, values[i * of.channels + c]);
     }
-  clear(p->positions);
+  clear(of.positions);
+}
+
+// PLANES planes in C order at a time, so that sums of one do not wait for each other.
+template <bool ADD, int PLANES>
+static void scatter_planes(const scalar_t* values, const int64_t* indices, scalar_t* planes, Extents of) {
+  index_t cleared = 0;
+  auto clear = [&](index_t end) {
+    end = std::min(end, of.positions);
+    for (index_t k = 0; k < PLANES * of.positions; k += of.positions)
+      std::fill(planes + k + cleared, planes + k + end, scalar_t(0));
+    cleared = end;
+  };
+  for (index_t i = 0; i < of.windows; i++)
+    for (index_t k = 0; k < PLANES; k++) {
+      index_t at = indices[k * of.windows + i];
+      if (at < 0) continue;
+      if (at >= cleared) clear(at + CLEARED);
+      put<ADD>(planes + k * of.positions + at, values[k * of.windows + i]);
+    }
+  clear(of.positions);
 }
 
 // Calls body(n, c, count) for the item's planes: `count` channels of image n from c on.
@@ -72,19 +79,25 @@ INLINE void each_part(const Params* p, int64_t item, const Body& body) {
 
 template <bool ADD>
 static void scatter(const Params* p, const scalar_t* values, const int64_t* indices, scalar_t* planes, int64_t item) {
+  Extents of = {p->windows, p->positions, p->c};
   if (p->c > 1) {
     each_part(p, item, [&](index_t n, index_t c, index_t count) {
       index_t from = n * p->windows * p->c + c;
-      scatter_channels<ADD>(p, values + from, indices + from, planes + n * p->positions * p->c + c, count);
+      scatter_channels<ADD>(values + from, indices + from, planes + n * p->positions * p->c + c, of, count);
     });
     return;
   }
   Range range = part_of(p->n, item, p->items);
-  index_t n = range.begin;
-  for (; n + MAX_PLANES <= range.end; n += MAX_PLANES)
-    scatter_planes<ADD, MAX_PLANES>(p, values + n * p->windows, indices + n * p->windows, planes + n * p->positions);
-  for (; n < range.end; n++)
-    scatter_planes<ADD, 1>(p, values + n * p->windows, indices + n * p->windows, planes + n * p->positions);
+  while (range.begin < range.end) {
+    index_t n = range.begin, from = n * p->windows, to = n * p->positions;
+    if (n + PLANES <= range.end) {
+      scatter_planes<ADD, PLANES>(values + from, indices + from, planes + to, of);
+      range.begin += PLANES;
+    } else {
+      scatter_planes<ADD, 1>(values + from, indices + from, planes + to, of);
+      range.begin++;
+    }
+  }
 }
 
 KERNEL scatter_add(const Params* p, const scalar_t* values, const int64_t* indices, scalar_t* planes, scalar_t*,

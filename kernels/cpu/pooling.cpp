@@ -196,7 +196,7 @@ struct Pooling {
       Row target = {to.values + o * p->c, to.labels + o * p->c};
       if (!count) std::fill(target.values, target.values + p->c, Op::NOTHING);
       Taps taps = {{row + first * pitch, label_t(label + first)}, p->w_step * pitch, p->w_step};
-      if (count) reduce_rows<Op>(taps, count, true, target, p->c);
+      reduce_in_passes<Op>(taps, count, true, target, p->c);
     }
   }
 
@@ -271,7 +271,7 @@ struct Pooling {
       if (!depth || !height) std::fill(target.values, target.values + p->ow, Op::NOTHING);
       for (index_t i = 0; height && i < depth; i++) {
         Rows rows = {{planes[i].values + from, planes[i].labels + from}, p->h_step * p->pitch};
-        reduce_rows<Op>(rows, height, i == 0, target, p->ow);
+        reduce_in_passes<Op>(rows, height, i == 0, target, p->ow);
       }
       finish(target, offset, od, oh, depth && height);
     }

@@ -183,7 +183,8 @@ struct Rows {
   Row first;
   index_t pitch;
 
-  Row operator[](int k) const { return {first.values + k * pitch, first.labels + k * pitch}; }
+  Row operator[](index_t k) const { return {first.values + k * pitch, first.labels + k * pitch}; }
+  Rows after(index_t k) const { return {(*this)[k], pitch}; }
 };
 
 // A row of values with one label.
@@ -202,18 +203,26 @@ struct Taps {
   Tap first;
   index_t pitch, step;
 
-  Tap operator[](int k) const { return {first.values + k * pitch, label_t(first.label + k * step)}; }
+  Tap operator[](index_t k) const { return {first.values + k * pitch, label_t(first.label + k * step)}; }
+  Taps after(index_t k) const { return {(*this)[k], pitch, step}; }
 };
 
-// target = the reduction of `count` rows, and, unless it is the FIRST pass, of the target. COUNT is `count`, or 0.
+// target = the reduction of `count` rows; of the target and that reduction, unless it is the FIRST. COUNT is `count`,
+// or 0.
 template <class Op, bool FIRST, int COUNT, class Sources>
 static void reduce_rows(const Sources& sources, int count, Row target, index_t length) {
   if (COUNT) count = COUNT;
   auto body = [&](auto width, index_t i) {
     constexpr int L = decltype(width)::value;
-    auto reduced = FIRST ? sources[0].template at<Op, L>(i) : target.at<Op, L>(i);
-    for (int k = FIRST; k < count; k++) reduced.update(sources[k].template at<Op, L>(i));
-    target.put(i, reduced);
+    auto reduced = sources[0].template at<Op, L>(i);
+    for (int k = 1; k < count; k++) reduced.update(sources[k].template at<Op, L>(i));
+    if constexpr (FIRST) {
+      target.put(i, reduced);
+    } else {
+      auto before = target.at<Op, L>(i);
+      before.update(reduced);
+      target.put(i, before);
+    }
   };
   if constexpr (FIRST)
     over(length, body);
@@ -228,6 +237,16 @@ INLINE void reduce_rows(const Sources& sources, int count, bool first, Row targe
   if (count == 2) return reduce_rows<Op, true, 2>(sources, count, target, length);
   if (count == 3) return reduce_rows<Op, true, 3>(sources, count, target, length);
   reduce_rows<Op, true, 0>(sources, count, target, length);
+}
+
+// In passes over few rows: a sum of many rounds like one of as many as there are passes.
+constexpr index_t MAX_TAPS = 64;
+
+template <class Op, class Sources>
+INLINE void reduce_in_passes(Sources sources, index_t count, bool first, Row target, index_t length) {
+  for (; count > MAX_TAPS; count -= MAX_TAPS, sources = sources.after(MAX_TAPS), first = false)
+    reduce_rows<Op>(sources, MAX_TAPS, first, target, length);
+  if (count) reduce_rows<Op>(sources, int(count), first, target, length);
 }
 
 // --- Long runs --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,8 @@ MAX_TAPS = 64  # of windows that overlap much; NumPy's passes are fewer from abo
 MAX_SUM = 4096  # sources that are added up one by one
 TABLES_BYTES = 4 << 20  # of all cached tables
 LABELS = 1 << 31  # positions of a plane that float32's lanes can hold
-PART = 16  # channels that are not divided between work items: a cache line of float32
+MIN_PARTS = 8  # work items that an image is not cut for: a part of its channels is read and written in short runs
+PART = 16  # channels that are never divided: a cache line of float32
 WORK = 4  # elements that take as long as one of `work_items`
 PLANE = 4096  # most elements of a small plane, with margins: it and its reduced rows fit into the first-level cache
 ALIGNED = 16  # scalars that parts of the workspace are aligned to
@@ -109,6 +110,12 @@ def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: Po
     _by_indices(_SCATTER_ADD, grad_y, indices, grad_x, is_channels_last(grad_y))
 
 
+def _dense(values: Array, indices: Array, planes: Array, channels_last: bool) -> list[Array]:
+    """The arrays in memory order, those that are not already as copies; indices as int64."""
+    given = (values, indices.astype(np.int64, copy=False), planes)
+    return [np.ascontiguousarray(np.moveaxis(array, 1, -1) if channels_last else array) for array in given]
+
+
 def unpool(values: Array, indices: Array, planes: Array) -> None:
     """Planes [N, C, OD, OH, OW] with values scattered by the indices; of values with one index the last is kept."""
     _by_indices(_SCATTER_LAST, values, indices, planes, is_channels_last(values))
@@ -124,18 +131,16 @@ def _by_indices(kernel: Kernel, values: Array, indices: Array, planes: Array, ch
     if values.size == 0:
         return
     n, c = values.shape[:2]
-    values, indices, planes = (
-        np.ascontiguousarray(np.moveaxis(array, 1, -1) if channels_last else array)
-        for array in (values, indices.astype(np.int64, copy=False), planes)
-    )
+    values, indices, planes = _dense(values, indices, planes, channels_last)
     planes_each, channels = (n, c) if channels_last else (n * c, 1)
-    parts = planes_each * -(-channels // PART)
+    part = channels if planes_each >= MIN_PARTS else PART
+    parts = planes_each * -(-channels // part)
     fields = {
         "n": planes_each,
         "c": channels,
         "windows": values.size // (n * c),
         "positions": planes.size // (n * c),
-        "part": PART,
+        "part": part,
         "items": min(work_items((planes.size + values.size) // WORK), parts),
     }
     arrays = {"values": values, "indices": indices, "planes": planes}
@@ -149,23 +154,23 @@ class Reads(NamedTuple):
     """The sources of each target along an axis: ``first + k * step`` for k in [0, count)."""
 
     first: Array
-    count: Array
+    counts: Array
     step: int
     sources: int
 
     @property
     def reach(self) -> int:
         """Sources from the first to the last that one target reads, both counted."""
-        return (max(1, int(self.count.max())) - 1) * self.step + 1
+        return (max(1, int(self.counts.max())) - 1) * self.step + 1
 
     @property
     def overlap(self) -> bool:
         """Whether targets share sources."""
-        return int(self.count.sum()) > self.sources
+        return int(self.counts.sum()) > self.sources
 
     def is_direct(self, in_blocks: bool) -> bool:
         """Whether one tap after the other is fast; and exact enough, as sums `in_blocks` always are."""
-        taps, reads = int(self.count.max()), int(self.count.sum())
+        taps, reads = int(self.counts.max()), int(self.counts.sum())
         return taps <= MAX_TAPS or (reads <= 2 * self.sources and (in_blocks or taps <= MAX_SUM))
 
 
@@ -237,7 +242,7 @@ class Plane(NamedTuple):
 
 def plane_of(row: Row, length: int, h: Reads, w: Reads, depth: int) -> Plane | None:
     """The way of planes whose rows, with their margins, have that length, or None where they are large."""
-    targets = len(w.count)
+    targets = len(w.counts)
     if row.way == HALVED:
         length = _multiple(length, 2)
     elif row.way == DOUBLED:
@@ -278,9 +283,9 @@ class Plan:
                 x = x[..., 0][:, :, None]
                 continue
             rows = merged(x, 3)
-            if rows is None:
-                x = np.moveaxis(np.moveaxis(x, 1, -1).copy(), -1, 1) if self.channels_last else x.copy()
-                rows = merged(x, 3)
+            if rows is None:  # no result: those are dense
+                dense = np.moveaxis(np.moveaxis(x, 1, -1).copy(), -1, 1) if self.channels_last else x.copy()
+                rows = dense.reshape(*x.shape[:3], -1)
             x = rows[:, :, None]
         return x
 
@@ -316,9 +321,9 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
     values = {
         **row._asdict(),
         **{axis: each.sources for axis, each in named.items()},
-        **{f"o{axis}": len(each.count) for axis, each in named.items()},
+        **{f"o{axis}": len(each.counts) for axis, each in named.items()},
         **{f"{axis}_step": each.step for axis, each in named.items()},
-        **{"channels_last": channels_last, "divides": divides, "holes": not w.count.all()},
+        **{"channels_last": channels_last, "divides": divides, "holes": not w.counts.all()},
     }
     return Plan(
         is_direct=all(map(Reads.is_direct, reads, in_blocks)),
@@ -331,7 +336,7 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
         d_overlap=d.overlap,
         h_overlap=h.overlap,
         values=values,
-        reads=np.concatenate([table for each in reads for table in (each.first, each.count)]),
+        reads=np.concatenate([table for each in reads for table in (each.first, each.counts)]),
         divisors=_divisors(geometry.divisor, axes, dtype),
     )
 
