@@ -368,7 +368,9 @@ class _Convolution:
         elif name is None:
             weight, samplings = max(on_the_cpu.contractions(direction, geometry), key=lambda part: prod(part[0]))
             whole = len(on_the_cpu.contractions(direction, geometry)) == 1
-            name = in_cpp.contraction(self.batch, weight, samplings, dtype, whole and not self.channels_last, asked)
+            depth, height, width = samplings
+            in_rows = whole and not self.channels_last
+            name = in_cpp.contraction(self.batch, weight, (depth, height, width), dtype, in_rows, asked)
         reason = _asked(name) or _REASONS_IN_CPP[name]
         return Explanation(operation, "compiled", name, reason)
 

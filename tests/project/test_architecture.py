@@ -42,9 +42,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gpucnn.explaining": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_of", "gpucnn.backends.cpu",
-        "gpucnn.backends.cuda.convolution.select", "gpucnn.backends.cuda.device.simulator_runtime", "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes",
-        "gpucnn.backends.layout", "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry",
-        "gpucnn.numerics", "numpy",
+        "gpucnn.backends.cuda.convolution.select", "gpucnn.backends.cuda.device.simulator_runtime",
+        "gpucnn.backends.cuda.launch", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
+        "gpucnn.backends.numpy.select", "gpucnn.functional", "gpucnn.geometry", "gpucnn.numerics", "numpy",
     },
     "gpucnn.tuning": {
         "gpucnn.backends.backend_named", "gpucnn.backends.cuda.convolution.select",
@@ -90,7 +90,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.numpy.threads": {"gpucnn.geometry", "threadpoolctl"},
     "gpucnn.backends.cpu": {
         "gpucnn.backends.base", "gpucnn.backends.cpu", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
-        "gpucnn.backends.numpy", "gpucnn.compilation", "gpucnn.geometry", "gpucnn.numerics", "gpucnn.paths", "numpy",
+        "gpucnn.backends.numpy", "gpucnn.backends.samples", "gpucnn.compilation", "gpucnn.geometry", "gpucnn.numerics",
+        "gpucnn.paths", "numpy",
     },
     "gpucnn.compilation": {"gpucnn.compilation"},
     "gpucnn.backends.cuda": CUDA_BACKEND,

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.base import Backend
-from gpucnn.backends.cpu import convolution, elementwise, locally_connected, normalization, pooling, resampling, unfolding
+from gpucnn.backends.cpu import (
+    convolution,
+    elementwise,
+    locally_connected,
+    normalization,
+    pooling,
+    resampling,
+    unfolding,
+)
 from gpucnn.backends.cpu.library import addressable, is_addressable
 from gpucnn.backends.numpy import NumpyBackend
 
