@@ -60,7 +60,8 @@ def implemented_by(*modules: ModuleType, method: Callable[[Any], Any]) -> Callab
 class Epilogue:
     """Epilogue of a primitive, applied to its sums before the store: ``activation(sum + residual)``.
 
-    `residual` has the shape and dtype of the result, `activation` is "none", "relu" or "leaky_relu"; NaN propagates.
+    `residual` has the shape and dtype of the result, `activation` is "none", "relu", "leaky_relu" or "relu6"; NaN
+    propagates.
     """
 
     residual: Array | None = None
@@ -295,7 +296,10 @@ class Backend(ABC):
     def bias_activation_backward(
         self, grad_y: Array, y: Array, grad_x: Array, grad_bias: Array | None, epilogue: Epilogue
     ) -> None:
-        """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
+        """grad_x [N, C, P] and the gradient of the bias [C], its sum over N and P.
+
+        The derivative is that at the signs of y [N, C, P], for "relu6" at y itself.
+        """
 
     @primitive
     def channel_sums(self, x: Array, sums: Array) -> None:

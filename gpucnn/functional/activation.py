@@ -10,7 +10,7 @@ from gpucnn.geometry.arguments import number
 
 __all__ = ["bias_activation", "bias_activation_backward"]
 
-ACTIVATIONS = ("none", "relu", "leaky_relu")
+ACTIVATIONS = ("none", "relu", "leaky_relu", "relu6")
 
 
 @replayed
@@ -33,7 +33,7 @@ def bias_activation(
         In the dtype of `input`, or float32 where that has 16 bits.
     residual : array [N, C, *], optional
         The result of a shortcut, added to the sum.
-    activation : "none", "relu" or "leaky_relu"
+    activation : "none", "relu", "leaky_relu" or "relu6", which is ``min(max(x, 0), 6)``
     negative_slope : float
         Of "leaky_relu".
     out : array in the shape of `input`, optional
@@ -111,9 +111,9 @@ def bias_activation_backward(
 
     Notes
     -----
-    The gradient at 0 is that of `relu_backward` and `leaky_relu_backward`. With `output` it uses the output's signs,
-    which differ from the exact sum's where that is too small for 16 bits; without it, and for a `negative_slope` that
-    is not positive, it uses the sum's.
+    The gradient at 0 is that of `relu_backward` and `leaky_relu_backward`; that of "relu6" is 0 at 0 and at 6. With
+    `output` it uses the output's signs, which differ from the exact sum's where that is too small for 16 bits; without
+    it, and for a `negative_slope` that is not positive, it uses the sum's.
 
     Examples
     --------
@@ -141,7 +141,7 @@ def bias_activation_backward(
         return (None, None, None)
     if activation == "none":
         signs = _planes(grad)
-    elif y is not None and (activation == "relu" or slope > 0):
+    elif y is not None and (activation in ("relu", "relu6") or slope > 0):
         signs = _planes(y)
     else:
         signs = _planes(call.destination(x.shape, like=x))

@@ -49,7 +49,7 @@ def batch_norm(
         Return the mean and the reciprocal standard deviation in addition to the result.
     residual : array in the shape and dtype of `input`, optional
         The result of a shortcut, added to the norm's output.
-    activation : None, "none", "relu" or "leaky_relu"
+    activation : None, "none", "relu", "leaky_relu" or "relu6"
         Applied last. The norm, the sum and the activation are one pass, rounded once.
     negative_slope : float
         Of "leaky_relu".

@@ -9,7 +9,7 @@ import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.backends import receive
-from gpucnn.backends.dtypes import FLOATING, ORDERED
+from gpucnn.backends.dtypes import FLOATING, ORDERED, name_of
 from gpucnn.functional._call import Call, choice
 from gpucnn.geometry import Window
 from gpucnn.geometry.arguments import number, plain
@@ -82,19 +82,23 @@ class ReLU6(Module):
 
     def forward(self, x: Array) -> Array:
         """``min(max(x, 0), 6)``."""
-        call = Call("ReLU6", ORDERED, input=F.relu(x))
-        (positive,) = call.arrays
-        six = call.xp.full((), 6, positive.dtype)
-        if call.backend.host:
-            y = call.result(call.xp.minimum(positive, six, out=positive))
+        call = Call("ReLU6", ORDERED, input=x)
+        (given,) = call.arrays
+        if name_of(given.dtype) in FLOATING and given.ndim > 1 and given.size:
+            y = F.bias_activation(x, activation="relu6")
         else:
-            y = call.result(call.stored_like(call.xp.minimum(positive, six), positive))
+            positive = call.xp.maximum(given, call.xp.zeros((), given.dtype))
+            y = call.result(call.stored_like(call.xp.minimum(positive, call.xp.full((), 6, positive.dtype)), given))
         self.keep(y)
         return y
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient where x was between 0 and 6, else 0."""
         (y,) = self.kept()
+        _, output = Call("ReLU6", ORDERED, grad_output=grad_output, output=y).arrays
+        if name_of(output.dtype) in FLOATING and output.ndim > 1 and output.size:
+            needs = (self.needs_input_grad, False, False)
+            return F.bias_activation_backward(grad_output, y, activation="relu6", output=y, needs=needs)[0]
         (grad,) = F.relu_backward(grad_output, y, needs=(self.needs_input_grad,))
         return None if grad is None else F.relu_backward(grad, 6 - y)[0]
 

@@ -3,13 +3,14 @@
 
 #include "vectors.hpp"
 
-enum { NO_ACTIVATION, RELU, LEAKY_RELU };  // as ACTIVATIONS in elementwise.py
+enum { NO_ACTIVATION, RELU, LEAKY_RELU, RELU6 };  // as ACTIVATIONS in elementwise.py
 
 // NaN propagates.
 template <int ACTIVATION>
 INLINE scalar_t activated(scalar_t value, scalar_t negative_slope) {
   if (ACTIVATION == RELU) return value <= 0 ? scalar_t(0) : value;
   if (ACTIVATION == LEAKY_RELU) return value > 0 ? value : value * negative_slope;
+  if (ACTIVATION == RELU6) return value <= 0 ? scalar_t(0) : value >= 6 ? scalar_t(6) : value;
   return value;
 }
 
@@ -18,6 +19,7 @@ template <int ACTIVATION>
 INLINE scalar_t activation_gradient(scalar_t gradient, scalar_t value, scalar_t negative_slope) {
   if (ACTIVATION == RELU) return value <= 0 ? scalar_t(0) : gradient;
   if (ACTIVATION == LEAKY_RELU) return value > 0 ? gradient : gradient * negative_slope;
+  if (ACTIVATION == RELU6) return value <= 0 || value >= 6 ? scalar_t(0) : gradient;
   return gradient;
 }
 

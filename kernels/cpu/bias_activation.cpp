@@ -64,6 +64,7 @@ KERNEL bias_activation(const Params* p, const scalar_t* x, const scalar_t* bias,
     if (p->activation == NO_ACTIVATION) compute<NO_ACTIVATION>(part, slope);
     if (p->activation == RELU) compute<RELU>(part, slope);
     if (p->activation == LEAKY_RELU) compute<LEAKY_RELU>(part, slope);
+    if (p->activation == RELU6) compute<RELU6>(part, slope);
     at += part.count;
     place.advance(part.count, p->r, p->i);
   }

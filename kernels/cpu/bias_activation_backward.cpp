@@ -93,6 +93,7 @@ KERNEL bias_activation_backward(const Params* p, const scalar_t* grad_y, const s
       if (p->activation == NO_ACTIVATION) compute<NO_ACTIVATION>(p, from, signs, to, count);
       if (p->activation == RELU) compute<RELU>(p, from, signs, to, count);
       if (p->activation == LEAKY_RELU) compute<LEAKY_RELU>(p, from, signs, to, count);
+      if (p->activation == RELU6) compute<RELU6>(p, from, signs, to, count);
       result = to;
       step = p->grad_x_i;
     }

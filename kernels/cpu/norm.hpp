@@ -237,7 +237,7 @@ INLINE Statistic statistic(const scalar_t* x, Runs runs, double eps, Moments fou
 
 // --- What becomes of each value --------------------------------------------------------------------------------------
 
-// The activation of (x - mean) * scale + shift + residual, or its gradient; ACTIVATION: 0 none, 1 relu, 2 leaky relu.
+// The activation of (x - mean) * scale + shift + residual, or its gradient; ACTIVATION: 0 none, 1 relu, 2 leaky relu, 3 relu6.
 template <int ACTIVATION>
 struct Forward {
   const scalar_t *x, *residual;
@@ -255,6 +255,11 @@ struct Forward {
     V value = before(i, mean, scale, shift), zero = {};
     if constexpr (ACTIVATION == 1) value = value <= zero ? zero : value;
     if constexpr (ACTIVATION == 2) value = value > zero ? value : value * all<V>(slope);
+    if constexpr (ACTIVATION == 3) {
+      V six = all<V>(6);
+      value = value <= zero ? zero : value;
+      value = value >= six ? six : value;
+    }
     put(y + i, value);
   }
 };
@@ -268,6 +273,10 @@ struct Backward : Forward<ACTIVATION> {
     V value = this->before(i, mean, scale, shift), grad = get<V>(grad_y + i), zero = {};
     if constexpr (ACTIVATION == 1) grad = value <= zero ? zero : grad;
     if constexpr (ACTIVATION == 2) grad = value > zero ? grad : grad * all<V>(this->slope);
+    if constexpr (ACTIVATION == 3) {
+      grad = value <= zero ? zero : grad;
+      grad = value >= all<V>(6) ? zero : grad;
+    }
     put(this->y + i, grad);
   }
 };
@@ -287,6 +296,7 @@ INLINE void with_activation(index_t activation, double negative_slope, const sca
   if (activation == 0) call.template operator()<0>();
   if (activation == 1) call.template operator()<1>();
   if (activation == 2) call.template operator()<2>();
+  if (activation == 3) call.template operator()<3>();
 }
 
 // The gradient rstd * (g - share_g - h * share_gh) with g = grad_y * weight and h = (x - mean) * rstd.

@@ -14,7 +14,7 @@ FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
 @pytest.mark.table(36)
-@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu"])
+@pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu", "relu6"])
 @pytest.mark.parametrize("slope", [0.3, 0.0, -0.5])
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gradients_are_the_same_with_the_output_handed_over(
@@ -35,6 +35,15 @@ def test_sums_of_16_bits_are_rounded_once(backend: ArrayBackend) -> None:
     one = np.ones(1, np.float16)
     y = backend.run(F.bias_activation, x, one, np.ones((1, 1, 1), np.float16), "none")
     assert y.item() == 2050  # 2048 + 1 alone rounds to 2048
+
+
+def test_relu6_ends_at_6(backend: ArrayBackend) -> None:
+    x = np.array([[[np.nan, -np.inf, -1.0, -0.0, 0.5, 5.5, 6.0, 7.0, np.inf]]], np.float32)
+    y = backend.run(F.bias_activation, x, None, None, "relu6")
+    np.testing.assert_array_equal(y, [[[np.nan, 0, 0, 0, 0.5, 5.5, 6, 6, 6]]])
+    for output in (None, y):
+        (gx, _, _) = backend.run(F.bias_activation_backward, x + 1, x, None, None, "relu6", output=output)
+        np.testing.assert_array_equal(gx, [[[np.nan, 0, 0, 0, 1.5, 6.5, 0, 0, 0]]])
 
 
 def test_special_values(backend: ArrayBackend) -> None:

@@ -91,6 +91,24 @@ def test_results_do_not_go_to_the_residual(backend: ArrayBackend, kind: str) -> 
         case.forward(**arrays, **case.options, out=arrays["residual"])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_relu6_ends_at_6(backend: ArrayBackend, kind: str) -> None:
+    """In both directions: it is a clip after the norm and residual."""
+    case = norm_of(kind, finish=(True, "relu6"))
+    before = backend.run(case.forward, **case.arguments | {"activation": None, "weight": None, "bias": None})
+    scale = 6 / np.sort(np.abs(before).ravel())[before.size // 2]  # about half of the values are beyond 6
+    arguments = case.arguments | {"weight": None, "bias": None}
+    arguments["residual"] = (case.arguments["residual"] * scale).astype(case.grad.dtype)
+    plain = backend.run(case.forward, **arguments | {"activation": None})
+    np.testing.assert_array_equal(backend.run(case.forward, **arguments), np.clip(plain, 0, 6))
+    kept = np.where((plain > 0) & (plain < 6), case.grad, 0).astype(case.grad.dtype)
+    expected = backend.run(case.backward, kept, **arguments | {"activation": None})
+    for one, other in zip(backend.run(case.backward, case.grad, **arguments), expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
 def test_nan_stays(backend: ArrayBackend, activation: str) -> None:
     case = norm_of("batch_kept", finish=(True, activation))

@@ -17,7 +17,7 @@ _COPY = Kernel("copy")
 _MASKED = Kernel("masked")
 _BIAS_ACTIVATION = Kernel("bias_activation")
 _BIAS_ACTIVATION_BACKWARD = Kernel("bias_activation_backward")
-ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2}
+ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "relu6": 3}
 
 Ints = tuple[int, ...]
 

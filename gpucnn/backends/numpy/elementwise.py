@@ -60,6 +60,8 @@ def activate(y: Array, epilogue: Epilogue) -> None:
         np.maximum(y, 0, out=y)
     elif epilogue.activation == "leaky_relu":
         np.multiply(y, epilogue.negative_slope, out=y, where=~(y > 0))
+    elif epilogue.activation == "relu6":
+        np.minimum(np.maximum(y, 0, out=y), 6, out=y)
 
 
 def activation_backward(grad_y: Array, signs: Array, grad_x: Array, epilogue: Epilogue) -> None:
@@ -69,6 +71,8 @@ def activation_backward(grad_y: Array, signs: Array, grad_x: Array, epilogue: Ep
         grad_x[...] = values
     elif epilogue.activation == "relu":
         masked(values, ~(signs <= 0), grad_x)
+    elif epilogue.activation == "relu6":
+        masked(values, ~((signs <= 0) | (signs >= 6)), grad_x)
     else:
         on, off = signs > 0, np.empty_like(values)
         masked(values, ~on, off)

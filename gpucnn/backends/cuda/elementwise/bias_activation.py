@@ -19,7 +19,7 @@ from gpucnn.backends.layout import is_dense
 
 FORWARD = Kernel("bias_activation", "BiasParams")
 BACKWARD = Kernel("bias_activation_backward", "BiasSumParams")
-ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2}
+ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "relu6": 3}
 
 
 def bias_activation(runtime: Runtime, x: Array, bias: Array | None, y: Array, epilogue: Epilogue) -> None:
