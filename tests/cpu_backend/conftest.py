@@ -11,6 +11,13 @@ from small_kernels import forget_sources, new_process, write_kernels
 from gpucnn.backends.cpu import builds
 
 
+@pytest.fixture(autouse=True)
+def compiler_of_kernels(request: pytest.FixtureRequest) -> None:
+    """The tests of the real kernels, ``test_cpu_*.py``, need a compiler."""
+    if request.path.name.startswith("test_cpu_"):
+        request.getfixturevalue("compiler")
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the builds, which is not made yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import shutil
 import stat
 import subprocess
@@ -63,9 +64,30 @@ def test_all_are_compiled_once_and_then_found(cache: Path, fake: Any, monkeypatc
     assert sorted(path.suffix for path in cache.iterdir()) == [".so"] * 4 + [".txt"]
 
 
-def test_one_library_alone(cache: Path) -> None:
+def test_one_library_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert builds.library("two", "float64").two() == 16
     assert [path.name.split("-")[:2] for path in cache.iterdir()] == [["two", "float64"]]
+    new_process(monkeypatch)
+    monkeypatch.setattr(builds, "compiled", lambda wanted: pytest.fail("it was compiled again"))
+    assert builds.library("two", "float64").two() == 16
+
+
+def test_a_build_is_of_the_sources_that_it_is_named_after(kernels: Path, cache: Path) -> None:
+    """Somebody who edits them meanwhile gets what he wrote from the next process."""
+    named = {build.path for build in builds.builds()}
+    (kernels / "one.cpp").write_text("not yet C++")
+    (kernels / "vectors.hpp").write_text("not yet C++")
+    builds.load_all(quietly)
+    assert values() == VALUES
+    assert named == set(cache.glob("*.so"))
+
+
+def test_random_numbers_of_the_program_stay_as_they_are() -> None:
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    builds.load_all(quietly)
+    assert random.random() == expected
 
 
 def test_whatever_a_build_depends_on_is_in_its_name(kernels: Path, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,8 +89,8 @@ def text(file: str) -> str:
 
 
 @cache
-def _headers() -> tuple[str, ...]:
-    return tuple(path.read_text(encoding="utf-8") for path in sorted(folder().glob("*.hpp")))
+def _headers() -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder().glob("*.hpp"))}
 
 
 def target_flags() -> tuple[str, ...]:
@@ -135,7 +135,8 @@ def builds() -> list[Build]:
 
 
 def _build(file: str, dtype: str, identity: str, kept: Path) -> Build:
-    key = hash_of(identity, _processor(), *FLAGS, *target_flags(), _SCALARS[dtype], text(file), *_headers())
+    texts = (text(file), *_headers(), *_headers().values())
+    key = hash_of(identity, _processor(), *FLAGS, *target_flags(), _SCALARS[dtype], *texts)
     return Build(file, dtype, kept / f"{file}-{dtype}-{key}.so")
 
 
@@ -186,8 +187,9 @@ def compiled(wanted: list[Build]) -> Iterator[Build]:
         Not even a private folder can be written to, or a library cannot be loaded.
     """
     compiler = _compiler()
+    shuffled = random.Random().sample(wanted, len(wanted))  # the program's own random numbers stay as they are
     with ThreadPoolExecutor(min(len(wanted), usable_cores())) as threads:
-        asked = {threads.submit(_compile, build, compiler): build for build in random.sample(wanted, len(wanted))}
+        asked = {threads.submit(_compile, build, compiler): build for build in shuffled}
         try:
             for future in as_completed(asked):
                 build = asked[future]
@@ -203,15 +205,18 @@ def compiled(wanted: list[Build]) -> Iterator[Build]:
 
 def _compile(build: Build, compiler: Compiler) -> tuple[Path, OSError | None]:
     """The shared library of a build; and where it is in the private folder of this process, why not in the cache."""
-    source = folder() / f"{build.file}.cpp"
-    flags = (*FLAGS, *target_flags(), f"-DSCALAR={_SCALARS[build.dtype]}", f"-I{folder()}")
+    name = f"{build.file}.cpp"
+    flags = (*FLAGS, *target_flags(), f"-DSCALAR={_SCALARS[build.dtype]}")
 
     def compile_to(target: Path) -> None:
+        sources = target.parent  # as they were when the build was named: somebody may be editing them
+        for file, content in {**_headers(), name: text(build.file)}.items():
+            (sources / file).write_text(content, encoding="utf-8")
         try:
-            run([compiler.path, *flags, str(source), "-o", str(target)])
+            run([compiler.path, *flags, str(sources / name), "-o", str(target)])
         except CompilerError as error:
             said = "\n".join(str(error).splitlines()[:_LINES_OF_FAILURE])
-            message = f"{source.name} does not compile for {build.dtype} with {compiler.path}:\n{said}"
+            message = f"{name} does not compile for {build.dtype} with {compiler.path}:\n{said}"
             raise CompilerError(message) from None
 
     try:
@@ -285,13 +290,7 @@ def load_all(report: Reporter | None = None) -> int:
 
 
 def _load_all(report: Reporter) -> int:
-    absent = []
-    for build in builds():
-        path = safe(build.path)
-        if is_whole(path):
-            _libraries[build.file, build.dtype] = load(path)
-        else:
-            absent.append(build)
+    absent = [build for build in builds() if not _is_found(build)]
     if absent:
         _compiler()  # before progress is shown of what cannot be done
         for _ in report(compiled(absent), len(absent)):
@@ -300,6 +299,15 @@ def _load_all(report: Reporter) -> int:
     if found:
         _note_compiler(_kept_folder(), found)
     return len(absent)
+
+
+def _is_found(build: Build) -> bool:
+    """Whether a build is in the cache; it is loaded then."""
+    path = safe(build.path)
+    if not is_whole(path):
+        return False
+    _libraries[build.file, build.dtype] = load(path)
+    return True
 
 
 def library(file: str, dtype: str) -> ctypes.CDLL:
@@ -312,7 +320,7 @@ def library(file: str, dtype: str) -> ctypes.CDLL:
     """
     if (file, dtype) not in _libraries:
         wanted = next(build for build in builds() if (build.file, build.dtype) == (file, dtype))
-        for _ in compiled([wanted]):
+        for _ in () if _is_found(wanted) else compiled([wanted]):
             pass
     return _libraries[file, dtype]
 
