@@ -97,7 +97,7 @@ def disassembled(image: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "kernel.cubin")
         file.write_bytes(image)
-        done = subprocess.run([path, "-c", str(file)], capture_output=True, check=True)
+        done = subprocess.run([path, "-c", "-ndf", str(file)], capture_output=True, check=True)  # no dataflow
     return done.stdout.decode(errors="replace")
 
 

@@ -34,10 +34,7 @@ KERNEL_FLAGS = (
     "-ffp-contract=off",
     "-fvisibility=hidden",
 )
-_LINES = (
-    "-gdwarf-4",
-    "-g1",
-)  # some addr2line mistake a file of version 5 for another; -g1 comes last, or g++ takes -g2
+_LINES = ("-gdwarf-4", "-g1")  # some addr2line mistake a file of version 5; in the other order g++ takes -g2
 _UNDEFINED_BEHAVIOUR = "alignment,shift,integer-divide-by-zero,signed-integer-overflow"
 
 MISSING = (
