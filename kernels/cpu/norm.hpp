@@ -251,11 +251,11 @@ struct Forward {
   }
 
   template <class V>
-  INLINE_METHOD void operator()(index_t i, V mean, V scale, V shift) const {
+  INLINE_METHOD V operator()(index_t i, V mean, V scale, V shift) const {
     V value = before(i, mean, scale, shift), zero = {};
-    if constexpr (ACTIVATION == 1) value = value <= zero ? zero : value;
-    if constexpr (ACTIVATION == 2) value = value > zero ? value : value * all<V>(slope);
-    put(y + i, value);
+    if constexpr (ACTIVATION == 1) return value <= zero ? zero : value;
+    if constexpr (ACTIVATION == 2) return value > zero ? value : value * all<V>(slope);
+    return value;
   }
 };
 
@@ -264,11 +264,11 @@ struct Backward : Forward<ACTIVATION> {
   const scalar_t* grad_y;
 
   template <class V>
-  INLINE_METHOD void operator()(index_t i, V mean, V scale, V shift) const {
+  INLINE_METHOD V operator()(index_t i, V mean, V scale, V shift) const {
     V value = this->before(i, mean, scale, shift), grad = get<V>(grad_y + i), zero = {};
-    if constexpr (ACTIVATION == 1) grad = value <= zero ? zero : grad;
-    if constexpr (ACTIVATION == 2) grad = value > zero ? grad : grad * all<V>(this->slope);
-    put(this->y + i, grad);
+    if constexpr (ACTIVATION == 1) return value <= zero ? zero : grad;
+    if constexpr (ACTIVATION == 2) return value > zero ? grad : grad * all<V>(this->slope);
+    return grad;
   }
 };
 
@@ -292,12 +292,12 @@ INLINE void with_activation(index_t activation, double negative_slope, const sca
 // The gradient rstd * (g - share_g - h * share_gh) with g = grad_y * weight and h = (x - mean) * rstd.
 struct Gradient {
   const scalar_t *grad_y, *x;
-  scalar_t* grad_x;
+  scalar_t* y;
 
   template <class V>
-  INLINE_METHOD void operator()(index_t i, V mean, V rstd, V of_grad, V of_h, V shift) const {
+  INLINE_METHOD V operator()(index_t i, V mean, V rstd, V of_grad, V of_h, V shift) const {
     V h = (get<V>(x + i) - mean) * rstd;
-    put(grad_x + i, get<V>(grad_y + i) * of_grad + (h * of_h + shift));
+    return get<V>(grad_y + i) * of_grad + (h * of_h + shift);
   }
 };
 
