@@ -251,16 +251,15 @@ struct Forward {
   }
 
   template <class V>
-  INLINE_METHOD void operator()(index_t i, V mean, V scale, V shift) const {
+  INLINE_METHOD V operator()(index_t i, V mean, V scale, V shift) const {
     V value = before(i, mean, scale, shift), zero = {};
-    if constexpr (ACTIVATION == 1) value = value <= zero ? zero : value;
-    if constexpr (ACTIVATION == 2) value = value > zero ? value : value * all<V>(slope);
+    if constexpr (ACTIVATION == 1) return value <= zero ? zero : value;
+    if constexpr (ACTIVATION == 2) return value > zero ? value : value * all<V>(slope);
     if constexpr (ACTIVATION == 3) {
-      V six = all<V>(6);
-      value = value <= zero ? zero : value;
-      value = value >= six ? six : value;
+      V positive = value <= zero ? zero : value, six = all<V>(6);
+      return positive >= six ? six : positive;
     }
-    put(y + i, value);
+    return value;
   }
 };
 
@@ -269,15 +268,15 @@ struct Backward : Forward<ACTIVATION> {
   const scalar_t* grad_y;
 
   template <class V>
-  INLINE_METHOD void operator()(index_t i, V mean, V scale, V shift) const {
+  INLINE_METHOD V operator()(index_t i, V mean, V scale, V shift) const {
     V value = this->before(i, mean, scale, shift), grad = get<V>(grad_y + i), zero = {};
-    if constexpr (ACTIVATION == 1) grad = value <= zero ? zero : grad;
-    if constexpr (ACTIVATION == 2) grad = value > zero ? grad : grad * all<V>(this->slope);
+    if constexpr (ACTIVATION == 1) return value <= zero ? zero : grad;
+    if constexpr (ACTIVATION == 2) return value > zero ? grad : grad * all<V>(this->slope);
     if constexpr (ACTIVATION == 3) {
-      grad = value <= zero ? zero : grad;
-      grad = value >= all<V>(6) ? zero : grad;
+      V positive = value <= zero ? zero : grad;
+      return value >= all<V>(6) ? zero : positive;
     }
-    put(this->y + i, grad);
+    return grad;
   }
 };
 
@@ -302,12 +301,12 @@ INLINE void with_activation(index_t activation, double negative_slope, const sca
 // The gradient rstd * (g - share_g - h * share_gh) with g = grad_y * weight and h = (x - mean) * rstd.
 struct Gradient {
   const scalar_t *grad_y, *x;
-  scalar_t* grad_x;
+  scalar_t* y;
 
   template <class V>
-  INLINE_METHOD void operator()(index_t i, V mean, V rstd, V of_grad, V of_h, V shift) const {
+  INLINE_METHOD V operator()(index_t i, V mean, V rstd, V of_grad, V of_h, V shift) const {
     V h = (get<V>(x + i) - mean) * rstd;
-    put(grad_x + i, get<V>(grad_y + i) * of_grad + (h * of_h + shift));
+    return get<V>(grad_y + i) * of_grad + (h * of_h + shift);
   }
 };
 
