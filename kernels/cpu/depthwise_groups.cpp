@@ -251,6 +251,16 @@ INLINE void unpack(const Params* p, const scalar_t* sums, index_t part, const Bo
     }
 }
 
+// Asks for a box of planes in C order, of which the memory is used next.
+template <bool written>
+INLINE void prefetch(const scalar_t* planes, index_t step, index_t count, const Box& box, const Steps& by) {
+  if (by.w != 1 || by.h != box.ws) return;
+  for (index_t c = 0; c < count; c++) {
+    const scalar_t* rows = planes + c * step + box.d * by.d + box.h * by.h;
+    for (index_t i = 0; i < box.hs * box.ws; i += 64 / sizeof(scalar_t)) __builtin_prefetch(rows + i, written);
+  }
+}
+
 INLINE index_t packed_filters(const Params* p) { return round_up(p->filters, p->width); }
 
 // y, or grad_x, of packed weights [groups][filters / width][parts][channels][taps][width] and bias [groups][filters].
@@ -267,13 +277,13 @@ KERNEL depthwise_groups(const Params* p, const scalar_t* from, const scalar_t* w
   for (index_t unit = units.begin; unit < units.end; unit++) {
     index_t n = unit / count / blocks, first = unit / count % blocks * p->block;
     index_t groups = std::min(p->block, p->groups - first);
-    Box box = box_of(p, unit % count), written = written_by(p, box);
+    Box box = box_of(p, unit % count), written = written_by(p, box), read = read_by(p, box);
     index_t size = flat_size(p, box);
     scalar_t* result = sums + round_up(parts * p->width * size, 64);
     scalar_t* planes = result + (innermost(by_to) ? round_up(groups * p->filters * written.size(), 64) : 0);
     const scalar_t* from_image = from + n * p->from_n + first * p->channels * p->from_c;
     scalar_t* to_image = to + n * p->to_n + first * p->filters * p->to_c;
-    Planes source(from_image, by_from, groups * p->channels, read_by(p, box), planes);
+    Planes source(from_image, by_from, groups * p->channels, read, planes);
     Steps by = innermost(by_to) ? dense(written) : by_to;
     scalar_t* image = innermost(by_to) ? origin(result, written) : to_image;
     for (index_t g = 0; g < groups; g++) {
@@ -282,13 +292,17 @@ KERNEL depthwise_groups(const Params* p, const scalar_t* from, const scalar_t* w
       const scalar_t* w = weight + (first + g) * of_group;
       for (index_t m = 0; m < filters; m += p->width) {
         const scalar_t* shift = bias + (first + g) * filters + m;
+        index_t width = std::min(p->width, p->filters - m), next = p->channels * m / filters;
+        prefetch<true>(image + (g * p->filters + m) * by.c, by.c, width, written, by);
+        prefetch<false>(from_image + ((g + 1) * p->channels + next) * p->from_c, p->from_c,
+                        p->channels * (m + p->width) / filters - next, read, by_from);
         for (index_t part = 0; part < parts; part++) {
           index_t start = tables.starts[part], taps = tables.starts[part + 1] - start;
           SUM_PART[p->width](copies, copy, p->channels, tables.taps + 2 * start, taps, w, shift,
                              sums + part * p->width * size, size);
           w += p->channels * taps * p->width;
         }
-        for (index_t i = 0; i < p->width && m + i < p->filters; i++)
+        for (index_t i = 0; i < width; i++)
           unpack(p, sums + i * size, p->width * size, written, by, image + (g * p->filters + m + i) * by.c);
       }
     }
@@ -297,6 +311,12 @@ KERNEL depthwise_groups(const Params* p, const scalar_t* from, const scalar_t* w
         copy_transposed(result + at, written.size(), to_image + offset, p->to_w, groups * p->filters, run);
       });
   }
+}
+
+INLINE index_t weight_offset(const Params* p, index_t tap) {
+  if (p->w_h == p->kernel_w * p->w_w && p->kernel_d == 1) return tap * p->w_w;
+  index_t row = tap / p->kernel_w;
+  return row / p->kernel_h * p->w_d + row % p->kernel_h * p->w_h + tap % p->kernel_w * p->w_w;
 }
 
 KERNEL depthwise_groups_weight(const Params* p, const scalar_t* w, const scalar_t* bias, const index_t* table,
@@ -312,8 +332,7 @@ KERNEL depthwise_groups_weight(const Params* p, const scalar_t* w, const scalar_
       for (index_t part = 0; part < parts; part++)
         for (index_t c = 0; c < p->channels; c++)
           for (index_t t = tables.starts[part]; t < tables.starts[part + 1]; t++) {
-            index_t k = tables.number(t), kw = k % p->kernel_w, kh = k / p->kernel_w % p->kernel_h;
-            index_t at = g * p->w_g + c * p->w_c + k / p->kernel_w / p->kernel_h * p->w_d + kh * p->w_h + kw * p->w_w;
+            index_t at = g * p->w_g + c * p->w_c + weight_offset(p, tables.number(t));
             for (index_t m = first; m < first + p->width; m++) *weight++ = m < p->filters ? w[at + m * p->w_m] : 0;
           }
   for (index_t g = here.begin; g < here.end; g++)
