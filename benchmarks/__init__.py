@@ -19,6 +19,7 @@ pytest-benchmark.
 `tables`                tables for both, numbers as they show them
 `progress`              the display of a run's progress
 `publishing`            the files of a run, rules for replacing a committed result, exit codes
+`sweep`                 layers of no network, drawn with a fixed seed, on the CPU
 `kernel_profile`        the kernels' memory traffic, counted in the simulator
 `kernel_gains`          what staged kernels save over plain ones, by the same counts
 `gpu_check`             whether the kernels run on a GPU as they should

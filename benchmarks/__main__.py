@@ -109,9 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device: Device = "cpu" if choose_device(options.device)[0] == "cpu" else "gpu"
         networks = select_networks(options.tier, options.filters) if device == "cpu" else []
         return list_cases(select(options.tier, options.filters, device), networks)
-    missing = [module for module in REQUIRED if find_spec(module) is None]
-    if missing:
-        print(f"needs {', '.join(missing)}: {install_command('bench')}", file=sys.stderr)
+    if not require_packages():
         return EXIT_USAGE
     threads = options.threads or environment.available_cpus()
     environment.confine(threads)
@@ -120,6 +118,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except publishing.CannotPublishError as error:
         print(f"not published: {error}", file=sys.stderr)
         return EXIT_USAGE
+
+
+def require_packages() -> bool:
+    """Whether all packages of the benchmarks are there; says which are missing."""
+    missing = [module for module in REQUIRED if find_spec(module) is None]
+    if missing:
+        print(f"needs {', '.join(missing)}: {install_command('bench')}", file=sys.stderr)
+    return not missing
 
 
 def run(options: argparse.Namespace, threads: int, started: float) -> int:

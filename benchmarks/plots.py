@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from benchmarks.results import FALLBACK, PLAIN_CUPY, PYTORCH, Ratios, Row, Run, by_family, rows_by_subject
+from benchmarks import report
+from benchmarks.results import FALLBACK, PLAIN_CUPY, PYTORCH, Ratios, Row, Run, by_family, rows_by_subject, rows_of
 
 COLOURS = {
     **dict.fromkeys(("forward", "training", "im2col", "pack"), "#4477aa"),
@@ -73,9 +74,7 @@ def save(figure: Any, path: Path) -> list[Path]:
 
 
 def caption(run: Run) -> str:
-    device = run.environment["device"]
-    threads = "" if run.on_gpu else f", {device['threads']} threads"
-    return f"{device['name']}{threads}, {run.environment['date']}"
+    return f"{report.title(run)}, {run.environment['date']}"
 
 
 def head(figure: Any, lines: tuple[str, str], handles: Sequence[Any], below: tuple[float, float, float]) -> None:
@@ -298,6 +297,39 @@ def _bandwidths(axes: Any, run: Run, rows: Sequence[Row]) -> list[Any]:
     _plain(axes.xaxis)
     grid(axes, "x")
     return [mark("quickest peer (limited by memory)", GREY)] if any(row.peer for row in rows) else []
+
+
+# Drawn layers -------------------------------------------------------------------------------------
+
+
+def draw_scatter(run: Run, path: Path) -> list[Path]:
+    """A point a case at the quickest peer's time and its ratio to ours; nothing where there is no peer."""
+    rows = [row for row in rows_of(run) if row.peer_timing]
+    return save(_scatter(run, rows) if rows else None, path)
+
+
+def _scatter(run: Run, rows: Sequence[Row]) -> Any:
+    families = list(dict.fromkeys(row.record.family for row in rows))
+    markers = {family: MARKERS[number % len(MARKERS)] for number, family in enumerate(families)}
+    figure, axes = plt.subplots(figsize=(9.5, 6.8), layout="constrained")
+    form: dict[str, Any] = {"markersize": 6, "alpha": 0.75, "markeredgecolor": "white", "markeredgewidth": 0.4}
+    for row in rows:
+        if row.peer_timing and row.ratio:
+            colour = _colour(row.record.operation)
+            axes.plot(row.peer_timing.median * 1e3, row.ratio, markers[row.record.family], color=colour, **form)
+    axes.axhline(1, color="black", linewidth=1)
+    axes.set(
+        xscale="log", yscale="log", xlabel="ms, quickest peer", ylabel="its time over ours (above 1 we are quicker)"
+    )
+    _ticks(axes.xaxis)
+    _ticks(axes.yaxis)
+    grid(axes)
+    handles = [mark(name, colour) for name, colour in _directions(rows).items()]
+    _legend_below(figure, [*handles, *(mark(name, "#777777", sign) for name, sign in markers.items())], 4)
+    mean = Ratios.of(row.ratio for row in rows)
+    title = f"{rows[0].subject} on {len(rows)} cases of drawn layers"
+    _title(figure, f"{title}: geometric mean {mean.mean:.2f}\n{caption(run)}" if mean else title)
+    return figure
 
 
 # Over the CPU -------------------------------------------------------------------------------------

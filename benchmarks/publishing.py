@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.layers import Device, Tier
+from benchmarks.layers import Device
 
 if TYPE_CHECKING:  # these import NumPy, which must wait for the thread limits
     from collections.abc import Iterable, Sequence
@@ -81,7 +81,7 @@ def split_filters(filters: Sequence[str], device: Device = "cpu") -> tuple[list[
     return words_of_providers, of_cases
 
 
-def file_stem(tier: Tier, device: str, filtered: bool, interrupted: bool) -> str:
+def file_stem(tier: str, device: str, filtered: bool, interrupted: bool) -> str:
     """``<device>`` for a whole run; any other run has a suffix."""
     suffixes = (
         ("" if tier == "default" else tier),
