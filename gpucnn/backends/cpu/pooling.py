@@ -29,12 +29,13 @@ _SCATTER_ADD = Kernel("pool_indices", "scatter_add")
 _SCATTER_LAST = Kernel("pool_indices", "scatter_last")
 _GATHER = Kernel("pool_indices", "gather")
 
-BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED = range(5)  # the ways along W of kernels/cpu/pooling.cpp
-MAX_ROWS = 8  # of one pass, as there
+BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT = range(7)  # the ways of kernels/cpu/pooling.cpp
+MAX_ROWS, MAX_DIRECT = 8, 16  # as there
 MAX_TAPS = 64  # of windows that overlap much; NumPy's passes are fewer from about there on
 MAX_SUM = 4096  # sources that are added up one by one
 TABLES_BYTES = 4 << 20  # of all cached tables
 LABELS = 1 << 31  # positions of a plane that float32's lanes can hold
+LONGEST_VECTOR = 16  # scalars of a vector, at most
 MAX_LAUNCHES = 16  # that a plan keeps
 MIN_PARTS = 8  # work items that an image is not cut for: a part of its channels is read and written in short runs
 PART = 16  # channels that are never divided: a cache line of float32
@@ -173,7 +174,17 @@ class Reads(NamedTuple):
     @property
     def reach(self) -> int:
         """Sources from the first to the last that one target reads, both counted."""
-        return (max(1, int(self.counts.max())) - 1) * self.step + 1
+        return (max(1, self.longest) - 1) * self.step + 1
+
+    @property
+    def longest(self) -> int:
+        """Sources of the target that reads most."""
+        return int(self.counts.max())
+
+    @property
+    def is_run(self) -> bool:
+        """Whether one target reads a run that fills a vector."""
+        return len(self.counts) == self.step == 1 and self.longest >= LONGEST_VECTOR
 
     @property
     def overlap(self) -> bool:
@@ -182,7 +193,7 @@ class Reads(NamedTuple):
 
     def is_direct(self, in_blocks: bool) -> bool:
         """Whether one tap after the other is fast; and exact enough, as sums `in_blocks` always are."""
-        taps, reads = int(self.counts.max()), int(self.counts.sum())
+        taps, reads = self.longest, int(self.counts.sum())
         return taps <= MAX_TAPS or (reads <= 2 * self.sources and (in_blocks or taps <= MAX_SUM))
 
 
@@ -259,7 +270,7 @@ def plane_of(row: Row, length: int, h: Reads, w: Reads, depth: int) -> Plane | N
         length = _multiple(length, 2)
     elif row.way == DOUBLED:
         length = max(length, -(-targets // 2))
-    elif row.way == REPEATED:
+    elif row.way in (REPEATED, SINGLE):
         return None
     if h.sources == 1 or h.sources * length > PLANE:
         return None
@@ -329,6 +340,10 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
     in_blocks = (False, False, not channels_last and w.step == 1)
     divides = 0 if geometry.divisor == "none" else 2 if of_windows else 1
     row = Row(BY_TABLE) if channels_last else row_of(axes[2], of_windows)
+    if channels_last and of_windows and prod(each.longest for each in reads) <= MAX_DIRECT:
+        row = Row(DIRECT)
+    elif not channels_last and w.is_run and axes[:2] == (Axis(1), Axis(1)):
+        row = Row(SINGLE)
     beside = row.low or row.last >= w.sources or divides == 1
     margin = row.low + max(w.sources, row.last + 1) if beside else 0
     named = dict(zip("dhw", reads, strict=True))
