@@ -37,8 +37,10 @@ static void scatter_channels(const scalar_t* values, const int64_t* indices, sca
   for (index_t i = 0; i < of.windows; i++)
     for (index_t c = 0; c < count; c++) {
       index_t at = indices[i * of.channels + c];
-      if (at < 0) continue;
-      if (at >= cleared) clear(at + 1 + CLEARED / count);
+      if (uint64_t(at) >= uint64_t(cleared)) {
+        if (at < 0) continue;
+        clear(at + 1 + CLEARED / count);
+      }
       put<ADD>(planes + at * of.channels + c, values[i * of.channels + c]);
     }
   clear(of.positions);
@@ -57,8 +59,10 @@ static void scatter_planes(const scalar_t* values, const int64_t* indices, scala
   for (index_t i = 0; i < of.windows; i++)
     for (index_t k = 0; k < PLANES; k++) {
       index_t at = indices[k * of.windows + i];
-      if (at < 0) continue;
-      if (at >= cleared) clear(at + CLEARED);
+      if (uint64_t(at) >= uint64_t(cleared)) {
+        if (at < 0) continue;
+        clear(at + CLEARED);
+      }
       put<ADD>(planes + k * of.positions + at, values[k * of.windows + i]);
     }
   clear(of.positions);

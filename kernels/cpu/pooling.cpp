@@ -13,7 +13,7 @@ struct Params {
   index_t y_n, y_c, y_d, y_h, y_w;
   index_t channels_last;
   index_t d_step, h_step, w_step;
-  index_t way;          // along W in C order, see Way
+  index_t way;          // see Way
   index_t taps;         // SHIFTED, HALVED: target o reads the sources o + k * w_step - low, or 2 o + k * w_step - low
   index_t low;          // scalars before the row
   index_t even, odd;    // DOUBLED: targets 2 j and 2 j + 1 read the sources j + k * w_step + even, and + odd,
@@ -29,7 +29,7 @@ struct Params {
 
 constexpr int MAX_ROWS = 8;  // of one pass: each reads and writes the row of results
 
-enum Way { BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED };
+enum Way { BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT };
 
 struct Reads {
   const int64_t *first, *count;
@@ -38,6 +38,22 @@ struct Reads {
 struct Divisors {
   const scalar_t *d, *h, *w;
 };
+
+// Channels last, windows of so few taps are reduced at once: reduced rows would have to be written and read.
+constexpr int MAX_DIRECT = 16;
+
+template <int L>
+struct Wide {
+  typedef int64_t vector __attribute__((vector_size(L * sizeof(int64_t))));
+};
+
+template <int L>
+INLINE void write_indices(int64_t* to, Labels<L> labels) {
+  if constexpr (L == 1)
+    *to = labels;
+  else
+    write(to, __builtin_convertvector(labels, typename Wide<L>::vector));
+}
 
 template <class Op>
 struct Pooling {
@@ -271,9 +287,67 @@ struct Pooling {
       if (!depth || !height) std::fill(target.values, target.values + p->ow, Op::NOTHING);
       for (index_t i = 0; height && i < depth; i++) {
         Rows rows = {{planes[i].values + from, planes[i].labels + from}, p->h_step * p->pitch};
-        reduce_in_passes<Op>(rows, height, i == 0, target, p->ow);
+        if (height <= 3)
+          reduce_rows<Op>(rows, int(height), i == 0, target, p->ow);
+        else
+          reduce_in_passes<Op>(rows, height, i == 0, target, p->ow);
       }
       finish(target, offset, od, oh, depth && height);
+    }
+  }
+
+  // --- Without reduced rows ---------------------------------------------------------------------------------------
+
+  template <int COUNT>
+  void reduce_taps(const Tap* taps, int count, index_t offset, scalar_t divisor) const {
+    if (COUNT) count = COUNT;
+    over(p->c, [&](auto width, index_t i) {
+      constexpr int L = decltype(width)::value;
+      auto reduced = taps[0].template at<Op, L>(i);
+      for (int k = 1; k < count; k++) reduced.update(taps[k].template at<Op, L>(i));
+      if (p->divides) reduced.value /= divisor;
+      write(y + offset + i, reduced.value);
+      if constexpr (Op::LABELLED) write_indices<L>(indices + offset + i, reduced.label);
+    });
+  }
+
+  // A row of y, channels last.
+  void direct_row(const scalar_t* plane, index_t offset, index_t od, index_t oh) const {
+    scalar_t outer = p->divides ? divisors.d[od] * divisors.h[oh] : 1;
+    for (index_t o = 0; o < p->ow; o++, offset += p->c) {
+      Tap taps[MAX_DIRECT];
+      int count = 0;
+      for (index_t i = 0, d = d_reads.first[od]; i < d_reads.count[od]; i++, d += p->d_step)
+        for (index_t j = 0, h = h_reads.first[oh]; j < h_reads.count[oh]; j++, h += p->h_step)
+          for (index_t k = 0, w = w_reads.first[o]; k < w_reads.count[o]; k++, w += p->w_step)
+            taps[count++] = {plane + d * p->x_d + h * p->x_h + w * p->x_w, label_t((d * p->h + h) * p->w + w)};
+      scalar_t divisor = p->divides ? outer * divisors.w[o] : 1;
+      if (count == 4)
+        reduce_taps<4>(taps, count, offset, divisor);
+      else if (count == 9)
+        reduce_taps<9>(taps, count, offset, divisor);
+      else if (count)
+        reduce_taps<0>(taps, count, offset, divisor);
+      else
+        put_nothing(offset, p->c);
+    }
+  }
+
+  void put_nothing(index_t offset, index_t count) const {
+    std::fill(y + offset, y + offset + count, Op::NOTHING);
+    if (Op::LABELLED) std::fill(indices + offset, indices + offset + count, -1);
+  }
+
+  // Planes that are one row in C order with one window.
+  void single_windows(Range planes) const {
+    index_t first = w_reads.first[0], count = w_reads.count[0], n = planes.begin / p->c, c = planes.begin % p->c;
+    scalar_t divisor = p->divides ? divisors.d[0] * divisors.h[0] * divisors.w[0] : 1;
+    for (index_t i = planes.begin; i < planes.end; i++) {
+      index_t offset = n * p->y_n + c * p->y_c;
+      Reduced<Op, 1> reduced = along<Op>(x + n * p->x_n + c * p->x_c + first, count, label_t(first));
+      y[offset] = reduced.value / divisor;
+      if (Op::LABELLED) indices[offset] = reduced.label;
+      if (++c == p->c) c = 0, n++;
     }
   }
 
@@ -307,12 +381,15 @@ struct Pooling {
   void compute(int64_t item) const {
     index_t planes = p->channels_last ? 1 : p->c;
     Range range = part_of(p->n * planes * p->od * p->oh, item, p->items);
+    if (p->way == SINGLE) return single_windows(range);
     for (index_t begin = range.begin; begin < range.end;) {
       index_t oh = begin % p->oh, od = begin / p->oh % p->od, plane = begin / p->oh / p->od;
       index_t n = plane / planes, c = plane % planes, rows = std::min(p->oh - oh, range.end - begin);
       const scalar_t* from = x + n * p->x_n + c * p->x_c;
       index_t offset = n * p->y_n + c * p->y_c + od * p->y_d + oh * p->y_h;
-      if (p->block > 1 && d_reads.count[od] <= MAX_ROWS)
+      if (p->way == DIRECT)
+        for (index_t i = 0; i < rows; i++) direct_row(from, offset + i * p->y_h, od, oh + i);
+      else if (p->block > 1 && d_reads.count[od] <= MAX_ROWS)
         rows_of_plane(from, plane, offset, od, oh, oh + rows);
       else
         for (index_t i = 0; i < rows; i++) row(from, plane, offset + i * p->y_h, od, oh + i);

@@ -243,10 +243,14 @@ INLINE void reduce_rows(const Sources& sources, int count, bool first, Row targe
 constexpr index_t MAX_TAPS = 64;
 
 template <class Op, class Sources>
-INLINE void reduce_in_passes(Sources sources, index_t count, bool first, Row target, index_t length) {
-  for (; count > MAX_TAPS; count -= MAX_TAPS, sources = sources.after(MAX_TAPS), first = false)
-    reduce_rows<Op>(sources, MAX_TAPS, first, target, length);
-  if (count) reduce_rows<Op>(sources, int(count), first, target, length);
+static void reduce_in_passes(Sources sources, index_t count, bool first, Row target, index_t length) {
+  for (; count > 0; count -= MAX_TAPS, sources = sources.after(MAX_TAPS), first = false) {
+    int taps = int(std::min(count, MAX_TAPS));
+    if (first)
+      reduce_rows<Op, true, 0>(sources, taps, target, length);
+    else
+      reduce_rows<Op, false, 0>(sources, taps, target, length);
+  }
 }
 
 // --- Long runs --------------------------------------------------------------------------------------------------------

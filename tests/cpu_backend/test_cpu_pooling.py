@@ -105,9 +105,8 @@ def test_maxima_and_their_indices_are_the_same(dtype: str) -> None:
         for order in orders(number):
             x = arranged(content(numbers(rng, (*lead, *geometry.input_size), dtype), kind, rng), order)
             shape = (*lead, *geometry.output_size)
-            expected, indices = (
-                pair[1] for pair in of_both("max_pool", (x,), {dtype: shape, "int64": shape}, geometry)
-            )
+            results = of_both("max_pool", (x,), {dtype: shape, "int64": shape}, geometry)
+            expected, indices = (pair[1] for pair in results)
             backend = backend_named("compiled")
             y, at = backend.empty_like(shape, dtype, x), backend.empty_like(shape, np.int64, x)
             backend.max_pool(x, y, at, geometry)

@@ -5,14 +5,14 @@ Windows that are long and overlap are left to NumPy's passes, whose number grows
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from gpucnn.backends.cpu.elementwise import work_items
-from gpucnn.backends.cpu.library import Kernel, Value, launch, strides
+from gpucnn.backends.cpu.library import Kernel, Launch, Layout, Value, launch, layout, strides
 from gpucnn.backends.numpy import average_pooling, max_pooling
 from gpucnn.backends.numpy.average_pooling import tap_counts
 from gpucnn.backends.numpy.memory import SCRATCH_BYTES, Array, is_channels_last, merged
@@ -29,12 +29,14 @@ _SCATTER_ADD = Kernel("pool_indices", "scatter_add")
 _SCATTER_LAST = Kernel("pool_indices", "scatter_last")
 _GATHER = Kernel("pool_indices", "gather")
 
-BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED = range(5)  # the ways along W of kernels/cpu/pooling.cpp
-MAX_ROWS = 8  # of one pass, as there
+BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT = range(7)  # the ways of kernels/cpu/pooling.cpp
+MAX_ROWS, MAX_DIRECT = 8, 16  # as there
 MAX_TAPS = 64  # of windows that overlap much; NumPy's passes are fewer from about there on
 MAX_SUM = 4096  # sources that are added up one by one
 TABLES_BYTES = 4 << 20  # of all cached tables
 LABELS = 1 << 31  # positions of a plane that float32's lanes can hold
+LONGEST_VECTOR = 16  # scalars of a vector, at most
+MAX_LAUNCHES = 16  # that a plan keeps
 MIN_PARTS = 8  # work items that an image is not cut for: a part of its channels is read and written in short runs
 PART = 16  # channels that are never divided: a cache line of float32
 WORK = 4  # elements that take as long as one of `work_items`
@@ -76,16 +78,30 @@ def _reduce(kernel: Kernel, plan: Plan, x: Array, y: Array, indices: Array | Non
     x, y = plan.seen(x), plan.seen(y)
     if not plan.channels_last and x.shape[4] > 1 and x.strides[4] != x.itemsize:
         x = np.ascontiguousarray(x)
-    n, c, _, _, ow = y.shape
+    if indices is not None:
+        indices = plan.seen(indices)
+    key = kernel.name, layout(x), layout(y), indices is not None
+    run = plan.launches.get(key)
+    if run is None:
+        if len(plan.launches) >= MAX_LAUNCHES:
+            plan.launches.clear()
+        run = plan.launches[key] = _launch_of(kernel, plan, *key[1:])
+    run(x=x, y=y, indices=indices, reads=plan.reads, divisors=plan.divisors)
+
+
+def _launch_of(kernel: Kernel, plan: Plan, x: Layout, y: Layout, labelled: bool) -> Launch:
+    """The launch of a plan's kernel for arrays of these layouts, as the kernel sees them."""
+    (n, c, _, _, ow), item = y.shape, x.itemsize
     lanes = c if plan.channels_last else 1
     margin, pitch = plan.margin * lanes, _multiple(ow * lanes, ALIGNED)
-    block, depth, height = 1, *plan.slots(pitch * x.itemsize)
+    block, depth, height = 1, *plan.slots(pitch * item)
     if plan.plane:
         pitch, block, depth, height = plan.plane.pitch, x.shape[3], plan.plane.depth, plan.plane.height
-        if margin or plan.plane.row * x.itemsize != x.strides[3]:
+        if margin or plan.plane.row * item != x.strides[3]:
             margin = plan.plane.row
     slots = depth * height or MAX_ROWS
-    items = min(work_items((x.size + y.size) // WORK), y.size // (ow * lanes))
+    elements = prod(x.shape) + prod(y.shape)
+    items = min(work_items(elements // WORK), prod(y.shape) // (ow * lanes))
     values = {
         **plan.values,
         **{"n": n, "c": c, "margin": margin, "pitch": pitch, "block": block, "items": items},
@@ -93,13 +109,10 @@ def _reduce(kernel: Kernel, plan: Plan, x: Array, y: Array, indices: Array | Non
         **strides("x", x, "ncdhw"),
         **strides("y", y, "ncdhw"),
     }
-    if indices is not None:
-        indices = plan.seen(indices)
-    arrays = {"x": x, "y": y, "indices": indices, "reads": plan.reads, "divisors": plan.divisors}
-    tags = _multiple(slots * 8, 64) // x.itemsize
-    labels = 0 if indices is None else slots + 1 + 2 * block
+    tags = _multiple(slots * 8, 64) // item
+    labels = slots + 1 + 2 * block if labelled else 0
     workspace = tags + block * margin + ALIGNED + (slots + labels) * pitch
-    launch(kernel, x.dtype.name, values, arrays, items, workspace)
+    return Launch(kernel, plan.dtype, values, items, workspace)
 
 
 # --- By indices -----------------------------------------------------------------------------------------------------
@@ -161,7 +174,17 @@ class Reads(NamedTuple):
     @property
     def reach(self) -> int:
         """Sources from the first to the last that one target reads, both counted."""
-        return (max(1, int(self.counts.max())) - 1) * self.step + 1
+        return (max(1, self.longest) - 1) * self.step + 1
+
+    @property
+    def longest(self) -> int:
+        """Sources of the target that reads most."""
+        return int(self.counts.max())
+
+    @property
+    def is_run(self) -> bool:
+        """Whether one target reads a run that fills a vector."""
+        return len(self.counts) == self.step == 1 and self.longest >= LONGEST_VECTOR
 
     @property
     def overlap(self) -> bool:
@@ -170,7 +193,7 @@ class Reads(NamedTuple):
 
     def is_direct(self, in_blocks: bool) -> bool:
         """Whether one tap after the other is fast; and exact enough, as sums `in_blocks` always are."""
-        taps, reads = int(self.counts.max()), int(self.counts.sum())
+        taps, reads = self.longest, int(self.counts.sum())
         return taps <= MAX_TAPS or (reads <= 2 * self.sources and (in_blocks or taps <= MAX_SUM))
 
 
@@ -247,7 +270,7 @@ def plane_of(row: Row, length: int, h: Reads, w: Reads, depth: int) -> Plane | N
         length = _multiple(length, 2)
     elif row.way == DOUBLED:
         length = max(length, -(-targets // 2))
-    elif row.way == REPEATED:
+    elif row.way in (REPEATED, SINGLE):
         return None
     if h.sources == 1 or h.sources * length > PLANE:
         return None
@@ -260,7 +283,7 @@ class Plan:
     """What a reduction over windows needs that depends on the geometry and the memory order alone.
 
     `views` are the steps to the arrays as the kernel sees them, `margin` counts positions of a row with what windows
-    read beside it, `reads` and `divisors` are the kernel's tables.
+    read beside it, `reads` and `divisors` are the kernel's tables. `launches` are kept by the layouts of the arrays.
     """
 
     is_direct: bool
@@ -275,6 +298,8 @@ class Plan:
     values: dict[str, Value]
     reads: Array
     divisors: Array | None
+    dtype: str
+    launches: dict[tuple[str, Layout, Layout, bool], Launch] = field(default_factory=dict)
 
     def seen(self, x: Array) -> Array:
         """X as the kernel sees it."""
@@ -315,6 +340,10 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
     in_blocks = (False, False, not channels_last and w.step == 1)
     divides = 0 if geometry.divisor == "none" else 2 if of_windows else 1
     row = Row(BY_TABLE) if channels_last else row_of(axes[2], of_windows)
+    if channels_last and of_windows and prod(each.longest for each in reads) <= MAX_DIRECT:
+        row = Row(DIRECT)
+    elif not channels_last and w.is_run and axes[:2] == (Axis(1), Axis(1)):
+        row = Row(SINGLE)
     beside = row.low or row.last >= w.sources or divides == 1
     margin = row.low + max(w.sources, row.last + 1) if beside else 0
     named = dict(zip("dhw", reads, strict=True))
@@ -338,6 +367,7 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
         values=values,
         reads=np.concatenate([table for each in reads for table in (each.first, each.counts)]),
         divisors=_divisors(geometry.divisor, axes, dtype),
+        dtype=dtype,
     )
 
 
