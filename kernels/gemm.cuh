@@ -181,7 +181,7 @@ __device__ __forceinline__ void promote(Sums& sums, Sums& recent) {
 
 // Adds the products of all steps. copy(step, stage) starts the copies of a step's factors, if there is such a step, to
 // one of the STAGES of shared memory: those of STAGES - 1 steps are under way while one is multiplied.
-// multiply(sums, stage) adds the products of one step.
+// multiply(sums, step, stage) adds the products of one step.
 template <typename Copy, typename Multiply>
 __device__ __forceinline__ void add_steps(Sums& sums, index_t steps, const Copy& copy, const Multiply& multiply) {
 #pragma unroll
@@ -194,7 +194,7 @@ __device__ __forceinline__ void add_steps(Sums& sums, index_t steps, const Copy&
       wait_for_copies<STAGES - 2>();
       __syncthreads();
       copy(step + STAGES - 1, free_stage);
-      multiply(IS_SPLIT ? recent : sums, stage);
+      multiply(IS_SPLIT ? recent : sums, step, stage);
       stage = stage + 1 == STAGES ? 0 : stage + 1;
       free_stage = free_stage + 1 == STAGES ? 0 : free_stage + 1;
     }

@@ -346,7 +346,7 @@ implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
   Sums sums = {};
   add_steps(
       sums, copies.steps, [&](index_t step, int stage) { copies.next(step, stage); },
-      [&](Sums& to, int stage) { product.add_step(to, stage); });
+      [&](Sums& to, index_t, int stage) { product.add_step(to, stage); });
 
   scalar_t* const results = reinterpret_cast<scalar_t*>(shared);
   const int row_pitch = p.rows_are_contiguous ? 1 : TILE_N + 8, position_pitch = p.rows_are_contiguous ? PASS_M + 8 : 1;

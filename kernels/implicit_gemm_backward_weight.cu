@@ -113,11 +113,19 @@ struct FloatReader {
     }
   }
 
+  // The same within a tile, added once, so that the addresses of a step's loads differ by constants alone.
+  __device__ __forceinline__ FloatReader of(unsigned tile) const {
+    FloatReader moved = *this;
+#pragma unroll
+    for (int turn = 0; turn < (N < 8 ? N / 2 : 4); ++turn) moved.at[turn] += tile;
+    return moved;
+  }
+
   // COUNT columns, `column` after the lane's first.
   template <int COUNT>
-  __device__ __forceinline__ Pack<float, COUNT> load(unsigned tile, int position, int column) const {
+  __device__ __forceinline__ Pack<float, COUNT> load(int position, int column) const {
     const int turn = (chunk_at<N, TURN>(position, 0) % N ^ column % 32 / CHUNK) / 2;
-    return load_shared<float, COUNT>(tile + at[turn] + position * (N * 16) + column / 32 * 128);
+    return load_shared<float, COUNT>(at[turn] + position * (N * 16) + column / 32 * 128);
   }
 };
 
@@ -134,6 +142,8 @@ struct Multiplier<true, false> {
         b_reader(n, threadIdx.x % 4, threadIdx.x % 32 / 4 * HELD_B) {}
 
   __device__ __forceinline__ void add_step(Sums& sums, unsigned of_y, unsigned of_x) const {
+    const auto a_from = a_reader.of(of_y);
+    const auto b_from = b_reader.of(of_x);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       FragmentsA a;
@@ -143,13 +153,13 @@ struct Multiplier<true, false> {
         const int position = half * 8 + later * 4;
 #pragma unroll
         for (int f = 0; f < FRAGMENTS; f += HELD_A / 2) {
-          const Pack<float, HELD_A> rows = a_reader.template load<HELD_A>(of_y, position, f * 16);
+          const Pack<float, HELD_A> rows = a_from.template load<HELD_A>(position, f * 16);
 #pragma unroll
           for (int i = 0; i < HELD_A; ++i) a[f + i / 2][later * 2 + i % 2] = __float_as_uint(rows.at[i]);
         }
 #pragma unroll
         for (int g = 0; g < 8; g += HELD_B) {
-          const Pack<float, HELD_B> columns = b_reader.template load<HELD_B>(of_x, position, g * 8);
+          const Pack<float, HELD_B> columns = b_from.template load<HELD_B>(position, g * 8);
 #pragma unroll
           for (int i = 0; i < HELD_B; ++i) b[(g + i) / 2][(g + i) % 2 * 2 + later] = __float_as_uint(columns.at[i]);
         }
@@ -175,18 +185,20 @@ struct Multiplier<true, true> {
       : a_reader(m, 0, threadIdx.x % 32 / 8 * 4), b_reader(n, 0, threadIdx.x % 8 * 4) {}
 
   __device__ __forceinline__ void add_step(Sums& sums, unsigned of_y, unsigned of_x) const {
+    const auto a_from = a_reader.of(of_y);
+    const auto b_from = b_reader.of(of_x);
 #pragma unroll
     for (int k = 0; k < POSITIONS; ++k) {
       float b[8];
 #pragma unroll
       for (int g = 0; g < 8; g += 4) {
-        const Pack<float, 4> columns = b_reader.template load<4>(of_x, k, g * 8);
+        const Pack<float, 4> columns = b_from.template load<4>(k, g * 8);
 #pragma unroll
         for (int i = 0; i < 4; ++i) b[g + i] = columns.at[i];
       }
 #pragma unroll
       for (int f = 0; f < FRAGMENTS; ++f) {
-        add_outer_product(sums[f], a_reader.template load<4>(of_y, k, f * 16).at, b);
+        add_outer_product(sums[f], a_from.template load<4>(k, f * 16).at, b);
       }
     }
   }
@@ -196,10 +208,10 @@ struct Multiplier<true, true> {
 };
 
 // The places in shared memory, in bytes from [POSITIONS, N] chunks, of those that one thread copies: of every
-// THREADS / N positions. Positions 8 apart are turned alike.
+// THREADS / N positions. Positions 8 / TURN apart are turned alike.
 template <int N>
 struct Writer {
-  static constexpr int APART = THREADS / N, COPIES = POSITIONS / APART, ALIKE = APART < 8 ? 8 / APART : 1;
+  static constexpr int APART = THREADS / N, COPIES = POSITIONS / APART, ALIKE = APART < 8 / TURN ? 8 / TURN / APART : 1;
   int position, chunk;
   unsigned at[ALIKE];
 
@@ -214,13 +226,13 @@ struct Writer {
   }
 };
 
-// Positions of y as the copies of one step need them: the offsets in y and x, and the input of the window's first tap;
-// what both factors' copies need of one is read at once.
+// Positions of y as the copies of one step need them: the offsets in y, and those in x with the input of the window's
+// first tap, which are read at once.
 struct Places {
   struct {
-    Pack<index_t, 2> yx, hw;
-  } at[POSITIONS];
-  index_t d[POSITIONS];
+    Pack<index_t, 2> xd, hw;
+  } of_x[POSITIONS];
+  index_t of_y[POSITIONS];
 };
 
 // What a block computes: rows from m on and columns from n on, of a group, summed over positions from begin to end.
@@ -242,15 +254,15 @@ struct Tile {
 // Notes the places of a step, by one warp: of each step another one.
 __device__ __forceinline__ void place(Places& to, index_t step, const Tile& tile, const ImplicitGemmWeightParams& p) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  if (warp != static_cast<int>(step % WARPS) || lane >= POSITIONS) return;
+  if (warp != static_cast<int>(static_cast<unsigned>(step) % WARPS) || lane >= POSITIONS) return;
   const index_t number = tile.begin + step * POSITIONS + lane;
   const bool exists = number < tile.end;
   const Position o = position(exists ? number : 0, 1, p.od, p.oh, p.ow, false);
   const index_t d = o.d * p.stride_d - p.low_d, h = o.h * p.stride_h - p.low_h, w = o.w * p.stride_w - p.low_w;
   const index_t y = o.n * p.y_n + o.d * p.y_d + o.h * p.y_h + o.w * p.y_w;
   const index_t x = o.n * p.x_n + d * p.x_d + h * p.x_h + w * p.x_w;
-  to.at[lane] = {{{y, x}}, {{exists ? h : NOWHERE, w}}};
-  to.d[lane] = d;
+  to.of_x[lane] = {{{x, d}}, {{exists ? h : NOWHERE, w}}};
+  to.of_y[lane] = y;
 }
 
 // What one thread copies: a chunk of rows, and one of a tap's channels, of some positions of each step.
@@ -260,8 +272,8 @@ struct Copies {
   const YWriter y_writer;
   const XWriter x_writer;
   const scalar_t *x, *grad_y;
-  index_t move_d, move_h, move_w, positions;
-  bool has_depth;
+  index_t move_d, move_h, move_w;
+  index_t positions;  // of y that are copied, from the thread's first on
 
   __device__ __forceinline__ Copies(const scalar_t* x_all, const scalar_t* y_all, const Tile& tile,
                                     const ImplicitGemmWeightParams& p) {
@@ -271,32 +283,30 @@ struct Copies {
     const index_t tap_h = tap / p.kw % p.kh * p.dilation_h;
     move_d = tap / (p.kw * p.kh) * p.dilation_d, move_w = tap % p.kw * p.dilation_w;
     move_h = chunk < p.chunks ? tap_h : NOWHERE;
-    has_depth = p.d > 1 || p.od > 1 || p.kd > 1;
     x = as_is(x_all + tile.group * p.x_g + move_d * p.x_d + tap_h * p.x_h + move_w * p.x_w + chunk * CHUNK);
     grad_y = as_is(y_all + tile.group * p.y_g + tile.m + y_writer.chunk * CHUNK);
-    positions = tile.m / CHUNK + y_writer.chunk < p.row_chunks ? tile.end - tile.begin : 0;
+    positions = (tile.m / CHUNK + y_writer.chunk < p.row_chunks ? tile.end - tile.begin : 0) - y_writer.position;
   }
 
   __device__ __forceinline__ void copy(unsigned to, index_t step, const Places& from,
                                        const ImplicitGemmWeightParams& p) const {
+    const bool has_depth = p.d > 1 || p.od > 1 || p.kd > 1;
     index_t of_y[YWriter::COPIES], of_x[XWriter::COPIES];
     bool inside[XWriter::COPIES];
 #pragma unroll
-    for (int i = 0; i < YWriter::COPIES; ++i) {
-      of_y[i] = load_pack<2>(&from.at[y_writer.position + i * YWriter::APART].yx.at[0]).at[0];
-    }
+    for (int i = 0; i < YWriter::COPIES; ++i) of_y[i] = from.of_y[y_writer.position + i * YWriter::APART];
 #pragma unroll
     for (int i = 0; i < XWriter::COPIES; ++i) {
-      const int at = x_writer.position + i * XWriter::APART;
-      const Pack<index_t, 2> yx = load_pack<2>(&from.at[at].yx.at[0]), hw = load_pack<2>(&from.at[at].hw.at[0]);
-      of_x[i] = yx.at[1];
-      inside[i] = is_inside(hw.at[0] + move_h, p.h) && is_inside(hw.at[1] + move_w, p.w) &&
-                  (!has_depth || is_inside(from.d[at] + move_d, p.d));
+      const auto& at = from.of_x[x_writer.position + i * XWriter::APART];
+      const Pack<index_t, 2> xd = load_pack<2>(&at.xd.at[0]), hw = load_pack<2>(&at.hw.at[0]);
+      of_x[i] = xd.at[0];
+      const bool in_depth = !has_depth || is_inside(xd.at[1] + move_d, p.d);
+      inside[i] = in_depth & (is_inside(hw.at[0] + move_h, p.h) && is_inside(hw.at[1] + move_w, p.w));  // no branch
     }
     const index_t left = positions - step * POSITIONS;
 #pragma unroll
     for (int i = 0; i < YWriter::COPIES; ++i) {
-      copy_once_async(to + y_writer(i), grad_y + of_y[i], y_writer.position + i * YWriter::APART < left);
+      copy_once_async(to + y_writer(i), grad_y + of_y[i], i * YWriter::APART < left);
     }
 #pragma unroll
     for (int i = 0; i < XWriter::COPIES; ++i) copy_async(to + Y_BYTES + x_writer(i), x + of_x[i], inside[i]);
@@ -373,9 +383,9 @@ implicit_gemm_backward_weight(const scalar_t* __restrict__ x,       // [N, G, C,
       [&](index_t step, int stage) {
         if (step < tile.steps) copies.copy(room + stage * STAGE_BYTES, step, places[stage], p);
         commit_copies();
-        if (step >= STAGES - 1) place(places[stage + 1 == STAGES ? 0 : stage + 1], step + 1, tile, p);
       },
-      [&](Sums& to, int stage) {
+      [&](Sums& to, index_t step, int stage) {
+        place(places[stage], step + STAGES, tile, p);
         product.add_step(to, room + stage * STAGE_BYTES, room + stage * STAGE_BYTES + Y_BYTES);
       });
   const index_t columns = p.kd * p.kh * p.kw * p.chunks * CHUNK;
