@@ -88,7 +88,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.numpy.threads": {"gpucnn.geometry", "threadpoolctl"},
     "gpucnn.backends.cpu": {
         "gpucnn.backends.base", "gpucnn.backends.cpu", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
-        "gpucnn.backends.numpy", "gpucnn.compilation", "gpucnn.geometry", "gpucnn.numerics", "gpucnn.paths", "numpy",
+        "gpucnn.backends.numpy", "gpucnn.backends.samples", "gpucnn.compilation", "gpucnn.geometry", "gpucnn.numerics",
+        "gpucnn.paths", "numpy",
     },
     "gpucnn.compilation": {"gpucnn.compilation"},
     "gpucnn.backends.cuda": CUDA_BACKEND,
