@@ -9,8 +9,9 @@
 // Writes       out_of_window [N, C], 0 before, 1 where a plane is flagged; grad_x [N, C, D, H, W], each of them once,
 //              and once more in flagged planes
 // Mapping      dense arrays: one block per group of planes of grad_x, band of one, or part of each row of a band; it
-//              stages gradients and indices of the outputs that read it (tiles.cuh); then one thread per input, and
-//              grad_x is staged too. Others: one thread per input, in grad_x's memory order, from global memory.
+//              stages gradients and indices of the outputs that read it (tiles.cuh); then one thread per RUN inputs
+//              below each other, and grad_x is staged too. Others: one thread per input, in grad_x's memory order, from
+//              global memory.
 //              Flagged: one block per 32 planes
 // Bytes        dense: indices and grad_y once, and the rows that two bands share once more; grad_x once; one flag a
 //              plane read once more. Others read indices and grad_y KD * KH * KW / stride times and indices once more,
@@ -23,6 +24,8 @@
 #include "pooling.cuh"
 #include "tiles.cuh"
 
+constexpr int RUN = 4;  // inputs below each other that a thread sums: what they share is read once
+
 // Whether an in-plane index is out-of-window for output (od, oh, ow).
 __device__ __forceinline__ bool is_out_of_window(const PoolParams& p, index_t index, index_t od, index_t oh,
                                                  index_t ow) {
@@ -30,21 +33,21 @@ __device__ __forceinline__ bool is_out_of_window(const PoolParams& p, index_t in
   return !(reads(axis_d(p), od, x.d) && reads(axis_h(p), oh, x.h) && reads(axis_w(p), ow, x.w));
 }
 
-// The sum of grad(od, oh, ow) over the outputs whose windows read input (d, h, w) and whose index(od, oh, ow) is that
-// input.
+// The sum of grad(od, oh, ow) over the outputs, of those within the ranges, whose windows read input (d, h, w) and whose
+// index(od, oh, ow) is that input.
 template <typename Index, typename Grad>
-__device__ __forceinline__ acc_t sum_of_own(const PoolParams& p, index_t d, index_t h, index_t w, Index index,
-                                            Grad grad) {
+__device__ __forceinline__ acc_t sum_of_own(const PoolParams& p, index_t d, index_t h, index_t w,
+                                            const Range (&within)[3], Index index, Grad grad) {
   const PoolAxis d_axis = axis_d(p), h_axis = axis_h(p), w_axis = axis_w(p);
   const Readings ods = readings_of(d_axis, d), ohs = readings_of(h_axis, h), ows = readings_of(w_axis, w);
   const index_t self = (d * p.h + h) * p.w + w;
   acc_t sum = {};
   for (index_t kd = 0; kd < p.readers_d; ++kd) {
-    const Tap od = reader_of(d_axis, ods, kd, 0, p.od);
+    const Tap od = reader_of(d_axis, ods, kd, within[0].first, within[0].last);
     for (index_t kh = 0; kh < p.readers_h; ++kh) {
-      const Tap oh = reader_of(h_axis, ohs, kh, 0, p.oh);
+      const Tap oh = reader_of(h_axis, ohs, kh, within[1].first, within[1].last);
       for (index_t kw = 0; kw < p.readers_w; ++kw) {
-        const Tap ow = reader_of(w_axis, ows, kw, 0, p.ow);
+        const Tap ow = reader_of(w_axis, ows, kw, within[2].first, within[2].last);
         const bool is_own = index(od.at, oh.at, ow.at) == self;
         const scalar_t gradient = grad(od.at, oh.at, ow.at);
         const acc_t with_it = sum + widen(gradient);
@@ -71,8 +74,9 @@ __device__ __forceinline__ void backward_anywhere(const scalar_t* __restrict__ g
   const Position x = position(i, p.c, p.d, p.h, p.w, p.channels_last);
   grad_y += x.n * p.y_n + x.c * p.y_c;
   indices += x.n * p.at_n + x.c * p.at_c;
+  const Range within[3] = {{0, p.od}, {0, p.oh}, {0, p.ow}};
   const acc_t sum = sum_of_own(
-      p, x.d, x.h, x.w,
+      p, x.d, x.h, x.w, within,
       [&](index_t od, index_t oh, index_t ow) { return indices[od * p.at_d + oh * p.at_h + ow * p.at_w]; },
       [&](index_t od, index_t oh, index_t ow) { return grad_y[od * p.y_d + oh * p.y_h + ow * p.y_w]; });
   grad_x[x.n * p.x_n + x.c * p.x_c + x.d * p.x_d + x.h * p.x_h + x.w * p.x_w] = narrow(sum);
@@ -118,18 +122,27 @@ max_pool_backward(const scalar_t* __restrict__ grad_y,    // [N, C, OD, OH, OW]
   __syncthreads();
 
   const index_t result_skew = skew_of<PACK>(written);
-  for_each_item<1>(share, p.band_axis, p.h, p.w, p.inner, p.row_lanes, 1, [&](const Item& item) {
+  const Range within[3] = {p.band_axis == 0 ? range : Range{0, p.od},
+                           p.band_axis == 1 ? range : share.parted && p.band_axis == 0 ? rows : Range{0, p.oh},
+                           p.band_axis == 2 ? range : share.parted && p.band_axis == 1 ? rows : Range{0, p.ow}};
+  for_each_item<RUN>(share, p.band_axis, p.h, p.w, p.inner, p.row_lanes, 1, [&](const Item& item) {
     if (!item.active) return;
     const auto slot = [&](index_t od, index_t oh, index_t ow) {
       const index_t place = item.plane * plane_outputs + (od * p.oh + oh) * p.ow + ow;
-      const index_t o = order_of(outputs, place) * p.inner + item.c;
-      return most(least(o, read.count - 1), 0);  // an input outside all windows may be far off
+      return order_of(outputs, place) * p.inner + item.c;
     };
-    const acc_t sum = sum_of_own(
-        p, item.d, item.h, item.w,
-        [&](index_t od, index_t oh, index_t ow) { return at[at_skew + slot(od, oh, ow)]; },
-        [&](index_t od, index_t oh, index_t ow) { return gradients[skew + slot(od, oh, ow)]; });
-    results[result_skew + item.element] = narrow(sum);
+    acc_t sums[RUN];
+#pragma unroll
+    for (int r = 0; r < RUN; ++r) {
+      sums[r] = sum_of_own(
+          p, item.d, item.h + r, item.w, within,
+          [&](index_t od, index_t oh, index_t ow) { return at[at_skew + slot(od, oh, ow)]; },
+          [&](index_t od, index_t oh, index_t ow) { return gradients[skew + slot(od, oh, ow)]; });
+    }
+#pragma unroll
+    for (int r = 0; r < RUN; ++r) {
+      if (r < item.rows) results[result_skew + item.element + r * item.pitch] = narrow(sums[r]);
+    }
   });
   __syncthreads();
   store_patch<PACK>(results, grad_x, written);
