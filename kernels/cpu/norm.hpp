@@ -6,6 +6,7 @@
 
 #include <limits>
 
+#include "activation.hpp"
 #include "vectors.hpp"
 
 constexpr index_t PIECE = 4096;
@@ -237,7 +238,7 @@ INLINE Statistic statistic(const scalar_t* x, Runs runs, double eps, Moments fou
 
 // --- What becomes of each value --------------------------------------------------------------------------------------
 
-// The activation of (x - mean) * scale + shift + residual, or its gradient; ACTIVATION: 0 none, 1 relu, 2 leaky relu, 3 relu6.
+// The activation of (x - mean) * scale + shift + residual, or its gradient.
 template <int ACTIVATION>
 struct Forward {
   const scalar_t *x, *residual;
@@ -251,16 +252,15 @@ struct Forward {
   }
 
   template <class V>
-  INLINE_METHOD void operator()(index_t i, V mean, V scale, V shift) const {
+  INLINE_METHOD V operator()(index_t i, V mean, V scale, V shift) const {
     V value = before(i, mean, scale, shift), zero = {};
-    if constexpr (ACTIVATION == 1) value = value <= zero ? zero : value;
-    if constexpr (ACTIVATION == 2) value = value > zero ? value : value * all<V>(slope);
-    if constexpr (ACTIVATION == 3) {
-      V six = all<V>(6);
-      value = value <= zero ? zero : value;
-      value = value >= six ? six : value;
+    if constexpr (ACTIVATION == RELU) return value <= zero ? zero : value;
+    if constexpr (ACTIVATION == LEAKY_RELU) return value > zero ? value : value * all<V>(slope);
+    if constexpr (ACTIVATION == RELU6) {
+      V below = value <= zero ? zero : value;
+      return below >= all<V>(6) ? all<V>(6) : below;
     }
-    put(y + i, value);
+    return value;
   }
 };
 
@@ -269,15 +269,15 @@ struct Backward : Forward<ACTIVATION> {
   const scalar_t* grad_y;
 
   template <class V>
-  INLINE_METHOD void operator()(index_t i, V mean, V scale, V shift) const {
+  INLINE_METHOD V operator()(index_t i, V mean, V scale, V shift) const {
     V value = this->before(i, mean, scale, shift), grad = get<V>(grad_y + i), zero = {};
-    if constexpr (ACTIVATION == 1) grad = value <= zero ? zero : grad;
-    if constexpr (ACTIVATION == 2) grad = value > zero ? grad : grad * all<V>(this->slope);
-    if constexpr (ACTIVATION == 3) {
-      grad = value <= zero ? zero : grad;
-      grad = value >= all<V>(6) ? zero : grad;
+    if constexpr (ACTIVATION == RELU) return value <= zero ? zero : grad;
+    if constexpr (ACTIVATION == LEAKY_RELU) return value > zero ? grad : grad * all<V>(this->slope);
+    if constexpr (ACTIVATION == RELU6) {
+      V above = value <= zero ? zero : grad;
+      return value >= all<V>(6) ? zero : above;
     }
-    put(this->y + i, grad);
+    return grad;
   }
 };
 
@@ -293,21 +293,21 @@ INLINE void with_activation(index_t activation, double negative_slope, const sca
       f(forward);
     }
   };
-  if (activation == 0) call.template operator()<0>();
-  if (activation == 1) call.template operator()<1>();
-  if (activation == 2) call.template operator()<2>();
-  if (activation == 3) call.template operator()<3>();
+  if (activation == NO_ACTIVATION) call.template operator()<NO_ACTIVATION>();
+  if (activation == RELU) call.template operator()<RELU>();
+  if (activation == LEAKY_RELU) call.template operator()<LEAKY_RELU>();
+  if (activation == RELU6) call.template operator()<RELU6>();
 }
 
 // The gradient rstd * (g - share_g - h * share_gh) with g = grad_y * weight and h = (x - mean) * rstd.
 struct Gradient {
   const scalar_t *grad_y, *x;
-  scalar_t* grad_x;
+  scalar_t* y;
 
   template <class V>
-  INLINE_METHOD void operator()(index_t i, V mean, V rstd, V of_grad, V of_h, V shift) const {
+  INLINE_METHOD V operator()(index_t i, V mean, V rstd, V of_grad, V of_h, V shift) const {
     V h = (get<V>(x + i) - mean) * rstd;
-    put(grad_x + i, get<V>(grad_y + i) * of_grad + (h * of_h + shift));
+    return get<V>(grad_y + i) * of_grad + (h * of_h + shift);
   }
 };
 

@@ -103,13 +103,15 @@ INLINE void store_statistics(const Params* p, const scalar_t* x, Place place, co
   }
 }
 
-// Call op for the values of a strip, with what is given for its lanes. Row by row: a store and a load of the next row
-// at the same place in a page would wait for each other.
+// Store op's values of a strip, with what is given for its lanes. Row by row: of rows together, a load would wait for
+// the store to the same place in another page.
 template <class Become, class... Given>
 INLINE void become(Become op, Place place, Given... given) {
   for (index_t row = 0; row < place.strip.rows; row++) {
-    index_t from = place.start + row * place.strip.stride;
-    for_vectors(place.strip.width, [&]<class V>(index_t i) LAMBDA { op(from + i, get<V>(given + i)...); });
+    index_t at = place.start + row * place.strip.stride;
+    for_vectors(place.strip.width, [&]<class V>(index_t i) LAMBDA {
+      put(op.y + at + i, op(at + i, get<V>(given + i)...));
+    });
   }
 }
 

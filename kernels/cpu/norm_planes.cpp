@@ -31,7 +31,9 @@ INLINE void for_channels(const Params* p, index_t number, F f) {
 
 template <class Become>
 INLINE void become(Become op, index_t at, index_t length, scalar_t mean, scalar_t scale, scalar_t shift) {
-  for_vectors(length, [&]<class V>(index_t i) LAMBDA { op(at + i, all<V>(mean), all<V>(scale), all<V>(shift)); });
+  for_vectors(length, [&]<class V>(index_t i) LAMBDA {
+    put(op.y + at + i, op(at + i, all<V>(mean), all<V>(scale), all<V>(shift)));
+  });
 }
 
 // Statistics and, unless y is null, values.
@@ -103,7 +105,8 @@ KERNEL norm_planes_backward(const Params* p, const scalar_t* grad_y, const scala
     scalar_t of_h = -rstd[s] * scalar_t(shares.gh / count), shift = -rstd[s] * scalar_t(shares.g / count);
     for_channels(p, s, [&](index_t c, index_t at) LAMBDA {
       for_vectors(p->p, [&]<class V>(index_t i) LAMBDA {
-        op(at + i, all<V>(mean[s]), all<V>(rstd[s]), all<V>(rstd[s] * weight[c]), all<V>(of_h), all<V>(shift));
+        V of_grad = all<V>(rstd[s] * weight[c]);
+        put(grad_x + at + i, op(at + i, all<V>(mean[s]), all<V>(rstd[s]), of_grad, all<V>(of_h), all<V>(shift)));
       });
     });
   }

@@ -18,7 +18,8 @@ INLINE void become(const Params* p, Become op, index_t row, scalar_t mean, scala
   index_t of_group = row % p->g * p->c;
   for_vectors(p->c, [&]<class V>(index_t i) LAMBDA {
     V scale = all<V>(rstd) * get<V>(weight + of_group + i);
-    op(row * p->c + i, all<V>(mean), scale, get<V>(bias + of_group + i));
+    index_t at = row * p->c + i;
+    put(op.y + at, op(at, all<V>(mean), scale, get<V>(bias + of_group + i)));
   });
 }
 
@@ -72,24 +73,18 @@ struct Block {
   const scalar_t *mean, *rstd, *of_h, *shift;
 };
 
-// The sums over a block's rows of each column's grad_y and grad_y * h, added to of_g and of_gh; and, unless grad_x is
-// null, the gradient. The workspace has 2 * length scalars.
-INLINE void block_backward(Gradient op, Block block, index_t length, const scalar_t* weight, double* of_g,
-                           double* of_gh, scalar_t* workspace) {
+// Add the sums over a block's rows of each column's grad_y and grad_y * h to of_g and of_gh; with 2 * length scalars of
+// workspace.
+INLINE void column_sums(Gradient op, Block block, index_t length, double* of_g, double* of_gh, scalar_t* workspace) {
   for_strips(length, [&]<class V, int S>(index_t i) LAMBDA {
     V g[S] = {}, gh[S] = {};
     for (index_t r = 0; r < block.rows; r++) {
-      index_t row = r * block.step, at = r * block.stride + i;
-      V mean = all<V>(block.mean[row]), rstd = all<V>(block.rstd[row]);
-      V of_h = all<V>(block.of_h[row]), shift = all<V>(block.shift[row]);
+      V mean = all<V>(block.mean[r * block.step]), rstd = all<V>(block.rstd[r * block.step]);
       for (int j = 0; j < S; j++) {
-        V grad = get<V>(op.grad_y + at + j * WIDTH<V>);
+        index_t at = r * block.stride + i + j * WIDTH<V>;
+        V grad = get<V>(op.grad_y + at);
         g[j] += grad;
-        gh[j] += grad * ((get<V>(op.x + at + j * WIDTH<V>) - mean) * rstd);
-      }
-      if (!op.grad_x) continue;
-      for (int j = 0; j < S; j++) {
-        op(at + j * WIDTH<V>, mean, rstd, rstd * get<V>(weight + i + j * WIDTH<V>), of_h, shift);
+        gh[j] += grad * ((get<V>(op.x + at) - mean) * rstd);
       }
     }
     for (int j = 0; j < S; j++) {
@@ -99,6 +94,20 @@ INLINE void block_backward(Gradient op, Block block, index_t length, const scala
   });
   for (index_t i = 0; i < length; i++) of_g[i] += workspace[i];
   for (index_t i = 0; i < length; i++) of_gh[i] += workspace[length + i];
+}
+
+// As above and, unless its array is null, the gradient. They are apart, so that sums have the same bits without it.
+INLINE void block_backward(Gradient op, Block block, index_t length, const scalar_t* weight, double* of_g,
+                           double* of_gh, scalar_t* workspace) {
+  column_sums(op, block, length, of_g, of_gh, workspace);
+  for (index_t r = 0; op.y && r < block.rows; r++) {
+    index_t row = r * block.step, at = r * block.stride;
+    scalar_t mean = block.mean[row], rstd = block.rstd[row], of_h = block.of_h[row], shift = block.shift[row];
+    for_vectors(length, [&]<class V>(index_t i) LAMBDA {
+      V of_grad = all<V>(rstd) * get<V>(weight + i);
+      put(op.y + at + i, op(at + i, all<V>(mean), all<V>(rstd), of_grad, all<V>(of_h), all<V>(shift)));
+    });
+  }
 }
 
 // What a row has in common for the gradient: the factor of h, and what is added.
@@ -114,7 +123,7 @@ KERNEL norm_rows_backward(const Params* p, const scalar_t* grad_y, const scalar_
                           const scalar_t* rstd, const scalar_t* weight, double* sums, scalar_t* grad_x,
                           scalar_t* workspace, int64_t item) {
   Range images = part_of(p->n, item, p->items);
-  index_t length = p->c, stride = p->g * length, most = std::clamp<index_t>((1 << 15) / length, 1, BLOCK);
+  index_t length = p->c, stride = p->g * length, most = std::clamp<index_t>((1 << 13) / length, 4, BLOCK);
   double *of_g = sums + item * 2 * stride, *of_gh = of_g + stride;
   std::fill(of_g, of_g + 2 * stride, 0.0);
   for (index_t n = images.begin; n < images.end; n += most) {
