@@ -128,11 +128,13 @@ INLINE void for_pieces(Runs runs, F f) {
 struct Whole {
   index_t at;
   INLINE_METHOD vector_t of(const scalar_t* x, scalar_t) const { return load(x + at); }
+  INLINE_METHOD void prefetch(const scalar_t* x) const { __builtin_prefetch(x + at); }
 };
 
 struct Rest {
   index_t run, length, rest;
   INLINE_METHOD vector_t of(const scalar_t* x, scalar_t fill) const { return load_rest(x + run, length, rest, fill); }
+  INLINE_METHOD void prefetch(const scalar_t*) const {}
 };
 
 // Call f(vector, k) for all values; k in [0, 4) is an accumulator, known at compile time.
@@ -165,7 +167,7 @@ INLINE Moments merged(Moments a, Moments b) {
 
 // Moments of values of which `first` is the sum about `centre`, and `second` that of the squares.
 INLINE Moments about(double count, double centre, double first, double second) {
-  double rest = first / count;  // of the mean's rounding
+  double rest = first * (1 / count);  // of the mean's rounding
   return {count, centre + rest, second - first * rest};
 }
 
@@ -173,10 +175,11 @@ INLINE Moments piece_moments(const scalar_t* x, Runs runs) {
   vector_t sum[4] = {}, first[4] = {}, second[4] = {};
   double count = double(runs.count * runs.length);
   for_runs(runs, [&](auto at, int k) LAMBDA { sum[k] += at.of(x, 0); });
-  scalar_t centre = scalar_t(total((sum[0] + sum[1]) + (sum[2] + sum[3])) / count);
+  scalar_t centre = scalar_t(total((sum[0] + sum[1]) + (sum[2] + sum[3])) * (1 / count));
   vector_t mean = broadcast(centre);
   for_runs(runs, [&](auto at, int k) LAMBDA {
     vector_t away = at.of(x, centre) - mean;
+    at.prefetch(x + runs.length);  // what is read next, while this comes from the cache
     first[k] += away;
     second[k] += away * away;
   });
@@ -231,7 +234,7 @@ __attribute__((noinline)) static Statistic scaled_statistic(const scalar_t* x, R
 // The statistic of the values x, of which `found` are the moments.
 INLINE Statistic statistic(const scalar_t* x, Runs runs, double eps, Moments found) {
   double square = found.square < 0 ? 0 : found.square;
-  scalar_t var = scalar_t(square / found.count);
+  scalar_t var = scalar_t(square * (1 / found.count));
   if (!fits(var, scalar_t(eps))) return scaled_statistic(x, runs, scalar_t(eps), found);
   return {scalar_t(found.mean), var, reciprocal(var, scalar_t(eps))};
 }

@@ -68,7 +68,9 @@ INLINE void lane_moments(const scalar_t* x, Strip strip, double* mean, double* s
       for (int j = 0; j < S; j++) about[j] = sum[j] / all<V>(scalar_t(rows));
       for (index_t r = 0; r < rows; r++) {
         for (int j = 0; j < S; j++) {
-          V away = get<V>(from + r * strip.stride + i + j * WIDTH<V>) - about[j];
+          const scalar_t* at = from + r * strip.stride + i + j * WIDTH<V>;
+          __builtin_prefetch(at + rows * strip.stride);  // of the next piece, while this one comes from the cache
+          V away = get<V>(at) - about[j];
           one[j] += away;
           two[j] += away * away;
         }
