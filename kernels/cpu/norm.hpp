@@ -6,6 +6,7 @@
 
 #include <limits>
 
+#include "activation.hpp"
 #include "vectors.hpp"
 
 constexpr index_t PIECE = 4096;
@@ -127,11 +128,13 @@ INLINE void for_pieces(Runs runs, F f) {
 struct Whole {
   index_t at;
   INLINE_METHOD vector_t of(const scalar_t* x, scalar_t) const { return load(x + at); }
+  INLINE_METHOD void prefetch(const scalar_t* x) const { __builtin_prefetch(x + at); }
 };
 
 struct Rest {
   index_t run, length, rest;
   INLINE_METHOD vector_t of(const scalar_t* x, scalar_t fill) const { return load_rest(x + run, length, rest, fill); }
+  INLINE_METHOD void prefetch(const scalar_t*) const {}
 };
 
 // Call f(vector, k) for all values; k in [0, 4) is an accumulator, known at compile time.
@@ -164,7 +167,7 @@ INLINE Moments merged(Moments a, Moments b) {
 
 // Moments of values of which `first` is the sum about `centre`, and `second` that of the squares.
 INLINE Moments about(double count, double centre, double first, double second) {
-  double rest = first / count;  // of the mean's rounding
+  double rest = first * (1 / count);  // of the mean's rounding
   return {count, centre + rest, second - first * rest};
 }
 
@@ -172,10 +175,11 @@ INLINE Moments piece_moments(const scalar_t* x, Runs runs) {
   vector_t sum[4] = {}, first[4] = {}, second[4] = {};
   double count = double(runs.count * runs.length);
   for_runs(runs, [&](auto at, int k) LAMBDA { sum[k] += at.of(x, 0); });
-  scalar_t centre = scalar_t(total((sum[0] + sum[1]) + (sum[2] + sum[3])) / count);
+  scalar_t centre = scalar_t(total((sum[0] + sum[1]) + (sum[2] + sum[3])) * (1 / count));
   vector_t mean = broadcast(centre);
   for_runs(runs, [&](auto at, int k) LAMBDA {
     vector_t away = at.of(x, centre) - mean;
+    at.prefetch(x + runs.length);  // what is read next, while this comes from the cache
     first[k] += away;
     second[k] += away * away;
   });
@@ -230,14 +234,14 @@ __attribute__((noinline)) static Statistic scaled_statistic(const scalar_t* x, R
 // The statistic of the values x, of which `found` are the moments.
 INLINE Statistic statistic(const scalar_t* x, Runs runs, double eps, Moments found) {
   double square = found.square < 0 ? 0 : found.square;
-  scalar_t var = scalar_t(square / found.count);
+  scalar_t var = scalar_t(square * (1 / found.count));
   if (!fits(var, scalar_t(eps))) return scaled_statistic(x, runs, scalar_t(eps), found);
   return {scalar_t(found.mean), var, reciprocal(var, scalar_t(eps))};
 }
 
 // --- What becomes of each value --------------------------------------------------------------------------------------
 
-// The activation of (x - mean) * scale + shift + residual, or its gradient; ACTIVATION: 0 none, 1 relu, 2 leaky relu, 3 relu6.
+// The activation of (x - mean) * scale + shift + residual, or its gradient.
 template <int ACTIVATION>
 struct Forward {
   const scalar_t *x, *residual;
@@ -253,11 +257,11 @@ struct Forward {
   template <class V>
   INLINE_METHOD V operator()(index_t i, V mean, V scale, V shift) const {
     V value = before(i, mean, scale, shift), zero = {};
-    if constexpr (ACTIVATION == 1) return value <= zero ? zero : value;
-    if constexpr (ACTIVATION == 2) return value > zero ? value : value * all<V>(slope);
-    if constexpr (ACTIVATION == 3) {
-      V positive = value <= zero ? zero : value, six = all<V>(6);
-      return positive >= six ? six : positive;
+    if constexpr (ACTIVATION == RELU) return value <= zero ? zero : value;
+    if constexpr (ACTIVATION == LEAKY_RELU) return value > zero ? value : value * all<V>(slope);
+    if constexpr (ACTIVATION == RELU6) {
+      V below = value <= zero ? zero : value;
+      return below >= all<V>(6) ? all<V>(6) : below;
     }
     return value;
   }
@@ -270,11 +274,11 @@ struct Backward : Forward<ACTIVATION> {
   template <class V>
   INLINE_METHOD V operator()(index_t i, V mean, V scale, V shift) const {
     V value = this->before(i, mean, scale, shift), grad = get<V>(grad_y + i), zero = {};
-    if constexpr (ACTIVATION == 1) return value <= zero ? zero : grad;
-    if constexpr (ACTIVATION == 2) return value > zero ? grad : grad * all<V>(this->slope);
-    if constexpr (ACTIVATION == 3) {
-      V positive = value <= zero ? zero : grad;
-      return value >= all<V>(6) ? zero : positive;
+    if constexpr (ACTIVATION == RELU) return value <= zero ? zero : grad;
+    if constexpr (ACTIVATION == LEAKY_RELU) return value > zero ? grad : grad * all<V>(this->slope);
+    if constexpr (ACTIVATION == RELU6) {
+      V above = value <= zero ? zero : grad;
+      return value >= all<V>(6) ? zero : above;
     }
     return grad;
   }
@@ -292,10 +296,10 @@ INLINE void with_activation(index_t activation, double negative_slope, const sca
       f(forward);
     }
   };
-  if (activation == 0) call.template operator()<0>();
-  if (activation == 1) call.template operator()<1>();
-  if (activation == 2) call.template operator()<2>();
-  if (activation == 3) call.template operator()<3>();
+  if (activation == NO_ACTIVATION) call.template operator()<NO_ACTIVATION>();
+  if (activation == RELU) call.template operator()<RELU>();
+  if (activation == LEAKY_RELU) call.template operator()<LEAKY_RELU>();
+  if (activation == RELU6) call.template operator()<RELU6>();
 }
 
 // The gradient rstd * (g - share_g - h * share_gh) with g = grad_y * weight and h = (x - mean) * rstd.

@@ -21,19 +21,19 @@ struct Strip {
 };
 
 // A strip within x: its image b, its first lane, and where its first row starts.
-struct Place {
+struct Lanes {
   index_t b, lane, start;
   Strip strip;
 };
 
 // The strip of an item: all rows of some lanes of an image.
-INLINE Place strip_of(const Params* p, index_t item) {
+INLINE Lanes strip_of(const Params* p, index_t item) {
   index_t strips = ceil_div(p->lanes, p->width), b = item / strips, lane = item % strips * p->width;
   return {b, lane, b * p->o * p->lanes + lane, {p->o, p->lanes, std::min(p->width, p->lanes - lane)}};
 }
 
 // All lanes of some rows of [B * O], which are of one image.
-INLINE Place rows_of(const Params* p, Range rows) {
+INLINE Lanes rows_of(const Params* p, Range rows) {
   return {rows.begin / p->o, 0, rows.begin * p->lanes, {rows.end - rows.begin, p->lanes, p->lanes}};
 }
 
@@ -68,7 +68,9 @@ INLINE void lane_moments(const scalar_t* x, Strip strip, double* mean, double* s
       for (int j = 0; j < S; j++) about[j] = sum[j] / all<V>(scalar_t(rows));
       for (index_t r = 0; r < rows; r++) {
         for (int j = 0; j < S; j++) {
-          V away = get<V>(from + r * strip.stride + i + j * WIDTH<V>) - about[j];
+          const scalar_t* at = from + r * strip.stride + i + j * WIDTH<V>;
+          __builtin_prefetch(at + rows * strip.stride);  // of the next piece, while this one comes from the cache
+          V away = get<V>(at) - about[j];
           one[j] += away;
           two[j] += away * away;
         }
@@ -89,7 +91,7 @@ INLINE void lane_moments(const scalar_t* x, Strip strip, double* mean, double* s
 }
 
 // The statistics of lanes whose moments are given.
-INLINE void store_statistics(const Params* p, const scalar_t* x, Place place, const double* lane_mean,
+INLINE void store_statistics(const Params* p, const scalar_t* x, Lanes place, const double* lane_mean,
                              const double* square, scalar_t* mean, scalar_t* var, scalar_t* rstd) {
   Strip strip = place.strip;
   index_t together = p->per_statistic, s = (place.b * p->lanes + place.lane) / together;
@@ -106,7 +108,7 @@ INLINE void store_statistics(const Params* p, const scalar_t* x, Place place, co
 // Store op's values of a strip, with what is given for its lanes. Row by row: of rows together, a load would wait for
 // the store to the same place in another page.
 template <class Become, class... Given>
-INLINE void become(Become op, Place place, Given... given) {
+INLINE void become(Become op, Lanes place, Given... given) {
   for (index_t row = 0; row < place.strip.rows; row++) {
     index_t at = place.start + row * place.strip.stride;
     for_vectors(place.strip.width, [&]<class V>(index_t i) LAMBDA {
@@ -117,7 +119,7 @@ INLINE void become(Become op, Place place, Given... given) {
 
 // As above for values by the statistics of their image, with 3 * width scalars of workspace.
 template <class Become>
-INLINE void normalise(const Params* p, Become op, Place place, const scalar_t* mean, const scalar_t* rstd,
+INLINE void normalise(const Params* p, Become op, Lanes place, const scalar_t* mean, const scalar_t* rstd,
                       const scalar_t* weight, const scalar_t* bias, scalar_t* workspace) {
   scalar_t *centre = workspace, *scale = centre + place.strip.width, *shift = scale + place.strip.width;
   index_t of_image = place.b * (p->lanes / p->per_statistic);
@@ -133,7 +135,7 @@ INLINE void normalise(const Params* p, Become op, Place place, const scalar_t* m
 KERNEL norm_lanes_forward(const Params* p, const scalar_t* x, const scalar_t* weight, const scalar_t* bias,
                           const scalar_t* residual, scalar_t* mean, scalar_t* var, scalar_t* rstd, scalar_t* y,
                           scalar_t* workspace, int64_t item) {
-  Place place = strip_of(p, item);
+  Lanes place = strip_of(p, item);
   double *lane_mean = reinterpret_cast<double*>(workspace), *square = lane_mean + p->width;
   scalar_t* room = reinterpret_cast<scalar_t*>(square + p->width);
   lane_moments(x + place.start, place.strip, lane_mean, square, room);
@@ -146,7 +148,7 @@ KERNEL norm_lanes_forward(const Params* p, const scalar_t* x, const scalar_t* we
 
 // Moments [items, 2, L] of parts of the rows.
 KERNEL norm_lanes_moments(const Params* p, const scalar_t* x, double* partial, scalar_t* workspace, int64_t item) {
-  Place place = rows_of(p, part_of(p->o, item, p->items));
+  Lanes place = rows_of(p, part_of(p->o, item, p->items));
   double* mean = partial + item * 2 * p->lanes;
   lane_moments(x + place.start, place.strip, mean, mean + p->lanes, workspace);
 }
@@ -212,7 +214,7 @@ INLINE void lane_sums(const scalar_t* grad_y, const scalar_t* x, Strip strip, co
 }
 
 // What a strip's lanes have in common with their statistic, written to centre and scale.
-INLINE void spread(const Params* p, Place place, const scalar_t* mean, const scalar_t* rstd, scalar_t* centre,
+INLINE void spread(const Params* p, Lanes place, const scalar_t* mean, const scalar_t* rstd, scalar_t* centre,
                    scalar_t* scale) {
   index_t of_image = place.b * (p->lanes / p->per_statistic);
   for_lanes(p, place.lane, place.strip.width, [&](index_t s, index_t c, index_t i) LAMBDA {
@@ -222,7 +224,7 @@ INLINE void spread(const Params* p, Place place, const scalar_t* mean, const sca
 }
 
 // The gradient of a strip by the sums of its lanes, whose mean and rstd are given, with 3 * width scalars of workspace.
-INLINE void gradient(const Params* p, Gradient op, Place place, const double* of_g, const double* of_gh,
+INLINE void gradient(const Params* p, Gradient op, Lanes place, const double* of_g, const double* of_gh,
                      const scalar_t* weight, const scalar_t* centre, const scalar_t* scale, scalar_t* workspace) {
   index_t width = place.strip.width, together = p->per_statistic, c = place.lane / p->per_affine;
   scalar_t *of_grad = workspace, *of_h = of_grad + width, *shift = of_h + width;
@@ -246,7 +248,7 @@ INLINE void gradient(const Params* p, Gradient op, Place place, const double* of
 KERNEL norm_lanes_backward(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
                            const scalar_t* rstd, const scalar_t* weight, double* sums, scalar_t* grad_x,
                            scalar_t* workspace, int64_t item) {
-  Place place = strip_of(p, item);
+  Lanes place = strip_of(p, item);
   index_t width = place.strip.width, start = place.start;
   scalar_t *centre = workspace, *scale = centre + width, *room = scale + width;
   double *of_g = sums + place.b * 2 * p->lanes + place.lane, *of_gh = of_g + p->lanes;
@@ -258,7 +260,7 @@ KERNEL norm_lanes_backward(const Params* p, const scalar_t* grad_y, const scalar
 // Sums [items, 2, L] of grad_y and of grad_y * h over parts of the rows.
 KERNEL norm_lanes_sums(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
                        const scalar_t* rstd, double* sums, scalar_t* workspace, int64_t item) {
-  Place place = rows_of(p, part_of(p->o, item, p->items));
+  Lanes place = rows_of(p, part_of(p->o, item, p->items));
   scalar_t *centre = workspace, *scale = centre + p->lanes;
   double* of_g = sums + item * 2 * p->lanes;
   spread(p, place, mean, rstd, centre, scale);
@@ -269,7 +271,7 @@ KERNEL norm_lanes_sums(const Params* p, const scalar_t* grad_y, const scalar_t* 
 KERNEL norm_lanes_gradient(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
                            const scalar_t* rstd, const scalar_t* weight, const double* sums, scalar_t* grad_x,
                            scalar_t* workspace, int64_t item) {
-  Place place = rows_of(p, part_of(p->o, item, p->items));
+  Lanes place = rows_of(p, part_of(p->o, item, p->items));
   scalar_t *centre = workspace, *scale = centre + p->lanes;
   spread(p, place, mean, rstd, centre, scale);
   gradient(p, {grad_y, x, grad_x}, place, sums, sums + p->lanes, weight, centre, scale, scale + p->lanes);

@@ -61,9 +61,13 @@ KERNEL norm_planes_apply(const Params* p, const scalar_t* grad_y, const scalar_t
                          scalar_t* y, scalar_t* workspace, int64_t item) {
   Range part = part_of(p->n * p->g * p->c, item, p->items);
   with_activation(p->activation, p->negative_slope, grad_y, x, residual, y, [&](auto op) LAMBDA {
+    index_t channels = p->g * p->c, c = part.begin % channels;
+    index_t s = (p->per_image ? part.begin : c) / p->c, left = p->c - c % p->c;
     for (index_t run = part.begin; run < part.end; run++) {
-      index_t c = run % (p->g * p->c), s = p->per_image ? run / p->c : c / p->c;
       become(op, run * p->p, p->p, mean[s], rstd[s] * weight[c], bias[c]);
+      if (++c == channels) c = 0;
+      if (--left) continue;
+      left = p->c, s = p->per_image || c ? s + 1 : 0;
     }
   });
 }

@@ -11,15 +11,13 @@ from tolerances import TOLERANCES
 
 import gpucnn
 from gpucnn.backends.base import Epilogue
-from gpucnn.backends.cpu import CompiledBackend, normalization, why_unavailable
+from gpucnn.backends.cpu import CompiledBackend, normalization
 from gpucnn.backends.layout import empty_rows_like
 from gpucnn.backends.numpy import NumpyBackend
 from gpucnn.geometry import NormGeometry
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, int, int, int]
-
-pytestmark = pytest.mark.skipif(bool(why_unavailable()), reason=why_unavailable())
 
 BATCH, ROW = (0, 2, 3), (2, 3)
 SHAPES: list[Shape] = [
@@ -84,7 +82,7 @@ def check(rng: np.random.Generator, shape: Shape, axes: tuple[int, ...], dtype: 
     }
     # far from zero, so that rounding gives no value another sign
     residual = np.copysign(60, drawn(rng, shape, dtype, order)) if rng.random() < 0.5 else None
-    activation = "none" if residual is None else ("none", "relu", "leaky_relu")[rng.integers(3)]
+    activation = "none" if residual is None else ("none", "relu", "leaky_relu", "relu6")[rng.integers(4)]
     finish = (residual, activation, 0.3)
     found = results(CompiledBackend(), shape, axes, arrays, finish)
     expected = results(NumpyBackend(), shape, axes, arrays, finish)
