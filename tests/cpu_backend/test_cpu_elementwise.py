@@ -15,8 +15,9 @@ from gpucnn.backends import Backend, Epilogue, backend_named
 Array = np.ndarray[Any, Any]
 DTYPES = ("float32", "float64")
 SHAPES = [
-    (0, 3, 4), (1, 1, 1), (2, 3, 7), (3, 4, 1), (2, 5, 40), (1, 2, 9), (5, 16, 1), (2, 33, 49),
-    (3, 64, 25), (1, 40, 17), (2, 600, 3), (700, 3, 5),
+    (0, 3, 4), (0, 3, 0), (1, 1, 1), (2, 3, 7), (3, 4, 1), (2, 5, 40), (1, 2, 9), (5, 16, 1), (2, 33, 49),
+    (3, 64, 25), (1, 40, 17), (2, 600, 3),
+    (700, 3, 5),
 ]  # fmt: skip
 LARGE = (1, 3, 90_000)  # several items of work
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0)

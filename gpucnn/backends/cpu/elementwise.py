@@ -89,6 +89,8 @@ def _merged_axes(sizes: Ints, itemsize: int, *strides_in_bytes: Ints) -> list[In
 
 def bias_activation(x: Array, bias: Array | None, y: Array, epilogue: Epilogue) -> None:
     """Y = epilogue of ``x + bias`` for x [N, C, P] and bias [C], rounded once."""
+    if not x.size:
+        return
     rows, repeats = _rows_of({"x": x, "y": y, "residual": epilogue.residual})
     bias_axis = "i" if repeats else "r"
     if bias is not None and repeats > 1:
@@ -119,6 +121,10 @@ def channel_sums(x: Array, sums: Array) -> None:
 
 def _backward(grad_y: Array, y: Array, grad_x: Array | None, sums: Array | None, epilogue: Epilogue) -> None:
     """Write grad_x and sums, those that are given."""
+    if not grad_y.size:
+        if sums is not None:
+            sums[...] = 0
+        return
     arrays = {"grad_y": grad_y, "y": y, "grad_x": grad_x}
     rows, repeats = _rows_of(arrays)
     n, c, _ = grad_y.shape
