@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from secrets import token_hex
 
 from gpucnn.compilation.trust import make_folder
 
@@ -18,7 +17,7 @@ def write_whole(path: Path, content: bytes) -> None:
         The folder cannot be made, or the file not be written; nothing is left behind.
     """
     make_folder(path.parent)
-    temporary = path.with_name(f"{token_hex(8)}.tmp")
+    temporary = path.with_name(f"{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb", opener=_for_its_owner) as file:
             file.write(content)

@@ -18,7 +18,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -186,6 +185,8 @@ def compiled(wanted: list[Build]) -> Iterator[Build]:
     OSError
         Not even a private folder can be written to, or a library cannot be loaded.
     """
+    from concurrent.futures import ThreadPoolExecutor, as_completed  # it takes as long to load as all builds
+
     compiler = _compiler()
     shuffled = random.Random().sample(wanted, len(wanted))  # the program's own random numbers stay as they are
     with ThreadPoolExecutor(min(len(wanted), usable_cores())) as threads:
