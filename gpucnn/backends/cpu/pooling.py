@@ -37,7 +37,7 @@ TABLES_BYTES = 4 << 20  # of all cached tables
 LABELS = 1 << 31  # positions of a plane that float32's lanes can hold
 LONGEST_VECTOR = 16  # scalars of a vector, at most
 MAX_LAUNCHES = 16  # that a plan keeps
-MIN_PARTS = 8  # work items that an image is not cut for: a part of its channels is read and written in short runs
+MIN_PARTS = 4  # work items that images are cut for by channels, whose parts are read and written in short runs
 PART = 16  # channels that are never divided: a cache line of float32
 WORK = 4  # elements that take as long as one of `work_items`
 PLANE = 4096  # most elements of a small plane, with margins: it and its reduced rows fit into the first-level cache
@@ -146,7 +146,7 @@ def _by_indices(kernel: Kernel, values: Array, indices: Array, planes: Array, ch
     n, c = values.shape[:2]
     values, indices, planes = _dense(values, indices, planes, channels_last)
     planes_each, channels = (n, c) if channels_last else (n * c, 1)
-    part = channels if planes_each >= MIN_PARTS else PART
+    part = _multiple(-(-channels // -(-MIN_PARTS // planes_each)), PART)
     parts = planes_each * -(-channels // part)
     fields = {
         "n": planes_each,
