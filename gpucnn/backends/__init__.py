@@ -141,7 +141,7 @@ def _numpy_backend() -> Backend:
 def _compiled_backend() -> Backend:
     from gpucnn.backends.cpu import CompiledBackend, builds
 
-    builds.load_all()
+    builds.load_all(dtypes=builds.FIRST)
     return CompiledBackend()
 
 

@@ -32,7 +32,7 @@ def values() -> dict[tuple[str, str], int]:
 def new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what this process has read, loaded, decided and said."""
     forget_sources()
-    for name, value in (("_libraries", {}), ("_failure", None), ("_said", set()), ("_lock", threading.Lock())):
+    for name, value in (("_libraries", {}), ("_failures", {}), ("_said", set()), ("_lock", threading.Lock())):
         monkeypatch.setattr(builds, name, value)
     monkeypatch.setattr(trust, "_warned", False)
 

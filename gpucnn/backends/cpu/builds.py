@@ -4,8 +4,8 @@ A file is compiled once for each dtype, with ``SCALAR`` as its type. The build i
 the text with its headers, the flags, the processor and the compiler. The compiler of the last complete set is noted
 beside it, so that a machine that has no compiler, or none any more, uses what is there.
 
-All builds are found or compiled when the first operation runs (`load_all`): from then on a process computes by them, or
-by NumPy, for good.
+Those of float32 are found or compiled when the first operation runs (`load_all`), those of float64 when the first of
+float64 does, which few programs have. From the first operation on a process computes by them, or by NumPy, for good.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import random
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -34,6 +34,8 @@ from gpucnn.paths import cache_folder
 _PACKAGE = Path(__file__).parents[2]
 _FOLDERS = (_PACKAGE / "kernels" / "cpu", _PACKAGE.parent / "kernels" / "cpu")  # in a wheel; in a checkout
 _SCALARS = {"float32": "float", "float64": "double"}
+DTYPES = tuple(_SCALARS)
+FIRST = DTYPES[:1]  # whose builds decide whether a process computes by them
 
 # -ffp-contract=fast: a * b + c is rounded once. Nothing of -ffast-math that changes results: sums have a fixed order.
 FLAGS = (
@@ -255,16 +257,18 @@ Reporter = Callable[[Iterable[Build], int], Iterable[Build]]
 
 _libraries: dict[tuple[str, str], ctypes.CDLL] = {}
 _lock = threading.Lock()
-_failure: str | None = None  # why they cannot be used; empty once all are loaded, None before that is known
+_failures: dict[str, str] = {}  # by dtype, why its builds cannot be used; empty once all are loaded
 
 
-def load_all(report: Reporter | None = None) -> int:
-    """Find or compile all builds, and load them; once a process.
+def load_all(report: Reporter | None = None, dtypes: Sequence[str] = DTYPES) -> int:
+    """Find or compile all builds for some dtypes, and load them; once a process.
 
     Parameters
     ----------
     report : function of an iterable and its length, optional
         Shows the progress of what is compiled, and yields it; by default a line on stderr.
+    dtypes : sequence of str
+        Where there is no compiler, the others have to be there too.
 
     Returns
     -------
@@ -276,22 +280,24 @@ def load_all(report: Reporter | None = None) -> int:
     RuntimeError
         They cannot be compiled or loaded, now or the first time; the message says why, and what to do.
     """
-    global _failure
     with _lock:
-        number = 0
-        if _failure is None:
+        number, wanted = 0, [dtype for dtype in dtypes if dtype not in _failures]
+        if wanted:
+            failure = ""
             try:
-                number = _load_all(report or progress_line)
-                _failure = ""
+                number = _load_all(report or progress_line, wanted)
             except (RuntimeError, OSError) as error:
-                _failure = str(error)
-        if _failure:
-            raise RuntimeError(_failure)
+                failure = str(error)
+            _failures.update(dict.fromkeys(wanted, failure))
+        for dtype in dtypes:
+            if _failures[dtype]:
+                raise RuntimeError(_failures[dtype])
         return number
 
 
-def _load_all(report: Reporter) -> int:
-    absent = [build for build in builds() if not _is_found(build)]
+def _load_all(report: Reporter, dtypes: Sequence[str]) -> int:
+    needed = dtypes if find_compiler() else DTYPES
+    absent = [build for build in builds() if build.dtype in needed and not _is_found(build)]
     if absent:
         _compiler()  # before progress is shown of what cannot be done
         for _ in report(compiled(absent), len(absent)):
@@ -312,17 +318,15 @@ def _is_found(build: Build) -> bool:
 
 
 def library(file: str, dtype: str) -> ctypes.CDLL:
-    """The library of a file for a dtype; compiled if it is neither loaded nor in the cache.
+    """The library of a file for a dtype, of which all are compiled if they are neither loaded nor in the cache.
 
     Raises
     ------
-    CompilerError, OSError
-        As `compiled`.
+    RuntimeError
+        As `load_all`.
     """
     if (file, dtype) not in _libraries:
-        wanted = next(build for build in builds() if (build.file, build.dtype) == (file, dtype))
-        for _ in () if _is_found(wanted) else compiled([wanted]):
-            pass
+        load_all(dtypes=(dtype,))
     return _libraries[file, dtype]
 
 
@@ -331,8 +335,8 @@ def why_unavailable() -> str:
 
     Nothing is compiled for it.
     """
-    if _failure is not None:
-        return _failure
+    if FIRST[0] in _failures:
+        return _failures[FIRST[0]]
     try:
         return "" if find_compiler() or not missing() else _no_compiler()
     except OSError as error:
