@@ -11,8 +11,8 @@ struct Params {
   index_t stride_d, stride_h, stride_w;
   index_t dilation_d, dilation_h, dilation_w;
   index_t low_d, low_h, low_w;
-  index_t to_n, to_c, to_d, to_h, to_w;
-  index_t from_n, from_c, from_d, from_h, from_w;
+  index_t to_n, to_d, to_h, to_w;
+  index_t from_n, from_d, from_h, from_w;
   index_t group;
   index_t w_g, w_m, w_c, w_d, w_h, w_w;
   index_t bias_c;

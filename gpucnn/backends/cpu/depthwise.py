@@ -43,7 +43,10 @@ BLOCK = 7  # targets along the width of a register block
 def computes(direction: str, geometry: ConvGeometry) -> bool:
     """Whether this module computes a `direction` of a convolution of this geometry."""
     inputs, outputs, groups = geometry.channels
-    return groups > 1 and max(inputs, outputs) <= MAX_CHANNELS * groups
+    if groups == 1 or max(inputs, outputs) > MAX_CHANNELS * groups:
+        return False
+    # a product of 16 by 16 channels takes 0.4 to 0.7 of the time of a wgrad here
+    return direction != "backward_weight" or min(inputs, outputs) < MAX_CHANNELS * groups
 
 
 def forward(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
