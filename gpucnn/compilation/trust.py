@@ -13,7 +13,6 @@ import shutil
 import stat
 import tempfile
 import warnings
-from functools import cache
 from pathlib import Path
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -108,14 +107,17 @@ def private_folder() -> Path:
     OSError
         It cannot be made.
     """
-    return _private_folder(os.getpid())
+    process = os.getpid()
+    if process not in _private:
+        made = Path(tempfile.mkdtemp(prefix="gpucnn-"))
+        if _private.setdefault(process, made) is made:
+            atexit.register(_remove, made, process)
+        else:  # another thread was quicker
+            made.rmdir()
+    return _private[process]
 
 
-@cache
-def _private_folder(process: int) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="gpucnn-"))
-    atexit.register(_remove, folder, process)
-    return folder
+_private: dict[int, Path] = {}  # by process: a fork has its parent's entry too
 
 
 def _remove(folder: Path, process: int) -> None:

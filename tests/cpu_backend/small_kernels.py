@@ -14,6 +14,7 @@ _KERNEL = """#include "vectors.hpp"
 extern "C" __attribute__((visibility("default"))) int64_t {name}() {{ return {value} * sizeof(SCALAR); }}
 """
 VALUES = {("one", "float32"): 4, ("one", "float64"): 8, ("two", "float32"): 8, ("two", "float64"): 16}
+FIRST_VALUES = {key: value for key, value in VALUES.items() if key[1] == "float32"}  # of what the first operation loads
 
 
 def write_kernels(folder: Path) -> None:

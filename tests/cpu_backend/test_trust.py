@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,6 +118,22 @@ def test_what_is_unsafe_is_built_in_a_private_folder_and_said_once(file: Path) -
         warnings.simplefilter("error")
         assert cached(file, lambda target: pytest.fail("built again")) == path
     path.unlink()
+
+
+def test_threads_share_a_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "_private", {})
+    meet, found = threading.Barrier(8), []
+
+    def ask() -> None:
+        meet.wait(60)
+        found.append(private_folder())
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {private_folder()}
 
 
 def test_a_private_folder_is_this_users_and_stays_one() -> None:
