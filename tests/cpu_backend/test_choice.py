@@ -178,7 +178,7 @@ def test_a_process_may_fork_while_another_thread_compiles(kernels: Path) -> None
     def slow(report, dtypes):
         begun.set()
         end.wait(60)
-        return load(report)
+        return load(report, dtypes)
     builds._load_all = slow
     thread = threading.Thread(target=backend_of, args=(x,))
     thread.start()
@@ -203,7 +203,7 @@ def test_processes_that_begin_together_share_the_cache(kernels: Path, cache: Pat
     said = [process.communicate(timeout=120) for process in processes]
     assert [out for out, _ in said] == ["compiled True\n"] * 8
     assert len(list(cache.glob("*.so"))) == 2
-    assert len(list(cache.iterdir())) == 5  # and the compiler's note: nothing is left behind
+    assert len(list(cache.iterdir())) == 3  # and the compiler's note: nothing is left behind
     assert python(kernels, NAME) == ("compiled\n", "")  # the next one finds all
 
 
