@@ -56,44 +56,41 @@ class Kernel:
             raise LookupError(f"kernels/cpu/{self.file}.cpp declares no kernel {self.name}")
         return tuple(name for name in re.findall(r"\*(?: __restrict__)? (\w+)", declared[1]) if name != "workspace")
 
-    def function(self, dtype: str) -> Any:
-        """The function for arrays of `dtype`; compiled if it is not in the cache."""
-        found = _functions.get((self.name, dtype))
-        if found is None:
-            found = getattr(builds.library(self.file, dtype), self.name)
-            found.argtypes = [ctypes.c_char_p, *[ctypes.c_void_p] * (len(self.arrays) + 1), ctypes.c_int64]
-            found.restype = None
-            _functions[self.name, dtype] = found
-        return found
+    def address(self, dtype: str) -> int:
+        """The address of the function for arrays of `dtype`; compiled if it is not in the cache."""
+        function = getattr(builds.library(self.file, dtype), self.name)
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
-_functions: dict[tuple[str, str], Any] = {}
+@cache
+def _run() -> Any:
+    """The function of threads.cpp that shares work items among threads."""
+    run = builds.library("threads", "float32").run
+    run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4]
+    run.restype = ctypes.c_int64
+    return run
 
 
 class Launch:
     """A kernel with all that it takes but its arrays; see `launch`. Made once for arrays of one layout, and kept."""
 
-    __slots__ = ("_arrays", "_buffer", "_dtype", "_function", "_items", "_packed", "_workspace")
+    __slots__ = ("_address", "_arrays", "_fixed", "_packed", "_pointers", "_run")
 
     def __init__(
         self, kernel: Kernel, dtype: str, values: Mapping[str, Value], items: int = 1, workspace: int = 0
     ) -> None:
-        self._function, self._arrays, self._buffer = kernel.function(dtype), kernel.arrays, kernel.name
-        self._packed = struct.pack(kernel.format, *[values[name] for name in kernel.fields])
-        self._dtype, self._items, self._workspace = dtype, range(items), workspace
+        self._run, self._address, self._arrays = _run(), kernel.address(dtype), kernel.arrays
+        packed = struct.pack(kernel.format, *[values[name] for name in kernel.fields])
+        self._packed = ctypes.create_string_buffer(packed, len(packed))
+        self._pointers = ctypes.c_void_p * (1 + len(self._arrays))
+        self._fixed = len(self._arrays) + 1, workspace * np.dtype(dtype).itemsize, items
 
     def __call__(self, **arrays: Array | None) -> None:
         """Run it on arrays by name, more than it takes if need be."""
-        pointers = [None if (array := arrays[name]) is None else _address(array) for name in self._arrays]
-
-        def compute(item: int) -> None:
-            room = _address(scratch(self._buffer, (self._workspace,), self._dtype)) if self._workspace else None
-            self._function(self._packed, *pointers, room, item)
-
-        if len(self._items) == 1:
-            compute(0)
-        else:
-            threads.run(compute, self._items)
+        addresses = [None if (array := arrays[name]) is None else _address(array) for name in self._arrays]
+        pointers = self._pointers(ctypes.addressof(self._packed), *addresses)
+        if self._run(self._address, pointers, *self._fixed, threads.get_num_threads()):
+            raise MemoryError(f"{self._fixed[1]} bytes of workspace for a thread")
 
 
 def launch(
@@ -104,7 +101,7 @@ def launch(
     items: int = 1,
     workspace: int = 0,
 ) -> None:
-    """Call `kernel` for each of `items` work items, on the threads of the pool.
+    """Call `kernel` for each of `items` work items, on as many threads as `gpucnn.set_num_threads` allows.
 
     Parameters
     ----------

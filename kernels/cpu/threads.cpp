@@ -1,0 +1,182 @@
+// Threads that share the work items of a kernel.
+//
+// A call of `run` is one job: its thread and up to `threads` - 1 helpers take items one by one. Helpers that have nothing
+// to do look for a job for some 100 us, which is longer than it takes from one layer to the next, and then sleep: to wake
+// one takes about 50 us. There is one job at a time; a thread that finds another one's does its own work alone.
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <utility>
+
+#include "vectors.hpp"
+
+static constexpr int MAX_ARGUMENTS = 24;  // pointers of a kernel: its Params and arrays
+static constexpr size_t KEPT = 16 << 20;  // most bytes of a workspace that a thread keeps
+static constexpr int LOOKS = 2000;        // for a job, before a helper sleeps
+static constexpr int POLLS = 10000;       // of the helpers of a job, before its thread yields
+
+INLINE void pause_briefly() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// --- Jobs -----------------------------------------------------------------------------------------------------------
+
+using call_t = void (*)(void* function, void* const* arguments, void* workspace, int64_t item);
+
+template <size_t... I>
+static void call(void* function, void* const* arguments, void* workspace, int64_t item, std::index_sequence<I...>) {
+  using kernel_t = void (*)(decltype((void)I, (void*)nullptr)..., void*, int64_t);
+  reinterpret_cast<kernel_t>(function)(arguments[I]..., workspace, item);
+}
+
+template <size_t... N>
+static call_t call_with(int64_t count, std::index_sequence<N...>) {
+  static constexpr call_t calls[] = {[](void* function, void* const* arguments, void* workspace, int64_t item) {
+    call(function, arguments, workspace, item, std::make_index_sequence<N>());
+  }...};
+  return calls[count];
+}
+
+// Memory of this thread, at the start of a cache line; kept for the next job unless it is large.
+struct Workspace {
+  void* memory = nullptr;
+  size_t size = 0;
+  ~Workspace() { release(); }
+
+  void release() {
+    free(memory);
+    memory = nullptr, size = 0;
+  }
+
+  void* of(size_t bytes) {
+    if (bytes > size) {
+      release();
+      memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+      if (memory) size = bytes;
+    }
+    return memory;
+  }
+};
+
+struct Job {
+  void* function;
+  void* const* arguments;
+  call_t call;
+  size_t workspace;
+  int64_t items;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> lacks_memory{false};
+
+  void work() {
+    static thread_local Workspace mine;
+    void* memory = workspace ? mine.of(workspace) : nullptr;
+    if (workspace && !memory) {
+      lacks_memory = true;
+      return;
+    }
+    for (int64_t item; (item = next.fetch_add(1)) < items;) call(function, arguments, memory, item);
+    if (mine.size > KEPT) mine.release();
+  }
+};
+
+// --- Helpers --------------------------------------------------------------------------------------------------------
+
+// Never destroyed: helpers wait in it when the process ends.
+struct Pool {
+  std::mutex use;                     // of the thread whose job it is
+  std::atomic<Job*> job{nullptr};
+  std::atomic<int64_t> seats{0};      // helpers that may still join the job
+  std::atomic<int64_t> inside{0};     // helpers that may be reading it
+  std::atomic<int64_t> jobs{0};       // begun so far
+  std::atomic<int64_t> sleepers{0};
+  std::mutex sleep;
+  std::condition_variable wake;
+  int64_t helpers = 0;
+
+  // A helper enters before it reads the job, and the job's thread takes that away before it looks who is inside: so either
+  // the helper finds no job, or the thread waits for it.
+  void help() {
+    for (int64_t seen = 0;;) {
+      seen = next_job(seen);
+      inside++;
+      Job* found = job;
+      if (found && seats.fetch_sub(1) > 0) found->work();
+      inside--;
+    }
+  }
+
+  int64_t next_job(int64_t seen) {
+    for (int i = 0; i < LOOKS; i++, pause_briefly())
+      if (jobs != seen) return jobs;
+    std::unique_lock<std::mutex> lock(sleep);
+    sleepers++;
+    wake.wait(lock, [&] { return jobs != seen; });
+    sleepers--;
+    return jobs;
+  }
+
+  void share(Job& mine, int64_t wanted) {
+    while (helpers < wanted && start()) helpers++;
+    seats = std::min(wanted, helpers);
+    job = &mine;
+    jobs++;
+    if (sleepers > 0) {
+      std::lock_guard<std::mutex> lock(sleep);
+      wake.notify_all();
+    }
+    mine.work();
+    job = nullptr;
+    for (int i = 0; inside > 0; i++) i < POLLS ? pause_briefly() : void(sched_yield());
+  }
+
+  bool start() {
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);  // signals are for the program's own threads
+    int failed = pthread_create(&thread, nullptr, [](void* pool) -> void* {
+      static_cast<Pool*>(pool)->help();
+      return nullptr;
+    }, this);
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (!failed) pthread_detach(thread);
+    return !failed;
+  }
+};
+
+static Pool* pool = nullptr;
+
+static void make_pool() { pool = new (std::nothrow) Pool; }
+
+// The child of a fork has none of the helpers: it begins anew.
+static Pool* the_pool() {
+  static int made = (make_pool(), pthread_atfork(nullptr, nullptr, make_pool));
+  return made == 0 ? pool : nullptr;
+}
+
+// Calls function(arguments..., workspace, item) for each item in [0, items), on up to `threads` threads. `count` pointers
+// are the arguments; the workspace of a thread has that many bytes. Returns 1 if there is no memory for one, else 0.
+extern "C" __attribute__((visibility("default"))) int64_t run(void* function, void* const* arguments, int64_t count,
+                                                              int64_t workspace, int64_t items, int64_t threads) {
+  Job job;
+  job.function = function, job.arguments = arguments, job.workspace = workspace, job.items = items;
+  job.call = call_with(count, std::make_index_sequence<MAX_ARGUMENTS + 1>());
+  int64_t helpers = std::min(threads, items) - 1;
+  Pool* shared = helpers > 0 ? the_pool() : nullptr;
+  if (shared && shared->use.try_lock()) {
+    shared->share(job, helpers);
+    shared->use.unlock();
+  } else {
+    job.work();
+  }
+  return job.lacks_memory && job.next < items ? 1 : 0;
+}
