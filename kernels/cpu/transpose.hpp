@@ -5,7 +5,8 @@
 
 #include "vectors.hpp"
 
-// Vectors as wide as registers, and of 4 lanes, with lanes<...>(a, b): those of a are numbered [0, L), of b [L, 2 L).
+// Vectors as wide as registers, and of 4 lanes, with lanes<...>(a, b, to): those of a are numbered [0, L), of b [L, 2 L).
+// By reference, as those of 4 lanes may be wider than registers.
 // No template on L: GCC 11 takes shuffles of no dependent type.
 #ifdef __clang__
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -19,8 +20,8 @@ struct Wide {
   typedef decltype(vector{} < vector{}) indices;
 
   template <int... LANE>
-  INLINE vector lanes(vector a, vector b) {
-    return SHUFFLE(a, b, LANE...);
+  INLINE void lanes(const vector& a, const vector& b, vector& to) {
+    to = SHUFFLE(a, b, LANE...);
   }
 };
 
@@ -30,8 +31,8 @@ struct Quad {
   typedef decltype(vector{} < vector{}) indices;
 
   template <int... LANE>
-  INLINE vector lanes(vector a, vector b) {
-    return SHUFFLE(a, b, LANE...);
+  INLINE void lanes(const vector& a, const vector& b, vector& to) {
+    to = SHUFFLE(a, b, LANE...);
   }
 };
 
@@ -43,8 +44,8 @@ INLINE void swap_blocks(typename V::vector* rows, std::integer_sequence<int, LAN
   for (int i = 0; i < L; i++) {
     if (i & D) continue;
     typename V::vector a = rows[i], b = rows[i + D];
-    rows[i] = V::template lanes<(LANE & D ? L + LANE - D : LANE)...>(a, b);
-    rows[i + D] = V::template lanes<(LANE & D ? L + LANE : LANE + D)...>(a, b);
+    V::template lanes<(LANE & D ? L + LANE - D : LANE)...>(a, b, rows[i]);
+    V::template lanes<(LANE & D ? L + LANE : LANE + D)...>(a, b, rows[i + D]);
   }
 }
 
@@ -60,8 +61,10 @@ INLINE void add_blocks(vector_t* rows, std::integer_sequence<int, LANE...>) {
 #pragma GCC unroll 16
   for (int i = 0; i < D; i++) {
     vector_t a = rows[i], b = rows[i + D];
-    rows[i] = Wide::lanes<(LANE & D ? LANES + LANE - D : LANE)...>(a, b) +
-              Wide::lanes<(LANE & D ? LANES + LANE : LANE + D)...>(a, b);
+    vector_t low, high;
+    Wide::lanes<(LANE & D ? LANES + LANE - D : LANE)...>(a, b, low);
+    Wide::lanes<(LANE & D ? LANES + LANE : LANE + D)...>(a, b, high);
+    rows[i] = low + high;
   }
 }
 
