@@ -362,7 +362,7 @@ class _Convolution:
         """By the kernels in C++, which have no model of cost; a dgrad by its stride residue with the most taps."""
         direction, geometry, dtype = self.direction, self.geometry, name_of(self.dtype)
         asked = choices().algorithm
-        name = in_cpp.algorithm(direction, geometry, asked)
+        name = in_cpp.algorithm(direction, geometry, self.batch, dtype, self.channels_last, asked)
         if name is None and direction == "backward_weight":
             name = "implicit_gemm"
         elif name is None:
@@ -439,7 +439,10 @@ class _Convolution:
         return Alternative(name, None, values * self.dtype.itemsize, products)
 
 
+_SPREAD = "Windows reach over more input than a tile can copy; NumPy multiplies, whose estimated cost is the least so."
 _REASONS_IN_CPP = {
+    "direct": _SPREAD,
+    "im2col": _SPREAD,
     "depthwise": "Each group has few channels, over which lanes run, or over the width.",
     "fold": "The image has few channels: lanes run over positions, and columns are folded into it.",
     "implicit_gemm": "It is the kernel for all shapes: tiles of outputs, whose input is copied channels-last.",

@@ -203,6 +203,7 @@ def test_tiles() -> None:
         (("conv2d", (8, 64, 56, 56), (64, 1, 3, 3)), {"groups": 64}, "depthwise"),
         (("conv2d_input", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 32, 32)), {"stride": 2, "padding": 3}, "fold"),
         (("conv2d_weight", (8, 3, 64, 64), (64, 3, 7, 7), (8, 64, 58, 58)), {}, "implicit_gemm"),
+        (("conv2d", (1, 2048, 33, 33), (256, 2048, 3, 3)), {"padding": 12, "dilation": 12}, "direct"),
     ],
 )
 def test_explain_names_it(call: tuple[Any, ...], options: dict[str, Any], algorithm: str) -> None:

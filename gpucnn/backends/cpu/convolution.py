@@ -20,7 +20,7 @@ from gpucnn.backends.cpu.library import Layout, layout
 from gpucnn.backends.cpu.tiling import Samplings, flattened
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy import convolution as in_numpy
-from gpucnn.backends.numpy.memory import Array
+from gpucnn.backends.numpy.memory import Array, is_channels_last
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
 
@@ -34,7 +34,7 @@ _OTHERS: dict[str, tuple[Callable[..., None], ...]] = {  # than contractions: fo
 
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
-    algorithm = select.algorithm("forward", geometry, choices().algorithm)
+    algorithm = _algorithm("forward", x, geometry)
     if algorithm is not None:
         _OTHERS[algorithm][0](x, w, bias, y, geometry)
         return
@@ -45,7 +45,7 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
-    algorithm = select.algorithm("backward_input", geometry, choices().algorithm)
+    algorithm = _algorithm("backward_input", grad_y, geometry)
     if algorithm == "fold":
         folding.backward_input(grad_y, w, bias, grad_x, geometry, contract)
         return
@@ -63,6 +63,11 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
         taps: Any = tuple(slice(each.start, each.stop, each.step) for each in (r.kernel_indices for r in (d, h, w_)))
         target = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
         contract(grad_y, weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), target, bias)
+
+
+def _algorithm(direction: str, source: Array, geometry: ConvGeometry) -> str | None:
+    dtype, last = name_of(source.dtype), is_channels_last(source)
+    return select.algorithm(direction, geometry, len(source), dtype, last, choices().algorithm)
 
 
 def contract(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None) -> None:
@@ -106,7 +111,7 @@ def _plan(
 
 def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [OC, C / groups, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, OC, OD, OH, OW]."""
-    algorithm = select.algorithm("backward_weight", geometry, choices().algorithm)
+    algorithm = _algorithm("backward_weight", x, geometry)
     if algorithm is not None:
         _OTHERS[algorithm][2](x, grad_y, grad_w, geometry)
         return

@@ -1,8 +1,8 @@
 """Calls of the compiled CPU kernels in ``kernels/cpu/*.cpp`` by ctypes, which release the interpreter's lock.
 
-The host fills the structure ``Params`` of a kernel's file by name, passes arrays by name, and hands out work items to
-the threads of `gpucnn.backends.numpy.threads`. The items depend on sizes alone, so results do not depend on the number
-of threads.
+The host fills the structure ``Params`` of a kernel's file by name and passes arrays by name; threads of their own share
+the work items of a launch (``kernels/cpu/threads.cpp``): to hand out items in Python took as long as small layers. The
+items depend on sizes alone, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
