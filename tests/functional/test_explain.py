@@ -312,7 +312,12 @@ def test_the_text_is_a_line_and_a_table() -> None:
         (("relu_backward",), {}, ValueError, "no backward; did you mean 'relu'"),
         (("fft",), {}, ValueError, "no backward"),
         ((5,), {}, ValueError, r"^explain: operation is 5, expected"),
-        (("relu", (2, 3)), {"backend": "tpu"}, ValueError, r"^explain: backend is 'tpu', expected 'numpy', 'compiled' or 'cuda'$"),
+        (
+            ("relu", (2, 3)),
+            {"backend": "tpu"},
+            ValueError,
+            r"^explain: backend is 'tpu', expected 'numpy', 'compiled' or 'cuda'$",
+        ),
         (("relu", (2, 3)), {"dtype": "float33"}, TypeError, r"^explain: dtype is 'float33', expected a dtype"),
         (("conv2d", 5, (4, 3, 3, 3)), {}, TypeError, r"^explain: input is 5, expected a shape or an array$"),
         (("conv2d", (1, -3, 8, 8), (4, 3, 3, 3)), {}, ValueError, r"^conv2d: input"),
