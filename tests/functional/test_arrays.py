@@ -19,6 +19,7 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn import backends, simulator
 from gpucnn.backends import available, backend_of, receive
+from gpucnn.backends.cpu import builds
 from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.device import cupy_runtime
 from gpucnn.backends.numpy import NumpyBackend
@@ -350,11 +351,13 @@ def test_the_backend_of_arrays(torch: Any) -> None:
 def test_available_backends_say_why_one_is_missing(monkeypatch: pytest.MonkeyPatch, reason: str | None) -> None:
     monkeypatch.setattr(cupy_runtime, "why_unavailable", lambda: reason)
     monkeypatch.setattr(simulator, "available", lambda: "it needs g++")
+    monkeypatch.setattr(builds, "why_unavailable", lambda: reason and "no compiler")
     assert (
         gpucnn.backends.available()
         == available()
         == {
             "numpy": "available",
+            "compiled": "not available: no compiler" if reason else "available",
             "cuda": "not available: CuPy is not installed" if reason else "available",
             "simulator": "not available: it needs g++",
         }

@@ -445,7 +445,7 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
     ("interpolate", {"input": zeros((1, 1, 2, 2), int), "mode": "area"},
      "input has dtype int64, expected floating-point (float16, bfloat16, float32, float64) or complex"),
     ("batch_norm", {"input": zeros(3), "residual": None}, "input has 1 dimensions, expected at least 2 (N, C, *space)"),
-    ("batch_norm", {"activation": "swish"}, "activation is 'swish', expected 'none', 'relu' or 'leaky_relu'"),
+    ("batch_norm", {"activation": "swish"}, "activation is 'swish', expected 'none', 'relu', 'leaky_relu' or 'relu6'"),
     ("batch_norm", {"residual": zeros((2, 4, 3, 2))}, "residual has shape (2, 4, 3, 2), expected (2, 4, 3, 3)"),
     ("batch_norm", {"weight": zeros(4, int)},
      "input has dtype float64 and weight int64, expected one dtype for both: cast weight, "
