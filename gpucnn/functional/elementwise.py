@@ -256,13 +256,22 @@ def leaky_relu(input: Array, negative_slope: float = 0.01) -> Array:
     return call.result(call.leaked(x, x, slope))
 
 
+FEW = 1 << 14  # elements of host memory, over which NumPy passes in less time than a launch takes
+
+
 def _has_planes(call: Call, *arrays: Array) -> bool:
     """Whether arrays of one form go to the activation kernels: not where a copy would lose a non-contiguous order.
 
-    NumPy's own functions are as fast as its backend's, and other dtypes have no such kernels.
+    NumPy's own functions are as fast as its backend's, and on few elements faster than any; other dtypes have no such
+    kernels.
     """
     x = arrays[0]
-    if call.backend.name == "numpy" or not x.size or name_of(x.dtype) not in FLOATING:
+    if (
+        call.backend.name == "numpy"
+        or (call.backend.host and x.size < FEW)
+        or not x.size
+        or name_of(x.dtype) not in FLOATING
+    ):
         return False
     if any(other.strides != x.strides for other in arrays):
         return False
