@@ -3,10 +3,9 @@
 constexpr int RELU = 1, LEAKY_RELU = 2, RELU6 = 3;  // 0 is none
 
 __device__ __forceinline__ acc_t activated(acc_t value, index_t activation, double slope) {
-  if (activation == RELU) return value <= acc_t(0) ? acc_t(0) : value;
   if (activation == LEAKY_RELU) return value > acc_t(0) ? value : value * static_cast<acc_t>(slope);
-  if (activation == RELU6) return value <= acc_t(0) ? acc_t(0) : value >= acc_t(6) ? acc_t(6) : value;
-  return value;
+  if (activation == RELU6 && value >= acc_t(6)) return acc_t(6);
+  return activation != 0 && value <= acc_t(0) ? acc_t(0) : value;
 }
 
 // The gradient with respect to the activation's input, whose sign is that of `sign`; for relu6 its output as well.

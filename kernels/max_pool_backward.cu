@@ -33,8 +33,8 @@ __device__ __forceinline__ bool is_out_of_window(const PoolParams& p, index_t in
   return !(reads(axis_d(p), od, x.d) && reads(axis_h(p), oh, x.h) && reads(axis_w(p), ow, x.w));
 }
 
-// The sum of grad(od, oh, ow) over the outputs, of those within the ranges, whose windows read input (d, h, w) and whose
-// index(od, oh, ow) is that input.
+// The sum of grad(od, oh, ow) over the outputs, of those within the ranges, whose windows read input (d, h, w) and
+// whose index(od, oh, ow) is that input.
 template <typename Index, typename Grad>
 __device__ __forceinline__ acc_t sum_of_own(const PoolParams& p, index_t d, index_t h, index_t w,
                                             const Range (&within)[3], Index index, Grad grad) {

@@ -195,7 +195,7 @@ test_what_is_no_array_is_refused_by_name = refuses(
         (f"{name}: input is of type list, expected an array", lambda layer=layer: layer([1.0, 2.0]))
         for name, layer in (
             ("Tanh", nn.Tanh()),
-            ("relu", nn.ReLU6()),
+            ("ReLU6", nn.ReLU6()),
             ("Flatten", nn.Flatten()),
             ("sigmoid", nn.Sigmoid()),
             ("gelu", nn.GELU()),

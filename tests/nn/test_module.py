@@ -219,7 +219,7 @@ def test_to_cuda_without_a_gpu_says_why(net: Net, monkeypatch: pytest.MonkeyPatc
 
 def test_backends_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpucnn.backends.backend_named("numpy") is gpucnn.backends.backend_of(np.ones(1))
-    unknown = "backend_named: name is 'cpu', expected one of ('numpy', 'cuda', 'sim…"
+    unknown = "backend_named: name is 'cpu', expected one of ('numpy', 'compiled', 'cuda', 'sim…"
     refused(ValueError, (unknown, lambda: gpucnn.backends.backend_named("cpu")))
     monkeypatch.setattr(simulator, "available", lambda: "there is no C++ compiler")
     refused(RuntimeError, ("there is no C++ compiler", lambda: gpucnn.backends.backend_named("simulator")))
