@@ -15,8 +15,8 @@ import numpy as np
 
 from gpucnn import functional
 from gpucnn.backends import Backend, backend_of
-from gpucnn.backends.cpu import DTYPES
 from gpucnn.backends.cpu import select as in_cpp
+from gpucnn.backends.cpu.builds import DTYPES
 from gpucnn.backends.cuda.convolution import select as on_a_gpu
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
@@ -53,9 +53,6 @@ _PRIMITIVES = {  # of the others, where they are a primitive of another name; se
     "sum_pool": "average_pool",
     "unfold": "im2col",
 }
-
-
-_COMPILED = frozenset(map(name_of, DTYPES))
 
 
 @dataclass(frozen=True)
@@ -200,7 +197,7 @@ def explain(
     bound.apply_defaults()
     given = dict(bound.arguments) | {name: array.shape for name, array in arrays.items()}
     convolution = _Convolution(*_geometry(operation, family, given), _dtype_of_products(arrays), last)
-    if backend == "compiled" and name_of(convolution.dtype) in _COMPILED:
+    if backend == "compiled" and name_of(convolution.dtype) in DTYPES:
         return convolution.compiled(operation)
     return convolution.on_the_cpu(operation, backend) if backend != "cuda" else convolution.on_a_gpu(operation)
 

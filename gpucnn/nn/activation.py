@@ -84,7 +84,7 @@ class ReLU6(Module):
         """``min(max(x, 0), 6)``."""
         call = Call("ReLU6", ORDERED, input=x)
         (given,) = call.arrays
-        if name_of(given.dtype) in FLOATING and given.ndim > 1 and given.size:
+        if _has_channels(given):
             y = F.bias_activation(x, activation="relu6")
         else:
             positive = call.xp.maximum(given, call.xp.zeros((), given.dtype))
@@ -96,11 +96,16 @@ class ReLU6(Module):
         """The gradient where x was between 0 and 6, else 0."""
         (y,) = self.kept()
         _, output = Call("ReLU6", ORDERED, grad_output=grad_output, output=y).arrays
-        if name_of(output.dtype) in FLOATING and output.ndim > 1 and output.size:
+        if _has_channels(output):
             needs = (self.needs_input_grad, False, False)
             return F.bias_activation_backward(grad_output, y, activation="relu6", output=y, needs=needs)[0]
         (grad,) = F.relu_backward(grad_output, y, needs=(self.needs_input_grad,))
         return None if grad is None else F.relu_backward(grad, 6 - y)[0]
+
+
+def _has_channels(array: Array) -> bool:
+    """Whether `bias_activation` takes an array."""
+    return name_of(array.dtype) in FLOATING and array.ndim > 1 and array.size > 0
 
 
 class Tanh(Module):

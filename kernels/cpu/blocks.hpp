@@ -31,6 +31,31 @@ struct Steps {
   index_t n, c, d, h, w;
 };
 
+// The axes of a kernel's Params.
+template <class Params>
+struct Axes {
+  Axis d, h, w;
+  explicit Axes(const Params* p)
+      : d{p->d, p->od, p->kd, p->step_d, p->least_d, p->gap_d, p->tile_d},
+        h{p->h, p->oh, p->kh, p->step_h, p->least_h, p->gap_h, p->tile_h},
+        w{p->w, p->ow, p->kw, p->step_w, p->least_w, p->gap_w, p->tile_w} {}
+};
+
+// Cuts `count` in runs of `each`: the range of run `number` modulo their count, by which `number` is divided.
+INLINE Range next_run(index_t& number, index_t count, index_t each) {
+  index_t runs = ceil_div(count, each), first = number % runs * each;
+  number /= runs;
+  return {first, std::min(each, count - first)};
+}
+
+// The tile of that number, by which it is divided: W runs fastest, then H, D and the images.
+template <class Params>
+static Tile tile_of(const Params* p, index_t& number) {
+  Range w = next_run(number, p->ow, p->tile_w), h = next_run(number, p->oh, p->tile_h);
+  Range d = next_run(number, p->od, p->tile_d), n = next_run(number, p->n, p->tile_n);
+  return {n.begin, n.end, d.begin, d.end, h.begin, h.end, w.begin, w.end};
+}
+
 // to[w][c] for c in [0, channels): a row of `count` sources from index `first` on, `step` apart; zeros outside.
 static void copy_row(const scalar_t* from, const Steps& by, index_t channels, const Axis& axis, index_t first,
                      index_t step, index_t count, scalar_t* to) {

@@ -25,17 +25,6 @@ struct Params {
   index_t block, room;                      // scalars of the largest block; and of its positions, rounded up
 };
 
-struct Problem {
-  Axis d, h, w;
-  Steps x, y;
-  explicit Problem(const Params* p)
-      : d{p->d, p->od, p->kd, p->step_d, p->least_d, p->gap_d, p->tile_d},
-        h{p->h, p->oh, p->kh, p->step_h, p->least_h, p->gap_h, p->tile_h},
-        w{p->w, p->ow, p->kw, p->step_w, p->least_w, p->gap_w, p->tile_w},
-        x{p->x_n, p->x_c, p->x_d, p->x_h, p->x_w},
-        y{p->y_n, p->y_c, p->y_d, p->y_h, p->y_w} {}
-};
-
 // --- Weights --------------------------------------------------------------------------------------------------------
 
 // packed[g][panel][k][lane of the panel], k in the order of the runs: of one item's group and vector of filters.
@@ -64,7 +53,7 @@ struct Chunks {
   index_t count;
 
   // Runs that reach the image, in pieces of at most CHUNK, gathered in chunks of at most CHUNK.
-  Chunks(const Problem& at, const Runs& runs, const Block& block, const Tile& tile, Piece* pieces, index_t* starts,
+  Chunks(const Axes<Params>& at, const Runs& runs, const Block& block, const Tile& tile, Piece* pieces, index_t* starts,
          index_t* depths)
       : pieces(pieces), starts(starts), depths(depths), count(0) {
     index_t made = 0, filled = CHUNK, depth = 0, expected = -1;
@@ -101,16 +90,6 @@ static void multiply_panel(Product product, index_t positions, const Chunks& chu
   }
 }
 
-static Tile tile_of(const Params* p, const Problem& at, index_t* item) {
-  auto next = [&](index_t count, index_t tile) {
-    index_t tiles = ceil_div(count, tile), first = *item % tiles * tile;
-    *item /= tiles;
-    return Range{first, std::min(tile, count - first)};
-  };
-  Range w = next(p->ow, p->tile_w), h = next(p->oh, p->tile_h), d = next(p->od, p->tile_d), n = next(p->n, p->tile_n);
-  return {n.begin, n.end, d.begin, d.end, h.begin, h.end, w.begin, w.end};
-}
-
 // Whether each output reads the pixel at its place, of rows of one pixel after another with its channels innermost.
 static bool reads_in_place(const Params* p) {
   return p->kd * p->kh * p->kw == 1 && p->x_c == 1 && p->d == 1 && p->h == 1 && p->step_w == 1 && p->least_w == 0 &&
@@ -125,11 +104,11 @@ static bool writes_in_place(const Params* p, const Tile& tile) {
 
 KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, const scalar_t* bias, scalar_t* y,
                    scalar_t* workspace, int64_t item) {
-  Problem at(p);
+  Axes<Params> at(p);
   Panels panels(p->filters);
   Range part = part_of(panels.count, item % p->parts, p->parts);
   item /= p->parts;
-  Tile tile = tile_of(p, at, &item);
+  Tile tile = tile_of(p, item);
   index_t g = item, depth = p->channels * p->kd * p->kh * p->kw;
 
   Block block(at.d, at.h, at.w, tile, p->channels);
@@ -148,7 +127,7 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, c
     for (index_t n = 0, i = 0; n < tile.ns; n++)
       for (index_t w = 0; w < tile.ws; w++) offsets[i++] = n * p->x_n + w * p->x_w;
   } else {
-    block.fill(x, at.x, at.d, at.h, at.w, tile, workspace);
+    block.fill(x, {p->x_n, p->x_c, p->x_d, p->x_h, p->x_w}, at.d, at.h, at.w, tile, workspace);
     block.positions(at.d, at.h, at.w, tile, offsets);
   }
   for (index_t i = tile.positions(); i < p->room; i++) offsets[i] = 0;  // computed, never written
@@ -166,7 +145,7 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* packed, c
     with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
       multiply_panel<v()>(product, tile.positions(), chunks, shift, filters, p->bias_m);
     });
-    if (!is_in_place) write(sums, vectors * LANES, filters, tile, at.y, to, turned);
+    if (!is_in_place) write(sums, vectors * LANES, filters, tile, {p->y_n, p->y_c, p->y_d, p->y_h, p->y_w}, to, turned);
   }
 }
 

@@ -29,25 +29,10 @@ constexpr index_t SOME = 128;  // positions at a time: what they read of a panel
 constexpr index_t FILTERS = 48;  // whose gradients are copied at a time
 constexpr int VECTORS = MAX_VECTORS - 1, ROWS_AT_ONCE = MAX_VECTORS == 4 ? 8 : 6;  // of a register tile
 
-struct Problem {
-  Axis d, h, w;
+struct Problem : Axes<Params> {
   Runs runs;
-  explicit Problem(const Params* p)
-      : d{p->d, p->od, p->kd, p->step_d, p->least_d, p->gap_d, p->tile_d},
-        h{p->h, p->oh, p->kh, p->step_h, p->least_h, p->gap_h, p->tile_h},
-        w{p->w, p->ow, p->kw, p->step_w, p->least_w, p->gap_w, p->tile_w},
-        runs(d, h, w, p->channels) {}
+  explicit Problem(const Params* p) : Axes(p), runs(d, h, w, p->channels) {}
 };
-
-static Tile tile_of(const Params* p, index_t tile) {
-  auto next = [&](index_t count, index_t each) {
-    index_t tiles = ceil_div(count, each), first = tile % tiles * each;
-    tile /= tiles;
-    return Range{first, std::min(each, count - first)};
-  };
-  Range w = next(p->ow, p->tile_w), h = next(p->oh, p->tile_h), d = next(p->od, p->tile_d), n = next(p->n, p->tile_n);
-  return {n.begin, n.end, d.begin, d.end, h.begin, h.end, w.begin, w.end};
-}
 
 // sums[m][lane] of one panel of a run, for all filters.
 template <int V>
@@ -91,7 +76,8 @@ KERNEL convolution_backward_weight(const Params* p, const scalar_t* x, const sca
 
   memset(sums, 0, (p->part + MAX_ROWS) * p->row * sizeof(scalar_t));
   for (index_t i = tiles.begin; i < tiles.end; i++) {
-    Tile tile = tile_of(p, i);
+    index_t number = i;
+    Tile tile = tile_of(p, number);
     Block block(at.d, at.h, at.w, tile, p->channels);
     block.fill(x + g * p->channels * p->x_c, {p->x_n, p->x_c, p->x_d, p->x_h, p->x_w}, at.d, at.h, at.w, tile, workspace);
     block.positions(at.d, at.h, at.w, tile, offsets);

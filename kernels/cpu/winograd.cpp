@@ -132,12 +132,8 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* packed, cons
   Panels panels(p->filters);
   Range part = part_of(panels.count, item % p->parts, p->parts);
   item /= p->parts;
-  auto next = [&](index_t count, index_t tile) {
-    index_t regions = ceil_div(count, tile), first = item % regions * tile;
-    item /= regions;
-    return Range{first, std::min(tile, count - first)};
-  };
-  Range w = next(p->ow, 2 * p->tile_w), h = next(p->oh, 2 * p->tile_h), n = next(p->n, p->tile_n);
+  Range w = next_run(item, p->ow, 2 * p->tile_w), h = next_run(item, p->oh, 2 * p->tile_h);
+  Range n = next_run(item, p->n, p->tile_n);
   Tile tile{n.begin, n.end, 0, 1, h.begin, h.end, w.begin, w.end};
   index_t g = item, high = ceil_div(tile.hs, 2), wide = ceil_div(tile.ws, 2), tiles = tile.ns * high * wide;
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpucnn.backends.base import Backend
 from gpucnn.backends.cpu import (
+    builds,
     convolution,
     elementwise,
     locally_connected,
@@ -22,7 +23,7 @@ from gpucnn.backends.cpu import (
 from gpucnn.backends.cpu.library import addressable, is_addressable
 from gpucnn.backends.numpy import NumpyBackend
 
-DTYPES = frozenset({np.dtype(np.float32), np.dtype(np.float64)})
+DTYPES = frozenset(map(np.dtype, builds.DTYPES))
 Primitive = Callable[..., None]
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import product
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -52,17 +50,9 @@ def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x:
     if algorithm is not None:
         _OTHERS[algorithm][1](grad_y, w, bias, grad_x, geometry)
         return
-    inputs, outputs, groups = geometry.channels
-    weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
-    depth, height, width = geometry.axes
-    residues = list(product(depth.backward, height.backward, width.backward))
-    if len(residues) < prod(min(axis.stride, axis.size) for axis in geometry.axes):  # no tap reaches the others
-        grad_x[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
-    bias = None if bias is None else bias.reshape(groups, -1)
-    for d, h, w_ in residues:
-        taps: Any = tuple(slice(each.start, each.stop, each.step) for each in (r.kernel_indices for r in (d, h, w_)))
-        target = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
-        contract(grad_y, weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), target, bias)
+    by_group = None if bias is None else bias.reshape(geometry.channels.groups, -1)
+    for weight, samplings, target in in_numpy.residue_parts(w, bias, grad_x, geometry):
+        contract(grad_y, weight, samplings, target, by_group)
 
 
 def _algorithm(direction: str, source: Array, geometry: ConvGeometry) -> str | None:
@@ -80,17 +70,16 @@ def contract(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | N
     if any(axis.spacing < 0 for axis in samplings):
         ascending: Any = (..., *(slice(None, None, -1 if axis.spacing < 0 else 1) for axis in samplings))
         w = w[ascending]
-    shape = None if bias is None else layout(bias)
-    planned = _plan(layout(x), layout(w), layout(y), shape, samplings, name_of(x.dtype), choices().algorithm)
-    for n in planned(x, w, y, bias) or ():
-        _again(x[n : n + 1], w, samplings, y[n : n + 1], bias)
+    not_finite = _compute(x, w, samplings, y, bias, choices().algorithm)
+    for n in not_finite or ():  # Winograd's transforms spread them over a tile
+        _compute(x[n : n + 1], w, samplings, y[n : n + 1], bias, "implicit_gemm")
 
 
-def _again(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None) -> None:
-    """An image whose results are infinite or NaN, which Winograd's transforms spread over a tile."""
+def _compute(
+    x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None, chosen: str | None
+) -> list[int] | None:
     shape = None if bias is None else layout(bias)
-    planned = _plan(layout(x), layout(w), layout(y), shape, samplings, name_of(x.dtype), "implicit_gemm")
-    planned(x, w, y, bias)
+    return _plan(layout(x), layout(w), layout(y), shape, samplings, name_of(x.dtype), chosen)(x, w, y, bias)
 
 
 @lru_cache(maxsize=512)

@@ -33,26 +33,36 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: dgrad by stride residue."""
-    inputs, outputs, groups = geometry.channels
     if _algorithm("backward_input", grad_y, geometry) == "fold":
         folding.fold_products(grad_y, w, bias, geometry, grad_x)
         return
-    weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
-    depth, height, width = geometry.axes
     dtype, last = name_of(grad_y.dtype), memory.is_channels_last(grad_y)
     parts: dict[str, list[Part]] = {}  # by algorithm
+    for part in residue_parts(w, bias, grad_x, geometry):
+        algorithm = select.contraction(len(grad_y), part[0].shape, part[1], dtype, last, choices().algorithm)
+        parts.setdefault(algorithm, []).append(part)
+    bias = None if bias is None else bias.reshape(geometry.channels.groups, -1)
+    for algorithm, several in parts.items():
+        contract(algorithm, grad_y, several, bias)
+
+
+def residue_parts(w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> list[Part]:
+    """The contractions of a dgrad, one a stride residue: weight [G, C, M, *taps], samplings, and their part of grad_x.
+
+    Inputs that no tap reaches are set to the bias, or 0.
+    """
+    inputs, outputs, groups = geometry.channels
+    weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
+    depth, height, width = geometry.axes
     residues = list(product(depth.backward, height.backward, width.backward))
     if len(residues) < prod(min(axis.stride, axis.size) for axis in geometry.axes):  # no tap reaches the others
         grad_x[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
-    bias = None if bias is None else bias.reshape(groups, -1)
+    parts: list[Part] = []
     for d, h, w_ in residues:
         taps: Any = tuple(slice(each.start, each.stop, each.step) for each in (r.kernel_indices for r in (d, h, w_)))
         target = grad_x[:, :, d.first :: depth.stride, h.first :: height.stride, w_.first :: width.stride]
-        part: Part = (weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), target)
-        algorithm = select.contraction(len(grad_y), part[0].shape, part[1], dtype, last, choices().algorithm)
-        parts.setdefault(algorithm, []).append(part)
-    for algorithm, several in parts.items():
-        contract(algorithm, grad_y, several, bias)
+        parts.append((weight[:, :, :, *taps], (d.sampling, h.sampling, w_.sampling), target))
+    return parts
 
 
 def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
