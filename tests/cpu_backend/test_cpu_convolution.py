@@ -90,7 +90,7 @@ def test_drawn_geometries(direction: str, dtype: str) -> None:
 def layers() -> Iterator[tuple[ConvGeometry, int]]:
     """A layer for each algorithm, large enough for several work items, with tails of tiles."""
     for size, channels, kernel, options in (
-        ((37, 45), Channels(35, 67), 3, {"padding": 1}),
+        ((37, 45), Channels(70, 67), 3, {"padding": 1}),
         ((37, 45), Channels(67, 35), 1, {}),
         ((37, 45), Channels(33, 40), 3, {"stride": 2, "padding": (1, 2)}),
         ((60, 60), Channels(3, 20), 7, {"stride": 2, "padding": 3}),
@@ -135,7 +135,8 @@ def test_infinities_stay_within_their_windows(rng: np.random.Generator, value: f
     x[1, 5, 8, 9] = value
     y = np.empty((2, 18, 17, 19), np.float32)
     geometry = conv_geometry("conv", (17, 19), Channels(20, 18), 3, 1, 1, 1)
-    convolve(x[:, :, None], w[:, :, None], None, y[:, :, None], geometry)
+    with gpucnn.algorithm("winograd"):
+        convolve(x[:, :, None], w[:, :, None], None, y[:, :, None], geometry)
     expected = F.conv2d(x.astype(np.float64), w.astype(np.float64), padding=1)
     far = np.ones((17, 19), bool)
     far[7:10, 8:11] = False
@@ -210,3 +211,14 @@ def test_explain_names_it(call: tuple[Any, ...], options: dict[str, Any], algori
     told = gpucnn.explain(*call, backend="compiled", **options)
     assert (told.backend, told.algorithm) == ("compiled", algorithm)
     assert str(told).startswith(f"{algorithm}: ")
+
+
+def test_the_layers_have_every_algorithm() -> None:
+    """Those of `layers`, or what tests them would say nothing."""
+    found = set()
+    for geometry, batch in layers():
+        inputs, outputs, _ = geometry.channels
+        weight = (1, outputs, inputs, *geometry.kernel_size)
+        found.add(select.contraction(batch, weight, geometry.forward, "float32", True))
+        found.add(select.algorithm("backward_input", geometry, batch, "float32", False))
+    assert found >= {"winograd", "pointwise", "implicit_gemm", "fold"}
