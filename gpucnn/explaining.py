@@ -22,7 +22,7 @@ from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
 from gpucnn.backends.cuda.launch.listening import listening
 from gpucnn.backends.cuda.launch.plans import dense
-from gpucnn.backends.dtypes import FLOATING, name_of, of_products
+from gpucnn.backends.dtypes import FLOATING, accumulator, name_of, of_products
 from gpucnn.backends.layout import is_channels_last
 from gpucnn.backends.numpy import select as on_the_cpu
 from gpucnn.functional._convolution_geometry import geometry_of, transposed_geometry
@@ -197,7 +197,7 @@ def explain(
     bound.apply_defaults()
     given = dict(bound.arguments) | {name: array.shape for name, array in arrays.items()}
     convolution = _Convolution(*_geometry(operation, family, given), _dtype_of_products(arrays), last)
-    if backend == "compiled" and name_of(convolution.dtype) in DTYPES:
+    if backend == "compiled" and name_of(accumulator(convolution.dtype)) in DTYPES:
         return convolution.compiled(operation)
     return convolution.on_the_cpu(operation, backend) if backend != "cuda" else convolution.on_a_gpu(operation)
 
@@ -357,7 +357,7 @@ class _Convolution:
 
     def compiled(self, operation: str) -> Explanation:
         """By the kernels in C++, which have no model of cost; a dgrad by its stride residue with the most taps."""
-        direction, geometry, dtype = self.direction, self.geometry, name_of(self.dtype)
+        direction, geometry, dtype = self.direction, self.geometry, name_of(accumulator(self.dtype))
         asked = choices().algorithm
         name = in_cpp.algorithm(direction, geometry, self.batch, dtype, self.channels_last, asked)
         if name is None and direction == "backward_weight":

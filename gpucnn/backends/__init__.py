@@ -43,7 +43,7 @@ def backend(name: str) -> Iterator[None]:
     Parameters
     ----------
     name : "compiled" or "numpy"
-        Kernels in C++ for float32 and float64, which the first use of a machine compiles; or NumPy alone.
+        Kernels in C++ for floating-point arrays, which the first use of a machine compiles; or NumPy alone.
 
     Raises
     ------

@@ -26,18 +26,21 @@ LAYERS = {  # by what computes them: on the CPU, on a GPU
     "dense 3d": Layer(Windows(3, (4, 5, 6), (2, 2, 3), (1, 2, 1), (1, 1, 1), 1), 2, (6, 16, 1)),
     "pixel by pixel": Layer(Windows(2, (6, 7), (1, 1), (1, 1), (1, 1), 0), 3, (40, 24, 1)),
     "groups": Layer(Windows(2, (7, 8), (3, 3), (1, 1), (1, 1), 1), 2, (6, 9, 3)),
+    "wide groups": Layer(Windows(2, (6, 5), (3, 3), (1, 1), (1, 1), 1), 1, (32, 36, 2)),
     "depthwise": Layer(Windows(2, (9, 10), (3, 3), (2, 2), (1, 1), 1), 2, (4, 8, 4)),
     "an empty batch": Layer(Windows(2, (5, 5), (3, 3), (1, 1), (1, 1), 0), 0, (2, 3, 1)),
 }
+
+BY_WINOGRAD = {"groups": ("numpy",), "wide groups": ("numpy", "compiled")}  # the kernels in C++ do 16 channels and more
 
 
 def each_algorithm(backend: ArrayBackend, label: str, of_weight: bool = False) -> Iterator[None]:
     """The algorithms that compute a layer on a backend: that of its choice, and then by name."""
     yield
     names = ["direct", "im2col"]
-    if not backend.takes_numpy:
+    if backend.name != "numpy":
         names.append("implicit_gemm")
-    elif label == "groups" and not of_weight:
+    if backend.name in BY_WINOGRAD.get(label, ()) and not of_weight:
         names.append("winograd")
     for name in names:
         with gpucnn.algorithm(name):

@@ -1,4 +1,4 @@
-"""The CPU backend in C++: primitives of float32 and float64 by compiled kernels, all others as NumPy computes them."""
+"""The CPU backend in C++: floating-point primitives by compiled kernels, all others as NumPy computes them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from gpucnn.backends.cpu import (
     pooling,
     resampling,
     unfolding,
+    widening,
 )
 from gpucnn.backends.cpu.library import addressable, is_addressable
 from gpucnn.backends.numpy import NumpyBackend
+from gpucnn.numerics import algorithm
 
 DTYPES = frozenset(map(np.dtype, builds.DTYPES))
 Primitive = Callable[..., None]
@@ -42,12 +44,31 @@ def _compiled(*modules: ModuleType) -> Callable[[type], type]:
 
 def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
     """The primitive in C++ for the dtypes that it has, in NumPy for others and of nothing: by the first array."""
+    in_place = _on_addressable(compiled)
+    name = compiled.__name__
+    widened = widening.widened(in_place) if name in widening.RESULTS else plain
 
     @wraps(compiled)
     def primitive(*arguments: Any) -> None:
-        if arguments[0].dtype not in DTYPES or arguments[0].size == 0:
+        first = arguments[0]
+        if first.size == 0:
+            with algorithm("direct"):  # of nothing, which NumPy computes whatever the caller asks of the kernels
+                plain(*arguments)
+        elif first.dtype in DTYPES:
+            in_place(*arguments)
+        elif widening.computes(name, arguments):
+            widened(*arguments)
+        else:
             plain(*arguments)
-            return
+
+    return primitive
+
+
+def _on_addressable(compiled: Primitive) -> Primitive:
+    """The primitive on copies of arrays that a kernel cannot read in place."""
+
+    @wraps(compiled)
+    def primitive(*arguments: Any) -> None:
         if all(is_addressable(value) for value in arguments if isinstance(value, np.ndarray)):
             compiled(*arguments)
             return
@@ -62,7 +83,7 @@ def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
 
 @_compiled(convolution, elementwise, locally_connected, normalization, pooling, resampling, unfolding)
 class CompiledBackend(NumpyBackend):
-    """Primitives over `numpy.ndarray` in C++ where there is a kernel, else in NumPy."""
+    """Primitives over `numpy.ndarray` in C++ where there is a kernel, those of 16 bits in float32, else in NumPy."""
 
     name = "compiled"
 
