@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import strategies
+from strategies import ORDERS
 from tolerances import TOLERANCES
 
 import gpucnn
@@ -105,6 +107,21 @@ def layers() -> Iterator[tuple[ConvGeometry, int]]:
 def test_layers_of_every_algorithm(direction: str) -> None:
     for geometry, batch in layers():
         computed(direction, geometry, batch, np.random.default_rng(7), "float32")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_products_of_pixels_in_any_memory_order(rng: np.random.Generator, order: str) -> None:
+    """1 x 1 convolutions, and the columns of a dgrad of few channels: of planes that are one row, or a part of one."""
+    x = strategies.arranged(rng.standard_normal((2, 20, 16, 20), dtype=np.float32), order)
+    w = rng.standard_normal((24, 20, 1, 1), dtype=np.float32)
+    stem = rng.standard_normal((20, 2, 3, 3), dtype=np.float32)
+    results = []
+    for name, dtype in (("compiled", np.float32), ("numpy", np.float64)):
+        with backend(name):
+            arrays = [array.astype(dtype) if name == "numpy" else array for array in (x, w, stem)]
+            results.append((F.conv2d(*arrays[:2]), F.conv2d_input((2, 2, 16, 20), arrays[2], arrays[0], padding=1)))
+    for ours, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(rng: np.random.Generator) -> None:
