@@ -124,6 +124,20 @@ def test_products_of_pixels_in_any_memory_order(rng: np.random.Generator, order:
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("padding", [0, (1, 0)])
+def test_gradients_of_rows_that_no_window_reads_are_zero(rng: np.random.Generator, padding: Any) -> None:
+    """One row of outputs, its channels innermost, of whose residues some have a second row of inputs, or none of it."""
+    options = {"stride": 3, "padding": padding}
+    w = rng.integers(-3, 4, (2, 24, 3, 1)).astype(np.float32)
+    size = (2, 24, 5 - 2 * (padding != 0), 12)
+    results = []
+    for name, dtype in (("compiled", np.float32), ("numpy", np.float64)):
+        with backend(name):
+            grad = strategies.arranged(np.ones((2, 2, 1, 4), dtype), "channels_last")
+            results.append(F.conv2d_input(size, w.astype(dtype), grad, **options))
+    np.testing.assert_array_equal(*results)
+
+
 def test_bits_do_not_depend_on_the_number_of_threads(rng: np.random.Generator) -> None:
     threads = gpucnn.get_num_threads()
     try:
