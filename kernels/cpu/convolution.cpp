@@ -92,8 +92,8 @@ static void multiply_panel(Product product, index_t positions, const Chunks& chu
 
 // Whether each output reads the pixel at its place, of rows of one pixel after another with its channels innermost.
 static bool reads_in_place(const Params* p) {
-  return p->kd * p->kh * p->kw == 1 && p->x_c == 1 && p->d == 1 && p->h == 1 && p->step_w == 1 && p->least_w == 0 &&
-         p->w == p->ow;
+  bool is_row = p->d == 1 && p->od == 1 && p->least_d == 0 && p->h == 1 && p->oh == 1 && p->least_h == 0;
+  return is_row && p->kd * p->kh * p->kw == 1 && p->x_c == 1 && p->step_w == 1 && p->least_w == 0 && p->w == p->ow;
 }
 
 // Whether the outputs of a tile are evenly spaced, with their channels innermost.

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import strategies
+from strategies import ORDERS
 from tolerances import TOLERANCES
 
 import gpucnn
@@ -105,6 +107,35 @@ def layers() -> Iterator[tuple[ConvGeometry, int]]:
 def test_layers_of_every_algorithm(direction: str) -> None:
     for geometry, batch in layers():
         computed(direction, geometry, batch, np.random.default_rng(7), "float32")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_products_of_pixels_in_any_memory_order(rng: np.random.Generator, order: str) -> None:
+    """1 x 1 convolutions, and the columns of a dgrad of few channels: of planes that are one row, or a part of one."""
+    x = strategies.arranged(rng.standard_normal((2, 20, 16, 20), dtype=np.float32), order)
+    w = rng.standard_normal((24, 20, 1, 1), dtype=np.float32)
+    stem = rng.standard_normal((20, 2, 3, 3), dtype=np.float32)
+    results = []
+    for name, dtype in (("compiled", np.float32), ("numpy", np.float64)):
+        with backend(name):
+            arrays = [array.astype(dtype) if name == "numpy" else array for array in (x, w, stem)]
+            results.append((F.conv2d(*arrays[:2]), F.conv2d_input((2, 2, 16, 20), arrays[2], arrays[0], padding=1)))
+    for ours, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", [0, (1, 0)])
+def test_gradients_of_rows_that_no_window_reads_are_zero(rng: np.random.Generator, padding: Any) -> None:
+    """One row of outputs, its channels innermost, of whose residues some have a second row of inputs, or none of it."""
+    options = {"stride": 3, "padding": padding}
+    w = rng.integers(-3, 4, (2, 24, 3, 1)).astype(np.float32)
+    size = (2, 24, 5 - 2 * (padding != 0), 12)
+    results = []
+    for name, dtype in (("compiled", np.float32), ("numpy", np.float64)):
+        with backend(name):
+            grad = strategies.arranged(np.ones((2, 2, 1, 4), dtype), "channels_last")
+            results.append(F.conv2d_input(size, w.astype(dtype), grad, **options))
+    np.testing.assert_array_equal(*results)
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(rng: np.random.Generator) -> None:

@@ -9,7 +9,7 @@ import pytest
 from strategies import ORDERS, arranged, numbers
 from tolerances import assert_close
 
-from gpucnn import get_num_threads, set_num_threads
+from gpucnn import algorithm, get_num_threads, set_num_threads
 from gpucnn.backends.cpu import depthwise
 from gpucnn.backends.numpy import convolution
 from gpucnn.geometry import ConvGeometry
@@ -106,17 +106,18 @@ def test_orders_may_differ() -> None:
             assert_close(result(COMPILED, "forward", mixed, geometry), expected, "float32", factor=4)
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS[:2])
+@pytest.mark.parametrize("direction", DIRECTIONS)
 def test_infinities_reach_only_the_windows_that_hold_them(direction: str) -> None:
     rng = np.random.default_rng(4)
     for geometry in geometries(len(KNOWN), seed=5):
         x, w, grad_y = arrays_of(rng, geometry, "float32")
-        for each in (x, grad_y):
+        # in a weight's gradient those of grad_y would meet the zeros of padding
+        for each in (x,) if direction == "backward_weight" else (x, grad_y):
             each[rng.random(each.shape) < 0.002] = np.inf
             each[rng.random(each.shape) < 0.002] = np.nan
         for order in ("contiguous", "channels_last"):
             arrays = arranged(x, order), w, arranged(grad_y, order)
-            with np.errstate(invalid="ignore"):
+            with algorithm("direct"), np.errstate(invalid="ignore"):
                 expected = result(IN_NUMPY, direction, arrays, geometry)
             actual = result(COMPILED, direction, arrays, geometry)
             np.testing.assert_array_equal(np.isfinite(actual), np.isfinite(expected))

@@ -88,7 +88,7 @@ def _plan(
 ) -> Callable[..., list[int] | None]:
     """The function of arrays of these layouts that computes a contraction, by the algorithm that `select` chooses."""
     flat = flattened(x, y, samplings)
-    in_rows = flat[0].strides[-1] == flat[1].strides[-1] == x.itemsize
+    in_rows = all(each.shape[2:4] == (1, 1) and each.strides[-1] == each.itemsize for each in flat[:2])
     algorithm = select.contraction(x.shape[0], w.shape, samplings, dtype, in_rows, chosen)
     if algorithm == "winograd":
         return winograd.plan(x, w, y, bias, samplings, dtype)
