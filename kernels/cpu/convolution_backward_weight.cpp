@@ -41,7 +41,7 @@ struct Part {
 
 // Lanes of a panel that are consecutive in the block.
 struct Segment {
-  index_t run, offset, lane, length;
+  index_t offset, lane, length;
 };
 
 // Targets [begin, end) of a tile that read a source, and not only padding, through one of the taps [first, last].
@@ -56,65 +56,77 @@ struct Item : Axes<Params> {
   const Params* p;
   Part part;
   Runs runs;
-  scalar_t *sums, *block, *grads, *panel;
+  scalar_t *sums, *block, *copied, *panel;
   index_t *at, *grads_at;  // of positions: offsets in the block and in grads
 
   Item(const Params* p, const Part& part, scalar_t* sums, scalar_t* workspace)
       : Axes(p), p(p), part(part), runs(d, h, w, part.channels), sums(sums), block(workspace),
-        grads(block + round_up(p->block + WIDTH, LANES)),
-        panel(grads + round_up(p->positions * p->part_m + MAX_SUM_ROWS, LANES)),
+        copied(block + round_up(p->block + WIDTH, LANES)),
+        panel(copied + round_up(p->positions * p->part_m + MAX_SUM_ROWS, LANES)),
         at(reinterpret_cast<index_t*>(panel + (GATHERED + 1) * WIDTH)), grads_at(at + p->positions) {}
 
   void add(const Tile& tile, const scalar_t* x, const scalar_t* grad_y) const {
     Block read(d, h, w, tile, part.channels);
-    read.fill(x + (part.g * p->channels + part.c) * p->x_c, {p->x_n, p->x_c, p->x_d, p->x_h, p->x_w}, d, h, w, tile, block);
-    Axis od{p->od, p->od, 1, 1, 0, 1, 0}, oh{p->oh, p->oh, 1, 1, 0, 1, 0}, ow{p->ow, p->ow, 1, 1, 0, 1, 0};
-    Block(od, oh, ow, tile, part.filters)
-        .fill(grad_y + (part.g * p->filters + part.m) * p->y_c, {p->y_n, p->y_c, p->y_d, p->y_h, p->y_w}, od, oh, ow, tile,
-              grads);
+    x += (part.g * p->channels + part.c) * p->x_c;
+    read.fill(x, {p->x_n, p->x_c, p->x_d, p->x_h, p->x_w}, d, h, w, tile, block);
+    Steps by{p->y_n, p->y_c, p->y_d, p->y_h, p->y_w};
+    const scalar_t* grads = grad_y + (part.g * p->filters + part.m) * p->y_c;
+    index_t ahead = 0;
+    if (p->y_c == 1 && part.filters % SUM_ROWS == 0) {
+      ahead = tile.positions() * by.w;
+      grads += tile.n * by.n + tile.d * by.d + tile.h * by.h + tile.w * by.w;
+    } else {
+      Axis od{p->od, p->od, 1, 1, 0, 1, 0}, oh{p->oh, p->oh, 1, 1, 0, 1, 0}, ow{p->ow, p->ow, 1, 1, 0, 1, 0};
+      Block(od, oh, ow, tile, part.filters).fill(grads, by, od, oh, ow, tile, copied);
+      grads = copied;
+      by.w = part.filters, by.h = tile.ws * by.w, by.d = tile.hs * by.h, by.n = tile.ds * by.d;
+    }
     index_t lanes = runs.count() * runs.length, vectors = ceil_div(lanes, LANES), panels = ceil_div(vectors, SUM_VECTORS);
+    Range reached{0, 0};
+    index_t count = 0;
     for (index_t i = 0; i < panels; i++) {
       Range here = part_of(vectors, i, panels);
-      with_vectors<SUM_VECTORS>(here.end - here.begin, [&](auto v) {
-        add_panel<v()>(read, tile, here.begin * LANES, std::min(here.end * LANES, lanes));
-      });
+      index_t first = here.begin * LANES, end = std::min(here.end * LANES, lanes);
+      Range needed{first / runs.length, ceil_div(end, runs.length)};
+      if (needed.begin != reached.begin || needed.end != reached.end) count = positions(read, tile, needed, by);
+      reached = needed;
+      with_vectors<SUM_VECTORS>(here.end - here.begin, [&](auto v) { add_panel<v()>(read, grads, i == 0 ? ahead : 0, count, first, end); });
     }
   }
 
  private:
   template <int V>
-  void add_panel(const Block& read, const Tile& tile, index_t first, index_t end) const {
+  void add_panel(const Block& read, const scalar_t* grads, index_t ahead, index_t count, index_t first, index_t end) const {
     Segment segments[WIDTH];
     index_t number = 0;
     for (index_t lane = first; lane < end; number++) {
       index_t run = lane / runs.length, next = std::min(end, (run + 1) * runs.length);
-      segments[number] = {run, runs.offset(run, d, h, w, read) + lane % runs.length, lane - first, next - lane};
+      segments[number] = {runs.offset(run, d, h, w, read) + lane % runs.length, lane - first, next - lane};
       lane = next;
     }
-    index_t count = positions(read, tile, segments, number);
     index_t some = ceil_div(count, std::max<index_t>(1, ceil_div(count, GATHERED)));
     for (index_t i = 0; i < count; i += some) {
       index_t here = std::min(some, count - i);
       gather(at + i, here, segments, number, V * LANES);
       for (index_t m = 0; m < part.filters; m += SUM_ROWS)
-        correlate_tile<SUM_ROWS, V>(panel, here, grads + m, grads_at + i, sums + m * p->row + first, p->row);
+        correlate_tile<SUM_ROWS, V>(panel, here, grads + m, grads_at + i, ahead, sums + m * p->row + first, p->row);
     }
   }
 
-  // The positions of a tile at which a segment reads the image: their number.
-  index_t positions(const Block& read, const Tile& tile, const Segment* segments, index_t number) const {
-    index_t count = 0, row = 0;
+  // The positions of a tile at which one of some runs reads the image: their number.
+  index_t positions(const Block& read, const Tile& tile, const Range& some, const Steps& by) const {
+    index_t count = 0;
     for (index_t n = 0; n < tile.ns; n++)
       for (index_t a = 0; a < tile.ds; a++)
-        for (index_t b = 0; b < tile.hs; b++, row += tile.ws) {
+        for (index_t b = 0; b < tile.hs; b++) {
           Range columns{tile.ws, 0};
-          for (index_t i = 0; i < number; i++) {
-            Range reached = columns_of(segments[i].run, tile, a, b);
+          for (index_t run = some.begin; run < some.end; run++) {
+            Range reached = columns_of(run, tile, a, b);
             columns = {std::min(columns.begin, reached.begin), std::max(columns.end, reached.end)};
           }
           for (index_t c = columns.begin; c < columns.end; c++, count++) {
             at[count] = read.offset(n, d.at(a), h.at(b), w.at(c));
-            grads_at[count] = (row + c) * part.filters;
+            grads_at[count] = n * by.n + a * by.d + b * by.h + c * by.w;
           }
         }
     return count;

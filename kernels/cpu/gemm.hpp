@@ -104,12 +104,13 @@ constexpr int SUM_VECTORS = 3, SUM_ROWS = MAX_VECTORS == 4 ? 8 : 4, MAX_SUM_ROWS
 // sums[i][lane] += sum over p of grads[at[p] + i] * panel[p][lane] for V vectors of lanes.
 template <int R, int V>
 REGISTERS void correlate_tile(const scalar_t* panel, index_t positions, const scalar_t* grads, const index_t* at,
-                              scalar_t* sums, index_t sums_step) {
+                              index_t ahead, scalar_t* sums, index_t sums_step) {
   vector_t total[R][V];
   for (int i = 0; i < R; i++)
     for (int v = 0; v < V; v++) total[i][v] = load(sums + i * sums_step + v * LANES);
   for (index_t p = 0; p < positions; p++, panel += V * LANES) {
     const scalar_t* from = grads + at[p];
+    __builtin_prefetch(from + ahead, 0, 2);
     vector_t x[V];
     for (int v = 0; v < V; v++) x[v] = load(panel + v * LANES);
     for (int i = 0; i < R; i++) {

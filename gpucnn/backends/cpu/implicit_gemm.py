@@ -112,4 +112,5 @@ def _part_of_channels(batch: int, channels: int, samplings: Samplings, itemsize:
 def _equal_parts(count: int, most: int) -> tuple[int, int]:
     """The number of equal parts of at most `most`, and the size of the largest."""
     part = -(-count // -(-count // most))
+    part = min(count, -(-part // 8) * 8)
     return -(-count // part), part
