@@ -24,6 +24,7 @@ struct Params {
   index_t part_m, part_c, parts_m, parts_c;  // filters and channels of a part, and parts
   index_t block, positions;                 // scalars of the largest block, and positions of a tile
   index_t row;                              // lanes of a part, rounded up
+  index_t in_place;                         // whether x is not copied
   index_t items;                            // of sum_ranges
 };
 
@@ -39,7 +40,15 @@ struct Part {
         channels(std::min(p->part_c, p->channels - c)) {}
 };
 
-// Lanes of a panel that are consecutive in the block.
+// Where positions and taps find their channels, innermost in memory: in an array, or in a copy of what a tile reads of it.
+struct Pixels {
+  const scalar_t* data;
+  index_t first;    // that of the tile's first position and tap; in an array it can be padding
+  Steps hop, tap;   // from position to position, and from tap to tap
+  index_t ahead;    // from here to the next tile
+};
+
+// Of a panel: lanes that are consecutive in memory.
 struct Segment {
   index_t offset, lane, length;
 };
@@ -57,64 +66,92 @@ struct Item : Axes<Params> {
   Part part;
   Runs runs;
   scalar_t *sums, *block, *copied, *panel;
-  index_t *at, *grads_at;  // of positions: offsets in the block and in grads
+  index_t *at, *grads_at;  // of positions: where their pixels and gradients are
 
   Item(const Params* p, const Part& part, scalar_t* sums, scalar_t* workspace)
-      : Axes(p), p(p), part(part), runs(d, h, w, part.channels), sums(sums), block(workspace),
+      : Axes(p), p(p), part(part), runs(d, h, w, part.channels, !p->in_place), sums(sums), block(workspace),
         copied(block + round_up(p->block + WIDTH, LANES)),
         panel(copied + round_up(p->positions * p->part_m + MAX_SUM_ROWS, LANES)),
         at(reinterpret_cast<index_t*>(panel + (GATHERED + 1) * WIDTH)), grads_at(at + p->positions) {}
 
   void add(const Tile& tile, const scalar_t* x, const scalar_t* grad_y) const {
-    Block read(d, h, w, tile, part.channels);
-    x += (part.g * p->channels + part.c) * p->x_c;
-    read.fill(x, {p->x_n, p->x_c, p->x_d, p->x_h, p->x_w}, d, h, w, tile, block);
-    Steps by{p->y_n, p->y_c, p->y_d, p->y_h, p->y_w};
-    const scalar_t* grads = grad_y + (part.g * p->filters + part.m) * p->y_c;
-    index_t ahead = 0;
-    if (p->y_c == 1 && part.filters % SUM_ROWS == 0) {
-      ahead = tile.positions() * by.w;
-      grads += tile.n * by.n + tile.d * by.d + tile.h * by.h + tile.w * by.w;
-    } else {
-      Axis od{p->od, p->od, 1, 1, 0, 1, 0}, oh{p->oh, p->oh, 1, 1, 0, 1, 0}, ow{p->ow, p->ow, 1, 1, 0, 1, 0};
-      Block(od, oh, ow, tile, part.filters).fill(grads, by, od, oh, ow, tile, copied);
-      grads = copied;
-      by.w = part.filters, by.h = tile.ws * by.w, by.d = tile.hs * by.h, by.n = tile.ds * by.d;
-    }
-    index_t lanes = runs.count() * runs.length, vectors = ceil_div(lanes, LANES), panels = ceil_div(vectors, SUM_VECTORS);
+    Pixels pixels = pixels_of(tile, x + (part.g * p->channels + part.c) * p->x_c);
+    Pixels grads = grads_of(tile, grad_y + (part.g * p->filters + part.m) * p->y_c);
+    // Where padding is not copied as zeros, a panel has the lanes of one run.
+    index_t stretches = p->in_place ? runs.count() : 1, lanes = runs.count() * runs.length / stretches;
+    index_t vectors = ceil_div(lanes, LANES), panels = ceil_div(vectors, SUM_VECTORS);
     Range reached{0, 0};
     index_t count = 0;
-    for (index_t i = 0; i < panels; i++) {
-      Range here = part_of(vectors, i, panels);
-      index_t first = here.begin * LANES, end = std::min(here.end * LANES, lanes);
-      Range needed{first / runs.length, ceil_div(end, runs.length)};
-      if (needed.begin != reached.begin || needed.end != reached.end) count = positions(read, tile, needed, by);
+    for (index_t i = 0; i < stretches * panels; i++) {
+      Range here = part_of(vectors, i % panels, panels);
+      index_t before = i / panels * lanes;
+      Range some{before + here.begin * LANES, before + std::min(here.end * LANES, lanes)};
+      Range needed{some.begin / runs.length, ceil_div(some.end, runs.length)};
+      if (needed.begin != reached.begin || needed.end != reached.end) count = positions(pixels, grads, tile, needed);
       reached = needed;
-      with_vectors<SUM_VECTORS>(here.end - here.begin, [&](auto v) { add_panel<v()>(read, grads, i == 0 ? ahead : 0, count, first, end); });
+      with_vectors<SUM_VECTORS>(here.end - here.begin, [&](auto v) { add_panel<v()>(pixels, grads, count, some); });
     }
   }
 
  private:
+  Pixels pixels_of(const Tile& tile, const scalar_t* x) const {
+    if (p->in_place) {
+      Steps hop{p->x_n, 1, d.step * p->x_d, h.step * p->x_h, w.step * p->x_w};
+      Steps tap{0, 1, d.gap * p->x_d, h.gap * p->x_h, w.gap * p->x_w};
+      return {x, first(hop, tile) + d.least * p->x_d + h.least * p->x_h + w.least * p->x_w, hop, tap, ahead(hop, tile)};
+    }
+    Block read(d, h, w, tile, part.channels);
+    read.fill(x, {p->x_n, p->x_c, p->x_d, p->x_h, p->x_w}, d, h, w, tile, block);
+    Steps hop{read.offset(1, 0, 0, 0), 1, read.offset(0, d.at(1), 0, 0), read.offset(0, 0, h.at(1), 0),
+              read.offset(0, 0, 0, w.at(1))};
+    Steps tap{0, 1, read.offset(0, d.gap, 0, 0), read.offset(0, 0, h.gap, 0), read.offset(0, 0, 0, w.gap)};
+    return {block, 0, hop, tap, 0};
+  }
+
+  // Of whole tiles of rows in place, so that nothing beyond is read.
+  Pixels grads_of(const Tile& tile, const scalar_t* y) const {
+    Steps by{p->y_n, p->y_c, p->y_d, p->y_h, p->y_w};
+    if (p->y_c == 1 && part.filters % SUM_ROWS == 0) return {y, first(by, tile), by, {}, ahead(by, tile)};
+    Axis od{p->od, p->od, 1, 1, 0, 1, 0}, oh{p->oh, p->oh, 1, 1, 0, 1, 0}, ow{p->ow, p->ow, 1, 1, 0, 1, 0};
+    Block read(od, oh, ow, tile, part.filters);
+    read.fill(y, by, od, oh, ow, tile, copied);
+    Steps hop{read.offset(1, 0, 0, 0), 1, read.offset(0, 1, 0, 0), read.offset(0, 0, 1, 0), read.offset(0, 0, 0, 1)};
+    return {copied, 0, hop, {}, 0};
+  }
+
+  static index_t first(const Steps& hop, const Tile& tile) {
+    return tile.n * hop.n + tile.d * hop.d + tile.h * hop.h + tile.w * hop.w;
+  }
+
+  index_t ahead(const Steps& hop, const Tile& tile) const {
+    if (tile.ws < p->ow) return tile.ws * hop.w;
+    if (tile.hs < p->oh) return tile.hs * hop.h;
+    return tile.ds < p->od ? tile.ds * hop.d : tile.ns * hop.n;
+  }
+
   template <int V>
-  void add_panel(const Block& read, const scalar_t* grads, index_t ahead, index_t count, index_t first, index_t end) const {
+  void add_panel(const Pixels& pixels, const Pixels& grads, index_t count, const Range& lanes) const {
     Segment segments[WIDTH];
     index_t number = 0;
-    for (index_t lane = first; lane < end; number++) {
-      index_t run = lane / runs.length, next = std::min(end, (run + 1) * runs.length);
-      segments[number] = {runs.offset(run, d, h, w, read) + lane % runs.length, lane - first, next - lane};
+    for (index_t lane = lanes.begin; lane < lanes.end; number++) {
+      index_t run = lane / runs.length, next = std::min(lanes.end, (run + 1) * runs.length);
+      const Steps& tap = pixels.tap;
+      index_t offset = run / (runs.kh * runs.kw) * tap.d + run / runs.kw % runs.kh * tap.h + run % runs.kw * tap.w;
+      segments[number] = {offset + lane % runs.length, lane - lanes.begin, next - lane};
       lane = next;
     }
     index_t some = ceil_div(count, std::max<index_t>(1, ceil_div(count, GATHERED)));
     for (index_t i = 0; i < count; i += some) {
       index_t here = std::min(some, count - i);
-      gather(at + i, here, segments, number, V * LANES);
+      gather(pixels, at + i, here, segments, number, V * LANES);
       for (index_t m = 0; m < part.filters; m += SUM_ROWS)
-        correlate_tile<SUM_ROWS, V>(panel, here, grads + m, grads_at + i, ahead, sums + m * p->row + first, p->row);
+        correlate_tile<SUM_ROWS, V>(panel, here, grads.data + m, grads_at + i, lanes.begin == 0 ? grads.ahead : 0,
+                                    sums + m * p->row + lanes.begin, p->row);
     }
   }
 
   // The positions of a tile at which one of some runs reads the image: their number.
-  index_t positions(const Block& read, const Tile& tile, const Range& some, const Steps& by) const {
+  index_t positions(const Pixels& pixels, const Pixels& grads, const Tile& tile, const Range& some) const {
     index_t count = 0;
     for (index_t n = 0; n < tile.ns; n++)
       for (index_t a = 0; a < tile.ds; a++)
@@ -125,8 +162,8 @@ struct Item : Axes<Params> {
             columns = {std::min(columns.begin, reached.begin), std::max(columns.end, reached.end)};
           }
           for (index_t c = columns.begin; c < columns.end; c++, count++) {
-            at[count] = read.offset(n, d.at(a), h.at(b), w.at(c));
-            grads_at[count] = n * by.n + a * by.d + b * by.h + c * by.w;
+            at[count] = pixels.first + n * pixels.hop.n + a * pixels.hop.d + b * pixels.hop.h + c * pixels.hop.w;
+            grads_at[count] = grads.first + n * grads.hop.n + a * grads.hop.d + b * grads.hop.h + c * grads.hop.w;
           }
         }
     return count;
@@ -141,12 +178,16 @@ struct Item : Axes<Params> {
   }
 
   // panel[position][lane]. A segment's last store writes up to LANES - 1 lanes more, which the next one overwrites.
-  void gather(const index_t* offsets, index_t count, const Segment* segments, index_t number, index_t width) const {
+  void gather(const Pixels& pixels, const index_t* offsets, index_t count, const Segment* segments, index_t number,
+              index_t width) const {
     for (index_t i = 0; i < count; i++)
       for (index_t s = 0; s < number; s++) {
-        const scalar_t* from = block + offsets[i] + segments[s].offset;
+        const scalar_t* from = pixels.data + offsets[i] + segments[s].offset;
         scalar_t* to = panel + i * width + segments[s].lane;
-        for (index_t k = 0; k < segments[s].length; k += LANES) store(to + k, load(from + k));
+        for (index_t k = 0; k < segments[s].length; k += LANES) {
+          store(to + k, load(from + k));
+          __builtin_prefetch(from + pixels.ahead + k, 0, 2);
+        }
       }
   }
 };

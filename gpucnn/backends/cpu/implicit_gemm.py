@@ -11,7 +11,7 @@ from gpucnn.backends.numpy.memory import Array
 
 ROOM = 16  # positions and filters beyond the last, to whole register tiles
 RANGE_BYTES = 4 << 20  # of the sums of a range of tiles, of which there are more the smaller they are
-PART_LANES = 576  # taps times channels of a work item of a wgrad: a gradient that is copied serves so many products
+PART_LANES = 288  # taps times channels of a work item of a wgrad: a gradient that is copied serves so many products
 SUM_BYTES = 384 << 10  # of a work item of a wgrad, which stay in the second-level cache
 GATHERED = 128  # positions of a panel of the wgrad's kernel
 
@@ -62,7 +62,7 @@ def plan_weight(
     """The function of arrays x [N, G * C, D, H, W], grad_y [N, G * M, *o] and grad_w [G, M, C, KD, KH, KW]."""
     batch, (groups, filters, channels) = x.shape[0], grad_w.shape[:3]
     lanes, taps = vector_bytes() // x.itemsize, prod(grad_w.shape[3:])
-    part_c, tile = _part_of_channels(batch, channels, samplings, x.itemsize)
+    part_c, tile, in_place = _part_of_channels(x, channels, samplings)
     row = -(-part_c * taps // lanes) * lanes
     parts_m, part_m = _equal_parts(filters, max(lanes, SUM_BYTES // (row * x.itemsize)))
     parts_c, tiles = -(-channels // part_c), tiles_of(tile, batch, samplings)
@@ -70,11 +70,12 @@ def plan_weight(
     ranges = max(1, min(tiles, MIN_ITEMS // items, RANGE_BYTES // (prod(grad_w.shape) * x.itemsize)))
     if items * ranges < MIN_ITEMS // 2:
         parts_m, part_m = _equal_parts(filters, max(lanes, -(-filters * items * ranges * 2 // (MIN_ITEMS * parts_m))))
-    items, block = groups * ranges * parts_c * parts_m, block_of(tile, part_c, samplings)
+    items = groups * ranges * parts_c * parts_m
+    block = 0 if in_place else block_of(tile, part_c, samplings)
     values = {
         **{"n": batch, "groups": groups, "channels": channels, "filters": filters},
         **{"part_m": part_m, "part_c": part_c, "parts_m": parts_m, "parts_c": parts_c},
-        **{"tiles": tiles, "ranges": ranges, "row": row},
+        **{"tiles": tiles, "ranges": ranges, "row": row, "in_place": in_place},
         **{"block": block, "positions": prod(tile), "items": min(MIN_ITEMS, groups * filters)},
         **fields(samplings, tile),
         **strides("x", x, "ncdhw"),
@@ -96,16 +97,24 @@ def plan_weight(
     return contract
 
 
-def _part_of_channels(batch: int, channels: int, samplings: Samplings, itemsize: int) -> tuple[int, Tile]:
-    """The channels of a work item of a wgrad, and its tile: of so few channels that a tile has GATHERED positions."""
+def _part_of_channels(x: Layout, channels: int, samplings: Samplings) -> tuple[int, Tile, bool]:
+    """The channels of a work item of a wgrad, its tile, and whether it reads x in place.
+
+    In place a vector has channels of one tap only, of which all have to be there. A copy is of so few channels that a
+    tile has GATHERED positions.
+    """
+    batch, lanes = x.shape[0], vector_bytes() // x.itemsize
     taps = prod(len(axis.offsets) for axis in samplings)
-    wanted = min(GATHERED, batch * prod(axis.targets for axis in samplings))
     parts = max(1, round(channels * taps / PART_LANES))
+    if strides("x", x, "ncdhw")["x_c"] == 1 and channels % lanes == 0:
+        vectors = channels // lanes
+        return lanes * -(-vectors // min(parts, vectors)), tile_of(batch, 0, samplings, x.itemsize), True
+    wanted = min(GATHERED, batch * prod(axis.targets for axis in samplings))
     while True:
         parts, part = _equal_parts(channels, max(1, -(-channels // parts)))
-        tile = tile_of(batch, part, samplings, itemsize)
+        tile = tile_of(batch, part, samplings, x.itemsize)
         if prod(tile) >= wanted * 3 // 4 or part <= 16:
-            return part, tile
+            return part, tile, False
         parts *= 2
 
 
