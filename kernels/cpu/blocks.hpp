@@ -116,8 +116,8 @@ struct Block {
 struct Runs {
   index_t kd, kh, kw, length;
 
-  Runs(const Axis& d, const Axis& h, const Axis& w, index_t channels)
-      : kd(d.taps), kh(h.taps), kw(w.gap == 1 ? 1 : w.taps), length(w.gap == 1 ? w.taps * channels : channels) {}
+  Runs(const Axis& d, const Axis& h, const Axis& w, index_t channels, bool join = true)
+      : kd(d.taps), kh(h.taps), kw(join && w.gap == 1 ? 1 : w.taps), length(channels * w.taps / kw) {}
 
   index_t count() const { return kd * kh * kw; }
 

@@ -1,8 +1,10 @@
 // wgrad: grad_w[g, m, c, tap] = sum over n, o of grad_y[n, (g, m), o] * x[n, (g, c), where o reads at tap].
 //
-// A work item is a group, a part of its filters and a range of tiles of outputs. For each tile, x and grad_y are copied
-// channels-last (blocks.hpp); then, for each run of a block and each tile of filters and vectors, a register tile passes
-// over the positions. The sums of a range are [m][run], and `sum_ranges` adds ranges in their order.
+// A work item is a group, a part of its filters, a part of its channels, and a range of tiles of outputs. For each tile,
+// x and grad_y are copied channels-last (blocks.hpp). Then a panel of lanes at a time, of the runs that an output
+// multiplies one after another, is gathered for the positions at which it reads the image, and multiplied with all
+// filters. The sums [m][lane] stay in the second-level cache until the item ends. Those of several ranges are added by
+// `sum_ranges` in their order.
 #include "blocks.hpp"
 #include "gemm.hpp"
 
@@ -18,98 +20,224 @@ struct Params {
   index_t y_n, y_c, y_d, y_h, y_w;          // of grad_y
   index_t w_g, w_m, w_c, w_d, w_h, w_w;     // of grad_w
   index_t n, tile_n, tile_d, tile_h, tile_w;
-  index_t tiles, ranges, parts;             // of outputs in all; of tiles; of the filters
+  index_t tiles, ranges;                    // of outputs in all; of tiles
+  index_t part_m, part_c, parts_m, parts_c;  // filters and channels of a part, and parts
   index_t block, positions;                 // scalars of the largest block, and positions of a tile
+  index_t row;                              // lanes of a part, rounded up
+  index_t in_place;                         // whether x is not copied
   index_t items;                            // of sum_ranges
-  index_t part, row;                        // filters of a part, and scalars of all runs, rounded up
 };
 
-constexpr index_t MAX_ROWS = 8;
-constexpr index_t SOME = 128;  // positions at a time: what they read of a panel stays in the first-level cache
-constexpr index_t FILTERS = 48;  // whose gradients are copied at a time
-constexpr int VECTORS = MAX_VECTORS - 1, ROWS_AT_ONCE = MAX_VECTORS == 4 ? 8 : 6;  // of a register tile
+constexpr index_t GATHERED = 128;  // positions at a time: their panel stays in the first-level cache
+constexpr int WIDTH = SUM_VECTORS * LANES;
 
-struct Problem : Axes<Params> {
+// The channels [c, c + channels) and filters [m, m + filters) of a group.
+struct Part {
+  index_t g, m, filters, c, channels;
+
+  Part(const Params* p, index_t g, index_t part_m, index_t part_c)
+      : g(g), m(part_m * p->part_m), filters(std::min(p->part_m, p->filters - m)), c(part_c * p->part_c),
+        channels(std::min(p->part_c, p->channels - c)) {}
+};
+
+// Where positions and taps find their channels, innermost in memory: in an array, or in a copy of what a tile reads of it.
+struct Pixels {
+  const scalar_t* data;
+  index_t first;    // that of the tile's first position and tap; in an array it can be padding
+  Steps hop, tap;   // from position to position, and from tap to tap
+  index_t ahead;    // from here to the next tile
+};
+
+// Of a panel: lanes that are consecutive in memory.
+struct Segment {
+  index_t offset, lane, length;
+};
+
+// Targets [begin, end) of a tile that read a source, and not only padding, through one of the taps [first, last].
+static Range inside(const Axis& axis, index_t target, index_t targets, index_t first, index_t last) {
+  index_t at = target * axis.step + axis.least, lowest = at + first * axis.gap, highest = at + last * axis.gap;
+  index_t begin = highest < 0 ? ceil_div(-highest, axis.step) : 0;
+  index_t end = lowest < axis.sources ? ceil_div(axis.sources - lowest, axis.step) : 0;
+  return {std::min(begin, targets), std::min(end, targets)};
+}
+
+struct Item : Axes<Params> {
+  const Params* p;
+  Part part;
   Runs runs;
-  explicit Problem(const Params* p) : Axes(p), runs(d, h, w, p->channels) {}
+  scalar_t *sums, *block, *copied, *panel;
+  index_t *at, *grads_at;  // of positions: where their pixels and gradients are
+
+  Item(const Params* p, const Part& part, scalar_t* sums, scalar_t* workspace)
+      : Axes(p), p(p), part(part), runs(d, h, w, part.channels, !p->in_place), sums(sums), block(workspace),
+        copied(block + round_up(p->block + WIDTH, LANES)),
+        panel(copied + round_up(p->positions * p->part_m + MAX_SUM_ROWS, LANES)),
+        at(reinterpret_cast<index_t*>(panel + (GATHERED + 1) * WIDTH)), grads_at(at + p->positions) {}
+
+  void add(const Tile& tile, const scalar_t* x, const scalar_t* grad_y) const {
+    Pixels pixels = pixels_of(tile, x + (part.g * p->channels + part.c) * p->x_c);
+    Pixels grads = grads_of(tile, grad_y + (part.g * p->filters + part.m) * p->y_c);
+    // Where padding is not copied as zeros, a panel has the lanes of one run.
+    index_t stretches = p->in_place ? runs.count() : 1, lanes = runs.count() * runs.length / stretches;
+    index_t vectors = ceil_div(lanes, LANES), panels = ceil_div(vectors, SUM_VECTORS);
+    Range reached{0, 0};
+    index_t count = 0;
+    for (index_t i = 0; i < stretches * panels; i++) {
+      Range here = part_of(vectors, i % panels, panels);
+      index_t before = i / panels * lanes;
+      Range some{before + here.begin * LANES, before + std::min(here.end * LANES, lanes)};
+      Range needed{some.begin / runs.length, ceil_div(some.end, runs.length)};
+      if (needed.begin != reached.begin || needed.end != reached.end) count = positions(pixels, grads, tile, needed);
+      reached = needed;
+      with_vectors<SUM_VECTORS>(here.end - here.begin, [&](auto v) { add_panel<v()>(pixels, grads, count, some); });
+    }
+  }
+
+ private:
+  Pixels pixels_of(const Tile& tile, const scalar_t* x) const {
+    if (p->in_place) {
+      Steps hop{p->x_n, 1, d.step * p->x_d, h.step * p->x_h, w.step * p->x_w};
+      Steps tap{0, 1, d.gap * p->x_d, h.gap * p->x_h, w.gap * p->x_w};
+      return {x, first(hop, tile) + d.least * p->x_d + h.least * p->x_h + w.least * p->x_w, hop, tap, ahead(hop, tile)};
+    }
+    Block read(d, h, w, tile, part.channels);
+    read.fill(x, {p->x_n, p->x_c, p->x_d, p->x_h, p->x_w}, d, h, w, tile, block);
+    Steps hop{read.offset(1, 0, 0, 0), 1, read.offset(0, d.at(1), 0, 0), read.offset(0, 0, h.at(1), 0),
+              read.offset(0, 0, 0, w.at(1))};
+    Steps tap{0, 1, read.offset(0, d.gap, 0, 0), read.offset(0, 0, h.gap, 0), read.offset(0, 0, 0, w.gap)};
+    return {block, 0, hop, tap, 0};
+  }
+
+  // Of whole tiles of rows in place, so that nothing beyond is read.
+  Pixels grads_of(const Tile& tile, const scalar_t* y) const {
+    Steps by{p->y_n, p->y_c, p->y_d, p->y_h, p->y_w};
+    if (p->y_c == 1 && part.filters % SUM_ROWS == 0) return {y, first(by, tile), by, {}, ahead(by, tile)};
+    Axis od{p->od, p->od, 1, 1, 0, 1, 0}, oh{p->oh, p->oh, 1, 1, 0, 1, 0}, ow{p->ow, p->ow, 1, 1, 0, 1, 0};
+    Block read(od, oh, ow, tile, part.filters);
+    read.fill(y, by, od, oh, ow, tile, copied);
+    Steps hop{read.offset(1, 0, 0, 0), 1, read.offset(0, 1, 0, 0), read.offset(0, 0, 1, 0), read.offset(0, 0, 0, 1)};
+    return {copied, 0, hop, {}, 0};
+  }
+
+  static index_t first(const Steps& hop, const Tile& tile) {
+    return tile.n * hop.n + tile.d * hop.d + tile.h * hop.h + tile.w * hop.w;
+  }
+
+  index_t ahead(const Steps& hop, const Tile& tile) const {
+    if (tile.ws < p->ow) return tile.ws * hop.w;
+    if (tile.hs < p->oh) return tile.hs * hop.h;
+    return tile.ds < p->od ? tile.ds * hop.d : tile.ns * hop.n;
+  }
+
+  template <int V>
+  void add_panel(const Pixels& pixels, const Pixels& grads, index_t count, const Range& lanes) const {
+    Segment segments[WIDTH];
+    index_t number = 0;
+    for (index_t lane = lanes.begin; lane < lanes.end; number++) {
+      index_t run = lane / runs.length, next = std::min(lanes.end, (run + 1) * runs.length);
+      const Steps& tap = pixels.tap;
+      index_t offset = run / (runs.kh * runs.kw) * tap.d + run / runs.kw % runs.kh * tap.h + run % runs.kw * tap.w;
+      segments[number] = {offset + lane % runs.length, lane - lanes.begin, next - lane};
+      lane = next;
+    }
+    index_t some = ceil_div(count, std::max<index_t>(1, ceil_div(count, GATHERED)));
+    for (index_t i = 0; i < count; i += some) {
+      index_t here = std::min(some, count - i);
+      gather(pixels, at + i, here, segments, number, V * LANES);
+      for (index_t m = 0; m < part.filters; m += SUM_ROWS)
+        correlate_tile<SUM_ROWS, V>(panel, here, grads.data + m, grads_at + i, lanes.begin == 0 ? grads.ahead : 0,
+                                    sums + m * p->row + lanes.begin, p->row);
+    }
+  }
+
+  // The positions of a tile at which one of some runs reads the image: their number.
+  index_t positions(const Pixels& pixels, const Pixels& grads, const Tile& tile, const Range& some) const {
+    index_t count = 0;
+    for (index_t n = 0; n < tile.ns; n++)
+      for (index_t a = 0; a < tile.ds; a++)
+        for (index_t b = 0; b < tile.hs; b++) {
+          Range columns{tile.ws, 0};
+          for (index_t run = some.begin; run < some.end; run++) {
+            Range reached = columns_of(run, tile, a, b);
+            columns = {std::min(columns.begin, reached.begin), std::max(columns.end, reached.end)};
+          }
+          for (index_t c = columns.begin; c < columns.end; c++, count++) {
+            at[count] = pixels.first + n * pixels.hop.n + a * pixels.hop.d + b * pixels.hop.h + c * pixels.hop.w;
+            grads_at[count] = grads.first + n * grads.hop.n + a * grads.hop.d + b * grads.hop.h + c * grads.hop.w;
+          }
+        }
+    return count;
+  }
+
+  // Of a row of a tile.
+  Range columns_of(index_t run, const Tile& tile, index_t a, index_t b) const {
+    index_t kd = run / (runs.kh * runs.kw), kh = run / runs.kw % runs.kh, kw = run % runs.kw;
+    Range depth = inside(d, tile.d + a, 1, kd, kd), height = inside(h, tile.h + b, 1, kh, kh);
+    if (depth.begin >= depth.end || height.begin >= height.end) return {tile.ws, 0};
+    return inside(w, tile.w, tile.ws, kw, runs.kw == 1 ? w.taps - 1 : kw);
+  }
+
+  // panel[position][lane]. A segment's last store writes up to LANES - 1 lanes more, which the next one overwrites.
+  void gather(const Pixels& pixels, const index_t* offsets, index_t count, const Segment* segments, index_t number,
+              index_t width) const {
+    for (index_t i = 0; i < count; i++)
+      for (index_t s = 0; s < number; s++) {
+        const scalar_t* from = pixels.data + offsets[i] + segments[s].offset;
+        scalar_t* to = panel + i * width + segments[s].lane;
+        for (index_t k = 0; k < segments[s].length; k += LANES) {
+          store(to + k, load(from + k));
+          __builtin_prefetch(from + pixels.ahead + k, 0, 2);
+        }
+      }
+  }
 };
 
-// sums[m][lane] of one panel of a run, for all filters.
-template <int V>
-static void correlate(const scalar_t* block, const index_t* at, index_t positions, const scalar_t* grads,
-                      index_t filters, scalar_t* sums, index_t row) {
-  index_t some = ceil_div(positions, ceil_div(positions, SOME));
-  for (index_t p = 0; p < positions; p += some)
-    for (index_t m = 0; m < filters; m += ROWS_AT_ONCE)
-      correlate_tile<ROWS_AT_ONCE, V>(block, at + p, std::min(some, positions - p), grads + p * filters + m, filters,
-                                      sums + m * row, row);
+// To grad_w[g, m, c...] from the sums of its filter, [run].
+static void write_filter(const Params* p, const Part& part, index_t m, const scalar_t* from, scalar_t* grad_w) {
+  scalar_t* to = grad_w + part.g * p->w_g + m * p->w_m + part.c * p->w_c;
+  for (index_t d = 0; d < p->kd; d++)
+    for (index_t h = 0; h < p->kh; h++)
+      for (index_t w = 0; w < p->kw; w++, from += part.channels) {
+        scalar_t* tap = to + d * p->w_d + h * p->w_h + w * p->w_w;
+        if (p->w_c == 1) memcpy(tap, from, part.channels * sizeof(scalar_t));
+        for (index_t c = 0; c < part.channels && p->w_c != 1; c++) tap[c * p->w_c] = from[c];
+      }
 }
 
-static void correlate_runs(const Params* p, const Problem& at, const Block& block, const Tile& tile,
-                           const scalar_t* pixels, const index_t* offsets, const scalar_t* grads, index_t filters,
-                           scalar_t* sums) {
-  for (index_t run = 0; run < at.runs.count(); run++) {
-    if (!at.runs.reaches(run, at.d, at.h, tile)) continue;
-    const scalar_t* from = pixels + at.runs.offset(run, at.d, at.h, at.w, block);
-    scalar_t* to = sums + run * round_up(at.runs.length, LANES);
-    index_t vectors = ceil_div(at.runs.length, LANES), panels = ceil_div(vectors, VECTORS);
-    for (index_t panel = 0; panel < panels; panel++) {
-      Range part = part_of(vectors, panel, panels);
-      with_vectors<VECTORS>(part.end - part.begin, [&](auto v) {
-        correlate<v()>(from + part.begin * LANES, offsets, tile.positions(), grads, filters, to + part.begin * LANES,
-                       p->row);
-      });
-    }
-  }
-}
+static index_t size_of_sums(const Params* p) { return (p->part_m + MAX_SUM_ROWS) * p->row; }
 
-// sums[range][g][part][m][run]: each item's sums have room for MAX_ROWS more rows.
+// sums[range][g][part_m][part_c][m][run], or none if there is one range.
 KERNEL convolution_backward_weight(const Params* p, const scalar_t* x, const scalar_t* grad_y, scalar_t* sums,
-                                   scalar_t* workspace, int64_t item) {
-  Problem at(p);
-  sums += item * (p->part + MAX_ROWS) * p->row;
-  index_t part = item % p->parts, g = item / p->parts % p->groups;
-  Range tiles = part_of(p->tiles, item / p->parts / p->groups, p->ranges);
-  index_t m = part * p->part, filters = std::min(p->part, p->filters - m);
-  scalar_t* grads = workspace + round_up(p->block + LANES * VECTORS, LANES);
-  index_t* offsets = reinterpret_cast<index_t*>(grads + round_up(p->positions * p->part + MAX_ROWS, LANES));
-
-  memset(sums, 0, (p->part + MAX_ROWS) * p->row * sizeof(scalar_t));
+                                   scalar_t* grad_w, scalar_t* workspace, int64_t number) {
+  scalar_t* here = p->ranges > 1 ? sums + number * size_of_sums(p) : workspace;
+  Part part(p, number / (p->parts_c * p->parts_m) % p->groups, number / p->parts_c % p->parts_m, number % p->parts_c);
+  Range tiles = part_of(p->tiles, number / (p->parts_c * p->parts_m * p->groups), p->ranges);
+  Item item(p, part, here, workspace + (p->ranges > 1 ? 0 : size_of_sums(p)));
+  memset(here, 0, size_of_sums(p) * sizeof(scalar_t));
+  memset(item.panel, 0, (GATHERED + 1) * WIDTH * sizeof(scalar_t));
   for (index_t i = tiles.begin; i < tiles.end; i++) {
-    index_t number = i;
-    Tile tile = tile_of(p, number);
-    Block block(at.d, at.h, at.w, tile, p->channels);
-    block.fill(x + g * p->channels * p->x_c, {p->x_n, p->x_c, p->x_d, p->x_h, p->x_w}, at.d, at.h, at.w, tile, workspace);
-    block.positions(at.d, at.h, at.w, tile, offsets);
-    for (index_t some = 0; some < filters; some += FILTERS) {
-      index_t count = std::min(FILTERS, filters - some);
-      const scalar_t* from = grad_y + (g * p->filters + m + some) * p->y_c;
-      Axis d{p->od, p->od, 1, 1, 0, 1, 0}, h{p->oh, p->oh, 1, 1, 0, 1, 0}, w{p->ow, p->ow, 1, 1, 0, 1, 0};
-      Block(d, h, w, tile, count).fill(from, {p->y_n, p->y_c, p->y_d, p->y_h, p->y_w}, d, h, w, tile, grads);
-      correlate_runs(p, at, block, tile, workspace, offsets, grads, count, sums + some * p->row);
-    }
+    index_t tile = i;
+    item.add(tile_of(p, tile), x, grad_y);
   }
+  for (index_t m = 0; m < part.filters && p->ranges == 1; m++)
+    write_filter(p, part, part.m + m, here + m * p->row, grad_w);
 }
 
-// grad_w of one item's filters: the ranges' sums, added in order.
+// grad_w of some filters: the ranges' sums, added in order.
 KERNEL sum_ranges(const Params* p, const scalar_t* sums, scalar_t* grad_w, scalar_t* workspace, int64_t item) {
-  Problem at(p);
   Range rows = part_of(p->groups * p->filters, item, p->items);
-  for (index_t i = rows.begin; i < rows.end; i++) {
-    index_t g = i / p->filters, m = i % p->filters, part = m / p->part;
-    const scalar_t* first = sums + ((g * p->parts + part) * (p->part + MAX_ROWS) + m % p->part) * p->row;
-    index_t range = p->groups * p->parts * (p->part + MAX_ROWS) * p->row;
-    for (index_t k = 0; k < p->row; k += LANES) {
-      vector_t total = load(first + k);
-      for (index_t r = 1; r < p->ranges; r++) total += load(first + r * range + k);
-      store(workspace + k, total);
+  index_t range = p->groups * p->parts_m * p->parts_c * size_of_sums(p);
+  for (index_t i = rows.begin; i < rows.end; i++)
+    for (index_t part_c = 0; part_c < p->parts_c; part_c++) {
+      index_t m = i % p->filters, part_m = m / p->part_m;
+      Part part(p, i / p->filters, part_m, part_c);
+      const scalar_t* first = sums + ((part.g * p->parts_m + part_m) * p->parts_c + part_c) * size_of_sums(p) +
+                              m % p->part_m * p->row;
+      for (index_t k = 0; k < p->row; k += LANES) {
+        vector_t total = load(first + k);
+        for (index_t r = 1; r < p->ranges; r++) total += load(first + r * range + k);
+        store(workspace + k, total);
+      }
+      write_filter(p, part, m, workspace, grad_w);
     }
-    for (index_t run = 0; run < at.runs.count(); run++) {
-      const scalar_t* from = workspace + run * round_up(at.runs.length, LANES);
-      scalar_t* to = grad_w + g * p->w_g + m * p->w_m + run / (p->kh * at.runs.kw) * p->w_d +
-                     run / at.runs.kw % p->kh * p->w_h + run % at.runs.kw * p->w_w;
-      for (index_t tap = 0; tap < at.runs.length / p->channels; tap++)
-        for (index_t c = 0; c < p->channels; c++) to[tap * p->w_w + c * p->w_c] = *from++;
-    }
-  }
 }

@@ -98,24 +98,28 @@ struct Panels {
   }
 };
 
-// sums[i][V] += sum over p of grads[p][i] * block[at[p] + lane]: R filters, V vectors of a run.
+// A tile of sums of a wgrad: SUM_ROWS filters, SUM_VECTORS vectors at most.
+constexpr int SUM_VECTORS = 3, SUM_ROWS = MAX_VECTORS == 4 ? 8 : 4, MAX_SUM_ROWS = 8;
+
+// sums[i][lane] += sum over p of grads[at[p] + i] * panel[p][lane] for V vectors of lanes.
 template <int R, int V>
-REGISTERS void correlate_tile(const scalar_t* block, const index_t* at, index_t positions, const scalar_t* grads,
-                           index_t grads_row, scalar_t* sums, index_t sums_row) {
+REGISTERS void correlate_tile(const scalar_t* panel, index_t positions, const scalar_t* grads, const index_t* at,
+                              index_t ahead, scalar_t* sums, index_t sums_step) {
   vector_t total[R][V];
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) total[i][v] = load(sums + i * sums_row + v * LANES);
-  for (index_t p = 0; p < positions; p++, grads += grads_row) {
-    const scalar_t* from = block + at[p];
+    for (int v = 0; v < V; v++) total[i][v] = load(sums + i * sums_step + v * LANES);
+  for (index_t p = 0; p < positions; p++, panel += V * LANES) {
+    const scalar_t* from = grads + at[p];
+    __builtin_prefetch(from + ahead, 0, 2);
     vector_t x[V];
-    for (int v = 0; v < V; v++) x[v] = load(from + v * LANES);
+    for (int v = 0; v < V; v++) x[v] = load(panel + v * LANES);
     for (int i = 0; i < R; i++) {
-      vector_t grad = broadcast(grads[i]);
+      vector_t grad = broadcast(from[i]);
       for (int v = 0; v < V; v++) total[i][v] += grad * x[v];
     }
   }
   for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) store(sums + i * sums_row + v * LANES, total[i][v]);
+    for (int v = 0; v < V; v++) store(sums + i * sums_step + v * LANES, total[i][v]);
 }
 
 // Filters with their lanes innermost: of some channels at a time, into the workspace.

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from math import prod
 
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, shared_scratch, strides, vector_bytes
-from gpucnn.backends.cpu.tiling import MIN_ITEMS, Samplings, block_of, fields, tile_of, tiles_of
+from gpucnn.backends.cpu.tiling import MIN_ITEMS, Samplings, Tile, block_of, fields, tile_of, tiles_of
 from gpucnn.backends.numpy.memory import Array
 
 ROOM = 16  # positions and filters beyond the last, to whole register tiles
 RANGE_BYTES = 4 << 20  # of the sums of a range of tiles, of which there are more the smaller they are
+PART_LANES = 288  # taps times channels of a work item of a wgrad: a gradient that is copied serves so many products
+SUM_BYTES = 384 << 10  # of a work item of a wgrad, which stay in the second-level cache
+GATHERED = 128  # positions of a panel of the wgrad's kernel
 
 _CONVOLUTION = Kernel("convolution")
 _PACK = Kernel("convolution", "pack_weights")
@@ -58,39 +61,65 @@ def plan_weight(
 ) -> Callable[[Array, Array, Array], None]:
     """The function of arrays x [N, G * C, D, H, W], grad_y [N, G * M, *o] and grad_w [G, M, C, KD, KH, KW]."""
     batch, (groups, filters, channels) = x.shape[0], grad_w.shape[:3]
-    lanes = vector_bytes() // x.itemsize
-    row = _rounded_runs(samplings, channels, lanes)
-    tile = tile_of(batch, channels, samplings, x.itemsize)
-    tiles = tiles_of(tile, batch, samplings)
-    ranges = max(1, min(tiles, MIN_ITEMS // groups, RANGE_BYTES // (filters * row * x.itemsize)))
-    parts = min(-(-filters // 16), max(1, MIN_ITEMS // 2 // (groups * ranges)))
-    part, block = -(-filters // parts), block_of(tile, channels, samplings)
-    parts = -(-filters // part)
+    lanes, taps = vector_bytes() // x.itemsize, prod(grad_w.shape[3:])
+    part_c, tile, in_place = _part_of_channels(x, channels, samplings)
+    row = -(-part_c * taps // lanes) * lanes
+    parts_m, part_m = _equal_parts(filters, max(lanes, SUM_BYTES // (row * x.itemsize)))
+    parts_c, tiles = -(-channels // part_c), tiles_of(tile, batch, samplings)
+    items = groups * parts_c * parts_m
+    ranges = max(1, min(tiles, MIN_ITEMS // items, RANGE_BYTES // (prod(grad_w.shape) * x.itemsize)))
+    if items * ranges < MIN_ITEMS // 2:
+        parts_m, part_m = _equal_parts(filters, max(lanes, -(-filters * items * ranges * 2 // (MIN_ITEMS * parts_m))))
+    items = groups * ranges * parts_c * parts_m
+    block = 0 if in_place else block_of(tile, part_c, samplings)
     values = {
         **{"n": batch, "groups": groups, "channels": channels, "filters": filters},
-        **{"tiles": tiles, "ranges": ranges, "parts": parts, "part": part, "row": row},
+        **{"part_m": part_m, "part_c": part_c, "parts_m": parts_m, "parts_c": parts_c},
+        **{"tiles": tiles, "ranges": ranges, "row": row, "in_place": in_place},
         **{"block": block, "positions": prod(tile), "items": min(MIN_ITEMS, groups * filters)},
         **fields(samplings, tile),
         **strides("x", x, "ncdhw"),
         **strides("y", grad_y, "ncdhw"),
         **strides("w", grad_w, "gmcdhw"),
     }
-    workspace = block + 6 * lanes + prod(tile) * part + ROOM + 2 * prod(tile)
-    correlate = Launch(_WEIGHT, dtype, values, groups * ranges * parts, workspace)
+    sums_size = (part_m + 8) * row
+    workspace = block + prod(tile) * (part_m + 4) + 140 * 3 * lanes + (sums_size if ranges == 1 else 0)
+    correlate = Launch(_WEIGHT, dtype, values, items, workspace)
+    if ranges == 1:
+        return lambda x, grad_y, grad_w: correlate(x=x, grad_y=grad_y, sums=None, grad_w=grad_w)
     add = Launch(_SUM, dtype, values, min(MIN_ITEMS, groups * filters), row)
-    sums_size = groups * ranges * parts * (part + ROOM) * row
 
     def contract(x: Array, grad_y: Array, grad_w: Array) -> None:
-        sums = shared_scratch("sums of filters", sums_size, dtype)
-        correlate(x=x, grad_y=grad_y, sums=sums)
+        sums = shared_scratch("sums of filters", items * sums_size, dtype)
+        correlate(x=x, grad_y=grad_y, sums=sums, grad_w=grad_w)
         add(sums=sums, grad_w=grad_w)
 
     return contract
 
 
-def _rounded_runs(samplings: Samplings, channels: int, lanes: int) -> int:
-    """Scalars of all runs of a block that an output reads (see blocks.hpp), each rounded up to whole vectors."""
-    depth, height, width = (len(axis.offsets) for axis in samplings)
-    if abs(samplings[2].spacing) > 1:
-        return depth * height * width * -(-channels // lanes) * lanes
-    return depth * height * -(-channels * width // lanes) * lanes
+def _part_of_channels(x: Layout, channels: int, samplings: Samplings) -> tuple[int, Tile, bool]:
+    """The channels of a work item of a wgrad, its tile, and whether it reads x in place.
+
+    In place a vector has channels of one tap only, of which all have to be there. A copy is of so few channels that a
+    tile has GATHERED positions.
+    """
+    batch, lanes = x.shape[0], vector_bytes() // x.itemsize
+    taps = prod(len(axis.offsets) for axis in samplings)
+    parts = max(1, round(channels * taps / PART_LANES))
+    if strides("x", x, "ncdhw")["x_c"] == 1 and channels % lanes == 0:
+        vectors = channels // lanes
+        return lanes * -(-vectors // min(parts, vectors)), tile_of(batch, 0, samplings, x.itemsize), True
+    wanted = min(GATHERED, batch * prod(axis.targets for axis in samplings))
+    while True:
+        parts, part = _equal_parts(channels, max(1, -(-channels // parts)))
+        tile = tile_of(batch, part, samplings, x.itemsize)
+        if prod(tile) >= wanted * 3 // 4 or part <= 16:
+            return part, tile, False
+        parts *= 2
+
+
+def _equal_parts(count: int, most: int) -> tuple[int, int]:
+    """The number of equal parts of at most `most`, and the size of the largest."""
+    part = -(-count // -(-count // most))
+    part = min(count, -(-part // 8) * 8)
+    return -(-count // part), part
