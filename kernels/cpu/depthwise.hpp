@@ -56,7 +56,7 @@ struct Rows {
 
   // The first pixel of block j in the row after the last; past the image where that ends.
   pixel_t ahead(const Params* p, const Run& run, index_t j) const {
-    return count ? start[count - 1] + p->from_h + (j * run.step + run.base) * p->from_w : nullptr;
+    return count ? start[p->dgrad ? 0 : count - 1] + p->from_h + (j * run.step + run.base) * p->from_w : nullptr;
   }
 };
 
