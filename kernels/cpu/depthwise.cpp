@@ -190,11 +190,9 @@ KERNEL depthwise_weight(const Params* p, const scalar_t* w, const scalar_t* bias
                         int64_t item) {
   index_t taps = p->kernel_d * p->kernel_h * p->kernel_w;
   memset(weight, 0, (taps + 1) * p->width * sizeof(scalar_t));
-  for (index_t d = 0; d < p->kernel_d; d++)
-    for (index_t h = 0; h < p->kernel_h; h++)
-      for (index_t k = 0; k < p->kernel_w; k++, weight += p->width)
-        for (index_t c = 0; c < p->c; c++) weight[c] = w[c * p->w_c + d * p->w_d + h * p->w_h + k * p->w_w];
-  for (index_t c = 0; c < p->c && bias; c++) weight[c] = bias[c * p->bias_c];
+  Copy copy = {{{0, p->kernel_d}, {0, p->kernel_h}, {0, p->kernel_w}}, p->width, weight};
+  pack(w, {p->w_c, p->w_d, p->w_h, p->w_w}, p->c, copy);
+  for (index_t c = 0; c < p->c && bias; c++) weight[taps * p->width + c] = bias[c * p->bias_c];
 }
 
 // grad_w [C, KD, KH, KW], in the place of `w`, of the partial sums in their order.

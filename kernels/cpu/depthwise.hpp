@@ -56,7 +56,7 @@ struct Rows {
 
   // The first pixel of block j in the row after the last; past the image where that ends.
   pixel_t ahead(const Params* p, const Run& run, index_t j) const {
-    return count ? start[count - 1] + p->from_h + (j * run.step + run.base) * p->from_w : nullptr;
+    return count ? start[p->dgrad ? 0 : count - 1] + p->from_h + (j * run.step + run.base) * p->from_w : nullptr;
   }
 };
 
@@ -79,20 +79,17 @@ INLINE pixel_t pixel(const Params* p, pixel_t row, index_t column, pixel_t zeros
   return column >= 0 && column < p->source_w ? row + column * p->from_w : zeros;
 }
 
-// Channels and targets along the width that a pass down the rows computes. Where the stride leaves few rows for the next
-// targets to read again, it is long in both, for memory's sake: a tenth less time on MobileNet's layers.
-struct Tile {
-  index_t channels, columns;
+// A pass down the rows computes a tile: columns and channels whose pixels stay in the second-level cache from one row of
+// targets to the next. Long runs of memory are read sooner: tiles for the first-level cache took up to a fifth more time.
+constexpr index_t TILE_BYTES = 256 << 10, TILE_COLUMNS = 16 * BLOCK;
 
-  Tile(const Params* p, index_t step, index_t group) {
-    index_t most = step > 1 ? 512 << 10 : 24 << 10;  // bytes
-    columns = std::min(round_up(p->target_w, BLOCK), index_t(step > 1 ? 16 : 4) * BLOCK);
-    index_t pixels = p->kernel_d * p->kernel_h * ((columns - 1) * step + p->kernel_w);
-    index_t weights = p->kernel_d * p->kernel_h * p->kernel_w * (group - 1);  // few where group is 1
-    channels = most / index_t(sizeof(scalar_t)) / (pixels + weights) / LANES * LANES;
-    channels = std::max<index_t>((group > 1 ? 2 : 4) * LANES, channels);
-  }
-};
+INLINE index_t channels_of_tile(const Params* p, index_t step, index_t group) {
+  index_t columns = std::min(round_up(p->target_w, BLOCK), TILE_COLUMNS);
+  index_t pixels = p->kernel_d * p->kernel_h * ((columns - 1) * step + p->kernel_w);
+  index_t weights = p->kernel_d * p->kernel_h * p->kernel_w * (group - 1);  // few where group is 1
+  index_t channels = TILE_BYTES / index_t(sizeof(scalar_t)) / (pixels + weights) / LANES * LANES;
+  return std::max<index_t>((group > 1 ? 2 : 4) * LANES, channels);
+}
 
 // The pixels of a block of `count` targets from the j-th on: [rows][columns], or [rows][taps][BLOCK] if not `dense`.
 INLINE void find_pixels(const Params* p, const Rows& rows, const Run& run, index_t j, index_t count, bool dense,
@@ -282,10 +279,10 @@ struct Room {
 // Calls `body(channels, columns)` for each tile of targets along the width.
 template <int GROUP, class Body>
 INLINE void for_tiles(const Params* p, index_t step, Range targets, Body body) {
-  Tile tile(p, step, GROUP);
-  for (index_t c = 0; c < p->c; c += tile.channels)
-    for (index_t j = targets.begin; j < targets.end; j += tile.columns)
-      body(Range{c, std::min(c + tile.channels, p->c)}, Range{j, std::min(j + tile.columns, targets.end)});
+  index_t channels = channels_of_tile(p, step, GROUP);
+  for (index_t c = 0; c < p->c; c += channels)
+    for (index_t j = targets.begin; j < targets.end; j += TILE_COLUMNS)
+      body(Range{c, std::min(c + channels, p->c)}, Range{j, std::min(j + TILE_COLUMNS, targets.end)});
 }
 
 // The targets of a box of an image; channels are innermost in both images.

@@ -35,8 +35,10 @@ _LANES, _LANES_GRADIENT, _LANES_WEIGHT, _LANES_TOTAL = (
 GROUPS = (4, 8, 16)  # channels of groups for which depthwise_lanes is built
 MAX_CHANNELS = 16  # of a small group, on either side
 VECTOR_BYTES = 64  # of the widest vector
-ITEM = 1 << 17  # elements of a work item: handing one out takes as long as 8 Ki of them
-MAX_ITEMS = 64
+ITEM = 1 << 18  # multiply-adds of a work item, which take some 10 us
+MIN_ITEMS, MAX_ITEMS = 4, 64  # fewer take less time than a thread to wake up
+ELEMENT = 8  # multiply-adds that take as long as to read and write an element
+ITEM_ELEMENTS = 1 << 17  # of a part of a wgrad's batch
 PIXELS = 1024  # of grad_y whose products are summed before they join the others: short sums are more exact
 MAX_PARTS = 8  # of a wgrad's batch, each with partial sums
 BOX_BYTES = 384 << 10  # of a box's copies, which stay in the second-level cache
@@ -109,7 +111,7 @@ def _plan(
     n, _, depth, height, _ = target.shape
     last, group = _is_innermost(source, target), geometry.channels.inputs // geometry.channels.groups
     units = n * depth * height if last else n * sizes.chunks * sizes.boxes
-    items = max(1, min(units, MAX_ITEMS, max(prod(source.shape), prod(target.shape)) // ITEM))
+    items = _items(max(prod(source.shape), prod(target.shape)), geometry, units)
     images = {"n": n, "items": items, "parts": 1, **strides("from", source, "ncdhw"), **strides("to", target, "ncdhw")}
     values = {**sizes.values, **images, **strides("bias", bias, "c"), "group": group}
     if group > 1:
@@ -137,7 +139,7 @@ def _plan_gradient(
     sizes = _sizes(geometry, False, x.itemsize)
     n, _, depth, height, _ = grad_y.shape
     last, group = _is_innermost(x, grad_y), geometry.channels.inputs // geometry.channels.groups
-    most = min(MAX_PARTS, max(prod(x.shape), prod(grad_y.shape)) // ITEM)
+    most = min(MAX_PARTS, max(prod(x.shape), prod(grad_y.shape)) // ITEM_ELEMENTS)
     parts = max(1, min(most, n * depth * height if last else n))
     items = parts if last else parts * sizes.chunks
     images = {"n": n, "items": items, "parts": parts, **strides("from", x, "ncdhw"), **strides("to", grad_y, "ncdhw")}
@@ -158,6 +160,13 @@ def _plan_gradient(
         total(partial=partial, w=grad_w)
 
     return run
+
+
+def _items(elements: int, geometry: ConvGeometry, units: int) -> int:
+    """Work items of a forward or a dgrad, of units that are not divided."""
+    inputs, _, groups = geometry.channels
+    count = elements * (geometry.taps * inputs // groups + ELEMENT) // ITEM
+    return 1 if count < MIN_ITEMS else min(units, MAX_ITEMS, count)
 
 
 def _is_innermost(*images: Layout) -> bool:

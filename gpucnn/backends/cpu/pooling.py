@@ -13,6 +13,7 @@ import numpy as np
 
 from gpucnn.backends.cpu.elementwise import work_items
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, Value, launch, layout, strides
+from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy import average_pooling, max_pooling
 from gpucnn.backends.numpy.average_pooling import tap_counts
 from gpucnn.backends.numpy.memory import SCRATCH_BYTES, Array, is_channels_last, merged
@@ -46,7 +47,7 @@ ALIGNED = 16  # scalars that parts of the workspace are aligned to
 
 def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) -> None:
     """Y [N, C, OD, OH, OW], NaN where a window holds one, and the indices of the maxima."""
-    plan = plan_of(geometry, True, is_channels_last(x), x.dtype.name)
+    plan = plan_of(geometry, True, is_channels_last(x), name_of(x.dtype))
     if not plan.is_direct or (indices is not None and prod(geometry.input_size) >= LABELS):
         max_pooling.max_pool(x, y, indices, geometry)
     else:
@@ -55,7 +56,7 @@ def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) 
 
 def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
     """Y [N, C, OD, OH, OW]: each window's sum over its divisor."""
-    plan = plan_of(geometry, True, is_channels_last(x), x.dtype.name)
+    plan = plan_of(geometry, True, is_channels_last(x), name_of(x.dtype))
     if plan.is_direct:
         _reduce(_WINDOW_SUMS, plan, x, y)
     else:
@@ -64,7 +65,7 @@ def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
 
 def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
     """grad_x [N, C, D, H, W]: each window's gradient over its divisor, added to all inputs of the window."""
-    plan = plan_of(geometry, False, is_channels_last(grad_y), grad_y.dtype.name)
+    plan = plan_of(geometry, False, is_channels_last(grad_y), name_of(grad_y.dtype))
     if plan.is_direct:
         _reduce(_WINDOW_SUMS, plan, grad_y, grad_x)
     else:
@@ -157,7 +158,7 @@ def _by_indices(kernel: Kernel, values: Array, indices: Array, planes: Array, ch
         "items": min(work_items((planes.size + values.size) // WORK), parts),
     }
     arrays = {"values": values, "indices": indices, "planes": planes}
-    launch(kernel, values.dtype.name, fields, arrays, fields["items"])
+    launch(kernel, name_of(values.dtype), fields, arrays, fields["items"])
 
 
 # --- Axes -----------------------------------------------------------------------------------------------------------

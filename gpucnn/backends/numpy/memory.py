@@ -56,7 +56,7 @@ def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:
     if not is_channels_last(like):
         return np.empty(shape, dtype)
     n, c, *spatial = shape
-    return np.moveaxis(np.empty((n, *spatial, c), dtype), -1, 1)
+    return np.empty((n, *spatial, c), dtype).transpose(0, -1, *range(1, len(spatial) + 1))
 
 
 def empty_in_c_order(shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
