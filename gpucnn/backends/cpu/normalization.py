@@ -29,11 +29,12 @@ from gpucnn.geometry import NormGeometry
 ROW = (2, 3)
 SHORT_PLANE = 16  # values; shorter planes of a batch are lanes
 LONG_ROW = 8192  # values of a row from which on gradients of weights are summed column by column
-CACHED_BYTES = 1 << 19  # of a batch whose lanes are summed strip by strip
-MIN_STRIP = 256  # lanes, so that a row of a strip is read at the speed of memory
-MIN_ITEMS = 8  # strips, if they can be so wide
+CACHED_BYTES = 1 << 19  # of a strip of lanes that is read again from the cache
+MIN_STRIP = 128  # lanes, so that a row of a strip is read at the speed of memory
+MIN_ITEMS = 16  # strips, if they can be so wide
 MIN_ROWS = 32  # that an item has, to pay for what it prepares for each lane
 MAX_PARTS = 32  # arrays of sums, which one thread adds up
+MAX_LANES = 16  # values of a vector, of which the last one of a row may be no whole one
 
 _FORWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_forward") for name in ("planes", "lanes", "rows")}
 _APPLY = {name: Kernel(f"norm_{name}", f"norm_{name}_apply") for name in ("planes", "lanes", "rows")}
@@ -299,7 +300,7 @@ def _rows(n: int, g: int, c: int, dtype: str, is_last: bool) -> _Form:
     items = min(n * g, most) if is_long else max(1, min(n // MIN_ROWS, most, MAX_PARTS))
     parts = g * -(-c // LONG_ROW) if is_long else items
     passes = min(n * g, most)
-    workspace = 2 * min(c, LONG_ROW)
+    workspace = 2 * (min(c, LONG_ROW) + MAX_LANES)
     return _Form("rows", dtype, is_last, {"n": n, "g": g, "c": c}, g * c, items, passes, parts, is_long, workspace)
 
 
@@ -311,7 +312,7 @@ def _lanes(
     values = {"b": b, "o": o, "lanes": lanes, "per_statistic": per_statistic, "per_affine": per_affine}
     width = -(-max(MIN_STRIP, lanes * b // MIN_ITEMS) // per_statistic) * per_statistic
     width = min(lanes, width)
-    is_split = b == 1 and o * lanes * np.dtype(dtype).itemsize > CACHED_BYTES
+    is_split = b == 1 and o * width * np.dtype(dtype).itemsize > CACHED_BYTES
     passes = max(1, min(_items(b * o * lanes), b * o // MIN_ROWS))
     items, parts = b * -(-lanes // width), min(passes, MAX_PARTS) if is_split else b
     return _Form("lanes", dtype, is_last, {**values, "width": width}, lanes, items, passes, parts, is_split, 8 * lanes)
