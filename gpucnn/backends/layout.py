@@ -74,8 +74,9 @@ def channels_are_inner(x: Any) -> bool:
 
     Strides of 0, from broadcasting, do not determine the order of the axes.
     """
-    _, g, c, p = (abs(step) if size > 1 else 0 for step, size in zip(x.strides, x.shape, strict=True))
-    return bool(p > max(g, c) > 0)
+    (_, g, c, p), (_, step_g, step_c, step_p) = x.shape, x.strides
+    inner = max(abs(step_g) if g > 1 else 0, abs(step_c) if c > 1 else 0)
+    return bool(p > 1 and abs(step_p) > inner > 0)
 
 
 def empty_rows_like(backend: Any, x: Any) -> Any:

@@ -127,6 +127,8 @@ def number(op: str, name: str, value: Any, least: float = -math.inf, most: float
     ValueError
         It is out of range, infinite or NaN.
     """
+    if type(value) is float and least <= value <= most and math.isfinite(value):
+        return value + 0.0  # as below, in a tenth of the time: norms check three numbers a call
     scalar = plain(value)
     if is_boolean(value) or not isinstance(scalar, Real):
         raise TypeError(f"{op}: {name} is {value!r}, expected a number")

@@ -1,158 +1,12 @@
-// Arithmetic of the norms: moments about a nearby mean, what becomes of each value, and loops over contiguous values.
-//
-// Sums are taken in SCALAR over at most PIECE values, which stay in the first cache, and are merged in double. Results
-// may be written twice, with the same bits: the last vector of a run of no whole vectors overlaps the one before it.
+// Arithmetic of the norms: moments about a nearby mean, and what becomes of each value.
 #pragma once
 
 #include <limits>
 
 #include "activation.hpp"
-#include "vectors.hpp"
-
-constexpr index_t PIECE = 4096;
-
-#define LAMBDA __attribute__((always_inline))
-#define INLINE_METHOD __attribute__((always_inline)) inline
-
-// --- Vectors or scalars, as V ----------------------------------------------------------------------------------------
-
-template <class V>
-constexpr index_t WIDTH = sizeof(V) / sizeof(scalar_t);
-
-template <class V>
-INLINE V get(const scalar_t* from) {
-  V v;
-  memcpy(&v, from, sizeof v);
-  return v;
-}
-
-template <class V>
-INLINE void put(scalar_t* to, V v) {
-  memcpy(to, &v, sizeof v);
-}
-
-template <class V>
-INLINE V all(scalar_t value) {
-  return value - V{};
-}
-
-// The `rest` last values of a run, rest in [1, LANES); the other lanes are `fill`.
-INLINE vector_t load_rest(const scalar_t* run, index_t length, index_t rest, scalar_t fill) {
-  vector_t v = broadcast(fill);
-  if (length < LANES) {
-    memcpy(&v, run, rest * sizeof(scalar_t));
-    return v;
-  }
-  vector_t lane;
-  for (int i = 0; i < LANES; i++) lane[i] = scalar_t(i);
-  return lane >= broadcast(scalar_t(LANES - rest)) ? load(run + length - LANES) : v;
-}
-
-// Call f<V>(i) for vectors at i that cover [0, length), or for each value of a shorter run.
-template <class F>
-INLINE void for_vectors(index_t length, F f) {
-  index_t i = 0;
-  for (; i + LANES <= length; i += LANES) f.template operator()<vector_t>(i);
-  if (i == length) return;
-  if (length >= LANES) {
-    f.template operator()<vector_t>(length - LANES);
-  } else {
-    for (; i < length; i++) f.template operator()<scalar_t>(i);
-  }
-}
-
-// Call f<V, S>(i) for strips of S vectors at i that cover [0, length), or for each value of a shorter run.
-template <class F>
-INLINE void for_strips(index_t length, F f) {
-  constexpr index_t STRIP = 4 * LANES;
-  index_t whole = length / STRIP * STRIP;
-  for (index_t i = 0; i < whole; i += STRIP) f.template operator()<vector_t, 4>(i);
-  if (whole < length) for_vectors(length - whole, [&]<class V>(index_t i) LAMBDA {
-    f.template operator()<V, 1>(whole + i);
-  });
-}
-
-template <int BYTES>
-struct Doubles {
-  typedef double vector __attribute__((vector_size(BYTES)));
-};
-
-// The sum of a vector of doubles, by halves.
-template <int BYTES>
-INLINE double by_halves(typename Doubles<BYTES>::vector v) {
-  if constexpr (BYTES == 16) {
-    return v[0] + v[1];
-  } else {
-    typename Doubles<BYTES / 2>::vector half[2];
-    memcpy(half, &v, sizeof v);
-    return by_halves<BYTES / 2>(half[0] + half[1]);
-  }
-}
-
-// The sum of the lanes, in double.
-template <class Scalar = scalar_t>
-INLINE double total(vector_t v) {
-  typedef typename Doubles<VECTOR_BYTES>::vector wide_t;
-  if constexpr (sizeof(Scalar) == sizeof(double)) {
-    return by_halves<VECTOR_BYTES>((wide_t)v);
-  } else {
-    typedef Scalar half_t __attribute__((vector_size(VECTOR_BYTES / 2)));
-    half_t half[2];
-    memcpy(half, &v, sizeof v);
-    return by_halves<VECTOR_BYTES>(__builtin_convertvector(half[0], wide_t) + __builtin_convertvector(half[1], wide_t));
-  }
-}
+#include "runs.hpp"
 
 // --- Statistics ------------------------------------------------------------------------------------------------------
-
-// The values of a statistic: `count` runs of `length` values, `stride` apart.
-struct Runs {
-  index_t count, stride, length;
-};
-
-// Call f(offset, runs) for pieces of about PIECE values, of whole runs where these are shorter.
-template <class F>
-INLINE void for_pieces(Runs runs, F f) {
-  if (runs.length * runs.count <= PIECE) return f(0, runs);
-  index_t pieces = ceil_div(runs.length, PIECE), together = std::max<index_t>(1, PIECE / runs.length);
-  for (index_t run = 0; run < runs.count; run += together) {
-    for (index_t piece = 0; piece < pieces; piece++) {
-      Range part = part_of(runs.length, piece, pieces);
-      index_t count = std::min(together, runs.count - run);
-      f(run * runs.stride + part.begin, Runs{count, runs.stride, part.end - part.begin});
-    }
-  }
-}
-
-// A vector of a run: LANES values, or the `rest` last ones, where other lanes are `fill`.
-struct Whole {
-  index_t at;
-  INLINE_METHOD vector_t of(const scalar_t* x, scalar_t) const { return load(x + at); }
-  INLINE_METHOD void prefetch(const scalar_t* x) const { __builtin_prefetch(x + at); }
-};
-
-struct Rest {
-  index_t run, length, rest;
-  INLINE_METHOD vector_t of(const scalar_t* x, scalar_t fill) const { return load_rest(x + run, length, rest, fill); }
-  INLINE_METHOD void prefetch(const scalar_t*) const {}
-};
-
-// Call f(vector, k) for all values; k in [0, 4) is an accumulator, known at compile time.
-template <class F>
-INLINE void for_runs(Runs runs, F f) {
-  index_t rest = runs.length % LANES;
-  for (index_t run = 0; run < runs.count; run++) {
-    index_t base = run * runs.stride, i = base, end = base + runs.length;
-    for (; i + 4 * LANES <= end; i += 4 * LANES) {
-      f(Whole{i}, 0);
-      f(Whole{i + LANES}, 1);
-      f(Whole{i + 2 * LANES}, 2);
-      f(Whole{i + 3 * LANES}, 3);
-    }
-    for (; i + LANES <= end; i += LANES) f(Whole{i}, 0);
-    if (rest) f(Rest{base, runs.length, rest}, 1);
-  }
-}
 
 struct Moments {
   double count, mean, square;  // the sum of squares about the mean
@@ -171,11 +25,19 @@ INLINE Moments about(double count, double centre, double first, double second) {
   return {count, centre + rest, second - first * rest};
 }
 
+// About a quarter of the values of a piece. Their mean is as good a centre as that of all: it is at most twice the
+// standard deviation away from it, so that the sum of squares about it is at most five times that about the mean.
+INLINE Runs sample_of(Runs runs) {
+  if (runs.count >= 4) return {ceil_div(runs.count, 4), runs.stride, runs.length};
+  return {runs.count, runs.stride, std::min(round_up(ceil_div(runs.length, 4), LANES), runs.length)};
+}
+
 INLINE Moments piece_moments(const scalar_t* x, Runs runs) {
   vector_t sum[4] = {}, first[4] = {}, second[4] = {};
   double count = double(runs.count * runs.length);
-  for_runs(runs, [&](auto at, int k) LAMBDA { sum[k] += at.of(x, 0); });
-  scalar_t centre = scalar_t(total((sum[0] + sum[1]) + (sum[2] + sum[3])) * (1 / count));
+  Runs sample = sample_of(runs);
+  for_runs(sample, [&](auto at, int k) LAMBDA { sum[k] += at.of(x, 0); });
+  scalar_t centre = scalar_t(total((sum[0] + sum[1]) + (sum[2] + sum[3])) / double(sample.count * sample.length));
   vector_t mean = broadcast(centre);
   for_runs(runs, [&](auto at, int k) LAMBDA {
     vector_t away = at.of(x, centre) - mean;
@@ -306,6 +168,8 @@ INLINE void with_activation(index_t activation, double negative_slope, const sca
 struct Gradient {
   const scalar_t *grad_y, *x;
   scalar_t* y;
+
+  INLINE_METHOD Gradient at(index_t i) const { return {grad_y + i, x + i, y + i}; }
 
   template <class V>
   INLINE_METHOD V operator()(index_t i, V mean, V rstd, V of_grad, V of_h, V shift) const {

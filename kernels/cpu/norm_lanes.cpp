@@ -59,13 +59,13 @@ INLINE void lane_moments(const scalar_t* x, Strip strip, double* mean, double* s
   std::fill(square, square + width, 0.0);
   for (index_t row = 0; row < strip.rows; row += most) {
     const scalar_t* from = x + row * strip.stride;
-    index_t rows = std::min(most, strip.rows - row);
+    index_t rows = std::min(most, strip.rows - row), sample = ceil_div(rows, 4);  // as in `sample_of`
     for_strips(width, [&]<class V, int S>(index_t i) LAMBDA {
       V sum[S] = {}, one[S] = {}, two[S] = {}, about[S];
-      for (index_t r = 0; r < rows; r++) {
+      for (index_t r = 0; r < sample; r++) {
         for (int j = 0; j < S; j++) sum[j] += get<V>(from + r * strip.stride + i + j * WIDTH<V>);
       }
-      for (int j = 0; j < S; j++) about[j] = sum[j] / all<V>(scalar_t(rows));
+      for (int j = 0; j < S; j++) about[j] = sum[j] / all<V>(scalar_t(sample));
       for (index_t r = 0; r < rows; r++) {
         for (int j = 0; j < S; j++) {
           const scalar_t* at = from + r * strip.stride + i + j * WIDTH<V>;

@@ -10,7 +10,8 @@ struct Params {
   index_t items;
 };
 
-constexpr index_t BLOCK = 16;  // rows whose sums of (g, c) are taken in SCALAR
+constexpr index_t BLOCK = 16;   // long rows whose sums of (g, c) are taken in SCALAR
+constexpr index_t SUMMED = 64;  // rows whose sums of (g, c) are taken in SCALAR
 
 template <class Become>
 INLINE void become(const Params* p, Become op, index_t row, scalar_t mean, scalar_t rstd, const scalar_t* weight,
@@ -118,27 +119,72 @@ INLINE void store_shares(const scalar_t* grad_y, const scalar_t* x, const scalar
   *shift = -rstd * scalar_t(found.g / double(length));
 }
 
-// Sums [items, 2, G * C] of grad_y and of grad_y * h and, unless grad_x is null, the gradient; an item is some images.
+// Add the sums of R rows' grad_y and grad_y * h to those of columns, of_g and of_gh, and return the rows' own of
+// g = grad_y * weight and of g * h: all in one pass, in which a vector of columns is read and written once for R rows.
+template <int R>
+INLINE void block_sums(Gradient op, Block block, index_t length, const scalar_t* weight, scalar_t* of_g, scalar_t* of_gh,
+                       Sums* sums) {
+  for_pieces({1, 0, length}, [&](index_t start, Runs piece) LAMBDA {
+    vector_t g[R] = {}, gh[R] = {};
+    auto add = [&](auto at, index_t column) LAMBDA {
+      vector_t scale = at.of(weight + start, 0), column_g = load(of_g + column), column_gh = load(of_gh + column);
+      for (int r = 0; r < R; r++) {
+        index_t row = start + r * block.stride;
+        vector_t grad = at.of(op.grad_y + row, 0), away = at.of(op.x + row, block.mean[r]) - broadcast(block.mean[r]);
+        vector_t product = grad * (away * broadcast(block.rstd[r]));
+        column_g += grad, column_gh += product;
+        g[r] += grad * scale, gh[r] += product * scale;
+      }
+      store(of_g + column, column_g);
+      store(of_gh + column, column_gh);
+    };
+    index_t i = 0, rest = piece.length % LANES;
+    for (; i + LANES <= piece.length; i += LANES) add(Whole{i}, start + i);
+    if (rest) add(Rest{0, piece.length, rest}, start + std::max<index_t>(0, piece.length - LANES));
+    for (int r = 0; r < R; r++) sums[r].g += total(g[r]), sums[r].gh += total(gh[r]);
+  });
+}
+
+// The gradient of a row by its sums.
+INLINE void row_gradient(Gradient op, index_t length, scalar_t mean, scalar_t rstd, const scalar_t* weight, Sums sums) {
+  scalar_t of_h = -rstd * scalar_t(sums.gh / double(length)), shift = -rstd * scalar_t(sums.g / double(length));
+  for_vectors(length, [&]<class V>(index_t i) LAMBDA {
+    V of_grad = all<V>(rstd) * get<V>(weight + i);
+    put(op.y + i, op(i, all<V>(mean), all<V>(rstd), of_grad, all<V>(of_h), all<V>(shift)));
+  });
+}
+
+// Sums [items, 2, G * C] of grad_y and of grad_y * h and, unless grad_x is null, the gradient; an item is some images,
+// four at a time, whose rows are read again from the first cache.
 KERNEL norm_rows_backward(const Params* p, const scalar_t* grad_y, const scalar_t* x, const scalar_t* mean,
                           const scalar_t* rstd, const scalar_t* weight, double* sums, scalar_t* grad_x,
                           scalar_t* workspace, int64_t item) {
   Range images = part_of(p->n, item, p->items);
-  index_t length = p->c, stride = p->g * length, most = std::clamp<index_t>((1 << 13) / length, 4, BLOCK);
-  double *of_g = sums + item * 2 * stride, *of_gh = of_g + stride;
-  std::fill(of_g, of_g + 2 * stride, 0.0);
-  for (index_t n = images.begin; n < images.end; n += most) {
-    index_t rows = std::min(most, images.end - n);
-    for (index_t g = 0; g < p->g; g++) {
-      index_t first = n * p->g + g, start = first * length;
-      scalar_t of_h[BLOCK * 4], *shift = of_h + BLOCK, *centre = shift + BLOCK, *scale = centre + BLOCK;
-      for (index_t r = 0; r < rows; r++) {
-        index_t at = start + r * stride;
-        centre[r] = mean[first + r * p->g], scale[r] = rstd[first + r * p->g];
-        store_shares(grad_y + at, x + at, weight + g * length, length, centre[r], scale[r], of_h + r, shift + r);
+  index_t length = p->c, stride = p->g * length, room = round_up(length, LANES);
+  scalar_t *column_g = workspace, *column_gh = column_g + room;
+  for (index_t g = 0; g < p->g; g++) {
+    const scalar_t* of_group = weight + g * length;
+    double *of_g = sums + item * 2 * stride + g * length, *of_gh = of_g + stride;
+    std::fill(of_g, of_g + length, 0.0);
+    std::fill(of_gh, of_gh + length, 0.0);
+    for (index_t n = images.begin, end; n < images.end;) {
+      std::fill(workspace, workspace + 2 * room, scalar_t(0));
+      for (end = std::min(images.end, n + SUMMED); n < end;) {
+        index_t rows = end - n >= 4 ? 4 : 1, first = n * p->g + g;
+        scalar_t centre[4], scale[4];
+        for (index_t r = 0; r < rows; r++) centre[r] = mean[first + r * p->g], scale[r] = rstd[first + r * p->g];
+        Gradient op = {grad_y + first * length, x + first * length, grad_x ? grad_x + first * length : nullptr};
+        Block block = {rows, stride, 1, centre, scale, nullptr, nullptr};
+        Sums found[4] = {};
+        if (rows == 4) block_sums<4>(op, block, length, of_group, column_g, column_gh, found);
+        if (rows == 1) block_sums<1>(op, block, length, of_group, column_g, column_gh, found);
+        for (index_t r = 0; op.y && r < rows; r++) {
+          row_gradient(op.at(r * stride), length, centre[r], scale[r], of_group, found[r]);
+        }
+        n += rows;
       }
-      Gradient op = {grad_y + start, x + start, grad_x ? grad_x + start : nullptr};
-      block_backward(op, {rows, stride, 1, centre, scale, of_h, shift}, length, weight + g * length,
-                     of_g + g * length, of_gh + g * length, workspace);
+      for (index_t i = 0; i < length; i++) of_g[i] += column_g[i];
+      for (index_t i = 0; i < length; i++) of_gh[i] += column_gh[i];
     }
   }
 }

@@ -1,12 +1,13 @@
 // Threads that share the work items of a kernel.
 //
 // A call of `run` is one job: its thread and up to `threads` - 1 helpers take items one by one. Helpers that have nothing
-// to do look for a job for some 100 us, which is longer than it takes from one layer to the next, and then sleep: to wake
+// to do look for a job for 200 us, which is longer than it takes from one layer to the next, and then sleep: to wake
 // one takes about 50 us. There is one job at a time; a thread that finds another one's does its own work alone.
 #include <pthread.h>
 #include <signal.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
@@ -17,7 +18,7 @@
 
 static constexpr int MAX_ARGUMENTS = 24;  // pointers of a kernel: its Params and arrays
 static constexpr size_t KEPT = 16 << 20;  // most bytes of a workspace that a thread keeps
-static constexpr int LOOKS = 2000;        // for a job, before a helper sleeps
+static constexpr auto PATIENCE = std::chrono::microseconds(200);  // of a helper, before it sleeps
 static constexpr int POLLS = 10000;       // of the helpers of a job, before its thread yields
 
 INLINE void pause_briefly() {
@@ -115,7 +116,8 @@ struct Pool {
   }
 
   int64_t next_job(int64_t seen) {
-    for (int i = 0; i < LOOKS; i++, pause_briefly())
+    using clock = std::chrono::steady_clock;  // a pause takes 20 ns on one processor and 60 on another
+    for (auto start = clock::now(); clock::now() - start < PATIENCE; pause_briefly())
       if (jobs != seen) return jobs;
     std::unique_lock<std::mutex> lock(sleep);
     sleepers++;

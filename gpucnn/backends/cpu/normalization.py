@@ -11,8 +11,7 @@ rows    [N, G, C]           layer norm, and group norm without positions
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,7 +20,8 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu.elementwise import ACTIVATIONS
-from gpucnn.backends.cpu.library import Kernel, Value, launch
+from gpucnn.backends.cpu.library import Kernel, Launch, Value
+from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import channels_are_inner
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import NormGeometry
@@ -29,11 +29,12 @@ from gpucnn.geometry import NormGeometry
 ROW = (2, 3)
 SHORT_PLANE = 16  # values; shorter planes of a batch are lanes
 LONG_ROW = 8192  # values of a row from which on gradients of weights are summed column by column
-CACHED_BYTES = 1 << 19  # of a batch whose lanes are summed strip by strip
-MIN_STRIP = 256  # lanes, so that a row of a strip is read at the speed of memory
-MIN_ITEMS = 8  # strips, if they can be so wide
+CACHED_BYTES = 1 << 19  # of a strip of lanes that is read again from the cache
+MIN_STRIP = 128  # lanes, so that a row of a strip is read at the speed of memory
+MIN_ITEMS = 16  # strips, if they can be so wide
 MIN_ROWS = 32  # that an item has, to pay for what it prepares for each lane
 MAX_PARTS = 32  # arrays of sums, which one thread adds up
+MAX_LANES = 16  # values of a vector, of which the last one of a row may be no whole one
 
 _FORWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_forward") for name in ("planes", "lanes", "rows")}
 _APPLY = {name: Kernel(f"norm_{name}", f"norm_{name}_apply") for name in ("planes", "lanes", "rows")}
@@ -114,8 +115,11 @@ def norm_backward(
     if x.size:
         form = _form(x, geometry.axes == ROW)
         arrays = {"grad_y": form.of(grad_y), "x": form.of(x), **form.parameters(mean=mean, rstd=rstd, weight=weight)}
-        with form.written(grad_x) as out:
-            totals = _backward(form, {**arrays, "grad_x": out}).reshape(2, 1, *x.shape[1:3], 1, -1).sum(axis=-1)
+        out = form.place(grad_x)
+        sums = _backward(form, {**arrays, "grad_x": out})
+        form.give(out, grad_x)
+        totals = sums.reshape(2, 1, *x.shape[1:3], 1, -1)  # NumPy takes 10 ns for each sum, of one number too
+        totals = totals[..., 0] if totals.shape[-1] == 1 else totals.sum(axis=-1)
     for array, total in zip((grad_bias, grad_weight), totals, strict=True):
         if array is not None:
             array[...] = total
@@ -150,9 +154,9 @@ def _forward(
             _apply(None, x, mean, rstd, weight, bias, y, epilogue)
         return
     arrays |= form.parameters(weight=weight, bias=bias)
-    with form.written(y) as out:
-        arrays |= {"residual": form.of(epilogue.residual), "y": out}
-        form.launch(_FORWARD[form.name], arrays, form.items, eps=eps, **_fields(epilogue))
+    arrays |= {"residual": form.of(epilogue.residual), "y": form.place(y)}
+    form.launch(_FORWARD[form.name], arrays, form.items, eps=eps, **_fields(epilogue))
+    form.give(arrays["y"], y)
 
 
 def _apply(
@@ -171,8 +175,9 @@ def _apply(
     form = _form(x, len(mean) > 1)
     arrays = {"grad_y": form.of(grad_y), "x": form.of(x), "residual": form.of(epilogue.residual)}
     arrays |= form.parameters(mean=mean, rstd=rstd, weight=weight, bias=bias)
-    with form.written(y) as out:
-        form.launch(_APPLY[form.name], {**arrays, "y": out}, form.passes, **_fields(epilogue))
+    arrays["y"] = form.place(y)
+    form.launch(_APPLY[form.name], arrays, form.passes, **_fields(epilogue))
+    form.give(arrays["y"], y)
 
 
 def _backward(form: _Form, arrays: dict[str, Array | None]) -> Array:
@@ -202,7 +207,7 @@ def _fields(epilogue: Epilogue) -> dict[str, Value]:
 # --- Forms --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Form:
     """An order of the values of arrays, and how kernels share the work."""
 
@@ -218,22 +223,22 @@ class _Form:
     workspace: int = 0
 
     def launch(self, kernel: Kernel, arrays: Mapping[str, Array | None], items: int, **values: Value) -> None:
-        given = {**_DEFAULTS, **self.values, "items": items, "parts": items, **values}
-        launch(kernel, self.dtype, given, arrays, items, self.workspace)
+        _launch_of(self, kernel, items, tuple(values.items()))(**arrays)
 
     def of(self, array: Array | None) -> Array | None:
         """An array [N, G, C, P] in this order and without gaps: itself, or a copy."""
         return None if array is None else np.ascontiguousarray(self._seen(array))
 
-    @contextmanager
-    def written(self, array: Array | None) -> Iterator[Array | None]:
-        """An array for a result in this order, which is copied to `array` unless it is that itself."""
+    def place(self, array: Array | None) -> Array | None:
+        """Where a result for an array [N, G, C, P] is written in this order: the array itself, or a new one."""
         if array is None or self._seen(array).flags.c_contiguous:
-            yield array
-            return
-        out = np.empty(self._seen(array).shape, self.dtype)
-        yield out
-        self._seen(array)[...] = out
+            return array
+        return np.empty(self._seen(array).shape, self.dtype)
+
+    def give(self, result: Array | None, array: Array | None) -> None:
+        """Copy a result to the array that `place` was found for."""
+        if array is not None and result is not array:
+            self._seen(array)[...] = result
 
     def parameters(self, **arrays: Array | None) -> dict[str, Array]:
         """Statistics and parameters without gaps, and those that are missing."""
@@ -249,6 +254,13 @@ class _Form:
 _DEFAULTS: dict[str, Value] = {"eps": 0.0, "activation": 0, "negative_slope": 0.0}
 
 
+@lru_cache(maxsize=1024)
+def _launch_of(form: _Form, kernel: Kernel, items: int, values: tuple[tuple[str, Value], ...]) -> Launch:
+    """The launch of a form, which there is one of for each layout; to make it takes as long as a small norm."""
+    given = {**_DEFAULTS, **form.values, "items": items, "parts": items, **dict(values)}
+    return Launch(kernel, form.dtype, given, items, form.workspace)
+
+
 @lru_cache(maxsize=64)
 def _missing(name: str, size: int, dtype: str) -> Array:
     """A weight of ones or a bias of zeros."""
@@ -258,12 +270,12 @@ def _missing(name: str, size: int, dtype: str) -> Array:
 
 
 def _form(x: Array, per_image: bool) -> _Form:
-    return _form_of(x.shape, x.dtype.name, per_image, channels_are_inner(x))
+    return _form_of(x.shape, name_of(x.dtype), per_image, channels_are_inner(x))
 
 
 def _items(values: int) -> int:
-    """Items of work of at least 256 Ki values: some 80 us, while a thread takes 50 us to wake up."""
-    return max(1, min(64, values >> 18))
+    """Items of work: one for less than 128 Ki values, as a thread takes 50 us to wake up, else of some 32 Ki each."""
+    return 1 if values < 1 << 17 else min(64, values >> 15)
 
 
 @lru_cache(maxsize=1024)
@@ -288,7 +300,7 @@ def _rows(n: int, g: int, c: int, dtype: str, is_last: bool) -> _Form:
     items = min(n * g, most) if is_long else max(1, min(n // MIN_ROWS, most, MAX_PARTS))
     parts = g * -(-c // LONG_ROW) if is_long else items
     passes = min(n * g, most)
-    workspace = 2 * min(c, LONG_ROW)
+    workspace = 2 * (min(c, LONG_ROW) + MAX_LANES)
     return _Form("rows", dtype, is_last, {"n": n, "g": g, "c": c}, g * c, items, passes, parts, is_long, workspace)
 
 
@@ -300,7 +312,7 @@ def _lanes(
     values = {"b": b, "o": o, "lanes": lanes, "per_statistic": per_statistic, "per_affine": per_affine}
     width = -(-max(MIN_STRIP, lanes * b // MIN_ITEMS) // per_statistic) * per_statistic
     width = min(lanes, width)
-    is_split = b == 1 and o * lanes * np.dtype(dtype).itemsize > CACHED_BYTES
+    is_split = b == 1 and o * width * np.dtype(dtype).itemsize > CACHED_BYTES
     passes = max(1, min(_items(b * o * lanes), b * o // MIN_ROWS))
     items, parts = b * -(-lanes // width), min(passes, MAX_PARTS) if is_split else b
     return _Form("lanes", dtype, is_last, {**values, "width": width}, lanes, items, passes, parts, is_split, 8 * lanes)
