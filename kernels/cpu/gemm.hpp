@@ -13,15 +13,16 @@ constexpr int MAX_VECTORS = 2;  // 16 registers
 constexpr int ROWS[] = {0, 8, 6};
 #endif
 
-// Multiply-adds of one output between visits of its sums: the weights that they read, COUNT * VECTORS vectors, stay in
-// the first-level cache from one tile of positions to the next.
-constexpr index_t CHUNK = 8192 / MAX_VECTORS / LANES;
+// Multiply-adds of one output between visits of its sums: the weights that they read, CHUNK * VECTORS vectors, stay in
+// the second-level cache from one tile of positions to the next.
+constexpr index_t CHUNK = 32768 / MAX_VECTORS / LANES;
 
 // The length of equal pieces of at most CHUNK of a run.
 INLINE index_t piece_of(index_t length) { return ceil_div(length, ceil_div(length, CHUNK)); }
 
 // A function of its own: registers are not shared with what surrounds its loop.
 #define REGISTERS static __attribute__((noinline))
+#define UNROLLED _Pragma("GCC unroll 16")
 
 struct Piece {
   index_t offset, length;  // in the block
@@ -39,41 +40,50 @@ struct Product {
   index_t sums_step;
 };
 
-// R rows of V vectors. `first` is null where sums are continued.
+// R rows of V vectors that begin as first[i * first_step + lane]. Loops that are unrolled, or run at least once, leave
+// the sums in registers: with others, compilers keep copies of them in memory, which took 180 cycles a tile.
 template <int R, int V>
-REGISTERS void multiply_tile(const Product& p, index_t row, const vector_t* first, scalar_t* sums, index_t sums_step) {
+REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* first, index_t first_step, scalar_t* sums,
+                             index_t sums_step) {
   vector_t total[R][V];
-  for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) total[i][v] = first ? first[v] : load(sums + i * sums_step + v * LANES);
+  UNROLLED for (int i = 0; i < R; i++)
+    UNROLLED for (int v = 0; v < V; v++) total[i][v] = load(first + i * first_step + v * LANES);
   const scalar_t* columns = p.columns;
-  for (index_t piece = 0; piece < p.count; piece++) {
+  const Piece *piece = p.pieces, *end = piece + p.count;
+  do {
     const scalar_t* from[R];
-    for (int i = 0; i < R; i++) from[i] = p.rows + p.at[row + i] + p.pieces[piece].offset;
-    for (index_t k = 0; k < p.pieces[piece].length; k++, columns += p.columns_step) {
+    UNROLLED for (int i = 0; i < R; i++) from[i] = p.rows + p.at[row + i] + piece->offset;
+    index_t k = 0, length = piece->length;
+    do {
       vector_t column[V];
-      for (int v = 0; v < V; v++) column[v] = load(columns + v * LANES);
-      for (int i = 0; i < R; i++) {
+      UNROLLED for (int v = 0; v < V; v++) column[v] = load(columns + v * LANES);
+      UNROLLED for (int i = 0; i < R; i++) {
         vector_t factor = broadcast(from[i][k]);
-        for (int v = 0; v < V; v++) total[i][v] += factor * column[v];
+        UNROLLED for (int v = 0; v < V; v++) total[i][v] += factor * column[v];
       }
-    }
-  }
-  for (int i = 0; i < R; i++)
-    for (int v = 0; v < V; v++) store(sums + i * sums_step + v * LANES, total[i][v]);
+      columns += p.columns_step;
+    } while (++k < length);
+  } while (++piece < end);
+  UNROLLED for (int i = 0; i < R; i++)
+    UNROLLED for (int v = 0; v < V; v++) store(sums + i * sums_step + v * LANES, total[i][v]);
 }
 
-// All rows. The last tile has less than ROWS[V] of them: it reads offsets at[] beyond them, which have to be valid, and
-// its sums are kept aside.
+// All rows of a product with at least one piece, none of them empty. `first` is null where sums are continued. The last
+// tile has less than ROWS[V] rows: it reads offsets at[] beyond them, which have to be valid, and its sums are kept aside.
 template <int V>
 static void multiply(const Product& p, index_t rows, const vector_t* first) {
   constexpr int R = ROWS[V];
+  scalar_t begin[V * LANES], last[R * V * LANES] = {};
+  if (first) memcpy(begin, first, sizeof begin);
   index_t row = 0;
-  for (; row + R <= rows; row += R) multiply_tile<R, V>(p, row, first, p.sums + row * p.sums_step, p.sums_step);
+  for (; row + R <= rows; row += R) {
+    scalar_t* to = p.sums + row * p.sums_step;
+    multiply_tile<R, V>(p, row, first ? begin : to, first ? 0 : p.sums_step, to, p.sums_step);
+  }
   if (row == rows) return;
-  scalar_t last[R * V * LANES] = {};
   for (index_t i = row; i < rows && !first; i++)
     memcpy(last + (i - row) * V * LANES, p.sums + i * p.sums_step, V * LANES * sizeof(scalar_t));
-  multiply_tile<R, V>(p, row, first, last, V * LANES);
+  multiply_tile<R, V>(p, row, first ? begin : last, first ? 0 : V * LANES, last, V * LANES);
   for (index_t i = row; i < rows; i++)
     memcpy(p.sums + i * p.sums_step, last + (i - row) * V * LANES, V * LANES * sizeof(scalar_t));
 }
