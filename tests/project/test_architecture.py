@@ -36,9 +36,9 @@ NETWORKS = {
 # module and all below it; of several that a module is part of, the longest counts.
 MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
-        "gpucnn.backends", "gpucnn.data", "gpucnn.explaining", "gpucnn.functional", "gpucnn.geometry",
-        "gpucnn.information", "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics", "gpucnn.simulator",
-        "gpucnn.tuning", "gpucnn.warm_up",
+        "gpucnn.backends", "gpucnn.compat", "gpucnn.data", "gpucnn.explaining", "gpucnn.functional",
+        "gpucnn.geometry", "gpucnn.information", "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics",
+        "gpucnn.simulator", "gpucnn.tuning", "gpucnn.warm_up",
     },
     "gpucnn.explaining": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_of", "gpucnn.backends.cpu",
@@ -103,6 +103,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.simulator.pytest_plugin": {"cupy", "cupy_backends", "gpucnn.simulator", "pytest"},
     "gpucnn.simulator.profiles": {"gpucnn.installing", "gpucnn.simulator", "matplotlib"},
     "gpucnn.geometry": {"gpucnn.geometry"},
+    "gpucnn.compat": {
+        "gpucnn.backends.Backend", "gpucnn.backends.receive", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
+        "gpucnn.compat", "gpucnn.functional", "gpucnn.geometry", "gpucnn.numerics",
+    },
+    "gpucnn.compat.modules": {"cupy", "gpucnn.compat", "gpucnn.installing"},
     "gpucnn.nn": NETWORKS,
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "gpucnn.installing", "numpy", "sklearn"},
@@ -190,7 +195,11 @@ def test_no_module_imports_a_peer(library: str) -> None:
     # NumPy's bfloat16 is that of ml_dtypes, which is loaded where a tensor of it is taken or layers compute in it
     simulated = {"cupy.allocations", "cupy.self_test", "pytest_plugin"}  # run in an environment with CuPy alone
     may = {
-        "cupy": {"gpucnn.backends.cuda.device.cupy_runtime", *(f"gpucnn.simulator.{name}" for name in simulated)},
+        "cupy": {
+            "gpucnn.backends.cuda.device.cupy_runtime",
+            "gpucnn.compat.modules",
+            *(f"gpucnn.simulator.{name}" for name in simulated),
+        },
         "ml_dtypes": {"gpucnn.backends", "gpucnn.nn.precision"},
     }.get(library, set())
     assert {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))} == may
@@ -210,7 +219,7 @@ def of(library: str, modules: set[str]) -> set[str]:
     return {module for module in modules if is_part(module, library)}
 
 
-PARTS = ("backends", "data", "functional", "geometry", "nn", "simulator")
+PARTS = ("backends", "compat", "data", "functional", "geometry", "nn", "simulator")
 PEERS = ("cupy", "torch", "ml_dtypes", "jax", "threadpoolctl", "onnxruntime", "matplotlib", "hypothesis", "pytest")
 
 
