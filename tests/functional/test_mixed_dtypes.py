@@ -37,8 +37,6 @@ def each_algorithm(backend: ArrayBackend, label: str, of_weight: bool = False) -
     names = ["direct", "im2col"]
     if not backend.takes_numpy:
         names.append("implicit_gemm")
-    elif label == "groups" and not of_weight:
-        names.append("winograd")
     for name in names:
         with gpucnn.algorithm(name):
             yield

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import gemm, memory, threads
+from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.columns import as_columns
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Axis, ConvGeometry
@@ -67,7 +67,7 @@ def fold_products(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeo
         for block in image.blocks(max(rows.shape) * len(gradient) * dtype.itemsize):
             read = _columns(gradient[:, :, *block], dtype)
             columns = memory.scratch("fold columns", (len(rows), read.shape[1]), dtype)
-            gemm.multiply(rows, read, columns)
+            np.matmul(rows, read, out=columns)
             size = [s.stop - s.start for s in block]
             image.add(columns.reshape(-1, *geometry.kernel_size, *size, len(gradient)), block)
         chosen = slice(g * channels + run.start, g * channels + run.stop)
