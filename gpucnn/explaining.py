@@ -373,22 +373,20 @@ class _Convolution:
 
     def on_the_cpu(self, operation: str, backend: str) -> Explanation:
         direction, geometry, batch, dtype = self.direction, self.geometry, self.batch, name_of(self.dtype)
-        read = self.shapes[direction == "backward_input"]
-        last = is_channels_last(dense(read, self.dtype.itemsize, self.channels_last))
-        name = on_the_cpu.algorithm(direction, geometry, batch, dtype, last, choices().algorithm)
+        name = on_the_cpu.algorithm(direction, geometry, batch, dtype, choices().algorithm)
         costs = on_the_cpu.costs(direction, geometry, batch, dtype)
-        reason = _asked(name) or _REASONS.get(name) or self._least_cost(name, len(costs), last)
+        reason = _asked(name) or _REASONS.get(name) or self._least_cost(name, len(costs))
         alternatives = tuple(Alternative(other, cost) for other, cost in costs.items())
         return Explanation(operation, backend, name, reason, alternatives)
 
-    def _least_cost(self, name: str, count: int, last: bool) -> str:
+    def _least_cost(self, name: str, count: int) -> str:
         if self.direction == "backward_weight":
             return "A gradient of the weight is a product with columns unless groups are small."
         least = f"Its estimated cost is the least of the {count} algorithms that compute"
         parts = on_the_cpu.contractions(self.direction, self.geometry)
         if name == "fold" or len(parts) == 1:
             return f"{least} this."
-        names = {on_the_cpu.contraction(self.batch, *part, name_of(self.dtype), last) for part in parts} - {name}
+        names = {on_the_cpu.contraction(self.batch, *part, name_of(self.dtype)) for part in parts} - {name}
         others = f"; others take {' and '.join(sorted(names))}" if names else ""
         return f"{least} the largest of its {len(parts)} stride residues{others}."
 
@@ -447,8 +445,7 @@ _REASONS_IN_CPP = {
     "winograd": "There are channels and tiles enough that 16 products instead of 36 are worth the transforms.",
 }
 _REASONS = {  # of what is chosen on the CPU by no cost
-    "depthwise": "Groups have one channel on a side, which is too little for matrix products.",
-    "grouped": "Groups are small, so each matrix product computes a band of rows.",
+    "depthwise": "Groups have few filters, so each matrix product computes a band of rows, or lanes run over channels.",
 }
 
 

@@ -130,20 +130,20 @@ def algorithm(name: str) -> Iterator[None]:
     ----------
     name : "direct", "im2col", "winograd" or "implicit_gemm"
         On the CPU: tap by tap; columns and a matrix product, or for the gradient of the input a product and a fold
-        where that costs less; Winograd's minimal filtering; in C++ a product that gathers its columns as it goes. On a
-        GPU: one kernel that sums each result; columns and a matrix product, which takes workspace; Winograd's filtering
-        of float32, which takes workspace; a product that gathers its columns as it goes, of 16-bit floats on tensor
-        cores and of float32 as `precision` says.
+        where that costs less; and of the compiled kernels alone, Winograd's minimal filtering and a product that
+        gathers its columns as it goes. On a GPU: one kernel that sums each result; columns and a matrix product, which
+        takes workspace; Winograd's filtering of float32, which takes workspace; a product that gathers its columns as
+        it goes, of 16-bit floats on tensor cores and of float32 as `precision` says.
 
     Raises
     ------
     ValueError
-        There is no such algorithm. Within the block, a convolution that it does not compute raises ValueError too. On
-        the CPU ``"winograd"`` computes the output, and the gradient of the input but not of the weight, in float32 and
-        16 bits, at stride 1, three taps along the width, and three or one along the height, in C++ 3 x 3 taps of at
-        least 16 channels; on a GPU the same two of ungrouped 3 x 3 taps in full float32. On a GPU ``"im2col"`` computes
-        no convolution of integers, among others, and ``"implicit_gemm"`` and ``"winograd"`` need compute capability
-        8.0.
+        There is no such algorithm. Within the block, a convolution that it does not compute raises ValueError too.
+        ``"winograd"`` computes the output, and the gradient of the input but not of the weight, of 3 x 3 taps at
+        stride 1 in float32, on the CPU in 16 bits as well and of at least 16 channels, on a GPU ungrouped ones. In
+        NumPy, which computes other dtypes on the CPU, and all where there is no compiler, there are ``"direct"`` and
+        ``"im2col"``. On a GPU ``"im2col"`` computes no convolution of integers, among others, and ``"implicit_gemm"``
+        and ``"winograd"`` need compute capability 8.0.
 
     See Also
     --------

@@ -31,8 +31,6 @@ LAYERS = {  # by what computes them: on the CPU, on a GPU
     "an empty batch": Layer(Windows(2, (5, 5), (3, 3), (1, 1), (1, 1), 0), 0, (2, 3, 1)),
 }
 
-BY_WINOGRAD = {"groups": ("numpy",), "wide groups": ("numpy", "compiled")}  # the kernels in C++ do 16 channels and more
-
 
 def each_algorithm(backend: ArrayBackend, label: str, of_weight: bool = False) -> Iterator[None]:
     """The algorithms that compute a layer on a backend: that of its choice, and then by name."""
@@ -40,7 +38,7 @@ def each_algorithm(backend: ArrayBackend, label: str, of_weight: bool = False) -
     names = ["direct", "im2col"]
     if backend.name != "numpy":
         names.append("implicit_gemm")
-    if backend.name in BY_WINOGRAD.get(label, ()) and not of_weight:
+    if backend.name == "compiled" and label == "wide groups" and not of_weight:
         names.append("winograd")
     for name in names:
         with gpucnn.algorithm(name):

@@ -1,4 +1,4 @@
-"""im2col and col2im: the order of rows and columns, the ranks they take, and the NumPy backend's lanes and pieces."""
+"""im2col and col2im: the order of rows and columns, the ranks they take, and the NumPy backend's pieces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from strategies import ORDERS, Windows, numbers
 
 import gpucnn.functional as F
 from gpucnn.backends.numpy import threads
-from gpucnn.backends.numpy import unfolding as lanes
+from gpucnn.backends.numpy import unfolding as in_numpy
 from gpucnn.geometry import im2col_shapes
 
 
@@ -61,22 +61,21 @@ def test_ints_mean_2d_for_col2im(backend: ArrayBackend) -> None:
     assert backend.run(F.col2im, np.ones((8, 4)), (5,), 2).shape == (4, 5)
 
 
-# --- The NumPy backend's lanes and pieces --------------------------------------------------------------------------
+# --- The NumPy backend's pieces ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def on_numpy(backend: ArrayBackend) -> ArrayBackend:
     if backend.name != "numpy":
-        pytest.skip("these lanes and pieces are the NumPy backend's")
+        pytest.skip("these pieces are the NumPy backend's")
     return backend
 
 
 @examples(400)
-@given(case=FAMILIES["unfold"].cases(), pieces=st.sampled_from([1, 300, lanes.PIECE_ITEMS]))
-def test_through_lanes_they_are_those_of_the_oracle(on_numpy: ArrayBackend, case: Any, pieces: int) -> None:
+@given(case=FAMILIES["unfold"].cases(), pieces=st.sampled_from([1, 300, in_numpy.PIECE_ITEMS]))
+def test_pieces_are_those_of_the_oracle(on_numpy: ArrayBackend, case: Any, pieces: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanes, "LANES_FROM", 0)
-        patch.setattr(lanes, "PIECE_ITEMS", pieces)
+        patch.setattr(in_numpy, "PIECE_ITEMS", pieces)
         check_results(on_numpy, case)
         check_gradients(on_numpy, case)
 
@@ -96,9 +95,8 @@ LARGE = [
 def test_large_ones_are_those_of_the_oracle_whatever_the_threads(
     on_numpy: ArrayBackend, monkeypatch: pytest.MonkeyPatch, windows: Windows, order: str, folds: bool
 ) -> None:
-    monkeypatch.setattr(lanes, "LANES_FROM", 0)
     case = unfolding(Layer(windows, 2, (5, 1, 1), "float32", (order,) * 3), folds)
-    monkeypatch.setattr(lanes, "PIECE_ITEMS", max(case.grad.size, case.first.size) // 4)
+    monkeypatch.setattr(in_numpy, "PIECE_ITEMS", max(case.grad.size, case.first.size) // 4)
     check_results(on_numpy, case)
     results = []
     for count in (1, 2, 3):
@@ -109,12 +107,8 @@ def test_large_ones_are_those_of_the_oracle_whatever_the_threads(
 
 @pytest.mark.parametrize("windows", LARGE)
 def test_what_stands_for_padding_is_not_added_and_what_is_odd_stays_in_place(
-    on_numpy: ArrayBackend,
-    monkeypatch: pytest.MonkeyPatch,
-    rng: np.random.Generator,
-    windows: Windows,
+    on_numpy: ArrayBackend, rng: np.random.Generator, windows: Windows
 ) -> None:
-    monkeypatch.setattr(lanes, "LANES_FROM", 0)
     options, sizes = unfolding(Layer(windows, 2, (3, 1, 1)), folds=False).options, windows.sizes
     inside = on_numpy.run(F.im2col, np.ones((2, 3, *sizes), np.float32), **options)
     columns = numbers(rng, inside.shape, "float32")

@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -15,20 +14,18 @@ import pytest
 import reference
 import threadpoolctl
 from convolution_cases import KIB, LAYOUTS, Array, Layer, bits, frozen, held, layers, poisoned_memory
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from sample import examples
-from strategies import COMPLEX, FLOATS, INTEGERS, ORDERS, Windows, arranged, extents, numbers, paddings, pair_of
+from strategies import COMPLEX, FLOATS, INTEGERS, Windows, arranged, numbers
 from tolerances import assert_close, summed
 
 import gpucnn
 import gpucnn.functional as F
-from gpucnn.backends.numpy import columns, direct, folding, memory, select, threads, winograd
-from gpucnn.numerics import choices
+from gpucnn.backends.numpy import columns, direct, folding, memory, select, threads
 
-ALGORITHMS = ("direct", "im2col", "fold", "winograd")
+ALGORITHMS = ("direct", "im2col", "fold")
 CHANNELS = [(1, 1, 1), (3, 4, 1), (5, 2, 1), (4, 6, 2), (6, 4, 2), (9, 6, 3), (4, 4, 4), (3, 6, 3)]
-TILED = ("float32", "float16", "bfloat16")
 
 
 @contextmanager
@@ -51,12 +48,7 @@ def pieces(kind: str) -> Iterator[None]:
             patch.setattr(columns, "PIECE_BYTES", 64 * scale)
             patch.setattr(columns, "MIN_POSITIONS", scale)
             patch.setattr(columns, "WORTH_SHARING", 100 * scale)
-            patch.setattr(columns, "WORTH_PACKING", scale)
             patch.setattr(columns, "PARTIAL_BYTES", 64 * scale)
-            patch.setattr(winograd, "PIECE_BYTES", 1024 * scale)
-            patch.setattr(winograd, "MIN_TILES", scale // 4)
-            patch.setattr(winograd, "MAX_TILES", scale)
-            patch.setattr(winograd, "MAX_TERMS", max(2, scale // 4))
             patch.setattr(folding, "COLUMN_BYTES", 64 * scale)
             patch.setattr(folding, "IMAGE_BYTES", 64 * scale)
             patch.setattr(folding, "MIN_CHANNELS", 1)
@@ -85,14 +77,13 @@ def dirty() -> Iterator[None]:
 
 
 def results(layer: Layer, backward: bool = True) -> list[Array]:
-    """Output and, as asked, the gradients by input and weight; not the latter where Winograd is asked for."""
+    """Output and, as asked, the gradients by input and weight."""
     x, w, b, grad = layer.arrays()
     frozen(x, w, b, grad)
     y = layer.op()(x, w, b, **layer.options)
     if not backward:
         return [y]
-    needs = (True, choices().algorithm != "winograd", False)
-    gradients = layer.op("_backward")(grad, x, w, b, **layer.options, needs=needs)
+    gradients = layer.op("_backward")(grad, x, w, b, **layer.options, needs=(True, True, False))
     return [y, *(gradient for gradient in gradients if gradient is not None)]
 
 
@@ -105,29 +96,6 @@ def assert_is_the_loops(layer: Layer) -> None:
     assert_close(grad_x, layer.without(expected[0]), summed(x.dtype))
     for grad_w in of_weight:
         assert_close(grad_w, expected[1], summed(x.dtype))
-
-
-@st.composite
-def tiled(draw: st.DrawFn) -> Layer:
-    """A layer that Winograd computes: three taps along the width, three or one along the height, steps of one."""
-    rank = draw(st.integers(1, 3))
-    kernel = (draw(st.integers(1, 3)), draw(st.sampled_from([1, 3])), 3)[3 - rank :]
-    dilation = tuple(draw(st.integers(1, 4)) for _ in range(rank))
-    spans = extents(kernel, dilation)
-    padding = draw(paddings(tuple(span + 2 for span in spans)))
-    sizes = []
-    for axis, span in enumerate(spans):
-        same = padding in ("same", "same_lower")
-        least = 1 if same else max(1, span - sum(pair_of(padding, axis)))
-        sizes.append(draw(st.integers(least, max(least, 5 if rank == 3 else 11))))
-    windows = Windows(rank, tuple(sizes), kernel, (1,) * rank, dilation, padding)
-    return Layer(
-        windows,
-        draw(st.sampled_from([None, 1, 2, 3])),
-        draw(st.sampled_from(CHANNELS)),
-        draw(st.sampled_from(TILED)),
-        draw(st.tuples(*(st.sampled_from(ORDERS),) * 3)),
-    )
 
 
 # --- Against the loops --------------------------------------------------------------------------------------------
@@ -144,26 +112,6 @@ def test_each_algorithm_is_the_loops(name: str, layer: Layer, size: str) -> None
         assert_is_the_loops(layer)
 
 
-@examples(150)
-@given(layer=tiled(), size=st.sampled_from(["usual", "small", "least"]))
-def test_winograd_is_the_loops(layer: Layer, size: str) -> None:
-    with held_to("winograd"), pieces(size), dirty():
-        assert_is_the_loops(layer)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("kernel", [(3,), (1, 3), (3, 3), (2, 3, 3), (3, 1, 3)])
-@pytest.mark.parametrize("size", range(1, 8))
-def test_winograd_of_images_of_every_small_size(order: str, kernel: tuple[int, ...], size: int) -> None:
-    """Odd and even sizes, tiles that reach over the image, one window or none of whose taps is inside."""
-    rank = len(kernel)
-    for padding in (1, ((3, 1),) * rank, ((0, 4),) * rank):
-        windows = Windows(rank, (size,) * rank, kernel, (1,) * rank, (1,) * rank, padding)
-        if all(pair_of(padding, axis)[0] + pair_of(padding, axis)[1] + size >= k for axis, k in enumerate(kernel)):
-            with held_to("winograd"), dirty():
-                assert_is_the_loops(Layer(windows, 2, (3, 4, 1), "float32", (order,) * 3))
-
-
 @pytest.mark.table(2)
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("order", LAYOUTS)
@@ -176,7 +124,6 @@ def test_layers_with_many_channels_are_the_loops(name: str, order: str) -> None:
     with held_to(name):
         assert_is_the_loops(layer)
     with held_to(name), pieces("usual"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(columns, "WORTH_PACKING", 1 << 12)
         patch.setattr(columns, "WORTH_SHARING", 1 << 18)
         assert len({run.start for _, run in columns.pieces((1, 1, 13, 17), 136, 130, 4)}) == 2
         assert_is_the_loops(layer)
@@ -217,26 +164,11 @@ def test_a_transposed_convolution_adds_its_bias_once(
 ) -> None:
     x = arranged(numbers(rng, (2, 4, 5, 6), "float32"), order)
     w, b = numbers(rng, (4, 6 // groups, 3, 3), "float32"), numbers(rng, (6,), "float32")
-    for stride in (1,) if name == "winograd" else (1, 2, 4):
+    for stride in (1, 2, 4):
         with held_to(name), pieces(size), dirty():
             y = F.conv_transpose2d(x, w, b, stride, 1, 0, groups)
         loops = ((stride, stride), ((1, 1), (1, 1)), (0, 0), (1, 1), groups)
         assert_close(y, reference.conv_transpose(x, w, b, *loops), "float32")
-
-
-def test_winograd_of_a_residue_with_three_taps(rng: np.random.Generator) -> None:
-    """A backward-input of six taps with stride 2 has two residues of three taps each; one of five has not."""
-    for kernel in (6, 5):
-        w, grad = numbers(rng, (4, 3, kernel, kernel), "float32"), numbers(rng, (2, 4, 5, 6), "float32")
-        sizes = tuple(2 * (out - 1) + kernel - 3 for out in (5, 6))
-        pads = ((2, 1), (2, 1))
-        expected = reference.conv_backward_input(grad, w, sizes, (2, 2), pads, (1, 1))
-        with held_to("winograd"):
-            if kernel == 6:
-                assert_close(F.conv2d_input((2, 3, *sizes), w, grad, 2, pads), expected, "float32")
-            else:
-                with pytest.raises(ValueError, match="'winograd' computes no convolution"):
-                    F.conv2d_input((2, 3, *sizes), w, grad, 2, pads)
 
 
 # --- Which one runs -----------------------------------------------------------------------------------------------
@@ -256,7 +188,6 @@ def test_the_algorithm_of_the_block_is_the_one_that_runs(
     for what, module, function in (
         ("direct", direct, "contract"),
         ("im2col", columns, "contract"),
-        ("winograd", winograd, "contract"),
         ("fold", folding, "fold_products"),
         ("direct weight", direct, "contract_weight"),
         ("im2col weight", columns, "contract_weight"),
@@ -268,61 +199,17 @@ def test_the_algorithm_of_the_block_is_the_one_that_runs(
     with held_to(name):
         F.conv2d(x, w, **options)
         F.conv2d_input(x.shape, w, grad, **options)
-        if name == "winograd":
-            with pytest.raises(
-                ValueError, match=r"^algorithm: 'winograd' computes no backward weight convolution, exp"
-            ):
-                F.conv2d_weight(x, w.shape, grad, **options)
-            assert ran == ["winograd", "winograd"]
-        else:
-            F.conv2d_weight(x, w.shape, grad, **options)
-            weight = ["direct weight"] + 3 * ["im2col weight"] if name == "direct" else ["im2col weight"]
-            assert ran == [forward, name, *weight]  # tap by tap the gradient of the weight is a product each
+        F.conv2d_weight(x, w.shape, grad, **options)
+        weight = ["direct weight"] + 3 * ["im2col weight"] if name == "direct" else ["im2col weight"]
+        assert ran == [forward, name, *weight]  # tap by tap the gradient of the weight is a product each
 
 
-@pytest.mark.parametrize("name", ["direct", "winograd"])
+@pytest.mark.parametrize("name", ["direct"])
 def test_no_other_algorithm_folds(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, name: str) -> None:
     monkeypatch.setattr(select, "_folds", lambda *_: True)
     monkeypatch.setattr(folding, "fold_products", lambda *_: pytest.fail("it folds"))
     with held_to(name):
         F.conv2d_input((1, 3, 8, 8), numbers(rng, (4, 3, 3, 3), "float32"), np.ones((1, 4, 6, 6), np.float32))
-
-
-@pytest.mark.parametrize(
-    ("shape", "kernel", "dtype", "options", "message"),
-    [
-        ((1, 3, 8, 8), (3, 3), "float32", {"stride": 2}, r"float32 with \(1, 3, 3\) taps and steps \(1, 2, 2\)"),
-        ((1, 3, 8, 8), (3, 3), "float32", {"stride": (2, 1)}, r"float32 with \(1, 3, 3\) taps and steps \(1, 2, 1\)"),
-        ((1, 3, 8, 8), (3, 3), "float32", {"stride": (1, 2)}, r"float32 with \(1, 3, 3\) taps and steps \(1, 1, 2\)"),
-        ((1, 3, 8, 8), (5, 5), "float32", {}, r"float32 with \(1, 5, 5\) taps and steps \(1, 1, 1\)"),
-        ((1, 3, 8, 8), (3, 2), "float32", {}, r"float32 with \(1, 3, 2\) taps"),
-        ((1, 3, 8, 8), (2, 3), "float32", {}, r"float32 with \(1, 2, 3\) taps"),
-        ((1, 3, 8, 8), (1, 1), "float32", {}, r"float32 with \(1, 1, 1\) taps"),
-        ((1, 3, 8), (4,), "float32", {}, r"float32 with \(1, 1, 4\) taps"),
-        ((1, 3, 4, 8, 8), (3, 3, 3), "float32", {"stride": (2, 1, 1)}, r"float32 with \(3, 3, 3\) taps and steps \(2,"),
-        ((1, 3, 8, 8), (3, 3), "float64", {}, r"float64 with \(1, 3, 3\) taps"),
-        ((1, 3, 8, 8), (3, 3), "complex64", {}, r"complex64 with \(1, 3, 3\) taps"),
-        ((1, 3, 8, 8), (3, 3), "int32", {}, r"int32 with \(1, 3, 3\) taps"),
-    ],
-)
-def test_what_winograd_does_not_compute_is_refused(
-    shape: tuple[int, ...], kernel: tuple[int, ...], dtype: str, options: dict[str, Any], message: str
-) -> None:
-    rank = len(kernel)
-    x, w = np.ones(shape, dtype), np.ones((4, 3, *kernel), dtype)
-    conv, conv_input, conv_weight = (getattr(F, f"conv{rank}d{end}") for end in ("", "_input", "_weight"))
-    y = conv(x, w, **options)
-    expected = rf"^algorithm: 'winograd' computes no convolution of {message}.*expected float32 or 16 bits, three taps"
-    with held_to("winograd"):
-        with pytest.raises(ValueError, match=expected):
-            conv(x, w, **options)
-        if rank < 3:  # the residues of a stride along the depth are convolutions with three taps
-            with pytest.raises(ValueError, match=r"^algorithm: 'winograd' computes no convolution of"):
-                conv_input(x.shape, w, y, **options)
-        with pytest.raises(ValueError, match="'winograd' computes no backward weight convolution"):
-            conv_weight(x, w.shape, y, **options)
-        tiles = np.ones((1, 3, 8, 8), np.float32)
-        assert np.all(F.conv2d(tiles, np.ones((4, 3, 3, 3), np.float32)) == 27)  # others compute as before
 
 
 # --- Pieces and threads -------------------------------------------------------------------------------------------
@@ -379,7 +266,7 @@ def test_folds_cut_along_channels_depth_and_height_are_the_loops(
             assert_is_the_loops(Layer(windows, 2, (*channels, groups), "float64"))
 
 
-@pytest.mark.parametrize("name", ["direct", "im2col", "winograd"])
+@pytest.mark.parametrize("name", ["direct", "im2col"])
 @pytest.mark.parametrize("order", LAYOUTS)
 @pytest.mark.parametrize("padding", [((0, 15),), ((15, 0),), ((9, 20),)])
 @pytest.mark.parametrize("limit", [1, 96, 200, 1500])
@@ -397,9 +284,6 @@ def test_pieces_that_lie_wholly_in_the_padding_are_the_bias(
 
 # --- What is not finite -------------------------------------------------------------------------------------------
 
-LARGE = float(np.finfo(np.float32).max)
-SPECIAL = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "large": 0.9 * LARGE, "-large": -0.9 * LARGE}
-
 
 def warned(call: Callable[[], Array]) -> tuple[Array, set[str]]:
     """What a call returns, and of what it warns."""
@@ -407,82 +291,6 @@ def warned(call: Callable[[], Array]) -> tuple[Array, set[str]]:
         warnings.simplefilter("always")
         result = call()
     return result, {str(warning.message) for warning in caught}
-
-
-def assert_is_im2col(call: Callable[[], Array], largest: float) -> None:
-    """Winograd's results are infinite and NaN where those of columns are, near them elsewhere, and warn of no more.
-
-    `largest` is the largest product of a number and a weight: the numbers of a tile, read or not, share their rounding.
-    """
-    with held_to("im2col"):
-        expected, expected_warnings = warned(call)
-    with held_to("winograd"):
-        actual, actual_warnings = warned(call)
-    assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
-    tolerance = {"float32": 1e-5, "bfloat16": 1.6e-2}[expected.dtype.name]
-    actual, expected = actual.astype(np.float64), expected.astype(np.float64)
-    finite = np.isfinite(expected)
-    np.testing.assert_array_equal(np.where(finite, 0, actual), np.where(finite, 0, expected))
-    scale = max(largest, float(np.abs(expected[finite]).max(initial=0)))
-    np.testing.assert_allclose(actual[finite], expected[finite], rtol=0, atol=tolerance * scale)
-    assert actual_warnings <= expected_warnings
-
-
-def largest_product(x: Array, w: Array) -> float:
-    """Of what is finite in both."""
-    return float(np.prod([np.nanmax(np.where(np.isinf(a), 0, np.abs(a)).astype(np.float64)) for a in (x, w)]))
-
-
-@pytest.mark.parametrize("special", SPECIAL)
-@pytest.mark.parametrize("where", ["image", "filter"])
-@examples(40)
-@given(
-    layer=tiled().filter(lambda layer: layer.batch is not None and layer.dtype != "float16"),
-    place=st.integers(0, 10**6),
-    count=st.integers(1, 2),
-)
-def test_winograd_spreads_nothing_that_is_not_finite(
-    special: str, where: str, layer: Layer, place: int, count: int
-) -> None:
-    x, w, _, grad = (np.array(array) for array in layer.arrays())
-    if special.endswith("large"):
-        # small enough, and of one sign, so that no order of sums overflows where another does not
-        assume(where == "image" or layer.dtype == "float32")
-        x, w, grad = (np.abs(array) * array.dtype.type(0.01) for array in (x, w, grad))
-    for array in (x, grad) if where == "image" else (w,):
-        at = np.random.default_rng(place).integers(0, array.size, count if not special.endswith("large") else 1)
-        array.reshape(-1)[at] = array.dtype.type(SPECIAL[special])
-    frozen(x, w, grad)
-    for threads_allowed in (1, 2):
-        gpucnn.set_num_threads(threads_allowed)
-        assert_is_im2col(partial(layer.op(), x, w, **layer.options), largest_product(x, w))
-        assert_is_im2col(partial(layer.op("_input"), x.shape, w, grad, **layer.options), largest_product(grad, w))
-
-
-@pytest.mark.parametrize("kernel", [(3,), (3, 3), (2, 3, 3)])
-def test_numbers_near_the_largest_one_raise_nothing(rng: np.random.Generator, kernel: tuple[int, ...]) -> None:
-    """Sums of a tile's numbers overflow where the convolution's do not: a caller who listens hears nothing."""
-    rank = len(kernel)
-    conv = getattr(F, f"conv{rank}d")
-    for large in ("image", "filter"):
-        x = (1e-6 * np.abs(numbers(rng, (1, 3, *(8,) * rank), "float32"))).astype(np.float32)
-        w = np.full((4, 3, *kernel), 0.9 * LARGE, np.float32)
-        if large == "image":
-            x, w = np.full_like(x, 0.9 * LARGE), np.full_like(w, 1e-6)
-            x[..., ::2] *= -1
-        with np.errstate(all="raise", under="ignore"):
-            assert_is_im2col(partial(conv, x, w, padding=1), largest_product(x, w))
-            assert np.all(np.isfinite(conv(x, w, padding=1)))
-
-
-def test_one_piece_that_is_not_finite_is_noticed_among_many(rng: np.random.Generator) -> None:
-    x, w = numbers(rng, (2, 3, 20, 20), "float32"), numbers(rng, (4, 3, 3, 3), "float32")
-    gpucnn.set_num_threads(2)
-    for n, row, column in product(range(2), (0, 7, 19), (0, 10, 19)):
-        with_nan = x.copy()
-        with_nan[n, 1, row, column] = np.nan
-        with pieces("small"):
-            assert_is_im2col(partial(F.conv2d, with_nan, w, padding=1), largest_product(x, w))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -563,9 +371,8 @@ def test_errors_beside_pytorchs(torch: Any, name: str, direction: str, channels:
     else:
         peer = torch.nn.grad.conv2d_input(image.shape, filters, image, padding=1)
     (largest, mean), actual = errors(peer.numpy(), exact), errors(computed(name, direction, x, w), exact)
-    factor = 2.25 if name == "winograd" else 2  # 1.9 as measured, and others' processors add up in other orders
-    assert actual[1] <= factor * mean
-    assert actual[0] <= 1.5 * factor * largest  # a single number's error, which varies more
+    assert actual[1] <= 2 * mean
+    assert actual[0] <= 3 * largest  # a single number's error, which varies more
 
 
 # --- How much is held ---------------------------------------------------------------------------------------------
@@ -589,15 +396,13 @@ def test_the_workspace_of_a_thread_is_bounded(
             most.append(held(operation, *args, **layer.options))
 
     operations = [(F.conv2d, x, w, b), (F.conv2d_input, x.shape, w, grad), (F.conv2d_weight, x, w.shape, grad)]
-    operations = operations[:2] if name == "winograd" else operations
     for operation in operations:
         thread = threading.Thread(target=call, args=operation)  # whose buffers are its own, and new
         thread.start()
         thread.join()
-    # tap by tap: sums, columns, terms and the terms before; tiles: phases, frequencies, products, the steps in between
-    factor = 6 if name == "winograd" else 4.5
+    # tap by tap: sums, columns, terms and the terms before
     assert len(most) == len(operations)
-    assert max(most) < factor * limit + 32 * KIB
+    assert max(most) < 4.5 * limit + 32 * KIB
 
 
 def test_the_weights_gradient_of_small_planes_adds_up_image_by_image() -> None:

@@ -10,12 +10,10 @@ import pytest
 
 import gpucnn
 from gpucnn.backends.dtypes import NUMERIC
-from gpucnn.backends.numpy import columns, folding, select, winograd
-from gpucnn.geometry import ConvGeometry, Sampling
+from gpucnn.backends.numpy import columns, folding, select
+from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
 from gpucnn.numerics import ALGORITHMS, choices
-
-TILED = ("float32", "float16", "bfloat16")
 
 
 class Layer(NamedTuple):
@@ -41,8 +39,8 @@ def layer(
     return Layer(batch, conv_geometry("conv", sizes, Channels(*channels, groups), kernel, stride, pads, dilation))
 
 
-def chosen(layer: Layer, direction: str, dtype: str = "float32", channels_last: bool = False) -> str:
-    return select.algorithm(direction, layer.geometry, layer.batch, dtype, channels_last, choices().algorithm)
+def chosen(layer: Layer, direction: str, dtype: str = "float32") -> str:
+    return select.algorithm(direction, layer.geometry, layer.batch, dtype, choices().algorithm)
 
 
 def forward(layer: Layer, dtype: str = "float32") -> str:
@@ -55,7 +53,7 @@ def backward_input(layer: Layer, dtype: str = "float32") -> set[str]:
     if of_most == "fold":
         return {"fold"}
     parts = select.contractions("backward_input", layer.geometry)
-    found = {select.contraction(layer.batch, *part, dtype, False, choices().algorithm) for part in parts}
+    found = {select.contraction(layer.batch, *part, dtype, choices().algorithm) for part in parts}
     assert of_most in found
     return found
 
@@ -66,33 +64,33 @@ def folds(geometry: ConvGeometry, batch: int = 1) -> bool:
 
 LAYERS = {  # layer, forward, backward-input
     "alexnet conv1": (layer(4, (3, 96), 227, 11, 4, 0), "im2col", "fold"),
-    "alexnet conv3": (layer(4, (256, 384), 13), "winograd", "winograd"),
+    "alexnet conv3": (layer(4, (256, 384), 13), "im2col", "im2col"),
     "vgg-16 conv1_1": (layer(1, (3, 64), 224), "im2col", "fold"),
-    "vgg-16 conv1_2": (layer(1, (64, 64), 224), "winograd", "winograd"),
-    "vgg-16 conv3_2": (layer(1, (256, 256), 56), "winograd", "winograd"),
+    "vgg-16 conv1_2": (layer(1, (64, 64), 224), "im2col", "im2col"),
+    "vgg-16 conv3_2": (layer(1, (256, 256), 56), "im2col", "im2col"),
     "resnet-50 conv1": (layer(1, (3, 64), 224, 7, 2), "im2col", "fold"),
     "resnet-50 conv2 reduce": (layer(2, (256, 64), 56, 1), "im2col", "im2col"),
-    "resnet-50 conv2 3x3": (layer(2, (64, 64), 56), "winograd", "winograd"),
+    "resnet-50 conv2 3x3": (layer(2, (64, 64), 56), "im2col", "im2col"),
     "resnet-50 conv2 expand": (layer(2, (64, 256), 56, 1), "im2col", "im2col"),
     "resnet-50 conv3 3x3 s2": (layer(2, (128, 128), 56, 3, 2), "im2col", "im2col"),
     "resnet-50 conv3 shortcut": (layer(2, (256, 512), 56, 1, 2), "im2col", "im2col"),
-    "resnet-50 conv4 3x3": (layer(4, (256, 256), 14), "winograd", "winograd"),
+    "resnet-50 conv4 3x3": (layer(4, (256, 256), 14), "im2col", "im2col"),
     "resnet-50 conv5 3x3": (layer(4, (512, 512), 7), "im2col", "fold"),
-    "resnext-50 conv2 3x3": (layer(2, (128, 128), 56, groups=32), "grouped", "grouped"),
+    "resnext-50 conv2 3x3": (layer(2, (128, 128), 56, groups=32), "depthwise", "depthwise"),
     "resnext-50 conv5 3x3": (layer(2, (1024, 1024), 7, groups=32), "im2col", "im2col"),
-    "mobilenet-v2, 56 x 56": (layer(2, (144, 144), 56, groups=144), "grouped", "grouped"),
+    "mobilenet-v2, 56 x 56": (layer(2, (144, 144), 56, groups=144), "depthwise", "depthwise"),
     "mobilenet-v2, 7 x 7": (layer(2, (960, 960), 7, groups=960), "depthwise", "depthwise"),
     "depthwise, two filters a channel": (layer(2, (32, 64), 7, groups=32), "depthwise", "depthwise"),
     "depthwise, taps far from each other": (layer(2, (32, 32), 56, dilation=9, groups=32), "depthwise", "depthwise"),
     "deeplab aspp, rate 6": (layer(1, (2048, 256), 33, dilation=6), "direct", "direct"),
     "deeplab aspp, rate 12": (layer(1, (2048, 256), 33, dilation=12), "direct", "direct"),
     "deeplab aspp, rate 18": (layer(1, (2048, 256), 33, dilation=18), "direct", "direct"),
-    "u-net second": (layer(1, (64, 64), 570, padding=0), "winograd", "winograd"),
+    "u-net second": (layer(1, (64, 64), 570, padding=0), "im2col", "im2col"),
     "dcgan first, of an image of 8": (layer(8, (512, 1024), 8, 4, 2, 1), "im2col", "fold"),
     "dcgan last": (layer(8, (3, 128), 64, 4, 2, 1), "im2col", "fold"),
     "3-d stem": (layer(1, (3, 64), (16, 112, 112), (3, 7, 7), (1, 2, 2), (1, 3, 3)), "im2col", "fold"),
-    "3-d 3x3x3": (layer(1, (64, 64), (16, 56, 56)), "winograd", "winograd"),
-    "1-d, 256 channels": (layer(4, (256, 256), (4096,)), "winograd", "winograd"),
+    "3-d 3x3x3": (layer(1, (64, 64), (16, 56, 56)), "im2col", "im2col"),
+    "1-d, 256 channels": (layer(4, (256, 256), (4096,)), "im2col", "im2col"),
     "1-d, 64 channels": (layer(4, (64, 64), (4096,)), "im2col", "im2col"),
     "one channel of 8 x 8": (layer(1, (1, 1), 8, padding=0), "im2col", "im2col"),
 }
@@ -108,7 +106,7 @@ def test_layers_of_networks(name: str) -> None:
 OF_WEIGHT = {
     "vgg-16 conv1_2": "im2col",
     "deeplab aspp, rate 12": "im2col",
-    "resnext-50 conv2 3x3": "grouped",
+    "resnext-50 conv2 3x3": "depthwise",
     "resnext-50 conv5 3x3": "im2col",
     "mobilenet-v2, 56 x 56": "depthwise",
     "mobilenet-v2, 7 x 7": "depthwise",
@@ -122,27 +120,11 @@ def test_weight_gradients(name: str) -> None:
     assert chosen(LAYERS[name][0], "backward_weight") == OF_WEIGHT[name]
 
 
-@pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
-def test_depthwise_images_with_channels_last_have_no_bands(direction: str) -> None:
-    case = LAYERS["mobilenet-v2, 56 x 56"][0]
-    assert chosen(case, direction, channels_last=True) == "depthwise"
-    case = LAYERS["resnext-50 conv2 3x3"][0]
-    assert chosen(case, direction, channels_last=True) == "grouped"
-
-
 @pytest.mark.parametrize("dtype", sorted(NUMERIC))
 def test_bands_are_for_what_blas_multiplies(dtype: str) -> None:
-    expected = "depthwise" if "int" in dtype else "grouped"
+    expected = "im2col" if "int" in dtype else "depthwise"
     assert forward(LAYERS["mobilenet-v2, 56 x 56"][0], dtype) == expected
-    assert forward(LAYERS["resnext-50 conv2 3x3"][0], dtype) == ("im2col" if "int" in dtype else "grouped")
-
-
-def test_the_answer_of_a_strided_backward_is_that_of_its_largest_residue() -> None:
-    """One tap along the height and three along the width: two such residues, of which some take tiles."""
-    case = layer(4, (64, 64), (112, 112), (2, 3), (2, 1), (0, 1))
-    assert backward_input(case) == {chosen(case, "backward_input")}
-    no_tap = layer(1, (2, 2), (3, 3), 1, 3, ((0, 0), (0, 0)))
-    assert chosen(no_tap, "backward_input") == "im2col"
+    assert forward(LAYERS["resnext-50 conv2 3x3"][0], dtype) == expected
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -153,16 +135,8 @@ def test_what_is_chosen_by_cost_costs_least(name: str, direction: str) -> None:
     taken = chosen(case, direction)
     assert taken in costs
     assert all(cost is None or cost > 0 for cost in costs.values())
-    if taken not in ("grouped", "depthwise"):
-        assert costs[taken] == min(cost for name, cost in costs.items() if cost is not None and name != "grouped")
-
-
-@pytest.mark.parametrize("dtype", sorted(NUMERIC))
-def test_tiles_are_for_float32_and_16_bits(dtype: str) -> None:
-    case = layer(2, (64, 64), 56)
-    expected = "winograd" if dtype in TILED else "im2col"
-    assert forward(case, dtype) == expected
-    assert backward_input(case, dtype) == {expected}
+    if taken != "depthwise":
+        assert costs[taken] == min(cost for cost in costs.values() if cost is not None)
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -194,26 +168,6 @@ def test_a_1x1_convolution_is_a_product() -> None:
         assert backward_input(case) == {"im2col"}
 
 
-def test_strides_have_no_tiles() -> None:
-    for c, oc, size in product(CHANNELS, CHANNELS, SIZES):
-        for stride in ((2, 2), (2, 1), (1, 2), 3):
-            case = layer(4, (c, oc), size, 3, stride)
-            assert forward(case) != "winograd"
-            if stride != (2, 1):  # whose residues have one tap along the height and three along the width
-                assert "winograd" not in backward_input(case)
-
-
-@pytest.mark.parametrize(
-    ("taps", "tiles"), [((1, 3, 3), True), ((2, 3, 3), True), ((1, 1, 3), True), ((1, 3, 1), False)]
-)
-def test_tiles_are_of_three_taps(taps: tuple[int, int, int], tiles: bool) -> None:
-    kernel = taps
-    case = layer(4, (256, 256), (8, 64, 64), kernel, 1, 0)
-    assert winograd.computes(case.geometry.forward) is tiles
-    for other in ((1, 2, 3), (1, 4, 3), (1, 5, 3), (1, 3, 2), (1, 3, 5), (1, 5, 5)):
-        assert forward(layer(4, (256, 256), (8, 64, 64), other, 1, 0)) != "winograd"
-
-
 @pytest.mark.thorough
 def test_few_channels_fold_and_many_do_not() -> None:
     """More channels of the image make a fold dearer: once it is not taken it is not taken again."""
@@ -233,14 +187,6 @@ def test_weights_that_few_positions_use_are_not_copied() -> None:
     assert [folding.images_together(outputs) for outputs in (0, 1, 49, 512, 513)] == [512, 512, 10, 1, 1]
 
 
-def test_more_channels_take_tiles_and_keep_them() -> None:
-    for size in (28, 56, 112):
-        tiles = [forward(layer(1, (c, c), size)) == "winograd" for c in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
-        assert tiles == sorted(tiles)
-        assert not tiles[0]
-        assert tiles[-1]
-
-
 def test_taps_in_the_padding_are_what_direct_saves() -> None:
     """The larger the dilation the less of the window is inside, up to where just its middle is."""
     chosen = [forward(layer(1, (2048, 256), 33, dilation=rate), "float64") == "direct" for rate in (1, 6, 12, 18, 33)]
@@ -251,7 +197,7 @@ def test_taps_in_the_padding_are_what_direct_saves() -> None:
 
 def test_costs_grow_with_the_work() -> None:
     """Each algorithm's cost is positive, and larger for more images, channels, filters and pixels."""
-    for cost in (select._columns, select._direct, select._winograd):
+    for cost in (select._columns, select._direct):
 
         def of(batch: int, c: int, oc: int, size: int, cost: Any = cost) -> float:
             geometry = layer(batch, (c, oc), size).geometry
@@ -264,51 +210,31 @@ def test_costs_grow_with_the_work() -> None:
 
 def test_costs_count_groups() -> None:
     geometry = layer(1, (64, 64), 14, groups=4).geometry
-    for cost in (select._columns, select._direct, select._winograd):
+    for cost in (select._columns, select._direct):
         one, four = (cost(1, (groups, 16, 16, 1, 3, 3), geometry.forward) for groups in (1, 4))
         assert four == pytest.approx(4 * one)
-
-
-def test_costs_of_tiles_by_hand() -> None:
-    """56 x 56 outputs of 64 channels: 29 x 29 tiles of 16 products, whole tiles and a spare row and column."""
-    same = Sampling(56, 56, 1, range(-1, 2))
-    flat = Sampling(1, 1, 1, range(1))
-    tiles = 29 * 29
-    expected = 16 * tiles * 64 * 64 * select.MULTIPLY * (1 + 8 / 64)
-    expected += 4 * tiles * 64 * (select.TRANSFORM_IMAGE + select.TRANSFORM_PRODUCTS) + 16 * 64 * 64 * 1.1
-    assert select._winograd(1, (1, 64, 64, 1, 3, 3), (flat, same, same)) == pytest.approx(expected)
-    expected = 4 * 29 * 64 * 64 * select.MULTIPLY * (1 + 8 / 64)
-    expected += 29 * 64 * (select.TRANSFORM_IMAGE + select.TRANSFORM_PRODUCTS) + 4 * 64 * 64 * 1.1
-    assert select._winograd(1, (1, 64, 64, 1, 1, 3), (flat, flat, same)) == pytest.approx(expected)
 
 
 # --- The caller's choice ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["implicit_gemm", "winograd"])
 @pytest.mark.parametrize("direction", ["forward", "backward_input", "backward_weight"])
-def test_what_the_cpu_does_not_compute_is_refused(direction: str) -> None:
-    message = r"^algorithm: 'implicit_gemm' is not computed on the CPU, expected 'direct' or 'im2col'$"
-    with gpucnn.algorithm("implicit_gemm"), pytest.raises(ValueError, match=message):
-        chosen(LAYERS["resnet-50 conv1"][0], direction)
+def test_what_numpy_does_not_compute_is_refused(direction: str, name: str) -> None:
+    message = rf"^algorithm: '{name}' is not computed by NumPy, expected 'direct' or 'im2col'$"
+    with gpucnn.algorithm(name), pytest.raises(ValueError, match=message):
+        chosen(LAYERS["resnet-50 conv2 3x3"][0], direction)
 
 
-@pytest.mark.parametrize("name", sorted({*ALGORITHMS} - {"implicit_gemm"}))
+@pytest.mark.parametrize("name", select.ALGORITHMS)
 def test_the_callers_algorithm_is_taken(name: str) -> None:
-    """Also of depthwise and grouped layers, which have algorithms of their own."""
-    assert name in ("direct", "im2col", "winograd")
+    """Also of depthwise and grouped layers, which have an algorithm of their own."""
+    assert name in ALGORITHMS
     with gpucnn.algorithm(name):
         for case, _, _ in LAYERS.values():
-            if name != "winograd" or winograd.computes(case.geometry.forward):
-                assert forward(case) == name
-                assert backward_input(case) <= ({name, "fold"} if name == "im2col" else {name})
-            else:
-                with pytest.raises(ValueError, match=r"^algorithm: 'winograd' computes no convolution of"):
-                    forward(case)
-            if name == "winograd":
-                with pytest.raises(ValueError, match=r"^algorithm: 'winograd' computes no backward weight convolution"):
-                    chosen(case, "backward_weight")
-            else:
-                assert chosen(case, "backward_weight") == name
+            assert forward(case) == name
+            assert backward_input(case) <= ({name, "fold"} if name == "im2col" else {name})
+            assert chosen(case, "backward_weight") == name
     assert folds(LAYERS["vgg-16 conv1_1"][0].geometry)
 
 
@@ -316,13 +242,6 @@ def test_columns_and_a_product_fold_where_that_costs_less() -> None:
     with gpucnn.algorithm("im2col"):
         assert folds(LAYERS["resnet-50 conv1"][0].geometry)
         assert not folds(LAYERS["resnet-50 conv2 3x3"][0].geometry, 2)
-
-
-@pytest.mark.parametrize("dtype", sorted(NUMERIC - set(TILED)))
-def test_other_dtypes_have_no_tiles(dtype: str) -> None:
-    message = rf"^algorithm: 'winograd' computes no convolution of {dtype} with \(1, 3, 3\) taps and steps \(1, 1, 1\)"
-    with gpucnn.algorithm("winograd"), pytest.raises(ValueError, match=message + ", expected float32 or 16 bits"):
-        forward(layer(1, (64, 64), 14), dtype)
 
 
 # --- Pieces -------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def algorithm(
     if direction == "backward_input" and folding.computes(geometry):
         return "fold"
     if direction != "backward_weight" and _is_cramped(direction, geometry, batch, 8 if dtype == "float64" else 4):
-        in_numpy = on_numpy.algorithm(direction, geometry, batch, dtype, channels_last)
+        in_numpy = on_numpy.algorithm(direction, geometry, batch, dtype)
         return in_numpy if in_numpy in _OF_NUMPY else None
     return None
 

@@ -1,12 +1,12 @@
 """Convolution as im2col and GEMM, one block of outputs at a time.
 
 A block's columns stay in a core's cache: they are written and multiplied before the next block begins, so they cost
-about a tenth of the GEMM. Channels-last images give rows in place of columns, in their own memory order.
+about a tenth of the GEMM. Several small groups are one block, and one stack of products. Channels-last images give rows
+in place of columns, in their own memory order.
 """
 
 from __future__ import annotations
 
-import threading
 from itertools import product
 from math import prod
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import gemm, memory, threads
+from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Sampling
 from gpucnn.geometry.caches import kept
@@ -24,8 +24,8 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 # Bytes of a piece's columns. On ResNet's and VGG's layers 1 to 3 MiB were within 3 % of each other, 16 MiB took 1.1.
 PIECE_BYTES = 2 << 20
 MIN_POSITIONS = 192  # of a piece, for each one's product reads the whole weight
-WORTH_PACKING = 1 << 18  # weights that are not worth a thread to copy
 PLANS_BYTES = 4 << 20  # of all lists of pieces that are kept
+MIN_ROW = 16  # channels of a group that are worth rows of their own
 WORTH_SHARING = 1 << 22  # multiply-adds below which a piece is not worth a thread
 
 
@@ -34,41 +34,55 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
 
     source [N, G * C, D, H, W]; weight [G, M, C, KD, KH, KW]; target [N, G * M, *o], any strides; bias [G, M] or None.
     """
+    contract_bands(
+        source, weight, samplings, target.reshape(len(target), *weight.shape[:2], 1, *target.shape[2:]), bias
+    )
+
+
+def contract_bands(source: Array, weight: Array, samplings: Samplings, targets: Array, bias: Array | None) -> None:
+    """As `contract`, with weight [G, M * R, C, KD, KH, KW] and targets [N, G, M, R, *o]."""
     groups, filters, channels, *kernel = weight.shape
+    rows, extents = targets.shape[3], (len(targets), *targets.shape[4:])
     dtype = accumulator(source.dtype)
-    last = memory.is_channels_last(source)
+    last = is_last(source, groups, channels)
     matrix = matrix_of(weight, dtype, last)
-    sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
-    targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
     if bias is not None:
-        bias = bias.astype(dtype, copy=False)
+        bias = np.repeat(bias.astype(dtype, copy=False), rows, axis=1)
 
-    latest = _Latest()
-
-    def compute(item: tuple[int, Block, slice]) -> None:
-        g, (images, *space), chosen = item
-        block = tuple(space)
-        where: Any = (images, g, chosen, *block)
-        part = targets[where]  # [n, M, d, h, w]
-        if latest.read != (g, images, block):
-            windows = windows_of(sources[images, g], samplings, block)
-            latest.made = as_rows(windows, dtype) if last else as_columns(windows, dtype)
-            latest.read = g, images, block
-        added = None if bias is None else bias[g, chosen]
+    def compute(item: tuple[slice, Block, slice]) -> None:
+        several, (images, *space), run = item
+        windows = windows_of(of_groups(source, several, channels, images), samplings, tuple(space), last)
+        part = targets[images, several, run, :, *space]
+        chosen = slice(run.start * rows, run.stop * rows)
+        added = None if bias is None else bias[several, chosen]
         if last:
-            _multiply_rows(latest.made, matrix[g, :, chosen], part, added)
+            _multiply_rows(as_rows(windows, dtype), matrix[several.start, :, chosen], part[:, 0, :, 0], added)
         else:
-            _multiply_columns(matrix[g, chosen], latest.made, part, added)
+            _multiply_columns(matrix[several, chosen], as_columns(windows, dtype), part, added)
 
-    work = pieces((source.shape[0], *target.shape[2:]), filters, channels * prod(kernel), dtype.itemsize)
-    threads.run(compute, [(g, *piece) for g in range(groups) for piece in work])
+    depth = channels * prod(kernel)
+    work = pieces(extents, filters // rows, depth, dtype.itemsize)
+    together = 1 if last else _together(len(work), prod(extents), depth, dtype)
+    threads.run(compute, [(several, *piece) for several in memory.runs(groups, together) for piece in work])
 
 
-class _Latest(threading.local):
-    """Per-thread cache of the last columns, which the next piece may reuse for other filters."""
+def is_last(source: Array, groups: int, channels: int) -> bool:
+    """Whether columns are rows, in the order of channels-last images: not of small groups, of which rows are short."""
+    return memory.is_channels_last(source) and (groups == 1 or channels >= MIN_ROW)
 
-    read: Any = None
-    made: Array
+
+def of_groups(image: Array, several: slice, channels: int, images: slice) -> Array:
+    """The channels of some groups of some images."""
+    return image[images, several.start * channels : several.stop * channels]
+
+
+def _together(pieces: int, positions: int, depth: int, dtype: np.dtype[Any]) -> int:
+    """Groups whose columns make one piece."""
+    return (
+        1
+        if pieces > 1
+        else max(1, min(PIECE_BYTES, memory.WORKSPACE_BYTES) // max(1, positions * depth * dtype.itemsize))
+    )
 
 
 def matrix_of(weight: Array, dtype: np.dtype[Any], last: bool) -> Array:
@@ -81,17 +95,7 @@ def matrix_of(weight: Array, dtype: np.dtype[Any], last: bool) -> Array:
     swapped = abs(weight.strides[1]) < abs(weight.strides[2])
     row = (3, 4, 5, 2) if last else (2, 3, 4, 5)
     ordered = weight.transpose((0, *row, 1) if swapped else (0, 1, *row))
-    if ordered.dtype != dtype or not ordered.flags.c_contiguous:
-        packed = np.empty(ordered.shape, dtype)
-        axis = 4 if swapped and last else 1  # the outermost in memory
-
-        def pack(run: slice) -> None:
-            where = (slice(None),) * axis + (run,)
-            packed[where] = ordered[where]
-
-        each = -(-WORTH_PACKING * ordered.shape[axis] // ordered.size)
-        threads.run(pack, memory.runs(ordered.shape[axis], each))
-        ordered = packed
+    ordered = np.ascontiguousarray(ordered, dtype)
     matrix = ordered.reshape((groups, prod(depth), filters) if swapped else (groups, filters, prod(depth)))
     return matrix if swapped == last else matrix.swapaxes(1, 2)
 
@@ -121,23 +125,24 @@ def _fitting(column_bytes: int) -> int:
 
 
 def _multiply_columns(matrix: Array, columns: Array, part: Array, bias: Array | None) -> None:
-    """Part [n, M, d, h, w] = matrix [M, K] @ columns [K, n P] + bias [M], in place where BLAS can."""
-    in_place = memory.merged_rows(part[0], 1) if len(part) == 1 and part.dtype == matrix.dtype else None
-    shape = (len(matrix), columns.shape[1])
+    """Part [n, g, M, R, d, h, w] = matrix [g, M * R, K] @ columns [g * K, n P] + bias, in place where BLAS can."""
+    n, groups, filters, rows, *size = part.shape
+    in_place = memory.merged_rows(part[0, :, :, 0], 2) if n == rows == 1 and part.dtype == matrix.dtype else None
+    shape = (*matrix.shape[:2], columns.shape[1])
     result = memory.scratch("convolution products", shape, matrix.dtype) if in_place is None else in_place
-    gemm.multiply(matrix, columns, result)
+    np.matmul(matrix, columns.reshape(groups, -1, columns.shape[1]), out=result)
     if bias is not None:
-        np.add(result, bias[:, None], out=result)
+        np.add(result, bias[:, :, None], out=result)
     if in_place is None:
-        part[...] = result.reshape(len(matrix), part.shape[0], *part.shape[2:]).swapaxes(0, 1)
+        part[...] = np.moveaxis(result.reshape(groups, filters, rows, n, *size), 3, 0)
 
 
 def _multiply_rows(rows: Array, matrix: Array, part: Array, bias: Array | None) -> None:
-    """Part [n, M, d, h, w] = rows [n P, K] @ matrix [K, M] + bias [M], in place where BLAS can."""
+    """Part [n, M, d, h, w] = rows [n P, K] @ matrix [K, M] + bias [1, M], in place where BLAS can."""
     in_place = _pixels(part) if part.dtype == matrix.dtype else None
     shape = (len(rows), matrix.shape[1])
     result = memory.scratch("convolution products", shape, matrix.dtype) if in_place is None else in_place
-    gemm.multiply(rows, matrix, result)
+    np.matmul(rows, matrix, out=result)
     if bias is not None:
         np.add(result, bias, out=result)
     if in_place is None:
@@ -147,8 +152,8 @@ def _multiply_rows(rows: Array, matrix: Array, part: Array, bias: Array | None) 
 def as_columns(windows: Array, dtype: np.dtype[Any], name: str = "convolution columns") -> Array:
     """[K, n P] of windows [n, C, KD, KH, KW, d, h, w], K = (channels, taps)."""
     n, c, *kernel = windows.shape[:5]
-    if prod(kernel) == 1 and n == 1 and windows.dtype == dtype:  # a 1x1 window's column is the image itself
-        in_place = memory.merged_rows(windows[0, :, 0, 0, 0], 1)
+    if kernel[1:] == [1, 1] and 1 in (c, kernel[0]) and n == 1 and windows.dtype == dtype:  # the image itself
+        in_place = memory.merged_rows(windows[0, :, :, 0, 0].reshape(c * kernel[0], *windows.shape[5:]), 1)
         if in_place is not None:
             return in_place
     ordered = windows.transpose(1, 2, 3, 4, 0, 5, 6, 7)
@@ -177,12 +182,13 @@ def _pixels(image: Array) -> Array | None:
     return view.T
 
 
-def windows_of(source: Array, samplings: Samplings, block: Block) -> Array:
+def windows_of(source: Array, samplings: Samplings, block: Block, last: bool = False) -> Array:
     """Window view [n, C, KD, KH, KW, d, h, w] of source [n, C, D, H, W] for the targets of `block`.
 
-    Where windows cross the border it is a view of a zero-padded copy of the part that they read.
+    Where windows cross the border it is a view of a zero-padded copy of the part that they read, and so it is where
+    they are not to be `last` but the source is: of a copy in C order.
     """
-    part = _padded_part(source, samplings, block)
+    part = _padded_part(source, samplings, block, last)
     shape, strides = list(part.shape[:2]), list(part.strides[:2])
     first: list[slice] = []
     for sampling, stride in zip(samplings, part.strides[2:], strict=True):
@@ -195,7 +201,7 @@ def windows_of(source: Array, samplings: Samplings, block: Block) -> Array:
     return np.lib.stride_tricks.as_strided(part[:, :, *tuple(first)], shape, strides, writeable=False)
 
 
-def _padded_part(source: Array, samplings: Samplings, block: Block) -> Array:
+def _padded_part(source: Array, samplings: Samplings, block: Block, last: bool) -> Array:
     """The range of sources that the targets of `block` read, zero-padded outside the image."""
     into: Block = ()
     read: Block = ()
@@ -209,9 +215,9 @@ def _padded_part(source: Array, samplings: Samplings, block: Block) -> Array:
         read += (slice(low, max(low, high)),)
         into += (slice(low - begin, max(low, high) - begin),)
         sizes.append(end - begin)
-    if inside:
+    if inside and (last or not memory.is_channels_last(source)):
         return source[:, :, *read]
-    if memory.is_channels_last(source):
+    if last:
         buffer = memory.scratch("padded image", (source.shape[0], *sizes, source.shape[1]), source.dtype)
         buffer = np.moveaxis(buffer, -1, 1)
     else:
@@ -230,57 +236,56 @@ PARTIAL_BYTES = 1 << 20  # of one piece's sums: larger weights are cut by channe
 
 
 def contract_weight(source: Array, grad: Array, samplings: Samplings, grad_w: Array) -> None:
-    """grad_w[g, m, c, t] = sum over n, o of grad[n, (g, m), o] * source[n, (g, c), where o reads at t].
+    """grad_w[g, m, c, t] = sum over n, o of grad[n, (g, m), o] * source[n, (g, c), where o reads at t]."""
+    grads = grad.reshape(len(grad), *grad_w.shape[:2], 1, *grad.shape[2:])
+    contract_weight_bands(source, grads, samplings, grad_w)
+
+
+def contract_weight_bands(source: Array, grads: Array, samplings: Samplings, grad_w: Array) -> None:
+    """As `contract_weight`, with grads [N, G, M, R, *o] and grad_w [G, M * R, C, KD, KH, KW].
 
     Either the positions are cut into pieces, whose sums are added in order, or the channels are.
     """
     dtype = accumulator(source.dtype)
-    n, (groups, filters, channels, *kernel) = len(source), grad_w.shape
-    taps = prod(kernel)
-    sources = source.reshape(n, groups, channels, *source.shape[2:])
-    grads = grad.reshape(n, groups, filters, *grad.shape[2:])
-    extents = (n, *grad.shape[2:])
+    groups, filters, channels, *kernel = grad_w.shape
+    taps, extents = prod(kernel), (len(grads), *grads.shape[4:])
     whole = filters * channels * taps
-    worth = n * prod(grad.shape[2:]) * whole // WORTH_SHARING
+    worth = prod(extents) * whole // WORTH_SHARING
     by_channels = whole * dtype.itemsize > PARTIAL_BYTES
     parts = min(8, channels, max(2, whole * dtype.itemsize // PARTIAL_BYTES)) if by_channels and worth > 1 else 1
-    chosen = memory.runs(channels, -(-channels // parts))
     widest = -(-channels // parts) * taps
     blocks = list(memory.blocks(extents, _fitting(max(widest, filters) * dtype.itemsize)))
+    if not blocks:
+        grad_w[...] = 0
+        return
     most = len(blocks) if by_channels else -(-len(blocks) // max(1, min(8, worth)))
     shares = memory.runs(len(blocks), most)
-    target = np.moveaxis(grad_w.reshape(groups, filters, channels, taps), 1, -1)
-    if not blocks:
-        target[...] = 0
-        return
-    is_direct = target.dtype == dtype and target.flags.c_contiguous
-    sums = [target if is_direct else np.empty(target.shape, dtype)]
-    sums += [np.empty(target.shape, dtype) for _ in shares[1:]]
-    last = memory.is_channels_last(source)
+    last = is_last(source, groups, channels)
+    together = 1 if last or parts > 1 else _together(len(blocks), prod(extents), channels * taps, dtype)
+    sums = np.empty((len(shares), groups, channels, taps, filters), dtype)
 
-    def compute(item: tuple[int, int, slice]) -> None:
-        share, g, run = item
-        into = sums[share][g, run]
+    def compute(item: tuple[int, slice, slice]) -> None:
+        share, several, run = item
+        into = sums[share, several, run]
         for number, (images, *space) in enumerate(blocks[shares[share]]):
             block = tuple(space)
-            windows = windows_of(sources[images, g, run], samplings, block)
-            gradient = grads[images, g, :, None, None, None, *block]
-            terms = memory.scratch("convolution products", (into.shape[0] * taps, filters), dtype)
+            channel_run = slice(several.start * channels + run.start, (several.stop - 1) * channels + run.stop)
+            windows = windows_of(source[images, channel_run], samplings, block, last)
+            gradient = grads[images, several, :, :, None, *block]  # [n, g, M, R, 1, d, h, w]
             if last:  # K is (taps, channels) there
-                rows = as_rows(windows, dtype)
-                gemm.multiply(rows.T, as_rows(gradient, dtype, "convolution gradient"), terms)
-                by_tap: Array = terms.reshape(taps, -1, filters).swapaxes(0, 1)
+                terms = as_rows(windows, dtype).T @ as_rows(gradient.swapaxes(1, 2), dtype, "convolution gradient")
+                by_tap: Array = terms.reshape(1, taps, -1, filters).swapaxes(1, 2)
             else:
-                columns = as_columns(windows, dtype)
-                gemm.multiply(columns, as_columns(gradient, dtype, "convolution gradient").T, terms)
-                by_tap = terms.reshape(into.shape)
+                columns = as_columns(windows, dtype).reshape(len(into), into.shape[1] * taps, -1)
+                gradient = as_columns(gradient, dtype, "convolution gradient").reshape(len(into), filters, -1)
+                by_tap = (columns @ gradient.swapaxes(1, 2)).reshape(into.shape)
             if number:
                 np.add(into, by_tap, out=into)
             else:
                 into[...] = by_tap
 
-    threads.run(compute, list(product(range(len(shares)), range(groups), chosen)))
+    several = memory.runs(groups, together)
+    threads.run(compute, list(product(range(len(shares)), several, memory.runs(channels, -(-channels // parts)))))
     for following in sums[1:]:
         sums[0] += following
-    if sums[0] is not target:
-        target[...] = sums[0]
+    grad_w.reshape(groups, filters, channels, taps)[...] = np.moveaxis(sums[0], -1, 1)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import gemm, memory, threads
+from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.columns import as_columns
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import Axis, ConvGeometry
@@ -63,11 +63,11 @@ def fold_products(grad_y: Array, w: Array, bias: Array | None, geometry: ConvGeo
         images, g, box, run = item
         gradient = grad_y[images, g * filters : (g + 1) * filters]
         rows = matrix[g, run.start * geometry.taps : run.stop * geometry.taps]
-        image = _Image(geometry.axes, box, run.stop - run.start, len(gradient), dtype)
+        image = Image(geometry.axes, box, run.stop - run.start, len(gradient), dtype)
         for block in image.blocks(max(rows.shape) * len(gradient) * dtype.itemsize):
             read = _columns(gradient[:, :, *block], dtype)
             columns = memory.scratch("fold columns", (len(rows), read.shape[1]), dtype)
-            gemm.multiply(rows, read, columns)
+            np.matmul(rows, read, out=columns)
             size = [s.stop - s.start for s in block]
             image.add(columns.reshape(-1, *geometry.kernel_size, *size, len(gradient)), block)
         chosen = slice(g * channels + run.start, g * channels + run.stop)
@@ -98,7 +98,7 @@ def _boxes(geometry: ConvGeometry, row_bytes: int) -> list[tuple[slice, ...]]:
     return [(d, h, slice(0, width.size)) for d in slices for h in memory.runs(height.size, rows)]
 
 
-class _Image:
+class Image:
     """A piece of n images as phases [C, SD, SH, SW, d, h, w, n], including padding and the halo of the piece.
 
     Along an axis the element at ``position * stride + phase`` is that of the input ``base * stride + … - low``.
@@ -137,14 +137,26 @@ class _Image:
         ]
 
     def add(self, columns: Array, block: tuple[slice, ...]) -> None:
-        """Add columns [C, KD, KH, KW, d, h, w, n] of the outputs of `block`: taps with one shift together, in order."""
-        for taps in product(*map(_shifts, self.axes)):
-            where: Block = tuple(
-                slice(outputs.start + tap.shift - base, outputs.stop + tap.shift - base)
-                for tap, base, outputs in zip(taps, self.bases, block, strict=True)
-            )
-            image = self.phases[_everything_at([tap.phases for tap in taps], where)]
-            np.add(image, columns[_everything_at([tap.kernel for tap in taps])], out=image)
+        """Add columns [C, KD, KH, KW, d, h, w, n] of the outputs of `block`, taps in order: first along D and H.
+
+        There whole planes of outputs are contiguous, and then there are sums of rows to be added along W.
+        """
+        depth, height = (_shifts(axis) for axis in self.axes[:2])
+        high = [b.stop - b.start + taps[-1].shift for b, taps in zip(block, (depth, height), strict=False)]
+        c, _, _, kw, od, oh, ow, n = columns.shape
+        rows = memory.scratch("fold rows", (c, kw, *self.strides[:2], *high, ow, n), columns.dtype)
+        rows[...] = 0
+        by_row = np.moveaxis(columns, 3, 1)
+        for d, h in product(depth, height):
+            part = rows[:, :, d.phases, h.phases, d.shift : d.shift + od, h.shift : h.shift + oh]
+            np.add(part, by_row[:, :, d.kernel, h.kernel], out=part)
+        first = [b.start - base for b, base in zip(block, self.bases, strict=True)]
+        planes = [slice(start, start + size) for start, size in zip(first, high, strict=False)]
+        for tap in range(kw):
+            shift, phase = divmod(tap * self.axes[2].dilation, self.strides[2])
+            at: Any = (..., phase, *planes, slice(first[2] + shift, first[2] + shift + ow), slice(None))
+            image = self.phases[at]
+            np.add(image, rows[:, tap], out=image)
 
     def store(self, target: Array, bias: Array | None) -> None:
         """Write the piece to target [C, D, H, W, n], plus bias [C]."""
