@@ -6,7 +6,8 @@ CuPy's cuDNN and of Chainer, ``gpucnn.simulator`` runs the CUDA kernels on a CPU
 ``channels_first`` copy images from one memory order or dtype to another, ``gpucnn.info()`` reports what this machine
 offers, ``gpucnn.backend`` chooses between the two CPU backends, ``gpucnn.explain`` says which algorithm a call takes,
 ``gpucnn.warmup`` compiles ahead, ``gpucnn.wait_for_builds`` waits for what is compiled in the background,
-``gpucnn.tune`` times algorithms, and ``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use.
+``gpucnn.tune`` times algorithms, ``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use, and
+``gpucnn.release_memory`` frees what is kept for their next results.
 Importing gpucnn imports none of that: each part is loaded when it is first used.
 """
 
@@ -19,13 +20,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__", "algorithm", "backend", "backends", "channels_first", "channels_last", "compat", "data", "explain",
-    "functional", "geometry", "get_num_threads", "info", "nn", "precision", "set_num_threads", "simulator", "tune",
-    "tuned", "wait_for_builds", "warmup", "workspace_limit",
+    "functional", "geometry", "get_num_threads", "info", "nn", "precision", "release_memory", "set_num_threads",
+    "simulator", "tune", "tuned", "wait_for_builds", "warmup", "workspace_limit",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from gpucnn import backends, compat, data, functional, geometry, nn, simulator
     from gpucnn.backends import backend
+    from gpucnn.backends.numpy.pool import release_memory
     from gpucnn.backends.numpy.threads import get_num_threads, set_num_threads
     from gpucnn.explaining import explain
     from gpucnn.information import info
@@ -44,6 +46,7 @@ _HOMES = {
     "get_num_threads": "gpucnn.backends.numpy.threads",
     "info": "gpucnn.information",
     "precision": "gpucnn.numerics",
+    "release_memory": "gpucnn.backends.numpy.pool",
     "set_num_threads": "gpucnn.backends.numpy.threads",
     "tune": "gpucnn.tuning",
     "tuned": "gpucnn.tuning",

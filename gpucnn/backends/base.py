@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
+from gpucnn.backends import optimization
+from gpucnn.backends.optimization import AdamStep, Descent
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
 Array = Any
@@ -103,6 +105,18 @@ class Backend(ABC):
     def writes_to(self, array: Array) -> bool:
         """Whether primitives can write to `array` in place."""
         return True
+
+    # --- Steps of optimisers, in place: arrays of one shape and dtype -------------------------------------------------
+
+    def sgd(self, data: Array, grad: Array, velocity: Array | None, step: Descent) -> None:
+        """Change `data`, and `velocity` where there is one, by the formula of `gpucnn.nn.SGD`."""
+        optimization.sgd(self.xp, data, grad, velocity, step)
+
+    def adam(self, data: Array, grad: Array, mean: Array, square: Array, most: Array | None, step: AdamStep) -> None:
+        """Change all arrays but `grad` by the formula of `gpucnn.nn.Adam`; `most` is the largest `square` so far."""
+        optimization.adam(self.xp, data, grad, mean, square, most, step)
+
+    # --- Copies -------------------------------------------------------------------------------------------------------
 
     @primitive
     def copy(self, x: Array, y: Array) -> None:

@@ -1,4 +1,4 @@
-"""Sums and concatenations of branches in the memory order of the first array, which CuPy's own do not keep."""
+"""Sums and concatenations of branches, and gradients, in the memory order of images, which CuPy's own do not keep."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends import receive
-from gpucnn.backends.layout import empty_in_order
+from gpucnn.backends.layout import empty_in_order, is_channels_last
 from gpucnn.nn.module import Array
 from gpucnn.nn.precision import cast
 
@@ -36,3 +36,20 @@ def concatenated(arrays: Sequence[Array], axis: int) -> Array:
         result[(slice(None),) * axis + (slice(start, start + part.shape[axis]),)] = part
         start += part.shape[axis]
     return give_back(result)
+
+
+def in_order(grad: Array, is_last: bool) -> Array:
+    """A gradient [N, C, *space] whose channels are innermost where `is_last`: itself, or a copy.
+
+    Of layers whose result has no positions the gradient has no order either: without this, all backwards before them
+    would read an image and a gradient in different orders.
+    """
+    if grad is None or not is_last:
+        return grad
+    backend, (given,), give_back = receive("in_order", {"grad": grad})
+    if is_channels_last(given):
+        return grad
+    n, c, *space = given.shape
+    stored = backend.xp.moveaxis(backend.empty((n, *space, c), given.dtype, on=given), -1, 1)
+    backend.copy(given, stored)
+    return give_back(stored)

@@ -10,9 +10,11 @@ import numpy as np
 import gpucnn.functional as F
 from gpucnn.backends import receive
 from gpucnn.backends.dtypes import FLOATING, ORDERED, name_of
+from gpucnn.backends.layout import is_channels_last
 from gpucnn.functional._call import Call, choice
 from gpucnn.geometry import Window
 from gpucnn.geometry.arguments import number, plain
+from gpucnn.nn._joining import in_order
 from gpucnn.nn.module import Array, Module
 
 __all__ = ["GELU", "Dropout", "Flatten", "Identity", "LeakyReLU", "ReLU", "ReLU6", "Sigmoid", "Softmax", "Tanh"]
@@ -314,13 +316,13 @@ class Flatten(Module):
                 f"Flatten: input has shape {tuple(x.shape)}, expected axes start_dim = {self.start_dim} "
                 f"to end_dim = {self.end_dim}"
             )
-        self.keep(tuple(x.shape))
+        self.keep(tuple(x.shape), is_channels_last(x))
         return give_back(x.reshape(*x.shape[:first], prod(x.shape[first : last + 1]), *x.shape[last + 1 :]))
 
     def backward(self, grad_output: Array) -> Array:
-        """The gradient with x's axes."""
-        (shape,) = self.kept()
-        return grad_output.reshape(shape) if self.needs_input_grad else None
+        """The gradient with x's axes, in x's memory order."""
+        shape, is_last = self.kept()
+        return in_order(grad_output.reshape(shape), is_last) if self.needs_input_grad else None
 
     def window(self, input_shape: tuple[int, ...]) -> Window:
         """All positions."""

@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any, TypeVar, overload
 
 from gpucnn.geometry.arguments import plain
+from gpucnn.nn._fusion import through
 from gpucnn.nn._joining import added, concatenated, parted
 from gpucnn.nn.module import Array, Module
 from gpucnn.nn.precision import cast, half
@@ -125,8 +126,7 @@ class Sequential(Modules):
 
     def forward(self, x: Array) -> Array:
         """The last module's result."""
-        for module in self:
-            x = module(x)
+        x = through(self, x)
         self.keep()
         return x
 

@@ -24,6 +24,14 @@ class Norm(Weighted):
 
     eps: float
 
+    def forward(self, x: Array) -> Array:
+        """The normalised x, in its shape."""
+        return self.finished(x)
+
+    def finished(self, x: Array, residual: Array | None = None, activation: str | None = None) -> Array:
+        """``activation(norm(x) + residual)`` in one pass; what is kept is for the backward of the norm alone."""
+        raise NotImplementedError(f"{type(self).__name__} defines no finished")
+
     def _set_affine(self, shape: tuple[int, ...], scales: bool, bias: bool, dtype: Any) -> None:
         shifts = boolean(type(self).__name__, "bias", bias) and scales
         self.weight = Parameter(np.ones(shape, dtype)) if scales else None
@@ -69,11 +77,11 @@ class Tracking(Norm, Ranked):
                 f"{self.num_features}"
             )
 
-    def _normalised(self, x: Array, momentum: float) -> tuple[Array, tuple[Any, ...]]:
+    def _normalised(self, x: Array, momentum: float, **finish: Any) -> tuple[Array, tuple[Any, ...]]:
         """The normalised x, and the values that `_gradient` takes."""
         by_input = self.training or self.running_mean is None  # by the statistics of x, or by the running ones
-        running, arrays = (self.running_mean, self.running_var), self._arrays()
-        y, mean, rstd = self.function(x, *running, *arrays, by_input, momentum, self.eps, return_statistics=True)
+        arguments = (x, self.running_mean, self.running_var, *self._arrays(), by_input, momentum, self.eps)
+        y, mean, rstd = self.function(*arguments, return_statistics=True, **finish)
         return y, (x, by_input, mean, rstd)
 
     def _gradient(self, grad_output: Array, x: Array, by_input: bool, mean: Array, rstd: Array) -> Array:
@@ -136,15 +144,15 @@ class BatchNormNd(Tracking, op="batch_norm"):
     (True, 1)
     """
 
-    def forward(self, x: Array) -> Array:
-        """The normalised x, in its shape."""
+    def finished(self, x: Array, residual: Array | None = None, activation: str | None = None) -> Array:
+        """As `Norm.finished`."""
         self._expect_axes(x, *(["N, C"] if self.rank == 1 else []), f"N, C, {SPACE[self.rank]}")
         self._expect_channels(x, 1)
         momentum, counter = 0.0, self.num_batches_tracked if self.training else None
         if counter is not None:
             batches = counter + (1 if x.shape[0] else 0)
             momentum = 1 / max(1, int(batches)) if self.momentum is None else self.momentum
-        y, kept = self._normalised(x, momentum)
+        y, kept = self._normalised(x, momentum, residual=residual, activation=activation)
         if counter is not None:
             counter[...] = batches
         self.keep(*kept)
@@ -208,12 +216,14 @@ class InstanceNormNd(Tracking, op="instance_norm"):
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, bias=bias, dtype=dtype)
 
-    def forward(self, x: Array) -> Array:
-        """The normalised x, in its shape."""
+    def finished(self, x: Array, residual: Array | None = None, activation: str | None = None) -> Array:
+        """As `Norm.finished`."""
         self._expect_image(x)
         self._expect_channels(x, -self.rank - 1)
-        batch = x if x.ndim == self.rank + 2 else x[None]
-        y, kept = self._normalised(batch, self.momentum or 0.0)
+        batch, beside = x, residual
+        if x.ndim != self.rank + 2:
+            batch, beside = x[None], None if residual is None else residual[None]
+        y, kept = self._normalised(batch, self.momentum or 0.0, residual=beside, activation=activation)
         self.keep(x.shape, *kept)
         return y.reshape(x.shape)
 
@@ -234,9 +244,10 @@ class RowNorm(Norm):
     gradient: ClassVar[Callable[..., Any]]
     _rows: ClassVar[str]  # the attribute that tells the operation what a row is
 
-    def forward(self, x: Array) -> Array:
-        """The normalised x, in its shape."""
-        y, mean, rstd = self.function(x, getattr(self, self._rows), *self._arrays(), self.eps, return_statistics=True)
+    def finished(self, x: Array, residual: Array | None = None, activation: str | None = None) -> Array:
+        """As `Norm.finished`."""
+        arguments = (x, getattr(self, self._rows), *self._arrays(), self.eps)
+        y, mean, rstd = self.function(*arguments, return_statistics=True, residual=residual, activation=activation)
         self.keep(x, mean, rstd)
         return y
 
@@ -379,11 +390,11 @@ class GroupNorm(RowNorm):
         self.affine = boolean("GroupNorm", "affine", affine)
         self._set_affine((self.num_channels,), self.affine, bias, dtype)
 
-    def forward(self, x: Array) -> Array:
-        """The normalised x, in its shape."""
+    def finished(self, x: Array, residual: Array | None = None, activation: str | None = None) -> Array:
+        """As `Norm.finished`."""
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise ValueError(f"GroupNorm: input has shape {tuple(x.shape)}, expected (N, {self.num_channels}, *space)")
-        return super().forward(x)
+        return super().finished(x, residual, activation)
 
     def extra_repr(self) -> str:
         """The arguments."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from gpucnn.backends import backend_of
 from gpucnn.backends.dtypes import accumulator
+from gpucnn.backends.optimization import AdamStep, Descent
 from gpucnn.geometry.arguments import plain
 from gpucnn.nn._loading import loadable
 from gpucnn.nn.module import Array, Module, Parameter
@@ -312,27 +313,20 @@ class SGD(Optimizer):
 
     def update(self, data: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change `data` in place."""
-        xp = backend_of(data).xp
-        scratch = xp.empty_like(data)
-        momentum = group["momentum"]
-        grad = _penalised(xp, data, grad, group["weight_decay"], group["maximize"])
-        step = grad
-        if momentum:
-            velocity = state.get("momentum_buffer")
-            if velocity is None:
-                velocity = state["momentum_buffer"] = xp.empty_like(data)
-                velocity[...] = grad
-            else:
-                xp.multiply(grad, 1 - group["dampening"], out=scratch)
-                velocity *= momentum
-                velocity += scratch
-            step = velocity
-            if group["nesterov"]:
-                xp.multiply(velocity, momentum, out=scratch)
-                scratch += grad
-                step = scratch
-        xp.multiply(step, group["lr"], out=scratch)
-        data -= scratch
+        backend, momentum = backend_of(data), group["momentum"]
+        is_first = bool(momentum) and "momentum_buffer" not in state
+        if is_first:
+            state["momentum_buffer"] = backend.xp.empty_like(data)
+        step = Descent(
+            lr=group["lr"],
+            momentum=momentum,
+            gradient_share=1 - group["dampening"],
+            weight_decay=group["weight_decay"],
+            nesterov=bool(group["nesterov"]),
+            maximize=bool(group["maximize"]),
+            is_first=is_first,
+        )
+        backend.sgd(data, grad, state["momentum_buffer"] if momentum else None, step)
 
 
 class Adam(Optimizer):
@@ -405,34 +399,26 @@ class Adam(Optimizer):
 
     def update(self, data: Array, grad: Array, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change `data` in place."""
-        xp = backend_of(data).xp
-        scratch = xp.empty_like(data)
-        beta1, beta2 = group["betas"]
+        backend = backend_of(data)
+        xp, lr, (beta1, beta2) = backend.xp, group["lr"], group["betas"]
         if not state:
             state |= {"step": 0, "exp_avg": xp.zeros_like(data), "exp_avg_sq": xp.zeros_like(data)}
         if group["amsgrad"] and "max_exp_avg_sq" not in state:
             state["max_exp_avg_sq"] = xp.zeros_like(data)
         state["step"] += 1
-        if self.decoupled:
-            data *= 1 - group["lr"] * group["weight_decay"]
-        grad = _penalised(xp, data, grad, 0.0 if self.decoupled else group["weight_decay"], group["maximize"])
-        mean, square = state["exp_avg"], state["exp_avg_sq"]
-        xp.subtract(grad, mean, out=scratch)
-        scratch *= 1 - beta1
-        mean += scratch
-        xp.multiply(grad, grad, out=scratch)
-        scratch *= 1 - beta2
-        square *= beta2
-        square += scratch
-        if group["amsgrad"]:
-            square = state["max_exp_avg_sq"]
-            xp.maximum(square, state["exp_avg_sq"], out=square)
-        xp.sqrt(square, out=scratch)
-        scratch /= math.sqrt(1 - beta2 ** state["step"])
-        scratch += group["eps"]
-        xp.divide(mean, scratch, out=scratch)
-        scratch *= group["lr"] / (1 - beta1 ** state["step"])
-        data -= scratch
+        step = AdamStep(
+            rate=lr / (1 - beta1 ** state["step"]),
+            gradient_share=1 - beta1,
+            kept_square=beta2,
+            square_share=1 - beta2,
+            square_correction=math.sqrt(1 - beta2 ** state["step"]),
+            eps=group["eps"],
+            weight_decay=0.0 if self.decoupled else group["weight_decay"],
+            shrinkage=1 - lr * group["weight_decay"] if self.decoupled else 1.0,
+            maximize=bool(group["maximize"]),
+        )
+        most = state["max_exp_avg_sq"] if group["amsgrad"] else None
+        backend.adam(data, grad, state["exp_avg"], state["exp_avg_sq"], most, step)
 
 
 class AdamW(Adam):
@@ -516,13 +502,6 @@ def _expect_names(op: str, what: str, values: Mapping[str, Any], names: tuple[st
     missing = [name for name in names if name not in values]
     if missing:
         raise KeyError(f"{op}: {what} has no {missing[0]}, expected {', '.join(names)}")
-
-
-def _penalised(xp: Any, data: Array, grad: Array, weight_decay: float, maximize: bool) -> Array:
-    """The gradient downhill, with the weight decay's part; `grad` itself where nothing changes."""
-    if maximize:
-        grad = -grad
-    return grad + xp.multiply(data, weight_decay) if weight_decay else grad
 
 
 def clip_grad_norm_(

@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
+from gpucnn.backends import receive
+from gpucnn.backends.layout import is_channels_last
 from gpucnn.functional._call import choice
 from gpucnn.geometry import Padding, Size, TransposedWindow, Window
 from gpucnn.geometry.arguments import boolean, is_sequence, number, plain
 from gpucnn.geometry.axes import extent
 from gpucnn.nn._family import Enlarging, Ranked, Sliding, shown
+from gpucnn.nn._joining import in_order
 from gpucnn.nn.module import Array, Module
 
 __all__ = [
@@ -39,7 +42,12 @@ class PlainNd(Ranked):
         """The gradient of the input."""
         (x,) = self.kept()
         (grad,) = self.gradient(grad_output, x, **self.options(), needs=(self.needs_input_grad,))
-        return grad
+        return self._in_order(grad, x)
+
+    def _in_order(self, grad: Array, x: Array) -> Array:
+        """The gradient of x in x's memory order."""
+        _, (image,), _ = receive(type(self).__name__, {"input": x})
+        return in_order(grad, image.ndim == self.rank + 2 and is_channels_last(image))
 
     def extra_repr(self) -> str:
         """The arguments."""
@@ -91,7 +99,7 @@ class MaximaNd(PlainNd):
         x, indices = self.kept()
         needs = (self.needs_input_grad,)
         (grad,) = self.gradient(grad_output, x, **self.options(), indices=indices, needs=needs)
-        return grad
+        return self._in_order(grad, x)
 
 
 class MaxPoolNd(MaximaNd, WindowedNd, op="max_pool{n}d"):

@@ -282,7 +282,7 @@ def test_the_package_has_these_names_and_no_others() -> None:
     parts = {"backends", "compat", "data", "functional", "geometry", "nn", "simulator"}
     choices = {"algorithm", "backend", "get_num_threads", "precision", "set_num_threads", "workspace_limit"}
     copies = {"channels_first", "channels_last"}
-    others = {"__version__", "explain", "info", "tune", "tuned", "wait_for_builds", "warmup"}
+    others = {"__version__", "explain", "info", "release_memory", "tune", "tuned", "wait_for_builds", "warmup"}
     assert set(gpucnn.__all__) == others | choices | copies | parts
     assert all(getattr(gpucnn, name) is not None for name in gpucnn.__all__)
     assert gpucnn.functional is F

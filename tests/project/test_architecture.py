@@ -28,8 +28,8 @@ CUDA_BACKEND = {
 
 NETWORKS = {
     "gpucnn.__version__", "gpucnn.backends.backend_named", "gpucnn.backends.backend_of", "gpucnn.backends.receive",
-    "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.functional", "gpucnn.geometry", "gpucnn.installing",
-    "gpucnn.nn", "numpy", "matplotlib", "ml_dtypes", "rich", "safetensors",
+    "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.optimization", "gpucnn.functional",
+    "gpucnn.geometry", "gpucnn.installing", "gpucnn.nn", "numpy", "matplotlib", "ml_dtypes", "rich", "safetensors",
 }  # fmt: skip
 
 # What each part of the package may import: parts of the package, and libraries beside the standard one. A part is a
@@ -75,14 +75,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.backends.base", "gpucnn.backends.cpu", "gpucnn.backends.numpy", "gpucnn.backends.cuda",
         "gpucnn.backends.replaying", "gpucnn.simulator", "ml_dtypes", "numpy",
     },
-    "gpucnn.backends.base": {"gpucnn.geometry"},
+    "gpucnn.backends.base": {"gpucnn.backends.optimization", "gpucnn.geometry"},
     "gpucnn.backends.dtypes": {"numpy"},
     "gpucnn.backends.layout": set(),
+    "gpucnn.backends.optimization": set(),
     "gpucnn.backends.replaying": set(),
     "gpucnn.backends.samples": {"gpucnn.geometry", "numpy"},
     "gpucnn.backends.numpy": {
         "gpucnn.backends.base", "gpucnn.backends.dtypes", "gpucnn.backends.layout", "gpucnn.backends.numpy",
-        "gpucnn.backends.samples", "gpucnn.geometry", "numpy",
+        "gpucnn.backends.optimization", "gpucnn.backends.samples", "gpucnn.geometry", "numpy",
     },
     "gpucnn.backends.numpy.convolution": {
         "gpucnn.backends.dtypes", "gpucnn.backends.numpy", "gpucnn.geometry", "gpucnn.numerics",
@@ -90,8 +91,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.backends.numpy.threads": {"gpucnn.geometry", "threadpoolctl"},
     "gpucnn.backends.cpu": {
         "gpucnn.backends.base", "gpucnn.backends.cpu", "gpucnn.backends.dtypes", "gpucnn.backends.layout",
-        "gpucnn.backends.numpy", "gpucnn.backends.samples", "gpucnn.compilation", "gpucnn.geometry", "gpucnn.numerics",
-        "gpucnn.paths", "numpy",
+        "gpucnn.backends.numpy", "gpucnn.backends.optimization", "gpucnn.backends.samples", "gpucnn.compilation",
+        "gpucnn.geometry", "gpucnn.numerics", "gpucnn.paths", "numpy",
     },
     "gpucnn.compilation": {"gpucnn.compilation"},
     "gpucnn.backends.cuda": CUDA_BACKEND,

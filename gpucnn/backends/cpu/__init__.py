@@ -14,8 +14,10 @@ from gpucnn.backends.cpu import (
     builds,
     convolution,
     elementwise,
+    linear,
     locally_connected,
     normalization,
+    optimization,
     pooling,
     resampling,
     unfolding,
@@ -81,10 +83,12 @@ def _on_addressable(compiled: Primitive) -> Primitive:
     return primitive
 
 
-@_compiled(convolution, elementwise, locally_connected, normalization, pooling, resampling, unfolding)
+@_compiled(convolution, elementwise, linear, locally_connected, normalization, pooling, resampling, unfolding)
 class CompiledBackend(NumpyBackend):
     """Primitives over `numpy.ndarray` in C++ where there is a kernel, those of 16 bits in float32, else in NumPy."""
 
     name = "compiled"
 
     empty_weight = staticmethod(convolution.empty_weight)
+    sgd = staticmethod(optimization.sgd)
+    adam = staticmethod(optimization.adam)

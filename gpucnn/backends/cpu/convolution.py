@@ -18,6 +18,7 @@ from gpucnn.backends.cpu.library import Layout, layout
 from gpucnn.backends.cpu.tiling import Samplings, flattened
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy import convolution as in_numpy
+from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array, is_channels_last
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
@@ -126,4 +127,4 @@ def _plan_weight(
 
 def empty_weight(shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
     """An array [OC, C / groups, *k] for a weight's gradient, in the order of its sums: the channels innermost."""
-    return np.moveaxis(np.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+    return np.moveaxis(pool.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)

@@ -13,6 +13,7 @@ from gpucnn.backends.numpy import (
     max_pooling,
     memory,
     normalization,
+    optimization,
     resampling,
     unfolding,
 )
@@ -39,3 +40,5 @@ class NumpyBackend(Backend):
     empty = staticmethod(memory.empty_in_c_order)
     empty_like = staticmethod(memory.empty)
     empty_weight = staticmethod(memory.empty_weight)
+    sgd = staticmethod(optimization.sgd)
+    adam = staticmethod(optimization.adam)

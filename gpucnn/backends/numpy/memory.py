@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.numpy import pool
 
 __all__ = ["Array", "Block", "blocks", "empty", "is_channels_last", "merged", "merged_rows", "runs", "scratch"]
 
@@ -54,21 +55,21 @@ def scratch(name: str, shape: Sequence[int], dtype: Any, most: int = SCRATCH_BYT
 def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:
     """An array [N, C, *spatial] in the memory order of `like`."""
     if not is_channels_last(like):
-        return np.empty(shape, dtype)
+        return pool.empty(shape, dtype)
     n, c, *spatial = shape
-    return np.empty((n, *spatial, c), dtype).transpose(0, -1, *range(1, len(spatial) + 1))
+    return pool.empty((n, *spatial, c), dtype).transpose(0, -1, *range(1, len(spatial) + 1))
 
 
 def empty_in_c_order(shape: tuple[int, ...], dtype: Any, on: Array) -> Array:
     """An array in C order; all NumPy arrays are on one device."""
-    return np.empty(shape, dtype)
+    return pool.empty(shape, dtype)
 
 
 def empty_weight(shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
     """An array [OC, C / groups, *k] for a weight's gradient: with OC innermost where each filter reads all of x."""
     if x.shape[1] != shape[1]:
-        return np.empty(shape, dtype)
-    return np.moveaxis(np.empty((*shape[1:], shape[0]), dtype), -1, 0)
+        return pool.empty(shape, dtype)
+    return np.moveaxis(pool.empty((*shape[1:], shape[0]), dtype), -1, 0)
 
 
 def blocks(extents: Sequence[int], most: int) -> Iterator[Block]:
