@@ -17,9 +17,15 @@
 #include "vectors.hpp"
 
 static constexpr int MAX_ARGUMENTS = 24;  // pointers of a kernel: its Params and arrays
-static constexpr size_t KEPT = 16 << 20;  // most bytes of a workspace that a thread keeps
 static constexpr auto PATIENCE = std::chrono::microseconds(200);  // of a helper, before it sleeps
 static constexpr int POLLS = 10000;       // of the helpers of a job, before its thread yields
+
+// Most bytes of a workspace that a thread keeps; none where AddressSanitizer shall see what is beyond that of a job.
+#ifdef __SANITIZE_ADDRESS__
+static constexpr size_t KEPT = 0;
+#else
+static constexpr size_t KEPT = 16 << 20;
+#endif
 
 INLINE void pause_briefly() {
 #if defined(__x86_64__)
@@ -61,8 +67,7 @@ struct Workspace {
   void* of(size_t bytes) {
     if (bytes > size) {
       release();
-      memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
-      if (memory) size = bytes;
+      if (posix_memalign(&memory, 64, bytes) == 0) size = bytes;
     }
     return memory;
   }

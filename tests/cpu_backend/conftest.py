@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sanitized
 from small_kernels import forget_sources, new_process, write_kernels
 
 from gpucnn.backends.cpu import builds
@@ -18,11 +19,17 @@ def compiler_of_kernels(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("compiler")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def sanitizer() -> None:
+    sanitized.exact_buffers()
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the builds, which is not made yet."""
     monkeypatch.setenv("GPUCNN_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.delenv("CXX", raising=False)
+    for name in ("CXX", "GPUCNN_CPU_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path / "cache" / "cpu"
 
 

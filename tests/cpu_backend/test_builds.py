@@ -103,6 +103,7 @@ def test_whatever_a_build_depends_on_is_in_its_name(kernels: Path, fake: Any, mo
         lambda: monkeypatch.setattr(builds, "FLAGS", ("-O1",)),
         lambda: monkeypatch.setattr(builds, "target_flags", lambda: ("-march=other",)),
         lambda: monkeypatch.setattr(builds, "_processor", lambda: "other"),
+        lambda: monkeypatch.setenv("GPUCNN_CPU_FLAGS", "-O1"),
         lambda: fake(REAL),
     ]
     for change in changes:
@@ -113,6 +114,17 @@ def test_whatever_a_build_depends_on_is_in_its_name(kernels: Path, fake: Any, mo
         assert not kept
         seen |= now
     assert names() <= seen
+
+
+def test_flags_of_the_environment_come_last(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = fake(REAL)
+    monkeypatch.setenv("GPUCNN_CPU_FLAGS", "-O1  -g")
+    assert builds.load_all(quietly) == 4
+    assert values() == VALUES
+    for command in log.read_text().splitlines():
+        options = command.split()
+        assert options.index("-O1") > options.index("-O3")
+        assert "-g" in options
 
 
 def test_no_compiler_is_needed_where_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,11 @@ def target_flags() -> tuple[str, ...]:
     return ()
 
 
+def flags() -> tuple[str, ...]:
+    """The flags of a build but for its dtype; those of GPUCNN_CPU_FLAGS come last, so that they prevail."""
+    return (*FLAGS, *target_flags(), *os.environ.get("GPUCNN_CPU_FLAGS", "").split())
+
+
 @cache
 def _processor() -> str:
     """What ``native`` stands for: the processor's name and features, those of the first core."""
@@ -137,7 +142,7 @@ def builds() -> list[Build]:
 
 def _build(file: str, dtype: str, identity: str, kept: Path) -> Build:
     texts = (text(file), *_headers(), *_headers().values())
-    key = hash_of(identity, _processor(), *FLAGS, *target_flags(), _SCALARS[dtype], *texts)
+    key = hash_of(identity, _processor(), *flags(), _SCALARS[dtype], *texts)
     return Build(file, dtype, kept / f"{file}-{dtype}-{key}.so")
 
 
@@ -157,7 +162,7 @@ def _kept_folder() -> Path:
 
 def _note(kept: Path) -> Path:
     """The file that names the compiler of the last complete set of builds."""
-    return kept / f"compiler-{hash_of(_processor(), *FLAGS, *target_flags())}.txt"
+    return kept / f"compiler-{hash_of(_processor(), *flags())}.txt"
 
 
 def _last_compiler(kept: Path) -> str:
@@ -209,14 +214,14 @@ def compiled(wanted: list[Build]) -> Iterator[Build]:
 def _compile(build: Build, compiler: Compiler) -> tuple[Path, OSError | None]:
     """The shared library of a build; and where it is in the private folder of this process, why not in the cache."""
     name = f"{build.file}.cpp"
-    flags = (*FLAGS, *target_flags(), f"-DSCALAR={_SCALARS[build.dtype]}")
+    macro = f"-DSCALAR={_SCALARS[build.dtype]}"
 
     def compile_to(target: Path) -> None:
         sources = target.parent  # as they were when the build was named: somebody may be editing them
         for file, content in {**_headers(), name: text(build.file)}.items():
             (sources / file).write_text(content, encoding="utf-8")
         try:
-            run([compiler.path, *flags, str(sources / name), "-o", str(target)])
+            run([compiler.path, *flags(), macro, str(sources / name), "-o", str(target)])
         except CompilerError as error:
             said = "\n".join(str(error).splitlines()[:_LINES_OF_FAILURE])
             message = f"{name} does not compile for {build.dtype} with {compiler.path}:\n{said}"
