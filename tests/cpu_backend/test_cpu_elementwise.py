@@ -103,6 +103,15 @@ def test_bias_and_activation(dtype: str, activation: str) -> None:
             assert_close(compiled, plain, dtype)
 
 
+def test_residuals_between_other_fields() -> None:
+    """Steps that are not whole elements: a kernel gets a copy."""
+    records = np.zeros((3, 4, 50), [("flag", np.uint8), ("value", np.float32)])
+    records["value"] = numbers(np.random.default_rng(6), records.shape, "float32")
+    x = np.zeros(records.shape, np.float32)
+    compiled, _ = both("bias_activation", x, None, Epilogue(records["value"]), like=x, written=2)
+    np.testing.assert_array_equal(compiled, records["value"])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ["none", "relu", "leaky_relu"])
 def test_gradient_of_bias_and_activation(dtype: str, activation: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from gpucnn.backends.base import Backend
+from gpucnn.backends.base import Backend, Epilogue
 from gpucnn.backends.cpu import (
     builds,
     convolution,
@@ -34,14 +35,14 @@ Primitive = Callable[..., None]
 def _compiled(*modules: ModuleType) -> Callable[[type], type]:
     """Replace the primitives of a NumPy backend by the functions of the same names in `modules`, for `DTYPES`."""
 
-    def replace(backend: type) -> type:
+    def replaced(backend: type) -> type:
         for module in modules:
             for name, function in vars(module).items():
                 if getattr(function, "__module__", "") == module.__name__ and name in Backend.__abstractmethods__:
                     setattr(backend, name, staticmethod(_by_dtype(function, getattr(NumpyBackend, name))))
         return backend
 
-    return replace
+    return replaced
 
 
 def _by_dtype(compiled: Primitive, plain: Primitive) -> Primitive:
@@ -71,16 +72,22 @@ def _on_addressable(compiled: Primitive) -> Primitive:
 
     @wraps(compiled)
     def primitive(*arguments: Any) -> None:
-        if all(is_addressable(value) for value in arguments if isinstance(value, np.ndarray)):
-            compiled(*arguments)
-            return
-        taken = [addressable(value) if isinstance(value, np.ndarray) else value for value in arguments]
+        taken = [_taken(value) for value in arguments]
         compiled(*taken)
         for given, copy in zip(arguments, taken, strict=True):
-            if given is not copy and given.flags.writeable:
+            if given is not copy and isinstance(given, np.ndarray) and given.flags.writeable:
                 given[...] = copy
 
     return primitive
+
+
+def _taken(argument: Any) -> Any:
+    """An argument of a primitive, its array as a kernel can read it: itself, or the residual of an epilogue."""
+    if isinstance(argument, np.ndarray):
+        return addressable(argument)
+    if isinstance(argument, Epilogue) and argument.residual is not None and not is_addressable(argument.residual):
+        return replace(argument, residual=addressable(argument.residual))
+    return argument
 
 
 @_compiled(convolution, elementwise, linear, locally_connected, normalization, pooling, resampling, unfolding)
