@@ -1,10 +1,12 @@
 // wgrad: grad_w[g, m, c, tap] = sum over n, o of grad_y[n, (g, m), o] * x[n, (g, c), where o reads at tap].
 //
-// A work item is a group, a part of its filters, a part of its channels, and a range of tiles of outputs. For each tile,
-// x and grad_y are copied channels-last (blocks.hpp). Then a panel of lanes at a time, of the runs that an output
-// multiplies one after another, is gathered for the positions at which it reads the image, and multiplied with all
-// filters. The sums [m][lane] stay in the second-level cache until the item ends. Those of several ranges are added by
-// `sum_ranges` in their order.
+// A work item is a part of the channels and a part of the filters of a group, and a range of tiles of outputs. Its sums
+// [m][lane], a lane for each tap and channel, stay in the second-level cache. For each tile it goes through panels of a
+// few vectors of lanes: gathers what they read at each position, and multiplies that with the gradients of its filters.
+//
+// Images with channels innermost are read in place, at the positions where a tap reads the image. Others are copied for
+// each tile (blocks.hpp) with zeros for padding; there the runs of all taps follow each other in a panel, so that few
+// channels fill vectors too. The sums of several ranges are added by `sum_ranges` in their order.
 #include "blocks.hpp"
 #include "gemm.hpp"
 
@@ -21,7 +23,7 @@ struct Params {
   index_t w_g, w_m, w_c, w_d, w_h, w_w;     // of grad_w
   index_t n, tile_n, tile_d, tile_h, tile_w;
   index_t tiles, ranges;                    // of outputs in all; of tiles
-  index_t part_m, part_c, parts_m, parts_c;  // filters and channels of a part, and parts
+  index_t part_m, part_c, parts_m, parts_c; // filters and channels of a part, and parts
   index_t block, positions;                 // scalars of the largest block, and positions of a tile
   index_t row;                              // lanes of a part, rounded up
   index_t in_place;                         // whether x is not copied
@@ -29,6 +31,8 @@ struct Params {
 };
 
 constexpr index_t GATHERED = 128;  // positions at a time: their panel stays in the first-level cache
+constexpr index_t FEW = 32;        // filters, which read x where it is: to gather it takes longer than it saves
+constexpr index_t PAGE = 4096;     // bytes: pixels that are pages apart displace each other from the caches
 constexpr int WIDTH = SUM_VECTORS * LANES;
 
 // The channels [c, c + channels) and filters [m, m + filters) of a group.
@@ -40,7 +44,7 @@ struct Part {
         channels(std::min(p->part_c, p->channels - c)) {}
 };
 
-// Where positions and taps find their channels, innermost in memory: in an array, or in a copy of what a tile reads of it.
+// Where positions and taps find their channels, innermost in memory: in an array, or in a copy of what a tile reads.
 struct Pixels {
   const scalar_t* data;
   index_t first;    // that of the tile's first position and tap; in an array it can be padding
@@ -50,7 +54,7 @@ struct Pixels {
 
 // Of a panel: lanes that are consecutive in memory.
 struct Segment {
-  index_t offset, lane, length;
+  index_t offset, lane, vectors;
 };
 
 // Targets [begin, end) of a tile that read a source, and not only padding, through one of the taps [first, last].
@@ -66,22 +70,22 @@ struct Item : Axes<Params> {
   Part part;
   Runs runs;
   scalar_t *sums, *block, *copied, *panel;
-  index_t *at, *grads_at;  // of positions: where their pixels and gradients are
+  index_t *panel_at, *at, *grads_at;  // of positions: where they are in the panel, their pixels, and their gradients
 
   Item(const Params* p, const Part& part, scalar_t* sums, scalar_t* workspace)
       : Axes(p), p(p), part(part), runs(d, h, w, part.channels, !p->in_place), sums(sums), block(workspace),
         copied(block + round_up(p->block + WIDTH, LANES)),
         panel(copied + round_up(p->positions * p->part_m + MAX_SUM_ROWS, LANES)),
-        at(reinterpret_cast<index_t*>(panel + (GATHERED + 1) * WIDTH)), grads_at(at + p->positions) {}
+        panel_at(reinterpret_cast<index_t*>(panel + (GATHERED + 1) * WIDTH)), at(panel_at + GATHERED),
+        grads_at(at + p->positions) {}
 
   void add(const Tile& tile, const scalar_t* x, const scalar_t* grad_y) const {
     Pixels pixels = pixels_of(tile, x + (part.g * p->channels + part.c) * p->x_c);
     Pixels grads = grads_of(tile, grad_y + (part.g * p->filters + part.m) * p->y_c);
     // Where padding is not copied as zeros, a panel has the lanes of one run.
     index_t stretches = p->in_place ? runs.count() : 1, lanes = runs.count() * runs.length / stretches;
-    index_t vectors = ceil_div(lanes, LANES), panels = ceil_div(vectors, SUM_VECTORS);
+    index_t vectors = ceil_div(lanes, LANES), panels = ceil_div(vectors, SUM_VECTORS), count = 0;
     Range reached{0, 0};
-    index_t count = 0;
     for (index_t i = 0; i < stretches * panels; i++) {
       Range here = part_of(vectors, i % panels, panels);
       index_t before = i / panels * lanes;
@@ -108,10 +112,11 @@ struct Item : Axes<Params> {
     return {block, 0, hop, tap, 0};
   }
 
-  // Of whole tiles of rows in place, so that nothing beyond is read.
+  // In place where register tiles are whole, which read nothing beyond.
   Pixels grads_of(const Tile& tile, const scalar_t* y) const {
     Steps by{p->y_n, p->y_c, p->y_d, p->y_h, p->y_w};
-    if (p->y_c == 1 && part.filters % SUM_ROWS == 0) return {y, first(by, tile), by, {}, ahead(by, tile)};
+    bool is_whole = p->y_c == 1 && part.filters % SUM_ROWS == 0;
+    if (is_whole && p->y_w * sizeof(scalar_t) % PAGE) return {y, first(by, tile), by, {}, ahead(by, tile)};
     Axis od{p->od, p->od, 1, 1, 0, 1, 0}, oh{p->oh, p->oh, 1, 1, 0, 1, 0}, ow{p->ow, p->ow, 1, 1, 0, 1, 0};
     Block read(od, oh, ow, tile, part.filters);
     read.fill(y, by, od, oh, ow, tile, copied);
@@ -137,16 +142,23 @@ struct Item : Axes<Params> {
       index_t run = lane / runs.length, next = std::min(lanes.end, (run + 1) * runs.length);
       const Steps& tap = pixels.tap;
       index_t offset = run / (runs.kh * runs.kw) * tap.d + run / runs.kw % runs.kh * tap.h + run % runs.kw * tap.w;
-      segments[number] = {offset + lane % runs.length, lane - lanes.begin, next - lane};
+      segments[number] = {offset + lane % runs.length, lane - lanes.begin, ceil_div(next - lane, LANES)};
       lane = next;
     }
     index_t some = ceil_div(count, std::max<index_t>(1, ceil_div(count, GATHERED)));
     for (index_t i = 0; i < count; i += some) {
       index_t here = std::min(some, count - i);
-      gather(pixels, at + i, here, segments, number, V * LANES);
-      for (index_t m = 0; m < part.filters; m += SUM_ROWS)
-        correlate_tile<SUM_ROWS, V>(panel, here, grads.data + m, grads_at + i, lanes.begin == 0 ? grads.ahead : 0,
-                                    sums + m * p->row + lanes.begin, p->row);
+      const scalar_t* from = pixels.data + segments[0].offset;
+      const index_t* from_at = at + i;
+      if (number > 1 || part.filters > FEW) {
+        gather<V>(pixels, at + i, here, segments, number);
+        from = panel, from_at = panel_at;
+      }
+      for (index_t m = 0; m < part.filters; m += SUM_ROWS) {
+        auto tile = part.filters - m > SUM_ROWS / 2 ? correlate_tile<SUM_ROWS, V> : correlate_tile<SUM_ROWS / 2, V>;
+        tile(from, from_at, here, grads.data + m, grads_at + i, lanes.begin == 0 ? grads.ahead : 0,
+             sums + m * p->row + lanes.begin, p->row);
+      }
     }
   }
 
@@ -178,17 +190,25 @@ struct Item : Axes<Params> {
   }
 
   // panel[position][lane]. A segment's last store writes up to LANES - 1 lanes more, which the next one overwrites.
-  void gather(const Pixels& pixels, const index_t* offsets, index_t count, const Segment* segments, index_t number,
-              index_t width) const {
-    for (index_t i = 0; i < count; i++)
-      for (index_t s = 0; s < number; s++) {
-        const scalar_t* from = pixels.data + offsets[i] + segments[s].offset;
-        scalar_t* to = panel + i * width + segments[s].lane;
-        for (index_t k = 0; k < segments[s].length; k += LANES) {
-          store(to + k, load(from + k));
-          __builtin_prefetch(from + pixels.ahead + k, 0, 2);
-        }
-      }
+  template <int V>
+  void gather(const Pixels& pixels, const index_t* offsets, index_t count, const Segment* segments,
+              index_t number) const {
+    for (index_t i = 0; i < count; i++) {
+      const scalar_t* pixel = pixels.data + offsets[i];
+      panel_at[i] = i * V * LANES;
+      if (number == 1) copy<V>(pixel + segments[0].offset, panel + panel_at[i], V, pixels.ahead);
+      for (index_t s = 0; s < number && number > 1; s++)
+        copy<0>(pixel + segments[s].offset, panel + panel_at[i] + segments[s].lane, segments[s].vectors, pixels.ahead);
+    }
+  }
+
+  // `vectors` vectors, of which V are known at compile time.
+  template <int V>
+  INLINE void copy(const scalar_t* from, scalar_t* to, index_t vectors, index_t ahead) {
+    for (index_t v = 0; v < (V ? V : vectors); v++) {
+      store(to + v * LANES, load(from + v * LANES));
+      __builtin_prefetch(from + ahead + v * LANES, 0, 2);
+    }
   }
 };
 

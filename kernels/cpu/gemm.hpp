@@ -111,21 +111,22 @@ struct Panels {
 // A tile of sums of a wgrad: SUM_ROWS filters, SUM_VECTORS vectors at most.
 constexpr int SUM_VECTORS = 3, SUM_ROWS = MAX_VECTORS == 4 ? 8 : 4, MAX_SUM_ROWS = 8;
 
-// sums[i][lane] += sum over p of grads[at[p] + i] * panel[p][lane] for V vectors of lanes.
+// sums[i][lane] += sum over p of grads[grads_at[p] + i] * x[x_at[p] + lane] for V vectors of lanes. Gradients that are
+// `ahead` of these are fetched into the second-level cache.
 template <int R, int V>
-REGISTERS void correlate_tile(const scalar_t* panel, index_t positions, const scalar_t* grads, const index_t* at,
-                              index_t ahead, scalar_t* sums, index_t sums_step) {
+REGISTERS void correlate_tile(const scalar_t* x, const index_t* x_at, index_t positions, const scalar_t* grads,
+                              const index_t* grads_at, index_t ahead, scalar_t* sums, index_t sums_step) {
   vector_t total[R][V];
   for (int i = 0; i < R; i++)
     for (int v = 0; v < V; v++) total[i][v] = load(sums + i * sums_step + v * LANES);
-  for (index_t p = 0; p < positions; p++, panel += V * LANES) {
-    const scalar_t* from = grads + at[p];
+  for (index_t p = 0; p < positions; p++) {
+    const scalar_t* from = grads + grads_at[p];
     __builtin_prefetch(from + ahead, 0, 2);
-    vector_t x[V];
-    for (int v = 0; v < V; v++) x[v] = load(panel + v * LANES);
+    vector_t column[V];
+    for (int v = 0; v < V; v++) column[v] = load(x + x_at[p] + v * LANES);
     for (int i = 0; i < R; i++) {
       vector_t grad = broadcast(from[i]);
-      for (int v = 0; v < V; v++) total[i][v] += grad * x[v];
+      for (int v = 0; v < V; v++) total[i][v] += grad * column[v];
     }
   }
   for (int i = 0; i < R; i++)

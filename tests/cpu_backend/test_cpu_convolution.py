@@ -26,10 +26,12 @@ pytestmark = pytest.mark.usefixtures("compiler")
 DIRECTIONS = ("forward", "backward_input", "backward_weight")
 
 
-def arranged(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
-    """Normal numbers [N, C, D, H, W] in C order, with the channels innermost, or as a view with gaps."""
+def arranged(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: str, order: int | None = None
+) -> np.ndarray[Any, Any]:
+    """Normal numbers [N, C, D, H, W] in C order (0), with the channels innermost (1), or as a view with gaps (2)."""
     values = rng.standard_normal(shape).astype(dtype)
-    order = rng.integers(3)
+    order = rng.integers(3) if order is None else order
     if order == 1:
         return np.moveaxis(np.ascontiguousarray(np.moveaxis(values, 1, -1)), -1, 1)
     if order == 2:
@@ -54,11 +56,13 @@ def drawn(seed: int) -> tuple[ConvGeometry, int, np.random.Generator]:
     return conv_geometry("conv", size, channels, kernel, stride, padding, dilation), int(rng.integers(1, 5)), rng
 
 
-def computed(direction: str, geometry: ConvGeometry, batch: int, rng: np.random.Generator, dtype: str) -> None:
+def computed(
+    direction: str, geometry: ConvGeometry, batch: int, rng: np.random.Generator, dtype: str, order: int | None = None
+) -> None:
     """Compare one direction with the NumPy backend's definition in float64."""
     inputs, outputs, groups = geometry.channels
-    x = arranged(rng, (batch, inputs, *geometry.input_size), dtype)
-    y = arranged(rng, (batch, outputs, *geometry.output_size), dtype)
+    x = arranged(rng, (batch, inputs, *geometry.input_size), dtype, order)
+    y = arranged(rng, (batch, outputs, *geometry.output_size), dtype, order)
     w = rng.standard_normal((outputs, inputs // groups, *geometry.kernel_size)).astype(dtype)
     bias = rng.standard_normal(outputs if direction == "forward" else inputs).astype(dtype)
     bias = bias if rng.integers(2) else None
@@ -136,6 +140,30 @@ def test_gradients_of_rows_that_no_window_reads_are_zero(rng: np.random.Generato
             grad = strategies.arranged(np.ones((2, 2, 1, 4), dtype), "channels_last")
             results.append(F.conv2d_input(size, w.astype(dtype), grad, **options))
     np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(
+    ("size", "channels", "kernel", "options"),
+    [
+        ((14, 15), Channels(96, 72), 3, {"padding": 1}),
+        ((15, 14), Channels(80, 131), (3, 4), {"padding": (2, 1), "stride": 2}),
+        ((11, 30), Channels(48, 40), 3, {"padding": 12, "dilation": (12, 2)}),
+        ((5, 6, 7), Channels(64, 33), 3, {"padding": (1, 0, 1)}),
+        ((19, 17), Channels(160, 96, 2), 5, {"padding": 2}),
+        ((40, 41), Channels(208, 2), 1, {}),
+        ((13, 12), Channels(32, 1024), 1, {"stride": 2}),
+        ((600,), Channels(48, 24), 3, {}),
+    ],
+)
+def test_weights_in_parts(
+    size: tuple[int, ...], channels: Channels, kernel: Any, options: dict[str, Any], order: int
+) -> None:
+    """Gradients of weights whose channels, filters and positions are cut, from images copied or in place."""
+    given = {"stride": 1, "padding": 0, "dilation": 1} | options
+    geometry = conv_geometry("conv", size, channels, kernel, **given)
+    for dtype in ("float32", "float64"):
+        computed("backward_weight", geometry, 3, np.random.default_rng(3), dtype, order)
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(rng: np.random.Generator) -> None:

@@ -6,14 +6,19 @@ from collections.abc import Callable
 from math import prod
 
 from gpucnn.backends.cpu.library import Kernel, Launch, Layout, shared_scratch, strides, vector_bytes
-from gpucnn.backends.cpu.tiling import MIN_ITEMS, Samplings, Tile, block_of, fields, tile_of, tiles_of
+from gpucnn.backends.cpu.tiling import LEAST_CHANNELS, MIN_ITEMS, Samplings, Tile, block_of, fields, tile_of, tiles_of
 from gpucnn.backends.numpy.memory import Array
 
 ROOM = 16  # positions and filters beyond the last, to whole register tiles
-RANGE_BYTES = 4 << 20  # of the sums of a range of tiles, of which there are more the smaller they are
-PART_LANES = 288  # taps times channels of a work item of a wgrad: a gradient that is copied serves so many products
-SUM_BYTES = 384 << 10  # of a work item of a wgrad, which stay in the second-level cache
-GATHERED = 128  # positions of a panel of the wgrad's kernel
+
+# Of a work item of a wgrad: so many lanes, taps times channels, that to fetch a gradient pays, and so many filters that
+# to gather x does; the sums of both stay in the second-level cache.
+LANES_OF_PART = 288
+SUM_BYTES = 384 << 10
+GATHERED = 128  # positions of a panel, as in the kernel
+ROWS = 8  # filters of a register tile there
+FEW = 32  # filters, for which the kernel gathers nothing
+RANGE = 512  # positions of a range of tiles, whose sums are written, and read again to be added
 
 _CONVOLUTION = Kernel("convolution")
 _PACK = Kernel("convolution", "pack_weights")
@@ -62,14 +67,13 @@ def plan_weight(
     """The function of arrays x [N, G * C, D, H, W], grad_y [N, G * M, *o] and grad_w [G, M, C, KD, KH, KW]."""
     batch, (groups, filters, channels) = x.shape[0], grad_w.shape[:3]
     lanes, taps = vector_bytes() // x.itemsize, prod(grad_w.shape[3:])
-    part_c, tile, in_place = _part_of_channels(x, channels, samplings)
+    part_c, tile, in_place = _part_of_channels(x, filters, channels, samplings)
     row = -(-part_c * taps // lanes) * lanes
-    parts_m, part_m = _equal_parts(filters, max(lanes, SUM_BYTES // (row * x.itemsize)))
     parts_c, tiles = -(-channels // part_c), tiles_of(tile, batch, samplings)
-    items = groups * parts_c * parts_m
-    ranges = max(1, min(tiles, MIN_ITEMS // items, RANGE_BYTES // (prod(grad_w.shape) * x.itemsize)))
-    if items * ranges < MIN_ITEMS // 2:
-        parts_m, part_m = _equal_parts(filters, max(lanes, -(-filters * items * ranges * 2 // (MIN_ITEMS * parts_m))))
+    parts_m, part_m = _parts_of_filters(filters, SUM_BYTES // (row * x.itemsize))
+    ranges = max(1, min(tiles, MIN_ITEMS // (groups * parts_c * parts_m), tiles * prod(tile) // RANGE))
+    if groups * parts_c * parts_m * ranges < MIN_ITEMS // 2:
+        parts_m, part_m = _parts_of_filters(filters, filters * groups * parts_c * ranges // (MIN_ITEMS // 2))
     items = groups * ranges * parts_c * parts_m
     block = 0 if in_place else block_of(tile, part_c, samplings)
     values = {
@@ -82,8 +86,9 @@ def plan_weight(
         **strides("y", grad_y, "ncdhw"),
         **strides("w", grad_w, "gmcdhw"),
     }
-    sums_size = (part_m + 8) * row
-    workspace = block + prod(tile) * (part_m + 4) + 140 * 3 * lanes + (sums_size if ranges == 1 else 0)
+    sums_size = (part_m + ROWS) * row
+    panel = (GATHERED + 1) * 3 * lanes + 2 * GATHERED
+    workspace = (sums_size if ranges == 1 else 0) + block + prod(tile) * (part_m + 4) + panel + 6 * lanes + ROWS
     correlate = Launch(_WEIGHT, dtype, values, items, workspace)
     if ranges == 1:
         return lambda x, grad_y, grad_w: correlate(x=x, grad_y=grad_y, sums=None, grad_w=grad_w)
@@ -97,29 +102,31 @@ def plan_weight(
     return contract
 
 
-def _part_of_channels(x: Layout, channels: int, samplings: Samplings) -> tuple[int, Tile, bool]:
+def _part_of_channels(x: Layout, filters: int, channels: int, samplings: Samplings) -> tuple[int, Tile, bool]:
     """The channels of a work item of a wgrad, its tile, and whether it reads x in place.
 
-    In place a vector has channels of one tap only, of which all have to be there. A copy is of so few channels that a
-    tile has GATHERED positions.
+    In place the vectors of a panel are of one tap, and there are two at least. A copy has so few channels that it holds
+    what many positions read; few filters take less time to multiply with it than to gather panels.
     """
     batch, lanes = x.shape[0], vector_bytes() // x.itemsize
     taps = prod(len(axis.offsets) for axis in samplings)
-    parts = max(1, round(channels * taps / PART_LANES))
-    if strides("x", x, "ncdhw")["x_c"] == 1 and channels % lanes == 0:
+    parts = max(1, round(channels * taps / LANES_OF_PART))
+    is_innermost = strides("x", x, "ncdhw")["x_c"] == 1
+    if is_innermost and channels % lanes == 0 and (filters > FEW or taps == 1):
         vectors = channels // lanes
-        return lanes * -(-vectors // min(parts, vectors)), tile_of(batch, 0, samplings, x.itemsize), True
-    wanted = min(GATHERED, batch * prod(axis.targets for axis in samplings))
+        part = max(2, -(-vectors // parts))
+        return lanes * (part + (vectors % part == 1)), tile_of(batch, 0, samplings, x.itemsize), True
+    wanted = min(GATHERED * 3 // 4, batch * prod(axis.targets for axis in samplings))
     while True:
-        parts, part = _equal_parts(channels, max(1, -(-channels // parts)))
+        part = -(-channels // parts)
         tile = tile_of(batch, part, samplings, x.itemsize)
-        if prod(tile) >= wanted * 3 // 4 or part <= 16:
+        if prod(tile) >= wanted or part <= LEAST_CHANNELS:
             return part, tile, False
         parts *= 2
 
 
-def _equal_parts(count: int, most: int) -> tuple[int, int]:
-    """The number of equal parts of at most `most`, and the size of the largest."""
-    part = -(-count // -(-count // most))
-    part = min(count, -(-part // 8) * 8)
-    return -(-count // part), part
+def _parts_of_filters(filters: int, most: int) -> tuple[int, int]:
+    """The number of parts of about equal size, and the filters of a part: whole register tiles of at most `most`."""
+    parts = -(-filters // max(ROWS, most))
+    part = -(-filters // (parts * ROWS)) * ROWS
+    return -(-filters // part), part

@@ -6,7 +6,7 @@ from functools import lru_cache
 from math import prod
 
 from gpucnn.backends.cpu import depthwise, folding
-from gpucnn.backends.cpu.tiling import Samplings, tile_of
+from gpucnn.backends.cpu.tiling import LEAST_CHANNELS, Samplings, tile_of
 from gpucnn.backends.numpy import select as on_numpy
 from gpucnn.geometry import ConvGeometry
 
@@ -57,7 +57,7 @@ def algorithm(
         return "depthwise"
     if direction == "backward_input" and folding.computes(geometry):
         return "fold"
-    if direction != "backward_weight" and _is_cramped(direction, geometry, batch, 8 if dtype == "float64" else 4):
+    if _is_cramped(direction, geometry, batch, 8 if dtype == "float64" else 4):
         in_numpy = on_numpy.algorithm(direction, geometry, batch, dtype)
         return in_numpy if in_numpy in _OF_NUMPY else None
     return None
@@ -70,7 +70,8 @@ def _is_cramped(direction: str, geometry: ConvGeometry, batch: int, itemsize: in
     if not parts:
         return False
     weight, (depth, height, width) = max(parts, key=lambda part: prod(part[0]))
-    tile = tile_of(batch, weight[2], (depth, height, width), itemsize)
+    channels = min(weight[2], LEAST_CHANNELS) if direction == "backward_weight" else weight[2]
+    tile = tile_of(batch, channels, (depth, height, width), itemsize)
     return prod(tile) < min(MIN_TILE, batch * depth.targets * height.targets * width.targets)
 
 

@@ -14,6 +14,7 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 
 BLOCK_BYTES = 384 << 10  # of the input of a tile, which stays in the second-level cache
 POSITIONS = 256  # of a tile: each chunk of weights that is read serves so many
+LEAST_CHANNELS = 16  # of a block, to which a wgrad cuts what would leave a tile few positions
 MIN_ITEMS = 16  # work items below which filters or positions are cut in parts too
 
 
