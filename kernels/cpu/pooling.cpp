@@ -43,11 +43,6 @@ struct Divisors {
 constexpr int MAX_DIRECT = 16;
 
 template <int L>
-struct Wide {
-  typedef int64_t vector __attribute__((vector_size(L * sizeof(int64_t))));
-};
-
-template <int L>
 INLINE void write_indices(int64_t* to, Labels<L> labels) {
   if constexpr (L == 1)
     *to = labels;

@@ -24,6 +24,12 @@ struct Lanes<1> {
   using labels = label_t;
 };
 
+// Indices as wide as they are in arrays.
+template <int L>
+struct Wide {
+  typedef int64_t vector __attribute__((vector_size(L * sizeof(int64_t))));
+};
+
 template <int L>
 using Values = typename Lanes<L>::values;
 template <int L>
