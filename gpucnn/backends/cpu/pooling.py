@@ -33,7 +33,7 @@ _ADD_BY_TAPS = Kernel("pool_indices", "add_by_taps")
 _SCATTER_LAST = Kernel("pool_indices", "scatter_last")
 _GATHER = Kernel("pool_indices", "gather")
 
-BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT = range(7)  # the ways of kernels/cpu/pooling.cpp
+BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT, COPIED = range(8)  # the ways of kernels/cpu/pooling.cpp
 MAX_ROWS, MAX_DIRECT = 8, 16  # as there
 MAX_WINDOW = 32  # as in kernels/cpu/pool_indices.cpp
 MAX_TAPS = 64  # of windows that overlap much; NumPy's passes are fewer from about there on
@@ -390,9 +390,11 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
     row = Row(BY_TABLE) if channels_last else row_of(axes[2], of_windows)
     if channels_last and of_windows and prod(each.longest for each in reads) <= MAX_DIRECT:
         row = Row(DIRECT)
+    elif channels_last and not of_windows and all(each.longest <= 1 for each in reads):
+        row = Row(COPIED)
     elif not channels_last and w.is_run and axes[:2] == (Axis(1), Axis(1)):
         row = Row(SINGLE)
-    beside = row.low or row.last >= w.sources or divides == 1
+    beside = row.low or row.last >= w.sources or divides == 1 or row.way == COPIED
     margin = row.low + max(w.sources, row.last + 1) if beside else 0
     named = dict(zip("dhw", reads, strict=True))
     values = {
