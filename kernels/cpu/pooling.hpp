@@ -139,7 +139,7 @@ struct Maximum {
 
   template <class V, class P>
   static MEMBER void update(V& best, P&, V value, P) {
-    best = (value > best) | (value != value) ? value : best;
+    best = (value <= best) | (best != best) ? best : value;
   }
 };
 
