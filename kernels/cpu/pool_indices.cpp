@@ -3,12 +3,14 @@
 // windows, indices [N, windows, C] <-> planes [N, positions, C] with channels last, and in C order C = 1 and N counts
 // all planes. An index is a position in its plane, or -1. Windows are taken in their order, so sums are too. A work item
 // is a range of planes, or of the channels of an image.
-#include "vectors.hpp"
+#include "pooling.hpp"
 
 struct Params {
   index_t n, c, windows, positions;
   index_t part;  // channels that are not divided between items
   index_t items;
+  index_t h, w, od, oh, ow;  // of add_by_taps
+  index_t d_step, h_step, w_step;
 };
 
 constexpr int PLANES = 4;
@@ -126,4 +128,101 @@ KERNEL gather(const Params* p, const scalar_t* planes, const int64_t* indices, s
         values[from + c] = at < 0 ? scalar_t(0) : image[at * p->c + c];
       }
   });
+}
+
+// --- Channels last, by the windows' taps -------------------------------------------------------------------------------
+
+constexpr int MAX_WINDOW = 32;  // taps
+
+// A window: its taps' positions, in their order, of which [begin, end) are in the rows of a work item, and where those
+// are in an image.
+struct Window {
+  label_t positions[MAX_WINDOW];
+  index_t offsets[MAX_WINDOW];
+  int taps, begin, end;
+
+  void move(index_t columns, index_t channels) {
+    for (int t = 0; t < taps; t++) positions[t] += label_t(columns), offsets[t] += columns * channels;
+  }
+};
+
+// `reads` are the tables of the axes D, H and W: first[out], then count[out] of each; `part` are positions.
+INLINE Window window_of(const Params* p, const int64_t* reads, index_t od, index_t oh, index_t ow, Range part) {
+  const int64_t *d = reads + od, *h = reads + 2 * p->od + oh, *w = reads + 2 * (p->od + p->oh) + ow;
+  Window window;
+  window.taps = window.begin = window.end = 0;
+  for (index_t i = 0; i < d[p->od]; i++)
+    for (index_t j = 0; j < h[p->oh]; j++)
+      for (index_t k = 0; k < w[p->ow]; k++) {
+        index_t at = ((d[0] + i * p->d_step) * p->h + h[0] + j * p->h_step) * p->w + w[0] + k * p->w_step;
+        window.positions[window.taps] = label_t(at), window.offsets[window.taps++] = at * p->c;
+        window.begin += at < part.begin;
+        window.end += at < part.end;
+      }
+  return window;
+}
+
+// Adds the gradients of LANES channels to the taps that their indices name; the lanes whose index is none of these.
+INLINE Labels<LANES> add_lanes(const scalar_t* grads, const int64_t* indices, scalar_t* planes, const Window& window) {
+  auto label = __builtin_convertvector(read<Wide<LANES>::vector>(indices), Labels<LANES>);
+  auto grad = load(grads);
+  auto found = label < 0;
+  for (int t = 0; t < window.begin; t++) found |= label == window.positions[t];
+  for (int t = window.begin; t < window.end; t++) {
+    auto hit = label == window.positions[t];
+    found |= hit;
+    scalar_t* to = planes + window.offsets[t];
+    store(to, load(to) + (hit ? grad : vector_t{}));
+  }
+  for (int t = window.end; t < window.taps; t++) found |= label == window.positions[t];
+  return ~found;
+}
+
+// The gradients of one window; nonzero lanes of `strays` tell that the index of some channel is none of its positions.
+INLINE void add_window(const Params* p, const scalar_t* grads, const int64_t* indices, scalar_t* planes,
+                       const Window& window, Labels<LANES>& strays) {
+  index_t c = 0;
+  for (; c + LANES <= p->c; c += LANES) strays |= add_lanes(grads + c, indices + c, planes + c, window);
+  for (; c < p->c; c++) {
+    const label_t* last = window.positions + window.taps;
+    const label_t* at = std::find(window.positions, last, label_t(indices[c]));
+    strays[0] |= at == last && indices[c] >= 0;
+    index_t tap = at - window.positions;
+    if (tap >= window.begin && tap < window.end) planes[window.offsets[tap] + c] += grads[c];
+  }
+}
+
+// As scatter_add, where windows have few taps: an item adds the gradients of all windows to its rows of the planes. Sets
+// strays[item] if the index of some window is none of its positions: then the result is wrong.
+KERNEL add_by_taps(const Params* p, const scalar_t* values, const int64_t* indices, scalar_t* planes,
+                   const int64_t* reads, int64_t* strays, scalar_t*, int64_t item) {
+  index_t rows = p->positions / p->w, of_image = p->windows * p->c;
+  const int64_t *first = reads + 2 * (p->od + p->oh), *count = first + p->ow;
+  Labels<LANES> found_none = {};
+  Range range = part_of(p->n * rows, item, p->items);
+  while (range.begin < range.end) {
+    index_t n = range.begin / rows, top = range.begin % rows, bottom = std::min(rows, top + range.end - range.begin);
+    Range part = {top * p->w, bottom * p->w};
+    scalar_t* image = planes + n * p->positions * p->c;
+    index_t cleared = part.begin;
+    auto clear = [&](index_t end) {
+      if (end > cleared) std::fill(image + cleared * p->c, image + end * p->c, scalar_t(0)), cleared = end;
+    };
+    for (index_t row = 0; row < p->od * p->oh; row++) {
+      index_t from = n * of_image + row * p->ow * p->c;
+      Window window;
+      for (index_t ow = 0; ow < p->ow; ow++, from += p->c) {
+        if (ow > 0 && count[ow] == count[ow - 1])
+          window.move(first[ow] - first[ow - 1], p->c);
+        else
+          window = window_of(p, reads, row / p->oh, row % p->oh, ow, part);
+        if (window.begin == window.end) break;  // nor has any other of these windows a row here
+        clear(window.positions[window.end - 1] + 1);
+        add_window(p, values + from, indices + from, image, window, found_none);
+      }
+    }
+    clear(part.end);
+    range.begin += bottom - top;
+  }
+  for (int lane = 0; lane < LANES; lane++) strays[item] |= found_none[lane];
 }

@@ -29,7 +29,7 @@ struct Params {
 
 constexpr int MAX_ROWS = 8;  // of one pass: each reads and writes the row of results
 
-enum Way { BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT };
+enum Way { BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT, COPIED };
 
 struct Reads {
   const int64_t *first, *count;
@@ -41,11 +41,6 @@ struct Divisors {
 
 // Channels last, windows of so few taps are reduced at once: reduced rows would have to be written and read.
 constexpr int MAX_DIRECT = 16;
-
-template <int L>
-struct Wide {
-  typedef int64_t vector __attribute__((vector_size(L * sizeof(int64_t))));
-};
 
 template <int L>
 INLINE void write_indices(int64_t* to, Labels<L> labels) {
@@ -333,9 +328,40 @@ struct Pooling {
     }
   }
 
+  // A row of y, channels last, whose pixels read one pixel at most: that, divided, until the next pixel reads another.
+  void copied_row(const scalar_t* plane, index_t offset, index_t od, index_t oh) const {
+    index_t d = d_reads.first[od], h = h_reads.first[oh];
+    const scalar_t* held = nullptr;
+    for (index_t o = 0; o < p->ow; o++, offset += p->c) {
+      if (!d_reads.count[od] || !h_reads.count[oh] || !w_reads.count[o]) {
+        put_nothing(offset, p->c);
+        continue;
+      }
+      index_t w = w_reads.first[o];
+      const scalar_t* source = plane + d * p->x_d + h * p->x_h + w * p->x_w;
+      if (source != held) {
+        scalar_t divisor = p->divides ? divisors.d[d] * divisors.h[h] * divisors.w[w] : 1;
+        over(p->c, [&](auto width, index_t c) { write(margins + c, read<Values<width>>(source + c) / divisor); });
+      }
+      held = source;
+      over(p->c, [&](auto width, index_t c) { write(y + offset + c, read<Values<width>>(margins + c)); });
+    }
+  }
+
   void put_nothing(index_t offset, index_t count) const {
     std::fill(y + offset, y + offset + count, Op::NOTHING);
     if (Op::LABELLED) std::fill(indices + offset, indices + offset + count, -1);
+  }
+
+  // The gradient of planes that are one row in C order with one window.
+  void repeated_windows(Range planes) const {
+    scalar_t divisor = p->divides ? divisors.d[0] * divisors.h[0] * divisors.w[0] : 1;
+    for (index_t i = planes.begin; i < planes.end; i++) {
+      index_t n = i / p->c, c = i % p->c;
+      scalar_t value = x[n * p->x_n + c * p->x_c] / divisor;
+      scalar_t* to = y + n * p->y_n + c * p->y_c;
+      over(p->ow, [&](auto width, index_t o) { write(to + o, value + Values<width>{}); });
+    }
   }
 
   // Planes that are one row in C order with one window.
@@ -382,6 +408,8 @@ struct Pooling {
     index_t planes = p->channels_last ? 1 : p->c;
     Range range = part_of(p->n * planes * p->od * p->oh, item, p->items);
     if (p->way == SINGLE) return single_windows(range);
+    bool is_row = p->d * p->h * p->od * p->oh == 1 && d_reads.count[0] && h_reads.count[0];
+    if (p->way == REPEATED && is_row) return repeated_windows(range);
     for (index_t begin = range.begin; begin < range.end;) {
       index_t oh = begin % p->oh, od = begin / p->oh % p->od, plane = begin / p->oh / p->od;
       index_t n = plane / planes, c = plane % planes, rows = std::min(p->oh - oh, range.end - begin);
@@ -389,6 +417,8 @@ struct Pooling {
       index_t offset = n * p->y_n + c * p->y_c + od * p->y_d + oh * p->y_h;
       if (p->way == DIRECT)
         for (index_t i = 0; i < rows; i++) direct_row(from, offset + i * p->y_h, od, oh + i);
+      else if (p->way == COPIED)
+        for (index_t i = 0; i < rows; i++) copied_row(from, offset + i * p->y_h, od, oh + i);
       else if (p->block > 1 && d_reads.count[od] <= MAX_ROWS)
         rows_of_plane(from, plane, offset, od, oh, oh + rows);
       else

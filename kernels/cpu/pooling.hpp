@@ -24,6 +24,12 @@ struct Lanes<1> {
   using labels = label_t;
 };
 
+// Indices as wide as they are in arrays.
+template <int L>
+struct Wide {
+  typedef int64_t vector __attribute__((vector_size(L * sizeof(int64_t))));
+};
+
 template <int L>
 using Values = typename Lanes<L>::values;
 template <int L>
@@ -133,7 +139,7 @@ struct Maximum {
 
   template <class V, class P>
   static MEMBER void update(V& best, P&, V value, P) {
-    best = (value > best) | (value != value) ? value : best;
+    best = (value <= best) | (best != best) ? best : value;
   }
 };
 
@@ -239,13 +245,14 @@ INLINE void reduce_rows(const Sources& sources, int count, bool first, Row targe
   reduce_rows<Op, true, 0>(sources, count, target, length);
 }
 
-// In passes over few rows: a sum of many rounds like one of as many as there are passes.
-constexpr index_t MAX_TAPS = 64;
-
+// In passes over few rows, which are read side by side: 8, or more if there were more passes than rows in one. A sum of
+// many rounds like one of as many as there are passes.
 template <class Op, class Sources>
 static void reduce_in_passes(Sources sources, index_t count, bool first, Row target, index_t length) {
-  for (; count > 0; count -= MAX_TAPS, sources = sources.after(MAX_TAPS), first = false) {
-    int taps = int(std::min(count, MAX_TAPS));
+  index_t most = 8;
+  while (most * most < count) most *= 2;
+  for (; count > 0; count -= most, sources = sources.after(most), first = false) {
+    int taps = int(std::min(count, most));
     if (first)
       reduce_rows<Op, true, 0>(sources, taps, target, length);
     else

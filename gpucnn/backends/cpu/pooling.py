@@ -5,14 +5,16 @@ Windows that are long and overlap are left to NumPy's passes, whose number grows
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from gpucnn.backends.cpu.elementwise import work_items
-from gpucnn.backends.cpu.library import Kernel, Launch, Layout, Value, launch, layout, strides
+from gpucnn.backends.cpu.library import Kernel, Launch, Layout, Value, layout, strides
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy import average_pooling, max_pooling
 from gpucnn.backends.numpy.average_pooling import tap_counts
@@ -27,11 +29,13 @@ Axes = tuple[AnyAxis, AnyAxis, AnyAxis]
 _MAX_POOL = Kernel("pooling", "max_pool")
 _WINDOW_SUMS = Kernel("pooling", "window_sums")
 _SCATTER_ADD = Kernel("pool_indices", "scatter_add")
+_ADD_BY_TAPS = Kernel("pool_indices", "add_by_taps")
 _SCATTER_LAST = Kernel("pool_indices", "scatter_last")
 _GATHER = Kernel("pool_indices", "gather")
 
-BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT = range(7)  # the ways of kernels/cpu/pooling.cpp
+BY_TABLE, SHIFTED, HALVED, DOUBLED, REPEATED, SINGLE, DIRECT, COPIED = range(8)  # the ways of kernels/cpu/pooling.cpp
 MAX_ROWS, MAX_DIRECT = 8, 16  # as there
+MAX_WINDOW = 32  # as in kernels/cpu/pool_indices.cpp
 MAX_TAPS = 64  # of windows that overlap much; NumPy's passes are fewer from about there on
 MAX_SUM = 4096  # sources that are added up one by one
 TABLES_BYTES = 4 << 20  # of all cached tables
@@ -120,8 +124,36 @@ def _launch_of(kernel: Kernel, plan: Plan, x: Layout, y: Layout, labelled: bool)
 
 
 def max_pool_backward(grad_y: Array, indices: Array, grad_x: Array, geometry: PoolGeometry) -> None:
-    """grad_x [N, C, D, H, W]: grad_y scatter-added by the indices, in the order of the windows."""
-    _by_indices(_SCATTER_ADD, grad_y, indices, grad_x, is_channels_last(grad_y))
+    """grad_x [N, C, D, H, W]: grad_y added by the indices, in the order of the windows."""
+    channels_last = is_channels_last(grad_y)
+    taps = _window_taps(geometry) if channels_last else None
+    if taps is None or not _by_indices(_ADD_BY_TAPS, grad_y, indices, grad_x, True, taps):
+        _by_indices(_SCATTER_ADD, grad_y, indices, grad_x, channels_last)
+
+
+class Taps(NamedTuple):
+    """The taps of all windows: fields of the kernel, and its tables of axes."""
+
+    fields: tuple[tuple[str, int], ...]
+    reads: Array
+
+
+@kept(TABLES_BYTES)
+def _window_taps(geometry: PoolGeometry) -> Taps | None:
+    """The taps of windows, or None where one has many or none, or lanes cannot hold the positions."""
+    reads = tuple(reads_of(axis, True) for axis in geometry.axes)
+    few = prod(each.longest for each in reads) <= MAX_WINDOW and all(each.counts.all() for each in reads)
+    if not few or prod(geometry.input_size) >= LABELS:
+        return None
+    fields = [("h", reads[1].sources), ("w", reads[2].sources)]
+    for axis, each in zip("dhw", reads, strict=True):
+        fields += [(f"o{axis}", len(each.counts)), (f"{axis}_step", each.step)]
+    return Taps(tuple(fields), _tables(reads))
+
+
+def _tables(reads: Sequence[Reads]) -> Array:
+    """The kernels' tables of the axes D, H and W: the first source of each target, then their numbers."""
+    return np.concatenate([table for each in reads for table in (each.first, each.counts)])
 
 
 def _dense(values: Array, indices: Array, planes: Array, channels_last: bool) -> list[Array]:
@@ -140,25 +172,40 @@ def gather(planes: Array, indices: Array, values: Array) -> None:
     _by_indices(_GATHER, values, indices, planes, is_channels_last(planes))
 
 
-def _by_indices(kernel: Kernel, values: Array, indices: Array, planes: Array, channels_last: bool) -> None:
-    """Move values [N, C, D, H, W] to the indices in planes [N, C, *], or from there."""
+def _by_indices(
+    kernel: Kernel, values: Array, indices: Array, planes: Array, channels_last: bool, taps: Taps | None = None
+) -> bool:
+    """Move values [N, C, D, H, W] to the indices in planes [N, C, *], or from there; False if `taps` lack an index."""
     if values.size == 0:
-        return
-    n, c = values.shape[:2]
+        return True
+    fields, reads = taps or ((), None)
+    sizes = values.shape[:2], values.size, planes.size
+    run, items = _launch_by_indices(kernel, *sizes, channels_last, name_of(values.dtype), fields)
     values, indices, planes = _dense(values, indices, planes, channels_last)
+    strays = np.zeros(items, np.int64)
+    run(values=values, indices=indices, planes=planes, reads=reads, strays=strays)
+    return not strays.any()
+
+
+@lru_cache(maxsize=512)
+def _launch_by_indices(
+    kernel: Kernel,
+    lead: tuple[int, int],
+    windows: int,
+    positions: int,
+    channels_last: bool,
+    dtype: str,
+    taps: tuple[tuple[str, int], ...],
+) -> tuple[Launch, int]:
+    """The launch of a kernel for so many elements, and its work items."""
+    n, c = lead
     planes_each, channels = (n, c) if channels_last else (n * c, 1)
     part = _multiple(-(-channels // -(-MIN_PARTS // planes_each)), PART)
-    parts = planes_each * -(-channels // part)
-    fields = {
-        "n": planes_each,
-        "c": channels,
-        "windows": values.size // (n * c),
-        "positions": planes.size // (n * c),
-        "part": part,
-        "items": min(work_items((planes.size + values.size) // WORK), parts),
-    }
-    arrays = {"values": values, "indices": indices, "planes": planes}
-    launch(kernel, name_of(values.dtype), fields, arrays, fields["items"])
+    fields = dict.fromkeys(_ADD_BY_TAPS.fields, 0) | {"n": planes_each, "c": channels, "part": part, **dict(taps)}
+    fields |= {"windows": windows // (n * c), "positions": positions // (n * c)}
+    units = n * fields["positions"] // fields["w"] if taps else planes_each * -(-channels // part)
+    fields["items"] = min(work_items((windows + positions) // WORK), units)
+    return Launch(kernel, dtype, fields, fields["items"]), fields["items"]
 
 
 # --- Axes -----------------------------------------------------------------------------------------------------------
@@ -343,9 +390,11 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
     row = Row(BY_TABLE) if channels_last else row_of(axes[2], of_windows)
     if channels_last and of_windows and prod(each.longest for each in reads) <= MAX_DIRECT:
         row = Row(DIRECT)
+    elif channels_last and not of_windows and all(each.longest <= 1 for each in reads):
+        row = Row(COPIED)
     elif not channels_last and w.is_run and axes[:2] == (Axis(1), Axis(1)):
         row = Row(SINGLE)
-    beside = row.low or row.last >= w.sources or divides == 1
+    beside = row.low or row.last >= w.sources or divides == 1 or row.way == COPIED
     margin = row.low + max(w.sources, row.last + 1) if beside else 0
     named = dict(zip("dhw", reads, strict=True))
     values = {
@@ -366,7 +415,7 @@ def plan_of(geometry: PoolGeometry, of_windows: bool, channels_last: bool, dtype
         d_overlap=d.overlap,
         h_overlap=h.overlap,
         values=values,
-        reads=np.concatenate([table for each in reads for table in (each.first, each.counts)]),
+        reads=_tables(reads),
         divisors=_divisors(geometry.divisor, axes, dtype),
         dtype=dtype,
     )
