@@ -28,7 +28,7 @@ struct Piece {
   index_t offset, length;  // in the block
 };
 
-// The operands of a product sums[i][lane] = first[lane] + sum over k of rows[at[i] + k] * columns[k][lane].
+// The operands of a product: to sums[to[i] * sums_step + lane] comes the sum over k of rows[at[i] + k] * columns[k][lane].
 struct Product {
   const scalar_t* rows;
   const index_t* at;
@@ -37,17 +37,19 @@ struct Product {
   const scalar_t* columns;
   index_t columns_step;
   scalar_t* sums;
+  const index_t* to;
   index_t sums_step;
 };
 
-// R rows of V vectors that begin as first[i * first_step + lane]. Loops that are unrolled, or run at least once, leave
-// the sums in registers: with others, compilers keep copies of them in memory, which took 180 cycles a tile.
+// R rows of V vectors. `first` is null where sums are continued. Loops that are unrolled, or run at least once, leave the
+// sums in registers: with others, compilers keep copies of them in memory, which took 180 cycles a tile.
 template <int R, int V>
-REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* first, index_t first_step, scalar_t* sums,
-                             index_t sums_step) {
+REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* first) {
   vector_t total[R][V];
-  UNROLLED for (int i = 0; i < R; i++)
-    UNROLLED for (int v = 0; v < V; v++) total[i][v] = load(first + i * first_step + v * LANES);
+  UNROLLED for (int i = 0; i < R; i++) {
+    const scalar_t* begin = first ? first : p.sums + p.to[row + i] * p.sums_step;
+    UNROLLED for (int v = 0; v < V; v++) total[i][v] = load(begin + v * LANES);
+  }
   const scalar_t* columns = p.columns;
   const Piece *piece = p.pieces, *end = piece + p.count;
   do {
@@ -64,28 +66,30 @@ REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* firs
       columns += p.columns_step;
     } while (++k < length);
   } while (++piece < end);
-  UNROLLED for (int i = 0; i < R; i++)
-    UNROLLED for (int v = 0; v < V; v++) store(sums + i * sums_step + v * LANES, total[i][v]);
+  UNROLLED for (int i = 0; i < R; i++) {
+    scalar_t* sums = p.sums + p.to[row + i] * p.sums_step;
+    UNROLLED for (int v = 0; v < V; v++) store(sums + v * LANES, total[i][v]);
+  }
 }
 
-// All rows of a product with at least one piece, none of them empty. `first` is null where sums are continued. The last
-// tile has less than ROWS[V] rows: it reads offsets at[] beyond them, which have to be valid, and its sums are kept aside.
+// All rows of a product with at least one piece, none of them empty. The last tile has less than ROWS[V] rows: it reads
+// offsets at[] beyond them, which have to be valid, and its sums are kept aside.
 template <int V>
 static void multiply(const Product& p, index_t rows, const vector_t* first) {
   constexpr int R = ROWS[V];
   scalar_t begin[V * LANES], last[R * V * LANES] = {};
   if (first) memcpy(begin, first, sizeof begin);
-  index_t row = 0;
-  for (; row + R <= rows; row += R) {
-    scalar_t* to = p.sums + row * p.sums_step;
-    multiply_tile<R, V>(p, row, first ? begin : to, first ? 0 : p.sums_step, to, p.sums_step);
-  }
+  index_t row = 0, places[R];
+  for (; row + R <= rows; row += R) multiply_tile<R, V>(p, row, first ? begin : nullptr);
   if (row == rows) return;
+  Product rest = p;
+  rest.at += row, rest.sums = last, rest.to = places, rest.sums_step = V * LANES;
+  for (int i = 0; i < R; i++) places[i] = i;
   for (index_t i = row; i < rows && !first; i++)
-    memcpy(last + (i - row) * V * LANES, p.sums + i * p.sums_step, V * LANES * sizeof(scalar_t));
-  multiply_tile<R, V>(p, row, first ? begin : last, first ? 0 : V * LANES, last, V * LANES);
+    memcpy(last + (i - row) * V * LANES, p.sums + p.to[i] * p.sums_step, V * LANES * sizeof(scalar_t));
+  multiply_tile<R, V>(rest, 0, first ? begin : nullptr);
   for (index_t i = row; i < rows; i++)
-    memcpy(p.sums + i * p.sums_step, last + (i - row) * V * LANES, V * LANES * sizeof(scalar_t));
+    memcpy(p.sums + p.to[i] * p.sums_step, last + (i - row) * V * LANES, V * LANES * sizeof(scalar_t));
 }
 
 // Calls `function` with the number of vectors, in [1, MOST], as a constant.
@@ -147,24 +151,29 @@ struct Filters {
   // to[(channel * taps + tap)][lane] for `count` filters; lanes beyond are zero.
   void turn(const scalar_t* from, index_t count, index_t channels, scalar_t* to) const {
     index_t taps = kd * kh * kw, channel = 0;
-    if (count == LANES && c == taps && has_dense_taps(1)) {
+    bool ascends = has_dense_taps(1);
+    if (count == LANES && c == taps && ascends) {
       copy_transposed(from, m, to, LANES, LANES, channels * taps);
       return;
     }
-    // All but the last channel: a row of vectors reads up to LANES scalars, which the next channel has.
-    if (count == LANES && taps <= LANES && c >= LANES && (has_dense_taps(1) || has_dense_taps(-1)))
-      for (bool ascends = has_dense_taps(1); channel < channels - 1; channel++) {
-        const scalar_t* first = from + channel * c - (ascends ? 0 : taps - 1);
-        vector_t rows[LANES];
-        for (int i = 0; i < LANES; i++) rows[i] = load(first + i * m);
-        transpose<Wide>(rows);
-        for (index_t tap = 0; tap < taps; tap++)
-          store(to + (channel * taps + (ascends ? tap : taps - 1 - tap)) * LANES, rows[tap]);
-      }
+    // All but the last channel: a row of vectors reads up to LANES - 1 scalars beyond, which the next channel has.
+    if (count == LANES && m > 1 && c >= LANES && (ascends || has_dense_taps(-1)))
+      for (; channel < channels - 1; channel++)
+        for (index_t tap = 0; tap < taps; tap += LANES) {
+          const scalar_t* first = from + channel * c + tap - (ascends ? 0 : taps - 1);
+          vector_t rows[LANES];
+          for (int i = 0; i < LANES; i++) rows[i] = load(first + i * m);
+          transpose<Wide>(rows);
+          for (index_t i = tap; i < std::min(taps, tap + LANES); i++)
+            store(to + (channel * taps + (ascends ? i : taps - 1 - i)) * LANES, rows[i - tap]);
+        }
     for (; channel < channels; channel++)
       for (index_t tap = 0; tap < taps; tap++) {
         const scalar_t* each = from + channel * c + tap / (kh * kw) * d + tap / kw % kh * h + tap % kw * w;
-        for (index_t i = 0; i < LANES; i++) to[(channel * taps + tap) * LANES + i] = i < count ? each[i * m] : scalar_t(0);
+        scalar_t* lanes = to + (channel * taps + tap) * LANES;
+        if (m == 1 && count == LANES) store(lanes, load(each));
+        else
+          for (index_t i = 0; i < LANES; i++) lanes[i] = i < count ? each[i * m] : scalar_t(0);
       }
   }
 

@@ -14,7 +14,7 @@ struct Params {
 };
 
 template <int V>
-static void multiply_panel(const Params* p, const scalar_t* x, const index_t* at, index_t width, const scalar_t* w,
+static void multiply_panel(const Params* p, const scalar_t* x, const index_t* at, const index_t* to, index_t width, const scalar_t* w,
                            const scalar_t* bias, scalar_t* y, scalar_t* columns, scalar_t* partial) {
   bool is_whole = width == V * LANES;
   scalar_t* sums = is_whole ? y : partial;
@@ -26,11 +26,11 @@ static void multiply_panel(const Params* p, const scalar_t* x, const index_t* at
     Piece piece{c, std::min(most, p->channels - c)};
     for (index_t k = 0; k < piece.length; k++) {
       const scalar_t* from = x + (c + k) * p->x_c;
-      scalar_t* to = columns + k * V * LANES;
-      for (int v = 0; v < V && is_whole; v++) store(to + v * LANES, load(from + v * LANES));
-      for (index_t i = 0; i < V * LANES && !is_whole; i++) to[i] = i < width ? from[i] : scalar_t(0);
+      scalar_t* column = columns + k * V * LANES;
+      for (int v = 0; v < V && is_whole; v++) store(column + v * LANES, load(from + v * LANES));
+      for (index_t i = 0; i < V * LANES && !is_whole; i++) column[i] = i < width ? from[i] : scalar_t(0);
     }
-    multiply<V>({w, at, &piece, 1, columns, V * LANES, sums, step}, p->filters, nullptr);
+    multiply<V>({w, at, &piece, 1, columns, V * LANES, sums, to, step}, p->filters, nullptr);
   }
   for (index_t m = 0; m < p->filters && !is_whole; m++)
     memcpy(y + m * p->y_c, partial + m * V * LANES, width * sizeof(scalar_t));
@@ -44,13 +44,14 @@ KERNEL pointwise(const Params* p, const scalar_t* x, const scalar_t* w, const sc
   scalar_t* columns = workspace;
   scalar_t* partial = columns + CHUNK * MAX_VECTORS * LANES;
   index_t* at = reinterpret_cast<index_t*>(partial + p->filters * MAX_VECTORS * LANES);
-  for (index_t i = 0; i < p->filters + ROWS[1]; i++) at[i] = std::min(i, p->filters - 1) * p->channels;
+  index_t* to = at + p->filters + ROWS[1];
+  for (index_t i = 0; i < p->filters + ROWS[1]; i++) to[i] = std::min(i, p->filters - 1), at[i] = to[i] * p->channels;
   x += n * p->x_n + g * p->channels * p->x_c;
   y += n * p->y_n + g * p->filters * p->y_c;
   for (index_t panel = part.begin; panel < part.end; panel++) {
     index_t first = panels.first(panel) * LANES, end = std::min(panels.first(panel + 1) * LANES, p->positions);
     with_vectors<MAX_VECTORS>(ceil_div(end - first, LANES), [&](auto v) {
-      multiply_panel<v()>(p, x + first, at, end - first, w + g * p->filters * p->channels,
+      multiply_panel<v()>(p, x + first, at, to, end - first, w + g * p->filters * p->channels,
                           bias ? bias + g * p->bias_g : nullptr, y + first, columns, partial);
     });
   }

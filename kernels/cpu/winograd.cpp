@@ -83,7 +83,7 @@ static void transform_tile(const scalar_t* from, index_t row, index_t channels, 
 
 // Products of one panel at all frequencies, [frequency][tile][lane].
 template <int V>
-static void multiply_panel(const scalar_t* transformed, const index_t* at, index_t tiles, index_t channels,
+static void multiply_panel(const scalar_t* transformed, const index_t* at, const index_t* to, index_t tiles, index_t channels,
                            const scalar_t* weights, scalar_t* products) {
   vector_t zero[V] = {};
   for (int f = 0; f < FREQUENCIES; f++)
@@ -91,7 +91,7 @@ static void multiply_panel(const scalar_t* transformed, const index_t* at, index
       Piece piece{k, std::min(most, channels - k)};
       Product product{transformed + f * spaced(tiles * channels), at, &piece, 1,
                       weights + (f * (channels + 1) + k) * V * LANES, V * LANES,
-                      products + f * spaced(tiles * V * LANES), V * LANES};
+                      products + f * spaced(tiles * V * LANES), to, V * LANES};
       multiply<V>(product, tiles, k ? nullptr : zero);
     }
 }
@@ -156,14 +156,15 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* packed, cons
       for (index_t k = 0; k < wide; k++, t++)
         transform_tile(pixels + block.offset(i, 0, 2 * j, 2 * k), row, p->channels, transformed + t * p->channels,
                        spaced(tiles * p->channels));
-  for (index_t i = 0; i < tiles + ROWS[1]; i++) at[i] = std::min(i, tiles - 1) * p->channels;
+  index_t* to = at + tiles + ROWS[1];
+  for (index_t i = 0; i < tiles + ROWS[1]; i++) to[i] = std::min(i, tiles - 1), at[i] = to[i] * p->channels;
 
   bool is_finite = true;
   for (index_t panel = part.begin; panel < part.end; panel++) {
     index_t first = panels.first(panel), vectors = panels.first(panel + 1) - first, m = first * LANES;
     const scalar_t* weights = packed + (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES;
     with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
-      multiply_panel<v()>(transformed, at, tiles, p->channels, weights, products);
+      multiply_panel<v()>(transformed, at, to, tiles, p->channels, weights, products);
     });
     index_t filters = std::min(vectors * LANES, p->filters - m);
     is_finite &= to_sums(products, vectors * LANES, tile, bias ? bias + g * p->bias_g + m * p->bias_m : nullptr,

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backends.cpu import depthwise, folding, implicit_gemm, pointwise, select, winograd
 from gpucnn.backends.cpu.library import Layout, layout
-from gpucnn.backends.cpu.tiling import Samplings, flattened
+from gpucnn.backends.cpu.tiling import Residue, Samplings, flattened, whole
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy import convolution as in_numpy
 from gpucnn.backends.numpy import pool
-from gpucnn.backends.numpy.memory import Array, is_channels_last
+from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import ConvGeometry
 from gpucnn.numerics import choices
 
@@ -33,7 +34,7 @@ _OTHERS: dict[str, tuple[Callable[..., None], ...]] = {  # than contractions: fo
 
 def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
     """Y [N, OC, OD, OH, OW] = x [N, C, D, H, W] * w [OC, C / groups, KD, KH, KW] + bias [OC]."""
-    algorithm = _algorithm("forward", x, geometry)
+    algorithm = select.algorithm("forward", geometry, choices().algorithm)
     if algorithm is not None:
         _OTHERS[algorithm][0](x, w, bias, y, geometry)
         return
@@ -44,21 +45,33 @@ def convolve(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeo
 
 def convolve_backward_input(grad_y: Array, w: Array, bias: Array | None, grad_x: Array, geometry: ConvGeometry) -> None:
     """grad_x [N, C, D, H, W] from grad_y [N, OC, OD, OH, OW]: a contraction for each stride residue."""
-    algorithm = _algorithm("backward_input", grad_y, geometry)
+    algorithm = select.algorithm("backward_input", geometry, choices().algorithm)
     if algorithm == "fold":
         folding.backward_input(grad_y, w, bias, grad_x, geometry, contract)
         return
     if algorithm is not None:
         _OTHERS[algorithm][1](grad_y, w, bias, grad_x, geometry)
         return
-    by_group = None if bias is None else bias.reshape(geometry.channels.groups, -1)
-    for weight, samplings, target in in_numpy.residue_parts(w, bias, grad_x, geometry):
-        contract(grad_y, weight, samplings, target, by_group)
+    inputs, outputs, groups = geometry.channels
+    weight = w.reshape(groups, outputs // groups, inputs // groups, *geometry.kernel_size).swapaxes(1, 2)
+    if any(len(axis.backward) < min(axis.stride, axis.size) for axis in geometry.axes):  # no tap reaches the others
+        grad_x[...] = 0 if bias is None else bias.reshape(-1, 1, 1, 1)
+    residues, targets = _residues(geometry)
+    by_group = None if bias is None else bias.reshape(groups, -1)
+    _contract_residues(grad_y, weight, residues, [grad_x[target] for target in targets], by_group)
 
 
-def _algorithm(direction: str, source: Array, geometry: ConvGeometry) -> str | None:
-    dtype, last = name_of(source.dtype), is_channels_last(source)
-    return select.algorithm(direction, geometry, len(source), dtype, last, choices().algorithm)
+@lru_cache(maxsize=512)
+def _residues(geometry: ConvGeometry) -> tuple[tuple[Residue, ...], list[Any]]:
+    """The stride residues of a dgrad, and the slices of their targets."""
+    residues, targets = [], []
+    for each in product(*(axis.backward for axis in geometry.axes)):
+        indices = [r.kernel_indices[:: -1 if r.sampling.spacing < 0 else 1] for r in each]
+        depth, height, width = (r.sampling for r in each)
+        residues.append(Residue((depth, height, width), (indices[0], indices[1], indices[2])))
+        slices = (slice(r.first, None, axis.stride) for r, axis in zip(each, geometry.axes, strict=True))
+        targets.append((slice(None), slice(None), *slices))
+    return tuple(residues), targets
 
 
 def contract(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None) -> None:
@@ -66,11 +79,16 @@ def contract(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | N
 
     x [N, G * C, D, H, W]; w [G, M, C, KD, KH, KW]; bias [G, M] or None; y [N, G * M, *o], any strides.
     """
-    if y.size == 0:
-        return
     if any(axis.spacing < 0 for axis in samplings):
         ascending: Any = (..., *(slice(None, None, -1 if axis.spacing < 0 else 1) for axis in samplings))
         w = w[ascending]
+    _contract_ascending(x, w, samplings, y, bias)
+
+
+def _contract_ascending(x: Array, w: Array, samplings: Samplings, y: Array, bias: Array | None) -> None:
+    """As `contract`, with the taps of w in the order of ascending offsets."""
+    if y.size == 0:
+        return
     not_finite = _compute(x, w, samplings, y, bias, choices().algorithm)
     for n in not_finite or ():  # Winograd's transforms spread them over a tile
         _compute(x[n : n + 1], w, samplings, y[n : n + 1], bias, "implicit_gemm")
@@ -81,6 +99,41 @@ def _compute(
 ) -> list[int] | None:
     shape = None if bias is None else layout(bias)
     return _plan(layout(x), layout(w), layout(y), shape, samplings, name_of(x.dtype), chosen)(x, w, y, bias)
+
+
+def _contract_residues(x: Array, w: Array, residues: tuple[Residue, ...], ys: list[Array], bias: Array | None) -> None:
+    """As `contract`, for each residue with its taps of w and its y; these are parts of one image."""
+    if len(residues) > 1:
+        offsets = tuple((y.ctypes.data - ys[0].ctypes.data) // y.itemsize for y in ys)
+        shape = None if bias is None else layout(bias)
+        planned = _plan_residues(
+            layout(x), layout(w), layout(ys[0]), shape, residues, offsets, name_of(x.dtype), choices().algorithm
+        )
+        if planned is not None:
+            planned(x, w, ys[0], bias)
+            return
+    for (samplings, taps), y in zip(residues, ys, strict=True):
+        ascending: Any = (..., *(slice(t.start, t.stop if t.stop >= 0 else None, t.step) for t in taps))
+        _contract_ascending(x, w[ascending], samplings, y, bias)
+
+
+@lru_cache(maxsize=512)
+def _plan_residues(
+    x: Layout,
+    w: Layout,
+    y: Layout,
+    bias: Layout | None,
+    residues: tuple[Residue, ...],
+    offsets: tuple[int, ...],
+    dtype: str,
+    chosen: str | None,
+) -> Callable[..., None] | None:
+    """The implicit GEMM of all residues, unless `select` chooses something else for one of them."""
+    for samplings, taps in residues:
+        weight = (*w.shape[:3], *map(len, taps))
+        if select.contraction(x.shape[0], weight, samplings, dtype, False, chosen) != "implicit_gemm":
+            return None
+    return implicit_gemm.plan(x, w, y, bias, residues, offsets, dtype)
 
 
 @lru_cache(maxsize=512)
@@ -96,12 +149,12 @@ def _plan(
     x, y, samplings = flat
     if algorithm == "pointwise":
         return pointwise.plan(x, w, y, bias, dtype)
-    return implicit_gemm.plan(x, w, y, bias, samplings, dtype)
+    return implicit_gemm.plan(x, w, y, bias, (whole(samplings),), (0,), dtype)
 
 
 def convolve_backward_weight(x: Array, grad_y: Array, grad_w: Array, geometry: ConvGeometry) -> None:
     """grad_w [OC, C / groups, KD, KH, KW] from x [N, C, D, H, W] and grad_y [N, OC, OD, OH, OW]."""
-    algorithm = _algorithm("backward_weight", x, geometry)
+    algorithm = select.algorithm("backward_weight", geometry, choices().algorithm)
     if algorithm is not None:
         _OTHERS[algorithm][2](x, grad_y, grad_w, geometry)
         return

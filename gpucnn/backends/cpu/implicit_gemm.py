@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
-from gpucnn.backends.cpu.library import Kernel, Launch, Layout, shared_scratch, strides, vector_bytes
-from gpucnn.backends.cpu.tiling import LEAST_CHANNELS, MIN_ITEMS, Samplings, Tile, block_of, fields, tile_of, tiles_of
-from gpucnn.backends.numpy.memory import Array
+import numpy as np
 
+from gpucnn.backends.cpu.library import Kernel, Launch, Layout, shared_scratch, strides, vector_bytes
+from gpucnn.backends.cpu.tiling import (
+    BLOCK_BYTES,
+    LEAST_CHANNELS,
+    MIN_ITEMS,
+    POSITIONS,
+    Residue,
+    Samplings,
+    Tile,
+    block_of,
+    extent,
+    fields,
+    joint,
+    read_share,
+    tile_of,
+    tiles_of,
+)
+from gpucnn.backends.numpy.memory import Array
+from gpucnn.geometry import Sampling
+
+SLICE = 64  # channels of a block for which a tile is chosen; more are cut in slices if need be
+FAR = 8  # sources between taps from which on most of what a small tile reads is not shared
+FAR_POSITIONS = 2048  # of a tile then
+KEPT_PANELS = 8  # of filters, whose sums an item keeps from one slice to the next
 ROOM = 16  # positions and filters beyond the last, to whole register tiles
 
 # Of a work item of a wgrad: so many lanes, taps times channels, that to fetch a gradient pays, and so many filters that
@@ -26,39 +48,108 @@ _WEIGHT = Kernel("convolution_backward_weight")
 _SUM = Kernel("convolution_backward_weight", "sum_ranges")
 
 
-def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Samplings, dtype: str) -> Callable[..., None]:
+def plan(
+    x: Layout,
+    w: Layout,
+    y: Layout,
+    bias: Layout | None,
+    residues: Sequence[Residue],
+    offsets: Sequence[int],
+    dtype: str,
+) -> Callable[..., None]:
     """The function of arrays x [N, G * C, D, H, W], w [G, M, C, KD, KH, KW], y [N, G * M, *o] and bias [G, M] or None.
 
-    The taps of w ascend.
+    Of several residues, y is the first one's; the others' have the same strides, and begin at `offsets` from there.
     """
     batch, (groups, filters, channels) = x.shape[0], w.shape[:3]
     lanes = vector_bytes() // x.itemsize
     vectors = -(-filters // lanes)
-    tile = tile_of(batch, channels, samplings, x.itemsize)
+    samplings, count, kernel = joint(residues), len(residues), w.shape[3:]
+    most_taps, taps = max(map(_taps, residues)), sum(map(_taps, residues))
+    skips = channels >= SLICE and most_taps > 1
+    is_far = any(abs(axis.spacing) >= FAR for each in residues for axis in each.samplings)
+    tile = tile_of(batch, min(channels, SLICE), samplings, x.itemsize, FAR_POSITIONS if is_far and skips else POSITIONS)
+    splits_w = any(_splits(each.samplings[2], skips) for each in residues)
+    position = _cropped(tile, samplings, splits_w) if skips else block_of(tile, 1, samplings)
+    slices, part = slice_of(channels, position * x.itemsize, lanes)
     tiles = groups * tiles_of(tile, batch, samplings)
     parts = min(-(-vectors // 4), max(1, MIN_ITEMS // tiles))
-    room, block = prod(tile) + ROOM, block_of(tile, channels, samplings)
-    pieces = prod(w.shape[3:]) * (1 + channels * w.shape[5] // 16)
+    if slices > 1:
+        parts = max(parts, -(-vectors // (4 * KEPT_PANELS)))
+    room, block = prod(tile) + ROOM, position * part
+    pieces, lists = most_taps * (1 + part * kernel[2] // 512), most_taps if skips else 1
     values = {
         **{"n": batch, "groups": groups, "channels": channels, "filters": filters, "parts": parts},
-        **{"block": block, "room": room},
+        **{"slice": part, "residues": count, "taps": taps},
+        **{"block": block, "room": room, "pieces": pieces, "lists": lists, "splits_w": int(splits_w)},
         **fields(samplings, tile),
+        **dict(zip(("wd", "wh", "ww"), kernel, strict=True)),
         **strides("x", x, "ncdhw"),
         **strides("y", y, "ncdhw"),
         **strides("w", w, "gmcdhw"),
         **strides("bias", bias, "gm"),
     }
-    pack = Launch(_PACK, dtype, values, groups * vectors, lanes * max(256, prod(w.shape[3:])))
-    workspace = block + lanes + 2 * room * 4 * lanes + 2 * (room + 4 * pieces + 8)
+    table = np.array([_row(*each, kernel) for each in zip(residues, offsets, strict=True)], np.int64)
+    turned = lanes * max(256, prod(kernel))
+    packs_ahead = tiles > groups  # else each weight is used in one work item alone
+    sums = room * 4 * lanes * (1 if slices == 1 else count * (-(-vectors // (4 * parts)) + 1))
+    workspace = block + lanes + sums + room * 4 * lanes + 2 * count * (9 * pieces + 3 * lists * room + 16)
+    if not packs_ahead:
+        workspace += part * taps * 4 * lanes + turned
+    pack = Launch(_PACK, dtype, values, groups * vectors, turned)
     multiply = Launch(_CONVOLUTION, dtype, values, tiles * parts, workspace)
-    packed_size = groups * vectors * lanes * prod(w.shape[2:])
+    packed_size = groups * vectors * lanes * channels * taps
 
     def contract(x: Array, w: Array, y: Array, bias: Array | None) -> None:
-        packed = shared_scratch("filters", packed_size, dtype)
-        pack(w=w, packed=packed)
-        multiply(x=x, packed=packed, bias=bias, y=y)
+        packed = None
+        if packs_ahead:
+            packed = shared_scratch("filters", packed_size, dtype)
+            pack(w=w, residues=table, packed=packed)
+        multiply(x=x, w=w, packed=packed, bias=bias, residues=table, y=y)
 
     return contract
+
+
+def _splits(width: Sampling, skips: bool) -> bool:
+    """Whether runs along W are of one tap: where taps are apart, or many of them read padding."""
+    return abs(width.spacing) > 1 or (skips and read_share(width) < 0.95)
+
+
+def _cropped(tile: Tile, samplings: Samplings, splits_w: bool) -> int:
+    """Positions of a block without padding; with that along W unless runs are of one tap."""
+    axes = zip(samplings, tile[1:], (True, True, splits_w), strict=True)
+    extents = [(axis, extent(axis, count), crops) for axis, count, crops in axes]
+    return tile.n * prod(
+        min(size, axis.sources) if crops and len(axis.offsets) > 1 else size for axis, size, crops in extents
+    )
+
+
+def _taps(residue: Residue) -> int:
+    return prod(map(len, residue.taps))
+
+
+def _row(residue: Residue, offset: int, kernel: tuple[int, ...]) -> list[int]:
+    """A residue as ``struct Residue`` of convolution.cpp."""
+    axes, taps, steps = residue.samplings, residue.taps, (kernel[1] * kernel[2], kernel[2], 1)
+    return [
+        *(axis.targets for axis in axes),
+        *(len(axis.offsets) for axis in axes),
+        *(axis.least for axis in axes),
+        *(abs(axis.spacing) or 1 for axis in axes),
+        sum(each[0] * step for each, step in zip(taps, steps, strict=True)),
+        *(each.step * step for each, step in zip(taps, steps, strict=True)),
+        offset,
+    ]
+
+
+def slice_of(channels: int, position_bytes: int, lanes: int) -> tuple[int, int]:
+    """Slices of the channels, whose blocks have at most BLOCK_BYTES, and the channels of one: whole vectors, or all."""
+    most = max(lanes, BLOCK_BYTES // position_bytes)
+    if channels <= most:
+        return 1, channels
+    part = -(-channels // -(-channels // most))
+    part = -(-part // lanes) * lanes
+    return -(-channels // part), part
 
 
 def plan_weight(

@@ -27,7 +27,7 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, dtype: str) -> Ca
         **strides("y", y, "ncdhw"),
         **strides("bias", bias, "gm"),
     }
-    workspace = 32768 + filters * 4 * lanes + 2 * (filters + 16) + lanes
+    workspace = 32768 + filters * 4 * lanes + 4 * (filters + 16) + lanes
     launch = Launch(_POINTWISE, dtype, values, batch * groups * parts, workspace)
 
     def contract(x: Array, w: Array, y: Array, bias: Array | None) -> None:

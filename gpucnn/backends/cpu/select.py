@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import prod
 
 from gpucnn.backends.cpu import depthwise, folding
-from gpucnn.backends.cpu.tiling import LEAST_CHANNELS, Samplings, tile_of
-from gpucnn.backends.numpy import select as on_numpy
+from gpucnn.backends.cpu.tiling import Samplings
 from gpucnn.geometry import ConvGeometry
 
 WINOGRAD_CHANNELS = 16  # fewer are less than a vector
-MIN_TILE = 24  # outputs: the weights are read anew for each tile
 POINTWISE_POSITIONS = 112  # of an image: of 49 positions a quarter of the lanes would have nothing to do
 _OF_NUMPY = ("direct", "im2col")
 
 
-def algorithm(
-    direction: str, geometry: ConvGeometry, batch: int, dtype: str, channels_last: bool, chosen: str | None = None
-) -> str | None:
+def algorithm(direction: str, geometry: ConvGeometry, chosen: str | None = None) -> str | None:
     """The algorithm of a convolution that is computed as a whole; None where it is by `contraction`, or a plain wgrad.
 
     Parameters
@@ -26,21 +21,14 @@ def algorithm(
     direction : str
         "forward", "backward_input" or "backward_weight".
     geometry : ConvGeometry
-    batch : int
-        Images.
-    dtype : str
-        "float32" or "float64".
-    channels_last : bool
-        The memory order of what is read: of the output's gradient in a backward-input, else of the input.
     chosen : str or None
         What the caller asks for.
 
     Returns
     -------
     str or None
-        "depthwise", "fold", or "direct" or "im2col", which are computed by the NumPy backend: where a caller asks for
-        them, and where the windows of a few outputs reach over more input than a tile can copy, as in DeepLab's
-        pooling pyramid, of 2048 channels at a rate of 12.
+        "depthwise", "fold", or "direct" or "im2col", which are computed by the NumPy backend where a caller asks for
+        them.
 
     Raises
     ------
@@ -57,22 +45,7 @@ def algorithm(
         return "depthwise"
     if direction == "backward_input" and folding.computes(geometry):
         return "fold"
-    if _is_cramped(direction, geometry, batch, 8 if dtype == "float64" else 4):
-        in_numpy = on_numpy.algorithm(direction, geometry, batch, dtype)
-        return in_numpy if in_numpy in _OF_NUMPY else None
     return None
-
-
-@lru_cache(maxsize=1024)
-def _is_cramped(direction: str, geometry: ConvGeometry, batch: int, itemsize: int) -> bool:
-    """Whether a tile of the implicit GEMM, whose block is limited, has few of the outputs."""
-    parts = on_numpy.contractions(direction, geometry)
-    if not parts:
-        return False
-    weight, (depth, height, width) = max(parts, key=lambda part: prod(part[0]))
-    channels = min(weight[2], LEAST_CHANNELS) if direction == "backward_weight" else weight[2]
-    tile = tile_of(batch, channels, (depth, height, width), itemsize)
-    return prod(tile) < min(MIN_TILE, batch * depth.targets * height.targets * width.targets)
 
 
 def contraction(

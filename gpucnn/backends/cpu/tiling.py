@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from math import prod
@@ -27,13 +28,38 @@ class Tile(NamedTuple):
     w: int
 
 
+class Residue(NamedTuple):
+    """Targets of a contraction that read through the same taps: a stride residue of a dgrad, or all of a forward."""
+
+    samplings: Samplings
+    taps: tuple[range, range, range]
+    """Indices of taps of the filters, in the order of ascending offsets."""
+
+
+def whole(samplings: Samplings) -> Residue:
+    """All taps of filters, whose order is that of ascending offsets."""
+    depth, height, width = (range(len(axis.offsets)) for axis in samplings)
+    return Residue(samplings, (depth, height, width))
+
+
+def joint(residues: Sequence[Residue]) -> Samplings:
+    """Samplings of as many targets as any residue has, at all sources from the first to the last that one reads."""
+    depth, height, width = (_joint(axes) for axes in zip(*(each.samplings for each in residues), strict=True))
+    return depth, height, width
+
+
+def _joint(axes: Sequence[Sampling]) -> Sampling:
+    offsets = range(min(axis.least for axis in axes), max(axis.most for axis in axes) + 1)
+    return Sampling(max(axis.targets for axis in axes), axes[0].sources, axes[0].step, offsets)
+
+
 @lru_cache(maxsize=1024)
-def tile_of(batch: int, channels: int, samplings: Samplings, itemsize: int) -> Tile:
-    """The tile of a work item: whole rows and planes up to POSITIONS and BLOCK_BYTES, then images."""
+def tile_of(batch: int, channels: int, samplings: Samplings, itemsize: int, positions: int = POSITIONS) -> Tile:
+    """The tile of a work item: whole rows and planes up to so many positions and BLOCK_BYTES, then images."""
     tile = [1, 1, 1, 1]
     for axis in (3, 2, 1, 0):
         count = batch if axis == 0 else samplings[axis - 1].targets
-        most = min(count, max(1, POSITIONS // prod(tile)))
+        most = min(count, max(1, positions // prod(tile)))
         while most > 1 and block_of(_with(tile, axis, most), channels, samplings) * itemsize > BLOCK_BYTES:
             most = most * 3 // 4
         tile[axis] = -(-count // -(-count // most))
@@ -48,11 +74,18 @@ def _with(tile: list[int], axis: int, count: int) -> Tile:
 
 def block_of(tile: Tile, channels: int, samplings: Samplings) -> int:
     """Scalars of the block of a tile's input; see blocks.hpp."""
-    return tile.n * channels * prod(_extent(axis, count) for axis, count in zip(samplings, tile[1:], strict=True))
+    return tile.n * channels * prod(extent(axis, count) for axis, count in zip(samplings, tile[1:], strict=True))
 
 
-def _extent(axis: Sampling, targets: int) -> int:
+def extent(axis: Sampling, targets: int) -> int:
+    """Positions of a block along an axis: with one tap those that are read, else all that lie between as well."""
     return targets if len(axis.offsets) == 1 else (targets - 1) * axis.step + axis.most - axis.least + 1
+
+
+def read_share(axis: Sampling) -> float:
+    """The share of the taps of all targets that read a source, and not padding."""
+    reached = sum(len(range(axis.targets)[tap.target]) for tap in axis.taps())
+    return reached / (axis.targets * len(axis.offsets))
 
 
 def tiles_of(tile: Tile, batch: int, samplings: Samplings) -> int:

@@ -47,7 +47,7 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Sampli
     }
     items, tiles = groups * regions * parts, tile_n * tile_h * tile_w
     pixels = max(8 * tiles * 4 * lanes, tile_n * (2 * tile_h + 2) * (2 * tile_w + 2) * channels)
-    workspace = FREQUENCIES * (tiles * (channels + 4 * lanes) + 3 * lanes) + pixels + 2 * (tiles + 32) + 2 * lanes
+    workspace = FREQUENCIES * (tiles * (channels + 4 * lanes) + 3 * lanes) + pixels + 4 * (tiles + 32) + 2 * lanes
     transform = Launch(_TRANSFORM, dtype, values, groups * vectors, lanes * 256)
     multiply = Launch(_WINOGRAD, dtype, values, items, workspace)
     room = groups * vectors * lanes * (channels + 1) * FREQUENCIES
