@@ -18,6 +18,7 @@ from gpucnn.backends.cpu import (
     normalization,
     pooling,
     resampling,
+    smooth,
     unfolding,
     widening,
 )
@@ -88,3 +89,7 @@ class CompiledBackend(NumpyBackend):
     name = "compiled"
 
     empty_weight = staticmethod(convolution.empty_weight)
+    softmax = staticmethod(smooth.softmax)
+    softmax_backward = staticmethod(smooth.softmax_backward)
+    smooth_activation = staticmethod(smooth.smooth_activation)
+    smooth_activation_backward = staticmethod(smooth.smooth_activation_backward)
