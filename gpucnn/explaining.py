@@ -189,7 +189,7 @@ def explain(
     arrays = _arrays(function, bound.arguments, _dtype(dtype))
     last = channels_last or any(each.channels_last for each in arrays.values())
     family = re.sub(r"[123]d", "", operation)
-    is_primitive = family in _PRIMITIVES or hasattr(Backend, family)
+    is_primitive = family in _PRIMITIVES or family in Backend.__abstractmethods__
     launches = family in _DIRECTIONS or (is_primitive and family != "lp_pool")  # which takes powers as well
     _check(function, bound, arrays, last, launches)
     if family not in _DIRECTIONS:
@@ -328,7 +328,7 @@ def _geometry(operation: str, family: str, given: Mapping[str, Any]) -> tuple[st
 
 
 def _one_way(operation: str, family: str, backend: str, given: Mapping[str, Any], dtype: np.dtype[Any]) -> Explanation:
-    name = _PRIMITIVES.get(family, family if hasattr(Backend, family) else "elementwise")
+    name = _PRIMITIVES.get(family, family if family in Backend.__abstractmethods__ else "elementwise")
     if family == "interpolate" and given.get("mode") == "area":
         name = "average_pool"
     elif (family == "batch_norm" and not given.get("training")) or not given.get("use_input_stats", True):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
-from gpucnn.backends import optimization
+from gpucnn.backends import optimization, smooth
 from gpucnn.backends.optimization import AdamStep, Descent
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
@@ -295,6 +295,24 @@ class Backend(ABC):
         grad_x is that of a norm by x's own statistics; the others are the sums of ``grad_y * (x - mean) * rstd`` and of
         grad_y. Each has the same bits with and without the others.
         """
+
+    # --- Of x of any shape, a new array in the dtype that sums are kept in: by `xp`, or a backend's kernels ---------
+
+    def softmax(self, x: Array, axis: int, is_log: bool) -> Array:
+        """The softmax of x along an axis, or its logarithm."""
+        return smooth.softmax(self.xp, x, axis, is_log)
+
+    def softmax_backward(self, grad_y: Array, y: Array, axis: int, is_log: bool) -> Array:
+        """The gradient of `softmax` by its result y, in the memory order of grad_y where that matters."""
+        return smooth.softmax_backward(self.xp, grad_y, y, axis, is_log)
+
+    def smooth_activation(self, x: Array, kind: str) -> Array:
+        """The activation "sigmoid", "gelu" or "gelu_tanh" of each element."""
+        return smooth.smooth_activation(self.xp, x, kind)
+
+    def smooth_activation_backward(self, grad_y: Array, x: Array, kind: str) -> Array:
+        """The gradient of `smooth_activation`."""
+        return smooth.smooth_activation_backward(self.xp, grad_y, x, kind)
 
     # --- Element by element: the rest is `xp` ---------------------------------------------------------------------
 

@@ -429,11 +429,6 @@ def axis_argument(call: Call, x: Array, dim: int) -> int:
     return axis
 
 
-def log_softmax_of(call: Call, x: Array, axis: int) -> Array:
-    """The logarithm of the softmax of x along an axis, in the dtype that sums are kept in."""
-    wide = x.astype(accumulator(x.dtype), copy=False)
-    if not x.size:
-        return wide.copy(order="K")
-    with np.errstate(invalid="ignore"):  # a row without a finite maximum is NaN, as in PyTorch
-        shifted = wide - wide.max(axis=axis, keepdims=True)
-    return shifted - call.xp.log(call.xp.exp(shifted).sum(axis=axis, keepdims=True))
+def softmax_of(call: Call, x: Array, axis: int, is_log: bool) -> Array:
+    """The softmax of x along an axis, or its logarithm, in the dtype that sums are kept in."""
+    return call.backend.softmax(x, axis, is_log) if x.size else call.promoted(x).copy(order="K")

@@ -10,7 +10,7 @@ import numpy as np
 from gpucnn.backends import Epilogue
 from gpucnn.backends.dtypes import FLOATING, NUMERIC, ORDERED, accumulator, name_of
 from gpucnn.backends.replaying import replayed
-from gpucnn.functional._call import Array, Call, Needs, ProductCall, axis_argument, log_softmax_of, needed
+from gpucnn.functional._call import Array, Call, Needs, ProductCall, axis_argument, needed, softmax_of
 from gpucnn.geometry.arguments import boolean, is_boolean, number, plain
 
 __all__ = [
@@ -368,7 +368,7 @@ def softmax(input: Array, dim: int) -> Array:
     call = Call("softmax", FLOATING, input=input)
     (x,) = call.arrays
     axis = axis_argument(call, x, dim)
-    return call.result(call.stored_like(call.xp.exp(log_softmax_of(call, x, axis)), x))
+    return call.result(call.stored_like(softmax_of(call, x, axis, is_log=False), x))
 
 
 def softmax_backward(
@@ -407,11 +407,7 @@ def softmax_backward(
     axis = _check_softmax_backward(call, grad, x, y, dim)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    wide = accumulator(x.dtype)
-    y = call.xp.exp(log_softmax_of(call, x, axis)) if y is None else y.astype(wide, copy=False)
-    wide_grad = grad.astype(wide, copy=False)
-    result = y * (wide_grad - (wide_grad * y).sum(axis=axis, keepdims=True))
-    return call.result((call.stored_like(result, grad),))
+    return call.result((_softmax_backward(call, grad, x, y, axis, is_log=False),))
 
 
 def log_softmax(input: Array, dim: int) -> Array:
@@ -443,7 +439,7 @@ def log_softmax(input: Array, dim: int) -> Array:
     call = Call("log_softmax", FLOATING, input=input)
     (x,) = call.arrays
     axis = axis_argument(call, x, dim)
-    return call.result(call.stored_like(log_softmax_of(call, x, axis), x))
+    return call.result(call.stored_like(softmax_of(call, x, axis, is_log=True), x))
 
 
 def log_softmax_backward(
@@ -484,11 +480,14 @@ def log_softmax_backward(
     axis = _check_softmax_backward(call, grad, x, y, dim)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    wide = accumulator(x.dtype)
-    y = log_softmax_of(call, x, axis) if y is None else y.astype(wide, copy=False)
-    wide_grad = grad.astype(wide, copy=False)
-    result = wide_grad - call.xp.exp(y) * wide_grad.sum(axis=axis, keepdims=True)
-    return call.result((call.stored_like(result, grad),))
+    return call.result((_softmax_backward(call, grad, x, y, axis, is_log=True),))
+
+
+def _softmax_backward(call: Call, grad: Array, x: Array, y: Array | None, axis: int, is_log: bool) -> Array:
+    if not grad.size:
+        return grad.copy(order="K")
+    y = softmax_of(call, x, axis, is_log) if y is None else y
+    return call.stored_like(call.backend.softmax_backward(grad, y, axis, is_log), grad)
 
 
 def _check_softmax_backward(call: Call, grad: Array, x: Array, y: Array | None, dim: int) -> int:

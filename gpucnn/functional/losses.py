@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from math import prod
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from gpucnn.backends.dtypes import FLOATING, INTEGER, accumulator
-from gpucnn.functional._call import Array, Call, Needs, choice, log_softmax_of, needed
+from gpucnn.functional._call import Array, Call, Needs, choice, needed, softmax_of
 from gpucnn.geometry.arguments import integer, number
 
 __all__ = [
@@ -74,8 +76,11 @@ def cross_entropy(
     call = Call("cross_entropy", FLOATING, optional=("weight",), input=input, weight=weight)
     x, w = call.arrays
     terms = _Terms(call, x, target, w, ignore_index, reduction, label_smoothing)
-    logs = call.xp.where(terms.shares == 0, 0, log_softmax_of(call, x, terms.axis))  # it may be -inf at share 0
-    losses = -(terms.shares * logs).sum(terms.axis)
+    logs = softmax_of(call, x, terms.axis, is_log=True)
+    if terms.at is not None:
+        losses = -_product(call, terms.share, logs[terms.at])
+    else:
+        losses = -_product(call, terms.shares, logs).sum(terms.axis)
     if reduction != "none":
         with np.errstate(invalid="ignore", divide="ignore"):
             losses = losses.sum() / terms.total
@@ -129,11 +134,18 @@ def cross_entropy_backward(
     call.expect_shape("grad_output", grad, terms.shape if reduction == "none" else ())
     need_x, need_target, _ = needed(op, needs, 3)
     with np.errstate(invalid="ignore", divide="ignore"):
-        scale = grad.astype(terms.shares.dtype) / terms.total
+        scale = call.promoted(grad) / terms.total
+    grad_x = grad_target = None
+    if terms.at is not None and need_x:
+        factor = _product(call, terms.share, scale)
+        if np.isfinite(factor).all():
+            grad_x = softmax_of(call, x, terms.axis, is_log=False)
+            grad_x *= np.expand_dims(factor, terms.axis)
+            grad_x[terms.at] -= factor
+            return call.result((call.stored_like(grad_x, x), None, None))
     if grad.ndim:
         scale = call.xp.expand_dims(scale, terms.axis)
-    logs = log_softmax_of(call, x, terms.axis)
-    grad_x = grad_target = None
+    logs = softmax_of(call, x, terms.axis, is_log=True)
     if need_x:
         slopes = call.xp.exp(logs) * terms.shares.sum(terms.axis, keepdims=True) - terms.shares
         with np.errstate(invalid="ignore"):  # the scale of a mean of nothing is infinite
@@ -144,11 +156,18 @@ def cross_entropy_backward(
     return call.result((grad_x, grad_target, None))
 
 
+def _product(call: Call, shares: Array, values: Array) -> Array:
+    """Shares times values, which may be infinite where there is no share."""
+    with np.errstate(invalid="ignore"):
+        return call.xp.where(shares == 0, 0, shares * values)
+
+
 class _Terms:
     """The parts of a cross entropy: each loss is ``-sum of shares * log_softmax(x)`` over the class axis.
 
     `shares` are the targets' probabilities, smoothed and weighted, in the shape of x; `total` is what their sum is
-    divided by; `shape` is that of the losses.
+    divided by; `shape` is that of the losses. Where each target is one class, in host memory, `at` is its index in x,
+    and `share`, in the shape of the losses, its share: they take less time than `shares`.
     """
 
     def __init__(
@@ -190,22 +209,48 @@ class _Terms:
                     f"{call.op}: target has shape {classes_of.shape}, expected {x.shape} as input for probabilities, "
                     f"{classes_of.dtype}; classes are of an integer dtype, such as target.astype(numpy.int64)"
                 )
-            given, kept = classes_of.astype(wide), call.xp.ones(self.shape, bool)
-            total: Any = x.size // classes
+            self._kept = call.xp.ones(self.shape, bool)
         else:
             if classes_of.shape != self.shape:
                 raise ValueError(
                     f"{call.op}: target has shape {classes_of.shape}, expected {self.shape}, "
                     f"a class for each place of input (N, C, *space) of shape {x.shape}"
                 )
-            kept = classes_of != ignored
-            self._check_classes(call, classes_of, kept, classes)
-            at = call.xp.expand_dims(classes_of, self.axis)
-            given = (at == call.xp.arange(classes).reshape(classes, *ones)).astype(wide)
-            total = (given * self.class_weights * call.xp.expand_dims(kept, self.axis)).sum()
-        smoothed = given * (1 - self.smoothing) + self.smoothing / classes
-        self.shares = smoothed * self.class_weights * call.xp.expand_dims(kept, self.axis)
-        self.total = total if reduction == "mean" else 1
+            self._kept = classes_of != ignored
+            self._check_classes(call, classes_of, self._kept, classes)
+        self._call, self._target, self._is_mean = call, classes_of, reduction == "mean"
+        self.at: tuple[Array, ...] | None = None
+        if call.backend.host and not self.probabilities and not self.smoothing:
+            only = np.where(self._kept, classes_of, 0).astype(np.intp)
+            places = np.ogrid[tuple(map(slice, self.shape))]
+            self.at = (*places[: self.axis], only, *places[self.axis :])
+            self.share = weights[only] * self._kept
+
+    @cached_property
+    def shares(self) -> Array:
+        """The targets' probabilities, smoothed and weighted, in the shape of x."""
+        smoothed = self._given * (1 - self.smoothing) + self.smoothing / len(self.class_weights)
+        return smoothed * self.class_weights * self._call.xp.expand_dims(self._kept, self.axis)
+
+    @cached_property
+    def total(self) -> Any:
+        """What the sum of the losses is divided by."""
+        if not self._is_mean:
+            return 1
+        if self.probabilities:
+            return prod(self.shape)
+        if self.at is not None:
+            return self.share.sum()
+        return (self._given * self.class_weights * self._call.xp.expand_dims(self._kept, self.axis)).sum()
+
+    @cached_property
+    def _given(self) -> Array:
+        """The targets' probabilities as they are given."""
+        wide = self.class_weights.dtype
+        if self.probabilities:
+            return self._target.astype(wide)
+        classes = self._call.xp.arange(len(self.class_weights)).reshape(self.class_weights.shape)
+        return (self._call.xp.expand_dims(self._target, self.axis) == classes).astype(wide)
 
     @staticmethod
     def _check_classes(call: Call, target: Array, kept: Array, classes: int) -> None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from math import pi, sqrt
-
-import numpy as np
-
 from gpucnn.backends.dtypes import FLOATING
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
-from gpucnn.functional._normal import BOUND, normal_share_and_density
 
 __all__ = ["gelu", "gelu_backward", "sigmoid", "sigmoid_backward"]
 
@@ -46,7 +41,7 @@ def sigmoid(input: Array) -> Array:
     """
     call = Call("sigmoid", FLOATING, input=input)
     (x,) = call.arrays
-    return call.result(call.stored_like(_sigmoid(call, call.promoted(x)), x))
+    return call.result(_activated(call, x, "sigmoid"))
 
 
 def sigmoid_backward(grad_output: Array, input: Array, *, needs: Needs = None) -> tuple[Array | None]:
@@ -85,27 +80,7 @@ def sigmoid_backward(grad_output: Array, input: Array, *, needs: Needs = None) -
     call.expect_shape("grad_output", grad, x.shape)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    slope = _sigmoid_slope(call, call.promoted(x))
-    slope *= call.promoted(grad)
-    return call.result((call.stored_like(slope, grad),))
-
-
-def _sigmoid(call: Call, x: Array) -> Array:
-    """The sigmoid of x, float32 or float64."""
-    y = call.xp.negative(x)
-    with np.errstate(over="ignore"):  # to infinity, whose reciprocal is 0
-        y = call.xp.exp(y)
-    y += 1
-    return call.xp.reciprocal(y)
-
-
-def _sigmoid_slope(call: Call, x: Array) -> Array:
-    """``sigmoid(x) * sigmoid(-x)``, which is ``exp(-|x|) / (1 + exp(-|x|))**2``."""
-    slope = call.xp.exp(call.xp.negative(call.xp.abs(x)))
-    below = slope + 1
-    slope /= below
-    slope /= below
-    return slope
+    return call.result((_activated_backward(call, grad, x, "sigmoid"),))
 
 
 # --- GELU ---------------------------------------------------------------------------------------------------------
@@ -152,11 +127,7 @@ def gelu(input: Array, *, approximate: str = "none") -> Array:
     """
     call = Call("gelu", FLOATING, input=input)
     (x,) = call.arrays
-    choice(call.op, "approximate", approximate, APPROXIMATIONS)
-    wide = call.promoted(x)
-    share, _ = _share_and_slope(call, wide, approximate)
-    share *= wide
-    return call.result(call.stored_like(share, x))
+    return call.result(_activated(call, x, _kind(call, approximate)))
 
 
 def gelu_backward(
@@ -191,29 +162,26 @@ def gelu_backward(
     call = Call("gelu_backward", FLOATING, grad_output=grad_output, input=input)
     grad, x = call.arrays
     call.expect_shape("grad_output", grad, x.shape)
-    choice(call.op, "approximate", approximate, APPROXIMATIONS)
+    kind = _kind(call, approximate)
     if not needed(call.op, needs, 1)[0]:
         return (None,)
-    wide = call.promoted(x)
-    share, slope = _share_and_slope(call, wide, approximate)
-    slope *= call.xp.clip(wide, -BOUND, BOUND)
-    slope += share
-    slope *= call.promoted(grad)
-    return call.result((call.stored_like(slope, grad),))
+    return call.result((_activated_backward(call, grad, x, kind),))
 
 
-def _share_and_slope(call: Call, x: Array, approximate: str) -> tuple[Array, Array]:
-    """The factor of x, and its derivative; beyond ±`BOUND` they are 0 or 1, and 0."""
-    bounded = call.xp.clip(x, -BOUND, BOUND)
-    if approximate == "none":
-        return normal_share_and_density(call.xp, bounded)
-    square = bounded * bounded
-    scale = 2 * sqrt(2 / pi)  # (1 + tanh(u)) / 2 is sigmoid(2 u)
-    angle = square * (0.044715 * scale)
-    angle += scale
-    angle *= bounded
-    slope = _sigmoid_slope(call, angle)
-    square *= 3 * 0.044715 * scale
-    square += scale
-    slope *= square
-    return _sigmoid(call, angle), slope
+def _kind(call: Call, approximate: str) -> str:
+    """The name of the activation for backends."""
+    choice(call.op, "approximate", approximate, APPROXIMATIONS)
+    return "gelu" if approximate == "none" else "gelu_tanh"
+
+
+# --- Both ---------------------------------------------------------------------------------------------------------
+
+
+def _activated(call: Call, x: Array, kind: str) -> Array:
+    return call.stored_like(call.backend.smooth_activation(x, kind), x) if x.size else x.copy(order="K")
+
+
+def _activated_backward(call: Call, grad: Array, x: Array, kind: str) -> Array:
+    if not x.size:
+        return grad.copy(order="K")
+    return call.stored_like(call.backend.smooth_activation_backward(grad, x, kind), grad)

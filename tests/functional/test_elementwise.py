@@ -14,7 +14,7 @@ from strategies import FLOATS, dtype_of, numbers
 from tolerances import assert_close
 
 import gpucnn.functional as F
-from gpucnn.functional._normal import BOUND, normal_share_and_density
+from gpucnn.backends.normal import BOUND, normal_share_and_density
 
 Array = np.ndarray[Any, Any]
 

@@ -20,7 +20,7 @@ from gpucnn.backends.numpy import NumpyBackend, average_pooling
 from gpucnn.backends.numpy.memory import is_channels_last
 
 ALLOCATORS = {"empty", "empty_like"}
-STEPS = {"adam", "sgd"}
+COMPOSED = {"adam", "sgd", "smooth_activation", "smooth_activation_backward", "softmax", "softmax_backward"}
 PRIMITIVES = sorted(Backend.__abstractmethods__ - ALLOCATORS)
 
 
@@ -35,7 +35,7 @@ def parameters(function: Any) -> dict[str, set[str]]:
 
 def test_the_contract_is_primitives_and_what_makes_their_arrays() -> None:
     public = {name for name in vars(Backend) if not name.startswith("_")}
-    assert public == {*PRIMITIVES, *ALLOCATORS, *STEPS, "empty_weight", "writes_to"}
+    assert public == {*PRIMITIVES, *ALLOCATORS, *COMPOSED, "empty_weight", "writes_to"}
     assert set(Backend.__annotations__) == {"name", "xp", "host"}
     with pytest.raises(TypeError, match="abstract"):
         Backend()  # type: ignore[abstract]
@@ -46,7 +46,7 @@ def test_the_numpy_backend_is_a_backend_and_nothing_more() -> None:
     assert isinstance(backend, Backend)
     assert (backend.name, backend.xp, backend.host) == ("numpy", np, True)
     public = {name for name in dir(backend) if not name.startswith("_")}
-    assert public == {*PRIMITIVES, *ALLOCATORS, *STEPS, "empty_weight", "writes_to", "name", "xp", "host"}
+    assert public == {*PRIMITIVES, *ALLOCATORS, *COMPOSED, "empty_weight", "writes_to", "name", "xp", "host"}
 
 
 def test_a_backend_says_which_primitive_it_lacks_or_has_twice() -> None:

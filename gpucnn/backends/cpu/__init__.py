@@ -21,6 +21,7 @@ from gpucnn.backends.cpu import (
     optimization,
     pooling,
     resampling,
+    smooth,
     unfolding,
     widening,
 )
@@ -99,3 +100,7 @@ class CompiledBackend(NumpyBackend):
     empty_weight = staticmethod(convolution.empty_weight)
     sgd = staticmethod(optimization.sgd)
     adam = staticmethod(optimization.adam)
+    softmax = staticmethod(smooth.softmax)
+    softmax_backward = staticmethod(smooth.softmax_backward)
+    smooth_activation = staticmethod(smooth.smooth_activation)
+    smooth_activation_backward = staticmethod(smooth.smooth_activation_backward)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from math import pi, sqrt
 from typing import Any
 
-import numpy as np
-
 Array = Any
 
 BOUND = 50.0  # exp(-x**2 / 2) is 0 in float64 from 39 on: beyond it nothing changes
@@ -30,6 +28,7 @@ _FLOAT32 = (
     1.23751262, -0.140240658, 0.00358627039, 0.08227842, -0.10881427, 0.0922907696, -0.0586468587, 0.0284092524,
     -0.00984449486, 0.00167591222, 0.000396307613, -0.000224116747,
 )  # fmt: skip
+COEFFICIENTS = {"float64": _FLOAT64, "float32": _FLOAT32}
 
 
 def normal_share_and_density(xp: Any, x: Array) -> tuple[Array, Array]:
@@ -47,7 +46,7 @@ def normal_share_and_density(xp: Any, x: Array) -> tuple[Array, Array]:
     below = z + _CENTRE
     t = z - _CENTRE
     t /= below
-    coefficients = _FLOAT64 if x.dtype == np.float64 else _FLOAT32
+    coefficients = COEFFICIENTS[x.dtype.name]
     tail = xp.full_like(t, coefficients[-1])
     for coefficient in coefficients[-2::-1]:
         tail *= t
