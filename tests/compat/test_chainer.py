@@ -204,6 +204,7 @@ def test_any_number_of_windows(backend: ArrayBackend, sizes: tuple[int, int]) ->
     """Fewer than fit, or so many that some read nothing."""
     x = np.arange(1.0, 31).reshape(1, 1, 5, 6)
     found = backend.run(chainer.im2col_gpu, x, 3, 2, 2, 1, 1, 0, False, 1, 2, *sizes)
+    assert found.shape == (1, 1, 3, 2, *sizes)
     padded = np.pad(x, [(0, 0), (0, 0), (1, 20), (0, 20)])
     for ky, kx, oy, ox in np.ndindex(3, 2, *sizes):
         assert found[0, 0, ky, kx, oy, ox] == padded[0, 0, ky + 2 * oy, 2 * kx + ox]

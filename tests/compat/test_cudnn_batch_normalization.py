@@ -68,7 +68,7 @@ class Batch:
         )
 
 
-@pytest.mark.table(100)
+@pytest.mark.table(20)
 @pytest.mark.parametrize("dtypes", DTYPES, ids=" and ".join)
 @pytest.mark.parametrize(("shape", "images", "mode", "layout", "kept"), LAYOUTS)
 def test_training(
@@ -105,7 +105,7 @@ def test_training(
     assert_close(backend.asnumpy(gbeta), gradients[2].reshape(gamma.shape), dtype)
 
 
-@pytest.mark.table(100)
+@pytest.mark.table(8)
 @pytest.mark.parametrize(("shape", "images", "mode", "layout", "kept"), LAYOUTS)
 def test_inference(backend: ArrayBackend, shape: Any, images: bool, mode: int, layout: int, kept: Any) -> None:
     batch = Batch(shape, kept, ("float32", "float32"))

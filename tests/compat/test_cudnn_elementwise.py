@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, tuple[int, Function, Function]] = {  # the constant, the 
 }
 
 
-@pytest.mark.table(100)
+@pytest.mark.table(15)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -76,7 +76,7 @@ def test_an_infinite_gradient_does_not_pass_a_closed_unit(backend: ArrayBackend)
 FAST, ACCURATE, LOG = range(3)
 
 
-@pytest.mark.table(100)
+@pytest.mark.table(15)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("axis", "dim"), [(0, 0), (1, 1), (-1, 3), (-4, 0), (2, 2)])
 @pytest.mark.parametrize("algorithm", [FAST, ACCURATE, LOG])

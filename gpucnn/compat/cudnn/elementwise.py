@@ -211,7 +211,7 @@ def softmax_backward(y: Array, gy: Array, axis: int, algorithm: int) -> Array:
 
 
 def _axis(op: str, name: str, array: Array, axis: int) -> int:
-    """`axis`, counted from the first one.
+    """`axis`, which the array has.
 
     Raises
     ------
@@ -221,4 +221,4 @@ def _axis(op: str, name: str, array: Array, axis: int) -> int:
     found = integer(op, "axis", axis, -array.ndim)
     if found >= array.ndim:
         raise ValueError(f"{op}: axis is {found}, expected less than {name}'s {array.ndim} dimensions")
-    return int(found % array.ndim)
+    return found
