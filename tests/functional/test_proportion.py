@@ -22,7 +22,7 @@ import gpucnn
 import gpucnn.functional as F
 from gpucnn.backends.cuda.pooling import tiles
 from gpucnn.backends.cuda.pooling.pooling import _inputs_within, _outputs_within
-from gpucnn.backends.numpy import average_pooling, memory, pooling, resampling
+from gpucnn.backends.numpy import memory, pooling, resampling
 from gpucnn.geometry import Axis, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.caches import bytes_of, kept
 from gpucnn.geometry.geometries import adaptive_geometry, pool_geometry
@@ -242,19 +242,11 @@ def test_long_windows_read_what_short_ones_do(
     for most in (0, 10**6):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pooling, "MAX_TAPS", most)
-            patch.setattr(pooling, "MAX_SHARED_TAPS", most)
-            forget()
             sums = of("sum_pool", x)(x, **options)
             maxima = of("max_pool", x)(x, **options, return_indices=True)
             results.append((sums, *of("sum_pool", x, "_backward")(sums, x, **options), *maxima))
-    forget()
     for long, short in zip(*results, strict=True):
         np.testing.assert_array_equal(long, short)
-
-
-def forget() -> None:
-    pooling.window_reads.cache_clear()
-    pooling.input_reads.cache_clear()
 
 
 @pytest.mark.parametrize("content", ["NaN", "lowest", "equal"])
@@ -268,9 +260,7 @@ def test_indices_of_long_windows_name_the_first_maximum_or_the_last_nan(content:
     for most in (0, 10**6):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pooling, "MAX_TAPS", most)
-            forget()
             y, indices = of("max_pool", x)(x, along(x, 500), return_indices=True)
-    forget()
     assert indices[0, 0].reshape(-1).tolist() == expected
     assert np.isnan(y).all() == (content == "NaN")
 
@@ -317,7 +307,7 @@ def test_what_is_kept_of_new_sizes_is_bounded() -> None:
     assert grown < 2 << 20
 
 
-@pytest.mark.parametrize("cache", [resampling._bands, average_pooling._matrices, pooling.window_reads])
+@pytest.mark.parametrize("cache", [resampling._bands])
 def test_the_tables_of_the_backend_are_kept_in_a_bounded_number_of_bytes(cache: Any) -> None:
     before = cache.cache_info()
     assert before.bytes <= cache._most_bytes <= 32 << 20

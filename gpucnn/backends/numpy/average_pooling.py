@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
-from gpucnn.backends.numpy import memory, pooling
+from gpucnn.backends.numpy import memory
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.pooling import (
     AnyAxis,
     Passes,
-    Spans,
     as_stored,
     in_pieces,
     length_of,
@@ -23,17 +22,13 @@ from gpucnn.backends.numpy.pooling import (
     windowed,
 )
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
-from gpucnn.geometry.caches import kept
 
 # The work of averages of whole planes for a byte, where that of two passes is 1: threads pay from 5 MiB on.
 WHOLE = 1 / 16
 
-# Numbers that BLAS adds up in one go: of 7 x 7 and 14 x 14 its sums are as exact as PyTorch's, of 56 x 56 a third so.
+# Numbers of a whole plane that BLAS adds up in one go, as a product with ones: of 7 x 7 and 14 x 14 its sums are as
+# exact as PyTorch's, of 56 x 56 a third so: NumPy adds up those in pairs.
 SHORT = 256
-
-LONGEST = 4096  # numbers that it adds up at all; sums in pairs are the more exact the longer they are
-MATRIX_ITEMS = 1 << 18  # of the matrices of a geometry, at most
-MATRICES_BYTES = 16 << 20  # of all that are kept
 
 
 def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
@@ -43,75 +38,29 @@ def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
     dtype = accumulator(x.dtype)
     divisor = _divisor(geometry, dtype, space, y.shape)
     whole = _is_whole(geometry)
-    matrices = _matrices(geometry, dtype) if space == 2 else ()
 
     def pool(read: Block, written: Block, passes: Passes) -> None:
         part = y[written]
         total = part if part.dtype == dtype else memory.scratch("average_pool", part.shape, dtype)
         wide = widened("average_pool x", x[read], dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # between the rows, of sums that nobody asked for
-            planes = matrices and wide.flags.c_contiguous and wide.shape[2:] == x.shape[2:]
-            if not (planes and total.shape[2:] == y.shape[2:] and _multiplied(wide, matrices, total)):
+        with np.errstate(over="ignore", invalid="ignore"):  # of partial sums, which are nobody's
+            if whole and space == 2 and wide.flags.c_contiguous:
+                planes = wide.reshape(*wide.shape[:2], -1)
+                short = planes.shape[2] <= SHORT
+                total[:, :, 0, 0, 0] = planes @ np.ones(planes.shape[2], dtype) if short else planes.sum(axis=2)
+            else:
                 separably(np.add, 0, wide, passes, total)
         if divisor is not None:
             np.divide(total, divisor[written], out=total)
         if total is not part:
             part[...] = total
 
-    in_pieces(pool, x, y, windowed(geometry, space), pooling.window_reads, weight=WHOLE if whole else 1)
-
-
-def _multiplied(x: Array, matrices: tuple[Array, ...], y: Array) -> bool:
-    """Write the window sums to y as successive products of x with `matrices`; return whether they are valid.
-
-    They are invalid where a value is not finite, since 0 * inf is NaN. x and y are whole planes.
-    """
-    sums = x
-    for number, matrix in enumerate(matrices):
-        rows = sums.reshape(-1, matrix.shape[0])
-        sums = memory.scratch(f"average_pool product {number}", (len(rows), matrix.shape[1]), x.dtype)
-        np.matmul(rows, matrix, out=sums)
-    y[...] = sums.reshape(y.shape)
-    return bool(np.isfinite(sums.sum()))
+    in_pieces(pool, x, y, windowed(geometry, space), True, weight=WHOLE if whole else 1)
 
 
 def _is_whole(geometry: PoolGeometry) -> bool:
     """Whether there is one window, which is the whole plane."""
     return all(isinstance(axis, Axis) and axis.is_whole for axis in geometry.axes)
-
-
-@kept(MATRICES_BYTES)
-def _matrices(geometry: PoolGeometry, dtype: np.dtype[Any]) -> tuple[Array, ...]:
-    """Matrices whose products with planes [D * H * W] are the window sums, where that is faster than passes.
-
-    BLAS reads the planes once, contiguously; a pass does strided reads of rows or single elements.
-
-    - All of a plane, or rows and then their sums, times ones: ResNet's last average, over 7 x 7, took a sixth of the
-      time.
-    - Rows [W] times [W, OW], then the result, [H * OW], times [H * OW, OH * OW], all zeros and ones. Where each
-      row belongs to one window: a window's rows, [KH * OW], times [KH * OW, OW]. PSPNet's averages over 10 x 10 took
-      half of the time. Zeros are multiplied too, so this is limited to few, large windows.
-    """
-    d, h, w = geometry.axes
-    if _is_whole(geometry):
-        plane = d.size * h.size * w.size
-        sizes = (plane,) if plane <= SHORT else (w.size, h.size, d.size)
-        return tuple(np.ones((size, 1), dtype) for size in sizes) if max(sizes) <= LONGEST else ()
-    windows = h.out * w.out
-    if d.size == d.out == 1 and windows <= 64 and min(length_of(h), length_of(w)) >= 4:
-        tiles = isinstance(h, Axis) and h.tiles and h.stride * h.out == h.size
-        if w.size * w.out + h.size * w.out * (w.out if tiles else windows) <= MATRIX_ITEMS:
-            rows = np.ones((h.size // h.out, 1), dtype) if tiles else _band(h, dtype)
-            return _band(w, dtype), np.kron(rows, np.eye(w.out, dtype=dtype))
-    return ()
-
-
-def _band(axis: AnyAxis, dtype: np.dtype[Any]) -> Array:
-    """Matrix [size, out] that is 1 where window o covers input i, else 0."""
-    first, count, step = Spans(axis, 0, axis.out, of_windows=True).runs()
-    taps, rest = np.divmod(np.arange(axis.size)[:, None] - first, step)
-    band: Array = ((rest == 0) & (taps >= 0) & (taps < count)).astype(dtype)
-    return band
 
 
 def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) -> None:
@@ -132,8 +81,8 @@ def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) 
         if total is not part:
             part[...] = total
 
-    whole = _is_whole(geometry)
-    in_pieces(spread, grad_y, grad_x, windowed(geometry, space), pooling.input_reads, weight=WHOLE if whole else 1)
+    weight = WHOLE if _is_whole(geometry) else 1
+    in_pieces(spread, grad_y, grad_x, windowed(geometry, space), False, weight)
 
 
 def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tuple[int, ...]) -> Array | None:

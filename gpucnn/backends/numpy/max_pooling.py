@@ -14,12 +14,11 @@ from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.pooling import (
     AnyAxis,
     Passes,
-    Reads,
+    Spans,
     as_stored,
     at,
     each_of,
     halved,
-    has_passes,
     in_pieces,
     in_rows,
     length_of,
@@ -27,7 +26,7 @@ from gpucnn.backends.numpy.pooling import (
     resized,
     separably,
     stored,
-    taps_of,
+    update,
     widened,
     windowed,
 )
@@ -59,7 +58,7 @@ def max_pool(x: Array, y: Array, indices: Array | None, geometry: PoolGeometry) 
         if best is not part:
             part[...] = best
 
-    in_pieces(pool, x, y, windowed(geometry, space), pooling.window_reads)
+    in_pieces(pool, x, y, windowed(geometry, space), of_windows=True)
 
 
 # --- Indices of the maxima ----------------------------------------------------------------------------------------
@@ -69,7 +68,7 @@ def _with_indices(x: Array, y: Array, indices: Array, geometry: PoolGeometry, sp
     """Maxima and indices, in memory order; rows first, so that of equal maxima the first in the plane is kept."""
     axes = windowed(geometry, space)
     lengths = [length_of(axis) for _, axis in reversed(axes)]
-    in_passes = all(has_passes(axis) for _, axis in axes)
+    in_passes = max(lengths) <= pooling.MAX_TAPS
     offsets = _offsets(geometry, [dim - space for dim, _ in reversed(axes)]) if in_passes else None
 
     def pool(read: Block, written: Block, passes: Passes) -> None:
@@ -85,7 +84,7 @@ def _with_indices(x: Array, y: Array, indices: Array, geometry: PoolGeometry, sp
             np.maximum(places, -1, out=places)
 
     weight = ELEMENT_BYTES / x.itemsize if in_passes else RUNS
-    in_pieces(pool, x, y, axes, pooling.window_reads, weight)
+    in_pieces(pool, x, y, axes, True, weight)
 
 
 def _by_numbers(x: Array, passes: Passes, lengths: list[int], offsets: Array, y: Array, indices: Array) -> bool:
@@ -110,31 +109,32 @@ def _located(x: Array, passes: Passes, y: Array, indices: Array, size: tuple[int
     One axis at a time: each maximum along a later axis looks up the index that earlier axes found at its position.
     `indices` of windows that read nothing are far below 0.
     """
-    found: list[tuple[Reads, int, Array]] = []
-    for dim, reads in passes:
-        x, place = _located_along(x, dim, reads)
+    found: list[tuple[Spans, int, Array]] = []
+    for dim, spans in passes:
+        x, place = _located_along(x, dim, spans)
         found = [
             (of, pitch, np.where(place < 0, -1, np.take_along_axis(places, place, dim))) for of, pitch, places in found
         ]
-        found.append((reads, prod(size[dim - space + 1 :]), place))
+        found.append((spans, prod(size[dim - space + 1 :]), place))
     indices[...] = 0
-    for reads, pitch, place in found:
-        indices += np.multiply(place, pitch, dtype=np.int64) + reads.sources.start * pitch
+    for spans, pitch, place in found:
+        indices += np.multiply(place, pitch, dtype=np.int64) + spans.sources().start * pitch
     for _, _, place in found:
         indices[place < 0] = NOWHERE
     y[...] = x
 
 
-def _located_along(x: Array, dim: int, reads: Reads) -> tuple[Array, Array]:
+def _located_along(x: Array, dim: int, spans: Spans) -> tuple[Array, Array]:
     """The maxima of the windows along one axis, and their positions in x: -1 where nothing is read."""
-    shape = resized(x.shape, dim, reads.size)
+    size = spans.stop - spans.start
+    shape = resized(x.shape, dim, size)
     y, place = np.empty(shape, x.dtype), np.empty(shape, np.min_scalar_type(-x.shape[dim] - 1))
-    rows, first, stop, step = in_rows(_lowest(x.dtype), x, dim, reads)
+    rows, first, stop, step = in_rows(_lowest(x.dtype), x, dim, spans)
     length = rows.shape[dim] // step
     runs = [rows]
     while 2 ** len(runs) <= (stop - first).max():
         runs.append(halved(np.maximum, runs[-1], dim))
-    for targets in memory.runs(reads.size, MAX_TARGETS * reads.size // max(1, y.size)):
+    for targets in memory.runs(size, MAX_TARGETS * size // max(1, y.size)):
         where = at(dim, targets)
         found = _located_among(runs, dim, first[targets], stop[targets])
         y[where] = np.where(found < 0, _lowest(x.dtype), np.take_along_axis(rows, found, dim))
@@ -200,28 +200,27 @@ def _numbered(x: Array, passes: Passes, lengths: list[int], y: Array) -> Array:
     dtype = np.min_scalar_type((lengths[0] + 1) * prod(lengths[1:]) - 1)
     name, lowest, step = "max_pool_with_indices", _lowest(x.dtype), 1
     numbers: Array | None = None
-    for length, (dim, reads) in zip(lengths, passes, strict=True):
-        taps, shape = taps_of(lowest, x, dim, reads, f"{name} values {dim}")
-        before = None if numbers is None else taps_of(0, numbers, dim, reads, f"{name} numbers {dim}")[0]
-        x, numbers = memory.scratch(f"{name} best {dim}", shape, x.dtype), memory.scratch(f"{name} {dim}", shape, dtype)
-        size = taps[0].size
-        best, number = x.reshape(-1)[:size], numbers.reshape(-1)[:size]
-        better = memory.scratch(f"{name} better", (size,), np.bool_)
-        candidate = memory.scratch(f"{name} candidate", (size,), dtype)
-        best[...], number[...] = lowest, 0
-        for k, values in enumerate(taps):
-            np.greater(values, best, out=better)
-            np.maximum(best, values, out=best)
-            if before is None:
-                np.multiply(better.view(np.uint8), dtype.type(k + 1), out=candidate)
+    for length, (dim, spans) in zip(lengths, passes, strict=True):
+        shape = resized(x.shape, dim, spans.stop - spans.start)
+        best = memory.scratch(f"{name} best {dim}", shape, x.dtype)
+        found = memory.scratch(f"{name} {dim}", shape, dtype)
+        best[...], found[...] = lowest, 0
+        for k, targets, sources in spans.taps():
+            where, values = at(dim, targets), x[at(dim, sources)]
+            better = memory.scratch(f"{name} better", values.shape, np.bool_)
+            np.greater(values, best[where], out=better)
+            update(np.maximum, best, where, values)
+            if numbers is None:
+                candidate: Array = better.view(np.uint8) * dtype.type(k + 1)
             else:
-                np.add(before[k], dtype.type(k * step), out=candidate)
-                np.multiply(better.view(np.uint8), candidate, out=candidate)
-            np.maximum(number, candidate, out=number)
-        step = step * length if before is not None else length + 1
-        x, numbers = (array[at(dim, slice(0, reads.size))] for array in (x, numbers))
+                candidate = numbers[at(dim, sources)] + dtype.type(k * step)
+                candidate *= better.view(np.uint8)
+            update(np.maximum, found, where, candidate)
+        step = step * length if numbers is not None else length + 1
+        x, numbers = best, found
     y[...] = x
-    return np.ascontiguousarray(numbers)
+    assert numbers is not None  # there is an axis
+    return numbers
 
 
 def _offsets(geometry: PoolGeometry, order: list[int]) -> Array:

@@ -1,11 +1,11 @@
 """Statistics, application and gradients of the norms, over x seen as [N, G, C, P] (see `NormGeometry`).
 
 All of them share one scheme. Arrays are viewed as [B, O, S, I, P] in memory order (`_View`): B and S index the
-statistics, I the channels that share one, O and P the other reduced axes. They are cut into pieces of whole
-statistics, which threads process, and a piece is summed and then normalised while it is in the cache.
+statistics, I the channels that share one, O and P the other reduced axes. They are cut into pieces, which threads sum,
+and then normalise.
 
-BLAS sums runs of at most `RUN` values; the partial sums are added in float64. Where a mean is more than `FAR`
-deviations away from zero it is subtracted first: variances and results are as exact with a large mean as without one.
+Runs of a row are summed in pairs, and the sums of runs in float64. Where a mean is more than `FAR` deviations away from
+zero it is subtracted first: variances and results are as exact with a large mean as without one.
 
 Where squares leave the range of the dtype, as those of float32 values beyond 1e19 do, the sums are recomputed from
 values scaled by a power of two. The statistics detect that: ordinary values are not read again.
@@ -31,8 +31,7 @@ from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.geometry import NormGeometry
 
 PIECE_VALUES = 1 << 19  # a call on these takes at least 50 us; with fewer, threads wait for the interpreter's lock
-WHOLE_VALUES = 1 << 20  # a statistic of more values is summed in several pieces, and used when all are done
-RUN = 512  # most values of a row that are summed in the dtype of x; NumPy holds the interpreter's lock below 500
+RUN = 512  # most values of a row that are summed in the dtype of x
 LONG = 256  # values of an inner loop that amortise its start
 FAR = 2.0  # a variance about zero has at most 1 + FAR**2 times the rounding of one about the mean
 
@@ -49,14 +48,11 @@ def norm_statistics(x: Array, mean: Array, var: Array, rstd: Array, geometry: No
     xs, pieces = view.of(x), view.pieces
 
     def moments(scale: Array | None) -> tuple[Array, Array]:
-        parts: list[Any] = [None] * len(pieces)
-
-        def task(number: int) -> None:
-            piece = pieces[number]
+        def part_of(piece: Block) -> tuple[Array, Array]:
             by = None if scale is None else _statistic(scale, piece)
-            parts[number] = _moments(_scaled(_dense(xs[piece], view.wide, "x"), by))
+            return _moments(_scaled(_dense(xs[piece], view.wide, "x"), by))
 
-        view.run(task, range(len(pieces)))
+        parts = view.results_of(part_of, pieces)
         count, centre, square = (np.zeros(view.statistics) for _ in range(3))
         for piece, (part_mean, part_square) in zip(pieces, parts, strict=True):  # Chan's update, in the order of pieces
             part, values = (piece[0], _ALL, piece[2]), xs[piece].size / part_mean.size
@@ -104,7 +100,7 @@ def _apply(
             _normalise(values, centre, scale, _parameter(factor, piece), _parameter(term, piece), out)
             _finish(out, piece, epilogue)
 
-    view.run(task, view.pieces)
+    view.results_of(task, view.pieces)
 
 
 def norm_forward(
@@ -120,26 +116,8 @@ def norm_forward(
     epilogue: Epilogue,
 ) -> None:
     """As `norm_apply` with x's own statistics, which are returned too: mean, variance, rstd."""
-    view = _View(x, geometry.axes)
-    if not view.whole:
-        norm_statistics(x, mean, var, rstd, geometry, eps)
-        _apply(x, mean, rstd, weight, bias, y, epilogue)
-        return
-    xs, ys, epilogue = view.of(x), view.of(y), _seen(epilogue, view)
-    statistics = [_lifted(array) for array in (mean, var, rstd)]
-    factor, term = _lifted(weight), _lifted(bias)
-
-    def task(piece: Block) -> None:
-        values = _dense(xs[piece], view.wide, "x")
-        found = _statistics(lambda scale: _moments(_scaled(values, scale)), view.count, eps, view.wide)
-        for array, part in zip(statistics, found, strict=True):
-            _statistic(array, piece)[...] = part
-        centre, _, scale = found
-        with _written(ys[piece], view.wide) as out:
-            _normalise(values, centre, scale, _parameter(factor, piece), _parameter(term, piece), out)
-            _finish(out, piece, epilogue)
-
-    view.run(task, view.pieces)
+    norm_statistics(x, mean, var, rstd, geometry, eps)
+    _apply(x, mean, rstd, weight, bias, y, epilogue)
 
 
 def norm_activation_backward(
@@ -183,7 +161,6 @@ def norm_backward(
     view = _View(x, geometry.axes)
     xs, grads, pieces = view.of(x), view.of(grad_y), view.pieces if x.size else ()
     mean, rstd, factor = _lifted(mean), _lifted(rstd), _lifted(weight)
-    sums: list[Any] = [None] * len(pieces)
     totals = [np.zeros(view.affine), np.zeros(view.affine), np.zeros(view.statistics), np.zeros(view.statistics)]
 
     def operands(piece: Block) -> Operands:
@@ -191,26 +168,21 @@ def norm_backward(
         given = _centred(values, _statistic(mean, piece), _statistic(rstd, piece))
         return grad, *given, _parameter(factor, piece)
 
-    def write(piece: Block, given: Operands, share_gh: Array, share_g: Array) -> None:
-        if grad_x is not None:
-            with _written(view.of(grad_x)[piece], view.wide) as out:
-                _gradient(*given, _statistic(rstd, piece), share_gh, share_g, out)
-
-    def task(number: int) -> None:
-        given = operands(pieces[number])
-        sums[number] = _gradient_sums(*given)
-        if view.whole:
-            write(pieces[number], given, *(share / view.count for share in sums[number][2:]))
-
-    view.run(task, range(len(pieces)))
-    for piece, (gh, g, row_gh, row_g) in zip(pieces, sums, strict=True):
+    found = view.results_of(lambda piece: _gradient_sums(*operands(piece)), pieces)
+    for piece, (gh, g, row_gh, row_g) in zip(pieces, found, strict=True):
         for total, part in zip(totals[:2], (gh, g), strict=True):
             total[:, :, piece[2], piece[3]] += part
         for total, part in zip(totals[2:], (row_gh, row_g), strict=True):
             total[piece[0], :, piece[2]] += part
-    if not view.whole:
-        shares = [total / max(1, view.count) for total in totals[2:]]
-        view.run(lambda piece: write(piece, operands(piece), *(_statistic(share, piece) for share in shares)), pieces)
+    if grad_x is not None:
+        gradient = view.of(grad_x)
+
+        def write(piece: Block) -> None:
+            share_gh, share_g = (_statistic(total, piece) / max(1, view.count) for total in totals[2:])
+            with _written(gradient[piece], view.wide) as out:
+                _gradient(*operands(piece), _statistic(rstd, piece), share_gh, share_g, out)
+
+        view.results_of(write, pieces)
     for array, total in zip((grad_weight, grad_bias), totals[:2], strict=True):
         if array is not None:
             array[...] = total.reshape(array.shape)
@@ -241,24 +213,21 @@ class _View:
         b, o, s, i, p = self.shape
         self.count = o * i * p  # values of a statistic
         self.statistics, self.affine = (b, 1, s, 1, 1), (1, 1, s, i, 1)
-        self.whole, self.pieces = _cuts(self.shape, PIECE_VALUES, WHOLE_VALUES)
+        self.pieces = _cuts(self.shape, PIECE_VALUES)
 
     def of(self, array: Array) -> Array:
         array = array.transpose(0, 3, 1, 2)[..., None] if self.last else array[:, None]
         return array if self.rows else array.reshape(self.shape)
 
-    def run(self, task: Callable[[Any], object], items: Sequence[Any]) -> None:
-        """Run the tasks on threads, with ufuncs that process long rows one by one.
+    def results_of(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """As `threads.results_of`, with ufuncs that process long rows one by one.
 
-        Otherwise NumPy copies broadcast operands to a buffer of 8192 values, for inner loops of that length: on rows of
-        3136 values that takes 1.4 times as long, while rows of 16 take a tenth of the time.
+        Otherwise NumPy copies broadcast operands to a buffer of 8192 values: with rows of 3136 that takes 1.4 times as
+        long.
         """
-        if _inner(self.shape) < LONG:
-            threads.run(task, items)
-            return
-        size = np.setbufsize(16)  # of this context, which the threads inherit
+        size = np.setbufsize(16 if _inner(self.shape) >= LONG else np.getbufsize())  # of this context and its threads
         try:
-            threads.run(task, items)
+            return threads.results_of(function, items)
         finally:
             np.setbufsize(size)
 
@@ -269,16 +238,11 @@ def _inner(shape: Sequence[int]) -> int:
 
 
 @lru_cache(maxsize=1024)
-def _cuts(shape: Sequence[int], most: int, most_whole: int) -> tuple[bool, tuple[Block, ...]]:
-    """Pieces [B, O, S, I, P] of about equal size, an even number of them or one; whether they hold whole statistics."""
-    b, o, s, i, p = shape
-    size, count = prod(shape), max(1, o * i * p)
-    values = max(1, size if size <= most // 4 else -(-size // (2 * max(1, -(-size // (2 * most))))))
-    together = min(s, -(-values // count))
-    is_long = o == 1 or together == s or together * i * p >= 4 * LONG  # or a piece were many short runs
-    if not (o * p == 1 or (is_long and count <= most_whole)):
-        return False, tuple(memory.blocks(shape, values))
-    return True, tuple((outer, _ALL, inner, _ALL, _ALL) for outer, inner in memory.blocks((b, s), -(-values // count)))
+def _cuts(shape: Sequence[int], most: int) -> tuple[Block, ...]:
+    """Pieces [B, O, S, I, P] of about equal size and at most `most` values; a quarter of that is not cut."""
+    size = prod(shape)
+    pairs = -(-size // (2 * most))
+    return tuple(memory.blocks(shape, -(-size // (2 * pairs)) if size > most // 4 else max(1, size)))
 
 
 def _seen(epilogue: Epilogue, view: _View) -> Epilogue:
@@ -329,43 +293,21 @@ def _written(part: Array, dtype: Any) -> Iterator[Array]:
 def _sums(a: Array, times: Array | None = None) -> Array:
     """Sums over O and P of a [B, O, S, I, P], or of its products with another array: float64 [B, 1, S, I, 1]."""
     b, o, s, i, p = a.shape
-    if times is not None and p < LONG:  # a call of BLAS for each short run would take longer than a pass
-        a, times = np.multiply(a, times, out=memory.scratch("products", a.shape, a.dtype)), None
-    if p < LONG and o > 1:  # sum over the outer axis first, along contiguous elements
-        columns = a.reshape(b, o, s * i * p)
-        total = np.zeros((b, s * i))
-        for start in range(0, o, LONG):
-            cut = columns[:, start : start + LONG]
-            sums = _ones(cut.shape[1], a.dtype) @ cut
-            total += sums if p == 1 else (sums.reshape(b, s * i, p) @ _ones(p, a.dtype))
-        return total.reshape(b, 1, s, i, 1)
-    rows = a.reshape(-1, p) if o == 1 else a.reshape(b, o, s * i, p)
-    others = None if times is None else times.reshape(rows.shape)
-    runs, length = _runs(p)
-    total = _run_sums(rows, others, 0, runs, length)
-    if runs * length < p:
-        total += _run_sums(rows, others, runs * length, 1, p - runs * length)
-    return (total if o == 1 else total.sum(axis=1)).reshape(b, 1, s, i, 1)
-
-
-def _run_sums(rows: Array, others: Array | None, start: int, runs: int, length: int) -> Array:
-    """Sums of `runs` times `length` values of each row, from `start` on, in float64."""
-    cut = slice(start, start + runs * length)
-    whole = runs * length == rows.shape[-1]  # then all runs of all rows are the rows of one matrix
-    shape = (*rows.shape[:-2], -1, length) if whole else (*rows.shape[:-1], runs, length)
-    if others is None:
-        sums = rows[..., cut].reshape(shape) @ _ones(length, rows.dtype)
-    else:
-        sums = np.vecdot(rows[..., cut].reshape(shape), others[..., cut].reshape(shape))
-    return np.asarray(sums.reshape(*rows.shape[:-1], runs).sum(axis=-1, dtype=np.float64))
-
-
-@lru_cache(maxsize=256)
-def _runs(p: int) -> tuple[int, int]:
-    """Number and length, at most `RUN`, of the runs of a row of p values; without remainder if possible."""
-    least = max(1, -(-p // RUN))
-    runs = next((runs for runs in range(least, 4 * least) if p % runs == 0), 0)
-    return (runs, p // runs) if runs else (p // RUN, RUN)
+    if times is not None:
+        a = np.multiply(a, times, out=memory.scratch("products", a.shape, a.dtype))
+    if p >= LONG or o == 1:
+        whole = p // RUN * RUN
+        rest = a[..., whole:].sum(axis=-1) if p > 1 else a[..., 0]  # NumPy adds up in pairs
+        sums = rest.sum(axis=1, dtype=np.float64)
+        if whole:
+            sums += a[..., :whole].reshape(*a.shape[:4], -1, RUN).sum(axis=-1).sum(axis=(1, 4), dtype=np.float64)
+        return np.asarray(sums.reshape(b, 1, s, i, 1))
+    columns, total = a.reshape(b, o, s * i * p), np.zeros((b, s * i))
+    for start in range(0, o, LONG):  # over the outer axis first, along contiguous elements
+        cut = columns[:, start : start + LONG]
+        sums = _ones(cut.shape[1], a.dtype) @ cut
+        total += sums if p == 1 else (sums.reshape(b, s * i, p) @ _ones(p, a.dtype))
+    return total.reshape(b, 1, s, i, 1)
 
 
 @lru_cache(maxsize=64)
@@ -422,8 +364,15 @@ def _gradient_sums(
     grad: Array, x: Array, mean: Array, rstd: Array, weight: Array | None
 ) -> tuple[Array, Array, Array, Array]:
     """Sums of grad * h and grad for each weight and bias, of g * h and g for each statistic (`norm_backward_input`)."""
-    if _are_rows(x):
-        return _row_gradient_sums(grad, x, mean, rstd, weight)
+    b, o, s, i, p = x.shape
+    if o * s * p == 1:  # rows: the sums for weights are over B
+        h = np.subtract(x, mean, out=memory.scratch("centred h", x.shape, x.dtype))
+        h *= rstd
+        h *= grad
+        columns = [np.ascontiguousarray(array).reshape(1, b, 1, i, 1) for array in (h, grad)]
+        factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
+        rows = [(array.reshape(b, i) @ factor).astype(np.float64).reshape(b, 1, 1, 1, 1) for array in columns]
+        return _sums(columns[0]), _sums(columns[1]), rows[0], rows[1]
     sum_g = _sums(grad)
     sum_gh = (_sums(grad, x) - mean * sum_g) * rstd
     weighted = [sums if weight is None else sums * weight for sums in (sum_gh, sum_g)]
@@ -434,45 +383,12 @@ def _gradient_sums(
     )
 
 
-def _row_gradient_sums(
-    grad: Array, x: Array, mean: Array, rstd: Array, weight: Array | None
-) -> tuple[Array, Array, Array, Array]:
-    """As `_gradient_sums` for rows [B, I], where each of these sums is a product of a matrix and a vector."""
-    b, i = len(x), x.shape[3]
-    rows, offsets, scales = grad.reshape(b, i), -(mean * rstd).reshape(b), rstd.reshape(b)
-    products = np.multiply(rows, x.reshape(b, i), out=memory.scratch("products", (b, i), x.dtype))
-    factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
-    sum_g, sum_gh = np.zeros(i), np.zeros(i)
-    runs, length = _runs(b)
-    for start, count, size in ((0, runs, length), (runs * length, 1, b - runs * length)):
-        if size:
-            cut, shape = slice(start, start + count * size), (count, size, i)
-            left = np.stack([np.ones_like(offsets[cut]), offsets[cut]]).reshape(2, count, size).swapaxes(0, 1)
-            of_g, of_gh = (left @ rows[cut].reshape(shape)).sum(axis=0, dtype=np.float64)
-            sum_g += of_g
-            sum_gh += of_gh
-            sum_gh += (scales[cut].reshape(count, 1, size) @ products[cut].reshape(shape)).sum((0, 1), np.float64)
-    row_g = rows.dot(factor).astype(np.float64)
-    row_gh = products.dot(factor) * scales + offsets * row_g
-    shapes = ((1, 1, 1, i, 1), (1, 1, 1, i, 1), (b, 1, 1, 1, 1), (b, 1, 1, 1, 1))
-    return tuple(sums.reshape(shape) for sums, shape in zip((sum_gh, sum_g, row_gh, row_g), shapes, strict=True))
-
-
 # --- Element by element, over a piece -----------------------------------------------------------------------------
 
 
 def _normalise(x: Array, mean: Array, rstd: Array, weight: Array | None, bias: Array | None, out: Array) -> None:
     """``(x - mean) * rstd * weight + bias`` as one product and one sum."""
     x, mean, rstd = _centred(x, mean, rstd)
-    if _are_rows(x):  # BLAS makes their shift: up to 1.35 times as quick
-        b, i = len(x), x.shape[3]
-        factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
-        ends = np.zeros(i, x.dtype) if bias is None else bias.reshape(i)
-        matrix, rows = memory.scratch("matrix", (b, i), x.dtype), out.reshape(b, i)
-        np.multiply(x.reshape(b, i), _outer(rstd, factor, matrix), out=rows)
-        left = np.stack([(-mean * rstd).reshape(b), _ones(b, x.dtype)], axis=1)
-        rows += np.matmul(left, np.stack([factor, ends]), out=matrix)
-        return
     scale = rstd if weight is None else rstd * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     np.multiply(x, _spread(scale, x), out=out)
@@ -505,21 +421,9 @@ def _gradient(
     shift = (-rstd * share_g - slope * mean).astype(x.dtype)
     np.multiply(x, _spread(slope.astype(x.dtype), x), out=out)
     out += _spread(shift, x)
-    matrix = memory.scratch("matrix", x.shape, x.dtype)
     if weight is not None:
-        rstd = _outer(rstd, weight, matrix) if _are_rows(x) else rstd * weight
-    out += np.multiply(grad, _spread(rstd, x), out=matrix)
-
-
-def _outer(column: Array, row: Array, out: Array) -> Array:
-    """All products of a column and a row of values: for rows of 96 to 768 in 0.7 to 0.95 of np.multiply's time."""
-    np.einsum("b,i->bi", column.reshape(-1), row.reshape(-1), out=out.reshape(column.size, row.size))
-    return out
-
-
-def _are_rows(x: Array) -> bool:
-    """Whether a piece [B, O, S, I, P] is a matrix [B, I]."""
-    return bool(x.shape[1:3] == (1, 1) and x.shape[4] == 1)
+        rstd = rstd * weight
+    out += np.multiply(grad, _spread(rstd, x), out=memory.scratch("products", x.shape, x.dtype))
 
 
 def _centred(x: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
