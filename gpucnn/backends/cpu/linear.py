@@ -11,6 +11,7 @@ from gpucnn.backends.numpy import linear as by_blas
 from gpucnn.backends.numpy.memory import Array
 
 MAX_ROWS = 16  # of more, BLAS is as fast, since products take longer than to read the weights
+MIN_WEIGHTS = 1 << 12  # of fewer, a launch takes longer than BLAS
 MAX_PARTS, MIN_COLUMNS = 4, 1024  # of the rows of weights for grad_x: from parts of 512 they came at 2/3 of the speed
 
 _FORWARD = Kernel("linear")
@@ -43,8 +44,10 @@ def linear_backward_weight(x: Array, grad_y: Array, grad_w: Array) -> None:
 
 
 def _computes(rows: Array, *others: Array) -> bool:
-    """Whether the kernels take the arrays, of which the first one has N rows."""
-    return len(rows) <= MAX_ROWS and all(array.flags.c_contiguous for array in (rows, *others))
+    """Whether the kernels take the arrays, of which the first one has N rows, and pay."""
+    if len(rows) > MAX_ROWS or max(array.size for array in others) < MIN_WEIGHTS:
+        return False
+    return all(array.flags.c_contiguous for array in (rows, *others))
 
 
 @lru_cache(maxsize=256)

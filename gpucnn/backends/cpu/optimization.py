@@ -11,6 +11,8 @@ from gpucnn.backends.numpy import optimization as plain
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.backends.optimization import AdamStep, Descent
 
+FEW = 1 << 12  # elements, over which NumPy passes in less time than a launch takes
+
 _SGD, _ADAM = Kernel("sgd"), Kernel("adam")
 
 
@@ -32,7 +34,7 @@ def adam(data: Array, grad: Array, mean: Array, square: Array, most: Array | Non
 
 def _computes(data: Array, grad: Array, *state: Array | None) -> bool:
     """Whether the kernels take a parameter, its gradient and its state."""
-    if data.dtype not in (np.float32, np.float64) or grad.dtype != data.dtype or not data.size:
+    if data.size < FEW or data.dtype not in (np.float32, np.float64) or grad.dtype != data.dtype:
         return False
     return is_addressable(grad) and all(
         array is None or (array.flags.c_contiguous and array.flags.aligned) for array in (data, *state)
@@ -47,5 +49,5 @@ def _launch(kernel: Kernel, step: Descent | AdamStep, grad: Array, **arrays: Arr
         given, grad = grad, shared_scratch("gradient", data.size, dtype).reshape(data.shape)
         copy(given, grad)  # such as that of a convolution's weight, whose channels may be innermost
     items = work_items(data.size)
-    values = {**vars(step), "count": data.size, "items": items}
+    values = {**step._asdict(), "count": data.size, "items": items}
     Launch(kernel, dtype, values, items)(**arrays, grad=grad)  # not kept: the numbers of each step may be others
