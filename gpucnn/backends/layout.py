@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 
 def is_channels_last(x: Any) -> bool:
     """Whether x [N, C, *spatial] has its channels innermost in memory, contiguously."""
-    if len(x.shape) < 3 or x.shape[1] == 1 or x.strides[1] != x.itemsize:
+    return _is_channels_last(x.shape, x.strides, x.itemsize)
+
+
+@lru_cache(maxsize=1024)
+def _is_channels_last(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> bool:
+    if len(shape) < 3 or shape[1] == 1 or strides[1] != itemsize:
         return False
-    spatial = [abs(step) for step, size in zip(x.strides[2:], x.shape[2:], strict=True) if size > 1]
-    return bool(spatial) and min(spatial) >= x.itemsize * x.shape[1]
+    spatial = [abs(step) for step, size in zip(strides[2:], shape[2:], strict=True) if size > 1]
+    return bool(spatial) and min(spatial) >= itemsize * shape[1]
 
 
 def is_dense(x: Any, axes: Sequence[int]) -> bool:

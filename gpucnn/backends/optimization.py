@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Array = Any
 
 
-@dataclass(frozen=True)
-class Descent:
+class Descent(NamedTuple):
     """The numbers of a step of stochastic gradient descent.
 
     `gradient_share` is that in the velocity, 1 less the dampening; `is_first` says that the velocity is not set yet.
@@ -24,8 +22,7 @@ class Descent:
     is_first: bool
 
 
-@dataclass(frozen=True)
-class AdamStep:
+class AdamStep(NamedTuple):
     """The numbers of a step of Adam.
 
     `rate` is lr / (1 - beta1^t), `gradient_share` 1 - beta1, `kept_square` beta2, `square_share` 1 - beta2,

@@ -47,7 +47,7 @@ class NormCall(Call):
         self.x, self.grad, self.residual = self.arrays
         self.activation = "none" if activation is None else choice(op, "activation", activation, ACTIVATIONS)
         self.slope = number(op, "negative_slope", negative_slope)
-        self.eps = number(op, "eps", eps, least=0.0)
+        self.eps = number(op, "eps", eps, 0.0)
         self.momentum = number(op, "momentum", momentum)
         self.wide = accumulator(self.dtype)
         self.weight: Array | None = None
@@ -84,6 +84,8 @@ class NormCall(Call):
             raise ValueError(f"{self.op}: got one of running_mean and running_var, expected both or none")
         if uses and running[0] is None:
             raise ValueError(f"{self.op}: running_mean and running_var are None, expected arrays to normalise by")
+        if running[0] is None:
+            return
         for name, array in zip(("running_mean", "running_var"), running, strict=True):
             self.expect_per_channel(name, array, self.x)
             if writes and array is not None and not getattr(array.flags, "writeable", True):
@@ -200,7 +202,10 @@ class NormCall(Call):
 
     def spread(self, array: Array | None, shape: Shape4) -> Array | None:
         """Weight or bias as [1, G, C, 1], in the dtype of statistics."""
-        return None if array is None else array.reshape(1, *shape[1:3], 1).astype(self.wide, copy=False)
+        if array is None:
+            return None
+        spread = array.reshape(1, shape[1], shape[2], 1)
+        return spread if spread.dtype == self.wide else spread.astype(self.wide)
 
     def forward(self, geometry: NormGeometry) -> tuple[Array, Array, Array, Array]:
         """Output by the input's own statistics, and these: mean, biased variance and reciprocal standard deviation."""

@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any, TypeVar, overload
 
 from gpucnn.geometry.arguments import plain
-from gpucnn.nn._fusion import through
+from gpucnn.nn._fusion import joined, through
 from gpucnn.nn._joining import added, concatenated, parted
 from gpucnn.nn.module import Array, Module
 from gpucnn.nn.precision import cast, half
@@ -223,8 +223,7 @@ class Residual(Module):
                 "input to the dtype of the parameters"
             )
         self.keep(y.dtype, beside.dtype)
-        total = added(y, beside)
-        return total if self.activation is None else self.activation(total)
+        return joined(y, beside, self.activation)
 
     def backward(self, grad_output: Array) -> Array:
         """The sum of the gradients of both ways."""

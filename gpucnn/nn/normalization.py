@@ -81,6 +81,8 @@ class Tracking(Norm, Ranked):
         """The normalised x, and the values that `_gradient` takes."""
         by_input = self.training or self.running_mean is None  # by the statistics of x, or by the running ones
         arguments = (x, self.running_mean, self.running_var, *self._arrays(), by_input, momentum, self.eps)
+        if not self.keeps:
+            return self.function(*arguments, **finish), ()
         y, mean, rstd = self.function(*arguments, return_statistics=True, **finish)
         return y, (x, by_input, mean, rstd)
 

@@ -99,6 +99,28 @@ def test_a_blocks_sum_is_in_its_last_norm(
     expect_same(backend, lambda: block(16, outputs, stride, rng=0), x, grad, training)
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.Tanh, None])
+@pytest.mark.parametrize("shape", [SHAPE, (3, 4), (0, 4, 5, 6), (3, 4, 40, 50)], ids=str)
+@pytest.mark.parametrize("order", ["contiguous", "channels_last"])
+def test_a_residual_sums_and_activates_in_one_pass(
+    backend: ArrayBackend, activation: Any, shape: tuple[int, ...], order: str
+) -> None:
+    def make() -> nn.Module:
+        return nn.Residual(nn.LeakyReLU(0.3), None, None if activation is None else activation())
+
+    x, grad = (arranged(drawn(shape, seed=seed), order) if len(shape) > 2 else drawn(shape) for seed in (0, 1))
+    expect_same(backend, make, x, grad, True)
+
+
+def test_a_residual_takes_integers_and_tensors(torch: Any) -> None:
+    x = np.arange(-6, 6).reshape(1, 2, 6)
+    np.testing.assert_array_equal(nn.Residual(nn.Identity(), activation=nn.ReLU())(x), 2 * x.clip(0))
+    block = nn.Residual(nn.LeakyReLU(), activation=nn.ReLU())
+    y = block(torch.from_numpy(x.astype(np.float32)))
+    assert isinstance(y, torch.Tensor)
+    assert isinstance(block.backward(y), torch.Tensor)
+
+
 def test_a_block_in_mixed_precision_sums_as_before() -> None:
     x = drawn((2, 16, 6, 7))
     results = []

@@ -180,4 +180,5 @@ def _plan_weight(
 
 def empty_weight(shape: tuple[int, ...], dtype: Any, x: Array) -> Array:
     """An array [OC, C / groups, *k] for a weight's gradient, in the order of its sums: the channels innermost."""
-    return np.moveaxis(pool.empty((shape[0], *shape[2:], shape[1]), dtype), -1, 1)
+    last = len(shape) - 1
+    return pool.empty((shape[0], *shape[2:], shape[1]), dtype).transpose(0, last, *range(1, last))

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu.library import Kernel, Value, launch, strides
+from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy import elementwise as plain
 from gpucnn.backends.numpy.memory import Array
 
@@ -33,7 +34,7 @@ def copy(x: Array, y: Array) -> None:
     if values is None:
         plain.copy(x, y)
     else:
-        launch(_COPY, x.dtype.name, values, {"x": x, "y": y}, int(values["items"]))
+        launch(_COPY, name_of(x.dtype), values, {"x": x, "y": y}, int(values["items"]))
 
 
 @lru_cache(maxsize=1024)
@@ -59,7 +60,7 @@ def masked(values: Array, mask: Array, y: Array) -> None:
         return
     items = work_items(y.size)
     arrays = {"values": values, "mask": mask, "y": y}
-    launch(_MASKED, y.dtype.name, {"count": y.size, "items": items}, arrays, items)
+    launch(_MASKED, name_of(y.dtype), {"count": y.size, "items": items}, arrays, items)
 
 
 @lru_cache(maxsize=1024)
@@ -103,7 +104,7 @@ def bias_activation(x: Array, bias: Array | None, y: Array, epilogue: Epilogue) 
         "items": items,
     }
     arrays = {"x": x, "bias": bias, "residual": epilogue.residual, "y": y}
-    launch(_BIAS_ACTIVATION, x.dtype.name, values, arrays, items)
+    launch(_BIAS_ACTIVATION, name_of(x.dtype), values, arrays, items)
 
 
 def bias_activation_backward(
@@ -133,7 +134,7 @@ def _backward(grad_y: Array, y: Array, grad_x: Array | None, sums: Array | None,
     partial = None if sums is None else np.empty((items, row) if row else (n, c), grad_y.dtype)
     values = {**rows, **_activation(epilogue), "by_row": not row, "items": items}
     arrays["partial"] = partial
-    launch(_BIAS_ACTIVATION_BACKWARD, grad_y.dtype.name, values, arrays, items, row)
+    launch(_BIAS_ACTIVATION_BACKWARD, name_of(grad_y.dtype), values, arrays, items, row)
     if sums is not None and partial is not None:
         np.add.reduce(partial.reshape(-1, c), axis=0, out=sums)
 

@@ -11,7 +11,7 @@ import ctypes
 import re
 import struct
 from collections.abc import Mapping
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -118,7 +118,13 @@ def launch(
     workspace : int
         Scalars of `dtype` that a call may use, aligned to 64 bytes and uninitialised.
     """
-    Launch(kernel, dtype, values, items, workspace)(**arrays)
+    fields = tuple([values[name] for name in kernel.fields])
+    _launch(kernel, dtype, fields, items, workspace)(**arrays)
+
+
+@lru_cache(maxsize=1024)
+def _launch(kernel: Kernel, dtype: str, fields: tuple[Value, ...], items: int, workspace: int) -> Launch:
+    return Launch(kernel, dtype, dict(zip(kernel.fields, fields, strict=True)), items, workspace)
 
 
 class Layout(NamedTuple):
@@ -189,10 +195,13 @@ def shared_scratch(name: str, count: int, dtype: str) -> Array:
 
 def is_addressable(array: Array) -> bool:
     """Whether a kernel can read the elements in place: aligned, at whole steps."""
-    flags, itemsize = array.flags, array.itemsize
-    if not flags.aligned:
-        return False
-    return bool(flags.c_contiguous) or not any(step % itemsize for step in array.strides)
+    flags = array.flags
+    return bool(flags.aligned) and (flags.c_contiguous or _has_whole_steps(array.strides, array.itemsize))
+
+
+@lru_cache(maxsize=1024)
+def _has_whole_steps(strides: tuple[int, ...], itemsize: int) -> bool:
+    return not any(step % itemsize for step in strides)
 
 
 def addressable(array: Array) -> Array:

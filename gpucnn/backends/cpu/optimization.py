@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from gpucnn.backends.cpu.elementwise import copy, work_items
-from gpucnn.backends.cpu.library import Kernel, is_addressable, launch, shared_scratch
+from gpucnn.backends.cpu.library import Kernel, Launch, is_addressable, shared_scratch
+from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.numpy import optimization as plain
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.backends.optimization import AdamStep, Descent
+
+FEW = 1 << 12  # elements, over which NumPy passes in less time than a launch takes
 
 _SGD, _ADAM = Kernel("sgd"), Kernel("adam")
 
@@ -31,7 +34,7 @@ def adam(data: Array, grad: Array, mean: Array, square: Array, most: Array | Non
 
 def _computes(data: Array, grad: Array, *state: Array | None) -> bool:
     """Whether the kernels take a parameter, its gradient and its state."""
-    if data.dtype not in (np.float32, np.float64) or grad.dtype != data.dtype or not data.size:
+    if data.size < FEW or data.dtype not in (np.float32, np.float64) or grad.dtype != data.dtype:
         return False
     return is_addressable(grad) and all(
         array is None or (array.flags.c_contiguous and array.flags.aligned) for array in (data, *state)
@@ -41,9 +44,10 @@ def _computes(data: Array, grad: Array, *state: Array | None) -> bool:
 def _launch(kernel: Kernel, step: Descent | AdamStep, grad: Array, **arrays: Array | None) -> None:
     data = arrays["data"]
     assert data is not None
+    dtype = name_of(data.dtype)
     if not grad.flags.c_contiguous:
-        given, grad = grad, shared_scratch("gradient", data.size, data.dtype.name).reshape(data.shape)
+        given, grad = grad, shared_scratch("gradient", data.size, dtype).reshape(data.shape)
         copy(given, grad)  # such as that of a convolution's weight, whose channels may be innermost
     items = work_items(data.size)
-    values = {**vars(step), "count": data.size, "items": items}
-    launch(kernel, data.dtype.name, values, {**arrays, "grad": grad}, items)
+    values = {**step._asdict(), "count": data.size, "items": items}
+    Launch(kernel, dtype, values, items)(**arrays, grad=grad)  # not kept: the numbers of each step may be others

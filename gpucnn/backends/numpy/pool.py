@@ -64,22 +64,20 @@ class _Lent:
 
 
 class _Pool:
-    """Blocks of memory; those that are free are in the order in which they came back."""
+    """Blocks of memory; those that are free by their size, the sizes in the order in which they came back."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._returned: deque[Array] = deque()  # without the lock: arrays are freed at any time, within `lend` too
-        self._free: list[Array] = []
-        self._in_use = self._most = 0  # bytes
+        self._free: dict[int, list[Array]] = {}
+        self._free_bytes = self._in_use = self._most = 0
 
     def lend(self, size: int) -> _Lent:
         """Memory of at least `size` bytes."""
         with self._lock:
             self._collect()
-            fitting = [block for block in self._free if size <= block.size < FIT * size]
-            block = min(fitting, key=len) if fitting else self._allocated(size)
-            if fitting:
-                self._free = [other for other in self._free if other is not block]
+            fitting = min((free for free in self._free if size <= free < FIT * size), default=None)
+            block = self._allocated(size) if fitting is None else self._taken(fitting)
             self._in_use += block.size
             self._most = max(self._most, self._in_use)
         return _Lent(block, self._returned.append)
@@ -88,26 +86,40 @@ class _Pool:
         """Free what no array uses."""
         with self._lock:
             self._collect()
-            self._free.clear()
+            self._clear()
             self._most = self._in_use
 
+    def _taken(self, size: int) -> Array:
+        """A free block of that size, the last one that came back."""
+        blocks = self._free[size]
+        block = blocks.pop()
+        if not blocks:
+            del self._free[size]
+        self._free_bytes -= size
+        return block
+
     def _allocated(self, size: int) -> Array:
-        """A new block, in place of the oldest free ones where there would be too many."""
+        """A new block, in place of free ones, those of the oldest size first, where there would be too many."""
         most = KEPT * max(self._most, self._in_use + size)
-        while self._free and self._in_use + size + sum(map(len, self._free)) > most:
-            del self._free[0]
+        while self._free and self._in_use + size + self._free_bytes > most:
+            self._taken(next(iter(self._free)))
         try:
             return np.empty(size, np.uint8)
         except MemoryError:
-            self._free.clear()
+            self._clear()
             return np.empty(size, np.uint8)
+
+    def _clear(self) -> None:
+        self._free.clear()
+        self._free_bytes = 0
 
     def _collect(self) -> None:
         """Take in what has come back."""
         while self._returned:
             block = self._returned.popleft()
             self._in_use -= block.size
-            self._free.append(block)
+            self._free_bytes += block.size
+            self._free.setdefault(block.size, []).append(block)
 
 
 _pool = _Pool()
