@@ -31,7 +31,7 @@ def functions(name: str, rank: int) -> list[Any]:
 # --- Convolution --------------------------------------------------------------------------------------------------
 
 
-@examples(150)
+@examples(100)
 @given(case=coverings(), groups=st.integers(1, 2), dtype=FLOATS, has_bias=st.booleans())
 def test_convolution(backend: ArrayBackend, case: Covering, groups: int, dtype: str, has_bias: bool) -> None:
     rng = np.random.default_rng(1)
@@ -44,7 +44,7 @@ def test_convolution(backend: ArrayBackend, case: Covering, groups: int, dtype: 
         assert_close(y, reference.conv(x, w, b, *case.loops, groups), dtype)
 
 
-@examples(150)
+@examples(100)
 @given(case=coverings(), groups=st.integers(1, 2), dtype=FLOATS, has_bias=st.booleans())
 def test_deconvolution(backend: ArrayBackend, case: Covering, groups: int, dtype: str, has_bias: bool) -> None:
     """To a size that the convolution reads: the gradient of the convolution."""
@@ -109,7 +109,7 @@ def within_windows(indices: Array, case: Covering) -> Array:
     return found
 
 
-@examples(100)
+@examples(60)
 @given(case=coverings(pools=True), batch=st.integers(0, 2), dtype=FLOATS)
 def test_max_pooling_and_upsampling(backend: ArrayBackend, case: Covering, batch: int, dtype: str) -> None:
     rng = np.random.default_rng(3)
@@ -128,7 +128,7 @@ def test_max_pooling_and_upsampling(backend: ArrayBackend, case: Covering, batch
         assert_close(backend.run(function, up, indexes, *pooled, **arguments), expected, dtype)
 
 
-@examples(100)
+@examples(60)
 @given(case=coverings(pools=True), dtype=FLOATS)
 def test_average_pooling(backend: ArrayBackend, case: Covering, dtype: str) -> None:
     """Of the windows that fit."""
@@ -143,7 +143,7 @@ def test_average_pooling(backend: ArrayBackend, case: Covering, dtype: str) -> N
             assert_close(y, sums / counts, dtype)
 
 
-@examples(100)
+@examples(60)
 @given(case=coverings(pools=True), dtype=FLOATS)
 def test_unpooling(backend: ArrayBackend, case: Covering, dtype: str) -> None:
     x = numbers(np.random.default_rng(5), (2, 2, *case.outs), dtype)
@@ -181,7 +181,7 @@ def test_values_that_meet_are_added_and_others_stay_zero(backend: ArrayBackend) 
 # --- Columns ------------------------------------------------------------------------------------------------------
 
 
-@examples(150)
+@examples(100)
 @given(case=coverings(rank=2), dtype=st.sampled_from(["float32", "float64", "int64", "complex64"]))
 def test_columns(backend: ArrayBackend, case: Covering, dtype: str) -> None:
     rng = np.random.default_rng(6)

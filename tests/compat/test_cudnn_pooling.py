@@ -42,7 +42,7 @@ def expected_of(x: Array, gy: Array, case: Covering, mode: int) -> tuple[Array, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-@examples(120)
+@examples(60)
 @given(
     case=coverings(pools=True),
     batch=st.integers(0, 2),
