@@ -39,7 +39,10 @@ def newest_clang() -> str:
 
 @pytest.mark.thorough
 def test_by_clang() -> None:
-    expect_right("tests/fuzz.py", "--dtype", "float32", "--count", "400", "--seed", "8", CXX=newest_clang())
+    clang = newest_clang()
+    expect_right("tests/fuzz.py", "--dtype", "float32", "--count", "400", "--seed", "8", CXX=clang)
+    same_bits = "tests/cpu_backend/test_cpu_optimization.py"
+    expect_right("-m", "pytest", "-q", "--backend=compiled", "-k", "float32", same_bits, CXX=clang)
 
 
 @pytest.mark.thorough
