@@ -8,6 +8,7 @@ pytest-benchmark.
 `cases`                 the one table of layers, and how cases are picked from it
 `data`                  a case's random arrays
 `checking`              float64 expectations, independent of every provider, and the comparison
+`accuracy`              rounding errors beside PyTorch's, against float64
 `providers`             one small class per implementation: gpucnn, PyTorch, ONNX Runtime, plain CuPy
 `timing`, `session`     the CPU: interleaved medians, limits; prepare, check, time within a budget
 `networks`              whole networks on the CPU: inference and training steps

@@ -64,7 +64,12 @@ class Mutant:
 
 def mutants_of(file: str) -> Iterator[Mutant]:
     """Every change of one place of kernels/`file`."""
-    lines = sources._text(file).split("\n")
+    return mutants_in(file, sources._text(file))
+
+
+def mutants_in(file: str, text: str) -> Iterator[Mutant]:
+    """Every change of one place of a file that reads `text`."""
+    lines = text.split("\n")
     for index, line in enumerate(lines):
         code = line.partition("//")[0]
         if not code.strip() or code.startswith("#") or "__launch_bounds__" in code:  # bounds change speed alone

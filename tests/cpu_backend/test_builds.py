@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache as cache_of
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,17 @@ def test_flags_of_the_environment_come_last(fake: Any, monkeypatch: pytest.Monke
         options = command.split()
         assert options.index("-O1") > options.index("-O3")
         assert "-g" in options
+
+
+def test_clang_heeds_what_sources_say_of_contraction(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = fake("exit 1")
+    found = builds.find_compiler()
+    assert found is not None
+    monkeypatch.setattr(builds, "find_compiler", lambda: replace(found, is_clang=True))
+    with pytest.raises(RuntimeError, match="does not compile"):
+        builds.load_all(quietly)
+    for command in log.read_text().splitlines():
+        assert command.split().index("-ffp-contract=fast-honor-pragmas") > command.split().index("-ffp-contract=fast")
 
 
 def test_no_compiler_is_needed_where_all_is_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,8 @@ def test_on_any_x86_64_a_file_compiles_without_warnings(file: str, target: str) 
 
 @cache
 def other_compiler(name: str) -> str:
-    found = shutil.which(name)
+    numbered = (f"{name}-{version}" for version in range(25, 14, -1))  # as Debian calls them
+    found = next(filter(None, map(shutil.which, (*numbered, name))), None)
     if found is None:
         pytest.skip(f"{name} is not installed")
     version = run([found, "-dumpversion"]).strip()

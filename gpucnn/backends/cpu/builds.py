@@ -51,6 +51,8 @@ FLAGS = (
     "-fvisibility=hidden",
 )
 
+CLANG_FLAGS = ("-Xclang", "-ffp-contract=fast-honor-pragmas")  # its "fast" disregards uncontracted.hpp
+
 _LINES_OF_FAILURE = 20  # of a compiler's messages
 _MISSING = (
     "compiled CPU kernels need g++ 11 or newer, or clang++ 15 or newer; install one, for instance with your system's "
@@ -103,9 +105,9 @@ def target_flags() -> tuple[str, ...]:
     return ()
 
 
-def flags() -> tuple[str, ...]:
+def flags(is_clang: bool = False) -> tuple[str, ...]:
     """The flags of a build but for its dtype; those of GPUCNN_CPU_FLAGS come last, so that they prevail."""
-    return (*FLAGS, *target_flags(), *os.environ.get("GPUCNN_CPU_FLAGS", "").split())
+    return (*FLAGS, *CLANG_FLAGS * is_clang, *target_flags(), *os.environ.get("GPUCNN_CPU_FLAGS", "").split())
 
 
 @cache
@@ -214,14 +216,14 @@ def compiled(wanted: list[Build]) -> Iterator[Build]:
 def _compile(build: Build, compiler: Compiler) -> tuple[Path, OSError | None]:
     """The shared library of a build; and where it is in the private folder of this process, why not in the cache."""
     name = f"{build.file}.cpp"
-    macro = f"-DSCALAR={_SCALARS[build.dtype]}"
+    options = [*flags(compiler.is_clang), f"-DSCALAR={_SCALARS[build.dtype]}"]
 
     def compile_to(target: Path) -> None:
         sources = target.parent  # as they were when the build was named: somebody may be editing them
         for file, content in {**_headers(), name: text(build.file)}.items():
             (sources / file).write_text(content, encoding="utf-8")
         try:
-            run([compiler.path, *flags(), macro, str(sources / name), "-o", str(target)])
+            run([compiler.path, *options, str(sources / name), "-o", str(target)])
         except CompilerError as error:
             said = "\n".join(str(error).splitlines()[:_LINES_OF_FAILURE])
             message = f"{name} does not compile for {build.dtype} with {compiler.path}:\n{said}"
