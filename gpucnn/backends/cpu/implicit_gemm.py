@@ -207,7 +207,9 @@ def _part_of_channels(x: Layout, filters: int, channels: int, samplings: Samplin
     is_innermost = strides("x", x, "ncdhw")["x_c"] == 1
     if is_innermost and channels % lanes == 0 and (filters > FEW or taps == 1):
         vectors = channels // lanes
-        part = max(2, -(-vectors // parts))
+        part = -(-vectors // parts)
+        # three narrow vectors: with two, a register tile loads more than it multiplies
+        part = min(vectors, max(2, part) if vector_bytes() == 64 else -(-part // 3) * 3)
         return lanes * (part + (vectors % part == 1)), tile_of(batch, 0, samplings, x.itemsize), True
     wanted = min(GATHERED * 3 // 4, batch * prod(axis.targets for axis in samplings))
     while True:
