@@ -34,6 +34,7 @@ _LANES, _LANES_GRADIENT, _LANES_WEIGHT, _LANES_TOTAL = (
 )
 GROUPS = (4, 8, 16)  # channels of groups for which depthwise_lanes is built
 MAX_CHANNELS = 16  # of a small group, on either side
+MIN_PAIRS = 32  # of channels of a group, for its wgrad to be an implicit GEMM
 VECTOR_BYTES = 64  # of the widest vector
 ITEM = 1 << 18  # multiply-adds of a work item, which take some 10 us
 MIN_ITEMS, MAX_ITEMS = 4, 64  # fewer take less time than a thread to wake up
@@ -51,8 +52,9 @@ def computes(direction: str, geometry: ConvGeometry) -> bool:
     inputs, outputs, groups = geometry.channels
     if groups == 1 or max(inputs, outputs) > MAX_CHANNELS * groups:
         return False
-    # a product of 16 by 16 channels takes 0.4 to 0.7 of the time of a wgrad here
-    return direction != "backward_weight" or min(inputs, outputs) < MAX_CHANNELS * groups
+    # a wgrad of more takes 0.25 to 1 of the time as an implicit GEMM, except that of 8 by 8 channels in lanes
+    pairs = inputs * outputs // groups**2
+    return direction != "backward_weight" or pairs < MIN_PAIRS or inputs == outputs == 8 * groups
 
 
 def forward(x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:

@@ -40,7 +40,8 @@ SUM_BYTES = 384 << 10
 GATHERED = 128  # positions of a panel, as in the kernel
 ROWS = 8  # filters of a register tile there
 FEW = 32  # filters, for which the kernel gathers nothing
-RANGE = 512  # positions of a range of tiles, whose sums are written, and read again to be added
+MIN_FILTERS = 64  # of a part, unless their sums do not fit
+RANGE = 256  # positions of a range of tiles, whose sums are written, and read again to be added
 
 _CONVOLUTION = Kernel("convolution")
 _PACK = Kernel("convolution", "pack_weights")
@@ -164,7 +165,8 @@ def plan_weight(
     parts_m, part_m = _parts_of_filters(filters, SUM_BYTES // (row * x.itemsize))
     ranges = max(1, min(tiles, MIN_ITEMS // (groups * parts_c * parts_m), tiles * prod(tile) // RANGE))
     if groups * parts_c * parts_m * ranges < MIN_ITEMS // 2:
-        parts_m, part_m = _parts_of_filters(filters, filters * groups * parts_c * ranges // (MIN_ITEMS // 2))
+        most = max(MIN_FILTERS, filters * groups * parts_c * ranges // (MIN_ITEMS // 2))
+        parts_m, part_m = _parts_of_filters(filters, min(part_m, most))
     items = groups * ranges * parts_c * parts_m
     block = 0 if in_place else block_of(tile, part_c, samplings)
     values = {
@@ -205,7 +207,9 @@ def _part_of_channels(x: Layout, filters: int, channels: int, samplings: Samplin
     is_innermost = strides("x", x, "ncdhw")["x_c"] == 1
     if is_innermost and channels % lanes == 0 and (filters > FEW or taps == 1):
         vectors = channels // lanes
-        part = max(2, -(-vectors // parts))
+        part = -(-vectors // parts)
+        # three narrow vectors: with two, a register tile loads more than it multiplies
+        part = min(vectors, max(2, part) if vector_bytes() == 64 else -(-part // 3) * 3)
         return lanes * (part + (vectors % part == 1)), tile_of(batch, 0, samplings, x.itemsize), True
     wanted = min(GATHERED * 3 // 4, batch * prod(axis.targets for axis in samplings))
     while True:
