@@ -24,19 +24,28 @@ INLINE index_t position(index_t target, index_t k, index_t stride, index_t dilat
   return at < sources ? at : -1;
 }
 
-// Targets first, first + hop, ... along the width: the j-th reads pixel j * step + base + t * spacing through kernel column
-// tap + t * tap_step, t in [0, taps). A strided dgrad has one run for each residue.
+// Targets first, first + hop, ... along the width: the j-th reads pixel base + (j * step + t * spacing) * pitch through
+// kernel column tap + t * tap_step, t in [0, taps). A strided dgrad has a run for each residue of its targets. So has a
+// dilated window at stride 1, whose taps then lie side by side: a third of the time.
 struct Run {
-  index_t first, hop, tap, tap_step, taps, base, step, spacing;
+  index_t first, hop, tap, tap_step, taps, base, step, spacing, pitch;
 };
 
 template <bool dgrad>
+INLINE index_t hop_of(const Params* p) {
+  return p->stride_w == 1 ? p->dilation_w : dgrad ? p->stride_w : 1;
+}
+
+template <bool dgrad>
 INLINE Run run_of(const Params* p, index_t residue) {
-  if (!dgrad) return {0, 1, 0, 1, p->kernel_w, -p->low_w, p->stride_w, p->dilation_w};
-  Run run = {residue, p->stride_w, 0, -1, 0, 0, 1, 1};
+  index_t taps = p->kernel_w, dilation = p->dilation_w, first = dgrad ? p->low_w - (taps - 1) * dilation : -p->low_w;
+  if (p->stride_w == 1)
+    return {residue, dilation, dgrad ? taps - 1 : 0, dgrad ? -1 : 1, taps, residue + first, 1, 1, dilation};
+  if (!dgrad) return {0, 1, 0, 1, taps, first, p->stride_w, dilation, 1};
+  Run run = {residue, p->stride_w, 0, -1, 0, 0, 1, 1, 1};
   index_t last = -1;
   for (index_t k = 0; k < p->kernel_w; k++) {
-    index_t at = residue + p->low_w - k * p->dilation_w;
+    index_t at = residue + p->low_w - k * dilation;
     if (at % p->stride_w) continue;
     if (run.taps++) {
       run.tap_step = run.tap - k;
@@ -56,7 +65,8 @@ struct Rows {
 
   // The first pixel of block j in the row after the last; past the image where that ends.
   pixel_t ahead(const Params* p, const Run& run, index_t j) const {
-    return count ? start[p->dgrad ? 0 : count - 1] + p->from_h + (j * run.step + run.base) * p->from_w : nullptr;
+    if (!count) return nullptr;
+    return start[p->dgrad ? 0 : count - 1] + p->from_h + (run.base + j * run.step * run.pitch) * p->from_w;
   }
 };
 
@@ -94,31 +104,30 @@ INLINE index_t channels_of_tile(const Params* p, index_t step, index_t group) {
 // The pixels of a block of `count` targets from the j-th on: [rows][columns], or [rows][taps][BLOCK] if not `dense`.
 INLINE void find_pixels(const Params* p, const Rows& rows, const Run& run, index_t j, index_t count, bool dense,
                         pixel_t zeros, pixel_t* pixels) {
-  index_t columns = (BLOCK - 1) * run.step + run.taps;
+  index_t columns = (BLOCK - 1) * run.step + run.taps, column = run.base + j * run.step * run.pitch;
+  bool inside = dense && column >= 0 && column + (columns - 1) * run.pitch < p->source_w;
   for (index_t row = 0; row < rows.count; row++) {
-    index_t column = j * run.step + run.base;
-    if (dense && column >= 0 && column + columns <= p->source_w) {
+    if (inside) {
       pixel_t at = rows.start[row] + column * p->from_w;
-      for (index_t i = 0; i < columns; i++) pixels[i] = at + i * p->from_w;
-      pixels += columns;
-      continue;
+      for (index_t i = 0; i < columns; i++) *pixels++ = at + i * run.pitch * p->from_w;
+    } else if (dense) {
+      for (index_t i = 0; i < columns; i++) *pixels++ = pixel(p, rows.start[row], column + i * run.pitch, zeros);
+    } else {
+      for (index_t t = 0; t < run.taps; t++)
+        for (index_t b = 0; b < BLOCK; b++) {
+          index_t at = column + (b * run.step + t * run.spacing) * run.pitch;
+          *pixels++ = b < count ? pixel(p, rows.start[row], at, zeros) : zeros;
+        }
     }
-    if (dense) {
-      for (index_t i = 0; i < columns; i++) *pixels++ = pixel(p, rows.start[row], column + i, zeros);
-      continue;
-    }
-    for (index_t t = 0; t < run.taps; t++)
-      for (index_t b = 0; b < BLOCK; b++)
-        *pixels++ = b < count ? pixel(p, rows.start[row], (j + b) * run.step + run.base + t * run.spacing, zeros) : zeros;
   }
 }
 
 // Asks for the vectors of memory that the same block of the next row of targets reads first, of channels c on: whole
 // rows are too far apart for the processor to guess. Took a fifth off the time of layers larger than the cache.
 template <int STEP>
-INLINE void prefetch(const Params* p, pixel_t ahead, index_t c) {
+INLINE void prefetch(const Params* p, pixel_t ahead, const Run& run, index_t c) {
   for (int row = 0; row < STEP; row++)
-    for (int i = 0; i < BLOCK * STEP; i++) __builtin_prefetch(ahead + row * p->from_h + i * p->from_w + c);
+    for (int i = 0; i < BLOCK * STEP; i++) __builtin_prefetch(ahead + row * p->from_h + i * run.pitch * p->from_w + c);
 }
 
 // Lane i is channel (i / GROUP) * GROUP + k of the pixel's channels [c, c + LANES): what the lane's group has in place k.
@@ -186,7 +195,7 @@ static void sum_block(const Params* p, const Rows& rows, const Run& run, const p
       for_group<GROUP>(add, std::make_integer_sequence<int, GROUP>());
       next += TAPS > 0 ? COLUMNS : run.taps * BLOCK;
     }
-    prefetch<STEP>(p, ahead, c);
+    prefetch<STEP>(p, ahead, run, c);
     for (int b = 0; b < BLOCK; b++) __builtin_prefetch(to + p->to_h + b * run.hop * p->to_w + c, 1);
     for (int b = 0; b < BLOCK; b++)
       if (b < count) store(to + b * run.hop * p->to_w + c, sums[b]);
@@ -202,7 +211,7 @@ static void add_products(const Params* p, const Rows& rows, const Run& run, cons
     index_t c = std::min(v, p->c - LANES);
     vector_t g[BLOCK];
     for (int b = 0; b < BLOCK; b++) g[b] = load(grads[b] + c);
-    prefetch<STEP>(p, ahead, c);
+    prefetch<STEP>(p, ahead, run, c);
     for (int b = 0; b < BLOCK; b++) __builtin_prefetch(grads[b] + p->to_h + c);
     const pixel_t* next = pixels;
     for (index_t row = 0; row < rows.count; row++) {
@@ -276,40 +285,39 @@ struct Room {
   }
 };
 
-// Calls `body(channels, columns)` for each tile of targets along the width.
-template <int GROUP, class Body>
-INLINE void for_tiles(const Params* p, index_t step, Range targets, Body body) {
-  index_t channels = channels_of_tile(p, step, GROUP);
-  for (index_t c = 0; c < p->c; c += channels)
-    for (index_t j = targets.begin; j < targets.end; j += TILE_COLUMNS)
-      body(Range{c, std::min(c + channels, p->c)}, Range{j, std::min(j + TILE_COLUMNS, targets.end)});
+// Calls `body<TAPS, STEP>(run, j, count, channels, line)` for the blocks of targets of a box, of which channels are
+// innermost: those from the j-th of a run on, whose rows of taps are in the room. `line` is where their row begins.
+template <bool dgrad, int GROUP, class Body>
+INLINE void for_blocks(const Params* p, Room& room, const scalar_t* from, const Box& box, Body body) {
+  index_t hop = hop_of<dgrad>(p), tile = channels_of_tile(p, dgrad ? 1 : p->stride_w, GROUP);
+  index_t begin = box.w.begin / hop, end = ceil_div(box.w.end, hop);  // boxes begin at multiples of it
+  for (index_t c = 0; c < p->c; c += tile)
+    for (index_t first = begin; first < end; first += TILE_COLUMNS)
+      for (index_t d = box.d.begin; d < box.d.end; d++)
+        for (index_t h = box.h.begin; h < box.h.end; h++) {
+          find_rows<dgrad>(p, from, d, h, room.rows);
+          for (index_t residue = 0; residue < std::min(hop, p->target_w); residue++) {
+            Run run = run_of<dgrad>(p, residue);
+            index_t last = std::min({end, first + TILE_COLUMNS, ceil_div(p->target_w - residue, hop)});
+            specialised<GROUP>(run, [&]<int TAPS, int STEP>() __attribute__((always_inline)) {
+              for (index_t j = first; j < last; j += BLOCK)
+                body.template operator()<TAPS, STEP>(run, j, std::min<index_t>(BLOCK, last - j),
+                                                     Range{c, std::min(c + tile, p->c)}, d * p->to_d + h * p->to_h);
+            });
+          }
+        }
 }
 
-// The targets of a box of an image; channels are innermost in both images.
+// The targets of a box of an image.
 template <bool dgrad, int GROUP>
 static void contract_box(const Params* p, Room& room, const scalar_t* from, const scalar_t* weight, scalar_t* to,
                          const Box& box) {
-  index_t hop = dgrad ? p->stride_w : 1;
-  Range runs = {box.w.begin / hop, ceil_div(box.w.end, hop)};  // boxes begin at multiples of the stride
-  for_tiles<GROUP>(p, dgrad ? 1 : p->stride_w, runs, [&](Range channels, Range columns) {
-    for (index_t d = box.d.begin; d < box.d.end; d++)
-      for (index_t h = box.h.begin; h < box.h.end; h++) {
-        find_rows<dgrad>(p, from, d, h, room.rows);
-        scalar_t* line = to + d * p->to_d + h * p->to_h;
-        for (index_t residue = 0; residue < std::min(hop, p->target_w); residue++) {
-          Run run = run_of<dgrad>(p, residue);
-          index_t end = std::min(columns.end, ceil_div(p->target_w - residue, hop));
-          specialised<GROUP>(run, [&]<int TAPS, int STEP>() __attribute__((always_inline)) {
-            for (index_t j = columns.begin; j < end; j += BLOCK) {
-              index_t count = std::min<index_t>(BLOCK, end - j);
-              find_pixels(p, room.rows, run, j, count, TAPS > 0, room.zeros, room.pixels);
-              scalar_t* first = line + (run.first + j * run.hop) * p->to_w;
-              sum_block<TAPS, STEP, GROUP>(p, room.rows, run, room.pixels, room.rows.ahead(p, run, j), weight, first, count,
-                                    channels);
-            }
-          });
-        }
-      }
+  for_blocks<dgrad, GROUP>(p, room, from, box, [&]<int TAPS, int STEP>(
+      const Run& run, index_t j, index_t count, Range channels, index_t line) __attribute__((always_inline)) {
+    find_pixels(p, room.rows, run, j, count, TAPS > 0, room.zeros, room.pixels);
+    scalar_t* first = to + line + (run.first + j * run.hop) * p->to_w;
+    pixel_t ahead = room.rows.ahead(p, run, j);
+    sum_block<TAPS, STEP, GROUP>(p, room.rows, run, room.pixels, ahead, weight, first, count, channels);
   });
 }
 
@@ -331,26 +339,17 @@ struct Stages {
 template <int GROUP = 1>
 static void add_box(const Params* p, Room& room, const scalar_t* from, const scalar_t* grad, Stages& stages,
                     const Box& box) {
-  Run run = run_of<false>(p, 0);
-  for_tiles<GROUP>(p, p->stride_w, box.w, [&](Range channels, Range columns) {
-    for (index_t d = box.d.begin; d < box.d.end; d++)
-      for (index_t h = box.h.begin; h < box.h.end; h++) {
-        find_rows<false>(p, from, d, h, room.rows);
-        const scalar_t* line = grad + d * p->to_d + h * p->to_h;
-        specialised<GROUP>(run, [&]<int TAPS, int STEP>() __attribute__((always_inline)) {
-          for (index_t j = columns.begin; j < columns.end; j += BLOCK) {
-            index_t count = std::min<index_t>(BLOCK, columns.end - j);
-            bool dense = TAPS > 0 && count == BLOCK;  // zeros past the last target could meet pixels that are infinite
-            pixel_t grads[BLOCK], ahead = room.rows.ahead(p, run, j);
-            for (int b = 0; b < BLOCK; b++) grads[b] = b < count ? line + (j + b) * p->to_w : room.zeros;
-            find_pixels(p, room.rows, run, j, count, dense, room.zeros, room.pixels);
-            if (dense)
-              add_products<TAPS, STEP, GROUP>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
-            else
-              add_products<0, 1, GROUP>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
-          }
-        });
-      }
+  for_blocks<false, GROUP>(p, room, from, box, [&]<int TAPS, int STEP>(
+      const Run& run, index_t j, index_t count, Range channels, index_t line) __attribute__((always_inline)) {
+    bool dense = TAPS > 0 && count == BLOCK;  // zeros past the last target could meet pixels that are infinite
+    pixel_t grads[BLOCK], ahead = room.rows.ahead(p, run, j);
+    for (int b = 0; b < BLOCK; b++)
+      grads[b] = b < count ? grad + line + (run.first + (j + b) * run.hop) * p->to_w : room.zeros;
+    find_pixels(p, room.rows, run, j, count, dense, room.zeros, room.pixels);
+    if (dense)
+      add_products<TAPS, STEP, GROUP>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
+    else
+      add_products<0, 1, GROUP>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
   });
 }
 

@@ -27,6 +27,7 @@ KNOWN = [  # channels, outputs and groups; size, kernel, stride, padding, dilati
     ((160, 160, 160), (7, 7), 3, 1, 1, 1),  # several blocks of channels
     ((16, 16, 16), (150, 90), 3, 2, 1, 1),  # several boxes of rows
     ((2, 2, 2), (30000,), 9, 4, 4, 1),  # and of columns
+    ((2, 2, 2), (30001,), 5, 1, 6, 3),  # whose runs are dilated
     ((32, 32, 32), (4, 4), 3, 5, 4, 1),  # inputs that no tap reaches, windows wholly in padding
     ((32, 32, 8), (14, 14), 3, 1, 1, 1),
     ((24, 48, 3), (9, 60), 3, 2, 1, 1),

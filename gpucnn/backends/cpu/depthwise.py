@@ -223,7 +223,7 @@ def _copied(axes: Sequence[Axis], box: Sequence[int], dgrad: bool) -> int:
 def _box(axes: Sequence[Axis], targets: Sequence[int], dgrad: bool, limit: int) -> list[int]:
     """The box of targets: all, or as many planes, rows or columns as have no more than `limit` elements."""
     box = list(targets)
-    for i, step in enumerate((1, 1, BLOCK * axes[2].stride)):
+    for i, step in enumerate((1, 1, BLOCK * axes[2].stride * axes[2].dilation)):
         choices = range(step, box[i], step)
         if choices and _copied(axes, box, dgrad) > limit:
             boxes = [[*box[:i], count, *box[i + 1 :]] for count in choices]
