@@ -18,6 +18,7 @@ struct Params {
   index_t bias_g, bias_m;
   index_t n, tile_n, tile_h, tile_w;        // tiles of a region
   index_t parts;                            // of the filters
+  index_t slice;                            // channels of filters that are transformed together
 };
 
 constexpr int FREQUENCIES = 16;
@@ -44,26 +45,33 @@ INLINE void to_outputs(const vector_t* m, int step, vector_t* to, int to_step) {
   to[0] = m[0] + m[step] + m[2 * step], to[to_step] = m[step] - m[2 * step] - m[3 * step];
 }
 
-// packed[g][panel][frequency][c][lane of the panel], with c in [0, channels]: of one item's group and vector of
-// filters. The last c is not used, but spaces the frequencies.
-KERNEL transform_weights(const Params* p, const scalar_t* w, scalar_t* packed, scalar_t* workspace, int64_t item) {
-  Panels panels(p->filters);
-  index_t g = item / panels.vectors, vector = item % panels.vectors;
-  index_t panel = panels.of(vector), first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
-  scalar_t* to = packed + (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES + (vector - first) * LANES;
+// to[frequency][c][lane] of up to LANES filters: from one c to the next `lanes`, from one frequency to the next `step`.
+static void transform_filters(const Params* p, const scalar_t* w, index_t count, index_t channels, scalar_t* to,
+                              index_t lanes, index_t step, scalar_t* workspace) {
   Filters filters(p->w_m, p->w_c, 0, p->w_h, p->w_w, 1, 3, 3);
-  index_t m = vector * LANES, count = std::min<index_t>(LANES, p->filters - m), some = filters.channels_at_once();
-  for (index_t c = 0; c < p->channels; c += some) {
-    index_t channels = std::min(some, p->channels - c);
-    filters.turn(w + g * p->w_g + m * p->w_m + c * p->w_c, count, channels, workspace);
-    for (index_t i = 0; i < channels; i++) {
+  index_t some = filters.channels_at_once();
+  for (index_t c = 0; c < channels; c += some) {
+    index_t here = std::min(some, channels - c);
+    filters.turn(w + c * p->w_c, count, here, workspace);
+    for (index_t i = 0; i < here; i++) {
       vector_t taps[9], rows[12], all[16];
       for (int tap = 0; tap < 9; tap++) taps[tap] = load(workspace + (i * 9 + tap) * LANES);
       for (int row = 0; row < 3; row++) of_taps(taps + row * 3, 1, rows + row * 4, 1);
       for (int column = 0; column < 4; column++) of_taps(rows + column, 4, all + column, 4);
-      for (int f = 0; f < FREQUENCIES; f++) store(to + (f * (p->channels + 1) + c + i) * lanes, all[f]);
+      for (int f = 0; f < FREQUENCIES; f++) store(to + f * step + (c + i) * lanes, all[f]);
     }
   }
+}
+
+// packed[g][panel][frequency][c][lane of the panel], with c in [0, channels]: of one item's group and vector of
+// filters. The last c is not used, but spaces the frequencies.
+KERNEL transform_weights(const Params* p, const scalar_t* w, scalar_t* packed, scalar_t* workspace, int64_t item) {
+  Panels panels(p->filters);
+  index_t g = item / panels.vectors, vector = item % panels.vectors, m = vector * LANES;
+  index_t panel = panels.of(vector), first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
+  packed += (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES + (vector - first) * LANES;
+  transform_filters(p, w + g * p->w_g + m * p->w_m, std::min<index_t>(LANES, p->filters - m), p->channels, packed, lanes,
+                    (p->channels + 1) * lanes, workspace);
 }
 
 // to[frequency][c] of a tile, `step` apart, from its 4 x 4 pixels: LANES channels, the last ones overlapping.
@@ -81,18 +89,18 @@ static void transform_tile(const scalar_t* from, index_t row, index_t channels, 
 
 // --- The product ----------------------------------------------------------------------------------------------------
 
-// Products of one panel at all frequencies, [frequency][tile][lane].
+// Products of one panel and the channels [first, first + count) at all frequencies, [frequency][tile][lane]: added to
+// those of the channels before. From one frequency of the weights to the next are `step` scalars.
 template <int V>
 static void multiply_panel(const scalar_t* transformed, const index_t* at, const index_t* to, index_t tiles, index_t channels,
-                           const scalar_t* weights, scalar_t* products) {
+                           index_t first, index_t count, const scalar_t* weights, index_t step, scalar_t* products) {
   vector_t zero[V] = {};
   for (int f = 0; f < FREQUENCIES; f++)
-    for (index_t k = 0, most = piece_of(channels); k < channels; k += most) {
-      Piece piece{k, std::min(most, channels - k)};
-      Product product{transformed + f * spaced(tiles * channels), at, &piece, 1,
-                      weights + (f * (channels + 1) + k) * V * LANES, V * LANES,
-                      products + f * spaced(tiles * V * LANES), to, V * LANES};
-      multiply<V>(product, tiles, k ? nullptr : zero);
+    for (index_t k = 0, most = piece_of(count); k < count; k += most) {
+      Piece piece{first + k, std::min(most, count - k)};
+      Product product{transformed + f * spaced(tiles * channels), at, &piece, 1, weights + f * step + k * V * LANES,
+                      V * LANES, products + f * spaced(tiles * V * LANES), to, V * LANES};
+      multiply<V>(product, tiles, first + k ? nullptr : zero);
     }
 }
 
@@ -126,18 +134,20 @@ static bool to_sums(const scalar_t* products, index_t lanes, const Tile& tile, c
 }
 
 // not_finite[item] is 1 if a result of the item is infinite or NaN, which may come from the transforms, else 0.
-KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* packed, const scalar_t* bias, scalar_t* y,
+// Without `packed`, each item transforms the filters that it multiplies with, of one slice of channels at a time: where
+// there is one region, no other does.
+KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const scalar_t* packed, const scalar_t* bias, scalar_t* y,
                 int64_t* not_finite, scalar_t* workspace, int64_t item) {
   index_t all = item;
   Panels panels(p->filters);
   Range part = part_of(panels.count, item % p->parts, p->parts);
   item /= p->parts;
-  Range w = next_run(item, p->ow, 2 * p->tile_w), h = next_run(item, p->oh, 2 * p->tile_h);
+  Range columns = next_run(item, p->ow, 2 * p->tile_w), rows = next_run(item, p->oh, 2 * p->tile_h);
   Range n = next_run(item, p->n, p->tile_n);
-  Tile tile{n.begin, n.end, 0, 1, h.begin, h.end, w.begin, w.end};
+  Tile tile{n.begin, n.end, 0, 1, rows.begin, rows.end, columns.begin, columns.end};
   index_t g = item, high = ceil_div(tile.hs, 2), wide = ceil_div(tile.ws, 2), tiles = tile.ns * high * wide;
 
-  Tile padded{n.begin, n.end, 0, 1, h.begin, 2 * high, w.begin, 2 * wide};
+  Tile padded{n.begin, n.end, 0, 1, rows.begin, 2 * high, columns.begin, 2 * wide};
   Axis depth{1, 1, 1, 1, 0, 1, 1}, height{p->h, p->oh, 3, 1, p->least_h, 1, 0}, width{p->w, p->ow, 3, 1, p->least_w, 1, 0};
   Block block(depth, height, width, padded, p->channels);
   index_t most = p->tile_n * p->tile_h * p->tile_w, row = block.ws * p->channels;
@@ -157,16 +167,28 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* packed, cons
         transform_tile(pixels + block.offset(i, 0, 2 * j, 2 * k), row, p->channels, transformed + t * p->channels,
                        spaced(tiles * p->channels));
   index_t* to = at + tiles + ROWS[1];
+  scalar_t* scratch = reinterpret_cast<scalar_t*>(at + round_up(2 * (most + ROWS[1]), LANES));
+  scalar_t* transformed_here = scratch + 256 * LANES;
   for (index_t i = 0; i < tiles + ROWS[1]; i++) to[i] = std::min(i, tiles - 1), at[i] = to[i] * p->channels;
 
   bool is_finite = true;
   for (index_t panel = part.begin; panel < part.end; panel++) {
     index_t first = panels.first(panel), vectors = panels.first(panel + 1) - first, m = first * LANES;
-    const scalar_t* weights = packed + (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES;
-    with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
-      multiply_panel<v()>(transformed, at, to, tiles, p->channels, weights, products);
-    });
-    index_t filters = std::min(vectors * LANES, p->filters - m);
+    index_t lanes = vectors * LANES, filters = std::min(lanes, p->filters - m);
+    for (index_t c = 0; c < p->channels; c += p->slice) {
+      index_t channels = std::min(p->slice, p->channels - c), step = (channels + 1) * lanes;
+      const scalar_t* weights = transformed_here;
+      if (packed) {
+        weights = packed + (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES;
+      } else {
+        for (index_t i = 0; i < lanes; i += LANES)
+          transform_filters(p, w + g * p->w_g + (m + i) * p->w_m + c * p->w_c, std::min<index_t>(LANES, filters - i),
+                            channels, transformed_here + i, lanes, step, scratch);
+      }
+      with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
+        multiply_panel<v()>(transformed, at, to, tiles, p->channels, c, channels, weights, step, products);
+      });
+    }
     is_finite &= to_sums(products, vectors * LANES, tile, bias ? bias + g * p->bias_g + m * p->bias_m : nullptr,
                          filters, p->bias_m, sums);
     write(sums, vectors * LANES, filters, tile, {p->y_n, p->y_c, 0, p->y_h, p->y_w},

@@ -16,6 +16,7 @@ import gpucnn.functional as F
 from gpucnn.backends import backend
 from gpucnn.backends.cpu import select
 from gpucnn.backends.cpu.convolution import convolve, convolve_backward_input, convolve_backward_weight
+from gpucnn.backends.cpu.implicit_gemm import slice_of
 from gpucnn.backends.cpu.tiling import Tile, tile_of
 from gpucnn.backends.cpu.winograd import region
 from gpucnn.backends.numpy import convolution as in_numpy
@@ -97,6 +98,7 @@ def layers() -> Iterator[tuple[ConvGeometry, int]]:
     """A layer for each algorithm, large enough for several work items, with tails of tiles."""
     for size, channels, kernel, options in (
         ((37, 45), Channels(70, 67), 3, {"padding": 1}),
+        ((9, 7), Channels(150, 70), 3, {"padding": 1}),  # one region of tiles, filters in slices of channels
         ((37, 45), Channels(67, 35), 1, {}),
         ((37, 45), Channels(33, 40), 3, {"stride": 2, "padding": (1, 2)}),
         ((60, 60), Channels(3, 20), 7, {"stride": 2, "padding": 3}),
@@ -261,7 +263,9 @@ def test_tiles() -> None:
     assert tile_of(8, 512, (ONE, same(7), same(7)), 4) == Tile(2, 1, 7, 7)
     assert tile_of(1, 1, (ONE, ONE, Sampling(10**7, 10**7, 1, range(1))), 4).w <= 256
     assert region(8, 28, 28, 64) == (1, 3, 28)
-    assert region(8, 4, 4, 512) == (3, 4, 4)
+    assert region(8, 4, 4, 512) == (4, 4, 4)
+    assert slice_of(512, 600, 16) == (1, 512)
+    assert slice_of(2048, 4 * 33 * 33, 16) == (22, 96)
 
 
 @pytest.mark.parametrize(
