@@ -32,17 +32,20 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Sampli
     _, height, width = samplings
     lanes = vector_bytes() // x.itemsize
     vectors = -(-filters // lanes)
-    tile_n, tile_h, tile_w = region(batch, -(-height.targets // 2), -(-width.targets // 2), channels)
-    bands = -(-batch // tile_n)
-    regions = bands * -(-height.targets // (2 * tile_h)) * -(-width.targets // (2 * tile_w))
+    residues = abs(height.spacing * width.spacing)
+    high, wide = (-(-axis.targets // abs(axis.spacing)) for axis in (height, width))  # of one residue
+    tile_n, tile_h, tile_w = region(batch * residues, -(-high // 2), -(-wide // 2), channels)
+    bands = -(-batch * residues // tile_n)
+    regions = bands * -(-high // (2 * tile_h)) * -(-wide // (2 * tile_w))
     parts = max(1, min(filters // PART_FILTERS, MIN_ITEMS // (groups * regions)))
     transforms_ahead = regions > 1  # else each filter is used in one work item alone
     part = channels if transforms_ahead else min(channels, SLICE)
     values = {
-        **{"n": batch, "groups": groups, "channels": channels, "filters": filters, "parts": parts},
+        **{"n": batch * residues, "groups": groups, "channels": channels, "filters": filters, "parts": parts},
         **{"slice": part},
         **{"h": height.sources, "w": width.sources, "oh": height.targets, "ow": width.targets},
         **{"least_h": height.least, "least_w": width.least},
+        **{"gap_h": abs(height.spacing), "gap_w": abs(width.spacing)},
         **{"tile_n": tile_n, "tile_h": tile_h, "tile_w": tile_w},
         **strides("x", x, "ncdhw"),
         **strides("y", y, "ncdhw"),
@@ -67,7 +70,7 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Sampli
         if not not_finite.any():
             return []
         by_band: Any = not_finite.reshape(groups, bands, -1).any(axis=(0, 2))
-        return [n for n in range(batch) if by_band[n // tile_n]]
+        return [n for n in range(batch) if any(by_band[i // tile_n] for i in range(n * residues, (n + 1) * residues))]
 
     return contract
 
