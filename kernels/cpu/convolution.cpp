@@ -193,17 +193,18 @@ struct Reads {
     index_t *at = list, *number = at + p->room, *y = number + p->room, i = 0;
     bool is_in_place = reads_in_place(p);
     list += 3 * p->room;
+    index_t at_w = is_in_place ? p->x_w : (p->kw == 1 ? 1 : w.step) * block.channels;
     for (index_t n = 0; n < tile.ns; n++)
       for (index_t a = box.d.begin; a < box.d.end; a++)
-        for (index_t b = box.h.begin; b < box.h.end; b++)
-          for (index_t c = box.w.begin; c < box.w.end; c++, i++) {
-            number[i] = ((n * tile.ds + a) * tile.hs + b) * tile.ws + c;
-            y[i] = n * p->y_n + a * p->y_d + b * p->y_h + c * p->y_w;
-            at[i] = is_in_place ? n * p->x_n + c * p->x_w
-                                : block.offset(n, place(d, p->kd, tile.d, a, from->first_d),
-                                               place(h, p->kh, tile.h, b, from->first_h),
-                                               place(w, p->kw, tile.w, c, from->first_w));
-          }
+        for (index_t b = box.h.begin; b < box.h.end; b++) {
+          index_t first_number = ((n * tile.ds + a) * tile.hs + b) * tile.ws;
+          index_t first_y = n * p->y_n + a * p->y_d + b * p->y_h, first_at = n * p->x_n;
+          if (!is_in_place)
+            first_at = block.offset(n, place(d, p->kd, tile.d, a, from->first_d), place(h, p->kh, tile.h, b, from->first_h),
+                                    place(w, p->kw, tile.w, 0, from->first_w));
+          for (index_t c = box.w.begin; c < box.w.end; c++, i++)
+            at[i] = first_at + c * at_w, number[i] = first_number + c, y[i] = first_y + c * p->y_w;
+        }
     for (index_t k = i; k < p->room; k++) at[k] = at[0];  // computed, never written
     return {at, number, y, i, nullptr, 0, 0};
   }
@@ -258,12 +259,13 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const 
     for (index_t panel = part.begin; panel < part.end; panel++) {
       index_t first = panels.first(panel), vectors = panels.first(panel + 1) - first, lanes = vectors * LANES;
       index_t m = first * LANES, filters = std::min(lanes, p->filters - m);
-      const scalar_t* weights = packed + (g * panels.vectors + first) * LANES * p->channels * p->taps + c * p->taps * lanes;
-      if (!packed) {
+      const scalar_t* weights = packed_here;
+      if (packed) {
+        weights = packed + (g * panels.vectors + first) * LANES * p->channels * p->taps + c * p->taps * lanes;
+      } else {
         for (index_t i = 0; i < vectors; i++)
           pack(p, all, w + g * p->w_g + (m + i * LANES) * p->w_m + c * p->w_c, std::min<index_t>(LANES, filters - i * LANES),
                channels, packed_here + i * LANES, lanes, scratch);
-        weights = packed_here;
       }
       vector_t shift[MAX_VECTORS] = {};
       for (index_t i = 0; i < filters && bias; i++) shift[i / LANES][i % LANES] = bias[g * p->bias_g + (m + i) * p->bias_m];

@@ -16,6 +16,7 @@ import gpucnn.functional as F
 from gpucnn.backends import backend
 from gpucnn.backends.cpu import select
 from gpucnn.backends.cpu.convolution import convolve, convolve_backward_input, convolve_backward_weight
+from gpucnn.backends.cpu.implicit_gemm import slice_of
 from gpucnn.backends.cpu.tiling import Tile, tile_of
 from gpucnn.backends.cpu.winograd import region
 from gpucnn.backends.numpy import convolution as in_numpy
@@ -97,6 +98,8 @@ def layers() -> Iterator[tuple[ConvGeometry, int]]:
     """A layer for each algorithm, large enough for several work items, with tails of tiles."""
     for size, channels, kernel, options in (
         ((37, 45), Channels(70, 67), 3, {"padding": 1}),
+        ((9, 7), Channels(150, 70), 3, {"padding": 1}),  # one region of tiles, filters in slices of channels
+        ((17, 21), Channels(70, 33), 3, {"padding": (2, 3), "dilation": (2, 3)}),  # Winograd by residue
         ((37, 45), Channels(67, 35), 1, {}),
         ((37, 45), Channels(33, 40), 3, {"stride": 2, "padding": (1, 2)}),
         ((60, 60), Channels(3, 20), 7, {"stride": 2, "padding": 3}),
@@ -214,13 +217,26 @@ def test_infinities_stay_within_their_windows(rng: np.random.Generator, value: f
         np.testing.assert_allclose(y[:, :, ~far], expected[:, :, ~far].astype(np.float32), rtol=1e-4)
 
 
+def test_a_dilation_does_not_spread_infinities(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((3, 20, 17, 19), dtype=np.float32)
+    w = rng.standard_normal((18, 20, 3, 3), dtype=np.float32)
+    x[1, 5, 8, 9] = np.inf
+    with backend("compiled"), gpucnn.algorithm("winograd"):
+        found = F.conv2d(x, w, padding=2, dilation=2)
+    reached = np.zeros((17, 19), bool)
+    reached[6:11:2, 7:12:2] = True
+    np.testing.assert_array_equal(np.isfinite(found[1]).all(axis=0), ~reached)
+    assert np.isfinite(found[[0, 2]]).all()
+
+
 # --- The choice -----------------------------------------------------------------------------------------------------
 
 ONE = Sampling(1, 1, 1, range(1))
 
 
-def same(count: int, taps: int = 3, step: int = 1) -> Sampling:
-    return Sampling(-(-count // step), count, step, range(-(taps // 2), taps // 2 + 1))
+def same(count: int, taps: int = 3, step: int = 1, dilation: int = 1) -> Sampling:
+    low = dilation * (taps // 2)
+    return Sampling(-(-count // step), count, step, range(-low, low + 1, dilation))
 
 
 @pytest.mark.parametrize(
@@ -228,6 +244,8 @@ def same(count: int, taps: int = 3, step: int = 1) -> Sampling:
     [
         ((1, 64, 64, 1, 3, 3), same(56), "float32", True, "winograd"),
         ((1, 64, 64, 1, 3, 3), same(56), "float64", True, "implicit_gemm"),
+        ((1, 128, 128, 1, 3, 3), same(33, dilation=2), "float32", True, "winograd"),
+        ((1, 64, 64, 1, 3, 3), same(33, dilation=12), "float32", True, "implicit_gemm"),
         ((1, 64, 3, 1, 3, 3), same(56), "float32", True, "implicit_gemm"),
         ((1, 64, 64, 1, 3, 3), same(56, step=2), "float32", True, "implicit_gemm"),
         ((1, 64, 64, 1, 1, 1), same(56, taps=1), "float32", True, "pointwise"),
@@ -261,7 +279,9 @@ def test_tiles() -> None:
     assert tile_of(8, 512, (ONE, same(7), same(7)), 4) == Tile(2, 1, 7, 7)
     assert tile_of(1, 1, (ONE, ONE, Sampling(10**7, 10**7, 1, range(1))), 4).w <= 256
     assert region(8, 28, 28, 64) == (1, 3, 28)
-    assert region(8, 4, 4, 512) == (3, 4, 4)
+    assert region(8, 4, 4, 512) == (4, 4, 4)
+    assert slice_of(512, 600, 16) == (1, 512)
+    assert slice_of(2048, 4 * 33 * 33, 16) == (22, 96)
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def _row(residue: Residue, offset: int, kernel: tuple[int, ...]) -> list[int]:
 
 
 def slice_of(channels: int, position_bytes: int, lanes: int) -> tuple[int, int]:
-    """Slices of the channels, whose blocks have at most BLOCK_BYTES, and the channels of one: whole vectors, or all."""
+    """Slices of the channels, whose blocks have some BLOCK_BYTES, and the channels of one: whole vectors, or all."""
     most = max(lanes, BLOCK_BYTES // position_bytes)
     if channels <= most:
         return 1, channels

@@ -102,7 +102,7 @@ def _takes_tiles(weight: tuple[int, ...], samplings: Samplings, dtype: str) -> b
         and weight[2] >= WINOGRAD_CHANNELS
         and depth.is_identity
         and depth.targets == 1
-        and all(len(axis.offsets) == 3 and axis.step == 1 and abs(axis.spacing) == 1 for axis in plane)
+        and all(len(axis.offsets) == 3 and axis.step == 1 for axis in plane)
     )
 
 
@@ -114,7 +114,11 @@ def _tiles_pay(batch: int, weight: tuple[int, ...], samplings: Samplings) -> boo
     """
     _, filters, channels, *_ = weight
     height, width = samplings[1:]
-    tiles = batch * -(-height.targets // 2) * -(-width.targets // 2)
+    tiles = batch
+    for axis in (height, width):  # each residue of a dilation has tiles of its own
+        gap = abs(axis.spacing)
+        targets = -(-axis.targets // gap)
+        tiles *= gap * -(-targets // 2)
     direct = 9 * channels * filters * batch * height.targets * width.targets
     transforms = 16 * 30 * (channels + filters) * tiles + 400 * channels * filters
     return 16 * channels * filters * tiles + transforms < direct

@@ -11,9 +11,10 @@ from gpucnn.backends.cpu.library import Kernel, Launch, Layout, shared_scratch, 
 from gpucnn.backends.cpu.tiling import MIN_ITEMS, Samplings
 from gpucnn.backends.numpy.memory import Array
 
-TRANSFORMED_BYTES = 3 << 19  # of a region's transformed input, which stays in the second-level cache
+TRANSFORMED_BYTES = 9 << 18  # of a region's transformed input, of which a frequency stays in the second-level cache
 TILES = 96  # most in a region
 PART_FILTERS = 192  # least in a part: each transforms its input anew, as many operations as for 30 filters
+SLICE = 64  # channels of the filters that an item transforms together
 FREQUENCIES = 16
 
 _WINOGRAD = Kernel("winograd")
@@ -31,14 +32,20 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Sampli
     _, height, width = samplings
     lanes = vector_bytes() // x.itemsize
     vectors = -(-filters // lanes)
-    tile_n, tile_h, tile_w = region(batch, -(-height.targets // 2), -(-width.targets // 2), channels)
-    bands = -(-batch // tile_n)
-    regions = bands * -(-height.targets // (2 * tile_h)) * -(-width.targets // (2 * tile_w))
+    residues = abs(height.spacing * width.spacing)
+    high, wide = (-(-axis.targets // abs(axis.spacing)) for axis in (height, width))  # of one residue
+    tile_n, tile_h, tile_w = region(batch * residues, -(-high // 2), -(-wide // 2), channels)
+    bands = -(-batch * residues // tile_n)
+    regions = bands * -(-high // (2 * tile_h)) * -(-wide // (2 * tile_w))
     parts = max(1, min(filters // PART_FILTERS, MIN_ITEMS // (groups * regions)))
+    transforms_ahead = regions > 1  # else each filter is used in one work item alone
+    part = channels if transforms_ahead else min(channels, SLICE)
     values = {
-        **{"n": batch, "groups": groups, "channels": channels, "filters": filters, "parts": parts},
+        **{"n": batch * residues, "groups": groups, "channels": channels, "filters": filters, "parts": parts},
+        **{"slice": part},
         **{"h": height.sources, "w": width.sources, "oh": height.targets, "ow": width.targets},
         **{"least_h": height.least, "least_w": width.least},
+        **{"gap_h": abs(height.spacing), "gap_w": abs(width.spacing)},
         **{"tile_n": tile_n, "tile_h": tile_h, "tile_w": tile_w},
         **strides("x", x, "ncdhw"),
         **strides("y", y, "ncdhw"),
@@ -48,18 +55,22 @@ def plan(x: Layout, w: Layout, y: Layout, bias: Layout | None, samplings: Sampli
     items, tiles = groups * regions * parts, tile_n * tile_h * tile_w
     pixels = max(8 * tiles * 4 * lanes, tile_n * (2 * tile_h + 2) * (2 * tile_w + 2) * channels)
     workspace = FREQUENCIES * (tiles * (channels + 4 * lanes) + 3 * lanes) + pixels + 4 * (tiles + 32) + 2 * lanes
+    if not transforms_ahead:
+        workspace += 256 * lanes + FREQUENCIES * (part + 1) * 4 * lanes + 3 * lanes
     transform = Launch(_TRANSFORM, dtype, values, groups * vectors, lanes * 256)
     multiply = Launch(_WINOGRAD, dtype, values, items, workspace)
     room = groups * vectors * lanes * (channels + 1) * FREQUENCIES
 
     def contract(x: Array, w: Array, y: Array, bias: Array | None) -> list[int]:
-        packed, not_finite = shared_scratch("filters", room, dtype), np.empty(items, np.int64)
-        transform(w=w, packed=packed)
-        multiply(x=x, packed=packed, bias=bias, y=y, not_finite=not_finite)
+        packed, not_finite = None, np.empty(items, np.int64)
+        if transforms_ahead:
+            packed = shared_scratch("filters", room, dtype)
+            transform(w=w, packed=packed)
+        multiply(x=x, w=w, packed=packed, bias=bias, y=y, not_finite=not_finite)
         if not not_finite.any():
             return []
         by_band: Any = not_finite.reshape(groups, bands, -1).any(axis=(0, 2))
-        return [n for n in range(batch) if by_band[n // tile_n]]
+        return [n for n in range(batch) if any(by_band[i // tile_n] for i in range(n * residues, (n + 1) * residues))]
 
     return contract
 
