@@ -198,7 +198,7 @@ class NormCall(Call):
         """Move the running statistics towards the batch's, in place."""
         for array, new in zip(running, (mean, var), strict=True):
             if array is not None:
-                array[...] = (1 - self.momentum) * array.astype(new.dtype) + self.momentum * new
+                array[...] = (1 - self.momentum) * array.astype(new.dtype, copy=False) + self.momentum * new
 
     def spread(self, array: Array | None, shape: Shape4) -> Array | None:
         """Weight or bias as [1, G, C, 1], in the dtype of statistics."""

@@ -52,6 +52,8 @@ def _is_plain(value: Any) -> bool:
 
 def is_sequence(value: Any) -> bool:
     """Whether `value` holds one item per axis: a list, a tuple or an array with axes, but no string, set or dict."""
+    if type(value) is tuple:  # the usual one, in a tenth of the time
+        return True
     if isinstance(value, Sequence):
         return not isinstance(value, str | bytes | bytearray)
     dimensions = getattr(value, "ndim", None)
@@ -91,6 +93,8 @@ def integer(op: str, name: str, value: Any, least: int, expected: str = "an inte
     ValueError
         It is too small, or beyond what a kernel can take.
     """
+    if type(value) is int and least <= value <= LARGEST:
+        return value  # as below, in a tenth of the time
     try:
         if is_boolean(value) or is_sequence(value):
             raise TypeError

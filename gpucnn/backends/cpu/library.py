@@ -74,7 +74,7 @@ def _run() -> Any:
 class Launch:
     """A kernel with all that it takes but its arrays; see `launch`. Made once for arrays of one layout, and kept."""
 
-    __slots__ = ("_address", "_arrays", "_fixed", "_packed", "_pointers", "_run")
+    __slots__ = ("_address", "_arrays", "_fixed", "_packed", "_params", "_pointers", "_run")
 
     def __init__(
         self, kernel: Kernel, dtype: str, values: Mapping[str, Value], items: int = 1, workspace: int = 0
@@ -82,13 +82,14 @@ class Launch:
         self._run, self._address, self._arrays = _run(), kernel.address(dtype), kernel.arrays
         packed = struct.pack(kernel.format, *[values[name] for name in kernel.fields])
         self._packed = ctypes.create_string_buffer(packed, len(packed))
+        self._params = ctypes.addressof(self._packed)
         self._pointers = ctypes.c_void_p * (1 + len(self._arrays))
         self._fixed = len(self._arrays) + 1, workspace * np.dtype(dtype).itemsize, items
 
     def __call__(self, **arrays: Array | None) -> None:
         """Run it on arrays by name, more than it takes if need be."""
         addresses = [None if (array := arrays[name]) is None else _address(array) for name in self._arrays]
-        pointers = self._pointers(ctypes.addressof(self._packed), *addresses)
+        pointers = self._pointers(self._params, *addresses)
         if self._run(self._address, pointers, *self._fixed, threads.get_num_threads()):
             raise MemoryError(f"{self._fixed[1]} bytes of workspace for a thread")
 

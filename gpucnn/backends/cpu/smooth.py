@@ -12,6 +12,7 @@ from gpucnn.backends.cpu.library import Kernel, Launch, addressable, vector_byte
 from gpucnn.backends.dtypes import accumulator, name_of
 from gpucnn.backends.layout import outermost_first
 from gpucnn.backends.normal import COEFFICIENTS
+from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
 
 # Of rows and of lanes: by whether it is the gradient.
@@ -31,7 +32,7 @@ def softmax(x: Array, axis: int, is_log: bool) -> Array:
     """The softmax of x along an axis, or its logarithm, in the memory order of x."""
     order = _order(x)
     dense = _dense(x, order)
-    y = np.empty_like(dense)
+    y = pool.empty(dense.shape, dense.dtype)
     _softmax_launch(dense.shape, name_of(dense.dtype), order.index(axis % x.ndim), is_log, False)(x=dense, y=y)
     return _put_back(y, order)
 
@@ -40,7 +41,7 @@ def softmax_backward(grad_y: Array, y: Array, axis: int, is_log: bool) -> Array:
     """The gradient of `softmax` by its result y, in the memory order of grad_y."""
     order = _order(grad_y)
     grad, result = _dense(grad_y, order), _dense(y, order)
-    grad_x = np.empty_like(grad)
+    grad_x = pool.empty(grad.shape, grad.dtype)
     launch = _softmax_launch(grad.shape, name_of(grad.dtype), order.index(axis % grad.ndim), is_log, True)
     launch(grad_y=grad, y=result, grad_x=grad_x)
     return _put_back(grad_x, order)
@@ -59,7 +60,7 @@ def smooth_activation_backward(grad_y: Array, x: Array, kind: str) -> Array:
 
 
 def _activation(grad_y: Array | None, x: Array, kind: str) -> Array:
-    y, dtype = np.empty_like(x), name_of(x.dtype)
+    y, dtype = pool.empty(x.shape, x.dtype), name_of(x.dtype)
     _activation_launch(x.size, dtype, kind)(grad_y=grad_y, x=x, coefficients=_coefficients(dtype), y=y)
     return y
 
