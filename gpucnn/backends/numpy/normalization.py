@@ -13,8 +13,7 @@ values scaled by a power of two. The statistics detect that: ordinary values are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
@@ -96,7 +95,7 @@ def _apply(
 
     def task(piece: Block) -> None:
         values, centre, scale = _dense(xs[piece], view.wide, "x"), _statistic(mean, piece), _statistic(rstd, piece)
-        with _written(ys[piece], view.wide) as out:
+        with computed(ys[piece]) as out:
             _normalise(values, centre, scale, _parameter(factor, piece), _parameter(term, piece), out)
             _finish(out, piece, epilogue)
 
@@ -179,7 +178,7 @@ def norm_backward(
 
         def write(piece: Block) -> None:
             share_gh, share_g = (_statistic(total, piece) / max(1, view.count) for total in totals[2:])
-            with _written(gradient[piece], view.wide) as out:
+            with computed(gradient[piece]) as out:
                 _gradient(*operands(piece), _statistic(rstd, piece), share_gh, share_g, out)
 
         view.results_of(write, pieces)
@@ -274,17 +273,6 @@ def _dense(part: Array, dtype: Any, name: str) -> Array:
     copy = memory.scratch(name, part.shape, dtype)
     copy[...] = part
     return copy
-
-
-@contextmanager
-def _written(part: Array, dtype: Any) -> Iterator[Array]:
-    """Buffer for a result in `dtype`: the part itself, or scratch that is copied to it."""
-    if part.dtype == dtype:
-        yield part
-    else:
-        out = memory.scratch("out", part.shape, dtype)
-        yield out
-        part[...] = out
 
 
 # --- Sums of a piece ----------------------------------------------------------------------------------------------
