@@ -66,12 +66,6 @@ def norm_statistics(x: Array, mean: Array, var: Array, rstd: Array, geometry: No
         array[...] = values[:, 0]
 
 
-def _reciprocal(var: Array, eps: float) -> Array:
-    """The reciprocal standard deviation."""
-    reciprocal: Array = 1 / np.sqrt(var + eps)
-    return reciprocal
-
-
 def norm_apply(
     x: Array,
     mean: Array,
@@ -83,7 +77,7 @@ def norm_apply(
     epilogue: Epilogue,
 ) -> None:
     """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
-    _apply(x, mean, _reciprocal(var, eps), weight, bias, y, epilogue)
+    _apply(x, mean, 1 / np.sqrt(var + eps), weight, bias, y, epilogue)
 
 
 def _apply(
@@ -293,16 +287,9 @@ def _sums(a: Array, times: Array | None = None) -> Array:
     columns, total = a.reshape(b, o, s * i * p), np.zeros((b, s * i))
     for start in range(0, o, LONG):  # over the outer axis first, along contiguous elements
         cut = columns[:, start : start + LONG]
-        sums = _ones(cut.shape[1], a.dtype) @ cut
-        total += sums if p == 1 else (sums.reshape(b, s * i, p) @ _ones(p, a.dtype))
+        sums = np.ones(cut.shape[1], a.dtype) @ cut
+        total += sums if p == 1 else (sums.reshape(b, s * i, p) @ np.ones(p, a.dtype))
     return total.reshape(b, 1, s, i, 1)
-
-
-@lru_cache(maxsize=64)
-def _ones(count: int, dtype: Any) -> Array:
-    ones = np.ones(count, dtype)
-    ones.flags.writeable = False
-    return ones
 
 
 def _moments(x: Array) -> tuple[Array, Array]:
@@ -336,7 +323,7 @@ def _statistics(
         shown = var + eps
         fits = (least <= shown) & (shown <= most)  # not where it is NaN
         if fits.all():
-            return mean.astype(dtype), var, _reciprocal(var, eps)
+            return mean.astype(dtype), var, 1 / np.sqrt(var + eps)
         scale = np.where(fits, 1.0, np.where(shown < least, up, 1 / up))
         mean, square = moments(scale)
         scaled = square / count
@@ -344,7 +331,7 @@ def _statistics(
         shown = var + eps
         fits = (least <= shown) & (shown <= most)
         with np.errstate(divide="ignore"):
-            rstd = np.where(fits, _reciprocal(var, eps), scale / np.sqrt(scaled + eps * scale * scale))
+            rstd = np.where(fits, 1 / np.sqrt(var + eps), scale / np.sqrt(scaled + eps * scale * scale))
         return (mean / scale).astype(dtype), var, rstd.astype(dtype)
 
 
@@ -358,7 +345,7 @@ def _gradient_sums(
         h *= rstd
         h *= grad
         columns = [np.ascontiguousarray(array).reshape(1, b, 1, i, 1) for array in (h, grad)]
-        factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
+        factor = np.ones(i, x.dtype) if weight is None else weight.reshape(i)
         rows = [(array.reshape(b, i) @ factor).astype(np.float64).reshape(b, 1, 1, 1, 1) for array in columns]
         return _sums(columns[0]), _sums(columns[1]), rows[0], rows[1]
     sum_g = _sums(grad)
