@@ -196,12 +196,6 @@ class InterpolationAxis:
         """Whether each output is the input at its own position."""
         return self.size == self.out and (self.size == 1 or self.scale == 1)
 
-    @property
-    def repeats(self) -> int:
-        """The number of consecutive outputs that copy each input, if it is the same for all inputs; else 0."""
-        factor, rest = divmod(self.out, self.size)
-        return factor if not self.blends and not rest and self.scale == Fraction(self.size, self.out) else 0
-
 
 def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) -> InterpolationAxis:
     """Output o copies input ``floor((o + centre) * size / out)``, or ``/ factor`` where the caller gave one.

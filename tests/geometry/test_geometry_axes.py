@@ -173,10 +173,6 @@ def test_nearest_axis_takes_the_ratio_exactly(size: int, out: int) -> None:
     assert axis.is_identity is (size == out)
     exact = nearest_axis(size, out, None, Fraction(1, 2))
     assert copied(exact) == [(2 * o + 1) * size // (2 * out) for o in range(out)]
-    for each in (axis, exact):
-        assert each.repeats == (out // size if out % size == 0 else 0)
-        if each.repeats:
-            assert copied(each) == [o // each.repeats for o in range(out)]
 
 
 def test_nearest_axis_of_sizes_whose_product_takes_63_bits() -> None:

@@ -29,8 +29,7 @@ from tolerances import assert_close
 
 import gpucnn
 import gpucnn.functional as F
-from gpucnn.backends.numpy import max_pooling, pooling
-from gpucnn.geometry.geometries import pool_geometry
+from gpucnn.backends.numpy import pooling
 
 LINEAR = (*FLOATS, *COMPLEX)
 DENSE = ("contiguous", "channels_last")
@@ -166,17 +165,14 @@ def test_long_windows(rng: np.random.Generator, kernel: int, stride: int, dilati
 
 
 @pytest.mark.table(1)
-@pytest.mark.parametrize(("kernel", "most"), [((3, 5), 17), ((16, 15), 255), ((16, 16), 271)])
-def test_taps_are_numbered_in_as_few_bytes_as_hold_them(
-    rng: np.random.Generator, kernel: tuple[int, int], most: int
-) -> None:
+@pytest.mark.parametrize("kernel", [(3, 5), (16, 15), (16, 16)])
+def test_indices_of_values_in_any_order(rng: np.random.Generator, kernel: tuple[int, int]) -> None:
     x = rng.permutation(2 * 20 * 21).astype(np.float32).reshape(1, 2, 20, 21)
     for array in (x, -np.sort(-x.reshape(-1)).reshape(x.shape), np.sort(x.reshape(-1)).reshape(x.shape)):
         y, indices = F.max_pool2d(array, kernel, 1, 1, return_indices=True)
         expected = reference.max_pool(array, kernel, (1, 1), ((1, 1), (1, 1)), (1, 1))
         np.testing.assert_array_equal(y, expected[0])
         np.testing.assert_array_equal(indices, expected[1])
-    assert len(max_pooling._offsets(pool_geometry("test", (20, 21), kernel), [2, 1])) == most + 1
 
 
 @pytest.mark.parametrize("order", DENSE)

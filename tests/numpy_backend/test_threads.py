@@ -424,7 +424,7 @@ def test_blas_takes_one_thread_within_tasks_and_its_users_number_after(count: in
     assert blas_threads() == [2]
     threads.run(lambda item: within.append(blas_threads()), [0])
     threads.run(lambda item: within.append(blas_threads()), range(2))
-    with threads.one_blas_thread():
+    with threads._OneBlasThread():
         threads.run(lambda item: within.append(blas_threads()), range(2))
         within.append(blas_threads())
     assert within == [[1]] * 6
@@ -485,7 +485,7 @@ def test_a_hold_that_was_interrupted_is_undone(monkeypatch: pytest.MonkeyPatch) 
             raise KeyboardInterrupt
 
     monkeypatch.setattr(threads, "_blas", blas := threads._Blas([(lambda: number[0], put)]))
-    with pytest.raises(KeyboardInterrupt), threads.one_blas_thread():
+    with pytest.raises(KeyboardInterrupt), threads._OneBlasThread():
         pass
     assert number == [4]
     assert not blas._users
@@ -495,10 +495,10 @@ def test_a_number_that_its_user_changes_meanwhile_is_held_and_kept(monkeypatch: 
     number = [4]
     put = partial(number.__setitem__, 0)
     monkeypatch.setattr(threads, "_blas", threads._Blas([(lambda: number[0], put)]))
-    with threads.one_blas_thread():
+    with threads._OneBlasThread():
         assert number == [1]
         put(3)
-        with threads.one_blas_thread():
+        with threads._OneBlasThread():
             assert number == [1]
         assert number == [1]
     assert number == [3]
@@ -562,7 +562,7 @@ def test_a_blas_that_counts_for_each_thread_is_held_in_each(
 
     def caller(meet: Callable[[], object]) -> None:
         threads.run(lambda item: (meet(), within.append(here.value)), range(2))
-        with threads.one_blas_thread():
+        with threads._OneBlasThread():
             threads.run(lambda item: within.append(here.value), range(2))
             within.append(here.value)
         assert here.value == mine

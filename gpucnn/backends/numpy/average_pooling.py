@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from gpucnn.backends.numpy.pooling import (
     Passes,
     as_stored,
     in_pieces,
-    length_of,
     separably,
     stored,
     widened,
@@ -93,35 +91,18 @@ def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tu
     if not isinstance(geometry.divisor, str):
         return np.broadcast_to(np.array(geometry.divisor, real), shape)
     padded = geometry.divisor == "padded"
-    if all(_are_full(axis, padded) for axis in geometry.axes):
-        taps = prod(length_of(axis) for axis in geometry.axes)
-        return np.broadcast_to(np.array(taps, real), shape)
     d, h, w = (tap_counts(axis, padded) for axis in geometry.axes)
     counts: Array = d[:, None, None] * h[:, None] * w
     counts = np.maximum(counts, 1).astype(real, copy=False)  # a window that counts no tap sums to 0, and stays 0
     return np.broadcast_to(as_stored(counts[None, None], space), shape)
 
 
-def _counted(axis: Axis, padded: bool) -> tuple[int, int]:
-    """Range [first, last) of the positions that count: the input, with its padding if `padded`."""
-    return (-axis.low, axis.size + axis.high) if padded else (0, axis.size)
-
-
-def _are_full(axis: AnyAxis, padded: bool) -> bool:
-    """Whether all taps of all windows count."""
-    if isinstance(axis, AdaptiveAxis):
-        return False
-    begin, end = _counted(axis, padded)
-    first, last = -axis.low, (axis.out - 1) * axis.stride - axis.low
-    return first >= begin and last + axis.dilation * (axis.kernel - 1) < end
-
-
 def tap_counts(axis: AnyAxis, padded: bool) -> Array:
-    """The number of taps that count in each output's window."""
+    """The number of taps that count in each output's window: those in the input, or with its padding if `padded`."""
     if isinstance(axis, AdaptiveAxis):
         windows: tuple[Array, Array] = axis.windows(np.arange(axis.out))
         return windows[1] - windows[0]
-    begin, end = _counted(axis, padded)
+    begin, end = (-axis.low, axis.size + axis.high) if padded else (0, axis.size)
     reach = axis.dilation * (axis.kernel - 1)
     first_full = min(max(0, -(-(begin + axis.low) // axis.stride)), axis.out)
     full_end = min(max(first_full, (end - 1 - reach + axis.low) // axis.stride + 1), axis.out)

@@ -1,8 +1,7 @@
 """Convolution as im2col and GEMM, one block of outputs at a time.
 
 A block's columns stay in a core's cache: they are written and multiplied before the next block begins, so they cost
-about a tenth of the GEMM. Several small groups are one block, and one stack of products. Channels-last images give rows
-in place of columns, in their own memory order.
+about a tenth of the GEMM. Several small groups are one block, and one stack of products.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ Samplings = tuple[Sampling, Sampling, Sampling]
 PIECE_BYTES = 2 << 20
 MIN_POSITIONS = 192  # of a piece, for each one's product reads the whole weight
 PLANS_BYTES = 4 << 20  # of all lists of pieces that are kept
-MIN_ROW = 16  # channels of a group that are worth rows of their own
 WORTH_SHARING = 1 << 22  # multiply-adds below which a piece is not worth a thread
 
 
@@ -44,31 +42,22 @@ def contract_bands(source: Array, weight: Array, samplings: Samplings, targets: 
     groups, filters, channels, *kernel = weight.shape
     rows, extents = targets.shape[3], (len(targets), *targets.shape[4:])
     dtype = accumulator(source.dtype)
-    last = is_last(source, groups, channels)
-    matrix = matrix_of(weight, dtype, last)
+    matrix = matrix_of(weight, dtype)
     if bias is not None:
         bias = np.repeat(bias.astype(dtype, copy=False), rows, axis=1)
 
     def compute(item: tuple[slice, Block, slice]) -> None:
         several, (images, *space), run = item
-        windows = windows_of(of_groups(source, several, channels, images), samplings, tuple(space), last)
+        windows = windows_of(of_groups(source, several, channels, images), samplings, tuple(space))
         part = targets[images, several, run, :, *space]
         chosen = slice(run.start * rows, run.stop * rows)
         added = None if bias is None else bias[several, chosen]
-        if last:
-            _multiply_rows(as_rows(windows, dtype), matrix[several.start, :, chosen], part[:, 0, :, 0], added)
-        else:
-            _multiply_columns(matrix[several, chosen], as_columns(windows, dtype), part, added)
+        _multiply(matrix[several, chosen], as_columns(windows, dtype), part, added)
 
     depth = channels * prod(kernel)
     work = pieces(extents, filters // rows, depth, dtype.itemsize)
-    together = 1 if last else _together(len(work), prod(extents), depth, dtype)
+    together = _together(len(work), prod(extents), depth, dtype)
     threads.run(compute, [(several, *piece) for several in memory.runs(groups, together) for piece in work])
-
-
-def is_last(source: Array, groups: int, channels: int) -> bool:
-    """Whether columns are rows, in the order of channels-last images: not of small groups, of which rows are short."""
-    return memory.is_channels_last(source) and (groups == 1 or channels >= MIN_ROW)
 
 
 def of_groups(image: Array, several: slice, channels: int, images: slice) -> Array:
@@ -85,19 +74,16 @@ def _together(pieces: int, positions: int, depth: int, dtype: np.dtype[Any]) -> 
     )
 
 
-def matrix_of(weight: Array, dtype: np.dtype[Any], last: bool) -> Array:
-    """The matrices [G, M, K], K = (C, taps), of weight [G, M, C, KD, KH, KW]; [G, K, M], K = (taps, C), if `last`.
+def matrix_of(weight: Array, dtype: np.dtype[Any]) -> Array:
+    """The matrices [G, M, K], K = (C, taps), of weight [G, M, C, KD, KH, KW].
 
-    The copy follows the memory order of filters and channels, which is swapped for dgrad. There is no copy where the
-    weight already has that order: BLAS accepts a transpose.
+    A copy follows the memory order of filters and channels, which is swapped for dgrad: BLAS accepts a transpose.
     """
     groups, filters, *depth = weight.shape
-    swapped = abs(weight.strides[1]) < abs(weight.strides[2])
-    row = (3, 4, 5, 2) if last else (2, 3, 4, 5)
-    ordered = weight.transpose((0, *row, 1) if swapped else (0, 1, *row))
-    ordered = np.ascontiguousarray(ordered, dtype)
-    matrix = ordered.reshape((groups, prod(depth), filters) if swapped else (groups, filters, prod(depth)))
-    return matrix if swapped == last else matrix.swapaxes(1, 2)
+    if abs(weight.strides[1]) < abs(weight.strides[2]):
+        swapped = np.ascontiguousarray(weight.transpose(0, 2, 3, 4, 5, 1), dtype)
+        return swapped.reshape(groups, prod(depth), filters).swapaxes(1, 2)
+    return np.ascontiguousarray(weight, dtype).reshape(groups, filters, prod(depth))
 
 
 Pieces = tuple[tuple[Block, slice], ...]
@@ -124,7 +110,7 @@ def _fitting(column_bytes: int) -> int:
     return max(1, min(max(PIECE_BYTES // column_bytes, MIN_POSITIONS), memory.WORKSPACE_BYTES // column_bytes))
 
 
-def _multiply_columns(matrix: Array, columns: Array, part: Array, bias: Array | None) -> None:
+def _multiply(matrix: Array, columns: Array, part: Array, bias: Array | None) -> None:
     """Part [n, g, M, R, d, h, w] = matrix [g, M * R, K] @ columns [g * K, n P] + bias, in place where BLAS can."""
     n, groups, filters, rows, *size = part.shape
     in_place = memory.merged_rows(part[0, :, :, 0], 2) if n == rows == 1 and part.dtype == matrix.dtype else None
@@ -135,18 +121,6 @@ def _multiply_columns(matrix: Array, columns: Array, part: Array, bias: Array | 
         np.add(result, bias[:, :, None], out=result)
     if in_place is None:
         part[...] = np.moveaxis(result.reshape(groups, filters, rows, n, *size), 3, 0)
-
-
-def _multiply_rows(rows: Array, matrix: Array, part: Array, bias: Array | None) -> None:
-    """Part [n, M, d, h, w] = rows [n P, K] @ matrix [K, M] + bias [1, M], in place where BLAS can."""
-    in_place = _pixels(part) if part.dtype == matrix.dtype else None
-    shape = (len(rows), matrix.shape[1])
-    result = memory.scratch("convolution products", shape, matrix.dtype) if in_place is None else in_place
-    np.matmul(rows, matrix, out=result)
-    if bias is not None:
-        np.add(result, bias, out=result)
-    if in_place is None:
-        part[...] = np.moveaxis(result.reshape(part.shape[0], *part.shape[2:], -1), -1, 1)
 
 
 def as_columns(windows: Array, dtype: np.dtype[Any], name: str = "convolution columns") -> Array:
@@ -160,26 +134,6 @@ def as_columns(windows: Array, dtype: np.dtype[Any], name: str = "convolution co
     columns = memory.scratch(name, ordered.shape, dtype)
     columns[...] = ordered
     return columns.reshape(c * prod(kernel), -1)
-
-
-def as_rows(windows: Array, dtype: np.dtype[Any], name: str = "convolution columns") -> Array:
-    """[n P, K] of windows [n, C, KD, KH, KW, d, h, w], K = (taps, channels)."""
-    if prod(windows.shape[2:5]) == 1 and windows.dtype == dtype:
-        in_place = _pixels(windows[:, :, 0, 0, 0])
-        if in_place is not None:
-            return in_place
-    ordered = windows.transpose(0, 5, 6, 7, 2, 3, 4, 1)
-    rows = memory.scratch(name, ordered.shape, dtype)
-    rows[...] = ordered
-    return rows.reshape(-1, prod(windows.shape[1:5]))
-
-
-def _pixels(image: Array) -> Array | None:
-    """A view [n P, C] of image [n, C, d, h, w] that BLAS takes, or None."""
-    view = memory.merged(np.moveaxis(image, 1, 0), 1)
-    if view is None or (len(view) > 1 and view.strides[0] != view.itemsize):
-        return None
-    return view.T
 
 
 def windows_of(source: Array, samplings: Samplings, block: Block, last: bool = False) -> Array:
@@ -260,8 +214,7 @@ def contract_weight_bands(source: Array, grads: Array, samplings: Samplings, gra
         return
     most = len(blocks) if by_channels else -(-len(blocks) // max(1, min(8, worth)))
     shares = memory.runs(len(blocks), most)
-    last = is_last(source, groups, channels)
-    together = 1 if last or parts > 1 else _together(len(blocks), prod(extents), channels * taps, dtype)
+    together = 1 if parts > 1 else _together(len(blocks), prod(extents), channels * taps, dtype)
     sums = np.empty((len(shares), groups, channels, taps, filters), dtype)
 
     def compute(item: tuple[int, slice, slice]) -> None:
@@ -270,15 +223,11 @@ def contract_weight_bands(source: Array, grads: Array, samplings: Samplings, gra
         for number, (images, *space) in enumerate(blocks[shares[share]]):
             block = tuple(space)
             channel_run = slice(several.start * channels + run.start, (several.stop - 1) * channels + run.stop)
-            windows = windows_of(source[images, channel_run], samplings, block, last)
+            windows = windows_of(source[images, channel_run], samplings, block)
             gradient = grads[images, several, :, :, None, *block]  # [n, g, M, R, 1, d, h, w]
-            if last:  # K is (taps, channels) there
-                terms = as_rows(windows, dtype).T @ as_rows(gradient.swapaxes(1, 2), dtype, "convolution gradient")
-                by_tap: Array = terms.reshape(1, taps, -1, filters).swapaxes(1, 2)
-            else:
-                columns = as_columns(windows, dtype).reshape(len(into), into.shape[1] * taps, -1)
-                gradient = as_columns(gradient, dtype, "convolution gradient").reshape(len(into), filters, -1)
-                by_tap = (columns @ gradient.swapaxes(1, 2)).reshape(into.shape)
+            columns = as_columns(windows, dtype).reshape(len(into), into.shape[1] * taps, -1)
+            gradient = as_columns(gradient, dtype, "convolution gradient").reshape(len(into), filters, -1)
+            by_tap = (columns @ gradient.swapaxes(1, 2)).reshape(into.shape)
             if number:
                 np.add(into, by_tap, out=into)
             else:

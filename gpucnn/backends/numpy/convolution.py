@@ -2,8 +2,7 @@
 
 All three contract windows with a matrix. The forward samples its input with the layer's stride; dgrad samples the
 output's gradient with stride 1 once per stride residue (no multiplication by the zeros of a dilated gradient); wgrad
-contracts the forward's windows with the output's gradient. Channels-last input is contracted in its own memory order,
-so neither layout needs a transpose.
+contracts the forward's windows with the output's gradient.
 
 `direct` is the definition, one tap at a time, and the module to read first; `columns`, `folding` and `depthwise`
 compute the same result faster where `select` chooses them.

@@ -17,7 +17,7 @@ import numpy as np
 
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import columns, memory, threads
-from gpucnn.backends.numpy.columns import Samplings, as_columns, as_rows, pieces
+from gpucnn.backends.numpy.columns import Samplings, as_columns, pieces
 from gpucnn.backends.numpy.memory import Array, Block
 from gpucnn.backends.numpy.windows import taps_of
 
@@ -29,8 +29,7 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
     """
     groups, filters, channels = weight.shape[:3]
     dtype = accumulator(source.dtype)
-    last = memory.is_channels_last(source)
-    by_tap = np.ascontiguousarray(weight.transpose(0, 3, 4, 5, *((2, 1) if last else (1, 2))), dtype)
+    by_tap = np.ascontiguousarray(weight.transpose(0, 3, 4, 5, 1, 2), dtype)
     sources = source.reshape(source.shape[0], groups, channels, *source.shape[2:])
     targets = target.reshape(target.shape[0], groups, filters, *target.shape[2:])
 
@@ -39,21 +38,14 @@ def contract(source: Array, weight: Array, samplings: Samplings, target: Array, 
         block = tuple(space)
         where: Any = (images, g, chosen, *block)
         part = targets[where]  # [n, M, d, h, w]
-        shape = (*part.shape[:1], *part.shape[2:], part.shape[1])
-        sums = np.moveaxis(memory.scratch("direct sums", shape, dtype), -1, 1) if last else None
-        if sums is None:
-            sums = memory.scratch("direct sums", part.shape, dtype)
+        sums = memory.scratch("direct sums", part.shape, dtype)
         sums[...] = 0 if bias is None else bias[g, chosen].reshape(-1, 1, 1, 1)
         for d, h, w in product(*taps_of(samplings, block)):
             read = sources[images, g, :, None, None, None, d.source, h.source, w.source]  # a window of one tap
             into = sums[:, :, d.target, h.target, w.target]
             matrix = by_tap[g, d.index, h.index, w.index]
-            if last:
-                terms = as_rows(read, dtype) @ matrix[:, chosen]
-                terms = np.moveaxis(terms.reshape(into.shape[0], *into.shape[2:], -1), -1, 1)
-            else:
-                terms = matrix[chosen] @ as_columns(read, dtype)
-                terms = terms.reshape(-1, into.shape[0], *into.shape[2:]).swapaxes(0, 1)
+            terms = matrix[chosen] @ as_columns(read, dtype)
+            terms = terms.reshape(-1, into.shape[0], *into.shape[2:]).swapaxes(0, 1)
             np.add(into, terms, out=into)
         part[...] = sums
 

@@ -13,8 +13,7 @@ values scaled by a power of two. The statistics detect that: ordinary values are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from math import prod
@@ -67,12 +66,6 @@ def norm_statistics(x: Array, mean: Array, var: Array, rstd: Array, geometry: No
         array[...] = values[:, 0]
 
 
-def _reciprocal(var: Array, eps: float) -> Array:
-    """The reciprocal standard deviation."""
-    reciprocal: Array = 1 / np.sqrt(var + eps)
-    return reciprocal
-
-
 def norm_apply(
     x: Array,
     mean: Array,
@@ -84,7 +77,7 @@ def norm_apply(
     epilogue: Epilogue,
 ) -> None:
     """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
-    _apply(x, mean, _reciprocal(var, eps), weight, bias, y, epilogue)
+    _apply(x, mean, 1 / np.sqrt(var + eps), weight, bias, y, epilogue)
 
 
 def _apply(
@@ -96,7 +89,7 @@ def _apply(
 
     def task(piece: Block) -> None:
         values, centre, scale = _dense(xs[piece], view.wide, "x"), _statistic(mean, piece), _statistic(rstd, piece)
-        with _written(ys[piece], view.wide) as out:
+        with computed(ys[piece]) as out:
             _normalise(values, centre, scale, _parameter(factor, piece), _parameter(term, piece), out)
             _finish(out, piece, epilogue)
 
@@ -179,7 +172,7 @@ def norm_backward(
 
         def write(piece: Block) -> None:
             share_gh, share_g = (_statistic(total, piece) / max(1, view.count) for total in totals[2:])
-            with _written(gradient[piece], view.wide) as out:
+            with computed(gradient[piece]) as out:
                 _gradient(*operands(piece), _statistic(rstd, piece), share_gh, share_g, out)
 
         view.results_of(write, pieces)
@@ -276,17 +269,6 @@ def _dense(part: Array, dtype: Any, name: str) -> Array:
     return copy
 
 
-@contextmanager
-def _written(part: Array, dtype: Any) -> Iterator[Array]:
-    """Buffer for a result in `dtype`: the part itself, or scratch that is copied to it."""
-    if part.dtype == dtype:
-        yield part
-    else:
-        out = memory.scratch("out", part.shape, dtype)
-        yield out
-        part[...] = out
-
-
 # --- Sums of a piece ----------------------------------------------------------------------------------------------
 
 
@@ -305,16 +287,9 @@ def _sums(a: Array, times: Array | None = None) -> Array:
     columns, total = a.reshape(b, o, s * i * p), np.zeros((b, s * i))
     for start in range(0, o, LONG):  # over the outer axis first, along contiguous elements
         cut = columns[:, start : start + LONG]
-        sums = _ones(cut.shape[1], a.dtype) @ cut
-        total += sums if p == 1 else (sums.reshape(b, s * i, p) @ _ones(p, a.dtype))
+        sums = np.ones(cut.shape[1], a.dtype) @ cut
+        total += sums if p == 1 else (sums.reshape(b, s * i, p) @ np.ones(p, a.dtype))
     return total.reshape(b, 1, s, i, 1)
-
-
-@lru_cache(maxsize=64)
-def _ones(count: int, dtype: Any) -> Array:
-    ones = np.ones(count, dtype)
-    ones.flags.writeable = False
-    return ones
 
 
 def _moments(x: Array) -> tuple[Array, Array]:
@@ -348,7 +323,7 @@ def _statistics(
         shown = var + eps
         fits = (least <= shown) & (shown <= most)  # not where it is NaN
         if fits.all():
-            return mean.astype(dtype), var, _reciprocal(var, eps)
+            return mean.astype(dtype), var, 1 / np.sqrt(var + eps)
         scale = np.where(fits, 1.0, np.where(shown < least, up, 1 / up))
         mean, square = moments(scale)
         scaled = square / count
@@ -356,7 +331,7 @@ def _statistics(
         shown = var + eps
         fits = (least <= shown) & (shown <= most)
         with np.errstate(divide="ignore"):
-            rstd = np.where(fits, _reciprocal(var, eps), scale / np.sqrt(scaled + eps * scale * scale))
+            rstd = np.where(fits, 1 / np.sqrt(var + eps), scale / np.sqrt(scaled + eps * scale * scale))
         return (mean / scale).astype(dtype), var, rstd.astype(dtype)
 
 
@@ -370,7 +345,7 @@ def _gradient_sums(
         h *= rstd
         h *= grad
         columns = [np.ascontiguousarray(array).reshape(1, b, 1, i, 1) for array in (h, grad)]
-        factor = _ones(i, x.dtype) if weight is None else weight.reshape(i)
+        factor = np.ones(i, x.dtype) if weight is None else weight.reshape(i)
         rows = [(array.reshape(b, i) @ factor).astype(np.float64).reshape(b, 1, 1, 1, 1) for array in columns]
         return _sums(columns[0]), _sums(columns[1]), rows[0], rows[1]
     sum_g = _sums(grad)

@@ -32,8 +32,6 @@ MATRIX_ITEMS = 1 << 18  # of all bands of an axis, at most: they stay in the cac
 FEW_BANDS = 64  # of an axis; more of them are worth their calls where each takes a thousand items
 MATRICES_BYTES = 32 << 20  # of all bands that are kept
 
-MAX_SLICES = 8
-
 
 def interpolate(x: Array, y: Array, geometry: InterpolationGeometry) -> None:
     """Y [N, C, OD, OH, OW] of x [N, C, D, H, W]."""
@@ -69,7 +67,6 @@ class _Pass(NamedTuple):
     dim: int
     axis: InterpolationAxis
     adjoint: bool
-    factor: int  # outputs of each input where they are copied and added up by slices; else 0
 
     @property
     def size(self) -> int:
@@ -83,18 +80,10 @@ class _Pass(NamedTuple):
     def growth(self) -> float:
         return self.out / self.size
 
-    def in_blocks(self) -> list[tuple[slice, ...]]:
-        """Index of the outputs at each position within the blocks of `factor` outputs."""
-        return [(*(slice(None),) * self.dim, slice(place, None, self.factor)) for place in range(self.factor)]
-
 
 def _passes(axes: Sequence[InterpolationAxis], first: int, adjoint: bool) -> list[_Pass]:
     """The passes, in the order with the smallest intermediates; (D, H, W) start at `first`."""
-    passes = [
-        _Pass(first + place, axis, adjoint, axis.repeats if axis.repeats <= MAX_SLICES else 0)
-        for place, axis in enumerate(axes)
-        if not axis.is_identity
-    ]
+    passes = [_Pass(first + place, axis, adjoint) for place, axis in enumerate(axes) if not axis.is_identity]
     if prod(each.growth for each in passes) > 1:
         passes.reverse()  # rows grow before planes do: the last pass then writes long rows
     return sorted(passes, key=lambda each: each.growth)
@@ -112,9 +101,7 @@ def _gather(source: Array, passes: Sequence[_Pass], target: Array) -> None:
         shape = (*result.shape[: each.dim], each.out, *result.shape[each.dim + 1 :])
         last = place == len(passes) - 1 and target.dtype == dtype
         out = target if last else memory.scratch(f"resampling {place}", shape, dtype)
-        if each.factor:
-            _add_blocks(result, each, out) if each.adjoint else _copy_blocks(result, each, out)
-        elif each.adjoint:
+        if each.adjoint:
             out[...] = _add_up(result.astype(dtype, copy=False), each)
         elif each.axis.blends:
             out[...] = _blend(result.astype(dtype, copy=False), each)
@@ -123,22 +110,6 @@ def _gather(source: Array, passes: Sequence[_Pass], target: Array) -> None:
         result = out
     if result is not target:
         target[...] = result
-
-
-# Blocks of equal samples are copied, and added up, by slices: of FPN's layer on 2 cores forward took 1.7 ms gathered
-# and 0.9 by slices, backward 3.0 ms in bands of matrices and 1.1.
-
-
-def _copy_blocks(x: Array, each: _Pass, y: Array) -> None:
-    for place in each.in_blocks():
-        y[place] = x
-
-
-def _add_blocks(grad: Array, each: _Pass, grad_x: Array) -> None:
-    first, second, *others = each.in_blocks()
-    np.add(grad[first], grad[second], out=grad_x, dtype=grad_x.dtype)
-    for place in others:
-        np.add(grad_x, grad[place], out=grad_x)
 
 
 def _blend(x: Array, each: _Pass) -> Array:
@@ -200,7 +171,7 @@ def _matrices(passes: Sequence[_Pass], dtype: np.dtype[Any], items: int) -> _Mat
     None where that is not faster, or a matrix is large, or BLAS has no such product.
     """
     dtype = accumulator(dtype)
-    if dtype.kind not in "fc" or not any((each.adjoint and not each.factor) or each.axis.blends for each in passes):
+    if dtype.kind not in "fc" or not any(each.adjoint or each.axis.blends for each in passes):
         return None
     for each in passes:
         bands = each.out // _rows_of_bands(each.out, each.size)

@@ -37,7 +37,7 @@ from typing import Any, TypeVar
 from gpucnn.geometry.arguments import integer
 
 __all__ = [
-    "blas_libraries", "get_num_threads", "one_blas_thread", "results_of", "run", "set_num_threads", "usable_cores",
+    "blas_libraries", "get_num_threads", "results_of", "run", "set_num_threads", "usable_cores",
 ]  # fmt: skip
 
 Item = TypeVar("Item")
@@ -300,13 +300,8 @@ _pool = _Pool()
 # --- BLAS ---------------------------------------------------------------------------------------------------------
 
 
-def one_blas_thread() -> AbstractContextManager[None]:
-    """Within the block, products of matrices take one thread each; `run` sees to that itself."""
-    return _OneBlasThread()
-
-
 class _OneBlasThread(AbstractContextManager[None]):
-    """The block of `one_blas_thread`; it takes 1 us, where a generator and threadpoolctl's calls took 4.5."""
+    """Within the block, products take one thread each; it takes 1 us, where threadpoolctl's calls took 4.5."""
 
     __slots__ = ("_own",)
 

@@ -11,7 +11,7 @@ from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.columns import windows_of
 from gpucnn.backends.numpy.folding import Image
 from gpucnn.backends.numpy.memory import Array, Block
-from gpucnn.backends.numpy.windows import add_windows, read_windows, taps_of
+from gpucnn.backends.numpy.windows import add_windows, taps_of
 from gpucnn.geometry import ConvGeometry
 
 # Most entries of columns of one piece of work. Pieces of a quarter of that were no quicker on 2 threads than on one:
@@ -141,8 +141,6 @@ def _blocks(geometry: ConvGeometry, n: int, dtype: np.dtype) -> list[Block]:
 
 def _columns_at(x: Array, geometry: ConvGeometry, block: Block) -> Array:
     """The windows [P, K, N] that are read at the positions (D, H, W) of a block."""
-    n, c = x.shape[:2]
-    size = _size(block)
-    windows = np.empty((*size, 1, c, *geometry.kernel_size, n), accumulator(x.dtype))
-    read_windows(x[:, None], taps_of(geometry.forward, block), windows.transpose(3, 4, 5, 6, 7, 8, 0, 1, 2))
-    return windows.reshape(prod(size), c * geometry.taps, n)
+    windows = windows_of(x, geometry.forward, block).transpose(5, 6, 7, 1, 2, 3, 4, 0)
+    columns = np.ascontiguousarray(windows, accumulator(x.dtype))
+    return columns.reshape(prod(_size(block)), x.shape[1] * geometry.taps, len(x))

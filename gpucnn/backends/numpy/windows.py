@@ -1,4 +1,4 @@
-"""Gather of windows into columns and scatter-add back, shared by convolution and unfolding."""
+"""Taps of blocks of outputs, and columns that are added back, shared by convolution and unfolding."""
 
 from __future__ import annotations
 
@@ -19,22 +19,6 @@ def taps_of(samplings: Sequence[Sampling], block: Block) -> Taps:
         list(sampling.taps(targets.start, targets.stop)) for sampling, targets in zip(samplings, block, strict=True)
     )
     return d, h, w
-
-
-def read_windows(source: Array, taps: Taps, columns: Array) -> None:
-    """Fill columns [G, C, KD, KH, KW, N, d, h, w] with what each tap reads of source [N, G, C, D, H, W], or zero."""
-    source = np.moveaxis(source, 0, 2)
-    kernel, size = columns.shape[2:5], columns.shape[6:]
-    if any(len(axis) < length for axis, length in zip(taps, kernel, strict=True)):
-        columns[...] = 0  # some taps read nothing at all
-    for d, h, w in product(*taps):
-        patch = columns[:, :, d.index, h.index, w.index]
-        targets = (d.target, h.target, w.target)
-        patch[..., *targets] = source[..., d.source, h.source, w.source]
-        for axis, (target, length) in enumerate(zip(targets, size, strict=True), start=3):
-            for outside in (slice(0, target.start), slice(target.stop, length)):
-                if outside.start < outside.stop:
-                    patch[(slice(None),) * axis + (outside,)] = 0
 
 
 def add_windows(columns: Array, taps: Taps, target: Array) -> None:
