@@ -1,9 +1,11 @@
-// Convolution as an implicit GEMM: y[n, (g, m), o] = bias[g, m] + sum over c, taps of w[g, m, c, tap] * x[n, (g, c), at].
+// Convolution as an implicit GEMM:
 //
-// A work item is a tile of outputs of one group, and a part of its filters. For one slice of channels after another, the
-// input of the tile is copied to a block (blocks.hpp); then, for each panel of up to MAX_VECTORS vectors of filters and
-// each chunk of multiply-adds, a register tile passes over all positions. Sums are kept in the workspace, and transposed
-// to y's memory order at the end.
+//   y[n, (g, m), o] = bias[g, m] + sum over c, taps of w[g, m, c, tap] * x[n, (g, c), at]
+//
+// A work item is a tile of outputs of one group, and a part of its filters. For one slice of channels after another,
+// the input of the tile is copied to a block (blocks.hpp); then, for each panel of up to MAX_VECTORS vectors of filters
+// and each chunk of multiply-adds, a register tile passes over all positions. Sums are kept in the workspace, and
+// transposed to y's memory order at the end.
 //
 // dgrad is the same with the roles of channels exchanged. Its targets fall into stride residues, each with taps of its
 // own, which read the same block and the same filters; a forward has one residue.
@@ -73,11 +75,11 @@ KERNEL pack_weights(const Params* p, const scalar_t* w, const int64_t* residues,
   Panels panels(p->filters);
   index_t g = item / panels.vectors, vector = item % panels.vectors, m = vector * LANES;
   index_t panel = panels.of(vector), first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
+  index_t count = std::min<index_t>(LANES, p->filters - m);
   packed += (g * panels.vectors + first) * LANES * p->channels * p->taps + (vector - first) * LANES;
   for (index_t c = 0; c < p->channels; c += p->slice)
-    pack(p, reinterpret_cast<const Residue*>(residues), w + g * p->w_g + m * p->w_m + c * p->w_c,
-         std::min<index_t>(LANES, p->filters - m), std::min(p->slice, p->channels - c), packed + c * p->taps * lanes, lanes,
-         workspace);
+    pack(p, reinterpret_cast<const Residue*>(residues), w + g * p->w_g + m * p->w_m + c * p->w_c, count,
+         std::min(p->slice, p->channels - c), packed + c * p->taps * lanes, lanes, workspace);
 }
 
 // --- What is multiplied ---------------------------------------------------------------------------------------------
@@ -127,10 +129,10 @@ struct Box {
   bool operator==(const Box& other) const { return memcmp(this, &other, sizeof other) == 0; }
 };
 
-// What the targets of a tile of one residue read of a block. With one list of positions, all of them pass over all runs,
-// zeros in the padding included; with more, each run is multiplied where it reads the image. That saves a fifth of the
-// products of 3 x 3 taps on 7 x 7 pixels and nearly half with a dilation of a third of the image, but visits sums more
-// often, which takes runs of many channels.
+// What the targets of a tile of one residue read of a block. With one list of positions, all of them pass over all
+// runs, zeros in the padding included; with more, each run is multiplied where it reads the image. That saves a fifth
+// of the products of 3 x 3 taps on 7 x 7 pixels and nearly half with a dilation of a third of the image, but visits
+// sums more often, which takes runs of many channels.
 struct Reads {
   const Params* p;
   const Residue* r;
@@ -145,7 +147,8 @@ struct Reads {
       : p(p), r(r), from(from), tile(r->within(whole)), steps(reinterpret_cast<Step*>(memory)), count(0) {
     Piece* pieces = reinterpret_cast<Piece*>(memory + 7 * p->pieces);
     index_t* list = memory + 9 * p->pieces;
-    Axis d{p->d, r->od, r->kd, p->step_d, r->least_d, r->gap_d, 1}, h{p->h, r->oh, r->kh, p->step_h, r->least_h, r->gap_h, 1};
+    Axis d{p->d, r->od, r->kd, p->step_d, r->least_d, r->gap_d, 1};
+    Axis h{p->h, r->oh, r->kh, p->step_h, r->least_h, r->gap_h, 1};
     Axis w{p->w, r->ow, r->kw, p->step_w, r->least_w, r->gap_w, 1};
     index_t kw = p->splits_w ? w.taps : 1, length = w.taps / kw * block.channels;
     index_t made = 0, filled = 0, expected = 0;
@@ -189,7 +192,8 @@ struct Reads {
   }
 
   // A step at the positions of a box, whose lists are made at `list`.
-  Step positions(const Axis& d, const Axis& h, const Axis& w, const Block& block, const Box& box, index_t*& list) const {
+  Step positions(const Axis& d, const Axis& h, const Axis& w, const Block& block, const Box& box,
+                 index_t*& list) const {
     index_t *at = list, *number = at + p->room, *y = number + p->room, i = 0;
     bool is_in_place = reads_in_place(p);
     list += 3 * p->room;
@@ -200,7 +204,8 @@ struct Reads {
           index_t first_number = ((n * tile.ds + a) * tile.hs + b) * tile.ws;
           index_t first_y = n * p->y_n + a * p->y_d + b * p->y_h, first_at = n * p->x_n;
           if (!is_in_place)
-            first_at = block.offset(n, place(d, p->kd, tile.d, a, from->first_d), place(h, p->kh, tile.h, b, from->first_h),
+            first_at = block.offset(n, place(d, p->kd, tile.d, a, from->first_d),
+                                    place(h, p->kh, tile.h, b, from->first_h),
                                     place(w, p->kw, tile.w, 0, from->first_w));
           for (index_t c = box.w.begin; c < box.w.end; c++, i++)
             at[i] = first_at + c * at_w, number[i] = first_number + c, y[i] = first_y + c * p->y_w;
@@ -246,7 +251,8 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const 
   scalar_t* turned = sums + room * (is_whole ? 1 : (part.end - part.begin) * p->residues);
   scalar_t* packed_here = turned + room;
   scalar_t* scratch = packed_here + (packed ? 0 : p->slice * p->taps * MAX_VECTORS * LANES);
-  index_t* memory = reinterpret_cast<index_t*>(scratch + (packed ? 0 : std::max<index_t>(256, p->wd * p->wh * p->ww) * LANES));
+  index_t scratch_room = packed ? 0 : std::max<index_t>(256, p->wd * p->wh * p->ww) * LANES;
+  index_t* memory = reinterpret_cast<index_t*>(scratch + scratch_room);
   Reads* reads = reinterpret_cast<Reads*>(memory + p->residues * Reads::room(p));
 
   for (index_t c = 0; c < p->channels; c += p->slice) {
@@ -254,7 +260,8 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const 
     const scalar_t* rows = x + (g * p->channels + c) * p->x_c + (is_copied ? 0 : tile.n * p->x_n + tile.w * p->x_w);
     Block block(from.d, from.h, from.w, from.tile, channels);
     if (is_copied) block.fill(rows, x_steps, from.d, from.h, from.w, from.tile, workspace), rows = workspace;
-    for (index_t r = 0; r < p->residues; r++) reads[r] = Reads(p, all + r, tile, &from, block, memory + r * Reads::room(p));
+    for (index_t r = 0; r < p->residues; r++)
+      reads[r] = Reads(p, all + r, tile, &from, block, memory + r * Reads::room(p));
 
     for (index_t panel = part.begin; panel < part.end; panel++) {
       index_t first = panels.first(panel), vectors = panels.first(panel + 1) - first, lanes = vectors * LANES;
@@ -264,11 +271,12 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const 
         weights = packed + (g * panels.vectors + first) * LANES * p->channels * p->taps + c * p->taps * lanes;
       } else {
         for (index_t i = 0; i < vectors; i++)
-          pack(p, all, w + g * p->w_g + (m + i * LANES) * p->w_m + c * p->w_c, std::min<index_t>(LANES, filters - i * LANES),
-               channels, packed_here + i * LANES, lanes, scratch);
+          pack(p, all, w + g * p->w_g + (m + i * LANES) * p->w_m + c * p->w_c,
+               std::min<index_t>(LANES, filters - i * LANES), channels, packed_here + i * LANES, lanes, scratch);
       }
       vector_t shift[MAX_VECTORS] = {};
-      for (index_t i = 0; i < filters && bias; i++) shift[i / LANES][i % LANES] = bias[g * p->bias_g + (m + i) * p->bias_m];
+      for (index_t i = 0; i < filters && bias; i++)
+        shift[i / LANES][i % LANES] = bias[g * p->bias_g + (m + i) * p->bias_m];
       for (index_t r = 0; r < p->residues; weights += all[r].taps() * channels * lanes, r++) {
         const Tile& here = reads[r].tile;
         scalar_t* to = y + all[r].y + (g * p->filters + m) * p->y_c;

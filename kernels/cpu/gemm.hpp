@@ -28,7 +28,8 @@ struct Piece {
   index_t offset, length;  // in the block
 };
 
-// The operands of a product: to sums[to[i] * sums_step + lane] comes the sum over k of rows[at[i] + k] * columns[k][lane].
+// The operands of a product: to sums[to[i] * sums_step + lane] is added, or comes after `first`, the sum over k of
+// rows[at[i] + k] * columns[k][lane].
 struct Product {
   const scalar_t* rows;
   const index_t* at;
@@ -41,8 +42,8 @@ struct Product {
   index_t sums_step;
 };
 
-// R rows of V vectors. `first` is null where sums are continued. Loops that are unrolled, or run at least once, leave the
-// sums in registers: with others, compilers keep copies of them in memory, which took 180 cycles a tile.
+// R rows of V vectors. `first` is null where sums are continued. Loops that are unrolled, or run at least once, leave
+// the sums in registers: with others, compilers keep copies of them in memory, which took 180 cycles a tile.
 template <int R, int V>
 REGISTERS void multiply_tile(const Product& p, index_t row, const scalar_t* first) {
   vector_t total[R][V];

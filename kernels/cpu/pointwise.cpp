@@ -14,8 +14,8 @@ struct Params {
 };
 
 template <int V>
-static void multiply_panel(const Params* p, const scalar_t* x, const index_t* at, const index_t* to, index_t width, const scalar_t* w,
-                           const scalar_t* bias, scalar_t* y, scalar_t* columns, scalar_t* partial) {
+static void multiply_panel(const Params* p, const scalar_t* x, const index_t* at, const index_t* to, index_t width,
+                           const scalar_t* w, const scalar_t* bias, scalar_t* y, scalar_t* columns, scalar_t* partial) {
   bool is_whole = width == V * LANES;
   scalar_t* sums = is_whole ? y : partial;
   index_t step = is_whole ? p->y_c : V * LANES;

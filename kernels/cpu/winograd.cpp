@@ -73,8 +73,8 @@ KERNEL transform_weights(const Params* p, const scalar_t* w, scalar_t* packed, s
   index_t g = item / panels.vectors, vector = item % panels.vectors, m = vector * LANES;
   index_t panel = panels.of(vector), first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
   packed += (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES + (vector - first) * LANES;
-  transform_filters(p, w + g * p->w_g + m * p->w_m, std::min<index_t>(LANES, p->filters - m), p->channels, packed, lanes,
-                    (p->channels + 1) * lanes, workspace);
+  transform_filters(p, w + g * p->w_g + m * p->w_m, std::min<index_t>(LANES, p->filters - m), p->channels, packed,
+                    lanes, (p->channels + 1) * lanes, workspace);
 }
 
 // to[frequency][c] of a tile, `step` apart, from its 4 x 4 pixels: LANES channels, the last ones overlapping.
@@ -95,8 +95,9 @@ static void transform_tile(const scalar_t* from, index_t row, index_t channels, 
 // Products of one panel and the channels [first, first + count) at all frequencies, [frequency][tile][lane]: added to
 // those of the channels before. From one frequency of the weights to the next are `step` scalars.
 template <int V>
-static void multiply_panel(const scalar_t* transformed, const index_t* at, const index_t* to, index_t tiles, index_t channels,
-                           index_t first, index_t count, const scalar_t* weights, index_t step, scalar_t* products) {
+static void multiply_panel(const scalar_t* transformed, const index_t* at, const index_t* to, index_t tiles,
+                           index_t channels, index_t first, index_t count, const scalar_t* weights, index_t step,
+                           scalar_t* products) {
   vector_t zero[V] = {};
   for (int f = 0; f < FREQUENCIES; f++)
     for (index_t k = 0, most = piece_of(count); k < count; k += most) {
@@ -167,8 +168,8 @@ static bool to_sums(const scalar_t* products, index_t step, index_t wide, index_
 // not_finite[item] is 1 if a result of the item is infinite or NaN, which may come from the transforms, else 0.
 // Without `packed`, each item transforms the filters that it multiplies with, of one slice of channels at a time: where
 // there is one region, no other does.
-KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const scalar_t* packed, const scalar_t* bias, scalar_t* y,
-                int64_t* not_finite, scalar_t* workspace, int64_t item) {
+KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const scalar_t* packed, const scalar_t* bias,
+                scalar_t* y, int64_t* not_finite, scalar_t* workspace, int64_t item) {
   index_t all = item;
   Panels panels(p->filters);
   Range part = part_of(panels.count, item % p->parts, p->parts);
@@ -185,8 +186,8 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const sca
   index_t most = p->tile_n * p->tile_h * p->tile_w, row = block.ws * p->channels;
   scalar_t* transformed = workspace;
   scalar_t* products = transformed + FREQUENCIES * spaced(round_up(most * p->channels, LANES));
-  scalar_t* pixels = products + FREQUENCIES * spaced(most * MAX_VECTORS * LANES);  // the block; later sums, and those turned
-  scalar_t* sums = pixels;
+  scalar_t* pixels = products + FREQUENCIES * spaced(most * MAX_VECTORS * LANES);  // the block
+  scalar_t* sums = pixels;                                                         // later, and those turned
   scalar_t* turned = sums + 4 * most * MAX_VECTORS * LANES;
   index_t* at = reinterpret_cast<index_t*>(
       pixels + round_up(std::max(8 * most * MAX_VECTORS * LANES,
@@ -194,9 +195,9 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const sca
 
   for (index_t i = 0, t = 0; i < tile.ns; i++) {
     Image image(p, tile.n + i);
-    const scalar_t* from = x + g * p->channels * p->x_c + image.n * p->x_n + image.h.first * p->x_h + image.w.first * p->x_w;
-    block.fill(from, {0, p->x_c, 0, p->x_h * p->gap_h, p->x_w * p->gap_w}, depth, image.h, image.w, padded,
-               pixels + block.offset(i, 0, 0, 0));
+    const scalar_t* from = x + image.n * p->x_n + image.h.first * p->x_h + image.w.first * p->x_w;
+    block.fill(from + g * p->channels * p->x_c, {0, p->x_c, 0, p->x_h * p->gap_h, p->x_w * p->gap_w}, depth, image.h,
+               image.w, padded, pixels + block.offset(i, 0, 0, 0));
     for (index_t j = 0; j < high; j++)
       for (index_t k = 0; k < wide; k++, t++)
         transform_tile(pixels + block.offset(i, 0, 2 * j, 2 * k), row, p->channels, transformed + t * p->channels,
@@ -231,8 +232,9 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const sca
       Tile here = image.within(tile);
       is_finite &= to_sums(products + i * high * wide * lanes, spaced(tiles * lanes), wide, lanes, here, shift, filters,
                            p->bias_m, sums);
+      scalar_t* first_y = y + image.n * p->y_n + image.h.target * p->y_h + image.w.target * p->y_w;
       write(sums, lanes, filters, here, {0, p->y_c, 0, p->y_h * p->gap_h, p->y_w * p->gap_w},
-            y + (g * p->filters + m) * p->y_c + image.n * p->y_n + image.h.target * p->y_h + image.w.target * p->y_w, turned);
+            first_y + (g * p->filters + m) * p->y_c, turned);
     }
   }
   not_finite[all] = !is_finite;
