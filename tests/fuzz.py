@@ -64,12 +64,12 @@ SPECIAL = (np.inf, -np.inf, np.nan, -0.0)
 
 # Where work is cut: with limits so low that small arrays are cut as large ones are
 LIMITS: dict[ModuleType, dict[str, int]] = {
-    tiling: {"BLOCK_BYTES": 16 << 10, "POSITIONS": 40},
+    tiling: {"BLOCK_BYTES": 16 << 10},
     depthwise: {"ITEM": 1 << 10, "ITEM_ELEMENTS": 1 << 8, "BOX_BYTES": 8 << 10},
     depthwise_groups: {"COPY_BYTES": 1 << 10, "MULTIPLY_ADDS": 1 << 10},
-    winograd: {"TRANSFORMED_BYTES": 32 << 10, "TILES": 6, "PART_FILTERS": 16},
+    winograd: {"TRANSFORMED_BYTES": 32 << 10, "TILES": 6, "PART_FILTERS": 16, "SLICE": 16},
     folding: {"COLUMN_BYTES": 8 << 10},
-    implicit_gemm: {"RANGE_BYTES": 64 << 10},
+    implicit_gemm: {"SLICE": 16, "SUM_BYTES": 8 << 10, "MIN_FILTERS": 16, "RANGE": 32},
     normalization: {"LONG_ROW": 16, "CACHED_BYTES": 1 << 12, "MIN_STRIP": 8, "MIN_ROWS": 3},
     unfolding: {"ITEM_ENTRIES": 1 << 9, "SUMS_BYTES": 1 << 10},
     locally_connected: {"WEIGHTS": 1 << 8, "COLUMNS": 1 << 8},
@@ -146,16 +146,18 @@ def check(call: Call, threads: int = 1, is_cut: bool = False) -> None:
 
 @dataclass
 class Draw:
-    """What the draws of one call share: the numbers' dtype, which may be given, and content."""
+    """What the draws of one call share: the numbers' dtype, which may be given, their content, most memory orders."""
 
     rng: np.random.Generator
     dtype: str | None = None
     content: str = field(init=False)
+    order: str = field(init=False)
 
     def __post_init__(self) -> None:
         some = self.one_of(("float32", "float32", "float64"))
         self.dtype = self.dtype or some
         self.content = self.one_of(("normal", "integers", "integers", "special"))
+        self.order = self.one_of((*ORDERS[:2], *ORDERS, "repeated", "misaligned"))
 
     def one_of(self, items: Sequence[Any]) -> Any:
         return items[self.integer(0, len(items) - 1)]
@@ -183,7 +185,7 @@ class Draw:
     def array(self, shape: Sequence[int], content: str | None = None, batched: bool = True) -> Array:
         """Numbers in some memory order: one of ORDERS, of an image repeated without a copy, or between elements."""
         values = self.numbers(shape, content)
-        order = self.one_of((*ORDERS[:2], *ORDERS, "repeated", "misaligned"))
+        order = self.order if self.chance(0.6) else self.one_of((*ORDERS[:2], *ORDERS))
         if order == "repeated":
             return np.broadcast_to(values[:1], values.shape) if values.ndim > 1 else values
         if order == "misaligned":
@@ -241,10 +243,13 @@ def window(draw: Draw, kernel: int = 5, within: bool = False, rank: int | None =
 
 
 def channels(draw: Draw) -> tuple[int, int, int]:
-    """Inputs, outputs and groups: dense, of small groups, depthwise, with multipliers on either side."""
-    kind = draw.one_of(("dense", "dense", "dense", "groups", "depthwise", "multiplier"))
+    """Inputs, outputs and groups: dense, small groups, depthwise, multipliers on either side."""
+    kind = draw.one_of(("dense", "dense", "dense", "groups", "lanes", "depthwise", "multiplier"))
     if kind == "dense":
         return draw.one_of(CHANNELS), draw.one_of(CHANNELS), 1
+    if kind == "lanes":  # groups that are whole parts of a vector
+        each, vectors = draw.one_of((4, 8, 16)), draw.one_of((1, 2, 3))
+        return 16 * vectors, 16 * vectors, 16 * vectors // each
     groups = draw.one_of(CHANNELS) if kind == "depthwise" else draw.integer(2, 9)
     if kind == "depthwise":
         return groups, groups, groups
