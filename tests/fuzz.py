@@ -462,6 +462,8 @@ def norms(draw: Draw) -> list[Call]:
             break
     x, grad = (draw.array(shape, "normal") for _ in range(2))
     x = x * x.dtype.type(draw.one_of((1, 1, 5))) + x.dtype.type(draw.one_of((0, 0, 3)))
+    if draw.chance(0.3):  # parts of a batch have means of their own
+        x = x + np.linspace(0, 4, shape[0], dtype=x.dtype).reshape(-1, *(1,) * (rank + 1))
     normalized = shape[draw.integer(1, rank + 1) :] if kind == "layer" else shape[1:2]
     if kind == "layer" and prod(normalized) < 4:
         normalized = shape
