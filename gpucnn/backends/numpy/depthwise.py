@@ -85,7 +85,7 @@ def _contract_lanes(source: Array, weight: Array, samplings: Samplings, target: 
             np.add(sums, bias[chosen, 0], out=sums)
         part[...] = np.moveaxis(sums, -1, 1)
 
-    threads.run(compute, _lanes(target, dtype))
+    threads.run(compute, _lanes(source, target, weight[0].size, dtype))
 
 
 def _contract_weight_lanes(source: Array, grad: Array, samplings: Samplings, grad_w: Array) -> None:
@@ -103,16 +103,17 @@ def _contract_weight_lanes(source: Array, grad: Array, samplings: Samplings, gra
         return share
 
     sums = np.zeros((*grad_w.shape[1:], len(grad_w)), dtype)
-    blocks = _lanes(grad, dtype)
+    blocks = _lanes(source, grad, grad_w[0].size, dtype)
     for block, share in zip(blocks, threads.results_of(share_of, blocks), strict=True):
         sums[..., block[0]] += share
     grad_w[...] = np.moveaxis(sums, -1, 0)
 
 
-def _lanes(target: Array, dtype: np.dtype[Any]) -> list[Block]:
-    """Blocks (G, N, OD, OH, OW) of targets [N, G, OD, OH, OW]."""
+def _lanes(source: Array, target: Array, taps: int, dtype: np.dtype[Any]) -> list[Block]:
+    """Blocks (G, N, OD, OH, OW) of targets [N, G, OD, OH, OW]; windows of another dtype are copied."""
     n, groups, *size = target.shape
-    most = min(PIECE_BYTES, memory.WORKSPACE_BYTES) // (min(groups, LANES) * dtype.itemsize)
+    each = min(groups, LANES) * dtype.itemsize * (1 if source.dtype == dtype else taps)
+    most = min(PIECE_BYTES, memory.WORKSPACE_BYTES) // each
     blocks = memory.blocks((n, *size), most)
     return [(chosen, *block) for block, chosen in product(blocks, memory.runs(groups, LANES))]
 

@@ -3,8 +3,7 @@
     y[n, :, o] = bias + sum over taps t of weight[:, :, t] @ x[n, :, where o reads at t]
 
 Taps in the padding are skipped, which matters where the dilation is about as large as the image: on DeepLab's pooling
-pyramid (rate 12 over 33 x 33, 2048 channels) it took half of the time of im2col and GEMM. With few channels the
-products are small and the passes that accumulate them dominate.
+pyramid (rate 12 over 33 x 33, 2048 channels) it took half of the time of im2col and GEMM.
 """
 
 from __future__ import annotations

@@ -24,8 +24,7 @@ Places = slice | Array
 MAX_TAPS = 64
 
 # Bytes that a piece reads or writes, whichever is more. A piece costs some 40 us of Python, which no two threads run at
-# once: on 2 cores pieces of 256 KiB, which a core's L2 cache holds, took 1.5 to 4 times as long as those of 2 MiB. What
-# is less than four of these is halved, where pieces of 1 MiB took up to 1.8 times as long.
+# once: on 2 cores pieces of 256 KiB took 1.5 to 4 times as long. What is less than four of these is halved.
 PIECE_BYTES = 2 << 20
 MIN_PIECE_BYTES = 320 << 10
 
