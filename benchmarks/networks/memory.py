@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import gpucnn
+
 STATUS = Path("/proc/self/status")
 PEAK_RESET = Path("/proc/self/clear_refs")
 
@@ -33,8 +35,9 @@ def growth_during(call: Callable[[], object]) -> int | None:
 
 
 def _give_back() -> None:
-    """Return freed memory to the system, where the C library can be asked to."""
+    """Return freed memory to the system: gpucnn's, and the C library's where it can be asked to."""
     gc.collect()
+    gpucnn.release_memory()
     with suppress(AttributeError, OSError, TypeError):  # other C libraries than GNU's have no such function
         ctypes.CDLL(None).malloc_trim(0)
 
