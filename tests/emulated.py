@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,7 +53,7 @@ class Machine:
 
     def run(self, kernel: tuple[Path, str], params: bytes, arrays: list[Any], workspace: int, items: int) -> int:
         """The result of threads.cpp's ``run``; arrays are changed as the kernel changes them."""
-        extents = [None if array is None else byte_bounds(array) for array in arrays]
+        extents = [None if array is None else byte_bounds(_owner(array)) for array in arrays]
         memory = _merged([extent for extent in extents if extent is not None])
         library, name = kernel
         sent = [*map(_text, (str(builds.library("threads", "float32")), str(library), name)), _text(params)]
@@ -80,6 +81,11 @@ class Machine:
         if len(answer) != count:
             raise RuntimeError(f"the emulated program ended with status {self._process.wait()}")
         return answer
+
+
+def _owner(array: Any) -> Any:
+    """The array that a view is a part of: a kernel writes all stride residues from the first one's place on."""
+    return _owner(array.base) if isinstance(array.base, np.ndarray) else array
 
 
 def _text(value: str | bytes) -> bytes:

@@ -164,7 +164,9 @@ INLINE Window window_of(const Params* p, const int64_t* reads, index_t od, index
 
 // Adds the gradients of LANES channels to the taps that their indices name; the lanes whose index is none of these.
 INLINE Labels<LANES> add_lanes(const scalar_t* grads, const int64_t* indices, scalar_t* planes, const Window& window) {
-  auto label = __builtin_convertvector(read<Wide<LANES>::vector>(indices), Labels<LANES>);
+  Wide<LANES>::vector wide;  // of two registers, which no function may return
+  memcpy(&wide, indices, sizeof wide);
+  auto label = __builtin_convertvector(wide, Labels<LANES>);
   auto grad = load(grads);
   auto found = label < 0;
   for (int t = 0; t < window.begin; t++) found |= label == window.positions[t];

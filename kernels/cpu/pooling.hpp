@@ -139,7 +139,7 @@ struct Maximum {
 
   template <class V, class P>
   static MEMBER void update(V& best, P&, V value, P) {
-    best = (value <= best) | (best != best) ? best : value;
+    best = ((value <= best) | (best != best)) ? best : value;
   }
 };
 
@@ -301,7 +301,7 @@ INLINE Reduced<Op, 1> best_of_lanes(Reduced<Op, LANES> a) {
 }
 
 // Sums of blocks of 8 vectors, added up in double precision.
-static scalar_t long_sum(const scalar_t* from, index_t count) {
+static inline scalar_t long_sum(const scalar_t* from, index_t count) {
   double total = 0;
   while (count >= LANES) {
     index_t vectors = std::min<index_t>(count / LANES, 8);
