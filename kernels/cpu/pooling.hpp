@@ -45,7 +45,7 @@ INLINE V read(const T* from) {
 }
 
 template <class V, class T>
-INLINE void write(T* to, V v) {
+INLINE void write(T* to, const V& v) {
   memcpy(to, &v, sizeof v);
 }
 
