@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ["GPUCNN_CPU"] = "numpy"  # no kernel is loaded before the processes part
 
 import fuzz  # noqa: E402
-from mutate_kernels import Mutant, mutants_in  # noqa: E402
+from mutate_kernels import Mutant, in_a_process, mutants_in  # noqa: E402
 
 from gpucnn.backends.cpu import builds  # noqa: E402
 from gpucnn.compilation.compiler import hash_of  # noqa: E402
@@ -91,24 +91,9 @@ def verdict(mutant: Mutant, calls: int) -> str:
     return "survived"
 
 
-def _report(mutant: Mutant, calls: int, connection: Any) -> None:
-    connection.send(verdict(mutant, calls))
-
-
 def limited_verdict(mutant: Mutant, calls: int, seconds: float = LIMIT_SECONDS) -> str:
     """As `verdict`, in a process of its own that may take so long."""
-    context = get_context("fork")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(mutant, calls, there))
-    process.start()
-    there.close()
-    try:
-        return str(here.recv()) if here.poll(seconds) else "ran too long"
-    except EOFError:
-        return "crashed"
-    finally:
-        process.kill()
-        process.join()
+    return in_a_process(partial(verdict, mutant, calls), seconds)
 
 
 def main() -> int:

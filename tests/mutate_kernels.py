@@ -13,9 +13,10 @@ import random
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,24 +108,29 @@ def verdict(mutant: Mutant) -> str:
     return "survived"
 
 
-def _report(mutant: Mutant, connection: Any) -> None:
-    connection.send(verdict(mutant))
+def _report(judge: Callable[[], str], connection: Any) -> None:
+    connection.send(judge())
 
 
-def limited_verdict(mutant: Mutant) -> str:
-    """As `verdict`, in a process of its own that may take `LIMIT_SECONDS`."""
+def in_a_process(judge: Callable[[], str], seconds: float = LIMIT_SECONDS) -> str:
+    """The verdict of `judge`, which has a process of its own and so long."""
     context = get_context("fork")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(mutant, there))
+    process = context.Process(target=_report, args=(judge, there))
     process.start()
     there.close()
     try:
-        return str(here.recv()) if here.poll(LIMIT_SECONDS) else "ran too long"
+        return str(here.recv()) if here.poll(seconds) else "ran too long"
     except EOFError:
         return "crashed"
     finally:
         process.kill()
         process.join()
+
+
+def limited_verdict(mutant: Mutant) -> str:
+    """As `verdict`, in a process of its own that may take `LIMIT_SECONDS`."""
+    return in_a_process(partial(verdict, mutant))
 
 
 def main() -> int:

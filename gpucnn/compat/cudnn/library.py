@@ -1,4 +1,4 @@
-"""What programs ask of cuDNN before they call it: versions, and the error that they catch."""
+"""Versions and availability of cuDNN, which programs ask for before they call it, and the error that they catch."""
 
 from __future__ import annotations
 
