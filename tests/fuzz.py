@@ -512,6 +512,26 @@ def bias_activations(draw: Draw) -> list[Call]:
     return with_gradient("bias_activation", draw.array(shape, draw.finite), arrays, options)
 
 
+def softmaxes(draw: Draw) -> list[Call]:
+    rank = draw.integer(1, 4)
+    shape = draw.integers(rank, 1, {1: 900, 2: 60, 3: 17, 4: 9}[rank])
+    name = draw.one_of(("softmax", "log_softmax"))
+    grad, arrays = draw.array(shape, draw.finite), {"input": draw.array(shape)}
+    return with_gradient(name, grad, arrays, {"dim": draw.integer(-rank, rank - 1)}, False, 4.0)
+
+
+def smooth_activations(draw: Draw) -> list[Call]:
+    rank = draw.integer(1, 4)
+    shape = draw.integers(rank, 1, {1: 900, 2: 60, 3: 17, 4: 9}[rank])
+    choices: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("sigmoid", {}),
+        ("gelu", {"approximate": "none"}),
+        ("gelu", {"approximate": "tanh"}),
+    )
+    name, options = draw.one_of(choices)
+    return with_gradient(name, draw.array(shape, draw.finite), {"input": draw.array(shape)}, options, False, 4.0)
+
+
 FAMILIES: dict[str, tuple[int, Callable[[Draw], list[Call]]]] = {  # with weights
     "convolution": (8, convolutions),
     "transposed convolution": (3, transposed_convolutions),
@@ -523,6 +543,8 @@ FAMILIES: dict[str, tuple[int, Callable[[Draw], list[Call]]]] = {  # with weight
     "interpolation": (2, interpolations),
     "norm": (4, norms),
     "bias and activation": (2, bias_activations),
+    "softmax": (1, softmaxes),
+    "smooth activation": (1, smooth_activations),
 }
 _WEIGHTED = [name for name, (weight, _) in FAMILIES.items() for _ in range(weight)]
 
