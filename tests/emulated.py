@@ -25,7 +25,7 @@ from numpy.lib.array_utils import byte_bounds
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from gpucnn.backends.cpu import builds, implicit_gemm, pointwise, winograd  # noqa: E402
+from gpucnn.backends.cpu import builds, implicit_gemm, pointwise, smooth, winograd  # noqa: E402
 from gpucnn.backends.cpu import library as cpu_library  # noqa: E402
 from gpucnn.backends.numpy import threads  # noqa: E402
 
@@ -120,7 +120,7 @@ def emulate(folder: Path) -> None:
     patched.Launch.__call__ = call
     replacements: dict[Any, dict[str, Any]] = {
         builds: {"load": lambda path: path, "target_flags": lambda: ()},
-        **{module: {"vector_bytes": lambda: VECTOR_BYTES} for module in (implicit_gemm, pointwise, winograd)},
+        **{module: {"vector_bytes": lambda: VECTOR_BYTES} for module in (implicit_gemm, pointwise, smooth, winograd)},
     }
     for module, names in replacements.items():
         for name, function in names.items():
