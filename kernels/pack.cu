@@ -1,9 +1,9 @@
 // A copy between memory orders, [N, C, P] to channels last and back, with optional dtype conversion:
-// y[n, c, p] = TARGET(x[n, c, p] + bias[c])
+// y[n, c, p] = TARGET(x[n, c, p] + bias[c]), and 0 where only y has a channel c
 //
 // Source       a transpose through shared memory
-// Reads        x [N, C, P], bias [C] or null; any strides
-// Writes       y [N, C, P] of TARGET; any strides
+// Reads        x [N, x_channels, P], bias [C] or null; any strides
+// Writes       y [N, C, P] of TARGET; any strides; C may exceed x_channels where there is no bias
 // Mapping      one block per tile of tile_c channels by tile_p positions; x_lanes threads read a row of it along x's
 //              innermost axis, X_PACK elements per access, and y_lanes write one along y's, Y_PACK per access. Whole
 //              contiguous rows of a tile, as those of 3 channels or of 49 positions, are merged into one
@@ -14,10 +14,10 @@
 #include "params.cuh"
 #include "packs.cuh"
 
-// A copy of x [N, C, P] to y [N, C, P] of another memory order or dtype, plus bias [C].
+// A copy of x [N, x_channels, P] to y [N, C, P] of another memory order or dtype, plus bias [C].
 struct PackParams {
   RUN_TIME index_t n;
-  index_t c, p;
+  index_t c, p, x_channels;
   index_t x_n, x_c, x_p;
   index_t y_n, y_c, y_p;
   index_t bias_c;
@@ -89,7 +89,7 @@ __device__ __forceinline__ Line line_of(bool is_one, index_t rows, index_t lengt
 __device__ __forceinline__ void read_tile(const scalar_t* __restrict__ x, index_t x_first, index_t channels,
                                           index_t positions, scalar_t* tile, const PackParams& p) {
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const index_t x_row = p.x_along_c ? p.tile_c : p.tile_p;
+  const index_t x_row = p.x_along_c ? least(p.tile_c, p.x_channels) : p.tile_p;
   const Line from = p.x_along_c ? line_of(p.x_is_one, positions, channels, p.x_p, p.x_c)
                                 : line_of(p.x_is_one, channels, positions, p.x_c, p.x_p);
   const int x_lanes = static_cast<int>(p.x_lanes), x_lane = thread % x_lanes, x_teams = threads / x_lanes;
@@ -118,6 +118,15 @@ __device__ __forceinline__ void read_tile(const scalar_t* __restrict__ x, index_
     __syncwarp();
     for (index_t k = packed.end + thread % 32; k < from.length; k += 32) read(k);
     __syncwarp();
+  }
+}
+
+// Zeros for the channels [first, end) of a tile.
+__device__ __forceinline__ void fill_tile(index_t first, index_t end, index_t positions, scalar_t* tile,
+                                          const PackParams& p) {
+  const index_t step_c = p.x_along_c ? 1 : p.pitch, step_p = p.x_along_c ? p.pitch : 1;
+  for (index_t k = threadIdx.x; k < (end - first) * positions; k += blockDim.x) {
+    tile[skewed<scalar_t>((first + k / positions) * step_c + k % positions * step_p)] = scalar_t{};
   }
 }
 
@@ -167,7 +176,7 @@ __device__ __forceinline__ void write_tile(const scalar_t* tile, const acc_t* bi
 }
 
 extern "C" __global__ void __launch_bounds__(256, 1)
-pack(const scalar_t* __restrict__ x,     // [N, C, P]
+pack(const scalar_t* __restrict__ x,     // [N, x_channels, P]
      const scalar_t* __restrict__ bias,  // [C] or null
      TARGET* __restrict__ y,             // [N, C, P]
      const PackParams p) {
@@ -185,7 +194,9 @@ pack(const scalar_t* __restrict__ x,     // [N, C, P]
   if (bias) {
     for (int c = thread; c < channels; c += threads) biases[skewed<acc_t>(c)] = widen(bias[(c0 + c) * p.bias_c]);
   }
-  read_tile(x, n * p.x_n + c0 * p.x_c + p0 * p.x_p, channels, positions, tile, p);
+  const index_t given = p.x_channels > c0 ? least(channels, p.x_channels - c0) : 0;  // of x
+  read_tile(x, n * p.x_n + c0 * p.x_c + p0 * p.x_p, given, positions, tile, p);
+  fill_tile(given, channels, positions, tile, p);
   __syncthreads();
 
   write_tile(tile, biases, bias != nullptr, y, n * p.y_n + c0 * p.y_c + p0 * p.y_p, channels, positions, p);

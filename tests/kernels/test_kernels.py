@@ -10,9 +10,9 @@ import pytest
 import sample
 from hypothesis import given
 from hypothesis import strategies as st
-from kernel_cases import CASES, Case
+from kernel_cases import CASES, PACKED, Case
 from sample import examples
-from strategies import ORDERS, Windows, arranged, numbers, windows
+from strategies import ORDERS, Windows, arranged, dtype_of, numbers, windows
 
 import gpucnn
 import gpucnn.functional as F
@@ -22,6 +22,7 @@ from gpucnn.backends import backend_of, replaying
 from gpucnn.backends.cuda import CudaBackend
 from gpucnn.backends.cuda.device import sources
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
+from gpucnn.backends.cuda.elementwise import packing
 from gpucnn.backends.cuda.launch import plans as launching
 from gpucnn.geometry import ConvGeometry
 from gpucnn.geometry.geometries import Channels, conv_geometry
@@ -248,6 +249,24 @@ def test_an_out_of_complex_numbers_across_their_grain() -> None:
     out = lying_across((2, 3, 3, 3), "complex64")
     assert F.avg_pool2d(x, 2, out=out) is out
     np.testing.assert_allclose(simulator.asnumpy(out), F.avg_pool2d(simulator.asnumpy(x), 2), rtol=1e-5)
+
+
+# --- Copies that fill up with zeros -------------------------------------------------------------------------------
+
+
+@pytest.mark.table(6)
+@pytest.mark.parametrize("more", [1, 5, 70])
+@pytest.mark.parametrize("order", ["contiguous", "channels_last", "strided"])
+@pytest.mark.parametrize("name", sorted(PACKED))
+def test_a_copy_fills_further_channels_with_zeros(name: str, order: str, more: int) -> None:
+    runtime, (n, c, p) = SimulatorRuntime(), PACKED[name]
+    for dtype, target in (("float32", "float32"), ("float16", "float16"), ("float32", "bfloat16"), ("int8", "int8")):
+        x = arranged(numbers(np.random.default_rng(5), (n, c, p), dtype), order)
+        y = launching.empty(runtime, (n, p, c + more), dtype_of(target))  # full of NaN where there is such a value
+        packing.pack(runtime, simulator.asarray(x), y.swapaxes(1, 2))
+        result = simulator.asnumpy(y).swapaxes(1, 2)
+        np.testing.assert_array_equal(result[:, :c], x.astype(result.dtype))
+        np.testing.assert_array_equal(result[:, c:], np.zeros_like(result[:, c:]))
 
 
 # --- Plans --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
 from gpucnn.backends.cuda.elementwise.packing import copy, pack
-from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides, zeros
+from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides
 from gpucnn.backends.layout import is_channels_last, is_dense
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels
@@ -270,8 +270,8 @@ def _image(runtime: Runtime, x: Array, groups: int) -> Array:
     if not target and depth == each and layout(x).pack(1) * x.itemsize == MAX_BYTES:
         return x.reshape(n, groups, each, *space)
     x = x if groups == 1 else _contiguous(runtime, x)
-    image = (empty if depth == each else zeros)(runtime, (n * groups, *space, depth), x.dtype)
-    copy(runtime, x.reshape(n * groups, each, *space), runtime.xp.moveaxis(image[..., :each], -1, 1), target)
+    image = empty(runtime, (n * groups, *space, depth), x.dtype)
+    copy(runtime, x.reshape(n * groups, each, *space), runtime.xp.moveaxis(image, -1, 1), target)
     return runtime.xp.moveaxis(image.reshape(n, groups, *space, depth), -1, 2)
 
 
@@ -282,8 +282,8 @@ def _filters(runtime: Runtime, w: Array) -> Array:
     if not target and last.flags.c_contiguous and c * w.itemsize % MAX_BYTES == 0 and layout(w).alignment == MAX_BYTES:
         return last
     depth = padded_depth(c, w.itemsize)
-    filters = (empty if depth == c else zeros)(runtime, (rows, *taps, depth), w.dtype)
-    copy(runtime, w, runtime.xp.moveaxis(filters[..., :c], -1, 1), target)
+    filters = empty(runtime, (rows, *taps, depth), w.dtype)
+    copy(runtime, w, runtime.xp.moveaxis(filters, -1, 1), target)
     return filters
 
 
@@ -293,8 +293,8 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
     rows = outputs // groups
     w = _contiguous(runtime, w)
     depth = padded_depth(rows, w.itemsize)
-    filters = (empty if depth == rows else zeros)(runtime, (groups, c * prod(taps), depth), w.dtype)
-    pack(runtime, w.reshape(groups, rows, -1), filters[..., :rows].swapaxes(1, 2), target=_rounded(w.dtype))
+    filters = empty(runtime, (groups, c * prod(taps), depth), w.dtype)
+    pack(runtime, w.reshape(groups, rows, -1), filters.swapaxes(1, 2), target=_rounded(w.dtype))
     return filters.reshape(groups * c, *taps, depth)
 
 

@@ -24,7 +24,8 @@ MIN_SUM_BYTES = 4  # kernels keep sums of small integers as unsigned int
 def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None, target: str | None = None) -> None:
     """Write x [N, C, P] plus bias [C] to y [N, C, P], whatever the strides of the two.
 
-    `target` is y's dtype, or "tf32" for float32 that is rounded to what tensor cores read of it.
+    Without bias, y may have more channels than x: these are filled with zeros. `target` is y's dtype, or "tf32" for
+    float32 that is rounded to what tensor cores read of it.
     """
     sum_bytes = max(MIN_SUM_BYTES, accumulator(x.dtype).itemsize)
     arrays = {"x": x, "bias": bias, "y": y}
@@ -32,13 +33,14 @@ def pack(runtime: Runtime, x: Array, y: Array, bias: Array | None = None, target
 
 
 def copy(runtime: Runtime, x: Array, y: Array, target: str | None = None) -> None:
-    """Write x to y [N, C, *], of the same shape: as planes [N, C, P] by `pack`, or by the array library."""
-    planes = _planes(y)
+    """Write x [N, C, *] to y, and zeros to channels that only y has: as planes by `pack`, or by the array library."""
+    planes, channels = _planes(y), x.shape[1]
     if planes is not None:
-        pack(runtime, x.reshape(planes.shape), planes, target=target)
+        pack(runtime, x.reshape(*x.shape[:2], planes.shape[2]), planes, target=target)
         return
     note_computed()
-    y[...] = x
+    y[:, :channels] = x
+    y[:, channels:] = 0
 
 
 def _planes(x: Array) -> Array | None:
@@ -60,23 +62,24 @@ class _Side(NamedTuple):
 
 
 def _work(x: Layout, bias: Layout | None, y: Layout, target: str, sum_bytes: int) -> Work:
-    if not x.size:
+    if not y.size:
         return Work({}, blocks=0)
-    if bias is None and is_dense(x, (0, 1, 2)) and is_dense(y, (0, 1, 2)):  # in the same order, no transpose
+    same = bias is None and x.shape == y.shape
+    if same and is_dense(x, (0, 1, 2)) and is_dense(y, (0, 1, 2)):  # in the same order, no transpose
         x, y = (array._replace(shape=(1, 1, x.size), strides=(0, 0, array.itemsize)) for array in (x, y))
-    n, c, p = x.shape
+    n, c, p = y.shape
     read, written = _side(x), _side(y)
     whole_c, whole_p = (
         any(side.may_be_one and side.along_c == axis for side in (read, written)) for axis in (True, False)
     )
     tile = pack_tile(c, p, whole_c, whole_p, x.itemsize)
-    lines = [_line(side, tile, (c, p), itemsize) for side, itemsize in ((read, x.itemsize), (written, y.itemsize))]
+    lines = [_line(side, tile, array.shape[1:]) for side, array in ((read, x), (written, y))]
     turned = read.along_c != written.along_c
-    pitch = pack_pitch(lines[0].row, x.itemsize, lines[0], lines[1], turned)
-    rows = tile[0] * tile[1] // lines[0].row
+    row, rows = tile if read.along_c else tile[::-1]
+    pitch = pack_pitch(row, x.itemsize, lines[0], lines[1], turned)
     room = -(-(skewed(tile[0], sum_bytes) + 1) * sum_bytes // MAX_BYTES) * MAX_BYTES if bias is not None else 0
     fields = {
-        **{"n": n, "c": c, "p": p},
+        **{"n": n, "c": c, "p": p, "x_channels": x.shape[1]},
         **strides("x", AXES, x),
         **strides("y", AXES, y),
         **strides("bias", ("c",), bias),
@@ -95,10 +98,10 @@ def _work(x: Layout, bias: Layout | None, y: Layout, target: str, sum_bytes: int
     )
 
 
-def _line(side: _Side, tile: tuple[int, int], sizes: tuple[int, int], itemsize: int) -> Line:
-    """Lane mapping of a tile on one side."""
+def _line(side: _Side, tile: tuple[int, int], sizes: tuple[int, ...]) -> Line:
+    """Lane mapping of a tile on one side, of so many channels and positions."""
     axis = 0 if side.along_c else 1
-    row = tile[axis]
+    row = min(tile[axis], sizes[axis])
     is_one = side.may_be_one and row == sizes[axis]
     lanes = 256 if is_one else min(256, power_of_two(-(-row // side.pack)))
     return Line(row, lanes, side.pack, is_one, side.may_be_one and not is_one)
