@@ -13,7 +13,7 @@ import argparse
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -81,20 +81,19 @@ ARITHMETIC = {
 
 @dataclass(frozen=True)
 class Launch:
-    """A planned launch, or an array filled with zeros, and the bytes of its arrays."""
+    """A planned launch and the bytes of its arrays."""
 
-    plan: Plan | None
+    plan: Plan
     nbytes: int
 
     @property
     def kernel(self) -> str:
         """The kernel's name; empty of a library's product."""
-        return "" if self.plan is None or self.plan.source is None else self.plan.source.kernel
+        return "" if self.plan.source is None else self.plan.source.kernel
 
     @property
     def tile(self) -> tuple[int, int]:
         """Rows and columns of a block of an implicit GEMM, as its program's name says."""
-        assert self.plan is not None
         assert self.plan.source is not None
         tile = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", self.plan.source.name)}
         return 16 * tile["FRAGMENTS"] * tile["WARPS_M"], implicit_gemm.WARP_COLUMNS * tile["WARPS_N"]
@@ -126,12 +125,6 @@ class _Collector(DryRun):
     def __init__(self, runtime: SimulatorRuntime) -> None:
         super().__init__(runtime)
         self.launches: list[Launch] = []
-
-    def new(self, make: Callable[..., Any], shape: tuple[int, ...], dtype: Any, zeros: bool) -> Any:
-        array = super().new(make, shape, dtype, zeros)
-        if zeros:
-            self.launches.append(Launch(None, array.nbytes))
-        return array
 
     def launched(self, plan: Plan, arrays: Sequence[Any]) -> bool:
         self.launches.append(Launch(plan, sum(array.nbytes for array in arrays if array is not None)))
@@ -244,7 +237,6 @@ def gemm_time(
     gpu: Gpu, launch: Launch, code: Code, registers: int, shared: int, reads: Reads, of: Arithmetic
 ) -> tuple[float, str]:
     """The time of an implicit GEMM and what limits it; a tile's other taps hit L1 where that holds their inputs."""
-    assert launch.plan is not None
     (blocks,), (threads,), steps = launch.plan.grid, launch.plan.block, reads.steps
     warps, loop = threads // 32, code.main_loop(of.opcode)
     if loop is None:  # of so few steps that the compiler unrolled them
@@ -308,8 +300,8 @@ def model(layers: Sequence[ConvLayer], of: Arithmetic) -> Iterator[Row]:
             copies, gemm, limit, tile = 0.0, 0.0, "", ""
             for launch in planned:
                 plan = launch.plan
-                source = None if plan is None else plan.source
-                if plan is None or source is None or "implicit_gemm" not in source.kernel:
+                source = plan.source
+                if source is None or "implicit_gemm" not in source.kernel:
                     copies += launch.nbytes / (COPY_SHARE * gpu.dram) + LAUNCH_S
                     continue
                 options = (*nvrtc.OPTIONS, f"-arch={gpu.architecture}", "-Xptxas=-v")
