@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
+from gpucnn.geometry import resize_axis
 
 ARRAYS = frozenset({
     "input", "weight", "bias", "grad_output", "grad_grad_input", "grad_grad_weight", "indices", "target",
@@ -71,7 +72,11 @@ def _other_calls() -> dict[str, dict[str, Any]]:
     return {
         "im2col": {"input": x, **unfolding},
         "col2im": {"input": numbers(2, 16, 4), "output_size": 3, **unfolding},
-        "interpolate": {"input": x, "size": 5, "scale_factor": None, "mode": "nearest", "align_corners": None},
+        "interpolate": {
+            "input": x, "size": 5, "scale_factor": None, "mode": "nearest", "align_corners": None,
+            "recompute_scale_factor": None, "antialias": False,
+        },
+        "resample": {"input": x, "axes": [resize_axis(3, 5, mode="cubic"), resize_axis(3, 2)]},
         "batch_norm": {"input": x, **running, **affine, "training": True, "momentum": 0.1, **finish},
         "instance_norm": {"input": x, **running, **affine, "use_input_stats": True, "momentum": 0.1, **finish},
         "layer_norm": {

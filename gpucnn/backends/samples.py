@@ -1,30 +1,98 @@
-"""Sample positions and weights of an interpolation as arrays, per axis, from a geometry's formulas."""
+"""An interpolation along one axis as a sparse matrix, in arrays, from a geometry's formulas."""
 
 from __future__ import annotations
 
-from typing import Any
+from fractions import Fraction
+from math import lcm
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpucnn.geometry import InterpolationAxis
+from gpucnn.geometry import Filter, InterpolationAxis
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Matrix(NamedTuple):
+    """Outputs as weighted sums of inputs: row o has entries ``starts[o]`` to ``starts[o + 1]``, of ascending columns.
+
+    Rows and their ends never go back. Entries of weight 0 are there where the filter reaches, so that rows are regular.
+    """
+
+    starts: Ints  # [rows + 1]
+    columns: Ints  # [entries]
+    weights: Any  # [entries]
+
+    @property
+    def rows(self) -> Ints:
+        """The row [entries] of each entry."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+
+def matrix(axis: InterpolationAxis, dtype: Any, *, adjoint: bool) -> Matrix:
+    """The matrix of an axis [out, size], or its transpose if `adjoint`, with weights in `dtype`."""
+    if axis.is_identity or axis.filter is None:
+        columns = np.arange(axis.out) if axis.is_identity else nearest(axis)
+        found = Matrix(np.arange(axis.out + 1), columns, np.ones(axis.out, dtype))
+    elif axis.filter.radius == axis.filter.stretch == 1:
+        low, high, of_high = blended(axis)
+        weight = of_high.astype(dtype)
+        pairs = np.stack([low, high], axis=1), np.stack([1 - weight, weight], axis=1)
+        found = Matrix(np.arange(0, 2 * axis.out + 1, 2), *(pair.reshape(-1) for pair in pairs))
+    else:
+        starts, columns, weights = filtered(axis, axis.filter)
+        found = Matrix(starts, columns, weights.astype(dtype))
+    if not adjoint:
+        return found
+    order = np.argsort(found.columns, kind="stable")
+    starts = np.searchsorted(found.columns[order], np.arange(axis.size + 1))
+    return Matrix(starts, found.rows[order], found.weights[order])
 
 
 def nearest(axis: InterpolationAxis) -> Ints:
     """The input [out] that each output of an axis copies."""
     outputs, last = np.arange(axis.out), axis.size - 1
     if isinstance(axis.scale, float):
-        rounded: Ints = np.minimum((outputs + float(axis.centre)) * axis.scale, last).astype(np.int64)
+        rounded: Ints = np.clip(np.floor(axis.positions(outputs)), 0, last).astype(np.int64)
         return rounded
-    (step, steps), (centre, centres) = axis.scale.as_integer_ratio(), axis.centre.as_integer_ratio()
-    return np.minimum((outputs * centres + centre) * step // (steps * centres), last)
+    step, first = axis.scale, axis.centre * axis.scale - Fraction(axis.shift)
+    parts = lcm(step.denominator, first.denominator)
+    return np.clip((outputs * int(step * parts) + int(first * parts)) // parts, 0, last)
 
 
 def blended(axis: InterpolationAxis) -> tuple[Ints, Ints, Floats]:
     """The inputs [out] below and above each output's position, and the weight [out] of the one above."""
-    last, centre = axis.size - 1, float(axis.centre)
-    position = np.maximum((np.arange(axis.out) + centre) * float(axis.scale) - centre, 0.0)
+    last = axis.size - 1
+    position = np.maximum(axis.positions(np.arange(axis.out)), 0.0)
     low = np.minimum(position, last).astype(np.int64)
     return low, np.minimum(low + 1, last), np.minimum(position - low, 1.0)
+
+
+def filtered(axis: InterpolationAxis, filter: Filter) -> Matrix:
+    """The matrix [out, size] of a filter, in float64: its weights divided by their sum in each row."""
+    outputs = np.arange(axis.out)
+    position = axis.positions(outputs)
+    begin = np.floor(position - filter.radius * filter.stretch).astype(np.int64) + 1
+    end = begin + filter.taps
+    if filter.excludes_outside:
+        begin, end = np.clip(begin, 0, axis.size), np.clip(end, 0, axis.size)
+    starts = np.concatenate([[0], np.cumsum(end - begin)])
+    rows = np.repeat(outputs, end - begin)
+    columns = np.arange(starts[-1]) + (begin - starts[:-1])[rows]
+    weights = _weights((columns - position[rows]) / filter.stretch, filter)
+    sums = np.bincount(rows, weights, axis.out)
+    weights /= np.where(sums == 0, 1, sums)[rows]
+    columns = np.clip(columns, 0, axis.size - 1)
+    if filter.excludes_outside:
+        return Matrix(starts, columns, weights)
+    firsts = np.flatnonzero(np.diff(rows, prepend=-1) | np.diff(columns, prepend=-1))  # repeated borders are one input
+    return Matrix(np.searchsorted(firsts, starts), columns[firsts], np.add.reduceat(weights, firsts))
+
+
+def _weights(distance: Floats, filter: Filter) -> Floats:
+    t = np.minimum(np.abs(distance), filter.radius)
+    if filter.radius == 1:
+        return 1 - t
+    a = filter.coefficient
+    return np.where(t < 1, (t - 1) * ((a + 2) * t * t - t - 1), a * (t - 1) * (t - 2) ** 2)

@@ -1,7 +1,8 @@
-"""Upsampling: max unpooling, bed of nails and interpolation, and their gradients."""
+"""Upsampling: max unpooling, bed of nails, interpolation and resampling, and their gradients."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import floor, prod
 from typing import Any
 
@@ -9,15 +10,15 @@ from gpucnn.backends.dtypes import LINEAR, NUMERIC
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, choice, image_shape, lifted, lowered, needed
 from gpucnn.functional._family import SPACE, family, replayed_family
-from gpucnn.geometry import InterpolationGeometry, Padding, PoolGeometry, Size
+from gpucnn.geometry import InterpolationAxis, InterpolationGeometry, Padding, PoolGeometry, Size
 from gpucnn.geometry.arguments import boolean, integers, is_sequence, number, remembered
-from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, unpool_size
+from gpucnn.geometry.geometries import adaptive_geometry, interpolation_geometry, resampling_geometry, unpool_size
 from gpucnn.geometry.sizes import expect_largest
 
 __all__ = [
     "bed_of_nails1d", "bed_of_nails1d_backward", "bed_of_nails2d", "bed_of_nails2d_backward", "bed_of_nails3d",
     "bed_of_nails3d_backward", "interpolate", "interpolate_backward", "max_unpool1d", "max_unpool1d_backward",
-    "max_unpool2d", "max_unpool2d_backward", "max_unpool3d", "max_unpool3d_backward",
+    "max_unpool2d", "max_unpool2d_backward", "max_unpool3d", "max_unpool3d_backward", "resample", "resample_backward",
 ]  # fmt: skip
 
 # --- Unpooling ----------------------------------------------------------------------------------------------------
@@ -262,6 +263,7 @@ def _unpool_indices(call: Call, indices: Array, x: Array, size: tuple[int, ...])
 # --- Interpolation ------------------------------------------------------------------------------------------------
 
 _LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_CUBIC_MODES = {1: "cubic", 2: "bicubic", 3: "tricubic"}
 
 
 @replayed
@@ -271,6 +273,8 @@ def interpolate(
     scale_factor: Any = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
 ) -> Array:
     """Resample images to another size.
 
@@ -284,10 +288,14 @@ def interpolate(
         Or the factor to the output's size, which is rounded down. Just one of the two is given.
     mode : str
         ``"nearest"`` (input ``floor(o * IN / OUT)``; nearest-neighbour unpooling), ``"nearest-exact"`` (the input
-        nearest to the output's centre), ``"linear"``, ``"bilinear"``, ``"trilinear"`` (by rank), or ``"area"``
-        (adaptive average pooling).
+        nearest to the output's centre), by rank ``"linear"``, ``"bilinear"``, ``"trilinear"`` or ``"cubic"``,
+        ``"bicubic"``, ``"tricubic"``, or ``"area"`` (adaptive average pooling).
     align_corners : bool, optional
-        For the linear modes: the grids' first and last samples coincide, not their borders.
+        For the linear and cubic modes: the grids' first and last samples coincide, not their borders.
+    recompute_scale_factor : bool, optional
+        Whether the rounded size, and not the given `scale_factor`, sets the coordinates.
+    antialias : bool
+        For the linear and cubic modes: where an axis shrinks, its filter is stretched by as much, so that it averages.
 
     Returns
     -------
@@ -303,15 +311,23 @@ def interpolate(
 
     See Also
     --------
-    interpolate_backward, bed_of_nails2d, conv_transpose2d
+    interpolate_backward, resample, bed_of_nails2d, conv_transpose2d
 
     Notes
     -----
-    As PyTorch's with ``antialias=False`` and ``recompute_scale_factor=None``: a given `scale_factor` sets the
-    coordinates itself, though the output's size is rounded. Sample positions are exact for every dtype, where PyTorch
-    rounds those of float32 images to float32; so ``"nearest"`` can differ by one sample at a few sizes (2 to 82).
-    With ``"nearest"``, an axis that keeps or doubles its size uses the sizes, not the factor; PyTorch does so
-    for 2-d images and in every gradient. A sample of weight 0 is not read: its NaN or infinity reaches no output.
+    As PyTorch's: a given `scale_factor` sets the coordinates itself, though the output's size is rounded. The cubic
+    filter has the coefficient -0.75 and repeats the borders; with `antialias` it has -0.5, and filters end at the
+    borders, with their weights divided by their sum. PyTorch has cubic filters and antialiasing for 2-d images only.
+
+    Sample positions are exact for every dtype, where PyTorch rounds those of float32 images to float32; so
+    ``"nearest"`` can differ by one sample at a few sizes (2 to 82). With ``"nearest"``, an axis that keeps or doubles
+    its size uses the sizes, not the factor; PyTorch does so for 2-d images and in every gradient. A sample of weight 0
+    is not read: its NaN or infinity reaches no output.
+
+    References
+    ----------
+    - R. Keys, *Cubic convolution interpolation for digital image processing*, IEEE Transactions on Acoustics, Speech,
+      and Signal Processing, 1981.
 
     Examples
     --------
@@ -319,17 +335,13 @@ def interpolate(
     array([[[1., 1., 2., 2.]]])
     >>> interpolate(np.array([[[1.0, 2.0]]]), size=3, mode="linear", align_corners=True)
     array([[[1. , 1.5, 2. ]]])
+    >>> interpolate(np.array([[[0.0, 0, 4, 0, 0, 0]]]), size=3, mode="linear", antialias=True)
+    array([[[0.57142857, 1.5       , 0.        ]]])
     """
-    call = Call("interpolate", NUMERIC if _is_nearest(mode) else LINEAR, input=input)
+    call = Call("interpolate", _dtypes(_is_nearest(mode)), input=input)
     (x,) = call.arrays
-    geometry = _resampling(call.op, x.shape, size, scale_factor, mode, align_corners)
-    rank = geometry.rank
-    y = call.image((*x.shape[:2], *geometry.output_size[3 - rank :]), rank, like=x)
-    if isinstance(geometry, PoolGeometry):
-        call.backend.average_pool(lifted(x, rank), y, geometry)
-    else:
-        call.backend.interpolate(lifted(x, rank), y, geometry)
-    return call.result(lowered(y, rank, like=x))
+    given = size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
+    return _resampled(call, x, _interpolation(call.op, x.shape, *given))
 
 
 @replayed
@@ -340,6 +352,8 @@ def interpolate_backward(
     scale_factor: Any = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
     *,
     needs: Needs = None,
 ) -> tuple[Array | None]:
@@ -349,7 +363,7 @@ def interpolate_backward(
     ----------
     grad_output : array [N, C, *out]
         Gradient of the loss with respect to the output.
-    input, size, scale_factor, mode, align_corners
+    input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
         As they were given to `interpolate`.
     needs : sequence of 1 bool, optional
         Whether to compute it.
@@ -369,13 +383,112 @@ def interpolate_backward(
     >>> interpolate_backward(np.ones((1, 1, 4)), np.zeros((1, 1, 2)), scale_factor=2)[0]
     array([[[2., 2.]]])
     """
-    op = "interpolate_backward"
-    call = Call(op, NUMERIC if _is_nearest(mode) else LINEAR, grad_output=grad_output, input=input)
+    call = Call("interpolate_backward", _dtypes(_is_nearest(mode)), grad_output=grad_output, input=input)
     grad, x = call.arrays
-    geometry = _resampling(call.op, x.shape, size, scale_factor, mode, align_corners)
+    given = size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
+    return _resampled_backward(call, grad, x, _interpolation(call.op, x.shape, *given), needs)
+
+
+def resample(input: Array, axes: Sequence[InterpolationAxis]) -> Array:
+    """Resample images along each axis at any positions that are evenly spaced, by any of `interpolate`'s filters.
+
+    Parameters
+    ----------
+    input : array [N, C, *space]
+        1-d to 3-d images: floating-point or complex, and integer where all axes copy.
+    axes : sequence of `gpucnn.geometry.InterpolationAxis`
+        The positions and the filter of each spatial axis; `gpucnn.geometry.resize_axis` makes those of ONNX's Resize.
+
+    Returns
+    -------
+    array [N, C, *out]
+        In the dtype and memory order of `input`.
+
+    Raises
+    ------
+    TypeError
+        The dtype is not supported, or something else is among `axes`.
+    ValueError
+        `axes` do not fit the input, or an axis goes backwards.
+
+    See Also
+    --------
+    resample_backward, interpolate
+
+    Examples
+    --------
+    >>> from gpucnn.geometry import resize_axis
+    >>> axis = resize_axis(4, 2, mode="nearest", coordinate_transformation_mode="asymmetric")
+    >>> resample(np.array([[[1, 2, 3, 4]]]), [axis])
+    array([[[1, 3]]])
+    """
+    axes = _axes("resample", axes)
+    call = Call("resample", _dtypes(not any(axis.blends for axis in axes)), input=input)
+    (x,) = call.arrays
+    return _resampled(call, x, _resampling(call.op, x.shape, axes))
+
+
+def resample_backward(
+    grad_output: Array, input: Array, axes: Sequence[InterpolationAxis], *, needs: Needs = None
+) -> tuple[Array | None]:
+    """Gradient of `resample`: each input's weighted sum over the outputs that read it.
+
+    Parameters
+    ----------
+    grad_output : array [N, C, *out]
+        Gradient of the loss with respect to the output.
+    input, axes
+        As they were given to `resample`.
+    needs : sequence of 1 bool, optional
+        Whether to compute it.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradient with respect to `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `resample`, or `grad_output` does not have the output's shape.
+
+    Examples
+    --------
+    >>> from gpucnn.geometry import resize_axis
+    >>> resample_backward(np.ones((1, 1, 4)), np.zeros((1, 1, 2)), [resize_axis(2, 4)])[0]
+    array([[[2., 2.]]])
+    """
+    axes = _axes("resample_backward", axes)
+    dtypes = _dtypes(not any(axis.blends for axis in axes))
+    call = Call("resample_backward", dtypes, grad_output=grad_output, input=input)
+    grad, x = call.arrays
+    return _resampled_backward(call, grad, x, _resampling(call.op, x.shape, axes), needs)
+
+
+def _dtypes(copies: bool) -> frozenset[str]:
+    return NUMERIC if copies else LINEAR
+
+
+def _is_nearest(mode: str) -> bool:
+    return isinstance(mode, str) and mode in ("nearest", "nearest-exact")
+
+
+def _resampled(call: Call, x: Array, geometry: InterpolationGeometry | PoolGeometry) -> Array:
+    rank = geometry.rank
+    y = call.image((*x.shape[:2], *geometry.output_size[3 - rank :]), rank, like=x)
+    if isinstance(geometry, PoolGeometry):
+        call.backend.average_pool(lifted(x, rank), y, geometry)
+    else:
+        call.backend.interpolate(lifted(x, rank), y, geometry)
+    return call.result(lowered(y, rank, like=x))
+
+
+def _resampled_backward(
+    call: Call, grad: Array, x: Array, geometry: InterpolationGeometry | PoolGeometry, needs: Needs
+) -> tuple[Array | None]:
     rank = geometry.rank
     call.expect_shape("grad_output", grad, (*x.shape[:2], *geometry.output_size[3 - rank :]))
-    if not needed(op, needs, 1)[0]:
+    if not needed(call.op, needs, 1)[0]:
         return (None,)
     grad_x = call.image(x.shape, rank, like=grad)
     if isinstance(geometry, PoolGeometry):
@@ -385,29 +498,64 @@ def interpolate_backward(
     return call.result((lowered(grad_x, rank, like=x),))
 
 
-def _is_nearest(mode: str) -> bool:
-    return isinstance(mode, str) and mode in ("nearest", "nearest-exact")
-
-
-@remembered
-def _resampling(
-    op: str, shape: tuple[int, ...], size: Any, scale_factor: Any, mode: str, align_corners: bool | None
-) -> InterpolationGeometry | PoolGeometry:
-    """The sampling of the input by the output; an area is an adaptive average."""
+def _space(op: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     rank = len(shape) - 2
     if rank not in SPACE:
         raise ValueError(f"{op}: input has {len(shape)} dimensions, expected 3 to 5 (N, C, *space)")
-    space = image_shape(op, "input", shape, rank)[2:]
-    choice(op, "mode", mode, ("nearest", "nearest-exact", _LINEAR_MODES[rank], "area"), f"for {rank}-d images")
+    return image_shape(op, "input", shape, rank)[2:]
+
+
+@remembered
+def _interpolation(
+    op: str,
+    shape: tuple[int, ...],
+    size: Any,
+    scale_factor: Any,
+    mode: str,
+    align_corners: bool | None,
+    recompute_scale_factor: bool | None,
+    antialias: bool,
+) -> InterpolationGeometry | PoolGeometry:
+    """The sampling of the input by the output; an area is an adaptive average."""
+    space = _space(op, shape)
+    rank = len(space)
+    filters = _LINEAR_MODES[rank], _CUBIC_MODES[rank]
+    choice(op, "mode", mode, ("nearest", "nearest-exact", *filters, "area"), f"for {rank}-d images")
     if align_corners is not None:
         boolean(op, "align_corners", align_corners)
-        if mode != _LINEAR_MODES[rank]:
+        if mode not in filters:
             raise ValueError(f"{op}: align_corners is {align_corners}, expected None with mode {mode!r}")
+    if boolean(op, "antialias", antialias) and mode not in filters:
+        raise ValueError(f"{op}: antialias is {antialias}, expected False with mode {mode!r}")
     out, factors = _resampled_size(op, space, size, scale_factor)
+    if recompute_scale_factor is not None and boolean(op, "recompute_scale_factor", recompute_scale_factor):
+        if factors is None:
+            raise ValueError(f"{op}: recompute_scale_factor is {recompute_scale_factor}, expected False with a size")
+        factors = None
     expect_largest(op, "scale_factor" if size is None else "size", out)
     if mode == "area":
         return adaptive_geometry(op, space, out, "valid")
-    return interpolation_geometry(space, out, factors, mode, bool(align_corners))
+    return interpolation_geometry(space, out, factors, mode, bool(align_corners), bool(antialias))
+
+
+def _axes(op: str, axes: Sequence[InterpolationAxis]) -> tuple[InterpolationAxis, ...]:
+    if not is_sequence(axes):
+        raise TypeError(f"{op}: axes is {axes!r}, expected a sequence of InterpolationAxis")
+    for axis in axes:
+        if not isinstance(axis, InterpolationAxis):
+            raise TypeError(f"{op}: {axis!r} is among axes, expected only InterpolationAxis")
+        if axis.scale < 0:
+            raise ValueError(f"{op}: the scale of {axis} in axes is negative, expected positions that do not go back")
+    return tuple(axes)
+
+
+def _resampling(op: str, shape: tuple[int, ...], axes: tuple[InterpolationAxis, ...]) -> InterpolationGeometry:
+    space, sizes = _space(op, shape), tuple(axis.size for axis in axes)
+    if sizes != space:
+        raise ValueError(f"{op}: axes are of sizes {sizes}, expected {space} as those of input")
+    integers(op, "out of axes", tuple(axis.out for axis in axes), len(axes), 1)
+    expect_largest(op, "out of axes", tuple(axis.out for axis in axes))
+    return resampling_geometry(axes)
 
 
 def _resampled_size(

@@ -13,7 +13,7 @@ References
 """
 
 from gpucnn.geometry.arguments import Padding, Size
-from gpucnn.geometry.axes import AdaptiveAxis, Axis, InterpolationAxis, Residue, Sampling, Tap
+from gpucnn.geometry.axes import AdaptiveAxis, Axis, Filter, InterpolationAxis, Residue, Sampling, Tap, resize_axis
 from gpucnn.geometry.geometries import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 from gpucnn.geometry.networks import (
     Im2colShapes,
@@ -38,6 +38,7 @@ __all__ = [
     "AdaptiveAxis",
     "Axis",
     "ConvGeometry",
+    "Filter",
     "Im2colShapes",
     "InterpolationAxis",
     "InterpolationGeometry",
@@ -60,5 +61,6 @@ __all__ = [
     "max_unpool_output_size",
     "pool_output_size",
     "receptive_field",
+    "resize_axis",
     "same_padding",
 ]

@@ -7,10 +7,10 @@ to arrays of outputs. So an axis takes as little time and memory for 10 million 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from math import gcd
+from math import ceil, gcd, lcm
 from typing import Any, NamedTuple
 
 from gpucnn.geometry.caches import kept
@@ -177,24 +177,63 @@ class AdaptiveAxis:
         return AdaptiveAxis(self.out, self.size)
 
 
+class Filter(NamedTuple):
+    """Weights of the inputs around an output's position, by their distance, in inputs.
+
+    ``Filter(1)`` is linear, ``1 - distance``; ``Filter(2, coefficient)`` is the cubic convolution with that coefficient
+    (R. Keys, 1981). Both are 0 from `radius` on. The weights of an output are divided by their sum.
+    """
+
+    radius: int
+    coefficient: float = 0.0
+    stretch: float = 1.0
+    """Factor to all distances: that of an image that shrinks, where its filter also averages (antialiasing)."""
+    excludes_outside: bool = False
+    """Whether there are no inputs before the first and after the last one, or else these are repeated."""
+
+    @property
+    def taps(self) -> int:
+        """Most inputs that an output reads."""
+        return ceil(2 * self.radius * self.stretch)
+
+
 @dataclass(frozen=True)
 class InterpolationAxis:
-    """One axis of a resampling: output o reads the input at a position that is linear in o.
+    """One axis of a resampling: output o is at the position ``(o + centre) * scale - shift`` of the input.
 
-    Without `blends` it copies input ``floor((o + centre) * scale)``. With it, it blends the two inputs around position
-    ``(o + centre) * scale - centre``. Positions before the first input or after the last one are theirs.
+    It copies the input at the floor of its position, or with a `filter` blends the inputs around it. Positions before
+    the first input or after the last one are theirs. The scale is not negative.
     """
 
     size: int
     out: int
     scale: Fraction | float = Fraction(1)
     centre: Fraction = Fraction(0)
-    blends: bool = False
+    shift: Fraction | float = Fraction(0)
+    filter: Filter | None = None
+
+    @property
+    def blends(self) -> bool:
+        """Whether outputs are weighted sums, and not copies."""
+        return self.filter is not None
+
+    @property
+    def taps(self) -> int:
+        """Most inputs that an output reads."""
+        return 1 if self.filter is None else self.filter.taps
+
+    def positions(self, outputs: Any) -> Any:
+        """The positions of `outputs`, an int or an array: floats, which may lie outside of the input."""
+        return (outputs + float(self.centre)) * float(self.scale) - float(self.shift)
 
     @property
     def is_identity(self) -> bool:
         """Whether each output is the input at its own position."""
-        return self.size == self.out and (self.size == 1 or self.scale == 1)
+        if self.size != self.out or self.size == 1:
+            return self.size == self.out
+        first = self.centre - self.shift
+        is_copied = 0 <= first < 1 if self.filter is None else first == 0 and self.filter.stretch == 1
+        return self.scale == 1 and is_copied
 
 
 def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) -> InterpolationAxis:
@@ -208,13 +247,124 @@ def nearest_axis(size: int, out: int, factor: float | None, centre: Fraction) ->
     return InterpolationAxis(size, out, (1.0 + 2**-40) / factor, centre)
 
 
-def linear_axis(size: int, out: int, factor: float | None, align_corners: bool) -> InterpolationAxis:
-    """Output o blends the two inputs around its position.
+def filtered_axis(
+    size: int, out: int, factor: float | None, align_corners: bool, filter: Filter, antialias: bool = False
+) -> InterpolationAxis:
+    """Output o blends the inputs around its position, by PyTorch's rules.
 
     With `align_corners` the first and last samples of both grids coincide; without, their borders do. An axis that
-    keeps its size is copied, whatever the factor, as in PyTorch.
+    keeps its size is copied, whatever the factor, but by a cubic filter without `antialias`.
     """
-    scale = size / out if factor is None or out == size else 1.0 / factor
+    keeps = out == size and (filter.radius == 1 or antialias)
+    scale = size / out if factor is None or keeps else 1.0 / factor
     if align_corners:
         scale = (size - 1) / (out - 1) if out > 1 else 0.0
-    return InterpolationAxis(size, out, scale, Fraction(0 if align_corners else 1, 2), blends=True)
+    centre = Fraction(1, 2) if antialias or not align_corners else Fraction(0)
+    if antialias:
+        filter = filter._replace(stretch=max(scale, 1.0), excludes_outside=True)
+    return InterpolationAxis(size, out, scale, centre, centre, filter)
+
+
+def resize_axis(
+    size: int,
+    out: int,
+    scale: Fraction | float | None = None,
+    *,
+    mode: str = "nearest",
+    coordinate_transformation_mode: str = "half_pixel",
+    nearest_mode: str = "round_prefer_floor",
+    cubic_coeff_a: float = -0.75,
+    exclude_outside: bool = False,
+    antialias: bool = False,
+    roi: tuple[float, float] = (0.0, 1.0),
+) -> InterpolationAxis:
+    """An axis resampled by the rules of ONNX's Resize.
+
+    Parameters
+    ----------
+    size, out : int
+        Inputs and outputs.
+    scale : Fraction or float, optional
+        Outputs per input, where it was given: the number of outputs is it times `size`, rounded.
+    mode : str
+        ``"nearest"``, ``"linear"`` or ``"cubic"``.
+    coordinate_transformation_mode : str
+        ``"half_pixel"``, ``"half_pixel_symmetric"``, ``"pytorch_half_pixel"``, ``"align_corners"``, ``"asymmetric"`` or
+        ``"tf_crop_and_resize"``. The last reads the region `roi`; what lies outside of the input is that of the border,
+        and not a value of the caller's: `InterpolationAxis.positions` tells which outputs that are.
+    nearest_mode : str
+        ``"round_prefer_floor"``, ``"round_prefer_ceil"``, ``"floor"`` or ``"ceil"``.
+    cubic_coeff_a : float
+        Coefficient of the cubic filter.
+    exclude_outside : bool
+        Whether weights of inputs outside are 0, and the others divided by their sum; or else borders are repeated.
+    antialias : bool
+        Whether the filter is stretched where an image shrinks.
+    roi : pair of float
+        Start and end of the region, 0 the first input and 1 the last one.
+
+    Returns
+    -------
+    InterpolationAxis
+
+    Raises
+    ------
+    ValueError
+        There is no such mode, or the region ends before it starts.
+
+    References
+    ----------
+    - ONNX, *Operator Resize*, version 19.
+
+    Examples
+    --------
+    >>> axis = resize_axis(4, 8, mode="linear")
+    >>> [axis.positions(o) for o in range(3)]
+    [-0.25, 0.25, 0.75]
+    """
+    step = Fraction(size, out) if scale is None else 1 / Fraction(scale)
+    length = size / step  # the outputs, before their number is rounded
+    stretch = max(float(step), 1.0) if antialias else 1.0
+    centre = shift = Fraction(0)
+    if coordinate_transformation_mode in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"):
+        centre = shift = Fraction(1, 2)
+        if coordinate_transformation_mode == "half_pixel_symmetric":
+            shift -= (size - out * step) / 2
+        elif coordinate_transformation_mode == "pytorch_half_pixel" and length <= 1:
+            step = shift = Fraction(0)
+    elif coordinate_transformation_mode == "align_corners":
+        step = (size - 1) / (length - 1) if length > 1 else Fraction(0)
+    elif coordinate_transformation_mode == "tf_crop_and_resize":
+        first, last = (Fraction(edge) * (size - 1) for edge in roi)
+        if last < first:
+            raise ValueError(f"resize_axis: roi is {roi}, expected an end that is not before the start")
+        step, shift = ((last - first) / (length - 1), -first) if length > 1 else (Fraction(0), -(first + last) / 2)
+    elif coordinate_transformation_mode != "asymmetric":
+        raise ValueError(f"resize_axis: there is no coordinate_transformation_mode {coordinate_transformation_mode!r}")
+    if mode == "nearest":
+        return _rounded_axis(InterpolationAxis(size, out, step, centre, shift), nearest_mode)
+    if mode not in ("linear", "cubic"):
+        raise ValueError(f"resize_axis: mode is {mode!r}, expected 'nearest', 'linear' or 'cubic'")
+    filter = Filter(1, 0.0) if mode == "linear" else Filter(2, cubic_coeff_a)
+    filter = filter._replace(stretch=stretch, excludes_outside=exclude_outside)
+    return InterpolationAxis(size, out, float(step), centre, float(shift), filter)
+
+
+def _rounded_axis(axis: InterpolationAxis, nearest_mode: str) -> InterpolationAxis:
+    """The axis whose outputs copy the inputs at their rounded positions.
+
+    Positions are exact where 63 bits are enough for them, else the rounding of floats moves no sample.
+    """
+    modes = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+    if nearest_mode not in modes:
+        raise ValueError(f"resize_axis: nearest_mode is {nearest_mode!r}, expected one of {', '.join(modes)}")
+    rounds_up = nearest_mode in ("ceil", "round_prefer_floor")  # a half less, rounded up, is half down
+    scale, shift = Fraction(axis.scale), Fraction(axis.shift)
+    if nearest_mode.startswith("round"):
+        shift += Fraction(1, 2) if rounds_up else Fraction(-1, 2)
+    parts = lcm(scale.denominator, (axis.centre * scale - shift).denominator)
+    if parts * axis.size < 2**62 and parts * (axis.out + 1) * scale < 2**62:
+        return replace(axis, shift=shift - Fraction(parts - 1, parts) if rounds_up else shift)
+    if rounds_up:
+        return replace(axis, scale=float(scale) * (1 - 2**-40), shift=float(shift) - (1 - 2**-32))
+    return replace(axis, scale=float(scale) * (1 + 2**-40), shift=float(shift))

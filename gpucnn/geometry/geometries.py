@@ -16,9 +16,10 @@ from gpucnn.geometry.arguments import Pairs, boolean, integer, integers, is_sequ
 from gpucnn.geometry.axes import (
     AdaptiveAxis,
     Axis,
+    Filter,
     InterpolationAxis,
     Sampling,
-    linear_axis,
+    filtered_axis,
     nearest_axis,
 )
 from gpucnn.geometry.sizes import expect_output, pool_axes, transposed_axes, unpooled_size, window_axes
@@ -304,7 +305,12 @@ class InterpolationGeometry:
 
 @lru_cache(maxsize=1024)
 def interpolation_geometry(
-    input_size: Ints, output_size: Ints, factors: tuple[float, ...] | None, mode: str, align_corners: bool
+    input_size: Ints,
+    output_size: Ints,
+    factors: tuple[float, ...] | None,
+    mode: str,
+    align_corners: bool,
+    antialias: bool = False,
 ) -> InterpolationGeometry:
     """The sampling of the input by each output; `factors` are the caller's scale factors, if given."""
     axes = []
@@ -315,8 +321,16 @@ def interpolation_geometry(
         elif mode == "nearest-exact":
             axes.append(nearest_axis(size, out, factor, centre=Fraction(1, 2)))
         else:
-            axes.append(linear_axis(size, out, factor, align_corners))
-    return InterpolationGeometry(len(axes), _three(tuple(axes), InterpolationAxis(1, 1)))
+            cubic = Filter(2, -0.5 if antialias else -0.75)
+            filter = cubic if "cubic" in mode else Filter(1)
+            axes.append(filtered_axis(size, out, factor, align_corners, filter, antialias))
+    return resampling_geometry(tuple(axes))
+
+
+@lru_cache(maxsize=1024)
+def resampling_geometry(axes: tuple[InterpolationAxis, ...]) -> InterpolationGeometry:
+    """The resampling of images with these axes."""
+    return InterpolationGeometry(len(axes), _three(axes, InterpolationAxis(1, 1)))
 
 
 # --- Normalisation ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from sample import examples
 
 import gpucnn.functional as F
+from gpucnn.geometry import InterpolationAxis
 
 Wrong = list[tuple[Any, type[Exception]]]
 BACKWARDS = [name for name in CALLS if name.endswith("_backward")]
@@ -107,6 +109,8 @@ SAID = {"weight_size": "weight_size|window of axis", "kernel_size": "kernel_size
 FLAGS = types(None, 0, 1, 1.0, "yes", "", (), (True,), np.ones(2, bool), np.array(1), Junk(), NotImplemented)
 CHOICES = values("", "junk", "Nearest", None, 1, b"mean", ("mean",), np.array(["mean", "sum"]), Junk(), True)
 
+AXIS = InterpolationAxis(3, 3)
+
 WRONG: dict[str, Callable[[int], Wrong]] = {
     "kernel_size": lambda n: wrong_sizes(1, n),
     "stride": lambda n: wrong_sizes(1, n, optional=True),
@@ -125,6 +129,11 @@ WRONG: dict[str, Callable[[int], Wrong]] = {
     + values((), (4, 1), (4, 1, *(0,) * n), (0, 1, *(2,) * n), (3, 1, *(2,) * n), (4, 2, *(2,) * n))
     + values((4, 1, *(99,) * n), (4, 1, *(2,) * (n - 1), 2**31)),
     "align_corners": lambda n: [item for item in FLAGS if item[0] is not None] + values(True, False),
+    "recompute_scale_factor": lambda n: [item for item in FLAGS if item[0] is not None] + values(True),  # with a size
+    "antialias": lambda n: FLAGS + values(True),  # with the nearest samples
+    "axes": lambda n: types(None, 1, AXIS, "33", {AXIS}, Junk(), (3,) * n, (AXIS,) * (n - 1) + (None,))
+    + values((), (AXIS,), (AXIS,) * 3, (replace(AXIS, size=4),) * n, (replace(AXIS, out=0),) * n)
+    + values((replace(AXIS, scale=-1.0),) * n, (replace(AXIS, out=2**31),) * n),
     "divisor_override": lambda n: wrong_numbers(0, 0.0, optional=True),
     "norm_type": lambda n: wrong_numbers(0, -1, -0.5),
     "eps": lambda n: wrong_numbers(-1e-9, -1),
@@ -366,8 +375,12 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
     ("max_unpool2d", {"indices": np.full((2, 2, 3, 2), 30)},
      "indices hold 30, expected positions in the plane, [0, 30), or -1"),
     ("max_unpool2d", {"output_size": (2, 3, 6, 5)}, "output_size begins with (2, 3), expected (2, 2) as input does"),
-    ("interpolate", {"mode": "bicubic"},
-     "mode is 'bicubic', expected 'nearest', 'nearest-exact', 'bilinear' or 'area' for 2-d images"),
+    ("interpolate", {"mode": "linear"},
+     "mode is 'linear', expected 'nearest', 'nearest-exact', 'bilinear', 'bicubic' or 'area' for 2-d images"),
+    ("interpolate", {"antialias": True}, "antialias is True, expected False with mode 'nearest'"),
+    ("interpolate", {"recompute_scale_factor": True}, "recompute_scale_factor is True, expected False with a size"),
+    ("resample", {"axes": [AXIS]}, "axes are of sizes (3,), expected (3, 3) as those of input"),
+    ("resample", {"axes": [AXIS, 3]}, "3 is among axes, expected only InterpolationAxis"),
     ("interpolate", {"size": None}, "got size None and scale_factor None, expected just one of them"),
     ("interpolate", {"size": None, "scale_factor": 0.1},
      "scale_factor is 0.1, which makes (3, 3) to (0, 0), expected at least 1"),

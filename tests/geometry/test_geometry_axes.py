@@ -15,13 +15,14 @@ from gpucnn.backends.samples import blended, nearest
 from gpucnn.geometry import (
     AdaptiveAxis,
     Axis,
+    Filter,
     InterpolationAxis,
     InterpolationGeometry,
     Residue,
     Sampling,
     Tap,
 )
-from gpucnn.geometry.axes import linear_axis, nearest_axis
+from gpucnn.geometry.axes import filtered_axis, nearest_axis
 from gpucnn.geometry.caches import bytes_of
 from gpucnn.geometry.geometries import interpolation_geometry
 
@@ -206,6 +207,10 @@ def copied(axis: InterpolationAxis) -> list[int]:
     assert not axis.blends
     found: list[int] = nearest(axis).tolist()
     return found
+
+
+def linear_axis(size: int, out: int, factor: float | None, align_corners: bool) -> InterpolationAxis:
+    return filtered_axis(size, out, factor, align_corners, Filter(1))
 
 
 def of_blend(axis: InterpolationAxis) -> tuple[list[int], list[int], list[float]]:

@@ -9,7 +9,7 @@ import numpy as np
 from gpucnn.backends.cpu.library import Kernel, Value, launch, strides
 from gpucnn.backends.numpy import memory
 from gpucnn.backends.numpy.memory import Array
-from gpucnn.backends.samples import blended, nearest
+from gpucnn.backends.samples import matrix
 from gpucnn.geometry import InterpolationAxis, InterpolationGeometry
 from gpucnn.geometry.caches import kept
 
@@ -32,10 +32,10 @@ def interpolate_backward(grad_y: Array, grad_x: Array, geometry: InterpolationGe
     _resample(grad_y, grad_x, _matrices(geometry.axes, True, grad_y.dtype))
 
 
-Matrix = tuple[Array, Array, Array]
+Matrices = tuple[Array, Array, Array]
 
 
-def _resample(x: Array, y: Array, matrices: Matrix) -> None:
+def _resample(x: Array, y: Array, matrices: Matrices) -> None:
     """Y, dense, of x of any strides."""
     is_last = memory.is_channels_last(y)
     n, c, d, h, w = x.shape
@@ -69,7 +69,7 @@ def _with_contiguous_rows(x: Array, is_last: bool) -> Array:
 
 
 @kept(MATRICES_BYTES)
-def _matrices(axes: tuple[InterpolationAxis, ...], adjoint: bool, dtype: np.dtype[Any]) -> Matrix:
+def _matrices(axes: tuple[InterpolationAxis, ...], adjoint: bool, dtype: np.dtype[Any]) -> Matrices:
     """The matrices of the axes, or their transposes if `adjoint`, one after the other.
 
     Of each, starts [targets + 1] are of a target's entries among all: their sources and weights. Those of weight 0 are
@@ -78,24 +78,10 @@ def _matrices(axes: tuple[InterpolationAxis, ...], adjoint: bool, dtype: np.dtyp
     starts, index, weights = [], [], []
     before = 0
     for axis in axes:
-        targets, sources, entries = _entries(axis, dtype)
-        if adjoint:
-            targets, sources = sources, targets
-        order = np.argsort(targets, kind="stable")
-        order = order[entries[order] != 0]
-        edges = np.arange((axis.size if adjoint else axis.out) + 1)
-        starts.append(before + np.searchsorted(targets[order], edges))
-        index.append(sources[order])
-        weights.append(entries[order])
-        before += len(order)
+        rows = matrix(axis, dtype, adjoint=adjoint)
+        used = rows.weights != 0
+        starts.append(before + np.concatenate([[0], np.cumsum(used)])[rows.starts])
+        index.append(rows.columns[used])
+        weights.append(rows.weights[used])
+        before = int(starts[-1][-1])
     return np.concatenate(starts), np.concatenate(index), np.concatenate(weights)
-
-
-def _entries(axis: InterpolationAxis, dtype: np.dtype[Any]) -> Matrix:
-    """The outputs, inputs and weights of an axis's samples."""
-    outputs = np.arange(axis.out)
-    if not axis.blends:
-        return outputs, nearest(axis), np.ones(axis.out, dtype)
-    low, high, of_high = blended(axis)
-    weight = of_high.astype(dtype)
-    return np.tile(outputs, 2), np.concatenate([low, high]), np.concatenate([1 - weight, weight])

@@ -1,10 +1,10 @@
 """Interpolation, separably by axis, and its adjoint.
 
-Nearest samples are gathered. A linear sample weighs two inputs, so along an axis the resampling is a product with a
-matrix of two entries a row, and its gradient a product with the transpose. Cut into bands of rows, each of which reads
-few columns, these are small dense products: on 2 cores DeepLabv3+'s decoder took 21 ms forward gathered and 2.1 in
-bands, 50 and 2.2 ms backward. But a band multiplies its other inputs by zero, and 0 * inf is NaN: non-finite data is
-gathered and accumulated entry by entry, so that it reaches only the samples that read it.
+Nearest samples are gathered. A linear sample weighs two inputs, a cubic one four, so along an axis the resampling is a
+product with a matrix of few entries a row, and its gradient a product with the transpose. Cut into bands of rows, each
+of which reads few columns, these are small dense products: on 2 cores DeepLabv3+'s decoder took 21 ms forward gathered
+and 2.1 in bands, 50 and 2.2 ms backward. But a band multiplies its other inputs by zero, and 0 * inf is NaN: non-finite
+data is gathered and summed entry by entry, so that it reaches only the samples that read it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.numpy import memory, threads
 from gpucnn.backends.numpy.memory import Array
-from gpucnn.backends.samples import blended, nearest
+from gpucnn.backends.samples import Matrix, matrix, nearest
 from gpucnn.geometry import InterpolationAxis, InterpolationGeometry
 from gpucnn.geometry.caches import kept
 
@@ -31,6 +31,7 @@ BAND_ROWS = 4  # of a band, at least
 MATRIX_ITEMS = 1 << 18  # of all bands of an axis, at most: they stay in the cache
 FEW_BANDS = 64  # of an axis; more of them are worth their calls where each takes a thousand items
 MATRICES_BYTES = 32 << 20  # of all bands that are kept
+FEW_ENTRIES = 16  # of a row, that are added one after the other for all rows at once
 
 
 def interpolate(x: Array, y: Array, geometry: InterpolationGeometry) -> None:
@@ -101,10 +102,8 @@ def _gather(source: Array, passes: Sequence[_Pass], target: Array) -> None:
         shape = (*result.shape[: each.dim], each.out, *result.shape[each.dim + 1 :])
         last = place == len(passes) - 1 and target.dtype == dtype
         out = target if last else memory.scratch(f"resampling {place}", shape, dtype)
-        if each.adjoint:
-            out[...] = _add_up(result.astype(dtype, copy=False), each)
-        elif each.axis.blends:
-            out[...] = _blend(result.astype(dtype, copy=False), each)
+        if adds:
+            _sum_entries(result.astype(dtype, copy=False), _matrix(each.axis, each.adjoint, dtype), each.dim, out)
         else:
             result.take(nearest(each.axis), axis=each.dim, out=out, mode="clip")  # all are in range: no second look
         result = out
@@ -112,43 +111,35 @@ def _gather(source: Array, passes: Sequence[_Pass], target: Array) -> None:
         target[...] = result
 
 
-def _blend(x: Array, each: _Pass) -> Array:
-    low, high, weight = _blended(x, each)
-    result: Array = _weighed(x.take(low, axis=each.dim), 1 - weight) + _weighed(x.take(high, axis=each.dim), weight)
-    return result
+@kept(MATRICES_BYTES)
+def _matrix(axis: InterpolationAxis, adjoint: bool, dtype: np.dtype[Any]) -> Matrix:
+    return matrix(axis, np.zeros(0, dtype).real.dtype, adjoint=adjoint)
 
 
-def _add_up(grad: Array, each: _Pass) -> Array:
-    dim, axis = each.dim, each.axis
-    grad_x = np.zeros((*grad.shape[:dim], axis.size, *grad.shape[dim + 1 :]), grad.dtype)
-    if axis.blends:
-        low, high, weight = _blended(grad, each)
-        _add_runs(_weighed(grad, 1 - weight), low, dim, grad_x)
-        _add_runs(_weighed(grad, weight), high, dim, grad_x)
-    else:
-        _add_runs(grad, nearest(axis), dim, grad_x)
-    return grad_x
+def _sum_entries(x: Array, rows: Matrix, dim: int, y: Array) -> None:
+    """Y, along `dim` of x: the sum of each row's entries in their order, without those of weight 0."""
+    starts, columns, weights = rows
+    counts = np.diff(starts)
+    most = int(counts.max())
 
+    def weighed(columns: Array, weights: Array) -> Array:
+        weights = weights.reshape(-1, *(1,) * (x.ndim - 1 - dim))
+        with np.errstate(invalid="ignore"):
+            products: Array = x.take(columns, axis=dim) * weights
+        np.copyto(products, 0, where=weights == 0)  # even for infinities and NaN
+        return products
 
-def _weighed(x: Array, weight: Array) -> Array:
-    """The product, and 0 where the weight is 0, even for infinities and NaN."""
-    with np.errstate(invalid="ignore"):
-        product: Array = x * weight
-    np.copyto(product, 0, where=weight == 0)
-    return product
-
-
-def _blended(like: Array, each: _Pass) -> tuple[Array, Array, Array]:
-    """The inputs below and above, and the weight of the one above as an array that multiplies one `like` this."""
-    low, high, weight = blended(each.axis)
-    real: Any = like.real.dtype
-    return low, high, weight.astype(real).reshape(-1, *(1,) * (like.ndim - 1 - each.dim))
-
-
-def _add_runs(grad: Array, sources: Array, dim: int, grad_x: Array) -> None:
-    """Add grad to grad_x along `dim`: sources never decrease, so the outputs of one input are adjacent."""
-    starts = np.flatnonzero(np.diff(sources, prepend=-1))
-    grad_x[(slice(None),) * dim + (sources[starts],)] += np.add.reduceat(grad, starts, axis=dim)
+    if 0 < most <= FEW_ENTRIES:
+        for place in range(most):
+            entries = np.minimum(starts[:-1] + place, len(columns) - 1)
+            products = weighed(columns[entries], np.where(place < counts, weights[entries], 0))
+            np.copyto(y, products) if place == 0 else np.add(y, products, out=y)
+        return
+    y[...] = 0
+    filled = np.flatnonzero(counts)
+    if filled.size:
+        sums = np.add.reduceat(weighed(columns, weights), starts[filled], axis=dim)
+        y[(slice(None),) * dim + (filled,)] = sums
 
 
 # --- In bands of matrices ------------------------------------------------------------------------------------------
@@ -175,7 +166,10 @@ def _matrices(passes: Sequence[_Pass], dtype: np.dtype[Any], items: int) -> _Mat
         return None
     for each in passes:
         bands = each.out // _rows_of_bands(each.out, each.size)
-        if each.out * max(BAND_COLUMNS, BAND_ROWS / each.growth) > MATRIX_ITEMS or bands > max(FEW_BANDS, items >> 10):
+        entries = each.axis.out * each.axis.taps
+        if each.out * max(BAND_COLUMNS, BAND_ROWS / each.growth) + entries > MATRIX_ITEMS or bands > max(
+            FEW_BANDS, items >> 10
+        ):
             return None
     return [(each.dim, each.out, _bands(each.axis, each.adjoint, dtype)) for each in passes]
 
@@ -183,28 +177,17 @@ def _matrices(passes: Sequence[_Pass], dtype: np.dtype[Any], items: int) -> _Mat
 @kept(MATRICES_BYTES)
 def _bands(axis: InterpolationAxis, adjoint: bool, dtype: np.dtype[Any]) -> tuple[_Band, ...]:
     """The matrix of an axis [out, size], or its transpose if `adjoint`, in bands of rows."""
-    outputs = np.arange(axis.out)
-    if axis.blends:
-        low, high, of_high = blended(axis)
-        weight = of_high.astype(dtype)
-        rows, columns = np.tile(outputs, 2), np.concatenate([low, high])
-        entries = np.concatenate([1 - weight, weight])
-    else:
-        rows, columns, entries = outputs, nearest(axis), np.ones(axis.out, dtype)
-    shape = axis.out, axis.size
-    if adjoint:
-        rows, columns, shape = columns, rows, shape[::-1]
-    order = np.argsort(rows, kind="stable")
-    rows, columns, entries = rows[order], columns[order], entries[order]
-    cuts = memory.runs(shape[0], _rows_of_bands(*shape))
-    edges = np.searchsorted(rows, [0, *(cut.stop for cut in cuts)])
+    found = _matrix(axis, adjoint, dtype)
+    count = len(found.starts) - 1
+    rows = found.rows
     bands = []
-    for cut, start, stop in zip(cuts, edges, edges[1:], strict=False):
-        read = columns[start:stop]
+    for cut in memory.runs(count, _rows_of_bands(count, axis.out if adjoint else axis.size)):
+        entries = slice(found.starts[cut.start], found.starts[cut.stop])
+        read = found.columns[entries]
         first, last = (read.min(), read.max() + 1) if read.size else (0, 0)
-        matrix = np.zeros((cut.stop - cut.start, last - first), dtype)
-        np.add.at(matrix, (rows[start:stop] - cut.start, read - first), entries[start:stop])
-        bands.append(_Band(cut, slice(first, last), matrix))
+        dense = np.zeros((cut.stop - cut.start, last - first), dtype)
+        np.add.at(dense, (rows[entries] - cut.start, read - first), found.weights[entries])
+        bands.append(_Band(cut, slice(first, last), dense))
     return tuple(bands)
 
 

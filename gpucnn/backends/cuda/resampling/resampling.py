@@ -15,8 +15,8 @@ from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, launch, stri
 from gpucnn.backends.cuda.resampling.tiles import ResampleTile, Resampling, Table
 from gpucnn.backends.dtypes import accumulator
 from gpucnn.backends.layout import is_channels_last, is_dense
-from gpucnn.backends.samples import blended, nearest
-from gpucnn.geometry import InterpolationAxis, InterpolationGeometry
+from gpucnn.backends.samples import matrix
+from gpucnn.geometry import InterpolationGeometry
 from gpucnn.geometry.caches import kept
 
 RESAMPLE = Kernel("interpolate", "ResampleParams", function="resample")
@@ -24,7 +24,6 @@ RESAMPLE_TILES = Kernel("interpolate", "ResampleParams", function="resample_tile
 
 IMAGE = ("n", "c", "d", "h", "w")
 TABLES_BYTES = 64 << 20  # of all tables that are kept on devices
-Host = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
 def interpolate(runtime: Runtime, x: Array, y: Array, geometry: InterpolationGeometry) -> None:
@@ -151,31 +150,11 @@ def _tables(
 
 def host_tables(geometry: InterpolationGeometry, adjoint: bool, dtype: np.dtype[np.generic]) -> Tables:
     """The tables of a resampling as NumPy arrays, their weights in `dtype`."""
-    starts, sources, weights = [], [], []
-    entries = 0
-    for axis in geometry.axes:
-        targets, read, weight = _entries(axis, dtype)
-        count = axis.out
-        if adjoint:
-            targets, read, count = read, targets, axis.size
-        order = np.lexsort((read, targets))
-        sources.append(read[order])
-        weights.append(weight[order])
-        starts.append(entries + np.searchsorted(targets[order], np.arange(count + 1)))
-        entries += len(order)
+    matrices = [matrix(axis, dtype, adjoint=adjoint) for axis in geometry.axes]
+    before = np.cumsum([0, *(len(each.columns) for each in matrices)])
+    starts = [first + each.starts for first, each in zip(before, matrices, strict=False)]
     return Tables(
-        np.concatenate(starts).astype(np.int32), np.concatenate(sources).astype(np.int32), np.concatenate(weights)
+        np.concatenate(starts).astype(np.int32),
+        np.concatenate([each.columns for each in matrices]).astype(np.int32),
+        np.concatenate([each.weights for each in matrices]),
     )
-
-
-def _entries(axis: InterpolationAxis, dtype: np.dtype[np.generic]) -> tuple[Host, Host, Host]:
-    """Outputs, the inputs that they read and their weights, one entry each.
-
-    An axis that blends has two entries per output, even of weight 0: tiles assume regular tables.
-    """
-    outputs = np.arange(axis.out)
-    if axis.is_identity or not axis.blends:
-        return outputs, outputs if axis.is_identity else nearest(axis), np.ones(axis.out, dtype)
-    low, high, weight = blended(axis)
-    of_high = weight.astype(dtype)
-    return np.tile(outputs, 2), np.concatenate([low, high]), np.concatenate([1 - of_high, of_high])
