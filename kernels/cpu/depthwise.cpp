@@ -99,11 +99,11 @@ INLINE Range reach(Range targets, bool dgrad, index_t kernel, index_t stride, in
                    index_t sources) {
   index_t far = (kernel - 1) * dilation, first = targets.begin * stride - low, last = (targets.end - 1) * stride + far - low;
   if (dgrad) {
-    first = std::max<index_t>(0, ceil_div(std::max<index_t>(0, targets.begin + low - far), stride));
+    first = max<index_t>(0, ceil_div(max<index_t>(0, targets.begin + low - far), stride));
     last = targets.end - 1 + low < 0 ? -1 : (targets.end - 1 + low) / stride;
   }
-  index_t begin = std::clamp<index_t>(first, 0, sources);
-  return {begin, std::clamp<index_t>(last + 1, begin, sources)};
+  index_t begin = clamp<index_t>(first, 0, sources);
+  return {begin, clamp<index_t>(last + 1, begin, sources)};
 }
 
 // One chunk of channels and the copies of a box: of what is read, and of the targets.
@@ -113,9 +113,9 @@ struct Chunk {
   Copy from, to;
 
   Chunk(const Params* p, index_t chunk, const Box& box, scalar_t* start) : params(*p) {
-    Range vectors = part_of(std::max<index_t>(1, p->c / LANES), chunk, p->chunks);
+    Range vectors = part_of(max<index_t>(1, p->c / LANES), chunk, p->chunks);
     channels = {vectors.begin * LANES, chunk + 1 == p->chunks ? p->c : vectors.end * LANES};
-    index_t width = std::max<index_t>(LANES, channels.end - channels.begin);
+    index_t width = max<index_t>(LANES, channels.end - channels.begin);
     Range d = reach(box.d, p->dgrad, p->kernel_d, p->stride_d, p->dilation_d, p->low_d, p->source_d);
     Range h = reach(box.h, p->dgrad, p->kernel_h, p->stride_h, p->dilation_h, p->low_h, p->source_h);
     Range w = reach(box.w, p->dgrad, p->kernel_w, p->stride_w, p->dilation_w, p->low_w, p->source_w);
@@ -133,7 +133,7 @@ INLINE index_t boxes(const Params* p) {
 }
 
 INLINE Range step_of(index_t index, index_t step, index_t size) {
-  return {index * step, std::min((index + 1) * step, size)};
+  return {index * step, min((index + 1) * step, size)};
 }
 
 INLINE Box box_of(const Params* p, index_t index) {
@@ -204,7 +204,7 @@ KERNEL depthwise_gradient(const Params* p, const scalar_t* partial, scalar_t* w,
         for (index_t v = 0; v < p->c; v += LANES) {
           vector_t sum = {};
           for (index_t i = 0; i < p->parts; i++) sum += load(partial + i * count + v);
-          index_t c = std::clamp<index_t>(p->c - LANES, 0, v);  // the last lanes may be of channels before
+          index_t c = clamp<index_t>(p->c - LANES, 0, v);  // the last lanes may be of channels before
           for (index_t lane = 0; lane < LANES && c + lane < p->c; lane++)
             w[(c + lane) * p->w_c + d * p->w_d + h * p->w_h + k * p->w_w] = sum[lane];
         }

@@ -94,11 +94,11 @@ INLINE pixel_t pixel(const Params* p, pixel_t row, index_t column, pixel_t zeros
 constexpr index_t TILE_BYTES = 256 << 10, TILE_COLUMNS = 16 * BLOCK;
 
 INLINE index_t channels_of_tile(const Params* p, index_t step, index_t group) {
-  index_t columns = std::min(round_up(p->target_w, BLOCK), TILE_COLUMNS);
+  index_t columns = min(round_up(p->target_w, BLOCK), TILE_COLUMNS);
   index_t pixels = p->kernel_d * p->kernel_h * ((columns - 1) * step + p->kernel_w);
   index_t weights = p->kernel_d * p->kernel_h * p->kernel_w * (group - 1);  // few where group is 1
   index_t channels = TILE_BYTES / index_t(sizeof(scalar_t)) / (pixels + weights) / LANES * LANES;
-  return std::max<index_t>((group > 1 ? 2 : 4) * LANES, channels);
+  return max<index_t>((group > 1 ? 2 : 4) * LANES, channels);
 }
 
 // The pixels of a block of `count` targets from the j-th on: [rows][columns], or [rows][taps][BLOCK] if not `dense`.
@@ -167,7 +167,7 @@ static void sum_block(const Params* p, const Rows& rows, const Run& run, const p
   constexpr int COLUMNS = (BLOCK - 1) * STEP + TAPS;
   const scalar_t* bias = weight + p->kernel_d * p->kernel_h * p->kernel_w * GROUP * p->width;
   for (index_t v = channels.begin; v < channels.end; v += LANES) {
-    index_t c = std::min(v, p->c - LANES);  // the last lanes may be computed twice
+    index_t c = min(v, p->c - LANES);  // the last lanes may be computed twice
     vector_t sums[BLOCK];
     for (int b = 0; b < BLOCK; b++) sums[b] = load(bias + c);
     const pixel_t* next = pixels;
@@ -208,7 +208,7 @@ static void add_products(const Params* p, const Rows& rows, const Run& run, cons
                          const pixel_t* grads, scalar_t* sums, Range channels) {
   constexpr int COLUMNS = (BLOCK - 1) * STEP + TAPS;
   for (index_t v = channels.begin; v < channels.end; v += LANES) {
-    index_t c = std::min(v, p->c - LANES);
+    index_t c = min(v, p->c - LANES);
     vector_t g[BLOCK];
     for (int b = 0; b < BLOCK; b++) g[b] = load(grads[b] + c);
     prefetch<STEP>(p, ahead, run, c);
@@ -280,7 +280,7 @@ struct Room {
     scalar_t* tables = workspace + round_up(p->width, 64);
     rows = {0, reinterpret_cast<pixel_t*>(tables), reinterpret_cast<index_t*>(tables) + taps};
     pixels = reinterpret_cast<pixel_t*>(tables) + 2 * taps;
-    index_t most = std::max((BLOCK - 1) * p->stride_w + p->kernel_w, BLOCK * p->kernel_w);
+    index_t most = max((BLOCK - 1) * p->stride_w + p->kernel_w, BLOCK * p->kernel_w);
     rest = tables + round_up((2 + most) * taps * sizeof(pixel_t) / sizeof(scalar_t), 64);
   }
 };
@@ -296,13 +296,13 @@ INLINE void for_blocks(const Params* p, Room& room, const scalar_t* from, const 
       for (index_t d = box.d.begin; d < box.d.end; d++)
         for (index_t h = box.h.begin; h < box.h.end; h++) {
           find_rows<dgrad>(p, from, d, h, room.rows);
-          for (index_t residue = 0; residue < std::min(hop, p->target_w); residue++) {
+          for (index_t residue = 0; residue < min(hop, p->target_w); residue++) {
             Run run = run_of<dgrad>(p, residue);
-            index_t last = std::min({end, first + TILE_COLUMNS, ceil_div(p->target_w - residue, hop)});
+            index_t last = min(min(end, first + TILE_COLUMNS), ceil_div(p->target_w - residue, hop));
             specialised<GROUP>(run, [&]<int TAPS, int STEP>() __attribute__((always_inline)) {
               for (index_t j = first; j < last; j += BLOCK)
-                body.template operator()<TAPS, STEP>(run, j, std::min<index_t>(BLOCK, last - j),
-                                                     Range{c, std::min(c + tile, p->c)}, d * p->to_d + h * p->to_h);
+                body.template operator()<TAPS, STEP>(run, j, min<index_t>(BLOCK, last - j),
+                                                     Range{c, min(c + tile, p->c)}, d * p->to_d + h * p->to_h);
             });
           }
         }
@@ -371,7 +371,7 @@ INLINE void for_rows(const Params* p, index_t item, Body body) {
   Range part = part_of(p->n * p->target_d * p->target_h, item, p->items);
   for (index_t row = part.begin; row < part.end;) {
     index_t n = row / p->target_h / p->target_d, d = row / p->target_h % p->target_d, h = row % p->target_h;
-    index_t end = std::min(p->target_h, h + part.end - row);
+    index_t end = min(p->target_h, h + part.end - row);
     body(n, Box{{d, d + 1}, {h, end}, {0, p->target_w}});
     row += end - h;
   }
@@ -386,9 +386,9 @@ INLINE void add_rows(const Params* p, Room& room, const scalar_t* from, const sc
   memset(stages.total, 0, count * sizeof(scalar_t));
   memset(stages.sums, 0, count * sizeof(scalar_t));
   for_rows(p, item, [&](index_t n, Box box) {
-    index_t step = std::max<index_t>(1, p->pixels / p->target_w);
+    index_t step = max<index_t>(1, p->pixels / p->target_w);
     for (index_t h = box.h.begin; h < box.h.end; h += step) {
-      Range rows = {h, std::min(h + step, box.h.end)};
+      Range rows = {h, min(h + step, box.h.end)};
       add_box<GROUP>(p, room, from + n * p->from_n, to + n * p->to_n, stages, {box.d, rows, box.w});
       stages.pixels += (rows.end - rows.begin) * p->target_w;
       join<GROUP>(p, stages, p->pixels);
