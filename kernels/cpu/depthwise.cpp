@@ -32,14 +32,16 @@ struct Params {
 KERNEL depthwise_pixels(const Params* p, const scalar_t* from, const scalar_t* weight, scalar_t* to, scalar_t* workspace,
                         int64_t item) {
   Room room(p, workspace);
-  for_rows(p, item, [&](index_t n, Box box) { contract(p, room, from + n * p->from_n, weight, to + n * p->to_n, box); });
+  for_rows(p, item, [&](index_t n, Box box) {
+    contract(p, room, GROUP_OF<1>, from + n * p->from_n, weight, to + n * p->to_n, box);
+  });
 }
 
 // Partial sums [taps, width] of grad_w, one for each item.
 KERNEL depthwise_pixels_gradient(const Params* p, const scalar_t* from, const scalar_t* to, scalar_t* partial,
                                  scalar_t* workspace, int64_t item) {
   Room room(p, workspace);
-  add_rows<1>(p, room, from, to, partial, item);
+  add_rows(p, room, GROUP_OF<1>, from, to, partial, item);
 }
 
 // --- Any memory order -------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ KERNEL depthwise_planes(const Params* p, const scalar_t* from, const scalar_t* w
     Chunk here(p, chunk, box_of(p, unit % boxes(p)), room.rest);
     index_t c = here.channels.begin;
     pack(from + n * p->from_n + c * p->from_c, by_from, here.count(), here.from);
-    contract(&here.params, room, here.from.origin(), weight + c, here.to.origin(), here.to.box);
+    contract(&here.params, room, GROUP_OF<1>, here.from.origin(), weight + c, here.to.origin(), here.to.box);
     unpack(here.to, here.count(), by_to, to + n * p->to_n + c * p->to_c);
   }
 }
@@ -176,11 +178,11 @@ KERNEL depthwise_planes_gradient(const Params* p, const scalar_t* from, const sc
       Chunk here(p, chunk, box_of(p, index), room.rest + round_up(taps * p->width, 64));
       pack(from + n * p->from_n + c * p->from_c, by_from, here.count(), here.from);
       pack(to + n * p->to_n + c * p->to_c, by_to, here.count(), here.to);
-      add_box<1>(&here.params, room, here.from.origin(), here.to.origin(), stages, here.to.box);
+      add_box(&here.params, room, GROUP_OF<1>, here.from.origin(), here.to.origin(), stages, here.to.box);
       stages.pixels += here.to.size() / here.to.channels;
-      join(&here.params, stages, p->pixels);
+      join(&here.params, 1, stages, p->pixels);
     }
-  join(&any.params, stages, 0);
+  join(&any.params, 1, stages, 0);
 }
 
 // --- Weights ----------------------------------------------------------------------------------------------------------
