@@ -1,4 +1,6 @@
 // A step of Adam in one pass over parameter, gradient and their running means, all contiguous.
+#include <cmath>
+
 #include "uncontracted.hpp"
 #include "vectors.hpp"
 

@@ -55,7 +55,7 @@ KERNEL bias_activation(const Params* p, const scalar_t* x, const scalar_t* bias,
   for (index_t at = range.begin; at < range.end;) {
     auto [n, r, i] = place;
     Part part;
-    part.count = std::min(p->i - i, range.end - at);
+    part.count = min(p->i - i, range.end - at);
     part.x = x + n * p->x_n + r * p->x_r + i * p->x_i;
     part.bias = bias ? bias + r * p->bias_r + i * p->bias_i : &zero;
     part.residual = residual ? residual + n * p->residual_n + r * p->residual_r + i * p->residual_i : nullptr;

@@ -65,7 +65,7 @@ struct Sums {
 
   void flush() {
     add_by_channel(latest, 1, partial, count);
-    std::fill_n(latest, count, scalar_t(0));
+    fill_n(latest, count, scalar_t(0));
     rows = 0;
   }
 };
@@ -74,8 +74,8 @@ KERNEL bias_activation_backward(const Params* p, const scalar_t* grad_y, const s
                                 scalar_t* partial, scalar_t* workspace, int64_t item) {
   Sums sums = {partial ? partial + item * p->i : nullptr, workspace, p->i, 0};
   if (partial && !p->by_row) {
-    std::fill_n(sums.partial, p->i, scalar_t(0));
-    std::fill_n(sums.latest, p->i, scalar_t(0));
+    fill_n(sums.partial, p->i, scalar_t(0));
+    fill_n(sums.latest, p->i, scalar_t(0));
   }
   index_t unit = partial ? p->i : 1;  // items have whole rows where those are summed
   Range range = part_of(p->n * p->r * (p->i / unit), item, p->items);
@@ -83,7 +83,7 @@ KERNEL bias_activation_backward(const Params* p, const scalar_t* grad_y, const s
   Place place(range.begin * unit, p->r, p->i);
   for (index_t at = range.begin * unit; at < range.end * unit;) {
     auto [n, r, i] = place;
-    index_t count = std::min({PART, p->i - i, range.end * unit - at});
+    index_t count = min(PART, min(p->i - i, range.end * unit - at));
     const scalar_t* from = grad_y + n * p->grad_y_n + r * p->grad_y_r + i * p->grad_y_i;
     const scalar_t* signs = y + n * p->y_n + r * p->y_r + i * p->y_i;
     const scalar_t* result = from;

@@ -45,7 +45,7 @@ struct Axes {
 INLINE Range next_run(index_t& number, index_t count, index_t each) {
   index_t runs = ceil_div(count, each), first = number % runs * each;
   number /= runs;
-  return {first, std::min(each, count - first)};
+  return {first, min(each, count - first)};
 }
 
 // The tile of that number, by which it is divided: W runs fastest, then H, D and the images.
@@ -59,8 +59,8 @@ static Tile tile_of(const Params* p, index_t& number) {
 // to[w][c] for c in [0, channels): a row of `count` sources from index `first` on, `step` apart; zeros outside.
 static void copy_row(const scalar_t* from, const Steps& by, index_t channels, const Axis& axis, index_t first,
                      index_t step, index_t count, scalar_t* to) {
-  index_t begin = std::clamp<index_t>(first < 0 ? ceil_div(-first, step) : 0, 0, count);
-  index_t end = std::clamp<index_t>(first < axis.sources ? (axis.sources - 1 - first) / step + 1 : 0, begin, count);
+  index_t begin = clamp<index_t>(first < 0 ? ceil_div(-first, step) : 0, 0, count);
+  index_t end = clamp<index_t>(first < axis.sources ? (axis.sources - 1 - first) / step + 1 : 0, begin, count);
   memset(to, 0, begin * channels * sizeof(scalar_t));
   memset(to + end * channels, 0, (count - end) * channels * sizeof(scalar_t));
   const scalar_t* inner = from + (first + begin * step) * by.w;

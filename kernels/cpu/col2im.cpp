@@ -44,8 +44,8 @@ static void sum_down(const Params* p, const scalar_t* columns, index_t d, index_
     if (depth.residue || od < 0 || od >= p->od) continue;
     for (index_t kh = 0; kh < p->kh; kh++) {
       Shift shift(kh * p->dh - p->ph, p->sh);
-      index_t begin = std::max(index_t(0), first - shift.quotient);
-      index_t end = std::min(p->oh, first + count - shift.quotient);
+      index_t begin = max(index_t(0), first - shift.quotient);
+      index_t end = min(p->oh, first + count - shift.quotient);
       if (begin >= end) continue;
       const scalar_t* from = columns + ((kd * p->kh + kh) * p->kw * p->od + od) * plane + begin * p->ow;
       scalar_t* to = sums + shift.residue * of_residue + (begin + shift.quotient - first) * p->ow;
@@ -64,8 +64,8 @@ static void sum_across(const Params* p, scalar_t* sums, index_t count, scalar_t*
   for (index_t kw = 0; kw < p->kw; kw++, sums += of_tap) {
     Shift shift(kw * p->dw - p->pw, p->sw);
     scalar_t* lane = lanes + shift.residue * count * width;
-    index_t begin = std::min(p->ow, std::max(index_t(0), -shift.quotient));
-    index_t end = std::max(begin, std::min(p->ow, width - shift.quotient));
+    index_t begin = min(p->ow, max(index_t(0), -shift.quotient));
+    index_t end = max(begin, min(p->ow, width - shift.quotient));
     if (begin == end) continue;
     if (width != p->ow) {
       for (index_t i = 0; i < count; i++) {
@@ -112,10 +112,10 @@ static void fold_channel(const Params* p, const scalar_t* columns, scalar_t* x, 
   index_t all_rows = ceil_div(p->h, p->sh);
   for (index_t d = 0; d < p->d; d++, x += p->h * p->w) {
     for (index_t first = 0; first < all_rows; first += p->rows) {
-      sum_down(p, columns, d, first, std::min(p->rows, all_rows - first), sums);
+      sum_down(p, columns, d, first, min(p->rows, all_rows - first), sums);
       for (index_t residue = 0; residue < p->sh; residue++) {
         index_t row = first * p->sh + residue;  // the last block may have one row less of some residues
-        index_t count = std::min(p->rows, ceil_div(std::max(index_t(0), p->h - row), p->sh));
+        index_t count = min(p->rows, ceil_div(max(index_t(0), p->h - row), p->sh));
         if (count > 0) store_rows(p, sums + residue * p->rows * p->ow, count, x + row * p->w, lanes);
       }
     }
@@ -124,7 +124,7 @@ static void fold_channel(const Params* p, const scalar_t* columns, scalar_t* x, 
 
 KERNEL col2im(const Params* p, const scalar_t* columns, scalar_t* x, scalar_t* workspace, int64_t item) {
   index_t blocks = ceil_div(p->c, p->c_block), n = item / blocks, c = item % blocks * p->c_block;
-  index_t channels = std::min(p->c_block, p->c - c), plane = p->d * p->h * p->w;
+  index_t channels = min(p->c_block, p->c - c), plane = p->d * p->h * p->w;
   columns += n * p->columns_n + c * p->columns_c;
   x += (n * p->c + c) * plane;
   for (index_t i = 0; i < channels; i++) {

@@ -45,8 +45,8 @@ struct Residue {
 
   index_t taps() const { return kd * kh * kw; }
   Tile within(const Tile& tile) const {
-    return {tile.n, tile.ns, tile.d, std::clamp<index_t>(od - tile.d, 0, tile.ds), tile.h,
-            std::clamp<index_t>(oh - tile.h, 0, tile.hs), tile.w, std::clamp<index_t>(ow - tile.w, 0, tile.ws)};
+    return {tile.n, tile.ns, tile.d, clamp<index_t>(od - tile.d, 0, tile.ds), tile.h,
+            clamp<index_t>(oh - tile.h, 0, tile.hs), tile.w, clamp<index_t>(ow - tile.w, 0, tile.ws)};
   }
 };
 
@@ -58,7 +58,7 @@ static void pack(const Params* p, const Residue* residues, const scalar_t* w, in
   Filters filters(p->w_m, p->w_c, p->w_d, p->w_h, p->w_w, p->wd, p->wh, p->ww);
   index_t taps = p->wd * p->wh * p->ww, some = filters.channels_at_once();
   for (index_t c = 0; c < channels; c += some) {
-    index_t here = std::min(some, channels - c);
+    index_t here = min(some, channels - c);
     filters.turn(w + c * p->w_c, count, here, workspace);
     scalar_t* target = to + c * lanes;
     for (const Residue* r = residues; r < residues + p->residues; r++)
@@ -75,11 +75,11 @@ KERNEL pack_weights(const Params* p, const scalar_t* w, const int64_t* residues,
   Panels panels(p->filters);
   index_t g = item / panels.vectors, vector = item % panels.vectors, m = vector * LANES;
   index_t panel = panels.of(vector), first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
-  index_t count = std::min<index_t>(LANES, p->filters - m);
+  index_t count = min<index_t>(LANES, p->filters - m);
   packed += (g * panels.vectors + first) * LANES * p->channels * p->taps + (vector - first) * LANES;
   for (index_t c = 0; c < p->channels; c += p->slice)
     pack(p, reinterpret_cast<const Residue*>(residues), w + g * p->w_g + m * p->w_m + c * p->w_c, count,
-         std::min(p->slice, p->channels - c), packed + c * p->taps * lanes, lanes, workspace);
+         min(p->slice, p->channels - c), packed + c * p->taps * lanes, lanes, workspace);
 }
 
 // --- What is multiplied ---------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ struct Sources : Axes<Params> {
   static index_t crop(Axis& axis, index_t& first, index_t& count, bool skips) {
     index_t begin = axis.source(first, 0), end = begin + axis.extent(count);
     if (axis.taps == 1) return begin;
-    if (skips) begin = std::clamp<index_t>(begin, 0, axis.sources - 1), end = std::clamp(end, begin + 1, axis.sources);
+    if (skips) begin = clamp<index_t>(begin, 0, axis.sources - 1), end = clamp(end, begin + 1, axis.sources);
     axis = {axis.sources, 1, end - begin, 1, begin, 1, 1};
     first = 0, count = 1;
     return begin;
@@ -160,7 +160,7 @@ struct Reads {
       if (reached.is_empty()) continue;
       if (p->lists == 1) reached = all;
       for (index_t at = 0, most = piece_of(length); at < length; at += most) {
-        index_t here = std::min(most, length - at), depth = run * length + at;
+        index_t here = min(most, length - at), depth = run * length + at;
         if (count == 0 || !(reached == box) || filled + here > CHUNK || depth != expected) {
           steps[count] = count && reached == box ? steps[count - 1] : positions(d, h, w, block, reached, list);
           steps[count].pieces = pieces + made, steps[count].count = 0, steps[count++].depth = depth;
@@ -183,7 +183,7 @@ struct Reads {
     index_t source = first * axis.step + axis.least + tap * axis.gap;
     index_t begin = source < 0 ? ceil_div(-source, axis.step) : 0;
     index_t end = source < axis.sources ? (axis.sources - 1 - source) / axis.step + 1 : 0;
-    return {begin, std::min(end, count)};
+    return {begin, min(end, count)};
   }
 
   // The index in a block of the source that a target's first tap reads.
@@ -251,12 +251,12 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const 
   scalar_t* turned = sums + room * (is_whole ? 1 : (part.end - part.begin) * p->residues);
   scalar_t* packed_here = turned + room;
   scalar_t* scratch = packed_here + (packed ? 0 : p->slice * p->taps * MAX_VECTORS * LANES);
-  index_t scratch_room = packed ? 0 : std::max<index_t>(256, p->wd * p->wh * p->ww) * LANES;
+  index_t scratch_room = packed ? 0 : max<index_t>(256, p->wd * p->wh * p->ww) * LANES;
   index_t* memory = reinterpret_cast<index_t*>(scratch + scratch_room);
   Reads* reads = reinterpret_cast<Reads*>(memory + p->residues * Reads::room(p));
 
   for (index_t c = 0; c < p->channels; c += p->slice) {
-    index_t channels = std::min(p->slice, p->channels - c);
+    index_t channels = min(p->slice, p->channels - c);
     const scalar_t* rows = x + (g * p->channels + c) * p->x_c + (is_copied ? 0 : tile.n * p->x_n + tile.w * p->x_w);
     Block block(from.d, from.h, from.w, from.tile, channels);
     if (is_copied) block.fill(rows, x_steps, from.d, from.h, from.w, from.tile, workspace), rows = workspace;
@@ -265,14 +265,14 @@ KERNEL convolution(const Params* p, const scalar_t* x, const scalar_t* w, const 
 
     for (index_t panel = part.begin; panel < part.end; panel++) {
       index_t first = panels.first(panel), vectors = panels.first(panel + 1) - first, lanes = vectors * LANES;
-      index_t m = first * LANES, filters = std::min(lanes, p->filters - m);
+      index_t m = first * LANES, filters = min(lanes, p->filters - m);
       const scalar_t* weights = packed_here;
       if (packed) {
         weights = packed + (g * panels.vectors + first) * LANES * p->channels * p->taps + c * p->taps * lanes;
       } else {
         for (index_t i = 0; i < vectors; i++)
           pack(p, all, w + g * p->w_g + (m + i * LANES) * p->w_m + c * p->w_c,
-               std::min<index_t>(LANES, filters - i * LANES), channels, packed_here + i * LANES, lanes, scratch);
+               min<index_t>(LANES, filters - i * LANES), channels, packed_here + i * LANES, lanes, scratch);
       }
       vector_t shift[MAX_VECTORS] = {};
       for (index_t i = 0; i < filters && bias; i++)

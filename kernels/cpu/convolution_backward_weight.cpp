@@ -40,8 +40,8 @@ struct Part {
   index_t g, m, filters, c, channels;
 
   Part(const Params* p, index_t g, index_t part_m, index_t part_c)
-      : g(g), m(part_m * p->part_m), filters(std::min(p->part_m, p->filters - m)), c(part_c * p->part_c),
-        channels(std::min(p->part_c, p->channels - c)) {}
+      : g(g), m(part_m * p->part_m), filters(min(p->part_m, p->filters - m)), c(part_c * p->part_c),
+        channels(min(p->part_c, p->channels - c)) {}
 };
 
 // Where positions and taps find their channels, innermost in memory: in an array, or in a copy of what a tile reads.
@@ -62,7 +62,7 @@ static Range inside(const Axis& axis, index_t target, index_t targets, index_t f
   index_t at = target * axis.step + axis.least, lowest = at + first * axis.gap, highest = at + last * axis.gap;
   index_t begin = highest < 0 ? ceil_div(-highest, axis.step) : 0;
   index_t end = lowest < axis.sources ? ceil_div(axis.sources - lowest, axis.step) : 0;
-  return {std::min(begin, targets), std::min(end, targets)};
+  return {min(begin, targets), min(end, targets)};
 }
 
 struct Item : Axes<Params> {
@@ -89,7 +89,7 @@ struct Item : Axes<Params> {
     for (index_t i = 0; i < stretches * panels; i++) {
       Range here = part_of(vectors, i % panels, panels);
       index_t before = i / panels * lanes;
-      Range some{before + here.begin * LANES, before + std::min(here.end * LANES, lanes)};
+      Range some{before + here.begin * LANES, before + min(here.end * LANES, lanes)};
       Range needed{some.begin / runs.length, ceil_div(some.end, runs.length)};
       if (needed.begin != reached.begin || needed.end != reached.end) count = positions(pixels, grads, tile, needed);
       reached = needed;
@@ -139,15 +139,15 @@ struct Item : Axes<Params> {
     Segment segments[WIDTH];
     index_t number = 0;
     for (index_t lane = lanes.begin; lane < lanes.end; number++) {
-      index_t run = lane / runs.length, next = std::min(lanes.end, (run + 1) * runs.length);
+      index_t run = lane / runs.length, next = min(lanes.end, (run + 1) * runs.length);
       const Steps& tap = pixels.tap;
       index_t offset = run / (runs.kh * runs.kw) * tap.d + run / runs.kw % runs.kh * tap.h + run % runs.kw * tap.w;
       segments[number] = {offset + lane % runs.length, lane - lanes.begin, ceil_div(next - lane, LANES)};
       lane = next;
     }
-    index_t some = ceil_div(count, std::max<index_t>(1, ceil_div(count, GATHERED)));
+    index_t some = ceil_div(count, max<index_t>(1, ceil_div(count, GATHERED)));
     for (index_t i = 0; i < count; i += some) {
-      index_t here = std::min(some, count - i);
+      index_t here = min(some, count - i);
       const scalar_t* from = pixels.data + segments[0].offset;
       const index_t* from_at = at + i;
       if (number > 1 || part.filters > FEW) {
@@ -171,7 +171,7 @@ struct Item : Axes<Params> {
           Range columns{tile.ws, 0};
           for (index_t run = some.begin; run < some.end; run++) {
             Range reached = columns_of(run, tile, a, b);
-            columns = {std::min(columns.begin, reached.begin), std::max(columns.end, reached.end)};
+            columns = {min(columns.begin, reached.begin), max(columns.end, reached.end)};
           }
           for (index_t c = columns.begin; c < columns.end; c++, count++) {
             at[count] = pixels.first + n * pixels.hop.n + a * pixels.hop.d + b * pixels.hop.h + c * pixels.hop.w;

@@ -28,7 +28,7 @@ KERNEL copy(const Params* p, const scalar_t* x, scalar_t* y, scalar_t* workspace
     index_t outer = at / blocks, a = outer / p->b, b = outer % p->b;
     index_t r = at % blocks / across * p->r_block, c = at % across * p->c_block;
     copy_block(p, x + a * p->x_a + b * p->x_b + r * p->x_r + c * p->x_c,
-               y + a * p->y_a + b * p->y_b + r * p->y_r + c * p->y_c, std::min(p->r_block, p->r - r),
-               std::min(p->c_block, p->c - c));
+               y + a * p->y_a + b * p->y_b + r * p->y_r + c * p->y_c, min(p->r_block, p->r - r),
+               min(p->c_block, p->c - c));
   }
 }

@@ -32,14 +32,16 @@ struct Params {
 KERNEL depthwise_pixels(const Params* p, const scalar_t* from, const scalar_t* weight, scalar_t* to, scalar_t* workspace,
                         int64_t item) {
   Room room(p, workspace);
-  for_rows(p, item, [&](index_t n, Box box) { contract(p, room, from + n * p->from_n, weight, to + n * p->to_n, box); });
+  for_rows(p, item, [&](index_t n, Box box) {
+    contract(p, room, GROUP_OF<1>, from + n * p->from_n, weight, to + n * p->to_n, box);
+  });
 }
 
 // Partial sums [taps, width] of grad_w, one for each item.
 KERNEL depthwise_pixels_gradient(const Params* p, const scalar_t* from, const scalar_t* to, scalar_t* partial,
                                  scalar_t* workspace, int64_t item) {
   Room room(p, workspace);
-  add_rows<1>(p, room, from, to, partial, item);
+  add_rows(p, room, GROUP_OF<1>, from, to, partial, item);
 }
 
 // --- Any memory order -------------------------------------------------------------------------------------------------
@@ -99,11 +101,11 @@ INLINE Range reach(Range targets, bool dgrad, index_t kernel, index_t stride, in
                    index_t sources) {
   index_t far = (kernel - 1) * dilation, first = targets.begin * stride - low, last = (targets.end - 1) * stride + far - low;
   if (dgrad) {
-    first = std::max<index_t>(0, ceil_div(std::max<index_t>(0, targets.begin + low - far), stride));
+    first = max<index_t>(0, ceil_div(max<index_t>(0, targets.begin + low - far), stride));
     last = targets.end - 1 + low < 0 ? -1 : (targets.end - 1 + low) / stride;
   }
-  index_t begin = std::clamp<index_t>(first, 0, sources);
-  return {begin, std::clamp<index_t>(last + 1, begin, sources)};
+  index_t begin = clamp<index_t>(first, 0, sources);
+  return {begin, clamp<index_t>(last + 1, begin, sources)};
 }
 
 // One chunk of channels and the copies of a box: of what is read, and of the targets.
@@ -113,9 +115,9 @@ struct Chunk {
   Copy from, to;
 
   Chunk(const Params* p, index_t chunk, const Box& box, scalar_t* start) : params(*p) {
-    Range vectors = part_of(std::max<index_t>(1, p->c / LANES), chunk, p->chunks);
+    Range vectors = part_of(max<index_t>(1, p->c / LANES), chunk, p->chunks);
     channels = {vectors.begin * LANES, chunk + 1 == p->chunks ? p->c : vectors.end * LANES};
-    index_t width = std::max<index_t>(LANES, channels.end - channels.begin);
+    index_t width = max<index_t>(LANES, channels.end - channels.begin);
     Range d = reach(box.d, p->dgrad, p->kernel_d, p->stride_d, p->dilation_d, p->low_d, p->source_d);
     Range h = reach(box.h, p->dgrad, p->kernel_h, p->stride_h, p->dilation_h, p->low_h, p->source_h);
     Range w = reach(box.w, p->dgrad, p->kernel_w, p->stride_w, p->dilation_w, p->low_w, p->source_w);
@@ -133,7 +135,7 @@ INLINE index_t boxes(const Params* p) {
 }
 
 INLINE Range step_of(index_t index, index_t step, index_t size) {
-  return {index * step, std::min((index + 1) * step, size)};
+  return {index * step, min((index + 1) * step, size)};
 }
 
 INLINE Box box_of(const Params* p, index_t index) {
@@ -152,7 +154,7 @@ KERNEL depthwise_planes(const Params* p, const scalar_t* from, const scalar_t* w
     Chunk here(p, chunk, box_of(p, unit % boxes(p)), room.rest);
     index_t c = here.channels.begin;
     pack(from + n * p->from_n + c * p->from_c, by_from, here.count(), here.from);
-    contract(&here.params, room, here.from.origin(), weight + c, here.to.origin(), here.to.box);
+    contract(&here.params, room, GROUP_OF<1>, here.from.origin(), weight + c, here.to.origin(), here.to.box);
     unpack(here.to, here.count(), by_to, to + n * p->to_n + c * p->to_c);
   }
 }
@@ -176,11 +178,11 @@ KERNEL depthwise_planes_gradient(const Params* p, const scalar_t* from, const sc
       Chunk here(p, chunk, box_of(p, index), room.rest + round_up(taps * p->width, 64));
       pack(from + n * p->from_n + c * p->from_c, by_from, here.count(), here.from);
       pack(to + n * p->to_n + c * p->to_c, by_to, here.count(), here.to);
-      add_box<1>(&here.params, room, here.from.origin(), here.to.origin(), stages, here.to.box);
+      add_box(&here.params, room, GROUP_OF<1>, here.from.origin(), here.to.origin(), stages, here.to.box);
       stages.pixels += here.to.size() / here.to.channels;
-      join(&here.params, stages, p->pixels);
+      join(&here.params, 1, stages, p->pixels);
     }
-  join(&any.params, stages, 0);
+  join(&any.params, 1, stages, 0);
 }
 
 // --- Weights ----------------------------------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ KERNEL depthwise_gradient(const Params* p, const scalar_t* partial, scalar_t* w,
         for (index_t v = 0; v < p->c; v += LANES) {
           vector_t sum = {};
           for (index_t i = 0; i < p->parts; i++) sum += load(partial + i * count + v);
-          index_t c = std::clamp<index_t>(p->c - LANES, 0, v);  // the last lanes may be of channels before
+          index_t c = clamp<index_t>(p->c - LANES, 0, v);  // the last lanes may be of channels before
           for (index_t lane = 0; lane < LANES && c + lane < p->c; lane++)
             w[(c + lane) * p->w_c + d * p->w_d + h * p->w_h + k * p->w_w] = sum[lane];
         }

@@ -94,11 +94,11 @@ INLINE pixel_t pixel(const Params* p, pixel_t row, index_t column, pixel_t zeros
 constexpr index_t TILE_BYTES = 256 << 10, TILE_COLUMNS = 16 * BLOCK;
 
 INLINE index_t channels_of_tile(const Params* p, index_t step, index_t group) {
-  index_t columns = std::min(round_up(p->target_w, BLOCK), TILE_COLUMNS);
+  index_t columns = min(round_up(p->target_w, BLOCK), TILE_COLUMNS);
   index_t pixels = p->kernel_d * p->kernel_h * ((columns - 1) * step + p->kernel_w);
   index_t weights = p->kernel_d * p->kernel_h * p->kernel_w * (group - 1);  // few where group is 1
   index_t channels = TILE_BYTES / index_t(sizeof(scalar_t)) / (pixels + weights) / LANES * LANES;
-  return std::max<index_t>((group > 1 ? 2 : 4) * LANES, channels);
+  return max<index_t>((group > 1 ? 2 : 4) * LANES, channels);
 }
 
 // The pixels of a block of `count` targets from the j-th on: [rows][columns], or [rows][taps][BLOCK] if not `dense`.
@@ -167,7 +167,7 @@ static void sum_block(const Params* p, const Rows& rows, const Run& run, const p
   constexpr int COLUMNS = (BLOCK - 1) * STEP + TAPS;
   const scalar_t* bias = weight + p->kernel_d * p->kernel_h * p->kernel_w * GROUP * p->width;
   for (index_t v = channels.begin; v < channels.end; v += LANES) {
-    index_t c = std::min(v, p->c - LANES);  // the last lanes may be computed twice
+    index_t c = min(v, p->c - LANES);  // the last lanes may be computed twice
     vector_t sums[BLOCK];
     for (int b = 0; b < BLOCK; b++) sums[b] = load(bias + c);
     const pixel_t* next = pixels;
@@ -208,7 +208,7 @@ static void add_products(const Params* p, const Rows& rows, const Run& run, cons
                          const pixel_t* grads, scalar_t* sums, Range channels) {
   constexpr int COLUMNS = (BLOCK - 1) * STEP + TAPS;
   for (index_t v = channels.begin; v < channels.end; v += LANES) {
-    index_t c = std::min(v, p->c - LANES);
+    index_t c = min(v, p->c - LANES);
     vector_t g[BLOCK];
     for (int b = 0; b < BLOCK; b++) g[b] = load(grads[b] + c);
     prefetch<STEP>(p, ahead, run, c);
@@ -243,23 +243,44 @@ static void add_products(const Params* p, const Rows& rows, const Run& run, cons
   }
 }
 
-// Calls `body` with TAPS and STEP as constants for the windows of networks, else with 0 and 1.
-template <int GROUP, class Body>
-INLINE void specialised(const Run& run, Body body) {
+// The functions for the blocks of a run: with TAPS and STEP as constants for the windows of networks, else for any. By
+// pointers, so that the loops over blocks are compiled once: with loops for each, files took twice as long to compile.
+struct Blocks {
+  decltype(&sum_block<0, 1, 1>) sum;
+  decltype(&add_products<0, 1, 1>) add, add_any;
+  bool dense;  // whether `sum` and `add` take the pixels of whole rows
+};
+
+template <int TAPS, int STEP, int GROUP>
+INLINE Blocks blocks() {
+  return {sum_block<TAPS, STEP, GROUP>, add_products<TAPS, STEP, GROUP>, add_products<0, 1, GROUP>, TAPS > 0};
+}
+
+template <int GROUP>
+static Blocks blocks_of(const Run& run) {
   auto is = [&](index_t taps, index_t step) {
     return run.taps == taps && run.step == step && (taps == 1 || run.spacing == 1);
   };
-  if (is(3, 1)) return body.template operator()<3, 1>();
-  if (is(3, 2)) return body.template operator()<3, 2>();
+  if (is(3, 1)) return blocks<3, 1, GROUP>();
+  if (is(3, 2)) return blocks<3, 2, GROUP>();
   if constexpr (GROUP == 1) {
-    if (is(5, 1)) return body.template operator()<5, 1>();
-    if (is(7, 1)) return body.template operator()<7, 1>();
-    if (is(5, 2)) return body.template operator()<5, 2>();
-    if (is(1, 1)) return body.template operator()<1, 1>();
-    if (is(2, 1)) return body.template operator()<2, 1>();
+    if (is(5, 1)) return blocks<5, 1, GROUP>();
+    if (is(7, 1)) return blocks<7, 1, GROUP>();
+    if (is(5, 2)) return blocks<5, 2, GROUP>();
+    if (is(1, 1)) return blocks<1, 1, GROUP>();
+    if (is(2, 1)) return blocks<2, 1, GROUP>();
   }
-  body.template operator()<0, 1>();
+  return blocks<0, 1, GROUP>();
 }
+
+// Groups of some channels.
+struct Group {
+  index_t channels;
+  Blocks (*blocks_of)(const Run& run);
+};
+
+template <int GROUP>
+constexpr Group GROUP_OF = {GROUP, blocks_of<GROUP>};
 
 // A box of positions of one image.
 struct Box {
@@ -280,52 +301,50 @@ struct Room {
     scalar_t* tables = workspace + round_up(p->width, 64);
     rows = {0, reinterpret_cast<pixel_t*>(tables), reinterpret_cast<index_t*>(tables) + taps};
     pixels = reinterpret_cast<pixel_t*>(tables) + 2 * taps;
-    index_t most = std::max((BLOCK - 1) * p->stride_w + p->kernel_w, BLOCK * p->kernel_w);
+    index_t most = max((BLOCK - 1) * p->stride_w + p->kernel_w, BLOCK * p->kernel_w);
     rest = tables + round_up((2 + most) * taps * sizeof(pixel_t) / sizeof(scalar_t), 64);
   }
 };
 
-// Calls `body<TAPS, STEP>(run, j, count, channels, line)` for the blocks of targets of a box, of which channels are
-// innermost: those from the j-th of a run on, whose rows of taps are in the room. `line` is where their row begins.
-template <bool dgrad, int GROUP, class Body>
-INLINE void for_blocks(const Params* p, Room& room, const scalar_t* from, const Box& box, Body body) {
-  index_t hop = hop_of<dgrad>(p), tile = channels_of_tile(p, dgrad ? 1 : p->stride_w, GROUP);
+// Calls `body(run, targets, channels, line)` for rows of targets of a box, of which channels are innermost: some targets
+// of a run, whose rows of taps are in the room. `line` is where their row begins.
+template <bool dgrad, class Body>
+INLINE void for_lines(const Params* p, Room& room, index_t group, const scalar_t* from, const Box& box, Body body) {
+  index_t hop = hop_of<dgrad>(p), tile = channels_of_tile(p, dgrad ? 1 : p->stride_w, group);
   index_t begin = box.w.begin / hop, end = ceil_div(box.w.end, hop);  // boxes begin at multiples of it
   for (index_t c = 0; c < p->c; c += tile)
     for (index_t first = begin; first < end; first += TILE_COLUMNS)
       for (index_t d = box.d.begin; d < box.d.end; d++)
         for (index_t h = box.h.begin; h < box.h.end; h++) {
           find_rows<dgrad>(p, from, d, h, room.rows);
-          for (index_t residue = 0; residue < std::min(hop, p->target_w); residue++) {
+          for (index_t residue = 0; residue < min(hop, p->target_w); residue++) {
             Run run = run_of<dgrad>(p, residue);
-            index_t last = std::min({end, first + TILE_COLUMNS, ceil_div(p->target_w - residue, hop)});
-            specialised<GROUP>(run, [&]<int TAPS, int STEP>() __attribute__((always_inline)) {
-              for (index_t j = first; j < last; j += BLOCK)
-                body.template operator()<TAPS, STEP>(run, j, std::min<index_t>(BLOCK, last - j),
-                                                     Range{c, std::min(c + tile, p->c)}, d * p->to_d + h * p->to_h);
-            });
+            index_t last = min(min(end, first + TILE_COLUMNS), ceil_div(p->target_w - residue, hop));
+            body(run, Range{first, last}, Range{c, min(c + tile, p->c)}, d * p->to_d + h * p->to_h);
           }
         }
 }
 
 // The targets of a box of an image.
-template <bool dgrad, int GROUP>
-static void contract_box(const Params* p, Room& room, const scalar_t* from, const scalar_t* weight, scalar_t* to,
-                         const Box& box) {
-  for_blocks<dgrad, GROUP>(p, room, from, box, [&]<int TAPS, int STEP>(
-      const Run& run, index_t j, index_t count, Range channels, index_t line) __attribute__((always_inline)) {
-    find_pixels(p, room.rows, run, j, count, TAPS > 0, room.zeros, room.pixels);
-    scalar_t* first = to + line + (run.first + j * run.hop) * p->to_w;
-    pixel_t ahead = room.rows.ahead(p, run, j);
-    sum_block<TAPS, STEP, GROUP>(p, room.rows, run, room.pixels, ahead, weight, first, count, channels);
+template <bool dgrad>
+static void contract_box(const Params* p, Room& room, Group group, const scalar_t* from, const scalar_t* weight,
+                         scalar_t* to, const Box& box) {
+  for_lines<dgrad>(p, room, group.channels, from, box, [&](const Run& run, Range some, Range channels, index_t line) {
+    Blocks blocks = group.blocks_of(run);
+    for (index_t j = some.begin; j < some.end; j += BLOCK) {
+      index_t count = min<index_t>(BLOCK, some.end - j);
+      find_pixels(p, room.rows, run, j, count, blocks.dense, room.zeros, room.pixels);
+      scalar_t* first = to + line + (run.first + j * run.hop) * p->to_w;
+      pixel_t ahead = room.rows.ahead(p, run, j);
+      blocks.sum(p, room.rows, run, room.pixels, ahead, weight, first, count, channels);
+    }
   });
 }
 
-template <int GROUP = 1>
-INLINE void contract(const Params* p, Room& room, const scalar_t* from, const scalar_t* weight, scalar_t* to,
-                     const Box& box) {
-  p->dgrad ? contract_box<true, GROUP>(p, room, from, weight, to, box)
-           : contract_box<false, GROUP>(p, room, from, weight, to, box);
+INLINE void contract(const Params* p, Room& room, Group group, const scalar_t* from, const scalar_t* weight,
+                     scalar_t* to, const Box& box) {
+  p->dgrad ? contract_box<true>(p, room, group, from, weight, to, box)
+           : contract_box<false>(p, room, group, from, weight, to, box);
 }
 
 // Partial sums [taps, channels] of which `sums` is one stage, `total` the other: short sums are more exact.
@@ -336,29 +355,28 @@ struct Stages {
 };
 
 // Adds the products of a box of rows of an image to the sums.
-template <int GROUP = 1>
-static void add_box(const Params* p, Room& room, const scalar_t* from, const scalar_t* grad, Stages& stages,
-                    const Box& box) {
-  for_blocks<false, GROUP>(p, room, from, box, [&]<int TAPS, int STEP>(
-      const Run& run, index_t j, index_t count, Range channels, index_t line) __attribute__((always_inline)) {
-    bool dense = TAPS > 0 && count == BLOCK;  // zeros past the last target could meet pixels that are infinite
-    pixel_t grads[BLOCK], ahead = room.rows.ahead(p, run, j);
-    for (int b = 0; b < BLOCK; b++)
-      grads[b] = b < count ? grad + line + (run.first + (j + b) * run.hop) * p->to_w : room.zeros;
-    find_pixels(p, room.rows, run, j, count, dense, room.zeros, room.pixels);
-    if (dense)
-      add_products<TAPS, STEP, GROUP>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
-    else
-      add_products<0, 1, GROUP>(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
+static void add_box(const Params* p, Room& room, Group group, const scalar_t* from, const scalar_t* grad,
+                    Stages& stages, const Box& box) {
+  for_lines<false>(p, room, group.channels, from, box, [&](const Run& run, Range some, Range channels, index_t line) {
+    Blocks blocks = group.blocks_of(run);
+    for (index_t j = some.begin; j < some.end; j += BLOCK) {
+      index_t count = min<index_t>(BLOCK, some.end - j);
+      bool dense = blocks.dense && count == BLOCK;  // zeros past the last target could meet pixels that are infinite
+      pixel_t grads[BLOCK], ahead = room.rows.ahead(p, run, j);
+      for (int b = 0; b < BLOCK; b++)
+        grads[b] = b < count ? grad + line + (run.first + (j + b) * run.hop) * p->to_w : room.zeros;
+      find_pixels(p, room.rows, run, j, count, dense, room.zeros, room.pixels);
+      auto add = dense ? blocks.add : blocks.add_any;
+      add(p, room.rows, run, room.pixels, ahead, grads, stages.sums, channels);
+    }
   });
 }
 
 // Adds the sums of one stage to the other, if they are of so many positions.
-template <int GROUP = 1>
-INLINE void join(const Params* p, Stages& stages, index_t least) {
+INLINE void join(const Params* p, index_t group, Stages& stages, index_t least) {
   if (stages.pixels < least) return;
   stages.pixels = 0;
-  for (index_t t = 0; t < p->kernel_d * p->kernel_h * p->kernel_w * GROUP; t++)
+  for (index_t t = 0; t < p->kernel_d * p->kernel_h * p->kernel_w * group; t++)
     for (index_t v = t * p->width; v < t * p->width + p->c; v += LANES) {
       store(stages.total + v, load(stages.total + v) + load(stages.sums + v));
       store(stages.sums + v, vector_t{});
@@ -371,28 +389,27 @@ INLINE void for_rows(const Params* p, index_t item, Body body) {
   Range part = part_of(p->n * p->target_d * p->target_h, item, p->items);
   for (index_t row = part.begin; row < part.end;) {
     index_t n = row / p->target_h / p->target_d, d = row / p->target_h % p->target_d, h = row % p->target_h;
-    index_t end = std::min(p->target_h, h + part.end - row);
+    index_t end = min(p->target_h, h + part.end - row);
     body(n, Box{{d, d + 1}, {h, end}, {0, p->target_w}});
     row += end - h;
   }
 }
 
 // The partial sums [taps, group, width] of a work item, of [N, D, H, W, C].
-template <int GROUP>
-INLINE void add_rows(const Params* p, Room& room, const scalar_t* from, const scalar_t* to, scalar_t* partial,
-                     index_t item) {
-  index_t count = p->kernel_d * p->kernel_h * p->kernel_w * GROUP * p->width;
+static void add_rows(const Params* p, Room& room, Group group, const scalar_t* from, const scalar_t* to,
+                     scalar_t* partial, index_t item) {
+  index_t count = p->kernel_d * p->kernel_h * p->kernel_w * group.channels * p->width;
   Stages stages = {partial + item * count, room.rest, 0};
   memset(stages.total, 0, count * sizeof(scalar_t));
   memset(stages.sums, 0, count * sizeof(scalar_t));
   for_rows(p, item, [&](index_t n, Box box) {
-    index_t step = std::max<index_t>(1, p->pixels / p->target_w);
+    index_t step = max<index_t>(1, p->pixels / p->target_w);
     for (index_t h = box.h.begin; h < box.h.end; h += step) {
-      Range rows = {h, std::min(h + step, box.h.end)};
-      add_box<GROUP>(p, room, from + n * p->from_n, to + n * p->to_n, stages, {box.d, rows, box.w});
+      Range rows = {h, min(h + step, box.h.end)};
+      add_box(p, room, group, from + n * p->from_n, to + n * p->to_n, stages, {box.d, rows, box.w});
       stages.pixels += (rows.end - rows.begin) * p->target_w;
-      join<GROUP>(p, stages, p->pixels);
+      join(p, group.channels, stages, p->pixels);
     }
   });
-  join<GROUP>(p, stages, 0);
+  join(p, group.channels, stages, 0);
 }

@@ -72,7 +72,7 @@ INLINE Box box_of(const Params* p, index_t index) {
   index_t counts[3] = {ceil_div(p->target_d, p->hop_d), ceil_div(p->target_h, p->hop_h), ceil_div(p->target_w, p->hop_w)};
   index_t hs = ceil_div(counts[1], p->box_h), ws = ceil_div(counts[2], p->box_w);
   index_t d = index / ws / hs * p->box_d, h = index / ws % hs * p->box_h, w = index % ws * p->box_w;
-  return {d, h, w, std::min(p->box_d, counts[0] - d), std::min(p->box_h, counts[1] - h), std::min(p->box_w, counts[2] - w)};
+  return {d, h, w, min(p->box_d, counts[0] - d), min(p->box_h, counts[1] - h), min(p->box_w, counts[2] - w)};
 }
 
 INLINE index_t copy_size(const Params* p) {
@@ -109,8 +109,8 @@ INLINE void copy_row(const scalar_t* from, index_t step, index_t count, scalar_t
 // Of the positions [first, first + count) of one residue, those on the image, counted from the first.
 INLINE Range inside(index_t first, index_t count, index_t step, index_t phase, index_t sources) {
   index_t at = first * step + phase;
-  index_t begin = std::clamp<index_t>(at < 0 ? ceil_div(-at, step) : 0, 0, count);
-  return {begin, std::clamp<index_t>(at < sources ? (sources - 1 - at) / step + 1 : 0, begin, count)};
+  index_t begin = clamp<index_t>(at < 0 ? ceil_div(-at, step) : 0, 0, count);
+  return {begin, clamp<index_t>(at < sources ? (sources - 1 - at) / step + 1 : 0, begin, count)};
 }
 
 // The copies of `channels` planes: [channels][phases D, H, W][planes][rows][pitch].
@@ -150,8 +150,8 @@ INLINE bool innermost(const Steps& by) { return by.c == 1 && by.w != 1; }
 
 // The positions [begin, begin + count) of an axis that the copies of a box hold.
 INLINE void clip(index_t first, index_t copied, index_t step, index_t sources, index_t& begin, index_t& count) {
-  begin = std::clamp<index_t>(first * step, 0, sources);
-  count = std::clamp<index_t>((first + copied) * step, begin, sources) - begin;
+  begin = clamp<index_t>(first * step, 0, sources);
+  count = clamp<index_t>((first + copied) * step, begin, sources) - begin;
 }
 
 // The part of the source that the copies of a box hold.
@@ -234,8 +234,8 @@ INLINE void interleave(const Params* p, const scalar_t* sums, index_t part, inde
 // The targets of all parts in a box.
 INLINE Box written_by(const Params* p, const Box& box) {
   index_t d = box.d * p->hop_d, h = box.h * p->hop_h, w = box.w * p->hop_w;
-  return {d, h, w, std::min(p->target_d - d, box.ds * p->hop_d), std::min(p->target_h - h, box.hs * p->hop_h),
-          std::min(p->target_w - w, box.ws * p->hop_w)};
+  return {d, h, w, min(p->target_d - d, box.ds * p->hop_d), min(p->target_h - h, box.hs * p->hop_h),
+          min(p->target_w - w, box.ws * p->hop_w)};
 }
 
 // The targets of a box, of one filter, to its place in an image: sums are flat planes, `part` apart.
@@ -276,7 +276,7 @@ KERNEL depthwise_groups(const Params* p, const scalar_t* from, const scalar_t* w
   Range units = part_of(p->n * blocks * count, item, p->items);
   for (index_t unit = units.begin; unit < units.end; unit++) {
     index_t n = unit / count / blocks, first = unit / count % blocks * p->block;
-    index_t groups = std::min(p->block, p->groups - first);
+    index_t groups = min(p->block, p->groups - first);
     Box box = box_of(p, unit % count), written = written_by(p, box), read = read_by(p, box);
     index_t size = flat_size(p, box);
     scalar_t* result = sums + round_up(parts * p->width * size, 64);
@@ -292,7 +292,7 @@ KERNEL depthwise_groups(const Params* p, const scalar_t* from, const scalar_t* w
       const scalar_t* w = weight + (first + g) * of_group;
       for (index_t m = 0; m < filters; m += p->width) {
         const scalar_t* shift = bias + (first + g) * filters + m;
-        index_t width = std::min(p->width, p->filters - m), next = p->channels * m / filters;
+        index_t width = min(p->width, p->filters - m), next = p->channels * m / filters;
         prefetch<true>(image + (g * p->filters + m) * by.c, by.c, width, written, by);
         prefetch<false>(from_image + ((g + 1) * p->channels + next) * p->from_c, p->from_c,
                         p->channels * (m + p->width) / filters - next, read, by_from);
@@ -405,7 +405,7 @@ KERNEL depthwise_groups_gradient(const Params* p, const scalar_t* from, const sc
                                  scalar_t* partial, scalar_t* workspace, int64_t item) {
   Table tables(p, table);
   index_t blocks = ceil_div(p->groups, p->block), first = item % blocks * p->block, filters = packed_filters(p);
-  index_t groups = std::min(p->block, p->groups - first);
+  index_t groups = min(p->block, p->groups - first);
   Range images = part_of(p->n, item / blocks, p->parts);
   Steps by_from = {p->from_c, p->from_d, p->from_h, p->from_w}, by_to = {p->to_c, p->to_d, p->to_h, p->to_w};
   scalar_t* sums = workspace;

@@ -24,22 +24,16 @@ struct Params {
 
 #include "depthwise.hpp"
 
-// Calls `body` with the channels of a group as a constant.
-template <class Body>
-INLINE void of_group(index_t group, Body body) {
-  if (group == 4) return body.template operator()<4>();
-  if (group == 8) return body.template operator()<8>();
-  body.template operator()<16>();
+static Group group_of(const Params* p) {
+  return p->group == 4 ? GROUP_OF<4> : p->group == 8 ? GROUP_OF<8> : GROUP_OF<16>;
 }
 
 // y, or grad_x, of [N, D, H, W, C] and packed weights.
 KERNEL depthwise_lanes(const Params* p, const scalar_t* from, const scalar_t* weight, scalar_t* to, scalar_t* workspace,
                        int64_t item) {
   Room room(p, workspace);
-  of_group(p->group, [&]<int GROUP>() {
-    for_rows(p, item, [&](index_t n, Box box) {
-      contract<GROUP>(p, room, from + n * p->from_n, weight, to + n * p->to_n, box);
-    });
+  for_rows(p, item, [&](index_t n, Box box) {
+    contract(p, room, group_of(p), from + n * p->from_n, weight, to + n * p->to_n, box);
   });
 }
 
@@ -47,7 +41,7 @@ KERNEL depthwise_lanes(const Params* p, const scalar_t* from, const scalar_t* we
 KERNEL depthwise_lanes_gradient(const Params* p, const scalar_t* from, const scalar_t* to, scalar_t* partial,
                                 scalar_t* workspace, int64_t item) {
   Room room(p, workspace);
-  of_group(p->group, [&]<int GROUP>() { add_rows<GROUP>(p, room, from, to, partial, item); });
+  add_rows(p, room, group_of(p), from, to, partial, item);
 }
 
 // weight [taps * group + 1, width] of w [groups, group, group, KD, KH, KW] and bias [C].

@@ -147,7 +147,7 @@ struct Filters {
       : m(m), c(c), d(d), h(h), w(w), kd(kd), kh(kh), kw(kw) {}
 
   // So many that their taps are some hundreds, which workspace of max(256, taps) vectors holds.
-  index_t channels_at_once() const { return std::max<index_t>(1, 256 / (kd * kh * kw)); }
+  index_t channels_at_once() const { return max<index_t>(1, 256 / (kd * kh * kw)); }
 
   // to[(channel * taps + tap)][lane] for `count` filters; lanes beyond are zero.
   void turn(const scalar_t* from, index_t count, index_t channels, scalar_t* to) const {
@@ -165,7 +165,7 @@ struct Filters {
           vector_t rows[LANES];
           for (int i = 0; i < LANES; i++) rows[i] = load(first + i * m);
           transpose<Wide>(rows);
-          for (index_t i = tap; i < std::min(taps, tap + LANES); i++)
+          for (index_t i = tap; i < min(taps, tap + LANES); i++)
             store(to + (channel * taps + (ascends ? i : taps - 1 - i)) * LANES, rows[i - tap]);
         }
     for (; channel < channels; channel++)

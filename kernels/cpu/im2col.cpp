@@ -106,7 +106,7 @@ static void copy_planes(const Params* p, const scalar_t* x, index_t channels, sc
 
 KERNEL im2col(const Params* p, const scalar_t* x, scalar_t* columns, scalar_t* workspace, int64_t item) {
   index_t blocks = ceil_div(p->c, p->c_block), n = item / blocks, c = item % blocks * p->c_block;
-  index_t channels = std::min(p->c_block, p->c - c);
+  index_t channels = min(p->c_block, p->c - c);
   x += n * p->x_n + c * p->x_c;
   columns += n * p->columns_n + c * p->columns_c;
   index_t step = p->x_c;
@@ -116,6 +116,6 @@ KERNEL im2col(const Params* p, const scalar_t* x, scalar_t* columns, scalar_t* w
     step = p->d * p->h * p->w;
   }
   for (index_t i = 0; i < channels; i += CHANNELS) {
-    copy_channels(p, x + i * step, step, std::min(CHANNELS, channels - i), columns + i * p->columns_c);
+    copy_channels(p, x + i * step, step, min(CHANNELS, channels - i), columns + i * p->columns_c);
   }
 }

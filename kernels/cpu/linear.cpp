@@ -80,8 +80,8 @@ KERNEL linear_backward_input(const Params* p, const scalar_t* grad_y, const scal
                              scalar_t* workspace, int64_t item) {
   index_t inputs = p->inputs;
   Range vectors = part_of(ceil_div(inputs, LANES), item, p->items);
-  Range part = {vectors.begin * LANES, std::min(vectors.end * LANES, inputs)};
-  for (index_t n = 0; n < p->n; n++) std::fill(grad_x + n * inputs + part.begin, grad_x + n * inputs + part.end, 0);
+  Range part = {vectors.begin * LANES, min(vectors.end * LANES, inputs)};
+  for (index_t n = 0; n < p->n; n++) fill(grad_x + n * inputs + part.begin, grad_x + n * inputs + part.end, 0);
   for_pairs({0, p->outputs}, p->n, [&](index_t first, auto outs, index_t row, auto rows) LAMBDA {
     Factors<outs(), rows()> factors(grad_y + row * p->outputs + first, p->outputs);
     for_vectors(part, [&](index_t i, auto count) LAMBDA {

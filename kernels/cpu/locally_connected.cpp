@@ -19,7 +19,7 @@ struct Params {
   index_t items;
 };
 
-constexpr index_t IMAGES = std::min(4, LANES), FILTERS = LANES / IMAGES;  // of a tile, whose sums are one vector
+constexpr index_t IMAGES = min(4, LANES), FILTERS = LANES / IMAGES;  // of a tile, whose sums are one vector
 
 INLINE index_t positions_of(const Params* p) { return p->od * p->oh * p->ow; }
 
@@ -32,7 +32,7 @@ struct Block {
   Block(const Params* p, index_t number) {
     index_t in_row = ceil_div(p->ow, p->together), row = number / in_row;
     od = row / p->oh, oh = row % p->oh, ow = number % in_row * p->together;
-    count = std::min(p->together, p->ow - ow);
+    count = min(p->together, p->ow - ow);
     first = row * p->ow + ow;
   }
 };
@@ -105,7 +105,7 @@ KERNEL locally_connect(const Params* p, const scalar_t* x, const scalar_t* w, co
   index_t depth = depth_of(p), step = round_up(depth, LANES), images = round_up(p->n, IMAGES);
   index_t positions = positions_of(p);
   scalar_t *columns = workspace, *rest = columns + p->together * images * step;
-  std::fill_n(columns, p->together * images * step, scalar_t(0));
+  fill_n(columns, p->together * images * step, scalar_t(0));
   Range range = part_of(blocks_of(p), item, p->items);
   for (index_t number = range.begin; number < range.end; number++) {
     Block block(p, number);
@@ -116,13 +116,13 @@ KERNEL locally_connect(const Params* p, const scalar_t* x, const scalar_t* w, co
         const scalar_t* filters[FILTERS];
         index_t ahead = (oc + FILTERS < p->outputs ? FILTERS * positions : 1 - oc * positions) * depth;
         for (index_t o = 0; o < FILTERS; o++) {
-          filters[o] = w + (std::min(oc + o, p->outputs - 1) * positions + position) * depth;
+          filters[o] = w + (min(oc + o, p->outputs - 1) * positions + position) * depth;
         }
         for (index_t n = 0; n < p->n; n += IMAGES) {
           vector_t sums = multiply(filters, ahead, columns + (i * images + n) * step, step, depth);
-          for (index_t o = 0; o < std::min(FILTERS, p->outputs - oc); o++) {
+          for (index_t o = 0; o < min(FILTERS, p->outputs - oc); o++) {
             index_t at = (oc + o) * positions + position;
-            for (index_t m = 0; m < std::min(IMAGES, p->n - n); m++) {
+            for (index_t m = 0; m < min(IMAGES, p->n - n); m++) {
               y[(n + m) * p->outputs * positions + at] = sums[o * IMAGES + m] + (bias ? bias[at] : scalar_t(0));
             }
           }
@@ -164,18 +164,18 @@ static void gather_gradients(const Params* p, const scalar_t* grad_y, index_t po
 
 KERNEL locally_connect_backward_input(const Params* p, const scalar_t* grad_y, const scalar_t* w, scalar_t* grad_x,
                                       scalar_t* workspace, int64_t item) {
-  index_t c = item * p->c_block, channels = std::min(p->c_block, p->c - c), taps = p->kd * p->kh * p->kw;
+  index_t c = item * p->c_block, channels = min(p->c_block, p->c - c), taps = p->kd * p->kh * p->kw;
   index_t depth = channels * taps, step = round_up(depth, LANES), images = round_up(p->n, IMAGES);
   index_t plane = p->d * p->h * p->w, next = positions_of(p) * depth_of(p);
   scalar_t *columns = workspace, *rows = columns + p->together * images * step, *gradients = rows + depth * p->together;
-  for (index_t n = 0; n < p->n; n++) std::fill_n(grad_x + (n * p->c + c) * plane, channels * plane, scalar_t(0));
+  for (index_t n = 0; n < p->n; n++) fill_n(grad_x + (n * p->c + c) * plane, channels * plane, scalar_t(0));
   for (index_t number = 0; number < blocks_of(p); number++) {
     Block block(p, number);
     for (index_t i = 0; i < block.count; i++) {
       const scalar_t* filters = w + (block.first + i) * depth_of(p) + c * taps;
       scalar_t* to = columns + i * images * step;
       gather_gradients(p, grad_y, block.first + i, images, gradients);
-      std::fill_n(to, images * step, scalar_t(0));
+      fill_n(to, images * step, scalar_t(0));
       index_t oc = 0;
       for (; oc + 4 <= p->outputs; oc += 4) {
         for (index_t n = 0; n < p->n; n += IMAGES) {

@@ -1,6 +1,7 @@
 // Arithmetic of the norms: moments about a nearby mean, and what becomes of each value.
 #pragma once
 
+#include <cmath>
 #include <limits>
 
 #include "activation.hpp"
@@ -29,7 +30,7 @@ INLINE Moments about(double count, double centre, double first, double second) {
 // standard deviation away from it, so that the sum of squares about it is at most five times that about the mean.
 INLINE Runs sample_of(Runs runs) {
   if (runs.count >= 4) return {ceil_div(runs.count, 4), runs.stride, runs.length};
-  return {runs.count, runs.stride, std::min(round_up(ceil_div(runs.length, 4), LANES), runs.length)};
+  return {runs.count, runs.stride, min(round_up(ceil_div(runs.length, 4), LANES), runs.length)};
 }
 
 INLINE Moments piece_moments(const scalar_t* x, Runs runs) {

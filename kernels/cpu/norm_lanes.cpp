@@ -29,7 +29,7 @@ struct Lanes {
 // The strip of an item: all rows of some lanes of an image.
 INLINE Lanes strip_of(const Params* p, index_t item) {
   index_t strips = ceil_div(p->lanes, p->width), b = item / strips, lane = item % strips * p->width;
-  return {b, lane, b * p->o * p->lanes + lane, {p->o, p->lanes, std::min(p->width, p->lanes - lane)}};
+  return {b, lane, b * p->o * p->lanes + lane, {p->o, p->lanes, min(p->width, p->lanes - lane)}};
 }
 
 // All lanes of some rows of [B * O], which are of one image.
@@ -38,7 +38,7 @@ INLINE Lanes rows_of(const Params* p, Range rows) {
 }
 
 // Rows of a piece: enough to pay for its merging, few enough for the first cache and for sums in SCALAR.
-INLINE index_t rows_of_piece(index_t width) { return std::clamp<index_t>((1 << 13) / width, 8, 64); }
+INLINE index_t rows_of_piece(index_t width) { return clamp<index_t>((1 << 13) / width, 8, 64); }
 
 // Call f(s, c, i) for the lanes i of a strip from `lane` on, their statistics s and channels c.
 template <class F>
@@ -55,11 +55,11 @@ INLINE void for_lanes(const Params* p, index_t lane, index_t width, F f) {
 INLINE void lane_moments(const scalar_t* x, Strip strip, double* mean, double* square, scalar_t* workspace) {
   index_t width = strip.width, most = rows_of_piece(width);
   scalar_t *centre = workspace, *first = centre + width, *second = first + width;
-  std::fill(mean, mean + width, 0.0);
-  std::fill(square, square + width, 0.0);
+  fill(mean, mean + width, 0.0);
+  fill(square, square + width, 0.0);
   for (index_t row = 0; row < strip.rows; row += most) {
     const scalar_t* from = x + row * strip.stride;
-    index_t rows = std::min(most, strip.rows - row), sample = ceil_div(rows, 4);  // as in `sample_of`
+    index_t rows = min(most, strip.rows - row), sample = ceil_div(rows, 4);  // as in `sample_of`
     for_strips(width, [&]<class V, int S>(index_t i) LAMBDA {
       V sum[S] = {}, one[S] = {}, two[S] = {}, about[S];
       for (index_t r = 0; r < sample; r++) {
@@ -158,7 +158,7 @@ KERNEL norm_lanes_combine(const Params* p, const scalar_t* x, const double* part
                           scalar_t* rstd, scalar_t* workspace, int64_t item) {
   index_t lanes = p->lanes;
   double *centre = reinterpret_cast<double*>(workspace), *square = centre + lanes;
-  std::fill(centre, centre + 2 * lanes, 0.0);
+  fill(centre, centre + 2 * lanes, 0.0);
   for (index_t part = 0; part < p->parts; part++) {
     const double *of_part = partial + part * 2 * lanes, *squares = of_part + lanes;
     Range rows = part_of(p->o, part, p->parts);
@@ -179,7 +179,7 @@ KERNEL norm_lanes_apply(const Params* p, const scalar_t* grad_y, const scalar_t*
   Range rows = part_of(p->b * p->o, item, p->items);
   with_activation(p->activation, p->negative_slope, grad_y, x, residual, y, [&](auto op) LAMBDA {
     for (index_t row = rows.begin, end; row < rows.end; row = end) {
-      end = std::min(rows.end, (row / p->o + 1) * p->o);
+      end = min(rows.end, (row / p->o + 1) * p->o);
       normalise(p, op, rows_of(p, {row, end}), mean, rstd, weight, bias, workspace);
     }
   });
@@ -189,10 +189,10 @@ KERNEL norm_lanes_apply(const Params* p, const scalar_t* grad_y, const scalar_t*
 INLINE void lane_sums(const scalar_t* grad_y, const scalar_t* x, Strip strip, const scalar_t* mean,
                       const scalar_t* rstd, double* of_g, double* of_gh, scalar_t* workspace) {
   index_t width = strip.width, most = rows_of_piece(width);
-  std::fill(of_g, of_g + width, 0.0);
-  std::fill(of_gh, of_gh + width, 0.0);
+  fill(of_g, of_g + width, 0.0);
+  fill(of_gh, of_gh + width, 0.0);
   for (index_t row = 0; row < strip.rows; row += most) {
-    index_t rows = std::min(most, strip.rows - row);
+    index_t rows = min(most, strip.rows - row);
     for_strips(width, [&]<class V, int S>(index_t i) LAMBDA {
       V g[S] = {}, gh[S] = {};
       for (index_t r = 0; r < rows; r++) {
@@ -238,8 +238,8 @@ INLINE void gradient(const Params* p, Gradient op, Lanes place, const double* of
       }
     }
     double count = double(p->o * together);
-    std::fill(of_h + i, of_h + i + together, -scale[i] * scalar_t(shares.gh / count));
-    std::fill(shift + i, shift + i + together, -scale[i] * scalar_t(shares.g / count));
+    fill(of_h + i, of_h + i + together, -scale[i] * scalar_t(shares.gh / count));
+    fill(shift + i, shift + i + together, -scale[i] * scalar_t(shares.g / count));
   }
   become(op, place, centre, scale, of_grad, of_h, shift);
 }

@@ -140,7 +140,7 @@ INLINE void block_sums(Gradient op, Block block, index_t length, const scalar_t*
     };
     index_t i = 0, rest = piece.length % LANES;
     for (; i + LANES <= piece.length; i += LANES) add(Whole{i}, start + i);
-    if (rest) add(Rest{0, piece.length, rest}, start + std::max<index_t>(0, piece.length - LANES));
+    if (rest) add(Rest{0, piece.length, rest}, start + max<index_t>(0, piece.length - LANES));
     for (int r = 0; r < R; r++) sums[r].g += total(g[r]), sums[r].gh += total(gh[r]);
   });
 }
@@ -165,11 +165,11 @@ KERNEL norm_rows_backward(const Params* p, const scalar_t* grad_y, const scalar_
   for (index_t g = 0; g < p->g; g++) {
     const scalar_t* of_group = weight + g * length;
     double *of_g = sums + item * 2 * stride + g * length, *of_gh = of_g + stride;
-    std::fill(of_g, of_g + length, 0.0);
-    std::fill(of_gh, of_gh + length, 0.0);
+    fill(of_g, of_g + length, 0.0);
+    fill(of_gh, of_gh + length, 0.0);
     for (index_t n = images.begin, end; n < images.end;) {
-      std::fill(workspace, workspace + 2 * room, scalar_t(0));
-      for (end = std::min(images.end, n + SUMMED); n < end;) {
+      fill(workspace, workspace + 2 * room, scalar_t(0));
+      for (end = min(images.end, n + SUMMED); n < end;) {
         index_t rows = end - n >= 4 ? 4 : 1, first = n * p->g + g;
         scalar_t centre[4], scale[4];
         for (index_t r = 0; r < rows; r++) centre[r] = mean[first + r * p->g], scale[r] = rstd[first + r * p->g];
@@ -208,12 +208,12 @@ KERNEL norm_rows_columns(const Params* p, const scalar_t* grad_y, const scalar_t
   Range columns = part_of(p->c, item % parts, parts);
   index_t length = columns.end - columns.begin, first = g * p->c + columns.begin;
   double *of_g = sums + first, *of_gh = of_g + row;
-  std::fill(of_g, of_g + length, 0.0);
-  std::fill(of_gh, of_gh + length, 0.0);
+  fill(of_g, of_g + length, 0.0);
+  fill(of_gh, of_gh + length, 0.0);
   for (index_t n = 0; n < p->n; n += BLOCK) {
     index_t start = n * row + first, s = n * p->g + g;
     Gradient op = {grad_y + start, x + start, grad_x ? grad_x + start : nullptr};
-    Block block = {std::min(BLOCK, p->n - n), row, p->g, mean + s, rstd + s, of_h + s, shift + s};
+    Block block = {min(BLOCK, p->n - n), row, p->g, mean + s, rstd + s, of_h + s, shift + s};
     block_backward(op, block, length, weight + first, of_g, of_gh, workspace);
   }
 }

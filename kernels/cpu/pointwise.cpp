@@ -23,7 +23,7 @@ static void multiply_panel(const Params* p, const scalar_t* x, const index_t* at
     for (int v = 0; v < V; v++)
       store(sums + m * step + v * LANES, broadcast(bias ? bias[m * p->bias_m] : scalar_t(0)));
   for (index_t c = 0, most = piece_of(p->channels); c < p->channels; c += most) {
-    Piece piece{c, std::min(most, p->channels - c)};
+    Piece piece{c, min(most, p->channels - c)};
     for (index_t k = 0; k < piece.length; k++) {
       const scalar_t* from = x + (c + k) * p->x_c;
       scalar_t* column = columns + k * V * LANES;
@@ -45,11 +45,11 @@ KERNEL pointwise(const Params* p, const scalar_t* x, const scalar_t* w, const sc
   scalar_t* partial = columns + CHUNK * MAX_VECTORS * LANES;
   index_t* at = reinterpret_cast<index_t*>(partial + p->filters * MAX_VECTORS * LANES);
   index_t* to = at + p->filters + ROWS[1];
-  for (index_t i = 0; i < p->filters + ROWS[1]; i++) to[i] = std::min(i, p->filters - 1), at[i] = to[i] * p->channels;
+  for (index_t i = 0; i < p->filters + ROWS[1]; i++) to[i] = min(i, p->filters - 1), at[i] = to[i] * p->channels;
   x += n * p->x_n + g * p->channels * p->x_c;
   y += n * p->y_n + g * p->filters * p->y_c;
   for (index_t panel = part.begin; panel < part.end; panel++) {
-    index_t first = panels.first(panel) * LANES, end = std::min(panels.first(panel + 1) * LANES, p->positions);
+    index_t first = panels.first(panel) * LANES, end = min(panels.first(panel + 1) * LANES, p->positions);
     with_vectors<MAX_VECTORS>(ceil_div(end - first, LANES), [&](auto v) {
       multiply_panel<v()>(p, x + first, at, to, end - first, w + g * p->filters * p->channels,
                           bias ? bias + g * p->bias_g : nullptr, y + first, columns, partial);

@@ -33,8 +33,8 @@ static void scatter_channels(const scalar_t* values, const int64_t* indices, sca
                              index_t count) {
   index_t cleared = 0;
   auto clear = [&](index_t end) {
-    for (end = std::min(end, of.positions); cleared < end; cleared++)
-      std::fill(planes + cleared * of.channels, planes + cleared * of.channels + count, scalar_t(0));
+    for (end = min(end, of.positions); cleared < end; cleared++)
+      fill(planes + cleared * of.channels, planes + cleared * of.channels + count, scalar_t(0));
   };
   for (index_t i = 0; i < of.windows; i++)
     for (index_t c = 0; c < count; c++) {
@@ -53,9 +53,9 @@ template <bool ADD, int PLANES>
 static void scatter_planes(const scalar_t* values, const int64_t* indices, scalar_t* planes, Extents of) {
   index_t cleared = 0;
   auto clear = [&](index_t end) {
-    end = std::min(end, of.positions);
+    end = min(end, of.positions);
     for (index_t k = 0; k < PLANES * of.positions; k += of.positions)
-      std::fill(planes + k + cleared, planes + k + end, scalar_t(0));
+      fill(planes + k + cleared, planes + k + end, scalar_t(0));
     cleared = end;
   };
   for (index_t i = 0; i < of.windows; i++)
@@ -77,8 +77,8 @@ INLINE void each_part(const Params* p, int64_t item, const Body& body) {
   Range range = part_of(p->n * parts, item, p->items);
   while (range.begin < range.end) {
     index_t n = range.begin / parts, first = range.begin % parts;
-    index_t last = std::min(parts, first + range.end - range.begin);
-    body(n, first * p->part, std::min(p->c, last * p->part) - first * p->part);
+    index_t last = min(parts, first + range.end - range.begin);
+    body(n, first * p->part, min(p->c, last * p->part) - first * p->part);
     range.begin += last - first;
   }
 }
@@ -186,10 +186,9 @@ INLINE void add_window(const Params* p, const scalar_t* grads, const int64_t* in
   index_t c = 0;
   for (; c + LANES <= p->c; c += LANES) strays |= add_lanes(grads + c, indices + c, planes + c, window);
   for (; c < p->c; c++) {
-    const label_t* last = window.positions + window.taps;
-    const label_t* at = std::find(window.positions, last, label_t(indices[c]));
-    strays[0] |= at == last && indices[c] >= 0;
-    index_t tap = at - window.positions;
+    int tap = 0;
+    while (tap < window.taps && window.positions[tap] != label_t(indices[c])) tap++;
+    strays[0] |= tap == window.taps && indices[c] >= 0;
     if (tap >= window.begin && tap < window.end) planes[window.offsets[tap] + c] += grads[c];
   }
 }
@@ -203,12 +202,12 @@ KERNEL add_by_taps(const Params* p, const scalar_t* values, const int64_t* indic
   Labels<LANES> found_none = {};
   Range range = part_of(p->n * rows, item, p->items);
   while (range.begin < range.end) {
-    index_t n = range.begin / rows, top = range.begin % rows, bottom = std::min(rows, top + range.end - range.begin);
+    index_t n = range.begin / rows, top = range.begin % rows, bottom = min(rows, top + range.end - range.begin);
     Range part = {top * p->w, bottom * p->w};
     scalar_t* image = planes + n * p->positions * p->c;
     index_t cleared = part.begin;
     auto clear = [&](index_t end) {
-      if (end > cleared) std::fill(image + cleared * p->c, image + end * p->c, scalar_t(0)), cleared = end;
+      if (end > cleared) fill(image + cleared * p->c, image + end * p->c, scalar_t(0)), cleared = end;
     };
     for (index_t row = 0; row < p->od * p->oh; row++) {
       index_t from = n * of_image + row * p->ow * p->c;

@@ -73,8 +73,8 @@ struct Pooling {
     workspace += round_up(slots() * sizeof(int64_t), 64) / sizeof(scalar_t);
     margins = workspace, workspace += round_up(p->block * p->margin, LANES);
     kept.values = workspace, workspace += rows;
-    std::fill(tags, tags + slots(), -1);
-    std::fill(margins, margins + p->block * p->margin, Op::NOTHING);
+    fill(tags, tags + slots(), -1);
+    fill(margins, margins + p->block * p->margin, Op::NOTHING);
     if (!Op::LABELLED) return;
     kept.labels = reinterpret_cast<label_t*>(workspace);
     labels = kept.labels + rows, corners = labels + p->pitch, starts = corners + p->block * p->pitch;
@@ -205,7 +205,7 @@ struct Pooling {
     for (index_t o = 0; o < p->ow; o++) {
       index_t first = w_reads.first[o], count = w_reads.count[o];
       Row target = {to.values + o * p->c, to.labels + o * p->c};
-      if (!count) std::fill(target.values, target.values + p->c, Op::NOTHING);
+      if (!count) fill(target.values, target.values + p->c, Op::NOTHING);
       Taps taps = {{row + first * pitch, label_t(label + first)}, p->w_step * pitch, p->w_step};
       reduce_in_passes<Op>(taps, count, true, target, p->c);
     }
@@ -254,7 +254,7 @@ struct Pooling {
     index_t length = p->ow * lanes();
     index_t depth = d_reads.count[od], height = h_reads.count[oh], taps = depth * height;
     Row target = {y + offset, labels};
-    if (!taps) std::fill(target.values, target.values + length, Op::NOTHING);
+    if (!taps) fill(target.values, target.values + length, Op::NOTHING);
     Row rows[MAX_ROWS];
     int count = 0;
     bool first = true;
@@ -279,7 +279,7 @@ struct Pooling {
     for (index_t oh = begin; oh < end; oh++, offset += p->y_h) {
       Row target = {y + offset, labels};
       index_t height = h_reads.count[oh], from = h_reads.first[oh] * p->pitch;
-      if (!depth || !height) std::fill(target.values, target.values + p->ow, Op::NOTHING);
+      if (!depth || !height) fill(target.values, target.values + p->ow, Op::NOTHING);
       for (index_t i = 0; height && i < depth; i++) {
         Rows rows = {{planes[i].values + from, planes[i].labels + from}, p->h_step * p->pitch};
         if (height <= 3)
@@ -349,8 +349,8 @@ struct Pooling {
   }
 
   void put_nothing(index_t offset, index_t count) const {
-    std::fill(y + offset, y + offset + count, Op::NOTHING);
-    if (Op::LABELLED) std::fill(indices + offset, indices + offset + count, -1);
+    fill(y + offset, y + offset + count, Op::NOTHING);
+    if (Op::LABELLED) fill(indices + offset, indices + offset + count, -1);
   }
 
   // The gradient of planes that are one row in C order with one window.
@@ -401,7 +401,7 @@ struct Pooling {
     for (index_t i = 0; i < length; i++) to[i] = any ? labels[i] : -1;
     if (!p->holes) return;
     for (index_t o = 0; o < p->ow; o++)
-      if (!w_reads.count[o]) std::fill(to + o * lanes(), to + (o + 1) * lanes(), -1);
+      if (!w_reads.count[o]) fill(to + o * lanes(), to + (o + 1) * lanes(), -1);
   }
 
   void compute(int64_t item) const {
@@ -412,7 +412,7 @@ struct Pooling {
     if (p->way == REPEATED && is_row) return repeated_windows(range);
     for (index_t begin = range.begin; begin < range.end;) {
       index_t oh = begin % p->oh, od = begin / p->oh % p->od, plane = begin / p->oh / p->od;
-      index_t n = plane / planes, c = plane % planes, rows = std::min(p->oh - oh, range.end - begin);
+      index_t n = plane / planes, c = plane % planes, rows = min(p->oh - oh, range.end - begin);
       const scalar_t* from = x + n * p->x_n + c * p->x_c;
       index_t offset = n * p->y_n + c * p->y_c + od * p->y_d + oh * p->y_h;
       if (p->way == DIRECT)

@@ -252,7 +252,7 @@ static void reduce_in_passes(Sources sources, index_t count, bool first, Row tar
   index_t most = 8;
   while (most * most < count) most *= 2;
   for (; count > 0; count -= most, sources = sources.after(most), first = false) {
-    int taps = int(std::min(count, most));
+    int taps = int(min(count, most));
     if (first)
       reduce_rows<Op, true, 0>(sources, taps, target, length);
     else
@@ -304,7 +304,7 @@ INLINE Reduced<Op, 1> best_of_lanes(Reduced<Op, LANES> a) {
 static inline scalar_t long_sum(const scalar_t* from, index_t count) {
   double total = 0;
   while (count >= LANES) {
-    index_t vectors = std::min<index_t>(count / LANES, 8);
+    index_t vectors = min<index_t>(count / LANES, 8);
     vector_t sums = load(from);
     for (index_t i = 1; i < vectors; i++) sums += load(from + i * LANES);
     total += sum_of_lanes(sums);

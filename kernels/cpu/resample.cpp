@@ -72,7 +72,7 @@ static void sum_down(const Matrix& depths, const Matrix& heights, index_t td, in
     }
     for (; f < end; f++) add(row(f), weight(f), y, count);
   }
-  if (is_first) std::fill_n(y, count, scalar_t(0));
+  if (is_first) fill_n(y, count, scalar_t(0));
 }
 
 // Rows [W, C] whose weighted sum is resampled along W: two at most, read once for each pixel.
@@ -114,7 +114,7 @@ static void sum_pixels(const Params* p, const Matrix& widths, const Rows& rows, 
       if (COUNT == 2) blend(upper + a, of_upper * of_a, lower + a, of_lower * of_a, y, c);
       e++;
     } else {
-      std::fill_n(y, c, scalar_t(0));
+      fill_n(y, c, scalar_t(0));
     }
     for (; e < end; e++) {
       for (int k = 0; k < COUNT; k++) {
@@ -173,7 +173,7 @@ static void resample_rows(const Params* p, const Matrices& of, const scalar_t* x
                           scalar_t* workspace) {
   index_t together = p->is_last ? 1 : L, step = round_up(p->w, L);
   for (index_t first = range.begin; first < range.end; first += together) {
-    index_t rows = std::min(together, range.end - first);
+    index_t rows = min(together, range.end - first);
     for (index_t i = 0; i < rows; i++) {
       index_t row = first + i, plane = row / (p->td * p->th), td = row / p->th % p->td, th = row % p->th;
       Planes planes = planes_of(p, x, plane);
@@ -216,7 +216,7 @@ static void resample_planes(const Params* p, const Matrices& of, const scalar_t*
   index_t rows = p->d * p->h, from_step = round_up(p->w, L), step = round_up(p->tw, L);
   scalar_t *wide = workspace, *given = wide + round_up(p->planes * rows, L) * step, *rest = given + L * from_step;
   for (index_t first = range.begin; first < range.end; first += p->planes) {
-    index_t planes = std::min(p->planes, range.end - first);
+    index_t planes = min(p->planes, range.end - first);
     for (index_t row = 0; row < planes * rows; row++) {
       auto [from, d_step, h_step] = planes_of(p, x, first + row / rows);
       index_t d = row % rows / p->h, h = row % p->h;

@@ -109,11 +109,11 @@ struct Runs {
 template <class F>
 INLINE void for_pieces(Runs runs, F f) {
   if (runs.length * runs.count <= PIECE) return f(0, runs);
-  index_t pieces = ceil_div(runs.length, PIECE), together = std::max<index_t>(1, PIECE / runs.length);
+  index_t pieces = ceil_div(runs.length, PIECE), together = max<index_t>(1, PIECE / runs.length);
   for (index_t run = 0; run < runs.count; run += together) {
     for (index_t piece = 0; piece < pieces; piece++) {
       Range part = part_of(runs.length, piece, pieces);
-      index_t count = std::min(together, runs.count - run);
+      index_t count = min(together, runs.count - run);
       f(run * runs.stride + part.begin, Runs{count, runs.stride, part.end - part.begin});
     }
   }

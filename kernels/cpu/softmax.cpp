@@ -2,6 +2,7 @@
 //
 // Where B is 1, an item has rows of L, which are read again from the cache. Else it has some of the lanes B of an image
 // A, [L, width], in its workspace: strides of a power of two would fall on few sets of the cache.
+#include <cmath>
 #include <limits>
 
 #include "exponential.hpp"
@@ -27,9 +28,10 @@ INLINE scalar_t maximum(const scalar_t* x, index_t length) {
   vector_t most[4];
   for (vector_t& each : most) each = broadcast(LOWEST);
   for_runs({1, 0, length}, [&](auto at, int k) LAMBDA { most[k] = greater(at.of(x, LOWEST), most[k]); });
-  scalar_t lanes[LANES];
-  store(lanes, greater(greater(most[0], most[1]), greater(most[2], most[3])));
-  return *std::max_element(lanes, lanes + LANES);
+  vector_t lanes = greater(greater(most[0], most[1]), greater(most[2], most[3]));
+  scalar_t found = lanes[0];
+  for (int i = 1; i < LANES; i++) found = max(found, lanes[i]);
+  return found;
 }
 
 // The sum of f(vector, x of a piece) over the vectors of a row.
@@ -106,7 +108,7 @@ struct Strip {
 
 INLINE Strip strip_of(const Params* p, index_t item) {
   index_t strips = ceil_div(p->b, p->width), lane = item % strips * p->width;
-  return {item / strips * p->l * p->b + lane, std::min(p->width, p->b - lane)};
+  return {item / strips * p->l * p->b + lane, min(p->width, p->b - lane)};
 }
 
 // Copy a strip to [L, width]; what is in lanes that it does not have is computed too, and not copied back.
@@ -136,7 +138,7 @@ INLINE void lane_sums(const Params* p, index_t i, vector_t* sums, F f) {
   for (int j = 0; j < S; j++) sums[j] = vector_t{};
   for (index_t begin = 0; begin < p->l; begin += BLOCK) {
     vector_t part[S] = {};
-    for (index_t l = begin; l < std::min(begin + BLOCK, p->l); l++) {
+    for (index_t l = begin; l < min(begin + BLOCK, p->l); l++) {
       for (int j = 0; j < S; j++) part[j] += f(j, l * p->width + i + j * LANES);
     }
     for (int j = 0; j < S; j++) sums[j] += part[j];

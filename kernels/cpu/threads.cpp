@@ -7,18 +7,16 @@
 #include <signal.h>
 
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdlib>
-#include <mutex>
+#include <ctime>
 #include <new>
 #include <utility>
 
 #include "vectors.hpp"
 
 static constexpr int MAX_ARGUMENTS = 24;  // pointers of a kernel: its Params and arrays
-static constexpr auto PATIENCE = std::chrono::microseconds(200);  // of a helper, before it sleeps
-static constexpr int POLLS = 10000;       // of the helpers of a job, before its thread yields
+static constexpr int64_t PATIENCE = 200'000;  // ns of a helper, before it sleeps
+static constexpr int POLLS = 10000;           // of the helpers of a job, before its thread yields
 
 // Most bytes of a workspace that a thread keeps; none where AddressSanitizer shall see what is beyond that of a job.
 #ifdef __SANITIZE_ADDRESS__
@@ -33,6 +31,12 @@ INLINE void pause_briefly() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+INLINE int64_t nanoseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
 // --- Jobs -----------------------------------------------------------------------------------------------------------
@@ -98,14 +102,14 @@ struct Job {
 
 // Never destroyed: helpers wait in it when the process ends.
 struct Pool {
-  std::mutex use;                     // of the thread whose job it is
+  pthread_mutex_t use = PTHREAD_MUTEX_INITIALIZER;  // of the thread whose job it is
   std::atomic<Job*> job{nullptr};
   std::atomic<int64_t> seats{0};      // helpers that may still join the job
   std::atomic<int64_t> inside{0};     // helpers that may be reading it
   std::atomic<int64_t> jobs{0};       // begun so far
   std::atomic<int64_t> sleepers{0};
-  std::mutex sleep;
-  std::condition_variable wake;
+  pthread_mutex_t sleep = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
   int64_t helpers = 0;
 
   // A helper enters before it reads the job, and the job's thread takes that away before it looks who is inside: so either
@@ -121,24 +125,26 @@ struct Pool {
   }
 
   int64_t next_job(int64_t seen) {
-    using clock = std::chrono::steady_clock;  // a pause takes 20 ns on one processor and 60 on another
-    for (auto start = clock::now(); clock::now() - start < PATIENCE; pause_briefly())
+    // by the clock: a pause takes 20 ns on one processor and 60 on another
+    for (int64_t start = nanoseconds(); nanoseconds() - start < PATIENCE; pause_briefly())
       if (jobs != seen) return jobs;
-    std::unique_lock<std::mutex> lock(sleep);
+    pthread_mutex_lock(&sleep);
     sleepers++;
-    wake.wait(lock, [&] { return jobs != seen; });
+    while (jobs == seen) pthread_cond_wait(&wake, &sleep);
     sleepers--;
+    pthread_mutex_unlock(&sleep);
     return jobs;
   }
 
   void share(Job& mine, int64_t wanted) {
     while (helpers < wanted && start()) helpers++;
-    seats = std::min(wanted, helpers);
+    seats = min(wanted, helpers);
     job = &mine;
     jobs++;
     if (sleepers > 0) {
-      std::lock_guard<std::mutex> lock(sleep);
-      wake.notify_all();
+      pthread_mutex_lock(&sleep);
+      pthread_cond_broadcast(&wake);
+      pthread_mutex_unlock(&sleep);
     }
     mine.work();
     job = nullptr;
@@ -177,11 +183,11 @@ extern "C" __attribute__((visibility("default"))) int64_t run(void* function, vo
   Job job;
   job.function = function, job.arguments = arguments, job.workspace = workspace, job.items = items;
   job.call = call_with(count, std::make_index_sequence<MAX_ARGUMENTS + 1>());
-  int64_t helpers = std::min(threads, items) - 1;
+  int64_t helpers = min(threads, items) - 1;
   Pool* shared = helpers > 0 ? the_pool() : nullptr;
-  if (shared && shared->use.try_lock()) {
+  if (shared && pthread_mutex_trylock(&shared->use) == 0) {
     shared->share(job, helpers);
-    shared->use.unlock();
+    pthread_mutex_unlock(&shared->use);
   } else {
     job.work();
   }

@@ -93,9 +93,9 @@ INLINE void copy_tiles(const scalar_t* x, index_t x_step, scalar_t* y, index_t y
   constexpr index_t L = V::L;
   for (index_t j = 0; j < columns; j += 2 * L) {
     for (index_t i = 0; i < rows; i += L) {
-      index_t row = std::min(i, rows - L);
-      for (index_t k = j; k < std::min(j + 2 * L, columns); k += L) {
-        index_t column = std::min(k, columns - L);
+      index_t row = min(i, rows - L);
+      for (index_t k = j; k < min(j + 2 * L, columns); k += L) {
+        index_t column = min(k, columns - L);
         copy_tile<V>(x + row * x_step + column, x_step, y + column * y_step + row, y_step);
       }
     }
@@ -108,7 +108,7 @@ static inline void interleave(const scalar_t* x, index_t x_step, scalar_t* y, in
   index_t j = 0;
   for (; j + 8 <= columns; j += 4) {
     Quad::vector tile[4];
-    for (index_t i = 0; i < 4; i++) memcpy(&tile[i], x + std::min(i, rows - 1) * x_step + j, sizeof tile[i]);
+    for (index_t i = 0; i < 4; i++) memcpy(&tile[i], x + min(i, rows - 1) * x_step + j, sizeof tile[i]);
     transpose<Quad>(tile);
     for (index_t k = 0; k < 4; k++) memcpy(y + (j + k) * rows, &tile[k], sizeof tile[k]);
   }
@@ -134,7 +134,7 @@ static inline void deinterleave(const scalar_t* x, scalar_t* y, index_t y_step, 
 // y[j * y_step + i] = x[i * x_step + j] for i in [0, rows), j in [0, columns).
 static inline void copy_transposed(const scalar_t* x, index_t x_step, scalar_t* y, index_t y_step, index_t rows,
                                    index_t columns) {
-  index_t least = std::min(rows, columns);
+  index_t least = min(rows, columns);
   if (least >= LANES) {
     copy_tiles<Wide>(x, x_step, y, y_step, rows, columns);
   } else if (rows > 1 && rows <= 4 && y_step == rows) {

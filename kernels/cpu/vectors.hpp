@@ -1,8 +1,6 @@
 // Vectors of SCALAR in the compiler's vector extensions: as wide as the machine's registers, the same source for all.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -55,6 +53,32 @@ INLINE scalar_t sum_of_lanes(vector_t v) {
 INLINE index_t round_up(index_t count, index_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
 INLINE index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
+
+// These of <algorithm>, which takes compilers as long as a small kernel.
+template <class T>
+INLINE constexpr T min(T a, T b) {
+  return b < a ? b : a;
+}
+
+template <class T>
+INLINE constexpr T max(T a, T b) {
+  return a < b ? b : a;
+}
+
+template <class T>
+INLINE constexpr T clamp(T value, T least, T most) {
+  return min(max(value, least), most);
+}
+
+template <class T, class Value>
+INLINE void fill(T* begin, T* end, Value value) {
+  for (; begin < end; begin++) *begin = T(value);
+}
+
+template <class T, class Value>
+INLINE void fill_n(T* begin, index_t count, Value value) {
+  fill(begin, begin + count, value);
+}
 
 // The range [begin, end) of the `part`-th of `parts` nearly equal parts of `count` items.
 struct Range {

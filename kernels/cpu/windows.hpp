@@ -7,8 +7,8 @@
 INLINE Range inside(index_t offset, index_t stride, index_t size, index_t out) {
   index_t begin = offset < 0 ? ceil_div(-offset, stride) : 0;
   index_t end = offset < size ? (size - 1 - offset) / stride + 1 : 0;
-  begin = std::min(begin, out);
-  return {begin, std::max(begin, std::min(end, out))};
+  begin = min(begin, out);
+  return {begin, max(begin, min(end, out))};
 }
 
 INLINE void fill_zero(scalar_t* to, index_t count) {

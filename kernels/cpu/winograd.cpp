@@ -54,7 +54,7 @@ static void transform_filters(const Params* p, const scalar_t* w, index_t count,
   Filters filters(p->w_m, p->w_c, 0, p->w_h, p->w_w, 1, 3, 3);
   index_t some = filters.channels_at_once();
   for (index_t c = 0; c < channels; c += some) {
-    index_t here = std::min(some, channels - c);
+    index_t here = min(some, channels - c);
     filters.turn(w + c * p->w_c, count, here, workspace);
     for (index_t i = 0; i < here; i++) {
       vector_t taps[9], rows[12], all[16];
@@ -73,14 +73,14 @@ KERNEL transform_weights(const Params* p, const scalar_t* w, scalar_t* packed, s
   index_t g = item / panels.vectors, vector = item % panels.vectors, m = vector * LANES;
   index_t panel = panels.of(vector), first = panels.first(panel), lanes = (panels.first(panel + 1) - first) * LANES;
   packed += (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES + (vector - first) * LANES;
-  transform_filters(p, w + g * p->w_g + m * p->w_m, std::min<index_t>(LANES, p->filters - m), p->channels, packed,
+  transform_filters(p, w + g * p->w_g + m * p->w_m, min<index_t>(LANES, p->filters - m), p->channels, packed,
                     lanes, (p->channels + 1) * lanes, workspace);
 }
 
 // to[frequency][c] of a tile, `step` apart, from its 4 x 4 pixels: LANES channels, the last ones overlapping.
 static void transform_tile(const scalar_t* from, index_t row, index_t channels, scalar_t* to, index_t step) {
   for (index_t at = 0; at < channels; at += LANES) {
-    index_t c = std::min(at, channels - LANES);
+    index_t c = min(at, channels - LANES);
     vector_t pixels[16], rows[16], all[16];
     for (int i = 0; i < 4; i++)
       for (int j = 0; j < 4; j++) pixels[i * 4 + j] = load(from + i * row + j * channels + c);
@@ -101,7 +101,7 @@ static void multiply_panel(const scalar_t* transformed, const index_t* at, const
   vector_t zero[V] = {};
   for (int f = 0; f < FREQUENCIES; f++)
     for (index_t k = 0, most = piece_of(count); k < count; k += most) {
-      Piece piece{first + k, std::min(most, count - k)};
+      Piece piece{first + k, min(most, count - k)};
       Product product{transformed + f * spaced(tiles * channels), at, &piece, 1, weights + f * step + k * V * LANES,
                       V * LANES, products + f * spaced(tiles * V * LANES), to, V * LANES};
       multiply<V>(product, tiles, first + k ? nullptr : zero);
@@ -116,7 +116,7 @@ struct Strided : Axis {
       : Axis{0, ceil_div(all_targets - residue, gap), 3, 1, 0, 1, 0}, target(residue) {
     index_t reached = residue + all_least;
     first = (reached % gap + gap) % gap;
-    sources = std::max<index_t>(0, ceil_div(all_sources - first, gap));
+    sources = max<index_t>(0, ceil_div(all_sources - first, gap));
     least = (reached - first) / gap;
   }
 };
@@ -132,8 +132,8 @@ struct Image {
 
   // Those of a region that it has.
   Tile within(const Tile& region) const {
-    return {0, 1, 0, 1, region.h, std::clamp<index_t>(h.targets - region.h, 0, region.hs),
-            region.w, std::clamp<index_t>(w.targets - region.w, 0, region.ws)};
+    return {0, 1, 0, 1, region.h, clamp<index_t>(h.targets - region.h, 0, region.hs),
+            region.w, clamp<index_t>(w.targets - region.w, 0, region.ws)};
   }
 };
 
@@ -144,7 +144,7 @@ static bool to_sums(const scalar_t* products, index_t step, index_t wide, index_
   vector_t strange = {};
   for (index_t lane = 0; lane < lanes; lane += LANES) {
     vector_t shift = {};
-    for (index_t i = lane; i < std::min(filters, lane + LANES) && bias; i++) shift[i - lane] = bias[i * bias_step];
+    for (index_t i = lane; i < min(filters, lane + LANES) && bias; i++) shift[i - lane] = bias[i * bias_step];
     for (index_t h = 0; h < tile.hs; h += 2)
       for (index_t w = 0; w < tile.ws; w += 2) {
         const scalar_t* from = products + (h / 2 * wide + w / 2) * lanes + lane;
@@ -190,7 +190,7 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const sca
   scalar_t* sums = pixels;                                                         // later, and those turned
   scalar_t* turned = sums + 4 * most * MAX_VECTORS * LANES;
   index_t* at = reinterpret_cast<index_t*>(
-      pixels + round_up(std::max(8 * most * MAX_VECTORS * LANES,
+      pixels + round_up(max(8 * most * MAX_VECTORS * LANES,
                                  p->tile_n * (2 * p->tile_h + 2) * (2 * p->tile_w + 2) * p->channels), LANES));
 
   for (index_t i = 0, t = 0; i < tile.ns; i++) {
@@ -206,20 +206,20 @@ KERNEL winograd(const Params* p, const scalar_t* x, const scalar_t* w, const sca
   index_t* to = at + tiles + ROWS[1];
   scalar_t* scratch = reinterpret_cast<scalar_t*>(at + round_up(2 * (most + ROWS[1]), LANES));
   scalar_t* transformed_here = scratch + 256 * LANES;
-  for (index_t i = 0; i < tiles + ROWS[1]; i++) to[i] = std::min(i, tiles - 1), at[i] = to[i] * p->channels;
+  for (index_t i = 0; i < tiles + ROWS[1]; i++) to[i] = min(i, tiles - 1), at[i] = to[i] * p->channels;
 
   bool is_finite = true;
   for (index_t panel = part.begin; panel < part.end; panel++) {
     index_t first = panels.first(panel), vectors = panels.first(panel + 1) - first, m = first * LANES;
-    index_t lanes = vectors * LANES, filters = std::min(lanes, p->filters - m);
+    index_t lanes = vectors * LANES, filters = min(lanes, p->filters - m);
     for (index_t c = 0; c < p->channels; c += p->slice) {
-      index_t channels = std::min(p->slice, p->channels - c), step = (channels + 1) * lanes;
+      index_t channels = min(p->slice, p->channels - c), step = (channels + 1) * lanes;
       const scalar_t* weights = transformed_here;
       if (packed) {
         weights = packed + (g * panels.vectors + first) * LANES * (p->channels + 1) * FREQUENCIES;
       } else {
         for (index_t i = 0; i < lanes; i += LANES)
-          transform_filters(p, w + g * p->w_g + (m + i) * p->w_m + c * p->w_c, std::min<index_t>(LANES, filters - i),
+          transform_filters(p, w + g * p->w_g + (m + i) * p->w_m + c * p->w_c, min<index_t>(LANES, filters - i),
                             channels, transformed_here + i, lanes, step, scratch);
       }
       with_vectors<MAX_VECTORS>(vectors, [&](auto v) {
