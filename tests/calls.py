@@ -42,6 +42,10 @@ def _calls_of_rank(n: int) -> dict[str, dict[str, Any]]:
     y, indices = getattr(F, f"max_pool{n}d")(x, 2, return_indices=True)
     return {
         f"conv{n}d": {"input": x, **filters, **windows, "groups": 2},
+        f"conv{n}d_activation": {
+            "input": x, **filters, **windows, "groups": 2, "residual": grad[::-1], "activation": "leaky_relu",
+            "negative_slope": 0.01,
+        },
         f"conv{n}d_input": {
             "input_size": x.shape, "weight": filters["weight"], "grad_output": grad, **windows, "groups": 2
         },
@@ -137,7 +141,7 @@ def _with_backward(name: str, arguments: dict[str, Any]) -> dict[str, dict[str, 
         handed = {"indices": run(return_indices=True)[1]}
     elif name.endswith("_norm"):
         handed = dict(zip(("mean", "rstd"), run(return_statistics=True)[1:], strict=True))
-    elif "softmax" in name or name == "bias_activation":
+    elif "softmax" in name or name.endswith("_activation"):
         handed = {"output": result}
     elif name == "dropout":
         handed = {"mask": run(return_mask=True)[1]}

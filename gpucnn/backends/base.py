@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod, update_abstractmethods
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, TypeVar
 
 from gpucnn.backends import optimization, smooth
+from gpucnn.backends.layout import planes
 from gpucnn.backends.optimization import AdamStep, Descent
 from gpucnn.geometry import ConvGeometry, InterpolationGeometry, NormGeometry, PoolGeometry
 
@@ -127,6 +128,18 @@ class Backend(ABC):
     @primitive
     def convolve(self, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
         """Cross-correlate x [N, C, D, H, W] with w: y [N, OC, OD, OH, OW], plus bias."""
+
+    def convolve_activation(
+        self, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry, epilogue: Epilogue
+    ) -> None:
+        """As `convolve` and then `bias_activation` with the epilogue, whose residual is [N, OC, OD, OH, OW].
+
+        A backend whose kernels apply epilogues to their sums replaces it, and gives the same bits.
+        """
+        sums = y if self.host else self.empty_like(y.shape, y.dtype, y)  # a GPU's kernel may not write what it reads
+        self.convolve(x, w, bias, sums, geometry)
+        residual = None if epilogue.residual is None else planes(epilogue.residual)
+        self.bias_activation(planes(sums), None, planes(y), replace(epilogue, residual=residual))
 
     @primitive
     def convolve_backward_input(

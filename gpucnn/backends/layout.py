@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 
@@ -18,6 +19,11 @@ def _is_channels_last(shape: tuple[int, ...], strides: tuple[int, ...], itemsize
         return False
     spatial = [abs(step) for step, size in zip(strides[2:], shape[2:], strict=True) if size > 1]
     return bool(spatial) and min(spatial) >= itemsize * shape[1]
+
+
+def planes(x: Any) -> Any:
+    """X [N, C, *spatial] as [N, C, P]; a view where its order allows."""
+    return x.reshape(*x.shape[:2], prod(x.shape[2:]))
 
 
 def is_dense(x: Any, axes: Sequence[int]) -> bool:

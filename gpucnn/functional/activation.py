@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gpucnn.backends import Epilogue
 from gpucnn.backends.dtypes import FLOATING
+from gpucnn.backends.layout import planes
 from gpucnn.backends.replaying import replayed
 from gpucnn.functional._call import Array, Call, Needs, choice, needed
 from gpucnn.geometry.arguments import number
@@ -52,7 +53,7 @@ def bias_activation(
 
     See Also
     --------
-    bias_activation_backward, relu, leaky_relu
+    bias_activation_backward, conv2d_activation, relu, leaky_relu
 
     Notes
     -----
@@ -68,8 +69,8 @@ def bias_activation(
     x, b, r = call.arrays
     slope = _check(call, x, b, r, activation, negative_slope)
     y = call.destination(x.shape, like=x)
-    epilogue = Epilogue(None if r is None else _planes(r), activation, slope)
-    call.backend.bias_activation(_planes(x), b, _planes(y), epilogue)
+    epilogue = Epilogue(None if r is None else planes(r), activation, slope)
+    call.backend.bias_activation(planes(x), b, planes(y), epilogue)
     return call.result(y)
 
 
@@ -140,26 +141,21 @@ def bias_activation_backward(
     if not (need_x or need_b or need_r):
         return (None, None, None)
     if activation == "none":
-        signs = _planes(grad)
+        signs = planes(grad)
     elif y is not None and (activation in ("relu", "relu6") or slope > 0):
-        signs = _planes(y)
+        signs = planes(y)
     else:
-        signs = _planes(call.destination(x.shape, like=x))
-        call.backend.bias_activation(_planes(x), b, signs, Epilogue(None if r is None else _planes(r)))
+        signs = planes(call.destination(x.shape, like=x))
+        call.backend.bias_activation(planes(x), b, signs, Epilogue(None if r is None else planes(r)))
     grad_x = call.destination(x.shape, like=grad)
     grad_b = call.gradient_of(b) if need_b else None
     epilogue = Epilogue(None, activation, slope)
-    call.backend.bias_activation_backward(_planes(grad), signs, _planes(grad_x), grad_b, epilogue)
+    call.backend.bias_activation_backward(planes(grad), signs, planes(grad_x), grad_b, epilogue)
     grad_r = (grad_x.copy(order="K") if need_x else grad_x) if need_r else None
     return call.result((grad_x if need_x else None, grad_b, grad_r))
 
 
 _OPTIONAL = ("bias", "residual")
-
-
-def _planes(x: Array) -> Array:
-    """X [N, C, *] as [N, C, P]; a view where its order allows."""
-    return x.reshape(*x.shape[:2], -1) if x.size else x.reshape(*x.shape[:2], 0)
 
 
 def _check(call: Call, x: Array, b: Array | None, r: Array | None, activation: str, negative_slope: float) -> float:

@@ -1,16 +1,20 @@
-"""Convolution, transposed convolution and their gradients, for 1-d to 3-d images."""
+"""Convolution, with an activation too, transposed convolution and their gradients, for 1-d to 3-d images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from gpucnn.backends.dtypes import NUMERIC
+from gpucnn.backends import Epilogue
+from gpucnn.backends.dtypes import FLOATING, NUMERIC
+from gpucnn.backends.layout import planes
 from gpucnn.functional._call import (
     Array,
     Call,
     Needs,
     ProductCall,
+    choice,
     convolved_shape,
     lifted,
     lowered,
@@ -20,14 +24,18 @@ from gpucnn.functional._call import (
 )
 from gpucnn.functional._convolution_geometry import geometry_of, transposed_geometry
 from gpucnn.functional._family import replayed_family
+from gpucnn.functional.activation import ACTIVATIONS
 from gpucnn.geometry import ConvGeometry, Padding, Size
+from gpucnn.geometry.arguments import number
 
 __all__ = [
-    "conv1d", "conv1d_backward", "conv1d_input", "conv1d_input_backward", "conv1d_weight", "conv1d_weight_backward",
-    "conv2d", "conv2d_backward", "conv2d_input", "conv2d_input_backward", "conv2d_weight", "conv2d_weight_backward",
-    "conv3d", "conv3d_backward", "conv3d_input", "conv3d_input_backward", "conv3d_weight", "conv3d_weight_backward",
-    "conv_transpose1d", "conv_transpose1d_backward", "conv_transpose2d", "conv_transpose2d_backward",
-    "conv_transpose3d", "conv_transpose3d_backward",
+    "conv1d", "conv1d_activation", "conv1d_activation_backward", "conv1d_backward", "conv1d_input",
+    "conv1d_input_backward", "conv1d_weight", "conv1d_weight_backward", "conv2d", "conv2d_activation",
+    "conv2d_activation_backward", "conv2d_backward", "conv2d_input", "conv2d_input_backward", "conv2d_weight",
+    "conv2d_weight_backward", "conv3d", "conv3d_activation", "conv3d_activation_backward", "conv3d_backward",
+    "conv3d_input", "conv3d_input_backward", "conv3d_weight", "conv3d_weight_backward", "conv_transpose1d",
+    "conv_transpose1d_backward", "conv_transpose2d", "conv_transpose2d_backward", "conv_transpose3d",
+    "conv_transpose3d_backward",
 ]  # fmt: skip
 
 
@@ -77,7 +85,7 @@ def conv_nd(
 
     See Also
     --------
-    conv{n}d_backward, conv_transpose{n}d, gpucnn.geometry.conv_output_size
+    conv{n}d_backward, conv{n}d_activation, conv_transpose{n}d, gpucnn.geometry.conv_output_size
 
     Notes
     -----
@@ -175,6 +183,171 @@ def conv_nd_backward(
             _bias_gradient(call, grad, b, rank) if need_b and b is not None else None,
         )
     )
+
+
+def conv_nd_activation(
+    rank: int,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    residual: Array | None = None,
+    activation: str = "relu",
+    negative_slope: float = 0.01,
+    out: Array | None = None,
+) -> Array:
+    """``activation(conv{n}d(input, weight, bias, …) + residual)``.
+
+    Parameters
+    ----------
+    input : array [N, C, {space}] or [C, {space}]
+        Floating-point.
+    weight, bias, stride, padding, dilation, groups
+        As `conv{n}d` takes them.
+    residual : array [N, OC, {out}] or [OC, {out}], optional
+        The result of a shortcut, added to the convolution's, in the dtype of `input`.
+    activation : "none", "relu", "leaky_relu" or "relu6", which is ``min(max(x, 0), 6)``
+    negative_slope : float
+        Of "leaky_relu".
+    out : array [N, OC, {out}] or [OC, {out}], optional
+        An array to write the result to, of any strides; it is returned.
+
+    Returns
+    -------
+    array [N, OC, {out}] or [OC, {out}]
+        In the dtype and memory order of `input`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv{n}d`, or there is no such activation.
+
+    See Also
+    --------
+    conv{n}d_activation_backward, conv{n}d, bias_activation
+
+    Notes
+    -----
+    The result has the bits of `bias_activation` after `conv{n}d`, so that of 16-bit floats is rounded after each of
+    them. The compiled CPU kernels add the residual and apply the activation to sums on their way to memory, where
+    `bias_activation` would read and write each once more; other backends run both one after the other.
+
+    Examples
+    --------
+    >>> x, w = np.ones((1, 1, {5})), -np.ones((1, 1, {3}))
+    >>> np.unique(conv{n}d_activation(x, w, stride=2, residual=np.full((1, 1, {2}), {3**n}.5)))
+    array([0.5])
+    """
+    op = f"conv{rank}d_activation"
+    arrays = {"input": input, "weight": weight, "bias": bias, "residual": residual}
+    call = Call(op, FLOATING, optional=("bias", "residual"), **arrays, out=out)
+    x, w, b, r = call.arrays
+    geometry = geometry_of(op, rank, x.shape, w.shape, stride, padding, dilation, groups)
+    epilogue = _epilogue(call, x, b, r, geometry, activation, negative_slope)
+    y = call.image(convolved_shape(x.shape, geometry), rank, like=x)
+    call.backend.convolve_activation(lifted(x, rank), lifted(w, rank), b, y, geometry, epilogue)
+    return call.result(lowered(y, rank, like=x))
+
+
+def conv_nd_activation_backward(
+    rank: int,
+    grad_output: Array,
+    input: Array,
+    weight: Array,
+    bias: Array | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    *,
+    residual: Array | None = None,
+    activation: str = "relu",
+    negative_slope: float = 0.01,
+    output: Array | None = None,
+    needs: Needs = None,
+) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+    """Gradients of `conv{n}d_activation`.
+
+    Parameters
+    ----------
+    grad_output : array [N, OC, {out}] or [OC, {out}]
+        Gradient of the loss with respect to the output.
+    input, weight, bias, stride, padding, dilation, groups, residual, activation, negative_slope
+        As they were given to `conv{n}d_activation`.
+    output : array [N, OC, {out}] or [OC, {out}], optional
+        What `conv{n}d_activation` returned; recomputed where it is missing.
+    needs : sequence of 4 bools, optional
+        Which gradients to compute; the others are None.
+
+    Returns
+    -------
+    tuple of (array or None)
+        Gradients with respect to `input`, `weight`, `bias` and `residual`, each in that one's dtype.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `conv{n}d_activation`, or shapes do not fit.
+
+    Notes
+    -----
+    `bias_activation_backward`, then `conv{n}d_backward`.
+
+    Examples
+    --------
+    >>> x, w = np.ones((1, 3, {4})), np.ones((8, 3, {2}))
+    >>> grads = conv{n}d_activation_backward(np.ones((1, 8, {2})), x, w, stride=2)
+    >>> grads[0].shape, grads[1].shape, grads[2:]
+    ((1, 3, {4}), (8, 3, {2}), (None, None))
+    """
+    op = f"conv{rank}d_activation_backward"
+    arrays = {"grad_output": grad_output, "input": input, "weight": weight, "bias": bias, "residual": residual}
+    call = Call(op, FLOATING, optional=("bias", "residual", "output"), **arrays, output=output)
+    grad, x, w, b, r, y = call.arrays
+    geometry = geometry_of(op, rank, x.shape, w.shape, stride, padding, dilation, groups)
+    epilogue = _epilogue(call, x, b, r, geometry, activation, negative_slope)
+    shape = convolved_shape(x.shape, geometry)
+    call.expect_shape("grad_output", grad, shape)
+    call.expect_shape("output", y, shape)
+    need_x, need_w, need_b, need_r = needed(op, needs, 4)
+    need_b, need_r = need_b and b is not None, need_r and r is not None
+    if not (need_x or need_w or need_b or need_r):
+        return (None, None, None, None)
+    if activation == "none":
+        signs = lifted(grad, rank)
+    elif y is not None and (activation in ("relu", "relu6") or epilogue.negative_slope > 0):
+        signs = lifted(y, rank)
+    else:
+        signs = call.image(shape, rank, like=x)
+        before = replace(epilogue, activation="none")
+        call.backend.convolve_activation(lifted(x, rank), lifted(w, rank), b, signs, geometry, before)
+    grad_sum = call.image(shape, rank, like=grad)
+    grad_b = call.gradient_of(b) if need_b else None
+    call.backend.bias_activation_backward(planes(lifted(grad, rank)), planes(signs), planes(grad_sum), grad_b, epilogue)
+    of_sum = lowered(grad_sum, rank, like=grad)
+    return call.result(
+        (
+            _backward_input(call, of_sum, w, None, geometry) if need_x else None,
+            _backward_weight(call, x, of_sum, geometry) if need_w else None,
+            grad_b,
+            of_sum if need_r else None,
+        )
+    )
+
+
+def _epilogue(
+    call: Call, x: Array, b: Array | None, r: Array | None, geometry: ConvGeometry, activation: str, slope: float
+) -> Epilogue:
+    """The epilogue of a convolution, whose arguments are checked."""
+    call.expect_shape("bias", b, (geometry.channels.outputs,))
+    call.expect_shape("residual", r, convolved_shape(x.shape, geometry))
+    choice(call.op, "activation", activation, ACTIVATIONS)
+    residual = None if r is None else lifted(r, geometry.rank)
+    return Epilogue(residual, activation, number(call.op, "negative_slope", slope))
 
 
 def conv_nd_input(
@@ -534,6 +707,10 @@ def conv_transpose_nd_backward(
 
 conv1d, conv2d, conv3d = replayed_family(conv_nd)
 conv1d_backward, conv2d_backward, conv3d_backward = replayed_family(conv_nd_backward)
+conv1d_activation, conv2d_activation, conv3d_activation = replayed_family(conv_nd_activation)
+conv1d_activation_backward, conv2d_activation_backward, conv3d_activation_backward = replayed_family(
+    conv_nd_activation_backward
+)
 conv1d_input, conv2d_input, conv3d_input = replayed_family(conv_nd_input, first=1)
 conv1d_input_backward, conv2d_input_backward, conv3d_input_backward = replayed_family(conv_nd_input_backward)
 conv1d_weight, conv2d_weight, conv3d_weight = replayed_family(conv_nd_weight)

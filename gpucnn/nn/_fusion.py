@@ -1,67 +1,68 @@
-"""Forwards of several modules in one pass: of a norm, a sum with a shortcut, and an activation.
+"""Forwards of several modules in one pass: of a norm or a convolution, a sum with a shortcut, and an activation.
 
 Results have the bits that they have one module after the other, and each module keeps what it keeps then: the backward
 is that of the modules one by one. Not so fused are modules with another forward than their class's, and sums of 16
-bits, which would be rounded once in place of twice.
+bits, which a norm would round once in place of twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 import gpucnn.functional as F
 from gpucnn.nn._joining import added
-from gpucnn.nn.activation import ReLU, ReLU6
+from gpucnn.nn.activation import Identity, ReLU, ReLU6
 from gpucnn.nn.module import Array, Module
-from gpucnn.nn.normalization import (
-    BatchNorm1d,
-    BatchNorm2d,
-    BatchNorm3d,
-    GroupNorm,
-    InstanceNorm1d,
-    InstanceNorm2d,
-    InstanceNorm3d,
-    LayerNorm,
-)
+from gpucnn.nn.precision import half
 
 WIDE = {np.dtype(np.float32), np.dtype(np.float64)}
 ACTIVATIONS = {ReLU: "relu", ReLU6: "relu6"}
-NORMS = {
-    *(BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm),
-    *(InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm),
-}
 
 
-def through(modules: Iterable[Module], x: Array) -> Array:
-    """The result of modules one after the other."""
-    norm: Any = None  # the module before, whose forward is left to the next one
+def through(modules: Iterable[Module], x: Array, **finish: Any) -> Array:
+    """The result of modules one after the other, the last of which finishes with `finish`, where that is given."""
+    waiting: Any = None  # the module before, whose forward is left to the next one
     for module in modules:
-        if norm is not None and is_one_of(module, ACTIVATIONS):
-            x = norm.finished(x, activation=ACTIVATIONS[type(module)])
+        if waiting is not None and is_one_of(module, ACTIVATIONS):
+            x = waiting.finished(x, activation=ACTIVATIONS[type(module)])
             module.keep(x)
-            norm = None
+            waiting = None
             continue
-        if norm is not None:
-            x, norm = norm(x), None
-        if is_one_of(module, NORMS):
-            norm = module
+        if is_one_of(module, (Identity,)):
+            module.keep()
+            continue
+        if waiting is not None:
+            x, waiting = waiting(x), None
+        if finishes(module):
+            waiting = module
         else:
             x = module(x)
-    return x if norm is None else norm(x)
+    if waiting is None:
+        return x
+    return waiting.finished(x, **finish) if finish else waiting(x)
 
 
-def summed(last: Any, x: Array, shortcut: Array, activation: Module | None = None) -> Array:
-    """``activation(last(x) + shortcut)``; the result of `last` has the shape and dtype of `shortcut`."""
+def summed(
+    modules: Sequence[Module], x: Array, shortcut: Array, activation: Module | None = None
+) -> tuple[Array, Any]:
+    """``activation(f(x) + shortcut)`` where f runs modules one after the other, and the dtype of f's result.
+
+    That has the shape of `shortcut`.
+    """
     is_known = activation is None or is_one_of(activation, ACTIVATIONS)
-    if not (is_known and is_one_of(last, NORMS) and _sums_exactly(x, shortcut)):
-        return joined(last(x), shortcut, activation)
-    y = last.finished(x, shortcut, None if activation is None else ACTIVATIONS[type(activation)])
+    last = ending(modules)
+    if not (is_known and last is not None and finishes(last) and half() is None and _sums_exactly(x, shortcut)):
+        y = through(modules, x)
+        return joined(y, shortcut, activation), y.dtype
+    name = "none" if activation is None else ACTIVATIONS[type(activation)]
+    y = through(modules, x, residual=shortcut, activation=name)
     if activation is not None:
         activation.keep(y)
-    return y
+    return y, y.dtype
 
 
 def joined(y: Array, shortcut: Array, activation: Module | None) -> Array:
@@ -73,6 +74,29 @@ def joined(y: Array, shortcut: Array, activation: Module | None) -> Array:
     total = F.bias_activation(y, residual=shortcut, activation=ACTIVATIONS[type(activation)])
     activation.keep(total)
     return total
+
+
+def ending(modules: Sequence[Module]) -> Module | None:
+    """The last module that does something."""
+    return next((module for module in reversed(modules) if not is_one_of(module, (Identity,))), None)
+
+
+def finishes(module: Module) -> bool:
+    """Whether a module's forward is that of its class, which can add a residual and apply an activation: `finished`."""
+    if "forward" in vars(module) or not _has_finished(type(module)):
+        return False
+    children = getattr(module, "finished_by", None)  # of a Sequential: its last module, which does that
+    if children is None:
+        return True
+    last = ending(children())
+    return last is not None and finishes(last)
+
+
+@cache
+def _has_finished(kind: type) -> bool:
+    """Whether the first class that has a forward of any kind, in the order in which Python looks, has `finished`."""
+    found = next((vars(each) for each in kind.__mro__ if vars(each).keys() & {"forward", "finished"}), {})
+    return "finished" in found
 
 
 def _sums_exactly(one: Array, other: Array) -> bool:

@@ -130,6 +130,16 @@ class Sequential(Modules):
         self.keep()
         return x
 
+    def finished(self, x: Array, residual: Array | None = None, activation: str = "none") -> Array:
+        """``activation(forward(x) + residual)``, where the last module can finish with these."""
+        x = through(self, x, residual=residual, activation=activation)
+        self.keep()
+        return x
+
+    def finished_by(self) -> list[Module]:
+        """The modules, of which the last finishes with a residual and an activation."""
+        return list(self)
+
     def backward(self, grad_output: Array) -> Array:
         """The gradient of the first module's input."""
         self.kept()

@@ -136,11 +136,20 @@ class ConvNd(Filters, Sliding, op="conv{n}d"):
 
     def forward(self, x: Array) -> Array:
         """Array [N, C, *space] or [C, *space] to array [N, OC, *out] or [OC, *out]."""
+        return self._finished(self.function, x)
+
+    def finished(self, x: Array, residual: Array | None = None, activation: str = "none") -> Array:
+        """``activation(forward(x) + residual)`` in one pass; what is kept is for the backward of the convolution."""
+        function = getattr(F, f"conv{self.rank}d_activation")
+        return self._finished(function, x, residual=residual, activation=activation)
+
+    def _finished(self, function: Any, x: Array, **finish: Any) -> Array:
         padded = None
         if self.padding_mode != "zeros":
             self._expect_image(x)
             padded = F.pad(x, self._pad(self._space(x.shape)), self.padding_mode)
-        y, operands = self._forward(x if padded is None else padded, **self._options())
+        operands = self._operands(x if padded is None else padded)
+        y = function(*operands[1:], **self._options(), **finish)
         self.keep(operands, None if padded is None else x)
         return y
 

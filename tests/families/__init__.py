@@ -14,6 +14,7 @@ from properties import Case
 from strategies import FLOATS
 
 from families.convolution import (
+    activated_convolutions,
     convolution_gradients,
     convolutions,
     local_layers,
@@ -52,6 +53,7 @@ def unary(name: str, dtypes: tuple[str, ...] = FLOATS, tolerance: float = 1e-6, 
 
 FAMILIES = {
     "conv": Family(convolutions, ALL, SINGLE, COMPLEX_TOO),
+    "conv_activation": Family(activated_convolutions, SINGLE[:2], SINGLE[:2]),
     "conv_input": Family(partial(convolution_gradients, of="input"), ALL, SINGLE, COMPLEX_TOO),
     "conv_weight": Family(partial(convolution_gradients, of="weight"), ALL, SINGLE, COMPLEX_TOO),
     "conv_transpose": Family(transposed_convolutions, ALL, SINGLE, COMPLEX_TOO),

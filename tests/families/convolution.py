@@ -66,6 +66,50 @@ def convolution(layer: Layer, arrays: tuple[Any, ...] | None = None) -> Case:
 
 
 @st.composite
+def activated_convolutions(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
+    """A convolution with an epilogue."""
+    layer = draw(drawn_layers(purpose, dtypes))
+    x, w, b, grad = layer.arrays()
+    bias = b if draw(st.booleans()) else None
+    order = draw(st.sampled_from(ORDERS))
+    residual = arranged(numbers(np.random.default_rng(2), grad.shape, layer.dtype), order, layer.batch is not None)
+    residual = residual if draw(st.booleans()) else None
+    activation = draw(st.sampled_from(("none", "relu", "leaky_relu", "relu6")))
+    slope = draw(st.sampled_from((0.3, 0.0, -0.5)))
+    slopes = {"relu": 0.0, "leaky_relu": slope, "relu6": 0.0}.get(activation, 1.0)
+    most = 6.0 if activation == "relu6" else np.inf
+    inner = convolution(layer, (x, w, bias, grad))
+
+    @cache
+    def total() -> Array:
+        y = inner.expected()
+        return y if residual is None else y + reference.wide(residual)
+
+    def gradients() -> tuple[Array, Array, Array, Array]:
+        through = np.where(total() > 0, total() < most, slopes) * reference.wide(grad)
+        gradients_of = convolution(layer, (x, w, bias, through)).expected_gradients
+        return (*gradients_of(), through)
+
+    def peer(torch: Any, input: Any, weight: Any, bias: Any, residual: Any, **options: Any) -> Any:
+        function = getattr(torch.nn.functional, f"conv{layer.windows.rank}d")
+        y = function(input, weight, bias, **layer.options)
+        y = y if residual is None else y + residual
+        return torch.clamp(y, 0, 6) if activation == "relu6" else torch.nn.functional.leaky_relu(y, slopes)
+
+    return Case(
+        f"conv{layer.windows.rank}d_activation",
+        {"input": x, "weight": w, "bias": bias, "residual": residual},
+        {**layer.options, "activation": activation, "negative_slope": slope},
+        grad,
+        lambda: np.minimum(np.where(total() > 0, total(), slopes * total()), most),
+        gradients,
+        peer,
+        rank=layer.windows.rank,
+        **rounding(purpose),
+    )
+
+
+@st.composite
 def convolution_gradients(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, of: str) -> Case:
     """The gradient of a convolution with respect to its input or weight, as an operation that has gradients itself."""
     layer = draw(drawn_layers(purpose, dtypes, 1000))

@@ -75,7 +75,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "gpucnn.backends.base", "gpucnn.backends.cpu", "gpucnn.backends.numpy", "gpucnn.backends.cuda",
         "gpucnn.backends.replaying", "gpucnn.simulator", "ml_dtypes", "numpy",
     },
-    "gpucnn.backends.base": {"gpucnn.backends.optimization", "gpucnn.backends.smooth", "gpucnn.geometry"},
+    "gpucnn.backends.base": {
+        "gpucnn.backends.layout", "gpucnn.backends.optimization", "gpucnn.backends.smooth", "gpucnn.geometry",
+    },
     "gpucnn.backends.dtypes": {"numpy"},
     "gpucnn.backends.layout": set(),
     "gpucnn.backends.normal": set(),

@@ -21,7 +21,10 @@ from gpucnn.backends.numpy import NumpyBackend, average_pooling
 from gpucnn.backends.numpy.memory import is_channels_last
 
 ALLOCATORS = {"empty", "empty_like"}
-COMPOSED = {"adam", "sgd", "smooth_activation", "smooth_activation_backward", "softmax", "softmax_backward"}
+COMPOSED = {
+    *("adam", "convolve_activation", "sgd", "smooth_activation", "smooth_activation_backward"),
+    *("softmax", "softmax_backward"),
+}
 PRIMITIVES = sorted(Backend.__abstractmethods__ - ALLOCATORS)
 
 

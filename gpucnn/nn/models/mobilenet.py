@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from gpucnn.nn._fusion import summed
 from gpucnn.nn._joining import added, parted
 from gpucnn.nn.activation import Dropout, Flatten, ReLU6
 from gpucnn.nn.containers import Sequential
@@ -93,9 +94,12 @@ class InvertedResidual(Module):
 
     def forward(self, x: Array) -> Array:
         """The result [N, channels, ceil(H / stride), ceil(W / stride)] of `x` [N, in_channels, H, W]."""
-        y = self.conv(x)
-        self.keep(x.dtype, y.dtype)
-        return added(x, y) if self.adds_input else y
+        if not self.adds_input:
+            self.keep()
+            return self.conv(x)
+        y, dtype = summed([self.conv], x, x)
+        self.keep(x.dtype, dtype)
+        return y
 
     def branches(self) -> tuple[tuple[Module, ...], ...]:
         """The ways through the block, for `gpucnn.nn.sliding_geometry`."""

@@ -31,7 +31,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gpucnn.nn._fusion import summed, through
+from gpucnn.nn._fusion import summed
 from gpucnn.nn._joining import added, parted
 from gpucnn.nn.activation import Flatten, ReLU
 from gpucnn.nn.containers import Sequential
@@ -55,10 +55,9 @@ class _Block(Module):
     def forward(self, x: Array) -> Array:
         """The result [N, channels * expansion, ceil(H / stride), ceil(W / stride)] of `x` [N, in_channels, H, W]."""
         shortcut = x if self.downsample is None else self.downsample(x)
-        *layers, last = self._residual()
-        x = through(layers, x)
-        self.keep(x.dtype, shortcut.dtype)
-        return summed(last, x, shortcut, self.relu)
+        y, dtype = summed(self._residual(), x, shortcut, self.relu)
+        self.keep(dtype, shortcut.dtype)
+        return y
 
     def backward(self, grad_output: Array) -> Array:
         """The gradient with respect to the input: the part through f plus the part of the shortcut."""
