@@ -1,13 +1,13 @@
 """gpucnn: the primitives of convolutional networks for NumPy and CuPy arrays, and their gradients.
 
 ``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` the
-backends, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.compat`` has the functions of
-CuPy's cuDNN and of Chainer, ``gpucnn.simulator`` runs the CUDA kernels on a CPU, ``gpucnn.channels_last`` and
-``channels_first`` copy images from one memory order or dtype to another, ``gpucnn.info()`` reports what this machine
-offers, ``gpucnn.backend`` chooses between the two CPU backends, ``gpucnn.explain`` says which algorithm a call takes,
-``gpucnn.warmup`` compiles ahead, ``gpucnn.wait_for_builds`` waits for what is compiled in the background,
-``gpucnn.tune`` times algorithms, ``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations use, and
-``gpucnn.release_memory`` frees what is kept for their next results.
+backends, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.onnx`` has them as ONNX files,
+``gpucnn.compat`` has the functions of CuPy's cuDNN and of Chainer, ``gpucnn.simulator`` runs the CUDA kernels on a CPU,
+``gpucnn.channels_last`` and ``channels_first`` copy images from one memory order or dtype to another, ``gpucnn.info()``
+reports what this machine offers, ``gpucnn.backend`` chooses between the two CPU backends, ``gpucnn.explain`` says which
+algorithm a call takes, ``gpucnn.warmup`` compiles ahead, ``gpucnn.wait_for_builds`` waits for what is compiled in the
+background, ``gpucnn.tune`` times algorithms, ``gpucnn.set_num_threads`` sets how many of a CPU's cores the operations
+use, and ``gpucnn.release_memory`` frees what is kept for their next results.
 Importing gpucnn imports none of that: each part is loaded when it is first used.
 """
 
@@ -20,12 +20,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__", "algorithm", "backend", "backends", "channels_first", "channels_last", "compat", "data", "explain",
-    "functional", "geometry", "get_num_threads", "info", "nn", "precision", "release_memory", "set_num_threads",
+    "functional", "geometry", "get_num_threads", "info", "nn", "onnx", "precision", "release_memory", "set_num_threads",
     "simulator", "tune", "tuned", "wait_for_builds", "warmup", "workspace_limit",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from gpucnn import backends, compat, data, functional, geometry, nn, simulator
+    from gpucnn import backends, compat, data, functional, geometry, nn, onnx, simulator
     from gpucnn.backends import backend
     from gpucnn.backends.numpy.pool import release_memory
     from gpucnn.backends.numpy.threads import get_num_threads, set_num_threads
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gpucnn.tuning import tune, tuned
     from gpucnn.warm_up import wait_for_builds, warmup
 
-_MODULES = ("backends", "compat", "data", "functional", "geometry", "nn", "simulator")
+_MODULES = ("backends", "compat", "data", "functional", "geometry", "nn", "onnx", "simulator")
 _HOMES = {
     "algorithm": "gpucnn.numerics",
     "backend": "gpucnn.backends",

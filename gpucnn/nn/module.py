@@ -344,7 +344,7 @@ class Module:
         ]
         return result, pairs
 
-    # --- What `gpucnn.nn.summary` asks ----------------------------------------------------------------------------
+    # --- Summary and export ----------------------------------------------------------------------------
 
     def multiply_adds(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """Multiply-adds for one image; 0 for layers that are elementwise or only compare."""
@@ -357,6 +357,29 @@ class Module:
     def summary(self, input_shape: Sequence[int] | int) -> Summary:
         """The `gpucnn.nn.summary` of this network: a printable table of its modules."""
         return summary(self, input_shape)
+
+    def to_onnx(self, path: str | PathLike[str], example: Any) -> None:
+        """Write this network to an ONNX file, by `gpucnn.onnx.export`.
+
+        Parameters
+        ----------
+        path : str or path
+            The file.
+        example : sequence of int, or array
+            Shape of one input without the batch axis, such as (3, 224, 224), or an input with it.
+
+        Raises
+        ------
+        ModuleNotFoundError
+            The package onnx is not installed.
+        TypeError
+            A module cannot be exported; the message has its name in the model and the reason.
+        ValueError
+            The shape is none, or the network does not take it.
+        """
+        from gpucnn.onnx.exporting import export  # a package that not every network needs
+
+        export(self, path, example)
 
     # --- For people -----------------------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from gpucnn.backends import backend_of
 from gpucnn.geometry import ReceptiveField, TransposedWindow, Window, receptive_field
 from gpucnn.geometry.arguments import integers, is_sequence
+from gpucnn.nn._tracing import watched
 from gpucnn.nn.keeping import evaluation
 
 __all__ = ["Summary", "summary"]
@@ -178,7 +179,7 @@ def summary(model: Module, input_shape: Sequence[int] | int) -> Summary:
     if isinstance(model, type) or not hasattr(model, "multiply_adds"):
         raise TypeError(f"summary: model is of type {type(model).__name__}, expected a Module")
     record = _Record(model, shape)
-    with evaluation(model), _watched(record):
+    with evaluation(model), watched(model, partial(_recording, record)):
         model(record.first)
     return Summary(shape, tuple(record.rows()))
 
@@ -264,24 +265,11 @@ def _input_like(model: Module, shape: tuple[int, ...]) -> Array:
     return backend_of(array).xp.zeros((1, *shape), array.dtype)
 
 
-@contextmanager
-def _watched(record: _Record) -> Iterator[None]:
-    """Within the block each forward of a module below is recorded."""
-    modules = list(record.model.modules())
-    try:
-        for module in modules:
-            vars(module)["forward"] = _watching(record, module, module.forward)
-        yield
-    finally:
-        for module in modules:
-            vars(module).pop("forward", None)
-
-
-def _watching(record: _Record, module: Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    def watched(x: Array, *others: Any, **options: Any) -> Any:
+def _recording(record: _Record, module: Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def recorded(x: Array, *others: Any, **options: Any) -> Any:
         record.begin(module)
         result = forward(x, *others, **options)
         record.end(module, x, result)
         return result
 
-    return watched
+    return recorded

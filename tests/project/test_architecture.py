@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn": {
         "gpucnn.backends", "gpucnn.compat", "gpucnn.data", "gpucnn.explaining", "gpucnn.functional",
         "gpucnn.geometry", "gpucnn.information", "gpucnn.memory_format", "gpucnn.nn", "gpucnn.numerics",
-        "gpucnn.simulator", "gpucnn.tuning", "gpucnn.warm_up",
+        "gpucnn.onnx", "gpucnn.simulator", "gpucnn.tuning", "gpucnn.warm_up",
     },
     "gpucnn.explaining": {
         "gpucnn.backends.Backend", "gpucnn.backends.backend_of", "gpucnn.backends.cpu",
@@ -115,6 +115,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "gpucnn.compat.modules": {"cupy", "gpucnn.compat", "gpucnn.installing"},
     "gpucnn.nn": NETWORKS,
+    "gpucnn.nn.module": NETWORKS | {"gpucnn.onnx.exporting"},
+    "gpucnn.onnx": {
+        "gpucnn.__version__", "gpucnn.backends.backend", "gpucnn.functional", "gpucnn.geometry", "gpucnn.installing",
+        "gpucnn.nn", "gpucnn.onnx", "numpy", "onnx",
+    },
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "gpucnn.installing", "numpy", "sklearn"},
     "gpucnn.data.folders": {"gpucnn.data", "gpucnn.geometry", "gpucnn.installing", "numpy", "PIL"},

@@ -1,0 +1,5 @@
+"""Networks as ONNX files."""
+
+from gpucnn.onnx.exporting import export
+
+__all__ = ["export"]
