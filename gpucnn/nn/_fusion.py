@@ -46,9 +46,7 @@ def through(modules: Iterable[Module], x: Array, **finish: Any) -> Array:
     return waiting.finished(x, **finish) if finish else waiting(x)
 
 
-def summed(
-    modules: Sequence[Module], x: Array, shortcut: Array, activation: Module | None = None
-) -> tuple[Array, Any]:
+def summed(modules: Sequence[Module], x: Array, shortcut: Array, activation: Module | None = None) -> tuple[Array, Any]:
     """``activation(f(x) + shortcut)`` where f runs modules one after the other, and the dtype of f's result.
 
     That has the shape of `shortcut`.
