@@ -5,13 +5,14 @@
 //              of few channels, a convolution whose rows are the positions of blocks of y too, as of few channels of
 //              the forward (folding.py)
 // Reads        x [N, G, C, D, H, W] with its C channels contiguous, each run of 16 bytes aligned; zeros fill it up
-//              w [G * rows, KD, KH, KW, C], contiguous; bias [G * rows] of BIAS or null
+//              w [G * rows, KD, KH, KW, C], contiguous; bias [G * rows] of BIAS or null; residual, or null, with y's
+//              strides
 // Writes       y [N, G * rows, OD, OH, OW], any strides
 // Mapping      a block of WARPS_M * WARPS_N warps per tile of rows by 64 * WARPS_N positions; a warp sums
 //              16 * FRAGMENTS rows by 64 positions. The inner dimension goes in steps of 64 bytes: channels of one tap,
 //              or of several where these are few. Copies of STAGES - 1 steps are under way while one is multiplied
 // Bytes        w once per tile of positions, x once per tap and tile of rows: from L1 and L2 but for the first; y once,
-//              VECTOR elements per access
+//              VECTOR elements per access, and as often the residual
 // Determinism  sums are in the order of channels' steps, in these of taps; within a fragment as
 //              the hardware adds
 // Limits       sm_80; 16-bit floats, or floats in TERMS; a residue without taps writes its bias or zeros
@@ -19,6 +20,7 @@
 #include "params.cuh"
 #include "windows.cuh"
 #include "gemm.cuh"
+#include "bias_activation.cuh"
 
 struct ImplicitGemmParams {
   RUN_TIME index_t n;
@@ -47,6 +49,8 @@ struct ImplicitGemmParams {
   index_t bias_c;
   index_t vector;                               // elements of one access to y: of rows if those are contiguous,
   index_t rows_are_contiguous;                  // else of positions
+  index_t has_residual, activation;             // one of those of bias_activation.cuh
+  double negative_slope;
 };
 
 constexpr int ROW_CHUNKS = 4;  // of a row of either factor, in one step
@@ -281,20 +285,31 @@ struct Multiplier<true> {
   static __device__ __forceinline__ int column(int lane, int g, int) { return g * 8 + lane % 8; }
 };
 
+// Write N results, plus as many of the residual, activated.
 template <int N>
-__device__ __forceinline__ void move(scalar_t* to, const scalar_t* from) {
-  store_pack(to, load_pack<N>(from));
+__device__ __forceinline__ void store(scalar_t* to, const scalar_t* results, const scalar_t* residual,
+                                      const ImplicitGemmParams& p) {
+  Pack<scalar_t, N> values = load_pack<N>(results), others = {};
+  if (p.has_residual) others = load_pack<N>(residual);
+#pragma unroll
+  for (int j = 0; j < N && (p.has_residual || p.activation); ++j) {
+    acc_t sum = widen(values.at[j]);
+    if (p.has_residual) sum = sum + widen(others.at[j]);
+    values.at[j] = narrow(activated(sum, p.activation, p.negative_slope));
+  }
+  store_pack(to, values);
 }
 
-__device__ __forceinline__ void move(scalar_t* to, const scalar_t* from, index_t elements) {
-  if (elements == CHUNK) {
-    move<CHUNK>(to, from);
-  } else if (elements == 4) {
-    move<4>(to, from);
-  } else if (elements == 2) {
-    move<2>(to, from);
+__device__ __forceinline__ void store_vector(scalar_t* to, const scalar_t* results, const scalar_t* residual,
+                                             const ImplicitGemmParams& p) {
+  if (p.vector == CHUNK) {
+    store<CHUNK>(to, results, residual, p);
+  } else if (p.vector == 4) {
+    store<4>(to, results, residual, p);
+  } else if (p.vector == 2) {
+    store<2>(to, results, residual, p);
   } else {
-    move<1>(to, from);
+    store<1>(to, results, residual, p);
   }
 }
 
@@ -311,8 +326,9 @@ struct Row {
 
 // Writes the block's rows from m on, PASS_M of them, from shared memory, contiguous there along rows or positions as
 // they are in y. Of a fold, adjacent rows are written together, position by position.
-__device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* results, index_t m, int row_pitch,
-                                           int position_pitch, const Tile& tile, const ImplicitGemmParams& p) {
+__device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* residual, const scalar_t* results, index_t m,
+                                           int row_pitch, int position_pitch, const Tile& tile,
+                                           const ImplicitGemmParams& p) {
   const int vector = static_cast<int>(p.vector), inner = p.rows_are_contiguous ? PASS_M : TILE_N;
   const int adjacent = static_cast<int>(p.adjacent_rows);
   for (int i = static_cast<int>(threadIdx.x) * vector; i < PASS_M * TILE_N; i += THREADS * vector) {
@@ -324,8 +340,8 @@ __device__ __forceinline__ void write_pass(scalar_t* y, const scalar_t* results,
     const index_t h = tile.h.residue + at.h * tile.h.output_step + at_row.h;
     const index_t w = tile.w.residue + at.w * tile.w.output_step + at_row.w;
     if (m + row >= p.rows || at.n >= p.n || !is_inside(d, p.od) || !is_inside(h, p.oh) || !is_inside(w, p.ow)) continue;
-    move(y + (at.n * p.y_n + at_row.c * p.y_c + d * p.y_d + h * p.y_h + w * p.y_w),
-         results + row * row_pitch + column * position_pitch, p.vector);
+    const index_t to = at.n * p.y_n + at_row.c * p.y_c + d * p.y_d + h * p.y_h + w * p.y_w;
+    store_vector(y + to, results + row * row_pitch + column * position_pitch, residual + to, p);
   }
 }
 
@@ -333,6 +349,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 256 / THREADS)
 implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
               const scalar_t* __restrict__ w,     // [G * rows, KD, KH, KW, C]
               const BIAS* __restrict__ bias,      // [G * rows] or null
+              const scalar_t* __restrict__ residual,  // as y, or null
               scalar_t* __restrict__ y,           // [N, G * rows, OD, OH, OW]
               const ImplicitGemmParams p) {
   __shared__ uint4 shared[STAGES * STAGE_BYTES / 16];
@@ -366,6 +383,6 @@ implicit_gemm(const scalar_t* __restrict__ x,     // [N, G, C, D, H, W]
       }
     }
     __syncthreads();
-    write_pass(y, results, m, row_pitch, position_pitch, tile, p);
+    write_pass(y, residual, results, m, row_pitch, position_pitch, tile, p);
   }
 }

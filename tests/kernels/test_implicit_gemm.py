@@ -12,7 +12,7 @@ import sample
 from kernel_cases import CASES
 from launches import Launch, recording
 from memory_traffic import CONFLICT, SECTORS, image, profiled
-from strategies import dtype_of, numbers
+from strategies import arranged, dtype_of, numbers
 from test_sass import code_of
 
 import gpucnn
@@ -206,3 +206,46 @@ def test_what_is_no_number_stays_none(name: str) -> None:
         y = F.conv2d(simulator.asarray(x), simulator.asarray(w))
     found = simulator.asnumpy(y)[0, 0, 0].astype(np.float64)
     np.testing.assert_array_equal(found, [16, np.nan, 16, np.nan if name == "fp32x3" else np.inf])
+
+
+# --- Epilogue ---------------------------------------------------------------------------------------------------------
+
+FINISHED = {  # x, w, options, whether the product's store finishes it
+    "whole tiles": ((2, 16, 8, 8), (64, 16, 3, 3), {"padding": 1}, True),
+    "odd positions": ((1, 32, 7, 9), (40, 32, 3, 3), {"padding": 1}, True),
+    "groups, strides, dilation": ((3, 64, 13, 11), (32, 32, 3, 2), {"groups": 2, "stride": 2, "dilation": 2}, True),
+    "one position": ((1, 24, 3, 3), (17, 24, 3, 3), {}, True),
+    "a volume": ((1, 16, 4, 5, 6), (32, 16, 2, 3, 3), {}, True),
+    "a fold, whose results are looked at": ((1, 3, 20, 20), (64, 3, 7, 7), {"stride": 2, "padding": 3}, False),
+}
+
+
+@pytest.mark.table(4)
+@pytest.mark.parametrize("order", ["contiguous", "channels_last", "strided", None])
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("case", FINISHED)
+@pytest.mark.usefixtures("compiler")
+def test_an_epilogue_has_the_bits_of_a_pass_of_its_own(case: str, name: str, order: str | None) -> None:
+    (*shapes, options, _), (dtype, precision), rng = FINISHED[case], precision_of(name), np.random.default_rng(7)
+    x, w, b = (numbers(rng, shape, dtype) for shape in (*shapes, shapes[1][:1]))
+    convolve, finish = getattr(F, f"conv{x.ndim - 2}d"), getattr(F, f"conv{x.ndim - 2}d_activation")
+    for of_x in ("contiguous", "channels_last"):
+        given = [simulator.asarray(each) for each in (arranged(x, of_x), w, b)]
+        with gpucnn.precision(precision), gpucnn.algorithm("implicit_gemm"):
+            y = convolve(*given, **options)
+            residual = None if order is None else simulator.asarray(arranged(numbers(rng, y.shape, dtype), order))
+            for activation in ("relu", "relu6", "leaky_relu", "none"):
+                expected = F.bias_activation(y, None, residual, activation)
+                result = finish(*given, **options, residual=residual, activation=activation)
+                assert simulator.asnumpy(result).tobytes() == simulator.asnumpy(expected).tobytes()
+
+
+@pytest.mark.parametrize("case", FINISHED)
+def test_an_epilogue_is_part_of_the_products_store(case: str) -> None:
+    *shapes, options, is_one = FINISHED[case]
+    x, w = (np.zeros(shape, np.float16) for shape in shapes)
+    with recording(specialises=True) as recorder:
+        getattr(F, f"conv{x.ndim - 2}d_activation")(x, w, **options)
+    launched = {launch.source.kernel for launch in recorder.launches.values()}
+    assert "implicit_gemm" in launched
+    assert ("bias_activation" not in launched) == is_one

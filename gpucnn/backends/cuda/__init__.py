@@ -79,6 +79,8 @@ class CudaBackend(Backend):
         """As `Backend.writes_to`: elements must start at multiples of their size, complex numbers too."""
         return is_addressable(array)
 
+    convolve_activation = _on_device(convolution.convolve_activation)
+
     def copy(self, x: Array, y: Array) -> None:
         """Write x to y: by a kernel where both can be seen as [N, C, P]; by the array library elsewhere."""
         with self.runtime.using(self.runtime.device(y)):

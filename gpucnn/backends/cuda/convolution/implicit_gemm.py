@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cuda.convolution import direct
 from gpucnn.backends.cuda.convolution.fields import IMAGE, SPACE, axis_fields, bias_dtype, extents
 from gpucnn.backends.cuda.convolution.folding import Fold, OutputFold, fold_of_gradient, fold_of_input, fold_of_output
 from gpucnn.backends.cuda.convolution.split_k import MAX_PART_VALUES, add_parts
 from gpucnn.backends.cuda.device.runtime import MAX_BYTES, Array, Runtime
 from gpucnn.backends.cuda.device.sources import Kernel
+from gpucnn.backends.cuda.elementwise.bias_activation import Activation, activation_of, in_order_of
 from gpucnn.backends.cuda.elementwise.packing import copy, pack
 from gpucnn.backends.cuda.launch.plans import Fields, Layout, Work, empty, launch, layout, strides
-from gpucnn.backends.layout import is_channels_last, is_dense
+from gpucnn.backends.layout import is_channels_last, is_dense, planes
 from gpucnn.geometry import Axis, ConvGeometry
 from gpucnn.geometry.geometries import Channels
 from gpucnn.numerics import choices
@@ -29,6 +31,7 @@ from gpucnn.numerics import choices
 GEMM = Kernel("implicit_gemm", "ImplicitGemmParams")
 BACKWARD_WEIGHT = Kernel("implicit_gemm_backward_weight", "ImplicitGemmWeightParams")
 GROUPED = ("n", "g", "c", *SPACE)
+NO_EPILOGUE = Epilogue()
 
 STEP_BYTES = 64  # of each row of both factors, which one step of the inner dimension takes
 STEP_CHUNKS = STEP_BYTES // MAX_BYTES
@@ -132,8 +135,16 @@ def tile(rows: int, columns: int, batch: int, terms: int = 1) -> Tile:
     return min(tiles(terms), key=duration)
 
 
-def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, geometry: ConvGeometry) -> None:
-    """Write y [N, OC, OD, OH, OW].
+def forward(
+    runtime: Runtime,
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    y: Array,
+    geometry: ConvGeometry,
+    epilogue: Epilogue = NO_EPILOGUE,
+) -> None:
+    """Write y [N, OC, OD, OH, OW]; with an epilogue only where there is no fold: `takes_epilogue`.
 
     The zeros of a fold's filters make NaN of an infinity or NaN that a window does not read: these results are computed
     anew, by one more pass that reads y.
@@ -145,7 +156,7 @@ def forward(runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, 
     filters = _filters(runtime, w if blocks is None else blocks.filters(runtime, w))
     image = _image(runtime, x, groups)
     if blocks is None:
-        _launch(runtime, image, filters, bias, y, _forward_work, geometry=geometry)
+        _launch(runtime, image, filters, bias, y, _forward_work, epilogue, geometry=geometry)
     else:
         _launch(runtime, image, filters, bias, y, _folded_work, fold=blocks)
     if fold is not None or blocks is not None:
@@ -160,12 +171,26 @@ def multiply(runtime: Runtime, x: Array, w: Array, y: Array) -> None:
     _launch(runtime, x, w, None, y, _forward_work, geometry=geometry)
 
 
+def takes_epilogue(x: Array, y: Array, geometry: ConvGeometry) -> bool:
+    """Whether a forward is one launch: of a fold it is not, whose infinities and NaN are looked for in y."""
+    return fold_of_input(geometry, x.itemsize) is None and not (_takes_blocks(y) and fold_of_output(geometry))
+
+
 def _launch(
-    runtime: Runtime, x: Array, w: Array, bias: Array | None, y: Array, work: Callable[..., Work], **facts: Hashable
+    runtime: Runtime,
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    y: Array,
+    work: Callable[..., Work],
+    epilogue: Epilogue = NO_EPILOGUE,
+    **facts: Hashable,
 ) -> None:
     """Launch the kernel over factors that are as it reads them."""
-    numbers = Numbers(terms(x.dtype), bias_dtype(x, bias))
-    launch(runtime, GEMM, x.dtype, {"x": x, "w": w, "bias": bias, "y": y}, work, numbers=numbers, **facts)
+    residual = None if epilogue.residual is None else in_order_of(runtime, planes(epilogue.residual), planes(y))
+    arrays = {"x": x, "w": w, "bias": bias, "residual": residual, "y": y}
+    facts |= {"numbers": Numbers(terms(x.dtype), bias_dtype(x, bias)), "activation": activation_of(epilogue)}
+    launch(runtime, GEMM, x.dtype, arrays, work, **facts)
 
 
 def backward_input(
@@ -302,12 +327,23 @@ def _transposed_filters(runtime: Runtime, w: Array, groups: int) -> Array:
 
 
 def _forward_work(
-    x: Layout, w: Layout, bias: Layout | None, y: Layout, geometry: ConvGeometry, numbers: Numbers
+    x: Layout,
+    w: Layout,
+    bias: Layout | None,
+    residual: Layout | None,
+    y: Layout,
+    geometry: ConvGeometry,
+    numbers: Numbers,
+    activation: Activation,
 ) -> Work:
     fields: Fields = {"is_dgrad": 0, "is_backwards": 0}
     for name, axis in zip(SPACE, geometry.axes, strict=True):
         fields |= axis_fields(name, axis) | _positions(name, axis.out)
-    return _gemm_work(x, w, bias, y, fields, extents(geometry), numbers)
+    work = _gemm_work(x, w, bias, y, fields, extents(geometry), numbers)
+    epilogue: Fields = {"activation": activation[0], "negative_slope": activation[1]}
+    if residual is not None:
+        epilogue |= {"has_residual": 1, "vector": gcd(work.fields["vector"], residual.alignment // y.itemsize)}
+    return work._replace(fields=work.fields | epilogue)
 
 
 def _backward_input_work(
@@ -360,6 +396,7 @@ def _gemm_work(
         **strides("y", IMAGE, y),
         **strides("bias", ("c",), bias),
         **_accesses(y, rows, residues, fold),
+        **{"has_residual": 0, "activation": 0, "negative_slope": 0.0},
     }
     return Work(
         fields,
@@ -399,8 +436,7 @@ def _accesses(y: Layout, rows: int, residues: int, fold: int) -> dict[str, int]:
     vector = 1
     if residues == fold == 1 and is_dense(y, (2, 3, 4)):
         n, c, *space = y.shape
-        planes = Layout((n, c, prod(space)), (*y.strides[:2], y.itemsize), y.itemsize, y.alignment)
-        vector = planes.pack(2)
+        vector = Layout((n, c, prod(space)), (*y.strides[:2], y.itemsize), y.itemsize, y.alignment).pack(2)
     return {"rows_are_contiguous": 0, "vector": vector}
 
 

@@ -24,8 +24,8 @@ ACTIVATIONS = {"none": 0, "relu": 1, "leaky_relu": 2, "relu6": 3}
 
 def bias_activation(runtime: Runtime, x: Array, bias: Array | None, y: Array, epilogue: Epilogue) -> None:
     """Y = epilogue of ``x + bias`` for x [N, C, P] and bias [C], rounded once."""
-    x, residual = _in_order_of(runtime, x, y), epilogue.residual
-    residual = None if residual is None else _in_order_of(runtime, residual, y)
+    x, residual = in_order_of(runtime, x, y), epilogue.residual
+    residual = None if residual is None else in_order_of(runtime, residual, y)
     arrays = {"x": x, "bias": bias, "residual": residual, "y": y}
     facts = {"activation": activation_of(epilogue), "sum_bytes": accumulator(x.dtype).itemsize}
     facts |= {"biases": bias_dtype(x, bias)}
@@ -70,7 +70,7 @@ def bias_activation_backward(
     runtime: Runtime, grad_y: Array, y: Array, grad_x: Array, grad_bias: Array | None, epilogue: Epilogue
 ) -> None:
     """grad_x [N, C, P], by the signs of y [N, C, P], and the gradient of the bias [C]: its sum over N and P."""
-    grad_y, y = _in_order_of(runtime, grad_y, grad_x), _in_order_of(runtime, y, grad_x)
+    grad_y, y = in_order_of(runtime, grad_y, grad_x), in_order_of(runtime, y, grad_x)
     _backward(runtime, grad_y, y, grad_x, grad_bias, epilogue)
 
 
@@ -124,7 +124,7 @@ def _without_gaps(runtime: Runtime, x: Array) -> Array:
     return x if not x.size or run_of(x) else _copied(runtime, x, x)
 
 
-def _in_order_of(runtime: Runtime, x: Array, other: Array) -> Array:
+def in_order_of(runtime: Runtime, x: Array, other: Array) -> Array:
     """X [N, C, P], or a copy in the order of `other`, which has no gaps."""
     return x if not x.size or run_of(x) == run_of(other) else _copied(runtime, x, other)
 
