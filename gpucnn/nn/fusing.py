@@ -62,7 +62,7 @@ def fused(model: M) -> M:
     Notes
     -----
     A norm by running statistics multiplies each channel by ``scale = weight / sqrt(running_var + eps)`` and adds
-    ``bias - running_mean * scale``: so the filters and the layer's bias are scaled, and the bias is shifted, in float64,
+    ``bias - running_mean * scale``: so the filters and the bias are scaled, and the bias is shifted, in float64
     and rounded once. Results equal the model's within rounding. A convolution then is followed by its activation, which
     `conv2d_activation` applies in the same pass, with a residual block's sum.
 
