@@ -7,6 +7,7 @@ from gpucnn.nn.checkpoints import *
 from gpucnn.nn.containers import *
 from gpucnn.nn.convert import *
 from gpucnn.nn.convolution import *
+from gpucnn.nn.fusing import *
 from gpucnn.nn.history import *
 from gpucnn.nn.keeping import *
 from gpucnn.nn.linear import *

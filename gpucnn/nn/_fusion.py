@@ -8,7 +8,6 @@ bits, which a norm would round once in place of twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -90,11 +89,15 @@ def finishes(module: Module) -> bool:
     return last is not None and finishes(last)
 
 
-@cache
-def _has_finished(kind: type) -> bool:
+def _has_finished(kind: Any) -> bool:
     """Whether the first class that has a forward of any kind, in the order in which Python looks, has `finished`."""
-    found = next((vars(each) for each in kind.__mro__ if vars(each).keys() & {"forward", "finished"}), {})
-    return "finished" in found
+    if kind not in _KNOWN:
+        _KNOWN[kind] = "finished" in next(vars(each) for each in kind.__mro__ if _FORWARDS & vars(each).keys())
+    return _KNOWN[kind]
+
+
+_FORWARDS = {"forward", "finished"}
+_KNOWN: dict[Any, bool] = {}
 
 
 def _sums_exactly(one: Array, other: Array) -> bool:

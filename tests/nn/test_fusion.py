@@ -1,4 +1,4 @@
-"""Norms that sum and activate in their pass: the bits, states and gradients of modules one after the other."""
+"""Norms and convolutions that sum and activate in their pass: bits, states and gradients of modules one by one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from strategies import arranged, dtype_of
 
 from gpucnn import nn
 from gpucnn.nn import _fusion
+from gpucnn.nn.models.mobilenet import InvertedResidual
 from gpucnn.nn.models.resnet import BasicBlock, Bottleneck
 
 Array = np.ndarray[Any, Any]
@@ -110,6 +111,45 @@ def test_a_residual_sums_and_activates_in_one_pass(
 
     x, grad = (arranged(drawn(shape, seed=seed), order) if len(shape) > 2 else drawn(shape) for seed in (0, 1))
     expect_same(backend, make, x, grad, True)
+
+
+CONVOLUTIONS: list[tuple[Callable[..., Any], tuple[int, ...]]] = [
+    (nn.Conv1d, (2, 4, 30)), (nn.Conv2d, (2, 4, 9, 8)), (nn.Conv3d, (1, 4, 4, 5, 6)), (nn.Conv2d, (4, 9, 8)),
+    (nn.Conv2d, (0, 4, 9, 8)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.LeakyReLU])
+@pytest.mark.parametrize(("conv", "shape"), CONVOLUTIONS, ids=str)
+def test_convolutions_finish_too(
+    backend: ArrayBackend, conv: Callable[..., Any], shape: tuple[int, ...], activation: type[nn.Module]
+) -> None:
+    def make() -> nn.Module:
+        return nn.Sequential(
+            *(conv(4, 4, 3, padding=1, rng=0), nn.Identity(), activation()),
+            nn.Sequential(conv(4, 4, 1, rng=1), conv(4, 4, 3, padding=1, padding_mode="reflect", rng=2)),
+            activation(),
+        )
+
+    expect_same(backend, make, drawn(shape), drawn(shape, seed=1), True)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_inverted_residuals_sum_is_in_its_last_layer(backend: ArrayBackend, dtype: str, fused: bool) -> None:
+    block: Any = InvertedResidual(16, 16, rng=0, dtype=dtype)
+    if fused:
+        block = nn.fused(block)
+        nn.unfreeze(block)
+    block.map_arrays(backend.asarray)
+    x, grad = (backend.asarray(drawn((2, 16, 6, 7), dtype, seed)) for seed in (0, 1))
+    results = []
+    for forward in (block, lambda x: x + block.conv(x)):
+        y = forward(x)
+        grad_x = block.backward(grad) if forward is block else block.conv.backward(grad) + grad
+        results.append([backend.asnumpy(each) for each in (y, grad_x)])
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
 
 
 def test_a_residual_takes_integers_and_tensors(torch: Any) -> None:
