@@ -456,11 +456,14 @@ def _resamplings() -> Iterator[Case]:
         ((1, 8, 16), (1, 16, 32), "linear", False),
         ((1, 2, 40), (1, 200, 80), "linear", True),
         ((1, 5, 7), (1, 71, 129), "linear", False),
+        ((2, 6, 5), (3, 9, 7), "cubic", False),
+        ((1, 31, 40), (1, 7, 9), "antialiased cubic", False),
+        ((4, 9, 70), (3, 9, 4), "antialiased linear", False),
     )
     for sizes, outs, mode, aligned in drawn:
-        geometry = interpolation_geometry(sizes, outs, None, mode, aligned)
+        geometry = interpolation_geometry(sizes, outs, None, mode, aligned, "antialiased" in mode)
         for dtype, order in _varied(mode != "linear" or not aligned):
-            if mode == "linear" and dtype_of(dtype).kind in "iu":
+            if not mode.startswith("nearest") and dtype_of(dtype).kind in "iu":
                 continue
             name = f"{mode}, {sizes} to {outs}, {dtype}, {order}"
             x, y = _array((2, 3, *sizes), dtype, order), _array((2, 3, *outs), dtype, order)

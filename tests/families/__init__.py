@@ -68,7 +68,7 @@ FAMILIES = {
     "max_unpool": Family(unpoolings, ALL, by_slopes=()),  # of values with one index the last stays
     "bed_of_nails": Family(nails, ALL, (), COMPLEX_TOO),
     "nearest": Family(partial(interpolations, modes=("nearest", "nearest-exact")), ALL, by_slopes=COMPLEX_TOO),
-    "interpolate": Family(partial(interpolations, modes=("linear", "area")), LINEAR, by_slopes=COMPLEX_TOO),
+    "interpolate": Family(partial(interpolations, modes=("linear", "cubic", "area")), LINEAR, by_slopes=COMPLEX_TOO),
     **{f"{kind}_norm": Family(partial(norms, kind=kind), FLOATS, tolerance=1e-7) for kind in KINDS},
     **{f"{kind}_norm, finished": Family(partial(norms, kind=kind, finished=True), FLOATS) for kind in KINDS},
     "linear": Family(linear_layers, ALL, SINGLE, COMPLEX_TOO, 1e-7),
