@@ -38,16 +38,20 @@ def remembered(make: Callable[P, R]) -> Callable[P, R]:
         if named:
             return make(*arguments, **named)
         for argument in arguments:
-            if type(argument) not in _SCALARS and not _is_plain(argument):
-                return make(*arguments, **named)
+            kind = type(argument)
+            if kind is tuple:
+                if not _INTS.issuperset(map(type, argument)) and not all(map(_is_ints, argument)):
+                    return make(*arguments)
+            elif kind not in _SCALARS:
+                return make(*arguments)
         return kept(*arguments)
 
     return recall
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether `value` is a tuple of ints, or of tuples of ints, of just these types."""
-    return type(value) is tuple and (_INTS.issuperset(map(type, value)) or all(map(_is_plain, value)))
+def _is_ints(value: Any) -> bool:
+    """Whether `value` is a tuple of ints, of just these types."""
+    return type(value) is tuple and _INTS.issuperset(map(type, value))
 
 
 def is_sequence(value: Any) -> bool:

@@ -59,7 +59,7 @@ def scratch(name: str, shape: Sequence[int], dtype: Any, most: int = SCRATCH_BYT
 
 def empty(shape: Sequence[int], dtype: Any, like: Array) -> Array:
     """An array [N, C, *spatial] in the memory order of `like`."""
-    if not is_channels_last(like):
+    if like.flags.c_contiguous or not is_channels_last(like):
         return pool.empty(shape, dtype)
     n, c, *spatial = shape
     return pool.empty((n, *spatial, c), dtype).transpose(0, -1, *range(1, len(spatial) + 1))
