@@ -37,13 +37,14 @@ def remembered(make: Callable[P, R]) -> Callable[P, R]:
     def recall(*arguments: P.args, **named: P.kwargs) -> R:
         if named:
             return make(*arguments, **named)
-        for argument in arguments:
-            kind = type(argument)
+        values: Any = arguments
+        for value in values:
+            kind = type(value)
             if kind is tuple:
-                if not _INTS.issuperset(map(type, argument)) and not all(map(_is_ints, argument)):
-                    return make(*arguments)
+                if not _INTS.issuperset(map(type, value)) and not all(map(_is_ints, value)):
+                    return make(*arguments, **named)
             elif kind not in _SCALARS:
-                return make(*arguments)
+                return make(*arguments, **named)
         return kept(*arguments)
 
     return recall
