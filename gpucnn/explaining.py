@@ -20,10 +20,10 @@ from gpucnn.backends.cpu.builds import DTYPES
 from gpucnn.backends.cuda.convolution import select as on_a_gpu
 from gpucnn.backends.cuda.device.simulator_runtime import SimulatorRuntime
 from gpucnn.backends.cuda.launch.dry_run import DryRun
-from gpucnn.backends.cuda.launch.listening import listening
 from gpucnn.backends.cuda.launch.plans import dense
 from gpucnn.backends.dtypes import FLOATING, accumulator, name_of, of_products
 from gpucnn.backends.layout import is_channels_last
+from gpucnn.backends.listening import listening
 from gpucnn.backends.numpy import select as on_the_cpu
 from gpucnn.functional._convolution_geometry import geometry_of, transposed_geometry
 from gpucnn.geometry import ConvGeometry

@@ -20,9 +20,11 @@ import numpy as np
 
 from gpucnn.backends.base import Epilogue
 from gpucnn.backends.cpu.elementwise import ACTIVATIONS
-from gpucnn.backends.cpu.library import Kernel, Launch, Value
+from gpucnn.backends.cpu.library import Kernel, Launch, Value, launch
 from gpucnn.backends.dtypes import name_of
 from gpucnn.backends.layout import channels_are_inner
+from gpucnn.backends.listening import read
+from gpucnn.backends.numpy import pool
 from gpucnn.backends.numpy.memory import Array
 from gpucnn.geometry import NormGeometry
 
@@ -39,6 +41,7 @@ MAX_LANES = 16  # values of a vector, of which the last one of a row may be no w
 _FORWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_forward") for name in ("planes", "lanes", "rows")}
 _APPLY = {name: Kernel(f"norm_{name}", f"norm_{name}_apply") for name in ("planes", "lanes", "rows")}
 _BACKWARD = {name: Kernel(f"norm_{name}", f"norm_{name}_backward") for name in ("planes", "lanes", "rows")}
+_RSTD = Kernel("norm_rstd")
 _MOMENTS, _COMBINE = Kernel("norm_lanes", "norm_lanes_moments"), Kernel("norm_lanes", "norm_lanes_combine")
 _SHARES, _COLUMNS = Kernel("norm_rows", "norm_rows_shares"), Kernel("norm_rows", "norm_rows_columns")
 _SUMS, _GRADIENT = Kernel("norm_lanes", "norm_lanes_sums"), Kernel("norm_lanes", "norm_lanes_gradient")
@@ -63,7 +66,9 @@ def norm_apply(
     epilogue: Epilogue,
 ) -> None:
     """Y = epilogue of ``(x - mean) / sqrt(var + eps) * weight + bias``."""
-    _apply(None, x, mean, 1 / np.sqrt(var + eps), weight, bias, y, epilogue)
+    rstd = pool.empty(var.shape, var.dtype)
+    launch(_RSTD, name_of(var.dtype), {"count": var.size, "eps": eps}, {"var": np.ascontiguousarray(var), "rstd": rstd})
+    _apply(None, x, mean, rstd, weight, bias, y, epilogue)
 
 
 def norm_forward(
@@ -147,7 +152,7 @@ def _forward(
     form = _form(x, geometry.axes == ROW)
     arrays = {"x": form.of(x), "mean": mean, "var": var, "rstd": rstd}
     if form.name == "lanes" and form.is_split:
-        partial = np.empty((form.parts, 2, form.affine))
+        partial = pool.empty((form.parts, 2, form.affine), np.float64)
         form.launch(_MOMENTS, {**arrays, "partial": partial}, form.parts)
         form.launch(_COMBINE, {**arrays, "partial": partial}, 1, eps=eps, parts=form.parts)
         if y is not None:
@@ -242,10 +247,10 @@ class _Form:
 
     def parameters(self, **arrays: Array | None) -> dict[str, Array]:
         """Statistics and parameters without gaps, and those that are missing."""
-        return {
-            name: _missing(name, self.affine, self.dtype) if array is None else np.ascontiguousarray(array)
-            for name, array in arrays.items()
-        }
+        given = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+        missing = {name: _missing(name, self.affine, self.dtype) for name in arrays.keys() - given.keys()}
+        read(*missing.values())
+        return given | missing
 
     def _seen(self, array: Array) -> Array:
         return array.transpose(0, 3, 1, 2) if self.is_last else array
