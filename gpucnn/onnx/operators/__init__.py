@@ -9,5 +9,8 @@ import gpucnn.onnx.operators.indexing
 import gpucnn.onnx.operators.linear
 import gpucnn.onnx.operators.normalization
 import gpucnn.onnx.operators.pooling
+import gpucnn.onnx.operators.quantization
+import gpucnn.onnx.operators.recurrent
 import gpucnn.onnx.operators.reduction
-import gpucnn.onnx.operators.shaping  # noqa: F401
+import gpucnn.onnx.operators.shaping
+import gpucnn.onnx.operators.signal  # noqa: F401
