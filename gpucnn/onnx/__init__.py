@@ -1,4 +1,4 @@
-"""ONNX models: `load` one, and `run` it on arrays of any kind that gpucnn computes on; `export` writes a network as one.
+"""ONNX models: `load` one and run it on arrays of any kind that gpucnn computes on, or `export` a network.
 
 The extra ``gpucnn[onnx]`` brings the package onnx, which reads and writes the files.
 """

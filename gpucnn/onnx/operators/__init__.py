@@ -12,5 +12,6 @@ import gpucnn.onnx.operators.pooling
 import gpucnn.onnx.operators.quantization
 import gpucnn.onnx.operators.recurrent
 import gpucnn.onnx.operators.reduction
+import gpucnn.onnx.operators.resampling
 import gpucnn.onnx.operators.shaping
 import gpucnn.onnx.operators.signal  # noqa: F401

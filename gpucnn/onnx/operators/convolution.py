@@ -13,6 +13,7 @@ from gpucnn.onnx.operators.registry import OWN, Array, Host, operator, refuse
 
 _AUTOMATIC = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower", "VALID": "valid"}
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_ACTIVATED = {1: F.conv1d_activation, 2: F.conv2d_activation, 3: F.conv3d_activation}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -79,11 +80,20 @@ def fused_conv(
     strides: list[int] | None = None,
 ) -> Array:
     """A convolution, the sum with a shortcut and an activation."""
-    y = conv(
-        x, w, None, auto_pad=auto_pad, dilations=dilations, group=group, kernel_shape=kernel_shape, pads=pads,
-        strides=strides,
-    )  # fmt: skip
-    return F.bias_activation(y, b, residual, activation, slope, out=y)
+    rank = rank_of(x)
+    _expect_kernel(w, kernel_shape)
+    return _ACTIVATED[rank](
+        x,
+        w,
+        b,
+        _tuple(strides, rank),
+        padding_of(auto_pad, pads, rank),
+        _tuple(dilations, rank),
+        group,
+        residual=residual,
+        activation=activation,
+        negative_slope=slope,
+    )
 
 
 def _expect_kernel(w: Array, kernel_shape: list[int] | None) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from gpucnn.onnx.operators import activation
 from gpucnn.onnx.operators.arrays import namespace
 from gpucnn.onnx.operators.registry import Array, operator, refuse

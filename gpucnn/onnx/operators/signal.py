@@ -67,10 +67,10 @@ def fourier_by_attribute(x: Array, length: Host = None, *, axis: int = 1, invers
 
 def _transformed(x: Array, length: Any, axis: int, inverse: int, onesided: int) -> Array:
     xp, at = namespace(x), axis_of(axis, x.ndim)
-    size = x.shape[at] if length is None else ints(length)[0]
     values = _complex(x)
     if inverse and onesided:
-        return xp.fft.irfft(values, size, axis=at)[..., None].astype(x.dtype)
+        return xp.fft.irfft(values, None if length is None else ints(length)[0], axis=at)[..., None].astype(x.dtype)
+    size = x.shape[at] if length is None else ints(length)[0]
     y = (xp.fft.ifft if inverse else xp.fft.fft)(values, size, axis=at)
     if onesided:
         y = y[(slice(None),) * at + (slice(0, size // 2 + 1),)]
