@@ -26,7 +26,7 @@ class Value:
         return f"{self.name}: {dtype} [{sizes}]"
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """One operation: names of its inputs and outputs, "" for one that is left out, and its attributes.
 
@@ -51,7 +51,7 @@ class Node:
         return f"{operator} {self.name!r}" if self.name else f"{operator} of {', '.join(filter(None, self.outputs))!r}"
 
 
-@dataclass
+@dataclass(eq=False)
 class Graph:
     """Nodes in the order in which they run, with the arrays that the file holds by name."""
 

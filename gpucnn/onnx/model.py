@@ -12,6 +12,7 @@ from gpucnn.backends import receive
 from gpucnn.onnx.errors import ModelError
 from gpucnn.onnx.execution import Device, Program
 from gpucnn.onnx.graph import Graph, Value
+from gpucnn.onnx.optimising import optimize as rewrite
 from gpucnn.onnx.reader import Description, read
 
 __all__ = ["Model", "load"]
@@ -49,6 +50,8 @@ def load(source: Any, *, optimize: bool = True) -> Model:
     lie in the folder of the model.
     """
     graph, description = read(source)
+    if optimize:
+        rewrite(graph)
     return Model(graph, description)
 
 

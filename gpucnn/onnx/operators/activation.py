@@ -7,7 +7,7 @@ import numpy as np
 import gpucnn.functional as F
 from gpucnn.backends.dtypes import FLOATING
 from gpucnn.onnx.operators.arrays import axis_of, namespace
-from gpucnn.onnx.operators.registry import Array, operator
+from gpucnn.onnx.operators.registry import OWN, Array, operator
 
 # --- Activations ------------------------------------------------------------------------------------------------------
 
@@ -88,6 +88,7 @@ def hard_sigmoid(x: Array, *, alpha: float = 0.2, beta: float = 0.5) -> Array:
     return namespace(x).clip(y, 0, 1, out=y)
 
 
+@operator("HardSwish", domain=OWN)
 @operator("HardSwish")
 def hard_swish(x: Array) -> Array:
     """``x * hard_sigmoid(x)`` with alpha = 1/6 and beta = 1/2."""
@@ -96,6 +97,7 @@ def hard_swish(x: Array) -> Array:
     return y
 
 
+@operator("Swish", domain=OWN)
 @operator("Swish")
 def swish(x: Array, *, alpha: float = 1.0) -> Array:
     """``x * sigmoid(alpha * x)``."""
@@ -104,6 +106,7 @@ def swish(x: Array, *, alpha: float = 1.0) -> Array:
     return y
 
 
+@operator("Gelu", domain=OWN)
 @operator("Gelu")
 def gelu(x: Array, *, approximate: str = "none") -> Array:
     """X times the share of the normal distribution that is below it."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import gpucnn.functional as F
+from gpucnn.geometry import conv_output_size
 from gpucnn.onnx.operators.arrays import ints, namespace, pairs
 from gpucnn.onnx.operators.registry import OWN, Array, Host, operator, refuse
 
@@ -82,18 +83,18 @@ def fused_conv(
     """A convolution, the sum with a shortcut and an activation."""
     rank = rank_of(x)
     _expect_kernel(w, kernel_shape)
-    return _ACTIVATED[rank](
-        x,
-        w,
-        b,
-        _tuple(strides, rank),
-        padding_of(auto_pad, pads, rank),
-        _tuple(dilations, rank),
-        group,
-        residual=residual,
-        activation=activation,
-        negative_slope=slope,
-    )
+    window = _tuple(strides, rank), padding_of(auto_pad, pads, rank), _tuple(dilations, rank), group
+    if residual is None or residual.shape == _convolved(x, w, window):
+        return _ACTIVATED[rank](x, w, b, *window, residual=residual, activation=activation, negative_slope=slope)
+    y = _CONV[rank](x, w, b, *window) + residual  # of another shape, that of an image and its scale
+    return y if activation == "none" else F.bias_activation(y, activation=activation, negative_slope=slope, out=y)
+
+
+def _convolved(x: Array, w: Array, window: Any) -> tuple[int, ...]:
+    """The shape of a convolution's result."""
+    stride, padding, dilation, _ = window
+    size = conv_output_size(x.shape[2:], w.shape[2:], stride, padding, dilation)
+    return (x.shape[0], w.shape[0], *size)
 
 
 def _expect_kernel(w: Array, kernel_shape: list[int] | None) -> None:
