@@ -147,22 +147,30 @@ struct Backward : Forward<ACTIVATION> {
   }
 };
 
-// Call f with what becomes of each value: forward without `grad_y`, backward with it.
+// Call f<ACTIVATION>().
 template <class F>
-INLINE void with_activation(index_t activation, double negative_slope, const scalar_t* grad_y, const scalar_t* x,
+INLINE void with_constant(index_t activation, F f) {
+  if (activation == NO_ACTIVATION) f.template operator()<NO_ACTIVATION>();
+  if (activation == RELU) f.template operator()<RELU>();
+  if (activation == LEAKY_RELU) f.template operator()<LEAKY_RELU>();
+  if (activation == RELU6) f.template operator()<RELU6>();
+}
+
+// Call f with what becomes of each value forward.
+template <class F>
+INLINE void with_forward(index_t activation, double slope, const scalar_t* x, const scalar_t* residual, scalar_t* y,
+                         F f) {
+  with_constant(activation, [&]<int ACTIVATION>() LAMBDA { f(Forward<ACTIVATION>{x, residual, y, scalar_t(slope)}); });
+}
+
+// As above, or backward if there is a `grad_y`.
+template <class F>
+INLINE void with_activation(index_t activation, double slope, const scalar_t* grad_y, const scalar_t* x,
                             const scalar_t* residual, scalar_t* y, F f) {
-  auto call = [&]<int ACTIVATION>() LAMBDA {
-    Forward<ACTIVATION> forward = {x, residual, y, scalar_t(negative_slope)};
-    if (grad_y) {
-      f(Backward<ACTIVATION>{forward, grad_y});
-    } else {
-      f(forward);
-    }
-  };
-  if (activation == NO_ACTIVATION) call.template operator()<NO_ACTIVATION>();
-  if (activation == RELU) call.template operator()<RELU>();
-  if (activation == LEAKY_RELU) call.template operator()<LEAKY_RELU>();
-  if (activation == RELU6) call.template operator()<RELU6>();
+  if (!grad_y) return with_forward(activation, slope, x, residual, y, f);
+  with_constant(activation, [&]<int ACTIVATION>() LAMBDA {
+    f(Backward<ACTIVATION>{{x, residual, y, scalar_t(slope)}, grad_y});
+  });
 }
 
 // The gradient rstd * (g - share_g - h * share_gh) with g = grad_y * weight and h = (x - mean) * rstd.

@@ -30,7 +30,7 @@ KERNEL norm_rows_forward(const Params* p, const scalar_t* x, const scalar_t* wei
                          scalar_t* workspace, int64_t item) {
   Range rows = part_of(p->n * p->g, item, p->items);
   Runs run = {1, 0, p->c};
-  with_activation(p->activation, p->negative_slope, nullptr, x, residual, y, [&](auto op) LAMBDA {
+  with_forward(p->activation, p->negative_slope, x, residual, y, [&](auto op) LAMBDA {
     for (index_t row = rows.begin; row < rows.end; row++) {
       const scalar_t* values = x + row * p->c;
       Statistic found = statistic(values, run, p->eps, moments(values, run));
