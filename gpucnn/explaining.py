@@ -50,6 +50,7 @@ _PRIMITIVES = {  # of the others, where they are a primitive of another name; se
     "locally_connected": "locally_connect",
     "lp_pool": "average_pool",
     "max_unpool": "unpool",
+    "rms_norm": "norm_forward",
     "sum_pool": "average_pool",
     "unfold": "im2col",
 }

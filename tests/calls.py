@@ -78,6 +78,7 @@ def _other_calls() -> dict[str, dict[str, Any]]:
             "input": x, "normalized_shape": (3, 3), "weight": numbers(3, 3), "bias": numbers(3, 3), "eps": 1e-5,
             **finish,
         },
+        "rms_norm": {"input": x, "normalized_shape": (3, 3), "weight": numbers(3, 3), "eps": 1e-5, **finish},
         "group_norm": {"input": x, "num_groups": 2, **affine, **finish},
         "linear": {"input": numbers(2, 3), "weight": numbers(4, 3), "bias": numbers(4)},
         "bias_activation": {"input": x, "bias": numbers(4), **finish},
@@ -131,7 +132,8 @@ def _with_backward(name: str, arguments: dict[str, Any]) -> dict[str, dict[str, 
     if "max_pool" in name:
         handed = {"indices": run(return_indices=True)[1]}
     elif name.endswith("_norm"):
-        handed = dict(zip(("mean", "rstd"), run(return_statistics=True)[1:], strict=True))
+        names = ("rstd",) if name == "rms_norm" else ("mean", "rstd")
+        handed = dict(zip(names, run(return_statistics=True)[1:], strict=True))
     elif "softmax" in name or name == "bias_activation":
         handed = {"output": result}
     elif name == "dropout":

@@ -22,6 +22,7 @@ Arrays = tuple[Array | None, ...]
 SUMS = ("conv", "locally_connected", "linear")  # sums of products, which are wider than small integers
 HANDED_OVER = {  # what the forward returns on request, and the backward takes
     "max_pool": ("return_indices", ("indices",)),
+    "rms_norm": ("return_statistics", ("rstd",)),
     "_norm": ("return_statistics", ("mean", "rstd")),
 }
 

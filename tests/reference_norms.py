@@ -190,6 +190,29 @@ def layer_norm_backward(
     return row_norm_backward(grad, x, rows, weight, tuple(range(x.ndim - len(normalized_shape))), eps)
 
 
+def rms_norm(
+    x: Array, normalized_shape: Sequence[int], weight: Array | None = None, bias: None = None, eps: float = 1e-5
+) -> tuple[Array, Array]:
+    """(y, rstd) of x [*leading, *normalized_shape]; rstd is [*leading]."""
+    axes = tuple(range(x.ndim - len(normalized_shape), x.ndim))
+    rstd = 1 / np.sqrt((wide(x) ** 2).mean(axis=axes) + eps)
+    return wide(x) * rstd.reshape(*rstd.shape, *[1] * len(axes)) * wide(weight, 1.0), rstd
+
+
+def rms_norm_backward(
+    grad: Array, x: Array, normalized_shape: Sequence[int], weight: Array | None = None, eps: float = 1e-5
+) -> tuple[Array, Array, None]:
+    """(gx, gw, None) node by node: y = x * rstd * weight, rstd = square ** -1/2, square = mean(x * x) + eps."""
+    axes = tuple(range(x.ndim - len(normalized_shape), x.ndim))
+    normal, rstd = rms_norm(x, normalized_shape, eps=eps)
+    rstd = rstd.reshape(*rstd.shape, *[1] * len(axes))
+    grad_normal = wide(grad) * wide(weight, 1.0)
+    grad_rstd = (grad_normal * wide(x)).sum(axis=axes, keepdims=True)
+    grad_square = -0.5 * rstd**3 * grad_rstd
+    gx = grad_normal * rstd + 2 * wide(x) * grad_square / math.prod(normalized_shape)
+    return gx, (wide(grad) * normal).sum(axis=tuple(range(x.ndim - len(axes)))), None
+
+
 def group_rows(x: Array, groups: int) -> tuple[int, int]:
     """The number of rows of x [N, C, *spatial] and their length."""
     return x.shape[0] * groups, math.prod(x.shape[1:]) // groups

@@ -25,13 +25,14 @@ from gpucnn.nn.normalization import (
     InstanceNorm2d,
     InstanceNorm3d,
     LayerNorm,
+    RMSNorm,
 )
 
 WIDE = {np.dtype(np.float32), np.dtype(np.float64)}
 ACTIVATIONS = {ReLU: "relu", ReLU6: "relu6"}
 NORMS = {
     *(BatchNorm1d, BatchNorm2d, BatchNorm3d, GroupNorm),
-    *(InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm),
+    *(InstanceNorm1d, InstanceNorm2d, InstanceNorm3d, LayerNorm, RMSNorm),
 }
 
 

@@ -142,6 +142,7 @@ def test_dropout_in_evaluation(torch: Any) -> None:
         ("Linear", (300, 200), {}),
         ("BatchNorm2d", (4,), {}),
         ("LayerNorm", ((2, 3),), {}),
+        ("RMSNorm", ((2, 3),), {}),
         ("GroupNorm", (2, 4), {}),
         ("InstanceNorm2d", (4,), {"affine": True, "track_running_stats": True}),
     ],
