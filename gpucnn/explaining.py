@@ -47,6 +47,7 @@ _PRIMITIVES = {  # of the others, where they are a primitive of another name; se
     "group_norm": "norm_forward",
     "instance_norm": "norm_forward",
     "layer_norm": "norm_forward",
+    "local_response_norm": "average_pool",
     "locally_connected": "locally_connect",
     "lp_pool": "average_pool",
     "max_unpool": "unpool",

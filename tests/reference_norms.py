@@ -279,6 +279,41 @@ def instance_norm_backward(
     return batch_norm_backward_graph(grad, x, running_mean, running_var, weight, False, eps)
 
 
+# --- Local response norm ------------------------------------------------------------------------
+
+
+def local_response_norm(x: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Array:
+    """x [N, C, *spatial] over the power of its squares, window by window of channels."""
+    y = np.empty(x.shape)
+    for c in range(x.shape[1]):
+        y[:, c] = wide(x[:, c]) / _response(x, c, size, alpha, k) ** beta
+    return y
+
+
+def local_response_norm_backward(
+    grad: Array, x: Array, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Array:
+    """Scattered: what each output sends to each channel of its window."""
+    gx = np.zeros(x.shape)
+    for c in range(x.shape[1]):
+        base, g = _response(x, c, size, alpha, k), wide(grad[:, c])
+        gx[:, c] += g * base**-beta
+        of_base = -beta * g * wide(x[:, c]) * base ** (-beta - 1)
+        for other in _window(x, c, size):
+            gx[:, other] += of_base * 2 * alpha / size * wide(x[:, other])
+    return gx
+
+
+def _window(x: Array, c: int, size: int) -> range:
+    first = c - size // 2
+    return range(max(first, 0), min(first + size, x.shape[1]))
+
+
+def _response(x: Array, c: int, size: int, alpha: float, k: float) -> Array:
+    squares = [wide(x[:, other]) ** 2 for other in _window(x, c, size)]
+    return k + alpha / size * np.sum(squares, axis=0)
+
+
 # --- Softmax and cross entropy ------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Normalisation layers: batch, instance, layer, RMS and group norm."""
+"""Normalisation layers: batch, instance, layer, RMS, group and local response norm."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import gpucnn.functional as F
 from gpucnn.functional._family import SPACE
 from gpucnn.geometry.arguments import boolean, integer, integers, is_sequence, number
 from gpucnn.nn._family import Ranked, Weighted
-from gpucnn.nn.module import Array, Parameter
+from gpucnn.nn.module import Array, Module, Parameter
 
 __all__ = [
     "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d",
-    "LayerNorm", "RMSNorm",
+    "LayerNorm", "LocalResponseNorm", "RMSNorm",
 ]  # fmt: skip
 
 
@@ -470,6 +470,57 @@ class GroupNorm(RowNorm):
         """The arguments."""
         arguments = f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
         return arguments + self._bias_repr()
+
+
+class LocalResponseNorm(Module):
+    """Divide by a power of the squares in neighbouring channels, as ``torch.nn.LocalResponseNorm``.
+
+    Parameters
+    ----------
+    size : int
+        Channels in a window.
+    alpha : float
+        Factor of the mean square.
+    beta : float
+        Exponent.
+    k : float
+        Added before the power.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A parameter is of another type or out of range.
+
+    See Also
+    --------
+    gpucnn.functional.local_response_norm
+
+    Examples
+    --------
+    >>> LocalResponseNorm(2, alpha=2.0, beta=1.0, k=0.0)(np.array([[[1.0], [2.0]]]))[0, :, 0]
+    array([1. , 0.4])
+    """
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        self.size = integer("LocalResponseNorm", "size", size, 1)
+        self.alpha = number("LocalResponseNorm", "alpha", alpha)
+        self.beta = number("LocalResponseNorm", "beta", beta)
+        self.k = number("LocalResponseNorm", "k", k)
+
+    def forward(self, x: Array) -> Array:
+        """The normalised x, in its shape."""
+        self.keep(x)
+        return F.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+    def backward(self, grad_output: Array) -> Array:
+        """The gradient of the input."""
+        (x,) = self.kept()
+        needs = (self.needs_input_grad,)
+        return F.local_response_norm_backward(grad_output, x, self.size, self.alpha, self.beta, self.k, needs=needs)[0]
+
+    def extra_repr(self) -> str:
+        """The arguments."""
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 def _row_shape(name: str, normalized_shape: Any) -> tuple[int, ...]:

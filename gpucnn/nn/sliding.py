@@ -23,13 +23,13 @@ from gpucnn.nn.convolution import ConvNd, ConvTransposeNd, LocallyConnectedNd
 from gpucnn.nn.keeping import evaluation
 from gpucnn.nn.linear import Linear
 from gpucnn.nn.module import Array, Module
-from gpucnn.nn.normalization import BatchNormNd, GroupNorm, InstanceNormNd, LayerNorm, RMSNorm
+from gpucnn.nn.normalization import BatchNormNd, GroupNorm, InstanceNormNd, LayerNorm, LocalResponseNorm, RMSNorm
 from gpucnn.nn.pooling import AdaptiveNd, AvgPoolNd, BedOfNailsNd, LPPoolNd, MaxPoolNd, MaxUnpoolNd, SumPoolNd, Upsample
 
 __all__ = ["SlidingGeometry", "average_map", "crop_map", "dense_map", "prediction_map", "sliding_geometry", "vote_map"]
 
 WINDOWED = (ConvNd, MaxPoolNd, AvgPoolNd, SumPoolNd, LPPoolNd)
-POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Dropout, Identity, BatchNormNd, Softmax)
+POINTWISE = (ReLU, ReLU6, LeakyReLU, Tanh, Sigmoid, GELU, Dropout, Identity, BatchNormNd, Softmax, LocalResponseNorm)
 
 # Why other layers give a different result for a crop of a larger image than for the crop alone
 _REASONS: tuple[tuple[tuple[type[Module], ...], str], ...] = (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from properties import Array, Case
 from strategies import ORDERS, arranged, dtype_of, numbers
 
-from families.drawing import Ints, Purpose
+from families.drawing import Ints, Purpose, rounding, seeds
 
 OWN = ("batch", "instance", "layer", "group", "rms")  # each normalises by its input's statistics
 KINDS = (*OWN, "batch_kept", "instance_kept")  # by running statistics
@@ -63,6 +63,31 @@ def norms(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose, kind: str,
         return case
     # its own rounding is of scale and shift folded into one
     return replace(case, factor=10 * case.gradient_factor, gradient_factor=10 * case.gradient_factor)
+
+
+@st.composite
+def response_norms(draw: st.DrawFn, dtypes: tuple[str, ...], purpose: Purpose) -> Case:
+    """A local response norm of images with one to four spatial axes, whose window may be wider than their channels."""
+    most = 3 if purpose == "slopes" else 5
+    sizes = st.integers(1, most)
+    n, c = draw(st.integers(0 if purpose == "oracle" else 1, most)), draw(st.integers(1, 2 * most))
+    shape = (n, c, *draw(st.lists(sizes, min_size=1, max_size=2 if purpose == "slopes" else 4)))
+    rng, dtype, order = np.random.default_rng(draw(seeds)), draw(st.sampled_from(dtypes)), draw(st.sampled_from(ORDERS))
+    x, grad = (arranged(numbers(rng, shape, dtype), order) for _ in range(2))
+    # an alpha of less than 0 stays below k
+    parameters = {"alpha": (1e-4, 0.5, 2, -0.01), "beta": (0.75, 1, 2, 0, -0.5), "k": (1.0, 2, 0.5)}
+    options = {"size": draw(st.integers(1, 12))} | {
+        name: draw(st.sampled_from(values)) for name, values in parameters.items()
+    }
+    return Case(
+        "local_response_norm",
+        {"input": x},
+        options,
+        grad,
+        lambda: reference_norms.local_response_norm(x, **options),
+        lambda: (reference_norms.local_response_norm_backward(grad, x, **options),),
+        **{key: max(value, 4.0) for key, value in {"factor": 4.0, "gradient_factor": 8.0, **rounding(purpose)}.items()},
+    )
 
 
 def norm(

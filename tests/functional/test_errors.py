@@ -458,6 +458,8 @@ MESSAGES: list[tuple[str, dict[str, Any], str]] = [
      "input has shape (2, 4, 3, 3), expected it to end in normalized_shape = (5, 2, 4, 3, 3)"),
     ("layer_norm", {"weight": zeros(2)}, "weight has shape (2,), expected (3, 3)"),
     ("rms_norm", {"weight": zeros(2)}, "weight has shape (2,), expected (3, 3)"),
+    ("local_response_norm", {"size": 0}, "size is 0, expected at least 1"),
+    ("local_response_norm", {"input": zeros((2, 3))}, "input has 2 dimensions, expected at least 3 (N, C, *space)"),
     ("rms_norm", {"eps": -1}, "eps is -1.0, expected a finite number of at least 0.0"),
     ("rms_norm_backward", {"rstd": zeros(5)}, "rstd has shape (5,), expected (2, 4)"),
     ("group_norm_backward", {"rstd": zeros(5)}, "rstd has shape (5,), expected (2, 2)"),
