@@ -573,6 +573,8 @@ def _norms(scale: Scale) -> Iterator[Call]:
         geometry = NormGeometry(shape, axes)
         for dtype in FLOATS:
             yield from _norm_calls(f"{name}, {dtype}", geometry, dtype, "first")
+    rms = NormGeometry(*shapes["layer"], centred=False)
+    yield from _norm_calls("RMS, float32", rms, "float32", "first")
     batch = NormGeometry(*shapes["batch"])
     yield from _norm_calls("batch, float32, channels last", batch, "float32", "last")
 

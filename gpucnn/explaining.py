@@ -47,9 +47,11 @@ _PRIMITIVES = {  # of the others, where they are a primitive of another name; se
     "group_norm": "norm_forward",
     "instance_norm": "norm_forward",
     "layer_norm": "norm_forward",
+    "local_response_norm": "average_pool",
     "locally_connected": "locally_connect",
     "lp_pool": "average_pool",
     "max_unpool": "unpool",
+    "rms_norm": "norm_forward",
     "sum_pool": "average_pool",
     "unfold": "im2col",
 }

@@ -525,6 +525,11 @@ def _norms() -> Iterator[Case]:
             ("layer, aligned", "contiguous"),
         ):
             yield from _norm(f"{name}, {dtype}, {order}", NormGeometry(*NORMS[name]), dtype, order)
+    for name in ("layer", "layer, aligned", "widest rows", "rows, large"):
+        shape = NORMS[name][0]
+        geometry = NormGeometry((shape[0] * shape[1], 1, shape[2] * shape[3], 1), (2, 3), centred=False)
+        for order in ("contiguous", "strided"):
+            yield from _norm(f"RMS, {name}, float32, {order}", geometry, "float32", order)
     geometry = NormGeometry((3085, 2, 1, 65), (0, 2, 3))  # 258 parts: more than those whose pivots threads hold
     x = _array(geometry.shape, "float32") + np.arange(3085, dtype=np.float32)[:, None, None, None]
     huge = x * np.float32(1e25)  # squares of these overflow
