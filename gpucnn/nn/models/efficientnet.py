@@ -96,10 +96,13 @@ class MBConv(Module):
 
     def forward(self, x: Array) -> Array:
         """The result [N, channels, ceil(H / stride), ceil(W / stride)] of `x` [N, in_channels, H, W]."""
-        *layers, last = self.children()
-        y = through(layers, x)
-        self.keep(x.dtype, y.dtype)
-        return summed(last, y, x) if self.adds_input else last(y)
+        layers = list(self.children())
+        if not self.adds_input:
+            self.keep()
+            return through(layers, x)
+        y, dtype = summed(layers, x, x)
+        self.keep(x.dtype, dtype)
+        return y
 
     def branches(self) -> tuple[tuple[Module, ...], ...]:
         """The ways through the block, for `gpucnn.nn.sliding_geometry`."""
