@@ -1,7 +1,7 @@
 """gpucnn: the primitives of convolutional networks for NumPy and CuPy arrays, and their gradients.
 
 ``gpucnn.functional`` holds the operations, ``gpucnn.geometry`` sizes and receptive fields, ``gpucnn.backends`` the
-backends, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.onnx`` has them as ONNX files,
+backends, ``gpucnn.nn`` and ``gpucnn.data`` build and train networks on them, ``gpucnn.onnx`` runs ONNX models,
 ``gpucnn.compat`` has the functions of CuPy's cuDNN and of Chainer, ``gpucnn.simulator`` runs the CUDA kernels on a CPU,
 ``gpucnn.channels_last`` and ``channels_first`` copy images from one memory order or dtype to another, ``gpucnn.info()``
 reports what this machine offers, ``gpucnn.backend`` chooses between the two CPU backends, ``gpucnn.explain`` says which

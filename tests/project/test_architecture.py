@@ -117,8 +117,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gpucnn.nn": NETWORKS,
     "gpucnn.nn.module": NETWORKS | {"gpucnn.onnx.exporting"},
     "gpucnn.onnx": {
-        "gpucnn.__version__", "gpucnn.backends.backend", "gpucnn.functional", "gpucnn.geometry", "gpucnn.installing",
-        "gpucnn.nn", "gpucnn.onnx", "numpy", "onnx",
+        "gpucnn.__version__", "gpucnn.backends.backend", "gpucnn.backends.backend_named", "gpucnn.backends.receive",
+        "gpucnn.functional", "gpucnn.geometry", "gpucnn.installing", "gpucnn.nn", "gpucnn.onnx", "ml_dtypes", "numpy",
+        "onnx",
+    },
+    "gpucnn.onnx.operators": {
+        "gpucnn.backends.backend_of", "gpucnn.backends.dtypes", "gpucnn.backends.normal", "gpucnn.functional",
+        "gpucnn.geometry", "gpucnn.onnx", "numpy",
     },
     "gpucnn.data": {"gpucnn.backends.backend_of", "gpucnn.backends.receive", "gpucnn.data", "numpy"},
     "gpucnn.data.datasets": {"gpucnn.data", "gpucnn.functional.interpolate", "gpucnn.installing", "numpy", "sklearn"},
@@ -211,7 +216,7 @@ def test_no_module_imports_a_peer(library: str) -> None:
             "gpucnn.compat.modules",
             *(f"gpucnn.simulator.{name}" for name in simulated),
         },
-        "ml_dtypes": {"gpucnn.backends", "gpucnn.nn.precision"},
+        "ml_dtypes": {"gpucnn.backends", "gpucnn.nn.precision", "gpucnn.onnx.tensors"},
     }.get(library, set())
     assert {module for module, path in MODULES.items() if any(is_part(name, library) for name in imported(path))} == may
 
@@ -230,8 +235,10 @@ def of(library: str, modules: set[str]) -> set[str]:
     return {module for module in modules if is_part(module, library)}
 
 
-PARTS = ("backends", "compat", "data", "functional", "geometry", "nn", "simulator")
-PEERS = ("cupy", "torch", "ml_dtypes", "jax", "threadpoolctl", "onnxruntime", "matplotlib", "hypothesis", "pytest")
+PARTS = ("backends", "compat", "data", "functional", "geometry", "nn", "onnx", "simulator")
+PEERS = (
+    "cupy", "onnx", "torch", "ml_dtypes", "jax", "threadpoolctl", "onnxruntime", "matplotlib", "hypothesis", "pytest",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+"""Branches and loops, whose graphs are functions of arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpucnn.onnx.operators.arrays import ints, namespace
+from gpucnn.onnx.operators.registry import Anywhere, Array, Branch, Host, operator
+
+
+def _is_true(condition: Any) -> bool:
+    return bool(np.asarray(condition).ravel()[0])
+
+
+@operator("If")
+def if_(condition: Host, *, then_branch: Branch, else_branch: Branch) -> Any:
+    """The outputs of one of two graphs."""
+    return tuple((then_branch if _is_true(condition) else else_branch)())
+
+
+@operator("Loop")
+def loop(limit: Host = None, condition: Host = None, *carried: Anywhere, body: Branch) -> Any:
+    """The graph again and again: its last carried values, and what each turn gave besides, stacked."""
+    most = None if limit is None or not limit.size else ints(limit)[0]
+    going = condition is None or not condition.size or _is_true(condition)
+    state, turns, turn = list(carried), [], 0
+    while going and (most is None or turn < most):
+        again, *results = body(np.array(turn, np.int64), np.array(going), *state)
+        going = _is_true(_on_host(again))
+        state = results[: len(state)]
+        turns.append(results[len(state) :])
+        turn += 1
+    return (*state, *(namespace(items[0]).stack(items) for items in zip(*turns, strict=True)))
+
+
+def _on_host(array: Array) -> Any:
+    return array if isinstance(array, np.ndarray) else array.get()
