@@ -8,7 +8,8 @@ import importlib.util
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,24 @@ def torch() -> Any:
         torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     torch.set_num_threads(1)
     return torch
+
+
+@pytest.fixture(scope="session")
+def model_file() -> Callable[..., Path]:
+    """A function that finds a file of a package with a trained model, without importing it.
+
+    The packages are optional; where GPUCNN_REQUIRE_MODELS is set, as in a task of CI, the absence of one is an error.
+    """
+
+    def find(package: str, *parts: str) -> Path:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            return Path(spec.origin).parent.joinpath(*parts)
+        if os.environ.get("GPUCNN_REQUIRE_MODELS"):
+            raise pytest.UsageError(f"GPUCNN_REQUIRE_MODELS is set, but {package} is not installed")
+        pytest.skip(f"{package} is not installed")
+
+    return find
 
 
 @pytest.fixture(scope="session")

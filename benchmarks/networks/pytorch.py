@@ -157,6 +157,52 @@ class MobileNetV2(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))
 
 
+class SamePadded(nn.Conv2d):
+    """TensorFlow's "same" padding, at any stride."""
+
+    def forward(self, x: Any) -> Any:
+        pads: list[int] = []
+        for size, kernel, stride in zip(x.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
+            total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
+            pads += [total // 2, total - total // 2]
+        return super().forward(F.pad(x, pads))
+
+
+class MBConv(nn.Module):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, widening: int) -> None:
+        super().__init__()
+        middle = inputs * widening
+        if widening > 1:
+            self._expand_conv, self._bn0 = nn.Conv2d(inputs, middle, 1, bias=False), nn.BatchNorm2d(middle, 1e-3, 0.01)
+        self._depthwise_conv = SamePadded(middle, middle, kernel, stride, groups=middle, bias=False)
+        self._bn1 = nn.BatchNorm2d(middle, 1e-3, 0.01)
+        self._project_conv, self._bn2 = nn.Conv2d(middle, outputs, 1, bias=False), nn.BatchNorm2d(outputs, 1e-3, 0.01)
+        self.widens, self.adds = widening > 1, stride == 1 and inputs == outputs
+
+    def forward(self, x: Any) -> Any:
+        y = F.relu6(self._bn0(self._expand_conv(x))) if self.widens else x
+        y = self._bn2(self._project_conv(F.relu6(self._bn1(self._depthwise_conv(y)))))
+        return x + y if self.adds else y
+
+
+class EfficientNetLite(nn.Module):
+    def __init__(self, stages: list[tuple[int, int, int, int, int]], classes: int, first: int, last: int) -> None:
+        super().__init__()
+        self._conv_stem, self._bn0 = SamePadded(3, first, 3, 2, bias=False), nn.BatchNorm2d(first, 1e-3, 0.01)
+        blocks, channels = [], first
+        for widening, kernel, outputs, count, stride in stages:
+            for index in range(count):
+                blocks.append(MBConv(channels, outputs, kernel, stride if index == 0 else 1, widening))
+                channels = outputs
+        self._blocks = nn.Sequential(*blocks)
+        self._conv_head, self._bn1 = nn.Conv2d(channels, last, 1, bias=False), nn.BatchNorm2d(last, 1e-3, 0.01)
+        self._fc = nn.Linear(last, classes)
+
+    def forward(self, x: Any) -> Any:
+        x = self._blocks(F.relu6(self._bn0(self._conv_stem(x))))
+        return self._fc(F.relu6(self._bn1(self._conv_head(x))).mean((2, 3)))
+
+
 def two_convolutions(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         *(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()),

@@ -17,6 +17,7 @@ from gpucnn.nn.normalization import *
 from gpucnn.nn.optimizers import *
 from gpucnn.nn.pooling import *
 from gpucnn.nn.precision import *
+from gpucnn.nn.pytorch_files import *
 from gpucnn.nn.scaling import *
 from gpucnn.nn.schedules import *
 from gpucnn.nn.sliding import *

@@ -1,4 +1,7 @@
-"""Weights and whole training runs in safetensors files, written so that a kill at any moment leaves an intact one."""
+"""Weights and whole training runs in safetensors files, written so that a kill at any moment leaves an intact one.
+
+Weights are read from PyTorch's .pth files too.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from gpucnn.installing import optional
 from gpucnn.nn._chain import expect_module
 from gpucnn.nn._loading import Host, to_host
 from gpucnn.nn.module import LoadResult, Module
+from gpucnn.nn.pytorch_files import is_pytorch, parsed
 
 __all__ = ["load_checkpoint", "load_weights", "read_weights", "save_checkpoint", "save_weights"]
 
@@ -78,14 +82,14 @@ def save_weights(model: Module, path: File) -> None:
 
 
 def load_weights(model: Module, path: File, strict: bool = True) -> LoadResult:
-    """Copy a safetensors file, such as a PyTorch network's, into a model's parameters and buffers.
+    """Copy the weights in a file, such as a PyTorch network's, into a model's parameters and buffers.
 
     Parameters
     ----------
     model : Module
         The model to load into, in its dtypes and on its device.
     path : str or path
-        The file.
+        A safetensors file, or a state dict in a .pth file, as for `read_weights`.
     strict : bool
         Whether a missing or unexpected name is an error.
 
@@ -101,25 +105,25 @@ def load_weights(model: Module, path: File, strict: bool = True) -> LoadResult:
     KeyError
         `strict`, and names are missing or unexpected; nothing was changed.
     ModuleNotFoundError
-        The package safetensors is not installed.
+        It is a safetensors file, and the package safetensors is not installed.
     ValueError
-        It is not an intact safetensors file, or a shape is another one; nothing was changed.
+        It is not an intact file of these, or a shape is another one; nothing was changed.
 
     See Also
     --------
     read_weights : to leave out or rename some before `Module.load_state_dict`
     """
     expect_module("load_weights", model)
-    return model.load_state_dict(_read("load_weights", path)[0], strict)
+    return model.load_state_dict(_weights("load_weights", path), strict)
 
 
 def read_weights(path: File) -> dict[str, Host]:
-    """The arrays of a safetensors file by name.
+    """The arrays of a file of weights by name.
 
     Parameters
     ----------
     path : str or path
-        The file.
+        A safetensors file, or a state dict that ``torch.save`` wrote (.pth, .pt), of which nothing is run.
 
     Returns
     -------
@@ -131,11 +135,32 @@ def read_weights(path: File) -> dict[str, Host]:
     FileNotFoundError
         There is no such file.
     ModuleNotFoundError
-        The package safetensors is not installed.
+        It is a safetensors file, and the package safetensors is not installed.
     ValueError
-        It is not an intact safetensors file, or has a dtype that NumPy lacks.
+        It is not an intact file of these, has a dtype that NumPy lacks, or holds more than a state dict.
+
+    See Also
+    --------
+    read_pytorch : for a file of ``torch.save`` that holds more
     """
-    return _read("read_weights", path)[0]
+    return _weights("read_weights", path)
+
+
+def _weights(op: str, path: File) -> dict[str, Host]:
+    """The arrays of a file of either kind."""
+    data = Path(path).read_bytes()
+    if not is_pytorch(data):
+        return _parsed(op, path, data)[0]
+    value = parsed(op, path, data)
+    if not isinstance(value, dict):
+        raise ValueError(f"{op}: {os.fspath(path)} holds a {type(value).__name__}, expected a state dict")
+    for name, array in value.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(
+                f"{op}: {os.fspath(path)} holds a {type(array).__name__} as {name!r:.100}, expected a state dict of "
+                "arrays; nn.read_pytorch(path) reads all of it, for Module.load_state_dict"
+            )
+    return {str(name): array for name, array in value.items()}
 
 
 # --- Checkpoints --------------------------------------------------------------------------------------------------
@@ -292,8 +317,12 @@ def _write(op: str, path: File, arrays: Mapping[str, Host], metadata: dict[str, 
 
 def _read(op: str, path: File) -> tuple[dict[str, Host], dict[str, str]]:
     """The arrays and the metadata of a file."""
+    return _parsed(op, path, Path(path).read_bytes())
+
+
+def _parsed(op: str, path: File, data: bytes) -> tuple[dict[str, Host], dict[str, str]]:
+    """The arrays and the metadata of a safetensors file's data."""
     library = _safetensors(op)
-    data = Path(path).read_bytes()
     try:
         entries = library.deserialize(data)
     except library.SafetensorError as error:

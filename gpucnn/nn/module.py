@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
 from os import PathLike
 from typing import Any, NamedTuple, TypeVar
 
@@ -377,9 +378,7 @@ class Module:
         ValueError
             The shape is none, or the network does not take it.
         """
-        from gpucnn.onnx.exporting import export  # a package that not every network needs
-
-        export(self, path, example)
+        import_module("gpucnn.onnx.exporting").export(self, path, example)  # which not every network needs
 
     # --- For people -----------------------------------------------------------------------------------------------
 

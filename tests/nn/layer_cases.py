@@ -233,6 +233,8 @@ def _plan(depths: tuple[int, ...], width: int) -> list[Any]:
 HEAD = {"hidden": 12, "dropout": 0.0}
 STAGES = [(1, 8, 1, 1), (6, 16, 2, 2), (3, 16, 1, 1)]
 NARROW = {"stages": STAGES, "dropout": 0.0, "last_channels": 24}
+KERNELS = [(1, 3, 8, 1, 1), (6, 5, 16, 2, 2), (3, 3, 16, 1, 1)]
+LITE = {"dropout": 0.0, "first_channels": 8, "last_channels": 24}
 SMALL = {"width": 4, "image_size": 16}
 NETWORKS: dict[str, Network] = {
     case.name: case
@@ -245,6 +247,9 @@ NETWORKS: dict[str, Network] = {
         _network("resnet34", (2, 3, 64, 64), lambda t: t.ResNet((3, 4, 6, 3), 5, 2, False), 5, width=2),
         _network("resnet50", (2, 3, 64, 64), lambda t: t.ResNet((3, 4, 6, 3), 5, 2, True), 5, width=2),
         _network("MobileNetV2", (2, 3, 33, 40), lambda t: t.MobileNetV2(STAGES, 5, 32, 24), 5, **NARROW),
+        _network(
+            "EfficientNetLite", (2, 3, 33, 40), lambda t: t.EfficientNetLite(KERNELS, 5, 8, 24), 5, KERNELS, **LITE
+        ),
         _network("UNet", (2, 2, 37, 30), lambda t: t.UNet(3, 2, 4, 3), 3, in_channels=2, width=4, depth=3),
         _network("DCGANGenerator", (3, 7, 1, 1), lambda t: t.generator(7, 4), 7, **SMALL),
         _network("DCGANDiscriminator", (3, 3, 16, 16), lambda t: t.discriminator(4), **SMALL),
@@ -260,6 +265,8 @@ BLOCKS: dict[str, Network] = {
         _network("Bottleneck", (2, 3, 7, 6), None, 3, 2, stride=2),
         _network("InvertedResidual", (2, 3, 7, 6), None, 3, 3),
         _network("InvertedResidual", (2, 3, 7, 6), None, 3, 4, stride=2, widening=1),
+        _network("MBConv", (2, 3, 7, 6), None, 3, 3, 5),
+        _network("MBConv", (2, 3, 7, 6), None, 3, 4, stride=2, widening=1),
     )
 }
 EVERY = CASES | BLOCKS | NETWORKS

@@ -41,6 +41,7 @@ PUBLISHED = {
     "resnet50": 25_557_032,
     "resnet101": 44_549_160,
     "mobilenet_v2": 3_504_872,
+    "efficientnet_lite0": 4_652_008,
     "LeNet": 61_706,
     "DCGANGenerator": 3_576_704,
     "DCGANDiscriminator": 2_765_568,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gpucnn.nn.models.alexnet import AlexNet, alexnet
 from gpucnn.nn.models.dcgan import DCGANDiscriminator, DCGANGenerator
+from gpucnn.nn.models.efficientnet import EfficientNetLite, MBConv, efficientnet_lite0
 from gpucnn.nn.models.lenet import LeNet
 from gpucnn.nn.models.mobilenet import InvertedResidual, MobileNetV2, mobilenet_v2
 from gpucnn.nn.models.resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50, resnet101
@@ -15,7 +16,8 @@ from gpucnn.nn.models.unet import UNet
 from gpucnn.nn.models.vgg import VGG, vgg11, vgg11_bn, vgg13, vgg13_bn, vgg16, vgg16_bn, vgg19, vgg19_bn
 
 __all__ = [
-    "VGG", "AlexNet", "BasicBlock", "Bottleneck", "DCGANDiscriminator", "DCGANGenerator", "InvertedResidual", "LeNet",
-    "MobileNetV2", "ResNet", "UNet", "alexnet", "mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101",
-    "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
+    "VGG", "AlexNet", "BasicBlock", "Bottleneck", "DCGANDiscriminator", "DCGANGenerator", "EfficientNetLite",
+    "InvertedResidual", "LeNet", "MBConv", "MobileNetV2", "ResNet", "UNet", "alexnet", "efficientnet_lite0",
+    "mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101", "vgg11", "vgg11_bn", "vgg13", "vgg13_bn",
+    "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
 ]  # fmt: skip
