@@ -39,6 +39,12 @@ def held_to(name: str) -> Iterator[None]:
     select.algorithm.cache_clear()
 
 
+def forget_pieces() -> None:
+    """Forget how work was cut, by the constants of that time."""
+    columns.pieces.cache_clear()
+    columns._items.cache_clear()
+
+
 @contextmanager
 def pieces(kind: str) -> Iterator[None]:
     """Within the block work is cut as usual, into "small" pieces, or into the "least" there are."""
@@ -54,9 +60,9 @@ def pieces(kind: str) -> Iterator[None]:
             patch.setattr(folding, "MIN_CHANNELS", 1)
             patch.setattr(folding, "MIN_MULTIPLES", 2)
             patch.setattr(folding, "MAX_POSITIONS", 2 * scale)
-        columns.pieces.cache_clear()  # it remembers what the constants were
+        forget_pieces()
         yield
-    columns.pieces.cache_clear()
+    forget_pieces()
 
 
 @pytest.fixture(autouse=True)
@@ -386,6 +392,7 @@ def test_the_workspace_of_a_thread_is_bounded(
 ) -> None:
     limit = 64 * KIB
     monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
+    forget_pieces()
     gpucnn.set_num_threads(1)
     layer = Layer(Windows(2, (64, 64), kernel, (1, 1), (1, 1), 1), 2, (8, 8, 1), dtype, (order, "contiguous", order))
     x, w, b, grad = layer.arrays()

@@ -17,7 +17,6 @@ from gpucnn.backends.numpy.pooling import (
     separably,
     stored,
     widened,
-    windowed,
 )
 from gpucnn.geometry import AdaptiveAxis, Axis, PoolGeometry
 
@@ -53,7 +52,7 @@ def average_pool(x: Array, y: Array, geometry: PoolGeometry) -> None:
         if total is not part:
             part[...] = total
 
-    in_pieces(pool, x, y, windowed(geometry, space), True, weight=WHOLE if whole else 1)
+    in_pieces(pool, x, y, geometry, space, True, weight=WHOLE if whole else 1)
 
 
 def _is_whole(geometry: PoolGeometry) -> bool:
@@ -80,7 +79,7 @@ def average_pool_backward(grad_y: Array, grad_x: Array, geometry: PoolGeometry) 
             part[...] = total
 
     weight = WHOLE if _is_whole(geometry) else 1
-    in_pieces(spread, grad_y, grad_x, windowed(geometry, space), False, weight)
+    in_pieces(spread, grad_y, grad_x, geometry, space, False, weight)
 
 
 def _divisor(geometry: PoolGeometry, dtype: np.dtype[Any], space: int, shape: tuple[int, ...]) -> Array | None:
