@@ -16,7 +16,7 @@ from sample import examples
 from strategies import arranged, numbers
 
 import gpucnn.functional as F
-from gpucnn.backends.numpy import columns, memory
+from gpucnn.backends.numpy import columns, depthwise, memory
 
 
 @pytest.fixture
@@ -29,6 +29,7 @@ def hold(backend: ArrayBackend, monkeypatch: pytest.MonkeyPatch) -> Callable[[in
         monkeypatch.setattr(memory, "WORKSPACE_BYTES", limit)
         columns.pieces.cache_clear()  # they were cut by the limit of that time
         columns._items.cache_clear()
+        depthwise._lanes.cache_clear()
 
     return set_limit
 

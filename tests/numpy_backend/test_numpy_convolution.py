@@ -22,7 +22,7 @@ from tolerances import assert_close, summed
 
 import gpucnn
 import gpucnn.functional as F
-from gpucnn.backends.numpy import columns, direct, folding, memory, select, threads
+from gpucnn.backends.numpy import columns, depthwise, direct, folding, memory, select, threads
 
 ALGORITHMS = ("direct", "im2col", "fold")
 CHANNELS = [(1, 1, 1), (3, 4, 1), (5, 2, 1), (4, 6, 2), (6, 4, 2), (9, 6, 3), (4, 4, 4), (3, 6, 3)]
@@ -43,6 +43,7 @@ def forget_pieces() -> None:
     """Forget how work was cut, by the constants of that time."""
     columns.pieces.cache_clear()
     columns._items.cache_clear()
+    depthwise._lanes.cache_clear()
 
 
 @contextmanager
