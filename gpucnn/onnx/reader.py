@@ -35,6 +35,7 @@ class Description:
     source: str
     producer: str
     opsets: dict[str, int]
+    metadata: dict[str, str]
 
 
 @dataclass
@@ -228,7 +229,8 @@ def read(source: Any) -> tuple[Graph, Description]:
         _refuse(reader)
     except ModelError as error:
         raise type(error)(f"{name}: {error}") from None
-    return graph, Description(name, f"{proto.producer_name} {proto.producer_version}".strip(), reader.opsets)
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    return graph, Description(name, f"{proto.producer_name} {proto.producer_version}".strip(), reader.opsets, metadata)
 
 
 def _opsets(proto: Any) -> dict[str, int]:
